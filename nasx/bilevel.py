@@ -1,0 +1,275 @@
+"""The bilevel problem, as every method sees it.
+
+    min over a of L2(w*(a), a)   with   w*(a) = argmin over w of L1(w, a)
+
+`w` are the supernet's weights, `a` the architecture parameters, `mix = relax(a)` the mixture weights that scale the
+operations. L1 is the loss on training batches, L2 on validation batches. A method sees two pure functions, `relax`
+and `outcome`, and moves `w` and `a` only through `Search`; it knows neither the space nor the network nor the data.
+
+All second-order work is one primitive, `directional`. Weights are never edited and restored: a probe evaluates the
+loss at other weights by substitution, so the live weights stay bit-identical.
+
+Shapes: a tree maps names to tensors; two trees in one expression have the same names and shapes. `mix` tensors have
+a leading axis over the cells that share an architecture parameter, so a method can read and perturb each cell.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+Tree = dict[str, Tensor]
+Activate = Callable[[Tensor], Tensor]
+
+
+class Batch(NamedTuple):
+    """Images (n, c, h, w) already augmented, labels (n,), and the seed from which random operations draw."""
+
+    x: Tensor
+    y: Tensor
+    seed: int
+
+
+class Outcome(NamedTuple):
+    """Mean loss () and accuracy () in [0, 1] of one forward pass; the accuracy carries no gradient."""
+
+    loss: Tensor
+    accuracy: Tensor
+
+
+class Problem(Protocol):
+    """All that a method sees of space, network and criterion. Both functions are pure."""
+
+    groups: tuple[tuple[str, ...], ...]
+    """Names of the mixture that together describe one cell, for each cell type that layer regularizers act on."""
+
+    def relax(self, a: Tree, activate: Activate | None = None) -> Tree:
+        """Mixture weights of `a`; `activate` maps logits to weights along the last axis (default: the method's)."""
+
+    def sample(self, gen: torch.Generator) -> Tree:
+        """The one-hot mixture of an architecture drawn uniformly from the space."""
+
+    def outcome(self, w: Tree, mix: Tree, batch: Batch, *, track: bool = False) -> Outcome:
+        """Loss and accuracy at (w, mix); `track` lets batch-norm running statistics follow, where they are kept."""
+
+
+# ---------------------------------------------------------------------------------------------------- trees
+def gradient(loss: Tensor, tree: Tree, *, retain: bool = False, create: bool = False) -> Tree:
+    """d loss / d tree, zeros where the loss does not depend on a leaf. One backward pass."""
+    grads = torch.autograd.grad(loss, list(tree.values()), retain_graph=retain or create, create_graph=create,
+                                allow_unused=True)
+    return {k: torch.zeros_like(x) if g is None else g for (k, x), g in zip(tree.items(), grads, strict=True)}
+
+
+def detached(tree: Tree, *, requires_grad: bool = False) -> Tree:
+    """The same values without history; as fresh leaves where `requires_grad`. Storage is shared."""
+    return {k: x.detach().requires_grad_(requires_grad) for k, x in tree.items()}
+
+
+def shift(x: Tree, v: Tree, scale: Tensor | float) -> Tree:
+    """x + scale * v, detached, as fresh leaves."""
+    scaled = torch._foreach_mul([v[k].detach() for k in x], scale)
+    moved = torch._foreach_add([t.detach() for t in x.values()], scaled)
+    return {k: t.requires_grad_() for k, t in zip(x, moved, strict=True)}
+
+
+def combine(x: Tree, y: Tree, scale: Tensor | float) -> Tree:
+    """x + scale * y, for gradients (no leaves made)."""
+    scaled = torch._foreach_mul([y[k] for k in x], scale)
+    return dict(zip(x, torch._foreach_add(list(x.values()), scaled), strict=True))
+
+
+def norm(tree: Tree) -> Tensor:
+    """Global Euclidean norm, as a 0-d tensor (no host synchronization)."""
+    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(tree.values()))))
+
+
+def dot(x: Tree, y: Tree) -> Tensor:
+    """Global inner product, as a 0-d tensor."""
+    return torch.stack([(x[k] * y[k]).sum() for k in x]).sum()
+
+
+def step_length(v: Tree, radius: float) -> Tensor:
+    """The probe length radius / ||v||, so that the probe moves by `radius` in all. Finite where v = 0."""
+    length = norm(v)
+    return radius / length.clamp_min(torch.finfo(length.dtype).tiny ** 0.5)
+
+
+def directional(g: Callable[[Tree], Tree], x: Tree, v: Tree, radius: float = 0.01,
+                eps: Tensor | float | None = None) -> Tree:
+    """Derivative of the tree-valued function `g` at `x` along `v`, by a central difference.
+
+    (g(x + eps v) - g(x - eps v)) / (2 eps) with eps = radius / ||v|| unless given: error O(eps^2), exact where g is
+    quadratic along v. Costs two evaluations of `g`. `g` receives fresh leaves, `x` is not touched.
+    """
+    eps = step_length(v, radius) if eps is None else eps
+    plus, minus = g(shift(x, v, eps)), g(shift(x, v, -eps))
+    return {k: (plus[k] - minus[k]) / (2 * eps) for k in plus}
+
+
+# --------------------------------------------------------------------------------------------------- search
+class Snapshot(NamedTuple):
+    """Copies of the weights and of the weight optimizer's momentum buffers."""
+
+    w: list[Tensor]
+    buffers: list[Tensor | None]
+
+
+@dataclass
+class Search:
+    """What a step may read or move: the live weights `w`, the architecture `a`, and their optimizers.
+
+    `w` and `a` are trees of leaves that the optimizers own. `clip` bounds the global norm of the weight gradient
+    (never of the architecture gradient). `progress` is the fraction of the search that is done, in [0, 1].
+    """
+
+    problem: Problem
+    w: Tree
+    a: Tree
+    w_opt: torch.optim.SGD
+    a_opt: torch.optim.Optimizer
+    clip: float | None = 5.0
+    epoch: int = 0
+    epochs: int = 1
+    updates: int = 0
+    progress: float = 0.0
+    passes: int = field(default=0, compare=False)
+
+    @property
+    def lr(self) -> float:
+        """Current learning rate of the weights."""
+        return self.w_opt.param_groups[0]["lr"]
+
+    def outcome(self, w: Tree, a: Tree, batch: Batch) -> Outcome:
+        return self.problem.outcome(w, self.problem.relax(a), batch)
+
+    def loss(self, w: Tree, a: Tree, batch: Batch) -> Tensor:
+        return self.outcome(w, a, batch).loss
+
+    def grad_w(self, w: Tree, mix: Tree, batch: Batch) -> Tree:
+        """d L / d w at fixed mixture weights; `w` are leaves. One pass."""
+        return gradient(self.problem.outcome(w, mix, batch).loss, w)
+
+    def grad_a(self, w: Tree, batch: Batch) -> Tree:
+        """d L / d a at fixed weights (no weight gradient is computed). One pass."""
+        return gradient(self.loss(detached(w), self.a, batch), self.a)
+
+    # ------------------------------------------------------------------------------------------------ moves
+    def update_w(self, batch: Batch, mix: Tree | None = None) -> Outcome:
+        """One ordinary weight update on `batch`: gradient at the live weights, clip, descend. One pass."""
+        mix = detached(self.problem.relax(self.a)) if mix is None else detached(mix)
+        outcome = self.problem.outcome(self.w, mix, batch, track=True)
+        self.descend_w(gradient(outcome.loss, self.w))
+        return outcome
+
+    def update_a(self, batch: Batch) -> Outcome:
+        """One first-order architecture update on `batch`. One pass, architecture gradient only."""
+        outcome = self.outcome(detached(self.w), self.a, batch)
+        self.descend_a(gradient(outcome.loss, self.a))
+        return outcome
+
+    def descend_w(self, g: Tree) -> None:
+        """Clip `g` and let the weight optimizer take its step."""
+        for k, x in self.w.items():
+            x.grad = g[k].detach()
+        if self.clip is not None:
+            torch.nn.utils.clip_grad_norm_(list(self.w.values()), self.clip, foreach=True)
+        self.w_opt.step()
+        self.w_opt.zero_grad(set_to_none=True)
+
+    def descend_a(self, g: Tree) -> None:
+        """Let the architecture optimizer take its step along `g` (never clipped)."""
+        for k, x in self.a.items():
+            x.grad = g[k].detach()
+        self.a_opt.step()
+        self.a_opt.zero_grad(set_to_none=True)
+
+    def peek_w(self, g: Tree) -> Tree:
+        """Where one unclipped step along `g` would lead: w - lr (momentum * buffer + g + weight_decay * w).
+
+        Fresh leaves; nothing moves. Equals `descend_w` without clipping for heavy-ball momentum. Under Nesterov
+        momentum the same heavy-ball step is taken, as DARTS' released architect does (listed in methods/darts.py).
+        """
+        group = self.w_opt.param_groups[0]
+        moved = {}
+        for k, x in self.w.items():
+            move = g[k].detach() + group["weight_decay"] * x.detach()
+            buffer = self.w_opt.state[x].get("momentum_buffer") if x in self.w_opt.state else None
+            if buffer is not None:
+                move = move + group["momentum"] * buffer
+            moved[k] = (x.detach() - group["lr"] * move).requires_grad_()
+        return moved
+
+    # -------------------------------------------------------------------------------------------- snapshots
+    def save_w(self) -> Snapshot:
+        """Copies of the weights and momentum buffers, for methods that take real steps and come back."""
+        state = self.w_opt.state
+        buffers = [state[x].get("momentum_buffer") if x in state else None for x in self.w.values()]
+        return Snapshot([x.detach().clone() for x in self.w.values()], [None if b is None else b.clone() for b in buffers])
+
+    def restore_w(self, saved: Snapshot, *, momentum: bool = True) -> None:
+        """Put the saved weights (and momentum buffers) back, bit for bit."""
+        with torch.no_grad():
+            for x, copy, buffer in zip(self.w.values(), saved.w, saved.buffers, strict=True):
+                x.copy_(copy)
+                if momentum:
+                    if buffer is None:
+                        self.w_opt.state[x].pop("momentum_buffer", None)
+                    else:
+                        self.w_opt.state[x]["momentum_buffer"].copy_(buffer)
+
+
+# --------------------------------------------------------------------------------------------------- method
+Score = Callable[[Tree], float | None]
+
+
+class Method(ABC):
+    """One outer step of a search. Frozen hyperparameters only: no state, no data, no device.
+
+    A subclass is a frozen keyword-only dataclass. `step` receives `train_batches` training batches (fewer when an
+    epoch ends in the middle of a chunk) and one validation batch, and returns 0-d tensors to log.
+    """
+
+    trains: bool = True
+    """Whether the method trains a supernet at all."""
+
+    @property
+    def steps_w(self) -> int:
+        """Weight updates per outer step; the loop counts epochs in weight updates."""
+        return 1
+
+    @property
+    def train_batches(self) -> int:
+        """Training batches drawn per outer step."""
+        return self.steps_w
+
+    @abstractmethod
+    def step(self, search: Search, train: Sequence[Batch], val: Batch) -> dict[str, Tensor]:
+        """One outer step. Logged names: train_loss, train_accuracy, val_loss, val_accuracy and the method's own."""
+
+    def start(self, a: Tree) -> Tree:
+        """Initial architecture parameters, given the space's own initial values."""
+        return a
+
+    def activate(self, logits: Tensor) -> Tensor:
+        """Logits to mixture weights along the last axis."""
+        return torch.softmax(logits, dim=-1)
+
+    def choose(self, search: Search, score: Score, val: Iterator[Batch], gen: torch.Generator) -> Tree:
+        """The mixture to discretize when the search ends; `score` is a benchmark's validation accuracy or None."""
+        return detached(search.problem.relax(search.a))
+
+
+@contextmanager
+def frozen(tree: Tree) -> Iterator[Tree]:
+    """Checks (in debug runs and tests) that a block leaves `tree` bit-identical."""
+    before = {k: x.detach().clone() for k, x in tree.items()}
+    yield tree
+    moved = [k for k, x in tree.items() if not torch.equal(x.detach(), before[k])]
+    assert not moved, f"moved: {moved}"

@@ -1,0 +1,27 @@
+"""The one exception class for faults that a user can mend.
+
+Everything else that reaches the terminal as a traceback is a bug of nasx.
+"""
+
+from __future__ import annotations
+
+
+class UserError(Exception):
+    """A fault with its place, what is wrong, and what would mend it.
+
+    Printed as ``where: fault; remedy``. ``where`` is a configuration key (``search.epochs=-1``), a file, or a
+    command; several faults found together are joined by `join`.
+    """
+
+    def __init__(self, where: str, fault: str, remedy: str = "") -> None:
+        self.where, self.fault, self.remedy = where, fault, remedy
+        super().__init__(f"{where}: {fault}" + (f"; {remedy}" if remedy else ""))
+
+    @classmethod
+    def join(cls, faults: list[UserError]) -> UserError:
+        """One error that carries all of `faults`, one a line (a single fault is returned as it is)."""
+        if len(faults) == 1:
+            return faults[0]
+        joined = cls(faults[0].where, faults[0].fault, faults[0].remedy)
+        joined.args = ("\n".join(str(fault) for fault in faults),)
+        return joined

@@ -1,0 +1,110 @@
+"""What a search space is. A space knows no method, no data set and no loop.
+
+An architecture is described three times: by logits `a` (what a search moves), by mixture weights `mix` (what the
+supernet multiplies its operations with, one copy per cell), and by a `Genotype` (what is written down, looked up and
+retrained). `relax` leads from the first to the second, `discretize` from the second to the third, `encode` back to a
+one-hot mixture.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import NamedTuple, Self
+
+import torch
+from torch import Tensor, nn
+
+Tree = dict[str, Tensor]
+Activate = Callable[[Tensor], Tensor]
+
+
+class Logits(NamedTuple):
+    """Class scores (n, classes) of the main head, and of the auxiliary head where there is one in training."""
+
+    main: Tensor
+    auxiliary: Tensor | None = None
+
+
+class Genotype(ABC):
+    """A discrete architecture: frozen, hashable, and `parse(str(g)) == g` without evaluating any text."""
+
+    @abstractmethod
+    def __str__(self) -> str: ...
+
+    @classmethod
+    @abstractmethod
+    def parse(cls, text: str) -> Self:
+        """Read the text form; raises UserError that names the place and the fault."""
+
+    @abstractmethod
+    def operations(self) -> dict[str, int]:
+        """How often each operation occurs."""
+
+
+class Network(nn.Module, ABC):
+    """A discrete network. Random operations draw from `gen` (None: the device's default generator)."""
+
+    @abstractmethod
+    def forward(self, x: Tensor, *, drop_path: float = 0.0, gen: torch.Generator | None = None) -> Logits: ...
+
+
+class Supernet(nn.Module, ABC):
+    """A relaxed network: it takes the mixture as an argument and owns no architecture parameter."""
+
+    @abstractmethod
+    def forward(self, x: Tensor, mix: Tree, *, drop_path: float = 0.0, gen: torch.Generator | None = None) -> Logits: ...
+
+
+class Space(ABC):
+    """A search space; concrete spaces are frozen keyword-only dataclasses."""
+
+    @abstractmethod
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Architecture parameters: name -> (edges, operations), or (cells, edges, operations) where untied."""
+
+    @abstractmethod
+    def cells(self) -> dict[str, int]:
+        """Name -> number of cells of the supernet that read that parameter."""
+
+    @property
+    @abstractmethod
+    def groups(self) -> tuple[tuple[str, ...], ...]:
+        """Per cell type that layer regularizers act on: the names that together describe one cell."""
+
+    @abstractmethod
+    def supernet(self, classes: int, *, naive: bool = False) -> Supernet: ...
+
+    @abstractmethod
+    def discretize(self, mix: Tree) -> Genotype:
+        """The genotype of mixture weights. Pure and deterministic; ties go to the lowest index."""
+
+    @abstractmethod
+    def encode(self, genotype: Genotype) -> Tree:
+        """The one-hot mixture of a genotype, on the CPU in the default dtype."""
+
+    @abstractmethod
+    def sample(self, gen: torch.Generator) -> Genotype:
+        """An architecture drawn uniformly from the space."""
+
+    @abstractmethod
+    def parse(self, text: str) -> Genotype:
+        """Read a genotype of this space in any dialect; refuses operations that the space does not have."""
+
+    @abstractmethod
+    def size(self) -> int:
+        """Number of genotypes."""
+
+    @abstractmethod
+    def network(self, genotype: Genotype, classes: int, *, layers: int | None = None, channels: int | None = None,
+                stem: str = "cifar", auxiliary: bool = False) -> Network:
+        """The discrete network, at the space's own retraining size where `layers` or `channels` is None."""
+
+    # ------------------------------------------------------------------------------------- common to all spaces
+    def init(self, gen: torch.Generator) -> Tree:
+        """Architecture parameters 1e-3 N(0, 1), on the CPU (released code of DARTS; spec section 6, D8)."""
+        return {name: 1e-3 * torch.randn(shape, generator=gen) for name, shape in self.shapes().items()}
+
+    def relax(self, a: Tree, activate: Activate) -> Tree:
+        """Mixture weights (cells, edges, operations): one activated copy for each cell that shares a parameter."""
+        return {name: activate(a[name]).expand(cells, *self.shapes()[name][-2:]) for name, cells in self.cells().items()}
