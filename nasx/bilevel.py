@@ -18,8 +18,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -65,6 +65,12 @@ def gradient(loss: Tensor, tree: Tree, *, retain: bool = False, create: bool = F
     grads = torch.autograd.grad(loss, list(tree.values()), retain_graph=retain or create, create_graph=create,
                                 allow_unused=True)
     return {k: torch.zeros_like(x) if g is None else g for (k, x), g in zip(tree.items(), grads, strict=True)}
+
+
+def gradients(loss: Tensor, x: Tree, y: Tree) -> tuple[Tree, Tree]:
+    """(d loss / d x, d loss / d y) in one backward pass."""
+    joint = gradient(loss, {f"{i} {k}": t for i, tree in enumerate((x, y)) for k, t in tree.items()})
+    return {k: joint[f"0 {k}"] for k in x}, {k: joint[f"1 {k}"] for k in y}
 
 
 def detached(tree: Tree, *, requires_grad: bool = False) -> Tree:
@@ -126,7 +132,8 @@ class Search:
     """What a step may read or move: the live weights `w`, the architecture `a`, and their optimizers.
 
     `w` and `a` are trees of leaves that the optimizers own. `clip` bounds the global norm of the weight gradient
-    (never of the architecture gradient). `progress` is the fraction of the search that is done, in [0, 1].
+    (never of the architecture gradient). `progress` is the fraction of the search that is done, in [0, 1]; while
+    `warming`, the architecture stays where it is.
     """
 
     problem: Problem
@@ -139,7 +146,7 @@ class Search:
     epochs: int = 1
     updates: int = 0
     progress: float = 0.0
-    passes: int = field(default=0, compare=False)
+    warming: bool = False
 
     @property
     def lr(self) -> float:
@@ -171,7 +178,8 @@ class Search:
     def update_a(self, batch: Batch) -> Outcome:
         """One first-order architecture update on `batch`. One pass, architecture gradient only."""
         outcome = self.outcome(detached(self.w), self.a, batch)
-        self.descend_a(gradient(outcome.loss, self.a))
+        if not self.warming:
+            self.descend_a(gradient(outcome.loss, self.a))
         return outcome
 
     def descend_w(self, g: Tree) -> None:
@@ -184,7 +192,9 @@ class Search:
         self.w_opt.zero_grad(set_to_none=True)
 
     def descend_a(self, g: Tree) -> None:
-        """Let the architecture optimizer take its step along `g` (never clipped)."""
+        """Let the architecture optimizer take its step along `g` (never clipped; none while `warming`)."""
+        if self.warming:
+            return
         for k, x in self.a.items():
             x.grad = g[k].detach()
         self.a_opt.step()
@@ -236,8 +246,10 @@ class Method(ABC):
     epoch ends in the middle of a chunk) and one validation batch, and returns 0-d tensors to log.
     """
 
-    trains: bool = True
+    trains: ClassVar[bool] = True
     """Whether the method trains a supernet at all."""
+    labelled: ClassVar[tuple[str, ...]] = ()
+    """Switches that reproduce a known fault of released code; every table shows those that are on."""
 
     @property
     def steps_w(self) -> int:
@@ -264,6 +276,15 @@ class Method(ABC):
     def choose(self, search: Search, score: Score, val: Iterator[Batch], gen: torch.Generator) -> Tree:
         """The mixture to discretize when the search ends; `score` is a benchmark's validation accuracy or None."""
         return detached(search.problem.relax(search.a))
+
+
+def logs(train: Outcome | None = None, val: Outcome | None = None, **more: Tensor) -> dict[str, Tensor]:
+    """The names that every loop, table and curve knows, from the outcomes of a step."""
+    named = {}
+    for prefix, outcome in (("train", train), ("val", val)):
+        if outcome is not None:
+            named |= {f"{prefix}_loss": outcome.loss.detach(), f"{prefix}_accuracy": outcome.accuracy.detach()}
+    return named | {name: value.detach() for name, value in more.items()}
 
 
 @contextmanager

@@ -1,0 +1,112 @@
+"""Random crop, flip, normalization and cutout of a whole batch, on the device that holds the images.
+
+For each image, with draws of its own:
+
+    crop      pad `pad` black pixels on every side, take the h x w window at (top, left), both uniform on 0..2 pad
+    flip      mirror left to right with probability 1/2
+    normalize (x / 255 - mean) / std
+    cutout    zero the square [cy - l/2, cy + l/2) x [cx - l/2, cx + l/2), its centre uniform over the image,
+              clipped at the borders (DeVries & Taylor 2017, as DARTS' released code defines it)
+
+in the order of DARTS' released code: the crop's border is black before normalization, the cutout zero after it. On
+32 x 32 images a cutout of side 16 erases 14^2 = 196 of at most 256 pixels on average.
+
+The draws come from a CPU generator, so CPU and CUDA agree, and go to the device as one small integer tensor.
+Shapes: images uint8 (n, c, h, w), draws int64 (DRAWS, n).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+TOP, LEFT, MIRROR, CENTRE_Y, CENTRE_X = range(5)
+DRAWS = 5
+
+
+class Cropped(Protocol):
+    """The settings of a data set component that augmentation needs."""
+
+    @property
+    def pad(self) -> int: ...
+    @property
+    def flip(self) -> bool: ...
+
+
+class Normalized(Protocol):
+    """Mean and std per channel, as an Images has."""
+
+    @property
+    def mean(self) -> tuple[float, ...]: ...
+    @property
+    def std(self) -> tuple[float, ...]: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augment:
+    """Settings of the transform; `cutout` is the side of the square in pixels, 0 for none."""
+
+    pad: int
+    flip: bool
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    cutout: int = 0
+    channels_last: bool = False
+    dtype: torch.dtype = torch.float32
+
+    @classmethod
+    def of(cls, component: Cropped, images: Normalized, *, cutout: int = 0, channels_last: bool = False,
+           dtype: torch.dtype = torch.float32) -> Augment:
+        """The training transform of a data set."""
+        return cls(pad=component.pad, flip=component.flip, mean=images.mean, std=images.std, cutout=cutout,
+                   channels_last=channels_last, dtype=dtype)
+
+    def draws(self, n: int, height: int, width: int, gen: torch.Generator) -> Tensor:
+        """What is random for n images, (DRAWS, n) on the CPU. The same numbers are drawn whatever is switched on,
+        so switching the cutout on does not move the crops."""
+        limits = (2 * self.pad + 1, 2 * self.pad + 1, 2, height, width)
+        return torch.stack([torch.randint(limit, (n,), generator=gen) for limit in limits])
+
+    def apply(self, x: Tensor, draws: Tensor) -> Tensor:
+        """The transformed images (n, c, h, w) of uint8 `x`; `draws` on the same device. No host synchronization."""
+        n, c, height, width = x.shape
+        down, right = torch.arange(height, device=x.device), torch.arange(width, device=x.device)
+        if self.pad or self.flip:
+            rows = (draws[TOP, :, None] + (down - self.pad))[:, None, :, None]
+            across = right.expand(n, width)
+            if self.flip:  # a mirrored image reads the window's columns backwards
+                across = torch.where(draws[MIRROR, :, None] == 1, width - 1 - right, right)
+            columns = (draws[LEFT, :, None] + (across - self.pad))[:, None, None, :]
+            at = rows.clamp(0, height - 1) * width + columns.clamp(0, width - 1)
+            x = x.reshape(n, c, -1).gather(2, at.reshape(n, 1, -1).expand(n, c, -1)).view(n, c, height, width)
+            if self.pad:
+                x = x * ((rows >= 0) & (rows < height) & (columns >= 0) & (columns < width))
+        out = self.plain(x)
+        if self.cutout:
+            half = self.cutout // 2
+            above, beside = down - draws[CENTRE_Y, :, None], right - draws[CENTRE_X, :, None]
+            hit = ((above >= -half) & (above < half))[:, None, :, None] & \
+                  ((beside >= -half) & (beside < half))[:, None, None, :]
+            out.masked_fill_(hit, 0)
+        return out
+
+    def plain(self, x: Tensor) -> Tensor:
+        """Normalization alone, for evaluation: a new tensor of `dtype`."""
+        layout = torch.channels_last if self.channels_last else torch.contiguous_format
+        mean, std = _column(self.mean, x.device, self.dtype), _column(self.std, x.device, self.dtype)
+        out = torch.empty(x.shape, dtype=self.dtype, device=x.device, memory_format=layout)
+        return out.copy_(x).div_(255).sub_(mean).div_(std)
+
+
+_columns: dict[tuple[tuple[float, ...], torch.device, torch.dtype], Tensor] = {}
+
+
+def _column(values: tuple[float, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Values per channel as (c, 1, 1) on the device; kept, because making them there would wait for the device."""
+    key = (tuple(values), device, dtype)
+    if key not in _columns:
+        _columns[key] = torch.tensor(values, dtype=dtype, device=device).view(-1, 1, 1)
+    return _columns[key]

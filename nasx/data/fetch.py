@@ -1,0 +1,52 @@
+"""Downloads: by torchvision's functions, into a temporary folder, moved into place only when complete.
+
+A download that fails or is interrupted leaves nothing. The archive's md5 is checked before it is unpacked.
+"""
+
+from __future__ import annotations
+
+import http.client
+import shutil
+import socket
+import tarfile
+import tempfile
+import zlib
+from pathlib import Path
+
+from nasx.errors import UserError
+
+TIMEOUT_S = 30
+
+
+def fetch(name: str, root: Path, url: str, md5: str, member: str) -> Path:
+    """Download `url` and put its `member` (a folder of a .tar.gz, or the file itself) at root/member.
+
+    Raises UserError with root, file, address and md5 where there is no network, a wrong checksum or no space.
+    """
+    from torchvision.datasets.utils import download_and_extract_archive, download_url  # 5 s: only where needed
+
+    archive = url.rsplit("/", 1)[-1]
+    target, before = root / member, socket.getdefaulttimeout()
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=".download-", dir=root))
+        try:
+            socket.setdefaulttimeout(TIMEOUT_S)  # torchvision sets none: a silent server would hang the run
+            (download_url if archive == member else download_and_extract_archive)(
+                url, str(folder), filename=archive, md5=md5)
+            try:
+                (folder / member).rename(target)
+            except OSError:
+                if not target.exists():  # else another run was quicker, and its files are checked like ours
+                    raise
+        finally:
+            socket.setdefaulttimeout(before)
+            shutil.rmtree(folder, ignore_errors=True)
+    except (OSError, RuntimeError, RecursionError, EOFError, tarfile.TarError, zlib.error,
+            http.client.HTTPException) as error:
+        raise UserError(
+            f"dataset={name}", f"{archive} could not be downloaded from {url} into {root} (md5 {md5}): "
+            f"{type(error).__name__}: {error}; nothing was kept",
+            f"get {archive} by other means and unpack it so that {target} exists, or name the folder that has it by "
+            f"NASX_DATA or dataset.path; offline: use dataset=digits") from error
+    return target

@@ -1,0 +1,130 @@
+"""The machine that a run is on: device, versions, memory, commit, signals."""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+import signal
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+
+from nasx.errors import UserError
+
+
+def device(name: str) -> torch.device:
+    """`auto` (a GPU where there is one), `cpu`, `cuda` or `cuda:N`. Raises UserError for a device that is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f"device={name}", "is no device", "use auto, cpu, cuda or cuda:N") from error
+    if chosen.type == "cuda" and (not torch.cuda.is_available() or (chosen.index or 0) >= torch.cuda.device_count()):
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        raise UserError(f"device={name}", f"is not there: torch {torch.__version__} sees {count} CUDA devices",
+                        "use device=auto or device=cpu")
+    if chosen.type not in ("cpu", "cuda"):
+        raise UserError(f"device={name}", "is not supported", "use auto, cpu, cuda or cuda:N")
+    return chosen
+
+
+def prepare(on: torch.device, *, threads: int | None, deterministic: bool, seed: int, precision: str = "fp32") -> None:
+    """Threads, precision and determinism of this process. TF32 is off unless asked for, on every torch version."""
+    if threads:
+        torch.set_num_threads(threads)
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+        torch.backends.cudnn.benchmark = False
+    elif on.type == "cuda":
+        torch.backends.cudnn.benchmark = True
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+    torch.manual_seed(seed)
+    if on.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(on)
+
+
+def hardware(on: torch.device) -> dict[str, Any]:
+    """Device kind, its name, and CPU threads."""
+    if on.type == "cuda":
+        return {"device": "cuda", "name": torch.cuda.get_device_name(on), "threads": torch.get_num_threads()}
+    name = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        models = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+        name = models[0] if models else name
+    return {"device": "cpu", "name": name, "threads": torch.get_num_threads()}
+
+
+def versions() -> dict[str, str]:
+    """Versions that numbers may depend on."""
+    named = {name: metadata.version(name) for name in ("nasx", "torch", "numpy", "hydra-core")}
+    if torch.version.cuda:
+        named["cuda"] = torch.version.cuda
+    return named | {"python": platform.python_version()}
+
+
+def commit() -> str | None:
+    """Commit of the checkout that nasx runs from (with + where it was changed), None for an installed wheel."""
+    root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return None
+    try:
+        head = subprocess.run(["git", "-C", str(root), "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True,
+                              timeout=5, check=True).stdout.strip()
+        dirty = subprocess.run(["git", "-C", str(root), "status", "--porcelain", "-uno"], capture_output=True, text=True,
+                               timeout=5, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return head + ("+" if dirty else "")
+
+
+def peak_mb(on: torch.device) -> float:
+    """Peak memory in megabytes: of the GPU's allocator on CUDA, of the process on a CPU."""
+    if on.type == "cuda":
+        return round(torch.cuda.max_memory_allocated(on) / 2**20, 1)
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10, 1)
+
+
+class StopRequested(KeyboardInterrupt):
+    """A signal asked for an end; the run was checkpointed and the same command resumes it."""
+
+    def __init__(self, number: int) -> None:
+        self.signal = number
+        self.exit_code = 128 + number
+        super().__init__(f"stopped by {signal.Signals(number).name}")
+
+
+class Signals:
+    """Within the block, SIGINT, SIGTERM and SIGUSR1 ask for an end; a second one ends at once.
+
+    The loop calls `check`, which saves through `save` and raises `StopRequested`.
+    """
+
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+
+    def __init__(self) -> None:
+        self.asked: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Signals:
+        try:
+            self._before = {n: signal.signal(n, self._ask) for n in self.numbers}
+        except ValueError:  # not in the main thread (a launcher's worker): signals stay the launcher's
+            self._before = {}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if self.asked is not None:
+            raise StopRequested(number)
+        self.asked = number

@@ -1,0 +1,65 @@
+"""GDAS: one operation per edge is sampled by a straight-through Gumbel softmax.
+
+    q = softmax((log p + Gumbel noise) / tau),  mix = onehot(argmax q) forward, d mix = d q backward,  p = softmax(a)
+
+tau falls linearly by epoch from `tau_max` to `tau_min`. Weights and architecture move by turns, each with a sample
+of its own; the sample is shared by all cells.
+
+Source: Dong and Yang (2019), eqs. 5-7; schedule and order of the NAS-Bench-201 script (weights first, tau 10 to 0.1).
+Cost per step: one pass for the weights, one for the architecture.
+
+Deviations
+1. Operations that were not sampled are computed and multiplied by zero: the same values, a fixed graph.
+2. Noise draws from the batch's seed, so a step is a function of its batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from nasx.bilevel import Activate, Batch, Method, Search, detached, gradient, logs
+
+if TYPE_CHECKING:
+    from nasx.settings import PositiveFloat
+
+
+def straight_through(tau: float, seed: int) -> Activate:
+    """A sampler of hard one-hot weights along the last axis whose gradient is the soft sample's."""
+    gen = torch.Generator().manual_seed(seed)
+
+    def activate(logits: Tensor) -> Tensor:
+        uniform = torch.rand(logits.shape, generator=gen, dtype=torch.float64)
+        gumbel = -torch.log(-torch.log(uniform.clamp(1e-20, 1 - 1e-16))).to(logits)
+        soft = torch.softmax((torch.log_softmax(logits, -1) + gumbel) / tau, -1)
+        hard = torch.zeros_like(soft).scatter_(-1, soft.argmax(-1, keepdim=True), 1.0)
+        return hard + soft - soft.detach()
+
+    return activate
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gdas(Method):
+    """Alternating first-order steps, each on a sampled architecture."""
+
+    tau_max: PositiveFloat = 10.0
+    tau_min: PositiveFloat = 0.1
+
+    def tau(self, search: Search) -> float:
+        """Temperature of the current epoch."""
+        return self.tau_max + (self.tau_min - self.tau_max) * search.epoch / max(search.epochs - 1, 1)
+
+    def step(self, search: Search, train: Sequence[Batch], val: Batch) -> dict[str, Tensor]:
+        tau = self.tau(search)
+        mix = detached(search.problem.relax(search.a, straight_through(tau, train[0].seed)))
+        trained = search.update_w(train[0], mix)
+        if search.warming:
+            return logs(trained)
+        mix = search.problem.relax(search.a, straight_through(tau, val.seed))
+        validated = search.problem.outcome(detached(search.w), mix, val)
+        search.descend_a(gradient(validated.loss, search.a))
+        return logs(trained, validated)

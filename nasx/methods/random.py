@@ -1,0 +1,44 @@
+"""Random search: architectures drawn uniformly from the space; nothing is trained.
+
+Where a benchmark table answers, the best of `samples` by validation accuracy is kept (random search as reported for
+NAS-Bench-201); where none does, nothing can tell the samples apart and the first one is kept.
+
+Source: Li and Talwalkar (2019); Lindauer and Hutter (2020), practice 8 (random sampling and random search).
+Cost: none but table look-ups.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import Tensor
+
+from nasx.bilevel import Batch, Method, Score, Search, Tree
+
+if TYPE_CHECKING:
+    from nasx.settings import Positive
+
+
+@dataclass(frozen=True, kw_only=True)
+class Random(Method):
+    """Best of `samples` uniform draws by table look-up, or one draw."""
+
+    trains: ClassVar[bool] = False
+    samples: Positive = 1
+
+    def step(self, search: Search, train: Sequence[Batch], val: Batch) -> dict[str, Tensor]:
+        raise NotImplementedError("random search trains nothing")
+
+    def choose(self, search: Search, score: Score, val: Iterator[Batch], gen: torch.Generator) -> Tree:
+        best, best_score = search.problem.sample(gen), None
+        for draw in range(self.samples):
+            mix = best if draw == 0 else search.problem.sample(gen)
+            accuracy = score(mix)
+            if accuracy is None:
+                break
+            if best_score is None or accuracy > best_score:
+                best, best_score = mix, accuracy
+        return best

@@ -1,0 +1,47 @@
+"""Random search with weight sharing: train a supernet on random single paths, keep the best path on validation data.
+
+    each step: draw an architecture uniformly, one weight step on a training batch with its one-hot mixture
+    at the end: draw `samples` architectures, keep the most accurate on one validation batch each
+
+Source: Li and Talwalkar (2019), section 3; NAS-Bench-201's RSPS.
+Cost per step: one pass. At the end: `samples` forward passes.
+
+Deviations
+1. Operations outside the drawn path are computed and multiplied by zero: the same values, a fixed graph.
+2. Sampling takes the batch's seed, so a step is a function of its batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from nasx.bilevel import Batch, Method, Score, Search, Tree, detached, logs
+
+if TYPE_CHECKING:
+    from nasx.settings import Positive
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomWs(Method):
+    """Single-path training and selection by shared weights."""
+
+    samples: Positive = 100
+
+    def step(self, search: Search, train: Sequence[Batch], val: Batch) -> dict[str, Tensor]:
+        gen = torch.Generator().manual_seed(train[0].seed)
+        return logs(search.update_w(train[0], search.problem.sample(gen)))
+
+    @torch.no_grad()
+    def choose(self, search: Search, score: Score, val: Iterator[Batch], gen: torch.Generator) -> Tree:
+        best, best_accuracy = search.problem.sample(gen), torch.tensor(-1.0)
+        for draw in range(self.samples):
+            mix = best if draw == 0 else search.problem.sample(gen)
+            accuracy = search.problem.outcome(detached(search.w), mix, next(val)).accuracy
+            if accuracy > best_accuracy:
+                best, best_accuracy = mix, accuracy
+        return best

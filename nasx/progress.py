@@ -1,0 +1,99 @@
+"""What a person sees while a run works: a live line on a terminal, a plain log elsewhere, and log.txt in the folder."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+
+log = logging.getLogger("nasx")
+
+
+class Display:
+    """Progress of one run, as a context. `advance` may be called every step: it reads values at most twice a second.
+
+    On a terminal a bar shows epoch, losses, accuracies, speed and time left; elsewhere one line an epoch, and one
+    every `every_s` seconds inside long epochs.
+    """
+
+    def __init__(self, folder: Path, *, total: int, done: int, unit: str = "update", quiet: bool = False,
+                 every_s: float = 30.0) -> None:
+        self.console = Console(stderr=True)
+        self.live = self.console.is_terminal and not quiet
+        self.quiet, self.every_s, self.total = quiet, every_s, total
+        self._last = self._began = time.monotonic()
+        self._first = done
+        file = logging.FileHandler(folder / "log.txt", encoding="utf-8")
+        file.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+        screen: logging.Handler = RichHandler(console=self.console, show_path=False, markup=False, show_level=False) \
+            if self.live else logging.StreamHandler(sys.stderr)
+        if not self.live:
+            screen.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+        screen.setLevel(logging.WARNING if quiet else logging.INFO)
+        self.handlers = [file, screen]
+        self.bar = Progress(SpinnerColumn(), TextColumn("epoch {task.fields[epoch]}"), BarColumn(bar_width=24),
+                            MofNCompleteColumn(), TextColumn("{task.fields[speed]}"), TimeRemainingColumn(compact=True),
+                            TextColumn("{task.fields[text]}"), console=self.console, disable=not self.live, transient=True)
+        self.task = self.bar.add_task("run", total=total, completed=done, epoch="-", text="", speed="", unit=unit)
+        self.unit = unit
+
+    def __enter__(self) -> Display:
+        log.setLevel(logging.INFO)
+        log.propagate = False
+        for handler in self.handlers:
+            log.addHandler(handler)
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+        for handler in self.handlers:
+            log.removeHandler(handler)
+            handler.close()
+
+    def due(self) -> bool:
+        """Whether it is time to read values back from the device."""
+        wait = 0.5 if self.live else self.every_s
+        return time.monotonic() - self._last >= wait
+
+    def show(self, done: int, epoch: str, means: Mapping[str, float]) -> None:
+        """Show the position and running means."""
+        self._last = time.monotonic()
+        rate = (done - self._first) / max(self._last - self._began, 1e-9)
+        if self.live:
+            self.bar.update(self.task, completed=done, epoch=epoch, text=text(means), speed=f"{rate:.1f} {self.unit}s/s")
+        elif not self.quiet:
+            left = (self.total - done) / rate if rate else 0.0
+            log.info("epoch %s  %d/%d  %s  %.1f %ss/s, %s left", epoch, done, self.total, text(means), rate, self.unit,
+                     duration(left))
+
+
+def text(means: Mapping[str, Any]) -> str:
+    """The means that people watch, in a few words."""
+    words = []
+    for name, label in (("train", "train"), ("val", "val"), ("valid", "valid"), ("test", "test")):
+        loss, accuracy = means.get(f"{name}_loss"), means.get(f"{name}_accuracy")
+        if loss is not None or accuracy is not None:
+            words.append(" ".join([label, *([f"{loss:.3f}"] if loss is not None else []),
+                                   *([f"{100 * accuracy:.1f}%"] if accuracy is not None else [])]))
+    words += [f"{k} {v:.3f}" for k, v in means.items() if k in ("alignment", "eigenvalue")]
+    return "  ".join(words)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as 42s, 3m 10s, 2h 05m or 3d 4h."""
+    s = round(seconds)
+    if s < 60:
+        return f"{s}s"
+    if s < 3600:
+        return f"{s // 60}m {s % 60:02d}s"
+    if s < 86400:
+        return f"{s // 3600}h {s % 3600 // 60:02d}m"
+    return f"{s // 86400}d {s % 86400 // 3600}h"

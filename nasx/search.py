@@ -1,0 +1,149 @@
+"""The search loop: draws batches, lets the method step, keeps time, and knows no method and no space.
+
+An epoch is counted in weight updates. Everything that a resume needs is in `state()`: weights, buffers, architecture,
+both optimizers, stream positions, running means and counters; streams are functions of their position, so no random
+number generator has to be saved for them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from nasx.bilevel import Batch, Method, Search
+from nasx.errors import UserError
+
+
+class Batches(Protocol):
+    """An endless stream of batches that resumes from its state."""
+
+    def __next__(self) -> Batch: ...
+    def state_dict(self) -> dict[str, int]: ...
+    def load_state_dict(self, state: dict[str, int]) -> None: ...
+
+
+class Meter:
+    """Running means of logged values, summed on the device in float64 and read back only when asked for."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self.counts: dict[str, int] = {}
+
+    def add(self, values: Mapping[str, Tensor], weight: int = 1) -> None:
+        for name, value in values.items():
+            total = value.detach().double() * weight
+            self.sums[name] = self.sums[name] + total if name in self.sums else total
+            self.counts[name] = self.counts.get(name, 0) + weight
+
+    def means(self) -> dict[str, float]:
+        names = list(self.sums)
+        if not names:
+            return {}
+        values = torch.stack([self.sums[n] for n in names]).tolist()
+        return {n: v / self.counts[n] for n, v in zip(names, values, strict=True)}
+
+    def state(self) -> dict[str, Any]:
+        return {"sums": dict(self.sums), "counts": dict(self.counts)}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        self.sums, self.counts = dict(state["sums"]), dict(state["counts"])
+
+
+def cosine(base: float, low: float, epoch: int, epochs: int) -> float:
+    """Learning rate of an epoch: low + (base - low) (1 + cos(pi e / E)) / 2 (DARTS, released code)."""
+    return low + (base - low) * (1 + math.cos(math.pi * epoch / epochs)) / 2
+
+
+@dataclass
+class Loop:
+    """One search from its current position to its end.
+
+    `begin_epoch(epoch)` is called before an epoch's first step (again after a resume), `end_epoch(row)` with its
+    means, `tick(loop)` after every step.
+    """
+
+    search: Search
+    method: Method
+    supernet: nn.Module
+    train: Batches
+    val: Batches
+    epochs: int
+    updates_per_epoch: int
+    lr: float
+    lr_min: float
+    warmup: int = 0
+    begin_epoch: Callable[[int], None] = lambda epoch: None
+    end_epoch: Callable[[dict[str, Any]], None] = lambda row: None
+    tick: Callable[[Loop], None] = lambda loop: None
+    meter: Meter = field(default_factory=Meter)
+
+    @property
+    def total(self) -> int:
+        """Weight updates of the whole search."""
+        return self.epochs * self.updates_per_epoch if self.method.trains else 0
+
+    def run(self) -> None:
+        started = -1
+        while self.search.updates < self.total:
+            epoch, inside = divmod(self.search.updates, self.updates_per_epoch)
+            if epoch != started:
+                self._enter(epoch)
+                started = epoch
+            self.search.progress = self.search.updates / self.total
+            self._step(self.updates_per_epoch - inside)
+            self.tick(self)
+            if self.search.updates % self.updates_per_epoch == 0:
+                means = self.meter.means()
+                self.guard(means)
+                self.meter = Meter()
+                self.end_epoch({"epoch": epoch + 1, "updates": self.search.updates, "lr": self.search.lr, **means})
+
+    def _enter(self, epoch: int) -> None:
+        self.search.epoch, self.search.epochs = epoch, self.epochs
+        self.search.warming = epoch < self.warmup
+        for group in self.search.w_opt.param_groups:
+            group["lr"] = cosine(self.lr, self.lr_min, epoch, self.epochs)
+        self.begin_epoch(epoch)
+
+    def _step(self, left: int) -> None:
+        updates = min(self.method.steps_w, left)
+        draws = self.method.train_batches if updates == self.method.steps_w else updates
+        batches = [next(self.train) for _ in range(draws)]
+        values = self.method.step(self.search, batches, next(self.val))
+        self.meter.add(values, updates)
+        self.search.updates += updates
+
+    def guard(self, means: Mapping[str, float]) -> None:
+        """Stop before a broken state is kept: raises UserError where a running mean is not finite."""
+        broken = [name for name, value in means.items() if not math.isfinite(value)]
+        if broken:
+            raise UserError(f"search, update {self.search.updates}", f"{', '.join(broken)} became NaN or infinite",
+                            f"lower search.lr={self.lr:g} or set search.clip; the last good checkpoint is kept")
+
+    # ------------------------------------------------------------------------------------------------ resume
+    def state(self) -> dict[str, Any]:
+        """Tensors and plain values that `load` continues from, bit for bit."""
+        return {"w": {k: x.detach() for k, x in self.search.w.items()},
+                "buffers": dict(self.supernet.named_buffers()),
+                "a": {k: x.detach() for k, x in self.search.a.items()},
+                "w_opt": self.search.w_opt.state_dict(), "a_opt": self.search.a_opt.state_dict(),
+                "train": self.train.state_dict(), "val": self.val.state_dict(),
+                "updates": self.search.updates, "meter": self.meter.state(), "rng": torch.get_rng_state()}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        with torch.no_grad():
+            for name, live in (("w", self.search.w), ("a", self.search.a), ("buffers", dict(self.supernet.named_buffers()))):
+                for k, x in live.items():
+                    x.copy_(state[name][k])
+        self.search.w_opt.load_state_dict(state["w_opt"])
+        self.search.a_opt.load_state_dict(state["a_opt"])
+        self.train.load_state_dict(state["train"])
+        self.val.load_state_dict(state["val"])
+        self.search.updates = state["updates"]
+        self.meter.load(state["meter"])
+        torch.set_rng_state(state["rng"].cpu())

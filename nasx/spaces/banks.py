@@ -1,0 +1,301 @@
+"""Banks: one operation on all edges that leave a node, run once.
+
+Every edge that leaves a node applies its operations to the same tensor. A `Bank` holds one operation of E such edges
+with merged weights (E * C, ...), so relu, pooling and normalization run once and E convolutions become one. The
+mixture weight of an edge scales the operation's last batch norm (its affine scale is free inside search cells), so
+scaling costs nothing and its gradient falls out of batch norm's backward pass.
+
+Two paths give the same values: `forward` (merged) and `single` (edge i alone, as an ordinary operation over a slice
+of the merged weights). Tests compare both with plain modules.
+
+Shapes: x (n, C, h, w); scale (E,) mixture weights; forward -> (n, E, C, h', w'). Batch norm uses batch statistics,
+without affine parameters (spec 1.1, 1.4); merged weights keep the fan-in, hence the initial distribution, of E
+separate convolutions. `draw` carries random tensors drawn once a pass: both paths see the same ones.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+EPS = 1e-5  # PyTorch's batch-norm default, as in all released supernets
+
+
+class Style(NamedTuple):
+    """How a space normalizes: running statistics, affine convolutions, batch norm behind pools, its momentum."""
+
+    tracked: bool = False
+    affine: bool = False
+    pool_norm: bool = False
+    momentum: float = 0.1
+
+
+class Norm(nn.Module):
+    """Batch norm over merged channels, by batch statistics; running ones are kept only where `tracked`.
+
+    Running statistics follow only in passes marked by `tracking` (real weight updates), so that probes leave no
+    trace; they are used where the module is in eval mode.
+    """
+
+    def __init__(self, channels: int, *, affine: bool = False, tracked: bool = False, momentum: float = 0.1) -> None:
+        super().__init__()
+        self.momentum, self.tracked, self.tracking = momentum, tracked, False
+        if affine:
+            self.weight = nn.Parameter(torch.ones(channels))
+            self.bias = nn.Parameter(torch.zeros(channels))
+        else:
+            self.weight = self.bias = None
+        if tracked:
+            self.register_buffer("mean", torch.zeros(channels))
+            self.register_buffer("var", torch.ones(channels))
+
+    def forward(self, x: Tensor, scale: Tensor | None = None, part: slice | None = None) -> Tensor:
+        """Normalize (n, c, h, w); `scale` (c,) multiplies the result; `part` says which channels x holds."""
+        weight, bias, mean, var = self.weight, self.bias, None, None
+        if self.tracked and (self.tracking or not self.training):
+            mean, var = self.mean, self.var
+        if part is not None:
+            weight, bias, mean, var = (None if t is None else t[part] for t in (weight, bias, mean, var))
+        if scale is not None:
+            weight = scale if weight is None else weight * scale
+            bias = None if bias is None else bias * scale
+        batch = self.training or not self.tracked
+        return F.batch_norm(x, mean, var, weight, bias, batch, self.momentum, EPS)
+
+
+def spread(scale: Tensor, channels: int) -> Tensor:
+    """Mixture weights (E,) repeated over each edge's channels: (E * channels,)."""
+    return scale.unsqueeze(1).expand(-1, channels).reshape(-1)
+
+
+def weight(out: int, fan: int, kernel: int) -> nn.Parameter:
+    """Convolution weights (out, fan, kernel, kernel) with PyTorch's default initial distribution."""
+    w = torch.empty(out, fan, kernel, kernel)
+    nn.init.kaiming_uniform_(w, a=5**0.5)
+    return nn.Parameter(w)
+
+
+class Bank(nn.Module):
+    """One operation on `edges` edges. Subclasses give the merged and the single-edge path."""
+
+    identity = False
+    """Whether the operation passes its input on unchanged (exempt from drop-path)."""
+    rectifies = False
+    """Whether the operation starts with a relu, which all of a bundle's banks share."""
+
+    def __init__(self, edges: int, channels: int, stride: int) -> None:
+        super().__init__()
+        self.edges, self.channels, self.stride = edges, channels, stride
+
+    def part(self, i: int, per: int | None = None) -> slice:
+        per = self.channels if per is None else per
+        return slice(i * per, (i + 1) * per)
+
+    def split(self, x: Tensor) -> Tensor:
+        """(n, E * C, h, w) -> (n, E, C, h, w)."""
+        return x.unflatten(1, (self.edges, -1))
+
+    def draw(self, x: Tensor, gen: torch.Generator | None) -> Tensor | None:
+        """Random tensor that the operation needs for this pass (E first), if any."""
+        return None
+
+    def forward(self, x: Tensor, r: Tensor, scale: Tensor, noise: Tensor | None) -> Tensor:
+        """Scaled outputs of all edges (n, E, C, h', w'); `r` = relu(x), shared by all banks."""
+        raise NotImplementedError
+
+    def single(self, x: Tensor, i: int, noise: Tensor | None) -> Tensor:
+        """Unscaled output of edge i, (n, C, h', w'), as an ordinary operation."""
+        raise NotImplementedError
+
+
+class Skip(Bank):
+    """Identity."""
+
+    identity = True
+
+    def forward(self, x: Tensor, r: Tensor, scale: Tensor, noise: Tensor | None) -> Tensor:
+        return x.unsqueeze(1) * scale.view(1, -1, 1, 1, 1)
+
+    def single(self, x: Tensor, i: int, noise: Tensor | None) -> Tensor:
+        return x
+
+
+class Pool(Bank):
+    """3x3 max or average pooling (padding not counted), in DARTS' supernets followed by batch norm.
+
+    Without parameters of its own it is the same on every edge, so it runs once.
+    """
+
+    def __init__(self, edges: int, channels: int, stride: int, *, kind: str, norm: bool, tracked: bool) -> None:
+        super().__init__(edges, channels, stride)
+        self.kind = kind
+        self.norm = Norm(channels, tracked=tracked) if norm else None
+
+    def value(self, x: Tensor) -> Tensor:
+        if self.kind == "max":
+            y = F.max_pool2d(x, 3, self.stride, 1)
+        else:
+            y = F.avg_pool2d(x, 3, self.stride, 1, count_include_pad=False)
+        return y if self.norm is None else self.norm(y)
+
+    def forward(self, x: Tensor, r: Tensor, scale: Tensor, noise: Tensor | None) -> Tensor:
+        return self.value(x).unsqueeze(1) * scale.view(1, -1, 1, 1, 1)
+
+    def single(self, x: Tensor, i: int, noise: Tensor | None) -> Tensor:
+        return self.value(x)
+
+
+class Noise(Bank):
+    """RobustDARTS S4: N(0, 1) in the shape of the strided input; ignores its input and carries no gradient."""
+
+    def draw(self, x: Tensor, gen: torch.Generator | None) -> Tensor:
+        n, c, h, w = x.shape
+        shape = (self.edges, n, c, -(-h // self.stride), -(-w // self.stride))
+        return torch.randn(shape, device=x.device, dtype=x.dtype, generator=gen)
+
+    def forward(self, x: Tensor, r: Tensor, scale: Tensor, noise: Tensor | None) -> Tensor:
+        assert noise is not None
+        return (noise * scale.view(-1, 1, 1, 1, 1)).transpose(0, 1)
+
+    def single(self, x: Tensor, i: int, noise: Tensor | None) -> Tensor:
+        assert noise is not None
+        return noise[i]
+
+
+class Conv(Bank):
+    """NAS-Bench-201: relu, k x k convolution, batch norm."""
+
+    rectifies = True
+
+    def __init__(self, edges: int, channels: int, stride: int, *, kernel: int, tracked: bool, affine: bool) -> None:
+        super().__init__(edges, channels, stride)
+        self.kernel = kernel
+        self.weight = weight(edges * channels, channels, kernel)
+        self.norm = Norm(edges * channels, affine=affine, tracked=tracked)
+
+    def forward(self, x: Tensor, r: Tensor, scale: Tensor, noise: Tensor | None) -> Tensor:
+        y = F.conv2d(r, self.weight, stride=self.stride, padding=self.kernel // 2)
+        return self.split(self.norm(y, spread(scale, self.channels)))
+
+    def single(self, x: Tensor, i: int, noise: Tensor | None) -> Tensor:
+        part = self.part(i)
+        y = F.conv2d(F.relu(x), self.weight[part], stride=self.stride, padding=self.kernel // 2)
+        return self.norm(y, part=part)
+
+
+class ConvNormReLU(Bank):
+    """NAS-Bench-101: k x k convolution, affine batch norm, relu (so the mixture weight scales the result)."""
+
+    def __init__(self, edges: int, channels: int, *, kernel: int, style: Style, inputs: int | None = None) -> None:
+        super().__init__(edges, channels, 1)
+        self.kernel = kernel
+        self.weight = weight(edges * channels, channels if inputs is None else inputs, kernel)
+        self.norm = Norm(edges * channels, affine=True, tracked=style.tracked, momentum=style.momentum)
+
+    def value(self, x: Tensor) -> Tensor:
+        """Unscaled outputs of all edges, (n, E, C, h, w)."""
+        return self.split(F.relu(self.norm(F.conv2d(x, self.weight, padding=self.kernel // 2))))
+
+    def forward(self, x: Tensor, r: Tensor, scale: Tensor, noise: Tensor | None) -> Tensor:
+        return self.value(x) * scale.view(1, -1, 1, 1, 1)
+
+    def single(self, x: Tensor, i: int, noise: Tensor | None) -> Tensor:
+        part = self.part(i)
+        return F.relu(self.norm(F.conv2d(x, self.weight[part], padding=self.kernel // 2), part=part))
+
+
+class FactorizedReduce(Bank):
+    """Skip at stride 2: relu, two 1x1 stride-2 convolutions to C/2 (the second one pixel on), concat, batch norm."""
+
+    rectifies = True
+
+    def __init__(self, edges: int, channels: int, stride: int, *, tracked: bool) -> None:
+        super().__init__(edges, channels, stride)
+        half = channels // 2
+        self.weight1 = weight(edges * half, channels, 1)
+        self.weight2 = weight(edges * half, channels, 1)
+        self.norm = Norm(edges * channels, tracked=tracked)
+
+    def forward(self, x: Tensor, r: Tensor, scale: Tensor, noise: Tensor | None) -> Tensor:
+        y1 = self.split(F.conv2d(r, self.weight1, stride=2))
+        y2 = self.split(F.conv2d(r[:, :, 1:, 1:], self.weight2, stride=2))
+        y = torch.cat([y1, y2], 2).flatten(1, 2)
+        return self.split(self.norm(y, spread(scale, self.channels)))
+
+    def single(self, x: Tensor, i: int, noise: Tensor | None) -> Tensor:
+        r, half = F.relu(x), self.part(i, self.channels // 2)
+        y1, y2 = F.conv2d(r, self.weight1[half], stride=2), F.conv2d(r[:, :, 1:, 1:], self.weight2[half], stride=2)
+        return self.norm(torch.cat([y1, y2], 1), part=self.part(i))
+
+
+class Separable(Bank):
+    """`depth` blocks of relu, depthwise k x k, pointwise 1x1, batch norm: dil_conv (1 block) and sep_conv (2)."""
+
+    rectifies = True
+
+    def __init__(self, edges: int, channels: int, stride: int, *, kernel: int, dilation: int, depth: int,
+                 tracked: bool) -> None:
+        super().__init__(edges, channels, stride)
+        self.kernel, self.dilation, self.depth = kernel, dilation, depth
+        self.pad = dilation * (kernel - 1) // 2
+        wide = edges * channels
+        self.depthwise = nn.ParameterList([weight(wide, 1, kernel) for _ in range(depth)])
+        self.pointwise = nn.ParameterList([weight(wide, channels, 1) for _ in range(depth)])
+        self.norms = nn.ModuleList([Norm(wide, tracked=tracked) for _ in range(depth)])
+
+    def shared(self, r: Tensor) -> Tensor:
+        """First depthwise convolution of all edges on one input: channel c of x feeds edges 0..E-1. (n, C, E, h, w)"""
+        k, c, e = self.kernel, self.channels, self.edges
+        w = self.depthwise[0].view(e, c, 1, k, k).transpose(0, 1).reshape(c * e, 1, k, k)
+        y = F.conv2d(r, w, stride=self.stride, padding=self.pad, dilation=self.dilation, groups=c)
+        return y.unflatten(1, (c, e))
+
+    def mix_channels(self, d: Tensor, block: int) -> Tensor:
+        """Pointwise convolutions of all edges as one batched product: (n, E, C, h, w) -> (n, E * C, h, w)."""
+        n, e, c, h, w = d.shape
+        p = self.pointwise[block].view(1, e, c, c).expand(n, e, c, c).reshape(n * e, c, c)
+        return torch.bmm(p, d.reshape(n * e, c, h * w)).view(n, e * c, h, w)
+
+    def forward(self, x: Tensor, r: Tensor, scale: Tensor, noise: Tensor | None) -> Tensor:
+        y = self.mix_channels(self.shared(r).transpose(1, 2), 0)
+        if self.depth == 2:
+            r = F.relu(self.norms[0](y))
+            d = F.conv2d(r, self.depthwise[1], padding=self.pad, groups=self.edges * self.channels)
+            y = self.mix_channels(self.split(d), 1)
+        return self.split(self.norms[-1](y, spread(scale, self.channels)))
+
+    def single(self, x: Tensor, i: int, noise: Tensor | None) -> Tensor:
+        part = self.part(i)
+        for block in range(self.depth):
+            x = F.conv2d(F.relu(x), self.depthwise[block][part], stride=self.stride if block == 0 else 1,
+                         padding=self.pad, dilation=self.dilation, groups=self.channels)
+            x = self.norms[block](F.conv2d(x, self.pointwise[block][part]), part=part)
+        return x
+
+
+def bank(name: str, edges: int, channels: int, stride: int, style: Style) -> Bank:
+    """The bank of an operation by the name that its space uses for it."""
+    tracked = style.tracked
+    match name:
+        case "skip_connect" if stride == 1:
+            return Skip(edges, channels, stride)
+        case "skip_connect":
+            return FactorizedReduce(edges, channels, stride, tracked=tracked)
+        case "max_pool_3x3" | "maxpool3x3":
+            return Pool(edges, channels, stride, kind="max", norm=style.pool_norm, tracked=tracked)
+        case "avg_pool_3x3":
+            return Pool(edges, channels, stride, kind="avg", norm=style.pool_norm, tracked=tracked)
+        case "nor_conv_1x1" | "nor_conv_3x3":
+            return Conv(edges, channels, stride, kernel=int(name[-1]), tracked=tracked, affine=style.affine)
+        case "conv1x1-bn-relu" | "conv3x3-bn-relu":
+            return ConvNormReLU(edges, channels, kernel=int(name[4]), style=style)
+        case "sep_conv_3x3" | "sep_conv_5x5":
+            return Separable(edges, channels, stride, kernel=int(name[-1]), dilation=1, depth=2, tracked=tracked)
+        case "dil_conv_3x3" | "dil_conv_5x5":
+            return Separable(edges, channels, stride, kernel=int(name[-1]), dilation=2, depth=1, tracked=tracked)
+        case "noise":
+            return Noise(edges, channels, stride)
+    raise ValueError(f"no bank for operation {name!r}")

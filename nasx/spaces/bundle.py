@@ -1,0 +1,183 @@
+"""Edge bundles and relaxed cells: the executor that all spaces share.
+
+An `EdgeBundle` is everything that happens to one node's output: its banks run once for all edges that leave the node,
+and edge e's result sum_o mix[e, o] op_o(x) is added to the pending sum of the node where e ends. `RelaxedCell` walks
+the nodes in order; a node is complete when all its predecessors have contributed. `none` is never computed.
+
+Shapes: states (n, C, h, w); mix (edges, operations); per edge weights (edges,) where partial channels are used.
+Source: DARTS (Liu et al. 2019), eq. 2; PC-DARTS (Xu et al. 2020), eqs. 1-2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nasx.spaces.banks import Bank, Style, bank
+
+
+class Edge(NamedTuple):
+    """Edge `index` of the mixture (its row), from node `source` to node `target`, with its operations in order."""
+
+    index: int
+    source: int
+    target: int
+    stride: int
+    operations: tuple[str, ...]
+
+
+Drawn = tuple[Tensor | None, Tensor | None]
+"""What one bank draws in a pass: the operation's own random tensor (E first), and the drop-path mask (n, E)."""
+
+
+def drop_mask(shape: tuple[int, ...], rate: float, like: Tensor, gen: torch.Generator | None) -> Tensor:
+    """Bernoulli(1 - rate) / (1 - rate), drawn from `gen`."""
+    keep = 1.0 - rate
+    uniform = torch.rand(shape, device=like.device, dtype=like.dtype, generator=gen)
+    return (uniform < keep).to(like.dtype) / keep
+
+
+class EdgeBundle(nn.Module):
+    """All edges that leave one node with one stride; `channels` is the width that operations see."""
+
+    def __init__(self, edges: Sequence[Edge], channels: int, style: Style) -> None:
+        super().__init__()
+        self.edges, self.stride = tuple(edges), edges[0].stride
+        members: dict[str, list[tuple[int, int]]] = {}
+        for local, edge in enumerate(edges):
+            for column, name in enumerate(edge.operations):
+                if name != "none":
+                    members.setdefault(name, []).append((local, column))
+        self.members = list(members.values())
+        banks = [bank(name, len(pairs), channels, self.stride, style) for name, pairs in members.items()]
+        self.banks = nn.ModuleList(banks)
+        self.rectifies = any(op.rectifies for op in banks)
+        # Where every edge has the operation in the same column, a bank's scales are that column; else they are picked.
+        everywhere = list(range(len(edges)))
+        self.columns = [pairs[0][1] if [p for p, _ in pairs] == everywhere and len({c for _, c in pairs}) == 1 else None
+                        for pairs in self.members]
+        widest = max(len(edge.operations) for edge in edges)
+        for i, pairs in enumerate(self.members):
+            self.register_buffer(f"pick{i}", torch.tensor([p * widest + c for p, c in pairs]), persistent=False)
+
+    def scales(self, rows: Tensor) -> list[Tensor]:
+        """Mixture weights of each bank, (E_bank,), from the bundle's rows (E, operations)."""
+        columns = rows.unbind(1)
+        return [columns[c] if c is not None else rows.flatten().index_select(0, self.get_buffer(f"pick{i}"))
+                for i, c in enumerate(self.columns)]
+
+    def draws(self, x: Tensor, drop_path: float, gen: torch.Generator | None) -> list[Drawn]:
+        """Random tensors of this pass for each bank: the operation's own, and the drop-path mask (n, E)."""
+        drawn = []
+        for op in self.banks:
+            assert isinstance(op, Bank)
+            mask = drop_mask((x.shape[0], op.edges), drop_path, x, gen) if drop_path > 0 and not op.identity else None
+            drawn.append((op.draw(x, gen), mask))
+        return drawn
+
+    def forward(self, x: Tensor, rows: Tensor, drop_path: float = 0.0, gen: torch.Generator | None = None,
+                naive: bool = False) -> list[Tensor | None]:
+        """The weighted sum of operations of each edge, (n, C, h', w') a piece; None where an edge has only `none`.
+
+        `rows` are the mixture weights of this bundle's edges, (E, operations), in their order here.
+        """
+        drawn = self.draws(x, drop_path, gen)
+        return self.edgewise(x, rows, drawn) if naive else self.merged(x, rows, drawn)
+
+    def merged(self, x: Tensor, rows: Tensor, drawn: list[Drawn]) -> list[Tensor | None]:
+        r = F.relu(x) if self.rectifies else x
+        sums: dict[tuple[int, ...], Tensor] = {}
+        for op, scale, pairs, (noise, mask) in zip(self.banks, self.scales(rows), self.members, drawn, strict=True):
+            y = op(x, r, scale, noise)
+            if mask is not None:
+                y = y * mask.view(*mask.shape, 1, 1, 1)
+            where = tuple(local for local, _ in pairs)
+            sums[where] = sums[where] + y if where in sums else y
+        out: list[Tensor | None] = [None] * len(self.edges)
+        for where, y in sums.items():
+            for local, piece in zip(where, y.unbind(1), strict=True):
+                out[local] = add(out[local], piece)
+        return out
+
+    def edgewise(self, x: Tensor, rows: Tensor, drawn: list[Drawn]) -> list[Tensor | None]:
+        """The naive path: edge by edge, operation by operation, over slices of the merged weights."""
+        out: list[Tensor | None] = []
+        for local in range(len(self.edges)):
+            total: Tensor | None = None
+            for op, pairs, (noise, mask) in zip(self.banks, self.members, drawn, strict=True):
+                for i, (where, column) in enumerate(pairs):
+                    if where == local:
+                        y = op.single(x, i, noise)
+                        if mask is not None:
+                            y = y * mask[:, i].view(-1, 1, 1, 1)
+                        total = add(total, rows[local, column] * y)
+            out.append(total)
+        return out
+
+
+class RelaxedCell(nn.Module):
+    """A directed acyclic cell over mixed edges.
+
+    `inputs` nodes are given, `nodes` are computed. With `partial` = K, operations see the first C / K channels; the
+    rest passes by (max-pooled at stride 2), scaled by the edge weights, and channels are shuffled.
+    """
+
+    def __init__(self, edges: Sequence[Edge], inputs: int, nodes: int, channels: int, style: Style,
+                 partial: int = 1) -> None:
+        super().__init__()
+        self.inputs, self.nodes, self.partial = inputs, nodes, partial
+        self.width = channels // partial
+        by_source = [[e for e in edges if e.source == s] for s in range(inputs + nodes)]
+        self.sources = [s for s, leaving in enumerate(by_source) if leaving]
+        self.order = [e.index for leaving in by_source for e in leaving]
+        self.bundles = nn.ModuleList([EdgeBundle(by_source[s], self.width, style) for s in self.sources])
+        self.sizes = [len(by_source[s]) for s in self.sources]
+
+    def forward(self, inputs: Sequence[Tensor], mix: Tensor, edge_weights: Tensor | None = None, drop_path: float = 0.0,
+                gen: torch.Generator | None = None, naive: bool = False) -> list[Tensor]:
+        """Outputs of the computed nodes, each (n, C, h', w').
+
+        `mix` (edges, operations) and `edge_weights` (edges,) come in `order`: by source node, as the bundles are.
+        """
+        states = list(inputs)
+        pending: list[Tensor | None] = [None] * (self.inputs + self.nodes)
+        passing: list[Tensor | None] = [None] * (self.inputs + self.nodes)
+        bundles = dict(zip(self.sources, self.bundles, strict=True))
+        rows = dict(zip(self.sources, mix.split(self.sizes), strict=True))
+        beta = {} if edge_weights is None else dict(zip(self.sources, edge_weights.split(self.sizes), strict=True))
+        for node in range(self.inputs + self.nodes):
+            if node >= self.inputs:
+                states.append(self.complete(pending[node], passing[node], states[0]))
+            if node not in bundles:
+                continue
+            bundle, x = bundles[node], states[node]
+            assert isinstance(bundle, EdgeBundle)
+            seen = x[:, : self.width] if self.partial > 1 else x
+            for edge, y in zip(bundle.edges, bundle(seen, rows[node], drop_path, gen, naive), strict=True):
+                pending[edge.target] = add(pending[edge.target], y)
+            if self.partial > 1:
+                rest = x[:, self.width:]
+                rest = F.max_pool2d(rest, 2, 2) if bundle.stride == 2 else rest
+                for edge, share in zip(bundle.edges, beta[node].unbind(), strict=True):
+                    passing[edge.target] = add(passing[edge.target], rest * share)
+        return states[self.inputs:]
+
+    def complete(self, total: Tensor | None, passing: Tensor | None, like: Tensor) -> Tensor:
+        """A node's value from its pending sums; with partial channels, concatenated and shuffled."""
+        if total is None:
+            total = torch.zeros_like(like)
+        if passing is None:
+            return total
+        y = torch.cat([total, passing], 1)
+        n, c, h, w = y.shape
+        return y.view(n, self.partial, c // self.partial, h, w).transpose(1, 2).reshape(n, c, h, w)
+
+
+def add(total: Tensor | None, y: Tensor | None) -> Tensor | None:
+    if total is None or y is None:
+        return y if total is None else total
+    return total + y

@@ -1,0 +1,351 @@
+"""The DARTS space and its relatives: S1 to S4, partial channels, untied cells, searched and fixed edges.
+
+A cell has inputs 0 and 1, nodes 2 to 5 and 14 edges, row-major: node 2 from 0, 1; node 3 from 0, 1, 2; node 4 from
+0..3; node 5 from 0..4. In the supernet node j = sum over its edges of sum_o mix[edge, o] o(node i); in a genotype it
+keeps two edges with one operation each. Discretization, for each node: score an edge by its largest weight over the
+operations other than `none`; keep the two best edges (ties: the lower predecessor); on each take its best operation
+other than `none` (ties: the lower index).
+
+Edge weights (both scale the rows of mix["normal"], mix["reduce"], so the executor need not know of them)
+    edge_norm        one logit for each edge, softmax over the edges of a node (PC-DARTS, eq. 3); mix also has
+                     "normal.edge" (cells, 1, 14), by which partial channels scale what they pass by
+    edges=searched   one logit beta for each unordered pair of predecessors of a node; the weight of an edge is the sum
+                     of softmax(beta) over the pairs that hold it (Amended-DARTS, eq. 16); mix also has "normal.pair"
+                     (cells, 1, 20), and the genotype keeps each node's best pair
+    edges=fixed      node i keeps i - 1 and 0 only (Amended-DARTS, appendix C.2), or the edges of `keep`: a genotype,
+                     the second stage after edges=searched. The rows of other edges are zero.
+
+Sources: H. Liu et al., DARTS, ICLR 2019, sections 2.1, 2.4; A. Zela et al., RobustDARTS, ICLR 2020 (S1 to S4);
+Y. Xu et al., PC-DARTS, ICLR 2020; Amended-DARTS (ICLR 2021 submission), section 3.1.2, appendices B.2 and C.2.
+
+Deviations
+1. Pairs of a node are kept in the order of their predecessors; the released code writes the stronger one first.
+   The order has no effect on the network's function, and with it two texts of one cell are equal.
+2. Operations are looked up with the edge's global index; RobustDARTS looks up `none` with the node's local one.
+3. Cell types that a tiny supernet lacks (normal, with one or two layers) discretize as if all weights were equal.
+4. Edge and pair weights are a softmax whatever the method's activation is: they weigh edges, not operations.
+
+Shapes: a["normal"] (14, operations), untied (cells, 14, operations); a["normal.edge"] (1, 14); a["normal.pair"]
+(1, 20); mix (cells, 14, operations).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache, cached_property
+from itertools import combinations, product
+from math import prod
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor, nn
+
+from nasx.errors import UserError
+from nasx.spaces import ops
+from nasx.spaces.base import Activate, Genotype, Network, Space, Supernet, Tree
+from nasx.spaces.choose import best, top
+from nasx.spaces.darts_genotype import EDGES, KINDS, NODES, DartsGenotype, UntiedDartsGenotype, read
+from nasx.spaces.genotypes import Cell
+from nasx.spaces.network import AuxiliaryHead, DartsNetwork, plan
+
+if TYPE_CHECKING:
+    from nasx.settings import Positive
+
+OPERATIONS = ("none", "max_pool_3x3", "avg_pool_3x3", "skip_connect", "sep_conv_3x3", "sep_conv_5x5", "dil_conv_3x3",
+              "dil_conv_5x5")
+PAIRS = tuple((node, pair) for node in NODES for pair in combinations(range(node), 2))
+"""(node, two predecessors) in the order of the pair logits: 1 + 3 + 6 + 10 = 20."""
+SIZES = {"cifar": (20, 36), "imagenet": (14, 48)}
+"""Layers and channels of retrained networks, by stem."""
+
+Lists = tuple[tuple[str, ...], ...]
+Pair = tuple[int, int]
+
+
+def edges_of(node: int) -> slice:
+    """The edges that enter `node`."""
+    start = sum(range(2, node))
+    return slice(start, start + node)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Darts(Space):
+    """The DARTS space. Its fields describe the supernet; `network` has the published retraining sizes."""
+
+    layers: Positive = 8
+    channels: Positive = 16
+    operations: tuple[str, ...] = OPERATIONS
+    normal: tuple[tuple[str, ...], ...] | None = None
+    reduce: tuple[tuple[str, ...], ...] | None = None
+    partial: Positive = 1
+    edge_norm: bool = False
+    untied: bool = False
+    edges: Literal["pruned", "fixed", "searched"] = "pruned"
+    keep: str | None = None
+    auxiliary: bool = False
+    stem: Literal["cifar", "imagenet", "single"] = "cifar"
+    batch_norm: Literal["batch", "tracked"] = "batch"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "operations", tuple(self.operations))
+        for kind in KINDS:
+            given = getattr(self, kind)
+            object.__setattr__(self, kind, None if given is None else tuple(tuple(row) for row in given))
+            self._check_lists(kind)
+        if self.edges == "searched" and (self.edge_norm or self.partial > 1):
+            raise UserError("space.edges=searched", "edge weights are learned twice",
+                            "set space.edge_norm=false and space.partial=1")
+        if self.channels % self.partial:
+            raise UserError(f"space.partial={self.partial}", f"does not divide {self.channels} channels",
+                            f"use a divisor of space.channels={self.channels}")
+        if self.keep is not None and self.edges != "fixed":
+            raise UserError("space.keep", f"is read by space.edges=fixed only, not by {self.edges}",
+                            "set space.edges=fixed, or space.keep=null")
+        _ = self._kept
+
+    def _check_lists(self, kind: str) -> None:
+        rows = self.edge_operations(kind)
+        if len(rows) != len(EDGES) or len({len(row) for row in rows}) != 1:
+            raise UserError(f"space.{kind}", f"must hold {len(EDGES)} lists of the same length",
+                            "give one list of operations for each edge")
+        for i, row in enumerate(rows):
+            where = "space.operations" if getattr(self, kind) is None else f"space.{kind}[{i}]"
+            ops.check(row, where)
+            if not choosable(row):
+                raise UserError(f"{where}={list(row)}", "no operation can be selected", "add one other than none")
+
+    # ---------------------------------------------------------------------------------------------- structure
+    def kind(self, layer: int) -> str:
+        """ "normal" or "reduce"."""
+        return plan(self.layers)[layer]
+
+    def edge_operations(self, kind: str) -> tuple[tuple[str, ...], ...]:
+        """The operations of each of the 14 edges, in the order of the mixture's last axis."""
+        own: Lists | None = getattr(self, kind)
+        return (self.operations,) * len(EDGES) if own is None else own
+
+    def auxiliary_head(self, channels: int, classes: int) -> nn.Module:
+        """The head that reads the output (n, channels, h, w) of cell 2 L // 3."""
+        return AuxiliaryHead(channels, classes, self.stem)
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        shapes: dict[str, tuple[int, ...]] = {}
+        for kind in KINDS:
+            shapes[kind] = (len(EDGES), len(self.edge_operations(kind)[0]))
+            if self.edge_norm:
+                shapes[f"{kind}.edge"] = (1, len(EDGES))
+            if self.edges == "searched":
+                shapes[f"{kind}.pair"] = (1, len(PAIRS))
+        counts = self.cells()
+        return {name: (counts[name], *shape) if self.untied else shape for name, shape in shapes.items()}
+
+    def cells(self) -> dict[str, int]:
+        suffixes = ["", *([".edge"] if self.edge_norm else []), *([".pair"] if self.edges == "searched" else [])]
+        return {kind + suffix: plan(self.layers).count(kind) for kind in KINDS for suffix in suffixes}
+
+    @property
+    def groups(self) -> tuple[tuple[str, ...], ...]:
+        """Normal cells only: layer regularizers leave the reduction cells alone (Lambda-DARTS, section 4)."""
+        return (tuple(name for name in self.cells() if name.startswith("normal")),)
+
+    def supernet(self, classes: int, *, naive: bool = False) -> Supernet:
+        from nasx.spaces.supernet import DartsSupernet
+
+        return DartsSupernet(self, classes, naive=naive)
+
+    # ------------------------------------------------------------------------------------------------ mixtures
+    def relax(self, a: Tree, activate: Activate) -> Tree:
+        mix: Tree = {}
+        for kind in KINDS:
+            cells = self.cells()[kind]
+            rows = activate(a[kind])
+            if self.edge_norm:
+                edge = _softmax_by_node(a[f"{kind}.edge"], [edges_of(node) for node in NODES])
+                rows = rows * edge.transpose(-1, -2)
+                mix[f"{kind}.edge"] = edge.expand(cells, 1, len(EDGES))
+            if self.edges == "searched":
+                pair = _softmax_by_node(a[f"{kind}.pair"], _pair_slices())
+                rows = rows * (pair @ _incidence(pair.dtype, pair.device)).transpose(-1, -2)
+                mix[f"{kind}.pair"] = pair.expand(cells, 1, len(PAIRS))
+            if self.edges == "fixed":
+                rows = rows * _mask(self, kind, rows.dtype, rows.device)
+            mix[kind] = rows.expand(cells, *rows.shape[-2:])
+        return mix
+
+    def discretize(self, mix: Tree) -> Genotype:
+        found = {kind: [self._cell(kind, mix, i) for i in range(self.cells()[kind] if self.untied else 1)]
+                 for kind in KINDS}
+        return self._join(found)
+
+    def _cell(self, kind: str, mix: Tree, i: int) -> Cell:
+        names = self.edge_operations(kind)
+        weights = mix[kind].detach().cpu()
+        assert weights.shape[1:] == (len(EDGES), len(names[0])), weights.shape
+        rows = weights[i].tolist() if len(weights) else torch.zeros(weights.shape[1:]).tolist()
+        chosen = [best(row, choosable(ops_)) for row, ops_ in zip(rows, names, strict=True)]
+        strength = [row[k] for row, k in zip(rows, chosen, strict=True)]
+        betas = mix[f"{kind}.pair"].detach().cpu()[:, 0].tolist() if self.edges == "searched" else []
+        pairs: list[tuple[str, int]] = []
+        for j, node in enumerate(NODES):
+            edges = range(len(EDGES))[edges_of(node)]
+            if self.edges == "fixed":
+                kept: tuple[int, ...] = self._kept[kind][i if self.untied else 0][j]
+            elif self.edges == "searched":
+                options = [k for k, (target, _) in enumerate(PAIRS) if target == node]
+                kept = PAIRS[best(betas[i], options) if betas else options[0]][1]
+            else:
+                kept = top([strength[e] for e in edges], 2)
+            pairs += [(names[edges[p]][chosen[edges[p]]], p) for p in kept]
+        return tuple(pairs)
+
+    def encode(self, genotype: Genotype) -> Tree:
+        """Weight 1 on the kept operation of each kept edge, on its edge, and on its pair; all else 0."""
+        cells = self._by_kind(genotype)
+        mix: Tree = {}
+        for kind, count in ((kind, self.cells()[kind]) for kind in KINDS):
+            names = self.edge_operations(kind)
+            rows = torch.zeros(count, *self.shapes()[kind][-2:])
+            pair = torch.zeros(count, 1, len(PAIRS))
+            for i in range(count):
+                cell = cells[kind][i if self.untied else 0]
+                for place, (name, pred) in enumerate(cell):
+                    edge = edges_of(NODES[place // 2]).start + pred
+                    rows[i, edge, names[edge].index(name)] = 1.0
+                for j, node in enumerate(NODES):
+                    pair[i, 0, PAIRS.index((node, (cell[2 * j][1], cell[2 * j + 1][1])))] = 1.0
+            mix[kind] = rows
+            if self.edge_norm:
+                mix[f"{kind}.edge"] = rows.sum(-1).unsqueeze(1)
+            if self.edges == "searched":
+                mix[f"{kind}.pair"] = pair
+        return mix
+
+    # ----------------------------------------------------------------------------------------------- genotypes
+    def options(self, kind: str, place: int = 0) -> tuple[tuple[tuple[tuple[str, int], ...], ...], ...]:
+        """For each node all that a genotype may have there: (operation, predecessor) twice.
+
+        `place` counts the cells of one kind; it matters where untied cells keep different edges.
+        """
+        names = self.edge_operations(kind)
+        out = []
+        for j, node in enumerate(NODES):
+            start = edges_of(node).start
+            kept = [self._kept[kind][place if self.untied else 0][j]] if self.edges == "fixed" else combinations(
+                range(node), 2)
+            out.append(tuple(
+                choice for preds in kept for choice in product(
+                    *([(names[start + p][k], p) for k in choosable(names[start + p])] for p in preds))))
+        return tuple(out)
+
+    def _free(self) -> Iterator[tuple[str, int, tuple[tuple[tuple[tuple[str, int], ...], ...], ...]]]:
+        """(kind, place, options) of every cell that is chosen independently."""
+        for kind in KINDS:
+            for place in range(self.cells()[kind] if self.untied else 1):
+                yield kind, place, self.options(kind, place)
+
+    def size(self) -> int:
+        return prod(len(node) for _, _, nodes in self._free() for node in nodes)
+
+    def sample(self, gen: torch.Generator) -> Genotype:
+        found: dict[str, list[Cell]] = {kind: [] for kind in KINDS}
+        for kind, _, nodes in self._free():
+            drawn = [torch.randint(len(node), (), generator=gen, device=gen.device).item() for node in nodes]
+            found[kind].append(tuple(pair for node, k in zip(nodes, drawn, strict=True) for pair in node[int(k)]))
+        return self._join(found)
+
+    def parse(self, text: str) -> Genotype:
+        genotype = read(text)
+        cells = self._by_kind(genotype)
+        for kind, place, nodes in self._free():
+            for j, (node, allowed) in enumerate(zip(NODES, nodes, strict=True)):
+                given = cells[kind][place][2 * j:2 * j + 2]
+                if given not in allowed:
+                    raise self._foreign(kind, place, node, given)
+        return genotype
+
+    def _foreign(self, kind: str, place: int, node: int, given: Cell) -> UserError:
+        names = self.edge_operations(kind)
+        where = f"genotype, {kind} cell{f' {place}' if self.untied else ''}, node {node}"
+        for name, pred in given:
+            row = names[edges_of(node).start + pred]
+            if name not in row or name == "none":
+                return UserError(where, f"this space has no {name} on edge {pred}->{node}",
+                                 f"it has {', '.join(row[k] for k in choosable(row))} there")
+        return UserError(where, f"this space keeps other edges than {' and '.join(str(p) for _, p in given)}",
+                         "see space.edges and space.keep")
+
+    def _by_kind(self, genotype: Genotype) -> dict[str, tuple[Cell, ...]]:
+        """The cells of each kind: one where cells are tied, else as many as the supernet has."""
+        if isinstance(genotype, UntiedDartsGenotype) != self.untied:
+            own, other = ("untied", "tied") if self.untied else ("tied", "untied")
+            raise UserError("genotype", f"its cells are {other}, those of this space are {own}",
+                            f"use a space with space.untied={str(not self.untied).lower()}")
+        if isinstance(genotype, DartsGenotype):
+            return {"normal": (genotype.normal,), "reduce": (genotype.reduce,)}
+        assert isinstance(genotype, UntiedDartsGenotype)
+        if len(genotype.cells) != self.layers:
+            raise UserError("genotype", f"has {len(genotype.cells)} cells, this space {self.layers}",
+                            f"set space.layers={len(genotype.cells)}")
+        return {kind: tuple(c for c, k in zip(genotype.cells, plan(self.layers), strict=True) if k == kind)
+                for kind in KINDS}
+
+    def _join(self, found: dict[str, list[Cell]]) -> Genotype:
+        if not self.untied:
+            return DartsGenotype(found["normal"][0], found["reduce"][0])
+        queues = {kind: iter(cells) for kind, cells in found.items()}
+        return UntiedDartsGenotype(tuple(next(queues[kind]) for kind in plan(self.layers)))
+
+    @cached_property
+    def _kept(self) -> dict[str, tuple[tuple[Pair, ...], ...]]:
+        """With fixed edges: for each cell of a kind (one where tied), the two predecessors of each node."""
+        if self.edges != "fixed":
+            return {}
+        if self.keep is None:
+            count = {kind: self.cells()[kind] if self.untied else 1 for kind in KINDS}
+            return {kind: (tuple((0, node - 1) for node in NODES),) * count[kind] for kind in KINDS}
+        by_kind = self._by_kind(read(self.keep))
+        return {kind: tuple(tuple((cell[2 * j][1], cell[2 * j + 1][1]) for j in range(len(NODES))) for cell in cells)
+                for kind, cells in by_kind.items()}
+
+    def network(self, genotype: Genotype, classes: int, *, layers: int | None = None, channels: int | None = None,
+                stem: str = "cifar", auxiliary: bool = False) -> Network:
+        """L = 20, C = 36 (cifar) or L = 14, C = 48 (imagenet) unless given; untied genotypes fix the layers."""
+        depth, width = SIZES.get(stem, SIZES["cifar"])
+        if isinstance(genotype, UntiedDartsGenotype):
+            depth = len(genotype.cells)
+        assert isinstance(genotype, DartsGenotype | UntiedDartsGenotype)
+        cells = genotype.layers(layers or depth)
+        return DartsNetwork(cells, classes, channels or width, stem=stem, auxiliary=auxiliary)
+
+
+def choosable(names: tuple[str, ...]) -> tuple[int, ...]:
+    """Indices of the operations that a genotype may have: all but `none`."""
+    return tuple(k for k, name in enumerate(names) if name != "none")
+
+
+def _softmax_by_node(logits: Tensor, parts: list[slice]) -> Tensor:
+    """Softmax over each part of the last axis."""
+    return torch.cat([torch.softmax(logits[..., part], dim=-1) for part in parts], dim=-1)
+
+
+@cache
+def _pair_slices() -> list[slice]:
+    counts = [sum(target == node for target, _ in PAIRS) for node in NODES]
+    return [slice(sum(counts[:j]), sum(counts[:j + 1])) for j in range(len(counts))]
+
+
+@cache
+@torch.inference_mode(False)  # the cached tensor must serve training too
+def _incidence(dtype: torch.dtype, device: torch.device) -> Tensor:
+    """(20, 14): 1 where a pair holds an edge. Kept on the device, since a copy at each step would stall it."""
+    held = [[float(target == node and source in pair) for source, target in EDGES] for node, pair in PAIRS]
+    return torch.tensor(held, dtype=dtype, device=device)
+
+
+@cache
+@torch.inference_mode(False)
+def _mask(space: Darts, kind: str, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """(cells, 14, 1), or (1, 14, 1) where tied: 1 on the kept edges."""
+    rows = [[float(source in cell[target - NODES[0]]) for source, target in EDGES] for cell in space._kept[kind]]
+    return torch.tensor(rows, dtype=dtype, device=device).reshape(-1, len(EDGES), 1)

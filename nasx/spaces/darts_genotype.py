@@ -1,0 +1,108 @@
+"""Genotypes of the DARTS space: two cells for the whole network, or one for each layer.
+
+A cell is eight (operation, predecessor) pairs, two for each of the nodes 2 to 5, in the order of the predecessors.
+Text: `Genotype(normal=[('sep_conv_3x3', 0), …], normal_concat=range(2, 6), reduce=[…], reduce_concat=range(2, 6))`, as
+the released code of DARTS prints it; untied cells `Genotype(cells=[[('sep_conv_3x3', 0), …], …], concat=range(2, 6))`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Self
+
+from nasx.errors import UserError
+from nasx.spaces import genotypes, ops
+from nasx.spaces.base import Genotype
+from nasx.spaces.genotypes import Cell
+from nasx.spaces.network import plan
+from nasx.spaces.published import resolve
+
+NODES = (2, 3, 4, 5)
+KINDS = ("normal", "reduce")
+EDGES = tuple((source, target) for target in NODES for source in range(target))
+"""(source, target) of the 14 edges, row-major."""
+
+
+@dataclass(frozen=True)
+class DartsGenotype(Genotype):
+    """A normal and a reduction cell, each shared by all layers of its kind."""
+
+    normal: Cell
+    reduce: Cell
+
+    def __post_init__(self) -> None:
+        for kind in KINDS:
+            object.__setattr__(self, kind, canonical(getattr(self, kind), kind))
+
+    def __str__(self) -> str:
+        return (f"Genotype(normal={list(self.normal)}, normal_concat=range(2, 6), "
+                f"reduce={list(self.reduce)}, reduce_concat=range(2, 6))")
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        return cls(*genotypes.darts_cells(resolve(text, "darts")))
+
+    def operations(self) -> dict[str, int]:
+        """Counts over both cells, 16 in all."""
+        return dict(Counter(name for name, _ in self.normal + self.reduce))
+
+    def layers(self, count: int) -> tuple[Cell, ...]:
+        """The cell of each of `count` layers."""
+        return tuple(self.normal if kind == "normal" else self.reduce for kind in plan(count))
+
+
+@dataclass(frozen=True)
+class UntiedDartsGenotype(Genotype):
+    """One cell for each layer."""
+
+    cells: tuple[Cell, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "cells", tuple(canonical(cell, f"cells[{i}]") for i, cell in enumerate(self.cells)))
+
+    def __str__(self) -> str:
+        return f"Genotype(cells={[list(cell) for cell in self.cells]}, concat=range(2, 6))"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        return cls(genotypes.untied_cells(text))
+
+    def operations(self) -> dict[str, int]:
+        """Counts over all cells, eight for each."""
+        return dict(Counter(name for cell in self.cells for name, _ in cell))
+
+    def layers(self, count: int) -> tuple[Cell, ...]:
+        """The cell of each layer; raises UserError where the network has another number of them."""
+        if count != len(self.cells):
+            raise UserError(f"retrain.layers={count}", f"the genotype has cells for {len(self.cells)} layers",
+                            f"set retrain.layers={len(self.cells)} or null")
+        return self.cells
+
+
+def read(text: str) -> DartsGenotype | UntiedDartsGenotype:
+    """A tied or an untied genotype, or the published one that `text` names."""
+    text = resolve(text, "darts")
+    return UntiedDartsGenotype.parse(text) if genotypes.is_untied(text) else DartsGenotype.parse(text)
+
+
+def canonical(cell: Cell, where: str) -> Cell:
+    """The pairs in the order of nodes and predecessors; raises UserError unless they form a cell."""
+    pairs = [(str(name), int(pred)) for name, pred in cell]
+    if len(pairs) != 2 * len(NODES):
+        raise UserError(f"genotype, {where}", f"has {len(pairs)} pairs instead of 8", genotypes.DARTS_FORM)
+    out: list[tuple[str, int]] = []
+    for j, node in enumerate(NODES):
+        two = pairs[2 * j:2 * j + 2]
+        for name, pred in two:
+            ops.known(name, f"genotype, {where}, node {node}")
+            if name == "none":
+                raise UserError(f"genotype, {where}, node {node}", "none cannot be selected", "name another operation")
+            if not 0 <= pred < node:
+                raise UserError(f"genotype, {where}, node {node}", f"{pred} is no earlier node",
+                                f"predecessors of node {node} are 0 to {node - 1}")
+        if two[0][1] == two[1][1]:
+            raise UserError(f"genotype, {where}, node {node}", f"both pairs have predecessor {two[0][1]}",
+                            "the two edges of a node leave two different nodes")
+        out += sorted(two, key=lambda pair: pair[1])
+    return tuple(out)

@@ -1,0 +1,169 @@
+"""NAS-Bench-201: one cell of four nodes and six edges, five operations, 15,625 cells.
+
+Node 0 is the input and node 3 the output; node j = sum over i < j of op_ij(node i). Edges in the order of the
+architecture string: 0->1, 0->2, 1->2, 0->3, 1->3, 2->3. Text form `|op~0|+|op~0|op~1|+|op~0|op~1|op~2|`, with the
+predecessor after `~`. `none` may be selected: the largest of all five weights is taken on each edge.
+
+Macro structure: stem (3x3 convolution to C channels, BN), three stages of N cells at C, 2C, 4C channels, a residual
+block of stride 2 before stages 2 and 3, then BN, ReLU, global average pool, linear. With N = 5, C = 16 and 10 classes
+a network has 73,306 + 28,000 (1x1 convolution edges) + 243,040 (3x3 convolution edges) parameters.
+
+Source: X. Dong and Y. Yang, NAS-Bench-201, ICLR 2020, sections 2.1 and 2.2; released code.
+
+Deviations
+1. Convolutions have no bias where batch norm has no affine part (one later version of the released supernet has).
+2. Residual blocks accept odd sizes (see ops.py); the benchmark's sizes are even.
+
+Shapes: a["cell"] (6, operations), mix["cell"] (3 N, 6, operations); network x (n, 3, h, w) -> (n, classes).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nasx.errors import UserError
+from nasx.spaces import genotypes, ops
+from nasx.spaces.base import Genotype, Logits, Network, Space, Supernet, Tree
+from nasx.spaces.choose import best
+from nasx.spaces.network import no_drop_path, plain_only
+from nasx.spaces.published import resolve
+
+if TYPE_CHECKING:
+    from nasx.settings import Positive
+
+OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
+EDGES = genotypes.NB201_EDGES
+"""(source, target) in the order of the architecture string."""
+
+
+@dataclass(frozen=True)
+class Nb201Genotype(Genotype):
+    """Six operations in the order of the architecture string."""
+
+    ops: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "ops", tuple(self.ops))
+        if len(self.ops) != len(EDGES):
+            raise UserError("genotype", f"has {len(self.ops)} operations instead of 6", genotypes.NB201_FORM)
+        for place, name in enumerate(self.ops, start=1):
+            ops.known(name, f"genotype, operation {place}")
+
+    def __str__(self) -> str:
+        word = [f"{name}~{source}" for name, (source, _) in zip(self.ops, EDGES, strict=True)]
+        return f"|{word[0]}|+|{'|'.join(word[1:3])}|+|{'|'.join(word[3:])}|"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        return cls(genotypes.nb201_cell(resolve(text, "nb201")))
+
+    def operations(self) -> dict[str, int]:
+        return dict(Counter(self.ops))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Nb201(Space):
+    """NAS-Bench-201. `layers` counts the cells of one stage of the supernet, `channels` those of its first stage."""
+
+    layers: Positive = 5
+    channels: Positive = 16
+    operations: tuple[str, ...] = OPERATIONS
+    batch_norm: Literal["batch", "tracked"] = "batch"
+    affine: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "operations", tuple(self.operations))
+        ops.check(self.operations, "space.operations")
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {"cell": (len(EDGES), len(self.operations))}
+
+    def cells(self) -> dict[str, int]:
+        return {"cell": 3 * self.layers}
+
+    @property
+    def groups(self) -> tuple[tuple[str, ...], ...]:
+        return (("cell",),)
+
+    def supernet(self, classes: int, *, naive: bool = False) -> Supernet:
+        from nasx.spaces.supernet import Nb201Supernet
+
+        return Nb201Supernet(self, classes, naive=naive)
+
+    def discretize(self, mix: Tree) -> Nb201Genotype:
+        rows = mix["cell"].detach().cpu()
+        assert rows.shape[1:] == (len(EDGES), len(self.operations)), rows.shape
+        return Nb201Genotype(tuple(self.operations[best(row)] for row in rows[0].tolist()))
+
+    def encode(self, genotype: Genotype) -> Tree:
+        assert isinstance(genotype, Nb201Genotype)
+        chosen = torch.tensor([self.operations.index(name) for name in genotype.ops])
+        hot = F.one_hot(chosen, len(self.operations)).to(torch.get_default_dtype())
+        return {"cell": hot.expand(3 * self.layers, -1, -1).clone()}
+
+    def sample(self, gen: torch.Generator) -> Nb201Genotype:
+        chosen = torch.randint(len(self.operations), (len(EDGES),), generator=gen, device=gen.device)
+        return Nb201Genotype(tuple(self.operations[i] for i in chosen.tolist()))
+
+    def parse(self, text: str) -> Nb201Genotype:
+        genotype = Nb201Genotype.parse(text)
+        for name, (source, target) in zip(genotype.ops, EDGES, strict=True):
+            if name not in self.operations:
+                raise UserError(f"genotype, edge {source}->{target}", f"this space has no operation {name}",
+                                f"it has {', '.join(self.operations)}")
+        return genotype
+
+    def size(self) -> int:
+        return len(self.operations) ** len(EDGES)
+
+    def network(self, genotype: Genotype, classes: int, *, layers: int | None = None, channels: int | None = None,
+                stem: str = "cifar", auxiliary: bool = False) -> Nb201Network:
+        """The benchmark's network: 5 cells a stage and 16 channels where `layers` and `channels` are None."""
+        assert isinstance(genotype, Nb201Genotype)
+        plain_only(stem, auxiliary, "nb201")
+        return Nb201Network(genotype, classes, layers or 5, channels or 16)
+
+
+class Nb201Cell(nn.Module):
+    """A discrete cell: `ops` in the order of the architecture string."""
+
+    def __init__(self, genotype: Nb201Genotype, channels: int) -> None:
+        super().__init__()
+        self.ops = nn.ModuleList([ops.build(name, channels) for name in genotype.ops])
+
+    def forward(self, x: Tensor, gen: torch.Generator | None = None) -> Tensor:
+        nodes: list[Tensor] = [x]
+        edge = iter(self.ops)
+        for target in (1, 2, 3):
+            outputs = [next(edge)(nodes[source], gen) for source in range(target)]
+            nodes.append(sum(outputs[1:], start=outputs[0]))
+        return nodes[3]
+
+
+class Nb201Network(Network):
+    """Stem, three stages of cells with residual blocks between them, BN, ReLU, pool, linear."""
+
+    def __init__(self, genotype: Nb201Genotype, classes: int, layers: int, channels: int) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels))
+        self.blocks = nn.ModuleList()
+        for stage in range(3):
+            width = channels * 2**stage
+            if stage:
+                self.blocks.append(ops.ResidualBlock(width // 2, width))
+            self.blocks.extend(Nb201Cell(genotype, width) for _ in range(layers))
+        self.norm = nn.BatchNorm2d(4 * channels)
+        self.classifier = nn.Linear(4 * channels, classes)
+
+    def forward(self, x: Tensor, *, drop_path: float = 0.0, gen: torch.Generator | None = None) -> Logits:
+        no_drop_path(drop_path, "nb201")
+        x = self.stem(x)
+        for block in self.blocks:
+            x = block(x, gen)
+        return Logits(self.classifier(F.relu(self.norm(x)).mean((2, 3))))

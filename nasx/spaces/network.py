@@ -1,0 +1,200 @@
+"""Discrete networks of the DARTS space, for CIFAR-like and ImageNet-like images, and what a network costs.
+
+A cell has two inputs (nodes 0 and 1: the outputs of the cell before last and of the last one), four nodes (2 to 5),
+each the sum of two operations on earlier nodes, and as output the concatenation of the four. Cells at L // 3 and
+2 L // 3 are reductions: channels double there and operations on nodes 0 and 1 have stride 2. Both inputs pass a
+ReLU-conv1x1-BN first; input 0 a FactorizedReduce instead where the cell before it was a reduction.
+
+Stems: `cifar` 3x3 convolution to 3 C, BN, for both inputs. `imagenet` 3x3/2 to C/2, BN, ReLU, 3x3/2 to C, BN for
+input 0 and from there ReLU, 3x3/2, BN for input 1, so that cell 0 sees a reduction behind it. The auxiliary head reads
+the output of cell 2 L // 3 in training. Batch norm is affine and tracked everywhere, pools have none.
+
+Drop-path zeroes an operation's output for each image separately with probability p and divides by 1 - p otherwise;
+identities are left alone (Larsson et al. 2017; released code of DARTS).
+
+Source: H. Liu et al., DARTS, ICLR 2019, appendix A; released code. Parameters of DARTS_V2 at L = 20, C = 36:
+3,349,342 (10 classes), 3,401,272 (100), with the head 3,825,768 and 3,946,908.
+
+Deviations
+1. The final pool is global; the released ImageNet network pools 7x7, the same at 224x224.
+2. As released, the ImageNet auxiliary head has no BN after its 2x2 convolution.
+3. Stem `single`: three 3x3/2 convolutions to 3C/2, 3C, 3C with BN, ReLU between; Single-DARTS gives only their number.
+
+Shapes: x (n, 3, h, w) -> Logits, each (n, classes).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nasx.errors import UserError
+from nasx.spaces import ops
+from nasx.spaces.base import Logits, Network
+from nasx.spaces.genotypes import Cell
+
+
+def plan(layers: int) -> tuple[str, ...]:
+    """"normal" or "reduce" for each cell; one or two layers are all reductions."""
+    return tuple("reduce" if i in (layers // 3, 2 * layers // 3) else "normal" for i in range(layers))
+
+
+class Stem(nn.Module):
+    """Both inputs of cell 0. `width` is their channels; `reduced`: input 0 is twice as large as input 1."""
+
+    def __init__(self, kind: str, channels: int) -> None:
+        super().__init__()
+        if kind not in ("cifar", "imagenet", "single"):
+            raise UserError(f"stem={kind}", "no such stem", "use cifar, imagenet or single")
+        self.width = channels if kind == "imagenet" else 3 * channels
+        self.reduced = kind == "imagenet"
+        if kind == "cifar":
+            self.stem0 = nn.Sequential(*self._conv(3, self.width, 1))
+            self.stem1: nn.Module = nn.Identity()
+            return
+        half, full = self.width // 2, self.width
+        first = [*self._conv(3, half, 2), nn.ReLU(), *self._conv(half, full, 2)]
+        last = [nn.ReLU(), *self._conv(full, full, 2)]
+        self.stem0 = nn.Sequential(*first) if self.reduced else nn.Sequential(*first, *last)
+        self.stem1 = nn.Sequential(*last) if self.reduced else nn.Identity()
+
+    @staticmethod
+    def _conv(c_in: int, c_out: int, stride: int) -> list[nn.Module]:
+        return [nn.Conv2d(c_in, c_out, 3, stride, 1, bias=False), nn.BatchNorm2d(c_out)]
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        before = self.stem0(x)
+        return before, self.stem1(before)
+
+
+class AuxiliaryHead(nn.Module):
+    """ReLU, 5x5 average pool, 1x1 to 128, BN, ReLU, 2x2 to 768, [BN,] ReLU, linear: (n, c, h, w) -> (n, classes).
+
+    Reads maps of 8 to 10 pixels (cifar: pool of stride 3) or 7 to 8 (imagenet: stride 2, no last BN).
+    """
+
+    def __init__(self, channels: int, classes: int, stem: str = "cifar") -> None:
+        super().__init__()
+        large = stem == "imagenet"
+        self.sizes = (7, 8) if large else (8, 9, 10)
+        self.features = nn.Sequential(
+            nn.ReLU(), nn.AvgPool2d(5, stride=2 if large else 3, count_include_pad=False),
+            nn.Conv2d(channels, 128, 1, bias=False), nn.BatchNorm2d(128), nn.ReLU(),
+            nn.Conv2d(128, 768, 2, bias=False), *([] if large else [nn.BatchNorm2d(768)]), nn.ReLU())
+        self.classifier = nn.Linear(768, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.size(2) not in self.sizes or x.size(3) not in self.sizes:
+            raise UserError("auxiliary", f"the auxiliary head reads maps of {self.sizes[0]} to {self.sizes[-1]} "
+                            f"pixels, but those of these images are {x.size(2)}x{x.size(3)}",
+                            "set auxiliary=0, or use images of the size that the stem is made for (32 or 224)")
+        return self.classifier(self.features(x).flatten(1))
+
+
+def dropped(x: Tensor, drop_path: float, gen: torch.Generator | None) -> Tensor:
+    """x (n, c, h, w) with whole images zeroed with probability `drop_path`, the others divided by 1 - drop_path."""
+    keep = 1.0 - drop_path
+    mask = torch.empty(x.size(0), 1, 1, 1, dtype=x.dtype, device=x.device).bernoulli_(keep, generator=gen)
+    return x * (mask / keep)
+
+
+def plain_only(stem: str, auxiliary: bool, space: str) -> None:
+    """Raises UserError for a stem or an auxiliary head that the networks of a tabular space do not have."""
+    if stem != "cifar":
+        raise UserError(f"retrain.stem={stem}", f"networks of {space} have one stem, cifar", "set retrain.stem=cifar")
+    if auxiliary:
+        raise UserError("retrain.auxiliary", f"networks of {space} have no auxiliary head", "set retrain.auxiliary=0")
+
+
+def no_drop_path(drop_path: float, space: str) -> None:
+    """Raises UserError for drop-path in a network that has none."""
+    if drop_path:
+        raise UserError(f"retrain.drop_path={drop_path}", f"networks of {space} have no drop-path",
+                        "set retrain.drop_path=0")
+
+
+class DartsCell(nn.Module):
+    """A discrete cell of eight (operation, predecessor) pairs; inputs of `before` and `last` channels, output 4 C."""
+
+    def __init__(self, pairs: Cell, before: int, last: int, channels: int, *, reduction: bool, reduced: bool) -> None:
+        super().__init__()
+        self.preprocess0 = (ops.FactorizedReduce(before, channels) if reduced else ops.ReLUConvBN(before, channels))
+        self.preprocess1 = ops.ReLUConvBN(last, channels)
+        self.predecessors = tuple(pred for _, pred in pairs)
+        self.ops = nn.ModuleList(
+            [ops.build(name, channels, 2 if reduction and pred < 2 else 1) for name, pred in pairs])
+        self.identity = tuple(isinstance(op, ops.Identity) for op in self.ops)
+
+    def forward(self, before: Tensor, last: Tensor, drop_path: float, gen: torch.Generator | None) -> Tensor:
+        nodes = [self.preprocess0(before), self.preprocess1(last)]
+        outputs: list[Tensor] = []
+        for op, pred, identity in zip(self.ops, self.predecessors, self.identity, strict=True):
+            y = op(nodes[pred], gen)
+            outputs.append(y if identity or not drop_path or not self.training else dropped(y, drop_path, gen))
+            if len(outputs) == 2:
+                nodes.append(outputs[0] + outputs[1])
+                outputs = []
+        return torch.cat(nodes[2:], dim=1)
+
+
+class DartsNetwork(Network):
+    """A network of one cell for each layer, `cells` in order; the auxiliary head speaks in training only."""
+
+    def __init__(self, cells: Sequence[Cell], classes: int, channels: int, *, stem: str = "cifar",
+                 auxiliary: bool = False) -> None:
+        super().__init__()
+        kinds = plan(len(cells))
+        self.stem = Stem(stem, channels)
+        before = last = self.stem.width
+        reduced = self.stem.reduced
+        self.cells = nn.ModuleList()
+        self.head_at = 2 * len(cells) // 3
+        self.auxiliary: AuxiliaryHead | None = None
+        for i, (pairs, kind) in enumerate(zip(cells, kinds, strict=True)):
+            reduction = kind == "reduce"
+            channels = 2 * channels if reduction else channels
+            self.cells.append(DartsCell(pairs, before, last, channels, reduction=reduction, reduced=reduced))
+            before, last, reduced = last, 4 * channels, reduction
+            if auxiliary and i == self.head_at:
+                self.auxiliary = AuxiliaryHead(last, classes, stem)
+        self.classifier = nn.Linear(last, classes)
+
+    def forward(self, x: Tensor, *, drop_path: float = 0.0, gen: torch.Generator | None = None) -> Logits:
+        before, last = self.stem(x)
+        scores = None
+        for i, cell in enumerate(self.cells):
+            before, last = last, cell(before, last, drop_path, gen)
+            if self.training and self.auxiliary is not None and i == self.head_at:
+                scores = self.auxiliary(last)
+        return Logits(self.classifier(F.adaptive_avg_pool2d(last, 1).flatten(1)), scores)
+
+
+class Cost(NamedTuple):
+    """Parameters without and with the auxiliary head, and multiply-adds of one image in evaluation."""
+
+    params: int
+    params_with_auxiliary: int
+    macs: int
+
+
+def cost(network: nn.Module, size: int) -> Cost:
+    """What `network` costs on one image of `size` x `size` pixels; it is left as it is.
+
+    Multiply-adds are those of convolutions and linear layers, counted exactly on the meta device (no arithmetic is
+    done); norms, pools and sums are not counted, as is the custom of the field.
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    counts = {name: x.numel() for name, x in network.named_parameters()}
+    total = sum(counts.values())
+    head = sum(n for name, n in counts.items() if name.startswith("auxiliary."))
+    shadow = copy.deepcopy(network).to("meta").eval()
+    dtype = next(shadow.parameters()).dtype
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        shadow(torch.empty(1, 3, size, size, device="meta", dtype=dtype))
+    return Cost(total - head, total, counter.get_total_flops() // 2)

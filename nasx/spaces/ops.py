@@ -1,0 +1,219 @@
+"""The operations of all spaces as plain modules: `forward(x, gen=None)`, x (n, channels, h, w).
+
+Compositions (all convolutions without bias; order as written; spec sections 1.1, 1.4, 1.5):
+
+    none            zeros, spatially strided                                              DARTS, NAS-Bench-201
+    max/avg_pool    3x3, padding 1; the average leaves the padding out of the count       DARTS, NAS-Bench-201
+    skip_connect    identity at stride 1, FactorizedReduce at stride 2                    DARTS
+    sep_conv_k      twice: ReLU, depthwise k (stride on the first), pointwise, BN         DARTS
+    dil_conv_k      ReLU, depthwise k with dilation 2, pointwise, BN                      DARTS
+    noise           fresh N(0, 1) in the shape of the strided input, no gradient          RobustDARTS, S4
+    nor_conv_k      ReLU, convolution, BN                                                 NAS-Bench-201
+    convkxk-bn-relu convolution, BN, ReLU                                                 NAS-Bench-101
+
+Sources: H. Liu et al. 2019 (DARTS), A. Zela et al. 2020 (RobustDARTS), X. Dong and Y. Yang 2020 (NAS-Bench-201),
+C. Ying et al. 2019 (NAS-Bench-101), and their released code.
+
+Deviations
+1. `none` returns exact zeros; the released code multiplies by 0, which lets a NaN through.
+2. FactorizedReduce accepts odd sizes: the shifted copy is padded by one zero row and column at the far end, which
+   changes nothing at even sizes. The released code fails there.
+3. `noise` draws from a generator that is handed in, so that one batch seed fixes a whole forward pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nasx.errors import UserError
+
+Norm = Callable[[int], nn.Module]
+Generator = torch.Generator | None
+
+
+def batch_norm(*, affine: bool = True, tracked: bool = True, momentum: float = 0.1) -> Norm:
+    """A maker of batch-norm layers: channels -> layer. Not `tracked`: batch statistics in evaluation too."""
+    return partial(nn.BatchNorm2d, affine=affine, track_running_stats=tracked, momentum=momentum)
+
+
+class Identity(nn.Module):
+    """x itself."""
+
+    def forward(self, x: Tensor, gen: Generator = None) -> Tensor:
+        return x
+
+
+class Zero(nn.Module):
+    """Zeros in the shape of the strided input."""
+
+    def __init__(self, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+
+    def forward(self, x: Tensor, gen: Generator = None) -> Tensor:
+        return torch.zeros_like(x[:, :, :: self.stride, :: self.stride])
+
+
+class Noise(nn.Module):
+    """Fresh N(0, 1) in the shape of the strided input, in training and evaluation; no gradient reaches x."""
+
+    def __init__(self, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+
+    def forward(self, x: Tensor, gen: Generator = None) -> Tensor:
+        shape = x[:, :, :: self.stride, :: self.stride].shape
+        return torch.randn(shape, generator=gen, dtype=x.dtype, device=x.device)
+
+
+class Pool(nn.Module):
+    """3x3 pooling with padding 1; followed by a norm only in the DARTS supernets."""
+
+    def __init__(self, kind: str, channels: int, stride: int, norm: Norm | None = None) -> None:
+        super().__init__()
+        self.pool = nn.MaxPool2d(3, stride, 1) if kind == "max" else nn.AvgPool2d(3, stride, 1, count_include_pad=False)
+        self.norm = None if norm is None else norm(channels)
+
+    def forward(self, x: Tensor, gen: Generator = None) -> Tensor:
+        x = self.pool(x)
+        return x if self.norm is None else self.norm(x)
+
+
+class ReLUConvBN(nn.Module):
+    """ReLU, convolution (padding kernel // 2), BN."""
+
+    def __init__(self, c_in: int, c_out: int, kernel: int = 1, stride: int = 1, norm: Norm = nn.BatchNorm2d) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(c_in, c_out, kernel, stride, kernel // 2, bias=False)
+        self.norm = norm(c_out)
+
+    def forward(self, x: Tensor, gen: Generator = None) -> Tensor:
+        return self.norm(self.conv(F.relu(x)))
+
+
+class ConvBNReLU(nn.Module):
+    """Convolution (padding kernel // 2), BN, ReLU: the order of NAS-Bench-101."""
+
+    def __init__(self, c_in: int, c_out: int, kernel: int = 1, stride: int = 1, norm: Norm = nn.BatchNorm2d) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(c_in, c_out, kernel, stride, kernel // 2, bias=False)
+        self.norm = norm(c_out)
+
+    def forward(self, x: Tensor, gen: Generator = None) -> Tensor:
+        return F.relu(self.norm(self.conv(x)))
+
+
+class SepConv(nn.Module):
+    """Two stacked blocks of ReLU, depthwise kxk, pointwise, BN; only the first depthwise has the stride."""
+
+    def __init__(self, channels: int, kernel: int, stride: int, norm: Norm = nn.BatchNorm2d) -> None:
+        super().__init__()
+        pad = kernel // 2
+        self.depthwise1 = nn.Conv2d(channels, channels, kernel, stride, pad, groups=channels, bias=False)
+        self.pointwise1 = nn.Conv2d(channels, channels, 1, bias=False)
+        self.norm1 = norm(channels)
+        self.depthwise2 = nn.Conv2d(channels, channels, kernel, 1, pad, groups=channels, bias=False)
+        self.pointwise2 = nn.Conv2d(channels, channels, 1, bias=False)
+        self.norm2 = norm(channels)
+
+    def forward(self, x: Tensor, gen: Generator = None) -> Tensor:
+        x = self.norm1(self.pointwise1(self.depthwise1(F.relu(x))))
+        return self.norm2(self.pointwise2(self.depthwise2(F.relu(x))))
+
+
+class DilConv(nn.Module):
+    """ReLU, depthwise kxk with dilation 2, pointwise, BN."""
+
+    def __init__(self, channels: int, kernel: int, stride: int, norm: Norm = nn.BatchNorm2d) -> None:
+        super().__init__()
+        self.depthwise = nn.Conv2d(channels, channels, kernel, stride, kernel - 1, dilation=2, groups=channels,
+                                   bias=False)
+        self.pointwise = nn.Conv2d(channels, channels, 1, bias=False)
+        self.norm = norm(channels)
+
+    def forward(self, x: Tensor, gen: Generator = None) -> Tensor:
+        return self.norm(self.pointwise(self.depthwise(F.relu(x))))
+
+
+class FactorizedReduce(nn.Module):
+    """ReLU, two 1x1 convolutions of stride 2 side by side, the second on the input shifted by one pixel, BN."""
+
+    def __init__(self, c_in: int, c_out: int, norm: Norm = nn.BatchNorm2d) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(c_in, c_out // 2, 1, 2, bias=False)
+        self.conv2 = nn.Conv2d(c_in, c_out - c_out // 2, 1, 2, bias=False)
+        self.norm = norm(c_out)
+
+    def forward(self, x: Tensor, gen: Generator = None) -> Tensor:
+        x = F.relu(x)
+        shifted = F.pad(x, (0, x.size(3) % 2, 0, x.size(2) % 2))[:, :, 1:, 1:]
+        return self.norm(torch.cat([self.conv1(x), self.conv2(shifted)], dim=1))
+
+
+class ResidualBlock(nn.Module):
+    """NAS-Bench-201's block between stages: two ReLU-conv3x3-BN (the first of stride 2) plus a pooled 1x1 shortcut."""
+
+    def __init__(self, c_in: int, c_out: int, norm: Norm = nn.BatchNorm2d) -> None:
+        super().__init__()
+        self.conv_a = ReLUConvBN(c_in, c_out, 3, 2, norm)
+        self.conv_b = ReLUConvBN(c_out, c_out, 3, 1, norm)
+        self.pool = nn.AvgPool2d(2, 2)
+        self.shortcut = nn.Conv2d(c_in, c_out, 1, bias=False)  # no BN on the shortcut, as released
+
+    def forward(self, x: Tensor, gen: Generator = None) -> Tensor:
+        # an odd map loses its last row in the pooling but not in the strided convolution: pad by repetition
+        pooled = self.pool(F.pad(x, (0, x.size(3) % 2, 0, x.size(2) % 2), mode="replicate"))
+        return self.conv_b(self.conv_a(x)) + self.shortcut(pooled)
+
+
+def _skip(channels: int, stride: int, norm: Norm, pool_norm: Norm | None) -> nn.Module:
+    return Identity() if stride == 1 else FactorizedReduce(channels, channels, norm)
+
+
+Maker = Callable[[int, int, Norm, Norm | None], nn.Module]
+
+OPERATIONS: dict[str, Maker] = {
+    "none": lambda c, s, norm, pool_norm: Zero(s),
+    "noise": lambda c, s, norm, pool_norm: Noise(s),
+    "max_pool_3x3": lambda c, s, norm, pool_norm: Pool("max", c, s, pool_norm),
+    "avg_pool_3x3": lambda c, s, norm, pool_norm: Pool("avg", c, s, pool_norm),
+    "skip_connect": _skip,
+    "sep_conv_3x3": lambda c, s, norm, pool_norm: SepConv(c, 3, s, norm),
+    "sep_conv_5x5": lambda c, s, norm, pool_norm: SepConv(c, 5, s, norm),
+    "dil_conv_3x3": lambda c, s, norm, pool_norm: DilConv(c, 3, s, norm),
+    "dil_conv_5x5": lambda c, s, norm, pool_norm: DilConv(c, 5, s, norm),
+    "nor_conv_1x1": lambda c, s, norm, pool_norm: ReLUConvBN(c, c, 1, s, norm),
+    "nor_conv_3x3": lambda c, s, norm, pool_norm: ReLUConvBN(c, c, 3, s, norm),
+    "maxpool3x3": lambda c, s, norm, pool_norm: Pool("max", c, s),
+    "conv3x3-bn-relu": lambda c, s, norm, pool_norm: ConvBNReLU(c, c, 3, s, norm),
+    "conv1x1-bn-relu": lambda c, s, norm, pool_norm: ConvBNReLU(c, c, 1, s, norm),
+}
+
+
+def build(name: str, channels: int, stride: int = 1, *, affine: bool = True, tracked: bool = True,
+          momentum: float = 0.1, pool_norm: bool = False) -> nn.Module:
+    """The operation `name` at equal input and output width. `pool_norm`: a norm after DARTS' pools (supernets only)."""
+    known(name, "operation")
+    norm = batch_norm(affine=affine, tracked=tracked, momentum=momentum)
+    return OPERATIONS[name](channels, stride, norm, norm if pool_norm else None)
+
+
+def known(name: str, where: str) -> None:
+    """Raises UserError unless `name` is an operation."""
+    if name not in OPERATIONS:
+        raise UserError(f"{where}={name!r}", "no such operation", f"use one of {', '.join(OPERATIONS)}")
+
+
+def check(names: tuple[str, ...], where: str) -> None:
+    """Raises UserError unless `names` are one or more different operations."""
+    if not names:
+        raise UserError(f"{where}=[]", "a space needs operations", f"choose from {', '.join(OPERATIONS)}")
+    for name in names:
+        known(name, where)
+    if len(set(names)) < len(names):
+        raise UserError(f"{where}={list(names)}", "an operation is listed twice", "list each operation once")

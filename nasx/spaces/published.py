@@ -1,0 +1,48 @@
+"""Cells that were published, as facts: name, source, space, text.
+
+The data are in published.yaml beside this file. A name stands for its text wherever a genotype is read
+(`nasx retrain genotype=DARTS_V2`). Only cells of the spaces of this package are listed: NASNet and AmoebaNet have
+five nodes and other outputs.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from nasx.errors import UserError
+
+DATA = Path(__file__).with_name("published.yaml")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """One published cell. `space` is darts, nb201 or nb1shot1; `text` its genotype as the source writes it."""
+
+    name: str
+    space: str
+    source: str
+    text: str
+
+
+@cache
+def cells() -> dict[str, Published]:
+    """All published cells by name, in the order of the file."""
+    import yaml
+
+    rows = yaml.safe_load(DATA.read_text(encoding="utf-8"))
+    return {row["name"]: Published(**row) for row in rows}
+
+
+def resolve(text: str, space: str) -> str:
+    """`text` itself, or the genotype that it names; raises UserError for a word that names no cell of `space`."""
+    word = text.strip() if isinstance(text, str) else ""
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_\-]{0,60}", word):
+        return text
+    known = {cell.name.lower(): cell for cell in cells().values() if cell.space == space}
+    if word.lower() not in known:
+        raise UserError(f"genotype={word}", f"no published cell of this space ({space}) has that name",
+                        f"write the genotype itself, or one of {', '.join(c.name for c in known.values())}")
+    return known[word.lower()].text

@@ -1,0 +1,152 @@
+"""Small real supernets in float64, and the mapping of their merged weights onto plain modules."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nasx.bilevel import Batch, Search, Tree
+from nasx.relaxed import RelaxedProblem, weights
+from nasx.spaces import banks
+from nasx.spaces.base import Space, Supernet
+from nasx.spaces.bundle import EdgeBundle, RelaxedCell
+from nasx.spaces.darts import Darts
+from nasx.spaces.nb1shot1 import Nb1Shot1
+from nasx.spaces.nb201 import Nb201
+from reference import supernets
+
+
+def softmax(logits: Tensor) -> Tensor:
+    return torch.softmax(logits, -1)
+
+
+def batch(seed: int, n: int = 4, size: int = 16, classes: int = 10) -> Batch:
+    gen = torch.Generator().manual_seed(seed)
+    x = torch.randn(n, 3, size, size, generator=gen, dtype=torch.float64)
+    return Batch(x, torch.randint(classes, (n,), generator=gen), seed)
+
+
+def build(space: Space, *, naive: bool = False, seed: int = 0) -> Supernet:
+    torch.manual_seed(seed)
+    return space.supernet(10, naive=naive).double()
+
+
+def mixture(space: Space, seed: int = 0, scale: float = 1.0) -> Tree:
+    """A random mixture with a copy of its own for each cell, as leaves."""
+    gen = torch.Generator().manual_seed(seed)
+    a = {k: scale * torch.randn(shape, generator=gen, dtype=torch.float64) for k, shape in space.shapes().items()}
+    mix = space.relax(a, softmax)
+    return {k: (x + 0.05 * torch.rand(x.shape, generator=gen, dtype=torch.float64)).detach().requires_grad_()
+            for k, x in mix.items()}
+
+
+def search(space: Space, *, seed: int = 0, lr: float = 0.05, momentum: float = 0.0, **settings: Any) -> Search:
+    """A search on a small float64 supernet, plain SGD on both trees."""
+    net = build(space, seed=seed)
+    problem = RelaxedProblem(space, net, softmax)
+    gen = torch.Generator().manual_seed(seed)
+    a = {k: torch.randn(shape, generator=gen, dtype=torch.float64).requires_grad_() for k, shape in space.shapes().items()}
+    w = weights(net)
+    return Search(problem, w, a, torch.optim.SGD(w.values(), lr=lr, momentum=momentum),
+                  torch.optim.SGD(a.values(), lr=1.0), clip=None, **settings)
+
+
+# ------------------------------------------------------------------------------------- merged weights -> modules
+def put(conv: Any, value: Tensor) -> None:
+    with torch.no_grad():
+        assert conv.weight.shape == value.shape, (conv.weight.shape, value.shape)
+        conv.weight.copy_(value)
+
+
+def put_norm(norm: Any, source: banks.Norm, part: slice | None = None) -> None:
+    if source.weight is not None and source.bias is not None:
+        with torch.no_grad():
+            norm.weight.copy_(source.weight if part is None else source.weight[part])
+            norm.bias.copy_(source.bias if part is None else source.bias[part])
+
+
+def put_operation(op: nn.Module, bank: banks.Bank, i: int) -> None:
+    part = bank.part(i)
+    match bank:
+        case banks.Conv() | banks.ConvNormReLU():
+            put(op.conv, bank.weight[part])
+            put_norm(op.norm, bank.norm, part)
+        case banks.FactorizedReduce():
+            half = bank.part(i, bank.channels // 2)
+            put(op.conv1, bank.weight1[half])
+            put(op.conv2, bank.weight2[half])
+        case banks.Separable() if bank.depth == 1:
+            put(op.depthwise, bank.depthwise[0][part])
+            put(op.pointwise, bank.pointwise[0][part])
+        case banks.Separable():
+            for block in range(2):
+                put(getattr(op, f"depthwise{block + 1}"), bank.depthwise[block][part])
+                put(getattr(op, f"pointwise{block + 1}"), bank.pointwise[block][part])
+
+
+def put_bundle(edges: nn.ModuleList, bundle: EdgeBundle) -> None:
+    for bank, pairs in zip(bundle.banks, bundle.members, strict=True):
+        for i, (local, column) in enumerate(pairs):
+            put_operation(edges[bundle.edges[local].index].ops[column], bank, i)
+
+
+def reference(space: Space, net: Any, **settings: Any) -> nn.Module:
+    """The naive reference supernet with the weights of `net`."""
+    match space:
+        case Nb201():
+            ref: Any = supernets.Nb201Supernet(channels=space.channels, n=space.layers, affine=space.affine).double()
+            put(ref.stem[0], net.stem.weight)
+            for ours, theirs in zip(net.reductions.values(), ref.reductions, strict=True):
+                put(theirs.conv_a.conv, ours.conv1.weight)
+                put(theirs.conv_b.conv, ours.conv2.weight)
+                put(theirs.shortcut, ours.shortcut)
+        case Darts():
+            ref = supernets.DartsSupernet(channels=space.channels, layers=space.layers, k=space.partial, stem=space.stem,
+                                          normal=space.edge_operations("normal"),
+                                          reduce=space.edge_operations("reduce")).double()
+            if space.stem == "cifar":
+                put(ref.stem[0], net.stem0.weight)
+            else:
+                put(ref.stem0[0], net.stem0[0].weight)
+                put(ref.stem0[3], net.stem0[1].weight)
+                put(ref.stem1[1], net.stem1.weight)
+            for theirs, pre0, pre1 in zip(ref.cells, net.pre0, net.pre1, strict=True):
+                if isinstance(theirs.preprocess0, supernets.FactorizedReduce):
+                    put(theirs.preprocess0.conv1, pre0.weight1)
+                    put(theirs.preprocess0.conv2, pre0.weight2)
+                else:
+                    put(theirs.preprocess0.conv, pre0.weight)
+                put(theirs.preprocess1.conv, pre1.weight)
+        case Nb1Shot1():
+            ref = supernets.Nb1Shot1Supernet(space.variant, channels=space.channels, layers=space.layers).double()
+            put(ref.stem.conv, net.stem.weight)
+            put(ref.postprocess.conv, net.last.weight)
+            for ours, theirs in zip(net.cells, ref.cells, strict=True):
+                for b in range(space.blocks):
+                    put_operation(theirs.projections[b], ours.project, b)
+                put(theirs.projections[-1].conv, ours.project.weight[space.blocks * ours.project.channels:])
+                for b, bundle in enumerate(ours.bundles):
+                    for bank, pairs in zip(bundle.banks, bundle.members, strict=True):
+                        put_operation(theirs.edges[b].ops[pairs[0][1]], bank, 0)
+        case _:
+            raise AssertionError(space)
+    for ours, theirs in zip(net.cells, ref.cells, strict=True):
+        if isinstance(ours, RelaxedCell):
+            for bundle in ours.bundles:
+                put_bundle(theirs.edges, bundle)
+    put(ref.classifier, net.classifier.weight)
+    with torch.no_grad():
+        ref.classifier.bias.copy_(net.classifier.bias)
+    return ref
+
+
+def renamed(mix: Tree) -> Tree:
+    """Names of the reference supernets, whose operation weights do not contain the edge weights."""
+    mix = dict(mix)
+    for kind in ("normal", "reduce"):
+        if f"{kind}.edge" in mix:
+            mix[kind] = mix[kind] / mix[f"{kind}.edge"].transpose(1, 2)
+    names = {"normal.edge": "normal_edges", "reduce.edge": "reduce_edges"} | {f"input_{b}": f"inputs{b}" for b in range(2, 6)}
+    return {names.get(k, k): x for k, x in mix.items()}
