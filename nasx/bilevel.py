@@ -183,11 +183,12 @@ class Search:
         return outcome
 
     def descend_w(self, g: Tree) -> None:
-        """Clip `g` and let the weight optimizer take its step."""
-        for k, x in self.w.items():
-            x.grad = g[k].detach()
+        """Clip `g` (which stays as it is) and let the weight optimizer take its step."""
+        moves = [g[k].detach() for k in self.w]
         if self.clip is not None:
-            torch.nn.utils.clip_grad_norm_(list(self.w.values()), self.clip, foreach=True)
+            moves = list(torch._foreach_mul(moves, (self.clip / (norm(g) + 1e-6)).clamp(max=1.0)))
+        for x, move in zip(self.w.values(), moves, strict=True):
+            x.grad = move
         self.w_opt.step()
         self.w_opt.zero_grad(set_to_none=True)
 
@@ -221,7 +222,8 @@ class Search:
         """Copies of the weights and momentum buffers, for methods that take real steps and come back."""
         state = self.w_opt.state
         buffers = [state[x].get("momentum_buffer") if x in state else None for x in self.w.values()]
-        return Snapshot([x.detach().clone() for x in self.w.values()], [None if b is None else b.clone() for b in buffers])
+        return Snapshot([x.detach().clone() for x in self.w.values()],
+                        [None if b is None else b.clone() for b in buffers])
 
     def restore_w(self, saved: Snapshot, *, momentum: bool = True) -> None:
         """Put the saved weights (and momentum buffers) back, bit for bit."""

@@ -6,92 +6,24 @@ Nothing here names a method, a space or a benchmark.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from nasx import config, machine, records
+from nasx import config, ending, records
 from nasx.bilevel import Search, Tree, detached
 from nasx.data.augment import Augment
 from nasx.data.stream import Stream, device_images, evaluation, hashed, splits
 from nasx.errors import UserError
-from nasx.progress import Display, duration, text
+from nasx.progress import Display, text
 from nasx.relaxed import RelaxedProblem, weights
 from nasx.search import Loop
+from nasx.session import Config, Result, Session, session
 
 log = logging.getLogger("nasx")
-Config = Mapping[str, Any]
-Result = dict[str, Any]
-
-
-@dataclass
-class Session:
-    """A run folder held by this process, its device, and the time that the run has taken so far."""
-
-    run: records.Run
-    device: torch.device
-    config: Config
-    info: Config
-    signals: machine.Signals
-    started: str = field(default_factory=records.now)
-    before_s: float = 0.0
-    began: float = field(default_factory=time.monotonic)
-    saved: float = field(default_factory=time.monotonic)
-
-    @property
-    def elapsed_s(self) -> float:
-        """Seconds of work, over all starts of this run."""
-        return self.before_s + time.monotonic() - self.began
-
-    def save(self, state: Mapping[str, Any], step: int, rows: int) -> None:
-        """Write a checkpoint that remembers how many metrics rows belong to it."""
-        self.run.save({**state, "rows": rows, "elapsed_s": self.elapsed_s, "started": self.started}, step)
-        self.saved = time.monotonic()
-
-    def resume(self) -> dict[str, Any] | None:
-        """The newest readable checkpoint; metrics written after it are dropped."""
-        state = self.run.load(self.device)
-        if state is None:
-            self.run.keep_rows(0)
-            return None
-        self.run.keep_rows(state["rows"])
-        self.before_s, self.started = state["elapsed_s"], state["started"]
-        return state
-
-    def check_signals(self, save: Any) -> None:
-        """After a step: save and stop if a signal asked for it."""
-        if self.signals.asked is not None:
-            save()
-            raise machine.StopRequested(self.signals.asked)
-
-    def record(self, kind: str, **facts: Any) -> Result:
-        """The record of this run, with what every run records."""
-        choices = dict(self.info["choices"])
-        return {"kind": kind, "name": self.run.folder.name, "status": "finished", "command": self.info["command"],
-                "started": self.started, "finished": records.now(), "choices": choices,
-                "overrides": list(self.info["overrides"]), "seed": self.config["seed"],
-                "identity": config.identity(self.config), "family": config.identity({**self.config, "seed": None}),
-                **facts, "wall_s": round(self.elapsed_s, 3), "peak_mb": machine.peak_mb(self.device),
-                "hardware": machine.hardware(self.device), "versions": machine.versions(), "commit": machine.commit()}
-
-
-@contextlib.contextmanager
-def session(cfg: Config, info: Config) -> Iterator[Session]:
-    """Open (or create) the run folder of a configuration, and set the process up for it."""
-    folder = Path(cfg["out"]) / (cfg["name"] or config.run_name(cfg, info["choices"]))
-    device = machine.device(cfg["device"])
-    engine = cfg.get("engine") or {}
-    machine.prepare(device, threads=cfg["threads"], deterministic=cfg["deterministic"], seed=cfg["seed"],
-                    precision=engine.get("precision", "fp32"))
-    extra = {"choices": dict(info["choices"]), "identity": config.identity(cfg)}
-    with records.Run(folder, config.identified(cfg), extra) as run, machine.Signals() as signals:
-        yield Session(run, device, cfg, info, signals)
 
 
 # --------------------------------------------------------------------------------------------------- search
@@ -100,7 +32,7 @@ def search(cfg: Config, info: Config) -> Result:
     with session(cfg, info) as here:
         done = records.finished(here.run.folder)
         if done is not None:
-            log.info("%s: finished on %s; nothing to do", here.run.folder, done.get("finished"))
+            ending.show(done, here.run.folder)
             return done
         return _search(here)
 
@@ -144,7 +76,7 @@ def _search(here: Session) -> Result:
 
     updates = settings.updates_per_epoch or -(-len(w_index) // settings.batch)
     loop = Loop(state, method, supernet, *streams, epochs=settings.epochs, updates_per_epoch=updates, lr=settings.lr,
-                lr_min=settings.lr_min)
+                lr_min=settings.lr_min, warmup=settings.arch_warmup)
     rows = 0
     saved = here.resume()
     if saved is not None:
@@ -187,15 +119,17 @@ def _search(here: Session) -> Result:
                             torch.Generator().manual_seed(hashed(cfg["seed"], "choose")))
         genotype = genotype_of(mix)
         final = evaluate() if method.trains else {}
+        found = lookup(mix)
         result = here.record(
-            "search", protocol=settings.protocol, labels=[name for name in method.labelled if getattr(method, name)], genotype=str(genotype),
-            operations=genotype.operations(), lookup=lookup(mix), reference=reference(benchmark),
+            "search", protocol=settings.protocol, labels=[name for name in method.labelled if getattr(method, name)],
+            genotype=str(genotype), operations=genotype.operations(), lookup=found, reference=reference(benchmark),
             supernet={**final, "params": sum(x.numel() for x in w.values())}, parent=None, test_accuracy=None,
-            params=(lookup(mix) or {}).get("params"), updates=state.updates, passes=problem.passes,
+            params=None if found is None else found["params"], updates=state.updates, passes=problem.passes,
             changed=changed(here))
         records.write_atomic(here.run.folder / "genotype.txt", f"{genotype}\n")
         here.run.finish(result)
     pictures(here.run.folder)
+    ending.show(result, here.run.folder)
     return result
 
 
@@ -223,7 +157,7 @@ def changed(here: Session) -> Result:
     published = here.info.get("published")
     if not published:
         return {}
-    old, new = records.flatten(published), records.flatten(config.identified(here.config))
+    old, new = records.flatten(published), records.flatten(config.identifying(here.config))
     return {k: [old.get(k), new.get(k)] for k in sorted(old.keys() | new.keys())
             if old.get(k) != new.get(k) and k != "seed"}
 
@@ -251,9 +185,11 @@ def retrain(cfg: Config, info: Config) -> Result:
     """Train a found or named genotype from scratch; resumes an unfinished run."""
     from nasx.retrain import train
 
-    with session(cfg, info) as here:
+    with session(cfg, info, "retrain") as here:
         done = records.finished(here.run.folder)
-        return done if done is not None else train(here)
+        result = train(here) if done is None else done
+        ending.show(result, here.run.folder)
+        return result
 
 
 def run(cfg: Config, info: Config) -> Result:
@@ -265,8 +201,3 @@ def run(cfg: Config, info: Config) -> Result:
     folder = Path(cfg["out"]) / found["name"]
     again = {**cfg, "from": str(folder), "genotype": None, "name": f"{cfg['name']}-retrain" if cfg["name"] else None}
     return retrain(again, info)
-
-
-def elapsed(result: Result) -> str:
-    """Time and memory of a run, in words."""
-    return f"{duration(result['wall_s'])}, {result['peak_mb']:.0f} MB on {result['hardware']['name']}"

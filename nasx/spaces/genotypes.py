@@ -318,13 +318,15 @@ def _arch(text: str, offset: int) -> tuple[str, ...]:
         if len(words) != node + 2 or words[0] or words[-1]:
             raise UserError(f"genotype, character {at + 1}", f"node {node} must have {node} operations between |",
                             NB201_FORM)
+        at += 1
         for source, word in enumerate(words[1:-1]):
             name, mark, number = word.partition("~")
             if not mark or number != str(source) or not name:
                 raise UserError(f"genotype, character {at + 1}",
                                 f"{_short(word)} where an operation and ~{source} must stand", NB201_FORM)
             out.append(name)
-        at += len(part) + 1
+            at += len(word) + 1
+        at += 1  # past the +
     return tuple(out)
 
 

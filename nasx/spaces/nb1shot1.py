@@ -59,7 +59,7 @@ from nasx.spaces.network import no_drop_path, plain_only
 from nasx.spaces.published import resolve
 
 if TYPE_CHECKING:
-    from nasx.settings import PositiveFloat, Positive
+    from nasx.settings import Positive, PositiveFloat
 
 OPERATIONS = ("maxpool3x3", "conv3x3-bn-relu", "conv1x1-bn-relu")
 INPUT, OUTPUT, DUMMY = "input", "output", "conv1x1-bn-relu"

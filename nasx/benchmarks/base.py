@@ -1,0 +1,70 @@
+"""What a tabular benchmark is: published accuracies of architectures that somebody else trained.
+
+A benchmark is asked with a genotype and answers with a `Score`, or with None where it does not hold the cell. It knows
+a genotype by its text form (or, for graphs, by the two attributes that describe a graph) and imports no space.
+Accuracies are in percent, as the benchmarks publish them; accuracies that nasx measures itself are fractions.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import Any
+
+DATASETS = ("cifar10", "cifar100", "imagenet16")
+
+# Names under which data sets are known elsewhere -> key of `Score.datasets`.
+_DATASET_NAMES = {
+    "cifar10": "cifar10", "cifar10-valid": "cifar10", "cifar100": "cifar100", "imagenet16": "imagenet16",
+    "imagenet16-120": "imagenet16", "imagenet16_120": "imagenet16",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """What a benchmark publishes for one architecture.
+
+    `datasets` maps cifar10, cifar100, imagenet16 (those that the benchmark has) to ``valid`` and ``test`` (mean over
+    seeds, percent, None where the table lacks it), ``valid_std`` and ``test_std`` (sample standard deviation over
+    seeds, None below two seeds) and ``valid_seeds``, ``test_seeds`` (how many runs the mean is over, None if unknown).
+    `params` and `flops` are those of the 10-class network, `train_s` the seconds of one training on CIFAR-10.
+    """
+
+    benchmark: str
+    protocol: str
+    source: str
+    datasets: dict[str, dict[str, float | None]] = field(default_factory=dict)
+    params: int | None = None
+    flops: int | None = None
+    train_s: float | None = None
+
+    def as_record(self) -> dict[str, Any]:
+        """The `lookup` object of a run's result.json: plain JSON values, accuracies rounded to 1e-4 percent."""
+        record: dict[str, Any] = {"benchmark": self.benchmark, "source": self.source, "protocol": self.protocol}
+        for name, values in self.datasets.items():
+            record[name] = {key: value if value is None else round(value, 4) for key, value in values.items()}
+        record |= {"params": self.params, "flops": self.flops}
+        return record | {"train_s": None if self.train_s is None else round(self.train_s, 1)}
+
+
+class Benchmark(ABC):
+    """A table of published results; concrete benchmarks are frozen keyword-only dataclasses."""
+
+    @abstractmethod
+    def query(self, genotype: object) -> Score | None:
+        """The published results of `genotype`, or None where the table does not hold it (or there is no table)."""
+
+    @abstractmethod
+    def reference(self, dataset: str) -> dict[str, dict[str, float | None]]:
+        """Over the whole table, ``{"valid": {...}, "test": {...}}`` with optimum, median, mean (percent or None).
+
+        `mean` is the expectation of an architecture drawn uniformly. Empty where there is no table for `dataset`.
+        """
+
+    @abstractmethod
+    def info(self) -> dict[str, Any]:
+        """Where the table comes from, its checksum, what each column means, and what is missing: plain values."""
+
+    def dataset_key(self, name: str) -> str | None:
+        """The key in `Score.datasets` of a data set's name as nasx or the benchmark spells it, None if unknown."""
+        return _DATASET_NAMES.get(name.lower())

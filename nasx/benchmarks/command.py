@@ -1,0 +1,205 @@
+"""What `nasx bench` does:
+
+    nasx bench import nb201|nb101 SOURCE [out=FILE]
+    nasx bench query GENOTYPE
+    nasx bench info
+    nasx bench fill [FOLDER]
+
+Each has a function that returns plain values; `main` prints them. A genotype's own text tells which benchmark it
+belongs to, so no space is asked.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from nasx.benchmarks.base import Benchmark, Score
+from nasx.benchmarks.isomorphism import CELLS, canonical, cell_code, cell_text
+from nasx.benchmarks.nb101 import Nb101, graph_hash, graph_of, prune
+from nasx.benchmarks.nb101_import import import_nb101
+from nasx.benchmarks.nb201 import Nb201
+from nasx.benchmarks.nb201_import import import_nb201
+from nasx.benchmarks.store import Say, silent, write_atomically
+from nasx.errors import UserError
+
+IMPORTS: dict[str, Callable[..., dict[str, Any]]] = {"nb201": import_nb201, "nb101": import_nb101}
+Row = dict[str, Any]
+
+
+def bench_import(kind: str, path: str, out: str | None = None, say: Say = silent) -> dict[str, Any]:
+    """Convert a published benchmark into nasx's table. `kind` is nb201 or nb101; `say` is told the progress.
+
+    Returns the summary of the table that was written. Raises UserError; an old table is then left as it was.
+    """
+    if kind not in IMPORTS:
+        raise UserError(f"bench import {kind}", "there is no such benchmark", f"choose one of {', '.join(IMPORTS)}")
+    return IMPORTS[kind](path, out, say=say)
+
+
+def bench_info() -> list[dict[str, Any]]:
+    """For each benchmark: its table's source, checksum, columns, what is missing, and reference values."""
+    benchmarks: list[tuple[Benchmark, tuple[str, ...]]] = [
+        (Nb201(), ("cifar10", "cifar100", "imagenet16")), (Nb101(), ("cifar10",))]
+    return [{**benchmark.info(), "reference": {name: benchmark.reference(name) for name in names}}
+            for benchmark, names in benchmarks]
+
+
+def bench_query(genotype_text: str) -> dict[str, Any]:
+    """What is published for a genotype given as text: a NAS-Bench-201 string, its six digits, or a graph as JSON.
+
+    Returns ``{"benchmark", "genotype", "facts": {name: value}, "rows": [{"dataset", "split", "mean", "std", "runs",
+    "optimum"}], "missing": sentence or None}``. Raises UserError where the text is of neither kind.
+    """
+    text = genotype_text.strip()
+    if re.fullmatch("[0-4]{6}", text):
+        text = cell_text(int(text, 5))
+    return _query_graph(text) if text.startswith("{") else _query_cell(text)
+
+
+def _query_cell(text: str) -> dict[str, Any]:
+    benchmark, code = Nb201(), cell_code(text)
+    term = canonical(text)
+    equals = [cell_text(other) for other in range(CELLS) if canonical(cell_text(other)) == term]
+    score = benchmark.query(text)
+    assert score is not None  # every cell that cell_code accepts has a row
+    facts = {"row": code, "params": score.params, "flops": score.flops, "train_s": score.train_s,
+             "function": term, "cells with this function": len(equals), "source": score.source,
+             "protocol": score.protocol}
+    return {"benchmark": "nb201", "genotype": text, "facts": facts, "rows": _rows(benchmark, score),
+            "missing": benchmark.missing()}
+
+
+def _query_graph(text: str) -> dict[str, Any]:
+    benchmark, graph = Nb101(), graph_of(text)
+    remedy = 'write {"matrix": [[0, 1], [0, 0]], "ops": ["input", "output"]}'
+    try:
+        pruned = prune(*graph) if graph is not None else None
+    except ValueError as error:
+        raise UserError("genotype", str(error), remedy) from error
+    if graph is None:
+        raise UserError("genotype", "this is no graph with a matrix and operations", remedy)
+    if pruned is None:
+        raise UserError("genotype", "the output cannot be reached from the input", "add an edge")
+    score = benchmark.query(text)
+    facts: dict[str, Any] = {"hash": graph_hash(*pruned), "vertices": len(pruned[1]), "edges": sum(map(sum, pruned[0]))}
+    missing = benchmark.missing()
+    if score is None:
+        missing = missing or "the benchmark does not hold this graph"
+        return {"benchmark": "nb101", "genotype": text, "facts": facts, "rows": [], "missing": missing}
+    facts |= {"params": score.params, "train_s": score.train_s, "source": score.source, "protocol": score.protocol}
+    return {"benchmark": "nb101", "genotype": text, "facts": facts, "rows": _rows(benchmark, score), "missing": missing}
+
+
+def _rows(benchmark: Benchmark, score: Score) -> list[Row]:
+    rows = []
+    for dataset, values in score.datasets.items():
+        reference = benchmark.reference(dataset)
+        for split in ("valid", "test"):
+            rows.append({"dataset": dataset, "split": split, "mean": values[split], "std": values[f"{split}_std"],
+                         "runs": values[f"{split}_seeds"], "optimum": reference[split]["optimum"]})
+    return rows
+
+
+def bench_fill(runs_root: str) -> list[Row]:
+    """Add look-ups to the finished search runs below `runs_root` that were recorded without them.
+
+    A run's result.json is replaced in one step, and only where the table in use knows more than the file already
+    says; nothing else in it changes. Returns one row a run: ``{"run", "state"}``, state being filled, kept (it knew as
+    much), no entry (no benchmark holds the genotype), not finished, or unreadable with the reason.
+    """
+    root = Path(runs_root).expanduser()
+    if not root.is_dir():
+        raise UserError(f"runs={runs_root}", "there is no such folder", "name the folder that holds the runs")
+    benchmarks = (Nb201(), Nb101())
+    return [{"run": str(file.parent.relative_to(root)), "state": _fill(file, benchmarks)}
+            for file in sorted(root.rglob("result.json"))]
+
+
+def _fill(file: Path, benchmarks: tuple[Benchmark, ...]) -> str:
+    try:
+        result = json.loads(file.read_text(encoding="utf-8"))
+        kind, status, genotype, old = (result[key] for key in ("kind", "status", "genotype", "lookup"))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        return f"unreadable ({type(error).__name__}: {error})"
+    if kind != "search" or status != "finished" or not isinstance(genotype, str):
+        return "not finished" if kind == "search" else "no search"
+    score = next((score for benchmark in benchmarks if (score := benchmark.query(genotype)) is not None), None)
+    if score is None:
+        return "no entry"
+    new = score.as_record()
+    if _known(new) <= _known(old):
+        return "kept"
+    result["lookup"] = new
+    write_atomically(file, (json.dumps(result, indent=1) + "\n").encode())
+    return "filled"
+
+
+def _known(record: object) -> int:
+    # How many accuracies a look-up states.
+    if not isinstance(record, dict):
+        return -1
+    return sum(values.get(split) is not None for values in record.values() if isinstance(values, dict)
+               for split in ("valid", "test"))
+
+
+# ------------------------------------------------------------------------------------------------ the command line
+USAGE = "nasx bench import nb201|nb101 SOURCE [out=FILE] | query GENOTYPE | info | fill [FOLDER]"
+
+
+def main(words: list[str]) -> int:
+    """Do what `words` (after `nasx bench`) ask for and print it; 0, or 1 where a run could not be read."""
+    match words:
+        case ["import", kind, path]:
+            _show(bench_import(kind, path, say=_tell))
+        case ["import", kind, path, out] if out.startswith("out="):
+            _show(bench_import(kind, path, out.removeprefix("out="), say=_tell))
+        case ["query", text]:
+            found = bench_query(text)
+            _show({"genotype": found["genotype"], **found["facts"]})
+            _grid(found["rows"])
+            print(*([f"note: {found['missing']}"] if found["missing"] else []))
+        case ["info"]:
+            for info in bench_info():
+                _show({key: value for key, value in info.items() if key != "reference"})
+                _grid([{"dataset": name, "split": split, **values} for name, splits in info["reference"].items()
+                       for split, values in splits.items()])
+                print()
+        case ["fill"] | ["fill", _]:
+            rows = bench_fill(words[1] if len(words) > 1 else "outputs")
+            _grid(rows)
+            print(f"{sum(row['state'] == 'filled' for row in rows)} of {len(rows)} runs filled")
+            return int(any(row["state"].startswith("unreadable") for row in rows))
+        case _:
+            raise UserError(f"nasx bench {' '.join(words)}".strip(), "this is not how it is called", USAGE)
+    return 0
+
+
+def _tell(message: str) -> None:
+    print(message, file=sys.stderr)
+
+
+def _show(values: dict[str, Any], indent: str = "") -> None:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            print(f"{indent}{key}:")
+            _show(value, indent + "  ")
+        elif value is not None:
+            print(f"{indent}{key}: {value}")
+
+
+def _grid(rows: list[Row]) -> None:
+    if not rows:
+        return
+    cells = [list(rows[0]), *([_cell(value) for value in row.values()] for row in rows)]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
+    for line in cells:
+        print("  ".join(text.ljust(width) for text, width in zip(line, widths)).rstrip())
+
+
+def _cell(value: object) -> str:
+    return "-" if value is None else f"{value:.2f}" if isinstance(value, float) else str(value)

@@ -1,0 +1,83 @@
+"""Which NAS-Bench-201 cells compute the same function.
+
+A cell is a sum of branches at each node, so its output is a term over the input ``0``: a convolution or pooling edge
+applies itself to a node's term, ``(term)@operation``; a skip edge is the node's term; a zero edge is ``#``; a node is
+the sorted sum of its branches. Cells with the same term are the same network (up to the order of a sum).
+
+Three readings of a zero edge, with the number of classes among the 15,625 cells (enumerated, tests/test_nb201_table):
+
+* ``mark``: a zero edge, or any edge that leaves a node whose only term is zero, is written ``#`` (the reference's
+  ``to_unique_str(consider_zero=True)``, NAS-Bench-201, section 2.1): **6,466** classes.
+* ``operation``: zero is an operation like another, only skip is resolved (``consider_zero=False``): **12,751**.
+* ``delete``: zero branches are left out of a sum: **5,390**; 341 cells then have the term ``#``, that is, their output
+  does not depend on their input.
+
+Deviations: 1. none in the terms. In the ``mark`` reading a *sum* of zeros, such as ``#+#``, does not count as zero
+downstream; that is the reference's rule, and what makes 6,466 larger than 5,390.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Literal
+
+from nasx.errors import UserError
+
+OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
+EDGES = ((1, 0), (2, 0), (2, 1), (3, 0), (3, 1), (3, 2))  # (node, predecessor), in the order of the cell string
+CELLS = len(OPERATIONS) ** len(EDGES)
+Zero = Literal["mark", "operation", "delete"]
+
+_DIGIT = {name: digit for digit, name in enumerate(OPERATIONS)}
+_TOKEN = {f"{name}~{source}": (digit, source) for name, digit in _DIGIT.items() for source in range(3)}
+
+
+@lru_cache(maxsize=CELLS)
+def cell_code(text: str) -> int:
+    """The row of a cell: its six operations as the digits of a base-5 number, the first edge the highest digit.
+
+    Raises UserError where `text` is not a NAS-Bench-201 cell such as ``|a~0|+|b~0|c~1|+|d~0|e~1|f~2|``.
+    """
+    nodes = text.strip().split("+")
+    tokens = [token for node in nodes for token in node.split("|")[1:-1]]
+    code = 0
+    for token, (_, source) in zip(tokens, EDGES):
+        digit, found = _TOKEN.get(token, (0, -1))
+        if found != source:
+            break
+        code = 5 * code + digit
+    else:
+        if len(tokens) == len(EDGES) and text.strip() == cell_text(code):
+            return code
+    raise UserError(f"cell={text[:200]!r}", "this is not a NAS-Bench-201 cell",
+                    f"write |op~0|+|op~0|op~1|+|op~0|op~1|op~2| with op one of {', '.join(OPERATIONS)}")
+
+
+def cell_digits(code: int) -> tuple[int, ...]:
+    """The six operation indices of a row, in string order."""
+    return tuple(code // 5**power % 5 for power in range(5, -1, -1))
+
+
+def cell_text(code: int) -> str:
+    """The string of a row: the inverse of `cell_code`."""
+    a, b, c, d, e, f = (OPERATIONS[digit] for digit in cell_digits(code))
+    return f"|{a}~0|+|{b}~0|{c}~1|+|{d}~0|{e}~1|{f}~2|"
+
+
+def canonical(text: str, zero: Zero = "mark") -> str:
+    """The term of a cell (module docstring): equal exactly for the cells of one class under the reading `zero`."""
+    digits = cell_digits(cell_code(text))
+    terms = {0: "0"}
+    for node in (1, 2, 3):
+        branches = [_branch(OPERATIONS[digit], terms[source], zero)
+                    for digit, (target, source) in zip(digits, EDGES) if target == node]
+        if zero == "delete":
+            branches = [branch for branch in branches if branch != "#"] or ["#"]
+        terms[node] = "+".join(sorted(branches))
+    return terms[3]
+
+
+def _branch(operation: str, term: str, zero: Zero) -> str:
+    if zero != "operation" and (operation == "none" or term == "#"):
+        return "#"
+    return term if operation == "skip_connect" else f"({term})@{operation}"

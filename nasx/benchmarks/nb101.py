@@ -1,0 +1,236 @@
+"""NAS-Bench-101 (Ying et al., ICML 2019): 423,624 cells, each trained three times on CIFAR-10; serves NAS-Bench-1Shot1.
+
+A cell is a graph of at most 7 vertices and 9 edges: `matrix[u][v] = 1` for an edge u -> v, upper triangular, with the
+vertex labels input, conv3x3-bn-relu, conv1x1-bn-relu, maxpool3x3, output. Vertices that lie on no path from input to
+output compute nothing and are pruned. The key is the benchmark's own isomorphism-invariant hash (its section 2.4):
+
+    h0(v) = MD5(str((out-degree, in-degree, code)))        codes: input -1, output -2, then 0, 1, 2 in the order above
+    h(v)  = MD5(sorted h of predecessors | sorted h of successors | h(v)), as many rounds as there are vertices
+    key   = MD5(str(sorted h))
+
+with hexadecimal digests joined as text. Published numbers: the mean over the three repeats after 108 epochs.
+
+Shapes: keys (n,) uint64 twice (high half sorted, low half), accuracy (n, budgets, 3, 2) float32 fractions (valid,
+test; NaN where absent), params (n,) int32, seconds (n,) float32. The benchmark is 0.5 to 2 GB and comes with no part
+of nasx: `nasx bench import nb101 FILE` converts it once.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from hashlib import md5
+from pathlib import Path
+from statistics import stdev
+from typing import Any
+
+import numpy as np
+
+from nasx.benchmarks.base import Benchmark, Score
+from nasx.benchmarks.store import cache_folder, unpack
+from nasx.errors import UserError
+
+FORM = "nasx nb101 table 1"
+CELLS = 423_624
+PROTOCOL = "nas-bench-101, 108 epochs, mean over 3 repeats"
+OPERATIONS = ("conv3x3-bn-relu", "conv1x1-bn-relu", "maxpool3x3")
+CODES = {"input": -1, "output": -2, **{name: code for code, name in enumerate(OPERATIONS)}}
+MAX_VERTICES, MAX_EDGES = 7, 9
+ABSENT = ("NAS-Bench-101 is not here: download nasbench_only108.tfrecord (499 MB) or nasbench_full.tfrecord (1.95 GB) "
+          "from the NAS-Bench-101 project and convert it with `nasx bench import nb101 FILE`")
+
+Matrix = Sequence[Sequence[int]]
+Graph = tuple[Matrix, Sequence[str]]
+
+
+def prune(matrix: Matrix, labels: Sequence[str]) -> tuple[tuple[tuple[int, ...], ...], tuple[str, ...]] | None:
+    """The part of a graph that lies on paths from the first to the last vertex; None where there is no such path.
+
+    Raises ValueError where the matrix is not square and upper triangular, or a label is unknown or misplaced.
+    """
+    n = len(labels)
+    if n < 2 or len(matrix) != n or any(len(row) != n for row in matrix):
+        raise ValueError(f"{n} labels do not fit the matrix")
+    if any(matrix[u][v] not in ((0, 1) if u < v else (0,)) for u in range(n) for v in range(n)):
+        raise ValueError("the matrix is not upper triangular with entries 0 and 1")
+    if labels[0] != "input" or labels[-1] != "output" or not set(labels[1:-1]) <= set(OPERATIONS):
+        raise ValueError(f"labels are input, any of {', '.join(OPERATIONS)}, output; these are {', '.join(labels)}")
+    forward, backward = {0}, {n - 1}
+    for v in range(1, n):  # vertices are in topological order
+        if any(matrix[u][v] for u in forward):
+            forward.add(v)
+    for u in range(n - 2, -1, -1):
+        if any(matrix[u][v] for v in backward):
+            backward.add(u)
+    kept = sorted(forward & backward)
+    if 0 not in kept or n - 1 not in kept:
+        return None
+    return tuple(tuple(int(matrix[u][v]) for v in kept) for u in kept), tuple(labels[v] for v in kept)
+
+
+def graph_hash(matrix: Matrix, labels: Sequence[str]) -> str:
+    """The benchmark's key of a (pruned) graph: 32 hexadecimal digits, equal for isomorphic graphs."""
+    vertices = range(len(labels))
+    before = [[u for u in vertices if matrix[u][v]] for v in vertices]
+    after = [[w for w in vertices if matrix[v][w]] for v in vertices]
+    names = [_digest(str((len(after[v]), len(before[v]), CODES[labels[v]]))) for v in vertices]
+    for _ in vertices:
+        names = [_digest("|".join(("".join(sorted(names[u] for u in before[v])),
+                                   "".join(sorted(names[w] for w in after[v])), names[v]))) for v in vertices]
+    return _digest(str(sorted(names)))
+
+
+_key = lru_cache(maxsize=1024)(graph_hash)  # hashing costs a hundred times the look-up; searches ask again and again
+
+
+def _digest(text: str) -> str:
+    return md5(text.encode(), usedforsecurity=False).hexdigest()
+
+
+def graph_of(genotype: object) -> Graph | None:
+    """Matrix and labels of a genotype: its attributes `matrix` and `operations_list` or `ops`, else its text form
+
+    ``{"matrix": [[0, 1], [0, 0]], "ops": ["input", "output"]}`` (JSON). None where it has neither.
+    """
+    matrix = getattr(genotype, "matrix", None)
+    labels = getattr(genotype, "operations_list", None) or getattr(genotype, "ops", None)
+    if matrix is None or labels is None:
+        try:
+            content = json.loads(str(genotype))
+            matrix, labels = content["matrix"], content.get("ops") or content["operations"]
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            return None
+    try:
+        return tuple(tuple(int(x) for x in row) for row in matrix), tuple(str(label) for label in labels)
+    except (TypeError, ValueError):
+        return None
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """A NAS-Bench-101 table in memory (shapes: module docstring); `epochs` names the budgets."""
+
+    about: dict[str, Any]
+    epochs: tuple[int, ...]
+    high: np.ndarray
+    low: np.ndarray
+    accuracy: np.ndarray
+    params: np.ndarray
+    seconds: np.ndarray
+
+    @classmethod
+    def read(cls, path: Path) -> Table:
+        """Read a table file; raises UserError where it is damaged or of another kind."""
+        arrays, about = unpack(path, FORM)
+        try:
+            epochs = tuple(int(e) for e in about["epochs"])
+            table = cls(about, epochs, *(arrays[name] for name in ("high", "low", "accuracy", "params", "seconds")))
+            n = len(table.high)
+            sound = (108 in epochs and table.high.dtype == table.low.dtype == np.uint64
+                     and table.high.shape == table.low.shape == table.params.shape == table.seconds.shape == (n,)
+                     and table.accuracy.shape == (n, len(epochs), 3, 2)
+                     and bool((table.high[1:] >= table.high[:-1]).all()))
+        except (KeyError, TypeError, ValueError):
+            sound = False
+        if not sound:
+            raise UserError(str(path), "the columns of this table do not fit their description",
+                            "import the benchmark again with `nasx bench import nb101 FILE`")
+        return table
+
+    def row(self, key: str) -> int | None:
+        """The row of a graph's hash, None where the table does not hold it."""
+        high, low = int(key[:16], 16), int(key[16:], 16)
+        at = int(self.high.searchsorted(np.uint64(high)))
+        while at < len(self.high) and self.high[at] == high:  # two keys with one high half are possible, if unlikely
+            if self.low[at] == low:
+                return at
+            at += 1
+        return None
+
+    def repeats(self, row: int, epochs: int = 108) -> np.ndarray:
+        """(3, 2) accuracies in percent of one graph: repeats by valid, test."""
+        return self.accuracy[row, self.epochs.index(epochs)].astype(np.float64) * 100.0
+
+
+@lru_cache(maxsize=2)
+def _read(path: Path, stamp: tuple[int, int]) -> Table:
+    return Table.read(path)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Nb101(Benchmark):
+    """NAS-Bench-101 look-ups. `path`: a table file; None takes the imported one. Without one, every answer is None."""
+
+    path: str | None = None
+
+    def file(self) -> Path:
+        """Where the table is, or would be."""
+        return cache_folder() / "nb101.npz" if self.path is None else Path(self.path).expanduser()
+
+    @cached_property
+    def _table(self) -> Table | None:
+        file = self.file()
+        try:
+            stat = file.stat()
+        except OSError as error:
+            if self.path is None:
+                return None
+            raise UserError(f"benchmark.path={file}", f"no table there ({error.strerror})",
+                            "write one with `nasx bench import nb101 FILE`, or set benchmark.path=null") from error
+        return _read(file, (stat.st_mtime_ns, stat.st_size))
+
+    def table(self) -> Table | None:
+        """The table, None where none was imported. Raises UserError where the file is damaged."""
+        return self._table
+
+    def query(self, genotype: object) -> Score | None:
+        """The published 108-epoch results; None without a table, for another kind of genotype, and for graphs that
+
+        the benchmark does not hold (output not reached, more than 7 vertices or 9 edges after pruning).
+        """
+        table, graph = self._table, graph_of(genotype)
+        if table is None or graph is None:
+            return None
+        try:
+            pruned = prune(*graph)
+        except ValueError:
+            return None
+        if pruned is None or len(pruned[1]) > MAX_VERTICES or sum(map(sum, pruned[0])) > MAX_EDGES:
+            return None
+        row = table.row(_key(*pruned))
+        return None if row is None else self._score(table, row)
+
+    def _score(self, table: Table, row: int) -> Score:
+        values: dict[str, float | None] = {}
+        for split, column in zip(("valid", "test"), zip(*table.repeats(row).tolist())):
+            known = [x for x in column if x == x]  # NaN, and only NaN, differs from itself
+            mean = sum(known) / len(known) if known else None
+            values[split] = mean
+            values[f"{split}_std"] = stdev(known, mean) if len(known) > 1 else None
+            values[f"{split}_seeds"] = len(known) or None
+        return Score(benchmark="nb101", protocol=PROTOCOL, source=table.about["source"], datasets={"cifar10": values},
+                     params=int(table.params[row]), train_s=float(table.seconds[row]))
+
+    def reference(self, dataset: str) -> dict[str, dict[str, float | None]]:
+        """Optimum, median and mean over all graphs (each graph's mean over repeats, 108 epochs), in percent."""
+        if self._table is None or self.dataset_key(dataset) is None:
+            return {}
+        means = np.nanmean(self._table.accuracy[:, self._table.epochs.index(108)].astype(np.float64), axis=1) * 100.0
+        return {split: {"optimum": float(np.nanmax(column)), "median": float(np.nanmedian(column)),
+                        "mean": float(np.nanmean(column))} for split, column in zip(("valid", "test"), means.T)}
+
+    def dataset_key(self, name: str) -> str | None:
+        return "cifar10" if super().dataset_key(name) == "cifar10" else None
+
+    def missing(self) -> str | None:
+        """How to get the table where there is none, else None."""
+        return ABSENT if self._table is None else None
+
+    def info(self) -> dict[str, Any]:
+        if self._table is None:
+            return {"benchmark": "nb101", "file": str(self.file()), "cells": 0, "missing": ABSENT}
+        shown = ("source", "version", "sha256", "license", "columns", "notes")
+        return {"benchmark": "nb101", "file": str(self.file()), "cells": len(self._table.high),
+                **{key: self._table.about.get(key) for key in shown}, "missing": None}

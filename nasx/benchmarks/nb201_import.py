@@ -1,0 +1,335 @@
+"""Bring the full NAS-Bench-201 results, test accuracies included, into nasx's compact table.
+
+Three sources, told apart by what the path is:
+
+* a ``.pth`` file: the official NAS-Bench-201 file (v1_0, v1_1), read by ``torch.load(weights_only=True)`` with only
+  numpy's scalars allowed besides. It must fit in memory as a whole (about six times its size by public reports), which
+  is said before it is loaded.
+* a folder: NATS-Bench's topology space, one ``NNNNNN.pickle.pbz2`` a cell (the published ``-simple`` folder), read one
+  at a time by an unpickler that builds plain values and refuses every other global.
+* a ``.csv`` or ``.csv.gz`` with the columns ``arch_str``, ``<set>_<valid|test>`` (means over seeds) or
+  ``<set>_<valid|test>_s<seed>``, the same with the prefix ``ep12_`` for 12 epochs, ``<set>_train_time_s``; sets are
+  cifar10, cifar100, imagenet16. Other columns are ignored.
+
+Cells are keyed by their string, never by an index. What is kept: `nb201.IMAGES` at 12 and 200 epochs, last epoch, for
+every seed that the source has. An import is refused, and the old table stays, where a value is no count of images,
+where cells are missing, or where the validation accuracies are not those of the embedded table.
+"""
+
+from __future__ import annotations
+
+import bz2
+import csv
+import gzip
+import io
+import pickle
+import re
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nasx.benchmarks.base import DATASETS
+from nasx.benchmarks.isomorphism import CELLS, cell_code
+from nasx.benchmarks.nb201 import EMBEDDED, FORM, IMAGES, MISSING, Measure, Run, Table, describe
+from nasx.benchmarks.store import Say, cache_folder, pack, sha256, silent, write_atomically
+from nasx.errors import UserError
+
+# (trained on, evaluated on) as the official files spell them -> measure
+OFFICIAL = {("cifar10-valid", "x-valid"): ("cifar10", "valid"), ("cifar10", "ori-test"): ("cifar10", "test"),
+            ("cifar100", "x-valid"): ("cifar100", "valid"), ("cifar100", "x-test"): ("cifar100", "test"),
+            ("ImageNet16-120", "x-valid"): ("imagenet16", "valid"),
+            ("ImageNet16-120", "x-test"): ("imagenet16", "test")}
+TRAINED_ON = {"cifar10-valid": "cifar10", "cifar100": "cifar100", "ImageNet16-120": "imagenet16"}  # for seconds
+BUDGETS = {"12": 12, "200": 200, "less": 12, "full": 200}
+MAX_CELL_BYTES = 1 << 28  # one unpacked NATS-Bench cell; a larger one is no cell but a bomb
+_COLUMN = re.compile(r"(ep12_)?(cifar10|cifar100|imagenet16)_(valid|test)(?:_s(\d{1,9}))?")
+_FAULTS = (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, MemoryError,
+           RuntimeError, pickle.UnpicklingError, csv.Error, zlib.error)
+
+
+@dataclass
+class Collected:
+    """Percentages per run and per measure, (15625,) float64 with NaN where unknown, and which cells were seen."""
+
+    runs: dict[Run, np.ndarray] = field(default_factory=dict)
+    means: dict[Measure, np.ndarray] = field(default_factory=dict)
+    seconds: np.ndarray = field(default_factory=lambda: np.full((CELLS, len(DATASETS)), np.nan, np.float32))
+    seen: np.ndarray = field(default_factory=lambda: np.zeros(CELLS, bool))
+
+    def meet(self, cell: str) -> int:
+        """The row of a cell, which must not have been met before."""
+        row = cell_code(cell)
+        if self.seen[row]:
+            raise ValueError(f"the cell {cell} occurs twice")
+        self.seen[row] = True
+        return row
+
+
+def put(columns: dict[Any, np.ndarray], key: Run | Measure, row: int, percent: float) -> None:
+    """Set one accuracy; refuses what is no percentage."""
+    if not 0.0 <= percent <= 100.0:
+        raise ValueError(f"an accuracy of {percent} percent")
+    columns.setdefault(key, np.full(CELLS, np.nan))[row] = percent
+
+
+def import_nb201(path: str | Path, out: str | Path | None = None, *, say: Say = silent,
+                 complete: bool = True) -> dict[str, Any]:
+    """Read a NAS-Bench-201 file or folder and write the compact table to `out` (None: where `Nb201` looks first).
+
+    `say` is told what happens, the memory needed among it. `complete=False` accepts a source with part of the cells.
+    Returns a summary: file, source, sha256, cells, columns, agreement. Raises UserError, the old table untouched.
+    """
+    path, out = Path(path).expanduser(), cache_folder() / "nb201.npz" if out is None else Path(out).expanduser()
+    remedy = "take the official NAS-Bench-201 .pth, a NATS-Bench topology folder, or a CSV with named columns"
+    if not path.exists():
+        raise UserError(str(path), "there is no such file or folder", remedy)
+    kind, read = _kind(path)
+    if read is None:
+        raise UserError(str(path), f"a {kind} is none of the sources that can be read", remedy)
+    try:
+        collected = read(path, say)
+    except UserError as error:
+        raise UserError(str(path), f"this is no {kind} ({error.where}: {error.fault})", remedy) from error
+    except _FAULTS as error:
+        raise UserError(str(path), f"this is no {kind}, or it is damaged ({type(error).__name__}: {_short(error)})",
+                        remedy) from error
+    if not collected.runs and not collected.means:
+        raise UserError(str(path), "no accuracy was found in it", remedy)
+    cells = int(collected.seen.sum())
+    if complete and cells != CELLS:
+        raise UserError(str(path), f"it holds {cells} cells of {CELLS}", remedy)
+    table = _assemble(path, collected)
+    agreement = _agreement(path, table, remedy)
+    say(f"{path.name}: taking its checksum")
+    table.about.update({"source": f"{kind} {path.name}", "version": path.name, "sha256": sha256(path), "cells": cells,
+                        "agreement": agreement, "license": "NAS-Bench-201, NATS-Bench: MIT",
+                        "notes": "imported by the user; published numbers are means over seeds after 200 epochs"})
+    write_atomically(out, pack(table.arrays(), table.about))
+    shown = ("source", "sha256", "cells", "agreement", "columns")
+    return {"file": str(out), **{key: table.about[key] for key in shown}}
+
+
+def _short(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200]
+
+
+def _kind(path: Path) -> tuple[str, Any]:
+    if path.is_dir():
+        return "NATS-Bench topology folder", read_folder
+    if path.suffix == ".pth":
+        return "NAS-Bench-201 file", read_pth
+    if path.name.endswith((".csv", ".csv.gz")):
+        return "NAS-Bench-201 CSV", read_csv
+    return f"file named '*{path.suffix}'", None
+
+
+# ------------------------------------------------------------------------------------------------ the sources
+def read_csv(path: Path, say: Say) -> Collected:
+    """Named columns, one cell a row."""
+    collected = Collected()
+    opener = gzip.open if path.name.endswith(".gz") else open
+    with opener(path, "rt", encoding="utf-8", newline="") as stream:
+        reader = csv.DictReader(stream, strict=True)
+        names = reader.fieldnames or []
+        if "arch_str" not in names:
+            raise ValueError("it has no column arch_str")
+        keys = {name: match.groups() for name in names if (match := _COLUMN.fullmatch(name))}
+        times = {f"{dataset}_train_time_s": position for position, dataset in enumerate(DATASETS)}
+        ignored = [name for name in names if name not in keys and name not in times and name != "arch_str"]
+        say(f"{path.name}: {len(keys)} columns of accuracies; ignored: {', '.join(ignored) or 'none'}")
+        for line in reader:
+            row = collected.meet(line["arch_str"])
+            for name, (short, dataset, split, seed) in keys.items():
+                if text := line[name]:
+                    epochs = 12 if short else 200
+                    if seed:
+                        put(collected.runs, (dataset, split, epochs, int(seed)), row, float(text))
+                    else:
+                        put(collected.means, (dataset, split, epochs), row, float(text))
+            for name, position in times.items():
+                if text := line.get(name):
+                    collected.seconds[row, position] = float(text)
+    return collected
+
+
+def read_pth(path: Path, say: Say) -> Collected:
+    """The official file: ``{'meta_archs', 'arch2infos': {index: {'less', 'full'}}, 'evaluated_indexes'}``."""
+    size = path.stat().st_size / 2**30
+    free = _free_memory_gb()
+    say(f"{path.name}: {size:.1f} GB; loading it takes about {6 * size:.1f} GB of memory"
+        + ("" if free is None else f" ({free:.1f} GB are free)"))
+    import torch  # here only: nothing else of this package needs it
+
+    scalar = np.float64(0).__reduce__()[0]
+    allowed: list[Any] = [(scalar, "numpy.core.multiarray.scalar"), (scalar, "numpy._core.multiarray.scalar"),
+                          np.dtype, *(type(np.dtype(code)) for code in ("f8", "f4", "i8", "i4"))]
+    try:
+        with torch.serialization.safe_globals(allowed):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        # torch's own message advises the unsafe load; only what the file asked for is passed on.
+        asked = re.search(r"Unsupported (?:global|class): (?:GLOBAL )?([\w.]+)|GLOBAL ([\w.]+)", str(error))
+        raise ValueError(f"it asks for {asked[1] or asked[2]}, which no table needs" if asked
+                         else "it does not hold plain values and tensors") from None
+    collected = Collected()
+    for index, budgets in content["arch2infos"].items():
+        _take(collected, content["meta_archs"][index], budgets)
+    return collected
+
+
+def read_folder(path: Path, say: Say) -> Collected:
+    """NATS-Bench's topology folder: one bzip2 pickle ``{'12': state, '200': state, ...}`` a cell."""
+    files = sorted(file for file in path.iterdir() if re.fullmatch(r"\d+\.pickle\.pbz2", file.name))
+    if not files:
+        raise ValueError("no NNNNNN.pickle.pbz2 in it")
+    meta = path / "meta.pickle.pbz2"
+    names = load_plain(meta)["meta_archs"] if meta.exists() else None
+    collected = Collected()
+    for done, file in enumerate(files):
+        if done % 1000 == 0:
+            say(f"{path.name}: {done} of {len(files)} cells")
+        try:
+            _take(collected, None if names is None else names[int(file.name.split(".")[0])], load_plain(file))
+        except _FAULTS as error:
+            raise ValueError(f"{file.name}: {type(error).__name__}: {_short(error)}") from error
+    return collected
+
+
+def _take(collected: Collected, name: str | None, budgets: dict[str, Any]) -> None:
+    # One cell of an official file: a state of ArchResults for each budget.
+    row = None
+    for budget, state in budgets.items():
+        epochs = BUDGETS.get(budget)
+        if epochs is None:
+            continue
+        cell = state["arch_str"]
+        if name is not None and cell != name:
+            raise ValueError(f"the cell {cell} stands at the index of {name}")
+        row = collected.meet(cell) if row is None else row
+        for measure, seed, percent in _accuracies(state["all_results"], epochs):
+            put(collected.runs, (*measure, epochs, seed), row, percent)
+        if epochs == 200:
+            for position, dataset in enumerate(DATASETS):
+                collected.seconds[row, position] = _seconds(state["all_results"], dataset)
+
+
+def _accuracies(results: dict[Any, Any], epochs: int) -> Iterator[tuple[tuple[str, str], int, float]]:
+    for (trained_on, seed), result in results.items():
+        for (official, split), measure in OFFICIAL.items():
+            key = f"{split}@{epochs - 1}"
+            if official == trained_on and key in result["eval_acc1es"]:
+                yield measure, int(seed), float(result["eval_acc1es"][key])
+
+
+def _seconds(results: dict[Any, Any], dataset: str) -> float:
+    times = [sum(float(t) for t in result["train_times"].values()) for (trained_on, _), result in results.items()
+             if TRAINED_ON.get(trained_on) == dataset and result.get("train_times")]
+    return sum(times) / len(times) if times else float("nan")
+
+
+def _free_memory_gb() -> float | None:
+    try:
+        text = Path("/proc/meminfo").read_text()
+    except OSError:
+        return None
+    found = re.search(r"MemAvailable:\s+(\d+) kB", text)
+    return int(found[1]) / 2**20 if found else None
+
+
+# ------------------------------------------------------------------------------------------------ foreign pickles
+class _Dtype:
+    """Stands for numpy's dtype while a scalar is rebuilt; keeps only the type code."""
+
+    def __init__(self, code: str, *flags: object) -> None:
+        if code not in ("f8", "f4", "f2", "i8", "i4", "u8", "u4", "b1"):
+            raise pickle.UnpicklingError(f"a number of the type {code!r}")
+        self.code = code
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self.code = (">" if state[1] == ">" else "<") + self.code
+
+
+def _scalar(kind: _Dtype, raw: bytes) -> float | int:
+    return np.frombuffer(raw, np.dtype(kind.code), count=1)[0].item()
+
+
+def _encode(text: str, encoding: str) -> bytes:
+    if encoding != "latin1":
+        raise pickle.UnpicklingError(f"bytes in {encoding!r}")
+    return text.encode("latin1")
+
+
+class PlainUnpickler(pickle.Unpickler):
+    """Builds plain values only: dicts (OrderedDict becomes dict), lists, text and numbers (numpy scalars too)."""
+
+    allowed: dict[tuple[str, str], Any] = {  # noqa: RUF012 - never changed
+        ("collections", "OrderedDict"): dict, ("_codecs", "encode"): _encode, ("numpy", "dtype"): _Dtype,
+        ("numpy.core.multiarray", "scalar"): _scalar, ("numpy._core.multiarray", "scalar"): _scalar}
+
+    def find_class(self, module: str, name: str) -> Any:
+        try:
+            return self.allowed[module, name]
+        except KeyError:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no table needs") from None
+
+
+def load_plain(file: Path) -> dict[str, Any]:
+    """A bzip2-compressed pickle of plain values; refuses everything else, and what unpacks to too much."""
+    with bz2.open(file) as stream:
+        raw = stream.read(MAX_CELL_BYTES + 1)
+    if len(raw) > MAX_CELL_BYTES:
+        raise ValueError(f"it unpacks to more than {MAX_CELL_BYTES} bytes")
+    content = PlainUnpickler(io.BytesIO(raw)).load()
+    if not isinstance(content, dict):
+        raise ValueError(f"it holds a {type(content).__name__}")
+    return content
+
+
+# ------------------------------------------------------------------------------------------------ into a table
+def _assemble(path: Path, collected: Collected) -> Table:
+    runs = tuple(sorted(collected.runs, key=lambda run: (run[2], DATASETS.index(run[0]), run[1], run[3])))
+    counts = np.full((CELLS, len(runs)), MISSING, np.uint16)
+    for column, run in enumerate(runs):
+        exact = collected.runs[run] * IMAGES[run[:2]] / 100
+        known = ~np.isnan(exact)
+        if (abs(exact[known] - exact[known].round()) > 0.05).any():
+            raise UserError(str(path), f"accuracies of {run[0]} {run[1]} are no counts of {IMAGES[run[:2]]} images",
+                            "this is another benchmark, or its numbers were changed")
+        counts[known, column] = exact[known].round()
+    measures = tuple(sorted(collected.means))
+    means = np.stack([collected.means[key] for key in measures], 1) if measures else np.empty((CELLS, 0))
+    about = {"form": FORM, "runs": runs, "measures": measures, "columns": describe(runs, measures)}
+    table = Table(about, runs, measures, counts, means, collected.seconds)
+    for key in {run[:3] for run in runs} & set(collected.means):
+        # Public tables differ by an image or a few in some seeds; a mix-up of rows differs by whole percents.
+        seeds = np.stack(list(table.per_seed(*key).values()), 1)
+        known = ~np.isnan(seeds).all(1) & ~np.isnan(collected.means[key])
+        if (abs(np.nanmean(seeds[known], 1) - collected.means[key][known]) > 0.2).any():
+            raise UserError(str(path), f"the means of {key[0]} {key[1]} are not the means of its seeds",
+                            "the columns or rows of this file are mixed up")
+    return table
+
+
+def _agreement(path: Path, table: Table, remedy: str) -> str:
+    # The embedded table knows the validation accuracies of every cell: they tell a foreign or shuffled file.
+    known, equal, compared = Table.read(EMBEDDED), 0, 0
+    for dataset in DATASETS:
+        ours = np.stack(list(known.per_seed(dataset, "valid").values()), 1)
+        theirs = table.per_seed(dataset, "valid")
+        if theirs:
+            # A seed's run is looked for among all runs of the cell: sources may number repeats in another order.
+            for column in theirs.values():
+                equal += int((abs(column[:, None] - ours) < 1e-6).any(1).sum())
+                compared += int((~np.isnan(column)).sum())
+        else:
+            mean = table.statistics(dataset, "valid")[:, 0]
+            equal += int((abs(mean - known.statistics(dataset, "valid")[:, 0]) < 0.01).sum())
+            compared += int((~np.isnan(mean)).sum())
+    if compared and equal < compared / 2:
+        raise UserError(str(path), f"{equal} of its {compared} validation accuracies after 200 epochs are those of "
+                                   "NAS-Bench-201", remedy)
+    return f"{equal} of {compared} validation accuracies after 200 epochs equal the embedded table's"

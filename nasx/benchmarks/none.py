@@ -1,0 +1,25 @@
+"""No benchmark: spaces whose architectures nobody has tabulated. Every question is answered with "not known"."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from nasx.benchmarks.base import Benchmark, Score
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoBenchmark(Benchmark):
+    """Answers None to every look-up."""
+
+    def query(self, genotype: object) -> Score | None:
+        return None
+
+    def reference(self, dataset: str) -> dict[str, dict[str, float | None]]:
+        return {}
+
+    def info(self) -> dict[str, Any]:
+        return {"benchmark": "none", "state": "no table: this space has no published benchmark"}
+
+    def dataset_key(self, name: str) -> str | None:
+        return None

@@ -1,0 +1,94 @@
+"""The files that benchmark tables live in: compact arrays with a description inside, written whole or not at all.
+
+A table is an uncompressed ``.npz`` (zip members carry a CRC, so a flipped bit is noticed) whose member ``about`` is a
+JSON object: form, source, version, sha256 of the source, and what each column means. Nothing in it is pickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import zipfile
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nasx.errors import UserError
+
+Say = Callable[[str], None]
+Arrays = dict[str, np.ndarray]
+
+
+def silent(message: str) -> None:
+    """A `Say` that says nothing."""
+
+
+def cache_folder() -> Path:
+    """Where imported tables live: ``$NASX_DATA/benchmarks``, else nasx/benchmarks in the user's XDG cache."""
+    if root := os.environ.get("NASX_DATA"):
+        return Path(root).expanduser() / "benchmarks"
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "nasx" / "benchmarks"
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file, or of a folder's file names and contents in name order."""
+    digest = hashlib.sha256()
+    for file in sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]:
+        if path.is_dir():
+            digest.update(str(file.relative_to(path)).encode() + b"\0")
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def pack(arrays: Arrays, about: dict[str, Any]) -> bytes:
+    """An uncompressed .npz with `about` as JSON inside; the same content gives the same bytes on every machine."""
+    blob = BytesIO()
+    text = np.frombuffer(json.dumps(about, indent=1, sort_keys=True).encode(), np.uint8)
+    with zipfile.ZipFile(blob, "w", zipfile.ZIP_STORED) as archive:
+        for name, array in sorted({**arrays, "about": text}.items()):
+            entry = zipfile.ZipInfo(name + ".npy", date_time=(1980, 1, 1, 0, 0, 0))  # no clock in the bytes
+            entry.create_system, entry.external_attr = 3, 0o644 << 16
+            member = BytesIO()
+            np.lib.format.write_array(member, np.ascontiguousarray(array), version=(1, 0), allow_pickle=False)
+            archive.writestr(entry, member.getvalue())
+    return blob.getvalue()
+
+
+def unpack(path: Path, form: str) -> tuple[Arrays, dict[str, Any]]:
+    """Read what `pack` wrote. Raises UserError where the file is damaged or holds another kind of table."""
+    remedy = "move the file away, or import the benchmark again with `nasx bench import`"
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+        about = json.loads(arrays.pop("about").tobytes())
+    except FileNotFoundError as error:
+        raise UserError(str(path), "there is no such table", remedy) from error
+    except (OSError, ValueError, KeyError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+        raise UserError(str(path), f"the table cannot be read ({error or type(error).__name__})", remedy) from error
+    if not isinstance(about, dict) or about.get("form") != form:
+        raise UserError(str(path), f"this is not a table of the form '{form}'", remedy)
+    return arrays, about
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replace `path` by `content` in one step: whatever happens, the old file or the new one is there, whole."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f"{path.name}.{os.getpid()}.part")  # in the same folder, so that the rename is atomic
+        try:
+            with part.open("wb") as stream:
+                stream.write(content)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(str(path), f"cannot be written ({error.strerror or error})",
+                        "choose another place, or make room there") from error

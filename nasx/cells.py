@@ -1,0 +1,244 @@
+"""Pictures of cells, in the style that DARTS papers use: inputs green, nodes blue, output yellow, left to right.
+
+`genotype_edges` reads the text of a genotype without evaluating it and without torch:
+    NAS-Bench-201     |op~0|+|op~0|op~1|+|op~0|op~1|op~2|        node i sums its edges; op~j comes from node j
+    DARTS             Genotype(normal=[('op', j), …], normal_concat=range(2, 6), reduce=…, reduce_concat=…)
+                      two edges a node (one a node in the recurrent cell), flat or nested pairs
+    NAS-Bench-101     {"matrix": [[0, 1, …], …], "ops": ["input", …, "output"]}: operations sit on the nodes
+An edge is (source, target, operation). Edges of `none` carry nothing and are drawn faint and dotted.
+
+Drawing needs pygraphviz, whose wheel carries Graphviz; no `dot` program is called. The type is that which comes with
+matplotlib, so the same cell gives the same bytes on every machine.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+from xml.sax.saxutils import escape
+
+from nasx.errors import UserError
+from nasx.pictures import FAMILIES, INK, family, write
+
+Edge = tuple[str, str, str]
+FILL = {"input": "darkseagreen2", "node": "lightblue", "output": "palegoldenrod"}
+LONGEST = 100_000
+"""Longest genotype text that is read: twenty untied cells take 6,000 letters."""
+_NB201 = re.compile(r"\|(?:[\w.]+~\d+\|)+(?:\+\|(?:[\w.]+~\d+\|)+)*")
+
+
+# -------------------------------------------------------------------------------------------------------- read
+def genotype_edges(text: str, space_name: str = "") -> dict[str, list[Edge]]:
+    """Cell name -> edges of a genotype's text; `space_name` only names the place in an error.
+
+    Raises UserError where the text is no genotype of the three forms. Nothing of it is ever executed.
+    """
+    text = text.strip()
+    where = f"genotype of {space_name}" if space_name else "genotype"
+    if len(text) > LONGEST:
+        raise UserError(where, f"too long ({len(text)} letters)", f"give at most {LONGEST}")
+    try:
+        if text.startswith("|"):
+            return {"cell": _nb201(text)}
+        if text.startswith("{"):
+            return {"cell": _nb101(json.loads(text))}
+        return _darts(text)
+    except (ValueError, TypeError, KeyError, IndexError, SyntaxError, RecursionError, MemoryError) as fault:
+        shown = text if len(text) <= 60 else text[:57] + "…"
+        raise UserError(f"{where}={shown}", str(fault).partition("\n")[0] or "cannot be read",
+                        "give the text that genotype.txt of a run holds") from fault
+
+
+def _nb201(text: str) -> list[Edge]:
+    if not _NB201.fullmatch(text):
+        raise ValueError("not of the form |op~0|+|op~0|op~1|+…")
+    nodes = text.split("+")
+    names = ["input", *map(str, range(1, len(nodes))), "output"]
+    edges = []
+    for target, node in enumerate(nodes, 1):
+        for item in node.strip("|").split("|"):
+            operation, _, source = item.partition("~")
+            if int(source) >= target:
+                raise ValueError(f"node {target} cannot read from node {source}")
+            edges.append((names[int(source)], names[target], operation))
+    return edges
+
+
+def _nb101(graph: Any) -> list[Edge]:
+    matrix = graph.get("matrix") or graph.get("adjacency") or graph["module_adjacency"]
+    operations = [str(x) for x in graph.get("ops") or graph.get("operations") or graph["module_operations"]]
+    size = len(matrix)
+    if size != len(operations) or any(len(row) != size for row in matrix) or not 2 <= size <= 64:
+        raise ValueError("adjacency and operations do not fit")
+    names = ["input", *(f"{i}\n{operation}" for i, operation in enumerate(operations[1:-1], 1)), "output"]
+    if any(matrix[i][j] for i in range(size) for j in range(i + 1)):
+        raise ValueError("adjacency is not upper triangular")
+    return [(names[i], names[j], "") for i in range(size) for j in range(size) if matrix[i][j]]
+
+
+def _darts(text: str) -> dict[str, list[Edge]]:
+    call = ast.parse(text, mode="eval").body
+    if not isinstance(call, ast.Call) or call.args or not call.keywords:
+        raise ValueError("not of the form Genotype(normal=[('op', 0), …], normal_concat=range(2, 6), …)")
+    fields = {str(item.arg): _literal(item.value) for item in call.keywords}
+    cells = {}
+    for name, pairs in fields.items():
+        if name.endswith("concat") or not isinstance(pairs, (list, tuple)) or not pairs:
+            continue
+        concat = fields.get(f"{name}_concat", fields.get("concat") if name == "recurrent" else None)
+        cells[name] = _cell(list(pairs), concat, recurrent=name == "recurrent")
+    if not cells:
+        raise ValueError("holds no cell")
+    return cells
+
+
+def _literal(node: ast.expr) -> Any:
+    """A literal, or the list of `range(a, b)`; anything else raises ValueError."""
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("range", "list"):
+        values = [_literal(argument) for argument in node.args]
+        if node.func.id == "list" and len(values) == 1:
+            return list(values[0])
+        if all(isinstance(v, int) and abs(v) < 100 for v in values) and 1 <= len(values) <= 3:
+            return list(range(*values))
+    return ast.literal_eval(node)
+
+
+def _cell(pairs: list[Any], concat: Any, *, recurrent: bool) -> list[Edge]:
+    """Edges of one DARTS cell; flat pairs fill the nodes two by two (one by one in the recurrent cell)."""
+    if isinstance(pairs[0][0], (list, tuple)):
+        nodes = [list(node) for node in pairs]
+    else:
+        width = 1 if recurrent else 2
+        nodes = [pairs[i:i + width] for i in range(0, len(pairs), width)]
+    first = ["x, h"] if recurrent else ["c_{k-2}", "c_{k-1}"]
+    names = [*first, *map(str, range(len(nodes)))]
+    edges = []
+    for i, node in enumerate(nodes):
+        for operation, source in node:
+            if not 0 <= int(source) < len(first) + i:
+                raise ValueError(f"node {i} cannot read from node {source}")
+            edges.append((names[int(source)], str(i), str(operation)))
+    output = "h" if recurrent else "c_{k}"
+    kept = range(len(first), len(names)) if concat is None else [int(i) for i in concat]
+    return edges + [(names[i], output, "") for i in kept]
+
+
+# -------------------------------------------------------------------------------------------------------- draw
+def draw_cell(edges: Sequence[Edge], path: str | Path) -> list[Path]:
+    """Draw one cell to `path` (.svg, .png, or both where it has no suffix) and return what was written.
+
+    Raises UserError where pygraphviz is missing. The same edges give the same bytes.
+    """
+    graph = _graphviz().AGraph(directed=True, strict=False)
+    type_ = {"fontname": "STIXGeneral, Times New Roman, Times, serif", "fontcolor": INK}
+    graph.graph_attr.update(rankdir="LR", bgcolor="white", pad="0.15", nodesep="0.22", ranksep="0.55", dpi="72")
+    graph.node_attr.update(style="filled", shape="rect", align="center", fontsize="20", height="0.5", width="0.5",
+                           penwidth="1.6", color=INK, **type_)
+    graph.edge_attr.update(fontsize="18", arrowsize="0.8", penwidth="1.4", color=INK, **type_)
+    nodes = list(dict.fromkeys(name for edge in edges for name in edge[:2]))
+    sources, targets = {edge[0] for edge in edges}, {edge[1] for edge in edges}
+    for name in nodes:
+        kind = "input" if name not in targets and name in sources and not name.isdigit() else \
+            "output" if name not in sources and not name.isdigit() else "node"
+        graph.add_node(name, label=_label(name), fillcolor=FILL[kind])
+    for i, (source, target, operation) in enumerate(edges):
+        colour = FAMILIES[family(operation)] if operation else INK
+        faint = {"style": "dotted", "arrowsize": "0.6", "fontsize": "14"} if operation == "none" else {}
+        graph.add_edge(source, target, key=str(i), label=f" {operation} " if operation else "", color=colour,
+                       **{"fontcolor": colour, **faint})
+    graph.layout("dot")
+    return write(path, {"svg": lambda half: half.write_bytes(graph.draw(format="svg")),
+                        "png": lambda half: half.write_bytes(_sharp(graph))})
+
+
+def draw(run_folder: str | Path) -> list[Path]:
+    """Draw the found cell of a run: cell.svg and cell.png, or cell-<name>.* for each cell type where it has several."""
+    folder = Path(run_folder)
+    try:
+        text = (folder / "genotype.txt").read_text(encoding="utf-8")
+    except OSError as fault:
+        raise UserError(str(folder / "genotype.txt"), f"cannot be read ({fault.strerror})",
+                        "name the folder of a finished search") from fault
+    cells = genotype_edges(text, folder.name)
+    written = []
+    for name, edges in cells.items():
+        plain = re.sub(r"[^A-Za-z0-9_]", "_", name)
+        written += draw_cell(edges, folder / ("cell" if len(cells) == 1 else f"cell-{plain}"))
+    return written
+
+
+def _label(name: str) -> str:
+    """`c_{k-2}` with a real subscript; everything else as it is."""
+    head, mark, tail = name.partition("_{")
+    if not mark:
+        return name.replace("\n", "\\n")
+    return f"<<i>{head}</i><sub><i>{tail.rstrip('}').replace('-', '−')}</i></sub>>"
+
+
+def _sharp(graph: Any) -> bytes:
+    """PNG at twice the resolution of the screen; the layout is the one that is there."""
+    graph.graph_attr.update(dpi="160")
+    try:
+        return graph.draw(format="png")
+    finally:
+        graph.graph_attr.update(dpi="72")
+
+
+@lru_cache(maxsize=1)
+def _graphviz() -> Any:
+    """pygraphviz, told once to take the type that comes with matplotlib: the same pictures on every machine.
+
+    Its font library reads the machine's templates too and complains of those that are newer than it; that complaint
+    of the first layout, and no later one, is kept from the terminal. A user's own FONTCONFIG_FILE is respected.
+    """
+    try:
+        import pygraphviz
+    except ImportError as fault:
+        raise UserError("cell pictures", "pygraphviz is not installed", "run `uv pip install pygraphviz`") from fault
+    with tempfile.TemporaryDirectory(prefix="nasx-fonts-") as folder, _variable("FONTCONFIG_FILE", folder), _hushed():
+        first = pygraphviz.AGraph(directed=True)
+        first.add_node("a")
+        first.layout("dot")
+    return pygraphviz
+
+
+@contextmanager
+def _variable(name: str, folder: str) -> Iterator[None]:
+    """Let the environment variable `name` point to a font configuration in `folder`, unless the user has set it."""
+    import matplotlib
+
+    if name in os.environ:
+        yield
+        return
+    file = Path(folder, "fonts.conf")
+    file.write_text('<?xml version="1.0"?><!DOCTYPE fontconfig SYSTEM "fonts.dtd"><fontconfig>'
+                    f"<dir>{escape(matplotlib.get_data_path())}/fonts/ttf</dir><cachedir>{escape(folder)}</cachedir>"
+                    "<config><rescan><int>0</int></rescan></config></fontconfig>", encoding="utf-8")
+    os.environ[name] = str(file)
+    try:
+        yield
+    finally:
+        del os.environ[name]
+
+
+@contextmanager
+def _hushed() -> Iterator[None]:
+    """Nothing that a C library writes to the error stream is seen."""
+    sys.stderr.flush()
+    kept, sink = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(sink, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(sink)

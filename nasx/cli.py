@@ -1,0 +1,290 @@
+"""The `nasx` command: one Hydra application per command.
+
+    nasx <command> key=value ...
+
+The functions that Hydra runs live here and import torch only when they run: launchers pickle them by name, and help,
+completion and typos answer at once. Exit codes: 0 done, 1 a job failed, 2 the user can mend it, 130 stopped by Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from nasx import __version__
+from nasx.errors import UserError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from nasx.preflight import Line
+
+COMMANDS = {
+    "search": "search an architecture, then look it up where a benchmark knows it",
+    "retrain": "train a found or published architecture from scratch and test it",
+    "run": "search, then look up or retrain, in one configuration",
+    "table": "collect finished runs into mean and deviation over seeds",
+    "list": "methods, spaces, data sets, benchmarks and recipes to choose from",
+    "bench": "import, query, inspect and fill benchmark tables",
+    "completion": "print the tab completion of bash, zsh or fish",
+}
+
+
+# ---------------------------------------------------------------------------------------------- the jobs
+def search(cfg: DictConfig) -> Any:
+    """One search job."""
+    return _job("search", cfg)
+
+
+def retrain(cfg: DictConfig) -> Any:
+    """One retraining job."""
+    return _job("retrain", cfg)
+
+
+def run(cfg: DictConfig) -> Any:
+    """One search job and what follows it."""
+    return _job("run", cfg)
+
+
+def table(cfg: DictConfig) -> Any:
+    """Print or write tables."""
+    return _job("table", cfg)
+
+
+def list_(cfg: DictConfig) -> Any:
+    """Print what there is to choose from."""
+    return _job("list", cfg)
+
+
+def _search(cfg: dict[str, Any], info: dict[str, Any]) -> Any:
+    import nasx.run
+
+    return nasx.run.search(cfg, info)
+
+
+def _retrain(cfg: dict[str, Any], info: dict[str, Any]) -> Any:
+    import nasx.run
+
+    return nasx.run.retrain(cfg, info)
+
+
+def _run(cfg: dict[str, Any], info: dict[str, Any]) -> Any:
+    import nasx.run
+
+    return nasx.run.run(cfg, info)
+
+
+def _table(cfg: dict[str, Any], info: dict[str, Any]) -> Any:
+    import nasx.tables
+
+    nasx.tables.main(cfg)
+
+
+def _list(cfg: dict[str, Any], info: dict[str, Any]) -> Any:
+    import nasx.listing
+
+    nasx.listing.main(cfg, info["folders"])
+
+
+JOBS: dict[str, tuple[Callable[[DictConfig], Any], Callable[[dict[str, Any], dict[str, Any]], Any]]] = {
+    "search": (search, _search), "retrain": (retrain, _retrain), "run": (run, _run), "table": (table, _table),
+    "list": (list_, _list)}
+"""Command -> (what Hydra runs, what does the work)."""
+
+
+_raised: list[Exception] = []
+"""What a single job has raised."""
+
+
+def _job(command: str, cfg: DictConfig) -> Any:
+    """Check the composed configuration, then work. Never exits: an exception lets a sweep's other jobs finish."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+    from omegaconf import OmegaConf
+
+    from nasx import config, preflight
+
+    hydra = HydraConfig.get()
+    values = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(values, dict)
+    overrides = list(hydra.overrides.task)
+    info: dict[str, Any] = {
+        "choices": {k: v for k, v in hydra.runtime.choices.items() if not k.startswith("hydra/")},
+        "overrides": overrides, "command": shlex.join(["nasx", command, *overrides]), "argv": [command, *overrides],
+        "folders": [source.path for source in hydra.runtime.config_sources if source.schema == "file"]}
+    work = JOBS[command][1]
+    plain = {str(key): value for key, value in values.items()}
+    if config.COMMANDS[command].groups:
+        folder = next((s.path for s in hydra.runtime.config_sources if s.provider == "command-line"), None)
+        info["published"] = preflight.published(command, info["choices"], plain, folder)
+    if hydra.mode != RunMode.MULTIRUN:  # the whole line was checked before Hydra started
+        try:
+            return work(plain, info)
+        except Exception as error:  # noqa: BLE001 (raised again by `_hydra`, past Hydra's own shortened trace)
+            _raised.append(error)
+            return None
+    note = Path(hydra.sweep.dir) / f"job-{hydra.job.num}.json"
+    try:
+        config.check(plain, info["choices"], overrides, command)
+        result = work(plain, info)
+    except Exception as error:
+        if not isinstance(error, UserError):
+            traceback.print_exc()
+        _note(note, overrides, f"{error}" if isinstance(error, UserError) else f"{type(error).__name__}: {error}")
+        raise
+    _note(note, overrides, None)
+    return result
+
+
+def _note(path: Path, overrides: list[str], fault: str | None) -> None:
+    """Leave word of a sweep's job for the summary: jobs may run in other processes, on other machines."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(f".{os.getpid()}.part")
+    part.write_text(json.dumps({"overrides": overrides, "fault": fault}), encoding="utf-8")
+    part.replace(path)
+
+
+# ------------------------------------------------------------------------------------------------- the line
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point: exits with the code that the module's docstring gives."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        sys.exit(dispatch(words) or 0)
+    except UserError as error:
+        fail(error, 2)
+    except KeyboardInterrupt as stop:
+        said = f"{stop}; " if str(stop) else "stopped; "
+        print(f"\n{said}the same command resumes it:\n  {shlex.join(['nasx', *words])}", file=sys.stderr)
+        sys.exit(getattr(stop, "exit_code", 130))
+    except BrokenPipeError:  # `nasx list | head`: the reader has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+
+
+def fail(error: Exception, code: int) -> NoReturn:
+    """One readable message; the trace only on request."""
+    if os.environ.get("NASX_DEBUG") == "1":
+        traceback.print_exception(error)
+    print(f"nasx: {error}" if "\n" not in str(error) else f"nasx: {_bulleted(str(error))}", file=sys.stderr)
+    sys.exit(code)
+
+
+def _bulleted(text: str) -> str:
+    return "several things are wrong\n" + "\n".join(f"  {line}" for line in text.splitlines())
+
+
+def dispatch(words: list[str]) -> int | None:
+    """Do what the words ask for; returns the exit code."""
+    if not words or words[0] in ("--help", "-h", "help"):
+        from nasx import help as help_
+
+        print(help_.overview())
+        return 0
+    if words[0] in ("--version", "-V"):
+        print(f"nasx {__version__}")
+        return 0
+    if words[0] in ("-sc", "--shell-completion", "--shell_completion"):
+        from nasx import completion
+
+        return completion.answer(words[1:])
+    command, rest = words[0], words[1:]
+    if command not in COMMANDS:
+        from nasx import config
+
+        raise UserError(f"nasx {command}", "there is no such command", f"there are {', '.join(COMMANDS)}"
+                        + config.did_you_mean(command, COMMANDS))
+    if command == "completion":
+        from nasx import completion
+
+        return completion.install(rest)
+    if command == "bench":
+        return bench(rest)
+    return application(command, rest)
+
+
+def bench(words: list[str]) -> int | None:
+    """`nasx bench import|query|info|fill`: plain words, no configuration."""
+    if not words or words[0] in ("--help", "-h") or "--help" in words:
+        from nasx import help as help_
+
+        print(help_.bench())
+        return 0
+    import nasx.benchmarks.command
+
+    return nasx.benchmarks.command.main(words)
+
+
+def application(command: str, words: list[str]) -> int | None:
+    """One of the commands with a configuration, by Hydra."""
+    if command == "list":
+        words = [f"what={word}" if word.isalpha() else word for word in words]
+    from nasx import preflight
+
+    line = preflight.arrange(words)
+    if line.has("--help"):
+        from nasx import help as help_
+
+        print(help_.command(command, line))
+        return 0
+    if line.has("--shell-completion", "--hydra-help"):
+        return _hydra(command, line, None)
+    line = preflight.rewritten(command, line)
+    out = preflight.examine(command, line)
+    if not (line.multirun and line.runs):
+        return _hydra(command, line, None)
+    notes = Path(out) / ".sweeps" / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+    return _hydra(command, line, notes)
+
+
+def _hydra(command: str, line: Line, notes: Path | None) -> int | None:
+    """Hand the line to Hydra. Its errors come to us: it would print a shortened trace and exit with 1.
+
+    `notes` is the folder of a sweep's notes, None where this is no sweep.
+    """
+    import hydra
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    from nasx import config, preflight
+
+    own = any(text.startswith("hydra.sweep.dir=") for text in line.overrides)
+    placed = [] if notes is None or own else [f"hydra.sweep.dir={json.dumps(str(notes))}"]
+    sys.argv = ["nasx", *line.options, *line.overrides, *placed]
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    task = hydra.main(config_path=str(config.conf_dir()), config_name=command, version_base="1.3")(JOBS[command][0])
+    if notes is None:
+        try:
+            task()
+        except (HydraException, OmegaConfBaseException) as error:
+            raise preflight.translate(error) from error
+        if _raised:
+            raise _raised.pop()
+        return None
+    fault: Exception | None = None
+    try:
+        task()
+    except Exception as error:  # noqa: BLE001 (told in the summary, with the others)
+        fault = error
+    return _summary(notes, fault)
+
+
+def _summary(notes: Path, fault: Exception | None) -> int:
+    """After a sweep: how many jobs finished, and which failed with what. 1 where one failed."""
+    found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(notes.glob("job-*.json"))]
+    failed = [note for note in found if note["fault"]]
+    if fault is not None and not failed:  # not a job's own fault: the launcher's, or a job died without a word
+        print(f"sweep: {len(found)} jobs finished, then:", file=sys.stderr)
+        raise fault
+    print(f"sweep: {len(found) - len(failed)} of {len(found)} jobs finished", file=sys.stderr)
+    for note in failed:
+        print(f"  failed: {shlex.join(note['overrides'])}\n    {note['fault']}", file=sys.stderr)
+    if failed:
+        print("started again, the same command repeats only what is not finished", file=sys.stderr)
+    return 1 if failed else 0

@@ -1,0 +1,194 @@
+"""Finished runs as one frame: `collect` reads `result.json` of every run folder below a root.
+
+One row a finished run. Accuracies are in percent: those of a look-up as the benchmark publishes them, those that
+nasx measured (fractions in [0, 1] in the record) times 100. What could not be used is named in `frame.attrs["notes"]`
+and counted in `frame.attrs["skipped"]`: a half-written or torn record, a record of another program, a run that has
+not finished, a second copy of a run. A copy is left out because it would count twice in n.
+
+Nothing here imports torch; 2,000 runs are read in a few tenths of a second.
+"""
+
+from __future__ import annotations
+
+import glob
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+KINDS = ("search", "retrain")
+ELSEWHERE = {"seed", "out", "name", "device", "threads", "checkpoint_s", "allow", "quiet", "launch", "hydra", "from",
+             "parent"}
+"""Keys that do not tell one configuration from another: where and how it runs, the seed, and whose cell it trains."""
+SIZES = {"epochs", "updates_per_epoch", "layers", "channels", "cells"}
+"""Settings that make a run smaller than its protocol when they are lowered."""
+COLUMNS = ("run", "folder", "kind", "method", "space", "dataset", "protocol", "search", "recipe", "retrain",
+           "searched_on", "parent_family", "labels", "reduced", "best_of", "overrides", "family", "identity", "seed",
+           "parent", "genotype", "benchmark", "source", "supernet_valid", "test_accuracy", "params", "cost_s",
+           "peak_mb", "updates", "passes", "device", "gpu", "versions", "commit")
+"""Columns of every frame; a look-up adds `<dataset>.valid` and `<dataset>.test`."""
+
+
+def collect(root: str | Path | Sequence[str | Path]) -> pd.DataFrame:
+    """One row a finished run in the folders (or globs) `root`, at any depth, in the order of folder names.
+
+    The frame has `COLUMNS` and the look-up columns; `attrs["notes"]` says in words what was left out, and
+    `attrs["skipped"]` counts it by reason. Never raises for a bad record.
+    """
+    roots = [root] if isinstance(root, (str, Path)) else list(root)
+    rows: dict[str, dict[str, Any]] = {}
+    left_out: dict[str, list[str]] = {}
+    identities: set[tuple[str, str]] = set()
+    for folder in dict.fromkeys(_folders(roots)):
+        row, reason = _read(folder)
+        key = (row.get("kind", ""), row.get("identity", ""))
+        if not reason and key[1] and key in identities:
+            reason = "second copies of a run"
+        if reason:
+            left_out.setdefault(reason, []).append(folder)
+            continue
+        identities.add(key)
+        rows[folder] = row
+    _inherit(rows.values())
+    lookups = sorted({name for row in rows.values() for name in row if name.endswith((".valid", ".test"))},
+                     key=_dataset_order)
+    frame = pd.DataFrame(list(rows.values()), columns=[*COLUMNS, *lookups])
+    frame.attrs["notes"] = [_say(reason, folders) for reason, folders in sorted(left_out.items())]
+    frame.attrs["skipped"] = {reason: len(folders) for reason, folders in sorted(left_out.items())}
+    return frame
+
+
+def _say(reason: str, folders: list[str]) -> str:
+    names = ", ".join(sorted(folders)[:3]) + (", …" if len(folders) > 3 else "")
+    return f"left out, {reason}: {len(folders)} ({names})"
+
+
+def _dataset_order(column: str) -> tuple[int, str, int]:
+    name, _, part = column.rpartition(".")
+    known = ("cifar10", "cifar100", "imagenet16")
+    return known.index(name) if name in known else len(known), name, ("valid", "test").index(part)
+
+
+def _folders(roots: Sequence[str | Path]) -> Iterator[str]:
+    """Every folder that looks like a run's, sorted, not descending into runs or hidden folders."""
+    for root in roots:
+        text = os.path.expanduser(os.fspath(root))
+        for start in sorted(glob.glob(text)) if glob.has_magic(text) and not os.path.exists(text) else [text]:
+            if os.path.basename(start) == "result.json":
+                start = os.path.dirname(start) or "."
+            for folder, children, files in os.walk(start):
+                children[:] = sorted(child for child in children if not child.startswith("."))
+                if "result.json" in files or "config.yaml" in files:
+                    children.clear()
+                    yield os.path.normpath(folder)
+
+
+def _read(folder: str) -> tuple[dict[str, Any], str]:
+    """The row of one run folder, or an empty row and the reason why there is none."""
+    path = os.path.join(folder, "result.json")
+    try:
+        with open(path, encoding="utf-8") as file:
+            record = json.load(file)
+    except FileNotFoundError:
+        return {}, "not finished"
+    except (OSError, ValueError, RecursionError):
+        return {}, "record unreadable"
+    if not isinstance(record, dict) or record.get("kind") not in KINDS or not isinstance(record.get("choices"), dict):
+        return {}, "not a record of nasx"
+    if record.get("status", "finished") != "finished":
+        return {}, "not finished"
+    try:
+        return _row(folder, record), ""
+    except (TypeError, ValueError, KeyError, AttributeError):
+        return {}, "record unreadable"
+
+
+def _row(folder: str, record: Mapping[str, Any]) -> dict[str, Any]:
+    choices, hardware = record["choices"], record.get("hardware") or {}
+    search = record["kind"] == "search"
+    labels = sorted(str(label) for label in record.get("labels") or [])
+    best = [int(label.removeprefix("best_of_")) for label in labels if label.removeprefix("best_of_").isdigit()]
+    device = str(hardware.get("device") or "")
+    row: dict[str, Any] = {
+        "run": str(record.get("name") or os.path.basename(folder)), "folder": folder, "kind": record["kind"],
+        "method": _text(choices.get("method")), "space": _text(choices.get("space")),
+        "dataset": _text(choices.get("dataset")),
+        "protocol": _text(record.get("protocol")) if search else "",
+        "search": _text(choices.get("search")) if search else "",
+        "recipe": "" if search else _text(record.get("protocol")),
+        "retrain": "" if search else _text(choices.get("retrain")),
+        "searched_on": _text(choices.get("dataset")) if search else "", "parent_family": "",
+        "labels": tuple(label for label in labels if not label.startswith("best_of_")),
+        "reduced": _reduced(record), "best_of": best[0] if best else 0,
+        "overrides": _overrides(record.get("overrides") or []), "family": _text(record.get("family")),
+        "identity": _text(record.get("identity")), "seed": record.get("seed"), "parent": _text(record.get("parent")),
+        "genotype": _text(record.get("genotype")), "benchmark": "", "source": "",
+        "supernet_valid": _percent((record.get("supernet") or {}).get("valid_accuracy")),
+        "test_accuracy": _percent(record.get("test_accuracy")), "params": _number(record.get("params")),
+        "cost_s": _number(record.get("wall_s")), "peak_mb": _number(record.get("peak_mb")),
+        "updates": _number(record.get("updates")), "passes": _number(record.get("passes")),
+        "device": _text(hardware.get("name")) or device, "gpu": device.startswith("cuda"),
+        "versions": " ".join(f"{k}={v}" for k, v in sorted((record.get("versions") or {}).items())),
+        "commit": _text(record.get("commit"))}
+    lookup = record.get("lookup") or {}
+    row["benchmark"], row["source"] = _text(lookup.get("benchmark")), _text(lookup.get("source"))
+    for name, scores in lookup.items():
+        if isinstance(scores, Mapping):
+            row |= {f"{name}.{part}": _number(scores.get(part)) for part in ("valid", "test")}
+    if row["params"] != row["params"]:
+        row["params"] = _number(lookup.get("params"))
+    return row
+
+
+def _reduced(record: Mapping[str, Any]) -> bool:
+    """Whether the run was smaller than the published setting: as recorded, else by the settings that differ from it.
+
+    `changed` maps a key to [published, used]; None for a number of updates means a whole epoch.
+    """
+    if "reduced" in record:
+        return bool(record["reduced"])
+    for key, (published, used) in (record.get("changed") or {}).items():
+        sized = key.rpartition(".")[2] in SIZES and isinstance(used, (int, float))
+        if sized and (published is None or used < published):
+            return True
+    return False
+
+
+def _overrides(lines: Sequence[str]) -> tuple[str, ...]:
+    """What the command line changed, sorted, without the keys of `ELSEWHERE`."""
+    kept = []
+    for line in map(str, lines):
+        key = line.partition("=")[0].lstrip("+~").partition("@")[0]
+        if key.partition(".")[0] not in ELSEWHERE:
+            kept.append(line)
+    return tuple(sorted(kept))
+
+
+def _inherit(rows: Any) -> None:
+    """A retraining takes method, space and search protocol from the search whose cell it trains."""
+    by_name = {row["run"]: row for row in rows if row["kind"] == "search"}
+    for row in rows:
+        parent = by_name.get(os.path.basename(os.path.normpath(row["parent"]))) if row["parent"] else None
+        if parent is None:
+            continue
+        for name in ("method", "space", "protocol", "search"):
+            row[name] = parent[name] if name in ("protocol", "search") else row[name] or parent[name]
+        row["searched_on"] = parent["dataset"]
+        row["labels"] = tuple(sorted({*row["labels"], *parent["labels"]}))
+        row["reduced"] = row["reduced"] or parent["reduced"]
+        row["parent_family"] = parent["family"] or "\n".join(parent["overrides"])
+
+
+def _text(value: Any) -> str:
+    return "" if value is None else str(value)
+
+
+def _number(value: Any) -> float:
+    return float("nan") if value is None or isinstance(value, bool) else float(value)
+
+
+def _percent(value: Any) -> float:
+    return 100 * _number(value)

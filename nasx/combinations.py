@@ -1,0 +1,94 @@
+"""What is wrong with a configuration that no value alone can show: pure functions of the plain configuration.
+
+`nasx.config.check` calls each with the configuration and the command; where a value has a wrong type a function may
+raise TypeError, since that fault is told by itself.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from nasx.errors import UserError
+
+READS = {"search": ("search",), "retrain": ("retrain",), "run": ("search", "retrain"), "table": (), "list": ()}
+"""Command -> the groups of training settings that it reads."""
+
+
+def _get(cfg: Mapping[str, Any], path: str) -> Any:
+    node: Any = cfg
+    for part in path.split("."):
+        node = node.get(part) if isinstance(node, Mapping) else None
+    return node
+
+
+def _is_nb201(cfg: Mapping[str, Any]) -> bool:
+    return str(_get(cfg, "space._target_")).startswith("nasx.spaces.nb201.")
+
+
+def _device(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
+    device = cfg.get("device")
+    if device is not None and not re.fullmatch(r"auto|cpu|cuda(:\d+)?", str(device)):
+        yield UserError(f"device={device}", "no such device", "use auto, cpu, cuda, or cuda:0")
+
+
+def _folder_name(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
+    name = cfg.get("name")
+    if name is not None and not re.fullmatch(r"[\w+,=-][\w.+,=-]*", str(name)):
+        yield UserError(f"name={name}", "is no plain folder name", "use letters, digits, . _ - and say where by out=")
+
+
+def _auxiliary(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
+    for group in READS[command]:
+        if _is_nb201(cfg) and (weight := _get(cfg, f"{group}.auxiliary")):
+            yield UserError(f"{group}.auxiliary={weight}", "the networks of nb201 have no auxiliary head",
+                            f"set {group}.auxiliary=0")
+
+
+def _benchmark(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
+    target, space = str(_get(cfg, "benchmark._target_")), str(_get(cfg, "space._target_"))
+    for name in ("nb201", "nb101"):
+        home = {"nb201": "nb201", "nb101": "nb1shot1"}[name]
+        if target.startswith(f"nasx.benchmarks.{name}.") and not space.startswith(f"nasx.spaces.{home}."):
+            yield UserError(f"benchmark={name}", f"knows no architecture of {space.rpartition('.')[2]}",
+                            f"use space={home}, or benchmark=none")
+
+
+def _rates(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
+    for group in READS[command]:
+        lr, low = _get(cfg, f"{group}.lr"), _get(cfg, f"{group}.lr_min")
+        if lr is not None and low is not None and low > lr > 0:
+            yield UserError(f"{group}.lr_min={low}", f"is above {group}.lr={lr}", "the rate falls from lr to lr_min")
+    if "retrain" not in READS[command]:
+        return
+    warmup, epochs = _get(cfg, "retrain.warmup_epochs"), _get(cfg, "retrain.epochs")
+    if warmup is not None and epochs is not None and warmup >= epochs and warmup > 0:
+        yield UserError(f"retrain.warmup_epochs={warmup}", f"leaves nothing of retrain.epochs={epochs}",
+                        "set it lower, or retrain.warmup_epochs=0")
+
+
+def _momentum(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
+    for group in READS[command]:
+        if _get(cfg, f"{group}.nesterov") and _get(cfg, f"{group}.momentum") == 0:
+            yield UserError(f"{group}.nesterov=true", f"needs momentum, and {group}.momentum=0",
+                            f"set {group}.nesterov=false, or {group}.momentum=0.9")
+
+
+def _pieces(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
+    if "retrain" not in READS[command]:
+        return
+    batch, pieces = _get(cfg, "retrain.batch"), _get(cfg, "retrain.accumulate")
+    if batch and pieces and batch % pieces:
+        yield UserError(f"retrain.accumulate={pieces}", f"does not divide retrain.batch={batch}", "use a divisor of it")
+
+
+def _source(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
+    if command == "retrain" and (cfg.get("from") is None) == (cfg.get("genotype") is None):
+        both = cfg.get("from") is not None
+        yield UserError("retrain", "from= and genotype= exclude each other" if both else "no architecture is given",
+                        "give one: from=<a run of nasx search>, or genotype=<its text>")
+
+
+COMBINATIONS: tuple[Callable[[Mapping[str, Any], str], Iterator[UserError]], ...] = (
+    _device, _folder_name, _auxiliary, _benchmark, _rates, _momentum, _pieces, _source)

@@ -1,0 +1,332 @@
+"""A configuration: where it lies, what is wrong with it, and which run it is.
+
+`check` finds all faults of a composed configuration at once, before anything runs and without importing torch.
+`build` makes a component. `identity` and `run_name` say which run a configuration is.
+
+A component is a node with `_target_`. Only classes of nasx, and of packages that the user names in `allow`, may be
+named there; this is enforced before anything is imported.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import difflib
+import hashlib
+import importlib
+import json
+import math
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from nasx import schema
+from nasx.combinations import COMBINATIONS
+from nasx.errors import UserError
+
+
+class Command(NamedTuple):
+    """A command's own keys (a class of nasx.settings), its groups, and groups of which it reads nothing."""
+
+    settings: str
+    groups: tuple[str, ...] = ()
+    unread: tuple[str, ...] = ()
+
+
+GROUPS = ("space", "method", "dataset", "search", "retrain", "benchmark", "engine")
+"""Groups whose node is a component."""
+DELTAS = ("pair", "experiment")
+"""Groups whose files change the nodes of others."""
+COMMANDS = {
+    "search": Command("SearchJob", GROUPS, ("retrain",)),
+    "retrain": Command("RetrainJob", GROUPS, ("method", "search", "benchmark")),
+    "run": Command("RunJob", GROUPS),
+    "table": Command("TableJob"),
+    "list": Command("ListJob"),
+}
+HOMES = ("nasx.spaces", "nasx.methods", "nasx.data", "nasx.benchmarks", "nasx.settings")
+"""Where components of nasx live; nothing else of it may be named in `_target_`."""
+ELSEWHERE = frozenset({"out", "name", "device", "threads", "checkpoint_s", "allow", "quiet", "launch", "hydra", "then"})
+"""Keys that say where and how a run goes, not what it computes: no part of its identity."""
+_RENAMED = {"from_": "from"}
+
+
+def conf_dir() -> Path:
+    """The folder of configurations: nasx/conf in an installed wheel, conf beside the package in a working copy."""
+    here = Path(__file__).resolve().parent
+    return next((path for path in (here / "conf", here.parent / "conf") if (path / "search.yaml").is_file()),
+                here / "conf")
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """The known word that `word` was probably meant to be."""
+    names = list(known)
+    near = difflib.get_close_matches(word, names, 1, 0.6) or difflib.get_close_matches(word.lower(), names, 1, 0.6)
+    return near[0] if near else None
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    near = nearest(word, known)
+    return f" (did you mean {near}?)" if near else ""
+
+
+def show(value: Any) -> str:
+    """A value as one writes it on the command line."""
+    words = {None: "null", True: "true", False: "false"}
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(show(item) for item in value) + "]"
+    return words.get(value, str(value)) if value is None or isinstance(value, bool) else str(value)
+
+
+# -------------------------------------------------------------------------------------------------- checks
+def check(cfg: Mapping[str, Any], choices: Mapping[str, Any] | None = None, overrides: Sequence[str] = (),
+          command: str = "search") -> None:
+    """Raise one UserError that lists every fault of the plain configuration `cfg` (`hydra` left out).
+
+    `choices` are the group files that were chosen, `overrides` the words of the command line. Looks at the disk only
+    where the data set does (`check()` of its component); imports nothing but that component, if nothing else is wrong.
+    """
+    found = [*_unread(command, overrides), *_keys(cfg, command), *_components(cfg, choices or {}, command)]
+    for look in COMBINATIONS:
+        with contextlib.suppress(TypeError):  # a value of a wrong type, which is told above
+            found += look(cfg, command)
+    if isinstance(cfg.get("dataset"), Mapping) and not any(fault.where.startswith("dataset") for fault in found):
+        found += _data(cfg)
+    if found:
+        raise UserError.join(list({str(fault): fault for fault in found}.values()))
+
+
+def _unread(command: str, overrides: Sequence[str]) -> Iterator[UserError]:
+    """Overrides of groups that the command reads nothing of: they would do nothing."""
+    other = {"search": "nasx run searches and retrains; nasx retrain retrains a finished search",
+             "retrain": "give it to the search: nasx search, or nasx run for both"}
+    for text in overrides:
+        key = re.split(r"[=.@]", text.lstrip("+~"), maxsplit=1)[0]
+        if key in COMMANDS[command].unread:
+            yield UserError(text, f"nasx {command} reads no {key} settings", other.get(command, ""))
+
+
+def _keys(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
+    """Keys at the top level."""
+    entry = COMMANDS[command]
+    component = schema.component(f"nasx.settings.{entry.settings}")
+    assert component is not None, entry.settings
+    fields = {_RENAMED.get(name, name): field for name, field in component.fields.items()}
+    plain = {key: value for key, value in cfg.items() if key not in (*entry.groups, "hydra")}
+    known = [*fields, *entry.groups, *(DELTAS if entry.groups else ())]
+    for key in plain:
+        if key not in fields:
+            yield UserError(key, f"nasx {command} has no such setting", _it_has(key, known))
+    yield from _values("", fields, plain, lambda key: _literal(fields[key].default))
+
+
+def unknown(cfg: Mapping[str, Any], key: str, command: str) -> UserError | None:
+    """The fault of a dotted key that the composed configuration does not have, None where it has it."""
+    entry, node, path = COMMANDS[command], cfg, ""
+    for part in key.split("."):
+        if part in node:
+            path, node = f"{path}{part}.", node[part] if isinstance(node[part], Mapping) else {}
+            continue
+        if path:
+            target = str(node.get("_target_", "")).rpartition(".")[2]
+            return UserError(key, f"{target or path[:-1]} has no such setting",
+                             _it_has(part, [name for name in node if name != "_target_"]))
+        elsewhere = [f"{group}.{part}" for group in entry.groups if part in (cfg.get(group) or ())]
+        known = [*(name for name in cfg if name not in DELTAS), *DELTAS] if entry.groups else list(cfg)
+        if elsewhere and part == key:
+            return UserError(key, f"nasx {command} has no such setting", f"did you mean {' or '.join(elsewhere)}?")
+        return UserError(key, f"nasx {command} has no such setting", _it_has(part, known))
+    return None
+
+
+def _it_has(key: str, known: Iterable[str]) -> str:
+    names = list(known)
+    return (f"it has {', '.join(names)}" if names else "it has none") + did_you_mean(key, names)
+
+
+def _values(prefix: str, fields: Mapping[str, schema.Field], values: Mapping[str, Any],
+            usual: Callable[[str], str | None]) -> Iterator[UserError]:
+    """Values that do not fit their field; `usual` tells the value that a key has if nobody sets it."""
+    missing = {key for key, value in values.items() if value == "???"}
+    for key in missing:
+        yield UserError(f"{prefix}{key}", "needs a value", f"write {prefix}{key}=...")
+    for key, must in schema.faults(fields, {k: v for k, v in values.items() if k not in missing}).items():
+        alike = usual(key)
+        yield UserError(f"{prefix}{key}={show(values[key])}", must,
+                        f"the default is {prefix}{key}={alike}" if alike else f"change {prefix}{key}")
+
+
+def _literal(text: str | None) -> str | None:
+    """A default as one writes it on the command line."""
+    if text is None:
+        return None
+    try:
+        return show(ast.literal_eval(text))
+    except ValueError:
+        return text
+
+
+def _in_file(group: str, choice: Any, key: str) -> str | None:
+    """The value of a key in a group's file."""
+    file = conf_dir() / group / f"{choice}.yaml"
+    text = file.read_text(encoding="utf-8") if file.is_file() else ""
+    found = re.search(rf"^{key}:[ ]+([^#]+?)\s*(#|$)", text, re.M)
+    return found[1].replace(", ", ",") if found else None
+
+
+def _components(cfg: Mapping[str, Any], choices: Mapping[str, Any], command: str) -> Iterator[UserError]:
+    allowed = (*HOMES, *_allow(cfg))
+    for group in COMMANDS[command].groups:
+        node = cfg.get(group)
+        if not isinstance(node, Mapping):
+            yield UserError(group if node is None else f"{group}={show(node)}", f"no {group} is chosen",
+                            f"choose one, for example {group}={choices.get(group) or '...'}; nasx list shows all")
+        elif "_target_" not in node:
+            yield UserError(group, "does not say which class it is", "its file needs a line _target_: package.Class")
+        else:
+            yield from component_faults(group, node, allowed, choices.get(group))
+
+
+def _allow(cfg: Mapping[str, Any]) -> tuple[str, ...]:
+    allow = cfg.get("allow") or ()
+    return tuple(str(name) for name in allow) if isinstance(allow, list | tuple) else ()
+
+
+def component_faults(where: str, node: Mapping[str, Any], allowed: Sequence[str] = HOMES,
+                     choice: Any = None) -> Iterator[UserError]:
+    """Faults of one component node, chosen as `choice`, and of the components inside it."""
+    target = node["_target_"]
+    refused = _refused(where, target, allowed)
+    if refused is not None:
+        yield refused
+        return
+    component = schema.component(target)
+    assert component is not None
+    given = {key: value for key, value in node.items() if key != "_target_"}
+    if not component.open:
+        for key in given:
+            if key not in component.fields:
+                has = _it_has(key, component.fields)
+                yield UserError(f"{where}.{key}", f"{component.name} has no such setting", has)
+    for key, field in component.fields.items():
+        if key not in given and field.default is None:
+            what = schema.describe(field.annotation)
+            yield UserError(f"{where}.{key}", f"{component.name} needs a value", f"it must be {what}")
+    inner = {key: value for key, value in given.items() if isinstance(value, Mapping) and "_target_" in value}
+    for key, value in inner.items():
+        yield from component_faults(f"{where}.{key}", value, allowed)
+    yield from _values(f"{where}.", component.fields, {k: v for k, v in given.items() if k not in inner},
+                       lambda key: _in_file(where, choice, key) or _literal(component.fields[key].default))
+
+
+def _refused(where: str, target: Any, allowed: Sequence[str]) -> UserError | None:
+    """The fault of a `_target_`, None where it may be built. Nothing is imported."""
+    key = f"{where}._target_={target}"
+    if not isinstance(target, str) or not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", target):
+        return UserError(key, "is no class", "write package.module.Class")
+    head, *_ = target.split(".")
+    if head in sys.stdlib_module_names or not any(target.startswith(f"{name}.") for name in allowed):
+        own = head != "nasx" and head not in sys.stdlib_module_names
+        return UserError(key, "only spaces, methods, data sets and benchmarks of nasx may be named here",
+                         f"to allow your own package on purpose add allow=[{head}]" if own else "nasx list shows them")
+    if schema.component(target) is None:
+        module, _, name = target.rpartition(".")
+        body = schema.tree(module)
+        if body is None:
+            return UserError(key, f"there is no module {module}", "check the name, and that its package is installed")
+        names = [node.name for node in body.body if isinstance(node, ast.ClassDef)]
+        return UserError(key, f"{module} has no class {name}", f"it has {', '.join(names)}{did_you_mean(name, names)}")
+    return None
+
+
+def _data(cfg: Mapping[str, Any]) -> Iterator[UserError]:
+    """The data set's own look at the disk: a missing data set is a fault now, not after the network is built."""
+    look = getattr(build(cfg["dataset"], _allow(cfg)), "check", None)
+    try:
+        if look is not None:
+            look()
+    except UserError as error:
+        yield error
+
+
+# --------------------------------------------------------------------------------------------------- build
+def build(node: Mapping[str, Any], allow: Sequence[str] = ()) -> Any:
+    """The component of a node with `_target_`, made with plain values (tuples for lists, components inside built).
+
+    Raises UserError where the target is not allowed. `check` has looked at the values before.
+    """
+    target = node["_target_"]
+    refused = _refused("component", target, (*HOMES, *allow))
+    if refused is not None:
+        raise refused
+    module, _, name = target.rpartition(".")
+    if not target.startswith("nasx.") and str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))
+    given = {key: build(value, allow) if isinstance(value, Mapping) and "_target_" in value else schema.tuples(value)
+             for key, value in node.items() if key != "_target_"}
+    return getattr(importlib.import_module(module), name)(**given)
+
+
+# ------------------------------------------------------------------------------------------------ identity
+def kind_of(cfg: Mapping[str, Any]) -> str:
+    """`retrain` where an architecture is given, else `search`."""
+    return "retrain" if cfg.get("from") or cfg.get("genotype") else "search"
+
+
+def identifying(cfg: Mapping[str, Any], kind: str | None = None) -> dict[str, Any]:
+    """The part of a configuration that changes the numbers of a run of this kind (search or retrain).
+
+    So `nasx run` and `nasx search` share the folder of the search. A parent run counts by its name, not by its path.
+    """
+    kind = kind or kind_of(cfg)
+    drop = {*ELSEWHERE, *COMMANDS[kind].unread} | ({"from", "genotype"} if kind == "search" else set())
+    kept = {key: value for key, value in cfg.items() if key not in drop}
+    if kept.get("from"):
+        kept["from"] = Path(str(kept["from"])).name
+    return kept
+
+
+def changed(cfg: Mapping[str, Any], published: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """Dotted settings in which a run differs from the published configuration: key -> [published, used]."""
+    kind = kind_of(cfg)
+    old, new = (_flat(identifying({**tree, "seed": 0}, kind)) for tree in (published, cfg))
+    same = ("from", "genotype")
+    return {key: [old.get(key), new.get(key)] for key in sorted(old.keys() | new.keys())
+            if old.get(key) != new.get(key) and key not in same}
+
+
+def _flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in node.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
+
+
+def identity(cfg: Mapping[str, Any], kind: str | None = None) -> str:
+    """Eight hexadecimal digits of the configuration that changes the numbers."""
+    return hashlib.sha256(json.dumps(_canonical(identifying(cfg, kind)), sort_keys=True).encode()).hexdigest()[:8]
+
+
+def run_name(cfg: Mapping[str, Any], choices: Mapping[str, Any], kind: str | None = None) -> str:
+    """The name of a run's folder: `name`, else <method>-<space>-<dataset>-s<seed>-<identity>.
+
+    A retraining has `retrain` in the place of the method.
+    """
+    if cfg.get("name"):
+        return str(cfg["name"])
+    first = choices.get("method") if (kind or kind_of(cfg)) == "search" else "retrain"
+    parts = (first, choices.get("space"), choices.get("dataset"), f"s{cfg.get('seed', 0)}", identity(cfg, kind))
+    return "-".join(re.sub(r"[^\w.]+", "_", str(part)) for part in parts)
+
+
+def _canonical(value: Any) -> Any:
+    """Equal numbers alike: 5 and 5.0 are one setting."""
+    if isinstance(value, Mapping):
+        return {str(key): _canonical(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_canonical(item) for item in value]
+    if isinstance(value, float) and math.isfinite(value) and value == int(value) and abs(value) < 2**53:
+        return int(value)
+    return value

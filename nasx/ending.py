@@ -1,0 +1,72 @@
+"""What a finished run says: the cell, what it is worth beside optimum and random, its cost, and what to do next."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from nasx.progress import duration
+
+NAMES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "imagenet16": "ImageNet16-120"}
+
+
+def show(result: Mapping[str, Any], folder: Path) -> None:
+    """Print the end of a run to the terminal (standard output)."""
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(f"\n[bold]{result['name']}[/bold]  finished {result['finished']}")
+    console.print(result["genotype"], markup=False)
+    if result["kind"] == "search":
+        _lookup(console, result)
+    elif result.get("test_accuracy") is not None:
+        console.print(f"test accuracy {100 * result['test_accuracy']:.2f} % (last epoch)")
+    hardware = result["hardware"]
+    threads = f" ({hardware['threads']} threads)" if hardware["device"] == "cpu" else ""
+    console.print(f"cost: {duration(result['wall_s'])}, {result['updates']:,} weight updates, {result['passes']:,} passes, "
+                  f"peak {result['peak_mb']:,.0f} MB on {hardware['name']}{threads}")
+    if result.get("labels"):
+        console.print(f"[yellow]reproduces known faults of released code: {', '.join(result['labels'])}[/yellow]")
+    pictures = [name for name in ("cell.svg", "cell.png", "search.png", "retrain.png") if (folder / name).exists()]
+    console.print(f"files: {folder}{f' ({', '.join(pictures)})' if pictures else ''}", markup=False)
+    for line in following(result, folder):
+        console.print(line, markup=False)
+
+
+def _lookup(console: Console, result: Mapping[str, Any]) -> None:
+    """The benchmark's answer beside the best, a random and the median cell, a row for each data set."""
+    found = result.get("lookup")
+    if found is None:
+        console.print("no benchmark table answers for this cell: retrain it to learn its accuracy")
+        return
+    reference = result.get("reference") or {}
+    table = Table(title=f"look-up: {found['source']}", title_justify="left", box=None, padding=(0, 2, 0, 0))
+    for heading in ("", "this cell", "optimum", "random mean", "median"):
+        table.add_column(heading, justify="left" if not heading else "right")
+    missing = False
+    for name, title in NAMES.items():
+        for part in ("valid", "test"):
+            if name not in found:
+                continue
+            value, others = found[name].get(part), (reference.get(name) or {}).get(part) or {}
+            if value is None:
+                missing = True
+                continue
+            table.add_row(f"{title} {part} %", *(("n/a" if x is None else f"{x:.2f}") for x in (
+                value, others.get("optimum"), others.get("mean"), others.get("median"))))
+    console.print(table)
+    if missing:
+        console.print("test accuracies are not in the embedded table; nasx bench import nb201 PATH adds them")
+
+
+def following(result: Mapping[str, Any], folder: Path) -> list[str]:
+    """The commands that come next."""
+    out = folder.parent
+    where = "" if str(out) == "outputs" else f" out={shlex.quote(str(out))}"
+    lines = [f"next: nasx table{where}"]
+    if result["kind"] == "search":
+        lines.append(f"      nasx retrain from={shlex.quote(str(folder))}{where}")
+    return lines

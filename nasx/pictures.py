@@ -1,0 +1,88 @@
+"""What all pictures share: colours, type, and how a figure is written so that the same data give the same bytes.
+
+Colours are those of Okabe and Ito (2008), which stay apart for the common kinds of colour blindness; an operation has
+the same colour in a cell and in a curve: learned operations blue, pooling green, skip orange, none grey.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nasx.errors import UserError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+INK, SOFT, FAINT = "#24292f", "#6e7781", "#d0d7de"
+CYCLE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""Okabe and Ito's palette, in the order in which lines take it."""
+FAMILIES = {"skip": "#B35900", "pool": "#00795A", "none": "#8c959f", "noise": "#8c959f", "conv": "#0A5C94"}
+"""Operation family -> colour of its edge (darkened for thin lines on white)."""
+FORMATS = ("svg", "png")
+_STYLE: Any = {
+    "font.family": "DejaVu Sans", "font.size": 9.0, "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": SOFT,
+    "axes.linewidth": 0.8, "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 10.0,
+    "axes.titlelocation": "left", "axes.titleweight": "bold", "axes.titlepad": 8.0, "axes.grid": True,
+    "axes.axisbelow": True, "grid.color": "#eaeef2", "grid.linewidth": 0.8, "xtick.color": SOFT, "ytick.color": SOFT,
+    "xtick.labelcolor": INK, "ytick.labelcolor": INK, "xtick.major.size": 3.0, "ytick.major.size": 3.0,
+    "legend.frameon": False, "legend.fontsize": 8.5, "lines.linewidth": 1.8, "lines.solid_capstyle": "round",
+    "figure.facecolor": "white", "savefig.facecolor": "white", "svg.fonttype": "none", "svg.hashsalt": "nasx",
+    "path.simplify": True, "figure.dpi": 100.0, "savefig.dpi": 160.0}
+
+
+def family(operation: str) -> str:
+    """The family of an operation by its published name: conv, pool, skip, none or noise."""
+    name = operation.lower()
+    return next((kind for kind in ("skip", "pool", "none", "noise") if kind in name), "conv")
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """matplotlib with the project's look and without a screen, whatever the user's own settings are."""
+    import matplotlib
+
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(_STYLE)
+        yield
+
+
+def figure(width: float, height: float) -> Figure:
+    """An empty figure (inches) that belongs to no window system."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    made = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(made)
+    return made
+
+
+def save(made: Figure, path: str | Path) -> list[Path]:
+    """Write `made` as SVG or PNG by the suffix of `path`, or as both where it has none; without dates."""
+    metadata: dict[str, dict[str, Any]] = {"svg": {"Date": None, "Creator": "nasx"}, "png": {"Software": "nasx"}}
+    return write(path, {kind: lambda half, kind=kind: made.savefig(half, format=kind, metadata=metadata[kind])
+                        for kind in FORMATS})
+
+
+def write(path: str | Path, writers: dict[str, Any]) -> list[Path]:
+    """Call the writer of each wanted format on a neighbouring file and rename it; no half a picture is ever seen."""
+    path = Path(path)
+    kind = path.suffix.lower().lstrip(".")
+    if kind and kind not in writers:
+        raise UserError(str(path), f"no such picture format: {kind}", f"use {' or '.join('.' + k for k in writers)}")
+    targets = [path] if kind else [path.with_name(f"{path.name}.{k}") for k in writers]
+    for target in targets:
+        half = target.with_name(f".{target.name}.part")
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            writers[target.suffix.lower().lstrip(".")](half)
+            os.replace(half, target)
+        except OSError as fault:
+            with suppress(OSError):
+                half.unlink(missing_ok=True)
+            raise UserError(str(target), f"cannot be written ({fault.strerror})", "name another") from fault
+    return targets

@@ -1,0 +1,299 @@
+"""What a component can be told, read from its source without importing it.
+
+A component is a class named by `_target_`. Its fields (name, annotation, default) are read from the syntax tree of
+its module, inherited dataclass fields included, so that a typo is answered without importing torch. Annotations are
+evaluated in a small fixed namespace: int, float, bool, str, None, Any, Literal, tuple, list, dict, `|`, Optional,
+the aliases of `nasx.settings`, and aliases that the module itself defines or imports from a readable module. Nothing
+of the text is executed.
+
+Lists become tuples: a YAML list satisfies `tuple[...]` and `list[...]` alike, and the component receives a tuple.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.machinery import PathFinder
+from pathlib import Path
+from types import NoneType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from annotated_types import Ge, Gt, Le, Lt
+
+from nasx import settings
+
+_NAMES: dict[str, Any] = {"int": int, "float": float, "bool": bool, "str": str, "None": None, "Any": Any, "object": Any}
+_NAMES |= {name: alias for name, alias in vars(settings).items() if get_origin(alias) is Annotated}
+
+
+@dataclass(frozen=True)
+class Field:
+    """One setting of a component: `default` is source text, None where a value is required."""
+
+    name: str
+    annotation: Any
+    default: str | None
+    line: int = 0
+
+
+@dataclass(frozen=True)
+class Component:
+    """A class as its source declares it; `summary` is its docstring's first line. `open`: it takes any keyword."""
+
+    name: str
+    module: str
+    summary: str
+    fields: Mapping[str, Field]
+    open: bool = False
+    doc: str = ""
+
+
+# ------------------------------------------------------------------------------------------------- modules
+def locate(module: str) -> Path | None:
+    """The source file of a module, found without importing it or its parents. The current folder counts too."""
+    head, *rest = module.split(".")
+    spec = PathFinder.find_spec(head, [*sys.path, str(Path.cwd())])
+    for name in rest:
+        folders = list(spec.submodule_search_locations or []) if spec else []
+        spec = PathFinder.find_spec(name, folders) if folders else None
+    return Path(spec.origin) if spec and spec.origin and spec.origin.endswith(".py") else None
+
+
+@cache
+def tree(module: str) -> ast.Module | None:
+    """The syntax tree of a module, None where there is no source."""
+    path = locate(module)
+    return None if path is None else ast.parse(path.read_text(encoding="utf-8"), str(path))
+
+
+def docstring(module: str) -> str:
+    """A module's docstring, empty where there is none."""
+    body = tree(module)
+    return "" if body is None else ast.get_docstring(body) or ""
+
+
+@cache
+def definition(module: str, name: str) -> tuple[str, ast.stmt] | None:
+    """(module, statement) that defines `name`, followed through imports; None where it cannot be read."""
+    body = tree(module)
+    for node in _statements(body.body) if body else ():
+        match node:
+            case ast.ClassDef() if node.name == name:
+                return module, node
+            case ast.Assign(targets=[ast.Name(id=target)]) if target == name:
+                return module, node
+            case ast.AnnAssign(target=ast.Name(id=target), value=ast.expr()) if target == name:
+                return module, node
+            case ast.ImportFrom():
+                for alias in node.names:
+                    if (alias.asname or alias.name) == name:
+                        return definition(_absolute(node, module), alias.name)
+    return None
+
+
+def _statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
+    """Statements at the top level, those under `if TYPE_CHECKING:` included."""
+    for node in body:
+        yield node
+        if isinstance(node, ast.If):
+            yield from _statements(node.body)
+
+
+def _absolute(node: ast.ImportFrom, module: str) -> str:
+    if not node.level:
+        return node.module or ""
+    path = locate(module)
+    parts = module.split(".")
+    drop = node.level - (1 if path is not None and path.name == "__init__.py" else 0)
+    base = parts[:len(parts) - drop]
+    return ".".join([*base, node.module] if node.module else base)
+
+
+# ---------------------------------------------------------------------------------------------- components
+@cache
+def component(target: str) -> Component | None:
+    """The component that `target` names; None where its source cannot be read or does not define it."""
+    module, _, name = target.rpartition(".")
+    found = definition(module, name) if module else None
+    if found is None:
+        return None
+    home, node = found
+    if not isinstance(node, ast.ClassDef):
+        return None
+    init = next((n for n in node.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"), None)
+    fields, takes_any = (dict(_fields(node, home)), False) if init is None else _arguments(init, home)
+    doc = ast.get_docstring(node) or ""
+    return Component(name, home, doc.partition("\n")[0], fields, takes_any, doc)
+
+
+def _fields(node: ast.ClassDef, module: str) -> Iterator[tuple[str, Field]]:
+    """Dataclass fields, those of the bases first; a class that is no dataclass declares none of its own."""
+    for base in reversed(node.bases):
+        found = definition(module, _last(base))
+        if found and isinstance(found[1], ast.ClassDef):
+            yield from _fields(found[1], found[0])
+    if not any(_last(mark.func if isinstance(mark, ast.Call) else mark) == "dataclass" for mark in node.decorator_list):
+        return
+    for line in node.body:
+        match line:
+            case ast.AnnAssign(target=ast.Name(id=name), annotation=annotation, value=value):
+                default, given = _default(value)
+                if given and not ast.unparse(annotation).startswith(("ClassVar", "typing.ClassVar")):
+                    yield name, Field(name, evaluate(annotation, module), default, line.lineno)
+
+
+def _default(value: ast.expr | None) -> tuple[str | None, bool]:
+    """(default as text, whether the field is given by the caller)."""
+    if isinstance(value, ast.Call) and _last(value.func) == "field":
+        words = {word.arg: word.value for word in value.keywords}
+        if "init" in words and ast.unparse(words["init"]) == "False":
+            return None, False
+        chosen = words.get("default", words.get("default_factory"))
+        return None if chosen is None else ast.unparse(chosen), True
+    return None if value is None else ast.unparse(value), True
+
+
+def _arguments(node: ast.FunctionDef, module: str) -> tuple[dict[str, Field], bool]:
+    args = [*node.args.posonlyargs, *node.args.args]
+    plain = [None] * (len(args) - len(node.args.defaults)) + list(node.args.defaults)
+    pairs = list(zip(args, plain))[1:] + list(zip(node.args.kwonlyargs, node.args.kw_defaults))
+    fields = {arg.arg: Field(arg.arg, evaluate(arg.annotation, module) if arg.annotation else Any,
+                             None if value is None else ast.unparse(value), arg.lineno) for arg, value in pairs}
+    return fields, node.args.kwarg is not None
+
+
+def _last(node: ast.expr) -> str:
+    match node:
+        case ast.Name(id=name) | ast.Attribute(attr=name):
+            return name
+        case ast.Subscript(value=value):
+            return _last(value)
+    return ""
+
+
+# --------------------------------------------------------------------------------------------- annotations
+def evaluate(node: ast.expr, module: str) -> Any:
+    """The type that an annotation describes; Any where it lies outside the fixed namespace."""
+    match node:
+        case ast.Constant(value=None):
+            return None
+        case ast.Constant(value=str(text)):
+            return evaluate(ast.parse(text, mode="eval").body, module)
+        case ast.BinOp(left=left, op=ast.BitOr(), right=right):
+            return _union(evaluate(left, module), evaluate(right, module))
+        case ast.Name() | ast.Attribute():
+            return _named(_last(node), module)
+        case ast.Subscript(value=head, slice=inside):
+            parts = inside.elts if isinstance(inside, ast.Tuple) else [inside]
+            return _generic(_last(head), parts, module)
+    return Any
+
+
+def _union(*parts: Any) -> Any:
+    return Any if Any in parts else Union[parts]  # noqa: UP007 (the parts are only known here)
+
+
+def _named(name: str, module: str) -> Any:
+    if name in _NAMES:
+        return _NAMES[name]
+    if name in ("tuple", "list", "Sequence"):
+        return tuple[Any, ...]
+    if name in ("dict", "Mapping"):
+        return dict[str, Any]
+    found = definition(module, name)
+    if found and isinstance(found[1], ast.Assign | ast.AnnAssign) and found[1].value is not None:
+        return evaluate(found[1].value, found[0])
+    return Any
+
+
+def _generic(head: str, parts: list[ast.expr], module: str) -> Any:
+    if head == "Literal":
+        return Literal[tuple(ast.literal_eval(part) for part in parts)]
+    if head in ("tuple", "Tuple"):
+        inner = [... if _is_dots(part) else evaluate(part, module) for part in parts]
+        return tuple[tuple(inner)]  # type: ignore[misc]
+    if head in ("list", "List", "Sequence"):
+        return tuple[evaluate(parts[0], module), ...]  # type: ignore[misc]
+    if head in ("dict", "Dict", "Mapping") and len(parts) == 2:
+        return dict[evaluate(parts[0], module), evaluate(parts[1], module)]  # type: ignore[misc]
+    if head == "Optional":
+        return _union(evaluate(parts[0], module), None)
+    if head == "Final":
+        return evaluate(parts[0], module)
+    return Any
+
+
+def _is_dots(node: ast.expr) -> bool:
+    return isinstance(node, ast.Constant) and node.value is ...
+
+
+# -------------------------------------------------------------------------------------------------- values
+_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", NoneType: "null"}
+_SIGNS = {Gt: "above {}", Ge: "at least {}", Le: "at most {}", Lt: "below {}"}
+_BOUNDS = {Gt: "gt", Ge: "ge", Le: "le", Lt: "lt"}
+
+
+def describe(annotation: Any, *, bounds_only: bool = False) -> str:
+    """What a value must be, in words: 'a whole number above 0, or null'."""
+    if get_origin(annotation) is Annotated:
+        base, *marks = get_args(annotation)
+        bounds = " and ".join(_SIGNS[type(m)].format(getattr(m, _BOUNDS[type(m)])) for m in marks if type(m) in _SIGNS)
+        return bounds if bounds_only else f"{describe(base)} {bounds}".strip()
+    if get_origin(annotation) is Literal:
+        return "one of " + ", ".join(str(value) for value in get_args(annotation))
+    if get_origin(annotation) is tuple:
+        inner = get_args(annotation)
+        if inner[-1:] == (...,):
+            return "a list" if inner[0] is Any else f"a list, each {describe(inner[0])}"
+        return f"a list of {len(inner)}: " + "; ".join(describe(part) for part in inner)
+    if get_origin(annotation) is dict:
+        return "a mapping"
+    if get_origin(annotation) is Union or isinstance(annotation, type(int | None)):
+        parts = sorted(get_args(annotation), key=lambda part: part is NoneType)
+        return ", or ".join(describe(part) for part in parts)
+    return _WORDS.get(annotation, "null" if annotation is None else "a value")
+
+
+def tuples(value: Any) -> Any:
+    """Plain values with tuples for lists."""
+    if isinstance(value, list | tuple):
+        return tuple(tuples(item) for item in value)
+    if isinstance(value, dict):
+        return {key: tuples(item) for key, item in value.items()}
+    return value
+
+
+def faults(fields: Mapping[str, Field], values: Mapping[str, Any]) -> dict[str, str]:
+    """Field name -> what its value must be, for every value that does not fit. Unknown keys are not looked at."""
+    from pydantic import ConfigDict, ValidationError, create_model
+
+    known = {name: field for name, field in fields.items() if name in values}
+    config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
+    model = create_model("Values", __config__=config,  # pydantic reads the bounds; `f_` keeps its own names free
+                         **{f"f_{name}": (field.annotation, ...) for name, field in known.items()})  # type: ignore[call-overload]
+    try:
+        model(**{f"f_{name}": tuples(values[name]) for name in known})
+    except ValidationError as error:
+        return {name: _must(known[name].annotation, found) for name, found in _by_field(error).items()}
+    return {}
+
+
+def _by_field(error: Any) -> dict[str, list[dict[str, Any]]]:
+    found: dict[str, list[dict[str, Any]]] = {}
+    for item in error.errors(include_url=False):
+        found.setdefault(str(item["loc"][0])[2:], []).append(item)
+    return found
+
+
+def _must(annotation: Any, errors: list[dict[str, Any]]) -> str:
+    """The shortest true sentence: only the bound where the type fits, else the whole description."""
+    bounds = {"greater_than", "greater_than_equal", "less_than", "less_than_equal"}
+    arms = get_args(annotation) if get_origin(annotation) is not Annotated else ()
+    single = next((arm for arm in (annotation, *arms) if get_origin(arm) is Annotated), None)
+    if single is not None and errors[0]["type"] in bounds and get_origin(annotation) not in (tuple, dict):
+        null = ", or null" if NoneType in arms else ""
+        return f"must be {describe(single, bounds_only=True)}{null}"
+    return f"must be {describe(annotation)}"

@@ -1,0 +1,82 @@
+"""A run in progress: its folder held by this process, its device, and the time it has taken over all its starts."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nasx import config, machine, records
+
+Config = Mapping[str, Any]
+Result = dict[str, Any]
+
+
+@dataclass
+class Session:
+    """A run folder held by this process, its device, and the time that the run has taken so far."""
+
+    run: records.Run
+    device: torch.device
+    config: Config
+    info: Config
+    signals: machine.Signals
+    started: str = field(default_factory=records.now)
+    before_s: float = 0.0
+    began: float = field(default_factory=time.monotonic)
+    saved: float = field(default_factory=time.monotonic)
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds of work, over all starts of this run."""
+        return self.before_s + time.monotonic() - self.began
+
+    def save(self, state: Mapping[str, Any], step: int, rows: int) -> None:
+        """Write a checkpoint that remembers how many metrics rows belong to it."""
+        self.run.save({**state, "rows": rows, "elapsed_s": self.elapsed_s, "started": self.started}, step)
+        self.saved = time.monotonic()
+
+    def resume(self) -> dict[str, Any] | None:
+        """The newest readable checkpoint; metrics written after it are dropped."""
+        state = self.run.load(self.device)
+        if state is None:
+            self.run.keep_rows(0)
+            return None
+        self.run.keep_rows(state["rows"])
+        self.before_s, self.started = state["elapsed_s"], state["started"]
+        return state
+
+    def check_signals(self, save: Callable[[], None]) -> None:
+        """After a step: save and stop if a signal asked for it."""
+        if self.signals.asked is not None:
+            save()
+            raise machine.StopRequested(self.signals.asked)
+
+    def record(self, kind: str, **facts: Any) -> Result:
+        """The record of this run, with what every run records."""
+        choices = dict(self.info["choices"])
+        return {"kind": kind, "name": self.run.folder.name, "status": "finished", "command": self.info["command"],
+                "started": self.started, "finished": records.now(), "choices": choices,
+                "overrides": list(self.info["overrides"]), "seed": self.config["seed"],
+                "identity": config.identity(self.config, kind),
+                "family": config.identity({**self.config, "seed": None}, kind),
+                **facts, "wall_s": round(self.elapsed_s, 3), "peak_mb": machine.peak_mb(self.device),
+                "hardware": machine.hardware(self.device), "versions": machine.versions(), "commit": machine.commit()}
+
+
+@contextlib.contextmanager
+def session(cfg: Config, info: Config, kind: str = "search") -> Iterator[Session]:
+    """Open (or create) the run folder of a configuration, and set the process up for it."""
+    folder = Path(cfg["out"]) / config.run_name(cfg, info["choices"], kind)
+    device = machine.device(cfg["device"])
+    engine = cfg.get("engine") or {}
+    machine.prepare(device, threads=cfg["threads"], deterministic=cfg["deterministic"], seed=cfg["seed"],
+                    precision=engine.get("precision", "fp32"))
+    extra = {"kind": kind, "choices": dict(info["choices"]), "identity": config.identity(cfg, kind)}
+    with records.Run(folder, config.identifying(cfg, kind), extra) as run, machine.Signals() as signals:
+        yield Session(run, device, cfg, info, signals)

