@@ -282,7 +282,7 @@ class Method(ABC):
 
 def logs(train: Outcome | None = None, val: Outcome | None = None, **more: Tensor) -> dict[str, Tensor]:
     """The names that every loop, table and curve knows, from the outcomes of a step."""
-    named = {}
+    named: dict[str, Tensor] = {}
     for prefix, outcome in (("train", train), ("val", val)):
         if outcome is not None:
             named |= {f"{prefix}_loss": outcome.loss.detach(), f"{prefix}_accuracy": outcome.accuracy.detach()}

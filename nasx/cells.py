@@ -3,7 +3,8 @@
 `genotype_edges` reads the text of a genotype without evaluating it and without torch:
     NAS-Bench-201     |op~0|+|op~0|op~1|+|op~0|op~1|op~2|        node i sums its edges; op~j comes from node j
     DARTS             Genotype(normal=[('op', j), …], normal_concat=range(2, 6), reduce=…, reduce_concat=…)
-                      two edges a node (one a node in the recurrent cell), flat or nested pairs
+                      two edges a node (one a node in the recurrent cell), flat or nested pairs; untied cells as
+                      Genotype(cells=[[('op', j), …], …], concat=range(2, 6))
     NAS-Bench-101     {"matrix": [[0, 1, …], …], "ops": ["input", …, "output"]}: operations sit on the nodes
 An edge is (source, target, operation). Edges of `none` carry nothing and are drawn faint and dotted.
 
@@ -93,6 +94,9 @@ def _darts(text: str) -> dict[str, list[Edge]]:
     cells = {}
     for name, pairs in fields.items():
         if name.endswith("concat") or not isinstance(pairs, (list, tuple)) or not pairs:
+            continue
+        if name == "cells":  # untied: one cell for each layer
+            cells |= {f"cell{i}": _cell(list(own), fields.get("concat"), recurrent=False) for i, own in enumerate(pairs)}
             continue
         concat = fields.get(f"{name}_concat", fields.get("concat") if name == "recurrent" else None)
         cells[name] = _cell(list(pairs), concat, recurrent=name == "recurrent")

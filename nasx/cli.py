@@ -223,11 +223,11 @@ def bench(words: list[str]) -> int | None:
 
 def application(command: str, words: list[str]) -> int | None:
     """One of the commands with a configuration, by Hydra."""
-    if command == "list":
-        words = [f"what={word}" if word.isalpha() else word for word in words]
     from nasx import preflight
 
     line = preflight.arrange(words)
+    if command == "list":
+        line = line._replace(overrides=tuple(f"what={word}" if word.isalpha() else word for word in line.overrides))
     if line.has("--help"):
         from nasx import help as help_
 

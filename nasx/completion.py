@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import os
 import re
-from typing import get_args
 
-from nasx import cli, config, settings
+from nasx import cli, config, listing
 from nasx.errors import UserError
 
 BASH = """_nasx()
@@ -35,8 +34,7 @@ SCRIPTS = {"bash": BASH, "zsh": ZSH, "fish": FISH}
 HOW = {"bash": 'eval "$(nasx completion bash)"', "zsh": 'eval "$(nasx completion zsh)"',
        "fish": "nasx completion fish | source"}
 FIXED = {"completion": tuple(SCRIPTS), "bench": ("import", "query", "info", "fill"),
-         "list": get_args(settings.ListJob.__annotations__["what"]) or (
-             "methods", "spaces", "datasets", "benchmarks", "protocols", "recipes", "engines", "experiments")}
+         "list": ("all", *listing.KINDS)}
 
 
 def install(words: list[str]) -> int:

@@ -35,18 +35,18 @@ class Command(NamedTuple):
     unread: tuple[str, ...] = ()
 
 
-GROUPS = ("space", "method", "dataset", "search", "retrain", "benchmark", "engine")
+GROUPS = ("space", "method", "dataset", "search", "retrain", "benchmark", "engine", "stop")
 """Groups whose node is a component."""
 DELTAS = ("pair", "experiment")
 """Groups whose files change the nodes of others."""
 COMMANDS = {
     "search": Command("SearchJob", GROUPS, ("retrain",)),
-    "retrain": Command("RetrainJob", GROUPS, ("method", "search", "benchmark")),
+    "retrain": Command("RetrainJob", GROUPS, ("method", "search", "benchmark", "stop")),
     "run": Command("RunJob", GROUPS),
     "table": Command("TableJob"),
     "list": Command("ListJob"),
 }
-HOMES = ("nasx.spaces", "nasx.methods", "nasx.data", "nasx.benchmarks", "nasx.settings")
+HOMES = ("nasx.spaces", "nasx.methods", "nasx.data", "nasx.benchmarks", "nasx.settings", "nasx.stop")
 """Where components of nasx live; nothing else of it may be named in `_target_`."""
 ELSEWHERE = frozenset({"out", "name", "device", "threads", "checkpoint_s", "allow", "quiet", "launch", "hydra", "then"})
 """Keys that say where and how a run goes, not what it computes: no part of its identity."""

@@ -26,12 +26,18 @@ def show(result: Mapping[str, Any], folder: Path) -> None:
         console.print(f"test accuracy {100 * result['test_accuracy']:.2f} % (last epoch)")
     hardware = result["hardware"]
     threads = f" ({hardware['threads']} threads)" if hardware["device"] == "cpu" else ""
-    console.print(f"cost: {duration(result['wall_s'])}, {result['updates']:,} weight updates, {result['passes']:,} passes, "
-                  f"peak {result['peak_mb']:,.0f} MB on {hardware['name']}{threads}")
+    console.print(f"cost: {duration(result['wall_s'])}, {result['updates']:,} weight updates, "
+                  f"{result['passes']:,} passes, peak {result['peak_mb']:,.0f} MB on {hardware['name']}{threads}")
+    if result.get("diagnostics"):
+        spent = result["diagnostics"]
+        console.print(f"of these the diagnostics took {spent['forward']:,} forward and {spent['backward']:,} backward "
+                      f"passes, {duration(spent['seconds'])}")
+    if result.get("verdict"):
+        console.print(f"verdict: {result['verdict']['text']}", markup=False)
     if result.get("labels"):
         console.print(f"[yellow]reproduces known faults of released code: {', '.join(result['labels'])}[/yellow]")
-    pictures = [name for name in ("cell.svg", "cell.png", "search.png", "retrain.png") if (folder / name).exists()]
-    console.print(f"files: {folder}{f' ({', '.join(pictures)})' if pictures else ''}", markup=False)
+    pictures = sorted(path.name for path in folder.glob("*.png"))
+    console.print(f"files: {folder}" + (f" ({', '.join(pictures)})" if pictures else ""), markup=False)
     for line in following(result, folder):
         console.print(line, markup=False)
 

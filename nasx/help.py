@@ -123,7 +123,7 @@ def _chosen(folders: list[Path], overrides: tuple[str, ...]) -> dict[str, str]:
     """The default choices, a space's own protocol among them, and those on the command line."""
     file = _file(folders, "search.yaml")
     assert file is not None
-    chosen = dict(re.findall(r"^  - (\w+): (\w+)", file.read_text(), re.M))
+    chosen = dict(re.findall(r'^  - (\w+): "?(\w+)', file.read_text(), re.M))
     given = dict(re.findall(r"^(\w+)=(\w+)$", "\n".join(overrides), re.M))
     space = _file(folders, f"space/{given.get('space', chosen['space'])}.yaml")
     own = re.findall(r"override /(\w+)[@\w.]*: (\w+)", space.read_text()) if space else []

@@ -33,6 +33,7 @@ from nasx.errors import UserError
 FLAGS = {"--help": "-h", "--hydra-help": "", "--version": "", "--resolve": "", "--run": "-r", "--multirun": "-m",
          "--shell-completion": "-sc", "--shell_completion": "-sc"}
 VALUED = {"--cfg": "-c", "--package": "-p", "--config-dir": "-cd", "--info": "-i"}
+MODES = ("--run", "--multirun", "--cfg", "--info", "--shell-completion")
 INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 CALLBACKS = "hydra.experimental."
 
@@ -86,6 +87,11 @@ def arrange(words: Sequence[str]) -> Line:
         else:
             raise UserError(word, "there is no such option", f"options are {', '.join(known)}"
                             + config.did_you_mean(name, known) + "; settings are written key=value")
+    modes = [option for option in options if option.partition("=")[0] in MODES]
+    if len(modes) > 1:
+        raise UserError(" ".join(modes), "exclude each other", "give one of them")
+    if "--resolve" in options and not any(option.startswith("--cfg=") for option in options):
+        raise UserError("--resolve", "says how --cfg shows values", "write --cfg job --resolve")
     return Line(tuple(options), tuple(overrides))
 
 

@@ -13,10 +13,11 @@ from typing import Any
 
 import torch
 
-from nasx import config, ending, records
+from nasx import config, ending, records, verdict
 from nasx.bilevel import Search, Tree, detached
 from nasx.data.augment import Augment
 from nasx.data.stream import Stream, device_images, evaluation, hashed, splits
+from nasx.diagnose import Watch
 from nasx.errors import UserError
 from nasx.progress import Display, text
 from nasx.relaxed import RelaxedProblem, weights
@@ -56,6 +57,8 @@ def _search(here: Session) -> Result:
     a = {k: x.to(here.device).requires_grad_() for k, x in method.start(space.init(gen)).items()}
     w = weights(supernet)
     state = Search(problem, w, a, weight_optimizer(w, settings), architecture_optimizer(a, settings), settings.clip)
+    watch = Watch(state, space, supernet, *streams, every=settings.diagnose_every, epochs=settings.epochs,
+                  weight_decay=settings.arch_weight_decay, stop=config.build(cfg["stop"]))
 
     def genotype_of(mix: Tree) -> Any:
         return space.discretize({k: x.detach().cpu() for k, x in mix.items()})
@@ -77,15 +80,15 @@ def _search(here: Session) -> Result:
     updates = settings.updates_per_epoch or -(-len(w_index) // settings.batch)
     loop = Loop(state, method, supernet, *streams, epochs=settings.epochs, updates_per_epoch=updates, lr=settings.lr,
                 lr_min=settings.lr_min, warmup=settings.arch_warmup)
-    rows = 0
     saved = here.resume()
     if saved is not None:
         loop.load(saved)
-        problem.passes, rows = saved["passes"], saved["rows"]
+        problem.passes, watch.rows = saved["passes"], here.run.rows()
+        loop.stopped = watch.stopped
         log.info("%s: resuming at update %d of %d", here.run.folder, state.updates, loop.total)
 
     def save() -> None:
-        here.save({**loop.state(), "passes": problem.passes}, state.updates, rows)
+        here.save({**loop.state(), "passes": problem.passes}, state.updates, len(watch.rows))
 
     def begin_epoch(epoch: int) -> None:
         problem.drop_path = settings.drop_path * epoch / settings.epochs
@@ -101,22 +104,23 @@ def _search(here: Session) -> Result:
             save()
 
     def end_epoch(row: dict[str, Any]) -> None:
-        nonlocal rows
         mix = detached(problem.relax(state.a))
         if settings.evaluate_every and row["epoch"] % settings.evaluate_every == 0:
             row |= evaluate()
-        row |= {"genotype": str(genotype_of(mix)), "lookup": lookup(mix), "wall_s": round(here.elapsed_s, 3),
-                "mix": {k: x.mean(0).tolist() for k, x in mix.items()}}
+        row |= {"genotype": str(genotype_of(mix)), "lookup": lookup(mix)}
+        row |= watch.entries(row["epoch"], mix, row["genotype"]) | {"wall_s": round(here.elapsed_s, 3)}
         here.run.append(row)
-        rows += 1
+        watch.rows.append(row)
+        loop.stopped = watch.stopped
         save()
         log.info("epoch %d/%d  %s%s", row["epoch"], settings.epochs, text(row), table_text(row["lookup"]))
 
     loop.begin_epoch, loop.end_epoch, loop.tick = begin_epoch, end_epoch, tick
     with Display(here.run.folder, total=loop.total, done=state.updates, quiet=cfg["quiet"]) as display:
         loop.run()
-        mix = method.choose(state, valid_score, streams[1],
-                            torch.Generator().manual_seed(hashed(cfg["seed"], "choose")))
+        stopped = watch.ended()
+        mix = space.encode(space.parse(stopped["genotype"])) if stopped and loop.stopped else method.choose(
+            state, valid_score, streams[1], torch.Generator().manual_seed(hashed(cfg["seed"], "choose")))
         genotype = genotype_of(mix)
         final = evaluate() if method.trains else {}
         found = lookup(mix)
@@ -125,7 +129,8 @@ def _search(here: Session) -> Result:
             genotype=str(genotype), operations=genotype.operations(), lookup=found, reference=reference(benchmark),
             supernet={**final, "params": sum(x.numel() for x in w.values())}, parent=None, test_accuracy=None,
             params=None if found is None else found["params"], updates=state.updates, passes=problem.passes,
-            changed=changed(here))
+            stopped=stopped, diagnostics=watch.cost(), changed=changed(here))
+        result["verdict"] = verdict.verdict(watch.rows, result)
         records.write_atomic(here.run.folder / "genotype.txt", f"{genotype}\n")
         here.run.finish(result)
     pictures(here.run.folder)

@@ -80,6 +80,8 @@ class Loop:
     begin_epoch: Callable[[int], None] = lambda epoch: None
     end_epoch: Callable[[dict[str, Any]], None] = lambda row: None
     tick: Callable[[Loop], None] = lambda loop: None
+    stopped: bool = False
+    """Set at an epoch's end to end the search there."""
     meter: Meter = field(default_factory=Meter)
 
     @property
@@ -89,7 +91,7 @@ class Loop:
 
     def run(self) -> None:
         started = -1
-        while self.search.updates < self.total:
+        while self.search.updates < self.total and not self.stopped:
             epoch, inside = divmod(self.search.updates, self.updates_per_epoch)
             if epoch != started:
                 self._enter(epoch)

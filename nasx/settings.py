@@ -53,6 +53,8 @@ class SearchSettings:
     """Weight updates in an epoch; null: as many as one pass over the training split needs."""
     evaluate_every: NonNegative
     """Epochs between full evaluations of the supernet on the validation split; 0: at the end only."""
+    diagnose_every: NonNegative
+    """Epochs between the diagnostics that need passes (eigenvalue, alignment, correlation); 0: none, and no cost."""
     cutout: NonNegative
     """Side of the square that is blanked, in pixels; 0: none."""
     drop_path: Below1
@@ -92,10 +94,12 @@ class RetrainSettings:
     mixup: NonNegativeFloat = 0.0
     cutmix: NonNegativeFloat = 0.0
     accumulate: Positive = 1
-    """Pieces that a batch is computed in, to fit a smaller memory; the update is the same."""
+    """Pieces that a batch is computed in, to fit a smaller memory; only batch norm sees the pieces."""
     amp: bool = False
     channels_last: bool = False
     compile: bool = False
+    updates_per_epoch: Positive | None = None
+    """Weight updates in an epoch; null: as many as one pass over the training images needs."""
     evaluate_every: NonNegative = 1
     """Epochs between evaluations on the test set; 0: at the end only."""
 

@@ -89,7 +89,7 @@ def put_operation(op: nn.Module, bank: banks.Bank, i: int) -> None:
 def put_bundle(edges: nn.ModuleList, bundle: EdgeBundle) -> None:
     for bank, pairs in zip(bundle.banks, bundle.members, strict=True):
         for i, (local, column) in enumerate(pairs):
-            put_operation(edges[bundle.edges[local].index].ops[column], bank, i)
+            put_operation(edges[bundle.edges[local].row].ops[column], bank, i)
 
 
 def reference(space: Space, net: Any, **settings: Any) -> nn.Module:

@@ -134,11 +134,20 @@ def test_no_annotation_of_a_component_is_beyond_the_schema() -> None:
         assert [field.name for field in component.fields.values() if field.annotation is Any] == [], target
 
 
-@pytest.mark.parametrize("name", ["quickstart"])
+@pytest.mark.parametrize("name", [p.stem for p in sorted((config.conf_dir() / "experiment").glob("*.yaml"))])
 def test_experiments_compose_and_say_how_they_run(name: str) -> None:
     head = (config.conf_dir() / "experiment" / f"{name}.yaml").read_text().splitlines()[:2]
     assert head == ["# @package _global_", f"# nasx search experiment={name}"]
-    assert faults(f"experiment={name}") == []
+    assert [fault for fault in faults(f"experiment={name}") if not fault.startswith("dataset=")] == []
+
+
+@pytest.mark.parametrize("name", [p.stem for p in sorted((config.conf_dir() / "pair").glob("*.yaml"))])
+def test_every_pair_belongs_to_a_space_and_a_method_and_composes(name: str) -> None:
+    spaces = [p.stem for p in (config.conf_dir() / "space").glob("*.yaml") if name.startswith(f"{p.stem}_")]
+    methods = {p.stem for p in (config.conf_dir() / "method").glob("*.yaml")}
+    [(space, method)] = [(s, name.removeprefix(f"{s}_")) for s in spaces if name.removeprefix(f"{s}_") in methods]
+    assert composed("search", f"space={space}", f"method={method}")[1]["pair"] == name
+    assert faults(f"space={space}", f"method={method}", "dataset=digits") == []
 
 
 # ---------------------------------------------------------------------------------------------- precedence
@@ -322,7 +331,7 @@ def test_changed_names_what_departs_from_the_published() -> None:
     cfg, choices = composed("search", "experiment=quickstart", "seed=4")
     published = preflight.published("search", choices, cfg, None)
     assert config.changed(cfg, published) == {
-        "search.epochs": [50, 5], "space.layers": [5, 1], "space.channels": [16, 8]}
+        "search.epochs": [50, 3], "space.layers": [5, 1], "space.channels": [16, 8]}
 
 
 def test_nothing_heavy_is_imported() -> None:

@@ -132,8 +132,9 @@ def answers(reader: Callable[[str], object], text: str) -> None:
 
 READERS = (DartsGenotype.parse, UntiedDartsGenotype.parse, read, Nb201Genotype.parse, Nb101Genotype.parse)
 PIECES = ["Genotype(", "normal=", "reduce=", "cells=", "[", "]", "(", ")", "{", "}", ",", ":", "=", "'sep_conv_3x3'",
-          "'x", "0", "7", "9" * 9, "range(2, 6)", "range(", "|", "+", "~0", "nor_conv_3x3~0", '"ops"', '"matrix"', "\x00",
-          "\\", "é", " ", "True", "None", "-", "1e9", PLAIN, NORMAL, NESTED, GRAPH, "|skip_connect~0|", "ModelSpec("]
+          "'x", "0", "7", "9" * 9, "range(2, 6)", "range(", "|", "+", "~0", "nor_conv_3x3~0", '"ops"', '"matrix"',
+          "\x00", "\\", "é", " ", "True", "None", "-", "1e9", PLAIN, NORMAL, NESTED, GRAPH, "|skip_connect~0|",
+          "ModelSpec("]
 pieces = st.lists(st.sampled_from(PIECES), max_size=40).map("".join)
 
 

@@ -53,7 +53,8 @@ class Supernet(nn.Module, ABC):
     """A relaxed network: it takes the mixture as an argument and owns no architecture parameter."""
 
     @abstractmethod
-    def forward(self, x: Tensor, mix: Tree, *, drop_path: float = 0.0, gen: torch.Generator | None = None) -> Logits: ...
+    def forward(self, x: Tensor, mix: Tree, *, drop_path: float = 0.0,
+                gen: torch.Generator | None = None) -> Logits: ...
 
 
 class Space(ABC):
@@ -107,4 +108,5 @@ class Space(ABC):
 
     def relax(self, a: Tree, activate: Activate) -> Tree:
         """Mixture weights (cells, edges, operations): one activated copy for each cell that shares a parameter."""
-        return {name: activate(a[name]).expand(cells, *self.shapes()[name][-2:]) for name, cells in self.cells().items()}
+        shapes = self.shapes()
+        return {name: activate(a[name]).expand(cells, *shapes[name][-2:]) for name, cells in self.cells().items()}

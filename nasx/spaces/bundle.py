@@ -10,8 +10,8 @@ Source: DARTS (Liu et al. 2019), eq. 2; PC-DARTS (Xu et al. 2020), eqs. 1-2.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -21,9 +21,9 @@ from nasx.spaces.banks import Bank, Style, bank
 
 
 class Edge(NamedTuple):
-    """Edge `index` of the mixture (its row), from node `source` to node `target`, with its operations in order."""
+    """The edge whose weights are row `row` of the mixture, from node `source` to node `target`, with its operations in order."""
 
-    index: int
+    row: int
     source: int
     target: int
     stride: int
@@ -70,22 +70,21 @@ class EdgeBundle(nn.Module):
         return [columns[c] if c is not None else rows.flatten().index_select(0, self.get_buffer(f"pick{i}"))
                 for i, c in enumerate(self.columns)]
 
-    def draws(self, x: Tensor, drop_path: float, gen: torch.Generator | None) -> list[Drawn]:
-        """Random tensors of this pass for each bank: the operation's own, and the drop-path mask (n, E)."""
+    def draws(self, shape: torch.Size, like: Tensor, drop_path: float, gen: torch.Generator | None) -> list[Drawn]:
+        """Random tensors for each bank of a pass over an input of this shape."""
         drawn = []
         for op in self.banks:
             assert isinstance(op, Bank)
-            mask = drop_mask((x.shape[0], op.edges), drop_path, x, gen) if drop_path > 0 and not op.identity else None
-            drawn.append((op.draw(x, gen), mask))
+            masked = drop_path > 0 and not op.identity
+            mask = drop_mask((shape[0], op.edges), drop_path, like, gen) if masked else None
+            drawn.append((op.draw(shape, like, gen), mask))
         return drawn
 
-    def forward(self, x: Tensor, rows: Tensor, drop_path: float = 0.0, gen: torch.Generator | None = None,
-                naive: bool = False) -> list[Tensor | None]:
+    def forward(self, x: Tensor, rows: Tensor, drawn: list[Drawn], naive: bool = False) -> list[Tensor | None]:
         """The weighted sum of operations of each edge, (n, C, h', w') a piece; None where an edge has only `none`.
 
         `rows` are the mixture weights of this bundle's edges, (E, operations), in their order here.
         """
-        drawn = self.draws(x, drop_path, gen)
         return self.edgewise(x, rows, drawn) if naive else self.merged(x, rows, drawn)
 
     def merged(self, x: Tensor, rows: Tensor, drawn: list[Drawn]) -> list[Tensor | None]:
@@ -109,6 +108,7 @@ class EdgeBundle(nn.Module):
         for local in range(len(self.edges)):
             total: Tensor | None = None
             for op, pairs, (noise, mask) in zip(self.banks, self.members, drawn, strict=True):
+                assert isinstance(op, Bank)
                 for i, (where, column) in enumerate(pairs):
                     if where == local:
                         y = op.single(x, i, noise)
@@ -124,6 +124,8 @@ class RelaxedCell(nn.Module):
 
     `inputs` nodes are given, `nodes` are computed. With `partial` = K, operations see the first C / K channels; the
     rest passes by (max-pooled at stride 2), scaled by the edge weights, and channels are shuffled.
+    `forward` draws what is random, then calls `run`, which is `body` or a wrapped `body` (compiled, checkpointed):
+    `body` is a function of its tensors alone.
     """
 
     def __init__(self, edges: Sequence[Edge], inputs: int, nodes: int, channels: int, style: Style,
@@ -133,9 +135,11 @@ class RelaxedCell(nn.Module):
         self.width = channels // partial
         by_source = [[e for e in edges if e.source == s] for s in range(inputs + nodes)]
         self.sources = [s for s, leaving in enumerate(by_source) if leaving]
-        self.order = [e.index for leaving in by_source for e in leaving]
-        self.bundles = nn.ModuleList([EdgeBundle(by_source[s], self.width, style) for s in self.sources])
+        self.order = [e.row for leaving in by_source for e in leaving]
+        bundles = [EdgeBundle(by_source[s], self.width, style) for s in self.sources]
+        self.bundles, self.stride = nn.ModuleList(bundles), bundles[0].stride
         self.sizes = [len(by_source[s]) for s in self.sources]
+        self.run: Callable[..., list[Tensor]] = self.body
 
     def forward(self, inputs: Sequence[Tensor], mix: Tensor, edge_weights: Tensor | None = None, drop_path: float = 0.0,
                 gen: torch.Generator | None = None, naive: bool = False) -> list[Tensor]:
@@ -143,21 +147,31 @@ class RelaxedCell(nn.Module):
 
         `mix` (edges, operations) and `edge_weights` (edges,) come in `order`: by source node, as the bundles are.
         """
+        x = inputs[0]
+        n, _, h, w = x.shape
+        drawn = []
+        for source, bundle in zip(self.sources, self.bundles, strict=True):
+            assert isinstance(bundle, EdgeBundle)
+            half = self.stride if source >= self.inputs else 1
+            drawn.append(bundle.draws(torch.Size((n, self.width, -(-h // half), -(-w // half))), x, drop_path, gen))
+        return self.run(list(inputs), mix, edge_weights, drawn, naive)
+
+    def body(self, inputs: list[Tensor], mix: Tensor, edge_weights: Tensor | None, drawn: list[list[Drawn]],
+             naive: bool) -> list[Tensor]:
         states = list(inputs)
         pending: list[Tensor | None] = [None] * (self.inputs + self.nodes)
         passing: list[Tensor | None] = [None] * (self.inputs + self.nodes)
-        bundles = dict(zip(self.sources, self.bundles, strict=True))
-        rows = dict(zip(self.sources, mix.split(self.sizes), strict=True))
+        leaving = zip(self.bundles, mix.split(self.sizes), drawn, strict=True)
+        bundles: dict[int, tuple[Any, Tensor, list[Drawn]]] = dict(zip(self.sources, leaving, strict=True))
         beta = {} if edge_weights is None else dict(zip(self.sources, edge_weights.split(self.sizes), strict=True))
         for node in range(self.inputs + self.nodes):
             if node >= self.inputs:
                 states.append(self.complete(pending[node], passing[node], states[0]))
             if node not in bundles:
                 continue
-            bundle, x = bundles[node], states[node]
-            assert isinstance(bundle, EdgeBundle)
+            (bundle, rows, draws), x = bundles[node], states[node]
             seen = x[:, : self.width] if self.partial > 1 else x
-            for edge, y in zip(bundle.edges, bundle(seen, rows[node], drop_path, gen, naive), strict=True):
+            for edge, y in zip(bundle.edges, bundle(seen, rows, draws, naive), strict=True):
                 pending[edge.target] = add(pending[edge.target], y)
             if self.partial > 1:
                 rest = x[:, self.width:]

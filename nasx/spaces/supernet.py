@@ -9,7 +9,7 @@ NAS-Bench-1Shot1 (Zela et al. 2020) section 3. Shapes: x (n, 3, h, w) -> Logits 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from nasx.spaces.banks import ConvNormReLU, Norm, Style, weight
 from nasx.spaces.base import Logits, Supernet, Tree
-from nasx.spaces.bundle import Edge, EdgeBundle, RelaxedCell
+from nasx.spaces.bundle import Drawn, Edge, EdgeBundle, RelaxedCell
 
 if TYPE_CHECKING:
     from nasx.spaces.darts import Darts
@@ -140,7 +140,7 @@ class DartsSupernet(Supernet):
         self.stem0, self.stem1, width, halved = stem(space.stem, c, tracked)
         before, last = width, width
         self.cells, self.pre0, self.pre1 = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
-        self.kinds = [space.kind(i) for i in range(space.layers)]
+        self.kinds: list[str] = [space.kind(i) for i in range(space.layers)]
         self.auxiliary: nn.Module | None = None
         pairs = [(s, t) for t in range(2, 6) for s in range(t)]
         for i, kind in enumerate(self.kinds):
@@ -159,7 +159,7 @@ class DartsSupernet(Supernet):
         self.classifier = nn.Linear(last, classes)
 
     def forward(self, x: Tensor, mix: Tree, *, drop_path: float = 0.0, gen: torch.Generator | None = None) -> Logits:
-        rows = {kind: iter(self.ordered(mix[kind])) for kind in ("normal", "reduce") if kind in mix}
+        rows: dict[str, Iterator[Tensor]] = {kind: iter(self.ordered(mix[kind])) for kind in set(self.kinds)}
         beta = {kind: iter(self.ordered(mix[f"{kind}.edge"].transpose(1, 2))) for kind in rows if f"{kind}.edge" in mix}
         before = self.stem0(x)
         last = self.stem1(before)
@@ -187,6 +187,8 @@ class ChoiceCell(nn.Module):
         self.project = ConvNormReLU(2 * self.blocks, channels, kernel=1, style=style, inputs=inputs)
         self.bundles = nn.ModuleList([EdgeBundle([Edge(b, b, b, 1, tuple(space.operations))], channels, style)
                                       for b in range(self.blocks)])
+        self.still: list[Drawn] = [(None, None)] * len(space.operations)  # nothing in this space is random
+        self.run: Callable[..., Tensor] = self.body
 
     def projections(self, x: Tensor, naive: bool) -> list[Tensor]:
         """The input as each block sees it (B times C channels), and the output's own (B C channels)."""
@@ -198,6 +200,9 @@ class ChoiceCell(nn.Module):
 
     def forward(self, x: Tensor, ops: Tensor, output: Tensor, inputs: Sequence[Tensor | None], naive: bool) -> Tensor:
         """`ops` (B, 3), `output` (B + 1,), `inputs[b]` (b + 1,) or None."""
+        return self.run(x, ops, output, list(inputs), naive)
+
+    def body(self, x: Tensor, ops: Tensor, output: Tensor, inputs: list[Tensor | None], naive: bool) -> Tensor:
         *projected, direct = self.projections(x, naive)
         shares = output.unbind()
         nodes: list[Tensor] = []
@@ -205,7 +210,7 @@ class ChoiceCell(nn.Module):
             sources = [seen, *nodes]
             if weights is not None:
                 sources = [s * p for s, p in zip(sources, weights.unbind(), strict=True)]
-            nodes.append(bundle(sum(sources[1:], sources[0]), rows, naive=naive)[0])
+            nodes.append(bundle(sum(sources[1:], sources[0]), rows, self.still, naive)[0])
         return shares[0] * direct + torch.cat([s * node for s, node in zip(shares[1:], nodes, strict=True)], 1)
 
 

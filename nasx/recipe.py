@@ -1,0 +1,159 @@
+"""What a training recipe consists of: learning rates, drop-path, mixed images, the objective, averaged weights.
+
+Learning rate of epoch e of E, with base rate r and floor l (fixed within an epoch, as in all released codes):
+
+    cosine   l + (r - l) (1 + cos(pi e / E)) / 2                                DARTS
+    step     r decay^e                                                          DARTS on ImageNet
+    linear   l + (r - l) (E - 5 - e) / (E - 5)      while E - e > 5             P-DARTS, PC-DARTS on ImageNet
+             l + (r - l) (E - e) / (5 (E - 5))      in the last 5 epochs: a slope 5 times flatter
+    warm-up  r (e + 1) / W                          while e < W, whatever the schedule
+
+Drop-path probability: p e / E. Objective: cross entropy of the main head plus `auxiliary` times that of the auxiliary
+head, both against smoothed labels (1 - s) onehot + s / classes.
+
+MixUp (Zhang et al. 2018): x_i <- c x_i + (1 - c) x_j, loss c L(y_i) + (1 - c) L(y_j), with c ~ Beta(m, m) drawn once a
+batch and j a permutation of the batch. CutMix (Yun et al. 2019): a box of height h sqrt(1 - c) and width w sqrt(1 - c),
+its centre uniform and its borders clipped, is pasted from x_j; then c is the share of pixels that stayed.
+
+Sources: H. Liu et al., DARTS, ICLR 2019; X. Chen et al., P-DARTS, ICCV 2019; Y. Xu et al., PC-DARTS, ICLR 2020; their
+released code; C. Szegedy et al. 2016 (label smoothing).
+
+Deviations
+1. Warm-up multiplies the base rate, as PC-DARTS does; P-DARTS multiplies the decayed rate (spec section 6, D28).
+2. With 5 epochs or fewer the linear schedule has no flat end: l + (r - l) (E - e) / E.
+3. Where both MixUp and CutMix are on, each batch takes one of them with probability 1/2. CutMix acts on every batch;
+   its released code for CIFAR, on half of them.
+4. Averaged weights average the running statistics of batch norm too, so that they belong to the averaged weights.
+
+Shapes: x (n, 3, h, w), y (n,), logits (n, classes).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from nasx.search import cosine
+
+if TYPE_CHECKING:
+    from nasx.data.stream import Batch
+    from nasx.settings import RetrainSettings
+    from nasx.spaces.base import Logits
+
+FLAT = 5
+"""Epochs of the flatter end of the linear schedule."""
+
+
+# ------------------------------------------------------------------------------------------------- schedules
+def rate(settings: RetrainSettings, epoch: int) -> float:
+    """Learning rate of an epoch, counted from 0."""
+    if epoch < settings.warmup_epochs:
+        return settings.lr * (epoch + 1) / settings.warmup_epochs
+    match settings.schedule:
+        case "cosine":
+            return cosine(settings.lr, settings.lr_min, epoch, settings.epochs)
+        case "linear":
+            return settings.lr_min + (settings.lr - settings.lr_min) * linear(epoch, settings.epochs)
+        case "step":
+            return settings.lr * settings.decay**epoch
+
+
+def linear(epoch: int, epochs: int) -> float:
+    """The linear schedule as a fraction of the base rate."""
+    left, slope = epochs - epoch, epochs - FLAT
+    if slope <= 0:
+        return left / epochs
+    return (left - FLAT) / slope if left > FLAT else left / (FLAT * slope)
+
+
+def drop_path(settings: RetrainSettings, epoch: int) -> float:
+    """Drop-path probability of an epoch, counted from 0."""
+    return settings.drop_path * epoch / settings.epochs
+
+
+# ------------------------------------------------------------------------------------------------ mixed images
+class Mixed(NamedTuple):
+    """Images with labels `y` to a share of `share`, and labels `other` to the rest."""
+
+    x: Tensor
+    y: Tensor
+    other: Tensor
+    share: float
+
+    def pieces(self, count: int) -> Iterator[Mixed]:
+        """The same images in `count` parts, as equal as they can be."""
+        for part in zip(self.x.chunk(count), self.y.chunk(count), self.other.chunk(count), strict=True):
+            yield Mixed(*part, self.share)
+
+
+def mix(batch: Batch, *, mixup: float = 0.0, cutmix: float = 0.0) -> Mixed:
+    """The batch with images mixed among themselves, drawn from the batch's seed; as it is where both are 0."""
+    if not (mixup or cutmix):
+        return Mixed(batch.x, batch.y, batch.y, 1.0)
+    draw = np.random.RandomState([batch.seed >> 32, batch.seed & 0xFFFFFFFF])  # its numbers are frozen in all versions
+    cut = bool(cutmix) and (not mixup or draw.uniform() < 0.5)
+    share = float(draw.beta(cutmix, cutmix) if cut else draw.beta(mixup, mixup))
+    partner = torch.from_numpy(draw.permutation(len(batch.y))).to(batch.x.device)
+    if not cut:
+        return Mixed(torch.lerp(batch.x[partner], batch.x, share), batch.y, batch.y[partner], share)
+    height, width = batch.x.shape[-2:]
+    (top, bottom), (left, right) = (span(side, int(draw.randint(side)), share) for side in (height, width))
+    x = batch.x.clone()
+    x[:, :, top:bottom, left:right] = batch.x[partner, :, top:bottom, left:right]
+    return Mixed(x, batch.y, batch.y[partner], 1 - (bottom - top) * (right - left) / (height * width))
+
+
+def span(side: int, centre: int, share: float) -> tuple[int, int]:
+    """First and last (excluded) pixel of CutMix's box along a side."""
+    half = int(side * math.sqrt(1 - share)) // 2
+    return max(centre - half, 0), min(centre + half, side)
+
+
+# --------------------------------------------------------------------------------------------------- objective
+class Outcome(NamedTuple):
+    """What is minimized (), the main head's loss () alone, and its accuracy () in [0, 1]."""
+
+    objective: Tensor
+    loss: Tensor
+    accuracy: Tensor
+
+
+def outcome(logits: Logits, part: Mixed, *, auxiliary: float = 0.0, smoothing: float = 0.0) -> Outcome:
+    """Means over the images of `part`. Logits of half precision are widened first."""
+    loss = mean_loss(logits.main, part, smoothing)
+    objective = loss
+    if auxiliary and logits.auxiliary is not None:
+        objective = loss + auxiliary * mean_loss(logits.auxiliary, part, smoothing)
+    with torch.no_grad():
+        best = logits.main.argmax(1)
+        hits = [(best == y).to(loss.dtype).mean() for y in (part.y, part.other)]
+        accuracy = hits[0] if part.share == 1 else part.share * hits[0] + (1 - part.share) * hits[1]
+    return Outcome(objective, loss.detach(), accuracy)
+
+
+def mean_loss(scores: Tensor, part: Mixed, smoothing: float = 0.0) -> Tensor:
+    """Cross entropy of scores (n, classes) against smoothed and mixed labels."""
+    scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+    first = F.cross_entropy(scores, part.y, label_smoothing=smoothing)
+    if part.share == 1:
+        return first
+    return part.share * first + (1 - part.share) * F.cross_entropy(scores, part.other, label_smoothing=smoothing)
+
+
+# ----------------------------------------------------------------------------------------------------- weights
+def optimizer(network: nn.Module, settings: RetrainSettings) -> torch.optim.SGD:
+    """SGD with momentum; weight decay acts on all parameters, those of batch norm too, as in all released codes."""
+    return torch.optim.SGD(network.parameters(), lr=settings.lr, momentum=settings.momentum,
+                           nesterov=settings.nesterov, weight_decay=settings.weight_decay)
+
+
+def averaged(network: nn.Module, decay: float) -> AveragedModel:
+    """A copy of the network that follows it: w_ema <- decay w_ema + (1 - decay) w after every update."""
+    return AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)

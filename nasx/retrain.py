@@ -1,0 +1,341 @@
+"""The training loop of a discrete network: from scratch, by a recipe, tested on the test set.
+
+An epoch is ceil(images / batch) updates on full batches of an endless stream over all training images. The result of
+a run is the test accuracy after the **last** epoch; the best epoch is recorded beside it, but it was chosen on the
+test set and is no result (DARTS, released code; spec section 3.2).
+
+Where the recipe averages weights, the averaged network is the one that is tested. Images are mixed, and drop-path is
+drawn, from the seed of the batch. `train_loss` is that of the main head against the recipe's (smoothed, mixed) labels;
+`test_loss` is the plain cross entropy.
+
+Resume: `Trainer.state()` holds weights, buffers, averages, optimizer, stream position, running means, counters and
+torch's generators; everything else is a function of the configuration, so a killed run continues bit for bit.
+
+Deviation: released codes leave out or shorten the last batch of an epoch; here a batch may straddle two epochs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import logging
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from nasx import config, recipe, records
+from nasx.data.augment import Augment
+from nasx.data.stream import Batch, Stream, device_images, evaluation
+from nasx.errors import UserError
+from nasx.progress import Display, text
+from nasx.search import Meter
+from nasx.spaces.network import cost
+
+if TYPE_CHECKING:
+    from torch.optim.swa_utils import AveragedModel
+
+    from nasx.session import Config, Result, Session
+    from nasx.settings import RetrainSettings
+    from nasx.spaces.base import Genotype, Network, Space
+
+log = logging.getLogger("nasx")
+Row = dict[str, Any]
+
+
+# ------------------------------------------------------------------------------------------------------ loop
+@dataclass
+class Trainer:
+    """One training from its current position to its end; it writes nothing.
+
+    `end_epoch(row)` is called with an epoch's means, `tick(trainer)` after every update (and after the end of its
+    epoch). `test()` yields the batches of the test set.
+    """
+
+    network: Network
+    settings: RetrainSettings
+    stream: Stream
+    test: Callable[[], Iterable[Batch]]
+    updates_per_epoch: int
+    tick: Callable[[Trainer], None] = lambda trainer: None
+    end_epoch: Callable[[Row], None] = lambda row: None
+    updates: int = 0
+    meter: Meter = field(default_factory=Meter)
+    tested: Row = field(default_factory=dict)
+    optimizer: torch.optim.SGD = field(init=False)
+    ema: AveragedModel | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.device = next(self.network.parameters()).device
+        self.random = torch.Generator(self.device)
+        self.drop_path = 0.0
+        self.optimizer = recipe.optimizer(self.network, self.settings)
+        self.ema = None if self.settings.ema is None else recipe.averaged(self.network, self.settings.ema)
+        if self.settings.compile:
+            self.network.compile()
+
+    @property
+    def total(self) -> int:
+        """Updates of the whole training."""
+        return self.settings.epochs * self.updates_per_epoch
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of the next update, from 0."""
+        return self.updates // self.updates_per_epoch
+
+    def run(self) -> None:
+        while self.updates < self.total:
+            epoch = self.epoch
+            self.drop_path = recipe.drop_path(self.settings, epoch)
+            for group in self.optimizer.param_groups:
+                group["lr"] = recipe.rate(self.settings, epoch)
+            self.meter.add(self.step(next(self.stream)))
+            if self.epoch > epoch:
+                self._close(epoch)
+            self.tick(self)  # last, so that no checkpoint is taken between an epoch's end and its row
+
+    def step(self, batch: Batch) -> dict[str, Tensor]:
+        """One weight update; the main head's loss and accuracy before it."""
+        settings, mixed = self.settings, recipe.mix(batch, mixup=self.settings.mixup, cutmix=self.settings.cutmix)
+        self.random.manual_seed(batch.seed)  # once a batch, so that its pieces draw different paths
+        self.network.train()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = accuracy = torch.zeros((), device=self.device)
+        for part in mixed.pieces(settings.accumulate):
+            with self._precision():
+                logits = self.network(part.x, drop_path=self.drop_path, gen=self.random)
+            found = recipe.outcome(logits, part, auxiliary=settings.auxiliary, smoothing=settings.label_smoothing)
+            share = len(part.y) / len(mixed.y)
+            (found.objective * share).backward()
+            loss, accuracy = loss + found.loss * share, accuracy + found.accuracy * share
+        if settings.clip is not None:
+            torch.nn.utils.clip_grad_norm_(self.network.parameters(), settings.clip)
+        self.optimizer.step()
+        if self.ema is not None:
+            self.ema.update_parameters(self.network)
+        self.updates += 1
+        return {"train_loss": loss, "train_accuracy": accuracy}
+
+    def _precision(self) -> torch.autocast:
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.settings.amp)
+
+    def _close(self, epoch: int) -> None:
+        means = self.meter.means()
+        self.guard(means)
+        self.meter = Meter()
+        every, last = self.settings.evaluate_every, self.updates == self.total
+        test = self.evaluate() if last or (every and (epoch + 1) % every == 0) else {}
+        if test:
+            self.guard(test)
+            best = max(test["test_accuracy"], self.tested.get("best_test_accuracy", -1.0))
+            first = best > self.tested.get("best_test_accuracy", -1.0)
+            self.tested = {**test, "best_test_accuracy": best,
+                           "best_epoch": epoch + 1 if first else self.tested["best_epoch"]}
+        self.end_epoch({"epoch": epoch + 1, "updates": self.updates, "lr": self.optimizer.param_groups[0]["lr"],
+                        **means, **test})
+
+    @torch.no_grad()
+    def evaluate(self) -> dict[str, float]:
+        """Loss and accuracy on the test set: of the averaged weights where the recipe has them."""
+        network = self.network if self.ema is None else self.ema.module
+        network.eval()
+        count, loss, correct = 0, torch.zeros((), dtype=torch.float64, device=self.device), 0
+        for batch in self.test():
+            self.random.manual_seed(batch.seed)
+            with self._precision():
+                scores = network(batch.x, gen=self.random).main
+            scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+            loss = loss + F.cross_entropy(scores, batch.y, reduction="sum").double()
+            correct = correct + (scores.argmax(1) == batch.y).sum()
+            count += len(batch.y)
+        return {"test_loss": float(loss) / count, "test_accuracy": float(correct) / count}
+
+    def guard(self, means: Mapping[str, float], *, weights: bool = False) -> None:
+        """Stop before a broken state is kept: raises UserError where a mean (or a weight) is not finite."""
+        broken = [name for name, value in means.items() if not math.isfinite(value)]
+        if weights and not broken:
+            norms = torch._foreach_norm([x.detach() for x in self.network.parameters()])
+            broken = [] if bool(torch.stack(norms).isfinite().all()) else ["a weight"]
+        if broken:
+            raise UserError(f"retrain, update {self.updates}", f"{', '.join(broken)} became NaN or infinite",
+                            f"lower retrain.lr={self.settings.lr:g} or set retrain.clip; the last good checkpoint is "
+                            "kept")
+
+    # ------------------------------------------------------------------------------------------------ resume
+    def state(self) -> dict[str, Any]:
+        """Tensors and plain values that `load` continues from, bit for bit."""
+        cuda = self.device.type == "cuda"
+        return {"network": self.network.state_dict(), "ema": None if self.ema is None else self.ema.state_dict(),
+                "optimizer": self.optimizer.state_dict(), "stream": self.stream.state_dict(), "updates": self.updates,
+                "meter": self.meter.state(), "tested": dict(self.tested), "rng": torch.get_rng_state(),
+                "rng_cuda": torch.cuda.get_rng_state(self.device) if cuda else None}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        self.network.load_state_dict(state["network"])
+        if self.ema is not None:
+            self.ema.load_state_dict(state["ema"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.stream.load_state_dict(state["stream"])
+        self.updates, self.tested = state["updates"], dict(state["tested"])
+        self.meter.load(state["meter"])
+        torch.set_rng_state(state["rng"].cpu())
+        if self.device.type == "cuda" and state["rng_cuda"] is not None:
+            torch.cuda.set_rng_state(state["rng_cuda"].cpu(), self.device)
+
+
+# ------------------------------------------------------------------------------------------------------ run
+def train(here: Session) -> Result:
+    """Train the architecture that the configuration gives or its parent run has found; resumes, and records."""
+    cfg, settings = here.config, config.build(here.config["retrain"])
+    space, source = config.build(cfg["space"], cfg["allow"]), config.build(cfg["dataset"], cfg["allow"])
+    genotype, parent = architecture(cfg, space)
+    images = source.load()
+    torch.manual_seed(cfg["seed"])
+    network = space.network(genotype, len(images.classes), layers=settings.layers, channels=settings.channels,
+                            stem=settings.stem, auxiliary=bool(settings.auxiliary))
+    rehearse(network, settings, images.train_x.shape[1:])
+    price = cost(network, images.train_x.shape[2])
+    layout = torch.channels_last if settings.channels_last else torch.preserve_format
+    network = network.to(here.device, memory_format=layout)
+
+    with memory(settings, here.device):
+        data = device_images(images, here.device)
+    augment = Augment.of(source, images, cutout=settings.cutout, channels_last=settings.channels_last)
+    stream = Stream(data.train_x, data.train_y, None, batch=settings.batch, seed=cfg["seed"], augment=augment,
+                    name="retrain")
+
+    def test() -> Iterator[Batch]:
+        return evaluation(data.test_x, data.test_y, None, batch=2 * -(-settings.batch // settings.accumulate),
+                          augment=augment)
+
+    updates = settings.updates_per_epoch or -(-len(data.train_y) // settings.batch)
+    trainer = Trainer(network, settings, stream, test, updates)
+    rows = 0
+    saved = here.resume()
+    if saved is not None:
+        trainer.load(saved)
+        rows = saved["rows"]
+
+    def save() -> None:
+        trainer.guard(trainer.meter.means(), weights=True)
+        here.save(trainer.state(), trainer.updates, rows)
+
+    def tick(_: Trainer) -> None:
+        here.check_signals(save)
+        means = trainer.meter.means() if here.device.type == "cpu" or display.due() else {}
+        trainer.guard(means)
+        if means and display.due():
+            display.show(trainer.updates, f"{trainer.epoch + 1}/{settings.epochs}", means)
+        if time.monotonic() - here.saved > cfg["checkpoint_s"]:
+            save()
+
+    def end_epoch(row: Row) -> None:
+        nonlocal rows
+        here.run.append({**row, "wall_s": round(here.elapsed_s, 3)})
+        rows += 1
+        save()
+        log.info("epoch %d/%d  %s", row["epoch"], settings.epochs, text(row))
+
+    trainer.tick, trainer.end_epoch = tick, end_epoch
+    with Display(here.run.folder, total=trainer.total, done=trainer.updates, quiet=cfg["quiet"]) as display:
+        if saved is not None:
+            log.info("%s: resuming at update %d of %d", here.run.folder, trainer.updates, trainer.total)
+        with memory(settings, here.device):
+            trainer.run()
+        tested, published = trainer.tested, here.info.get("published")
+        log.info("test accuracy %.2f %% after the last epoch; the best, %.2f %% after epoch %d, was chosen on the test "
+                 "set and is no result", 100 * tested["test_accuracy"], 100 * tested["best_test_accuracy"],
+                 tested["best_epoch"])
+        result = here.record(
+            "retrain", protocol=settings.recipe, labels=[], genotype=str(genotype), operations=genotype.operations(),
+            lookup=None, parent=parent and parent["name"], parent_lookup=parent and parent.get("lookup"), **tested,
+            params=price.params, params_with_auxiliary=price.params_with_auxiliary, macs=price.macs,
+            updates=trainer.updates, passes=trainer.updates,
+            images_per_s=round(trainer.updates * settings.batch / max(here.elapsed_s, 1e-9), 1),
+            changed=config.changed(cfg, published) if published else {})
+        records.write_atomic(here.run.folder / "genotype.txt", f"{genotype}\n")
+        here.run.finish(result)
+    picture(here.run.folder)
+    return result
+
+
+def architecture(cfg: Config, space: Space) -> tuple[Genotype, Result | None]:
+    """The genotype of `genotype=`, or of the finished search `from=` and that search's record. Raises UserError."""
+    if cfg.get("genotype"):
+        return space.parse(str(cfg["genotype"])), None
+    name = cfg.get("from")
+    if not name:
+        raise UserError("retrain", "no architecture is given",
+                        "give from=<a run of nasx search>, or genotype=<its text>")
+    folder = next((path for path in (Path(name), Path(cfg["out"]) / name) if path.is_dir()), None)
+    if folder is None:
+        raise UserError(f"from={name}", "there is no such run", f"name a run's folder, or a run in {cfg['out']}")
+    found = records.finished(folder)
+    if found is None:
+        raise UserError(f"from={name}", f"{folder} holds no finished run (no readable result.json)",
+                        "give the command of that search again: it resumes and finishes")
+    if found.get("kind") != "search" or not found.get("genotype"):
+        raise UserError(f"from={name}", f"is a run of nasx {found.get('kind')}, not a search",
+                        f"use from={found['parent']}" if found.get("parent") else "name a run of nasx search")
+    try:
+        return space.parse(found["genotype"]), {**found, "name": folder.resolve().name}
+    except UserError as error:
+        searched = ((records.read_yaml(folder / "config.yaml") or {}).get("space")) or {}
+        raise UserError(f"from={name}", f"its architecture does not fit space: {error}",
+                        other_space(searched, cfg["space"])) from error
+
+
+def other_space(searched: Mapping[str, Any], given: Mapping[str, Any]) -> str:
+    """What would make the given space that of the search."""
+    old, new = records.flatten(searched), records.flatten(given)
+    keys = [key for key in old if old[key] != new.get(key) and key != "_target_"]
+    if old.get("_target_") != new.get("_target_") or not keys:
+        return "use the space of the search"
+    return "the search had " + " ".join(f"space.{key}={config.show(old[key])}" for key in keys) + ": give the same"
+
+
+def rehearse(network: Network, settings: RetrainSettings, shape: tuple[int, ...]) -> None:
+    """One training pass without arithmetic: settings that the network cannot take raise UserError now, not at night."""
+    shadow = copy.deepcopy(network).to("meta").train()
+    piece = -(-settings.batch // settings.accumulate)
+    dtype = next(shadow.parameters()).dtype
+    try:
+        shadow(torch.empty(piece, *shape, device="meta", dtype=dtype), drop_path=settings.drop_path)
+    except ValueError as error:  # batch norm over a single value
+        raise UserError(f"retrain.batch={settings.batch}, retrain.accumulate={settings.accumulate}",
+                        f"pieces of {piece} images are too small for batch norm ({error})",
+                        "use pieces of 2 images or more") from error
+
+
+@contextlib.contextmanager
+def memory(settings: RetrainSettings, device: torch.device) -> Iterator[None]:
+    """Say what would help where memory runs out."""
+    full = UserError(f"retrain.batch={settings.batch}, retrain.accumulate={settings.accumulate}",
+                     f"does not fit into the memory of {device}",
+                     f"set retrain.accumulate={2 * settings.accumulate} (the same batch in smaller pieces), lower "
+                     "retrain.batch, or use a device with more free memory")
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise full from error
+    except RuntimeError as error:  # what torch's allocator of the CPU raises
+        if "DefaultCPUAllocator" not in str(error):
+            raise
+        raise full from error
+
+
+def picture(folder: Path) -> None:
+    """Draw the cell; a run is complete without it, so a fault is told and not raised."""
+    from nasx import cells
+
+    try:
+        cells.draw(folder)
+    except (UserError, OSError, ValueError) as error:
+        log.warning("%s: no picture: %s", folder, error)

@@ -1,0 +1,110 @@
+"""Early stopping of a search by the dominant eigenvalue of the architecture Hessian. Pure Python, no torch.
+
+    lambda_k   eigenvalue after evaluation k = 0, 1, ...: one each `every` epochs, the first after the first epoch
+    m_k        mean of lambda_j over the evaluations |j - k| <= window // 2 (those before the first are left out)
+    stop when  m_k / m_(k - lag) > factor and the epoch of evaluation k - lag is at least `start`;
+               the architecture of that epoch, k - lag, is the result
+
+m_k is known window // 2 evaluations after evaluation k. With the published numbers (every 2, window 5, lag 4) the
+decision falls 12 epochs after the epoch whose architecture is returned. Epochs of `start` count from 0, as in the
+released code; epochs in metrics rows count from 1 (completed epochs), so start=10 allows row 11 at the earliest.
+
+Source: Zela, Elsken, Saikia, Marrakchi, Brox, Hutter (2020), section 4.3 (DARTS-ES); automl/RobustDARTS,
+src/search/analyze.py, EVLocalAvg.
+
+Deviations
+1. Where m_(k - lag) is not above 0 nothing is decided; the released ratio of two negative means would stop there.
+2. `found` reads the metrics rows alone, so a resumed search decides as an uninterrupted one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+
+if TYPE_CHECKING:
+    from nasx.settings import NonNegative, Positive, PositiveFloat
+
+Row = Mapping[str, Any]
+
+
+class Growth(NamedTuple):
+    """Where an eigenvalue series first grew too fast: the epoch before, the epoch when it was seen, m_k / m_(k-lag)."""
+
+    epoch: int
+    at: int
+    ratio: float
+
+
+def growth(series: Sequence[tuple[int, float]], *, window: int = 5, lag: int = 4, factor: float = 1.3,
+           start: int = 10) -> Growth | None:
+    """The first growth above `factor` in (epoch from 1, eigenvalue) pairs; None where there is none (yet)."""
+    values = [value for _, value in series]
+    half = window // 2
+
+    def mean(k: int) -> float:
+        around = values[max(k - half, 0):k + half + 1]
+        return sum(around) / len(around)
+
+    for last in range(half + lag, len(series)):
+        now, before = last - half, last - half - lag
+        epoch, earlier = series[before][0], mean(before)
+        if epoch - 1 >= start and earlier > 0 and mean(now) / earlier > factor:
+            return Growth(epoch, series[last][0], mean(now) / earlier)
+    return None
+
+
+def series(rows: Sequence[Row]) -> list[tuple[int, float]]:
+    """(epoch, eigenvalue) of the metrics rows that have one."""
+    return [(int(row["epoch"]), float(row["eigenvalue"])) for row in rows if row.get("eigenvalue") is not None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoStop:
+    """The search runs all its epochs; no eigenvalue is computed for it."""
+
+    acts: ClassVar[bool] = False
+    """Whether the search ends where `found` says."""
+
+    def due(self, epoch: int) -> bool:
+        """Whether an eigenvalue is needed after `epoch` (from 1)."""
+        return False
+
+    def found(self, rows: Sequence[Row], epochs: int) -> dict[str, Any] | None:
+        """What the result records of the stop, None where there is none."""
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EigenvalueStop:
+    """DARTS-ES: stop when the dominant eigenvalue of the architecture Hessian grows (RobustDARTS)."""
+
+    mode: Literal["stop", "simulate"] = "stop"
+    every: Positive = 2
+    window: Positive = 5
+    lag: Positive = 4
+    factor: PositiveFloat = 1.3
+    start: NonNegative = 10
+
+    @property
+    def acts(self) -> bool:
+        """Whether the search ends where `found` says; `simulate` only records it."""
+        return self.mode == "stop"
+
+    def due(self, epoch: int) -> bool:
+        """Whether an eigenvalue is needed after `epoch` (from 1): after 1, 1 + every, 1 + 2 every, ..."""
+        return (epoch - 1) % self.every == 0
+
+    def found(self, rows: Sequence[Row], epochs: int) -> dict[str, Any] | None:
+        """The first stop that the rows give: epoch, at, ratio, genotype, lookup; None where there is none.
+
+        The last of `epochs` decides nothing: the search ends there anyway.
+        """
+        mine = [row for row in rows if self.due(row["epoch"]) and row["epoch"] < epochs]
+        grown = growth(series(mine), window=self.window, lag=self.lag, factor=self.factor, start=self.start)
+        if grown is None:
+            return None
+        kept = next(row for row in mine if row["epoch"] == grown.epoch)
+        return {**grown._asdict(), "genotype": kept["genotype"], "lookup": kept.get("lookup"),
+                "simulated": not self.acts}

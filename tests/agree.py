@@ -1,0 +1,78 @@
+"""Agreement with the reference implementations: losses as they take them, relative errors, small real searches.
+
+Small nets are float64 and piecewise smooth: a relu or a max-pool whose argument changes sign inside a probe gives the
+difference quotient a jump that the derivative at the point does not have. `RADIUS` is so small that no argument
+changes sign at the points tested here (rounding then costs about 1e-9); `smoothed` takes the kinks away instead.
+"""
+
+from __future__ import annotations
+
+import pytest
+import small
+import torch
+import torch.nn.functional as F
+import toy
+from reference import methods
+from torch import Tensor
+
+from nasx.bilevel import Batch, Problem, Search, Tree
+from nasx.spaces.base import Space
+from nasx.spaces.darts import Darts
+from nasx.spaces.nb1shot1 import Nb1Shot1
+from nasx.spaces.nb201 import Nb201
+
+RADIUS = 1e-6
+SPACES: dict[str, Space] = {
+    "nb201": Nb201(layers=1, channels=4),
+    "darts": Darts(layers=4, channels=4),  # two normal cells and two reductions
+    "nb1shot1": Nb1Shot1(variant=1, layers=3, channels=4),
+}
+TRAIN, VAL = small.batch(1, size=8), small.batch(2, size=8)
+
+
+def real_search(name: str, lr: float = 0.05, momentum: float = 0.0) -> Search:
+    """A search on the small supernet of `SPACES[name]`."""
+    return small.search(SPACES[name], lr=lr, momentum=momentum)
+
+
+def loss(problem: Problem, batch: Batch) -> methods.Loss:
+    """L(w, a) of one batch."""
+    return lambda w, a: problem.outcome(w, problem.relax(a), batch).loss
+
+
+def mixed_loss(problem: Problem, batch: Batch) -> methods.Loss:
+    """L(w, mix) of one batch."""
+    return lambda w, mix: problem.outcome(w, mix, batch).loss
+
+
+def copied(tree: Tree) -> Tree:
+    return {k: x.detach().clone() for k, x in tree.items()}
+
+
+def mixture(search: Search) -> Tree:
+    return copied(search.problem.relax(search.a))
+
+
+def relative(got: Tree, expected: Tree) -> float:
+    """||got - expected|| / ||expected|| over all leaves; the expected tree is not zero."""
+    assert got.keys() == expected.keys()
+    length = torch.linalg.vector_norm(toy.flat(expected))
+    assert length > 1e-8, "nothing to compare with"
+    return float(torch.linalg.vector_norm(toy.flat(got) - toy.flat(expected)) / length)
+
+
+def same(x: Tree, y: Tree) -> bool:
+    """Bit for bit."""
+    return x.keys() == y.keys() and all(torch.equal(x[k].detach(), y[k].detach()) for k in x)
+
+
+def near(got: Tree | Tensor, expected: object, tolerance: float = 1e-8) -> None:
+    """Absolute agreement of a tree or tensor with a list of numbers."""
+    vector = toy.flat(got) if isinstance(got, dict) else got.detach().reshape(-1)
+    numbers = torch.as_tensor(expected, dtype=torch.float64).reshape(-1)
+    torch.testing.assert_close(vector, numbers, rtol=0, atol=tolerance)
+
+
+def smoothed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every relu of the supernets becomes a softplus, so that losses are smooth wherever nothing pools by maximum."""
+    monkeypatch.setattr(F, "relu", lambda x, inplace=False: F.softplus(x, beta=5.0))

@@ -1,0 +1,321 @@
+"""The command line as a user meets it: a subprocess in an empty folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nasx import cli, completion, listing, preflight
+from nasx.errors import UserError
+
+HEAVY = "('torch', 'torchvision', 'scipy', 'matplotlib', 'pandas')"
+WATCH = f"""
+import atexit, sys
+atexit.register(lambda: print('HEAVY', [m for m in {HEAVY} if m in sys.modules], file=sys.stderr))
+from nasx.cli import main
+main(sys.argv[1:])
+"""
+FAKE = """
+import json, os, sys, types
+import nasx
+from nasx.errors import UserError
+def search(cfg, info):
+    print('RAN', json.dumps({'seed': cfg['seed'], 'cfg': cfg, 'info': info}))
+    if cfg['seed'] == 13:
+        raise UserError('seed=13', 'brings bad luck', 'take another')
+    if cfg['seed'] == 14:
+        raise ValueError('a bug')
+    if cfg['seed'] == 15:
+        raise KeyboardInterrupt
+    return {'name': 'x'}
+fake = types.ModuleType('nasx.run')
+fake.search = fake.retrain = fake.run = search
+sys.modules['nasx.run'] = nasx.run = fake
+from nasx.cli import main
+main(sys.argv[1:])
+"""
+
+
+def call(folder: Path, *words: str, code: str = WATCH, **env: str) -> subprocess.CompletedProcess[str]:
+    variables = {**os.environ, "COLUMNS": "160", "NASX_DATA": str(folder / "no-data"), **env}
+    if "NASX_DEBUG" not in env:
+        variables.pop("NASX_DEBUG", None)
+    return subprocess.run([sys.executable, "-c", code, *words], cwd=folder, env=variables, capture_output=True,
+                          text=True, timeout=120, check=False)
+
+
+def ran(done: subprocess.CompletedProcess[str]) -> list[dict]:
+    return [json.loads(line[4:]) for line in done.stdout.splitlines() if line.startswith("RAN ")]
+
+
+def created(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+# ------------------------------------------------------------------------------------------- help and such
+@pytest.mark.parametrize("words", [[], ["--help"], ["-h"], ["help"], ["--version"], ["search", "--help"], ["run", "-h"],
+                                   ["retrain", "--help"], ["table", "--help"], ["list", "--help"], ["bench", "--help"],
+                                   ["completion", "--help"], ["completion", "bash"], ["list"], ["list", "methods"],
+                                   ["search", "--cfg", "job"], ["search", "seed=3", "--info", "defaults"],
+                                   ["search", "--hydra-help"]])
+def test_answers_without_torch_and_creates_nothing(words: list[str], tmp_path: Path) -> None:
+    done = call(tmp_path, *words)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.strip() == "HEAVY []"
+    assert done.stdout.strip()
+    assert created(tmp_path) == []
+
+
+def test_help_shows_every_command_and_its_settings_with_defaults(tmp_path: Path) -> None:
+    overview = call(tmp_path, "--help").stdout
+    assert all(f"  {command} " in overview for command in cli.COMMANDS)
+    text = call(tmp_path, "search", "--help").stdout
+    for part in ("space ", "nb201*", "darts", "seed ", "search.epochs", "50", "method.order", "experiment=quickstart"):
+        assert part in text
+    assert "retrain.epochs" not in text
+    other = call(tmp_path, "search", "space=darts", "method=random", "--help").stdout
+    assert "settings of space=darts" in other
+    assert "settings of search=darts" in other
+    assert "settings of method=random" in other
+    assert "method.radius" not in other
+    assert "retrain.epochs" in call(tmp_path, "retrain", "--help").stdout
+
+
+def test_cfg_shows_what_a_job_would_get(tmp_path: Path) -> None:
+    done = call(tmp_path, "search", "seed=3", "--cfg", "job", "search.lr=0.5", "-p", "search")
+    assert "lr: 0.5" in done.stdout
+    assert "seed: 3" in call(tmp_path, "search", "--cfg=job", "seed=3").stdout
+
+
+def test_the_module_runs_too(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-m", "nasx", "--version"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0
+    assert done.stdout.startswith("nasx ")
+
+
+# -------------------------------------------------------------------------------------------------- faults
+@pytest.mark.parametrize(("words", "place", "remedy"), [
+    (["search", "method=idart"], "method=idart: there is no method idart", "did you mean idarts?"),
+    (["search", "methd.lr=3"], "methd.lr: nasx search has no such setting", "did you mean method?"),
+    (["search", "search.epochs=-1"], "search.epochs=-1: must be at least 0", "the default is search.epochs=50"),
+    (["search", "dataset=cifar10", "dataset.download=false"], "dataset=cifar10", "dataset=digits"),
+    (["serach"], "nasx serach: there is no such command", "did you mean search?"),
+    (["search", "--multrun"], "--multrun: there is no such option", "did you mean --multirun?"),
+    (["search", "--cfg"], "--cfg: needs a value", "--cfg job"),
+    (["search", "--multirun", "seed=0,1,x"], "seed=x: must be a whole number", "the default is seed=0"),
+    (["search", "--config-dir", "nowhere"], "--config-dir nowhere: there is no such folder", "name a folder"),
+    (["search", "--config-name", "x"], "--config-name: there is no such option", "options are"),
+    (["search", "--experimental-rerun", "x"], "--experimental-rerun: there is no such option", "options are"),
+    (["retrain", "from=nowhere"], "from=nowhere: there is no such run", "outputs/"),
+    (["list", "method"], "what=method: must be one of all, methods", ""),
+    (["table", "fromat=csv"], "fromat: nasx table has no such setting", "did you mean format?"),
+    (["completion", "tcsh"], "nasx completion tcsh: there is none for it", "bash"),
+])
+def test_a_fault_names_place_and_remedy_and_leaves_nothing(words: list[str], place: str, remedy: str,
+                                                           tmp_path: Path) -> None:
+    done = call(tmp_path, *words)
+    assert done.returncode == 2
+    assert place in done.stderr
+    assert remedy in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "HEAVY []" in done.stderr
+    assert created(tmp_path) == []
+
+
+def test_debug_shows_the_trace(tmp_path: Path) -> None:
+    done = call(tmp_path, "search", "method=idart", NASX_DEBUG="1")
+    assert done.returncode == 2
+    assert "Traceback" in done.stderr
+
+
+# -------------------------------------------------------------------------------------------------- jobs
+def test_a_job_gets_plain_values_and_what_was_asked(tmp_path: Path) -> None:
+    done = call(tmp_path, "search", "dataset=digits", "--run", "search.epochs=2", "seed=5", code=FAKE)
+    assert done.returncode == 0, done.stderr
+    [job] = ran(done)
+    assert job["cfg"]["search"]["epochs"] == 2
+    assert "hydra" not in job["cfg"]
+    assert job["info"]["choices"]["dataset"] == "digits"
+    assert job["info"]["overrides"] == ["dataset=digits", "search.epochs=2", "seed=5"]
+    assert job["info"]["command"] == "nasx search dataset=digits search.epochs=2 seed=5"
+    assert job["info"]["argv"] == ["search", "dataset=digits", "search.epochs=2", "seed=5"]
+    assert job["info"]["published"]["search"]["epochs"] == 50
+    assert created(tmp_path) == []
+
+
+def test_a_users_fault_in_a_job_is_one_message(tmp_path: Path) -> None:
+    done = call(tmp_path, "search", "dataset=digits", "seed=13", code=FAKE)
+    assert (done.returncode, done.stderr) == (2, "nasx: seed=13: brings bad luck; take another\n")
+
+
+def test_a_bug_in_a_job_is_a_traceback(tmp_path: Path) -> None:
+    done = call(tmp_path, "search", "dataset=digits", "seed=14", code=FAKE)
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+    assert "ValueError: a bug" in done.stderr
+
+
+def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
+    done = call(tmp_path, "search", "dataset=digits", "seed=15", code=FAKE)
+    assert done.returncode == 130
+    assert "the same command resumes it:\n  nasx search dataset=digits seed=15" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_sweep_runs_all_jobs(tmp_path: Path) -> None:
+    done = call(tmp_path, "search", "dataset=digits", "--multirun", "seed=0,1,2,3", code=FAKE)
+    assert done.returncode == 0, done.stderr
+    assert [job["seed"] for job in ran(done)] == [0, 1, 2, 3]
+    assert ran(done)[2]["info"]["command"] == "nasx search dataset=digits seed=2"
+    assert "sweep: 4 of 4 jobs finished" in done.stderr
+    assert {path.split("/")[0] for path in created(tmp_path)} == {"outputs"}
+    assert {path.split("/")[1] for path in created(tmp_path)[1:]} == {".sweeps"}
+
+
+def test_a_failed_job_lets_the_others_finish_and_is_listed(tmp_path: Path) -> None:
+    done = call(tmp_path, "search", "out=here", "seed=0,13,14,3", "-m", "dataset=digits", code=FAKE)
+    assert done.returncode == 1
+    assert [job["seed"] for job in ran(done)] == [0, 13, 14, 3]
+    summary = done.stderr[done.stderr.index("sweep:"):]
+    assert "sweep: 2 of 4 jobs finished" in summary
+    assert "failed: out=here seed=13 dataset=digits\n    seed=13: brings bad luck; take another" in summary
+    assert "failed: out=here seed=14 dataset=digits\n    ValueError: a bug" in summary
+    assert "Traceback" not in summary
+
+
+def test_a_combination_that_only_a_job_shows_fails_that_job_alone(tmp_path: Path) -> None:
+    done = call(tmp_path, "search", "-m", "dataset=digits", "search.lr=0.1,0.01", "search.lr_min=0.001,0.05", code=FAKE)
+    assert done.returncode == 1
+    assert len(ran(done)) == 3
+    assert "search.lr_min=0.05: is above search.lr=0.01" in done.stderr
+
+
+def test_a_users_own_folder(tmp_path: Path) -> None:
+    (tmp_path / "mine" / "experiment").mkdir(parents=True)
+    (tmp_path / "mine" / "experiment" / "own.yaml").write_text(
+        "# @package _global_\n# nasx search experiment=own\n# My own.\n"
+        "defaults:\n  - override /dataset: digits\nseed: 9\n")
+    done = call(tmp_path, "search", "experiment=own", "--config-dir", "mine", code=FAKE)
+    assert [job["seed"] for job in ran(done)] == [9], done.stderr
+    assert "My own." in call(tmp_path, "list", "experiments", "--config-dir", "mine").stdout
+
+
+# ------------------------------------------------------------------------------------------------- retrain
+def test_retrain_takes_space_and_data_set_from_the_run(tmp_path: Path) -> None:
+    run = tmp_path / "outputs" / "found"
+    run.mkdir(parents=True)
+    (run / "config.json").write_text(json.dumps({"choices": {"space": "darts", "dataset": "digits", "method": "x"}}))
+    for name in ("found", "outputs/found", str(run)):
+        [job] = ran(call(tmp_path, "retrain", f"from={name}", code=FAKE))
+        choices = job["info"]["choices"]
+        assert (choices["space"], choices["dataset"], choices["retrain"]) == ("darts", "digits", "darts_cifar")
+        assert job["cfg"]["from"] == name
+    [job] = ran(call(tmp_path, "retrain", "from=found", "space=nb201", code=FAKE))
+    assert job["info"]["choices"]["retrain"] == "nb201"
+    near = call(tmp_path, "retrain", "from=fuond")
+    assert near.returncode == 2
+    assert "from=fuond: there is no such run; did you mean from=found?" in near.stderr
+
+
+@pytest.mark.parametrize("text", [
+    "DARTS_V2",
+    "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|skip_connect~0|nor_conv_3x3~1|nor_conv_3x3~2|",
+    "Genotype(normal=[('sep_conv_3x3', 0)], normal_concat=range(2, 6))",
+    'a "b" \\ c, {d: [e]} $f ${g} ~h',
+])
+def test_a_genotype_arrives_as_it_was_written(text: str, tmp_path: Path) -> None:
+    done = call(tmp_path, "retrain", f"genotype={text}", "dataset=digits", code=FAKE)
+    if "${" in text:  # the one thing that would mean something: refused, never evaluated
+        assert done.returncode == 2
+        return
+    assert done.returncode == 0, done.stderr
+    assert ran(done)[0]["cfg"]["genotype"] == text
+
+
+# ---------------------------------------------------------------------------------------------- completion
+@pytest.mark.parametrize(("line", "some", "none"), [
+    ("nasx ", ["search", "retrain", "--help"], []),
+    ("nasx sea", ["search"], []),
+    ("nasx search ", ["method=", "space=", "seed="], ["from="]),
+    ("nasx search method=", ["method=darts", "method=random"], []),
+    ("nasx search seed=0 space=nb", ["space=nb201"], ["space=darts"]),
+    ("nasx search search.e", ["search.epochs="], []),
+    ("nasx list ", ["methods", "spaces"], ["seed="]),
+    ("nasx completion ", ["bash", "zsh", "fish"], []),
+    ("nasx nonsense ", [], ["seed="]),
+])
+def test_completion(line: str, some: list[str], none: list[str], tmp_path: Path) -> None:
+    done = call(tmp_path, "-sc", "query=bash", COMP_LINE=line, COMP_POINT=str(len(line)))
+    assert done.returncode == 0
+    assert "HEAVY []" in done.stderr
+    words = done.stdout.split()
+    assert all(any(word.startswith(want) for word in words) for want in some), words
+    assert not any(word.startswith(bad) for word in words for bad in none), words
+    assert created(tmp_path) == []
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
+def test_the_bash_script_completes(tmp_path: Path) -> None:
+    (tmp_path / "nasx").write_text(f"#!/bin/sh\nexec {sys.executable} -m nasx \"$@\"\n")
+    (tmp_path / "nasx").chmod(0o755)
+    for line, want in (("nasx sea", "search"), ("nasx search method=dar", "method=darts")):
+        script = (f'eval "$(nasx completion bash)"; COMP_LINE="{line}"; COMP_POINT={len(line)}; _nasx; '
+                  'printf "%s\\n" "${COMPREPLY[@]}"')
+        done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, cwd=tmp_path,
+                              env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"})
+        assert want in done.stdout.split(), done.stderr
+
+
+def test_every_shell_has_a_script() -> None:
+    assert set(completion.SCRIPTS) == set(completion.HOW)
+    assert set(completion.FIXED["list"]) == {"all", *listing.KINDS}
+
+
+# ---------------------------------------------------------------------------------------------- the parser
+@pytest.mark.parametrize(("words", "options", "overrides"), [
+    (["a=1", "--multirun", "b=2"], ["--multirun"], ["a=1", "b=2"]),
+    (["a=1", "-m", "b=2"], ["--multirun"], ["a=1", "b=2"]),
+    (["a=1", "--cfg", "job", "b=2"], ["--cfg=job"], ["a=1", "b=2"]),
+    (["-c", "job", "a=1", "-p", "search"], ["--cfg=job", "--package=search"], ["a=1"]),
+    (["--info", "a=1"], ["--info=all"], ["a=1"]),
+    (["a=1", "--info", "searchpath"], ["--info=searchpath"], ["a=1"]),
+    (["-cd", "x", "a=1"], ["--config-dir=x"], ["a=1"]),
+    (["~a", "+b=1", "c=-1"], [], ["~a", "+b=1", "c=-1"]),
+])
+def test_options_come_before_overrides(words: list[str], options: list[str], overrides: list[str]) -> None:
+    line = preflight.arrange(words)
+    assert (list(line.options), list(line.overrides)) == (options, overrides)
+
+
+@pytest.mark.parametrize("words", [["--cfg", "job", "--info"], ["-m", "--cfg=job"], ["--resolve"]])
+def test_options_that_do_not_go_together(words: list[str]) -> None:
+    with pytest.raises(UserError):
+        preflight.arrange(words)
+
+
+def test_bench_gets_its_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    import nasx.benchmarks.command
+
+    said: list[list[str]] = []
+    monkeypatch.setattr(nasx.benchmarks.command, "main", lambda words: said.append(words) or 0)
+    assert cli.dispatch(["bench", "query", "x"]) == 0
+    assert said == [["query", "x"]]
+
+
+# -------------------------------------------------------------------------------------------------- list
+def test_list_tells_every_choice_with_a_line(tmp_path: Path) -> None:
+    from nasx import config
+
+    for kind, group in listing.KINDS.items():
+        entries = list(listing.entries(group, [config.conf_dir()]))
+        assert {entry.name for entry in entries} == {file.stem for file in (config.conf_dir() / group).glob("*.yaml")}
+        assert all(entry.line for entry in entries), kind
+    assert all(entry.source for entry in listing.entries("method", [config.conf_dir()]))
+    with pytest.raises(UserError, match="there is no such command"):
+        cli.dispatch(["lst"])

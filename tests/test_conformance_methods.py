@@ -1,0 +1,289 @@
+"""What every method must do: each file of conf/method, on a smooth toy problem and on a small real supernet.
+
+A new method is covered as soon as its file is there; `TRACES` and `COSTS` say more of those whose numbers are known.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import agree
+import pytest
+import small
+import torch
+import toy
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+from torch import Tensor
+
+from nasx import config
+from nasx.bilevel import Method, Search, frozen
+from nasx.relaxed import RelaxedProblem, weights
+
+METHODS = sorted(file.stem for file in (config.conf_dir() / "method").glob("*.yaml"))
+
+
+def method_of(name: str, *overrides: str) -> Method:
+    """The method of conf/method/<name>.yaml, built as the command line builds it (on the DARTS space: all have it)."""
+    with initialize_config_dir(str(config.conf_dir()), version_base="1.3"):
+        cfg = compose("search", [f"method={name}", "space=darts", *overrides])
+    built: Method = config.build(OmegaConf.to_container(cfg.method, resolve=True))
+    return built
+
+
+BUILT: dict[str, Method] = {name: method_of(name) for name in METHODS} | {
+    "darts order=2": method_of("darts", "method.order=2"),
+    "darts first=weights": method_of("darts", "method.first=weights"),
+    "idarts difference": method_of("idarts", "method.products=difference"),
+    "idarts leak": method_of("idarts", "method.release_leak=true"),
+    "single other batch": method_of("single", "method.mode=same_split_other_batch"),
+    "single other split": method_of("single", "method.mode=other_split"),
+    "lambda one-sided": method_of("lambda", "method.difference=one_sided"),
+    "lambda signed": method_of("lambda", "method.alignment=signed"),
+    "lambda outer": method_of("lambda", "method.target=outer"),
+    "sdarts adversarial": method_of("sdarts", "method.perturbation=adversarial"),
+    "tse": method_of("tse", "method.T=3"),
+    "tse momentum": method_of("tse", "method.T=3", "method.restore_momentum=false"),
+}
+TRAINING = [name for name, method in BUILT.items() if method.trains]
+MOVES_NO_ARCHITECTURE = {"random_ws"}
+
+
+def parts(method: Method, *, epoch: int = 1) -> tuple[toy.Watched, toy.Recorder, list[Any], Any]:
+    """(problem, search, training batches, validation batch) on the smooth toy, in the middle of a search."""
+    problem = toy.Watched(toy.Smooth(noise=0.1, activation=method.activate))
+    a = method.start(problem.a0())
+    search = toy.search(problem, a=a, lr=0.1, momentum=0.9, weight_decay=1e-3, clip=5.0, adam=True, a_lr=0.01,
+                        a_weight_decay=1e-3)
+    search.epoch, search.epochs = epoch, 3
+    batches = [toy.Smooth().batch(seed) for seed in range(1, 1 + method.train_batches)]
+    return problem, search, batches, toy.Smooth().batch(1000)
+
+
+def state(search: Search) -> list[Tensor]:
+    """Everything that a step may leave behind."""
+    found = [x.detach() for x in (*search.w.values(), *search.a.values())]
+    for optimizer in (search.w_opt, search.a_opt):
+        for values in optimizer.state.values():
+            found += [x for x in values.values() if isinstance(x, Tensor)]
+    return [x.clone() for x in found]
+
+
+# ------------------------------------------------------------------------------------------------------ general
+@pytest.mark.parametrize("name", BUILT)
+def test_is_a_frozen_value(name: str) -> None:
+    method = BUILT[name]
+    assert isinstance(method, Method)
+    assert dataclasses.is_dataclass(method)
+    first = dataclasses.fields(method)[0].name
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(method, first, getattr(method, first))
+    assert dataclasses.replace(method) == method
+    assert all(hasattr(method, label) for label in method.labelled)
+    assert method.train_batches >= method.steps_w >= 1
+
+
+@pytest.mark.parametrize("name", TRAINING)
+def test_moves_what_it_should(name: str) -> None:
+    _, search, batches, val = parts(BUILT[name])
+    w, a = agree.copied(search.w), agree.copied(search.a)
+    logged = BUILT[name].step(search, batches, val)
+    assert all(not torch.equal(search.w[k].detach(), w[k]) for k in w)
+    assert agree.same(search.a, a) == (name in MOVES_NO_ARCHITECTURE)
+    assert len(search.grads_a) == (0 if name in MOVES_NO_ARCHITECTURE else 1), "one architecture step"
+    assert logged
+    assert all(value.shape == () and bool(value.isfinite()) and not value.requires_grad for value in logged.values())
+    assert all(x.grad is None for x in (*search.w.values(), *search.a.values())), "no gradient is left behind"
+
+
+@pytest.mark.parametrize("name", TRAINING)
+def test_is_deterministic_to_the_last_bit_and_needs_no_global_generator(name: str) -> None:
+    ends = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        _, search, batches, val = parts(BUILT[name])
+        logged = [BUILT[name].step(search, batches, val) for _ in range(2)]
+        ends.append((state(search), [dict(sorted(row.items())) for row in logged]))
+    assert all(torch.equal(x, y) for x, y in zip(ends[0][0], ends[1][0], strict=True))
+    assert all(agree.same(x, y) for x, y in zip(ends[0][1], ends[1][1], strict=True))
+
+
+@pytest.mark.parametrize("name", TRAINING)
+def test_all_state_is_the_search_s(name: str) -> None:
+    """Weights, architecture and both optimizers copied into a new search continue it bit for bit."""
+    _, search, batches, val = parts(BUILT[name])
+    BUILT[name].step(search, batches, val)
+    _, other, _, _ = parts(BUILT[name])
+    with torch.no_grad():
+        for live, twin in ((search.w, other.w), (search.a, other.a)):
+            for k, x in twin.items():
+                x.copy_(live[k])
+    other.w_opt.load_state_dict(copy.deepcopy(search.w_opt.state_dict()))
+    other.a_opt.load_state_dict(copy.deepcopy(search.a_opt.state_dict()))
+    for each in (search, other):
+        dataclasses.replace(BUILT[name]).step(each, batches, val)
+    assert all(torch.equal(x, y) for x, y in zip(state(search), state(other), strict=True))
+
+
+@pytest.mark.parametrize("name", TRAINING)
+def test_warming_moves_the_weights_alone(name: str) -> None:
+    _, search, batches, val = parts(BUILT[name])
+    search.warming = True
+    w, a = agree.copied(search.w), agree.copied(search.a)
+    logged = BUILT[name].step(search, batches, val)
+    assert agree.same(search.a, a)
+    assert not search.a_opt.state, "its optimizer has not moved either"
+    assert not agree.same(search.w, w)
+    assert all(bool(value.isfinite()) for value in logged.values())
+
+
+@pytest.mark.parametrize("name", [name for name in TRAINING if hasattr(BUILT[name], "hypergradient")])
+def test_hypergradient_leaves_everything_as_it_is(name: str) -> None:
+    problem, search, batches, val = parts(BUILT[name])
+    search.update_w(batches[0])  # fills the momentum buffers
+    before = state(search)
+    with frozen(search.w), frozen(search.a):
+        BUILT[name].hypergradient(search, batches[-1], val)  # type: ignore[attr-defined]
+    assert all(torch.equal(x, y) for x, y in zip(state(search), before, strict=True))
+    assert sum(problem.tracked) == 1, "no probe moves running statistics"
+
+
+# ------------------------------------------------------------------------------------------------------ batches
+TRACES: dict[str, str] = {  # the batches of the loss evaluations in order: v, or the number of the training batch
+    "darts": "v1", "darts order=2": "1v111", "darts first=weights": "1v", "pc_darts": "v1",
+    "idarts": "1234v4", "idarts difference": "1234v444444", "idarts leak": "v4",
+    "amended": "v11111",
+    "single": "1", "single other batch": "21", "single other split": "v1",
+    "tse": "123123", "tse momentum": "123123",
+    "lambda": "v111", "lambda one-sided": "v11", "lambda signed": "v111", "lambda outer": "vvv1",
+    "sdarts": "v1", "sdarts adversarial": "v" + "1" * 10,
+    "gdas": "1v", "random_ws": "1",
+}
+
+
+@pytest.mark.parametrize("name", TRAINING)
+def test_uses_the_batches_it_is_given(name: str) -> None:
+    problem, search, batches, val = parts(BUILT[name])
+    BUILT[name].step(search, batches, val)
+    trace = "".join("v" if seed == 1000 else str(seed) for seed in problem.seeds)
+    assert set(problem.seeds) <= {val.seed, *(batch.seed for batch in batches)}
+    assert set(problem.seeds) >= {batch.seed for batch in batches} or name == "idarts leak", "draws no batch in vain"
+    assert trace == TRACES.get(name, trace)
+    assert sum(problem.tracked) == (0 if name == "idarts leak" else BUILT[name].steps_w), "statistics: kept steps only"
+
+
+@pytest.mark.parametrize("name", TRAINING)
+def test_a_short_last_chunk_is_taken(name: str) -> None:
+    """The loop ends an epoch with fewer training batches than a step draws."""
+    method = BUILT[name]
+    if method.steps_w == 1:
+        return
+    problem, search, batches, val = parts(method)
+    method.step(search, batches[:1], val)
+    assert set(problem.seeds) <= {1, 1000}
+    assert sum(problem.tracked) == (0 if name == "idarts leak" else 1)
+
+
+# --------------------------------------------------------------------------------------------------------- cost
+def test_what_is_known_is_known_of_all_methods() -> None:
+    """A new method is covered without an entry; ours all have one, and no entry outlives its method."""
+    assert set(TRACES) == set(COSTS) == set(TRAINING)
+
+
+@dataclass
+class Cost:
+    """Passes of one step on a supernet: forward passes, and backward passes through it (Hessian products included)."""
+
+    forward: int
+    backward: int
+
+
+COSTS = {
+    "darts": Cost(2, 2),  # architecture 1, weights 1
+    "darts first=weights": Cost(2, 2),
+    "pc_darts": Cost(2, 2),
+    "darts order=2": Cost(5, 5),  # 4 + 1
+    "idarts": Cost(4 + 2, 4 + 2 + 3),  # T + (validation, kept graph) + K + 1 products
+    "idarts difference": Cost(4 + 1 + 2 * 3, 4 + 1 + 2 * 3),  # two passes for each product
+    "idarts leak": Cost(2, 2 + 3),
+    "amended": Cost(6, 6),  # 5 + 1
+    "single": Cost(1, 1), "single other batch": Cost(2, 2), "single other split": Cost(2, 2),
+    "tse": Cost(6, 6), "tse momentum": Cost(6, 6),  # 2 T
+    "lambda": Cost(4, 4), "lambda signed": Cost(4, 4),  # 1 + 3
+    "lambda one-sided": Cost(3, 3),  # 1 + 2
+    "lambda outer": Cost(4, 4),  # 3 + 1
+    "sdarts": Cost(2, 2),
+    "sdarts adversarial": Cost(11, 9),  # 1 + 7 ascents + 2 comparisons without gradient + 1
+    "gdas": Cost(2, 2),
+    "random_ws": Cost(1, 1),
+}
+
+
+def counted(method: Method, *, epoch: int = 1) -> tuple[Cost, int]:
+    """Passes by hooks on the supernet's output, and as the problem counts them itself."""
+    cost, space = Cost(0, 0), agree.SPACES["nb201"]
+    search = small.search(space, momentum=0.9)
+    problem = search.problem
+    assert isinstance(problem, RelaxedProblem)
+    problem.activate = method.activate
+    search.epoch, search.epochs = epoch, 3
+
+    def backward(g: Tensor) -> None:
+        cost.backward += 1
+
+    def forward(module: Any, inputs: Any, output: Any) -> None:
+        cost.forward += 1
+        if output.main.requires_grad:
+            output.main.register_hook(backward)
+
+    problem.supernet.register_forward_hook(forward)
+    batches = [small.batch(seed, n=2, size=8) for seed in range(method.train_batches)]
+    method.step(search, batches, agree.VAL)
+    return cost, problem.passes
+
+
+@pytest.mark.parametrize("name", TRAINING)
+def test_passes_are_those_of_the_cost_table(name: str) -> None:
+    cost, passes = counted(BUILT[name])
+    assert passes == cost.forward
+    assert cost == COSTS.get(name, cost)
+
+
+def test_lambda_of_strength_zero_is_as_cheap_as_darts() -> None:
+    assert counted(BUILT["lambda"], epoch=0)[0] == Cost(2, 2)
+
+
+@pytest.mark.parametrize("name", ["single", "tse", "random_ws"])
+def test_one_pass_gives_both_gradients(name: str) -> None:
+    """One-level methods take weight and architecture gradient from one backward pass."""
+    cost, _ = counted(BUILT[name])
+    assert cost.backward == cost.forward
+
+
+# -------------------------------------------------------------------------------------------------- real spaces
+@pytest.mark.parametrize("space", agree.SPACES)
+@pytest.mark.parametrize("name", BUILT)
+def test_searches_and_chooses_on_a_real_space(name: str, space: str) -> None:
+    """Two steps (where it trains) leave finite values, and what it chooses is an architecture of the space."""
+    method, built = BUILT[name], agree.SPACES[space]
+    search = agree.real_search(space)
+    problem = search.problem
+    assert isinstance(problem, RelaxedProblem)
+    problem.activate = method.activate
+    start = method.start(built.init(torch.Generator().manual_seed(0)))
+    search.a = {k: x.double().requires_grad_() for k, x in start.items()}
+    search.a_opt = torch.optim.Adam(search.a.values(), lr=3e-4, betas=(0.5, 0.999))
+    search.epochs = 3
+    batch: Callable[[int], Any] = lambda seed: small.batch(seed, n=2, size=8)  # noqa: E731
+    for search.epoch in range(2) if method.trains else ():
+        method.step(search, [batch(seed) for seed in range(method.train_batches)], batch(99))
+    assert all(bool(x.isfinite().all()) for x in (*search.a.values(), *search.w.values()))
+    assert search.w.keys() == weights(problem.supernet).keys()
+    val = (batch(seed) for seed in range(1000))
+    mix = method.choose(search, lambda mix: None, val, torch.Generator().manual_seed(1))
+    genotype = built.discretize(mix)
+    assert built.parse(str(genotype)) == genotype
