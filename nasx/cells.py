@@ -91,12 +91,13 @@ def _darts(text: str) -> dict[str, list[Edge]]:
     if not isinstance(call, ast.Call) or call.args or not call.keywords:
         raise ValueError("not of the form Genotype(normal=[('op', 0), …], normal_concat=range(2, 6), …)")
     fields = {str(item.arg): _literal(item.value) for item in call.keywords}
-    cells = {}
+    cells: dict[str, Any] = {}
     for name, pairs in fields.items():
         if name.endswith("concat") or not isinstance(pairs, (list, tuple)) or not pairs:
             continue
         if name == "cells":  # untied: one cell for each layer
-            cells |= {f"cell{i}": _cell(list(own), fields.get("concat"), recurrent=False) for i, own in enumerate(pairs)}
+            kept = fields.get("concat")
+            cells |= {f"cell{i}": _cell(list(own), kept, recurrent=False) for i, own in enumerate(pairs)}
             continue
         concat = fields.get(f"{name}_concat", fields.get("concat") if name == "recurrent" else None)
         cells[name] = _cell(list(pairs), concat, recurrent=name == "recurrent")

@@ -51,7 +51,7 @@ class Draws(Protocol):
 
     position: int
 
-    def at(self, i: int) -> Batch: ...
+    def at(self, i: int) -> Any: ...
 
 
 # ----------------------------------------------------------------------------------------------------- eigenvalue

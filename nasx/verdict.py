@@ -7,7 +7,7 @@ Collapsed, one of which is enough:
     skip        more than half of a cell's operations are skip connections (the published DARTS_V1 has 4 of 8, no more)
     weightless  no operation with weights is left in a cell that is not a reduction cell
     cut off     no path leads from input to output
-    none        `none` holds more than half of an edge's weight on average, while the genotype may not choose it freely
+    none        `none` holds more than half of an edge's weight on average
     eigenvalue  the dominant eigenvalue grew by more than 1.3 under the rule of nasx.stop (RobustDARTS section 4.3)
     saturated   in the first half of the epochs the mixture was already nearly one-hot (`SATURATED`) and stayed so
 
@@ -17,6 +17,7 @@ Sources and reasons of the thresholds: docs/diagnostics.md.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from nasx import stop, structure
@@ -54,12 +55,12 @@ def _moves(rows: Sequence[Row]) -> Iterator[str]:
         return
     last = max(len(rows) // 10, 1)
     recent = rows[-last - 1:]
-    changes = sum(one.get("genotype") != other.get("genotype") for one, other in zip(recent, recent[1:], strict=False))
+    changes = sum(one.get("genotype") != other.get("genotype") for one, other in pairwise(recent))
     epochs = "epoch" if last == 1 else f"{last} epochs"
     if changes:
         yield f"the genotype changed in the last {epochs}"
     steps = [structure.change(one["mix"], other["mix"]) / max(_edges(other["mix"]), 1)
-             for one, other in zip(recent, recent[1:], strict=False) if one.get("mix") and other.get("mix")]
+             for one, other in pairwise(recent) if one.get("mix") and other.get("mix")]
     mean = sum(steps) / len(steps) if steps else 0.0
     if mean > STEP:
         yield f"the mixture moved by {mean:.3f} an edge and epoch in the last {epochs} (above {STEP:g})"

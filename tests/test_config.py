@@ -331,7 +331,7 @@ def test_changed_names_what_departs_from_the_published() -> None:
     cfg, choices = composed("search", "experiment=quickstart", "seed=4")
     published = preflight.published("search", choices, cfg, None)
     assert config.changed(cfg, published) == {
-        "search.epochs": [50, 3], "space.layers": [5, 1], "space.channels": [16, 8]}
+        "search.epochs": [50, 3], "search.evaluate_every": [1, 0], "space.layers": [5, 1], "space.channels": [16, 8]}
 
 
 def test_nothing_heavy_is_imported() -> None:

@@ -21,7 +21,7 @@ from nasx.spaces.banks import Bank, Style, bank
 
 
 class Edge(NamedTuple):
-    """The edge whose weights are row `row` of the mixture, from node `source` to node `target`, with its operations in order."""
+    """Row `row` of the mixture: an edge from node `source` to node `target`, with its operations in order."""
 
     row: int
     source: int

@@ -1,0 +1,94 @@
+"""What a search is called, from synthetic rows and records, each threshold from both sides."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from nasx.verdict import verdict
+
+GOOD = "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|skip_connect~0|nor_conv_3x3~1|nor_conv_3x3~2|"
+SKIPS = "|skip_connect~0|+|skip_connect~0|skip_connect~1|+|skip_connect~0|skip_connect~1|skip_connect~2|"
+EVEN = {"cell": [[0.2] * 5] * 6}
+
+
+def rows(count: int = 20, mix: Any = None, genotype: str = GOOD, **more: Any) -> list[dict[str, Any]]:
+    return [{"epoch": e, "genotype": genotype, "mix": mix or EVEN, **more} for e in range(1, count + 1)]
+
+
+def of(found: list[dict[str, Any]], genotype: str = GOOD, **more: Any) -> tuple[bool, bool, list[str]]:
+    said = verdict(found, {"genotype": genotype, **more})
+    return said["collapsed"], said["moving"], said["reasons"]
+
+
+def test_a_healthy_search_that_has_settled() -> None:
+    assert verdict(rows(), {"genotype": GOOD}) == {"moving": False, "collapsed": False, "reasons": [],
+                                                   "text": "no sign of collapse, settled"}
+
+
+def test_skip_connections_everywhere() -> None:
+    assert of(rows(), SKIPS) == (True, False, [
+        "6 of 6 operations of the cell are skip connections (more than half)", "no operation of the cell has weights"])
+
+
+def darts(normal: list[str], reduce: list[str]) -> str:
+    cells = [[(name, i % 2) for i, name in enumerate(names)] for names in (normal, reduce)]
+    return f"Genotype(normal={cells[0]}, normal_concat=range(2, 6), reduce={cells[1]}, reduce_concat=range(2, 6))"
+
+
+@pytest.mark.parametrize(("skips", "collapsed"), [(4, False), (5, True)])
+def test_half_of_a_cell_may_skip(skips: int, collapsed: bool) -> None:
+    text = darts(["skip_connect"] * skips + ["sep_conv_3x3"] * (8 - skips), ["max_pool_3x3"] * 8)
+    found = of(rows(), text)
+    assert found[0] is collapsed
+    assert found[2] == (["5 of 8 operations of cell normal are skip connections (more than half)"] if collapsed else [])
+
+
+def test_a_cell_without_a_path_and_one_without_weights() -> None:
+    cut = "|none~0|+|none~0|skip_connect~1|+|none~0|nor_conv_3x3~1|nor_conv_3x3~2|"
+    assert of(rows(), cut)[2] == ["no path leads through the cell"]
+    pools = darts(["max_pool_3x3"] * 8, ["sep_conv_3x3"] * 8)
+    assert of(rows(), pools)[2] == ["no operation of cell normal has weights"]
+
+
+@pytest.mark.parametrize(("weight", "collapsed"), [(0.5, False), (0.51, True)])
+def test_none_may_hold_half_of_the_weight(weight: float, collapsed: bool) -> None:
+    assert of(rows(none_weight=weight))[0] is collapsed
+
+
+def test_a_growing_eigenvalue() -> None:
+    found = [{**row, "eigenvalue": 1.0 if row["epoch"] < 20 else 2.0} for row in rows(40)]
+    assert of(found)[:2] == (True, False)
+    assert "the eigenvalue grew" in of(found)[2][0]
+    steady = [{**row, "eigenvalue": 1.0} for row in rows(40)]
+    assert of(steady) == (False, False, [])
+    short = [{**row, "eigenvalue": float(row["epoch"])} for row in rows(6)]
+    assert not of(short)[0], "the rule needs seven evaluations and ten epochs before them"
+
+
+def test_a_stopped_search_gives_an_earlier_cell_and_is_not_called_collapsed() -> None:
+    found = [{**row, "eigenvalue": 1.0 if row["epoch"] < 20 else 2.0} for row in rows(40)]
+    stopped = {"epoch": 18, "at": 24, "ratio": 1.4, "simulated": False}
+    assert of(found, stopped=stopped) == (False, False, [
+        "stopped after epoch 24, where the eigenvalue had grown 1.40-fold; this is epoch 18's cell"])
+    assert of(found, stopped={**stopped, "simulated": True})[0]
+
+
+def test_a_mixture_that_was_saturated_early() -> None:
+    hot = {"cell": [[1.0, 0, 0, 0, 0]] * 6}
+    assert of(rows(mix=hot))[2] == ["the mixture was saturated (1.00 of 1) in the first half of the epochs"]
+    late = rows(10) + [{**row, "epoch": row["epoch"] + 10} for row in rows(10, mix=hot)]
+    assert of(late) == (False, False, []), "to end one-hot is no fault"
+
+
+def test_a_search_that_still_moves() -> None:
+    found = [*rows(19), {"epoch": 20, "genotype": SKIPS, "mix": {"cell": [[0.22, 0.18, 0.2, 0.2, 0.2]] * 6}}]
+    assert of(found)[1:] == (True, ["the genotype changed in the last 2 epochs",
+                                    "the mixture moved by 0.020 an edge and epoch in the last 2 epochs (above 0.01)"])
+    assert of(rows(1))[2] == ["one epoch is too short to settle"]
+
+
+def test_what_is_missing_is_not_judged() -> None:
+    assert verdict([], {"genotype": GOOD})["text"] == "no sign of collapse, nothing was trained"
+    assert verdict([{"epoch": 1}, {"epoch": 2}], {"genotype": "something of a user's space"})["collapsed"] is False
