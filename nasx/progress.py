@@ -40,7 +40,8 @@ class Display:
         self.handlers = [file, screen]
         self.bar = Progress(SpinnerColumn(), TextColumn("epoch {task.fields[epoch]}"), BarColumn(bar_width=24),
                             MofNCompleteColumn(), TextColumn("{task.fields[speed]}"), TimeRemainingColumn(compact=True),
-                            TextColumn("{task.fields[text]}"), console=self.console, disable=not self.live, transient=True)
+                            TextColumn("{task.fields[text]}"), console=self.console, disable=not self.live,
+                            transient=True)
         self.task = self.bar.add_task("run", total=total, completed=done, epoch="-", text="", speed="", unit=unit)
         self.unit = unit
 
@@ -68,7 +69,8 @@ class Display:
         self._last = time.monotonic()
         rate = (done - self._first) / max(self._last - self._began, 1e-9)
         if self.live:
-            self.bar.update(self.task, completed=done, epoch=epoch, text=text(means), speed=f"{rate:.1f} {self.unit}s/s")
+            speed = f"{rate:.1f} {self.unit}s/s"
+            self.bar.update(self.task, completed=done, epoch=epoch, text=text(means), speed=speed)
         elif not self.quiet:
             left = (self.total - done) / rate if rate else 0.0
             log.info("epoch %s  %d/%d  %s  %.1f %ss/s, %s left", epoch, done, self.total, text(means), rate, self.unit,

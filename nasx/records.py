@@ -153,7 +153,8 @@ class Run:
             return
         old, new = flatten(there), flatten(self.identity)
         keys = [k for k in sorted(old.keys() | new.keys()) if old.get(k) != new.get(k)]
-        shown = "\n".join(f"  {k}: {old.get(k, '(absent)')} there, {new.get(k, '(absent)')} asked for" for k in keys[:12])
+        none = "(absent)"
+        shown = "\n".join(f"  {k}: {old.get(k, none)} there, {new.get(k, none)} asked for" for k in keys[:12])
         raise UserError(str(self.folder), f"belongs to a run with another configuration:\n{shown}\n",
                         "choose another name=NAME, or leave name out to let nasx name the run")
 

@@ -19,9 +19,10 @@ from torch import Tensor
 from torch.func import functional_call
 
 from nasx.bilevel import Activate, Batch, Outcome, Tree, detached
-from nasx.spaces.supernet import tracking
+from nasx.spaces.supernet import tracking, wrap
 
 if TYPE_CHECKING:
+    from nasx.settings import EngineSettings
     from nasx.spaces.base import Space, Supernet
 
 
@@ -29,14 +30,26 @@ class RelaxedProblem:
     """`bilevel.Problem` over a space; `drop_path` is set by the loop as the search proceeds."""
 
     def __init__(self, space: Space, supernet: Supernet, activate: Activate, *, auxiliary: float = 0.0,
-                 label_smoothing: float = 0.0) -> None:
+                 engine: EngineSettings | None = None) -> None:
         self.space, self.supernet, self.activate = space, supernet, activate
-        self.auxiliary, self.label_smoothing, self.drop_path = auxiliary, label_smoothing, 0.0
+        self.auxiliary, self.drop_path = auxiliary, 0.0
+        self.bf16 = engine is not None and engine.precision == "bf16"
+        if engine is not None:
+            self._prepare(engine)
         self.groups = space.groups
         first = next(supernet.parameters())
         self.device, self.dtype = first.device, first.dtype
         self.random = torch.Generator(self.device)
         self.passes = 0
+
+    def _prepare(self, engine: EngineSettings) -> None:
+        """Memory layout and compilation of the cells (one graph a width; never a silent fall-back to eager)."""
+        if engine.channels_last:
+            self.supernet.to(memory_format=torch.channels_last)
+        if engine.compile:
+            torch._dynamo.config.recompile_limit = 64
+            torch._dynamo.config.fail_on_recompile_limit_hit = True
+            wrap(self.supernet, lambda body: torch.compile(body, fullgraph=True, dynamic=False))
 
     def relax(self, a: Tree, activate: Activate | None = None) -> Tree:
         return self.space.relax(a, activate or self.activate)
@@ -48,12 +61,12 @@ class RelaxedProblem:
     def outcome(self, w: Tree, mix: Tree, batch: Batch, *, track: bool = False) -> Outcome:
         self.passes += 1
         self.random.manual_seed(batch.seed)
-        with tracking(self.supernet, track):
-            logits = functional_call(self.supernet, w, (batch.x, mix),
-                                     {"drop_path": self.drop_path, "gen": self.random}, strict=False)
-        loss = F.cross_entropy(logits.main, batch.y, label_smoothing=self.label_smoothing)
+        random = {"drop_path": self.drop_path, "gen": self.random}
+        with tracking(self.supernet, track), torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            logits = functional_call(self.supernet, w, (batch.x, mix), random, strict=False)
+        loss = F.cross_entropy(logits.main.to(self.dtype), batch.y)
         if self.auxiliary and logits.auxiliary is not None:
-            loss = loss + self.auxiliary * F.cross_entropy(logits.auxiliary, batch.y, label_smoothing=self.label_smoothing)
+            loss = loss + self.auxiliary * F.cross_entropy(logits.auxiliary.to(self.dtype), batch.y)
         with torch.no_grad():
             accuracy = (logits.main.argmax(1) == batch.y).to(loss.dtype).mean()
         return Outcome(loss, accuracy)

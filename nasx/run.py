@@ -7,7 +7,6 @@ Nothing here names a method, a space or a benchmark.
 from __future__ import annotations
 
 import logging
-import time
 from pathlib import Path
 from typing import Any
 
@@ -35,107 +34,141 @@ def search(cfg: Config, info: Config) -> Result:
         if done is not None:
             ending.show(done, here.run.folder)
             return done
-        return _search(here)
+        return SearchJob(here).run()
 
 
-def _search(here: Session) -> Result:
-    cfg, settings = here.config, config.build(here.config["search"])
-    space, method = config.build(cfg["space"]), config.build(cfg["method"])
-    benchmark, engine = config.build(cfg["benchmark"]), config.build(cfg["engine"])
-    source = config.build(cfg["dataset"])
-    images = source.load()
-    on_device = device_images(images, here.device)
-    w_index, a_index = splits(images, source, cfg["seed"])
-    augment = Augment.of(source, images, cutout=settings.cutout)
-    streams = [Stream(on_device.train_x, on_device.train_y, index, batch=settings.batch, seed=cfg["seed"],
-                      augment=augment, name=name) for name, index in (("w", w_index), ("a", a_index))]
+class SearchJob:
+    """One search: its components, and what happens when an epoch begins, after a step, when an epoch ends."""
 
-    torch.manual_seed(cfg["seed"])
-    supernet = space.supernet(len(images.classes), naive=engine.supernet == "naive").to(here.device)
-    problem = RelaxedProblem(space, supernet, method.activate, auxiliary=settings.auxiliary)
-    gen = torch.Generator().manual_seed(hashed(cfg["seed"], "architecture"))
-    a = {k: x.to(here.device).requires_grad_() for k, x in method.start(space.init(gen)).items()}
-    w = weights(supernet)
-    state = Search(problem, w, a, weight_optimizer(w, settings), architecture_optimizer(a, settings), settings.clip)
-    watch = Watch(state, space, supernet, *streams, every=settings.diagnose_every, epochs=settings.epochs,
-                  weight_decay=settings.arch_weight_decay, stop=config.build(cfg["stop"]))
+    def __init__(self, here: Session) -> None:
+        cfg = here.config
+        self.here, self.settings = here, config.build(cfg["search"])
+        self.space, self.method = config.build(cfg["space"]), config.build(cfg["method"])
+        self.benchmark, self.source = config.build(cfg["benchmark"]), config.build(cfg["dataset"])
+        engine, settings = config.build(cfg["engine"]), self.settings
+        images = self.source.load()
+        self.images = device_images(images, here.device)
+        w_index, self.a_index = splits(images, self.source, cfg["seed"])
+        self.augment = Augment.of(self.source, images, cutout=settings.cutout, channels_last=engine.channels_last)
 
-    def genotype_of(mix: Tree) -> Any:
-        return space.discretize({k: x.detach().cpu() for k, x in mix.items()})
+        def stream(name: str, index: Any) -> Stream:
+            return Stream(self.images.train_x, self.images.train_y, index, batch=settings.batch, seed=cfg["seed"],
+                          augment=self.augment, name=name)
 
-    def lookup(mix: Tree) -> Result | None:
-        score = benchmark.query(genotype_of(mix))
+        torch.manual_seed(cfg["seed"])
+        supernet = self.space.supernet(len(images.classes), naive=engine.supernet == "naive").to(here.device)
+        self.problem = RelaxedProblem(self.space, supernet, self.method.activate, auxiliary=settings.auxiliary,
+                                      engine=engine)
+        gen = torch.Generator().manual_seed(hashed(cfg["seed"], "architecture"))
+        a = self.method.start(self.space.init(gen))
+        a = {k: x.to(here.device).requires_grad_() for k, x in a.items()}
+        w = weights(supernet)
+        self.search = Search(self.problem, w, a, weight_optimizer(w, settings), architecture_optimizer(a, settings),
+                             settings.clip)
+        train, self.val = stream("w", w_index), stream("a", self.a_index)
+        self.watch = Watch(self.search, self.space, supernet, train, self.val, every=settings.diagnose_every,
+                           epochs=settings.epochs, weight_decay=settings.arch_weight_decay,
+                           stop=config.build(cfg["stop"]))
+        updates = settings.updates_per_epoch or -(-len(w_index) // settings.batch)
+        self.loop = Loop(self.search, self.method, supernet, train, self.val, epochs=settings.epochs,
+                         updates_per_epoch=updates, lr=settings.lr, lr_min=settings.lr_min, warmup=settings.arch_warmup,
+                         begin_epoch=self.begin_epoch, end_epoch=self.end_epoch, tick=self.tick)
+
+    # ------------------------------------------------------------------------------------------- what is found
+    def genotype(self, mix: Tree) -> Any:
+        return self.space.discretize({k: x.detach().cpu() for k, x in mix.items()})
+
+    def lookup(self, mix: Tree) -> Result | None:
+        score = self.benchmark.query(self.genotype(mix))
         return None if score is None else score.as_record()
 
-    def valid_score(mix: Tree) -> float | None:
-        found = lookup(mix)
-        key = benchmark.dataset_key(cfg["dataset"]["_target_"].rsplit(".", 1)[-1]) or "cifar10"
+    def score(self, mix: Tree) -> float | None:
+        """The benchmark's validation accuracy on this data set (CIFAR-10 where it does not know the set)."""
+        found = self.lookup(mix)
+        key = self.benchmark.dataset_key(self.source.name) or "cifar10"
         return None if found is None or key not in found else found[key]["valid"]
 
-    def evaluate() -> dict[str, float]:
-        means = problem.evaluate(state.w, problem.relax(state.a), evaluation(
-            on_device.train_x, on_device.train_y, a_index, batch=4 * settings.batch, augment=augment))
+    def evaluate(self) -> dict[str, float]:
+        """The supernet on the whole validation split, at the relaxed architecture."""
+        batches = evaluation(self.images.train_x, self.images.train_y, self.a_index, batch=4 * self.settings.batch,
+                             augment=self.augment)
+        means = self.problem.evaluate(self.search.w, self.problem.relax(self.search.a), batches)
         return {"valid_loss": means["loss"], "valid_accuracy": means["accuracy"]}
 
-    updates = settings.updates_per_epoch or -(-len(w_index) // settings.batch)
-    loop = Loop(state, method, supernet, *streams, epochs=settings.epochs, updates_per_epoch=updates, lr=settings.lr,
-                lr_min=settings.lr_min, warmup=settings.arch_warmup)
-    saved = here.resume()
-    if saved is not None:
-        loop.load(saved)
-        problem.passes, watch.rows = saved["passes"], here.run.rows()
-        loop.stopped = watch.stopped
-        log.info("%s: resuming at update %d of %d", here.run.folder, state.updates, loop.total)
+    # ------------------------------------------------------------------------------------------------ the loop
+    def resume(self) -> None:
+        """Continue from the newest readable checkpoint, if there is one."""
+        saved = self.here.resume()
+        if saved is None:
+            return
+        self.loop.load(saved)
+        self.problem.passes, self.watch.rows = saved["passes"], self.here.run.rows()
+        self.loop.stopped = self.watch.stopped
+        log.info("%s: resuming at update %d of %d", self.here.run.folder, self.search.updates, self.loop.total)
 
-    def save() -> None:
-        here.save({**loop.state(), "passes": problem.passes}, state.updates, len(watch.rows))
+    def save(self) -> None:
+        self.here.save({**self.loop.state(), "passes": self.problem.passes}, self.search.updates, len(self.watch.rows))
 
-    def begin_epoch(epoch: int) -> None:
-        problem.drop_path = settings.drop_path * epoch / settings.epochs
+    def begin_epoch(self, epoch: int) -> None:
+        self.problem.drop_path = self.settings.drop_path * epoch / self.settings.epochs
 
-    def tick(_: Loop) -> None:
-        here.check_signals(save)
-        if here.device.type == "cpu" or display.due():
-            means = loop.meter.means()
-            loop.guard(means)
-            if display.due():
-                display.show(state.updates, f"{state.epoch + 1}/{settings.epochs}", means)
-        if time.monotonic() - here.saved > cfg["checkpoint_s"]:
-            save()
+    def tick(self, _: Loop) -> None:
+        self.here.check_signals(self.save)
+        due = self.display.due()
+        if due or self.here.device.type == "cpu":  # reading values back would make a GPU wait
+            means = self.loop.meter.means()
+            self.loop.guard(means)
+            if due:
+                self.display.show(self.search.updates, f"{self.search.epoch + 1}/{self.settings.epochs}", means)
+        if self.here.checkpoint_due:
+            self.save()
 
-    def end_epoch(row: dict[str, Any]) -> None:
-        mix = detached(problem.relax(state.a))
-        if settings.evaluate_every and row["epoch"] % settings.evaluate_every == 0:
-            row |= evaluate()
-        row |= {"genotype": str(genotype_of(mix)), "lookup": lookup(mix)}
-        row |= watch.entries(row["epoch"], mix, row["genotype"]) | {"wall_s": round(here.elapsed_s, 3)}
-        here.run.append(row)
-        watch.rows.append(row)
-        loop.stopped = watch.stopped
-        save()
-        log.info("epoch %d/%d  %s%s", row["epoch"], settings.epochs, text(row), table_text(row["lookup"]))
+    def end_epoch(self, row: dict[str, Any]) -> None:
+        mix = detached(self.problem.relax(self.search.a))
+        if self.settings.evaluate_every and row["epoch"] % self.settings.evaluate_every == 0:
+            row |= self.evaluate()
+        row |= {"genotype": str(self.genotype(mix)), "lookup": self.lookup(mix)}
+        row |= self.watch.entries(row["epoch"], mix, row["genotype"]) | {"wall_s": round(self.here.elapsed_s, 3)}
+        self.here.run.append(row)
+        self.watch.rows.append(row)
+        self.loop.stopped = self.watch.stopped
+        self.save()
+        log.info("epoch %d/%d  %s%s", row["epoch"], self.settings.epochs, text(row), table_text(row["lookup"]))
 
-    loop.begin_epoch, loop.end_epoch, loop.tick = begin_epoch, end_epoch, tick
-    with Display(here.run.folder, total=loop.total, done=state.updates, quiet=cfg["quiet"]) as display:
-        loop.run()
-        stopped = watch.ended()
-        mix = space.encode(space.parse(stopped["genotype"])) if stopped and loop.stopped else method.choose(
-            state, valid_score, streams[1], torch.Generator().manual_seed(hashed(cfg["seed"], "choose")))
-        genotype = genotype_of(mix)
-        final = evaluate() if method.trains else {}
-        found = lookup(mix)
-        result = here.record(
-            "search", protocol=settings.protocol, labels=[name for name in method.labelled if getattr(method, name)],
-            genotype=str(genotype), operations=genotype.operations(), lookup=found, reference=reference(benchmark),
-            supernet={**final, "params": sum(x.numel() for x in w.values())}, parent=None, test_accuracy=None,
-            params=None if found is None else found["params"], updates=state.updates, passes=problem.passes,
-            stopped=stopped, diagnostics=watch.cost(), changed=changed(here))
-        result["verdict"] = verdict.verdict(watch.rows, result)
-        records.write_atomic(here.run.folder / "genotype.txt", f"{genotype}\n")
-        here.run.finish(result)
-    pictures(here.run.folder)
-    ending.show(result, here.run.folder)
-    return result
+    # ------------------------------------------------------------------------------------------------- the end
+    def run(self) -> Result:
+        """Search to the end and write the record."""
+        self.resume()
+        with Display(self.here.run.folder, total=self.loop.total, done=self.search.updates,
+                     quiet=self.here.config["quiet"]) as self.display:
+            self.loop.run()
+            result = self.record()
+            records.write_atomic(self.here.run.folder / "genotype.txt", f"{result['genotype']}\n")
+            self.here.run.finish(result)
+        pictures(self.here.run.folder)
+        ending.show(result, self.here.run.folder)
+        return result
+
+    def choose(self) -> Tree:
+        """The mixture to discretize: the method's choice, or that of the epoch which early stopping goes back to."""
+        stopped = self.watch.ended()
+        if stopped and self.loop.stopped:
+            return self.space.encode(self.space.parse(stopped["genotype"]))
+        gen = torch.Generator().manual_seed(hashed(self.here.config["seed"], "choose"))
+        return self.method.choose(self.search, self.score, self.val, gen)
+
+    def record(self) -> Result:
+        mix, method = self.choose(), self.method
+        genotype, found = self.genotype(mix), self.lookup(mix)
+        final = self.evaluate() if method.trains else {}
+        result = self.here.record(
+            "search", protocol=self.settings.protocol, genotype=str(genotype), operations=genotype.operations(),
+            labels=[name for name in method.labelled if getattr(method, name)], lookup=found,
+            reference=reference(self.benchmark), parent=None, test_accuracy=None,
+            supernet={**final, "params": sum(x.numel() for x in self.search.w.values())},
+            params=None if found is None else found["params"], updates=self.search.updates, passes=self.problem.passes,
+            stopped=self.watch.ended(), diagnostics=self.watch.cost(), changed=changed(self.here))
+        return {**result, "verdict": verdict.verdict(self.watch.rows, result)}
 
 
 def weight_optimizer(w: Tree, settings: Any) -> torch.optim.SGD:
@@ -160,11 +193,7 @@ def reference(benchmark: Any) -> Result:
 def changed(here: Session) -> Result:
     """Settings that differ from the published configuration: key -> [published, used]."""
     published = here.info.get("published")
-    if not published:
-        return {}
-    old, new = records.flatten(published), records.flatten(config.identifying(here.config))
-    return {k: [old.get(k), new.get(k)] for k in sorted(old.keys() | new.keys())
-            if old.get(k) != new.get(k) and k != "seed"}
+    return config.changed(here.config, published) if published else {}
 
 
 def table_text(lookup: Result | None) -> str:

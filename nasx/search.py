@@ -15,14 +15,14 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from nasx.bilevel import Batch, Method, Search
+from nasx.bilevel import Method, Search
 from nasx.errors import UserError
 
 
 class Batches(Protocol):
     """An endless stream of batches that resumes from its state."""
 
-    def __next__(self) -> Batch: ...
+    def __next__(self) -> Any: ...
     def state_dict(self) -> dict[str, int]: ...
     def load_state_dict(self, state: dict[str, int]) -> None: ...
 
@@ -139,7 +139,8 @@ class Loop:
 
     def load(self, state: Mapping[str, Any]) -> None:
         with torch.no_grad():
-            for name, live in (("w", self.search.w), ("a", self.search.a), ("buffers", dict(self.supernet.named_buffers()))):
+            buffers = dict(self.supernet.named_buffers())
+            for name, live in (("w", self.search.w), ("a", self.search.a), ("buffers", buffers)):
                 for k, x in live.items():
                     x.copy_(state[name][k])
         self.search.w_opt.load_state_dict(state["w_opt"])

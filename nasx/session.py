@@ -51,6 +51,11 @@ class Session:
         self.before_s, self.started = state["elapsed_s"], state["started"]
         return state
 
+    @property
+    def checkpoint_due(self) -> bool:
+        """Whether so much time has passed since the last checkpoint that the next step should end with one."""
+        return time.monotonic() - self.saved > self.config["checkpoint_s"]
+
     def check_signals(self, save: Callable[[], None]) -> None:
         """After a step: save and stop if a signal asked for it."""
         if self.signals.asked is not None:
@@ -64,7 +69,7 @@ class Session:
                 "started": self.started, "finished": records.now(), "choices": choices,
                 "overrides": list(self.info["overrides"]), "seed": self.config["seed"],
                 "identity": config.identity(self.config, kind),
-                "family": config.identity({**self.config, "seed": None}, kind),
+                "family": config.identity({**self.config, "seed": None, "from": None}, kind),
                 **facts, "wall_s": round(self.elapsed_s, 3), "peak_mb": machine.peak_mb(self.device),
                 "hardware": machine.hardware(self.device), "versions": machine.versions(), "commit": machine.commit()}
 

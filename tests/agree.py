@@ -8,11 +8,8 @@ changes sign at the points tested here (rounding then costs about 1e-9); `smooth
 from __future__ import annotations
 
 import pytest
-import small
 import torch
 import torch.nn.functional as F
-import toy
-from reference import methods
 from torch import Tensor
 
 from nasx.bilevel import Batch, Problem, Search, Tree
@@ -20,6 +17,10 @@ from nasx.spaces.base import Space
 from nasx.spaces.darts import Darts
 from nasx.spaces.nb1shot1 import Nb1Shot1
 from nasx.spaces.nb201 import Nb201
+
+import small
+import toy
+from reference import methods
 
 RADIUS = 1e-6
 SPACES: dict[str, Space] = {

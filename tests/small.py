@@ -15,6 +15,7 @@ from nasx.spaces.bundle import EdgeBundle, RelaxedCell
 from nasx.spaces.darts import Darts
 from nasx.spaces.nb1shot1 import Nb1Shot1
 from nasx.spaces.nb201 import Nb201
+
 from reference import supernets
 
 
@@ -47,7 +48,8 @@ def search(space: Space, *, seed: int = 0, lr: float = 0.05, momentum: float = 0
     net = build(space, seed=seed)
     problem = RelaxedProblem(space, net, softmax)
     gen = torch.Generator().manual_seed(seed)
-    a = {k: torch.randn(shape, generator=gen, dtype=torch.float64).requires_grad_() for k, shape in space.shapes().items()}
+    a = {k: torch.randn(shape, generator=gen, dtype=torch.float64).requires_grad_()
+         for k, shape in space.shapes().items()}
     w = weights(net)
     return Search(problem, w, a, torch.optim.SGD(w.values(), lr=lr, momentum=momentum),
                   torch.optim.SGD(a.values(), lr=1.0), clip=None, **settings)
@@ -103,8 +105,8 @@ def reference(space: Space, net: Any, **settings: Any) -> nn.Module:
                 put(theirs.conv_b.conv, ours.conv2.weight)
                 put(theirs.shortcut, ours.shortcut)
         case Darts():
-            ref = supernets.DartsSupernet(channels=space.channels, layers=space.layers, k=space.partial, stem=space.stem,
-                                          normal=space.edge_operations("normal"),
+            ref = supernets.DartsSupernet(channels=space.channels, layers=space.layers, k=space.partial,
+                                          stem=space.stem, normal=space.edge_operations("normal"),
                                           reduce=space.edge_operations("reduce")).double()
             if space.stem == "cifar":
                 put(ref.stem[0], net.stem0.weight)
@@ -148,5 +150,6 @@ def renamed(mix: Tree) -> Tree:
     for kind in ("normal", "reduce"):
         if f"{kind}.edge" in mix:
             mix[kind] = mix[kind] / mix[f"{kind}.edge"].transpose(1, 2)
-    names = {"normal.edge": "normal_edges", "reduce.edge": "reduce_edges"} | {f"input_{b}": f"inputs{b}" for b in range(2, 6)}
+    names = {f"{kind}.edge": f"{kind}_edges" for kind in ("normal", "reduce")}
+    names |= {f"input_{b}": f"inputs{b}" for b in range(2, 6)}
     return {names.get(k, k): x for k, x in mix.items()}

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import toy
 from torch import Tensor
 
 from nasx import bilevel
 from nasx.bilevel import Batch, Search, Tree, directional, gradient
 from nasx.errors import UserError
+
+import toy
 
 SMOOTH = toy.Smooth()
 BATCH = SMOOTH.batch(1)

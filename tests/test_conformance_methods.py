@@ -13,9 +13,7 @@ from typing import Any
 
 import agree
 import pytest
-import small
 import torch
-import toy
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from torch import Tensor
@@ -23,6 +21,9 @@ from torch import Tensor
 from nasx import config
 from nasx.bilevel import Method, Search, frozen
 from nasx.relaxed import RelaxedProblem, weights
+
+import small
+import toy
 
 METHODS = sorted(file.stem for file in (config.conf_dir() / "method").glob("*.yaml"))
 

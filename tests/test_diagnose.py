@@ -6,10 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
-import small
 import torch
-import toy
-from reference import diagnostics
 
 from nasx import diagnose, stop
 from nasx.bilevel import Tree, detached
@@ -17,6 +14,10 @@ from nasx.spaces.base import Space
 from nasx.spaces.darts import Darts
 from nasx.spaces.nb1shot1 import Nb1Shot1
 from nasx.spaces.nb201 import Nb201
+
+import small
+import toy
+from reference import diagnostics
 
 SPACES = {"nb201": Nb201(layers=1, channels=2), "nb1shot1": Nb1Shot1(variant=1, channels=2, layers=3),
           "darts": Darts(layers=3, channels=2, operations=("skip_connect", "sep_conv_3x3"))}

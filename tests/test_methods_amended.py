@@ -5,11 +5,12 @@ from __future__ import annotations
 import agree
 import numpy as np
 import pytest
-import toy
-from reference import methods
 
 from nasx.bilevel import frozen
 from nasx.methods.amended import Amended
+
+import toy
+from reference import methods
 
 
 @pytest.mark.parametrize(("eta", "expected"), toy.SCALAR["amended"].items())

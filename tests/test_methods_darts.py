@@ -8,11 +8,12 @@ import agree
 import numpy as np
 import pytest
 import torch
-import toy
-from reference import methods
 
 from nasx.bilevel import Search, Tree, frozen
 from nasx.methods.darts import Darts
+
+import toy
+from reference import methods
 
 Q = toy.QUADRATIC
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import agree
 import pytest
 import torch
-import toy
-from reference import methods
 from torch import Tensor
 
 from nasx.bilevel import Search, Tree
 from nasx.methods.gdas import Gdas, straight_through
+
+import toy
+from reference import methods
 
 
 def gumbel(seed: int, a: Tree) -> Tree:

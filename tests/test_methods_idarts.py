@@ -8,12 +8,13 @@ from typing import Any
 import agree
 import pytest
 import torch
-import toy
-from reference import methods
 
 from nasx.bilevel import Search, Tree, frozen
 from nasx.methods.darts import Darts
 from nasx.methods.idarts import IDarts
+
+import toy
+from reference import methods
 
 Q = toy.QUADRATIC
 PRODUCTS = ["exact", "difference"]

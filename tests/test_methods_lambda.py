@@ -8,13 +8,14 @@ import agree
 import numpy as np
 import pytest
 import torch
-import toy
-from reference import methods
 from torch import Tensor
 
 from nasx.bilevel import Search, Tree, detached, frozen, gradients
 from nasx.methods.darts import Darts
 from nasx.methods.lambda_ import Lambda
+
+import toy
+from reference import methods
 
 KINDS = ["cosine", "signed"]
 PAIRS = 3

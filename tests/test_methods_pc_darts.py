@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import agree
 import pytest
-import small
 import torch
-from reference import methods
 
 from nasx.methods.darts import Darts
 from nasx.spaces.darts import Darts as DartsSpace
+
+import small
+from reference import methods
 
 SPACE = DartsSpace(layers=4, channels=8, partial=4, edge_norm=True)
 

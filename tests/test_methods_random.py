@@ -5,10 +5,11 @@ from __future__ import annotations
 import agree
 import pytest
 import torch
-import toy
 
 from nasx.bilevel import Tree
 from nasx.methods.random import Random
+
+import toy
 
 
 def draws(problem: toy.Toy, seed: int, n: int) -> list[Tree]:

@@ -6,13 +6,14 @@ import itertools
 
 import agree
 import pytest
-import small
 import torch
-import toy
-from reference import methods
 
 from nasx.bilevel import Search
 from nasx.methods.random_ws import RandomWs
+
+import small
+import toy
+from reference import methods
 
 
 @pytest.mark.parametrize("space", [None, "nb201", "darts", "nb1shot1"])

@@ -6,15 +6,16 @@ from typing import Any
 
 import agree
 import pytest
-import small
 import torch
-import toy
-from reference import methods
 from torch import Tensor
 
 from nasx.bilevel import Search, Tree, frozen
 from nasx.methods.sdarts import Sdarts, given, normalized
 from nasx.spaces.darts import Darts
+
+import small
+import toy
+from reference import methods
 
 
 def operation_weights(search: Search) -> Tree:

@@ -7,11 +7,12 @@ import math
 import agree
 import pytest
 import torch
-import toy
-from reference import methods
 
 from nasx.bilevel import Search
 from nasx.methods.single import Single
+
+import toy
+from reference import methods
 
 MODES = methods.SINGLE_MODES
 

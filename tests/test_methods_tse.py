@@ -7,11 +7,12 @@ from typing import Any
 import agree
 import pytest
 import torch
-import toy
-from reference import methods
 
 from nasx.bilevel import Search, Tree, frozen
 from nasx.methods.tse import Tse
+
+import toy
+from reference import methods
 
 T3 = [toy.train(i) for i in range(3)]
 

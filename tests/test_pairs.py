@@ -95,7 +95,8 @@ PUBLISHED: dict[str, dict[str, Any]] = {  # spec sections 2.1 to 2.8, as compose
     "space=nb201 method=single": {"search.lr": 0.005, "search.lr_min": 0, "search.weight_decay": 3e-4,
                                   "search.arch_weight_decay": 0, "search.epochs": 50, "method.activation": "sigmoid"},
     "space=nb201 method=tse": {"search.clip": None, "search.lr": 0.025, "search.weight_decay": 5e-4,
-                               "search.epochs": 50, "space.batch_norm": "batch", "space.affine": False, "method.T": 100},
+                               "search.epochs": 50, "space.batch_norm": "batch",
+                               "space.affine": False, "method.T": 100},
     "space=darts method=tse": {"search.clip": None, "search.batch": 64, "search.epochs": 50, "space.layers": 8},
     "space=nb1shot1_3 method=tse": {"search.batch": 96, "search.epochs": 50, "search.weight_decay": 3e-4},
     "space=nb201 method=lambda": {"search.epochs": 100, "search.arch_lr": 1e-4, "search.arch_weight_decay": 1e-3,
@@ -112,7 +113,8 @@ PUBLISHED: dict[str, dict[str, Any]] = {  # spec sections 2.1 to 2.8, as compose
     "space=darts method=pc_darts": {"search.batch": 256, "search.lr": 0.1, "search.lr_min": 0, "search.arch_lr": 6e-4,
                                     "search.arch_warmup": 15, "space.partial": 4, "space.edge_norm": True},
     "experiment=single_table4_other_split": {"search.arch_optimizer": "sgd", "search.arch_lr": 0.005,
-                                             "search.lr": 0.005, "method.activation": "softmax", "method.mode": "other_split"},
+                                             "search.lr": 0.005, "method.activation": "softmax",
+                                             "method.mode": "other_split"},
 }
 
 

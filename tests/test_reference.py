@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import toy
-from reference import diagnostics, methods, supernets
 from torch import Tensor
 
 from nasx.bilevel import Batch, Tree
+
+import toy
+from reference import diagnostics, methods, supernets
 
 TABLE = 1e-10
 

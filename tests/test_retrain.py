@@ -378,7 +378,8 @@ def test_a_network_learns_the_digits(tmp_path: Path, capsys: pytest.CaptureFixtu
 FULL = ("space=darts", "dataset=digits", "genotype=DARTS_V2", "retrain.layers=3", "retrain.channels=4",
         "retrain.batch=16", "retrain.epochs=3", "retrain.updates_per_epoch=3", "retrain.evaluate_every=2",
         "retrain.ema=0.9", "retrain.mixup=0.2", "retrain.cutmix=1", "retrain.accumulate=2",
-        "retrain.label_smoothing=0.1", "retrain.drop_path=0.2", "retrain.momentum=0.9", "threads=1", "device=cpu", "quiet=true")
+        "retrain.label_smoothing=0.1", "retrain.drop_path=0.2", "retrain.momentum=0.9",
+        "threads=1", "device=cpu", "quiet=true")
 KILLED = """
 import os, signal, sys
 from nasx import cli, records, retrain

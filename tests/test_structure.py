@@ -6,13 +6,14 @@ import math
 
 import pytest
 import torch
-from reference import diagnostics
 
 from nasx import structure
 from nasx.spaces.darts import Darts
 from nasx.spaces.nb1shot1 import Nb1Shot1
 from nasx.spaces.nb201 import Nb201
 from nasx.spaces.published import resolve
+
+from reference import diagnostics
 
 FLAT = [(node, source) for node in range(2, 6) for source in (0, 1)]
 CHAIN = [(2, 0), (2, 1), (3, 2), (3, 0), (4, 3), (4, 0), (5, 4), (5, 0)]

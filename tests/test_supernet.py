@@ -6,7 +6,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-import small
 from nasx.bilevel import gradient
 from nasx.relaxed import weights
 from nasx.spaces.banks import Norm
@@ -15,6 +14,8 @@ from nasx.spaces.darts import Darts
 from nasx.spaces.nb1shot1 import Nb1Shot1
 from nasx.spaces.nb201 import Nb201
 from nasx.spaces.supernet import tracking
+
+import small
 from reference import supernets
 
 S1 = (("skip_connect", "dil_conv_3x3"), ("skip_connect", "dil_conv_5x5")) * 7

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-import toy
 from torch import Tensor
 
 from nasx.bilevel import Problem, Tree, dot, gradient
+
+import toy
 
 TABLE = 1e-10  # the table prints ten digits
 

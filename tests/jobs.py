@@ -1,0 +1,121 @@
+"""Whole commands in processes of their own, killed and started again.
+
+The processes are forked from one that has imported torch already (multiprocessing's fork server), so that a command
+starts in a moment; what they do is `nasx.cli.main`, as the installed script does it. The server is single-threaded
+and has computed nothing, so that a fork is as good as a fresh start.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import torch
+
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["torch", "torch._dynamo", "nasx.run", "nasx.retrain"])
+TINY = ("dataset=digits", "dataset.size=16", "space.channels=4", "search.batch=8", "search.epochs=2",
+        "search.updates_per_epoch=6", "threads=1", "out=runs")
+"""A search of seconds: twelve updates on digits of 16 x 16 pixels."""
+TINY_NB201 = ("search", "space=nb201", "space.layers=1", *TINY)
+TINY_DARTS = ("search", "space=darts", "space.layers=3", *TINY)
+
+
+class Done:
+    """A command that has ended: exit code, standard output and standard error."""
+
+    def __init__(self, code: int | None, folder: Path, number: int) -> None:
+        self.code = code
+        self.out = (folder / f"{number}.out").read_text(encoding="utf-8")
+        self.err = (folder / f"{number}.err").read_text(encoding="utf-8")
+
+    def __repr__(self) -> str:
+        return f"exit code {self.code}\n{self.out}\n{self.err}"
+
+
+class Job:
+    """`nasx WORDS` in the folder `here`, running from now on."""
+
+    count = 0
+
+    def __init__(self, here: Path, *words: str, env: dict[str, str] | None = None) -> None:
+        Job.count += 1
+        self.number, self.notes = Job.count, here.parent / f"{here.name}.notes"
+        self.notes.mkdir(exist_ok=True)
+        self.process: BaseProcess = CONTEXT.Process(
+            target=_main, args=(str(here), str(self.notes / f"{self.number}"), words, env or {}), daemon=True)
+        self.process.start()
+
+    @property
+    def pid(self) -> int:
+        assert self.process.pid is not None
+        return self.process.pid
+
+    def wait(self, seconds: float = 300) -> Done:
+        """Its end; a job that takes longer is killed and fails the test."""
+        self.process.join(seconds)
+        if self.process.exitcode is None:
+            self.process.kill()
+            self.process.join()
+            raise AssertionError(f"still running after {seconds} s\n{Done(None, self.notes, self.number)}")
+        return Done(self.process.exitcode, self.notes, self.number)
+
+    def until(self, ready: Callable[[], bool], seconds: float = 300) -> None:
+        """Wait until `ready()`, looked at every millisecond, or until the job has ended."""
+        end = time.monotonic() + seconds
+        while not ready() and self.process.is_alive():
+            assert time.monotonic() < end, f"not ready after {seconds} s"
+            time.sleep(0.001)
+
+    def kill(self) -> None:
+        """kill -9, at whatever moment this is."""
+        self.process.kill()
+        self.process.join()
+
+
+def nasx(here: Path, *words: str, env: dict[str, str] | None = None) -> Done:
+    """`nasx WORDS` in the folder `here`, to its end."""
+    return Job(here, *words, env=env).wait()
+
+
+def result(here: Path, runs: str = "runs") -> dict[str, Any]:
+    """The record of the one run under `runs`."""
+    [path] = (here / runs).glob("*/result.json")
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def folder(here: Path, runs: str = "runs") -> Path:
+    """The one run folder under `runs`."""
+    [path] = [path for path in (here / runs).iterdir() if not path.name.startswith(".")]
+    return path
+
+
+def _main(here: str, note: str, words: tuple[str, ...], env: dict[str, str]) -> None:
+    """In the new process."""
+    os.chdir(here)
+    os.environ.update({"NASX_DATA": str(Path(here) / "no-data"), "COLUMNS": "160", **env})
+    for name, stream in (("out", sys.stdout), ("err", sys.stderr)):
+        with open(f"{note}.{name}", "w", encoding="utf-8") as file:
+            os.dup2(file.fileno(), stream.fileno())
+    torch.set_num_threads(1)
+    from nasx import cli
+
+    try:
+        cli.main(list(words))
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(bool(end.code))
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
