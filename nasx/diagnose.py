@@ -28,6 +28,7 @@ Shapes: mix and its gradients (cells, edges, operations); node values (n, C, h, 
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -68,7 +69,7 @@ def eigenvalue(problem: Problem, w: Tree, a: Tree, batch: Batch, *, weight_decay
     """Largest eigenvalue of d^2 L / da^2 + weight_decay I at (w, a) on `batch`. Nothing moves; one forward pass.
 
     Lanczos starts from a fixed vector and works to 3/4 of the dtype's digits; where it does not converge, the whole
-    Hessian is computed.
+    Hessian is computed. NaN where the Hessian is not finite.
     """
     leaves = detached(a, requires_grad=True)
     loss = problem.outcome(detached(w), problem.relax(leaves), batch).loss
@@ -90,12 +91,14 @@ def eigenvalue(problem: Problem, w: Tree, a: Tree, batch: Batch, *, weight_decay
     if top is not None:
         return Eigenvalue(top + weight_decay, "lanczos", used)
     rows = torch.stack([product(v) for v in torch.eye(size, dtype=g.dtype, device=g.device)]).double()
+    if not rows.isfinite().all():
+        return Eigenvalue(math.nan, "dense", used)
     return Eigenvalue(float(torch.linalg.eigvalsh((rows + rows.T).cpu() / 2)[-1]) + weight_decay, "dense", used)
 
 
 def lanczos(product: Callable[[Tensor], Tensor], size: int, like: Tensor) -> float | None:
     """Largest eigenvalue of a symmetric map on vectors (size,), None where it does not converge (or size < 3)."""
-    from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
+    from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
 
     def matvec(v: np.ndarray) -> np.ndarray:
         return product(torch.as_tensor(v.reshape(-1), dtype=like.dtype, device=like.device)).double().cpu().numpy()
@@ -107,7 +110,7 @@ def lanczos(product: Callable[[Tensor], Tensor], size: int, like: Tensor) -> flo
     try:
         found = eigsh(LinearOperator((size, size), matvec=matvec, dtype=np.float64), k=1, which="LA", v0=start,
                       tol=tolerance, return_eigenvectors=False, maxiter=10)
-    except ArpackNoConvergence:
+    except ArpackError:  # no convergence, or values that are not finite
         return None
     return float(found[0])
 
@@ -232,7 +235,7 @@ def curvature(problem: Problem, w: Tree, a: Tree, val: Batch, *, weight_decay: f
     """The dominant eigenvalue as entries of a metrics row, with its cost."""
     began = time.perf_counter()
     found = eigenvalue(problem, w, a, val, weight_decay=weight_decay)
-    return {"eigenvalue": found.value,
+    return {"eigenvalue": found.value if math.isfinite(found.value) else None,
             "diagnostics": {"solver": found.solver, "batch_norm": BATCH_NORM, "forward": 1, "backward": found.backward,
                             "seconds": round(time.perf_counter() - began, 4)}}
 

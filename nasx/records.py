@@ -184,7 +184,7 @@ class Run:
         """Metrics rows so far; a torn last line (killed while writing) is left out."""
         path, rows = self.folder / "metrics.jsonl", []
         if path.exists():
-            for line in path.read_text(encoding="utf-8").splitlines():
+            for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
                 try:
                     rows.append(json.loads(line))
                 except ValueError:
@@ -192,10 +192,11 @@ class Run:
         return rows
 
     def keep_rows(self, count: int) -> None:
-        """Forget metrics rows written after the checkpoint that a resume starts from."""
-        rows = self.rows()
-        if len(rows) != count or not (self.folder / "metrics.jsonl").exists():
-            write_atomic(self.folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows[:count]))
+        """Forget metrics rows written after the checkpoint that a resume starts from, and a torn line."""
+        path = self.folder / "metrics.jsonl"
+        kept = "".join(json.dumps(row) + "\n" for row in self.rows()[:count])
+        if not path.exists() or path.read_bytes() != kept.encode():
+            write_atomic(path, kept)
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Add one metrics row."""

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from nasx.bilevel import Activate, Batch, Outcome, Tree, detached
+from nasx.spaces.recompute import recompute
 from nasx.spaces.supernet import tracking, wrap
 
 if TYPE_CHECKING:
@@ -50,6 +51,8 @@ class RelaxedProblem:
             torch._dynamo.config.recompile_limit = 64
             torch._dynamo.config.fail_on_recompile_limit_hit = True
             wrap(self.supernet, lambda body: torch.compile(body, fullgraph=True, dynamic=False))
+        if engine.checkpoint:
+            recompute(self.supernet)
 
     def relax(self, a: Tree, activate: Activate | None = None) -> Tree:
         return self.space.relax(a, activate or self.activate)

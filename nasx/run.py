@@ -90,8 +90,8 @@ class SearchJob:
 
     def evaluate(self) -> dict[str, float]:
         """The supernet on the whole validation split, at the relaxed architecture."""
-        batches = evaluation(self.images.train_x, self.images.train_y, self.a_index, batch=4 * self.settings.batch,
-                             augment=self.augment)
+        batches = evaluation(self.images.train_x, self.images.train_y, self.a_index[:self.settings.evaluate_images],
+                             batch=4 * self.settings.batch, augment=self.augment)
         means = self.problem.evaluate(self.search.w, self.problem.relax(self.search.a), batches)
         return {"valid_loss": means["loss"], "valid_accuracy": means["accuracy"]}
 

@@ -55,6 +55,8 @@ class SearchSettings:
     """Epochs between full evaluations of the supernet on the validation split; 0: at the end only."""
     diagnose_every: NonNegative
     """Epochs between the diagnostics that need passes (eigenvalue, alignment, correlation); 0: none, and no cost."""
+    evaluate_images: Positive | None
+    """Images of the validation split that an evaluation reads; null: all."""
     cutout: NonNegative
     """Side of the square that is blanked, in pixels; 0: none."""
     drop_path: Below1
@@ -113,6 +115,9 @@ class EngineSettings:
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
     channels_last: bool = False
     compile: bool = False
+    checkpoint: bool = False
+    """Keep only the inputs of each cell for the backward pass and compute the cell again there: less memory, the same
+    numbers, one more forward pass of the cells for each backward pass."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -113,7 +113,7 @@ def _main(here: str, note: str, words: tuple[str, ...], env: dict[str, str]) -> 
         cli.main(list(words))
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(bool(end.code))
-    except BaseException:
+    except BaseException:  # noqa: BLE001 (a bug of the command: told as Python tells it)
         traceback.print_exc()
         code = 1
     sys.stdout.flush()

@@ -218,3 +218,16 @@ def test_the_stop_rule_alone_costs_its_eigenvalue() -> None:
     made.rows = rows
     assert made.cost()["forward"] == made.search.problem.passes == 2
     assert all(one.keys() >= other.keys() for one, other in itertools.pairwise(rows[:2]))
+
+
+def test_a_hessian_that_is_not_finite_is_no_fault() -> None:
+    class Broken(toy.Quadratic):
+        def value(self, w: Tree, mix: Tree, batch) -> torch.Tensor:
+            return (mix["a"] * float("nan")).square().sum()
+
+    problem = Broken()
+    for dense in (0, 64):
+        found = diagnose.eigenvalue(problem, problem.w0(), problem.a0(), toy.VAL, dense=dense)
+        assert np.isnan(found.value)
+    assert diagnose.curvature(problem, problem.w0(), problem.a0(), toy.VAL)["eigenvalue"] is None
+    assert diagnose.lanczos(lambda v: v * float("nan"), 5, torch.zeros(5, dtype=torch.float64)) is None

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
-from collections.abc import Iterator
+import os
+import signal
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jobs
 import pytest
@@ -14,34 +16,39 @@ import torch
 from nasx import records
 
 COMMANDS = {
-    "darts": (*jobs.TINY_NB201, "method=darts", "method.order=1", "checkpoint_s=0"),
-    "idarts": (*jobs.TINY_NB201, "method=idarts", "method.T=3", "checkpoint_s=0"),
+    "darts": (*jobs.TINY_NB201, "method=darts", "method.order=1", "checkpoint_s=0.001"),
+    "idarts": (*jobs.TINY_NB201, "method=idarts", "method.T=3", "checkpoint_s=0.001"),
 }
-"""Two methods: one update a step and several; a checkpoint after every step."""
-TIMES = {"wall_s", "seconds"}
+"""One update a step, and several with second derivatives; checkpoint_s=0.001 writes a checkpoint after every step."""
+CLOCK = {"wall_s", "seconds", "elapsed_s", "started"}
 """What a clock says is no part of a result."""
 
 
-def without_times(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: without_times(v) for k, v in value.items() if k not in TIMES}
-    return value
+class Run(NamedTuple):
+    """A command and the folder of its run."""
+
+    command: tuple[str, ...]
+    folder: Path
+
+
+def timeless(value: Any) -> Any:
+    """`value` without what a clock says, at any depth."""
+    return {k: timeless(v) for k, v in value.items() if k not in CLOCK} if isinstance(value, dict) else value
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:
-    return [without_times(json.loads(line)) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [timeless(json.loads(line)) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
 def state(folder: Path) -> dict[str, Any]:
-    """The last checkpoint, without what the clock says."""
-    paths = sorted((folder / "checkpoints").glob("*.ckpt"))
-    data = paths[-1].read_bytes()
-    found: dict[str, Any] = torch.load(__import__("io").BytesIO(data[len(records.MAGIC) + 65:]), weights_only=True)
-    return {k: v for k, v in found.items() if k not in ("elapsed_s", "started")}
+    """The last checkpoint: weights, architecture, optimizers, positions, counters."""
+    data = sorted((folder / "checkpoints").glob("*.ckpt"))[-1].read_bytes()
+    found: dict[str, Any] = timeless(torch.load(io.BytesIO(data[len(records.MAGIC) + 65:]), weights_only=True))
+    return found
 
 
-def same(one: Any, two: Any, where: str = "") -> None:
-    """Equal values, tensors to the last bit."""
+def same(one: Any, two: Any, where: str = "state") -> None:
+    """Equal values; tensors to the last bit."""
     assert type(one) is type(two), where
     if isinstance(one, torch.Tensor):
         assert one.dtype == two.dtype, where
@@ -58,15 +65,110 @@ def same(one: Any, two: Any, where: str = "") -> None:
         assert one == two, where
 
 
-@pytest.fixture(scope="module", params=COMMANDS)
-def untouched(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """(command, folder of the uninterrupted run)."""
+def equal(one: Path, two: Path) -> None:
+    """Two run folders hold the same search."""
+    same(state(one), state(two))
+    same(rows(one), rows(two))
+    same(records.read_json(one / "result.json")["supernet"], records.read_json(two / "result.json")["supernet"])
+    assert (one / "genotype.txt").read_bytes() == (two / "genotype.txt").read_bytes()
+
+
+def reached(here: Path, update: int) -> bool:
+    """Whether a checkpoint of `update` or a later one is there."""
+    return any(int(path.stem) >= update for path in (here / "runs").glob("*/checkpoints/[0-9]*.ckpt"))
+
+
+@pytest.fixture(scope="module")
+def untouched(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """The run that nobody interrupts."""
     here = tmp_path_factory.mktemp("untouched")
     command = COMMANDS[request.param]
     done = jobs.nasx(here, *command)
     assert done.code == 0, done
-    return command, jobs.folder(here)
+    return Run(command, jobs.folder(here))
 
 
-def checkpoints(here: Path) -> list[Path]:
-    return sorted((here / "runs").glob("*/checkpoints/*.ckpt"))
+# --------------------------------------------------------------------------------------------------- killed
+@pytest.mark.parametrize("untouched", COMMANDS, indirect=True)
+def test_killed_at_several_points_and_resumed(untouched: Run, tmp_path: Path) -> None:
+    for update in (1, 6, 9):  # in the first epoch, about its end, in the second
+        job = jobs.Job(tmp_path, *untouched.command)
+        job.until(lambda update=update: reached(tmp_path, update))
+        job.kill()
+        assert not (jobs.folder(tmp_path) / "result.json").exists()
+    done = jobs.nasx(tmp_path, *untouched.command)
+    assert done.code == 0, done
+    equal(jobs.folder(tmp_path), untouched.folder)
+    assert "resuming at update" in (jobs.folder(tmp_path) / "log.txt").read_text() + done.err
+
+
+@pytest.mark.parametrize("untouched", ["darts"], indirect=True)
+def test_a_kill_while_a_checkpoint_is_written_costs_that_one_only(untouched: Run, tmp_path: Path) -> None:
+    job = jobs.Job(tmp_path, *untouched.command)
+    job.until(lambda: reached(tmp_path, 4))
+    job.kill()
+    newest = sorted((jobs.folder(tmp_path) / "checkpoints").glob("*.ckpt"))[-1]
+    data = newest.read_bytes()
+    newest.write_bytes(data[: len(data) // 2])  # what a file system without journal leaves
+    newest.with_name(f".{newest.name}.1.part").write_bytes(data[:100])  # what the kill leaves
+    with (jobs.folder(tmp_path) / "metrics.jsonl").open("a") as file:
+        file.write('{"epoch": 1, "upda')
+    done = jobs.nasx(tmp_path, *untouched.command)
+    assert done.code == 0, done
+    assert f"{newest.name}: damaged" in done.err
+    equal(jobs.folder(tmp_path), untouched.folder)
+
+
+@pytest.mark.parametrize("untouched", ["darts"], indirect=True)
+def test_killed_before_the_first_checkpoint(untouched: Run, tmp_path: Path) -> None:
+    job = jobs.Job(tmp_path, *untouched.command)
+    job.until(lambda: any((tmp_path / "runs").glob("*/config.yaml")))
+    job.kill()
+    done = jobs.nasx(tmp_path, *untouched.command)
+    assert done.code == 0, done
+    equal(jobs.folder(tmp_path), untouched.folder)
+
+
+# -------------------------------------------------------------------------------------------------- stopped
+@pytest.mark.parametrize("untouched", ["darts"], indirect=True)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1], ids=lambda n: n.name)
+def test_a_signal_leaves_a_checkpoint_and_says_how_to_go_on(untouched: Run, number: signal.Signals,
+                                                            tmp_path: Path) -> None:
+    command = [word.replace("checkpoint_s=0.001", "checkpoint_s=300") for word in untouched.command]
+    job = jobs.Job(tmp_path, *command)
+    job.until(lambda: any((tmp_path / "runs").glob("*/log.txt")))  # the search has begun
+    os.kill(job.pid, number)
+    done = job.wait()
+    assert done.code == 128 + number, done
+    assert f"stopped by {number.name}; the same command resumes it:\n  nasx search " in done.err
+    assert "Traceback" not in done.err
+    assert reached(tmp_path, 1)
+    assert not (jobs.folder(tmp_path) / "result.json").exists()
+    if number is signal.SIGTERM:
+        done = jobs.nasx(tmp_path, *command)
+        assert done.code == 0, done
+        equal(jobs.folder(tmp_path), untouched.folder)
+
+
+# ------------------------------------------------------------------------------------------------- finished
+@pytest.mark.parametrize("untouched", ["darts"], indirect=True)
+def test_a_finished_run_is_not_repeated(untouched: Run) -> None:
+    def contents() -> dict[str, bytes]:
+        return {str(p): p.read_bytes() for p in untouched.folder.rglob("*") if p.is_file() and p.name != "lock"}
+
+    before = contents()
+    done = jobs.nasx(untouched.folder.parent.parent, *untouched.command)
+    assert done.code == 0, done
+    assert (untouched.folder / "genotype.txt").read_text().strip() in done.out
+    assert contents() == before
+
+
+@pytest.mark.parametrize("untouched", ["darts"], indirect=True)
+def test_another_configuration_in_the_same_folder_is_refused(untouched: Run) -> None:
+    here, name = untouched.folder.parent.parent, untouched.folder.name
+    before = (untouched.folder / "config.yaml").read_bytes()
+    done = jobs.nasx(here, *untouched.command, f"name={name}", "seed=1", "search.lr=0.05")
+    assert done.code == 2, done
+    assert "search.lr: 0.025 there, 0.05 asked for" in done.err
+    assert "seed: 0 there, 1 asked for" in done.err
+    assert (untouched.folder / "config.yaml").read_bytes() == before

@@ -18,7 +18,8 @@ Deviations
    needs eta > 1/8; eta = 1/4 is exact there.
 4. The paper's claim that the amended term never opposes the exact one is false in general: H = diag(1, 10),
    M = [1 1], v = (1, -0.3) is a counterexample (tests/test_methods_amended.py).
-5. The consistency of search and retraining (cutout, drop-path, auxiliary loss) is `consistency=on`, for any method.
+5. The consistency of search and retraining is set by search.cutout, search.drop_path, search.auxiliary and
+   space.auxiliary, for any method; the pairs of this method set them.
 """
 
 from __future__ import annotations

@@ -20,6 +20,8 @@ Deviations
 3. The probe of the mixed product is scaled by ||s||, not by the released ||v||: equal up to O(radius^2) and steadier
    in single precision. With `release_leak` it is the released one.
 4. Weight decay and momentum are not part of H, as released.
+5. `products` chooses one kind for all products; as released, those of H are exact and that of M is a difference. On
+   networks with relu the two kinds differ (docs/methods/README.md).
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
@@ -52,7 +52,7 @@ class Recomputed:
     def __call__(self, *args: Any) -> Any:
         if not torch.is_grad_enabled():
             return self.shell(*args)
-        weights = dict(self.shell.named_parameters())  # those of this pass
+        weights: dict[str, Tensor] = dict(self.shell.named_parameters())  # those of this pass
         moving = [m for m in self.shell.modules() if isinstance(m, Norm) and m.tracking]
 
         def contexts() -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:

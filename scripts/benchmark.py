@@ -1,0 +1,245 @@
+"""How fast the engine is, as ratios to the naive reference path measured side by side in one run.
+
+    uv run python scripts/benchmark.py --quick            # a few minutes on two cores
+    uv run python scripts/benchmark.py --json out.json    # full sizes (a GPU, or patience)
+
+Each row interleaves A (naive) and B (the engine), so that a drifting machine hurts both alike, and gives the median of
+the pairwise ratios with their spread. Kernels are counted as dispatched operations that are no views and no
+allocations. Activation memory is the sum of tensors that autograd keeps for the backward pass. No test reads a time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from nasx import machine
+from nasx.bilevel import Batch, Method, Search, detached, gradients
+from nasx.data.augment import Augment
+from nasx.data.stream import Stream
+from nasx.methods.amended import Amended
+from nasx.methods.darts import Darts as DartsMethod
+from nasx.methods.idarts import IDarts
+from nasx.methods.lambda_ import Lambda
+from nasx.methods.single import Single
+from nasx.methods.tse import Tse
+from nasx.relaxed import RelaxedProblem, weights
+from nasx.settings import EngineSettings
+from nasx.spaces.base import Space
+from nasx.spaces.darts import Darts
+from nasx.spaces.nb201 import Nb201
+
+NO_KERNEL = {"view", "_unsafe_view", "t", "transpose", "permute", "expand", "slice", "select", "unsqueeze", "squeeze",
+             "detach", "split", "split_with_sizes", "unbind", "alias", "as_strided", "unfold", "narrow",
+             "_reshape_alias", "reshape", "empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided",
+             "lift_fresh"}
+METHODS: dict[str, Method] = {
+    "darts order 1": DartsMethod(), "darts order 2": DartsMethod(order=2),
+    "idarts (difference)": IDarts(T=1, products="difference"), "idarts (exact)": IDarts(T=1), "amended": Amended(),
+    "single": Single(), "tse (T=2)": Tse(T=2), "lambda": Lambda(schedule="constant"),
+}
+
+
+class Kernels(TorchDispatchMode):
+    """Counts dispatched operations that launch work."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func.__name__.split(".")[0] not in NO_KERNEL
+        return func(*args, **(kwargs or {}))
+
+
+def saved_mb(function: Callable[[], Tensor]) -> float:
+    """Megabytes of distinct storages that autograd keeps for the backward pass of `function`."""
+    seen: dict[int, int] = {}
+
+    def pack(x: Tensor) -> Tensor:
+        seen[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        function()
+    return sum(seen.values()) / 2**20
+
+
+def pairs(a: Callable[[], Any], b: Callable[[], Any], runs: int, device: torch.device) -> dict[str, float]:
+    """Seconds of both, interleaved after one warm-up each, and the ratio a / b pair by pair."""
+    def timed(function: Callable[[], Any]) -> float:
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        start = time.perf_counter()
+        function()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter() - start
+
+    warm = [timed(a), timed(b)]
+    times = [(timed(a), timed(b)) for _ in range(runs)]
+    ratios = sorted(x / y for x, y in times)
+    return {"naive_s": statistics.median(x for x, _ in times), "engine_s": statistics.median(y for _, y in times),
+            "ratio": statistics.median(ratios), "ratio_min": ratios[0], "ratio_max": ratios[-1], "n": runs,
+            "warm_up_s": warm[1]}
+
+
+def softmax(logits: Tensor) -> Tensor:
+    return torch.softmax(logits, -1)
+
+
+def build(space: Space, naive: bool, device: torch.device, engine: EngineSettings | None = None) -> Search:
+    """A search at the same weights for both paths."""
+    torch.manual_seed(0)
+    net = space.supernet(10, naive=naive).to(device)
+    problem = RelaxedProblem(space, net, softmax, engine=engine)
+    a = {k: x.to(device).requires_grad_() for k, x in space.init(torch.Generator().manual_seed(0)).items()}
+    w = weights(net)
+    return Search(problem, w, a, torch.optim.SGD(w.values(), lr=0.025, momentum=0.9, weight_decay=3e-4),
+                  torch.optim.Adam(a.values(), lr=3e-4), 5.0)
+
+
+def batches(n: int, size: int, device: torch.device, count: int = 3) -> list[Batch]:
+    gen = torch.Generator().manual_seed(1)
+    return [Batch(torch.randn(n, 3, size, size, generator=gen).to(device),
+                  torch.randint(10, (n,), generator=gen).to(device), i) for i in range(count)]
+
+
+def both(search: Search, batch: Batch) -> Tensor:
+    """One forward pass whose loss depends on weights and mixture."""
+    mix = detached(search.problem.relax(search.a), requires_grad=True)
+    return search.problem.outcome(search.w, mix, batch).loss
+
+
+def forward_backward(search: Search, batch: Batch) -> Callable[[], Any]:
+    def run() -> None:
+        mix = detached(search.problem.relax(search.a), requires_grad=True)
+        gradients(search.problem.outcome(search.w, mix, batch).loss, search.w, mix)
+    return run
+
+
+def engines(args: argparse.Namespace) -> dict[str, EngineSettings]:
+    found = {"eager": EngineSettings()}
+    if args.compile:
+        found |= {"compiled": EngineSettings(compile=True),
+                  "compiled, channels_last": EngineSettings(compile=True, channels_last=True)}
+    return found
+
+
+def network_rows(name: str, space: Space, n: int, runs: int, args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Forward and backward of one supernet for each engine setting."""
+    device, rows = args.device, []
+    batch = batches(n, 32, device, 1)[0]
+    naive = build(space, True, device)
+    with Kernels() as kernels:
+        forward_backward(naive, batch)()
+    before, memory = kernels.count, saved_mb(lambda: both(naive, batch))
+    for label, engine in engines(args).items():
+        search = build(space, False, device, engine)
+        data = batch
+        if engine.channels_last:
+            data = Batch(batch.x.to(memory_format=torch.channels_last), batch.y, batch.seed)
+        row = {"what": f"{name} forward and backward, {label}", "batch": n,
+               **pairs(forward_backward(naive, batch), forward_backward(search, data), runs, device)}
+        if not engine.compile:
+            with Kernels() as kernels:
+                forward_backward(search, data)()
+            row |= {"naive_kernels": before, "engine_kernels": kernels.count, "naive_mb": memory,
+                    "engine_mb": saved_mb(lambda search=search, data=data: both(search, data))}
+        rows.append(row)
+    return rows
+
+
+def step_rows(name: str, space: Space, n: int, runs: int, args: argparse.Namespace) -> list[dict[str, Any]]:
+    """A whole outer step of every method."""
+    data, rows = batches(n, 32, args.device), []
+
+    def step(method: Method, naive: bool) -> Callable[[], Any]:
+        search = build(space, naive, args.device)
+        return lambda: method.step(search, data[:method.train_batches], data[2])
+
+    for label, method in METHODS.items():
+        steps = [step(method, naive) for naive in (True, False)]
+        rows.append({"what": f"{name} step, {label}", "batch": n, **pairs(steps[0], steps[1], runs, args.device)})
+    return rows
+
+
+def data_row(n: int, runs: int, device: torch.device) -> dict[str, Any]:
+    """Batches from bytes on the device against PIL transforms image by image."""
+    from PIL import Image
+    from torchvision import transforms
+
+    images = np.random.RandomState(0).randint(0, 256, (2000, 3, 32, 32), dtype=np.uint8)
+    mean, std = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
+    plain = transforms.Compose([transforms.RandomCrop(32, padding=4), transforms.RandomHorizontalFlip(),
+                                transforms.ToTensor(), transforms.Normalize(mean, std)])
+    pictures = [Image.fromarray(x.transpose(1, 2, 0)) for x in images]
+    labels = torch.zeros(2000, dtype=torch.int64, device=device)
+    stream = Stream(torch.from_numpy(images).to(device), labels, None, batch=n, seed=0,
+                    augment=Augment(pad=4, flip=True, mean=mean, std=std))
+    order = np.random.RandomState(1)
+    return {"what": "data: one batch, crop, flip, normalize", "batch": n,
+            **pairs(lambda: torch.stack([plain(pictures[i]) for i in order.randint(0, 2000, n)]).to(device),
+                    lambda: next(stream), 5 * runs, device)}
+
+
+def markdown(report: dict[str, Any]) -> str:
+    hardware = report["hardware"]
+    lines = [f"{hardware['name']}, {hardware['threads']} threads, torch {report['versions']['torch']}, commit "
+             f"{report['commit']}; `{report['command']}`", "",
+             "| what | batch | naive s | engine s | ratio (min to max) | n | kernels | activations MB |",
+             "|---|---|---|---|---|---|---|---|"]
+    for row in report["rows"]:
+        kernels = f"{row['naive_kernels']:,} to {row['engine_kernels']:,}" if "engine_kernels" in row else ""
+        memory = f"{row['naive_mb']:.0f} to {row['engine_mb']:.0f} ({row['engine_mb'] / row['naive_mb']:.2f})" \
+            if "engine_mb" in row else ""
+        ratio = f"{row['ratio']:.2f} ({row['ratio_min']:.2f} to {row['ratio_max']:.2f})"
+        lines.append(f"| {row['what']} | {row['batch']} | {row['naive_s']:.3g} | {row['engine_s']:.3g} | {ratio} | "
+                     f"{row['n']} | {kernels} | {memory} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="smaller steps and fewer runs")
+    parser.add_argument("--compile", action="store_true", help="also compiled engines (minutes of warm-up on a CPU)")
+    parser.add_argument("--only", choices=("network", "steps", "data"), help="one part")
+    parser.add_argument("--device", type=torch.device, default=machine.device("auto"))
+    parser.add_argument("--json", help="write all figures to this file")
+    args = parser.parse_args()
+    runs = 3 if args.quick else 9
+    full, small = (32, 8) if args.quick else (64, 64)
+    networks = {"nb201 N=5 C=16": (Nb201(), full), "darts L=8 C=16": (Darts(), small)}
+    steps = {"nb201": Nb201(layers=1) if args.quick else Nb201(),
+             "darts": Darts(layers=3) if args.quick else Darts()}
+    rows: list[dict[str, Any]] = []
+    if args.only in (None, "network"):
+        for name, (space, n) in networks.items():
+            rows += network_rows(name, space, n, runs, args)
+    if args.only in (None, "steps"):
+        for name, space in steps.items():
+            rows += step_rows(name, space, small, runs, args)
+    if args.only in (None, "data"):
+        rows.append(data_row(64, runs, args.device))
+    options = [option for option in ("quick", "compile") if getattr(args, option)]
+    report = {"command": " ".join(["scripts/benchmark.py", *(f"--{option}" for option in options)]),
+              "hardware": machine.hardware(args.device), "versions": machine.versions(), "commit": machine.commit(),
+              "platform": platform.platform(), "rows": rows}
+    if args.json:
+        with open(args.json, "w", encoding="utf-8") as file:
+            json.dump(report, file, indent=1)
+    print(markdown(report))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,307 @@
+"""The run folder under faults: torn, damaged, hostile and missing files, a full disk, a second process."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import io
+import json
+import logging
+import os
+import pickle
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from nasx import records
+from nasx.errors import UserError
+
+IDENTITY = {"seed": 0, "search": {"lr": 0.025, "betas": [0.5, 0.999]}, "space": {"layers": 5}}
+EXTRA = {"kind": "search", "choices": {"method": "darts"}, "identity": "00000000"}
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[records.Run]:
+    with records.Run(tmp_path / "run", IDENTITY, EXTRA) as opened:
+        yield opened
+
+
+@pytest.fixture(autouse=True)
+def _log_reaches_the_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logging.getLogger("nasx"), "propagate", True)
+
+
+def paths(run: records.Run) -> list[Path]:
+    return sorted((run.folder / "checkpoints").iterdir())
+
+
+def saved(run: records.Run, *steps: int) -> None:
+    for step in steps:
+        run.save({"w": torch.full((2, 3), float(step)), "updates": step}, step)
+
+
+# ------------------------------------------------------------------------------------------------ the folder
+def test_a_folder_says_what_it_holds(run: records.Run) -> None:
+    held = records.read_yaml(run.folder / "config.yaml")
+    assert held == {**EXTRA, **IDENTITY}
+    assert run.result is None
+    run.finish({"status": "finished", "value": 1.5})
+    assert records.finished(run.folder) == {"status": "finished", "value": 1.5}
+
+
+def test_the_same_configuration_opens_it_again(run: records.Run) -> None:
+    run.close()
+    with records.Run(run.folder, json.loads(json.dumps(IDENTITY)), {**EXTRA, "identity": "x"}):
+        pass
+
+
+def test_another_configuration_is_refused_with_the_differing_keys(run: records.Run) -> None:
+    run.close()
+    before = (run.folder / "config.yaml").read_bytes()
+    other = {"seed": 1, "search": {"lr": 0.1, "betas": [0.5, 0.999]}, "space": {"layers": 5, "new": True}}
+    with pytest.raises(UserError) as told:
+        records.Run(run.folder, other, EXTRA)
+    text = str(told.value)
+    assert "search.lr: 0.025 there, 0.1 asked for" in text
+    assert "seed: 0 there, 1 asked for" in text
+    assert "space.new: (absent) there, True asked for" in text
+    assert "betas" not in text
+    assert "layers" not in text
+    assert "name=" in told.value.remedy
+    assert (run.folder / "config.yaml").read_bytes() == before
+    with records.Run(run.folder, IDENTITY, EXTRA):  # the refusal holds no lock
+        pass
+
+
+def test_a_torn_configuration_is_written_again(run: records.Run) -> None:
+    run.close()
+    (run.folder / "config.yaml").write_text("seed: [")
+    with records.Run(run.folder, IDENTITY, EXTRA):
+        assert records.read_yaml(run.folder / "config.yaml") == {**EXTRA, **IDENTITY}
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_read_only_place_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "locked").mkdir(mode=0o500)
+    with pytest.raises(UserError, match=r"cannot be written.*out=FOLDER"):
+        records.Run(tmp_path / "locked" / "run", IDENTITY, EXTRA)
+
+
+def test_a_place_below_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"cannot be written.*out=FOLDER"):
+        records.Run(tmp_path / "file" / "run", IDENTITY, EXTRA)
+
+
+def test_an_existing_folder_that_may_not_be_written_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root passes every real check
+    with pytest.raises(UserError, match=r"read-only.*out=FOLDER"):
+        records.Run(tmp_path / "run", IDENTITY, EXTRA)
+
+
+# ------------------------------------------------------------------------------------------------- the lock
+HOLD = """
+import sys
+from pathlib import Path
+from nasx import records
+with records.Run(Path(sys.argv[1]), {"seed": 0}, {}):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def holder(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """Another process that holds tmp_path/run."""
+    process = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path / "run")], text=True, stdin=subprocess.PIPE,
+                               stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def test_a_second_process_is_told_who_is_running(tmp_path: Path, holder: subprocess.Popen[str]) -> None:
+    with pytest.raises(UserError, match=rf"is in use by process {holder.pid} on \S+; wait for it, or stop it"):
+        records.Run(tmp_path / "run", {"seed": 0}, {})
+
+
+def test_the_lock_of_a_dead_process_is_free(tmp_path: Path, holder: subprocess.Popen[str]) -> None:
+    holder.kill()
+    holder.wait()
+    assert str(holder.pid) in (tmp_path / "run" / "lock").read_text()
+    with records.Run(tmp_path / "run", {"seed": 0}, {}):
+        assert (tmp_path / "run" / "lock").read_text().startswith(f"process {os.getpid()} on ")
+
+
+# ------------------------------------------------------------------------------------------------ the files
+def test_a_file_is_the_old_one_until_it_is_the_new_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "result.json"
+    records.write_atomic(path, "old")
+    for call in ("fsync", "rename"):
+        with monkeypatch.context() as patch:
+            def fails(*_: object) -> None:
+                raise OSError(errno.EIO, "Input/output error")
+
+            patch.setattr(*((os, "fsync", fails) if call == "fsync" else (Path, "replace", fails)))
+            with pytest.raises(UserError, match="cannot be written"):
+                records.write_atomic(path, "new")
+        assert path.read_text() == "old"
+        assert list(tmp_path.iterdir()) == [path], "nothing half-written stays"
+    records.write_atomic(path, b"new")
+    assert path.read_text() == "new"
+
+
+def test_a_full_disk_is_told_and_the_old_checkpoint_stays(run: records.Run) -> None:
+    saved(run, 1)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200, hard))
+    try:
+        with pytest.raises(UserError, match=r"cannot be written.*it resumes"):
+            saved(run, 2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, before)
+    loaded = run.load()
+    assert loaded is not None
+    assert loaded["updates"] == 1
+    saved(run, 2)
+    assert run.load()["updates"] == 2  # type: ignore[index]
+
+
+@pytest.mark.parametrize(("number", "remedy"), [(errno.ENOSPC, "free some space"), (errno.EDQUOT, "quota"),
+                                                (errno.EFBIG, "ulimit"), (errno.EACCES, "out=FOLDER")])
+def test_what_cannot_be_written_has_a_remedy(number: int, remedy: str) -> None:
+    assert remedy in records.unwritable(Path("x"), OSError(number, os.strerror(number))).remedy
+
+
+def test_metrics_rows_survive_a_torn_line(run: records.Run) -> None:
+    run.append({"epoch": 1, "loss": 0.1})
+    run.append({"epoch": 2, "loss": 1 / 3})
+    path = run.folder / "metrics.jsonl"
+    whole = path.read_bytes()
+    for length in (len(whole) - 1, len(whole) - 5, whole.index(b"\n") + 2):
+        path.write_bytes(whole[:length] + (b"" if length == len(whole) - 1 else b"\xff\x00"))
+        assert run.rows()[0] == {"epoch": 1, "loss": 0.1}
+        assert len(run.rows()) == (2 if length == len(whole) - 1 else 1)
+        run.keep_rows(1)
+        run.append({"epoch": 2, "loss": 1 / 3})
+        assert path.read_bytes() == whole, "a resume writes what an uninterrupted run writes"
+
+
+def test_rows_after_the_checkpoint_are_forgotten(run: records.Run) -> None:
+    for epoch in (1, 2, 3):
+        run.append({"epoch": epoch})
+    run.keep_rows(2)
+    assert run.rows() == [{"epoch": 1}, {"epoch": 2}]
+    run.keep_rows(0)
+    assert run.rows() == []
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "\x00\x01", '{"status": "finis'])
+def test_a_torn_record_is_no_record(run: records.Run, text: str) -> None:
+    (run.folder / "result.json").write_text(text)
+    assert run.result is None
+    assert records.finished(run.folder) is None
+
+
+def test_a_record_of_another_state_is_not_finished(run: records.Run) -> None:
+    (run.folder / "result.json").write_text('{"status": "running"}')
+    assert records.finished(run.folder) is None
+
+
+# ---------------------------------------------------------------------------------------------- checkpoints
+def test_the_last_two_checkpoints_are_kept(run: records.Run) -> None:
+    assert run.load() is None
+    saved(run, 3, 12, 120)
+    assert [path.name for path in paths(run)] == ["000000012.ckpt", "000000120.ckpt"]
+    loaded = run.load()
+    assert loaded is not None
+    assert loaded["updates"] == 120
+    assert torch.equal(loaded["w"], torch.full((2, 3), 120.0))
+
+
+DAMAGE = {
+    "empty": lambda data: b"",
+    "no header": lambda data: data[10:],
+    "half": lambda data: data[: len(data) // 2],
+    "one byte short": lambda data: data[:-1],
+    "header alone": lambda data: data[: len(records.MAGIC) + 65],
+    "a flipped bit": lambda data: data[:-400] + bytes([data[-400] ^ 1]) + data[-399:],
+    "a flipped checksum": lambda data: data[: len(records.MAGIC)] + b"x" + data[len(records.MAGIC) + 1:],
+    "something else": lambda data: b"PK\x03\x04" + data,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(run: records.Run, damage: str,
+                                                                 caplog: pytest.LogCaptureFixture) -> None:
+    saved(run, 1, 2)
+    newest = paths(run)[-1]
+    newest.write_bytes(DAMAGE[damage](newest.read_bytes()))
+    loaded = run.load()
+    assert loaded is not None
+    assert loaded["updates"] == 1
+    assert str(newest) in caplog.text
+    assert "the checkpoint before is used" in caplog.text
+
+
+def test_none_readable_says_what_to_move_away(run: records.Run) -> None:
+    saved(run, 1, 2)
+    for path in paths(run):
+        path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(UserError, match="none of 2 checkpoints can be read; move the folder away"):
+        run.load()
+
+
+def test_leftovers_of_a_kill_are_not_read(run: records.Run) -> None:
+    saved(run, 1)
+    (run.folder / "checkpoints" / ".000000002.ckpt.17.part").write_bytes(b"half a checkpoint")
+    loaded = run.load()
+    assert loaded is not None
+    assert loaded["updates"] == 1
+
+
+class Payload:
+    """Pickles into a call that leaves a file behind."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (os.mkdir, (str(self.trace),))
+
+
+def planted(path: Path, body: bytes) -> None:
+    """A checkpoint with a valid header around `body`."""
+    path.write_bytes(records.MAGIC + hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
+
+
+@pytest.mark.parametrize("form", ["pickle", "torch", "torch_legacy"])
+def test_a_hostile_checkpoint_is_refused_and_nothing_runs(run: records.Run, form: str, tmp_path: Path,
+                                                          caplog: pytest.LogCaptureFixture) -> None:
+    saved(run, 1)
+    trace, body = tmp_path / "executed", io.BytesIO()
+    if form == "pickle":
+        body.write(pickle.dumps({"w": Payload(trace)}))
+    else:
+        torch.save({"w": Payload(trace)}, body, _use_new_zipfile_serialization=form == "torch")
+    planted(run.folder / "checkpoints" / "000000002.ckpt", body.getvalue())
+    loaded = run.load()
+    assert loaded is not None
+    assert loaded["updates"] == 1
+    assert "cannot be read safely" in caplog.text
+    assert not trace.exists()
+    (run.folder / "checkpoints" / "000000001.ckpt").unlink()
+    with pytest.raises(UserError, match="none of 1 checkpoints can be read"):
+        run.load()
+    assert not trace.exists()
