@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,50 +15,58 @@ from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
 log = logging.getLogger("nasx")
+CONSOLE = Console(stderr=True)
+
+
+@contextlib.contextmanager
+def logged(folder: Path, *, quiet: bool) -> Iterator[None]:
+    """Within the block nasx's log goes to `folder`/log.txt and to the screen (only warnings there where `quiet`)."""
+    plain = logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S")
+    file = logging.FileHandler(folder / "log.txt", encoding="utf-8")
+    file.setFormatter(plain)
+    screen: logging.Handler = logging.StreamHandler(sys.stderr)
+    if CONSOLE.is_terminal and not quiet:  # the bar's own console, so that lines appear above it
+        screen = RichHandler(console=CONSOLE, show_path=False, markup=False, show_level=False)
+    else:
+        screen.setFormatter(plain)
+    screen.setLevel(logging.WARNING if quiet else logging.INFO)
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    for handler in (file, screen):
+        log.addHandler(handler)
+    try:
+        yield
+    finally:
+        for handler in (file, screen):
+            log.removeHandler(handler)
+            handler.close()
 
 
 class Display:
-    """Progress of one run, as a context. `advance` may be called every step: it reads values at most twice a second.
+    """Progress of one run, as a context. `show` may be called every step: it reads values at most twice a second.
 
     On a terminal a bar shows epoch, losses, accuracies, speed and time left; elsewhere one line an epoch, and one
     every `every_s` seconds inside long epochs.
     """
 
-    def __init__(self, folder: Path, *, total: int, done: int, unit: str = "update", quiet: bool = False,
+    def __init__(self, *, total: int, done: int, unit: str = "update", quiet: bool = False,
                  every_s: float = 30.0) -> None:
-        self.console = Console(stderr=True)
-        self.live = self.console.is_terminal and not quiet
+        self.live = CONSOLE.is_terminal and not quiet
         self.quiet, self.every_s, self.total = quiet, every_s, total
         self._last = self._began = time.monotonic()
         self._first = done
-        file = logging.FileHandler(folder / "log.txt", encoding="utf-8")
-        file.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
-        screen: logging.Handler = RichHandler(console=self.console, show_path=False, markup=False, show_level=False) \
-            if self.live else logging.StreamHandler(sys.stderr)
-        if not self.live:
-            screen.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
-        screen.setLevel(logging.WARNING if quiet else logging.INFO)
-        self.handlers = [file, screen]
         self.bar = Progress(SpinnerColumn(), TextColumn("epoch {task.fields[epoch]}"), BarColumn(bar_width=24),
                             MofNCompleteColumn(), TextColumn("{task.fields[speed]}"), TimeRemainingColumn(compact=True),
-                            TextColumn("{task.fields[text]}"), console=self.console, disable=not self.live,
-                            transient=True)
+                            TextColumn("{task.fields[text]}"), console=CONSOLE, disable=not self.live, transient=True)
         self.task = self.bar.add_task("run", total=total, completed=done, epoch="-", text="", speed="", unit=unit)
         self.unit = unit
 
     def __enter__(self) -> Display:
-        log.setLevel(logging.INFO)
-        log.propagate = False
-        for handler in self.handlers:
-            log.addHandler(handler)
         self.bar.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self.bar.stop()
-        for handler in self.handlers:
-            log.removeHandler(handler)
-            handler.close()
 
     def due(self) -> bool:
         """Whether it is time to read values back from the device."""

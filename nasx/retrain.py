@@ -244,7 +244,7 @@ def train(here: Session) -> Result:
         log.info("epoch %d/%d  %s", row["epoch"], settings.epochs, text(row))
 
     trainer.tick, trainer.end_epoch = tick, end_epoch
-    with Display(here.run.folder, total=trainer.total, done=trainer.updates, quiet=cfg["quiet"]) as display:
+    with Display(total=trainer.total, done=trainer.updates, quiet=cfg["quiet"]) as display:
         if saved is not None:
             log.info("%s: resuming at update %d of %d", here.run.folder, trainer.updates, trainer.total)
         with memory(settings, here.device):

@@ -139,8 +139,7 @@ class SearchJob:
     def run(self) -> Result:
         """Search to the end and write the record."""
         self.resume()
-        with Display(self.here.run.folder, total=self.loop.total, done=self.search.updates,
-                     quiet=self.here.config["quiet"]) as self.display:
+        with Display(total=self.loop.total, done=self.search.updates, quiet=self.here.config["quiet"]) as self.display:
             self.loop.run()
             result = self.record()
             records.write_atomic(self.here.run.folder / "genotype.txt", f"{result['genotype']}\n")

@@ -64,7 +64,7 @@ class Loop:
     """One search from its current position to its end.
 
     `begin_epoch(epoch)` is called before an epoch's first step (again after a resume), `end_epoch(row)` with its
-    means, `tick(loop)` after every step.
+    means, `tick(loop)` after every step and, after the last of an epoch, after `end_epoch`.
     """
 
     search: Search
@@ -98,12 +98,12 @@ class Loop:
                 started = epoch
             self.search.progress = self.search.updates / self.total
             self._step(self.updates_per_epoch - inside)
-            self.tick(self)
             if self.search.updates % self.updates_per_epoch == 0:
                 means = self.meter.means()
                 self.guard(means)
                 self.meter = Meter()
                 self.end_epoch({"epoch": epoch + 1, "updates": self.search.updates, "lr": self.search.lr, **means})
+            self.tick(self)  # last, so that no checkpoint is taken between an epoch's end and its row
 
     def _enter(self, epoch: int) -> None:
         self.search.epoch, self.search.epochs = epoch, self.epochs

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from nasx import config, machine, records
+from nasx import config, machine, progress, records
 
 Config = Mapping[str, Any]
 Result = dict[str, Any]
@@ -83,5 +83,6 @@ def session(cfg: Config, info: Config, kind: str = "search") -> Iterator[Session
     machine.prepare(device, threads=cfg["threads"], deterministic=cfg["deterministic"], seed=cfg["seed"],
                     precision=engine.get("precision", "fp32"))
     extra = {"kind": kind, "choices": dict(info["choices"]), "identity": config.identity(cfg, kind)}
-    with records.Run(folder, config.identifying(cfg, kind), extra) as run, machine.Signals() as signals:
+    with records.Run(folder, config.identifying(cfg, kind), extra) as run, machine.Signals() as signals, \
+            progress.logged(folder, quiet=cfg["quiet"]):
         yield Session(run, device, cfg, info, signals)

@@ -72,6 +72,15 @@ def spread(scale: Tensor, channels: int) -> Tensor:
     return scale.unsqueeze(1).expand(-1, channels).reshape(-1)
 
 
+def shifted(x: Tensor) -> Tensor:
+    """x without its first row and column; of an odd size, with a zero row or column at the far end (as in ops.py).
+
+    Without it a map of one pixel would become an empty one, of which torch's convolution makes numbers of its own.
+    """
+    h, w = x.shape[2] % 2, x.shape[3] % 2
+    return (F.pad(x, (0, w, 0, h)) if h or w else x)[:, :, 1:, 1:]
+
+
 def weight(out: int, fan: int, kernel: int) -> nn.Parameter:
     """Convolution weights (out, fan, kernel, kernel) with PyTorch's default initial distribution."""
     w = torch.empty(out, fan, kernel, kernel)
@@ -222,13 +231,13 @@ class FactorizedReduce(Bank):
 
     def forward(self, x: Tensor, r: Tensor, scale: Tensor, noise: Tensor | None) -> Tensor:
         y1 = self.split(F.conv2d(r, self.weight1, stride=2))
-        y2 = self.split(F.conv2d(r[:, :, 1:, 1:], self.weight2, stride=2))
+        y2 = self.split(F.conv2d(shifted(r), self.weight2, stride=2))
         y = torch.cat([y1, y2], 2).flatten(1, 2)
         return self.split(self.norm(y, spread(scale, self.channels)))
 
     def single(self, x: Tensor, i: int, noise: Tensor | None) -> Tensor:
         r, half = F.relu(x), self.part(i, self.channels // 2)
-        y1, y2 = F.conv2d(r, self.weight1[half], stride=2), F.conv2d(r[:, :, 1:, 1:], self.weight2[half], stride=2)
+        y1, y2 = F.conv2d(r, self.weight1[half], stride=2), F.conv2d(shifted(r), self.weight2[half], stride=2)
         return self.norm(torch.cat([y1, y2], 1), part=self.part(i))
 
 

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nasx.spaces.banks import ConvNormReLU, Norm, Style, weight
+from nasx.spaces.banks import ConvNormReLU, Norm, Style, shifted, weight
 from nasx.spaces.base import Logits, Supernet, Tree
 from nasx.spaces.bundle import Drawn, Edge, EdgeBundle, RelaxedCell
 
@@ -74,7 +74,7 @@ class FactorizedReduceNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         r = F.relu(x)
         return self.norm(torch.cat([F.conv2d(r, self.weight1, stride=2),
-                                    F.conv2d(r[:, :, 1:, 1:], self.weight2, stride=2)], 1))
+                                    F.conv2d(shifted(r), self.weight2, stride=2)], 1))
 
 
 class Residual(nn.Module):
@@ -87,7 +87,9 @@ class Residual(nn.Module):
         self.shortcut = weight(outputs, inputs, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv2(self.conv1(x)) + F.conv2d(F.avg_pool2d(x, 2), self.shortcut)
+        h, w = x.shape[2] % 2, x.shape[3] % 2  # odd maps: pad by repetition, as the network does (ops.py)
+        pooled = F.avg_pool2d(F.pad(x, (0, w, 0, h), mode="replicate") if h or w else x, 2)
+        return self.conv2(self.conv1(x)) + F.conv2d(pooled, self.shortcut)
 
 
 class Ordered(nn.Module):

@@ -1,0 +1,219 @@
+"""Whole searches as a user starts them: what the folder, the record, the table and a retraining then say."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import jobs
+import pytest
+
+from nasx import config, records
+from nasx.benchmarks.nb201 import Nb201 as Table
+from nasx.spaces.darts import Darts
+from nasx.spaces.nb201 import Nb201
+
+FIELDS = {"kind", "name", "status", "command", "started", "finished", "choices", "protocol", "seed", "identity",
+          "overrides", "labels", "genotype", "operations", "lookup", "supernet", "test_accuracy", "parent", "params",
+          "updates", "passes", "wall_s", "peak_mb", "hardware", "versions", "commit"}
+FILES = {"config.yaml", "result.json", "metrics.jsonl", "genotype.txt", "log.txt", "checkpoints", "lock", "cell.png",
+         "cell.svg", "search.png", "search.svg"}
+SWEEP = (*jobs.TINY_NB201, "method=darts", "search.epochs=1", "search.updates_per_epoch=2")
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, jobs.Done]:
+    """Three seeds of a tiny search of NAS-Bench-201 in one command."""
+    here = tmp_path_factory.mktemp("sweep")
+    return here, jobs.nasx(here, "search", "--multirun", *SWEEP[1:], "seed=0,1,2")
+
+
+def folders(here: Path) -> list[Path]:
+    return sorted(path.parent for path in (here / "runs").glob("*/result.json"))
+
+
+def record(folder: Path) -> dict[str, Any]:
+    found = records.finished(folder)
+    assert found is not None
+    return found
+
+
+# --------------------------------------------------------------------------------------------------- nb201
+def test_a_sweep_leaves_one_folder_a_seed(sweep: tuple[Path, jobs.Done]) -> None:
+    here, done = sweep
+    assert done.code == 0, done
+    assert "sweep: 3 of 3 jobs finished" in done.err
+    assert [record(folder)["seed"] for folder in folders(here)] == [0, 1, 2]
+    assert {path.name for path in here.iterdir()} == {"runs"}, "nothing lands beside the folder of all runs"
+    for folder in folders(here):
+        assert folder.name.startswith(f"darts-nb201-digits-s{record(folder)['seed']}-")
+        assert {path.name for path in folder.iterdir()} >= FILES
+
+
+def test_a_record_says_what_was_done(sweep: tuple[Path, jobs.Done]) -> None:
+    for folder in folders(sweep[0]):
+        found = record(folder)
+        assert found.keys() >= FIELDS
+        assert (found["kind"], found["status"], found["protocol"]) == ("search", "finished", "nb201-v1")
+        assert (found["name"], found["updates"]) == (folder.name, 2)
+        assert {"method": "darts", "space": "nb201", "dataset": "digits"}.items() <= found["choices"].items()
+        assert found["versions"].keys() >= {"nasx", "torch", "python"}
+        assert found["hardware"]["device"] == "cpu"
+        assert found["test_accuracy"] is found["parent"] is None
+        assert 0 <= found["supernet"]["valid_accuracy"] <= 1
+        held = records.read_yaml(folder / "config.yaml")
+        assert held is not None
+        assert (held["choices"], held["identity"]) == (found["choices"], found["identity"])
+        assert held["search"]["updates_per_epoch"] == 2
+        assert not {"out", "threads", "name", "hydra"} & held.keys(), "where and how is no part of a run"
+
+
+def test_the_genotype_is_the_look_up_of_the_table(sweep: tuple[Path, jobs.Done]) -> None:
+    table = Table()
+    for folder in folders(sweep[0]):
+        found = record(folder)
+        genotype = Nb201().parse(found["genotype"])
+        assert str(genotype) == found["genotype"] == (folder / "genotype.txt").read_text().strip()
+        assert genotype.operations() == found["operations"]
+        score = table.query(genotype)
+        assert score is not None
+        assert found["lookup"] == json.loads(json.dumps(score.as_record()))
+        [row] = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        assert (row["epoch"], row["updates"], row["genotype"]) == (1, 2, found["genotype"])
+        assert row["lookup"] == found["lookup"]
+        assert row["valid_accuracy"] == found["supernet"]["valid_accuracy"]
+
+
+def test_the_table_has_one_row_for_all_seeds(sweep: tuple[Path, jobs.Done]) -> None:
+    here, _ = sweep
+    done = jobs.nasx(here, "table", "out=runs", "format=csv")
+    assert done.code == 0, done
+    rows = [row for row in csv.DictReader(done.out.splitlines()) if row.get("method") == "darts"]
+    assert len(rows) == 1, done
+    assert rows[0]["n"] == "3"
+    mean = sum(record(folder)["lookup"]["cifar10"]["valid"] for folder in folders(here)) / 3
+    [column] = [key for key in rows[0] if "cifar" in key.lower() and "10" in key and "100" not in key
+                and "valid" in key and rows[0][key] and "std" not in key]
+    assert float(rows[0][column].split("±")[0].split()[0]) == pytest.approx(mean, abs=0.005)
+
+
+def test_the_same_sweep_again_only_adds_what_is_missing(sweep: tuple[Path, jobs.Done]) -> None:
+    here, _ = sweep
+    before = {folder: (folder / "result.json").read_bytes() for folder in folders(here)}
+    done = jobs.nasx(here, "search", "--multirun", *SWEEP[1:], "seed=1,2,3")
+    assert done.code == 0, done
+    after = {folder: (folder / "result.json").read_bytes() for folder in folders(here)}
+    assert len(after) == 4
+    assert before.items() <= after.items()
+
+
+def test_the_same_command_elsewhere_gives_the_same_bits(sweep: tuple[Path, jobs.Done], tmp_path: Path) -> None:
+    assert jobs.nasx(tmp_path, *SWEEP, "seed=1", "name=again", "out=elsewhere").code == 0
+    one, two = record(folders(sweep[0])[1]), record(tmp_path / "elsewhere" / "again")
+    for key in ("genotype", "identity", "lookup", "supernet", "updates", "passes"):
+        assert one[key] == two[key], key
+
+
+def test_random_search_looks_cells_up(tmp_path: Path) -> None:
+    done = jobs.nasx(tmp_path, *jobs.TINY_NB201, "method=random")
+    assert done.code == 0, done
+    found = jobs.result(tmp_path)
+    score = Table().query(Nb201().parse(found["genotype"]))
+    assert score is not None
+    assert found["lookup"]["cifar10"]["valid"] == score.as_record()["cifar10"]["valid"]
+    assert found["updates"] == 0
+
+
+# --------------------------------------------------------------------------------------------------- darts
+@pytest.fixture(scope="module")
+def cells(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, jobs.Done]:
+    """A tiny search of the DARTS space."""
+    here = tmp_path_factory.mktemp("cells")
+    return here, jobs.nasx(here, *jobs.TINY_DARTS, "search.epochs=1", "search.updates_per_epoch=2", "search.cutout=0")
+
+
+def test_a_search_of_the_darts_space(cells: tuple[Path, jobs.Done]) -> None:
+    here, done = cells
+    assert done.code == 0, done
+    found = jobs.result(here)
+    assert str(Darts().parse(found["genotype"])) == found["genotype"]
+    assert found["lookup"] is None
+    assert "retrain" in done.out
+    assert f"nasx retrain from={jobs.folder(here).relative_to(here)}" in done.out
+    assert sum(found["operations"].values()) == 16
+    [row] = [json.loads(line) for line in (jobs.folder(here) / "metrics.jsonl").read_text().splitlines()]
+    assert row["genotype"] == found["genotype"]
+
+
+def test_what_was_found_is_trained_from_scratch(cells: tuple[Path, jobs.Done]) -> None:
+    here, _ = cells
+    parent = jobs.folder(here)
+    words = ["retrain", f"from={parent.name}", "out=runs", "name=trained", "retrain.epochs=1", "retrain.layers=3",
+             "retrain.channels=4", "retrain.batch=256", "dataset.size=16", "retrain.auxiliary=0", "threads=1"]
+    done = jobs.nasx(here, *words)
+    assert done.code == 0, done
+    found = record(here / "runs" / "trained")
+    assert (found["kind"], found["parent"]) == ("retrain", parent.name)
+    assert found["genotype"] == record(parent)["genotype"]
+    assert 0 <= found["test_accuracy"] <= 1
+    assert (found["test_accuracy"] * 360) % 1 == pytest.approx(0, abs=1e-6), "a share of the 360 test images"
+    done = jobs.nasx(here, "table", "out=runs")
+    assert done.code == 0, done
+    # the table rounds: percent with two decimals
+    assert f"{100 * found['test_accuracy']:.2f}" in done.out
+
+
+# ------------------------------------------------------------------------------------------------ real images
+def cifar10() -> Path | None:
+    root = Path(os.environ.get("NASX_DATA") or Path.home() / ".cache" / "nasx")
+    there = [root / "cifar-10-batches-bin" / "data_batch_1.bin", root / "cifar-10-batches-py" / "data_batch_1"]
+    return root if any(path.is_file() for path in there) else None
+
+
+@pytest.mark.skipif(cifar10() is None, reason="CIFAR-10 is not under NASX_DATA")
+def test_a_few_updates_on_real_cifar10(tmp_path: Path) -> None:
+    words = ["search", "space=nb201", "method=darts", "space.layers=1", "space.channels=4", "search.batch=8",
+             "search.epochs=1", "search.updates_per_epoch=3", "dataset.fraction=0.998", "threads=1", "out=runs"]
+    done = jobs.nasx(tmp_path, *words, env={"NASX_DATA": str(cifar10())})
+    assert done.code == 0, done
+    found = jobs.result(tmp_path)
+    assert found["choices"]["dataset"] == "cifar10"
+    assert Table().query(Nb201().parse(found["genotype"])) is not None
+    assert (found["supernet"]["valid_accuracy"] * 100) % 1 == pytest.approx(0, abs=1e-6), "100 images are left"
+
+
+# ---------------------------------------------------------------------------------------------------- faults
+@pytest.mark.parametrize(("words", "place", "remedy"), [
+    (["method=idart"], "method=idart: there is no method idart", "did you mean idarts?"),
+    (["methd.lr=3"], "methd.lr: nasx search has no such setting", "did you mean method?"),
+    (["search.epochs=-1"], "search.epochs=-1: must be at least 0", "the default is search.epochs=50"),
+    (["dataset.download=false"], "dataset=cifar10: no files found; looked at ", "offline: use dataset=digits"),
+    (["dataset=digits", "out=file/runs"], "file/runs", "out=FOLDER"),
+    (["dataset=digits", "device=cuda:99"], "device=cuda:99: is not there", "device=cpu"),
+])
+def test_a_fault_is_told_before_anything_is_made(words: list[str], place: str, remedy: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    done = jobs.nasx(tmp_path, "search", *words)
+    assert done.code == 2, done
+    assert place in done.err
+    assert remedy in done.err
+    assert "Traceback" not in done.err
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_loss_that_explodes_stops_the_search_and_keeps_it(tmp_path: Path) -> None:
+    done = jobs.nasx(tmp_path, *jobs.TINY_NB201, "search.lr=1e30", "search.clip=null")
+    assert done.code == 2, done
+    assert "became NaN or infinite" in done.err
+    assert "lower search.lr=1e+30" in done.err
+    assert not (jobs.folder(tmp_path) / "result.json").exists()
+
+
+def test_the_configuration_that_a_run_keeps_is_checked_like_any_other(sweep: tuple[Path, jobs.Done]) -> None:
+    for folder in folders(sweep[0]):
+        held = records.read_yaml(folder / "config.yaml")
+        assert held is not None
+        config.check({k: v for k, v in held.items() if k not in ("kind", "choices", "identity")}, held["choices"])
