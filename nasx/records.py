@@ -92,6 +92,18 @@ def read_yaml(path: Path) -> dict[str, Any] | None:
     return value if type(value) is dict else None
 
 
+def read_rows(folder: Path) -> list[dict[str, Any]]:
+    """Metrics rows of a run; a torn last line (killed while writing) is left out."""
+    path, rows = folder / "metrics.jsonl", []
+    if path.exists():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                rows.append(json.loads(line))
+            except ValueError:
+                break
+    return rows
+
+
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested configuration as dotted keys."""
     flat: dict[str, Any] = {}
@@ -181,15 +193,8 @@ class Run:
         write_atomic(self.folder / "result.json", json.dumps(result, indent=1, default=str) + "\n")
 
     def rows(self) -> list[dict[str, Any]]:
-        """Metrics rows so far; a torn last line (killed while writing) is left out."""
-        path, rows = self.folder / "metrics.jsonl", []
-        if path.exists():
-            for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-                try:
-                    rows.append(json.loads(line))
-                except ValueError:
-                    break
-        return rows
+        """Metrics rows so far."""
+        return read_rows(self.folder)
 
     def keep_rows(self, count: int) -> None:
         """Forget metrics rows written after the checkpoint that a resume starts from, and a torn line."""

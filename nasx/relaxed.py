@@ -63,7 +63,7 @@ class RelaxedProblem:
 
     def outcome(self, w: Tree, mix: Tree, batch: Batch, *, track: bool = False) -> Outcome:
         self.passes += 1
-        self.random.manual_seed(batch.seed)
+        self.random.manual_seed(batch.seed ^ 1)  # methods draw from the batch's seed itself
         random = {"drop_path": self.drop_path, "gen": self.random}
         with tracking(self.supernet, track), torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             logits = functional_call(self.supernet, w, (batch.x, mix), random, strict=False)

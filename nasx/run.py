@@ -42,10 +42,14 @@ class SearchJob:
 
     def __init__(self, here: Session) -> None:
         cfg = here.config
-        self.here, self.settings = here, config.build(cfg["search"])
-        self.space, self.method = config.build(cfg["space"]), config.build(cfg["method"])
-        self.benchmark, self.source = config.build(cfg["benchmark"]), config.build(cfg["dataset"])
-        engine, settings = config.build(cfg["engine"]), self.settings
+
+        def build(group: str) -> Any:
+            return config.build(cfg[group], cfg["allow"])
+
+        self.here, self.settings = here, build("search")
+        self.space, self.method = build("space"), build("method")
+        self.benchmark, self.source = build("benchmark"), build("dataset")
+        engine, settings = build("engine"), self.settings
         images = self.source.load()
         self.images = device_images(images, here.device)
         w_index, self.a_index = splits(images, self.source, cfg["seed"])
@@ -68,7 +72,7 @@ class SearchJob:
         train, self.val = stream("w", w_index), stream("a", self.a_index)
         self.watch = Watch(self.search, self.space, supernet, train, self.val, every=settings.diagnose_every,
                            epochs=settings.epochs, weight_decay=settings.arch_weight_decay,
-                           stop=config.build(cfg["stop"]))
+                           stop=build("stop"))
         updates = settings.updates_per_epoch or -(-len(w_index) // settings.batch)
         self.loop = Loop(self.search, self.method, supernet, train, self.val, epochs=settings.epochs,
                          updates_per_epoch=updates, lr=settings.lr, lr_min=settings.lr_min, warmup=settings.arch_warmup,

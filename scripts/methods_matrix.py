@@ -4,7 +4,8 @@
 
 For each pair one search runs through, and a second one of the same configuration in another folder is killed at a
 random moment (seeded) and started again with the same command. Weights, architecture, optimizer states and metrics
-(times apart) of the last checkpoints must be equal bit for bit. A table is printed and written to OUT/matrix.md.
+(times apart) of the last checkpoints must be equal bit for bit. A table is printed and written to OUT/matrix.md; pairs
+found equal before are not repeated.
 """
 
 from __future__ import annotations
@@ -63,10 +64,11 @@ def flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
 
 def state(folder: Path) -> dict[str, Any]:
     """The last checkpoint and the metrics of a run, flat, without what a clock says."""
-    newest = sorted((folder / "checkpoints").glob("*.ckpt"))[-1].read_bytes()
-    body = newest[len(records.MAGIC) + 65:]
-    saved = torch.load(io.BytesIO(body), weights_only=True)
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    newest = sorted((folder / "checkpoints").glob("*.ckpt"))[-1:]  # none where nothing is trained
+    saved: dict[str, Any] = {"genotype": (folder / "genotype.txt").read_text(encoding="utf-8")}
+    for path in newest:
+        saved |= torch.load(io.BytesIO(path.read_bytes()[len(records.MAGIC) + 65:]), weights_only=True)
+    rows = records.read_rows(folder)
     for row in rows:
         for key in [k for k in row if k.endswith("_s")]:
             row.pop(key)
@@ -125,16 +127,21 @@ def main() -> int:
     args = parser.parse_args()
     pairs = [(m, s) for s in args.spaces.split(",") for m in args.methods.split(",")
              if m != "pc_darts" or family(s) == "darts"]
-    rows = []
+    args.out.mkdir(parents=True, exist_ok=True)
+    done = args.out / "rows.jsonl"
+    rows = [json.loads(line) for line in done.read_text(encoding="utf-8").splitlines()] if done.exists() else []
+    known = {(r["method"], r["space"]) for r in rows if r["outcome"] == "equal"}
+    rows = [r for r in rows if (r["method"], r["space"]) in known]
     with ThreadPoolExecutor(args.jobs) as pool:
-        for row in pool.map(lambda pair: check(*pair, args), pairs):
+        for row in pool.map(lambda pair: check(*pair, args), [pair for pair in pairs if pair not in known]):
             rows.append(row)
             print(json.dumps(row), flush=True)
-    lines = [f"`{' '.join(sys.argv)}`", "", "| method | space | weight updates | passes | seconds | kill -9 | values "
-             "compared | resumed run |", "|---|---|---|---|---|---|---|---|"]
+            done.write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
+    said = " ".join(["scripts/methods_matrix.py", *sys.argv[1:]])
+    lines = [f"`{said}`", "", "| method | space | weight updates | passes | seconds | kill -9 | values compared | "
+             "resumed run |", "|---|---|---|---|---|---|---|---|"]
     lines += [f"| {r['method']} | {r['space']} | {r.get('updates')} | {r.get('passes')} | {r.get('seconds')} | "
               f"{r.get('kills')} | {r.get('compared')} | {r['outcome']} |" for r in rows]
-    args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "matrix.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     bad = [r for r in rows if r["outcome"] != "equal"]
     print(f"{len(rows) - len(bad)} of {len(rows)} equal")

@@ -175,7 +175,8 @@ class RelaxedCell(nn.Module):
                 pending[edge.target] = add(pending[edge.target], y)
             if self.partial > 1:
                 rest = x[:, self.width:]
-                rest = F.max_pool2d(rest, 2, 2, ceil_mode=True) if bundle.stride == 2 else rest  # odd maps: as operations
+                if bundle.stride == 2:
+                    rest = F.max_pool2d(rest, 2, 2, ceil_mode=True)  # odd maps shrink as under the operations
                 for edge, share in zip(bundle.edges, beta[node].unbind(), strict=True):
                     passing[edge.target] = add(passing[edge.target], rest * share)
         return states[self.inputs:]

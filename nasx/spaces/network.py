@@ -92,7 +92,7 @@ class AuxiliaryHead(nn.Module):
         if x.size(2) not in self.sizes or x.size(3) not in self.sizes:
             raise UserError("auxiliary", f"the auxiliary head reads maps of {self.sizes[0]} to {self.sizes[-1]} "
                             f"pixels, but those of these images are {x.size(2)}x{x.size(3)}",
-                            "set auxiliary=0, or use images of the size that the stem is made for (32 or 224)")
+                            "set retrain.auxiliary=0, or use images of the size that the stem is made for (32 or 224)")
         return self.classifier(self.features(x).flatten(1))
 
 

@@ -1,0 +1,163 @@
+"""The README is true: its files are written, its commands run in order, its lists are those of `conf/`.
+
+A section's commands run in one temporary folder, by bash, with `uv run X` as X of this environment and `pip` doing
+nothing. `<!-- ci: a=1 b=2 -->` above a block says which overrides each search and retraining in it gets to be short
+(`|` between those of successive lines); `<!-- note: ... -->` what else differs. `uv run pytest` is what .ci/run runs.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+from nasx.benchmarks.isomorphism import CELLS, cell_text
+from nasx.benchmarks.nb201 import Nb201
+from nasx.spaces.nb201 import Nb201Genotype
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCK = re.compile(r"(?P<comments>(?:^<!--.*?-->\n)*)^```(?P<language>bash|console|python|yaml)\n(?P<text>.*?)^```", re.M | re.S)
+
+
+class Command(NamedTuple):
+    """A line of the README, and what CI appends to it."""
+
+    line: str
+    overrides: str
+
+
+class Section(NamedTuple):
+    """A section's commands and files, in their order."""
+
+    title: str
+    commands: list[Command]
+    files: dict[str, str]
+
+
+def sections() -> Iterator[Section]:
+    for part in re.split(r"^(?=## )", README, flags=re.M):
+        commands: list[Command] = []
+        files: dict[str, str] = {}
+        for block in BLOCK.finditer(part):
+            lines = block["text"].splitlines()
+            if block["language"] in ("python", "yaml"):
+                files[lines[0].removeprefix("# ")] = block["text"]
+                continue
+            found = re.search(r"<!-- ci: (.*?) -->", block["comments"])
+            each = found[1].split(" | ") if found else [""]
+            heavy = [line for line in lines if line.startswith(("uv run nasx search", "uv run nasx retrain"))
+                     and not line.endswith("--help")]
+            assert len(each) in (1, len(heavy)), lines
+            given = dict(zip(heavy, each * len(heavy) if len(each) == 1 else each, strict=False))
+            commands += [Command(line, given.get(line, "")) for line in lines]
+        if commands:
+            yield Section(part.splitlines()[0].lstrip("# "), commands, files)
+
+
+SECTIONS = list(sections())
+
+
+def has_cifar10() -> bool:
+    root = Path(os.environ.get("NASX_DATA") or "~/.cache/nasx").expanduser()
+    return (root / "cifar-10-batches-bin").is_dir() or (root / "cifar-10-batches-py").is_dir()
+
+
+def shell(here: Path, line: str) -> str:
+    """Run a line as bash does, `uv run` meaning this environment; returns what it printed."""
+    tools = here.parent / "tools"
+    tools.mkdir(exist_ok=True)
+    for name, text in (("pip", "exit 0"), ("uv", f'shift; tool=$1; shift; exec "{Path(sys.executable).parent}/$tool" "$@"')):
+        (tools / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tools / name).chmod(stat.S_IRWXU)
+    env = {**os.environ, "PATH": f"{tools}:{os.environ['PATH']}", "XDG_CACHE_HOME": str(here / "cache"),
+           "OMP_NUM_THREADS": "1", "COLUMNS": "160"}
+    env["NASX_DATA"] = str(Path(env.get("NASX_DATA") or "~/.cache/nasx").expanduser())
+    env.pop("PYTHONDONTWRITEBYTECODE", None)  # as on a user's machine, where imports are compiled once
+    done = subprocess.run(["bash", "-euo", "pipefail", "-c", line], cwd=here, env=env, capture_output=True, text=True,
+                          timeout=550, check=False)
+    assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+    assert "Traceback" not in done.stderr, done.stderr
+    return done.stdout
+
+
+def photos(folder: Path) -> None:
+    """Twelve pictures of two classes, for training and for testing."""
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    for part in ("train", "test"):
+        for kind in ("cats", "dogs"):
+            (folder / part / kind).mkdir(parents=True)
+            for i in range(12):
+                Image.fromarray(rng.integers(0, 256, (40, 36, 3), np.uint8)).save(folder / part / kind / f"{i}.png")
+
+
+def table(path: Path) -> None:
+    """The embedded numbers as a CSV; their validation accuracies stand in for the test accuracies."""
+    benchmark, names = Nb201(), ("cifar10", "cifar100", "imagenet16")
+    rows = ["arch_str," + ",".join(f"{name}_{part}" for name in names for part in ("valid", "test"))]
+    for code in range(CELLS):
+        text = cell_text(code)
+        score = benchmark.query(Nb201Genotype.parse(text))
+        assert score is not None
+        values = [score.as_record()[name]["valid"] for name in names]
+        rows.append(f"{text}," + ",".join(f"{value},{value}" for value in values))
+    path.write_text("\n".join(rows) + "\n")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs bash")
+@pytest.mark.parametrize("section", SECTIONS, ids=[section.title for section in SECTIONS])
+def test_every_command_runs(section: Section, tmp_path: Path) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    for name, text in section.files.items():
+        (here / name).parent.mkdir(parents=True, exist_ok=True)
+        (here / name).write_text(text)
+    lines = " ".join(command.line for command in section.commands)
+    if "dataset.path=photos" in lines:
+        photos(here / "photos")
+    if "nb201.csv" in lines:
+        table(here / "nb201.csv")
+    for command in section.commands:
+        if command.line.startswith("uv run pytest"):
+            continue
+        words = command.overrides.split()
+        real = "dataset=" not in f"{command.line} {command.overrides}" and "retrain" not in command.line
+        if words and real and "experiment=" not in command.line and not has_cifar10():
+            words.append("dataset=digits")
+        printed = shell(here, " ".join([command.line, *words]))
+        assert printed.strip() or command.line.startswith("pip "), command.line
+        if command.line.startswith("uv run nasx table"):
+            assert "darts" in printed
+            if "seed=0,1,2,3" in lines:  # one row a setting, over all its seeds
+                row = next(row for row in printed.splitlines() if "darts" in row and "digits" in row or "| 4 |" in row)
+                assert re.search(r"\b4\b", row), printed
+
+
+def test_ci_runs_the_test_command_of_the_readme() -> None:
+    assert len(re.findall(r"^uv run pytest", README, re.M)) == 1
+    assert "grep -m 1 '^uv run pytest' README.md" in (ROOT / ".ci" / "run").read_text()
+
+
+def test_the_matrix_has_every_method_and_every_space() -> None:
+    rows = README.split("<!-- matrix -->\n", 1)[1].split("\n\n", 1)[0].splitlines()
+    cells = [[cell.strip(" `") for cell in row.strip("|").split("|")] for row in rows]
+    assert sorted(cells[0][1:]) == sorted(path.stem for path in (ROOT / "conf" / "space").glob("*.yaml"))
+    assert [row[0] for row in cells[2:]] == sorted(path.stem for path in (ROOT / "conf" / "method").glob("*.yaml"))
+    assert {len(row) for row in cells} == {len(cells[0])}
+
+
+def test_every_link_leads_somewhere() -> None:
+    for name in ("README.md", "CONTRIBUTING.md", *(str(p.relative_to(ROOT)) for p in (ROOT / "docs").rglob("*.md"))):
+        text = (ROOT / name).read_text(encoding="utf-8")
+        for target in re.findall(r"\]\(([^)#\s]+)", text):
+            assert "://" in target or ((ROOT / name).parent / target).exists(), f"{name}: {target}"
