@@ -218,7 +218,18 @@ def bench(words: list[str]) -> int | None:
         return 0
     import nasx.benchmarks.command
 
-    return nasx.benchmarks.command.main(words)
+    return nasx.benchmarks.command.main([*words[:1], *map(tabulated, words[1:])] if words[0] == "query" else words)
+
+
+def tabulated(text: str) -> str:
+    """The cell that a published name stands for; other text as it is. Raises UserError where no table can hold it."""
+    from nasx.spaces import published
+
+    cell = {name.lower(): cell for name, cell in published.cells().items()}.get(text.strip().lower())
+    if cell is not None and cell.space == "darts":
+        raise UserError(f"genotype={text}", "a cell of the DARTS space, which no benchmark tabulates",
+                        f"train it: nasx retrain space=darts genotype={text}")
+    return text if cell is None else cell.text
 
 
 def application(command: str, words: list[str]) -> int | None:

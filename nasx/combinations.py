@@ -90,5 +90,21 @@ def _source(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
                         "give one: from=<a run of nasx search>, or genotype=<its text>")
 
 
+def _keep(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
+    """The edges of a first stage; read without torch."""
+    keep = _get(cfg, "space.keep")
+    if "search" not in READS[command] or not isinstance(keep, str):
+        return
+    from nasx.spaces import genotypes, published
+
+    try:
+        text = published.resolve(keep, "darts")
+        (genotypes.untied_cells if genotypes.is_untied(text) else genotypes.darts_cells)(text)
+    except UserError as error:
+        short = keep if len(keep) <= 60 else f"{keep[:57]}..."
+        yield UserError(f"space.keep={short}", f"is no genotype ({error.fault})",
+                        "give a finished run of the first stage (space.edges=searched), or the genotype that it found")
+
+
 COMBINATIONS: tuple[Callable[[Mapping[str, Any], str], Iterator[UserError]], ...] = (
-    _device, _folder_name, _auxiliary, _benchmark, _rates, _momentum, _pieces, _source)
+    _device, _folder_name, _auxiliary, _benchmark, _rates, _momentum, _pieces, _source, _keep)

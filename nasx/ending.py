@@ -47,6 +47,9 @@ def _lookup(console: Console, result: Mapping[str, Any]) -> None:
     found = result.get("lookup")
     if found is None:
         console.print("no benchmark table answers for this cell: retrain it to learn its accuracy")
+        if result.get("missing"):
+            console.print(f"or look it up later: {result['missing']}; then `nasx bench fill` adds it to finished runs",
+                          markup=False)
         return
     reference = result.get("reference") or {}
     table = Table(title=f"look-up: {found['source']}", title_justify="left", box=None, padding=(0, 2, 0, 0))

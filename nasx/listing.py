@@ -1,8 +1,9 @@
 """`nasx list`: what there is to choose from, with one line and the source of each. Reads files; imports no component.
 
 The line is the first of the docstring of the class that a choice names, or, where several choices share a class (a
-protocol, a recipe, an experiment), of the choice's own file. The source is the line `Source:` or `Paper:` of the
-docstring of the class, or of its module.
+protocol, a recipe, an experiment), of the choice's own file. The source is the line `Source:` of the choice's own file,
+or of the docstring of the class, or of its module; the cost of a method is the paragraph `Cost` of its module, and its
+options are the keys of its file with their values.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ class Entry(NamedTuple):
     name: str
     line: str
     source: str
+    cost: str = ""
+    options: str = ""
 
 
 def entries(group: str, folders: Sequence[Path]) -> Iterator[Entry]:
@@ -43,8 +46,9 @@ def entries(group: str, folders: Sequence[Path]) -> Iterator[Entry]:
         module = schema.docstring(component.module) if component else ""
         about = component.summary or module.partition("\n")[0] if component else ""
         shared = list(targets.values()).count(targets[name]) > 1 and bool(own)
-        yield Entry(name, own if shared or not about else about, "" if group in BY_FILE or not component else
-                    _source(component.doc) or _source(module))
+        source = "" if group in BY_FILE or not component else _source(text, "# ") or _source(component.doc) or \
+            _source(module)
+        yield Entry(name, own if shared or not about else about, source, _cost(module), _options(group, text))
 
 
 def _target(text: str) -> str:
@@ -55,13 +59,30 @@ def _target(text: str) -> str:
 def _first_comment(text: str) -> str:
     """The first line of comment that is neither a package directive nor the run command, as a sentence."""
     lines = [line.lstrip("# ").strip() for line in text.splitlines() if line.startswith("#")]
-    return next((line for line in lines if not line.startswith(("@", "nasx "))), "")
+    return next((line for line in lines if not line.startswith(("@", "nasx ", "Source:"))), "")
 
 
-def _source(docstring: str) -> str:
-    """The paragraph that starts with `Source:` or `Paper:`, on one line."""
-    found = re.search(r"^(?:Source|Paper)s?:\s*(.+?)(?:\n\s*\n|\n\w[\w ]*:|\Z)", docstring, re.M | re.S)
+def _source(docstring: str, mark: str = "") -> str:
+    """The paragraph that starts with `Source:` or `Paper:`, on one line; with a mark, the line in a file's comments."""
+    end = r"$" if mark else r"(?:\n\s*\n|\n\w[\w ]*:|\Z)"
+    found = re.search(rf"^{mark}(?:Source|Paper)s?:\s*(.+?){end}", docstring, re.M if mark else re.M | re.S)
     return " ".join(found[1].split()) if found else ""
+
+
+def _cost(docstring: str) -> str:
+    """The paragraph that starts with `Cost`, without that word, on one line."""
+    found = re.search(r"^Cost(?: (per [\w ]+))?:\s*(.+?)(?:\n\s*\n|\Z)", docstring, re.M | re.S)
+    return " ".join(f"{found[1] or ''}: {found[2]}".removeprefix(": ").split()) if found else ""
+
+
+def _options(group: str, text: str) -> str:
+    """key=value of the component's own fields, in the order of the file."""
+    import yaml
+
+    node = yaml.safe_load(text) or {}
+    node = node.get(group, node)
+    return " ".join(f"{key}={'null' if value is None else str(value).lower() if value in (True, False) else value}"
+                    for key, value in node.items() if key not in ("_target_", "defaults"))
 
 
 def main(cfg: Mapping[str, Any], folders: Sequence[str]) -> None:
@@ -74,13 +95,17 @@ def main(cfg: Mapping[str, Any], folders: Sequence[str]) -> None:
         console.width = 160
     for kind in KINDS if cfg["what"] == "all" else [cfg["what"]]:
         found = list(entries(KINDS[kind], [Path(folder) for folder in folders]))
-        sourced = any(entry.source for entry in found)
+        sourced, priced = any(entry.source for entry in found), any(entry.cost for entry in found)
         table = Table(title=f"{kind}: {KINDS[kind]}=...", title_justify="left", box=None, padding=(0, 2, 0, 0))
         table.add_column("name", no_wrap=True)
         table.add_column("what it is", overflow="fold", ratio=3)
         if sourced:
             table.add_column("source", overflow="fold", ratio=2)
+        if priced:
+            table.add_column("cost", overflow="fold", ratio=3)
+            table.add_column("options and defaults", overflow="fold", ratio=3)
         for entry in found:
-            table.add_row(*(entry if sourced else entry[:2]))
+            table.add_row(*entry[:2], *([entry.source] if sourced else []), *(entry[3:] if priced else []),
+                          end_section=priced)
         console.print(table)
         console.print()

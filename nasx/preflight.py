@@ -98,7 +98,7 @@ def arrange(words: Sequence[str]) -> Line:
 # ------------------------------------------------------------------------------------------------- rewrite
 def rewritten(command: str, line: Line) -> Line:
     """The line with what a user may write and Hydra's grammar does not take: see the functions below."""
-    texts = [quoted(text) for text in line.overrides]
+    texts = [quoted(first_stage(text, line.overrides)) for text in line.overrides]
     texts = [f"~{text.removesuffix('=null')}" if text == "pair=null" else text for text in texts
              if text != "experiment=null"]
     if command == "retrain":
@@ -107,12 +107,28 @@ def rewritten(command: str, line: Line) -> Line:
 
 
 def quoted(text: str) -> str:
-    """`genotype=` and `from=` with a value that Hydra's grammar would trip over, quoted for it."""
+    """Keys that hold an architecture or a run, with a value that Hydra's grammar would trip over, quoted for it."""
     key, equals, value = text.partition("=")
-    if not equals or key not in ("genotype", "from") or re.fullmatch(r"[\w.,/+-]*", value) or value[:1] in "'\"":
+    if not equals or key not in ("genotype", "from", "space.keep") or re.fullmatch(r"[\w.,/+-]*", value) or value[:1] in "'\"":
         return text
     escaped = re.sub(r'(\\*)"', r'\1\1\\"', value)
     return f'{key}="{escaped}"'
+
+
+def first_stage(text: str, texts: Sequence[str]) -> str:
+    """`space.keep=` with a finished run (its folder, or its name under `out`) replaced by the genotype that it found."""
+    key, _, value = text.partition("=")
+    out = next((t.partition("=")[2] for t in texts if t.startswith("out=")), "outputs").strip("'\"")
+    name = value.strip("'\"")
+    if key != "space.keep" or not re.fullmatch(r"[\w.,/+=-]+", name):
+        return text
+    folder = next((path for path in (Path(name), Path(out) / name) if path.is_dir()), None)
+    if folder is None:
+        return text
+    try:
+        return f"{key}={(folder / 'genotype.txt').read_text(encoding='utf-8').strip()}"
+    except OSError:
+        raise UserError(text, f"{folder} holds no finished search", "finish it: the same command resumes") from None
 
 
 def inherited(texts: Sequence[str]) -> list[str]:

@@ -96,7 +96,7 @@ def read_rows(folder: Path) -> list[dict[str, Any]]:
     """Metrics rows of a run; a torn last line (killed while writing) is left out."""
     path, rows = folder / "metrics.jsonl", []
     if path.exists():
-        for line in path.read_text(encoding="utf-8").splitlines():
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
                 rows.append(json.loads(line))
             except ValueError:

@@ -167,7 +167,8 @@ class SearchJob:
         result = self.here.record(
             "search", protocol=self.settings.protocol, genotype=str(genotype), operations=genotype.operations(),
             labels=[name for name in method.labelled if getattr(method, name)], lookup=found,
-            reference=reference(self.benchmark), parent=None, test_accuracy=None,
+            missing=None if found else self.benchmark.missing(), reference=reference(self.benchmark), parent=None,
+            test_accuracy=None,
             supernet={**final, "params": sum(x.numel() for x in self.search.w.values())},
             params=None if found is None else found["params"], updates=self.search.updates, passes=self.problem.passes,
             stopped=self.watch.ended(), diagnostics=self.watch.cost(), changed=changed(self.here))

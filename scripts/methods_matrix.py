@@ -42,9 +42,9 @@ def family(space: str) -> str:
 
 
 def command(method: str, space: str, args: argparse.Namespace, out: Path) -> list[str]:
-    """One search: small, 1 thread, checkpoints as often as it can."""
+    """One search: small, one thread, a checkpoint every few seconds."""
     return [sys.executable, "-m", "nasx", "search", f"method={method}", f"space={space}", "dataset=cifar10",
-            f"out={out}", "name=run", "device=cpu", "threads=1", "quiet=true", "checkpoint_s=0.5",
+            f"out={out}", "name=run", "device=cpu", "threads=1", "quiet=true", "checkpoint_s=4",
             f"search.epochs={args.epochs}",
             f"search.updates_per_epoch={args.updates}", f"search.batch={args.batch}", "search.evaluate_every=0",
             "search.evaluate_images=256",

@@ -45,16 +45,16 @@ class Done:
 
 
 class Job:
-    """`nasx WORDS` in the folder `here`, running from now on."""
+    """`nasx WORDS` in the folder `here`, running from now on; without `pictures`, which take longer than the search."""
 
     count = 0
 
-    def __init__(self, here: Path, *words: str, env: dict[str, str] | None = None) -> None:
+    def __init__(self, here: Path, *words: str, env: dict[str, str] | None = None, pictures: bool = False) -> None:
         Job.count += 1
         self.number, self.notes = Job.count, here.parent / f"{here.name}.notes"
         self.notes.mkdir(exist_ok=True)
         self.process: BaseProcess = CONTEXT.Process(
-            target=_main, args=(str(here), str(self.notes / f"{self.number}"), words, env or {}), daemon=True)
+            target=_main, args=(str(here), str(self.notes / f"{self.number}"), words, env or {}, pictures), daemon=True)
         self.process.start()
 
     @property
@@ -84,9 +84,9 @@ class Job:
         self.process.join()
 
 
-def nasx(here: Path, *words: str, env: dict[str, str] | None = None) -> Done:
+def nasx(here: Path, *words: str, env: dict[str, str] | None = None, pictures: bool = False) -> Done:
     """`nasx WORDS` in the folder `here`, to its end."""
-    return Job(here, *words, env=env).wait()
+    return Job(here, *words, env=env, pictures=pictures).wait()
 
 
 def result(here: Path, runs: str = "runs") -> dict[str, Any]:
@@ -102,7 +102,7 @@ def folder(here: Path, runs: str = "runs") -> Path:
     return path
 
 
-def _main(here: str, note: str, words: tuple[str, ...], env: dict[str, str]) -> None:
+def _main(here: str, note: str, words: tuple[str, ...], env: dict[str, str], pictures: bool) -> None:
     """In the new process."""
     os.chdir(here)
     os.environ.update({"NASX_DATA": str(Path(here) / "no-data"), "COLUMNS": "160", **env})
@@ -110,8 +110,10 @@ def _main(here: str, note: str, words: tuple[str, ...], env: dict[str, str]) -> 
         with open(f"{note}.{name}", "w", encoding="utf-8") as file:
             os.dup2(file.fileno(), stream.fileno())
     torch.set_num_threads(1)
-    from nasx import cli
+    from nasx import cli, run
 
+    if not pictures:
+        run.pictures = lambda folder: None
     try:
         cli.main(list(words))
     except SystemExit as end:

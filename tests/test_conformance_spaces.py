@@ -344,6 +344,26 @@ def test_images_of_odd_size_give_the_same_numbers_in_both_paths(name: str, pixel
     close(one, other, 1e-9)
 
 
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("name", ["darts", "nb201", "nb1shot1_3", "s1"])
+def test_no_gradient_comes_from_foreign_memory(name: str, last: bool) -> None:
+    """Freed memory full of NaN changes nothing, in any memory layout, on maps of one pixel too."""
+    space, found = tiny(name), []
+    for junk in (float("nan"), 1e30):
+        net, data = small.build(space), small.batch(2, size=4)
+        net = net.to(memory_format=torch.channels_last) if last else net  # type: ignore[call-overload]
+        x = data.x.contiguous(memory_format=torch.channels_last) if last else data.x
+        mix = {k: m.detach() for k, m in small.mixture(space, 4).items()}  # only the weights' gradient is asked for
+        loss = net(x, mix).main.square().sum()
+        for n in (4, 8, 16, 32, 64, 128, 256, 512):
+            held = [torch.full((n,), junk, dtype=torch.float64) for _ in range(200)]
+            del held
+        found.append([loss, *torch.autograd.grad(loss, list(net.parameters()), allow_unused=True)])
+    for one, other in zip(*found, strict=True):
+        assert one is None or torch.equal(one, other)
+    assert all(bool(x.isfinite().all()) for x in found[0] if x is not None)
+
+
 # ------------------------------------------------------------------------------------------------------- networks
 @pytest.mark.parametrize("name", VARIANTS)
 def test_the_network_of_a_found_cell_trains(name: str) -> None:

@@ -292,7 +292,7 @@ def test_a_hostile_checkpoint_is_refused_and_nothing_runs(run: records.Run, form
     saved(run, 1)
     trace, body = tmp_path / "executed", io.BytesIO()
     if form == "pickle":
-        body.write(pickle.dumps({"w": Payload(trace)}))
+        body.write(pickle.dumps({"w": Payload(trace)}, protocol=2))
     else:
         torch.save({"w": Payload(trace)}, body, _use_new_zipfile_serialization=form == "torch")
     planted(run.folder / "checkpoints" / "000000002.ckpt", body.getvalue())

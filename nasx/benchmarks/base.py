@@ -65,6 +65,10 @@ class Benchmark(ABC):
     def info(self) -> dict[str, Any]:
         """Where the table comes from, its checksum, what each column means, and what is missing: plain values."""
 
+    def missing(self) -> str | None:
+        """What the table lacks and how to get it, else None."""
+        return None
+
     def dataset_key(self, name: str) -> str | None:
         """The key in `Score.datasets` of a data set's name as nasx or the benchmark spells it, None if unknown."""
         return _DATASET_NAMES.get(name.lower())

@@ -68,10 +68,16 @@ def _query_cell(text: str) -> dict[str, Any]:
     score = benchmark.query(text)
     assert score is not None  # every cell that cell_code accepts has a row
     facts = {"row": code, "params": score.params, "flops": score.flops, "train_s": score.train_s,
-             "function": term, "cells with this function": len(equals), "source": score.source,
-             "protocol": score.protocol}
+             "function": term, "cells with this function": len(equals), "isomorphic to": _others(text, equals),
+             "source": score.source, "protocol": score.protocol}
     return {"benchmark": "nb201", "genotype": text, "facts": facts, "rows": _rows(benchmark, score),
             "missing": benchmark.missing()}
+
+
+def _others(text: str, equals: list[str]) -> str | None:
+    others = [other for other in equals if other != text]
+    more = f" and {len(others) - 3} more" if len(others) > 3 else ""
+    return "  ".join(others[:3]) + more or None
 
 
 def _query_graph(text: str) -> dict[str, Any]:
@@ -135,6 +141,8 @@ def _fill(file: Path, benchmarks: tuple[Benchmark, ...]) -> str:
     if _known(new) <= _known(old):
         return "kept"
     result["lookup"] = new
+    if result.get("missing"):
+        result["missing"] = None
     write_atomically(file, (json.dumps(result, indent=1) + "\n").encode())
     return "filled"
 

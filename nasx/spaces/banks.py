@@ -68,8 +68,12 @@ class Norm(nn.Module):
 
 
 def spread(scale: Tensor, channels: int) -> Tensor:
-    """Mixture weights (E,) repeated over each edge's channels: (E * channels,)."""
-    return scale.unsqueeze(1).expand(-1, channels).reshape(-1)
+    """Mixture weights (E,) repeated over each edge's channels: (E * channels,).
+
+    A copy: of one edge, reshape would make a view of stride 0, which torch's channels-last batch norm reads as if it
+    were dense (one-pixel maps are channels-last too), so that gradients would come from foreign memory.
+    """
+    return scale.unsqueeze(1).expand(-1, channels).contiguous().view(-1)
 
 
 def shifted(x: Tensor) -> Tensor:
