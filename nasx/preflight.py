@@ -109,14 +109,15 @@ def rewritten(command: str, line: Line) -> Line:
 def quoted(text: str) -> str:
     """Keys that hold an architecture or a run, with a value that Hydra's grammar would trip over, quoted for it."""
     key, equals, value = text.partition("=")
-    if not equals or key not in ("genotype", "from", "space.keep") or re.fullmatch(r"[\w.,/+-]*", value) or value[:1] in "'\"":
+    plain = re.fullmatch(r"[\w.,/+-]*", value) or value[:1] in "'\""
+    if not equals or key not in ("genotype", "from", "space.keep") or plain:
         return text
     escaped = re.sub(r'(\\*)"', r'\1\1\\"', value)
     return f'{key}="{escaped}"'
 
 
 def first_stage(text: str, texts: Sequence[str]) -> str:
-    """`space.keep=` with a finished run (its folder, or its name under `out`) replaced by the genotype that it found."""
+    """`space.keep=` with a finished run (its folder, or its name under `out`) replaced by the genotype it found."""
     key, _, value = text.partition("=")
     out = next((t.partition("=")[2] for t in texts if t.startswith("out=")), "outputs").strip("'\"")
     name = value.strip("'\"")

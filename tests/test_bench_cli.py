@@ -145,7 +145,8 @@ def test_edges_first_then_operations_on_them(tmp_path: Path) -> None:
     first = (tmp_path / "outputs" / "first" / "genotype.txt").read_text().strip()
     said(tmp_path, "search", "experiment=amended_s2_searched", *small, "name=second", "space.keep=first")
     said(tmp_path, "search", "experiment=amended_s2_searched", *small, "name=third", f"space.keep={first}")
-    second, third = (json.loads((tmp_path / "outputs" / name / "result.json").read_text()) for name in ("second", "third"))
+    second, third = (json.loads((tmp_path / "outputs" / name / "result.json").read_text())
+                     for name in ("second", "third"))
     assert second["identity"] == third["identity"]
     assert second["genotype"] == third["genotype"]
 

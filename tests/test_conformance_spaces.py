@@ -8,22 +8,20 @@ from __future__ import annotations
 import functools
 import io
 import json
-from collections.abc import Iterator
 from math import isclose
 from pathlib import Path
 from typing import Any
 
 import pytest
-import small
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.types import RunMode
 from omegaconf import OmegaConf
-from reference import supernets
 from torch import Tensor, nn
 
 from nasx import config, preflight, records, run
 from nasx.bilevel import Batch, Search, gradient
+from nasx.errors import UserError
 from nasx.relaxed import RelaxedProblem, weights
 from nasx.search import Loop
 from nasx.settings import EngineSettings
@@ -32,9 +30,12 @@ from nasx.spaces.base import Genotype, Space, Tree
 from nasx.spaces.bundle import RelaxedCell
 from nasx.spaces.supernet import ChoiceCell
 
+import small
+from reference import supernets
+
 SPACES = sorted(file.stem for file in (config.conf_dir() / "space").glob("*.yaml"))
 METHODS = sorted(file.stem for file in (config.conf_dir() / "method").glob("*.yaml"))
-VARIANTS: dict[str, tuple[str, ...]] = {name: () for name in SPACES} | {
+VARIANTS: dict[str, tuple[str, ...]] = dict.fromkeys(SPACES, ()) | {
     "amended_s2 pruned": ("space.edges=pruned",), "amended_s2 searched": ("space.edges=searched",),
     "darts pc": ("space.partial=4", "space.edge_norm=true"),
     "darts imagenet": ("space.stem=imagenet",)}
@@ -133,8 +134,8 @@ def test_supernet_has_as_many_weights_as_the_reference(name: str) -> None:
         elif target.endswith("Nb1Shot1"):
             ref = supernets.Nb1Shot1Supernet(space.variant, channels=space.channels, layers=space.layers)
         else:
-            ref = supernets.DartsSupernet(channels=space.channels, layers=space.layers, k=space.partial, stem=space.stem,
-                                          normal=space.edge_operations("normal"),
+            ref = supernets.DartsSupernet(channels=space.channels, layers=space.layers, k=space.partial,
+                                          stem=space.stem, normal=space.edge_operations("normal"),
                                           reduce=space.edge_operations("reduce"))
     assert found == sum(x.numel() for x in ref.parameters()) == GOLDEN.get(name, found)
 
@@ -208,11 +209,10 @@ def test_a_thousand_genotypes_come_back(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-@pytest.mark.parametrize("text", ["", "|", "{}", "[]", "Genotype(", "__import__('os').getcwd()", "0", "\x00", "(" * 999,
-                                  '{"matrix":[[0,1],[0,0]],"ops":["input","output"]}', "Genotype(normal=[], reduce=[])"])
+@pytest.mark.parametrize("text", [
+    "", "|", "{}", "[]", "Genotype(", "__import__('os').getcwd()", "0", "\x00", "(" * 999,
+    '{"matrix":[[0,1],[0,0]],"ops":["input","output"]}', "Genotype(normal=[], reduce=[])"])
 def test_garbage_is_refused(name: str, text: str) -> None:
-    from nasx.errors import UserError
-
     with pytest.raises(UserError):
         tiny(name).parse(text)
 
@@ -228,8 +228,13 @@ def place(cell: RelaxedCell, edge: int, column: int) -> tuple[int, int, int]:
     raise AssertionError((edge, column))
 
 
-def watched(cell: Any, calls: list[tuple]) -> None:
-    cell.run = lambda *args: calls.append(args) or cell.body(*args)
+def watch(cell: Any, calls: list[tuple[tuple, Any]]) -> None:
+    """Note what the cell's body is given and what it gives."""
+    def run(*args: Any) -> Any:
+        calls.append((args, cell.body(*args)))
+        return calls[-1][1]
+
+    cell.run = run
 
 
 def plain_darts(space: Any, cell: RelaxedCell, pairs: Any, reduction: bool, args: tuple) -> Tensor:
@@ -286,17 +291,13 @@ def test_a_one_hot_mixture_computes_the_discrete_cell(name: str, naive: bool, pi
     net, gen = small.build(space, naive=naive), torch.Generator().manual_seed(3)
     for _ in range(3):
         genotype: Any = space.sample(gen)
-        calls: list[tuple] = []
-        results: list[Any] = []
+        calls: list[tuple[tuple, Any]] = []
         cells = list(net.cells)  # type: ignore[arg-type]
         for cell in cells:
-            watched(cell, calls)
-        hooks = [cell.register_forward_hook(lambda m, a, out: results.append(out)) for cell in cells]
+            watch(cell, calls)
         net(data.x, doubled(space.encode(genotype)), gen=torch.Generator().manual_seed(5))
-        for hook in hooks:
-            hook.remove()
-        assert len(calls) == len(results) == len(cells)
-        for i, (cell, args, out) in enumerate(zip(cells, calls, results, strict=True)):
+        assert len(calls) == len(cells)
+        for i, (cell, (args, out)) in enumerate(zip(cells, calls, strict=True)):
             if isinstance(cell, ChoiceCell):
                 close(out, plain_choice(space, cell, genotype, args[0]))
             else:
@@ -509,9 +510,9 @@ def rows(out: Path) -> list[dict[str, Any]]:
 
 
 @pytest.fixture
-def without_pictures(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+def without_pictures(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     monkeypatch.setattr(run, "pictures", lambda folder: None)
-    yield monkeypatch
+    return monkeypatch
 
 
 @pytest.mark.slow
@@ -523,8 +524,8 @@ def test_every_space_with_every_method_searches_and_resumes(space: str, method: 
         pytest.skip("PC-DARTS is a property of the DARTS space")
     whole = search(words_for(space, method, tmp_path / "whole"))
     assert whole["status"] == "finished"
-    space_of = config.build(json.loads(json.dumps(composed(space)["space"])) | {"layers": 4 if space == "amended_s2" else 3})
-    assert str(space_of.parse(whole["genotype"])) == whole["genotype"]
+    parsed = full(space, layers=4 if space == "amended_s2" else 3).parse(whole["genotype"])
+    assert str(parsed) == whole["genotype"]
 
     append, left = records.Run.append, [1]
 
