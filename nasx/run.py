@@ -122,7 +122,7 @@ class SearchJob:
         if due or self.here.device.type == "cpu":  # reading values back would make a GPU wait
             means = self.loop.meter.means()
             self.loop.guard(means)
-            if due:
+            if due and means:
                 self.display.show(self.search.updates, f"{self.search.epoch + 1}/{self.settings.epochs}", means)
         if self.here.checkpoint_due:
             self.save()
