@@ -35,6 +35,7 @@ def with_tests(path: Path) -> Path:
     return path
 
 
+def test_query_by_digits_and_by_text(cache: Path) -> None:
     found = command.bench_query("333133")
     assert found == command.bench_query(found["genotype"])
     found = command.bench_query(SKIPS)
