@@ -160,10 +160,15 @@ class SearchJob:
         gen = torch.Generator().manual_seed(hashed(self.here.config["seed"], "choose"))
         return self.method.choose(self.search, self.score, self.val, gen)
 
+    def final(self) -> dict[str, float]:
+        """The supernet's last evaluation: that of the last epoch's row where it has one."""
+        last = self.watch.rows[-1] if self.watch.rows else {}
+        return {k: last[k] for k in ("valid_loss", "valid_accuracy") if k in last} or self.evaluate()
+
     def record(self) -> Result:
         mix, method = self.choose(), self.method
         genotype, found = self.genotype(mix), self.lookup(mix)
-        final = self.evaluate() if method.trains else {}
+        final = self.final() if method.trains else {}
         result = self.here.record(
             "search", protocol=self.settings.protocol, genotype=str(genotype), operations=genotype.operations(),
             labels=[name for name in method.labelled if getattr(method, name)], lookup=found,
