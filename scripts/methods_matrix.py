@@ -15,6 +15,7 @@ import io
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -44,7 +45,7 @@ def family(space: str) -> str:
 def command(method: str, space: str, args: argparse.Namespace, out: Path) -> list[str]:
     """One search: small, one thread, a checkpoint every few seconds."""
     return [sys.executable, "-m", "nasx", "search", f"method={method}", f"space={space}", "dataset=cifar10",
-            f"out={out}", "name=run", "device=cpu", "threads=1", "quiet=true", "checkpoint_s=4",
+            f"out={out}", "name=run", "device=cpu", "threads=1", "quiet=true", f"checkpoint_s={args.checkpoint_s}",
             f"search.epochs={args.epochs}",
             f"search.updates_per_epoch={args.updates}", f"search.batch={args.batch}", "search.evaluate_every=0",
             "search.evaluate_images=256",
@@ -79,6 +80,21 @@ def same(x: Any, y: Any) -> bool:
     return bool(torch.equal(x, y)) if isinstance(x, torch.Tensor) else x == y
 
 
+def killed(words: list[str], out: Path, delay: float, env: dict[str, str]) -> bool:
+    """Start the search, wait for a new checkpoint and `delay` seconds, and kill -9 it; False where it had ended."""
+    job = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=env, start_new_session=True)
+    checkpoints = out / "run" / "checkpoints"
+    before = set(checkpoints.glob("*.ckpt"))
+    while job.poll() is None and not set(checkpoints.glob("*.ckpt")) - before:
+        time.sleep(0.05)
+    time.sleep(delay)
+    ended = job.poll() is not None
+    if not ended:
+        os.killpg(job.pid, signal.SIGKILL)
+    job.wait()
+    return not ended
+
+
 def check(method: str, space: str, args: argparse.Namespace) -> dict[str, Any]:
     """Run through; kill and resume; compare."""
     base = args.out / f"{method}-{space}"
@@ -90,18 +106,12 @@ def check(method: str, space: str, args: argparse.Namespace) -> dict[str, Any]:
     if through.returncode:
         return {"method": method, "space": space, "outcome": "failed: " + through.stderr.strip()[-300:]}
     kills, words = 0, command(method, space, args, base / "killed")
-    for _ in range(args.kills):
-        job = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=env,
-                               start_new_session=True)
-        checkpoints = base / "killed" / "run" / "checkpoints"
-        before = set(checkpoints.glob("*.ckpt"))
-        while job.poll() is None and not set(checkpoints.glob("*.ckpt")) - before:
-            time.sleep(0.05)
-        time.sleep(draw.random() * 0.3 * whole)
-        if job.poll() is None:
-            os.killpg(job.pid, signal.SIGKILL)
-            kills += 1
-        job.wait()
+    for attempt in range(4 * args.kills):  # a short run may end before its moment: again, sooner, from nothing
+        kills += killed(words, base / "killed", draw.random() * 0.3 * whole / 2**attempt, env)
+        if kills == args.kills or method == "random":
+            break
+        if not kills:
+            shutil.rmtree(base / "killed", ignore_errors=True)
     last = subprocess.run(words, capture_output=True, text=True, env=env)
     if last.returncode:
         return {"method": method, "space": space, "outcome": "resume failed: " + last.stderr.strip()[-300:]}
@@ -117,14 +127,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--methods", default=",".join(sorted(p.stem for p in (conf_dir() / "method").glob("*.yaml"))))
-    parser.add_argument("--spaces", default="nb201,darts")
+    parser.add_argument("--spaces", default="nb201,darts", help="comma-separated, or all")
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--updates", type=int, default=100, help="weight updates in an epoch")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--kills", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--checkpoint-s", type=float, default=4, help="seconds between checkpoints")
     parser.add_argument("--seed", type=int, default=0, help="of the moments to kill at")
     args = parser.parse_args()
+    if args.spaces == "all":
+        args.spaces = ",".join(sorted(p.stem for p in (conf_dir() / "space").glob("*.yaml")))
     pairs = [(m, s) for s in args.spaces.split(",") for m in args.methods.split(",")
              if m != "pc_darts" or family(s) == "darts"]
     args.out.mkdir(parents=True, exist_ok=True)

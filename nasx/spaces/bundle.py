@@ -42,11 +42,14 @@ def drop_mask(shape: tuple[int, ...], rate: float, like: Tensor, gen: torch.Gene
 
 
 class EdgeBundle(nn.Module):
-    """All edges that leave one node with one stride; `channels` is the width that operations see."""
+    """All edges that leave one node with one stride; `channels` is the width that operations see.
 
-    def __init__(self, edges: Sequence[Edge], channels: int, style: Style) -> None:
+    The mixture comes without its first `skip` columns, which no edge computes.
+    """
+
+    def __init__(self, edges: Sequence[Edge], channels: int, style: Style, skip: int = 0) -> None:
         super().__init__()
-        self.edges, self.stride = tuple(edges), edges[0].stride
+        self.edges, self.stride, self.skip = tuple(edges), edges[0].stride, skip
         members: dict[str, list[tuple[int, int]]] = {}
         for local, edge in enumerate(edges):
             for column, name in enumerate(edge.operations):
@@ -58,17 +61,24 @@ class EdgeBundle(nn.Module):
         self.rectifies = any(op.rectifies for op in banks)
         # Where every edge has the operation in the same column, a bank's scales are that column; else they are picked.
         everywhere = list(range(len(edges)))
-        self.columns = [pairs[0][1] if [p for p, _ in pairs] == everywhere and len({c for _, c in pairs}) == 1 else None
+        self.columns = [pairs[0][1] - skip if [p for p, _ in pairs] == everywhere and len({c for _, c in pairs}) == 1 else None
                         for pairs in self.members]
-        widest = max(len(edge.operations) for edge in edges)
+        widest = max(len(edge.operations) for edge in edges) - skip
         for i, pairs in enumerate(self.members):
-            self.register_buffer(f"pick{i}", torch.tensor([p * widest + c for p, c in pairs]), persistent=False)
+            self.register_buffer(f"pick{i}", torch.tensor([p * widest + c - skip for p, c in pairs]), persistent=False)
+        # Operations without weights are blended at once: their scales as a matrix (edges that have any, operations).
+        self.plain = [i for i, op in enumerate(banks) if op.plain]
+        self.blended = tuple(sorted({p for i in self.plain for p, _ in self.members[i]}))
+        absent = widest * len(edges)
+        places = [[dict(self.members[i]).get(p) for i in self.plain] for p in self.blended]
+        flat = [absent if c is None else p * widest + c - skip
+                for p, row in zip(self.blended, places, strict=True) for c in row]
+        self.register_buffer("pick_plain", torch.tensor(flat, dtype=torch.int64), persistent=False)
 
-    def scales(self, rows: Tensor) -> list[Tensor]:
-        """Mixture weights of each bank, (E_bank,), from the bundle's rows (E, operations)."""
-        columns = rows.unbind(1)
-        return [columns[c] if c is not None else rows.flatten().index_select(0, self.get_buffer(f"pick{i}"))
-                for i, c in enumerate(self.columns)]
+    def scale(self, i: int, rows: Tensor, columns: Sequence[Tensor]) -> Tensor:
+        """Mixture weights of bank i, (E_bank,), from the bundle's rows (E, operations) and their columns."""
+        at = self.columns[i]
+        return rows.flatten().index_select(0, self.get_buffer(f"pick{i}")) if at is None else columns[at]
 
     def draws(self, shape: torch.Size, like: Tensor, drop_path: float, gen: torch.Generator | None) -> list[Drawn]:
         """Random tensors for each bank of a pass over an input of this shape."""
@@ -89,9 +99,15 @@ class EdgeBundle(nn.Module):
 
     def merged(self, x: Tensor, rows: Tensor, drawn: list[Drawn]) -> list[Tensor | None]:
         r = F.relu(x) if self.rectifies else x
+        columns = rows.unbind(1)
         sums: dict[tuple[int, ...], Tensor] = {}
-        for op, scale, pairs, (noise, mask) in zip(self.banks, self.scales(rows), self.members, drawn, strict=True):
-            y = op(x, r, scale, noise)
+        blend = bool(self.plain) and not torch.compiler.is_compiling()  # a compiler fuses the separate products itself
+        if blend:
+            sums[self.blended] = self.blend(x, rows, columns, [mask for _, mask in drawn])
+        for i, (op, pairs, (noise, mask)) in enumerate(zip(self.banks, self.members, drawn, strict=True)):
+            if blend and i in self.plain:
+                continue
+            y = op(x, r, self.scale(i, rows, columns), noise)
             if mask is not None:
                 y = y * mask.view(*mask.shape, 1, 1, 1)
             where = tuple(local for local, _ in pairs)
@@ -101,6 +117,24 @@ class EdgeBundle(nn.Module):
             for local, piece in zip(where, y.unbind(1), strict=True):
                 out[local] = add(out[local], piece)
         return out
+
+    def blend(self, x: Tensor, rows: Tensor, columns: Sequence[Tensor], masks: list[Tensor | None]) -> Tensor:
+        """Weighted sums of all operations without weights, (n, blended edges, C, h', w'), as one product."""
+        values = torch.stack([self.banks[i].value(x) for i in self.plain], 1)  # type: ignore[operator]
+        n, k, shape = len(x), len(self.plain), values.shape[2:]
+        if all(self.columns[i] is not None for i in self.plain):
+            scales = torch.stack([columns[self.columns[i]] for i in self.plain], 1)  # type: ignore[index]
+        else:
+            padded = torch.cat([rows.flatten(), rows.new_zeros(1)])
+            scales = padded.index_select(0, self.get_buffer("pick_plain")).view(-1, k)
+        scales = scales.expand(n, -1, -1)
+        if any(masks[i] is not None for i in self.plain):
+            kept = torch.ones_like(scales)
+            for column, i in enumerate(self.plain):
+                if (mask := masks[i]) is not None:
+                    kept[:, [self.blended.index(p) for p, _ in self.members[i]], column] = mask
+            scales = scales * kept
+        return torch.bmm(scales, values.flatten(2)).unflatten(2, shape)
 
     def edgewise(self, x: Tensor, rows: Tensor, drawn: list[Drawn]) -> list[Tensor | None]:
         """The naive path: edge by edge, operation by operation, over slices of the merged weights."""
@@ -114,7 +148,7 @@ class EdgeBundle(nn.Module):
                         y = op.single(x, i, noise)
                         if mask is not None:
                             y = y * mask[:, i].view(-1, 1, 1, 1)
-                        total = add(total, rows[local, column] * y)
+                        total = add(total, rows[local, column - self.skip] * y)
             out.append(total)
         return out
 
@@ -129,14 +163,14 @@ class RelaxedCell(nn.Module):
     """
 
     def __init__(self, edges: Sequence[Edge], inputs: int, nodes: int, channels: int, style: Style,
-                 partial: int = 1) -> None:
+                 partial: int = 1, skip: int = 0) -> None:
         super().__init__()
         self.inputs, self.nodes, self.partial = inputs, nodes, partial
         self.width = channels // partial
         by_source = [[e for e in edges if e.source == s] for s in range(inputs + nodes)]
         self.sources = [s for s, leaving in enumerate(by_source) if leaving]
         self.order = [e.row for leaving in by_source for e in leaving]
-        bundles = [EdgeBundle(by_source[s], self.width, style) for s in self.sources]
+        bundles = [EdgeBundle(by_source[s], self.width, style, skip) for s in self.sources]
         self.bundles, self.stride = nn.ModuleList(bundles), bundles[0].stride
         self.sizes = [len(by_source[s]) for s in self.sources]
         self.run: Callable[..., list[Tensor]] = self.body
@@ -145,7 +179,8 @@ class RelaxedCell(nn.Module):
                 gen: torch.Generator | None = None, naive: bool = False) -> list[Tensor]:
         """Outputs of the computed nodes, each (n, C, h', w').
 
-        `mix` (edges, operations) and `edge_weights` (edges,) come in `order`: by source node, as the bundles are.
+        `mix` (edges, operations, without the first `skip`) and `edge_weights` (edges,) come in `order`: by source
+        node, as the bundles are.
         """
         x = inputs[0]
         n, _, h, w = x.shape

@@ -93,14 +93,22 @@ class Residual(nn.Module):
 
 
 class Ordered(nn.Module):
-    """Brings a mixture (cells, edges, operations) into the executor's edge order, one kernel for all cells."""
+    """Brings a mixture (cells, edges, operations) into the executor's edge order, one kernel for all cells.
 
-    def __init__(self, order: Sequence[int]) -> None:
+    Leaves out the first `skip` operations: a leading `none` is never computed, and its gradient is zero.
+    """
+
+    def __init__(self, order: Sequence[int], skip: int = 0) -> None:
         super().__init__()
+        self.skip = skip
         self.register_buffer("order", torch.tensor(list(order)), persistent=False)
 
     def forward(self, mix: Tensor) -> tuple[Tensor, ...]:
-        return mix.index_select(1, self.get_buffer("order")).unbind(0)
+        return self.sort(mix)[..., self.skip:].unbind(0)
+
+    def sort(self, mix: Tensor) -> Tensor:
+        """(cells, edges, ...) in the executor's order."""
+        return mix.index_select(1, self.get_buffer("order"))
 
 
 class Nb201Supernet(Supernet):
@@ -111,6 +119,7 @@ class Nb201Supernet(Supernet):
         self.naive = naive
         tracked, c = space.batch_norm == "tracked", space.channels
         style = Style(tracked=tracked, affine=space.affine)
+        skip = int(space.operations[0] == "none")
         edges = [Edge(t * (t - 1) // 2 + s, s, t, 1, tuple(space.operations)) for t in range(1, 4) for s in range(t)]
         self.stem = ConvNorm(3, c, 3, relu=False, affine=True, tracked=tracked)
         self.cells = nn.ModuleList()
@@ -120,8 +129,8 @@ class Nb201Supernet(Supernet):
                 self.reductions[str(len(self.cells))] = Residual(c, 2 * c, tracked=tracked)
                 c *= 2
             for _ in range(space.layers):
-                self.cells.append(RelaxedCell(edges, 1, 3, c, style))
-        self.ordered = Ordered(self.cells[0].order)  # type: ignore[arg-type]
+                self.cells.append(RelaxedCell(edges, 1, 3, c, style, skip=skip))
+        self.ordered = Ordered(self.cells[0].order, skip)  # type: ignore[arg-type]
         self.norm = Norm(c, affine=True, tracked=tracked)
         self.classifier = nn.Linear(c, classes)
 
@@ -152,6 +161,7 @@ class DartsSupernet(Supernet):
         self.kinds: list[str] = [space.kind(i) for i in range(space.layers)]
         self.auxiliary: nn.Module | None = None
         pairs = [(s, t) for t in range(2, 6) for s in range(t)]
+        skip = int(all(names[0] == "none" for kind in set(self.kinds) for names in space.edge_operations(kind)))
         for i, kind in enumerate(self.kinds):
             reduction = kind == "reduce"
             c = 2 * c if reduction else c
@@ -160,21 +170,23 @@ class DartsSupernet(Supernet):
             self.pre1.append(ConvNorm(last, c, 1, relu=True, affine=False, tracked=tracked))
             edges = [Edge(e, s, t, 2 if reduction and s < 2 else 1, tuple(names))
                      for e, ((s, t), names) in enumerate(zip(pairs, space.edge_operations(kind), strict=True))]
-            self.cells.append(RelaxedCell(edges, 2, 4, c, Style(tracked=tracked, pool_norm=True), space.partial))
+            self.cells.append(RelaxedCell(edges, 2, 4, c, Style(tracked=tracked, pool_norm=True), space.partial,
+                                          skip))
             before, last, halved = last, 4 * c, reduction
             if space.auxiliary and i == 2 * space.layers // 3:
                 self.auxiliary = space.auxiliary_head(last, classes)
-        self.ordered = Ordered(self.cells[0].order)  # type: ignore[arg-type]
+        self.ordered = Ordered(self.cells[0].order, skip)  # type: ignore[arg-type]
         self.classifier = nn.Linear(last, classes)
 
     def forward(self, x: Tensor, mix: Tree, *, drop_path: float = 0.0, gen: torch.Generator | None = None) -> Logits:
         rows: dict[str, Iterator[Tensor]] = {kind: iter(self.ordered(mix[kind])) for kind in set(self.kinds)}
-        beta = {kind: iter(self.ordered(mix[f"{kind}.edge"].transpose(1, 2))) for kind in rows if f"{kind}.edge" in mix}
+        beta = {kind: iter(self.ordered.sort(mix[f"{kind}.edge"].squeeze(1)).unbind(0))
+                for kind in rows if f"{kind}.edge" in mix}
         before = self.stem0(x)
         last = self.stem1(before)
         auxiliary = None
         for i, (kind, cell, pre0, pre1) in enumerate(zip(self.kinds, self.cells, self.pre0, self.pre1, strict=True)):
-            share = next(beta[kind]).squeeze(-1) if beta else None
+            share = next(beta[kind]) if beta else None
             nodes = cell([pre0(before), pre1(last)], next(rows[kind]), share, drop_path, gen, self.naive)
             before, last = last, torch.cat(nodes, 1)
             if self.auxiliary is not None and self.training and i == 2 * len(self.cells) // 3:
