@@ -35,6 +35,8 @@ COMMANDS = {
     "bench": "import, query, inspect and fill benchmark tables",
     "completion": "print the tab completion of bash, zsh or fish",
 }
+PLAIN: dict[str, str] = {}
+"""Commands that take plain words (words.py): command -> module with `main(words)`."""
 
 
 # ---------------------------------------------------------------------------------------------- the jobs
@@ -206,7 +208,22 @@ def dispatch(words: list[str]) -> int | None:
         return completion.install(rest)
     if command == "bench":
         return bench(rest)
+    if command in PLAIN:
+        return plain(command, rest)
     return application(command, rest)
+
+
+def plain(command: str, words: list[str]) -> int | None:
+    """A command without a configuration; its help is what its module documents."""
+    if "--help" in words or words[:1] == ["-h"]:
+        from nasx import help as help_
+
+        print(help_.plain(command))
+        return 0
+    from importlib import import_module
+
+    code: int | None = import_module(PLAIN[command]).main(words)
+    return code
 
 
 def bench(words: list[str]) -> int | None:

@@ -89,6 +89,11 @@ def command(name: str, line: Line) -> str:
     return "\n\n".join(parts)
 
 
+def plain(name: str) -> str:
+    """`nasx <command> --help` of a command without a configuration: what its module documents."""
+    return f"nasx {name}: {cli.COMMANDS[name]}\n\n{schema.docstring(cli.PLAIN[name])}"
+
+
 def bench() -> str:
     """`nasx bench --help`: the usage that its module documents."""
     return f"nasx bench: {cli.COMMANDS['bench']}\n\n" + schema.docstring("nasx.benchmarks.command").split("\n\n")[1]

@@ -98,6 +98,7 @@ def killed(words: list[str], out: Path, delay: float, env: dict[str, str]) -> bo
 def check(method: str, space: str, args: argparse.Namespace) -> dict[str, Any]:
     """Run through; kill and resume; compare."""
     base = args.out / f"{method}-{space}"
+    shutil.rmtree(base, ignore_errors=True)  # what an interrupted or failed check has left, maybe of another version
     draw = random.Random(f"{args.seed}-{method}-{space}")
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     began = time.monotonic()

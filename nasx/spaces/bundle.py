@@ -60,8 +60,7 @@ class EdgeBundle(nn.Module):
         self.banks = nn.ModuleList(banks)
         self.rectifies = any(op.rectifies for op in banks)
         # Where every edge has the operation in the same column, a bank's scales are that column; else they are picked.
-        everywhere = list(range(len(edges)))
-        self.columns = [pairs[0][1] - skip if [p for p, _ in pairs] == everywhere and len({c for _, c in pairs}) == 1 else None
+        self.columns = [pairs[0][1] - skip if len({c for _, c in pairs}) == 1 and len(pairs) == len(edges) else None
                         for pairs in self.members]
         widest = max(len(edge.operations) for edge in edges) - skip
         for i, pairs in enumerate(self.members):

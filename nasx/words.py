@@ -1,0 +1,59 @@
+"""Commands without a configuration: `nasx <command> WORD ... key=value ...`.
+
+Such a command is a module with a docstring whose first paragraph is its help, and `main(words) -> int | None`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from nasx import config
+from nasx.errors import UserError
+
+
+class Words(NamedTuple):
+    """What a line says: the words without `=`, and the options as text, defaults filled in."""
+
+    plain: tuple[str, ...]
+    options: dict[str, str]
+
+    def number(self, name: str) -> int:
+        """An option as an integer. Raises UserError."""
+        try:
+            return int(self.options[name])
+        except ValueError:
+            raise UserError(f"{name}={self.options[name]}", "is no integer", f"for example {name}=1") from None
+
+    def flag(self, name: str) -> bool:
+        """An option as true or false. Raises UserError."""
+        value = self.options[name].lower()
+        if value not in ("true", "false"):
+            raise UserError(f"{name}={self.options[name]}", "is neither true nor false", f"use {name}=true")
+        return value == "true"
+
+
+def read(command: str, words: Sequence[str], options: Mapping[str, str | None], *, plain: str | None = None) -> Words:
+    """Split a command's words by what it knows.
+
+    `options` maps names to defaults (None: must be given); `plain` names the words without `=` that the command takes
+    (None: it takes none). Raises UserError for an unknown or missing option, with the nearest name.
+    """
+    where, found, rest = f"nasx {command}", dict(options), []
+    for word in words:
+        name, equals, value = word.partition("=")
+        if equals and name.lstrip("-").isidentifier():
+            name = name.lstrip("-")
+            if name not in options:
+                raise UserError(f"{where} {word}", f"has no option {name}{config.did_you_mean(name, options)}",
+                                f"it has {', '.join(options)}; see {where} --help")
+            if not value:
+                raise UserError(f"{where} {word}", "has no value", f"give {name}=VALUE")
+            found[name] = value
+        elif word.startswith("-") or plain is None:
+            raise UserError(f"{where} {word}", "is not understood", f"see {where} --help")
+        else:
+            rest.append(word)
+    if missing := [name for name, value in found.items() if value is None]:
+        raise UserError(where, f"needs {' and '.join(f'{name}=...' for name in missing)}", f"see {where} --help")
+    return Words(tuple(rest), {name: value for name, value in found.items() if value is not None})

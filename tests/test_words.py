@@ -1,0 +1,30 @@
+"""Words of the commands without a configuration."""
+
+from __future__ import annotations
+
+import pytest
+
+from nasx import words
+from nasx.errors import UserError
+
+
+def test_words_and_options_are_told_apart() -> None:
+    got = words.read("report", ["runs/a", "out=x.html", "--title=My runs"], {"out": "r.html", "title": "", "n": "3"},
+                     plain="RUN")
+    assert got.plain == ("runs/a",)
+    assert got.options == {"out": "x.html", "title": "My runs", "n": "3"}
+    assert got.number("n") == 3
+
+
+@pytest.mark.parametrize(("given", "said"), [
+    (["ot=x"], "did you mean out"), (["out="], "has no value"), (["--verbose"], "not understood"),
+    (["word"], "not understood"), ([], "needs from=")])
+def test_what_is_wrong_is_named_with_its_remedy(given: list[str], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        words.read("report", given, {"out": "r.html", "from": None})
+
+
+@pytest.mark.parametrize("value", ["1x", ""])
+def test_a_number_that_is_none(value: str) -> None:
+    with pytest.raises(UserError, match=r"integer|no value"):
+        words.read("report", [f"n={value}"], {"n": "3"}).number("n")
