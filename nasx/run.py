@@ -172,7 +172,7 @@ class SearchJob:
         result = self.here.record(
             "search", protocol=self.settings.protocol, genotype=str(genotype), operations=genotype.operations(),
             labels=[name for name in method.labelled if getattr(method, name)], lookup=found,
-            missing=None if found else self.benchmark.missing(), reference=reference(self.benchmark), parent=None,
+            missing=None if found else self.benchmark.missing(), reference=self.benchmark.references(), parent=None,
             test_accuracy=None,
             supernet={**final, "params": sum(x.numel() for x in self.search.w.values())},
             params=None if found is None else found["params"], updates=self.search.updates, passes=self.problem.passes,
@@ -191,12 +191,6 @@ def architecture_optimizer(a: Tree, settings: Any) -> torch.optim.Optimizer:
         return torch.optim.SGD(list(a.values()), lr=settings.arch_lr, weight_decay=settings.arch_weight_decay)
     return torch.optim.Adam(list(a.values()), lr=settings.arch_lr, betas=tuple(settings.arch_betas),
                             weight_decay=settings.arch_weight_decay)
-
-
-def reference(benchmark: Any) -> Result:
-    """Optimum, median and random mean of each data set that the benchmark answers for."""
-    found = {name: benchmark.reference(name) for name in ("cifar10", "cifar100", "imagenet16")}
-    return {name: values for name, values in found.items() if values}
 
 
 def changed(here: Session) -> Result:

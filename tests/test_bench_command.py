@@ -68,6 +68,7 @@ def test_fill_adds_what_the_table_knows_and_nothing_else(tmp_path: Path, cache: 
     assert states == {"a": "filled", "b": "not finished", "c": "no entry", "d": "no search", "e": "unreadable"}
     result = json.loads(filled.read_text())
     assert result.pop("lookup")["cifar100"]["valid"] == 73.4933
+    assert result.pop("reference")["cifar10"] == command.Nb201().reference("cifar10")
     assert result == {"kind": "search", "status": "finished", "genotype": BEST, "x": "é"}
     assert all(file.read_bytes() == content for file, content in untouched.items())
 

@@ -61,6 +61,11 @@ class Benchmark(ABC):
         `mean` is the expectation of an architecture drawn uniformly. Empty where there is no table for `dataset`.
         """
 
+    def references(self) -> dict[str, dict[str, dict[str, float | None]]]:
+        """`reference` of every data set that the table answers for."""
+        found = {name: self.reference(name) for name in DATASETS}
+        return {name: values for name, values in found.items() if values}
+
     @abstractmethod
     def info(self) -> dict[str, Any]:
         """Where the table comes from, its checksum, what each column means, and what is missing: plain values."""

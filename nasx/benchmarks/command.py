@@ -43,10 +43,7 @@ def bench_import(kind: str, path: str, out: str | None = None, say: Say = silent
 
 def bench_info() -> list[dict[str, Any]]:
     """For each benchmark: its table's source, checksum, columns, what is missing, and reference values."""
-    benchmarks: list[tuple[Benchmark, tuple[str, ...]]] = [
-        (Nb201(), ("cifar10", "cifar100", "imagenet16")), (Nb101(), ("cifar10",))]
-    return [{**benchmark.info(), "reference": {name: benchmark.reference(name) for name in names}}
-            for benchmark, names in benchmarks]
+    return [{**benchmark.info(), "reference": benchmark.references()} for benchmark in (Nb201(), Nb101())]
 
 
 def bench_query(genotype_text: str) -> dict[str, Any]:
@@ -115,7 +112,7 @@ def bench_fill(runs_root: str) -> list[Row]:
     """Add look-ups to the finished search runs below `runs_root` that were recorded without them.
 
     A run's result.json is replaced in one step, and only where the table in use knows more than the file already
-    says; nothing else in it changes. Returns one row a run: ``{"run", "state"}``, state being filled, kept (it knew as
+    says; only the look-up and the table's reference values change. Returns one row a run: ``{"run", "state"}``, state being filled, kept (it knew as
     much), no entry (no benchmark holds the genotype), not finished, or unreadable with the reason.
     """
     root = Path(runs_root).expanduser()
@@ -134,13 +131,14 @@ def _fill(file: Path, benchmarks: tuple[Benchmark, ...]) -> str:
         return f"unreadable ({type(error).__name__}: {error})"
     if kind != "search" or status != "finished" or not isinstance(genotype, str):
         return "not finished" if kind == "search" else "no search"
-    score = next((score for benchmark in benchmarks if (score := benchmark.query(genotype)) is not None), None)
-    if score is None:
+    answers = ((benchmark, benchmark.query(genotype)) for benchmark in benchmarks)
+    benchmark, score = next(((b, s) for b, s in answers if s is not None), (None, None))
+    if benchmark is None or score is None:
         return "no entry"
     new = score.as_record()
     if _known(new) <= _known(old):
         return "kept"
-    result["lookup"] = new
+    result |= {"lookup": new, "reference": benchmark.references()}
     if result.get("missing"):
         result["missing"] = None
     write_atomically(file, (json.dumps(result, indent=1) + "\n").encode())
