@@ -112,7 +112,8 @@ def bench_fill(runs_root: str) -> list[Row]:
     """Add look-ups to the finished search runs below `runs_root` that were recorded without them.
 
     A run's result.json is replaced in one step, and only where the table in use knows more than the file already
-    says; only the look-up and the table's reference values change. Returns one row a run: ``{"run", "state"}``, state being filled, kept (it knew as
+    says; only the look-up and the table's reference values change. Returns one row a run: ``{"run", "state"}``, state
+    being filled, kept (it knew as
     much), no entry (no benchmark holds the genotype), not finished, or unreadable with the reason.
     """
     root = Path(runs_root).expanduser()
