@@ -250,6 +250,8 @@ class Method(ABC):
 
     trains: ClassVar[bool] = True
     """Whether the method trains a supernet at all."""
+    replayable: ClassVar[bool] = True
+    """Whether all steps of one `variant` and epoch are the same device operations on other batches (CUDA graphs)."""
     labelled: ClassVar[tuple[str, ...]] = ()
     """Switches that reproduce a known fault of released code; every table shows those that are on."""
 
@@ -262,6 +264,10 @@ class Method(ABC):
     def train_batches(self) -> int:
         """Training batches drawn per outer step."""
         return self.steps_w
+
+    def variant(self, search: Search) -> int:
+        """Which of several kinds of step comes next, for methods that take them by turns."""
+        return 0
 
     @abstractmethod
     def step(self, search: Search, train: Sequence[Batch], val: Batch) -> dict[str, Tensor]:

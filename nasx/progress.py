@@ -7,6 +7,7 @@ import logging
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,19 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 log = logging.getLogger("nasx")
 CONSOLE = Console(stderr=True)
+
+
+_told: ContextVar[Path | None] = ContextVar("told", default=None)
+
+
+@contextlib.contextmanager
+def told_to(folder: Path) -> Iterator[None]:
+    """What is logged within belongs to the log of one run among several that this process works on."""
+    token = _told.set(folder)
+    try:
+        yield
+    finally:
+        _told.reset(token)
 
 
 @contextlib.contextmanager
@@ -32,6 +46,7 @@ def logged(folder: Path, *, quiet: bool) -> Iterator[None]:
     screen.setLevel(logging.WARNING if quiet else logging.INFO)
     log.setLevel(logging.INFO)
     log.propagate = False
+    file.addFilter(lambda record: _told.get() in (None, folder))
     for handler in (file, screen):
         log.addHandler(handler)
     try:

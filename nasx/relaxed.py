@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from nasx.bilevel import Activate, Batch, Outcome, Tree, detached
+from nasx.spaces.banks import Noise
 from nasx.spaces.recompute import recompute
 from nasx.spaces.supernet import tracking, wrap
 
@@ -41,13 +42,20 @@ class RelaxedProblem:
         first = next(supernet.parameters())
         self.device, self.dtype = first.device, first.dtype
         self.random = torch.Generator(self.device)
+        self.noisy = any(isinstance(m, Noise) for m in supernet.modules())
         self.passes = 0
+
+    @property
+    def draws(self) -> bool:
+        """Whether a pass draws random numbers."""
+        return self.drop_path > 0 or self.noisy
 
     def _prepare(self, engine: EngineSettings) -> None:
         """Memory layout and compilation of the cells (one graph a width; never a silent fall-back to eager)."""
         if engine.channels_last:
             self.supernet.to(memory_format=torch.channels_last)
-        if engine.compile:
+        device = next(self.supernet.parameters()).device
+        if engine.compile == "on" or (engine.compile == "auto" and device.type == "cuda"):
             torch._dynamo.config.recompile_limit = 64
             torch._dynamo.config.fail_on_recompile_limit_hit = True
             wrap(self.supernet, lambda body: torch.compile(body, fullgraph=True, dynamic=False))
@@ -63,7 +71,8 @@ class RelaxedProblem:
 
     def outcome(self, w: Tree, mix: Tree, batch: Batch, *, track: bool = False) -> Outcome:
         self.passes += 1
-        self.random.manual_seed(batch.seed ^ 1)  # methods draw from the batch's seed itself
+        if self.draws:
+            self.random.manual_seed(batch.seed ^ 1)  # methods draw from the batch's seed itself
         random = {"drop_path": self.drop_path, "gen": self.random}
         with tracking(self.supernet, track), torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             logits = functional_call(self.supernet, w, (batch.x, mix), random, strict=False)

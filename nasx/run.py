@@ -6,13 +6,16 @@ Nothing here names a method, a space or a benchmark.
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import shlex
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from nasx import config, ending, records, verdict
+from nasx import config, ending, graphs, machine, progress, records, verdict
 from nasx.bilevel import Search, Tree, detached
 from nasx.data.augment import Augment
 from nasx.data.stream import Stream, device_images, evaluation, hashed, splits
@@ -20,7 +23,7 @@ from nasx.diagnose import Watch
 from nasx.errors import UserError
 from nasx.progress import Display, text
 from nasx.relaxed import RelaxedProblem, weights
-from nasx.search import Loop
+from nasx.search import Loop, Step
 from nasx.session import Config, Result, Session, session
 
 log = logging.getLogger("nasx")
@@ -29,12 +32,67 @@ log = logging.getLogger("nasx")
 # --------------------------------------------------------------------------------------------------- search
 def search(cfg: Config, info: Config) -> Result:
     """Search, discretize and look up; resumes an unfinished run, returns a finished one's record at once."""
+    if cfg.get("seeds_per_job", 1) > 1:
+        return together(cfg, info)[0]
     with session(cfg, info) as here:
         done = records.finished(here.run.folder)
         if done is not None:
             ending.show(done, here.run.folder)
             return done
         return SearchJob(here).run()
+
+
+def together(cfg: Config, info: Config) -> list[Result]:
+    """`seeds_per_job` searches from `seed` on, step by step by turns, each in its own folder and on its own stream.
+
+    Each is the search that its seed alone would have been. One that fails does not stop the others; its error is
+    raised at the end. Where several are asked to stop, all write their checkpoints first.
+    """
+    if cfg["name"]:
+        raise UserError(f"name={cfg['name']}", f"is one folder for seeds_per_job={cfg['seeds_per_job']} runs",
+                        "leave the name out: each run is then named by its seed")
+    done: dict[int, Result] = {}
+    faults: list[UserError] = []
+    with contextlib.ExitStack() as stack:
+        jobs: dict[int, tuple[SearchJob, Iterator[None], Any]] = {}
+        for seed in range(cfg["seed"], cfg["seed"] + cfg["seeds_per_job"]):
+            own = {**cfg, "seed": seed, "quiet": cfg["quiet"] or seed > cfg["seed"]}  # one bar for all
+            here = stack.enter_context(session(own, of_seed(info, seed)))
+            finished = records.finished(here.run.folder)
+            if finished is not None:
+                done[seed] = finished
+                continue
+            with progress.told_to(here.run.folder):
+                job = SearchJob(here)
+            cuda = here.device.type == "cuda"
+            jobs[seed] = job, job.steps(), torch.cuda.Stream(here.device) if cuda else None
+        for job, _, _ in jobs.values():
+            job.here.signals = here.signals  # the handlers in force are those opened last
+        while jobs:
+            for seed, (job, steps, stream) in list(jobs.items()):
+                try:
+                    with progress.told_to(job.here.run.folder), torch.cuda.stream(stream):
+                        next(steps)
+                except StopIteration:
+                    done[seed] = jobs.pop(seed)[0].result
+                except UserError as error:
+                    faults.append(error)
+                    jobs.pop(seed)
+                except machine.StopRequested:
+                    for other, _, _ in jobs.values():
+                        if other is not job:
+                            other.save()
+                    raise
+    if faults:
+        raise faults[0]
+    return [done[seed] for seed in sorted(done)]
+
+
+def of_seed(info: Config, seed: int) -> Config:
+    """What the command line of one seed alone would say."""
+    rest = [text for text in info["overrides"] if text.partition("=")[0] not in ("seed", "seeds_per_job")]
+    overrides = [*rest, f"seed={seed}"]
+    return {**info, "overrides": overrides, "command": shlex.join(["nasx", "search", *overrides])}
 
 
 class SearchJob:
@@ -74,9 +132,23 @@ class SearchJob:
                            epochs=settings.epochs, weight_decay=settings.arch_weight_decay,
                            stop=build("stop"))
         updates = settings.updates_per_epoch or -(-len(w_index) // settings.batch)
-        self.loop = Loop(self.search, self.method, supernet, train, self.val, epochs=settings.epochs,
+        advance = self.replayed(engine.graphs)
+        self.loop = Loop(self.search, self.method, supernet, train, self.val, advance=advance, epochs=settings.epochs,
                          updates_per_epoch=updates, lr=settings.lr, lr_min=settings.lr_min, warmup=settings.arch_warmup,
                          begin_epoch=self.begin_epoch, end_epoch=self.end_epoch, tick=self.tick)
+
+    def replayed(self, wanted: str) -> Step | None:
+        """What takes the steps from CUDA graphs where that is wanted and possible. Raises UserError for `on`."""
+        if wanted == "off":
+            return None
+        draws = self.problem.draws or self.settings.drop_path > 0
+        why = graphs.reason(self.here.device, self.method, draws)
+        if why is None:
+            return graphs.Replayed(self.method, self.problem, graphs.cuda)
+        if wanted == "on":
+            raise UserError("engine.graphs=on", f"steps cannot be replayed: {why}", "use engine.graphs=auto")
+        log.info("steps run eagerly: %s", why)
+        return None
 
     # ------------------------------------------------------------------------------------------- what is found
     def genotype(self, mix: Tree) -> Any:
@@ -142,15 +214,21 @@ class SearchJob:
     # ------------------------------------------------------------------------------------------------- the end
     def run(self) -> Result:
         """Search to the end and write the record."""
+        for _ in self.steps():
+            pass
+        return self.result
+
+    def steps(self) -> Iterator[None]:
+        """`run`, step by step; `result` is the record at the end."""
         self.resume()
         with Display(total=self.loop.total, done=self.search.updates, quiet=self.here.config["quiet"]) as self.display:
-            self.loop.run()
-            result = self.record()
-            records.write_atomic(self.here.run.folder / "genotype.txt", f"{result['genotype']}\n")
-            self.here.run.finish(result)
+            for _ in self.loop.steps():
+                yield
+            self.result = self.record()
+            records.write_atomic(self.here.run.folder / "genotype.txt", f"{self.result['genotype']}\n")
+            self.here.run.finish(self.result)
         pictures(self.here.run.folder)
-        ending.show(result, self.here.run.folder)
-        return result
+        ending.show(self.result, self.here.run.folder)
 
     def choose(self) -> Tree:
         """The mixture to discretize: the method's choice, or that of the epoch which early stopping goes back to."""
@@ -182,7 +260,7 @@ class SearchJob:
 
 def weight_optimizer(w: Tree, settings: Any) -> torch.optim.SGD:
     return torch.optim.SGD(list(w.values()), lr=settings.lr, momentum=settings.momentum, nesterov=settings.nesterov,
-                           weight_decay=settings.weight_decay)
+                           weight_decay=settings.weight_decay, fused=on_cuda(w) or None)
 
 
 def architecture_optimizer(a: Tree, settings: Any) -> torch.optim.Optimizer:
@@ -190,7 +268,12 @@ def architecture_optimizer(a: Tree, settings: Any) -> torch.optim.Optimizer:
     if settings.arch_optimizer == "sgd":
         return torch.optim.SGD(list(a.values()), lr=settings.arch_lr, weight_decay=settings.arch_weight_decay)
     return torch.optim.Adam(list(a.values()), lr=settings.arch_lr, betas=tuple(settings.arch_betas),
-                            weight_decay=settings.arch_weight_decay)
+                            weight_decay=settings.arch_weight_decay, fused=on_cuda(a) or None, capturable=on_cuda(a))
+
+
+def on_cuda(tree: Tree) -> bool:
+    """Whether fused optimizers, which keep their step count on the device, are to be had."""
+    return all(x.is_cuda for x in tree.values())
 
 
 def changed(here: Session) -> Result:
@@ -231,6 +314,9 @@ def retrain(cfg: Config, info: Config) -> Result:
 
 def run(cfg: Config, info: Config) -> Result:
     """Search, then look up or retrain what was found, in one configuration."""
+    if cfg.get("seeds_per_job", 1) > 1:
+        raise UserError(f"seeds_per_job={cfg['seeds_per_job']}", "nasx run takes one seed at a time",
+                        "use nasx search, or --multirun seed=0,1,2")
     found = search(cfg, info)
     then = cfg["then"]
     if then == "lookup" or (then == "auto" and found["lookup"] is not None):

@@ -8,15 +8,17 @@ number generator has to be saved for them.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from nasx.bilevel import Method, Search
+from nasx.bilevel import Batch, Method, Search
 from nasx.errors import UserError
+
+Step = Callable[[Search, Sequence[Batch], Batch], dict[str, Tensor]]
 
 
 class Batches(Protocol):
@@ -80,6 +82,8 @@ class Loop:
     begin_epoch: Callable[[int], None] = lambda epoch: None
     end_epoch: Callable[[dict[str, Any]], None] = lambda row: None
     tick: Callable[[Loop], None] = lambda loop: None
+    advance: Step | None = None
+    """Takes the steps, the method itself where None."""
     stopped: bool = False
     """Set at an epoch's end to end the search there."""
     meter: Meter = field(default_factory=Meter)
@@ -90,6 +94,11 @@ class Loop:
         return self.epochs * self.updates_per_epoch if self.method.trains else 0
 
     def run(self) -> None:
+        for _ in self.steps():
+            pass
+
+    def steps(self) -> Iterator[int]:
+        """Run step by step: gives the updates so far after each, so that several searches can take turns."""
         started = -1
         while self.search.updates < self.total and not self.stopped:
             epoch, inside = divmod(self.search.updates, self.updates_per_epoch)
@@ -104,6 +113,7 @@ class Loop:
                 self.meter = Meter()
                 self.end_epoch({"epoch": epoch + 1, "updates": self.search.updates, "lr": self.search.lr, **means})
             self.tick(self)  # last, so that no checkpoint is taken between an epoch's end and its row
+            yield self.search.updates
 
     def _enter(self, epoch: int) -> None:
         self.search.epoch, self.search.epochs = epoch, self.epochs
@@ -116,7 +126,8 @@ class Loop:
         updates = min(self.method.steps_w, left)
         draws = self.method.train_batches if updates == self.method.steps_w else updates
         batches = [next(self.train) for _ in range(draws)]
-        values = self.method.step(self.search, batches, next(self.val))
+        step = self.advance or self.method.step
+        values = step(self.search, batches, next(self.val))
         self.meter.add(values, updates)
         self.search.updates += updates
 

@@ -114,7 +114,10 @@ class EngineSettings:
     """fused: one kernel for operations that share a shape; naive: one module for each operation."""
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
     channels_last: bool = False
-    compile: bool = False
+    compile: Literal["off", "auto", "on"] = "off"
+    """torch.compile for each kind of cell: one graph for all cells of one width. auto: on a CUDA device."""
+    graphs: Literal["off", "auto", "on"] = "off"
+    """Whole steps from CUDA graphs. auto: where they can be; on: an error where they cannot."""
     checkpoint: bool = False
     """Keep only the inputs of each cell for the backward pass and compute the cell again there: less memory, the same
     numbers, one more forward pass of the cells for each backward pass."""
@@ -139,6 +142,9 @@ class JobSettings:
 class SearchJob(JobSettings):
     """`nasx search`."""
 
+    seeds_per_job: Positive = 1
+    """Searches that one process takes by turns, of seeds seed, seed + 1, ...: each as its seed alone would be."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class RetrainJob(JobSettings):
@@ -149,7 +155,7 @@ class RetrainJob(JobSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunJob(JobSettings):
+class RunJob(SearchJob):
     """`nasx run`."""
 
     then: Literal["auto", "lookup", "retrain", "both"] = "auto"

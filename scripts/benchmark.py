@@ -131,8 +131,8 @@ def forward_backward(search: Search, batch: Batch) -> Callable[[], Any]:
 def engines(args: argparse.Namespace) -> dict[str, EngineSettings]:
     found = {"eager": EngineSettings()}
     if args.compile:
-        found |= {"compiled": EngineSettings(compile=True),
-                  "compiled, channels_last": EngineSettings(compile=True, channels_last=True)}
+        found |= {"compiled": EngineSettings(compile="on"),
+                  "compiled, channels_last": EngineSettings(compile="on", channels_last=True)}
     return found
 
 
@@ -151,7 +151,7 @@ def network_rows(name: str, space: Space, n: int, runs: int, args: argparse.Name
             data = Batch(batch.x.to(memory_format=torch.channels_last), batch.y, batch.seed)
         row = {"what": f"{name} forward and backward, {label}", "batch": n,
                **pairs(forward_backward(naive, batch), forward_backward(search, data), runs, device)}
-        if not engine.compile:
+        if engine.compile == "off":
             with Kernels() as kernels:
                 forward_backward(search, data)()
             row |= {"naive_kernels": before, "engine_kernels": kernels.count, "naive_mb": memory,

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
@@ -46,6 +46,7 @@ def straight_through(tau: float, seed: int) -> Activate:
 class Gdas(Method):
     """Alternating first-order steps, each on a sampled architecture."""
 
+    replayable: ClassVar[bool] = False
     tau_max: PositiveFloat = 10.0
     tau_min: PositiveFloat = 0.1
 

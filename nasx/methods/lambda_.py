@@ -94,6 +94,9 @@ class Lambda(Method):
     target: Literal["inner", "outer"] = "inner"
     first: Literal["architecture", "weights"] = "architecture"
 
+    def variant(self, search: Search) -> int:
+        return search.updates % 2 if self.difference == "one_sided" else 0
+
     def coefficient(self, search: Search) -> float:
         """lambda of the current epoch."""
         if self.schedule == "constant":

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -48,6 +48,7 @@ def given(weights: Sequence[Tensor]) -> Activate:
 class Sdarts(Method):
     """First-order DARTS with perturbed weight steps."""
 
+    replayable: ClassVar[bool] = False
     perturbation: Literal["random", "adversarial"] = "random"
     eps_start: NonNegativeFloat = 0.03
     eps_end: NonNegativeFloat = 0.3

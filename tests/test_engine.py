@@ -1,0 +1,195 @@
+"""The engine takes the same steps as the naive path: whole outer steps of every method, in float64.
+
+What is compared is where weights and architecture have moved to, relative to how far they moved. Central differences
+divide rounding errors by their probe's length, hence the second tolerance.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from test_conformance_methods import BUILT, TRAINING
+from torch._dynamo.utils import counters
+
+from nasx.bilevel import Batch, Method, Search, Tree, gradients
+from nasx.graphs import Replayed, reason
+from nasx.relaxed import RelaxedProblem, weights
+from nasx.settings import EngineSettings
+from nasx.spaces.base import Space
+from nasx.spaces.darts import Darts
+from nasx.spaces.nb1shot1 import Nb1Shot1
+from nasx.spaces.nb201 import Nb201
+
+import small
+import toy
+
+SPACES: dict[str, Space] = {"nb201": Nb201(layers=1, channels=4), "darts": Darts(layers=3, channels=4),
+                            "nb1shot1": Nb1Shot1(variant=1, layers=3, channels=4)}
+EXACT, DIFFERENCE = 1e-11, 1e-7
+
+
+def prepared(space: Space, method: Method, *, naive: bool = False, engine: EngineSettings | None = None) -> Search:
+    """A search in the middle of an epoch, with momentum and clipping, on either path."""
+    net = small.build(space, naive=naive)
+    problem = RelaxedProblem(space, net, method.activate, engine=engine)
+    gen = torch.Generator().manual_seed(0)
+    start = method.start({k: torch.randn(s, generator=gen, dtype=torch.float64) for k, s in space.shapes().items()})
+    a = {k: x.detach().clone().requires_grad_() for k, x in start.items()}
+    w = weights(net)
+    search = Search(problem, w, a, torch.optim.SGD(w.values(), lr=0.05, momentum=0.9),
+                    torch.optim.Adam(a.values(), lr=3e-4, betas=(0.5, 0.999)), clip=5.0)
+    search.epoch, search.epochs, search.progress = 1, 3, 0.4
+    return search
+
+
+def batches(method: Method, first: int = 1) -> tuple[list[Batch], Batch]:
+    return [small.batch(first + i, size=8) for i in range(method.train_batches)], small.batch(first + 90, size=8)
+
+
+def position(search: Search) -> Tree:
+    return {**{f"w {k}": x.detach().clone() for k, x in search.w.items()},
+            **{f"a {k}": x.detach().clone() for k, x in search.a.items()}}
+
+
+def moves(search: Search, step: Callable[..., Any], method: Method, steps: int = 2) -> Tree:
+    """Two steps, the second one with momentum."""
+    before = position(search)
+    for i in range(steps):
+        train, val = batches(method, 1 + 10 * i)
+        step(search, train, val)
+        search.updates += method.steps_w
+    return {k: x - before[k] for k, x in position(search).items()}
+
+
+def apart(got: Tree, expected: Tree) -> float:
+    """Largest relative distance, of the weights' moves and of the architecture's."""
+    def distance(kind: str) -> float:
+        far = toy.flat({k: got[k] - expected[k] for k in got if k.startswith(kind)})
+        length = float(toy.flat({k: x for k, x in expected.items() if k.startswith(kind)}).norm())
+        return float(far.norm()) / length if length else float(far.norm())
+
+    return max(distance("w "), distance("a "))
+
+
+def differs_by_difference(name: str) -> bool:
+    return name.startswith(("lambda", "amended", "darts order", "idarts difference", "idarts leak"))
+
+
+@pytest.mark.parametrize("name", TRAINING)
+@pytest.mark.parametrize("space", SPACES)
+def test_steps_equal_those_of_the_naive_path(space: str, name: str) -> None:
+    if name == "pc_darts" and space != "darts":
+        return  # a property of that space: on others the method is DARTS itself
+    method = BUILT[name]
+    expected = moves(prepared(SPACES[space], method, naive=True), method.step, method)
+    got = moves(prepared(SPACES[space], method), method.step, method)
+    assert float(toy.flat(expected).norm()) > 0
+    assert apart(got, expected) <= (DIFFERENCE if differs_by_difference(name) else EXACT)
+
+
+# ------------------------------------------------------------------------------------------- replayed steps
+def recorded(log: list[str]) -> Callable[[Callable[[], Any]], Callable[[], None]]:
+    """A capture for machines without CUDA: what is recorded must leave no trace, and its replay does the work."""
+    def capture(work: Callable[[], Any]) -> Callable[[], None]:
+        log.append("captured")
+        search = log_search[0]
+        kept = copy.deepcopy((search.w_opt.state_dict(), search.a_opt.state_dict()))
+        before = position(search)
+        work()
+        with torch.no_grad():
+            for k, x in (*search.w.items(), *search.a.items()):
+                x.copy_(before[f"w {k}" if k in search.w else f"a {k}"])
+        search.w_opt.load_state_dict(kept[0])
+        search.a_opt.load_state_dict(kept[1])
+
+        def replay() -> None:
+            log.append("replayed")
+            passes = search.problem.passes  # type: ignore[attr-defined]
+            work()
+            search.problem.passes = passes  # type: ignore[attr-defined]
+
+        return replay
+
+    return capture
+
+
+log_search: list[Search] = []
+
+
+@pytest.mark.parametrize("name", [n for n in TRAINING if BUILT[n].replayable])
+def test_replayed_steps_are_the_steps_and_count_their_passes(name: str) -> None:
+    method, space = BUILT[name], SPACES["nb201"]
+    plain, search = prepared(space, method), prepared(space, method)
+    log: list[str] = []
+    log_search[:] = [search]
+    step = Replayed(method, search.problem, recorded(log))  # type: ignore[arg-type]
+    expected, got = moves(plain, method.step, method, 5), moves(search, step, method, 5)
+    assert apart(got, expected) == 0
+    assert search.problem.passes == plain.problem.passes  # type: ignore[attr-defined]
+    if name == "lambda one-sided":  # + and - take turns: each step is another one
+        assert "replayed" not in log
+    else:
+        assert log == ["captured"] + ["replayed"] * 4
+
+
+def test_a_new_epoch_rate_or_shape_is_captured_anew() -> None:
+    method, search = BUILT["darts"], prepared(SPACES["nb201"], BUILT["darts"])
+    log: list[str] = []
+    log_search[:] = [search]
+    step = Replayed(method, search.problem, recorded(log))  # type: ignore[arg-type]
+    for change in (lambda: None, lambda: setattr(search, "epoch", 2),
+                   lambda: search.w_opt.param_groups[0].update(lr=0.01), lambda: setattr(search, "warming", True)):
+        change()
+        log.clear()
+        moves(search, step, method, 3)
+        assert log == ["captured", "replayed", "replayed"]
+
+
+def test_values_of_a_replay_stay_when_the_next_one_runs() -> None:
+    method, search = BUILT["darts"], prepared(SPACES["nb201"], BUILT["darts"])
+    log_search[:] = [search]
+    step = Replayed(method, search.problem, recorded([]))  # type: ignore[arg-type]
+    seen = []
+    for i in range(4):
+        train, val = batches(method, 1 + 10 * i)
+        values = step(search, train, val)
+        seen.append((values["train_loss"], float(values["train_loss"])))
+    assert [float(value) for value, _ in seen] == [number for _, number in seen]
+
+
+def test_what_cannot_be_replayed_says_why() -> None:
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    assert "CUDA device" in str(reason(cpu, BUILT["darts"], False))
+    assert "seed" in str(reason(cuda, BUILT["gdas"], False))
+    assert "noise" in str(reason(cuda, BUILT["darts"], True))
+    assert reason(cuda, BUILT["darts"], False) is None
+
+
+# ------------------------------------------------------------------------------------------------- compiled
+@pytest.mark.slow
+@pytest.mark.parametrize("last", [False, True], ids=["contiguous", "channels_last"])
+@pytest.mark.parametrize("space", ["nb201", "darts"])
+def test_compiled_cells_equal_the_naive_path_in_as_few_graphs_as_there_are_kinds(space: str, last: bool) -> None:
+    """nb201: three widths, so three graphs for all cells; darts: one for each kind, width and input size."""
+    torch._dynamo.reset()
+    counters.clear()
+    chosen = {"nb201": Nb201(layers=2, channels=4), "darts": Darts(layers=3, channels=4)}[space]
+    net = small.build(chosen)
+    problem = RelaxedProblem(chosen, net, small.softmax, engine=EngineSettings(compile="on", channels_last=last))
+    plain = RelaxedProblem(chosen, small.build(chosen, naive=True), small.softmax)
+    data = small.batch(1, size=16)
+    if last:
+        data = data._replace(x=data.x.contiguous(memory_format=torch.channels_last))
+    found = []
+    for side in (problem, plain):
+        mix = small.mixture(chosen, 2)
+        w = weights(side.supernet)
+        found.append(gradients(side.outcome(w, mix, data).loss, w, mix))
+    for got, expected in zip(*found, strict=True):
+        for k, g in expected.items():
+            assert float((got[k] - g).abs().max()) <= 1e-10 * max(float(g.abs().max()), 1e-3)
+    assert counters["stats"]["unique_graphs"] == 3
