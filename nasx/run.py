@@ -46,7 +46,7 @@ def together(cfg: Config, info: Config) -> list[Result]:
     """`seeds_per_job` searches from `seed` on, step by step by turns, each in its own folder and on its own stream.
 
     Each is the search that its seed alone would have been. One that fails does not stop the others; its error is
-    raised at the end. Where several are asked to stop, all write their checkpoints first.
+    raised at the end. Where they are asked to stop, all write their checkpoints first.
     """
     if cfg["name"]:
         raise UserError(f"name={cfg['name']}", f"is one folder for seeds_per_job={cfg['seeds_per_job']} runs",
@@ -54,38 +54,55 @@ def together(cfg: Config, info: Config) -> list[Result]:
     done: dict[int, Result] = {}
     faults: list[UserError] = []
     with contextlib.ExitStack() as stack:
-        jobs: dict[int, tuple[SearchJob, Iterator[None], Any]] = {}
+        turns: dict[int, Turn] = {}
         for seed in range(cfg["seed"], cfg["seed"] + cfg["seeds_per_job"]):
             own = {**cfg, "seed": seed, "quiet": cfg["quiet"] or seed > cfg["seed"]}  # one bar for all
             here = stack.enter_context(session(own, of_seed(info, seed)))
             finished = records.finished(here.run.folder)
-            if finished is not None:
+            if finished is None:
+                with progress.told_to(here.run.folder):
+                    turns[seed] = Turn(SearchJob(here))
+            else:
                 done[seed] = finished
-                continue
-            with progress.told_to(here.run.folder):
-                job = SearchJob(here)
-            cuda = here.device.type == "cuda"
-            jobs[seed] = job, job.steps(), torch.cuda.Stream(here.device) if cuda else None
-        for job, _, _ in jobs.values():
-            job.here.signals = here.signals  # the handlers in force are those opened last
-        while jobs:
-            for seed, (job, steps, stream) in list(jobs.items()):
+        for turn in turns.values():
+            turn.job.here.signals = here.signals  # the handlers in force are those opened last
+        while turns:
+            for seed, turn in list(turns.items()):
                 try:
-                    with progress.told_to(job.here.run.folder), torch.cuda.stream(stream):
-                        next(steps)
+                    turn.take()
                 except StopIteration:
-                    done[seed] = jobs.pop(seed)[0].result
+                    done[seed] = turns.pop(seed).job.result
                 except UserError as error:
                     faults.append(error)
-                    jobs.pop(seed)
+                    turns.pop(seed)
                 except machine.StopRequested:
-                    for other, _, _ in jobs.values():
-                        if other is not job:
+                    for other in turns.values():
+                        if other is not turn:
                             other.save()
                     raise
     if faults:
         raise faults[0]
     return [done[seed] for seed in sorted(done)]
+
+
+class Turn:
+    """One of several searches in a process: its steps, its CUDA stream, its state of torch's global generator."""
+
+    def __init__(self, job: SearchJob) -> None:
+        self.job, self.steps, self.random = job, job.steps(), torch.get_rng_state()
+        self.stream = torch.cuda.Stream(job.here.device) if job.here.device.type == "cuda" else None
+
+    def take(self) -> None:
+        """The next step. Raises StopIteration after the last, when the record is written."""
+        torch.set_rng_state(self.random)
+        with progress.told_to(self.job.here.run.folder), torch.cuda.stream(self.stream):
+            next(self.steps)
+        self.random = torch.get_rng_state()
+
+    def save(self) -> None:
+        """A checkpoint of where it stands."""
+        torch.set_rng_state(self.random)
+        self.job.save()
 
 
 def of_seed(info: Config, seed: int) -> Config:
