@@ -32,7 +32,7 @@ log = logging.getLogger("nasx")
 # --------------------------------------------------------------------------------------------------- search
 def search(cfg: Config, info: Config) -> Result:
     """Search, discretize and look up; resumes an unfinished run, returns a finished one's record at once."""
-    if cfg.get("seeds_per_job", 1) > 1:
+    if cfg["seeds_per_job"] > 1:
         return together(cfg, info)[0]
     with session(cfg, info) as here:
         done = records.finished(here.run.folder)
@@ -322,6 +322,7 @@ def retrain(cfg: Config, info: Config) -> Result:
     """Train a found or named genotype from scratch; resumes an unfinished run."""
     from nasx.retrain import train
 
+    one_seed("retrain", cfg)
     with session(cfg, info, "retrain") as here:
         done = records.finished(here.run.folder)
         result = train(here) if done is None else done
@@ -329,11 +330,16 @@ def retrain(cfg: Config, info: Config) -> Result:
         return result
 
 
+def one_seed(command: str, cfg: Config) -> None:
+    """Raises UserError where several seeds are asked of a command that takes one."""
+    if cfg["seeds_per_job"] > 1:
+        raise UserError(f"seeds_per_job={cfg['seeds_per_job']}", f"nasx {command} takes one seed at a time",
+                        "use --multirun seed=0,1,2, or nasx search")
+
+
 def run(cfg: Config, info: Config) -> Result:
     """Search, then look up or retrain what was found, in one configuration."""
-    if cfg.get("seeds_per_job", 1) > 1:
-        raise UserError(f"seeds_per_job={cfg['seeds_per_job']}", "nasx run takes one seed at a time",
-                        "use nasx search, or --multirun seed=0,1,2")
+    one_seed("run", cfg)
     found = search(cfg, info)
     then = cfg["then"]
     if then == "lookup" or (then == "auto" and found["lookup"] is not None):

@@ -136,14 +136,13 @@ class JobSettings:
     checkpoint_s: PositiveFloat = 300.0
     allow: tuple[str, ...] = ()
     quiet: bool = False
+    seeds_per_job: Positive = 1
+    """Searches that one process takes by turns, of seeds seed, seed + 1, ...: each as its seed alone would be."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SearchJob(JobSettings):
     """`nasx search`."""
-
-    seeds_per_job: Positive = 1
-    """Searches that one process takes by turns, of seeds seed, seed + 1, ...: each as its seed alone would be."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,7 +154,7 @@ class RetrainJob(JobSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunJob(SearchJob):
+class RunJob(JobSettings):
     """`nasx run`."""
 
     then: Literal["auto", "lookup", "retrain", "both"] = "auto"
