@@ -1,0 +1,119 @@
+"""On a CUDA device: parity, no host synchronization, replayed steps, no memory growth, resume. Written without one.
+
+    uv run pytest -m gpu tests/test_gpu.py
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jobs
+import pytest
+import torch
+from test_conformance_methods import BUILT, TRAINING
+from test_engine import SPACES, apart, position
+from test_resume import equal
+
+from nasx.bilevel import Batch, Method, Search
+from nasx.graphs import Replayed, cuda
+from nasx.relaxed import RelaxedProblem, weights
+from nasx.run import on_cuda
+from nasx.settings import EngineSettings
+from nasx.spaces.base import Space
+
+import small
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
+REPLAYABLE = [name for name in TRAINING if BUILT[name].replayable]
+
+
+@pytest.fixture(autouse=True)
+def exact() -> Iterator[None]:
+    """The same kernels each time, in full precision."""
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+    yield
+    torch.cuda.set_sync_debug_mode("default")
+
+
+def prepared(space: Space, method: Method, *, naive: bool = False, engine: EngineSettings | None = None) -> Search:
+    """A float64 search on the device, in the middle of an epoch, with the optimizers of a real one."""
+    net = small.build(space, naive=naive).cuda()
+    problem = RelaxedProblem(space, net, method.activate, engine=engine)
+    gen = torch.Generator().manual_seed(0)
+    start = method.start({k: torch.randn(s, generator=gen, dtype=torch.float64) for k, s in space.shapes().items()})
+    a = {k: x.detach().cuda().requires_grad_() for k, x in start.items()}
+    w = weights(net)
+    search = Search(problem, w, a, torch.optim.SGD(w.values(), lr=0.05, momentum=0.9, fused=True),
+                    torch.optim.Adam(a.values(), lr=3e-4, betas=(0.5, 0.999), fused=True, capturable=on_cuda(a)), 5.0)
+    search.epoch, search.epochs = 1, 3
+    return search
+
+
+def batch(seed: int) -> Batch:
+    data = small.batch(seed, size=8)
+    return Batch(data.x.cuda(), data.y.cuda(), data.seed)
+
+
+def walk(search: Search, step: Any, method: Method, steps: int) -> Any:
+    before = position(search)
+    for i in range(steps):
+        step(search, [batch(10 * i + j) for j in range(method.train_batches)], batch(10 * i + 9))
+        search.updates += method.steps_w
+    return {k: x - before[k] for k, x in position(search).items()}
+
+
+@pytest.mark.parametrize("name", TRAINING)
+def test_steps_equal_those_of_the_naive_path(name: str) -> None:
+    method = BUILT[name]
+    expected = walk(prepared(SPACES["darts"], method, naive=True), method.step, method, 2)
+    assert apart(walk(prepared(SPACES["darts"], method), method.step, method, 2), expected) <= 1e-7
+
+
+@pytest.mark.parametrize("name", REPLAYABLE)
+@pytest.mark.parametrize("space", SPACES)
+def test_replayed_steps_equal_eager_ones(space: str, name: str) -> None:
+    method = BUILT[name]
+    plain, search = prepared(SPACES[space], method), prepared(SPACES[space], method)
+    step = Replayed(method, search.problem, cuda)  # type: ignore[arg-type]
+    assert apart(walk(search, step, method, 5), walk(plain, method.step, method, 5)) <= 1e-7
+    assert search.problem.passes == plain.problem.passes  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("name", REPLAYABLE)
+def test_no_step_waits_for_the_device(name: str) -> None:
+    method = BUILT[name]
+    search = prepared(SPACES["nb201"], method)
+    train, val = [batch(j) for j in range(method.train_batches)], batch(9)
+    method.step(search, train, val)  # first, since optimizers set their state up
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    method.step(search, train, val)
+
+
+def test_memory_does_not_grow_over_a_thousand_steps() -> None:
+    method = BUILT["darts"]
+    search = prepared(SPACES["nb201"], method)
+    step = Replayed(method, search.problem, cuda)  # type: ignore[arg-type]
+    walk(search, step, method, 10)
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    walk(search, step, method, 1000)
+    torch.cuda.synchronize()
+    assert torch.cuda.memory_allocated() <= before
+
+
+@pytest.mark.parametrize("graphs", ["off", "on"])
+def test_a_killed_search_resumes_bit_for_bit(graphs: str, tmp_path: Path) -> None:
+    words = (*jobs.TINY_NB201, "method=darts", "deterministic=true", "checkpoint_s=0.001", f"engine.graphs={graphs}")
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    for folder in (whole, broken):
+        folder.mkdir()
+    assert jobs.nasx(whole, *words).code == 0
+    job = jobs.Job(broken, *words)
+    job.until(lambda: len(list((broken / "runs").glob("*/checkpoints/*.ckpt"))) >= 2)
+    job.kill()
+    assert jobs.nasx(broken, *words).code == 0
+    equal(jobs.folder(whole), jobs.folder(broken))
