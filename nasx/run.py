@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from nasx import config, ending, records, verdict
+from nasx import config, ending, processes, records, verdict
 from nasx.bilevel import Search, Tree, detached
 from nasx.data.augment import Augment
 from nasx.data.stream import Stream, device_images, evaluation, hashed, splits
@@ -229,9 +229,10 @@ def retrain(cfg: Config, info: Config) -> Result:
     from nasx.retrain import train
 
     with session(cfg, info, "retrain") as here:
-        done = records.finished(here.run.folder)
+        done = processes.told(records.finished(here.run.folder) if processes.owner() else None, here.device)
         result = train(here) if done is None else done
-        ending.show(result, here.run.folder)
+        if processes.owner():
+            ending.show(result, here.run.folder)
         return result
 
 
