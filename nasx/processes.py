@@ -186,6 +186,9 @@ def synchronized(network: N, device: torch.device) -> N:
         for name, child in module.named_children():
             if type(child) is nn.BatchNorm2d:
                 norm = SyncNorm(child.num_features, child.eps, child.momentum, child.affine, child.track_running_stats)
-                norm.load_state_dict(child.state_dict())
+                held = child.state_dict()
+                for x in [x for x in held.values() if x.is_floating_point()][:1]:
+                    norm.to(x)
+                norm.load_state_dict(held)
                 setattr(module, name, norm)
     return network
