@@ -15,6 +15,7 @@ Multiply-adds are those of convolutions and linear layers for one image, counted
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from math import prod
@@ -59,6 +60,7 @@ def main(words: Sequence[str]) -> int:
 def architecture(said: Words) -> Facts:
     """Facts of `genotype=` or `from=`, as the recipe trains it. Raises UserError."""
     given = dict(said.options)
+    composed(given)  # a choice that does not exist is told before anything heavy is imported
     text, source = origin(given)
     sized = [f"retrain.{name}={said.number(name)}" for name in ("layers", "channels") if given[name]]
     given["space"] = given["space"] or home(text)
@@ -103,6 +105,9 @@ def origin(given: Mapping[str, str]) -> tuple[str, str]:
         return str(found["genotype"]), f"{folder}: {found['command']}"
     text, cells = given["genotype"].strip(), published.cells().values()
     cell = next((c for c in cells if text.lower() == c.name.lower() or text == c.text), None)
+    if cell is None and re.fullmatch(r"[A-Za-z]\w*", text):
+        raise UserError(f"genotype={text}", "no published cell has that name" + config.did_you_mean(
+            text, published.cells()), f"write the genotype itself, or one of {', '.join(published.cells())}")
     return (text, "the text that was given") if cell is None else (cell.text, f"{cell.name}, {cell.source}")
 
 
@@ -119,11 +124,8 @@ def home(text: str) -> str:
         except UserError:
             continue
         return name
-    from nasx.spaces import published
-
     raise UserError(f"genotype={text if len(text) <= 60 else text[:57] + '...'}", "is in no space",
-                    "check the text, give space=... to learn the fault, or name a published cell"
-                    + config.did_you_mean(text, published.cells()))
+                    "check the text, or give space=... to learn the fault")
 
 
 def composed(given: Mapping[str, str], values: Sequence[str] = ()) -> tuple[dict[str, Any], dict[str, Any]]:
