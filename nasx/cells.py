@@ -20,7 +20,7 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -173,11 +173,15 @@ def draw(run_folder: str | Path) -> list[Path]:
     except OSError as fault:
         raise UserError(str(folder / "genotype.txt"), f"cannot be read ({fault.strerror})",
                         "name the folder of a finished search") from fault
-    cells = genotype_edges(text, folder.name)
-    written = []
+    return draw_cells(genotype_edges(text, folder.name), folder / "cell")
+
+
+def draw_cells(cells: Mapping[str, Sequence[Edge]], path: str | Path) -> list[Path]:
+    """Draw one cell to `path`, several to PATH-<name>, with the suffix of `path`, and return what was written."""
+    path, written = Path(path), []
     for name, edges in cells.items():
         plain = re.sub(r"[^A-Za-z0-9_]", "_", name)
-        written += draw_cell(edges, folder / ("cell" if len(cells) == 1 else f"cell-{plain}"))
+        written += draw_cell(edges, path if len(cells) == 1 else path.with_name(f"{path.stem}-{plain}{path.suffix}"))
     return written
 
 

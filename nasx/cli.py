@@ -32,10 +32,13 @@ COMMANDS = {
     "run": "search, then look up or retrain, in one configuration",
     "table": "collect finished runs into mean and deviation over seeds",
     "list": "methods, spaces, data sets, benchmarks and recipes to choose from",
+    "info": "parameters, multiply-adds and a drawing of an architecture or a space",
+    "export": "write a trained network as safetensors, ONNX or torch.export, with its model card",
+    "evaluate": "test an export on a data set",
     "bench": "import, query, inspect and fill benchmark tables",
     "completion": "print the tab completion of bash, zsh or fish",
 }
-PLAIN: dict[str, str] = {}
+PLAIN: dict[str, str] = {"info": "nasx.info", "export": "nasx.export", "evaluate": "nasx.evaluate"}
 """Commands that take plain words (words.py): command -> module with `main(words)`."""
 
 

@@ -10,6 +10,7 @@ the jobs. What only a combination shows is found by `config.check` when that job
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -27,7 +28,7 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from nasx import config
+from nasx import config, records
 from nasx.errors import UserError
 
 FLAGS = {"--help": "-h", "--hydra-help": "", "--version": "", "--resolve": "", "--run": "-r", "--multirun": "-m",
@@ -150,24 +151,39 @@ def inherited(texts: Sequence[str]) -> list[str]:
             raise UserError(f"from={given['from']}", f"the runs have different settings of {group}: {', '.join(found)}",
                             f"retrain those of one {group} at a time")
         added.append(f"{group}={found[0]}")
+    if "dataset" not in given and "dataset.path" not in given:
+        added += parent_path(given["from"].split(","), given.get("out", "outputs"))
     return added
+
+
+def parent_path(names: Sequence[str], out: str) -> list[str]:
+    """The override of dataset.path that the runs agree on, if they have one: where the images lie."""
+    held = [(records.read_yaml(run_folder(name, out) / "config.yaml") or {}).get("dataset") or {} for name in names]
+    paths = {node.get("path") for node in held}
+    return [f"dataset.path={json.dumps(path)}" for path in paths if path] if len(paths) == 1 else []
 
 
 def parent_choices(name: str, out: str) -> dict[str, Any]:
     """The group choices of a run, given by its folder or by its name under `out`."""
-    folder = next((path for path in (Path(name), Path(out) / name) if path.is_dir()), None)
-    if folder is None:
-        known = [path.name for path in Path(out).glob("*/") if not path.name.startswith(".")]
-        near = config.nearest(name.rstrip("/").rpartition("/")[2], known)
-        there = f"did you mean from={near}?" if near else f"name a run's folder, or a run in {out}/" + (
-            f": {', '.join(sorted(known)[:8])}" if known else " (it has none yet)")
-        raise UserError(f"from={name}", "there is no such run", there)
+    folder = run_folder(name, out)
     for file in ("config.yaml", "config.json", "result.json"):
         if (folder / file).is_file():
             held = OmegaConf.to_container(OmegaConf.load(folder / file))
             if isinstance(held, dict) and isinstance(held.get("choices"), dict):
                 return {str(key): value for key, value in held["choices"].items()}
     raise UserError(f"from={name}", f"{folder} is no folder of a run", "name a folder that nasx search has written")
+
+
+def run_folder(name: str, out: str) -> Path:
+    """The folder of a run, given by its folder or by its name under `out`. Raises UserError with the nearest name."""
+    folder = records.locate(name, out)
+    if folder is None:
+        known = [path.name for path in Path(out).glob("*/") if not path.name.startswith(".")]
+        near = config.nearest(name.rstrip("/").rpartition("/")[2], known)
+        there = f"did you mean from={near}?" if near else f"name a run's folder, or a run in {out}/" + (
+            f": {', '.join(sorted(known)[:8])}" if known else " (it has none yet)")
+        raise UserError(f"from={name}", "there is no such run", there)
+    return folder
 
 
 # ------------------------------------------------------------------------------------------------- compose

@@ -57,6 +57,17 @@ def logged(folder: Path, *, quiet: bool) -> Iterator[None]:
             handler.close()
 
 
+@contextlib.contextmanager
+def hushed() -> Iterator[None]:
+    """Within the block only warnings of nasx are seen: another process tells the rest."""
+    before = log.level
+    log.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
+
+
 class Display:
     """Progress of one run, as a context. `show` may be called every step: it reads values at most twice a second.
 

@@ -93,6 +93,11 @@ class Mixed(NamedTuple):
             yield Mixed(*part, self.share)
 
 
+    def part(self, own: slice) -> Mixed:
+        """Some of the images."""
+        return Mixed(self.x[own], self.y[own], self.other[own], self.share)
+
+
 def mix(batch: Batch, *, mixup: float = 0.0, cutmix: float = 0.0) -> Mixed:
     """The batch with images mixed among themselves, drawn from the batch's seed; as it is where both are 0."""
     if not (mixup or cutmix):

@@ -222,44 +222,82 @@ class Run:
         data = blob.getvalue()
         digest = hashlib.sha256(data).hexdigest().encode()
         write_atomic(self.folder / "checkpoints" / f"{step:09d}.ckpt", MAGIC + digest + b"\n" + data)
-        for old in self._checkpoints()[:-KEPT]:
+        for old in checkpoints(self.folder)[:-KEPT]:
             old.unlink(missing_ok=True)
 
     def load(self, device: Any = "cpu") -> dict[str, Any] | None:
-        """The newest readable checkpoint, or None where there is none yet.
+        """The newest readable checkpoint: see `last_checkpoint`."""
+        return last_checkpoint(self.folder, device)
 
-        A damaged one is skipped with a warning and the one before is used. Raises UserError where checkpoints exist
-        but none can be read.
-        """
-        found = self._checkpoints()
-        for path in reversed(found):
-            state = self._read(path, device)
-            if state is not None:
-                return state
-        if found:
-            raise UserError(str(self.folder / "checkpoints"), f"none of {len(found)} checkpoints can be read",
-                            "move the folder away to start this run anew")
+
+class Guest(Run):
+    """A run folder in the hands of another process: nothing of it is read, written or locked here."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self._lock = folder, None
+
+    def finish(self, result: Mapping[str, Any]) -> None:
+        pass
+
+    def keep_rows(self, count: int) -> None:
+        pass
+
+    def append(self, row: Mapping[str, Any]) -> None:
+        pass
+
+    def save(self, state: Mapping[str, Any], step: int) -> None:
+        pass
+
+    def load(self, device: Any = "cpu") -> dict[str, Any] | None:
         return None
 
-    def _checkpoints(self) -> list[Path]:
-        return sorted((self.folder / "checkpoints").glob("[0-9]*.ckpt"))
 
-    def _read(self, path: Path, device: Any) -> dict[str, Any] | None:
-        import pickle
+def checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints of a run, the newest last."""
+    return sorted((folder / "checkpoints").glob("[0-9]*.ckpt"))
 
-        import torch
 
-        data = path.read_bytes()
-        head = len(MAGIC) + 65
-        digest, body = data[len(MAGIC):head - 1], data[head:]
-        if not data.startswith(MAGIC) or hashlib.sha256(body).hexdigest().encode() != digest:
-            log.warning("%s: damaged (its checksum differs); the checkpoint before is used", path)
-            return None
-        try:
-            return torch.load(io.BytesIO(body), map_location=device, weights_only=True)
-        except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
-            log.warning("%s: cannot be read safely (%s); the checkpoint before is used", path, error)
-            return None
+def last_checkpoint(folder: Path, device: Any = "cpu") -> dict[str, Any] | None:
+    """The newest readable checkpoint of a run, or None where there is none yet.
+
+    A damaged one is skipped with a warning and the one before is used. Raises UserError where checkpoints exist but
+    none can be read.
+    """
+    found = checkpoints(folder)
+    for path in reversed(found):
+        state = read_checkpoint(path, device)
+        if state is not None:
+            return state
+    if found:
+        raise UserError(str(folder / "checkpoints"), f"none of {len(found)} checkpoints can be read",
+                        "move the folder away to start this run anew")
+    return None
+
+
+def read_checkpoint(path: Path, device: Any = "cpu") -> dict[str, Any] | None:
+    """One checkpoint; None, with a warning, where it is damaged."""
+    import pickle
+
+    import torch
+
+    data = path.read_bytes()
+    head = len(MAGIC) + 65
+    digest, body = data[len(MAGIC):head - 1], data[head:]
+    if not data.startswith(MAGIC) or hashlib.sha256(body).hexdigest().encode() != digest:
+        log.warning("%s: damaged (its checksum differs); the checkpoint before is used", path)
+        return None
+    try:
+        return torch.load(io.BytesIO(body), map_location=device, weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
+        log.warning("%s: cannot be read safely (%s); the checkpoint before is used", path, error)
+        return None
+
+
+def locate(name: str, out: str) -> Path | None:
+    """The folder that a run's name means: NAME or OUT/NAME, first one that holds a run; None where neither is there."""
+    there = [path for path in (Path(name), Path(out) / name) if path.is_dir()]
+    return next((path for path in there if (path / "config.yaml").is_file() or (path / "result.json").is_file()),
+                there[0] if there else None)
 
 
 def finished(folder: Path) -> dict[str, Any] | None:

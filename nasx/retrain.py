@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import itertools
 import logging
 import math
 import time
@@ -27,12 +28,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from nasx import config, recipe, records
+from nasx import accuracy, config, processes, recipe, records
 from nasx.data.augment import Augment
-from nasx.data.stream import Batch, Stream, device_images, evaluation
+from nasx.data.stream import Batch, Stream, device_images, evaluation, hashed
 from nasx.errors import UserError
 from nasx.progress import Display, text
 from nasx.search import Meter
@@ -65,6 +65,8 @@ class Trainer:
     updates_per_epoch: int
     tick: Callable[[Trainer], None] = lambda trainer: None
     end_epoch: Callable[[Row], None] = lambda row: None
+    idle: bool = False
+    """Whether there are parameters that no output depends on."""
     updates: int = 0
     meter: Meter = field(default_factory=Meter)
     tested: Row = field(default_factory=dict)
@@ -79,6 +81,7 @@ class Trainer:
         self.ema = None if self.settings.ema is None else recipe.averaged(self.network, self.settings.ema)
         if self.settings.compile:
             self.network.compile()
+        self.parallel = processes.parallel(self.network, idle=self.idle)
 
     @property
     def total(self) -> int:
@@ -104,24 +107,28 @@ class Trainer:
     def step(self, batch: Batch) -> dict[str, Tensor]:
         """One weight update; the main head's loss and accuracy before it."""
         settings, mixed = self.settings, recipe.mix(batch, mixup=self.settings.mixup, cutmix=self.settings.cutmix)
-        self.random.manual_seed(batch.seed)  # once a batch, so that its pieces draw different paths
+        alone = processes.count() == 1
+        # once a batch, so that its pieces draw different paths
+        self.random.manual_seed(batch.seed if alone else hashed(batch.seed, "process", processes.rank()))
         self.network.train()
         self.optimizer.zero_grad(set_to_none=True)
-        loss = accuracy = torch.zeros((), device=self.device)
-        for part in mixed.pieces(settings.accumulate):
-            with self._precision():
-                logits = self.network(part.x, drop_path=self.drop_path, gen=self.random)
-            found = recipe.outcome(logits, part, auxiliary=settings.auxiliary, smoothing=settings.label_smoothing)
-            share = len(part.y) / len(mixed.y)
-            (found.objective * share).backward()
-            loss, accuracy = loss + found.loss * share, accuracy + found.accuracy * share
+        means, parts = torch.zeros(2, device=self.device), list(mixed.pieces(settings.accumulate))
+        for i, piece in enumerate(parts):
+            part = piece.part(processes.share(len(piece.y)))
+            with processes.quiet(self.parallel, i + 1 == len(parts)):
+                with self._precision():
+                    logits = self.parallel(part.x, drop_path=self.drop_path, gen=self.random)
+                found = recipe.outcome(logits, part, auxiliary=settings.auxiliary, smoothing=settings.label_smoothing)
+                share = len(part.y) / len(mixed.y)
+                (found.objective * (share * processes.count())).backward()  # whose gradients are averaged
+            means = means + torch.stack([found.loss, found.accuracy]) * share
         if settings.clip is not None:
             torch.nn.utils.clip_grad_norm_(self.network.parameters(), settings.clip)
         self.optimizer.step()
         if self.ema is not None:
             self.ema.update_parameters(self.network)
         self.updates += 1
-        return {"train_loss": loss, "train_accuracy": accuracy}
+        return dict(zip(("train_loss", "train_accuracy"), processes.total(means), strict=True))
 
     def _precision(self) -> torch.autocast:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.settings.amp)
@@ -141,21 +148,14 @@ class Trainer:
         self.end_epoch({"epoch": epoch + 1, "updates": self.updates, "lr": self.optimizer.param_groups[0]["lr"],
                         **means, **test})
 
-    @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
-        """Loss and accuracy on the test set: of the averaged weights where the recipe has them."""
+        """Loss and accuracy on the test set: of the averaged weights where the recipe has them.
+
+        Each process tests every count-th batch.
+        """
         network = self.network if self.ema is None else self.ema.module
-        network.eval()
-        count, loss, correct = 0, torch.zeros((), dtype=torch.float64, device=self.device), 0
-        for batch in self.test():
-            self.random.manual_seed(batch.seed)
-            with self._precision():
-                scores = network(batch.x, gen=self.random).main
-            scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
-            loss = loss + F.cross_entropy(scores, batch.y, reduction="sum").double()
-            correct = correct + (scores.argmax(1) == batch.y).sum()
-            count += len(batch.y)
-        return {"test_loss": float(loss) / count, "test_accuracy": float(correct) / count}
+        own = itertools.islice(self.test(), processes.rank(), None, processes.count())
+        return accuracy.means(processes.total(accuracy.sums(network, own, self.device, amp=self.settings.amp))).row()
 
     def guard(self, means: Mapping[str, float], *, weights: bool = False) -> None:
         """Stop before a broken state is kept: raises UserError where a mean (or a weight) is not finite."""
@@ -200,10 +200,10 @@ def train(here: Session) -> Result:
     torch.manual_seed(cfg["seed"])
     network = space.network(genotype, len(images.classes), layers=settings.layers, channels=settings.channels,
                             stem=settings.stem, auxiliary=bool(settings.auxiliary))
-    rehearse(network, settings, images.train_x.shape[1:])
+    idle = rehearse(network, settings, images.train_x.shape[1:])
     price = cost(network, images.train_x.shape[2])
     layout = torch.channels_last if settings.channels_last else torch.preserve_format
-    network = network.to(here.device, memory_format=layout)
+    network = processes.synchronized(network.to(here.device, memory_format=layout), here.device)
 
     with memory(settings, here.device):
         data = device_images(images, here.device)
@@ -212,13 +212,12 @@ def train(here: Session) -> Result:
                     name="retrain")
 
     def test() -> Iterator[Batch]:
-        return evaluation(data.test_x, data.test_y, None, batch=2 * -(-settings.batch // settings.accumulate),
-                          augment=augment)
+        return evaluation(data.test_x, data.test_y, None, batch=test_batch(settings), augment=augment)
 
     updates = settings.updates_per_epoch or -(-len(data.train_y) // settings.batch)
-    trainer = Trainer(network, settings, stream, test, updates)
+    trainer = Trainer(network, settings, stream, test, updates, idle=idle)
     rows = 0
-    saved = here.resume()
+    saved = processes.told(here.resume(), here.device)
     if saved is not None:
         trainer.load(saved)
         rows = saved["rows"]
@@ -244,26 +243,33 @@ def train(here: Session) -> Result:
         log.info("epoch %d/%d  %s", row["epoch"], settings.epochs, text(row))
 
     trainer.tick, trainer.end_epoch = tick, end_epoch
-    with Display(total=trainer.total, done=trainer.updates, quiet=cfg["quiet"]) as display:
+    with Display(total=trainer.total, done=trainer.updates, quiet=cfg["quiet"] or not processes.owner()) as display:
         if saved is not None:
             log.info("%s: resuming at update %d of %d", here.run.folder, trainer.updates, trainer.total)
         with memory(settings, here.device):
             trainer.run()
         tested, published = trainer.tested, here.info.get("published")
+        if not processes.owner():
+            return tested
         log.info("test accuracy %.2f %% after the last epoch; the best, %.2f %% after epoch %d, was chosen on the test "
                  "set and is no result", 100 * tested["test_accuracy"], 100 * tested["best_test_accuracy"],
                  tested["best_epoch"])
         result = here.record(
             "retrain", protocol=settings.recipe, labels=[], genotype=str(genotype), operations=genotype.operations(),
             lookup=None, parent=parent and parent["name"], parent_lookup=parent and parent.get("lookup"), **tested,
-            params=price.params, params_with_auxiliary=price.params_with_auxiliary, macs=price.macs,
-            updates=trainer.updates, passes=trainer.updates,
+            images=images.described(), params=price.params, params_with_auxiliary=price.params_with_auxiliary,
+            macs=price.macs, updates=trainer.updates, passes=trainer.updates,
             images_per_s=round(trainer.updates * settings.batch / max(here.elapsed_s, 1e-9), 1),
-            changed=config.changed(cfg, published) if published else {})
+            processes=processes.count(), changed=config.changed(cfg, published) if published else {})
         records.write_atomic(here.run.folder / "genotype.txt", f"{genotype}\n")
         here.run.finish(result)
     picture(here.run.folder)
     return result
+
+
+def test_batch(settings: RetrainSettings) -> int:
+    """Images that are tested at once: twice a piece, since nothing is kept for a backward pass."""
+    return 2 * -(-settings.batch // settings.accumulate)
 
 
 def architecture(cfg: Config, space: Space) -> tuple[Genotype, Result | None]:
@@ -274,7 +280,7 @@ def architecture(cfg: Config, space: Space) -> tuple[Genotype, Result | None]:
     if not name:
         raise UserError("retrain", "no architecture is given",
                         "give from=<a run of nasx search>, or genotype=<its text>")
-    folder = next((path for path in (Path(name), Path(cfg["out"]) / name) if path.is_dir()), None)
+    folder = records.locate(name, cfg["out"])
     if folder is None:
         raise UserError(f"from={name}", "there is no such run", f"name a run's folder, or a run in {cfg['out']}")
     found = records.finished(folder)
@@ -301,17 +307,26 @@ def other_space(searched: Mapping[str, Any], given: Mapping[str, Any]) -> str:
     return "the search had " + " ".join(f"space.{key}={config.show(old[key])}" for key in keys) + ": give the same"
 
 
-def rehearse(network: Network, settings: RetrainSettings, shape: tuple[int, ...]) -> None:
-    """One training pass without arithmetic: settings that the network cannot take raise UserError now, not at night."""
+def rehearse(network: Network, settings: RetrainSettings, shape: tuple[int, ...]) -> bool:
+    """One training pass without arithmetic: settings that the network cannot take raise UserError now, not at night.
+
+    Returns whether there are parameters that no output depends on.
+    """
     shadow = copy.deepcopy(network).to("meta").train()
     piece = -(-settings.batch // settings.accumulate)
     dtype = next(shadow.parameters()).dtype
     try:
-        shadow(torch.empty(piece, *shape, device="meta", dtype=dtype), drop_path=settings.drop_path)
+        outputs = shadow(torch.empty(piece, *shape, device="meta", dtype=dtype), drop_path=settings.drop_path)
     except ValueError as error:  # batch norm over a single value
         raise UserError(f"retrain.batch={settings.batch}, retrain.accumulate={settings.accumulate}",
                         f"pieces of {piece} images are too small for batch norm ({error})",
                         "use pieces of 2 images or more") from error
+    if piece < processes.count():
+        raise UserError(f"retrain.batch={settings.batch}, retrain.accumulate={settings.accumulate}",
+                        f"pieces of {piece} images are too few for {processes.count()} processes",
+                        "use larger pieces or fewer processes")
+    sum(scores.sum() for scores in outputs if scores is not None).backward()
+    return any(x.grad is None for x in shadow.parameters())
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from nasx import config, ending, graphs, machine, progress, records, verdict
+from nasx import config, ending, graphs, machine, processes, progress, records, verdict
 from nasx.bilevel import Search, Tree, detached
 from nasx.data.augment import Augment
 from nasx.data.stream import Stream, device_images, evaluation, hashed, splits
@@ -324,9 +324,10 @@ def retrain(cfg: Config, info: Config) -> Result:
 
     one_seed("retrain", cfg)
     with session(cfg, info, "retrain") as here:
-        done = records.finished(here.run.folder)
+        done = processes.told(records.finished(here.run.folder) if processes.owner() else None, here.device)
         result = train(here) if done is None else done
-        ending.show(result, here.run.folder)
+        if processes.owner():
+            ending.show(result, here.run.folder)
         return result
 
 

@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from nasx import config, machine, progress, records
+from nasx import config, machine, processes, progress, records
+from nasx.errors import UserError
 
 Config = Mapping[str, Any]
 Result = dict[str, Any]
@@ -57,10 +58,13 @@ class Session:
         return time.monotonic() - self.saved > self.config["checkpoint_s"]
 
     def check_signals(self, save: Callable[[], None]) -> None:
-        """After a step: save and stop if a signal asked for it."""
-        if self.signals.asked is not None:
+        """After a step: save and stop if a signal asked for it, in any of the processes."""
+        asked = self.signals.asked
+        if processes.count() > 1:
+            asked = max(processes.gathered(asked or 0, self.device)) or None
+        if asked is not None:
             save()
-            raise machine.StopRequested(self.signals.asked)
+            raise machine.StopRequested(asked)
 
     def record(self, kind: str, **facts: Any) -> Result:
         """The record of this run, with what every run records."""
@@ -78,11 +82,18 @@ class Session:
 def session(cfg: Config, info: Config, kind: str = "search") -> Iterator[Session]:
     """Open (or create) the run folder of a configuration, and set the process up for it."""
     folder = Path(cfg["out"]) / config.run_name(cfg, info["choices"], kind)
-    device = machine.device(cfg["device"])
+    if processes.count() > 1 and kind != "retrain":
+        raise UserError(f"nasx {kind}", f"runs on one process, but torchrun has started {processes.count()}",
+                        "start it without torchrun; only nasx retrain runs on several")
+    device = machine.device(processes.device_name(cfg["device"]))
     engine = cfg.get("engine") or {}
     machine.prepare(device, threads=cfg["threads"], deterministic=cfg["deterministic"], seed=cfg["seed"],
                     precision=engine.get("precision", "fp32"))
     extra = {"kind": kind, "choices": dict(info["choices"]), "identity": config.identity(cfg, kind)}
-    with records.Run(folder, config.identifying(cfg, kind), extra) as run, machine.Signals() as signals, \
-            progress.logged(folder, quiet=cfg["quiet"]):
+    if not processes.owner():
+        with processes.joined(device), machine.Signals() as signals, progress.hushed():
+            yield Session(records.Guest(folder), device, cfg, info, signals)
+        return
+    with records.Run(folder, config.identifying(cfg, kind), extra) as run, processes.joined(device), \
+            machine.Signals() as signals, progress.logged(folder, quiet=cfg["quiet"]):
         yield Session(run, device, cfg, info, signals)

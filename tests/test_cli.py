@@ -63,7 +63,8 @@ def created(folder: Path) -> list[str]:
                                    ["retrain", "--help"], ["table", "--help"], ["list", "--help"], ["bench", "--help"],
                                    ["completion", "--help"], ["completion", "bash"], ["list"], ["list", "methods"],
                                    ["search", "--cfg", "job"], ["search", "seed=3", "--info", "defaults"],
-                                   ["search", "--hydra-help"]])
+                                   ["search", "--hydra-help"], ["info", "--help"], ["export", "--help"],
+                                   ["evaluate", "--help"]])
 def test_answers_without_torch_and_creates_nothing(words: list[str], tmp_path: Path) -> None:
     done = call(tmp_path, *words)
     assert done.returncode == 0, done.stderr
@@ -115,6 +116,10 @@ def test_the_module_runs_too(tmp_path: Path) -> None:
     (["retrain", "from=nowhere"], "from=nowhere: there is no such run", "outputs/"),
     (["list", "method"], "what=method: must be one of all, methods", ""),
     (["table", "fromat=csv"], "fromat: nasx table has no such setting", "did you mean format?"),
+    (["info", "genotype=DARTS_V3"], "no published cell has that name (did you mean DARTS_V", "write the genotype"),
+    (["info", "genotype=DARTS_V2", "retrain=darts"], "there is no retrain darts", "did you mean darts_cifar?"),
+    (["export", "from=nowhere"], "from=nowhere: there is no such run", "outputs/"),
+    (["evaluate"], "nasx evaluate: needs one model", "nasx evaluate outputs/RUN/export"),
     (["completion", "tcsh"], "nasx completion tcsh: there is none for it", "bash"),
 ])
 def test_a_fault_names_place_and_remedy_and_leaves_nothing(words: list[str], place: str, remedy: str,

@@ -6,7 +6,9 @@
 
 Arrays are uint8 (n, h, w), (n, h, w, c) or (n, c, h, w); labels are integers. Classes are the folders' names in
 sorted order. Images become RGB and, where `size` is given or they differ, are cut to their centred square and resized
-to size x size. Decoded folders are kept in the cache, keyed by every file's name, size and time of change.
+to size x size. Training images are put into a fixed random order, so that no batch of consecutive ones holds a single
+class: batch norm without running statistics would be lost on it. Decoded folders are kept in the cache, keyed by every
+file's name, size and time of change.
 """
 
 from __future__ import annotations
@@ -77,7 +79,8 @@ def _listings(root: Path, test_fraction: float) -> tuple[Listing, Listing, tuple
     if not test_list:
         raise UserError(f"dataset.path={root}", f"{test} has no images of the classes {', '.join(classes[:5])}",
                         "use the same class folders as in train/")
-    return train_list, test_list, classes
+    order = np.random.RandomState(0).permutation(len(train_list))
+    return [train_list[i] for i in order], test_list, classes
 
 
 def _decode(files: Listing, cut: int, size: int | None) -> tuple[np.ndarray, np.ndarray]:

@@ -18,7 +18,7 @@ import os
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -43,6 +43,11 @@ class Images:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     name: str
+
+    def described(self) -> dict[str, list[Any]]:
+        """What a record keeps of a set: names of the classes, statistics, shape of an image."""
+        return {"classes": list(self.classes), "mean": list(self.mean), "std": list(self.std),
+                "shape": list(self.train_x.shape[1:])}
 
 
 def data_root(path: str | None = None) -> Path:

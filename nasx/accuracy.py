@@ -1,0 +1,52 @@
+"""Loss and accuracy of a trained network on a test set.
+
+The sums are taken over whole batches and divided once, so that the accuracy is the exact quotient of two integers:
+whoever evaluates the same weights on the same images gets the same number, on one process or on several.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from nasx.data.stream import Batch
+
+
+class Tested(NamedTuple):
+    """Mean cross entropy, accuracy, and the integers that it is the quotient of."""
+
+    loss: float
+    accuracy: float
+    correct: int
+    images: int
+
+    def row(self) -> dict[str, float]:
+        """The two numbers under the names that records have for them."""
+        return {"test_loss": self.loss, "test_accuracy": self.accuracy}
+
+
+def sums(network: nn.Module, batches: Iterable[Batch], device: torch.device, *, amp: bool = False) -> Tensor:
+    """Summed cross entropy, correct answers and images, (3,) float64, with random operations drawn from each batch."""
+    network.eval()
+    total, random = torch.zeros(3, dtype=torch.float64, device=device), torch.Generator(device)
+    with torch.no_grad():
+        for batch in batches:
+            random.manual_seed(batch.seed)
+            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=amp):
+                scores = network(batch.x, gen=random).main
+            scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+            loss = F.cross_entropy(scores, batch.y, reduction="sum").double()
+            correct = (scores.argmax(1) == batch.y).sum()
+            total += torch.stack([loss, correct.double(), torch.full_like(loss, len(batch.y))])
+    return total
+
+
+def means(total: Tensor) -> Tested:
+    """What the sums of all batches say."""
+    loss, correct, count = total.tolist()
+    return Tested(loss / count, correct / count, int(correct), int(count))

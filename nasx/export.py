@@ -1,0 +1,173 @@
+"""A trained network as a file that needs no run folder, with a model card.
+
+    nasx export from=RUN [out=FOLDER] [format=safetensors|onnx|torch]
+
+RUN is a finished run of nasx retrain: its folder, or its name under outputs/. FOLDER is RUN/export unless given; it
+gets README.md, the model card, and
+
+    safetensors   model.safetensors, for nasx.load("FOLDER") and nasx evaluate FOLDER
+    onnx          model.onnx, any number of images (needs `pip install nasx[onnx]`)
+    torch         model.pt2, for torch.export.load, any number of images
+
+The weights are the last ones, since the accuracy after the last epoch is the result. All formats read normalized
+images; mean and std are in the metadata and in the card.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nasx import __version__, config, preflight, records
+from nasx.errors import UserError
+from nasx.words import read
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from nasx.pretrained import Classifier
+
+OPTIONS = {"from": None, "out": "", "format": "safetensors"}
+CARD = Path(__file__).with_name("model_card.md")
+Facts = dict[str, Any]
+
+
+def main(words: Sequence[str]) -> int:
+    """Write the files and print their paths, one a line."""
+    given = read("export", words, OPTIONS).options
+    if given["format"] not in WRITERS:
+        raise UserError(f"format={given['format']}", "there is no such format" + config.did_you_mean(
+            given["format"], WRITERS), f"use {', '.join(WRITERS)}")
+    folder = preflight.run_folder(given["from"], "outputs")
+    result = finished(folder)
+    out = Path(given["out"]) if given["out"] else folder / "export"
+    network, facts = trained(folder, result)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise records.unwritable(out, error) from error
+    name, writer = WRITERS[given["format"]]
+    writer(out / name, network, facts)
+    records.write_atomic(out / "README.md", card(facts, result, [path for path, _ in WRITERS.values()
+                                                                 if (out / path).exists()]))
+    for path in (out / name, out / "README.md"):
+        print(path)
+    return 0
+
+
+def finished(folder: Path) -> Facts:
+    """The record of a finished retraining. Raises UserError."""
+    found = records.finished(folder)
+    if found is None:
+        raise UserError(f"from={folder}", "holds no finished run (no readable result.json)",
+                        "give the command of that retraining again: it resumes and finishes")
+    if found.get("kind") != "retrain":
+        raise UserError(f"from={folder}", f"is a run of nasx {found.get('kind')}: it has no trained network",
+                        f"train one: nasx retrain from={folder}")
+    return found
+
+
+def trained(folder: Path, result: Mapping[str, Any]) -> tuple[nn.Module, Facts]:
+    """The network with its last weights, as it was tested, and what is to be known of it. Raises UserError."""
+    from nasx import pretrained
+    from nasx.retrain import test_batch
+
+    held = records.read_yaml(folder / "config.yaml")
+    state = records.last_checkpoint(folder)
+    if held is None or state is None:
+        raise UserError(f"from={folder}", "has no configuration or no checkpoint any more", "train it again")
+    settings, allow = dict(held["retrain"]), tuple(held.get("allow") or ())
+    images = result.get("images") or config.build(held["dataset"], allow).load().described()
+    facts: Facts = {
+        "format": pretrained.FORMAT, "genotype": result["genotype"], "recipe": result["protocol"],
+        "space": held["space"], "settings": settings, "classes": images["classes"],
+        "normalization": {"mean": images["mean"], "std": images["std"]}, "image": images["shape"],
+        "dataset": {**held["dataset"], "path": None}, "accuracy": result["test_accuracy"],
+        "test": {"batch": test_batch(config.build(held["retrain"])), "amp": bool(settings["amp"]),
+                 "channels_last": bool(settings["channels_last"])},
+        "commit": result.get("commit") or "unknown", "seed": result["seed"], "run": result["name"],
+        "nasx": __version__}
+    network = pretrained.build(facts, allow)
+    network.load_state_dict(kept(state))
+    return network.eval(), facts
+
+
+def kept(state: Mapping[str, Any]) -> Facts:
+    """The weights that were tested, without the auxiliary head, of a checkpoint."""
+    from nasx.pretrained import AUXILIARY
+
+    averaged = state.get("ema")
+    weights = state["network"] if averaged is None else {
+        name.removeprefix("module."): x for name, x in averaged.items() if name.startswith("module.")}
+    return {name: x for name, x in weights.items() if not name.startswith(AUXILIARY)}
+
+
+# ----------------------------------------------------------------------------------------------------- formats
+def safetensors(path: Path, network: nn.Module, facts: Facts) -> None:
+    from nasx import pretrained
+
+    pretrained.save(path, network, facts)
+
+
+def program(path: Path, network: nn.Module, facts: Facts) -> None:
+    """torch.export's format; the metadata lie beside the graph as JSON."""
+    import io
+    import json
+
+    import torch
+
+    model, example, dynamic = _example(network, facts)
+    made, blob = torch.export.export(model, (example,), dynamic_shapes=(dynamic,)), io.BytesIO()
+    torch.export.save(made, blob, extra_files={"nasx.json": json.dumps(facts)})
+    records.write_atomic(path, blob.getvalue())
+
+
+def onnx(path: Path, network: nn.Module, facts: Facts) -> None:
+    """ONNX, with the metadata as its properties. Raises UserError where the extra is not installed."""
+    try:
+        import onnx as onnx_
+        import onnxscript  # noqa: F401 (torch's exporter needs it)
+    except ImportError as error:
+        raise UserError("format=onnx", f"{error.name} is not installed", "pip install 'nasx[onnx]'") from error
+    import warnings
+
+    import torch
+
+    from nasx import pretrained
+
+    model, example, dynamic = _example(network, facts)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the exporter, about itself
+        made = torch.onnx.export(model, (example,), dynamo=True, dynamic_shapes=(dynamic,), input_names=["images"],
+                                 output_names=["scores"], verbose=False)
+    assert made is not None
+    proto = made.model_proto
+    onnx_.helper.set_model_props(proto, pretrained.text(facts))
+    records.write_atomic(path, proto.SerializeToString())
+
+
+def _example(network: nn.Module, facts: Facts) -> tuple[Classifier, Any, Any]:
+    """(what is exported, an example of its input, which of its sides are free)."""
+    import torch
+
+    from nasx.pretrained import Classifier
+
+    channels, height, width = facts["image"]
+    model = Classifier(network, facts).eval()  # type: ignore[arg-type]
+    return model, torch.zeros(2, channels, height, width), {0: torch.export.Dim("images")}
+
+
+WRITERS: dict[str, tuple[str, Callable[[Path, Any, Facts], None]]] = {
+    "safetensors": ("model.safetensors", safetensors), "onnx": ("model.onnx", onnx), "torch": ("model.pt2", program)}
+"""Format -> (name of the file, what writes it)."""
+
+
+# -------------------------------------------------------------------------------------------------------- card
+def card(facts: Facts, result: Mapping[str, Any], files: Sequence[str]) -> str:
+    """The model card."""
+    import jinja2
+
+    template = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True).from_string(
+        CARD.read_text(encoding="utf-8"))
+    return template.render(facts=facts, result=result, files=files) + "\n"

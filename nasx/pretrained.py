@@ -1,0 +1,113 @@
+"""A trained network in one file that needs no run folder: weights in safetensors, everything else in its metadata.
+
+    network = nasx.load("model.safetensors")
+    scores = network(network.normalize(images))         images uint8 (n, 3, h, w) -> scores (n, classes)
+
+Metadata (text; JSON where it is no plain word):
+
+    format      nasx 1                      genotype    the architecture, as nasx reads and writes it
+    space       its component               settings    the recipe's settings; recipe, its name
+    classes     their names                 normalization  mean and std a channel, on the scale [0, 1]
+    image       channels, height, width     dataset     its component, without the path
+    accuracy    of the last weights on the test set     test  batch size and precision that this was measured with
+    commit      of nasx, in training        seed, run, nasx (its version)
+
+The auxiliary head is left out: it speaks in training only. Of averaged weights the average is kept, since that was
+tested. Nothing of the file is executed: only components of nasx, and of packages that `allow` names, are built.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from nasx import config, records
+from nasx.errors import UserError
+
+if TYPE_CHECKING:
+    from nasx.spaces.base import Network
+
+FORMAT = "nasx 1"
+FILE = "model.safetensors"
+PLAIN = ("format", "genotype", "recipe", "commit", "run", "nasx")
+"""Metadata that are text; all others are JSON."""
+AUXILIARY = "auxiliary."
+
+
+class Classifier(nn.Module):
+    """A trained network that answers with class scores; `facts` are the file's metadata."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, network: Network, facts: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.network, self.facts = network, dict(facts)
+        self.classes = tuple(str(name) for name in facts["classes"])
+        for name in ("mean", "std"):
+            values = torch.tensor(facts["normalization"][name], dtype=torch.float32)
+            self.register_buffer(name, values.view(-1, 1, 1), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scores (n, classes) of normalized images (n, channels, h, w)."""
+        return self.network(x).main
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """What the network reads, of images uint8 (n, channels, h, w)."""
+        return (images.to(self.mean.dtype) / 255 - self.mean) / self.std
+
+
+def save(path: Path, network: nn.Module, facts: Mapping[str, Any]) -> None:
+    """Write weights (in their own precision, contiguous) and facts; the file appears whole or not at all."""
+    from safetensors.torch import save as packed
+
+    weights = {name: x.detach().cpu().contiguous() for name, x in network.state_dict().items()}
+    records.write_atomic(path, packed(weights, text(facts)))
+
+
+def text(facts: Mapping[str, Any]) -> dict[str, str]:
+    """Metadata as safetensors and ONNX hold them."""
+    return {name: str(value) if name in PLAIN else json.dumps(value) for name, value in facts.items()}
+
+
+def load(path: str | Path, device: str | torch.device = "cpu", allow: Sequence[str] = ()) -> Classifier:
+    """The network of an export (its file, or the folder that holds model.safetensors), ready to evaluate.
+
+    Raises UserError where the file is missing, damaged, or no export of nasx.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    file = Path(path) / FILE if Path(path).is_dir() else Path(path)
+    if not file.is_file():
+        raise UserError(str(file), "there is no such file", "name what nasx export has written")
+    try:
+        with safe_open(file, "pt", device=str(device)) as content:
+            held = content.metadata() or {}
+            weights = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118 (no mapping)
+    except (SafetensorError, OSError) as error:
+        raise UserError(str(file), f"cannot be read as safetensors ({error})",
+                        "export the run again: nasx export from=...") from error
+    if held.get("format") != FORMAT:
+        raise UserError(str(file), f"is no export of this version of nasx (format {held.get('format')})",
+                        "export the run again: nasx export from=...")
+    facts = {name: value if name in PLAIN else json.loads(value) for name, value in held.items()}
+    network = build(facts, allow)
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        raise UserError(str(file), f"its weights do not fit its genotype ({str(error).splitlines()[-1].strip()})",
+                        "export the run again: nasx export from=...") from error
+    return Classifier(network, facts).to(device).eval()
+
+
+def build(facts: Mapping[str, Any], allow: Sequence[str] = ()) -> Network:
+    """The network that the facts describe, without its auxiliary head and with fresh weights."""
+    space, settings = config.build(facts["space"], allow), facts["settings"]
+    network: Network = space.network(space.parse(facts["genotype"]), len(facts["classes"]), layers=settings["layers"],
+                                     channels=settings["channels"], stem=settings["stem"])
+    return network

@@ -1,0 +1,194 @@
+"""Several processes for one training, started by torchrun; with one process everything here does nothing.
+
+    torchrun --nproc-per-node=N -m nasx retrain ...         gloo on CPUs, nccl on GPUs, one process for each device
+
+Every process draws the same global batch and mixes it, so the batches do not depend on the number of processes; each
+then takes its own slice of every piece. torch's DistributedDataParallel averages the gradients. Batch norm is
+synchronized: statistics are those of the whole piece, by torch's SyncBatchNorm on GPUs and by `SyncNorm` on CPUs,
+where torch has none. So N processes compute what one computes, up to the order of floating-point sums, and a training
+may go on with another number of them. Two things are equal in distribution only: drop-path and the `noise` operation,
+which draw from (seed of the batch, process) where there are several.
+
+The process of rank 0 owns the run folder: it alone reads, writes and prints. When a process dies the others lose their
+connection to it (gloo) or are ended by torchrun (nccl); the same command resumes from the last checkpoint.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import warnings
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from nasx.errors import UserError
+
+PATIENCE = timedelta(minutes=10)
+"""The longest that a process waits for another: one may have to decode images that another has in its cache."""
+LOST = ("gloo", "NCCL", "Connection closed", "Connection reset", "Broken pipe", "Socket Timeout", "TCPStore")
+"""What an error says when a process has gone."""
+T = TypeVar("T")
+N = TypeVar("N", bound=nn.Module)
+
+
+def count() -> int:
+    """Number of processes."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def rank() -> int:
+    """This process's number, from 0."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def owner() -> bool:
+    """Whether this process owns the run folder."""
+    return rank() == 0
+
+
+def device_name(name: str) -> str:
+    """`auto` and `cuda` as the GPU of this process; other names as they are. Raises UserError."""
+    if count() == 1 or name == "cpu":
+        return name
+    local, there = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if name not in ("auto", "cuda"):
+        raise UserError(f"device={name}", f"is one device for {count()} processes", "use device=auto, cuda or cpu")
+    if not there and name == "auto":
+        return "cpu"
+    if local >= there:
+        raise UserError(f"device={name}", f"{int(os.environ.get('LOCAL_WORLD_SIZE', count()))} processes for {there} "
+                        "GPUs", f"use torchrun --nproc-per-node={max(there, 1)}, or device=cpu")
+    return f"cuda:{local}"
+
+
+@contextlib.contextmanager
+def joined(device: torch.device) -> Iterator[None]:
+    """Within the block the processes know each other. Raises UserError where one of them has ended."""
+    if count() == 1:
+        yield
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    try:
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+        yield
+        dist.destroy_process_group()
+    except RuntimeError as error:
+        if not isinstance(error, dist.DistError) and not any(word in str(error) for word in LOST):
+            raise
+        raise UserError(f"process {rank()} of {count()}", "lost the others: one of them has ended",
+                        "the same command resumes from the last checkpoint") from error
+
+
+# ------------------------------------------------------------------------------------------------------- talk
+def share(n: int) -> slice:
+    """This process's part of n images; the parts are as equal as they can be, and none overlaps another."""
+    return slice(n * rank() // count(), n * (rank() + 1) // count())
+
+
+def total(x: Tensor) -> Tensor:
+    """The sum over the processes, for all of them."""
+    if count() > 1:
+        x = x.clone()
+        dist.all_reduce(x)
+    return x
+
+
+def told(value: T, device: torch.device) -> T:
+    """The owner's value, for all."""
+    if count() == 1:
+        return value
+    held: list[Any] = [value if owner() else None]
+    dist.broadcast_object_list(held, src=0, device=device if device.type == "cuda" else None)
+    found: T = held[0]
+    return found
+
+
+def gathered(value: int, device: torch.device) -> list[int]:
+    """The value of every process, for all of them."""
+    mine = torch.tensor([value], device=device)
+    parts = [torch.empty_like(mine) for _ in range(count())]
+    dist.all_gather(parts, mine)
+    return [int(part) for part in parts]
+
+
+def parallel(network: nn.Module, *, idle: bool = False) -> nn.Module:
+    """The network as it is trained: its gradients are averaged over the processes, its weights those of the owner.
+
+    `idle`: there are parameters that no output depends on (an operation behind `none`); they keep no gradient, as in
+    one process. Buffers are not sent around: synchronized batch norms are equal in all processes.
+    """
+    if count() == 1:
+        return network
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)  # its heir is too new
+        return nn.parallel.DistributedDataParallel(network, broadcast_buffers=False, find_unused_parameters=idle)
+
+
+def quiet(network: nn.Module, last: bool) -> contextlib.AbstractContextManager[Any]:
+    """Within the block gradients are only added up; after the last piece of a batch they are averaged."""
+    return contextlib.nullcontext() if last or count() == 1 else network.no_sync()  # type: ignore[operator]
+
+
+# ------------------------------------------------------------------------------------------------- batch norm
+class Sum(torch.autograd.Function):
+    """The sum over the processes; the gradient of each one's part is the sum of the gradients of all."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return total(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        return total(grads[0].contiguous())
+
+
+class SyncNorm(nn.BatchNorm2d):
+    """Batch norm over the images of all processes, by one differentiable sum of (sum x, sum x^2, count).
+
+    Running statistics take the unbiased variance, as torch's do. x (n, c, h, w); n may be 0 in a process.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not (self.training or self.running_mean is None):
+            return super().forward(x)
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        size = torch.full((1,), float(x.numel() // x.size(1)), dtype=wide.dtype, device=x.device)
+        found: Tensor = Sum.apply(torch.cat([wide.sum((0, 2, 3)), wide.square().sum((0, 2, 3)), size]))
+        first, second, n = found.split([self.num_features, self.num_features, 1])
+        mean = first / n
+        var = (second / n - mean.square()).clamp_min(0)
+        if self.training and self.running_mean is not None:
+            assert self.running_var is not None
+            assert self.num_batches_tracked is not None
+            assert self.momentum is not None
+            with torch.no_grad():
+                self.num_batches_tracked.add_(1)
+                self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
+                self.running_var.lerp_((var * n / (n - 1)).to(self.running_var.dtype), self.momentum)
+        scale = (var + self.eps).rsqrt() if self.weight is None else self.weight * (var + self.eps).rsqrt()
+        shift = -mean * scale if self.bias is None else self.bias - mean * scale
+        return (wide * scale[:, None, None] + shift[:, None, None]).to(x.dtype)
+
+
+def synchronized(network: N, device: torch.device) -> N:
+    """The same network with synchronized batch norms; names and values of its state are kept."""
+    if count() == 1:
+        return network
+    if device.type == "cuda":
+        return nn.SyncBatchNorm.convert_sync_batchnorm(network)
+    for module in list(network.modules()):
+        for name, child in module.named_children():
+            if type(child) is nn.BatchNorm2d:
+                norm = SyncNorm(child.num_features, child.eps, child.momentum, child.affine, child.track_running_stats)
+                held = child.state_dict()
+                for x in [x for x in held.values() if x.is_floating_point()][:1]:
+                    norm.to(x)
+                norm.load_state_dict(held)
+                setattr(module, name, norm)
+    return network

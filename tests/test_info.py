@@ -1,0 +1,111 @@
+"""`nasx info`: known parameter counts, multiply-adds and sizes, as a user reads them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from nasx import info
+from nasx.errors import UserError
+
+NO_BRANCH = '{"matrix":[[0,1,1],[0,0,1],[0,0,0]],"ops":["input","conv3x3-bn-relu","output"]}'
+
+
+def facts(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, str]:
+    """What `nasx info WORDS` prints, by name."""
+    assert info.main(words) == 0
+    lines = capsys.readouterr().out.splitlines()
+    column = max(len(line.split("  ")[0]) for line in lines) + 2
+    return {line[:column].strip(): line[column:] for line in lines}
+
+
+@pytest.mark.parametrize(("words", "params", "with_head"), [  # spec, appendix A
+    (("genotype=DARTS_V2",), "3349342", "3825768"),
+    (("genotype=DARTS_V2", "dataset=cifar100"), "3401272", "3946908"),
+    (("genotype=DARTS_V2", "layers=8", "classes=10"), "1154926", None),
+    (("genotype=darts_v1", "layers=8"), "1094950", None),
+    (("genotype=all_conv3x3",), "1531546", None),
+    (("genotype=all_skip",), "73306", None),
+    (("genotype=best_found",), "1288506", None),
+])
+def test_parameters_of_published_cells(words: tuple[str, ...], params: str, with_head: str | None,
+                                       capsys: pytest.CaptureFixture[str]) -> None:
+    found = facts(capsys, *words)
+    assert found["parameters"] == params
+    if with_head:
+        assert found["parameters with auxiliary head"] == with_head
+
+
+def test_imagenet_recipe_costs_what_is_known(capsys: pytest.CaptureFixture[str]) -> None:
+    found = facts(capsys, "genotype=DARTS_V2", "retrain=imagenet_linear")
+    assert found["parameters"] == "4718752"
+    assert found["multiply-adds"] == "529911552"
+    assert found["image"] == "224x224"
+    assert found["classes"] == "1000"
+    assert found["recipe"] == "imagenet-linear (retrain=imagenet_linear)"
+    assert found["source"].startswith("DARTS_V2, DARTS (Liu et al. 2019)")
+
+
+@pytest.mark.parametrize(("words", "params", "size", "own"), [
+    (("space=darts",), "1930618", str((3 * 6 * 10 * 7**8)**2), "224"),
+    (("space=darts", "layers=20"), "4548730", str((3 * 6 * 10 * 7**8)**2), "224"),
+    (("space=nb201",), "1686106", "15625", "30"),
+])
+def test_supernets_leave_the_architecture_out(words: tuple[str, ...], params: str, size: str, own: str,
+                                              capsys: pytest.CaptureFixture[str]) -> None:
+    found = facts(capsys, *words)
+    assert (found["parameters"], found["genotypes"], found["architecture parameters"]) == (params, size, own)
+
+
+def test_a_supernets_multiply_adds_are_those_of_its_operations(capsys: pytest.CaptureFixture[str]) -> None:
+    """One more cell of NAS-Bench-201 a stage adds its six edges of a 1x1 and a 3x3 convolution, at each width."""
+    one, two = (int(facts(capsys, "space=nb201", f"layers={n}")["multiply-adds"]) for n in (1, 2))
+    assert two - one == sum(6 * 10 * c * c * side * side for c, side in ((16, 32), (32, 16), (64, 8)))
+
+
+def test_a_text_finds_its_space(capsys: pytest.CaptureFixture[str]) -> None:
+    assert facts(capsys, "genotype=|nor_conv_3x3~0|+|none~0|none~1|+|none~0|none~1|nor_conv_3x3~2|")["space"] == "nb201"
+    other = facts(capsys, "genotype=DARTS_V2")["genotype"].replace("skip_connect", "sep_conv_3x3")
+    assert facts(capsys, f"genotype={other}")["space"] == "darts"
+    text = "Genotype(normal={0}, normal_concat=range(2, 6), reduce={0}, reduce_concat=range(2, 6))".format(
+        [("noise", j) for _ in range(4) for j in (0, 1)])
+    assert facts(capsys, f"genotype={text}", "size=16")["space"] == "s4"
+
+
+def test_a_run_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cell = "|nor_conv_3x3~0|+|none~0|none~1|+|none~0|none~1|nor_conv_3x3~2|"
+    record = {"status": "finished", "genotype": cell, "command": "nasx search seed=3"}
+    (tmp_path / "result.json").write_text(json.dumps(record))
+    found = facts(capsys, f"from={tmp_path}")
+    assert found["genotype"] == cell
+    assert found["source"] == f"{tmp_path}: nasx search seed=3"
+
+
+def test_pictures_are_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("pygraphviz")
+    facts(capsys, "genotype=all_conv3x3", f"out={tmp_path / 'cell.svg'}")
+    assert (tmp_path / "cell.svg").read_text().count("nor_conv_3x3") == 6
+    drawing = facts(capsys, "space=s1", "layers=3", f"out={tmp_path / 's1.svg'}")["drawing"]
+    assert drawing == f"{tmp_path / 's1-normal.svg'} {tmp_path / 's1-reduce.svg'}"
+    text = (tmp_path / "s1-normal.svg").read_text()
+    found = {name: text.count(name) for name in ("dil_conv_5x5", "max_pool_3x3", "sep_conv_3x3", "avg_pool")}
+    assert found == {"dil_conv_5x5": 4, "max_pool_3x3": 2, "sep_conv_3x3": 4, "avg_pool": 0}  # its table, spec 1.2
+
+
+@pytest.mark.parametrize(("words", "message"), [
+    ((), "nothing is named; give genotype=DARTS_V2"),
+    (("genotype=DARTS_V3",), "no published cell has that name .did you mean DARTS_V"),
+    ((f"genotype={NO_BRANCH}",), "is in no space"),
+    (("genotype=DARTS_V2", "retrain=imagenet"), "there is no retrain imagenet.*did you mean imagenet_"),
+    (("genotype=DARTS_V2", "space=nb201"), "is no NAS-Bench-201 cell"),
+    (("genotype=DARTS_V2", "from=x"), "both given"),
+    (("space=s1", "out=cell.pdf"), "is no picture; end it in .svg"),
+    (("space=s1", "layers=many"), "layers=many: is no integer"),
+    (("sapce=s1",), "did you mean space"),
+    (("from=nowhere",), "there is no such run"),
+])
+def test_faults_name_place_and_remedy(words: tuple[str, ...], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        info.main(words)
