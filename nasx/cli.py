@@ -32,10 +32,12 @@ COMMANDS = {
     "run": "search, then look up or retrain, in one configuration",
     "table": "collect finished runs into mean and deviation over seeds",
     "list": "methods, spaces, data sets, benchmarks and recipes to choose from",
+    "report": "one HTML page of finished runs: tables, curves, cells, cost",
+    "compare": "two groups of runs: difference, interval, and what else differs",
     "bench": "import, query, inspect and fill benchmark tables",
     "completion": "print the tab completion of bash, zsh or fish",
 }
-PLAIN: dict[str, str] = {}
+PLAIN: dict[str, str] = {"report": "nasx.report", "compare": "nasx.compare"}
 """Commands that take plain words (words.py): command -> module with `main(words)`."""
 
 

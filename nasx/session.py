@@ -84,5 +84,9 @@ def session(cfg: Config, info: Config, kind: str = "search") -> Iterator[Session
                     precision=engine.get("precision", "fp32"))
     extra = {"kind": kind, "choices": dict(info["choices"]), "identity": config.identity(cfg, kind)}
     with records.Run(folder, config.identifying(cfg, kind), extra) as run, machine.Signals() as signals, \
+            contextlib.ExitStack() as stack, \
             progress.logged(folder, quiet=cfg["quiet"]):
+        logger = config.build(cfg["logger"], cfg["allow"]).open(folder, config.identifying(cfg, kind))
+        run.told = logger.write
+        stack.callback(logger.close)
         yield Session(run, device, cfg, info, signals)

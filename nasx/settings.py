@@ -175,4 +175,4 @@ class ListJob:
     """`nasx list`."""
 
     what: Literal["all", "methods", "spaces", "datasets", "benchmarks", "protocols", "recipes", "engines",
-                  "experiments"] = "all"
+                  "loggers", "experiments"] = "all"
