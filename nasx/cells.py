@@ -34,6 +34,7 @@ Edge = tuple[str, str, str]
 FILL = {"input": "darkseagreen2", "node": "lightblue", "output": "palegoldenrod"}
 LONGEST = 100_000
 """Longest genotype text that is read: twenty untied cells take 6,000 letters."""
+_INDEXED = re.compile(r"c_\{k(-\d)?\}")
 _NB201 = re.compile(r"\|(?:[\w.]+~\d+\|)+(?:\+\|(?:[\w.]+~\d+\|)+)*")
 
 
@@ -143,6 +144,18 @@ def draw_cell(edges: Sequence[Edge], path: str | Path) -> list[Path]:
 
     Raises UserError where pygraphviz is missing. The same edges give the same bytes.
     """
+    graph = _laid_out(edges)
+    return write(path, {"svg": lambda half: half.write_bytes(graph.draw(format="svg")),
+                        "png": lambda half: half.write_bytes(_sharp(graph))})
+
+
+def svg(edges: Sequence[Edge]) -> str:
+    """The picture of one cell as the text of an SVG file. Raises UserError where pygraphviz is missing."""
+    return str(_laid_out(edges).draw(format="svg").decode())
+
+
+def _laid_out(edges: Sequence[Edge]) -> Any:
+    """The cell as a graph with its nodes placed."""
     graph = _graphviz().AGraph(directed=True, strict=False)
     type_ = {"fontname": "STIXGeneral, Times New Roman, Times, serif", "fontcolor": INK}
     graph.graph_attr.update(rankdir="LR", bgcolor="white", pad="0.15", nodesep="0.22", ranksep="0.55", dpi="72")
@@ -161,8 +174,7 @@ def draw_cell(edges: Sequence[Edge], path: str | Path) -> list[Path]:
         graph.add_edge(source, target, key=str(i), label=f" {operation} " if operation else "", color=colour,
                        **{"fontcolor": colour, **faint})
     graph.layout("dot")
-    return write(path, {"svg": lambda half: half.write_bytes(graph.draw(format="svg")),
-                        "png": lambda half: half.write_bytes(_sharp(graph))})
+    return graph
 
 
 def draw(run_folder: str | Path) -> list[Path]:
@@ -187,8 +199,8 @@ def draw_cells(cells: Mapping[str, Sequence[Edge]], path: str | Path) -> list[Pa
 
 def _label(name: str) -> str:
     """`c_{k-2}` with a real subscript; everything else as it is."""
-    head, mark, tail = name.partition("_{")
-    if not mark:
+    head, _, tail = name.partition("_{")
+    if not _INDEXED.fullmatch(name):  # a name from outside is never markup
         return name.replace("\n", "\\n")
     return f"<<i>{head}</i><sub><i>{tail.rstrip('}').replace('-', '−')}</i></sub>>"
 

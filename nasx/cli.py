@@ -35,10 +35,13 @@ COMMANDS = {
     "info": "parameters, multiply-adds and a drawing of an architecture or a space",
     "export": "write a trained network as safetensors, ONNX or torch.export, with its model card",
     "evaluate": "test an export on a data set",
+    "report": "one HTML page of finished runs: tables, curves, cells, cost",
+    "compare": "two groups of runs: difference, interval, and what else differs",
     "bench": "import, query, inspect and fill benchmark tables",
     "completion": "print the tab completion of bash, zsh or fish",
 }
-PLAIN: dict[str, str] = {"info": "nasx.info", "export": "nasx.export", "evaluate": "nasx.evaluate"}
+PLAIN: dict[str, str] = {"info": "nasx.info", "export": "nasx.export", "evaluate": "nasx.evaluate",
+                         "report": "nasx.report", "compare": "nasx.compare"}
 """Commands that take plain words (words.py): command -> module with `main(words)`."""
 
 

@@ -21,14 +21,14 @@ import pandas as pd
 
 KINDS = ("search", "retrain")
 ELSEWHERE = {"seed", "out", "name", "device", "threads", "checkpoint_s", "allow", "quiet", "launch", "hydra", "from",
-             "parent"}
+             "parent", "logger"}
 """Keys that do not tell one configuration from another: where and how it runs, the seed, and whose cell it trains."""
 SIZES = {"epochs", "updates_per_epoch", "layers", "channels", "cells"}
 """Settings that make a run smaller than its protocol when they are lowered."""
 COLUMNS = ("run", "folder", "kind", "method", "space", "dataset", "protocol", "search", "recipe", "retrain",
            "searched_on", "parent_family", "labels", "reduced", "best_of", "overrides", "family", "identity", "seed",
            "parent", "genotype", "benchmark", "source", "supernet_valid", "test_accuracy", "params", "cost_s",
-           "peak_mb", "updates", "passes", "device", "gpu", "versions", "commit")
+           "peak_mb", "updates", "passes", "device", "gpu", "versions", "commit", "collapsed", "moving")
 """Columns of every frame; a look-up adds `<dataset>.valid` and `<dataset>.test`."""
 
 
@@ -132,7 +132,9 @@ def _row(folder: str, record: Mapping[str, Any]) -> dict[str, Any]:
         "updates": _number(record.get("updates")), "passes": _number(record.get("passes")),
         "device": _text(hardware.get("name")) or device, "gpu": device.startswith("cuda"),
         "versions": " ".join(f"{k}={v}" for k, v in sorted((record.get("versions") or {}).items())),
-        "commit": _text(record.get("commit"))}
+        "commit": _text(record.get("commit")), "collapsed": None, "moving": None}
+    if verdict := record.get("verdict"):
+        row["collapsed"], row["moving"] = bool(verdict["collapsed"]), bool(verdict["moving"])
     lookup = record.get("lookup") or {}
     row["benchmark"], row["source"] = _text(lookup.get("benchmark")), _text(lookup.get("source"))
     for name, scores in lookup.items():

@@ -35,7 +35,7 @@ class Command(NamedTuple):
     unread: tuple[str, ...] = ()
 
 
-GROUPS = ("space", "method", "dataset", "search", "retrain", "benchmark", "engine", "stop")
+GROUPS = ("space", "method", "dataset", "search", "retrain", "benchmark", "engine", "stop", "logger")
 """Groups whose node is a component."""
 DELTAS = ("pair", "experiment")
 """Groups whose files change the nodes of others."""
@@ -46,9 +46,10 @@ COMMANDS = {
     "table": Command("TableJob"),
     "list": Command("ListJob"),
 }
-HOMES = ("nasx.spaces", "nasx.methods", "nasx.data", "nasx.benchmarks", "nasx.settings", "nasx.stop")
+HOMES = ("nasx.spaces", "nasx.methods", "nasx.data", "nasx.benchmarks", "nasx.settings", "nasx.stop",
+         "nasx.loggers")
 """Where components of nasx live; nothing else of it may be named in `_target_`."""
-ELSEWHERE = frozenset({"out", "name", "device", "threads", "checkpoint_s", "allow", "quiet", "seeds_per_job",
+ELSEWHERE = frozenset({"out", "name", "device", "threads", "checkpoint_s", "allow", "quiet", "seeds_per_job", "logger",
                        "launch", "hydra", "then"})
 """Keys that say where and how a run goes, not what it computes: no part of its identity."""
 _RENAMED = {"from_": "from"}
@@ -93,8 +94,9 @@ def check(cfg: Mapping[str, Any], choices: Mapping[str, Any] | None = None, over
     for look in COMBINATIONS:
         with contextlib.suppress(TypeError):  # a value of a wrong type, which is told above
             found += look(cfg, command)
-    if isinstance(cfg.get("dataset"), Mapping) and not any(fault.where.startswith("dataset") for fault in found):
-        found += _data(cfg)
+    for group in ("dataset", "logger"):
+        if isinstance(cfg.get(group), Mapping) and not any(fault.where.startswith(group) for fault in found):
+            found += _looked(cfg, group)
     if found:
         raise UserError.join(list({str(fault): fault for fault in found}.values()))
 
@@ -242,9 +244,9 @@ def _refused(where: str, target: Any, allowed: Sequence[str]) -> UserError | Non
     return None
 
 
-def _data(cfg: Mapping[str, Any]) -> Iterator[UserError]:
-    """The data set's own look at the disk: a missing data set is a fault now, not after the network is built."""
-    look = getattr(build(cfg["dataset"], _allow(cfg)), "check", None)
+def _looked(cfg: Mapping[str, Any], group: str) -> Iterator[UserError]:
+    """A component's own look at the machine: missing data or packages are a fault now, not after the net is built."""
+    look = getattr(build(cfg[group], _allow(cfg)), "check", None)
     try:
         if look is not None:
             look()

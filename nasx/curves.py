@@ -90,8 +90,9 @@ def band(runs: Sequence[Sequence[Row]], name: str, scale: float = 1.0) -> tuple[
 
 
 # ------------------------------------------------------------------------------------------------------ panels
-def _line(axes: Axes, runs: Sequence[Sequence[Row]], name: str, label: str, colour: str, scale: float = 1.0,
-          dash: Any = "-") -> bool:
+def line(axes: Axes, runs: Sequence[Sequence[Row]], name: str, label: str, colour: str, scale: float = 1.0,
+         dash: Any = "-") -> bool:
+    """Mean and band of the number `name` over runs; False, and nothing drawn, where no row has it."""
     epochs, mean, std, _ = band(runs, name, scale)
     if not len(epochs):
         return False
@@ -103,7 +104,8 @@ def _line(axes: Axes, runs: Sequence[Sequence[Row]], name: str, label: str, colo
     return True
 
 
-def _finish(axes: Axes, title: str, unit: str, last: float) -> None:
+def finish(axes: Axes, title: str, unit: str, last: float) -> None:
+    """Title, names of the axes, and whole epochs up to `last`."""
     from matplotlib.ticker import MaxNLocator
 
     axes.set_title(title)
@@ -124,9 +126,9 @@ def _measure(axes: Axes, groups: Mapping[str, Sequence[Sequence[Row]]], kind: st
     for i, (label, runs) in enumerate(groups.items()):
         for k, (name, words, dash) in enumerate(MEASURED):
             colour = CYCLE[(i if len(groups) > 1 else k) % len(CYCLE)]
-            drawn |= _line(axes, runs, f"{name}_{kind}", f"{label}, {words}" if len(groups) > 1 else words, colour,
+            drawn |= line(axes, runs, f"{name}_{kind}", f"{label}, {words}" if len(groups) > 1 else words, colour,
                            scale, dash)
-    _finish(axes, f"Supernet {kind}", "accuracy (%)" if kind == "accuracy" else "cross-entropy (nats)",
+    finish(axes, f"Supernet {kind}", "accuracy (%)" if kind == "accuracy" else "cross-entropy (nats)",
             max(map(_last_epoch, groups.values()), default=1.0))
     if drawn and len(groups) == 1:
         axes.legend(loc="best")
@@ -143,13 +145,13 @@ def _legend(made: Figure, labels: Sequence[str], measured: bool) -> None:
                 max(3, min(5, len(lines))))
 
 
-def _trajectory(axes: Axes, groups: Mapping[str, Sequence[Sequence[Row]]], dataset: str, split: str,
-                reference: Mapping[str, float]) -> bool:
+def trajectory(axes: Axes, groups: Mapping[str, Sequence[Sequence[Row]]], dataset: str, split: str,
+               reference: Mapping[str, float]) -> bool:
     """Look-up accuracy of the genotype at each epoch, with the benchmark's optimum and random mean as lines."""
-    drawn = [_line(axes, runs, f"lookup.{dataset}.{split}", label, CYCLE[i % len(CYCLE)])
+    drawn = [line(axes, runs, f"lookup.{dataset}.{split}", label, CYCLE[i % len(CYCLE)])
              for i, (label, runs) in enumerate(groups.items())]
     last = max(map(_last_epoch, groups.values()), default=1.0)
-    _finish(axes, f"Found cell, {DATASETS.get(dataset, dataset)} {split}", "accuracy (%)", last)
+    finish(axes, f"Found cell, {DATASETS.get(dataset, dataset)} {split}", "accuracy (%)", last)
     for kind, where, words in (("optimum", "bottom", "optimum"), ("random", "top", "random cell, mean")):
         if kind in reference and any(drawn):
             axes.axhline(reference[kind], color=SOFT, linewidth=1.0, linestyle=(0, (2, 2)), zorder=1)
@@ -197,7 +199,7 @@ def _shades() -> Any:
     return LinearSegmentedColormap.from_list("nasx", ["#f6f8fa", "#b6d7ea", "#5aa5d0", "#0072B2", "#003a63"])
 
 
-def _mixtures(rows: Sequence[Row]) -> dict[str, list[Row]]:
+def mixtures(rows: Sequence[Row]) -> dict[str, list[Row]]:
     """Name of the mixture -> rows that have it as (edges, operations), at most four names (untied cells have more)."""
     names = [name for name in (rows[-1].get("mix") or {}) if np.ndim(rows[-1]["mix"][name]) == 2] if rows else []
     shapes = {name: np.shape(rows[-1]["mix"][name]) for name in names}
@@ -247,7 +249,7 @@ def anytime(groups: Runs, path: str | Path, dataset: str = "cifar10", split: str
     read = _read_groups(groups)
     with style():
         made = figure(5.6, 3.6)
-        if not _trajectory(made.subplots(), read, dataset, split, reference or {}):
+        if not trajectory(made.subplots(), read, dataset, split, reference or {}):
             raise UserError(str(path), f"no look-up of {dataset} {split} in these runs",
                             "name runs of a space with a benchmark, or split=valid")
         if len(groups) > 1:
@@ -257,15 +259,19 @@ def anytime(groups: Runs, path: str | Path, dataset: str = "cifar10", split: str
 
 def mixture(run_folder: str | Path, path: str | Path) -> list[Path]:
     """Heat map of the mixture weights of one run over its epochs."""
-    folder = Path(run_folder)
-    found = _mixtures(read_metrics(folder))
+    with style():
+        return save(heat_map(Path(run_folder), read_metrics(run_folder)), path)
+
+
+def heat_map(folder: Path, rows: Sequence[Row]) -> Figure:
+    """The mixture weights of a run's rows, as a figure; within `style`. Raises UserError where they have none."""
+    found = mixtures(rows)
     if not found:
         raise UserError(str(folder), "no mixture weights in metrics.jsonl", "name a search of nasx")
-    with style():
-        heights = [_height(rows, name) for name, rows in found.items()]
-        made = figure(9.0, sum(heights))
-        _draw_mixtures(_rows_of(made, heights), found, folder)
-        return save(made, path)
+    heights = [_height(values, name) for name, values in found.items()]
+    made = figure(9.0, sum(heights))
+    _draw_mixtures(_rows_of(made, heights), found, folder)
+    return made
 
 
 def _rows_of(made: Figure, heights: Sequence[float]) -> list[SubFigure]:
@@ -297,24 +303,24 @@ def search_picture(run_folder: str | Path, references: Mapping[str, Mapping[str,
     if not rows:
         raise UserError(str(folder / "metrics.jsonl"), "no epoch is finished", "wait for the first one")
     group: dict[str, Sequence[Sequence[Row]]] = {"this run": [rows]}
-    found, looked_up = _mixtures(rows), _looked_up(rows)
+    found, asked = mixtures(rows), looked_up(rows)
     heights = [2.9, *(_height(values, name) for name, values in found.items())]
     with style():
-        made = figure(10.0 if looked_up else 9.0, sum(heights))
+        made = figure(10.0 if asked else 9.0, sum(heights))
         parts = _rows_of(made, heights)
-        axes = parts[0].subplots(1, 3 if looked_up else 2)
+        axes = parts[0].subplots(1, 3 if asked else 2)
         _measure(axes[0], group, "loss")
         _measure(axes[1], group, "accuracy")
-        if looked_up:
-            dataset, split = looked_up
+        if asked:
+            dataset, split = asked
             if references is None:
-                references = {dataset: _reference(rows, dataset, split)}
-            _trajectory(axes[2], group, dataset, split, references.get(dataset, {}))
+                references = {dataset: reference(rows, dataset, split)}
+            trajectory(axes[2], group, dataset, split, references.get(dataset, {}))
         _draw_mixtures(parts[1:], found, folder)
         return save(made, folder / "search")[0]
 
 
-def _looked_up(rows: Sequence[Row]) -> tuple[str, str] | None:
+def looked_up(rows: Sequence[Row]) -> tuple[str, str] | None:
     """The first data set that was looked up, by its test accuracy if that is known, else by validation."""
     for dataset in rows[-1].get("lookup") or {}:
         for split in ("test", "valid"):
@@ -323,7 +329,8 @@ def _looked_up(rows: Sequence[Row]) -> tuple[str, str] | None:
     return None
 
 
-def _reference(rows: Sequence[Row], dataset: str, split: str) -> dict[str, float]:
+def reference(rows: Sequence[Row], dataset: str, split: str) -> dict[str, float]:
+    """{"optimum": …, "random": …} of the benchmark that the last row was looked up in."""
     from nasx.tables import benchmark_reference
 
     benchmark = str((rows[-1].get("lookup") or {}).get("benchmark") or "none")

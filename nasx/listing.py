@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 from nasx import schema
 
 KINDS = {"methods": "method", "spaces": "space", "datasets": "dataset", "benchmarks": "benchmark",
-         "protocols": "search", "recipes": "retrain", "engines": "engine", "experiments": "experiment"}
+         "protocols": "search", "recipes": "retrain", "engines": "engine", "loggers": "logger",
+         "experiments": "experiment"}
 """What the user calls it -> the group."""
 BY_FILE = frozenset({"search", "retrain", "engine", "experiment"})
 """Groups whose choices share a class, so that the file's first line tells them apart."""

@@ -31,7 +31,7 @@ _STYLE: Any = {
     "xtick.labelcolor": INK, "ytick.labelcolor": INK, "xtick.major.size": 3.0, "ytick.major.size": 3.0,
     "legend.frameon": False, "legend.fontsize": 8.5, "lines.linewidth": 1.8, "lines.solid_capstyle": "round",
     "figure.facecolor": "white", "savefig.facecolor": "white", "svg.fonttype": "none", "svg.hashsalt": "nasx",
-    "path.simplify": True, "figure.dpi": 100.0, "savefig.dpi": 160.0}
+    "text.parse_math": False, "path.simplify": True, "figure.dpi": 100.0, "savefig.dpi": 160.0}
 
 
 def family(operation: str) -> str:

@@ -23,7 +23,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,8 @@ from nasx.errors import UserError
 log = logging.getLogger("nasx")
 MAGIC = b"nasx checkpoint 1\n"
 KEPT = 2
+SAFE: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""The safe loader, that of libyaml where it is there: ten times as fast."""
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:
@@ -86,7 +88,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
 def read_yaml(path: Path) -> dict[str, Any] | None:
     """The mapping in a YAML file (plain values only), or None where it is missing, torn or no mapping."""
     try:
-        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+        value = yaml.load(path.read_text(encoding="utf-8"), Loader=SAFE)
     except (OSError, ValueError, yaml.YAMLError):
         return None
     return value if type(value) is dict else None
@@ -125,6 +127,8 @@ class Run:
     def __init__(self, folder: Path, identity: Mapping[str, Any], extra: Mapping[str, Any]) -> None:
         self.folder = folder
         self.identity = json.loads(canonical(identity))
+        self.told: Callable[[Mapping[str, Any]], None] = lambda row: None
+        """Called with each metrics row that was written."""
         self._lock: int | None = None
         try:
             (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
@@ -211,6 +215,7 @@ class Run:
                 file.write(json.dumps(row) + "\n")
         except OSError as error:
             raise unwritable(path, error) from error
+        self.told(row)
 
     # ------------------------------------------------------------------------------------------ checkpoints
     def save(self, state: Mapping[str, Any], step: int) -> None:

@@ -95,5 +95,8 @@ def session(cfg: Config, info: Config, kind: str = "search") -> Iterator[Session
             yield Session(records.Guest(folder), device, cfg, info, signals)
         return
     with records.Run(folder, config.identifying(cfg, kind), extra) as run, processes.joined(device), \
-            machine.Signals() as signals, progress.logged(folder, quiet=cfg["quiet"]):
+            machine.Signals() as signals, contextlib.ExitStack() as stack, progress.logged(folder, quiet=cfg["quiet"]):
+        logger = config.build(cfg["logger"], cfg["allow"]).open(folder, config.identifying(cfg, kind))
+        run.told = logger.write
+        stack.callback(logger.close)
         yield Session(run, device, cfg, info, signals)

@@ -180,4 +180,4 @@ class ListJob:
     """`nasx list`."""
 
     what: Literal["all", "methods", "spaces", "datasets", "benchmarks", "protocols", "recipes", "engines",
-                  "experiments"] = "all"
+                  "loggers", "experiments"] = "all"

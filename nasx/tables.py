@@ -34,7 +34,7 @@ from typing import Any
 
 import pandas as pd
 
-from nasx import typeset
+from nasx import baseline, typeset
 from nasx.collect import collect
 from nasx.errors import UserError
 from nasx.typeset import Sheet
@@ -74,6 +74,7 @@ def summary(frame: pd.DataFrame, group: Sequence[str] = (), *, reference: bool =
         row = {k: first[k] for k in [*KEYS, *group]}
         row["overrides"], row["family"], row["folder"] = first["overrides"], first["family"], first["folder"]
         row["n"], row["std_over"], row["reference"] = len(members), _std_over(members), ""
+        row["folders"] = tuple(m["folder"] for m in members)
         row["device"] = " / ".join(sorted({m["device"] for m in members if m["device"]}))
         row["gpu"] = all(m["gpu"] for m in members)
         row["benchmark"] = first["benchmark"]
@@ -86,6 +87,7 @@ def summary(frame: pd.DataFrame, group: Sequence[str] = (), *, reference: bool =
             notes.append(f"{first['method']} on {first['space']}: seed {', '.join(twice)} occurs more than once among "
                          f"runs of one configuration (other code or settings?); n counts each")
         rows.append(row)
+    notes += baseline.judge(rows, list(groups.values()))
     table = pd.DataFrame(rows)
     if len(table):
         table["setting"] = _settings(rows)
@@ -226,7 +228,8 @@ def _sheet(title: str, rows: list[dict[str, Any]], measures: Sequence[tuple[str,
     words = [("method", name), ("space", lambda r: str(r["space"])), ("searched on", lambda r: str(r["searched_on"])),
              ("trained on", lambda r: str(r["dataset"]) if r["kind"] == "retrain" else ""),
              ("protocol", lambda r: str(r["protocol"])), ("recipe", lambda r: str(r["recipe"])),
-             ("setting", lambda r: str(r["setting"])), ("marks", marks), ("device", lambda r: str(r["device"]))]
+             ("setting", lambda r: str(r["setting"])), ("marks", marks), ("− random", lambda r: str(r["versus"])),
+             ("verdict", lambda r: str(r["verdicts"])), ("device", lambda r: str(r["device"]))]
     own = [row for row in rows if not row["reference"]]
     rows = own + [row for row in rows if row["reference"]]
     kept, constant = [], []
@@ -237,7 +240,7 @@ def _sheet(title: str, rows: list[dict[str, Any]], measures: Sequence[tuple[str,
         elif "".join(values):
             constant.append(f"{head} {values.pop()}")
     kept = [(head, text) for head, text in kept if any(map(text, rows))]
-    at = next((i for i, (head, _) in enumerate(kept) if head == "device"), len(kept))
+    at = next((i for i, (head, _) in enumerate(kept) if head in ("− random", "verdict", "device")), len(kept))
     numbers: list[tuple[str, Callable[[Mapping[str, Any]], str]]] = [("n", lambda r: str(r["n"]) if r["n"] else "")]
     numbers += [(head, partial(value, measure=measure, missing=missing)) for head, measure in measures]
     numbers += [("params (M)", lambda r: value(r, "params", scale=1e-6, missing="–")),
@@ -272,7 +275,7 @@ def to_csv(table: pd.DataFrame) -> str:
     """Every number of `summary` in full precision: separate columns for mean, std and n; labels joined by `|`."""
     plain = table.assign(labels=["|".join(x) for x in table["labels"]],
                          overrides=[" ".join(x) for x in table["overrides"]]) if len(table) else table
-    return plain.drop(columns=["folder"], errors="ignore").to_csv(index=False, lineterminator="\n")
+    return plain.drop(columns=["folder", "folders"], errors="ignore").to_csv(index=False, lineterminator="\n")
 
 
 # ---------------------------------------------------------------------------------------------------------- ask

@@ -71,7 +71,7 @@ def console(sheets: Sequence[Sheet], notes: Sequence[str] = (), *, width: int | 
             table.add_row(*map(Text, row), end_section=i + 1 in sheet.rules)
         terminal.print(table)
         for line in filter(None, [sheet.caption, *sheet.notes]):
-            terminal.print(Text(_sentence(line), style="dim"))
+            terminal.print(Text(sentence(line), style="dim"))
         terminal.print()
     for note in notes:
         terminal.print(Text(f"note: {note}", style="yellow"))
@@ -108,7 +108,8 @@ def _parts(sheet: Sheet, width: int | None) -> list[Sheet]:
     return parts
 
 
-def _sentence(text: str) -> str:
+def sentence(text: str) -> str:
+    """`text` with a capital and a full stop; names at its start keep their spelling."""
     text = " ".join(text.split())
     first = text.partition(" ")[0].rstrip(":;,")
     text = text[:1].upper() + text[1:] if first.isalpha() and first.islower() else text  # names keep their spelling
@@ -138,7 +139,7 @@ def _markdown(sheet: Sheet) -> str:
 
 
 def _footer(notes: Sequence[str]) -> list[str]:
-    return ["\n".join(f"- {_sentence(note)}" for note in notes)] if notes else []
+    return ["\n".join(f"- {sentence(note)}" for note in notes)] if notes else []
 
 
 def _latex(sheet: Sheet) -> str:
@@ -148,7 +149,7 @@ def _latex(sheet: Sheet) -> str:
         if i in sheet.rules and i:
             body.append(r"    \midrule")
         body.append("    " + " & ".join(map(latex_escape, row)) + r" \\")
-    words = latex_escape(" ".join(map(_sentence, filter(None, [sheet.title, sheet.caption, *sheet.notes]))))
+    words = latex_escape(" ".join(map(sentence, filter(None, [sheet.title, sheet.caption, *sheet.notes]))))
     return "\n".join([r"\begin{table}[t]", r"  \centering", rf"  \caption{{{words}}}",
                       rf"  \begin{{tabular}}{{{columns}}}", r"    \toprule",
                       "    " + " & ".join(map(latex_escape, sheet.header)) + r" \\", r"    \midrule", *body,

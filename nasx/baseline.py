@@ -1,0 +1,82 @@
+"""What a table's rows say of their searches, beside random search: how many collapsed, and whether chance would do.
+
+    verdicts  of n searches, how many collapsed or still moved at their end (nasx.verdict, from their records)
+    versus    mean minus that of the random runs, with Welch's p over seeds (nasx.significance)
+
+The random runs of a row are those of method `random` with one draw a seed, on the same space and data set, by the same
+benchmark or retraining recipe; of several configurations of them the one with most runs. Their search protocol does
+not matter: random search trains nothing. Measured is the look-up on the row's own data set, else on the first that all
+runs have, test before validation; of retrained networks the test accuracy.
+
+Shapes: rows and members are parallel lists: a row of `tables.summary`, and the rows of `collect` that it gathers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, MutableMapping, Sequence
+from typing import Any
+
+from nasx.significance import Difference, p_text, welch
+
+RANDOM = "random"
+SAME = ("kind", "space", "searched_on", "dataset", "benchmark", "recipe")
+Members = Sequence[Mapping[str, Any]]
+
+
+def judge(rows: Sequence[MutableMapping[str, Any]], members: Sequence[Members]) -> list[str]:
+    """Set `verdicts`, `versus` (text) and `versus_p` of each row; returns the notes that explain them."""
+    pairs = list(zip(rows, members, strict=True))
+    pools: dict[tuple[Any, ...], Members] = {}
+    for row, own in pairs:
+        key = tuple(row[k] for k in SAME)
+        if row["method"] == RANDOM and not row["best_of"] and not _chosen(own) and len(own) > len(pools.get(key, ())):
+            pools[key] = own
+    measures = set()
+    for row, own in pairs:
+        row["verdicts"], row["versus"], row["versus_p"] = verdicts(own), "", math.nan
+        pool = pools.get(tuple(row[k] for k in SAME))
+        if pool is None or row["method"] == RANDOM:
+            continue
+        name, found = against(own, pool)
+        row["versus"] = versus(found)
+        if found is not None:
+            row["versus_p"] = found.p
+            measures.add(name)
+    names = ", ".join(sorted(measures))
+    return [f"− random: mean minus that of random search on the same space and data set ({names}), p by Welch's t test "
+            "over runs, not corrected for the number of rows; below 0.05 chance is unlikely"] if measures else []
+
+
+def _chosen(members: Members) -> bool:
+    """Whether these random runs are the best of several draws."""
+    return any(text.partition("=")[0] == "method.samples" for text in members[0]["overrides"])
+
+
+def against(own: Members, pool: Members) -> tuple[str, Difference | None]:
+    """The measure that both have, and the difference of `own` from `pool` (None where a side has fewer than two)."""
+    both = [*own, *pool]
+    name = "test_accuracy"
+    if own[0]["kind"] == "search":
+        lookups = [k for k in own[0] if k.endswith((".test", ".valid")) and not any(math.isnan(m[k]) for m in both)]
+        if not lookups:
+            return "", None
+        first = next((k for k in lookups if k.rpartition(".")[0] == own[0]["dataset"]), lookups[0]).rpartition(".")[0]
+        name = f"{first}.test" if f"{first}.test" in lookups else f"{first}.valid"
+    one, other = ([m[name] for m in side if not math.isnan(m[name])] for side in (pool, own))
+    return name, welch(one, other)
+
+
+def versus(found: Difference | None) -> str:
+    """`+4.21 (p = 0.013)`; `n < 2` where nothing can be tested."""
+    return "n < 2" if found is None else f"{found.mean:+.2f} ({p_text(found.p)})".replace("-", "−")
+
+
+def verdicts(members: Members) -> str:
+    """`2 of 4 collapsed, 1 moving`, empty where no record has a verdict."""
+    judged = [m["collapsed"] for m in members if m.get("collapsed") is not None]
+    if not judged:
+        return ""
+    moving = sum(bool(m["moving"]) for m in members)
+    bad = f"{sum(judged)} of {len(judged)} collapsed" if any(judged) else "none collapsed"
+    return f"{bad}, {moving} moving" if moving else bad

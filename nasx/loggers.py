@@ -1,0 +1,129 @@
+"""Loggers: where metrics rows go besides metrics.jsonl. None is needed and none is the default.
+
+`logger=tensorboard`, `logger=wandb`; the packages are extras: uv sync --extra tensorboard, --extra wandb. A logger
+is told each row when the run has written it (`records.Run.append`), and opens what it writes to at the first row: a
+finished run opens nothing. It changes no number and is no part of a run's identity. A resumed run goes on where its
+last checkpoint was: TensorBoard hides what was logged beyond it, W&B resumes the run of the same name.
+
+Shapes: a row is an entry of metrics.jsonl. Its numbers become scalars at step `epoch`, inner names joined by `/`;
+lists (mixture weights) and texts stay in metrics.jsonl alone.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from nasx.errors import UserError
+
+
+class Sink(Protocol):
+    """What rows are told to."""
+
+    def write(self, row: Mapping[str, Any]) -> None: ...
+    def close(self) -> None: ...
+
+
+class Nothing:
+    """Takes rows and does nothing with them."""
+
+    def write(self, row: Mapping[str, Any]) -> None: ...
+    def close(self) -> None: ...
+
+
+def scalars(row: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+    """(name, number) of the finite numbers in a row, mappings entered; the epoch, which is the step, is left out."""
+    for key, value in row.items():
+        if isinstance(value, Mapping):
+            yield from scalars(value, f"{prefix}{key}/")
+        elif isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) \
+                and prefix + key != "epoch":
+            yield prefix + key, float(value)
+
+
+def need(package: str, choice: str) -> None:
+    """Raise UserError where `package` is not installed."""
+    if importlib.util.find_spec(package) is None:
+        raise UserError(f"logger={choice}", f"{package} is not installed",
+                        f"run `uv sync --extra {choice}` (or `uv pip install {package}`), or leave the logger out")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoLogger:
+    """Logs nowhere else."""
+
+    def open(self, folder: Path, config: Mapping[str, Any]) -> Sink:
+        return Nothing()
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorBoard:
+    """Event files for TensorBoard in the run folder."""
+
+    folder: str = "tensorboard"
+
+    def check(self) -> None:
+        """Raises UserError where TensorBoard is not installed."""
+        need("tensorboard", "tensorboard")
+
+    def open(self, folder: Path, config: Mapping[str, Any]) -> Sink:
+        return _TensorBoard(folder / self.folder)
+
+
+class _TensorBoard:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.writer: Any = None
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        step = int(row["epoch"])
+        if self.writer is None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.writer = SummaryWriter(str(self.folder), purge_step=step)
+        for name, value in scalars(row):
+            self.writer.add_scalar(name, value, step)
+        self.writer.flush()
+
+    def close(self) -> None:
+        if self.writer is not None:
+            self.writer.close()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wandb:
+    """A run of Weights & Biases, offline unless asked for."""
+
+    project: str = "nasx"
+    entity: str | None = None
+    mode: Literal["offline", "online", "disabled"] = "offline"
+
+    def check(self) -> None:
+        """Raises UserError where wandb is not installed."""
+        need("wandb", "wandb")
+
+    def open(self, folder: Path, config: Mapping[str, Any]) -> Sink:
+        return _Wandb(self, folder, config)
+
+
+class _Wandb:
+    def __init__(self, ask: Wandb, folder: Path, config: Mapping[str, Any]) -> None:
+        self.ask, self.folder, self.config = ask, folder, config
+        self.run: Any = None
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        if self.run is None:
+            import wandb
+
+            self.run = wandb.init(project=self.ask.project, entity=self.ask.entity, mode=self.ask.mode,
+                                       id=self.folder.name, name=self.folder.name, dir=str(self.folder),
+                                       config=dict(self.config), resume="allow")
+        self.run.log(dict(scalars(row)), step=int(row["epoch"]))
+
+    def close(self) -> None:
+        if self.run is not None:
+            self.run.finish()

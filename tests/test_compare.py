@@ -1,0 +1,175 @@
+"""Welch's test against known values and scipy, the comparison of two groups in words, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+import yaml
+from scipy import stats
+
+from nasx import compare, differences, tables
+from nasx.errors import UserError
+from nasx.significance import p_text, welch
+
+
+@pytest.fixture
+def make(tmp_path, monkeypatch):
+    """Write one finished run below runs/; keywords replace its fields, `settings` goes into config.yaml."""
+    monkeypatch.chdir(tmp_path)
+    count = iter(range(1000))
+
+    def write(method="darts", seed=0, valid=90.0, settings=None, **fields):
+        number = next(count)
+        choices = {"method": method, "space": "nb201", "dataset": "cifar10"} | fields.pop("choices", {})
+        record = {"kind": "search", "name": f"{method}{number}", "status": "finished", "choices": choices,
+                  "protocol": "nb201-v1", "seed": seed, "identity": f"{number:08x}", "family": method,
+                  "overrides": [], "supernet": {"valid_accuracy": 0.5},
+                  "lookup": {"benchmark": "nb201", "cifar10": {"valid": valid, "test": None}}, **fields}
+        folder = tmp_path / "outputs" / record["name"]
+        folder.mkdir(parents=True)
+        (folder / "result.json").write_text(json.dumps(record))
+        (folder / "config.yaml").write_text(yaml.safe_dump({"choices": choices, "seed": seed, **(settings or {})}))
+        return folder
+
+    return write
+
+
+# ------------------------------------------------------------------------------------------------------ the test
+def test_welch_is_scipys_on_unequal_groups():
+    rng = np.random.default_rng(0)
+    for n, m, scale in ((2, 2, 1.0), (3, 9, 5.0), (20, 4, 0.1)):
+        a, b = rng.normal(0, 1, n), rng.normal(1, scale, m)
+        found, known = welch(a, b), stats.ttest_ind(b, a, equal_var=False)
+        low, high = known.confidence_interval(0.95)
+        assert found[:5] == pytest.approx((b.mean() - a.mean(), low, high, known.pvalue, known.df), rel=1e-9)
+
+
+def test_the_quantile_is_that_of_the_printed_table():
+    """Two groups of five with variance 5/2: df = 8, standard error 1, so the half width is t(8, 0.975) = 2.306."""
+    found = welch([0, 1, 2, 3, 4], [10, 11, 12, 13, 14])
+    assert found.df == pytest.approx(8)
+    assert found.high - found.mean == pytest.approx(2.306, abs=5e-4)
+
+
+def test_groups_without_spread_and_too_small_ones():
+    assert welch([1.0], [2.0, 3.0]) is None
+    assert welch([2.0, 2.0], [2.0, 2.0]).p == 1
+    found = welch([2.0, 2.0], [3.0, 3.0])
+    assert (found.low, found.high, found.p, found.df) == (1, 1, 0, math.inf)
+    assert "Neither group has any spread" in compare.sentence(found, "%")
+
+
+def test_p_in_words():
+    assert [p_text(p) for p in (1e-9, 0.0123, 0.5)] == ["p < 0.001", "p = 0.012", "p = 0.50"]
+
+
+# ------------------------------------------------------------------------------------------------------- compare
+def test_a_comparison_in_words(make, capsys):
+    for seed, (one, other) in enumerate(((80, 90), (81, 92), (82, 91))):
+        make("darts", seed, one, {"search": {"lr": 0.025, "epochs": 50}})
+        make("random", seed, other, {"search": {"lr": 0.01, "epochs": 50}})
+    compare.main(["method=darts", "method=random"])
+    said = capsys.readouterr().out
+    assert "81.00 ± 1.00   n = 3" in said
+    assert "B lies 10.00 points above A; 95 % interval of B - A: +7.73 to +12.27; p < 0.001" in said
+    rows = [line.split() for line in said.splitlines()]
+    assert ["search.lr", "0.025", "0.01"] in rows
+    assert ["method", "darts", "random"] in rows
+    assert "epochs" not in said
+
+
+def test_folders_globs_and_several_conditions(make, capsys):
+    for seed in (0, 1):
+        make("darts", seed, 80 + seed)
+        make("random", seed, 90 + seed, {"search": {"lr": 1}})
+    compare.main(["outputs/darts*", "method=random,space=nb201", "metric=cifar10.valid"])
+    assert "B lies 10.00 points above A" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("fields", "said"), [
+    ({"protocol": "nats"}, "kinds of protocol"), ({"kind": "retrain", "test_accuracy": 0.9}, "kinds of nasx compare"),
+    ({"lookup": {"benchmark": "other", "cifar10": {"valid": 1.0}}}, "kinds of benchmark")])
+def test_what_does_not_belong_together_is_refused(make, fields, said):
+    for seed in (0, 1):
+        make("darts", seed)
+        make("random", seed, **fields)
+    with pytest.raises(UserError, match=said):
+        compare.main(["method=darts", "method=random"])
+
+
+def test_too_few_shared_and_missing_runs_are_refused(make):
+    for seed in (0, 1):
+        make("darts", seed)
+    make("random")
+    with pytest.raises(UserError, match="has one run: no spread"):
+        compare.main(["method=darts", "method=random"])
+    with pytest.raises(UserError, match="share 2 runs"):
+        compare.main(["method=darts", "outputs"])
+    with pytest.raises(UserError, match="none of the 3 finished runs"):
+        compare.main(["method=darts", "method=gdas"])
+    with pytest.raises(UserError, match="holds no finished run"):
+        compare.main(["method=darts", "nowhere"])
+    with pytest.raises(UserError, match="needs two groups of runs, 1 given"):
+        compare.main(["method=darts"])
+    with pytest.raises(UserError, match="did you mean"):
+        compare.main(["method=darts", "method=random", "metrc=x"])
+
+
+def test_metrics_that_are_not_there_and_data_sets_that_differ(make):
+    for seed in (0, 1):
+        make("darts", seed)
+        make("random", seed, choices={"dataset": "digits"})
+    with pytest.raises(UserError, match=r"no such metric.*did you mean cifar10.valid"):
+        compare.main(["method=darts", "method=random", "metric=cifar10.vald"])
+    with pytest.raises(UserError, match="kinds of data set"):
+        compare.main(["method=darts", "method=random", "metric=supernet_valid"])
+
+
+def test_searches_without_a_look_up_ask_for_a_metric(make, capsys):
+    for seed in (0, 1):
+        make("darts", seed, lookup=None, wall_s=10.0 + seed)
+        make("random", seed, lookup=None, wall_s=1.0 + seed)
+    with pytest.raises(UserError, match="no look-up in common"):
+        compare.main(["method=darts", "method=random"])
+    compare.main(["method=darts", "method=random", "metric=cost_s"])
+    assert "B lies 9.00 s below A" in capsys.readouterr().out
+
+
+def test_differences_are_told_only_where_groups_differ(make):
+    one = [str(make(settings={"search": {"lr": lr}, "a": 1, "out": None})) for lr in (1, 2)]
+    other = [str(make(settings={"search": {"lr": 1}, "a": 1}))]
+    assert differences.rows([one, other]) == [("out", ("null", "(none)")), ("search.lr", ("1 / 2", "1"))]
+
+
+# ------------------------------------------------------------------------------------------------ beside random
+def test_a_table_sets_searches_beside_random_ones(make):
+    for seed in (0, 1, 2):
+        make("darts", seed, 80 + seed, verdict={"collapsed": seed == 0, "moving": True})
+        make("random", seed, 90 + seed)
+    table = tables.summary(tables.collect("outputs"), reference=False).set_index("method")
+    known = stats.ttest_ind([80, 81, 82], [90, 91, 92], equal_var=False).pvalue
+    assert table.loc["darts", "versus_p"] == pytest.approx(known)
+    assert table.loc["darts", "versus"] == "−10.00 (p < 0.001)"
+    assert table.loc["darts", "verdicts"] == "1 of 3 collapsed, 3 moving"
+    assert table.loc["random", "versus"] == ""
+    assert any("Welch" in note for note in table.attrs["notes"])
+
+
+def test_random_runs_of_another_space_or_the_best_of_several_draws_are_no_baseline(make):
+    for seed in (0, 1):
+        make("darts", seed)
+        make("random", seed, choices={"space": "other"})
+        make("random", seed, overrides=["method.samples=10"], family="best")
+    table = tables.summary(tables.collect("outputs"), reference=False).set_index("method")
+    assert table.loc["darts", "versus"] == ""
+
+
+def test_one_random_run_is_too_few(make):
+    for seed in (0, 1):
+        make("darts", seed)
+    make("random")
+    table = tables.summary(tables.collect("outputs"), reference=False).set_index("method")
+    assert table.loc["darts", "versus"] == "n < 2"

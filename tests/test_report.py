@@ -1,0 +1,213 @@
+"""The report page: one file without the network, true numbers, hostile names kept harmless, and what it leaves out."""
+
+from __future__ import annotations
+
+import json
+import re
+import xml.etree.ElementTree as ET
+from html.parser import HTMLParser
+
+import pytest
+
+from nasx import charts, checklist, records, report, tables
+from nasx.errors import UserError
+
+CELL = "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|skip_connect~0|nor_conv_3x3~1|nor_conv_3x3~2|"
+HOSTILE = '<script>alert(1)</script>"\'><img src=x onerror=alert(1)>$\\frac{_'
+EMPTY = {"meta", "img", "link", "br", "input"}
+
+
+@pytest.fixture
+def make(tmp_path, monkeypatch):
+    """Write one finished search of three epochs through nasx.records; keywords replace fields of its record."""
+    monkeypatch.chdir(tmp_path)
+    count = iter(range(1000))
+
+    def write(method="darts", seed=0, valid=90.0, epochs=3, settings=None, **fields):
+        number = next(count)
+        choices = {"method": method, "space": "nb201", "dataset": "cifar10"} | fields.pop("choices", {})
+        identity = {"seed": seed, **(settings or {})}
+        with records.Run(tmp_path / "outputs" / f"run{number}", identity, {"choices": choices}) as run:
+            lookup = {"benchmark": "nb201", "cifar10": {"valid": valid, "test": None}}
+            for epoch in range(1, epochs + 1):
+                run.append({"epoch": epoch, "train_loss": 2.0 / epoch + seed, "valid_accuracy": 0.3 * epoch / epochs,
+                            "eigenvalue": 0.1 * epoch, "lookup": lookup, "genotype": CELL,
+                            "mix": {"cell": [[0.1, 0.2, 0.3, 0.2, 0.2]] * 6}})
+            run.finish({"kind": "search", "name": f"run{number}", "status": "finished", "choices": choices,
+                        "seed": seed, "identity": f"{number:08x}", "family": f"{method}", "protocol": "nb201-v1",
+                        "overrides": [], "genotype": CELL, "lookup": lookup, "wall_s": 60.0, "peak_mb": 100,
+                        "updates": 3, "passes": 6, "commit": "abc", "versions": {"torch": "2"},
+                        "hardware": {"device": "cpu", "name": "A CPU"},
+                        "verdict": {"collapsed": False, "moving": True}, **fields})
+
+    return write
+
+
+class Page(HTMLParser):
+    """A page's elements and text; balanced tags are asserted."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open, self.tags, self.texts, self.attributes = [], [], [], []
+        self.feed(text)
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+        if tag not in EMPTY:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if not self.open or self.open[-1] not in ("style", "script"):
+            self.texts.append(data)
+
+
+def written(*given) -> tuple[str, Page]:
+    report.main(list(given))
+    with open("report.html", encoding="utf-8") as file:
+        text = file.read()
+    return text, Page(text)
+
+
+def test_a_page_holds_what_the_runs_say(make, capsys):
+    for seed in (0, 1, 2):
+        make("darts", seed, 80.0 + seed, settings={"search": {"lr": 0.025, "epochs": 3}})
+        make("random", seed, 90.0 + seed, settings={"search": {"lr": 0.01, "epochs": 3}})
+    _, page = written("title=My runs")
+    words = " ".join(" ".join(page.texts).split())
+    for said in ("My runs", "6 searches in 2 settings", "random with 91.00 ± 1.00 %", "81.00 ± 1.00",
+                 "darts lies below random search", "−10.00 (p < 0.001)", "optimum 91.61", "Training loss",
+                 "Dominant eigenvalue", "Mixture weights", "3 of 3 runs", "search.lr", "0.025", "A CPU", "torch=2",
+                 "None of 6 searches collapsed, 6 still moved", "Is there random search as a baseline?"):
+        assert said in words, said
+    assert "search.epochs" not in words
+    assert "report.html: 6 runs" in capsys.readouterr().out
+
+
+def test_nothing_is_fetched_and_both_schemes_are_there(make):
+    make()
+    text, page = written()
+    assert not [value for name, value in page.attributes if name in ("src", "href", "xlink:href")
+                and not value.startswith(("#", "data:image/png;base64,"))]
+    assert not {"link", "iframe", "object", "embed"} & set(page.tags)
+    assert "default-src 'none'" in text
+    assert "prefers-color-scheme: dark" in text
+    assert "@media print" in text
+    assert not re.search(r"https?://|@import|url\((?!#)", text)
+
+
+def test_parts_of_pictures_have_names_of_their_own(make):
+    make()
+    make("random", 1)
+    _, page = written()
+    names = [value for name, value in page.attributes if name == "id"]
+    assert len(names) == len(set(names))
+    used = {value[1:] for name, value in page.attributes if name == "href" and value[0] == "#"}
+    assert used <= set(names)
+
+
+def test_hostile_names_stay_text(make):
+    for seed in (0, 1):
+        make(HOSTILE, seed, settings={HOSTILE: HOSTILE + str(seed)}, versions={HOSTILE: HOSTILE}, commit=HOSTILE,
+             overrides=[f"a={HOSTILE}"], hardware={"device": "cpu", "name": HOSTILE}, protocol=HOSTILE)
+        make("random", seed, choices={"dataset": HOSTILE, "space": HOSTILE}, genotype=HOSTILE, name=HOSTILE)
+    make("darts", 0, genotype=f"Genotype(normal=[('{HOSTILE[:25]}', 0), ('</svg>', 1)], normal_concat=[2])")
+    _, page = written(f"title={HOSTILE}")
+    assert page.tags.count("script") == 1
+    assert "img" not in page.tags
+    assert not [name for name, _ in page.attributes if name.startswith("on")]
+    assert HOSTILE in "".join(page.texts)
+
+
+def test_a_picture_keeps_nothing_but_what_draws():
+    svg = ('<!DOCTYPE svg><svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
+           ' width="9pt" onload="x()"><script>x()</script><a xlink:href="javascript:x()"><path d="M0 0"/></a>'
+           '<foreignObject/>'
+           '<g id="a"><path d="M 1.23456 2" style="fill: #0072b2; clip-path: url(#a)"/><use xlink:href="#a"/>'
+           '<image xlink:href="http://x/y.png"/></g></svg>')
+    made = charts.inline(svg, "f1-", 'a "label"')
+    assert not re.search(r"script|onload|javascript|foreign|http|<a", made)
+    for part in ('d="M 1.23 2"', "var(--c0)", "url(#f1-a)", 'href="#f1-a"', 'id="f1-a"', "&quot;label&quot;"):
+        assert part in made, part
+    ET.fromstring(made)
+
+
+def test_what_is_drawn_is_limited_and_said(make, monkeypatch):
+    monkeypatch.setattr(report, "LINES", 2)
+    for i in range(4):
+        make(f"m{i}", 0)
+    _, page = written()
+    assert "Drawn: 2 of 4 settings" in " ".join(page.texts)
+    monkeypatch.setattr(report, "BUDGET", 0)
+    text, page = written()
+    assert "pictures are left out to keep the page small" in " ".join(page.texts)
+    assert text.count("<svg") == 1
+
+
+def test_many_epochs_are_thinned_and_the_last_stays(make, tmp_path):
+    make(epochs=500)
+    rows = charts.read(str(tmp_path / "outputs" / "run0"), most=100)
+    assert len(rows) == 100
+    assert rows[-1]["epoch"] == 500
+    assert charts.read("nowhere") == []
+
+
+def test_runs_without_rows_and_retrainings_have_a_page(make):
+    make(epochs=0, lookup=None, verdict=None)
+    make("random", epochs=2, kind="retrain", test_accuracy=0.9, protocol="darts-cifar", lookup=None)
+    _, page = written()
+    words = " ".join(" ".join(page.texts).split())
+    assert "1 search and 1 retraining" in words
+    assert "Retrained networks" in words
+
+
+def test_the_same_runs_give_the_same_bytes(make):
+    make()
+    assert written()[0] == written()[0]
+
+
+@pytest.mark.parametrize(("given", "said"), [
+    (["nowhere"], "no finished run there"), (["outputs", "out=a.pdf"], "is no name of an HTML page"),
+    (["outputs", "out=no/folder/a.html"], "there is no folder"), (["outputs", "titel=x"], "did you mean title")])
+def test_what_is_wrong_is_said_before_any_work(make, given, said):
+    make()
+    with pytest.raises(UserError, match=said):
+        report.main(given)
+
+
+# ----------------------------------------------------------------------------------------------------- checklist
+def states(root: str, *, anytime: bool = True) -> dict[int, str]:
+    frame = tables.collect(root)
+    rows = [tables.summary(frame, reference=False), frame]
+    groups, runs = ([{str(k): v for k, v in r.items()} for r in rows_.to_dict("records")] for rows_ in rows)
+    found = checklist.items(runs, groups, anytime=anytime)
+    assert [item.number for item in found] == list(range(1, 15))
+    assert {item.state for item in found} <= set(checklist.STATES)
+    return {item.number: item.state for item in found}
+
+
+def test_a_clean_study_has_its_list_filled(make):
+    for seed in (0, 1, 2):
+        make("darts", seed)
+        make("darts", seed, family="other", overrides=["method.order=2"])
+        make("random", seed)
+    found = states("outputs")
+    assert [number for number, state in found.items() if state != "yes"] == [3, 12]
+    assert found[3] == found[12] == "yours"
+
+
+def test_what_is_missing_is_called_so(make):
+    make("darts", commit="abc+", lookup=None)
+    make("gdas", 1, protocol="nats", lookup=None, hardware={"device": "cpu", "name": "Another"}, commit=None)
+    found = states("outputs", anytime=False)
+    assert {n: s for n, s in found.items() if s == "missing"}.keys() == {5, 6, 7, 8, 9, 10}
+    assert {n: s for n, s in found.items() if s == "partly"}.keys() == {1, 2, 4, 11, 13}
+    assert json.dumps(found)
