@@ -124,8 +124,10 @@ def test_a_1shot1_search_ends_well_without_its_table_and_fill_adds_the_look_up_l
     filled = json.loads(file.read_text())
     assert filled["lookup"]["cifar10"]["valid"] == pytest.approx(92.0, abs=1e-4)
     assert filled["lookup"]["cifar10"]["test"] == pytest.approx(81.0, abs=1e-4)
-    assert {k: v for k, v in filled.items() if k not in ("lookup", "missing")} == {
-        k: v for k, v in result.items() if k not in ("lookup", "missing")}
+    assert result["reference"] == {}
+    assert filled["reference"]["cifar10"]["valid"]["optimum"] == pytest.approx(92.0, abs=1e-4), "of the one graph there is"
+    new = ("lookup", "missing", "reference")
+    assert {k: v for k, v in filled.items() if k not in new} == {k: v for k, v in result.items() if k not in new}
     assert "0 of 1 runs filled" in said(tmp_path, "bench", "fill", "outputs")
     assert "92.00" in said(tmp_path, "bench", "query", result["genotype"])
     again = said(tmp_path, "search", "space=nb1shot1_1", "method=darts", *TINY, "name=run")
