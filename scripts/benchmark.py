@@ -218,7 +218,7 @@ def main() -> None:
     parser.add_argument("--json", help="write all figures to this file")
     args = parser.parse_args()
     runs = 3 if args.quick else 9
-    full, small = (32, 8) if args.quick else (64, 64)
+    full, small = (64, 8) if args.quick else (64, 64)
     networks = {"nb201 N=5 C=16": (Nb201(), full), "darts L=8 C=16": (Darts(), small)}
     steps = {"nb201": Nb201(layers=1) if args.quick else Nb201(),
              "darts": Darts(layers=3) if args.quick else Darts()}
