@@ -6,7 +6,8 @@ that by a key. The first step of a key runs eagerly (it also warms kernels up), 
 all later ones are replayed on copies of their batches. What is substituted for weights (probes, virtual steps) lives in
 the graph's own memory pool, at the same address in every replay, so no shadow tree has to be kept by hand.
 
-Not replayed: methods that draw from a batch's seed, networks that do (noise, drop-path); `reason` says so.
+Not replayed: methods that draw from a batch's seed, networks that do (noise, drop-path); `reason` says so. It does not
+pay where few steps share a key: TSE with long chunks, one-sided Lambda (whose steps take turns, so all are eager).
 Not yet measured: no CUDA machine was at hand. On a CPU only the bookkeeping is tested; tests/test_gpu.py has the rest.
 
 Source: PyTorch, CUDA semantics, section CUDA graphs.
@@ -14,6 +15,7 @@ Source: PyTorch, CUDA semantics, section CUDA graphs.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Protocol
 
@@ -70,12 +72,22 @@ class Replayed:
         self.problem.passes = before  # recorded, not run
 
 
-def cuda(work: Callable[[], Any]) -> Callable[[], None]:
-    """Capture `work` on the current device: nothing runs yet, its tensors are those of every replay."""
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        work()
-    return graph.replay
+def cuda(device: torch.device) -> Callable[[Callable[[], Any]], Callable[[], None]]:
+    """How to capture work on `device`: nothing runs yet, its tensors are those of every replay.
+
+    The stream is the search's own: libraries keep one workspace a stream, which the graphs of searches that replay
+    side by side must not share.
+    """
+    stream = torch.cuda.Stream(device)
+
+    def capture(work: Callable[[], Any]) -> Callable[[], None]:
+        gc.collect()  # no graph of autograd from before may be alive
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.device(device), torch.cuda.graph(graph, stream=stream):
+            work()
+        return graph.replay
+
+    return capture
 
 
 def reason(device: torch.device, method: Method, draws: bool) -> str | None:

@@ -47,6 +47,8 @@ def prepare(on: torch.device, *, threads: int | None, deterministic: bool, seed:
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
     torch.manual_seed(seed)
     if on.type == "cuda":
+        if on.index is not None:
+            torch.cuda.set_device(on)  # streams and graphs open on the current device
         torch.cuda.reset_peak_memory_stats(on)
 
 

@@ -90,7 +90,10 @@ class Turn:
 
     def __init__(self, job: SearchJob) -> None:
         self.job, self.steps, self.random = job, job.steps(), torch.get_rng_state()
-        self.stream = torch.cuda.Stream(job.here.device) if job.here.device.type == "cuda" else None
+        device = job.here.device
+        self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        if self.stream is not None:
+            self.stream.wait_stream(torch.cuda.current_stream(device))  # what built the job may still be on its way
 
     def take(self) -> None:
         """The next step. Raises StopIteration after the last, when the record is written."""
@@ -102,7 +105,8 @@ class Turn:
     def save(self) -> None:
         """A checkpoint of where it stands."""
         torch.set_rng_state(self.random)
-        self.job.save()
+        with torch.cuda.stream(self.stream):
+            self.job.save()
 
 
 def of_seed(info: Config, seed: int) -> Config:
@@ -161,7 +165,7 @@ class SearchJob:
         draws = self.problem.draws or self.settings.drop_path > 0
         why = graphs.reason(self.here.device, self.method, draws)
         if why is None:
-            return graphs.Replayed(self.method, self.problem, graphs.cuda)
+            return graphs.Replayed(self.method, self.problem, graphs.cuda(self.here.device))
         if wanted == "on":
             raise UserError("engine.graphs=on", f"steps cannot be replayed: {why}", "use engine.graphs=auto")
         log.info("steps run eagerly: %s", why)

@@ -61,6 +61,14 @@ def cosine(base: float, low: float, epoch: int, epochs: int) -> float:
     return low + (base - low) * (1 + math.cos(math.pi * epoch / epochs)) / 2
 
 
+def fitted(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> dict[str, Any]:
+    """An optimizer's saved state with the kernels of this device, which may be another than that of the checkpoint."""
+    kernels = ("fused", "foreach", "capturable")
+    groups = [{**saved, **{k: live[k] for k in kernels if k in live}}
+              for saved, live in zip(state["param_groups"], optimizer.param_groups, strict=True)]
+    return {**state, "param_groups": groups}
+
+
 @dataclass
 class Loop:
     """One search from its current position to its end.
@@ -154,8 +162,8 @@ class Loop:
             for name, live in (("w", self.search.w), ("a", self.search.a), ("buffers", buffers)):
                 for k, x in live.items():
                     x.copy_(state[name][k])
-        self.search.w_opt.load_state_dict(state["w_opt"])
-        self.search.a_opt.load_state_dict(state["a_opt"])
+        for optimizer, name in ((self.search.w_opt, "w_opt"), (self.search.a_opt, "a_opt")):
+            optimizer.load_state_dict(fitted(optimizer, state[name]))
         self.train.load_state_dict(state["train"])
         self.val.load_state_dict(state["val"])
         self.search.updates = state["updates"]

@@ -14,6 +14,7 @@ import argparse
 import json
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -62,6 +63,14 @@ class Kernels(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+def profiled(function: Callable[[], Any]) -> int:
+    """Kernels of a compiled function: generated ones and dispatched operations, by torch's profiler."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        function()
+    names = [e.name for e in profile.events() if not e.cpu_children]
+    return sum("_fused_" in n or (n.startswith("aten::") and n.removeprefix("aten::") not in NO_KERNEL) for n in names)
+
+
 def saved_mb(function: Callable[[], Tensor]) -> float:
     """Megabytes of distinct storages that autograd keeps for the backward pass of `function`."""
     seen: dict[int, int] = {}
@@ -89,6 +98,7 @@ def pairs(a: Callable[[], Any], b: Callable[[], Any], runs: int, device: torch.d
     warm = [timed(a), timed(b)]
     times = [(timed(a), timed(b)) for _ in range(runs)]
     ratios = sorted(x / y for x, y in times)
+    print(f"  {statistics.median(ratios):.2f}", file=sys.stderr, flush=True)
     return {"naive_s": statistics.median(x for x, _ in times), "engine_s": statistics.median(y for _, y in times),
             "ratio": statistics.median(ratios), "ratio_min": ratios[0], "ratio_max": ratios[-1], "n": runs,
             "warm_up_s": warm[1]}
@@ -128,6 +138,9 @@ def forward_backward(search: Search, batch: Batch) -> Callable[[], Any]:
     return run
 
 
+torch._inductor.config.cpp.enable_kernel_profile = True  # type: ignore[attr-defined]
+
+
 def engines(args: argparse.Namespace) -> dict[str, EngineSettings]:
     found = {"eager": EngineSettings()}
     if args.compile:
@@ -156,6 +169,8 @@ def network_rows(name: str, space: Space, n: int, runs: int, args: argparse.Name
                 forward_backward(search, data)()
             row |= {"naive_kernels": before, "engine_kernels": kernels.count, "naive_mb": memory,
                     "engine_mb": saved_mb(lambda search=search, data=data: both(search, data))}
+        else:
+            row |= {"naive_kernels": before, "engine_kernels": profiled(forward_backward(search, data))}
         rows.append(row)
     return rows
 
@@ -214,6 +229,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="smaller steps and fewer runs")
     parser.add_argument("--compile", action="store_true", help="also compiled engines (minutes of warm-up on a CPU)")
     parser.add_argument("--only", choices=("network", "steps", "data"), help="one part")
+    parser.add_argument("--space", choices=("nb201", "darts"), help="one space")
     parser.add_argument("--device", type=torch.device, default=machine.device("auto"))
     parser.add_argument("--json", help="write all figures to this file")
     args = parser.parse_args()
@@ -225,14 +241,17 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     if args.only in (None, "network"):
         for name, (space, n) in networks.items():
+            if args.space and not name.startswith(args.space):
+                continue
             rows += network_rows(name, space, n, runs, args)
     if args.only in (None, "steps"):
         for name, space in steps.items():
+            if args.space and name != args.space:
+                continue
             rows += step_rows(name, space, small, runs, args)
     if args.only in (None, "data"):
         rows.append(data_row(64, runs, args.device))
-    options = [option for option in ("quick", "compile") if getattr(args, option)]
-    report = {"command": " ".join(["scripts/benchmark.py", *(f"--{option}" for option in options)]),
+    report = {"command": " ".join(["scripts/benchmark.py", *sys.argv[1:]]),
               "hardware": machine.hardware(args.device), "versions": machine.versions(), "commit": machine.commit(),
               "platform": platform.platform(), "rows": rows}
     if args.json:

@@ -18,6 +18,7 @@ from torch._dynamo.utils import counters
 from nasx.bilevel import Batch, Method, Search, Tree, gradients
 from nasx.graphs import Replayed, reason
 from nasx.relaxed import RelaxedProblem, weights
+from nasx.search import fitted
 from nasx.settings import EngineSettings
 from nasx.spaces.base import Space
 from nasx.spaces.darts import Darts
@@ -167,6 +168,14 @@ def test_what_cannot_be_replayed_says_why() -> None:
     assert "seed" in str(reason(cuda, BUILT["gdas"], False))
     assert "noise" in str(reason(cuda, BUILT["darts"], True))
     assert reason(cuda, BUILT["darts"], False) is None
+
+
+def test_a_checkpoint_of_other_kernels_keeps_those_of_this_device() -> None:
+    x = torch.ones(2, requires_grad=True)
+    live, other = (torch.optim.Adam([x], lr=0.1, capturable=c) for c in (False, True))
+    live.load_state_dict(fitted(live, {**other.state_dict(), "state": {}}))
+    assert live.param_groups[0]["capturable"] is False
+    assert fitted(other, live.state_dict())["param_groups"][0]["capturable"] is True
 
 
 # ------------------------------------------------------------------------------------------------- compiled

@@ -146,9 +146,9 @@ class Skip(Bank):
 @lru_cache(maxsize=64)
 def averaging(size: int, stride: int, device: torch.device, dtype: torch.dtype) -> Tensor:
     """Matrix (size', size) that averages each pixel of an axis with its neighbours, padding not counted."""
-    at = torch.arange(size, device=device)
+    at = torch.arange(size)
     near = ((at[::stride, None] - at).abs() <= 1).to(dtype)
-    return near / near.sum(1, keepdim=True)
+    return (near / near.sum(1, keepdim=True)).to(device)  # copied in full: streams of several searches share it
 
 
 class Pool(Bank):
