@@ -176,16 +176,19 @@ def network_rows(name: str, space: Space, n: int, runs: int, args: argparse.Name
 
 
 def step_rows(name: str, space: Space, n: int, runs: int, args: argparse.Namespace) -> list[dict[str, Any]]:
-    """A whole outer step of every method."""
-    data, rows = batches(n, 32, args.device), []
+    """A whole outer step of every method, for each engine setting."""
+    rows: list[dict[str, Any]] = []
+    data = batches(n, 32, args.device)
+    moved = [Batch(b.x.to(memory_format=torch.channels_last), b.y, b.seed) for b in data]
 
-    def step(method: Method, naive: bool) -> Callable[[], Any]:
-        search = build(space, naive, args.device)
-        return lambda: method.step(search, data[:method.train_batches], data[2])
+    def step(method: Method, naive: bool, engine: EngineSettings) -> Callable[[], Any]:
+        search, given = build(space, naive, args.device, engine), moved if engine.channels_last else data
+        return lambda: method.step(search, given[:method.train_batches], given[2])
 
     for label, method in METHODS.items():
-        steps = [step(method, naive) for naive in (True, False)]
-        rows.append({"what": f"{name} step, {label}", "batch": n, **pairs(steps[0], steps[1], runs, args.device)})
+        for kind, engine in engines(args).items() if args.method in label else ():
+            timed = pairs(step(method, True, EngineSettings()), step(method, False, engine), runs, args.device)
+            rows.append({"what": f"{name} step, {label}, {kind}", "batch": n, **timed})
     return rows
 
 
@@ -229,11 +232,13 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="smaller steps and fewer runs")
     parser.add_argument("--compile", action="store_true", help="also compiled engines (minutes of warm-up on a CPU)")
     parser.add_argument("--only", choices=("network", "steps", "data"), help="one part")
+    parser.add_argument("--method", default="", help="steps of methods whose label holds this text")
+    parser.add_argument("--runs", type=int, help="pairs of runs for each row")
     parser.add_argument("--space", choices=("nb201", "darts"), help="one space")
     parser.add_argument("--device", type=torch.device, default=machine.device("auto"))
     parser.add_argument("--json", help="write all figures to this file")
     args = parser.parse_args()
-    runs = 3 if args.quick else 9
+    runs = args.runs or (3 if args.quick else 9)
     full, small = (64, 8) if args.quick else (64, 64)
     networks = {"nb201 N=5 C=16": (Nb201(), full), "darts L=8 C=16": (Darts(), small)}
     steps = {"nb201": Nb201(layers=1) if args.quick else Nb201(),
