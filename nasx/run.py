@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import shlex
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -237,7 +237,7 @@ class SearchJob:
             pass
         return self.result
 
-    def steps(self) -> Iterator[None]:
+    def steps(self) -> Generator[None, None, None]:
         """`run`, step by step; `result` is the record at the end."""
         self.resume()
         with Display(total=self.loop.total, done=self.search.updates, quiet=self.here.config["quiet"]) as self.display:
