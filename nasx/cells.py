@@ -188,13 +188,22 @@ def draw(run_folder: str | Path) -> list[Path]:
     return draw_cells(genotype_edges(text, folder.name), folder / "cell")
 
 
+def names(run_folder: str | Path) -> list[str]:
+    """The pictures that `draw` makes of a run, without suffix."""
+    text = (Path(run_folder) / "genotype.txt").read_text(encoding="utf-8")
+    return [path.name for path, _ in _placed(genotype_edges(text), Path(run_folder) / "cell")]
+
+
 def draw_cells(cells: Mapping[str, Sequence[Edge]], path: str | Path) -> list[Path]:
     """Draw one cell to `path`, several to PATH-<name>, with the suffix of `path`, and return what was written."""
-    path, written = Path(path), []
+    return [written for place, edges in _placed(cells, Path(path)) for written in draw_cell(edges, place)]
+
+
+def _placed(cells: Mapping[str, Sequence[Edge]], path: Path) -> Iterator[tuple[Path, Sequence[Edge]]]:
+    """Where each cell is drawn."""
     for name, edges in cells.items():
         plain = re.sub(r"[^A-Za-z0-9_]", "_", name)
-        written += draw_cell(edges, path if len(cells) == 1 else path.with_name(f"{path.stem}-{plain}{path.suffix}"))
-    return written
+        yield path if len(cells) == 1 else path.with_name(f"{path.stem}-{plain}{path.suffix}"), edges
 
 
 def _label(name: str) -> str:

@@ -38,11 +38,14 @@ COMMANDS = {
     "report": "one HTML page of finished runs: tables, curves, cells, cost",
     "compare": "two groups of runs: difference, interval, and what else differs",
     "diagnose": "curvature, alignment and cells of a search, from its checkpoints",
+    "status": "the state of all runs under a folder, also while they write",
+    "doctor": "what this machine offers, and a self-check: the text that a bug report needs",
     "bench": "import, query, inspect and fill benchmark tables",
     "completion": "print the tab completion of bash, zsh or fish",
 }
 PLAIN: dict[str, str] = {"info": "nasx.info", "export": "nasx.export", "evaluate": "nasx.evaluate",
-                         "report": "nasx.report", "compare": "nasx.compare", "diagnose": "nasx.later"}
+                         "report": "nasx.report", "compare": "nasx.compare", "diagnose": "nasx.later",
+                         "status": "nasx.status", "doctor": "nasx.doctor"}
 """Commands that take plain words (words.py): command -> module with `main(words)`."""
 
 

@@ -19,6 +19,8 @@ from typing import Any
 
 import pandas as pd
 
+from nasx import records
+
 KINDS = ("search", "retrain")
 ELSEWHERE = {"seed", "out", "name", "device", "threads", "checkpoint_s", "allow", "quiet", "launch", "hydra", "from",
              "parent", "logger"}
@@ -79,11 +81,7 @@ def _folders(roots: Sequence[str | Path]) -> Iterator[str]:
         for start in sorted(glob.glob(text)) if glob.has_magic(text) and not os.path.exists(text) else [text]:
             if os.path.basename(start) == "result.json":
                 start = os.path.dirname(start) or "."
-            for folder, children, files in os.walk(start):
-                children[:] = sorted(child for child in children if not child.startswith("."))
-                if "result.json" in files or "config.yaml" in files:
-                    children.clear()
-                    yield os.path.normpath(folder)
+            yield from records.run_folders(start)
 
 
 def _read(folder: str) -> tuple[dict[str, Any], str]:

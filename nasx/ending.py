@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,9 +11,38 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from nasx import cells, records
+from nasx.errors import UserError
+from nasx.pictures import FORMATS
 from nasx.progress import duration
 
+log = logging.getLogger("nasx")
 NAMES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "imagenet16": "ImageNet16-120"}
+
+
+def draw(folder: Path, *, curves: bool = False) -> None:
+    """Draw those pictures of a finished run that are not there: its cells, and the curves of a search.
+
+    A run is complete without them, so a fault is told and not raised. Nothing that draws is imported where all are
+    there.
+    """
+    try:
+        if lacking(folder, cells.names(folder)):
+            cells.draw(folder)
+    except (UserError, OSError, ValueError) as error:
+        log.warning("%s: no picture of the cell: %s", folder, error)
+    try:
+        if curves and records.read_rows(folder) and lacking(folder, ["search"]):
+            from nasx.curves import search_picture
+
+            search_picture(folder)
+    except (UserError, OSError, ValueError) as error:
+        log.warning("%s: no picture of the search: %s", folder, error)
+
+
+def lacking(folder: Path, names: list[str]) -> bool:
+    """Whether a picture of these names is not there in both of its formats."""
+    return not all((folder / f"{name}.{kind}").is_file() for name in names for kind in FORMATS)
 
 
 def show(result: Mapping[str, Any], folder: Path) -> None:

@@ -5,6 +5,7 @@
     result.json     the one record of a finished run
     checkpoints/    the last two, each with a checksum; a damaged one is skipped with a warning
     log.txt         what was printed          lock   held while a process writes here
+    fault.txt       why the last start failed, where it did
 
 Every file appears whole or not at all: written beside its place, flushed, fsynced, renamed, and the folder fsynced.
 Checkpoints hold tensors and plain values only and are read by torch's safe loader. torch is imported only when a
@@ -23,7 +24,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,8 @@ from nasx.errors import UserError
 log = logging.getLogger("nasx")
 MAGIC = b"nasx checkpoint 1\n"
 KEPT = 2
+LOCK_S = 0.3
+"""How long a start tries for a lock: `nasx status` holds one for some microseconds when it looks."""
 SAFE: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """The safe loader, that of libyaml where it is there: ten times as fast."""
 
@@ -95,14 +98,16 @@ def read_yaml(path: Path) -> dict[str, Any] | None:
 
 
 def read_rows(folder: Path) -> list[dict[str, Any]]:
-    """Metrics rows of a run; a torn last line (killed while writing) is left out."""
+    """Metrics rows of a run; a torn last line (killed while writing) and lines that are no objects are left out."""
     path, rows = folder / "metrics.jsonl", []
     if path.exists():
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
-                rows.append(json.loads(line))
-            except ValueError:
+                row = json.loads(line)
+            except (ValueError, RecursionError):
                 break
+            if type(row) is dict:
+                rows.append(row)
     return rows
 
 
@@ -138,6 +143,7 @@ class Run:
             raise UserError(str(folder), "is read-only", "choose another folder with out=FOLDER")
         self._acquire()
         try:
+            self._tidy()
             self._claim(extra)
         except BaseException:
             self.close()
@@ -146,17 +152,35 @@ class Run:
     def _acquire(self) -> None:
         """Take the folder's lock; the kernel releases it when its holder ends, however it ends."""
         path = self.folder / "lock"
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as error:
+            raise unwritable(path, error) from error
+        try:
+            _lock(handle)
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+        except BlockingIOError as error:
             holder = os.read(handle, 200).decode(errors="replace").strip() or "another process"
             os.close(handle)
             raise UserError(str(self.folder), f"is in use by {holder}",
                             "wait for it, or stop it; the same command then resumes its work") from error
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+        except OSError as error:  # a file system without locks, a full disk
+            os.close(handle)
+            raise unwritable(path, error) from error
         self._lock = handle
+
+    def _tidy(self) -> None:
+        """Remove what a killed process has left half-written, and why the last start failed.
+
+        Only the holder of the lock writes here.
+        """
+        for folder in (self.folder, self.folder / "checkpoints"):
+            for part in folder.glob(".*.part"):
+                with contextlib.suppress(OSError):
+                    part.unlink()
+        with contextlib.suppress(OSError):
+            (self.folder / "fault.txt").unlink()
 
     def _claim(self, extra: Mapping[str, Any]) -> None:
         path = self.folder / "config.yaml"
@@ -192,6 +216,12 @@ class Run:
         """The record of the finished run, or None."""
         return read_json(self.folder / "result.json")
 
+    def fail(self, error: Exception) -> None:
+        """Leave word of why this start failed, for `nasx status`; the next start removes it."""
+        with contextlib.suppress(UserError):  # the disk may be what failed
+            if self.result is None:
+                write_atomic(self.folder / "fault.txt", f"{error or type(error).__name__}\n")
+
     def finish(self, result: Mapping[str, Any]) -> None:
         """Write the record; from here on the run is finished. Its checkpoints stay."""
         write_atomic(self.folder / "result.json", json.dumps(result, indent=1, default=str) + "\n")
@@ -201,18 +231,26 @@ class Run:
         return read_rows(self.folder)
 
     def keep_rows(self, count: int) -> None:
-        """Forget metrics rows written after the checkpoint that a resume starts from, and a torn line."""
-        path = self.folder / "metrics.jsonl"
-        kept = "".join(json.dumps(row) + "\n" for row in self.rows()[:count])
+        """Forget metrics rows written after the checkpoint that a resume starts from, and a torn line.
+
+        Raises UserError where there are fewer than `count`.
+        """
+        path, rows = self.folder / "metrics.jsonl", self.rows()
+        if len(rows) < count:
+            raise UserError(str(path), f"holds {len(rows)} whole rows of the {count} that the checkpoint counts",
+                            "put a copy of the file back, or move the folder away to start this run anew")
+        kept = "".join(json.dumps(row) + "\n" for row in rows[:count])
         if not path.exists() or path.read_bytes() != kept.encode():
             write_atomic(path, kept)
 
     def append(self, row: Mapping[str, Any]) -> None:
-        """Add one metrics row."""
+        """Add one metrics row; it is on the disk before a checkpoint counts it."""
         path = self.folder / "metrics.jsonl"
         try:
             with path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
         except OSError as error:
             raise unwritable(path, error) from error
         self.told(row)
@@ -231,8 +269,8 @@ class Run:
             old.unlink(missing_ok=True)
 
     def load(self, device: Any = "cpu") -> dict[str, Any] | None:
-        """The newest readable checkpoint: see `last_checkpoint`."""
-        return last_checkpoint(self.folder, device)
+        """The newest readable checkpoint whose metrics rows are all there: see `last_checkpoint`."""
+        return last_checkpoint(self.folder, device, rows=len(self.rows()))
 
 
 class Guest(Run):
@@ -240,6 +278,9 @@ class Guest(Run):
 
     def __init__(self, folder: Path) -> None:
         self.folder, self._lock = folder, None
+
+    def fail(self, error: Exception) -> None:
+        pass
 
     def finish(self, result: Mapping[str, Any]) -> None:
         pass
@@ -262,17 +303,27 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted((folder / "checkpoints").glob("[0-9]*.ckpt"))
 
 
-def last_checkpoint(folder: Path, device: Any = "cpu") -> dict[str, Any] | None:
+def last_checkpoint(folder: Path, device: Any = "cpu", rows: int | None = None) -> dict[str, Any] | None:
     """The newest readable checkpoint of a run, or None where there is none yet.
 
-    A damaged one is skipped with a warning and the one before is used. Raises UserError where checkpoints exist but
-    none can be read.
+    A damaged one, and one that counts more than `rows` metrics rows (None: not asked), is skipped with a warning and
+    the one before is used. Raises UserError where checkpoints exist but none can be used.
     """
-    found = checkpoints(folder)
+    found, short = checkpoints(folder), 0
     for path in reversed(found):
         state = read_checkpoint(path, device)
-        if state is not None:
+        if state is None:
+            continue
+        counted = state.get("rows", 0)
+        if rows is None or counted <= rows:
             return state
+        short = counted
+        log.warning("%s: counts %d metrics rows, but metrics.jsonl holds %d whole ones; the checkpoint before is used",
+                    path, counted, rows)
+    if short:
+        raise UserError(str(folder / "metrics.jsonl"),
+                        f"holds {rows} whole rows, fewer than any readable checkpoint counts ({short})",
+                        "put a copy of the file back, or move the folder away to start this run anew")
     if found:
         raise UserError(str(folder / "checkpoints"), f"none of {len(found)} checkpoints can be read",
                         "move the folder away to start this run anew")
@@ -296,6 +347,28 @@ def read_checkpoint(path: Path, device: Any = "cpu") -> dict[str, Any] | None:
     except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
         log.warning("%s: cannot be read safely (%s); the checkpoint before is used", path, error)
         return None
+
+
+def _lock(handle: int) -> None:
+    """Lock an open file for this process alone. Raises BlockingIOError where another keeps it for LOCK_S."""
+    end = time.monotonic() + LOCK_S
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.01)
+
+
+def run_folders(root: str | os.PathLike[str]) -> Iterator[str]:
+    """Every folder at or below `root` that looks like a run's, sorted; not within runs, nor in hidden folders."""
+    for folder, children, files in os.walk(root):
+        children[:] = sorted(child for child in children if not child.startswith("."))
+        if "result.json" in files or "config.yaml" in files:
+            children.clear()
+            yield os.path.normpath(folder)
 
 
 def locate(name: str, out: str) -> Path | None:

@@ -24,7 +24,6 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -263,7 +262,6 @@ def train(here: Session) -> Result:
             processes=processes.count(), changed=config.changed(cfg, published) if published else {})
         records.write_atomic(here.run.folder / "genotype.txt", f"{genotype}\n")
         here.run.finish(result)
-    picture(here.run.folder)
     return result
 
 
@@ -344,13 +342,3 @@ def memory(settings: RetrainSettings, device: torch.device) -> Iterator[None]:
         if "DefaultCPUAllocator" not in str(error):
             raise
         raise full from error
-
-
-def picture(folder: Path) -> None:
-    """Draw the cell; a run is complete without it, so a fault is told and not raised."""
-    from nasx import cells
-
-    try:
-        cells.draw(folder)
-    except (UserError, OSError, ValueError) as error:
-        log.warning("%s: no picture: %s", folder, error)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import shlex
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ def search(cfg: Config, info: Config) -> Result:
     with session(cfg, info) as here:
         done = records.finished(here.run.folder)
         if done is not None:
+            pictures(here.run.folder)
             ending.show(done, here.run.folder)
             return done
         return SearchJob(here).run()
@@ -63,6 +64,7 @@ def together(cfg: Config, info: Config) -> list[Result]:
                 with progress.told_to(here.run.folder):
                     turns[seed] = Turn(SearchJob(here))
             else:
+                pictures(here.run.folder)
                 done[seed] = finished
         for turn in turns.values():
             turn.job.here.signals = here.signals  # the handlers in force are those opened last
@@ -74,7 +76,7 @@ def together(cfg: Config, info: Config) -> list[Result]:
                     done[seed] = turns.pop(seed).job.result
                 except UserError as error:
                     faults.append(error)
-                    turns.pop(seed)
+                    turns.pop(seed).job.here.run.fail(error)
                 except machine.StopRequested:
                     for other in turns.values():
                         if other is not turn:
@@ -239,7 +241,7 @@ class SearchJob:
             pass
         return self.result
 
-    def steps(self) -> Iterator[None]:
+    def steps(self) -> Generator[None, None, None]:
         """`run`, step by step; `result` is the record at the end."""
         self.resume()
         with Display(total=self.loop.total, done=self.search.updates, quiet=self.here.config["quiet"]) as self.display:
@@ -311,14 +313,8 @@ def table_text(lookup: Result | None) -> str:
 
 
 def pictures(folder: Path) -> None:
-    """Draw the cell and the curves; a run is complete without them, so a fault is told and not raised."""
-    from nasx import cells, curves
-
-    for draw in (cells.draw, curves.search_picture):
-        try:
-            draw(folder)
-        except (UserError, OSError, ValueError) as error:
-            log.warning("%s: no picture: %s", folder, error)
+    """Draw what is missing of the cell and the curves."""
+    ending.draw(folder, curves=True)
 
 
 # -------------------------------------------------------------------------------------------------- retrain
@@ -331,6 +327,7 @@ def retrain(cfg: Config, info: Config) -> Result:
         done = processes.told(records.finished(here.run.folder) if processes.owner() else None, here.device)
         result = train(here) if done is None else done
         if processes.owner():
+            ending.draw(here.run.folder)
             ending.show(result, here.run.folder)
         return result
 

@@ -99,4 +99,8 @@ def session(cfg: Config, info: Config, kind: str = "search") -> Iterator[Session
         logger = config.build(cfg["logger"], cfg["allow"]).open(folder, config.identifying(cfg, kind))
         run.told = logger.write
         stack.callback(logger.close)
-        yield Session(run, device, cfg, info, signals)
+        try:
+            yield Session(run, device, cfg, info, signals)
+        except Exception as error:
+            run.fail(error)
+            raise

@@ -64,7 +64,8 @@ def created(folder: Path) -> list[str]:
                                    ["completion", "--help"], ["completion", "bash"], ["list"], ["list", "methods"],
                                    ["search", "--cfg", "job"], ["search", "seed=3", "--info", "defaults"],
                                    ["search", "--hydra-help"], ["info", "--help"], ["export", "--help"],
-                                   ["evaluate", "--help"]])
+                                   ["evaluate", "--help"], ["status", "--help"], ["status"],
+                                   ["doctor", "--help"]])
 def test_answers_without_torch_and_creates_nothing(words: list[str], tmp_path: Path) -> None:
     done = call(tmp_path, *words)
     assert done.returncode == 0, done.stderr

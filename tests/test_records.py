@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import io
 import json
@@ -13,10 +14,12 @@ import resource
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jobs
 import pytest
 import torch
 
@@ -142,7 +145,81 @@ def test_the_lock_of_a_dead_process_is_free(tmp_path: Path, holder: subprocess.P
         assert (tmp_path / "run" / "lock").read_text().startswith(f"process {os.getpid()} on ")
 
 
+def test_a_lock_file_that_may_not_be_opened_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = os.open
+
+    def refuses(path: Any, *rest: Any, **named: Any) -> int:
+        if Path(path).name == "lock":  # as root every real file opens
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return whole(path, *rest, **named)
+
+    monkeypatch.setattr(os, "open", refuses)
+    with pytest.raises(UserError, match=r"lock: cannot be written \(Permission denied\); .*out=FOLDER"):
+        records.Run(tmp_path / "run", {"seed": 0}, {})
+
+
+def test_a_file_system_without_locks_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuses(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuses)
+    with pytest.raises(UserError, match=r"lock: cannot be written \(No locks available\)"):
+        records.Run(tmp_path / "run", {"seed": 0}, {})
+
+
+def test_a_start_outlasts_a_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look holds a shared lock for a moment: the start that meets it tries again."""
+    with records.Run(tmp_path / "run", {"seed": 0}, {}):
+        pass
+    looker = os.open(tmp_path / "run" / "lock", os.O_RDONLY)
+    fcntl.flock(looker, fcntl.LOCK_SH)
+    tries = []
+
+    def waits(seconds: float) -> None:
+        tries.append(seconds)
+        fcntl.flock(looker, fcntl.LOCK_UN)
+
+    monkeypatch.setattr(time, "sleep", waits)
+    with records.Run(tmp_path / "run", {"seed": 0}, {}):
+        assert len(tries) == 1
+    os.close(looker)
+
+
 # ------------------------------------------------------------------------------------------------ the files
+def test_leftovers_of_a_kill_are_removed_by_the_next_start_alone(run: records.Run) -> None:
+    parts = [run.folder / ".result.json.17.part", run.folder / ".search.png.part",
+             run.folder / "checkpoints" / ".000000002.ckpt.17.part"]
+    for part in parts:
+        part.write_bytes(b"half")
+    (run.folder / "export").mkdir()
+    kept = run.folder / "export" / ".model.safetensors.17.part"
+    kept.write_bytes(b"of another command")
+    with pytest.raises(UserError, match="is in use"):
+        records.Run(run.folder, IDENTITY, EXTRA)
+    assert all(part.exists() for part in parts), "who has no lock removes nothing"
+    run.close()
+    with records.Run(run.folder, IDENTITY, EXTRA):
+        assert not any(part.exists() for part in parts)
+        assert kept.exists()
+
+
+def test_why_a_start_failed_is_kept_until_the_next_one(run: records.Run) -> None:
+    run.fail(UserError("search.lr=9", "is too much", "lower it"))
+    assert (run.folder / "fault.txt").read_text() == "search.lr=9: is too much; lower it\n"
+    run.close()
+    with records.Run(run.folder, IDENTITY, EXTRA) as again:
+        assert not (run.folder / "fault.txt").exists()
+        again.finish({"status": "finished"})
+        again.fail(UserError("a sweep", "another seed failed"))
+        assert not (run.folder / "fault.txt").exists(), "a finished run has not failed"
+
+
+def test_a_session_keeps_why_it_failed(tmp_path: Path) -> None:
+    done = jobs.nasx(tmp_path, *jobs.TINY_NB201, "search.lr=1e30", "search.clip=null")
+    assert done.code == 2, done
+    assert "became NaN or infinite" in (jobs.folder(tmp_path) / "fault.txt").read_text()
+
+
 def test_a_file_is_the_old_one_until_it_is_the_new_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "result.json"
     records.write_atomic(path, "old")
@@ -196,6 +273,52 @@ def test_metrics_rows_survive_a_torn_line(run: records.Run) -> None:
         run.keep_rows(1)
         run.append({"epoch": 2, "loss": 1 / 3})
         assert path.read_bytes() == whole, "a resume writes what an uninterrupted run writes"
+
+
+@pytest.mark.parametrize("line", ["[1]", "3", "null", '"text"', "true"])
+def test_rows_that_are_no_objects_are_left_out(run: records.Run, line: str) -> None:
+    (run.folder / "metrics.jsonl").write_text(f'{{"epoch": 1}}\n{line}\n{{"epoch": 2}}\n' + "[" * 100_000 + "\n")
+    assert run.rows() == [{"epoch": 1}, {"epoch": 2}]
+
+
+def test_a_row_is_on_the_disk_before_a_checkpoint_counts_it(run: records.Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced, whole, path = [], os.fsync, run.folder / "metrics.jsonl"
+
+    def notes(handle: int) -> None:
+        whole(handle)
+        if path.exists() and os.path.samestat(os.fstat(handle), path.stat()):
+            synced.append(path.read_text())
+
+    monkeypatch.setattr(os, "fsync", notes)
+    run.append({"epoch": 1})
+    run.append({"epoch": 2})
+    assert synced == ['{"epoch": 1}\n', '{"epoch": 1}\n{"epoch": 2}\n']
+
+
+def counted(run: records.Run, *counts: int) -> None:
+    """A checkpoint for each number of rows that it counts."""
+    for step, rows in enumerate(counts, 1):
+        run.save({"updates": step, "rows": rows}, step)
+
+
+def test_lost_rows_send_a_resume_to_the_checkpoint_before(run: records.Run, caplog: pytest.LogCaptureFixture) -> None:
+    run.append({"epoch": 1})
+    counted(run, 1, 2)
+    loaded = run.load()
+    assert loaded == {"updates": 1, "rows": 1}
+    assert "counts 2 metrics rows, but metrics.jsonl holds 1 whole ones; the checkpoint before is used" in caplog.text
+    run.append({"epoch": 2})
+    assert run.load() == {"updates": 2, "rows": 2}
+
+
+def test_rows_that_every_checkpoint_misses_are_told(run: records.Run) -> None:
+    counted(run, 1, 2)
+    with pytest.raises(UserError, match=r"metrics\.jsonl: holds 0 whole rows, fewer than any .*; put a copy"):
+        run.load()
+    run.append({"epoch": 1})
+    with pytest.raises(UserError, match=r"holds 1 whole rows of the 2 that the checkpoint counts; put a copy"):
+        run.keep_rows(2)
+    assert run.rows() == [{"epoch": 1}]
 
 
 def test_rows_after_the_checkpoint_are_forgotten(run: records.Run) -> None:

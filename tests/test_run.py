@@ -5,6 +5,9 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +110,55 @@ def test_the_same_sweep_again_only_adds_what_is_missing(sweep: tuple[Path, jobs.
     after = {folder: (folder / "result.json").read_bytes() for folder in folders(here)}
     assert len(after) == 4
     assert before.items() <= after.items()
+
+
+def test_a_finished_run_that_is_asked_again_draws_what_is_missing(sweep: tuple[Path, jobs.Done]) -> None:
+    here, _ = sweep
+    folder = folders(here)[1]
+    drawn = {name: (folder / name).read_bytes() for name in ("cell.png", "cell.svg", "search.png", "search.svg")}
+    result = (folder / "result.json").stat()
+    (folder / "cell.svg").unlink()
+    (folder / "search.png").unlink()
+    (folder / ".search.png.part").write_bytes(b"killed while drawing")
+    done = jobs.nasx(here, *SWEEP, "seed=1", pictures=True)
+    assert done.code == 0, done
+    assert {name: (folder / name).read_bytes() for name in drawn} == drawn
+    assert not (folder / ".search.png.part").exists()
+    assert (folder / "result.json").stat() == result
+
+
+QUIET = """
+import sys
+from pathlib import Path
+from nasx import ending
+ending.draw(Path(sys.argv[1]), curves=True)
+print(sorted({"matplotlib", "pygraphviz", "numpy", "nasx.curves"} & set(sys.modules)))
+"""
+
+
+def test_where_all_pictures_are_there_nothing_is_imported(sweep: tuple[Path, jobs.Done]) -> None:
+    folder = folders(sweep[0])[2]
+    before = {path.name: path.stat() for path in folder.glob("*.*g")}
+    assert len(before) == 4
+    done = subprocess.run([sys.executable, "-c", QUIET, str(folder)], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+    assert {path.name: path.stat() for path in folder.glob("*.*g")} == before
+
+
+def test_a_retraining_that_is_asked_again_draws_its_cells(cells: tuple[Path, jobs.Done]) -> None:
+    here, _ = cells
+    words = ["retrain", f"from={jobs.folder(here).name}", "out=runs", "name=again", "retrain.epochs=1",
+             "retrain.layers=3", "retrain.channels=4", "retrain.batch=256", "retrain.updates_per_epoch=1",
+             "dataset.size=16", "retrain.auxiliary=0", "threads=1"]
+    assert jobs.nasx(here, *words).code == 0
+    folder = here / "runs" / "again"
+    names = {f"cell-{cell}.{kind}" for cell in ("normal", "reduce") for kind in ("svg", "png")}
+    assert {path.name for path in folder.glob("cell*")} == names
+    (folder / "cell-reduce.png").unlink()
+    done = jobs.nasx(here, *words)
+    assert done.code == 0, done
+    assert {path.name for path in folder.glob("cell*")} == names
+    shutil.rmtree(folder)  # the other tests find one run
 
 
 def test_the_same_command_elsewhere_gives_the_same_bits(sweep: tuple[Path, jobs.Done], tmp_path: Path) -> None:

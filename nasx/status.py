@@ -1,0 +1,176 @@
+"""The state of all runs under a folder, also while they write.
+
+    nasx status [FOLDER]        outputs/ where no folder is named; a single run's folder will do
+
+    finished    its record is written
+    running     a process holds its lock
+    failed      its last start ended with an error, which is told below the total
+    stopped     it has begun and was killed or asked to stop; the same command resumes it
+    not begun   its folder is there, but neither a metrics row nor a checkpoint
+
+Epochs and updates are those of the last metrics row, or of a later checkpoint. Time left is told for running ones:
+seconds an epoch (mean over the last ten rows, of their wall_s) times epochs to go, less the time since the last row.
+Nothing is written, and no run is disturbed.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from nasx import records
+from nasx.errors import UserError
+from nasx.words import read
+
+STATES = ("finished", "running", "stopped", "failed", "not begun")
+HEADINGS = ("run", "kind", "state", "epoch", "updates", "changed", "left")
+RECENT = 10
+"""Rows that the speed is taken from: it changes with the machine's load."""
+
+
+class State(NamedTuple):
+    """What is known of one run; `changed` in seconds since 1970, `left_s` None where it is not known."""
+
+    name: str
+    kind: str
+    state: str
+    epoch: int
+    epochs: int | None
+    updates: int
+    changed: float
+    left_s: float | None
+    fault: str
+
+    def cells(self, now: float) -> tuple[str, ...]:
+        """The columns of `HEADINGS` as text."""
+        left = "" if self.left_s is None else duration(self.left_s)
+        return (self.name, self.kind, self.state, f"{self.epoch}/{self.epochs or '?'}", str(self.updates),
+                f"{duration(now - self.changed)} ago", left)
+
+
+def main(words: Sequence[str]) -> int:
+    """Print a line a run and a total."""
+    said = read("status", words, {}, plain="FOLDER")
+    if len(said.plain) > 1:
+        raise UserError(f"nasx status {' '.join(said.plain)}", "names several folders", "name one that holds them all")
+    root = Path(said.plain[0] if said.plain else "outputs").expanduser()
+    if said.plain and not root.is_dir():
+        raise UserError(f"nasx status {said.plain[0]}", "there is no such folder", "name the folder of the runs")
+    now = time.time()
+    print(text([state(Path(folder), root, now) for folder in records.run_folders(root)], root, now))
+    return 0
+
+
+def text(found: Sequence[State], root: Path, now: float) -> str:
+    """The table, the total, and what failed."""
+    if not found:
+        return f"no runs under {root}"
+    rows = [HEADINGS, *(run.cells(now) for run in found)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(cell.rjust(width) if heading in ("epoch", "updates") else cell.ljust(width)
+                       for cell, width, heading in zip(row, widths, HEADINGS, strict=True)).rstrip() for row in rows]
+    counts = Counter(run.state for run in found)
+    total = ", ".join(f"{counts[name]} {name}" for name in STATES if counts[name])
+    known = [run.left_s for run in found if run.left_s is not None]
+    ends = f"; the last of those running ends in {duration(max(known))}" if known else ""
+    lines.append(f"{len(found)} {'run' if len(found) == 1 else 'runs'}: {total}{ends}")
+    return "\n".join([*lines, *(f"failed: {run.name}\n  {run.fault}" for run in found if run.state == "failed")])
+
+
+def state(folder: Path, root: Path, now: float) -> State:
+    """The state of one run at the time `now`. Never raises for what a run may be writing, or has left torn."""
+    running = holder(folder) is not None  # before the record: a run that ends in between is told as finished
+    rows, saved, fault = records.read_rows(folder), records.checkpoints(folder), _fault(folder)
+    config = records.read_yaml(folder / "config.yaml") or {}
+    record = records.finished(folder)
+    kind = str((record or config).get("kind") or "?")
+    last = rows[-1] if rows else {}
+    epoch, epochs = _whole(last.get("epoch")) or 0, _epochs(config, kind)
+    updates = max([_whole(last.get("updates")) or 0, *(int(path.stem) for path in saved if path.stem.isdigit())])
+    if record is not None:
+        reached, updates = "finished", _whole(record.get("updates")) or updates
+    elif running:
+        reached = "running"
+    elif fault:
+        reached = "failed"
+    else:
+        reached = "stopped" if rows or saved else "not begun"
+    name = folder.resolve().name if folder == root else os.path.relpath(folder, root)
+    left_s = left(rows, epochs, now - _changed([folder / "metrics.jsonl"])) if reached == "running" else None
+    files = [folder / file for file in ("config.yaml", "metrics.jsonl", "result.json", "fault.txt", "log.txt")]
+    return State(name, kind, reached, epoch, epochs, updates, _changed([*files, *saved]), left_s, fault)
+
+
+def left(rows: Sequence[Mapping[str, Any]], epochs: int | None, since_s: float) -> float | None:
+    """Seconds until the last epoch ends, `since_s` after the last row; None where there is no row to tell by."""
+    timed = [(epoch, row["wall_s"]) for row in rows
+             if (epoch := _whole(row.get("epoch"))) and type(row.get("wall_s")) in (int, float)][-RECENT - 1:]
+    if not timed or epochs is None:
+        return None
+    (first, began), (last, ended) = timed[0] if len(timed) > 1 else (0, 0.0), timed[-1]
+    if last <= first:
+        return None
+    return max((ended - began) / (last - first) * (epochs - last) - max(since_s, 0.0), 0.0)
+
+
+def holder(folder: Path) -> str | None:
+    """Which process holds a run's folder (`process N on HOST`), None where none does.
+
+    Asked by a shared lock that is let go at once, never waiting. /proc/locks would not touch the lock at all, but does
+    not show holders in other containers or on other hosts, nor tells which file it means on Btrfs and overlays. A start
+    in that moment only tries again (`records.LOCK_S`), and two who look do not see each other.
+    """
+    try:
+        handle = os.open(folder / "lock", os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno != errno.EWOULDBLOCK:  # a file system without locks, where no run can be
+            return None
+        return os.read(handle, 200).decode(errors="replace").strip() or "another process"
+    finally:
+        os.close(handle)
+    return None
+
+
+def duration(seconds: float) -> str:
+    """`progress.duration` of what may be negative: clocks jump."""
+    from nasx import progress
+
+    return progress.duration(max(seconds, 0.0))
+
+
+def _epochs(config: Mapping[str, Any], kind: str) -> int | None:
+    settings = config.get(kind)
+    return _whole(settings.get("epochs")) if type(settings) is dict else None
+
+
+def _whole(value: Any) -> int | None:
+    return value if type(value) is int else None
+
+
+def _fault(folder: Path) -> str:
+    """Why the last start failed, in one line; empty where it did not."""
+    try:
+        return " ".join((folder / "fault.txt").read_text(encoding="utf-8", errors="replace").split())
+    except OSError:
+        return ""
+
+
+def _changed(paths: Sequence[Path]) -> float:
+    """The last change of any of the files, 0 where there are none."""
+    times = [0.0]
+    for path in paths:
+        try:
+            times.append(path.stat().st_mtime)
+        except OSError:  # not there yet, or removed while we look
+            continue
+    return max(times)
