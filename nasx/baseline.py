@@ -14,7 +14,7 @@ Shapes: rows and members are parallel lists: a row of `tables.summary`, and the 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Collection, Mapping, MutableMapping, Sequence
 from typing import Any
 
 from nasx.significance import Difference, p_text, welch
@@ -61,10 +61,15 @@ def against(own: Members, pool: Members) -> tuple[str, Difference | None]:
         lookups = [k for k in own[0] if k.endswith((".test", ".valid")) and not any(math.isnan(m[k]) for m in both)]
         if not lookups:
             return "", None
-        first = next((k for k in lookups if k.rpartition(".")[0] == own[0]["dataset"]), lookups[0]).rpartition(".")[0]
-        name = f"{first}.test" if f"{first}.test" in lookups else f"{first}.valid"
+        name = ranking(lookups, {own[0]["dataset"]})
     one, other = ([m[name] for m in side if not math.isnan(m[name])] for side in (pool, own))
     return name, welch(one, other)
+
+
+def ranking(lookups: Sequence[str], own: Collection[str]) -> str:
+    """The look-up to rank searches by: on one of their `own` data sets, else on the first; test before validation."""
+    first = next((k for k in lookups if k.rpartition(".")[0] in own), lookups[0]).rpartition(".")[0]
+    return f"{first}.test" if f"{first}.test" in lookups else f"{first}.valid"
 
 
 def versus(found: Difference | None) -> str:

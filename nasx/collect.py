@@ -19,11 +19,10 @@ from typing import Any
 
 import pandas as pd
 
-from nasx import records
+from nasx import config, records
 
 KINDS = ("search", "retrain")
-ELSEWHERE = {"seed", "out", "name", "device", "threads", "checkpoint_s", "allow", "quiet", "launch", "hydra", "from",
-             "parent", "logger"}
+ELSEWHERE = config.ELSEWHERE | {"seed", "from", "parent"}
 """Keys that do not tell one configuration from another: where and how it runs, the seed, and whose cell it trains."""
 SIZES = {"epochs", "updates_per_epoch", "layers", "channels", "cells"}
 """Settings that make a run smaller than its protocol when they are lowered."""

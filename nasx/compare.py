@@ -23,14 +23,15 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 
 import pandas as pd
 
-from nasx import differences, tables, words
+from nasx import baseline, differences, tables, words
 from nasx.collect import COLUMNS, collect
 from nasx.errors import UserError
-from nasx.significance import LEVEL, Difference, p_text, welch
+from nasx.significance import LEVEL, Difference, moments, p_text, welch
 
 OPTIONS = {"metric": "auto", "runs": "outputs"}
 SAME = {"kind": "nasx compare", "protocol": "protocol", "recipe": "recipe", "benchmark": "benchmark"}
@@ -52,12 +53,13 @@ def main(given: Sequence[str]) -> int:
         raise UserError("nasx compare", f"needs two groups of runs, {len(asked.plain)} given",
                         "for example nasx compare method=darts method=random")
     names = [word.replace(":", "=") if word.partition(":")[0] in COLUMNS else word for word in asked.plain]
-    groups = [group(word, asked.options["runs"]) for word in asked.plain]
+    read = cache(collect)  # both groups may be conditions over the same runs
+    groups = [group(word, asked.options["runs"], read) for word in asked.plain]
     print(text(names, groups, asked.options["metric"]))
     return 0
 
 
-def group(word: str, runs: str) -> pd.DataFrame:
+def group(word: str, runs: str, read: Callable[[str], pd.DataFrame] = collect) -> pd.DataFrame:
     """The finished runs that a word names: a folder, a glob, or conditions over the runs below `runs`.
 
     Raises UserError where there are none.
@@ -65,7 +67,7 @@ def group(word: str, runs: str) -> pd.DataFrame:
     path = os.path.expanduser(word)
     conditions = word.split(",")
     if not os.path.exists(path) and all(part.partition(":")[0] in COLUMNS for part in conditions):
-        frame = collect(runs)
+        frame = read(runs)
         found = frame
         for condition in conditions:
             found = tables.pick(found, condition)
@@ -74,7 +76,7 @@ def group(word: str, runs: str) -> pd.DataFrame:
             raise UserError(shown, f"none of the {len(frame)} finished runs below {runs} is so",
                             "see `nasx table`, or name another folder with runs=FOLDER")
         return found
-    found = collect(path)
+    found = read(path)
     if found.empty:
         there = "; ".join(found.attrs["notes"]) or "nothing is there"
         raise UserError(word, f"holds no finished run ({there})",
@@ -96,9 +98,8 @@ def text(names: Sequence[str], groups: Sequence[pd.DataFrame], metric: str = "au
     lines = [f"{metric}{f' ({unit})' if unit else ''}"]
     width = max(map(len, names)) + 2
     for letter, name, own in zip("AB", names, values, strict=True):
-        mean = math.fsum(own) / len(own)
-        std = math.sqrt(math.fsum((x - mean) ** 2 for x in own) / (len(own) - 1))
-        lines.append(f"  {letter}  {name.ljust(width)}{number(mean)} ± {number(std)}   n = {len(own)}")
+        mean, variance = moments(own)
+        lines.append(f"  {letter}  {name.ljust(width)}{number(mean)} ± {number(math.sqrt(variance))}   n = {len(own)}")
     lines += ["", sentence(found, unit)]
     for name, frame in zip(names, groups, strict=True):
         if (count := frame["family"].nunique()) > 1:
@@ -144,13 +145,10 @@ def choose(both: pd.DataFrame) -> str:
     if both["kind"].iloc[0] == "retrain":
         return "test_accuracy"
     lookups = [str(c) for c in both.columns if str(c).endswith((".test", ".valid")) and both[c].notna().all()]
-    own = set(both["dataset"])
-    ranked = sorted(lookups, key=lambda c: (c.rpartition(".")[0] not in own, lookups.index(c)))
-    if not ranked:
+    if not lookups:
         raise UserError("nasx compare", "these searches have no look-up in common, and the supernet's accuracy does "
                         "not rank methods", "retrain their cells, or name another, such as metric=cost_s")
-    first = ranked[0].rpartition(".")[0]
-    return f"{first}.test" if f"{first}.test" in ranked else ranked[0]
+    return baseline.ranking(lookups, set(both["dataset"]))
 
 
 def _known(metric: str, both: pd.DataFrame) -> None:

@@ -127,9 +127,9 @@ def _measure(axes: Axes, groups: Mapping[str, Sequence[Sequence[Row]]], kind: st
         for k, (name, words, dash) in enumerate(MEASURED):
             colour = CYCLE[(i if len(groups) > 1 else k) % len(CYCLE)]
             drawn |= line(axes, runs, f"{name}_{kind}", f"{label}, {words}" if len(groups) > 1 else words, colour,
-                           scale, dash)
+                          scale, dash)
     finish(axes, f"Supernet {kind}", "accuracy (%)" if kind == "accuracy" else "cross-entropy (nats)",
-            max(map(_last_epoch, groups.values()), default=1.0))
+           max(map(_last_epoch, groups.values()), default=1.0))
     if drawn and len(groups) == 1:
         axes.legend(loc="best")
     return drawn

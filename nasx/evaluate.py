@@ -46,7 +46,7 @@ def evaluate(said: Words) -> Tested:
     from nasx.data.stream import evaluation
 
     given = said.options
-    allow = tuple(name for name in given["allow"].split(",") if name)
+    allow = said.several("allow")
     device = machine.device(given["device"])
     machine.prepare(device, threads=None, deterministic=False, seed=0)
     model = pretrained.load(said.plain[0], device, allow)

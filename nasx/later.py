@@ -32,7 +32,7 @@ def main(words: Sequence[str]) -> int:
     folder = preflight.run_folder(given.options["from"], given.options["out"])
     rows = list(diagnose(folder, device=given.options["device"],
                          threads=given.number("threads") if given.options["threads"] else None,
-                         allow=tuple(filter(None, given.options["allow"].split(",")))))
+                         allow=given.several("allow")))
     records.write_atomic(folder / "diagnose.json", json.dumps(rows, indent=1) + "\n")
     print("\n".join(columns(rows)))
     return 0
@@ -89,8 +89,9 @@ def row(job: Any, state: Mapping[str, Any], rows: list[Row]) -> Row:
     job.watch.rows = [r for r in rows if r["epoch"] < epoch]
     job.begin_epoch(epoch - 1)  # the drop-path rate of that epoch
     mix = detached(job.problem.relax(job.search.a))
-    entries: Row = job.watch.entries(epoch, mix, str(job.genotype(mix)))
-    return {"epoch": epoch, "updates": state["updates"], "genotype": str(job.genotype(mix)), **entries}
+    genotype = str(job.genotype(mix))
+    return {"epoch": epoch, "updates": state["updates"], "genotype": genotype,
+            **job.watch.entries(epoch, mix, genotype)}
 
 
 def columns(rows: Sequence[Row]) -> Iterator[str]:

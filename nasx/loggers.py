@@ -120,8 +120,8 @@ class _Wandb:
             import wandb
 
             self.run = wandb.init(project=self.ask.project, entity=self.ask.entity, mode=self.ask.mode,
-                                       id=self.folder.name, name=self.folder.name, dir=str(self.folder),
-                                       config=dict(self.config), resume="allow")
+                                  id=self.folder.name, name=self.folder.name, dir=str(self.folder),
+                                  config=dict(self.config), resume="allow")
         self.run.log(dict(scalars(row)), step=int(row["epoch"]))
 
     def close(self) -> None:

@@ -17,8 +17,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 log = logging.getLogger("nasx")
 CONSOLE = Console(stderr=True)
-
-
 _told: ContextVar[Path | None] = ContextVar("told", default=None)
 
 

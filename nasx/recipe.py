@@ -92,7 +92,6 @@ class Mixed(NamedTuple):
         for part in zip(self.x.chunk(count), self.y.chunk(count), self.other.chunk(count), strict=True):
             yield Mixed(*part, self.share)
 
-
     def part(self, own: slice) -> Mixed:
         """Some of the images."""
         return Mixed(self.x[own], self.y[own], self.other[own], self.share)

@@ -42,7 +42,8 @@ def welch(a: Sequence[float], b: Sequence[float]) -> Difference | None:
     """The difference of b from a; None where a group has fewer than two values."""
     if min(len(a), len(b)) < 2:
         return None
-    (mean_a, part_a), (mean_b, part_b) = _moments(a), _moments(b)
+    (mean_a, var_a), (mean_b, var_b) = moments(a), moments(b)
+    part_a, part_b = var_a / len(a), var_b / len(b)
     d, s = mean_b - mean_a, math.sqrt(part_a + part_b)
     if s <= 1e-12 * max(abs(mean_a), abs(mean_b)):  # only rounding is left
         same = abs(d) <= 1e-12 * max(abs(mean_a), abs(mean_b))
@@ -54,11 +55,10 @@ def welch(a: Sequence[float], b: Sequence[float]) -> Difference | None:
     return Difference(d, d - half, d + half, 2 * float(stdtr(df, -abs(d) / s)), df, len(a), len(b))
 
 
-def _moments(values: Sequence[float]) -> tuple[float, float]:
-    """Mean, and sample variance of the mean."""
-    n = len(values)
-    mean = math.fsum(values) / n
-    return mean, math.fsum((x - mean) ** 2 for x in values) / (n - 1) / n
+def moments(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and sample variance (n - 1) of two values or more."""
+    mean = math.fsum(values) / len(values)
+    return mean, math.fsum((x - mean) ** 2 for x in values) / (len(values) - 1)
 
 
 def p_text(p: float) -> str:

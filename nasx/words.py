@@ -25,6 +25,10 @@ class Words(NamedTuple):
         except ValueError:
             raise UserError(f"{name}={self.options[name]}", "is no integer", f"for example {name}=1") from None
 
+    def several(self, name: str) -> tuple[str, ...]:
+        """An option's values, which commas part."""
+        return tuple(filter(None, self.options[name].split(",")))
+
     def flag(self, name: str) -> bool:
         """An option as true or false. Raises UserError."""
         value = self.options[name].lower()

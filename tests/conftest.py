@@ -2,6 +2,32 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
 import torch
 
 torch.set_num_threads(1)
+HOLD = """
+import sys
+from pathlib import Path
+from nasx import records
+with records.Run(Path(sys.argv[1]), {"seed": 0}, {"kind": "search", "search": {"epochs": 50}}):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def holder(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """Another process that holds tmp_path/run, a search of 50 epochs."""
+    process = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path / "run")], text=True, stdin=subprocess.PIPE,
+                               stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    yield process
+    process.kill()
+    process.communicate()

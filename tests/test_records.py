@@ -13,7 +13,6 @@ import pickle
 import resource
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -110,28 +109,6 @@ def test_an_existing_folder_that_may_not_be_written_is_refused(tmp_path: Path, m
 
 
 # ------------------------------------------------------------------------------------------------- the lock
-HOLD = """
-import sys
-from pathlib import Path
-from nasx import records
-with records.Run(Path(sys.argv[1]), {"seed": 0}, {}):
-    print("held", flush=True)
-    sys.stdin.read()
-"""
-
-
-@pytest.fixture
-def holder(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    """Another process that holds tmp_path/run."""
-    process = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path / "run")], text=True, stdin=subprocess.PIPE,
-                               stdout=subprocess.PIPE)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "held\n"
-    yield process
-    process.kill()
-    process.communicate()
-
-
 def test_a_second_process_is_told_who_is_running(tmp_path: Path, holder: subprocess.Popen[str]) -> None:
     with pytest.raises(UserError, match=rf"is in use by process {holder.pid} on \S+; wait for it, or stop it"):
         records.Run(tmp_path / "run", {"seed": 0}, {})
@@ -141,7 +118,7 @@ def test_the_lock_of_a_dead_process_is_free(tmp_path: Path, holder: subprocess.P
     holder.kill()
     holder.wait()
     assert str(holder.pid) in (tmp_path / "run" / "lock").read_text()
-    with records.Run(tmp_path / "run", {"seed": 0}, {}):
+    with records.Run(tmp_path / "run", {"seed": 0}, {"kind": "search", "search": {"epochs": 50}}):
         assert (tmp_path / "run" / "lock").read_text().startswith(f"process {os.getpid()} on ")
 
 

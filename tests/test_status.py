@@ -8,8 +8,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,28 +19,6 @@ from nasx.errors import UserError
 
 EXTRA = {"kind": "search", "search": {"epochs": 50}}
 NOW = 1_800_000_000.0
-HOLD = """
-import sys
-from pathlib import Path
-from nasx import records
-with records.Run(Path(sys.argv[1]), {"seed": 0}, {"kind": "search", "search": {"epochs": 50}}):
-    print("held", flush=True)
-    sys.stdin.read()
-"""
-
-
-@pytest.fixture
-def holder(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    """Another process that holds tmp_path/run."""
-    process = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path / "run")], text=True, stdin=subprocess.PIPE,
-                               stdout=subprocess.PIPE)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "held\n"
-    yield process
-    process.kill()
-    process.communicate()
-
-
 def made(folder: Path, *, kind: str = "search", rows: int = 0, saved: int = 0, wall_s: float = 10.0,
          files: dict[str, str] | None = None, age_s: float = 60.0) -> Path:
     """A run of 50 epochs with `rows` rows of 100 updates, a checkpoint at `saved`, last changed `age_s` before NOW."""
