@@ -30,7 +30,7 @@ import toy
 
 SPACES: dict[str, Space] = {"nb201": Nb201(layers=1, channels=4), "darts": Darts(layers=3, channels=4),
                             "nb1shot1": Nb1Shot1(variant=1, layers=3, channels=4)}
-EXACT, DIFFERENCE = 1e-11, 1e-7
+EXACT, DIFFERENCE = 1e-12, 1e-7
 
 
 def prepared(space: Space, method: Method, *, naive: bool = False, engine: EngineSettings | None = None) -> Search:
