@@ -1,4 +1,6 @@
-"""`nasx list`: what there is to choose from, with one line and the source of each. Reads files; imports no component.
+"""`nasx list`: what there is to choose from, a line each; of one kind, its sources, costs and options too.
+
+Reads files; imports no component.
 
 The line is the first of the docstring of the class that a choice names, or, where several choices share a class (a
 protocol, a recipe, an experiment), of the choice's own file. The source is the line `Source:` of the choice's own file,
@@ -58,9 +60,11 @@ def _target(text: str) -> str:
 
 
 def _first_comment(text: str) -> str:
-    """The first line of comment that is neither a package directive nor the run command, as a sentence."""
+    """The first comment that is neither a package directive nor the run command, to the end of its sentence."""
     lines = [line.lstrip("# ").strip() for line in text.splitlines() if line.startswith("#")]
-    return next((line for line in lines if not line.startswith(("@", "nasx ", "Source:"))), "")
+    told = [line for line in lines if not line.startswith(("@", "nasx ", "Source:"))]
+    ends = next((i for i, line in enumerate(told) if line.endswith((".", ":"))), len(told) - 1)
+    return " ".join(told[:ends + 1])
 
 
 def _source(docstring: str, mark: str = "") -> str:
@@ -94,9 +98,10 @@ def main(cfg: Mapping[str, Any], folders: Sequence[str]) -> None:
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = 160
-    for kind in KINDS if cfg["what"] == "all" else [cfg["what"]]:
+    whole = cfg["what"] == "all"
+    for kind in KINDS if whole else [cfg["what"]]:
         found = list(entries(KINDS[kind], [Path(folder) for folder in folders]))
-        sourced, priced = any(entry.source for entry in found), any(entry.cost for entry in found)
+        sourced, priced = (not whole and any(getattr(entry, part) for entry in found) for part in ("source", "cost"))
         table = Table(title=f"{kind}: {KINDS[kind]}=...", title_justify="left", box=None, padding=(0, 2, 0, 0))
         table.add_column("name", no_wrap=True)
         table.add_column("what it is", overflow="fold", ratio=3)
@@ -110,3 +115,6 @@ def main(cfg: Mapping[str, Any], folders: Sequence[str]) -> None:
                           end_section=priced)
         console.print(table)
         console.print()
+    if whole:
+        console.print("more of one kind (sources, costs, options): nasx list methods; all settings: "
+                      "nasx search method=darts --help", markup=False)

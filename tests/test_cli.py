@@ -323,5 +323,9 @@ def test_list_tells_every_choice_with_a_line(tmp_path: Path) -> None:
         assert {entry.name for entry in entries} == {file.stem for file in (config.conf_dir() / group).glob("*.yaml")}
         assert all(entry.line for entry in entries), kind
     assert all(entry.source for entry in listing.entries("method", [config.conf_dir()]))
+    short, long = (call(tmp_path, "list", *words).stdout for words in ([], ["methods"]))
+    assert "eta=0.1" not in short
+    assert "nasx list methods" in short
+    assert "eta=0.1" in " ".join(long.split())
     with pytest.raises(UserError, match="there is no such command"):
         cli.dispatch(["lst"])
