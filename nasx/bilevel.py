@@ -28,12 +28,44 @@ Tree = dict[str, Tensor]
 Activate = Callable[[Tensor], Tensor]
 
 
+class Carried(Protocol):
+    """What an evaluation of a batch leaves for the batch after it: the hidden state of a recurrent network.
+
+    It belongs to the stream, so that losses stay pure: evaluating a batch again, at other weights too, reads what it
+    read before. The real weight update's state is the one that stays.
+    """
+
+    def read(self) -> Tensor | None:
+        """The state after the batch before, None where there is none: at the start of a text."""
+
+    def write(self, state: Tensor, *, track: bool) -> None:
+        """Leave the state after this batch: always where `track`, else only where nothing has been left yet."""
+
+
 class Batch(NamedTuple):
-    """Images (n, c, h, w) already augmented, labels (n,), and the seed from which random operations draw."""
+    """Inputs, targets, and the seed from which random operations draw.
+
+    Images (n, c, h, w) already augmented with labels (n,), or n segments of a text (n, steps) with the word after each
+    word (n, steps). `rate` scales the learning rate of a weight update on the batch. `carried` is None where batches
+    do not go on from one another.
+    """
 
     x: Tensor
     y: Tensor
     seed: int
+    rate: float = 1.0
+    carried: Carried | None = None
+
+
+def recall(batch: Batch) -> dict[str, Tensor | None]:
+    """The state that a batch goes on from, as networks take it; nothing where batches are independent."""
+    return {} if batch.carried is None else {"state": batch.carried.read()}
+
+
+def hand_on(batch: Batch, state: Tensor | None, *, track: bool = True) -> None:
+    """Leave the state that a network ended a batch with to the batch after it."""
+    if batch.carried is not None and state is not None:
+        batch.carried.write(state.detach(), track=track)
 
 
 class Outcome(NamedTuple):
@@ -167,12 +199,23 @@ class Search:
         """d L / d a at fixed weights (no weight gradient is computed). One pass."""
         return gradient(self.loss(detached(w), self.a, batch), self.a)
 
+    def rate(self, batch: Batch) -> float:
+        """Learning rate of a weight update on `batch`."""
+        return self.lr * batch.rate
+
+    def clipped(self, g: Tree) -> Tree:
+        """A weight gradient bounded to the norm `clip`, where one is set."""
+        if self.clip is None:
+            return g
+        scale = (self.clip / (norm(g) + 1e-6)).clamp(max=1.0)
+        return dict(zip(g, torch._foreach_mul([x.detach() for x in g.values()], scale), strict=True))
+
     # ------------------------------------------------------------------------------------------------ moves
     def update_w(self, batch: Batch, mix: Tree | None = None) -> Outcome:
         """One ordinary weight update on `batch`: gradient at the live weights, clip, descend. One pass."""
         mix = detached(self.problem.relax(self.a)) if mix is None else detached(mix)
         outcome = self.problem.outcome(self.w, mix, batch, track=True)
-        self.descend_w(gradient(outcome.loss, self.w))
+        self.descend_w(gradient(outcome.loss, self.w), batch.rate)
         return outcome
 
     def update_a(self, batch: Batch) -> Outcome:
@@ -182,14 +225,13 @@ class Search:
             self.descend_a(gradient(outcome.loss, self.a))
         return outcome
 
-    def descend_w(self, g: Tree) -> None:
-        """Clip `g` (which stays as it is) and let the weight optimizer take its step."""
-        moves = [g[k].detach() for k in self.w]
-        if self.clip is not None:
-            moves = list(torch._foreach_mul(moves, (self.clip / (norm(g) + 1e-6)).clamp(max=1.0)))
-        for x, move in zip(self.w.values(), moves, strict=True):
-            x.grad = move
-        self.w_opt.step()
+    def descend_w(self, g: Tree, rate: float = 1.0) -> None:
+        """Clip `g` (which stays as it is) and let the weight optimizer take its step; `rate` is that of its batch."""
+        moves = self.clipped(g)
+        for k, x in self.w.items():
+            x.grad = moves[k].detach()
+        with scaled(self.w_opt, rate):
+            self.w_opt.step()
         self.w_opt.zero_grad(set_to_none=True)
 
     def descend_a(self, g: Tree) -> None:
@@ -201,8 +243,8 @@ class Search:
         self.a_opt.step()
         self.a_opt.zero_grad(set_to_none=True)
 
-    def peek_w(self, g: Tree) -> Tree:
-        """Where one unclipped step along `g` would lead: w - lr (momentum * buffer + g + weight_decay * w).
+    def peek_w(self, g: Tree, rate: float = 1.0) -> Tree:
+        """Where one unclipped step along `g` would lead: w - rate lr (momentum * buffer + g + weight_decay * w).
 
         Fresh leaves; nothing moves. Equals `descend_w` without clipping for heavy-ball momentum. Under Nesterov
         momentum the same heavy-ball step is taken, as DARTS' released architect does (listed in methods/darts.py).
@@ -214,7 +256,7 @@ class Search:
             buffer = self.w_opt.state[x].get("momentum_buffer") if x in self.w_opt.state else None
             if buffer is not None:
                 move = move + group["momentum"] * buffer
-            moved[k] = (x.detach() - group["lr"] * move).requires_grad_()
+            moved[k] = (x.detach() - group["lr"] * rate * move).requires_grad_()
         return moved
 
     # -------------------------------------------------------------------------------------------- snapshots
@@ -293,6 +335,19 @@ def logs(train: Outcome | None = None, val: Outcome | None = None, **more: Tenso
         if outcome is not None:
             named |= {f"{prefix}_loss": outcome.loss.detach(), f"{prefix}_accuracy": outcome.accuracy.detach()}
     return named | {name: value.detach() for name, value in more.items()}
+
+
+@contextmanager
+def scaled(optimizer: torch.optim.Optimizer, rate: float) -> Iterator[None]:
+    """Within the block an optimizer's learning rates are `rate` times theirs."""
+    before = [group["lr"] for group in optimizer.param_groups]
+    for group, lr in zip(optimizer.param_groups, before, strict=True):
+        group["lr"] = lr * rate
+    try:
+        yield
+    finally:
+        for group, lr in zip(optimizer.param_groups, before, strict=True):
+            group["lr"] = lr
 
 
 @contextmanager

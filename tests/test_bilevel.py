@@ -278,6 +278,17 @@ def test_warming_holds_the_architecture_and_its_optimizer() -> None:
     assert not search.a_opt.state
 
 
+def test_a_rate_scales_one_step_and_is_gone_after_it() -> None:
+    search = toy.search(toy.Quadratic(), lr=1.0, weight_decay=0.1)
+    g = toy.unflat(toy.real([3.0, 4.0]), search.w)
+    expected = toy.real([0.5, 0.25]) - 0.2 * (toy.real([3.0, 4.0]) + 0.1 * toy.real([0.5, 0.25]))
+    torch.testing.assert_close(toy.flat(search.peek_w(g, 0.2)), expected, rtol=0, atol=1e-15)
+    search.descend_w(g, 0.2)
+    torch.testing.assert_close(toy.flat(search.w), expected, rtol=0, atol=1e-15)
+    assert search.lr == 1.0
+    assert search.rate(toy.TRAIN._replace(rate=0.25)) == 0.25
+
+
 def test_lr_follows_the_optimizer() -> None:
     search = toy.search(SMOOTH, lr=0.2)
     search.w_opt.param_groups[0]["lr"] = 0.125

@@ -39,6 +39,7 @@ def method_of(name: str, *overrides: str) -> Method:
 BUILT: dict[str, Method] = {name: method_of(name) for name in METHODS} | {
     "darts order=2": method_of("darts", "method.order=2"),
     "darts first=weights": method_of("darts", "method.first=weights"),
+    "darts clip": method_of("darts", "method.order=2", "method.clip=true"),
     "idarts difference": method_of("idarts", "method.products=difference"),
     "idarts leak": method_of("idarts", "method.release_leak=true"),
     "single other batch": method_of("single", "method.mode=same_split_other_batch"),
@@ -142,6 +143,18 @@ def test_warming_moves_the_weights_alone(name: str) -> None:
     assert all(bool(value.isfinite()) for value in logged.values())
 
 
+@pytest.mark.parametrize("name", TRAINING)
+def test_a_batch_s_rate_scales_the_learning_rate_of_the_weights(name: str) -> None:
+    """Everywhere where a method uses it: at half the rate a step is that of half the learning rate, bit for bit."""
+    ends = []
+    for rate in (1.0, 0.5):
+        _, search, batches, val = parts(BUILT[name])
+        search.w_opt.param_groups[0]["lr"] *= 0.5 / rate
+        BUILT[name].step(search, [batch._replace(rate=rate) for batch in batches], val)
+        ends.append(state(search))
+    assert all(torch.equal(x, y) for x, y in zip(*ends, strict=True))
+
+
 @pytest.mark.parametrize("name", [name for name in TRAINING if hasattr(BUILT[name], "hypergradient")])
 def test_hypergradient_leaves_everything_as_it_is(name: str) -> None:
     problem, search, batches, val = parts(BUILT[name])
@@ -155,7 +168,7 @@ def test_hypergradient_leaves_everything_as_it_is(name: str) -> None:
 
 # ------------------------------------------------------------------------------------------------------ batches
 TRACES: dict[str, str] = {  # the batches of the loss evaluations in order: v, or the number of the training batch
-    "darts": "v1", "darts order=2": "1v111", "darts first=weights": "1v", "pc_darts": "v1",
+    "darts": "v1", "darts order=2": "1v111", "darts clip": "1v111", "darts first=weights": "1v", "pc_darts": "v1",
     "idarts": "1234v4", "idarts difference": "1234v444444", "idarts leak": "v4",
     "amended": "v11111",
     "single": "1", "single other batch": "21", "single other split": "v1",
@@ -207,7 +220,7 @@ COSTS = {
     "darts": Cost(2, 2),  # architecture 1, weights 1
     "darts first=weights": Cost(2, 2),
     "pc_darts": Cost(2, 2),
-    "darts order=2": Cost(5, 5),  # 4 + 1
+    "darts order=2": Cost(5, 5), "darts clip": Cost(5, 5),  # 4 + 1
     "idarts": Cost(4 + 2, 4 + 2 + 3),  # T + (validation, kept graph) + K + 1 products
     "idarts difference": Cost(4 + 1 + 2 * 3, 4 + 1 + 2 * 3),  # two passes for each product
     "idarts leak": Cost(2, 2 + 3),

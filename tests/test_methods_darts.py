@@ -8,6 +8,7 @@ import agree
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from nasx.bilevel import Search, Tree, frozen
 from nasx.methods.darts import Darts
@@ -49,6 +50,20 @@ def test_quadratic_second_order_takes_the_optimizer_s_step(nesterov: bool) -> No
     search = toy.search(problem, lr=0.1, momentum=Q["momentum"], weight_decay=Q["weight_decay"], nesterov=nesterov,
                         buffer=toy.unflat(toy.real(Q["buffer"]), problem.w0()))
     agree.near(hypergradient(search, 2), Q["darts2_momentum"])
+
+
+def test_clipped_second_order_bounds_the_step_and_the_vector_as_weight_steps_are() -> None:
+    """g = D'w' + rho a + lr B'v with w' = w - lr g1 / |g1| / 4 and v = g2 / |g2| / 4, g2 = d L2 / dw'."""
+    search = toy.search(toy.Quadratic(), lr=0.2, clip=0.25)
+
+    def unit(x: Tensor) -> Tensor:
+        return 0.25 * x / (x.norm() + 1e-6)
+
+    w, a = toy.flat(search.w), toy.flat(search.a)
+    w1 = w - 0.1 * unit(toy.A @ w - toy.B @ a)
+    expected = toy.D.T @ w1 + toy.RHO * a + 0.1 * toy.B.T @ unit(w1 - toy.C + toy.D @ a)
+    got = Darts(order=2, clip=True).hypergradient(search, toy.TRAIN._replace(rate=0.5), toy.VAL)[0]
+    agree.near(got, expected)
 
 
 # --------------------------------------------------------------------------------------- second implementation

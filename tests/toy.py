@@ -305,9 +305,9 @@ class Recorder(Search):
     grads_w: list[Tensor] = field(default_factory=list)
     grads_a: list[Tensor] = field(default_factory=list)
 
-    def descend_w(self, g: Tree) -> None:
+    def descend_w(self, g: Tree, rate: float = 1.0) -> None:
         self.grads_w.append(flat({k: g[k] for k in self.w}).clone())
-        super().descend_w(g)
+        super().descend_w(g, rate)
 
     def descend_a(self, g: Tree) -> None:
         self.grads_a.append(flat({k: g[k] for k in self.a}).clone())

@@ -11,7 +11,9 @@ probe weights. Per weight step: one pass.
 
 Deviations
 1. Under Nesterov momentum the virtual step w' is the heavy-ball step above, as in the released NAS-Bench-201 code.
-2. The virtual step is not clipped (as released), while real weight steps are.
+2. The virtual step is not clipped (as released for convolutional cells), while real weight steps are. The released
+   code for recurrent cells bounds d/dw L1 and d/dw' L2 as real steps are: `clip=true`, the bound is `search.clip`.
+   It also adds wd * w' to the vector that M is multiplied with; here that is d/dw' L2 alone.
 3. `first` says which of the two alternating updates comes first: the released DARTS code moves the architecture
    first, the NAS-Bench-201 scripts the weights.
 4. Batch-norm running statistics never follow a probe; where a space keeps any, only real weight steps move them.
@@ -38,6 +40,7 @@ class Darts(Method):
     order: Literal[1, 2] = 1
     radius: PositiveFloat = 0.01
     first: Literal["architecture", "weights"] = "architecture"
+    clip: bool = False
 
     def hypergradient(self, search: Search, train: Batch, val: Batch) -> tuple[Tree, Outcome]:
         """d L2 / d a of this method, and L2's outcome. Nothing moves."""
@@ -45,11 +48,14 @@ class Darts(Method):
             outcome = search.outcome(detached(search.w), search.a, val)
             return gradient(outcome.loss, search.a), outcome
         mix = detached(search.problem.relax(search.a))
-        w1 = search.peek_w(search.grad_w(detached(search.w, requires_grad=True), mix, train))
+        bounded = search.clipped if self.clip else lambda g: g
+        step = bounded(search.grad_w(detached(search.w, requires_grad=True), mix, train))
+        w1 = search.peek_w(step, train.rate)
         outcome = search.outcome(w1, search.a, val)
         v, direct = gradients(outcome.loss, w1, search.a)
+        v = bounded(v)
         cross = directional(lambda w: search.grad_a(w, train), search.w, v, self.radius)
-        return combine(direct, cross, -search.lr), outcome
+        return combine(direct, cross, -search.rate(train)), outcome
 
     def step(self, search: Search, train: Sequence[Batch], val: Batch) -> dict[str, Tensor]:
         if search.warming:

@@ -102,7 +102,7 @@ class IDarts(Method):
         w = detached(search.w, requires_grad=True)
         outcome = search.outcome(w, search.a, val)
         v, direct = gradients(outcome.loss, w, search.a)
-        gamma = search.lr if self.gamma is None else self.gamma
+        gamma = search.rate(train) if self.gamma is None else self.gamma
         s, cross = self.series(search, train, v, gamma)
         return combine(direct, cross, -gamma), outcome, v, s
 

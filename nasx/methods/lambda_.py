@@ -152,7 +152,7 @@ class Lambda(Method):
         coefficient = self.coefficient(search) if self.target == "inner" else 0.0
         if coefficient:
             g_w = combine(g_w, self.penalty(search, batch, mix, delta, g_w), -coefficient)
-        search.descend_w(g_w)
+        search.descend_w(g_w, batch.rate)
         return logs(outcome, alignment=value)
 
     def move_a(self, search: Search, val: Batch) -> dict[str, Tensor]:

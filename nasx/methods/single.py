@@ -51,7 +51,7 @@ class Single(Method):
             mix = search.problem.relax(search.a)
             outcome = search.problem.outcome(search.w, mix, train[0], track=True)
             g_w, g_a = gradients(outcome.loss, search.w, search.a)
-            search.descend_w(g_w)
+            search.descend_w(g_w, train[0].rate)
             search.descend_a(g_a)
             return logs(outcome)
         g_a = search.grad_a(detached(search.w), train[1] if self.mode == "same_split_other_batch" else val)

@@ -57,7 +57,7 @@ class Tse(Method):
             outcome = search.problem.outcome(search.w, search.problem.relax(search.a), batch)
             g_w, g_a = gradients(outcome.loss, search.w, search.a)
             total = combine(total, g_a, 1.0)
-            search.descend_w(g_w)
+            search.descend_w(g_w, batch.rate)
         search.restore_w(saved, momentum=self.restore_momentum)
         return total
 
