@@ -52,6 +52,12 @@ def prepare(on: torch.device, *, threads: int | None, deterministic: bool, seed:
         torch.cuda.reset_peak_memory_stats(on)
 
 
+def keep_compiled() -> None:
+    """Let torch's compiler keep what it makes in the user's cache, which outlives a reboot, unless told otherwise."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache / "nasx" / "compiled"))
+
+
 def hardware(on: torch.device) -> dict[str, Any]:
     """Device kind, its name, and CPU threads."""
     if on.type == "cuda":

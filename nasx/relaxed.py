@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import functional_call
 
+from nasx import machine
 from nasx.bilevel import Activate, Batch, Outcome, Tree, detached
 from nasx.spaces.banks import Noise
 from nasx.spaces.recompute import recompute
@@ -36,6 +37,7 @@ class RelaxedProblem:
         self.space, self.supernet, self.activate = space, supernet, activate
         self.auxiliary, self.drop_path = auxiliary, 0.0
         self.bf16 = engine is not None and engine.precision == "bf16"
+        self.compiled = False
         if engine is not None:
             self._prepare(engine)
         self.groups = space.groups
@@ -55,7 +57,9 @@ class RelaxedProblem:
         if engine.channels_last:
             self.supernet.to(memory_format=torch.channels_last)
         device = next(self.supernet.parameters()).device
-        if engine.compile == "on" or (engine.compile == "auto" and device.type == "cuda"):
+        self.compiled = engine.compile == "on" or (engine.compile == "auto" and device.type == "cuda")
+        if self.compiled:
+            machine.keep_compiled()
             torch._dynamo.config.recompile_limit = 64
             torch._dynamo.config.fail_on_recompile_limit_hit = True
             wrap(self.supernet, lambda body: torch.compile(body, fullgraph=True, dynamic=False))

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import shlex
+import time
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ from nasx.data.augment import Augment
 from nasx.data.stream import Stream, device_images, evaluation, hashed, splits
 from nasx.diagnose import Watch
 from nasx.errors import UserError
-from nasx.progress import Display, text
+from nasx.progress import Display, duration, text
 from nasx.relaxed import RelaxedProblem, weights
 from nasx.search import Loop, Step
 from nasx.session import Config, Result, Session, session
@@ -127,7 +129,7 @@ class SearchJob:
         def build(group: str) -> Any:
             return config.build(cfg[group], cfg["allow"])
 
-        self.here, self.settings = here, build("search")
+        self.here, self.settings, self.warm_up_s = here, build("search"), 0.0
         self.space, self.method = build("space"), build("method")
         self.benchmark, self.source = build("benchmark"), build("dataset")
         engine, settings = build("engine"), self.settings
@@ -245,7 +247,12 @@ class SearchJob:
         """`run`, step by step; `result` is the record at the end."""
         self.resume()
         with Display(total=self.loop.total, done=self.search.updates, quiet=self.here.config["quiet"]) as self.display:
+            began = time.monotonic()
             for _ in self.loop.steps():
+                if self.problem.compiled and not self.warm_up_s:
+                    self.warm_up_s = round(time.monotonic() - began, 1)
+                    log.info("compiled: the first step took %s; the next run finds most of that work done in %s",
+                             duration(self.warm_up_s), os.environ["TORCHINDUCTOR_CACHE_DIR"])
                 yield
             self.result = self.record()
             records.write_atomic(self.here.run.folder / "genotype.txt", f"{self.result['genotype']}\n")
@@ -277,7 +284,8 @@ class SearchJob:
             test_accuracy=None,
             supernet={**final, "params": sum(x.numel() for x in self.search.w.values())},
             params=None if found is None else found["params"], updates=self.search.updates, passes=self.problem.passes,
-            stopped=self.watch.ended(), diagnostics=self.watch.cost(), changed=changed(self.here))
+            warm_up_s=self.warm_up_s, stopped=self.watch.ended(), diagnostics=self.watch.cost(),
+            changed=changed(self.here))
         return {**result, "verdict": verdict.verdict(self.watch.rows, result)}
 
 

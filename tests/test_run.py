@@ -13,8 +13,9 @@ from typing import Any
 
 import jobs
 import pytest
+import torch
 
-from nasx import records
+from nasx import cli, records
 from nasx.benchmarks.nb201 import EMBEDDED
 from nasx.benchmarks.nb201 import Nb201 as Table
 from nasx.spaces.darts import Darts
@@ -262,3 +263,18 @@ def test_a_loss_that_explodes_stops_the_search_and_keeps_it(tmp_path: Path) -> N
     assert "became NaN or infinite" in done.err
     assert "lower search.lr=1e+30" in done.err
     assert not (jobs.folder(tmp_path) / "result.json").exists()
+
+
+# ------------------------------------------------------------------------------------------------ compiled
+def test_a_compiled_search_says_what_its_first_step_took_and_where_that_is_kept(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", lambda body, **_: body)  # the compiler's minutes are not what is tested here
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
+    monkeypatch.chdir(tmp_path)
+    cli.dispatch([*SWEEP, "engine.compile=on", "name=compiled"])
+    folder = tmp_path / "runs" / "compiled"
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "cache" / "nasx" / "compiled")
+    assert f"done in {tmp_path / 'cache' / 'nasx' / 'compiled'}" in (folder / "log.txt").read_text()
+    assert record(folder)["warm_up_s"] > 0
