@@ -11,7 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from nasx import config, records
+from nasx import config, files, records
 
 OWN = frozenset({"kind", "identity", "seed", "from", "choices", "allow"})
 DERIVED = frozenset({"experiment", "pair"})
@@ -29,7 +29,7 @@ class Row(NamedTuple):
 @lru_cache(maxsize=4096)
 def configuration(folder: str) -> dict[str, str]:
     """Dotted setting -> value as one writes it on the command line; empty where config.yaml cannot be read."""
-    held = records.read_yaml(Path(folder) / "config.yaml") or {}
+    held = files.read_yaml(Path(folder) / "config.yaml") or {}
     choices = held.get("choices") if isinstance(held.get("choices"), Mapping) else {}
     found: dict[str, Any] = {str(k): v for k, v in (choices or {}).items() if k not in DERIVED}
     found |= {key: value for key, value in records.flatten({k: v for k, v in held.items() if k not in OWN}).items()

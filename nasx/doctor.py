@@ -23,7 +23,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nasx import __version__, config, records
+from nasx import __version__, config, files
 from nasx.errors import UserError
 from nasx.words import read
 
@@ -114,7 +114,7 @@ def data() -> Lines:
 
 def found(file: Path) -> str:
     """Whether the files of a data set's own configuration are there; nothing is downloaded."""
-    fields = {key: value for key, value in (records.read_yaml(file) or {}).items() if key != "defaults"}
+    fields = {key: value for key, value in (files.read_yaml(file) or {}).items() if key != "defaults"}
     if "download" in fields:
         fields["download"] = False
     try:

@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nasx import __version__, config, preflight, records
+from nasx import __version__, checkpoints, config, files, preflight, records
 from nasx.errors import UserError
 from nasx.words import read
 
@@ -46,10 +46,10 @@ def main(words: Sequence[str]) -> int:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise records.unwritable(out, error) from error
+        raise files.unwritable(out, error) from error
     name, writer = WRITERS[given["format"]]
     writer(out / name, network, facts)
-    records.write_atomic(out / "README.md", card(facts, result, [path for path, _ in WRITERS.values()
+    files.write_atomic(out / "README.md", card(facts, result, [path for path, _ in WRITERS.values()
                                                                  if (out / path).exists()]))
     for path in (out / name, out / "README.md"):
         print(path)
@@ -73,8 +73,8 @@ def trained(folder: Path, result: Mapping[str, Any]) -> tuple[nn.Module, Facts]:
     from nasx import pretrained
     from nasx.retrain import test_batch
 
-    held = records.read_yaml(folder / "config.yaml")
-    state = records.last_checkpoint(folder)
+    held = files.read_yaml(folder / "config.yaml")
+    state = checkpoints.last(folder)
     if held is None or state is None:
         raise UserError(f"from={folder}", "has no configuration or no checkpoint any more", "train it again")
     settings, allow = dict(held["retrain"]), tuple(held.get("allow") or ())
@@ -120,7 +120,7 @@ def program(path: Path, network: nn.Module, facts: Facts) -> None:
     model, example, dynamic = _example(network, facts)
     made, blob = torch.export.export(model, (example,), dynamic_shapes=(dynamic,)), io.BytesIO()
     torch.export.save(made, blob, extra_files={"nasx.json": json.dumps(facts)})
-    records.write_atomic(path, blob.getvalue())
+    files.write_atomic(path, blob.getvalue())
 
 
 def onnx(path: Path, network: nn.Module, facts: Facts) -> None:
@@ -144,7 +144,7 @@ def onnx(path: Path, network: nn.Module, facts: Facts) -> None:
     assert made is not None
     proto = made.model_proto
     onnx_.helper.set_model_props(proto, pretrained.text(facts))
-    records.write_atomic(path, proto.SerializeToString())
+    files.write_atomic(path, proto.SerializeToString())
 
 
 def _example(network: nn.Module, facts: Facts) -> tuple[Classifier, Any, Any]:

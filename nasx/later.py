@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nasx import records
+from nasx import checkpoints, files, records
 from nasx.errors import UserError
 from nasx.words import read
 
@@ -33,7 +33,7 @@ def main(words: Sequence[str]) -> int:
     rows = list(diagnose(folder, device=given.options["device"],
                          threads=given.number("threads") if given.options["threads"] else None,
                          allow=given.several("allow")))
-    records.write_atomic(folder / "diagnose.json", json.dumps(rows, indent=1) + "\n")
+    files.write_atomic(folder / "diagnose.json", json.dumps(rows, indent=1) + "\n")
     print("\n".join(columns(rows)))
     return 0
 
@@ -45,17 +45,17 @@ def diagnose(folder: Path, *, device: str = "auto", threads: int | None = None,
     Each equals the metrics row that the search itself would have written there, with the updates so far. Raises
     UserError where `folder` is no search, trains nothing, or has no readable checkpoint.
     """
-    saved = records.read_yaml(folder / "config.yaml")
+    saved = files.read_yaml(folder / "config.yaml")
     if saved is None or saved.get("kind") != "search":
         raise UserError(f"from={folder}", "is no folder of a search", "name a folder that nasx search has written")
-    found = records.checkpoints(folder)
+    found = checkpoints.found(folder)
     if not found:
         raise UserError(f"from={folder}", "has no checkpoint to look at",
                         "wait for its first epoch, or name a search that trains a supernet")
     job = rebuilt(folder, saved, device, threads, allow)
     read_any = False
     for path in found:
-        state = records.read_checkpoint(path, job.here.device)
+        state = checkpoints.read(path, job.here.device)
         if state is None:
             continue
         read_any = True

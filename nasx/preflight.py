@@ -28,7 +28,7 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from nasx import config, records
+from nasx import config, files, records
 from nasx.errors import UserError
 
 FLAGS = {"--help": "-h", "--hydra-help": "", "--version": "", "--resolve": "", "--run": "-r", "--multirun": "-m",
@@ -158,7 +158,7 @@ def inherited(texts: Sequence[str]) -> list[str]:
 
 def parent_path(names: Sequence[str], out: str) -> list[str]:
     """The override of dataset.path that the runs agree on, if they have one: where the images lie."""
-    held = [(records.read_yaml(run_folder(name, out) / "config.yaml") or {}).get("dataset") or {} for name in names]
+    held = [(files.read_yaml(run_folder(name, out) / "config.yaml") or {}).get("dataset") or {} for name in names]
     paths = {node.get("path") for node in held}
     return [f"dataset.path={json.dumps(path)}" for path in paths if path] if len(paths) == 1 else []
 

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from nasx import config, records
+from nasx import config, files
 from nasx.errors import UserError
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def save(path: Path, network: nn.Module, facts: Mapping[str, Any]) -> None:
     from safetensors.torch import save as packed
 
     weights = {name: x.detach().cpu().contiguous() for name, x in network.state_dict().items()}
-    records.write_atomic(path, packed(weights, text(facts)))
+    files.write_atomic(path, packed(weights, text(facts)))
 
 
 def text(facts: Mapping[str, Any]) -> dict[str, str]:

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from nasx import accuracy, config, processes, recipe, records
+from nasx import accuracy, config, files, processes, recipe, records
 from nasx.data.augment import Augment
 from nasx.data.stream import Batch, Stream, device_images, evaluation, hashed
 from nasx.errors import UserError
@@ -260,7 +260,7 @@ def train(here: Session) -> Result:
             macs=price.macs, updates=trainer.updates, passes=trainer.updates,
             images_per_s=round(trainer.updates * settings.batch / max(here.elapsed_s, 1e-9), 1),
             processes=processes.count(), changed=config.changed(cfg, published) if published else {})
-        records.write_atomic(here.run.folder / "genotype.txt", f"{genotype}\n")
+        files.write_atomic(here.run.folder / "genotype.txt", f"{genotype}\n")
         here.run.finish(result)
     return result
 
@@ -291,7 +291,7 @@ def architecture(cfg: Config, space: Space) -> tuple[Genotype, Result | None]:
     try:
         return space.parse(found["genotype"]), {**found, "name": folder.resolve().name}
     except UserError as error:
-        searched = ((records.read_yaml(folder / "config.yaml") or {}).get("space")) or {}
+        searched = ((files.read_yaml(folder / "config.yaml") or {}).get("space")) or {}
         raise UserError(f"from={name}", f"its architecture does not fit space: {error}",
                         other_space(searched, cfg["space"])) from error
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from nasx import config, ending, graphs, machine, processes, progress, records, verdict
+from nasx import config, ending, files, graphs, machine, processes, progress, records, verdict
 from nasx.bilevel import Search, Tree, detached
 from nasx.data.augment import Augment
 from nasx.data.stream import Stream, device_images, evaluation, hashed, splits
@@ -255,7 +255,7 @@ class SearchJob:
                              duration(self.warm_up_s), os.environ["TORCHINDUCTOR_CACHE_DIR"])
                 yield
             self.result = self.record()
-            records.write_atomic(self.here.run.folder / "genotype.txt", f"{self.result['genotype']}\n")
+            files.write_atomic(self.here.run.folder / "genotype.txt", f"{self.result['genotype']}\n")
             self.here.run.finish(self.result)
         pictures(self.here.run.folder)
         ending.show(self.result, self.here.run.folder)

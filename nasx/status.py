@@ -15,8 +15,6 @@ Nothing is written, and no run is disturbed.
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import os
 import time
 from collections import Counter
@@ -24,7 +22,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from nasx import records
+from nasx import checkpoints, files, lock, records
 from nasx.errors import UserError
 from nasx.words import read
 
@@ -85,9 +83,9 @@ def text(found: Sequence[State], root: Path, now: float) -> str:
 
 def state(folder: Path, root: Path, now: float) -> State:
     """The state of one run at the time `now`. Never raises for what a run may be writing, or has left torn."""
-    running = holder(folder) is not None  # before the record: a run that ends in between is told as finished
-    rows, saved, fault = records.read_rows(folder), records.checkpoints(folder), _fault(folder)
-    config = records.read_yaml(folder / "config.yaml") or {}
+    running = lock.holder(folder) is not None  # before the record: a run that ends in between is told as finished
+    rows, saved, fault = records.read_rows(folder), checkpoints.found(folder), _fault(folder)
+    config = files.read_yaml(folder / "config.yaml") or {}
     record = records.finished(folder)
     kind = str((record or config).get("kind") or "?")
     last = rows[-1] if rows else {}
@@ -103,8 +101,8 @@ def state(folder: Path, root: Path, now: float) -> State:
         reached = "stopped" if rows or saved else "not begun"
     name = folder.resolve().name if folder == root else os.path.relpath(folder, root)
     left_s = left(rows, epochs, now - _changed([folder / "metrics.jsonl"])) if reached == "running" else None
-    files = [folder / file for file in ("config.yaml", "metrics.jsonl", "result.json", "fault.txt", "log.txt")]
-    return State(name, kind, reached, epoch, epochs, updates, _changed([*files, *saved]), left_s, fault)
+    named = [folder / file for file in ("config.yaml", "metrics.jsonl", "result.json", "fault.txt", "log.txt")]
+    return State(name, kind, reached, epoch, epochs, updates, _changed([*named, *saved]), left_s, fault)
 
 
 def left(rows: Sequence[Mapping[str, Any]], epochs: int | None, since_s: float) -> float | None:
@@ -117,28 +115,6 @@ def left(rows: Sequence[Mapping[str, Any]], epochs: int | None, since_s: float) 
     if last <= first:
         return None
     return max((ended - began) / (last - first) * (epochs - last) - max(since_s, 0.0), 0.0)
-
-
-def holder(folder: Path) -> str | None:
-    """Which process holds a run's folder (`process N on HOST`), None where none does.
-
-    Asked by a shared lock that is let go at once, never waiting. /proc/locks would not touch the lock at all, but does
-    not show holders in other containers or on other hosts, nor tells which file it means on Btrfs and overlays. A start
-    in that moment only tries again (`records.LOCK_S`), and two who look do not see each other.
-    """
-    try:
-        handle = os.open(folder / "lock", os.O_RDONLY)
-    except OSError:
-        return None
-    try:
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno != errno.EWOULDBLOCK:  # a file system without locks, where no run can be
-            return None
-        return os.read(handle, 200).decode(errors="replace").strip() or "another process"
-    finally:
-        os.close(handle)
-    return None
 
 
 def duration(seconds: float) -> str:

@@ -28,7 +28,7 @@ from typing import Any
 import torch
 import yaml
 
-from nasx import records
+from nasx import checkpoints, records
 from nasx.config import conf_dir
 
 SMALL = {"nb201": ["space.layers=1", "space.channels=4"], "nb1shot1": ["space.layers=3", "space.channels=4"],
@@ -68,7 +68,7 @@ def state(folder: Path) -> dict[str, Any]:
     newest = sorted((folder / "checkpoints").glob("*.ckpt"))[-1:]  # none where nothing is trained
     saved: dict[str, Any] = {"genotype": (folder / "genotype.txt").read_text(encoding="utf-8")}
     for path in newest:
-        saved |= torch.load(io.BytesIO(path.read_bytes()[len(records.MAGIC) + 65:]), weights_only=True)
+        saved |= torch.load(io.BytesIO(path.read_bytes()[len(checkpoints.MAGIC) + 65:]), weights_only=True)
     rows = records.read_rows(folder)
     for row in rows:
         for key in [k for k in row if k.endswith("_s")]:

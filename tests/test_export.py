@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import nasx
-from nasx import evaluate, export, pretrained, records
+from nasx import checkpoints, evaluate, export, pretrained
 from nasx.data.images import Digits
 from nasx.errors import UserError
 
@@ -60,7 +60,7 @@ def test_a_fresh_process_finds_the_same_accuracy(here: Path, name: str, tmp_path
 def test_the_weights_are_the_last_ones_without_the_head(here: Path, tmp_path: Path) -> None:
     run = here / "runs" / "averaged"
     export.main([f"from={run}", f"out={tmp_path}"])
-    network, state = nasx.load(tmp_path), records.last_checkpoint(run)
+    network, state = nasx.load(tmp_path), checkpoints.last(run)
     assert state is not None
     assert state["updates"] == 24
     held = network.network.state_dict()

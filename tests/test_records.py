@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import io
 import json
@@ -12,8 +11,6 @@ import os
 import pickle
 import resource
 import signal
-import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +19,7 @@ import jobs
 import pytest
 import torch
 
-from nasx import records
+from nasx import checkpoints, files, records
 from nasx.errors import UserError
 
 IDENTITY = {"seed": 0, "search": {"lr": 0.025, "betas": [0.5, 0.999]}, "space": {"layers": 5}}
@@ -51,7 +48,7 @@ def saved(run: records.Run, *steps: int) -> None:
 
 # ------------------------------------------------------------------------------------------------ the folder
 def test_a_folder_says_what_it_holds(run: records.Run) -> None:
-    held = records.read_yaml(run.folder / "config.yaml")
+    held = files.read_yaml(run.folder / "config.yaml")
     assert held == {**EXTRA, **IDENTITY}
     assert run.result is None
     run.finish({"status": "finished", "value": 1.5})
@@ -86,7 +83,17 @@ def test_a_torn_configuration_is_written_again(run: records.Run) -> None:
     run.close()
     (run.folder / "config.yaml").write_text("seed: [")
     with records.Run(run.folder, IDENTITY, EXTRA):
-        assert records.read_yaml(run.folder / "config.yaml") == {**EXTRA, **IDENTITY}
+        assert files.read_yaml(run.folder / "config.yaml") == {**EXTRA, **IDENTITY}
+
+
+def test_checkpoints_that_no_configuration_goes_with_are_not_taken(run: records.Run) -> None:
+    saved(run, 1)
+    run.close()
+    for harm in (lambda path: path.write_text("seed: ["), Path.unlink):
+        harm(run.folder / "config.yaml")
+        with pytest.raises(UserError, match=r"config\.yaml: is missing or torn, and nothing else says whose"):
+            records.Run(run.folder, {"seed": 1}, EXTRA)
+    assert [path.name for path in paths(run)] == ["000000001.ckpt"]
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
@@ -106,60 +113,6 @@ def test_an_existing_folder_that_may_not_be_written_is_refused(tmp_path: Path, m
     monkeypatch.setattr(os, "access", lambda path, mode: False)  # root passes every real check
     with pytest.raises(UserError, match=r"read-only.*out=FOLDER"):
         records.Run(tmp_path / "run", IDENTITY, EXTRA)
-
-
-# ------------------------------------------------------------------------------------------------- the lock
-def test_a_second_process_is_told_who_is_running(tmp_path: Path, holder: subprocess.Popen[str]) -> None:
-    with pytest.raises(UserError, match=rf"is in use by process {holder.pid} on \S+; wait for it, or stop it"):
-        records.Run(tmp_path / "run", {"seed": 0}, {})
-
-
-def test_the_lock_of_a_dead_process_is_free(tmp_path: Path, holder: subprocess.Popen[str]) -> None:
-    holder.kill()
-    holder.wait()
-    assert str(holder.pid) in (tmp_path / "run" / "lock").read_text()
-    with records.Run(tmp_path / "run", {"seed": 0}, {"kind": "search", "search": {"epochs": 50}}):
-        assert (tmp_path / "run" / "lock").read_text().startswith(f"process {os.getpid()} on ")
-
-
-def test_a_lock_file_that_may_not_be_opened_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = os.open
-
-    def refuses(path: Any, *rest: Any, **named: Any) -> int:
-        if Path(path).name == "lock":  # as root every real file opens
-            raise PermissionError(errno.EACCES, "Permission denied", str(path))
-        return whole(path, *rest, **named)
-
-    monkeypatch.setattr(os, "open", refuses)
-    with pytest.raises(UserError, match=r"lock: cannot be written \(Permission denied\); .*out=FOLDER"):
-        records.Run(tmp_path / "run", {"seed": 0}, {})
-
-
-def test_a_file_system_without_locks_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuses(*_: object) -> None:
-        raise OSError(errno.ENOLCK, "No locks available")
-
-    monkeypatch.setattr(fcntl, "flock", refuses)
-    with pytest.raises(UserError, match=r"lock: cannot be written \(No locks available\)"):
-        records.Run(tmp_path / "run", {"seed": 0}, {})
-
-
-def test_a_start_outlasts_a_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A look holds a shared lock for a moment: the start that meets it tries again."""
-    with records.Run(tmp_path / "run", {"seed": 0}, {}):
-        pass
-    looker = os.open(tmp_path / "run" / "lock", os.O_RDONLY)
-    fcntl.flock(looker, fcntl.LOCK_SH)
-    tries = []
-
-    def waits(seconds: float) -> None:
-        tries.append(seconds)
-        fcntl.flock(looker, fcntl.LOCK_UN)
-
-    monkeypatch.setattr(time, "sleep", waits)
-    with records.Run(tmp_path / "run", {"seed": 0}, {}):
-        assert len(tries) == 1
-    os.close(looker)
 
 
 # ------------------------------------------------------------------------------------------------ the files
@@ -199,7 +152,7 @@ def test_a_session_keeps_why_it_failed(tmp_path: Path) -> None:
 
 def test_a_file_is_the_old_one_until_it_is_the_new_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "result.json"
-    records.write_atomic(path, "old")
+    files.write_atomic(path, "old")
     for call in ("fsync", "rename"):
         with monkeypatch.context() as patch:
             def fails(*_: object) -> None:
@@ -207,10 +160,10 @@ def test_a_file_is_the_old_one_until_it_is_the_new_one(tmp_path: Path, monkeypat
 
             patch.setattr(*((os, "fsync", fails) if call == "fsync" else (Path, "replace", fails)))
             with pytest.raises(UserError, match="cannot be written"):
-                records.write_atomic(path, "new")
+                files.write_atomic(path, "new")
         assert path.read_text() == "old"
         assert list(tmp_path.iterdir()) == [path], "nothing half-written stays"
-    records.write_atomic(path, b"new")
+    files.write_atomic(path, b"new")
     assert path.read_text() == "new"
 
 
@@ -235,7 +188,7 @@ def test_a_full_disk_is_told_and_the_old_checkpoint_stays(run: records.Run) -> N
 @pytest.mark.parametrize(("number", "remedy"), [(errno.ENOSPC, "free some space"), (errno.EDQUOT, "quota"),
                                                 (errno.EFBIG, "ulimit"), (errno.EACCES, "out=FOLDER")])
 def test_what_cannot_be_written_has_a_remedy(number: int, remedy: str) -> None:
-    assert remedy in records.unwritable(Path("x"), OSError(number, os.strerror(number))).remedy
+    assert remedy in files.unwritable(Path("x"), OSError(number, os.strerror(number))).remedy
 
 
 def test_metrics_rows_survive_a_torn_line(run: records.Run) -> None:
@@ -335,9 +288,9 @@ DAMAGE = {
     "no header": lambda data: data[10:],
     "half": lambda data: data[: len(data) // 2],
     "one byte short": lambda data: data[:-1],
-    "header alone": lambda data: data[: len(records.MAGIC) + 65],
+    "header alone": lambda data: data[: len(checkpoints.MAGIC) + 65],
     "a flipped bit": lambda data: data[:-400] + bytes([data[-400] ^ 1]) + data[-399:],
-    "a flipped checksum": lambda data: data[: len(records.MAGIC)] + b"x" + data[len(records.MAGIC) + 1:],
+    "a flipped checksum": lambda data: data[: len(checkpoints.MAGIC)] + b"x" + data[len(checkpoints.MAGIC) + 1:],
     "something else": lambda data: b"PK\x03\x04" + data,
 }
 
@@ -353,6 +306,21 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(run: records.R
     assert loaded["updates"] == 1
     assert str(newest) in caplog.text
     assert "the checkpoint before is used" in caplog.text
+
+
+def test_a_damaged_checkpoint_that_is_later_takes_no_ones_place(run: records.Run) -> None:
+    saved(run, 6, 9)
+    paths(run)[-1].write_bytes(b"")
+    (run.folder / "checkpoints" / "000000008.ckpt").write_bytes(b"")  # a kill before the third was removed
+    assert run.load()["updates"] == 6  # type: ignore[index]
+    saved(run, 7)
+    assert [path.name for path in paths(run)] == ["000000006.ckpt", "000000007.ckpt"]
+
+
+def test_a_checkpoint_that_is_gone_or_cannot_be_read_is_damaged(run: records.Run) -> None:
+    (run.folder / "checkpoints" / "000000002.ckpt").mkdir()  # as root every file can be read
+    assert checkpoints.read(run.folder / "checkpoints" / "000000002.ckpt") is None
+    assert checkpoints.read(run.folder / "checkpoints" / "000000003.ckpt") is None
 
 
 def test_none_readable_says_what_to_move_away(run: records.Run) -> None:
@@ -383,7 +351,7 @@ class Payload:
 
 def planted(path: Path, body: bytes) -> None:
     """A checkpoint with a valid header around `body`."""
-    path.write_bytes(records.MAGIC + hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
+    path.write_bytes(checkpoints.MAGIC + hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
 
 
 @pytest.mark.parametrize("form", ["pickle", "torch", "torch_legacy"])

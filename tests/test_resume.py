@@ -13,7 +13,7 @@ import jobs
 import pytest
 import torch
 
-from nasx import records
+from nasx import checkpoints, files
 
 COMMANDS = {
     "darts": (*jobs.TINY_NB201, "method=darts", "method.order=1", "checkpoint_s=0.001"),
@@ -43,7 +43,7 @@ def rows(folder: Path) -> list[dict[str, Any]]:
 def state(folder: Path) -> dict[str, Any]:
     """The last checkpoint: weights, architecture, optimizers, positions, counters."""
     data = sorted((folder / "checkpoints").glob("*.ckpt"))[-1].read_bytes()
-    found: dict[str, Any] = timeless(torch.load(io.BytesIO(data[len(records.MAGIC) + 65:]), weights_only=True))
+    found: dict[str, Any] = timeless(torch.load(io.BytesIO(data[len(checkpoints.MAGIC) + 65:]), weights_only=True))
     return found
 
 
@@ -69,7 +69,7 @@ def equal(one: Path, two: Path) -> None:
     """Two run folders hold the same search."""
     same(state(one), state(two))
     same(rows(one), rows(two))
-    same(records.read_json(one / "result.json")["supernet"], records.read_json(two / "result.json")["supernet"])
+    same(files.read_json(one / "result.json")["supernet"], files.read_json(two / "result.json")["supernet"])
     assert (one / "genotype.txt").read_bytes() == (two / "genotype.txt").read_bytes()
 
 

@@ -382,7 +382,7 @@ FULL = ("space=darts", "dataset=digits", "genotype=DARTS_V2", "retrain.layers=3"
         "threads=1", "device=cpu", "quiet=true")
 KILLED = """
 import os, signal, sys
-from nasx import cli, records, retrain
+from nasx import checkpoints, cli, retrain
 
 def end(*_, **__):
     os.kill(os.getpid(), signal.SIGKILL)
@@ -395,13 +395,13 @@ if moment == "update":            # the second epoch's second update: neither sa
         return end() if self.updates == 5 else found
     retrain.Trainer.step = killed
 if moment == "checkpoint":        # the row of epoch 2 is written, its checkpoint half
-    write = records.write_atomic
+    write = checkpoints.write_atomic
     def torn(path, data):
         if path.name == "000000006.ckpt":
             path.with_name("." + path.name + ".part").write_bytes(data[:1000])
             end()
         write(path, data)
-    records.write_atomic = torn
+    checkpoints.write_atomic = torn
 cli.main(["retrain", *lines])
 """
 

@@ -15,7 +15,7 @@ import jobs
 import pytest
 import torch
 
-from nasx import cli, records
+from nasx import cli, files, records
 from nasx.benchmarks.nb201 import EMBEDDED
 from nasx.benchmarks.nb201 import Nb201 as Table
 from nasx.spaces.darts import Darts
@@ -69,7 +69,7 @@ def test_a_record_says_what_was_done(sweep: tuple[Path, jobs.Done]) -> None:
         assert found["hardware"]["device"] == "cpu"
         assert found["test_accuracy"] is found["parent"] is None
         assert 0 <= found["supernet"]["valid_accuracy"] <= 1
-        held = records.read_yaml(folder / "config.yaml")
+        held = files.read_yaml(folder / "config.yaml")
         assert held is not None
         assert (held["choices"], held["identity"]) == (found["choices"], found["identity"])
         assert held["search"]["updates_per_epoch"] == 2

@@ -14,7 +14,7 @@ from typing import Any
 import jobs
 import pytest
 
-from nasx import records, status
+from nasx import lock, records, status
 from nasx.errors import UserError
 
 EXTRA = {"kind": "search", "search": {"epochs": 50}}
@@ -86,18 +86,18 @@ def test_a_run_whose_lock_is_held_is_running(tmp_path: Path, holder: subprocess.
 
 def test_looking_who_holds_a_run_takes_nothing(tmp_path: Path, holder: subprocess.Popen[str]) -> None:
     folder = tmp_path / "run"
-    assert str(status.holder(folder)).startswith(f"process {holder.pid} on ")
+    assert str(lock.holder(folder)).startswith(f"process {holder.pid} on ")
     with pytest.raises(UserError, match="is in use"):
         records.Run(folder, {"seed": 0}, EXTRA)
     holder.kill()
     holder.wait()
     before = (folder / "lock").read_bytes()
-    assert status.holder(folder) is None
+    assert lock.holder(folder) is None
     assert (folder / "lock").read_bytes() == before
     with records.Run(folder, {"seed": 0}, EXTRA):
         pass
-    assert status.holder(folder) is None
-    assert status.holder(tmp_path) is None, "no lock file is made"
+    assert lock.holder(folder) is None
+    assert lock.holder(tmp_path) is None, "no lock file is made"
     assert not (tmp_path / "lock").exists()
 
 
@@ -106,7 +106,7 @@ def test_a_file_system_without_locks_has_no_holder(tmp_path: Path, monkeypatch: 
         raise OSError(37, "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", refuses)
-    assert status.holder(made(tmp_path / "run")) is None
+    assert lock.holder(made(tmp_path / "run")) is None
 
 
 # ------------------------------------------------------------------------------------------------- time left

@@ -1,0 +1,164 @@
+"""The lock of a run: one writer on a host and on several, dead and sleeping holders, and who looks takes nothing."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nasx import lock, records
+from nasx.errors import UserError
+
+ELSEWHERE = """
+import fcntl, sys
+from pathlib import Path
+from nasx import lock, records
+fcntl.flock = lambda *_: None  # a shared folder that does not pass it on
+lock.kernel, lock.BEAT_S = lambda: "elsewhere", 0.05
+with records.Run(Path(sys.argv[1]), {"seed": 0}, {}) as run:
+    print("held", flush=True)
+    for line in sys.stdin:
+        run.append({"epoch": 1})
+        print("written", flush=True)
+"""
+
+
+# ----------------------------------------------------------------------------------------------- on one host
+def test_a_second_process_is_told_who_is_running(tmp_path: Path, holder: subprocess.Popen[str]) -> None:
+    with pytest.raises(UserError, match=rf"is in use by process {holder.pid} on \S+; wait for it, or stop it"):
+        records.Run(tmp_path / "run", {"seed": 0}, {})
+
+
+def test_the_lock_of_a_dead_process_is_free(tmp_path: Path, holder: subprocess.Popen[str]) -> None:
+    holder.kill()
+    holder.wait()
+    assert str(holder.pid) in (tmp_path / "run" / "lock").read_text()
+    with records.Run(tmp_path / "run", {"seed": 0}, {"kind": "search", "search": {"epochs": 50}}):
+        assert (tmp_path / "run" / "lock").read_text().startswith(f"process {os.getpid()} on ")
+
+
+def test_a_lock_file_that_may_not_be_opened_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = os.open
+
+    def refuses(path: Any, *rest: Any, **named: Any) -> int:
+        if Path(path).name == "lock":  # as root every real file opens
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return whole(path, *rest, **named)
+
+    monkeypatch.setattr(os, "open", refuses)
+    with pytest.raises(UserError, match=r"lock: cannot be written \(Permission denied\); .*out=FOLDER"):
+        records.Run(tmp_path / "run", {"seed": 0}, {})
+
+
+def test_a_file_system_without_locks_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuses(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuses)
+    with pytest.raises(UserError, match=r"lock: cannot be written \(No locks available\)"):
+        records.Run(tmp_path / "run", {"seed": 0}, {})
+
+
+def test_a_start_outlasts_a_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look holds a shared lock for a moment: the start that meets it tries again."""
+    with records.Run(tmp_path / "run", {"seed": 0}, {}):
+        pass
+    looker = os.open(tmp_path / "run" / "lock", os.O_RDONLY)
+    fcntl.flock(looker, fcntl.LOCK_SH)
+    tries = []
+
+    def waits(seconds: float) -> None:
+        tries.append(seconds)
+        fcntl.flock(looker, fcntl.LOCK_UN)
+
+    monkeypatch.setattr(time, "sleep", waits)
+    with records.Run(tmp_path / "run", {"seed": 0}, {}):
+        assert len(tries) == 1
+    os.close(looker)
+
+
+def test_an_orderly_end_leaves_no_name(tmp_path: Path) -> None:
+    with records.Run(tmp_path / "run", {"seed": 0}, {}):
+        assert (tmp_path / "run" / "lock").read_text().startswith(f"process {os.getpid()} on ")
+    assert (tmp_path / "run" / "lock").read_text() == ""
+
+
+# ------------------------------------------------------------------------------------------- on several hosts
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """A process under another kernel that holds tmp_path/run, without flock; it writes a row for a line of input."""
+    process = subprocess.Popen([sys.executable, "-c", ELSEWHERE, str(tmp_path / "run")], text=True,
+                               stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def test_a_heart_that_beats_elsewhere_is_respected(tmp_path: Path, elsewhere: subprocess.Popen[str],
+                                                   monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock, "PATIENCE_S", 20.0)
+    before = (tmp_path / "run" / "lock").read_bytes()
+    assert str(lock.holder(tmp_path / "run")).startswith(f"process {elsewhere.pid} on "), "status tells it too"
+    with pytest.raises(UserError, match=rf"is in use by process {elsewhere.pid} on \S+; wait for it"):
+        records.Run(tmp_path / "run", {"seed": 0}, {})
+    assert (tmp_path / "run" / "lock").read_bytes() == before
+
+
+def test_one_that_beats_no_more_is_taken_over(tmp_path: Path, elsewhere: subprocess.Popen[str],
+                                              monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock, "PATIENCE_S", 0.2)
+    elsewhere.kill()
+    elsewhere.wait()
+    with records.Run(tmp_path / "run", {"seed": 0}, {}):
+        assert (tmp_path / "run" / "lock").read_text().startswith(f"process {os.getpid()} on ")
+    monkeypatch.setattr(lock, "touched", None)  # after an orderly end nobody is watched
+    with records.Run(tmp_path / "run", {"seed": 0}, {}):
+        pass
+
+
+def test_a_sleeper_that_was_taken_over_writes_no_more(tmp_path: Path, elsewhere: subprocess.Popen[str],
+                                                      monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock, "PATIENCE_S", 0.2)
+    elsewhere.send_signal(19)  # SIGSTOP: a suspended machine
+    with records.Run(tmp_path / "run", {"seed": 0}, {}) as run:
+        run.append({"epoch": 7})
+        elsewhere.send_signal(18)
+        _, said = elsewhere.communicate("write\n")
+        assert f"is no longer held by this process: process {os.getpid()} on " in said
+        assert run.rows() == [{"epoch": 7}]
+
+
+def test_a_fresh_beat_elsewhere_is_told_and_an_old_one_is_not(tmp_path: Path) -> None:
+    (tmp_path / "lock").write_text("process 7 on far\nelsewhere 0\n")
+    assert lock.holder(tmp_path) == "process 7 on far"
+    os.utime(tmp_path / "lock", (time.time() - 100, time.time() - 100))
+    assert lock.holder(tmp_path) is None
+
+
+@pytest.mark.parametrize("how", ["removed", "replaced"])
+def test_without_its_lock_file_a_run_stops_writing(tmp_path: Path, how: str) -> None:
+    with records.Run(tmp_path / "run", {"seed": 0}, {}) as run:
+        (tmp_path / "run" / "lock").unlink()
+        if how == "replaced":
+            second = records.Run(tmp_path / "run", {"seed": 0}, {})
+        for write in (lambda: run.append({"epoch": 1}), lambda: run.save({"updates": 1}, 1), lambda: run.finish({})):
+            with pytest.raises(UserError, match="is no longer held by this process"):
+                write()
+        run.fail(ValueError("late"))
+        if how == "replaced":
+            second.append({"epoch": 1})
+            second.close()
+    assert not (tmp_path / "run" / "result.json").exists()
+    assert not (tmp_path / "run" / "fault.txt").exists()
+    assert list((tmp_path / "run" / "checkpoints").iterdir()) == []
+    assert records.read_rows(tmp_path / "run") == ([{"epoch": 1}] if how == "replaced" else [])
