@@ -30,11 +30,16 @@ __all__ = ["Batch", "DeviceImages", "Stream", "device_images", "evaluation", "ha
 
 
 class Batch(NamedTuple):
-    """Images (n, c, h, w) already augmented, labels (n,), and the seed from which random operations draw."""
+    """Images (n, c, h, w) already augmented, labels (n,), and the seed from which random operations draw.
+
+    Images are independent and all batches as large: the learning rate is not scaled, and nothing is carried on.
+    """
 
     x: Tensor
     y: Tensor
     seed: int
+    rate: float = 1.0
+    carried: None = None
 
 
 class DeviceImages(NamedTuple):
