@@ -102,6 +102,12 @@ def peak_mb(on: torch.device) -> float:
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10, 1)
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Whether memory has run out: a GPU's, that of torch's allocator on a CPU, or Python's."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
+        isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error))
+
+
 class StopRequested(KeyboardInterrupt):
     """A signal asked for an end; the run was checkpointed and the same command resumes it."""
 

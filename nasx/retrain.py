@@ -16,11 +16,9 @@ Deviation: released codes leave out or shorten the last batch of an epoch; here 
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import itertools
 import logging
-import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -34,7 +32,7 @@ from nasx.data.augment import Augment
 from nasx.data.stream import Batch, Stream, device_images, evaluation, hashed
 from nasx.errors import UserError
 from nasx.progress import Display, text
-from nasx.search import Meter
+from nasx.search import Meter, broken
 from nasx.spaces.network import cost
 
 if TYPE_CHECKING:
@@ -158,12 +156,9 @@ class Trainer:
 
     def guard(self, means: Mapping[str, float], *, weights: bool = False) -> None:
         """Stop before a broken state is kept: raises UserError where a mean (or a weight) is not finite."""
-        broken = [name for name, value in means.items() if not math.isfinite(value)]
-        if weights and not broken:
-            norms = torch._foreach_norm([x.detach() for x in self.network.parameters()])
-            broken = [] if bool(torch.stack(norms).isfinite().all()) else ["a weight"]
-        if broken:
-            raise UserError(f"retrain, update {self.updates}", f"{', '.join(broken)} became NaN or infinite",
+        wrong = broken(means, list(self.network.parameters()) if weights else [])
+        if wrong:
+            raise UserError(f"retrain, update {self.updates}", f"{wrong} became NaN or infinite",
                             f"lower retrain.lr={self.settings.lr:g} or set retrain.clip; the last good checkpoint is "
                             "kept")
 
@@ -204,8 +199,7 @@ def train(here: Session) -> Result:
     layout = torch.channels_last if settings.channels_last else torch.preserve_format
     network = processes.synchronized(network.to(here.device, memory_format=layout), here.device)
 
-    with memory(settings, here.device):
-        data = device_images(images, here.device)
+    data = device_images(images, here.device)
     augment = Augment.of(source, images, cutout=settings.cutout, channels_last=settings.channels_last)
     stream = Stream(data.train_x, data.train_y, None, batch=settings.batch, seed=cfg["seed"], augment=augment,
                     name="retrain")
@@ -245,8 +239,7 @@ def train(here: Session) -> Result:
     with Display(total=trainer.total, done=trainer.updates, quiet=cfg["quiet"] or not processes.owner()) as display:
         if saved is not None:
             log.info("%s: resuming at update %d of %d", here.run.folder, trainer.updates, trainer.total)
-        with memory(settings, here.device):
-            trainer.run()
+        trainer.run()
         tested, published = trainer.tested, here.info.get("published")
         if not processes.owner():
             return tested
@@ -325,20 +318,3 @@ def rehearse(network: Network, settings: RetrainSettings, shape: tuple[int, ...]
                         "use larger pieces or fewer processes")
     sum(scores.sum() for scores in outputs if scores is not None).backward()
     return any(x.grad is None for x in shadow.parameters())
-
-
-@contextlib.contextmanager
-def memory(settings: RetrainSettings, device: torch.device) -> Iterator[None]:
-    """Say what would help where memory runs out."""
-    full = UserError(f"retrain.batch={settings.batch}, retrain.accumulate={settings.accumulate}",
-                     f"does not fit into the memory of {device}",
-                     f"set retrain.accumulate={2 * settings.accumulate} (the same batch in smaller pieces), lower "
-                     "retrain.batch, or use a device with more free memory")
-    try:
-        yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise full from error
-    except RuntimeError as error:  # what torch's allocator of the CPU raises
-        if "DefaultCPUAllocator" not in str(error):
-            raise
-        raise full from error

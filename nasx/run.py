@@ -208,6 +208,7 @@ class SearchJob:
         log.info("%s: resuming at update %d of %d", self.here.run.folder, self.search.updates, self.loop.total)
 
     def save(self) -> None:
+        self.loop.guard(self.loop.meter.means(), weights=True)
         self.here.save({**self.loop.state(), "passes": self.problem.passes}, self.search.updates, len(self.watch.rows))
 
     def begin_epoch(self, epoch: int) -> None:

@@ -56,6 +56,15 @@ class Meter:
         self.sums, self.counts = dict(state["sums"]), dict(state["counts"])
 
 
+def broken(means: Mapping[str, float], weights: Sequence[Tensor] = ()) -> str:
+    """Names of the means that are not finite, else `a weight` where one of the weights is not; empty where all are."""
+    names = [name for name, value in means.items() if not math.isfinite(value)]
+    if weights and not names:
+        norms = torch._foreach_norm([x.detach() for x in weights])
+        names = [] if bool(torch.stack(norms).isfinite().all()) else ["a weight"]
+    return ", ".join(names)
+
+
 def cosine(base: float, low: float, epoch: int, epochs: int) -> float:
     """Learning rate of an epoch: low + (base - low) (1 + cos(pi e / E)) / 2 (DARTS, released code)."""
     return low + (base - low) * (1 + math.cos(math.pi * epoch / epochs)) / 2
@@ -139,11 +148,11 @@ class Loop:
         self.meter.add(values, updates)
         self.search.updates += updates
 
-    def guard(self, means: Mapping[str, float]) -> None:
-        """Stop before a broken state is kept: raises UserError where a running mean is not finite."""
-        broken = [name for name, value in means.items() if not math.isfinite(value)]
-        if broken:
-            raise UserError(f"search, update {self.search.updates}", f"{', '.join(broken)} became NaN or infinite",
+    def guard(self, means: Mapping[str, float], *, weights: bool = False) -> None:
+        """Stop before a broken state is kept: raises UserError where a running mean (or a weight) is not finite."""
+        wrong = broken(means, [*self.search.w.values(), *self.search.a.values()] if weights else [])
+        if wrong:
+            raise UserError(f"search, update {self.search.updates}", f"{wrong} became NaN or infinite",
                             f"lower search.lr={self.lr:g} or set search.clip; the last good checkpoint is kept")
 
     # ------------------------------------------------------------------------------------------------ resume

@@ -91,7 +91,7 @@ def session(cfg: Config, info: Config, kind: str = "search") -> Iterator[Session
                     precision=engine.get("precision", "fp32"))
     extra = {"kind": kind, "choices": dict(info["choices"]), "identity": config.identity(cfg, kind)}
     if not processes.owner():
-        with processes.joined(device), machine.Signals() as signals, progress.hushed():
+        with processes.joined(device), machine.Signals() as signals, progress.hushed(), memory(cfg, kind, device):
             yield Session(records.Guest(folder), device, cfg, info, signals)
         return
     with records.Run(folder, config.identifying(cfg, kind), extra) as run, processes.joined(device), \
@@ -100,7 +100,28 @@ def session(cfg: Config, info: Config, kind: str = "search") -> Iterator[Session
         run.told = logger.write
         stack.callback(logger.close)
         try:
-            yield Session(run, device, cfg, info, signals)
+            with memory(cfg, kind, device):
+                yield Session(run, device, cfg, info, signals)
         except Exception as error:
             run.fail(error)
             raise
+
+
+@contextlib.contextmanager
+def memory(cfg: Config, kind: str, device: torch.device) -> Iterator[None]:
+    """Within the block memory that runs out is a UserError that names the settings to lower."""
+    try:
+        yield
+    except Exception as error:
+        if not machine.out_of_memory(error):
+            raise
+        batch, ways = cfg[kind]["batch"], []
+        if kind == "retrain":
+            ways = [f"set retrain.accumulate={2 * cfg[kind]['accumulate']} (the same batch in smaller pieces)"]
+        elif not cfg["engine"]["checkpoint"]:
+            ways = ["set engine.checkpoint=true (the same numbers, slower)"]
+        if cfg["seeds_per_job"] > 1:
+            ways.append("lower seeds_per_job")
+        raise UserError(f"{kind}.batch={batch}", f"does not fit into the memory of {device}",
+                        ", ".join([*ways, f"lower {kind}.batch"]) + ", or give it more: the same command then resumes"
+                        ) from error

@@ -480,7 +480,7 @@ def test_too_little_memory_says_what_to_change(tmp_path: Path, monkeypatch: pyte
         raise error
 
     monkeypatch.setattr(Trainer, "step", full)
-    with pytest.raises(UserError, match=r"retrain\.batch=32, retrain\.accumulate=1: does not fit.*accumulate=2"):
+    with pytest.raises(UserError, match=r"retrain\.batch=32: does not fit.*accumulate=2"):
         run.retrain(*composed(*digits(tmp_path)))
 
 
