@@ -104,7 +104,7 @@ def computes(name: str) -> Lines:
 # --------------------------------------------------------------------------------------------- what was found
 def data() -> Lines:
     """Every data set of conf/ that needs no path, and whether its files are there."""
-    from nasx.data.images import data_root
+    from nasx.data.source import data_root
 
     yield "data", f"{data_root()}" + ("" if data_root().is_dir() else " (not there yet)")
     for file in sorted((config.conf_dir() / "dataset").glob("*.yaml")):

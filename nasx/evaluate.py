@@ -42,8 +42,6 @@ def evaluate(said: Words) -> Tested:
     import torch
 
     from nasx import accuracy, machine, pretrained
-    from nasx.data.augment import Augment
-    from nasx.data.stream import evaluation
 
     given = said.options
     allow = said.several("allow")
@@ -54,20 +52,17 @@ def evaluate(said: Words) -> Tested:
     batch = said.number("batch") if given["batch"] else measured["batch"]
     if batch < 1:
         raise UserError(f"batch={batch}", "is not positive", "use at least 1")
-    images = config.build(dataset(given, facts), allow).load()
+    source = config.build({**dataset(given, facts), **facts["normalization"]}, allow)
+    images = source.open(device, channels_last=measured["channels_last"])
     if len(images.classes) != len(facts["classes"]):
-        raise UserError(f"dataset={images.name}", f"has {len(images.classes)} classes, the network "
+        raise UserError(f"dataset={source.name}", f"has {len(images.classes)} classes, the network "
                         f"{len(facts['classes'])}", "evaluate on images of the same classes")
     if list(images.classes) != facts["classes"]:
         print(f"note: the classes have other names: {', '.join(images.classes[:5])} here, "
               f"{', '.join(facts['classes'][:5])} in training")
-    augment = Augment(pad=0, flip=False, mean=tuple(facts["normalization"]["mean"]),
-                      std=tuple(facts["normalization"]["std"]), channels_last=measured["channels_last"])
-    x, y = (images.test_x, images.test_y) if given["split"] == "test" else (images.train_x, images.train_y)
     layout = torch.channels_last if measured["channels_last"] else torch.preserve_format
-    batches = evaluation(torch.from_numpy(x).to(device), torch.from_numpy(y).to(device), None, batch=batch,
-                         augment=augment)
     network = model.network.to(memory_format=layout)
+    batches = images.ordered(given["split"], batch=batch)
     return accuracy.means(accuracy.sums(network, batches, device, amp=measured["amp"]))
 
 

@@ -150,8 +150,8 @@ def images(said: Words, cfg: Mapping[str, Any], stem: str) -> tuple[int, int]:
     elif said.options["classes"] and said.options["size"]:
         classes = size = 0
     else:
-        found = source.load()
-        classes, size = len(found.classes), found.train_x.shape[2]
+        found = source.open("cpu")
+        classes, size = len(found.classes), found.shape[1]
     given = [said.number(name) if said.options[name] else None for name in ("classes", "size")]
     return given[0] or classes, given[1] or size
 

@@ -71,7 +71,7 @@ def rebuilt(folder: Path, saved: Mapping[str, Any], device: str, threads: int | 
     from nasx.session import Session
 
     cfg = {**saved, "device": device, "threads": threads, "allow": list(allow), "quiet": True, "name": folder.name,
-           "out": str(folder.parent), "checkpoint_s": 1e9, "seeds_per_job": 1}
+           "out": str(folder.parent), "checkpoint_s": 1e9, "seeds_per_job": 1, "workers": 0}
     chosen = machine.device(device)
     machine.prepare(chosen, threads=threads, deterministic=bool(saved.get("deterministic")), seed=saved["seed"],
                     precision=saved["engine"].get("precision", "fp32"))

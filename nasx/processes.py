@@ -2,12 +2,12 @@
 
     torchrun --nproc-per-node=N -m nasx retrain ...         gloo on CPUs, nccl on GPUs, one process for each device
 
-Every process draws the same global batch and mixes it, so the batches do not depend on the number of processes; each
-then takes its own slice of every piece. torch's DistributedDataParallel averages the gradients. Batch norm is
-synchronized: statistics are those of the whole piece, by torch's SyncBatchNorm on GPUs and by `SyncNorm` on CPUs,
-where torch has none. So N processes compute what one computes, up to the order of floating-point sums, and a training
-may go on with another number of them. Two things are equal in distribution only: drop-path and the `noise` operation,
-which draw from (seed of the batch, process) where there are several.
+Every process knows the same global batch, so the batches do not depend on the number of processes, and takes its own
+slice of every piece; where images are mixed, after that. torch's DistributedDataParallel averages the gradients. Batch
+norm is synchronized: statistics are those of the whole piece, by torch's SyncBatchNorm on GPUs and by `SyncNorm` on
+CPUs, where torch has none. So N processes compute what one computes, up to the order of floating-point sums, and a
+training may go on with another number of them. Two things are equal in distribution only: drop-path and the `noise`
+operation, which draw from (seed of the batch, process) where there are several.
 
 The process of rank 0 owns the run folder: it alone reads, writes and prints. When a process dies the others lose their
 connection to it (gloo) or are ended by torchrun (nccl); the same command resumes from the last checkpoint.
@@ -86,9 +86,13 @@ def joined(device: torch.device) -> Iterator[None]:
 
 
 # ------------------------------------------------------------------------------------------------------- talk
-def share(n: int) -> slice:
-    """This process's part of n images; the parts are as equal as they can be, and none overlaps another."""
-    return slice(n * rank() // count(), n * (rank() + 1) // count())
+def rows(batch: int, pieces: int) -> list[Tensor]:
+    """For each piece of a batch the positions of this process's own images.
+
+    The shares of the processes are as equal as they can be; together they are the batch, and none overlaps another.
+    """
+    return [piece[len(piece) * rank() // count():len(piece) * (rank() + 1) // count()]
+            for piece in torch.arange(batch).chunk(pieces)]
 
 
 def total(x: Tensor) -> Tensor:

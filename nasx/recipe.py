@@ -87,14 +87,19 @@ class Mixed(NamedTuple):
     other: Tensor
     share: float
 
-    def pieces(self, count: int) -> Iterator[Mixed]:
-        """The same images in `count` parts, as equal as they can be."""
-        for part in zip(self.x.chunk(count), self.y.chunk(count), self.other.chunk(count), strict=True):
+    def rows(self, which: Tensor) -> Mixed:
+        """Some of the images."""
+        return Mixed(self.x[which], self.y[which], self.other[which], self.share)
+
+    def split(self, sizes: list[int]) -> Iterator[Mixed]:
+        """The same images in parts of these sizes."""
+        for part in zip(self.x.split(sizes), self.y.split(sizes), self.other.split(sizes), strict=True):
             yield Mixed(*part, self.share)
 
-    def part(self, own: slice) -> Mixed:
-        """Some of the images."""
-        return Mixed(self.x[own], self.y[own], self.other[own], self.share)
+
+def mixes(settings: RetrainSettings) -> bool:
+    """Whether images are mixed among themselves, so that a part of a batch needs the whole."""
+    return bool(settings.mixup or settings.cutmix)
 
 
 def mix(batch: Batch, *, mixup: float = 0.0, cutmix: float = 0.0) -> Mixed:

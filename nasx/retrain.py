@@ -17,7 +17,6 @@ Deviation: released codes leave out or shorten the last batch of an epoch; here 
 from __future__ import annotations
 
 import copy
-import itertools
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -28,11 +27,10 @@ import torch
 from torch import Tensor
 
 from nasx import accuracy, config, files, processes, recipe, records
-from nasx.data.augment import Augment
-from nasx.data.stream import Batch, Stream, device_images, evaluation, hashed
+from nasx.data.stream import Batch, hashed
 from nasx.errors import UserError
 from nasx.progress import Display, text
-from nasx.search import Meter, broken
+from nasx.search import Batches, Meter, broken
 from nasx.spaces.network import cost
 
 if TYPE_CHECKING:
@@ -52,12 +50,13 @@ class Trainer:
     """One training from its current position to its end; it writes nothing.
 
     `end_epoch(row)` is called with an epoch's means, `tick(trainer)` after every update (and after the end of its
-    epoch). `test()` yields the batches of the test set.
+    epoch). `stream` gives this process's own images of each batch, all of them where the recipe mixes images; `test()`
+    yields its own batches of the test set.
     """
 
     network: Network
     settings: RetrainSettings
-    stream: Stream
+    stream: Batches
     test: Callable[[], Iterable[Batch]]
     updates_per_epoch: int
     tick: Callable[[Trainer], None] = lambda trainer: None
@@ -73,6 +72,7 @@ class Trainer:
     def __post_init__(self) -> None:
         self.device = next(self.network.parameters()).device
         self.random = torch.Generator(self.device)
+        self.rows = processes.rows(self.settings.batch, self.settings.accumulate)
         self.drop_path = 0.0
         self.optimizer = recipe.optimizer(self.network, self.settings)
         self.ema = None if self.settings.ema is None else recipe.averaged(self.network, self.settings.ema)
@@ -103,20 +103,21 @@ class Trainer:
 
     def step(self, batch: Batch) -> dict[str, Tensor]:
         """One weight update; the main head's loss and accuracy before it."""
-        settings, mixed = self.settings, recipe.mix(batch, mixup=self.settings.mixup, cutmix=self.settings.cutmix)
-        alone = processes.count() == 1
+        settings, alone = self.settings, processes.count() == 1
+        own = recipe.mix(batch, mixup=settings.mixup, cutmix=settings.cutmix)
+        if recipe.mixes(settings) and not alone:
+            own = own.rows(torch.cat(self.rows).to(own.y.device))
         # once a batch, so that its pieces draw different paths
         self.random.manual_seed(batch.seed if alone else hashed(batch.seed, "process", processes.rank()))
         self.network.train()
         self.optimizer.zero_grad(set_to_none=True)
-        means, parts = torch.zeros(2, device=self.device), list(mixed.pieces(settings.accumulate))
-        for i, piece in enumerate(parts):
-            part = piece.part(processes.share(len(piece.y)))
-            with processes.quiet(self.parallel, i + 1 == len(parts)):
+        means, last = torch.zeros(2, device=self.device), len(self.rows) - 1
+        for i, part in enumerate(own.split([len(rows) for rows in self.rows])):
+            with processes.quiet(self.parallel, i == last):
                 with self._precision():
                     logits = self.parallel(part.x, drop_path=self.drop_path, gen=self.random)
                 found = recipe.outcome(logits, part, auxiliary=settings.auxiliary, smoothing=settings.label_smoothing)
-                share = len(part.y) / len(mixed.y)
+                share = len(part.y) / settings.batch
                 (found.objective * (share * processes.count())).backward()  # whose gradients are averaged
             means = means + torch.stack([found.loss, found.accuracy]) * share
         if settings.clip is not None:
@@ -146,13 +147,10 @@ class Trainer:
                         **means, **test})
 
     def evaluate(self) -> dict[str, float]:
-        """Loss and accuracy on the test set: of the averaged weights where the recipe has them.
-
-        Each process tests every count-th batch.
-        """
+        """Loss and accuracy on the test set: of the averaged weights where the recipe has them."""
         network = self.network if self.ema is None else self.ema.module
-        own = itertools.islice(self.test(), processes.rank(), None, processes.count())
-        return accuracy.means(processes.total(accuracy.sums(network, own, self.device, amp=self.settings.amp))).row()
+        found = accuracy.sums(network, self.test(), self.device, amp=self.settings.amp)
+        return accuracy.means(processes.total(found)).row()
 
     def guard(self, means: Mapping[str, float], *, weights: bool = False) -> None:
         """Stop before a broken state is kept: raises UserError where a mean (or a weight) is not finite."""
@@ -190,34 +188,33 @@ def train(here: Session) -> Result:
     cfg, settings = here.config, config.build(here.config["retrain"])
     space, source = config.build(cfg["space"], cfg["allow"]), config.build(cfg["dataset"], cfg["allow"])
     genotype, parent = architecture(cfg, space)
-    images = source.load()
+    images = source.open(here.device, cutout=settings.cutout, channels_last=settings.channels_last,
+                         workers=cfg["workers"])
     torch.manual_seed(cfg["seed"])
     network = space.network(genotype, len(images.classes), layers=settings.layers, channels=settings.channels,
                             stem=settings.stem, auxiliary=bool(settings.auxiliary))
-    idle = rehearse(network, settings, images.train_x.shape[1:])
-    price = cost(network, images.train_x.shape[2])
+    idle = rehearse(network, settings, images.shape)
+    price = cost(network, images.shape[1])
     layout = torch.channels_last if settings.channels_last else torch.preserve_format
     network = processes.synchronized(network.to(here.device, memory_format=layout), here.device)
 
-    data = device_images(images, here.device)
-    augment = Augment.of(source, images, cutout=settings.cutout, channels_last=settings.channels_last)
-    stream = Stream(data.train_x, data.train_y, None, batch=settings.batch, seed=cfg["seed"], augment=augment,
-                    name="retrain")
+    rows = None if recipe.mixes(settings) else torch.cat(processes.rows(settings.batch, settings.accumulate))
+    stream = images.stream("retrain", batch=settings.batch, seed=cfg["seed"], rows=rows)
 
     def test() -> Iterator[Batch]:
-        return evaluation(data.test_x, data.test_y, None, batch=test_batch(settings), augment=augment)
+        return images.ordered("test", batch=test_batch(settings), first=processes.rank(), step=processes.count())
 
-    updates = settings.updates_per_epoch or -(-len(data.train_y) // settings.batch)
+    updates = settings.updates_per_epoch or -(-len(images.train_y) // settings.batch)
     trainer = Trainer(network, settings, stream, test, updates, idle=idle)
-    rows = 0
+    kept = 0
     saved = processes.told(here.resume(), here.device)
     if saved is not None:
         trainer.load(saved)
-        rows = saved["rows"]
+        kept = saved["rows"]
 
     def save() -> None:
         trainer.guard(trainer.meter.means(), weights=True)
-        here.save(trainer.state(), trainer.updates, rows)
+        here.save(trainer.state(), trainer.updates, kept)
 
     def tick(_: Trainer) -> None:
         here.check_signals(save)
@@ -229,9 +226,9 @@ def train(here: Session) -> Result:
             save()
 
     def end_epoch(row: Row) -> None:
-        nonlocal rows
+        nonlocal kept
         here.run.append({**row, "wall_s": round(here.elapsed_s, 3)})
-        rows += 1
+        kept += 1
         save()
         log.info("epoch %d/%d  %s", row["epoch"], settings.epochs, text(row))
 

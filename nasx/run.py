@@ -19,8 +19,7 @@ import torch
 
 from nasx import config, ending, files, graphs, machine, processes, progress, records, verdict
 from nasx.bilevel import Search, Tree, detached
-from nasx.data.augment import Augment
-from nasx.data.stream import Stream, device_images, evaluation, hashed, splits
+from nasx.data.stream import hashed, splits
 from nasx.diagnose import Watch
 from nasx.errors import UserError
 from nasx.progress import Display, duration, text
@@ -133,17 +132,12 @@ class SearchJob:
         self.space, self.method = build("space"), build("method")
         self.benchmark, self.source = build("benchmark"), build("dataset")
         engine, settings = build("engine"), self.settings
-        images = self.source.load()
-        self.images = device_images(images, here.device)
-        w_index, self.a_index = splits(images, self.source, cfg["seed"])
-        self.augment = Augment.of(self.source, images, cutout=settings.cutout, channels_last=engine.channels_last)
-
-        def stream(name: str, index: Any) -> Stream:
-            return Stream(self.images.train_x, self.images.train_y, index, batch=settings.batch, seed=cfg["seed"],
-                          augment=self.augment, name=name)
+        self.images = self.source.open(here.device, cutout=settings.cutout, channels_last=engine.channels_last,
+                                       workers=cfg["workers"])
+        w_index, self.a_index = splits(self.images, self.source, cfg["seed"])
 
         torch.manual_seed(cfg["seed"])
-        supernet = self.space.supernet(len(images.classes), naive=engine.supernet == "naive").to(here.device)
+        supernet = self.space.supernet(len(self.images.classes), naive=engine.supernet == "naive").to(here.device)
         self.problem = RelaxedProblem(self.space, supernet, self.method.activate, auxiliary=settings.auxiliary,
                                       engine=engine)
         gen = torch.Generator().manual_seed(hashed(cfg["seed"], "architecture"))
@@ -152,7 +146,8 @@ class SearchJob:
         w = weights(supernet)
         self.search = Search(self.problem, w, a, weight_optimizer(w, settings), architecture_optimizer(a, settings),
                              settings.clip)
-        train, self.val = stream("w", w_index), stream("a", self.a_index)
+        train, self.val = (self.images.stream(name, index, batch=settings.batch, seed=cfg["seed"])
+                           for name, index in (("w", w_index), ("a", self.a_index)))
         self.watch = Watch(self.search, self.space, supernet, train, self.val, every=settings.diagnose_every,
                            epochs=settings.epochs, weight_decay=settings.arch_weight_decay,
                            stop=build("stop"))
@@ -191,8 +186,8 @@ class SearchJob:
 
     def evaluate(self) -> dict[str, float]:
         """The supernet on the whole validation split, at the relaxed architecture."""
-        batches = evaluation(self.images.train_x, self.images.train_y, self.a_index[:self.settings.evaluate_images],
-                             batch=4 * self.settings.batch, augment=self.augment)
+        batches = self.images.ordered("train", self.a_index[:self.settings.evaluate_images],
+                                      batch=4 * self.settings.batch)
         means = self.problem.evaluate(self.search.w, self.problem.relax(self.search.a), batches)
         return {"valid_loss": means["loss"], "valid_accuracy": means["accuracy"]}
 

@@ -132,6 +132,8 @@ class JobSettings:
     name: str | None = None
     device: str = "auto"
     threads: Positive | None = None
+    workers: NonNegative | None = None
+    """Processes that decode images, for sets on a disk; null: as many as there are CPUs for this process, less one."""
     deterministic: bool = False
     checkpoint_s: PositiveFloat = 300.0
     allow: tuple[str, ...] = ()

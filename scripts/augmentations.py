@@ -11,21 +11,21 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from nasx import config, pictures, recipe
-from nasx.data.augment import Augment
-from nasx.data.stream import Stream, device_images
+from nasx.data.stream import Batch
 from nasx.info import composed
 
 ROWS, BATCH = 6, 32
 
 
-def shown(x: Tensor, augment: Augment) -> np.ndarray:
+def shown(x: Tensor, said: dict[str, list[Any]]) -> np.ndarray:
     """A normalized image (c, h, w) as pixels (h, w, c) in [0, 1]."""
-    pixels = x.permute(1, 2, 0).double().numpy() * np.array(augment.std) + np.array(augment.mean)
+    pixels = x.permute(1, 2, 0).double().numpy() * np.array(said["std"]) + np.array(said["mean"])
     return np.clip(pixels, 0, 1)
 
 
@@ -33,33 +33,29 @@ def main(file: str, *words: str) -> None:
     """Draw to `file`."""
     cfg, _ = composed({}, words)
     source, settings = config.build(cfg["dataset"]), config.build(cfg["retrain"])
-    images = source.load()
-    data = device_images(images, "cpu")
 
-    def batch(cutout: int, *, plain: bool = False):
-        augment = Augment.of(source, images, cutout=cutout)
-        stream = Stream(data.train_x, data.train_y, None, batch=BATCH, seed=cfg["seed"], augment=augment,
-                        name="retrain")
-        found = stream.at(0)
-        return found._replace(x=augment.plain(data.train_x[stream.items(0)])) if plain else found
+    def batch(cutout: int) -> Batch:
+        return source.open("cpu", cutout=cutout, workers=0).stream("retrain", batch=BATCH, seed=cfg["seed"]).at(0)
 
-    side = settings.cutout or data.train_x.shape[2] // 2
+    images = source.open("cpu", workers=0)
+    items = images.stream("retrain", batch=BATCH, seed=cfg["seed"]).items(0)
+    [plain] = images.ordered("train", items.numpy(), batch=BATCH)
+    side = settings.cutout or images.shape[1] // 2
     mixup, cutmix = (recipe.mix(batch(0), **{name: getattr(settings, name) or 1.0}) for name in ("mixup", "cutmix"))
     own = recipe.mix(batch(settings.cutout), mixup=settings.mixup, cutmix=settings.cutmix)
     off = {name: "" if getattr(settings, name) else "\n(not in the recipe)" for name in ("cutout", "mixup", "cutmix")}
-    columns = {"original": batch(0, plain=True).x, f"crop {source.pad}{', flip' if source.flip else ''}": batch(0).x,
+    columns = {"original": plain.x, "crop and flip": batch(0).x,
                f"cutout {side}{off['cutout']}": batch(side).x,
                f"MixUp, share {mixup.share:.2f}{off['mixup']}": mixup.x,
                f"CutMix, share {cutmix.share:.2f}{off['cutmix']}": cutmix.x,
                f"recipe\n{settings.recipe}": own.x}
-    augment = Augment.of(source, images)
     with pictures.style():
         made = pictures.figure(1.5 * len(columns), 1.45 * ROWS + 0.4)
         axes = made.subplots(ROWS, len(columns))
         for column, (title, x) in enumerate(columns.items()):
             axes[0, column].set_title(title, fontsize=8)
             for row in range(ROWS):
-                axes[row, column].imshow(shown(x[row], augment), interpolation="nearest")
+                axes[row, column].imshow(shown(x[row], images.described()), interpolation="nearest")
                 axes[row, column].axis("off")
         print(*pictures.save(made, Path(file)))
 

@@ -17,8 +17,9 @@ import yaml
 
 from nasx.data import fetch as fetching
 from nasx.data import images as sets
-from nasx.data.images import Cifar10, Cifar100, Digits, ImageNet16, Svhn, data_root, statistics
+from nasx.data.images import Cifar10, Cifar100, Digits, ImageNet16, Svhn
 from nasx.data.layouts import unpickle
+from nasx.data.source import data_root, statistics
 from nasx.errors import UserError
 
 CONF = Path(__file__).resolve().parents[1] / "conf" / "dataset"

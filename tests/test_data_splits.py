@@ -84,3 +84,31 @@ def test_no_file() -> None:
 def test_an_empty_part_is_refused() -> None:
     with pytest.raises(UserError, match=r"dataset.fraction=0.01: leaves one part of 7 images empty"):
         splits(7, Digits(fraction=0.01), seed=0)
+
+
+def test_classes_split_each_class_alike() -> None:
+    """PC-DARTS' samples of ImageNet: 10 % and 2.5 % of each class, disjoint."""
+    y = np.random.RandomState(0).permutation(np.repeat(np.arange(5), 80))
+
+    class Counted:
+        train_y = y
+
+    source = Digits(split="classes", fraction=0.1, fraction_a=0.025)
+    w, a = splits(Counted(), source, seed=3)
+    assert np.bincount(y[w]).tolist() == [8] * 5
+    assert np.bincount(y[a]).tolist() == [2] * 5
+    assert not set(w) & set(a)
+    assert w.tolist() == sorted(w)
+    assert w.tolist() != splits(Counted(), source, seed=4)[0].tolist()
+
+
+@pytest.mark.parametrize("split", ["halves", "seeded"])
+def test_a_share_for_the_architecture(split: str) -> None:
+    w, a = splits(200, Digits(split=split, fraction=0.3, fraction_a=0.1), seed=0)  # type: ignore[arg-type]
+    assert (len(w), len(a)) == (60, 20)
+    assert not set(w) & set(a)
+    whole = splits(200, Digits(split=split, fraction=0.3), seed=0)  # type: ignore[arg-type]
+    assert w.tolist() == whole[0].tolist()
+    assert set(a) < set(whole[1])
+    with pytest.raises(UserError, match=r"dataset.fraction_a=0.8: is not between 0 and what dataset.fraction=0.3"):
+        Digits(fraction=0.3, fraction_a=0.8).check()

@@ -39,22 +39,23 @@ def test_one_process_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     assert processes.parallel(net) is processes.synchronized(net, cpu) is net
     assert type(net[0]) is nn.BatchNorm2d
     assert processes.owner()
-    assert processes.share(7) == slice(0, 7)
+    assert [rows.tolist() for rows in processes.rows(7, 2)] == [[0, 1, 2, 3], [4, 5, 6]]
     assert processes.told("x", cpu) == "x"
     x = torch.ones(3)
     assert processes.total(x) is x
     assert processes.device_name("cuda:3") == "cuda:3"
 
 
-@pytest.mark.parametrize(("n", "count"), [(12, 3), (7, 2), (5, 4), (3, 3)])
-def test_shares_are_equal_and_lose_nothing(n: int, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("n", "pieces", "count"), [(12, 1, 3), (7, 1, 2), (10, 2, 4), (12, 3, 4), (3, 1, 3)])
+def test_shares_are_equal_and_lose_nothing(n: int, pieces: int, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", str(count))
     parts = []
     for rank in range(count):
         monkeypatch.setenv("RANK", str(rank))
-        parts.append(list(range(n))[processes.share(n)])
-    assert [i for part in parts for i in part] == list(range(n))
-    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+        parts.append([rows.tolist() for rows in processes.rows(n, pieces)])
+    assert [i for piece in zip(*parts, strict=True) for part in piece for i in part] == list(range(n))
+    for piece in zip(*parts, strict=True):
+        assert max(map(len, piece)) - min(map(len, piece)) <= 1
 
 
 def test_devices_that_do_not_fit_the_processes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,7 +85,7 @@ def norms() -> dict[str, Tensor]:
     with torch.no_grad():
         norm[0].weight.copy_(torch.tensor([0.5, 1.0, -2.0]))
         norm[0].bias.copy_(torch.tensor([0.1, 0.0, 3.0]))
-    norm, own = processes.synchronized(norm, torch.device("cpu")), processes.share(7)
+    norm, own = processes.synchronized(norm, torch.device("cpu")), processes.rows(7, 1)[0]
     x = (3 * images(0, 7).x + 1)[own].requires_grad_()
     out = norm(x)
     (out * images(1, 7).x[own]).sum().backward()
@@ -111,8 +112,9 @@ def training() -> dict[str, Any]:
 
     rows: list[dict[str, Any]] = []
     stream: Any = Batches()
+    tests = [images(s, n) for s, n in ((900, 8), (901, 8), (902, 3))][processes.rank()::processes.count()]
     made = Trainer(processes.synchronized(net, torch.device("cpu")), SETTINGS, stream,
-                   lambda: [images(s, n) for s, n in ((900, 8), (901, 8), (902, 3))], 3, idle=True)
+                   lambda: tests, 3, idle=True)
     made.end_epoch = rows.append
     made.run()
     assert made.ema is not None
@@ -244,6 +246,7 @@ def test_a_search_refuses_several_processes(tmp_path: Path) -> None:
 
 def test_a_mixed_batch_is_cut_without_loss() -> None:
     mixed = recipe.mix(images(3), cutmix=1.0)
-    parts = [mixed.part(slice(0, 4)), mixed.part(slice(4, 10))]
+    parts = list(mixed.rows(torch.arange(10)).split([4, 6]))
     assert torch.equal(torch.cat([part.x for part in parts]), mixed.x)
+    assert torch.equal(torch.cat([part.other for part in parts]), mixed.other)
     assert {part.share for part in parts} == {mixed.share}

@@ -31,7 +31,7 @@ from nasx.spaces.nb201 import Nb201
 from nasx.spaces.network import dropped
 
 CELL = "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_1x1~1|+|skip_connect~0|none~1|nor_conv_3x3~2|"
-PLAIN = RetrainSettings(recipe="test", layers=None, channels=None, stem="cifar", epochs=4, batch=8, lr=0.1,
+PLAIN = RetrainSettings(recipe="test", layers=None, channels=None, stem="cifar", epochs=4, batch=12, lr=0.1,
                         momentum=0.0)
 LINEAR = replace(PLAIN, epochs=250, lr=0.5, schedule="linear", warmup_epochs=5)
 RECIPES = sorted((config.conf_dir() / "retrain").glob("*.yaml"))
@@ -587,8 +587,8 @@ def test_settings_that_the_network_cannot_take_are_told_before_training() -> Non
     network = Nb201().network(Nb201().parse(CELL), 10, layers=1, channels=4)
     with pytest.raises(UserError, match=r"retrain\.drop_path=0\.2"):
         rehearse(network, replace(PLAIN, drop_path=0.2), (3, 32, 32))
-    with pytest.raises(UserError, match=r"retrain\.batch=8, retrain\.accumulate=8: pieces of 1 images"):
-        rehearse(network, replace(PLAIN, accumulate=8), (3, 4, 4))
+    with pytest.raises(UserError, match=r"retrain\.batch=12, retrain\.accumulate=12: pieces of 1 images"):
+        rehearse(network, replace(PLAIN, accumulate=12), (3, 4, 4))
     rehearse(network, PLAIN, (3, 32, 32))
 
 

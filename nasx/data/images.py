@@ -1,7 +1,4 @@
-"""Image classification sets as arrays of bytes, and where their files lie.
-
-A component (`Cifar10`, ...) is a frozen set of settings with `check()`, quick, and `load() -> Images`. Both are free
-of torch. The files are looked for under `path`, else the environment's NASX_DATA, else ~/.cache/nasx (XDG).
+"""Image classification sets that fit into memory, as arrays of bytes. Torch-free; source.py says what they share.
 
 Sources: Krizhevsky 2009 (CIFAR); Netzer et al. 2011 (SVHN, the `train` part only: 73,257 images); Chrabaszcz et al.
 2017 and Dong & Yang 2020 (ImageNet16-120); Alpaydin & Kaynak 1998 (digits). Crop, flip and normalization follow the
@@ -14,136 +11,17 @@ three resolutions need.
 
 from __future__ import annotations
 
-import os
-from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
 
 from nasx.data.fetch import fetch
 from nasx.data.folder import read_folder, read_npz
 from nasx.data.layouts import Layout, balanced, missing, pickled_images, pickled_names, record_images, verify
-from nasx.data.splits import read_split
+from nasx.data.source import OFFLINE, Source, data_root
 from nasx.errors import UserError
-
-OFFLINE = "offline: use dataset=digits"
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Images:
-    """A whole set: images uint8 (n, c, h, w), labels int64 (n,), mean and std per channel on the scale [0, 1]."""
-
-    train_x: np.ndarray
-    train_y: np.ndarray
-    test_x: np.ndarray
-    test_y: np.ndarray
-    classes: tuple[str, ...]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    name: str
-
-    def described(self) -> dict[str, list[Any]]:
-        """What a record keeps of a set: names of the classes, statistics, shape of an image."""
-        return {"classes": list(self.classes), "mean": list(self.mean), "std": list(self.std),
-                "shape": list(self.train_x.shape[1:])}
-
-
-def data_root(path: str | None = None) -> Path:
-    """Where data sets lie: `path`, else NASX_DATA, else nasx in the XDG cache."""
-    chosen = path or os.environ.get("NASX_DATA")
-    if chosen:
-        return Path(chosen).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "nasx"
-
-
-def statistics(x: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation per channel of uint8 (n, c, h, w), on the scale [0, 1]; exact, by counting."""
-    levels = np.arange(256) / 255
-    counts = np.stack([np.bincount(x[:, c].ravel(), minlength=256) for c in range(x.shape[1])])
-    share = counts / counts.sum(1, keepdims=True)
-    mean = share @ levels
-    std = np.sqrt((share * (levels - mean[:, None]) ** 2).sum(1))
-    return tuple(map(float, mean)), tuple(map(float, std))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Source(ABC):
-    """Settings that every data set has. `mean`, `std`: null takes the training images' own."""
-
-    path: str | None = None
-    pad: int = 4
-    flip: bool = True
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-    split: Literal["halves", "seeded", "file", "full"] = "halves"
-    fraction: float = 0.5
-    split_file: str | None = None
-
-    name: ClassVar[str]
-
-    @abstractmethod
-    def find(self) -> None:
-        """Raises UserError that names every place looked at, unless the files are there (or can be downloaded)."""
-
-    @abstractmethod
-    def read(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, tuple[str, ...]]:
-        """Training images and labels, test images and labels, class names."""
-
-    @property
-    def root(self) -> Path:
-        return data_root(self.path)
-
-    def check(self) -> None:
-        """Quick and torch-free: settings in range, files there. Raises UserError with all faults."""
-        faults = []
-        if self.split not in ("halves", "seeded", "file", "full"):
-            faults.append(UserError(f"dataset.split={self.split}", "no such split",
-                                    "use halves, seeded, file or full"))
-        if not 0 < self.fraction < 1:
-            faults.append(UserError(f"dataset.fraction={self.fraction}", "is not between 0 and 1", "DARTS uses 0.5"))
-        if self.pad < 0:
-            faults.append(UserError(f"dataset.pad={self.pad}", "is negative", "use 0 for no random crop"))
-        if (self.mean is None) != (self.std is None):
-            faults.append(UserError("dataset.mean, dataset.std", "only one is given", "give both or neither"))
-        elif self.std is not None and (min(self.std) <= 0 or len(self.std) != len(self.mean or ())):
-            faults.append(UserError(f"dataset.std={list(self.std)}", "does not fit dataset.mean or is not positive",
-                                    "give one positive number a channel"))
-        try:
-            if self.split == "file":
-                read_split(self.split_file)
-            self.find()
-        except UserError as error:
-            faults.append(error)
-        if faults:
-            raise UserError.join(faults)
-
-    def load(self) -> Images:
-        """All images in memory; downloads where the set allows it. Raises UserError."""
-        train_x, train_y, test_x, test_y, classes = self.read()
-        mean, std = (self.mean, self.std) if self.mean and self.std else statistics(train_x)
-        if len(mean) != train_x.shape[1]:
-            raise UserError(f"dataset.mean={list(mean)}", f"has {len(mean)} values for {train_x.shape[1]} channels",
-                            "give one number a channel, or null")
-        return Images(train_x=np.ascontiguousarray(train_x), train_y=train_y, test_x=np.ascontiguousarray(test_x),
-                      test_y=test_y, classes=classes, mean=tuple(mean), std=tuple(std), name=self.name)
-
-    def absent(self, looked: list[Path], expected: str, remedy: str) -> UserError:
-        """The error for files that are nowhere."""
-        places = ", ".join(map(str, looked))
-        origin = "dataset.path" if self.path else "NASX_DATA" if os.environ.get("NASX_DATA") else "the default folder"
-        return UserError(f"dataset={self.name}", f"no files found; looked at {places} ({origin}); expected {expected}",
-                         f"{remedy}, or name the folder that has them by NASX_DATA or dataset.path; {OFFLINE}")
-
-    def writable(self) -> None:
-        """Raises UserError unless a download could be put under the root."""
-        place = self.root
-        while not place.exists() and place != place.parent:
-            place = place.parent
-        if not (place.is_dir() and os.access(place, os.W_OK)):
-            raise UserError(f"dataset={self.name}", f"no files under {self.root}, and {place} cannot be written",
-                            f"name a folder by NASX_DATA or dataset.path; {OFFLINE}")
 
 
 # --------------------------------------------------------------------------------------------------------- CIFAR

@@ -2,16 +2,16 @@
 
     halves   the first `fraction` of the unshuffled index list trains w, the rest trains a (DARTS, train_search.py)
     seeded   the same sizes, disjoint, drawn with the run's seed
+    classes  the same within each class (PC-DARTS on ImageNet, train_search_imagenet.py)
     file     NAS-Bench-201's official file: {"train": ["int", ["0", ...]], "valid": ["int", ["1", ...]]}
     full     all images train both (single-level searches)
 
-Disjoint except `full`.
+Where `fraction_a` is given, a gets that share of all images instead of the whole rest. Disjoint except `full`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sized
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -26,35 +26,48 @@ class Split(Protocol):
     """The settings of a split; every data set component has them."""
 
     @property
-    def split(self) -> Literal["halves", "seeded", "file", "full"]: ...
+    def split(self) -> Literal["halves", "seeded", "classes", "file", "full"]: ...
     @property
     def fraction(self) -> float: ...
+    @property
+    def fraction_a(self) -> float | None: ...
     @property
     def split_file(self) -> str | None: ...
 
 
 class Counted(Protocol):
-    """Anything with training labels."""
+    """Anything with training labels, int64 (n,)."""
 
     @property
-    def train_y(self) -> Sized: ...
+    def train_y(self) -> np.ndarray: ...
 
 
 def splits(images: Counted | int, component: Split, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Indices int64, ascending, of the training images for w and for a. `images`: an Images, or their number."""
+    """Indices int64, ascending, of the training images for w and for a. `images`: a set, or the number of images."""
     n = images if isinstance(images, int) else len(images.train_y)
     every = np.arange(n, dtype=np.int64)
     if component.split == "full":
         return every, every.copy()
     if component.split == "file":
         return read_split(component.split_file, n)
-    cut = int(component.fraction * n)
-    if not 0 < cut < n:
-        raise UserError(f"dataset.fraction={component.fraction}", f"leaves one part of {n} images empty",
-                        "use a fraction between 0 and 1")
     # The legacy generator's numbers are frozen by numpy, so a seed means the same split in every version.
     order = every if component.split == "halves" else np.random.RandomState(seed % 2**32).permutation(every)
-    return np.sort(order[:cut]), np.sort(order[cut:])
+    groups = [order]
+    if component.split == "classes" and not isinstance(images, int):
+        groups = [order[images.train_y[order] == k] for k in np.unique(images.train_y)]
+    parts = [_cut(group, component) for group in groups]
+    w, a = (np.sort(np.concatenate(part)) for part in zip(*parts, strict=True))
+    if not w.size or not a.size:
+        raise UserError(f"dataset.fraction={component.fraction}", f"leaves one part of {n} images empty",
+                        "use a fraction between 0 and 1")
+    return w, a
+
+
+def _cut(order: np.ndarray, component: Split) -> tuple[np.ndarray, np.ndarray]:
+    """The first part of `order` for w, and what follows it for a."""
+    cut, n = int(component.fraction * len(order)), len(order)
+    end = n if component.fraction_a is None else cut + int(component.fraction_a * n)
+    return order[:cut], order[cut:end]
 
 
 def read_split(file: str | None, n: int | None = None) -> tuple[np.ndarray, np.ndarray]:

@@ -1,9 +1,13 @@
-"""Endless seeded batches from images that lie on the device as bytes.
+"""An opened data set: endless seeded batches of training images, and ordered ones for evaluation.
 
 Batch i is a pure function of (seed, i): pass k over the index set is the permutation drawn from (seed, k), batch i
 holds the items i b .. (i+1) b - 1 of the passes laid end to end (so it may straddle two), and its augmentation and its
 `seed` are drawn from (seed, i). A stream therefore resumes exactly from its position alone. With `replacement` the
 items of batch i are uniform draws from (seed, i) instead (the architecture sample of NAS-Bench-201's search loader).
+
+Of several processes each may ask for its own `rows` of every batch; draws are those of the whole batch.
+
+Here are the streams of images that lie on the device as bytes; decoded.py has those of images on a disk.
 
 Deviation: DARTS makes a new loader iterator for every architecture step, which draws batches with replacement across
 steps; here a pass is finished first, which is equal in distribution within a step.
@@ -15,18 +19,20 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from nasx.data.augment import Augment
-from nasx.data.images import Images
+from nasx.data.augment import Augment, Cropped
+from nasx.data.source import Images
 from nasx.data.splits import splits
 from nasx.errors import UserError
 
-__all__ = ["Batch", "DeviceImages", "Stream", "device_images", "evaluation", "hashed", "splits"]
+__all__ = ["Batch", "Batches", "DeviceImages", "Held", "Opened", "Order", "Stream", "device_images", "evaluation",
+           "hashed", "splits"]
+Part = Literal["train", "test"]
 
 
 class Batch(NamedTuple):
@@ -40,6 +46,38 @@ class Batch(NamedTuple):
     seed: int
     rate: float = 1.0
     carried: None = None
+
+
+class Batches(Protocol):
+    """An endless stream of training batches; `position` is the number of batches drawn, and all that a resume needs."""
+
+    position: int
+
+    def __next__(self) -> Batch: ...
+    def at(self, i: int) -> Batch:
+        """Batch i, whatever has been drawn before; draws nothing."""
+    def state_dict(self) -> dict[str, int]: ...
+    def load_state_dict(self, state: dict[str, int]) -> None: ...
+
+
+class Opened(Protocol):
+    """A data set on a device, ready to be drawn from. `train_y` int64 (n,) on the CPU, `shape` (c, h, w)."""
+
+    classes: tuple[str, ...]
+    train_y: np.ndarray
+    shape: tuple[int, ...]
+
+    def described(self) -> dict[str, list[Any]]:
+        """What a record keeps of a set: names of the classes, statistics, shape of an image."""
+
+    def stream(self, name: str, index: np.ndarray | None = None, *, batch: int, seed: int,
+               rows: Tensor | None = None) -> Batches:
+        """Batches of training images (those of `index`; None: all), augmented. Names set streams of a seed apart.
+        `rows`: the positions of each batch that are wanted, None for all."""
+
+    def ordered(self, part: Part, index: np.ndarray | None = None, *, batch: int, first: int = 0,
+                step: int = 1) -> Iterator[Batch]:
+        """Images of a part once, in order, not augmented: every step-th batch from the batch `first` on."""
 
 
 class DeviceImages(NamedTuple):
@@ -62,24 +100,59 @@ def hashed(*parts: int | str) -> int:
     return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), "big") >> 1
 
 
-class Stream:
-    """Endless, always full batches; `position` is the number of batches drawn. `name` sets streams of one seed apart.
+class Order:
+    """Which items batch i holds, a pure function of (seed, name, i). `index` are the items to draw from.
 
-    `index` are the images to draw from (None: all). Raises UserError for an empty index set or batch.
+    Raises UserError for an empty index set or batch.
     """
 
-    def __init__(self, x: Tensor, y: Tensor, index: np.ndarray | Tensor | None, *, batch: int, seed: int,
-                 augment: Augment, name: str = "", replacement: bool = False) -> None:
-        index = torch.arange(len(x)) if index is None else torch.as_tensor(index, dtype=torch.int64)
+    def __init__(self, index: np.ndarray | Tensor, *, batch: int, seed: int, name: str = "",
+                 replacement: bool = False) -> None:
         if batch < 1:
             raise UserError(f"batch={batch}", "is not positive", "use at least 1")
         if len(index) == 0:
             raise UserError("dataset.split", "leaves a stream without images", "use another split or fraction")
-        self.x, self.y, self.index = x, y, index.cpu()
+        self.index = torch.as_tensor(index, dtype=torch.int64).cpu()
         self.batch, self.seed, self.name, self.replacement = batch, seed, name, replacement
-        self.augment, self.position = augment, 0
-        self._gen = torch.Generator()
         self._pass: tuple[int, Tensor] = (-1, torch.empty(0, dtype=torch.int64))
+
+    def seed_of(self, i: int) -> int:
+        """The seed of batch i."""
+        return hashed(self.seed, self.name, "batch", i)
+
+    def items(self, i: int, gen: torch.Generator) -> Tensor:
+        """The items of batch i, (batch,) on the CPU; `gen` has the seed of the batch, and is drawn from first here."""
+        n = len(self.index)
+        if self.replacement:
+            return self.index[torch.randint(n, (self.batch,), generator=gen)]
+        first, parts = i * self.batch, []
+        last = first + self.batch
+        while first < last:
+            k, at = divmod(first, n)
+            parts.append(self._permuted(k)[at:at + last - first])
+            first += len(parts[-1])
+        return self.index[torch.cat(parts)]
+
+    def _permuted(self, k: int) -> Tensor:
+        if self._pass[0] != k:
+            gen = torch.Generator().manual_seed(hashed(self.seed, self.name, "pass", k))
+            self._pass = k, torch.randperm(len(self.index), generator=gen)
+        return self._pass[1]
+
+
+class Stream:
+    """Endless batches of images on a device, always full; `position` is the number of batches drawn.
+
+    `index` are the images to draw from (None: all), `rows` the positions of a batch that are wanted (None: all).
+    Raises UserError for an empty index set or batch.
+    """
+
+    def __init__(self, x: Tensor, y: Tensor, index: np.ndarray | Tensor | None, *, batch: int, seed: int,
+                 augment: Augment, name: str = "", replacement: bool = False, rows: Tensor | None = None) -> None:
+        self.order = Order(torch.arange(len(x)) if index is None else index, batch=batch, seed=seed, name=name,
+                           replacement=replacement)
+        self.x, self.y, self.augment, self.rows, self.position = x, y, augment, rows, 0
+        self._gen = torch.Generator()
 
     def __iter__(self) -> Iterator[Batch]:
         return self
@@ -95,37 +168,21 @@ class Stream:
 
     def items(self, i: int) -> Tensor:
         """Which images batch i holds, (batch,) on the CPU."""
-        return self._items(i, self._gen.manual_seed(hashed(self.seed, self.name, "batch", i)))
+        return self.order.items(i, self._gen.manual_seed(self.order.seed_of(i)))
 
     def at(self, i: int) -> Batch:
         """Batch i, whatever has been drawn before."""
-        seed = hashed(self.seed, self.name, "batch", i)
-        items = self._items(i, self._gen.manual_seed(seed))
-        draws = self.augment.draws(self.batch, self.x.shape[2], self.x.shape[3], self._gen)
+        seed = self.order.seed_of(i)
+        items = self.order.items(i, self._gen.manual_seed(seed))
+        draws = self.augment.draws(len(items), self.x.shape[2], self.x.shape[3], self._gen)
         numbers = torch.cat([items[None], draws])
+        if self.rows is not None:
+            numbers = numbers[:, self.rows]
         if self.x.is_cuda:  # pinned, so that the copy waits for nothing
             numbers = numbers.pin_memory().to(self.x.device, non_blocking=True)
         chosen = numbers[0]
         return Batch(self.augment.apply(self.x.index_select(0, chosen), numbers[1:]), self.y.index_select(0, chosen),
                      seed)
-
-    def _items(self, i: int, gen: torch.Generator) -> Tensor:
-        n = len(self.index)
-        if self.replacement:
-            return self.index[torch.randint(n, (self.batch,), generator=gen)]
-        first, parts = i * self.batch, []
-        last = first + self.batch
-        while first < last:
-            k, at = divmod(first, n)
-            parts.append(self._order(k)[at:at + last - first])
-            first += len(parts[-1])
-        return self.index[torch.cat(parts)]
-
-    def _order(self, k: int) -> Tensor:
-        if self._pass[0] != k:
-            gen = torch.Generator().manual_seed(hashed(self.seed, self.name, "pass", k))
-            self._pass = k, torch.randperm(len(self.index), generator=gen)
-        return self._pass[1]
 
     def state_dict(self) -> dict[str, int]:
         return {"position": self.position}
@@ -135,11 +192,38 @@ class Stream:
 
 
 def evaluation(x: Tensor, y: Tensor, index: np.ndarray | Tensor | None, *, batch: int, augment: Augment,
-               seed: int = 0) -> Iterator[Batch]:
-    """Every image of the index set once, in order, normalized only; the last batch may be smaller."""
+               seed: int = 0, first: int = 0, step: int = 1) -> Iterator[Batch]:
+    """Every image of the index set once, in order, normalized only; the last batch may be smaller.
+
+    Only every step-th batch from the batch `first` on.
+    """
     if index is not None:
         index = torch.as_tensor(index, dtype=torch.int64).to(x.device)
-    for i, first in enumerate(range(0, len(x) if index is None else len(index), batch)):
-        part = slice(first, first + batch)
+    n = len(x) if index is None else len(index)
+    for i in range(first, -(-n // batch), step):
+        part = slice(i * batch, (i + 1) * batch)
         images, labels = (x[part], y[part]) if index is None else (x[index[part]], y[index[part]])
         yield Batch(augment.plain(images), labels, hashed(seed, "evaluation", i))
+
+
+class Held:
+    """An opened set (see `Opened`) whose images lie on the device as bytes."""
+
+    def __init__(self, component: Cropped, images: Images, device: torch.device | str, *, cutout: int = 0,
+                 channels_last: bool = False) -> None:
+        self.images, self.data = images, device_images(images, device)
+        self.classes, self.train_y, self.shape = images.classes, images.train_y, images.train_x.shape[1:]
+        self.described = images.described
+        self.augment = Augment.of(component, images, cutout=cutout, channels_last=channels_last)
+
+    def stream(self, name: str, index: np.ndarray | None = None, *, batch: int, seed: int,
+               rows: Tensor | None = None) -> Stream:
+        """Batches of training images; see `Opened`."""
+        return Stream(self.data.train_x, self.data.train_y, index, batch=batch, seed=seed, augment=self.augment,
+                      name=name, rows=rows)
+
+    def ordered(self, part: Part, index: np.ndarray | None = None, *, batch: int, first: int = 0,
+                step: int = 1) -> Iterator[Batch]:
+        """Images of a part in order; see `Opened`."""
+        x, y = (self.data.train_x, self.data.train_y) if part == "train" else (self.data.test_x, self.data.test_y)
+        return evaluation(x, y, index, batch=batch, augment=self.augment, first=first, step=step)

@@ -1,0 +1,169 @@
+"""What a set of images is, where its files lie, and the settings that all sets have. Torch-free until it is opened.
+
+A component (`Cifar10`, ...) is a frozen set of settings with `check()`, quick, and `open(device) -> Opened`, from which
+batches are drawn (stream.py). Those whose images fit into memory are a `Source` and have `load() -> Images` besides.
+Files are looked for under `path`, else the environment's NASX_DATA, else ~/.cache/nasx (XDG).
+"""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+
+from nasx.data.splits import Split, read_split
+from nasx.errors import UserError
+
+if TYPE_CHECKING:
+    from nasx.data.stream import Held
+
+OFFLINE = "offline: use dataset=digits"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Images:
+    """A whole set: images uint8 (n, c, h, w), labels int64 (n,), mean and std per channel on the scale [0, 1]."""
+
+    train_x: np.ndarray
+    train_y: np.ndarray
+    test_x: np.ndarray
+    test_y: np.ndarray
+    classes: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    name: str
+
+    def described(self) -> dict[str, list[Any]]:
+        """What a record keeps of a set: names of the classes, statistics, shape of an image."""
+        return {"classes": list(self.classes), "mean": list(self.mean), "std": list(self.std),
+                "shape": list(self.train_x.shape[1:])}
+
+
+def data_root(path: str | None = None) -> Path:
+    """Where data sets lie: `path`, else NASX_DATA, else nasx in the XDG cache."""
+    chosen = path or os.environ.get("NASX_DATA")
+    if chosen:
+        return Path(chosen).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "nasx"
+
+
+def statistics(x: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation per channel of uint8 (n, c, h, w), on the scale [0, 1]; exact, by counting."""
+    levels = np.arange(256) / 255
+    counts = np.stack([np.bincount(x[:, c].ravel(), minlength=256) for c in range(x.shape[1])])
+    share = counts / counts.sum(1, keepdims=True)
+    mean = share @ levels
+    std = np.sqrt((share * (levels - mean[:, None]) ** 2).sum(1))
+    return tuple(map(float, mean)), tuple(map(float, std))
+
+
+def absent(name: str, path: str | None, looked: list[Path], expected: str, remedy: str) -> UserError:
+    """The error for files of the set `name` that are nowhere."""
+    places = ", ".join(map(str, looked))
+    origin = "dataset.path" if path else "NASX_DATA" if os.environ.get("NASX_DATA") else "the default folder"
+    return UserError(f"dataset={name}", f"no files found; looked at {places} ({origin}); expected {expected}",
+                     f"{remedy}, or name the folder that has them by NASX_DATA or dataset.path; {OFFLINE}")
+
+
+# -------------------------------------------------------------------------------------------------------- checks
+def split_faults(component: Split) -> Iterator[UserError]:
+    """What is wrong with the settings of a split; its file is read."""
+    if component.split not in ("halves", "seeded", "classes", "file", "full"):
+        yield UserError(f"dataset.split={component.split}", "no such split",
+                        "use halves, seeded, classes, file or full")
+    if not 0 < component.fraction < 1:
+        yield UserError(f"dataset.fraction={component.fraction}", "is not between 0 and 1", "DARTS uses 0.5")
+    elif component.fraction_a is not None and not 0 < component.fraction_a <= 1 - component.fraction:
+        yield UserError(f"dataset.fraction_a={component.fraction_a}",
+                        f"is not between 0 and what dataset.fraction={component.fraction} leaves",
+                        "use null for all of the rest")
+    try:
+        if component.split == "file":
+            read_split(component.split_file)
+    except UserError as error:
+        yield error
+
+
+def statistics_faults(mean: tuple[float, ...] | None, std: tuple[float, ...] | None) -> Iterator[UserError]:
+    """What is wrong with mean and std per channel."""
+    if (mean is None) != (std is None):
+        yield UserError("dataset.mean, dataset.std", "only one is given", "give both or neither")
+    elif std is not None and (min(std) <= 0 or len(std) != len(mean or ())):
+        yield UserError(f"dataset.std={list(std)}", "does not fit dataset.mean or is not positive",
+                        "give one positive number a channel")
+
+
+# --------------------------------------------------------------------------------------------- images in memory
+@dataclass(frozen=True, kw_only=True)
+class Source(ABC):
+    """Settings that every set in memory has. `mean`, `std`: null takes the training images' own."""
+
+    path: str | None = None
+    pad: int = 4
+    flip: bool = True
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    split: Literal["halves", "seeded", "classes", "file", "full"] = "halves"
+    fraction: float = 0.5
+    fraction_a: float | None = None
+    split_file: str | None = None
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def find(self) -> None:
+        """Raises UserError that names every place looked at, unless the files are there (or can be downloaded)."""
+
+    @abstractmethod
+    def read(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, tuple[str, ...]]:
+        """Training images and labels, test images and labels, class names."""
+
+    @property
+    def root(self) -> Path:
+        return data_root(self.path)
+
+    def check(self) -> None:
+        """Quick and torch-free: settings in range, files there. Raises UserError with all faults."""
+        faults = [*split_faults(self), *statistics_faults(self.mean, self.std)]
+        if self.pad < 0:
+            faults.append(UserError(f"dataset.pad={self.pad}", "is negative", "use 0 for no random crop"))
+        try:
+            self.find()
+        except UserError as error:
+            faults.append(error)
+        if faults:
+            raise UserError.join(faults)
+
+    def load(self) -> Images:
+        """All images in memory; downloads where the set allows it. Raises UserError."""
+        train_x, train_y, test_x, test_y, classes = self.read()
+        mean, std = (self.mean, self.std) if self.mean and self.std else statistics(train_x)
+        if len(mean) != train_x.shape[1]:
+            raise UserError(f"dataset.mean={list(mean)}", f"has {len(mean)} values for {train_x.shape[1]} channels",
+                            "give one number a channel, or null")
+        return Images(train_x=np.ascontiguousarray(train_x), train_y=train_y, test_x=np.ascontiguousarray(test_x),
+                      test_y=test_y, classes=classes, mean=tuple(mean), std=tuple(std), name=self.name)
+
+    def open(self, device: Any, *, cutout: int = 0, channels_last: bool = False, workers: int | None = None) -> Held:
+        """The set on a device, ready to be drawn from; `workers` has nothing to do for images in memory."""
+        from nasx.data.stream import Held  # imports torch
+
+        return Held(self, self.load(), device, cutout=cutout, channels_last=channels_last)
+
+    def absent(self, looked: list[Path], expected: str, remedy: str) -> UserError:
+        """The error for files that are nowhere."""
+        return absent(self.name, self.path, looked, expected, remedy)
+
+    def writable(self) -> None:
+        """Raises UserError unless a download could be put under the root."""
+        place = self.root
+        while not place.exists() and place != place.parent:
+            place = place.parent
+        if not (place.is_dir() and os.access(place, os.W_OK)):
+            raise UserError(f"dataset={self.name}", f"no files under {self.root}, and {place} cannot be written",
+                            f"name a folder by NASX_DATA or dataset.path; {OFFLINE}")
