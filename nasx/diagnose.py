@@ -1,50 +1,37 @@
-"""What a search does inside: the curvature in the architecture, and whether layers and batches pull together.
+"""The diagnostics of a search: what its metrics rows say of curvature, agreement, cells and mixture, and when.
 
-    eigenvalue          largest eigenvalue of d^2 L2 / da^2 + wd I on one validation batch, weights fixed (not unrolled)
-    operator gradients  g_l = d L / d p_l, p_l cell l's own copy of the mixture weights
-    alignment           mean over pairs of cells of cos(g_l, g_l')
-    signed alignment    mean over pairs of g_l . g_l' / (|g_l| . |g_l'|)
-    correlation         1 / (N M) sum over j in val, k in train of (G_j . G_k) (X_j . X_k) at one node, X its value and
-                        G = d L_j / d X of each sample (mean loss times N); train with train for single-level search
-    node cosine         mean over pairs of cells of one shape of cos(d L / d x_j), node by node
+Free and always there: entropy, change and cells (nasx.structure). On request, every `search.diagnose_every` epochs: the
+dominant eigenvalue (nasx.curvature), alignment, correlation, operator and node gradients, output cosine
+(nasx.agreement). Every `search.diagnose_steps` steps: the alignments as means over an epoch, and the layer split.
 
-The Hessian is dense (one double backward a row) up to `DENSE` entries of `a`, else Lanczos (scipy eigsh, largest
-algebraic) over one retained graph. Batch norm uses batch statistics (train mode), running ones never follow.
+Nothing moves and nothing is drawn: at an epoch's end the batches are those that come next, looked at without taking
+them, and between them those of the step itself, so a search with diagnostics takes the same path as one without.
+Passes go through the cells as they are written, not as they were compiled: compiled ones have no second derivatives,
+and no hook hears what happens inside.
 
-Sources: eigenvalue, Zela et al. (2020), automl/RobustDARTS src/search/analyze.py (the decay term is the code's);
-alignment, Lambda-DARTS section 3.2, eqs. 5 and 24, node cosine appendix A.2.2; correlation and operator gradients,
-Single-DARTS eq. 8, figure 2, section 5.2.2.
-Cost of `measure`: three forward passes, three backward ones, and one backward pass a Hessian row or Lanczos step.
-
-Deviations
-1. The correlation sums over N x M Gram matrices, which equals <G_val' X_val, G_train' X_train> (a d x d product) and
-   is smaller where a node has more than a few hundred values.
-2. The Hessian is made symmetric before its eigenvalues are taken; the released code takes real parts.
-3. Lambda-DARTS averages the alignment over all steps of an epoch; here it is that of one batch.
-4. Convolution outputs are not compared: merged operations never exist one by one. Node gradients are.
-
-Shapes: mix and its gradients (cells, edges, operations); node values (n, C, h, w).
+Cost of `measure`: three forward passes, three backward ones, one backward pass a Hessian row or Lanczos step, and each
+operation of the cells once more; of a look at a step two forward and two backward passes. Each row holds its own.
 """
 
 from __future__ import annotations
 
-import math
+import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
+from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nasx import structure
-from nasx.bilevel import Batch, Problem, Search, Tree, detached
+from nasx import agreement, structure
+from nasx.agreement import look
+from nasx.bilevel import Batch, Search, Tree, detached
+from nasx.curvature import curvature
 from nasx.errors import UserError
 
-DENSE = 64
-"""Largest number of architecture parameters whose Hessian is computed whole."""
-BATCH_NORM = "train"
+Cost = dict[str, Any]
+Step = Callable[[Search, Sequence[Batch], Batch], dict[str, Tensor]]
 
 
 class Draws(Protocol):
@@ -55,212 +42,95 @@ class Draws(Protocol):
     def at(self, i: int) -> Any: ...
 
 
-# ----------------------------------------------------------------------------------------------------- eigenvalue
-class Eigenvalue(NamedTuple):
-    """The value, how it was found (dense or lanczos), and backward passes."""
-
-    value: float
-    solver: str
-    backward: int
-
-
-def eigenvalue(problem: Problem, w: Tree, a: Tree, batch: Batch, *, weight_decay: float = 0.0,
-               dense: int = DENSE) -> Eigenvalue:
-    """Largest eigenvalue of d^2 L / da^2 + weight_decay I at (w, a) on `batch`. Nothing moves; one forward pass.
-
-    Lanczos starts from a fixed vector and works to 3/4 of the dtype's digits; where it does not converge, the whole
-    Hessian is computed. NaN where the Hessian is not finite.
-    """
-    leaves = detached(a, requires_grad=True)
-    loss = problem.outcome(detached(w), problem.relax(leaves), batch).loss
-    slope = torch.autograd.grad(loss, list(leaves.values()), create_graph=True, allow_unused=True)
-    g = torch.cat([torch.zeros_like(x).flatten() if s is None else s.flatten()
-                   for x, s in zip(leaves.values(), slope, strict=True)])
-    size, used = g.numel(), 1
-
-    def product(v: Tensor) -> Tensor:
-        nonlocal used
-        used += 1
-        if not g.requires_grad:
-            return torch.zeros_like(g)
-        parts = torch.autograd.grad(g, list(leaves.values()), v, retain_graph=True, allow_unused=True)
-        return torch.cat([torch.zeros_like(x).flatten() if p is None else p.flatten()
-                          for x, p in zip(leaves.values(), parts, strict=True)])
-
-    top = None if size <= dense else lanczos(product, size, g)
-    if top is not None:
-        return Eigenvalue(top + weight_decay, "lanczos", used)
-    rows = torch.stack([product(v) for v in torch.eye(size, dtype=g.dtype, device=g.device)]).double()
-    if not rows.isfinite().all():
-        return Eigenvalue(math.nan, "dense", used)
-    return Eigenvalue(float(torch.linalg.eigvalsh((rows + rows.T).cpu() / 2)[-1]) + weight_decay, "dense", used)
-
-
-def lanczos(product: Callable[[Tensor], Tensor], size: int, like: Tensor) -> float | None:
-    """Largest eigenvalue of a symmetric map on vectors (size,), None where it does not converge (or size < 3)."""
-    from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
-
-    def matvec(v: np.ndarray) -> np.ndarray:
-        return product(torch.as_tensor(v.reshape(-1), dtype=like.dtype, device=like.device)).double().cpu().numpy()
-
-    if size < 3:
-        return None
-    start = np.random.default_rng(0).standard_normal(size)
-    tolerance = float(torch.finfo(like.dtype).eps) ** 0.75
-    try:
-        found = eigsh(LinearOperator((size, size), matvec=matvec, dtype=np.float64), k=1, which="LA", v0=start,
-                      tol=tolerance, return_eigenvectors=False, maxiter=10)
-    except ArpackError:  # no convergence, or values that are not finite
-        return None
-    return float(found[0])
-
-
-# -------------------------------------------------------------------------------------------------------- layers
-def pairwise(g: Tensor, *, signed: bool = False) -> float | None:
-    """Mean over pairs of rows of g (L, D) of their cosine, or of the signed ratio; None for fewer than two rows."""
-    layers = g.shape[0]
-    if layers < 2:
-        return None
-    g = g.double()
-    tiny = torch.finfo(g.dtype).tiny
-    if signed:
-        size = g.abs()
-        ratio = (g @ g.T) / (size @ size.T).clamp_min(tiny)
-    else:
-        u = g / g.norm(dim=1, keepdim=True).clamp_min(tiny ** 0.5)
-        ratio = u @ u.T
-    return float((ratio.sum() - ratio.diagonal().sum()) / (layers * (layers - 1)))
-
-
-def alignment(g: Tree, groups: Sequence[Sequence[str]], *, signed: bool = False) -> float | None:
-    """Layer alignment of mixture gradients (cells, edges, operations), mean over the groups of two cells and more."""
-    found = [pairwise(torch.cat([g[name].flatten(1) for name in names], 1), signed=signed) for names in groups]
-    known = [value for value in found if value is not None]
-    return sum(known) / len(known) if known else None
-
-
-# --------------------------------------------------------------------------------------------------------- nodes
-class Look(NamedTuple):
-    """One pass: mixture gradients, and for each watched cell its nodes' values and sample gradients, (n, D) each."""
-
-    mix: Tree
-    values: list[list[Tensor]]
-    slopes: list[list[Tensor]]
-
-
-@contextmanager
-def watching(modules: Sequence[nn.Module]) -> Iterator[list[list[Tensor]]]:
-    """What the modules put out in the passes inside the block, a list of tensors each."""
-    seen: list[list[Tensor]] = []
-
-    def note(_: nn.Module, __: Any, output: Any) -> None:
-        seen.append([output] if type(output) is Tensor else list(output))
-
-    hooks = [module.register_forward_hook(note) for module in modules]
-    try:
-        yield seen
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-def look(problem: Problem, w: Tree, mix: Tree, batch: Batch, modules: Sequence[nn.Module] = ()) -> Look:
-    """Gradients of one batch by the mixture and by the nodes of the watched cells. One forward, one backward pass."""
-    leaves = detached(mix, requires_grad=True)
-    with watching(modules) as seen:
-        loss = problem.outcome(detached(w), leaves, batch).loss
-    nodes = [node for cell in seen for node in cell]
-    found = torch.autograd.grad(loss, [*leaves.values(), *nodes], allow_unused=True)
-    zeros = [torch.zeros_like(x) if g is None else g for x, g in zip([*leaves.values(), *nodes], found, strict=True)]
-    own, rest = dict(zip(leaves, zeros, strict=False)), iter(zeros[len(leaves):])
-    samples = len(batch.y)
-    slopes = [[next(rest).flatten(1) * samples for _ in cell] for cell in seen]
-    return Look(own, [[node.detach().flatten(1) for node in cell] for cell in seen], slopes)
-
-
-def correlation(grad_val: Tensor, x_val: Tensor, grad_train: Tensor, x_train: Tensor) -> float:
-    """1/(N M) sum over j, k of (g_j . g_k) (x_j . x_k), per-sample gradients and values (n, D) or (n, ...)."""
-    g = grad_val.flatten(1).double() @ grad_train.flatten(1).double().T
-    x = x_val.flatten(1).double() @ x_train.flatten(1).double().T
-    return float((g * x).sum() / g.numel())
-
-
-def node_cosine(slopes: Sequence[Sequence[Tensor]]) -> list[float]:
-    """Mean cosine of d L / d x_j over pairs of neighbouring cells of one shape: a value a shape, in their order."""
-    stages: dict[tuple[int, int], list[Tensor]] = {}
-    for cell in slopes:
-        for j, node in enumerate(cell):
-            stages.setdefault((node.shape[1], j), []).append(node.flatten())
-    found: dict[int, list[float]] = {}
-    for (size, _), nodes in stages.items():
-        value = pairwise(torch.stack(nodes))
-        if value is not None:
-            found.setdefault(size, []).append(value)
-    return [sum(values) / len(values) for values in found.values()]
-
-
-# -------------------------------------------------------------------------------------------------------- a row
 def short(values: Tensor) -> Any:
     """Nested lists with four significant digits, for records."""
     return torch.tensor([float(f"{x:.4g}") for x in values.double().flatten().tolist()],
                         dtype=torch.float64).view(values.shape).tolist()
 
 
-def measure(problem: Problem, w: Tree, a: Tree, train: Batch, val: Batch, *, modules: Sequence[nn.Module] = (),
+def measure(search: Search, train: Batch, val: Batch, *, cells: Sequence[nn.Module] = (),
             weight_decay: float = 0.0) -> dict[str, Any]:
-    """All that needs passes, as entries of a metrics row, with their cost in passes and seconds."""
-    row, began = curvature(problem, w, a, val, weight_decay=weight_decay), time.perf_counter()
-    mix = detached(problem.relax(a))
-    seen = {"train": look(problem, w, mix, train, modules), "val": look(problem, w, mix, val, modules)}
-    for part, found in seen.items():
-        for name, signed in (("alignment", False), ("signed", True)):
-            row[f"{name}_{part}"] = alignment(found.mix, problem.groups, signed=signed)
-    row["operator_gradients"] = {name: short(g) for name, g in seen["val"].mix.items()}
-    if modules:
-        places = {"first": 0, "middle": len(modules) // 2, "last": len(modules) - 1}
-        for name, (one, other) in {"correlation": ("val", "train"), "correlation_single": ("train", "train")}.items():
-            left, right = seen[one], seen[other]
-            row[name] = {place: [correlation(*four) for four in zip(left.slopes[i], left.values[i], right.slopes[i],
-                                                                    right.values[i], strict=True)]
-                         for place, i in places.items()}
-        row["node_cosine"] = node_cosine(seen["val"].slopes)
-    cost = row["diagnostics"]
-    cost["forward"] += 2
-    cost["backward"] += 2
-    cost["seconds"] = round(cost["seconds"] + time.perf_counter() - began, 4)
+    """All that needs passes, at the live weights, as entries of a metrics row, with their cost in passes and seconds.
+
+    `cells` are the supernet's; without them nothing is said of nodes and operations.
+    """
+    problem, w = search.problem, search.w
+    row, began = curvature(problem, w, search.a, val, weight_decay=weight_decay), time.perf_counter()
+    mix = detached(problem.relax(search.a))
+    trained, validated = look(problem, w, mix, train, cells), look(problem, w, mix, val, cells)
+    for part, seen in (("train", trained), ("val", validated)):
+        row |= agreement.alignments(seen.mix, problem.groups, part)
+    row["operator_gradients"] = {name: short(g) for name, g in validated.mix.items()}
+    if cells:
+        row["correlation"] = agreement.correlations(validated, trained)
+        row["correlation_single"] = agreement.correlations(trained, trained)
+        row["node_cosine"] = agreement.node_cosine(validated)
+        row["output_cosine"] = agreement.output_cosine(validated)
+    row["diagnostics"] = added(row["diagnostics"], 2, 2, time.perf_counter() - began)
     return row
 
 
-def curvature(problem: Problem, w: Tree, a: Tree, val: Batch, *, weight_decay: float = 0.0) -> dict[str, Any]:
-    """The dominant eigenvalue as entries of a metrics row, with its cost."""
-    began = time.perf_counter()
-    found = eigenvalue(problem, w, a, val, weight_decay=weight_decay)
-    return {"eigenvalue": found.value if math.isfinite(found.value) else None,
-            "diagnostics": {"solver": found.solver, "batch_norm": BATCH_NORM, "forward": 1, "backward": found.backward,
-                            "seconds": round(time.perf_counter() - began, 4)}}
+def added(cost: Cost | None, forward: int, backward: int, seconds: float) -> Cost:
+    """`cost` and these passes and seconds together."""
+    cost = cost or {"forward": 0, "backward": 0, "seconds": 0.0}
+    return {**cost, "forward": cost["forward"] + forward, "backward": cost["backward"] + backward,
+            "seconds": round(cost["seconds"] + seconds, 4)}
+
+
+def uncompiled() -> AbstractContextManager[Any]:
+    """Compiled functions run as they are written inside the block."""
+    compiled = "torch._dynamo" in sys.modules  # else nothing is, and its import would take a second
+    return torch.compiler.set_stance("force_eager") if compiled else nullcontext()
 
 
 class Watch:
-    """The diagnostics of one search: made before its first step, asked for a row's entries at each epoch's end.
-
-    Nothing moves and nothing is drawn: the batches are those that come next, looked at without taking them, so a
-    search with diagnostics takes the same path as one without.
-    """
+    """The diagnostics of one search: made before its first step, asked for a row's entries at each epoch's end."""
 
     def __init__(self, search: Search, space: Any, supernet: nn.Module, train: Draws, val: Draws, *, every: int,
-                 epochs: int, weight_decay: float, stop: Any) -> None:
+                 steps: int, epochs: int, weight_decay: float, stop: Any) -> None:
         self.search, self.train, self.val = search, train, val
         self.every, self.epochs, self.weight_decay, self.stop = every, epochs, weight_decay, stop
-        self.modules = list(getattr(supernet, "cells", ()))
+        self.cells = list(getattr(supernet, "cells", ()))
         names = [name for group in space.groups for name in group]
         self.names = structure.operation_names(space, names)
         self.start = means(detached(search.problem.relax(search.a)))
         self.rows: list[dict[str, Any]] = []
+        self.steps, self.taken = steps, 0
+        self.running = agreement.Running(space.groups, self.names) if steps else None
+        self.looked: Cost | None = None
 
     def due(self, epoch: int) -> bool:
         """Whether the costly part is due after `epoch` (from 1): after 1, 1 + every, ..., and after the last."""
         return bool(self.every) and ((epoch - 1) % self.every == 0 or epoch == self.epochs)
 
+    # ---------------------------------------------------------------------------------------------- at each step
+    def over(self, step: Step) -> Step:
+        """`step`, before which a look is taken where one is due; `step` itself where none ever is."""
+        return step if self.running is None else self._looking(self.running, step)
+
+    def _looking(self, running: agreement.Running, step: Step) -> Step:
+        def looked(search: Search, train: Sequence[Batch], val: Batch) -> dict[str, Tensor]:
+            if self.taken % self.steps == 0:
+                began, mix = time.perf_counter(), detached(search.problem.relax(search.a))
+                with uncompiled():
+                    running.add(*(look(search.problem, search.w, mix, batch).mix for batch in (train[0], val)))
+                self.looked = added(self.looked, 2, 2, time.perf_counter() - began)
+            self.taken += 1
+            return step(search, train, val)
+
+        return looked
+
+    def state(self) -> dict[str, Any]:
+        """What a resumed search goes on from."""
+        running = None if self.running is None else self.running.state()
+        return {"taken": self.taken, "looked": self.looked, "running": running}
+
+    def load(self, state: dict[str, Any]) -> None:
+        self.taken, self.looked = state["taken"], state["looked"]
+        if self.running is not None:
+            self.running.load(state["running"])
+
+    # ------------------------------------------------------------------------------------------ at an epoch's end
     def entries(self, epoch: int, mix: Tree, genotype: str) -> dict[str, Any]:
         """What the row of `epoch` says of mixture, cell and, where due, curvature and gradients."""
         now = means(mix)
@@ -272,13 +142,26 @@ class Watch:
             row["cells"] = structure.cells(genotype)
         weight = structure.none_weight(now, self.names)
         row |= {} if weight is None else {"none_weight": weight}
-        problem, w, a = self.search.problem, self.search.w, self.search.a
-        if self.due(epoch):
-            row |= measure(problem, w, a, self.train.at(self.train.position), self.val.at(self.val.position),
-                           modules=self.modules, weight_decay=self.weight_decay)
-        elif self.stop.due(epoch):
-            row |= curvature(problem, w, a, self.val.at(self.val.position), weight_decay=self.weight_decay)
+        if self.running is not None:
+            row |= self.running.entries()
+        row |= self._costly(epoch)
+        if self.looked is not None:
+            row["diagnostics"] = added(row.get("diagnostics"), *(self.looked[key] for key in ("forward", "backward",
+                                                                                             "seconds")))
+            self.looked = None
         return row
+
+    def _costly(self, epoch: int) -> dict[str, Any]:
+        """What needs passes and is due after `epoch`."""
+        search, decay = self.search, self.weight_decay
+        if not self.due(epoch) and not self.stop.due(epoch):
+            return {}
+        val = self.val.at(self.val.position)
+        with uncompiled():
+            if self.due(epoch):
+                train = self.train.at(self.train.position)
+                return measure(search, train, val, cells=self.cells, weight_decay=decay)
+            return curvature(search.problem, search.w, search.a, val, weight_decay=decay)
 
     def ended(self) -> dict[str, Any] | None:
         """What the stopping rule has found in the rows so far."""

@@ -85,7 +85,7 @@ def row(job: Any, state: Mapping[str, Any], rows: list[Row]) -> Row:
 
     job.loop.load(state)
     epoch = max(-(-state["updates"] // job.loop.updates_per_epoch), 1)
-    job.watch.every = 1
+    job.watch.every, job.watch.running = 1, None  # what runs over steps is not to be had from one moment
     job.watch.rows = [r for r in rows if r["epoch"] < epoch]
     job.begin_epoch(epoch - 1)  # the drop-path rate of that epoch
     mix = detached(job.problem.relax(job.search.a))

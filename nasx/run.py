@@ -149,10 +149,10 @@ class SearchJob:
         train, self.val = (self.images.stream(name, index, batch=settings.batch, seed=cfg["seed"])
                            for name, index in (("w", w_index), ("a", self.a_index)))
         self.watch = Watch(self.search, self.space, supernet, train, self.val, every=settings.diagnose_every,
-                           epochs=settings.epochs, weight_decay=settings.arch_weight_decay,
-                           stop=build("stop"))
+                           steps=settings.diagnose_steps, epochs=settings.epochs,
+                           weight_decay=settings.arch_weight_decay, stop=build("stop"))
         updates = settings.updates_per_epoch or -(-len(w_index) // settings.batch)
-        advance = self.replayed(engine.graphs)
+        advance = self.watch.over(self.replayed(engine.graphs) or self.method.step)
         self.loop = Loop(self.search, self.method, supernet, train, self.val, advance=advance, epochs=settings.epochs,
                          updates_per_epoch=updates, lr=settings.lr, lr_min=settings.lr_min, warmup=settings.arch_warmup,
                          begin_epoch=self.begin_epoch, end_epoch=self.end_epoch, tick=self.tick)
@@ -199,12 +199,14 @@ class SearchJob:
             return
         self.loop.load(saved)
         self.problem.passes, self.watch.rows = saved["passes"], self.here.run.rows()
+        self.watch.load(saved["watch"])
         self.loop.stopped = self.watch.stopped
         log.info("%s: resuming at update %d of %d", self.here.run.folder, self.search.updates, self.loop.total)
 
     def save(self) -> None:
         self.loop.guard(self.loop.meter.means(), weights=True)
-        self.here.save({**self.loop.state(), "passes": self.problem.passes}, self.search.updates, len(self.watch.rows))
+        state = {**self.loop.state(), "passes": self.problem.passes, "watch": self.watch.state()}
+        self.here.save(state, self.search.updates, len(self.watch.rows))
 
     def begin_epoch(self, epoch: int) -> None:
         self.problem.drop_path = self.settings.drop_path * epoch / self.settings.epochs

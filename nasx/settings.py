@@ -55,6 +55,8 @@ class SearchSettings:
     """Epochs between full evaluations of the supernet on the validation split; 0: at the end only."""
     diagnose_every: NonNegative
     """Epochs between the diagnostics that need passes (eigenvalue, alignment, correlation); 0: none, and no cost."""
+    diagnose_steps: NonNegative
+    """Steps between looks at the layers' gradients (alignment as a mean over the epoch, layer split); 0: none."""
     evaluate_images: Positive | None
     """Images of the validation split that an evaluation reads; null: all."""
     cutout: NonNegative

@@ -145,7 +145,8 @@ def operation_names(space: Any, names: Sequence[str]) -> dict[str, Sequence[Sequ
     """Each edge's operations in the order of the mixture's last axis, for the names of which the space says it."""
     lists = getattr(space, "edge_operations", None)
     if lists is not None:
-        return {name: lists(name) for name in names if "." not in name}  # weights of edges and pairs have none
+        named = {name: lists(name) for name in names if "." not in name}  # weights of edges and pairs have none
+        return {name: own for name, own in named.items() if own}
     own = tuple(getattr(space, "operations", ()))
     shapes = {name: space.shapes()[name] for name in names}
     return {name: [own] * shape[-2] for name, shape in shapes.items() if shape[-1] == len(own)}

@@ -1,159 +1,31 @@
-"""Each diagnostic that costs a pass equals its slow definition in float64."""
+"""What a row says, when, and at what cost."""
 
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
+import test_conformance_methods as methods
 import torch
 
-from nasx import diagnose, stop
-from nasx.bilevel import Tree, detached
+from nasx import agreement, diagnose, stop
+from nasx.bilevel import Method, Tree, detached
+from nasx.relaxed import RelaxedProblem
 from nasx.spaces.base import Space
 from nasx.spaces.darts import Darts
 from nasx.spaces.nb1shot1 import Nb1Shot1
 from nasx.spaces.nb201 import Nb201
+from nasx.spaces.supernet import wrap
 
 import small
-import toy
 from reference import diagnostics
 
-SPACES = {"nb201": Nb201(layers=1, channels=2), "nb1shot1": Nb1Shot1(variant=1, channels=2, layers=3),
+SPACES = {"nb201": Nb201(layers=2, channels=2), "nb1shot1": Nb1Shot1(variant=1, channels=2, layers=3),
           "darts": Darts(layers=3, channels=2, operations=("skip_connect", "sep_conv_3x3"))}
 
 
-def slow_loss(search, batch):
-    return lambda a: search.problem.outcome(detached(search.w), search.problem.relax(a), batch).loss
-
-
-# ----------------------------------------------------------------------------------------------------- eigenvalue
-@pytest.mark.parametrize("decay", [0.0, 1e-3])
-def test_eigenvalue_of_a_curved_toy_equals_the_full_hessian(decay: float) -> None:
-    problem = toy.Smooth()
-    a, w, batch = problem.a0(), problem.w0(), problem.batch(0)
-    expected = diagnostics.top_eigenvalue(lambda x: problem.value(w, problem.relax(x), batch), a, decay)
-    for dense, solver in ((64, "dense"), (0, "lanczos")):
-        found = diagnose.eigenvalue(problem, w, a, batch, weight_decay=decay, dense=dense)
-        assert found.solver == solver
-        assert found.value == pytest.approx(expected, rel=1e-9)
-
-
-@pytest.mark.parametrize("name", ["nb201", "nb1shot1"])
-def test_eigenvalue_of_a_supernet_equals_the_full_hessian(name: str) -> None:
-    search = small.search(SPACES[name])
-    batch = small.batch(1, n=3, size=8)
-    expected = diagnostics.top_eigenvalue(slow_loss(search, batch), detached(search.a), 1e-3)
-    found = diagnose.eigenvalue(search.problem, search.w, search.a, batch, weight_decay=1e-3)
-    assert found == (pytest.approx(expected, rel=1e-9), "dense", 1 + sum(x.numel() for x in search.a.values()))
-    lanczos = diagnose.eigenvalue(search.problem, search.w, search.a, batch, weight_decay=1e-3, dense=0)
-    assert lanczos.solver == "lanczos"
-    assert lanczos.value == pytest.approx(expected, rel=1e-9)
-
-
-def test_lanczos_takes_the_largest_not_the_strongest_eigenvalue() -> None:
-    gen = torch.Generator().manual_seed(0)
-    q, _ = torch.linalg.qr(torch.randn(90, 90, generator=gen, dtype=torch.float64))
-    values = torch.linspace(-9, 2, 90, dtype=torch.float64)
-    h = q @ torch.diag(values) @ q.T
-    calls = []
-
-    def product(v: torch.Tensor) -> torch.Tensor:
-        calls.append(1)
-        return h @ v
-
-    assert diagnose.lanczos(product, 90, h) == pytest.approx(2.0, abs=1e-9)
-    assert diagnose.lanczos(lambda v: v, 2, h) is None
-
-
-def test_eigenvalue_of_a_loss_that_is_linear_in_the_architecture_is_the_decay() -> None:
-    problem = toy.Counterexample()
-    found = diagnose.eigenvalue(problem, problem.w0(), problem.a0(), toy.TRAIN, weight_decay=0.25)
-    assert found.value == 0.25
-
-
-def test_where_lanczos_does_not_converge_the_whole_hessian_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(diagnose, "lanczos", lambda *_: None)
-    problem = toy.Quadratic()
-    found = diagnose.eigenvalue(problem, problem.w0(), problem.a0(), toy.VAL, dense=0)
-    assert found.value == pytest.approx(toy.RHO, abs=1e-14)
-    assert found.solver == "dense"
-
-
-# --------------------------------------------------------------------------------------------------------- layers
-@pytest.mark.parametrize("signed", [False, True])
-def test_alignment_equals_the_definition_and_the_papers_example(signed: bool) -> None:
-    problem = toy.Alignment()
-    g = diagnose.look(problem, problem.w0(), problem.relax(problem.a0()), toy.TRAIN).mix
-    expected = diagnostics.layer_alignment(list(g["a"]), signed)
-    assert diagnose.alignment(g, problem.groups, signed=signed) == pytest.approx(expected, rel=1e-12)
-    assert expected == pytest.approx(-0.1092090616 if signed else -0.0385514178, abs=1e-10)
-
-
-def test_alignment_joins_the_names_of_a_cell_and_needs_two_cells() -> None:
-    problem = toy.Alignment(split=True)
-    g = diagnose.look(problem, problem.w0(), problem.relax(problem.a0()), toy.TRAIN).mix
-    assert diagnose.alignment(g, problem.groups) == pytest.approx(-0.0385514178, abs=1e-10)
-    assert diagnose.alignment({"a": torch.ones(1, 2, 3)}, (("a",),)) is None
-
-
-@pytest.mark.parametrize("name", SPACES)
-def test_operator_gradients_are_those_of_each_cells_own_copy(name: str) -> None:
-    search = small.search(SPACES[name])
-    batch, mix = small.batch(2, n=3, size=8), small.mixture(SPACES[name])
-    g = diagnose.look(search.problem, search.w, mix, batch).mix
-    first = next(iter(mix))
-
-    def loss(value: float, at: tuple[int, ...]) -> float:
-        moved = {k: x.detach().clone() for k, x in mix.items()}
-        moved[first][at] += value
-        return float(search.problem.outcome(detached(search.w), moved, batch).loss.detach())
-
-    at = (0, 0, 1)
-    assert float(g[first][at]) == pytest.approx((loss(1e-8, at) - loss(-1e-8, at)) / 2e-8, rel=1e-5, abs=1e-7)
-
-
-# ---------------------------------------------------------------------------------------------------------- nodes
-def test_correlation_equals_the_double_sum() -> None:
-    problem = toy.Correlation()
-    mix = problem.relax(problem.a0())
-    parts = [(problem.residual(problem.w0(), mix, b), b.x) for b in (problem.val(), problem.train())]
-    expected = diagnostics.gradient_correlation(*parts[0], *parts[1])
-    assert diagnose.correlation(*parts[0], *parts[1]) == pytest.approx(expected, rel=1e-13)
-    by_weights = [torch.autograd.grad(problem.value({"W": w}, mix, b), w)[0] for b in (problem.val(), problem.train())
-                  for w in [problem.w0()["W"].requires_grad_()]]
-    assert expected == pytest.approx(float((by_weights[0] * by_weights[1]).sum()) / 6, rel=1e-13)
-
-
-def test_a_look_sees_node_values_and_each_samples_slope() -> None:
-    search = small.search(SPACES["nb201"])
-    batch = small.batch(3, n=3, size=8)
-    mix = detached(search.problem.relax(search.a))
-    net = search.problem.supernet
-    seen = diagnose.look(search.problem, search.w, mix, batch, list(net.cells))
-    assert [len(cell) for cell in seen.values] == [3, 3, 3]
-    before = torch.clone(seen.values[2][2])
-
-    gen = torch.Generator().manual_seed(0)
-    direction = torch.randn(3, 8, 2, 2, generator=gen, dtype=torch.float64)
-    found = []
-    for eps in (1e-6, -1e-6):
-        hook = net.cells[2].register_forward_hook(lambda _, __, out, eps=eps: [*out[:-1], out[-1] + eps * direction])
-        found.append(float(search.problem.outcome(detached(search.w), mix, batch).loss.detach()))
-        hook.remove()
-    slope = float((seen.slopes[2][2] * direction.flatten(1)).sum()) / 3
-    assert slope == pytest.approx((found[0] - found[1]) / 2e-6, rel=1e-6)
-    assert torch.equal(before, seen.values[2][2])
-
-
-def test_node_cosine_compares_cells_of_one_shape() -> None:
-    gen = torch.Generator().manual_seed(0)
-    slopes = [[torch.randn(4, size, generator=gen, dtype=torch.float64) for _ in range(2)] for size in (6, 6, 6, 3)]
-    expected = [diagnostics.layer_alignment([slopes[i][j] for i in range(3)]) for j in range(2)]
-    assert diagnose.node_cosine(slopes) == [pytest.approx(sum(expected) / 2, rel=1e-12)]
-
-
-# ----------------------------------------------------------------------------------------------------------- rows
 class Fixed:
     """A stream of one position."""
 
@@ -164,10 +36,10 @@ class Fixed:
         return small.batch(self.first + i, n=2, size=8)
 
 
-def watch(space: Space, every: int, rule: object) -> tuple[diagnose.Watch, Tree]:
-    search = small.search(space)
-    made = diagnose.Watch(search, space, search.problem.supernet, Fixed(0), Fixed(10), every=every, epochs=4,
-                          weight_decay=1e-3, stop=rule)
+def watch(space: Space, every: int, rule: object, *, steps: int = 0, search: Any = None) -> tuple[diagnose.Watch, Tree]:
+    search = search or small.search(space)
+    made = diagnose.Watch(search, space, search.problem.supernet, Fixed(0), Fixed(10), every=every, steps=steps,
+                          epochs=4, weight_decay=1e-3, stop=rule)
     return made, detached(search.problem.relax(search.a))
 
 
@@ -186,7 +58,7 @@ def test_a_row_with_everything(name: str) -> None:
     assert np.array(row["operator_gradients"][next(iter(mix))]).shape == mix[next(iter(mix))].shape
     assert all(torch.equal(x, w[k]) for k, x in made.search.w.items())
     batches = [small.batch(0, n=2, size=8), small.batch(10, n=2, size=8)]
-    g = [diagnose.look(made.search.problem, made.search.w, mix, b).mix for b in batches]
+    g = [agreement.look(made.search.problem, made.search.w, mix, b).mix for b in batches]
     names = space.groups[0]
     for part, tree in zip(("train", "val"), g, strict=True):
         layers = [torch.cat([tree[n][i].flatten() for n in names]) for i in range(len(tree[names[0]]))]
@@ -220,14 +92,82 @@ def test_the_stop_rule_alone_costs_its_eigenvalue() -> None:
     assert all(one.keys() >= other.keys() for one, other in itertools.pairwise(rows[:2]))
 
 
-def test_a_hessian_that_is_not_finite_is_no_fault() -> None:
-    class Broken(toy.Quadratic):
-        def value(self, w: Tree, mix: Tree, batch) -> torch.Tensor:
-            return (mix["a"] * float("nan")).square().sum()
+# ------------------------------------------------------------------------------------------------- over the steps
+EVERYTHING = {"eigenvalue", "alignment_train", "alignment_val", "signed_train", "signed_val", "operator_gradients",
+              "correlation", "correlation_single", "node_cosine", "output_cosine", "over_steps", "split", "entropy",
+              "saturation", "change", "moved", "cells", "none_weight", "mix", "diagnostics"}
 
-    problem = Broken()
-    for dense in (0, 64):
-        found = diagnose.eigenvalue(problem, problem.w0(), problem.a0(), toy.VAL, dense=dense)
-        assert np.isnan(found.value)
-    assert diagnose.curvature(problem, problem.w0(), problem.a0(), toy.VAL)["eigenvalue"] is None
-    assert diagnose.lanczos(lambda v: v * float("nan"), 5, torch.zeros(5, dtype=torch.float64)) is None
+
+def of(method: Method) -> Any:
+    """A search of a method on a small supernet."""
+    found = small.search(SPACES["nb201"], momentum=0.9)
+    problem = RelaxedProblem(SPACES["nb201"], found.problem.supernet, method.activate)
+    found.problem, found.epochs, found.epoch = problem, 3, 1
+    found.a.update({k: x.detach().requires_grad_() for k, x in method.start(found.a).items()})
+    found.a_opt = torch.optim.SGD(found.a.values(), lr=1.0)
+    return found
+
+
+@pytest.mark.parametrize("name", methods.TRAINING)
+def test_every_method_is_told_of_completely_and_takes_the_same_path(name: str) -> None:
+    method, space = methods.BUILT[name], SPACES["nb201"]
+    ends = []
+    for steps in (0, 1):
+        search = of(method)
+        made, mix = watch(space, steps, stop.NoStop(), steps=steps, search=search)
+        step = made.over(method.step)
+        assert (step == method.step) is not bool(steps)
+        train = [small.batch(seed, n=2, size=8) for seed in range(1, 1 + method.train_batches)]
+        before = search.problem.passes
+        for _ in range(2):
+            step(search, train, small.batch(9, n=2, size=8))
+        ends.append(([x.detach().clone() for x in (*search.w.values(), *search.a.values())],
+                     search.problem.passes - before))
+        row = made.entries(1, mix, str(space.discretize(mix)))
+    assert all(torch.equal(x, y) for x, y in zip(ends[0][0], ends[1][0], strict=True))
+    assert ends[1][1] - ends[0][1] == 4
+    assert row.keys() == EVERYTHING
+    assert row["diagnostics"]["forward"] == 7
+    assert row["split"]["cell"].keys() == set(space.operations)
+
+
+def test_a_look_at_a_step_sees_the_layers_as_the_step_does() -> None:
+    search = small.search(SPACES["nb201"])
+    made, _ = watch(SPACES["nb201"], 0, stop.NoStop(), steps=2, search=search)
+    seen: list[list[torch.Tensor]] = []
+
+    def step(search: Any, train: Any, val: Any) -> dict[str, torch.Tensor]:
+        mix = detached(search.problem.relax(search.a))
+        g = [agreement.look(search.problem, search.w, mix, batch).mix["cell"] for batch in (train[0], val)]
+        seen.append(g)
+        search.update_w(train[0])
+        search.update_a(val)
+        return {}
+
+    looking = made.over(step)
+    for i in range(5):
+        looking(search, [small.batch(i, n=2, size=8)], small.batch(50 + i, n=2, size=8))
+    row = made.entries(1, detached(search.problem.relax(search.a)), "|none~0|+|none~0|none~1|+|none~0|none~1|none~2|")
+    assert made.taken == 5
+    assert row["diagnostics"] == {"forward": 6, "backward": 6, "seconds": row["diagnostics"]["seconds"]}
+    for k, part in enumerate(("train", "val")):
+        expected = [diagnostics.layer_alignment(list(g[k])) for g in seen[::2]]
+        assert row["over_steps"][f"alignment_{part}"] == pytest.approx(sum(expected) / 3, rel=1e-9)
+    weights = [0.999**2, 0.999, 1]
+    conv = [float(g[1][:2, :, 3].sum()) for g in seen[::2]]  # two of six cells, nor_conv_3x3
+    assert row["split"]["cell"]["nor_conv_3x3"][0] == pytest.approx(
+        sum(w * x for w, x in zip(weights, conv, strict=True)) / sum(weights), rel=1e-9)
+
+
+def test_looks_go_through_the_cells_as_they_are_written() -> None:
+    made, mix = watch(SPACES["nb201"], 1, stop.NoStop())
+    text = str(SPACES["nb201"].discretize(mix))
+    expected = made.entries(1, mix, text)
+
+    def never(graph: Any, example: Any) -> Any:
+        raise AssertionError("compiled")
+
+    wrap(made.search.problem.supernet, lambda body: torch.compile(body, backend=never))
+    found = made.entries(1, mix, text)
+    assert {k: v for k, v in found.items() if k != "diagnostics"} == {k: v for k, v in expected.items()
+                                                                       if k != "diagnostics"}

@@ -16,7 +16,7 @@ import torch
 from nasx import checkpoints, files
 
 COMMANDS = {
-    "darts": (*jobs.TINY_NB201, "method=darts", "method.order=1", "checkpoint_s=0.001"),
+    "darts": (*jobs.TINY_NB201, "method=darts", "method.order=1", "search.diagnose_steps=2", "checkpoint_s=0.001"),
     "idarts": (*jobs.TINY_NB201, "method=idarts", "method.T=3", "checkpoint_s=0.001"),
 }
 """One update a step, and several with second derivatives; checkpoint_s=0.001 writes a checkpoint after every step."""

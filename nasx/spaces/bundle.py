@@ -10,7 +10,7 @@ Source: DARTS (Liu et al. 2019), eq. 2; PC-DARTS (Xu et al. 2020), eqs. 1-2.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -137,19 +137,20 @@ class EdgeBundle(nn.Module):
 
     def edgewise(self, x: Tensor, rows: Tensor, drawn: list[Drawn]) -> list[Tensor | None]:
         """The naive path: edge by edge, operation by operation, over slices of the merged weights."""
-        out: list[Tensor | None] = []
+        out: list[Tensor | None] = [None] * len(self.edges)
+        for local, column, y in self.apart(x, drawn):
+            out[local] = add(out[local], rows[local, column - self.skip] * y)
+        return out
+
+    def apart(self, x: Tensor, drawn: list[Drawn]) -> Iterator[tuple[int, int, Tensor]]:
+        """Each edge's operations by themselves, unscaled: (edge here, column of the mixture, (n, C, h', w'))."""
         for local in range(len(self.edges)):
-            total: Tensor | None = None
             for op, pairs, (noise, mask) in zip(self.banks, self.members, drawn, strict=True):
                 assert isinstance(op, Bank)
                 for i, (where, column) in enumerate(pairs):
                     if where == local:
                         y = op.single(x, i, noise)
-                        if mask is not None:
-                            y = y * mask[:, i].view(-1, 1, 1, 1)
-                        total = add(total, rows[local, column - self.skip] * y)
-            out.append(total)
-        return out
+                        yield local, column, y if mask is None else y * mask[:, i].view(-1, 1, 1, 1)
 
 
 class RelaxedCell(nn.Module):

@@ -173,6 +173,10 @@ class Nb1Shot1(Space):
         shapes: dict[str, tuple[int, ...]] = {"ops": (self.blocks, len(OPERATIONS)), "output": (1, self.blocks + 1)}
         return shapes | {name: (1, i) for i, name in self.inputs.items() if name}
 
+    def edge_operations(self, name: str) -> tuple[tuple[str, ...], ...]:
+        """The operations of each block; none for the names that weigh inputs and the output."""
+        return (OPERATIONS,) * self.blocks if name == "ops" else ()
+
     def cells(self) -> dict[str, int]:
         return dict.fromkeys(self.shapes(), self.layers)
 

@@ -211,6 +211,11 @@ class ChoiceCell(nn.Module):
         self.still: list[Drawn] = [(None, None)] * len(space.operations)  # nothing in this space is random
         self.run: Callable[..., Tensor] = self.body
 
+    @property
+    def node_modules(self) -> list[nn.Module]:
+        """The modules that put out the cell's nodes; a cell without this puts them out itself."""
+        return list(self.bundles)
+
     def projections(self, x: Tensor, naive: bool) -> list[Tensor]:
         """The input as each block sees it (B times C channels), and the output's own (B C channels)."""
         if naive:

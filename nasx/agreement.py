@@ -1,0 +1,246 @@
+"""Whether layers and batches pull together: gradients by each cell's own mixture, and what its nodes and operations do.
+
+    operator gradients  g_l = d L / d p_l, p_l cell l's own copy of the mixture weights
+    alignment           mean over pairs of cells of cos(g_l, g_l')
+    signed alignment    mean over pairs of g_l . g_l' / (|g_l| . |g_l'|)
+    split               running sum over edges of d L2 / d p of each operation, in the first and in the last cells
+    correlation         1 / (N M) sum over j in val, k in train of (G_j . G_k) (X_j . X_k) at one node, X its value and
+                        G = d L_j / d X of each sample (mean loss times N); train with train for single-level search
+    node cosine         mean over pairs of cells of one kind and shape of cos(d L / d x_j), node by node
+    output cosine       the same of cos(o(x), o'(x')), x and o an edge's input and operation in one cell, x' and o' in
+                        the other: how alike the features are that the mixture weighs
+
+Merged operations never exist one by one in a pass. The inputs of each bundle of edges are kept as they go by, and its
+operations are then run apart, one at a time, so that no more than one operation's outputs are held.
+
+Sources: alignment, Lambda-DARTS section 3.2, eqs. 5 and 24; split, figures 2 and 7; node and output cosine, appendix
+A.2.2; correlation and operator gradients, Single-DARTS eq. 8, figure 2, section 5.2.2.
+
+Deviations
+1. The correlation sums over N x M Gram matrices, which equals <G_val' X_val, G_train' X_train> (a d x d product) and
+   is smaller where a node has more than a few hundred values.
+2. Lambda-DARTS averages the alignment over all steps of an epoch and splits the gradients of all steps; here that is
+   so with search.diagnose_steps=1 only. Otherwise the alignment is that of one batch, and there is no split.
+3. The first and the last third of a type's cells are split: five of NAS-Bench-201's fifteen, as in the paper's figure.
+4. The running sum (decay 0.999) is divided by 1 - 0.999^t, so that it is a mean from the first step on.
+
+Shapes: mix and its gradients (cells, edges, operations); node values (n, C, h, w).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import chain
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from nasx.bilevel import Batch, Problem, Tree, detached
+from nasx.spaces.bundle import EdgeBundle
+
+DECAY = 0.999
+"""Of the running split (Lambda-DARTS, figure 2)."""
+Names = Mapping[str, Sequence[Sequence[str]]]
+"""Name of the mixture -> each edge's operations."""
+
+
+# ------------------------------------------------------------------------------------------------------ one pass
+class Heard(NamedTuple):
+    """What a bundle of edges was run on: its input, and what each bank drew."""
+
+    bundle: EdgeBundle
+    x: Tensor
+    noise: list[Tensor | None]
+
+
+class Look(NamedTuple):
+    """One pass: mixture gradients; of each watched cell its nodes' values and sample gradients, (n, D) each, and what
+    its bundles were run on."""
+
+    mix: Tree
+    values: list[list[Tensor]]
+    slopes: list[list[Tensor]]
+    heard: list[list[Heard]]
+
+
+def speakers(cell: nn.Module) -> list[nn.Module]:
+    """The modules that put out a cell's nodes: the cell itself, unless it says otherwise."""
+    return list(getattr(cell, "node_modules", [cell]))
+
+
+@contextmanager
+def watching(cells: Sequence[nn.Module]) -> Iterator[tuple[list[list[Tensor]], list[list[Heard]]]]:
+    """The nodes of each cell, and what its bundles are run on, in the pass inside the block."""
+    nodes: list[list[Tensor]] = [[] for _ in cells]
+    heard: list[list[Heard]] = [[] for _ in cells]
+
+    def watch(i: int, module: nn.Module) -> Any:
+        return module.register_forward_hook(
+            lambda _, __, out: nodes[i].extend([out] if type(out) is Tensor else out))
+
+    def listen(i: int, bundle: nn.Module) -> Any:
+        return bundle.register_forward_pre_hook(
+            lambda module, given: heard[i].append(Heard(module, given[0].detach(), [own for own, _ in given[2]])))
+
+    hooks = [watch(i, module) for i, cell in enumerate(cells) for module in speakers(cell)]
+    hooks += [listen(i, m) for i, cell in enumerate(cells) for m in cell.modules() if isinstance(m, EdgeBundle)]
+    try:
+        yield nodes, heard
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def look(problem: Problem, w: Tree, mix: Tree, batch: Batch, cells: Sequence[nn.Module] = ()) -> Look:
+    """Gradients of one batch by the mixture and by the nodes of the watched cells. One forward, one backward pass."""
+    leaves = detached(mix, requires_grad=True)
+    with watching(cells) as (nodes, heard):
+        loss = problem.outcome(detached(w), leaves, batch).loss
+    flat = list(chain.from_iterable(nodes))
+    found = torch.autograd.grad(loss, [*leaves.values(), *flat], allow_unused=True)
+    zeros = [torch.zeros_like(x) if g is None else g for x, g in zip([*leaves.values(), *flat], found, strict=True)]
+    own, rest = dict(zip(leaves, zeros, strict=False)), iter(zeros[len(leaves):])
+    slopes = [[next(rest).flatten(1) * len(batch.y) for _ in cell] for cell in nodes]
+    return Look(own, [[node.detach().flatten(1) for node in cell] for cell in nodes], slopes, heard)
+
+
+# -------------------------------------------------------------------------------------------------------- layers
+def pairwise(g: Tensor, *, signed: bool = False) -> float | None:
+    """Mean over pairs of rows of g (L, D) of their cosine, or of the signed ratio; None for fewer than two rows."""
+    layers = g.shape[0]
+    if layers < 2:
+        return None
+    g = g.double()
+    tiny = torch.finfo(g.dtype).tiny
+    if signed:
+        size = g.abs()
+        ratio = (g @ g.T) / (size @ size.T).clamp_min(tiny)
+    else:
+        u = g / g.norm(dim=1, keepdim=True).clamp_min(tiny ** 0.5)
+        ratio = u @ u.T
+    return float((ratio.sum() - ratio.diagonal().sum()) / (layers * (layers - 1)))
+
+
+def alignment(g: Tree, groups: Sequence[Sequence[str]], *, signed: bool = False) -> float | None:
+    """Layer alignment of mixture gradients (cells, edges, operations), mean over the groups of two cells and more."""
+    found = [pairwise(torch.cat([g[name].flatten(1) for name in names], 1), signed=signed) for names in groups]
+    known = [value for value in found if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def alignments(g: Tree, groups: Sequence[Sequence[str]], part: str) -> dict[str, float | None]:
+    """Both alignments of the gradients on one batch (`part` is train or val), by the names that rows have for them."""
+    return {f"alignment_{part}": alignment(g, groups), f"signed_{part}": alignment(g, groups, signed=True)}
+
+
+def by_operation(g: Tree, names: Names) -> dict[str, dict[str, Tensor]]:
+    """Sum over edges of mixture gradients: name of the mixture -> operation -> (cells,)."""
+    found: dict[str, dict[str, Tensor]] = {}
+    for name, lists in names.items():
+        sums = found.setdefault(name, {})
+        for edge, own in zip(g[name].unbind(1), lists, strict=True):
+            for operation, value in zip(own, edge.unbind(1), strict=True):
+                sums[operation] = sums[operation] + value if operation in sums else value
+    return found
+
+
+class Running:
+    """The split as a running sum over the looks of a search, and the alignments as means over those of an epoch."""
+
+    def __init__(self, groups: Sequence[Sequence[str]], names: Names) -> None:
+        self.groups, self.names = groups, names
+        self.looks = 0
+        self.split: dict[str, dict[str, Tensor]] = {}
+        self.sums: dict[str, float] = {}
+        self.count = 0
+
+    def add(self, train: Tree, val: Tree) -> None:
+        """Take in the mixture gradients of one training and one validation batch."""
+        values = alignments(train, self.groups, "train") | alignments(val, self.groups, "val")
+        self.sums = {name: self.sums.get(name, 0.0) + value for name, value in values.items() if value is not None}
+        self.count, self.looks = self.count + 1, self.looks + 1
+        for name, sums in by_operation(val, self.names).items():
+            held = self.split.setdefault(name, {})
+            for operation, g in sums.items():
+                before = held.get(operation, torch.zeros_like(g, dtype=torch.float64))
+                held[operation] = DECAY * before + (1 - DECAY) * g.double()
+
+    def entries(self) -> dict[str, Any]:
+        """The means of this epoch, which start anew, and the split: name -> operation -> [first cells, last cells]."""
+        means = {name: total / self.count for name, total in self.sums.items()}
+        known, split = 1 - DECAY ** self.looks, {}
+        for name, sums in self.split.items():
+            part = max(len(next(iter(sums.values()))) // 3, 1)
+            split[name] = {operation: [float(g[:part].sum()) / known, float(g[-part:].sum()) / known]
+                           for operation, g in sums.items() if len(g) > 1}
+        self.sums, self.count = {}, 0
+        return {"over_steps": means, "split": {name: sums for name, sums in split.items() if sums}}
+
+    def state(self) -> dict[str, Any]:
+        """Tensors and plain values that `load` goes on from."""
+        return {"looks": self.looks, "split": self.split, "sums": self.sums, "count": self.count}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        self.looks, self.split, self.sums, self.count = (state[key] for key in ("looks", "split", "sums", "count"))
+
+
+# --------------------------------------------------------------------------------------------------------- nodes
+def correlation(grad_val: Tensor, x_val: Tensor, grad_train: Tensor, x_train: Tensor) -> float:
+    """1/(N M) sum over j, k of (g_j . g_k) (x_j . x_k), per-sample gradients and values (n, D) or (n, ...)."""
+    g = grad_val.flatten(1).double() @ grad_train.flatten(1).double().T
+    x = x_val.flatten(1).double() @ x_train.flatten(1).double().T
+    return float((g * x).sum() / g.numel())
+
+
+def correlations(one: Look, other: Look) -> dict[str, list[float]]:
+    """The correlation at each node of the first, the middle and the last cell."""
+    count = len(one.values)
+    places = {"first": 0, "middle": count // 2, "last": count - 1}
+    return {place: [correlation(*four) for four in zip(one.slopes[i], one.values[i], other.slopes[i], other.values[i],
+                                                       strict=True)] for place, i in places.items()}
+
+
+def stages(seen: Look) -> list[list[int]]:
+    """Cells that may be compared, those of one kind (edges and operations) and shape, in their order."""
+    found: dict[Any, list[int]] = {}
+    for i, (nodes, heard) in enumerate(zip(seen.values, seen.heard, strict=True)):
+        kind = tuple(own.bundle.edges for own in heard), tuple(node.shape for node in nodes)
+        found.setdefault(kind, []).append(i)
+    return [cells for cells in found.values() if len(cells) > 1]
+
+
+def node_cosine(seen: Look) -> list[float]:
+    """Mean cosine of d L / d x_j over pairs of cells of one stage and over nodes j: a value a stage."""
+    found = []
+    for cells in stages(seen):
+        nodes = zip(*(seen.slopes[i] for i in cells), strict=True)
+        found.append(_mean([value for same in nodes if (value := _cosine(same)) is not None]))
+    return found
+
+
+@torch.no_grad()
+def output_cosine(seen: Look) -> list[dict[str, float]]:
+    """Mean cosine of an operation's outputs over pairs of cells of one stage and over edges: {operation: value} a
+    stage. At the live weights; costs each operation once."""
+    found: list[dict[str, float]] = []
+    for cells in stages(seen):
+        values: dict[str, list[float]] = {}
+        for bundles in zip(*(seen.heard[i] for i in cells), strict=True):
+            apart = (own.bundle.apart(own.x, [(noise, None) for noise in own.noise]) for own in bundles)
+            for same in zip(*apart, strict=True):
+                local, column, _ = same[0]
+                name = bundles[0].bundle.edges[local].operations[column]
+                if name != "noise" and (value := _cosine([y for _, _, y in same])) is not None:
+                    values.setdefault(name, []).append(value)
+        found.append({name: _mean(own) for name, own in sorted(values.items())})
+    return found
+
+
+def _cosine(tensors: Sequence[Tensor]) -> float | None:
+    return pairwise(torch.stack([x.flatten() for x in tensors]))
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

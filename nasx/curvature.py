@@ -1,0 +1,98 @@
+"""The largest eigenvalue of the architecture Hessian, d^2 L2 / da^2 + wd I, on one validation batch.
+
+Weights are fixed (not unrolled) and batch norm uses batch statistics (train mode); running ones never follow. The
+Hessian is dense (one double backward a row) up to `DENSE` entries of `a`, else Lanczos (scipy eigsh, largest
+algebraic) over one retained graph.
+
+Source: Zela et al. (2020), automl/RobustDARTS src/search/analyze.py (the decay term is the code's).
+Cost: one forward pass, and one backward pass a Hessian row or Lanczos step.
+
+Deviation: the Hessian is made symmetric before its eigenvalues are taken; the released code takes real parts.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nasx.bilevel import Batch, Problem, Tree, detached
+
+DENSE = 64
+"""Largest number of architecture parameters whose Hessian is computed whole."""
+BATCH_NORM = "train"
+
+
+class Eigenvalue(NamedTuple):
+    """The value, how it was found (dense or lanczos), and backward passes."""
+
+    value: float
+    solver: str
+    backward: int
+
+
+def eigenvalue(problem: Problem, w: Tree, a: Tree, batch: Batch, *, weight_decay: float = 0.0,
+               dense: int = DENSE) -> Eigenvalue:
+    """Largest eigenvalue of d^2 L / da^2 + weight_decay I at (w, a) on `batch`. Nothing moves; one forward pass.
+
+    Lanczos starts from a fixed vector and works to 3/4 of the dtype's digits; where it does not converge, the whole
+    Hessian is computed. NaN where the Hessian is not finite.
+    """
+    leaves = detached(a, requires_grad=True)
+    loss = problem.outcome(detached(w), problem.relax(leaves), batch).loss
+    slope = torch.autograd.grad(loss, list(leaves.values()), create_graph=True, allow_unused=True)
+    g = torch.cat([torch.zeros_like(x).flatten() if s is None else s.flatten()
+                   for x, s in zip(leaves.values(), slope, strict=True)])
+    size, used = g.numel(), 1
+
+    def product(v: Tensor) -> Tensor:
+        nonlocal used
+        used += 1
+        if not g.requires_grad:
+            return torch.zeros_like(g)
+        parts = torch.autograd.grad(g, list(leaves.values()), v, retain_graph=True, allow_unused=True)
+        return torch.cat([torch.zeros_like(x).flatten() if p is None else p.flatten()
+                          for x, p in zip(leaves.values(), parts, strict=True)])
+
+    top = None if size <= dense else lanczos(product, size, g)
+    if top is not None:
+        return Eigenvalue(top + weight_decay, "lanczos", used)
+    rows = torch.stack([product(v) for v in torch.eye(size, dtype=g.dtype, device=g.device)]).double()
+    if not rows.isfinite().all():
+        return Eigenvalue(math.nan, "dense", used)
+    return Eigenvalue(float(torch.linalg.eigvalsh((rows + rows.T).cpu() / 2)[-1]) + weight_decay, "dense", used)
+
+
+def lanczos(product: Callable[[Tensor], Tensor], size: int, like: Tensor) -> float | None:
+    """Largest eigenvalue of a symmetric map on vectors (size,), None where it does not converge (or size < 3)."""
+    from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
+
+    def matvec(v: np.ndarray) -> np.ndarray:
+        return product(torch.as_tensor(v.reshape(-1), dtype=like.dtype, device=like.device)).double().cpu().numpy()
+
+    if size < 3:
+        return None
+    start = np.random.default_rng(0).standard_normal(size)
+    tolerance = float(torch.finfo(like.dtype).eps) ** 0.75
+    try:
+        found = eigsh(LinearOperator((size, size), matvec=matvec, dtype=np.float64), k=1, which="LA", v0=start,
+                      tol=tolerance, return_eigenvectors=False, maxiter=10)
+    except ArpackError:  # no convergence, or values that are not finite
+        return None
+    return float(found[0])
+
+
+def curvature(problem: Problem, w: Tree, a: Tree, val: Batch, *, weight_decay: float = 0.0) -> dict[str, Any]:
+    """The dominant eigenvalue as entries of a metrics row, with its cost."""
+    began = time.perf_counter()
+    found = eigenvalue(problem, w, a, val, weight_decay=weight_decay)
+    return {"eigenvalue": found.value if math.isfinite(found.value) else None,
+            "diagnostics": {"solver": found.solver, "batch_norm": BATCH_NORM, "forward": 1, "backward": found.backward,
+                            "seconds": round(time.perf_counter() - began, 4)}}
+
+
