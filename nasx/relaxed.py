@@ -4,14 +4,18 @@
 weights come in as a tree and are substituted into the supernet, never copied into it, so a probe at other weights
 leaves the live ones bit-identical.
 
-Loss: cross entropy, plus `auxiliary` times that of the auxiliary head where the supernet has one. Random operations
-(noise, drop-path) draw from a generator seeded by the batch, so two evaluations of one batch see the same draws and
-finite differences through them are exact to their order.
+Loss: cross entropy, plus `auxiliary` times that of the auxiliary head where the supernet has one, plus what the
+supernet itself adds in training. Random operations (noise, drop-path, dropout) draw from a generator seeded by the
+batch, so two evaluations of one batch see the same draws and finite differences through them are exact to their order.
+
+Deviation: what is added in training is added on validation batches too; the released code for recurrent cells adds the
+slowness of the states to the loss of weight steps only.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +23,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from nasx import machine
-from nasx.bilevel import Activate, Batch, Outcome, Tree, detached
+from nasx.bilevel import Activate, Batch, Outcome, Tree, detached, hand_on, recall
 from nasx.spaces.banks import Noise
 from nasx.spaces.recompute import recompute
 from nasx.spaces.supernet import tracking, wrap
@@ -30,12 +34,13 @@ if TYPE_CHECKING:
 
 
 class RelaxedProblem:
-    """`bilevel.Problem` over a space; `drop_path` is set by the loop as the search proceeds."""
+    """`bilevel.Problem` over a space; `options` is what a training pass gives the supernet besides, set by the loop."""
 
     def __init__(self, space: Space, supernet: Supernet, activate: Activate, *, auxiliary: float = 0.0,
                  engine: EngineSettings | None = None) -> None:
         self.space, self.supernet, self.activate = space, supernet, activate
-        self.auxiliary, self.drop_path = auxiliary, 0.0
+        self.auxiliary = auxiliary
+        self.options: dict[str, Any] = {}
         self.bf16 = engine is not None and engine.precision == "bf16"
         self.compiled = False
         if engine is not None:
@@ -50,7 +55,7 @@ class RelaxedProblem:
     @property
     def draws(self) -> bool:
         """Whether a pass draws random numbers."""
-        return self.drop_path > 0 or self.noisy
+        return self.noisy or any(self.options.values())
 
     def _prepare(self, engine: EngineSettings) -> None:
         """Memory layout and compilation of the cells (one graph a width; never a silent fall-back to eager)."""
@@ -77,32 +82,36 @@ class RelaxedProblem:
         self.passes += 1
         if self.draws:
             self.random.manual_seed(batch.seed ^ 1)  # methods draw from the batch's seed itself
-        random = {"drop_path": self.drop_path, "gen": self.random}
+        given = {**self.options, **recall(batch), "gen": self.random}
         with tracking(self.supernet, track), torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            logits = functional_call(self.supernet, w, (batch.x, mix), random, strict=False)
-        loss = F.cross_entropy(logits.main.to(self.dtype), batch.y)
+            logits = functional_call(self.supernet, w, (batch.x, mix), given, strict=False)
+        hand_on(batch, logits.state, track=track)
+        y = batch.y.flatten()
+        loss = F.cross_entropy(logits.main.to(self.dtype), y)
         if self.auxiliary and logits.auxiliary is not None:
-            loss = loss + self.auxiliary * F.cross_entropy(logits.auxiliary.to(self.dtype), batch.y)
+            loss = loss + self.auxiliary * F.cross_entropy(logits.auxiliary.to(self.dtype), y)
+        if logits.penalty is not None:
+            loss = loss + logits.penalty.to(self.dtype)
         with torch.no_grad():
-            accuracy = (logits.main.argmax(1) == batch.y).to(loss.dtype).mean()
+            accuracy = (logits.main.argmax(1) == y).to(loss.dtype).mean()
         return Outcome(loss, accuracy)
 
     @torch.no_grad()
-    def evaluate(self, w: Tree, mix: Tree, batches: object) -> dict[str, float]:
-        """Mean loss and accuracy over `batches` in eval mode (running statistics where they are kept)."""
-        held, self.drop_path = self.drop_path, 0.0
+    def evaluate(self, w: Tree, mix: Tree, batches: Iterable[Any]) -> dict[str, float]:
+        """Mean loss and accuracy over the items of `batches` in eval mode (running statistics where they are kept)."""
+        held, self.options = self.options, {}
         self.supernet.eval()
         total, loss, correct = 0, torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
         try:
-            for batch in batches:  # type: ignore[attr-defined]
+            for batch in batches:
                 outcome = self.outcome(detached(w), detached(mix), batch)
-                count = len(batch.y)
+                count = batch.y.numel()
                 loss = loss + outcome.loss.double() * count
                 correct = correct + outcome.accuracy.double() * count
                 total += count
         finally:
             self.supernet.train()
-            self.drop_path = held
+            self.options = held
         return {"loss": float(loss) / max(total, 1), "accuracy": float(correct) / max(total, 1)}
 
 

@@ -161,7 +161,7 @@ class SearchJob:
         """What takes the steps from CUDA graphs where that is wanted and possible. Raises UserError for `on`."""
         if wanted == "off":
             return None
-        draws = self.problem.draws or self.settings.drop_path > 0
+        draws = self.problem.draws or any(self.settings.options(self.settings.epochs).values())
         why = graphs.reason(self.here.device, self.method, draws)
         if why is None:
             return graphs.Replayed(self.method, self.problem, graphs.cuda(self.here.device))
@@ -209,7 +209,7 @@ class SearchJob:
         self.here.save(state, self.search.updates, len(self.watch.rows))
 
     def begin_epoch(self, epoch: int) -> None:
-        self.problem.drop_path = self.settings.drop_path * epoch / self.settings.epochs
+        self.problem.options = self.settings.options(epoch)
 
     def tick(self, _: Loop) -> None:
         self.here.check_signals(self.save)

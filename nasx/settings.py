@@ -11,7 +11,7 @@ component's fields from its source and knows these names, so a method may import
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 from annotated_types import Ge, Gt, Le, Lt
 
@@ -25,9 +25,57 @@ Below1 = Annotated[float, Ge(0), Lt(1)]
 """At least 0 and below 1: momenta, drop probabilities, decay rates that must not stand still."""
 
 
+class Regularizers(NamedTuple):
+    """What a language model is given in training: rates of dropout, and factors of what is added to its loss."""
+
+    embedding: float = 0.0
+    input: float = 0.0
+    x: float = 0.0
+    hidden: float = 0.0
+    output: float = 0.0
+    activation: float = 0.0
+    slowness: float = 0.0
+
+    def __bool__(self) -> bool:
+        return any(self)
+
+
 @dataclass(frozen=True, kw_only=True)
-class SearchSettings:
-    """The search protocol: conf/search/*.yaml."""
+class TextSettings:
+    """How a text is cut into segments, and a language model regularized; the same in search and retraining."""
+
+    data: ClassVar[str] = "text"
+    bptt: Positive
+    """Words of a segment, through which gradients flow; the state goes on to the next one."""
+    short: Fraction
+    """Share of training segments of half that length."""
+    jitter: NonNegativeFloat
+    """Standard deviation of the length of training segments, in words; 0: none."""
+    dropout_embedding: Below1
+    """Rate of whole words of the vocabulary."""
+    dropout_input: Below1
+    """Rate of a word's features, one mask for a segment."""
+    dropout_x: Below1
+    """The same where the cell reads them."""
+    dropout_hidden: Below1
+    """Rate of the features of every state inside the cell, one mask for a segment."""
+    dropout_output: Below1
+    """Rate of the features that the decoder reads, one mask for a segment."""
+    activation: NonNegativeFloat
+    """Factor of the mean square of what the decoder reads, in the training loss."""
+    slowness: NonNegativeFloat
+    """Factor of the mean square of the state's change from word to word, in the training loss."""
+
+    def options(self, epoch: int) -> dict[str, Any]:
+        """What a training pass gives the network besides its input."""
+        return {"regularizers": Regularizers(
+            self.dropout_embedding, self.dropout_input, self.dropout_x, self.dropout_hidden, self.dropout_output,
+            self.activation, self.slowness)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchProtocol:
+    """What every search protocol says."""
 
     protocol: str
     """Name under which results are compared; results of two protocols never share a table."""
@@ -57,6 +105,12 @@ class SearchSettings:
     """Epochs between the diagnostics that need passes (eigenvalue, alignment, correlation); 0: none, and no cost."""
     diagnose_steps: NonNegative
     """Steps between looks at the layers' gradients (alignment as a mean over the epoch, layer split); 0: none."""
+
+@dataclass(frozen=True, kw_only=True)
+class SearchSettings(SearchProtocol):
+    """The search protocol on images: conf/search/*.yaml."""
+
+    data: ClassVar[str] = "images"
     evaluate_images: Positive | None
     """Images of the validation split that an evaluation reads; null: all."""
     cutout: NonNegative
@@ -65,30 +119,59 @@ class SearchSettings:
     auxiliary: NonNegativeFloat
     """Weight of the auxiliary head's loss; 0: no head."""
 
+    def options(self, epoch: int) -> dict[str, Any]:
+        """What a training pass of an epoch (from 0) gives the network besides its input."""
+        return {"drop_path": self.drop_path * epoch / max(self.epochs, 1)}
+
 
 @dataclass(frozen=True, kw_only=True)
-class RetrainSettings:
-    """How a discrete network is trained from scratch: conf/retrain/*.yaml."""
+class TextSearchSettings(TextSettings, SearchProtocol):
+    """The search protocol on text: conf/search/ptb.yaml."""
+
+    auxiliary: ClassVar[float] = 0.0
+    evaluate_words: Positive | None
+    """Words of the validation text that an evaluation reads; null: all."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What every recipe says of how a discrete network is trained from scratch."""
 
     recipe: str
     """Name under which results are compared."""
-    layers: Positive | None
-    """Cells (of a stage, in nb201); null: the space's own retraining size."""
     channels: Positive | None
     """Channels of the first cells; null: the space's own retraining size."""
-    stem: Literal["cifar", "imagenet"]
     epochs: Positive
     batch: Positive
     lr: PositiveFloat
+    weight_decay: NonNegativeFloat = 0.0
+    clip: PositiveFloat | None = None
+    accumulate: Positive = 1
+    """Pieces that a batch is computed in, to fit a smaller memory; only batch norm sees the pieces."""
+    amp: bool = False
+    compile: bool = False
+    updates_per_epoch: Positive | None = None
+    """Weight updates in an epoch; null: as many as one pass over the training set needs."""
+    evaluate_every: NonNegative = 1
+    """Epochs between evaluations (of images on the test set, of text on the validation set); 0: at the end only."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrainSettings(Recipe):
+    """How a network that classifies images is trained from scratch: conf/retrain/*.yaml."""
+
+    data: ClassVar[str] = "images"
+    patience: ClassVar[int | None] = None
+    layers: Positive | None
+    """Cells (of a stage, in nb201); null: the space's own retraining size."""
+    stem: Literal["cifar", "imagenet"]
     lr_min: NonNegativeFloat = 0.0
     momentum: Below1 = 0.9
     nesterov: bool = False
-    weight_decay: NonNegativeFloat = 0.0
     schedule: Literal["cosine", "linear", "step"] = "cosine"
     decay: Fraction = 1.0
     """Factor of the learning rate per epoch, with schedule=step."""
     warmup_epochs: NonNegative = 0
-    clip: PositiveFloat | None = None
     cutout: NonNegative = 0
     drop_path: Below1 = 0.0
     auxiliary: NonNegativeFloat = 0.0
@@ -97,15 +180,37 @@ class RetrainSettings:
     """Decay of the exponential moving average of the weights; null: none."""
     mixup: NonNegativeFloat = 0.0
     cutmix: NonNegativeFloat = 0.0
-    accumulate: Positive = 1
-    """Pieces that a batch is computed in, to fit a smaller memory; only batch norm sees the pieces."""
-    amp: bool = False
     channels_last: bool = False
-    compile: bool = False
-    updates_per_epoch: Positive | None = None
-    """Weight updates in an epoch; null: as many as one pass over the training images needs."""
-    evaluate_every: NonNegative = 1
-    """Epochs between evaluations on the test set; 0: at the end only."""
+
+    def options(self, epoch: int) -> dict[str, Any]:
+        """What a training pass of an epoch (from 0) gives the network besides its input."""
+        return {"drop_path": self.drop_path * epoch / max(self.epochs, 1)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextRetrainSettings(TextSettings, Recipe):
+    """How a language model is trained from scratch: conf/retrain/ptb.yaml."""
+
+    layers: ClassVar[None] = None
+    stem: ClassVar[Literal["cifar"]] = "cifar"
+    schedule: ClassVar[Literal["constant"]] = "constant"
+    lr_min: ClassVar[float] = 0.0
+    decay: ClassVar[float] = 1.0
+    warmup_epochs: ClassVar[int] = 0
+    momentum: ClassVar[float] = 0.0
+    nesterov: ClassVar[bool] = False
+    auxiliary: ClassVar[float] = 0.0
+    label_smoothing: ClassVar[float] = 0.0
+    ema: ClassVar[float | None] = None
+    mixup: ClassVar[float] = 0.0
+    cutmix: ClassVar[float] = 0.0
+    channels_last: ClassVar[bool] = False
+    patience: NonNegative | None
+    """Validations without a better one than those before, after which weights are averaged (ASGD); null: never."""
+    valid_batch: Positive
+    """Pieces that the validation text is read in side by side."""
+    test_batch: Positive
+    """Pieces that the test text is read in side by side."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -107,7 +107,7 @@ def test_methods_step_to_the_same_bits(name: str) -> None:
         search = agree.real_search("darts", momentum=0.9)
         search.epochs, problem = 3, search.problem
         assert isinstance(problem, RelaxedProblem)
-        problem.activate, problem.drop_path = method.activate, 0.2
+        problem.activate, problem.options = method.activate, {"drop_path": 0.2}
         if on:
             recompute(problem.supernet)
         batches = [small.batch(seed, n=2, size=8) for seed in range(min(method.train_batches, 5))]

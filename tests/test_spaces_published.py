@@ -19,7 +19,7 @@ def parameters(network: torch.nn.Module) -> int:
 
 def test_names_are_unique_and_sourced() -> None:
     assert len({name.lower() for name in cells()}) == len(cells()) >= 20
-    assert all(cell.source and cell.space in ("darts", "nb201") for cell in cells().values())
+    assert all(cell.source and cell.space in ("darts", "darts_rnn", "nb201") for cell in cells().values())
 
 
 @pytest.mark.parametrize("cell", DARTS, ids=lambda cell: cell.name)

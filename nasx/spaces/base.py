@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import NamedTuple, Self
+from typing import ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -20,10 +20,15 @@ Activate = Callable[[Tensor], Tensor]
 
 
 class Logits(NamedTuple):
-    """Class scores (n, classes) of the main head, and of the auxiliary head where there is one in training."""
+    """Class scores (items, classes) of the main head, and of the auxiliary head where there is one in training.
+
+    `penalty` () is added to the loss in training. `state` is what the next batch goes on from, where batches do.
+    """
 
     main: Tensor
     auxiliary: Tensor | None = None
+    penalty: Tensor | None = None
+    state: Tensor | None = None
 
 
 class Genotype(ABC):
@@ -43,7 +48,10 @@ class Genotype(ABC):
 
 
 class Network(nn.Module, ABC):
-    """A discrete network. Random operations draw from `gen` (None: the device's default generator)."""
+    """A discrete network. Random operations draw from `gen` (None: the device's default generator).
+
+    A network that reads text takes `state` and `regularizers` besides.
+    """
 
     @abstractmethod
     def forward(self, x: Tensor, *, drop_path: float = 0.0, gen: torch.Generator | None = None) -> Logits: ...
@@ -59,6 +67,11 @@ class Supernet(nn.Module, ABC):
 
 class Space(ABC):
     """A search space; concrete spaces are frozen keyword-only dataclasses."""
+
+    data: ClassVar[str] = "images"
+    """What its networks read: images or text."""
+    single: ClassVar[bool] = False
+    """Whether a supernet has one cell alone, so that no two can be compared."""
 
     @abstractmethod
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -102,6 +115,10 @@ class Space(ABC):
         """The discrete network, at the space's own retraining size where `layers` or `channels` is None."""
 
     # ------------------------------------------------------------------------------------- common to all spaces
+    def example(self, n: int, size: int, device: str = "meta") -> Tensor:
+        """An input of n items of this size (pixels a side, words), for shapes and costs."""
+        return torch.zeros(n, 3, size, size, device=device)
+
     def init(self, gen: torch.Generator) -> Tree:
         """Architecture parameters 1e-3 N(0, 1), on the CPU (released code of DARTS; spec section 6, D8)."""
         return {name: 1e-3 * torch.randn(shape, generator=gen) for name, shape in self.shapes().items()}

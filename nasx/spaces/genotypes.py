@@ -9,6 +9,7 @@ values; nothing is looked up, imported or executed, and neither Python's parser 
                   `Genotype(` (log lines, `genotype = `, `DARTSGenotype(`), a JSON object with the same keys, and
                   Katib's operation names (`separable_convolution_3x3`)
     untied_cells  Genotype(cells=[[('sep_conv_3x3', 0), ...], ...], concat=range(2, 6)): one cell for each layer
+    recurrent_cell  Genotype(recurrent=[('tanh', 0), ...], concat=range(1, 9)): one pair for each node
     nb201_cell    |op~0|+|op~0|op~1|+|op~0|op~1|op~2|, the same nested as pairs, six names, NASLib's six indices, or
                   six digits
     nb101_graph   {"matrix": [[0, 1], [0, 0]], "ops": ["input", "output"]}, ModelSpec(matrix=..., ops=...)
@@ -219,6 +220,22 @@ def is_untied(text: str) -> bool:
     return "cells" in _darts_fields(text)
 
 
+RECURRENT_FORM = "write Genotype(recurrent=[('tanh', 0), …], concat=range(1, 9))"
+
+
+def recurrent_cell(text: str) -> Cell:
+    """One (operation, predecessor) pair for each node of a recurrent cell; its output joins them all."""
+    fields = _darts_fields(text)
+    pairs = fields.get("recurrent")
+    if not isinstance(pairs, tuple) or not pairs or not all(_is_pair(pair) for pair in pairs):
+        raise UserError("genotype", "has no list 'recurrent' of (operation, predecessor) pairs", RECURRENT_FORM)
+    concat = fields.get("concat", tuple(range(1, len(pairs) + 1)))
+    if concat != tuple(range(1, len(pairs) + 1)):
+        raise UserError(f"genotype, concat={_short(concat)}", f"the output of a cell joins nodes 1 to {len(pairs)}",
+                        RECURRENT_FORM)
+    return pairs
+
+
 def _darts_fields(text: str) -> Mapping[str, Any]:
     checked(text)
     found = re.search(r"[A-Za-z_]{0,40}Genotype\s*\(", text)
@@ -233,7 +250,7 @@ def _darts_fields(text: str) -> Mapping[str, Any]:
         raise UserError("genotype", f"has {len(value.args)} parts instead of at most {len(FIELDS)}", DARTS_FORM)
     given = dict(zip(FIELDS, value.args, strict=False))
     twice = sorted(given.keys() & value.named.keys())
-    unknown = sorted(value.named.keys() - {*FIELDS, "cells", "concat"})
+    unknown = sorted(value.named.keys() - {*FIELDS, "cells", "recurrent", "concat"})
     if twice or unknown:
         fault = f"{twice[0]} is given twice" if twice else f"{unknown[0]} is no part of it"
         raise UserError("genotype", fault, DARTS_FORM)

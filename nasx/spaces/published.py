@@ -19,7 +19,7 @@ DATA = Path(__file__).with_name("published.yaml")
 
 @dataclass(frozen=True, kw_only=True)
 class Published:
-    """One published cell. `space` is darts, nb201 or nb1shot1; `text` its genotype as the source writes it."""
+    """One published cell. `space` is darts, darts_rnn, nb201 or nb1shot1; `text` its genotype as its source has it."""
 
     name: str
     space: str

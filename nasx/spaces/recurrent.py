@@ -1,0 +1,172 @@
+"""The recurrent space of DARTS: one cell that reads a text word by word, 36 edges, five operations.
+
+    s_0 = h + sigmoid(c) (tanh(g) - h),   [c, g] = [x; h] W_0            x the word, h the state after the word before
+    s_i = s_j + sigmoid(c) (f(g) - s_j),  [c, g] = s_j W_i               f the operation on edge j -> i, j < i
+    h'  = mean of s_1 .. s_8, the state after this word, from which the next one is predicted
+
+In the supernet s_i sums the right-hand side over all j < i and all operations f, each times its mixture weight; W_i
+serves all edges into node i, and `none` adds nothing. Batch norm without affine parameters follows s_0 and every node,
+in the supernet only. A genotype has for each node one predecessor and one operation: the predecessor whose largest
+weight over operations other than `none` is largest, and that operation. Edges in the order of their targets.
+
+Source: Liu, Simonyan, Yang, DARTS, ICLR 2019, sections 2.1, 3.1.2 and appendix A.1.2; released code, rnn/.
+
+Deviations
+1. Batch norm uses the statistics of the batch, in evaluation too, as in the other supernets; the released code keeps
+   running ones, which `batch_norm=tracked` does here.
+2. A genotype's output is the mean of all of its nodes; ENAS' cell, listed in the released code, joins some of 11.
+
+Shapes: a["recurrent"] (36, operations), mix["recurrent"] (1, 36, operations); network x (n, steps) words,
+state (n, channels) -> (n * steps, words of the vocabulary) scores, item by item.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from math import factorial
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
+
+import torch
+from torch import Tensor
+
+from nasx.errors import UserError
+from nasx.spaces import genotypes
+from nasx.spaces.base import Genotype, Network, Space, Supernet, Tree
+from nasx.spaces.choose import best
+from nasx.spaces.genotypes import Cell
+from nasx.spaces.network import plain_only
+from nasx.spaces.published import resolve
+
+if TYPE_CHECKING:
+    from nasx.settings import Positive
+
+OPERATIONS = ("none", "tanh", "relu", "sigmoid", "identity")
+SIZE = 850
+"""Width of retrained networks."""
+
+
+@dataclass(frozen=True)
+class RecurrentGenotype(Genotype):
+    """An (operation, predecessor) pair for each node; predecessor 0 is the state s_0, j the node j."""
+
+    nodes: Cell
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "nodes", tuple((str(name), int(pred)) for name, pred in self.nodes))
+        for node, (name, pred) in enumerate(self.nodes, start=1):
+            where = f"genotype, node {node}"
+            if name not in OPERATIONS or name == "none":
+                raise UserError(where, f"{name!r} cannot be selected", f"use one of {', '.join(OPERATIONS[1:])}")
+            if not 0 <= pred < node:
+                raise UserError(where, f"{pred} is no earlier node", f"predecessors of node {node} are 0 to {node - 1}")
+
+    def __str__(self) -> str:
+        return f"Genotype(recurrent={list(self.nodes)}, concat=range(1, {len(self.nodes) + 1}))"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        return cls(genotypes.recurrent_cell(resolve(text, "darts_rnn")))
+
+    def operations(self) -> dict[str, int]:
+        return dict(Counter(name for name, _ in self.nodes))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recurrent(Space):
+    """The recurrent space. `channels` is the width of words and states in the supernet."""
+
+    data: ClassVar[str] = "text"
+    single: ClassVar[bool] = True
+    channels: Positive = 300
+    nodes: Positive = 8
+    operations: tuple[str, ...] = OPERATIONS
+    batch_norm: Literal["batch", "tracked"] = "batch"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "operations", tuple(self.operations))
+        unknown = [name for name in self.operations if name not in OPERATIONS]
+        if unknown:
+            raise UserError(f"space.operations={unknown[0]}", "no such operation", f"use {', '.join(OPERATIONS)}")
+        if len(set(self.operations)) < len(self.operations) or not set(self.operations) - {"none"}:
+            raise UserError(f"space.operations={list(self.operations)}", "lists one twice or none that can be chosen",
+                            "list each operation once, and one other than none")
+
+    @property
+    def choosable(self) -> tuple[int, ...]:
+        """Indices of the operations that a genotype may have."""
+        return tuple(k for k, name in enumerate(self.operations) if name != "none")
+
+    def into(self, node: int) -> slice:
+        """The edges into a node (from 1), in the order of their sources."""
+        return slice(node * (node - 1) // 2, node * (node + 1) // 2)
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {"recurrent": (self.nodes * (self.nodes + 1) // 2, len(self.operations))}
+
+    def cells(self) -> dict[str, int]:
+        return {"recurrent": 1}
+
+    @property
+    def groups(self) -> tuple[tuple[str, ...], ...]:
+        return (("recurrent",),)
+
+    def supernet(self, classes: int, *, naive: bool = False) -> Supernet:
+        from nasx.spaces.language import RecurrentSupernet
+
+        return RecurrentSupernet(self, classes, naive=naive)
+
+    def discretize(self, mix: Tree) -> RecurrentGenotype:
+        rows = mix["recurrent"].detach().cpu()
+        assert rows.shape[1:] == self.shapes()["recurrent"], rows.shape
+        weights, nodes = rows[0].tolist(), []
+        for node in range(1, self.nodes + 1):
+            entering = weights[self.into(node)]
+            chosen = [best(row, self.choosable) for row in entering]
+            source = best([row[k] for row, k in zip(entering, chosen, strict=True)])
+            nodes.append((self.operations[chosen[source]], source))
+        return RecurrentGenotype(tuple(nodes))
+
+    def encode(self, genotype: Genotype) -> Tree:
+        """Weight 1 on the chosen operation of each chosen edge, 0 elsewhere."""
+        assert isinstance(genotype, RecurrentGenotype)
+        hot = torch.zeros(1, *self.shapes()["recurrent"])
+        for node, (name, source) in enumerate(genotype.nodes, start=1):
+            hot[0, self.into(node).start + source, self.operations.index(name)] = 1.0
+        return {"recurrent": hot}
+
+    def sample(self, gen: torch.Generator) -> RecurrentGenotype:
+        def draw(n: int) -> int:
+            return int(torch.randint(n, (), generator=gen, device=gen.device))
+
+        names = [self.operations[k] for k in self.choosable]
+        return RecurrentGenotype(tuple((names[draw(len(names))], draw(node)) for node in range(1, self.nodes + 1)))
+
+    def parse(self, text: str) -> RecurrentGenotype:
+        genotype = RecurrentGenotype.parse(text)
+        if len(genotype.nodes) != self.nodes:
+            raise UserError("genotype", f"has {len(genotype.nodes)} nodes, the cells of this space have {self.nodes}",
+                            f"set space.nodes={len(genotype.nodes)}")
+        for node, (name, _) in enumerate(genotype.nodes, start=1):
+            if name not in self.operations:
+                raise UserError(f"genotype, node {node}", f"this space has no operation {name}",
+                                f"it has {', '.join(self.operations)}")
+        return genotype
+
+    def size(self) -> int:
+        return factorial(self.nodes) * len(self.choosable)**self.nodes
+
+    def example(self, n: int, size: int, device: str = "meta") -> Tensor:
+        """Segments of `size` words."""
+        return torch.zeros(n, size, dtype=torch.long, device=device)
+
+    def network(self, genotype: Genotype, classes: int, *, layers: int | None = None, channels: int | None = None,
+                stem: str = "cifar", auxiliary: bool = False) -> Network:
+        """One cell of width 850 unless given (appendix A.1.2)."""
+        from nasx.spaces.language import RecurrentNetwork
+
+        assert isinstance(genotype, RecurrentGenotype)
+        plain_only(stem, auxiliary, "darts_rnn")
+        if layers not in (None, 1):
+            raise UserError(f"retrain.layers={layers}", "networks of darts_rnn have one cell", "leave layers out")
+        return RecurrentNetwork(genotype, classes, channels or SIZE)
