@@ -121,9 +121,11 @@ def _job(command: str, cfg: DictConfig) -> Any:
     from hydra.types import RunMode
     from omegaconf import OmegaConf
 
-    from nasx import config, preflight
+    from nasx import config, preflight, sweeps
 
     hydra = HydraConfig.get()
+    if hydra.mode == RunMode.MULTIRUN:
+        sweeps.settle(hydra.runtime.cwd)
     values = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(values, dict)
     overrides = list(hydra.overrides.task)
@@ -146,21 +148,16 @@ def _job(command: str, cfg: DictConfig) -> Any:
     try:
         config.check(plain, info["choices"], overrides, command)
         result = work(plain, info)
+        if plain.get("objective"):
+            result = sweeps.objective(result, plain["objective"])
     except Exception as error:
         if not isinstance(error, UserError):
             traceback.print_exc()
-        _note(note, overrides, f"{error}" if isinstance(error, UserError) else f"{type(error).__name__}: {error}")
+        told = f"{error}" if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        sweeps.note(note, overrides, told)
         raise
-    _note(note, overrides, None)
+    sweeps.note(note, overrides, None)
     return result
-
-
-def _note(path: Path, overrides: list[str], fault: str | None) -> None:
-    """Leave word of a sweep's job for the summary: jobs may run in other processes, on other machines."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(f".{os.getpid()}.part")
-    part.write_text(json.dumps({"overrides": overrides, "fault": fault}), encoding="utf-8")
-    part.replace(path)
 
 
 # ------------------------------------------------------------------------------------------------- the line
@@ -290,7 +287,7 @@ def _hydra(command: str, line: Line, notes: Path | None) -> int | None:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from nasx import config, preflight
+    from nasx import config, preflight, sweeps
 
     own = any(text.startswith("hydra.sweep.dir=") for text in line.overrides)
     placed = [] if notes is None or own else [f"hydra.sweep.dir={json.dumps(str(notes))}"]
@@ -310,19 +307,6 @@ def _hydra(command: str, line: Line, notes: Path | None) -> int | None:
         task()
     except Exception as error:  # noqa: BLE001 (told in the summary, with the others)
         fault = error
-    return _summary(notes, fault)
-
-
-def _summary(notes: Path, fault: Exception | None) -> int:
-    """After a sweep: how many jobs finished, and which failed with what. 1 where one failed."""
-    found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(notes.glob("job-*.json"))]
-    failed = [note for note in found if note["fault"]]
-    if fault is not None and not failed:  # not a job's own fault: the launcher's, or a job died without a word
-        print(f"sweep: {len(found)} jobs finished, then:", file=sys.stderr)
-        raise fault
-    print(f"sweep: {len(found) - len(failed)} of {len(found)} jobs finished", file=sys.stderr)
-    for note in failed:
-        print(f"  failed: {shlex.join(note['overrides'])}\n    {note['fault']}", file=sys.stderr)
-    if failed:
-        print("started again, the same command repeats only what is not finished", file=sys.stderr)
-    return 1 if failed else 0
+        if os.environ.get("NASX_DEBUG") == "1":
+            traceback.print_exception(error)
+    return sweeps.summary(notes, fault)

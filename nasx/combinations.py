@@ -16,6 +16,11 @@ READS = {"search": ("search",), "retrain": ("retrain",), "run": ("search", "retr
 """Command -> the groups of training settings that it reads."""
 
 
+OBJECTIVES = {"search": r"supernet\.valid_(accuracy|loss)|lookup\.\w+\.(valid|test)|params|wall_s|peak_mb",
+              "retrain": r"(best_)?test_accuracy|test_loss|params|macs|wall_s|peak_mb|images_per_s"}
+"""What a record holds that a sweeper may compare by."""
+
+
 def _get(cfg: Mapping[str, Any], path: str) -> Any:
     node: Any = cfg
     for part in path.split("."):
@@ -106,5 +111,13 @@ def _keep(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
                         "give a finished run of the first stage (space.edges=searched), or the genotype that it found")
 
 
+def _objective(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
+    objective = cfg.get("objective")
+    known = "|".join(OBJECTIVES[kind] for kind in READS[command])
+    if objective is not None and not re.fullmatch(known, str(objective)):
+        yield UserError(f"objective={objective}", f"is no number that nasx {command} records",
+                        "for example " + ("test_accuracy" if command == "retrain" else "supernet.valid_accuracy"))
+
+
 COMBINATIONS: tuple[Callable[[Mapping[str, Any], str], Iterator[UserError]], ...] = (
-    _device, _folder_name, _auxiliary, _benchmark, _rates, _momentum, _pieces, _source, _keep)
+    _device, _folder_name, _auxiliary, _benchmark, _rates, _momentum, _pieces, _source, _keep, _objective)

@@ -37,7 +37,7 @@ class Command(NamedTuple):
 
 GROUPS = ("space", "method", "dataset", "search", "retrain", "benchmark", "engine", "stop", "logger")
 """Groups whose node is a component."""
-DELTAS = ("pair", "experiment")
+DELTAS = ("pair", "experiment", "launch")
 """Groups whose files change the nodes of others."""
 COMMANDS = {
     "search": Command("SearchJob", GROUPS, ("retrain",)),
@@ -50,7 +50,7 @@ HOMES = ("nasx.spaces", "nasx.methods", "nasx.data", "nasx.benchmarks", "nasx.se
          "nasx.loggers")
 """Where components of nasx live; nothing else of it may be named in `_target_`."""
 ELSEWHERE = frozenset({"out", "name", "device", "threads", "workers", "checkpoint_s", "allow", "quiet", "seeds_per_job",
-                       "logger", "launch", "hydra", "then"})
+                       "logger", "launch", "objective", "hydra", "then"})
 """Keys that say where and how a run goes, not what it computes: no part of its identity."""
 _RENAMED = {"from_": "from"}
 

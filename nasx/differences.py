@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from nasx import config, files, records
 
 OWN = frozenset({"kind", "identity", "seed", "from", "choices", "allow"})
-DERIVED = frozenset({"experiment", "pair"})
+DERIVED = frozenset({"experiment", "launch", "pair"})
 """Choices that only set other keys, which are shown themselves."""
 ABSENT = "(none)"
 

@@ -5,6 +5,8 @@ Everything else that reaches the terminal as a traceback is a bug of nasx.
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class UserError(Exception):
     """A fault with its place, what is wrong, and what would mend it.
@@ -16,6 +18,10 @@ class UserError(Exception):
     def __init__(self, where: str, fault: str, remedy: str = "") -> None:
         self.where, self.fault, self.remedy = where, fault, remedy
         super().__init__(f"{where}: {fault}" + (f"; {remedy}" if remedy else ""))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Launchers send a job's error to the process that tells it."""
+        return type(self), (self.where, self.fault, self.remedy), {"args": self.args}
 
     @classmethod
     def join(cls, faults: list[UserError]) -> UserError:

@@ -67,7 +67,7 @@ def command(name: str, line: Line) -> str:
     entry = config.COMMANDS[name]
     if entry.groups:
         chosen = _chosen(folders, line.overrides)
-        groups = [g for g in entry.groups if g not in entry.unread] + ["experiment"]
+        groups = [g for g in entry.groups if g not in entry.unread] + ["experiment", "launch"]
         parts.append("choices (group=choice; * is the default)\n" + _rows(
             [(group, ", ".join(f"{c}*" if c == chosen.get(group) else c for c in choices(folders, group)) or "(none)")
              for group in groups]))

@@ -19,9 +19,9 @@ from nasx import schema
 
 KINDS = {"methods": "method", "spaces": "space", "datasets": "dataset", "benchmarks": "benchmark",
          "protocols": "search", "recipes": "retrain", "engines": "engine", "loggers": "logger",
-         "experiments": "experiment"}
+         "launchers": "launch", "experiments": "experiment"}
 """What the user calls it -> the group."""
-BY_FILE = frozenset({"search", "retrain", "engine", "experiment"})
+BY_FILE = frozenset({"search", "retrain", "engine", "launch", "experiment"})
 """Groups whose choices share a class, so that the file's first line tells them apart."""
 
 
@@ -95,7 +95,7 @@ def main(cfg: Mapping[str, Any], folders: Sequence[str]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     if not console.is_terminal:
         console.width = 160
     whole = cfg["what"] == "all"

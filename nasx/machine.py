@@ -116,14 +116,18 @@ class StopRequested(KeyboardInterrupt):
         self.exit_code = 128 + number
         super().__init__(f"stopped by {signal.Signals(number).name}")
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.signal,)
+
 
 class Signals:
-    """Within the block, SIGINT, SIGTERM and SIGUSR1 ask for an end; a second one ends at once.
+    """Within the block, SIGINT, SIGTERM, SIGUSR1 and SIGUSR2 ask for an end; a second one ends at once.
 
-    The loop calls `check`, which saves through `save` and raises `StopRequested`.
+    The loop looks at `asked`, saves, and raises `StopRequested`. When that leaves the block, a launcher's own handler
+    of the signal is called: submitit's puts a job that is preempted or out of time back into the queue.
     """
 
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
     def __init__(self) -> None:
         self.asked: int | None = None
@@ -136,9 +140,13 @@ class Signals:
             self._before = {}
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        if isinstance(error, StopRequested):
+            before = self._before.get(error.signal)
+            if callable(before) and before is not signal.default_int_handler:
+                before(error.signal, None)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         if self.asked is not None:

@@ -28,7 +28,7 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from nasx import config, files, records
+from nasx import config, files, records, sweeps, trust
 from nasx.errors import UserError
 
 FLAGS = {"--help": "-h", "--hydra-help": "", "--version": "", "--resolve": "", "--run": "-r", "--multirun": "-m",
@@ -36,7 +36,6 @@ FLAGS = {"--help": "-h", "--hydra-help": "", "--version": "", "--resolve": "", "
 VALUED = {"--cfg": "-c", "--package": "-p", "--config-dir": "-cd", "--info": "-i"}
 MODES = ("--run", "--multirun", "--cfg", "--info", "--shell-completion")
 INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
-CALLBACKS = "hydra.experimental."
 
 
 class Line(NamedTuple):
@@ -101,7 +100,7 @@ def rewritten(command: str, line: Line) -> Line:
     """The line with what a user may write and Hydra's grammar does not take: see the functions below."""
     texts = [quoted(first_stage(text, line.overrides)) for text in line.overrides]
     texts = [f"~{text.removesuffix('=null')}" if text == "pair=null" else text for text in texts
-             if text != "experiment=null"]
+             if text not in ("experiment=null", "launch=null")]
     if command == "retrain":
         texts += inherited(texts)
     return line._replace(overrides=tuple(texts))
@@ -214,12 +213,17 @@ def examine(command: str, line: Line, loader: ConfigLoaderImpl | None = None) ->
                                     f"write {override.get_key_element()}=[...]"))
             continue
         parsed.append(override)
-    outs: list[str] = []
+    made: list[Any] = []
     for texts in _jobs(parsed):
-        faults += _job_faults(command, loader, texts, outs, deep=line.runs)
+        faults += _job_faults(command, loader, texts, made, deep=line.runs)
+    if made and line.runs and config.COMMANDS[command].groups:
+        faults += sweeps.faults(made[0], parsed, multirun=line.multirun)
+        searched = sweeps.searched(made[0], parsed, OverridesParser.create(loader))
+        for texts in _jobs([*parsed, *searched]) if searched else ():
+            faults += _job_faults(command, loader, texts, made, deep=True)
     if faults:
         raise UserError.join(list({str(fault): fault for fault in faults}.values()))
-    return outs[0]
+    return str(made[0].get("out", "."))
 
 
 def _jobs(parsed: Sequence[Override]) -> Iterator[list[str]]:
@@ -258,9 +262,9 @@ def _unreadable(text: str, loader: ConfigLoaderImpl, command: str, error: HydraE
                      "put quotes round a value with special characters: key='\"value\"'")
 
 
-def _job_faults(command: str, loader: ConfigLoaderImpl, texts: list[str], outs: list[str], *,
+def _job_faults(command: str, loader: ConfigLoaderImpl, texts: list[str], made: list[Any], *,
                 deep: bool) -> Iterator[UserError]:
-    """Faults of one job; its output folder is added to `outs`."""
+    """Faults of one job; its configuration is added to `made`."""
     overrides = OverridesParser.create(loader).parse_overrides(texts)
     groups = ({*loader.list_groups(""), *config.DELTAS} - {"hydra"}) if config.COMMANDS[command].groups else set()
     chosen = [o for o in overrides if _group(o) in groups]
@@ -278,8 +282,8 @@ def _job_faults(command: str, loader: ConfigLoaderImpl, texts: list[str], outs: 
             yield from faults
             kept += good
             cfg = loader.load_configuration(command, kept, RunMode.RUN)
-        outs.append(str(cfg.get("out", ".")))
-        yield from _callbacks(cfg)
+        made.append(cfg)
+        yield from trust.faults(cfg)
         if deep:
             yield from _checked(cfg, command, texts)
     except (HydraException, OmegaConfBaseException, ValueError) as error:
@@ -377,16 +381,11 @@ def _checked(cfg: Any, command: str, overrides: list[str]) -> Iterator[UserError
         yield error
 
 
-def _callbacks(cfg: Any) -> Iterator[UserError]:
-    """Hydra calls whatever a callback's `_target_` names: only its own and nasx's."""
-    for name, node in (cfg.hydra.callbacks or {}).items():
-        target = str(node.get("_target_"))
-        if not target.startswith(CALLBACKS):
-            yield UserError(f"hydra.callbacks.{name}._target_={target}", "is not one of Hydra's callbacks", "remove it")
-
-
 def translate(error: Exception) -> UserError:
     """Hydra's or OmegaConf's error in one sentence, without the advice to add a key."""
+    known = sweeps.absent(str(error))
+    if known is not None:
+        return known
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else None
     source = cause or error
     lines = [line.strip() for line in str(source).splitlines() if line.strip()]

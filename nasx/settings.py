@@ -245,6 +245,8 @@ class JobSettings:
     checkpoint_s: PositiveFloat = 300.0
     allow: tuple[str, ...] = ()
     quiet: bool = False
+    objective: str | None = None
+    """The number of result.json that a sweeper compares jobs by; null: none."""
     seeds_per_job: Positive = 1
     """Searches that one process takes by turns, of seeds seed, seed + 1, ...: each as its seed alone would be."""
 
@@ -289,4 +291,4 @@ class ListJob:
     """`nasx list`."""
 
     what: Literal["all", "methods", "spaces", "datasets", "benchmarks", "protocols", "recipes", "engines",
-                  "loggers", "experiments"] = "all"
+                  "loggers", "launchers", "experiments"] = "all"

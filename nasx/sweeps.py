@@ -1,0 +1,136 @@
+"""Sweeps: what may be asked of Hydra's launchers and sweepers, what a job leaves for the summary, and the summary.
+
+Where the jobs of `--multirun` run is configuration (conf/launch): one after the other in this process, or by a plugin
+of Hydra's in other processes and on other machines. A job that a launcher starts again finds its run folder and goes
+on from its checkpoint (`machine.Signals` says how a preempted one gets back into the queue).
+
+A sweeper that looks for the best setting (hydra/sweeper=optuna) needs a number: `objective` names one of the job's
+record by its keys, for example supernet.valid_accuracy or lookup.cifar10.valid.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nasx.errors import UserError
+
+if TYPE_CHECKING:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.core.override_parser.types import Override
+
+EXTRAS = {"submitit_slurm": "slurm", "submitit_local": "slurm", "ray": "ray", "joblib": "joblib", "optuna": "optuna"}
+"""Hydra's launcher or sweeper -> the extra of nasx that brings it."""
+BASIC = "hydra._internal.core_plugins."
+
+
+# --------------------------------------------------------------------------------------------- before it starts
+def absent(text: str) -> UserError | None:
+    """The fault that Hydra's message about a launcher or sweeper means, None where it means something else."""
+    found = re.search(r"Could not find 'hydra/(launcher|sweeper)/(\w+)'", text)
+    if found is None:
+        return None
+    kind, name = found[1], found[2]
+    if name not in EXTRAS:
+        return UserError(f"hydra/{kind}={name}", f"there is no such {kind}", "nasx list launchers shows those of nasx"
+                         if kind == "launcher" else "take hydra/sweeper=optuna, or leave it out")
+    extra = EXTRAS[name]
+    return UserError(f"hydra/{kind}={name}", "its package is not installed",
+                     f"run `uv sync --extra {extra}` or `pip install 'nasx[{extra}]'`")
+
+
+def faults(cfg: Any, overrides: Sequence[Override], *, multirun: bool) -> Iterator[UserError]:
+    """Faults of the composed configuration `cfg`, Hydra's part included, in how its jobs are started."""
+    launcher, sweeper = (str(cfg.hydra[part]._target_) for part in ("launcher", "sweeper"))
+    chosen = cfg.hydra.runtime.choices.get("launch")
+    for where, target in ((f"launch={chosen}" if chosen else "hydra/launcher", launcher), ("hydra/sweeper", sweeper)):
+        if not multirun and not target.startswith(BASIC):
+            yield UserError(where, "starts the jobs of a sweep, and this is none", "add --multirun")
+    for override in overrides:
+        if override.is_sweep_override() and override.key_or_group.startswith(("launch", "hydra")):
+            yield UserError(str(override.input_line), "one launcher starts all jobs of a sweep", "give one value")
+        if override.is_sweep_override() and override.is_interval_sweep() and sweeper.startswith(BASIC):
+            yield UserError(str(override.input_line), "an interval needs a sweeper that chooses values from it",
+                            "add hydra/sweeper=optuna and objective=..., or list values with commas")
+    if not sweeper.startswith(BASIC) and cfg.get("objective") is None:
+        yield UserError("objective=null", "the sweeper needs a number to compare jobs by",
+                        "name one of result.json, for example objective=supernet.valid_accuracy")
+    yield from _gpus(cfg, launcher)
+
+
+def searched(cfg: Any, overrides: Sequence[Override], parser: OverridesParser) -> list[Override]:
+    """What the sweeper's own settings (hydra.sweeper.params) let it choose, where the command line says nothing."""
+    given = {override.key_or_group for override in overrides}
+    params = cfg.hydra.sweeper.get("params") or {}
+    return parser.parse_overrides([f"{key}={value}" for key, value in params.items() if key not in given])
+
+
+def _gpus(cfg: Any, launcher: str) -> Iterator[UserError]:
+    """Jobs that would wait for ever, or for nothing, for a GPU."""
+    from omegaconf import OmegaConf
+
+    key = {"RayLauncher": "ray.remote.num_gpus", "SlurmLauncher": "gpus_per_node"}.get(launcher.rpartition(".")[2])
+    if key is None or not OmegaConf.select(cfg.hydra.launcher, key):
+        return
+    remedy = f"add hydra.launcher.{key}=0"
+    if cfg.get("device") == "cpu":
+        yield UserError("device=cpu", "each job asks the launcher for a GPU all the same", remedy)
+        return
+    here = not (OmegaConf.select(cfg.hydra.launcher, "ray.init.address") or os.environ.get("RAY_ADDRESS"))
+    if key.startswith("ray") and here and not list(Path("/dev").glob("nvidia[0-9]*")):
+        yield UserError("launch=ray", "each job asks for a GPU, and this machine has none", remedy)
+
+
+# ------------------------------------------------------------------------------------------------ while it runs
+def settle(folder: str) -> None:
+    """Work where the command was given: a launcher's worker may have started elsewhere. Raises UserError."""
+    try:
+        os.chdir(folder)
+    except OSError as error:
+        raise UserError(folder, f"cannot be entered on this machine ({error.strerror})",
+                        "start sweeps over several machines in a folder that they share") from error
+
+
+def objective(record: Mapping[str, Any], path: str) -> float:
+    """The number of a record that a dotted path names. Raises UserError where there is none."""
+    node: Any = record
+    for part in path.split("."):
+        node = node.get(part) if isinstance(node, Mapping) else None
+    if isinstance(node, bool) or not isinstance(node, (int, float)):
+        raise UserError(f"objective={path}", "is no number of this job's record",
+                        f"its result.json is in the folder {record.get('name')}")
+    return float(node)
+
+
+def note(path: Path, overrides: Sequence[str], fault: str | None) -> None:
+    """Leave word of a sweep's job for the summary: jobs may run in other processes, on other machines."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(f".{os.getpid()}.part")
+    part.write_text(json.dumps({"overrides": list(overrides), "fault": fault}), encoding="utf-8")
+    part.replace(path)
+
+
+# -------------------------------------------------------------------------------------------------- at its end
+def summary(notes: Path, fault: Exception | None) -> int:
+    """After a sweep: how many jobs finished, and which failed with what. 1 where one failed.
+
+    `fault` is what ended the sweep: a job's own error, or the launcher's where a job died without a word.
+    """
+    found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(notes.glob("job-*.json"))]
+    failed = [told for told in found if told["fault"]]
+    died = fault is not None and not any(str(fault) in told["fault"] for told in failed)
+    print(f"sweep: {len(found) - len(failed)} of {len(found)} jobs finished" + (", then it ended:" if died else ""),
+          file=sys.stderr)
+    if died:
+        print(f"  {type(fault).__name__}: {fault}\n  nasx status shows which jobs still run", file=sys.stderr)
+    for told in failed:
+        print(f"  failed: {shlex.join(told['overrides'])}\n    {told['fault']}", file=sys.stderr)
+    if failed or died:
+        print("started again, the same command repeats only what is not finished", file=sys.stderr)
+    return 1 if failed or died else 0

@@ -1,0 +1,207 @@
+"""Launchers and sweepers: what is refused at once, what a launcher's process needs, whole sweeps through real ones."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jobs
+import pytest
+from test_config import composed, faults
+
+from nasx import config, machine, records, sweeps
+from nasx.errors import UserError
+
+SWEEP = ("--multirun", "dataset=digits")
+WITHOUT_PLUGINS = """
+import sys, hydra_plugins
+hydra_plugins.__path__ = []
+from nasx.cli import main
+main(sys.argv[1:])
+"""
+TRIALS = """
+import sys, types
+import nasx
+def search(cfg, info):
+    return {'name': 'x', 'supernet': {'valid_accuracy': -abs(cfg['search']['arch_lr'] - 0.01)}}
+fake = types.ModuleType('nasx.run')
+fake.search = fake.retrain = fake.run = search
+sys.modules['nasx.run'] = nasx.run = fake
+from nasx.cli import main
+main(sys.argv[1:])
+"""
+
+
+def call(folder: Path, code: str, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code, *words], cwd=folder, capture_output=True, text=True, timeout=300,
+                          env={**os.environ, "COLUMNS": "160"}, check=False)
+
+
+# ----------------------------------------------------------------------------------------- refused at once
+@pytest.mark.parametrize(("words", "parts"), [
+    (["dataset=digits", "launch=joblib"], ["launch=joblib", "add --multirun"]),
+    (["dataset=digits", "hydra/launcher=joblib"], ["hydra/launcher", "add --multirun"]),
+    (["dataset=digits", "experiment=tune_arch_lr"], ["hydra/sweeper", "add --multirun"]),
+    ([*SWEEP, "launch=joblib,slurm"], ["one launcher starts all jobs"]),
+    ([*SWEEP, "launch=slrum"], ["there is no launch slrum", "did you mean slurm?"]),
+    ([*SWEEP, "launch=slurm", "device=cpu"], ["device=cpu", "add hydra.launcher.gpus_per_node=0"]),
+    ([*SWEEP, "launch=slurm", "hydra.launcher.partion=x"], ["partion"]),
+    ([*SWEEP, "search.lr=interval(0.01,0.1)"], ["an interval needs a sweeper", "hydra/sweeper=optuna"]),
+    ([*SWEEP, "hydra/sweeper=optuna", "seed=0,1"], ["objective=null", "supernet.valid_accuracy"]),
+    ([*SWEEP, "objective=supernet.accuracy"], ["objective=supernet.accuracy", "no number that nasx search records"]),
+])
+def test_fault(words: list[str], parts: list[str]) -> None:
+    found = faults(*words)
+    assert len(found) == 1, found
+    assert all(part in found[0] for part in parts), found
+
+
+def test_a_sweepers_own_settings_are_examined_like_the_line(tmp_path: Path) -> None:
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text(
+        "# @package _global_\ndefaults:\n  - tune_arch_lr\n"
+        "hydra: {sweeper: {params: {search.arch_lrr: 'interval(1e-4, 1)', search.batch: '16,0'}}}\n")
+    found = faults(*SWEEP, "experiment=mine", config_dir=tmp_path)
+    assert any(line.startswith("search.arch_lrr: SearchSettings has no such setting") for line in found), found
+
+
+@pytest.mark.parametrize("launcher", ["slurm", "ray", "joblib", "local"])
+def test_a_launcher_that_is_not_installed_is_told_with_the_command(launcher: str, tmp_path: Path) -> None:
+    done = call(tmp_path, WITHOUT_PLUGINS, "search", *SWEEP, f"launch={launcher}")
+    extra = "slurm" if launcher == "local" else launcher
+    assert done.returncode == 2
+    assert "its package is not installed" in done.stderr
+    assert f"run `uv sync --extra {extra}` or `pip install 'nasx[{extra}]'`" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_launcher_nobody_knows() -> None:
+    assert "there is no such launcher" in str(sweeps.absent("Could not find 'hydra/launcher/nope'"))
+    assert "nasx[optuna]" in str(sweeps.absent("In 'hydra/config': Could not find 'hydra/sweeper/optuna'\n"))
+    assert sweeps.absent("Could not find 'space/nope'") is None
+
+
+def test_how_a_sweep_runs_is_no_part_of_a_run() -> None:
+    plain, choices = composed("search", "dataset=digits")
+    for words in (["launch=slurm"], ["launch=joblib", "objective=wall_s"], ["experiment=tune_arch_lr"]):
+        other, chosen = composed("search", "dataset=digits", *words)
+        assert config.run_name(other, chosen) == config.run_name(plain, choices)
+
+
+# ------------------------------------------------------------------------------- what a launcher's job needs
+def test_errors_travel_between_processes() -> None:
+    faults = [UserError("a", "b", "c"), UserError.join([UserError("a", "b"), UserError("d", "e")])]
+    for error in faults:
+        again = pickle.loads(pickle.dumps(error))
+        assert (type(again), str(again), again.where) == (UserError, str(error), "a")
+    again = pickle.loads(pickle.dumps(machine.StopRequested(signal.SIGTERM)))
+    assert (again.exit_code, str(again)) == (143, "stopped by SIGTERM")
+
+
+def stopped(told: list[str]) -> None:
+    """A job that is warned, saves and stops."""
+    with machine.Signals() as signals:
+        os.kill(os.getpid(), signal.SIGUSR2)
+        assert signals.asked == signal.SIGUSR2
+        told.append("saved")
+        raise machine.StopRequested(signals.asked)
+
+
+def test_a_launchers_handler_is_called_when_the_work_is_saved() -> None:
+    told: list[str] = []
+    before = signal.signal(signal.SIGUSR2, lambda number, frame: told.append("queued again"))
+    try:
+        with pytest.raises(machine.StopRequested):
+            stopped(told)
+        assert told == ["saved", "queued again"]
+        with machine.Signals():
+            os.kill(os.getpid(), signal.SIGUSR2)
+        assert told == ["saved", "queued again"]  # the work was done: nothing is to be queued
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+
+
+def test_a_job_works_where_the_command_was_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    sweeps.settle("/")
+    assert Path.cwd() == Path("/")
+    with pytest.raises(UserError, match="in a folder that they share"):
+        sweeps.settle(str(tmp_path / "nowhere"))
+
+
+def test_an_objective_is_a_number_of_the_record() -> None:
+    record: dict[str, Any] = {"name": "x", "supernet": {"valid_accuracy": 0.5}, "lookup": None, "reduced": True}
+    assert sweeps.objective(record, "supernet.valid_accuracy") == 0.5
+    for path in ("supernet", "supernet.nothing", "lookup.cifar10.valid", "reduced", "name.x"):
+        with pytest.raises(UserError, match="is no number of this job's record"):
+            sweeps.objective(record, path)
+
+
+def test_a_summary_tells_jobs_that_died_without_a_word(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sweeps.note(tmp_path / "job-0.json", ["seed=0"], None)
+    sweeps.note(tmp_path / "job-1.json", ["seed=1"], "seed=1: brings bad luck")
+    assert sweeps.summary(tmp_path, UserError("seed=1", "brings bad luck")) == 1
+    told = capsys.readouterr().err
+    assert "sweep: 1 of 2 jobs finished\n" in told
+    assert "failed: seed=1" in told
+    assert sweeps.summary(tmp_path, RuntimeError("job 7 has not produced any output")) == 1
+    told = capsys.readouterr().err
+    assert "sweep: 1 of 2 jobs finished, then it ended:\n  RuntimeError: job 7 has not" in told
+    assert "nasx status" in told
+
+
+# ---------------------------------------------------------------------------------------------- whole sweeps
+def test_optuna_finds_the_best_trial_and_asks_the_same_again(tmp_path: Path) -> None:
+    asked = []
+    for _ in range(2):
+        done = call(tmp_path, TRIALS, "search", *SWEEP, "experiment=tune_arch_lr", "hydra.sweeper.n_trials=4")
+        assert done.returncode == 0, done.stderr
+        assert "sweep: 4 of 4 jobs finished" in done.stderr
+        [newest] = sorted((tmp_path / "outputs" / ".sweeps").iterdir())[-1:]
+        notes = [json.loads((newest / f"job-{n}.json").read_text())["overrides"][0] for n in range(4)]
+        rates = [float(text.partition("=")[2]) for text in notes]
+        best = (newest / "optimization_results.yaml").read_text()
+        assert f"search.arch_lr: {min(rates, key=lambda rate: abs(rate - 0.01))}" in best
+        asked.append(rates)
+    assert asked[0] == asked[1]
+    assert len(set(asked[0])) == 4
+
+
+def runs(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """Metrics rows of all runs, without what a clock says."""
+    return {Path(path).name: [{key: value for key, value in row.items() if not key.endswith("_s")}
+                              for row in records.read_rows(Path(path))] for path in records.run_folders(folder)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["joblib", "local"])
+def test_a_sweep_through_a_launcher_equals_the_plain_one(launcher: str, tmp_path: Path) -> None:
+    words = [word for word in jobs.TINY_NB201 if not word.startswith("out=")]
+    plain = jobs.nasx(tmp_path, *words, "--multirun", "seed=0,1,2", "out=plain")
+    assert plain.code == 0, plain
+    done = jobs.nasx(tmp_path, *words, "--multirun", "seed=0,1,2", "out=there", f"launch={launcher}")
+    assert done.code == 0, done
+    assert "sweep: 3 of 3 jobs finished" in done.err
+    assert runs(tmp_path / "there") == runs(tmp_path / "plain")
+    assert len(runs(tmp_path / "plain")) == 3
+
+
+@pytest.mark.slow
+def test_a_warned_job_is_queued_again_and_resumes(tmp_path: Path) -> None:
+    words = [word for word in jobs.TINY_NB201 if not word.startswith(("out=", "search.updates"))]
+    words += ["search.updates_per_epoch=150", "search.evaluate_every=0", "--multirun", "seed=0"]
+    job = jobs.Job(tmp_path, *words, "out=there", "launch=local", "checkpoint_s=1")
+    job.until(lambda: bool(list((tmp_path / "there").glob("*/checkpoints/*.ckpt"))))
+    [folder] = [Path(path) for path in records.run_folders(tmp_path / "there")]
+    os.kill(int((folder / "lock").read_text().split()[1]), signal.SIGUSR2)
+    done = job.wait()
+    assert done.code == 0, done
+    assert "resuming at update" in (folder / "log.txt").read_text()
+    assert jobs.nasx(tmp_path, *words, "out=plain").code == 0
+    assert runs(tmp_path / "there") == runs(tmp_path / "plain")
