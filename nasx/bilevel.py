@@ -18,8 +18,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import ClassVar, NamedTuple, Protocol
+from dataclasses import dataclass, replace
+from typing import ClassVar, NamedTuple, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -179,14 +179,27 @@ class Search:
     updates: int = 0
     progress: float = 0.0
     warming: bool = False
+    draw: Callable[[Tree, Batch], Tree] | None = None
+    """What `mixture` gives in a view that a wrapping method has made; None: the clean mixture."""
 
     @property
     def lr(self) -> float:
         """Current learning rate of the weights."""
         return self.w_opt.param_groups[0]["lr"]
 
+    def mixture(self, a: Tree, batch: Batch) -> Tree:
+        """Mixture weights of `a` for passes over `batch`. All that is random in a mixture enters here, by `draw`."""
+        return self.problem.relax(a) if self.draw is None else self.draw(a, batch)
+
+    def drawing(self, draw: Callable[[Tree, Batch], Tree]) -> Self:
+        """A view for one step: the same weights, architecture and optimizers, but mixtures from `draw`.
+
+        `draw` is a function of its arguments (noise comes from the batch's seed), so that probes see the same draw.
+        """
+        return replace(self, draw=draw)
+
     def outcome(self, w: Tree, a: Tree, batch: Batch) -> Outcome:
-        return self.problem.outcome(w, self.problem.relax(a), batch)
+        return self.problem.outcome(w, self.mixture(a, batch), batch)
 
     def loss(self, w: Tree, a: Tree, batch: Batch) -> Tensor:
         return self.outcome(w, a, batch).loss
@@ -213,7 +226,7 @@ class Search:
     # ------------------------------------------------------------------------------------------------ moves
     def update_w(self, batch: Batch, mix: Tree | None = None) -> Outcome:
         """One ordinary weight update on `batch`: gradient at the live weights, clip, descend. One pass."""
-        mix = detached(self.problem.relax(self.a)) if mix is None else detached(mix)
+        mix = detached(self.mixture(self.a, batch) if mix is None else mix)
         outcome = self.problem.outcome(self.w, mix, batch, track=True)
         self.descend_w(gradient(outcome.loss, self.w), batch.rate)
         return outcome
@@ -280,7 +293,15 @@ class Search:
 
 
 # --------------------------------------------------------------------------------------------------- method
-Score = Callable[[Tree], float | None]
+@dataclass
+class Ending:
+    """What a method may use to choose when the search ends: batches of both splits and a generator of its own."""
+
+    score: Callable[[Tree], float | None]
+    """A benchmark's validation accuracy of a mixture's genotype, None where none answers."""
+    train: Iterator[Batch]
+    val: Iterator[Batch]
+    gen: torch.Generator
 
 
 class Method(ABC):
@@ -294,8 +315,15 @@ class Method(ABC):
     """Whether the method trains a supernet at all."""
     replayable: ClassVar[bool] = True
     """Whether all steps of one `variant` and epoch are the same device operations on other batches (CUDA graphs)."""
+    draws: ClassVar[bool] = False
+    """Whether the method draws mixtures for one inside it (`Search.drawing`)."""
     labelled: ClassVar[tuple[str, ...]] = ()
-    """Switches that reproduce a known fault of released code; every table shows those that are on."""
+    """Switches that reproduce a known fault of released code."""
+
+    @property
+    def labels(self) -> list[str]:
+        """Those of them that are on; every table shows them."""
+        return [name for name in self.labelled if getattr(self, name)]
 
     @property
     def steps_w(self) -> int:
@@ -323,8 +351,8 @@ class Method(ABC):
         """Logits to mixture weights along the last axis."""
         return torch.softmax(logits, dim=-1)
 
-    def choose(self, search: Search, score: Score, val: Iterator[Batch], gen: torch.Generator) -> Tree:
-        """The mixture to discretize when the search ends; `score` is a benchmark's validation accuracy or None."""
+    def choose(self, search: Search, ending: Ending) -> Tree:
+        """The mixture to discretize when the search ends."""
         return detached(search.problem.relax(search.a))
 
 

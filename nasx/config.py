@@ -175,7 +175,7 @@ def _in_file(group: str, choice: Any, key: str) -> str | None:
     """The value of a key in a group's file."""
     file = conf_dir() / group / f"{choice}.yaml"
     text = file.read_text(encoding="utf-8") if file.is_file() else ""
-    found = re.search(rf"^{key}:[ ]+([^#]+?)\s*(#|$)", text, re.M)
+    found = re.search(rf"^{key}:[ ]+([^#\s][^#]*?)\s*(#|$)", text, re.M)
     return found[1].replace(", ", ",") if found else None
 
 

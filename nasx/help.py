@@ -113,14 +113,21 @@ def settings(folders: list[Path], name: str) -> list[tuple[str, str]]:
 
 
 def comments(file: Path, group: str = "") -> list[tuple[str, str]]:
-    """(key, `default  comment`) of the keys at the top level of a configuration file, or under its key `group`."""
+    """(key, `default  comment`) of the keys at the top level of a configuration file, or under its key `group`.
+
+    With `group` also those of the components inside: `inner.key`.
+    """
     text = file.read_text(encoding="utf-8")
     inside = re.search(rf"^{group}:[ ]*(?:#.*)?\n((?:[ #].*\n)+)", text, re.M) if group else None
-    rows = []
+    rows: list[tuple[str, str]] = []
+    path: list[str] = []
     for line in (textwrap.dedent(inside[1]) if inside else text).splitlines():
-        match = re.match(r"(\w+):[ ]+([^#]*?)\s*(?:#\s*(.*))?$", line)
-        if match and match[1] != "defaults" and match[2]:
-            rows.append((f"{match[1]}", f"{match[2]}" + (f"  ({match[3]})" if match[3] else "")))
+        match = re.match(r"((?:  )*)(\w+):(?:[ ]+([^#]*?))?\s*(?:#\s*(.*))?$", line)
+        if match is None or (match[1] and not group):
+            continue
+        path = [*path[:len(match[1]) // 2], match[2]]
+        if match[3] and path[0] != "defaults" and (len(path) == 1 or match[2] != "_target_"):
+            rows.append((".".join(path), f"{match[3]}" + (f"  ({match[4]})" if match[4] else "")))
     return rows
 
 

@@ -85,9 +85,17 @@ def _options(group: str, text: str) -> str:
     import yaml
 
     node = yaml.safe_load(text) or {}
-    node = node.get(group, node)
-    return " ".join(f"{key}={'null' if value is None else str(value).lower() if value in (True, False) else value}"
-                    for key, value in node.items() if key not in ("_target_", "defaults"))
+    return _said(node.get(group, node))
+
+
+def _said(node: Mapping[str, Any]) -> str:
+    """key=value of a component's fields; a component inside it as Class(...)."""
+    def said(value: Any) -> str:
+        if isinstance(value, Mapping):
+            return f"{str(value.get('_target_')).rpartition('.')[2]}({_said(value)})"
+        return "null" if value is None else str(value).lower() if value in (True, False) else str(value)
+
+    return " ".join(f"{key}={said(value)}" for key, value in node.items() if key not in ("_target_", "defaults"))
 
 
 def main(cfg: Mapping[str, Any], folders: Sequence[str]) -> None:

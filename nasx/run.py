@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from nasx import config, ending, files, graphs, machine, processes, progress, records, verdict
-from nasx.bilevel import Search, Tree, detached
+from nasx.bilevel import Ending, Search, Tree, detached
 from nasx.data.stream import hashed, splits
 from nasx.diagnose import Watch
 from nasx.errors import UserError
@@ -146,14 +146,14 @@ class SearchJob:
         w = weights(supernet)
         self.search = Search(self.problem, w, a, weight_optimizer(w, settings), architecture_optimizer(a, settings),
                              settings.clip)
-        train, self.val = (self.images.stream(name, index, batch=settings.batch, seed=cfg["seed"])
-                           for name, index in (("w", w_index), ("a", self.a_index)))
-        self.watch = Watch(self.search, self.space, supernet, train, self.val, every=settings.diagnose_every,
+        train, val = (self.images.stream(name, index, batch=settings.batch, seed=cfg["seed"])
+                      for name, index in (("w", w_index), ("a", self.a_index)))
+        self.watch = Watch(self.search, self.space, supernet, train, val, every=settings.diagnose_every,
                            steps=settings.diagnose_steps, epochs=settings.epochs,
                            weight_decay=settings.arch_weight_decay, stop=build("stop"))
         updates = settings.updates_per_epoch or -(-len(w_index) // settings.batch)
         advance = self.watch.over(self.replayed(engine.graphs) or self.method.step)
-        self.loop = Loop(self.search, self.method, supernet, train, self.val, advance=advance, epochs=settings.epochs,
+        self.loop = Loop(self.search, self.method, supernet, train, val, advance=advance, epochs=settings.epochs,
                          updates_per_epoch=updates, lr=settings.lr, lr_min=settings.lr_min, warmup=settings.arch_warmup,
                          begin_epoch=self.begin_epoch, end_epoch=self.end_epoch, tick=self.tick)
 
@@ -264,7 +264,7 @@ class SearchJob:
         if stopped and self.loop.stopped:
             return self.space.encode(self.space.parse(stopped["genotype"]))
         gen = torch.Generator().manual_seed(hashed(self.here.config["seed"], "choose"))
-        return self.method.choose(self.search, self.score, self.val, gen)
+        return self.method.choose(self.search, Ending(self.score, self.loop.train, self.loop.val, gen))
 
     def final(self) -> dict[str, float]:
         """The supernet's last evaluation: that of the last epoch's row where it has one."""
@@ -277,7 +277,7 @@ class SearchJob:
         final = self.final() if method.trains else {}
         result = self.here.record(
             "search", protocol=self.settings.protocol, genotype=str(genotype), operations=genotype.operations(),
-            labels=[name for name in method.labelled if getattr(method, name)], lookup=found,
+            labels=method.labels, lookup=found,
             missing=None if found else self.benchmark.missing(), reference=self.benchmark.references(), parent=None,
             test_accuracy=None,
             supernet={**final, "params": sum(x.numel() for x in self.search.w.values())},

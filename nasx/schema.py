@@ -39,6 +39,10 @@ class Field:
     line: int = 0
 
 
+class Part:
+    """Stands for the type of a field that holds a component of nasx: such a value is a mapping with `_target_`."""
+
+
 @dataclass(frozen=True)
 class Component:
     """A class as its source declares it; `summary` is its docstring's first line. `open`: it takes any keyword."""
@@ -206,6 +210,8 @@ def _named(name: str, module: str) -> Any:
     found = definition(module, name)
     if found and isinstance(found[1], ast.Assign | ast.AnnAssign) and found[1].value is not None:
         return evaluate(found[1].value, found[0])
+    if found and isinstance(found[1], ast.ClassDef) and found[0].startswith("nasx."):
+        return Part
     return Any
 
 
@@ -231,7 +237,8 @@ def _is_dots(node: ast.expr) -> bool:
 
 
 # -------------------------------------------------------------------------------------------------- values
-_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", NoneType: "null"}
+_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", NoneType: "null",
+          Part: "a component: a mapping with _target_"}
 _SIGNS = {Gt: "above {}", Ge: "at least {}", Le: "at most {}", Lt: "below {}"}
 _BOUNDS = {Gt: "gt", Ge: "ge", Le: "le", Lt: "lt"}
 
@@ -271,7 +278,8 @@ def faults(fields: Mapping[str, Field], values: Mapping[str, Any]) -> dict[str, 
     from pydantic import ConfigDict, ValidationError, create_model
 
     known = {name: field for name, field in fields.items() if name in values}
-    config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
+    config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, protected_namespaces=(),
+                        arbitrary_types_allowed=True)
     model = create_model("Values", __config__=config,  # pydantic reads the bounds; `f_` keeps its own names free
                          **{f"f_{name}": (field.annotation, ...) for name, field in known.items()})  # type: ignore[call-overload]
     try:

@@ -52,7 +52,7 @@ def allowed(module: str) -> tuple[str, ...] | None:
     if module.startswith("nasx.spaces"):
         return ("nasx.spaces.",)
     if module.startswith("nasx.methods"):
-        return ("nasx.bilevel",)
+        return ("nasx.bilevel", "nasx.around")
     if module.startswith("nasx.benchmarks"):
         return ("nasx.benchmarks.", "nasx.spaces.base", "nasx.records")
     return None

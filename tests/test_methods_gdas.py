@@ -8,10 +8,13 @@ import torch
 from torch import Tensor
 
 from nasx.bilevel import Search, Tree
+from nasx.methods.darts import Darts
 from nasx.methods.gdas import Gdas, straight_through
 
 import toy
 from reference import methods
+
+GDAS = Gdas(inner=Darts(first="weights"))
 
 
 def gumbel(seed: int, a: Tree) -> Tree:
@@ -44,10 +47,10 @@ def test_temperature_falls_linearly_by_epoch() -> None:
     search.epochs = 5
     taus = []
     for search.epoch in range(5):
-        taus.append(Gdas().tau(search))
+        taus.append(GDAS.tau(search))
     assert taus == pytest.approx([10.0, 7.525, 5.05, 2.575, 0.1])
     search.epoch, search.epochs = 0, 1
-    assert Gdas().tau(search) == 10.0
+    assert GDAS.tau(search) == 10.0
 
 
 @pytest.mark.parametrize("space", [None, "nb201", "darts", "nb1shot1"])
@@ -63,6 +66,6 @@ def test_step_equals_the_reference(space: str | None) -> None:
     dw, _ = methods.single({"train": agree.mixed_loss(search.problem, train)}, w, mix, "same_batch")
     moved = {k: w[k] - search.lr * dw[k] for k in w}
     da = methods.gdas_gradient(agree.mixed_loss(search.problem, val), moved, a, gumbel(val.seed, a), 10.0, cells)
-    Gdas().step(search, [train], val)
+    GDAS.step(search, [train], val)
     assert agree.relative(search.w, moved) < 1e-12
     assert agree.relative({k: a[k] - x.detach() for k, x in search.a.items()}, da) < 1e-10

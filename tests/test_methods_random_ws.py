@@ -45,8 +45,7 @@ def test_choice_is_the_most_accurate_draw_each_on_the_next_batch() -> None:
                       for mix, batch in zip(draws, batches, strict=True)]
     assert len(set(accuracies)) > 1
     best = draws[accuracies.index(max(accuracies))]  # the first of equals
-    gen = torch.Generator().manual_seed(3)
-    got = RandomWs(samples=8).choose(search, lambda mix: None, itertools.cycle(batches), gen)
+    got = RandomWs(samples=8).choose(search, toy.ending(3, val=itertools.cycle(batches)))
     assert agree.same(got, best)
 
 
@@ -56,4 +55,4 @@ def test_choice_does_not_ask_the_table() -> None:
 
     problem = toy.Smooth()
     val = itertools.cycle([problem.batch(1)])
-    RandomWs(samples=2).choose(toy.search(problem), score, val, torch.Generator().manual_seed(0))
+    RandomWs(samples=2).choose(toy.search(problem), toy.ending(0, score, val=val))

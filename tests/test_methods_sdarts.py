@@ -9,13 +9,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from nasx.bilevel import Search, Tree, frozen
+from nasx.bilevel import Search, Tree, detached, frozen
+from nasx.errors import UserError
+from nasx.methods.amended import Amended
+from nasx.methods.darts import Darts as First
+from nasx.methods.lambda_ import Lambda
 from nasx.methods.sdarts import Sdarts, given, normalized
 from nasx.spaces.darts import Darts
 
 import small
 import toy
 from reference import methods
+
+SDARTS = Sdarts(inner=First())
 
 
 def operation_weights(search: Search) -> Tree:
@@ -39,7 +45,7 @@ def test_radius_grows_by_epoch() -> None:
     search = toy.search(toy.Smooth())
     search.epochs = 50
     for search.epoch in (0, 25, 49):
-        assert Sdarts().eps(search) == methods.sdarts_radius(search.epoch, 50)
+        assert SDARTS.eps(search) == methods.sdarts_radius(search.epoch, 50)
 
 
 def test_weights_are_projected_onto_the_simplex() -> None:
@@ -52,7 +58,8 @@ def test_an_edge_that_noise_pushes_below_zero_keeps_its_largest_operation() -> N
     """Radius 0.3 is larger than 1/5 and 1/8: with eight operations this happens about every other epoch."""
     agree.near(normalized(toy.real([-0.2, -0.01, -0.3], [0.0, 0.0, 0.0], [-1.0, 2.0, 1.0])),
                [0, 1, 0, 1, 0, 0, 0, 0.5, 0.5], 0)
-    below = Sdarts().random([torch.full((2000, 8), 1 / 8, dtype=torch.float64)] * 10, 0.3, 0)
+    noisy = SDARTS.random(0.3, 0)
+    below = [noisy(torch.zeros(2000, 8, dtype=torch.float64)) for _ in range(10)]
     assert any(bool((x.max(-1).values == 1).any()) for x in below)
     assert all(torch.allclose(x.sum(-1), torch.ones(2000, dtype=torch.float64)) for x in below)
 
@@ -69,7 +76,7 @@ def test_random_step_equals_the_reference() -> None:
     noisy = methods.sdarts_random(p, drawn(train.seed, p, methods.sdarts_radius(3, 10)))
     mix = {k: x.expand(2, *x.shape) for k, x in noisy.items()}
     dw, _ = methods.single({"train": agree.mixed_loss(problem, train)}, w, mix, "same_batch")
-    Sdarts().step(search, [train], val)
+    SDARTS.step(search, [train], val)
     assert agree.relative(search.a, a) < 1e-12
     assert agree.relative(toy.unflat(search.grads_w[0], w), dw) < 1e-12
 
@@ -83,7 +90,7 @@ def test_adversarial_equals_the_reference_and_raises_the_loss(space: str | None,
     p = operation_weights(search)
     expected = methods.sdarts_adversarial(p_loss(search, batch), agree.copied(search.w), p, eps)
     with frozen(search.w), frozen(search.a):
-        got = Sdarts().adversarial(search, list(p.values()), eps, batch)
+        got = SDARTS.adversarial(search, list(p.values()), eps, batch)
     for x, k in zip(got, p, strict=True):
         torch.testing.assert_close(x, expected[k], rtol=0, atol=1e-12)
     loss, w = p_loss(search, batch), agree.copied(search.w)
@@ -97,7 +104,7 @@ def test_adversarial_keeps_the_clean_mixture_where_the_loss_did_not_rise() -> No
     problem = toy.Smooth()
     search, twin = toy.search(problem), toy.search(problem)
     train, val = problem.batch(1), problem.batch(2)
-    Sdarts(perturbation="adversarial", eps_start=0.0, eps_end=0.0).step(search, [train], val)
+    Sdarts(inner=First(), perturbation="adversarial", eps_start=0.0, eps_end=0.0).step(search, [train], val)
     twin.update_a(val)
     twin.update_w(train)
     assert agree.same(search.a, twin.a)
@@ -118,10 +125,55 @@ def test_edge_weights_are_not_perturbed(perturbation: str) -> None:
 
     search.problem.outcome = spy  # type: ignore[method-assign]
     search.warming = True
-    Sdarts(perturbation=perturbation, ascents=1).step(search, [agree.TRAIN], agree.VAL)  # type: ignore[arg-type]
+    Sdarts(inner=First(), perturbation=perturbation, ascents=1).step(search, [agree.TRAIN], agree.VAL)  # type: ignore[arg-type]
     plain = search.problem.relax(search.a)
     (mix,) = seen
     assert all(torch.equal(mix[k], plain[k].detach()) for k in ("normal.edge", "reduce.edge"))
     totals: Tensor = mix["normal"].sum(-1)
     torch.testing.assert_close(totals, mix["normal.edge"][:, 0], rtol=0, atol=1e-14)
     assert not torch.allclose(mix["normal"], plain["normal"])
+
+
+# ------------------------------------------------------------------------------------------------- around others
+def test_lambda_inside_takes_layer_gradients_and_probes_around_the_noisy_mixture() -> None:
+    """Lambda-SDARTS-RS: g_l, Delta and P +- eps Delta at the perturbed P; the penalty by hand from the equation."""
+    problem = toy.Smooth()
+    search, train, val = toy.search(problem, lr=0.1), problem.batch(1), problem.batch(2)
+    search.epoch, search.epochs = 2, 3
+    inner = Lambda(strength=0.25, first="weights")
+    p = {k: torch.softmax(x.detach(), -1) for k, x in search.a.items()}
+    noisy = methods.sdarts_random(p, drawn(train.seed, p, methods.sdarts_radius(2, 3)))
+    mix = {k: x.expand(2, *x.shape) for k, x in noisy.items()}
+    loss, w = agree.mixed_loss(problem, train), agree.copied(search.w)
+    expected = methods.aligned_weight_gradient(loss, w, mix, ["a"], 0.25)
+    Sdarts(inner=inner).step(search, [train], val)
+    assert agree.relative(toy.unflat(search.grads_w[0], w), expected) < 1e-6
+    twin = toy.search(problem, lr=0.1)
+    twin.epoch, twin.epochs = 2, 3
+    inner.step(twin, [train], val)
+    assert agree.relative(toy.unflat(twin.grads_w[0], w), expected) > 1e-2, "the noise matters"
+
+
+def test_validation_losses_stay_clean() -> None:
+    """The amended hypergradient inside: v and d L2 / da at the clean mixture, H and M at the noisy one."""
+    problem = toy.Smooth()
+    search, train, val = toy.search(problem), problem.batch(1), problem.batch(2)
+    seen: list[tuple[int, Tree]] = []
+    outcome = problem.outcome
+
+    def spy(w: Tree, mix: Tree, batch: Any, **more: Any) -> Any:
+        seen.append((batch.seed, detached(mix)))
+        return outcome(w, mix, batch, **more)
+
+    problem.outcome = spy  # type: ignore[method-assign]
+    clean = problem.relax(agree.copied(search.a))
+    Sdarts(inner=Amended()).step(search, [train], val)
+    at = {seed: [mix for own, mix in seen if own == seed] for seed in (train.seed, val.seed)}
+    assert all(agree.same(mix, clean) for mix in at[val.seed])
+    assert not any(agree.same(mix, clean) for mix in at[train.seed])
+    assert len(at[train.seed]) == 5
+
+
+def test_two_that_draw_exclude_each_other() -> None:
+    with pytest.raises(UserError, match="draws the mixture twice"):
+        Sdarts(inner=Sdarts(inner=First()))

@@ -17,14 +17,14 @@ Shapes: architecture parameters (edges, operations), mixtures (cells, edges, ope
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from nasx.bilevel import Activate, Batch, Outcome, Problem, Search, Tree
+from nasx.bilevel import Activate, Batch, Ending, Outcome, Problem, Search, Tree
 
 
 def real(*values: Any) -> Tensor:
@@ -362,3 +362,9 @@ def search(problem: Toy | Watched, *, w: Tree | None = None, a: Tree | None = No
         else torch.optim.SGD(a.values(), lr=a_lr, weight_decay=a_weight_decay))
     bound: Problem = problem
     return Recorder(problem=bound, w=w, a=a, w_opt=w_opt, a_opt=a_opt, clip=clip)
+
+
+def ending(seed: int = 0, score: Callable[[Tree], float | None] = lambda mix: None, *, train: Iterable[Batch] = (),
+           val: Iterable[Batch] = ()) -> Ending:
+    """What a method gets to choose with."""
+    return Ending(score, iter(train), iter(val), torch.Generator().manual_seed(seed))

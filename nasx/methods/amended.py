@@ -48,7 +48,7 @@ class Amended(Method):
         w = detached(search.w, requires_grad=True)
         outcome = search.outcome(w, search.a, val)
         v, direct = gradients(outcome.loss, w, search.a)
-        mix = detached(search.problem.relax(search.a))
+        mix = detached(search.mixture(search.a, train))
         hv = directional(lambda w: search.grad_w(w, mix, train), search.w, v, self.radius)
         cross = directional(lambda w: search.grad_a(w, train), search.w, hv, self.radius)
         return combine(direct, cross, -self.eta), outcome

@@ -47,7 +47,7 @@ class Darts(Method):
         if self.order == 1:
             outcome = search.outcome(detached(search.w), search.a, val)
             return gradient(outcome.loss, search.a), outcome
-        mix = detached(search.problem.relax(search.a))
+        mix = detached(search.mixture(search.a, train))
         bounded = search.clipped if self.clip else lambda g: g
         step = bounded(search.grad_w(detached(search.w, requires_grad=True), mix, train))
         w1 = search.peek_w(step, train.rate)

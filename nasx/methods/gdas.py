@@ -2,11 +2,11 @@
 
     q = softmax((log p + Gumbel noise) / tau),  mix = onehot(argmax q) forward, d mix = d q backward,  p = softmax(a)
 
-tau falls linearly by epoch from `tau_max` to `tau_min`. Weights and architecture move by turns, each with a sample
-of its own; the sample is shared by all cells.
+tau falls linearly by epoch from `tau_max` to `tau_min`. The steps are those of `inner` (first-order DARTS), each batch
+with a sample of its own, shared by all cells.
 
 Source: Dong and Yang (2019), eqs. 5-7; schedule and order of the NAS-Bench-201 script (weights first, tau 10 to 0.1).
-Cost per step: one pass for the weights, one for the architecture.
+Cost per step: that of `inner`; one pass for the weights, one for the architecture.
 
 Deviations
 1. Operations that were not sampled are computed and multiplied by zero: the same values, a fixed graph.
@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
-from nasx.bilevel import Activate, Batch, Method, Search, detached, gradient, logs
+from nasx.around import Around
+from nasx.bilevel import Activate, Batch, Search, Tree
 
 if TYPE_CHECKING:
     from nasx.settings import PositiveFloat
@@ -43,10 +44,10 @@ def straight_through(tau: float, seed: int) -> Activate:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gdas(Method):
-    """Alternating first-order steps, each on a sampled architecture."""
+class Gdas(Around):
+    """Steps of the inner method, each on a sampled architecture."""
 
-    replayable: ClassVar[bool] = False
+    draws: ClassVar[bool] = True
     tau_max: PositiveFloat = 10.0
     tau_min: PositiveFloat = 0.1
 
@@ -56,11 +57,8 @@ class Gdas(Method):
 
     def step(self, search: Search, train: Sequence[Batch], val: Batch) -> dict[str, Tensor]:
         tau = self.tau(search)
-        mix = detached(search.problem.relax(search.a, straight_through(tau, train[0].seed)))
-        trained = search.update_w(train[0], mix)
-        if search.warming:
-            return logs(trained)
-        mix = search.problem.relax(search.a, straight_through(tau, val.seed))
-        validated = search.problem.outcome(detached(search.w), mix, val)
-        search.descend_a(gradient(validated.loss, search.a))
-        return logs(trained, validated)
+
+        def draw(a: Tree, batch: Batch) -> Tree:
+            return search.problem.relax(a, straight_through(tau, batch.seed))
+
+        return self.inner.step(search.drawing(draw), train, val)

@@ -73,7 +73,7 @@ class IDarts(Method):
         """The Neumann sum s = sum_k (I - gamma H)^k v, and M s."""
         if self.products == "exact":
             w = detached(search.w, requires_grad=True)
-            mix = search.problem.relax(search.a)
+            mix = search.mixture(search.a, train)
             g1 = gradient(search.problem.outcome(w, mix, train).loss, w, create=True)
 
             def hessian(u: Tree) -> Tree:
@@ -82,7 +82,7 @@ class IDarts(Method):
             def mixed(u: Tree) -> Tree:
                 return gradient(dot(g1, u), search.a)
         else:
-            mix = detached(search.problem.relax(search.a))
+            mix = detached(search.mixture(search.a, train))
 
             def hessian(u: Tree) -> Tree:
                 return directional(lambda w: search.grad_w(w, mix, train), search.w, u, self.radius)

@@ -129,7 +129,7 @@ class Lambda(Method):
 
     def outer(self, search: Search, val: Batch) -> tuple[Tree, Outcome]:
         """Architecture gradient of L2 - lambda * Lambda(L2), through d p / d a."""
-        live = search.problem.relax(search.a)
+        live = search.mixture(search.a, val)
         mix = detached(live, requires_grad=True)
         w = detached(search.w)
         outcome = search.problem.outcome(w, mix, val)
@@ -145,7 +145,7 @@ class Lambda(Method):
         return gradient(pulled, search.a), outcome
 
     def move_w(self, search: Search, batch: Batch) -> dict[str, Tensor]:
-        mix = detached(search.problem.relax(search.a), requires_grad=True)
+        mix = detached(search.mixture(search.a, batch), requires_grad=True)
         outcome = search.problem.outcome(search.w, mix, batch, track=True)
         g_w, g_mix = gradients(outcome.loss, search.w, mix)
         value, delta = self.align(search, g_mix)

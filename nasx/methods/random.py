@@ -9,14 +9,13 @@ Cost: none but table look-ups.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-import torch
 from torch import Tensor
 
-from nasx.bilevel import Batch, Method, Score, Search, Tree
+from nasx.bilevel import Batch, Ending, Method, Search, Tree
 
 if TYPE_CHECKING:
     from nasx.settings import Positive
@@ -32,11 +31,11 @@ class Random(Method):
     def step(self, search: Search, train: Sequence[Batch], val: Batch) -> dict[str, Tensor]:
         raise NotImplementedError("random search trains nothing")
 
-    def choose(self, search: Search, score: Score, val: Iterator[Batch], gen: torch.Generator) -> Tree:
-        best, best_score = search.problem.sample(gen), None
+    def choose(self, search: Search, ending: Ending) -> Tree:
+        best, best_score = search.problem.sample(ending.gen), None
         for draw in range(self.samples):
-            mix = best if draw == 0 else search.problem.sample(gen)
-            accuracy = score(mix)
+            mix = best if draw == 0 else search.problem.sample(ending.gen)
+            accuracy = ending.score(mix)
             if accuracy is None:
                 break
             if best_score is None or accuracy > best_score:

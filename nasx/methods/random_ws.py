@@ -13,14 +13,14 @@ Deviations
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
 
-from nasx.bilevel import Batch, Method, Score, Search, Tree, detached, logs
+from nasx.bilevel import Batch, Ending, Method, Search, Tree, detached, logs
 
 if TYPE_CHECKING:
     from nasx.settings import Positive
@@ -38,11 +38,11 @@ class RandomWs(Method):
         return logs(search.update_w(train[0], search.problem.sample(gen)))
 
     @torch.no_grad()
-    def choose(self, search: Search, score: Score, val: Iterator[Batch], gen: torch.Generator) -> Tree:
-        best, best_accuracy = search.problem.sample(gen), torch.tensor(-1.0)
+    def choose(self, search: Search, ending: Ending) -> Tree:
+        best, best_accuracy = search.problem.sample(ending.gen), torch.tensor(-1.0)
         for draw in range(self.samples):
-            mix = best if draw == 0 else search.problem.sample(gen)
-            accuracy = search.problem.outcome(detached(search.w), mix, next(val)).accuracy
+            mix = best if draw == 0 else search.problem.sample(ending.gen)
+            accuracy = search.problem.outcome(detached(search.w), mix, next(ending.val)).accuracy
             if accuracy > best_accuracy:
                 best, best_accuracy = mix, accuracy
         return best

@@ -1,11 +1,14 @@
-"""SmoothDARTS: weight steps under perturbed mixture weights, architecture steps as DARTS' first order.
+"""SmoothDARTS: training losses under perturbed mixture weights, validation losses under the clean ones.
 
     random        p~ = renormalize(clamp(p + U(-eps, eps), 0, 1))                                      (RS)
     adversarial   p~ = maximizer of L1 within the eps-box around p, by signed gradient steps            (ADV)
     eps_e = eps_start + (eps_end - eps_start) e / E
 
-Source: Chen and Hsieh (2020), eqs. 4-6, algorithm 1.
-Cost per weight step: one pass (random), 1 + `ascents` + 2 (adversarial); per architecture step one pass.
+The steps are those of `inner`, with p~ in the place of p on training batches: around first-order DARTS it is the
+published method; around Lambda-DARTS the layer gradients and their probes are taken around p~ (Lambda-SDARTS-RS).
+
+Source: Chen and Hsieh (2020), eqs. 4-6, algorithm 1; Lambda-DARTS appendix A.5.
+Cost: that of `inner`; for `adversarial`, `ascents` + 2 passes more for each mixture of a training batch.
 
 Deviations
 1. Noise draws from the batch's seed, so a step is a function of its batches.
@@ -13,6 +16,8 @@ Deviations
    2 eps / `ascents`, is clamped to the box and to [0, 1] and renormalized, and is kept only where it raised the loss.
    It runs with batch statistics (the supernet keeps no others by default), not in eval mode.
 3. Operation weights alone are perturbed, not the edge weights that a space may have besides.
+4. Where an inner method differentiates a training loss by the architecture, p~ - p counts as a constant (adversarial),
+   and clamping and renormalization are differentiated (random).
 """
 
 from __future__ import annotations
@@ -24,7 +29,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from nasx.bilevel import Activate, Batch, Method, Search, detached, logs
+from nasx.around import Around
+from nasx.bilevel import Activate, Batch, Search, Tree, detached
 
 if TYPE_CHECKING:
     from nasx.settings import NonNegativeFloat, Positive
@@ -45,10 +51,10 @@ def given(weights: Sequence[Tensor]) -> Activate:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sdarts(Method):
-    """First-order DARTS with perturbed weight steps."""
+class Sdarts(Around):
+    """Steps of the inner method, those on training batches at perturbed mixture weights."""
 
-    replayable: ClassVar[bool] = False
+    draws: ClassVar[bool] = True
     perturbation: Literal["random", "adversarial"] = "random"
     eps_start: NonNegativeFloat = 0.03
     eps_end: NonNegativeFloat = 0.3
@@ -58,23 +64,44 @@ class Sdarts(Method):
         """Radius of the current epoch."""
         return self.eps_start + (self.eps_end - self.eps_start) * search.epoch / max(search.epochs, 1)
 
-    def clean(self, search: Search) -> list[Tensor]:
+    def step(self, search: Search, train: Sequence[Batch], val: Batch) -> dict[str, Tensor]:
+        eps = self.eps(search)
+
+        def draw(a: Tree, batch: Batch) -> Tree:
+            if not any(batch is own for own in train):
+                return search.mixture(a, batch)
+            if self.perturbation == "random":
+                return search.problem.relax(a, self.random(eps, batch.seed))
+            p = self.clean(search, a)
+            q = self.adversarial(search, [x.detach() for x in p], eps, batch)
+            return search.problem.relax(a, given([x + (y - y.detach()) for x, y in zip(q, p, strict=True)]))
+
+        return self.inner.step(search.drawing(draw), train, val)
+
+    def random(self, eps: float, seed: int) -> Activate:
+        """The method's activation with noise of radius `eps`."""
+        gen = torch.Generator().manual_seed(seed)
+
+        def activate(logits: Tensor) -> Tensor:
+            p = self.activate(logits)
+            noise = torch.rand(p.shape, generator=gen, dtype=torch.float64).to(p)
+            return normalized(p + eps * (2 * noise - 1))
+
+        return activate
+
+    def clean(self, search: Search, a: Tree) -> list[Tensor]:
         """The operation weights, one for each call of the activation; edge weights of a space are not among them."""
         found: list[Tensor] = []
 
         def note(logits: Tensor) -> Tensor:
-            found.append(self.activate(logits).detach())
+            found.append(self.activate(logits))
             return found[-1]
 
-        search.problem.relax(search.a, note)
+        search.problem.relax(a, note)
         return found
 
-    def random(self, p: Sequence[Tensor], eps: float, seed: int) -> list[Tensor]:
-        gen = torch.Generator().manual_seed(seed)
-        noise = [torch.rand(x.shape, generator=gen, dtype=torch.float64).to(x) for x in p]
-        return [normalized(x + eps * (2 * u - 1)) for x, u in zip(p, noise, strict=True)]
-
     def adversarial(self, search: Search, p: Sequence[Tensor], eps: float, batch: Batch) -> list[Tensor]:
+        """The worst operation weights in the box around `p` that the ascent finds. Nothing moves."""
         w, a = detached(search.w), detached(search.a)
 
         def loss(q: Sequence[Tensor]) -> Tensor:
@@ -89,12 +116,3 @@ class Sdarts(Method):
         with torch.no_grad():
             better = loss(q) > loss(p)
         return [torch.where(better, x, y) for x, y in zip(q, p, strict=True)]
-
-    def step(self, search: Search, train: Sequence[Batch], val: Batch) -> dict[str, Tensor]:
-        validated = None if search.warming else search.update_a(val)
-        p, eps = self.clean(search), self.eps(search)
-        if self.perturbation == "random":
-            p = self.random(p, eps, train[0].seed)
-        else:
-            p = self.adversarial(search, p, eps, train[0])
-        return logs(search.update_w(train[0], search.problem.relax(search.a, given(p))), validated)

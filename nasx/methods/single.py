@@ -48,7 +48,7 @@ class Single(Method):
         if search.warming:
             return logs(search.update_w(train[0]))
         if self.mode == "same_batch":
-            mix = search.problem.relax(search.a)
+            mix = search.mixture(search.a, train[0])
             outcome = search.problem.outcome(search.w, mix, train[0], track=True)
             g_w, g_a = gradients(outcome.loss, search.w, search.a)
             search.descend_w(g_w, train[0].rate)

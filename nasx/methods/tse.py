@@ -54,7 +54,7 @@ class Tse(Method):
         saved = search.save_w()
         total = {k: torch.zeros_like(x) for k, x in search.a.items()}
         for batch in train:
-            outcome = search.problem.outcome(search.w, search.problem.relax(search.a), batch)
+            outcome = search.problem.outcome(search.w, search.mixture(search.a, batch), batch)
             g_w, g_a = gradients(outcome.loss, search.w, search.a)
             total = combine(total, g_a, 1.0)
             search.descend_w(g_w, batch.rate)

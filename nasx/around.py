@@ -1,0 +1,70 @@
+"""Methods around methods: what a wrapping method does not say itself is said by the one inside it.
+
+Most combinations of the papers are such: noise in the mixtures of another method's steps (SmoothDARTS), a sample in
+their place (GDAS, DrNAS), another choice at the end (DARTS-PT). A wrapping method never looks at what it wraps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from nasx.bilevel import Batch, Ending, Method, Search, Tree
+from nasx.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Around(Method):
+    """A method around another: what it does not say itself is the inner one's.
+
+    One that changes the mixtures of the inner steps says `draws` and overrides `step` with
+    `inner.step(search.drawing(...), train, val)`.
+    """
+
+    inner: Method
+
+    def __post_init__(self) -> None:
+        method: Method = self
+        drawing = 0
+        while isinstance(method, Around):
+            drawing, method = drawing + method.draws, method.inner
+        if drawing > 1:
+            raise UserError("method", "draws the mixture twice: the inner method would undo what the outer one draws",
+                            "put one of them around the innermost method")
+
+    @property
+    def trains(self) -> bool:  # type: ignore[override]
+        return self.inner.trains
+
+    @property
+    def replayable(self) -> bool:  # type: ignore[override]
+        return not self.draws and self.inner.replayable
+
+    @property
+    def labels(self) -> list[str]:
+        return self.inner.labels
+
+    @property
+    def steps_w(self) -> int:
+        return self.inner.steps_w
+
+    @property
+    def train_batches(self) -> int:
+        return self.inner.train_batches
+
+    def variant(self, search: Search) -> int:
+        return self.inner.variant(search)
+
+    def step(self, search: Search, train: Sequence[Batch], val: Batch) -> dict[str, Tensor]:
+        return self.inner.step(search, train, val)
+
+    def start(self, a: Tree) -> Tree:
+        return self.inner.start(a)
+
+    def activate(self, logits: Tensor) -> Tensor:
+        return self.inner.activate(logits)
+
+    def choose(self, search: Search, ending: Ending) -> Tree:
+        return self.inner.choose(search, ending)
