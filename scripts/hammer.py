@@ -1,0 +1,201 @@
+"""Writers and readers hammer one results folder, writers being killed all the while: no record is lost, none is torn.
+
+    uv run python scripts/hammer.py OUT --seconds 60
+
+Four writers work on runs in one folder, as `nasx search` would, less the arithmetic: they take a run that is not
+finished (often one that another writer is at, too), go on from its checkpoint, append a row an epoch, save, and write
+the record after the last epoch. Every so often one is killed with kill -9 and replaced. Two readers ask all the time
+for what `nasx table` and `nasx status` show, and look at every record. At the end every record that a writer has
+written must be there as it was written, with all its rows, and no two writers may ever have been in one run at once
+(each holds a second lock there, of another kind, which must always have been free). Exit code 1 where anything is
+wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import hashlib
+import json
+import multiprocessing
+import os
+import random
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nasx import checkpoints, collect, files, records, status
+from nasx.errors import UserError
+
+CONTEXT = multiprocessing.get_context("fork")
+EPOCHS, OPEN = 4, 3
+"""Epochs of a run, and runs that are open at a time: fewer than writers, so that these often meet."""
+
+
+def sealed(**facts: Any) -> dict[str, Any]:
+    """Facts with a checksum and some weight."""
+    facts["filler"] = "x" * 2000
+    return {**facts, "seal": hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()}
+
+
+def whole(facts: dict[str, Any]) -> bool:
+    """Whether sealed facts are as they were sealed."""
+    return sealed(**{key: value for key, value in facts.items() if key not in ("seal", "filler")}) == facts
+
+
+class Notes:
+    """Counts and faults of one process, in a file of its own that a kill cannot tear: one short write a line."""
+
+    def __init__(self, path: Path) -> None:
+        self.handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+
+    def __call__(self, *words: object) -> None:
+        os.write(self.handle, f"{' '.join(map(str, words))}\n".encode())
+
+
+def write(out: Path, note: Notes, seed: int) -> None:
+    """A writer, until it is killed."""
+    draw = random.Random(seed)
+    while True:
+        done = sum((out / f"run-{i}" / "result.json").exists() for i in range(len(os.listdir(out))))
+        folder = out / f"run-{draw.randrange(max(done - 2, 0), done + OPEN)}"
+        try:
+            with records.Run(folder, {"seed": folder.name}, {"kind": "search"}) as run:
+                if records.finished(folder) is None:
+                    work(run, note)
+                note("opened", folder.name)
+        except UserError as error:
+            note("refused" if "is in use" in str(error) else f"fault {error}")
+
+
+def work(run: records.Run, note: Notes) -> None:
+    """The run from its checkpoint to its end."""
+    inside = os.open(run.folder / "inside", os.O_RDWR | os.O_CREAT)
+    try:
+        fcntl.lockf(inside, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not flock, and let go by a kill as well
+    except OSError:
+        note(f"fault two writers are in {run.folder.name}")
+    try:
+        state = run.load()
+        rows = 0 if state is None else state["rows"]
+        run.keep_rows(rows)
+        w = torch.zeros(1000) if state is None else state["w"]
+        for epoch in range(rows + 1, EPOCHS + 1):
+            run.append(sealed(epoch=epoch, run=run.folder.name))
+            w = w * 3 + epoch
+            run.save({"rows": epoch, "w": w}, epoch)
+        result = sealed(kind="search", status="finished", choices={"method": "darts"}, name=run.folder.name, seed=0,
+                        identity=run.folder.name, w=w[0].item())
+        run.finish(result)
+        note("finished", run.folder.name, result["seal"])
+    finally:
+        os.close(inside)
+
+
+def read(out: Path, note: Notes, seed: int) -> None:
+    """A reader, until it is killed."""
+    while True:
+        before = {path.parent.name for path in out.glob("*/result.json")}
+        frame = collect.collect(out)
+        after = {path.parent.name for path in out.glob("*/result.json")}
+        told = set(frame["run"])
+        if not before <= told <= after:
+            note(f"fault the table lacks {sorted(before - told)} and invents {sorted(told - after)}")
+        if set(frame.attrs["skipped"]) - {"not finished"}:
+            note(f"fault the table leaves out {frame.attrs['notes']}")
+        for folder in map(Path, records.run_folders(out)):
+            found = status.state(folder, out, time.time())
+            if folder.name in before and found.state != "finished":
+                note(f"fault status says {found.state} of {folder.name}, which is finished")
+            record = files.read_json(folder / "result.json")
+            if folder.name in before and (record is None or not whole(record)):
+                note(f"fault the record of {folder.name} is torn")
+            if not all(map(whole, records.read_rows(folder))):
+                note(f"fault a row of {folder.name} is torn")
+        note("looked", len(told))
+
+
+def verify(out: Path, finished: dict[str, str]) -> list[str]:
+    """What is wrong with the folder when all is quiet, given the seals of the records that writers have written."""
+    faults = []
+    expected = torch.zeros(1000)
+    for epoch in range(1, EPOCHS + 1):
+        expected = expected * 3 + epoch
+    for name, seal in finished.items():
+        record = files.read_json(out / name / "result.json")
+        if record is None or record["seal"] != seal or not whole(record):
+            faults.append(f"the record of {name} is not the one that was written")
+        rows = records.read_rows(out / name)
+        if [row["epoch"] for row in rows] != list(range(1, EPOCHS + 1)) or not all(map(whole, rows)):
+            faults.append(f"{name} has rows {[row['epoch'] for row in rows]}")
+        last = checkpoints.last(out / name)
+        if last is None or not torch.equal(last["w"], expected):
+            faults.append(f"the last checkpoint of {name} is not that of its end")
+    for folder in map(Path, records.run_folders(out)):
+        try:
+            with records.Run(folder, {"seed": folder.name}, {"kind": "search"}) as run:
+                run.load()
+        except UserError as error:
+            faults.append(f"{folder.name} cannot go on: {error}")
+        if list(folder.rglob("*.part")):
+            faults.append(f"{folder.name} keeps half a file")
+    return faults
+
+
+def hammer(out: Path, seconds: float, writers: int, readers: int, seed: int) -> dict[str, Any]:
+    """Let them work, killing one of the writers every so often; counts and faults."""
+    draw, number = random.Random(seed), 0
+    (out / "runs").mkdir(parents=True)
+    (out / "notes").mkdir()
+    torch.set_num_threads(1)
+
+    def begin(what: Callable[[Path, Notes, int], None]) -> multiprocessing.process.BaseProcess:
+        nonlocal number
+        number += 1
+        process = CONTEXT.Process(target=what, daemon=True, args=(
+            out / "runs", Notes(out / "notes" / f"{number}"), draw.randrange(2**32)))
+        process.start()
+        return process
+
+    teams = [begin(write) for _ in range(writers)], [begin(read) for _ in range(readers)]
+    end, kills, ended = time.monotonic() + seconds, 0, 0
+    while time.monotonic() < end:
+        time.sleep(draw.uniform(0, 0.3))
+        ended += sum(not process.is_alive() for team in teams for process in team)
+        victim = draw.randrange(writers)
+        teams[0][victim].kill()
+        teams[0][victim].join()
+        teams[0][victim] = begin(write)
+        kills += 1
+    for team in teams:
+        for process in team:
+            process.kill()
+            process.join()
+    lines = [line.split(" ", 1) for path in (out / "notes").iterdir() for line in path.read_text().splitlines()]
+    counts = {word: sum(line[0] == word for line in lines) for word in ("opened", "refused", "looked")}
+    seals = dict(line[1].split(" ") for line in lines if line[0] == "finished")
+    faults = [line[1] for line in lines if line[0] == "fault"] + verify(out / "runs", seals)
+    faults += [f"{ended} processes ended by themselves"] if ended else []
+    return {"seconds": seconds, "writers": writers, "readers": readers, "kills": kills, **counts,
+            "finished": len(seals), "faults": faults}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--writers", type=int, default=4)
+    parser.add_argument("--readers", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=0, help="of the kills")
+    args = parser.parse_args()
+    told = hammer(args.out, args.seconds, args.writers, args.readers, args.seed)
+    print(json.dumps({**told, "faults": told["faults"][:10]}, indent=1))
+    return int(bool(told["faults"]) or not told["finished"])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,95 @@
+"""What the scripts that kill runs share: a command in a process of its own, two run folders compared bit for bit."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from nasx import checkpoints, files, records
+from nasx.config import conf_dir
+
+SMALL = {"nb201": ["space.layers=1", "space.channels=4"], "nb1shot1": ["space.layers=3", "space.channels=4"],
+         "darts": ["space.layers=3", "space.channels=4"]}
+PARTIAL = {"pc_darts": ["space.channels=8"], "tse": ["method.T=20"]}
+CLOCK = ("elapsed_s", "started", "finished", "seconds", "images_per_s", "peak_mb")
+"""What a clock or the process says, and no two starts have in common; besides all that ends in _s."""
+MACHINE = ("command", "overrides", "hardware", "versions", "commit")
+
+
+def family(space: str) -> str:
+    """Which of the small sizes a space takes, from the class that its YAML names."""
+    target = yaml.safe_load((conf_dir() / "space" / f"{space}.yaml").read_text(encoding="utf-8"))["_target_"]
+    return target.rsplit(".", 2)[1]
+
+
+def small(method: str, space: str) -> list[str]:
+    """The overrides that make a search of a method on a space small."""
+    return [f"method={method}", f"space={space}", *SMALL[family(space)], *PARTIAL.get(method, [])]
+
+
+class Command:
+    """`nasx WORDS` in a process group of its own, on one thread, without output."""
+
+    def __init__(self, words: Sequence[str]) -> None:
+        self.process = subprocess.Popen([sys.executable, "-m", "nasx", *words], stdout=subprocess.DEVNULL,
+                                        stderr=subprocess.PIPE, text=True, start_new_session=True,
+                                        env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def running(self) -> bool:
+        return self.process.poll() is None
+
+    def kill(self) -> None:
+        """kill -9 of the whole group."""
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.communicate()
+
+    def end(self) -> tuple[int, str]:
+        """Its exit code and what it said on standard error, when it has ended."""
+        _, said = self.process.communicate()
+        return self.process.returncode, said
+
+
+def flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested dictionaries and lists as dotted names and values, without what a clock says."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            if str(key) not in CLOCK and not str(key).endswith("_s"):
+                yield from flat(item, f"{name}.{key}")
+    elif isinstance(value, list | tuple):
+        for i, item in enumerate(value):
+            yield from flat(item, f"{name}.{i}")
+    else:
+        yield name, value
+
+
+def state(folder: Path) -> dict[str, Any]:
+    """The last checkpoint, the metrics rows and the record of a run, flat: tensors and plain values."""
+    newest = checkpoints.found(folder)[-1:]  # none where nothing is trained
+    result = files.read_json(folder / "result.json") or {}
+    return dict(flat({"checkpoint": [checkpoints.read(path) for path in newest], "rows": records.read_rows(folder),
+                      "genotype": (folder / "genotype.txt").read_text(encoding="utf-8"),
+                      "result": {key: value for key, value in result.items() if key not in MACHINE}}))
+
+
+def same(x: Any, y: Any) -> bool:
+    if type(x) is not type(y):
+        return False
+    return bool(torch.equal(x, y)) if isinstance(x, torch.Tensor) else bool(x == y)
+
+
+def compared(one: Path, two: Path) -> tuple[int, list[str]]:
+    """How many values two runs have, and the names of those that differ or that one of them lacks."""
+    x, y = state(one), state(two)
+    return len(x), sorted(k for k in x.keys() | y.keys() if k not in x or k not in y or not same(x[k], y[k]))

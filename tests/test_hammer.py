@@ -1,0 +1,51 @@
+"""scripts/hammer.py for some seconds: nothing is lost or torn; and it finds what it is there to find."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
+HAMMER = """
+import sys
+sys.path.insert(0, {scripts!r})
+import hammer
+from nasx import checkpoints, files, lock, records
+{without}
+sys.exit(hammer.main())
+"""
+WITHOUT = {
+    "": "",
+    "two writers are in run-": "lock.flock = lambda handle: None",
+    "the table lacks": """
+import time
+def torn(path, data):
+    path.write_text(data[:len(data) // 2])
+    time.sleep(0.002)
+    path.write_text(data)
+records.write_atomic = torn
+""",
+}
+"""What the hammer must find -> the protection taken out for that; nothing where all are there."""
+
+
+@pytest.mark.parametrize("found", WITHOUT)
+def test_nothing_is_lost_or_torn_but_without_its_protection(found: str, tmp_path: Path) -> None:
+    code = HAMMER.format(scripts=str(SCRIPTS), without=WITHOUT[found])
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "hammered"), "--seconds", "4"],
+                          capture_output=True, text=True, timeout=120, check=False)
+    told: dict[str, Any] = json.loads(done.stdout)
+    assert told["finished"] > 0
+    assert told["kills"] > 0
+    if found:
+        assert any(found in fault for fault in told["faults"]), told
+        assert done.returncode == 1
+    else:
+        assert told["faults"] == []
+        assert told["refused"] > 0, "the writers never met"
+        assert done.returncode == 0
