@@ -65,12 +65,10 @@ def _rates(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
         lr, low = _get(cfg, f"{group}.lr"), _get(cfg, f"{group}.lr_min")
         if lr is not None and low is not None and low > lr > 0:
             yield UserError(f"{group}.lr_min={low}", f"is above {group}.lr={lr}", "the rate falls from lr to lr_min")
-    if "retrain" not in READS[command]:
-        return
-    warmup, epochs = _get(cfg, "retrain.warmup_epochs"), _get(cfg, "retrain.epochs")
-    if warmup is not None and epochs is not None and warmup >= epochs and warmup > 0:
-        yield UserError(f"retrain.warmup_epochs={warmup}", f"leaves nothing of retrain.epochs={epochs}",
-                        "set it lower, or retrain.warmup_epochs=0")
+        warmup, epochs = _get(cfg, f"{group}.warmup_epochs"), _get(cfg, f"{group}.epochs")
+        if warmup is not None and epochs is not None and warmup >= epochs and warmup > 0:
+            yield UserError(f"{group}.warmup_epochs={warmup}", f"leaves nothing of {group}.epochs={epochs}",
+                            f"set it lower, or {group}.warmup_epochs=0")
 
 
 def _momentum(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:

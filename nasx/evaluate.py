@@ -53,7 +53,7 @@ def evaluate(said: Words) -> Tested:
     if batch < 1:
         raise UserError(f"batch={batch}", "is not positive", "use at least 1")
     source = config.build({**dataset(given, facts), **facts["normalization"]}, allow)
-    images = source.open(device, channels_last=measured["channels_last"])
+    images = source.open(device, channels_last=measured["channels_last"], workers=machine.workers(None))
     if len(images.classes) != len(facts["classes"]):
         raise UserError(f"dataset={source.name}", f"has {len(images.classes)} classes, the network "
                         f"{len(facts['classes'])}", "evaluate on images of the same classes")

@@ -20,6 +20,8 @@ import secrets
 import socket
 import threading
 import time
+import weakref
+from functools import partial
 from pathlib import Path
 
 from nasx.errors import UserError
@@ -51,6 +53,7 @@ class Lock:
                 raise unwritable(self.path, error) from error
             raise
         self.ended = threading.Event()
+        os.register_at_fork(after_in_child=partial(_forked, weakref.ref(self)))
         self.heart = threading.Thread(target=self._beat, name="nasx-lock", daemon=True)
         self.heart.start()
 
@@ -88,12 +91,22 @@ class Lock:
 
     def close(self) -> None:
         """Let it go."""
+        if self.handle < 0:  # in a forked worker
+            return
         self.ended.set()
         self.heart.join()
         with contextlib.suppress(OSError):
             if os.pread(self.handle, 300, 0) == self.text:
                 os.ftruncate(self.handle, 0)
         os.close(self.handle)
+
+
+def _forked(held: weakref.ref[Lock]) -> None:
+    """A forked worker closes its copy of the handle: else the lock would outlive a killed holder as long as it does."""
+    lock = held()
+    if lock is not None and not lock.ended.is_set():
+        os.close(lock.handle)
+        lock.handle = -1
 
 
 def holder(folder: Path) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import platform
 import resource
@@ -56,6 +57,18 @@ def keep_compiled() -> None:
     """Let torch's compiler keep what it makes in the user's cache, which outlives a reboot, unless told otherwise."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache / "nasx" / "compiled"))
+
+
+def workers(asked: int | None) -> int:
+    """Processes that decode images for this one: as asked, else its share of the CPUs, less one for itself.
+
+    None where a launcher has started this process as a daemon, which may not have any.
+    """
+    if multiprocessing.current_process().daemon:
+        return 0
+    if asked is not None:
+        return asked
+    return max(len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")) - 1, 0)
 
 
 def hardware(on: torch.device) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from nasx import accuracy, config, files, processes, recipe, records
+from nasx import accuracy, config, files, machine, processes, recipe, records
 from nasx.data.stream import Batch, hashed
 from nasx.errors import UserError
 from nasx.progress import Display, text
@@ -189,7 +189,7 @@ def train(here: Session) -> Result:
     space, source = config.build(cfg["space"], cfg["allow"]), config.build(cfg["dataset"], cfg["allow"])
     genotype, parent = architecture(cfg, space)
     images = source.open(here.device, cutout=settings.cutout, channels_last=settings.channels_last,
-                         workers=cfg["workers"])
+                         workers=machine.workers(cfg["workers"]))
     torch.manual_seed(cfg["seed"])
     network = space.network(genotype, len(images.classes), layers=settings.layers, channels=settings.channels,
                             stem=settings.stem, auxiliary=bool(settings.auxiliary))

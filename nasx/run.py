@@ -133,7 +133,7 @@ class SearchJob:
         self.benchmark, self.source = build("benchmark"), build("dataset")
         engine, settings = build("engine"), self.settings
         self.images = self.source.open(here.device, cutout=settings.cutout, channels_last=engine.channels_last,
-                                       workers=cfg["workers"])
+                                       workers=machine.workers(cfg["workers"]))
         w_index, self.a_index = splits(self.images, self.source, cfg["seed"])
 
         torch.manual_seed(cfg["seed"])
@@ -155,6 +155,7 @@ class SearchJob:
         advance = self.watch.over(self.replayed(engine.graphs) or self.method.step)
         self.loop = Loop(self.search, self.method, supernet, train, val, advance=advance, epochs=settings.epochs,
                          updates_per_epoch=updates, lr=settings.lr, lr_min=settings.lr_min, warmup=settings.arch_warmup,
+                         lr_warmup=settings.warmup_epochs,
                          begin_epoch=self.begin_epoch, end_epoch=self.end_epoch, tick=self.tick)
 
     def replayed(self, wanted: str) -> Step | None:

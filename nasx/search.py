@@ -71,6 +71,11 @@ def cosine(base: float, low: float, epoch: int, epochs: int) -> float:
     return low + (base - low) * (1 + math.cos(math.pi * epoch / epochs)) / 2
 
 
+def rate(base: float, low: float, epoch: int, epochs: int, warmup: int) -> float:
+    """The cosine's rate, times (e + 1) / W in the first W epochs (PC-DARTS, released code of its ImageNet search)."""
+    return cosine(base, low, epoch, epochs) * min((epoch + 1) / max(warmup, 1), 1)
+
+
 def fitted(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> dict[str, Any]:
     """An optimizer's saved state with the kernels of this device, which may be another than that of the checkpoint."""
     kernels = ("fused", "foreach", "capturable")
@@ -97,6 +102,7 @@ class Loop:
     lr: float
     lr_min: float
     warmup: int = 0
+    lr_warmup: int = 0
     begin_epoch: Callable[[int], None] = lambda epoch: None
     end_epoch: Callable[[dict[str, Any]], None] = lambda row: None
     tick: Callable[[Loop], None] = lambda loop: None
@@ -137,7 +143,7 @@ class Loop:
         self.search.epoch, self.search.epochs = epoch, self.epochs
         self.search.warming = epoch < self.warmup
         for group in self.search.w_opt.param_groups:
-            group["lr"] = cosine(self.lr, self.lr_min, epoch, self.epochs)
+            group["lr"] = rate(self.lr, self.lr_min, epoch, self.epochs, self.lr_warmup)
         self.begin_epoch(epoch)
 
     def _step(self, left: int) -> None:

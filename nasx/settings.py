@@ -86,6 +86,8 @@ class SearchProtocol:
     """Learning rate of the weights (SGD) in the first epoch."""
     lr_min: NonNegativeFloat
     """Learning rate at the end of the cosine."""
+    warmup_epochs: NonNegative
+    """The first epochs, W, in which the weights' rate is that of the cosine times (e + 1) / W; 0: none."""
     momentum: Below1
     nesterov: bool
     weight_decay: NonNegativeFloat

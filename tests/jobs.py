@@ -110,6 +110,7 @@ def _main(here: str, note: str, words: tuple[str, ...], env: dict[str, str], pic
         with open(f"{note}.{name}", "w", encoding="utf-8") as file:
             os.dup2(file.fileno(), stream.fileno())
     torch.set_num_threads(1)
+    multiprocessing.process.current_process()._config["daemon"] = False  # type: ignore[attr-defined]  # may have children
     from nasx import cli, run
 
     if not pictures:

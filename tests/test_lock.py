@@ -45,6 +45,22 @@ def test_the_lock_of_a_dead_process_is_free(tmp_path: Path, holder: subprocess.P
         assert (tmp_path / "run" / "lock").read_text().startswith(f"process {os.getpid()} on ")
 
 
+def test_a_forked_worker_does_not_keep_the_lock_of_a_killed_holder(tmp_path: Path) -> None:
+    code = ("import os, sys, time\nfrom pathlib import Path\nfrom nasx import records\n"
+            "with records.Run(Path(sys.argv[1]), {'seed': 0}, {}):\n"
+            "    os.write(1, f'{os.fork()}\\n'.encode())\n    time.sleep(100)\n")
+    line = [sys.executable, "-c", code, str(tmp_path / "run")]
+    with subprocess.Popen(line, stdout=subprocess.PIPE, text=True) as made:
+        assert made.stdout is not None
+        worker = max(int(made.stdout.readline()), int(made.stdout.readline()))
+        made.kill()
+        made.wait()
+        try:
+            records.Run(tmp_path / "run", {"seed": 0}, {}).close()
+        finally:
+            os.kill(worker, 9)
+
+
 def test_a_lock_file_that_may_not_be_opened_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = os.open
 

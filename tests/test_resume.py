@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import io
-import json
 import os
 import signal
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jobs
 import pytest
-import torch
-
-from nasx import checkpoints, files
+from folders import equal
 
 COMMANDS = {
     "darts": (*jobs.TINY_NB201, "method=darts", "method.order=1", "search.diagnose_steps=2", "checkpoint_s=0.001"),
     "idarts": (*jobs.TINY_NB201, "method=idarts", "method.T=3", "checkpoint_s=0.001"),
 }
 """One update a step, and several with second derivatives; checkpoint_s=0.001 writes a checkpoint after every step."""
-CLOCK = {"wall_s", "seconds", "elapsed_s", "started"}
-"""What a clock says is no part of a result."""
 
 
 class Run(NamedTuple):
@@ -29,48 +23,6 @@ class Run(NamedTuple):
 
     command: tuple[str, ...]
     folder: Path
-
-
-def timeless(value: Any) -> Any:
-    """`value` without what a clock says, at any depth."""
-    return {k: timeless(v) for k, v in value.items() if k not in CLOCK} if isinstance(value, dict) else value
-
-
-def rows(folder: Path) -> list[dict[str, Any]]:
-    return [timeless(json.loads(line)) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-
-
-def state(folder: Path) -> dict[str, Any]:
-    """The last checkpoint: weights, architecture, optimizers, positions, counters."""
-    data = sorted((folder / "checkpoints").glob("*.ckpt"))[-1].read_bytes()
-    found: dict[str, Any] = timeless(torch.load(io.BytesIO(data[len(checkpoints.MAGIC) + 65:]), weights_only=True))
-    return found
-
-
-def same(one: Any, two: Any, where: str = "state") -> None:
-    """Equal values; tensors to the last bit."""
-    assert type(one) is type(two), where
-    if isinstance(one, torch.Tensor):
-        assert one.dtype == two.dtype, where
-        assert torch.equal(one, two), where
-    elif isinstance(one, dict):
-        assert one.keys() == two.keys(), where
-        for key in one:
-            same(one[key], two[key], f"{where}.{key}")
-    elif isinstance(one, list | tuple):
-        assert len(one) == len(two), where
-        for i, (x, y) in enumerate(zip(one, two, strict=True)):
-            same(x, y, f"{where}[{i}]")
-    else:
-        assert one == two, where
-
-
-def equal(one: Path, two: Path) -> None:
-    """Two run folders hold the same search."""
-    same(state(one), state(two))
-    same(rows(one), rows(two))
-    same(files.read_json(one / "result.json")["supernet"], files.read_json(two / "result.json")["supernet"])
-    assert (one / "genotype.txt").read_bytes() == (two / "genotype.txt").read_bytes()
 
 
 def reached(here: Path, update: int) -> bool:

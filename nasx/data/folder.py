@@ -113,7 +113,8 @@ def _fits(n: int, width: int, height: int) -> None:
     needed, memory = 3 * n * width * height, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > memory // 2:
         raise UserError("dataset=folder", f"{n:,} images of {width} x {height} need {needed / 2**30:.1f} GB, more than "
-                                          f"half of this machine's {memory / 2**30:.1f} GB", "lower dataset.size")
+                                          f"half of this machine's {memory / 2**30:.1f} GB",
+                        "lower dataset.size, or use dataset=photos, which decodes from the disk")
 
 
 def _keep(path: Path, **arrays: np.ndarray) -> None:

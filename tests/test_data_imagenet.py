@@ -1,0 +1,313 @@
+"""Images on a disk, in the layout of ImageNet: the same batches for any number of workers; faults name files."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import pickle
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from folders import equal
+from jobs import Job, nasx
+from torch import Tensor
+
+from nasx import records
+from nasx.data import decoded
+from nasx.data.decoded import Decoded, pixels
+from nasx.data.imagenet import ImageNet, Photos
+from nasx.data.splits import splits
+from nasx.data.stream import Batch
+from nasx.errors import UserError
+
+Image = pytest.importorskip("PIL.Image")
+CLASSES = ("n01440764", "n01443537", "n01484850")
+SMALL: dict[str, Any] = {"size": 16, "resize": 20}
+
+
+def draw(path: Path, width: int = 30, height: int = 24, seed: int = 0) -> np.ndarray:
+    """Write an image of smooth colours; its pixels (3, h, w) before any compression."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    coarse = np.random.RandomState(seed).randint(0, 256, (4, 5, 3)).astype(np.uint8)
+    picture = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+    picture.save(path)
+    return np.array(picture).transpose(2, 0, 1)
+
+
+def imagenet(root: Path, train: int = 6, val: int = 2, **size: int) -> Path:
+    """A tiny ImageNet in its published layout."""
+    seeds = itertools.count()
+    for part, count in (("train", train), ("val", val)):
+        for name in CLASSES:
+            for i in range(count):
+                file = f"{name}_{i}.JPEG" if part == "train" else f"ILSVRC2012_val_{i:08d}.JPEG"
+                draw(root / part / name / file, seed=next(seeds), **size)
+    return root
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("NASX_DATA", str(tmp_path))
+    return imagenet(tmp_path / "imagenet")
+
+
+def batches(opened: Decoded, count: int, start: int = 0, rows: Tensor | None = None) -> list[Batch]:
+    stream = opened.stream("w", batch=5, seed=3, rows=rows)
+    stream.load_state_dict({"position": start})
+    return list(itertools.islice(stream, count))
+
+
+def same(a: Batch, b: Batch) -> bool:
+    return torch.equal(a.x, b.x) and torch.equal(a.y, b.y) and a.seed == b.seed
+
+
+# ------------------------------------------------------------------------------------------------------- layout
+def test_the_published_layout(here: Path) -> None:
+    source = ImageNet(**SMALL)
+    source.check()
+    opened = source.open("cpu")
+    assert opened.classes == CLASSES
+    assert opened.train_y.tolist() == [0] * 6 + [1] * 6 + [2] * 6
+    assert opened.described()["shape"] == [3, 16, 16]
+    w, a = splits(opened, ImageNet(**SMALL, fraction=0.5, fraction_a=0.17), 0)
+    assert [np.bincount(opened.train_y[part]).tolist() for part in (w, a)] == [[3, 3, 3], [1, 1, 1]]
+    assert Photos(path=str(here), **SMALL).open("cpu").classes == CLASSES
+
+
+def test_evaluation_cuts_the_centre(tmp_path: Path) -> None:
+    drawn = []
+    for part in ("train", "val"):
+        for name in "ab":
+            drawn.append(draw(tmp_path / part / name / "0.png", 25, 20, seed=len(drawn)))
+    opened = Photos(path=str(tmp_path), **SMALL).open("cpu")
+    [first, second] = opened.ordered("test", batch=1)
+    for batch, pixels_, label in ((first, drawn[2], 0), (second, drawn[3], 1)):
+        # the shorter side is 20 = resize already, so nothing is interpolated; 4 or 5 columns go on either side
+        wanted = (pixels_[:, 2:18, 4:20] / 255 - np.array(opened.described()["mean"])[:, None, None]) \
+            / np.array(opened.described()["std"])[:, None, None]
+        assert np.allclose(batch.x[0].numpy(), wanted, atol=1e-5)
+        assert batch.y.tolist() == [label]
+    assert [len(batch.y) for batch in opened.ordered("test", batch=2)] == [2]
+    [own] = opened.ordered("test", batch=1, first=1, step=2)
+    assert same(own, second)
+    [part] = opened.ordered("train", np.array([1]), batch=4)
+    assert part.y.tolist() == [1]
+
+
+# ------------------------------------------------------------------------------------------------------ batches
+@pytest.mark.parametrize("workers", [1, 2])
+def test_batches_are_the_same_for_any_number_of_workers(workers: int, here: Path,
+                                                        monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoded, "PIECE", 2)
+    source = ImageNet(**SMALL)
+    alone, many = source.open("cpu"), source.open("cpu", workers=workers)
+    before = torch.get_rng_state()
+    whole = batches(alone, 8)
+    assert all(same(a, b) for a, b in zip(whole, batches(many, 8), strict=True))
+    assert all(same(a, b) for a, b in zip(whole[3:], batches(many, 5, start=3), strict=True))  # resumed
+    stream = many.stream("w", batch=5, seed=3)
+    assert same(stream.at(6), whole[6])
+    assert stream.position == 0
+    assert same(next(stream), whole[0])
+    assert torch.equal(torch.get_rng_state(), before)
+    for a, b in zip(alone.ordered("test", batch=4), many.ordered("test", batch=4), strict=True):
+        assert same(a, b)
+
+
+def test_each_pass_holds_every_image_once_and_seeds_differ(here: Path) -> None:
+    stream = ImageNet(**SMALL).open("cpu").stream("w", batch=6, seed=3)
+    for k in range(2):
+        assert sorted(torch.cat([stream.items(3 * k + i) for i in range(3)]).tolist()) == list(range(18))
+    assert len({seed for i in range(6) for _, seed in stream.keys(i)}) == 36
+
+
+def test_processes_share_a_batch(here: Path) -> None:
+    opened = ImageNet(**SMALL).open("cpu")
+    [whole] = batches(opened, 1)
+    parts = [batches(opened, 1, rows=torch.tensor(rows))[0] for rows in ([0, 1, 3], [2, 4])]
+    joined = torch.cat([part.x for part in parts])[torch.tensor([0, 1, 3, 2, 4])]
+    assert torch.equal(joined, whole.x)
+    assert {part.seed for part in parts} == {whole.seed}
+
+
+def views(path: Path, count: int, **settings: Any) -> Iterator[Tensor]:
+    """So many training views of the images in `path`, as bytes."""
+    opened = Photos(path=str(path), **SMALL | {"jitter": None, "flip": False} | settings).open("cpu")
+    return (opened.parts["train"].view(0, seed) for seed in range(count))
+
+
+def test_training_crops_and_mirrors(tmp_path: Path) -> None:
+    for part, name in itertools.product(("train", "val"), "ab"):
+        drawn = draw(tmp_path / part / name / "0.png", 16, 16)
+    whole = {"scale": (1.0, 1.0), "ratio": (1.0, 1.0)}
+    assert all(torch.equal(x, torch.from_numpy(drawn)) for x in views(tmp_path, 4, **whole))
+    turned = torch.from_numpy(drawn).flip(2)
+    mirrored = [torch.equal(x, turned) for x in views(tmp_path, 400, flip=True, **whole)]
+    assert sum(mirrored) == pytest.approx(200, abs=60)  # six deviations
+    ramp = np.broadcast_to(np.arange(0, 256, 4, dtype=np.uint8), (64, 64))
+    picture = np.stack([ramp, ramp.T, ramp * 0], 2)
+    Image.fromarray(picture).save(tmp_path / "train" / "a" / "0.png")
+    shares, ratios = [], []
+    for x in views(tmp_path, 300):  # the slope of a ramp tells the size of the window
+        width, height = (4 * np.diff(x[i].float().numpy().mean(i)).mean() for i in (0, 1))
+        shares.append(width * height / 64**2)
+        ratios.append(width / height)
+    assert 0.05 < min(shares) < 0.15
+    assert 0.85 < max(shares) < 1.05
+    assert 0.65 < min(ratios) < 0.8
+    assert 1.25 < max(ratios) < 1.5
+
+
+def test_jitter_moves_colours_only_and_can_be_left_out(tmp_path: Path) -> None:
+    for part, name in itertools.product(("train", "val"), "ab"):
+        drawn = draw(tmp_path / part / name / "0.png", 16, 16)
+    whole = {"scale": (1.0, 1.0), "ratio": (1.0, 1.0)}
+    moved = list(views(tmp_path, 3, jitter=(0.4, 0.4, 0.4, 0.2), **whole))
+    assert not torch.equal(moved[0], moved[1])
+    assert not any(torch.equal(x, torch.from_numpy(drawn)) for x in moved)
+    bright = [x.float().mean() / drawn.mean() for x in views(tmp_path, 200, jitter=(0.4, 0.0, 0.0, 0.0), **whole)]
+    assert 0.55 < min(bright) < 0.7
+    assert 1.2 < max(bright) < 1.45  # some pixels are clipped
+
+
+# ----------------------------------------------------------------------------------------------------- decoders
+def test_torchcodec_and_pil_give_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    codec = pytest.importorskip("torchcodec.decoders")
+    called = []
+    real = codec.decode_jpeg
+    monkeypatch.setattr(codec, "decode_jpeg", lambda *words, **how: called.append(1) or real(*words, **how))
+    draw(tmp_path / "plain.png", 61, 47)
+    picture, turned = Image.open(tmp_path / "plain.png"), Image.Exif()
+    turned[0x0112] = 6
+    saved: list[tuple[Any, dict[str, Any]]] = []
+    saved += [(picture, {"quality": quality, "subsampling": s}) for quality in (50, 95) for s in (0, 2)]
+    saved += [(picture, {"progressive": True}), (picture, {"exif": turned}), (picture.convert("L"), {}),
+              (picture.convert("CMYK"), {})]
+    for i, (image, how) in enumerate(saved):
+        image.save(tmp_path / f"{i}.jpg", **how)
+    fast = [pixels(tmp_path / f"{i}.jpg") for i in range(len(saved))]
+    assert len(called) == len(saved)
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "torchcodec.decoders", None)
+        slow = [pixels(tmp_path / f"{i}.jpg") for i in range(len(saved))]
+    assert len(called) == len(saved)
+    assert [x.shape for x in fast] == [x.shape for x in slow]
+    assert all(torch.equal(a, b) for a, b in zip(fast, slow, strict=True))
+    assert fast[5].shape == (3, 61, 47)  # turned
+
+
+# ------------------------------------------------------------------------------------------------------- faults
+def test_missing_parts_and_classes(here: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"dataset=imagenet: no files found; looked at .*nowhere/imagenet.*train/<cl"):
+        ImageNet(path=str(tmp_path / "nowhere")).check()
+    with pytest.raises(UserError, match="dataset=photos needs a folder"):
+        Photos().check()
+    (here / "val" / CLASSES[1]).rename(tmp_path / "kept")
+    (here / "val" / "other").mkdir()
+    with pytest.raises(UserError, match=rf"val: has other class folders than train/: it lacks {CLASSES[1]} and has "
+                                        r"besides other; sort its images"):
+        ImageNet().check()
+    (here / "val" / "other").rmdir()
+    (tmp_path / "kept").rename(here / "val" / CLASSES[1])
+    for file in (here / "val" / CLASSES[1]).iterdir():
+        file.unlink()
+    with pytest.raises(UserError, match=rf"val/{CLASSES[1]}: has no images"):
+        ImageNet().open("cpu")
+    (here / "val").rename(here / "held")
+    with pytest.raises(UserError, match=r"imagenet: has train/ but no val/; put the validation images"):
+        ImageNet().check()
+
+
+@pytest.mark.parametrize(("settings", "message"), [
+    ({"size": 300}, "dataset.size=300, dataset.resize=256"), ({"scale": (0.5, 0.2)}, "are no ranges"),
+    ({"jitter": (0.1, 0.1, 0.1, 0.7)}, "is out of range"), ({"fraction": 1.5}, "dataset.fraction=1.5"),
+    ({"std": (0.0, 1.0, 1.0)}, "dataset.std")])
+def test_settings_out_of_range(here: Path, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        ImageNet(**settings).check()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_damaged_image_is_named(here: Path, workers: int) -> None:
+    file = here / "train" / CLASSES[0] / f"{CLASSES[0]}_3.JPEG"
+    whole = file.read_bytes()
+    for damaged in (whole[:len(whole) // 2], b"", b"<html>not found</html>", whole[:2] + bytes(200)):
+        file.write_bytes(damaged)
+        with pytest.raises(UserError, match=rf"{file.name}: is not a readable image .*; repair, replace or remove it"):
+            batches(ImageNet(**SMALL).open("cpu", workers=workers), 4)
+    opened = ImageNet(**SMALL).open("cpu", workers=workers)
+    file.unlink()
+    with pytest.raises(UserError, match=rf"{file.name}: cannot be read \(No such file"):
+        batches(opened, 4)
+
+
+def test_a_worker_that_dies_is_told(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoded.Views, "__getitem__", lambda self, keys: os.kill(os.getpid(), signal.SIGKILL))
+    with pytest.raises(UserError, match=r"workers=1: one of them has ended .*; lower workers"):
+        batches(ImageNet(**SMALL).open("cpu", workers=1), 1)
+
+
+def test_errors_travel_between_processes() -> None:
+    for fault in (UserError("a", "is wrong", "mend it"), UserError.join([UserError("a", "x"), UserError("b", "y")])):
+        came = pickle.loads(pickle.dumps(fault))
+        assert (str(came), came.where, came.fault, came.remedy) == (str(fault), fault.where, fault.fault, fault.remedy)
+
+
+# ------------------------------------------------------------------------------------------------ command line
+WORDS = ("dataset=imagenet", "dataset.size=64", "dataset.resize=72", "threads=1", "out=runs", "quiet=true")
+NET = ("retrain", "space=darts", "genotype=DARTS_V2", "retrain=imagenet_linear", *WORDS, "retrain.epochs=1", "name=net",
+       "retrain.warmup_epochs=0", "retrain.batch=8", "retrain.layers=3", "retrain.channels=4", "retrain.auxiliary=0")
+
+
+def test_an_epoch_by_the_command_line(tmp_path: Path) -> None:
+    imagenet(tmp_path / "data" / "imagenet", train=8)
+    found = nasx(tmp_path, *NET, "workers=1", env={"NASX_DATA": str(tmp_path / "data")})
+    assert found.code == 0, found
+    assert "test accuracy" in found.out
+
+
+@pytest.mark.slow
+def test_killed_repaired_and_resumed_with_other_workers(tmp_path: Path) -> None:
+    """A search ends with a damaged image's name, a retraining by a kill; both end as undisturbed runs do."""
+    root, env = imagenet(tmp_path / "data" / "imagenet", train=8), {"NASX_DATA": str(tmp_path / "data")}
+    words = ("search", "experiment=single_imagenet", *WORDS, "space.layers=3", "space.channels=4", "search.batch=4",
+             "search.epochs=2", "name=found", "checkpoint_s=0.001")
+    whole = [tmp_path / "whole" / "runs" / name for name in ("found", "net")]
+    (tmp_path / "whole").mkdir()
+    for line in (words, NET):
+        assert nasx(tmp_path / "whole", *line, "workers=0", env=env).code == 0
+    file = root / "train" / CLASSES[1] / f"{CLASSES[1]}_1.JPEG"
+    kept = file.read_bytes()
+    file.write_bytes(kept[:100])
+    found = nasx(tmp_path, *words, "workers=1", env=env)
+    assert found.code == 2, found
+    assert found.err.count("\n") == 1, found
+    assert f"{file}: is not a readable image" in found.err
+    file.write_bytes(kept)
+    assert nasx(tmp_path, *words, "workers=2", env=env).code == 0
+    job = Job(tmp_path, *NET, "workers=2", "checkpoint_s=0.001", env=env)
+    job.until(lambda: bool(list((tmp_path / "runs" / "net").glob("checkpoints/0*.ckpt"))))
+    job.kill()
+    done = nasx(tmp_path, *NET, "workers=1", env=env)
+    assert done.code == 0, done
+    for path in whole:
+        equal(path, tmp_path / "runs" / path.name)
+
+
+@pytest.mark.slow
+def test_the_search_protocol_of_pc_darts(tmp_path: Path) -> None:
+    imagenet(tmp_path / "data" / "imagenet", train=8)
+    found = nasx(tmp_path, "search", "experiment=pc_darts_imagenet", *WORDS, "space.layers=3", "space.channels=4",
+                 "search.batch=4", "search.epochs=3", "search.warmup_epochs=2", "search.arch_warmup=2", "name=found",
+                 "dataset.fraction=0.5", "dataset.fraction_a=0.25", env={"NASX_DATA": str(tmp_path / "data")})
+    assert found.code == 0, found
+    rows = records.read_rows(tmp_path / "runs" / "found")
+    assert [row["updates"] for row in rows] == [3, 6, 9]  # 4 of 8 images of each of 3 classes
+    assert [row["lr"] for row in rows] == pytest.approx([0.25, 0.5 * 0.75, 0.5 * 0.25])  # of 1, 3/4, 1/4 first a half
+    assert [row["moved"] == 0 for row in rows] == [True, True, False]
