@@ -27,9 +27,10 @@ ELSEWHERE = config.ELSEWHERE | {"seed", "from", "parent"}
 SIZES = {"epochs", "updates_per_epoch", "layers", "channels", "cells"}
 """Settings that make a run smaller than its protocol when they are lowered."""
 COLUMNS = ("run", "folder", "kind", "method", "space", "dataset", "protocol", "search", "recipe", "retrain",
-           "searched_on", "parent_family", "labels", "reduced", "best_of", "overrides", "family", "identity", "seed",
-           "parent", "genotype", "benchmark", "source", "supernet_valid", "test_accuracy", "params", "cost_s",
-           "peak_mb", "updates", "passes", "device", "gpu", "versions", "commit", "collapsed", "moving")
+           "searched_on", "experiment", "parent_family", "parent_folder", "parent_overrides", "labels", "reduced",
+           "best_of", "overrides", "family", "identity", "seed", "parent", "genotype", "benchmark", "source",
+           "supernet_valid", "test_accuracy", "params", "cost_s", "peak_mb", "updates", "passes", "device", "gpu",
+           "versions", "commit", "collapsed", "moving")
 """Columns of every frame; a look-up adds `<dataset>.valid` and `<dataset>.test`."""
 
 
@@ -117,7 +118,9 @@ def _row(folder: str, record: Mapping[str, Any]) -> dict[str, Any]:
         "search": _text(choices.get("search")) if search else "",
         "recipe": "" if search else _text(record.get("protocol")),
         "retrain": "" if search else _text(choices.get("retrain")),
-        "searched_on": _text(choices.get("dataset")) if search else "", "parent_family": "",
+        "searched_on": _text(choices.get("dataset")) if search else "",
+        "experiment": _text(choices.get("experiment")), "parent_family": "", "parent_folder": "",
+        "parent_overrides": (),
         "labels": tuple(label for label in labels if not label.startswith("best_of_")),
         "reduced": _reduced(record), "best_of": best[0] if best else 0,
         "overrides": _overrides(record.get("overrides") or []), "family": _text(record.get("family")),
@@ -176,6 +179,8 @@ def _inherit(rows: Any) -> None:
         for name in ("method", "space", "protocol", "search"):
             row[name] = parent[name] if name in ("protocol", "search") else row[name] or parent[name]
         row["searched_on"] = parent["dataset"]
+        row["experiment"] = row["experiment"] or parent["experiment"]
+        row["parent_folder"], row["parent_overrides"] = parent["folder"], parent["overrides"]
         row["labels"] = tuple(sorted({*row["labels"], *parent["labels"]}))
         row["reduced"] = row["reduced"] or parent["reduced"]
         row["parent_family"] = parent["family"] or "\n".join(parent["overrides"])

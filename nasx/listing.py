@@ -1,4 +1,5 @@
-"""`nasx list`: what there is to choose from, a line each; of one kind, its sources, costs and options too.
+"""`nasx list`: what there is to choose from, a line each; of one kind, its sources, costs and options too, of
+experiments their commands, printed numbers and costs.
 
 Reads files; imports no component.
 
@@ -13,9 +14,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from nasx import schema
+from nasx import experiments, schema
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 KINDS = {"methods": "method", "spaces": "space", "datasets": "dataset", "benchmarks": "benchmark",
          "protocols": "search", "recipes": "retrain", "engines": "engine", "loggers": "logger",
@@ -62,7 +66,7 @@ def _target(text: str) -> str:
 def _first_comment(text: str) -> str:
     """The first comment that is neither a package directive nor the run command, to the end of its sentence."""
     lines = [line.lstrip("# ").strip() for line in text.splitlines() if line.startswith("#")]
-    told = [line for line in lines if not line.startswith(("@", "nasx ", "Source:"))]
+    told = [line for line in lines if not line.startswith(("@", "nasx ", "Source:", *experiments.MARKS))]
     ends = next((i for i, line in enumerate(told) if line.endswith((".", ":"))), len(told) - 1)
     return " ".join(told[:ends + 1])
 
@@ -98,6 +102,25 @@ def _said(node: Mapping[str, Any]) -> str:
     return " ".join(f"{key}={said(value)}" for key, value in node.items() if key not in ("_target_", "defaults"))
 
 
+def _experiments(found: Sequence[Entry], folders: Sequence[str]) -> Table:
+    """Each experiment with the commands, the printed numbers and the cost that its file tells."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title="experiments: experiment=...", title_justify="left", box=None, padding=(0, 2, 1, 0))
+    table.add_column("name", no_wrap=True)
+    table.add_column("what it is, how to run it, what was published, what it costs", overflow="fold")
+    for entry in found:
+        told = experiments.find(entry.name, *map(Path, folders))
+        assert told is not None
+        lines = [told.about or entry.line, *(f"$ {command}" for command in told.commands)]
+        lines += [f"· {printed.row}: {printed.numbers}" + f", with {' '.join(printed.words)}" * bool(printed.words)
+                  for printed in told.printed]
+        lines += [f"no printed number: {told.nothing}"] * bool(told.nothing) + [f"cost: {told.cost}"] * bool(told.cost)
+        table.add_row(entry.name, Text("\n".join(lines)))
+    return table
+
+
 def main(cfg: Mapping[str, Any], folders: Sequence[str]) -> None:
     """Print the tables that `cfg["what"]` asks for."""
     from rich.console import Console
@@ -111,6 +134,9 @@ def main(cfg: Mapping[str, Any], folders: Sequence[str]) -> None:
         found = list(entries(KINDS[kind], [Path(folder) for folder in folders]))
         sourced, priced = (not whole and any(getattr(entry, part) for entry in found) for part in ("source", "cost"))
         table = Table(title=f"{kind}: {KINDS[kind]}=...", title_justify="left", box=None, padding=(0, 2, 0, 0))
+        if kind == "experiments" and not whole:
+            console.print(_experiments(found, folders))
+            continue
         table.add_column("name", no_wrap=True)
         table.add_column("what it is", overflow="fold", ratio=3)
         if sourced:

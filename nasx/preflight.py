@@ -28,7 +28,7 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from nasx import config, files, records, sweeps, trust
+from nasx import config, experiments, files, records, sweeps, trust
 from nasx.errors import UserError
 
 FLAGS = {"--help": "-h", "--hydra-help": "", "--version": "", "--resolve": "", "--run": "-r", "--multirun": "-m",
@@ -364,11 +364,12 @@ def _mapping(cfg: Any, *, resolve: bool) -> dict[str, Any]:
 
 def published(command: str, choices: Mapping[str, Any], cfg: Mapping[str, Any],
               config_dir: str | None) -> dict[str, Any]:
-    """The configuration of the same choices as their files and the pair give it, without experiment and overrides.
+    """The configuration of the same choices as their files, the pair and a published experiment give it.
 
-    Keys of the top level (seed, out, from, ...) are those of `cfg`.
+    Without overrides. Keys of the top level (seed, out, from, ...) are those of `cfg`.
     """
     chosen = [f"{group}={choices[group]}" for group in config.GROUPS if choices.get(group)]
+    chosen += experiments.published(choices, config_dir)
     values, _ = plain(make_loader(config_dir).load_configuration(command, chosen, RunMode.RUN))
     return {key: value if key in config.GROUPS else cfg.get(key) for key, value in values.items()}
 

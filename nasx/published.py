@@ -9,7 +9,8 @@ Accuracies and errors in percent, parameters and operations in millions, costs i
 
 Rules
 1. A run stands beside a printed number only where space, data set and method are the same; an ablation or a baseline
-   that nasx does not have stands alone.
+   that nasx does not have stands alone. A run of an experiment stands beside the rows that the experiment names
+   (nasx.experiments), where it was given the words that the experiment gives for them, and beside no others.
 2. Protocols are never mixed: where our runs of a printed table were searched under another protocol than the paper's,
    or under several, or were retrained with several recipes, `compare` refuses and says which filter helps. DARTS alone
    scores 54.30 or 59.84 on CIFAR-10 by the protocol (NAS-Bench-201 against NATS-Bench).
@@ -24,11 +25,14 @@ import math
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from nasx import experiments
 from nasx.errors import UserError
+from nasx.experiments import Experiment, Printed
 from nasx.tables import DATASETS, NO_TEST, marks, value
 from nasx.typeset import Sheet
 
@@ -40,9 +44,19 @@ METRICS = {"valid_accuracy": "valid %", "test_accuracy": "test %", "test_error":
            "top5_error": "top-5 error %", "params_m": "params (M)", "mult_adds_m": "mult-adds (M)",
            "flops_m": "FLOPs (M)", "search_gpu_days": "search GPU-days", "valid_perplexity": "valid perplexity",
            "test_perplexity": "test perplexity", "parametric_ops_normal": "parametric operations"}
+SHORT = {paper: full.partition(" (")[0].replace("Λ", "Lambda") for paper, full in PAPERS.items()}
+RESULTS = {"supernet_valid_accuracy": "supernet valid accuracy", "supernet_valid_error": "supernet valid error",
+           "test_accuracy": "test accuracy", "test_error": "test error", "top1_accuracy": "top-1 accuracy",
+           "top1_error": "top-1 error", "valid_perplexity": "valid perplexity", "test_perplexity": "test perplexity",
+           "layer_alignment": "layer alignment", "search_gpu_days": "search GPU-days"}
+"""What `told` tells, of the metrics of a row: what the row is about."""
 ALIKE = {"lambda_darts": "lambda", "lambda_": "lambda", "amended_darts": "amended", "single_darts": "single"}
 RETRAINED = {"test_accuracy": "test_accuracy", "top1_accuracy": "test_accuracy", "test_error": "test_accuracy",
              "top1_error": "test_accuracy", "params_m": "params"}
+CHOICES = frozenset({"search", "retrain"})
+"""Choices that a run has in a column of its own, besides those that say what it is."""
+PLACES = frozenset({"from", "method", "space", "dataset"})
+"""Words that say which run and which data: looked at by themselves."""
 ROW = ["label", "selection", "searched_on", "recipe"]
 TEXT = ["paper", "place", "label", "method", "variant", "space", "searched_on", "dataset", "metric", "std_over",
         "selection", "protocol", "recipe", "note"]
@@ -51,12 +65,40 @@ TEXT = ["paper", "place", "label", "method", "variant", "space", "searched_on", 
 @lru_cache(maxsize=1)
 def _targets() -> pd.DataFrame:
     with files("nasx").joinpath("results/targets.csv").open(encoding="utf-8") as file:
-        return pd.read_csv(file, dtype=dict.fromkeys(TEXT, "str"), keep_default_na=False,
-                           na_values={"mean": [""], "std": [""], "n": [""]})
+        table = pd.read_csv(file, dtype=dict.fromkeys(TEXT, "str"), keep_default_na=False,
+                            na_values={"mean": [""], "std": [""], "n": [""]})
+    alike = table.groupby(["paper", "place", *ROW])["space"].transform("nunique")
+    lines = ({str(k): v for k, v in line.items()} for line in table.to_dict("records"))
+    table["row"] = [_name(line, several > 1) for line, several in zip(lines, alike, strict=True)]
+    return table
+
+
+def _name(line: Mapping[str, Any], spaces: bool) -> str:
+    """A printed row's own name: paper, place and label, and what tells it from others of that label."""
+    chosen = line["selection"] not in ("", "mean") and line["selection"] not in line["label"]
+    return (f"{SHORT[line['paper']]}, {line['place']}, {line['label']}" + f" ({line['selection']})" * chosen
+            + f" on {line['space']}" * spaces + f", {line['recipe']}" * bool(line["recipe"]))
+
+
+def told(lines: Sequence[Mapping[str, Any]]) -> str:
+    """The results among a row's numbers: `test error 2.71 +- 0.09 on CIFAR-10 (over retrainings)`."""
+    texts: list[str] = []
+    for metric in sorted({line["metric"] for line in lines} & set(RESULTS), key=list(RESULTS).index):
+        some = [line for line in lines if line["metric"] == metric]
+        if metric == "search_gpu_days" and texts:
+            continue
+        over = next((line["std_over"] for line in some if line["std_over"]), "")
+        n = next((f"{int(line['n'])} " for line in some if not math.isnan(line["n"])), "")
+        values = (_shown(line["mean"], line["std"], _digits(line)) or "as a range" for line in some)
+        numbers = ", ".join(f"{value} on {DATASETS.get(line['dataset'], line['dataset'])}"
+                            for value, line in zip(values, some, strict=True))
+        texts.append(f"{RESULTS[metric]} {numbers}" + (f" (over {n}{over})" if over not in ("", "not stated") else
+                                                       " (+- not explained)" if over else ""))
+    return ", ".join(texts).replace("±", "+-")
 
 
 def load(paper: str | None = None) -> pd.DataFrame:
-    """The printed numbers, of one paper or of all five."""
+    """The printed numbers, of one paper or of all five; `row` is the name of the row that a number stands in."""
     if paper is not None and paper not in PAPERS:
         raise UserError(f"paper={paper}", "no such paper", f"there are {', '.join(PAPERS)}")
     table = _targets()
@@ -103,10 +145,34 @@ def compare(ours: pd.DataFrame, paper: str) -> tuple[list[Sheet], pd.DataFrame]:
 
 def _fits(line: Mapping[str, Any], row: Mapping[str, Any]) -> bool:
     """Whether our row `row` is the method, space, data set and selection of the printed number and can have it."""
-    chosen = f"best of {int(row['best_of'])}" if row["best_of"] else "mean"
+    best = f"best of {int(row['best_of'])}" if row["best_of"] else ""
+    if not _measure(line, row):
+        return False
+    experiment = experiments.find(row["experiment"])
+    if experiment and experiment.printed:
+        return best == (line["selection"] if line["selection"].startswith("best of") else "") and any(
+            _named(printed, experiment, line, row) for printed in experiment.printed)
     return (ALIKE.get(row["method"], row["method"]) == line["method"] != "" and row["space"] == line["space"]
-            and _searched(line) in ("", row["searched_on"]) and (line["selection"] or "mean") == chosen
-            and bool(_measure(line, row)) and all(_holds(c, row) for c in line["variant"].split()))
+            and (row["kind"] == "search" or row["dataset"] == line["dataset"])
+            and _searched(line) in ("", row["searched_on"]) and (line["selection"] or "mean") == (best or "mean")
+            and all(_holds(c, row) for c in line["variant"].split()))
+
+
+def _named(printed: Printed, experiment: Experiment, line: Mapping[str, Any], row: Mapping[str, Any]) -> bool:
+    """Whether our row is what the experiment computes for the printed number: its own choices but for the words that it
+    gives, and neither other words of those, nor another setting of the method."""
+    if printed.row != line["row"] or DATASETS.get(line["dataset"], line["dataset"]) not in printed.datasets:
+        return False
+    words = printed.settings
+    chosen = {**experiment.choices, **words}
+    searched = experiment.choices if "from" in words else chosen
+    if any(row[group] != chosen[group] for group in ("method", "space", "dataset") if group in chosen) or \
+            row["searched_on"] != searched.get("dataset", row["searched_on"]):
+        return False
+    given = {text.partition("=")[0].lstrip("+") for text in (*row["overrides"], *row["parent_overrides"])}
+    other = {key for key in given if key in experiment.keys | CHOICES or key.startswith("method.")}
+    return not other - words.keys() and all(_holds(f"{key}={value}", row) for key, value in words.items()
+                                            if key not in PLACES)
 
 
 def _searched(line: Mapping[str, Any]) -> str:
@@ -116,11 +182,18 @@ def _searched(line: Mapping[str, Any]) -> str:
 def _holds(condition: str, row: Mapping[str, Any]) -> bool:
     """Whether our configuration fulfils `key=value`: by the command line, else by the run's config.yaml."""
     key, _, wanted = condition.partition("=")
-    for line in row["overrides"]:
+    if wanted.isupper():  # RUN, FOLDER: what only the user knows
+        return True
+    if key in CHOICES:
+        return bool(row[key] == wanted)
+    if key == "seed":
+        return {_seed(folder) for folder in row["folders"]} == {wanted}
+    for line in (*row["overrides"], *row["parent_overrides"]):
         name, _, setting = line.partition("=")
         if name.lstrip("+") == key:
             return setting == wanted
-    return str(_configured(row["folder"], key)) == wanted
+    found = (_configured(folder, key) for folder in (row["folder"], row["parent_folder"]))
+    return str(next((value for value in found if value is not None), None)) == wanted
 
 
 @lru_cache(maxsize=256)
@@ -142,11 +215,18 @@ def _configured(folder: str, key: str) -> Any:
     return node
 
 
+def _seed(folder: str) -> str:
+    """The seed of the search that a run is, or whose cell it trains."""
+    parent = _configured(folder, "from")
+    beside = Path(folder).parent / Path(str(parent)).name
+    return str(_configured(str(beside) if parent and beside.is_dir() else folder, "seed"))
+
+
 def _measure(line: Mapping[str, Any], row: Mapping[str, Any]) -> str:
     """The column of `tables.summary` that holds the printed number's metric; empty where our row has none."""
     metric, dataset = line["metric"], line["dataset"]
     if row["kind"] == "retrain":
-        return RETRAINED.get(metric, "") if row["dataset"] == dataset else ""
+        return RETRAINED.get(metric, "")
     if metric in ("valid_accuracy", "test_accuracy") and row.get(f"{dataset}.valid_n"):
         return f"{dataset}.{metric.partition('_')[0]}"
     return "cost_s" if metric == "search_gpu_days" and row["gpu"] else ""
@@ -163,16 +243,17 @@ def _ours(line: Mapping[str, Any], row: Mapping[str, Any]) -> tuple[float, float
 
 def _same_protocol(paper: str, place: str, space: str, lines: Sequence[Mapping[str, Any]],
                    matches: Sequence[Mapping[str, Any]]) -> None:
-    """Refuses runs that were searched under another protocol than the paper's, or made under several."""
+    """Refuses runs that were searched under another protocol than the paper's, or made under several. Runs of
+    experiments may differ: each has those of its printed row."""
     printed = {line["protocol"] for line in lines} - {""}
     found = sorted({row["protocol"] for row in matches if row["protocol"]})
-    recipes = sorted({row["recipe"] for row in matches if row["recipe"]})
     where = f"paper={paper}, {place} ({space})"
     if printed and set(found) - printed:
         named = ", ".join(sorted(printed))
         raise UserError(where, f"the paper searched under {named}, your runs under {', '.join(found)}",
                         f"keep one with filter=[protocol:{named}], or search again with that protocol")
-    for key, values in (("protocol", found), ("recipe", recipes)):
+    for key in ("protocol", "recipe"):
+        values = sorted({row[key] for row in matches if row[key] and not row["experiment"]})
         if len(values) > 1:
             raise UserError(where, f"your runs differ in {key} ({', '.join(values)})",
                             f"keep one with filter=[{key}:{values[0]}]")
@@ -212,8 +293,8 @@ def _section(paper: str, place: str, space: str, lines: Sequence[dict[str, Any]]
             over = row["std_over"] if row["n"] > 1 else ""
             body.append((words, "nasx", str(row["n"]), over, row["protocol"], row["recipe"],
                          *(_cell(fitting.get(c), row["n"]) for c in columns)))
-            numbers += [{"paper": paper, "place": place, "label": first["label"], "method": row["method"],
-                         "variant": row["setting"], "own": first["own"], "space": space,
+            numbers += [{"paper": paper, "place": place, "label": first["label"], "row": first["row"],
+                         "method": row["method"], "variant": row["setting"], "own": first["own"], "space": space,
                          "searched_on": row["searched_on"], "dataset": dataset, "metric": metric, "mean": mean,
                          "std": std, "n": n, "std_over": over, "selection": "", "protocol": row["protocol"],
                          "recipe": row["recipe"], "note": marks(row), "source": "nasx"}

@@ -44,6 +44,7 @@ __all__ = ["collect", "main", "pick", "sheets", "summary", "to_csv"]
 KEYS = ["kind", "method", "space", "searched_on", "dataset", "protocol", "search", "recipe", "retrain", "labels",
         "reduced", "best_of"]
 """Columns whose values split rows, besides the configuration itself."""
+CARRIED = ("overrides", "family", "folder", "experiment", "parent_overrides", "parent_folder")  # told of a row's first
 MEASURES = ("supernet_valid", "test_accuracy", "params", "cost_s", "peak_mb", "updates", "passes")
 CHOSEN = {"method", "space", "dataset", "search", "retrain"}
 """Overrides that stand in a column of their own already."""
@@ -71,8 +72,7 @@ def summary(frame: pd.DataFrame, group: Sequence[str] = (), *, reference: bool =
     rows: list[dict[str, Any]] = []
     for members in groups.values():
         first = members[0]
-        row = {k: first[k] for k in [*KEYS, *group]}
-        row["overrides"], row["family"], row["folder"] = first["overrides"], first["family"], first["folder"]
+        row = {k: first[k] for k in [*KEYS, *CARRIED, *group]}
         row["n"], row["std_over"], row["reference"] = len(members), _std_over(members), ""
         row["folders"] = tuple(m["folder"] for m in members)
         row["device"] = " / ".join(sorted({m["device"] for m in members if m["device"]}))
@@ -275,7 +275,8 @@ def to_csv(table: pd.DataFrame) -> str:
     """Every number of `summary` in full precision: separate columns for mean, std and n; labels joined by `|`."""
     plain = table.assign(labels=["|".join(x) for x in table["labels"]],
                          overrides=[" ".join(x) for x in table["overrides"]]) if len(table) else table
-    return plain.drop(columns=["folder", "folders"], errors="ignore").to_csv(index=False, lineterminator="\n")
+    places = ["folder", "folders", "parent_folder", "parent_overrides"]
+    return plain.drop(columns=places, errors="ignore").to_csv(index=False, lineterminator="\n")
 
 
 # ---------------------------------------------------------------------------------------------------------- ask

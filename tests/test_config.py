@@ -134,16 +134,6 @@ def test_no_annotation_of_a_component_is_beyond_the_schema() -> None:
         assert [field.name for field in component.fields.values() if field.annotation is Any] == [], target
 
 
-@pytest.mark.parametrize("name", [p.stem for p in sorted((config.conf_dir() / "experiment").glob("*.yaml"))])
-def test_experiments_compose_and_say_how_they_run(name: str) -> None:
-    file = config.conf_dir() / "experiment" / f"{name}.yaml"
-    head = file.read_text().splitlines()[:2]
-    sweep = ["--multirun"] if "override /hydra/sweeper" in file.read_text() else []
-    assert head == ["# @package _global_", f"# {' '.join(['nasx search', *sweep, f'experiment={name}'])}"]
-    wanted = ("dataset=", "space.keep=MISSING")  # what an experiment leaves to the user
-    assert [fault for fault in faults(*sweep, f"experiment={name}") if not fault.startswith(wanted)] == []
-
-
 @pytest.mark.parametrize("name", [p.stem for p in sorted((config.conf_dir() / "pair").glob("*.yaml"))])
 def test_every_pair_belongs_to_a_space_and_a_method_and_composes(name: str) -> None:
     spaces = [p.stem for p in (config.conf_dir() / "space").glob("*.yaml") if name.startswith(f"{p.stem}_")]
@@ -337,6 +327,12 @@ def test_changed_names_what_departs_from_the_published() -> None:
     assert config.changed(cfg, published) == {"search.epochs": [50, 3], "space.layers": [5, 1]}
     experiment, choices = composed("search", "experiment=quickstart")
     assert "space.channels" in config.changed(experiment, preflight.published("search", choices, experiment, None))
+
+
+def test_what_a_published_experiment_sets_is_published() -> None:
+    cfg, choices = composed("search", "experiment=lambda_nb201_50", "search.batch=8")
+    published = preflight.published("search", choices, cfg, None)
+    assert config.changed(cfg, published) == {"search.batch": [64, 8]}
 
 
 def test_nothing_heavy_is_imported() -> None:

@@ -112,7 +112,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {  # spec sections 2.1 to 2.8, as compose
     "space=darts method=darts": {"method.order": 1, "search.epochs": 50, "search.nesterov": False},
     "space=darts method=pc_darts": {"search.batch": 256, "search.lr": 0.1, "search.lr_min": 0, "search.arch_lr": 6e-4,
                                     "search.arch_warmup": 15, "space.partial": 4, "space.edge_norm": True},
-    "experiment=single_table4_other_split": {"search.arch_optimizer": "sgd", "search.arch_lr": 0.005,
+    "experiment=single_table4 method.mode=other_split": {"search.arch_optimizer": "sgd", "search.arch_lr": 0.005,
                                              "search.lr": 0.005, "method.activation": "softmax",
                                              "method.mode": "other_split"},
 }

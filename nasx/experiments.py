@@ -1,0 +1,121 @@
+"""What an experiment says of itself: the comment at the head of conf/experiment/<name>.yaml, in paragraphs.
+
+    # @package _global_
+    # nasx run experiment=<name>               the command; more may follow; a long one goes on after \\
+    # What it is, in a sentence. More may follow.
+    # Published: <row>: <numbers>              for each printed row that the command computes
+    # Published: <row>: <numbers>, with <words>    the same, with these words on the command line besides
+    # Published: nothing; <why>
+    # Cost: <what it takes, on which card, by whose account>
+
+<row> and <numbers> are what `nasx.published.name` and `nasx.published.told` make of the printed numbers inside the
+package, so that the file, the list of experiments and the tables beside the papers cannot drift apart. A user's own
+files need none of it. Imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+from nasx import config
+
+MARKS = ("Published: ", "Cost: ")
+
+
+class Printed(NamedTuple):
+    """A printed row that an experiment computes: its name, its numbers, the overrides that lead to it."""
+
+    row: str
+    numbers: str
+    words: tuple[str, ...] = ()
+
+    @property
+    def datasets(self) -> frozenset[str]:
+        """The data sets that the numbers are on, as tables call them."""
+        return frozenset(re.findall(r" on ([^ ,]+)", self.numbers))
+
+    @property
+    def settings(self) -> dict[str, str]:
+        return dict(word.split("=", 1) for word in self.words)
+
+
+class Experiment(NamedTuple):
+    """The head of one file, and its choices."""
+
+    commands: tuple[str, ...]
+    about: str
+    printed: tuple[Printed, ...]
+    nothing: str
+    """Why no printed row belongs to it; empty where one does."""
+    cost: str
+    choices: Mapping[str, str]
+    """Group -> choice, of those that the file overrides."""
+
+    @property
+    def keys(self) -> frozenset[str]:
+        """The settings in which its rows differ."""
+        return frozenset(word.partition("=")[0] for printed in self.printed for word in printed.words)
+
+
+def read(text: str) -> Experiment:
+    """The head of an experiment's file. Whatever is not written in it stays empty."""
+    head = re.match(r"(?:#.*\n)*", text)
+    joined = re.sub(r" \\\n# +", " ", head[0] if head else "")
+    lines = [line.lstrip("# ").strip() for line in joined.splitlines()]
+    commands = tuple(line for line in lines if line.startswith("nasx "))
+    paragraphs: list[str] = []
+    for line in lines:
+        if line.startswith(("@", "nasx ")):
+            continue
+        if paragraphs and not line.startswith(MARKS):
+            paragraphs[-1] += f" {line}"
+        else:
+            paragraphs.append(line)
+    about = next((p for p in paragraphs if not p.startswith(MARKS)), "")
+    told, cost = ([p.removeprefix(mark) for p in paragraphs if p.startswith(mark)] for mark in MARKS)
+    nothing = "; ".join(p.removeprefix("nothing; ") for p in told if p.startswith("nothing; "))
+    printed = tuple(_printed(p) for p in told if not p.startswith("nothing; "))
+    choices = dict(re.findall(r"^ +- override /(\w+): (\w+)", text, re.M))
+    return Experiment(commands, about, printed, nothing, " ".join(cost), choices)
+
+
+def _printed(paragraph: str) -> Printed:
+    row, _, rest = paragraph.rpartition(": ")
+    numbers, _, words = rest.partition(", with ")
+    return Printed(row, numbers, tuple(words.split()))
+
+
+def command(name: str, experiment: Experiment, printed: Printed | None = None) -> str:
+    """The command that computes a printed row (None: the experiment as it is): the file's first, without what it sweeps
+    over, and the row's words. `from=RUN` among them makes it a retraining of what RUN found; those of a search say then
+    which RUN that is."""
+    first = (experiment.commands or (f"nasx search experiment={name}",))[0].split()
+    words = printed.words if printed else ()
+    if any(word.startswith("from=") for word in words):
+        unread = tuple(f"{group}{sign}" for group in config.COMMANDS["retrain"].unread for sign in ".=")
+        return " ".join(["nasx retrain", f"experiment={name}", *(w for w in words if not w.startswith(unread))])
+    given = {word.partition("=")[0] for word in words}
+    swept = ("--multirun", *(word for word in first if "," in word))
+    kept = (word for word in first if word not in swept and word.partition("=")[0] not in given)
+    return " ".join([*kept, *words])
+
+
+@lru_cache(maxsize=256)
+def find(name: str | None, *folders: Path) -> Experiment | None:
+    """The experiment of that name, in the user's `folders` before ours; None where there is none."""
+    for folder in (*folders, config.conf_dir()):
+        file = folder / "experiment" / f"{name}.yaml"
+        if name and file.is_file():
+            return read(file.read_text(encoding="utf-8"))
+    return None
+
+
+def published(choices: Mapping[str, object], config_dir: str | None = None) -> list[str]:
+    """`experiment=...` of the choices where that computes printed rows: what it sets is then published itself."""
+    name = choices.get("experiment")
+    found = find(str(name), *([Path(config_dir)] if config_dir else [])) if name else None
+    return [f"experiment={name}"] if found and found.printed else []

@@ -1,0 +1,216 @@
+"""Experiments and printed rows, each side read: every file tells its command, its rows and its cost as the printed
+numbers have them; every row that nasx could compute is named by a file or by the list of those that are not run; every
+command passes the checks; a finished run of an experiment stands beside the rows that it names and beside no others."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hydra.types import RunMode
+
+from nasx import config, experiments, preflight, published, tables
+from nasx.errors import UserError
+
+FOLDER = config.conf_dir() / "experiment"
+FILES = {file.stem: file for file in sorted(FOLDER.glob("*.yaml"))}
+HEADS = {name: experiments.read(file.read_text(encoding="utf-8")) for name, file in FILES.items()}
+ROWS: dict[str, list[dict[str, Any]]] = {}
+for _line in published.load().to_dict("records"):
+    ROWS.setdefault(str(_line["row"]), []).append({str(k): v for k, v in _line.items()})
+NOT_RUN = Path(published.__file__).with_name("results") / "not_run.yaml"
+
+
+def named(dataset: str) -> str:
+    return published.DATASETS.get(dataset, dataset)
+
+
+def not_run() -> dict[tuple[str, str], str]:
+    """(row, data set) -> why no experiment computes it."""
+    found: dict[tuple[str, str], str] = {}
+    for reason, places in yaml.safe_load(NOT_RUN.read_text(encoding="utf-8")).items():
+        for place, labels in places.items():
+            for label in labels:
+                [(text, only)] = label.items() if isinstance(label, dict) else [(label, None)]
+                row = f"{place}, {text}"
+                assert row in ROWS, f"no such row: {row}"
+                found |= {(row, name): reason for name in only or {named(line["dataset"]) for line in ROWS[row]}}
+    return found
+
+
+def texts(words: str, folder: Path) -> str:
+    """A command's words with something that the placeholders may stand for."""
+    return re.sub(r"\bspace\.keep=RUN", "space.keep=DARTS_V2", re.sub(r"\bfrom=RUN", f"from={folder}", words))
+
+
+# ---------------------------------------------------------------------------------------------------- what they say
+@pytest.mark.parametrize("name", FILES)
+def test_the_head_of_a_file(name: str) -> None:
+    head, lines = HEADS[name], FILES[name].read_text(encoding="utf-8").splitlines()
+    assert lines[0] == "# @package _global_"
+    assert re.match(rf"# nasx (search|run) (--multirun )?experiment={name}( |$)", lines[1]), lines[1]
+    assert all(f" experiment={name} " in f"{command} " for command in head.commands)
+    assert head.about.endswith(".")
+    assert bool(head.printed) != bool(head.nothing), "printed rows, or why there is none"
+    assert re.search(r"GPU-days?\b.*\b(1080 Ti|V100|2080 Ti|card not stated|TSE-DARTS-20|NAS-Bench-201)|CPU", head.cost)
+    assert max(len(line) for line in lines if line.startswith("#")) <= 120
+    assert not head.printed or {"space", "method", "dataset"} <= set(head.choices), "a published one chooses all three"
+
+
+@pytest.mark.parametrize("name", [name for name, head in HEADS.items() if head.printed])
+def test_the_printed_numbers_are_those_of_the_papers(name: str) -> None:
+    for printed in HEADS[name].printed:
+        assert printed.row in ROWS, f"{name}: no such row: {printed.row}"
+        lines = [line for line in ROWS[printed.row] if named(line["dataset"]) in printed.datasets]
+        assert printed.numbers == published.told(lines), f"{name}: {printed.row}"
+        assert printed.datasets <= {named(line["dataset"]) for line in ROWS[printed.row]}
+
+
+def test_every_row_that_nasx_could_compute_is_named_once_or_said_not_to_be() -> None:
+    wanted = {(row, named(line["dataset"])) for row, lines in ROWS.items() for line in lines
+              if line["own"] == 1 or line["method"]}
+    run = [(row.row, dataset) for head in HEADS.values() for row in head.printed for dataset in row.datasets]
+    assert len(run) == len(set(run)), f"named twice: {sorted(x for x in run if run.count(x) > 1)}"
+    left = not_run()
+    assert sorted(wanted - set(run) - left.keys()) == []
+    assert sorted(set(run) & left.keys()) == [], "named by an experiment, and said not to be run"
+
+
+def test_a_head_that_says_nothing_is_empty() -> None:
+    head = experiments.read("seed: 1\n")
+    assert head == experiments.Experiment((), "", (), "", "", {})
+    assert experiments.command("mine", head) == "nasx search experiment=mine"
+
+
+def test_the_command_of_a_row() -> None:
+    text = ("# @package _global_\n# nasx run --multirun experiment=e space=s1,s2 \\\n#   space.keep=RUN seed=0,1\n"
+            "# What.\n# Published: A, B, c: d: 1 on X, 2 on Y (over\n#   3 z), with method.K=2 seed=1\n"
+            "# Published: A, B, e: 1 on X, with from=RUN dataset=x\n# Cost: little.\n")
+    head = experiments.read(text)
+    assert [printed.row for printed in head.printed] == ["A, B, c: d", "A, B, e"]
+    assert head.printed[0].datasets == {"X", "Y"}
+    assert experiments.command("e", head) == "nasx run experiment=e space.keep=RUN"
+    assert [experiments.command("e", head, printed) for printed in head.printed] == [
+        "nasx run experiment=e space.keep=RUN method.K=2 seed=1", "nasx retrain experiment=e from=RUN dataset=x"]
+    assert (head.about, head.cost) == ("What.", "little.")
+
+
+# ---------------------------------------------------------------------------------------------------- that they run
+def refused(command: str, folder: Path) -> list[str]:
+    """Faults of a command, but the look at the data set, which need not be on this machine."""
+    _, verb, *words = texts(command, folder).split()
+    try:
+        preflight.examine(verb, preflight.rewritten(verb, preflight.arrange(words)))
+    except UserError as fault:
+        return [text for text in str(fault).splitlines() if not text.lstrip().startswith("dataset")]
+    return []
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_the_commands_of_a_file_pass_the_checks(name: str, tmp_path: Path) -> None:
+    """The file's own for one seed, and of its rows' the one with the most words."""
+    head = HEADS[name]
+    (tmp_path / "config.yaml").write_text(f"choices: {json.dumps(dict(head.choices))}\n")
+    longest = max(head.printed, key=lambda printed: len(printed.words), default=None)
+    base = experiments.command(name, head)
+    if "override /hydra/sweeper" in FILES[name].read_text(encoding="utf-8"):
+        base += " --multirun"
+    for command in {base, experiments.command(name, head, longest)} if longest else {base}:
+        assert refused(command, tmp_path) == [], command
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FILES)
+def test_the_command_of_every_row_passes_the_checks(name: str, tmp_path: Path) -> None:
+    head = HEADS[name]
+    (tmp_path / "config.yaml").write_text(f"choices: {json.dumps(dict(head.choices))}\n")
+    for command in sorted({*head.commands, *(experiments.command(name, head, printed) for printed in head.printed)}):
+        assert refused(command, tmp_path) == [], command
+
+
+# ------------------------------------------------------------------------------------------------- beside the papers
+MEASURED = {"test_accuracy", "test_error", "top1_accuracy", "top1_error", "valid_accuracy"}
+"""Metrics of printed rows that a run of nasx can have beside them."""
+
+
+def record(folder: Path, number: int, choices: dict[str, Any], settings: dict[str, Any], **fields: Any) -> None:
+    """A finished run, as its record and its configuration tell of it. Its accuracy on all sets: 50 + number / 10."""
+    folder.mkdir(parents=True)
+    protocol = {"nb201_v1": "nb201-v1"}.get(str(choices.get("search")), str(choices.get("search")))
+    held = {"kind": "search", "name": folder.name, "status": "finished", "choices": choices, "protocol": protocol,
+            "identity": folder.name, "family": folder.name, "labels": [], "genotype": folder.name, "params": 1,
+            "wall_s": 1.0, "reduced": False, "hardware": {"device": "cpu", "name": "A CPU"}, **fields}
+    (folder / "result.json").write_text(json.dumps(held))
+    (folder / "config.yaml").write_text(yaml.safe_dump({**settings, "choices": choices}))
+
+
+def finish(root: Path, number: int, name: str, cfg: dict[str, Any], choices: dict[str, Any],
+           printed: experiments.Printed) -> None:
+    """What the command of a printed row leaves: a search, and where no benchmark answers a retraining of its cell."""
+    words = {key: value for key, value in printed.settings.items() if key != "from"}
+    overrides, seed = [f"experiment={name}", *(f"{k}={v}" for k, v in words.items())], int(words.get("seed", 0))
+    chosen = {**choices, **{k: v for k, v in words.items() if k in config.GROUPS}}
+    searched = choices if "from" in printed.settings else chosen
+    scores = {d: {"valid": 50 + number / 10, "test": 50 + number / 10} for d in ("cifar10", "cifar100", "imagenet16")}
+    found = {"benchmark": chosen["benchmark"], "source": "x", "params": 1, **scores}
+    record(root / f"s{number}", number, searched, {**cfg, "seed": seed}, seed=seed,
+           lookup=found if chosen["benchmark"] != "none" else None,
+           overrides=[text for text in overrides if searched == chosen or text.startswith(("method", "experiment"))])
+    if chosen["benchmark"] == "none":
+        record(root / f"r{number}", number, {**chosen, "method": None, "search": None, "experiment": None},
+               {"seed": seed, "from": f"outputs/s{number}"}, kind="retrain", seed=seed, parent=f"outputs/s{number}",
+               test_accuracy=0.5 + number / 1000, overrides=overrides[1:], lookup=None,
+               labels=["best_of_4"] if "(best of 4)" in printed.row else [])
+
+
+def test_finished_runs_stand_beside_the_rows_that_their_experiments_name_and_no_others(tmp_path: Path) -> None:
+    """One run for each way in which a file's rows are computed, of all files together."""
+    loader, ways = preflight.make_loader(), []
+    for name, head in HEADS.items():
+        cfg, choices = preflight.plain(loader.load_configuration("run", [f"experiment={name}"], RunMode.RUN))
+        for printed in {printed.words: printed for printed in head.printed}.values():
+            finish(tmp_path, len(ways), name, cfg, choices, printed)
+            ways.append((name, apart(printed)))
+    ours = tables.summary(tables.collect(tmp_path), reference=False)
+    beside: dict[str, set[int]] = {}
+    for paper in published.PAPERS:
+        _, numbers = published.compare(ours, paper)
+        for line in numbers[(numbers["source"] == "nasx") & numbers["metric"].isin(MEASURED)].to_dict("records"):
+            accuracy = 100 - line["mean"] if str(line["metric"]).endswith("error") else line["mean"]
+            beside.setdefault(str(line["row"]), set()).add(round(10 * (accuracy - 50)))
+    wanted: dict[str, set[int]] = {}
+    for name, head in HEADS.items():
+        for printed in head.printed:
+            if {line["metric"] for line in ROWS[printed.row]} & MEASURED:
+                words, seed = apart(printed)
+                wanted.setdefault(printed.row, set()).update(
+                    number for number, (other, (its, own)) in enumerate(ways)
+                    if (other, its) == (name, words) and seed in (None, own or "0"))
+    assert {row: [ways[number] for number in numbers] for row, numbers in beside.items()} == {
+        row: [ways[number] for number in numbers] for row, numbers in wanted.items()}
+
+
+@pytest.mark.parametrize(("overrides", "reduced", "rows"), [
+    ([], False, {"Lambda-DARTS, Table 1, Lambda-DARTS Λ"}),
+    (["search.epochs=2"], True, {"Lambda-DARTS, Table 1, Lambda-DARTS Λ"}),
+    (["method.strength=3"], False, set()), (["search=nats"], False, set()), (["space=nb1shot1_1"], False, set())])
+def test_what_an_experiment_is_no_more(tmp_path: Path, overrides: list[str], reduced: bool, rows: set[str]) -> None:
+    """A smaller run stands beside the printed row, and is marked; another method, protocol or space does not."""
+    name = "lambda_nb201"
+    choices = {**HEADS[name].choices, "experiment": name, "search": "nb201_v1", "benchmark": "nb201"}
+    choices |= {key: value for key, value in (text.split("=") for text in overrides) if key in choices}
+    record(tmp_path / "run", 0, choices, {}, overrides=overrides, reduced=reduced, seed=0,
+           lookup={"benchmark": "nb201", "source": "x", "params": 1, "cifar10": {"valid": 90.0, "test": 90.0}})
+    _, numbers = published.compare(tables.summary(tables.collect(tmp_path), reference=False), "lambda")
+    mine = numbers[numbers["source"] == "nasx"] if "source" in numbers else numbers[:0]
+    assert set(mine["row"]) == rows
+    assert {*mine["note"]} == ({"reduced"} if reduced else {""} if rows else set())
+
+
+def apart(printed: experiments.Printed) -> tuple[dict[str, str], str | None]:
+    """A row's words without the seed, and the seed."""
+    return {k: v for k, v in printed.settings.items() if k != "seed"}, printed.settings.get("seed")
