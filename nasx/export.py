@@ -78,6 +78,7 @@ def trained(folder: Path, result: Mapping[str, Any]) -> tuple[nn.Module, Facts]:
     if held is None or state is None:
         raise UserError(f"from={folder}", "has no configuration or no checkpoint any more", "train it again")
     settings, allow = dict(held["retrain"]), tuple(held.get("allow") or ())
+    settings["channels"] = result.get("channels", settings["channels"])  # chosen where there was a bound of the cost
     images = result.get("images") or config.build(held["dataset"], allow).open("cpu").described()
     facts: Facts = {
         "format": pretrained.FORMAT, "genotype": result["genotype"], "recipe": result["protocol"],

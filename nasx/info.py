@@ -5,6 +5,7 @@
     nasx info space=NAME [dataset=...]                                          a space and its supernet
 
     layers=N channels=N     another size than that of the recipe (of an architecture) or of the space (of a supernet)
+    max_macs=N              as many channels as N multiply-adds allow
     classes=N size=N        other images than the data set's; without dataset= the recipe's stem chooses: imagenet is
                             1000 classes of 224 x 224 pixels, cifar 10 of 32 x 32
     out=FILE.svg|FILE.png   a drawing: of each cell of the architecture, or of all that the cells of the space may have
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
     from nasx.cells import Edge
     from nasx.spaces.base import Space
 
-OPTIONS = ("genotype", "from", "space", "retrain", "dataset", "layers", "channels", "classes", "size", "out")
+OPTIONS = ("genotype", "from", "space", "retrain", "dataset", "layers", "channels", "max_macs", "classes", "size",
+           "out")
 IMAGES = {"cifar10": (10, 32), "cifar100": (100, 32), "svhn": (10, 32), "imagenet16": (120, 16),
           "imagenet": (1000, 224)}
 """Classes and size of data sets that are always the same; others are read."""
@@ -62,18 +64,18 @@ def architecture(said: Words) -> Facts:
     given = dict(said.options)
     composed(given)  # a choice that does not exist is told before anything heavy is imported
     text, source = origin(given)
-    sized = [f"retrain.{name}={said.number(name)}" for name in ("layers", "channels") if given[name]]
+    values = [f"retrain.{name}={said.number(name)}" for name in ("layers", "channels", "max_macs") if given[name]]
     given["space"] = given["space"] or home(text)
-    cfg, choices = composed(given, sized)
+    cfg, choices = composed(given, values)
     space, settings = config.build(cfg["space"]), config.build(cfg["retrain"])
     genotype = space.parse(text)
     classes, size = images(said, cfg, settings.stem)
 
+    from nasx.retrain import built, sized
     from nasx.spaces.network import cost
 
-    network = space.network(genotype, classes, layers=settings.layers, channels=settings.channels, stem=settings.stem,
-                            auxiliary=bool(settings.auxiliary))
-    price = cost(network, size)
+    settings = sized(settings, space, genotype, classes, size)
+    price = cost(built(settings, space, genotype, classes), size)
     default = "the space's own"
     facts: Facts = {
         "genotype": genotype, "source": source, "space": choices["space"],

@@ -20,7 +20,7 @@ import copy
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -31,7 +31,7 @@ from nasx.data.stream import Batch, hashed
 from nasx.errors import UserError
 from nasx.progress import Display, text
 from nasx.search import Batches, Meter, broken
-from nasx.spaces.network import cost
+from nasx.spaces.network import cost, widest
 
 if TYPE_CHECKING:
     from torch.optim.swa_utils import AveragedModel
@@ -190,13 +190,13 @@ def train(here: Session) -> Result:
     genotype, parent = architecture(cfg, space)
     images = source.open(here.device, cutout=settings.cutout, channels_last=settings.channels_last,
                          workers=machine.workers(cfg["workers"]))
+    settings = sized(settings, space, genotype, len(images.classes), images.shape[1])
     torch.manual_seed(cfg["seed"])
-    network = space.network(genotype, len(images.classes), layers=settings.layers, channels=settings.channels,
-                            stem=settings.stem, auxiliary=bool(settings.auxiliary))
+    network = built(settings, space, genotype, len(images.classes))
     idle = rehearse(network, settings, images.shape)
     price = cost(network, images.shape[1])
     layout = torch.channels_last if settings.channels_last else torch.preserve_format
-    network = processes.synchronized(network.to(here.device, memory_format=layout), here.device)
+    network = processes.synchronized(network.to(here.device).to(memory_format=layout), here.device)
 
     rows = None if recipe.mixes(settings) else torch.cat(processes.rows(settings.batch, settings.accumulate))
     stream = images.stream("retrain", batch=settings.batch, seed=cfg["seed"], rows=rows)
@@ -247,12 +247,28 @@ def train(here: Session) -> Result:
             "retrain", protocol=settings.recipe, labels=[], genotype=str(genotype), operations=genotype.operations(),
             lookup=None, parent=parent and parent["name"], parent_lookup=parent and parent.get("lookup"), **tested,
             images=images.described(), params=price.params, params_with_auxiliary=price.params_with_auxiliary,
-            macs=price.macs, updates=trainer.updates, passes=trainer.updates,
+            macs=price.macs, layers=settings.layers, channels=settings.channels, updates=trainer.updates,
+            passes=trainer.updates,
             images_per_s=round(trainer.updates * settings.batch / max(here.elapsed_s, 1e-9), 1),
             processes=processes.count(), changed=config.changed(cfg, published) if published else {})
         files.write_atomic(here.run.folder / "genotype.txt", f"{genotype}\n")
         here.run.finish(result)
     return result
+
+
+def built(settings: RetrainSettings, space: Space, genotype: Genotype, classes: int) -> Network:
+    """The network that the recipe trains."""
+    return space.network(genotype, classes, layers=settings.layers, channels=settings.channels, stem=settings.stem,
+                         auxiliary=bool(settings.auxiliary))
+
+
+def sized(settings: RetrainSettings, space: Space, genotype: Genotype, classes: int, size: int) -> RetrainSettings:
+    """The settings with the channels that `max_macs` allows for images of `size` x `size` pixels. Raises UserError."""
+    if settings.max_macs is None:
+        return settings
+    channels = widest(lambda width: built(replace(settings, channels=width), space, genotype, classes), size,
+                      settings.max_macs)
+    return replace(settings, channels=channels)
 
 
 def test_batch(settings: RetrainSettings) -> int:

@@ -143,6 +143,9 @@ class Recipe:
     """Name under which results are compared."""
     channels: Positive | None
     """Channels of the first cells; null: the space's own retraining size."""
+    max_macs: Positive | None = None
+    """Multiply-adds of one image that the network may have: the most channels (an even number) that keep below are
+    taken, and `channels` is not read; null: `channels`."""
     epochs: Positive
     batch: Positive
     lr: PositiveFloat
