@@ -8,6 +8,8 @@ completion and typos answer at once. Exit codes: 0 done, 1 a job failed, 2 the u
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import shlex
@@ -121,7 +123,7 @@ def _job(command: str, cfg: DictConfig) -> Any:
     from hydra.types import RunMode
     from omegaconf import OmegaConf
 
-    from nasx import config, preflight, sweeps
+    from nasx import config, notes, preflight, sweeps
 
     hydra = HydraConfig.get()
     if hydra.mode == RunMode.MULTIRUN:
@@ -144,9 +146,12 @@ def _job(command: str, cfg: DictConfig) -> Any:
         except Exception as error:  # noqa: BLE001 (raised again by `_hydra`, past Hydra's own shortened trace)
             _raised.append(error)
             return None
-    note = Path(hydra.sweep.dir) / f"job-{hydra.job.num}.json"
+    path = Path(hydra.sweep.dir) / f"job-{hydra.job.num}.json"
+    runs: list[Path] = []
     try:
         config.check(plain, info["choices"], overrides, command)
+        runs = _runs(command, plain, info["choices"]) if config.COMMANDS[command].groups else []
+        notes.note(path, overrides, runs, ended=False)
         result = work(plain, info)
         if plain.get("objective"):
             result = sweeps.objective(result, plain["objective"])
@@ -154,16 +159,29 @@ def _job(command: str, cfg: DictConfig) -> Any:
         if not isinstance(error, UserError):
             traceback.print_exc()
         told = f"{error}" if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-        sweeps.note(note, overrides, told)
+        with contextlib.suppress(UserError):  # the disk may be what failed
+            notes.note(path, overrides, runs, ended=True, fault=told)
         raise
-    sweeps.note(note, overrides, None)
+    notes.note(path, overrides, runs, ended=True)
     return result
+
+
+def _runs(command: str, cfg: dict[str, Any], choices: dict[str, Any]) -> list[Path]:
+    """The folders of a job's runs; of `nasx run` that of the search."""
+    from nasx import config
+
+    kind = "retrain" if command == "retrain" else "search"
+    return [Path(cfg["out"]) / config.run_name({**cfg, "seed": cfg["seed"] + i}, choices, kind)
+            for i in range(cfg["seeds_per_job"])]
 
 
 # ------------------------------------------------------------------------------------------------- the line
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point: exits with the code that the module's docstring gives."""
     words = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a locale without ±, a folder's name that is no text
     try:
         sys.exit(dispatch(words) or 0)
     except UserError as error:
@@ -271,30 +289,33 @@ def application(command: str, words: list[str]) -> int | None:
     if line.has("--shell-completion", "--hydra-help"):
         return _hydra(command, line, None)
     line = preflight.rewritten(command, line)
-    out = preflight.examine(command, line)
+    out, jobs = preflight.examine(command, line)
     if not (line.multirun and line.runs):
         return _hydra(command, line, None)
-    notes = Path(out) / ".sweeps" / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
-    return _hydra(command, line, notes)
+    from nasx import notes
+
+    folder = Path(out) / ".sweeps" / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+    with notes.sweep(folder, [command, *words], jobs):
+        return _hydra(command, line, folder)
 
 
-def _hydra(command: str, line: Line, notes: Path | None) -> int | None:
+def _hydra(command: str, line: Line, folder: Path | None) -> int | None:
     """Hand the line to Hydra. Its errors come to us: it would print a shortened trace and exit with 1.
 
-    `notes` is the folder of a sweep's notes, None where this is no sweep.
+    `folder` is that of a sweep's notes, None where this is no sweep.
     """
     import hydra
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from nasx import config, preflight, sweeps
+    from nasx import config, notes, preflight
 
     own = any(text.startswith("hydra.sweep.dir=") for text in line.overrides)
-    placed = [] if notes is None or own else [f"hydra.sweep.dir={json.dumps(str(notes))}"]
+    placed = [] if folder is None or own else [f"hydra.sweep.dir={json.dumps(str(folder))}"]
     sys.argv = ["nasx", *line.options, *line.overrides, *placed]
     os.environ["HYDRA_FULL_ERROR"] = "1"
     task = hydra.main(config_path=str(config.conf_dir()), config_name=command, version_base="1.3")(JOBS[command][0])
-    if notes is None:
+    if folder is None:
         try:
             task()
         except (HydraException, OmegaConfBaseException) as error:
@@ -305,8 +326,11 @@ def _hydra(command: str, line: Line, notes: Path | None) -> int | None:
     fault: Exception | None = None
     try:
         task()
+    except KeyboardInterrupt:
+        notes.summary(folder, None)
+        raise
     except Exception as error:  # noqa: BLE001 (told in the summary, with the others)
         fault = error
         if os.environ.get("NASX_DEBUG") == "1":
             traceback.print_exception(error)
-    return sweeps.summary(notes, fault)
+    return notes.summary(folder, fault)

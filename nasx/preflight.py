@@ -198,8 +198,11 @@ def make_loader(config_dir: str | None = None) -> ConfigLoaderImpl:
     return ConfigLoaderImpl(path)
 
 
-def examine(command: str, line: Line, loader: ConfigLoaderImpl | None = None) -> str:
-    """Raise one UserError with all faults of all jobs that the line asks for. Returns `out` of the first job."""
+def examine(command: str, line: Line, loader: ConfigLoaderImpl | None = None) -> tuple[str, int | None]:
+    """Raise one UserError with all faults of all jobs that the line asks for.
+
+    Returns `out` of the first job, and how many there are (None where a sweeper decides as it goes).
+    """
     loader = loader or make_loader(line.value("--config-dir"))
     faults, parsed = [], []
     for text in line.overrides:
@@ -214,6 +217,7 @@ def examine(command: str, line: Line, loader: ConfigLoaderImpl | None = None) ->
             continue
         parsed.append(override)
     made: list[Any] = []
+    searched: list[Override] = []
     for texts in _jobs(parsed):
         faults += _job_faults(command, loader, texts, made, deep=line.runs)
     if made and line.runs and config.COMMANDS[command].groups:
@@ -223,7 +227,7 @@ def examine(command: str, line: Line, loader: ConfigLoaderImpl | None = None) ->
             faults += _job_faults(command, loader, texts, made, deep=True)
     if faults:
         raise UserError.join(list({str(fault): fault for fault in faults}.values()))
-    return str(made[0].get("out", "."))
+    return str(made[0].get("out", ".")), sweeps.count(made[0], [len(_values(o)) for o in [*parsed, *searched]])
 
 
 def _jobs(parsed: Sequence[Override]) -> Iterator[list[str]]:

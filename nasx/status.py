@@ -8,6 +8,9 @@
     stopped     it has begun and was killed or asked to stop; the same command resumes it
     not begun   its folder is there, but neither a metrics row nor a checkpoint
 
+A sweep (--multirun) is told below the runs while it works, and afterwards until it has come to its end: how many of its
+jobs are done, failed, running, stopped and waiting, and about how long it will take.
+
 Epochs and updates are those of the last metrics row, or of a later checkpoint. Time left is told for running ones:
 seconds an epoch (mean over the last ten rows, of their wall_s) times epochs to go, less the time since the last row.
 Nothing is written, and no run is disturbed.
@@ -16,13 +19,14 @@ Nothing is written, and no run is disturbed.
 from __future__ import annotations
 
 import os
+import shlex
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from nasx import checkpoints, files, lock, records
+from nasx import checkpoints, files, lock, notes, records
 from nasx.errors import UserError
 from nasx.words import read
 
@@ -61,7 +65,8 @@ def main(words: Sequence[str]) -> int:
     if said.plain and not root.is_dir():
         raise UserError(f"nasx status {said.plain[0]}", "there is no such folder", "name the folder of the runs")
     now = time.time()
-    print(text([state(Path(folder), root, now) for folder in records.run_folders(root)], root, now))
+    print("\n".join([text([state(Path(folder), root, now) for folder in records.run_folders(root)], root, now),
+                     *sweeps(root, now)]))
     return 0
 
 
@@ -115,6 +120,49 @@ def left(rows: Sequence[Mapping[str, Any]], epochs: int | None, since_s: float) 
     if last <= first:
         return None
     return max((ended - began) / (last - first) * (epochs - last) - max(since_s, 0.0), 0.0)
+
+
+# ---------------------------------------------------------------------------------------------------- sweeps
+def sweeps(root: Path, now: float) -> Iterator[str]:
+    """Lines about the sweeps under `root` that run, and about the newest one where it has not come to its end."""
+    folders = sorted((path.parent for path in root.glob(".sweeps/*/sweep.json")), key=lambda path: _changed([path]))
+    for folder in folders:
+        running, found = lock.holder(folder) is not None, notes.jobs(folder)
+        plan = files.read_json(folder / "sweep.json") or {}
+        planned, done = max(plan.get("jobs") or 0, len(found)), [job for job in found if job.ended and not job.fault]
+        if not running and (folder != folders[-1] or len(done) == planned):
+            continue
+        begun = [[state(root / run, root, now) for run in job.runs if (root / run).is_dir()]
+                 for job in found if not job.ended]
+        live = [runs for runs in begun if any(run.state == "running" for run in runs)]
+        counts = {"done": len(done), "failed": sum(bool(job.fault) for job in found), "running": len(live),
+                  "stopped": len(begun) - len(live), "waiting": planned - len(found)}
+        said = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+        taken = [record["wall_s"] for job in done for run in job.runs if (record := records.finished(root / run))]
+        rest = sweep_left(taken, live, planned - len(found))
+        if running:
+            until = "" if rest is None else f"; about {duration(rest)} left"
+            yield f"sweep of {planned} jobs, running: {said}{until}"
+        else:
+            yield f"sweep of {planned} jobs, stopped: {said}; the same command goes on:"
+        yield f"  {shlex.join(['nasx', *plan.get('command', [])])}"
+        yield from (f"  failed: {shlex.join(job.overrides)}\n    {job.fault}" for job in found if job.fault)
+
+
+def sweep_left(taken: Sequence[float], live: Sequence[Sequence[State]], waiting: int) -> float | None:
+    """Seconds until the last job ends: those that run as they say, each that waits as long as one has taken (seconds).
+
+    Before one has ended, those that run tell how long one takes. Waiting ones that were finished before are skipped in
+    fact, so it is rather less. None where nothing tells.
+    """
+    known = [run for runs in live for run in runs if run.left_s is not None]
+    each = list(taken) or [run.left_s * run.epochs / (run.epochs - run.epoch) for run in known  # type: ignore[operator]
+                           if run.epochs and run.epoch < run.epochs]
+    if not each:
+        return None
+    mean = sum(each) / len(each)
+    running = [max((run.left_s for run in runs if run.left_s is not None), default=mean) for runs in live]
+    return (sum(running) + waiting * mean) / max(len(live), 1)
 
 
 def duration(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""Sweeps: what may be asked of Hydra's launchers and sweepers, what a job leaves for the summary, and the summary.
+"""Sweeps: what may be asked of Hydra's launchers and sweepers, and what their jobs need (notes.py: what they leave).
 
 Where the jobs of `--multirun` run is configuration (conf/launch): one after the other in this process, or by a plugin
 of Hydra's in other processes and on other machines. A job that a launcher starts again finds its run folder and goes
@@ -10,11 +10,9 @@ record by its keys, for example supernet.valid_accuracy or lookup.cifar10.valid.
 
 from __future__ import annotations
 
-import json
+import math
 import os
 import re
-import shlex
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -87,6 +85,14 @@ def _gpus(cfg: Any, launcher: str) -> Iterator[UserError]:
         yield UserError("launch=ray", "each job asks for a GPU, and this machine has none", remedy)
 
 
+def count(cfg: Any, values: Sequence[int]) -> int | None:
+    """How many jobs the sweep has, given how many values each override lists; None where the sweeper does not say."""
+    if str(cfg.hydra.sweeper._target_).startswith(BASIC):
+        return math.prod(values)
+    trials: int | None = cfg.hydra.sweeper.get("n_trials")
+    return trials
+
+
 # ------------------------------------------------------------------------------------------------ while it runs
 def settle(folder: str) -> None:
     """Work where the command was given: a launcher's worker may have started elsewhere. Raises UserError."""
@@ -106,31 +112,3 @@ def objective(record: Mapping[str, Any], path: str) -> float:
         raise UserError(f"objective={path}", "is no number of this job's record",
                         f"its result.json is in the folder {record.get('name')}")
     return float(node)
-
-
-def note(path: Path, overrides: Sequence[str], fault: str | None) -> None:
-    """Leave word of a sweep's job for the summary: jobs may run in other processes, on other machines."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(f".{os.getpid()}.part")
-    part.write_text(json.dumps({"overrides": list(overrides), "fault": fault}), encoding="utf-8")
-    part.replace(path)
-
-
-# -------------------------------------------------------------------------------------------------- at its end
-def summary(notes: Path, fault: Exception | None) -> int:
-    """After a sweep: how many jobs finished, and which failed with what. 1 where one failed.
-
-    `fault` is what ended the sweep: a job's own error, or the launcher's where a job died without a word.
-    """
-    found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(notes.glob("job-*.json"))]
-    failed = [told for told in found if told["fault"]]
-    died = fault is not None and not any(str(fault) in told["fault"] for told in failed)
-    print(f"sweep: {len(found) - len(failed)} of {len(found)} jobs finished" + (", then it ended:" if died else ""),
-          file=sys.stderr)
-    if died:
-        print(f"  {type(fault).__name__}: {fault}\n  nasx status shows which jobs still run", file=sys.stderr)
-    for told in failed:
-        print(f"  failed: {shlex.join(told['overrides'])}\n    {told['fault']}", file=sys.stderr)
-    if failed or died:
-        print("started again, the same command repeats only what is not finished", file=sys.stderr)
-    return 1 if failed or died else 0

@@ -15,7 +15,7 @@ import jobs
 import pytest
 from test_config import composed, faults
 
-from nasx import config, machine, records, sweeps
+from nasx import config, machine, notes, records, sweeps
 from nasx.errors import UserError
 
 SWEEP = ("--multirun", "dataset=digits")
@@ -144,13 +144,13 @@ def test_an_objective_is_a_number_of_the_record() -> None:
 
 
 def test_a_summary_tells_jobs_that_died_without_a_word(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    sweeps.note(tmp_path / "job-0.json", ["seed=0"], None)
-    sweeps.note(tmp_path / "job-1.json", ["seed=1"], "seed=1: brings bad luck")
-    assert sweeps.summary(tmp_path, UserError("seed=1", "brings bad luck")) == 1
+    notes.note(tmp_path / "job-0.json", ["seed=0"], ended=True)
+    notes.note(tmp_path / "job-1.json", ["seed=1"], ended=True, fault="seed=1: brings bad luck")
+    assert notes.summary(tmp_path, UserError("seed=1", "brings bad luck")) == 1
     told = capsys.readouterr().err
     assert "sweep: 1 of 2 jobs finished\n" in told
     assert "failed: seed=1" in told
-    assert sweeps.summary(tmp_path, RuntimeError("job 7 has not produced any output")) == 1
+    assert notes.summary(tmp_path, RuntimeError("job 7 has not produced any output")) == 1
     told = capsys.readouterr().err
     assert "sweep: 1 of 2 jobs finished, then it ended:\n  RuntimeError: job 7 has not" in told
     assert "nasx status" in told
