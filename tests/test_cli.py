@@ -329,3 +329,12 @@ def test_list_tells_every_choice_with_a_line(tmp_path: Path) -> None:
     assert "eta=0.1" in " ".join(long.split())
     with pytest.raises(UserError, match="there is no such command"):
         cli.dispatch(["lst"])
+
+
+# -------------------------------------------------------------------------------------------------- other places
+@pytest.mark.parametrize("words", [["list"], ["table", "paper=lambda"]])
+def test_a_locale_without_our_signs_is_no_fault(words: list[str], tmp_path: Path) -> None:
+    whole = call(tmp_path, *words)
+    done = call(tmp_path, *words, LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0", PYTHONIOENCODING="ascii")
+    assert done.returncode == 0, done.stderr
+    assert [len(line) for line in done.stdout.splitlines()] == [len(line) for line in whole.stdout.splitlines()]
