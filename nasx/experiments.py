@@ -96,7 +96,7 @@ def command(name: str, experiment: Experiment, printed: Printed | None = None) -
     first = (experiment.commands or (f"nasx search experiment={name}",))[0].split()
     words = printed.words if printed else ()
     if any(word.startswith("from=") for word in words):
-        unread = tuple(f"{group}{sign}" for group in config.COMMANDS["retrain"].unread for sign in ".=")
+        unread = ("seed=", *(f"{group}{sign}" for group in config.COMMANDS["retrain"].unread for sign in ".="))
         return " ".join(["nasx retrain", f"experiment={name}", *(w for w in words if not w.startswith(unread))])
     given = {word.partition("=")[0] for word in words}
     swept = ("--multirun", *(word for word in first if "," in word))

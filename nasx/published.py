@@ -31,6 +31,7 @@ from typing import Any
 import pandas as pd
 
 from nasx import experiments
+from nasx.collect import SIZES
 from nasx.errors import UserError
 from nasx.experiments import Experiment, Printed
 from nasx.tables import DATASETS, NO_TEST, marks, value
@@ -170,6 +171,8 @@ def _named(printed: Printed, experiment: Experiment, line: Mapping[str, Any], ro
             row["searched_on"] != searched.get("dataset", row["searched_on"]):
         return False
     given = {text.partition("=")[0].lstrip("+") for text in (*row["overrides"], *row["parent_overrides"])}
+    if row["reduced"]:  # shown and marked (rule 4), whatever made it small
+        given = {key for key in given if key.rpartition(".")[2] not in SIZES}
     other = {key for key in given if key in experiment.keys | CHOICES or key.startswith("method.")}
     return not other - words.keys() and all(_holds(f"{key}={value}", row) for key, value in words.items()
                                             if key not in PLACES)
