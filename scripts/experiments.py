@@ -1,0 +1,122 @@
+"""One experiment of every printed table, reduced: that its command runs from end to end, and that its run then stands
+beside the rows that its file names.
+
+    NASX_DATA=DIR uv run python scripts/experiments.py OUT
+
+A table's experiment is the first whose rows it holds, with the words of that row; one experiment serves several tables.
+Searches and retrainings are tiny (one to three cells, 4 channels, a few updates), on CIFAR-10 where that is the
+experiment's data set, else on images that are made here. OUT holds the runs; OUT/experiments.md tells of each command
+what it gave and beside which rows it stands. Commands that are finished are not repeated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from kills import SMALL, Command, family
+from PIL import Image
+
+from nasx import experiments, published, tables
+from nasx.config import conf_dir
+
+SEARCH = ["search.epochs=2", "search.updates_per_epoch=1", "search.batch=8", "search.evaluate_every=0",
+          "search.evaluate_images=64"]
+RETRAIN = ["retrain.epochs=1", "retrain.updates_per_epoch=2", "retrain.batch=16", "retrain.layers=3",
+           "retrain.channels=4", "retrain.evaluate_every=0", "retrain.warmup_epochs=0"]
+PLACES = ["device=cpu", "threads=1", "quiet=true"]
+
+
+def table(printed: experiments.Printed) -> str:
+    """`iDARTS, Table 1` of a row's name."""
+    return ", ".join(printed.row.split(", ")[:2])
+
+
+def chosen() -> Iterator[tuple[str, experiments.Experiment, experiments.Printed, list[str]]]:
+    """(name, experiment, row, the tables that it stands for); those first that stand for most, by the papers' own rows
+    if they can."""
+    found = {file.stem: experiments.find(file.stem) for file in sorted((conf_dir() / "experiment").glob("*.yaml"))}
+    left = {table(printed) for head in found.values() if head for printed in head.printed}
+    lines = published.load()
+    own = set(lines[lines["own"] == 1]["row"])
+    ways = [(name, head, printed, [other for other in head.printed if other.words == printed.words])
+            for name, head in found.items() if head for printed in head.printed
+            if "space.keep" not in " ".join(head.commands)]
+
+    def worth(way: tuple[Any, Any, Any, list[experiments.Printed]]) -> tuple[int, int]:
+        return (len({table(row) for row in way[3] if row.row in own} & left), len({*map(table, way[3])} & left))
+
+    while left:
+        name, head, printed, rows = max(ways, key=worth)
+        places = {*map(table, rows)} & left
+        if not places:
+            return
+        yield name, head, printed, sorted(places)
+        left -= places
+
+
+def made(folder: Path) -> Path:
+    """A small set of images in ImageNet's layout, all noise."""
+    rng = np.random.default_rng(0)
+    for part, count in (("train", 8), ("val", 2)):
+        for kind in range(4):
+            (folder / part / f"n{kind}").mkdir(parents=True, exist_ok=True)
+            for i in range(count):
+                Image.fromarray(rng.integers(0, 256, (72, 72, 3), np.uint8)).save(folder / part / f"n{kind}/{i}.JPEG")
+    return folder
+
+
+def small(verb: str, words: list[str], head: experiments.Experiment, images: Path) -> list[str]:
+    """The overrides that make a command small."""
+    settings = {**head.choices, **dict(word.split("=", 1) for word in words)}
+    added = [*PLACES, *(SEARCH + SMALL[family(settings["space"])] if verb != "retrain" else [])]
+    added += RETRAIN if verb != "search" else []
+    if settings["dataset"] == "imagenet":
+        added += [f"dataset.path={images}", "dataset.size=64", "dataset.resize=72"]
+    given = {word.partition("=")[0] for word in words}
+    return [word for word in added if word.partition("=")[0] not in given]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    args = parser.parse_args()
+    images = made(args.out / "images")
+    lines, bad = ["| experiment | command | seconds | stands beside |", "|---|---|---|---|"], 0
+    for number, (name, head, printed, places) in enumerate(chosen()):
+        out, began = args.out / f"{number:02}-{name}", time.monotonic()
+        commands = [experiments.command(name, head, printed)]
+        if "from" in printed.settings:  # first the search whose cell is trained
+            commands.insert(0, f"nasx search experiment={name} name=RUN")
+        for command in commands:
+            verb, *words = command.replace("from=RUN", f"from={out / 'RUN'}").split()[1:]
+            code, said = Command([verb, *words, *small(verb, words, head, images), f"out={out}"]).end()
+            if code:
+                break
+        beside = beside_which(out, {table(printed).partition(",")[0] for printed in head.printed}) if not code else []
+        bad += bool(code) or not beside
+        told = "; ".join(beside) or (f"failed: {said.strip()[-200:]}" if code else "nothing")
+        lines.append(f"| {name} | `{commands[-1]}` | {time.monotonic() - began:.0f} | {told} |")
+        print(lines[-1], *places, sep="\n    ", flush=True)
+    (args.out / "experiments.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print(f"{len(lines) - 2 - bad} of {len(lines) - 2} ran and stand beside a printed row")
+    return int(bool(bad))
+
+
+def beside_which(out: Path, papers: set[str]) -> list[str]:
+    """The printed rows that the runs of a folder stand beside."""
+    ours, found = tables.summary(tables.collect(out), reference=False), []
+    for paper, short in published.SHORT.items():
+        if short in papers:
+            _, numbers = published.compare(ours, paper)
+            found += list(numbers[numbers["source"] == "nasx"]["row"].unique()) if "source" in numbers else []
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main())
