@@ -1,6 +1,7 @@
-"""Several processes for one training, started by torchrun; with one process everything here does nothing.
+"""Several processes for one training; with one process everything here does nothing.
 
-    torchrun --nproc-per-node=N -m nasx retrain ...         gloo on CPUs, nccl on GPUs, one process for each device
+    nasx retrain devices=N ...                              gloo on CPUs, nccl on GPUs, one process for each device
+    torchrun --nproc-per-node=N -m nasx retrain ...         the same, started from outside
 
 Every process knows the same global batch, so the batches do not depend on the number of processes, and takes its own
 slice of every piece; where images are mixed, after that. torch's DistributedDataParallel averages the gradients. Batch
@@ -10,7 +11,10 @@ training may go on with another number of them. Two things are equal in distribu
 operation, which draw from (seed of the batch, process) where there are several.
 
 The process of rank 0 owns the run folder: it alone reads, writes and prints. When a process dies the others lose their
-connection to it (gloo) or are ended by torchrun (nccl); the same command resumes from the last checkpoint.
+connection to it (gloo) or are ended by the agent (nccl); the same command resumes from the last checkpoint, and with as
+many processes as before to the same bits, as far as the sums of the backend are the same each time: gloo's are.
+
+nccl has not been tried yet.
 """
 
 from __future__ import annotations
@@ -32,6 +36,7 @@ PATIENCE = timedelta(minutes=10)
 """The longest that a process waits for another: one may have to decode images that another has in its cache."""
 LOST = ("gloo", "NCCL", "Connection closed", "Connection reset", "Broken pipe", "Socket Timeout", "TCPStore")
 """What an error says when a process has gone."""
+ENDED = "lost the others: one of them has ended"
 T = TypeVar("T")
 N = TypeVar("N", bound=nn.Module)
 
@@ -62,7 +67,7 @@ def device_name(name: str) -> str:
         return "cpu"
     if local >= there:
         raise UserError(f"device={name}", f"{int(os.environ.get('LOCAL_WORLD_SIZE', count()))} processes for {there} "
-                        "GPUs", f"use torchrun --nproc-per-node={max(there, 1)}, or device=cpu")
+                        "GPUs", f"use {max(there, 1)}, or device=cpu")
     return f"cuda:{local}"
 
 
@@ -75,14 +80,19 @@ def joined(device: torch.device) -> Iterator[None]:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     try:
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
         yield
         dist.destroy_process_group()
     except RuntimeError as error:
         if not isinstance(error, dist.DistError) and not any(word in str(error) for word in LOST):
             raise
-        raise UserError(f"process {rank()} of {count()}", "lost the others: one of them has ended",
-                        "the same command resumes from the last checkpoint") from error
+        raise UserError(f"process {rank()} of {count()}", ENDED, "the same command resumes from the last checkpoint"
+                        ) from error
+
+
+def lost(error: BaseException) -> bool:
+    """Whether the error is that of `joined`."""
+    return isinstance(error, UserError) and error.fault == ENDED
 
 
 # ------------------------------------------------------------------------------------------------------- talk
@@ -103,35 +113,38 @@ def total(x: Tensor) -> Tensor:
     return x
 
 
-def told(value: T, device: torch.device) -> T:
-    """The owner's value, for all."""
+def told(value: T) -> T:
+    """The owner's value, for all. By way of the CPU, as all that is not summed: a GPU would have to be waited for."""
     if count() == 1:
         return value
     held: list[Any] = [value if owner() else None]
-    dist.broadcast_object_list(held, src=0, device=device if device.type == "cuda" else None)
+    dist.broadcast_object_list(held, src=0, device=torch.device("cpu"))
     found: T = held[0]
     return found
 
 
-def gathered(value: int, device: torch.device) -> list[int]:
+def gathered(value: int) -> list[int]:
     """The value of every process, for all of them."""
-    mine = torch.tensor([value], device=device)
+    mine = torch.tensor([value])
     parts = [torch.empty_like(mine) for _ in range(count())]
     dist.all_gather(parts, mine)
     return [int(part) for part in parts]
 
 
-def parallel(network: nn.Module, *, idle: bool = False) -> nn.Module:
+def parallel(network: nn.Module) -> nn.Module:
     """The network as it is trained: its gradients are averaged over the processes, its weights those of the owner.
 
-    `idle`: there are parameters that no output depends on (an operation behind `none`); they keep no gradient, as in
-    one process. Buffers are not sent around: synchronized batch norms are equal in all processes.
+    Parameters that no output depends on (an operation behind `none`) keep no gradient, as in one process. To look for
+    them has a second good: torch then keeps the order in which it sums gradients, where it would otherwise learn a
+    better one in the first update after each start, and a resumed run would differ in the last bits. Buffers are not
+    sent around: synchronized batch norms are equal in all processes.
     """
     if count() == 1:
         return network
+    warnings.filterwarnings("ignore", "find_unused_parameters=True was specified", UserWarning)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)  # its heir is too new
-        return nn.parallel.DistributedDataParallel(network, broadcast_buffers=False, find_unused_parameters=idle)
+        return nn.parallel.DistributedDataParallel(network, broadcast_buffers=False, find_unused_parameters=True)
 
 
 def quiet(network: nn.Module, last: bool) -> contextlib.AbstractContextManager[Any]:

@@ -61,8 +61,6 @@ class Trainer:
     updates_per_epoch: int
     tick: Callable[[Trainer], None] = lambda trainer: None
     end_epoch: Callable[[Row], None] = lambda row: None
-    idle: bool = False
-    """Whether there are parameters that no output depends on."""
     updates: int = 0
     meter: Meter = field(default_factory=Meter)
     tested: Row = field(default_factory=dict)
@@ -78,7 +76,7 @@ class Trainer:
         self.ema = None if self.settings.ema is None else recipe.averaged(self.network, self.settings.ema)
         if self.settings.compile:
             self.network.compile()
-        self.parallel = processes.parallel(self.network, idle=self.idle)
+        self.parallel = processes.parallel(self.network)
 
     @property
     def total(self) -> int:
@@ -193,7 +191,7 @@ def train(here: Session) -> Result:
     settings = sized(settings, space, genotype, len(images.classes), images.shape[1])
     torch.manual_seed(cfg["seed"])
     network = built(settings, space, genotype, len(images.classes))
-    idle = rehearse(network, settings, images.shape)
+    rehearse(network, settings, images.shape)
     price = cost(network, images.shape[1])
     layout = torch.channels_last if settings.channels_last else torch.preserve_format
     network = processes.synchronized(network.to(here.device).to(memory_format=layout), here.device)
@@ -205,9 +203,9 @@ def train(here: Session) -> Result:
         return images.ordered("test", batch=test_batch(settings), first=processes.rank(), step=processes.count())
 
     updates = settings.updates_per_epoch or -(-len(images.train_y) // settings.batch)
-    trainer = Trainer(network, settings, stream, test, updates, idle=idle)
+    trainer = Trainer(network, settings, stream, test, updates)
     kept = 0
-    saved = processes.told(here.resume(), here.device)
+    saved = processes.told(here.resume())
     if saved is not None:
         trainer.load(saved)
         kept = saved["rows"]
@@ -311,16 +309,13 @@ def other_space(searched: Mapping[str, Any], given: Mapping[str, Any]) -> str:
     return "the search had " + " ".join(f"space.{key}={config.show(old[key])}" for key in keys) + ": give the same"
 
 
-def rehearse(network: Network, settings: RetrainSettings, shape: tuple[int, ...]) -> bool:
-    """One training pass without arithmetic: settings that the network cannot take raise UserError now, not at night.
-
-    Returns whether there are parameters that no output depends on.
-    """
+def rehearse(network: Network, settings: RetrainSettings, shape: tuple[int, ...]) -> None:
+    """One training pass without arithmetic: settings that the network cannot take raise UserError now, not at night."""
     shadow = copy.deepcopy(network).to("meta").train()
     piece = -(-settings.batch // settings.accumulate)
     dtype = next(shadow.parameters()).dtype
     try:
-        outputs = shadow(torch.empty(piece, *shape, device="meta", dtype=dtype), drop_path=settings.drop_path)
+        shadow(torch.empty(piece, *shape, device="meta", dtype=dtype), drop_path=settings.drop_path)
     except ValueError as error:  # batch norm over a single value
         raise UserError(f"retrain.batch={settings.batch}, retrain.accumulate={settings.accumulate}",
                         f"pieces of {piece} images are too small for batch norm ({error})",
@@ -329,5 +324,3 @@ def rehearse(network: Network, settings: RetrainSettings, shape: tuple[int, ...]
         raise UserError(f"retrain.batch={settings.batch}, retrain.accumulate={settings.accumulate}",
                         f"pieces of {piece} images are too few for {processes.count()} processes",
                         "use larger pieces or fewer processes")
-    sum(scores.sum() for scores in outputs if scores is not None).backward()
-    return any(x.grad is None for x in shadow.parameters())

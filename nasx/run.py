@@ -326,12 +326,24 @@ def pictures(folder: Path) -> None:
 
 # -------------------------------------------------------------------------------------------------- retrain
 def retrain(cfg: Config, info: Config) -> Result:
-    """Train a found or named genotype from scratch; resumes an unfinished run."""
+    """Train a found or named genotype from scratch, in `devices` processes; resumes an unfinished run."""
+    one_seed("retrain", cfg)
+    count, folder = cfg["devices"], Path(cfg["out"]) / config.run_name(cfg, info["choices"], "retrain")
+    if count == 1 or records.finished(folder) is not None:
+        return trained(cfg, info)
+    if processes.count() > 1:
+        raise UserError(f"devices={count}", f"{processes.count()} processes are started already", "leave devices out")
+    from nasx import elastic
+
+    return elastic.launch(count, trained, cfg, info)
+
+
+def trained(cfg: Config, info: Config) -> Result:
+    """The same in this process, which may be one of several."""
     from nasx.retrain import train
 
-    one_seed("retrain", cfg)
     with session(cfg, info, "retrain") as here:
-        done = processes.told(records.finished(here.run.folder) if processes.owner() else None, here.device)
+        done = processes.told(records.finished(here.run.folder) if processes.owner() else None)
         result = train(here) if done is None else done
         if processes.owner():
             ending.draw(here.run.folder)

@@ -44,7 +44,7 @@ class Session:
 
     def resume(self) -> dict[str, Any] | None:
         """The newest readable checkpoint; metrics written after it are dropped."""
-        state = self.run.load(self.device)
+        state = self.run.load(self.device if processes.count() == 1 else "cpu")  # told to other devices
         if state is None:
             self.run.keep_rows(0)
             return None
@@ -61,7 +61,7 @@ class Session:
         """After a step: save and stop if a signal asked for it, in any of the processes."""
         asked = self.signals.asked
         if processes.count() > 1:
-            asked = max(processes.gathered(asked or 0, self.device)) or None
+            asked = max(processes.gathered(asked or 0)) or None
         if asked is not None:
             save()
             raise machine.StopRequested(asked)

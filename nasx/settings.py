@@ -267,6 +267,8 @@ class RetrainJob(JobSettings):
 
     from_: str | None = None
     genotype: str | None = None
+    devices: Positive = 1
+    """Processes that train together, one for each GPU."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -274,6 +276,8 @@ class RunJob(JobSettings):
     """`nasx run`."""
 
     then: Literal["auto", "lookup", "retrain", "both"] = "auto"
+    devices: Positive = 1
+    """Processes that retrain together, one for each GPU."""
 
 
 @dataclass(frozen=True, kw_only=True)

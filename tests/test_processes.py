@@ -40,7 +40,7 @@ def test_one_process_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     assert type(net[0]) is nn.BatchNorm2d
     assert processes.owner()
     assert [rows.tolist() for rows in processes.rows(7, 2)] == [[0, 1, 2, 3], [4, 5, 6]]
-    assert processes.told("x", cpu) == "x"
+    assert processes.told("x") == "x"
     x = torch.ones(3)
     assert processes.total(x) is x
     assert processes.device_name("cuda:3") == "cuda:3"
@@ -66,7 +66,7 @@ def test_devices_that_do_not_fit_the_processes(monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(UserError, match="device=cuda:0: is one device for 2 processes"):
         processes.device_name("cuda:0")
     monkeypatch.setenv("LOCAL_RANK", "1")
-    with pytest.raises(UserError, match="2 processes for 1 GPUs; use torchrun --nproc-per-node=1"):
+    with pytest.raises(UserError, match="2 processes for 1 GPUs; use 1, or device=cpu"):
         processes.device_name("cuda")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     assert processes.device_name("auto") == "cpu"
@@ -114,7 +114,7 @@ def training() -> dict[str, Any]:
     stream: Any = Batches()
     tests = [images(s, n) for s, n in ((900, 8), (901, 8), (902, 3))][processes.rank()::processes.count()]
     made = Trainer(processes.synchronized(net, torch.device("cpu")), SETTINGS, stream,
-                   lambda: tests, 3, idle=True)
+                   lambda: tests, 3)
     made.end_epoch = rows.append
     made.run()
     assert made.ema is not None
@@ -128,8 +128,8 @@ def process(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     cpu = torch.device("cpu")
     with processes.joined(cpu):
-        told = processes.told({"from": rank}, cpu)
-        found = {"norms": norms(), "told": told, "gathered": processes.gathered(rank, cpu), "training": training()}
+        told = processes.told({"from": rank})
+        found = {"norms": norms(), "told": told, "gathered": processes.gathered(rank), "training": training()}
     torch.save(found, Path(folder) / f"{rank}.pt")
 
 

@@ -1,0 +1,119 @@
+"""Several processes for one job, started by the command itself: `devices=N`, by torch's elastic agent.
+
+The agent watches the processes: when one dies it ends the others within `GRACE_S` seconds, and this process tells why
+by one message. A signal that asks for an end is passed on to all; they agree on the step after which they stop, and
+write a checkpoint. Processes whose starter dies stop in the same way. What the processes do together is in
+processes.py; `torchrun -m nasx ...` starts the same processes from outside.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import multiprocessing
+import os
+import pickle
+import signal
+import tempfile
+import threading
+import time
+import traceback
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Any
+
+from nasx import machine, processes
+from nasx.errors import UserError
+
+Config = Mapping[str, Any]
+Work = Callable[[Config, Config], dict[str, Any]]
+GRACE_S = 45
+"""How long processes have for a last step and a checkpoint after they were asked to end, before they are killed."""
+SIGNALS = "SIGTERM,SIGINT,SIGUSR1"
+
+
+def launch(count: int, work: Work, cfg: Config, info: Config) -> dict[str, Any]:
+    """`work(cfg, info)` in `count` processes; the owner's result. `work` is a function that can be named.
+
+    Raises what a process has raised; UserError where one has died without a word.
+    """
+    from torch.distributed.elastic.multiprocessing import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    with tempfile.TemporaryDirectory(prefix="nasx-") as told, quiet():
+        plan = LaunchConfig(min_nodes=1, max_nodes=1, nproc_per_node=count, run_id=uuid.uuid4().hex, max_restarts=0,
+                            rdzv_backend="c10d", rdzv_endpoint="localhost:0", local_addr="localhost",
+                            signals_to_handle=SIGNALS, shutdown_timeout=GRACE_S)
+        try:
+            result: dict[str, Any] = elastic_launch(plan, process)(work, cfg, info, told)[0]
+        except SignalException as stop:
+            raise machine.StopRequested(stop.sigval) from None
+        except ChildFailedError as error:
+            raise cause(Path(told), {rank: failure.exitcode for rank, failure in error.failures.items()}, count
+                        ) from None
+    return result
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Within the block the agent says nothing by itself; after it signals and environment are as before."""
+    level = logging.root.manager.disable
+    held = {name: os.environ.get(name) for name in ("TORCHELASTIC_SIGNALS_TO_HANDLE", "TORCH_CPP_LOG_LEVEL")}
+    main = threading.current_thread() is threading.main_thread()
+    handlers = {number: signal.getsignal(getattr(signal, number)) for number in SIGNALS.split(",")} if main else {}
+    logging.disable(logging.CRITICAL)
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    try:
+        yield
+    finally:
+        logging.disable(level)
+        for number, handler in handlers.items():
+            signal.signal(getattr(signal, number), handler)
+        for name, value in held.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+
+
+def cause(told: Path, codes: Mapping[int, int], count: int) -> BaseException:
+    """The error to raise: of a process that was killed, else the first that a process has told."""
+    for rank, code in codes.items():
+        if code < 0:
+            return UserError(f"process {rank} of {count}", f"was ended by {signal.Signals(-code).name}, and the others "
+                             "after it", "the same command resumes from the last checkpoint")
+    for path in sorted(told.iterdir(), key=lambda path: (path.stat().st_mtime_ns, path.name)):
+        error: BaseException = pickle.loads(path.read_bytes())
+        return error
+    rank, code = next(iter(codes.items()))
+    return RuntimeError(f"process {rank} of {count} ended with exit code {code}")
+
+
+# ---------------------------------------------------------------------------------------------- in each process
+def process(work: Work, cfg: Config, info: Config, told: str) -> dict[str, Any]:
+    """What each process does; an error is written down for the one that has started it."""
+    os.setsid()  # Ctrl-C of a terminal reaches the starter alone, which passes it on
+    threading.Thread(target=outlived, daemon=True).start()
+    cpus = len(os.sched_getaffinity(0))
+    try:
+        return work({**cfg, "threads": cfg["threads"] or max(cpus // processes.count(), 1)}, info)
+    except BaseException as error:  # noqa: BLE001 (raised again where the command was given)
+        if not isinstance(error, UserError | machine.StopRequested):
+            traceback.print_exc()
+            error = RuntimeError(f"process {processes.rank()}: {type(error).__name__}: {error}")
+        elif processes.lost(error):
+            time.sleep(1)  # the agent shall see first the one that died
+        part = Path(told) / f".{processes.rank()}"
+        part.write_bytes(pickle.dumps(error))
+        part.rename(part.with_name(str(processes.rank())))
+        os._exit(1)
+
+
+def outlived() -> None:
+    """Ask for an end, with a checkpoint, when the process that has started this one is gone."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os.kill(os.getpid(), signal.SIGTERM)
