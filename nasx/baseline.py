@@ -1,6 +1,6 @@
 """What a table's rows say of their searches, beside random search: how many collapsed, and whether chance would do.
 
-    verdicts  of n searches, how many collapsed or still moved at their end (nasx.verdict, from their records)
+    verdicts  of n searches, how many collapsed, are in doubt, or had not settled (nasx.verdict, from their records)
     versus    mean minus that of the random runs, with Welch's p over seeds (nasx.significance)
 
 The random runs of a row are those of method `random` with one draw a seed, on the same space and data set, by the same
@@ -44,8 +44,9 @@ def judge(rows: Sequence[MutableMapping[str, Any]], members: Sequence[Members]) 
             row["versus_p"] = found.p
             measures.add(name)
     names = ", ".join(sorted(measures))
-    return [f"− random: mean minus that of random search on the same space and data set ({names}), p by Welch's t test "
-            "over runs, not corrected for the number of rows; below 0.05 chance is unlikely"] if measures else []
+    return [f"against random: mean minus that of random search on the same space and data set ({names}); above or below "
+            "where p < 0.05 by Welch's t test over runs, not corrected for the number of rows; unclear: these runs do not "
+            "tell it from random search"] if measures else []
 
 
 def _chosen(members: Members) -> bool:
@@ -73,15 +74,20 @@ def ranking(lookups: Sequence[str], own: Collection[str]) -> str:
 
 
 def versus(found: Difference | None) -> str:
-    """`+4.21 (p = 0.013)`; `n < 2` where nothing can be tested."""
-    return "n < 2" if found is None else f"{found.mean:+.2f} ({p_text(found.p)})".replace("-", "−")
+    """`above: +4.21 (p = 0.013)`, `unclear: +0.30 (p = 0.71)`; `n < 2` where nothing can be tested."""
+    if found is None:
+        return "n < 2"
+    way = ("above" if found.mean > 0 else "below") if found.found else "unclear"
+    return f"{way}: {found.mean:+.2f} ({p_text(found.p)})".replace("-", "−")
 
 
 def verdicts(members: Members) -> str:
-    """`2 of 4 collapsed, 1 moving`, empty where no record has a verdict."""
-    judged = [m["collapsed"] for m in members if m.get("collapsed") is not None]
+    """`2 of 4 collapsed, 1 in doubt, 3 not settled`; empty where no record has a verdict."""
+    judged = [m for m in members if m.get("collapsed") is not None]
     if not judged:
         return ""
-    moving = sum(bool(m["moving"]) for m in members)
-    bad = f"{sum(judged)} of {len(judged)} collapsed" if any(judged) else "none collapsed"
-    return f"{bad}, {moving} moving" if moving else bad
+    count = {name: sum(bool(m.get(name)) for m in judged) for name in ("collapsed", "doubtful", "moving")}
+    said = [f"{count['collapsed'] or 'none'} of {len(judged)} collapsed"]
+    said += [f"{count[name]} {words}" for name, words in (("doubtful", "in doubt"), ("moving", "not settled"))
+             if count[name]]
+    return ", ".join(said)

@@ -30,7 +30,7 @@ COLUMNS = ("run", "folder", "kind", "method", "space", "dataset", "protocol", "s
            "searched_on", "experiment", "parent_family", "parent_folder", "parent_overrides", "labels", "reduced",
            "best_of", "overrides", "family", "identity", "seed", "parent", "genotype", "benchmark", "source",
            "supernet_valid", "test_accuracy", "params", "cost_s", "peak_mb", "updates", "passes", "device", "gpu",
-           "versions", "commit", "collapsed", "moving")
+           "versions", "commit", "collapsed", "doubtful", "moving")
 """Columns of every frame; a look-up adds `<dataset>.valid` and `<dataset>.test`."""
 
 
@@ -132,9 +132,9 @@ def _row(folder: str, record: Mapping[str, Any]) -> dict[str, Any]:
         "updates": _number(record.get("updates")), "passes": _number(record.get("passes")),
         "device": _text(hardware.get("name")) or device, "gpu": device.startswith("cuda"),
         "versions": " ".join(f"{k}={v}" for k, v in sorted((record.get("versions") or {}).items())),
-        "commit": _text(record.get("commit")), "collapsed": None, "moving": None}
+        "commit": _text(record.get("commit")), "collapsed": None, "doubtful": None, "moving": None}
     if verdict := record.get("verdict"):
-        row["collapsed"], row["moving"] = bool(verdict["collapsed"]), bool(verdict["moving"])
+        row |= {name: bool(verdict.get(name)) for name in ("collapsed", "doubtful", "moving")}
     lookup = record.get("lookup") or {}
     row["benchmark"], row["source"] = _text(lookup.get("benchmark")), _text(lookup.get("source"))
     for name, scores in lookup.items():

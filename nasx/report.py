@@ -173,8 +173,7 @@ def headline(groups: Sequence[Row], runs: Sequence[Row]) -> list[str]:
         group, measure = best
         said.append(f"Highest mean: {group['label']} with {tables.value(group, measure)} % ({words_of(measure)}, "
                     f"n = {group['n']}).")
-    above, below = ([g["label"] for g in groups if g["versus_p"] == g["versus_p"] and g["versus_p"] < 0.05
-                     and (g["versus"][0] == "+") is up] for up in (True, False))
+    above, below = ([g["label"] for g in groups if g["versus"].startswith(way)] for way in ("above", "below"))
     tested = [g for g in groups if g["versus"] and g["versus"] != "n < 2"]
     if tested:
         parts = [f"{', '.join(found[:4])} {'lies' if len(found) == 1 else 'lie'} {way} random search"
@@ -188,7 +187,7 @@ def headline(groups: Sequence[Row], runs: Sequence[Row]) -> list[str]:
     moving = sum(r["moving"] is True for r in runs)
     judged = sum(r["collapsed"] is not None for r in runs)
     if judged:
-        said.append(f"{bad or 'None'} of {judged} searches collapsed, {moving or 'none'} still moved at the end.")
+        said.append(f"{bad or 'None'} of {judged} searches collapsed, {moving or 'none'} had not settled at the end.")
     return said
 
 

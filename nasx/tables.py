@@ -228,7 +228,7 @@ def _sheet(title: str, rows: list[dict[str, Any]], measures: Sequence[tuple[str,
     words = [("method", name), ("space", lambda r: str(r["space"])), ("searched on", lambda r: str(r["searched_on"])),
              ("trained on", lambda r: str(r["dataset"]) if r["kind"] == "retrain" else ""),
              ("protocol", lambda r: str(r["protocol"])), ("recipe", lambda r: str(r["recipe"])),
-             ("setting", lambda r: str(r["setting"])), ("marks", marks), ("− random", lambda r: str(r["versus"])),
+             ("setting", lambda r: str(r["setting"])), ("marks", marks), ("against random", lambda r: str(r["versus"])),
              ("verdict", lambda r: str(r["verdicts"])), ("device", lambda r: str(r["device"]))]
     own = [row for row in rows if not row["reference"]]
     rows = own + [row for row in rows if row["reference"]]
@@ -240,7 +240,7 @@ def _sheet(title: str, rows: list[dict[str, Any]], measures: Sequence[tuple[str,
         elif "".join(values):
             constant.append(f"{head} {values.pop()}")
     kept = [(head, text) for head, text in kept if any(map(text, rows))]
-    at = next((i for i, (head, _) in enumerate(kept) if head in ("− random", "verdict", "device")), len(kept))
+    at = next((i for i, (head, _) in enumerate(kept) if head in ("against random", "verdict", "device")), len(kept))
     numbers: list[tuple[str, Callable[[Mapping[str, Any]], str]]] = [("n", lambda r: str(r["n"]) if r["n"] else "")]
     numbers += [(head, partial(value, measure=measure, missing=missing)) for head, measure in measures]
     numbers += [("params (M)", lambda r: value(r, "params", scale=1e-6, missing="–")),

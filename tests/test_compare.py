@@ -152,8 +152,8 @@ def test_a_table_sets_searches_beside_random_ones(make):
     table = tables.summary(tables.collect("outputs"), reference=False).set_index("method")
     known = stats.ttest_ind([80, 81, 82], [90, 91, 92], equal_var=False).pvalue
     assert table.loc["darts", "versus_p"] == pytest.approx(known)
-    assert table.loc["darts", "versus"] == "−10.00 (p < 0.001)"
-    assert table.loc["darts", "verdicts"] == "1 of 3 collapsed, 3 moving"
+    assert table.loc["darts", "versus"] == "below: −10.00 (p < 0.001)"
+    assert table.loc["darts", "verdicts"] == "1 of 3 collapsed, 3 not settled"
     assert table.loc["random", "versus"] == ""
     assert any("Welch" in note for note in table.attrs["notes"])
 

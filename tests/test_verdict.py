@@ -23,8 +23,9 @@ def of(found: list[dict[str, Any]], genotype: str = GOOD, **more: Any) -> tuple[
 
 
 def test_a_healthy_search_that_has_settled() -> None:
-    assert verdict(rows(), {"genotype": GOOD}) == {"moving": False, "collapsed": False, "reasons": [],
-                                                   "text": "no sign of collapse, settled"}
+    assert verdict(rows(), {"genotype": GOOD}) == {
+        "moving": False, "collapsed": False, "doubtful": False, "reasons": [],
+        "text": "No sign of collapse. It had settled."}
 
 
 def test_skip_connections_everywhere() -> None:
@@ -59,20 +60,45 @@ def test_none_may_hold_half_of_the_weight(weight: float, collapsed: bool) -> Non
 
 def test_a_growing_eigenvalue() -> None:
     found = [{**row, "eigenvalue": 1.0 if row["epoch"] < 20 else 2.0} for row in rows(40)]
-    assert of(found)[:2] == (True, False)
-    assert "the eigenvalue grew" in of(found)[2][0]
+    assert of(found)[:2] == (False, False)
+    assert "eigenvalue grew" in of(found)[2][0]
+    said = verdict(found, {"genotype": GOOD})
+    assert said["doubtful"]
+    assert said["text"].startswith("No sign of collapse in the cell, but a warning: the dominant eigenvalue grew 1.")
+    assert said["text"].endswith("(DARTS-ES would have kept the cell of epoch 11). It had settled.")
     steady = [{**row, "eigenvalue": 1.0} for row in rows(40)]
     assert of(steady) == (False, False, [])
     short = [{**row, "eigenvalue": float(row["epoch"])} for row in rows(6)]
-    assert not of(short)[0], "the rule needs seven evaluations and ten epochs before them"
+    assert of(short)[2] == [], "the rule needs seven evaluations and ten epochs before them"
+
+
+def test_an_eigenvalue_that_came_down_again_is_no_warning() -> None:
+    back = [{**row, "eigenvalue": 2.0 if 20 <= row["epoch"] < 26 else 1.0} for row in rows(50)]
+    assert of(back) == (False, False, [])
+
+
+@pytest.mark.parametrize("every", [1, 2])
+def test_the_rule_sees_every_second_epoch_however_often_the_eigenvalue_is_taken(every: int) -> None:
+    found = [{**row, "eigenvalue": 1.0 if row["epoch"] < 20 else 2.0} if row["epoch"] % every == 1 % every else row
+             for row in rows(40)]
+    assert "between epochs 11 and 23" in of(found)[2][0]
+
+
+def test_a_collapsed_search_is_told_its_warnings_too() -> None:
+    found = [{**row, "eigenvalue": 1.0 if row["epoch"] < 20 else 2.0} for row in rows(40)]
+    said = verdict(found, {"genotype": SKIPS})
+    assert (said["collapsed"], said["doubtful"]) == (True, False)
+    assert said["text"].startswith("The search collapsed: 6 of 6 operations")
+    assert "the dominant eigenvalue grew" in said["text"]
 
 
 def test_a_stopped_search_gives_an_earlier_cell_and_is_not_called_collapsed() -> None:
     found = [{**row, "eigenvalue": 1.0 if row["epoch"] < 20 else 2.0} for row in rows(40)]
     stopped = {"epoch": 18, "at": 24, "ratio": 1.4, "simulated": False}
-    assert of(found, stopped=stopped) == (False, False, [
-        "stopped after epoch 24, where the eigenvalue had grown 1.40-fold; this is epoch 18's cell"])
-    assert of(found, stopped={**stopped, "simulated": True})[0]
+    assert verdict(found, {"genotype": GOOD, "stopped": stopped})["text"] == (
+        "No sign of collapse. Stopped after epoch 24, where the dominant eigenvalue had grown 1.40-fold; this is the cell "
+        "of epoch 18. It had settled.")
+    assert verdict(found, {"genotype": GOOD, "stopped": {**stopped, "simulated": True}})["doubtful"]
 
 
 def test_a_mixture_that_was_saturated_early() -> None:
@@ -90,5 +116,5 @@ def test_a_search_that_still_moves() -> None:
 
 
 def test_what_is_missing_is_not_judged() -> None:
-    assert verdict([], {"genotype": GOOD})["text"] == "no sign of collapse, nothing was trained"
+    assert verdict([], {"genotype": GOOD})["text"] == "No sign of collapse. Nothing was trained."
     assert verdict([{"epoch": 1}, {"epoch": 2}], {"genotype": "something of a user's space"})["collapsed"] is False
