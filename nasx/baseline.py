@@ -44,9 +44,9 @@ def judge(rows: Sequence[MutableMapping[str, Any]], members: Sequence[Members]) 
             row["versus_p"] = found.p
             measures.add(name)
     names = ", ".join(sorted(measures))
-    return [f"against random: mean minus that of random search on the same space and data set ({names}); above or below "
-            "where p < 0.05 by Welch's t test over runs, not corrected for the number of rows; unclear: these runs do not "
-            "tell it from random search"] if measures else []
+    return [f"against random: mean minus that of random search on the same space and data set ({names}); above or below"
+            " where p < 0.05 by Welch's t test over runs, not corrected for the number of rows; unclear: these runs do"
+            " not tell it from random search"] if measures else []
 
 
 def _chosen(members: Members) -> bool:

@@ -28,7 +28,7 @@ from typing import Any
 from xml.sax.saxutils import escape
 
 from nasx.errors import UserError
-from nasx.pictures import FAMILIES, INK, family, write
+from nasx.pictures import FAMILIES, FORMATS, INK, family, write
 
 Edge = tuple[str, str, str]
 FILL = {"input": "darkseagreen2", "node": "lightblue", "output": "palegoldenrod"}
@@ -197,6 +197,21 @@ def names(run_folder: str | Path) -> list[str]:
 def draw_cells(cells: Mapping[str, Sequence[Edge]], path: str | Path) -> list[Path]:
     """Draw one cell to `path`, several to PATH-<name>, with the suffix of `path`, and return what was written."""
     return [written for place, edges in _placed(cells, Path(path)) for written in draw_cell(edges, place)]
+
+
+def draw_epochs(genotypes: Mapping[int, str], folder: Path) -> None:
+    """Draw the cells of each epoch into `folder`, epoch-001.svg and .png and so on; what is there is left alone."""
+    drawn: dict[tuple[Edge, ...], list[bytes]] = {}
+    for epoch, text in genotypes.items():
+        for place, edges in _placed(genotype_edges(text), folder / f"epoch-{epoch:03d}"):
+            files = [place.with_name(f"{place.name}.{kind}") for kind in FORMATS]
+            if all(file.is_file() for file in files):
+                continue
+            if (same := drawn.get(tuple(edges))) is None:
+                drawn[tuple(edges)] = [file.read_bytes() for file in draw_cell(edges, place)]
+            else:
+                write(place, {kind: lambda half, data=data: half.write_bytes(data)
+                              for kind, data in zip(FORMATS, same, strict=True)})
 
 
 def _placed(cells: Mapping[str, Sequence[Edge]], path: Path) -> Iterator[tuple[Path, Sequence[Edge]]]:

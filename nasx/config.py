@@ -49,8 +49,8 @@ COMMANDS = {
 HOMES = ("nasx.spaces", "nasx.methods", "nasx.data", "nasx.benchmarks", "nasx.settings", "nasx.stop",
          "nasx.loggers")
 """Where components of nasx live; nothing else of it may be named in `_target_`."""
-ELSEWHERE = frozenset({"out", "name", "device", "devices", "threads", "workers", "checkpoint_s", "allow", "quiet",
-                       "seeds_per_job", "logger", "launch", "objective", "hydra", "then"})
+ELSEWHERE = frozenset({"out", "name", "device", "devices", "threads", "workers", "checkpoint_s", "allow", "draw",
+                       "quiet", "seeds_per_job", "logger", "launch", "objective", "hydra", "then"})
 """Keys that say where and how a run goes, not what it computes: no part of its identity."""
 _RENAMED = {"from_": "from"}
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nasx.errors import UserError
-from nasx.pictures import CYCLE, FAINT, INK, SOFT, figure, save, style
+from nasx.pictures import CYCLE, FAINT, FAMILIES, INK, SOFT, figure, save, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -44,6 +44,14 @@ EDGES = {6: [f"{j}→{i}" for i in range(1, 4) for j in range(i)],
 MEASURED: tuple[tuple[str, str, Any], ...] = (("train", "training", "-"), ("val", "validation batches", (0, (4, 2))),
             ("valid", "whole validation split", (0, (1, 1.2))))
 """First part of the column, in words, dash."""
+INSIDE: tuple[tuple[str, str, tuple[tuple[str, str, str], ...]], ...] = (
+    ("Found operations", "number", tuple((f"found.{kind}", words, FAMILIES[colour]) for kind, words, colour in (
+        ("parametric", "learned", "conv"), ("skip", "skip", "skip"), ("pool", "pooling", "pool"), ("none",) * 3))),
+    ("Entropy of the mixture", "nats an edge", (("entropy", "", CYCLE[0]),)),
+    ("Hessian eigenvalue", "largest", (("eigenvalue", "", CYCLE[0]),)),
+    ("Layer alignment", "mean cosine", (("alignment_train", "training", CYCLE[0]),
+                                        ("alignment_val", "validation", CYCLE[1]))))
+"""Title, unit, and lines (column, label, colour) of the panels on what went on inside a search."""
 DATASETS = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "imagenet16": "ImageNet16-120"}
 
 
@@ -160,6 +168,35 @@ def trajectory(axes: Axes, groups: Mapping[str, Sequence[Sequence[Row]]], datase
                           va=where, fontsize=8, color=SOFT)
     axes.margins(y=0.12)
     return any(drawn)
+
+
+def found(rows: Sequence[Row]) -> list[Row]:
+    """The rows with `found`: how many operations of each family the genotype has, reduction cells left out."""
+    made: list[Row] = []
+    for row in rows:
+        cells = [cell for name, cell in (row.get("cells") or {}).items() if not name.startswith("reduce")]
+        counts = {family: sum(cell[family] for cell in cells) for family in ("parametric", "skip", "pool", "none")}
+        made.append({**row, "found": counts if cells else None})
+    return made
+
+
+def _inside(rows: Sequence[Row]) -> list[Any]:
+    """Those of `INSIDE` of which the rows know something; a line that is zero throughout is left out."""
+    panels = []
+    for title, unit, lines in INSIDE:
+        known = [each for each in lines if any(_get(row, each[0]) == _get(row, each[0]) for row in rows)
+                 and (unit != "number" or any(_get(row, each[0]) > 0 for row in rows))]
+        panels += [(title, unit, known)] if known else []
+    return panels
+
+
+def _draw_inside(part: Any, panels: Sequence[Any], rows: Sequence[Row]) -> None:
+    for axes, (title, unit, lines) in zip(part.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        for name, label, colour in lines:
+            line(axes, [rows], name, label, colour)
+        finish(axes, title, unit, _last_epoch([rows]))
+        if len(lines) > 1:
+            axes.legend(loc="best", fontsize=7.5, frameon=True, framealpha=0.8, edgecolor="none", borderpad=0.2)
 
 
 def _panels(part: SubFigure, rows: Sequence[Row], name: str, operations: Sequence[str], top: float) -> None:
@@ -292,19 +329,20 @@ def _draw_mixtures(parts: Sequence[Any], found: Mapping[str, Sequence[Row]], fol
 
 
 def search_picture(run_folder: str | Path, references: Mapping[str, Mapping[str, float]] | None = None) -> Path:
-    """One picture of a search: losses, accuracies, look-up trajectory, mixture weights.
+    """One picture of a search: losses, accuracies, look-up trajectory, what went on inside, mixture weights.
 
     Writes search.svg and search.png into the run folder and returns the path of the SVG. `references` maps data sets
     to {"optimum": …, "random": …}; by default those of the run's benchmark are asked for. Panels without data are left
     out.
     """
     folder = Path(run_folder)
-    rows = read_metrics(folder)
+    rows = found(read_metrics(folder))
     if not rows:
         raise UserError(str(folder / "metrics.jsonl"), "no epoch is finished", "wait for the first one")
     group: dict[str, Sequence[Sequence[Row]]] = {"this run": [rows]}
-    found, asked = mixtures(rows), looked_up(rows)
-    heights = [2.9, *(_height(values, name) for name, values in found.items())]
+    mixed, asked = mixtures(rows), looked_up(rows)
+    inside = _inside(rows)
+    heights = [2.9, *([2.4] if inside else []), *(_height(values, name) for name, values in mixed.items())]
     with style():
         made = figure(10.0 if asked else 9.0, sum(heights))
         parts = _rows_of(made, heights)
@@ -316,7 +354,9 @@ def search_picture(run_folder: str | Path, references: Mapping[str, Mapping[str,
             if references is None:
                 references = {dataset: reference(rows, dataset, split)}
             trajectory(axes[2], group, dataset, split, references.get(dataset, {}))
-        _draw_mixtures(parts[1:], found, folder)
+        if inside:
+            _draw_inside(parts[1], inside, rows)
+        _draw_mixtures(parts[2 if inside else 1:], mixed, folder)
         return save(made, folder / "search")[0]
 
 

@@ -20,8 +20,8 @@ log = logging.getLogger("nasx")
 NAMES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "imagenet16": "ImageNet16-120"}
 
 
-def draw(folder: Path, *, curves: bool = False) -> None:
-    """Draw those pictures of a finished run that are not there: its cells, and the curves of a search.
+def draw(folder: Path, *, curves: bool = False, epochs: bool = False) -> None:
+    """Draw those pictures of a finished run that are not there: its cells, the curves of a search, each epoch's cells.
 
     A run is complete without them, so a fault is told and not raised. Nothing that draws is imported where all are
     there.
@@ -29,6 +29,8 @@ def draw(folder: Path, *, curves: bool = False) -> None:
     try:
         if lacking(folder, cells.names(folder)):
             cells.draw(folder)
+        if epochs:
+            cells.draw_epochs({row["epoch"]: row["genotype"] for row in records.read_rows(folder)}, folder / "epochs")
     except (UserError, OSError, ValueError) as error:
         log.warning("%s: no picture of the cell: %s", folder, error)
     try:

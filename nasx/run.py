@@ -38,7 +38,7 @@ def search(cfg: Config, info: Config) -> Result:
     with session(cfg, info) as here:
         done = records.finished(here.run.folder)
         if done is not None:
-            pictures(here.run.folder)
+            pictures(here)
             ending.show(done, here.run.folder)
             return done
         return SearchJob(here).run()
@@ -65,7 +65,7 @@ def together(cfg: Config, info: Config) -> list[Result]:
                 with progress.told_to(here.run.folder):
                     turns[seed] = Turn(SearchJob(here))
             else:
-                pictures(here.run.folder)
+                pictures(here)
                 done[seed] = finished
         for turn in turns.values():
             turn.job.here.signals = here.signals  # the handlers in force are those opened last
@@ -256,7 +256,7 @@ class SearchJob:
             self.result = self.record()
             files.write_atomic(self.here.run.folder / "genotype.txt", f"{self.result['genotype']}\n")
             self.here.run.finish(self.result)
-        pictures(self.here.run.folder)
+        pictures(self.here)
         ending.show(self.result, self.here.run.folder)
 
     def choose(self) -> Tree:
@@ -319,9 +319,9 @@ def table_text(lookup: Result | None) -> str:
     return "  table valid: " + ", ".join(found) if found else ""
 
 
-def pictures(folder: Path) -> None:
-    """Draw what is missing of the cell and the curves."""
-    ending.draw(folder, curves=True)
+def pictures(here: Session) -> None:
+    """Draw what is missing of the cells and the curves."""
+    ending.draw(here.run.folder, curves=True, epochs=here.config["draw"] == "epochs")
 
 
 # -------------------------------------------------------------------------------------------------- retrain

@@ -130,5 +130,5 @@ def _early(result: Mapping[str, Any]) -> bool:
 def _stopped(result: Mapping[str, Any]) -> Iterator[str]:
     if _early(result):
         at, epoch, ratio = (result["stopped"][key] for key in ("at", "epoch", "ratio"))
-        yield (f"Stopped after epoch {at}, where the dominant eigenvalue had grown {ratio:.2f}-fold; this is the cell of "
-               f"epoch {epoch}.")
+        yield (f"Stopped after epoch {at}, where the dominant eigenvalue had grown {ratio:.2f}-fold; this is the cell "
+               f"of epoch {epoch}.")

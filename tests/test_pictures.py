@@ -110,6 +110,22 @@ def test_every_cell_of_a_run_is_drawn_beside_it(search):
         "cell-normal.svg", "cell-normal.png", "cell-reduce.svg", "cell-reduce.png"]
 
 
+def test_the_cells_of_each_epoch_are_drawn_once(tmp_path, monkeypatch):
+    pytest.importorskip("pygraphviz")
+    other = NB201.replace("none", "skip_connect")
+    cells.draw_epochs({1: NB201, 2: other, 10: NB201}, tmp_path)
+    files = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert sorted(files) == [f"epoch-{epoch}.{kind}" for epoch in ("001", "002", "010") for kind in ("png", "svg")]
+    assert files["epoch-001.png"] == files["epoch-010.png"] != files["epoch-002.png"]
+    (tmp_path / "epoch-002.svg").unlink()
+    monkeypatch.setattr(cells, "draw_cell", lambda edges, place, draw=cells.draw_cell: (
+        draw(edges, place) if "002" in place.name else pytest.fail("drawn again")))
+    cells.draw_epochs({1: NB201, 2: other, 10: NB201}, tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == files
+    cells.draw_epochs({3: DARTS}, tmp_path / "darts")
+    assert len(list((tmp_path / "darts").glob("epoch-003-*.svg"))) == 2
+
+
 def test_without_pygraphviz_the_message_says_what_would_do(tmp_path, monkeypatch):
     cells._graphviz.cache_clear()
     monkeypatch.setitem(sys.modules, "pygraphviz", None)
@@ -162,6 +178,19 @@ def test_the_picture_of_a_search_has_every_panel(search):
     assert (path.read_bytes(), (folder / "search.png").read_bytes()) == before
     assert before[1].startswith(PNG)
     assert not list(folder.glob(".*.part"))
+
+
+def test_what_went_on_inside_is_drawn_where_rows_know_it(search):
+    folder = search()
+    rows = curves.read_metrics(folder)
+    for row in rows:
+        cell = {"parametric": row["epoch"], "skip": 2, "pool": 0, "none": 1}
+        row |= {"cells": {"normal": cell, "reduce": {**cell, "skip": 99}}, "entropy": 1.0, "eigenvalue": 0.1}
+    assert curves.found(rows)[2]["found"] == {"parametric": 3, "skip": 2, "pool": 0, "none": 1}
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    text = words(curves.search_picture(folder))
+    assert {"Found operations", "learned", "skip", "Entropy of the mixture", "Hessian eigenvalue"} <= set(text)
+    assert not {"pooling", "Layer alignment"} & set(text)
 
 
 def test_panels_without_data_are_left_out(search):

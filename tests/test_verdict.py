@@ -96,8 +96,8 @@ def test_a_stopped_search_gives_an_earlier_cell_and_is_not_called_collapsed() ->
     found = [{**row, "eigenvalue": 1.0 if row["epoch"] < 20 else 2.0} for row in rows(40)]
     stopped = {"epoch": 18, "at": 24, "ratio": 1.4, "simulated": False}
     assert verdict(found, {"genotype": GOOD, "stopped": stopped})["text"] == (
-        "No sign of collapse. Stopped after epoch 24, where the dominant eigenvalue had grown 1.40-fold; this is the cell "
-        "of epoch 18. It had settled.")
+        "No sign of collapse. Stopped after epoch 24, where the dominant eigenvalue had grown 1.40-fold; this is the "
+        "cell of epoch 18. It had settled.")
     assert verdict(found, {"genotype": GOOD, "stopped": {**stopped, "simulated": True}})["doubtful"]
 
 
