@@ -5,7 +5,8 @@ A cell is a list of edges (source, target, operation), as `nasx.cells.genotype_e
     depth       edges on the longest path from an input to the cell's output, the last step node -> output included
                 where the space has one (concatenated nodes); `none` carries nothing; 0 where no path is left
     width       one half for each edge that starts at an input and carries something
-    counts      skip, pool, parametric (all that has weights), none, noise; skip_ratio = skip / all operations
+    counts      skip, pool, parametric (all that has weights), none, noise; skip_ratio = skip / all operations;
+                parametric_used, those of the parametric ones that lie on a path from an input to the output
     entropy     mean over edges of - sum p ln p in nats, p the mixture row divided by its sum
     saturation  mean over edges of 1 - entropy / ln(operations): 0 for equal weights, 1 for one-hot rows
     change      L1 distance of two mixtures
@@ -67,14 +68,21 @@ def width(edges: Sequence[Edge]) -> float:
     return 0.5 * sum(source in INPUTS for source, _, _ in live(edges))
 
 
+def on_path(edges: Sequence[Edge]) -> list[Edge]:
+    """The edges that carry something from an input to the output."""
+    carrying = live(edges)
+    forth, back = _reached(carrying, INPUTS, 0), _reached(carrying, OUTPUTS, 1)
+    return [edge for edge in carrying if edge[0] in forth and edge[1] in back]
+
+
 def operations(edges: Sequence[Edge]) -> Iterator[str]:
     """The operations of a cell: on its edges, or (NAS-Bench-101) on those of its nodes that lie on a live path."""
     named = [operation for _, _, operation in edges if operation]
     if named:
         yield from named
         return
-    forth, back = _reached(edges, INPUTS, 0), _reached(edges, OUTPUTS, 1)
-    yield from (node.partition("\n")[2] for node in sorted(forth & back) if "\n" in node)
+    nodes = {node for source, target, _ in on_path(edges) for node in (source, target)}
+    yield from (node.partition("\n")[2] for node in sorted(nodes) if "\n" in node)
 
 
 def _reached(edges: Sequence[Edge], start: frozenset[str], side: int) -> set[str]:
@@ -91,7 +99,8 @@ def describe(edges: Sequence[Edge]) -> dict[str, Any]:
     for operation in operations(edges):
         counts[FAMILIES[family(operation)]] += 1
     total = sum(counts.values())
-    return {"depth": depth(edges), "width": width(edges), **counts,
+    used = sum(FAMILIES[family(operation)] == "parametric" for operation in operations(on_path(edges)))
+    return {"depth": depth(edges), "width": width(edges), **counts, "parametric_used": used,
             "skip_ratio": round(counts["skip"] / total, 4) if total else 0.0}
 
 

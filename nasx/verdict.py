@@ -5,7 +5,7 @@ an edge and epoch.
 
 Collapsed, one of which is enough:
     skip        more than half of a cell's operations are skip connections (the published DARTS_V1 has 4 of 8, no more)
-    weightless  no operation with weights is left in a cell that is not a reduction cell
+    weightless  no operation with weights lies on a path through a cell that is not a reduction cell
     cut off     no path leads from input to output
     none        `none` holds more than half of an edge's weight on average
     saturated   in the first half of the epochs the mixture was already nearly one-hot (`SATURATED`) and stayed so
@@ -92,8 +92,8 @@ def _cells(result: Mapping[str, Any]) -> Iterator[str]:
             yield f"{cell['skip']} of {total} operations of {where} are skip connections (more than half)"
         if cell["depth"] == 0:
             yield f"no path leads through {where}"
-        elif cell["parametric"] == 0 and not name.startswith("reduce"):
-            yield f"no operation of {where} has weights"
+        elif cell["parametric_used"] == 0 and not name.startswith("reduce"):
+            yield f"no operation with weights lies on a path through {where}"
 
 
 def _mixture(rows: Sequence[Row]) -> Iterator[str]:

@@ -35,7 +35,7 @@ def test_depth_and_width_of_the_cells_that_the_specification_names(edges, depth,
 def test_darts_v2_is_described() -> None:
     cells = structure.cells(resolve("DARTS_V2", "darts"))
     assert cells["normal"] == {"depth": 3, "width": 3.5, "skip": 2, "pool": 0, "parametric": 6, "none": 0, "noise": 0,
-                               "skip_ratio": 0.25}
+                               "parametric_used": 6, "skip_ratio": 0.25}
     assert (cells["reduce"]["skip"], cells["reduce"]["pool"]) == (3, 5)
 
 
@@ -51,7 +51,9 @@ def test_depth_equals_the_enumeration_of_paths(seed: int) -> None:
 
 def test_none_carries_nothing() -> None:
     cut = structure.cells("|none~0|+|none~0|skip_connect~1|+|none~0|nor_conv_3x3~1|nor_conv_3x3~2|")["cell"]
-    assert (cut["depth"], cut["width"], cut["none"], cut["parametric"]) == (0, 0.0, 3, 2)
+    assert (cut["depth"], cut["width"], cut["none"], cut["parametric"], cut["parametric_used"]) == (0, 0.0, 3, 2, 0)
+    half = structure.cells("|nor_conv_3x3~0|+|none~0|none~1|+|nor_conv_1x1~0|none~1|skip_connect~2|")["cell"]
+    assert (half["parametric"], half["parametric_used"]) == (2, 1)
     skips = structure.cells("|skip_connect~0|+|skip_connect~0|skip_connect~1|"
                             "+|skip_connect~0|skip_connect~1|skip_connect~2|")["cell"]
     assert (skips["depth"], skips["width"], skips["skip_ratio"]) == (3, 1.5, 1.0)

@@ -30,7 +30,8 @@ def test_a_healthy_search_that_has_settled() -> None:
 
 def test_skip_connections_everywhere() -> None:
     assert of(rows(), SKIPS) == (True, False, [
-        "6 of 6 operations of the cell are skip connections (more than half)", "no operation of the cell has weights"])
+        "6 of 6 operations of the cell are skip connections (more than half)",
+        "no operation with weights lies on a path through the cell"])
 
 
 def darts(normal: list[str], reduce: list[str]) -> str:
@@ -49,8 +50,11 @@ def test_half_of_a_cell_may_skip(skips: int, collapsed: bool) -> None:
 def test_a_cell_without_a_path_and_one_without_weights() -> None:
     cut = "|none~0|+|none~0|skip_connect~1|+|none~0|nor_conv_3x3~1|nor_conv_3x3~2|"
     assert of(rows(), cut)[2] == ["no path leads through the cell"]
+    dead = "|none~0|+|none~0|nor_conv_1x1~1|+|skip_connect~0|none~1|none~2|"
+    assert of(rows(), dead)[2] == ["no operation with weights lies on a path through the cell"]
     pools = darts(["max_pool_3x3"] * 8, ["sep_conv_3x3"] * 8)
-    assert of(rows(), pools)[2] == ["no operation of cell normal has weights"]
+    assert of(rows(), pools)[2] == [
+        "no operation with weights lies on a path through cell normal"]
 
 
 @pytest.mark.parametrize(("weight", "collapsed"), [(0.5, False), (0.51, True)])
