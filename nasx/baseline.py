@@ -8,7 +8,7 @@ benchmark or retraining recipe; of several configurations of them the one with m
 not matter: random search trains nothing. Measured is the look-up on the row's own data set, else on the first that all
 runs have, test before validation; of retrained networks the test accuracy.
 
-Shapes: rows and members are parallel lists: a row of `tables.summary`, and the rows of `collect` that it gathers.
+Shapes: rows and members are parallel lists: a row of `nasx.summary`, and the rows of `collect` that it gathers.
 """
 
 from __future__ import annotations

@@ -7,7 +7,6 @@ page's variables, so that one chart is right on white and on black. Shapes: grou
 
 from __future__ import annotations
 
-import io
 import re
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Mapping, Sequence
@@ -109,9 +108,7 @@ def drawn(make: Callable[[], Figure | None], prefix: str, label: str) -> str:
         made = make()
         if made is None:
             return ""
-        stream = io.StringIO()
-        made.savefig(stream, format="svg", metadata={"Date": None, "Creator": "nasx"}, transparent=True)
-    return inline(stream.getvalue(), prefix, label)
+        return inline(pictures.svg(made, transparent=True), prefix, label)
 
 
 # -------------------------------------------------------------------------------------------------------- panels

@@ -26,7 +26,7 @@ class Item(NamedTuple):
 
 
 def items(runs: Sequence[Row], groups: Sequence[Row], *, anytime: bool) -> list[Item]:
-    """All fourteen. `runs` are rows of `collect`, `groups` rows of `tables.summary` without references; `anytime` says
+    """All fourteen. `runs` are rows of `collect`, `groups` rows of `nasx.summary` without references; `anytime` says
     whether the report has a curve of performance over time."""
     searches = [r for r in runs if r["kind"] == "search"]
     commits = _several(r["commit"] for r in runs)

@@ -276,9 +276,10 @@ def tabulated(text: str) -> str:
 
 def application(command: str, words: list[str]) -> int | None:
     """One of the commands with a configuration, by Hydra."""
-    from nasx import preflight
+    from nasx import config, preflight
+    from nasx.words import undashed
 
-    line = preflight.arrange(words)
+    line = preflight.arrange(undashed(words, config.settings(command)))
     if command == "list":
         line = line._replace(overrides=tuple(f"what={word}" if word.isalpha() else word for word in line.overrides))
     if line.has("--help"):

@@ -32,6 +32,7 @@ from nasx import baseline, differences, tables, words
 from nasx.collect import COLUMNS, collect
 from nasx.errors import UserError
 from nasx.significance import LEVEL, Difference, moments, p_text, welch
+from nasx.summary import MEASURES
 
 OPTIONS = {"metric": "auto", "runs": "outputs"}
 SAME = {"kind": "nasx compare", "protocol": "protocol", "recipe": "recipe", "benchmark": "benchmark"}
@@ -152,7 +153,7 @@ def choose(both: pd.DataFrame) -> str:
 
 
 def _known(metric: str, both: pd.DataFrame) -> None:
-    known = [str(c) for c in both.columns if c in tables.MEASURES or str(c).endswith((".valid", ".test"))]
+    known = [str(c) for c in both.columns if c in MEASURES or str(c).endswith((".valid", ".test"))]
     if metric not in known:
         from nasx.config import did_you_mean
 

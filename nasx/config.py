@@ -111,12 +111,16 @@ def _unread(command: str, overrides: Sequence[str]) -> Iterator[UserError]:
             yield UserError(text, f"nasx {command} reads no {key} settings", other.get(command, ""))
 
 
+def settings(command: str) -> dict[str, schema.Field]:
+    """A command's own settings at the top level."""
+    component = schema.component(f"nasx.settings.{COMMANDS[command].settings}")
+    assert component is not None, command
+    return {_RENAMED.get(name, name): field for name, field in component.fields.items()}
+
+
 def _keys(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
     """Keys at the top level."""
-    entry = COMMANDS[command]
-    component = schema.component(f"nasx.settings.{entry.settings}")
-    assert component is not None, entry.settings
-    fields = {_RENAMED.get(name, name): field for name, field in component.fields.items()}
+    entry, fields = COMMANDS[command], settings(command)
     plain = {key: value for key, value in cfg.items() if key not in (*entry.groups, "hydra")}
     known = [*fields, *entry.groups, *(DELTAS if entry.groups else ())]
     for key in plain:

@@ -371,7 +371,7 @@ def looked_up(rows: Sequence[Row]) -> tuple[str, str] | None:
 
 def reference(rows: Sequence[Row], dataset: str, split: str) -> dict[str, float]:
     """{"optimum": …, "random": …} of the benchmark that the last row was looked up in."""
-    from nasx.tables import benchmark_reference
+    from nasx.summary import benchmark_reference
 
     benchmark = str((rows[-1].get("lookup") or {}).get("benchmark") or "none")
     return {kind: scores[split] for kind, scores in benchmark_reference(benchmark, dataset).items() if split in scores}

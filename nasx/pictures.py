@@ -6,7 +6,9 @@ the same colour in a cell and in a curve: learned operations blue, pooling green
 
 from __future__ import annotations
 
+import io
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -63,9 +65,21 @@ def figure(width: float, height: float) -> Figure:
 
 def save(made: Figure, path: str | Path) -> list[Path]:
     """Write `made` as SVG or PNG by the suffix of `path`, or as both where it has none; without dates."""
-    metadata: dict[str, dict[str, Any]] = {"svg": {"Date": None, "Creator": "nasx"}, "png": {"Software": "nasx"}}
-    return write(path, {kind: lambda half, kind=kind: made.savefig(half, format=kind, metadata=metadata[kind])
-                        for kind in FORMATS})
+    return write(path, {"svg": lambda half: half.write_text(svg(made), encoding="utf-8"),
+                        "png": lambda half: made.savefig(half, format="png", metadata={"Software": "nasx"})})
+
+
+def svg(made: Figure, **options: Any) -> str:
+    """`made` as the text of an SVG file, without date.
+
+    matplotlib names the parts that clip by hashes of positions, of which the layout's last bits are not the same in
+    every process; here they are numbered.
+    """
+    stream = io.StringIO()
+    made.savefig(stream, format="svg", metadata={"Date": None, "Creator": "nasx"}, **options)
+    numbers: dict[str, str] = {}
+    return re.sub(r"\bp[0-9a-f]{10}\b", lambda found: numbers.setdefault(found[0], f"p{len(numbers) + 1}"),
+                  stream.getvalue())
 
 
 def write(path: str | Path, writers: dict[str, Any]) -> list[Path]:

@@ -34,8 +34,8 @@ from nasx import experiments
 from nasx.collect import SIZES
 from nasx.errors import UserError
 from nasx.experiments import Experiment, Printed
-from nasx.tables import DATASETS, NO_TEST, marks, value
 from nasx.typeset import Sheet
+from nasx.wording import DATASETS, NO_TEST, distinct, marks, value
 
 PAPERS = {"idarts": "iDARTS (ICML 2021)", "amended": "Amended-DARTS (ICLR 2021 submission)",
           "single": "Single-DARTS (ICCV workshops 2021)", "lambda": "Λ-DARTS (ICLR 2023)",
@@ -109,7 +109,7 @@ def load(paper: str | None = None) -> pd.DataFrame:
 def compare(ours: pd.DataFrame, paper: str) -> tuple[list[Sheet], pd.DataFrame]:
     """Sheets of `paper`'s tables with our rows below the printed ones, and the same as one number a row.
 
-    `ours` is `tables.summary` of the runs, without reference rows. Tables for which there is a run come first alone;
+    `ours` is `nasx.summary` of the runs, without reference rows. Tables for which there is a run come first alone;
     where there is none for any table, all are shown as printed. Raises UserError where protocols would mix.
     """
     printed = load(paper)
@@ -226,7 +226,7 @@ def _seed(folder: str) -> str:
 
 
 def _measure(line: Mapping[str, Any], row: Mapping[str, Any]) -> str:
-    """The column of `tables.summary` that holds the printed number's metric; empty where our row has none."""
+    """The column of `nasx.summary` that holds the printed number's metric; empty where our row has none."""
     metric, dataset = line["metric"], line["dataset"]
     if row["kind"] == "retrain":
         return RETRAINED.get(metric, "")
@@ -274,6 +274,8 @@ def _section(paper: str, place: str, space: str, lines: Sequence[dict[str, Any]]
     rules: set[int] = set()
     numbers: list[dict[str, Any]] = []
     remarks: dict[str, list[str]] = {}
+    shared, own = distinct(matches)
+    settings = {id(row): setting for row, setting in zip(matches, own, strict=True)}
     for members in printed.values():
         cells = {(m["dataset"], m["metric"]): _shown(m["mean"], m["std"], _digits(m)) for m in members}
         first = members[0]
@@ -291,7 +293,7 @@ def _section(paper: str, place: str, space: str, lines: Sequence[dict[str, Any]]
         numbers += [{**m, "source": "printed"} for m in members]
         for row in mine:
             fitting = {(m["dataset"], m["metric"]): _ours(m, row) for m in members if _fits(m, row)}
-            words = " ".join(filter(None, [f"↳ nasx {row['method']}", row["setting"],
+            words = " ".join(filter(None, [f"↳ nasx {row['method']}", settings[id(row)],
                                            f"({marks(row)})" if marks(row) else ""]))
             over = row["std_over"] if row["n"] > 1 else ""
             body.append((words, "nasx", str(row["n"]), over, row["protocol"], row["recipe"],
@@ -308,6 +310,8 @@ def _section(paper: str, place: str, space: str, lines: Sequence[dict[str, Any]]
     kept = [i for i in range(len(heads)) if any(row[i] for row in body)]
     notes = [f"{', '.join(dict.fromkeys(labels[:4]))}{', …' if len(labels) > 4 else ''}: {remark}"
              for remark, labels in remarks.items()]
+    if shared:
+        notes.append(f"set in all rows of ours: {shared}")
     if any(row["reduced"] is True for row in matches):
         notes.append("reduced: smaller than the paper's setting; not a reproduction")
     if any("n/a" in row for row in body):

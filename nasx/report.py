@@ -21,10 +21,11 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from nasx import __version__, cells, charts, checklist, differences, pictures, published, tables, typeset, words
+from nasx import __version__, cells, charts, checklist, differences, pictures, published, typeset, wording, words
 from nasx.collect import collect
 from nasx.errors import UserError
 from nasx.records import write_atomic
+from nasx.summary import summary
 from nasx.typeset import Sheet
 
 OPTIONS = {"out": "report.html", "title": "Architecture search"}
@@ -105,7 +106,7 @@ def page(frame: pd.DataFrame, title: str) -> str:
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
 
-    table = tables.summary(frame)
+    table = summary(frame)
     groups = _plain(table[table["reference"] == ""])
     for group, label in zip(groups, labels(groups), strict=True):
         group["label"] = label
@@ -124,7 +125,7 @@ def page(frame: pd.DataFrame, title: str) -> str:
     return environment.from_string(source).render(
         title=title, version=__version__, lead=headline(groups, runs), cards=_cards(groups, runs), sheets=sheets,
         notes=list(dict.fromkeys(notes)), contexts=contexts, costs=groups[:ROWS], shown=ROWS, total=len(groups),
-        value=tables.value, cost=tables.cost, machines=_machines(runs), runs=runs[:ROWS], count=len(runs),
+        value=wording.value, cost=wording.cost, machines=_machines(runs), runs=runs[:ROWS], count=len(runs),
         items=checklist.items(runs, groups, anytime=anytime), states=checklist.STATES) + "\n"
 
 
@@ -134,12 +135,14 @@ def _plain(table: pd.DataFrame) -> list[Row]:
 
 def labels(groups: Sequence[Row]) -> list[str]:
     """What each setting is called in a chart: the method, with what else was set where that tells it from others."""
-    often = Counter((g["space"], g["searched_on"], g["dataset"], g["kind"], tables.name(g)) for g in groups)
-    found = []
-    for g in groups:
-        alone = often[(g["space"], g["searched_on"], g["dataset"], g["kind"], tables.name(g))] == 1
-        text = tables.name(g) if alone or not g["setting"] else f"{tables.name(g)} {g['setting']}"
-        found.append(text if len(text) <= 60 else f"{text[:57]}…")
+    alike: dict[tuple[str, ...], list[int]] = {}
+    for i, g in enumerate(groups):
+        alike.setdefault((g["space"], g["searched_on"], g["dataset"], g["kind"], wording.name(g)), []).append(i)
+    found = [""] * len(groups)
+    for (*_, name), own in alike.items():
+        for i, rest in zip(own, wording.distinct([groups[i] for i in own])[1], strict=True):
+            text = f"{name} {rest}".strip()
+            found[i] = text if len(text) <= 60 else f"{text[:57]}…"
     return found
 
 
@@ -171,7 +174,7 @@ def headline(groups: Sequence[Row], runs: Sequence[Row]) -> list[str]:
     best = _best(groups)
     if best is not None:
         group, measure = best
-        said.append(f"Highest mean: {group['label']} with {tables.value(group, measure)} % ({words_of(measure)}, "
+        said.append(f"Highest mean: {group['label']} with {wording.value(group, measure)} % ({words_of(measure)}, "
                     f"n = {group['n']}).")
     above, below = ([g["label"] for g in groups if g["versus"].startswith(way)] for way in ("above", "below"))
     tested = [g for g in groups if g["versus"] and g["versus"] != "n < 2"]
@@ -196,17 +199,17 @@ def words_of(measure: str) -> str:
     dataset, _, part = measure.rpartition(".")
     if not dataset:
         return measure.replace("_", " ")
-    return f"look-up, {tables.DATASETS.get(dataset, dataset)} {'validation' if part == 'valid' else part}"
+    return f"look-up, {wording.DATASETS.get(dataset, dataset)} {'validation' if part == 'valid' else part}"
 
 
 def _cards(groups: Sequence[Row], runs: Sequence[Row]) -> list[tuple[str, str, str]]:
     best = _best(groups)
     seeds = len({r["seed"] for r in runs})
     hours = sum(r["cost_s"] for r in runs if r["cost_s"] == r["cost_s"])
-    spent = tables.cost({"cost_s_mean": hours, "gpu": any(r["gpu"] for r in runs)})
+    spent = wording.cost({"cost_s_mean": hours, "gpu": any(r["gpu"] for r in runs)})
     made = [("runs", str(len(runs)), f"{len(groups)} settings, {seeds} seeds")]
     if best is not None:
-        made.append((f"best mean · {best[0]['label']}", tables.value(best[0], best[1]), f"% {words_of(best[1])}"))
+        made.append((f"best mean · {best[0]['label']}", wording.value(best[0], best[1]), f"% {words_of(best[1])}"))
     judged = [r for r in runs if r["collapsed"] is not None]
     if judged:
         made.append(("collapsed", f"{sum(r['collapsed'] for r in judged)} of {len(judged)}", "searches"))
@@ -216,8 +219,8 @@ def _cards(groups: Sequence[Row], runs: Sequence[Row]) -> list[tuple[str, str, s
 def _sheets(frame: pd.DataFrame, table: pd.DataFrame) -> tuple[list[Sheet], list[str]]:
     """The tables of results, then those of publications with which protocol and method agree; and the notes."""
     notes = list(table.attrs["notes"])
-    found = tables.sheets(table)
-    bare = tables.summary(frame, reference=False)
+    found = wording.sheets(table)
+    bare = summary(frame, reference=False)
     for paper in published.PAPERS:
         try:
             sheets, numbers = published.compare(bare, paper)

@@ -251,9 +251,9 @@ class JobSettings:
     allow: tuple[str, ...] = ()
     quiet: bool = False
     objective: str | None = None
+    """The number of result.json that a sweeper compares jobs by; null: none."""
     draw: Literal["cell", "epochs"] = "cell"
     """epochs: of a search, besides the found cell that of each epoch, into the run's folder `epochs`."""
-    """The number of result.json that a sweeper compares jobs by; null: none."""
     seeds_per_job: Positive = 1
     """Searches that one process takes by turns, of seeds seed, seed + 1, ...: each as its seed alone would be."""
 

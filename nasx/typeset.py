@@ -1,6 +1,6 @@
 """One sheet of a table, set as Markdown, LaTeX (booktabs), or for the terminal.
 
-A sheet is text already: numbers are rounded where the sheet is made (`nasx.tables`, `nasx.published`), so the three
+A sheet is text already: numbers are rounded where the sheet is made (`nasx.wording`, `nasx.published`), so the three
 forms say the same. The same sheet gives the same bytes. CSV is not set from a sheet, it is written from the numbers.
 """
 

@@ -5,7 +5,7 @@ Such a command is a module with a docstring whose first paragraph is its help, a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from nasx import config
@@ -44,7 +44,7 @@ def read(command: str, words: Sequence[str], options: Mapping[str, str | None], 
     (None: it takes none). Raises UserError for an unknown or missing option, with the nearest name.
     """
     where, found, rest = f"nasx {command}", dict(options), []
-    for word in words:
+    for word in undashed(words, options):
         name, equals, value = word.partition("=")
         if equals and name.lstrip("-").isidentifier():
             name = name.lstrip("-")
@@ -61,3 +61,16 @@ def read(command: str, words: Sequence[str], options: Mapping[str, str | None], 
     if missing := [name for name, value in found.items() if value is None]:
         raise UserError(where, f"needs {' and '.join(f'{name}=...' for name in missing)}", f"see {where} --help")
     return Words(tuple(rest), {name: value for name, value in found.items() if value is not None})
+
+
+def undashed(words: Sequence[str], keys: Collection[str]) -> list[str]:
+    """`--paper idarts` and `--paper=idarts` as `paper=idarts`, `--error` as `error=true`, for the settings `keys`."""
+    found, rest = [], list(words)
+    while rest:
+        word = rest.pop(0)
+        name, equals, value = word.partition("=")
+        if name.startswith("--") and name[2:] in keys:
+            alone = not equals and (not rest or rest[0].startswith("-") or "=" in rest[0])
+            word = f"{name[2:]}={value if equals else 'true' if alone else rest.pop(0)}"
+        found.append(word)
+    return found

@@ -22,8 +22,10 @@ import numpy as np
 from kills import SMALL, Command, family
 from PIL import Image
 
-from nasx import experiments, published, tables
+from nasx import experiments, published
+from nasx.collect import collect
 from nasx.config import conf_dir
+from nasx.summary import summary
 
 SEARCH = ["search.epochs=2", "search.updates_per_epoch=1", "search.batch=8", "search.evaluate_every=0",
           "search.evaluate_images=64"]
@@ -110,7 +112,7 @@ def main() -> int:
 
 def beside_which(out: Path, papers: set[str]) -> list[str]:
     """The printed rows that the runs of a folder stand beside."""
-    ours, found = tables.summary(tables.collect(out), reference=False), []
+    ours, found = summary(collect(out), reference=False), []
     for paper, short in published.SHORT.items():
         if short in papers:
             _, numbers = published.compare(ours, paper)

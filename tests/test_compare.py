@@ -10,9 +10,11 @@ import pytest
 import yaml
 from scipy import stats
 
-from nasx import compare, differences, tables
+from nasx import compare, differences
+from nasx.collect import collect
 from nasx.errors import UserError
 from nasx.significance import p_text, welch
+from nasx.summary import summary
 
 
 @pytest.fixture
@@ -149,7 +151,7 @@ def test_a_table_sets_searches_beside_random_ones(make):
     for seed in (0, 1, 2):
         make("darts", seed, 80 + seed, verdict={"collapsed": seed == 0, "moving": True})
         make("random", seed, 90 + seed)
-    table = tables.summary(tables.collect("outputs"), reference=False).set_index("method")
+    table = summary(collect("outputs"), reference=False).set_index("method")
     known = stats.ttest_ind([80, 81, 82], [90, 91, 92], equal_var=False).pvalue
     assert table.loc["darts", "versus_p"] == pytest.approx(known)
     assert table.loc["darts", "versus"] == "below: −10.00 (p < 0.001)"
@@ -163,7 +165,7 @@ def test_random_runs_of_another_space_or_the_best_of_several_draws_are_no_baseli
         make("darts", seed)
         make("random", seed, choices={"space": "other"})
         make("random", seed, overrides=["method.samples=10"], family="best")
-    table = tables.summary(tables.collect("outputs"), reference=False).set_index("method")
+    table = summary(collect("outputs"), reference=False).set_index("method")
     assert table.loc["darts", "versus"] == ""
 
 
@@ -171,5 +173,5 @@ def test_one_random_run_is_too_few(make):
     for seed in (0, 1):
         make("darts", seed)
     make("random")
-    table = tables.summary(tables.collect("outputs"), reference=False).set_index("method")
+    table = summary(collect("outputs"), reference=False).set_index("method")
     assert table.loc["darts", "versus"] == "n < 2"

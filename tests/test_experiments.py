@@ -13,8 +13,10 @@ import pytest
 import yaml
 from hydra.types import RunMode
 
-from nasx import config, experiments, preflight, published, tables
+from nasx import config, experiments, preflight, published
+from nasx.collect import collect
 from nasx.errors import UserError
+from nasx.summary import summary
 
 FOLDER = config.conf_dir() / "experiment"
 FILES = {file.stem: file for file in sorted(FOLDER.glob("*.yaml"))}
@@ -175,7 +177,7 @@ def test_finished_runs_stand_beside_the_rows_that_their_experiments_name_and_no_
         for printed in {printed.words: printed for printed in head.printed}.values():
             finish(tmp_path, len(ways), name, cfg, choices, printed)
             ways.append((name, apart(printed)))
-    ours = tables.summary(tables.collect(tmp_path), reference=False)
+    ours = summary(collect(tmp_path), reference=False)
     beside: dict[str, set[int]] = {}
     for paper in published.PAPERS:
         _, numbers = published.compare(ours, paper)
@@ -205,7 +207,7 @@ def test_what_an_experiment_is_no_more(tmp_path: Path, overrides: list[str], red
     choices |= {key: value for key, value in (text.split("=") for text in overrides) if key in choices}
     record(tmp_path / "run", 0, choices, {}, overrides=overrides, reduced=reduced, seed=0,
            lookup={"benchmark": "nb201", "source": "x", "params": 1, "cifar10": {"valid": 90.0, "test": 90.0}})
-    _, numbers = published.compare(tables.summary(tables.collect(tmp_path), reference=False), "lambda")
+    _, numbers = published.compare(summary(collect(tmp_path), reference=False), "lambda")
     mine = numbers[numbers["source"] == "nasx"] if "source" in numbers else numbers[:0]
     assert set(mine["row"]) == rows
     assert {*mine["note"]} == ({"reduced"} if reduced else {""} if rows else set())

@@ -122,6 +122,7 @@ def test_the_cells_of_each_epoch_are_drawn_once(tmp_path, monkeypatch):
         draw(edges, place) if "002" in place.name else pytest.fail("drawn again")))
     cells.draw_epochs({1: NB201, 2: other, 10: NB201}, tmp_path)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == files
+    monkeypatch.undo()
     cells.draw_epochs({3: DARTS}, tmp_path / "darts")
     assert len(list((tmp_path / "darts").glob("epoch-003-*.svg"))) == 2
 

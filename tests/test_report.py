@@ -9,8 +9,10 @@ from html.parser import HTMLParser
 
 import pytest
 
-from nasx import charts, checklist, records, report, tables
+from nasx import charts, checklist, records, report
+from nasx.collect import collect
 from nasx.errors import UserError
+from nasx.summary import summary
 
 CELL = "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|skip_connect~0|nor_conv_3x3~1|nor_conv_3x3~2|"
 HOSTILE = '<script>alert(1)</script>"\'><img src=x onerror=alert(1)>$\\frac{_'
@@ -185,8 +187,8 @@ def test_what_is_wrong_is_said_before_any_work(make, given, said):
 
 # ----------------------------------------------------------------------------------------------------- checklist
 def states(root: str, *, anytime: bool = True) -> dict[int, str]:
-    frame = tables.collect(root)
-    rows = [tables.summary(frame, reference=False), frame]
+    frame = collect(root)
+    rows = [summary(frame, reference=False), frame]
     groups, runs = ([{str(k): v for k, v in r.items()} for r in rows_.to_dict("records")] for rows_ in rows)
     found = checklist.items(runs, groups, anytime=anytime)
     assert [item.number for item in found] == list(range(1, 15))

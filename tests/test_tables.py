@@ -12,8 +12,11 @@ import sys
 
 import pytest
 
-from nasx import published, tables, typeset
+from nasx import published, tables, typeset, wording
+from nasx import summary as numbers
+from nasx.collect import collect
 from nasx.errors import UserError
+from nasx.summary import benchmark_reference, summary
 
 CELL = "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|skip_connect~0|nor_conv_3x3~1|nor_conv_3x3~2|"
 
@@ -67,7 +70,7 @@ def test_collect_reads_runs_at_any_depth_and_names_what_it_leaves_out(make):
     (foreign / "result.json").write_text('["not", "ours"]')
     (running / "config.yaml").write_text("seed: 0")
     (half / "result.json").write_text('{"kind": "search", "status": "running", "choices": {}}')
-    frame = tables.collect(make.root)
+    frame = collect(make.root)
     assert list(frame["run"]) == ["run0"]
     assert frame.attrs["skipped"] == {"not finished": 2, "record unreadable": 1, "not a record of nasx": 1}
     notes = " ".join(frame.attrs["notes"])
@@ -84,7 +87,7 @@ def test_a_bad_record_never_stops_a_table(make, text):
     bad = make.root / "bad"
     bad.mkdir()
     (bad / "result.json").write_text(text)
-    frame = tables.collect(make.root)
+    frame = collect(make.root)
     assert len(frame) == 1
     assert sum(frame.attrs["skipped"].values()) == 1
 
@@ -92,7 +95,7 @@ def test_a_bad_record_never_stops_a_table(make, text):
 def test_a_copy_of_a_run_counts_once(make):
     make(identity="aa")
     make(identity="aa")
-    frame = tables.collect([make.root, make.root / "run0", str(make.root / "run*")])
+    frame = collect([make.root, make.root / "run0", str(make.root / "run*")])
     assert len(frame) == 1
     assert frame.attrs["skipped"] == {"second copies of a run": 1}
 
@@ -109,7 +112,7 @@ def test_mean_and_sample_deviation_over_seeds(make):
     values = [90.1, 91.3, 89.7, 90.6]
     for seed, valid in enumerate(values):
         make(seed=seed, valid=valid)
-    row = only(tables.summary(tables.collect(make.root)), method="darts")
+    row = only(summary(collect(make.root)), method="darts")
     assert row["n"] == row["cifar10.valid_n"] == 4
     assert row["cifar10.valid_mean"] == pytest.approx(statistics.mean(values), abs=1e-12)
     assert row["cifar10.valid_std"] == pytest.approx(statistics.stdev(values), abs=1e-12)
@@ -119,9 +122,9 @@ def test_mean_and_sample_deviation_over_seeds(make):
 
 def test_one_run_has_no_deviation(make):
     make(valid=90.123)
-    table = tables.summary(tables.collect(make.root), reference=False)
+    table = summary(collect(make.root), reference=False)
     assert math.isnan(table["cifar10.valid_std"][0])
-    text = typeset.markdown(tables.sheets(table))
+    text = typeset.markdown(wording.sheets(table))
     assert "90.12 |" in text
     assert "Single runs (n = 1)" in text
     assert "±" not in text.replace("so no ±", "")
@@ -134,13 +137,13 @@ def test_one_run_has_no_deviation(make):
 def test_runs_that_differ_in_more_than_the_seed_never_share_a_row(make, second):
     make(seed=0)
     make(**{"seed": 1} | second)
-    assert list(tables.summary(tables.collect(make.root), reference=False)["n"]) == [1, 1]
+    assert list(summary(collect(make.root), reference=False)["n"]) == [1, 1]
 
 
 def test_place_and_seed_do_not_split_rows(make):
     make(seed=0, overrides=["seed=0", "out=a", "device=cpu", "search.epochs=2"])
     make(seed=1, overrides=["search.epochs=2", "seed=1", "threads=2", "+launch=slurm"])
-    table = tables.summary(tables.collect(make.root), reference=False)
+    table = summary(collect(make.root), reference=False)
     assert list(table["n"]) == [2]
     assert list(table["setting"]) == ["search.epochs=2"]
 
@@ -148,20 +151,20 @@ def test_place_and_seed_do_not_split_rows(make):
 def test_the_hash_tells_rows_apart_where_words_do_not(make):
     make(family="aaaaaaaa")
     make(family="bbbbbbbb", seed=1)
-    assert set(tables.summary(tables.collect(make.root), reference=False)["setting"]) == {"[aaaaaaaa]", "[bbbbbbbb]"}
+    assert set(summary(collect(make.root), reference=False)["setting"]) == {"[aaaaaaaa]", "[bbbbbbbb]"}
 
 
 def test_protocols_in_one_sheet_are_said(make):
     make()
     make(protocol="nats", seed=1)
-    sheet, = tables.sheets(tables.summary(tables.collect(make.root)))
+    sheet, = wording.sheets(summary(collect(make.root)))
     assert "protocol" in sheet.header
     assert "rows differ in protocol (nats, nb201-v1): compare within one protocol only" in sheet.notes
 
 
 def test_missing_test_accuracies_are_said(make):
     make()
-    sheet, = tables.sheets(tables.summary(tables.collect(make.root), reference=False))
+    sheet, = wording.sheets(summary(collect(make.root), reference=False))
     assert sheet.rows[0][sheet.header.index("CIFAR-10 test")] == "n/a"
     assert any(note.startswith("n/a: import the full table") for note in sheet.notes)
 
@@ -169,8 +172,8 @@ def test_missing_test_accuracies_are_said(make):
 def test_reference_rows_are_the_benchmark_and_carry_no_n(make, monkeypatch):
     make()
     values = {"random": {"valid": 83.5, "test": 87.0}, "optimum": {"valid": 91.61, "test": 94.37}}
-    monkeypatch.setattr(tables, "benchmark_reference", lambda benchmark, dataset: values)
-    sheet, = tables.sheets(tables.summary(tables.collect(make.root)))
+    monkeypatch.setattr(numbers, "benchmark_reference", lambda benchmark, dataset: values)
+    sheet, = wording.sheets(summary(collect(make.root)))
     valid, n = sheet.header.index("CIFAR-10 valid"), sheet.header.index("n")
     assert [(row[0], row[valid], row[n]) for row in sheet.rows[1:]] == [
         ("optimum (of each column)", "91.61", ""), ("random cell (benchmark mean)", "83.50", "")]
@@ -179,9 +182,9 @@ def test_reference_rows_are_the_benchmark_and_carry_no_n(make, monkeypatch):
 
 def test_reference_of_the_real_table(make):
     pytest.importorskip("nasx.benchmarks.nb201")
-    values = tables.benchmark_reference("nb201", "cifar10")
+    values = benchmark_reference("nb201", "cifar10")
     assert round(values["optimum"]["valid"], 2) == 91.61
-    assert tables.benchmark_reference("no_such_benchmark", "cifar10") == {}
+    assert benchmark_reference("no_such_benchmark", "cifar10") == {}
 
 
 @pytest.mark.parametrize(("cells", "over"), [
@@ -192,11 +195,11 @@ def test_what_the_deviation_of_a_retraining_is_over(make, cells, over):
         make("idarts", name=name, lookup=None, choices={"space": "darts"}, protocol="darts")
     for seed, name in enumerate(cells):
         retrained(make, name, 0.97 + seed / 1000, seed)
-    table = tables.summary(tables.collect(make.root))
+    table = summary(collect(make.root))
     row = only(table, kind="retrain")
     assert (row["method"], row["space"], row["n"], row["std_over"]) == ("idarts", "darts", len(cells), over)
     assert row["test_accuracy_mean"] == pytest.approx(97 + (len(cells) - 1) / 20, abs=1e-9)
-    accuracy, error = (typeset.markdown(tables.sheets(table, error=flag)) for flag in (False, True))
+    accuracy, error = (typeset.markdown(wording.sheets(table, error=flag)) for flag in (False, True))
     assert "test accuracy" in accuracy
     assert over in accuracy
     assert "test error" in error
@@ -210,7 +213,7 @@ def test_reduced_is_read_from_what_was_changed(make):
     for changed, reduced in (({"search.epochs": [50, 5]}, True), ({"search.epochs": [50, 100]}, False),
                              ({"search.updates_per_epoch": [None, 3]}, True), ({"search.lr": [0.1, 0.01]}, False)):
         (folder / "result.json").write_text(json.dumps(record | {"changed": changed}))
-        assert bool(tables.collect(make.root)["reduced"][0]) is reduced
+        assert bool(collect(make.root)["reduced"][0]) is reduced
 
 
 @pytest.mark.parametrize(("seconds", "device", "text"), [
@@ -218,8 +221,8 @@ def test_reduced_is_read_from_what_was_changed(make):
     (129600, "cuda:0", "1.50 GPU-days")])
 def test_cost_names_its_unit(make, seconds, device, text):
     make(wall_s=seconds, hardware={"device": device, "name": "X"})
-    row = tables.summary(tables.collect(make.root), reference=False).to_dict("records")[0]
-    assert tables.cost(row) == text
+    row = summary(collect(make.root), reference=False).to_dict("records")[0]
+    assert wording.cost(row) == text
 
 
 # -------------------------------------------------------------------------------------------------------- forms
@@ -327,7 +330,7 @@ def test_the_carried_numbers_are_those_of_the_papers():
 def test_ours_stand_below_the_printed_row_with_n_and_what_the_deviation_is_over(make):
     for seed, valid in enumerate((89.0, 90.0)):
         make("idarts", seed=seed, valid=valid)
-    sheets, numbers = published.compare(tables.summary(tables.collect(make.root), reference=False), "idarts")
+    sheets, numbers = published.compare(summary(collect(make.root), reference=False), "idarts")
     sheet, = sheets
     assert sheet.title == "iDARTS (ICML 2021), Table 1: nb201"
     at = next(i for i, row in enumerate(sheet.rows) if row[0] == "iDARTS")
@@ -371,7 +374,7 @@ def test_the_order_of_darts_decides_its_printed_row(make):
     (folder / "config.yaml").write_text("method: {order: 1}\n")
     make(seed=1, protocol="nats", overrides=["method.order=2"],
          lookup={"benchmark": "nb201", "cifar10": {"valid": 1.0, "test": 65.0}})
-    sheets, _ = published.compare(tables.summary(tables.collect(make.root), reference=False), "tse")
+    sheets, _ = published.compare(summary(collect(make.root), reference=False), "tse")
     rows = [row for sheet in sheets if "Table 3" in sheet.title for row in sheet.rows]
     below = {rows[i][0]: rows[i + 1] for i in range(len(rows) - 1) if rows[i + 1][1] == "nasx"}
     assert set(below) == {"DARTS (1st)", "DARTS (2nd)"}
@@ -384,11 +387,11 @@ def test_errors_and_best_of_four_stand_beside_their_like_only(make):
          overrides=["method.alignment=cosine"])
     folder = retrained(make, "p", 0.975)
     (folder / "config.yaml").write_text("method: {alignment: cosine}\n")
-    ours = tables.summary(tables.collect(make.root), reference=False)
+    ours = summary(collect(make.root), reference=False)
     assert not any("↳" in row[0] for sheet in published.compare(ours, "lambda")[0] for row in sheet.rows)
     record = json.loads((folder / "result.json").read_text())
     (folder / "result.json").write_text(json.dumps(record | {"labels": ["best_of_4"]}))
-    ours = tables.summary(tables.collect(make.root), reference=False)
+    ours = summary(collect(make.root), reference=False)
     sheet, = published.compare(ours, "lambda")[0]
     row = next(row for row in sheet.rows if row[1] == "nasx")
     assert row[sheet.header.index("CIFAR-10 test error %")] == "2.50"

@@ -28,3 +28,15 @@ def test_what_is_wrong_is_named_with_its_remedy(given: list[str], said: str) -> 
 def test_a_number_that_is_none(value: str) -> None:
     with pytest.raises(UserError, match=r"integer|no value"):
         words.read("report", [f"n={value}"], {"n": "3"}).number("n")
+
+
+@pytest.mark.parametrize(("given", "found"), [
+    (["--paper", "idarts", "format=csv"], ["paper=idarts", "format=csv"]), (["--paper=idarts"], ["paper=idarts"]),
+    (["--error"], ["error=true"]), (["--error", "paper=tse"], ["error=true", "paper=tse"]),
+    (["--error", "--paper", "tse"], ["error=true", "paper=tse"]), (["--cfg", "job", "-m"], ["--cfg", "job", "-m"])])
+def test_settings_may_be_written_with_dashes(given: list[str], found: list[str]) -> None:
+    assert words.undashed(given, ("paper", "error")) == found
+
+
+def test_plain_commands_take_dashes_too() -> None:
+    assert words.read("report", ["a", "--title", "My runs"], {"title": ""}, plain="RUN").options == {"title": "My runs"}
