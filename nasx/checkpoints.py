@@ -72,8 +72,6 @@ def last(folder: Path, device: Any = "cpu", rows: int | None = None) -> dict[str
 
 def read(path: Path, device: Any = "cpu") -> dict[str, Any] | None:
     """One checkpoint; None, with a warning, where it is damaged, or gone since it was listed."""
-    import pickle
-
     import torch
 
     try:
@@ -87,7 +85,11 @@ def read(path: Path, device: Any = "cpu") -> dict[str, Any] | None:
         log.warning("%s: damaged (its checksum differs); the checkpoint before is used", path)
         return None
     try:
-        return torch.load(io.BytesIO(body), map_location=device, weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
-        log.warning("%s: cannot be read safely (%s); the checkpoint before is used", path, error)
+        state = torch.load(io.BytesIO(body), map_location=device, weights_only=True)
+        if type(state) is not dict or type(state.get("rows", 0)) is not int:
+            raise ValueError("it holds no state of a run")
+    except Exception as error:  # noqa: BLE001 (what is not nasx's fails inside torch's reader in any way)
+        log.warning("%s: cannot be read safely (%s); the checkpoint before is used", path,
+                    str(error).partition("\n")[0] or type(error).__name__)
         return None
+    return state

@@ -238,7 +238,10 @@ def _refused(where: str, target: Any, allowed: Sequence[str]) -> UserError | Non
         own = head != "nasx" and head not in sys.stdlib_module_names
         return UserError(key, "only spaces, methods, data sets and benchmarks of nasx may be named here",
                          f"to allow your own package on purpose add allow=[{head}]" if own else "nasx list shows them")
-    if schema.component(target) is None:
+    component = schema.component(target)
+    if component is not None and head == "nasx" and not component.module.startswith("nasx."):
+        return UserError(key, f"is {component.module}'s, not one of nasx", "nasx list shows what may be named")
+    if component is None:
         module, _, name = target.rpartition(".")
         body = schema.tree(module)
         if body is None:

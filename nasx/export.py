@@ -1,6 +1,6 @@
 """A trained network as a file that needs no run folder, with a model card.
 
-    nasx export from=RUN [out=FOLDER] [format=safetensors|onnx|torch]
+    nasx export from=RUN [out=FOLDER] [format=safetensors|onnx|torch] [allow=PACKAGE]
 
 RUN is a finished run of nasx retrain: its folder, or its name under outputs/. FOLDER is RUN/export unless given; it
 gets README.md, the model card, and
@@ -28,21 +28,22 @@ if TYPE_CHECKING:
 
     from nasx.pretrained import Classifier
 
-OPTIONS = {"from": None, "out": "", "format": "safetensors"}
+OPTIONS = {"from": None, "out": "", "format": "safetensors", "allow": ""}
 CARD = Path(__file__).with_name("model_card.md")
 Facts = dict[str, Any]
 
 
 def main(words: Sequence[str]) -> int:
     """Write the files and print their paths, one a line."""
-    given = read("export", words, OPTIONS).options
+    said = read("export", words, OPTIONS)
+    given = said.options
     if given["format"] not in WRITERS:
         raise UserError(f"format={given['format']}", "there is no such format" + config.did_you_mean(
             given["format"], WRITERS), f"use {', '.join(WRITERS)}")
     folder = preflight.run_folder(given["from"], "outputs")
     result = finished(folder)
     out = Path(given["out"]) if given["out"] else folder / "export"
-    network, facts = trained(folder, result)
+    network, facts = trained(folder, result, said.several("allow"))
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -68,19 +69,38 @@ def finished(folder: Path) -> Facts:
     return found
 
 
-def trained(folder: Path, result: Mapping[str, Any]) -> tuple[nn.Module, Facts]:
-    """The network with its last weights, as it was tested, and what is to be known of it. Raises UserError."""
+def trained(folder: Path, result: Mapping[str, Any], allow: Sequence[str]) -> tuple[nn.Module, Facts]:
+    """The network with its last weights, as it was tested, and what is to be known of it. Raises UserError.
+
+    The run's own `allow` is not believed: the folder may be another's.
+    """
     from nasx import pretrained
-    from nasx.retrain import test_batch
 
     held = files.read_yaml(folder / "config.yaml")
     state = checkpoints.last(folder)
     if held is None or state is None:
         raise UserError(f"from={folder}", "has no configuration or no checkpoint any more", "train it again")
-    settings, allow = dict(held["retrain"]), tuple(held.get("allow") or ())
+    try:
+        facts, weights = described(held, result, allow), kept(state)
+        pretrained.described(facts, weights, allow)
+        network = pretrained.build(facts, allow)
+        network.load_state_dict(weights)
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RuntimeError) as error:
+        said = f"{type(error).__name__}: {error}".splitlines()[-1].strip()
+        raise UserError(f"from={folder}", f"its record, configuration and weights do not fit together ({said})",
+                        "train it again") from error
+    return network.eval(), facts
+
+
+def described(held: Mapping[str, Any], result: Mapping[str, Any], allow: Sequence[str]) -> Facts:
+    """What is to be known of a trained network, from its run's configuration and record."""
+    from nasx import pretrained
+    from nasx.retrain import test_batch
+
+    settings = dict(held["retrain"])
     settings["channels"] = result.get("channels", settings["channels"])  # chosen where there was a bound of the cost
     images = result.get("images") or config.build(held["dataset"], allow).open("cpu").described()
-    facts: Facts = {
+    return {
         "format": pretrained.FORMAT, "genotype": result["genotype"], "recipe": result["protocol"],
         "space": held["space"], "settings": settings, "classes": images["classes"],
         "normalization": {"mean": images["mean"], "std": images["std"]}, "image": images["shape"],
@@ -89,9 +109,6 @@ def trained(folder: Path, result: Mapping[str, Any]) -> tuple[nn.Module, Facts]:
                  "channels_last": bool(settings["channels_last"])},
         "commit": result.get("commit") or "unknown", "seed": result["seed"], "run": result["name"],
         "nasx": __version__}
-    network = pretrained.build(facts, allow)
-    network.load_state_dict(kept(state))
-    return network.eval(), facts
 
 
 def kept(state: Mapping[str, Any]) -> Facts:

@@ -58,7 +58,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
     """The object in a JSON file, or None where it is missing, torn or not an object."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return value if type(value) is dict else None
 
@@ -67,6 +67,6 @@ def read_yaml(path: Path) -> dict[str, Any] | None:
     """The mapping in a YAML file (plain values only), or None where it is missing, torn or no mapping."""
     try:
         value = yaml.load(path.read_text(encoding="utf-8"), Loader=SAFE)
-    except (OSError, ValueError, yaml.YAMLError):
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
         return None
     return value if type(value) is dict else None

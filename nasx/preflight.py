@@ -16,20 +16,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from hydra import version
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.utils import create_config_search_path
-from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from nasx import config, experiments, files, records, sweeps, trust
+from nasx import config, files, records, sweeps, trust
+from nasx.composition import Loader, make_loader, mapping, plain, published, translate
 from nasx.errors import UserError
+
+__all__ = ["arrange", "examine", "make_loader", "options", "plain", "published", "rewritten", "run_folder", "translate"]
 
 FLAGS = {"--help": "-h", "--hydra-help": "", "--version": "", "--resolve": "", "--run": "-r", "--multirun": "-m",
          "--shell-completion": "-sc", "--shell_completion": "-sc"}
@@ -157,19 +155,17 @@ def inherited(texts: Sequence[str]) -> list[str]:
 
 def parent_path(names: Sequence[str], out: str) -> list[str]:
     """The override of dataset.path that the runs agree on, if they have one: where the images lie."""
-    held = [(files.read_yaml(run_folder(name, out) / "config.yaml") or {}).get("dataset") or {} for name in names]
-    paths = {node.get("path") for node in held}
+    held = [(files.read_yaml(run_folder(name, out) / "config.yaml") or {}).get("dataset") for name in names]
+    paths = {str(node.get("path") or "") if isinstance(node, dict) else "" for node in held}
     return [f"dataset.path={json.dumps(path)}" for path in paths if path] if len(paths) == 1 else []
 
 
 def parent_choices(name: str, out: str) -> dict[str, Any]:
     """The group choices of a run, given by its folder or by its name under `out`."""
     folder = run_folder(name, out)
-    for file in ("config.yaml", "config.json", "result.json"):
-        if (folder / file).is_file():
-            held = OmegaConf.to_container(OmegaConf.load(folder / file))
-            if isinstance(held, dict) and isinstance(held.get("choices"), dict):
-                return {str(key): value for key, value in held["choices"].items()}
+    for held in (files.read_yaml(folder / "config.yaml"), files.read_json(folder / "result.json")):
+        if held is not None and isinstance(held.get("choices"), dict):
+            return {str(key): value for key, value in held["choices"].items()}
     raise UserError(f"from={name}", f"{folder} is no folder of a run", "name a folder that nasx search has written")
 
 
@@ -186,19 +182,7 @@ def run_folder(name: str, out: str) -> Path:
 
 
 # ------------------------------------------------------------------------------------------------- compose
-def make_loader(config_dir: str | None = None) -> ConfigLoaderImpl:
-    """Hydra's loader over nasx's configurations and, before them, the user's own folder."""
-    version.setbase("1.3")
-    path = create_config_search_path(str(config.conf_dir()))
-    if config_dir is not None:
-        folder = Path(config_dir).resolve()
-        if not folder.is_dir():
-            raise UserError(f"--config-dir {config_dir}", "there is no such folder", "name a folder of configurations")
-        path.prepend("command-line", f"file://{folder}", SearchPathQuery(provider="schema"))
-    return ConfigLoaderImpl(path)
-
-
-def examine(command: str, line: Line, loader: ConfigLoaderImpl | None = None) -> tuple[str, int | None]:
+def examine(command: str, line: Line, loader: Loader | None = None) -> tuple[str, int | None]:
     """Raise one UserError with all faults of all jobs that the line asks for.
 
     Returns `out` of the first job, and how many there are (None where a sweeper decides as it goes).
@@ -250,12 +234,12 @@ def _values(override: Override) -> list[str]:
     return [f"{key}={value}" for value in override.sweep_string_iterator()] or [_text(override)]
 
 
-def options(loader: ConfigLoaderImpl, group: str) -> list[str]:
+def options(loader: Loader, group: str) -> list[str]:
     """The choices of a group."""
     return sorted(loader.get_group_options(group, ObjectType.CONFIG))
 
 
-def _unreadable(text: str, loader: ConfigLoaderImpl, command: str, error: HydraException) -> UserError:
+def _unreadable(text: str, loader: Loader, command: str, error: HydraException) -> UserError:
     """A word that is no override."""
     if "=" not in text and not text.startswith("~"):
         homes = [group for group in loader.list_groups("") if group != "hydra" and text in options(loader, group)]
@@ -266,7 +250,7 @@ def _unreadable(text: str, loader: ConfigLoaderImpl, command: str, error: HydraE
                      "put quotes round a value with special characters: key='\"value\"'")
 
 
-def _job_faults(command: str, loader: ConfigLoaderImpl, texts: list[str], made: list[Any], *,
+def _job_faults(command: str, loader: Loader, texts: list[str], made: list[Any], *,
                 deep: bool) -> Iterator[UserError]:
     """Faults of one job; its configuration is added to `made`."""
     overrides = OverridesParser.create(loader).parse_overrides(texts)
@@ -290,21 +274,23 @@ def _job_faults(command: str, loader: ConfigLoaderImpl, texts: list[str], made: 
         yield from trust.faults(cfg)
         if deep:
             yield from _checked(cfg, command, texts)
+    except UserError as error:
+        yield error
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         yield translate(error)
 
 
-def _composed(command: str, loader: ConfigLoaderImpl, texts: list[str]) -> Any:
+def _composed(command: str, loader: Loader, texts: list[str]) -> Any:
     """The composed configuration, None where Hydra refuses."""
     try:
         return loader.load_configuration(command, texts, RunMode.RUN)
-    except (HydraException, OmegaConfBaseException, ValueError):
+    except (HydraException, OmegaConfBaseException, UserError, ValueError):
         return None
 
 
 def _key_faults(base: Any, overrides: Sequence[Override], command: str) -> tuple[list[UserError], list[str]]:
     """(faults, overrides without one) of overrides that set values."""
-    plain = {str(key): value for key, value in _mapping(base, resolve=False).items() if key != "hydra"}
+    plain = {str(key): value for key, value in mapping(base, resolve=False).items() if key != "hydra"}
     faults, good = [], []
     for override in overrides:
         fault = None if override.is_hydra_override() else _key_fault(plain, override, command)
@@ -325,7 +311,7 @@ def _group(override: Override) -> str:
     return "" if "." in override.key_or_group else override.key_or_group
 
 
-def _choice(loader: ConfigLoaderImpl, override: Override) -> Iterator[UserError]:
+def _choice(loader: Loader, override: Override) -> Iterator[UserError]:
     """A group's name with a choice that does not exist."""
     group, known = override.key_or_group, options(loader, override.key_or_group)
     if override.is_add():
@@ -353,31 +339,6 @@ def _key_fault(cfg: Mapping[str, Any], override: Override, command: str) -> User
     return fault
 
 
-def plain(cfg: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(the resolved configuration without `hydra`, the chosen group files) of a composed configuration."""
-    choices = {key: value for key, value in cfg.hydra.runtime.choices.items() if not key.startswith("hydra/")}
-    own = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
-    return _mapping(own, resolve=True), {str(key): value for key, value in choices.items()}
-
-
-def _mapping(cfg: Any, *, resolve: bool) -> dict[str, Any]:
-    values = OmegaConf.to_container(cfg, resolve=resolve)
-    assert isinstance(values, dict)
-    return {str(key): value for key, value in values.items()}
-
-
-def published(command: str, choices: Mapping[str, Any], cfg: Mapping[str, Any],
-              config_dir: str | None) -> dict[str, Any]:
-    """The configuration of the same choices as their files, the pair and a published experiment give it.
-
-    Without overrides. Keys of the top level (seed, out, from, ...) are those of `cfg`.
-    """
-    chosen = [f"{group}={choices[group]}" for group in config.GROUPS if choices.get(group)]
-    chosen += experiments.published(choices, config_dir)
-    values, _ = plain(make_loader(config_dir).load_configuration(command, chosen, RunMode.RUN))
-    return {key: value if key in config.GROUPS else cfg.get(key) for key, value in values.items()}
-
-
 def _checked(cfg: Any, command: str, overrides: list[str]) -> Iterator[UserError]:
     values, choices = plain(cfg)
     try:
@@ -386,15 +347,3 @@ def _checked(cfg: Any, command: str, overrides: list[str]) -> Iterator[UserError
         yield error
 
 
-def translate(error: Exception) -> UserError:
-    """Hydra's or OmegaConf's error in one sentence, without the advice to add a key."""
-    known = sweeps.absent(str(error))
-    if known is not None:
-        return known
-    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else None
-    source = cause or error
-    lines = [line.strip() for line in str(source).splitlines() if line.strip()]
-    lines = [line for line in lines if not re.search(r"use \+|To append|object_type=|full_key:|HYDRA_FULL_ERROR", line)]
-    key = getattr(source, "full_key", None)
-    return UserError(str(key or "configuration"), (lines or ["cannot be composed"])[0].rstrip("."),
-                     " ".join(lines[1:3]) or "correct the file or the override that sets it")

@@ -82,6 +82,7 @@ def load(path: str | Path, device: str | torch.device = "cpu", allow: Sequence[s
     """
     from safetensors import SafetensorError, safe_open
 
+    remedy = "export the run again: nasx export from=..."
     file = Path(path) / FILE if Path(path).is_dir() else Path(path)
     if not file.is_file():
         raise UserError(str(file), "there is no such file", "name what nasx export has written")
@@ -90,19 +91,36 @@ def load(path: str | Path, device: str | torch.device = "cpu", allow: Sequence[s
             held = content.metadata() or {}
             weights = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118 (no mapping)
     except (SafetensorError, OSError) as error:
-        raise UserError(str(file), f"cannot be read as safetensors ({error})",
-                        "export the run again: nasx export from=...") from error
+        raise UserError(str(file), f"cannot be read as safetensors ({error})", remedy) from error
     if held.get("format") != FORMAT:
-        raise UserError(str(file), f"is no export of this version of nasx (format {held.get('format')})",
-                        "export the run again: nasx export from=...")
-    facts = {name: value if name in PLAIN else json.loads(value) for name, value in held.items()}
-    network = build(facts, allow)
+        raise UserError(str(file), f"is no export of this version of nasx (format {held.get('format')})", remedy)
     try:
+        facts = {name: value if name in PLAIN else json.loads(value) for name, value in held.items()}
+        described(facts, weights, allow)
+        network = build(facts, allow)
         network.load_state_dict(weights)
-    except RuntimeError as error:
-        raise UserError(str(file), f"its weights do not fit its genotype ({str(error).splitlines()[-1].strip()})",
-                        "export the run again: nasx export from=...") from error
-    return Classifier(network, facts).to(device).eval()
+        return Classifier(network, facts).to(device).eval()
+    except UserError as error:
+        raise UserError(str(file), f"its description is damaged ({error})", remedy) from error
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, RuntimeError) as error:
+        said = f"{type(error).__name__}: {error}".splitlines()[-1].strip()
+        raise UserError(str(file), f"its weights do not fit its genotype and settings ({said})", remedy) from error
+
+
+def described(facts: Mapping[str, Any], weights: Mapping[str, Tensor], allow: Sequence[str]) -> None:
+    """Raises before anything large is built where the description is damaged or asks for more than the file holds."""
+    space, settings = facts["space"], facts["settings"]
+    found = list(config.component_faults("space", space, (*config.HOMES, *allow)))
+    if found:
+        raise UserError.join(found)
+    most = max((x.numel() for x in weights.values()), default=0)
+    sizes = {"layers": len(weights), "channels": most}
+    for node in (settings, space):
+        for name, limit in sizes.items():
+            if not 0 < (node.get(name) or 1) <= limit:
+                raise ValueError(f"{name} of {node[name]} in a file of {len(weights)} tensors")
+    if not all(isinstance(name, str) for name in facts["classes"]):
+        raise ValueError("a class without a name")
 
 
 def build(facts: Mapping[str, Any], allow: Sequence[str] = ()) -> Network:

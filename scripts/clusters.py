@@ -26,7 +26,7 @@ from typing import Any
 
 from methods_matrix import same, state
 
-from nasx import records
+from nasx import checkpoints, records
 
 
 def words(args: argparse.Namespace, out: Path) -> list[str]:
@@ -43,7 +43,7 @@ def begun(out: Path, updates: int) -> dict[Path, int]:
     found = {}
     for folder in map(Path, records.run_folders(out)):
         held = re.match(r"process (\d+) ", (folder / "lock").read_text()) if (folder / "lock").exists() else None
-        saved = records.checkpoints(folder)
+        saved = checkpoints.found(folder)
         if held and saved and int(saved[-1].stem) >= updates and records.finished(folder) is None:
             found[folder] = int(held[1])
     return found

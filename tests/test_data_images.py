@@ -5,10 +5,12 @@ from __future__ import annotations
 import ast
 import dataclasses
 import hashlib
+import io
 import os
 import pickle
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -144,7 +146,6 @@ def test_a_failed_download_says_all_and_leaves_nothing(kind, here: Path, monkeyp
         raise OSError("network is unreachable")
 
     utilities = pytest.importorskip("torchvision.datasets.utils")
-    monkeypatch.setattr(utilities, "download_and_extract_archive", half)
     monkeypatch.setattr(utilities, "download_url", half)
     kind().check()
     with pytest.raises(UserError) as caught:
@@ -163,11 +164,12 @@ def test_a_refused_port_is_a_failed_download(here: Path) -> None:
 
 def test_a_download_is_moved_into_place(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def whole(url: str, root: str, filename: str, md5: str) -> None:
-        (Path(root) / filename).write_bytes(b"archive")
-        (Path(root) / "a").mkdir()
-        (Path(root) / "a" / "file").write_text("content")
+        with tarfile.open(Path(root) / filename, "w:gz") as archive:
+            entry = tarfile.TarInfo("a/file")
+            entry.size = 7
+            archive.addfile(entry, io.BytesIO(b"content"))
 
-    monkeypatch.setattr(pytest.importorskip("torchvision.datasets.utils"), "download_and_extract_archive", whole)
+    monkeypatch.setattr(pytest.importorskip("torchvision.datasets.utils"), "download_url", whole)
     assert (fetching.fetch("cifar10", here / "new", "http://host/a.tar.gz", "", "a") / "file").read_text() == "content"
     assert [path.name for path in (here / "new").iterdir()] == ["a"]
     fetching.fetch("cifar10", here / "new", "http://host/a.tar.gz", "", "a")  # another run was quicker

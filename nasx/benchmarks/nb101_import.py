@@ -212,8 +212,8 @@ def import_nb101(path: str | Path, out: str | Path | None = None, *, say: Say = 
                 for record in block:
                     try:
                         collected.take(record)
-                    except (ValueError, KeyError, TypeError, IndexError, struct.error, binascii.Error,
-                            RecursionError, OverflowError) as error:
+                    except (ValueError, KeyError, TypeError, IndexError, AttributeError, struct.error,
+                            binascii.Error, RecursionError, OverflowError) as error:
                         raise ValueError(f"record {runs}: {error}") from error
                     runs += 1
                 if number % 10 == 0:

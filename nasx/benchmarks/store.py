@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import zipfile
+import zlib
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
@@ -21,6 +22,10 @@ from nasx.errors import UserError
 
 Say = Callable[[str], None]
 Arrays = dict[str, np.ndarray]
+
+
+MAX_BYTES = 1 << 30
+"""Of an unpacked table; the largest, NAS-Bench-101, has a tenth of it."""
 
 
 def silent(message: str) -> None:
@@ -65,11 +70,14 @@ def unpack(path: Path, form: str) -> tuple[Arrays, dict[str, Any]]:
     remedy = "move the file away, or import the benchmark again with `nasx bench import`"
     try:
         with np.load(path, allow_pickle=False) as archive:
+            if sum(entry.file_size for entry in archive.zip.infolist()) > MAX_BYTES:
+                raise ValueError(f"it unpacks to more than {MAX_BYTES} bytes")
             arrays = {name: archive[name] for name in archive.files}
         about = json.loads(arrays.pop("about").tobytes())
     except FileNotFoundError as error:
         raise UserError(str(path), "there is no such table", remedy) from error
-    except (OSError, ValueError, KeyError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, EOFError, AttributeError, MemoryError, RecursionError, NotImplementedError,
+            zipfile.BadZipFile, zlib.error) as error:
         raise UserError(str(path), f"the table cannot be read ({error or type(error).__name__})", remedy) from error
     if not isinstance(about, dict) or about.get("form") != form:
         raise UserError(str(path), f"this is not a table of the form '{form}'", remedy)

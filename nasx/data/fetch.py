@@ -23,7 +23,7 @@ def fetch(name: str, root: Path, url: str, md5: str, member: str) -> Path:
 
     Raises UserError with root, file, address and md5 where there is no network, a wrong checksum or no space.
     """
-    from torchvision.datasets.utils import download_and_extract_archive, download_url  # 5 s: only where needed
+    from torchvision.datasets.utils import download_url  # 5 s: only where needed
 
     archive = url.rsplit("/", 1)[-1]
     target, before = root / member, socket.getdefaulttimeout()
@@ -32,8 +32,9 @@ def fetch(name: str, root: Path, url: str, md5: str, member: str) -> Path:
         folder = Path(tempfile.mkdtemp(prefix=".download-", dir=root))
         try:
             socket.setdefaulttimeout(TIMEOUT_S)  # torchvision sets none: a silent server would hang the run
-            (download_url if archive == member else download_and_extract_archive)(
-                url, str(folder), filename=archive, md5=md5)
+            download_url(url, str(folder), filename=archive, md5=md5)
+            if archive != member:
+                unpack(folder / archive, folder)
             try:
                 (folder / member).rename(target)
             except OSError:
@@ -50,3 +51,15 @@ def fetch(name: str, root: Path, url: str, md5: str, member: str) -> Path:
             f"get {archive} by other means and unpack it so that {target} exists, or name the folder that has it by "
             f"NASX_DATA or dataset.path; offline: use dataset=digits") from error
     return target
+
+
+def unpack(path: Path, folder: Path) -> None:
+    """Unpack a tar archive of plain files and folders below `folder`. Raises UserError where it holds anything else."""
+    with tarfile.open(path) as packed:
+        for entry in packed.getmembers():
+            inside = (folder / entry.name).resolve().is_relative_to(folder.resolve())
+            if not inside or not (entry.isreg() or entry.isdir()):
+                raise UserError(str(path), f"holds {entry.name}, which is no plain file below its folder",
+                                "it is not the published archive: remove it")
+        filtered = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}  # not in every Python 3.11
+        packed.extractall(folder, **filtered)  # type: ignore[arg-type]

@@ -17,6 +17,7 @@ import hashlib
 import os
 import tempfile
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -109,11 +110,16 @@ def _decode(files: Listing, cut: int, size: int | None) -> tuple[np.ndarray, np.
     return x[:cut], x[cut:]
 
 
+def memory() -> int:
+    """This machine's, in bytes."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
 def _fits(n: int, width: int, height: int) -> None:
-    needed, memory = 3 * n * width * height, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if needed > memory // 2:
+    needed = 3 * n * width * height
+    if needed > memory() // 2:
         raise UserError("dataset=folder", f"{n:,} images of {width} x {height} need {needed / 2**30:.1f} GB, more than "
-                                          f"half of this machine's {memory / 2**30:.1f} GB",
+                                          f"half of this machine's {memory() / 2**30:.1f} GB",
                         "lower dataset.size, or use dataset=photos, which decodes from the disk")
 
 
@@ -140,8 +146,11 @@ def read_npz(path: Path, test_fraction: float) -> Parts:
     expected = "expected train_x, train_y, test_x, test_y, or x and y"
     try:
         with np.load(path, allow_pickle=False) as content:
-            arrays = {name: content[name] for name in content.files}
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+            if (size := sum(entry.file_size for entry in content.zip.infolist())) > memory() // 2:
+                raise ValueError(f"it unpacks to {size / 2**30:.1f} GB, more than half of this machine's memory")
+            arrays = {name: np.atleast_1d(content[name]) for name in content.files}
+    except (OSError, ValueError, KeyError, EOFError, AttributeError, MemoryError, RecursionError, NotImplementedError,
+            zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"dataset.path={path}", f"is not a readable .npz ({error})", expected) from error
     for names in (("train_x", "train_y", "test_x", "test_y"), ("x_train", "y_train", "x_test", "y_test")):
         if all(name in arrays for name in names):
@@ -150,6 +159,9 @@ def read_npz(path: Path, test_fraction: float) -> Parts:
     else:
         if "x" not in arrays or "y" not in arrays:
             raise UserError(f"dataset.path={path}", f"has {', '.join(arrays) or 'nothing'}", expected)
+        if not len(arrays["x"]) == arrays["y"].size > 1:
+            raise UserError(f"dataset.path={path}", f"has {len(arrays['x'])} images and {arrays['y'].size} labels",
+                            "expected as many labels as images, and at least two")
         order = np.random.RandomState(0).permutation(len(arrays["x"]))
         cut = len(order) - max(1, round(test_fraction * len(order)))
         train_x, test_x = arrays["x"][order[:cut]], arrays["x"][order[cut:]]

@@ -80,7 +80,7 @@ def read_split(file: str | None, n: int | None = None) -> tuple[np.ndarray, np.n
         train, valid = (np.array([int(i) for i in content[part][1]], np.int64) for part in ("train", "valid"))
     except OSError as error:
         raise UserError(where, f"cannot be read ({error.strerror})", OFFICIAL) from error
-    except (ValueError, KeyError, IndexError, TypeError) as error:
+    except (ValueError, KeyError, IndexError, TypeError, OverflowError, RecursionError) as error:
         raise UserError(where, f"is not a split file ({type(error).__name__}: {error})",
                         'expected {"train": ["int", ["0", ...]], "valid": ["int", ["1", ...]]}') from error
     both = np.concatenate([train, valid])

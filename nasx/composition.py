@@ -1,0 +1,90 @@
+"""Composing a configuration by Hydra, in memory, with every fault as a UserError in nasx's own words."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra import version
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.utils import create_config_search_path
+from hydra.core.config_search_path import SearchPathQuery
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from nasx import config, experiments, sweeps
+from nasx.errors import UserError
+
+
+class Loader(ConfigLoaderImpl):
+    """Hydra's loader, which answers a file that it cannot digest with a UserError too."""
+
+    def load_configuration(self, *args: Any, **words: Any) -> Any:
+        try:
+            return super().load_configuration(*args, **words)
+        except (HydraException, OmegaConfBaseException):
+            raise
+        except yaml.YAMLError as error:
+            mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+            where = f"{mark.name}, line {mark.line + 1}" if mark else "configuration"
+            said = getattr(error, "problem", None) or str(error)
+            raise UserError(where, f"is no YAML of plain values ({said})", "correct the file") from error
+        except Exception as error:
+            raise UserError("configuration", f"cannot be composed ({type(error).__name__}: {error})",
+                            "correct the file or the override that says so") from error
+
+
+def make_loader(config_dir: str | None = None) -> Loader:
+    """Hydra's loader over nasx's configurations and, before them, the user's own folder."""
+    version.setbase("1.3")
+    path = create_config_search_path(str(config.conf_dir()))
+    if config_dir is not None:
+        folder = Path(config_dir).resolve()
+        if not folder.is_dir():
+            raise UserError(f"--config-dir {config_dir}", "there is no such folder", "name a folder of configurations")
+        path.prepend("command-line", f"file://{folder}", SearchPathQuery(provider="schema"))
+    return Loader(path)
+
+
+def plain(cfg: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(the resolved configuration without `hydra`, the chosen group files) of a composed configuration."""
+    choices = {key: value for key, value in cfg.hydra.runtime.choices.items() if not key.startswith("hydra/")}
+    own = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
+    return mapping(own, resolve=True), {str(key): value for key, value in choices.items()}
+
+
+def mapping(cfg: Any, *, resolve: bool) -> dict[str, Any]:
+    values = OmegaConf.to_container(cfg, resolve=resolve)
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items()}
+
+
+def published(command: str, choices: Mapping[str, Any], cfg: Mapping[str, Any],
+              config_dir: str | None) -> dict[str, Any]:
+    """The configuration of the same choices as their files, the pair and a published experiment give it.
+
+    Without overrides. Keys of the top level (seed, out, from, ...) are those of `cfg`.
+    """
+    chosen = [f"{group}={choices[group]}" for group in config.GROUPS if choices.get(group)]
+    chosen += experiments.published(choices, config_dir)
+    values, _ = plain(make_loader(config_dir).load_configuration(command, chosen, RunMode.RUN))
+    return {key: value if key in config.GROUPS else cfg.get(key) for key, value in values.items()}
+
+
+def translate(error: Exception) -> UserError:
+    """Hydra's or OmegaConf's error in one sentence, without the advice to add a key."""
+    known = sweeps.absent(str(error))
+    if known is not None:
+        return known
+    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else None
+    source = cause or error
+    lines = [line.strip() for line in str(source).splitlines() if line.strip()]
+    lines = [line for line in lines if not re.search(r"use \+|To append|object_type=|full_key:|HYDRA_FULL_ERROR", line)]
+    key = getattr(source, "full_key", None)
+    return UserError(str(key or "configuration"), (lines or ["cannot be composed"])[0].rstrip("."),
+                     " ".join(lines[1:3]) or "correct the file or the override that sets it")

@@ -1,0 +1,287 @@
+"""Files and words from someone who means harm: refused with a UserError, nothing executed, nothing written outside."""
+
+from __future__ import annotations
+
+import bz2
+import hashlib
+import io
+import json
+import os
+import pickle
+import tarfile
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import test_nb101 as bench101
+import torch
+import yaml
+from fuzz_targets import SAMPLES, write_run
+from fuzzing import Escaped, watched
+from test_config import faults
+
+from nasx import checkpoints, cli, config, export, files, pretrained, records, report
+from nasx.benchmarks import nb101_import, nb201_import, store
+from nasx.benchmarks.nb201 import Nb201
+from nasx.data import fetch, folder, layouts
+from nasx.errors import UserError
+from nasx.spaces import genotypes
+
+
+class Payload:
+    """Its pickle calls os.system; the audit hook of `watched` raises Escaped where that happens."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, ("touch /tmp/nasx-was-here",)
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Iterator[Path]:
+    """The current folder; nothing is executed, nothing written outside."""
+    root = tmp_path / "here"
+    root.mkdir()
+    with watched(root):
+        yield root
+    assert [path.name for path in tmp_path.iterdir()] == ["here"]
+
+
+def test_the_payload_would_be_seen(here: Path) -> None:
+    with pytest.raises(Escaped):
+        pickle.loads(pickle.dumps(Payload()))
+
+
+# --------------------------------------------------------------------------------------------------- pickles
+PICKLES = [pickle.dumps(Payload(), protocol) for protocol in (0, 2, 4)] + [
+    b"cbuiltins\neval\n(V__import__('os').system('id')\ntR.",
+    b"cnumpy.core.multiarray\n_reconstruct\n(cos\nsystem\n(I0\nttR.",
+    b"c__builtin__\ngetattr\n(cos\nVsystem\ntR.", pickle.dumps({"data": Payload()})]
+
+
+@pytest.mark.parametrize("data", PICKLES, ids=range(len(PICKLES)))
+def test_pickles_are_refused_everywhere(data: bytes, here: Path) -> None:
+    with pytest.raises(UserError, match="is not a pickled dictionary of numbers"):
+        layouts.unpickle(data, "x", "y")
+    (here / "source").mkdir()
+    (here / "source" / "000000.pickle.pbz2").write_bytes(bz2.compress(data))
+    (here / "source.pth").write_bytes(data)
+    for path in (here / "source", here / "source.pth"):
+        with pytest.raises(UserError, match="this is no NA"):
+            nb201_import.import_nb201(path, here / "out.npz", complete=False)
+    assert not (here / "out.npz").exists()
+
+
+def test_a_checkpoint_with_code_is_skipped(here: Path) -> None:
+    blob = io.BytesIO()
+    torch.save({"rows": 0, "w": Payload()}, blob)
+    for data in (blob.getvalue(), *PICKLES):
+        path = here / "000000001.ckpt"
+        body = checkpoints.MAGIC + hashlib.sha256(data).hexdigest().encode() + b"\n" + data
+        path.write_bytes(body)
+        assert checkpoints.read(path) is None
+
+
+def test_arrays_of_objects_are_refused(here: Path) -> None:
+    np.savez(here / "x.npz", x=np.array([Payload()], dtype=object), y=np.arange(1))
+    with pytest.raises(UserError):
+        folder.read_npz(here / "x.npz", 0.2)
+    with pytest.raises(UserError, match="cannot be read"):
+        store.unpack(here / "x.npz", "nb201")
+
+
+# ---------------------------------------------------------------------------------------------- configurations
+def composed(here: Path, text: str, group: str = "experiment") -> list[str]:
+    (here / "mine" / group).mkdir(parents=True)
+    (here / "mine" / group / "own.yaml").write_text(text)
+    return faults("--multirun", f"{group}=own", *(["dataset=digits"] if group != "dataset" else []),
+                  config_dir=here / "mine")
+
+
+@pytest.mark.parametrize("target", [
+    "os.system", "subprocess.Popen", "builtins.eval", "pathlib.Path.unlink", "shutil.rmtree", "torch.load",
+    "nasx.cli.main", "nasx.files.write_atomic", "nasx.data.images.Path", "nasx.data.images.np.load",
+    "nasx.spaces.nb201.Nb201.__init__.__globals__", "mine_evil.Thing", "nasx.records.Run", "..os.system", "os", "", 3])
+def test_targets_outside_the_list_are_refused(target: Any, here: Path) -> None:
+    (here / "mine_evil.py").write_text("raise SystemExit('imported')\nclass Thing: pass\n")
+    [found] = composed(here, f"_target_: {json.dumps(target)}\ncommand: id\n", "method")
+    assert found.startswith("method._target_")
+    with pytest.raises(UserError):
+        config.build({"_target_": target, "command": "id"})
+
+
+@pytest.mark.parametrize("text", [
+    "hydra: {callbacks: {x: {_target_: os.system}}}", "hydra: {launcher: {_target_: os.system, command: id}}",
+    "hydra: {sweeper: {_target_: subprocess.Popen}}",
+    "hydra: {job_logging: {handlers: {x: {class: subprocess.Popen, args: id}}}}",
+    "hydra: {hydra_logging: {formatters: {x: {(): os.system, command: id}}}}",
+    "hydra: {job_logging: {handlers: {x: {class: logging.FileHandler, filename: /tmp/nasx-was-here, mode: w}}}}",
+    "hydra: {hydra_logging: {handlers: {console: {stream: 'ext://os.system'}}}}",
+    "hydra: {hydra_logging: {handlers: {console: {.: {emit: 'ext://os.system'}}}}}",
+    "hydra: {hydra_logging: {filters: {x: {(): builtins.eval}}}}", "hydra: {job: {env_set: {PATH: /tmp/evil}}}",
+    "hydra: {job: {env_set: {LD_PRELOAD: x.so}}}", "hydra: {job: {env_set: {PYTHONPATH: x}}}"])
+def test_hydras_own_section_calls_nothing_else(text: str, here: Path) -> None:
+    found = composed(here, f"# @package _global_\n{text}\n")
+    assert any(line.startswith(("hydra.", "configuration")) for line in found), found
+
+
+@pytest.mark.parametrize("text", [
+    "# @package _global_\nname: !!python/object/apply:os.system [id]\n", "- 1\n", "\x00",
+    "# @package _global_\nname: !!python/name:os.system\n", "!!python/object/new:os.system [id]\n",
+    "# @package _global_\nname: &a [*a]\n", "a: *b\n", "a: [\n", "a: b: c\n", "? {}\n: 1\n", "[" * 2000,
+    "# @package _global_\ndefaults: [own]\n", "# @package _global_\ndefaults: [/experiment/own]\n",
+    "# @package _global_\ndefaults: [../../etc/passwd]\n", "# @package ../../x\nseed: 1\n",
+    "# @package _global_\nname: ${oc.env:HOME}\n", "# @package _global_\nname: ${nothing:x}\n",
+    "# @package _global_\nname: ${oc.decode:'{a:'}\n", "# @package _global_\nname: ${name}\n",
+    "# @package _global_\nname: ${oc.create:{_target_:os.system}}\n",
+    "# @package _global_\nname: ${hydra:runtime.cwd}\n"])
+def test_yaml_that_is_more_than_values_is_refused(text: str, here: Path) -> None:
+    assert composed(here, text), "not refused"
+
+
+def test_a_resolver_gives_text_and_nothing_more(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORD", "$(touch x); `touch y`")
+    [found] = composed(here, "# @package _global_\nname: ${oc.env:WORD}\n")
+    assert "is no plain folder name" in found
+
+
+# -------------------------------------------------------------------------------------------------- names
+@pytest.mark.parametrize("name", ["../x", "../../etc/x", "/etc/x", "a/b", "..", ".", ".hidden", "a\\b", "a b"])
+def test_a_runs_name_is_no_path(name: str, here: Path) -> None:
+    quoted = json.dumps(name)
+    assert any("name=" in line for line in faults(f"name={quoted}", "dataset=digits"))
+
+
+def test_a_name_in_a_foreign_record_is_no_path(here: Path) -> None:
+    """Records and configurations name folders (parent, name, path); none is followed to write."""
+    record = {**SAMPLES[0][0], "name": "../../outside", "parent": "../../outside", "kind": "search"}
+    write_run(here, [record, SAMPLES[0][1], {**SAMPLES[0][2], "out": "../../outside"}])
+    cli.dispatch(["status", "runs"])
+    cli.dispatch(["bench", "fill", "runs"])
+    report.main(["runs"])
+    assert (here / "report.html").is_file()
+
+
+def test_a_foreign_run_cannot_allow_its_own_package(here: Path) -> None:
+    """`allow` is the reader's to say: a run's configuration that says it for a package beside it is not believed."""
+    (here / "evil.py").write_text("import os\nos.system('id')\nclass Space: pass\n")
+    run = here / "run"
+    (run / "checkpoints").mkdir(parents=True)
+    held = {"kind": "retrain", "allow": ["evil"], "retrain": {}, "space": {"_target_": "evil.Space"},
+            "dataset": {"_target_": "evil.Space"}}
+    (run / "config.yaml").write_text(yaml.safe_dump(held))
+    images = {"classes": ["a"], "mean": [0.5], "std": [0.5], "shape": [3, 8, 8]}
+    (run / "result.json").write_text(json.dumps({**SAMPLES[1][0], "images": images}))
+    checkpoints.save(run, {"network": {}, "rows": 0}, 1)
+    with pytest.raises(UserError):
+        export.main(["from=run"])
+
+
+# ------------------------------------------------------------------------------------------------- genotypes
+@pytest.mark.parametrize("text", [
+    "__import__('os').system('id')", "Genotype(normal=__import__('os').system('id'))", "(" * 5000, "[" * 5000,
+    "Genotype(normal=range(10**9))", "range(0, 999999)", "Genotype(" + "normal=[]," * 2000 + ")", "lambda: 0",
+    "{'matrix': " + "[" * 20 + "]" * 20 + "}", "\x00", "9" * 30000, "Genotype(normal=[('sep_conv_3x3', 10**400)])"])
+def test_a_genotype_is_read_and_never_evaluated(text: str, here: Path) -> None:
+    for read in (genotypes.darts_cells, genotypes.nb201_cell, genotypes.nb101_graph):
+        with pytest.raises(UserError):
+            read(text)
+
+
+# ---------------------------------------------------------------------------------------------------- tables
+def test_a_bomb_in_a_table_is_refused_unpacked(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nb201_import, "MAX_CELL_BYTES", 1 << 20)
+    (here / "source").mkdir()
+    (here / "source" / "000000.pickle.pbz2").write_bytes(bz2.compress(bytes(1 << 22)))
+    with pytest.raises(UserError, match="unpacks to more than"):
+        nb201_import.import_nb201(here / "source", here / "out.npz", complete=False)
+
+
+def test_a_tfrecord_cannot_ask_for_memory(here: Path) -> None:
+    length = (1 << 60).to_bytes(8, "little")
+    (here / "x.tfrecord").write_bytes(length + bench101.masked(length) + b"x" * 16)
+    with pytest.raises(UserError, match="claims 1152921504606846976 bytes"):
+        nb101_import.import_nb101(here / "x.tfrecord", here / "out.npz")
+
+
+def zipped(path: Path, **members: bytes) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    return path
+
+
+def test_an_npz_member_cannot_ask_for_memory(here: Path) -> None:
+    head = io.BytesIO()
+    np.lib.format.write_array_header_1_0(head, {"descr": "|u1", "fortran_order": False, "shape": (1 << 50,)})
+    zipped(here / "x.npz", **{"x.npy": head.getvalue(), "y.npy": head.getvalue()})
+    with pytest.raises(UserError):
+        folder.read_npz(here / "x.npz", 0.2)
+    with pytest.raises(UserError):
+        Nb201(path=str(here / "x.npz")).info()
+
+
+# -------------------------------------------------------------------------------------------------- archives
+@pytest.mark.parametrize("kind", ["../outside", "/tmp/nasx-was-here", "link", "hard", "device"])
+def test_an_archive_reaches_nothing_outside(kind: str, here: Path) -> None:
+    path = here / "set.tar.gz"
+    with tarfile.open(path, "w:gz") as archive:
+        entry = tarfile.TarInfo("cifar-10-batches-py/x" if kind in ("link", "hard", "device") else kind)
+        if kind == "device":
+            entry.type = tarfile.CHRTYPE
+        if kind in ("link", "hard"):
+            entry.type = tarfile.SYMTYPE if kind == "link" else tarfile.LNKTYPE
+            entry.linkname = "../../../etc/passwd"
+        entry.size = 4 if entry.isreg() else 0
+        archive.addfile(entry, io.BytesIO(b"evil") if entry.isreg() else None)
+    with pytest.raises(UserError):
+        fetch.unpack(path, here / "data")
+
+
+# --------------------------------------------------------------------------------------------- what is shown
+EVIL = '"><script>alert(1)</script><img src=x onerror=alert(1)>'
+
+
+def test_a_report_shows_markup_as_text(here: Path) -> None:
+    record = SAMPLES[0][0]
+    evil = {**record, "name": EVIL, "choices": dict.fromkeys(record["choices"], EVIL), "genotype": EVIL, "commit": EVIL,
+            "protocol": EVIL, "overrides": [EVIL], "labels": [EVIL], "versions": {EVIL: EVIL}, "identity": EVIL,
+            "hardware": {"device": EVIL, "name": EVIL},
+            "lookup": {"benchmark": EVIL, "source": EVIL, EVIL: {"valid": 1.0}}}
+    rows = [{**row, "genotype": EVIL, EVIL: 1.0, "cells": {EVIL: {"depth": 1}}, "mix": {EVIL: row["mix"]["normal"]}}
+            for row in SAMPLES[0][1]]
+    write_run(here, [evil, rows, {"kind": "search", "choices": {EVIL: EVIL}, "search": {EVIL: EVIL}}])
+    report.main(["runs", f"title={EVIL}"])
+    text = (here / "report.html").read_text(encoding="utf-8")
+    assert "alert(1)" in text
+    assert "<script>alert" not in text
+    assert "<img" not in text
+
+
+def test_an_exports_description_builds_only_components(here: Path) -> None:
+    from safetensors.torch import save
+
+    facts = {"format": pretrained.FORMAT, "space": {"_target_": "os.system", "command": "id"}, "settings": {},
+             "classes": [EVIL], "genotype": "x"}
+    (here / "model.safetensors").write_bytes(save({"x": torch.zeros(1)}, pretrained.text(facts)))
+    with pytest.raises(UserError, match="only spaces, methods, data sets and benchmarks"):
+        pretrained.load(here)
+    huge = {**facts, "space": {"_target_": "nasx.spaces.nb201.Nb201", "layers": 10**9, "channels": 10**9,
+                               "affine": False, "operations": ["none", "skip_connect"], "batch_norm": "batch"},
+            "settings": {"layers": 10**9, "channels": 10**9, "stem": "cifar"}}
+    (here / "model.safetensors").write_bytes(save({"x": torch.zeros(1)}, pretrained.text(huge)))
+    with pytest.raises(UserError, match="in a file of 1 tensors"):
+        pretrained.load(here)
+
+
+def test_deep_and_odd_records_are_left_out(here: Path) -> None:
+    for name, text in {"deep": "[" * 100_000, "nan": "NaN", "text": '"x"', "odd": '{"kind": ["search"]}'}.items():
+        (here / "runs" / name).mkdir(parents=True)
+        (here / "runs" / name / "result.json").write_text(text)
+        (here / "runs" / name / "config.yaml").write_text(text)
+        (here / "runs" / name / "metrics.jsonl").write_text(text)
+    assert records.read_rows(here / "runs" / "deep") == []
+    assert files.read_json(here / "runs" / "deep" / "result.json") is None
+    assert files.read_yaml(here / "runs" / "deep" / "config.yaml") is None
+    cli.dispatch(["status", "runs"])
