@@ -93,6 +93,13 @@ def _source(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
                         "give one: from=<a run of nasx search>, or genotype=<its text>")
 
 
+def _skip_dropout(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
+    rate, space = _get(cfg, "search.skip_dropout"), str(_get(cfg, "space._target_"))
+    if "search" in READS[command] and rate and space.startswith("nasx.spaces.nb1shot1."):
+        yield UserError(f"search.skip_dropout={rate}", "this space has no skip connections",
+                        "set search.skip_dropout=0")
+
+
 def _keep(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
     """The edges of a first stage; read without torch."""
     keep = _get(cfg, "space.keep")
@@ -118,4 +125,5 @@ def _objective(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
 
 
 COMBINATIONS: tuple[Callable[[Mapping[str, Any], str], Iterator[UserError]], ...] = (
-    _device, _folder_name, _auxiliary, _benchmark, _rates, _momentum, _pieces, _source, _keep, _objective)
+    _device, _folder_name, _auxiliary, _benchmark, _rates, _momentum, _pieces, _source, _skip_dropout, _keep,
+    _objective)

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from nasx import schema
+from nasx import schema, stages
 from nasx.combinations import COMBINATIONS
 from nasx.errors import UserError
 
@@ -35,18 +35,20 @@ class Command(NamedTuple):
     unread: tuple[str, ...] = ()
 
 
-GROUPS = ("space", "method", "dataset", "search", "retrain", "benchmark", "engine", "stop", "logger")
+GROUPS = ("space", "method", "dataset", "search", "retrain", "benchmark", "engine", "stages", "stop",
+          "logger")
 """Groups whose node is a component."""
 DELTAS = ("pair", "experiment", "launch")
 """Groups whose files change the nodes of others."""
 COMMANDS = {
     "search": Command("SearchJob", GROUPS, ("retrain",)),
-    "retrain": Command("RetrainJob", GROUPS, ("method", "search", "benchmark", "stop")),
+    "retrain": Command("RetrainJob", GROUPS, ("method", "search", "benchmark", "stages", "stop")),
     "run": Command("RunJob", GROUPS),
     "table": Command("TableJob"),
     "list": Command("ListJob"),
 }
-HOMES = ("nasx.spaces", "nasx.methods", "nasx.data", "nasx.benchmarks", "nasx.settings", "nasx.stop",
+HOMES = ("nasx.spaces", "nasx.methods", "nasx.data", "nasx.benchmarks", "nasx.settings", "nasx.stages",
+         "nasx.stop",
          "nasx.loggers")
 """Where components of nasx live; nothing else of it may be named in `_target_`."""
 ELSEWHERE = frozenset({"out", "name", "device", "devices", "threads", "workers", "checkpoint_s", "allow", "draw",
@@ -94,6 +96,8 @@ def check(cfg: Mapping[str, Any], choices: Mapping[str, Any] | None = None, over
     for look in COMBINATIONS:
         with contextlib.suppress(TypeError):  # a value of a wrong type, which is told above
             found += look(cfg, command)
+    if not found and command != "retrain" and "stages" in cfg:
+        found += stages.faults(cfg, overrides, (*HOMES, *_allow(cfg)))
     for group in ("dataset", "logger"):
         if isinstance(cfg.get(group), Mapping) and not any(fault.where.startswith(group) for fault in found):
             found += _looked(cfg, group)

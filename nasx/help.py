@@ -72,7 +72,7 @@ def command(name: str, line: Line) -> str:
             [(group, ", ".join(f"{c}*" if c == chosen.get(group) else c for c in choices(folders, group)) or "(none)")
              for group in groups]))
         parts.append("settings of the job\n" + _rows(settings(folders, name)))
-        for group in ("search", "retrain", "method", "space", "dataset"):
+        for group in ("search", "retrain", "method", "space", "dataset", "stages"):
             file = _file(folders, f"{group}/{chosen.get(group)}.yaml")
             if group in groups and file:
                 rows = [(f"{group}.{key}", text) for key, text in comments(file, group) if key != "_target_"]

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 KINDS = {"methods": "method", "spaces": "space", "datasets": "dataset", "benchmarks": "benchmark",
          "protocols": "search", "recipes": "retrain", "engines": "engine", "loggers": "logger",
-         "launchers": "launch", "experiments": "experiment"}
+         "launchers": "launch", "stages": "stages", "experiments": "experiment"}
 """What the user calls it -> the group."""
-BY_FILE = frozenset({"search", "retrain", "engine", "launch", "experiment"})
+BY_FILE = frozenset({"search", "retrain", "engine", "stages", "launch", "experiment"})
 """Groups whose choices share a class, so that the file's first line tells them apart."""
 
 

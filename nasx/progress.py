@@ -45,12 +45,14 @@ def logged(folder: Path, *, quiet: bool) -> Iterator[None]:
     log.setLevel(logging.INFO)
     log.propagate = False
     file.addFilter(lambda record: _told.get() in (None, folder))
-    for handler in (file, screen):
+    within = any(not isinstance(handler, logging.FileHandler) for handler in log.handlers)  # a run inside another one
+    handlers = [file] if within else [file, screen]
+    for handler in handlers:
         log.addHandler(handler)
     try:
         yield
     finally:
-        for handler in (file, screen):
+        for handler in handlers:
             log.removeHandler(handler)
             handler.close()
 

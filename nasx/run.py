@@ -17,11 +17,12 @@ from typing import Any
 
 import torch
 
-from nasx import config, ending, files, graphs, machine, processes, progress, records, verdict
+from nasx import config, ending, files, graphs, machine, processes, progress, records, stages, verdict
 from nasx.bilevel import Ending, Search, Tree, detached
 from nasx.data.stream import hashed, splits
 from nasx.diagnose import Watch
 from nasx.errors import UserError
+from nasx.inherit import go_on
 from nasx.progress import Display, duration, text
 from nasx.relaxed import RelaxedProblem, weights
 from nasx.search import Loop, Step
@@ -36,12 +37,25 @@ def search(cfg: Config, info: Config) -> Result:
     if cfg["seeds_per_job"] > 1:
         return together(cfg, info)[0]
     with session(cfg, info) as here:
-        done = records.finished(here.run.folder)
-        if done is not None:
-            pictures(here)
-            ending.show(done, here.run.folder)
-            return done
-        return SearchJob(here).run()
+        done = records.finished(here.run.folder) or prepared(here).run()
+        shown(here, done)
+        return done
+
+
+def prepared(here: Session) -> SearchJob:
+    """The search of a run (its last stage), after its earlier stages in folders within its own."""
+    for i in range(stages.count(here.config) - 1):
+        stage = stages.stage(here.config, here.run.folder, i)
+        own = {**stage.config, "out": str(here.run.folder), "name": stages.name(i), "seeds_per_job": 1}
+        with session(own, {**here.info, "published": None}) as inner:
+            if records.finished(inner.run.folder) is None:
+                log.info("stage %d of %d in %s", i + 1, stages.count(here.config), inner.run.folder)
+                SearchJob(inner, stage).run()
+            pictures(inner)
+    job = SearchJob(here)
+    if job.stage.done:
+        log.info("stage %d of %d, the run's own", stages.count(here.config), stages.count(here.config))
+    return job
 
 
 def together(cfg: Config, info: Config) -> list[Result]:
@@ -63,9 +77,9 @@ def together(cfg: Config, info: Config) -> list[Result]:
             finished = records.finished(here.run.folder)
             if finished is None:
                 with progress.told_to(here.run.folder):
-                    turns[seed] = Turn(SearchJob(here))
+                    turns[seed] = Turn(prepared(here))
             else:
-                pictures(here)
+                shown(here, finished)
                 done[seed] = finished
         for turn in turns.values():
             turn.job.here.signals = here.signals  # the handlers in force are those opened last
@@ -74,7 +88,10 @@ def together(cfg: Config, info: Config) -> list[Result]:
                 try:
                     turn.take()
                 except StopIteration:
-                    done[seed] = turns.pop(seed).job.result
+                    job = turns.pop(seed).job
+                    done[seed] = job.result
+                    with progress.told_to(job.here.run.folder):
+                        shown(job.here, job.result)
                 except UserError as error:
                     faults.append(error)
                     turns.pop(seed).job.here.run.fail(error)
@@ -122,8 +139,9 @@ def of_seed(info: Config, seed: int) -> Config:
 class SearchJob:
     """One search: its components, and what happens when an epoch begins, after a step, when an epoch ends."""
 
-    def __init__(self, here: Session) -> None:
-        cfg = here.config
+    def __init__(self, here: Session, stage: stages.Stage | None = None) -> None:
+        self.stage = stage or stages.stage(here.config, here.run.folder, stages.count(here.config) - 1)
+        cfg = self.stage.config
 
         def build(group: str) -> Any:
             return config.build(cfg[group], cfg["allow"])
@@ -146,6 +164,8 @@ class SearchJob:
         w = weights(supernet)
         self.search = Search(self.problem, w, a, weight_optimizer(w, settings), architecture_optimizer(a, settings),
                              settings.clip)
+        if self.stage.inherited is not None:
+            go_on(self.search, supernet, self.space, *self.stage.inherited, len(self.images.classes))
         train, val = (self.images.stream(name, index, batch=settings.batch, seed=cfg["seed"])
                       for name, index in (("w", w_index), ("a", self.a_index)))
         self.watch = Watch(self.search, self.space, supernet, train, val, every=settings.diagnose_every,
@@ -155,7 +175,7 @@ class SearchJob:
         advance = self.watch.over(self.replayed(engine.graphs) or self.method.step)
         self.loop = Loop(self.search, self.method, supernet, train, val, advance=advance, epochs=settings.epochs,
                          updates_per_epoch=updates, lr=settings.lr, lr_min=settings.lr_min, warmup=settings.arch_warmup,
-                         lr_warmup=settings.warmup_epochs,
+                         lr_warmup=settings.warmup_epochs, span=self.stage.epochs,
                          begin_epoch=self.begin_epoch, end_epoch=self.end_epoch, tick=self.tick)
 
     def replayed(self, wanted: str) -> Step | None:
@@ -244,6 +264,8 @@ class SearchJob:
 
     def steps(self) -> Generator[None, None, None]:
         """`run`, step by step; `result` is the record at the end."""
+        if self.stage.last and self.stage.done:
+            self.here.follows(sum(record["wall_s"] for record in self.stage.done))
         self.resume()
         with Display(total=self.loop.total, done=self.search.updates, quiet=self.here.config["quiet"]) as self.display:
             began = time.monotonic()
@@ -256,11 +278,11 @@ class SearchJob:
             self.result = self.record()
             files.write_atomic(self.here.run.folder / "genotype.txt", f"{self.result['genotype']}\n")
             self.here.run.finish(self.result)
-        pictures(self.here)
-        ending.show(self.result, self.here.run.folder)
 
     def choose(self) -> Tree:
         """The mixture to discretize: the method's choice, or that of the epoch which early stopping goes back to."""
+        if not self.stage.last:  # the next stage narrows the space by the mixture itself
+            return detached(self.problem.relax(self.search.a))
         stopped = self.watch.ended()
         if stopped and self.loop.stopped:
             return self.space.encode(self.space.parse(stopped["genotype"]))
@@ -276,15 +298,16 @@ class SearchJob:
         mix, method = self.choose(), self.method
         genotype, found = self.genotype(mix), self.lookup(mix)
         final = self.final() if method.trains else {}
+        cost = {"updates": self.search.updates, "passes": self.problem.passes, "warm_up_s": self.warm_up_s,
+                "diagnostics": self.watch.cost()}
         result = self.here.record(
             "search", protocol=self.settings.protocol, genotype=str(genotype), operations=genotype.operations(),
             labels=method.labels, lookup=found,
             missing=None if found else self.benchmark.missing(), reference=self.benchmark.references(), parent=None,
             test_accuracy=None,
             supernet={**final, "params": sum(x.numel() for x in self.search.w.values())},
-            params=None if found is None else found["params"], updates=self.search.updates, passes=self.problem.passes,
-            warm_up_s=self.warm_up_s, stopped=self.watch.ended(), diagnostics=self.watch.cost(),
-            changed=changed(self.here))
+            params=None if found is None else found["params"], stopped=self.watch.ended(), changed=changed(self.here),
+            **stages.spent(self.stage.done if self.stage.last else (), **cost))
         return {**result, "verdict": verdict.verdict(self.watch.rows, result)}
 
 
@@ -322,6 +345,12 @@ def table_text(lookup: Result | None) -> str:
 def pictures(here: Session) -> None:
     """Draw what is missing of the cells and the curves."""
     ending.draw(here.run.folder, curves=True, epochs=here.config["draw"] == "epochs")
+
+
+def shown(here: Session, result: Result) -> None:
+    """Draw what is missing, and tell the end of a search."""
+    pictures(here)
+    ending.show(result, here.run.folder)
 
 
 # -------------------------------------------------------------------------------------------------- retrain

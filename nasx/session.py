@@ -32,6 +32,10 @@ class Session:
     began: float = field(default_factory=time.monotonic)
     saved: float = field(default_factory=time.monotonic)
 
+    def follows(self, seconds: float) -> None:
+        """Count from here on, after `seconds` of work that other runs have done for this one."""
+        self.before_s, self.began = seconds, time.monotonic()
+
     @property
     def elapsed_s(self) -> float:
         """Seconds of work, over all starts of this run."""

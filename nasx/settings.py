@@ -10,6 +10,7 @@ component's fields from its source and knows these names, so a method may import
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
@@ -118,12 +119,23 @@ class SearchSettings(SearchProtocol):
     cutout: NonNegative
     """Side of the square that is blanked, in pixels; 0: none."""
     drop_path: Below1
+    skip_dropout: Below1
+    """Rate of elements of skip connections in the first epoch, fading; 0: none."""
     auxiliary: NonNegativeFloat
     """Weight of the auxiliary head's loss; 0: no head."""
+    FADE: ClassVar[float] = 0.2
+    """How fast dropout on skip connections fades, in 1 / epochs (P-DARTS, released code: scale_factor)."""
 
     def options(self, epoch: int) -> dict[str, Any]:
-        """What a training pass of an epoch (from 0) gives the network besides its input."""
-        return {"drop_path": self.drop_path * epoch / max(self.epochs, 1)}
+        """What a training pass of an epoch (from 0) gives the network besides its input.
+
+        Drop-path grows linearly from 0. Dropout on skip connections falls linearly as long as the architecture is
+        frozen, and exponentially, from the full rate again, as soon as it moves (P-DARTS, released code).
+        """
+        epochs, moving = max(self.epochs, 1), epoch - self.arch_warmup
+        fading = (epochs - epoch - 1) / epochs if moving < 0 else math.exp(-self.FADE * moving)
+        return {"drop_path": self.drop_path * epoch / epochs,
+                **({"skip_dropout": self.skip_dropout * fading} if self.skip_dropout else {})}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -302,4 +314,4 @@ class ListJob:
     """`nasx list`."""
 
     what: Literal["all", "methods", "spaces", "datasets", "benchmarks", "protocols", "recipes", "engines",
-                  "loggers", "launchers", "experiments"] = "all"
+                  "loggers", "stages", "launchers", "experiments"] = "all"

@@ -93,6 +93,11 @@ def state(folder: Path, root: Path, now: float) -> State:
     config = files.read_yaml(folder / "config.yaml") or {}
     record = records.finished(folder)
     kind = str((record or config).get("kind") or "?")
+    earlier = sorted(folder.glob("stage-*/config.yaml"))
+    if earlier and not (record or rows or saved):  # before its last stage: what is told is the stage that it is in
+        within = state(earlier[-1].parent, folder, now)
+        return within._replace(name=os.path.relpath(earlier[-1].parent, root), fault=fault or within.fault,
+                               state="running" if running else "failed" if fault else "stopped")
     last = rows[-1] if rows else {}
     epoch, epochs = _whole(last.get("epoch")) or 0, _epochs(config, kind)
     updates = max([_whole(last.get("updates")) or 0, *(int(path.stem) for path in saved if path.stem.isdigit())])

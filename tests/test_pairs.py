@@ -74,12 +74,12 @@ def test_every_value_names_its_source(file: Path) -> None:
 
 
 def test_every_method_checks_on_the_spaces_of_the_papers() -> None:
-    """pc_darts needs partial channels, which only the DARTS space has; on others the fault says so."""
+    """pc_darts needs edge normalization, which only the DARTS space has; on others the fault says so."""
     for space in ("nb201", "darts", "nb1shot1_1", "s3"):
         for method in METHODS:
             cfg = composed(f"space={space}", f"method={method}", "dataset=digits")
             if method == "pc_darts" and space in ("nb201", "nb1shot1_1"):
-                with pytest.raises(UserError, match=r"space\.partial"):
+                with pytest.raises(UserError, match=r"space\.edge_norm"):
                     config.check(cfg)
             else:
                 config.check(cfg)

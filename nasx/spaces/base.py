@@ -15,6 +15,8 @@ from typing import ClassVar, NamedTuple, Self
 import torch
 from torch import Tensor, nn
 
+from nasx.errors import UserError
+
 Tree = dict[str, Tensor]
 Activate = Callable[[Tensor], Tensor]
 
@@ -118,6 +120,14 @@ class Space(ABC):
     def example(self, n: int, size: int, device: str = "meta") -> Tensor:
         """An input of n items of this size (pixels a side, words), for shapes and costs."""
         return torch.zeros(n, 3, size, size, device=device)
+
+    def narrow(self, mix: Tree, keep: int | None) -> Self:
+        """This space with the `keep` strongest operations of each edge in their order (None: all).
+
+        Pure; ties go to the lower index. Raises UserError where edges cannot have operations of their own.
+        """
+        raise UserError("stages", f"the edges of {type(self).__name__} cannot keep operations of their own",
+                        "use a DARTS space or nb201, or stages=none")
 
     def init(self, gen: torch.Generator) -> Tree:
         """Architecture parameters 1e-3 N(0, 1), on the CPU (released code of DARTS; spec section 6, D8)."""

@@ -31,7 +31,8 @@ class Edge(NamedTuple):
 
 
 Drawn = tuple[Tensor | None, Tensor | None]
-"""What one bank draws in a pass: the operation's own random tensor (E first), and the drop-path mask (n, E)."""
+"""What one bank draws in a pass: the operation's own random tensor (E first), and a mask that its result is multiplied
+with, (n, E, 1, 1, 1) for drop-path, (n, E, C, h', w') for dropout on skip connections."""
 
 
 def drop_mask(shape: tuple[int, ...], rate: float, like: Tensor, gen: torch.Generator | None) -> Tensor:
@@ -79,13 +80,18 @@ class EdgeBundle(nn.Module):
         at = self.columns[i]
         return rows.flatten().index_select(0, self.get_buffer(f"pick{i}")) if at is None else columns[at]
 
-    def draws(self, shape: torch.Size, like: Tensor, drop_path: float, gen: torch.Generator | None) -> list[Drawn]:
-        """Random tensors for each bank of a pass over an input of this shape."""
+    def draws(self, shape: torch.Size, like: Tensor, drop_path: float, skip_dropout: float,
+              gen: torch.Generator | None) -> list[Drawn]:
+        """Random tensors for each bank of a pass over an input of this shape.
+
+        `drop_path` drops whole results of all operations but the identity, `skip_dropout` elements of the identity's.
+        """
         drawn = []
         for op in self.banks:
             assert isinstance(op, Bank)
-            masked = drop_path > 0 and not op.identity
-            mask = drop_mask((shape[0], op.edges), drop_path, like, gen) if masked else None
+            rate = skip_dropout if op.identity else drop_path
+            size = (shape[0], op.edges, *(shape[1:] if op.identity else (1, 1, 1)))
+            mask = drop_mask(size, rate, like, gen) if rate > 0 else None
             drawn.append((op.draw(shape, like, gen), mask))
         return drawn
 
@@ -100,7 +106,9 @@ class EdgeBundle(nn.Module):
         r = F.relu(x) if self.rectifies else x
         columns = rows.unbind(1)
         sums: dict[tuple[int, ...], Tensor] = {}
-        blend = bool(self.plain) and not torch.compiler.is_compiling()  # a compiler fuses the separate products itself
+        elements = any(mask is not None and mask.shape[2:].numel() > 1 for _, mask in drawn)  # no scale can drop these
+        # a compiler fuses the separate products itself
+        blend = bool(self.plain) and not elements and not torch.compiler.is_compiling()
         if blend:
             sums[self.blended] = self.blend(x, rows, columns, [mask for _, mask in drawn])
         for i, (op, pairs, (noise, mask)) in enumerate(zip(self.banks, self.members, drawn, strict=True)):
@@ -108,7 +116,7 @@ class EdgeBundle(nn.Module):
                 continue
             y = op(x, r, self.scale(i, rows, columns), noise)
             if mask is not None:
-                y = y * mask.view(*mask.shape, 1, 1, 1)
+                y = y * mask
             where = tuple(local for local, _ in pairs)
             sums[where] = sums[where] + y if where in sums else y
         out: list[Tensor | None] = [None] * len(self.edges)
@@ -131,7 +139,7 @@ class EdgeBundle(nn.Module):
             kept = torch.ones_like(scales)
             for column, i in enumerate(self.plain):
                 if (mask := masks[i]) is not None:
-                    kept[:, [self.blended.index(p) for p, _ in self.members[i]], column] = mask
+                    kept[:, [self.blended.index(p) for p, _ in self.members[i]], column] = mask.flatten(1)
             scales = scales * kept
         return torch.bmm(scales, values.flatten(2)).unflatten(2, shape)
 
@@ -150,14 +158,14 @@ class EdgeBundle(nn.Module):
                 for i, (where, column) in enumerate(pairs):
                     if where == local:
                         y = op.single(x, i, noise)
-                        yield local, column, y if mask is None else y * mask[:, i].view(-1, 1, 1, 1)
+                        yield local, column, y if mask is None else y * mask[:, i]
 
 
 class RelaxedCell(nn.Module):
     """A directed acyclic cell over mixed edges.
 
     `inputs` nodes are given, `nodes` are computed. With `partial` = K, operations see the first C / K channels; the
-    rest passes by (max-pooled at stride 2), scaled by the edge weights, and channels are shuffled.
+    rest passes by (max-pooled at stride 2), scaled by the edge weights where there are any, and channels are shuffled.
     `forward` draws what is random, then calls `run`, which is `body` or a wrapped `body` (compiled, checkpointed):
     `body` is a function of its tensors alone.
     """
@@ -176,7 +184,7 @@ class RelaxedCell(nn.Module):
         self.run: Callable[..., list[Tensor]] = self.body
 
     def forward(self, inputs: Sequence[Tensor], mix: Tensor, edge_weights: Tensor | None = None, drop_path: float = 0.0,
-                gen: torch.Generator | None = None, naive: bool = False) -> list[Tensor]:
+                gen: torch.Generator | None = None, naive: bool = False, skip_dropout: float = 0.0) -> list[Tensor]:
         """Outputs of the computed nodes, each (n, C, h', w').
 
         `mix` (edges, operations, without the first `skip`) and `edge_weights` (edges,) come in `order`: by source
@@ -188,7 +196,8 @@ class RelaxedCell(nn.Module):
         for source, bundle in zip(self.sources, self.bundles, strict=True):
             assert isinstance(bundle, EdgeBundle)
             half = self.stride if source >= self.inputs else 1
-            drawn.append(bundle.draws(torch.Size((n, self.width, -(-h // half), -(-w // half))), x, drop_path, gen))
+            size = torch.Size((n, self.width, -(-h // half), -(-w // half)))
+            drawn.append(bundle.draws(size, x, drop_path, skip_dropout, gen))
         return self.run(list(inputs), mix, edge_weights, drawn, naive)
 
     def body(self, inputs: list[Tensor], mix: Tensor, edge_weights: Tensor | None, drawn: list[list[Drawn]],
@@ -212,14 +221,15 @@ class RelaxedCell(nn.Module):
                 rest = x[:, self.width:]
                 if bundle.stride == 2:
                     rest = F.max_pool2d(rest, 2, 2, ceil_mode=True)  # odd maps shrink as under the operations
-                for edge, share in zip(bundle.edges, beta[node].unbind(), strict=True):
-                    passing[edge.target] = add(passing[edge.target], rest * share)
+                shares = beta[node].unbind() if beta else [None] * len(bundle.edges)
+                for edge, share in zip(bundle.edges, shares, strict=True):
+                    passing[edge.target] = add(passing[edge.target], rest if share is None else rest * share)
         return states[self.inputs:]
 
     def complete(self, total: Tensor | None, passing: Tensor | None, like: Tensor) -> Tensor:
         """A node's value from its pending sums; with partial channels, concatenated and shuffled."""
         if total is None:
-            total = torch.zeros_like(like)
+            total = torch.zeros_like(like[:, : self.width])
         if passing is None:
             return total
         y = torch.cat([total, passing], 1)

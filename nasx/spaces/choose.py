@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from torch import Tensor
+
+Lists = tuple[tuple[str, ...], ...]
+
 
 def best(weights: Sequence[float], among: Iterable[int] | None = None) -> int:
     """Index of the largest weight (of the indices `among`), the lowest one where several are equal."""
@@ -13,3 +17,9 @@ def best(weights: Sequence[float], among: Iterable[int] | None = None) -> int:
 def top(weights: Sequence[float], k: int) -> tuple[int, ...]:
     """Indices of the k largest weights, ascending; lower indices win ties."""
     return tuple(sorted(sorted(range(len(weights)), key=lambda i: -weights[i])[:k]))
+
+
+def strongest(mix: Tensor, lists: Lists, keep: int) -> Lists:
+    """Each edge's `keep` operations of the largest weight in the first cell of `mix` (cells, edges, operations)."""
+    rows = mix.detach().cpu()[0].tolist() if len(mix) else [[0.0] * len(own) for own in lists]
+    return tuple(tuple(own[k] for k in top(row, keep)) for row, own in zip(rows, lists, strict=True))

@@ -4,7 +4,8 @@ A cell has inputs 0 and 1, nodes 2 to 5 and 14 edges, row-major: node 2 from 0, 
 0..3; node 5 from 0..4. In the supernet node j = sum over its edges of sum_o mix[edge, o] o(node i); in a genotype it
 keeps two edges with one operation each. Discretization, for each node: score an edge by its largest weight over the
 operations other than `none`; keep the two best edges (ties: the lower predecessor); on each take its best operation
-other than `none` (ties: the lower index).
+other than `none` (ties: the lower index). With `max_skips` the weakest skip connections of a normal cell are then taken
+out one by one, and the cell is chosen anew each time, until at most so many are left (P-DARTS, section 3.3).
 
 Edge weights (both scale the rows of mix["normal"], mix["reduce"], so the executor need not know of them)
     edge_norm        one logit for each edge, softmax over the edges of a node (PC-DARTS, eq. 3); mix also has
@@ -32,11 +33,11 @@ Shapes: a["normal"] (14, operations), untied (cells, 14, operations); a["normal.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from itertools import combinations, product
 from math import prod
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -44,13 +45,13 @@ from torch import Tensor, nn
 from nasx.errors import UserError
 from nasx.spaces import ops
 from nasx.spaces.base import Activate, Genotype, Network, Space, Supernet, Tree
-from nasx.spaces.choose import best, top
+from nasx.spaces.choose import Lists, best, strongest, top
 from nasx.spaces.darts_genotype import EDGES, KINDS, NODES, DartsGenotype, UntiedDartsGenotype, read
 from nasx.spaces.genotypes import Cell
 from nasx.spaces.network import AuxiliaryHead, DartsNetwork, plan
 
 if TYPE_CHECKING:
-    from nasx.settings import Positive
+    from nasx.settings import NonNegative, Positive
 
 OPERATIONS = ("none", "max_pool_3x3", "avg_pool_3x3", "skip_connect", "sep_conv_3x3", "sep_conv_5x5", "dil_conv_3x3",
               "dil_conv_5x5")
@@ -59,7 +60,6 @@ PAIRS = tuple((node, pair) for node in NODES for pair in combinations(range(node
 SIZES = {"cifar": (20, 36), "imagenet": (14, 48)}
 """Layers and channels of retrained networks, by stem."""
 
-Lists = tuple[tuple[str, ...], ...]
 Pair = tuple[int, int]
 
 
@@ -76,13 +76,14 @@ class Darts(Space):
     layers: Positive = 8
     channels: Positive = 16
     operations: tuple[str, ...] = OPERATIONS
-    normal: tuple[tuple[str, ...], ...] | None = None
-    reduce: tuple[tuple[str, ...], ...] | None = None
+    normal: Lists | None = None
+    reduce: Lists | None = None
     partial: Positive = 1
     edge_norm: bool = False
     untied: bool = False
     edges: Literal["pruned", "fixed", "searched"] = "pruned"
     keep: str | None = None
+    max_skips: NonNegative | None = None
     auxiliary: bool = False
     stem: Literal["cifar", "imagenet", "single"] = "cifar"
     batch_norm: Literal["batch", "tracked"] = "batch"
@@ -120,7 +121,7 @@ class Darts(Space):
         """ "normal" or "reduce"."""
         return plan(self.layers)[layer]
 
-    def edge_operations(self, kind: str) -> tuple[tuple[str, ...], ...]:
+    def edge_operations(self, kind: str) -> Lists:
         """The operations of each of the 14 edges, in the order of the mixture's last axis."""
         own: Lists | None = getattr(self, kind)
         return (self.operations,) * len(EDGES) if own is None else own
@@ -178,14 +179,42 @@ class Darts(Space):
                  for kind in KINDS}
         return self._join(found)
 
+    def narrow(self, mix: Tree, keep: int | None) -> Self:
+        """See `Space.narrow`; searched edges are then fixed to those that the mixture keeps (Amended-DARTS, B.2)."""
+        found: dict[str, Any] = {}
+        if self.edges == "searched":
+            found = {"edges": "fixed", "keep": str(self.discretize(mix))}
+        if keep is None:
+            return replace(self, **found)
+        if self.untied:
+            raise UserError("stages.keep", "the cells are untied, but share the operations of an edge",
+                            "set space.untied=false, or stages.keep=[null]")
+        found |= {kind: strongest(mix[kind], self.edge_operations(kind), keep) for kind in KINDS}
+        return replace(self, **found)
+
     def _cell(self, kind: str, mix: Tree, i: int) -> Cell:
         names = self.edge_operations(kind)
         weights = mix[kind].detach().cpu()
         assert weights.shape[1:] == (len(EDGES), len(names[0])), weights.shape
         rows = weights[i].tolist() if len(weights) else torch.zeros(weights.shape[1:]).tolist()
+        betas = mix[f"{kind}.pair"].detach().cpu()[:, 0].tolist() if self.edges == "searched" else []
+        cell = self._strongest(kind, rows, betas, i)
+        while kind == "normal" and self.max_skips is not None:
+            at = [edges_of(NODES[place // 2]).start + pred for place, (_, pred) in enumerate(cell)]
+            skips = [(rows[e][names[e].index(name)], e) for e, (name, _) in zip(at, cell, strict=True)
+                     if name == "skip_connect"]
+            if len(skips) <= self.max_skips or min(skips)[0] <= 0:
+                break
+            weakest = min(skips)[1]
+            rows[weakest][names[weakest].index("skip_connect")] = 0.0
+            cell = self._strongest(kind, rows, betas, i)
+        return cell
+
+    def _strongest(self, kind: str, rows: list[list[float]], betas: list[list[float]], i: int) -> Cell:
+        """The cell of weights (14, operations), with pair weights `betas` where edges are searched."""
+        names = self.edge_operations(kind)
         chosen = [best(row, choosable(ops_)) for row, ops_ in zip(rows, names, strict=True)]
         strength = [row[k] for row, k in zip(rows, chosen, strict=True)]
-        betas = mix[f"{kind}.pair"].detach().cpu()[:, 0].tolist() if self.edges == "searched" else []
         pairs: list[tuple[str, int]] = []
         for j, node in enumerate(NODES):
             edges = range(len(EDGES))[edges_of(node)]

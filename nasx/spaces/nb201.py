@@ -13,6 +13,7 @@ Source: X. Dong and Y. Yang, NAS-Bench-201, ICLR 2020, sections 2.1 and 2.2; rel
 Deviations
 1. Convolutions have no bias where batch norm has no affine part (one later version of the released supernet has).
 2. Residual blocks accept odd sizes (see ops.py); the benchmark's sizes are even.
+3. With `partial` = K operations see the first C / K channels; the rest passes by, unweighted (DrNAS, section 4.2).
 
 Shapes: a["cell"] (6, operations), mix["cell"] (3 N, 6, operations); network x (n, 3, h, w) -> (n, classes).
 """
@@ -20,7 +21,7 @@ Shapes: a["cell"] (6, operations), mix["cell"] (3 N, 6, operations); network x (
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, Self
 
 import torch
@@ -30,7 +31,7 @@ from torch import Tensor, nn
 from nasx.errors import UserError
 from nasx.spaces import genotypes, ops
 from nasx.spaces.base import Genotype, Logits, Network, Space, Supernet, Tree
-from nasx.spaces.choose import best
+from nasx.spaces.choose import Lists, best, strongest
 from nasx.spaces.network import no_drop_path, plain_only
 from nasx.spaces.published import resolve
 
@@ -74,15 +75,34 @@ class Nb201(Space):
     layers: Positive = 5
     channels: Positive = 16
     operations: tuple[str, ...] = OPERATIONS
+    cell: Lists | None = None
+    partial: Positive = 1
     batch_norm: Literal["batch", "tracked"] = "batch"
     affine: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "operations", tuple(self.operations))
-        ops.check(self.operations, "space.operations")
+        object.__setattr__(self, "cell", None if self.cell is None else tuple(tuple(row) for row in self.cell))
+        rows = self.edge_operations("cell")
+        if len(rows) != len(EDGES) or len({len(row) for row in rows}) != 1:
+            raise UserError("space.cell", f"must hold {len(EDGES)} lists of the same length",
+                            "give one list of operations for each edge")
+        for i, row in enumerate(rows):
+            ops.check(row, "space.operations" if self.cell is None else f"space.cell[{i}]")
+        if self.channels % self.partial:
+            raise UserError(f"space.partial={self.partial}", f"does not divide {self.channels} channels",
+                            f"use a divisor of space.channels={self.channels}")
+
+    def edge_operations(self, kind: str) -> Lists:
+        """The operations of each of the six edges, in the order of the mixture's last axis."""
+        return (self.operations,) * len(EDGES) if self.cell is None else self.cell
+
+    def narrow(self, mix: Tree, keep: int | None) -> Self:
+        lists = self.edge_operations("cell")
+        return self if keep is None else replace(self, cell=strongest(mix["cell"], lists, keep))
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        return {"cell": (len(EDGES), len(self.operations))}
+        return {"cell": (len(EDGES), len(self.edge_operations("cell")[0]))}
 
     def cells(self) -> dict[str, int]:
         return {"cell": 3 * self.layers}
@@ -98,29 +118,32 @@ class Nb201(Space):
 
     def discretize(self, mix: Tree) -> Nb201Genotype:
         rows = mix["cell"].detach().cpu()
-        assert rows.shape[1:] == (len(EDGES), len(self.operations)), rows.shape
-        return Nb201Genotype(tuple(self.operations[best(row)] for row in rows[0].tolist()))
+        lists = self.edge_operations("cell")
+        assert rows.shape[1:] == (len(EDGES), len(lists[0])), rows.shape
+        return Nb201Genotype(tuple(own[best(row)] for row, own in zip(rows[0].tolist(), lists, strict=True)))
 
     def encode(self, genotype: Genotype) -> Tree:
         assert isinstance(genotype, Nb201Genotype)
-        chosen = torch.tensor([self.operations.index(name) for name in genotype.ops])
-        hot = F.one_hot(chosen, len(self.operations)).to(torch.get_default_dtype())
+        lists = self.edge_operations("cell")
+        chosen = torch.tensor([own.index(name) for name, own in zip(genotype.ops, lists, strict=True)])
+        hot = F.one_hot(chosen, len(lists[0])).to(torch.get_default_dtype())
         return {"cell": hot.expand(3 * self.layers, -1, -1).clone()}
 
     def sample(self, gen: torch.Generator) -> Nb201Genotype:
-        chosen = torch.randint(len(self.operations), (len(EDGES),), generator=gen, device=gen.device)
-        return Nb201Genotype(tuple(self.operations[i] for i in chosen.tolist()))
+        lists = self.edge_operations("cell")
+        chosen = torch.randint(len(lists[0]), (len(EDGES),), generator=gen, device=gen.device)
+        return Nb201Genotype(tuple(own[i] for i, own in zip(chosen.tolist(), lists, strict=True)))
 
     def parse(self, text: str) -> Nb201Genotype:
         genotype = Nb201Genotype.parse(text)
-        for name, (source, target) in zip(genotype.ops, EDGES, strict=True):
-            if name not in self.operations:
+        for name, own, (source, target) in zip(genotype.ops, self.edge_operations("cell"), EDGES, strict=True):
+            if name not in own:
                 raise UserError(f"genotype, edge {source}->{target}", f"this space has no operation {name}",
-                                f"it has {', '.join(self.operations)}")
+                                f"it has {', '.join(own)}")
         return genotype
 
     def size(self) -> int:
-        return len(self.operations) ** len(EDGES)
+        return len(self.edge_operations("cell")[0]) ** len(EDGES)
 
     def network(self, genotype: Genotype, classes: int, *, layers: int | None = None, channels: int | None = None,
                 stem: str = "cifar", auxiliary: bool = False) -> Nb201Network:

@@ -119,8 +119,10 @@ class Nb201Supernet(Supernet):
         self.naive = naive
         tracked, c = space.batch_norm == "tracked", space.channels
         style = Style(tracked=tracked, affine=space.affine)
-        skip = int(space.operations[0] == "none")
-        edges = [Edge(t * (t - 1) // 2 + s, s, t, 1, tuple(space.operations)) for t in range(1, 4) for s in range(t)]
+        lists = space.edge_operations("cell")
+        skip = int(all(names[0] == "none" for names in lists))
+        pairs = [(s, t) for t in range(1, 4) for s in range(t)]
+        edges = [Edge(e, s, t, 1, names) for e, ((s, t), names) in enumerate(zip(pairs, lists, strict=True))]
         self.stem = ConvNorm(3, c, 3, relu=False, affine=True, tracked=tracked)
         self.cells = nn.ModuleList()
         self.reductions = nn.ModuleDict()
@@ -129,17 +131,18 @@ class Nb201Supernet(Supernet):
                 self.reductions[str(len(self.cells))] = Residual(c, 2 * c, tracked=tracked)
                 c *= 2
             for _ in range(space.layers):
-                self.cells.append(RelaxedCell(edges, 1, 3, c, style, skip=skip))
+                self.cells.append(RelaxedCell(edges, 1, 3, c, style, space.partial, skip))
         self.ordered = Ordered(self.cells[0].order, skip)  # type: ignore[arg-type]
         self.norm = Norm(c, affine=True, tracked=tracked)
         self.classifier = nn.Linear(c, classes)
 
-    def forward(self, x: Tensor, mix: Tree, *, drop_path: float = 0.0, gen: torch.Generator | None = None) -> Logits:
+    def forward(self, x: Tensor, mix: Tree, *, drop_path: float = 0.0, skip_dropout: float = 0.0,
+                gen: torch.Generator | None = None) -> Logits:
         x = self.stem(x)
         for i, (cell, rows) in enumerate(zip(self.cells, self.ordered(mix["cell"]), strict=True)):
             if str(i) in self.reductions:
                 x = self.reductions[str(i)](x)
-            x = cell([x], rows, None, drop_path, gen, self.naive)[-1]
+            x = cell([x], rows, None, drop_path, gen, self.naive, skip_dropout)[-1]
         x = F.relu(self.norm(x)).mean((2, 3))
         return Logits(self.classifier(x))
 
@@ -178,7 +181,8 @@ class DartsSupernet(Supernet):
         self.ordered = Ordered(self.cells[0].order, skip)  # type: ignore[arg-type]
         self.classifier = nn.Linear(last, classes)
 
-    def forward(self, x: Tensor, mix: Tree, *, drop_path: float = 0.0, gen: torch.Generator | None = None) -> Logits:
+    def forward(self, x: Tensor, mix: Tree, *, drop_path: float = 0.0, skip_dropout: float = 0.0,
+                gen: torch.Generator | None = None) -> Logits:
         rows: dict[str, Iterator[Tensor]] = {kind: iter(self.ordered(mix[kind])) for kind in set(self.kinds)}
         beta = {kind: iter(self.ordered.sort(mix[f"{kind}.edge"].squeeze(1)).unbind(0))
                 for kind in rows if f"{kind}.edge" in mix}
@@ -187,7 +191,8 @@ class DartsSupernet(Supernet):
         auxiliary = None
         for i, (kind, cell, pre0, pre1) in enumerate(zip(self.kinds, self.cells, self.pre0, self.pre1, strict=True)):
             share = next(beta[kind]) if beta else None
-            nodes = cell([pre0(before), pre1(last)], next(rows[kind]), share, drop_path, gen, self.naive)
+            nodes = cell([pre0(before), pre1(last)], next(rows[kind]), share, drop_path, gen, self.naive,
+                         skip_dropout)
             before, last = last, torch.cat(nodes, 1)
             if self.auxiliary is not None and self.training and i == 2 * len(self.cells) // 3:
                 auxiliary = self.auxiliary(last)

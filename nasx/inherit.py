@@ -1,0 +1,120 @@
+"""A search that goes on from another one on a wider space: kept operations keep their weights, and all that moves them.
+
+Supernets merge the weights of one operation on all edges that leave a node, so that going on means to pick edges out of
+merged tensors. Where operations see more channels than before (partial channels, K smaller), a new channel starts as a
+copy of an old one. Momentum goes along with the weights, Adam's moments with the architecture parameters.
+
+Source: DrNAS (Chen et al. 2021), section 4.2, and its released code (net2wider.py, configure_optimizer).
+
+Deviations
+1. New channels copy the old ones in their order; the released code draws which ones, layer by layer.
+2. As released, and unlike Net2Net, copies are not divided by their number: the new channels read other inputs anyway.
+
+Shapes: a bank's tensors (edges * C, ...), architecture parameters ([cells,] edges, operations).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from nasx.bilevel import Search, Tree
+from nasx.spaces.base import Space
+from nasx.spaces.bundle import EdgeBundle
+
+
+class Origin(NamedTuple):
+    """Where a tensor comes from: its name before, the edges merged there (0: none), and those of them that stay."""
+
+    name: str
+    edges: int
+    kept: list[int]
+
+
+def go_on(search: Search, supernet: nn.Module, space: Space, before: Space, state: Mapping[str, Any],
+          classes: int) -> None:
+    """Put `state`, the last checkpoint of a search on the wider space `before`, into a search that has not begun."""
+    with torch.device("meta"):
+        old = before.supernet(classes)
+    live = {**search.w, **{k: x for k, x in supernet.named_buffers() if x.is_floating_point()}}
+    origins = {name: found for name, found in sources(old, supernet) if name in live}
+    with torch.no_grad():
+        for name, x in carried(origins, live, {**state["w"], **state["buffers"]}).items():
+            live[name].copy_(x)
+        for name, x in search.a.items():
+            x.copy_(picked(before, space, name, state["a"][name]))
+    for key, tree in moments(state["w_opt"], state["w"]).items():
+        for name, x in carried(origins, search.w, tree).items():
+            search.w_opt.state[search.w[name]][key] = x.to(search.w[name], copy=True)
+    for key, tree in moments(state["a_opt"], state["a"]).items():
+        for name, x in tree.items():
+            kept = x if x.shape != state["a"][name].shape else picked(before, space, name, x)
+            search.a_opt.state[search.a[name]][key] = kept.to(search.a[name].device, copy=True)
+
+
+def moments(saved: Mapping[str, Any], tree: Tree) -> dict[str, Tree]:
+    """An optimizer's saved state by kind (momentum_buffer, exp_avg, ...), then by the names of what it moves."""
+    found: dict[str, Tree] = {}
+    for i, name in enumerate(tree):
+        for key, value in saved["state"].get(i, {}).items():
+            if value is not None:
+                found.setdefault(key, {})[name] = value
+    return found
+
+
+def picked(before: Space, space: Space, name: str, x: Tensor) -> Tensor:
+    """Of x ([cells,] edges, operations of `before`) the entries of the operations that `space` has."""
+    lists = [getattr(each, "edge_operations", lambda name: ())(name) for each in (before, space)]
+    if "." in name or not lists[1]:  # weights of edges and pairs
+        return x
+    at = [[own.index(operation) for operation in row] for own, row in zip(*lists, strict=True)]
+    return x.gather(-1, torch.tensor(at, device=x.device).expand(*x.shape[:-2], -1, -1))
+
+
+def carried(origins: Mapping[str, Origin], live: Mapping[str, Tensor], tree: Tree) -> Tree:
+    """A tree with the names of before -> the same with today's names, in the shapes of `live`."""
+    found = {}
+    for name, (before, edges, kept) in origins.items():
+        if before not in tree or name not in live:
+            continue
+        x, shape = tree[before], live[name].shape
+        if edges:
+            x, shape = x.unflatten(0, (edges, -1))[kept], live[name].unflatten(0, (len(kept), -1)).shape
+        for axis, size in enumerate(shape):
+            if x.shape[axis] != size:
+                x = x.index_select(axis, torch.arange(size, device=x.device) % x.shape[axis])
+        found[name] = x.flatten(0, 1) if edges else x
+    return found
+
+
+def sources(old: nn.Module, new: nn.Module) -> Iterator[tuple[str, Origin]]:
+    """(name in `new`, its origin in `old`) of all tensors that have one; a bank's origin has the same operation."""
+    former = {path: {operation(bundle, j): j for j in range(len(bundle.banks))} for path, bundle in bundles(old)}
+    places = dict(bundles(old))
+    within = set()
+    for path, bundle in bundles(new):
+        for i, bank in enumerate(bundle.banks):
+            j = former[path][operation(bundle, i)]
+            there = [local for local, _ in places[path].members[j]]
+            kept = [there.index(local) for local, _ in bundle.members[i]]
+            for rest, _ in (*bank.named_parameters(), *bank.named_buffers()):
+                name = f"{path}.banks.{i}.{rest}"
+                within.add(name)
+                yield name, Origin(f"{path}.banks.{j}.{rest}", 0 if bank.plain else len(there), kept)
+    for name, _ in (*new.named_parameters(), *new.named_buffers()):
+        if name not in within:
+            yield name, Origin(name, 0, [])
+
+
+def operation(bundle: EdgeBundle, i: int) -> str:
+    """The operation of a bundle's bank i."""
+    local, column = bundle.members[i][0]
+    return bundle.edges[local].operations[column]
+
+
+def bundles(net: nn.Module) -> Iterator[tuple[str, EdgeBundle]]:
+    """The edge bundles of a supernet with their names."""
+    return ((name, module) for name, module in net.named_modules() if isinstance(module, EdgeBundle))
