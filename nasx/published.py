@@ -161,7 +161,8 @@ def _fits(line: Mapping[str, Any], row: Mapping[str, Any]) -> bool:
 
 def _named(printed: Printed, experiment: Experiment, line: Mapping[str, Any], row: Mapping[str, Any]) -> bool:
     """Whether our row is what the experiment computes for the printed number: its own choices but for the words that it
-    gives, and neither other words of those, nor another setting of the method."""
+    gives, and neither other words of those, nor another setting of the method. A reduced row, which is marked (rule 4),
+    may have what makes it small."""
     if printed.row != line["row"] or DATASETS.get(line["dataset"], line["dataset"]) not in printed.datasets:
         return False
     words = printed.settings
@@ -170,9 +171,9 @@ def _named(printed: Printed, experiment: Experiment, line: Mapping[str, Any], ro
     if any(row[group] != chosen[group] for group in ("method", "space", "dataset") if group in chosen) or \
             row["searched_on"] != searched.get("dataset", row["searched_on"]):
         return False
-    given = {text.partition("=")[0].lstrip("+") for text in (*row["overrides"], *row["parent_overrides"])}
-    if row["reduced"]:  # shown and marked (rule 4), whatever made it small
-        given = {key for key in given if key.rpartition(".")[2] not in SIZES}
+    known = {word for other in experiment.printed for word in other.words}
+    given = {text.lstrip("+").partition("=")[0] for text in (*row["overrides"], *row["parent_overrides"])
+             if not row["reduced"] or text in known or text.partition("=")[0].rpartition(".")[2] not in SIZES}
     other = {key for key in given if key in experiment.keys | CHOICES or key.startswith("method.")}
     return not other - words.keys() and all(_holds(f"{key}={value}", row) for key, value in words.items()
                                             if key not in PLACES)

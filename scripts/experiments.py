@@ -48,7 +48,7 @@ def chosen() -> Iterator[tuple[str, experiments.Experiment, experiments.Printed,
     own = set(lines[lines["own"] == 1]["row"])
     ways = [(name, head, printed, [other for other in head.printed if other.words == printed.words])
             for name, head in found.items() if head for printed in head.printed
-            if "space.keep" not in " ".join(head.commands)]
+            if "space.keep" not in " ".join(head.commands) and "search.epochs" not in printed.settings]
 
     def worth(way: tuple[Any, Any, Any, list[experiments.Printed]]) -> tuple[int, int]:
         return (len({table(row) for row in way[3] if row.row in own} & left), len({*map(table, way[3])} & left))
@@ -69,7 +69,7 @@ def made(folder: Path) -> Path:
         for kind in range(4):
             (folder / part / f"n{kind}").mkdir(parents=True, exist_ok=True)
             for i in range(count):
-                Image.fromarray(rng.integers(0, 256, (72, 72, 3), np.uint8)).save(folder / part / f"n{kind}/{i}.JPEG")
+                Image.fromarray(rng.integers(0, 256, (256, 256, 3), np.uint8)).save(folder / part / f"n{kind}/{i}.JPEG")
     return folder
 
 
@@ -78,8 +78,10 @@ def small(verb: str, words: list[str], head: experiments.Experiment, images: Pat
     settings = {**head.choices, **dict(word.split("=", 1) for word in words)}
     added = [*PLACES, *(SEARCH + SMALL[family(settings["space"])] if verb != "retrain" else [])]
     added += RETRAIN if verb != "search" else []
+    if settings.get("retrain") == "imagenet_600m":  # which chooses the channels
+        added = [word.replace("retrain.channels=4", "retrain.max_macs=5000000") for word in added]
     if settings["dataset"] == "imagenet":
-        added += [f"dataset.path={images}", "dataset.size=64", "dataset.resize=72"]
+        added += [f"dataset.path={images}"]
     given = {word.partition("=")[0] for word in words}
     return [word for word in added if word.partition("=")[0] not in given]
 
@@ -90,8 +92,8 @@ def main() -> int:
     args = parser.parse_args()
     images = made(args.out / "images")
     lines, bad = ["| experiment | command | seconds | stands beside |", "|---|---|---|---|"], 0
-    for number, (name, head, printed, places) in enumerate(chosen()):
-        out, began = args.out / f"{number:02}-{name}", time.monotonic()
+    for name, head, printed, places in chosen():
+        out, began = args.out / "-".join([name, *printed.words]).replace("=", "_"), time.monotonic()
         commands = [experiments.command(name, head, printed)]
         if "from" in printed.settings:  # first the search whose cell is trained
             commands.insert(0, f"nasx search experiment={name} name=RUN")

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from hydra.types import RunMode
 
-from nasx import config, experiments, preflight, published
+from nasx import config, experiments, listing, preflight, published
 from nasx.collect import collect
 from nasx.errors import UserError
 from nasx.summary import summary
@@ -101,6 +101,19 @@ def test_the_command_of_a_row() -> None:
     assert (head.about, head.cost) == ("What.", "little.")
 
 
+def test_the_list_tells_command_number_and_cost(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "own.yaml").write_text("# @package _global_\n# nasx search experiment=own\n# My own.\n")
+    listing.main({"what": "experiments"}, [str(tmp_path), str(config.conf_dir())])
+    said = " ".join(capsys.readouterr().out.split())
+    for name, head in HEADS.items():
+        assert f"{name} {head.about}" in said
+        for text in (*(f"$ {command}" for command in head.commands), head.nothing, f"cost: {head.cost}",
+                     *(f"· {printed.row}: {printed.numbers}" for printed in head.printed)):
+            assert text in said, text
+    assert "own My own. $ nasx search experiment=own" in said
+
+
 # ---------------------------------------------------------------------------------------------------- that they run
 def refused(command: str, folder: Path) -> list[str]:
     """Faults of a command, but the look at the data set, which need not be on this machine."""
@@ -151,7 +164,7 @@ def record(folder: Path, number: int, choices: dict[str, Any], settings: dict[st
 
 
 def finish(root: Path, number: int, name: str, cfg: dict[str, Any], choices: dict[str, Any],
-           printed: experiments.Printed) -> None:
+           printed: experiments.Printed, *, reduced: bool = False) -> None:
     """What the command of a printed row leaves: a search, and where no benchmark answers a retraining of its cell."""
     words = {key: value for key, value in printed.settings.items() if key != "from"}
     overrides, seed = [f"experiment={name}", *(f"{k}={v}" for k, v in words.items())], int(words.get("seed", 0))
@@ -159,7 +172,7 @@ def finish(root: Path, number: int, name: str, cfg: dict[str, Any], choices: dic
     searched = choices if "from" in printed.settings else chosen
     scores = {d: {"valid": 50 + number / 10, "test": 50 + number / 10} for d in ("cifar10", "cifar100", "imagenet16")}
     found = {"benchmark": chosen["benchmark"], "source": "x", "params": 1, **scores}
-    record(root / f"s{number}", number, searched, {**cfg, "seed": seed}, seed=seed,
+    record(root / f"s{number}", number, searched, {**cfg, "seed": seed}, seed=seed, reduced=reduced,
            lookup=found if chosen["benchmark"] != "none" else None,
            overrides=[text for text in overrides if searched == chosen or text.startswith(("method", "experiment"))])
     if chosen["benchmark"] == "none":
@@ -196,21 +209,39 @@ def test_finished_runs_stand_beside_the_rows_that_their_experiments_name_and_no_
         row: [ways[number] for number in numbers] for row, numbers in wanted.items()}
 
 
-@pytest.mark.parametrize(("overrides", "reduced", "rows"), [
-    ([], False, {"Lambda-DARTS, Table 1, Lambda-DARTS Λ"}),
-    (["search.epochs=2"], True, {"Lambda-DARTS, Table 1, Lambda-DARTS Λ"}),
-    (["method.strength=3"], False, set()), (["search=nats"], False, set()), (["space=nb1shot1_1"], False, set())])
-def test_what_an_experiment_is_no_more(tmp_path: Path, overrides: list[str], reduced: bool, rows: set[str]) -> None:
+@pytest.mark.parametrize(("name", "overrides", "reduced", "rows"), [
+    ("lambda_nb201", [], False, {"Lambda-DARTS, Table 1, Lambda-DARTS Λ"}),
+    ("lambda_nb201", ["search.epochs=2"], True, {"Lambda-DARTS, Table 1, Lambda-DARTS Λ"}),
+    ("lambda_nb201", ["method.strength=3"], False, set()),
+    ("lambda_nb201", ["search=nats"], False, set()),
+    ("lambda_nb201", ["space=nb1shot1_1"], False, set()),
+    ("lambda_nb201_50", ["method.strength=0.5", "search.epochs=2"], True, set()),  # its row prints an alignment only
+    ("single_table5", ["search.lr=0.025"], True, {"Single-DARTS, Table 5, Single-DARTS lr=0.025"})])
+def test_what_a_run_of_an_experiment_may_be(tmp_path: Path, name: str, overrides: list[str], reduced: bool,
+                                            rows: set[str]) -> None:
     """A smaller run stands beside the printed row, and is marked; another method, protocol or space does not."""
-    name = "lambda_nb201"
     choices = {**HEADS[name].choices, "experiment": name, "search": "nb201_v1", "benchmark": "nb201"}
     choices |= {key: value for key, value in (text.split("=") for text in overrides) if key in choices}
     record(tmp_path / "run", 0, choices, {}, overrides=overrides, reduced=reduced, seed=0,
            lookup={"benchmark": "nb201", "source": "x", "params": 1, "cifar10": {"valid": 90.0, "test": 90.0}})
-    _, numbers = published.compare(summary(collect(tmp_path), reference=False), "lambda")
+    ours = summary(collect(tmp_path), reference=False)
+    _, numbers = published.compare(ours, name.partition("_")[0])
     mine = numbers[numbers["source"] == "nasx"] if "source" in numbers else numbers[:0]
     assert set(mine["row"]) == rows
-    assert {*mine["note"]} == ({"reduced"} if reduced else {""} if rows else set())
+    assert {*mine["note"]} == ({"reduced"} if reduced and rows else {""} if rows else set())
+
+
+@pytest.mark.parametrize(("given", "rows"), [
+    ("search.epochs=200", {"Amended-DARTS, Table 1, Amended-DARTS", "Lambda-DARTS, Table 8, Amended-DARTS"}),
+    ("search.epochs=2", {"Amended-DARTS, Table 2, Amended S1 pruned", "Amended-DARTS, Table 6, Amended S1-A pruned"})])
+def test_a_reduced_run_keeps_the_words_of_its_row(tmp_path: Path, given: str, rows: set[str]) -> None:
+    choices = {**HEADS["amended_darts_c10"].choices, "experiment": "amended_darts_c10", "benchmark": "none"}
+    printed = experiments.Printed("", "", (given,))
+    finish(tmp_path, 0, "amended_darts_c10", {}, choices, printed, reduced=True)
+    ours = summary(collect(tmp_path), reference=False)
+    tell = (published.compare(ours, paper)[1] for paper in ("amended", "lambda"))
+    mine = [numbers[numbers["source"] == "nasx"]["row"] for numbers in tell if "source" in numbers]
+    assert {row for found in mine for row in found} == rows
 
 
 def apart(printed: experiments.Printed) -> tuple[dict[str, str], str | None]:
