@@ -32,6 +32,7 @@ COMMANDS = {
     "search": "search an architecture, then look it up where a benchmark knows it",
     "retrain": "train a found or published architecture from scratch and test it",
     "run": "search, then look up or retrain, in one configuration",
+    "study": "several searches, the best cell, its retrainings: what a publication reports",
     "table": "collect finished runs into mean and deviation over seeds",
     "list": "methods, spaces, data sets, benchmarks and recipes to choose from",
     "info": "parameters, multiply-adds and a drawing of an architecture or a space",
@@ -67,6 +68,11 @@ def run(cfg: DictConfig) -> Any:
     return _job("run", cfg)
 
 
+def study(cfg: DictConfig) -> Any:
+    """One study: searches, a ranking, retrainings."""
+    return _job("study", cfg)
+
+
 def table(cfg: DictConfig) -> Any:
     """Print or write tables."""
     return _job("table", cfg)
@@ -95,6 +101,12 @@ def _run(cfg: dict[str, Any], info: dict[str, Any]) -> Any:
     return nasx.run.run(cfg, info)
 
 
+def _study(cfg: dict[str, Any], info: dict[str, Any]) -> Any:
+    import nasx.study
+
+    return nasx.study.study(cfg, info)
+
+
 def _table(cfg: dict[str, Any], info: dict[str, Any]) -> Any:
     import nasx.tables
 
@@ -108,8 +120,8 @@ def _list(cfg: dict[str, Any], info: dict[str, Any]) -> Any:
 
 
 JOBS: dict[str, tuple[Callable[[DictConfig], Any], Callable[[dict[str, Any], dict[str, Any]], Any]]] = {
-    "search": (search, _search), "retrain": (retrain, _retrain), "run": (run, _run), "table": (table, _table),
-    "list": (list_, _list)}
+    "search": (search, _search), "retrain": (retrain, _retrain), "run": (run, _run), "study": (study, _study),
+    "table": (table, _table), "list": (list_, _list)}
 """Command -> (what Hydra runs, what does the work)."""
 
 

@@ -21,16 +21,16 @@ import pandas as pd
 
 from nasx import config, records
 
-KINDS = ("search", "retrain")
+KINDS = ("search", "retrain", "study")
 ELSEWHERE = config.ELSEWHERE | {"seed", "from", "parent"}
 """Keys that do not tell one configuration from another: where and how it runs, the seed, and whose cell it trains."""
 SIZES = {"epochs", "updates_per_epoch", "layers", "channels", "cells"}
 """Settings that make a run smaller than its protocol when they are lowered."""
 COLUMNS = ("run", "folder", "kind", "method", "space", "dataset", "protocol", "search", "recipe", "retrain",
            "searched_on", "experiment", "parent_family", "parent_folder", "parent_overrides", "labels", "reduced",
-           "best_of", "overrides", "family", "identity", "seed", "parent", "genotype", "benchmark", "source",
-           "supernet_valid", "test_accuracy", "params", "cost_s", "peak_mb", "updates", "passes", "device", "gpu",
-           "versions", "commit", "collapsed", "doubtful", "moving")
+           "best_of", "study", "std_over", "overrides", "family", "identity", "seed", "parent", "genotype",
+           "benchmark", "source", "supernet_valid", "test_accuracy", "params", "cost_s", "peak_mb", "updates", "passes",
+           "device", "gpu", "versions", "commit", "collapsed", "doubtful", "moving")
 """Columns of every frame; a look-up adds `<dataset>.valid` and `<dataset>.test`."""
 
 
@@ -54,10 +54,11 @@ def collect(root: str | Path | Sequence[str | Path]) -> pd.DataFrame:
             continue
         identities.add(key)
         rows[folder] = row
-    _inherit(rows.values())
-    lookups = sorted({name for row in rows.values() for name in row if name.endswith((".valid", ".test"))},
+    _inherit([row for row in rows.values() if row["kind"] != "study"])
+    shown = list(_studied(rows))
+    lookups = sorted({name for row in shown for name in row if name.endswith((".valid", ".test"))},
                      key=_dataset_order)
-    frame = pd.DataFrame(list(rows.values()), columns=[*COLUMNS, *lookups])
+    frame = pd.DataFrame(shown, columns=[*COLUMNS, *lookups])
     frame.attrs["notes"] = [_say(reason, folders) for reason, folders in sorted(left_out.items())]
     frame.attrs["skipped"] = {reason: len(folders) for reason, folders in sorted(left_out.items())}
     return frame
@@ -98,10 +99,39 @@ def _read(folder: str) -> tuple[dict[str, Any], str]:
         return {}, "not a record of nasx"
     if record.get("status", "finished") != "finished":
         return {}, "not finished"
+    if record["kind"] == "retrain" and record.get("test_accuracy") is None and "valid_accuracy" in record:
+        return {}, "retrainings on a part of the images, which rank cells"
     try:
-        return _row(folder, record), ""
+        return (_study if record["kind"] == "study" else _row)(folder, record), ""
     except (TypeError, ValueError, KeyError, AttributeError):
         return {}, "record unreadable"
+
+
+def _study(folder: str, record: Mapping[str, Any]) -> dict[str, Any]:
+    """What a study says of its runs: the folders of those that it reports, and of those by which it has chosen."""
+    def beside(names: Any) -> list[str]:
+        return [os.path.normpath(os.path.join(os.path.dirname(folder), str(name))) for name in names]
+
+    return {"kind": "study", "identity": _text(record.get("identity")), "runs": beside(record["retrains"]),
+            "ranking": beside(rank["run"] for rank in record["ranking"]),
+            "said": {"study": str(record["study"]), "std_over": str(record["std_over"]),
+                     "best_of": len(record["searches"]) if record["rank"] != "none" else 0}}
+
+
+def _studied(rows: Mapping[str, dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The rows of runs; those that studies report carry their names, once for each, and are no plain retrainings any
+    more, unless a study has chosen by them."""
+    said: dict[str, list[dict[str, Any]]] = {}
+    studies = [row for row in rows.values() if row["kind"] == "study"]
+    for study in studies:
+        for folder in study["runs"]:
+            said.setdefault(folder, []).append(study["said"])
+    ranking = {folder for study in studies for folder in study["ranking"]}
+    for folder, row in rows.items():
+        if row["kind"] != "study":
+            if folder not in said or folder in ranking:
+                yield row
+            yield from ({**row, **more} for more in said.get(folder, ()))
 
 
 def _row(folder: str, record: Mapping[str, Any]) -> dict[str, Any]:
@@ -122,7 +152,7 @@ def _row(folder: str, record: Mapping[str, Any]) -> dict[str, Any]:
         "experiment": _text(choices.get("experiment")), "parent_family": "", "parent_folder": "",
         "parent_overrides": (),
         "labels": tuple(label for label in labels if not label.startswith("best_of_")),
-        "reduced": _reduced(record), "best_of": best[0] if best else 0,
+        "reduced": _reduced(record), "best_of": best[0] if best else 0, "study": "", "std_over": "",
         "overrides": _overrides(record.get("overrides") or []), "family": _text(record.get("family")),
         "identity": _text(record.get("identity")), "seed": record.get("seed"), "parent": _text(record.get("parent")),
         "genotype": _text(record.get("genotype")), "benchmark": "", "source": "",

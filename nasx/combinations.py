@@ -12,7 +12,8 @@ from typing import Any
 
 from nasx.errors import UserError
 
-READS = {"search": ("search",), "retrain": ("retrain",), "run": ("search", "retrain"), "table": (), "list": ()}
+READS = {"search": ("search",), "retrain": ("retrain",), "run": ("search", "retrain"),
+         "study": ("search", "retrain"), "table": (), "list": ()}
 """Command -> the groups of training settings that it reads."""
 
 
@@ -100,6 +101,35 @@ def _skip_dropout(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
                         "set search.skip_dropout=0")
 
 
+def _study(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
+    if command != "study":
+        return
+    searches, given = _get(cfg, "study.searches"), [key for key in ("from", "genotype") if cfg.get(key) is not None]
+    if searches and given:
+        yield UserError(f"{given[0]}={cfg[given[0]]}",
+                        f"is not read where there are searches (study.searches={searches})",
+                        "take study=transfer, or leave it out")
+    if searches == 0 and len(given) != 1:
+        yield UserError("study.searches=0", "trains a given cell, and "
+                        + ("both from= and genotype= are given" if given else "none is given"),
+                        "give one: from=<a run of nasx search>, or genotype=<its text>")
+    if searches == 0 and _get(cfg, "study.rank") != "none":
+        yield UserError(f"study.rank={_get(cfg, 'study.rank')}", "has nothing to choose from without searches",
+                        "set study.rank=none")
+
+
+def _held_out(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
+    short = command == "study" and _get(cfg, "study.rank") == "short"
+    held = command in ("retrain", "run") and _get(cfg, "retrain.held_out")
+    if (short or held) and _get(cfg, "dataset.split") == "full":
+        yield UserError("study.rank=short" if short else "retrain.held_out=true",
+                        "needs images that the training leaves out, and dataset.split=full leaves none",
+                        "choose another dataset.split")
+    warmup, epochs = _get(cfg, "retrain.warmup_epochs"), _get(cfg, "study.rank_epochs")
+    if short and warmup is not None and epochs is not None and warmup >= epochs:
+        yield UserError(f"study.rank_epochs={epochs}", f"is all warm-up (retrain.warmup_epochs={warmup})", "raise it")
+
+
 def _keep(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
     """The edges of a first stage; read without torch."""
     keep = _get(cfg, "space.keep")
@@ -125,5 +155,6 @@ def _objective(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
 
 
 COMBINATIONS: tuple[Callable[[Mapping[str, Any], str], Iterator[UserError]], ...] = (
-    _device, _folder_name, _auxiliary, _benchmark, _rates, _momentum, _pieces, _source, _skip_dropout, _keep,
+    _device, _folder_name, _auxiliary, _benchmark, _rates, _momentum, _pieces, _source, _study, _held_out,
+    _skip_dropout, _keep,
     _objective)

@@ -44,6 +44,7 @@ COMMANDS = {
     "search": Command("SearchJob", GROUPS, ("retrain",)),
     "retrain": Command("RetrainJob", GROUPS, ("method", "search", "benchmark", "stages", "stop")),
     "run": Command("RunJob", GROUPS),
+    "study": Command("StudyJob", (*GROUPS, "study")),
     "table": Command("TableJob"),
     "list": Command("ListJob"),
 }
@@ -105,12 +106,17 @@ def check(cfg: Mapping[str, Any], choices: Mapping[str, Any] | None = None, over
         raise UserError.join(list({str(fault): fault for fault in found}.values()))
 
 
+def head(text: str) -> str:
+    """The group or the first part of the key that an override sets."""
+    return re.split(r"[=.@]", text.lstrip("+~"), maxsplit=1)[0]
+
+
 def _unread(command: str, overrides: Sequence[str]) -> Iterator[UserError]:
     """Overrides of groups that the command reads nothing of: they would do nothing."""
     other = {"search": "nasx run searches and retrains; nasx retrain retrains a finished search",
              "retrain": "give it to the search: nasx search, or nasx run for both"}
     for text in overrides:
-        key = re.split(r"[=.@]", text.lstrip("+~"), maxsplit=1)[0]
+        key = head(text)
         if key in COMMANDS[command].unread:
             yield UserError(text, f"nasx {command} reads no {key} settings", other.get(command, ""))
 
@@ -326,11 +332,12 @@ def identity(cfg: Mapping[str, Any], kind: str | None = None) -> str:
 def run_name(cfg: Mapping[str, Any], choices: Mapping[str, Any], kind: str | None = None) -> str:
     """The name of a run's folder: `name`, else <method>-<space>-<dataset>-s<seed>-<identity>.
 
-    A retraining has `retrain` in the place of the method.
+    A retraining has `retrain` in the place of the method, a study its own name beside it.
     """
     if cfg.get("name"):
         return str(cfg["name"])
-    first = choices.get("method") if (kind or kind_of(cfg)) == "search" else "retrain"
+    first = {"search": choices.get("method"), "study": f"{choices.get('study')}_{choices.get('method')}"
+             }.get(kind or kind_of(cfg), "retrain")
     parts = (first, choices.get("space"), choices.get("dataset"), f"s{cfg.get('seed', 0)}", identity(cfg, kind))
     return "-".join(re.sub(r"[^\w.]+", "_", str(part)) for part in parts)
 

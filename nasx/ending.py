@@ -56,6 +56,8 @@ def show(result: Mapping[str, Any], folder: Path) -> None:
         _lookup(console, result)
     elif result.get("test_accuracy") is not None:
         console.print(f"test accuracy {100 * result['test_accuracy']:.2f} % (last epoch)")
+    elif result.get("valid_accuracy") is not None:
+        console.print(f"accuracy {100 * result['valid_accuracy']:.2f} % on held-out training images (last epoch)")
     hardware = result["hardware"]
     threads = f" ({hardware['threads']} threads)" if hardware["device"] == "cpu" else ""
     console.print(f"cost: {duration(result['wall_s'])}, {result['updates']:,} weight updates, "

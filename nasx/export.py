@@ -66,6 +66,9 @@ def finished(folder: Path) -> Facts:
     if found.get("kind") != "retrain":
         raise UserError(f"from={folder}", f"is a run of nasx {found.get('kind')}: it has no trained network",
                         f"train one: nasx retrain from={folder}")
+    if found.get("valid_accuracy") is not None and found["test_accuracy"] is None:
+        raise UserError(f"from={folder}", "has seen a part of the images only, to rank its cell",
+                        "train it on all: retrain.held_out=false")
     return found
 
 

@@ -23,6 +23,9 @@ EXAMPLES = {
                 ("nasx retrain from=<run> --multirun seed=0,1,2", "three times")],
     "run": [("nasx run experiment=quickstart", "search and look up"),
             ("nasx run space=darts then=both retrain.epochs=100", "search, look up where possible, retrain")],
+    "study": [("nasx study study=tse method=tse space=darts", "four searches, the best cell three times more"),
+              ("nasx study study=best_of_four space=s2 dataset=svhn retrain=robust_small", "S1 to S4, as printed"),
+              ("nasx study study=transfer from=outputs/<run> dataset=cifar100", "a cell on another data set")],
     "table": [("nasx table", "all runs under outputs/"),
               ("nasx table format=latex out_file=table.tex filter=[space=nb201]", "for a paper")],
     "list": [("nasx list", "everything"), ("nasx list methods", "methods only")],
@@ -34,6 +37,8 @@ WHAT = {
     "retrain": "Trains an architecture from scratch by a published recipe and reports its test accuracy. Space, data\n"
                "set and recipe follow from the run that `from` names, unless they are given.",
     "run": "Does what search does, then looks the architecture up or retrains it: one command, one configuration.",
+    "study": "Does what a publication does: searches with several seeds, chooses a cell, retrains it with several\n"
+             "seeds, and reports mean ± deviation. Each step is an ordinary run; finished ones are not done again.",
     "table": "Collects finished runs into mean ± deviation with the number of runs, beside published numbers.",
     "list": "Shows what there is to choose from, with one line and the source of each.",
 }
@@ -72,7 +77,7 @@ def command(name: str, line: Line) -> str:
             [(group, ", ".join(f"{c}*" if c == chosen.get(group) else c for c in choices(folders, group)) or "(none)")
              for group in groups]))
         parts.append("settings of the job\n" + _rows(settings(folders, name)))
-        for group in ("search", "retrain", "method", "space", "dataset", "stages"):
+        for group in ("study", "search", "retrain", "method", "space", "dataset", "stages"):
             file = _file(folders, f"{group}/{chosen.get(group)}.yaml")
             if group in groups and file:
                 rows = [(f"{group}.{key}", text) for key, text in comments(file, group) if key != "_target_"]

@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 KINDS = {"methods": "method", "spaces": "space", "datasets": "dataset", "benchmarks": "benchmark",
-         "protocols": "search", "recipes": "retrain", "engines": "engine", "loggers": "logger",
+         "protocols": "search", "recipes": "retrain", "studies": "study", "engines": "engine", "loggers": "logger",
          "launchers": "launch", "stages": "stages", "experiments": "experiment"}
 """What the user calls it -> the group."""
-BY_FILE = frozenset({"search", "retrain", "engine", "stages", "launch", "experiment"})
+BY_FILE = frozenset({"search", "retrain", "study", "engine", "stages", "launch", "experiment"})
 """Groups whose choices share a class, so that the file's first line tells them apart."""
 
 

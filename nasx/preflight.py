@@ -99,7 +99,7 @@ def rewritten(command: str, line: Line) -> Line:
     texts = [quoted(first_stage(text, line.overrides)) for text in line.overrides]
     texts = [f"~{text.removesuffix('=null')}" if text == "pair=null" else text for text in texts
              if text not in ("experiment=null", "launch=null")]
-    if command == "retrain":
+    if command in ("retrain", "study"):
         texts += inherited(texts)
     return line._replace(overrides=tuple(texts))
 

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from nasx import accuracy, config, files, machine, processes, recipe, records
-from nasx.data.stream import Batch, hashed
+from nasx.data.stream import Batch, hashed, splits
 from nasx.errors import UserError
 from nasx.progress import Display, text
 from nasx.search import Batches, Meter, broken
@@ -197,12 +197,14 @@ def train(here: Session) -> Result:
     network = processes.synchronized(network.to(here.device).to(memory_format=layout), here.device)
 
     rows = None if recipe.mixes(settings) else torch.cat(processes.rows(settings.batch, settings.accumulate))
-    stream = images.stream("retrain", batch=settings.batch, seed=cfg["seed"], rows=rows)
+    own, held = splits(images, source, cfg["seed"]) if settings.held_out else (None, None)
+    stream = images.stream("retrain", own, batch=settings.batch, seed=cfg["seed"], rows=rows)
 
     def test() -> Iterator[Batch]:
-        return images.ordered("test", batch=test_batch(settings), first=processes.rank(), step=processes.count())
+        return images.ordered("test" if held is None else "train", held, batch=test_batch(settings),
+                              first=processes.rank(), step=processes.count())
 
-    updates = settings.updates_per_epoch or -(-len(images.train_y) // settings.batch)
+    updates = settings.updates_per_epoch or -(-len(images.train_y if own is None else own) // settings.batch)
     trainer = Trainer(network, settings, stream, test, updates)
     kept = 0
     saved = processes.told(here.resume())
@@ -225,6 +227,7 @@ def train(here: Session) -> Result:
 
     def end_epoch(row: Row) -> None:
         nonlocal kept
+        row = named(row, held_out=settings.held_out)
         here.run.append({**row, "wall_s": round(here.elapsed_s, 3)})
         kept += 1
         save()
@@ -238,20 +241,27 @@ def train(here: Session) -> Result:
         tested, published = trainer.tested, here.info.get("published")
         if not processes.owner():
             return tested
-        log.info("test accuracy %.2f %% after the last epoch; the best, %.2f %% after epoch %d, was chosen on the test "
-                 "set and is no result", 100 * tested["test_accuracy"], 100 * tested["best_test_accuracy"],
-                 tested["best_epoch"])
+        tested = named(tested, held_out=settings.held_out)
+        part = "valid" if settings.held_out else "test"
+        log.info("%s accuracy %.2f %% after the last epoch; the best, %.2f %% after epoch %d, was chosen on the %s "
+                 "set and is no result", part, *(100 * tested[f"{name}{part}_accuracy"] for name in ("", "best_")),
+                 tested["best_epoch"], part)
         result = here.record(
             "retrain", protocol=settings.recipe, labels=[], genotype=str(genotype), operations=genotype.operations(),
-            lookup=None, parent=parent and parent["name"], parent_lookup=parent and parent.get("lookup"), **tested,
-            images=images.described(), params=price.params, params_with_auxiliary=price.params_with_auxiliary,
-            macs=price.macs, layers=settings.layers, channels=settings.channels, updates=trainer.updates,
-            passes=trainer.updates,
+            lookup=None, parent=parent and parent["name"], parent_lookup=parent and parent.get("lookup"),
+            **{"test_accuracy": None, **tested}, images=images.described(), params=price.params,
+            params_with_auxiliary=price.params_with_auxiliary, macs=price.macs, layers=settings.layers,
+            channels=settings.channels, updates=trainer.updates, passes=trainer.updates,
             images_per_s=round(trainer.updates * settings.batch / max(here.elapsed_s, 1e-9), 1),
             processes=processes.count(), changed=config.changed(cfg, published) if published else {})
         files.write_atomic(here.run.folder / "genotype.txt", f"{genotype}\n")
         here.run.finish(result)
     return result
+
+
+def named(row: Row, *, held_out: bool) -> Row:
+    """Results on held-out training images are not those of a test."""
+    return {name.replace("test_", "valid_"): value for name, value in row.items()} if held_out else row
 
 
 def built(settings: RetrainSettings, space: Space, genotype: Genotype, classes: int) -> Network:

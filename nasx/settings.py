@@ -155,9 +155,6 @@ class Recipe:
     """Name under which results are compared."""
     channels: Positive | None
     """Channels of the first cells; null: the space's own retraining size."""
-    max_macs: Positive | None = None
-    """Multiply-adds of one image that the network may have: the most channels (an even number) that keep below are
-    taken, and `channels` is not read; null: `channels`."""
     epochs: Positive
     batch: Positive
     lr: PositiveFloat
@@ -181,6 +178,9 @@ class RetrainSettings(Recipe):
     patience: ClassVar[int | None] = None
     layers: Positive | None
     """Cells (of a stage, in nb201); null: the space's own retraining size."""
+    max_macs: Positive | None = None
+    """Multiply-adds of one image that the network may have: the most channels (an even number) that keep below are
+    taken, and `channels` is not read; null: `channels`."""
     stem: Literal["cifar", "imagenet"]
     lr_min: NonNegativeFloat = 0.0
     momentum: Below1 = 0.9
@@ -198,6 +198,9 @@ class RetrainSettings(Recipe):
     mixup: NonNegativeFloat = 0.0
     cutmix: NonNegativeFloat = 0.0
     channels_last: bool = False
+    held_out: bool = False
+    """Train on the images that train the weights in a search, and test on those that train the architecture: to choose
+    between cells without the test set."""
 
     def options(self, epoch: int) -> dict[str, Any]:
         """What a training pass of an epoch (from 0) gives the network besides its input."""
@@ -310,8 +313,35 @@ class TableJob:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StudySettings:
+    """What a publication does with several searches: conf/study/*.yaml."""
+
+    study: str
+    """Name under which results are compared."""
+    searches: NonNegative
+    """Independent searches, of seeds seed, seed + 1, ...; 0: none, the architecture is that of from= or genotype=."""
+    rank: Literal["none", "short", "full"]
+    """How the best cell is chosen. short: by a short retraining of each, on the search's own split of the training
+    images; full: by a full retraining of each, on the test set; none: not at all, all cells are kept."""
+    rank_epochs: Positive
+    """Epochs of a short retraining."""
+    retrains: Positive
+    """Retrainings of each kept cell, of seeds not used before, which the reported mean and deviation are over."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyJob(JobSettings):
+    """`nasx study`."""
+
+    from_: str | None = None
+    genotype: str | None = None
+    devices: Positive = 1
+    """Processes that retrain together, one for each GPU."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ListJob:
     """`nasx list`."""
 
-    what: Literal["all", "methods", "spaces", "datasets", "benchmarks", "protocols", "recipes", "engines",
+    what: Literal["all", "methods", "spaces", "datasets", "benchmarks", "protocols", "recipes", "studies", "engines",
                   "loggers", "stages", "launchers", "experiments"] = "all"

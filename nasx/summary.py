@@ -19,7 +19,7 @@ from nasx import baseline
 from nasx.errors import UserError
 
 KEYS = ["kind", "method", "space", "searched_on", "dataset", "protocol", "search", "recipe", "retrain", "labels",
-        "reduced", "best_of"]
+        "reduced", "best_of", "study"]
 """Columns whose values split rows, besides the configuration itself."""
 CARRIED = ("overrides", "family", "folder", "experiment", "parent_overrides", "parent_folder")  # told of a row's first
 MEASURES = ("supernet_valid", "test_accuracy", "params", "cost_s", "peak_mb", "updates", "passes")
@@ -74,6 +74,8 @@ def summary(frame: pd.DataFrame, group: Sequence[str] = (), *, reference: bool =
 
 
 def _std_over(members: Sequence[Mapping[str, Any]]) -> str:
+    if members[0]["std_over"]:
+        return str(members[0]["std_over"])
     if members[0]["kind"] == "search":
         return "searches"
     cells = {m["genotype"] or m["parent"] for m in members}

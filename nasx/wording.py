@@ -88,9 +88,10 @@ def _sheet(title: str, rows: list[dict[str, Any]], measures: Sequence[tuple[str,
     """Columns of words that hold one value for all rows move to the caption; the protocol always stays."""
     words = [("method", name), ("space", lambda r: str(r["space"])), ("searched on", lambda r: str(r["searched_on"])),
              ("trained on", lambda r: str(r["dataset"]) if r["kind"] == "retrain" else ""),
-             ("protocol", lambda r: str(r["protocol"])), ("recipe", lambda r: str(r["recipe"])),
-             ("setting", lambda r: str(r["setting"])), ("marks", marks), ("against random", lambda r: str(r["versus"])),
-             ("verdict", lambda r: str(r["verdicts"])), ("device", lambda r: str(r["device"]))]
+             ("protocol", lambda r: str(r["protocol"])), ("study", lambda r: str(r["study"])),
+             ("recipe", lambda r: str(r["recipe"])), ("setting", lambda r: str(r["setting"])), ("marks", marks),
+             ("against random", lambda r: str(r["versus"])), ("verdict", lambda r: str(r["verdicts"])),
+             ("device", lambda r: str(r["device"]))]
     own = [row for row in rows if not row["reference"]]
     shared, settings = distinct(own)
     own = [row | {"setting": setting} for row, setting in zip(own, settings, strict=True)]
@@ -124,7 +125,7 @@ def _sheet(title: str, rows: list[dict[str, Any]], measures: Sequence[tuple[str,
     if any(row["reduced"] is True for row in own):
         notes.append("reduced: smaller than the protocol (fewer epochs, cells or channels); not a published setting")
     if any(row["best_of"] for row in own):
-        notes.append("best of k: the best of k searches by a short retraining, not a mean over searches")
+        notes.append("best of k: the best of k searches by a retraining of each, not a mean over searches")
     if any(" / " in str(row["device"]) for row in own):
         notes.append("cost is a mean over different devices where a row names several")
     if any(m.endswith(".test") and not value(row, m) for row in rows for _, m in measures):

@@ -1,0 +1,146 @@
+"""A study: several searches, a choice between their cells, and the retrainings that are reported. `nasx study`.
+
+    searches      seeds s, s + 1, ..., s + k - 1                                            (none: a given cell)
+    ranking       short: every cell for a few epochs on the split of the search, validation accuracy decides
+                  full: every cell by the whole recipe, test accuracy decides, as printed: a choice on the test set
+    retrainings   every kept cell with m seeds that have not been used: from s on, after rank=full from s + 1 on
+
+Each step is an ordinary run in its ordinary folder, named by what it computes. So a study that is killed at any moment
+goes on with the same command; a step that is finished already, by whatever command, is not done again; and to use
+several machines, start `nasx search --multirun seed=...` first. Ties go to the lowest seed.
+
+What is reported is the mean and the sample deviation of the test accuracies of the retrainings.
+"""
+
+from __future__ import annotations
+
+import shlex
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from nasx import config, machine, records, run
+from nasx.progress import duration
+
+if TYPE_CHECKING:
+    from nasx.settings import StudySettings
+
+Config = Mapping[str, Any]
+Result = dict[str, Any]
+OWN = frozenset({"study", "seed", "name", "from", "genotype"})
+"""Keys of a study that its steps are not given as they are."""
+
+
+def study(cfg: Config, info: Config) -> Result:
+    """All steps that are not done yet, and the record of the study."""
+    run.one_seed("study", cfg)
+    folder = Path(cfg["out"]) / config.run_name(cfg, info["choices"], "study")
+    extra = {"kind": "study", "choices": dict(info["choices"]), "identity": config.identity(cfg, "study")}
+    with records.Run(folder, config.identifying(cfg, "study"), extra) as held:
+        result = records.finished(folder)
+        if result is None:
+            try:
+                result = Study(cfg, info, folder.name).result()
+            except Exception as error:
+                held.fail(error)
+                raise
+            held.finish(result)
+    show(result, folder)
+    return result
+
+
+class Study:
+    """The steps of one study."""
+
+    def __init__(self, cfg: Config, info: Config, name: str) -> None:
+        self.plan: StudySettings = config.build(cfg["study"])
+        self.cfg, self.info, self.name, self.started = cfg, info, name, records.now()
+        self.steps: dict[str, Result] = {}
+
+    def result(self) -> Result:
+        """The record."""
+        plan, seed = self.plan, self.cfg["seed"]
+        found = [self.step("search", seed + i) for i in range(plan.searches)]
+        ranking = [self.ranked(search) for search in found] if plan.rank != "none" else []
+        kept: list[Result | None] = list(found) or [None]
+        if ranking:
+            kept = [found[max(range(len(found)), key=lambda i: ranking[i]["accuracy"])]]
+        first = seed + (plan.rank == "full")
+        done = [self.retrained(search, first + i) for search in kept for i in range(plan.retrains)]
+        scores = [retrain["test_accuracy"] for retrain in done]
+        choices = dict(self.info["choices"])
+        return {
+            "kind": "study", "name": self.name, "status": "finished", "command": self.info["command"],
+            "started": self.started, "finished": records.now(), "choices": choices, "study": plan.study,
+            "overrides": list(self.info["overrides"]), "seed": seed, "identity": config.identity(self.cfg, "study"),
+            "searches": [search["name"] for search in found], "rank": plan.rank, "ranking": ranking,
+            "kept": [search["name"] for search in kept if search], "retrains": [retrain["name"] for retrain in done],
+            "test_accuracy": statistics.fmean(scores), "n": len(scores), "std_over": over(plan),
+            "test_std": statistics.stdev(scores) if len(scores) > 1 else None,
+            "wall_s": round(sum(step["wall_s"] for step in self.steps.values()), 3), "versions": machine.versions(),
+            "commit": machine.commit()}
+
+    def ranked(self, search: Result) -> Result:
+        """How a cell does: which run told it, and the accuracy that decides."""
+        if self.plan.rank == "full":
+            done = self.retrained(search, self.cfg["seed"])
+            return {"run": done["name"], "accuracy": done["test_accuracy"]}
+        epochs = self.plan.rank_epochs
+        done = self.retrained(search, self.cfg["seed"], epochs=epochs, held_out=True)
+        return {"run": done["name"], "accuracy": done["valid_accuracy"]}
+
+    def retrained(self, search: Result | None, seed: int, **changed: Any) -> Result:
+        """A retraining of a search's cell (None: of the given one) with a seed, and other settings of the recipe."""
+        given = {key: self.cfg[key] for key in ("from", "genotype") if self.cfg[key]} if search is None else {
+            "from": str(Path(self.cfg["out"]) / search["name"])}
+        words = [f"{key}={value}" for key, value in given.items()]
+        words += [f"retrain.{key}={config.show(value)}" for key, value in changed.items()]
+        return self.step("retrain", seed, words, **given, retrain={**self.cfg["retrain"], **changed})
+
+    def step(self, kind: str, seed: int, words: Sequence[str] = (), **changed: Any) -> Result:
+        """The record of a step, which is done now unless it is finished; `words` set on a command line what changed."""
+        cfg = {**self.cfg, "seed": seed, "from": None, "genotype": None, "name": None, **changed}
+        del cfg["study"]
+        drop = {*OWN, *config.COMMANDS[kind].unread}
+        overrides = [text for text in self.info["overrides"] if config.head(text) not in drop]
+        overrides += [*words, f"seed={seed}"]
+        info = {**self.info, "overrides": overrides, "command": shlex.join(["nasx", kind, *overrides]),
+                "choices": {key: value for key, value in self.info["choices"].items() if key != "study"}}
+        name = config.run_name(cfg, info["choices"], kind)
+        done = records.finished(Path(cfg["out"]) / name)
+        if done is None:
+            if not cfg["quiet"]:
+                print(f"\n{self.name}: {info['command']}", flush=True)
+            done = (run.search if kind == "search" else run.retrain)(cfg, info)
+        self.steps[name] = done
+        return done
+
+
+def over(plan: StudySettings) -> str:
+    """What the deviation is over."""
+    if not plan.searches:
+        return "retrainings of one cell"
+    if plan.rank != "none":
+        return f"retrainings of the best of {plan.searches} cells" + (" by test accuracy" * (plan.rank == "full"))
+    return "searches, each retrained once" if plan.retrains == 1 else f"retrainings of {plan.searches} cells"
+
+
+def show(result: Result, folder: Path) -> None:
+    """Print what a study has found."""
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(f"\n[bold]{result['name']}[/bold]  finished {result['finished']}")
+    on = {"short": "held-out training images", "full": "the test set"}.get(result["rank"], "")
+    for i, name in enumerate(result["searches"]):
+        told = f"  {100 * result['ranking'][i]['accuracy']:.2f} % on {on}" if result["ranking"] else ""
+        kept = "  kept" if result["ranking"] and name in result["kept"] else ""
+        console.print(f"search {name}{told}{kept}", markup=False)
+    deviation = "" if result["test_std"] is None else f" ± {100 * result['test_std']:.2f}"
+    console.print(f"test accuracy {100 * result['test_accuracy']:.2f}{deviation} % (n = {result['n']}, "
+                  f"{result['std_over']})", markup=False)
+    console.print(f"cost: {duration(result['wall_s'])} in {len(result['searches'])} searches and "
+                  f"{len({*result['retrains'], *(r['run'] for r in result['ranking'])})} retrainings", markup=False)
+    out = str(folder.parent)
+    console.print("next: nasx table" + ("" if out == "outputs" else f" out={shlex.quote(out)}"), markup=False)
