@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from nasx import __version__
-from nasx.errors import UserError
+from nasx.errors import UserError, printable
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -211,7 +211,8 @@ def fail(error: Exception, code: int) -> NoReturn:
     """One readable message; the trace only on request."""
     if os.environ.get("NASX_DEBUG") == "1":
         traceback.print_exception(error)
-    print(f"nasx: {error}" if "\n" not in str(error) else f"nasx: {_bulleted(str(error))}", file=sys.stderr)
+    said = printable(str(error))
+    print(f"nasx: {said}" if "\n" not in said else f"nasx: {_bulleted(said)}", file=sys.stderr)
     sys.exit(code)
 
 

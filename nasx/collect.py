@@ -20,6 +20,7 @@ from typing import Any
 import pandas as pd
 
 from nasx import config, records
+from nasx.errors import printable
 
 KINDS = ("search", "retrain", "study")
 ELSEWHERE = config.ELSEWHERE | {"seed", "from", "parent"}
@@ -65,7 +66,7 @@ def collect(root: str | Path | Sequence[str | Path]) -> pd.DataFrame:
 
 
 def _say(reason: str, folders: list[str]) -> str:
-    names = ", ".join(sorted(folders)[:3]) + (", …" if len(folders) > 3 else "")
+    names = ", ".join(map(printable, sorted(folders)[:3])) + (", …" if len(folders) > 3 else "")
     return f"left out, {reason}: {len(folders)} ({names})"
 
 
@@ -103,7 +104,7 @@ def _read(folder: str) -> tuple[dict[str, Any], str]:
         return {}, "retrainings on a part of the images, which rank cells"
     try:
         return (_study if record["kind"] == "study" else _row)(folder, record), ""
-    except (TypeError, ValueError, KeyError, AttributeError):
+    except (TypeError, ValueError, KeyError, AttributeError, OverflowError):
         return {}, "record unreadable"
 
 
@@ -137,11 +138,11 @@ def _studied(rows: Mapping[str, dict[str, Any]]) -> Iterator[dict[str, Any]]:
 def _row(folder: str, record: Mapping[str, Any]) -> dict[str, Any]:
     choices, hardware = record["choices"], record.get("hardware") or {}
     search = record["kind"] == "search"
-    labels = sorted(str(label) for label in record.get("labels") or [])
+    labels = sorted(_text(label) for label in record.get("labels") or [])
     best = [int(label.removeprefix("best_of_")) for label in labels if label.removeprefix("best_of_").isdigit()]
     device = str(hardware.get("device") or "")
     row: dict[str, Any] = {
-        "run": str(record.get("name") or os.path.basename(folder)), "folder": folder, "kind": record["kind"],
+        "run": _text(record.get("name") or os.path.basename(folder)), "folder": folder, "kind": record["kind"],
         "method": _text(choices.get("method")), "space": _text(choices.get("space")),
         "dataset": _text(choices.get("dataset")),
         "protocol": _text(record.get("protocol")) if search else "",
@@ -161,7 +162,7 @@ def _row(folder: str, record: Mapping[str, Any]) -> dict[str, Any]:
         "cost_s": _number(record.get("wall_s")), "peak_mb": _number(record.get("peak_mb")),
         "updates": _number(record.get("updates")), "passes": _number(record.get("passes")),
         "device": _text(hardware.get("name")) or device, "gpu": device.startswith("cuda"),
-        "versions": " ".join(f"{k}={v}" for k, v in sorted((record.get("versions") or {}).items())),
+        "versions": _text(" ".join(f"{k}={v}" for k, v in sorted((record.get("versions") or {}).items()))),
         "commit": _text(record.get("commit")), "collapsed": None, "doubtful": None, "moving": None}
     if verdict := record.get("verdict"):
         row |= {name: bool(verdict.get(name)) for name in ("collapsed", "doubtful", "moving")}
@@ -195,7 +196,7 @@ def _overrides(lines: Sequence[str]) -> tuple[str, ...]:
     for line in map(str, lines):
         key = line.partition("=")[0].lstrip("+~").partition("@")[0]
         if key.partition(".")[0] not in ELSEWHERE:
-            kept.append(line)
+            kept.append(printable(line))
     return tuple(sorted(kept))
 
 
@@ -217,7 +218,7 @@ def _inherit(rows: Any) -> None:
 
 
 def _text(value: Any) -> str:
-    return "" if value is None else str(value)
+    return "" if value is None else printable(str(value))
 
 
 def _number(value: Any) -> float:

@@ -5,7 +5,13 @@ Everything else that reaches the terminal as a traceback is a bug of nasx.
 
 from __future__ import annotations
 
+import unicodedata
 from typing import Any
+
+
+def printable(text: str) -> str:
+    """`text` with ? for what would steer a terminal or cannot be written: it may come from a foreign file."""
+    return "".join(letter if letter in "\n\t" or unicodedata.category(letter)[0] != "C" else "?" for letter in text)
 
 
 class UserError(Exception):

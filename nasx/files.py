@@ -26,7 +26,7 @@ def write_atomic(path: Path, data: bytes | str) -> None:
 
     Raises UserError where the disk is full or the folder cannot be written; the old file is then untouched.
     """
-    blob = data.encode() if isinstance(data, str) else data
+    blob = data.encode(errors="replace") if isinstance(data, str) else data
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with part.open("wb") as file:

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from nasx import checkpoints, files, lock, notes, records
-from nasx.errors import UserError
+from nasx.errors import UserError, printable
 from nasx.words import read
 
 STATES = ("finished", "running", "stopped", "failed", "not begun")
@@ -65,8 +65,9 @@ def main(words: Sequence[str]) -> int:
     if said.plain and not root.is_dir():
         raise UserError(f"nasx status {said.plain[0]}", "there is no such folder", "name the folder of the runs")
     now = time.time()
-    print("\n".join([text([state(Path(folder), root, now) for folder in records.run_folders(root)], root, now),
-                     *sweeps(root, now)]))
+    told = [text([state(Path(folder), root, now) for folder in records.run_folders(root)], root, now),
+            *sweeps(root, now)]
+    print(printable("\n".join(told)))
     return 0
 
 

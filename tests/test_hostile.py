@@ -23,10 +23,10 @@ from fuzz_targets import SAMPLES, write_run
 from fuzzing import Escaped, watched
 from test_config import faults
 
-from nasx import checkpoints, cli, config, export, files, pretrained, records, report
+from nasx import checkpoints, cli, collect, config, export, files, pretrained, records, report
 from nasx.benchmarks import nb101_import, nb201_import, store
 from nasx.benchmarks.nb201 import Nb201
-from nasx.data import fetch, folder, layouts
+from nasx.data import fetch, folder, layouts, splits
 from nasx.errors import UserError
 from nasx.spaces import genotypes
 
@@ -273,6 +273,54 @@ def test_an_exports_description_builds_only_components(here: Path) -> None:
     (here / "model.safetensors").write_bytes(save({"x": torch.zeros(1)}, pretrained.text(huge)))
     with pytest.raises(UserError, match="in a file of 1 tensors"):
         pretrained.load(here)
+
+
+def test_foreign_text_does_not_steer_a_terminal(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    steering = "\x1b]0;owned\x07\x1b[2J\u202e\x9b"
+    record = {**SAMPLES[0][0], "name": steering, "labels": [steering], "genotype": steering, "commit": steering,
+              "versions": {steering: steering}, "hardware": {"device": "cpu", "name": steering},
+              "choices": dict.fromkeys(SAMPLES[0][0]["choices"], steering)}
+    write_run(here, [record, [], {}])
+    (here / "runs" / "b").mkdir()
+    (here / "runs" / "b" / "fault.txt").write_text(steering)
+    (here / "runs" / "b" / "config.yaml").write_text("{}")
+    cli.dispatch(["status", "runs"])
+    with pytest.raises(SystemExit):
+        cli.main(["bench", "query", steering])
+    told = capsys.readouterr()
+    assert "failed: b" in told.out
+    frame = collect.collect("runs")
+    shown = told.out + told.err + frame.drop(columns="folder").to_csv()
+    assert not {"\x1b", "\x07", "\u202e", "\x9b"} & set(shown)
+
+
+def test_what_fuzzing_found(here: Path) -> None:
+    """Each of these ended in a traceback once."""
+    path = here / "000000001.ckpt"
+    for state in ([1, 2], {"rows": "many"}, {"rows": None}):
+        blob = io.BytesIO()
+        torch.save(state, blob)
+        data = blob.getvalue()
+        path.write_bytes(checkpoints.MAGIC + hashlib.sha256(data).hexdigest().encode() + b"\n" + data)
+        assert checkpoints.read(path) is None
+    (here / "split").write_text('{"train": ["int", [1000000000000000000000000000000]], "valid": ["int", [0]]}')
+    with pytest.raises(UserError, match="is not a split file"):
+        splits.read_split(str(here / "split"), 4)
+    whole = [bench101.HASH, 108, "01", ["input,output"], ""]
+    (here / "x.tfrecord").write_bytes(bench101.frame(json.dumps(whole).encode()))
+    with pytest.raises(UserError, match="this is no NAS-Bench-101 tfrecord"):
+        nb101_import.import_nb101(here / "x.tfrecord", here / "out.npz")
+    (here / "run").mkdir()
+    for text in ("true", "[]", "choices: 3", "choices: {space: ../x}", "dataset: [x]\nchoices: {space: 'darts,nb201'}"):
+        (here / "run" / "config.yaml").write_text(text)
+        assert faults("from=run", command="retrain")
+    for arrays in ({"x": np.zeros((4, 8, 8), np.uint8), "y": np.arange(2)}, {"x": np.uint8(1), "y": np.int64(1)},
+                   {"x": np.zeros((1, 8, 8), np.uint8), "y": np.arange(1)}, {}):
+        np.savez(here / "x.npz", **arrays)
+        with pytest.raises(UserError, match=r"dataset\.path"):
+            folder.read_npz(here / "x.npz", 0.2)
+    write_run(here, [{**SAMPLES[0][0], "params": 10**400, "peak_mb": -(10**400)}, [], {}])
+    assert collect.collect("runs").attrs["skipped"] == {"record unreadable": 1}
 
 
 def test_deep_and_odd_records_are_left_out(here: Path) -> None:

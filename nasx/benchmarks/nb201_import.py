@@ -170,7 +170,9 @@ def read_pth(path: Path, say: Say) -> Collected:
     try:
         with torch.serialization.safe_globals(allowed):
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # noqa: BLE001 (over a damaged file torch's reader fails in any way)
         # torch's own message advises the unsafe load; only what the file asked for is passed on.
         asked = re.search(r"Unsupported (?:global|class): (?:GLOBAL )?([\w.]+)|GLOBAL ([\w.]+)", str(error))
         raise ValueError(f"it asks for {asked[1] or asked[2]}, which no table needs" if asked
