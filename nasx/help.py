@@ -122,7 +122,7 @@ def comments(file: Path, group: str = "") -> list[tuple[str, str]]:
 
     With `group` also those of the components inside: `inner.key`.
     """
-    text = file.read_text(encoding="utf-8")
+    text = file.read_text(encoding="utf-8", errors="replace")
     inside = re.search(rf"^{group}:[ ]*(?:#.*)?\n((?:[ #].*\n)+)", text, re.M) if group else None
     rows: list[tuple[str, str]] = []
     path: list[str] = []
@@ -143,7 +143,7 @@ def _chosen(folders: list[Path], overrides: tuple[str, ...]) -> dict[str, str]:
     chosen = dict(re.findall(r'^  - (\w+): "?(\w+)', file.read_text(), re.M))
     given = dict(re.findall(r"^(\w+)=(\w+)$", "\n".join(overrides), re.M))
     space = _file(folders, f"space/{given.get('space', chosen['space'])}.yaml")
-    own = re.findall(r"override /(\w+)[@\w.]*: (\w+)", space.read_text()) if space else []
+    own = re.findall(r"override /(\w+)[@\w.]*: (\w+)", space.read_text(encoding="utf-8", errors="replace")) if space else []
     return {**chosen, **dict(own), **given}
 
 

@@ -45,7 +45,7 @@ def entries(group: str, folders: Sequence[Path]) -> Iterator[Entry]:
     for folder in folders:
         for file in sorted((folder / group).glob("*.yaml")):
             files.setdefault(file.stem, file)
-    texts = {name: files[name].read_text(encoding="utf-8") for name in sorted(files)}
+    texts = {name: files[name].read_text(encoding="utf-8", errors="replace") for name in sorted(files)}
     targets = {name: _target(text) for name, text in texts.items()}
     for name, text in texts.items():
         component = schema.component(targets[name])
@@ -88,8 +88,12 @@ def _options(group: str, text: str) -> str:
     """key=value of the component's own fields, in the order of the file."""
     import yaml
 
-    node = yaml.safe_load(text) or {}
-    return _said(node.get(group, node))
+    try:
+        node = yaml.safe_load(text)
+    except (ValueError, RecursionError, yaml.YAMLError):  # told when it is chosen
+        return ""
+    inner = node.get(group) if isinstance(node, Mapping) else {}
+    return _said(inner if isinstance(inner, Mapping) else node)
 
 
 def _said(node: Mapping[str, Any]) -> str:

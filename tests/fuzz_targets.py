@@ -22,7 +22,21 @@ import torch
 from fuzzing import Target, as_json, mangled, twisted
 from hypothesis import strategies as st
 
-from nasx import checkpoints, cli, collect, config, differences, preflight, pretrained, records, report, status, tables
+from nasx import (
+    checkpoints,
+    cli,
+    collect,
+    config,
+    differences,
+    listing,
+    preflight,
+    pretrained,
+    records,
+    report,
+    status,
+    tables,
+)
+from nasx import help as help_
 from nasx.benchmarks import nb101_import, nb201_import, store
 from nasx.benchmarks.isomorphism import cell_code
 from nasx.benchmarks.nb101 import graph_of, prune
@@ -97,6 +111,8 @@ def composed(root: Path, drawn: tuple[str, str]) -> None:
     group, text = drawn
     (root / "mine" / group).mkdir(parents=True)
     (root / "mine" / group / "own.yaml").write_bytes(text.encode("utf-8", "surrogatepass"))
+    list(listing.entries(group, [root / "mine"]))
+    help_.command("search", preflight.arrange(["--config-dir=mine", f"{group}=own"]))
     examined(root, ("search", ["--config-dir=mine", f"{group}=own", "dataset=digits"] if group != "dataset" else
                     ["--config-dir=mine", "dataset=own"]))
 

@@ -23,7 +23,8 @@ from fuzz_targets import SAMPLES, write_run
 from fuzzing import Escaped, watched
 from test_config import faults
 
-from nasx import checkpoints, cli, collect, config, export, files, pretrained, records, report
+from nasx import checkpoints, cli, collect, config, export, files, listing, preflight, pretrained, records, report
+from nasx import help as help_
 from nasx.benchmarks import nb101_import, nb201_import, store
 from nasx.benchmarks.nb201 import Nb201
 from nasx.data import fetch, folder, layouts, splits
@@ -138,6 +139,15 @@ def test_hydras_own_section_calls_nothing_else(text: str, here: Path) -> None:
     "# @package _global_\nname: ${hydra:runtime.cwd}\n"])
 def test_yaml_that_is_more_than_values_is_refused(text: str, here: Path) -> None:
     assert composed(here, text), "not refused"
+
+
+@pytest.mark.parametrize("data", [b"\xff\xfe", b"a: [\n", b"- 1\n", b"space: text\n", b"[" * 3000])
+def test_a_list_and_a_help_are_shown_all_the_same(data: bytes, here: Path) -> None:
+    (here / "mine" / "space").mkdir(parents=True)
+    (here / "mine" / "space" / "own.yaml").write_bytes(data)
+    [entry] = listing.entries("space", [here / "mine"])
+    assert entry.name == "own"
+    assert "own" in help_.command("search", preflight.arrange(["--config-dir=mine", "space=own"]))
 
 
 def test_a_resolver_gives_text_and_nothing_more(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
