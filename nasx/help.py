@@ -143,7 +143,8 @@ def _chosen(folders: list[Path], overrides: tuple[str, ...]) -> dict[str, str]:
     chosen = dict(re.findall(r'^  - (\w+): "?(\w+)', file.read_text(), re.M))
     given = dict(re.findall(r"^(\w+)=(\w+)$", "\n".join(overrides), re.M))
     space = _file(folders, f"space/{given.get('space', chosen['space'])}.yaml")
-    own = re.findall(r"override /(\w+)[@\w.]*: (\w+)", space.read_text(encoding="utf-8", errors="replace")) if space else []
+    text = space.read_text(encoding="utf-8", errors="replace") if space else ""
+    own = re.findall(r"override /(\w+)[@\w.]*: (\w+)", text)
     return {**chosen, **dict(own), **given}
 
 
