@@ -91,14 +91,16 @@ def _printed(paragraph: str) -> Printed:
 
 def command(name: str, experiment: Experiment, printed: Printed | None = None) -> str:
     """The command that computes a printed row (None: the experiment as it is): the file's first, without what it sweeps
-    over, and the row's words. `from=RUN` among them makes it a retraining of what RUN found; those of a search say then
-    which RUN that is."""
+    over, and the row's words. A seed among them makes a study one of that search alone, `from=RUN` a retraining of what
+    RUN found; what is of a search says then which RUN that is."""
     first = (experiment.commands or (f"nasx search experiment={name}",))[0].split()
     words = printed.words if printed else ()
     if any(word.startswith("from=") for word in words):
         unread = ("seed=", *(f"{group}{sign}" for group in config.COMMANDS["retrain"].unread for sign in ".="))
         return " ".join(["nasx retrain", f"experiment={name}", *(w for w in words if not w.startswith(unread))])
     given = {word.partition("=")[0] for word in words}
+    if "seed" in given and first[1] == "study":
+        words, given = ("study.searches=1", *words), given | {"study.searches"}
     swept = ("--multirun", *(word for word in first if "," in word))
     kept = (word for word in first if word not in swept and word.partition("=")[0] not in given)
     return " ".join([*kept, *words])

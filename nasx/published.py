@@ -151,11 +151,12 @@ def _fits(line: Mapping[str, Any], row: Mapping[str, Any]) -> bool:
         return False
     experiment = experiments.find(row["experiment"])
     if experiment and experiment.printed:
-        return best == (line["selection"] if line["selection"].startswith("best of") else "") and any(
+        return (best == line["selection"] or not line["selection"].startswith("best of")) and any(
             _named(printed, experiment, line, row) for printed in experiment.printed)
     return (ALIKE.get(row["method"], row["method"]) == line["method"] != "" and row["space"] == line["space"]
             and (row["kind"] == "search" or row["dataset"] == line["dataset"])
             and _searched(line) in ("", row["searched_on"]) and (line["selection"] or "mean") == (best or "mean")
+            and ("stages=" in line["variant"]) == any(text.startswith("stages=") for text in row["overrides"])
             and all(_holds(c, row) for c in line["variant"].split()))
 
 
@@ -186,8 +187,12 @@ def _searched(line: Mapping[str, Any]) -> str:
 def _holds(condition: str, row: Mapping[str, Any]) -> bool:
     """Whether our configuration fulfils `key=value`: by the command line, else by the run's config.yaml."""
     key, _, wanted = condition.partition("=")
-    if wanted.isupper():  # RUN, FOLDER: what only the user knows
+    if wanted.isupper():  # RUN: what only the user knows
         return True
+    if key == "space.keep":  # recorded as what that run has found
+        search = row["parent_folder"] or row["folder"]
+        kept = Path(search).parent / wanted / "genotype.txt"
+        return kept.is_file() and bool(kept.read_text(encoding="utf-8").strip() == _configured(search, key))
     if key in CHOICES:
         return bool(row[key] == wanted)
     if key == "seed":

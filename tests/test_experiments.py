@@ -46,7 +46,7 @@ def not_run() -> dict[tuple[str, str], str]:
 
 def texts(words: str, folder: Path) -> str:
     """A command's words with something that the placeholders may stand for."""
-    return re.sub(r"\bspace\.keep=RUN", "space.keep=DARTS_V2", re.sub(r"\bfrom=RUN", f"from={folder}", words))
+    return re.sub(r"\bspace\.keep=\S+", "space.keep=DARTS_V2", re.sub(r"\bfrom=RUN", f"from={folder}", words))
 
 
 # ---------------------------------------------------------------------------------------------------- what they say
@@ -54,7 +54,7 @@ def texts(words: str, folder: Path) -> str:
 def test_the_head_of_a_file(name: str) -> None:
     head, lines = HEADS[name], FILES[name].read_text(encoding="utf-8").splitlines()
     assert lines[0] == "# @package _global_"
-    assert re.match(rf"# nasx (search|run) (--multirun )?experiment={name}( |$)", lines[1]), lines[1]
+    assert re.match(rf"# nasx (search|run|study) (--multirun )?experiment={name}( |$)", lines[1]), lines[1]
     assert all(f" experiment={name} " in f"{command} " for command in head.commands)
     assert head.about.endswith(".")
     assert bool(head.printed) != bool(head.nothing), "printed rows, or why there is none"
@@ -168,6 +168,11 @@ def finish(root: Path, number: int, name: str, cfg: dict[str, Any], choices: dic
     """What the command of a printed row leaves: a search, and where no benchmark answers a retraining of its cell."""
     words = {key: value for key, value in printed.settings.items() if key != "from"}
     overrides, seed = [f"experiment={name}", *(f"{k}={v}" for k, v in words.items())], int(words.get("seed", 0))
+    if "space.keep" in words:
+        (root / words["space.keep"]).mkdir(exist_ok=True)
+        (root / words["space.keep"] / "genotype.txt").write_text(f"found by {words['space.keep']}\n")
+        overrides = [text for text in overrides if not text.startswith("space.keep")] + ["space.keep=Genotype(...)"]
+        cfg = {**cfg, "space": {**cfg["space"], "keep": f"found by {words['space.keep']}"}}
     chosen = {**choices, **{k: v for k, v in words.items() if k in config.GROUPS}}
     searched = choices if "from" in printed.settings else chosen
     scores = {d: {"valid": 50 + number / 10, "test": 50 + number / 10} for d in ("cifar10", "cifar100", "imagenet16")}
