@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import resource
 import sys
 import tempfile
 import time
@@ -25,6 +26,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from fuzz_targets import TARGETS
 from fuzzing import Escaped, fed, warm
 
+LIMIT = 12 << 30
+"""Bytes of address space: a sample that asks for more fails by itself, not the machine."""
 BATCH = 200
 """Executions for one seed of hypothesis; the next batch has the next."""
 
@@ -73,6 +76,7 @@ def main() -> int:
     args = parser.parse_args()
     logging.disable(logging.CRITICAL)
     warm()
+    resource.setrlimit(resource.RLIMIT_AS, (LIMIT, LIMIT))
     found = 0
     for name in args.targets or TARGETS:
         told = fuzz(name, args.seconds, args.seed, [Phase.generate, *([Phase.shrink] if args.shrink else [])])

@@ -208,6 +208,14 @@ def test_a_bomb_in_a_table_is_refused_unpacked(here: Path, monkeypatch: pytest.M
         nb201_import.import_nb201(here / "source", here / "out.npz", complete=False)
 
 
+def test_a_pickle_cannot_ask_for_memory(here: Path) -> None:
+    """LONG_BINPUT with a large index makes Python's own reader reserve sixteen times as many bytes."""
+    (here / "source").mkdir()
+    (here / "source" / "000000.pickle.pbz2").write_bytes(bz2.compress(b"\x80\x02}r\x00\x00\x00\x7f."))
+    with pytest.raises(UserError, match="MemoryError"):
+        nb201_import.import_nb201(here / "source", here / "out.npz", complete=False)
+
+
 def test_a_tfrecord_cannot_ask_for_memory(here: Path) -> None:
     length = (1 << 60).to_bytes(8, "little")
     (here / "x.tfrecord").write_bytes(length + bench101.masked(length) + b"x" * 16)

@@ -19,11 +19,13 @@ where cells are missing, or where the validation accuracies are not those of the
 from __future__ import annotations
 
 import bz2
+import contextlib
 import csv
 import gzip
 import io
 import pickle
 import re
+import resource
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -279,13 +281,28 @@ class PlainUnpickler(pickle.Unpickler):
             raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no table needs") from None
 
 
+@contextlib.contextmanager
+def bounded(extra: int) -> Iterator[None]:
+    """Within, MemoryError for more than `extra` bytes beyond those in use: ten bytes of a pickle can ask for 32 GB."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    pages = int(Path("/proc/self/statm").read_text().split()[0]) if Path("/proc/self/statm").exists() else None
+    limit = None if pages is None else pages * resource.getpagesize() + extra
+    if limit is not None and (soft == resource.RLIM_INFINITY or limit < soft):
+        resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
 def load_plain(file: Path) -> dict[str, Any]:
     """A bzip2-compressed pickle of plain values; refuses everything else, and what unpacks to too much."""
     with bz2.open(file) as stream:
         raw = stream.read(MAX_CELL_BYTES + 1)
     if len(raw) > MAX_CELL_BYTES:
         raise ValueError(f"it unpacks to more than {MAX_CELL_BYTES} bytes")
-    content = PlainUnpickler(io.BytesIO(raw)).load()
+    with bounded(8 * MAX_CELL_BYTES):
+        content = PlainUnpickler(io.BytesIO(raw)).load()
     if not isinstance(content, dict):
         raise ValueError(f"it holds a {type(content).__name__}")
     return content
