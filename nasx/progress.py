@@ -15,6 +15,8 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
+from nasx import files
+
 log = logging.getLogger("nasx")
 CONSOLE = Console(stderr=True)
 _told: ContextVar[Path | None] = ContextVar("told", default=None)
@@ -30,11 +32,25 @@ def told_to(folder: Path) -> Iterator[None]:
         _told.reset(token)
 
 
+class LogFile(logging.FileHandler):
+    """log.txt. On a full disk its lines are lost, and what needs the disk more tells the fault."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        pass
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            super().close()
+
+
 @contextlib.contextmanager
 def logged(folder: Path, *, quiet: bool) -> Iterator[None]:
     """Within the block nasx's log goes to `folder`/log.txt and to the screen (only warnings there where `quiet`)."""
     plain = logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S")
-    file = logging.FileHandler(folder / "log.txt", encoding="utf-8")
+    try:
+        file = LogFile(folder / "log.txt", encoding="utf-8")
+    except OSError as error:
+        raise files.unwritable(folder / "log.txt", error) from error
     file.setFormatter(plain)
     screen: logging.Handler = logging.StreamHandler(sys.stderr)
     if CONSOLE.is_terminal and not quiet:  # the bar's own console, so that lines appear above it

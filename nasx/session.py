@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ import torch
 from nasx import config, machine, processes, progress, records
 from nasx.errors import UserError
 
+log = logging.getLogger("nasx")
 Config = Mapping[str, Any]
 Result = dict[str, Any]
 
@@ -50,6 +52,9 @@ class Session:
         """The newest readable checkpoint; metrics written after it are dropped."""
         state = self.run.load(self.device if processes.count() == 1 else "cpu")  # told to other devices
         if state is None:
+            if rows := self.run.rows():
+                log.warning("%s: there is no checkpoint: it begins anew, and %d metrics rows are computed again",
+                            self.run.folder, len(rows))
             self.run.keep_rows(0)
             return None
         self.run.keep_rows(state["rows"])

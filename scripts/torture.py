@@ -6,7 +6,7 @@
 Each case runs once untouched. Then the same command in another folder is killed and started again, as often as chance
 wants, until it ends; everything that it leaves (last checkpoint, metrics rows, genotype, record; clocks apart) must be
 equal bit for bit to the untouched run's; and again from nothing, until the case has had its share of the kills. The
-moment is drawn (seeded): half of the time uniformly over the life that is left, half of the time some milliseconds
+moment is drawn (seeded): half of the time uniformly over the life of the command, half of the time at most a second
 after something happened on the disk, because writing takes little of the time. What a kill has hit is read from the
 folder that it leaves:
 
@@ -142,6 +142,7 @@ def sights(out: Path) -> dict[Path, Sight]:
 
 
 EVENTS: dict[str, Callable[[Sight, Sight], bool]] = {
+    "its begin": lambda a, b: True,
     "the lock is taken": lambda a, b: a.lock != b.lock and bool(b.lock),
     "a checkpoint": lambda a, b: a.saved != b.saved,
     "half a checkpoint": lambda a, b: b.half,
@@ -150,6 +151,8 @@ EVENTS: dict[str, Callable[[Sight, Sight], bool]] = {
     "the record": lambda a, b: b.result and not a.result,
     "half a picture": lambda a, b: b.drawing,
 }
+LONG = ("its begin", "the lock is taken")
+"""What a kill may come long after; after the others it comes within a second, because writing takes little time."""
 
 
 def phase(before: Sight, after: Sight, folder: Path, pid: int) -> str:
@@ -173,23 +176,19 @@ Start = Callable[[Sequence[str]], Started]
 
 
 def moment(started: Started, out: Path, before: dict[Path, Sight], draw: random.Random, life_s: float) -> str:
-    """Wait for a random moment of a command that lives about `life_s` seconds; what was waited for."""
-    if draw.random() < 0.5:
-        wait = draw.uniform(0, life_s)
-        end = time.monotonic() + wait
-        while started.running() and time.monotonic() < end:
-            time.sleep(min(0.05, max(end - time.monotonic(), 0)))
-        return f"{wait:.2f} s"
-    name = draw.choices(list(EVENTS), (1, 3, 3, 2, 1, 1, 1))[0]
-    until = time.monotonic() + 2 * life_s
+    """Wait for a random moment of a command, within `life_s` seconds of its begin or of something; what it was."""
+    name = draw.choices(list(EVENTS), (6, 6, 4, 4, 3, 1, 1, 1))[0]
+    until = time.monotonic() + 600
     while started.running() and time.monotonic() < until:
         folder = busy(out)
         if EVENTS[name](before.get(folder, NOTHING), sight(folder)):
             break
         time.sleep(0.002)
-    wait = draw.choice((0.0, draw.uniform(0, 0.05), draw.uniform(0, 1)))
-    time.sleep(wait)
-    return f"{name} + {1000 * wait:.0f} ms"
+    wait = draw.uniform(0, life_s) if name in LONG else draw.choice((0.0, draw.uniform(0, 0.05), draw.uniform(0, 1)))
+    end = time.monotonic() + wait
+    while started.running() and time.monotonic() < end:
+        time.sleep(min(0.05, max(end - time.monotonic(), 0)))
+    return f"{name} + {wait:.3f} s"
 
 
 def trial(case: Case, base: Path, start: Start, draw: random.Random, life_s: float, most: int,

@@ -32,6 +32,10 @@ TINY_NB201 = ("search", "space=nb201", "space.layers=1", *TINY)
 TINY_DARTS = ("search", "space=darts", "space.layers=3", *TINY)
 
 
+def nothing() -> None:
+    """What is done before a command where nothing is asked for."""
+
+
 class Done:
     """A command that has ended: exit code, standard output and standard error."""
 
@@ -45,16 +49,21 @@ class Done:
 
 
 class Job:
-    """`nasx WORDS` in the folder `here`, running from now on; without `pictures`, which take longer than the search."""
+    """`nasx WORDS` in the folder `here`, running from now on; without `pictures`, which take longer than the search.
+
+    `prepare` is called in its process before it begins (a function of a module's top level, or a partial of one).
+    """
 
     count = 0
 
-    def __init__(self, here: Path, *words: str, env: dict[str, str] | None = None, pictures: bool = False) -> None:
+    def __init__(self, here: Path, *words: str, env: dict[str, str] | None = None, pictures: bool = False,
+                 prepare: Callable[[], object] = nothing) -> None:
         Job.count += 1
         self.number, self.notes = Job.count, here.parent / f"{here.name}.notes"
         self.notes.mkdir(exist_ok=True)
         self.process: BaseProcess = CONTEXT.Process(
-            target=_main, args=(str(here), str(self.notes / f"{self.number}"), words, env or {}, pictures), daemon=True)
+            target=_main, args=(str(here), str(self.notes / f"{self.number}"), words, env or {}, pictures, prepare),
+            daemon=True)
         self.process.start()
 
     @property
@@ -84,9 +93,10 @@ class Job:
         self.process.join()
 
 
-def nasx(here: Path, *words: str, env: dict[str, str] | None = None, pictures: bool = False) -> Done:
+def nasx(here: Path, *words: str, env: dict[str, str] | None = None, pictures: bool = False,
+         prepare: Callable[[], object] = nothing) -> Done:
     """`nasx WORDS` in the folder `here`, to its end."""
-    return Job(here, *words, env=env, pictures=pictures).wait()
+    return Job(here, *words, env=env, pictures=pictures, prepare=prepare).wait()
 
 
 def result(here: Path, runs: str = "runs") -> dict[str, Any]:
@@ -102,7 +112,8 @@ def folder(here: Path, runs: str = "runs") -> Path:
     return path
 
 
-def _main(here: str, note: str, words: tuple[str, ...], env: dict[str, str], pictures: bool) -> None:
+def _main(here: str, note: str, words: tuple[str, ...], env: dict[str, str], pictures: bool,
+          prepare: Callable[[], object]) -> None:
     """In the new process."""
     os.chdir(here)
     os.environ.update({"NASX_DATA": str(Path(here) / "no-data"), "COLUMNS": "160", **env})
@@ -111,6 +122,7 @@ def _main(here: str, note: str, words: tuple[str, ...], env: dict[str, str], pic
             os.dup2(file.fileno(), stream.fileno())
     torch.set_num_threads(1)
     multiprocessing.process.current_process()._config["daemon"] = False  # type: ignore[attr-defined]  # may have children
+    prepare()
     from nasx import cli, run
 
     if not pictures:

@@ -2,38 +2,260 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import http.server
 import math
+import os
+import random
 import re
+import resource
+import signal
 import subprocess
-import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jobs
 import pytest
 from hydra.types import RunMode
+from test_resume import equal, reached
 
 from nasx import checkpoints, preflight, run
+from nasx.data import fetch
 from nasx.errors import UserError
 from nasx.search import Loop
 
-CRAMPED = """
-import resource, sys
-from pathlib import Path
-import torch
-from nasx import cli, run
-torch.set_num_threads(1)
-used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (used + 400 * 2**20, -1))
-cli.main(sys.argv[1:])
-"""
-"""nasx with 400 MB more than what it has taken to begin."""
+WORDS = (*jobs.TINY_NB201, "method=darts", "method.order=1", "checkpoint_s=0.001", "name=run")
 
 
 def composed(*overrides: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """(configuration, info) of a search, as the command gives them to nasx.run."""
     cfg, choices = preflight.plain(preflight.make_loader().load_configuration("search", list(overrides), RunMode.RUN))
     return cfg, {"choices": choices, "overrides": list(overrides), "command": "nasx search"}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run that nothing happens to."""
+    here = tmp_path_factory.mktemp("whole")
+    done = jobs.nasx(here, *WORDS)
+    assert done.code == 0, done
+    return here / "runs" / "run"
+
+
+def ends(here: Path, whole: Path, *words: str, **how: Any) -> jobs.Done:
+    """The same command goes on and ends with the same bits."""
+    done = jobs.nasx(here, *WORDS, *words, **how)
+    assert done.code == 0, done
+    equal(here / "runs" / "run", whole)
+    return done
+
+
+def halted(here: Path, update: int = 4) -> jobs.Job:
+    """A search that stands still after so many updates."""
+    job = jobs.Job(here, *WORDS)
+    job.until(lambda: reached(here, update))
+    os.kill(job.pid, signal.SIGSTOP)
+    return job
+
+
+# ------------------------------------------------------------------------------------------------------ disk
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 8 MB that nothing else writes to, at runs/ of the folder that is given."""
+    (tmp_path / "runs").mkdir()
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(tmp_path / "runs")], check=False,
+                          capture_output=True)
+    if done.returncode:
+        pytest.skip("only root may mount a small disk")
+    yield tmp_path
+    subprocess.run(["umount", "-l", str(tmp_path / "runs")], check=True)
+
+
+def test_a_disk_that_is_full_costs_nothing(disk: Path, whole: Path) -> None:
+    job = halted(disk)
+    with (disk / "runs" / "other").open("wb", buffering=0) as other, contextlib.suppress(OSError):
+        while other.write(b"x" * 4096):
+            pass
+    os.kill(job.pid, signal.SIGCONT)
+    done = job.wait()
+    assert done.code == 2, done
+    assert "cannot be written (No space left on device); free some space and run the same command" in done.err
+    assert "Traceback" not in done.err
+    assert "Logging error" not in done.err
+    last = checkpoints.last(disk / "runs" / "run")
+    assert last is not None
+    assert last["updates"] >= 4
+    assert not list((disk / "runs").rglob("*.part"))
+    again = jobs.nasx(disk, *WORDS)
+    assert again.code == 2, again
+    assert "No space left" in again.err
+    (disk / "runs" / "other").unlink()
+    ends(disk, whole)
+
+
+def no_file_over(size: int) -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+
+def test_a_limit_of_file_sizes_is_told(tmp_path: Path, whole: Path) -> None:
+    done = jobs.nasx(tmp_path, *WORDS, prepare=partial(no_file_over, 50_000))
+    assert done.code == 2, done
+    assert "cannot be written (File too large); raise the file size limit (ulimit -f)" in done.err
+    assert not checkpoints.found(tmp_path / "runs" / "run")
+    ends(tmp_path, whole)
+
+
+def ordinary() -> None:
+    """Give up root's right to write anywhere (capability 1, CAP_DAC_OVERRIDE), where it is there."""
+    header = (ctypes.c_uint32 * 2)(0x20080522, 0)
+    data = (ctypes.c_uint32 * 6)()  # effective, permitted, inheritable of 32 capabilities, then of the next 32
+    libc = ctypes.CDLL(None, use_errno=True)
+    assert libc.capget(header, data) == 0
+    data[0] &= ~2
+    data[1] &= ~2
+    assert libc.capset(header, data) == 0
+
+
+@pytest.mark.parametrize("words", [WORDS, (*WORDS[:-1], "--multirun", "seed=0,1")], ids=["run", "sweep"])
+@pytest.mark.parametrize("how", ["closed", "read-only", "umask"])
+def test_a_place_that_cannot_be_written_is_refused_before_any_work(how: str, words: tuple[str, ...], tmp_path: Path,
+                                                                  request: pytest.FixtureRequest) -> None:
+    if how == "read-only":
+        request.getfixturevalue("disk")
+        subprocess.run(["mount", "-o", "remount,ro", str(tmp_path / "runs")], check=True)
+    else:
+        (tmp_path / "runs").mkdir(mode=0o555 if how == "closed" else 0o755)
+    done = jobs.nasx(tmp_path, *words, prepare=partial(shut, how))
+    assert done.code == 2, done
+    assert "cannot be written" in done.err or "is read-only" in done.err
+    assert "out=FOLDER" in done.err
+    assert "Traceback" not in done.err
+    assert not [path for path in (tmp_path / "runs").rglob("*") if path.is_file()]
+
+
+def shut(how: str) -> None:
+    """Become one who may not write there, or one whose umask lets nobody."""
+    ordinary()
+    if how == "umask":
+        os.umask(0o777)
+
+
+@pytest.mark.parametrize("every", [False, True])
+def test_checkpoints_that_are_missing(every: bool, tmp_path: Path, whole: Path) -> None:
+    halted(tmp_path, 7).kill()
+    for path in checkpoints.found(tmp_path / "runs" / "run")[0 if every else -1:]:
+        path.unlink()
+    done = ends(tmp_path, whole)
+    assert ("there is no checkpoint: it begins anew, and 1 metrics rows are computed again" in done.err) == every
+
+
+# --------------------------------------------------------------------------------------------------- signals
+def stuck() -> None:
+    """Let the fifth step take an hour."""
+    step = Loop._step
+
+    def slow(self: Loop, left: int) -> None:
+        step(self, left)
+        if self.search.updates == 5:
+            Path("stuck").touch()
+            end = time.monotonic() + 3600
+            while time.monotonic() < end:
+                time.sleep(0.05)
+
+    Loop._step = slow  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1], ids=lambda n: n.name)
+def test_a_second_signal_ends_at_once(first: signal.Signals, tmp_path: Path, whole: Path) -> None:
+    job = jobs.Job(tmp_path, *WORDS, prepare=stuck)
+    job.until((tmp_path / "stuck").exists)
+    os.kill(job.pid, first)
+    job.process.join(0.3)
+    assert job.process.is_alive(), "the first one lets the step finish"
+    os.kill(job.pid, signal.SIGTERM)
+    done = job.wait()
+    assert done.code == 128 + signal.SIGTERM, done
+    assert "stopped by SIGTERM; the same command resumes it" in done.err
+    assert checkpoints.last(tmp_path / "runs" / "run")["updates"] == 4  # type: ignore[index]
+    ends(tmp_path, whole)
+
+
+def test_two_starts_of_one_command(tmp_path: Path, whole: Path) -> None:
+    job = halted(tmp_path)
+    done = jobs.nasx(tmp_path, *WORDS)
+    assert done.code == 2, done
+    assert f"run: is in use by process {job.pid} on " in done.err
+    os.kill(job.pid, signal.SIGCONT)
+    assert job.wait().code == 0
+    equal(tmp_path / "runs" / "run", whole)
+
+
+# ------------------------------------------------------------------------------------------------ surroundings
+def jumping_clock() -> None:
+    """Let the clock jump by up to a year, to and fro, whenever somebody looks."""
+    right, draw = time.time, random.Random(0)
+    time.time = lambda: right() + draw.uniform(-3e7, 3e7)
+
+
+def umask(mask: int) -> None:
+    os.umask(mask)
+
+
+@pytest.mark.parametrize(("env", "prepare"), [
+    ({}, jumping_clock), ({"TZ": "Pacific/Kiritimati"}, jobs.nothing), ({"TZ": "nonsense"}, jobs.nothing),
+    ({"LC_ALL": "C", "LANG": "C"}, jobs.nothing), ({"LC_ALL": "tr_TR.UTF-8"}, jobs.nothing),
+    ({}, partial(umask, 0)), ({}, partial(umask, 0o077)),
+], ids=["clock", "zone", "no zone", "C", "Turkish", "umask 0", "umask 077"])
+def test_clock_zone_locale_and_umask_change_nothing(env: dict[str, str], prepare: Callable[[], None], tmp_path: Path,
+                                                    whole: Path) -> None:
+    job = jobs.Job(tmp_path, *WORDS, env=env, prepare=prepare)
+    job.until(lambda: reached(tmp_path, 5))
+    job.kill()
+    for path in (tmp_path / "runs").rglob("*"):
+        os.utime(path, (4e9, 4e9))  # the clock is put back between the starts
+    ends(tmp_path, whole, env={"TZ": "America/St_Johns"})
+
+
+# -------------------------------------------------------------------------------------------------- downloads
+class Breaks(http.server.BaseHTTPRequestHandler):
+    """Sends half of what it has announced, then hangs up."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", "1000000")
+        self.end_headers()
+        self.wfile.write(b"x" * 500_000)
+        self.wfile.flush()
+        self.connection.shutdown(2)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_a_network_that_goes_away_leaves_nothing(tmp_path: Path) -> None:
+    server = http.server.HTTPServer(("127.0.0.1", 0), Breaks)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_port}/cifar.tar.gz"
+    with pytest.raises(UserError, match=r"cifar\.tar\.gz could not be downloaded from .*; nothing was kept; get"):
+        fetch.fetch("cifar10", tmp_path / "data", url, "0" * 32, "cifar")
+    assert list((tmp_path / "data").iterdir()) == []
+    server.shutdown()
+
+
+def test_what_a_killed_download_has_left_is_removed_the_next_day(tmp_path: Path) -> None:
+    for name, age in (("old", 2), ("young", 0.5)):
+        (tmp_path / f".download-{name}").mkdir()
+        (tmp_path / f".download-{name}" / "half").write_bytes(b"x")
+        then = time.time() - age * fetch.LEFT_S
+        os.utime(tmp_path / f".download-{name}", (then, then))
+    with pytest.raises(UserError):
+        fetch.fetch("cifar10", tmp_path, "http://127.0.0.1:9/a.tar.gz", "0" * 32, "a")
+    assert [path.name for path in tmp_path.iterdir()] == [".download-young"]
 
 
 # ------------------------------------------------------------------------------------------------------- NaN
@@ -57,6 +279,12 @@ def test_a_weight_that_is_not_finite_is_in_no_checkpoint(tmp_path: Path, monkeyp
 
 
 # ---------------------------------------------------------------------------------------------------- memory
+def cramped() -> None:
+    """Leave 400 MB more than what the process has taken to begin."""
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + 400 * 2**20, -1))
+
+
 @pytest.mark.parametrize(("words", "said"), [
     ((*jobs.TINY_NB201, "search.batch=4096", "dataset.size=32"),
      r"search\.batch=4096: does not fit into the memory of cpu; set engine\.checkpoint=true .*, lower search\.batch"),
@@ -65,9 +293,8 @@ def test_a_weight_that_is_not_finite_is_in_no_checkpoint(tmp_path: Path, monkeyp
      r"retrain\.batch=1400: does not fit into the memory of cpu; set retrain\.accumulate=2 .*, lower retrain\.batch"),
 ])
 def test_memory_that_runs_out_names_what_to_lower(words: tuple[str, ...], said: str, tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, "-c", CRAMPED, *words], cwd=tmp_path, capture_output=True, text=True,
-                          timeout=300, check=False)
-    assert done.returncode == 2, done.stderr
-    assert "Traceback" not in done.stderr
-    assert re.search(said, done.stderr), done.stderr
+    done = jobs.nasx(tmp_path, *words, prepare=cramped)
+    assert done.code == 2, done
+    assert "Traceback" not in done.err
+    assert re.search(said, done.err), done.err
     assert re.search(said, (jobs.folder(tmp_path) / "fault.txt").read_text())

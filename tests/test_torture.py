@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -73,8 +74,8 @@ WORDS = (*jobs.TINY_NB201, "search.epochs=1", "search.updates_per_epoch=2", "che
          "method.order=1", "out=killed", "name=run")
 
 
-def _until(count: int, *rest: Any) -> None:
-    """In a new process: nasx until its `count`-th opening for writing, renaming or removing of a file of a run."""
+def until(count: int) -> None:
+    """Let this process live until its `count`-th opening for writing, renaming or removing of a file of a run."""
     done = 0
 
     def look(event: str, values: tuple[Any, ...]) -> None:
@@ -86,15 +87,6 @@ def _until(count: int, *rest: Any) -> None:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(look)
-    jobs._main(*rest)
-
-
-def killed_at(here: Path, count: int) -> bool:
-    """Whether a search in the folder `here` came to its `count`-th write and was killed there."""
-    process = jobs.CONTEXT.Process(target=_until, args=(count, str(here), str(here / "said"), WORDS, {}, True))
-    process.start()
-    process.join()
-    return process.exitcode == -signal.SIGKILL
 
 
 @pytest.mark.parametrize("counts", [range(5, 1000, 13), pytest.param(range(1, 1000), marks=pytest.mark.slow)],
@@ -105,7 +97,7 @@ def test_killed_at_its_writes_one_after_the_other(counts: range, tmp_path: Path)
     for count in counts:
         here = tmp_path / f"{count}"
         here.mkdir()
-        if not killed_at(here, count):
+        if jobs.nasx(here, *WORDS, pictures=True, prepare=partial(until, count)).code != -signal.SIGKILL:
             break
         ended = jobs.nasx(here, *WORDS, pictures=True)
         assert ended.code == 0, (count, ended)

@@ -1,21 +1,26 @@
 """Downloads: by torchvision's functions, into a temporary folder, moved into place only when complete.
 
-A download that fails or is interrupted leaves nothing. The archive's md5 is checked before it is unpacked.
+A download that fails or is interrupted leaves nothing; what a kill leaves is removed by a download of another day. The
+archive's md5 is checked before it is unpacked.
 """
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import shutil
 import socket
 import tarfile
 import tempfile
+import time
 import zlib
 from pathlib import Path
 
 from nasx.errors import UserError
 
 TIMEOUT_S = 30
+LEFT_S = 86400
+"""Half a download that has not changed for so long was left by a kill; a younger one may be another run's."""
 
 
 def fetch(name: str, root: Path, url: str, md5: str, member: str) -> Path:
@@ -29,6 +34,7 @@ def fetch(name: str, root: Path, url: str, md5: str, member: str) -> Path:
     target, before = root / member, socket.getdefaulttimeout()
     try:
         root.mkdir(parents=True, exist_ok=True)
+        remove_old(root)
         folder = Path(tempfile.mkdtemp(prefix=".download-", dir=root))
         try:
             socket.setdefaulttimeout(TIMEOUT_S)  # torchvision sets none: a silent server would hang the run
@@ -63,3 +69,11 @@ def unpack(path: Path, folder: Path) -> None:
                                 "it is not the published archive: remove it")
         filtered = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}  # not in every Python 3.11
         packed.extractall(folder, **filtered)  # type: ignore[arg-type]
+
+
+def remove_old(root: Path) -> None:
+    """Remove what killed downloads have left in `root`."""
+    for left in root.glob(".download-*"):
+        with contextlib.suppress(FileNotFoundError):  # another run is at it
+            if time.time() - left.stat().st_mtime > LEFT_S:
+                shutil.rmtree(left, ignore_errors=True)
