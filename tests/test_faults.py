@@ -178,7 +178,7 @@ def test_a_second_signal_ends_at_once(first: signal.Signals, tmp_path: Path, who
     job.process.join(0.3)
     assert job.process.is_alive(), "the first one lets the step finish"
     os.kill(job.pid, signal.SIGTERM)
-    done = job.wait()
+    done = job.wait(60)
     assert done.code == 128 + signal.SIGTERM, done
     assert "stopped by SIGTERM; the same command resumes it" in done.err
     assert checkpoints.last(tmp_path / "runs" / "run")["updates"] == 4  # type: ignore[index]
