@@ -35,6 +35,8 @@ LEAST_MB = 100
 """Free space that a small search needs; a checkpoint of the published DARTS search has 25 MB, and two are kept."""
 VARIABLES = ("NASX_DATA", "NASX_DEBUG", "XDG_CACHE_HOME", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS",
              "PYTORCH_CUDA_ALLOC_CONF", "CUBLAS_WORKSPACE_CONFIG")
+ANYWHERE = ("folder", "photos")
+"""Data sets that lie where dataset.path says."""
 STEP = ("space=nb201", "method=darts", "dataset=digits", "dataset.size=16", "space.layers=1", "space.channels=4",
         "search.batch=8", "search.epochs=1", "search.updates_per_epoch=2", "quiet=true")
 """The first of two updates: after the second the supernet would be evaluated."""
@@ -108,7 +110,7 @@ def data() -> Lines:
 
     yield "data", f"{data_root()}" + ("" if data_root().is_dir() else " (not there yet)")
     for file in sorted((config.conf_dir() / "dataset").glob("*.yaml")):
-        if file.stem != "folder":
+        if file.stem not in ANYWHERE:
             yield f"  {file.stem}", found(file)
 
 
@@ -118,7 +120,7 @@ def found(file: Path) -> str:
     if "download" in fields:
         fields["download"] = False
     try:
-        config.build(fields).find()
+        config.build(fields).check()
     except UserError:
         return "not found" + (" (downloaded when it is asked for)" if "download" in fields else "")
     return "found"
