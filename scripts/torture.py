@@ -45,8 +45,8 @@ COMMON = ("device=cpu", "threads=1", "quiet=true", "checkpoint_s=0.001")
 SEARCH = ("search.epochs=3", "search.batch=4", "search.evaluate_every=0", "search.evaluate_images=64")
 DARTS = "retrain space=darts genotype=DARTS_V2 retrain.layers=3 retrain.channels=4 retrain.ema=0.9 retrain.mixup=0.2 " \
         "retrain.cutmix=1 retrain.accumulate=2 retrain.drop_path=0.2 retrain.label_smoothing=0.1"
-NB201 = "retrain space=nb201 genotype='|nor_conv_3x3~0|+|nor_conv_1x1~0|skip_connect~1|+|avg_pool_3x3~0|none~1|" \
-        "nor_conv_3x3~2|' retrain.layers=1 retrain.channels=4 retrain.momentum=0.9"
+NB201 = "retrain space=nb201 genotype=|nor_conv_3x3~0|+|nor_conv_1x1~0|skip_connect~1|+|avg_pool_3x3~0|none~1|" \
+        "nor_conv_3x3~2| retrain.layers=1 retrain.channels=4 retrain.momentum=0.9"
 SWEPT = ("darts,gdas,random_ws,tse", "0,1")
 """Methods and seeds of the sweep."""
 
@@ -71,15 +71,17 @@ class Case(NamedTuple):
 
 
 def cases(data: str, updates: int) -> list[Case]:
-    """Searches of six methods on three spaces, two retrainings, and the sweep."""
+    """Searches of six methods on three spaces, two retrainings, both in one command, two seeds in one, the sweep."""
     each = (f"search.updates_per_epoch={updates}", *SEARCH, f"dataset={data}", *COMMON)
     pairs = [("nb201", "darts"), ("nb201", "idarts"), ("nb201", "lambda"), ("darts", "gdas"), ("darts", "pc_darts"),
              ("nb1shot1_1", "sdarts")]
     found = [Case(f"{space}-{method}", ("search", *small(method, space), *each)) for space, method in pairs]
-    trained = (f"retrain.updates_per_epoch={updates}", "retrain.epochs=3", "retrain.batch=16", f"dataset={data}",
-               "retrain.auxiliary=0", *COMMON)
-    found += [Case(f"retrain-{text.split()[1][6:]}", (*text.replace("'", "").split(" "), *trained))
-              for text in (DARTS, NB201)]
+    trained = (f"retrain.updates_per_epoch={updates}", "retrain.epochs=3", "retrain.batch=16", "retrain.auxiliary=0",
+               f"dataset={data}", *COMMON)
+    found += [Case(f"retrain-{text.split()[1][6:]}", (*text.split(" "), *trained)) for text in (DARTS, NB201)]
+    found.append(Case("search-and-retrain", ("run", "then=retrain", *small("single", "darts"), *each, *trained[:4],
+                                             "retrain.layers=3", "retrain.channels=4"), runs=2))
+    found.append(Case("two-seeds", ("search", "seeds_per_job=2", *small("tse", "nb201"), *each), runs=2))
     return [*found, sweep(each)]
 
 
@@ -263,7 +265,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--only", default="", help="names of cases, comma-separated; all where it is empty")
-    parser.add_argument("--kills", type=int, default=100, help="of all single runs together")
+    parser.add_argument("--kills", type=int, default=100, help="of all commands but the sweep together")
     parser.add_argument("--sweep-kills", type=int, default=20)
     parser.add_argument("--data", default="cifar10")
     parser.add_argument("--updates", type=int, default=6, help="weight updates in each of three epochs")
@@ -271,7 +273,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the moments to kill at")
     args = parser.parse_args()
     chosen = [case for case in cases(args.data, args.updates) if not args.only or case.name in args.only.split(",")]
-    single = [case for case in chosen if case.runs == 1]
+    single = [case for case in chosen if case.name != "sweep"]
     args.out.mkdir(parents=True, exist_ok=True)
     log = (args.out / "kills.jsonl").open("w", encoding="utf-8")
 
@@ -280,7 +282,7 @@ def main() -> int:
         log.flush()
 
     def one(case: Case) -> dict[str, Any]:
-        kills = args.sweep_kills if case.runs > 1 else -(-args.kills // len(single))
+        kills = args.sweep_kills if case.name == "sweep" else -(-args.kills // len(single))
         row = torture(case, args.out / case.name, kills, Command, args.seed, tell)
         print(json.dumps(row), flush=True)
         return row
