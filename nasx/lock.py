@@ -1,10 +1,10 @@
 """One writer a run folder, on one host or on several: the file `lock`, held by flock and touched every BEAT_S seconds.
 
-flock is released by the kernel when its holder ends, however it ends, and holds among all processes of one kernel; NFS
-and most cluster file systems pass it on to other hosts, some do not. So a start that gets it and finds the name of a
-holder under another kernel (another host, or this one before it went down) watches the file for PATIENCE_S seconds,
-and is refused when the file is touched meanwhile. No clocks are compared. An orderly end empties the file: nobody has
-to wait after it.
+flock is released by the kernel when its holder ends, however it ends, and holds among all processes that reach the file
+by one mount of one kernel. NFS and most cluster file systems pass it on to other hosts and mounts, some do not. So a
+start that gets it and finds the name of a holder elsewhere (another host or mount, or this host before it went down)
+watches the file for PATIENCE_S seconds, and is refused when the file is touched meanwhile. No clocks are compared. An
+orderly end empties the file: nobody has to wait after it.
 
 A holder may lose its lock in two ways: somebody removes the file, or the process was asleep (a suspended machine) where
 flock is not passed on. `check`, before every write, ends it then: its successor's files stay whole.
@@ -40,11 +40,12 @@ class Lock:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.path = folder, folder / "lock"
-        self.text = f"process {os.getpid()} on {socket.gethostname()}\n{kernel()} {secrets.token_hex(8)}\n".encode()
         try:
             self.handle = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as error:
             raise unwritable(self.path, error) from error
+        who = f"process {os.getpid()} on {socket.gethostname()}"
+        self.text = f"{who}\n{place(self.handle)} {secrets.token_hex(8)}\n".encode()
         try:
             self._take()
         except BaseException as error:
@@ -63,7 +64,7 @@ class Lock:
         except BlockingIOError as error:
             raise in_use(self.folder, os.pread(self.handle, 300, 0)) from error
         there = os.pread(self.handle, 300, 0)
-        if foreign(there):
+        if elsewhere(there, self.handle):
             log.warning("%s: %s did not end orderly, or cannot be seen from here: watching it for %.0f s", self.folder,
                         name(there), PATIENCE_S)
             if touched(self.path, PATIENCE_S):
@@ -129,7 +130,7 @@ def holder(folder: Path) -> str | None:
         except OSError:  # a file system without locks, where no run can be
             return None
         fresh = time.time() - os.fstat(handle).st_mtime < PATIENCE_S  # only told: two clocks may do
-        return name(there) if foreign(there) and fresh else None
+        return name(there) if elsewhere(there, handle) and fresh else None
     finally:
         os.close(handle)
 
@@ -170,10 +171,15 @@ def kernel() -> str:
         return socket.gethostname()
 
 
-def foreign(text: bytes) -> bool:
-    """Whether the text of a lock names a holder under another kernel than this one."""
+def place(handle: int) -> str:
+    """The kernel and the mount by which an open file is reached: flock holds among those who share both."""
+    return f"{kernel()}/{os.fstat(handle).st_dev}"
+
+
+def elsewhere(text: bytes, handle: int) -> bool:
+    """Whether the text of a lock names a holder that reaches it by another kernel or mount than this open file."""
     said = text.decode(errors="replace").splitlines()[1:2]
-    return bool(said) and said[0].partition(" ")[0] != kernel()
+    return bool(said) and said[0].partition(" ")[0] != place(handle)
 
 
 def name(text: bytes) -> str:

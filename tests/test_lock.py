@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -128,6 +129,27 @@ def test_a_heart_that_beats_elsewhere_is_respected(tmp_path: Path, elsewhere: su
     with pytest.raises(UserError, match=rf"is in use by process {elsewhere.pid} on \S+; wait for it"):
         records.Run(tmp_path / "run", {"seed": 0}, {})
     assert (tmp_path / "run" / "lock").read_bytes() == before
+
+
+def test_two_mounts_of_one_folder_that_share_no_flock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A real file system that does not pass flock on: FUSE."""
+    mounts = [tmp_path / "one", tmp_path / "two"]
+    (tmp_path / "folder").mkdir()
+    for mount in mounts:
+        mount.mkdir()
+        if not shutil.which("bindfs") or subprocess.run(["bindfs", tmp_path / "folder", mount], check=False).returncode:
+            pytest.skip("bindfs is not there or may not mount")
+    monkeypatch.setattr(lock, "BEAT_S", 0.1)
+    monkeypatch.setattr(lock, "PATIENCE_S", 10.0)
+    try:
+        with (records.Run(mounts[0] / "run", {"seed": 0}, {}),
+              pytest.raises(UserError, match=rf"is in use by process {os.getpid()} on ")):
+            records.Run(mounts[1] / "run", {"seed": 0}, {})
+        with records.Run(mounts[1] / "run", {"seed": 0}, {}):
+            pass
+    finally:
+        for mount in mounts:
+            subprocess.run(["umount", "-l", mount], check=True)
 
 
 def test_one_that_beats_no_more_is_taken_over(tmp_path: Path, elsewhere: subprocess.Popen[str],
