@@ -134,21 +134,26 @@ class StopRequested(KeyboardInterrupt):
 
 
 class Signals:
-    """Within the block, SIGINT, SIGTERM, SIGUSR1 and SIGUSR2 ask for an end; a second one ends at once.
+    """Within the block SIGINT, SIGTERM, SIGHUP, SIGUSR1 and SIGUSR2 ask for an end; a second one ends at once.
+
+    What this process was started to ignore stays ignored (nohup, a script's background).
 
     The loop looks at `asked`, saves, and raises `StopRequested`. When that leaves the block, a launcher's own handler
     of the signal is called: submitit's puts a job that is preempted or out of time back into the queue.
     """
 
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
     def __init__(self) -> None:
         self.asked: int | None = None
         self._before: dict[int, Any] = {}
+        self._terminals: list[int] = []
 
     def __enter__(self) -> Signals:
+        self._terminals = [file for file in (1, 2) if os.isatty(file)]
         try:
-            self._before = {n: signal.signal(n, self._ask) for n in self.numbers}
+            self._before = {n: signal.signal(n, self._ask) for n in self.numbers
+                            if signal.getsignal(n) is not signal.SIG_IGN}
         except ValueError:  # not in the main thread (a launcher's worker): signals stay the launcher's
             self._before = {}
         return self
@@ -162,6 +167,9 @@ class Signals:
                 before(error.signal, None)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGHUP:  # writing to a terminal that has gone would be an error before the checkpoint
+            for terminal in self._terminals:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), terminal)
         if self.asked is not None:
             raise StopRequested(number)
         self.asked = number

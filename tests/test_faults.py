@@ -7,11 +7,14 @@ import ctypes
 import http.server
 import math
 import os
+import pty
 import random
 import re
 import resource
+import select
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -183,6 +186,39 @@ def test_a_second_signal_ends_at_once(first: signal.Signals, tmp_path: Path, who
     assert "stopped by SIGTERM; the same command resumes it" in done.err
     assert checkpoints.last(tmp_path / "runs" / "run")["updates"] == 4  # type: ignore[index]
     ends(tmp_path, whole)
+
+
+def at_terminal(name: str) -> None:
+    """Let this process work at a terminal, as the first of its session."""
+    os.setsid()
+    for stream in (1, 2):
+        os.dup2(os.open(name, os.O_RDWR), stream)
+    sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
+
+
+def test_a_terminal_that_closes_leaves_a_checkpoint(tmp_path: Path, whole: Path) -> None:
+    """The first write to it would fail: it must not come before the checkpoint."""
+    ours, theirs = pty.openpty()
+    words = [word.replace("checkpoint_s=0.001", "checkpoint_s=300") for word in WORDS]
+    job = jobs.Job(tmp_path, *words, prepare=partial(at_terminal, os.ttyname(theirs)))
+    seen = b""
+    while b"train" not in seen and job.process.is_alive():  # the bar shows the first losses
+        seen += os.read(ours, 4096) if select.select([ours], [], [], 1)[0] else b""
+    os.close(theirs)
+    os.close(ours)
+    assert job.wait().code == 128 + signal.SIGHUP
+    assert checkpoints.found(tmp_path / "runs" / "run")
+    assert not (tmp_path / "runs" / "run" / "fault.txt").exists()
+    ends(tmp_path, whole)
+
+
+def test_what_nohup_ignores_stays_ignored(tmp_path: Path, whole: Path) -> None:
+    job = jobs.Job(tmp_path, *WORDS, prepare=partial(signal.signal, signal.SIGHUP, signal.SIG_IGN))
+    job.until(lambda: reached(tmp_path, 4))
+    os.kill(job.pid, signal.SIGHUP)
+    done = job.wait()
+    assert done.code == 0, done
+    equal(tmp_path / "runs" / "run", whole)
 
 
 def test_two_starts_of_one_command(tmp_path: Path, whole: Path) -> None:
