@@ -71,7 +71,7 @@ class Case(NamedTuple):
 
 
 def cases(data: str, updates: int) -> list[Case]:
-    """Searches of six methods on three spaces, two retrainings, both in one command, two seeds in one, the sweep."""
+    """Searches of six methods on three spaces, retrainings, both in one, in stages, two seeds in one, and the sweep."""
     each = (f"search.updates_per_epoch={updates}", *SEARCH, f"dataset={data}", *COMMON)
     pairs = [("nb201", "darts"), ("nb201", "idarts"), ("nb201", "lambda"), ("darts", "gdas"), ("darts", "pc_darts"),
              ("nb1shot1_1", "sdarts")]
@@ -81,6 +81,8 @@ def cases(data: str, updates: int) -> list[Case]:
     found += [Case(f"retrain-{text.split()[1][6:]}", (*text.split(" "), *trained)) for text in (DARTS, NB201)]
     found.append(Case("search-and-retrain", ("run", "then=retrain", *small("single", "darts"), *each, *trained[:4],
                                              "retrain.layers=3", "retrain.channels=4"), runs=2))
+    found.append(Case("stages", ("search", "stages=drnas_darts", *small("darts", "darts"), "space.channels=12",
+                                 "search.arch_warmup=0", *each)))
     found.append(Case("two-seeds", ("search", "seeds_per_job=2", *small("tse", "nb201"), *each), runs=2))
     return [*found, sweep(each)]
 
