@@ -89,7 +89,6 @@ def test_a_disk_that_is_full_costs_nothing(disk: Path, whole: Path) -> None:
     assert done.code == 2, done
     assert "cannot be written (No space left on device); free some space and run the same command" in done.err
     assert "Traceback" not in done.err
-    assert "Logging error" not in done.err
     last = checkpoints.last(disk / "runs" / "run")
     assert last is not None
     assert last["updates"] >= 4
@@ -97,6 +96,8 @@ def test_a_disk_that_is_full_costs_nothing(disk: Path, whole: Path) -> None:
     again = jobs.nasx(disk, *WORDS)
     assert again.code == 2, again
     assert "No space left" in again.err
+    assert "Logging error" not in again.err, "a log that cannot be written is no fault of its own"
+    assert "Traceback" not in again.err
     (disk / "runs" / "other").unlink()
     ends(disk, whole)
 
@@ -124,8 +125,8 @@ def ordinary() -> None:
     assert libc.capset(header, data) == 0
 
 
-@pytest.mark.parametrize("words", [WORDS, (*WORDS[:-1], "--multirun", "seed=0,1")], ids=["run", "sweep"])
-@pytest.mark.parametrize("how", ["closed", "read-only", "umask"])
+@pytest.mark.parametrize(("how", "words"), [("closed", WORDS), ("read-only", WORDS), ("umask", WORDS),
+                                            ("closed", (*WORDS[:-1], "--multirun", "seed=0,1"))])
 def test_a_place_that_cannot_be_written_is_refused_before_any_work(how: str, words: tuple[str, ...], tmp_path: Path,
                                                                   request: pytest.FixtureRequest) -> None:
     if how == "read-only":
@@ -243,10 +244,9 @@ def umask(mask: int) -> None:
 
 
 @pytest.mark.parametrize(("env", "prepare"), [
-    ({}, jumping_clock), ({"TZ": "Pacific/Kiritimati"}, jobs.nothing), ({"TZ": "nonsense"}, jobs.nothing),
-    ({"LC_ALL": "C", "LANG": "C"}, jobs.nothing), ({"LC_ALL": "tr_TR.UTF-8"}, jobs.nothing),
-    ({}, partial(umask, 0)), ({}, partial(umask, 0o077)),
-], ids=["clock", "zone", "no zone", "C", "Turkish", "umask 0", "umask 077"])
+    ({}, jumping_clock), ({"TZ": "Pacific/Kiritimati", "LC_ALL": "C", "LANG": "C"}, partial(umask, 0)),
+    ({"TZ": "nonsense", "LC_ALL": "tr_TR.UTF-8"}, partial(umask, 0o077)),
+], ids=["clock", "C", "Turkish"])
 def test_clock_zone_locale_and_umask_change_nothing(env: dict[str, str], prepare: Callable[[], None], tmp_path: Path,
                                                     whole: Path) -> None:
     job = jobs.Job(tmp_path, *WORDS, env=env, prepare=prepare)
