@@ -1,4 +1,4 @@
-"""Loss and accuracy of a trained network on a test set.
+"""Loss and accuracy of a trained network on a test set: over images, or over the words of a text.
 
 The sums are taken over whole batches and divided once, so that the accuracy is the exact quotient of two integers:
 whoever evaluates the same weights on the same images gets the same number, on one process or on several.
@@ -13,8 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nasx.bilevel import hand_on, recall
+
 if TYPE_CHECKING:
-    from nasx.data.stream import Batch
+    from nasx.bilevel import Batch
 
 
 class Tested(NamedTuple):
@@ -25,9 +27,9 @@ class Tested(NamedTuple):
     correct: int
     images: int
 
-    def row(self) -> dict[str, float]:
+    def row(self, part: str = "test") -> dict[str, float]:
         """The two numbers under the names that records have for them."""
-        return {"test_loss": self.loss, "test_accuracy": self.accuracy}
+        return {f"{part}_loss": self.loss, f"{part}_accuracy": self.accuracy}
 
 
 def sums(network: nn.Module, batches: Iterable[Batch], device: torch.device, *, amp: bool = False) -> Tensor:
@@ -38,11 +40,12 @@ def sums(network: nn.Module, batches: Iterable[Batch], device: torch.device, *, 
         for batch in batches:
             random.manual_seed(batch.seed)
             with torch.autocast(device.type, dtype=torch.bfloat16, enabled=amp):
-                scores = network(batch.x, gen=random).main
-            scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
-            loss = F.cross_entropy(scores, batch.y, reduction="sum").double()
-            correct = (scores.argmax(1) == batch.y).sum()
-            total += torch.stack([loss, correct.double(), torch.full_like(loss, len(batch.y))])
+                logits = network(batch.x, gen=random, **recall(batch))
+            hand_on(batch, logits.state)
+            scores, y = logits.main.to(torch.promote_types(logits.main.dtype, torch.float32)), batch.y.flatten()
+            loss = F.cross_entropy(scores, y, reduction="sum").double()
+            correct = (scores.argmax(1) == y).sum()
+            total += torch.stack([loss, correct.double(), torch.full_like(loss, len(y))])
     return total
 
 

@@ -6,7 +6,7 @@
 The random runs of a row are those of method `random` with one draw a seed, on the same space and data set, by the same
 benchmark or retraining recipe; of several configurations of them the one with most runs. Their search protocol does
 not matter: random search trains nothing. Measured is the look-up on the row's own data set, else on the first that all
-runs have, test before validation; of retrained networks the test accuracy.
+runs have, test before validation; of retrained networks the test accuracy, or the test perplexity of language models.
 
 Shapes: rows and members are parallel lists: a row of `nasx.summary`, and the rows of `collect` that it gathers.
 """
@@ -14,7 +14,7 @@ Shapes: rows and members are parallel lists: a row of `nasx.summary`, and the ro
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, MutableMapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, MutableMapping, Sequence
 from typing import Any
 
 from nasx.significance import Difference, p_text, welch
@@ -43,7 +43,7 @@ def judge(rows: Sequence[MutableMapping[str, Any]], members: Sequence[Members]) 
         if found is not None:
             row["versus_p"] = found.p
             measures.add(name)
-    names = ", ".join(sorted(measures))
+    names = ", ".join(f"{name}, lower is better" if "perplexity" in name else name for name in sorted(measures))
     return [f"against random: mean minus that of random search on the same space and data set ({names}); above or below"
             " where p < 0.05 by Welch's t test over runs, not corrected for the number of rows; unclear: these runs do"
             " not tell it from random search"] if measures else []
@@ -57,7 +57,7 @@ def _chosen(members: Members) -> bool:
 def against(own: Members, pool: Members) -> tuple[str, Difference | None]:
     """The measure that both have, and the difference of `own` from `pool` (None where a side has fewer than two)."""
     both = [*own, *pool]
-    name = "test_accuracy"
+    name = retrained([m["test_accuracy"] for m in both])
     if own[0]["kind"] == "search":
         lookups = [k for k in own[0] if k.endswith((".test", ".valid")) and not any(math.isnan(m[k]) for m in both)]
         if not lookups:
@@ -71,6 +71,11 @@ def ranking(lookups: Sequence[str], own: Collection[str]) -> str:
     """The look-up to rank searches by: on one of their `own` data sets, else on the first; test before validation."""
     first = next((k for k in lookups if k.rpartition(".")[0] in own), lookups[0]).rpartition(".")[0]
     return f"{first}.test" if f"{first}.test" in lookups else f"{first}.valid"
+
+
+def retrained(accuracies: Iterable[float]) -> str:
+    """The measure of retrained networks with these test accuracies: language models have none."""
+    return "test_perplexity" if all(map(math.isnan, accuracies)) else "test_accuracy"
 
 
 def versus(found: Difference | None) -> str:

@@ -41,6 +41,9 @@ class Carried(Protocol):
     def write(self, state: Tensor, *, track: bool) -> None:
         """Leave the state after this batch: always where `track`, else only where nothing has been left yet."""
 
+    def aside(self) -> Carried:
+        """The same to read from, of which nothing is handed on."""
+
 
 class Batch(NamedTuple):
     """Inputs, targets, and the seed from which random operations draw.
@@ -60,6 +63,11 @@ class Batch(NamedTuple):
 def recall(batch: Batch) -> dict[str, Tensor | None]:
     """The state that a batch goes on from, as networks take it; nothing where batches are independent."""
     return {} if batch.carried is None else {"state": batch.carried.read()}
+
+
+def aside(batch: Batch) -> Batch:
+    """The same batch, to look at: nothing of its evaluations is handed on."""
+    return batch if batch.carried is None else batch._replace(carried=batch.carried.aside())
 
 
 def hand_on(batch: Batch, state: Tensor | None, *, track: bool = True) -> None:
@@ -317,6 +325,8 @@ class Method(ABC):
     """Whether all steps of one `variant` and epoch are the same device operations on other batches (CUDA graphs)."""
     draws: ClassVar[bool] = False
     """Whether the method draws mixtures for one inside it (`Search.drawing`)."""
+    compares: ClassVar[bool] = False
+    """Whether the method compares the cells of a supernet, so that it needs two of them."""
     labelled: ClassVar[tuple[str, ...]] = ()
     """Switches that reproduce a known fault of released code."""
 

@@ -25,7 +25,9 @@ TRAINING = (("train_loss", "Training loss", "cross-entropy (nats)", 1.0),
             ("val_loss", "Loss on validation batches", "cross-entropy (nats)", 1.0),
             ("train_accuracy", "Training accuracy", "accuracy (%)", 100.0),
             ("valid_accuracy", "Accuracy on the validation split", "accuracy (%)", 100.0),
-            ("test_accuracy", "Test accuracy", "accuracy (%)", 100.0))
+            ("test_accuracy", "Test accuracy", "accuracy (%)", 100.0),
+            ("train_perplexity", "Training perplexity", "perplexity", 1.0),
+            ("valid_perplexity", "Perplexity on the validation text", "perplexity", 1.0))
 """Column of metrics.jsonl, title, unit, scale."""
 TRACES = (("eigenvalue", "Dominant eigenvalue of the architecture Hessian", "eigenvalue", 1.0),
           ("alignment_val", "Layer alignment, validation gradients", "mean cosine", 1.0),

@@ -30,8 +30,9 @@ SIZES = {"epochs", "updates_per_epoch", "layers", "channels", "cells"}
 COLUMNS = ("run", "folder", "kind", "method", "space", "dataset", "protocol", "search", "recipe", "retrain",
            "searched_on", "experiment", "parent_family", "parent_folder", "parent_overrides", "labels", "reduced",
            "best_of", "study", "std_over", "overrides", "family", "identity", "seed", "parent", "genotype",
-           "benchmark", "source", "supernet_valid", "test_accuracy", "params", "cost_s", "peak_mb", "updates", "passes",
-           "device", "gpu", "versions", "commit", "collapsed", "doubtful", "moving")
+           "benchmark", "source", "supernet_valid", "test_accuracy", "supernet_perplexity", "valid_perplexity",
+           "test_perplexity", "params", "cost_s", "peak_mb", "updates", "passes", "device", "gpu", "versions", "commit",
+           "collapsed", "doubtful", "moving")
 """Columns of every frame; a look-up adds `<dataset>.valid` and `<dataset>.test`."""
 
 
@@ -159,6 +160,8 @@ def _row(folder: str, record: Mapping[str, Any]) -> dict[str, Any]:
         "genotype": _text(record.get("genotype")), "benchmark": "", "source": "",
         "supernet_valid": _percent((record.get("supernet") or {}).get("valid_accuracy")),
         "test_accuracy": _percent(record.get("test_accuracy")), "params": _number(record.get("params")),
+        "supernet_perplexity": _number((record.get("supernet") or {}).get("valid_perplexity")),
+        **{name: _number(record.get(name)) for name in ("valid_perplexity", "test_perplexity")},
         "cost_s": _number(record.get("wall_s")), "peak_mb": _number(record.get("peak_mb")),
         "updates": _number(record.get("updates")), "passes": _number(record.get("passes")),
         "device": _text(hardware.get("name")) or device, "gpu": device.startswith("cuda"),

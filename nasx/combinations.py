@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from nasx import schema
 from nasx.errors import UserError
 
 READS = {"search": ("search",), "retrain": ("retrain",), "run": ("search", "retrain"),
@@ -59,6 +60,45 @@ def _benchmark(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
         if target.startswith(f"nasx.benchmarks.{name}.") and not space.startswith(f"nasx.spaces.{home}."):
             yield UserError(f"benchmark={name}", f"knows no architecture of {space.rpartition('.')[2]}",
                             f"use space={home}, or benchmark=none")
+
+
+def _kinds(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
+    """Networks that read text need a text, and a protocol and a recipe for it; those of images likewise."""
+    wanted = _constant(cfg, "space", "data")
+    if wanted is None:
+        return
+    fits = {"text": "dataset=ptb search=ptb retrain=ptb", "images": "dataset=cifar10 search=darts retrain=darts_cifar"}
+    for group in ("dataset", *READS[command]):
+        found = _constant(cfg, group, "data")
+        if found not in (None, wanted):
+            remedy = next(word for word in fits[wanted].split() if word.startswith(group))
+            yield UserError(f"{group}={_get(cfg, f'{group}._target_').rpartition('.')[2]}",
+                            f"is for {found}, but the networks of this space read {wanted}",
+                            f"use {remedy}, or a space whose networks read {found}")
+
+
+def _cells(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
+    """Methods that compare the cells of a supernet need two of them."""
+    if "search" in READS[command] and _constant(cfg, "method", "compares") and _constant(cfg, "space", "single"):
+        yield UserError(f"method={str(_get(cfg, 'method._target_')).rpartition('.')[2]}",
+                        "compares the cells of a supernet, and that of this space has one alone",
+                        "use another method, for example method=darts")
+
+
+def _constant(cfg: Mapping[str, Any], group: str, name: str) -> Any:
+    target = _get(cfg, f"{group}._target_")
+    return schema.constant(target, name) if isinstance(target, str) else None
+
+
+def _words(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
+    words, batch = _get(cfg, "search.evaluate_words"), _get(cfg, "search.batch")
+    if "search" not in READS[command] or _constant(cfg, "space", "data") != "text" or batch is None:
+        return
+    if batch == 1:
+        yield UserError("search.batch=1", "is too few rows for batch norm", "use 2 or more")
+    if words is not None and words < 2 * batch:
+        yield UserError(f"search.evaluate_words={words}", f"is less than two for each of search.batch={batch} rows",
+                        f"use {2 * batch} or more, or null for all")
 
 
 def _rates(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
@@ -155,6 +195,6 @@ def _objective(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
 
 
 COMBINATIONS: tuple[Callable[[Mapping[str, Any], str], Iterator[UserError]], ...] = (
-    _device, _folder_name, _auxiliary, _benchmark, _rates, _momentum, _pieces, _source, _study, _held_out,
-    _skip_dropout, _keep,
+    _device, _folder_name, _auxiliary, _benchmark, _kinds, _cells, _words, _rates, _momentum, _pieces, _source, _study,
+    _held_out, _skip_dropout, _keep,
     _objective)

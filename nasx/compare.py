@@ -10,8 +10,8 @@ conditions joined by a comma:
   nasx compare before/ after/ metric=test_accuracy
 
 metric is a column of `nasx table format=csv` without _mean: cifar10.valid, cifar10.test, test_accuracy,
-supernet_valid, cost_s, peak_mb, params, updates, passes. By default retrained networks are compared by their test
-accuracy and searches by their look-up.
+supernet_valid, test_perplexity, valid_perplexity, supernet_perplexity, cost_s, peak_mb, params, updates, passes. By
+default retrained networks are compared by their test accuracy or perplexity, and searches by their look-up.
 
 The difference is mean(B) - mean(A) with a 95 % interval and a p value (Welch's t test over runs, nasx.significance).
 Refused, since the answer would mislead: groups of fewer than two runs, a run in both groups, runs of several
@@ -37,9 +37,10 @@ from nasx.summary import MEASURES
 OPTIONS = {"metric": "auto", "runs": "outputs"}
 SAME = {"kind": "nasx compare", "protocol": "protocol", "recipe": "recipe", "benchmark": "benchmark"}
 """Columns that must have one value in both groups together -> what it is called."""
-MEASURED = ("supernet_valid", "test_accuracy")
+MEASURED = ("supernet_valid", "test_accuracy", "supernet_perplexity", "valid_perplexity", "test_perplexity")
 """Accuracies that nasx measures itself, on the data set of the run."""
-UNITS = {"cost_s": "s", "peak_mb": "MB", "params": "", "updates": "", "passes": ""}
+UNITS = {"supernet_perplexity": "", "valid_perplexity": "", "test_perplexity": "",
+         "cost_s": "s", "peak_mb": "MB", "params": "", "updates": "", "passes": ""}
 """Metrics that are no accuracy in percent -> their unit."""
 SHOWN = 12
 """Runs of a group that are named."""
@@ -144,7 +145,7 @@ def choose(both: pd.DataFrame) -> str:
     the first that is known, test before validation. Raises UserError where there is none.
     """
     if both["kind"].iloc[0] == "retrain":
-        return "test_accuracy"
+        return baseline.retrained(both["test_accuracy"])
     lookups = [str(c) for c in both.columns if str(c).endswith((".test", ".valid")) and both[c].notna().all()]
     if not lookups:
         raise UserError("nasx compare", "these searches have no look-up in common, and the supernet's accuracy does "

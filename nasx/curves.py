@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,8 +39,9 @@ OPERATIONS = {
     ("amended_s3", 3): ("none", "skip_connect", "sep_conv_3x3")}
 """(space, number of operations) -> their published order."""
 EDGES = {6: [f"{j}→{i}" for i in range(1, 4) for j in range(i)],
-         14: [f"{j}→{i}" for i in range(2, 6) for j in range(i)]}
-"""Number of edges -> `source→target` names of the complete graphs of NAS-Bench-201 and DARTS."""
+         14: [f"{j}→{i}" for i in range(2, 6) for j in range(i)],
+         36: [f"{j}→{i}" for i in range(1, 9) for j in range(i)]}
+"""Number of edges -> `source→target` names of the complete graphs of NAS-Bench-201, DARTS and its recurrent cell."""
 MEASURED: tuple[tuple[str, str, Any], ...] = (("train", "training", "-"), ("val", "validation batches", (0, (4, 2))),
             ("valid", "whole validation split", (0, (1, 1.2))))
 """First part of the column, in words, dash."""
@@ -128,7 +129,7 @@ def _last_epoch(runs: Sequence[Sequence[Row]]) -> float:
 
 
 def _measure(axes: Axes, groups: Mapping[str, Sequence[Sequence[Row]]], kind: str) -> bool:
-    """Training and validation loss or accuracy: colours tell them apart for one group, dashes for several."""
+    """Training and validation loss or metric: colours tell them apart for one group, dashes for several."""
     scale = 100.0 if kind == "accuracy" else 1.0
     drawn = False
     for i, (label, runs) in enumerate(groups.items()):
@@ -136,11 +137,17 @@ def _measure(axes: Axes, groups: Mapping[str, Sequence[Sequence[Row]]], kind: st
             colour = CYCLE[(i if len(groups) > 1 else k) % len(CYCLE)]
             drawn |= line(axes, runs, f"{name}_{kind}", f"{label}, {words}" if len(groups) > 1 else words, colour,
                           scale, dash)
-    finish(axes, f"Supernet {kind}", "accuracy (%)" if kind == "accuracy" else "cross-entropy (nats)",
+    finish(axes, f"Supernet {kind}", {"accuracy": "accuracy (%)", "loss": "cross-entropy (nats)"}.get(kind, kind),
            max(map(_last_epoch, groups.values()), default=1.0))
     if drawn and len(groups) == 1:
         axes.legend(loc="best")
     return drawn
+
+
+def _metric(groups: Iterable[Sequence[Sequence[Row]]]) -> str:
+    """What the runs tell besides their losses."""
+    text = any("train_perplexity" in row for runs in groups for rows in runs for row in rows)
+    return "perplexity" if text else "accuracy"
 
 
 def _legend(made: Figure, labels: Sequence[str], measured: bool) -> None:
@@ -272,7 +279,7 @@ def training(groups: Runs, path: str | Path) -> list[Path]:
     with style():
         made = figure(9.0, 3.4)
         left, right = made.subplots(1, 2)
-        drawn = [_measure(left, read, "loss"), _measure(right, read, "accuracy")]
+        drawn = [_measure(left, read, "loss"), _measure(right, read, _metric(read.values()))]
         if not any(drawn):
             raise UserError(str(path), "no losses or accuracies in these runs", "name runs with finished epochs")
         if len(groups) > 1:
@@ -348,7 +355,7 @@ def search_picture(run_folder: str | Path, references: Mapping[str, Mapping[str,
         parts = _rows_of(made, heights)
         axes = parts[0].subplots(1, 3 if asked else 2)
         _measure(axes[0], group, "loss")
-        _measure(axes[1], group, "accuracy")
+        _measure(axes[1], group, _metric(group.values()))
         if asked:
             dataset, split = asked
             if references is None:

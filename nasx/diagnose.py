@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from nasx import agreement, structure
 from nasx.agreement import look
-from nasx.bilevel import Batch, Search, Tree, detached
+from nasx.bilevel import Batch, Search, Tree, aside, detached
 from nasx.curvature import curvature
 from nasx.errors import UserError
 
@@ -113,7 +113,7 @@ class Watch:
             if self.taken % self.steps == 0:
                 began, mix = time.perf_counter(), detached(search.problem.relax(search.a))
                 with uncompiled():
-                    running.add(*(look(search.problem, search.w, mix, batch).mix for batch in (train[0], val)))
+                    running.add(*(look(search.problem, search.w, mix, aside(batch)).mix for batch in (train[0], val)))
                 self.looked = added(self.looked, 2, 2, time.perf_counter() - began)
             self.taken += 1
             return step(search, train, val)

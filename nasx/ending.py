@@ -58,6 +58,9 @@ def show(result: Mapping[str, Any], folder: Path) -> None:
         console.print(f"test accuracy {100 * result['test_accuracy']:.2f} % (last epoch)")
     elif result.get("valid_accuracy") is not None:
         console.print(f"accuracy {100 * result['valid_accuracy']:.2f} % on held-out training images (last epoch)")
+    elif result.get("test_perplexity") is not None:
+        console.print(f"test perplexity {result['test_perplexity']:.2f} of the weights after epoch "
+                      f"{result['best_epoch']}, the best on the validation text ({result['valid_perplexity']:.2f})")
     hardware = result["hardware"]
     threads = f" ({hardware['threads']} threads)" if hardware["device"] == "cpu" else ""
     console.print(f"cost: {duration(result['wall_s'])}, {result['updates']:,} weight updates, "
@@ -84,7 +87,8 @@ def _lookup(console: Console, result: Mapping[str, Any]) -> None:
     """The benchmark's answer beside the best, a random and the median cell, a row for each data set."""
     found = result.get("lookup")
     if found is None:
-        console.print("no benchmark table answers for this cell: retrain it to learn its accuracy")
+        told = "perplexity" if "valid_perplexity" in (result.get("supernet") or {}) else "accuracy"
+        console.print(f"no benchmark table answers for this cell: retrain it to learn its {told}")
         if result.get("missing"):
             console.print(f"or look it up later: {result['missing']}; then `nasx bench fill` adds it to finished runs",
                           markup=False)

@@ -63,6 +63,9 @@ def finished(folder: Path) -> Facts:
     if found is None:
         raise UserError(f"from={folder}", "holds no finished run (no readable result.json)",
                         "give the command of that retraining again: it resumes and finishes")
+    if found.get("test_perplexity") is not None:
+        raise UserError(f"from={folder}", "holds a language model; exports are networks that classify images",
+                        "read its weights from the run's last checkpoint")
     if found.get("kind") != "retrain":
         raise UserError(f"from={folder}", f"is a run of nasx {found.get('kind')}: it has no trained network",
                         f"train one: nasx retrain from={folder}")
@@ -78,7 +81,6 @@ def trained(folder: Path, result: Mapping[str, Any], allow: Sequence[str]) -> tu
     The run's own `allow` is not believed: the folder may be another's.
     """
     from nasx import pretrained
-
     held = files.read_yaml(folder / "config.yaml")
     state = checkpoints.last(folder)
     if held is None or state is None:
@@ -108,7 +110,7 @@ def described(held: Mapping[str, Any], result: Mapping[str, Any], allow: Sequenc
         "space": held["space"], "settings": settings, "classes": images["classes"],
         "normalization": {"mean": images["mean"], "std": images["std"]}, "image": images["shape"],
         "dataset": {**held["dataset"], "path": None}, "accuracy": result["test_accuracy"],
-        "test": {"batch": test_batch(config.build(held["retrain"])), "amp": bool(settings["amp"]),
+        "test": {"batch": config.build(held["retrain"]).test_batch, "amp": bool(settings["amp"]),
                  "channels_last": bool(settings["channels_last"])},
         "commit": result.get("commit") or "unknown", "seed": result["seed"], "run": result["name"],
         "nasx": __version__}
@@ -118,7 +120,7 @@ def kept(state: Mapping[str, Any]) -> Facts:
     """The weights that were tested, without the auxiliary head, of a checkpoint."""
     from nasx.pretrained import AUXILIARY
 
-    averaged = state.get("ema")
+    averaged = state["average"]
     weights = state["network"] if averaged is None else {
         name.removeprefix("module."): x for name, x in averaged.items() if name.startswith("module.")}
     return {name: x for name, x in weights.items() if not name.startswith(AUXILIARY)}

@@ -90,10 +90,12 @@ def cuda(device: torch.device) -> Callable[[Callable[[], Any]], Callable[[], Non
     return capture
 
 
-def reason(device: torch.device, method: Method, draws: bool) -> str | None:
+def reason(device: torch.device, method: Method, *, draws: bool, carries: bool = False) -> str | None:
     """Why steps cannot be replayed here, None where they can."""
     if device.type != "cuda":
         return "CUDA graphs need a CUDA device"
     if not method.replayable:
         return "the method draws from each batch's seed"
+    if carries:
+        return "each batch goes on from the one before it, and batches vary in length"
     return "the network draws random numbers (noise or drop-path)" if draws else None

@@ -7,11 +7,12 @@
     layers=N channels=N     another size than that of the recipe (of an architecture) or of the space (of a supernet)
     max_macs=N              as many channels as N multiply-adds allow
     classes=N size=N        other images than the data set's; without dataset= the recipe's stem chooses: imagenet is
-                            1000 classes of 224 x 224 pixels, cifar 10 of 32 x 32
+                            1000 classes of 224 x 224 pixels, cifar 10 of 32 x 32; of text, classes are words
     out=FILE.svg|FILE.png   a drawing: of each cell of the architecture, or of all that the cells of the space may have
 
 Parameters leave the auxiliary head out unless the line says otherwise; those of a supernet leave the architecture out.
-Multiply-adds are those of convolutions and linear layers for one image, counted by torch on its meta device.
+Multiply-adds are those of convolutions and linear layers for one image (one word of text), counted by torch on its
+meta device.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 OPTIONS = ("genotype", "from", "space", "retrain", "dataset", "layers", "channels", "max_macs", "classes", "size",
            "out")
 IMAGES = {"cifar10": (10, 32), "cifar100": (100, 32), "svhn": (10, 32), "imagenet16": (120, 16),
-          "imagenet": (1000, 224)}
+          "imagenet": (1000, 224), "ptb": (10_000, 1)}
 """Classes and size of data sets that are always the same; others are read."""
 DRAWN = 400
 """Architectures drawn to learn which edges the cells of a space may have: an edge in 1 of 18 is missed once in 1e9."""
@@ -69,18 +70,18 @@ def architecture(said: Words) -> Facts:
     cfg, choices = composed(given, values)
     space, settings = config.build(cfg["space"]), config.build(cfg["retrain"])
     genotype = space.parse(text)
-    classes, size = images(said, cfg, settings.stem)
+    classes, size = images(said, cfg, space, settings.stem)
 
     from nasx.retrain import built, sized
     from nasx.spaces.network import cost
 
-    settings = sized(settings, space, genotype, classes, size)
-    price = cost(built(settings, space, genotype, classes), size)
-    default = "the space's own"
+    settings = sized(settings, space, genotype, classes, shape(space, size))
+    price = cost(built(settings, space, genotype, classes), space.example(1, shape(space, size)))
+    held = {name: getattr(settings, name) or "the space's own" for name in ("layers", "channels", "stem")
+            if name in cfg["retrain"]}
     facts: Facts = {
         "genotype": genotype, "source": source, "space": choices["space"],
-        "recipe": f"{settings.recipe} (retrain={choices['retrain']})", "layers": settings.layers or default,
-        "channels": settings.channels or default, "stem": settings.stem, "classes": classes, "image": f"{size}x{size}",
+        "recipe": f"{settings.recipe} (retrain={choices['retrain']})", **held, **described(space, classes, size),
         "parameters": price.params}
     if settings.auxiliary:
         facts["parameters with auxiliary head"] = price.params_with_auxiliary
@@ -142,11 +143,12 @@ def composed(given: Mapping[str, str], values: Sequence[str] = ()) -> tuple[dict
     return preflight.plain(preflight.make_loader().load_configuration("retrain", list(line.overrides), RunMode.RUN))
 
 
-def images(said: Words, cfg: Mapping[str, Any], stem: str) -> tuple[int, int]:
+def images(said: Words, cfg: Mapping[str, Any], space: Space, stem: str) -> tuple[int, int]:
     """Classes and side in pixels: as given, else the data set's, else what the stem is made for."""
     source = config.build(cfg["dataset"])
     if not said.options["dataset"]:
-        classes, size = IMAGES["imagenet" if stem == "imagenet" else "cifar10"]
+        usual = "ptb" if space.data == "text" else "imagenet" if stem == "imagenet" else "cifar10"
+        classes, size = IMAGES[usual]
     elif source.name in IMAGES:
         classes, size = IMAGES[source.name]
     elif said.options["classes"] and said.options["size"]:
@@ -158,6 +160,16 @@ def images(said: Words, cfg: Mapping[str, Any], stem: str) -> tuple[int, int]:
     return given[0] or classes, given[1] or size
 
 
+def shape(space: Space, size: int) -> tuple[int, ...]:
+    """The shape of one item that the networks of a space read."""
+    return (size,) if space.data == "text" else (3, size, size)
+
+
+def described(space: Space, classes: int, size: int) -> Facts:
+    """What the networks read, in words."""
+    return {"words": classes} if space.data == "text" else {"classes": classes, "image": f"{size}x{size}"}
+
+
 # ----------------------------------------------------------------------------------------------------- a space
 def supernet(said: Words) -> Facts:
     """Facts of a space and of its supernet. Raises UserError."""
@@ -165,12 +177,13 @@ def supernet(said: Words) -> Facts:
     sized = [f"space.{name}={said.number(name)}" for name in ("layers", "channels") if given[name]]
     cfg, choices = composed(given, sized)
     space: Space = config.build(cfg["space"])
-    classes, size = images(said, cfg, cfg["space"].get("stem", "cifar"))
+    classes, size = images(said, cfg, space, cfg["space"].get("stem", "cifar"))
     params, macs = supernet_cost(space, classes, size)
     shapes = space.shapes()
     facts: Facts = {
-        "space": choices["space"], "genotypes": space.size(), "layers": cfg["space"]["layers"],
-        "channels": cfg["space"]["channels"], "classes": classes, "image": f"{size}x{size}", "parameters": params,
+        "space": choices["space"], "genotypes": space.size(),
+        **{name: cfg["space"][name] for name in ("layers", "channels") if name in cfg["space"]},
+        **described(space, classes, size), "parameters": params,
         "architecture parameters": sum(prod(shape) for shape in shapes.values()),
         "shapes": ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in shapes.items()),
         "multiply-adds": macs}
@@ -182,7 +195,7 @@ def supernet(said: Words) -> Facts:
 
 
 def supernet_cost(space: Space, classes: int, size: int) -> tuple[int, int]:
-    """Parameters of the supernet, and multiply-adds of one image when every operation is computed by itself."""
+    """Parameters of the supernet, and multiply-adds of one item when every operation is computed by itself."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -190,7 +203,7 @@ def supernet_cost(space: Space, classes: int, size: int) -> tuple[int, int]:
         net = space.supernet(classes, naive=True)
         mix = {name: torch.empty(cells, *space.shapes()[name][-2:]) for name, cells in space.cells().items()}
         with FlopCounterMode(display=False) as counter:
-            net(torch.empty(2, 3, size, size), mix)  # two: batch norm over a single value is an error
+            net(space.example(2, shape(space, size)), mix)  # two: batch norm over a single value is an error
     return sum(x.numel() for x in net.parameters()), counter.get_total_flops() // 4
 
 

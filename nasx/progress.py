@@ -132,10 +132,12 @@ def text(means: Mapping[str, Any]) -> str:
     """The means that people watch, in a few words."""
     words = []
     for name, label in (("train", "train"), ("val", "val"), ("valid", "valid"), ("test", "test")):
-        loss, accuracy = means.get(f"{name}_loss"), means.get(f"{name}_accuracy")
-        if loss is not None or accuracy is not None:
-            words.append(" ".join([label, *([f"{loss:.3f}"] if loss is not None else []),
-                                   *([f"{100 * accuracy:.1f}%"] if accuracy is not None else [])]))
+        loss, accuracy, perplexity = (means.get(f"{name}_{kind}") for kind in ("loss", "accuracy", "perplexity"))
+        told = [*([f"{loss:.3f}"] if loss is not None else []),
+                *([f"{100 * accuracy:.1f}%"] if accuracy is not None else []),
+                *([f"perplexity {perplexity:.1f}"] if perplexity is not None else [])]
+        if told:
+            words.append(" ".join([label, *told]))
     words += [f"{k} {v:.3f}" for k, v in means.items() if k in ("alignment", "eigenvalue")]
     return "  ".join(words)
 

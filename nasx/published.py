@@ -52,7 +52,8 @@ RESULTS = {"supernet_valid_accuracy": "supernet valid accuracy", "supernet_valid
            "layer_alignment": "layer alignment", "search_gpu_days": "search GPU-days"}
 """What `told` tells, of the metrics of a row: what the row is about."""
 ALIKE = {"lambda_darts": "lambda", "lambda_": "lambda", "amended_darts": "amended", "single_darts": "single"}
-RETRAINED = {"test_accuracy": "test_accuracy", "top1_accuracy": "test_accuracy", "test_error": "test_accuracy",
+RETRAINED = {"valid_perplexity": "valid_perplexity", "test_perplexity": "test_perplexity",
+             "test_accuracy": "test_accuracy", "top1_accuracy": "test_accuracy", "test_error": "test_accuracy",
              "top1_error": "test_accuracy", "params_m": "params"}
 CHOICES = frozenset({"search", "retrain"})
 """Choices that a run has in a column of its own, besides those that say what it is."""

@@ -6,6 +6,7 @@ Learning rate of epoch e of E, with base rate r and floor l (fixed within an epo
     step     r decay^e                                                          DARTS on ImageNet
     linear   l + (r - l) (E - 5 - e) / (E - 5)      while E - e > 5             P-DARTS, PC-DARTS on ImageNet
              l + (r - l) (E - e) / (5 (E - 5))      in the last 5 epochs: a slope 5 times flatter
+    constant r                                                                  DARTS on Penn Treebank
     warm-up  r (e + 1) / W                          while e < W, whatever the schedule
 
 Drop-path probability: p e / E. Objective: cross entropy of the main head plus `auxiliary` times that of the auxiliary
@@ -14,6 +15,10 @@ head, both against smoothed labels (1 - s) onehot + s / classes.
 MixUp (Zhang et al. 2018): x_i <- c x_i + (1 - c) x_j, loss c L(y_i) + (1 - c) L(y_j), with c ~ Beta(m, m) drawn once a
 batch and j a permutation of the batch. CutMix (Yun et al. 2019): a box of height h sqrt(1 - c) and width w sqrt(1 - c),
 its centre uniform and its borders clipped, is pasted from x_j; then c is the share of pixels that stayed.
+
+Averaged SGD (Polyak and Juditsky 1992; "non-monotonically triggered" in Merity et al. 2018): SGD goes on as before,
+and the mean of its iterates is evaluated, from the validation on whose loss is above the least of all those that lie
+more than `patience` validations back.
 
 Sources: H. Liu et al., DARTS, ICLR 2019; X. Chen et al., P-DARTS, ICCV 2019; Y. Xu et al., PC-DARTS, ICLR 2020; their
 released code; C. Szegedy et al. 2016 (label smoothing).
@@ -24,14 +29,18 @@ Deviations
 3. Where both MixUp and CutMix are on, each batch takes one of them with probability 1/2. CutMix acts on every batch;
    its released code for CIFAR, on half of them.
 4. Averaged weights average the running statistics of batch norm too, so that they belong to the averaged weights.
+5. torch's ASGD leaves the first iterate after the switch out of the mean, and takes each step at the rate of the step
+   before (which matters where the rate follows a segment's length); here the mean is over all, and rates are their own.
+6. Text: a segment's learning rate is the recipe's times its length / bptt, as released. Where numbers are not finite
+   the run stops; the released code goes back to the best weights and tries again.
 
-Shapes: x (n, 3, h, w), y (n,), logits (n, classes).
+Shapes: x (n, 3, h, w), y (n,), logits (n, classes); of text x, y (n, steps), logits (n * steps, words).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -40,11 +49,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from nasx.bilevel import recall
 from nasx.search import cosine
 
 if TYPE_CHECKING:
-    from nasx.data.stream import Batch
-    from nasx.settings import RetrainSettings
+    from nasx.bilevel import Batch
+    from nasx.settings import Retraining
     from nasx.spaces.base import Logits
 
 FLAT = 5
@@ -52,7 +62,7 @@ FLAT = 5
 
 
 # ------------------------------------------------------------------------------------------------- schedules
-def rate(settings: RetrainSettings, epoch: int) -> float:
+def rate(settings: Retraining, epoch: int) -> float:
     """Learning rate of an epoch, counted from 0."""
     if epoch < settings.warmup_epochs:
         return settings.lr * (epoch + 1) / settings.warmup_epochs
@@ -63,6 +73,8 @@ def rate(settings: RetrainSettings, epoch: int) -> float:
             return settings.lr_min + (settings.lr - settings.lr_min) * linear(epoch, settings.epochs)
         case "step":
             return settings.lr * settings.decay**epoch
+        case "constant":
+            return settings.lr
 
 
 def linear(epoch: int, epochs: int) -> float:
@@ -71,11 +83,6 @@ def linear(epoch: int, epochs: int) -> float:
     if slope <= 0:
         return left / epochs
     return (left - FLAT) / slope if left > FLAT else left / (FLAT * slope)
-
-
-def drop_path(settings: RetrainSettings, epoch: int) -> float:
-    """Drop-path probability of an epoch, counted from 0."""
-    return settings.drop_path * epoch / settings.epochs
 
 
 # ------------------------------------------------------------------------------------------------ mixed images
@@ -97,7 +104,15 @@ class Mixed(NamedTuple):
             yield Mixed(*part, self.share)
 
 
-def mixes(settings: RetrainSettings) -> bool:
+def states(batch: Batch, sizes: list[int]) -> list[dict[str, Tensor | None]]:
+    """The state that a batch goes on from, as a network takes it, in parts of these sizes."""
+    given = recall(batch)
+    whole = given.get("state")
+    parts: Sequence[Tensor | None] = [None] * len(sizes) if whole is None else whole.split(sizes)
+    return [dict.fromkeys(given, part) for part in parts]
+
+
+def mixes(settings: Retraining) -> bool:
     """Whether images are mixed among themselves, so that a part of a batch needs the whole."""
     return bool(settings.mixup or settings.cutmix)
 
@@ -140,9 +155,11 @@ def outcome(logits: Logits, part: Mixed, *, auxiliary: float = 0.0, smoothing: f
     objective = loss
     if auxiliary and logits.auxiliary is not None:
         objective = loss + auxiliary * mean_loss(logits.auxiliary, part, smoothing)
+    if logits.penalty is not None:
+        objective = objective + logits.penalty.to(loss.dtype)
     with torch.no_grad():
         best = logits.main.argmax(1)
-        hits = [(best == y).to(loss.dtype).mean() for y in (part.y, part.other)]
+        hits = [(best == y.flatten()).to(loss.dtype).mean() for y in (part.y, part.other)]
         accuracy = hits[0] if part.share == 1 else part.share * hits[0] + (1 - part.share) * hits[1]
     return Outcome(objective, loss.detach(), accuracy)
 
@@ -150,19 +167,30 @@ def outcome(logits: Logits, part: Mixed, *, auxiliary: float = 0.0, smoothing: f
 def mean_loss(scores: Tensor, part: Mixed, smoothing: float = 0.0) -> Tensor:
     """Cross entropy of scores (n, classes) against smoothed and mixed labels."""
     scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
-    first = F.cross_entropy(scores, part.y, label_smoothing=smoothing)
+    first = F.cross_entropy(scores, part.y.flatten(), label_smoothing=smoothing)
     if part.share == 1:
         return first
     return part.share * first + (1 - part.share) * F.cross_entropy(scores, part.other, label_smoothing=smoothing)
 
 
 # ----------------------------------------------------------------------------------------------------- weights
-def optimizer(network: nn.Module, settings: RetrainSettings) -> torch.optim.SGD:
+def optimizer(network: nn.Module, settings: Retraining) -> torch.optim.SGD:
     """SGD with momentum; weight decay acts on all parameters, those of batch norm too, as in all released codes."""
     return torch.optim.SGD(network.parameters(), lr=settings.lr, momentum=settings.momentum,
                            nesterov=settings.nesterov, weight_decay=settings.weight_decay)
 
 
-def averaged(network: nn.Module, decay: float) -> AveragedModel:
-    """A copy of the network that follows it: w_ema <- decay w_ema + (1 - decay) w after every update."""
-    return AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+def averaged(network: nn.Module, decay: float | None) -> AveragedModel:
+    """A copy of the network that follows it: w_ema <- decay w_ema + (1 - decay) w after every update.
+
+    With `decay` None, the mean of the weights after all updates from now on.
+    """
+    how = None if decay is None else get_ema_multi_avg_fn(decay)
+    return AveragedModel(network, multi_avg_fn=how, use_buffers=True)
+
+
+def stalled(losses: Sequence[float], patience: int | None) -> bool:
+    """Whether the last of the validation losses is above the least of those more than `patience` before it."""
+    if patience is None or len(losses) < patience + 2:
+        return False
+    return losses[-1] > min(losses[:len(losses) - 1 - patience])

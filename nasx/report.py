@@ -148,16 +148,21 @@ def labels(groups: Sequence[Row]) -> list[str]:
 
 # ------------------------------------------------------------------------------------------------------- words
 def _best(groups: Sequence[Row]) -> tuple[Row, str] | None:
-    """The setting with the highest mean of the measure that most settings have, and that measure."""
+    """The setting with the best mean of the measure that most settings have, and that measure."""
     kinds = Counter(g["kind"] for g in groups)
     own = [g for g in groups if g["kind"] == ("retrain" if kinds["retrain"] else "search")]
-    names = ["test_accuracy"] if kinds["retrain"] else [k.removesuffix("_mean") for k in groups[0]
+    names = ["test_accuracy", "test_perplexity"] if kinds["retrain"] else [k.removesuffix("_mean") for k in groups[0]
                                                         if k.endswith((".test_mean", ".valid_mean"))]
     counted = [(sum(g[f"{m}_n"] > 0 for g in own), m.endswith(".test"), -i, m) for i, m in enumerate(names)]
     if not counted or not max(counted)[0]:
         return None
     measure = max(counted)[3]
-    return max((g for g in own if g[f"{measure}_n"]), key=lambda g: g[f"{measure}_mean"]), measure
+    sign = -1 if measure.endswith("perplexity") else 1
+    return max((g for g in own if g[f"{measure}_n"]), key=lambda g: sign * g[f"{measure}_mean"]), measure
+
+
+def _unit(measure: str) -> str:
+    return "" if measure.endswith("perplexity") else " %"
 
 
 def headline(groups: Sequence[Row], runs: Sequence[Row]) -> list[str]:
@@ -174,8 +179,9 @@ def headline(groups: Sequence[Row], runs: Sequence[Row]) -> list[str]:
     best = _best(groups)
     if best is not None:
         group, measure = best
-        said.append(f"Highest mean: {group['label']} with {wording.value(group, measure)} % ({words_of(measure)}, "
-                    f"n = {group['n']}).")
+        which = "Lowest" if measure.endswith("perplexity") else "Highest"
+        said.append(f"{which} mean: {group['label']} with {wording.value(group, measure)}{_unit(measure)} "
+                    f"({words_of(measure)}, n = {group['n']}).")
     above, below = ([g["label"] for g in groups if g["versus"].startswith(way)] for way in ("above", "below"))
     tested = [g for g in groups if g["versus"] and g["versus"] != "n < 2"]
     if tested:
@@ -209,7 +215,8 @@ def _cards(groups: Sequence[Row], runs: Sequence[Row]) -> list[tuple[str, str, s
     spent = wording.cost({"cost_s_mean": hours, "gpu": any(r["gpu"] for r in runs)})
     made = [("runs", str(len(runs)), f"{len(groups)} settings, {seeds} seeds")]
     if best is not None:
-        made.append((f"best mean · {best[0]['label']}", wording.value(best[0], best[1]), f"% {words_of(best[1])}"))
+        told = f"{_unit(best[1])} {words_of(best[1])}".strip()
+        made.append((f"best mean · {best[0]['label']}", wording.value(best[0], best[1]), told))
     judged = [r for r in runs if r["collapsed"] is not None]
     if judged:
         made.append(("collapsed", f"{sum(r['collapsed'] for r in judged)} of {len(judged)}", "searches"))

@@ -1,15 +1,16 @@
 """The training loop of a discrete network: from scratch, by a recipe, tested on the test set.
 
-An epoch is ceil(images / batch) updates on full batches of an endless stream over all training images. The result of
-a run is the test accuracy after the **last** epoch; the best epoch is recorded beside it, but it was chosen on the
-test set and is no result (DARTS, released code; spec section 3.2).
+An epoch is one pass over the training set, counted in updates on full batches of an endless stream. Where the recipe
+holds out a validation set, the weights that are best on it after an epoch are kept, and tested at the end. Where it
+holds out none (images), the result of a run is the test accuracy after the **last** epoch; the best epoch is recorded
+beside it, but it was chosen on the test set and is no result (DARTS, released code; spec section 3.2).
 
-Where the recipe averages weights, the averaged network is the one that is tested. Images are mixed, and drop-path is
-drawn, from the seed of the batch. `train_loss` is that of the main head against the recipe's (smoothed, mixed) labels;
-`test_loss` is the plain cross entropy.
+Where the recipe averages weights, the averaged network is the one that is evaluated. Images are mixed, and drop-path
+and dropout are drawn, from the seed of the batch. `train_loss` is that of the main head against the recipe's
+(smoothed, mixed) labels; `valid_loss` and `test_loss` are the plain cross entropy.
 
-Resume: `Trainer.state()` holds weights, buffers, averages, optimizer, stream position, running means, counters and
-torch's generators; everything else is a function of the configuration, so a killed run continues bit for bit.
+Resume: `Trainer.state()` holds weights, buffers, averages, the best weights, optimizer, stream, running means, counters
+and torch's generators; everything else is a function of the configuration, so a killed run continues bit for bit.
 
 Deviation: released codes leave out or shorten the last batch of an epoch; here a batch may straddle two epochs.
 """
@@ -24,11 +25,13 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from nasx import accuracy, config, files, machine, processes, recipe, records
-from nasx.data.stream import Batch, hashed, splits
+from nasx import accuracy, config, files, machine, metrics, processes, recipe, records
+from nasx.bilevel import Batch, hand_on, scaled
+from nasx.data.stream import hashed
 from nasx.errors import UserError
+from nasx.metrics import ACCURACY, Metric
 from nasx.progress import Display, text
 from nasx.search import Batches, Meter, broken
 from nasx.spaces.network import cost, widest
@@ -37,7 +40,7 @@ if TYPE_CHECKING:
     from torch.optim.swa_utils import AveragedModel
 
     from nasx.session import Config, Result, Session
-    from nasx.settings import RetrainSettings
+    from nasx.settings import Retraining
     from nasx.spaces.base import Genotype, Network, Space
 
 log = logging.getLogger("nasx")
@@ -51,29 +54,38 @@ class Trainer:
 
     `end_epoch(row)` is called with an epoch's means, `tick(trainer)` after every update (and after the end of its
     epoch). `stream` gives this process's own images of each batch, all of them where the recipe mixes images; `test()`
-    yields its own batches of the test set.
+    and `valid()` yield its own batches of these sets.
     """
 
     network: Network
-    settings: RetrainSettings
+    settings: Retraining
     stream: Batches
     test: Callable[[], Iterable[Batch]]
     updates_per_epoch: int
+    valid: Callable[[], Iterable[Batch]] | None = None
+    """The set that chooses the weights which are tested; None: the last ones are."""
+    metric: Metric = ACCURACY
     tick: Callable[[Trainer], None] = lambda trainer: None
     end_epoch: Callable[[Row], None] = lambda row: None
     updates: int = 0
     meter: Meter = field(default_factory=Meter)
     tested: Row = field(default_factory=dict)
+    best: float | None = None
+    """The metric of the best evaluation so far."""
+    kept: dict[str, Tensor] | None = None
+    """The weights that were best on the validation set."""
+    losses: list[float] = field(default_factory=list)
+    """Those of all evaluations so far."""
     optimizer: torch.optim.SGD = field(init=False)
-    ema: AveragedModel | None = field(init=False)
+    average: AveragedModel | None = field(init=False)
 
     def __post_init__(self) -> None:
         self.device = next(self.network.parameters()).device
         self.random = torch.Generator(self.device)
         self.rows = processes.rows(self.settings.batch, self.settings.accumulate)
-        self.drop_path = 0.0
+        self.sizes = [len(rows) for rows in self.rows]
         self.optimizer = recipe.optimizer(self.network, self.settings)
-        self.ema = None if self.settings.ema is None else recipe.averaged(self.network, self.settings.ema)
+        self.average = None if self.settings.ema is None else recipe.averaged(self.network, self.settings.ema)
         if self.settings.compile:
             self.network.compile()
         self.parallel = processes.parallel(self.network)
@@ -91,7 +103,6 @@ class Trainer:
     def run(self) -> None:
         while self.updates < self.total:
             epoch = self.epoch
-            self.drop_path = recipe.drop_path(self.settings, epoch)
             for group in self.optimizer.param_groups:
                 group["lr"] = recipe.rate(self.settings, epoch)
             self.meter.add(self.step(next(self.stream)))
@@ -109,20 +120,24 @@ class Trainer:
         self.random.manual_seed(batch.seed if alone else hashed(batch.seed, "process", processes.rank()))
         self.network.train()
         self.optimizer.zero_grad(set_to_none=True)
-        means, last = torch.zeros(2, device=self.device), len(self.rows) - 1
-        for i, part in enumerate(own.split([len(rows) for rows in self.rows])):
+        means, last, sizes, ends = torch.zeros(2, device=self.device), len(self.rows) - 1, self.sizes, []
+        given = {**settings.options(self.epoch), "gen": self.random}
+        for i, (part, state) in enumerate(zip(own.split(sizes), recipe.states(batch, sizes), strict=True)):
             with processes.quiet(self.parallel, i == last):
                 with self._precision():
-                    logits = self.parallel(part.x, drop_path=self.drop_path, gen=self.random)
+                    logits = self.parallel(part.x, **given, **state)
+                ends.append(logits.state)
                 found = recipe.outcome(logits, part, auxiliary=settings.auxiliary, smoothing=settings.label_smoothing)
                 share = len(part.y) / settings.batch
                 (found.objective * (share * processes.count())).backward()  # whose gradients are averaged
             means = means + torch.stack([found.loss, found.accuracy]) * share
+        hand_on(batch, torch.cat(ends) if batch.carried is not None else None)
         if settings.clip is not None:
             torch.nn.utils.clip_grad_norm_(self.network.parameters(), settings.clip)
-        self.optimizer.step()
-        if self.ema is not None:
-            self.ema.update_parameters(self.network)
+        with scaled(self.optimizer, batch.rate):
+            self.optimizer.step()
+        if self.average is not None:
+            self.average.update_parameters(self.network)
         self.updates += 1
         return dict(zip(("train_loss", "train_accuracy"), processes.total(means), strict=True))
 
@@ -134,21 +149,42 @@ class Trainer:
         self.guard(means)
         self.meter = Meter()
         every, last = self.settings.evaluate_every, self.updates == self.total
-        test = self.evaluate() if last or (every and (epoch + 1) % every == 0) else {}
-        if test:
-            self.guard(test)
-            best = max(test["test_accuracy"], self.tested.get("best_test_accuracy", -1.0))
-            first = best > self.tested.get("best_test_accuracy", -1.0)
-            self.tested = {**test, "best_test_accuracy": best,
-                           "best_epoch": epoch + 1 if first else self.tested["best_epoch"]}
+        found = self._judged(epoch) if last or (every and (epoch + 1) % every == 0) else {}
+        if last and self.kept is not None:
+            self.network.load_state_dict(self.kept)
+            test = self.evaluate(self.network, "test")
+            found |= test
+            self.tested |= test
         self.end_epoch({"epoch": epoch + 1, "updates": self.updates, "lr": self.optimizer.param_groups[0]["lr"],
-                        **means, **test})
+                        **self.metric.told(means), **found})
 
-    def evaluate(self) -> dict[str, float]:
-        """Loss and accuracy on the test set: of the averaged weights where the recipe has them."""
-        network = self.network if self.ema is None else self.ema.module
-        found = accuracy.sums(network, self.test(), self.device, amp=self.settings.amp)
-        return accuracy.means(processes.total(found)).row()
+    def _judged(self, epoch: int) -> Row:
+        """Evaluate after an epoch: what is best so far, and whether weights are averaged from now on."""
+        part = "test" if self.valid is None else "valid"
+        network = self.network if self.average is None else self.average.module
+        found = self.evaluate(network, part)
+        self.guard(found)
+        self.losses.append(found[f"{part}_loss"])
+        value = found[f"{part}_{self.metric.name}"]
+        first = self.metric.better(value, self.best)
+        if first:
+            self.best = value
+        if self.valid is None:
+            self.tested = {**found, f"best_test_{self.metric.name}": self.best,
+                           "best_epoch": epoch + 1 if first else self.tested["best_epoch"]}
+        elif first:
+            self.tested = {**found, "best_epoch": epoch + 1, "averaged": self.average is not None}
+            self.kept = {name: x.detach().clone() for name, x in network.state_dict().items()}
+        if self.average is None and recipe.stalled(self.losses, self.settings.patience):
+            self.average = recipe.averaged(self.network, None)
+            log.info("the validation stalls: weights are averaged from now on")
+        return found
+
+    def evaluate(self, network: nn.Module, part: str) -> Row:
+        """Loss and metric of a network on the test or validation set."""
+        batches = self.test if part == "test" or self.valid is None else self.valid
+        found = accuracy.sums(network, batches(), self.device, amp=self.settings.amp)
+        return self.metric.told(accuracy.means(processes.total(found)).row(part))
 
     def guard(self, means: Mapping[str, float], *, weights: bool = False) -> None:
         """Stop before a broken state is kept: raises UserError where a mean (or a weight) is not finite."""
@@ -162,18 +198,22 @@ class Trainer:
     def state(self) -> dict[str, Any]:
         """Tensors and plain values that `load` continues from, bit for bit."""
         cuda = self.device.type == "cuda"
-        return {"network": self.network.state_dict(), "ema": None if self.ema is None else self.ema.state_dict(),
+        return {"network": self.network.state_dict(),
+                "average": None if self.average is None else self.average.state_dict(),
                 "optimizer": self.optimizer.state_dict(), "stream": self.stream.state_dict(), "updates": self.updates,
-                "meter": self.meter.state(), "tested": dict(self.tested), "rng": torch.get_rng_state(),
+                "meter": self.meter.state(), "tested": dict(self.tested), "best": self.best, "kept": self.kept,
+                "losses": list(self.losses), "rng": torch.get_rng_state(),
                 "rng_cuda": torch.cuda.get_rng_state(self.device) if cuda else None}
 
     def load(self, state: Mapping[str, Any]) -> None:
         self.network.load_state_dict(state["network"])
-        if self.ema is not None:
-            self.ema.load_state_dict(state["ema"])
+        if state["average"] is not None:
+            self.average = self.average or recipe.averaged(self.network, None)
+            self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.stream.load_state_dict(state["stream"])
         self.updates, self.tested = state["updates"], dict(state["tested"])
+        self.best, self.kept, self.losses = state["best"], state["kept"], list(state["losses"])
         self.meter.load(state["meter"])
         torch.set_rng_state(state["rng"].cpu())
         if self.device.type == "cuda" and state["rng_cuda"] is not None:
@@ -186,26 +226,36 @@ def train(here: Session) -> Result:
     cfg, settings = here.config, config.build(here.config["retrain"])
     space, source = config.build(cfg["space"], cfg["allow"]), config.build(cfg["dataset"], cfg["allow"])
     genotype, parent = architecture(cfg, space)
-    images = source.open(here.device, cutout=settings.cutout, channels_last=settings.channels_last,
-                         workers=machine.workers(cfg["workers"]))
-    settings = sized(settings, space, genotype, len(images.classes), images.shape[1])
+    data = source.open(here.device, **settings.reading, channels_last=settings.channels_last,
+                       workers=machine.workers(cfg["workers"]))
+    if data.carries and processes.count() > 1:
+        raise UserError("nasx retrain", f"reads text on one process, but torchrun has started {processes.count()}",
+                        "start it without torchrun")
+    settings = sized(settings, space, genotype, len(data.classes), data.shape)
     torch.manual_seed(cfg["seed"])
-    network = built(settings, space, genotype, len(images.classes))
-    rehearse(network, settings, images.shape)
-    price = cost(network, images.shape[1])
+    network = built(settings, space, genotype, len(data.classes))
+    rehearse(network, settings, lambda n: space.example(n, data.shape))
+    price = cost(network, space.example(1, data.shape))
     layout = torch.channels_last if settings.channels_last else torch.preserve_format
     network = processes.synchronized(network.to(here.device).to(memory_format=layout), here.device)
 
     rows = None if recipe.mixes(settings) else torch.cat(processes.rows(settings.batch, settings.accumulate))
-    own, held = splits(images, source, cfg["seed"]) if settings.held_out else (None, None)
-    stream = images.stream("retrain", own, batch=settings.batch, seed=cfg["seed"], rows=rows)
+    own, held = data.split(cfg["seed"]) if settings.held_out or settings.validated else (None, None)
+    stream = data.stream("retrain", own, batch=settings.batch, seed=cfg["seed"], rows=rows)
+
+    def read(part: str, index: Any, batch: int) -> Iterator[Batch]:
+        return data.ordered(part, index, batch=batch, first=processes.rank(), step=processes.count())
 
     def test() -> Iterator[Batch]:
-        return images.ordered("test" if held is None else "train", held, batch=test_batch(settings),
-                              first=processes.rank(), step=processes.count())
+        return read("train", held, settings.test_batch) if settings.held_out else read("test", None, settings.test_batch)
 
-    updates = settings.updates_per_epoch or -(-len(images.train_y if own is None else own) // settings.batch)
-    trainer = Trainer(network, settings, stream, test, updates)
+    def valid() -> Iterator[Batch]:
+        return read("train", held, settings.valid_batch)
+
+    test(), valid()  # a set that is too small for its batch is told now
+    metric = metrics.OF[settings.data]
+    trainer = Trainer(network, settings, stream, test, settings.updates_per_epoch or stream.per_pass,
+                      valid if settings.validated else None, metric)
     kept = 0
     saved = processes.told(here.resume())
     if saved is not None:
@@ -221,7 +271,7 @@ def train(here: Session) -> Result:
         means = trainer.meter.means() if here.device.type == "cpu" or display.due() else {}
         trainer.guard(means)
         if means and display.due():
-            display.show(trainer.updates, f"{trainer.epoch + 1}/{settings.epochs}", means)
+            display.show(trainer.updates, f"{trainer.epoch + 1}/{settings.epochs}", metric.told(means))
         if time.monotonic() - here.saved > cfg["checkpoint_s"]:
             save()
 
@@ -242,17 +292,14 @@ def train(here: Session) -> Result:
         if not processes.owner():
             return tested
         tested = named(tested, held_out=settings.held_out)
-        part = "valid" if settings.held_out else "test"
-        log.info("%s accuracy %.2f %% after the last epoch; the best, %.2f %% after epoch %d, was chosen on the %s "
-                 "set and is no result", part, *(100 * tested[f"{name}{part}_accuracy"] for name in ("", "best_")),
-                 tested["best_epoch"], part)
+        log.info(told(tested, metric, settings))
         result = here.record(
             "retrain", protocol=settings.recipe, labels=[], genotype=str(genotype), operations=genotype.operations(),
             lookup=None, parent=parent and parent["name"], parent_lookup=parent and parent.get("lookup"),
-            **{"test_accuracy": None, **tested}, images=images.described(), params=price.params,
+            **{"test_accuracy": None, **tested}, images=data.described(), params=price.params,
             params_with_auxiliary=price.params_with_auxiliary, macs=price.macs, layers=settings.layers,
             channels=settings.channels, updates=trainer.updates, passes=trainer.updates,
-            images_per_s=round(trainer.updates * settings.batch / max(here.elapsed_s, 1e-9), 1),
+            items_per_s=round(trainer.updates * settings.batch / max(here.elapsed_s, 1e-9), 1),
             processes=processes.count(), changed=config.changed(cfg, published) if published else {})
         files.write_atomic(here.run.folder / "genotype.txt", f"{genotype}\n")
         here.run.finish(result)
@@ -264,24 +311,31 @@ def named(row: Row, *, held_out: bool) -> Row:
     return {name.replace("test_", "valid_"): value for name, value in row.items()} if held_out else row
 
 
-def built(settings: RetrainSettings, space: Space, genotype: Genotype, classes: int) -> Network:
+def told(tested: Row, metric: Metric, settings: Retraining) -> str:
+    """The result in a sentence."""
+    part = "valid" if settings.held_out else "test"
+    value, epoch = metric.text(tested[f"{part}_{metric.name}"]), tested["best_epoch"]
+    if settings.validated:
+        return f"{part} {metric.name} {value} of the weights after epoch {epoch}, the best on the validation set"
+    best = metric.text(tested[f"best_{part}_{metric.name}"])
+    return (f"{part} {metric.name} {value} after the last epoch; the best, {best} after epoch {epoch}, was chosen on the "
+            f"{part} set and is no result")
+
+
+def built(settings: Retraining, space: Space, genotype: Genotype, classes: int) -> Network:
     """The network that the recipe trains."""
     return space.network(genotype, classes, layers=settings.layers, channels=settings.channels, stem=settings.stem,
                          auxiliary=bool(settings.auxiliary))
 
 
-def sized(settings: RetrainSettings, space: Space, genotype: Genotype, classes: int, size: int) -> RetrainSettings:
-    """The settings with the channels that `max_macs` allows for images of `size` x `size` pixels. Raises UserError."""
+def sized(settings: Retraining, space: Space, genotype: Genotype, classes: int,
+          shape: tuple[int, ...]) -> Retraining:
+    """The settings with the channels that `max_macs` allows for items of this shape. Raises UserError."""
     if settings.max_macs is None:
         return settings
-    channels = widest(lambda width: built(replace(settings, channels=width), space, genotype, classes), size,
-                      settings.max_macs)
+    channels = widest(lambda width: built(replace(settings, channels=width), space, genotype, classes),
+                      space.example(1, shape), settings.max_macs)
     return replace(settings, channels=channels)
-
-
-def test_batch(settings: RetrainSettings) -> int:
-    """Images that are tested at once: twice a piece, since nothing is kept for a backward pass."""
-    return 2 * -(-settings.batch // settings.accumulate)
 
 
 def architecture(cfg: Config, space: Space) -> tuple[Genotype, Result | None]:
@@ -319,13 +373,17 @@ def other_space(searched: Mapping[str, Any], given: Mapping[str, Any]) -> str:
     return "the search had " + " ".join(f"space.{key}={config.show(old[key])}" for key in keys) + ": give the same"
 
 
-def rehearse(network: Network, settings: RetrainSettings, shape: tuple[int, ...]) -> None:
-    """One training pass without arithmetic: settings that the network cannot take raise UserError now, not at night."""
+def rehearse(network: Network, settings: Retraining, example: Callable[[int], Tensor]) -> None:
+    """One training pass without arithmetic: settings that the network cannot take raise UserError now, not at night.
+
+    `example` gives an input of so many items without values.
+    """
     shadow = copy.deepcopy(network).to("meta").train()
     piece = -(-settings.batch // settings.accumulate)
     dtype = next(shadow.parameters()).dtype
     try:
-        shadow(torch.empty(piece, *shape, device="meta", dtype=dtype), drop_path=settings.drop_path)
+        given = example(piece)
+        shadow(given.to(dtype) if given.is_floating_point() else given, **settings.options(settings.epochs))
     except ValueError as error:  # batch norm over a single value
         raise UserError(f"retrain.batch={settings.batch}, retrain.accumulate={settings.accumulate}",
                         f"pieces of {piece} images are too small for batch norm ({error})",

@@ -17,9 +17,9 @@ from typing import Any
 
 import torch
 
-from nasx import config, ending, files, graphs, machine, processes, progress, records, stages, verdict
+from nasx import config, ending, files, graphs, machine, metrics, processes, progress, records, stages, verdict
 from nasx.bilevel import Ending, Search, Tree, detached
-from nasx.data.stream import hashed, splits
+from nasx.data.stream import hashed
 from nasx.diagnose import Watch
 from nasx.errors import UserError
 from nasx.inherit import go_on
@@ -150,12 +150,13 @@ class SearchJob:
         self.space, self.method = build("space"), build("method")
         self.benchmark, self.source = build("benchmark"), build("dataset")
         engine, settings = build("engine"), self.settings
-        self.images = self.source.open(here.device, cutout=settings.cutout, channels_last=engine.channels_last,
-                                       workers=machine.workers(cfg["workers"]))
-        w_index, self.a_index = splits(self.images, self.source, cfg["seed"])
+        self.data = self.source.open(here.device, **settings.reading, channels_last=engine.channels_last,
+                                     workers=machine.workers(cfg["workers"]))
+        self.metric = metrics.OF[settings.data]
+        w_index, self.a_index = self.data.split(cfg["seed"])
 
         torch.manual_seed(cfg["seed"])
-        supernet = self.space.supernet(len(self.images.classes), naive=engine.supernet == "naive").to(here.device)
+        supernet = self.space.supernet(len(self.data.classes), naive=engine.supernet == "naive").to(here.device)
         self.problem = RelaxedProblem(self.space, supernet, self.method.activate, auxiliary=settings.auxiliary,
                                       engine=engine)
         gen = torch.Generator().manual_seed(hashed(cfg["seed"], "architecture"))
@@ -165,13 +166,13 @@ class SearchJob:
         self.search = Search(self.problem, w, a, weight_optimizer(w, settings), architecture_optimizer(a, settings),
                              settings.clip)
         if self.stage.inherited is not None:
-            go_on(self.search, supernet, self.space, *self.stage.inherited, len(self.images.classes))
-        train, val = (self.images.stream(name, index, batch=settings.batch, seed=cfg["seed"])
+            go_on(self.search, supernet, self.space, *self.stage.inherited, len(self.data.classes))
+        train, val = (self.data.stream(name, index, batch=settings.batch, seed=cfg["seed"])
                       for name, index in (("w", w_index), ("a", self.a_index)))
         self.watch = Watch(self.search, self.space, supernet, train, val, every=settings.diagnose_every,
                            steps=settings.diagnose_steps, epochs=settings.epochs,
                            weight_decay=settings.arch_weight_decay, stop=build("stop"))
-        updates = settings.updates_per_epoch or -(-len(w_index) // settings.batch)
+        updates = settings.updates_per_epoch or train.per_pass
         advance = self.watch.over(self.replayed(engine.graphs) or self.method.step)
         self.loop = Loop(self.search, self.method, supernet, train, val, advance=advance, epochs=settings.epochs,
                          updates_per_epoch=updates, lr=settings.lr, lr_min=settings.lr_min, warmup=settings.arch_warmup,
@@ -183,7 +184,7 @@ class SearchJob:
         if wanted == "off":
             return None
         draws = self.problem.draws or any(self.settings.options(self.settings.epochs).values())
-        why = graphs.reason(self.here.device, self.method, draws)
+        why = graphs.reason(self.here.device, self.method, draws=draws, carries=self.data.carries)
         if why is None:
             return graphs.Replayed(self.method, self.problem, graphs.cuda(self.here.device))
         if wanted == "on":
@@ -207,10 +208,10 @@ class SearchJob:
 
     def evaluate(self) -> dict[str, float]:
         """The supernet on the whole validation split, at the relaxed architecture."""
-        batches = self.images.ordered("train", self.a_index[:self.settings.evaluate_images],
-                                      batch=4 * self.settings.batch)
+        most, batch = self.settings.evaluated
+        batches = self.data.ordered("train", self.a_index[:most], batch=batch)
         means = self.problem.evaluate(self.search.w, self.problem.relax(self.search.a), batches)
-        return {"valid_loss": means["loss"], "valid_accuracy": means["accuracy"]}
+        return self.metric.told({"valid_loss": means["loss"], "valid_accuracy": means["accuracy"]})
 
     # ------------------------------------------------------------------------------------------------ the loop
     def resume(self) -> None:
@@ -239,12 +240,13 @@ class SearchJob:
             means = self.loop.meter.means()
             self.loop.guard(means)
             if due and means:
-                self.display.show(self.search.updates, f"{self.search.epoch + 1}/{self.settings.epochs}", means)
+                self.display.show(self.search.updates, f"{self.search.epoch + 1}/{self.settings.epochs}",
+                                  self.metric.told(means))
         if self.here.checkpoint_due:
             self.save()
 
     def end_epoch(self, row: dict[str, Any]) -> None:
-        mix = detached(self.problem.relax(self.search.a))
+        row, mix = self.metric.told(row), detached(self.problem.relax(self.search.a))
         if self.settings.evaluate_every and row["epoch"] % self.settings.evaluate_every == 0:
             row |= self.evaluate()
         row |= {"genotype": str(self.genotype(mix)), "lookup": self.lookup(mix)}
@@ -292,7 +294,7 @@ class SearchJob:
     def final(self) -> dict[str, float]:
         """The supernet's last evaluation: that of the last epoch's row where it has one."""
         last = self.watch.rows[-1] if self.watch.rows else {}
-        return {k: last[k] for k in ("valid_loss", "valid_accuracy") if k in last} or self.evaluate()
+        return {k: last[k] for k in ("valid_loss", f"valid_{self.metric.name}") if k in last} or self.evaluate()
 
     def record(self) -> Result:
         mix, method = self.choose(), self.method

@@ -133,6 +133,23 @@ def component(target: str) -> Component | None:
     return Component(name, home, doc.partition("\n")[0], fields, takes_any, doc)
 
 
+@cache
+def constant(target: str, name: str) -> Any:
+    """A class constant of a component or of its bases, None where there is none that is a literal."""
+    module, _, own = target.rpartition(".")
+    found = definition(module, own) if module else None
+    if found is None or not isinstance(found[1], ast.ClassDef):
+        return None
+    home, node = found
+    assert isinstance(node, ast.ClassDef)
+    for line in node.body:
+        match line:
+            case ast.AnnAssign(target=ast.Name(id=key), value=ast.Constant(value=value)) if key == name:
+                return value
+    held = (constant(f"{home}.{_last(base)}", name) for base in node.bases)
+    return next((value for value in held if value is not None), None)
+
+
 def _fields(node: ast.ClassDef, module: str) -> Iterator[tuple[str, Field]]:
     """Dataclass fields, those of the bases first; a class that is no dataclass declares none of its own."""
     for base in reversed(node.bases):

@@ -73,6 +73,11 @@ class TextSettings:
             self.dropout_embedding, self.dropout_input, self.dropout_x, self.dropout_hidden, self.dropout_output,
             self.activation, self.slowness)}
 
+    @property
+    def reading(self) -> dict[str, Any]:
+        """How a data set is opened."""
+        return {"bptt": self.bptt, "short": self.short, "jitter": self.jitter}
+
 
 @dataclass(frozen=True, kw_only=True)
 class SearchProtocol:
@@ -109,6 +114,7 @@ class SearchProtocol:
     diagnose_steps: NonNegative
     """Steps between looks at the layers' gradients (alignment as a mean over the epoch, layer split); 0: none."""
 
+
 @dataclass(frozen=True, kw_only=True)
 class SearchSettings(SearchProtocol):
     """The search protocol on images: conf/search/*.yaml."""
@@ -137,6 +143,16 @@ class SearchSettings(SearchProtocol):
         return {"drop_path": self.drop_path * epoch / epochs,
                 **({"skip_dropout": self.skip_dropout * fading} if self.skip_dropout else {})}
 
+    @property
+    def reading(self) -> dict[str, Any]:
+        """How a data set is opened."""
+        return {"cutout": self.cutout}
+
+    @property
+    def evaluated(self) -> tuple[int | None, int]:
+        """How many items an evaluation reads (None: all), and how many at once."""
+        return self.evaluate_images, 4 * self.batch
+
 
 @dataclass(frozen=True, kw_only=True)
 class TextSearchSettings(TextSettings, SearchProtocol):
@@ -145,6 +161,11 @@ class TextSearchSettings(TextSettings, SearchProtocol):
     auxiliary: ClassVar[float] = 0.0
     evaluate_words: Positive | None
     """Words of the validation text that an evaluation reads; null: all."""
+
+    @property
+    def evaluated(self) -> tuple[int | None, int]:
+        """How many words an evaluation reads (None: all), and in how many rows."""
+        return self.evaluate_words, self.batch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,7 +184,6 @@ class Recipe:
     accumulate: Positive = 1
     """Pieces that a batch is computed in, to fit a smaller memory; only batch norm sees the pieces."""
     amp: bool = False
-    compile: bool = False
     updates_per_epoch: Positive | None = None
     """Weight updates in an epoch; null: as many as one pass over the training set needs."""
     evaluate_every: NonNegative = 1
@@ -175,6 +195,8 @@ class RetrainSettings(Recipe):
     """How a network that classifies images is trained from scratch: conf/retrain/*.yaml."""
 
     data: ClassVar[str] = "images"
+    validated: ClassVar[bool] = False
+    """Whether a part is held out, and the weights that are best on it are tested; else the last ones are."""
     patience: ClassVar[int | None] = None
     layers: Positive | None
     """Cells (of a stage, in nb201); null: the space's own retraining size."""
@@ -201,17 +223,33 @@ class RetrainSettings(Recipe):
     held_out: bool = False
     """Train on the images that train the weights in a search, and test on those that train the architecture: to choose
     between cells without the test set."""
+    compile: bool = False
 
     def options(self, epoch: int) -> dict[str, Any]:
         """What a training pass of an epoch (from 0) gives the network besides its input."""
-        return {"drop_path": self.drop_path * epoch / max(self.epochs, 1)}
+        return {"drop_path": self.drop_path * epoch / self.epochs}
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """How a data set is opened."""
+        return {"cutout": self.cutout}
+
+    @property
+    def test_batch(self) -> int:
+        """Images that are tested at once: twice a piece, since nothing is kept for a backward pass."""
+        return 2 * -(-self.batch // self.accumulate)
+
+    valid_batch = test_batch
 
 
 @dataclass(frozen=True, kw_only=True)
 class TextRetrainSettings(TextSettings, Recipe):
     """How a language model is trained from scratch: conf/retrain/ptb.yaml."""
 
+    validated: ClassVar[bool] = True
+    held_out: ClassVar[bool] = False
     layers: ClassVar[None] = None
+    max_macs: ClassVar[int | None] = None
     stem: ClassVar[Literal["cifar"]] = "cifar"
     schedule: ClassVar[Literal["constant"]] = "constant"
     lr_min: ClassVar[float] = 0.0
@@ -225,12 +263,16 @@ class TextRetrainSettings(TextSettings, Recipe):
     mixup: ClassVar[float] = 0.0
     cutmix: ClassVar[float] = 0.0
     channels_last: ClassVar[bool] = False
+    compile: ClassVar[bool] = False
     patience: NonNegative | None
     """Validations without a better one than those before, after which weights are averaged (ASGD); null: never."""
     valid_batch: Positive
     """Pieces that the validation text is read in side by side."""
     test_batch: Positive
     """Pieces that the test text is read in side by side."""
+
+
+Retraining = RetrainSettings | TextRetrainSettings
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,8 @@ KEYS = ["kind", "method", "space", "searched_on", "dataset", "protocol", "search
         "reduced", "best_of", "study"]
 """Columns whose values split rows, besides the configuration itself."""
 CARRIED = ("overrides", "family", "folder", "experiment", "parent_overrides", "parent_folder")  # told of a row's first
-MEASURES = ("supernet_valid", "test_accuracy", "params", "cost_s", "peak_mb", "updates", "passes")
+MEASURES = ("supernet_valid", "test_accuracy", "supernet_perplexity", "valid_perplexity", "test_perplexity", "params",
+            "cost_s", "peak_mb", "updates", "passes")
 CHOSEN = {"method", "space", "dataset", "search", "retrain"}
 """Overrides that stand in a column of their own already."""
 

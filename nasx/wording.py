@@ -70,16 +70,23 @@ def sheets(table: pd.DataFrame, *, error: bool = False) -> list[Sheet]:
                  if any(value(row, f"{d}.valid") for row in looked_up)]
         benches = ", ".join(sorted({str(row["benchmark"]) for row in looked_up}))
         made.append(_sheet(f"Searches, looked up in {benches}", looked_up, pairs, "accuracy in %", missing="n/a"))
-    if plain:
-        pairs = [("supernet valid", "supernet_valid")]
-        made.append(_sheet("Searches without a look-up", plain, pairs, "accuracy of the supernet in %; it does not "
-                           "rank methods, retrain the cells for that"))
-    if retrained:
+    ranks = "it does not rank methods, retrain the cells for that"
+    if told := [row for row in plain if not row["supernet_perplexity_n"]]:
+        made.append(_sheet("Searches without a look-up", told, [("supernet valid", "supernet_valid")],
+                           f"accuracy of the supernet in %; {ranks}"))
+    if told := [row for row in plain if row["supernet_perplexity_n"]]:
+        made.append(_sheet("Searches on text", told, [("supernet valid", "supernet_perplexity")],
+                           f"perplexity of the supernet; {ranks}"))
+    if told := [row for row in retrained if not row["test_perplexity_n"]]:
         if error:
-            retrained = [row | {"test_accuracy_mean": 100 - row["test_accuracy_mean"]} for row in retrained]
+            told = [row | {"test_accuracy_mean": 100 - row["test_accuracy_mean"]} for row in told]
         word = "error" if error else "accuracy"
-        made.append(_sheet("Retrained networks", retrained, [(f"test {word}", "test_accuracy")],
+        made.append(_sheet("Retrained networks", told, [(f"test {word}", "test_accuracy")],
                            f"test {word} of the last epoch in %"))
+    if told := [row for row in retrained if row["test_perplexity_n"]]:
+        made.append(_sheet("Retrained language models", told, [
+            ("valid perplexity", "valid_perplexity"), ("test perplexity", "test_perplexity")],
+            "perplexity of the weights that are best on the validation text"))
     return made
 
 

@@ -18,6 +18,7 @@ from nasx.spaces.nb201 import Nb201
 from nasx.spaces.network import cost, widest
 
 PAIRS = tuple[tuple[str, int], ...]
+IMAGE = Darts().example(1, (3, 32, 32))
 
 
 class Arithmetic:
@@ -86,8 +87,8 @@ def test_torchs_counter_equals_arithmetic(name: str) -> None:
         Darts().parse(name)
     except UserError:
         pytest.skip("a cell of S4")
-    assert cost(network(name), 224).macs == counted(name).macs
-    assert cost(network(name, 12, 7), 224).macs == counted(name, 12, 7).macs
+    assert cost(network(name), Darts().example(1, (3, 224, 224))).macs == counted(name).macs
+    assert cost(network(name, 12, 7), Darts().example(1, (3, 224, 224))).macs == counted(name, 12, 7).macs
 
 
 def test_darts_v2_on_imagenet() -> None:
@@ -116,12 +117,12 @@ def cell(channels: int) -> nn.Module:
 @pytest.mark.parametrize("build", [cifar("DARTS_V2", 3), cifar("DARTS_V1", 5), cell])
 def test_the_widest_equals_a_slow_search(build: Callable[[int], nn.Module]) -> None:
     with torch.device("meta"):
-        macs = {channels: cost(build(channels), 32).macs for channels in range(2, 42, 2)}
+        macs = {channels: cost(build(channels), IMAGE).macs for channels in range(2, 42, 2)}
     assert list(macs.values()) == sorted(macs.values())
     for limit in (macs[2], macs[4] - 1, macs[16] + 1, macs[36], (macs[38] + macs[40]) // 2):
-        assert widest(build, 32, limit) == max(channels for channels, cost_ in macs.items() if cost_ <= limit)
+        assert widest(build, IMAGE, limit) == max(channels for channels, cost_ in macs.items() if cost_ <= limit)
     with pytest.raises(UserError, match=rf"retrain.max_macs={macs[2] - 1}: is less than two channels need"):
-        widest(build, 32, macs[2] - 1)
+        widest(build, IMAGE, macs[2] - 1)
 
 
 def test_a_bounded_run_records_its_width_and_is_exported_with_it(tmp_path: Path) -> None:

@@ -164,10 +164,11 @@ def test_values_of_a_replay_stay_when_the_next_one_runs() -> None:
 
 def test_what_cannot_be_replayed_says_why() -> None:
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
-    assert "CUDA device" in str(reason(cpu, BUILT["darts"], False))
-    assert "seed" in str(reason(cuda, BUILT["gdas"], False))
-    assert "noise" in str(reason(cuda, BUILT["darts"], True))
-    assert reason(cuda, BUILT["darts"], False) is None
+    assert "CUDA device" in str(reason(cpu, BUILT["darts"], draws=False))
+    assert "seed" in str(reason(cuda, BUILT["gdas"], draws=False))
+    assert "noise" in str(reason(cuda, BUILT["darts"], draws=True))
+    assert "vary in length" in str(reason(cuda, BUILT["darts"], draws=False, carries=True))
+    assert reason(cuda, BUILT["darts"], draws=False) is None
 
 
 def test_a_checkpoint_of_other_kernels_keeps_those_of_this_device() -> None:

@@ -66,7 +66,7 @@ def test_the_weights_are_the_last_ones_without_the_head(here: Path, tmp_path: Pa
     held = network.network.state_dict()
     assert not any(name.startswith("auxiliary") for name in held)
     assert any(name.startswith("auxiliary") for name in state["network"])
-    assert all(torch.equal(x, state["ema"][f"module.{name}"]) for name, x in held.items())
+    assert all(torch.equal(x, state["average"][f"module.{name}"]) for name, x in held.items())
 
 
 def test_a_loaded_network_reads_bytes_and_knows_its_origin(here: Path, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ def test_golden_parameter_counts(
         name: str, classes: int, layers: int | None, params: int, with_head: int | None) -> None:
     with torch.device("meta"):
         network = SPACE.network(SPACE.parse(name), classes, layers=layers, auxiliary=with_head is not None)
-    found = cost(network, 32)
+    found = cost(network, SPACE.example(1, (3, 32, 32)))
     assert found.params == params
     assert found.params_with_auxiliary == (with_head or params)
 
@@ -36,7 +36,7 @@ def test_imagenet_network_of_darts_v2() -> None:
     """4,718,752 parameters (also counted by imgclsmob). 529.9 M multiply-adds of convolutions and the linear layer."""
     with torch.device("meta"):
         network = SPACE.network(V2, 1000, stem="imagenet", auxiliary=True)
-    assert cost(network, 224) == (4_718_752, 5_979_528, 529_911_552)
+    assert cost(network, SPACE.example(1, (3, 224, 224))) == (4_718_752, 5_979_528, 529_911_552)
 
 
 @pytest.mark.parametrize(("digits", "params"), [("333333", 1_531_546), ("333133", 1_288_506), ("111111", 73_306)])
@@ -44,7 +44,7 @@ def test_nb201_golden_counts(digits: str, params: int) -> None:
     space = Nb201()
     with torch.device("meta"):
         network = space.network(space.parse(digits), 10)
-    assert cost(network, 32).params == params
+    assert cost(network, SPACE.example(1, (3, 32, 32))).params == params
 
 
 def test_nb201_formulas() -> None:
@@ -56,7 +56,7 @@ def test_nb201_formulas() -> None:
         n1, n3 = genotype.ops.count("nor_conv_1x1"), genotype.ops.count("nor_conv_3x3")
         with torch.device("meta"):
             network = space.network(genotype, 10)
-        found = cost(network, 32)
+        found = cost(network, SPACE.example(1, (3, 32, 32)))
         assert found.params == 73_306 + 28_000 * n1 + 243_040 * n3
         assert found.macs + 10 == 7_783_050 + 3_932_160 * n1 + 35_389_440 * n3
 

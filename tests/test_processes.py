@@ -117,8 +117,8 @@ def training() -> dict[str, Any]:
                    lambda: tests, 3)
     made.end_epoch = rows.append
     made.run()
-    assert made.ema is not None
-    return {"net": dict(net.state_dict()), "ema": dict(made.ema.module.state_dict()), "rows": rows}
+    assert made.average is not None
+    return {"net": dict(net.state_dict()), "average": dict(made.average.module.state_dict()), "rows": rows}
 
 
 def process(rank: int, folder: str) -> None:
@@ -167,7 +167,7 @@ def test_two_processes_train_as_one(both: list[dict[str, Any]]) -> None:
     finally:
         torch.set_default_dtype(before)
     for found in (part["training"] for part in both):
-        for part in ("net", "ema"):
+        for part in ("net", "average"):
             assert found[part].keys() == whole[part].keys()
             for name, x in whole[part].items():
                 assert torch.allclose(found[part][name], x, rtol=1e-7, atol=1e-9), (part, name)

@@ -34,6 +34,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from nasx.data.augment import Augment
+from nasx.data.splits import splits
 from nasx.data.stream import Batch, Order, Part, hashed
 from nasx.errors import UserError
 
@@ -108,6 +109,8 @@ def pieces(keys: Sequence[Key]) -> Iterator[Sequence[Key]]:
 class Decoded:
     """An opened set (see `Opened`) whose images lie on a disk."""
 
+    carries = False
+
     def __init__(self, component: ImageNet, train: Files, test: Files, classes: tuple[str, ...],
                  device: torch.device | str, *, cutout: int, channels_last: bool, workers: int) -> None:
         self.component, self.classes, self.device, self.workers = component, classes, torch.device(device), workers
@@ -120,6 +123,10 @@ class Decoded:
         """What a record keeps of the set; see `Opened`."""
         return {"classes": list(self.classes), "mean": list(self.component.mean), "std": list(self.component.std),
                 "shape": list(self.shape)}
+
+    def split(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """Images for the weights and for the architecture; see `Opened`."""
+        return splits(self, self.component, seed)
 
     def stream(self, name: str, index: np.ndarray | None = None, *, batch: int, seed: int,
                rows: Tensor | None = None) -> DecodedStream:
@@ -171,6 +178,7 @@ class DecodedStream:
 
     def __init__(self, opened: Decoded, order: Order, rows: Tensor | None) -> None:
         self.opened, self.order, self.position = opened, order, 0
+        self.per_pass = order.per_pass
         self.rows = torch.arange(order.batch) if rows is None else rows
         self._gen = torch.Generator()
         self._ahead: Iterator[Tensor | UserError] | None = None

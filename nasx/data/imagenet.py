@@ -57,6 +57,7 @@ class ImageNet:
     fraction_a: float | None = None
     split_file: str | None = None
 
+    data: ClassVar[str] = "images"
     name: ClassVar[str] = "imagenet"
     folders: ClassVar[tuple[str, ...]] = ("imagenet", "ILSVRC2012")
 

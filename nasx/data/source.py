@@ -113,6 +113,8 @@ class Source(ABC):
     fraction_a: float | None = None
     split_file: str | None = None
 
+    data: ClassVar[str] = "images"
+    """What networks read of it: images or text."""
     name: ClassVar[str]
 
     @abstractmethod

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from nasx.data.augment import Augment, Cropped
 from nasx.data.source import Images
-from nasx.data.splits import splits
+from nasx.data.splits import Split, splits
 from nasx.errors import UserError
 
 __all__ = ["Batch", "Batches", "DeviceImages", "Held", "Opened", "Order", "Stream", "device_images", "evaluation",
@@ -53,6 +53,9 @@ class Batches(Protocol):
 
     position: int
 
+    @property
+    def per_pass(self) -> int:
+        """Batches that one pass takes, rounded up."""
     def __next__(self) -> Batch: ...
     def at(self, i: int) -> Batch:
         """Batch i, whatever has been drawn before; draws nothing."""
@@ -66,9 +69,14 @@ class Opened(Protocol):
     classes: tuple[str, ...]
     train_y: np.ndarray
     shape: tuple[int, ...]
+    carries: bool
+    """Whether each batch goes on from the one before it, as text does."""
 
     def described(self) -> dict[str, list[Any]]:
         """What a record keeps of a set: names of the classes, statistics, shape of an image."""
+
+    def split(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """Which of the training images a search trains the weights on, and which the architecture."""
 
     def stream(self, name: str, index: np.ndarray | None = None, *, batch: int, seed: int,
                rows: Tensor | None = None) -> Batches:
@@ -116,6 +124,11 @@ class Order:
         self.batch, self.seed, self.name, self.replacement = batch, seed, name, replacement
         self._pass: tuple[int, Tensor] = (-1, torch.empty(0, dtype=torch.int64))
 
+    @property
+    def per_pass(self) -> int:
+        """Batches that one pass takes, rounded up."""
+        return -(-len(self.index) // self.batch)
+
     def seed_of(self, i: int) -> int:
         """The seed of batch i."""
         return hashed(self.seed, self.name, "batch", i)
@@ -152,6 +165,7 @@ class Stream:
         self.order = Order(torch.arange(len(x)) if index is None else index, batch=batch, seed=seed, name=name,
                            replacement=replacement)
         self.x, self.y, self.augment, self.rows, self.position = x, y, augment, rows, 0
+        self.per_pass = self.order.per_pass
         self._gen = torch.Generator()
 
     def __iter__(self) -> Iterator[Batch]:
@@ -206,15 +220,25 @@ def evaluation(x: Tensor, y: Tensor, index: np.ndarray | Tensor | None, *, batch
         yield Batch(augment.plain(images), labels, hashed(seed, "evaluation", i))
 
 
+class Component(Cropped, Split, Protocol):
+    """The settings of a set of images that an opened one needs."""
+
+
 class Held:
     """An opened set (see `Opened`) whose images lie on the device as bytes."""
 
-    def __init__(self, component: Cropped, images: Images, device: torch.device | str, *, cutout: int = 0,
+    carries = False
+
+    def __init__(self, component: Component, images: Images, device: torch.device | str, *, cutout: int = 0,
                  channels_last: bool = False) -> None:
-        self.images, self.data = images, device_images(images, device)
+        self.component, self.images, self.data = component, images, device_images(images, device)
         self.classes, self.train_y, self.shape = images.classes, images.train_y, images.train_x.shape[1:]
         self.described = images.described
         self.augment = Augment.of(component, images, cutout=cutout, channels_last=channels_last)
+
+    def split(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """Images for the weights and for the architecture; see `Opened`."""
+        return splits(self.images, self.component, seed)
 
     def stream(self, name: str, index: np.ndarray | None = None, *, batch: int, seed: int,
                rows: Tensor | None = None) -> Stream:

@@ -27,7 +27,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -86,6 +86,7 @@ def signed(g: Tensor) -> Alignment:
 class Lambda(Method):
     """First-order DARTS with the layer-alignment regularizer on the weights."""
 
+    compares: ClassVar[bool] = True
     strength: NonNegativeFloat = 0.125
     eps0: PositiveFloat = 1e-4
     alignment: Literal["cosine", "signed"] = "cosine"

@@ -117,9 +117,9 @@ class Space(ABC):
         """The discrete network, at the space's own retraining size where `layers` or `channels` is None."""
 
     # ------------------------------------------------------------------------------------- common to all spaces
-    def example(self, n: int, size: int, device: str = "meta") -> Tensor:
-        """An input of n items of this size (pixels a side, words), for shapes and costs."""
-        return torch.zeros(n, 3, size, size, device=device)
+    def example(self, n: int, shape: tuple[int, ...]) -> Tensor:
+        """An input of n items of this shape, without values, for shapes and costs."""
+        return torch.zeros(n, *shape, device="meta")
 
     def narrow(self, mix: Tree, keep: int | None) -> Self:
         """This space with the `keep` strongest operations of each edge in their order (None: all).

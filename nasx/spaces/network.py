@@ -175,15 +175,15 @@ class DartsNetwork(Network):
 
 
 class Cost(NamedTuple):
-    """Parameters without and with the auxiliary head, and multiply-adds of one image in evaluation."""
+    """Parameters without and with the auxiliary head, and multiply-adds of one item in evaluation."""
 
     params: int
     params_with_auxiliary: int
     macs: int
 
 
-def cost(network: nn.Module, size: int) -> Cost:
-    """What `network` costs on one image of `size` x `size` pixels; it is left as it is.
+def cost(network: nn.Module, example: Tensor) -> Cost:
+    """What `network` costs on one item (`example`, without values: Space.example); it is left as it is.
 
     Multiply-adds are those of convolutions and linear layers, counted exactly on the meta device (no arithmetic is
     done). Publications differ: P-DARTS and PC-DARTS add 2 for each value of a batch norm and 1 for each of a ReLU,
@@ -198,19 +198,19 @@ def cost(network: nn.Module, size: int) -> Cost:
     shadow = copy.deepcopy(network).to("meta").eval()
     dtype = next(shadow.parameters()).dtype
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        shadow(torch.empty(1, 3, size, size, device="meta", dtype=dtype))
+        shadow(example.to(dtype) if example.is_floating_point() else example)
     return Cost(total - head, total, counter.get_total_flops() // 2)
 
 
-def widest(build: Callable[[int], nn.Module], size: int, limit: int) -> int:
+def widest(build: Callable[[int], nn.Module], example: Tensor, limit: int) -> int:
     """The largest even number of channels with which `build(channels)` takes at most `limit` multiply-adds.
 
-    For one image of `size` x `size` pixels. Bisection: more channels never cost less. Raises UserError where not even
+    For one item (`example`, see `cost`). Bisection: more channels never cost less. Raises UserError where not even
     two channels keep below.
     """
     def fits(channels: int) -> bool:
         with torch.device("meta"):
-            return cost(build(channels), size).macs <= limit
+            return cost(build(channels), example).macs <= limit
 
     low, high = 2, 4
     if not fits(low):

@@ -156,9 +156,9 @@ class Recurrent(Space):
     def size(self) -> int:
         return factorial(self.nodes) * len(self.choosable)**self.nodes
 
-    def example(self, n: int, size: int, device: str = "meta") -> Tensor:
-        """Segments of `size` words."""
-        return torch.zeros(n, size, dtype=torch.long, device=device)
+    def example(self, n: int, shape: tuple[int, ...]) -> Tensor:
+        """Segments of so many words."""
+        return torch.zeros(n, *shape, dtype=torch.long, device="meta")
 
     def network(self, genotype: Genotype, classes: int, *, layers: int | None = None, channels: int | None = None,
                 stem: str = "cifar", auxiliary: bool = False) -> Network:

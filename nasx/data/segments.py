@@ -1,0 +1,188 @@
+"""A text read in segments side by side, and the state that goes on from segment to segment.
+
+The words of a part are cut into `batch` rows of equal length, what is left over is dropped. A pass reads the rows from
+left to right in segments: `bptt` words long, a share `short` of them half as long, and with `jitter` normal about that
+length (at least 5 words, at most bptt + 20). Lengths are drawn from (seed, pass), so batch i is a function of
+(seed, i) but for the state that it goes on from. A batch of s words has the rate s / bptt.
+
+State. Between two batches lies a slot, None until one has been evaluated: the batch before writes it, the batch after
+reads it (see `bilevel.Carried`). The first batch of a pass reads None. A stream holds the slot of the batch that comes
+next, which its checkpoint keeps.
+
+Source: DARTS' released code, rnn/train_search.py, rnn/train.py, rnn/utils.py, which follow AWD-LSTM (Merity et al.
+2018).
+
+Deviations
+1. The validation batches of a search go through their text as training batches do, each on from the one before, and
+   vary in length; the released code takes bptt words from the position of the training text, modulo their length.
+2. Means of evaluations are over the words that are predicted; the released code divides by one word more a row.
+3. A last segment of a single word is kept, which the released code leaves out.
+4. An epoch is a fixed number of updates, the mean number of segments in a pass, so a pass may straddle two epochs.
+
+Shapes: x, y (batch, s) words and the words after them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nasx.data.stream import Part, hashed
+from nasx.data.text import Text
+from nasx.errors import UserError
+
+SHORTEST, LONGER = 5, 20
+"""Words of the shortest segment that is drawn, and by how many one may be longer than bptt."""
+
+
+class Slot:
+    """The state between two batches."""
+
+    def __init__(self, value: Tensor | None = None) -> None:
+        self.value = value
+
+
+class Carried(NamedTuple):
+    """The slots before and after a batch; see `bilevel.Carried`."""
+
+    before: Slot
+    after: Slot
+
+    def read(self) -> Tensor | None:
+        return self.before.value
+
+    def write(self, state: Tensor, *, track: bool) -> None:
+        if track or self.after.value is None:
+            self.after.value = state
+
+    def aside(self) -> Carried:
+        return Carried(self.before, Slot())
+
+
+class Segment(NamedTuple):
+    """A batch of text (see `bilevel.Batch`)."""
+
+    x: Tensor
+    y: Tensor
+    seed: int
+    rate: float
+    carried: Carried
+
+
+def rows(words: Tensor, batch: int) -> Tensor:
+    """Words (n,) as `batch` rows. Raises UserError where a row would be shorter than two words."""
+    length = len(words) // batch
+    if length < 2:
+        raise UserError(f"batch={batch}", f"cuts a text of {len(words):,} words into rows of {length}",
+                        "a row needs two words: use a smaller batch or a longer text")
+    return words[:length * batch].view(batch, length)
+
+
+class Segments:
+    """Endless segments of a text (see `stream.Batches`); `position` is the number of batches drawn."""
+
+    def __init__(self, words: Tensor, *, batch: int, bptt: int, short: float = 0.0, jitter: float = 0.0, seed: int,
+                 name: str = "") -> None:
+        self.rows = rows(words, batch)
+        self.bptt, self.short, self.jitter, self.seed, self.name = bptt, short, jitter, seed, name
+        self.position = 0
+        self.slot = Slot()
+        self.lengths = lru_cache(2)(self._lengths)
+        self._first = [0]
+        """The number of each pass's first batch, as far as is known."""
+
+    @property
+    def total(self) -> int:
+        """Words of a row that are predicted in a pass."""
+        return self.rows.shape[1] - 1
+
+    @property
+    def per_pass(self) -> int:
+        """Batches of a pass, on average."""
+        mean = (1 - self.short) * self.bptt + self.short * max(self.bptt // 2, 1)
+        return max(round(self.total / mean), 1)
+
+    def _lengths(self, k: int) -> np.ndarray:
+        """Words of each segment of pass k."""
+        draw = np.random.RandomState(hashed(self.seed, self.name, "pass", k) % 2**32)  # frozen in all versions of numpy
+        shortest = SHORTEST if self.jitter else max(self.bptt // 2, 1)
+        most = -(-self.total // shortest)
+        wanted = np.where(draw.random_sample(most) < self.short, self.bptt / 2, self.bptt)
+        if self.jitter:
+            wanted = draw.normal(wanted, self.jitter).clip(SHORTEST, self.bptt + LONGER)
+        ends = np.minimum(np.cumsum(np.maximum(wanted.astype(np.int64), 1)), self.total)
+        return np.diff(ends[:np.searchsorted(ends, self.total) + 1], prepend=0)
+
+    def place(self, i: int) -> tuple[int, int]:
+        """(pass, segment in it) of batch i."""
+        while self._first[-1] <= i:
+            self._first.append(self._first[-1] + len(self.lengths(len(self._first) - 1)))
+        k = int(np.searchsorted(self._first, i, side="right")) - 1
+        return k, i - self._first[k]
+
+    def at(self, i: int) -> Segment:
+        """Batch i, whatever has been drawn before; it reads what lies before the next batch, and hands nothing on."""
+        k, j = self.place(i)
+        lengths = self.lengths(k)
+        start, size = int(lengths[:j].sum()), int(lengths[j])
+        before = self.slot if j else Slot()
+        x, y = (self.rows[:, start + shift:start + shift + size] for shift in (0, 1))
+        return Segment(x, y, hashed(self.seed, self.name, "batch", i), size / self.bptt, Carried(before, Slot()))
+
+    def __iter__(self) -> Iterator[Segment]:
+        return self
+
+    def __next__(self) -> Segment:
+        batch = self.at(self.position)
+        self.position += 1
+        self.slot = batch.carried.after
+        return batch
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"position": self.position, "carried": self.slot.value}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        carried = state["carried"]
+        self.position = int(state["position"])
+        self.slot = Slot(None if carried is None else carried.to(self.rows.device))
+
+
+class Read:
+    """An opened text (see `stream.Opened`), on a device. Indices count the words of training and validation text."""
+
+    carries = True
+
+    def __init__(self, text: Text, device: torch.device | str, *, bptt: int, short: float = 0.0, jitter: float = 0.0
+                 ) -> None:
+        self.classes, self.described, self.shape = text.words, text.described, (bptt,)
+        self.parts = len(text.train), len(text.valid)
+        self.train = torch.from_numpy(np.concatenate([text.train, text.valid])).to(device)
+        self.test = torch.from_numpy(text.test).to(device)
+        self.bptt, self.short, self.jitter = bptt, short, jitter
+
+    def split(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """The training text for the weights, the validation text for the architecture."""
+        return np.arange(self.parts[0]), np.arange(self.parts[0], sum(self.parts))
+
+    def stream(self, name: str, index: np.ndarray | None = None, *, batch: int, seed: int,
+               rows: Tensor | None = None) -> Segments:
+        """Segments of the words from the first to the last of `index`."""
+        return Segments(part_of(self.train, index), batch=batch, bptt=self.bptt, short=self.short, jitter=self.jitter,
+                        seed=seed, name=name)
+
+    def ordered(self, part: Part, index: np.ndarray | None = None, *, batch: int, first: int = 0,
+                step: int = 1) -> Iterator[Segment]:
+        """A part once, in segments of equal length; the last may be shorter."""
+        words = part_of(self.train if part == "train" else self.test, index)
+        stream = Segments(words, batch=batch, bptt=self.bptt, seed=0, name="evaluation")
+        return (next(stream) for _ in range(len(stream.lengths(0))))
+
+
+def part_of(words: Tensor, index: np.ndarray | None) -> Tensor:
+    """The words from the first to the last of `index`, all where it is None."""
+    return words if index is None else words[int(index[0]):int(index[-1]) + 1]

@@ -1,0 +1,181 @@
+"""Searches and trainings on a text that the test writes: what they learn, and that they resume bit for bit."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import texts
+import torch
+from hydra.types import RunMode
+
+from nasx import checkpoints, config, preflight, records, run
+from nasx.errors import UserError
+
+MODEL = ("space=darts_rnn", "space.nodes=3", "quiet=true", "device=cpu", "threads=1", "name=run")
+TINY = (*MODEL, "space.channels=16", "search.batch=16", "search.bptt=8", "search.lr_min=5", "search.dropout_x=0.1",
+        "search.dropout_hidden=0.1", "search.dropout_output=0.1", "search.dropout_input=0.1", "search.epochs=4")
+CELL = "Genotype(recurrent=[('relu', 0), ('tanh', 1), ('relu', 1)], concat=range(1, 4))"
+RETRAIN = (*MODEL, f'genotype="{CELL}"', "retrain.channels=16", "retrain.batch=16", "retrain.bptt=8", "retrain.lr=20",
+           "retrain.epochs=6", "retrain.valid_batch=4", "retrain.dropout_x=0.1", "retrain.dropout_hidden=0.1",
+           "retrain.dropout_output=0.1")
+METHODS = {"darts 1": ("method=darts",), "darts 2": ("method=darts", "method.order=2"), "amended": ("method=amended",),
+           "tse": ("method=tse", "method.T=3", "search.clip=0.25")}
+Started = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture(autouse=True)
+def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "pictures", lambda folder: None)
+
+
+def start(command: str, *words: str) -> dict[str, Any]:
+    cfg, choices = preflight.plain(preflight.make_loader().load_configuration(command, list(words), RunMode.RUN))
+    config.check(cfg, choices, list(words), command)
+    info = {"choices": choices, "overrides": list(words), "command": f"nasx {command}"}
+    found: dict[str, Any] = getattr(run, command)(cfg, info)
+    return found
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return texts.write(tmp_path_factory.mktemp("text"))
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    lines = (folder / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k not in ("wall_s", "diagnostics")} for line in lines]
+
+
+def checkpoint(folder: Path) -> dict[str, Any]:
+    state = checkpoints.last(folder / "run")
+    assert state is not None
+    return state
+
+
+def equal(one: Any, other: Any) -> bool:
+    """Trees of tensors and values, bit for bit."""
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, Mapping):
+        return one.keys() == other.keys() and all(equal(one[k], other[k]) for k in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(equal, one, other))
+    return bool(one == other)
+
+
+class Killed(Exception):
+    """Stands for the end of the process."""
+
+
+def resumed(command: str, words: tuple[str, ...], out: Path, monkeypatch: pytest.MonkeyPatch, saves: int
+            ) -> dict[str, Any]:
+    """The record of a run that saves at every update, is killed after so many checkpoints and started again."""
+    left, save = [saves], records.Run.save
+
+    def dying(self: records.Run, *given: Any) -> None:
+        save(self, *given)
+        left[0] -= 1
+        if not left[0]:
+            raise Killed
+
+    words = (*words, "checkpoint_s=1e-9", f"out={out}")
+    with monkeypatch.context() as patched:
+        patched.setattr(records.Run, "save", dying)
+        with pytest.raises(Killed):
+            start(command, *words)
+    return start(command, *words)
+
+
+STATE = ("w", "a", "w_opt", "a_opt", "train", "val", "updates")
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_search_lowers_perplexity_and_resumes_bit_for_bit(name: str, text: Path, tmp_path: Path,
+                                                            monkeypatch: pytest.MonkeyPatch) -> None:
+    words = (*TINY, *METHODS[name], f"dataset.path={text}")
+    whole = start("search", *words, f"out={tmp_path / 'whole'}")
+    found = rows(tmp_path / "whole")
+    perplexities = [row["valid_perplexity"] for row in found]
+    assert len(found) == 4
+    assert perplexities[-1] < perplexities[0]
+    assert perplexities[-1] < texts.WORDS, "better than guessing"
+    assert all(row["valid_perplexity"] == pytest.approx(math.exp(row["valid_loss"]), rel=1e-12) for row in found)
+    assert whole["supernet"]["valid_perplexity"] == perplexities[-1]
+    assert not [key for row in found for key in row if "accuracy" in key]
+
+    again = resumed("search", words, tmp_path / "broken", monkeypatch, saves=17 if name != "tse" else 6)
+    assert rows(tmp_path / "broken") == found
+    assert again["genotype"] == whole["genotype"]
+    one, other = checkpoint(tmp_path / "whole"), checkpoint(tmp_path / "broken")
+    assert one["train"]["carried"] is not None
+    assert all(equal(one[key], other[key]) for key in STATE)
+
+
+def test_diagnostics_leave_the_path_of_a_search_as_it_is(text: Path, tmp_path: Path) -> None:
+    """Looks evaluate the batches that come; states are handed on as without them."""
+    words = (*TINY, "method=darts", "method.order=2", "search.epochs=2", f"dataset.path={text}")
+    for name, more in (("plain", ()), ("watched", ("search.diagnose_every=1", "search.diagnose_steps=1"))):
+        start("search", *words, *more, f"out={tmp_path / name}")
+    one, other = (checkpoint(tmp_path / name) for name in ("plain", "watched"))
+    assert all(equal(one[key], other[key]) for key in STATE)
+    assert rows(tmp_path / "watched")[0]["eigenvalue"] is not None
+
+
+def test_a_training_lowers_perplexity_and_resumes_bit_for_bit(text: Path, tmp_path: Path,
+                                                              monkeypatch: pytest.MonkeyPatch) -> None:
+    words = (*RETRAIN, "retrain.accumulate=2", "retrain.patience=0", f"dataset.path={text}")
+    whole = start("retrain", *words, f"out={tmp_path / 'whole'}")
+    found = rows(tmp_path / "whole")
+    perplexities = [row["valid_perplexity"] for row in found]
+    best = min(range(6), key=perplexities.__getitem__)
+    assert perplexities[best] < min(perplexities[0], texts.WORDS)
+    assert (whole["best_epoch"], whole["valid_perplexity"]) == (best + 1, perplexities[best])
+    assert whole["test_perplexity"] == pytest.approx(math.exp(whole["test_loss"]), rel=1e-12)
+    assert found[-1]["test_perplexity"] == whole["test_perplexity"]
+    assert [row for row in found if "test_perplexity" in row] == [found[-1]], "tested once"
+
+    again = resumed("retrain", words, tmp_path / "broken", monkeypatch, saves=70)
+    assert rows(tmp_path / "broken") == found
+    assert again["test_loss"] == whole["test_loss"]
+    one, other = checkpoint(tmp_path / "whole"), checkpoint(tmp_path / "broken")
+    assert one["average"] is not None, "the validation has stalled, so that averages are resumed too"
+    keys = ("network", "average", "kept", "best", "losses", "optimizer", "stream", "tested")
+    assert all(equal(one[key], other[key]) for key in keys)
+
+
+@pytest.mark.parametrize(("words", "fault"), [
+    (("space=darts_rnn", "dataset=digits"), "dataset=Digits: is for images, but the networks of this space read text"),
+    (("space=nb201", "dataset=ptb"), "dataset=Ptb: is for text, but the networks of this space read images"),
+    (("space=darts_rnn", "search=darts"), "search=SearchSettings: is for images"),
+    (("space=darts", "search=ptb", "dataset=digits"), "search=TextSearchSettings: is for text"),
+    (("space=darts_rnn", "method=lambda"), "method=Lambda: compares the cells of a supernet"),
+    (("space=darts_rnn", "method=pc_darts"), "Recurrent has no such setting"),
+    (("space=darts_rnn", "search.evaluate_words=100"), "is less than two for each of search.batch=256 rows"),
+    (("space=darts_rnn", "search.cutout=16"), "search.cutout"),
+    (("space=darts_rnn", "benchmark=nb201"), "knows no architecture of Recurrent"),
+])
+def test_what_does_not_fit_is_told_before_any_work(words: tuple[str, ...], fault: str, text: Path) -> None:
+    path = (f"dataset.path={text}",) if "dataset=digits" not in words else ()
+    with pytest.raises(UserError) as told:
+        preflight.examine("search", preflight.arrange([*words, *path]))
+    assert fault in str(told.value)
+
+
+def test_a_missing_text_is_told_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NASX_DATA", str(tmp_path))
+    for command, more in (("search", ()), ("retrain", ("genotype=DARTS_RNN_V2",))):
+        with pytest.raises(UserError, match=r"dataset=ptb: no files found"):
+            preflight.examine(command, preflight.arrange(["space=darts_rnn", *more]))
+
+
+@pytest.mark.parametrize(("words", "fault"), [
+    (("search.batch=64",), "batch=64: cuts a text of"), (("search.batch=1",), "too few rows for batch norm")])
+def test_batches_that_do_not_fit_the_text_are_told(words: tuple[str, ...], fault: str, text: Path, tmp_path: Path
+                                                   ) -> None:
+    with pytest.raises(UserError, match=fault):
+        start("search", *TINY, *words, f"dataset.path={texts.write(tmp_path / 'short', 60, 8)}", f"out={tmp_path}")
