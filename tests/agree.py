@@ -17,6 +17,7 @@ from nasx.spaces.base import Space
 from nasx.spaces.darts import Darts
 from nasx.spaces.nb1shot1 import Nb1Shot1
 from nasx.spaces.nb201 import Nb201
+from nasx.spaces.recurrent import Recurrent
 
 import small
 import toy
@@ -28,12 +29,14 @@ SPACES: dict[str, Space] = {
     "darts": Darts(layers=4, channels=4),  # two normal cells and two reductions
     "nb1shot1": Nb1Shot1(variant=1, layers=3, channels=4),
 }
+TEXT: dict[str, Space] = {"darts_rnn": Recurrent(channels=4, nodes=3)}
+"""Spaces whose networks read text."""
 TRAIN, VAL = small.batch(1, size=8), small.batch(2, size=8)
 
 
 def real_search(name: str, lr: float = 0.05, momentum: float = 0.0) -> Search:
-    """A search on the small supernet of `SPACES[name]`."""
-    return small.search(SPACES[name], lr=lr, momentum=momentum)
+    """A search on the small supernet of `SPACES[name]` (or of `TEXT[name]`)."""
+    return small.search({**SPACES, **TEXT}[name], lr=lr, momentum=momentum)
 
 
 def loss(problem: Problem, batch: Batch) -> methods.Loss:

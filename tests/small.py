@@ -29,6 +29,18 @@ def batch(seed: int, n: int = 4, size: int = 16, classes: int = 10) -> Batch:
     return Batch(x, torch.randint(classes, (n,), generator=gen), seed)
 
 
+def words(seed: int, n: int = 4, steps: int = 5, vocabulary: int = 10) -> Batch:
+    """Segments of text, nothing carried."""
+    gen = torch.Generator().manual_seed(seed)
+    x, y = (torch.randint(vocabulary, (n, steps), generator=gen) for _ in range(2))
+    return Batch(x, y, seed)
+
+
+def given(space: Space, seed: int, n: int = 4, size: int = 16) -> Batch:
+    """A batch that the networks of a space read."""
+    return words(seed, n) if space.data == "text" else batch(seed, n, size)
+
+
 def build(space: Space, *, naive: bool = False, seed: int = 0) -> Supernet:
     torch.manual_seed(seed)
     return space.supernet(10, naive=naive).double()

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from nasx import config
 from nasx.bilevel import Method, Search, frozen
+from nasx.data.segments import Segments
 from nasx.relaxed import RelaxedProblem, weights
 
 import small
@@ -279,11 +280,11 @@ def test_one_pass_gives_both_gradients(name: str) -> None:
 
 
 # -------------------------------------------------------------------------------------------------- real spaces
-@pytest.mark.parametrize("space", agree.SPACES)
+@pytest.mark.parametrize("space", [*agree.SPACES, *agree.TEXT])
 @pytest.mark.parametrize("name", BUILT)
 def test_searches_and_chooses_on_a_real_space(name: str, space: str) -> None:
     """Two steps (where it trains) leave finite values, and what it chooses is an architecture of the space."""
-    method, built = BUILT[name], agree.SPACES[space]
+    method, built = BUILT[name], {**agree.SPACES, **agree.TEXT}[space]
     search = agree.real_search(space)
     problem = search.problem
     assert isinstance(problem, RelaxedProblem)
@@ -292,7 +293,7 @@ def test_searches_and_chooses_on_a_real_space(name: str, space: str) -> None:
     search.a = {k: x.double().requires_grad_() for k, x in start.items()}
     search.a_opt = torch.optim.Adam(search.a.values(), lr=3e-4, betas=(0.5, 0.999))
     search.epochs = 3
-    batch: Callable[[int], Any] = lambda seed: small.batch(seed, n=2, size=8)  # noqa: E731
+    batch: Callable[[int], Any] = lambda seed: small.given(built, seed, n=2, size=8)  # noqa: E731
     for search.epoch in range(2) if method.trains else ():
         method.step(search, [batch(seed) for seed in range(method.train_batches)], batch(99))
     assert all(bool(x.isfinite().all()) for x in (*search.a.values(), *search.w.values()))
@@ -301,3 +302,39 @@ def test_searches_and_chooses_on_a_real_space(name: str, space: str) -> None:
     mix = method.choose(search, toy.ending(1, train=train, val=val))
     genotype = built.discretize(mix)
     assert built.parse(str(genotype)) == genotype
+
+
+@pytest.mark.parametrize("name", TRAINING)
+def test_states_of_a_text_are_those_of_the_real_updates(name: str) -> None:
+    """What a batch goes on from is what the last real update left after the batch before, else its first evaluation."""
+    method, search = BUILT[name], agree.real_search("darts_rnn")
+    problem = search.problem
+    assert isinstance(problem, RelaxedProblem)
+    problem.activate = method.activate
+    train, val = (Segments(torch.arange(400) % 10, batch=4, bptt=5, seed=1, name=part) for part in "wa")
+    after: dict[int, tuple[bool, Tensor]] = {}  # seed of a batch -> (whether a real update wrote it, state)
+    order = [train.at(i).seed for i in range(20)], [val.at(i).seed for i in range(20)]
+    before = {seed: seeds[i - 1] for seeds in order for i, seed in enumerate(seeds) if i}
+    outcome, real = problem.outcome, []
+
+    def watched(w: Any, mix: Any, batch: Any, *, track: bool = False) -> Any:
+        state = batch.carried.read()
+        if before.get(batch.seed) in after:
+            assert torch.equal(state, after[before[batch.seed]][1])
+        else:
+            assert state is None
+        found = outcome(w, mix, batch, track=track)
+        if track or batch.seed not in after:
+            after[batch.seed] = track, seen[-1]
+        real.append(track)
+        return found
+
+    seen: list[Tensor] = []
+    problem.supernet.register_forward_hook(lambda module, given, out: seen.append(out.state.detach()))
+    problem.outcome = watched  # type: ignore[method-assign]
+    search.epochs = 3
+    for search.epoch in range(2):
+        method.step(search, [next(train) for _ in range(method.train_batches)], next(val))
+    assert sum(real) == (0 if name == "idarts leak" else 2 * method.steps_w)
+    assert all(written for seed, (written, _) in after.items() if seed in order[0][:2 * method.steps_w]) or \
+        name in ("idarts leak", "single other batch")

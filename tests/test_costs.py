@@ -131,9 +131,9 @@ def test_a_bounded_run_records_its_width_and_is_exported_with_it(tmp_path: Path)
                 "retrain.updates_per_epoch=2", "retrain.batch=8", "threads=1", "quiet=true", "name=bounded")
     assert done.code == 0, done
     found = result(tmp_path)
-    channels = found["channels"]
-    assert found["macs"] == cost(cifar("DARTS_V2", 3)(channels), 16).macs <= 1_000_000
-    assert cost(cifar("DARTS_V2", 3)(channels + 2), 16).macs > 1_000_000
+    channels, image = found["channels"], Darts().example(1, (3, 16, 16))
+    assert found["macs"] == cost(cifar("DARTS_V2", 3)(channels), image).macs <= 1_000_000
+    assert cost(cifar("DARTS_V2", 3)(channels + 2), image).macs > 1_000_000
     done = nasx(tmp_path, "export", "from=runs/bounded", "out=model")
     assert done.code == 0, done
     done = nasx(tmp_path, "evaluate", "model")

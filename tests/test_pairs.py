@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import texts
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
@@ -46,9 +47,10 @@ def at(cfg: Mapping[str, Any], path: str) -> Any:
 
 
 @pytest.mark.parametrize("file", PAIRS, ids=lambda file: file.stem)
-def test_composes_without_fault_and_changes_what_it_says(file: Path) -> None:
+def test_composes_without_fault_and_changes_what_it_says(file: Path, tmp_path: Path) -> None:
     space, method = split(file.stem)
-    chosen = (f"space={space}", f"method={method}", "dataset=digits")
+    data = f"dataset.path={texts.write(tmp_path)}" if space == "darts_rnn" else "dataset=digits"
+    chosen = (f"space={space}", f"method={method}", data)
     cfg, without = composed(*chosen), composed(*chosen, "~pair")
     config.check(cfg, {"space": space, "method": method})
     own = OmegaConf.to_container(OmegaConf.load(file))
