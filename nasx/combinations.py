@@ -101,6 +101,12 @@ def _words(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
                         f"use {2 * batch} or more, or null for all")
 
 
+def _devices(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
+    """Text is read in order, each segment on from the one before."""
+    if _constant(cfg, "space", "data") == "text" and (devices := cfg.get("devices") or 1) > 1:
+        yield UserError(f"devices={devices}", "a text is read by one process", "leave devices out")
+
+
 def _rates(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
     for group in READS[command]:
         lr, low = _get(cfg, f"{group}.lr"), _get(cfg, f"{group}.lr_min")
@@ -195,6 +201,5 @@ def _objective(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
 
 
 COMBINATIONS: tuple[Callable[[Mapping[str, Any], str], Iterator[UserError]], ...] = (
-    _device, _folder_name, _auxiliary, _benchmark, _kinds, _cells, _words, _rates, _momentum, _pieces, _source, _study,
-    _held_out, _skip_dropout, _keep,
-    _objective)
+    _device, _folder_name, _auxiliary, _benchmark, _kinds, _cells, _words, _devices, _rates, _momentum, _pieces,
+    _source, _study, _held_out, _skip_dropout, _keep, _objective)

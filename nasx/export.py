@@ -100,7 +100,6 @@ def trained(folder: Path, result: Mapping[str, Any], allow: Sequence[str]) -> tu
 def described(held: Mapping[str, Any], result: Mapping[str, Any], allow: Sequence[str]) -> Facts:
     """What is to be known of a trained network, from its run's configuration and record."""
     from nasx import pretrained
-    from nasx.retrain import test_batch
 
     settings = dict(held["retrain"])
     settings["channels"] = result.get("channels", settings["channels"])  # chosen where there was a bound of the cost

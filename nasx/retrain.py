@@ -229,7 +229,7 @@ def train(here: Session) -> Result:
     data = source.open(here.device, **settings.reading, channels_last=settings.channels_last,
                        workers=machine.workers(cfg["workers"]))
     if data.carries and processes.count() > 1:
-        raise UserError("nasx retrain", f"reads text on one process, but torchrun has started {processes.count()}",
+        raise UserError("nasx retrain", f"a text is read by one process, but {processes.count()} have been started",
                         "start it without torchrun")
     settings = sized(settings, space, genotype, len(data.classes), data.shape)
     torch.manual_seed(cfg["seed"])

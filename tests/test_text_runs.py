@@ -157,12 +157,14 @@ def test_a_training_lowers_perplexity_and_resumes_bit_for_bit(text: Path, tmp_pa
     (("space=darts_rnn", "method=pc_darts"), "Recurrent has no such setting"),
     (("space=darts_rnn", "search.evaluate_words=100"), "is less than two for each of search.batch=256 rows"),
     (("space=darts_rnn", "search.cutout=16"), "search.cutout"),
+    (("retrain", "space=darts_rnn", "genotype=DARTS_RNN_V1", "devices=2"), "devices=2: a text is read by one process"),
     (("space=darts_rnn", "benchmark=nb201"), "knows no architecture of Recurrent"),
 ])
 def test_what_does_not_fit_is_told_before_any_work(words: tuple[str, ...], fault: str, text: Path) -> None:
     path = (f"dataset.path={text}",) if "dataset=digits" not in words else ()
+    command, words = ("retrain", words[1:]) if words[0] == "retrain" else ("search", words)
     with pytest.raises(UserError) as told:
-        preflight.examine("search", preflight.arrange([*words, *path]))
+        preflight.examine(command, preflight.arrange([*words, *path]))
     assert fault in str(told.value)
 
 
