@@ -210,8 +210,8 @@ def _inherit(rows: Any) -> None:
         parent = by_name.get(os.path.basename(os.path.normpath(row["parent"]))) if row["parent"] else None
         if parent is None:
             continue
-        for name in ("method", "space", "protocol", "search"):
-            row[name] = parent[name] if name in ("protocol", "search") else row[name] or parent[name]
+        for name in ("method", "space", "protocol", "search"):  # its own method is a default that it does not read
+            row[name] = row[name] or parent[name] if name == "space" else parent[name]
         row["searched_on"] = parent["dataset"]
         row["experiment"] = row["experiment"] or parent["experiment"]
         row["parent_folder"], row["parent_overrides"] = parent["folder"], parent["overrides"]

@@ -247,7 +247,7 @@ def train(here: Session) -> Result:
         return data.ordered(part, index, batch=batch, first=processes.rank(), step=processes.count())
 
     def test() -> Iterator[Batch]:
-        return read("train", held, settings.test_batch) if settings.held_out else read("test", None, settings.test_batch)
+        return read("train" if settings.held_out else "test", held if settings.held_out else None, settings.test_batch)
 
     def valid() -> Iterator[Batch]:
         return read("train", held, settings.valid_batch)
@@ -318,8 +318,8 @@ def told(tested: Row, metric: Metric, settings: Retraining) -> str:
     if settings.validated:
         return f"{part} {metric.name} {value} of the weights after epoch {epoch}, the best on the validation set"
     best = metric.text(tested[f"best_{part}_{metric.name}"])
-    return (f"{part} {metric.name} {value} after the last epoch; the best, {best} after epoch {epoch}, was chosen on the "
-            f"{part} set and is no result")
+    return (f"{part} {metric.name} {value} after the last epoch; the best, {best} after epoch {epoch}, was chosen on "
+            f"the {part} set and is no result")
 
 
 def built(settings: Retraining, space: Space, genotype: Genotype, classes: int) -> Network:

@@ -172,12 +172,11 @@ class SearchJob:
         self.watch = Watch(self.search, self.space, supernet, train, val, every=settings.diagnose_every,
                            steps=settings.diagnose_steps, epochs=settings.epochs,
                            weight_decay=settings.arch_weight_decay, stop=build("stop"))
-        updates = settings.updates_per_epoch or train.per_pass
         advance = self.watch.over(self.replayed(engine.graphs) or self.method.step)
         self.loop = Loop(self.search, self.method, supernet, train, val, advance=advance, epochs=settings.epochs,
-                         updates_per_epoch=updates, lr=settings.lr, lr_min=settings.lr_min, warmup=settings.arch_warmup,
-                         lr_warmup=settings.warmup_epochs, span=self.stage.epochs,
-                         begin_epoch=self.begin_epoch, end_epoch=self.end_epoch, tick=self.tick)
+                         updates_per_epoch=settings.updates_per_epoch or train.per_pass, lr=settings.lr,
+                         lr_min=settings.lr_min, warmup=settings.arch_warmup, lr_warmup=settings.warmup_epochs,
+                         span=self.stage.epochs, begin_epoch=self.begin_epoch, end_epoch=self.end_epoch, tick=self.tick)
 
     def replayed(self, wanted: str) -> Step | None:
         """What takes the steps from CUDA graphs where that is wanted and possible. Raises UserError for `on`."""
@@ -240,8 +239,8 @@ class SearchJob:
             means = self.loop.meter.means()
             self.loop.guard(means)
             if due and means:
-                self.display.show(self.search.updates, f"{self.search.epoch + 1}/{self.settings.epochs}",
-                                  self.metric.told(means))
+                epoch = f"{self.search.epoch + 1}/{self.settings.epochs}"
+                self.display.show(self.search.updates, epoch, self.metric.told(means))
         if self.here.checkpoint_due:
             self.save()
 

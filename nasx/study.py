@@ -1,7 +1,8 @@
 """A study: several searches, a choice between their cells, and the retrainings that are reported. `nasx study`.
 
     searches      seeds s, s + 1, ..., s + k - 1                                            (none: a given cell)
-    ranking       short: every cell for a few epochs on the split of the search, validation accuracy decides
+    ranking       short: every cell for a few epochs on the split of the search, validation accuracy decides (of text,
+                  validation perplexity)
                   full: every cell by the whole recipe, test accuracy decides, as printed: a choice on the test set
     retrainings   every kept cell with m seeds that have not been used: from s on, after rank=full from s + 1 on
 
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from nasx import config, machine, records, run
+from nasx import config, machine, metrics, records, run
 from nasx.progress import duration
 
 if TYPE_CHECKING:
@@ -57,6 +58,8 @@ class Study:
 
     def __init__(self, cfg: Config, info: Config, name: str) -> None:
         self.plan: StudySettings = config.build(cfg["study"])
+        self.recipe = config.build(cfg["retrain"])
+        self.metric = metrics.OF[self.recipe.data]
         self.cfg, self.info, self.name, self.started = cfg, info, name, records.now()
         self.steps: dict[str, Result] = {}
 
@@ -67,10 +70,10 @@ class Study:
         ranking = [self.ranked(search) for search in found] if plan.rank != "none" else []
         kept: list[Result | None] = list(found) or [None]
         if ranking:
-            kept = [found[max(range(len(found)), key=lambda i: ranking[i]["accuracy"])]]
+            kept = [found[max(range(len(found)), key=lambda i: self.metric.sign * ranking[i][self.metric.name])]]
         first = seed + (plan.rank == "full")
         done = [self.retrained(search, first + i) for search in kept for i in range(plan.retrains)]
-        scores = [retrain["test_accuracy"] for retrain in done]
+        scores = [retrain[f"test_{self.metric.name}"] for retrain in done]
         choices = dict(self.info["choices"])
         return {
             "kind": "study", "name": self.name, "status": "finished", "command": self.info["command"],
@@ -78,19 +81,19 @@ class Study:
             "overrides": list(self.info["overrides"]), "seed": seed, "identity": config.identity(self.cfg, "study"),
             "searches": [search["name"] for search in found], "rank": plan.rank, "ranking": ranking,
             "kept": [search["name"] for search in kept if search], "retrains": [retrain["name"] for retrain in done],
-            "test_accuracy": statistics.fmean(scores), "n": len(scores), "std_over": over(plan),
+            f"test_{self.metric.name}": statistics.fmean(scores), "n": len(scores), "std_over": over(plan),
             "test_std": statistics.stdev(scores) if len(scores) > 1 else None,
             "wall_s": round(sum(step["wall_s"] for step in self.steps.values()), 3), "versions": machine.versions(),
             "commit": machine.commit()}
 
     def ranked(self, search: Result) -> Result:
-        """How a cell does: which run told it, and the accuracy that decides."""
-        if self.plan.rank == "full":
-            done = self.retrained(search, self.cfg["seed"])
-            return {"run": done["name"], "accuracy": done["test_accuracy"]}
-        epochs = self.plan.rank_epochs
-        done = self.retrained(search, self.cfg["seed"], epochs=epochs, held_out=True)
-        return {"run": done["name"], "accuracy": done["valid_accuracy"]}
+        """How a cell does: which run told it, and the metric that decides."""
+        name, full = self.metric.name, self.plan.rank == "full"
+        changed = {} if full else {"epochs": self.plan.rank_epochs}
+        if not full and not self.recipe.validated:
+            changed["held_out"] = True
+        done = self.retrained(search, self.cfg["seed"], **changed)
+        return {"run": done["name"], name: done[f"{'test' if full else 'valid'}_{name}"]}
 
     def retrained(self, search: Result | None, seed: int, **changed: Any) -> Result:
         """A retraining of a search's cell (None: of the given one) with a seed, and other settings of the recipe."""
@@ -132,14 +135,16 @@ def show(result: Result, folder: Path) -> None:
     """Print what a study has found."""
     console = Console(highlight=False, soft_wrap=True)
     console.print(f"\n[bold]{result['name']}[/bold]  finished {result['finished']}")
-    on = {"short": "held-out training images", "full": "the test set"}.get(result["rank"], "")
+    metric = metrics.PERPLEXITY if "test_perplexity" in result else metrics.ACCURACY
+    on = {"short": "held-out training images" if metric is metrics.ACCURACY else "the validation text",
+          "full": "the test set"}.get(result["rank"], "")
     for i, name in enumerate(result["searches"]):
-        told = f"  {100 * result['ranking'][i]['accuracy']:.2f} % on {on}" if result["ranking"] else ""
+        told = f"  {metric.text(result['ranking'][i][metric.name])} on {on}" if result["ranking"] else ""
         kept = "  kept" if result["ranking"] and name in result["kept"] else ""
         console.print(f"search {name}{told}{kept}", markup=False)
-    deviation = "" if result["test_std"] is None else f" ± {100 * result['test_std']:.2f}"
-    console.print(f"test accuracy {100 * result['test_accuracy']:.2f}{deviation} % (n = {result['n']}, "
-                  f"{result['std_over']})", markup=False)
+    deviation = "" if result["test_std"] is None else f" ± {metric.scale * result['test_std']:.2f}"
+    mean = f"{metric.scale * result[f'test_{metric.name}']:.2f}{deviation} {metric.unit}".rstrip()
+    console.print(f"test {metric.name} {mean} (n = {result['n']}, {result['std_over']})", markup=False)
     console.print(f"cost: {duration(result['wall_s'])} in {len(result['searches'])} searches and "
                   f"{len({*result['retrains'], *(r['run'] for r in result['ranking'])})} retrainings", markup=False)
     out = str(folder.parent)

@@ -15,6 +15,7 @@ from hydra.types import RunMode
 
 from nasx import checkpoints, config, preflight, records, run
 from nasx.errors import UserError
+from nasx.study import study
 
 MODEL = ("space=darts_rnn", "space.nodes=3", "quiet=true", "device=cpu", "threads=1", "name=run")
 TINY = (*MODEL, "space.channels=16", "search.batch=16", "search.bptt=8", "search.lr_min=5", "search.dropout_x=0.1",
@@ -181,3 +182,31 @@ def test_batches_that_do_not_fit_the_text_are_told(words: tuple[str, ...], fault
                                                    ) -> None:
     with pytest.raises(UserError, match=fault):
         start("search", *TINY, *words, f"dataset.path={texts.write(tmp_path / 'short', 60, 8)}", f"out={tmp_path}")
+
+
+def test_a_study_keeps_the_cell_that_validates_best(text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                    capsys: pytest.CaptureFixture[str]) -> None:
+    """By validation perplexity, where lower is better; nothing of the training text is held out."""
+    validated, recipes = {0: 60.0, 1: 58.0, 2: 59.0, 3: 61.0}, []
+
+    def search(cfg: Mapping[str, Any], info: Any) -> dict[str, Any]:
+        return {"name": f"s{cfg['seed']}", "wall_s": 1.0}
+
+    def retrain(cfg: Mapping[str, Any], info: Any) -> dict[str, Any]:
+        number = int(cfg["from"][-1])
+        recipes.append(cfg["retrain"])
+        return {"name": f"r{number}-{cfg['retrain']['epochs']}", "wall_s": 1.0, "valid_perplexity": validated[number],
+                "test_perplexity": validated[number] - 2}
+
+    monkeypatch.setattr(run, "search", search)
+    monkeypatch.setattr(run, "retrain", retrain)
+    words = ["space=darts_rnn", "study=best_of_four", "quiet=true", f"dataset.path={text}", f"out={tmp_path}"]
+    cfg, choices = preflight.plain(preflight.make_loader().load_configuration("study", words, RunMode.RUN))
+    config.check(cfg, choices, words, "study")
+    found = study(cfg, {"choices": choices, "overrides": words, "command": "nasx study"})
+    assert found["kept"] == ["s1"]
+    assert [rank["perplexity"] for rank in found["ranking"]] == list(validated.values())
+    assert found["test_perplexity"] == 56.0
+    assert [recipe["epochs"] for recipe in recipes] == [100] * 4 + [8000]
+    assert not any("held_out" in recipe for recipe in recipes)
+    assert "search s1  58.00 on the validation text  kept" in capsys.readouterr().out
