@@ -6,7 +6,7 @@ import contextlib
 import logging
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
@@ -87,12 +87,13 @@ def hushed() -> Iterator[None]:
 class Display:
     """Progress of one run, as a context. `show` may be called every step: it reads values at most twice a second.
 
-    On a terminal a bar shows epoch, losses, accuracies, speed and time left; elsewhere one line an epoch, and one
-    every `every_s` seconds inside long epochs.
+    On a terminal a bar shows epoch, losses, accuracies, speed, peak memory and time left; elsewhere one line an epoch,
+    and one every `every_s` seconds inside long epochs. Speed is told in `unit`s, of which an update has `amount`;
+    `peak` tells the peak memory in MB.
     """
 
-    def __init__(self, *, total: int, done: int, unit: str = "update", quiet: bool = False,
-                 every_s: float = 30.0) -> None:
+    def __init__(self, *, total: int, done: int, unit: str = "update", amount: int = 1, quiet: bool = False,
+                 every_s: float = 30.0, peak: Callable[[], float] | None = None) -> None:
         self.live = CONSOLE.is_terminal and not quiet
         self.quiet, self.every_s, self.total = quiet, every_s, total
         self._last = self._began = time.monotonic()
@@ -100,8 +101,8 @@ class Display:
         self.bar = Progress(SpinnerColumn(), TextColumn("epoch {task.fields[epoch]}"), BarColumn(bar_width=24),
                             MofNCompleteColumn(), TextColumn("{task.fields[speed]}"), TimeRemainingColumn(compact=True),
                             TextColumn("{task.fields[text]}"), console=CONSOLE, disable=not self.live, transient=True)
-        self.task = self.bar.add_task("run", total=total, completed=done, epoch="-", text="", speed="", unit=unit)
-        self.unit = unit
+        self.task = self.bar.add_task("run", total=total, completed=done, epoch="-", text="", speed="")
+        self.unit, self.amount, self.peak = unit, amount, peak
 
     def __enter__(self) -> Display:
         self.bar.start()
@@ -119,13 +120,13 @@ class Display:
         """Show the position and running means."""
         self._last = time.monotonic()
         rate = (done - self._first) / max(self._last - self._began, 1e-9)
+        speed = f"{rate * self.amount:,.{0 if self.amount > 1 else 1}f} {self.unit}s/s"
+        speed += f", peak {self.peak():,.0f} MB" if self.peak else ""
         if self.live:
-            speed = f"{rate:.1f} {self.unit}s/s"
             self.bar.update(self.task, completed=done, epoch=epoch, text=text(means), speed=speed)
         elif not self.quiet:
             left = (self.total - done) / rate if rate else 0.0
-            log.info("epoch %s  %d/%d  %s  %.1f %ss/s, %s left", epoch, done, self.total, text(means), rate, self.unit,
-                     duration(left))
+            log.info("epoch %s  %d/%d  %s  %s, %s left", epoch, done, self.total, text(means), speed, duration(left))
 
 
 def text(means: Mapping[str, Any]) -> str:

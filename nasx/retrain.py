@@ -284,7 +284,8 @@ def train(here: Session) -> Result:
         log.info("epoch %d/%d  %s", row["epoch"], settings.epochs, text(row))
 
     trainer.tick, trainer.end_epoch = tick, end_epoch
-    with Display(total=trainer.total, done=trainer.updates, quiet=cfg["quiet"] or not processes.owner()) as display:
+    with Display(total=trainer.total, done=trainer.updates, unit="image", amount=settings.batch,
+                 quiet=cfg["quiet"] or not processes.owner(), peak=lambda: machine.peak_mb(here.device)) as display:
         if saved is not None:
             log.info("%s: resuming at update %d of %d", here.run.folder, trainer.updates, trainer.total)
         trainer.run()

@@ -268,7 +268,8 @@ class SearchJob:
         if self.stage.last and self.stage.done:
             self.here.follows(sum(record["wall_s"] for record in self.stage.done))
         self.resume()
-        with Display(total=self.loop.total, done=self.search.updates, quiet=self.here.config["quiet"]) as self.display:
+        with Display(total=self.loop.total, done=self.search.updates, quiet=self.here.config["quiet"],
+                     peak=lambda: machine.peak_mb(self.here.device)) as self.display:
             began = time.monotonic()
             for _ in self.loop.steps():
                 if self.problem.compiled and not self.warm_up_s:
