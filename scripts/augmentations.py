@@ -1,4 +1,4 @@
-"""Draw what a recipe does to training images, one row an image: the original, crop and flip, cutout, MixUp, CutMix.
+"""Draw what a recipe does to training images, one row an image: the original, the training view, cutout, MixUp, CutMix.
 
     python scripts/augmentations.py FILE.png [key=value ...]   the data set and the recipe, as nasx retrain reads them
 
@@ -44,7 +44,7 @@ def main(file: str, *words: str) -> None:
     mixup, cutmix = (recipe.mix(batch(0), **{name: getattr(settings, name) or 1.0}) for name in ("mixup", "cutmix"))
     own = recipe.mix(batch(settings.cutout), mixup=settings.mixup, cutmix=settings.cutmix)
     off = {name: "" if getattr(settings, name) else "\n(not in the recipe)" for name in ("cutout", "mixup", "cutmix")}
-    columns = {"original": plain.x, "crop and flip": batch(0).x,
+    columns = {"original": plain.x, "training view": batch(0).x,
                f"cutout {side}{off['cutout']}": batch(side).x,
                f"MixUp, share {mixup.share:.2f}{off['mixup']}": mixup.x,
                f"CutMix, share {cutmix.share:.2f}{off['cutmix']}": cutmix.x,
