@@ -29,6 +29,7 @@ from nasx.summary import summary
 
 SEARCH = ["search.epochs=2", "search.updates_per_epoch=1", "search.batch=8", "search.evaluate_every=0",
           "search.evaluate_images=64"]
+STUDY = ["study.searches=1", "study.retrains=1", "study.rank_epochs=1"]
 RETRAIN = ["retrain.epochs=1", "retrain.updates_per_epoch=2", "retrain.batch=16", "retrain.layers=3",
            "retrain.channels=4", "retrain.evaluate_every=0", "retrain.warmup_epochs=0"]
 PLACES = ["device=cpu", "threads=1", "quiet=true"]
@@ -43,10 +44,11 @@ def chosen() -> Iterator[tuple[str, experiments.Experiment, experiments.Printed,
     """(name, experiment, row, the tables that it stands for); those first that stand for most, by the papers' own rows
     if they can."""
     found = {file.stem: experiments.find(file.stem) for file in sorted((conf_dir() / "experiment").glob("*.yaml"))}
-    left = {table(printed) for head in found.values() if head for printed in head.printed}
     lines = published.load()
-    own = set(lines[lines["own"] == 1]["row"])
-    ways = [(name, head, printed, [other for other in head.printed if other.words == printed.words])
+    lines = lines[lines["metric"].isin(["test_accuracy", "test_error", "top1_accuracy", "top1_error"])]
+    known, own = set(lines["row"]), set(lines[lines["own"] == 1]["row"])
+    left = {table(printed) for head in found.values() if head for printed in head.printed if printed.row in known}
+    ways = [(name, head, printed, [row for row in head.printed if row.words == printed.words and row.row in known])
             for name, head in found.items() if head for printed in head.printed
             if "space.keep" not in " ".join(head.commands) and "search.epochs" not in printed.settings]
 
@@ -76,10 +78,13 @@ def made(folder: Path) -> Path:
 def small(verb: str, words: list[str], head: experiments.Experiment, images: Path) -> list[str]:
     """The overrides that make a command small."""
     settings = {**head.choices, **dict(word.split("=", 1) for word in words)}
-    added = [*PLACES, *(SEARCH + SMALL[family(settings["space"])] if verb != "retrain" else [])]
+    sizes = [word for word in SMALL[family(settings["space"])]
+             if word != "space.layers=3" or settings["space"] != "amended_s2"]  # cells of their own: as many as trained
+    added = [*PLACES, *(SEARCH + sizes if verb != "retrain" else [])]
     added += RETRAIN if verb != "search" else []
+    added += STUDY if verb == "study" else []
     if settings.get("retrain") == "imagenet_600m":  # which chooses the channels
-        added = [word.replace("retrain.channels=4", "retrain.max_macs=5000000") for word in added]
+        added = [word.replace("retrain.channels=4", "retrain.max_macs=40000000") for word in added]
     if settings["dataset"] == "imagenet":
         added += [f"dataset.path={images}"]
     given = {word.partition("=")[0] for word in words}
@@ -99,6 +104,7 @@ def main() -> int:
             commands.insert(0, f"nasx search experiment={name} name=RUN")
         for command in commands:
             verb, *words = command.replace("from=RUN", f"from={out / 'RUN'}").split()[1:]
+            words = [word for word in words if not word.startswith("study.")]
             code, said = Command([verb, *words, *small(verb, words, head, images), f"out={out}"]).end()
             if code:
                 break
