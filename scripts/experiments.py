@@ -5,8 +5,8 @@ beside the rows that its file names.
 
 A table's experiment is the first whose rows it holds, with the words of that row; one experiment serves several tables.
 Searches and retrainings are tiny (one to three cells, 4 channels, a few updates), on CIFAR-10 where that is the
-experiment's data set, else on images that are made here. OUT holds the runs; OUT/experiments.md tells of each command
-what it gave and beside which rows it stands. Commands that are finished are not repeated.
+experiment's data set, else on images and a text that are made here. OUT holds the runs; OUT/experiments.md tells of
+each command what it gave and beside which rows it stands. Commands that are finished are not repeated.
 """
 
 from __future__ import annotations
@@ -32,6 +32,10 @@ SEARCH = ["search.epochs=2", "search.updates_per_epoch=1", "search.batch=8", "se
 STUDY = ["study.searches=1", "study.retrains=1", "study.rank_epochs=1"]
 RETRAIN = ["retrain.epochs=1", "retrain.updates_per_epoch=2", "retrain.batch=16", "retrain.layers=3",
            "retrain.channels=4", "retrain.evaluate_every=0", "retrain.warmup_epochs=0"]
+TEXT = {"search": ["search.epochs=2", "search.updates_per_epoch=2", "search.batch=8", "search.bptt=8"],
+        "retrain": ["retrain.epochs=1", "retrain.updates_per_epoch=2", "retrain.batch=8", "retrain.bptt=8",
+                    "retrain.valid_batch=4", "retrain.channels=8"],
+        "space": ["space.channels=8", "space.nodes=3"]}
 PLACES = ["device=cpu", "threads=1", "quiet=true"]
 
 
@@ -45,7 +49,8 @@ def chosen() -> Iterator[tuple[str, experiments.Experiment, experiments.Printed,
     if they can."""
     found = {file.stem: experiments.find(file.stem) for file in sorted((conf_dir() / "experiment").glob("*.yaml"))}
     lines = published.load()
-    lines = lines[lines["metric"].isin(["test_accuracy", "test_error", "top1_accuracy", "top1_error"])]
+    lines = lines[lines["metric"].isin(["test_accuracy", "test_error", "top1_accuracy", "top1_error",
+                                         "test_perplexity"])]
     known, own = set(lines["row"]), set(lines[lines["own"] == 1]["row"])
     left = {table(printed) for head in found.values() if head for printed in head.printed if printed.row in known}
     ways = [(name, head, printed, [row for row in head.printed if row.words == printed.words and row.row in known])
@@ -65,8 +70,12 @@ def chosen() -> Iterator[tuple[str, experiments.Experiment, experiments.Printed,
 
 
 def made(folder: Path) -> Path:
-    """A small set of images in ImageNet's layout, all noise."""
+    """A small set of images in ImageNet's layout and a text in the Penn Treebank's, all noise."""
     rng = np.random.default_rng(0)
+    folder.mkdir(parents=True, exist_ok=True)
+    for part, count in (("train", 300), ("valid", 40), ("test", 40)):
+        lines = (" ".join(rng.choice(list("abcdefgh"), 6)) for _ in range(count))
+        (folder / f"{part}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     for part, count in (("train", 8), ("val", 2)):
         for kind in range(4):
             (folder / part / f"n{kind}").mkdir(parents=True, exist_ok=True)
@@ -78,6 +87,9 @@ def made(folder: Path) -> Path:
 def small(verb: str, words: list[str], head: experiments.Experiment, images: Path) -> list[str]:
     """The overrides that make a command small."""
     settings = {**head.choices, **dict(word.split("=", 1) for word in words)}
+    given = {word.partition("=")[0] for word in words}
+    if settings["dataset"] == "ptb":
+        return [*PLACES, *TEXT["space"], *TEXT["search"], *TEXT["retrain"], *STUDY, f"dataset.path={images}"]
     sizes = [word for word in SMALL[family(settings["space"])]
              if word != "space.layers=3" or settings["space"] != "amended_s2"]  # cells of their own: as many as trained
     added = [*PLACES, *(SEARCH + sizes if verb != "retrain" else [])]
@@ -87,7 +99,6 @@ def small(verb: str, words: list[str], head: experiments.Experiment, images: Pat
         added = [word.replace("retrain.channels=4", "retrain.max_macs=40000000") for word in added]
     if settings["dataset"] == "imagenet":
         added += [f"dataset.path={images}"]
-    given = {word.partition("=")[0] for word in words}
     return [word for word in added if word.partition("=")[0] not in given]
 
 
