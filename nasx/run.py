@@ -25,7 +25,7 @@ from nasx.errors import UserError
 from nasx.inherit import go_on
 from nasx.progress import Display, duration, text
 from nasx.relaxed import RelaxedProblem, weights
-from nasx.search import Loop, Step
+from nasx.search import Loop, Step, architecture_optimizer, weight_optimizer
 from nasx.session import Config, Result, Session, session
 
 log = logging.getLogger("nasx")
@@ -311,24 +311,6 @@ class SearchJob:
             params=None if found is None else found["params"], stopped=self.watch.ended(), changed=changed(self.here),
             **stages.spent(self.stage.done if self.stage.last else (), **cost))
         return {**result, "verdict": verdict.verdict(self.watch.rows, result)}
-
-
-def weight_optimizer(w: Tree, settings: Any) -> torch.optim.SGD:
-    return torch.optim.SGD(list(w.values()), lr=settings.lr, momentum=settings.momentum, nesterov=settings.nesterov,
-                           weight_decay=settings.weight_decay, fused=on_cuda(w) or None)
-
-
-def architecture_optimizer(a: Tree, settings: Any) -> torch.optim.Optimizer:
-    """Adam with the protocol's betas, or plain SGD (Single-DARTS' ablations)."""
-    if settings.arch_optimizer == "sgd":
-        return torch.optim.SGD(list(a.values()), lr=settings.arch_lr, weight_decay=settings.arch_weight_decay)
-    return torch.optim.Adam(list(a.values()), lr=settings.arch_lr, betas=tuple(settings.arch_betas),
-                            weight_decay=settings.arch_weight_decay, fused=on_cuda(a) or None, capturable=on_cuda(a))
-
-
-def on_cuda(tree: Tree) -> bool:
-    """Whether fused optimizers, which keep their step count on the device, are to be had."""
-    return all(x.is_cuda for x in tree.values())
 
 
 def changed(here: Session) -> Result:

@@ -19,7 +19,7 @@ from test_resume import equal
 from nasx.bilevel import Batch, Method, Search
 from nasx.graphs import Replayed, cuda
 from nasx.relaxed import RelaxedProblem, weights
-from nasx.run import on_cuda
+from nasx.search import on_cuda
 from nasx.settings import EngineSettings
 from nasx.spaces.base import Space
 
