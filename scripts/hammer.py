@@ -14,8 +14,11 @@ wrong.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import csv
 import fcntl
 import hashlib
+import io
 import json
 import multiprocessing
 import os
@@ -28,7 +31,7 @@ from typing import Any
 
 import torch
 
-from nasx import checkpoints, collect, files, records, status
+from nasx import checkpoints, collect, files, records, status, tables
 from nasx.errors import UserError
 
 CONTEXT = multiprocessing.get_context("fork")
@@ -100,11 +103,13 @@ def read(out: Path, note: Notes, seed: int) -> None:
     """A reader, until it is killed."""
     while True:
         before = {path.parent.name for path in out.glob("*/result.json")}
-        frame = collect.collect(out)
+        frame, counted = collect.collect(out), runs_in_table(out)
         after = {path.parent.name for path in out.glob("*/result.json")}
         told = set(frame["run"])
         if not before <= told <= after:
             note(f"fault the table lacks {sorted(before - told)} and invents {sorted(told - after)}")
+        if not len(before) <= counted <= len(after):
+            note(f"fault nasx table counts {counted} of {len(before)} to {len(after)} runs")
         if set(frame.attrs["skipped"]) - {"not finished"}:
             note(f"fault the table leaves out {frame.attrs['notes']}")
         for folder in map(Path, records.run_folders(out)):
@@ -117,6 +122,15 @@ def read(out: Path, note: Notes, seed: int) -> None:
             if not all(map(whole, records.read_rows(folder))):
                 note(f"fault a row of {folder.name} is torn")
         note("looked", len(told))
+
+
+def runs_in_table(out: Path) -> int:
+    """How many runs `nasx table` counts."""
+    cfg: dict[str, Any] = {"runs": [], "out": str(out), "format": "csv", "out_file": None, "sort": None, "filter": [],
+                           "group": [], "paper": None, "error": False}
+    with contextlib.redirect_stdout(io.StringIO()) as told:
+        tables.main(cfg)
+    return sum(int(row["n"]) for row in csv.DictReader(io.StringIO(told.getvalue())))
 
 
 def verify(out: Path, finished: dict[str, str]) -> list[str]:
