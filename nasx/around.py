@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from nasx.bilevel import Batch, Ending, Method, Search, Tree
@@ -68,3 +69,9 @@ class Around(Method):
 
     def choose(self, search: Search, ending: Ending) -> Tree:
         return self.inner.choose(search, ending)
+
+
+def gumbel(like: Tensor, gen: torch.Generator) -> Tensor:
+    """Gumbel noise in the shape of `like`, drawn in double precision on the CPU."""
+    uniform = torch.rand(like.shape, generator=gen, dtype=torch.float64)
+    return -torch.log(-torch.log(uniform.clamp(1e-20, 1 - 1e-16))).to(like)

@@ -6,8 +6,8 @@
 operations. L1 is the loss on training batches, L2 on validation batches. A method sees two pure functions, `relax`
 and `outcome`, and moves `w` and `a` only through `Search`; it knows neither the space nor the network nor the data.
 
-All second-order work is one primitive, `directional`. Weights are never edited and restored: a probe evaluates the
-loss at other weights by substitution, so the live weights stay bit-identical.
+All second-order work is one primitive, `directional` (trees.py). Weights are never edited and restored: a probe
+evaluates the loss at other weights by substitution, so the live weights stay bit-identical.
 
 Shapes: a tree maps names to tensors; two trees in one expression have the same names and shapes. `mix` tensors have
 a leading axis over the cells that share an architecture parameter, so a method can read and perturb each cell.
@@ -18,13 +18,25 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import ClassVar, NamedTuple, Protocol, Self
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, NamedTuple, Protocol, Self
 
 import torch
 from torch import Tensor
 
-Tree = dict[str, Tensor]
+from nasx.trees import Decision as Decision
+from nasx.trees import Tree as Tree
+from nasx.trees import combine as combine
+from nasx.trees import detached as detached
+from nasx.trees import directional as directional
+from nasx.trees import dot as dot
+from nasx.trees import frozen as frozen
+from nasx.trees import gradient as gradient
+from nasx.trees import gradients as gradients
+from nasx.trees import norm as norm
+from nasx.trees import shift as shift
+from nasx.trees import step_length as step_length
+
 Activate = Callable[[Tensor], Tensor]
 
 
@@ -95,68 +107,14 @@ class Problem(Protocol):
     def sample(self, gen: torch.Generator) -> Tree:
         """The one-hot mixture of an architecture drawn uniformly from the space."""
 
+    def mask(self, operation: str) -> Tree:
+        """A tree like the mixture: 1 where an operation of this name stands, 0 elsewhere."""
+
+    def decisions(self) -> Sequence[Sequence[Decision]]:
+        """What a genotype decides, in phases: operations first, then edges."""
+
     def outcome(self, w: Tree, mix: Tree, batch: Batch, *, track: bool = False) -> Outcome:
         """Loss and accuracy at (w, mix); `track` lets batch-norm running statistics follow, where they are kept."""
-
-
-# ---------------------------------------------------------------------------------------------------- trees
-def gradient(loss: Tensor, tree: Tree, *, retain: bool = False, create: bool = False) -> Tree:
-    """d loss / d tree, zeros where the loss does not depend on a leaf. One backward pass."""
-    grads = torch.autograd.grad(loss, list(tree.values()), retain_graph=retain or create, create_graph=create,
-                                allow_unused=True)
-    return {k: torch.zeros_like(x) if g is None else g for (k, x), g in zip(tree.items(), grads, strict=True)}
-
-
-def gradients(loss: Tensor, x: Tree, y: Tree) -> tuple[Tree, Tree]:
-    """(d loss / d x, d loss / d y) in one backward pass."""
-    joint = gradient(loss, {f"{i} {k}": t for i, tree in enumerate((x, y)) for k, t in tree.items()})
-    return {k: joint[f"0 {k}"] for k in x}, {k: joint[f"1 {k}"] for k in y}
-
-
-def detached(tree: Tree, *, requires_grad: bool = False) -> Tree:
-    """The same values without history; as fresh leaves where `requires_grad`. Storage is shared."""
-    return {k: x.detach().requires_grad_(requires_grad) for k, x in tree.items()}
-
-
-def shift(x: Tree, v: Tree, scale: Tensor | float) -> Tree:
-    """x + scale * v, detached, as fresh leaves."""
-    scaled = torch._foreach_mul([v[k].detach() for k in x], scale)
-    moved = torch._foreach_add([t.detach() for t in x.values()], scaled)
-    return {k: t.requires_grad_() for k, t in zip(x, moved, strict=True)}
-
-
-def combine(x: Tree, y: Tree, scale: Tensor | float) -> Tree:
-    """x + scale * y, for gradients (no leaves made)."""
-    scaled = torch._foreach_mul([y[k] for k in x], scale)
-    return dict(zip(x, torch._foreach_add(list(x.values()), scaled), strict=True))
-
-
-def norm(tree: Tree) -> Tensor:
-    """Global Euclidean norm, as a 0-d tensor (no host synchronization)."""
-    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(tree.values()))))
-
-
-def dot(x: Tree, y: Tree) -> Tensor:
-    """Global inner product, as a 0-d tensor."""
-    return torch.stack([(x[k] * y[k]).sum() for k in x]).sum()
-
-
-def step_length(v: Tree, radius: float) -> Tensor:
-    """The probe length radius / ||v||, so that the probe moves by `radius` in all. Finite where v = 0."""
-    length = norm(v)
-    return radius / length.clamp_min(torch.finfo(length.dtype).tiny ** 0.5)
-
-
-def directional(g: Callable[[Tree], Tree], x: Tree, v: Tree, radius: float = 0.01,
-                eps: Tensor | float | None = None) -> Tree:
-    """Derivative of the tree-valued function `g` at `x` along `v`, by a central difference.
-
-    (g(x + eps v) - g(x - eps v)) / (2 eps) with eps = radius / ||v|| unless given: error O(eps^2), exact where g is
-    quadratic along v. Costs two evaluations of `g`. `g` receives fresh leaves, `x` is not touched.
-    """
-    eps = step_length(v, radius) if eps is None else eps
-    plus, minus = g(shift(x, v, eps)), g(shift(x, v, -eps))
-    return {k: (plus[k] - minus[k]) / (2 * eps) for k in plus}
 
 
 # --------------------------------------------------------------------------------------------------- search
@@ -188,7 +146,11 @@ class Search:
     progress: float = 0.0
     warming: bool = False
     draw: Callable[[Tree, Batch], Tree] | None = None
-    """What `mixture` gives in a view that a wrapping method has made; None: the clean mixture."""
+    """What a wrapping method draws as mixture of a batch; None: the clean mixture."""
+    shape: Callable[[Tree], Tree] | None = None
+    """What wrapping methods make of every mixture then."""
+    pull: Callable[[Tree], Tree] | None = None
+    """What wrapping methods add to every architecture gradient."""
 
     @property
     def lr(self) -> float:
@@ -197,7 +159,10 @@ class Search:
 
     def mixture(self, a: Tree, batch: Batch) -> Tree:
         """Mixture weights of `a` for passes over `batch`. All that is random in a mixture enters here, by `draw`."""
-        return self.problem.relax(a) if self.draw is None else self.draw(a, batch)
+        return self.shaped(self.problem.relax(a) if self.draw is None else self.draw(a, batch))
+
+    def shaped(self, mix: Tree) -> Tree:
+        return mix if self.shape is None else self.shape(mix)
 
     def drawing(self, draw: Callable[[Tree, Batch], Tree]) -> Self:
         """A view for one step: the same weights, architecture and optimizers, but mixtures from `draw`.
@@ -205,6 +170,15 @@ class Search:
         `draw` is a function of its arguments (noise comes from the batch's seed), so that probes see the same draw.
         """
         return replace(self, draw=draw)
+
+    def shaping(self, shape: Callable[[Tree], Tree]) -> Self:
+        """A view for one step in which every mixture, clean or drawn, goes through `shape`."""
+        return replace(self, shape=lambda mix: self.shaped(shape(mix)))
+
+    def pulling(self, pull: Callable[[Tree], Tree]) -> Self:
+        """A view for one step that adds `pull(a)` to every architecture gradient: a penalty's own gradient."""
+        before = self.pull
+        return replace(self, pull=pull if before is None else lambda a: combine(before(a), pull(a), 1.0))
 
     def outcome(self, w: Tree, a: Tree, batch: Batch) -> Outcome:
         return self.problem.outcome(w, self.mixture(a, batch), batch)
@@ -259,6 +233,8 @@ class Search:
         """Let the architecture optimizer take its step along `g` (never clipped; none while `warming`)."""
         if self.warming:
             return
+        if self.pull is not None:
+            g = combine(g, self.pull(self.a), 1.0)
         for k, x in self.a.items():
             x.grad = g[k].detach()
         self.a_opt.step()
@@ -310,6 +286,14 @@ class Ending:
     train: Iterator[Batch]
     val: Iterator[Batch]
     gen: torch.Generator
+    epoch_updates: int = 1
+    """Weight updates of an epoch of the search."""
+    decided: list[Any] = field(default_factory=list)
+    """Plain values of the decisions so far. A checkpoint holds them: a resumed search begins with those it made."""
+    keep: Callable[[], None] = lambda: None
+    """Called after a decision, when `decided`, weights, architecture, optimizers and streams are all that matters."""
+    tick: Callable[[], None] = lambda: None
+    """Called after a pass: where a signal has asked for an end, it ends here, with what was kept last."""
 
 
 class Method(ABC):
@@ -386,12 +370,3 @@ def scaled(optimizer: torch.optim.Optimizer, rate: float) -> Iterator[None]:
     finally:
         for group, lr in zip(optimizer.param_groups, before, strict=True):
             group["lr"] = lr
-
-
-@contextmanager
-def frozen(tree: Tree) -> Iterator[Tree]:
-    """Checks (in debug runs and tests) that a block leaves `tree` bit-identical."""
-    before = {k: x.detach().clone() for k, x in tree.items()}
-    yield tree
-    moved = [k for k, x in tree.items() if not torch.equal(x.detach(), before[k])]
-    assert not moved, f"moved: {moved}"

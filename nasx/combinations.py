@@ -176,6 +176,19 @@ def _held_out(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
         yield UserError(f"study.rank_epochs={epochs}", f"is all warm-up (retrain.warmup_epochs={warmup})", "raise it")
 
 
+def _auxiliary_skip(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
+    """A method that strengthens skip connections, on a space that has none."""
+    method, space = _get(cfg, "method"), cfg.get("space")
+    while isinstance(method, Mapping) and not str(method.get("_target_")).endswith(".DartsMinus"):
+        method = method.get("inner")
+    if "search" not in READS[command] or method is None or not isinstance(space, Mapping):
+        return
+    names = {str(name) for key in ("operations", "normal", "reduce", "cell") for row in space.get(key) or ()
+             for name in ([row] if isinstance(row, str) else row)}
+    if str(space.get("_target_")).startswith("nasx.spaces.") and "skip_connect" not in names:
+        yield UserError("method", "adds to skip connections, and this space has none", "use a space with skip_connect")
+
+
 def _keep(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
     """The edges of a first stage; read without torch."""
     keep = _get(cfg, "space.keep")
@@ -202,4 +215,4 @@ def _objective(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
 
 COMBINATIONS: tuple[Callable[[Mapping[str, Any], str], Iterator[UserError]], ...] = (
     _device, _folder_name, _auxiliary, _benchmark, _kinds, _cells, _words, _devices, _rates, _momentum, _pieces,
-    _source, _study, _held_out, _skip_dropout, _keep, _objective)
+    _source, _study, _held_out, _skip_dropout, _auxiliary_skip, _keep, _objective)

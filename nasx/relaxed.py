@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from nasx import machine
-from nasx.bilevel import Activate, Batch, Outcome, Tree, detached, hand_on, recall
+from nasx.bilevel import Activate, Batch, Decision, Outcome, Tree, detached, hand_on, recall
 from nasx.spaces.banks import Noise
 from nasx.spaces.recompute import recompute
 from nasx.spaces.supernet import tracking, wrap
@@ -51,6 +51,7 @@ class RelaxedProblem:
         self.random = torch.Generator(self.device)
         self.noisy = any(isinstance(m, Noise) for m in supernet.modules())
         self.passes = 0
+        self.masks: dict[str, Tree] = {}  # on the device: a copy at each step would stall it
 
     @property
     def draws(self) -> bool:
@@ -77,6 +78,14 @@ class RelaxedProblem:
     def sample(self, gen: torch.Generator) -> Tree:
         mix = self.space.encode(self.space.sample(gen))
         return {k: x.to(self.device, self.dtype) for k, x in mix.items()}
+
+    def mask(self, operation: str) -> Tree:
+        if operation not in self.masks:
+            self.masks[operation] = {k: x.to(self.device, self.dtype) for k, x in self.space.mask(operation).items()}
+        return self.masks[operation]
+
+    def decisions(self) -> tuple[tuple[Decision, ...], ...]:
+        return self.space.decisions()
 
     def outcome(self, w: Tree, mix: Tree, batch: Batch, *, track: bool = False) -> Outcome:
         self.passes += 1

@@ -23,6 +23,7 @@ from nasx.data.stream import hashed
 from nasx.diagnose import Watch
 from nasx.errors import UserError
 from nasx.inherit import go_on
+from nasx.optimizers import architecture_optimizer, weight_optimizer
 from nasx.progress import Display, duration, text
 from nasx.relaxed import RelaxedProblem, weights
 from nasx.search import Loop, Step, architecture_optimizer, weight_optimizer
@@ -147,6 +148,7 @@ class SearchJob:
             return config.build(cfg[group], cfg["allow"])
 
         self.here, self.settings, self.warm_up_s = here, build("search"), 0.0
+        self.decided: list[Any] = []
         self.space, self.method = build("space"), build("method")
         self.benchmark, self.source = build("benchmark"), build("dataset")
         engine, settings = build("engine"), self.settings
@@ -220,6 +222,7 @@ class SearchJob:
             return
         self.loop.load(saved)
         self.problem.passes, self.watch.rows = saved["passes"], self.here.run.rows()
+        self.decided = saved.get("decided", [])
         self.watch.load(saved["watch"])
         self.loop.stopped = self.watch.stopped
         log.info("%s: resuming at update %d of %d", self.here.run.folder, self.search.updates, self.loop.total)
@@ -227,7 +230,7 @@ class SearchJob:
     def save(self) -> None:
         self.loop.guard(self.loop.meter.means(), weights=True)
         state = {**self.loop.state(), "passes": self.problem.passes, "watch": self.watch.state()}
-        self.here.save(state, self.search.updates, len(self.watch.rows))
+        self.here.save({**state, "decided": self.decided}, self.search.updates, len(self.watch.rows))
 
     def begin_epoch(self, epoch: int) -> None:
         self.problem.options = self.settings.options(epoch)
@@ -289,7 +292,9 @@ class SearchJob:
         if stopped and self.loop.stopped:
             return self.space.encode(self.space.parse(stopped["genotype"]))
         gen = torch.Generator().manual_seed(hashed(self.here.config["seed"], "choose"))
-        return self.method.choose(self.search, Ending(self.score, self.loop.train, self.loop.val, gen))
+        ending = Ending(self.score, self.loop.train, self.loop.val, gen, self.loop.updates_per_epoch, self.decided,
+                        self.save, lambda: self.here.check_signals(lambda: None))
+        return self.method.choose(self.search, ending)
 
     def final(self) -> dict[str, float]:
         """The supernet's last evaluation: that of the last epoch's row where it has one."""

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from nasx.bilevel import Batch, Method, Search, Tree
+from nasx.bilevel import Batch, Method, Search
 from nasx.errors import UserError
 
 Step = Callable[[Search, Sequence[Batch], Batch], dict[str, Tensor]]
@@ -84,24 +84,6 @@ def fitted(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> dict[s
     return {**state, "param_groups": groups}
 
 
-def weight_optimizer(w: Tree, settings: Any) -> torch.optim.SGD:
-    return torch.optim.SGD(list(w.values()), lr=settings.lr, momentum=settings.momentum, nesterov=settings.nesterov,
-                           weight_decay=settings.weight_decay, fused=on_cuda(w) or None)
-
-
-def architecture_optimizer(a: Tree, settings: Any) -> torch.optim.Optimizer:
-    """Adam with the protocol's betas, or plain SGD (Single-DARTS' ablations)."""
-    if settings.arch_optimizer == "sgd":
-        return torch.optim.SGD(list(a.values()), lr=settings.arch_lr, weight_decay=settings.arch_weight_decay)
-    return torch.optim.Adam(list(a.values()), lr=settings.arch_lr, betas=tuple(settings.arch_betas),
-                            weight_decay=settings.arch_weight_decay, fused=on_cuda(a) or None, capturable=on_cuda(a))
-
-
-def on_cuda(tree: Tree) -> bool:
-    """Whether fused optimizers, which keep their step count on the device, are to be had."""
-    return all(x.is_cuda for x in tree.values())
-
-
 @dataclass
 class Loop:
     """One search from its current position to its end.
@@ -144,6 +126,8 @@ class Loop:
     def steps(self) -> Iterator[int]:
         """Run step by step: gives the updates so far after each, so that several searches can take turns."""
         started = -1
+        if self.search.updates >= self.total > 0:  # all is done but the choice
+            self._enter(self.epochs - 1)
         while self.search.updates < self.total and not self.stopped:
             epoch, inside = divmod(self.search.updates, self.updates_per_epoch)
             if epoch != started:

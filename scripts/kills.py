@@ -18,7 +18,9 @@ from nasx.config import conf_dir
 
 SMALL = {"nb201": ["space.layers=1", "space.channels=4"], "nb1shot1": ["space.layers=3", "space.channels=4"],
          "darts": ["space.layers=3", "space.channels=4"]}
-PARTIAL = {"pc_darts": ["space.channels=8"], "tse": ["method.T=20"]}
+OWN = {"pc_darts": ["space.channels=8"], "tse": ["method.T=20"], "tse_drnas": ["method.inner.T=20"],
+       "darts_pt": ["method.tune=1", "method.batches=2"]}
+"""What a method needs besides to be small."""
 CLOCK = ("elapsed_s", "started", "finished", "seconds", "images_per_s", "peak_mb")
 """What a clock or the process says, and no two starts have in common; besides all that ends in _s."""
 MACHINE = ("command", "overrides", "hardware", "versions", "commit")
@@ -32,7 +34,7 @@ def family(space: str) -> str:
 
 def small(method: str, space: str) -> list[str]:
     """The overrides that make a search of a method on a space small."""
-    return [f"method={method}", f"space={space}", *SMALL[family(space)], *PARTIAL.get(method, [])]
+    return [f"method={method}", f"space={space}", *SMALL[family(space)], *OWN.get(method, [])]
 
 
 class Command:

@@ -26,6 +26,12 @@ from nasx import checkpoints, records
 from nasx.config import conf_dir
 
 
+def refused(method: str, space: str) -> bool:
+    """Whether the space lacks what the method needs: weights of edges, skip connections."""
+    return (method == "pc_darts" and family(space) != "darts") or (
+        method == "darts_minus" and (space == "s4" or family(space) == "nb1shot1"))
+
+
 def command(method: str, space: str, args: argparse.Namespace, out: Path) -> list[str]:
     """One search: small, one thread, a checkpoint every few seconds."""
     return ["search", *small(method, space), "dataset=cifar10", f"out={out}", "name=run", "device=cpu", "threads=1",
@@ -89,7 +95,7 @@ def main() -> int:
     if args.spaces == "all":
         args.spaces = ",".join(sorted(p.stem for p in (conf_dir() / "space").glob("*.yaml")))
     pairs = [(m, s) for s in args.spaces.split(",") for m in args.methods.split(",")
-             if m != "pc_darts" or family(s) == "darts"]
+             if not refused(m, s)]
     args.out.mkdir(parents=True, exist_ok=True)
     done = args.out / "rows.jsonl"
     rows = [json.loads(line) for line in done.read_text(encoding="utf-8").splitlines()] if done.exists() else []

@@ -12,7 +12,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 FILES = sorted((ROOT / "nasx").rglob("*.py"))
-EVERYWHERE = {"nasx.errors"}
+EVERYWHERE = {"nasx.errors", "nasx.trees"}
 LOOPS = ("search.py", "retrain.py", "run.py", "session.py", "recipe.py")
 CONCRETE = ("nasx.methods.", "nasx.spaces.", "nasx.benchmarks.")
 

@@ -50,6 +50,8 @@ BUILT: dict[str, Method] = {name: method_of(name) for name in METHODS} | {
     "lambda outer": method_of("lambda", "method.target=outer"),
     "sdarts adversarial": method_of("sdarts", "method.perturbation=adversarial"),
     "tse": method_of("tse", "method.T=3"),
+    "tse_drnas": method_of("tse_drnas", "method.inner.T=3"),
+    "darts_pt": method_of("darts_pt", "method.tune=1", "method.batches=1"),
     "tse momentum": method_of("tse", "method.T=3", "method.restore_momentum=false"),
 }
 TRAINING = [name for name, method in BUILT.items() if method.trains]
@@ -175,7 +177,8 @@ TRACES: dict[str, str] = {  # the batches of the loss evaluations in order: v, o
     "single": "1", "single other batch": "21", "single other split": "v1",
     "tse": "123123", "tse momentum": "123123",
     "lambda": "v111", "lambda one-sided": "v11", "lambda signed": "v111", "lambda outer": "vvv1",
-    "sdarts": "v1", "sdarts adversarial": "v" + "1" * 10,
+    "sdarts": "v1", "sdarts adversarial": "v" + "1" * 10, "lambda_sdarts": "v111",
+    "beta_darts": "v1", "darts_minus": "v1", "darts_pt": "v1", "drnas": "v1", "tse_drnas": "123123", "snas": "1",
     "gdas": "1v", "random_ws": "1",
 }
 
@@ -233,6 +236,10 @@ COSTS = {
     "lambda outer": Cost(4, 4),  # 3 + 1
     "sdarts": Cost(2, 2),
     "sdarts adversarial": Cost(11, 9),  # 1 + 7 ascents + 2 comparisons without gradient + 1
+    "lambda_sdarts": Cost(4, 4),
+    "beta_darts": Cost(2, 2), "darts_minus": Cost(2, 2), "darts_pt": Cost(2, 2), "drnas": Cost(2, 2),
+    "tse_drnas": Cost(6, 6),
+    "snas": Cost(1, 1),
     "gdas": Cost(2, 2),
     "random_ws": Cost(1, 1),
 }

@@ -514,6 +514,8 @@ def words_for(space: str, method: str, out: Path) -> list[str]:
     changes = ["space.layers=4", "space.auxiliary=false"] if space == "amended_s2" else [f"space.layers={layers}"]
     if method == "amended" and "edges" in composed(space)["space"]:
         changes = [*dict.fromkeys([*changes, "space.auxiliary=false"])]
+    if method == "darts_pt":
+        changes += ["method.tune=1", "method.batches=2"]
     return [f"space={space}", f"method={method}", "dataset=digits", *changes, "space.channels=4", "search.batch=8",
             "search.epochs=2", "search.updates_per_epoch=3", "search.evaluate_every=0", "search.auxiliary=0",
             "search.drop_path=0", "search.cutout=0", "quiet=true", "device=cpu", "threads=1", f"out={out}", "name=run",
@@ -543,10 +545,12 @@ def without_pictures(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 @pytest.mark.parametrize("space", SPACES)
 def test_every_space_with_every_method_searches_and_resumes(space: str, method: str, tmp_path: Path,
                                                             without_pictures: pytest.MonkeyPatch) -> None:
-    if method == "pc_darts" and "partial" not in composed(space)["space"]:
+    if method == "pc_darts" and "edge_norm" not in composed(space)["space"]:
         pytest.skip("PC-DARTS is a property of the DARTS space")
     if compares(space, method):
         pytest.skip("a method that compares cells needs two of them")
+    if method == "darts_minus" and (space == "s4" or space.startswith("nb1shot1")):
+        pytest.skip("DARTS- needs skip connections")
     whole = search(words_for(space, method, tmp_path / "whole"))
     assert whole["status"] == "finished"
     depth = {"layers": 4 if space == "amended_s2" else 3} if "layers" in composed(space)["space"] else {}

@@ -18,8 +18,8 @@ from test_resume import equal
 
 from nasx.bilevel import Batch, Method, Search
 from nasx.graphs import Replayed, cuda
+from nasx.optimizers import on_cuda
 from nasx.relaxed import RelaxedProblem, weights
-from nasx.search import on_cuda
 from nasx.settings import EngineSettings
 from nasx.spaces.base import Space
 

@@ -80,7 +80,10 @@ def test_every_method_checks_on_the_spaces_of_the_papers() -> None:
     for space in ("nb201", "darts", "nb1shot1_1", "s3"):
         for method in METHODS:
             cfg = composed(f"space={space}", f"method={method}", "dataset=digits")
-            if method == "pc_darts" and space in ("nb201", "nb1shot1_1"):
+            if method == "darts_minus" and space == "nb1shot1_1":
+                with pytest.raises(UserError, match="this space has none"):
+                    config.check(cfg)
+            elif method == "pc_darts" and space in ("nb201", "nb1shot1_1"):
                 with pytest.raises(UserError, match=r"space\.edge_norm"):
                     config.check(cfg)
             else:

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nasx.bilevel import Activate, Batch, Ending, Outcome, Problem, Search, Tree
+from nasx.bilevel import Activate, Batch, Decision, Ending, Outcome, Problem, Search, Tree
 
 
 def real(*values: Any) -> Tensor:
@@ -91,6 +91,21 @@ class Toy(ABC):
             return torch.nn.functional.one_hot(choice, x.shape[-1]).to(torch.float64).expand(self.cells, *x.shape)
 
         return {k: one_hot(x) for k, x in self.a0().items()}
+
+    def mask(self, operation: str) -> Tree:
+        """The first operation of each edge is a skip connection."""
+        found = {k: torch.zeros(self.cells, *x.shape, dtype=torch.float64) for k, x in self.a0().items()}
+        for x in found.values():
+            x[..., 0] = float(operation == "skip_connect")
+        return found
+
+    def decisions(self) -> list[list[Decision]]:
+        """One operation of each edge; then one edge of the last name."""
+        each = {k: x.shape for k, x in self.a0().items()}
+        first = [Decision(k, tuple((e, o) for o in range(operations)))
+                 for k, (edges, operations) in each.items() for e in range(edges)]
+        name, (edges, _) = list(each.items())[-1]
+        return [first, [Decision(name, tuple((e, None) for e in range(edges)), 1, False)]]
 
     def outcome(self, w: Tree, mix: Tree, batch: Batch, *, track: bool = False) -> Outcome:
         loss = self.value(w, mix, batch)
@@ -337,6 +352,12 @@ class Watched:
 
     def sample(self, gen: torch.Generator) -> Tree:
         return self.problem.sample(gen)
+
+    def mask(self, operation: str) -> Tree:
+        return self.problem.mask(operation)
+
+    def decisions(self) -> list[list[Decision]]:
+        return self.problem.decisions()
 
     def outcome(self, w: Tree, mix: Tree, batch: Batch, *, track: bool = False) -> Outcome:
         self.seeds.append(batch.seed)

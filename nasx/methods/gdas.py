@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
-from nasx.around import Around
+from nasx.around import Around, gumbel
 from nasx.bilevel import Activate, Batch, Search, Tree
 
 if TYPE_CHECKING:
@@ -34,9 +34,7 @@ def straight_through(tau: float, seed: int) -> Activate:
     gen = torch.Generator().manual_seed(seed)
 
     def activate(logits: Tensor) -> Tensor:
-        uniform = torch.rand(logits.shape, generator=gen, dtype=torch.float64)
-        gumbel = -torch.log(-torch.log(uniform.clamp(1e-20, 1 - 1e-16))).to(logits)
-        soft = torch.softmax((torch.log_softmax(logits, -1) + gumbel) / tau, -1)
+        soft = torch.softmax((torch.log_softmax(logits, -1) + gumbel(logits, gen)) / tau, -1)
         hard = torch.zeros_like(soft).scatter_(-1, soft.argmax(-1, keepdim=True), 1.0)
         return hard + soft - soft.detach()
 

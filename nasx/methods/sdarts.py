@@ -69,7 +69,7 @@ class Sdarts(Around):
 
         def draw(a: Tree, batch: Batch) -> Tree:
             if not any(batch is own for own in train):
-                return search.mixture(a, batch)
+                return search.problem.relax(a)
             if self.perturbation == "random":
                 return search.problem.relax(a, self.random(eps, batch.seed))
             p = self.clean(search, a)
@@ -105,7 +105,7 @@ class Sdarts(Around):
         w, a = detached(search.w), detached(search.a)
 
         def loss(q: Sequence[Tensor]) -> Tensor:
-            return search.problem.outcome(w, search.problem.relax(a, given(q)), batch).loss
+            return search.problem.outcome(w, search.shaped(search.problem.relax(a, given(q))), batch).loss
 
         q = list(p)
         for _ in range(self.ascents):

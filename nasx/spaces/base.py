@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from nasx.errors import UserError
+from nasx.trees import Decision, Tree
 
-Tree = dict[str, Tensor]
 Activate = Callable[[Tensor], Tensor]
 
 
@@ -120,6 +120,24 @@ class Space(ABC):
     def example(self, n: int, shape: tuple[int, ...]) -> Tensor:
         """An input of n items of this shape, without values, for shapes and costs."""
         return torch.zeros(n, *shape, device="meta")
+
+    def edge_operations(self, name: str) -> tuple[tuple[str, ...], ...]:
+        """The operations of each edge of a parameter in the order of its last axis; none where that holds others."""
+        return ()
+
+    def mask(self, operation: str) -> Tree:
+        """A tree like the mixture, on the CPU: 1 where an operation of this name stands, 0 elsewhere."""
+        found = {}
+        for name, cells in self.cells().items():
+            lists = self.edge_operations(name)
+            rows = torch.tensor([[float(own == operation) for own in row] for row in lists])
+            found[name] = (rows if lists else torch.zeros(self.shapes()[name][-2:])).expand(cells, -1, -1)
+        return found
+
+    def decisions(self) -> tuple[tuple[Decision, ...], ...]:
+        """What a genotype decides, in phases: one operation of each edge, then edges where only some are kept."""
+        return (tuple(Decision(name, tuple((e, o) for o in range(len(row))))
+                      for name in self.cells() for e, row in enumerate(self.edge_operations(name))),)
 
     def narrow(self, mix: Tree, keep: int | None) -> Self:
         """This space with the `keep` strongest operations of each edge in their order (None: all).

@@ -34,39 +34,31 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cached_property
 from itertools import combinations, product
 from math import prod
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from nasx.errors import UserError
 from nasx.spaces import ops
 from nasx.spaces.base import Activate, Genotype, Network, Space, Supernet, Tree
 from nasx.spaces.choose import Lists, best, strongest, top
+from nasx.spaces.darts_edges import PAIRS, Pair, edges_of, incidence, kept_mask, pair_slices, softmax_by_node
 from nasx.spaces.darts_genotype import EDGES, KINDS, NODES, DartsGenotype, UntiedDartsGenotype, read
 from nasx.spaces.genotypes import Cell
 from nasx.spaces.network import AuxiliaryHead, DartsNetwork, plan
+from nasx.trees import Decision
 
 if TYPE_CHECKING:
     from nasx.settings import NonNegative, Positive
 
 OPERATIONS = ("none", "max_pool_3x3", "avg_pool_3x3", "skip_connect", "sep_conv_3x3", "sep_conv_5x5", "dil_conv_3x3",
               "dil_conv_5x5")
-PAIRS = tuple((node, pair) for node in NODES for pair in combinations(range(node), 2))
-"""(node, two predecessors) in the order of the pair logits: 1 + 3 + 6 + 10 = 20."""
 SIZES = {"cifar": (20, 36), "imagenet": (14, 48)}
 """Layers and channels of retrained networks, by stem."""
-
-Pair = tuple[int, int]
-
-
-def edges_of(node: int) -> slice:
-    """The edges that enter `node`."""
-    start = sum(range(2, node))
-    return slice(start, start + node)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,15 +154,15 @@ class Darts(Space):
             cells = self.cells()[kind]
             rows = activate(a[kind])
             if self.edge_norm:
-                edge = _softmax_by_node(a[f"{kind}.edge"], [edges_of(node) for node in NODES])
+                edge = softmax_by_node(a[f"{kind}.edge"], [edges_of(node) for node in NODES])
                 rows = rows * edge.transpose(-1, -2)
                 mix[f"{kind}.edge"] = edge.expand(cells, 1, len(EDGES))
             if self.edges == "searched":
-                pair = _softmax_by_node(a[f"{kind}.pair"], _pair_slices())
-                rows = rows * (pair @ _incidence(pair.dtype, pair.device)).transpose(-1, -2)
+                pair = softmax_by_node(a[f"{kind}.pair"], pair_slices())
+                rows = rows * (pair @ incidence(pair.dtype, pair.device)).transpose(-1, -2)
                 mix[f"{kind}.pair"] = pair.expand(cells, 1, len(PAIRS))
             if self.edges == "fixed":
-                rows = rows * _mask(self, kind, rows.dtype, rows.device)
+                rows = rows * kept_mask(self._kept[kind], rows.dtype, rows.device)
             mix[kind] = rows.expand(cells, *rows.shape[-2:])
         return mix
 
@@ -178,6 +170,28 @@ class Darts(Space):
         found = {kind: [self._cell(kind, mix, i) for i in range(self.cells()[kind] if self.untied else 1)]
                  for kind in KINDS}
         return self._join(found)
+
+    def mask(self, operation: str) -> Tree:
+        found = super().mask(operation)
+        for kind in KINDS if self.edges == "fixed" else ():
+            found[kind] = found[kind] * kept_mask(self._kept[kind], found[kind].dtype, found[kind].device)
+        return found
+
+    def decisions(self) -> tuple[tuple[Decision, ...], ...]:
+        """One operation of each (kept) edge; then two edges of each node, unless edges are fixed or have weights."""
+        first: list[Decision] = []
+        then: list[Decision] = []
+        for kind in KINDS:
+            for place in range(self.cells()[kind] if self.untied else 1):
+                cell = place if self.untied else None
+                kept = self._kept[kind][place] if self.edges == "fixed" else [range(node) for node in NODES]
+                for node, preds in zip(NODES, kept, strict=True):
+                    edges = [edges_of(node).start + pred for pred in preds]
+                    first += [Decision(kind, tuple((e, o) for o in choosable(self.edge_operations(kind)[e])), cell=cell)
+                              for e in edges]
+                    if len(edges) > 2 and self.edges == "pruned":
+                        then.append(Decision(kind, tuple((e, None) for e in edges), 2, False, cell))
+        return tuple(first), tuple(then)
 
     def narrow(self, mix: Tree, keep: int | None) -> Self:
         """See `Space.narrow`; searched edges are then fixed to those that the mixture keeps (Amended-DARTS, B.2)."""
@@ -351,30 +365,3 @@ class Darts(Space):
 def choosable(names: tuple[str, ...]) -> tuple[int, ...]:
     """Indices of the operations that a genotype may have: all but `none`."""
     return tuple(k for k, name in enumerate(names) if name != "none")
-
-
-def _softmax_by_node(logits: Tensor, parts: list[slice]) -> Tensor:
-    """Softmax over each part of the last axis."""
-    return torch.cat([torch.softmax(logits[..., part], dim=-1) for part in parts], dim=-1)
-
-
-@cache
-def _pair_slices() -> list[slice]:
-    counts = [sum(target == node for target, _ in PAIRS) for node in NODES]
-    return [slice(sum(counts[:j]), sum(counts[:j + 1])) for j in range(len(counts))]
-
-
-@cache
-@torch.inference_mode(False)  # the cached tensor must serve training too
-def _incidence(dtype: torch.dtype, device: torch.device) -> Tensor:
-    """(20, 14): 1 where a pair holds an edge. Kept on the device, since a copy at each step would stall it."""
-    held = [[float(target == node and source in pair) for source, target in EDGES] for node, pair in PAIRS]
-    return torch.tensor(held, dtype=dtype, device=device)
-
-
-@cache
-@torch.inference_mode(False)
-def _mask(space: Darts, kind: str, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """(cells, 14, 1), or (1, 14, 1) where tied: 1 on the kept edges."""
-    rows = [[float(source in cell[target - NODES[0]]) for source, target in EDGES] for cell in space._kept[kind]]
-    return torch.tensor(rows, dtype=dtype, device=device).reshape(-1, len(EDGES), 1)

@@ -57,6 +57,7 @@ from nasx.spaces.base import Genotype, Logits, Network, Space, Supernet, Tree
 from nasx.spaces.choose import best, top
 from nasx.spaces.network import no_drop_path, plain_only
 from nasx.spaces.published import resolve
+from nasx.trees import Decision
 
 if TYPE_CHECKING:
     from nasx.settings import Positive, PositiveFloat
@@ -176,6 +177,12 @@ class Nb1Shot1(Space):
     def edge_operations(self, name: str) -> tuple[tuple[str, ...], ...]:
         """The operations of each block; none for the names that weigh inputs and the output."""
         return (OPERATIONS,) * self.blocks if name == "ops" else ()
+
+    def decisions(self) -> tuple[tuple[Decision, ...], ...]:
+        """One operation of each block; then the vertices that the blocks and the output read."""
+        return (*super().decisions(), tuple(
+            Decision(name, tuple((0, k) for k in range(self.shapes()[name][1])), keep, False)
+            for name, keep in self.choices.items()))
 
     def cells(self) -> dict[str, int]:
         return dict.fromkeys(self.shapes(), self.layers)

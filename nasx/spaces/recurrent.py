@@ -37,6 +37,7 @@ from nasx.spaces.choose import best
 from nasx.spaces.genotypes import Cell
 from nasx.spaces.network import plain_only
 from nasx.spaces.published import resolve
+from nasx.trees import Decision
 
 if TYPE_CHECKING:
     from nasx.settings import Positive
@@ -100,6 +101,17 @@ class Recurrent(Space):
     def into(self, node: int) -> slice:
         """The edges into a node (from 1), in the order of their sources."""
         return slice(node * (node - 1) // 2, node * (node + 1) // 2)
+
+    def edge_operations(self, name: str) -> tuple[tuple[str, ...], ...]:
+        """The same operations on each edge."""
+        return (self.operations,) * (self.nodes * (self.nodes + 1) // 2)
+
+    def decisions(self) -> tuple[tuple[Decision, ...], ...]:
+        """One operation of each edge; then one edge of each node."""
+        edges = range(self.nodes * (self.nodes + 1) // 2)
+        return (tuple(Decision("recurrent", tuple((e, o) for o in self.choosable)) for e in edges),
+                tuple(Decision("recurrent", tuple((e, None) for e in edges[self.into(node)]), 1, False)
+                      for node in range(2, self.nodes + 1)))
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         return {"recurrent": (self.nodes * (self.nodes + 1) // 2, len(self.operations))}

@@ -1,0 +1,51 @@
+"""DARTS-: an auxiliary skip connection beside every mixed operation, which fades until the search ends.
+
+    edge = beta_e x + sum_o p_o o(x),   beta_e = beta (1 - e / E)
+
+It takes over what makes skip connections win the competition of operations, the easier flow of gradients, so that their
+weight p shows what they are worth as operations. The steps are those of `inner` (first-order DARTS) on such edges;
+discretization looks at p alone.
+
+Source: Chu, Wang, Zhang, Lu, Wei, Yan (2021), section 3; released code (scripts/run_darts_minus.sh:
+beta 1, linear).
+Cost per step: that of `inner`.
+
+Deviations
+1. The auxiliary connection is the space's own skip connection, so it costs nothing; at stride 2 (factorized reduction)
+   it thereby shares its weights, where the released code has a second one.
+2. Edges without a skip connection among their operations (some of S1) get none; a space that has none anywhere (S4,
+   NAS-Bench-1Shot1) is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from nasx.around import Around
+from nasx.bilevel import Batch, Search, Tree, combine
+
+if TYPE_CHECKING:
+    from nasx.settings import NonNegativeFloat
+
+
+@dataclass(frozen=True, kw_only=True)
+class DartsMinus(Around):
+    """Steps of the inner method with an auxiliary skip connection that fades."""
+
+    beta: NonNegativeFloat = 1.0
+
+    def auxiliary(self, search: Search) -> float:
+        """beta of the current epoch."""
+        return self.beta * (1 - search.epoch / max(search.epochs, 1))
+
+    def step(self, search: Search, train: Sequence[Batch], val: Batch) -> dict[str, Tensor]:
+        weight, skips = self.auxiliary(search), search.problem.mask("skip_connect")
+
+        def shape(mix: Tree) -> Tree:
+            return combine(mix, skips, weight)
+
+        return self.inner.step(search.shaping(shape), train, val)

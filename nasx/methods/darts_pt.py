@@ -1,0 +1,163 @@
+"""DARTS-PT: architectures are chosen by what the supernet loses without an operation, not by the largest weight.
+
+    for each edge in random order: without each operation o in turn, accuracy A_o on validation data; keep the operation
+    whose A_o is the lowest, alone on its edge; tune the supernet
+    then for each node in random order: of its edges drop the one whose A is the highest, again until two are left; tune
+
+The search itself is that of `inner` (first-order DARTS). A tuning step is a step of `inner` on the supernet as decided
+so far, its weights' rate on a cosine of its own. What the space lets an architecture decide, the space says
+(`Problem.decisions`); cell types take turns within a round, and each round but the last is followed by tuning.
+
+Source: Wang, Cheng, Chen, Tang, Hsieh (2021), section 4 and algorithm 1; released code, sota/cnn/projection.py.
+Cost after the search: for each edge (operations + 2 for each dropped edge) evaluations of `batches` forward passes; and
+`tune` epochs of `inner` for each round (DARTS space: 14 + 3 rounds, 16 of them tuned; NAS-Bench-201: 6). Each decision
+is kept in a checkpoint; what is lost by a kill is at most one round's tuning and evaluations.
+
+Deviations
+1. All edges of a node lose one at a time, as released; the first node of a DARTS cell has no more than two.
+2. A candidate is judged on `batches` batches of the validation stream (null: as many as an epoch has updates), all
+   candidates on the same ones, with batch statistics as released; the released code reads the whole validation split.
+3. Ties: the first operation is kept, the last edge is dropped, as released.
+4. The input choices of NAS-Bench-1Shot1 are treated as edges. Where edges are searched by weights of pairs, only
+   operations are chosen so.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+from typing import TYPE_CHECKING
+
+import torch
+
+from nasx.around import Around
+from nasx.bilevel import Decision, Ending, Search, Tree, detached
+
+if TYPE_CHECKING:
+    from nasx.settings import NonNegative, NonNegativeFloat, Positive, PositiveFloat
+
+
+class Projection:
+    """A mixture as decided so far: mix * kept + fixed."""
+
+    def __init__(self, like: Tree) -> None:
+        self.kept = {k: torch.ones_like(x) for k, x in like.items()}
+        self.fixed = {k: torch.zeros_like(x) for k, x in like.items()}
+
+    def __call__(self, mix: Tree) -> Tree:
+        return {k: x * self.kept[k] + self.fixed[k] for k, x in mix.items()}
+
+    def without(self, decision: Decision, option: int) -> Callable[[Tree], Tree]:
+        """The same without one option."""
+        def shape(mix: Tree) -> Tree:
+            found = self(mix)
+            keep = torch.ones_like(found[decision.name])
+            keep[place(decision, option)] = 0.0
+            return {**found, decision.name: found[decision.name] * keep}
+
+        return shape
+
+    def decide(self, decision: Decision, chosen: Sequence[int]) -> None:
+        """Drop all options but the chosen ones; of operations, give the chosen one weight 1."""
+        for option in range(len(decision.options)):
+            if option not in chosen:
+                for tree in (self.kept, self.fixed):
+                    tree[decision.name][place(decision, option)] = 0.0
+            elif decision.operations:
+                cell, edge, _ = place(decision, option)
+                self.kept[decision.name][cell, edge] = 0.0
+                self.fixed[decision.name][place(decision, option)] = 1.0
+
+
+def place(decision: Decision, option: int) -> tuple[int | slice, int, int | slice]:
+    """Index of an option into a mixture (cells, edges, operations)."""
+    edge, operation = decision.options[option]
+    return (slice(None) if decision.cell is None else decision.cell, edge,
+            slice(None) if operation is None else operation)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DartsPt(Around):
+    """The inner method's search, and a choice by perturbation at its end."""
+
+    tune: NonNegative = 10
+    lr: PositiveFloat = 0.0025
+    lr_min: NonNegativeFloat = 0.001
+    batches: Positive | None = None
+
+    def choose(self, search: Search, ending: Ending) -> Tree:
+        if not self.trains:
+            return self.inner.choose(search, ending)
+        rounds = [chosen for phase in search.problem.decisions() for chosen in in_turn(phase, ending.gen)]
+        projected = Projection(search.problem.relax(search.a))
+        if not ending.decided:
+            search.w_opt.state.clear()
+        for number, chosen in enumerate(rounds):
+            if number < len(ending.decided):
+                for decision, kept in zip(chosen, ending.decided[number], strict=True):
+                    projected.decide(decision, kept)
+                continue
+            if number:
+                self.tuned(search, ending, projected, number - 1, len(rounds) - 1)
+            found = []
+            for decision in chosen:
+                found.append(self.judged(search, ending, projected, decision))
+                projected.decide(decision, found[-1])
+            ending.decided.append(found)
+            ending.keep()
+        return detached(projected(search.problem.relax(search.a)))
+
+    def judged(self, search: Search, ending: Ending, projected: Projection, decision: Decision) -> list[int]:
+        """The options to keep."""
+        left = list(range(len(decision.options)))
+        if decision.operations:
+            scores = self.accuracies(search, ending, projected, decision, left)
+            return [min(left, key=scores.__getitem__)]
+        gone = Projection(projected.kept)
+        gone.kept, gone.fixed = ({k: x.clone() for k, x in tree.items()} for tree in (projected.kept, projected.fixed))
+        while len(left) > decision.keep:
+            scores = self.accuracies(search, ending, gone, decision, left)
+            left.remove(max(reversed(left), key=scores.__getitem__))
+            gone.decide(decision, left)
+        return left
+
+    @torch.no_grad()
+    def accuracies(self, search: Search, ending: Ending, projected: Projection, decision: Decision,
+                   options: Sequence[int]) -> dict[int, float]:
+        """Accuracy without each of the options, over the same batches."""
+        clean, totals = search.problem.relax(search.a), {option: torch.zeros(()) for option in options}
+        for _ in range(self.batches or ending.epoch_updates):
+            batch = next(ending.val)
+            for option in options:
+                mix = projected.without(decision, option)(clean)
+                totals[option] = totals[option] + search.problem.outcome(detached(search.w), mix, batch).accuracy.cpu()
+                ending.tick()
+        return {option: float(total) for option, total in totals.items()}
+
+    def tuned(self, search: Search, ending: Ending, projected: Projection, number: int, rounds: int) -> None:
+        """`tune` epochs of the inner method's steps on the supernet as decided so far."""
+        view = search.shaping(projected)
+        for epoch in range(number * self.tune, (number + 1) * self.tune):
+            lr = self.lr_min + (self.lr - self.lr_min) * (1 + math.cos(math.pi * epoch / (rounds * self.tune))) / 2
+            for group in search.w_opt.param_groups:
+                group["lr"] = lr
+            done = 0
+            while done < ending.epoch_updates:
+                updates = min(self.inner.steps_w, ending.epoch_updates - done)
+                draws = self.inner.train_batches if updates == self.inner.steps_w else updates
+                self.inner.step(view, [next(ending.train) for _ in range(draws)], next(ending.val))
+                done += updates
+                ending.tick()
+            search.updates += done
+
+
+def in_turn(decisions: Sequence[Decision], gen: torch.Generator) -> Iterator[list[Decision]]:
+    """Rounds of one decision of each cell type (each cell where they are untied), in random order."""
+    groups: dict[tuple[str, int | None], list[Decision]] = {}
+    for decision in decisions:
+        groups.setdefault((decision.name, decision.cell), []).append(decision)
+    mixed = [[group[i] for i in torch.randperm(len(group), generator=gen).tolist()] for group in groups.values()]
+    for each in zip_longest(*mixed):
+        yield [decision for decision in each if decision is not None]

@@ -1,0 +1,63 @@
+"""DrNAS: mixtures are samples of a Dirichlet distribution, through which the architecture's gradient flows.
+
+    mix ~ Dir(elu(a) + 1), d mix / d a by the pathwise derivative;  loss + kl * KL(Dir(elu(a) + 1) || Dir(1))
+
+The steps are those of `inner`, each batch with a sample of its own: around first-order DARTS it is the published
+method, around TSE-DARTS it is TSE-DrNAS. Architectures are chosen by softmax(a). The progressive stages of the paper
+are `stages=drnas_darts` and `stages=drnas_nb201`.
+
+Source: Chen, Wang, Cheng, Tang, Hsieh (2021), section 3; released code (utils.py, process_step_vector).
+Cost per step: that of `inner`.
+
+Deviations
+1. Noise draws from the batch's seed, so a step is a function of its batches; samples are drawn on the CPU in double
+   precision, and all cells share one.
+2. Diagnostics and evaluations of the supernet use softmax(a); the released code evaluates at a sample.
+3. `kl` = 0 by default, as released: there an L2 penalty on `a` (`search.arch_weight_decay`) takes its place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.distributions import Dirichlet, kl_divergence
+
+from nasx.around import Around
+from nasx.bilevel import Batch, Search, Tree, detached, gradient
+
+if TYPE_CHECKING:
+    from nasx.settings import NonNegativeFloat
+
+
+def dirichlet(logits: Tensor) -> Dirichlet:
+    """Dir(elu(logits) + 1) along the last axis, on the CPU in double precision."""
+    return Dirichlet((F.elu(logits) + 1).double().cpu(), validate_args=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrNas(Around):
+    """Steps of the inner method, each on a Dirichlet sample."""
+
+    draws: ClassVar[bool] = True
+    kl: NonNegativeFloat = 0.0
+
+    def step(self, search: Search, train: Sequence[Batch], val: Batch) -> dict[str, Tensor]:
+        def draw(a: Tree, batch: Batch) -> Tree:
+            with torch.random.fork_rng(devices=[]):  # torch's samplers of gamma take no generator of their own
+                torch.default_generator.manual_seed(batch.seed)
+                return search.problem.relax(a, lambda logits: dirichlet(logits).rsample().to(logits))
+
+        view = search.drawing(draw)
+        return self.inner.step(view.pulling(self.penalty) if self.kl else view, train, val)
+
+    def penalty(self, a: Tree) -> Tree:
+        """The gradient of kl * KL(Dir(elu(a) + 1) || Dir(1)), summed over edges."""
+        leaves = detached(a, requires_grad=True)
+        total = torch.stack([kl_divergence(q, Dirichlet(torch.ones_like(q.concentration), validate_args=False)).sum()
+                             for q in map(dirichlet, leaves.values())]).sum()
+        return gradient(self.kl * total, leaves)

@@ -1,0 +1,59 @@
+"""SNAS: mixtures are samples of a concrete distribution whose temperature falls, so that they become one-hot.
+
+    mix = softmax((log p + Gumbel noise) / tau),  p = softmax(a)
+
+`tau` falls linearly by epoch from `tau_max` to `tau_min`. The steps are those of `inner` (Single-DARTS' simultaneous
+step with a softmax: one training loss moves weights and architecture), each batch with a sample of its own.
+
+Source: Xie, Zheng, Liu, Lin (2019), section 2; temperatures: released code of DrNAS, whose SNAS gave the
+NAS-Bench-201 numbers (there around first-order DARTS: `method.inner`).
+Cost per step: that of `inner`; one pass for both updates.
+
+Deviations
+1. The paper's resource constraint is left out (its "mild" and "moderate" settings), as in all comparisons on
+   NAS-Bench-201.
+2. The paper gives no temperatures.
+3. Noise draws from the batch's seed, and all cells share a sample; so a step is a function of its batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import Tensor
+
+from nasx.around import Around, gumbel
+from nasx.bilevel import Activate, Batch, Search, Tree
+
+if TYPE_CHECKING:
+    from nasx.settings import PositiveFloat
+
+
+def concrete(tau: float, seed: int) -> Activate:
+    """A sampler of soft weights along the last axis: those of a concrete distribution of temperature `tau`."""
+    gen = torch.Generator().manual_seed(seed)
+    return lambda logits: torch.softmax((torch.log_softmax(logits, -1) + gumbel(logits, gen)) / tau, -1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snas(Around):
+    """Steps of the inner method, each on a sample of a concrete distribution."""
+
+    draws: ClassVar[bool] = True
+    tau_max: PositiveFloat = 10.0
+    tau_min: PositiveFloat = 1.0
+
+    def tau(self, search: Search) -> float:
+        """Temperature of the current epoch."""
+        return self.tau_max + (self.tau_min - self.tau_max) * search.epoch / max(search.epochs, 1)
+
+    def step(self, search: Search, train: Sequence[Batch], val: Batch) -> dict[str, Tensor]:
+        tau = self.tau(search)
+
+        def draw(a: Tree, batch: Batch) -> Tree:
+            return search.problem.relax(a, concrete(tau, batch.seed))
+
+        return self.inner.step(search.drawing(draw), train, val)

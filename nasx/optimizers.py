@@ -1,0 +1,27 @@
+"""The optimizers of a search, as its protocol has them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from nasx.trees import Tree
+
+
+def weight_optimizer(w: Tree, settings: Any) -> torch.optim.SGD:
+    return torch.optim.SGD(list(w.values()), lr=settings.lr, momentum=settings.momentum, nesterov=settings.nesterov,
+                           weight_decay=settings.weight_decay, fused=on_cuda(w) or None)
+
+
+def architecture_optimizer(a: Tree, settings: Any) -> torch.optim.Optimizer:
+    """Adam with the protocol's betas, or plain SGD (Single-DARTS' ablations)."""
+    if settings.arch_optimizer == "sgd":
+        return torch.optim.SGD(list(a.values()), lr=settings.arch_lr, weight_decay=settings.arch_weight_decay)
+    return torch.optim.Adam(list(a.values()), lr=settings.arch_lr, betas=tuple(settings.arch_betas),
+                            weight_decay=settings.arch_weight_decay, fused=on_cuda(a) or None, capturable=on_cuda(a))
+
+
+def on_cuda(tree: Tree) -> bool:
+    """Whether fused optimizers, which keep their step count on the device, are to be had."""
+    return all(x.is_cuda for x in tree.values())

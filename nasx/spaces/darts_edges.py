@@ -1,0 +1,51 @@
+"""The 14 edges of a DARTS cell, the 20 pairs of them that enter a node together, and what weighs them.
+
+Sources: DARTS section 2.1; PC-DARTS eq. 3 (softmax over the edges of a node); Amended-DARTS eq. 16 (pairs).
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from itertools import combinations
+
+import torch
+from torch import Tensor
+
+from nasx.spaces.darts_genotype import EDGES, NODES
+
+Pair = tuple[int, int]
+PAIRS = tuple((node, pair) for node in NODES for pair in combinations(range(node), 2))
+"""(node, two predecessors) in the order of the pair logits: 1 + 3 + 6 + 10 = 20."""
+
+
+def edges_of(node: int) -> slice:
+    """The edges that enter `node`."""
+    start = sum(range(2, node))
+    return slice(start, start + node)
+
+
+def softmax_by_node(logits: Tensor, parts: list[slice]) -> Tensor:
+    """Softmax over each part of the last axis."""
+    return torch.cat([torch.softmax(logits[..., part], dim=-1) for part in parts], dim=-1)
+
+
+@cache
+def pair_slices() -> list[slice]:
+    counts = [sum(target == node for target, _ in PAIRS) for node in NODES]
+    return [slice(sum(counts[:j]), sum(counts[:j + 1])) for j in range(len(counts))]
+
+
+@cache
+@torch.inference_mode(False)  # the cached tensor must serve training too
+def incidence(dtype: torch.dtype, device: torch.device) -> Tensor:
+    """(20, 14): 1 where a pair holds an edge. Kept on the device, since a copy at each step would stall it."""
+    held = [[float(target == node and source in pair) for source, target in EDGES] for node, pair in PAIRS]
+    return torch.tensor(held, dtype=dtype, device=device)
+
+
+@cache
+@torch.inference_mode(False)
+def kept_mask(kept: tuple[tuple[Pair, ...], ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """(cells, 14, 1), or (1, 14, 1) where tied: 1 on the edges that `kept` names, a pair of predecessors a node."""
+    rows = [[float(source in cell[target - NODES[0]]) for source, target in EDGES] for cell in kept]
+    return torch.tensor(rows, dtype=dtype, device=device).reshape(-1, len(EDGES), 1)

@@ -1,0 +1,97 @@
+"""Trees: named tensors, flat. Gradients of and arithmetic on them, derivatives along a direction, choices in them.
+
+Two trees in one expression have the same names and shapes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+Tree = dict[str, Tensor]
+
+
+class Decision(NamedTuple):
+    """`keep` of several options: each an index (edge, operation) into mix[name], or (edge, None) for a whole edge.
+
+    `cell` is the place along the mixture's first axis, None where all cells share the decision. Of `operations` the
+    kept one gets weight 1; kept edges keep their weights.
+    """
+
+    name: str
+    options: tuple[tuple[int, int | None], ...]
+    keep: int = 1
+    operations: bool = True
+    cell: int | None = None
+
+
+def gradient(loss: Tensor, tree: Tree, *, retain: bool = False, create: bool = False) -> Tree:
+    """d loss / d tree, zeros where the loss does not depend on a leaf. One backward pass."""
+    grads = torch.autograd.grad(loss, list(tree.values()), retain_graph=retain or create, create_graph=create,
+                                allow_unused=True)
+    return {k: torch.zeros_like(x) if g is None else g for (k, x), g in zip(tree.items(), grads, strict=True)}
+
+
+def gradients(loss: Tensor, x: Tree, y: Tree) -> tuple[Tree, Tree]:
+    """(d loss / d x, d loss / d y) in one backward pass."""
+    joint = gradient(loss, {f"{i} {k}": t for i, tree in enumerate((x, y)) for k, t in tree.items()})
+    return {k: joint[f"0 {k}"] for k in x}, {k: joint[f"1 {k}"] for k in y}
+
+
+def detached(tree: Tree, *, requires_grad: bool = False) -> Tree:
+    """The same values without history; as fresh leaves where `requires_grad`. Storage is shared."""
+    return {k: x.detach().requires_grad_(requires_grad) for k, x in tree.items()}
+
+
+def shift(x: Tree, v: Tree, scale: Tensor | float) -> Tree:
+    """x + scale * v, detached, as fresh leaves."""
+    scaled = torch._foreach_mul([v[k].detach() for k in x], scale)
+    moved = torch._foreach_add([t.detach() for t in x.values()], scaled)
+    return {k: t.requires_grad_() for k, t in zip(x, moved, strict=True)}
+
+
+def combine(x: Tree, y: Tree, scale: Tensor | float) -> Tree:
+    """x + scale * y, for gradients (no leaves made)."""
+    scaled = torch._foreach_mul([y[k] for k in x], scale)
+    return dict(zip(x, torch._foreach_add(list(x.values()), scaled), strict=True))
+
+
+def norm(tree: Tree) -> Tensor:
+    """Global Euclidean norm, as a 0-d tensor (no host synchronization)."""
+    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(tree.values()))))
+
+
+def dot(x: Tree, y: Tree) -> Tensor:
+    """Global inner product, as a 0-d tensor."""
+    return torch.stack([(x[k] * y[k]).sum() for k in x]).sum()
+
+
+def step_length(v: Tree, radius: float) -> Tensor:
+    """The probe length radius / ||v||, so that the probe moves by `radius` in all. Finite where v = 0."""
+    length = norm(v)
+    return radius / length.clamp_min(torch.finfo(length.dtype).tiny ** 0.5)
+
+
+def directional(g: Callable[[Tree], Tree], x: Tree, v: Tree, radius: float = 0.01,
+                eps: Tensor | float | None = None) -> Tree:
+    """Derivative of the tree-valued function `g` at `x` along `v`, by a central difference.
+
+    (g(x + eps v) - g(x - eps v)) / (2 eps) with eps = radius / ||v|| unless given: error O(eps^2), exact where g is
+    quadratic along v. Costs two evaluations of `g`. `g` receives fresh leaves, `x` is not touched.
+    """
+    eps = step_length(v, radius) if eps is None else eps
+    plus, minus = g(shift(x, v, eps)), g(shift(x, v, -eps))
+    return {k: (plus[k] - minus[k]) / (2 * eps) for k in plus}
+
+
+@contextmanager
+def frozen(tree: Tree) -> Iterator[Tree]:
+    """Checks (in debug runs and tests) that a block leaves `tree` bit-identical."""
+    before = {k: x.detach().clone() for k, x in tree.items()}
+    yield tree
+    moved = [k for k, x in tree.items() if not torch.equal(x.detach(), before[k])]
+    assert not moved, f"moved: {moved}"
