@@ -44,6 +44,10 @@ class Around(Method):
         return not self.draws and self.inner.replayable
 
     @property
+    def compares(self) -> bool:  # type: ignore[override]
+        return self.inner.compares
+
+    @property
     def labels(self) -> list[str]:
         return self.inner.labels
 

@@ -79,15 +79,24 @@ def _kinds(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
 
 def _cells(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
     """Methods that compare the cells of a supernet need two of them."""
-    if "search" in READS[command] and _constant(cfg, "method", "compares") and _constant(cfg, "space", "single"):
+    compares = any(_constant(cfg, place, "compares") for place in _methods(cfg))
+    if "search" in READS[command] and compares and _constant(cfg, "space", "single"):
         yield UserError(f"method={str(_get(cfg, 'method._target_')).rpartition('.')[2]}",
                         "compares the cells of a supernet, and that of this space has one alone",
                         "use another method, for example method=darts")
 
 
-def _constant(cfg: Mapping[str, Any], group: str, name: str) -> Any:
-    target = _get(cfg, f"{group}._target_")
+def _constant(cfg: Mapping[str, Any], place: str, name: str) -> Any:
+    target = _get(cfg, f"{place}._target_")
     return schema.constant(target, name) if isinstance(target, str) else None
+
+
+def _methods(cfg: Mapping[str, Any]) -> Iterator[str]:
+    """The places of the method and of those inside it."""
+    place = "method"
+    while isinstance(_get(cfg, place), Mapping):
+        yield place
+        place += ".inner"
 
 
 def _words(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
@@ -176,17 +185,16 @@ def _held_out(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
         yield UserError(f"study.rank_epochs={epochs}", f"is all warm-up (retrain.warmup_epochs={warmup})", "raise it")
 
 
-def _auxiliary_skip(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
-    """A method that strengthens skip connections, on a space that has none."""
-    method, space = _get(cfg, "method"), cfg.get("space")
-    while isinstance(method, Mapping) and not str(method.get("_target_")).endswith(".DartsMinus"):
-        method = method.get("inner")
-    if "search" not in READS[command] or method is None or not isinstance(space, Mapping):
+def _needed(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
+    """A method that needs an operation by name, on a space that has none such."""
+    needed = {str(name) for place in _methods(cfg) if (name := _constant(cfg, place, "operation"))}
+    space = cfg.get("space")
+    if "search" not in READS[command] or not needed or not isinstance(space, Mapping):
         return
     names = {str(name) for key in ("operations", "normal", "reduce", "cell") for row in space.get(key) or ()
              for name in ([row] if isinstance(row, str) else row)}
-    if str(space.get("_target_")).startswith("nasx.spaces.") and "skip_connect" not in names:
-        yield UserError("method", "adds to skip connections, and this space has none", "use a space with skip_connect")
+    for name in sorted(needed - names) if str(space.get("_target_")).startswith("nasx.spaces.") else ():
+        yield UserError("method", f"adds to {name}, and this space has none", f"use a space with {name}")
 
 
 def _keep(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
@@ -215,4 +223,4 @@ def _objective(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
 
 COMBINATIONS: tuple[Callable[[Mapping[str, Any], str], Iterator[UserError]], ...] = (
     _device, _folder_name, _auxiliary, _benchmark, _kinds, _cells, _words, _devices, _rates, _momentum, _pieces,
-    _source, _study, _held_out, _skip_dropout, _auxiliary_skip, _keep, _objective)
+    _source, _study, _held_out, _skip_dropout, _needed, _keep, _objective)

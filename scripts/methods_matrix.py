@@ -29,7 +29,7 @@ from nasx.config import conf_dir
 def refused(method: str, space: str) -> bool:
     """Whether the space lacks what the method needs: weights of edges, skip connections."""
     return (method == "pc_darts" and family(space) != "darts") or (
-        method == "darts_minus" and (space == "s4" or family(space) == "nb1shot1"))
+        method == "darts_minus" and (space == "s4" or family(space) in ("nb1shot1", "recurrent")))
 
 
 def command(method: str, space: str, args: argparse.Namespace, out: Path) -> list[str]:

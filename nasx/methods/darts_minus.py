@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor
 
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 class DartsMinus(Around):
     """Steps of the inner method with an auxiliary skip connection that fades."""
 
+    operation: ClassVar[str] = "skip_connect"
+    """What is strengthened, by its name in all spaces that have it."""
     beta: NonNegativeFloat = 1.0
 
     def auxiliary(self, search: Search) -> float:
@@ -43,7 +45,7 @@ class DartsMinus(Around):
         return self.beta * (1 - search.epoch / max(search.epochs, 1))
 
     def step(self, search: Search, train: Sequence[Batch], val: Batch) -> dict[str, Tensor]:
-        weight, skips = self.auxiliary(search), search.problem.mask("skip_connect")
+        weight, skips = self.auxiliary(search), search.problem.mask(self.operation)
 
         def shape(mix: Tree) -> Tree:
             return combine(mix, skips, weight)
