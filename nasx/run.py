@@ -26,7 +26,7 @@ from nasx.inherit import go_on
 from nasx.optimizers import architecture_optimizer, weight_optimizer
 from nasx.progress import Display, duration, text
 from nasx.relaxed import RelaxedProblem, weights
-from nasx.search import Loop, Step, architecture_optimizer, weight_optimizer
+from nasx.search import Loop, Step
 from nasx.session import Config, Result, Session, session
 
 log = logging.getLogger("nasx")
