@@ -29,9 +29,14 @@ TRAINING = (("train_loss", "Training loss", "cross-entropy (nats)", 1.0),
             ("train_perplexity", "Training perplexity", "perplexity", 1.0),
             ("valid_perplexity", "Perplexity on the validation text", "perplexity", 1.0))
 """Column of metrics.jsonl, title, unit, scale."""
-TRACES = (("eigenvalue", "Dominant eigenvalue of the architecture Hessian", "eigenvalue", 1.0),
+TRACES = (("eigenvalue", "Dominant eigenvalue of the Hessian", "eigenvalue", 1.0),
           ("alignment_val", "Layer alignment, validation gradients", "mean cosine", 1.0),
           ("alignment_train", "Layer alignment, training gradients", "mean cosine", 1.0),
+          ("over_steps.alignment_val", "Layer alignment, mean over steps", "mean cosine", 1.0),
+          ("cosine.node", "Node gradients, alike between cells", "mean cosine", 1.0),
+          ("cosine.output", "Convolution outputs, alike between cells", "mean cosine", 1.0),
+          ("found.skip", "Skip connections of the found cell", "number", 1.0),
+          ("found.parametric", "Operations with weights", "number", 1.0),
           ("entropy", "Entropy of the mixture", "nats an edge", 1.0),
           ("change", "Change of the mixture in an epoch", "L1 distance", 1.0),
           ("none_weight", "Weight of none", "mean weight", 1.0))
@@ -116,7 +121,7 @@ def drawn(make: Callable[[], Figure | None], prefix: str, label: str) -> str:
 # -------------------------------------------------------------------------------------------------------- panels
 def panel(groups: Groups, name: str, title: str, unit: str, scale: float) -> Figure | None:
     """The number `name` over the epochs, a line a group; None where no row has it."""
-    made = pictures.figure(4.7, 2.9)
+    made = pictures.figure(4.1, 2.7)
     axes = made.subplots()
     found = [curves.line(axes, runs, name, label, pictures.CYCLE[i % len(pictures.CYCLE)], scale)
              for i, (label, runs) in enumerate(groups.items())]
@@ -126,7 +131,7 @@ def panel(groups: Groups, name: str, title: str, unit: str, scale: float) -> Fig
 
 def anytime(groups: Groups, dataset: str, split: str, reference: Mapping[str, float]) -> Figure | None:
     """Look-up accuracy of the cell at each epoch, with the optimum and the random mean as lines."""
-    made = pictures.figure(4.7, 2.9)
+    made = pictures.figure(4.1, 2.7)
     return made if curves.trajectory(made.subplots(), groups, dataset, split, reference) else None
 
 
@@ -135,10 +140,10 @@ def cell(edges: Sequence[cells.Edge], prefix: str, label: str) -> str:
     return inline(cells.svg(edges), prefix, label)
 
 
-def read(folder: str, most: int = 120) -> list[dict[str, Any]]:
+def read(folder: str, most: int = 120) -> list[Mapping[str, Any]]:
     """A run's rows, thinned to about `most` epochs, the last always among them; empty where there are none."""
     try:
-        rows = curves.read_metrics(Path(folder))
+        rows = curves.derived(curves.read_metrics(Path(folder)))
     except UserError:
         return []
     step = -(-len(rows) // most)

@@ -32,7 +32,7 @@ COLUMNS = ("run", "folder", "kind", "method", "space", "dataset", "protocol", "s
            "best_of", "study", "std_over", "overrides", "family", "identity", "seed", "parent", "genotype",
            "benchmark", "source", "supernet_valid", "test_accuracy", "supernet_perplexity", "valid_perplexity",
            "test_perplexity", "params", "cost_s", "peak_mb", "updates", "passes", "device", "gpu", "versions", "commit",
-           "collapsed", "doubtful", "moving")
+           "collapsed", "doubtful", "moving", "verdict")
 """Columns of every frame; a look-up adds `<dataset>.valid` and `<dataset>.test`."""
 
 
@@ -166,9 +166,11 @@ def _row(folder: str, record: Mapping[str, Any]) -> dict[str, Any]:
         "updates": _number(record.get("updates")), "passes": _number(record.get("passes")),
         "device": _text(hardware.get("name")) or device, "gpu": device.startswith("cuda"),
         "versions": _text(" ".join(f"{k}={v}" for k, v in sorted((record.get("versions") or {}).items()))),
-        "commit": _text(record.get("commit")), "collapsed": None, "doubtful": None, "moving": None}
+        "commit": _text(record.get("commit")), "collapsed": None, "doubtful": None, "moving": None,
+        "verdict": ""}
     if verdict := record.get("verdict"):
         row |= {name: bool(verdict.get(name)) for name in ("collapsed", "doubtful", "moving")}
+        row["verdict"] = _text(verdict.get("text"))
     lookup = record.get("lookup") or {}
     row["benchmark"], row["source"] = _text(lookup.get("benchmark")), _text(lookup.get("source"))
     for name, scores in lookup.items():

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nasx.errors import UserError
-from nasx.pictures import CYCLE, FAINT, FAMILIES, INK, SOFT, figure, save, style
+from nasx.pictures import CYCLE, FAINT, FAMILIES, INK, SOFT, family, figure, save, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -114,9 +114,12 @@ def line(axes: Axes, runs: Sequence[Sequence[Row]], name: str, label: str, colou
 
 
 def finish(axes: Axes, title: str, unit: str, last: float) -> None:
-    """Title, names of the axes, and whole epochs up to `last`."""
+    """Title, names of the axes, whole epochs up to `last`; percentages end at 0 and 100, whatever a band says."""
     from matplotlib.ticker import MaxNLocator
 
+    if "%" in unit:
+        low, high = axes.get_ylim()
+        axes.set_ylim(max(low, 0.0), min(high, 100.0))
     axes.set_title(title)
     axes.set_xlabel("epoch")
     axes.set_ylabel(unit)
@@ -165,25 +168,29 @@ def trajectory(axes: Axes, groups: Mapping[str, Sequence[Sequence[Row]]], datase
     """Look-up accuracy of the genotype at each epoch, with the benchmark's optimum and random mean as lines."""
     drawn = [line(axes, runs, f"lookup.{dataset}.{split}", label, CYCLE[i % len(CYCLE)])
              for i, (label, runs) in enumerate(groups.items())]
-    last = max(map(_last_epoch, groups.values()), default=1.0)
-    finish(axes, f"Found cell, {DATASETS.get(dataset, dataset)} {split}", "accuracy (%)", last)
-    for kind, where, words in (("optimum", "bottom", "optimum"), ("random", "top", "random cell, mean")):
+    for kind, where, words in (("optimum", "bottom", "optimum"), ("random", "top", "random mean")):
         if kind in reference and any(drawn):
             axes.axhline(reference[kind], color=SOFT, linewidth=1.0, linestyle=(0, (2, 2)), zorder=1)
-            axes.annotate(f"{words} {reference[kind]:.2f}", (1.0, reference[kind]), xycoords=("axes fraction", "data"),
-                          xytext=(0, 3 if where == "bottom" else -3), textcoords="offset points", ha="right",
-                          va=where, fontsize=8, color=SOFT)
+            axes.annotate(f"{words}\n{reference[kind]:.2f}", (1.0, reference[kind]), xytext=(4, 0), ha="left", va=where,
+                          xycoords=("axes fraction", "data"), textcoords="offset points", fontsize=8, color=SOFT)
     axes.margins(y=0.12)
+    last = max(map(_last_epoch, groups.values()), default=1.0)
+    finish(axes, f"Found cell, {DATASETS.get(dataset, dataset)} {split}", "accuracy (%)", last)
     return any(drawn)
 
 
-def found(rows: Sequence[Row]) -> list[Row]:
-    """The rows with `found`: how many operations of each family the genotype has, reduction cells left out."""
+def derived(rows: Sequence[Row]) -> list[Row]:
+    """The rows with what is counted from them: `found`, how many operations of each family the genotype has (reduction
+    cells left out); `cosine`, of node gradients and of convolutions' outputs, means over the stages."""
     made: list[Row] = []
     for row in rows:
         cells = [cell for name, cell in (row.get("cells") or {}).items() if not name.startswith("reduce")]
-        counts = {family: sum(cell[family] for cell in cells) for family in ("parametric", "skip", "pool", "none")}
-        made.append({**row, "found": counts if cells else None})
+        counts = {kind: sum(cell[kind] for cell in cells) for kind in ("parametric", "skip", "pool", "none")}
+        learned = [value for stage in row.get("output_cosine") or () for name, value in stage.items()
+                   if family(name) == "conv"]
+        cosines = {name: sum(values) / len(values) for name, values in (("node", row.get("node_cosine") or ()),
+                                                                        ("output", learned)) if values}
+        made.append({**row, "found": counts if cells else None, "cosine": cosines})
     return made
 
 
@@ -343,7 +350,7 @@ def search_picture(run_folder: str | Path, references: Mapping[str, Mapping[str,
     out.
     """
     folder = Path(run_folder)
-    rows = found(read_metrics(folder))
+    rows = derived(read_metrics(folder))
     if not rows:
         raise UserError(str(folder / "metrics.jsonl"), "no epoch is finished", "wait for the first one")
     group: dict[str, Sequence[Sequence[Row]]] = {"this run": [rows]}

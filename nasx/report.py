@@ -112,7 +112,7 @@ def page(frame: pd.DataFrame, title: str) -> str:
         group["label"] = label
     runs, album = _plain(frame), Album()
     contexts = [_context(name, own, album) for name, own in _contexts(groups)[:CONTEXTS]]
-    sheets, notes = _sheets(frame, table)
+    sheets, beside, notes = _sheets(frame, table)
     anytime = any(c.anytime for c in contexts)
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["sentence"] = typeset.sentence
@@ -124,9 +124,9 @@ def page(frame: pd.DataFrame, title: str) -> str:
         notes.append(f"pictures of the first {CONTEXTS} of {len(_contexts(groups))} spaces and data sets")
     return environment.from_string(source).render(
         title=title, version=__version__, lead=headline(groups, runs), cards=_cards(groups, runs), sheets=sheets,
-        notes=list(dict.fromkeys(notes)), contexts=contexts, costs=groups[:ROWS], shown=ROWS, total=len(groups),
-        value=wording.value, cost=wording.cost, machines=_machines(runs), runs=runs[:ROWS], count=len(runs),
-        items=checklist.items(runs, groups, anytime=anytime), states=checklist.STATES) + "\n"
+        beside=beside, notes=list(dict.fromkeys(notes)), contexts=contexts, costs=groups[:ROWS], shown=ROWS,
+        total=len(groups), value=wording.value, cost=wording.cost, machines=_machines(runs), runs=runs[:ROWS],
+        count=len(runs), items=checklist.items(runs, groups, anytime=anytime), states=checklist.STATES) + "\n"
 
 
 def _plain(table: pd.DataFrame) -> list[Row]:
@@ -191,7 +191,8 @@ def headline(groups: Sequence[Row], runs: Sequence[Row]) -> list[str]:
         parts += [f"{rest} of {len(tested)} settings cannot be told from it"] if rest else []
         said.append(f"{'; '.join(parts)} (Welch's t test over seeds, 5 % level).")
     else:
-        said.append("No setting stands beside random search with two runs or more: nothing can be said of chance.")
+        said.append("Nothing here stands beside random search (method=random, two runs or more): what chance alone "
+                    "would give is not known.")
     bad = sum(r["collapsed"] is True for r in runs)
     moving = sum(r["moving"] is True for r in runs)
     judged = sum(r["collapsed"] is not None for r in runs)
@@ -223,10 +224,10 @@ def _cards(groups: Sequence[Row], runs: Sequence[Row]) -> list[tuple[str, str, s
     return [*made, ("spent", spent, "wall time of all runs")]
 
 
-def _sheets(frame: pd.DataFrame, table: pd.DataFrame) -> tuple[list[Sheet], list[str]]:
-    """The tables of results, then those of publications with which protocol and method agree; and the notes."""
+def _sheets(frame: pd.DataFrame, table: pd.DataFrame) -> tuple[list[Sheet], list[Sheet], list[str]]:
+    """The tables of results, those of publications with which protocol and method agree, and the notes."""
     notes = list(table.attrs["notes"])
-    found = wording.sheets(table)
+    found: list[Sheet] = []
     bare = summary(frame, reference=False)
     for paper in published.PAPERS:
         try:
@@ -236,14 +237,22 @@ def _sheets(frame: pd.DataFrame, table: pd.DataFrame) -> tuple[list[Sheet], list
             continue
         if "source" in numbers.columns:
             found += sheets
-    return [_known(sheet) for sheet in found], notes
+    return [_known(sheet) for sheet in wording.sheets(table)], [_known(sheet) for sheet in found], notes
 
 
 def _known(sheet: Sheet) -> Sheet:
-    """The sheet without columns of which nothing is known."""
-    kept = [i for i in range(len(sheet.header)) if any(row[i] not in ("", "–", "n/a") for row in sheet.rows)]
-    return replace(sheet, header=tuple(sheet.header[i] for i in kept),
-                   rows=tuple(tuple(row[i] for i in kept) for row in sheet.rows),
+    """The sheet without columns of which nothing is known, and with words that hold for all rows in the caption."""
+    kept, told = [], []
+    for i, head in enumerate(sheet.header):
+        found = {row[i] for row in sheet.rows} - {"", "–", "n/a"}
+        if i in sheet.left and i and len(found) == 1 and len(sheet.rows) > 1:
+            told.append(f"{head} {found.pop()}")
+        elif found:
+            kept.append(i)
+    caption = f"{sheet.caption} In all rows: {'; '.join(told)}." if told else sheet.caption
+    rows = tuple(tuple(row[i] for i in kept) for row in sheet.rows)
+    notes = sheet.notes if any("n/a" in row for row in rows) else tuple(n for n in sheet.notes if n != wording.NO_TEST)
+    return replace(sheet, header=tuple(sheet.header[i] for i in kept), rows=rows, notes=notes, caption=caption,
                    left=frozenset(k for k, i in enumerate(kept) if i in sheet.left))
 
 
@@ -291,7 +300,7 @@ def _heat_map(folder: str, rows: Sequence[Row]) -> Any:
     return curves.heat_map(Path(folder), rows) if curves.mixtures(rows) else None
 
 
-def _lookups(read: Mapping[str, Sequence[Sequence[Row]]]) -> list[tuple[str, str, dict[str, float]]]:
+def _lookups(read: charts.Groups) -> list[tuple[str, str, dict[str, float]]]:
     """(data set, split, reference lines) of each data set that some run looked up in its epochs."""
     from nasx import curves
 

@@ -172,8 +172,8 @@ def test_the_picture_of_a_search_has_every_panel(search):
     path = curves.search_picture(folder, {"cifar10": {"optimum": 91.61, "random": 83.69}})
     assert path == folder / "search.svg"
     text = words(path)
-    assert {"Supernet loss", "Supernet accuracy", "Found cell, CIFAR-10 valid", "optimum 91.61",
-            "random cell, mean 83.69", "Mixture weights", "nor_conv_3x3", "2→3", "training"} <= set(text)
+    assert {"Supernet loss", "Supernet accuracy", "Found cell, CIFAR-10 valid", "optimum", "91.61",
+            "random mean", "83.69", "Mixture weights", "nor_conv_3x3", "2→3", "training"} <= set(text)
     before = path.read_bytes(), (folder / "search.png").read_bytes()
     curves.search_picture(folder, {"cifar10": {"optimum": 91.61, "random": 83.69}})
     assert (path.read_bytes(), (folder / "search.png").read_bytes()) == before
@@ -187,7 +187,10 @@ def test_what_went_on_inside_is_drawn_where_rows_know_it(search):
     for row in rows:
         cell = {"parametric": row["epoch"], "skip": 2, "pool": 0, "none": 1}
         row |= {"cells": {"normal": cell, "reduce": {**cell, "skip": 99}}, "entropy": 1.0, "eigenvalue": 0.1}
-    assert curves.found(rows)[2]["found"] == {"parametric": 3, "skip": 2, "pool": 0, "none": 1}
+    assert curves.derived(rows)[2]["found"] == {"parametric": 3, "skip": 2, "pool": 0, "none": 1}
+    outputs = [{"nor_conv_3x3": 0.2, "skip_connect": 0.9}, {"nor_conv_1x1": 0.4}]
+    more = {"node_cosine": [0.1, 0.3], "output_cosine": outputs}
+    assert curves.derived([{**rows[0], **more}])[0]["cosine"] == pytest.approx({"node": 0.2, "output": 0.3})
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     text = words(curves.search_picture(folder))
     assert {"Found operations", "learned", "skip", "Entropy of the mixture", "Hessian eigenvalue"} <= set(text)
@@ -209,7 +212,7 @@ def test_groups_are_told_apart_and_single_runs_have_no_band(search, tmp_path):
     bands = svg.read_text().count('id="FillBetweenPolyCollection')
     assert bands == 4  # training and validation, loss and accuracy, of the group with two runs
     line, = curves.anytime(groups, tmp_path / "anytime.svg", split="valid", reference={"optimum": 91.0})
-    assert {"optimum 91.00", "first", "second"} <= set(words(line))
+    assert {"optimum", "91.00", "first", "second"} <= set(words(line))
 
 
 def test_mixture_by_the_names_of_the_configuration(search, tmp_path):
