@@ -289,9 +289,12 @@ def tabulated(text: str) -> str:
 def application(command: str, words: list[str]) -> int | None:
     """One of the commands with a configuration, by Hydra."""
     from nasx import config, preflight
-    from nasx.words import undashed
+    from nasx.words import filtered, undashed
 
-    line = preflight.arrange(undashed(words, config.settings(command)))
+    fields = config.settings(command)
+    flags = [name for name, field in fields.items() if field.annotation is bool]
+    given = undashed(words, fields, flags)
+    line = preflight.arrange([filtered(word) for word in given] if command == "table" else given)
     if command == "list":
         line = line._replace(overrides=tuple(f"what={word}" if word.isalpha() else word for word in line.overrides))
     if line.has("--help"):

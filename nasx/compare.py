@@ -3,10 +3,11 @@
 nasx compare A B [metric=METRIC] [runs=FOLDER]
 
 A and B are each a folder of runs, a run, a glob, or a filter over the runs below `runs` (default outputs/), several
-conditions joined by a comma:
+conditions joined by a comma; a condition is on a column (method, space, seed, ...) or a setting of the configuration:
 
   nasx compare method=darts method=idarts
   nasx compare method=darts,space=nb201 method=random,space=nb201 metric=cifar10.valid
+  nasx compare search.arch_lr=0.01 search.arch_lr=0.03 runs=outputs
   nasx compare before/ after/ metric=test_accuracy
 
 metric is a column of `nasx table format=csv` without _mean: cifar10.valid, cifar10.test, test_accuracy,
@@ -48,17 +49,24 @@ SHOWN = 12
 
 def main(given: Sequence[str]) -> int:
     """`nasx compare A B [metric=...] [runs=...]`: print the comparison."""
-    filters = [word for word in given if re.split("[=:]", word, maxsplit=1)[0] in COLUMNS and re.search("[=:]", word)]
-    marked = [word.replace("=", ":") if word in filters else word for word in given]
+    filters = [word for word in given if _condition(word)]
+    marked = [",".join(part.replace("=", ":", 1) for part in word.split(",")) if word in filters else word
+              for word in given]
     asked = words.read("compare", marked, OPTIONS, plain="GROUP")
     if len(asked.plain) != 2:
         raise UserError("nasx compare", f"needs two groups of runs, {len(asked.plain)} given",
                         "for example nasx compare method=darts method=random")
-    names = [word.replace(":", "=") if word.partition(":")[0] in COLUMNS else word for word in asked.plain]
+    names = [word.replace(":", "=") if _condition(word) else word for word in asked.plain]
     read = cache(collect)  # both groups may be conditions over the same runs
     groups = [group(word, asked.options["runs"], read) for word in asked.plain]
     print(text(names, groups, asked.options["metric"]))
     return 0
+
+
+def _condition(word: str) -> bool:
+    """Whether a word starts with a condition: a column of `collect` or a dotted setting, and a value."""
+    name, *rest = re.split("[=:]", word, maxsplit=1)
+    return bool(rest) and (name in COLUMNS or re.fullmatch(r"[a-z_]+(\.\w+)+", name) is not None)
 
 
 def group(word: str, runs: str, read: Callable[[str], pd.DataFrame] = collect) -> pd.DataFrame:
@@ -68,7 +76,7 @@ def group(word: str, runs: str, read: Callable[[str], pd.DataFrame] = collect) -
     """
     path = os.path.expanduser(word)
     conditions = word.split(",")
-    if not os.path.exists(path) and all(part.partition(":")[0] in COLUMNS for part in conditions):
+    if not os.path.exists(path) and all(map(_condition, conditions)):
         frame = read(runs)
         found = frame
         for condition in conditions:

@@ -1,10 +1,11 @@
 """The diagnostics of a search, from its checkpoints.
 
-    nasx diagnose from=RUN [device=auto] [threads=N] [allow=PACKAGE]
+    nasx diagnose RUN [device=auto] [threads=N] [allow=PACKAGE]
 
 What `search.diagnose_every` would have said at the moment of each checkpoint that the run still has (the last two):
 eigenvalue, alignment, correlation, operator and node gradients, and the free entries. Printed as one column a
-checkpoint and written to RUN/diagnose.json. Nothing of the run itself changes; a run in progress may be asked too.
+checkpoint and written to RUN/diagnose.json. Nothing of the run itself changes; a run in progress may be asked too. RUN
+may be written from=RUN, as for the other commands.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ SHOWN = ("eigenvalue", "alignment_train", "alignment_val", "signed_train", "sign
 
 def main(words: Sequence[str]) -> int:
     """Diagnose, write and print."""
-    given = read("diagnose", words, {"from": None, "out": "outputs", "device": "auto", "threads": "", "allow": ""})
+    named = [word if "=" in word or word.startswith("-") else f"from={word}" for word in words]
+    given = read("diagnose", named, {"from": None, "out": "outputs", "device": "auto", "threads": "", "allow": ""})
     from nasx import preflight
 
     folder = preflight.run_folder(given.options["from"], given.options["out"])
@@ -66,12 +68,18 @@ def diagnose(folder: Path, *, device: str = "auto", threads: int | None = None,
 
 def rebuilt(folder: Path, saved: Mapping[str, Any], device: str, threads: int | None, allow: Sequence[str]) -> Any:
     """The search job that a run folder's configuration describes, without its folder being taken."""
-    from nasx import machine
+    from nasx import config, machine
     from nasx.run import SearchJob
     from nasx.session import Session
 
     cfg = {**saved, "device": device, "threads": threads, "allow": list(allow), "quiet": True, "name": folder.name,
            "out": str(folder.parent), "checkpoint_s": 1e9, "seeds_per_job": 1, "workers": 0}
+    homes = (*config.HOMES, *allow)
+    faults = [fault for group in config.GROUPS if group in saved
+              for fault in config.component_faults(group, saved[group], homes)]
+    if faults:
+        raise UserError(f"from={folder}", f"this version of nasx reads its configuration otherwise ({faults[0]})",
+                        "diagnose it with the version that wrote it")
     chosen = machine.device(device)
     machine.prepare(chosen, threads=threads, deterministic=bool(saved.get("deterministic")), seed=saved["seed"],
                     precision=saved["engine"].get("precision", "fp32"))

@@ -27,7 +27,7 @@ from typing import Any
 
 import pandas as pd
 
-from nasx import typeset
+from nasx import differences, typeset
 from nasx.collect import collect
 from nasx.errors import UserError
 from nasx.summary import summary
@@ -38,7 +38,8 @@ from nasx.wording import sheets
 def pick(frame: pd.DataFrame, wanted: Any) -> pd.DataFrame:
     """Rows of `frame` whose columns have the values `wanted` ({column: value(s)} or `column:value` texts).
 
-    A column that is named twice may have either value; `labels` and `overrides` must contain it.
+    A column that is named twice may have either value; `labels` and `overrides` must contain it. A name with a dot that
+    is no column is a setting of the runs' configurations, such as search.lr.
     """
     if not isinstance(wanted, Mapping):
         texts = [wanted] if isinstance(wanted, str) else [str(text) for text in wanted or []]
@@ -49,13 +50,26 @@ def pick(frame: pd.DataFrame, wanted: Any) -> pd.DataFrame:
             raise UserError.join(faults)
         wanted = {column: [value for name, value in pairs if name == column] for column, _ in pairs}
     for column, values in wanted.items():
-        _known("filter", str(column), frame.columns)
         choices = {str(v) for v in values} if isinstance(values, (list, tuple)) else {str(values)}
-        cells = frame[column]
+        if "." in str(column) and column not in frame.columns:
+            cells = _settings(frame, str(column))
+        else:
+            _known("filter", str(column), frame.columns)
+            cells = list(frame[column])
         keep = [bool(choices & set(c)) if isinstance(c, tuple) else str(c) in choices for c in cells]
         notes, frame = frame.attrs, frame[keep]
         frame.attrs = dict(notes)
     return frame
+
+
+def _settings(frame: pd.DataFrame, key: str) -> list[Any]:
+    """The value of a setting in each run's configuration. Raises UserError where no run has it."""
+    held = [differences.configuration(folder) for folder in frame["folder"]]
+    if not any(key in own for own in held):
+        near = difflib.get_close_matches(key, {name for own in held for name in own}, 1)
+        raise UserError(f"filter={key}", "no run has such a setting", f"did you mean {near[0]}?" if near else
+                        "see config.yaml of a run, or nasx search --help")
+    return [own.get(key) for own in held]
 
 
 def _known(key: str, column: str, columns: Iterable[str]) -> None:

@@ -5,6 +5,7 @@ Such a command is a module with a docstring whose first paragraph is its help, a
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
@@ -44,7 +45,7 @@ def read(command: str, words: Sequence[str], options: Mapping[str, str | None], 
     (None: it takes none). Raises UserError for an unknown or missing option, with the nearest name.
     """
     where, found, rest = f"nasx {command}", dict(options), []
-    for word in undashed(words, options):
+    for word in undashed(words, options, [k for k, v in options.items() if v in ("true", "false")]):
         name, equals, value = word.partition("=")
         if equals and name.lstrip("-").isidentifier():
             name = name.lstrip("-")
@@ -63,14 +64,28 @@ def read(command: str, words: Sequence[str], options: Mapping[str, str | None], 
     return Words(tuple(rest), {name: value for name, value in found.items() if value is not None})
 
 
-def undashed(words: Sequence[str], keys: Collection[str]) -> list[str]:
-    """`--paper idarts` and `--paper=idarts` as `paper=idarts`, `--error` as `error=true`, for the settings `keys`."""
+def undashed(words: Sequence[str], keys: Collection[str], flags: Collection[str] = ()) -> list[str]:
+    """`--paper idarts` and `--paper=idarts` as `paper=idarts`, for the settings `keys`; `--error` as `error=true` for
+    those of them that are true or false, `flags`."""
     found, rest = [], list(words)
     while rest:
         word = rest.pop(0)
         name, equals, value = word.partition("=")
         if name.startswith("--") and name[2:] in keys:
-            alone = not equals and (not rest or rest[0].startswith("-") or "=" in rest[0])
-            word = f"{name[2:]}={value if equals else 'true' if alone else rest.pop(0)}"
+            if not equals and name[2:] in flags:
+                value = rest.pop(0) if rest and rest[0].lower() in ("true", "false") else "true"
+            elif not equals:
+                if not rest:
+                    raise UserError(word, "needs a value", f"write {name[2:]}=VALUE")
+                value = rest.pop(0)
+            word = f"{name[2:]}={value}"
         found.append(word)
     return found
+
+
+def filtered(text: str) -> str:
+    """`filter=method=darts,space=nb201`, also in brackets, as Hydra reads it: filter=[method:darts,space:nb201]."""
+    key, _, value = text.partition("=")
+    if key != "filter" or re.search(r"[{'\"]", value) or value == "null":
+        return text
+    return f"filter=[{value.strip('[]').replace('=', ':')}]"

@@ -91,6 +91,18 @@ def test_folders_globs_and_several_conditions(make, capsys):
     assert "B lies 10.00 points above A" in capsys.readouterr().out
 
 
+def test_groups_by_a_setting(make, capsys):
+    for seed in (0, 1):
+        make("darts", seed, 80 + seed, settings={"search": {"arch_lr": 0.1}}, family="a")
+        make("darts", seed, 90 + seed, settings={"search": {"arch_lr": 1.0}}, family="b")
+    compare.main(["search.arch_lr=0.1", "search.arch_lr=1.0"])
+    said = capsys.readouterr().out
+    assert "B lies 10.00 points above A" in said
+    assert "search.arch_lr  0.1" in said
+    with pytest.raises(UserError, match=r"no run has such a setting; did you mean search\.arch_lr"):
+        compare.main(["search.arch_l=0.1", "search.arch_lr=1.0"])
+
+
 @pytest.mark.parametrize(("fields", "said"), [
     ({"protocol": "nats"}, "kinds of protocol"), ({"kind": "retrain", "test_accuracy": 0.9}, "kinds of nasx compare"),
     ({"lookup": {"benchmark": "other", "cifar10": {"valid": 1.0}}}, "kinds of benchmark")])

@@ -32,7 +32,7 @@ def test_a_checkpoint_tells_what_the_search_would_have_told_there(runs: Path) ->
     told, silent = rows(runs / "runs" / "told"), rows(runs / "runs" / "silent")
     assert "eigenvalue" in told[0]
     assert "eigenvalue" not in silent[0]
-    done = jobs.nasx(runs, "diagnose", "from=silent", "out=runs", "threads=1")
+    done = jobs.nasx(runs, "diagnose", "silent", "out=runs", "threads=1")
     assert done.code == 0, done
     found = json.loads((runs / "runs" / "silent" / "diagnose.json").read_text())
     assert [row["epoch"] for row in found] == [1, 2]
@@ -57,3 +57,9 @@ def test_what_cannot_be_diagnosed_says_why(runs: Path, tmp_path: Path) -> None:
         path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(UserError, match="can be read"):
         list(later.diagnose(runs / "runs" / "told"))
+    path = runs / "runs" / "silent" / "config.yaml"
+    text = path.read_text()
+    path.write_text(text.replace("diagnose_steps: 0\n", "other_key: 0\n"))
+    with pytest.raises(UserError, match=r"reads its configuration otherwise \(search\..*; diagnose it with"):
+        list(later.diagnose(runs / "runs" / "silent"))
+    path.write_text(text)

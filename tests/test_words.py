@@ -32,11 +32,25 @@ def test_a_number_that_is_none(value: str) -> None:
 
 @pytest.mark.parametrize(("given", "found"), [
     (["--paper", "idarts", "format=csv"], ["paper=idarts", "format=csv"]), (["--paper=idarts"], ["paper=idarts"]),
+    (["--filter", "method=darts"], ["filter=method=darts"]), (["--error", "false"], ["error=false"]),
     (["--error"], ["error=true"]), (["--error", "paper=tse"], ["error=true", "paper=tse"]),
     (["--error", "--paper", "tse"], ["error=true", "paper=tse"]), (["--cfg", "job", "-m"], ["--cfg", "job", "-m"])])
 def test_settings_may_be_written_with_dashes(given: list[str], found: list[str]) -> None:
-    assert words.undashed(given, ("paper", "error")) == found
+    assert words.undashed(given, ("paper", "error", "filter"), ("error",)) == found
+
+
+def test_a_setting_with_dashes_and_nothing_after_it_needs_a_value() -> None:
+    with pytest.raises(UserError, match="--paper: needs a value; write paper=VALUE"):
+        words.undashed(["--paper"], ("paper",))
 
 
 def test_plain_commands_take_dashes_too() -> None:
     assert words.read("report", ["a", "--title", "My runs"], {"title": ""}, plain="RUN").options == {"title": "My runs"}
+
+
+@pytest.mark.parametrize(("given", "found"), [
+    ("filter=method=darts,space=nb201", "filter=[method:darts,space:nb201]"), ("sort=-n", "sort=-n"),
+    ("filter=[search.lr=0.1]", "filter=[search.lr:0.1]"), ("filter=['a:b=c']", "filter=['a:b=c']"),
+    ("filter={method:darts}", "filter={method:darts}"), ("filter=null", "filter=null")])
+def test_a_filter_may_be_written_as_conditions(given: str, found: str) -> None:
+    assert words.filtered(given) == found
