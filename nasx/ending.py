@@ -95,7 +95,7 @@ def _lookup(console: Console, result: Mapping[str, Any]) -> None:
         return
     reference = result.get("reference") or {}
     table = Table(title=f"look-up: {found['source']}", title_justify="left", box=None, padding=(0, 2, 0, 0))
-    for heading in ("", "this cell", "optimum", "random mean", "median"):
+    for heading in ("", "this cell", "better than", "optimum", "random mean", "median"):
         table.add_column(heading, justify="left" if not heading else "right")
     missing = False
     for name, title in NAMES.items():
@@ -106,8 +106,10 @@ def _lookup(console: Console, result: Mapping[str, Any]) -> None:
             if value is None:
                 missing = True
                 continue
-            table.add_row(f"{title} {part} %", *(("n/a" if x is None else f"{x:.2f}") for x in (
-                value, others.get("optimum"), others.get("mean"), others.get("median"))))
+            share = ((result.get("better_than") or {}).get(name) or {}).get(part)
+            table.add_row(f"{title} {part} %", f"{value:.2f}", "" if share is None else f"{100 * share:.0f} % of all",
+                          *(("n/a" if x is None else f"{x:.2f}") for x in (
+                              others.get("optimum"), others.get("mean"), others.get("median"))))
     console.print(table)
     if missing:
         console.print("test accuracies are not in the embedded table; nasx bench import nb201 PATH adds them")

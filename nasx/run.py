@@ -303,7 +303,9 @@ class SearchJob:
 
     def record(self) -> Result:
         mix, method = self.choose(), self.method
-        genotype, found = self.genotype(mix), self.lookup(mix)
+        genotype = self.genotype(mix)
+        score = self.benchmark.query(genotype)
+        found = None if score is None else score.as_record()
         final = self.final() if method.trains else {}
         cost = {"updates": self.search.updates, "passes": self.problem.passes, "warm_up_s": self.warm_up_s,
                 "diagnostics": self.watch.cost()}
@@ -311,6 +313,7 @@ class SearchJob:
             "search", protocol=self.settings.protocol, genotype=str(genotype), operations=genotype.operations(),
             labels=method.labels, lookup=found,
             missing=None if found else self.benchmark.missing(), reference=self.benchmark.references(), parent=None,
+            better_than={} if score is None else self.benchmark.better_than(score),
             test_accuracy=None,
             supernet={**final, "params": sum(x.numel() for x in self.search.w.values())},
             params=None if found is None else found["params"], stopped=self.watch.ended(), changed=changed(self.here),

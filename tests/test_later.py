@@ -21,6 +21,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, every in (("told", 1), ("silent", 0)):
         done = jobs.nasx(root, *WORDS, f"search.diagnose_every={every}", f"name={name}")
         assert done.code == 0, done
+        assert ("the diagnostics took 6 forward" in done.out) is bool(every)
+        assert "% of all" in done.out
     return root
 
 

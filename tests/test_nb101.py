@@ -207,6 +207,13 @@ def test_look_ups_after_an_import(tmp_path: Path, cache: Path) -> None:
     for split, column in zip(("valid", "test"), means.T):
         assert benchmark.reference("cifar10")[split] == pytest.approx(
             {"optimum": column.max(), "median": np.median(column), "mean": column.mean()})
+    ranks = {split: sorted(column) for split, column in zip(("valid", "test"), means.T)}
+    for place, graph in enumerate(small(6)):
+        score = benchmark.query(Cell(*graph))
+        assert score is not None
+        assert benchmark.better_than(score) == {"cifar10": {
+            split: pytest.approx(ranks[split].index(column[place]) / 6)
+            for split, column in zip(("valid", "test"), means.T)}}
     assert benchmark.reference("cifar100") == {}
     assert benchmark.missing() is None
 

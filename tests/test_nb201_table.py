@@ -126,6 +126,15 @@ def test_mean_and_deviation_are_over_the_seeds_there_are(embedded: Nb201) -> Non
         assert values["valid_seeds"] == len(known)
 
 
+def test_a_cell_is_better_than_those_that_are_worse(embedded: Nb201) -> None:
+    column = embedded.table().statistics("cifar100", "valid", 200)[:, 0]
+    for code in (0, 777, int(column.argmin()), int(column.argmax())):
+        score = embedded.query(cell_text(code))
+        assert score is not None
+        found = embedded.better_than(score)["cifar100"]
+        assert found == {"valid": pytest.approx(sum(x < column[code] for x in column.tolist()) / CELLS, abs=1e-12)}
+
+
 def test_embedded_table_has_no_test_accuracy_and_says_so(embedded: Nb201) -> None:
     score = embedded.query(BEST)
     assert score is not None

@@ -61,6 +61,13 @@ class Benchmark(ABC):
         `mean` is the expectation of an architecture drawn uniformly. Empty where there is no table for `dataset`.
         """
 
+    def better_than(self, score: Score) -> dict[str, dict[str, float]]:
+        """The share of the table's architectures that are worse, in [0, 1], by data set and split; {} if unknown.
+
+        It is the chance that an architecture drawn uniformly from the table is worse.
+        """
+        return {}
+
     def references(self) -> dict[str, dict[str, dict[str, float | None]]]:
         """`reference` of every data set that the table answers for."""
         found = {name: self.reference(name) for name in DATASETS}

@@ -159,6 +159,12 @@ def _read(path: Path, stamp: tuple[int, int]) -> Table:
     return Table.read(path)
 
 
+def _means(table: Table) -> dict[str, np.ndarray]:
+    """Of each graph the mean over repeats after 108 epochs, in percent."""
+    means = np.nanmean(table.accuracy[:, table.epochs.index(108)].astype(np.float64), axis=1) * 100.0
+    return dict(zip(("valid", "test"), means.T))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Nb101(Benchmark):
     """NAS-Bench-101 look-ups. `path`: a table file; None takes the imported one. Without one, every answer is None."""
@@ -217,9 +223,15 @@ class Nb101(Benchmark):
         """Optimum, median and mean over all graphs (each graph's mean over repeats, 108 epochs), in percent."""
         if self._table is None or self.dataset_key(dataset) is None:
             return {}
-        means = np.nanmean(self._table.accuracy[:, self._table.epochs.index(108)].astype(np.float64), axis=1) * 100.0
         return {split: {"optimum": float(np.nanmax(column)), "median": float(np.nanmedian(column)),
-                        "mean": float(np.nanmean(column))} for split, column in zip(("valid", "test"), means.T)}
+                        "mean": float(np.nanmean(column))} for split, column in _means(self._table).items()}
+
+    def better_than(self, score: Score) -> dict[str, dict[str, float]]:
+        if self._table is None:
+            return {}
+        values = score.datasets["cifar10"]
+        return {"cifar10": {split: float((column < value - 1e-9).mean()) for split, column in
+                            _means(self._table).items() if (value := values[split]) is not None}}
 
     def dataset_key(self, name: str) -> str | None:
         return "cifar10" if super().dataset_key(name) == "cifar10" else None

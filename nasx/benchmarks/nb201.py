@@ -180,7 +180,17 @@ class Nb201(Benchmark):
         key = self.dataset_key(dataset)
         if key is None:
             return {}
-        return {split: _summary(self._opened[1][:, MEASURES.index((key, split)), 0]) for split in ("valid", "test")}
+        return {split: _summary(self._known(key, split)) for split in ("valid", "test")}
+
+    def better_than(self, score: Score) -> dict[str, dict[str, float]]:
+        return {name: {split: float((known < values[split]).mean()) for split in ("valid", "test")
+                       if values[split] is not None and len(known := self._known(name, split))}
+                for name, values in score.datasets.items()}
+
+    def _known(self, dataset: str, split: str) -> np.ndarray:
+        """The accuracies of all cells of which the table knows them."""
+        column = self._opened[1][:, MEASURES.index((dataset, split)), 0]
+        return column[~np.isnan(column)]
 
     def missing(self) -> str | None:
         """One sentence on what the table in use lacks and how to get it, None if nothing."""
@@ -196,7 +206,6 @@ class Nb201(Benchmark):
 
 
 def _summary(values: np.ndarray) -> dict[str, float | None]:
-    values = values[~np.isnan(values)]
     if not len(values):
         return {"optimum": None, "median": None, "mean": None}
     return {"optimum": float(values.max()), "median": float(np.median(values)), "mean": float(values.mean())}
