@@ -26,10 +26,14 @@ class Row(NamedTuple):
     values: tuple[str, ...]
 
 
-@lru_cache(maxsize=4096)
 def configuration(folder: str) -> dict[str, str]:
     """Dotted setting -> value as one writes it on the command line; empty where config.yaml cannot be read."""
-    held = files.read_yaml(Path(folder) / "config.yaml") or {}
+    return _configuration(Path(folder).absolute())
+
+
+@lru_cache(maxsize=4096)
+def _configuration(folder: Path) -> dict[str, str]:
+    held = files.read_yaml(folder / "config.yaml") or {}
     choices = held.get("choices") if isinstance(held.get("choices"), Mapping) else {}
     found: dict[str, Any] = {str(k): v for k, v in (choices or {}).items() if k not in DERIVED}
     found |= {key: value for key, value in records.flatten({k: v for k, v in held.items() if k not in OWN}).items()
