@@ -21,36 +21,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from nasx import __version__
+from nasx.commands import COMMANDS, PLAIN
 from nasx.errors import UserError, printable
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from nasx.preflight import Line
-
-COMMANDS = {
-    "search": "search an architecture, then look it up where a benchmark knows it",
-    "retrain": "train a found or published architecture from scratch and test it",
-    "run": "search, then look up or retrain, in one configuration",
-    "study": "several searches, the best cell, its retrainings: what a publication reports",
-    "table": "collect finished runs into mean and deviation over seeds",
-    "list": "methods, spaces, data sets, benchmarks and recipes to choose from",
-    "info": "parameters, multiply-adds and a drawing of an architecture or a space",
-    "export": "write a trained network as safetensors, ONNX or torch.export, with its model card",
-    "evaluate": "test an export on a data set",
-    "report": "one HTML page of finished runs: tables, curves, cells, cost",
-    "compare": "two groups of runs: difference, interval, and what else differs",
-    "diagnose": "curvature, alignment and cells of a search, from its checkpoints",
-    "status": "the state of all runs under a folder, also while they write",
-    "doctor": "what this machine offers, and a self-check: the text that a bug report needs",
-    "bench": "import, query, inspect and fill benchmark tables",
-    "completion": "print the tab completion of bash, zsh or fish",
-}
-PLAIN: dict[str, str] = {"info": "nasx.info", "export": "nasx.export", "evaluate": "nasx.evaluate",
-                         "report": "nasx.report", "compare": "nasx.compare", "diagnose": "nasx.later",
-                         "status": "nasx.status", "doctor": "nasx.doctor"}
-"""Commands that take plain words (words.py): command -> module with `main(words)`."""
-
+    from nasx.checks.preflight import Line
 
 # ---------------------------------------------------------------------------------------------- the jobs
 def search(cfg: DictConfig) -> Any:
@@ -114,9 +91,9 @@ def _table(cfg: dict[str, Any], info: dict[str, Any]) -> Any:
 
 
 def _list(cfg: dict[str, Any], info: dict[str, Any]) -> Any:
-    import nasx.listing
+    import nasx.commands.listing
 
-    nasx.listing.main(cfg, info["folders"])
+    nasx.commands.listing.main(cfg, info["folders"])
 
 
 JOBS: dict[str, tuple[Callable[[DictConfig], Any], Callable[[dict[str, Any], dict[str, Any]], Any]]] = {
@@ -135,7 +112,9 @@ def _job(command: str, cfg: DictConfig) -> Any:
     from hydra.types import RunMode
     from omegaconf import OmegaConf
 
-    from nasx import config, notes, preflight, sweeps
+    from nasx import config, sweeps
+    from nasx.checks import preflight
+    from nasx.folders import notes
 
     hydra = HydraConfig.get()
     if hydra.mode == RunMode.MULTIRUN:
@@ -222,7 +201,7 @@ def _bulleted(text: str) -> str:
 def dispatch(words: list[str]) -> int | None:
     """Do what the words ask for; returns the exit code."""
     if not words or words[0] in ("--help", "-h", "help"):
-        from nasx import help as help_
+        from nasx.commands import help as help_
 
         print(help_.overview())
         return 0
@@ -230,9 +209,9 @@ def dispatch(words: list[str]) -> int | None:
         print(f"nasx {__version__}")
         return 0
     if words[0] in ("-sc", "--shell-completion", "--shell_completion"):
-        from nasx import completion
+        from nasx.commands import completion
 
-        return completion.answer(words[1:])
+        return completion.answer(words[1:], application)
     command, rest = words[0], words[1:]
     if command not in COMMANDS:
         from nasx import config
@@ -240,7 +219,7 @@ def dispatch(words: list[str]) -> int | None:
         raise UserError(f"nasx {command}", "there is no such command", f"there are {', '.join(COMMANDS)}"
                         + config.did_you_mean(command, COMMANDS))
     if command == "completion":
-        from nasx import completion
+        from nasx.commands import completion
 
         return completion.install(rest)
     if command == "bench":
@@ -253,7 +232,7 @@ def dispatch(words: list[str]) -> int | None:
 def plain(command: str, words: list[str]) -> int | None:
     """A command without a configuration; its help is what its module documents."""
     if "--help" in words or words[:1] == ["-h"]:
-        from nasx import help as help_
+        from nasx.commands import help as help_
 
         print(help_.plain(command))
         return 0
@@ -266,7 +245,7 @@ def plain(command: str, words: list[str]) -> int | None:
 def bench(words: list[str]) -> int | None:
     """`nasx bench import|query|info|fill`: plain words, no configuration."""
     if not words or words[0] in ("--help", "-h") or "--help" in words:
-        from nasx import help as help_
+        from nasx.commands import help as help_
 
         print(help_.bench())
         return 0
@@ -288,8 +267,9 @@ def tabulated(text: str) -> str:
 
 def application(command: str, words: list[str]) -> int | None:
     """One of the commands with a configuration, by Hydra."""
-    from nasx import config, preflight
-    from nasx.words import filtered, undashed
+    from nasx import config
+    from nasx.checks import preflight
+    from nasx.commands.words import filtered, undashed
 
     fields = config.settings(command)
     flags = [name for name, field in fields.items() if field.annotation is bool]
@@ -298,7 +278,7 @@ def application(command: str, words: list[str]) -> int | None:
     if command == "list":
         line = line._replace(overrides=tuple(f"what={word}" if word.isalpha() else word for word in line.overrides))
     if line.has("--help"):
-        from nasx import help as help_
+        from nasx.commands import help as help_
 
         print(help_.command(command, line))
         return 0
@@ -308,7 +288,7 @@ def application(command: str, words: list[str]) -> int | None:
     out, jobs = preflight.examine(command, line)
     if not (line.multirun and line.runs):
         return _hydra(command, line, None)
-    from nasx import notes
+    from nasx.folders import notes
 
     folder = Path(out) / ".sweeps" / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
     with notes.sweep(folder, [command, *words], jobs):
@@ -324,7 +304,9 @@ def _hydra(command: str, line: Line, folder: Path | None) -> int | None:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from nasx import config, notes, preflight
+    from nasx import config
+    from nasx.checks import preflight
+    from nasx.folders import notes
 
     own = any(text.startswith("hydra.sweep.dir=") for text in line.overrides)
     placed = [] if folder is None or own else [f"hydra.sweep.dir={json.dumps(str(folder))}"]

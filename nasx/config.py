@@ -22,8 +22,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from nasx import schema, stages
-from nasx.combinations import COMBINATIONS
+from nasx import stages
+from nasx.checks import schema
+from nasx.checks.combinations import COMBINATIONS
 from nasx.errors import UserError
 
 
@@ -49,7 +50,7 @@ COMMANDS = {
     "list": Command("ListJob"),
 }
 HOMES = ("nasx.spaces", "nasx.methods", "nasx.data", "nasx.benchmarks", "nasx.settings", "nasx.stages",
-         "nasx.stop",
+         "nasx.diagnostics.stop",
          "nasx.loggers")
 """Where components of nasx live; nothing else of it may be named in `_target_`."""
 ELSEWHERE = frozenset({"out", "name", "device", "devices", "threads", "workers", "checkpoint_s", "allow", "draw",

@@ -1,8 +1,9 @@
 """The diagnostics of a search: what its metrics rows say of curvature, agreement, cells and mixture, and when.
 
-Free and always there: entropy, change and cells (nasx.structure). On request, every `search.diagnose_every` epochs: the
-dominant eigenvalue (nasx.curvature), alignment, correlation, operator and node gradients, output cosine
-(nasx.agreement). Every `search.diagnose_steps` steps: the alignments as means over an epoch, and the layer split.
+Free and always there: entropy, change and cells (diagnostics.structure). On request, every `search.diagnose_every`
+epochs: the dominant eigenvalue (diagnostics.curvature), alignment, correlation, operator and node gradients, output
+cosine (diagnostics.agreement). Every `search.diagnose_steps` steps: the alignments as means over an epoch, and the
+layer split.
 
 Nothing moves and nothing is drawn: at an epoch's end the batches are those that come next, looked at without taking
 them, and between them those of the step itself, so a search with diagnostics takes the same path as one without.
@@ -24,10 +25,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from nasx import agreement, structure
-from nasx.agreement import look
 from nasx.bilevel import Batch, Search, Tree, aside, detached
-from nasx.curvature import curvature
+from nasx.diagnostics import agreement, structure
+from nasx.diagnostics.agreement import look
+from nasx.diagnostics.curvature import curvature
 from nasx.errors import UserError
 
 Cost = dict[str, Any]

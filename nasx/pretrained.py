@@ -26,8 +26,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from nasx import config, files
+from nasx import config
 from nasx.errors import UserError
+from nasx.folders import files
 
 if TYPE_CHECKING:
     from nasx.spaces.base import Network

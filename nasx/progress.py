@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
-from nasx import files
+from nasx.folders import files
 
 log = logging.getLogger("nasx")
 CONSOLE = Console(stderr=True)

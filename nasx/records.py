@@ -22,10 +22,10 @@ from typing import Any
 
 import yaml
 
-from nasx import checkpoints
 from nasx.errors import UserError
-from nasx.files import read_json, read_yaml, unwritable, write_atomic
-from nasx.lock import Lock
+from nasx.folders import checkpoints
+from nasx.folders.files import read_json, read_yaml, unwritable, write_atomic
+from nasx.folders.lock import Lock
 
 
 def canonical(value: Any) -> str:

@@ -27,10 +27,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from nasx import accuracy, config, files, machine, metrics, processes, recipe, records
+from nasx import accuracy, config, machine, metrics, processes, recipe, records
 from nasx.bilevel import Batch, hand_on, scaled
 from nasx.data.stream import hashed
 from nasx.errors import UserError
+from nasx.folders import files
 from nasx.metrics import ACCURACY, Metric
 from nasx.progress import Display, text
 from nasx.search import Batches, Meter, broken

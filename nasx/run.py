@@ -17,15 +17,18 @@ from typing import Any
 
 import torch
 
-from nasx import config, ending, files, graphs, machine, metrics, processes, progress, records, stages, verdict
+from nasx import config, graphs, machine, metrics, processes, progress, records, stages
 from nasx.bilevel import Ending, Search, Tree, detached
 from nasx.data.stream import hashed
 from nasx.diagnose import Watch
+from nasx.diagnostics import verdict
 from nasx.errors import UserError
+from nasx.folders import files
 from nasx.inherit import go_on
 from nasx.optimizers import architecture_optimizer, weight_optimizer
 from nasx.progress import Display, duration, text
 from nasx.relaxed import RelaxedProblem, weights
+from nasx.results import ending
 from nasx.search import Loop, Step
 from nasx.session import Config, Result, Session, session
 

@@ -4,7 +4,7 @@ Frozen dataclasses without torch, so that the command line can check values befo
 values and their sources are in conf/search, conf/retrain and conf/engine; the defaults here are "off", or the
 published value that all protocols share.
 
-The aliases below are the vocabulary of constraints for every component: `nasx.schema` reads the annotations of a
+The aliases below are the vocabulary of constraints for every component: `nasx.checks.schema` reads the annotations of a
 component's fields from its source and knows these names, so a method may import them under TYPE_CHECKING only.
 """
 

@@ -87,7 +87,8 @@ def stage(cfg: Config, folder: Path, i: int) -> Stage:
 
     Raises UserError where what the stage before has left cannot be read, and where its space cannot be narrowed.
     """
-    from nasx import checkpoints, config, files, records
+    from nasx import config, records
+    from nasx.folders import checkpoints, files
 
     node = cfg.get("stages") or NONE
     last, done = i + 1 == count(cfg), tuple(records.finished(folder / name(k)) or {} for k in range(i))

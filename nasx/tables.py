@@ -1,6 +1,7 @@
 """Tables of finished runs: `nasx table`.
 
-The numbers are those of `nasx.summary`, the words those of `nasx.wording`, published numbers those of `nasx.published`.
+The numbers are those of `results.summary`, the words those of `results.wording`, published numbers those of
+`results.published`.
 `main(cfg)` reads these keys of conf/table.yaml:
     runs      folders or globs, a text or a list (default: [out])
     out       the folder of runs that is read when `runs` is empty
@@ -27,12 +28,12 @@ from typing import Any
 
 import pandas as pd
 
-from nasx import differences, typeset
-from nasx.collect import collect
 from nasx.errors import UserError
-from nasx.summary import summary
-from nasx.typeset import Sheet
-from nasx.wording import sheets
+from nasx.results import differences, typeset
+from nasx.results.collect import collect
+from nasx.results.summary import summary
+from nasx.results.typeset import Sheet
+from nasx.results.wording import sheets
 
 
 def pick(frame: pd.DataFrame, wanted: Any) -> pd.DataFrame:
@@ -125,7 +126,7 @@ def main(cfg: Mapping[str, Any]) -> str:
     for column in group:
         _known("group", column, frame.columns)
     if paper:
-        from nasx import published
+        from nasx.results import published
 
         made, table = published.compare(summary(frame, group, reference=False), str(paper))
     else:

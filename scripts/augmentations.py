@@ -17,8 +17,8 @@ import numpy as np
 from torch import Tensor
 
 from nasx import config, pictures, recipe
+from nasx.commands.info import composed
 from nasx.data.stream import Batch
-from nasx.info import composed
 
 ROWS, BATCH = 6, 32
 

@@ -26,7 +26,8 @@ from typing import Any
 
 from methods_matrix import same, state
 
-from nasx import checkpoints, records
+from nasx import records
+from nasx.folders import checkpoints
 
 
 def words(args: argparse.Namespace, out: Path) -> list[str]:

@@ -22,10 +22,11 @@ import numpy as np
 from kills import SMALL, Command, family
 from PIL import Image
 
-from nasx import experiments, published
-from nasx.collect import collect
+from nasx import experiments
 from nasx.config import conf_dir
-from nasx.summary import summary
+from nasx.results import published
+from nasx.results.collect import collect
+from nasx.results.summary import summary
 
 SEARCH = ["search.epochs=2", "search.updates_per_epoch=1", "search.batch=8", "search.evaluate_every=0",
           "search.evaluate_images=64"]

@@ -31,8 +31,11 @@ from typing import Any
 
 import torch
 
-from nasx import checkpoints, collect, files, records, status, tables
+from nasx import records, tables
+from nasx.commands import status
 from nasx.errors import UserError
+from nasx.folders import checkpoints, files
+from nasx.results import collect
 
 CONTEXT = multiprocessing.get_context("fork")
 EPOCHS, OPEN = 4, 3

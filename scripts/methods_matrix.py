@@ -22,8 +22,9 @@ from typing import Any
 
 from kills import Command, compared, family, small
 
-from nasx import checkpoints, records
+from nasx import records
 from nasx.config import conf_dir
+from nasx.folders import checkpoints
 
 
 def refused(method: str, space: str) -> bool:

@@ -18,7 +18,8 @@ from typing import NamedTuple
 
 from kills import Command, compared, small
 
-from nasx import checkpoints, records, stages
+from nasx import records, stages
+from nasx.folders import checkpoints
 
 
 class Case(NamedTuple):

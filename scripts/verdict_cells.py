@@ -11,8 +11,8 @@ import itertools
 import numpy as np
 
 from nasx.benchmarks.nb201 import Nb201
+from nasx.diagnostics.verdict import verdict
 from nasx.spaces.nb201 import OPERATIONS, Nb201Genotype
-from nasx.verdict import verdict
 
 REASONS = ("skip connections (more than half)", "lies on a path", "no path leads")
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from nasx import checkpoints, files
+from nasx.folders import checkpoints, files
 
 CLOCK = {"wall_s", "seconds", "elapsed_s", "started", "compile_s"}
 

@@ -50,9 +50,10 @@ class Target(NamedTuple):
 # ------------------------------------------------------------------------------------------------- the watch
 _inside: Path | None = None
 _hooked = False
-IMPORTED = ("torch._dynamo", "torch._inductor.codecache", "torch.onnx", "matplotlib.pyplot", "pygraphviz", "nasx.run",
-            "nasx.retrain", "nasx.info", "nasx.report", "nasx.compare", "nasx.export", "nasx.evaluate", "nasx.later",
-            "nasx.cells", "nasx.curves", "scipy.stats")
+IMPORTED = ("torch._dynamo", "torch._inductor.codecache", "torch.onnx", "matplotlib.pyplot", "pygraphviz",
+            "scipy.stats", "nasx.run", "nasx.retrain", "nasx.commands.info", "nasx.commands.export",
+            "nasx.commands.evaluate", "nasx.commands.diagnose", "nasx.results.report", "nasx.results.compare",
+            "nasx.results.cells", "nasx.results.curves")
 EXECUTED = ("os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork", "os.forkpty", "subprocess.Popen",
             "pty.spawn", "socket.connect", "ctypes.dlopen")
 CHANGED = ("os.remove", "os.rename", "os.mkdir", "os.rmdir", "os.symlink", "os.link", "os.chmod", "os.truncate",

@@ -23,8 +23,9 @@ import torch
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload([
     "torch", "torch._dynamo", "matplotlib.figure", "matplotlib.backends.backend_agg", "matplotlib.backends.backend_svg",
-    "pandas", "pygraphviz", "pydantic", "nasx.run", "nasx.retrain", "nasx.preflight", "nasx.cells", "nasx.curves",
-    "nasx.tables", "nasx.data.images", "nasx.methods.darts", "nasx.spaces.supernet", "nasx.spaces.network"])
+    "pandas", "pygraphviz", "pydantic", "nasx.run", "nasx.retrain", "nasx.checks.preflight", "nasx.results.cells",
+    "nasx.results.curves", "nasx.tables", "nasx.data.images", "nasx.methods.darts", "nasx.spaces.supernet",
+    "nasx.spaces.network"])
 TINY = ("dataset=digits", "dataset.size=16", "space.channels=4", "search.batch=8", "search.epochs=2",
         "search.updates_per_epoch=6", "search.evaluate_images=64", "threads=1", "out=runs")
 """A search of seconds: twelve updates on digits of 16 x 16 pixels."""

@@ -12,8 +12,8 @@ import test_conformance_spaces as conformance
 import torch
 from torch import Tensor, nn
 
-from nasx import agreement, structure
 from nasx.bilevel import Batch, Tree, detached
+from nasx.diagnostics import agreement, structure
 from nasx.relaxed import RelaxedProblem
 from nasx.spaces.base import Space
 from nasx.spaces.nb1shot1 import Nb1Shot1

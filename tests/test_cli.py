@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from nasx import cli, completion, listing, preflight
+from nasx import cli
+from nasx.checks import preflight
+from nasx.commands import COMMANDS, completion, listing
 from nasx.errors import UserError
 
 HEAVY = "('torch', 'torchvision', 'scipy', 'matplotlib', 'pandas')"
@@ -76,7 +78,7 @@ def test_answers_without_torch_and_creates_nothing(words: list[str], tmp_path: P
 
 def test_help_shows_every_command_and_its_settings_with_defaults(tmp_path: Path) -> None:
     overview = call(tmp_path, "--help").stdout
-    assert all(f"  {command} " in overview for command in cli.COMMANDS)
+    assert all(f"  {command} " in overview for command in COMMANDS)
     text = call(tmp_path, "search", "--help").stdout
     for part in ("space ", "nb201*", "darts", "seed ", "search.epochs", "50", "method.order", "experiment=quickstart"):
         assert part in text
@@ -216,7 +218,7 @@ def test_a_users_own_folder(tmp_path: Path) -> None:
 def test_retrain_takes_space_and_data_set_from_the_run(tmp_path: Path) -> None:
     run = tmp_path / "outputs" / "found"
     run.mkdir(parents=True)
-    (run / "config.json").write_text(json.dumps({"choices": {"space": "darts", "dataset": "digits", "method": "x"}}))
+    (run / "config.yaml").write_text(json.dumps({"choices": {"space": "darts", "dataset": "digits", "method": "x"}}))
     for name in ("found", "outputs/found", str(run)):
         [job] = ran(call(tmp_path, "retrain", f"from={name}", code=FAKE))
         choices = job["info"]["choices"]

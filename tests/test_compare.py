@@ -10,11 +10,11 @@ import pytest
 import yaml
 from scipy import stats
 
-from nasx import compare, differences
-from nasx.collect import collect
 from nasx.errors import UserError
-from nasx.significance import p_text, welch
-from nasx.summary import summary
+from nasx.results import compare, differences
+from nasx.results.collect import collect
+from nasx.results.significance import p_text, welch
+from nasx.results.summary import summary
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from nasx import curvature
 from nasx.bilevel import Tree, detached
+from nasx.diagnostics import curvature
 from nasx.spaces.darts import Darts
 from nasx.spaces.nb1shot1 import Nb1Shot1
 from nasx.spaces.nb201 import Nb201

@@ -10,8 +10,9 @@ import pytest
 import test_conformance_methods as methods
 import torch
 
-from nasx import agreement, diagnose, stop
+from nasx import diagnose
 from nasx.bilevel import Method, Tree, detached
+from nasx.diagnostics import agreement, stop
 from nasx.relaxed import RelaxedProblem
 from nasx.spaces.base import Space
 from nasx.spaces.darts import Darts

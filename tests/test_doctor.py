@@ -12,7 +12,8 @@ import jobs
 import pytest
 import torch
 
-from nasx import bilevel, doctor
+from nasx import bilevel
+from nasx.commands import doctor
 from nasx.errors import UserError
 
 

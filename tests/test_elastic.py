@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 from folders import equal
 
-from nasx import elastic, files, machine
+from nasx import elastic, machine
 from nasx.errors import UserError
+from nasx.folders import files
 
 WORDS = ("retrain", "space=darts", "dataset=digits", "genotype=DARTS_V2", "dataset.size=16", "retrain.layers=3",
          "retrain.channels=4", "retrain.batch=15", "retrain.epochs=2", "retrain.updates_per_epoch=30",

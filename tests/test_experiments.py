@@ -13,10 +13,13 @@ import pytest
 import yaml
 from hydra.types import RunMode
 
-from nasx import config, experiments, listing, preflight, published
-from nasx.collect import collect
+from nasx import config, experiments
+from nasx.checks import preflight
+from nasx.commands import listing
 from nasx.errors import UserError
-from nasx.summary import summary
+from nasx.results import published
+from nasx.results.collect import collect
+from nasx.results.summary import summary
 
 FOLDER = config.conf_dir() / "experiment"
 FILES = {file.stem: file for file in sorted(FOLDER.glob("*.yaml"))}

@@ -15,9 +15,11 @@ import pytest
 import torch
 
 import nasx
-from nasx import checkpoints, evaluate, export, pretrained
+from nasx import pretrained
+from nasx.commands import evaluate, export
 from nasx.data.images import Digits
 from nasx.errors import UserError
+from nasx.folders import checkpoints
 
 WORDS = ("retrain", "space=darts", "genotype=DARTS_V2", "dataset=digits", "retrain.layers=3", "retrain.channels=4",
          "retrain.batch=32", "retrain.epochs=2", "retrain.updates_per_epoch=12", "retrain.lr=0.1", "threads=1",

@@ -27,9 +27,11 @@ import pytest
 from hydra.types import RunMode
 from test_resume import equal, reached
 
-from nasx import checkpoints, preflight, run
+from nasx import run
+from nasx.checks import preflight
 from nasx.data import fetch
 from nasx.errors import UserError
+from nasx.folders import checkpoints
 from nasx.search import Loop
 
 WORDS = (*jobs.TINY_NB201, "method=darts", "method.order=1", "checkpoint_s=0.001", "name=run")

@@ -15,7 +15,8 @@ HAMMER = """
 import sys
 sys.path.insert(0, {scripts!r})
 import hammer
-from nasx import checkpoints, files, lock, records
+from nasx.folders import checkpoints, files, lock
+from nasx import records
 {without}
 sys.exit(hammer.main())
 """

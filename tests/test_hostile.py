@@ -23,12 +23,16 @@ from fuzz_targets import SAMPLES, write_run
 from fuzzing import Escaped, watched
 from test_config import faults
 
-from nasx import checkpoints, cli, collect, config, export, files, listing, preflight, pretrained, records, report
-from nasx import help as help_
+from nasx import cli, config, pretrained, records
 from nasx.benchmarks import nb101_import, nb201_import, store
 from nasx.benchmarks.nb201 import Nb201
+from nasx.checks import preflight
+from nasx.commands import export, listing
+from nasx.commands import help as help_
 from nasx.data import fetch, folder, layouts, splits
 from nasx.errors import UserError
+from nasx.folders import checkpoints, files
+from nasx.results import collect, report
 from nasx.spaces import genotypes
 
 
@@ -102,7 +106,7 @@ def composed(here: Path, text: str, group: str = "experiment") -> list[str]:
 
 @pytest.mark.parametrize("target", [
     "os.system", "subprocess.Popen", "builtins.eval", "pathlib.Path.unlink", "shutil.rmtree", "torch.load",
-    "nasx.cli.main", "nasx.files.write_atomic", "nasx.data.images.Path", "nasx.data.images.np.load",
+    "nasx.cli.main", "nasx.folders.files.write_atomic", "nasx.data.images.Path", "nasx.data.images.np.load",
     "nasx.spaces.nb201.Nb201.__init__.__globals__", "mine_evil.Thing", "nasx.records.Run", "..os.system", "os", "", 3])
 def test_targets_outside_the_list_are_refused(target: Any, here: Path) -> None:
     (here / "mine_evil.py").write_text("raise SystemExit('imported')\nclass Thing: pass\n")

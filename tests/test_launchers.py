@@ -15,8 +15,9 @@ import jobs
 import pytest
 from test_config import composed, faults
 
-from nasx import config, machine, notes, records, sweeps
+from nasx import config, machine, records, sweeps
 from nasx.errors import UserError
+from nasx.folders import notes
 
 SWEEP = ("--multirun", "dataset=digits")
 WITHOUT_PLUGINS = """

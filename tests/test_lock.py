@@ -15,13 +15,15 @@ from typing import Any
 
 import pytest
 
-from nasx import lock, records
+from nasx import records
 from nasx.errors import UserError
+from nasx.folders import lock
 
 ELSEWHERE = """
 import fcntl, sys
 from pathlib import Path
-from nasx import lock, records
+from nasx.folders import lock
+from nasx import records
 fcntl.flock = lambda *_: None  # a shared folder that does not pass it on
 lock.kernel, lock.BEAT_S = lambda: "elsewhere", 0.05
 with records.Run(Path(sys.argv[1]), {"seed": 0}, {}) as run:

@@ -13,7 +13,8 @@ import jobs
 import pytest
 from test_status import NOW, finished, made
 
-from nasx import lock, notes, status
+from nasx.commands import status
+from nasx.folders import lock, notes
 
 COMMAND = ["search", "--multirun", "seed=0,1,2,3"]
 

@@ -10,8 +10,10 @@ import xml.etree.ElementTree as ET
 import numpy as np
 import pytest
 
-from nasx import cells, curves, pictures
+from nasx import pictures
+from nasx.diagnostics.edges import genotype_edges
 from nasx.errors import UserError
+from nasx.results import cells, curves
 
 NB201 = "|nor_conv_3x3~0|+|none~0|skip_connect~1|+|avg_pool_3x3~0|nor_conv_1x1~1|nor_conv_3x3~2|"
 DARTS = ("Genotype(normal=[('sep_conv_3x3', 0), ('skip_connect', 1), ('dil_conv_5x5', 2), ('sep_conv_3x3', 0)], "
@@ -50,7 +52,7 @@ def search(tmp_path):
 
 # -------------------------------------------------------------------------------------------------------- cells
 def test_edges_of_a_nas_bench_201_cell():
-    assert cells.genotype_edges(NB201, "nb201") == {"cell": [
+    assert genotype_edges(NB201, "nb201") == {"cell": [
         ("input", "1", "nor_conv_3x3"), ("input", "2", "none"), ("1", "2", "skip_connect"),
         ("input", "output", "avg_pool_3x3"), ("1", "output", "nor_conv_1x1"), ("2", "output", "nor_conv_3x3")]}
 
@@ -60,20 +62,20 @@ def test_edges_of_a_nas_bench_201_cell():
                                   DARTS.replace("[('sep_conv_3x3', 0), ('skip_connect', 1), ", "[[('sep_conv_3x3', 0), "
                                                 "('skip_connect', 1)], [").replace("3', 0)], n", "3', 0)]], n")])
 def test_edges_of_darts_cells_in_every_dialect(text):
-    found = cells.genotype_edges(text, "darts")
+    found = genotype_edges(text, "darts")
     assert list(found) == ["normal", "reduce"]
     assert found["normal"] == NORMAL
 
 
 def test_edges_of_a_recurrent_cell():
     text = "Genotype(recurrent=[('sigmoid', 0), ('relu', 1)], concat=range(1, 3))"
-    assert cells.genotype_edges(text) == {"recurrent": [
+    assert genotype_edges(text) == {"recurrent": [
         ("x, h", "0", "sigmoid"), ("0", "1", "relu"), ("0", "h", ""), ("1", "h", "")]}
 
 
 def test_edges_of_a_nas_bench_101_graph():
     text = json.dumps({"matrix": [[0, 1, 1], [0, 0, 1], [0, 0, 0]], "ops": ["input", "conv3x3-bn-relu", "output"]})
-    assert cells.genotype_edges(text) == {"cell": [
+    assert genotype_edges(text) == {"cell": [
         ("input", "1\nconv3x3-bn-relu", ""), ("input", "output", ""), ("1\nconv3x3-bn-relu", "output", "")]}
 
 
@@ -85,7 +87,7 @@ def test_edges_of_a_nas_bench_101_graph():
     "Genotype(" + "-" * 50_000 + "1)", "|a~0|" * 50_000])
 def test_foreign_text_is_refused_and_never_run(text):
     with pytest.raises(UserError, match="genotype of nb201"):
-        cells.genotype_edges(text, "nb201")
+        genotype_edges(text, "nb201")
 
 
 def test_a_cell_is_drawn_twice_with_the_same_bytes(tmp_path):

@@ -9,10 +9,11 @@ from html.parser import HTMLParser
 
 import pytest
 
-from nasx import charts, checklist, records, report
-from nasx.collect import collect
+from nasx import records
 from nasx.errors import UserError
-from nasx.summary import summary
+from nasx.results import charts, checklist, report
+from nasx.results.collect import collect
+from nasx.results.summary import summary
 
 CELL = "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|skip_connect~0|nor_conv_3x3~1|nor_conv_3x3~2|"
 HOSTILE = '<script>alert(1)</script>"\'><img src=x onerror=alert(1)>$\\frac{_'

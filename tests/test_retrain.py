@@ -21,7 +21,8 @@ import yaml
 from hydra.types import RunMode
 from torch import Tensor, nn
 
-from nasx import config, preflight, recipe, records, run
+from nasx import config, recipe, records, run
+from nasx.checks import preflight
 from nasx.data.stream import Batch
 from nasx.errors import UserError
 from nasx.retrain import Trainer, architecture, other_space, rehearse
@@ -383,7 +384,8 @@ FULL = ("space=darts", "dataset=digits", "genotype=DARTS_V2", "retrain.layers=3"
         "threads=1", "device=cpu", "quiet=true")
 KILLED = """
 import os, signal, sys
-from nasx import checkpoints, cli, retrain
+from nasx.folders import checkpoints
+from nasx import cli, retrain
 
 def end(*_, **__):
     os.kill(os.getpid(), signal.SIGKILL)

@@ -15,9 +15,10 @@ import jobs
 import pytest
 import torch
 
-from nasx import cli, files, records
+from nasx import cli, records
 from nasx.benchmarks.nb201 import EMBEDDED
 from nasx.benchmarks.nb201 import Nb201 as Table
+from nasx.folders import files
 from nasx.spaces.darts import Darts
 from nasx.spaces.nb201 import Nb201
 
@@ -131,9 +132,9 @@ def test_a_finished_run_that_is_asked_again_draws_what_is_missing(sweep: tuple[P
 QUIET = """
 import sys
 from pathlib import Path
-from nasx import ending
+from nasx.results import ending
 ending.draw(Path(sys.argv[1]), curves=True)
-print(sorted({"matplotlib", "pygraphviz", "numpy", "nasx.curves"} & set(sys.modules)))
+print(sorted({"matplotlib", "pygraphviz", "numpy", "nasx.results.curves"} & set(sys.modules)))
 """
 
 

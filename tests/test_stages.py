@@ -14,8 +14,9 @@ from folders import equal
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from nasx import checkpoints, config, files, records, stages
+from nasx import config, records, stages
 from nasx.errors import UserError
+from nasx.folders import checkpoints, files
 from nasx.inherit import go_on
 from nasx.relaxed import weights
 from nasx.search import cosine
@@ -260,7 +261,7 @@ def test_several_seeds_in_one_process(tmp_path: Path) -> None:
 
 
 def test_status_tells_the_stage_that_a_run_is_in(tmp_path: Path) -> None:
-    from nasx import status
+    from nasx.commands import status
 
     job = jobs.Job(tmp_path, *PDARTS)
     job.until(lambda: any((tmp_path / "runs").glob("*/stage-2/checkpoints/*.ckpt")))

@@ -14,8 +14,10 @@ from typing import Any
 import jobs
 import pytest
 
-from nasx import lock, records, status
+from nasx import records
+from nasx.commands import status
 from nasx.errors import UserError
+from nasx.folders import lock
 
 EXTRA = {"kind": "search", "search": {"epochs": 50}}
 NOW = 1_800_000_000.0

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from hydra.types import RunMode
 
-from nasx import preflight, records, run, stop
+from nasx import records, run
+from nasx.checks import preflight
+from nasx.diagnostics import stop
 
 
 def rows(values: list[float], every: int = 2) -> list[dict[str, Any]]:

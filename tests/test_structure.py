@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from nasx import structure
+from nasx.diagnostics import structure
 from nasx.spaces.darts import Darts
 from nasx.spaces.nb1shot1 import Nb1Shot1
 from nasx.spaces.nb201 import Nb201

@@ -13,11 +13,12 @@ from folders import equal
 from hydra.types import RunMode
 from jobs import Job, folder, nasx, result
 
-from nasx import config, preflight, records, run, tables
+from nasx import config, records, run, tables
 from nasx import study as studies
-from nasx.collect import collect
+from nasx.checks import preflight
 from nasx.errors import UserError
-from nasx.summary import summary
+from nasx.results.collect import collect
+from nasx.results.summary import summary
 
 CELL = "|nor_conv_3x3~0|+|none~0|{}~1|+|none~0|none~1|nor_conv_3x3~2|"
 OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3")

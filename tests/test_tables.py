@@ -12,11 +12,12 @@ import sys
 
 import pytest
 
-from nasx import published, tables, typeset, wording
-from nasx import summary as numbers
-from nasx.collect import collect
+from nasx import tables
 from nasx.errors import UserError
-from nasx.summary import benchmark_reference, summary
+from nasx.results import published, typeset, wording
+from nasx.results import summary as numbers
+from nasx.results.collect import collect
+from nasx.results.summary import benchmark_reference, summary
 
 CELL = "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|skip_connect~0|nor_conv_3x3~1|nor_conv_3x3~2|"
 

@@ -13,8 +13,10 @@ import texts
 import torch
 from hydra.types import RunMode
 
-from nasx import checkpoints, config, preflight, records, run
+from nasx import config, records, run
+from nasx.checks import preflight
 from nasx.errors import UserError
+from nasx.folders import checkpoints
 from nasx.study import study
 
 MODEL = ("space=darts_rnn", "space.nodes=3", "quiet=true", "device=cpu", "threads=1", "name=run")

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from nasx.verdict import verdict
+from nasx.diagnostics.verdict import verdict
 
 GOOD = "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|skip_connect~0|nor_conv_3x3~1|nor_conv_3x3~2|"
 SKIPS = "|skip_connect~0|+|skip_connect~0|skip_connect~1|+|skip_connect~0|skip_connect~1|skip_connect~2|"

@@ -1,0 +1,226 @@
+"""What is wrong with a configuration that no value alone can show: pure functions of the plain configuration.
+
+`nasx.config.check` calls each with the configuration and the command; where a value has a wrong type a function may
+raise TypeError, since that fault is told by itself.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from nasx.checks import schema
+from nasx.errors import UserError
+
+READS = {"search": ("search",), "retrain": ("retrain",), "run": ("search", "retrain"),
+         "study": ("search", "retrain"), "table": (), "list": ()}
+"""Command -> the groups of training settings that it reads."""
+
+
+OBJECTIVES = {"search": r"supernet\.valid_(accuracy|loss)|lookup\.\w+\.(valid|test)|params|wall_s|peak_mb",
+              "retrain": r"(best_)?test_accuracy|test_loss|params|macs|wall_s|peak_mb|images_per_s"}
+"""What a record holds that a sweeper may compare by."""
+
+
+def _get(cfg: Mapping[str, Any], path: str) -> Any:
+    node: Any = cfg
+    for part in path.split("."):
+        node = node.get(part) if isinstance(node, Mapping) else None
+    return node
+
+
+def _is_nb201(cfg: Mapping[str, Any]) -> bool:
+    return str(_get(cfg, "space._target_")).startswith("nasx.spaces.nb201.")
+
+
+def _device(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
+    device = cfg.get("device")
+    if device is not None and not re.fullmatch(r"auto|cpu|cuda(:\d+)?", str(device)):
+        yield UserError(f"device={device}", "no such device", "use auto, cpu, cuda, or cuda:0")
+
+
+def _folder_name(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
+    name = cfg.get("name")
+    if name is not None and not re.fullmatch(r"[\w+,=-][\w.+,=-]*", str(name)):
+        yield UserError(f"name={name}", "is no plain folder name", "use letters, digits, . _ - and say where by out=")
+
+
+def _auxiliary(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
+    for group in READS[command]:
+        if _is_nb201(cfg) and (weight := _get(cfg, f"{group}.auxiliary")):
+            yield UserError(f"{group}.auxiliary={weight}", "the networks of nb201 have no auxiliary head",
+                            f"set {group}.auxiliary=0")
+
+
+def _benchmark(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
+    target, space = str(_get(cfg, "benchmark._target_")), str(_get(cfg, "space._target_"))
+    for name in ("nb201", "nb101"):
+        home = {"nb201": "nb201", "nb101": "nb1shot1"}[name]
+        if target.startswith(f"nasx.benchmarks.{name}.") and not space.startswith(f"nasx.spaces.{home}."):
+            yield UserError(f"benchmark={name}", f"knows no architecture of {space.rpartition('.')[2]}",
+                            f"use space={home}, or benchmark=none")
+
+
+def _kinds(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
+    """Networks that read text need a text, and a protocol and a recipe for it; those of images likewise."""
+    wanted = _constant(cfg, "space", "data")
+    if wanted is None:
+        return
+    fits = {"text": "dataset=ptb search=ptb retrain=ptb", "images": "dataset=cifar10 search=darts retrain=darts_cifar"}
+    for group in ("dataset", *READS[command]):
+        found = _constant(cfg, group, "data")
+        if found not in (None, wanted):
+            remedy = next(word for word in fits[wanted].split() if word.startswith(group))
+            yield UserError(f"{group}={_get(cfg, f'{group}._target_').rpartition('.')[2]}",
+                            f"is for {found}, but the networks of this space read {wanted}",
+                            f"use {remedy}, or a space whose networks read {found}")
+
+
+def _cells(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
+    """Methods that compare the cells of a supernet need two of them."""
+    compares = any(_constant(cfg, place, "compares") for place in _methods(cfg))
+    if "search" in READS[command] and compares and _constant(cfg, "space", "single"):
+        yield UserError(f"method={str(_get(cfg, 'method._target_')).rpartition('.')[2]}",
+                        "compares the cells of a supernet, and that of this space has one alone",
+                        "use another method, for example method=darts")
+
+
+def _constant(cfg: Mapping[str, Any], place: str, name: str) -> Any:
+    target = _get(cfg, f"{place}._target_")
+    return schema.constant(target, name) if isinstance(target, str) else None
+
+
+def _methods(cfg: Mapping[str, Any]) -> Iterator[str]:
+    """The places of the method and of those inside it."""
+    place = "method"
+    while isinstance(_get(cfg, place), Mapping):
+        yield place
+        place += ".inner"
+
+
+def _words(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
+    words, batch = _get(cfg, "search.evaluate_words"), _get(cfg, "search.batch")
+    if "search" not in READS[command] or _constant(cfg, "space", "data") != "text" or batch is None:
+        return
+    if batch == 1:
+        yield UserError("search.batch=1", "is too few rows for batch norm", "use 2 or more")
+    if words is not None and words < 2 * batch:
+        yield UserError(f"search.evaluate_words={words}", f"is less than two for each of search.batch={batch} rows",
+                        f"use {2 * batch} or more, or null for all")
+
+
+def _devices(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
+    """Text is read in order, each segment on from the one before."""
+    if _constant(cfg, "space", "data") == "text" and (devices := cfg.get("devices") or 1) > 1:
+        yield UserError(f"devices={devices}", "a text is read by one process", "leave devices out")
+
+
+def _rates(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
+    for group in READS[command]:
+        lr, low = _get(cfg, f"{group}.lr"), _get(cfg, f"{group}.lr_min")
+        if lr is not None and low is not None and low > lr > 0:
+            yield UserError(f"{group}.lr_min={low}", f"is above {group}.lr={lr}", "the rate falls from lr to lr_min")
+        warmup, epochs = _get(cfg, f"{group}.warmup_epochs"), _get(cfg, f"{group}.epochs")
+        if warmup is not None and epochs is not None and warmup >= epochs and warmup > 0:
+            yield UserError(f"{group}.warmup_epochs={warmup}", f"leaves nothing of {group}.epochs={epochs}",
+                            f"set it lower, or {group}.warmup_epochs=0")
+
+
+def _momentum(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
+    for group in READS[command]:
+        if _get(cfg, f"{group}.nesterov") and _get(cfg, f"{group}.momentum") == 0:
+            yield UserError(f"{group}.nesterov=true", f"needs momentum, and {group}.momentum=0",
+                            f"set {group}.nesterov=false, or {group}.momentum=0.9")
+
+
+def _pieces(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
+    if "retrain" not in READS[command]:
+        return
+    batch, pieces = _get(cfg, "retrain.batch"), _get(cfg, "retrain.accumulate")
+    if batch and pieces and batch % pieces:
+        yield UserError(f"retrain.accumulate={pieces}", f"does not divide retrain.batch={batch}", "use a divisor of it")
+
+
+def _source(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
+    if command == "retrain" and (cfg.get("from") is None) == (cfg.get("genotype") is None):
+        both = cfg.get("from") is not None
+        yield UserError("retrain", "from= and genotype= exclude each other" if both else "no architecture is given",
+                        "give one: from=<a run of nasx search>, or genotype=<its text>")
+
+
+def _skip_dropout(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
+    rate, space = _get(cfg, "search.skip_dropout"), str(_get(cfg, "space._target_"))
+    if "search" in READS[command] and rate and space.startswith("nasx.spaces.nb1shot1."):
+        yield UserError(f"search.skip_dropout={rate}", "this space has no skip connections",
+                        "set search.skip_dropout=0")
+
+
+def _study(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
+    if command != "study":
+        return
+    searches, given = _get(cfg, "study.searches"), [key for key in ("from", "genotype") if cfg.get(key) is not None]
+    if searches and given:
+        yield UserError(f"{given[0]}={cfg[given[0]]}",
+                        f"is not read where there are searches (study.searches={searches})",
+                        "take study=transfer, or leave it out")
+    if searches == 0 and len(given) != 1:
+        yield UserError("study.searches=0", "trains a given cell, and "
+                        + ("both from= and genotype= are given" if given else "none is given"),
+                        "give one: from=<a run of nasx search>, or genotype=<its text>")
+    if searches == 0 and _get(cfg, "study.rank") != "none":
+        yield UserError(f"study.rank={_get(cfg, 'study.rank')}", "has nothing to choose from without searches",
+                        "set study.rank=none")
+
+
+def _held_out(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
+    short = command == "study" and _get(cfg, "study.rank") == "short"
+    held = command in ("retrain", "run") and _get(cfg, "retrain.held_out")
+    if (short or held) and _get(cfg, "dataset.split") == "full":
+        yield UserError("study.rank=short" if short else "retrain.held_out=true",
+                        "needs images that the training leaves out, and dataset.split=full leaves none",
+                        "choose another dataset.split")
+    warmup, epochs = _get(cfg, "retrain.warmup_epochs"), _get(cfg, "study.rank_epochs")
+    if short and warmup is not None and epochs is not None and warmup >= epochs:
+        yield UserError(f"study.rank_epochs={epochs}", f"is all warm-up (retrain.warmup_epochs={warmup})", "raise it")
+
+
+def _needed(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
+    """A method that needs an operation by name, on a space that has none such."""
+    needed = {str(name) for place in _methods(cfg) if (name := _constant(cfg, place, "operation"))}
+    space = cfg.get("space")
+    if "search" not in READS[command] or not needed or not isinstance(space, Mapping):
+        return
+    names = {str(name) for key in ("operations", "normal", "reduce", "cell") for row in space.get(key) or ()
+             for name in ([row] if isinstance(row, str) else row)}
+    for name in sorted(needed - names) if str(space.get("_target_")).startswith("nasx.spaces.") else ():
+        yield UserError("method", f"adds to {name}, and this space has none", f"use a space with {name}")
+
+
+def _keep(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
+    """The edges of a first stage; read without torch."""
+    keep = _get(cfg, "space.keep")
+    if "search" not in READS[command] or not isinstance(keep, str):
+        return
+    from nasx.spaces import genotypes, published
+
+    try:
+        text = published.resolve(keep, "darts")
+        (genotypes.untied_cells if genotypes.is_untied(text) else genotypes.darts_cells)(text)
+    except UserError as error:
+        short = keep if len(keep) <= 60 else f"{keep[:57]}..."
+        yield UserError(f"space.keep={short}", f"is no genotype ({error.fault})",
+                        "give a finished run of the first stage (space.edges=searched), or the genotype that it found")
+
+
+def _objective(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
+    objective = cfg.get("objective")
+    known = "|".join(OBJECTIVES[kind] for kind in READS[command])
+    if objective is not None and not re.fullmatch(known, str(objective)):
+        yield UserError(f"objective={objective}", f"is no number that nasx {command} records",
+                        "for example " + ("test_accuracy" if command == "retrain" else "supernet.valid_accuracy"))
+
+
+COMBINATIONS: tuple[Callable[[Mapping[str, Any], str], Iterator[UserError]], ...] = (
+    _device, _folder_name, _auxiliary, _benchmark, _kinds, _cells, _words, _devices, _rates, _momentum, _pieces,
+    _source, _study, _held_out, _skip_dropout, _needed, _keep, _objective)

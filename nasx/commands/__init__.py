@@ -1,0 +1,24 @@
+"""The commands: their names, and those that need no configuration."""
+
+COMMANDS = {
+    "search": "search an architecture, then look it up where a benchmark knows it",
+    "retrain": "train a found or published architecture from scratch and test it",
+    "run": "search, then look up or retrain, in one configuration",
+    "study": "several searches, the best cell, its retrainings: what a publication reports",
+    "table": "collect finished runs into mean and deviation over seeds",
+    "list": "methods, spaces, data sets, benchmarks and recipes to choose from",
+    "info": "parameters, multiply-adds and a drawing of an architecture or a space",
+    "export": "write a trained network as safetensors, ONNX or torch.export, with its model card",
+    "evaluate": "test an export on a data set",
+    "report": "one HTML page of finished runs: tables, curves, cells, cost",
+    "compare": "two groups of runs: difference, interval, and what else differs",
+    "diagnose": "curvature, alignment and cells of a search, from its checkpoints",
+    "status": "the state of all runs under a folder, also while they write",
+    "doctor": "what this machine offers, and a self-check: the text that a bug report needs",
+    "bench": "import, query, inspect and fill benchmark tables",
+    "completion": "print the tab completion of bash, zsh or fish",
+}
+PLAIN: dict[str, str] = {
+    **{name: f"nasx.commands.{name}" for name in ("info", "export", "evaluate", "diagnose", "status", "doctor")},
+    **{name: f"nasx.results.{name}" for name in ("report", "compare")}}
+"""Commands that take plain words (words.py): command -> module with `main(words)`."""

@@ -1,0 +1,121 @@
+"""The diagnostics of a search, from its checkpoints.
+
+    nasx diagnose RUN [device=auto] [threads=N] [allow=PACKAGE]
+
+What `search.diagnose_every` would have said at the moment of each checkpoint that the run still has (the last two):
+eigenvalue, alignment, correlation, operator and node gradients, and the free entries. Printed as one column a
+checkpoint and written to RUN/diagnose.json. Nothing of the run itself changes; a run in progress may be asked too. RUN
+may be written from=RUN, as for the other commands.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from nasx import records
+from nasx.commands.words import read
+from nasx.errors import UserError
+from nasx.folders import checkpoints, files
+
+Row = dict[str, Any]
+SHOWN = ("eigenvalue", "alignment_train", "alignment_val", "signed_train", "signed_val", "entropy", "saturation",
+         "change", "moved", "none_weight")
+"""Entries of one number, in the order of the printed columns."""
+
+
+def main(words: Sequence[str]) -> int:
+    """Diagnose, write and print."""
+    named = [word if "=" in word or word.startswith("-") else f"from={word}" for word in words]
+    given = read("diagnose", named, {"from": None, "out": "outputs", "device": "auto", "threads": "", "allow": ""})
+    from nasx.checks import preflight
+
+    folder = preflight.run_folder(given.options["from"], given.options["out"])
+    rows = list(diagnose(folder, device=given.options["device"],
+                         threads=given.number("threads") if given.options["threads"] else None,
+                         allow=given.several("allow")))
+    files.write_atomic(folder / "diagnose.json", json.dumps(rows, indent=1) + "\n")
+    print("\n".join(columns(rows)))
+    return 0
+
+
+def diagnose(folder: Path, *, device: str = "auto", threads: int | None = None,
+             allow: Sequence[str] = ()) -> Iterator[Row]:
+    """A row of diagnostics for each checkpoint of the search in `folder`, the oldest first.
+
+    Each equals the metrics row that the search itself would have written there, with the updates so far. Raises
+    UserError where `folder` is no search, trains nothing, or has no readable checkpoint.
+    """
+    saved = files.read_yaml(folder / "config.yaml")
+    if saved is None or saved.get("kind") != "search":
+        raise UserError(f"from={folder}", "is no folder of a search", "name a folder that nasx search has written")
+    found = checkpoints.found(folder)
+    if not found:
+        raise UserError(f"from={folder}", "has no checkpoint to look at",
+                        "wait for its first epoch, or name a search that trains a supernet")
+    job = rebuilt(folder, saved, device, threads, allow)
+    read_any = False
+    for path in found:
+        state = checkpoints.read(path, job.here.device)
+        if state is None:
+            continue
+        read_any = True
+        yield row(job, state, records.read_rows(folder)[:state["rows"]])
+    if not read_any:
+        raise UserError(f"from={folder}", f"none of its {len(found)} checkpoints can be read", "start the search again")
+
+
+def rebuilt(folder: Path, saved: Mapping[str, Any], device: str, threads: int | None, allow: Sequence[str]) -> Any:
+    """The search job that a run folder's configuration describes, without its folder being taken."""
+    from nasx import config, machine
+    from nasx.run import SearchJob
+    from nasx.session import Session
+
+    cfg = {**saved, "device": device, "threads": threads, "allow": list(allow), "quiet": True, "name": folder.name,
+           "out": str(folder.parent), "checkpoint_s": 1e9, "seeds_per_job": 1, "workers": 0}
+    homes = (*config.HOMES, *allow)
+    faults = [fault for group in config.GROUPS if group in saved
+              for fault in config.component_faults(group, saved[group], homes)]
+    if faults:
+        raise UserError(f"from={folder}", f"this version of nasx reads its configuration otherwise ({faults[0]})",
+                        "diagnose it with the version that wrote it")
+    chosen = machine.device(device)
+    machine.prepare(chosen, threads=threads, deterministic=bool(saved.get("deterministic")), seed=saved["seed"],
+                    precision=saved["engine"].get("precision", "fp32"))
+    info = {"choices": saved["choices"], "overrides": [], "command": "", "folders": []}
+    return SearchJob(Session(records.Guest(folder), chosen, cfg, info, machine.Signals()))
+
+
+def row(job: Any, state: Mapping[str, Any], rows: list[Row]) -> Row:
+    """All entries at the state of a checkpoint; `rows` are the metrics rows up to it."""
+    from nasx.bilevel import detached
+
+    job.loop.load(state)
+    epoch = max(-(-state["updates"] // job.loop.updates_per_epoch), 1)
+    job.watch.every, job.watch.running = 1, None  # what runs over steps is not to be had from one moment
+    job.watch.rows = [r for r in rows if r["epoch"] < epoch]
+    job.begin_epoch(epoch - 1)  # the drop-path rate of that epoch
+    mix = detached(job.problem.relax(job.search.a))
+    genotype = str(job.genotype(mix))
+    return {"epoch": epoch, "updates": state["updates"], "genotype": genotype,
+            **job.watch.entries(epoch, mix, genotype)}
+
+
+def columns(rows: Sequence[Row]) -> Iterator[str]:
+    """One line an entry, one column a checkpoint."""
+    lines = [["update", *(str(r["updates"]) for r in rows)], ["epoch", *(str(r["epoch"]) for r in rows)]]
+    lines += [[name, *(_number(r.get(name)) for r in rows)] for name in SHOWN if any(name in r for r in rows)]
+    for cell in rows[-1].get("cells", {}):
+        for fact in ("depth", "width", "skip_ratio"):
+            lines.append([f"{cell} {fact}", *(_number(r.get("cells", {}).get(cell, {}).get(fact)) for r in rows)])
+    cost = [r["diagnostics"] for r in rows if "diagnostics" in r]
+    lines.append(["passes", *(f"{c['forward']} + {c['backward']}" for c in cost)])
+    wide = [max(len(line[i]) for line in lines) for i in range(len(rows) + 1)]
+    for line in lines:
+        yield "  ".join([line[0].ljust(wide[0]), *(text.rjust(w) for text, w in zip(line[1:], wide[1:], strict=True))])
+
+
+def _number(value: Any) -> str:
+    return "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,242 @@
+"""What this machine offers nasx, as text to paste into a bug report.
+
+    nasx doctor [out=FOLDER] [device=auto|cpu|cuda|cuda:N]
+
+Versions, device, data sets and benchmark tables found, extras, free space, whether runs can be written under out=
+(by default outputs/), then two checks on the device: a hypergradient against its closed form, and one step of a search
+on the digits inside the package, with its checkpoint. Paths of the home folder are printed with ~. Exit code 1 where
+something is wrong that every search needs, with what would mend it; a data set that is missing is only a note.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import platform
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nasx import __version__, config
+from nasx.commands.words import read
+from nasx.errors import UserError
+from nasx.folders import files
+
+if TYPE_CHECKING:
+    import torch
+
+Lines = Iterator[tuple[str, str]]
+LEAST_MB = 100
+"""Free space that a small search needs; a checkpoint of the published DARTS search has 25 MB, and two are kept."""
+VARIABLES = ("NASX_DATA", "NASX_DEBUG", "XDG_CACHE_HOME", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS",
+             "PYTORCH_CUDA_ALLOC_CONF", "CUBLAS_WORKSPACE_CONFIG")
+ANYWHERE = ("folder", "photos")
+"""Data sets that lie where dataset.path says."""
+STEP = ("space=nb201", "method=darts", "dataset=digits", "dataset.size=16", "space.layers=1", "space.channels=4",
+        "search.batch=8", "search.epochs=1", "search.updates_per_epoch=2", "quiet=true")
+"""The first of two updates: after the second the supernet would be evaluated."""
+
+
+def main(words: Sequence[str]) -> int:
+    """Print the report; 1 where a fault was found that every search meets."""
+    given = read("doctor", words, {"out": "outputs", "device": "auto"}).options
+    faults: list[UserError] = []
+
+    def part(make: Callable[..., Lines], *values: Any) -> None:
+        try:
+            for name, text in make(*values):
+                print(f"{name.ljust(14)}{tilde(text)}".rstrip(), flush=True)
+        except Exception as error:  # noqa: BLE001 (whatever fails here is what the report is about)
+            fault = error if isinstance(error, UserError) else UserError(
+                f"nasx doctor, {make.__name__}", f"{type(error).__name__}: {error}",
+                "install nasx again (uv sync), and report this text where it stays")
+            faults.append(fault)
+
+    for make, values in ((versions, ()), (computes, (given["device"],)), (data, ()), (tables, ()), (extras, ()),
+                         (writes, (Path(given["out"]),)), (closed_form, (given["device"],)),
+                         (step, (given["device"],))):
+        part(make, *values)
+    for fault in faults:
+        print(tilde(f"wrong         {fault}"))
+    print("1 thing is wrong" if len(faults) == 1 else f"{len(faults)} things are wrong" if faults else "all is well")
+    return 1 if faults else 0
+
+
+def tilde(text: str) -> str:
+    """The text with ~ for the home folder, by its name and by where it really lies."""
+    homes = {str(Path.home()), os.path.realpath(Path.home())} - {"/", ""}
+    for home in sorted(homes, key=len, reverse=True):
+        text = re.sub(rf"{re.escape(home)}(?![\w.-])", "~", text)
+    return text
+
+
+# ------------------------------------------------------------------------------------------------- the machine
+def versions() -> Lines:
+    """nasx, what its numbers depend on, the system, and settings from the environment."""
+    from nasx import machine
+
+    found = machine.versions()
+    yield "nasx", f"{__version__}" + (f", commit {commit}" if (commit := machine.commit()) else "")
+    yield "versions", ", ".join(f"{name} {version}" for name, version in found.items() if name != "nasx")
+    yield "system", f"{platform.system()} {platform.release()} {platform.machine()}"
+    yield "environment", ", ".join(f"{x}={os.environ[x]}" for x in VARIABLES if x in os.environ) or "nothing set"
+
+
+def computes(name: str) -> Lines:
+    """The device that a run would take, and what else there is."""
+    import torch
+
+    from nasx import machine
+
+    device = machine.device(name)
+    found = machine.hardware(device)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    yield "device", f"{found['device']}: {found['name']}"
+    yield "threads", f"{found['threads']} on {cores} cores"
+    for i in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+        free, total = torch.cuda.mem_get_info(i)
+        yield f"cuda:{i}", f"{torch.cuda.get_device_name(i)}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB free"
+
+
+# --------------------------------------------------------------------------------------------- what was found
+def data() -> Lines:
+    """Every data set of conf/ that needs no path, and whether its files are there."""
+    from nasx.data.source import data_root
+
+    yield "data", f"{data_root()}" + ("" if data_root().is_dir() else " (not there yet)")
+    for file in sorted((config.conf_dir() / "dataset").glob("*.yaml")):
+        if file.stem not in ANYWHERE:
+            yield f"  {file.stem}", found(file)
+
+
+def found(file: Path) -> str:
+    """Whether the files of a data set's own configuration are there; nothing is downloaded."""
+    fields = {key: value for key, value in (files.read_yaml(file) or {}).items() if key != "defaults"}
+    if "download" in fields:
+        fields["download"] = False
+    try:
+        config.build(fields).check()
+    except UserError:
+        return "not found" + (" (downloaded when it is asked for)" if "download" in fields else "")
+    return "found"
+
+
+def tables() -> Lines:
+    """Benchmark tables; a damaged one is a note, because a search without look-ups needs none."""
+    from nasx.benchmarks.command import bench_info
+
+    try:
+        for table in bench_info():
+            where = "inside the package" if table.get("embedded") else table["file"]
+            yield f"  {table['benchmark']}", f"{table['cells']:,} cells, {where}" if table["cells"] else "not found"
+    except UserError as error:
+        yield "  tables", f"{error}"
+
+
+def extras() -> Lines:
+    """The optional parts that pyproject.toml names, and whether all of each is installed."""
+    needed: dict[str, list[str]] = {}
+    for text in metadata.requires("nasx") or []:
+        if named := re.match(r"([\w.-]+).*extra\s*==\s*['\"]([\w-]+)", text):
+            needed.setdefault(named[2], []).append(named[1])
+    for extra, packages in sorted(needed.items()):
+        lacking = [package for package in packages if not _version(package)]
+        yield f"  {extra}", f"lacks {', '.join(lacking)}" if lacking else "installed"
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+# ------------------------------------------------------------------------------------------------ what works
+def writes(out: Path) -> Lines:
+    """Whether a file can be written and locked where runs go, and the space there. Makes no folder."""
+    place = next(path for path in (out.expanduser().absolute(), *out.expanduser().absolute().parents) if path.exists())
+    remedy = "choose a folder that you may write to with out=FOLDER"
+    if not place.is_dir():
+        raise UserError(f"out={out}", f"{place} is no folder", remedy)
+    free = shutil.disk_usage(place).free / 2**20
+    yield "free space", f"{free / 2**10:,.1f} GiB for {out}"
+    try:
+        with tempfile.NamedTemporaryFile(dir=place, prefix=".nasx-doctor-") as file:
+            file.write(b"nasx")
+            file.flush()
+            os.fsync(file.fileno())
+            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        raise UserError(f"out={out}", f"{place} cannot be written to, or locks no files ({error.strerror or error})",
+                        remedy) from error
+    if free < LEAST_MB:
+        raise UserError(f"out={out}", f"only {free:.0f} MiB are free", "free some space, or choose another out=FOLDER")
+    yield "runs", f"can be written to {out}" + ("" if place == out.absolute() else " (not there yet)")
+
+
+def closed_form(name: str) -> Lines:
+    """The hypergradient of one unrolled step on quadratics, by the primitive that methods use, and as it must be.
+
+    L_train = |w - D a|^2 / 2, L_val = |w|^2 / 2, w' = w - lr (w - D a):  dL_val(w') / da = lr D w'.
+    """
+    import torch
+
+    from nasx import machine
+
+    device = machine.device(name)
+    w, a, d = (torch.linspace(low, high, 5, dtype=torch.float64, device=device)
+               for low, high in ((1, 2), (-1, 3), (0.5, 1)))
+    error = hypergradient_error(w, a, d, lr=0.1)
+    yield "hypergradient", f"relative error {error:.0e}"
+    if not error < 1e-9:
+        raise UserError(f"device={name}", f"a hypergradient differs from its closed form by {error:.0e}",
+                        "install torch again, or use another device")
+
+
+def hypergradient_error(w: torch.Tensor, a: torch.Tensor, d: torch.Tensor, lr: float) -> float:
+    """Relative error of the hypergradient of `closed_form`."""
+    from nasx.bilevel import Tree, directional, gradient
+
+    def grad_a(at: Tree) -> Tree:
+        leaf = {"a": a.clone().requires_grad_()}
+        return gradient(((at["w"] - d * leaf["a"]) ** 2).sum() / 2, leaf)
+
+    moved = w - lr * (w - d * a)
+    g = -lr * directional(grad_a, {"w": w}, {"w": moved})["a"]
+    exact = lr * d * moved
+    return float((g - exact).norm() / exact.norm())
+
+
+def step(name: str) -> Lines:
+    """One update of a tiny search on digits, and its checkpoint, in a temporary folder."""
+    import torch
+    from hydra.types import RunMode
+
+    from nasx.checks import preflight
+    from nasx.run import SearchJob
+    from nasx.session import session
+
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="nasx-doctor-") as folder:
+        overrides = [*STEP, f"out={folder}", f"device={name}"]
+        composed = preflight.make_loader().load_configuration("search", overrides, RunMode.RUN)
+        cfg, choices = preflight.plain(composed)
+        info = {"choices": choices, "overrides": overrides, "command": "nasx doctor"}
+        with session(cfg, info) as here:
+            job = SearchJob(here)
+            before = {key: x.detach().clone() for key, x in job.search.w.items()}
+            with contextlib.closing(job.steps()) as steps:
+                next(steps)
+            job.save()
+            saved = here.run.load()
+        moved = any(not torch.equal(x, before[key]) for key, x in job.search.w.items())
+        if saved is None or not moved:
+            raise UserError(f"device={name}", "a search step on digits moved no weight, or left no checkpoint",
+                            "use another device, and report this text")
+    yield "search step", f"done and saved in {time.monotonic() - began:.1f} s"

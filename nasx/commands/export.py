@@ -1,0 +1,197 @@
+"""A trained network as a file that needs no run folder, with a model card.
+
+    nasx export from=RUN [out=FOLDER] [format=safetensors|onnx|torch] [allow=PACKAGE]
+
+RUN is a finished run of nasx retrain: its folder, or its name under outputs/. FOLDER is RUN/export unless given; it
+gets README.md, the model card, and
+
+    safetensors   model.safetensors, for nasx.load("FOLDER") and nasx evaluate FOLDER
+    onnx          model.onnx, any number of images (needs `pip install nasx[onnx]`)
+    torch         model.pt2, for torch.export.load, any number of images
+
+The weights are the last ones, since the accuracy after the last epoch is the result. All formats read normalized
+images; mean and std are in the metadata and in the card.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nasx import __version__, config, records
+from nasx.checks import preflight
+from nasx.commands.words import read
+from nasx.errors import UserError
+from nasx.folders import checkpoints, files
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from nasx.pretrained import Classifier
+
+OPTIONS = {"from": None, "out": "", "format": "safetensors", "allow": ""}
+CARD = Path(__file__).with_name("model_card.md")
+Facts = dict[str, Any]
+
+
+def main(words: Sequence[str]) -> int:
+    """Write the files and print their paths, one a line."""
+    said = read("export", words, OPTIONS)
+    given = said.options
+    if given["format"] not in WRITERS:
+        raise UserError(f"format={given['format']}", "there is no such format" + config.did_you_mean(
+            given["format"], WRITERS), f"use {', '.join(WRITERS)}")
+    folder = preflight.run_folder(given["from"], "outputs")
+    result = finished(folder)
+    out = Path(given["out"]) if given["out"] else folder / "export"
+    network, facts = trained(folder, result, said.several("allow"))
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise files.unwritable(out, error) from error
+    name, writer = WRITERS[given["format"]]
+    writer(out / name, network, facts)
+    files.write_atomic(out / "README.md", card(facts, result, [path for path, _ in WRITERS.values()
+                                                                 if (out / path).exists()]))
+    for path in (out / name, out / "README.md"):
+        print(path)
+    return 0
+
+
+def finished(folder: Path) -> Facts:
+    """The record of a finished retraining. Raises UserError."""
+    found = records.finished(folder)
+    if found is None:
+        raise UserError(f"from={folder}", "holds no finished run (no readable result.json)",
+                        "give the command of that retraining again: it resumes and finishes")
+    if found.get("test_perplexity") is not None:
+        raise UserError(f"from={folder}", "holds a language model; exports are networks that classify images",
+                        "read its weights from the run's last checkpoint")
+    if found.get("kind") != "retrain":
+        raise UserError(f"from={folder}", f"is a run of nasx {found.get('kind')}: it has no trained network",
+                        f"train one: nasx retrain from={folder}")
+    if found.get("valid_accuracy") is not None and found["test_accuracy"] is None:
+        raise UserError(f"from={folder}", "has seen a part of the images only, to rank its cell",
+                        "train it on all: retrain.held_out=false")
+    return found
+
+
+def trained(folder: Path, result: Mapping[str, Any], allow: Sequence[str]) -> tuple[nn.Module, Facts]:
+    """The network with its last weights, as it was tested, and what is to be known of it. Raises UserError.
+
+    The run's own `allow` is not believed: the folder may be another's.
+    """
+    from nasx import pretrained
+    held = files.read_yaml(folder / "config.yaml")
+    state = checkpoints.last(folder)
+    if held is None or state is None:
+        raise UserError(f"from={folder}", "has no configuration or no checkpoint any more", "train it again")
+    try:
+        facts, weights = described(held, result, allow), kept(state)
+        pretrained.described(facts, weights, allow)
+        network = pretrained.build(facts, allow)
+        network.load_state_dict(weights)
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RuntimeError) as error:
+        said = f"{type(error).__name__}: {error}".splitlines()[-1].strip()
+        raise UserError(f"from={folder}", f"its record, configuration and weights do not fit together ({said})",
+                        "train it again") from error
+    return network.eval(), facts
+
+
+def described(held: Mapping[str, Any], result: Mapping[str, Any], allow: Sequence[str]) -> Facts:
+    """What is to be known of a trained network, from its run's configuration and record."""
+    from nasx import pretrained
+
+    settings = dict(held["retrain"])
+    settings["channels"] = result.get("channels", settings["channels"])  # chosen where there was a bound of the cost
+    images = result.get("images") or config.build(held["dataset"], allow).open("cpu").described()
+    return {
+        "format": pretrained.FORMAT, "genotype": result["genotype"], "recipe": result["protocol"],
+        "space": held["space"], "settings": settings, "classes": images["classes"],
+        "normalization": {"mean": images["mean"], "std": images["std"]}, "image": images["shape"],
+        "dataset": {**held["dataset"], "path": None}, "accuracy": result["test_accuracy"],
+        "test": {"batch": config.build(held["retrain"]).test_batch, "amp": bool(settings["amp"]),
+                 "channels_last": bool(settings["channels_last"])},
+        "commit": result.get("commit") or "unknown", "seed": result["seed"], "run": result["name"],
+        "nasx": __version__}
+
+
+def kept(state: Mapping[str, Any]) -> Facts:
+    """The weights that were tested, without the auxiliary head, of a checkpoint."""
+    from nasx.pretrained import AUXILIARY
+
+    averaged = state["average"]
+    weights = state["network"] if averaged is None else {
+        name.removeprefix("module."): x for name, x in averaged.items() if name.startswith("module.")}
+    return {name: x for name, x in weights.items() if not name.startswith(AUXILIARY)}
+
+
+# ----------------------------------------------------------------------------------------------------- formats
+def safetensors(path: Path, network: nn.Module, facts: Facts) -> None:
+    from nasx import pretrained
+
+    pretrained.save(path, network, facts)
+
+
+def program(path: Path, network: nn.Module, facts: Facts) -> None:
+    """torch.export's format; the metadata lie beside the graph as JSON."""
+    import io
+    import json
+
+    import torch
+
+    model, example, dynamic = _example(network, facts)
+    made, blob = torch.export.export(model, (example,), dynamic_shapes=(dynamic,)), io.BytesIO()
+    torch.export.save(made, blob, extra_files={"nasx.json": json.dumps(facts)})
+    files.write_atomic(path, blob.getvalue())
+
+
+def onnx(path: Path, network: nn.Module, facts: Facts) -> None:
+    """ONNX, with the metadata as its properties. Raises UserError where the extra is not installed."""
+    try:
+        import onnx as onnx_
+        import onnxscript  # noqa: F401 (torch's exporter needs it)
+    except ImportError as error:
+        raise UserError("format=onnx", f"{error.name} is not installed", "pip install 'nasx[onnx]'") from error
+    import warnings
+
+    import torch
+
+    from nasx import pretrained
+
+    model, example, dynamic = _example(network, facts)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the exporter, about itself
+        made = torch.onnx.export(model, (example,), dynamo=True, dynamic_shapes=(dynamic,), input_names=["images"],
+                                 output_names=["scores"], verbose=False)
+    assert made is not None
+    proto = made.model_proto
+    onnx_.helper.set_model_props(proto, pretrained.text(facts))
+    files.write_atomic(path, proto.SerializeToString())
+
+
+def _example(network: nn.Module, facts: Facts) -> tuple[Classifier, Any, Any]:
+    """(what is exported, an example of its input, which of its sides are free)."""
+    import torch
+
+    from nasx.pretrained import Classifier
+
+    channels, height, width = facts["image"]
+    model = Classifier(network, facts).eval()  # type: ignore[arg-type]
+    return model, torch.zeros(2, channels, height, width), {0: torch.export.Dim("images")}
+
+
+WRITERS: dict[str, tuple[str, Callable[[Path, Any, Facts], None]]] = {
+    "safetensors": ("model.safetensors", safetensors), "onnx": ("model.onnx", onnx), "torch": ("model.pt2", program)}
+"""Format -> (name of the file, what writes it)."""
+
+
+# -------------------------------------------------------------------------------------------------------- card
+def card(facts: Facts, result: Mapping[str, Any], files: Sequence[str]) -> str:
+    """The model card."""
+    import jinja2
+
+    template = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True).from_string(
+        CARD.read_text(encoding="utf-8"))
+    return template.render(facts=facts, result=result, files=files) + "\n"

@@ -1,0 +1,245 @@
+"""What an architecture or a space is and costs, before anything is trained.
+
+    nasx info genotype=NAME|TEXT [space=...] [retrain=RECIPE] [dataset=...]     an architecture as the recipe trains it
+    nasx info from=RUN [...]                                                    the architecture that a run has found
+    nasx info space=NAME [dataset=...]                                          a space and its supernet
+
+    layers=N channels=N     another size than that of the recipe (of an architecture) or of the space (of a supernet)
+    max_macs=N              as many channels as N multiply-adds allow
+    classes=N size=N        other images than the data set's; without dataset= the recipe's stem chooses: imagenet is
+                            1000 classes of 224 x 224 pixels, cifar 10 of 32 x 32; of text, classes are words
+    out=FILE.svg|FILE.png   a drawing: of each cell of the architecture, or of all that the cells of the space may have
+
+Parameters leave the auxiliary head out unless the line says otherwise; those of a supernet leave the architecture out.
+Multiply-adds are those of convolutions and linear layers for one image (one word of text), counted by torch on its
+meta device.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nasx import config
+from nasx.commands.words import Words, read
+from nasx.errors import UserError
+
+if TYPE_CHECKING:
+    from nasx.results.cells import Edge
+    from nasx.spaces.base import Space
+
+OPTIONS = ("genotype", "from", "space", "retrain", "dataset", "layers", "channels", "max_macs", "classes", "size",
+           "out")
+IMAGES = {"cifar10": (10, 32), "cifar100": (100, 32), "svhn": (10, 32), "imagenet16": (120, 16),
+          "imagenet": (1000, 224), "ptb": (10_000, 1)}
+"""Classes and size of data sets that are always the same; others are read."""
+DRAWN = 400
+"""Architectures drawn to learn which edges the cells of a space may have: an edge in 1 of 18 is missed once in 1e9."""
+Facts = dict[str, Any]
+
+
+def main(words: Sequence[str]) -> int:
+    """Print one fact a line."""
+    said = read("info", words, dict.fromkeys(OPTIONS, ""))
+    given = said.options
+    if given["genotype"] and given["from"]:
+        raise UserError("nasx info", "genotype and from are both given", "give one of them")
+    if not (given["genotype"] or given["from"] or given["space"]):
+        raise UserError("nasx info", "nothing is named", "give genotype=DARTS_V2, from=<a run> or space=s1")
+    if given["out"] and Path(given["out"]).suffix not in (".svg", ".png"):
+        raise UserError(f"out={given['out']}", "is no picture", "end it in .svg or .png")
+    facts = architecture(said) if given["genotype"] or given["from"] else supernet(said)
+    width = max(map(len, facts)) + 2
+    for name, value in facts.items():
+        print(f"{name.ljust(width)}{value}")
+    return 0
+
+
+# --------------------------------------------------------------------------------------------- an architecture
+def architecture(said: Words) -> Facts:
+    """Facts of `genotype=` or `from=`, as the recipe trains it. Raises UserError."""
+    given = dict(said.options)
+    composed(given)  # a choice that does not exist is told before anything heavy is imported
+    text, source = origin(given)
+    values = [f"retrain.{name}={said.number(name)}" for name in ("layers", "channels", "max_macs") if given[name]]
+    given["space"] = given["space"] or home(text)
+    cfg, choices = composed(given, values)
+    space, settings = config.build(cfg["space"]), config.build(cfg["retrain"])
+    genotype = space.parse(text)
+    classes, size = images(said, cfg, space, settings.stem)
+
+    from nasx.retrain import built, sized
+    from nasx.spaces.network import cost
+
+    settings = sized(settings, space, genotype, classes, shape(space, size))
+    price = cost(built(settings, space, genotype, classes), space.example(1, shape(space, size)))
+    held = {name: getattr(settings, name) or "the space's own" for name in ("layers", "channels", "stem")
+            if name in cfg["retrain"]}
+    facts: Facts = {
+        "genotype": genotype, "source": source, "space": choices["space"],
+        "recipe": f"{settings.recipe} (retrain={choices['retrain']})", **held, **described(space, classes, size),
+        "parameters": price.params}
+    if settings.auxiliary:
+        facts["parameters with auxiliary head"] = price.params_with_auxiliary
+    facts |= {"multiply-adds": price.macs, "operations": counted(genotype.operations())}
+    if given["out"]:
+        from nasx.diagnostics.edges import genotype_edges
+        from nasx.results import cells
+
+        facts["drawing"] = named(cells.draw_cells(genotype_edges(str(genotype)), given["out"]))
+    return facts
+
+
+def origin(given: Mapping[str, str]) -> tuple[str, str]:
+    """(text of the genotype, where it comes from). Raises UserError."""
+    from nasx.spaces import published
+
+    if given["from"]:
+        from nasx import records
+        from nasx.checks import preflight
+
+        folder = preflight.run_folder(given["from"], "outputs")
+        found = records.finished(folder) or {}
+        if not found.get("genotype"):
+            raise UserError(f"from={given['from']}", f"{folder} holds no finished run",
+                            "give its command again: it resumes and finishes")
+        return str(found["genotype"]), f"{folder}: {found['command']}"
+    text, cells = given["genotype"].strip(), published.cells().values()
+    cell = next((c for c in cells if text.lower() == c.name.lower() or text == c.text), None)
+    if cell is None and re.fullmatch(r"[A-Za-z]\w*", text):
+        raise UserError(f"genotype={text}", "no published cell has that name" + config.did_you_mean(
+            text, published.cells()), f"write the genotype itself, or one of {', '.join(published.cells())}")
+    return (text, "the text that was given") if cell is None else (cell.text, f"{cell.name}, {cell.source}")
+
+
+def home(text: str) -> str:
+    """The first space that has the genotype: DARTS' and NAS-Bench-201's before their relatives. Raises UserError."""
+    from nasx.checks import preflight
+
+    loader = preflight.make_loader()
+    names = sorted(preflight.options(loader, "space"), key=lambda name: (name not in ("darts", "nb201"), name))
+    for name in names:
+        space: Space = config.build(composed({"space": name})[0]["space"])
+        try:
+            space.parse(text)
+        except UserError:
+            continue
+        return name
+    raise UserError(f"genotype={text if len(text) <= 60 else text[:57] + '...'}", "is in no space",
+                    "check the text, or give space=... to learn the fault")
+
+
+def composed(given: Mapping[str, str], values: Sequence[str] = ()) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(configuration, choices) of `nasx retrain` with these choices. Raises UserError for one that does not exist."""
+    from hydra.types import RunMode
+
+    from nasx.checks import preflight
+
+    chosen = [f"{group}={given[group]}" for group in ("space", "retrain", "dataset") if given.get(group)]
+    line = preflight.Line(("--cfg=job",), (*chosen, *values))
+    preflight.examine("retrain", line)
+    return preflight.plain(preflight.make_loader().load_configuration("retrain", list(line.overrides), RunMode.RUN))
+
+
+def images(said: Words, cfg: Mapping[str, Any], space: Space, stem: str) -> tuple[int, int]:
+    """Classes and side in pixels: as given, else the data set's, else what the stem is made for."""
+    source = config.build(cfg["dataset"])
+    if not said.options["dataset"]:
+        usual = "ptb" if space.data == "text" else "imagenet" if stem == "imagenet" else "cifar10"
+        classes, size = IMAGES[usual]
+    elif source.name in IMAGES:
+        classes, size = IMAGES[source.name]
+    elif said.options["classes"] and said.options["size"]:
+        classes = size = 0
+    else:
+        found = source.open("cpu")
+        classes, size = len(found.classes), found.shape[1]
+    given = [said.number(name) if said.options[name] else None for name in ("classes", "size")]
+    return given[0] or classes, given[1] or size
+
+
+def shape(space: Space, size: int) -> tuple[int, ...]:
+    """The shape of one item that the networks of a space read."""
+    return (size,) if space.data == "text" else (3, size, size)
+
+
+def described(space: Space, classes: int, size: int) -> Facts:
+    """What the networks read, in words."""
+    return {"words": classes} if space.data == "text" else {"classes": classes, "image": f"{size}x{size}"}
+
+
+# ----------------------------------------------------------------------------------------------------- a space
+def supernet(said: Words) -> Facts:
+    """Facts of a space and of its supernet. Raises UserError."""
+    given = said.options
+    sized = [f"space.{name}={said.number(name)}" for name in ("layers", "channels") if given[name]]
+    cfg, choices = composed(given, sized)
+    space: Space = config.build(cfg["space"])
+    classes, size = images(said, cfg, space, cfg["space"].get("stem", "cifar"))
+    params, macs = supernet_cost(space, classes, size)
+    shapes = space.shapes()
+    facts: Facts = {
+        "space": choices["space"], "genotypes": space.size(),
+        **{name: cfg["space"][name] for name in ("layers", "channels") if name in cfg["space"]},
+        **described(space, classes, size), "parameters": params,
+        "architecture parameters": sum(prod(shape) for shape in shapes.values()),
+        "shapes": ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in shapes.items()),
+        "multiply-adds": macs}
+    if given["out"]:
+        from nasx.results import cells
+
+        facts["drawing"] = named(cells.draw_cells(possible(space), given["out"]))
+    return facts
+
+
+def supernet_cost(space: Space, classes: int, size: int) -> tuple[int, int]:
+    """Parameters of the supernet, and multiply-adds of one item when every operation is computed by itself."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with torch.device("meta"), torch.no_grad():
+        net = space.supernet(classes, naive=True)
+        mix = {name: torch.empty(cells, *space.shapes()[name][-2:]) for name, cells in space.cells().items()}
+        with FlopCounterMode(display=False) as counter:
+            net(space.example(2, shape(space, size)), mix)  # two: batch norm over a single value is an error
+    return sum(x.numel() for x in net.parameters()), counter.get_total_flops() // 4
+
+
+def possible(space: Space) -> dict[str, list[Edge]]:
+    """Cell name -> all edges that the genotypes of a space may have, one for each pair of nodes.
+
+    An edge's label lists its operations; where operations sit on the nodes, they are left out.
+    """
+    import torch
+
+    from nasx.diagnostics.edges import genotype_edges
+
+    gen = torch.Generator().manual_seed(0)
+    found: dict[str, dict[tuple[str, str], set[str]]] = {}
+    for _ in range(DRAWN):
+        for cell, edges in genotype_edges(str(space.sample(gen))).items():
+            for source, target, operation in edges:
+                pair = (source.partition("\n")[0], target.partition("\n")[0])
+                found.setdefault(cell, {}).setdefault(pair, set()).add(operation)
+    return {cell: [(*pair, "\n".join(sorted(names))) for pair, names in sorted(pairs.items(), key=_by_target)]
+            for cell, pairs in found.items()}
+
+
+def _by_target(item: tuple[tuple[str, str], Any]) -> tuple[int, ...]:
+    """Inputs first, then by the numbers of the nodes."""
+    return tuple(int(name) if name.isdigit() else -1 for name in item[0])
+
+
+# -------------------------------------------------------------------------------------------------------- text
+def counted(operations: Mapping[str, int]) -> str:
+    """Operations with their numbers, the most frequent first."""
+    return ", ".join(f"{name} {n}" for name, n in Counter(operations).most_common())
+
+
+def named(paths: Sequence[Path]) -> str:
+    return " ".join(map(str, paths))
+

@@ -1,0 +1,207 @@
+"""The state of all runs under a folder, also while they write.
+
+    nasx status [FOLDER]        outputs/ where no folder is named; a single run's folder will do
+
+    finished    its record is written
+    running     a process holds its lock
+    failed      its last start ended with an error, which is told below the total
+    stopped     it has begun and was killed or asked to stop; the same command resumes it
+    not begun   its folder is there, but neither a metrics row nor a checkpoint
+
+A sweep (--multirun) is told below the runs while it works, and afterwards until it has come to its end: how many of its
+jobs are done, failed, running, stopped and waiting, and about how long it will take.
+
+Epochs and updates are those of the last metrics row, or of a later checkpoint. Time left is told for running ones:
+seconds an epoch (mean over the last ten rows, of their wall_s) times epochs to go, less the time since the last row.
+Nothing is written, and no run is disturbed.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from nasx import records
+from nasx.commands.words import read
+from nasx.errors import UserError, printable
+from nasx.folders import checkpoints, files, lock, notes
+
+STATES = ("finished", "running", "stopped", "failed", "not begun")
+HEADINGS = ("run", "kind", "state", "epoch", "updates", "changed", "left")
+RECENT = 10
+"""Rows that the speed is taken from: it changes with the machine's load."""
+
+
+class State(NamedTuple):
+    """What is known of one run; `changed` in seconds since 1970, `left_s` None where it is not known."""
+
+    name: str
+    kind: str
+    state: str
+    epoch: int
+    epochs: int | None
+    updates: int
+    changed: float
+    left_s: float | None
+    fault: str
+
+    def cells(self, now: float) -> tuple[str, ...]:
+        """The columns of `HEADINGS` as text."""
+        left = "" if self.left_s is None else duration(self.left_s)
+        return (self.name, self.kind, self.state, f"{self.epoch}/{self.epochs or '?'}", str(self.updates),
+                f"{duration(now - self.changed)} ago", left)
+
+
+def main(words: Sequence[str]) -> int:
+    """Print a line a run and a total."""
+    said = read("status", words, {}, plain="FOLDER")
+    if len(said.plain) > 1:
+        raise UserError(f"nasx status {' '.join(said.plain)}", "names several folders", "name one that holds them all")
+    root = Path(said.plain[0] if said.plain else "outputs").expanduser()
+    if said.plain and not root.is_dir():
+        raise UserError(f"nasx status {said.plain[0]}", "there is no such folder", "name the folder of the runs")
+    now = time.time()
+    told = [text([state(Path(folder), root, now) for folder in records.run_folders(root)], root, now),
+            *sweeps(root, now)]
+    print(printable("\n".join(told)))
+    return 0
+
+
+def text(found: Sequence[State], root: Path, now: float) -> str:
+    """The table, the total, and what failed."""
+    if not found:
+        return f"no runs under {root}"
+    rows = [HEADINGS, *(run.cells(now) for run in found)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(cell.rjust(width) if heading in ("epoch", "updates") else cell.ljust(width)
+                       for cell, width, heading in zip(row, widths, HEADINGS, strict=True)).rstrip() for row in rows]
+    counts = Counter(run.state for run in found)
+    total = ", ".join(f"{counts[name]} {name}" for name in STATES if counts[name])
+    known = [run.left_s for run in found if run.left_s is not None]
+    ends = f"; the last of those running ends in {duration(max(known))}" if known else ""
+    lines.append(f"{len(found)} {'run' if len(found) == 1 else 'runs'}: {total}{ends}")
+    return "\n".join([*lines, *(f"failed: {run.name}\n  {run.fault}" for run in found if run.state == "failed")])
+
+
+def state(folder: Path, root: Path, now: float) -> State:
+    """The state of one run at the time `now`. Never raises for what a run may be writing, or has left torn."""
+    running = lock.holder(folder) is not None  # before the record: a run that ends in between is told as finished
+    rows, saved, fault = records.read_rows(folder), checkpoints.found(folder), _fault(folder)
+    config = files.read_yaml(folder / "config.yaml") or {}
+    record = records.finished(folder)
+    kind = str((record or config).get("kind") or "?")
+    earlier = sorted(folder.glob("stage-*/config.yaml"))
+    if earlier and not (record or rows or saved):  # before its last stage: what is told is the stage that it is in
+        within = state(earlier[-1].parent, folder, now)
+        return within._replace(name=os.path.relpath(earlier[-1].parent, root), fault=fault or within.fault,
+                               state="running" if running else "failed" if fault else "stopped")
+    last = rows[-1] if rows else {}
+    epoch, epochs = _whole(last.get("epoch")) or 0, _epochs(config, kind)
+    updates = max([_whole(last.get("updates")) or 0, *(int(path.stem) for path in saved if path.stem.isdigit())])
+    if record is not None:
+        reached, updates = "finished", _whole(record.get("updates")) or updates
+    elif running:
+        reached = "running"
+    elif fault:
+        reached = "failed"
+    else:
+        reached = "stopped" if rows or saved else "not begun"
+    name = folder.resolve().name if folder == root else os.path.relpath(folder, root)
+    left_s = left(rows, epochs, now - _changed([folder / "metrics.jsonl"])) if reached == "running" else None
+    named = [folder / file for file in ("config.yaml", "metrics.jsonl", "result.json", "fault.txt", "log.txt")]
+    return State(name, kind, reached, epoch, epochs, updates, _changed([*named, *saved]), left_s, fault)
+
+
+def left(rows: Sequence[Mapping[str, Any]], epochs: int | None, since_s: float) -> float | None:
+    """Seconds until the last epoch ends, `since_s` after the last row; None where there is no row to tell by."""
+    timed = [(epoch, row["wall_s"]) for row in rows
+             if (epoch := _whole(row.get("epoch"))) and type(row.get("wall_s")) in (int, float)][-RECENT - 1:]
+    if not timed or epochs is None:
+        return None
+    (first, began), (last, ended) = timed[0] if len(timed) > 1 else (0, 0.0), timed[-1]
+    if last <= first:
+        return None
+    return max((ended - began) / (last - first) * (epochs - last) - max(since_s, 0.0), 0.0)
+
+
+# ---------------------------------------------------------------------------------------------------- sweeps
+def sweeps(root: Path, now: float) -> Iterator[str]:
+    """Lines about the sweeps under `root` that run, and about the newest one where it has not come to its end."""
+    folders = sorted((path.parent for path in root.glob(".sweeps/*/sweep.json")), key=lambda path: _changed([path]))
+    for folder in folders:
+        running, found = lock.holder(folder) is not None, notes.jobs(folder)
+        plan = files.read_json(folder / "sweep.json") or {}
+        planned, done = max(plan.get("jobs") or 0, len(found)), [job for job in found if job.ended and not job.fault]
+        if not running and (folder != folders[-1] or len(done) == planned):
+            continue
+        begun = [[state(root / run, root, now) for run in job.runs if (root / run).is_dir()]
+                 for job in found if not job.ended]
+        live = [runs for runs in begun if any(run.state == "running" for run in runs)]
+        counts = {"done": len(done), "failed": sum(bool(job.fault) for job in found), "running": len(live),
+                  "stopped": len(begun) - len(live), "waiting": planned - len(found)}
+        said = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+        taken = [record["wall_s"] for job in done for run in job.runs if (record := records.finished(root / run))]
+        rest = sweep_left(taken, live, planned - len(found))
+        if running:
+            until = "" if rest is None else f"; about {duration(rest)} left"
+            yield f"sweep of {planned} jobs, running: {said}{until}"
+        else:
+            yield f"sweep of {planned} jobs, stopped: {said}; the same command goes on:"
+        yield f"  {shlex.join(['nasx', *plan.get('command', [])])}"
+        yield from (f"  failed: {shlex.join(job.overrides)}\n    {job.fault}" for job in found if job.fault)
+
+
+def sweep_left(taken: Sequence[float], live: Sequence[Sequence[State]], waiting: int) -> float | None:
+    """Seconds until the last job ends: those that run as they say, each that waits as long as one has taken (seconds).
+
+    Before one has ended, those that run tell how long one takes. Waiting ones that were finished before are skipped in
+    fact, so it is rather less. None where nothing tells.
+    """
+    known = [run for runs in live for run in runs if run.left_s is not None]
+    each = list(taken) or [run.left_s * run.epochs / (run.epochs - run.epoch) for run in known  # type: ignore[operator]
+                           if run.epochs and run.epoch < run.epochs]
+    if not each:
+        return None
+    mean = sum(each) / len(each)
+    running = [max((run.left_s for run in runs if run.left_s is not None), default=mean) for runs in live]
+    return (sum(running) + waiting * mean) / max(len(live), 1)
+
+
+def duration(seconds: float) -> str:
+    """`progress.duration` of what may be negative: clocks jump."""
+    from nasx import progress
+
+    return progress.duration(max(seconds, 0.0))
+
+
+def _epochs(config: Mapping[str, Any], kind: str) -> int | None:
+    settings = config.get(kind)
+    return _whole(settings.get("epochs")) if type(settings) is dict else None
+
+
+def _whole(value: Any) -> int | None:
+    return value if type(value) is int else None
+
+
+def _fault(folder: Path) -> str:
+    """Why the last start failed, in one line; empty where it did not."""
+    try:
+        return " ".join((folder / "fault.txt").read_text(encoding="utf-8", errors="replace").split())
+    except OSError:
+        return ""
+
+
+def _changed(paths: Sequence[Path]) -> float:
+    """The last change of any of the files, 0 where there are none."""
+    times = [0.0]
+    for path in paths:
+        try:
+            times.append(path.stat().st_mtime)
+        except OSError:  # not there yet, or removed while we look
+            continue
+    return max(times)

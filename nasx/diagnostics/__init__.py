@@ -1,0 +1,1 @@
+"""What a search says of itself while it runs: curvature, agreement, cells, when to stop, and the verdict."""

@@ -1,0 +1,161 @@
+"""What a cell and a mixture look like, without a pass: depth, width, counts, entropy, change. Pure Python, no torch.
+
+A cell is a list of edges (source, target, operation), as `edges.genotype_edges` reads it from a genotype.
+
+    depth       edges on the longest path from an input to the cell's output, the last step node -> output included
+                where the space has one (concatenated nodes); `none` carries nothing; 0 where no path is left
+    width       one half for each edge that starts at an input and carries something
+    counts      skip, pool, parametric (all that has weights), none, noise; skip_ratio = skip / all operations;
+                parametric_used, those of the parametric ones that lie on a path from an input to the output
+    entropy     mean over edges of - sum p ln p in nats, p the mixture row divided by its sum
+    saturation  mean over edges of 1 - entropy / ln(operations): 0 for equal weights, 1 for one-hot rows
+    change      L1 distance of two mixtures
+    none_weight mean weight of `none` over the edges that have it
+
+Sources: depth and width, the TSE-DARTS authors' fork of RobustDARTS (train_search.py, genotype_depth) and TSE-DARTS
+section 3.3; counts, TSE-DARTS figure 3 and Amended-DARTS table 3; none weight, Amended-DARTS figures 1 and 8; change,
+Lambda-DARTS figure 3. Entropy and saturation are nasx's.
+
+Deviations
+1. Lambda-DARTS does not say from where the change is measured: nasx logs it from the epoch before and from the start.
+2. Rows are divided by their sums, which are 1 for a softmax but not for a sigmoid or for rows scaled by edge weights;
+   rows of closed edges (all zero) and rows of one operation are left out.
+
+Shapes: a mixture is {name: (edges, operations)} as nested lists, mean over the cells that share it, as metrics rows
+hold it. Names with a dot hold weights of edges, not of operations, and count in `change` only.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from typing import Any
+
+from nasx.diagnostics.edges import Edge, genotype_edges
+from nasx.pictures import family
+
+Mixture = Mapping[str, Sequence[Sequence[float]]]
+INPUTS = frozenset({"input", "c_{k-2}", "c_{k-1}", "x, h"})
+OUTPUTS = frozenset({"output", "c_{k}", "h"})
+FAMILIES = {"skip": "skip", "pool": "pool", "conv": "parametric", "none": "none", "noise": "noise"}
+
+
+# ---------------------------------------------------------------------------------------------------------- cells
+def live(edges: Sequence[Edge]) -> list[Edge]:
+    """The edges that carry something."""
+    return [edge for edge in edges if edge[2] != "none"]
+
+
+def depth(edges: Sequence[Edge]) -> int:
+    """Edges on the longest path from an input to the output; 0 where there is none."""
+    leaving: dict[str, list[str]] = {}
+    for source, target, _ in live(edges):
+        leaving.setdefault(source, []).append(target)
+
+    @cache
+    def left(node: str) -> float:
+        if node in OUTPUTS:
+            return 0
+        return max((1 + left(target) for target in leaving.get(node, ())), default=-math.inf)
+
+    longest = max((left(node) for node in INPUTS), default=-math.inf)
+    return max(int(longest), 0) if longest > 0 else 0
+
+
+def width(edges: Sequence[Edge]) -> float:
+    """One half for each edge that starts at an input and carries something."""
+    return 0.5 * sum(source in INPUTS for source, _, _ in live(edges))
+
+
+def on_path(edges: Sequence[Edge]) -> list[Edge]:
+    """The edges that carry something from an input to the output."""
+    carrying = live(edges)
+    forth, back = _reached(carrying, INPUTS, 0), _reached(carrying, OUTPUTS, 1)
+    return [edge for edge in carrying if edge[0] in forth and edge[1] in back]
+
+
+def operations(edges: Sequence[Edge]) -> Iterator[str]:
+    """The operations of a cell: on its edges, or (NAS-Bench-101) on those of its nodes that lie on a live path."""
+    named = [operation for _, _, operation in edges if operation]
+    if named:
+        yield from named
+        return
+    nodes = {node for source, target, _ in on_path(edges) for node in (source, target)}
+    yield from (node.partition("\n")[2] for node in sorted(nodes) if "\n" in node)
+
+
+def _reached(edges: Sequence[Edge], start: frozenset[str], side: int) -> set[str]:
+    found, last = set(start), -1
+    while len(found) != last:
+        last = len(found)
+        found |= {edge[1 - side] for edge in edges if edge[side] in found}
+    return found
+
+
+def describe(edges: Sequence[Edge]) -> dict[str, Any]:
+    """Depth, width and counts of one cell."""
+    counts = dict.fromkeys(FAMILIES.values(), 0)
+    for operation in operations(edges):
+        counts[FAMILIES[family(operation)]] += 1
+    total = sum(counts.values())
+    used = sum(FAMILIES[family(operation)] == "parametric" for operation in operations(on_path(edges)))
+    return {"depth": depth(edges), "width": width(edges), **counts, "parametric_used": used,
+            "skip_ratio": round(counts["skip"] / total, 4) if total else 0.0}
+
+
+def cells(genotype: str) -> dict[str, dict[str, Any]]:
+    """`describe` of each cell of a genotype's text. Raises UserError where it cannot be read."""
+    return {name: describe(edges) for name, edges in genotype_edges(genotype).items()}
+
+
+# -------------------------------------------------------------------------------------------------------- mixture
+def rows(mix: Mixture) -> Iterator[list[float]]:
+    """Rows over operations as distributions, one for each open edge with a choice."""
+    for name, edges in mix.items():
+        for row in edges if "." not in name else ():
+            total = sum(row)
+            if len(row) > 1 and total > 0:
+                yield [p / total for p in row]
+
+
+def _entropy(row: Sequence[float]) -> float:
+    return -sum(p * math.log(p) for p in row if p > 0)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values) if values else 0.0
+
+
+def entropy(mix: Mixture) -> float:
+    """Mean entropy of an edge's weights, in nats."""
+    return _mean([_entropy(row) for row in rows(mix)])
+
+
+def saturation(mix: Mixture) -> float:
+    """0 where all operations of each edge weigh the same, 1 where one has all the weight."""
+    return _mean([1 - _entropy(row) / math.log(len(row)) for row in rows(mix)])
+
+
+def change(one: Mixture, other: Mixture) -> float:
+    """Sum of absolute differences of two mixtures of the same shape."""
+    return math.fsum(abs(p - q) for name in one for row, same in zip(one[name], other[name], strict=True)
+                     for p, q in zip(row, same, strict=True))
+
+
+def none_weight(mix: Mixture, names: Mapping[str, Sequence[Sequence[str]]]) -> float | None:
+    """Mean weight of `none` over the edges that have it; `names` are each edge's operations. None where none has."""
+    found = [row[own.index("none")] / sum(row) for name, lists in names.items()
+             for row, own in zip(mix.get(name, ()), lists, strict=False) if "none" in own and sum(row) > 0]
+    return _mean(found) if found else None
+
+
+def operation_names(space: Any, names: Sequence[str]) -> dict[str, Sequence[Sequence[str]]]:
+    """Each edge's operations in the order of the mixture's last axis, for the names of which the space says it."""
+    lists = getattr(space, "edge_operations", None)
+    if lists is not None:
+        named = {name: lists(name) for name in names if "." not in name}  # weights of edges and pairs have none
+        return {name: own for name, own in named.items() if own}
+    own = tuple(getattr(space, "operations", ()))
+    shapes = {name: space.shapes()[name] for name in names}
+    return {name: [own] * shape[-2] for name, shape in shapes.items() if shape[-1] == len(own)}

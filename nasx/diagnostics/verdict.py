@@ -1,0 +1,134 @@
+"""What became of a search, in words: still moving or settled, collapsed or not. From its record alone, no torch.
+
+Moving: in the last tenth of the epochs (at least one) the genotype changed, or the mixture moved by more than `STEP`
+an edge and epoch.
+
+Collapsed, one of which is enough:
+    skip        more than half of a cell's operations are skip connections (the published DARTS_V1 has 4 of 8, no more)
+    weightless  no operation with weights lies on a path through a cell that is not a reduction cell
+    cut off     no path leads from input to output
+    none        `none` holds more than half of an edge's weight on average
+    saturated   in the first half of the epochs the mixture was already nearly one-hot (`SATURATED`) and stayed so
+
+In doubt, a warning and no more:
+    eigenvalue  the dominant eigenvalue grew by more than 1.3 under the rule of stop.py (RobustDARTS section 4.3) and
+                was still so high at the end; searches that found good cells show it too
+
+Sources and reasons of the thresholds, and how often they are right: docs/diagnostics.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
+from statistics import fmean
+from typing import Any
+
+from nasx.diagnostics import stop, structure
+from nasx.errors import UserError
+
+Row = Mapping[str, Any]
+STEP = 0.01
+"""L1 change of the mixture an edge and epoch above which it still moves."""
+SKIPS = 0.5
+NONE = 0.5
+SATURATED = 0.9
+"""1 - entropy / ln(operations) above which an edge's weights cannot move much by gradients through a softmax."""
+GROWTH, EVERY, WINDOW = 1.3, 2, 5
+"""The published rule: by more than this factor, evaluated every two epochs, means over five evaluations."""
+
+
+def verdict(rows: Sequence[Row], result: Mapping[str, Any]) -> dict[str, Any]:
+    """{"moving", "collapsed", "doubtful", "reasons", "text"} of a search's metrics rows and its record.
+
+    Works on what is there: without rows (a method that trains nothing) only the cell is judged.
+    """
+    moves, collapses, doubts = list(_moves(rows)), [*_cells(result), *_mixture(rows)], list(_eigenvalue(rows, result))
+    if collapses:
+        said = [f"The search collapsed: {'; '.join(collapses + doubts)}."]
+    else:
+        said = ["No sign of collapse" + (f" in the cell, but a warning: {'; '.join(doubts)}." if doubts else ".")]
+    said += list(_stopped(result))
+    if not rows:
+        said.append("Nothing was trained.")
+    else:
+        said.append(f"It had not settled when it ended: {'; '.join(moves)}." if moves else "It had settled.")
+    return {"moving": bool(moves), "collapsed": bool(collapses), "doubtful": bool(doubts) and not collapses,
+            "reasons": collapses + doubts + moves, "text": " ".join(said)}
+
+
+def _moves(rows: Sequence[Row]) -> Iterator[str]:
+    if not rows:
+        return
+    if len(rows) < 2:
+        yield "one epoch is too short to settle"
+        return
+    last = max(len(rows) // 10, 1)
+    recent = rows[-last - 1:]
+    changes = sum(one.get("genotype") != other.get("genotype") for one, other in pairwise(recent))
+    epochs = "epoch" if last == 1 else f"{last} epochs"
+    if changes:
+        yield f"the genotype changed in the last {epochs}"
+    steps = [structure.change(one["mix"], other["mix"]) / max(_edges(other["mix"]), 1)
+             for one, other in pairwise(recent) if one.get("mix") and other.get("mix")]
+    mean = sum(steps) / len(steps) if steps else 0.0
+    if mean > STEP:
+        yield f"the mixture moved by {mean:.3f} an edge and epoch in the last {epochs} (above {STEP:g})"
+
+
+def _edges(mix: structure.Mixture) -> int:
+    return sum(len(edges) for name, edges in mix.items() if "." not in name)
+
+
+def _cells(result: Mapping[str, Any]) -> Iterator[str]:
+    try:
+        cells = structure.cells(str(result.get("genotype")))
+    except UserError:  # a space whose genotypes this version cannot draw
+        return
+    for name, cell in cells.items():
+        where = "the cell" if len(cells) == 1 else f"cell {name}"
+        total = sum(cell[kind] for kind in structure.FAMILIES.values())
+        if cell["skip_ratio"] > SKIPS:
+            yield f"{cell['skip']} of {total} operations of {where} are skip connections (more than half)"
+        if cell["depth"] == 0:
+            yield f"no path leads through {where}"
+        elif cell["parametric_used"] == 0 and not name.startswith("reduce"):
+            yield f"no operation with weights lies on a path through {where}"
+
+
+def _mixture(rows: Sequence[Row]) -> Iterator[str]:
+    weight = rows[-1].get("none_weight") if rows else None
+    if weight is not None and weight > NONE:
+        yield f"none holds {weight:.2f} of the weight on average (above {NONE:g})"
+    half = rows[:len(rows) // 2]
+    early = [structure.saturation(row["mix"]) for row in half[-1:] if row.get("mix")]
+    if early and early[0] > SATURATED and structure.saturation(rows[-1]["mix"]) > SATURATED:
+        yield f"the mixture was saturated ({early[0]:.2f} of 1) in the first half of the epochs"
+
+
+def _eigenvalue(rows: Sequence[Row], result: Mapping[str, Any]) -> Iterator[str]:
+    if _early(result):
+        return  # the cell is from before the growth
+    kept: list[tuple[int, float]] = []
+    for epoch, value in stop.series(rows):
+        if not kept or epoch - kept[-1][0] >= EVERY:
+            kept.append((epoch, value))
+    grown = stop.growth(kept, factor=GROWTH)
+    if grown is None:
+        return
+    values, at = [value for _, value in kept], [epoch for epoch, _ in kept].index(grown.epoch)
+    if fmean(values[-WINDOW:]) > GROWTH * fmean(values[max(at - WINDOW // 2, 0):at + WINDOW // 2 + 1]):
+        yield (f"the dominant eigenvalue grew {grown.ratio:.2f}-fold between epochs {grown.epoch} and {grown.at} and "
+               f"did not come down again (DARTS-ES would have kept the cell of epoch {grown.epoch})")
+
+
+def _early(result: Mapping[str, Any]) -> bool:
+    """Whether the search was stopped and gave an earlier architecture, which the growth says nothing against."""
+    return bool(result.get("stopped")) and not result["stopped"]["simulated"]
+
+
+def _stopped(result: Mapping[str, Any]) -> Iterator[str]:
+    if _early(result):
+        at, epoch, ratio = (result["stopped"][key] for key in ("at", "epoch", "ratio"))
+        yield (f"Stopped after epoch {at}, where the dominant eigenvalue had grown {ratio:.2f}-fold; this is the cell "
+               f"of epoch {epoch}.")

@@ -1,0 +1,1 @@
+"""What a run folder holds besides its record: checkpoints, the lock, notes; whole files or none."""

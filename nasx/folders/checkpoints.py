@@ -1,0 +1,95 @@
+"""Checkpoints of a run: the last two, each whole and with a checksum, read by torch's safe loader alone.
+
+    checkpoints/NNNNNNNNN.ckpt      a line that says what it is, the sha256 of the rest, torch's file; N: updates so far
+
+They hold tensors and plain values only. A damaged one is named and the one before is used. torch is imported only when
+a checkpoint is written or read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from nasx.errors import UserError
+from nasx.folders.files import write_atomic
+
+log = logging.getLogger("nasx")
+MAGIC = b"nasx checkpoint 1\n"
+KEPT = 2
+
+
+def save(folder: Path, state: Mapping[str, Any], step: int) -> None:
+    """Write checkpoint `step` of the run in `folder` (tensors and plain values only) and keep the last two."""
+    import torch
+
+    blob = io.BytesIO()
+    torch.save(dict(state), blob)
+    data = blob.getvalue()
+    digest = hashlib.sha256(data).hexdigest().encode()
+    path = folder / "checkpoints" / f"{step:09d}.ckpt"
+    write_atomic(path, MAGIC + digest + b"\n" + data)
+    kept = [old for old in found(folder) if old.name <= path.name][-KEPT:]
+    for old in set(found(folder)) - set(kept):  # a later one was damaged, or its rows were lost
+        old.unlink(missing_ok=True)
+
+
+def found(folder: Path) -> list[Path]:
+    """The checkpoints of a run, the newest last."""
+    return sorted((folder / "checkpoints").glob("[0-9]*.ckpt"))
+
+
+def last(folder: Path, device: Any = "cpu", rows: int | None = None) -> dict[str, Any] | None:
+    """The newest readable checkpoint of a run, or None where there is none yet.
+
+    A damaged one, and one that counts more than `rows` metrics rows (None: not asked), is skipped with a warning and
+    the one before is used. Raises UserError where checkpoints exist but none can be used.
+    """
+    paths, short = found(folder), 0
+    for path in reversed(paths):
+        state = read(path, device)
+        if state is None:
+            continue
+        counted = state.get("rows", 0)
+        if rows is None or counted <= rows:
+            return state
+        short = counted
+        log.warning("%s: counts %d metrics rows, but metrics.jsonl holds %d whole ones; the checkpoint before is used",
+                    path, counted, rows)
+    if short:
+        raise UserError(str(folder / "metrics.jsonl"),
+                        f"holds {rows} whole rows, fewer than any readable checkpoint counts ({short})",
+                        "put a copy of the file back, or move the folder away to start this run anew")
+    if paths:
+        raise UserError(str(folder / "checkpoints"), f"none of {len(paths)} checkpoints can be read",
+                        "move the folder away to start this run anew")
+    return None
+
+
+def read(path: Path, device: Any = "cpu") -> dict[str, Any] | None:
+    """One checkpoint; None, with a warning, where it is damaged, or gone since it was listed."""
+    import torch
+
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        log.warning("%s: cannot be read (%s); the checkpoint before is used", path, error.strerror or error)
+        return None
+    head = len(MAGIC) + 65
+    digest, body = data[len(MAGIC):head - 1], data[head:]
+    if not data.startswith(MAGIC) or hashlib.sha256(body).hexdigest().encode() != digest:
+        log.warning("%s: damaged (its checksum differs); the checkpoint before is used", path)
+        return None
+    try:
+        state = torch.load(io.BytesIO(body), map_location=device, weights_only=True)
+        if type(state) is not dict or type(state.get("rows", 0)) is not int:
+            raise ValueError("it holds no state of a run")
+    except Exception as error:  # noqa: BLE001 (what is not nasx's fails inside torch's reader in any way)
+        log.warning("%s: cannot be read safely (%s); the checkpoint before is used", path,
+                    str(error).partition("\n")[0] or type(error).__name__)
+        return None
+    return state

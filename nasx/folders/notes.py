@@ -1,0 +1,86 @@
+"""What a sweep and its jobs leave word of, for the summary at its end and for `nasx status` while it runs.
+
+    OUT/.sweeps/<time>-<process>/
+    sweep.json     the command, and how many jobs it starts (null where a sweeper decides as it goes)
+    job-N.json     what job N was asked for, its runs (relative to OUT), whether it has ended, and its fault
+    lock           of the process that was given the command, see lock.py
+
+Jobs may run in other processes and on other machines, so each writes its own file. The results are not here but in
+the runs' folders: a sweep that is started again begins new notes and finds the runs as they are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from nasx.folders import files
+from nasx.folders.lock import Lock
+
+
+class Job(NamedTuple):
+    """What a job has left word of."""
+
+    overrides: list[str]
+    runs: list[str]
+    """Their folders, relative to the folder of all runs."""
+    ended: bool
+    fault: str | None
+
+
+@contextlib.contextmanager
+def sweep(folder: Path, words: Sequence[str], jobs: int | None) -> Iterator[None]:
+    """Within the block the command `words` runs a sweep, whose notes go to `folder`. Raises UserError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise files.unwritable(folder, error) from error
+    held = Lock(folder)
+    try:
+        files.write_atomic(folder / "sweep.json", json.dumps({"command": list(words), "jobs": jobs}))
+        yield
+    finally:
+        held.close()
+
+
+def note(path: Path, overrides: Sequence[str], runs: Sequence[Path] = (), *, ended: bool,
+         fault: str | None = None) -> None:
+    """Leave word of a job, at its start and at its end."""
+    names = [os.path.relpath(run, path.parent.parent.parent) for run in runs]
+    files.write_atomic(path, json.dumps(Job(list(overrides), names, ended, fault)._asdict()))
+
+
+def jobs(folder: Path) -> list[Job]:
+    """The jobs that have left word, in their order."""
+    paths = sorted(folder.glob("job-*.json"), key=lambda path: (len(path.name), path.name))
+    found = [files.read_json(path) or {} for path in paths]
+    return [Job([str(text) for text in told["overrides"]], [str(run) for run in told["runs"]], bool(told["ended"]),
+                told["fault"] and str(told["fault"])) for told in found
+            if told.keys() == set(Job._fields) and type(told["overrides"]) is type(told["runs"]) is list]
+
+
+# --------------------------------------------------------------------------------------------------- at its end
+def summary(folder: Path, fault: BaseException | None) -> int:
+    """After a sweep: how many jobs finished, and which failed with what. 1 where one failed.
+
+    `fault` is what ended the sweep: a job's own error, or the launcher's where a job died without a word.
+    """
+    found = jobs(folder)
+    planned = (files.read_json(folder / "sweep.json") or {}).get("jobs") or len(found)
+    failed = [job for job in found if job.fault]
+    died = fault is not None and not any(str(fault) in str(job.fault) for job in failed)
+    done = sum(job.ended and not job.fault for job in found)
+    print(f"sweep: {done} of {planned} jobs finished" + (", then it ended:" if died else ""), file=sys.stderr)
+    if died:
+        print(f"  {type(fault).__name__}: {fault}\n  nasx status shows which jobs still run", file=sys.stderr)
+    for job in failed:
+        print(f"  failed: {shlex.join(job.overrides)}\n    {job.fault}", file=sys.stderr)
+    if failed or died:
+        print("started again, the same command repeats only what is not finished", file=sys.stderr)
+    return 1 if failed or died else 0

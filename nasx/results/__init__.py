@@ -1,0 +1,1 @@
+"""What became of finished runs: tables, pictures, reports, verdicts."""

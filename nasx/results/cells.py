@@ -1,0 +1,178 @@
+"""Pictures of cells, in the style that DARTS papers use: inputs green, nodes blue, output yellow, left to right.
+
+Edges (source, target, operation) are those of diagnostics/edges.py; those of `none` are drawn faint and dotted.
+
+Drawing needs pygraphviz, whose wheel carries Graphviz; no `dot` program is called. The type is that which comes with
+matplotlib, so the same cell gives the same bytes on every machine.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+from xml.sax.saxutils import escape
+
+from nasx.diagnostics.edges import Edge, genotype_edges
+from nasx.errors import UserError
+from nasx.pictures import FAMILIES, FORMATS, INK, family, write
+
+FILL = {"input": "darkseagreen2", "node": "lightblue", "output": "palegoldenrod"}
+_INDEXED = re.compile(r"c_\{k(-\d)?\}")
+
+
+# -------------------------------------------------------------------------------------------------------- draw
+def draw_cell(edges: Sequence[Edge], path: str | Path) -> list[Path]:
+    """Draw one cell to `path` (.svg, .png, or both where it has no suffix) and return what was written.
+
+    Raises UserError where pygraphviz is missing. The same edges give the same bytes.
+    """
+    graph = _laid_out(edges)
+    return write(path, {"svg": lambda half: half.write_bytes(graph.draw(format="svg")),
+                        "png": lambda half: half.write_bytes(_sharp(graph))})
+
+
+def svg(edges: Sequence[Edge]) -> str:
+    """The picture of one cell as the text of an SVG file. Raises UserError where pygraphviz is missing."""
+    return str(_laid_out(edges).draw(format="svg").decode())
+
+
+def _laid_out(edges: Sequence[Edge]) -> Any:
+    """The cell as a graph with its nodes placed."""
+    graph = _graphviz().AGraph(directed=True, strict=False)
+    type_ = {"fontname": "STIXGeneral, Times New Roman, Times, serif", "fontcolor": INK}
+    graph.graph_attr.update(rankdir="LR", bgcolor="white", pad="0.15", nodesep="0.22", ranksep="0.55", dpi="72")
+    graph.node_attr.update(style="filled", shape="rect", align="center", fontsize="20", height="0.5", width="0.5",
+                           penwidth="1.6", color=INK, **type_)
+    graph.edge_attr.update(fontsize="18", arrowsize="0.8", penwidth="1.4", color=INK, **type_)
+    nodes = list(dict.fromkeys(name for edge in edges for name in edge[:2]))
+    sources, targets = {edge[0] for edge in edges}, {edge[1] for edge in edges}
+    for name in nodes:
+        kind = "input" if name not in targets and name in sources and not name.isdigit() else \
+            "output" if name not in sources and not name.isdigit() else "node"
+        graph.add_node(name, label=_label(name), fillcolor=FILL[kind])
+    for i, (source, target, operation) in enumerate(edges):
+        colour = FAMILIES[family(operation)] if operation else INK
+        faint = {"style": "dotted", "arrowsize": "0.6", "fontsize": "14"} if operation == "none" else {}
+        graph.add_edge(source, target, key=str(i), label=f" {operation} " if operation else "", color=colour,
+                       **{"fontcolor": colour, **faint})
+    graph.layout("dot")
+    return graph
+
+
+def draw(run_folder: str | Path) -> list[Path]:
+    """Draw the found cell of a run: cell.svg and cell.png, or cell-<name>.* for each cell type where it has several."""
+    folder = Path(run_folder)
+    try:
+        text = (folder / "genotype.txt").read_text(encoding="utf-8")
+    except OSError as fault:
+        raise UserError(str(folder / "genotype.txt"), f"cannot be read ({fault.strerror})",
+                        "name the folder of a finished search") from fault
+    return draw_cells(genotype_edges(text, folder.name), folder / "cell")
+
+
+def names(run_folder: str | Path) -> list[str]:
+    """The pictures that `draw` makes of a run, without suffix."""
+    text = (Path(run_folder) / "genotype.txt").read_text(encoding="utf-8")
+    return [path.name for path, _ in _placed(genotype_edges(text), Path(run_folder) / "cell")]
+
+
+def draw_cells(cells: Mapping[str, Sequence[Edge]], path: str | Path) -> list[Path]:
+    """Draw one cell to `path`, several to PATH-<name>, with the suffix of `path`, and return what was written."""
+    return [written for place, edges in _placed(cells, Path(path)) for written in draw_cell(edges, place)]
+
+
+def draw_epochs(genotypes: Mapping[int, str], folder: Path) -> None:
+    """Draw the cells of each epoch into `folder`, epoch-001.svg and .png and so on; what is there is left alone."""
+    drawn: dict[tuple[Edge, ...], list[bytes]] = {}
+    for epoch, text in genotypes.items():
+        for place, edges in _placed(genotype_edges(text), folder / f"epoch-{epoch:03d}"):
+            files = [place.with_name(f"{place.name}.{kind}") for kind in FORMATS]
+            if all(file.is_file() for file in files):
+                continue
+            if (same := drawn.get(tuple(edges))) is None:
+                drawn[tuple(edges)] = [file.read_bytes() for file in draw_cell(edges, place)]
+            else:
+                write(place, {kind: lambda half, data=data: half.write_bytes(data)
+                              for kind, data in zip(FORMATS, same, strict=True)})
+
+
+def _placed(cells: Mapping[str, Sequence[Edge]], path: Path) -> Iterator[tuple[Path, Sequence[Edge]]]:
+    """Where each cell is drawn."""
+    for name, edges in cells.items():
+        plain = re.sub(r"[^A-Za-z0-9_]", "_", name)
+        yield path if len(cells) == 1 else path.with_name(f"{path.stem}-{plain}{path.suffix}"), edges
+
+
+def _label(name: str) -> str:
+    """`c_{k-2}` with a real subscript; everything else as it is."""
+    head, _, tail = name.partition("_{")
+    if not _INDEXED.fullmatch(name):  # a name from outside is never markup
+        return name.replace("\n", "\\n")
+    return f"<<i>{head}</i><sub><i>{tail.rstrip('}').replace('-', '−')}</i></sub>>"
+
+
+def _sharp(graph: Any) -> bytes:
+    """PNG at twice the resolution of the screen; the layout is the one that is there."""
+    graph.graph_attr.update(dpi="160")
+    try:
+        return graph.draw(format="png")
+    finally:
+        graph.graph_attr.update(dpi="72")
+
+
+@lru_cache(maxsize=1)
+def _graphviz() -> Any:
+    """pygraphviz, told once to take the type that comes with matplotlib: the same pictures on every machine.
+
+    Its font library reads the machine's templates too and complains of those that are newer than it; that complaint
+    of the first layout, and no later one, is kept from the terminal. A user's own FONTCONFIG_FILE is respected.
+    """
+    try:
+        import pygraphviz
+    except ImportError as fault:
+        raise UserError("cell pictures", "pygraphviz is not installed", "run `uv pip install pygraphviz`") from fault
+    with tempfile.TemporaryDirectory(prefix="nasx-fonts-") as folder, _variable("FONTCONFIG_FILE", folder), _hushed():
+        first = pygraphviz.AGraph(directed=True)
+        first.add_node("a")
+        first.layout("dot")
+    return pygraphviz
+
+
+@contextmanager
+def _variable(name: str, folder: str) -> Iterator[None]:
+    """Let the environment variable `name` point to a font configuration in `folder`, unless the user has set it."""
+    import matplotlib
+
+    if name in os.environ:
+        yield
+        return
+    file = Path(folder, "fonts.conf")
+    file.write_text('<?xml version="1.0"?><!DOCTYPE fontconfig SYSTEM "fonts.dtd"><fontconfig>'
+                    f"<dir>{escape(matplotlib.get_data_path())}/fonts/ttf</dir><cachedir>{escape(folder)}</cachedir>"
+                    "<config><rescan><int>0</int></rescan></config></fontconfig>", encoding="utf-8")
+    os.environ[name] = str(file)
+    try:
+        yield
+    finally:
+        del os.environ[name]
+
+
+@contextmanager
+def _hushed() -> Iterator[None]:
+    """Nothing that a C library writes to the error stream is seen."""
+    sys.stderr.flush()
+    kept, sink = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(sink, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(sink)

@@ -1,0 +1,155 @@
+"""Charts of a report: small single panels as SVG text that a page takes in, in the page's own colours.
+
+A panel is drawn by `curves` and then taken apart: only drawing elements and drawing attributes stay (so no script
+and no link can), names of parts get a prefix of their own, numbers two digits, and the project's colours become the
+page's variables, so that one chart is right on white and on black. Shapes: groups are {label: [rows of each run]}.
+"""
+
+from __future__ import annotations
+
+import re
+import xml.etree.ElementTree as ET
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nasx import pictures
+from nasx.errors import UserError
+from nasx.results import cells, curves
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Rows = Sequence[Mapping[str, Any]]
+Groups = Mapping[str, Sequence[Rows]]
+TRAINING = (("train_loss", "Training loss", "cross-entropy (nats)", 1.0),
+            ("val_loss", "Loss on validation batches", "cross-entropy (nats)", 1.0),
+            ("train_accuracy", "Training accuracy", "accuracy (%)", 100.0),
+            ("valid_accuracy", "Accuracy on the validation split", "accuracy (%)", 100.0),
+            ("test_accuracy", "Test accuracy", "accuracy (%)", 100.0),
+            ("train_perplexity", "Training perplexity", "perplexity", 1.0),
+            ("valid_perplexity", "Perplexity on the validation text", "perplexity", 1.0))
+"""Column of metrics.jsonl, title, unit, scale."""
+TRACES = (("eigenvalue", "Dominant eigenvalue of the Hessian", "eigenvalue", 1.0),
+          ("alignment_val", "Layer alignment, validation gradients", "mean cosine", 1.0),
+          ("alignment_train", "Layer alignment, training gradients", "mean cosine", 1.0),
+          ("over_steps.alignment_val", "Layer alignment, mean over steps", "mean cosine", 1.0),
+          ("cosine.node", "Node gradients, alike between cells", "mean cosine", 1.0),
+          ("cosine.output", "Convolution outputs, alike between cells", "mean cosine", 1.0),
+          ("found.skip", "Skip connections of the found cell", "number", 1.0),
+          ("found.parametric", "Operations with weights", "number", 1.0),
+          ("entropy", "Entropy of the mixture", "nats an edge", 1.0),
+          ("change", "Change of the mixture in an epoch", "L1 distance", 1.0),
+          ("none_weight", "Weight of none", "mean weight", 1.0))
+COLOURS = {**{colour.lower(): f"--c{i}" for i, colour in enumerate(pictures.CYCLE)},
+           **{colour.lower(): f"--op-{name}" for name, colour in pictures.FAMILIES.items()},
+           pictures.INK: "--ink", pictures.SOFT: "--soft", pictures.FAINT: "--line", "#eaeef2": "--grid"}
+"""The project's colour -> the page's variable."""
+_ELEMENTS = frozenset({"svg", "g", "path", "defs", "use", "text", "tspan", "rect", "clipPath", "image", "polygon",
+                       "ellipse", "line", "polyline", "circle"})
+_ATTRIBUTES = frozenset({"d", "style", "id", "transform", "x", "y", "width", "height", "clip-path", "viewBox", "points",
+                         "fill", "stroke", "stroke-width", "stroke-dasharray", "cx", "cy", "rx", "ry", "text-anchor",
+                         "font-size", "font-style", "baseline-shift", "class", "href", "opacity", "fill-opacity"})
+_SVG = "http://www.w3.org/2000/svg"
+_USED = re.compile(r"(?:^|url\()#([^)]+)")
+_NUMBER = re.compile(r"-?\d+\.\d{3,}")
+
+
+# -------------------------------------------------------------------------------------------------------- inline
+def inline(text: str, prefix: str, label: str) -> str:
+    """An SVG file's text as an element of a page; `prefix` keeps its parts' names apart from other pictures'."""
+    root = ET.fromstring(re.sub(r"<!DOCTYPE[^>]*>", "", text))
+    used = {name for node in root.iter() for value in node.attrib.values() for name in _USED.findall(value)}
+    for node in root.iter():
+        if node.attrib.get("id") not in used:
+            node.attrib.pop("id", None)
+    _strip(root, prefix)
+    width = re.match(r"[\d.]+", root.attrib.get("width", ""))
+    for name in ("width", "height"):
+        root.attrib.pop(name, None)
+    root.attrib |= {"role": "img", "aria-label": label}
+    if width:
+        root.attrib["style"] = f"max-width:{float(width[0]) * 4 / 3:.0f}px"
+    ET.register_namespace("", _SVG)
+    return ET.tostring(root, encoding="unicode").replace(f' xmlns="{_SVG}"', "").replace(f"{{{_SVG}}}", "")
+
+
+def _strip(node: ET.Element, prefix: str) -> None:
+    """Keep what draws, in place; rename the parts; two digits; the page's colours."""
+    kept = {}
+    for key, value in node.attrib.items():
+        name = key.rpartition("}")[2]
+        if name not in _ATTRIBUTES or (name == "href" and not value.startswith(("#", "data:image/png;base64,"))):
+            continue
+        if name == "id":
+            value = prefix + value
+        elif name == "href" and value.startswith("#"):
+            value = f"#{prefix}{value[1:]}"
+        elif name != "href":
+            value = re.sub(r"url\(#", f"url(#{prefix}", value)
+            value = _coloured(_NUMBER.sub(lambda found: f"{float(found[0]):.2f}", value), name)
+        kept[name] = value
+    node.attrib.clear()
+    node.attrib.update(kept)
+    for child in list(node):
+        if not isinstance(child.tag, str) or child.tag.rpartition("}")[2] not in _ELEMENTS:
+            node.remove(child)
+        else:
+            child.tag = f"{{{_SVG}}}{child.tag.rpartition('}')[2]}"
+            _strip(child, prefix)
+    if node.tail and not node.tail.strip():
+        node.tail = None
+    if node.text and not node.text.strip():
+        node.text = None
+
+
+def _coloured(value: str, name: str) -> str:
+    if name == "style":
+        value = value.replace("'DejaVu Sans'", "var(--sans)")
+        return re.sub(r"#[0-9a-f]{6}", lambda c: f"var({COLOURS[c[0]]})" if c[0] in COLOURS else c[0], value)
+    return value
+
+
+def drawn(make: Callable[[], Figure | None], prefix: str, label: str) -> str:
+    """The figure that `make` draws, inline and without a background; empty where it draws none."""
+    with pictures.style():
+        made = make()
+        if made is None:
+            return ""
+        return inline(pictures.svg(made, transparent=True), prefix, label)
+
+
+# -------------------------------------------------------------------------------------------------------- panels
+def panel(groups: Groups, name: str, title: str, unit: str, scale: float) -> Figure | None:
+    """The number `name` over the epochs, a line a group; None where no row has it."""
+    made = pictures.figure(4.1, 2.7)
+    axes = made.subplots()
+    found = [curves.line(axes, runs, name, label, pictures.CYCLE[i % len(pictures.CYCLE)], scale)
+             for i, (label, runs) in enumerate(groups.items())]
+    curves.finish(axes, title, unit, _last(groups))
+    return made if any(found) else None
+
+
+def anytime(groups: Groups, dataset: str, split: str, reference: Mapping[str, float]) -> Figure | None:
+    """Look-up accuracy of the cell at each epoch, with the optimum and the random mean as lines."""
+    made = pictures.figure(4.1, 2.7)
+    return made if curves.trajectory(made.subplots(), groups, dataset, split, reference) else None
+
+
+def cell(edges: Sequence[cells.Edge], prefix: str, label: str) -> str:
+    """One cell, inline."""
+    return inline(cells.svg(edges), prefix, label)
+
+
+def read(folder: str, most: int = 120) -> list[Mapping[str, Any]]:
+    """A run's rows, thinned to about `most` epochs, the last always among them; empty where there are none."""
+    try:
+        rows = curves.derived(curves.read_metrics(Path(folder)))
+    except UserError:
+        return []
+    step = -(-len(rows) // most)
+    return [row for i, row in enumerate(rows) if (len(rows) - 1 - i) % step == 0] if step > 1 else rows
+
+
+def _last(groups: Groups) -> float:
+    return max((float(row["epoch"]) for runs in groups.values() for rows in runs for row in rows), default=1.0)

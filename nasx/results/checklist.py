@@ -1,0 +1,132 @@
+"""The fourteen best practices of research on architecture search, filled in from the runs of a report.
+
+Each item is `yes` (the runs show it), `partly`, `missing` (the runs show that it is not so), or `yours` (no run can
+tell: the author must say). The questions are in our words.
+
+Source: Lindauer and Hutter, "Best practices for scientific research on neural architecture search", JMLR 21 (2020),
+sections 2 to 4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+Row = Mapping[str, Any]
+STATES = {"yes": "yes", "partly": "partly", "missing": "missing", "yours": "for you to say"}
+
+
+class Item(NamedTuple):
+    """One practice: its number in the paper, what it asks, its state, and what the runs say of it."""
+
+    number: int
+    asks: str
+    state: str
+    says: str
+
+
+def items(runs: Sequence[Row], groups: Sequence[Row], *, anytime: bool) -> list[Item]:
+    """All fourteen. `runs` are rows of `collect`, `groups` rows of `summary` without references; `anytime` says
+    whether the report has a curve of performance over time."""
+    searches = [r for r in runs if r["kind"] == "search"]
+    commits = _several(r["commit"] for r in runs)
+    changed = any(c.endswith("+") for c in commits)
+    looked = [r for r in searches if r["benchmark"]]
+    return [
+        Item(1, "Is the code that trains the final architectures open?",
+             *_code(commits, changed, "nasx retrain, or the benchmark's own training")),
+        Item(2, "Is the code of the search method open?", *_code(commits, changed, "nasx search")),
+        Item(3, "Is the code out now, rather than when it is tidy?", "yours",
+             "publish the commit" + (" and its uncommitted changes" if changed else "") + " with the results"),
+        _benchmark(groups), _ablation(groups), _evaluation(groups),
+        Item(7, "Is performance shown over time, not only at the end?", *(
+            ("yes", "the anytime curve above") if anytime else ("missing", "no run has a look-up of each epoch"))),
+        _random(groups), _repeated(groups),
+        Item(10, "Is a tabular or surrogate benchmark used where there is one?", *(
+            ("yes" if len(looked) == len(searches) else "partly",
+             f"{len(looked)} of {len(searches)} searches, in {', '.join(_several(r['benchmark'] for r in looked))}")
+            if looked else ("missing", "no search was looked up"))),
+        _confounders(runs),
+        Item(12, "Is it said how hyperparameters were tuned, and at what cost?", "yours",
+             "runs do not know of those before them; what differs from the published settings is listed above"),
+        _time(runs, searches),
+        Item(14, "Is the whole set-up reported?", "yes",
+             "every run's folder holds its resolved configuration, seed, versions and hardware; differences above")]
+
+
+def _several(values: Iterable[Any]) -> list[str]:
+    return sorted({str(value) for value in values if value})
+
+
+def _code(commits: Sequence[str], changed: bool, which: str) -> tuple[str, str]:
+    if not commits:
+        return "partly", f"{which}; these runs record no commit (an installed wheel): name the version"
+    at = f"{which}, commit {', '.join(commits[:3])}{', …' if len(commits) > 3 else ''}"
+    return ("partly", f"{at}; + marks uncommitted changes") if changed else ("yes", at)
+
+
+def _benchmark(groups: Sequence[Row]) -> Item:
+    asks = "Do all methods share one benchmark: space, data, protocol?"
+    parts = {name: _several(g[column] for g in groups) for name, column in
+             (("spaces", "space"), ("data sets", "searched_on"), ("protocols", "protocol"), ("recipes", "recipe"))}
+    mixed = {name: found for name, found in parts.items() if len(found) > 1}
+    told = "; ".join(f"{len(found)} {name} ({', '.join(found[:4])})" for name, found in mixed.items())
+    if mixed:
+        return Item(4, asks, "partly", f"{told}: compare within one only")
+    return Item(4, asks, "yes", ", ".join(found[0] for found in parts.values() if found))
+
+
+def _ablation(groups: Sequence[Row]) -> Item:
+    asks = "Are there ablations: one method with a part switched off or set otherwise?"
+    settings: dict[tuple[str, str], set[str]] = {}
+    for g in groups:
+        settings.setdefault((g["method"], g["space"]), set()).add(g["family"])
+    found = [f"{method}: {len(own)} settings" for (method, _), own in settings.items() if len(own) > 1 and method]
+    return Item(5, asks, "yes" if found else "missing", "; ".join(found[:4]) or "each method has one setting")
+
+
+def _evaluation(groups: Sequence[Row]) -> Item:
+    asks = "Are the final architectures evaluated in one way?"
+    ways = _several([f"look-up in {g['benchmark']}" if g["benchmark"] else f"retraining by {g['recipe']}"
+                     if g["kind"] == "retrain" else "" for g in groups])
+    if not ways:
+        return Item(6, asks, "missing", "no architecture was looked up or retrained")
+    return Item(6, asks, "yes" if len(ways) == 1 else "partly", "; ".join(ways))
+
+
+def _random(groups: Sequence[Row]) -> Item:
+    asks = "Is there random search as a baseline?"
+    pools = [g for g in groups if g["method"] == "random"]
+    beside = [g for g in groups if g["versus"]]
+    rest = [g for g in groups if not g["versus"] and g["method"] != "random"]
+    if not pools:
+        return Item(8, asks, "missing", "add method=random to the sweep: it costs nothing where cells are looked up")
+    says = f"{sum(g['n'] for g in pools)} random runs, beside {len(beside)} of {len(beside) + len(rest)} settings"
+    return Item(8, asks, "yes" if not rest else "partly", says)
+
+
+def _repeated(groups: Sequence[Row]) -> Item:
+    asks = "Are runs repeated with other seeds, and are these told?"
+    least, most = min(g["n"] for g in groups), max(g["n"] for g in groups)
+    many = f"{least} runs of each setting" if least == most else f"{least} to {most} runs of a setting"
+    return Item(9, asks, "yes" if least > 2 else "partly" if most > 1 else "missing", f"{many}; seeds below")
+
+
+def _confounders(runs: Sequence[Row]) -> Item:
+    asks = "Are confounders held fixed: hardware, versions, code?"
+    parts = {"devices": _several(r["device"] for r in runs), "sets of versions": _several(r["versions"] for r in runs),
+             "commits": _several(r["commit"] for r in runs)}
+    mixed = [f"{len(found)} {name}" for name, found in parts.items() if len(found) > 1]
+    return Item(11, asks, "partly" if mixed else "yes",
+                ", ".join(mixed) if mixed else "one device, one set of versions, one commit")
+
+
+def _time(runs: Sequence[Row], searches: Sequence[Row]) -> Item:
+    asks = "Is the time of the whole method told, from search to final network?"
+    timed = sum(r["cost_s"] == r["cost_s"] for r in runs)
+    retrained = len(runs) - len(searches)
+    if timed < len(runs):
+        return Item(13, asks, "partly", f"{timed} of {len(runs)} runs record their time")
+    says = "wall time of every run below" + ("" if retrained else "; the final training is the benchmark's, not ours"
+                                             if any(r["benchmark"] for r in searches) else "; nothing was retrained")
+    return Item(13, asks, "yes" if retrained or any(r["benchmark"] for r in searches) else "partly", says)

@@ -1,0 +1,219 @@
+"""Compare two groups of finished runs: the difference of their means, how sure it is, and what else differs.
+
+nasx compare A B [metric=METRIC] [runs=FOLDER]
+
+A and B are each a folder of runs, a run, a glob, or a filter over the runs below `runs` (default outputs/), several
+conditions joined by a comma; a condition is on a column (method, space, seed, ...) or a setting of the configuration:
+
+  nasx compare method=darts method=idarts
+  nasx compare method=darts,space=nb201 method=random,space=nb201 metric=cifar10.valid
+  nasx compare search.arch_lr=0.01 search.arch_lr=0.03 runs=outputs
+  nasx compare before/ after/ metric=test_accuracy
+
+metric is a column of `nasx table format=csv` without _mean: cifar10.valid, cifar10.test, test_accuracy,
+supernet_valid, test_perplexity, valid_perplexity, supernet_perplexity, cost_s, peak_mb, params, updates, passes. By
+default retrained networks are compared by their test accuracy or perplexity, and searches by their look-up.
+
+The difference is mean(B) - mean(A) with a 95 % interval and a p value (Welch's t test over runs, significance.py).
+Refused, since the answer would mislead: groups of fewer than two runs, a run in both groups, runs of several
+protocols, recipes or benchmarks, and measured accuracies on several data sets.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Callable, Sequence
+from functools import cache
+
+import pandas as pd
+
+from nasx import tables
+from nasx.commands import words
+from nasx.errors import UserError
+from nasx.results import baseline, differences
+from nasx.results.collect import COLUMNS, collect
+from nasx.results.significance import LEVEL, Difference, moments, p_text, welch
+from nasx.results.summary import MEASURES
+
+OPTIONS = {"metric": "auto", "runs": "outputs"}
+SAME = {"kind": "nasx compare", "protocol": "protocol", "recipe": "recipe", "benchmark": "benchmark"}
+"""Columns that must have one value in both groups together -> what it is called."""
+MEASURED = ("supernet_valid", "test_accuracy", "supernet_perplexity", "valid_perplexity", "test_perplexity")
+"""Accuracies that nasx measures itself, on the data set of the run."""
+UNITS = {"supernet_perplexity": "", "valid_perplexity": "", "test_perplexity": "",
+         "cost_s": "s", "peak_mb": "MB", "params": "", "updates": "", "passes": ""}
+"""Metrics that are no accuracy in percent -> their unit."""
+SHOWN = 12
+"""Runs of a group that are named."""
+
+
+def main(given: Sequence[str]) -> int:
+    """`nasx compare A B [metric=...] [runs=...]`: print the comparison."""
+    filters = [word for word in given if _condition(word)]
+    marked = [",".join(part.replace("=", ":", 1) for part in word.split(",")) if word in filters else word
+              for word in given]
+    asked = words.read("compare", marked, OPTIONS, plain="GROUP")
+    if len(asked.plain) != 2:
+        raise UserError("nasx compare", f"needs two groups of runs, {len(asked.plain)} given",
+                        "for example nasx compare method=darts method=random")
+    names = [word.replace(":", "=") if _condition(word) else word for word in asked.plain]
+    read = cache(collect)  # both groups may be conditions over the same runs
+    groups = [group(word, asked.options["runs"], read) for word in asked.plain]
+    print(text(names, groups, asked.options["metric"]))
+    return 0
+
+
+def _condition(word: str) -> bool:
+    """Whether a word starts with a condition: a column of `collect` or a dotted setting, and a value."""
+    name, *rest = re.split("[=:]", word, maxsplit=1)
+    return bool(rest) and (name in COLUMNS or re.fullmatch(r"[a-z_]+(\.\w+)+", name) is not None)
+
+
+def group(word: str, runs: str, read: Callable[[str], pd.DataFrame] = collect) -> pd.DataFrame:
+    """The finished runs that a word names: a folder, a glob, or conditions over the runs below `runs`.
+
+    Raises UserError where there are none.
+    """
+    path = os.path.expanduser(word)
+    conditions = word.split(",")
+    if not os.path.exists(path) and all(map(_condition, conditions)):
+        frame = read(runs)
+        found = frame
+        for condition in conditions:
+            found = tables.pick(found, condition)
+        shown = word.replace(":", "=")
+        if found.empty:
+            raise UserError(shown, f"none of the {len(frame)} finished runs below {runs} is so",
+                            "see `nasx table`, or name another folder with runs=FOLDER")
+        return found
+    found = read(path)
+    if found.empty:
+        there = "; ".join(found.attrs["notes"]) or "nothing is there"
+        raise UserError(word, f"holds no finished run ({there})",
+                        "name a folder of runs, or conditions such as method=darts")
+    return found
+
+
+def text(names: Sequence[str], groups: Sequence[pd.DataFrame], metric: str = "auto") -> str:
+    """The comparison in words. Raises UserError where the groups cannot be compared."""
+    both = _both(names, groups)
+    metric = choose(both) if metric == "auto" else metric
+    _known(metric, both)
+    if metric in MEASURED:
+        _one(both, names, "dataset", "data set")
+    values = [_values(name, frame, metric) for name, frame in zip(names, groups, strict=True)]
+    found = welch(*values)
+    assert found is not None  # _values refuses smaller groups
+    unit = UNITS.get(metric, "%")
+    lines = [f"{metric}{f' ({unit})' if unit else ''}"]
+    width = max(map(len, names)) + 2
+    for letter, name, own in zip("AB", names, values, strict=True):
+        mean, variance = moments(own)
+        lines.append(f"  {letter}  {name.ljust(width)}{number(mean)} ± {number(math.sqrt(variance))}   n = {len(own)}")
+    lines += ["", sentence(found, unit)]
+    for name, frame in zip(names, groups, strict=True):
+        if (count := frame["family"].nunique()) > 1:
+            lines.append(f"note: {name} holds runs of {count} configurations; its mean is over all of them")
+    lines += ["", *_configurations(groups)]
+    return "\n".join(lines)
+
+
+def _both(names: Sequence[str], groups: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Both groups as one frame. Raises one UserError with all that forbids to compare them."""
+    faults = []
+    one, other = ({os.path.realpath(folder) for folder in frame["folder"]} for frame in groups)
+    twice = sorted(map(os.path.basename, one & other))
+    if twice:
+        more = ", …" if len(twice) > 3 else ""
+        faults.append(UserError(" and ".join(names), f"share {len(twice)} runs ({', '.join(twice[:3])}{more})",
+                                "name groups that have none in common"))
+    both = pd.concat([frame.assign(side=name) for name, frame in zip(names, groups, strict=True)], ignore_index=True)
+    for column, word in SAME.items():
+        try:
+            _one(both, names, column, word)
+        except UserError as fault:
+            faults.append(fault)
+    if faults:
+        raise UserError.join(faults)
+    return both
+
+
+def _one(both: pd.DataFrame, names: Sequence[str], column: str, word: str) -> None:
+    """Refuse where `column` has several values."""
+    found = sorted({str(value) for value in both[column] if value})
+    if len(found) > 1:
+        told = "; ".join(f"{name}: {', '.join(sorted(set(map(str, both[both['side'] == name][column]))))}"
+                         for name in dict.fromkeys(names))
+        raise UserError(" and ".join(names), f"mix runs of several kinds of {word} ({told})",
+                        f"keep one, for example with {column}={found[0]}")
+
+
+def choose(both: pd.DataFrame) -> str:
+    """The metric to compare by: test accuracy of retrainings; of searches the look-up on their own data set, else on
+    the first that is known, test before validation. Raises UserError where there is none.
+    """
+    if both["kind"].iloc[0] == "retrain":
+        return baseline.retrained(both["test_accuracy"])
+    lookups = [str(c) for c in both.columns if str(c).endswith((".test", ".valid")) and both[c].notna().all()]
+    if not lookups:
+        raise UserError("nasx compare", "these searches have no look-up in common, and the supernet's accuracy does "
+                        "not rank methods", "retrain their cells, or name another, such as metric=cost_s")
+    return baseline.ranking(lookups, set(both["dataset"]))
+
+
+def _known(metric: str, both: pd.DataFrame) -> None:
+    known = [str(c) for c in both.columns if c in MEASURES or str(c).endswith((".valid", ".test"))]
+    if metric not in known:
+        from nasx.config import did_you_mean
+
+        raise UserError(f"metric={metric}", f"there is no such metric{did_you_mean(metric, known)}",
+                        f"these runs have {', '.join(known)}")
+
+
+def _values(name: str, frame: pd.DataFrame, metric: str) -> list[float]:
+    """The metric of each run that has it. Raises UserError for fewer than two."""
+    own = [float(x) for x in frame[metric]] if metric in frame.columns else []
+    own = [x for x in own if not math.isnan(x)]
+    if len(own) < 2:
+        has = "has one run" if len(frame) == 1 else f"has {len(frame)} runs"
+        missing = f", {len(own)} of them with {metric}" if len(own) < len(frame) else ""
+        raise UserError(name, f"{has}{missing}: no spread can be told from fewer than two",
+                        "run more seeds, for example --multirun seed=0,1,2,3")
+    return own
+
+
+def number(x: float) -> str:
+    """Two digits after the point; none for what is large."""
+    return f"{x:,.0f}" if abs(x) >= 1e4 else f"{x:.2f}"
+
+
+def sentence(found: Difference, unit: str) -> str:
+    """The difference of B from A, its interval, and what may be said of it."""
+    of = {"%": " points"}.get(unit, f" {unit}" if unit else "")
+    way = "above" if found.mean > 0 else "below"
+    first = f"B lies {number(abs(found.mean))}{of} {way} A" if found.mean else "B and A have the same mean"
+    told = (f"{LEVEL:.0%} interval of B - A: {_signed(found.low)} to {_signed(found.high)}; "
+            f"{p_text(found.p)} (Welch's t test, {found.n_a} and {found.n_b} runs)").replace("95%", "95 %")
+    if math.isinf(found.df):
+        last = "Neither group has any spread: these values are not draws of chance, and no test says more."
+    elif found.found:
+        last = "A difference this large is unlikely to be chance."
+    else:
+        last = "These runs do not tell the groups apart: the interval holds zero. That does not show them equal."
+    return f"{first}; {told}.\n{last}"
+
+
+def _signed(x: float) -> str:
+    return f"{'+' if x > 0 else ''}{number(x)}".replace("-", "−")
+
+
+def _configurations(groups: Sequence[pd.DataFrame]) -> list[str]:
+    rows = differences.rows([list(frame["folder"]) for frame in groups])
+    if not rows:
+        return ["configurations: no setting differs but the seed"]
+    keys, left = (max(len(part) for part in column) + 2 for column in
+                  ([row.key for row in rows], [*(row.values[0] for row in rows), "A"]))
+    return ["settings that differ", f"  {''.ljust(keys)}{'A'.ljust(left)}B",
+            *(f"  {row.key.ljust(keys)}{row.values[0].ljust(left)}{row.values[1]}" for row in rows)]

@@ -1,0 +1,391 @@
+"""Curves over the epochs of a search, from `metrics.jsonl`: losses and accuracies, look-ups, mixture weights.
+
+Over several seeds a line is the mean and its band one sample standard deviation to either side, over the runs that
+have that epoch; a single run has no band. Accuracies that nasx measured are fractions in the file and percent in the
+picture. Rows that are torn or foreign are skipped; of two rows of one epoch the later counts (a resumed run).
+
+A heat map has one panel an operation: edges downwards, epochs to the right, colour the mixture weight (mean over the
+cells that share the edge). Operations are named by the run's config.yaml, else by the space's published order.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nasx.errors import UserError
+from nasx.pictures import CYCLE, FAINT, FAMILIES, INK, SOFT, family, figure, save, style
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure, SubFigure
+
+Row = Mapping[str, Any]
+Runs = Mapping[str, Sequence[str | Path]]
+"""Label -> run folders that differ in the seed only."""
+OPERATIONS = {
+    ("nb201", 5): ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3"),
+    ("darts", 8): ("none", "max_pool_3x3", "avg_pool_3x3", "skip_connect", "sep_conv_3x3", "sep_conv_5x5",
+                   "dil_conv_3x3", "dil_conv_5x5"),
+    ("darts", 7): ("max_pool_3x3", "avg_pool_3x3", "skip_connect", "sep_conv_3x3", "sep_conv_5x5", "dil_conv_3x3",
+                   "dil_conv_5x5"),
+    ("s2", 2): ("skip_connect", "sep_conv_3x3"), ("s3", 3): ("none", "skip_connect", "sep_conv_3x3"),
+    ("s4", 2): ("noise", "sep_conv_3x3"), ("amended_s2", 2): ("skip_connect", "sep_conv_3x3"),
+    ("amended_s3", 3): ("none", "skip_connect", "sep_conv_3x3")}
+"""(space, number of operations) -> their published order."""
+EDGES = {6: [f"{j}→{i}" for i in range(1, 4) for j in range(i)],
+         14: [f"{j}→{i}" for i in range(2, 6) for j in range(i)],
+         36: [f"{j}→{i}" for i in range(1, 9) for j in range(i)]}
+"""Number of edges -> `source→target` names of the complete graphs of NAS-Bench-201, DARTS and its recurrent cell."""
+MEASURED: tuple[tuple[str, str, Any], ...] = (("train", "training", "-"), ("val", "validation batches", (0, (4, 2))),
+            ("valid", "whole validation split", (0, (1, 1.2))))
+"""First part of the column, in words, dash."""
+INSIDE: tuple[tuple[str, str, tuple[tuple[str, str, str], ...]], ...] = (
+    ("Found operations", "number", tuple((f"found.{kind}", words, FAMILIES[colour]) for kind, words, colour in (
+        ("parametric", "learned", "conv"), ("skip", "skip", "skip"), ("pool", "pooling", "pool"), ("none",) * 3))),
+    ("Entropy of the mixture", "nats an edge", (("entropy", "", CYCLE[0]),)),
+    ("Hessian eigenvalue", "largest", (("eigenvalue", "", CYCLE[0]),)),
+    ("Layer alignment", "mean cosine", (("alignment_train", "training", CYCLE[0]),
+                                        ("alignment_val", "validation", CYCLE[1]))))
+"""Title, unit, and lines (column, label, colour) of the panels on what went on inside a search."""
+DATASETS = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "imagenet16": "ImageNet16-120"}
+
+
+# -------------------------------------------------------------------------------------------------------- read
+def read_metrics(run_folder: str | Path) -> list[dict[str, Any]]:
+    """The rows of `metrics.jsonl` in the order of epochs, the last of each. Raises UserError where there is none."""
+    path = Path(run_folder) / "metrics.jsonl"
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError as fault:
+        raise UserError(str(path), f"cannot be read ({fault.strerror})", "name the folder of a run") from fault
+    rows: dict[int, dict[str, Any]] = {}
+    for line in lines:
+        try:
+            row = json.loads(line)
+            rows[int(row["epoch"])] = row
+        except (ValueError, TypeError, KeyError, RecursionError):
+            continue
+    return [rows[epoch] for epoch in sorted(rows)]
+
+
+def _get(row: Row, name: str) -> float:
+    """The number at `name` (dots lead inwards), NaN where there is none."""
+    node: Any = row
+    for part in name.split("."):
+        node = node.get(part) if isinstance(node, Mapping) else None
+    return float(node) if isinstance(node, (int, float)) and not isinstance(node, bool) else math.nan
+
+
+def band(runs: Sequence[Sequence[Row]], name: str, scale: float = 1.0) -> tuple[np.ndarray, ...]:
+    """Epochs (e,), mean (e,), sample standard deviation (e,) and n (e,) of `name` over runs, where any has it.
+
+    The standard deviation is NaN where n = 1.
+    """
+    values: dict[int, list[float]] = {}
+    for rows in runs:
+        for row in rows:
+            if not math.isnan(number := _get(row, name)):
+                values.setdefault(int(row["epoch"]), []).append(number * scale)
+    epochs = sorted(values)
+    mean = [math.fsum(values[e]) / len(values[e]) for e in epochs]
+    std = [float(np.std(values[e], ddof=1)) if len(values[e]) > 1 else math.nan for e in epochs]
+    return np.array(epochs, dtype=float), np.array(mean), np.array(std), np.array([len(values[e]) for e in epochs])
+
+
+# ------------------------------------------------------------------------------------------------------ panels
+def line(axes: Axes, runs: Sequence[Sequence[Row]], name: str, label: str, colour: str, scale: float = 1.0,
+         dash: Any = "-") -> bool:
+    """Mean and band of the number `name` over runs; False, and nothing drawn, where no row has it."""
+    epochs, mean, std, _ = band(runs, name, scale)
+    if not len(epochs):
+        return False
+    marker = "o" if len(epochs) < 3 else None
+    axes.plot(epochs, mean, color=colour, label=label, linestyle=dash, marker=marker, markersize=4)
+    if np.isfinite(std).any():
+        spread = np.nan_to_num(std)
+        axes.fill_between(epochs, mean - spread, mean + spread, color=colour, alpha=0.18, linewidth=0)
+    return True
+
+
+def finish(axes: Axes, title: str, unit: str, last: float) -> None:
+    """Title, names of the axes, whole epochs up to `last`; percentages end at 0 and 100, whatever a band says."""
+    from matplotlib.ticker import MaxNLocator
+
+    if "%" in unit:
+        low, high = axes.get_ylim()
+        axes.set_ylim(max(low, 0.0), min(high, 100.0))
+    axes.set_title(title)
+    axes.set_xlabel("epoch")
+    axes.set_ylabel(unit)
+    axes.set_xlim(0 if last > 1 else 0.5, max(last, 1.5))
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
+
+
+def _last_epoch(runs: Sequence[Sequence[Row]]) -> float:
+    return max((float(row["epoch"]) for rows in runs for row in rows), default=1.0)
+
+
+def _measure(axes: Axes, groups: Mapping[str, Sequence[Sequence[Row]]], kind: str) -> bool:
+    """Training and validation loss or metric: colours tell them apart for one group, dashes for several."""
+    scale = 100.0 if kind == "accuracy" else 1.0
+    drawn = False
+    for i, (label, runs) in enumerate(groups.items()):
+        for k, (name, words, dash) in enumerate(MEASURED):
+            colour = CYCLE[(i if len(groups) > 1 else k) % len(CYCLE)]
+            drawn |= line(axes, runs, f"{name}_{kind}", f"{label}, {words}" if len(groups) > 1 else words, colour,
+                          scale, dash)
+    finish(axes, f"Supernet {kind}", {"accuracy": "accuracy (%)", "loss": "cross-entropy (nats)"}.get(kind, kind),
+           max(map(_last_epoch, groups.values()), default=1.0))
+    if drawn and len(groups) == 1:
+        axes.legend(loc="best")
+    return drawn
+
+
+def _metric(groups: Iterable[Sequence[Sequence[Row]]]) -> str:
+    """What the runs tell besides their losses."""
+    text = any("train_perplexity" in row for runs in groups for rows in runs for row in rows)
+    return "perplexity" if text else "accuracy"
+
+
+def _legend(made: Figure, labels: Sequence[str], measured: bool) -> None:
+    """Below the panels: a colour a group and, where they are drawn, a dash a measure."""
+    from matplotlib.lines import Line2D
+
+    lines = [Line2D([], [], color=CYCLE[i % len(CYCLE)], label=label) for i, label in enumerate(labels)]
+    lines += [Line2D([], [], color=SOFT, linestyle=dash, label=words) for _, words, dash in MEASURED if measured]
+    made.legend(handles=lines, loc="outside lower center", ncols=min(4, len(lines)) if not measured else
+                max(3, min(5, len(lines))))
+
+
+def trajectory(axes: Axes, groups: Mapping[str, Sequence[Sequence[Row]]], dataset: str, split: str,
+               reference: Mapping[str, float]) -> bool:
+    """Look-up accuracy of the genotype at each epoch, with the benchmark's optimum and random mean as lines."""
+    drawn = [line(axes, runs, f"lookup.{dataset}.{split}", label, CYCLE[i % len(CYCLE)])
+             for i, (label, runs) in enumerate(groups.items())]
+    for kind, where, words in (("optimum", "bottom", "optimum"), ("random", "top", "random mean")):
+        if kind in reference and any(drawn):
+            axes.axhline(reference[kind], color=SOFT, linewidth=1.0, linestyle=(0, (2, 2)), zorder=1)
+            axes.annotate(f"{words}\n{reference[kind]:.2f}", (1.0, reference[kind]), xytext=(4, 0), ha="left", va=where,
+                          xycoords=("axes fraction", "data"), textcoords="offset points", fontsize=8, color=SOFT)
+    axes.margins(y=0.12)
+    last = max(map(_last_epoch, groups.values()), default=1.0)
+    finish(axes, f"Found cell, {DATASETS.get(dataset, dataset)} {split}", "accuracy (%)", last)
+    return any(drawn)
+
+
+def derived(rows: Sequence[Row]) -> list[Row]:
+    """The rows with what is counted from them: `found`, how many operations of each family the genotype has (reduction
+    cells left out); `cosine`, of node gradients and of convolutions' outputs, means over the stages."""
+    made: list[Row] = []
+    for row in rows:
+        cells = [cell for name, cell in (row.get("cells") or {}).items() if not name.startswith("reduce")]
+        counts = {kind: sum(cell[kind] for cell in cells) for kind in ("parametric", "skip", "pool", "none")}
+        learned = [value for stage in row.get("output_cosine") or () for name, value in stage.items()
+                   if family(name) == "conv"]
+        cosines = {name: sum(values) / len(values) for name, values in (("node", row.get("node_cosine") or ()),
+                                                                        ("output", learned)) if values}
+        made.append({**row, "found": counts if cells else None, "cosine": cosines})
+    return made
+
+
+def _inside(rows: Sequence[Row]) -> list[Any]:
+    """Those of `INSIDE` of which the rows know something; a line that is zero throughout is left out."""
+    panels = []
+    for title, unit, lines in INSIDE:
+        known = [each for each in lines if any(_get(row, each[0]) == _get(row, each[0]) for row in rows)
+                 and (unit != "number" or any(_get(row, each[0]) > 0 for row in rows))]
+        panels += [(title, unit, known)] if known else []
+    return panels
+
+
+def _draw_inside(part: Any, panels: Sequence[Any], rows: Sequence[Row]) -> None:
+    for axes, (title, unit, lines) in zip(part.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        for name, label, colour in lines:
+            line(axes, [rows], name, label, colour)
+        finish(axes, title, unit, _last_epoch([rows]))
+        if len(lines) > 1:
+            axes.legend(loc="best", fontsize=7.5, frameon=True, framealpha=0.8, edgecolor="none", borderpad=0.2)
+
+
+def _panels(part: SubFigure, rows: Sequence[Row], name: str, operations: Sequence[str], top: float) -> None:
+    """Heat maps of one name of the mixture: a panel an operation."""
+    from matplotlib.ticker import MaxNLocator
+
+    weights = np.array([row["mix"][name] for row in rows], dtype=float)  # (epochs, edges, operations)
+    epochs = [int(row["epoch"]) for row in rows]
+    edges, count = weights.shape[1:]
+    panels = part.subplots(1, count, sharey=True, squeeze=False)[0]
+    for k, axes in enumerate(panels):
+        image = axes.imshow(weights[:, :, k].T, aspect="auto", interpolation="nearest", cmap=_shades(), vmin=0.0,
+                            vmax=top, extent=(epochs[0] - 0.5, epochs[-1] + 0.5, edges - 0.5, -0.5))
+        axes.set_title(operations[k], fontsize=8, fontweight="normal", pad=4)
+        axes.grid(False)
+        axes.tick_params(length=0, labelsize=7.5)
+        axes.xaxis.set_major_locator(MaxNLocator(3, integer=True, min_n_ticks=1))
+        axes.set_yticks(range(edges), EDGES.get(edges, [str(i) for i in range(edges)]))
+        for side in axes.spines.values():
+            side.set(visible=True, color=FAINT)
+        for edge in range(1, edges):
+            axes.axhline(edge - 0.5, color="white", linewidth=0.6)
+    panels[0].set_ylabel("edge")
+    part.supxlabel("epoch", fontsize=9)
+    bar = part.colorbar(image, ax=list(panels), pad=0.015, fraction=0.03, aspect=25)
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(length=0, labelsize=7.5)
+    bar.ax.axhline(1 / count, color=INK, linewidth=0.8)  # where all operations weigh the same
+    part.suptitle(f"Mixture weights, {name} cell" if name not in ("cell", "edges") else "Mixture weights", x=0.008,
+                  ha="left", fontsize=10, fontweight="bold")
+
+
+def _shades() -> Any:
+    """White to deep blue, evenly darker: readable in grey and by every eye."""
+    from matplotlib.colors import LinearSegmentedColormap
+
+    return LinearSegmentedColormap.from_list("nasx", ["#f6f8fa", "#b6d7ea", "#5aa5d0", "#0072B2", "#003a63"])
+
+
+def mixtures(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """Name of the mixture -> rows that have it as (edges, operations), at most four names (untied cells have more)."""
+    names = [name for name in (rows[-1].get("mix") or {}) if np.ndim(rows[-1]["mix"][name]) == 2] if rows else []
+    shapes = {name: np.shape(rows[-1]["mix"][name]) for name in names}
+    found = {name: [row for row in rows if np.shape((row.get("mix") or {}).get(name, ())) == shapes[name]]
+             for name in names}
+    return dict(list(found.items())[:4])
+
+
+def _operations(folder: Path, count: int) -> list[str]:
+    """Names of a space's operations: config.yaml's list if it has one of that length, else the published order."""
+    import yaml
+
+    try:
+        with open(folder / "config.yaml", encoding="utf-8") as file:
+            cfg = yaml.load(file, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)) or {}
+        for listed in (cfg["space"].get(key) for key in ("operations", "ops")):
+            if isinstance(listed, list) and len(listed) == count and all(isinstance(x, str) for x in listed):
+                return listed
+        space = str((cfg.get("choices") or {}).get("space", ""))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError):
+        space = ""
+    return list(OPERATIONS.get((space, count), [f"operation {k + 1}" for k in range(count)]))
+
+
+# ---------------------------------------------------------------------------------------------------- pictures
+def _read_groups(groups: Runs) -> dict[str, list[list[dict[str, Any]]]]:
+    return {label: [read_metrics(folder) for folder in folders] for label, folders in groups.items()}
+
+
+def training(groups: Runs, path: str | Path) -> list[Path]:
+    """Losses and accuracies of groups of runs, with bands over seeds. Writes SVG, PNG or both by the suffix."""
+    read = _read_groups(groups)
+    with style():
+        made = figure(9.0, 3.4)
+        left, right = made.subplots(1, 2)
+        drawn = [_measure(left, read, "loss"), _measure(right, read, _metric(read.values()))]
+        if not any(drawn):
+            raise UserError(str(path), "no losses or accuracies in these runs", "name runs with finished epochs")
+        if len(groups) > 1:
+            _legend(made, list(groups), measured=True)
+        return save(made, path)
+
+
+def anytime(groups: Runs, path: str | Path, dataset: str = "cifar10", split: str = "test",
+            reference: Mapping[str, float] | None = None) -> list[Path]:
+    """Look-up accuracy over the epochs, a line a group, beside {"optimum": …, "random": …} of the benchmark."""
+    read = _read_groups(groups)
+    with style():
+        made = figure(5.6, 3.6)
+        if not trajectory(made.subplots(), read, dataset, split, reference or {}):
+            raise UserError(str(path), f"no look-up of {dataset} {split} in these runs",
+                            "name runs of a space with a benchmark, or split=valid")
+        if len(groups) > 1:
+            _legend(made, list(groups), measured=False)
+        return save(made, path)
+
+
+def mixture(run_folder: str | Path, path: str | Path) -> list[Path]:
+    """Heat map of the mixture weights of one run over its epochs."""
+    with style():
+        return save(heat_map(Path(run_folder), read_metrics(run_folder)), path)
+
+
+def heat_map(folder: Path, rows: Sequence[Row]) -> Figure:
+    """The mixture weights of a run's rows, as a figure; within `style`. Raises UserError where they have none."""
+    found = mixtures(rows)
+    if not found:
+        raise UserError(str(folder), "no mixture weights in metrics.jsonl", "name a search of nasx")
+    heights = [_height(values, name) for name, values in found.items()]
+    made = figure(9.0, sum(heights))
+    _draw_mixtures(_rows_of(made, heights), found, folder)
+    return made
+
+
+def _rows_of(made: Figure, heights: Sequence[float]) -> list[SubFigure]:
+    grid: Any = made.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)
+    return [row[0] for row in grid]
+
+
+def _height(rows: Sequence[Row], name: str) -> float:
+    return 1.15 + 0.14 * len(rows[0]["mix"][name])
+
+
+def _draw_mixtures(parts: Sequence[Any], found: Mapping[str, Sequence[Row]], folder: Path) -> None:
+    # Never less than 2.5 times the even weight, so that an undecided mixture looks undecided.
+    top = min(1.0, max(max(float(np.max([row["mix"][name] for row in rows])) for name, rows in found.items()),
+                       2.5 / min(len(rows[0]["mix"][name][0]) for name, rows in found.items())))
+    for part, (name, rows) in zip(parts, found.items(), strict=True):
+        _panels(part, rows, name, _operations(folder, len(rows[0]["mix"][name][0])), top)
+
+
+def search_picture(run_folder: str | Path, references: Mapping[str, Mapping[str, float]] | None = None) -> Path:
+    """One picture of a search: losses, accuracies, look-up trajectory, what went on inside, mixture weights.
+
+    Writes search.svg and search.png into the run folder and returns the path of the SVG. `references` maps data sets
+    to {"optimum": …, "random": …}; by default those of the run's benchmark are asked for. Panels without data are left
+    out.
+    """
+    folder = Path(run_folder)
+    rows = derived(read_metrics(folder))
+    if not rows:
+        raise UserError(str(folder / "metrics.jsonl"), "no epoch is finished", "wait for the first one")
+    group: dict[str, Sequence[Sequence[Row]]] = {"this run": [rows]}
+    mixed, asked = mixtures(rows), looked_up(rows)
+    inside = _inside(rows)
+    heights = [2.9, *([2.4] if inside else []), *(_height(values, name) for name, values in mixed.items())]
+    with style():
+        made = figure(10.0 if asked else 9.0, sum(heights))
+        parts = _rows_of(made, heights)
+        axes = parts[0].subplots(1, 3 if asked else 2)
+        _measure(axes[0], group, "loss")
+        _measure(axes[1], group, _metric(group.values()))
+        if asked:
+            dataset, split = asked
+            if references is None:
+                references = {dataset: reference(rows, dataset, split)}
+            trajectory(axes[2], group, dataset, split, references.get(dataset, {}))
+        if inside:
+            _draw_inside(parts[1], inside, rows)
+        _draw_mixtures(parts[2 if inside else 1:], mixed, folder)
+        return save(made, folder / "search")[0]
+
+
+def looked_up(rows: Sequence[Row]) -> tuple[str, str] | None:
+    """The first data set that was looked up, by its test accuracy if that is known, else by validation."""
+    for dataset in rows[-1].get("lookup") or {}:
+        for split in ("test", "valid"):
+            if any(not math.isnan(_get(row, f"lookup.{dataset}.{split}")) for row in rows):
+                return dataset, split
+    return None
+
+
+def reference(rows: Sequence[Row], dataset: str, split: str) -> dict[str, float]:
+    """{"optimum": …, "random": …} of the benchmark that the last row was looked up in."""
+    from nasx.results.summary import benchmark_reference
+
+    benchmark = str((rows[-1].get("lookup") or {}).get("benchmark") or "none")
+    return {kind: scores[split] for kind, scores in benchmark_reference(benchmark, dataset).items() if split in scores}

@@ -1,0 +1,126 @@
+"""What a finished run says: the cell, what it is worth beside optimum and random, its cost, and what to do next."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from nasx import records
+from nasx.errors import UserError
+from nasx.pictures import FORMATS
+from nasx.progress import duration
+from nasx.results import cells
+
+log = logging.getLogger("nasx")
+NAMES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "imagenet16": "ImageNet16-120"}
+
+
+def draw(folder: Path, *, curves: bool = False, epochs: bool = False) -> None:
+    """Draw those pictures of a finished run that are not there: its cells, the curves of a search, each epoch's cells.
+
+    A run is complete without them, so a fault is told and not raised. Nothing that draws is imported where all are
+    there.
+    """
+    try:
+        if lacking(folder, cells.names(folder)):
+            cells.draw(folder)
+        if epochs:
+            cells.draw_epochs({row["epoch"]: row["genotype"] for row in records.read_rows(folder)}, folder / "epochs")
+    except (UserError, OSError, ValueError) as error:
+        log.warning("%s: no picture of the cell: %s", folder, error)
+    try:
+        if curves and records.read_rows(folder) and lacking(folder, ["search"]):
+            from nasx.results.curves import search_picture
+
+            search_picture(folder)
+    except (UserError, OSError, ValueError) as error:
+        log.warning("%s: no picture of the search: %s", folder, error)
+
+
+def lacking(folder: Path, names: list[str]) -> bool:
+    """Whether a picture of these names is not there in both of its formats."""
+    return not all((folder / f"{name}.{kind}").is_file() for name in names for kind in FORMATS)
+
+
+def show(result: Mapping[str, Any], folder: Path) -> None:
+    """Print the end of a run to the terminal (standard output)."""
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(f"\n[bold]{result['name']}[/bold]  finished {result['finished']}")
+    console.print(result["genotype"], markup=False)
+    if result["kind"] == "search":
+        _lookup(console, result)
+    elif result.get("test_accuracy") is not None:
+        console.print(f"test accuracy {100 * result['test_accuracy']:.2f} % (last epoch)")
+    elif result.get("valid_accuracy") is not None:
+        console.print(f"accuracy {100 * result['valid_accuracy']:.2f} % on held-out training images (last epoch)")
+    elif result.get("test_perplexity") is not None:
+        console.print(f"test perplexity {result['test_perplexity']:.2f} of the weights after epoch "
+                      f"{result['best_epoch']}, the best on the validation text ({result['valid_perplexity']:.2f})")
+    hardware = result["hardware"]
+    threads = f" ({hardware['threads']} threads)" if hardware["device"] == "cpu" else ""
+    console.print(f"cost: {duration(result['wall_s'])}, {result['updates']:,} weight updates, "
+                  f"{result['passes']:,} passes, peak {result['peak_mb']:,.0f} MB on {hardware['name']}{threads}")
+    if result.get("stages"):
+        console.print("stages before the last: " + ", ".join(
+            f"{stage['name']} ({duration(stage['wall_s'])}, {stage['updates']:,} weight updates)"
+            for stage in result["stages"]))
+    if result.get("diagnostics"):
+        spent = result["diagnostics"]
+        console.print(f"of these the diagnostics took {spent['forward']:,} forward and {spent['backward']:,} backward "
+                      f"passes, {duration(spent['seconds'])}")
+    if result.get("verdict"):
+        console.print(f"verdict: {result['verdict']['text']}", markup=False)
+    if result.get("labels"):
+        console.print(f"[yellow]reproduces known faults of released code: {', '.join(result['labels'])}[/yellow]")
+    pictures = sorted(path.name for path in folder.glob("*.png"))
+    console.print(f"files: {folder}" + (f" ({', '.join(pictures)})" if pictures else ""), markup=False)
+    for line in following(result, folder):
+        console.print(line, markup=False)
+
+
+def _lookup(console: Console, result: Mapping[str, Any]) -> None:
+    """The benchmark's answer beside the best, a random and the median cell, a row for each data set."""
+    found = result.get("lookup")
+    if found is None:
+        told = "perplexity" if "valid_perplexity" in (result.get("supernet") or {}) else "accuracy"
+        console.print(f"no benchmark table answers for this cell: retrain it to learn its {told}")
+        if result.get("missing"):
+            console.print(f"or look it up later: {result['missing']}; then `nasx bench fill` adds it to finished runs",
+                          markup=False)
+        return
+    reference = result.get("reference") or {}
+    table = Table(title=f"look-up: {found['source']}", title_justify="left", box=None, padding=(0, 2, 0, 0))
+    for heading in ("", "this cell", "better than", "optimum", "random mean", "median"):
+        table.add_column(heading, justify="left" if not heading else "right")
+    missing = False
+    for name, title in NAMES.items():
+        for part in ("valid", "test"):
+            if name not in found:
+                continue
+            value, others = found[name].get(part), (reference.get(name) or {}).get(part) or {}
+            if value is None:
+                missing = True
+                continue
+            share = ((result.get("better_than") or {}).get(name) or {}).get(part)
+            table.add_row(f"{title} {part} %", f"{value:.2f}", "" if share is None else f"{100 * share:.0f} % of all",
+                          *(("n/a" if x is None else f"{x:.2f}") for x in (
+                              others.get("optimum"), others.get("mean"), others.get("median"))))
+    console.print(table)
+    if missing:
+        console.print("test accuracies are not in the embedded table; nasx bench import nb201 PATH adds them")
+
+
+def following(result: Mapping[str, Any], folder: Path) -> list[str]:
+    """The commands that come next."""
+    out = folder.parent
+    where = "" if str(out) == "outputs" else f" out={shlex.quote(str(out))}"
+    lines = [f"next: nasx table{where}"]
+    if result["kind"] == "search":
+        lines.append(f"      nasx retrain from={shlex.quote(str(folder))}{where}")
+    return lines

@@ -1,0 +1,350 @@
+"""The numbers that the papers print, beside ours: `nasx table paper=idarts|amended|single|lambda|tse`.
+
+`nasx/results/targets.csv` holds one printed number a row:
+    paper, place (table, figure or section), label (the row as printed), method (the nasx method that it is, if any),
+    variant (further conditions on our configuration, `key=value`, blanks between), own (1: the paper's own method),
+    space, searched_on (`each`: on every data set separately), dataset, metric, mean, std, n, std_over (what the
+    paper's ± is over), selection (best of 4, best, mean, seed 1), protocol, recipe, note
+Accuracies and errors in percent, parameters and operations in millions, costs in GPU-days.
+
+Rules
+1. A run stands beside a printed number only where space, data set and method are the same; an ablation or a baseline
+   that nasx does not have stands alone. A run of an experiment stands beside the rows that the experiment names
+   (nasx.experiments), where it was given the words that the experiment gives for them, and beside no others.
+2. Protocols are never mixed: where our runs of a printed table were searched under another protocol than the paper's,
+   or under several, or were retrained with several recipes, `compare` refuses and says which filter helps. DARTS alone
+   scores 54.30 or 59.84 on CIFAR-10 by the protocol (NAS-Bench-201 against NATS-Bench).
+3. What the ± is over stands in its own column: the papers differ (retrainings of the best cell, independent searches,
+   best of four).
+4. Reduced runs are shown and marked; they are no reproduction.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from nasx import experiments
+from nasx.errors import UserError
+from nasx.experiments import Experiment, Printed
+from nasx.results.collect import SIZES
+from nasx.results.typeset import Sheet
+from nasx.results.wording import DATASETS, NO_TEST, distinct, marks, value
+
+PAPERS = {"idarts": "iDARTS (ICML 2021)", "amended": "Amended-DARTS (ICLR 2021 submission)",
+          "single": "Single-DARTS (ICCV workshops 2021)", "lambda": "Λ-DARTS (ICLR 2023)",
+          "tse": "TSE-DARTS (MetaLearn 2021)"}
+METRICS = {"valid_accuracy": "valid %", "test_accuracy": "test %", "test_error": "test error %",
+           "top1_accuracy": "top-1 %", "top1_error": "top-1 error %", "top5_accuracy": "top-5 %",
+           "top5_error": "top-5 error %", "params_m": "params (M)", "mult_adds_m": "mult-adds (M)",
+           "flops_m": "FLOPs (M)", "search_gpu_days": "search GPU-days", "valid_perplexity": "valid perplexity",
+           "test_perplexity": "test perplexity", "parametric_ops_normal": "parametric operations"}
+SHORT = {paper: full.partition(" (")[0].replace("Λ", "Lambda") for paper, full in PAPERS.items()}
+RESULTS = {"supernet_valid_accuracy": "supernet valid accuracy", "supernet_valid_error": "supernet valid error",
+           "test_accuracy": "test accuracy", "test_error": "test error", "top1_accuracy": "top-1 accuracy",
+           "top1_error": "top-1 error", "valid_perplexity": "valid perplexity", "test_perplexity": "test perplexity",
+           "layer_alignment": "layer alignment", "search_gpu_days": "search GPU-days"}
+"""What `told` tells, of the metrics of a row: what the row is about."""
+ALIKE = {"lambda_darts": "lambda", "lambda_": "lambda", "amended_darts": "amended", "single_darts": "single"}
+RETRAINED = {"valid_perplexity": "valid_perplexity", "test_perplexity": "test_perplexity",
+             "test_accuracy": "test_accuracy", "top1_accuracy": "test_accuracy", "test_error": "test_accuracy",
+             "top1_error": "test_accuracy", "params_m": "params"}
+CHOICES = frozenset({"search", "retrain"})
+"""Choices that a run has in a column of its own, besides those that say what it is."""
+PLACES = frozenset({"from", "method", "space", "dataset"})
+"""Words that say which run and which data: looked at by themselves."""
+ROW = ["label", "selection", "searched_on", "recipe"]
+TEXT = ["paper", "place", "label", "method", "variant", "space", "searched_on", "dataset", "metric", "std_over",
+        "selection", "protocol", "recipe", "note"]
+
+
+@lru_cache(maxsize=1)
+def _targets() -> pd.DataFrame:
+    with files("nasx").joinpath("results/targets.csv").open(encoding="utf-8") as file:
+        table = pd.read_csv(file, dtype=dict.fromkeys(TEXT, "str"), keep_default_na=False,
+                            na_values={"mean": [""], "std": [""], "n": [""]})
+    alike = table.groupby(["paper", "place", *ROW])["space"].transform("nunique")
+    lines = ({str(k): v for k, v in line.items()} for line in table.to_dict("records"))
+    table["row"] = [_name(line, several > 1) for line, several in zip(lines, alike, strict=True)]
+    return table
+
+
+def _name(line: Mapping[str, Any], spaces: bool) -> str:
+    """A printed row's own name: paper, place and label, and what tells it from others of that label."""
+    chosen = line["selection"] not in ("", "mean") and line["selection"] not in line["label"]
+    return (f"{SHORT[line['paper']]}, {line['place']}, {line['label']}" + f" ({line['selection']})" * chosen
+            + f" on {line['space']}" * spaces + f", {line['recipe']}" * bool(line["recipe"]))
+
+
+def told(lines: Sequence[Mapping[str, Any]]) -> str:
+    """The results among a row's numbers: `test error 2.71 +- 0.09 on CIFAR-10 (over retrainings)`."""
+    texts: list[str] = []
+    for metric in sorted({line["metric"] for line in lines} & set(RESULTS), key=list(RESULTS).index):
+        some = [line for line in lines if line["metric"] == metric]
+        if metric == "search_gpu_days" and texts:
+            continue
+        over = next((line["std_over"] for line in some if line["std_over"]), "")
+        n = next((f"{int(line['n'])} " for line in some if not math.isnan(line["n"])), "")
+        values = (_shown(line["mean"], line["std"], _digits(line)) or "as a range" for line in some)
+        numbers = ", ".join(f"{value} on {DATASETS.get(line['dataset'], line['dataset'])}"
+                            for value, line in zip(values, some, strict=True))
+        texts.append(f"{RESULTS[metric]} {numbers}" + (f" (over {n}{over})" if over not in ("", "not stated") else
+                                                       " (+- not explained)" if over else ""))
+    return ", ".join(texts).replace("±", "+-")
+
+
+def load(paper: str | None = None) -> pd.DataFrame:
+    """The printed numbers, of one paper or of all five; `row` is the name of the row that a number stands in."""
+    if paper is not None and paper not in PAPERS:
+        raise UserError(f"paper={paper}", "no such paper", f"there are {', '.join(PAPERS)}")
+    table = _targets()
+    return (table if paper is None else table[table["paper"] == paper]).reset_index(drop=True)
+
+
+def compare(ours: pd.DataFrame, paper: str) -> tuple[list[Sheet], pd.DataFrame]:
+    """Sheets of `paper`'s tables with our rows below the printed ones, and the same as one number a row.
+
+    `ours` is `summary` of the runs, without reference rows. Tables for which there is a run come first alone;
+    where there is none for any table, all are shown as printed. Raises UserError where protocols would mix.
+    """
+    printed = load(paper)
+    rows = [{str(k): v for k, v in row.items()} for row in ours.to_dict("records")] if len(ours) else []
+    sheets: list[Sheet] = []
+    bare: list[Sheet] = []
+    numbers: list[dict[str, Any]] = []
+    left: list[str] = []
+    faults: list[UserError] = []
+    for (place, space), section in printed.groupby(["place", "space"], sort=False):
+        lines = [{str(k): v for k, v in line.items()} for line in section.to_dict("records")]
+        matches = {id(row): row for row in rows for line in lines if _fits(line, row)}
+        try:
+            _same_protocol(paper, str(place), str(space), lines, list(matches.values()))
+        except UserError as fault:
+            faults.append(fault)
+            continue
+        sheet, found = _section(paper, str(place), str(space), lines, list(matches.values()))
+        (sheets if matches else bare).append(sheet)
+        if matches:
+            numbers += found
+        else:
+            left.append(f"{place} ({space})")
+    if faults:
+        raise UserError.join(faults)
+    table = pd.DataFrame(numbers if sheets else printed)
+    table.attrs["notes"] = list(ours.attrs.get("notes", []))
+    if sheets and left:
+        table.attrs["notes"].append(f"{PAPERS[paper]}, not shown for want of runs: {', '.join(left)}")
+    if not sheets:
+        table.attrs["notes"].append(f"no run of nasx belongs beside {PAPERS[paper]}: the numbers are as printed")
+    return sheets or bare, table
+
+
+def _fits(line: Mapping[str, Any], row: Mapping[str, Any]) -> bool:
+    """Whether our row `row` is the method, space, data set and selection of the printed number and can have it."""
+    best = f"best of {int(row['best_of'])}" if row["best_of"] else ""
+    if not _measure(line, row):
+        return False
+    experiment = experiments.find(row["experiment"])
+    if experiment and experiment.printed:
+        return (best == line["selection"] or not line["selection"].startswith("best of")) and any(
+            _named(printed, experiment, line, row) for printed in experiment.printed)
+    return (ALIKE.get(row["method"], row["method"]) == line["method"] != "" and row["space"] == line["space"]
+            and (row["kind"] == "search" or row["dataset"] == line["dataset"])
+            and _searched(line) in ("", row["searched_on"]) and (line["selection"] or "mean") == (best or "mean")
+            and ("stages=" in line["variant"]) == any(text.startswith("stages=") for text in row["overrides"])
+            and all(_holds(c, row) for c in line["variant"].split()))
+
+
+def _named(printed: Printed, experiment: Experiment, line: Mapping[str, Any], row: Mapping[str, Any]) -> bool:
+    """Whether our row is what the experiment computes for the printed number: its own choices but for the words that it
+    gives, and neither other words of those, nor another setting of the method. A reduced row, which is marked (rule 4),
+    may have what makes it small."""
+    if printed.row != line["row"] or DATASETS.get(line["dataset"], line["dataset"]) not in printed.datasets:
+        return False
+    words = printed.settings
+    chosen = {**experiment.choices, **words}
+    searched = experiment.choices if "from" in words else chosen
+    if any(row[group] != chosen[group] for group in ("method", "space", "dataset") if group in chosen) or \
+            row["searched_on"] != searched.get("dataset", row["searched_on"]):
+        return False
+    known = {word for other in experiment.printed for word in other.words}
+    given = {text.lstrip("+").partition("=")[0] for text in (*row["overrides"], *row["parent_overrides"])
+             if not row["reduced"] or text in known or text.partition("=")[0].rpartition(".")[2] not in SIZES}
+    other = {key for key in given if key in experiment.keys | CHOICES or key.startswith("method.")}
+    return not other - words.keys() and all(_holds(f"{key}={value}", row) for key, value in words.items()
+                                            if key not in PLACES)
+
+
+def _searched(line: Mapping[str, Any]) -> str:
+    return line["dataset"] if line["searched_on"] == "each" else line["searched_on"]
+
+
+def _holds(condition: str, row: Mapping[str, Any]) -> bool:
+    """Whether our configuration fulfils `key=value`: by the command line, else by the run's config.yaml."""
+    key, _, wanted = condition.partition("=")
+    if wanted.isupper():  # RUN: what only the user knows
+        return True
+    if key == "space.keep":  # recorded as what that run has found
+        search = row["parent_folder"] or row["folder"]
+        kept = Path(search).parent / wanted / "genotype.txt"
+        return kept.is_file() and bool(kept.read_text(encoding="utf-8").strip() == _configured(search, key))
+    if key in CHOICES:
+        return bool(row[key] == wanted)
+    if key == "seed":
+        return {_seed(folder) for folder in row["folders"]} == {wanted}
+    for line in (*row["overrides"], *row["parent_overrides"]):
+        name, _, setting = line.partition("=")
+        if name.lstrip("+") == key:
+            return setting == wanted
+    found = (_configured(folder, key) for folder in (row["folder"], row["parent_folder"]))
+    return str(next((value for value in found if value is not None), None)) == wanted
+
+
+@lru_cache(maxsize=256)
+def _configuration(folder: str) -> dict[str, Any]:
+    import yaml
+
+    try:
+        with open(f"{folder}/config.yaml", encoding="utf-8") as file:
+            found = yaml.load(file, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _configured(folder: str, key: str) -> Any:
+    node: Any = _configuration(folder)
+    for name in key.split("."):
+        node = node.get(name) if isinstance(node, dict) else None
+    return node
+
+
+def _seed(folder: str) -> str:
+    """The seed of the search that a run is, or whose cell it trains."""
+    parent = _configured(folder, "from")
+    beside = Path(folder).parent / Path(str(parent)).name
+    return str(_configured(str(beside) if parent and beside.is_dir() else folder, "seed"))
+
+
+def _measure(line: Mapping[str, Any], row: Mapping[str, Any]) -> str:
+    """The column of `summary` that holds the printed number's metric; empty where our row has none."""
+    metric, dataset = line["metric"], line["dataset"]
+    if row["kind"] == "retrain":
+        return RETRAINED.get(metric, "")
+    if metric in ("valid_accuracy", "test_accuracy") and row.get(f"{dataset}.valid_n"):
+        return f"{dataset}.{metric.partition('_')[0]}"
+    return "cost_s" if metric == "search_gpu_days" and row["gpu"] else ""
+
+
+def _ours(line: Mapping[str, Any], row: Mapping[str, Any]) -> tuple[float, float, int]:
+    """Mean, sample standard deviation and n of our row in the printed number's metric and unit; NaN if not known."""
+    measure = _measure(line, row)
+    scale = {"cost_s": 1 / 86400, "params": 1e-6}.get(measure, -1.0 if line["metric"].endswith("error") else 1.0)
+    mean, n = row.get(f"{measure}_mean", math.nan), row.get(f"{measure}_n", 0)
+    offset = 100.0 if scale == -1.0 else 0.0
+    return mean * scale + offset, row.get(f"{measure}_std", math.nan) * abs(scale), 0 if math.isnan(mean) else int(n)
+
+
+def _same_protocol(paper: str, place: str, space: str, lines: Sequence[Mapping[str, Any]],
+                   matches: Sequence[Mapping[str, Any]]) -> None:
+    """Refuses runs that were searched under another protocol than the paper's, or made under several. Runs of
+    experiments may differ: each has those of its printed row."""
+    printed = {line["protocol"] for line in lines} - {""}
+    found = sorted({row["protocol"] for row in matches if row["protocol"]})
+    where = f"paper={paper}, {place} ({space})"
+    if printed and set(found) - printed:
+        named = ", ".join(sorted(printed))
+        raise UserError(where, f"the paper searched under {named}, your runs under {', '.join(found)}",
+                        f"keep one with filter=[protocol:{named}], or search again with that protocol")
+    for key in ("protocol", "recipe"):
+        values = sorted({row[key] for row in matches if row[key] and not row["experiment"]})
+        if len(values) > 1:
+            raise UserError(where, f"your runs differ in {key} ({', '.join(values)})",
+                            f"keep one with filter=[{key}:{values[0]}]")
+
+
+def _section(paper: str, place: str, space: str, lines: Sequence[dict[str, Any]],
+             matches: Sequence[dict[str, Any]]) -> tuple[Sheet, list[dict[str, Any]]]:
+    columns = list(dict.fromkeys((line["dataset"], line["metric"]) for line in lines))
+    datasets = list(dict.fromkeys(dataset for dataset, _ in columns))
+    columns.sort(key=lambda c: (datasets.index(c[0]), list(METRICS).index(c[1]) if c[1] in METRICS else len(METRICS)))
+    printed: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for line in lines:
+        printed.setdefault(tuple(line[k] for k in ROW), []).append(line)
+    body: list[tuple[str, ...]] = []
+    rules: set[int] = set()
+    numbers: list[dict[str, Any]] = []
+    remarks: dict[str, list[str]] = {}
+    shared, own = distinct(matches)
+    settings = {id(row): setting for row, setting in zip(matches, own, strict=True)}
+    for members in printed.values():
+        cells = {(m["dataset"], m["metric"]): _shown(m["mean"], m["std"], _digits(m)) for m in members}
+        first = members[0]
+        for remark in dict.fromkeys(m["note"] for m in members if m["note"]):
+            remarks.setdefault(remark, []).append(first["label"])
+        shown = first["selection"] not in ("", "mean") and first["selection"] not in first["label"]
+        label = first["label"] + (f" ({first['selection']})" if shown else "")
+        n = {int(m["n"]) for m in members if not math.isnan(m["n"])}
+        over = next((m["std_over"] for m in members if m["std_over"]), "")
+        mine = [row for row in matches if any(_fits(m, row) for m in members)]
+        if body and (mine or body[-1][1] == "nasx"):
+            rules.add(len(body))
+        body.append((label, "printed", str(n.pop()) if len(n) == 1 else "", over, first["protocol"],
+                     first["recipe"], *(cells.get(c, "") for c in columns)))
+        numbers += [{**m, "source": "printed"} for m in members]
+        for row in mine:
+            fitting = {(m["dataset"], m["metric"]): _ours(m, row) for m in members if _fits(m, row)}
+            words = " ".join(filter(None, [f"↳ nasx {row['method']}", settings[id(row)],
+                                           f"({marks(row)})" if marks(row) else ""]))
+            over = row["std_over"] if row["n"] > 1 else ""
+            body.append((words, "nasx", str(row["n"]), over, row["protocol"], row["recipe"],
+                         *(_cell(fitting.get(c), row["n"]) for c in columns)))
+            numbers += [{"paper": paper, "place": place, "label": first["label"], "row": first["row"],
+                         "method": row["method"], "variant": row["setting"], "own": first["own"], "space": space,
+                         "searched_on": row["searched_on"], "dataset": dataset, "metric": metric, "mean": mean,
+                         "std": std, "n": n, "std_over": over, "selection": "", "protocol": row["protocol"],
+                         "recipe": row["recipe"], "note": marks(row), "source": "nasx"}
+                        for (dataset, metric), (mean, std, n) in fitting.items()]
+    heads = ["method", "source", "n", "± over", "protocol", "recipe"]
+    heads += [f"{DATASETS.get(dataset, dataset)} {METRICS.get(metric, metric.replace('_', ' '))}"
+              for dataset, metric in columns]
+    kept = [i for i in range(len(heads)) if any(row[i] for row in body)]
+    notes = [f"{', '.join(dict.fromkeys(labels[:4]))}{', …' if len(labels) > 4 else ''}: {remark}"
+             for remark, labels in remarks.items()]
+    if shared:
+        notes.append(f"set in all rows of ours: {shared}")
+    if any(row["reduced"] is True for row in matches):
+        notes.append("reduced: smaller than the paper's setting; not a reproduction")
+    if any("n/a" in row for row in body):
+        notes.append(NO_TEST)
+    sheet = Sheet(f"{PAPERS[paper]}, {place}: {space}", tuple(heads[i] for i in kept),
+                  tuple(tuple(row[i] or ("–" if i > 5 else "") for i in kept) for row in body),
+                  "Printed numbers as the paper gives them; rows marked ↳ are ours: mean ± sample standard deviation.",
+                  tuple(notes), frozenset(rules), frozenset(k for k, i in enumerate(kept) if i in (0, 1, 3, 4, 5)))
+    return sheet, numbers
+
+
+def _digits(line: Mapping[str, Any]) -> int:
+    return {"mult_adds_m": 0, "params_m": 1, "parametric_ops_normal": 0}.get(line["metric"], 2)
+
+
+def _shown(mean: float, std: float, digits: int) -> str:
+    if math.isnan(mean):
+        return ""
+    short = f"{mean:.{digits}f}" if float(f"{mean:.{digits}f}") == mean else f"{mean:g}"
+    return short + ("" if math.isnan(std) else f" ± {std:.2f}")
+
+
+def _cell(found: tuple[float, float, int] | None, n: int) -> str:
+    if found is None:
+        return ""
+    if math.isnan(found[0]):
+        return "n/a"
+    mean, std, known = found
+    return value({"m_mean": mean, "m_std": std, "m_n": known, "n": n}, "m")

@@ -1,0 +1,337 @@
+"""One HTML page of finished runs: what was run, how good, how sure, at what cost; it needs no network.
+
+nasx report [RUNS ...] [out=report.html] [title=TITLE]
+
+RUNS are run folders, folders of runs or globs (default: outputs/). The page holds the results beside published numbers
+of the same protocol and beside random search, accuracy over time, losses, mixture weights, diagnostics where they were
+recorded, the found cells, the settings that differ, hardware, cost, and the checklist of best practices of
+architecture search. It follows the reader's light or dark setting and prints. What is drawn is limited, so that the
+page stays below 2 MB: the page says what it leaves out.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from nasx import __version__, pictures
+from nasx.commands import words
+from nasx.diagnostics.edges import genotype_edges
+from nasx.errors import UserError
+from nasx.records import write_atomic
+from nasx.results import charts, checklist, differences, published, typeset, wording
+from nasx.results.collect import collect
+from nasx.results.summary import summary
+from nasx.results.typeset import Sheet
+
+OPTIONS = {"out": "report.html", "title": "Architecture search"}
+LINES, SEEDS, CONTEXTS, CELLS = 7, 12, 3, 3
+"""Drawn at most: settings a chart, runs of a setting, pairs of space and data set, different cells of a setting."""
+ROWS = 200
+"""Rows of a table at most."""
+BUDGET = 1_500_000
+"""Letters of pictures after which none is added."""
+Row = dict[str, Any]
+
+
+class Figure(NamedTuple):
+    """A picture and what stands below it."""
+
+    svg: str
+    caption: str = ""
+
+
+class Context(NamedTuple):
+    """The settings that were searched on one space and data set, or retrained so, with their pictures."""
+
+    title: str
+    settings: list[str]
+    legend: list[tuple[int, str]]
+    """Colour and label of the settings that have curves."""
+    anytime: list[Figure]
+    curves: list[Figure]
+    traces: list[Figure]
+    mixtures: list[Figure]
+    cells: list[tuple[str, list[Figure]]]
+    differences: list[differences.Row]
+    note: str
+
+
+class Album:
+    """Draws pictures until the page would become too large, and counts what it left out."""
+
+    def __init__(self) -> None:
+        self.size = self.number = self.left_out = 0
+
+    def add(self, make: Any, caption: str = "") -> list[Figure]:
+        """The picture as a list of one, or an empty list. `make(prefix)` gives SVG text, empty for no picture."""
+        if self.size > BUDGET:
+            self.left_out += 1
+            return []
+        self.number += 1
+        svg = make(f"f{self.number}-")
+        self.size += len(svg)
+        return [Figure(svg, caption)] if svg else []
+
+    def figure(self, make: Any, label: str, caption: str = "") -> list[Figure]:
+        """The same for what gives a figure of matplotlib."""
+        return self.add(lambda prefix: charts.drawn(make, prefix, label), caption)
+
+
+def main(given: Sequence[str]) -> int:
+    """`nasx report [RUNS ...] [out=...] [title=...]`: write the page and say where it is."""
+    asked = words.read("report", given, OPTIONS, plain="RUNS")
+    roots = list(asked.plain) or ["outputs"]
+    frame = collect(roots)
+    if frame.empty:
+        raise UserError(" ".join(roots), "no finished run there" + "".join(f"; {n}" for n in frame.attrs["notes"]),
+                        "name folders of runs, for example nasx report outputs")
+    path = Path(asked.options["out"]).expanduser()
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise UserError(f"out={path}", "is no name of an HTML page", "use for example out=report.html")
+    if not path.parent.is_dir():
+        raise UserError(f"out={path}", f"there is no folder {path.parent}", "make it, or name another file")
+    text = page(frame, asked.options["title"])
+    write_atomic(path, text)
+    print(f"{path}: {len(frame)} runs, {len(text.encode()) / 1e6:.2f} MB")
+    return 0
+
+
+def page(frame: pd.DataFrame, title: str) -> str:
+    """The whole page as text. `frame` is from `collect` and not empty."""
+    from jinja2 import Environment, StrictUndefined
+    from markupsafe import Markup
+
+    table = summary(frame)
+    groups = _plain(table[table["reference"] == ""])
+    for group, label in zip(groups, labels(groups), strict=True):
+        group["label"] = label
+    runs, album = _plain(frame), Album()
+    contexts = [_context(name, own, album) for name, own in _contexts(groups)[:CONTEXTS]]
+    sheets, beside, notes = _sheets(frame, table)
+    anytime = any(c.anytime for c in contexts)
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["sentence"] = typeset.sentence
+    environment.filters["picture"] = Markup  # made by nasx.results.charts, which keeps nothing but what draws
+    source = files("nasx").joinpath("results/report.html.j2").read_text(encoding="utf-8")
+    if album.left_out:
+        notes.append(f"{album.left_out} pictures are left out to keep the page small: report fewer runs at once")
+    if len(_contexts(groups)) > CONTEXTS:
+        notes.append(f"pictures of the first {CONTEXTS} of {len(_contexts(groups))} spaces and data sets")
+    return environment.from_string(source).render(
+        title=title, version=__version__, lead=headline(groups, runs), cards=_cards(groups, runs), sheets=sheets,
+        beside=beside, notes=list(dict.fromkeys(notes)), contexts=contexts, costs=groups[:ROWS], shown=ROWS,
+        total=len(groups), value=wording.value, cost=wording.cost, machines=_machines(runs), runs=runs[:ROWS],
+        count=len(runs), items=checklist.items(runs, groups, anytime=anytime), states=checklist.STATES) + "\n"
+
+
+def _plain(table: pd.DataFrame) -> list[Row]:
+    return [{str(k): v for k, v in row.items()} for row in table.to_dict("records")]
+
+
+def labels(groups: Sequence[Row]) -> list[str]:
+    """What each setting is called in a chart: the method, with what else was set where that tells it from others."""
+    alike: dict[tuple[str, ...], list[int]] = {}
+    for i, g in enumerate(groups):
+        alike.setdefault((g["space"], g["searched_on"], g["dataset"], g["kind"], wording.name(g)), []).append(i)
+    found = [""] * len(groups)
+    for (*_, name), own in alike.items():
+        for i, rest in zip(own, wording.distinct([groups[i] for i in own])[1], strict=True):
+            text = f"{name} {rest}".strip()
+            found[i] = text if len(text) <= 60 else f"{text[:57]}…"
+    return found
+
+
+# ------------------------------------------------------------------------------------------------------- words
+def _best(groups: Sequence[Row]) -> tuple[Row, str] | None:
+    """The setting with the best mean of the measure that most settings have, and that measure."""
+    kinds = Counter(g["kind"] for g in groups)
+    own = [g for g in groups if g["kind"] == ("retrain" if kinds["retrain"] else "search")]
+    names = ["test_accuracy", "test_perplexity"] if kinds["retrain"] else [k.removesuffix("_mean") for k in groups[0]
+                                                        if k.endswith((".test_mean", ".valid_mean"))]
+    counted = [(sum(g[f"{m}_n"] > 0 for g in own), m.endswith(".test"), -i, m) for i, m in enumerate(names)]
+    if not counted or not max(counted)[0]:
+        return None
+    measure = max(counted)[3]
+    sign = -1 if measure.endswith("perplexity") else 1
+    return max((g for g in own if g[f"{measure}_n"]), key=lambda g: sign * g[f"{measure}_mean"]), measure
+
+
+def _unit(measure: str) -> str:
+    return "" if measure.endswith("perplexity") else " %"
+
+
+def headline(groups: Sequence[Row], runs: Sequence[Row]) -> list[str]:
+    """What was run, what came out best, and what that is worth, a sentence each."""
+    def several(column: str) -> str:
+        found = sorted({str(g[column]) for g in groups if g[column]})
+        return ", ".join(found[:6]) + (f" and {len(found) - 6} more" if len(found) > 6 else "")
+
+    searches = sum(r["kind"] == "search" for r in runs)
+    counts = [f"{n} {one if n == 1 else many}" for n, one, many in
+              ((searches, "search", "searches"), (len(runs) - searches, "retraining", "retrainings")) if n]
+    said = [f"{' and '.join(counts)} in {len(groups)} setting{'s' * (len(groups) > 1)}: {several('method')} on "
+            f"{several('space')}, data set {several('dataset')}."]
+    best = _best(groups)
+    if best is not None:
+        group, measure = best
+        which = "Lowest" if measure.endswith("perplexity") else "Highest"
+        said.append(f"{which} mean: {group['label']} with {wording.value(group, measure)}{_unit(measure)} "
+                    f"({words_of(measure)}, n = {group['n']}).")
+    above, below = ([g["label"] for g in groups if g["versus"].startswith(way)] for way in ("above", "below"))
+    tested = [g for g in groups if g["versus"] and g["versus"] != "n < 2"]
+    if tested:
+        parts = [f"{', '.join(found[:4])} {'lies' if len(found) == 1 else 'lie'} {way} random search"
+                 for found, way in ((above, "above"), (below, "below")) if found]
+        rest = len(tested) - len(above) - len(below)
+        parts += [f"{rest} of {len(tested)} settings cannot be told from it"] if rest else []
+        said.append(f"{'; '.join(parts)} (Welch's t test over seeds, 5 % level).")
+    else:
+        said.append("Nothing here stands beside random search (method=random, two runs or more): what chance alone "
+                    "would give is not known.")
+    bad = sum(r["collapsed"] is True for r in runs)
+    moving = sum(r["moving"] is True for r in runs)
+    judged = sum(r["collapsed"] is not None for r in runs)
+    if judged:
+        said.append(f"{bad or 'None'} of {judged} searches collapsed, {moving or 'none'} had not settled at the end.")
+    return said
+
+
+def words_of(measure: str) -> str:
+    """`cifar10.valid` as `CIFAR-10 validation`."""
+    dataset, _, part = measure.rpartition(".")
+    if not dataset:
+        return measure.replace("_", " ")
+    return f"look-up, {wording.DATASETS.get(dataset, dataset)} {'validation' if part == 'valid' else part}"
+
+
+def _cards(groups: Sequence[Row], runs: Sequence[Row]) -> list[tuple[str, str, str]]:
+    best = _best(groups)
+    seeds = len({r["seed"] for r in runs})
+    hours = sum(r["cost_s"] for r in runs if r["cost_s"] == r["cost_s"])
+    spent = wording.cost({"cost_s_mean": hours, "gpu": any(r["gpu"] for r in runs)})
+    made = [("runs", str(len(runs)), f"{len(groups)} settings, {seeds} seeds")]
+    if best is not None:
+        told = f"{_unit(best[1])} {words_of(best[1])}".strip()
+        made.append((f"best mean · {best[0]['label']}", wording.value(best[0], best[1]), told))
+    judged = [r for r in runs if r["collapsed"] is not None]
+    if judged:
+        made.append(("collapsed", f"{sum(r['collapsed'] for r in judged)} of {len(judged)}", "searches"))
+    return [*made, ("spent", spent, "wall time of all runs")]
+
+
+def _sheets(frame: pd.DataFrame, table: pd.DataFrame) -> tuple[list[Sheet], list[Sheet], list[str]]:
+    """The tables of results, those of publications with which protocol and method agree, and the notes."""
+    notes = list(table.attrs["notes"])
+    found: list[Sheet] = []
+    bare = summary(frame, reference=False)
+    for paper in published.PAPERS:
+        try:
+            sheets, numbers = published.compare(bare, paper)
+        except UserError as fault:
+            notes.append(f"not beside {published.PAPERS[paper]}: {fault.fault.partition(chr(10))[0]}")
+            continue
+        if "source" in numbers.columns:
+            found += sheets
+    return [_known(sheet) for sheet in wording.sheets(table)], [_known(sheet) for sheet in found], notes
+
+
+def _known(sheet: Sheet) -> Sheet:
+    """The sheet without columns of which nothing is known, and with words that hold for all rows in the caption."""
+    kept, told = [], []
+    for i, head in enumerate(sheet.header):
+        found = {row[i] for row in sheet.rows} - {"", "–", "n/a"}
+        if i in sheet.left and i and len(found) == 1 and len(sheet.rows) > 1:
+            told.append(f"{head} {found.pop()}")
+        elif found:
+            kept.append(i)
+    caption = f"{sheet.caption} In all rows: {'; '.join(told)}." if told else sheet.caption
+    rows = tuple(tuple(row[i] for i in kept) for row in sheet.rows)
+    notes = sheet.notes if any("n/a" in row for row in rows) else tuple(n for n in sheet.notes if n != wording.NO_TEST)
+    return replace(sheet, header=tuple(sheet.header[i] for i in kept), rows=rows, notes=notes, caption=caption,
+                   left=frozenset(k for k, i in enumerate(kept) if i in sheet.left))
+
+
+def _machines(runs: Sequence[Row]) -> list[tuple[str, str, str, int]]:
+    """(device, versions, commit, runs), the most frequent first."""
+    found = Counter((r["device"] or "not recorded", r["versions"], r["commit"]) for r in runs)
+    return [(*key, n) for key, n in found.most_common(12)]
+
+
+# ----------------------------------------------------------------------------------------------------- pictures
+def _contexts(groups: Sequence[Row]) -> list[tuple[str, list[Row]]]:
+    """Settings by what may share a chart: kind, space, data set; those with most runs first."""
+    found: dict[str, list[Row]] = {}
+    for g in groups:
+        what = "Searches" if g["kind"] == "search" else "Retrainings"
+        found.setdefault(f"{what} on {g['space']}, {g['dataset']}", []).append(g)
+    return sorted(found.items(), key=lambda item: -sum(g["n"] for g in item[1]))
+
+
+def _context(title: str, groups: Sequence[Row], album: Album) -> Context:
+    shown = sorted(sorted(groups, key=lambda g: -g["n"])[:LINES], key=groups.index)
+    read = {g["label"]: [rows for folder in g["folders"][:SEEDS] if (rows := charts.read(folder))] for g in shown}
+    note = f"Drawn: {len(shown)} of {len(groups)} settings, those with most runs." if len(shown) < len(groups) else ""
+    if any(len(g["folders"]) > SEEDS for g in shown):
+        note += f" Curves are over the first {SEEDS} runs of a setting."
+    anytime: list[Figure] = []
+    for dataset, split, lines in _lookups(read):
+        label = f"look-up accuracy over the epochs, {dataset} {split}"
+        anytime += album.figure(lambda d=dataset, s=split, r=lines: charts.anytime(read, d, s, r), label)
+    made = {name: [figure for panel in panels for figure in album.figure(
+        lambda p=panel: charts.panel(read, *p), panel[1])] for name, panels in
+        (("curves", charts.TRAINING), ("traces", charts.TRACES))}
+    mixtures = [figure for g in shown for rows in read[g["label"]][:1] for figure in album.figure(
+        lambda f=g["folders"][0], r=rows: _heat_map(f, r), f"mixture weights of {g['label']}",
+        f"{g['label']}, first run")]
+    legend = [(i % len(pictures.CYCLE), label) for i, (label, runs) in enumerate(read.items()) if runs]
+    return Context(title, list(read), legend, anytime, made["curves"], made["traces"], mixtures,
+                   [(g["label"], found) for g in shown if (found := _cells(g, album))],
+                   differences.rows([g["folders"][:SEEDS] for g in shown]), note)
+
+
+def _heat_map(folder: str, rows: Sequence[Row]) -> Any:
+    from nasx.results import curves
+
+    return curves.heat_map(Path(folder), rows) if curves.mixtures(rows) else None
+
+
+def _lookups(read: charts.Groups) -> list[tuple[str, str, dict[str, float]]]:
+    """(data set, split, reference lines) of each data set that some run looked up in its epochs."""
+    from nasx.results import curves
+
+    last = next((rows for runs in read.values() for rows in runs if rows and curves.looked_up(rows)), None)
+    if last is None:
+        return []
+    split = curves.looked_up(last)[1]  # type: ignore[index]
+    return [(dataset, split, curves.reference(last, dataset, split)) for dataset, scores in last[-1]["lookup"].items()
+            if isinstance(scores, Mapping)][:3]
+
+
+def _cells(group: Row, album: Album) -> list[Figure]:
+    """The cells that a setting found most often, drawn; how often below each."""
+    found = Counter(text for folder in group["folders"][:ROWS] if (text := _genotype(folder)))
+    figures: list[Figure] = []
+    for text, often in found.most_common(CELLS):
+        try:
+            parts = genotype_edges(text)
+        except UserError:  # a space of the user's own, with a genotype that no picture knows
+            continue
+        for name, edges in list(parts.items())[:2]:
+            caption = f"{often} of {sum(found.values())} runs" + (f", cell {name}" if len(parts) > 1 else "")
+            figures += album.add(lambda prefix, e=edges: charts.cell(e, prefix, f"cell of {group['label']}"), caption)
+    return figures
+
+
+def _genotype(folder: str) -> str:
+    try:
+        return str(json.loads((Path(folder) / "result.json").read_text(encoding="utf-8")).get("genotype") or "")
+    except (OSError, ValueError):
+        return ""

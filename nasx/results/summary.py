@@ -1,0 +1,138 @@
+"""Finished runs in numbers: mean ± sample standard deviation with n, one row a configuration.
+
+    mean = (1/n) Σ x_i      std = sqrt(Σ (x_i − mean)² / (n − 1)),  none where n = 1
+
+A row gathers the runs that differ in nothing but the seed. Runs of different configurations, protocols, recipes or
+deviations never share a row. What the ± is over is a column: independent searches, retrainings of one cell, or
+retrainings of several cells. Accuracies in percent, `cost_s` in seconds, parameters as counts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from nasx.errors import UserError
+from nasx.results import baseline
+
+KEYS = ["kind", "method", "space", "searched_on", "dataset", "protocol", "search", "recipe", "retrain", "labels",
+        "reduced", "best_of", "study"]
+"""Columns whose values split rows, besides the configuration itself."""
+CARRIED = ("overrides", "family", "folder", "experiment", "parent_overrides", "parent_folder")  # told of a row's first
+MEASURES = ("supernet_valid", "test_accuracy", "supernet_perplexity", "valid_perplexity", "test_perplexity", "params",
+            "cost_s", "peak_mb", "updates", "passes")
+CHOSEN = {"method", "space", "dataset", "search", "retrain"}
+"""Overrides that stand in a column of their own already."""
+
+
+def summary(frame: pd.DataFrame, group: Sequence[str] = (), *, reference: bool = True) -> pd.DataFrame:
+    """One row a configuration: for each measure `<m>_mean`, `<m>_std` (NaN where n = 1) and `<m>_n`.
+
+    `frame` is from `collect`; `group` names further columns that split rows. Where `reference`, rows for the
+    benchmark's random and optimal cell follow (column `reference`). `attrs["notes"]` carries what a reader must know.
+    """
+    measures = [*MEASURES, *(c for c in frame.columns if c.endswith((".valid", ".test")))]
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for run in frame.to_dict("records"):
+        row = {str(k): v for k, v in run.items()}
+        # A retraining's own hash names the search that it trains from; its command line tells configurations apart.
+        configuration = row["overrides"] if row["parent"] else row["family"] or row["overrides"]
+        key = (*(row[k] for k in KEYS), configuration, row["parent_family"], *(row[k] for k in group))
+        groups.setdefault(key, []).append(row)
+    notes = list(frame.attrs.get("notes", []))
+    rows: list[dict[str, Any]] = []
+    for members in groups.values():
+        first = members[0]
+        row = {k: first[k] for k in [*KEYS, *CARRIED, *group]}
+        row["n"], row["std_over"], row["reference"] = len(members), _std_over(members), ""
+        row["folders"] = tuple(m["folder"] for m in members)
+        row["device"] = " / ".join(sorted({m["device"] for m in members if m["device"]}))
+        row["gpu"] = all(m["gpu"] for m in members)
+        row["benchmark"] = first["benchmark"]
+        row["source"] = " / ".join(sorted({m["source"] for m in members if m["source"]}))
+        for measure in measures:
+            row |= _statistics(measure, [m[measure] for m in members])
+        seeds = [m["seed"] for m in members]
+        if first["kind"] == "search" and len(set(seeds)) < len(seeds):
+            twice = sorted({str(s) for s in seeds if seeds.count(s) > 1})
+            notes.append(f"{first['method']} on {first['space']}: seed {', '.join(twice)} occurs more than once among "
+                         f"runs of one configuration (other code or settings?); n counts each")
+        rows.append(row)
+    notes += baseline.judge(rows, list(groups.values()))
+    table = pd.DataFrame(rows)
+    if len(table):
+        table["settings"] = _settings(rows)
+        table["setting"] = [" ".join(lines) for lines in table["settings"]]
+        if reference:
+            table = _with_reference(table)
+        order = ["kind", "space", "searched_on", "dataset", "protocol", "recipe", "reference", "method", "setting"]
+        table = table.sort_values(order, kind="stable", ignore_index=True)
+    table.attrs["notes"] = notes
+    return table
+
+
+def _std_over(members: Sequence[Mapping[str, Any]]) -> str:
+    if members[0]["std_over"]:
+        return str(members[0]["std_over"])
+    if members[0]["kind"] == "search":
+        return "searches"
+    cells = {m["genotype"] or m["parent"] for m in members}
+    if len(cells) == 1:
+        return "retrainings of one cell"
+    return "searches, each retrained once" if len(cells) == len(members) else f"retrainings of {len(cells)} cells"
+
+
+def _statistics(measure: str, values: Iterable[float]) -> dict[str, float]:
+    """Mean and sample standard deviation of the values that are there, and how many they are."""
+    known = [float(x) for x in values if isinstance(x, (int, float)) and not math.isnan(x)]
+    n = len(known)
+    mean = math.fsum(known) / n if n else math.nan
+    std = math.sqrt(math.fsum((x - mean) ** 2 for x in known) / (n - 1)) if n > 1 else math.nan
+    return {f"{measure}_mean": mean, f"{measure}_std": std, f"{measure}_n": n}
+
+
+def _settings(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    """What was set on the command line; and the configuration's hash where that does not tell rows apart."""
+    texts = [tuple(line for line in row["overrides"] if line.partition("=")[0].lstrip("+") not in CHOSEN)
+             for row in rows]
+    clashes: dict[tuple[Any, ...], set[str]] = {}
+    keys = [(*(row[k] for k in KEYS), text) for row, text in zip(rows, texts, strict=True)]
+    for key, row in zip(keys, rows, strict=True):
+        clashes.setdefault(key, set()).add(row["family"])
+    return [(*text, f"[{row['family']}]") if len(clashes[key]) > 1 and row["family"] else text
+            for key, row, text in zip(keys, rows, texts, strict=True)]
+
+
+def benchmark_reference(benchmark: str, dataset: str) -> dict[str, dict[str, float]]:
+    """{"random": {"valid": …, "test": …}, "optimum": …} of a benchmark in percent; empty where it has none."""
+    import importlib
+
+    try:
+        module = importlib.import_module(f"nasx.benchmarks.{benchmark}")
+        found = getattr(module, benchmark.capitalize())().reference(dataset)
+    except (ImportError, AttributeError, UserError):
+        return {}
+    return {kind: {part: float(found[part][key]) for part in found if found[part].get(key) is not None}
+            for kind, key in (("random", "mean"), ("optimum", "optimum"))}
+
+
+def _with_reference(table: pd.DataFrame) -> pd.DataFrame:
+    """`table` with the benchmark's random and optimal cell for every space that was looked up."""
+    datasets = list(dict.fromkeys(c.rsplit(".", 1)[0] for c in table.columns if c.endswith((".valid_mean",
+                                                                                         ".test_mean"))))
+    empty: dict[str, Any] = {str(c): 0 if c.endswith("_n") else math.nan if c.endswith(("_mean", "_std")) else ""
+                             for c in table.columns}
+    empty |= {"kind": "search", "n": 0, "reduced": False, "best_of": 0, "gpu": False, "labels": (), "overrides": ()}
+    more = []
+    searches = table[(table["kind"] == "search") & (table["benchmark"] != "")]
+    for (space, benchmark), _ in searches.groupby(["space", "benchmark"]):
+        values = {dataset: benchmark_reference(str(benchmark), dataset) for dataset in datasets}
+        for kind in ("random", "optimum"):
+            scores = {f"{dataset}.{part}_mean": value for dataset, named in values.items()
+                      for part, value in named.get(kind, {}).items()}
+            if scores:
+                more.append(empty | {"space": space, "reference": kind, "benchmark": benchmark} | scores)
+    return pd.concat([table, pd.DataFrame(more)], ignore_index=True) if more else table

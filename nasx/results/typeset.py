@@ -1,0 +1,156 @@
+"""One sheet of a table, set as Markdown, LaTeX (booktabs), or for the terminal.
+
+A sheet is text already: numbers are rounded where the sheet is made (`wording`, `published`), so the three
+forms say the same. The same sheet gives the same bytes. CSV is not set from a sheet, it is written from the numbers.
+"""
+
+from __future__ import annotations
+
+import io
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+_LATEX = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{",
+          "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
+          ">": r"\textgreater{}", "|": r"\textbar{}", "±": r"$\pm$", "Λ": r"$\Lambda$", "α": r"$\alpha$",
+          "β": r"$\beta$", "λ": r"$\lambda$", "η": r"$\eta$", "×": r"$\times$", "→": r"$\rightarrow$",
+          "↳": r"$\hookrightarrow$", "–": "--", "—": "---", "…": r"\dots{}"}
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """Title, header, rows of text, what the numbers are, and what a reader must know to read them rightly."""
+
+    title: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    caption: str = ""
+    notes: tuple[str, ...] = ()
+    rules: frozenset[int] = field(default_factory=frozenset)
+    """Rows above which a thin rule is drawn, where the form has one."""
+    left: frozenset[int] = field(default_factory=frozenset)
+    """Columns of words; all others are numbers and stand right."""
+
+
+def latex_escape(text: str) -> str:
+    """`text` as LaTeX prints it literally."""
+    return "".join(_LATEX.get(letter, letter) for letter in text)
+
+
+def markdown(sheets: Sequence[Sheet], notes: Sequence[str] = ()) -> str:
+    """GitHub Markdown; columns are padded, so the source reads well too."""
+    return "\n\n".join([*map(_markdown, sheets), *_footer(notes)]) + "\n"
+
+
+def latex(sheets: Sequence[Sheet], notes: Sequence[str] = ()) -> str:
+    """One `table` environment a sheet; needs `\\usepackage{booktabs}`."""
+    comments = "\n".join("% " + " ".join(note.split()) for note in notes)
+    return "\n\n".join([*map(_latex, sheets), *([comments] if comments else [])]) + "\n"
+
+
+def console(sheets: Sequence[Sheet], notes: Sequence[str] = (), *, width: int | None = None,
+            color: bool = False) -> str:
+    """For a terminal of `width` columns (None: as wide as the sheet needs)."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    stream = io.StringIO()
+    terminal = Console(file=stream, width=width or 10_000, force_terminal=color, no_color=not color, highlight=False,
+                       color_system="standard" if color else None, legacy_windows=False, markup=False)
+    for sheet in (part for whole in sheets for part in _parts(whole, width)):
+        table = Table(title=Text(sheet.title, style="bold"), title_justify="left", box=box.SIMPLE_HEAD,
+                      pad_edge=False, header_style="bold")
+        for i, name in enumerate(sheet.header):
+            words = i in sheet.left
+            table.add_column(Text(_stacked(name)), justify="left" if words else "right",
+                             no_wrap=not words, overflow="fold", vertical="middle")
+        for i, row in enumerate(sheet.rows):
+            table.add_row(*map(Text, row), end_section=i + 1 in sheet.rules)
+        terminal.print(table)
+        for line in filter(None, [sheet.caption, *sheet.notes]):
+            terminal.print(Text(sentence(line), style="dim"))
+        terminal.print()
+    for note in notes:
+        terminal.print(Text(f"note: {note}", style="yellow"))
+    return "\n".join(line.rstrip() for line in stream.getvalue().splitlines()) + "\n"
+
+
+def _stacked(name: str) -> str:
+    """`CIFAR-10 valid` on two lines: numbers are narrow, their headings need not make them wide."""
+    head, _, tail = name.rpartition(" ")
+    return f"{head}\n{tail}" if head and tail in ("valid", "test", "accuracy", "error", "(M)") else name
+
+
+def _parts(sheet: Sheet, width: int | None) -> list[Sheet]:
+    """`sheet` cut between its number columns so that every part fits `width`; the word columns come again."""
+    if width is None:
+        return [sheet]
+    sizes = [max(max(map(_width, _stacked(head).split("\n"))), *(_width(row[i]) for row in sheet.rows)) + 2
+             for i, head in enumerate(sheet.header)]
+    words = [i for i in range(len(sheet.header)) if i in sheet.left]
+    room = width - sum(sizes[i] for i in words)
+    blocks: list[list[int]] = [[]]
+    for i in (i for i in range(len(sheet.header)) if i not in sheet.left):
+        if blocks[-1] and sum(sizes[k] for k in blocks[-1]) + sizes[i] > room:
+            blocks.append([])
+        blocks[-1].append(i)
+    parts = []
+    for number, block in enumerate(blocks):
+        kept = sorted([*words, *block])
+        last = number == len(blocks) - 1
+        parts.append(Sheet(sheet.title + (" (continued)" if number else ""), tuple(sheet.header[i] for i in kept),
+                           tuple(tuple(row[i] for i in kept) for row in sheet.rows), sheet.caption if last else "",
+                           sheet.notes if last else (), sheet.rules,
+                           frozenset(k for k, i in enumerate(kept) if i in sheet.left)))
+    return parts
+
+
+def sentence(text: str) -> str:
+    """`text` with a capital and a full stop; names at its start keep their spelling."""
+    text = " ".join(text.split())
+    first = text.partition(" ")[0].rstrip(":;,")
+    text = text[:1].upper() + text[1:] if first.isalpha() and first.islower() else text  # names keep their spelling
+    return text + ("" if text.endswith((".", "!", "?")) else ".")
+
+
+def _width(text: str) -> int:
+    """Columns of a terminal that `text` takes (combining marks take none, wide letters two)."""
+    return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
+
+
+def _markdown(sheet: Sheet) -> str:
+    def safe(text: str) -> str:
+        return " ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
+
+    grid = [[safe(cell) for cell in row] for row in (sheet.header, *sheet.rows)]
+    widths = [max(3, *(_width(row[i]) for row in grid)) for i in range(len(sheet.header))]
+
+    def line(row: Sequence[str]) -> str:
+        cells = [cell + " " * (w - _width(cell)) if i in sheet.left else " " * (w - _width(cell)) + cell
+                 for i, (cell, w) in enumerate(zip(row, widths, strict=True))]
+        return "| " + " | ".join(cells) + " |"
+
+    ruler = ["-" * w if i in sheet.left else "-" * (w - 1) + ":" for i, w in enumerate(widths)]
+    parts = [f"### {safe(sheet.title)}", "\n".join([line(grid[0]), line(ruler), *map(line, grid[1:])])]
+    return "\n\n".join([*parts, *([safe(sheet.caption)] if sheet.caption else []), *_footer(sheet.notes)])
+
+
+def _footer(notes: Sequence[str]) -> list[str]:
+    return ["\n".join(f"- {sentence(note)}" for note in notes)] if notes else []
+
+
+def _latex(sheet: Sheet) -> str:
+    columns = "".join("l" if i in sheet.left else "r" for i in range(len(sheet.header)))
+    body = []
+    for i, row in enumerate(sheet.rows):
+        if i in sheet.rules and i:
+            body.append(r"    \midrule")
+        body.append("    " + " & ".join(map(latex_escape, row)) + r" \\")
+    words = latex_escape(" ".join(map(sentence, filter(None, [sheet.title, sheet.caption, *sheet.notes]))))
+    return "\n".join([r"\begin{table}[t]", r"  \centering", rf"  \caption{{{words}}}",
+                      rf"  \begin{{tabular}}{{{columns}}}", r"    \toprule",
+                      "    " + " & ".join(map(latex_escape, sheet.header)) + r" \\", r"    \midrule", *body,
+                      r"    \bottomrule", r"  \end{tabular}", r"\end{table}"])

@@ -1,0 +1,142 @@
+"""Rows of `summary` in words: sheets of text, one for searches with a look-up, one without, one of networks.
+
+Where a sheet holds more than one protocol or recipe it says so; what holds for all rows moves to the caption.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import pandas as pd
+
+from nasx.results.typeset import Sheet
+
+DATASETS = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "imagenet16": "ImageNet16-120", "imagenet": "ImageNet",
+            "svhn": "SVHN", "ptb": "PTB", "digits": "digits"}
+NO_TEST = "n/a: import the full table (the one inside nasx has validation accuracies only)"
+
+
+def value(row: Mapping[str, Any], measure: str, digits: int = 2, scale: float = 1.0, missing: str = "") -> str:
+    """`91.55 ± 0.12`, without ± where n = 1, with its own n where it is not the row's; `missing` where not known."""
+    mean, std, n = row.get(f"{measure}_mean", math.nan), row.get(f"{measure}_std", math.nan), row.get(f"{measure}_n", 0)
+    if mean is None or math.isnan(mean):
+        return missing
+    text = f"{mean * scale:.{digits}f}" + ("" if std is None or math.isnan(std) else f" ± {std * scale:.{digits}f}")
+    return text + (f" (n={int(n)})" if n and not math.isnan(n) and n != row.get("n") else "")
+
+
+def cost(row: Mapping[str, Any]) -> str:
+    """Wall time of a run in the largest unit that keeps it above one: s, min, GPU-hours or GPU-days (CPU- on a CPU)."""
+    seconds = row.get("cost_s_mean", math.nan)
+    if seconds is None or math.isnan(seconds):
+        return ""
+    where = "GPU" if row.get("gpu") else "CPU"
+    units = ((86400.0, f"{where}-days"), (3600.0, f"{where}-hours"), (60.0, f"{where}-min"), (1.0, f"{where}-s"))
+    scale, unit = next(((size, name) for size, name in units if seconds >= size), units[-1])
+    return f"{value(row, 'cost_s', 2 if scale > 60 else 1, 1 / scale)} {unit}"
+
+
+def name(row: Mapping[str, Any]) -> str:
+    """The method as a table shows it; reference rows and best-of-k rows are marked."""
+    if row.get("reference"):
+        return {"random": "random cell (benchmark mean)", "optimum": "optimum (of each column)"}[row["reference"]]
+    return (row["method"] or "–") + (f" (best of {int(row['best_of'])})" if row.get("best_of") else "")
+
+
+def marks(row: Mapping[str, Any]) -> str:
+    """Deviations that were switched on, and whether the run was smaller than its protocol."""
+    return ", ".join([*row["labels"], *(["reduced"] if row["reduced"] is True else [])])
+
+
+def distinct(rows: Sequence[Mapping[str, Any]]) -> tuple[str, list[str]]:
+    """What was set on the command line of all rows, and what besides on that of each."""
+    shared = [line for line in rows[0]["settings"] if all(line in row["settings"] for row in rows)] if rows else []
+    return " ".join(shared), [" ".join(line for line in row["settings"] if line not in shared) for row in rows]
+
+
+def sheets(table: pd.DataFrame, *, error: bool = False) -> list[Sheet]:
+    """`summary`'s rows as sheets: searches with a look-up, searches without, retrained networks."""
+    made = []
+    rows = [{str(k): v for k, v in row.items()} for row in table.to_dict("records")]
+    looked_up = [row for row in rows if row["kind"] == "search" and row["benchmark"]]
+    plain = [row for row in rows if row["kind"] == "search" and not row["benchmark"]]
+    retrained = [row for row in rows if row["kind"] == "retrain"]
+    if looked_up:
+        datasets = [c.removesuffix(".valid_mean") for c in table.columns if c.endswith(".valid_mean")]
+        pairs = [(f"{DATASETS.get(d, d)} {part}", f"{d}.{part}") for d in datasets for part in ("valid", "test")
+                 if any(value(row, f"{d}.valid") for row in looked_up)]
+        benches = ", ".join(sorted({str(row["benchmark"]) for row in looked_up}))
+        made.append(_sheet(f"Searches, looked up in {benches}", looked_up, pairs, "accuracy in %", missing="n/a"))
+    ranks = "it does not rank methods, retrain the cells for that"
+    if told := [row for row in plain if not row["supernet_perplexity_n"]]:
+        made.append(_sheet("Searches without a look-up", told, [("supernet valid", "supernet_valid")],
+                           f"accuracy of the supernet in %; {ranks}"))
+    if told := [row for row in plain if row["supernet_perplexity_n"]]:
+        made.append(_sheet("Searches on text", told, [("supernet valid", "supernet_perplexity")],
+                           f"perplexity of the supernet; {ranks}"))
+    if told := [row for row in retrained if not row["test_perplexity_n"]]:
+        if error:
+            told = [row | {"test_accuracy_mean": 100 - row["test_accuracy_mean"]} for row in told]
+        word = "error" if error else "accuracy"
+        made.append(_sheet("Retrained networks", told, [(f"test {word}", "test_accuracy")],
+                           f"test {word} of the last epoch in %"))
+    if told := [row for row in retrained if row["test_perplexity_n"]]:
+        made.append(_sheet("Retrained language models", told, [
+            ("valid perplexity", "valid_perplexity"), ("test perplexity", "test_perplexity")],
+            "perplexity of the weights that are best on the validation text"))
+    return made
+
+
+def _sheet(title: str, rows: list[dict[str, Any]], measures: Sequence[tuple[str, str]], what: str,
+           missing: str = "–") -> Sheet:
+    """Columns of words that hold one value for all rows move to the caption; the protocol always stays."""
+    words = [("method", name), ("space", lambda r: str(r["space"])), ("searched on", lambda r: str(r["searched_on"])),
+             ("trained on", lambda r: str(r["dataset"]) if r["kind"] == "retrain" else ""),
+             ("protocol", lambda r: str(r["protocol"])), ("study", lambda r: str(r["study"])),
+             ("recipe", lambda r: str(r["recipe"])), ("setting", lambda r: str(r["setting"])), ("marks", marks),
+             ("against random", lambda r: str(r["versus"])), ("verdict", lambda r: str(r["verdicts"])),
+             ("device", lambda r: str(r["device"]))]
+    own = [row for row in rows if not row["reference"]]
+    shared, settings = distinct(own)
+    own = [row | {"setting": setting} for row, setting in zip(own, settings, strict=True)]
+    rows = own + [row for row in rows if row["reference"]]
+    kept, constant = [], [f"set {shared}"] if shared else []
+    for head, text in words:
+        values = {text(row) for row in own}
+        if head in ("method", "protocol") or len(values) > 1:
+            kept.append((head, text))
+        elif "".join(values):
+            constant.append(f"{head} {values.pop()}")
+    kept = [(head, text) for head, text in kept if any(map(text, rows))]
+    at = next((i for i, (head, _) in enumerate(kept) if head in ("against random", "verdict", "device")), len(kept))
+    numbers: list[tuple[str, Callable[[Mapping[str, Any]], str]]] = [("n", lambda r: str(r["n"]) if r["n"] else "")]
+    numbers += [(head, partial(value, measure=measure, missing=missing)) for head, measure in measures]
+    numbers += [("params (M)", lambda r: value(r, "params", scale=1e-6, missing="–")),
+                ("cost", lambda r: cost(r) or "–")]
+    columns = [*kept[:at], *numbers, *kept[at:]]
+    over = sorted({str(row["std_over"]) for row in own if row["n"] > 1})
+    caption = f"Mean ± sample standard deviation over {' or '.join(over)} (n of them); {what}." if over else \
+        f"Single runs (n = 1), so no ±; {what}."
+    caption += f" All rows: {'; '.join(constant)}." if constant else ""
+    notes = []
+    if len(over) > 1:
+        notes.append("the ± is not over the same in all rows: " + "; ".join(
+            sorted({f"{name(r)}: {r['std_over']}" for r in own if r["n"] > 1})))
+    for column in ("protocol", "recipe"):
+        several = sorted({str(row[column]) for row in own if row[column]})
+        if len(several) > 1:
+            notes.append(f"rows differ in {column} ({', '.join(several)}): compare within one {column} only")
+    if any(row["reduced"] is True for row in own):
+        notes.append("reduced: smaller than the protocol (fewer epochs, cells or channels); not a published setting")
+    if any(row["best_of"] for row in own):
+        notes.append("best of k: the best of k searches by a retraining of each, not a mean over searches")
+    if any(" / " in str(row["device"]) for row in own):
+        notes.append("cost is a mean over different devices where a row names several")
+    if any(m.endswith(".test") and not value(row, m) for row in rows for _, m in measures):
+        notes.append(NO_TEST)
+    left = frozenset(i for i, (head, _) in enumerate(columns) if head in dict(words))
+    return Sheet(title, tuple(head for head, _ in columns), tuple(tuple(f(row) for _, f in columns) for row in rows),
+                 caption, tuple(notes), frozenset({len(own)} if len(own) < len(rows) else ()), left)
