@@ -170,6 +170,8 @@ def _runs(command: str, cfg: dict[str, Any], choices: dict[str, Any]) -> list[Pa
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point: exits with the code that the module's docstring gives."""
     words = list(sys.argv[1:] if argv is None else argv)
+    if "RANK" in os.environ:  # DDP warns, in C++, of what processes.py asks for on purpose
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     if isinstance(sys.stdout, io.TextIOWrapper):  # standard error never fails on a sign that it lacks
         sys.stdout.reconfigure(errors="replace")  # a locale without ±, a folder's name that is no text
     try:

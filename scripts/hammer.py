@@ -34,12 +34,14 @@ import torch
 from nasx import records, tables
 from nasx.commands import status
 from nasx.errors import UserError
-from nasx.folders import checkpoints, files
+from nasx.folders import checkpoints, files, lock
 from nasx.results import collect
 
 CONTEXT = multiprocessing.get_context("fork")
 EPOCHS, OPEN = 4, 3
 """Epochs of a run, and runs that are open at a time: fewer than writers, so that these often meet."""
+LONG = 0.05
+"""The share of epochs that last longer than another start waits for the lock: it is refused then."""
 
 
 def sealed(**facts: Any) -> dict[str, Any]:
@@ -72,13 +74,13 @@ def write(out: Path, note: Notes, seed: int) -> None:
         try:
             with records.Run(folder, {"seed": folder.name}, {"kind": "search"}) as run:
                 if records.finished(folder) is None:
-                    work(run, note)
+                    work(run, note, draw)
                 note("opened", folder.name)
         except UserError as error:
             note("refused" if "is in use" in str(error) else f"fault {error}")
 
 
-def work(run: records.Run, note: Notes) -> None:
+def work(run: records.Run, note: Notes, draw: random.Random) -> None:
     """The run from its checkpoint to its end."""
     inside = os.open(run.folder / "inside", os.O_RDWR | os.O_CREAT)
     try:
@@ -92,6 +94,8 @@ def work(run: records.Run, note: Notes) -> None:
         w = torch.zeros(1000) if state is None else state["w"]
         for epoch in range(rows + 1, EPOCHS + 1):
             run.append(sealed(epoch=epoch, run=run.folder.name))
+            if draw.random() < LONG:
+                time.sleep(2 * lock.TRY_S)
             w = w * 3 + epoch
             run.save({"rows": epoch, "w": w}, epoch)
         result = sealed(kind="search", status="finished", choices={"method": "darts"}, name=run.folder.name, seed=0,

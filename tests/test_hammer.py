@@ -15,6 +15,7 @@ HAMMER = """
 import sys
 sys.path.insert(0, {scripts!r})
 import hammer
+hammer.LONG = 0.2
 from nasx.folders import checkpoints, files, lock
 from nasx import records
 {without}
