@@ -72,14 +72,19 @@ def save(made: Figure, path: str | Path) -> list[Path]:
 def svg(made: Figure, **options: Any) -> str:
     """`made` as the text of an SVG file, without date.
 
-    matplotlib names the parts that clip by hashes of positions, of which the layout's last bits are not the same in
-    every process; here they are numbered.
+    The last bits of matplotlib's layout are not the same in every process. So the parts that clip, which it names by
+    hashes of positions, are numbered here, and positions are rounded to a thousandth of a point.
     """
     stream = io.StringIO()
     made.savefig(stream, format="svg", metadata={"Date": None, "Creator": "nasx"}, **options)
     numbers: dict[str, str] = {}
-    return re.sub(r"\bp[0-9a-f]{10}\b", lambda found: numbers.setdefault(found[0], f"p{len(numbers) + 1}"),
+    text = re.sub(r"\bp[0-9a-f]{10}\b", lambda found: numbers.setdefault(found[0], f"p{len(numbers) + 1}"),
                   stream.getvalue())
+    return re.sub(r'"[^"<>]*"', lambda quoted: re.sub(r"-?\d+\.\d{4,}", _rounded, quoted[0]), text)
+
+
+def _rounded(number: re.Match[str]) -> str:
+    return str(round(float(number[0]), 3) + 0.0)  # + 0.0: no -0.0
 
 
 def write(path: str | Path, writers: dict[str, Any]) -> list[Path]:

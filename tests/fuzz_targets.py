@@ -176,7 +176,7 @@ def write_run(root: Path, drawn: list[Any]) -> None:
 def read_run(root: Path, drawn: tuple[list[Any], str]) -> None:
     parts, reader = drawn
     write_run(root, parts)
-    differences.configuration.cache_clear()
+    differences._configuration.cache_clear()
     frame = collect.collect("runs")
     if reader in ("console", "markdown", "latex", "csv"):
         tables.main({"runs": ["runs"], "out": "runs", "format": reader, "out_file": None, "sort": None, "filter": [],
@@ -195,7 +195,7 @@ READERS = ("console", "markdown", "latex", "csv", "differences", "status runs", 
 
 def write_report(root: Path, drawn: list[Any]) -> None:
     write_run(root, drawn)
-    differences.configuration.cache_clear()
+    differences._configuration.cache_clear()
     report.main(["runs"])
     text = (root / "report.html").read_text(encoding="utf-8")
     assert "<script>alert" not in text

@@ -150,7 +150,7 @@ def quiet(space: Space, mix: Tree) -> Tree:
                             for e, own in enumerate(names[k])], 1) if k in names else x for k, x in mix.items()}
 
 
-@pytest.mark.parametrize("name", conformance.VARIANTS)
+@pytest.mark.parametrize("name", conformance.IMAGES)
 def test_every_space_is_heard_as_a_plain_supernet_is(name: str) -> None:
     space = smaller(name)
     net: Any = small.build(space)

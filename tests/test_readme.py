@@ -163,7 +163,8 @@ def test_ci_runs_the_test_command_of_the_readme() -> None:
 def test_the_matrix_has_every_method_and_every_space() -> None:
     rows = README.split("<!-- matrix -->\n", 1)[1].split("\n\n", 1)[0].splitlines()
     cells = [[cell.strip(" `") for cell in row.strip("|").split("|")] for row in rows]
-    assert sorted(cells[0][1:]) == sorted(path.stem for path in (ROOT / "conf" / "space").glob("*.yaml"))
+    images = {path.stem for path in (ROOT / "conf" / "space").glob("*.yaml")} - {"darts_rnn"}  # which reads text
+    assert sorted(cells[0][1:]) == sorted(images)
     assert [row[0] for row in cells[2:]] == sorted(path.stem for path in (ROOT / "conf" / "method").glob("*.yaml"))
     assert {len(row) for row in cells} == {len(cells[0])}
 

@@ -184,14 +184,20 @@ def derived(rows: Sequence[Row]) -> list[Row]:
     cells left out); `cosine`, of node gradients and of convolutions' outputs, means over the stages."""
     made: list[Row] = []
     for row in rows:
-        cells = [cell for name, cell in (row.get("cells") or {}).items() if not name.startswith("reduce")]
-        counts = {kind: sum(cell[kind] for cell in cells) for kind in ("parametric", "skip", "pool", "none")}
-        learned = [value for stage in row.get("output_cosine") or () for name, value in stage.items()
+        held, stages, nodes = row.get("cells"), row.get("output_cosine"), row.get("node_cosine")
+        cells = [name for name in held if not name.startswith("reduce")] if isinstance(held, Mapping) else []
+        counts = {kind: sum(_get(row, f"cells.{cell}.{kind}") for cell in cells)
+                  for kind in ("parametric", "skip", "pool", "none")}
+        learned = [stage[name] for stage in _list(stages) if isinstance(stage, Mapping) for name in stage
                    if family(name) == "conv"]
-        cosines = {name: sum(values) / len(values) for name, values in (("node", row.get("node_cosine") or ()),
-                                                                        ("output", learned)) if values}
+        cosines = {name: float(np.mean(known)) for name, values in (("node", _list(nodes)), ("output", learned))
+                   if (known := [x for x in values if isinstance(x, (int, float))])}
         made.append({**row, "found": counts if cells else None, "cosine": cosines})
     return made
+
+
+def _list(held: Any) -> list[Any]:
+    return held if isinstance(held, list) else []
 
 
 def _inside(rows: Sequence[Row]) -> list[Any]:
