@@ -16,11 +16,13 @@ import random
 import shutil
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from kills import Command, compared, family, small
+from forks import starters
+from kills import compared, family, small
 
 from nasx import records
 from nasx.config import conf_dir
@@ -41,10 +43,10 @@ def command(method: str, space: str, args: argparse.Namespace, out: Path) -> lis
             "search.evaluate_images=256"]
 
 
-def killed(words: list[str], out: Path, delay: float) -> bool:
+def killed(start: Callable[[list[str]], Any], words: list[str], out: Path, delay: float) -> bool:
     """Start the search, wait for a new checkpoint and `delay` seconds, and kill -9 it; False where it had ended."""
     folder = out / "run"
-    before, job = set(checkpoints.found(folder)), Command(words)
+    before, job = set(checkpoints.found(folder)), start(words)
     while job.running() and not set(checkpoints.found(folder)) - before:
         time.sleep(0.05)
     time.sleep(delay)
@@ -59,18 +61,18 @@ def check(method: str, space: str, args: argparse.Namespace) -> dict[str, Any]:
     shutil.rmtree(base, ignore_errors=True)  # what an interrupted or failed check has left, maybe of another version
     draw = random.Random(f"{args.seed}-{method}-{space}")
     began = time.monotonic()
-    code, said = Command(command(method, space, args, base / "through")).end()
+    code, said = args.through(command(method, space, args, base / "through")).end()
     whole = time.monotonic() - began
     if code:
         return {"method": method, "space": space, "outcome": "failed: " + said.strip()[-300:]}
     kills, words = 0, command(method, space, args, base / "killed")
     for attempt in range(4 * args.kills):  # a short run may end before its moment: again, sooner, from nothing
-        kills += killed(words, base / "killed", draw.random() * 0.3 * whole / 2**attempt)
+        kills += killed(args.killed, words, base / "killed", draw.random() * 0.3 * whole / 2**attempt)
         if kills == args.kills or method == "random":
             break
         if not kills:
             shutil.rmtree(base / "killed", ignore_errors=True)
-    code, said = Command(words).end()
+    code, said = args.killed(words).end()
     if code:
         return {"method": method, "space": space, "outcome": "resume failed: " + said.strip()[-300:]}
     values, differ = compared(base / "through" / "run", base / "killed" / "run")
@@ -92,7 +94,10 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--checkpoint-s", type=float, default=4, help="seconds between checkpoints")
     parser.add_argument("--seed", type=int, default=0, help="of the moments to kill at")
+    parser.add_argument("--fork", action="store_true", help="fork the searches, one job at a time")
     args = parser.parse_args()
+    args.through, args.killed = starters(args.fork)
+    args.jobs = 1 if args.fork else args.jobs
     if args.spaces == "all":
         args.spaces = ",".join(sorted(p.stem for p in (conf_dir() / "space").glob("*.yaml")))
     pairs = [(m, s) for s in args.spaces.split(",") for m in args.methods.split(",")

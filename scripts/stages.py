@@ -16,7 +16,8 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from kills import Command, compared, small
+from forks import starters
+from kills import compared, small
 
 from nasx import records, stages
 from nasx.folders import checkpoints
@@ -69,19 +70,19 @@ def check(case: Case, args: argparse.Namespace) -> dict[str, object]:
     base, began = args.out / f"{case.name}-{case.space}".replace(" ", "_"), time.monotonic()
     row: dict[str, object] = {"name": case.name, "words": " ".join([f"method={case.method}", f"space={case.space}",
                                                                     *case.words])}
-    code, said = Command(command(case, args, base / "through")).end()
+    code, said = args.through(command(case, args, base / "through")).end()
     if code:
         return {**row, "outcome": "failed: " + said.strip()[-300:]}
     words, kills = command(case, args, base / "killed"), 0
     for i in range(case.count):
         folder = base / "killed" / "run" / ("" if i + 1 == case.count else stages.name(i))
-        job = Command(words)
+        job = args.killed(words)
         while job.running() and not checkpoints.found(folder):
             time.sleep(0.02)
         if job.running():
             kills += 1
             job.kill()
-    code, said = Command(words).end()
+    code, said = args.killed(words).end()
     if code:
         return {**row, "outcome": "resume failed: " + said.strip()[-300:]}
     pairs = zip(folders(base / "through" / "run", case), folders(base / "killed" / "run", case), strict=True)
@@ -99,7 +100,9 @@ def main() -> int:
     parser.add_argument("--epochs", type=int, default=2, help="of each stage")
     parser.add_argument("--updates", type=int, default=6, help="weight updates in an epoch")
     parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--fork", action="store_true", help="fork the searches instead of starting Python for each")
     args = parser.parse_args()
+    args.through, args.killed = starters(args.fork)
     args.out.mkdir(parents=True, exist_ok=True)
     done = args.out / "rows.jsonl"
     rows = [json.loads(line) for line in done.read_text(encoding="utf-8").splitlines()] if done.exists() else []
