@@ -1,6 +1,6 @@
 """A cell of the DARTS space trained on CIFAR-10 from scratch: network, augmentation and loop, the obvious way.
 
-    python tests/reference/retraining.py CIFAR_FOLDER [name=value ...]         one line an epoch; names of SETTINGS
+    python tests/reference/retraining.py CIFAR_FOLDER [name=value ...]         a line an epoch; names of SETTINGS
 
 CIFAR_FOLDER holds the published binary files (data_batch_1.bin, ..., test_batch.bin). Every image is augmented by
 itself, drop-path draws for each image in a loop, `updates` are those of an epoch. Nothing of nasx is used. The
@@ -151,7 +151,7 @@ def train(folder: Path, **settings: Any) -> float:
     test_x, test_y = read([folder / "test_batch.bin"])
     net = Net(s["layers"], s["channels"])
     optimizer = torch.optim.SGD(net.parameters(), lr=s["lr"], momentum=0.9, weight_decay=3e-4)
-    accuracy, order = 0.0, list[int]()
+    order = list[int]()
     for epoch in range(s["epochs"]):
         began = time.process_time()
         for group in optimizer.param_groups:
@@ -170,16 +170,15 @@ def train(folder: Path, **settings: Any) -> float:
             loss.backward()
             nn.utils.clip_grad_norm_(net.parameters(), 5)
             optimizer.step()
-        net.eval()
-        correct = 0
-        with torch.no_grad():
-            for first in range(0, len(test_x), 500):
-                images = torch.tensor(normalized(test_x[first:first + 500]), dtype=torch.float32)
-                correct += int((net(images)[0].argmax(1).numpy() == test_y[first:first + 500]).sum())
-        accuracy = correct / len(test_x)
-        spent = time.process_time() - began
-        print(f"epoch {epoch + 1} test accuracy {100 * accuracy:.2f} % CPU {spent:.0f} s", flush=True)
-    return accuracy
+        print(f"epoch {epoch + 1} last loss {float(loss):.3f} CPU {time.process_time() - began:.0f} s", flush=True)
+    net.eval()
+    correct = 0
+    with torch.no_grad():
+        for first in range(0, len(test_x), 500):
+            images = torch.tensor(normalized(test_x[first:first + 500]), dtype=torch.float32)
+            correct += int((net(images)[0].argmax(1).numpy() == test_y[first:first + 500]).sum())
+    print(f"test accuracy {correct / len(test_x):.4f}", flush=True)
+    return correct / len(test_x)
 
 
 if __name__ == "__main__":
