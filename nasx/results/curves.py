@@ -69,7 +69,7 @@ def read_metrics(run_folder: str | Path) -> list[dict[str, Any]]:
         try:
             row = json.loads(line)
             rows[int(row["epoch"])] = row
-        except (ValueError, TypeError, KeyError, RecursionError):
+        except (ArithmeticError, ValueError, TypeError, KeyError, RecursionError):
             continue
     return [rows[epoch] for epoch in sorted(rows)]
 
