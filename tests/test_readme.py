@@ -1,14 +1,16 @@
 """The README is true: its files are written, its commands run in order, its lists are those of `conf/`.
 
-A section's commands run in one temporary folder, by bash, with `uv run X` as X of this environment and `pip` doing
-nothing. `<!-- ci: a=1 b=2 -->` above a block says which overrides each search and retraining in it gets to be short
-(`|` between those of successive lines); `<!-- note: ... -->` what else differs. `uv run pytest` is what .ci/run runs.
+A section's commands run in one temporary folder: those of the first section by bash, with `uv run X` as X of this
+environment and `pip` doing nothing; those of the others in processes that have imported torch before.
+`<!-- ci: a=1 b=2 -->` above a block says which overrides each search and retraining in it gets to be short (`|` between
+those of successive lines); `<!-- note: ... -->` what else differs. `uv run pytest` is what .ci/run runs.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import shlex
 import stat
 import subprocess
 import sys
@@ -16,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import jobs
 import numpy as np
 import pytest
 
@@ -74,30 +77,40 @@ def cifar10() -> Path | None:
     return next((folder for folder in found if folder.is_dir()), None)
 
 
-def shell(here: Path, line: str) -> str:
-    """Run a line as bash does, `uv run` meaning this environment; returns what it printed.
-
-    Nothing is written outside: the data root is a new folder, in which CIFAR-10 is a link to the real one.
-    """
-    tools, data = here.parent / "tools", here.parent / "data"
-    for folder in (tools, data):
-        folder.mkdir(exist_ok=True)
+def outside(here: Path) -> dict[str, str]:
+    """Variables by which nothing is written outside: the data root is a new folder that links to the real CIFAR-10."""
+    data = here.parent / "data"
+    data.mkdir(exist_ok=True)
     images = cifar10()
     if images is not None and not (data / images.name).exists():
         (data / images.name).symlink_to(images.resolve())
+    return {"XDG_CACHE_HOME": str(here.parent / "cache"), "OMP_NUM_THREADS": "1", "COLUMNS": "160",
+            "NASX_DATA": str(data)}
+
+
+def shell(here: Path, line: str) -> str:
+    """Run a line as bash does, `uv run` meaning this environment; returns what it printed."""
+    tools = here.parent / "tools"
+    tools.mkdir(exist_ok=True)
     run = f'shift; tool=$1; shift; exec "{Path(sys.executable).parent}/$tool" "$@"'
     for name, text in (("pip", "exit 0"), ("uv", run)):
         (tools / name).write_text(f"#!/bin/sh\n{text}\n")
         (tools / name).chmod(stat.S_IRWXU)
-    env = {**os.environ, "PATH": f"{tools}:{os.environ['PATH']}", "XDG_CACHE_HOME": str(here.parent / "cache"),
-           "OMP_NUM_THREADS": "1", "COLUMNS": "160"}
-    env["NASX_DATA"] = str(data)
+    env = {**os.environ, "PATH": f"{tools}:{os.environ['PATH']}", **outside(here)}
     env.pop("PYTHONDONTWRITEBYTECODE", None)  # as on a user's machine, where imports are compiled once
     done = subprocess.run(["bash", "-euo", "pipefail", "-c", line], cwd=here, env=env, capture_output=True, text=True,
                           timeout=550, check=False)
     assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
     assert "Traceback" not in done.stderr, done.stderr
     return done.stdout
+
+
+def nasx(here: Path, line: str) -> str:
+    """Run a line that starts with `uv run nasx` in a process of its own; returns what it printed."""
+    done = jobs.nasx(here, *shlex.split(line)[3:], env=outside(here), pictures=True)
+    assert done.code == 0, f"{line}\n{done}"
+    assert "Traceback" not in done.err, done
+    return done.out
 
 
 def photos(folder: Path) -> None:
@@ -145,7 +158,8 @@ def test_every_command_runs(section: Section, tmp_path: Path) -> None:
         real = "dataset=" not in f"{command.line} {command.overrides}" and "retrain" not in command.line
         if words and real and "experiment=" not in command.line and cifar10() is None:
             words.append("dataset=digits")
-        printed = shell(here, " ".join([command.line, *words]))
+        run = nasx if command.line.startswith("uv run nasx") and section is not SECTIONS[0] else shell
+        printed = run(here, " ".join([command.line, *words]))
         assert printed.strip() or command.line.startswith("pip "), command.line
         if command.line.startswith("uv run nasx table"):
             assert "darts" in printed

@@ -156,7 +156,7 @@ def _row(folder: str, record: Mapping[str, Any]) -> dict[str, Any]:
         "labels": tuple(label for label in labels if not label.startswith("best_of_")),
         "reduced": _reduced(record), "best_of": best[0] if best else 0, "study": "", "std_over": "",
         "overrides": _overrides(record.get("overrides") or []), "family": _text(record.get("family")),
-        "identity": _text(record.get("identity")), "seed": record.get("seed"), "parent": _text(record.get("parent")),
+        "identity": _text(record.get("identity")), "seed": _whole(record.get("seed")), "parent": _text(record.get("parent")),
         "genotype": _text(record.get("genotype")), "benchmark": "", "source": "",
         "supernet_valid": _percent((record.get("supernet") or {}).get("valid_accuracy")),
         "test_accuracy": _percent(record.get("test_accuracy")), "params": _number(record.get("params")),
@@ -224,6 +224,10 @@ def _inherit(rows: Any) -> None:
 
 def _text(value: Any) -> str:
     return "" if value is None else printable(str(value))
+
+
+def _whole(value: Any) -> int | None:
+    return value if isinstance(value, int) else None
 
 
 def _number(value: Any) -> float:
