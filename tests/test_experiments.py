@@ -27,7 +27,7 @@ HEADS = {name: experiments.read(file.read_text(encoding="utf-8")) for name, file
 ROWS: dict[str, list[dict[str, Any]]] = {}
 for _line in published.load().to_dict("records"):
     ROWS.setdefault(str(_line["row"]), []).append({str(k): v for k, v in _line.items()})
-NOT_RUN = Path(published.__file__).with_name("results") / "not_run.yaml"
+NOT_RUN = Path(published.__file__).with_name("not_run.yaml")
 
 
 def named(dataset: str) -> str:
