@@ -1,9 +1,10 @@
-"""One experiment of every printed table, reduced: that its command runs from end to end, and that its run then stands
-beside the rows that its file names.
+"""One experiment of every printed table and of every system (method and stages), reduced: that its command runs from
+end to end, and that its run then stands beside the rows that its file names.
 
     NASX_DATA=DIR uv run python scripts/experiments.py OUT
 
-A table's experiment is the first whose rows it holds, with the words of that row; one experiment serves several tables.
+One experiment serves several tables: those that serve most come first, each with the words of that row; then a file for
+each system that none of them has.
 Searches and retrainings are tiny (one to three cells, 4 channels, a few updates), on CIFAR-10 where that is the
 experiment's data set, else on images and a text that are made here. OUT holds the runs; OUT/experiments.md tells of
 each command what it gave and beside which rows it stands. Commands that are finished are not repeated.
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from forks import Server
 from kills import SMALL, Command, family
 from PIL import Image
 
@@ -45,6 +47,11 @@ def table(printed: experiments.Printed) -> str:
     return ", ".join(printed.row.split(", ")[:2])
 
 
+def system(head: experiments.Experiment) -> tuple[str | None, str | None]:
+    """What searches: method and stages."""
+    return head.choices.get("method"), head.choices.get("stages")
+
+
 def chosen() -> Iterator[tuple[str, experiments.Experiment, experiments.Printed, list[str]]]:
     """(name, experiment, row, the tables that it stands for); those first that stand for most, by the papers' own rows
     if they can."""
@@ -61,13 +68,19 @@ def chosen() -> Iterator[tuple[str, experiments.Experiment, experiments.Printed,
     def worth(way: tuple[Any, Any, Any, list[experiments.Printed]]) -> tuple[int, int]:
         return (len({table(row) for row in way[3] if row.row in own} & left), len({*map(table, way[3])} & left))
 
-    while left:
+    systems = set()
+    while ways:
         name, head, printed, rows = max(ways, key=worth)
         places = {*map(table, rows)} & left
         if not places:
-            return
+            break
+        systems.add(system(head))
         yield name, head, printed, sorted(places)
         left -= places
+    for name, head, printed, _ in ways:
+        if system(head) not in systems and "from" not in printed.settings:
+            systems.add(system(head))
+            yield name, head, printed, []
 
 
 def made(folder: Path) -> Path:
@@ -91,11 +104,18 @@ def small(verb: str, words: list[str], head: experiments.Experiment, images: Pat
     given = {word.partition("=")[0] for word in words}
     if settings["dataset"] == "ptb":
         return [*PLACES, *TEXT["space"], *TEXT["search"], *TEXT["retrain"], *STUDY, f"dataset.path={images}"]
+    stages = settings.get("stages", "none")
     sizes = [word for word in SMALL[family(settings["space"])]
              if word != "space.layers=3" or settings["space"] != "amended_s2"]  # cells of their own: as many as trained
+    if "pdarts" in stages:  # each stage has its own depth
+        sizes = ["stages.space.layers=[3,4,5]" if word == "space.layers=3" else word for word in sizes]
+    if stages == "drnas_darts":  # 1/6 and 1/4 of the channels
+        sizes = ["space.channels=24" if word == "space.channels=4" else word for word in sizes]
     added = [*PLACES, *(SEARCH + sizes if verb != "retrain" else [])]
     added += RETRAIN if verb != "search" else []
     added += STUDY if verb == "study" else []
+    if "study=best_of_four" in words:  # fewer searches than four are beside no such number
+        added.remove("study.searches=1")
     if settings.get("retrain") == "imagenet_600m":  # which chooses the channels
         added = [word.replace("retrain.channels=4", "retrain.max_macs=40000000") for word in added]
     if settings["dataset"] == "imagenet":
@@ -106,7 +126,9 @@ def small(verb: str, words: list[str], head: experiments.Experiment, images: Pat
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
+    parser.add_argument("--fork", action="store_true", help="fork the commands instead of starting Python for each")
     args = parser.parse_args()
+    start = Server().command if args.fork else Command
     images = made(args.out / "images")
     lines, bad = ["| experiment | command | seconds | stands beside |", "|---|---|---|---|"], 0
     for name, head, printed, places in chosen():
@@ -117,7 +139,7 @@ def main() -> int:
         for command in commands:
             verb, *words = command.replace("from=RUN", f"from={out / 'RUN'}").split()[1:]
             words = [word for word in words if not word.startswith("study.")]
-            code, said = Command([verb, *words, *small(verb, words, head, images), f"out={out}"]).end()
+            code, said = start([verb, *words, *small(verb, words, head, images), f"out={out}"]).end()
             if code:
                 break
         beside = beside_which(out, {table(printed).partition(",")[0] for printed in head.printed}) if not code else []
