@@ -27,7 +27,7 @@ from nasx.errors import UserError, printable
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from nasx.checks.preflight import Line
+    from nasx.preflight import Line
 
 # ---------------------------------------------------------------------------------------------- the jobs
 def search(cfg: DictConfig) -> Any:
@@ -112,8 +112,7 @@ def _job(command: str, cfg: DictConfig) -> Any:
     from hydra.types import RunMode
     from omegaconf import OmegaConf
 
-    from nasx import config, sweeps
-    from nasx.checks import preflight
+    from nasx import config, preflight, sweeps
     from nasx.folders import notes
 
     hydra = HydraConfig.get()
@@ -269,9 +268,8 @@ def tabulated(text: str) -> str:
 
 def application(command: str, words: list[str]) -> int | None:
     """One of the commands with a configuration, by Hydra."""
-    from nasx import config
-    from nasx.checks import preflight
-    from nasx.commands.words import filtered, undashed
+    from nasx import config, preflight
+    from nasx.words import filtered, undashed
 
     fields = config.settings(command)
     flags = [name for name, field in fields.items() if field.annotation is bool]
@@ -306,8 +304,7 @@ def _hydra(command: str, line: Line, folder: Path | None) -> int | None:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from nasx import config
-    from nasx.checks import preflight
+    from nasx import config, preflight
     from nasx.folders import notes
 
     own = any(text.startswith("hydra.sweep.dir=") for text in line.overrides)

@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 
 from kills import Command
 
-IMPORTED = ("torch", "torch._dynamo", "pandas", "pydantic", "nasx.run", "nasx.retrain", "nasx.checks.preflight",
+IMPORTED = ("torch", "torch._dynamo", "pandas", "pydantic", "nasx.run", "nasx.retrain", "nasx.preflight",
             "nasx.results.ending", "nasx.tables", "nasx.data.images", "nasx.data.text", "nasx.methods.darts",
             "nasx.spaces.supernet", "nasx.spaces.network")
 

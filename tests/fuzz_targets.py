@@ -22,12 +22,11 @@ import torch
 from fuzzing import Target, as_json, mangled, twisted
 from hypothesis import strategies as st
 
-from nasx import cli, config, pretrained, records, tables
+from nasx import cli, config, preflight, pretrained, records, tables
 from nasx.benchmarks import nb101_import, nb201_import, store
 from nasx.benchmarks.isomorphism import cell_code
 from nasx.benchmarks.nb101 import graph_of, prune
 from nasx.benchmarks.nb201 import Nb201
-from nasx.checks import preflight
 from nasx.commands import help as help_
 from nasx.commands import listing, status
 from nasx.data import folder, layouts, splits

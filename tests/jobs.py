@@ -23,7 +23,7 @@ import torch
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload([
     "torch", "torch._dynamo", "matplotlib.figure", "matplotlib.backends.backend_agg", "matplotlib.backends.backend_svg",
-    "pandas", "pygraphviz", "pydantic", "nasx.run", "nasx.retrain", "nasx.checks.preflight", "nasx.results.cells",
+    "pandas", "pygraphviz", "pydantic", "nasx.run", "nasx.retrain", "nasx.preflight", "nasx.results.cells",
     "nasx.results.curves", "nasx.tables", "nasx.data.images", "nasx.methods.darts", "nasx.spaces.supernet",
     "nasx.spaces.network"])
 TINY = ("dataset=digits", "dataset.size=16", "space.channels=4", "search.batch=8", "search.epochs=2",

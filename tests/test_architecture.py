@@ -120,7 +120,7 @@ def test_no_module_is_a_drawer() -> None:
 
 def test_light_modules_import_nothing_heavy() -> None:
     light = ["cli", "config", "settings", "records", "sweeps", "experiments", "folders/files", "folders/checkpoints",
-             "folders/lock", "folders/notes", "checks/schema", "checks/preflight", "checks/trust", "commands/listing",
+             "folders/lock", "folders/notes", "checks/schema", "preflight", "checks/trust", "commands/listing",
              "commands/help", "commands/completion", "commands/status", "results/collect"]
     for module in light:
         tree = ast.parse((ROOT / "nasx" / f"{module}.py").read_text(encoding="utf-8"))

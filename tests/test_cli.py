@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from nasx import cli
-from nasx.checks import preflight
+from nasx import cli, preflight
 from nasx.commands import COMMANDS, completion, listing
 from nasx.errors import UserError
 

@@ -10,8 +10,8 @@ from typing import Any, Literal
 import pytest
 from hydra.types import RunMode
 
-from nasx import config
-from nasx.checks import preflight, schema
+from nasx import config, preflight
+from nasx.checks import schema
 from nasx.errors import UserError
 
 ANY_CONF = sorted(p for group in config.GROUPS for p in (config.conf_dir() / group).glob("*.yaml"))

@@ -21,9 +21,8 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from nasx import config, records, run
+from nasx import config, preflight, records, run
 from nasx.bilevel import Batch, Search, gradient
-from nasx.checks import preflight
 from nasx.errors import UserError
 from nasx.relaxed import RelaxedProblem, weights
 from nasx.retrain import built

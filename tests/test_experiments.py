@@ -13,8 +13,7 @@ import pytest
 import yaml
 from hydra.types import RunMode
 
-from nasx import config, experiments
-from nasx.checks import preflight
+from nasx import config, experiments, preflight
 from nasx.commands import listing
 from nasx.errors import UserError
 from nasx.results import published

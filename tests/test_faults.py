@@ -27,8 +27,7 @@ import pytest
 from hydra.types import RunMode
 from test_resume import equal, reached
 
-from nasx import run
-from nasx.checks import preflight
+from nasx import preflight, run
 from nasx.data import fetch
 from nasx.errors import UserError
 from nasx.folders import checkpoints

@@ -23,10 +23,9 @@ from fuzz_targets import SAMPLES, write_run
 from fuzzing import Escaped, watched
 from test_config import faults
 
-from nasx import cli, config, pretrained, records
+from nasx import cli, config, preflight, pretrained, records
 from nasx.benchmarks import nb101_import, nb201_import, store
 from nasx.benchmarks.nb201 import Nb201
-from nasx.checks import preflight
 from nasx.commands import export, listing
 from nasx.commands import help as help_
 from nasx.data import fetch, folder, layouts, splits

@@ -21,8 +21,7 @@ import yaml
 from hydra.types import RunMode
 from torch import Tensor, nn
 
-from nasx import config, recipe, records, run
-from nasx.checks import preflight
+from nasx import config, preflight, recipe, records, run
 from nasx.data.stream import Batch
 from nasx.errors import UserError
 from nasx.retrain import Trainer, architecture, other_space, rehearse

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 from hydra.types import RunMode
 
-from nasx import records, run
-from nasx.checks import preflight
+from nasx import preflight, records, run
 from nasx.diagnostics import stop
 
 

@@ -13,9 +13,8 @@ from folders import equal
 from hydra.types import RunMode
 from jobs import Job, folder, nasx, result
 
-from nasx import config, records, run, tables
+from nasx import config, preflight, records, run, tables
 from nasx import study as studies
-from nasx.checks import preflight
 from nasx.errors import UserError
 from nasx.results.collect import collect
 from nasx.results.summary import summary

@@ -13,8 +13,7 @@ import texts
 import torch
 from hydra.types import RunMode
 
-from nasx import config, records, run
-from nasx.checks import preflight
+from nasx import config, preflight, records, run
 from nasx.errors import UserError
 from nasx.folders import checkpoints
 from nasx.study import study

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from nasx.commands import words
+from nasx import words
 from nasx.errors import UserError
 
 

@@ -1,1 +1,1 @@
-"""What is wrong with a configuration or a command line, said before anything is started."""
+"""What is wrong with a configuration: its types, its targets, what its values say together."""

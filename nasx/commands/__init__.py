@@ -21,4 +21,4 @@ COMMANDS = {
 PLAIN: dict[str, str] = {
     **{name: f"nasx.commands.{name}" for name in ("info", "export", "evaluate", "diagnose", "status", "doctor")},
     **{name: f"nasx.results.{name}" for name in ("report", "compare")}}
-"""Commands that take plain words (words.py): command -> module with `main(words)`."""
+"""Commands that take plain words (nasx/words.py): command -> module with `main(words)`."""

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from nasx import records
-from nasx.commands.words import read
 from nasx.errors import UserError
 from nasx.folders import checkpoints, files
+from nasx.words import read
 
 Row = dict[str, Any]
 SHOWN = ("eigenvalue", "alignment_train", "alignment_val", "signed_train", "signed_val", "entropy", "saturation",
@@ -30,7 +30,7 @@ def main(words: Sequence[str]) -> int:
     """Diagnose, write and print."""
     named = [word if "=" in word or word.startswith("-") else f"from={word}" for word in words]
     given = read("diagnose", named, {"from": None, "out": "outputs", "device": "auto", "threads": "", "allow": ""})
-    from nasx.checks import preflight
+    from nasx import preflight
 
     folder = preflight.run_folder(given.options["from"], given.options["out"])
     rows = list(diagnose(folder, device=given.options["device"],

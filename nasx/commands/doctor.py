@@ -24,9 +24,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nasx import __version__, config
-from nasx.commands.words import read
 from nasx.errors import UserError
 from nasx.folders import files
+from nasx.words import read
 
 if TYPE_CHECKING:
     import torch
@@ -218,7 +218,7 @@ def step(name: str) -> Lines:
     import torch
     from hydra.types import RunMode
 
-    from nasx.checks import preflight
+    from nasx import preflight
     from nasx.run import SearchJob
     from nasx.session import session
 

@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nasx import config
-from nasx.commands.words import Words, read
 from nasx.errors import UserError
+from nasx.words import Words, read
 
 if TYPE_CHECKING:
     from nasx.accuracy import Tested

@@ -19,11 +19,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nasx import __version__, config, records
-from nasx.checks import preflight
-from nasx.commands.words import read
+from nasx import __version__, config, preflight, records
 from nasx.errors import UserError
 from nasx.folders import checkpoints, files
+from nasx.words import read
 
 if TYPE_CHECKING:
     from torch import nn

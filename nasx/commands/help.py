@@ -13,7 +13,7 @@ from nasx.checks import schema
 from nasx.commands import COMMANDS, PLAIN
 
 if TYPE_CHECKING:
-    from nasx.checks.preflight import Line
+    from nasx.preflight import Line
 
 EXAMPLES = {
     "search": [("nasx search experiment=quickstart", "a first result, offline, in under two minutes"),

@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nasx import config
-from nasx.commands.words import Words, read
 from nasx.errors import UserError
+from nasx.words import Words, read
 
 if TYPE_CHECKING:
     from nasx.results.cells import Edge
@@ -99,8 +99,7 @@ def origin(given: Mapping[str, str]) -> tuple[str, str]:
     from nasx.spaces import published
 
     if given["from"]:
-        from nasx import records
-        from nasx.checks import preflight
+        from nasx import preflight, records
 
         folder = preflight.run_folder(given["from"], "outputs")
         found = records.finished(folder) or {}
@@ -118,7 +117,7 @@ def origin(given: Mapping[str, str]) -> tuple[str, str]:
 
 def home(text: str) -> str:
     """The first space that has the genotype: DARTS' and NAS-Bench-201's before their relatives. Raises UserError."""
-    from nasx.checks import preflight
+    from nasx import preflight
 
     loader = preflight.make_loader()
     names = sorted(preflight.options(loader, "space"), key=lambda name: (name not in ("darts", "nb201"), name))
@@ -137,7 +136,7 @@ def composed(given: Mapping[str, str], values: Sequence[str] = ()) -> tuple[dict
     """(configuration, choices) of `nasx retrain` with these choices. Raises UserError for one that does not exist."""
     from hydra.types import RunMode
 
-    from nasx.checks import preflight
+    from nasx import preflight
 
     chosen = [f"{group}={given[group]}" for group in ("space", "retrain", "dataset") if given.get(group)]
     line = preflight.Line(("--cfg=job",), (*chosen, *values))

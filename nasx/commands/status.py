@@ -27,9 +27,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from nasx import records
-from nasx.commands.words import read
 from nasx.errors import UserError, printable
 from nasx.folders import checkpoints, files, lock, notes
+from nasx.words import read
 
 STATES = ("finished", "running", "stopped", "failed", "not begun")
 HEADINGS = ("run", "kind", "state", "epoch", "updates", "changed", "left")

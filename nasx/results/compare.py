@@ -29,8 +29,7 @@ from functools import cache
 
 import pandas as pd
 
-from nasx import tables
-from nasx.commands import words
+from nasx import tables, words
 from nasx.errors import UserError
 from nasx.results import baseline, differences
 from nasx.results.collect import COLUMNS, collect

@@ -21,8 +21,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from nasx import __version__, pictures
-from nasx.commands import words
+from nasx import __version__, pictures, words
 from nasx.diagnostics.edges import genotype_edges
 from nasx.errors import UserError
 from nasx.records import write_atomic
