@@ -6,6 +6,7 @@ import bz2
 import hashlib
 import io
 import json
+import math
 import os
 import pickle
 import tarfile
@@ -19,7 +20,7 @@ import pytest
 import test_nb101 as bench101
 import torch
 import yaml
-from fuzz_targets import SAMPLES, write_run
+from fuzz_targets import SAMPLES, read_run, write_run
 from fuzzing import Escaped, watched
 from test_config import faults
 
@@ -342,6 +343,14 @@ def test_what_fuzzing_found(here: Path) -> None:
             folder.read_npz(here / "x.npz", 0.2)
     write_run(here, [{**SAMPLES[0][0], "params": 10**400, "peak_mb": -(10**400)}, [], {}])
     assert collect.collect("runs").attrs["skipped"] == {"record unreadable": 1}
+
+
+def test_odd_values_of_rows_and_records_are_borne(here: Path) -> None:
+    rows = [{"epoch": math.inf}, {"epoch": 1, "cells": [3], "node_cosine": {}, "output_cosine": [[], {"conv": "y"}]},
+            {"epoch": 2, "cells": {"cell": {"depth": 1}, "other": 3}, "output_cosine": 1.0}]
+    read_run(here, ([{**SAMPLES[0][0], "seed": [0]}, rows, SAMPLES[0][2]], "markdown"))
+    report.main(["runs"])
+
 
 
 def test_deep_and_odd_records_are_left_out(here: Path) -> None:
