@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 import time
 from pathlib import Path
@@ -67,7 +68,7 @@ def folders(run: Path, case: Case) -> list[Path]:
 
 
 def check(case: Case, args: argparse.Namespace) -> dict[str, object]:
-    base, began = args.out / f"{case.name}-{case.space}".replace(" ", "_"), time.monotonic()
+    base, began = args.out / "-".join([*re.findall(r"\w+", case.name), case.space]), time.monotonic()
     row: dict[str, object] = {"name": case.name, "words": " ".join([f"method={case.method}", f"space={case.space}",
                                                                     *case.words])}
     code, said = args.through(command(case, args, base / "through")).end()
