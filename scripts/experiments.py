@@ -126,12 +126,16 @@ def small(verb: str, words: list[str], head: experiments.Experiment, images: Pat
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
+    parser.add_argument("--only", default="", help="these experiments of the sample, comma-separated")
     parser.add_argument("--fork", action="store_true", help="fork the commands instead of starting Python for each")
     args = parser.parse_args()
     start = Server().command if args.fork else Command
     images = made(args.out / "images")
     lines, bad = ["| experiment | command | seconds | stands beside |", "|---|---|---|---|"], 0
+    only = set(filter(None, args.only.split(",")))
     for name, head, printed, places in chosen():
+        if only and name not in only:
+            continue
         out, began = args.out / "-".join([name, *printed.words]).replace("=", "_"), time.monotonic()
         commands = [experiments.command(name, head, printed)]
         if "from" in printed.settings:  # first the search whose cell is trained

@@ -43,7 +43,7 @@ def main() -> int:
     args = parser.parse_args()
     through, killed = starters(args.fork)
     text, draw = texts.write(args.out / "letters"), random.Random(0)
-    lines = ["| method | step | updates | perplexity, epoch 1 | last epoch | test | kill -9 | values compared | resumed |",
+    lines = ["| method | step | updates | perplexity, epoch 1 | last epoch | test | kill -9 | values | resumed |",
              "|---|---|--:|--:|--:|--:|--:|--:|---|"]
     for name, words in METHODS.items():
         base = args.out / words[0].partition("=")[2] / str(len(words))
