@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import itertools
+import multiprocessing
 import os
 import pickle
 import signal
@@ -251,6 +254,24 @@ def test_a_worker_that_dies_is_told(here: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(decoded.Views, "__getitem__", lambda self, keys: os.kill(os.getpid(), signal.SIGKILL))
     with pytest.raises(UserError, match=r"workers=1: one of them has ended .*; lower workers"):
         batches(ImageNet(**SMALL).open("cpu", workers=1), 1)
+
+
+def test_workers_end_with_what_they_work_for(here: Path) -> None:
+    """By reference counting: the collector would close their queues first, and each would be waited for."""
+    before = set(multiprocessing.active_children())
+    gc.disable()
+    try:
+        stream = ImageNet(**SMALL).open("cpu", workers=2).stream("w", batch=5, seed=3)
+        next(stream)
+        assert len(set(multiprocessing.active_children()) - before) == 2
+        del stream
+        assert set(multiprocessing.active_children()) == before
+        (here / "train" / CLASSES[0] / f"{CLASSES[0]}_3.JPEG").write_bytes(b"")
+        with contextlib.suppress(UserError):
+            batches(ImageNet(**SMALL).open("cpu", workers=2), 4)
+        assert set(multiprocessing.active_children()) == before
+    finally:
+        gc.enable()
 
 
 def test_errors_travel_between_processes() -> None:

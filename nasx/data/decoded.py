@@ -168,7 +168,8 @@ class Decoded:
         while sum(map(len, parts)) < count:
             piece = next(found)
             if isinstance(piece, UserError):
-                raise piece
+                # another one: an error whose own frame names it is a circle, with the workers in it (see __next__)
+                raise UserError(piece.where, piece.fault, piece.remedy)
             parts.append(piece.to(self.device, non_blocking=True))
         return torch.cat(parts)
 
@@ -188,7 +189,10 @@ class DecodedStream:
 
     def __next__(self) -> Batch:
         if self._ahead is None:
-            self._ahead = self.opened.load("train", map(self.keys, itertools.count(self.position)))
+            # A twin's keys: with its own the stream would be part of a circle, and workers that the garbage collector
+            # ends are waited for, 5 s each, since it closes their queues first.
+            twin = DecodedStream(self.opened, self.order, self.rows)
+            self._ahead = self.opened.load("train", map(twin.keys, itertools.count(self.position)))
         batch = self._made(self.position, self._ahead)
         self.position += 1
         return batch
