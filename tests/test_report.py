@@ -155,6 +155,20 @@ def test_what_is_drawn_is_limited_and_said(make, monkeypatch):
     assert text.count("<svg") == 1
 
 
+def test_settings_are_called_by_the_fewest_words_that_tell_them_apart(make):
+    long = "x" * 60
+    for i, given in enumerate((["search.lr=1", "search.batch=8", f"space.name={long}a"],
+                               ["search.lr=2", "search.batch=8"], ["search.lr=3", "search.batch=16"], [])):
+        make(family=f"f{i}", overrides=["search.epochs=3", *given])
+    make(family="one", method="random", overrides=["search.lr=1"])
+    groups = report._plain(summary(collect("outputs"), reference=False))
+    assert sorted(report.labels(groups)) == ["darts", "darts lr=1", "darts lr=2", "darts lr=3", "random"]
+    assert report._apart([[f"space.name={long}a", "a=1"], [f"space.name={long}b", "a=1"]]) == [
+        f"name={long}a", f"name={long}b"]
+    groups = [g | {"settings": (f"space.name={long}{i}",)} for i, g in enumerate(groups) if g["method"] == "darts"]
+    assert len(set(report.labels(groups))) == len(groups) == 4  # not cut where only the end tells
+
+
 def test_many_epochs_are_thinned_and_the_last_stays(make, tmp_path):
     make(epochs=500)
     rows = charts.read(str(tmp_path / "outputs" / "run0"), most=100)

@@ -69,7 +69,7 @@ def inline(text: str, prefix: str, label: str) -> str:
         root.attrib.pop(name, None)
     root.attrib |= {"role": "img", "aria-label": label}
     if width:
-        root.attrib["style"] = f"max-width:{float(width[0]) * 4 / 3:.0f}px"
+        root.attrib["style"] = f"--width:{float(width[0]) * 4 / 3:.0f}px"
     ET.register_namespace("", _SVG)
     return ET.tostring(root, encoding="unicode").replace(f' xmlns="{_SVG}"', "").replace(f"{{{_SVG}}}", "")
 

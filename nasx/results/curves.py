@@ -53,6 +53,7 @@ INSIDE: tuple[tuple[str, str, tuple[tuple[str, str, str], ...]], ...] = (
     ("Layer alignment", "mean cosine", (("alignment_train", "training", CYCLE[0]),
                                         ("alignment_val", "validation", CYCLE[1]))))
 """Title, unit, and lines (column, label, colour) of the panels on what went on inside a search."""
+COUNTED = ("number", "mean weight", "L1 distance", "nats an edge")  # units of what is never below zero
 DATASETS = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "imagenet16": "ImageNet16-120"}
 
 
@@ -114,12 +115,14 @@ def line(axes: Axes, runs: Sequence[Sequence[Row]], name: str, label: str, colou
 
 
 def finish(axes: Axes, title: str, unit: str, last: float) -> None:
-    """Title, names of the axes, whole epochs up to `last`; percentages end at 0 and 100, whatever a band says."""
+    """Title, names of the axes, whole epochs up to `last`; no axis goes where a band does but its quantity cannot."""
     from matplotlib.ticker import MaxNLocator
 
+    low, high = axes.get_ylim()
     if "%" in unit:
-        low, high = axes.get_ylim()
         axes.set_ylim(max(low, 0.0), min(high, 100.0))
+    elif unit in COUNTED:
+        axes.set_ylim(max(low, -0.02 * high), high)  # a line at zero shows in full
     axes.set_title(title)
     axes.set_xlabel("epoch")
     axes.set_ylabel(unit)

@@ -58,7 +58,7 @@ class Context(NamedTuple):
     curves: list[Figure]
     traces: list[Figure]
     mixtures: list[Figure]
-    cells: list[tuple[str, list[Figure]]]
+    cells: list[Figure]
     differences: list[differences.Row]
     note: str
 
@@ -136,16 +136,28 @@ def _plain(table: pd.DataFrame) -> list[Row]:
 
 
 def labels(groups: Sequence[Row]) -> list[str]:
-    """What each setting is called in a chart: the method, with what else was set where that tells it from others."""
+    """What each setting is called in a chart: the method, with the fewest settings that tell it from its namesakes."""
     alike: dict[tuple[str, ...], list[int]] = {}
     for i, g in enumerate(groups):
         alike.setdefault((g["space"], g["searched_on"], g["dataset"], g["kind"], wording.name(g)), []).append(i)
     found = [""] * len(groups)
     for (*_, name), own in alike.items():
-        for i, rest in zip(own, wording.distinct([groups[i] for i in own])[1], strict=True):
-            text = f"{name} {rest}".strip()
-            found[i] = text if len(text) <= 60 else f"{text[:57]}…"
+        texts = [f"{name} {rest}".strip() for rest in _apart([groups[i]["settings"] for i in own])]
+        short = [text if len(text) <= 60 else f"{text[:57]}…" for text in texts]
+        for i, text in zip(own, short if len(set(short)) == len(short) else texts, strict=True):
+            found[i] = text
     return found
+
+
+def _apart(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Of each row's `key=value` those that tell it from the others, keys that take most values first, by last name."""
+    each = [{line.partition("=")[0]: line for line in lines} for lines in rows]
+    keys = sorted({key: None for row in each for key in row}, key=lambda key: -len({row.get(key) for row in each}))
+    used: list[str] = []
+    while keys and len({tuple(map(row.get, used)) for row in each}) < len(each):
+        used.append(keys.pop(0))
+    return [" ".join(row[key].removeprefix(key.rpartition(".")[0]).lstrip(".+") for key in used if key in row)
+            for row in each]
 
 
 # ------------------------------------------------------------------------------------------------------- words
@@ -189,8 +201,8 @@ def headline(groups: Sequence[Row], runs: Sequence[Row]) -> list[str]:
     if tested:
         parts = [f"{', '.join(found[:4])} {'lies' if len(found) == 1 else 'lie'} {way} random search"
                  for found, way in ((above, "above"), (below, "below")) if found]
-        rest = len(tested) - len(above) - len(below)
-        parts += [f"{rest} of {len(tested)} settings cannot be told from it"] if rest else []
+        rest, it = len(tested) - len(above) - len(below), "it" if parts else "random search"
+        parts += [f"{rest} of {len(tested)} settings cannot be told from {it}"] if rest else []
         said.append(f"{'; '.join(parts)} (Welch's t test over seeds, 5 % level).")
     else:
         said.append("Nothing here stands beside random search (method=random, two runs or more): what chance alone "
@@ -223,7 +235,7 @@ def _cards(groups: Sequence[Row], runs: Sequence[Row]) -> list[tuple[str, str, s
     judged = [r for r in runs if r["collapsed"] is not None]
     if judged:
         made.append(("collapsed", f"{sum(r['collapsed'] for r in judged)} of {len(judged)}", "searches"))
-    return [*made, ("spent", spent, "wall time of all runs")]
+    return [*made, ("spent", spent.replace("-", "\u2011"), "wall time of all runs")]
 
 
 def _sheets(frame: pd.DataFrame, table: pd.DataFrame) -> tuple[list[Sheet], list[Sheet], list[str]]:
@@ -292,7 +304,7 @@ def _context(title: str, groups: Sequence[Row], album: Album) -> Context:
         f"{g['label']}, first run")]
     legend = [(i % len(pictures.CYCLE), label) for i, (label, runs) in enumerate(read.items()) if runs]
     return Context(title, list(read), legend, anytime, made["curves"], made["traces"], mixtures,
-                   [(g["label"], found) for g in shown if (found := _cells(g, album))],
+                   [figure for g in shown for figure in _cells(g, album)],
                    differences.rows([g["folders"][:SEEDS] for g in shown]), note)
 
 
@@ -324,7 +336,8 @@ def _cells(group: Row, album: Album) -> list[Figure]:
         except UserError:  # a space of the user's own, with a genotype that no picture knows
             continue
         for name, edges in list(parts.items())[:2]:
-            caption = f"{often} of {sum(found.values())} runs" + (f", cell {name}" if len(parts) > 1 else "")
+            caption = f"{group['label']}" + (f", cell {name}" if len(parts) > 1 else "")
+            caption += f" · {often} of {sum(found.values())} runs"
             figures += album.add(lambda prefix, e=edges: charts.cell(e, prefix, f"cell of {group['label']}"), caption)
     return figures
 
