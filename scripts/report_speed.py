@@ -1,8 +1,8 @@
 """How long tables and reports of many runs take: python scripts/report_speed.py [RUNS] [EPOCHS].
 
 Writes RUNS synthetic searches (default 2,000, of 50 epochs each) through nasx.records into a temporary folder, 40
-settings of 50 seeds, then times `nasx table` and `nasx report` as processes of their own and prints seconds and size,
-of the processor besides, which do not grow when other work runs on the machine.
+settings of 50 seeds, then times `nasx table` and `nasx report` as processes of their own. Prints seconds, those of the
+processor too, which hardly grow when other work runs on the machine, and the size of the page.
 """
 
 from __future__ import annotations
