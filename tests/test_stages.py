@@ -15,6 +15,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from nasx import config, records, stages
+from nasx.commands import status
 from nasx.errors import UserError
 from nasx.folders import checkpoints, files
 from nasx.inherit import go_on
@@ -29,7 +30,8 @@ import small
 TINY = (*jobs.TINY, "search.epochs=2", "search.updates_per_epoch=4", "search.arch_warmup=1")
 PDARTS = ("search", "space=darts", "stages=pdarts", "stages.space.layers=[3,3,4]", "stages.keep=[3,2]",
           "space.operations=[none,skip_connect,avg_pool_3x3,sep_conv_3x3]", *TINY, "checkpoint_s=0.001")
-DRNAS = ("search", "space=nb201", "space.layers=1", "stages=drnas_nb201", *TINY, "checkpoint_s=0.001")
+DRNAS = ("search", "space=nb201", "space.layers=1", "stages=drnas_nb201", *TINY, "search.arch_lr=0.3",
+         "checkpoint_s=0.001")
 
 
 def composed(*words: str) -> dict[str, Any]:
@@ -179,12 +181,25 @@ def all_equal(one: Path, two: Path, n: int) -> None:
     assert totals[0] == totals[1]
 
 
-@pytest.mark.parametrize(("words", "n"), [(PDARTS, 3), (DRNAS, 2)], ids=["pdarts", "drnas"])
-def test_killed_in_every_stage_and_started_again_it_ends_with_the_same_bits(words: tuple[str, ...], n: int,
-                                                                            tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def drnas(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A search of two stages, the second with the weights of the first."""
+    return untouched(tmp_path_factory.mktemp("drnas"), (*DRNAS, "seed=1"))
+
+
+def test_killed_in_every_stage_and_started_again_it_ends_with_the_same_bits(drnas: Path, tmp_path: Path) -> None:
+    killed_everywhere((*DRNAS, "seed=1"), 2, drnas, tmp_path)
+
+
+@pytest.mark.slow
+def test_killed_in_every_one_of_three_stages_that_start_anew(tmp_path: Path) -> None:
     for part in ("whole", "killed"):
         (tmp_path / part).mkdir()
-    whole, here = untouched(tmp_path / "whole", words), tmp_path / "killed"
+    killed_everywhere(PDARTS, 3, untouched(tmp_path / "whole", PDARTS), tmp_path / "killed")
+
+
+def killed_everywhere(words: tuple[str, ...], n: int, whole: Path, here: Path) -> None:
+    """Kill a search of n stages in each of them, resume it, and compare it with `whole`, which was never killed."""
     for i in range(n):
         def reached(i: int = i) -> bool:
             found = list((here / "runs").glob(f"*/{stages.name(i)}/checkpoints/[0-9]*.ckpt" if i + 1 < n else
@@ -195,6 +210,10 @@ def test_killed_in_every_stage_and_started_again_it_ends_with_the_same_bits(word
         job.until(reached)
         job.kill()
         assert not (jobs.folder(here) / "result.json").exists()
+        if i + 1 < n:
+            [run] = [status.state(Path(f), here / "runs", 0.0) for f in records.run_folders(here / "runs")]
+            assert run.name.endswith(f"/{stages.name(i)}")
+            assert run.state == "stopped"
     done = jobs.nasx(here, *words)
     assert done.code == 0, done
     all_equal(jobs.folder(here), whole, n)
@@ -206,32 +225,31 @@ def test_killed_in_every_stage_and_started_again_it_ends_with_the_same_bits(word
     assert record["passes"] > sum(r["passes"] for r in each) > 0
     assert record["wall_s"] > sum(r["wall_s"] for r in each)
     assert [r["name"] for r in record["stages"]] == [stages.name(i) for i in range(n - 1)]
-    again = jobs.nasx(tmp_path / "whole", *words)
+    again = jobs.nasx(whole.parents[1], *words)
     assert again.code == 0, again
     assert "stage 1" not in again.err
 
 
-def test_a_stage_gets_the_space_that_the_one_before_has_narrowed(tmp_path: Path) -> None:
+def test_a_stage_gets_the_space_that_the_one_before_has_narrowed(drnas: Path, tmp_path: Path) -> None:
     """The lists of stage 2, recomputed from the checkpoint of stage 1; learning rates go on along one cosine."""
-    folder = untouched(tmp_path, (*DRNAS, "search.arch_lr=0.3"))
-    state, cfg = checkpoints.last(folder / "stage-1"), files.read_yaml(folder / "config.yaml")
+    state, cfg = checkpoints.last(drnas / "stage-1"), files.read_yaml(drnas / "config.yaml")
     assert state is not None
     assert cfg is not None
     rows = torch.softmax(state["a"]["cell"], -1).tolist()
-    stage = stages.stage(cfg, folder, 1)
+    stage = stages.stage(cfg, drnas, 1)
     operations = cfg["space"]["operations"]
     expected = [[name for name, p in zip(operations, row, strict=True) if p in sorted(row)[-3:]] for row in rows]
     assert stage.config["space"]["cell"] == expected
     assert len({str(row) for row in expected}) > 1
     assert stage.config["space"]["partial"] == 2
     assert stage.last
-    rates = [row["lr"] for part in (folder / "stage-1", folder) for row in records.read_rows(part)]
+    rates = [row["lr"] for part in (drnas / "stage-1", drnas) for row in records.read_rows(part)]
     assert rates == [cosine(0.025, 0.001, epoch, 4) for epoch in range(4)]
-    first = records.read_rows(folder)[0]
+    first = records.read_rows(drnas)[0]
     assert all(len(row) == 3 for row in first["mix"]["cell"])
 
     broken = tmp_path / "broken"
-    shutil.copytree(folder, broken)
+    shutil.copytree(drnas, broken)
     shutil.rmtree(broken / "stage-1" / "checkpoints")
     with pytest.raises(UserError, match="stage-1: has lost the last checkpoint"):
         stages.stage(cfg, broken, 1)
@@ -248,26 +266,9 @@ def test_edges_first_then_operations(tmp_path: Path) -> None:
     assert records.read_rows(folder)[0]["lr"] == records.read_rows(folder / "stage-1")[0]["lr"], "from scratch"
 
 
-def test_several_seeds_in_one_process(tmp_path: Path) -> None:
-    for part in ("alone", "together"):
-        (tmp_path / part).mkdir()
+def test_several_seeds_in_one_process(drnas: Path, tmp_path: Path) -> None:
     words = tuple(word for word in DRNAS if not word.startswith("checkpoint_s"))
-    alone = untouched(tmp_path / "alone", (*words, "seed=4"))
-    done = jobs.nasx(tmp_path / "together", *words, "seed=3", "seeds_per_job=2")
+    done = jobs.nasx(tmp_path, *words, "seed=0", "seeds_per_job=2")
     assert done.code == 0, done
-    [folder] = [p.parent for p in (tmp_path / "together" / "runs").glob("*/result.json")
-                if json.loads(p.read_text())["seed"] == 4]
-    all_equal(folder, alone, 2)
-
-
-def test_status_tells_the_stage_that_a_run_is_in(tmp_path: Path) -> None:
-    from nasx.commands import status
-
-    job = jobs.Job(tmp_path, *PDARTS)
-    job.until(lambda: any((tmp_path / "runs").glob("*/stage-2/checkpoints/*.ckpt")))
-    job.kill()
-    [run] = [status.state(Path(f), tmp_path / "runs", 0.0) for f in records.run_folders(tmp_path / "runs")]
-    assert run.name.endswith("/stage-2")
-    assert run.state == "stopped"
-
-
+    [folder] = [p.parent for p in (tmp_path / "runs").glob("*/result.json") if json.loads(p.read_text())["seed"] == 1]
+    all_equal(folder, drnas, 2)
