@@ -36,8 +36,9 @@ def main(words: Sequence[str]) -> int:
     rows = list(diagnose(folder, device=given.options["device"],
                          threads=given.number("threads") if given.options["threads"] else None,
                          allow=given.several("allow")))
-    files.write_atomic(folder / "diagnose.json", json.dumps(rows, indent=1) + "\n")
-    print("\n".join(columns(rows)))
+    path = folder / "diagnose.json"
+    files.write_atomic(path, json.dumps(rows, indent=1) + "\n")
+    print("\n".join([*columns(rows), f"gradients, correlations and cosines besides: {path}"]))
     return 0
 
 
@@ -111,7 +112,7 @@ def columns(rows: Sequence[Row]) -> Iterator[str]:
         for fact in ("depth", "width", "skip_ratio"):
             lines.append([f"{cell} {fact}", *(_number(r.get("cells", {}).get(cell, {}).get(fact)) for r in rows)])
     cost = [r["diagnostics"] for r in rows if "diagnostics" in r]
-    lines.append(["passes", *(f"{c['forward']} + {c['backward']}" for c in cost)])
+    lines.append(["passes, forward + backward", *(f"{c['forward']} + {c['backward']}" for c in cost)])
     wide = [max(len(line[i]) for line in lines) for i in range(len(rows) + 1)]
     for line in lines:
         yield "  ".join([line[0].ljust(wide[0]), *(text.rjust(w) for text, w in zip(line[1:], wide[1:], strict=True))])
