@@ -1,8 +1,8 @@
 """How long tables and reports of many runs take: python scripts/report_speed.py [RUNS] [EPOCHS].
 
 Writes RUNS synthetic searches (default 2,000, of 50 epochs each) through nasx.records into a temporary folder, 40
-settings of 50 seeds, then times `nasx table` and `nasx report` as processes of their own. Prints seconds, those of the
-processor too, which hardly grow when other work runs on the machine, and the size of the page.
+settings of 50 seeds, then times `nasx table` and `nasx report` as processes of their own, each three times. Prints the
+seconds of each time, those of the processor too, which grow little when other work runs beside, and the page's size.
 """
 
 from __future__ import annotations
@@ -58,12 +58,11 @@ def main() -> None:
         for number in range(count):
             write(root, number, epochs)
         page = Path(folder) / "report.html"
-        for words in (["table", f"out={root}"], ["report", str(root), f"out={page}"]):
+        for words in (["table", f"out={root}"], ["report", str(root), f"out={page}"]) * 3:
             began, spent = time.perf_counter(), processor()
             subprocess.run([sys.executable, "-m", "nasx", *words], check=True, stdout=subprocess.DEVNULL)
             wall, cpu = time.perf_counter() - began, processor() - spent
-            print(f"nasx {words[0]}: {wall:.2f} s, {cpu:.2f} s of the processor, "
-                  f"for {count} runs of {epochs} epochs")
+            print(f"nasx {words[0]}: {wall:.2f} s, {cpu:.2f} s of the processor, for {count} runs of {epochs} epochs")
         print(f"page: {page.stat().st_size / 1e6:.2f} MB")
 
 
