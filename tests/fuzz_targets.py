@@ -19,6 +19,7 @@ import test_genotypes
 import test_nb101 as bench101
 import test_tables
 import torch
+import yaml
 from fuzzing import Target, as_json, mangled, twisted
 from hypothesis import strategies as st
 
@@ -73,7 +74,9 @@ WORDS = ["method=darts", "space=nb201", "dataset=digits", "seed=0", "method=idar
          "space=darts", "genotype=DARTS_V2", "retrain.epochs=1", "--cfg", "job", "--info", "defaults", "from=runs/x",
          "allow=[mine]", "method._target_=mine.x.Y", "search.arch_betas=[0.5,0.9]", "quiet=true", "hydra.run.dir=x",
          "hydra/launcher=joblib", "--config-dir", "mine", "what=methods", "filter=[method=darts]", "+x=1", "~search",
-         "++search.lr=1", "experiment=tune_arch_lr", "-m", "space.keep=runs/x", "threads=1"]
+         "++search.lr=1", "experiment=tune_arch_lr", "-m", "space.keep=runs/x", "threads=1",
+         "stages=pdarts", "stages=drnas_nb201", "stages.keep=[5,3]", "stages.space.layers=[3,4,5]", "stages=none",
+         "stages.search.epochs=[1,2]", "study=darts", "study.searches=2", "study.rank=full", "study.retrains=0"]
 
 
 def examined(root: Path, asked: tuple[str, list[str]]) -> None:
@@ -90,7 +93,7 @@ def asked_lines(root: Path) -> st.SearchStrategy[Any]:
 
 
 def yaml_files(root: Path) -> st.SearchStrategy[Any]:
-    groups = ("experiment", "method", "space", "dataset", "launch", "logger")
+    groups = ("experiment", "method", "space", "dataset", "launch", "logger", "stages", "study")
     texts = [(group, path.read_text()) for group in groups
              for path in sorted((config.conf_dir() / group).glob("*.yaml"))]
     return st.sampled_from(groups).flatmap(lambda group: st.tuples(
@@ -102,9 +105,18 @@ def composed(root: Path, drawn: tuple[str, str]) -> None:
     (root / "mine" / group).mkdir(parents=True)
     (root / "mine" / group / "own.yaml").write_bytes(text.encode("utf-8", "surrogatepass"))
     list(listing.entries(group, [root / "mine"]))
-    help_.command("search", preflight.arrange(["--config-dir=mine", f"{group}=own"]))
-    examined(root, ("search", ["--config-dir=mine", f"{group}=own", "dataset=digits"] if group != "dataset" else
-                    ["--config-dir=mine", "dataset=own"]))
+    verb = "study" if group == "study" else "search"
+    help_.command(verb, preflight.arrange(["--config-dir=mine", f"{group}=own"]))
+    examined(root, (verb, ["--config-dir=mine", f"{group}=own", *(["dataset=digits"] if group != "dataset" else [])]))
+
+
+def plans(root: Path) -> st.SearchStrategy[Any]:
+    """Files of stages and of studies whose values are wrong rather than their text."""
+    trees = {group: [yaml.safe_load(path.read_text()) for path in sorted((config.conf_dir() / group).glob("*.yaml"))]
+             for group in ("stages", "study")}
+    return st.sampled_from(sorted(trees)).flatmap(lambda group: st.tuples(
+        st.just(group), twisted(trees[group]).map(lambda tree: f"# @package _global_\n{json.dumps(tree)}"
+                                                  if group == "stages" else json.dumps(tree))))
 
 
 def _checkpoint() -> bytes:
@@ -363,6 +375,7 @@ TARGETS = {
     "genotype": Target(lambda root: mangled(CELLS), read_genotype),
     "overrides": Target(asked_lines, examined),
     "yaml": Target(yaml_files, composed),
+    "plans": Target(plans, composed),
     "checkpoint": Target(damaged_checkpoints, read_checkpoint),
     "rows": Target(lines_of_rows, read_rows),
     "record": Target(lambda root: st.tuples(twisted(SAMPLES), st.sampled_from(READERS)), read_run),

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from nasx.errors import UserError
 
-SLOW = {"yaml": 4, "overrides": 4, "record": 4, "report": 1, "words": 8, "nb201": 10}
+SLOW = {"yaml": 4, "plans": 4, "overrides": 4, "record": 4, "report": 1, "words": 8, "nb201": 10}
 
 
 @pytest.mark.parametrize("name", TARGETS)
