@@ -40,6 +40,7 @@ CASES = (
     Case("P-DARTS", "darts", "darts", ("stages=pdarts", *DEEP), 3),
     Case("P-DARTS without priors", "darts", "darts", ("stages=pdarts_no_priors", *DEEP), 3),
     Case("Lambda-P-DARTS without priors", "lambda", "darts", ("stages=pdarts_no_priors", *DEEP), 3),
+    Case("P-DARTS- without priors", "darts_minus", "darts", ("stages=pdarts_no_priors", *DEEP), 3),
     Case("TSE-PDARTS", "tse", "darts", ("stages=tse_pdarts", *DEEP), 3),
     Case("DrNAS", "drnas", "darts", ("stages=drnas_darts", *FEW), 2),
     Case("DrNAS", "drnas", "nb201", ("stages=drnas_nb201",), 2),
