@@ -117,7 +117,7 @@ def page(frame: pd.DataFrame, title: str) -> str:
     sheets, beside, notes = _sheets(frame, table)
     anytime = any(c.anytime for c in contexts)
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["sentence"] = typeset.sentence
+    environment.filters |= {"sentence": typeset.sentence, "together": _together}
     environment.filters["picture"] = Markup  # made by nasx.results.charts, which keeps nothing but what draws
     source = files("nasx").joinpath("results/report.html.j2").read_text(encoding="utf-8")
     if album.left_out:
@@ -129,6 +129,11 @@ def page(frame: pd.DataFrame, title: str) -> str:
         beside=beside, notes=list(dict.fromkeys(notes)), contexts=contexts, costs=groups[:ROWS], shown=ROWS,
         total=len(groups), value=wording.value, cost=wording.cost, machines=_machines(runs), runs=runs[:ROWS],
         count=len(runs), items=checklist.items(runs, groups, anytime=anytime), states=checklist.STATES) + "\n"
+
+
+def _together(text: str) -> str:
+    """The text with no line broken before a unit or within a p value."""
+    return text.replace(" %", "\u00a0%").replace("(p = ", "(p\u00a0=\u00a0").replace(" ± ", "\u00a0±\u00a0")
 
 
 def _plain(table: pd.DataFrame) -> list[Row]:
