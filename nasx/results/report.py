@@ -293,7 +293,8 @@ def _contexts(groups: Sequence[Row]) -> list[tuple[str, list[Row]]]:
 
 def _context(title: str, groups: Sequence[Row], album: Album) -> Context:
     shown = sorted(sorted(groups, key=lambda g: -g["n"])[:LINES], key=groups.index)
-    read = {g["label"]: [rows for folder in g["folders"][:SEEDS] if (rows := charts.read(folder))] for g in shown}
+    every = {g["label"]: [rows for folder in g["folders"][:SEEDS] if (rows := charts.read(folder))] for g in shown}
+    read = {label: runs for label, runs in every.items() if runs}  # what trains nothing takes no colour
     note = f"Drawn: {len(shown)} of {len(groups)} settings, those with most runs." if len(shown) < len(groups) else ""
     if any(len(g["folders"]) > SEEDS for g in shown):
         note += f" Curves are over the first {SEEDS} runs of a setting."
@@ -304,11 +305,11 @@ def _context(title: str, groups: Sequence[Row], album: Album) -> Context:
     made = {name: [figure for panel in panels for figure in album.figure(
         lambda p=panel: charts.panel(read, *p), panel[1])] for name, panels in
         (("curves", charts.TRAINING), ("traces", charts.TRACES))}
-    mixtures = [figure for g in shown for rows in read[g["label"]][:1] for figure in album.figure(
+    mixtures = [figure for g in shown for rows in every[g["label"]][:1] for figure in album.figure(
         lambda f=g["folders"][0], r=rows: _heat_map(f, r), f"mixture weights of {g['label']}",
         f"{g['label']}, first run")]
-    legend = [(i % len(pictures.CYCLE), label) for i, (label, runs) in enumerate(read.items()) if runs]
-    return Context(title, list(read), legend, anytime, made["curves"], made["traces"], mixtures,
+    legend = [(i % len(pictures.CYCLE), label) for i, label in enumerate(read)]
+    return Context(title, list(every), legend, anytime, made["curves"], made["traces"], mixtures,
                    [figure for g in shown for figure in _cells(g, album)],
                    differences.rows([g["folders"][:SEEDS] for g in shown]), note)
 
