@@ -24,6 +24,8 @@ OPTIONS = {"dataset": "", "path": "", "split": "test", "batch": "", "device": "a
 
 def main(words: Sequence[str]) -> int:
     """Print accuracy, correct answers, images and loss, one fact a line."""
+    # dataset.path=, as the faults of data sets call it, is path=
+    words = [word.removeprefix("dataset.") if word.startswith("dataset.path=") else word for word in words]
     said = read("evaluate", words, OPTIONS, plain="MODEL")
     if len(said.plain) != 1:
         raise UserError("nasx evaluate", f"needs one model, but {len(said.plain)} are named",

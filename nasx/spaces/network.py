@@ -188,7 +188,7 @@ def cost(network: nn.Module, example: Tensor) -> Cost:
     Multiply-adds are those of convolutions and linear layers, counted exactly on the meta device (no arithmetic is
     done). Publications differ: P-DARTS and PC-DARTS add 2 for each value of a batch norm and 1 for each of a ReLU,
     which makes their 557, 586 and 597 million of our 543, 571 and 582; by that custom DARTS_V2 has 544 (530 here),
-    where its own paper prints 574.
+    where its own paper prints 574 and says not how: others found 523 and 545 (quark0/darts, issue 46, unanswered).
     """
     from torch.utils.flop_counter import FlopCounterMode
 
