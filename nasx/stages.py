@@ -60,9 +60,14 @@ class Stage(NamedTuple):
     """Space and last checkpoint of the stage before, where this one goes on from it."""
 
 
+def given(cfg: Config) -> Config:
+    """The settings of stages; those that a file of the user's leaves out have their defaults."""
+    return {**NONE, **(cfg.get("stages") or {})}
+
+
 def count(cfg: Config) -> int:
     """Stages of a configuration."""
-    return len((cfg.get("stages") or NONE)["keep"]) + 1
+    return len(given(cfg)["keep"]) + 1
 
 
 def name(i: int) -> str:
@@ -77,7 +82,7 @@ def at(values: Config, i: int) -> dict[str, Any]:
 
 def configured(cfg: Config, i: int, space: Config | None = None) -> dict[str, Any]:
     """The configuration of stage i alone, on `space` (default: that of `cfg`, not narrowed)."""
-    node = cfg.get("stages") or NONE
+    node = given(cfg)
     return {**cfg, "stages": NONE, "space": {**(cfg["space"] if space is None else space), **at(node["space"], i)},
             "search": {**cfg["search"], **at(node["search"], i)}}
 
@@ -90,7 +95,7 @@ def stage(cfg: Config, folder: Path, i: int) -> Stage:
     from nasx import config, records
     from nasx.folders import checkpoints, files
 
-    node = cfg.get("stages") or NONE
+    node = given(cfg)
     last, done = i + 1 == count(cfg), tuple(records.finished(folder / name(k)) or {} for k in range(i))
     lengths = [configured(cfg, k)["search"]["epochs"] for k in range(count(cfg))]
     epochs = (sum(lengths[:i]), sum(lengths)) if node["inherit"] else (0, lengths[i])
@@ -129,7 +134,7 @@ def faults(cfg: Config, overrides: Sequence[str], allowed: Sequence[str]) -> Ite
     """What is wrong with the stages of a configuration whose single values are right. Nothing is imported."""
     from nasx import config
 
-    node = cfg.get("stages") or NONE
+    node = given(cfg)
     n = count(cfg)
     for group in ("space", "search"):
         for key, value in node[group].items():

@@ -19,9 +19,9 @@ import test_genotypes
 import test_nb101 as bench101
 import test_tables
 import torch
-import yaml
 from fuzzing import Target, as_json, mangled, twisted
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 
 from nasx import cli, config, preflight, pretrained, records, tables
 from nasx.benchmarks import nb101_import, nb201_import, store
@@ -107,13 +107,14 @@ def composed(root: Path, drawn: tuple[str, str]) -> None:
     list(listing.entries(group, [root / "mine"]))
     verb = "study" if group == "study" else "search"
     help_.command(verb, preflight.arrange(["--config-dir=mine", f"{group}=own"]))
-    examined(root, (verb, ["--config-dir=mine", f"{group}=own", *(["dataset=digits"] if group != "dataset" else [])]))
+    others = ["space=darts"] * (group in ("stages", "study")) + ["dataset=digits"] * (group != "dataset")
+    examined(root, (verb, ["--config-dir=mine", f"{group}=own", *others]))
 
 
 def plans(root: Path) -> st.SearchStrategy[Any]:
     """Files of stages and of studies whose values are wrong rather than their text."""
-    trees = {group: [yaml.safe_load(path.read_text()) for path in sorted((config.conf_dir() / group).glob("*.yaml"))]
-             for group in ("stages", "study")}
+    trees = {group: [OmegaConf.to_container(OmegaConf.load(path))  # which reads 6e-4 as a number
+                     for path in sorted((config.conf_dir() / group).glob("*.yaml"))] for group in ("stages", "study")}
     return st.sampled_from(sorted(trees)).flatmap(lambda group: st.tuples(
         st.just(group), twisted(trees[group]).map(lambda tree: f"# @package _global_\n{json.dumps(tree)}"
                                                   if group == "stages" else json.dumps(tree))))

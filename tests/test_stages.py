@@ -61,6 +61,13 @@ def test_each_stage_has_its_own_values_and_all_share_the_rest() -> None:
     assert stages.configured(one, 0) == {**one, "stages": stages.NONE} == one
 
 
+def test_a_file_of_stages_may_leave_settings_out() -> None:
+    cfg = composed("space=darts", "stages=pdarts", "~stages.search", "~stages.inherit", "dataset=digits")
+    config.check(cfg)
+    assert stages.configured(cfg, 2)["space"]["layers"] == 17
+    config.check(composed("space=darts", "stages=pdarts", "~stages.space", "~stages.keep", "~stages.search"))
+
+
 def test_without_priors_nothing_is_dropped_and_nothing_limited() -> None:
     cfg = composed("space=darts", "stages=pdarts_no_priors", "method=lambda")
     last = stages.configured(cfg, 2)
