@@ -1,6 +1,6 @@
 """What a table's rows say of their searches, beside random search: how many collapsed, and whether chance would do.
 
-    verdicts  of n searches, how many collapsed, are in doubt, or had not settled (by their records' verdicts)
+    verdicts  of n searches, how many collapsed, have a warning, or had not settled (by their records' verdicts)
     versus    mean minus that of the random runs, with Welch's p over seeds (significance.py)
 
 The random runs of a row are those of method `random` with one draw a seed, on the same space and data set, by the same
@@ -87,12 +87,12 @@ def versus(found: Difference | None) -> str:
 
 
 def verdicts(members: Members) -> str:
-    """`2 of 4 collapsed, 1 in doubt, 3 not settled`; empty where no record has a verdict."""
+    """`2 of 4 collapsed, 1 with a warning, 3 not settled`; empty where no record has a verdict."""
     judged = [m for m in members if m.get("collapsed") is not None]
     if not judged:
         return ""
     count = {name: sum(bool(m.get(name)) for m in judged) for name in ("collapsed", "doubtful", "moving")}
     said = [f"{count['collapsed'] or 'none'} of {len(judged)} collapsed"]
-    said += [f"{count[name]} {words}" for name, words in (("doubtful", "in doubt"), ("moving", "not settled"))
+    said += [f"{count[name]} {words}" for name, words in (("doubtful", "with a warning"), ("moving", "not settled"))
              if count[name]]
     return ", ".join(said)
