@@ -30,8 +30,8 @@ from nasx.results import published
 from nasx.results.collect import collect
 from nasx.results.summary import summary
 
-SEARCH = ["search.epochs=2", "search.updates_per_epoch=1", "search.batch=8", "search.evaluate_every=0",
-          "search.evaluate_images=64"]
+SEARCH = ["search.epochs=2", "search.updates_per_epoch=1", "search.batch=8", "search.warmup_epochs=0",
+          "search.evaluate_every=0", "search.evaluate_images=64"]
 STUDY = ["study.searches=1", "study.retrains=1", "study.rank_epochs=1"]
 RETRAIN = ["retrain.epochs=1", "retrain.updates_per_epoch=2", "retrain.batch=16", "retrain.layers=3",
            "retrain.channels=4", "retrain.evaluate_every=0", "retrain.warmup_epochs=0"]
