@@ -137,4 +137,6 @@ def _main(here: str, note: str, words: tuple[str, ...], env: dict[str, str], pic
         code = 1
     sys.stdout.flush()
     sys.stderr.flush()
+    for worker in multiprocessing.active_children():  # of images on a disk: the end of the interpreter would end them
+        worker.terminate()
     os._exit(code)
