@@ -90,7 +90,7 @@ def made(folder: Path) -> Path:
     for part, count in (("train", 300), ("valid", 40), ("test", 40)):
         lines = (" ".join(rng.choice(list("abcdefgh"), 6)) for _ in range(count))
         (folder / f"{part}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    for part, count in (("train", 8), ("val", 2)):
+    for part, count in (("train", 40), ("val", 2)):  # a fortieth of each class is an image
         for kind in range(4):
             (folder / part / f"n{kind}").mkdir(parents=True, exist_ok=True)
             for i in range(count):
