@@ -65,7 +65,8 @@ class Run:
     """One run folder, held by one process at a time.
 
     `identity` is the configuration that changes the numbers. Opening a folder that belongs to another configuration
-    raises a UserError that shows the differing keys; opening one that another process holds says which.
+    raises a UserError that shows the differing keys, unless nothing was kept there yet; opening one that another
+    process holds says which.
     """
 
     def __init__(self, folder: Path, identity: Mapping[str, Any], extra: Mapping[str, Any]) -> None:
@@ -103,7 +104,7 @@ class Run:
     def _claim(self, extra: Mapping[str, Any]) -> None:
         path = self.folder / "config.yaml"
         held = read_yaml(path)
-        if held is None:
+        if held is None or self._unused():
             if checkpoints.found(self.folder):
                 raise UserError(str(path), "is missing or torn, and nothing else says whose the checkpoints here are",
                                 "put a copy of the file back, or move the folder away to start this run anew")
@@ -118,6 +119,11 @@ class Run:
         shown = "\n".join(f"  {k}: {old.get(k, none)} there, {new.get(k, none)} asked for" for k in keys[:12])
         raise UserError(str(self.folder), f"belongs to a run with another configuration:\n{shown}\n",
                         "choose another name=NAME, or leave name out to let nasx name the run")
+
+    def _unused(self) -> bool:
+        """Whether no start has come so far that anything was kept: the folder is anybody's who asks for its name."""
+        things = {path.name for path in self.folder.iterdir() if not path.name.startswith(".")}
+        return things <= {"config.yaml", "lock", "log.txt", "checkpoints"} and not checkpoints.found(self.folder)
 
     def close(self) -> None:
         """Release the lock."""

@@ -62,7 +62,18 @@ def test_the_same_configuration_opens_it_again(run: records.Run) -> None:
         pass
 
 
+def test_a_name_under_which_nothing_was_kept_is_free(run: records.Run) -> None:
+    run.fail(UserError("retrain", "does not fit", "lower it"))
+    run.close()
+    with records.Run(run.folder, {"seed": 1}, EXTRA) as other:
+        assert files.read_yaml(run.folder / "config.yaml") == {**EXTRA, "seed": 1}
+        other.append({"epoch": 1})
+    with pytest.raises(UserError, match="belongs to a run with another configuration"):
+        records.Run(run.folder, IDENTITY, EXTRA)
+
+
 def test_another_configuration_is_refused_with_the_differing_keys(run: records.Run) -> None:
+    saved(run, 1)
     run.close()
     before = (run.folder / "config.yaml").read_bytes()
     other = {"seed": 1, "search": {"lr": 0.1, "betas": [0.5, 0.999]}, "space": {"layers": 5, "new": True}}
