@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from nasx.diagnostics.verdict import verdict
+from nasx.diagnostics.verdict import lot, verdict
 
 GOOD = "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|skip_connect~0|nor_conv_3x3~1|nor_conv_3x3~2|"
 SKIPS = "|skip_connect~0|+|skip_connect~0|skip_connect~1|+|skip_connect~0|skip_connect~1|skip_connect~2|"
@@ -45,6 +45,14 @@ def test_half_of_a_cell_may_skip(skips: int, collapsed: bool) -> None:
     found = of(rows(), text)
     assert found[0] is collapsed
     assert found[2] == (["5 of 8 operations of cell normal are skip connections (more than half)"] if collapsed else [])
+
+
+@pytest.mark.parametrize(("skips", "collapsed"), [(6, False), (7, True)])
+def test_of_two_operations_chance_alone_gives_half(skips: int, collapsed: bool) -> None:
+    """8 edges by a coin: 37 of 256 cells have six or more, 9 have seven or more, which is less than one in twenty."""
+    text = darts(["skip_connect"] * skips + ["sep_conv_3x3"] * (8 - skips), ["sep_conv_3x3"] * 8)
+    assert of(rows(mix={"normal": [[0.5, 0.5]] * 14, "reduce": [[0.5, 0.5]] * 14}), text)[0] is collapsed
+    assert [round(256 * lot(k, 8, 0.5)) for k in (0, 6, 7, 8)] == [256, 37, 9, 1]
 
 
 def test_a_cell_without_a_path_and_one_without_weights() -> None:

@@ -4,7 +4,8 @@ Moving: in the last tenth of the epochs (at least one) the genotype changed, or 
 an edge and epoch.
 
 Collapsed, one of which is enough:
-    skip        more than half of a cell's operations are skip connections (the published DARTS_V1 has 4 of 8, no more)
+    skip        more than half of a cell's operations are skip connections (the published DARTS_V1 has 4 of 8, no more),
+                and operations drawn by lot would be so with a probability below `CHANCE`
     weightless  no operation with weights lies on a path through a cell that is not a reduction cell
     cut off     no path leads from input to output
     none        `none` holds more than half of an edge's weight on average
@@ -19,6 +20,7 @@ Sources and reasons of the thresholds, and how often they are right: docs/diagno
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from statistics import fmean
@@ -31,6 +33,8 @@ Row = Mapping[str, Any]
 STEP = 0.01
 """L1 change of the mixture an edge and epoch above which it still moves."""
 SKIPS = 0.5
+CHANCE = 0.05
+"""Where edges have two operations, as on S2, every third cell that is drawn by lot has more than half skips."""
 NONE = 0.5
 SATURATED = 0.9
 """1 - entropy / ln(operations) above which an edge's weights cannot move much by gradients through a softmax."""
@@ -43,7 +47,8 @@ def verdict(rows: Sequence[Row], result: Mapping[str, Any]) -> dict[str, Any]:
 
     Works on what is there: without rows (a method that trains nothing) only the cell is judged.
     """
-    moves, collapses, doubts = list(_moves(rows)), [*_cells(result), *_mixture(rows)], list(_eigenvalue(rows, result))
+    moves, doubts = list(_moves(rows)), list(_eigenvalue(rows, result))
+    collapses = [*_cells(rows, result), *_mixture(rows)]
     if collapses:
         said = [f"The search collapsed: {'; '.join(collapses + doubts)}."]
     else:
@@ -80,7 +85,8 @@ def _edges(mix: structure.Mixture) -> int:
     return sum(len(edges) for name, edges in mix.items() if "." not in name)
 
 
-def _cells(result: Mapping[str, Any]) -> Iterator[str]:
+def _cells(rows: Sequence[Row], result: Mapping[str, Any]) -> Iterator[str]:
+    choices = [len(row) for row in structure.rows((rows[-1].get("mix") if rows else None) or {})]
     try:
         cells = structure.cells(str(result.get("genotype")))
     except UserError:  # a space whose genotypes this version cannot draw
@@ -88,12 +94,17 @@ def _cells(result: Mapping[str, Any]) -> Iterator[str]:
     for name, cell in cells.items():
         where = "the cell" if len(cells) == 1 else f"cell {name}"
         total = sum(cell[kind] for kind in structure.FAMILIES.values())
-        if cell["skip_ratio"] > SKIPS:
+        if cell["skip_ratio"] > SKIPS and (not choices or lot(cell["skip"], total, 1 / fmean(choices)) < CHANCE):
             yield f"{cell['skip']} of {total} operations of {where} are skip connections (more than half)"
         if cell["depth"] == 0:
             yield f"no path leads through {where}"
         elif cell["parametric_used"] == 0 and not name.startswith("reduce"):
             yield f"no operation with weights lies on a path through {where}"
+
+
+def lot(count: int, total: int, share: float) -> float:
+    """The probability that `count` or more of `total` edges take an operation that each takes by `share`."""
+    return sum(math.comb(total, k) * share**k * (1 - share)**(total - k) for k in range(count, total + 1))
 
 
 def _mixture(rows: Sequence[Row]) -> Iterator[str]:
