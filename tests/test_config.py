@@ -339,7 +339,7 @@ def test_what_a_published_experiment_sets_is_published() -> None:
 
 
 def test_nothing_heavy_is_imported() -> None:
-    code = ("import sys; from nasx import preflight, config, listing, help, completion, cli\n"
+    code = ("import sys; from nasx import preflight, config, cli; from nasx.commands import listing, help, completion\n"
             "preflight.examine('search', preflight.arrange(['dataset=digits']))\n"
             "print([m for m in ('torch', 'torchvision', 'scipy', 'pandas', 'matplotlib') if m in sys.modules])")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
