@@ -194,6 +194,18 @@ def _in_file(group: str, choice: Any, key: str) -> str | None:
     return found[1].replace(", ", ",") if found else None
 
 
+def _set_by(choices: Mapping[str, Any], where: str, key: str, fault: str) -> UserError | None:
+    """The fault of a key that the file of another choice sets (a method's, for its space), None where none does."""
+    for group, choice in choices.items():
+        file = conf_dir() / group / f"{choice}.yaml"
+        text = file.read_text(encoding="utf-8") if group != where and file.is_file() else ""
+        if re.search(rf"^{where}:.*\n(?:[ #].*\n|\n)*?  {re.escape(key)}:", text, re.M):
+            fit = [path.stem for path in sorted((conf_dir() / where).glob("*.yaml")) if _in_file(where, path.stem, key)]
+            return UserError(f"{group}={choice}", f"sets {where}.{key}, and {fault}",
+                             f"use another {where} or {group}; the setting is there with {where}={', '.join(fit)}")
+    return None
+
+
 def _components(cfg: Mapping[str, Any], choices: Mapping[str, Any], command: str) -> Iterator[UserError]:
     allowed = (*HOMES, *_allow(cfg))
     for group in COMMANDS[command].groups:
@@ -204,7 +216,7 @@ def _components(cfg: Mapping[str, Any], choices: Mapping[str, Any], command: str
         elif "_target_" not in node:
             yield UserError(group, "does not say which class it is", "its file needs a line _target_: package.Class")
         else:
-            yield from component_faults(group, node, allowed, choices.get(group))
+            yield from component_faults(group, node, allowed, choices)
 
 
 def _allow(cfg: Mapping[str, Any]) -> tuple[str, ...]:
@@ -213,9 +225,9 @@ def _allow(cfg: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def component_faults(where: str, node: Mapping[str, Any], allowed: Sequence[str] = HOMES,
-                     choice: Any = None) -> Iterator[UserError]:
-    """Faults of one component node, chosen as `choice`, and of the components inside it."""
-    target = node["_target_"]
+                     choices: Mapping[str, Any] | None = None) -> Iterator[UserError]:
+    """Faults of one component node, among the group files `choices`, and of the components inside it."""
+    target, chosen = node["_target_"], dict(choices or {})
     refused = _refused(where, target, allowed)
     if refused is not None:
         yield refused
@@ -226,8 +238,9 @@ def component_faults(where: str, node: Mapping[str, Any], allowed: Sequence[str]
     if not component.open:
         for key in given:
             if key not in component.fields:
-                has = _it_has(key, component.fields)
-                yield UserError(f"{where}.{key}", f"{component.name} has no such setting", has)
+                fault = f"{component.name} has no such setting"
+                yield _set_by(chosen, where, key, fault) or UserError(f"{where}.{key}", fault,
+                                                                       _it_has(key, component.fields))
     for key, field in component.fields.items():
         if key not in given and field.default is None:
             what = schema.describe(field.annotation)
@@ -236,7 +249,7 @@ def component_faults(where: str, node: Mapping[str, Any], allowed: Sequence[str]
     for key, value in inner.items():
         yield from component_faults(f"{where}.{key}", value, allowed)
     yield from _values(f"{where}.", component.fields, {k: v for k, v in given.items() if k not in inner},
-                       lambda key: _in_file(where, choice, key) or _literal(component.fields[key].default))
+                       lambda key: _in_file(where, chosen.get(where), key) or _literal(component.fields[key].default))
 
 
 def _refused(where: str, target: Any, allowed: Sequence[str]) -> UserError | None:

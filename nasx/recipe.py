@@ -24,7 +24,8 @@ Sources: H. Liu et al., DARTS, ICLR 2019; X. Chen et al., P-DARTS, ICCV 2019; Y.
 released code; C. Szegedy et al. 2016 (label smoothing).
 
 Deviations
-1. Warm-up multiplies the base rate, as PC-DARTS does; P-DARTS multiplies the decayed rate (spec section 6, D28).
+1. Warm-up multiplies the base rate, as PC-DARTS does; P-DARTS multiplies the decayed rate
+   (released codes, train_imagenet.py).
 2. With 5 epochs or fewer the linear schedule has no flat end: l + (r - l) (E - e) / E.
 3. Where both MixUp and CutMix are on, each batch takes one of them with probability 1/2. CutMix acts on every batch;
    its released code for CIFAR, on half of them.

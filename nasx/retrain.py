@@ -3,7 +3,7 @@
 An epoch is one pass over the training set, counted in updates on full batches of an endless stream. Where the recipe
 holds out a validation set, the weights that are best on it after an epoch are kept, and tested at the end. Where it
 holds out none (images), the result of a run is the test accuracy after the **last** epoch; the best epoch is recorded
-beside it, but it was chosen on the test set and is no result (DARTS, released code; spec section 3.2).
+beside it, but it was chosen on the test set and is no result (DARTS, released code, cnn/train.py).
 
 Where the recipe averages weights, the averaged network is the one that is evaluated. Images are mixed, and drop-path
 and dropout are drawn, from the seed of the batch. `train_loss` is that of the main head against the recipe's

@@ -334,7 +334,7 @@ class RetrainJob(JobSettings):
 class RunJob(JobSettings):
     """`nasx run`."""
 
-    then: Literal["auto", "lookup", "retrain", "both"] = "auto"
+    then: Literal["auto", "lookup", "retrain"] = "auto"
     devices: Positive = 1
     """Processes that retrain together, one for each GPU."""
 

@@ -135,7 +135,7 @@ VALUE = re.compile(r"^\s*[\w.]+:\s*[^#\s][^#]*$")
 
 @pytest.mark.parametrize("path", [p for p in CONF if p.parent.name in
                                   ("space", "method", "search", "retrain", "pair", "dataset", "benchmark", "engine",
-                                   "launch", "experiment", "consistency", "stages", "stop")],
+                                   "launch", "experiment", "stages", "stop", "study", "logger")],
                          ids=lambda p: f"{p.parent.name}/{p.stem}")
 def test_every_value_says_where_it_comes_from(path: Path) -> None:
     yaml.safe_load(path.read_text(encoding="utf-8"))

@@ -236,6 +236,9 @@ def test_all_faults_are_told_at_once() -> None:
     (["search.lr_min=1"], ["is above search.lr=0.025"]),
     (["search.nesterov=true", "search.momentum=0"], ["needs momentum"]),
     (["benchmark=nb101"], ["knows no architecture of Nb201; use space=nb1shot1, or benchmark=none"]),
+    (["method=pc_darts"], ["method=pc_darts: sets space.edge_norm, and Nb201 has no such setting; use another space",
+                           "space=amended_s2, amended_s3, darts, darts_no_none, s1, s2, s3, s4"]),
+    (["method=pc_darts", "space=darts", "dataset=digits"], []),
     (["retrain.epochs=3"], ["nasx search reads no retrain settings"]),
     (["method._target_=os.system"], ["only spaces, methods, data sets and benchmarks of nasx"]),
     (["method._target_=os.system", "allow=[os]"], ["only spaces, methods, data sets and benchmarks of nasx"]),
@@ -312,7 +315,7 @@ def test_identity_is_what_changes_the_numbers() -> None:
 
 
 def test_a_search_is_the_same_by_search_and_by_run() -> None:
-    run = composed("run", "then=both", "retrain.epochs=3")[0]
+    run = composed("run", "then=retrain", "retrain.epochs=3")[0]
     assert config.identity(composed("search")[0]) == config.identity(run)
 
 

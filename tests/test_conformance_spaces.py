@@ -267,7 +267,7 @@ def plain_darts(space: Any, cell: RelaxedCell, pairs: Any, reduction: bool, args
 
 
 def plain_choice(space: Any, cell: ChoiceCell, genotype: Any, x: Tensor) -> Tensor:
-    """The discrete cell as spec 1.5 composes it: unreached blocks see no inputs and reach no output."""
+    """The discrete cell as NAS-Bench-1Shot1 composes it: unreached blocks see no inputs and reach no output."""
     c = cell.project.channels
 
     def projection(i: int) -> nn.Module:

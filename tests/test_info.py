@@ -21,7 +21,7 @@ def facts(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, str]:
     return {line[:column].strip(): line[column:] for line in lines}
 
 
-@pytest.mark.parametrize(("words", "params", "with_head"), [  # spec, appendix A
+@pytest.mark.parametrize(("words", "params", "with_head"), [  # counted apart from this code
     (("genotype=DARTS_V2",), "3349342", "3825768"),
     (("genotype=DARTS_V2", "dataset=cifar100"), "3401272", "3946908"),
     (("genotype=DARTS_V2", "layers=8", "classes=10"), "1154926", None),
@@ -91,7 +91,8 @@ def test_pictures_are_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert drawing == f"{tmp_path / 's1-normal.svg'} {tmp_path / 's1-reduce.svg'}"
     text = (tmp_path / "s1-normal.svg").read_text()
     found = {name: text.count(name) for name in ("dil_conv_5x5", "max_pool_3x3", "sep_conv_3x3", "avg_pool")}
-    assert found == {"dil_conv_5x5": 4, "max_pool_3x3": 2, "sep_conv_3x3": 4, "avg_pool": 0}  # its table, spec 1.2
+    # the table of S1, RobustDARTS src/spaces.py
+    assert found == {"dil_conv_5x5": 4, "max_pool_3x3": 2, "sep_conv_3x3": 4, "avg_pool": 0}
 
 
 @pytest.mark.parametrize(("words", "message"), [

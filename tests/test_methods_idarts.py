@@ -51,7 +51,7 @@ def test_gamma_is_the_weights_learning_rate_by_default(products: str) -> None:
 
 @pytest.mark.parametrize("products", PRODUCTS)
 def test_step_moves_the_weights_then_the_architecture(products: str) -> None:
-    """T = 5 real gradient steps of length 0.1 (guards spec D1), then one step along the implicit gradient."""
+    """T = 5 real gradient steps of length 0.1 (as released: none), then one along the implicit gradient."""
     problem = toy.Quadratic()
     search = toy.search(problem, lr=0.1)
     IDarts(T=5, K=2, products=products).step(search, [toy.train(i) for i in range(5)], toy.VAL)  # type: ignore[arg-type]
@@ -126,7 +126,7 @@ def test_release_leak_is_labelled_and_off() -> None:
 
 @pytest.mark.parametrize("products", PRODUCTS)
 def test_release_leak_moves_the_weights_by_the_wrong_restore_alone(products: str) -> None:
-    """Spec D1 and D2: no SGD step on any of the T batches, and a net move of -R (s - v), R = 0.01 / ||v||."""
+    """As the released notebook: no SGD step on any of the T batches, and a net move of -R (s - v), R = 0.01 / ||v||."""
     problem = toy.Smooth()
     search, val = toy.search(problem, lr=0.1, momentum=0.9), problem.batch(9)
     batches = [problem.batch(seed) for seed in range(4)]

@@ -90,7 +90,7 @@ def test_every_method_checks_on_the_spaces_of_the_papers() -> None:
                 config.check(cfg)
 
 
-PUBLISHED: dict[str, dict[str, Any]] = {  # spec sections 2.1 to 2.8, as composed
+PUBLISHED: dict[str, dict[str, Any]] = {  # the published settings, as composed
     "space=nb201 method=darts": {"search.epochs": 50, "search.lr": 0.025, "search.lr_min": 0.001, "search.clip": 5,
                                  "search.nesterov": True, "search.weight_decay": 5e-4, "method.first": "weights"},
     "space=nb201 method=idarts": {"search.epochs": 30, "search.lr": 0.01, "search.lr_min": 0.001, "search.batch": 64,

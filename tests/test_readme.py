@@ -113,7 +113,7 @@ def nasx(here: Path, line: str) -> str:
     return done.out
 
 
-def photos(folder: Path) -> None:
+def images(folder: Path) -> None:
     """Twelve pictures of two classes, for training and for testing."""
     from PIL import Image
 
@@ -147,8 +147,8 @@ def test_every_command_runs(section: Section, tmp_path: Path) -> None:
         (here / name).parent.mkdir(parents=True, exist_ok=True)
         (here / name).write_text(text)
     lines = " ".join(command.line for command in section.commands)
-    if "dataset.path=photos" in lines:
-        photos(here / "photos")
+    if "dataset.path=my_images" in lines:
+        images(here / "my_images")
     if "nb201.csv" in lines:
         table(here / "nb201.csv")
     for command in section.commands:

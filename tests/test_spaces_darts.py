@@ -42,7 +42,7 @@ def random(space: Darts, seed: int) -> dict[str, Tensor]:
 
 
 def reference(rows: list[list[float]], names: list[list[str]]) -> list[tuple[str, int]]:
-    """Spec 1.1, word by word: score edges by the largest weight of another operation than none; keep two; choose."""
+    """DARTS section 2.4, word by word: score edges by the largest weight but that of none; keep two; choose."""
     cell = []
     for node in range(2, 6):
         offset = sum(range(2, node))

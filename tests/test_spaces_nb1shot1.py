@@ -27,7 +27,7 @@ def generator(seed: int = 0) -> torch.Generator:
 
 
 def reference(a: dict[str, torch.Tensor], variant: int) -> tuple[list[list[int]], list[str]]:
-    """Spec 1.5: argmax operations, the k heaviest parents, edges by walking back from the output, the dummy."""
+    """As released: argmax operations, the k heaviest parents, edges by walking back from the output, the dummy."""
     counts = PARENTS[variant]
     blocks = len(counts) - 1
     parents: dict[int, list[int]] = {}

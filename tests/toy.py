@@ -7,7 +7,7 @@
     Correlation     L = sum over samples of ||p W x_j - y_j||^2 / 2
     Smooth          a small classifier with no closed form: curved in everything, softmax mixture, optional noise
 
-The constants are those of spec section 2.10; test_toy.py derives each of them again with plain matrices.
+The constants are small round numbers; test_toy.py derives what is expected of them with plain matrices.
 
 Shapes: architecture parameters (edges, operations), mixtures (cells, edges, operations). `relax` is the identity
 (with the cell axis in front) for all but `Smooth`, unless the caller passes an activation. `Batch.x` of `TRAIN` is

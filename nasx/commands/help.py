@@ -24,7 +24,7 @@ EXAMPLES = {
                 ("nasx retrain space=darts genotype=DARTS_V2 retrain.epochs=100", "a published architecture"),
                 ("nasx retrain from=<run> --multirun seed=0,1,2", "three times")],
     "run": [("nasx run experiment=quickstart", "search and look up"),
-            ("nasx run space=darts then=both retrain.epochs=100", "search, look up where possible, retrain")],
+            ("nasx run space=darts then=retrain retrain.epochs=100", "search, look up where possible, retrain")],
     "study": [("nasx study study=tse method=tse space=darts", "four searches, the best cell three times more"),
               ("nasx study study=best_of_four space=s2 dataset=svhn retrain=robust_small", "S1 to S4, as printed"),
               ("nasx study study=transfer from=outputs/<run> dataset=cifar100", "a cell on another data set")],

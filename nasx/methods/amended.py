@@ -19,7 +19,8 @@ Deviations
 4. The paper's claim that the amended term never opposes the exact one is false in general: H = diag(1, 10),
    M = [1 1], v = (1, -0.3) is a counterexample (tests/test_methods_amended.py).
 5. The consistency of search and retraining is set by search.cutout, search.drop_path, search.auxiliary and
-   space.auxiliary, for any method; the pairs of this method set them.
+   space.auxiliary, for any method; the pairs of this method set them. The strength of drop-path is not given: that of
+   retraining, 0.2, with its schedule.
 """
 
 from __future__ import annotations

@@ -17,6 +17,9 @@ Deviations
 3. `first` says which of the two alternating updates comes first: the released DARTS code moves the architecture
    first, the NAS-Bench-201 scripts the weights.
 4. Batch-norm running statistics never follow a probe; where a space keeps any, only real weight steps move them.
+5. Architecture parameters start at 1e-3 N(0, 1), as released; the paper says equal (`Space.init`).
+6. Validation batches go round the shuffled split; the released code shuffles it anew at every step.
+7. The architecture is never clipped; the NAS-Bench-201 v1 scripts clip weights and architecture together.
 """
 
 from __future__ import annotations

@@ -13,15 +13,16 @@ weight passes. Extra memory: three weight-sized trees, and for `exact` a double-
 
 Deviations
 1. The T inner steps really move the weights (the released NAS-Bench-201 code steps a copied optimizer without
-   gradients, so it never trains them by SGD; spec D1), and the weights are untouched by the probes (the released code
-   restores with the wrong vector; spec D2). `release_leak=true` reproduces both: no SGD step, and each step moves the
-   weights by -R (s - v), R = radius / ||v||, a normalized step down the validation loss. Tables label it.
+   gradients, so it never trains them by SGD), and the weights are untouched by the probes (the released code restores
+   with the wrong vector). `release_leak=true` reproduces both: no SGD step, and each step moves the weights by
+   -R (s - v), R = radius / ||v||, a normalized step down the validation loss. Tables label it.
 2. The training batch of all products is the last of the T batches (the paper leaves open which).
 3. The probe of the mixed product is scaled by ||s||, not by the released ||v||: equal up to O(radius^2) and steadier
-   in single precision. With `release_leak` it is the released one.
+   in single precision. With `release_leak` and `products=difference` it is the released one.
 4. Weight decay and momentum are not part of H, as released.
 5. `products` chooses one kind for all products; as released, those of H are exact and that of M is a difference. On
    networks with relu the two kinds differ (docs/methods/README.md).
+6. The default architect of the released NAS-Bench-1Shot1 code is another formula and cannot run; it is not reproduced.
 """
 
 from __future__ import annotations

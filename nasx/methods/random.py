@@ -5,6 +5,8 @@ NAS-Bench-201); where none does, nothing can tell the samples apart and the firs
 
 Source: Li and Talwalkar (2019); Lindauer and Hutter (2020), practice 8 (random sampling and random search).
 Cost: none but table look-ups.
+
+Deviation: random search as published for NAS-Bench-201 has a budget in training time; here a number of draws.
 """
 
 from __future__ import annotations

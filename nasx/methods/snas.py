@@ -2,8 +2,9 @@
 
     mix = softmax((log p + Gumbel noise) / tau),  p = softmax(a)
 
-`tau` falls linearly by epoch from `tau_max` to `tau_min`. The steps are those of `inner` (Single-DARTS' simultaneous
-step with a softmax: one training loss moves weights and architecture), each batch with a sample of its own.
+`tau` falls linearly by epoch e of E, as e / E, from `tau_max` towards `tau_min` (the last epoch is one step above it).
+The steps are those of `inner` (Single-DARTS' simultaneous step with a softmax: one training loss moves weights and
+architecture), each batch with a sample of its own.
 
 Source: Xie, Zheng, Liu, Lin (2019), section 2; temperatures: released code of DrNAS, whose SNAS gave the
 NAS-Bench-201 numbers (there around first-order DARTS: `method.inner`).

@@ -9,8 +9,9 @@ Two paths give the same values: `forward` (merged) and `single` (edge i alone, a
 of the merged weights). Tests compare both with plain modules.
 
 Shapes: x (n, C, h, w); scale (E,) mixture weights; forward -> (n, E, C, h', w'). Batch norm uses batch statistics,
-without affine parameters (spec 1.1, 1.4); merged weights keep the fan-in, hence the initial distribution, of E
-separate convolutions. `draw` carries random tensors drawn once a pass: both paths see the same ones.
+without affine parameters, as in the search cells of DARTS and NAS-Bench-201; merged weights keep the fan-in, hence the
+initial distribution, of E separate convolutions. `draw` carries random tensors drawn once a pass: both paths see the
+same ones.
 """
 
 from __future__ import annotations

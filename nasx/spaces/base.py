@@ -148,7 +148,7 @@ class Space(ABC):
                         "use a DARTS space or nb201, or stages=none")
 
     def init(self, gen: torch.Generator) -> Tree:
-        """Architecture parameters 1e-3 N(0, 1), on the CPU (released code of DARTS; spec section 6, D8)."""
+        """Architecture parameters 1e-3 N(0, 1), on the CPU (DARTS' cnn/model_search.py; its paper says equal)."""
         return {name: 1e-3 * torch.randn(shape, generator=gen) for name, shape in self.shapes().items()}
 
     def relax(self, a: Tree, activate: Activate) -> Tree:

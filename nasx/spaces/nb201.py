@@ -14,6 +14,8 @@ Deviations
 1. Convolutions have no bias where batch norm has no affine part (one later version of the released supernet has).
 2. Residual blocks accept odd sizes (see ops.py); the benchmark's sizes are even.
 3. With `partial` = K operations see the first C / K channels; the rest passes by, unweighted (DrNAS, section 4.2).
+4. Supernets normalize by batch statistics at evaluation too (`batch_norm=batch`), as in the scripts of NATS-Bench;
+   those of NAS-Bench-201 v1, elsewhere followed by protocol nb201-v1, keep running ones: `batch_norm=tracked`.
 
 Shapes: a["cell"] (6, operations), mix["cell"] (3 N, 6, operations); network x (n, 3, h, w) -> (n, classes).
 """

@@ -1,6 +1,6 @@
 """The operations of all spaces as plain modules: `forward(x, gen=None)`, x (n, channels, h, w).
 
-Compositions (all convolutions without bias; order as written; spec sections 1.1, 1.4, 1.5):
+Compositions (all convolutions without bias; order as written):
 
     none            zeros, spatially strided                                              DARTS, NAS-Bench-201
     max/avg_pool    3x3, padding 1; the average leaves the padding out of the count       DARTS, NAS-Bench-201
