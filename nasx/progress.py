@@ -129,6 +129,13 @@ class Display:
             log.info("epoch %s  %d/%d  %s  %s, %s left", epoch, done, self.total, text(means), speed, duration(left))
 
 
+def looked_up(lookup: Mapping[str, Any] | None) -> str:
+    """A look-up in a few words."""
+    found = [f"{name} {values['valid']:.2f}" for name, values in (lookup or {}).items()
+             if type(values) is dict and values.get("valid") is not None]
+    return "  table valid: " + ", ".join(found) if found else ""
+
+
 def text(means: Mapping[str, Any]) -> str:
     """The means that people watch, in a few words."""
     words = []

@@ -3,11 +3,11 @@
     config.yaml     resolved configuration, group choices and identity
     metrics.jsonl   one JSON object an epoch
     result.json     the one record of a finished run
-    checkpoints/    the last two, see checkpoints.py
-    log.txt         what was printed          lock   of the process that writes here, see lock.py
+    checkpoints/    the last two, see folders/checkpoints.py
+    log.txt         what was printed          lock   of the process that writes here, see folders/lock.py
     fault.txt       why the last start failed, where it did
 
-Every file appears whole or not at all (files.py), but for metrics.jsonl, whose last line may be torn by a kill.
+Every file appears whole or not at all (folders/files.py), but for metrics.jsonl, whose last line may be torn by a kill.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def canonical(value: Any) -> str:
 
 
 def read_rows(folder: Path) -> list[dict[str, Any]]:
-    """Metrics rows of a run; a torn last line (killed while writing) and lines that are no objects are left out."""
+    """Metrics rows of a run, up to a torn line (killed while writing); lines that are no objects are left out."""
     try:
         lines = (folder / "metrics.jsonl").read_text(encoding="utf-8", errors="replace").splitlines()
     except FileNotFoundError:
@@ -54,7 +54,7 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested configuration as dotted keys."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and value:
             flat |= flatten(value, f"{prefix}{key}.")
         else:
             flat[f"{prefix}{key}"] = value
@@ -105,8 +105,8 @@ class Run:
         path = self.folder / "config.yaml"
         held = read_yaml(path)
         if held is None or self._unused():
-            if checkpoints.found(self.folder):
-                raise UserError(str(path), "is missing or torn, and nothing else says whose the checkpoints here are",
+            if not self._unused():
+                raise UserError(str(path), "is missing or torn, and nothing else says whose the files here are",
                                 "put a copy of the file back, or move the folder away to start this run anew")
             write_atomic(path, yaml.safe_dump({**extra, **self.identity}, sort_keys=False, allow_unicode=True))
             return
@@ -114,16 +114,18 @@ class Run:
         if there == self.identity:
             return
         old, new = flatten(there), flatten(self.identity)
-        keys = [k for k in sorted(old.keys() | new.keys()) if old.get(k) != new.get(k)]
         none = "(absent)"
+        keys = [k for k in sorted(old.keys() | new.keys()) if old.get(k, none) != new.get(k, none)]
         shown = "\n".join(f"  {k}: {old.get(k, none)} there, {new.get(k, none)} asked for" for k in keys[:12])
-        raise UserError(str(self.folder), f"belongs to a run with another configuration:\n{shown}\n",
+        more = f"\n  and {len(keys) - 12} more" if len(keys) > 12 else ""
+        raise UserError(str(self.folder), f"belongs to a run with another configuration:\n{shown}{more}\n",
                         "choose another name=NAME, or leave name out to let nasx name the run")
 
     def _unused(self) -> bool:
         """Whether no start has come so far that anything was kept: the folder is anybody's who asks for its name."""
         things = {path.name for path in self.folder.iterdir() if not path.name.startswith(".")}
-        return things <= {"config.yaml", "lock", "log.txt", "checkpoints"} and not checkpoints.found(self.folder)
+        return things <= {"config.yaml", "lock", "log.txt", "checkpoints", "genotype.txt"} and not checkpoints.found(
+            self.folder)
 
     def close(self) -> None:
         """Release the lock."""
@@ -155,6 +157,10 @@ class Run:
             if self.result is None:
                 write_atomic(self._held() / "fault.txt", f"{error or type(error).__name__}\n")
 
+    def decide(self, genotype: object) -> None:
+        """Write the genotype's text."""
+        write_atomic(self._held() / "genotype.txt", f"{genotype}\n")
+
     def finish(self, result: Mapping[str, Any]) -> None:
         """Write the record; from here on the run is finished. Its checkpoints stay."""
         write_atomic(self._held() / "result.json", json.dumps(result, indent=1, default=str) + "\n")
@@ -168,7 +174,7 @@ class Run:
 
         Raises UserError where there are fewer than `count`.
         """
-        path, rows = self.folder / "metrics.jsonl", self.rows()
+        path, rows = self._held() / "metrics.jsonl", self.rows()
         if len(rows) < count:
             raise UserError(str(path), f"holds {len(rows)} whole rows of the {count} that the checkpoint counts",
                             "put a copy of the file back, or move the folder away to start this run anew")

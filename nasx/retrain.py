@@ -303,7 +303,7 @@ def train(here: Session) -> Result:
             channels=settings.channels, updates=trainer.updates, passes=trainer.updates,
             items_per_s=round(trainer.updates * settings.batch / max(here.elapsed_s, 1e-9), 1),
             processes=processes.count(), changed=config.changed(cfg, published) if published else {})
-        files.write_atomic(here.run.folder / "genotype.txt", f"{genotype}\n")
+        here.run.decide(genotype)
         here.run.finish(result)
     return result
 

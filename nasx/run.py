@@ -23,10 +23,9 @@ from nasx.data.stream import hashed
 from nasx.diagnose import Watch
 from nasx.diagnostics import verdict
 from nasx.errors import UserError
-from nasx.folders import files
 from nasx.inherit import go_on
 from nasx.optimizers import architecture_optimizer, weight_optimizer
-from nasx.progress import Display, duration, text
+from nasx.progress import Display, duration, looked_up, text
 from nasx.relaxed import RelaxedProblem, weights
 from nasx.results import ending
 from nasx.search import Loop, Step
@@ -77,14 +76,22 @@ def together(cfg: Config, info: Config) -> list[Result]:
         turns: dict[int, Turn] = {}
         for seed in range(cfg["seed"], cfg["seed"] + cfg["seeds_per_job"]):
             own = {**cfg, "seed": seed, "quiet": cfg["quiet"] or seed > cfg["seed"]}  # one bar for all
-            here = stack.enter_context(session(own, of_seed(info, seed)))
+            try:
+                here = stack.enter_context(session(own, of_seed(info, seed)))
+            except UserError as error:  # another process is in this seed's folder
+                faults.append(error)
+                continue
             finished = records.finished(here.run.folder)
-            if finished is None:
-                with progress.told_to(here.run.folder):
-                    turns[seed] = Turn(prepared(here))
-            else:
+            if finished is not None:
                 shown(here, finished)
                 done[seed] = finished
+                continue
+            try:
+                with progress.told_to(here.run.folder):
+                    turns[seed] = Turn(prepared(here))
+            except UserError as error:
+                faults.append(error)
+                here.run.fail(error)
         for turn in turns.values():
             turn.job.here.signals = here.signals  # the handlers in force are those opened last
         while turns:
@@ -105,7 +112,7 @@ def together(cfg: Config, info: Config) -> list[Result]:
                             other.save()
                     raise
     if faults:
-        raise faults[0]
+        raise UserError.join(faults)
     return [done[seed] for seed in sorted(done)]
 
 
@@ -152,6 +159,7 @@ class SearchJob:
 
         self.here, self.settings, self.warm_up_s = here, build("search"), 0.0
         self.decided: list[Any] = []
+        self.measured: dict[str, float] = {}
         self.space, self.method = build("space"), build("method")
         self.benchmark, self.source = build("benchmark"), build("dataset")
         engine, settings = build("engine"), self.settings
@@ -225,7 +233,7 @@ class SearchJob:
             return
         self.loop.load(saved)
         self.problem.passes, self.watch.rows = saved["passes"], self.here.run.rows()
-        self.decided = saved.get("decided", [])
+        self.decided, self.measured = saved.get("decided", []), saved.get("measured", {})
         self.watch.load(saved["watch"])
         self.loop.stopped = self.watch.stopped
         log.info("%s: resuming at update %d of %d", self.here.run.folder, self.search.updates, self.loop.total)
@@ -233,7 +241,8 @@ class SearchJob:
     def save(self) -> None:
         self.loop.guard(self.loop.meter.means(), weights=True)
         state = {**self.loop.state(), "passes": self.problem.passes, "watch": self.watch.state()}
-        self.here.save({**state, "decided": self.decided}, self.search.updates, len(self.watch.rows))
+        state |= {"decided": self.decided, "measured": self.measured}
+        self.here.save(state, self.search.updates, len(self.watch.rows))
 
     def begin_epoch(self, epoch: int) -> None:
         self.problem.options = self.settings.options(epoch)
@@ -260,7 +269,7 @@ class SearchJob:
         self.watch.rows.append(row)
         self.loop.stopped = self.watch.stopped
         self.save()
-        log.info("epoch %d/%d  %s%s", row["epoch"], self.settings.epochs, text(row), table_text(row["lookup"]))
+        log.info("epoch %d/%d  %s%s", row["epoch"], self.settings.epochs, text(row), looked_up(row["lookup"]))
 
     # ------------------------------------------------------------------------------------------------- the end
     def run(self) -> Result:
@@ -284,7 +293,7 @@ class SearchJob:
                              duration(self.warm_up_s), os.environ["TORCHINDUCTOR_CACHE_DIR"])
                 yield
             self.result = self.record()
-            files.write_atomic(self.here.run.folder / "genotype.txt", f"{self.result['genotype']}\n")
+            self.here.run.decide(self.result["genotype"])
             self.here.run.finish(self.result)
 
     def choose(self) -> Tree:
@@ -305,11 +314,12 @@ class SearchJob:
         return {k: last[k] for k in ("valid_loss", f"valid_{self.metric.name}") if k in last} or self.evaluate()
 
     def record(self) -> Result:
-        mix, method = self.choose(), self.method
+        method = self.method
+        self.measured = self.measured or (self.final() if method.trains else {})  # a choice may go on training
+        mix = self.choose()
         genotype = self.genotype(mix)
         score = self.benchmark.query(genotype)
         found = None if score is None else score.as_record()
-        final = self.final() if method.trains else {}
         cost = {"updates": self.search.updates, "passes": self.problem.passes, "warm_up_s": self.warm_up_s,
                 "diagnostics": self.watch.cost()}
         result = self.here.record(
@@ -318,23 +328,17 @@ class SearchJob:
             missing=None if found else self.benchmark.missing(), reference=self.benchmark.references(), parent=None,
             better_than={} if score is None else self.benchmark.better_than(score),
             test_accuracy=None,
-            supernet={**final, "params": sum(x.numel() for x in self.search.w.values())},
+            supernet={**self.measured, "params": sum(x.numel() for x in self.search.w.values())},
             params=None if found is None else found["params"], stopped=self.watch.ended(), changed=changed(self.here),
             **stages.spent(self.stage.done if self.stage.last else (), **cost))
-        return {**result, "verdict": verdict.verdict(self.watch.rows, result)}
+        gen = torch.Generator().manual_seed(0)
+        return {**result, "verdict": verdict.verdict(self.watch.rows, result, lambda: str(self.space.sample(gen)))}
 
 
 def changed(here: Session) -> Result:
     """Settings that differ from the published configuration: key -> [published, used]."""
     published = here.info.get("published")
     return config.changed(here.config, published) if published else {}
-
-
-def table_text(lookup: Result | None) -> str:
-    """A look-up in a few words."""
-    found = [f"{name} {values['valid']:.2f}" for name, values in (lookup or {}).items()
-             if type(values) is dict and values.get("valid") is not None]
-    return "  table valid: " + ", ".join(found) if found else ""
 
 
 def pictures(here: Session) -> None:

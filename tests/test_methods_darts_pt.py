@@ -5,15 +5,16 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import agree
 import pytest
 import torch
+from torch import Tensor
 
-from nasx.bilevel import Batch, Decision, Ending, Method, Outcome, Tree
+from nasx.bilevel import Batch, Decision, Ending, Method, Outcome, Search, Tree
 from nasx.methods.darts import Darts as First
 from nasx.methods.darts_pt import DartsPt, Projection, in_turn
 from nasx.methods.sdarts import Sdarts
@@ -83,6 +84,19 @@ def test_tuning_is_the_inner_step_on_what_is_decided(inner: Method) -> None:
     hot = [mix["a"][0].tolist() for _, mix in seen]
     one_hot = [sum(sorted(row) == [0.0, 0.0, 1.0] for row in rows) for rows in hot]
     assert one_hot == [1] * 3 + [2] * 3, "decided edges are one-hot, the others are relaxed and still move"
+
+
+def test_tuning_counts_its_updates_for_the_inner_method() -> None:
+    """Lambda-DARTS, for one, takes its sides by turns: by the number of updates."""
+    counts: list[int] = []
+
+    class Counted(First):
+        def step(self, search: Search, train: Sequence[Batch], val: Batch) -> dict[str, Tensor]:
+            counts.append(search.updates)
+            return super().step(search, train, val)
+
+    DartsPt(inner=Counted(), tune=1, batches=2).choose(toy.search(Graded()), ending(epoch_updates=3))
+    assert counts == [0, 1, 2, 3, 4, 5]
 
 
 def test_order_is_random_and_all_cell_types_take_turns() -> None:

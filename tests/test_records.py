@@ -76,13 +76,16 @@ def test_another_configuration_is_refused_with_the_differing_keys(run: records.R
     saved(run, 1)
     run.close()
     before = (run.folder / "config.yaml").read_bytes()
-    other = {"seed": 1, "search": {"lr": 0.1, "betas": [0.5, 0.999]}, "space": {"layers": 5, "new": True}}
+    other = {"seed": 1, "search": {"lr": 0.1, "betas": [0.5, 0.999], "null": None, "none": {}},
+             "space": {"layers": 5, "new": True}}
     with pytest.raises(UserError) as told:
         records.Run(run.folder, other, EXTRA)
     text = str(told.value)
     assert "search.lr: 0.025 there, 0.1 asked for" in text
     assert "seed: 0 there, 1 asked for" in text
     assert "space.new: (absent) there, True asked for" in text
+    assert "search.null: (absent) there, None asked for" in text
+    assert "search.none: (absent) there, {} asked for" in text
     assert "betas" not in text
     assert "layers" not in text
     assert "name=" in told.value.remedy
@@ -96,6 +99,10 @@ def test_a_torn_configuration_is_written_again(run: records.Run) -> None:
     (run.folder / "config.yaml").write_text("seed: [")
     with records.Run(run.folder, IDENTITY, EXTRA):
         assert files.read_yaml(run.folder / "config.yaml") == {**EXTRA, **IDENTITY}
+    (run.folder / "result.json").write_text("{}")
+    (run.folder / "config.yaml").unlink()
+    with pytest.raises(UserError, match="nothing else says whose the files here are"):  # not this one's answer
+        records.Run(run.folder, IDENTITY, EXTRA)
 
 
 def test_checkpoints_that_no_configuration_goes_with_are_not_taken(run: records.Run) -> None:

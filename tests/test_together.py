@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -10,6 +11,8 @@ from pathlib import Path
 import jobs
 import pytest
 from test_resume import equal
+
+from nasx.folders.lock import Lock
 
 WORDS = (*jobs.TINY_NB201, "method=darts", "checkpoint_s=0.001")
 
@@ -55,6 +58,16 @@ def test_stopped_or_killed_all_go_on_with_the_same_bits(how: signal.Signals, alo
     assert done.code == 0, done
     for got, expected in zip(folders(tmp_path), folders(alone), strict=True):
         equal(got, expected)
+
+
+def test_a_seed_that_cannot_begin_does_not_stop_the_others(alone: Path, tmp_path: Path) -> None:
+    one, two = folders(alone)
+    (tmp_path / "runs" / one.name).mkdir(parents=True)
+    with contextlib.closing(Lock(tmp_path / "runs" / one.name)):
+        done = jobs.nasx(tmp_path, *WORDS, "seed=3", "seeds_per_job=2")
+    assert done.code == 2, done
+    assert f"{one.name}: is in use by process {os.getpid()}" in done.err
+    equal(tmp_path / "runs" / two.name, two)
 
 
 def test_a_finished_seed_is_not_searched_again(tmp_path: Path) -> None:

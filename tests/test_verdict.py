@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import test_conformance_spaces as conformance
+import torch
 
-from nasx.diagnostics.verdict import lot, verdict
+from nasx.diagnostics.verdict import by_lot, verdict
 
 GOOD = "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|skip_connect~0|nor_conv_3x3~1|nor_conv_3x3~2|"
 SKIPS = "|skip_connect~0|+|skip_connect~0|skip_connect~1|+|skip_connect~0|skip_connect~1|skip_connect~2|"
@@ -47,12 +49,18 @@ def test_half_of_a_cell_may_skip(skips: int, collapsed: bool) -> None:
     assert found[2] == (["5 of 8 operations of cell normal are skip connections (more than half)"] if collapsed else [])
 
 
-@pytest.mark.parametrize(("skips", "collapsed"), [(6, False), (7, True)])
-def test_of_two_operations_chance_alone_gives_half(skips: int, collapsed: bool) -> None:
+@pytest.mark.parametrize(("space", "skips", "collapsed"), [
+    ("s2", 6, False), ("s2", 7, True), ("s3", 6, False), ("s3", 7, True), ("darts", 5, True)])
+def test_of_few_operations_chance_alone_gives_half(space: str, skips: int, collapsed: bool) -> None:
     """8 edges by a coin: 37 of 256 cells have six or more, 9 have seven or more, which is less than one in twenty."""
+    whole, gen = conformance.full(space), torch.Generator().manual_seed(0)
     text = darts(["skip_connect"] * skips + ["sep_conv_3x3"] * (8 - skips), ["sep_conv_3x3"] * 8)
-    assert of(rows(mix={"normal": [[0.5, 0.5]] * 14, "reduce": [[0.5, 0.5]] * 14}), text)[0] is collapsed
-    assert [round(256 * lot(k, 8, 0.5)) for k in (0, 6, 7, 8)] == [256, 37, 9, 1]
+    for found in (rows(), []):
+        said = verdict(found, {"genotype": text}, lambda: str(whole.sample(gen)))
+        assert said["collapsed"] is collapsed
+    if space != "darts":
+        share = by_lot("normal", skips / 8, lambda: str(whole.sample(gen)))
+        assert share == pytest.approx({6: 37, 7: 9}[skips] / 256, abs=0.05)
 
 
 def test_a_cell_without_a_path_and_one_without_weights() -> None:

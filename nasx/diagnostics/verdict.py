@@ -5,7 +5,7 @@ an edge and epoch.
 
 Collapsed, one of which is enough:
     skip        more than half of a cell's operations are skip connections (the published DARTS_V1 has 4 of 8, no more),
-                and operations drawn by lot would be so with a probability below `CHANCE`
+                and of cells drawn uniformly from the space less than `CHANCE` have as many
     weightless  no operation with weights lies on a path through a cell that is not a reduction cell
     cut off     no path leads from input to output
     none        `none` holds more than half of an edge's weight on average
@@ -20,8 +20,7 @@ Sources and reasons of the thresholds, and how often they are right: docs/diagno
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from statistics import fmean
 from typing import Any
@@ -33,8 +32,8 @@ Row = Mapping[str, Any]
 STEP = 0.01
 """L1 change of the mixture an edge and epoch above which it still moves."""
 SKIPS = 0.5
-CHANCE = 0.05
-"""Where edges have two operations, as on S2, every third cell that is drawn by lot has more than half skips."""
+CHANCE, DRAWN = 0.05, 1000
+"""Where edges have two operations, as on S2, every third cell has more than half skips; so many are drawn to tell."""
 NONE = 0.5
 SATURATED = 0.9
 """1 - entropy / ln(operations) above which an edge's weights cannot move much by gradients through a softmax."""
@@ -42,13 +41,14 @@ GROWTH, EVERY, WINDOW = 1.3, 2, 5
 """The published rule: by more than this factor, evaluated every two epochs, means over five evaluations."""
 
 
-def verdict(rows: Sequence[Row], result: Mapping[str, Any]) -> dict[str, Any]:
+def verdict(rows: Sequence[Row], result: Mapping[str, Any], draw: Callable[[], str] | None = None) -> dict[str, Any]:
     """{"moving", "collapsed", "doubtful", "reasons", "text"} of a search's metrics rows and its record.
 
-    Works on what is there: without rows (a method that trains nothing) only the cell is judged.
+    Works on what is there: without rows (a method that trains nothing) only the cell is judged. `draw` gives the text
+    of an architecture drawn uniformly from the space; without it more than half skip connections are too many.
     """
     moves, doubts = list(_moves(rows)), list(_eigenvalue(rows, result))
-    collapses = [*_cells(rows, result), *_mixture(rows)]
+    collapses = [*_cells(result, draw), *_mixture(rows)]
     if collapses:
         said = [f"The search collapsed: {'; '.join(collapses + doubts)}."]
     else:
@@ -85,8 +85,7 @@ def _edges(mix: structure.Mixture) -> int:
     return sum(len(edges) for name, edges in mix.items() if "." not in name)
 
 
-def _cells(rows: Sequence[Row], result: Mapping[str, Any]) -> Iterator[str]:
-    choices = [len(row) for row in structure.rows((rows[-1].get("mix") if rows else None) or {})]
+def _cells(result: Mapping[str, Any], draw: Callable[[], str] | None) -> Iterator[str]:
     try:
         cells = structure.cells(str(result.get("genotype")))
     except UserError:  # a space whose genotypes this version cannot draw
@@ -94,7 +93,7 @@ def _cells(rows: Sequence[Row], result: Mapping[str, Any]) -> Iterator[str]:
     for name, cell in cells.items():
         where = "the cell" if len(cells) == 1 else f"cell {name}"
         total = sum(cell[kind] for kind in structure.FAMILIES.values())
-        if cell["skip_ratio"] > SKIPS and (not choices or lot(cell["skip"], total, 1 / fmean(choices)) < CHANCE):
+        if cell["skip_ratio"] > SKIPS and (draw is None or by_lot(name, cell["skip_ratio"], draw) < CHANCE):
             yield f"{cell['skip']} of {total} operations of {where} are skip connections (more than half)"
         if cell["depth"] == 0:
             yield f"no path leads through {where}"
@@ -102,9 +101,9 @@ def _cells(rows: Sequence[Row], result: Mapping[str, Any]) -> Iterator[str]:
             yield f"no operation with weights lies on a path through {where}"
 
 
-def lot(count: int, total: int, share: float) -> float:
-    """The probability that `count` or more of `total` edges take an operation that each takes by `share`."""
-    return sum(math.comb(total, k) * share**k * (1 - share)**(total - k) for k in range(count, total + 1))
+def by_lot(name: str, ratio: float, draw: Callable[[], str]) -> float:
+    """The share of drawn architectures whose cell `name` has so large a share of skip connections."""
+    return fmean(structure.cells(draw())[name]["skip_ratio"] >= ratio for _ in range(DRAWN))
 
 
 def _mixture(rows: Sequence[Row]) -> Iterator[str]:

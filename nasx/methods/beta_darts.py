@@ -11,7 +11,8 @@ Cost per step: that of `inner`.
 Deviations
 1. Spaces with several architecture parameters (normal and reduction cells) add up their penalties; the released code
    has the penalty for NAS-Bench-201's one alone.
-2. As released, lambda grows by epochs and does not reach `strength` (E - 1 of E).
+2. All architecture parameters are penalized, those of edge weights and of pairs of edges too, where a space has them.
+3. As released, lambda grows by epochs and does not reach `strength` (E - 1 of E).
 """
 
 from __future__ import annotations

@@ -138,7 +138,6 @@ class DartsPt(Around):
 
     def tuned(self, search: Search, ending: Ending, projected: Projection, number: int, rounds: int) -> None:
         """`tune` epochs of the inner method's steps on the supernet as decided so far."""
-        view = search.shaping(projected)
         for epoch in range(number * self.tune, (number + 1) * self.tune):
             lr = self.lr_min + (self.lr - self.lr_min) * (1 + math.cos(math.pi * epoch / (rounds * self.tune))) / 2
             for group in search.w_opt.param_groups:
@@ -147,10 +146,11 @@ class DartsPt(Around):
             while done < ending.epoch_updates:
                 updates = min(self.inner.steps_w, ending.epoch_updates - done)
                 draws = self.inner.train_batches if updates == self.inner.steps_w else updates
-                self.inner.step(view, [next(ending.train) for _ in range(draws)], next(ending.val))
+                self.inner.step(search.shaping(projected), [next(ending.train) for _ in range(draws)],
+                                next(ending.val))
                 done += updates
+                search.updates += updates
                 ending.tick()
-            search.updates += done
 
 
 def in_turn(decisions: Sequence[Decision], gen: torch.Generator) -> Iterator[list[Decision]]:

@@ -13,7 +13,9 @@ Deviations
 1. Noise draws from the batch's seed, so a step is a function of its batches; samples are drawn on the CPU in double
    precision, and all cells share one.
 2. Diagnostics and evaluations of the supernet use softmax(a); the released code evaluates at a sample.
-3. `kl` = 0 by default, as released: there an L2 penalty on `a` (`search.arch_weight_decay`) takes its place.
+3. With `kl` all architecture parameters are penalized, those of edge weights and of pairs of edges too, where a space
+   has them, though these are no samples.
+4. `kl` = 0 by default, as released: there an L2 penalty on `a` (`search.arch_weight_decay`) takes its place.
 """
 
 from __future__ import annotations
