@@ -123,9 +123,8 @@ class Run:
 
     def _unused(self) -> bool:
         """Whether no start has come so far that anything was kept: the folder is anybody's who asks for its name."""
-        things = {path.name for path in self.folder.iterdir() if not path.name.startswith(".")}
-        return things <= {"config.yaml", "lock", "log.txt", "checkpoints", "genotype.txt"} and not checkpoints.found(
-            self.folder)
+        return not (checkpoints.found(self.folder) or self.rows() or (self.folder / "result.json").exists()
+                    or any(self.folder.glob("*/config.yaml")))
 
     def close(self) -> None:
         """Release the lock."""
