@@ -106,7 +106,7 @@ def test_a_log_on_a_full_disk_is_no_fault_of_its_own(tmp_path: Path, capsys: pyt
     (tmp_path / "log.txt").symlink_to("/dev/full")
     with progress.logged(tmp_path, quiet=False):
         progress.log.info("a line")
-    assert re.fullmatch(r"[\d:]+ a line\n", capsys.readouterr().err), "the screen has it, and nothing of the file's fault"
+    assert re.fullmatch(r"[\d:]+ a line\n", capsys.readouterr().err), "the screen has it, and nothing of the fault"
 
 
 def no_file_over(size: int) -> None:
