@@ -38,12 +38,17 @@ records.write_atomic = torn
 
 @pytest.mark.parametrize("found", WITHOUT)
 def test_nothing_is_lost_or_torn_but_without_its_protection(found: str, tmp_path: Path) -> None:
+    """A fault that only chance brings about is waited for longer, under a few seeds."""
     code = HAMMER.format(scripts=str(SCRIPTS), without=WITHOUT[found])
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "hammered"), "--seconds", "4"],
-                          capture_output=True, text=True, timeout=120, check=False)
-    told: dict[str, Any] = json.loads(done.stdout)
-    assert told["finished"] > 0
-    assert told["kills"] > 0
+    for seed in range(6 if found else 1):
+        words = [str(tmp_path / str(seed)), "--seconds", "4", "--seed", str(seed)]
+        done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, timeout=120,
+                              check=False)
+        told: dict[str, Any] = json.loads(done.stdout)
+        assert told["finished"] > 0
+        assert told["kills"] > 0
+        if any(found in fault for fault in told["faults"]):
+            break
     if found:
         assert any(found in fault for fault in told["faults"]), told
         assert done.returncode == 1
