@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nasx.bilevel import Batch, Ending, Method, Search, Tree
+from nasx.bilevel import Activate, Batch, Ending, Method, Search, Tree
 from nasx.errors import UserError
 
 
@@ -79,3 +79,9 @@ def gumbel(like: Tensor, gen: torch.Generator) -> Tensor:
     """Gumbel noise in the shape of `like`, drawn in double precision on the CPU."""
     uniform = torch.rand(like.shape, generator=gen, dtype=torch.float64)
     return -torch.log(-torch.log(uniform.clamp(1e-20, 1 - 1e-16))).to(like)
+
+
+def concrete(tau: float, seed: int) -> Activate:
+    """A sampler of soft weights along the last axis: those of a concrete distribution of temperature `tau`."""
+    gen = torch.Generator().manual_seed(seed)
+    return lambda logits: torch.softmax((torch.log_softmax(logits, -1) + gumbel(logits, gen)) / tau, -1)

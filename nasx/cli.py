@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from nasx.preflight import Line
 
+
 # ---------------------------------------------------------------------------------------------- the jobs
 def search(cfg: DictConfig) -> Any:
     """One search job."""

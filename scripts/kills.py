@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -25,6 +26,28 @@ OWN = {"pc_darts": ["space.channels=8"], "tse": ["method.T=20"], "tse_drnas": ["
 CLOCK = ("elapsed_s", "started", "finished", "seconds", "images_per_s", "peak_mb")
 """What a clock or the process says, and no two starts have in common; besides all that ends in _s."""
 MACHINE = ("command", "overrides", "hardware", "versions", "commit")
+
+
+def equal_rows(out: Path) -> list[dict[str, Any]]:
+    """What earlier starts of a script have left in OUT/rows.jsonl, less what did not end equal."""
+    done = out / "rows.jsonl"
+    lines = done.read_text(encoding="utf-8").splitlines() if done.exists() else []
+    return [row for row in map(json.loads, lines) if row["outcome"] == "equal"]
+
+
+def add(row: dict[str, Any], rows: list[dict[str, Any]], out: Path) -> None:
+    """Take a row up, print it, and leave all rows in OUT/rows.jsonl."""
+    rows.append(row)
+    print(json.dumps(row), flush=True)
+    (out / "rows.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
+
+
+def told(rows: Sequence[Mapping[str, Any]], lines: Sequence[str], path: Path) -> int:
+    """Write the table and say how many rows are equal; the exit code."""
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    equal = sum(row["outcome"] == "equal" for row in rows)
+    print(f"{equal} of {len(rows)} equal")
+    return int(equal < len(rows))
 
 
 def family(space: str) -> str:

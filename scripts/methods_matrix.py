@@ -11,7 +11,6 @@ OUT/matrix.md; pairs found equal before are not repeated.
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import shutil
 import sys
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from forks import starters
-from kills import compared, family, small
+from kills import add, compared, equal_rows, family, small, told
 
 from nasx import records
 from nasx.config import conf_dir
@@ -103,24 +102,17 @@ def main() -> int:
     pairs = [(m, s) for s in args.spaces.split(",") for m in args.methods.split(",")
              if not refused(m, s)]
     args.out.mkdir(parents=True, exist_ok=True)
-    done = args.out / "rows.jsonl"
-    rows = [json.loads(line) for line in done.read_text(encoding="utf-8").splitlines()] if done.exists() else []
-    known = {(r["method"], r["space"]) for r in rows if r["outcome"] == "equal"}
-    rows = [r for r in rows if (r["method"], r["space"]) in known]
+    rows = equal_rows(args.out)
+    known = {(r["method"], r["space"]) for r in rows}
     with ThreadPoolExecutor(args.jobs) as pool:
         for row in pool.map(lambda pair: check(*pair, args), [pair for pair in pairs if pair not in known]):
-            rows.append(row)
-            print(json.dumps(row), flush=True)
-            done.write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
+            add(row, rows, args.out)
     said = " ".join(["scripts/methods_matrix.py", *sys.argv[1:]])
     lines = [f"`{said}`", "", "| method | space | weight updates | passes | seconds | kill -9 | values compared | "
              "resumed run |", "|---|---|---|---|---|---|---|---|"]
     lines += [f"| {r['method']} | {r['space']} | {r.get('updates')} | {r.get('passes')} | {r.get('seconds')} | "
               f"{r.get('kills')} | {r.get('compared')} | {r['outcome']} |" for r in rows]
-    (args.out / "matrix.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    bad = [r for r in rows if r["outcome"] != "equal"]
-    print(f"{len(rows) - len(bad)} of {len(rows)} equal")
-    return int(bool(bad))
+    return told(rows, lines, args.out / "matrix.md")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ bit for bit. A table is printed and written to OUT/stages.md; what was found equ
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import sys
 import time
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from forks import starters
-from kills import compared, small
+from kills import add, compared, equal_rows, small, told
 
 from nasx import records, stages
 from nasx.folders import checkpoints
@@ -106,23 +105,16 @@ def main() -> int:
     args = parser.parse_args()
     args.through, args.killed = starters(args.fork)
     args.out.mkdir(parents=True, exist_ok=True)
-    done = args.out / "rows.jsonl"
-    rows = [json.loads(line) for line in done.read_text(encoding="utf-8").splitlines()] if done.exists() else []
-    rows = [row for row in rows if row["outcome"] == "equal"]
+    rows = equal_rows(args.out)
     for case in CASES:
         words = " ".join([f"method={case.method}", f"space={case.space}", *case.words])
         if words not in {row["words"] for row in rows}:
-            rows.append(check(case, args))
-            print(json.dumps(rows[-1]), flush=True)
-            done.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+            add(check(case, args), rows, args.out)
     lines = ["| system | search | stages | weight updates | passes | kill -9 | values compared | resumed run |",
              "|---|---|---|---|---|---|---|---|"]
     lines += [f"| {r['name']} | `{r['words']}` | {r.get('stages')} | {r.get('updates')} | {r.get('passes')} | "
               f"{r.get('kills')} | {r.get('compared')} | {r['outcome']} |" for r in rows]
-    (args.out / "stages.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    bad = [row for row in rows if row["outcome"] != "equal"]
-    print(f"{len(rows) - len(bad)} of {len(rows)} equal")
-    return int(bool(bad))
+    return told(rows, lines, args.out / "stages.md")
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
-from nasx.around import Around, gumbel
+from nasx.around import Around, concrete
 from nasx.bilevel import Activate, Batch, Search, Tree
 
 if TYPE_CHECKING:
@@ -31,10 +31,10 @@ if TYPE_CHECKING:
 
 def straight_through(tau: float, seed: int) -> Activate:
     """A sampler of hard one-hot weights along the last axis whose gradient is the soft sample's."""
-    gen = torch.Generator().manual_seed(seed)
+    sample = concrete(tau, seed)
 
     def activate(logits: Tensor) -> Tensor:
-        soft = torch.softmax((torch.log_softmax(logits, -1) + gumbel(logits, gen)) / tau, -1)
+        soft = sample(logits)
         hard = torch.zeros_like(soft).scatter_(-1, soft.argmax(-1, keepdim=True), 1.0)
         return hard + soft - soft.detach()
 

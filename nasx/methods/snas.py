@@ -23,20 +23,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-import torch
 from torch import Tensor
 
-from nasx.around import Around, gumbel
-from nasx.bilevel import Activate, Batch, Search, Tree
+from nasx.around import Around, concrete
+from nasx.bilevel import Batch, Search, Tree
 
 if TYPE_CHECKING:
     from nasx.settings import PositiveFloat
-
-
-def concrete(tau: float, seed: int) -> Activate:
-    """A sampler of soft weights along the last axis: those of a concrete distribution of temperature `tau`."""
-    gen = torch.Generator().manual_seed(seed)
-    return lambda logits: torch.softmax((torch.log_softmax(logits, -1) + gumbel(logits, gen)) / tau, -1)
 
 
 @dataclass(frozen=True, kw_only=True)
