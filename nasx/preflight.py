@@ -109,8 +109,8 @@ def rewritten(command: str, line: Line) -> Line:
 def quoted(text: str) -> str:
     """Keys that hold an architecture or a run, with a value that Hydra's grammar would trip over, quoted for it."""
     key, equals, value = text.partition("=")
-    plain = re.fullmatch(r"[\w.,/+-]*", value) or value[:1] in "'\""
-    if not equals or key not in ("genotype", "from", "space.keep") or plain:
+    plain = re.fullmatch(r"[\w.,/+-]*", value) and not re.fullmatch(r"[\d.]+", value)
+    if not equals or key not in ("genotype", "from", "space.keep") or plain or value[:1] in ("'", '"'):
         return text
     escaped = re.sub(r'(\\*)"', r'\1\1\\"', value)
     return f'{key}="{escaped}"'

@@ -263,9 +263,9 @@ def test_fault(words: list[str], parts: list[str]) -> None:
 @pytest.mark.parametrize(("words", "part"), [
     ([], "no architecture is given"),
     (["from=a", "genotype=b"], "there is no such run"),
-    (["genotype=x", "method=darts"], "nasx retrain reads no method settings"),
-    (["genotype=x", "retrain.warmup_epochs=200"], "leaves nothing of retrain.epochs=200"),
-    (["genotype=x", "retrain.accumulate=3"], "does not divide retrain.batch=256"),
+    (["genotype=best_found", "method=darts"], "nasx retrain reads no method settings"),
+    (["genotype=best_found", "retrain.warmup_epochs=200"], "leaves nothing of retrain.epochs=200"),
+    (["genotype=best_found", "retrain.accumulate=3"], "does not divide retrain.batch=256"),
 ])
 def test_fault_of_retrain(words: list[str], part: str) -> None:
     found = faults("dataset=digits", *words, command="retrain")

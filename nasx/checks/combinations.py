@@ -6,7 +6,9 @@ raise TypeError, since that fault is told by itself.
 
 from __future__ import annotations
 
+import os
 import re
+import shlex
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -202,15 +204,29 @@ def _keep(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
     keep = _get(cfg, "space.keep")
     if "search" not in READS[command] or not isinstance(keep, str):
         return
-    from nasx.spaces import genotypes, published
+    from nasx.spaces import published
 
     try:
-        text = published.resolve(keep, "darts")
-        (genotypes.untied_cells if genotypes.is_untied(text) else genotypes.darts_cells)(text)
+        published.check(keep, "darts")
     except UserError as error:
         short = keep if len(keep) <= 60 else f"{keep[:57]}..."
         yield UserError(f"space.keep={short}", f"is no genotype ({error.fault})",
                         "give a finished run of the first stage (space.edges=searched), or the genotype that it found")
+
+
+def _genotype(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
+    """The architecture that is trained; whether the space has its operations is told where the space is built."""
+    text, kind = cfg.get("genotype"), _constant(cfg, "space", "read_as")
+    if not isinstance(text, str) or not kind:
+        return
+    from nasx.spaces import published
+
+    try:
+        published.check(text, kind)
+    except UserError as error:
+        yield error if not os.path.isfile(text) else UserError(
+            f"genotype={text}", "is a file, not a genotype",
+            f'give what it holds: genotype="$(cat {shlex.quote(text)})"')
 
 
 def _objective(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
@@ -223,4 +239,4 @@ def _objective(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
 
 COMBINATIONS: tuple[Callable[[Mapping[str, Any], str], Iterator[UserError]], ...] = (
     _device, _folder_name, _auxiliary, _benchmark, _kinds, _cells, _words, _devices, _rates, _momentum, _pieces,
-    _source, _study, _held_out, _skip_dropout, _needed, _keep, _objective)
+    _source, _study, _held_out, _skip_dropout, _needed, _keep, _genotype, _objective)

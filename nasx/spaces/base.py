@@ -74,6 +74,8 @@ class Space(ABC):
     """What its networks read: images or text."""
     single: ClassVar[bool] = False
     """Whether a supernet has one cell alone, so that no two can be compared."""
+    read_as: ClassVar[str] = ""
+    """Which of `published.READERS` its genotypes are for, so that a text is checked before anything is imported."""
 
     @abstractmethod
     def shapes(self) -> dict[str, tuple[int, ...]]:

@@ -37,7 +37,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations, product
 from math import prod
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import torch
 from torch import nn
@@ -65,6 +65,7 @@ SIZES = {"cifar": (20, 36), "imagenet": (14, 48)}
 class Darts(Space):
     """The DARTS space. Its fields describe the supernet; `network` has the published retraining sizes."""
 
+    read_as: ClassVar[str] = "darts"
     layers: Positive = 8
     channels: Positive = 16
     operations: tuple[str, ...] = OPERATIONS

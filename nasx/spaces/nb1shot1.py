@@ -44,7 +44,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations, permutations, product
 from math import comb, prod
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -131,6 +131,7 @@ def _reached(matrix: Matrix, start: int) -> set[int]:
 class Nb1Shot1(Space):
     """NAS-Bench-1Shot1. `layers` counts the supernet's cells, a third of them in each stack."""
 
+    read_as: ClassVar[str] = "nb1shot1"
     variant: Literal[1, 2, 3] = 1
     layers: Positive = 9
     channels: Positive = 16

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -74,6 +74,7 @@ class Nb201Genotype(Genotype):
 class Nb201(Space):
     """NAS-Bench-201. `layers` counts the cells of one stage of the supernet, `channels` those of its first stage."""
 
+    read_as: ClassVar[str] = "nb201"
     layers: Positive = 5
     channels: Positive = 16
     operations: tuple[str, ...] = OPERATIONS

@@ -8,11 +8,14 @@ five nodes and other outputs.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from nasx.errors import UserError
+from nasx.spaces import genotypes
 
 DATA = Path(__file__).with_name("published.yaml")
 
@@ -41,8 +44,30 @@ def resolve(text: str, space: str) -> str:
     word = text.strip() if isinstance(text, str) else ""
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_\-]{0,60}", word):
         return text
-    known = {cell.name.lower(): cell for cell in cells().values() if cell.space == space}
+    found = {cell.name.lower(): cell for cell in cells().values()}
+    known = {name: cell for name, cell in found.items() if cell.space == space}
+    if word.lower() in found and word.lower() not in known:
+        other = found[word.lower()].space
+        raise UserError(f"genotype={word}", f"is a cell of the space {other}, not of {space}", f"add space={other}")
     if word.lower() not in known:
         raise UserError(f"genotype={word}", f"no published cell of this space ({space}) has that name",
                         f"write the genotype itself, or one of {', '.join(c.name for c in known.values())}")
     return known[word.lower()].text
+
+
+def _darts(text: str) -> tuple[genotypes.Cell, ...]:
+    return (genotypes.untied_cells if genotypes.is_untied(text) else genotypes.darts_cells)(text)
+
+
+READERS: dict[str, Callable[[str], Any]] = {
+    "darts": _darts, "darts_rnn": genotypes.recurrent_cell, "nb201": genotypes.nb201_cell,
+    "nb1shot1": genotypes.nb101_graph}
+"""What reads the text of a cell, by the name that `Published.space` and `Space.read_as` use."""
+
+
+def check(text: str, space: str) -> None:
+    """Raises UserError where `text` neither names nor writes a cell such as `space` has.
+
+    Whether the space has its operations is checked by `Space.parse`; this needs no torch.
+    """
+    READERS[space](resolve(text, space))

@@ -79,6 +79,7 @@ class Recurrent(Space):
 
     data: ClassVar[str] = "text"
     single: ClassVar[bool] = True
+    read_as: ClassVar[str] = "darts_rnn"
     channels: Positive = 300
     nodes: Positive = 8
     operations: tuple[str, ...] = OPERATIONS
