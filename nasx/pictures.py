@@ -7,6 +7,7 @@ the same colour in a cell and in a curve: learned operations blue, pooling green
 from __future__ import annotations
 
 import io
+import logging
 import os
 import re
 from collections.abc import Iterator
@@ -48,6 +49,7 @@ def style() -> Iterator[None]:
     """matplotlib with the project's look and without a screen, whatever the user's own settings are."""
     import matplotlib
 
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.WARNING)  # its first use on a machine is no news
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(_STYLE)

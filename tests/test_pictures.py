@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import subprocess
 import sys
 import xml.etree.ElementTree as ET
 
@@ -135,6 +137,15 @@ def test_without_pygraphviz_the_message_says_what_would_do(tmp_path, monkeypatch
     with pytest.raises(UserError, match="pygraphviz is not installed; run"):
         cells.draw_cell(NORMAL, tmp_path / "a.svg")
     assert not list(tmp_path.iterdir())
+
+
+def test_the_first_picture_on_a_machine_logs_nothing(tmp_path):
+    code = ("import logging; logging.basicConfig(level=logging.INFO); from nasx import pictures\n"
+            "with pictures.style(): pictures.save(pictures.figure(1, 1), 'empty.png')")
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env={**os.environ, "MPLCONFIGDIR": str(tmp_path)},
+                          capture_output=True, text=True, check=True, timeout=120)
+    assert list(tmp_path.glob("fontlist*")), "the fonts were known before"
+    assert done.stderr == ""
 
 
 def test_another_format_is_refused(tmp_path):
