@@ -59,6 +59,10 @@ class Around(Method):
     def train_batches(self) -> int:
         return self.inner.train_batches
 
+    @property
+    def updates_per_batch(self) -> int:
+        return self.inner.updates_per_batch
+
     def variant(self, search: Search) -> int:
         return self.inner.variant(search)
 

@@ -202,8 +202,12 @@ class Search:
         """A weight gradient bounded to the norm `clip`, where one is set."""
         if self.clip is None:
             return g
-        scale = (self.clip / (norm(g) + 1e-6)).clamp(max=1.0)
-        return dict(zip(g, torch._foreach_mul([x.detach() for x in g.values()], scale), strict=True))
+        return dict(zip(g, torch._foreach_mul([x.detach() for x in g.values()], self.shrinkage(g)), strict=True))
+
+    def shrinkage(self, g: Tree) -> Tensor:
+        """The factor, at most 1, that bounds a weight gradient to the norm `clip`."""
+        assert self.clip is not None
+        return (self.clip / (norm(g) + 1e-6)).clamp(max=1.0)
 
     # ------------------------------------------------------------------------------------------------ moves
     def update_w(self, batch: Batch, mix: Tree | None = None) -> Outcome:
@@ -328,6 +332,11 @@ class Method(ABC):
     def train_batches(self) -> int:
         """Training batches drawn per outer step."""
         return self.steps_w
+
+    @property
+    def updates_per_batch(self) -> int:
+        """Weight updates that an epoch has for each batch of a pass over the training split."""
+        return 1
 
     def variant(self, search: Search) -> int:
         """Which of several kinds of step comes next, for methods that take them by turns."""

@@ -9,6 +9,7 @@ processes.py; `torchrun -m nasx ...` starts the same processes from outside.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import multiprocessing
 import os
@@ -43,10 +44,13 @@ def launch(count: int, work: Work, cfg: Config, info: Config) -> dict[str, Any]:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+    grace: dict[str, Any] = {"shutdown_timeout": GRACE_S}
+    if "shutdown_timeout" not in {field.name for field in dataclasses.fields(LaunchConfig)}:
+        grace = {}  # torch before 2.13 waits for 30 s
     with tempfile.TemporaryDirectory(prefix="nasx-") as told, quiet():
         plan = LaunchConfig(min_nodes=1, max_nodes=1, nproc_per_node=count, run_id=uuid.uuid4().hex, max_restarts=0,
                             rdzv_backend="c10d", rdzv_endpoint="localhost:0", local_addr="localhost",
-                            signals_to_handle=SIGNALS, shutdown_timeout=GRACE_S)
+                            signals_to_handle=SIGNALS, **grace)
         try:
             result: dict[str, Any] = elastic_launch(plan, process)(work, cfg, info, told)[0]
         except SignalException as stop:

@@ -105,11 +105,13 @@ class Display:
         self.unit, self.amount, self.peak = unit, amount, peak
 
     def __enter__(self) -> Display:
-        self.bar.start()
+        if self.live:  # an absent bar of older versions of rich ends in an empty line
+            self.bar.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.bar.stop()
+        if self.live:
+            self.bar.stop()
 
     def due(self) -> bool:
         """Whether it is time to read values back from the device."""

@@ -187,9 +187,10 @@ class SearchJob:
                            weight_decay=settings.arch_weight_decay, stop=build("stop"))
         advance = self.watch.over(self.replayed(engine.graphs) or self.method.step)
         self.loop = Loop(self.search, self.method, supernet, train, val, advance=advance, epochs=settings.epochs,
-                         updates_per_epoch=settings.updates_per_epoch or train.per_pass, lr=settings.lr,
-                         lr_min=settings.lr_min, warmup=settings.arch_warmup, lr_warmup=settings.warmup_epochs,
-                         span=self.stage.epochs, begin_epoch=self.begin_epoch, end_epoch=self.end_epoch, tick=self.tick)
+                         updates_per_epoch=settings.updates_per_epoch or train.per_pass * self.method.updates_per_batch,
+                         lr=settings.lr, lr_min=settings.lr_min, warmup=settings.arch_warmup,
+                         lr_warmup=settings.warmup_epochs, span=self.stage.epochs, begin_epoch=self.begin_epoch,
+                         end_epoch=self.end_epoch, tick=self.tick)
 
     def replayed(self, wanted: str) -> Step | None:
         """What takes the steps from CUDA graphs where that is wanted and possible. Raises UserError for `on`."""

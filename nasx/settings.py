@@ -86,7 +86,7 @@ class SearchProtocol:
     protocol: str
     """Name under which results are compared; results of two protocols never share a table."""
     epochs: NonNegative
-    """Passes over the training split, counted in weight updates."""
+    """Passes over the training split, counted in weight updates (iDARTS: T of them in an epoch)."""
     batch: Positive
     lr: PositiveFloat
     """Learning rate of the weights (SGD) in the first epoch."""
@@ -106,7 +106,7 @@ class SearchProtocol:
     arch_warmup: NonNegative
     """Epochs in which only the weights move."""
     updates_per_epoch: Positive | None
-    """Weight updates in an epoch; null: as many as one pass over the training split needs."""
+    """Weight updates in an epoch; null: as many as one pass over the training split needs (iDARTS: times T)."""
     evaluate_every: NonNegative
     """Epochs between full evaluations of the supernet on the validation split; 0: at the end only."""
     diagnose_every: NonNegative

@@ -26,15 +26,14 @@ def same(a: Batch, b: Batch) -> bool:
     return torch.equal(a.x, b.x) and torch.equal(a.y, b.y) and a.seed == b.seed
 
 
-@pytest.mark.parametrize("replacement", [False, True])
 @pytest.mark.parametrize("stop", [0, 1, 4, 9])
-def test_resumed_equals_uninterrupted(stop: int, replacement: bool) -> None:
-    whole = list(itertools.islice(stream(replacement=replacement), 14))
-    first = stream(replacement=replacement)
+def test_resumed_equals_uninterrupted(stop: int) -> None:
+    whole = list(itertools.islice(stream(), 14))
+    first = stream()
     for _ in range(stop):
         first.next()
     assert first.state_dict() == {"position": stop}
-    second = stream(replacement=replacement)
+    second = stream()
     second.load_state_dict(first.state_dict())
     assert all(same(a, b) for a, b in zip(whole[stop:], itertools.islice(second, 14 - stop), strict=True))
 
@@ -67,14 +66,6 @@ def test_batch_seeds_differ_and_fit_a_generator() -> None:
     seeds = [stream().at(i).seed for i in range(50)]
     assert len(set(seeds)) == 50
     assert all(0 <= seed < 2**63 for seed in seeds)
-
-
-def test_replacement_draws_uniformly_from_the_index() -> None:
-    index = np.array([2, 5, 11])
-    items = torch.cat([stream(index=index, batch=64, replacement=True).items(i) for i in range(40)])
-    counts = torch.bincount(items, minlength=23)
-    assert counts[[2, 5, 11]].sum() == 2560
-    assert ((counts[[2, 5, 11]] - 2560 / 3).abs() < 5 * (2560 * 2 / 9) ** 0.5).all()
 
 
 def test_hashed_is_the_same_in_every_process() -> None:

@@ -15,6 +15,7 @@ import torch
 from nasx import bilevel
 from nasx.commands import doctor
 from nasx.errors import UserError
+from nasx.results import cells
 
 
 def pairs(lines: doctor.Lines) -> dict[str, str]:
@@ -102,7 +103,7 @@ def test_a_bug_in_a_part_is_told_with_the_others(monkeypatch: pytest.MonkeyPatch
     def breaks(*_: object) -> None:
         raise ValueError(f"in {Path.home()}/somewhere")
 
-    for name in ("versions", "computes", "data", "extras", "closed_form", "step"):
+    for name in ("versions", "computes", "data", "drawing", "extras", "closed_form", "step"):
         monkeypatch.setattr(doctor, name, lambda *_: iter(()))
     monkeypatch.setattr(doctor, "tables", breaks)
     assert doctor.main([f"out={tmp_path}"]) == 1
@@ -128,6 +129,16 @@ def test_a_damaged_table_is_a_note(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     (tmp_path / "benchmarks").mkdir()
     (tmp_path / "benchmarks" / "nb201.npz").write_bytes(b"half a table")
     assert "cannot be read" in pairs(doctor.tables())["tables"]
+
+
+def test_pictures_that_cannot_be_drawn_are_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("pygraphviz")
+    assert pairs(doctor.drawing()) == {"cells": "can be drawn"}
+    cells._graphviz.cache_clear()
+    monkeypatch.setitem(sys.modules, "pygraphviz", None)
+    assert "not drawn: pygraphviz is not installed" in pairs(doctor.drawing())["cells"]
+    monkeypatch.undo()
+    cells._graphviz.cache_clear()
 
 
 def test_extras_are_those_of_the_package(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,8 +21,9 @@ from nasx.folders import notes
 
 SWEEP = ("--multirun", "dataset=digits")
 WITHOUT_PLUGINS = """
-import sys, hydra_plugins
-hydra_plugins.__path__ = []
+import sys, types
+sys.modules["hydra_plugins"] = types.ModuleType("hydra_plugins", "none is installed")
+sys.modules["hydra_plugins"].__path__ = []
 from nasx.cli import main
 main(sys.argv[1:])
 """

@@ -53,7 +53,7 @@ def test_quadratic_second_order_takes_the_optimizer_s_step(nesterov: bool) -> No
 
 
 def test_clipped_second_order_bounds_the_step_and_the_vector_as_weight_steps_are() -> None:
-    """g = D'w' + rho a + lr B'v with w' = w - lr g1 / |g1| / 4 and v = g2 / |g2| / 4, g2 = d L2 / dw'."""
+    """g = D'w' + rho a + lr c B'v with w' = w - lr c g1, c = 1 / |g1| / 4, v = g2 / |g2| / 4, g2 = d L2 / dw'."""
     search = toy.search(toy.Quadratic(), lr=0.2, clip=0.25)
 
     def unit(x: Tensor) -> Tensor:
@@ -61,7 +61,8 @@ def test_clipped_second_order_bounds_the_step_and_the_vector_as_weight_steps_are
 
     w, a = toy.flat(search.w), toy.flat(search.a)
     w1 = w - 0.1 * unit(toy.A @ w - toy.B @ a)
-    expected = toy.D.T @ w1 + toy.RHO * a + 0.1 * toy.B.T @ unit(w1 - toy.C + toy.D @ a)
+    c = 0.25 / (toy.A @ w - toy.B @ a).norm()
+    expected = toy.D.T @ w1 + toy.RHO * a + 0.1 * c * toy.B.T @ unit(w1 - toy.C + toy.D @ a)
     got = Darts(order=2, clip=True).hypergradient(search, toy.TRAIN._replace(rate=0.5), toy.VAL)[0]
     agree.near(got, expected)
 

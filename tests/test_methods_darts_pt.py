@@ -60,6 +60,22 @@ def test_keeps_what_the_supernet_would_miss_most_not_what_weighs_most() -> None:
         assert found[:, e].tolist() == [row] * 2
 
 
+def test_an_edge_is_judged_against_all_the_others() -> None:
+    """Of two edges that stand in for each other neither is missed, though one of them would be without the other."""
+    @dataclass
+    class Spare(toy.Smooth):
+        def outcome(self, w: Tree, mix: Tree, batch: Batch, *, track: bool = False) -> Outcome:
+            there = mix["a"][0].sum(-1)
+            return Outcome(self.value(w, mix, batch),
+                           ((there[0] + there[1]).clamp(max=1) + 0.1 * there[2] + 0.2 * there[3]).detach())
+
+    problem = Spare()
+    search = toy.search(problem, a={"a": torch.zeros(4, 3, dtype=torch.float64)})
+    edges = Decision("a", tuple((e, None) for e in range(4)), keep=2, operations=False)
+    projected = Projection(problem.relax(search.a))
+    assert PT.judged(search, ending(), projected, edges) == [2, 3]
+
+
 @pytest.mark.parametrize("inner", [First(), Sdarts(inner=First())], ids=["darts", "sdarts"])
 def test_tuning_is_the_inner_step_on_what_is_decided(inner: Method) -> None:
     """One epoch between rounds: the inner method's own steps at the projected mixture, on the rates of the cosine."""

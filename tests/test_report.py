@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
 
@@ -11,7 +12,7 @@ import pytest
 
 from nasx import records
 from nasx.errors import UserError
-from nasx.results import charts, checklist, report
+from nasx.results import cells, charts, checklist, report
 from nasx.results.collect import collect
 from nasx.results.summary import summary
 
@@ -175,6 +176,17 @@ def test_many_epochs_are_thinned_and_the_last_stays(make, tmp_path):
     assert len(rows) == 100
     assert rows[-1]["epoch"] == 500
     assert charts.read("nowhere") == []
+
+
+def test_a_page_without_cells_says_why_they_are_not_drawn(make, monkeypatch, tmp_path):
+    for seed in range(2):
+        make(seed=seed)
+    cells._graphviz.cache_clear()
+    monkeypatch.setitem(sys.modules, "pygraphviz", None)
+    assert report.main(["out=page.html"]) == 0
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert page.count("pygraphviz is not installed") == 1
+    assert "<svg" in page, "curves are drawn all the same"
 
 
 def test_runs_without_rows_and_retrainings_have_a_page(make):

@@ -30,6 +30,17 @@ FILES = {"config.yaml", "result.json", "metrics.jsonl", "genotype.txt", "log.txt
 SWEEP = (*jobs.TINY_NB201, "method=darts", "search.epochs=1", "search.updates_per_epoch=2")
 
 
+def test_an_epoch_of_idarts_has_as_many_architecture_steps_as_one_of_darts(tmp_path: Path) -> None:
+    """T weight steps come with each (released code: one architecture step a batch of the pass)."""
+    whole = ("search.epochs=1", "search.updates_per_epoch=null", "search.batch=300", "search.evaluate_images=16")
+    updates = {}
+    for name, method in (("darts", "method=darts"), ("idarts", "method=idarts method.T=2 method.K=0")):
+        done = jobs.nasx(tmp_path, *jobs.TINY_NB201, *whole, *method.split(), f"out={name}")
+        assert done.code == 0, done
+        updates[name] = jobs.result(tmp_path, name)["updates"]
+    assert updates == {"darts": 3, "idarts": 6}
+
+
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, jobs.Done]:
     """Three seeds of a tiny search of NAS-Bench-201 in one command."""

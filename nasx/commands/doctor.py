@@ -58,8 +58,8 @@ def main(words: Sequence[str]) -> int:
                 "install nasx again (uv sync), and report this text where it stays")
             faults.append(fault)
 
-    for make, values in ((versions, ()), (computes, (given["device"],)), (data, ()), (tables, ()), (extras, ()),
-                         (writes, (Path(given["out"]),)), (closed_form, (given["device"],)),
+    for make, values in ((versions, ()), (computes, (given["device"],)), (data, ()), (tables, ()), (drawing, ()),
+                         (extras, ()), (writes, (Path(given["out"]),)), (closed_form, (given["device"],)),
                          (step, (given["device"],))):
         part(make, *values)
     for fault in faults:
@@ -137,6 +137,18 @@ def tables() -> Lines:
             yield f"  {table['benchmark']}", f"{table['cells']:,} cells, {where}" if table["cells"] else "not found"
     except UserError as error:
         yield "  tables", f"{error}"
+
+
+def drawing() -> Lines:
+    """Whether cells can be drawn: a run is complete without pictures, so that it is no fault that a search meets."""
+    from nasx.results import cells
+
+    try:
+        cells.svg([("in", "out", "skip_connect")])
+    except UserError as error:
+        yield "cells", f"not drawn: {error.fault}; {error.remedy}"
+    else:
+        yield "cells", "can be drawn"
 
 
 def extras() -> Lines:

@@ -2,15 +2,15 @@
 
 Batch i is a pure function of (seed, i): pass k over the index set is the permutation drawn from (seed, k), batch i
 holds the items i b .. (i+1) b - 1 of the passes laid end to end (so it may straddle two), and its augmentation and its
-`seed` are drawn from (seed, i). A stream therefore resumes exactly from its position alone. With `replacement` the
-items of batch i are uniform draws from (seed, i) instead (the architecture sample of NAS-Bench-201's search loader).
+`seed` are drawn from (seed, i). A stream therefore resumes exactly from its position alone.
 
 Of several processes each may ask for its own `rows` of every batch; draws are those of the whole batch.
 
 Here are the streams of images that lie on the device as bytes; decoded.py has those of images on a disk.
 
-Deviation: DARTS makes a new loader iterator for every architecture step, which draws batches with replacement across
-steps; here a pass is finished first, which is equal in distribution within a step.
+Deviations: DARTS makes a new loader iterator for every architecture step, which draws batches with replacement across
+steps, and NAS-Bench-201's search loader draws every architecture image with replacement; here a pass is finished first,
+which is equal in distribution within a step.
 
 Shapes: images uint8 (n, c, h, w), labels int64 (n,), index sets int64 (m,).
 """
@@ -114,14 +114,13 @@ class Order:
     Raises UserError for an empty index set or batch.
     """
 
-    def __init__(self, index: np.ndarray | Tensor, *, batch: int, seed: int, name: str = "",
-                 replacement: bool = False) -> None:
+    def __init__(self, index: np.ndarray | Tensor, *, batch: int, seed: int, name: str = "") -> None:
         if batch < 1:
             raise UserError(f"batch={batch}", "is not positive", "use at least 1")
         if len(index) == 0:
             raise UserError("dataset.split", "leaves a stream without images", "use another split or fraction")
         self.index = torch.as_tensor(index, dtype=torch.int64).cpu()
-        self.batch, self.seed, self.name, self.replacement = batch, seed, name, replacement
+        self.batch, self.seed, self.name = batch, seed, name
         self._pass: tuple[int, Tensor] = (-1, torch.empty(0, dtype=torch.int64))
 
     @property
@@ -136,8 +135,6 @@ class Order:
     def items(self, i: int, gen: torch.Generator) -> Tensor:
         """The items of batch i, (batch,) on the CPU; `gen` has the seed of the batch, and is drawn from first here."""
         n = len(self.index)
-        if self.replacement:
-            return self.index[torch.randint(n, (self.batch,), generator=gen)]
         first, parts = i * self.batch, []
         last = first + self.batch
         while first < last:
@@ -161,9 +158,8 @@ class Stream:
     """
 
     def __init__(self, x: Tensor, y: Tensor, index: np.ndarray | Tensor | None, *, batch: int, seed: int,
-                 augment: Augment, name: str = "", replacement: bool = False, rows: Tensor | None = None) -> None:
-        self.order = Order(torch.arange(len(x)) if index is None else index, batch=batch, seed=seed, name=name,
-                           replacement=replacement)
+                 augment: Augment, name: str = "", rows: Tensor | None = None) -> None:
+        self.order = Order(torch.arange(len(x)) if index is None else index, batch=batch, seed=seed, name=name)
         self.x, self.y, self.augment, self.rows, self.position = x, y, augment, rows, 0
         self.per_pass = self.order.per_pass
         self._gen = torch.Generator()

@@ -84,7 +84,7 @@ def lanczos(product: Callable[[Tensor], Tensor], size: int, like: Tensor) -> flo
                       tol=tolerance, return_eigenvectors=False, maxiter=10)
     except ArpackError:  # no convergence, or values that are not finite
         return None
-    return float(found[0])
+    return float(found[0]) if math.isfinite(found[0]) else None  # what ARPACK makes of NaN depends on its version
 
 
 def curvature(problem: Problem, w: Tree, a: Tree, val: Batch, *, weight_decay: float = 0.0) -> dict[str, Any]:

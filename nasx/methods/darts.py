@@ -12,8 +12,9 @@ probe weights. Per weight step: one pass.
 Deviations
 1. Under Nesterov momentum the virtual step w' is the heavy-ball step above, as in the released NAS-Bench-201 code.
 2. The virtual step is not clipped (as released for convolutional cells), while real weight steps are. The released
-   code for recurrent cells bounds d/dw L1 and d/dw' L2 as real steps are: `clip=true`, the bound is `search.clip`.
-   It also adds wd * w' to the vector that M is multiplied with; here that is d/dw' L2 alone.
+   code for recurrent cells bounds d/dw L1 and d/dw' L2 as real steps are, and multiplies the correction by the factor c
+   of the former bound, since w' moves by c: `clip=true`, the bound is `search.clip`. There c may exceed 1; here, as in
+   the bound itself, it does not. A later release also adds wd * w' to the vector and takes M at w'; here neither.
 3. `first` says which of the two alternating updates comes first: the released DARTS code moves the architecture
    first, the NAS-Bench-201 scripts the weights.
 4. Batch-norm running statistics never follow a probe; where a space keeps any, only real weight steps move them.
@@ -51,14 +52,19 @@ class Darts(Method):
             outcome = search.outcome(detached(search.w), search.a, val)
             return gradient(outcome.loss, search.a), outcome
         mix = detached(search.mixture(search.a, train))
-        bounded = search.clipped if self.clip else lambda g: g
-        step = bounded(search.grad_w(detached(search.w, requires_grad=True), mix, train))
+        step, c = self.bounded(search, search.grad_w(detached(search.w, requires_grad=True), mix, train))
         w1 = search.peek_w(step, train.rate)
         outcome = search.outcome(w1, search.a, val)
         v, direct = gradients(outcome.loss, w1, search.a)
-        v = bounded(v)
+        v, _ = self.bounded(search, v)
         cross = directional(lambda w: search.grad_a(w, train), search.w, v, self.radius)
-        return combine(direct, cross, -search.rate(train)), outcome
+        return combine(direct, cross, -search.rate(train) * c), outcome
+
+    def bounded(self, search: Search, g: Tree) -> tuple[Tree, Tensor | float]:
+        """A weight gradient as it enters the correction, and the factor that bounds it."""
+        if not self.clip or search.clip is None:
+            return g, 1.0
+        return search.clipped(g), search.shrinkage(g)
 
     def step(self, search: Search, train: Sequence[Batch], val: Batch) -> dict[str, Tensor]:
         if search.warming:

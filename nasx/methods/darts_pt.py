@@ -2,19 +2,20 @@
 
     for each edge in random order: without each operation o in turn, accuracy A_o on validation data; keep the operation
     whose A_o is the lowest, alone on its edge; tune the supernet
-    then for each node in random order: of its edges drop the one whose A is the highest, again until two are left; tune
+    then for each node in random order: keep the two of its edges whose A is the lowest; tune
 
 The search itself is that of `inner` (first-order DARTS). A tuning step is a step of `inner` on the supernet as decided
 so far, its weights' rate on a cosine of its own. What the space lets an architecture decide, the space says
 (`Problem.decisions`); cell types take turns within a round, and each round but the last is followed by tuning.
 
 Source: Wang, Cheng, Chen, Tang, Hsieh (2021), section 4 and algorithm 1; released code, sota/cnn/projection.py.
-Cost after the search: for each edge (operations + 2 for each dropped edge) evaluations of `batches` forward passes; and
+Cost after the search: an evaluation of `batches` forward passes for each operation of each edge, and for each edge; and
 `tune` epochs of `inner` for each round (DARTS space: 14 + 3 rounds, 16 of them tuned; NAS-Bench-201: 6). Each decision
 is kept in a checkpoint; what is lost by a kill is at most one round's tuning and evaluations.
 
 Deviations
-1. All edges of a node lose one at a time, as released; the first node of a DARTS cell has no more than two.
+1. Each edge of a node is judged against all its others, as released; the released code evaluates the edges that are
+   left anew after each drop, with other batches, and so with the same outcome but for the noise.
 2. A candidate is judged on `batches` batches of the validation stream (null: as many as an epoch has updates), all
    candidates on the same ones, with batch statistics as released; the released code reads the whole validation split.
 3. Ties: the first operation is kept, the last edge is dropped, as released.
@@ -110,18 +111,12 @@ class DartsPt(Around):
         return detached(projected(search.problem.relax(search.a)))
 
     def judged(self, search: Search, ending: Ending, projected: Projection, decision: Decision) -> list[int]:
-        """The options to keep."""
-        left = list(range(len(decision.options)))
-        if decision.operations:
-            scores = self.accuracies(search, ending, projected, decision, left)
-            return [min(left, key=scores.__getitem__)]
-        gone = Projection(projected.kept)
-        gone.kept, gone.fixed = ({k: x.clone() for k, x in tree.items()} for tree in (projected.kept, projected.fixed))
-        while len(left) > decision.keep:
-            scores = self.accuracies(search, ending, gone, decision, left)
-            left.remove(max(reversed(left), key=scores.__getitem__))
-            gone.decide(decision, left)
-        return left
+        """The options to keep: those that the supernet misses most; of equal ones the earlier."""
+        options = list(range(len(decision.options)))
+        if len(options) <= decision.keep:
+            return options
+        scores = self.accuracies(search, ending, projected, decision, options)
+        return sorted(sorted(options, key=scores.__getitem__)[:decision.keep])
 
     @torch.no_grad()
     def accuracies(self, search: Search, ending: Ending, projected: Projection, decision: Decision,

@@ -9,7 +9,8 @@ series converges to H^-1 v for gamma < 1 / lambda_max(H); its error is O((1 - ga
 Source: Zhang, Su, Pan, Chang, Abbasnejad, Haffari (2021), eqs. 6-9, algorithm 1.
 Cost per architecture step: one validation pass, K Hessian products (`difference`: two passes each; `exact`: one
 double-backward product each over one kept graph) and one mixed product (two passes, or one product). Per step: T
-weight passes. Extra memory: three weight-sized trees, and for `exact` a double-backward graph.
+weight passes. Extra memory: three weight-sized trees, and for `exact` a double-backward graph. An epoch is one pass of
+architecture steps, so T passes of weight steps, as in the released code of both spaces that it has code for.
 
 Deviations
 1. The T inner steps really move the weights (the released NAS-Bench-201 code steps a copied optimizer without
@@ -68,6 +69,10 @@ class IDarts(Method):
 
     @property
     def steps_w(self) -> int:
+        return self.T
+
+    @property
+    def updates_per_batch(self) -> int:
         return self.T
 
     def series(self, search: Search, train: Batch, v: Tree, gamma: float) -> tuple[Tree, Tree]:

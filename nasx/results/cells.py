@@ -136,8 +136,12 @@ def _graphviz() -> Any:
     """
     try:
         import pygraphviz
-    except ImportError as fault:
+    except ModuleNotFoundError as fault:
         raise UserError("cell pictures", "pygraphviz is not installed", "run `uv pip install pygraphviz`") from fault
+    except ImportError as fault:  # a bare container
+        raise UserError("cell pictures", f"pygraphviz cannot be loaded ({fault})",
+                        "install that library; on Debian and Ubuntu it needs `apt install libglib2.0-0 libxrender1 "
+                        "libxext6`") from fault
     with tempfile.TemporaryDirectory(prefix="nasx-fonts-") as folder, _variable("FONTCONFIG_FILE", folder), _hushed():
         first = pygraphviz.AGraph(directed=True)
         first.add_node("a")

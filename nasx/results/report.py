@@ -64,10 +64,11 @@ class Context(NamedTuple):
 
 
 class Album:
-    """Draws pictures until the page would become too large, and counts what it left out."""
+    """Draws pictures until the page would become too large; counts what it left out, and says why one is lacking."""
 
     def __init__(self) -> None:
         self.size = self.number = self.left_out = 0
+        self.faults: list[str] = []
 
     def add(self, make: Any, caption: str = "") -> list[Figure]:
         """The picture as a list of one, or an empty list. `make(prefix)` gives SVG text, empty for no picture."""
@@ -75,7 +76,11 @@ class Album:
             self.left_out += 1
             return []
         self.number += 1
-        svg = make(f"f{self.number}-")
+        try:
+            svg = make(f"f{self.number}-")
+        except UserError as error:
+            self.faults.append(str(error))
+            return []
         self.size += len(svg)
         return [Figure(svg, caption)] if svg else []
 
@@ -120,6 +125,7 @@ def page(frame: pd.DataFrame, title: str) -> str:
     environment.filters |= {"sentence": typeset.sentence, "together": _together}
     environment.filters["picture"] = Markup  # made by nasx.results.charts, which keeps nothing but what draws
     source = files("nasx").joinpath("results/report.html.j2").read_text(encoding="utf-8")
+    notes += album.faults
     if album.left_out:
         notes.append(f"{album.left_out} pictures are left out to keep the page small: report fewer runs at once")
     if len(_contexts(groups)) > CONTEXTS:
