@@ -88,6 +88,21 @@ def test_faults(tmp_path: Path, cache: Path) -> None:
     assert not cache.exists()
 
 
+@pytest.mark.parametrize("part", ["test", "val"])
+def test_other_classes_in_the_test_folders_are_refused(part: str, tmp_path: Path) -> None:
+    """A misspelt folder would leave a class without test images, and a better number than the true one."""
+    for place in ("train/a/0", "train/b/0", f"{part}/a/0", f"{part}/c/0"):
+        draw(tmp_path / f"{place}.png")
+    with pytest.raises(UserError, match=rf"{part}: has other class folders than train/: it lacks b and has besides c"):
+        Folder(path=str(tmp_path)).check()
+    (tmp_path / part / "c" / "0.png").unlink()
+    (tmp_path / part / "c").rename(tmp_path / part / "b")
+    with pytest.raises(UserError, match=rf"{part}/b has too few images"):
+        Folder(path=str(tmp_path)).check()
+    draw(tmp_path / part / "b" / "0.png")
+    Folder(path=str(tmp_path)).check()
+
+
 def test_more_than_the_memory_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"10,000,000 images of 1000 x 1000 need .* GB.*lower dataset.size"):
         reading._fits(10_000_000, 1000, 1000)

@@ -179,11 +179,15 @@ def test_a_download_is_moved_into_place(here: Path, monkeypatch: pytest.MonkeyPa
     assert [path.name for path in (here / "new").iterdir()] == ["a"]
 
 
-def test_a_download_needs_a_folder_to_write_to(here: Path) -> None:
+def test_a_download_needs_a_folder_to_write_to(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (here / "file").write_text("in the way")
+    monkeypatch.setenv("NASX_DATA", str(here / "file" / "data"))
     for kind in (Cifar10, Svhn):
         with pytest.raises(UserError, match=r"file cannot be written.*dataset=digits"):
-            kind(path=str(here / "file" / "data")).check()
+            kind().check()
+        with pytest.raises(UserError, match=r"dataset.path=.*typo: there is no such folder; correct it, or make"):
+            kind(path=str(here / "typo")).check()
+    assert not (here / "typo").exists()
 
 
 REAL = Path(os.environ.get("NASX_DATA", "/nowhere"))

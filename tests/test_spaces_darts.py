@@ -83,7 +83,7 @@ def test_shapes_and_cells() -> None:
     assert load("darts_no_none").shapes()["normal"] == (14, 7)
     assert load("s1").shapes()["normal"] == (14, 2)
     assert load("amended_s2").shapes() == {"normal": (18, 14, 2), "reduce": (2, 14, 2)}
-    assert [Darts(layers=n).cells()["reduce"] for n in (1, 2, 3, 4, 5, 8, 20)] == [1, 2, 2, 2, 2, 2, 2]
+    assert [Darts(layers=n).cells()["reduce"] for n in (3, 4, 5, 8, 20)] == [2] * 5
     assert [i for i in range(20) if Darts(layers=20).kind(i) == "reduce"] == [6, 13]
     assert [i for i in range(8) if Darts().kind(i) == "reduce"] == [2, 5]
     assert load("darts").groups == (("normal",),)
@@ -140,11 +140,10 @@ def test_untied_cells_are_discretized_each_by_itself() -> None:
     assert [list(cell) for cell in found.cells] == expected
 
 
-def test_a_kind_without_cells_discretizes_to_the_lowest_indices() -> None:
-    space = Darts(layers=2)
-    found = space.discretize(space.relax(random(space, 0), softmax))
-    assert isinstance(found, DartsGenotype)
-    assert found.normal == (("max_pool_3x3", 0), ("max_pool_3x3", 1)) * 4
+@pytest.mark.parametrize("layers", [1, 2])
+def test_a_supernet_without_normal_cells_is_refused(layers: int) -> None:
+    with pytest.raises(UserError, match=rf"space\.layers={layers}: leaves no normal cell; use 3"):
+        Darts(layers=layers)
 
 
 VARIANTS = [

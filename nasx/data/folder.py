@@ -31,7 +31,7 @@ Listing = list[tuple[Path, int]]
 
 def read_folder(root: Path, size: int | None, test_fraction: float, cache: Path) -> Parts:
     """Training images and labels, test images and labels, class names of an image folder. Raises UserError."""
-    train, test, classes = _listings(root, test_fraction)
+    train, test, classes = listings(root, test_fraction)
     key = hashlib.sha256(repr((str(root.resolve()), size)).encode())
     for part in (train, test):
         for path, label in part:
@@ -49,15 +49,32 @@ def read_folder(root: Path, size: int | None, test_fraction: float, cache: Path)
     return train_x, train_y, test_x, test_y, classes
 
 
-def _listings(root: Path, test_fraction: float) -> tuple[Listing, Listing, tuple[str, ...]]:
+def classes_of(train: Path, test: Path | None) -> tuple[str, ...]:
+    """Names of the class folders, sorted; those of `test` must be the same. Raises UserError."""
+    def named(part: Path) -> list[str]:
+        return sorted(entry.name for entry in part.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+
+    found = named(train)
+    tested = found if test is None else named(test)
+    if len(found) < 2:
+        raise UserError(str(train), f"has {len(found)} folders, expected one a class",
+                        "put the images of each class in a folder of their own")
+    if tested != found:
+        lacks, more = sorted({*found} - {*tested}), sorted({*tested} - {*found})
+        said = [f"{word} {', '.join(names[:3])}" + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+                for word, names in (("lacks", lacks), ("has besides", more)) if names]
+        raise UserError(str(test), f"has other class folders than {train.name}/: it {' and '.join(said)}",
+                        f"sort its images into the class folders of {train.name}/")
+    return tuple(found)
+
+
+def listings(root: Path, test_fraction: float) -> tuple[Listing, Listing, tuple[str, ...]]:
+    """The images of both parts with their labels, and the classes. Reads no image. Raises UserError."""
     train = root / "train"
     test = next((root / name for name in ("test", "val", "valid") if (root / name).is_dir()), None)
     single = not train.is_dir() or test is None
     base = root if not train.is_dir() else train
-    classes = tuple(sorted(entry.name for entry in base.iterdir() if entry.is_dir() and not entry.name.startswith(".")))
-    if len(classes) < 2:
-        raise UserError(f"dataset.path={root}", f"{base} has {len(classes)} folders, expected one a class",
-                        "put the images of each class in a folder of their own, under train/ and test/ or directly")
+    classes = classes_of(base, None if single else test)
 
     def listed(folder: Path) -> list[Path]:
         return sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
@@ -72,14 +89,12 @@ def _listings(root: Path, test_fraction: float) -> tuple[Listing, Listing, tuple
             chosen = set(np.random.RandomState(0).permutation(len(files))[:held].tolist())
             others = [p for i, p in enumerate(files) if i in chosen]
             files = [p for i, p in enumerate(files) if i not in chosen]
-        if not files:
-            raise UserError(f"dataset.path={root}", f"{base / name} has too few images ({', '.join(SUFFIXES)})",
-                            "add images or remove the folder")
+        if not files or not others:
+            place = base if single or not files else test
+            raise UserError(f"dataset.path={root}", f"{place}/{name} has too few images ({', '.join(SUFFIXES)})",
+                            "add images or remove the class's folders")
         train_list += [(p, label) for p in files]
         test_list += [(p, label) for p in others]
-    if not test_list:
-        raise UserError(f"dataset.path={root}", f"{test} has no images of the classes {', '.join(classes[:5])}",
-                        "use the same class folders as in train/")
     order = np.random.RandomState(0).permutation(len(train_list))
     return [train_list[i] for i in order], test_list, classes
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 
-from nasx.data.folder import SUFFIXES
+from nasx.data.folder import SUFFIXES, classes_of
 from nasx.data.source import OFFLINE, absent, data_root, split_faults, statistics_faults
 from nasx.errors import UserError
 
@@ -106,17 +106,7 @@ class ImageNet:
         if test is None:
             raise UserError(str(root), f"has train/ but no {TEST[0]}/", "put the validation images of each class into "
                             f"{root / TEST[0]}/<class>/")
-        train_classes, test_classes = (class_folders(part) for part in (root / "train", test))
-        if len(train_classes) < 2:
-            raise UserError(str(root / "train"), f"has {len(train_classes)} folders, expected one a class",
-                            "put the images of each class in a folder of their own")
-        if train_classes != test_classes:
-            lacks, more = sorted({*train_classes} - {*test_classes}), sorted({*test_classes} - {*train_classes})
-            said = [f"{word} {', '.join(names[:3])}" + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-                    for word, names in (("lacks", lacks), ("has besides", more)) if names]
-            raise UserError(str(test), f"has other class folders than train/: it {' and '.join(said)}",
-                            "sort its images into the class folders of train/")
-        return root / "train", test, train_classes
+        return root / "train", test, classes_of(root / "train", test)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,12 +115,6 @@ class Photos(ImageNet):
 
     name: ClassVar[str] = "photos"
     folders: ClassVar[tuple[str, ...]] = ()
-
-
-def class_folders(part: Path) -> tuple[str, ...]:
-    """Names of the class folders, sorted."""
-    with os.scandir(part) as entries:
-        return tuple(sorted(e.name for e in entries if e.is_dir() and not e.name.startswith(".")))
 
 
 def listed(part: Path, classes: tuple[str, ...]) -> Files:

@@ -18,7 +18,7 @@ from typing import ClassVar
 import numpy as np
 
 from nasx.data.fetch import fetch
-from nasx.data.folder import read_folder, read_npz
+from nasx.data.folder import listings, read_folder, read_npz
 from nasx.data.layouts import Layout, balanced, missing, pickled_images, pickled_names, record_images, verify
 from nasx.data.source import OFFLINE, Source, data_root
 from nasx.errors import UserError
@@ -236,6 +236,8 @@ class Folder(Source):
             raise UserError(f"dataset.size={self.size}", "is too small", "use at least 8, or null")
         if not 0 < self.test_fraction < 1:
             raise UserError(f"dataset.test_fraction={self.test_fraction}", "is not between 0 and 1", "try 0.2")
+        if self.root.is_dir():
+            listings(self.root, self.test_fraction)
 
     def read(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, tuple[str, ...]]:
         self.find()

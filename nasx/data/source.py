@@ -162,7 +162,10 @@ class Source(ABC):
         return absent(self.name, self.path, looked, expected, remedy)
 
     def writable(self) -> None:
-        """Raises UserError unless a download could be put under the root."""
+        """Raises UserError unless a download could be put under the root; a folder that is named must be there."""
+        if self.path and not self.root.exists():
+            raise UserError(f"dataset.path={self.path}", "there is no such folder",
+                            f"correct it, or make the folder: {self.name} is then downloaded into it; {OFFLINE}")
         place = self.root
         while not place.exists() and place != place.parent:
             place = place.parent

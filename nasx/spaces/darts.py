@@ -23,8 +23,7 @@ Deviations
 1. Pairs of a node are kept in the order of their predecessors; the released code writes the stronger one first.
    The order has no effect on the network's function, and with it two texts of one cell are equal.
 2. Operations are looked up with the edge's global index; RobustDARTS looks up `none` with the node's local one.
-3. Cell types that a tiny supernet lacks (normal, with one or two layers) discretize as if all weights were equal.
-4. Edge and pair weights are a softmax whatever the method's activation is: they weigh edges, not operations.
+3. Edge and pair weights are a softmax whatever the method's activation is: they weigh edges, not operations.
 
 Shapes: a["normal"] (14, operations), untied (cells, 14, operations); a["normal.edge"] (1, 14); a["normal.pair"]
 (1, 20); mix (cells, 14, operations).
@@ -53,7 +52,7 @@ from nasx.spaces.network import AuxiliaryHead, DartsNetwork, plan
 from nasx.trees import Decision
 
 if TYPE_CHECKING:
-    from nasx.settings import NonNegative, Positive
+    from nasx.settings import NonNegative, Positive, ThreeOrMore
 
 OPERATIONS = ("none", "max_pool_3x3", "avg_pool_3x3", "skip_connect", "sep_conv_3x3", "sep_conv_5x5", "dil_conv_3x3",
               "dil_conv_5x5")
@@ -63,10 +62,13 @@ SIZES = {"cifar": (20, 36), "imagenet": (14, 48)}
 
 @dataclass(frozen=True, kw_only=True)
 class Darts(Space):
-    """The DARTS space. Its fields describe the supernet; `network` has the published retraining sizes."""
+    """The DARTS space. Its fields describe the supernet; `network` has the published retraining sizes.
+
+    A supernet of one or two layers would have no normal cell to learn.
+    """
 
     read_as: ClassVar[str] = "darts"
-    layers: Positive = 8
+    layers: ThreeOrMore = 8
     channels: Positive = 16
     operations: tuple[str, ...] = OPERATIONS
     normal: Lists | None = None
@@ -87,6 +89,8 @@ class Darts(Space):
             given = getattr(self, kind)
             object.__setattr__(self, kind, None if given is None else tuple(tuple(row) for row in given))
             self._check_lists(kind)
+        if self.layers < 3:
+            raise UserError(f"space.layers={self.layers}", "leaves no normal cell", "use 3 or more")
         if self.edges == "searched" and (self.edge_norm or self.partial > 1):
             raise UserError("space.edges=searched", "edge weights are learned twice",
                             "set space.edge_norm=false and space.partial=1")
@@ -211,7 +215,7 @@ class Darts(Space):
         names = self.edge_operations(kind)
         weights = mix[kind].detach().cpu()
         assert weights.shape[1:] == (len(EDGES), len(names[0])), weights.shape
-        rows = weights[i].tolist() if len(weights) else torch.zeros(weights.shape[1:]).tolist()
+        rows = weights[i].tolist()
         betas = mix[f"{kind}.pair"].detach().cpu()[:, 0].tolist() if self.edges == "searched" else []
         cell = self._strongest(kind, rows, betas, i)
         while kind == "normal" and self.max_skips is not None:
