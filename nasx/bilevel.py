@@ -298,6 +298,8 @@ class Ending:
     """Called after a decision, when `decided`, weights, architecture, optimizers and streams are all that matters."""
     tick: Callable[[], None] = lambda: None
     """Called after a pass: where a signal has asked for an end, it ends here, with what was kept last."""
+    told: Callable[[int, int], None] = lambda done, total: None
+    """Called before and after a long choice's decisions with how many are made, of how many."""
 
 
 class Method(ABC):

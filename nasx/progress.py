@@ -131,6 +131,23 @@ class Display:
             log.info("epoch %s  %d/%d  %s  %s, %s left", epoch, done, self.total, text(means), speed, duration(left))
 
 
+class Choosing:
+    """Tells how far a choice at the end of a search has come, which may take longer than the search."""
+
+    began: tuple[float, int] | None = None
+    """When the first decision of this process was begun, and how many there were."""
+
+    def told(self, done: int, total: int) -> None:
+        """`done` of `total` decisions are made."""
+        if self.began is None:
+            self.began = time.monotonic(), done
+            log.info("the search is done; choosing the architecture: %d of %d decisions", done, total)
+            return
+        began, first = self.began
+        left = (time.monotonic() - began) / max(done - first, 1) * (total - done)
+        log.info("choosing the architecture: %d of %d decisions, %s left", done, total, duration(left))
+
+
 def looked_up(lookup: Mapping[str, Any] | None) -> str:
     """A look-up in a few words."""
     found = [f"{name} {values['valid']:.2f}" for name, values in (lookup or {}).items()

@@ -192,8 +192,9 @@ class Trainer:
         wrong = broken(means, list(self.network.parameters()) if weights else [])
         if wrong:
             raise UserError(f"retrain, update {self.updates}", f"{wrong} became NaN or infinite",
-                            f"lower retrain.lr={self.settings.lr:g} or set retrain.clip; the last good checkpoint is "
-                            "kept")
+                            f"lower retrain.lr={self.settings.lr:g}"
+                            + ("" if self.settings.clip else " or set retrain.clip=5")
+                            + "; checkpoints from before are kept, where there are any")
 
     # ------------------------------------------------------------------------------------------------ resume
     def state(self) -> dict[str, Any]:
@@ -320,8 +321,10 @@ def told(tested: Row, metric: Metric, settings: Retraining) -> str:
     if settings.validated:
         return f"{part} {metric.name} {value} of the weights after epoch {epoch}, the best on the validation set"
     best = metric.text(tested[f"best_{part}_{metric.name}"])
-    return (f"{part} {metric.name} {value} after the last epoch; the best, {best} after epoch {epoch}, was chosen on "
-            f"the {part} set and is no result")
+    said = f"{part} {metric.name} {value} after the last epoch"
+    if best == value:
+        return said
+    return f"{said}; the best, {best} after epoch {epoch}, was chosen on the {part} set and is no result"
 
 
 def built(settings: Retraining, space: Space, genotype: Genotype, classes: int) -> Network:

@@ -25,7 +25,7 @@ from nasx.diagnostics import verdict
 from nasx.errors import UserError
 from nasx.inherit import go_on
 from nasx.optimizers import architecture_optimizer, weight_optimizer
-from nasx.progress import Display, duration, looked_up, text
+from nasx.progress import Choosing, Display, duration, looked_up, text
 from nasx.relaxed import RelaxedProblem, weights
 from nasx.results import ending
 from nasx.search import Loop, Step
@@ -306,7 +306,7 @@ class SearchJob:
             return self.space.encode(self.space.parse(stopped["genotype"]))
         gen = torch.Generator().manual_seed(hashed(self.here.config["seed"], "choose"))
         ending = Ending(self.score, self.loop.train, self.loop.val, gen, self.loop.updates_per_epoch, self.decided,
-                        self.save, lambda: self.here.check_signals(lambda: None))
+                        self.save, lambda: self.here.check_signals(lambda: None), Choosing().told)
         return self.method.choose(self.search, ending)
 
     def final(self) -> dict[str, float]:

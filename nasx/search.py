@@ -165,7 +165,8 @@ class Loop:
         wrong = broken(means, [*self.search.w.values(), *self.search.a.values()] if weights else [])
         if wrong:
             raise UserError(f"search, update {self.search.updates}", f"{wrong} became NaN or infinite",
-                            f"lower search.lr={self.lr:g} or set search.clip; the last good checkpoint is kept")
+                            f"lower search.lr={self.lr:g}" + ("" if self.search.clip else " or set search.clip=5")
+                            + "; checkpoints from before are kept, where there are any")
 
     # ------------------------------------------------------------------------------------------------ resume
     def state(self) -> dict[str, Any]:

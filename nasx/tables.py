@@ -131,7 +131,7 @@ def main(cfg: Mapping[str, Any]) -> str:
         made, table = published.compare(summary(frame, group, reference=False), str(paper))
     else:
         table = _sorted(summary(frame, group), _plain(ask.get("sort")))
-        made = sheets(table, error=bool(ask.get("error", False)))
+        made = sheets(table, error=bool(ask.get("error", False)), group=group)
     notes = table.attrs.get("notes", [])
     out_file = ask.get("out_file")
     if form == "csv":

@@ -133,10 +133,10 @@ def test_a_damaged_table_is_a_note(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_pictures_that_cannot_be_drawn_are_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("pygraphviz")
-    assert pairs(doctor.drawing()) == {"cells": "can be drawn"}
+    assert pairs(doctor.drawing()) == {"pictures": "of cells can be drawn"}
     cells._graphviz.cache_clear()
     monkeypatch.setitem(sys.modules, "pygraphviz", None)
-    assert "not drawn: pygraphviz is not installed" in pairs(doctor.drawing())["cells"]
+    assert "not drawn: pygraphviz is not installed" in pairs(doctor.drawing())["pictures"]
     monkeypatch.undo()
     cells._graphviz.cache_clear()
 
@@ -144,7 +144,8 @@ def test_pictures_that_cannot_be_drawn_are_a_note(monkeypatch: pytest.MonkeyPatc
 def test_extras_are_those_of_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor.metadata, "requires", lambda name: [
         "torch>=2", "numpy>=1; extra == 'half'", 'no-such-package>=1 ; extra == "half"', "pyyaml; extra == 'whole'"])
-    assert pairs(doctor.extras()) == {"half": "lacks no-such-package", "whole": "installed"}
+    assert pairs(doctor.extras()) == {
+        "extras": "optional: uv sync --extra NAME", "half": "lacks no-such-package", "whole": "installed"}
 
 
 @pytest.mark.parametrize(("home", "text", "shown"), [

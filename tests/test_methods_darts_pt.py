@@ -91,8 +91,10 @@ def test_tuning_is_the_inner_step_on_what_is_decided(inner: Method) -> None:
         return outcome(w, mix, batch, track=track)
 
     problem.outcome = spy  # type: ignore[method-assign]
-    end = ending(epoch_updates=3)
+    told: list[tuple[int, int]] = []
+    end = ending(epoch_updates=3, told=lambda done, total: told.append((done, total)))
     DartsPt(inner=inner, tune=1, batches=2).choose(search, end)
+    assert told == [(done, 3) for done in range(4)]
     assert len(end.decided) == 3, "two edges by turns, then one node"
     assert search.updates == 6, "an epoch after the first round, one after the second"
     half = 0.001 + 0.0015 * (1 + math.cos(math.pi / 2)) / 2

@@ -123,7 +123,7 @@ def rows(*pairs: tuple[int, float]) -> list[dict[str, Any]]:
     (rows((1, 10.0), (2, 20.0)), 5, 1000, 0.0),
     (rows((1, 10.0), (2, 20.0)), 5, -1000, 30.0),  # the clock was put back
     (rows(*((i, 100.0 * i) for i in range(1, 6)), *((i, 450.0 + 10 * i) for i in range(6, 16))), 20, 0, 50.0),
-    (rows((5, 50.0)), 5, 0, 0.0),
+    (rows((5, 50.0)), 5, 0, None),  # a choice may follow, of no known length
     ([], 5, 0, None), (rows((1, 10.0)), None, 0, None), ([{"epoch": 1}], 5, 0, None),
     (rows((2, 10.0), (2, 20.0)), 5, 0, None),
 ])

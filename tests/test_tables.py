@@ -155,6 +155,21 @@ def test_the_hash_tells_rows_apart_where_words_do_not(make):
     assert set(summary(collect(make.root), reference=False)["setting"]) == {"[aaaaaaaa]", "[bbbbbbbb]"}
 
 
+def test_of_a_key_given_twice_the_last_one_is_told(make):
+    make(overrides=["search.epochs=2", "seed=0", "search.epochs=1"])
+    assert list(collect(make.root)["overrides"]) == [("search.epochs=1",)]
+
+
+def test_columns_that_split_rows_are_shown(make):
+    for seed in (3, 4):
+        make(seed=seed)
+    for group, header in ((["seed"], "seed"), (["device", "seed"], "seed"), (["commit"], None), ([], None)):
+        sheet, = wording.sheets(summary(collect(make.root), group), group=group)
+        assert ("seed" in sheet.header) == (header == "seed")
+        if header:
+            assert {row[sheet.header.index("seed")] for row in sheet.rows} >= {"3", "4"}
+
+
 def test_protocols_in_one_sheet_are_said(make):
     make()
     make(protocol="nats", seed=1)

@@ -58,8 +58,8 @@ def main(words: Sequence[str]) -> int:
                 "install nasx again (uv sync), and report this text where it stays")
             faults.append(fault)
 
-    for make, values in ((versions, ()), (computes, (given["device"],)), (data, ()), (tables, ()), (drawing, ()),
-                         (extras, ()), (writes, (Path(given["out"]),)), (closed_form, (given["device"],)),
+    for make, values in ((versions, ()), (computes, (given["device"],)), (data, ()), (tables, ()), (extras, ()),
+                         (drawing, ()), (writes, (Path(given["out"]),)), (closed_form, (given["device"],)),
                          (step, (given["device"],))):
         part(make, *values)
     for fault in faults:
@@ -146,9 +146,9 @@ def drawing() -> Lines:
     try:
         cells.svg([("in", "out", "skip_connect")])
     except UserError as error:
-        yield "cells", f"not drawn: {error.fault}; {error.remedy}"
+        yield "pictures", f"cells are not drawn: {error.fault}; {error.remedy}"
     else:
-        yield "cells", "can be drawn"
+        yield "pictures", "of cells can be drawn"
 
 
 def extras() -> Lines:
@@ -157,6 +157,7 @@ def extras() -> Lines:
     for text in metadata.requires("nasx") or []:
         if named := re.match(r"([\w.-]+).*extra\s*==\s*['\"]([\w-]+)", text):
             needed.setdefault(named[2], []).append(named[1])
+    yield "extras", "optional: uv sync --extra NAME"
     for extra, packages in sorted(needed.items()):
         lacking = [package for package in packages if not _version(package)]
         yield f"  {extra}", f"lacks {', '.join(lacking)}" if lacking else "installed"

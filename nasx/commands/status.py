@@ -53,7 +53,8 @@ class State(NamedTuple):
     def cells(self, now: float) -> tuple[str, ...]:
         """The columns of `HEADINGS` as text."""
         left = "" if self.left_s is None else duration(self.left_s)
-        return (self.name, self.kind, self.state, f"{self.epoch}/{self.epochs or '?'}", str(self.updates),
+        counts = ("", "") if self.kind == "study" else (f"{self.epoch}/{self.epochs or '?'}", str(self.updates))
+        return (self.name, self.kind, self.state, *counts,
                 f"{duration(now - self.changed)} ago", left)
 
 
@@ -124,7 +125,7 @@ def left(rows: Sequence[Mapping[str, Any]], epochs: int | None, since_s: float) 
     if not timed or epochs is None:
         return None
     (first, began), (last, ended) = timed[0] if len(timed) > 1 else (0, 0.0), timed[-1]
-    if last <= first:
+    if last <= first or last >= epochs:  # after the last epoch there may be a choice, of no known length
         return None
     return max((ended - began) / (last - first) * (epochs - last) - max(since_s, 0.0), 0.0)
 
@@ -141,7 +142,8 @@ def sweeps(root: Path, now: float) -> Iterator[str]:
             continue
         begun = [[state(root / run, root, now) for run in job.runs if (root / run).is_dir()]
                  for job in found if not job.ended]
-        live = [runs for runs in begun if any(run.state == "running" for run in runs)]
+        live = [runs for runs in begun if any(run.state == "running" for run in runs)
+                or (running and all(run.state == "finished" for run in runs))]  # at a job's very beginning and end
         counts = {"done": len(done), "failed": sum(bool(job.fault) for job in found), "running": len(live),
                   "stopped": len(begun) - len(live), "waiting": planned - len(found)}
         said = ", ".join(f"{count} {name}" for name, count in counts.items() if count)

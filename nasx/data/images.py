@@ -230,8 +230,8 @@ class Folder(Source):
             raise UserError("dataset.path=null", "dataset=folder needs a folder of images or a .npz file",
                             f"set dataset.path; {OFFLINE}")
         if not self.root.exists():
-            raise self.absent([self.root], "a folder of images, one folder a class, or a .npz file",
-                              "correct dataset.path")
+            raise UserError(f"dataset.path={self.path}", "there is no such folder or .npz file",
+                            "name one of images, one folder a class, under train/ and test/ (or val/) or directly")
         if self.size is not None and self.size < 8:
             raise UserError(f"dataset.size={self.size}", "is too small", "use at least 8, or null")
         if not 0 < self.test_fraction < 1:

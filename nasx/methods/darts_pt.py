@@ -95,6 +95,7 @@ class DartsPt(Around):
         projected = Projection(search.problem.relax(search.a))
         if not ending.decided:
             search.w_opt.state.clear()
+        ending.told(len(ending.decided), len(rounds))
         for number, chosen in enumerate(rounds):
             if number < len(ending.decided):
                 for decision, kept in zip(chosen, ending.decided[number], strict=True):
@@ -108,6 +109,7 @@ class DartsPt(Around):
                 projected.decide(decision, found[-1])
             ending.decided.append(found)
             ending.keep()
+            ending.told(number + 1, len(rounds))
         return detached(projected(search.problem.relax(search.a)))
 
     def judged(self, search: Search, ending: Ending, projected: Projection, decision: Decision) -> list[int]:

@@ -197,13 +197,13 @@ def _reduced(record: Mapping[str, Any]) -> bool:
 
 
 def _overrides(lines: Sequence[str]) -> tuple[str, ...]:
-    """What the command line changed, sorted, without the keys of `ELSEWHERE`."""
-    kept = []
+    """What the command line changed, sorted, less the keys of `ELSEWHERE`; of a key given twice the last one holds."""
+    kept: dict[str, str] = {}
     for line in map(str, lines):
         key = line.partition("=")[0].lstrip("+~").partition("@")[0]
         if key.partition(".")[0] not in ELSEWHERE:
-            kept.append(printable(line))
-    return tuple(sorted(kept))
+            kept[key] = printable(line)
+    return tuple(sorted(kept.values()))
 
 
 def _inherit(rows: Any) -> None:

@@ -15,7 +15,7 @@ _LATEX = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"
           "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
           ">": r"\textgreater{}", "|": r"\textbar{}", "±": r"$\pm$", "Λ": r"$\Lambda$", "α": r"$\alpha$",
           "β": r"$\beta$", "λ": r"$\lambda$", "η": r"$\eta$", "×": r"$\times$", "→": r"$\rightarrow$",
-          "↳": r"$\hookrightarrow$", "–": "--", "—": "---", "…": r"\dots{}"}
+          "↳": r"$\hookrightarrow$", "−": "$-$", "–": "--", "—": "---", "…": r"\dots{}"}
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,8 @@ def markdown(sheets: Sequence[Sheet], notes: Sequence[str] = ()) -> str:
 def latex(sheets: Sequence[Sheet], notes: Sequence[str] = ()) -> str:
     """One `table` environment a sheet; needs `\\usepackage{booktabs}`."""
     comments = "\n".join("% " + " ".join(note.split()) for note in notes)
-    return "\n\n".join([*map(_latex, sheets), *([comments] if comments else [])]) + "\n"
+    parts = ["% needs \\usepackage{booktabs}", *map(_latex, sheets), *([comments] if comments else [])]
+    return "\n\n".join(parts) + "\n"
 
 
 def console(sheets: Sequence[Sheet], notes: Sequence[str] = (), *, width: int | None = None,

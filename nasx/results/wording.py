@@ -51,15 +51,23 @@ def marks(row: Mapping[str, Any]) -> str:
     return ", ".join([*row["labels"], *(["reduced"] if row["reduced"] is True else [])])
 
 
+def _column(column: str, row: Mapping[str, Any]) -> str:
+    return str(row[column])
+
+
 def distinct(rows: Sequence[Mapping[str, Any]]) -> tuple[str, list[str]]:
     """What was set on the command line of all rows, and what besides on that of each."""
     shared = [line for line in rows[0]["settings"] if all(line in row["settings"] for row in rows)] if rows else []
     return " ".join(shared), [" ".join(line for line in row["settings"] if line not in shared) for row in rows]
 
 
-def sheets(table: pd.DataFrame, *, error: bool = False) -> list[Sheet]:
-    """`summary`'s rows as sheets: searches with a look-up, searches without, retrained networks."""
+def sheets(table: pd.DataFrame, *, error: bool = False, group: Sequence[str] = ()) -> list[Sheet]:
+    """`summary`'s rows as sheets: searches with a look-up, searches without, retrained networks.
+
+    `group` are the columns of `collect` by which rows were split besides; they are shown.
+    """
     made = []
+    _sheet = partial(_made, group=group)
     rows = [{str(k): v for k, v in row.items()} for row in table.to_dict("records")]
     looked_up = [row for row in rows if row["kind"] == "search" and row["benchmark"]]
     plain = [row for row in rows if row["kind"] == "search" and not row["benchmark"]]
@@ -90,8 +98,8 @@ def sheets(table: pd.DataFrame, *, error: bool = False) -> list[Sheet]:
     return made
 
 
-def _sheet(title: str, rows: list[dict[str, Any]], measures: Sequence[tuple[str, str]], what: str,
-           missing: str = "–") -> Sheet:
+def _made(title: str, rows: list[dict[str, Any]], measures: Sequence[tuple[str, str]], what: str,
+          missing: str = "–", group: Sequence[str] = ()) -> Sheet:
     """Columns of words that hold one value for all rows move to the caption; the protocol always stays."""
     words = [("method", name), ("space", lambda r: str(r["space"])), ("searched on", lambda r: str(r["searched_on"])),
              ("trained on", lambda r: str(r["dataset"]) if r["kind"] == "retrain" else ""),
@@ -99,6 +107,8 @@ def _sheet(title: str, rows: list[dict[str, Any]], measures: Sequence[tuple[str,
              ("recipe", lambda r: str(r["recipe"])), ("setting", lambda r: str(r["setting"])), ("marks", marks),
              ("against random", lambda r: str(r["versus"])), ("verdict", lambda r: str(r["verdicts"])),
              ("device", lambda r: str(r["device"]))]
+    heads = {head.replace(" ", "_") for head, _ in words} | {"dataset", "labels"}  # shown by themselves
+    words[8:8] = [(column.replace("_", " "), partial(_column, column)) for column in group if column not in heads]
     own = [row for row in rows if not row["reference"]]
     shared, settings = distinct(own)
     own = [row | {"setting": setting} for row, setting in zip(own, settings, strict=True)]
