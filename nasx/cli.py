@@ -150,6 +150,7 @@ def _job(command: str, cfg: DictConfig) -> Any:
         if not isinstance(error, UserError):
             traceback.print_exc()
         told = f"{error}" if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        print(f"nasx: job {hydra.job.num} failed: {printable(told)}", file=sys.stderr, flush=True)
         with contextlib.suppress(UserError):  # the disk may be what failed
             notes.note(path, overrides, runs, ended=True, fault=told)
         raise

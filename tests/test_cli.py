@@ -193,6 +193,8 @@ def test_a_failed_job_lets_the_others_finish_and_is_listed(tmp_path: Path) -> No
     summary = done.stderr[done.stderr.index("sweep:"):]
     assert "sweep: 2 of 4 jobs finished" in summary
     assert "failed: out=here seed=13 dataset=digits\n    seed=13: brings bad luck; take another" in summary
+    early = done.stderr.partition("sweep:")[0]
+    assert "nasx: job 1 failed: seed=13: brings bad luck" in early, "it is told when it happens"
     assert "failed: out=here seed=14 dataset=digits\n    ValueError: a bug" in summary
     assert "Traceback" not in summary
 
