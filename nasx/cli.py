@@ -113,7 +113,7 @@ def _job(command: str, cfg: DictConfig) -> Any:
     from hydra.types import RunMode
     from omegaconf import OmegaConf
 
-    from nasx import config, preflight, sweeps
+    from nasx import config, origins, preflight, sweeps
     from nasx.folders import notes
 
     hydra = HydraConfig.get()
@@ -128,8 +128,8 @@ def _job(command: str, cfg: DictConfig) -> Any:
         "folders": [source.path for source in hydra.runtime.config_sources if source.schema == "file"]}
     work = JOBS[command][1]
     plain = {str(key): value for key, value in values.items()}
+    folder = next((s.path for s in hydra.runtime.config_sources if s.provider == "command-line"), None)
     if config.COMMANDS[command].groups:
-        folder = next((s.path for s in hydra.runtime.config_sources if s.provider == "command-line"), None)
         info["published"] = preflight.published(command, info["choices"], plain, folder)
     if hydra.mode != RunMode.MULTIRUN:  # the whole line was checked before Hydra started
         try:
@@ -140,7 +140,7 @@ def _job(command: str, cfg: DictConfig) -> Any:
     path = Path(hydra.sweep.dir) / f"job-{hydra.job.num}.json"
     runs: list[Path] = []
     try:
-        config.check(plain, info["choices"], overrides, command)
+        config.check(plain, info["choices"], overrides, command, origins.lazily(command, overrides, folder))
         runs = _runs(command, plain, info["choices"]) if config.COMMANDS[command].groups else []
         notes.note(path, overrides, runs, ended=False)
         result = work(plain, info)

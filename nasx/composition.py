@@ -24,6 +24,9 @@ from nasx.errors import UserError
 class Loader(ConfigLoaderImpl):
     """Hydra's loader, which answers a file that it cannot digest with a UserError too."""
 
+    own: str | None = None
+    """The user's own folder of configurations."""
+
     def load_configuration(self, *args: Any, **words: Any) -> Any:
         try:
             return super().load_configuration(*args, **words)
@@ -48,7 +51,9 @@ def make_loader(config_dir: str | None = None) -> Loader:
         if not folder.is_dir():
             raise UserError(f"--config-dir {config_dir}", "there is no such folder", "name a folder of configurations")
         path.prepend("command-line", f"file://{folder}", SearchPathQuery(provider="schema"))
-    return Loader(path)
+    loader = Loader(path)
+    loader.own = config_dir
+    return loader
 
 
 def plain(cfg: Any) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -87,14 +87,24 @@ def show(value: Any) -> str:
 
 
 # -------------------------------------------------------------------------------------------------- checks
+Usual = Callable[[str], str | None]
+"""Dotted key -> the value that files give it, as one writes it on the command line; None where they give none."""
+
+
+def _nothing(key: str) -> None:
+    """`Usual` where no files are known."""
+
+
 def check(cfg: Mapping[str, Any], choices: Mapping[str, Any] | None = None, overrides: Sequence[str] = (),
-          command: str = "search") -> None:
+          command: str = "search", usual: Usual = _nothing) -> None:
     """Raise one UserError that lists every fault of the plain configuration `cfg` (`hydra` left out).
 
-    `choices` are the group files that were chosen, `overrides` the words of the command line. Looks at the disk only
-    where the data set does (`check()` of its component); imports nothing but that component, if nothing else is wrong.
+    `choices` are the group files that were chosen, `overrides` the words of the command line, `usual` tells what these
+    files set a key to. Looks at the disk only where the data set does (`check()` of its component); imports nothing
+    but that component, if nothing else is wrong.
     """
-    found = [*_unread(command, overrides), *_keys(cfg, command), *_components(cfg, choices or {}, command)]
+    found = [*_unread(command, overrides), *_keys(cfg, command, usual),
+             *_components(cfg, choices or {}, command, usual)]
     for look in COMBINATIONS:
         with contextlib.suppress(TypeError):  # a value of a wrong type, which is told above
             found += look(cfg, command)
@@ -129,7 +139,7 @@ def settings(command: str) -> dict[str, schema.Field]:
     return {_RENAMED.get(name, name): field for name, field in component.fields.items()}
 
 
-def _keys(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
+def _keys(cfg: Mapping[str, Any], command: str, usual: Usual) -> Iterator[UserError]:
     """Keys at the top level."""
     entry, fields = COMMANDS[command], settings(command)
     plain = {key: value for key, value in cfg.items() if key not in (*entry.groups, "hydra")}
@@ -137,7 +147,7 @@ def _keys(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
     for key in plain:
         if key not in fields:
             yield UserError(key, f"nasx {command} has no such setting", _it_has(key, known))
-    yield from _values("", fields, plain, lambda key: _literal(fields[key].default))
+    yield from _values("", fields, plain, usual)
 
 
 def unknown(cfg: Mapping[str, Any], key: str, command: str) -> UserError | None:
@@ -165,15 +175,15 @@ def _it_has(key: str, known: Iterable[str]) -> str:
 
 
 def _values(prefix: str, fields: Mapping[str, schema.Field], values: Mapping[str, Any],
-            usual: Callable[[str], str | None]) -> Iterator[UserError]:
-    """Values that do not fit their field; `usual` tells the value that a key has if nobody sets it."""
+            usual: Usual) -> Iterator[UserError]:
+    """Values that do not fit their field."""
     missing = {key for key, value in values.items() if value == "???"}
     for key in missing:
         yield UserError(f"{prefix}{key}", "needs a value", f"write {prefix}{key}=...")
     for key, must in schema.faults(fields, {k: v for k, v in values.items() if k not in missing}).items():
-        alike = usual(key)
-        yield UserError(f"{prefix}{key}={show(values[key])}", must,
-                        f"the default is {prefix}{key}={alike}" if alike else f"change {prefix}{key}")
+        given, alike = show(values[key]), usual(f"{prefix}{key}") or _literal(fields[key].default)
+        yield UserError(f"{prefix}{key}={given}", must, f"change {prefix}{key}" if alike in (None, given) else
+                        f"the default is {prefix}{key}={alike}")
 
 
 def _literal(text: str | None) -> str | None:
@@ -206,7 +216,7 @@ def _set_by(choices: Mapping[str, Any], where: str, key: str, fault: str) -> Use
     return None
 
 
-def _components(cfg: Mapping[str, Any], choices: Mapping[str, Any], command: str) -> Iterator[UserError]:
+def _components(cfg: Mapping[str, Any], choices: Mapping[str, Any], command: str, usual: Usual) -> Iterator[UserError]:
     allowed = (*HOMES, *_allow(cfg))
     for group in COMMANDS[command].groups:
         node = cfg.get(group)
@@ -216,7 +226,7 @@ def _components(cfg: Mapping[str, Any], choices: Mapping[str, Any], command: str
         elif "_target_" not in node:
             yield UserError(group, "does not say which class it is", "its file needs a line _target_: package.Class")
         else:
-            yield from component_faults(group, node, allowed, choices)
+            yield from component_faults(group, node, allowed, choices, usual)
 
 
 def _allow(cfg: Mapping[str, Any]) -> tuple[str, ...]:
@@ -225,7 +235,7 @@ def _allow(cfg: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def component_faults(where: str, node: Mapping[str, Any], allowed: Sequence[str] = HOMES,
-                     choices: Mapping[str, Any] | None = None) -> Iterator[UserError]:
+                     choices: Mapping[str, Any] | None = None, usual: Usual = _nothing) -> Iterator[UserError]:
     """Faults of one component node, among the group files `choices`, and of the components inside it."""
     target, chosen = node["_target_"], dict(choices or {})
     refused = _refused(where, target, allowed)
@@ -247,9 +257,8 @@ def component_faults(where: str, node: Mapping[str, Any], allowed: Sequence[str]
             yield UserError(f"{where}.{key}", f"{component.name} needs a value", f"it must be {what}")
     inner = {key: value for key, value in given.items() if isinstance(value, Mapping) and "_target_" in value}
     for key, value in inner.items():
-        yield from component_faults(f"{where}.{key}", value, allowed)
-    yield from _values(f"{where}.", component.fields, {k: v for k, v in given.items() if k not in inner},
-                       lambda key: _in_file(where, chosen.get(where), key) or _literal(component.fields[key].default))
+        yield from component_faults(f"{where}.{key}", value, allowed, usual=usual)
+    yield from _values(f"{where}.", component.fields, {k: v for k, v in given.items() if k not in inner}, usual)
 
 
 def _refused(where: str, target: Any, allowed: Sequence[str]) -> UserError | None:

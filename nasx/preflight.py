@@ -23,7 +23,7 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf.errors import OmegaConfBaseException
 
-from nasx import config, records, sweeps
+from nasx import config, origins, records, sweeps
 from nasx.checks import trust
 from nasx.composition import Loader, make_loader, mapping, plain, published, translate
 from nasx.errors import UserError
@@ -275,7 +275,7 @@ def _job_faults(command: str, loader: Loader, texts: list[str], made: list[Any],
         made.append(cfg)
         yield from trust.faults(cfg)
         if deep:
-            yield from _checked(cfg, command, texts)
+            yield from _checked(cfg, command, texts, origins.lazily(command, kept, loader.own))
     except UserError as error:
         yield error
     except (HydraException, OmegaConfBaseException, ValueError) as error:
@@ -341,10 +341,10 @@ def _key_fault(cfg: Mapping[str, Any], override: Override, command: str) -> User
     return fault
 
 
-def _checked(cfg: Any, command: str, overrides: list[str]) -> Iterator[UserError]:
+def _checked(cfg: Any, command: str, overrides: list[str], usual: config.Usual) -> Iterator[UserError]:
     values, choices = plain(cfg)
     try:
-        config.check(values, choices, [text for text in overrides if not text.startswith("hydra")], command)
+        config.check(values, choices, [text for text in overrides if not text.startswith("hydra")], command, usual)
     except UserError as error:
         yield error
 

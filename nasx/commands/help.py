@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import textwrap
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nasx import config
 from nasx.checks import schema
 from nasx.commands import COMMANDS, PLAIN
+from nasx.errors import UserError
 
 if TYPE_CHECKING:
+    from nasx.origins import Origin
     from nasx.preflight import Line
 
 EXAMPLES = {
@@ -66,27 +68,37 @@ exit codes: 0 done, 1 a job failed, 2 the command can be mended, 130 stopped (th
 
 
 def command(name: str, line: Line) -> str:
-    """`nasx <command> --help`; the chosen groups show their own settings."""
-    folders = [Path(d) for d in (line.value("--config-dir"),) if d] + [config.conf_dir()]
+    """`nasx <command> --help`: what the line chooses, and the settings of that with the values that would run."""
+    from nasx import origins, preflight
+
+    fault = ""
+    try:
+        line = preflight.rewritten(name, line)
+        preflight.examine(name, line)
+        found = origins.trace(name, line.overrides, line.value("--config-dir"))
+    except UserError as error:
+        fault, found = str(error), origins.trace(name)
+    given = {} if fault else _given(line.overrides)
     parts = [f"nasx {name}: {COMMANDS[name]}", WHAT[name],
              f"usage: nasx {name} [option ...] key=value ..." if name != "list" else "usage: nasx list [what]"]
     parts.append("examples\n" + _rows(EXAMPLES[name]))
     entry = config.COMMANDS[name]
-    if entry.groups:
-        chosen = _chosen(folders, line.overrides)
-        groups = [g for g in entry.groups if g not in entry.unread] + ["experiment", "launch"]
-        parts.append("choices (group=choice; * is the default)\n" + _rows(
-            [(group, ", ".join(f"{c}*" if c == chosen.get(group) else c for c in choices(folders, group)) or "(none)")
-             for group in groups]))
-        parts.append("settings of the job\n" + _rows(settings(folders, name)))
-        for group in ("study", "search", "retrain", "method", "space", "dataset", "stages"):
-            file = _file(folders, f"{group}/{chosen.get(group)}.yaml")
-            if group in groups and file:
-                rows = [(f"{group}.{key}", text) for key, text in comments(file, group) if key != "_target_"]
-                parts.append(f"settings of {group}={chosen[group]} (nasx {name} {group}=... --help shows another's)\n"
-                             + _rows(rows))
-    else:
-        parts.append("settings\n" + _rows(settings(folders, name)))
+    groups = [g for g in entry.groups if g not in entry.unread] + (["experiment", "launch"] if entry.groups else [])
+    if fault:
+        parts.append("this line is not understood, so that the settings below are those of the default choices\n"
+                     + textwrap.indent(fault, "  "))
+    if groups:
+        folders = [Path(d) for d in (line.value("--config-dir"),) if d] + [config.conf_dir()]
+        parts.append("choices (group=choice; * is chosen)\n" + _rows(
+            [(group, ", ".join(f"{c}*" if c == found.chosen.get(group) else c for c in choices(folders, group))
+              or "(none)") for group in groups]))
+    own = [(key, told(key, lines, given)) for key, lines in found.lines.items() if "." not in key]
+    parts.append(("settings of the job\n" if groups else "settings\n") + _rows(own))
+    for group in ("study", "search", "retrain", "method", "space", "dataset", "stages"):
+        rows = [(key, told(key, lines, given)) for key, lines in found.lines.items() if key.startswith(f"{group}.")]
+        if group in groups and rows:
+            parts.append(f"settings of {group}={found.chosen.get(group)} (nasx {name} {group}=... --help shows "
+                         "another's)\n" + _rows(rows))
     parts.append("options\n" + _rows([
         ("--multirun, -m", "one job for each combination of values a,b,c"),
         ("--cfg job", "show the composed configuration and stop"),
@@ -94,6 +106,22 @@ def command(name: str, line: Line) -> str:
         ("--config-dir DIR", "a folder of your own with space/, method/, experiment/, ..."),
         ("--hydra-help", "options of Hydra, on which this stands")]))
     return "\n\n".join(parts)
+
+
+def told(key: str, lines: Sequence[Origin], given: Mapping[str, str]) -> str:
+    """`value  (where it comes from)` of a key: its comment, and which other lines set it, the last of which counts."""
+    first, last = lines[0], lines[-1]
+    said = [] if first.file else [first.comment]
+    if key in given:
+        said = ["given on this line", *said, f"{last.file or 'the default'}: {last.value}"]
+    elif first is not last or last.file.partition("=")[0] not in ("", key.partition(".")[0]):
+        said.append(": ".join(filter(None, (last.file, last.comment))))
+    elif last.file:
+        said = [last.comment]
+    if first is not last and first.file:
+        said.append(f"{first.file}: {first.value}")
+    why = "; ".join(filter(None, said))
+    return given.get(key, last.value) + (f"  ({why})" if why else "")
 
 
 def plain(name: str) -> str:
@@ -111,47 +139,10 @@ def choices(folders: list[Path], group: str) -> list[str]:
     return sorted({file.stem for folder in folders for file in (folder / group).glob("*.yaml")})
 
 
-def settings(folders: list[Path], name: str) -> list[tuple[str, str]]:
-    """(key, default and comment) of a command's own keys, those of the file that it builds on first."""
-    file = _file(folders, f"{name}.yaml")
-    assert file is not None, name
-    base = [(key, text) for key, text in settings(folders, "search")] if "\n  - search " in file.read_text() else []
-    return base + comments(file)
-
-
-def comments(file: Path, group: str = "") -> list[tuple[str, str]]:
-    """(key, `default  comment`) of the keys at the top level of a configuration file, or under its key `group`.
-
-    With `group` also those of the components inside: `inner.key`.
-    """
-    text = file.read_text(encoding="utf-8", errors="replace")
-    inside = re.search(rf"^{group}:[ ]*(?:#.*)?\n((?:[ #].*\n)+)", text, re.M) if group else None
-    rows: list[tuple[str, str]] = []
-    path: list[str] = []
-    for line in (textwrap.dedent(inside[1]) if inside else text).splitlines():
-        match = re.match(r"((?:  )*)(\w+):(?:[ ]+([^#]*?))?\s*(?:#\s*(.*))?$", line)
-        if match is None or (match[1] and not group):
-            continue
-        path = [*path[:len(match[1]) // 2], match[2]]
-        if match[3] and path[0] != "defaults" and (len(path) == 1 or match[2] != "_target_"):
-            rows.append((".".join(path), f"{match[3]}" + (f"  ({match[4]})" if match[4] else "")))
-    return rows
-
-
-def _chosen(folders: list[Path], overrides: tuple[str, ...]) -> dict[str, str]:
-    """The default choices, a space's own protocol among them, and those on the command line."""
-    file = _file(folders, "search.yaml")
-    assert file is not None
-    chosen = dict(re.findall(r'^  - (\w+): "?(\w+)', file.read_text(), re.M))
-    given = dict(re.findall(r"^(\w+)=(\w+)$", "\n".join(overrides), re.M))
-    space = _file(folders, f"space/{given.get('space', chosen['space'])}.yaml")
-    text = space.read_text(encoding="utf-8", errors="replace") if space else ""
-    own = re.findall(r"override /(\w+)[@\w.]*: (\w+)", text)
-    return {**chosen, **dict(own), **given}
-
-
-def _file(folders: list[Path], name: str) -> Path | None:
-    return next((folder / name for folder in folders if (folder / name).is_file()), None)
+def _given(overrides: Sequence[str]) -> dict[str, str]:
+    """Dotted key -> value of the overrides that set one value."""
+    pairs = (text.lstrip("+").partition("=") for text in overrides if "=" in text)
+    return {key: value for key, _, value in pairs}
 
 
 def _rows(rows: list[tuple[str, str]]) -> str:

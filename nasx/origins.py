@@ -1,0 +1,108 @@
+"""Where the values of a configuration come from: every file that sets a key, with the comment of the line that does.
+
+A group's file, what a method or stages set elsewhere, a pair and an experiment each may set the same key. The last one
+counts; help shows it, and an error names it as the default.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf.errors import OmegaConfBaseException
+
+from nasx import config
+from nasx.composition import make_loader, translate
+from nasx.errors import UserError
+
+
+class Origin(NamedTuple):
+    """A line that sets a key: its file (`pair=nb201_gdas`; empty: the command's own), value and comment."""
+
+    file: str
+    value: str
+    comment: str = ""
+
+
+class Origins(NamedTuple):
+    """Group -> choice, and dotted key -> the lines that set it, the last of which counts."""
+
+    chosen: dict[str, str]
+    lines: dict[str, list[Origin]]
+
+    def usual(self, key: str) -> str | None:
+        """The value that a key has if the command line does not set it, as one writes it there; None: no file does."""
+        return self.lines[key][-1].value.replace(", ", ",").strip("\"'") if key in self.lines else None
+
+
+def trace(command: str, overrides: Sequence[str] = (), config_dir: str | None = None) -> Origins:
+    """What the files say that a command line chooses; overrides that set values are left out. Raises UserError."""
+    loader, groups = make_loader(config_dir), choosing(overrides)
+    folders = [*([Path(config_dir)] if config_dir else []), config.conf_dir()]
+    try:
+        loader.load_configuration(command, groups, RunMode.RUN)  # a file that is no configuration is told in our words
+        files = loader.compute_defaults_list(command, groups, RunMode.RUN).defaults
+        found = Origins({}, {})
+        for file in files:
+            name = str(file.config_path)
+            path = next((p for folder in folders if (p := folder / f"{name}.yaml").is_file()), None)
+            if path is None:
+                continue
+            group, _, choice = name.rpartition("/")
+            found.chosen.update({group: choice} if group else {})
+            for key, value, comment in values(path.read_text(encoding="utf-8")):
+                dotted = f"{file.package}.{key}" if file.package else key
+                found.lines.setdefault(dotted, []).append(Origin(f"{group}={choice}" if group else "", value, comment))
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        raise translate(error) from error
+    return found
+
+
+def lazily(command: str, overrides: Sequence[str], config_dir: str | None = None) -> Callable[[str], str | None]:
+    """`Origins.usual` of these choices; the files are read when the first key is asked for."""
+    held: list[Origins] = []
+
+    def usual(key: str) -> str | None:
+        if not held:
+            try:
+                held.append(trace(command, overrides, config_dir))
+            except UserError:
+                held.append(Origins({}, {}))
+        return held[0].usual(key)
+
+    return usual
+
+
+def choosing(overrides: Sequence[str]) -> list[str]:
+    """The overrides that choose a group's file, of several values the first."""
+    groups = {*config.DELTAS, *(group for command in config.COMMANDS.values() for group in command.groups)}
+    return [text if "[" in text else text.partition(",")[0] for text in overrides if config.head(text) in groups]
+
+
+def values(text: str) -> Iterator[tuple[str, str, str]]:
+    """(dotted key, value as written, comment on its line) of a configuration file, components inside included."""
+    yield from _values(text, yaml.compose(text, yaml.SafeLoader), "")
+
+
+def _values(text: str, node: Any, prefix: str) -> Iterator[tuple[str, str, str]]:
+    for name, value in node.value if isinstance(node, yaml.MappingNode) else ():
+        key = f"{prefix}{name.value}"
+        if key in ("defaults", "hydra") or name.value == "_target_":
+            continue
+        if isinstance(value, yaml.MappingNode) and value.value:
+            yield from _values(text, value, f"{key}.")
+            continue
+        rest = re.match(r"[ \t]*#[ \t]*(.*)", text[value.end_mark.index:].partition("\n")[0])
+        yield key, _written(text, value), rest[1].strip() if rest else ""
+
+
+def _written(text: str, node: Any) -> str:
+    """A value as the file writes it, on one line."""
+    if isinstance(node, yaml.SequenceNode):
+        return f"[{', '.join(_written(text, item) for item in node.value)}]"
+    return " ".join(text[node.start_mark.index:node.end_mark.index].split()) or "null"
