@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from nasx import stages
-from nasx.checks import schema
+from nasx.checks import schema, spaces
 from nasx.checks.combinations import COMBINATIONS
 from nasx.errors import UserError
 
@@ -108,6 +108,8 @@ def check(cfg: Mapping[str, Any], choices: Mapping[str, Any] | None = None, over
     for look in COMBINATIONS:
         with contextlib.suppress(TypeError):  # a value of a wrong type, which is told above
             found += look(cfg, command)
+    if isinstance(cfg.get("space"), Mapping) and not any(fault.where.startswith("space") for fault in found):
+        found += spaces.faults(cfg["space"])
     if not found and command != "retrain" and "stages" in cfg:
         found += stages.faults(cfg, overrides, (*HOMES, *_allow(cfg)))
     for group in ("dataset", "logger"):

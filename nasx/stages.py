@@ -133,6 +133,7 @@ def spent(done: Sequence[Config], **own: Any) -> dict[str, Any]:
 def faults(cfg: Config, overrides: Sequence[str], allowed: Sequence[str]) -> Iterator[UserError]:
     """What is wrong with the stages of a configuration whose single values are right. Nothing is imported."""
     from nasx import config
+    from nasx.checks import spaces
 
     node = given(cfg)
     n = count(cfg)
@@ -151,6 +152,8 @@ def faults(cfg: Config, overrides: Sequence[str], allowed: Sequence[str]) -> Ite
         for group in ("space", "search"):
             for fault in config.component_faults(group, own[group], allowed):
                 yield UserError(f"stages, stage {i + 1}: {fault.where}", fault.fault, fault.remedy)
+        for fault in spaces.faults(own["space"]):
+            yield UserError(f"stages, stage {i + 1}: {fault.where}", fault.fault, fault.remedy)
     if n > 1 and not str((cfg.get("stop") or {}).get("_target_")).endswith(".NoStop"):
         yield UserError("stop", "stages end after their epochs, not by an eigenvalue", "set stop=off, or stages=none")
     lists = [cfg["space"].get(key) for key in ("normal", "cell", "operations")]

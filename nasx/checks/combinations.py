@@ -12,7 +12,7 @@ import shlex
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from nasx.checks import schema
+from nasx.checks import schema, spaces
 from nasx.errors import UserError
 
 READS = {"search": ("search",), "retrain": ("retrain",), "run": ("search", "retrain"),
@@ -215,14 +215,14 @@ def _keep(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
 
 
 def _genotype(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
-    """The architecture that is trained; whether the space has its operations is told where the space is built."""
+    """The architecture that is trained."""
     text, kind = cfg.get("genotype"), _constant(cfg, "space", "read_as")
     if not isinstance(text, str) or not kind:
         return
     from nasx.spaces import published
 
     try:
-        published.check(text, kind)
+        yield from spaces.lacking(cfg["space"], published.check(text, kind))
     except UserError as error:
         yield error if not os.path.isfile(text) else UserError(
             f"genotype={text}", "is a file, not a genotype",

@@ -133,6 +133,23 @@ def component(target: str) -> Component | None:
     return Component(name, home, doc.partition("\n")[0], fields, takes_any, doc)
 
 
+def default(target: str, name: str) -> Any:
+    """The default of a component's field with lists as tuples. Raises ValueError where it is no literal, nor names one.
+    """
+    found = component(target)
+    field = None if found is None else found.fields.get(name)
+    if found is None or field is None or field.default is None:
+        raise ValueError(f"{target} has no default for {name}")
+    node: ast.expr = ast.parse(field.default, mode="eval").body
+    module = found.module
+    while isinstance(node, ast.Name | ast.Attribute):
+        there = definition(module, _last(node))
+        if there is None or not isinstance(there[1], ast.Assign | ast.AnnAssign) or there[1].value is None:
+            raise ValueError(f"{field.default} is no literal")
+        module, node = there[0], there[1].value
+    return tuples(ast.literal_eval(node))
+
+
 @cache
 def constant(target: str, name: str) -> Any:
     """A class constant of a component or of its bases, None where there is none that is a literal."""

@@ -75,7 +75,8 @@ class Space(ABC):
     single: ClassVar[bool] = False
     """Whether a supernet has one cell alone, so that no two can be compared."""
     read_as: ClassVar[str] = ""
-    """Which of `published.READERS` its genotypes are for, so that a text is checked before anything is imported."""
+    """By which of `published.READERS` its genotypes are read, and by which `rules` they and its settings are checked
+    before anything is imported; empty for a space whose settings are others."""
 
     @abstractmethod
     def shapes(self) -> dict[str, tuple[int, ...]]:

@@ -42,7 +42,7 @@ import torch
 from torch import nn
 
 from nasx.errors import UserError
-from nasx.spaces import ops
+from nasx.spaces import rules
 from nasx.spaces.base import Activate, Genotype, Network, Space, Supernet, Tree
 from nasx.spaces.choose import Lists, best, strongest, top
 from nasx.spaces.darts_edges import PAIRS, Pair, edges_of, incidence, kept_mask, pair_slices, softmax_by_node
@@ -88,30 +88,8 @@ class Darts(Space):
         for kind in KINDS:
             given = getattr(self, kind)
             object.__setattr__(self, kind, None if given is None else tuple(tuple(row) for row in given))
-            self._check_lists(kind)
-        if self.layers < 3:
-            raise UserError(f"space.layers={self.layers}", "leaves no normal cell", "use 3 or more")
-        if self.edges == "searched" and (self.edge_norm or self.partial > 1):
-            raise UserError("space.edges=searched", "edge weights are learned twice",
-                            "set space.edge_norm=false and space.partial=1")
-        if self.channels % self.partial:
-            raise UserError(f"space.partial={self.partial}", f"does not divide {self.channels} channels",
-                            f"use a divisor of space.channels={self.channels}")
-        if self.keep is not None and self.edges != "fixed":
-            raise UserError("space.keep", f"is read by space.edges=fixed only, not by {self.edges}",
-                            "set space.edges=fixed, or space.keep=null")
+        rules.darts(self)
         _ = self._kept
-
-    def _check_lists(self, kind: str) -> None:
-        rows = self.edge_operations(kind)
-        if len(rows) != len(EDGES) or len({len(row) for row in rows}) != 1:
-            raise UserError(f"space.{kind}", f"must hold {len(EDGES)} lists of the same length",
-                            "give one list of operations for each edge")
-        for i, row in enumerate(rows):
-            where = "space.operations" if getattr(self, kind) is None else f"space.{kind}[{i}]"
-            ops.check(row, where)
-            if not choosable(row):
-                raise UserError(f"{where}={list(row)}", "no operation can be selected", "add one other than none")
 
     # ---------------------------------------------------------------------------------------------- structure
     def kind(self, layer: int) -> str:
@@ -120,8 +98,7 @@ class Darts(Space):
 
     def edge_operations(self, kind: str) -> Lists:
         """The operations of each of the 14 edges, in the order of the mixture's last axis."""
-        own: Lists | None = getattr(self, kind)
-        return (self.operations,) * len(EDGES) if own is None else own
+        return rules.rows(self, kind, len(EDGES))
 
     def auxiliary_head(self, channels: int, classes: int) -> nn.Module:
         """The head that reads the output (n, channels, h, w) of cell 2 L // 3."""
@@ -314,14 +291,11 @@ class Darts(Space):
 
     def _foreign(self, kind: str, place: int, node: int, given: Cell) -> UserError:
         names = self.edge_operations(kind)
-        where = f"genotype, {kind} cell{f' {place}' if self.untied else ''}, node {node}"
+        cell = f"{kind} cell{f' {place}' if self.untied else ''}"
         for name, pred in given:
-            row = names[edges_of(node).start + pred]
-            if name not in row or name == "none":
-                return UserError(where, f"this space has no {name} on edge {pred}->{node}",
-                                 f"it has {', '.join(row[k] for k in choosable(row))} there")
-        return UserError(where, f"this space keeps other edges than {' and '.join(str(p) for _, p in given)}",
-                         "see space.edges and space.keep")
+            rules.darts_has(names[edges_of(node).start + pred], name, (pred, node), cell)
+        return UserError(f"genotype, {cell}, node {node}", "this space keeps other edges than "
+                         + " and ".join(str(pred) for _, pred in given), "see space.edges and space.keep")
 
     def _by_kind(self, genotype: Genotype) -> dict[str, tuple[Cell, ...]]:
         """The cells of each kind: one where cells are tied, else as many as the supernet has."""

@@ -12,16 +12,13 @@ from dataclasses import dataclass
 from typing import Self
 
 from nasx.errors import UserError
-from nasx.spaces import genotypes, ops
+from nasx.spaces import genotypes, rules
 from nasx.spaces.base import Genotype
 from nasx.spaces.genotypes import Cell
 from nasx.spaces.network import plan
 from nasx.spaces.published import resolve
 
-NODES = (2, 3, 4, 5)
-KINDS = ("normal", "reduce")
-EDGES = tuple((source, target) for target in NODES for source in range(target))
-"""(source, target) of the 14 edges, row-major."""
+NODES, KINDS, EDGES = rules.NODES, rules.KINDS, rules.EDGES
 
 
 @dataclass(frozen=True)
@@ -95,7 +92,7 @@ def canonical(cell: Cell, where: str) -> Cell:
     for j, node in enumerate(NODES):
         two = pairs[2 * j:2 * j + 2]
         for name, pred in two:
-            ops.known(name, f"genotype, {where}, node {node}")
+            rules.known(name, f"genotype, {where}, node {node}")
             if name == "none":
                 raise UserError(f"genotype, {where}, node {node}", "none cannot be selected", "name another operation")
             if not 0 <= pred < node:

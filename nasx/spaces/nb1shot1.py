@@ -52,7 +52,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nasx.errors import UserError
-from nasx.spaces import genotypes, ops
+from nasx.spaces import genotypes, ops, rules
 from nasx.spaces.base import Genotype, Logits, Network, Space, Supernet, Tree
 from nasx.spaces.choose import best, top
 from nasx.spaces.network import no_drop_path, plain_only
@@ -62,7 +62,7 @@ from nasx.trees import Decision
 if TYPE_CHECKING:
     from nasx.settings import Positive, PositiveFloat
 
-OPERATIONS = ("maxpool3x3", "conv3x3-bn-relu", "conv1x1-bn-relu")
+OPERATIONS = rules.NB101
 INPUT, OUTPUT, DUMMY = "input", "output", "conv1x1-bn-relu"
 PARENTS = {1: (1, 2, 2, 2, 2), 2: (1, 1, 2, 2, 3), 3: (1, 1, 1, 2, 2, 2)}
 """Number of parents of blocks 1..B and of the output."""
@@ -91,10 +91,7 @@ class Nb101Genotype(Genotype):
         if len(self.ops) != n or self.ops[:1] != (INPUT,) or self.ops[-1:] != (OUTPUT,):
             raise UserError("genotype, ops", f"{list(self.ops)} does not label {n} vertices from input to output",
                             genotypes.NB101_FORM)
-        for place, name in enumerate(self.ops[1:-1], start=1):
-            if name not in OPERATIONS:
-                raise UserError(f"genotype, ops[{place}]={name}", "no operation of NAS-Bench-101",
-                                f"use one of {', '.join(OPERATIONS)}")
+        rules.nb101_fits(None, (self.matrix, self.ops))
 
     def __str__(self) -> str:
         return json.dumps({"matrix": self.matrix, "ops": self.ops}, separators=(",", ":"))
@@ -141,9 +138,7 @@ class Nb1Shot1(Space):
     def __post_init__(self) -> None:
         if self.variant not in PARENTS:
             raise UserError(f"space.variant={self.variant}", "there is no such space", "use 1, 2 or 3")
-        if self.layers % 3:
-            raise UserError(f"space.layers={self.layers}", "cells do not share out among three stacks",
-                            "use a multiple of 3")
+        rules.nb1shot1(self)
 
     # ---------------------------------------------------------------------------------------------- structure
     @property

@@ -31,7 +31,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nasx.errors import UserError
-from nasx.spaces import genotypes, ops
+from nasx.spaces import genotypes, ops, rules
 from nasx.spaces.base import Genotype, Logits, Network, Space, Supernet, Tree
 from nasx.spaces.choose import Lists, best, strongest
 from nasx.spaces.network import no_drop_path, plain_only
@@ -56,7 +56,7 @@ class Nb201Genotype(Genotype):
         if len(self.ops) != len(EDGES):
             raise UserError("genotype", f"has {len(self.ops)} operations instead of 6", genotypes.NB201_FORM)
         for place, name in enumerate(self.ops, start=1):
-            ops.known(name, f"genotype, operation {place}")
+            rules.known(name, f"genotype, operation {place}")
 
     def __str__(self) -> str:
         word = [f"{name}~{source}" for name, (source, _) in zip(self.ops, EDGES, strict=True)]
@@ -86,19 +86,11 @@ class Nb201(Space):
     def __post_init__(self) -> None:
         object.__setattr__(self, "operations", tuple(self.operations))
         object.__setattr__(self, "cell", None if self.cell is None else tuple(tuple(row) for row in self.cell))
-        rows = self.edge_operations("cell")
-        if len(rows) != len(EDGES) or len({len(row) for row in rows}) != 1:
-            raise UserError("space.cell", f"must hold {len(EDGES)} lists of the same length",
-                            "give one list of operations for each edge")
-        for i, row in enumerate(rows):
-            ops.check(row, "space.operations" if self.cell is None else f"space.cell[{i}]")
-        if self.channels % self.partial:
-            raise UserError(f"space.partial={self.partial}", f"does not divide {self.channels} channels",
-                            f"use a divisor of space.channels={self.channels}")
+        rules.nb201(self)
 
     def edge_operations(self, kind: str) -> Lists:
         """The operations of each of the six edges, in the order of the mixture's last axis."""
-        return (self.operations,) * len(EDGES) if self.cell is None else self.cell
+        return rules.rows(self, kind, len(EDGES))
 
     def narrow(self, mix: Tree, keep: int | None) -> Self:
         lists = self.edge_operations("cell")
@@ -138,12 +130,9 @@ class Nb201(Space):
         return Nb201Genotype(tuple(own[i] for i, own in zip(chosen.tolist(), lists, strict=True)))
 
     def parse(self, text: str) -> Nb201Genotype:
-        genotype = Nb201Genotype.parse(text)
-        for name, own, (source, target) in zip(genotype.ops, self.edge_operations("cell"), EDGES, strict=True):
-            if name not in own:
-                raise UserError(f"genotype, edge {source}->{target}", f"this space has no operation {name}",
-                                f"it has {', '.join(own)}")
-        return genotype
+        cell = genotypes.nb201_cell(resolve(text, self.read_as))
+        rules.nb201_fits(self, cell)
+        return Nb201Genotype(cell)
 
     def size(self) -> int:
         return len(self.edge_operations("cell")[0]) ** len(EDGES)

@@ -30,7 +30,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nasx.errors import UserError
+from nasx.spaces.rules import known
 
 Norm = Callable[[int], nn.Module]
 Generator = torch.Generator | None
@@ -201,19 +201,3 @@ def build(name: str, channels: int, stride: int = 1, *, affine: bool = True, tra
     known(name, "operation")
     norm = batch_norm(affine=affine, tracked=tracked, momentum=momentum)
     return OPERATIONS[name](channels, stride, norm, norm if pool_norm else None)
-
-
-def known(name: str, where: str) -> None:
-    """Raises UserError unless `name` is an operation."""
-    if name not in OPERATIONS:
-        raise UserError(f"{where}={name!r}", "no such operation", f"use one of {', '.join(OPERATIONS)}")
-
-
-def check(names: tuple[str, ...], where: str) -> None:
-    """Raises UserError unless `names` are one or more different operations."""
-    if not names:
-        raise UserError(f"{where}=[]", "a space needs operations", f"choose from {', '.join(OPERATIONS)}")
-    for name in names:
-        known(name, where)
-    if len(set(names)) < len(names):
-        raise UserError(f"{where}={list(names)}", "an operation is listed twice", "list each operation once")

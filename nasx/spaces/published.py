@@ -65,9 +65,9 @@ READERS: dict[str, Callable[[str], Any]] = {
 """What reads the text of a cell, by the name that `Published.space` and `Space.read_as` use."""
 
 
-def check(text: str, space: str) -> None:
-    """Raises UserError where `text` neither names nor writes a cell such as `space` has.
+def check(text: str, space: str) -> Any:
+    """What `text` names or writes, read for `space`, without torch. Raises UserError where that has no such cell.
 
-    Whether the space has its operations is checked by `Space.parse`; this needs no torch.
+    Whether the space has its operations is asked by `rules.CELLS`, all else by `Space.parse`.
     """
-    READERS[space](resolve(text, space))
+    return READERS[space](resolve(text, space))

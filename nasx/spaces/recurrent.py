@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 
 from nasx.errors import UserError
-from nasx.spaces import genotypes
+from nasx.spaces import genotypes, rules
 from nasx.spaces.base import Genotype, Network, Space, Supernet, Tree
 from nasx.spaces.choose import best
 from nasx.spaces.genotypes import Cell
@@ -42,7 +42,7 @@ from nasx.trees import Decision
 if TYPE_CHECKING:
     from nasx.settings import Positive
 
-OPERATIONS = ("none", "tanh", "relu", "sigmoid", "identity")
+OPERATIONS = rules.TEXT
 SIZE = 850
 """Width of retrained networks."""
 
@@ -87,12 +87,7 @@ class Recurrent(Space):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "operations", tuple(self.operations))
-        unknown = [name for name in self.operations if name not in OPERATIONS]
-        if unknown:
-            raise UserError(f"space.operations={unknown[0]}", "no such operation", f"use {', '.join(OPERATIONS)}")
-        if len(set(self.operations)) < len(self.operations) or not set(self.operations) - {"none"}:
-            raise UserError(f"space.operations={list(self.operations)}", "lists one twice or none that can be chosen",
-                            "list each operation once, and one other than none")
+        rules.recurrent(self)
 
     @property
     def choosable(self) -> tuple[int, ...]:
@@ -160,10 +155,7 @@ class Recurrent(Space):
         if len(genotype.nodes) != self.nodes:
             raise UserError("genotype", f"has {len(genotype.nodes)} nodes, the cells of this space have {self.nodes}",
                             f"set space.nodes={len(genotype.nodes)}")
-        for node, (name, _) in enumerate(genotype.nodes, start=1):
-            if name not in self.operations:
-                raise UserError(f"genotype, node {node}", f"this space has no operation {name}",
-                                f"it has {', '.join(self.operations)}")
+        rules.recurrent_fits(self, genotype.nodes)
         return genotype
 
     def size(self) -> int:

@@ -1,0 +1,49 @@
+"""What is wrong with a space's settings, and whether it has a cell, before torch is imported: see spaces/rules.py."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from types import SimpleNamespace
+from typing import Any
+
+from nasx.checks import schema
+from nasx.errors import UserError
+from nasx.spaces import rules
+
+
+def settings(node: Mapping[str, Any]) -> tuple[str, Any]:
+    """The name of a space's rules and its settings as attributes; an empty name where they cannot be known.
+
+    Spaces of the user's own may have other operations: they are asked when they are made.
+    """
+    target = str(node.get("_target_"))
+    component = schema.component(target) if target.startswith("nasx.spaces.") else None
+    if component is None:
+        return "", None
+    values = {}
+    for name in component.fields:
+        try:
+            values[name] = schema.tuples(node[name]) if name in node else schema.default(target, name)
+        except ValueError:
+            return "", None
+    return schema.constant(target, "read_as") or "", SimpleNamespace(**values)
+
+
+def faults(node: Mapping[str, Any]) -> Iterator[UserError]:
+    """What the space would refuse when it is made; the types of its settings are right."""
+    kind, space = settings(node)
+    if kind in rules.SPACES:
+        try:
+            rules.SPACES[kind](space)
+        except UserError as error:
+            yield error
+
+
+def lacking(node: Mapping[str, Any], cell: Any) -> Iterator[UserError]:
+    """What of a cell, as `published.check` has read it, the space does not have."""
+    kind, space = settings(node)
+    if kind in rules.CELLS:
+        try:
+            rules.CELLS[kind](space, cell)
+        except UserError as error:
+            yield error

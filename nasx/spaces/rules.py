@@ -1,0 +1,166 @@
+"""What the settings of a space must satisfy, and the operations that each may have, without torch.
+
+A space asks when it is made; `nasx.checks.spaces` asks before a run is begun, so that a fault is told at once. `space`
+is a space, or anything that has its settings as attributes. All raise UserError.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from nasx.errors import UserError
+from nasx.spaces.genotypes import NB201_EDGES, Cell
+
+Lists = tuple[tuple[str, ...], ...]
+
+IMAGES = ("none", "noise", "max_pool_3x3", "avg_pool_3x3", "skip_connect", "sep_conv_3x3", "sep_conv_5x5",
+          "dil_conv_3x3", "dil_conv_5x5", "nor_conv_1x1", "nor_conv_3x3", "maxpool3x3", "conv3x3-bn-relu",
+          "conv1x1-bn-relu")
+"""The operations of ops.py, in its order."""
+TEXT = ("none", "tanh", "relu", "sigmoid", "identity")
+"""Those of the recurrent space."""
+NB101 = ("maxpool3x3", "conv3x3-bn-relu", "conv1x1-bn-relu")
+"""Those of NAS-Bench-101."""
+NODES = (2, 3, 4, 5)
+KINDS = ("normal", "reduce")
+EDGES = tuple((source, target) for target in NODES for source in range(target))
+"""(source, target) of the 14 edges of a DARTS cell, row-major."""
+STACKS = 3
+"""Stacks of cells of a NAS-Bench-101 network."""
+
+
+def known(name: str, where: str) -> None:
+    """Whether `name` is an operation of ops.py."""
+    if name not in IMAGES:
+        raise UserError(f"{where}={name!r}", "no such operation", f"use one of {', '.join(IMAGES)}")
+
+
+def listed(names: Sequence[str], where: str, among: Sequence[str] = IMAGES) -> None:
+    """Whether `names` are one or more different operations `among` those that there are."""
+    told = f"{where}=[{','.join(map(str, names))}]"
+    if not names:
+        raise UserError(told, "a space needs operations", f"choose from {', '.join(among)}")
+    for name in names:
+        if name not in among:
+            raise UserError(told, f"no such operation: {name}", f"choose from {', '.join(among)}")
+    twice = [name for name in names if list(names).count(name) > 1]
+    if twice:
+        raise UserError(told, f"{twice[0]} is listed twice", "list each operation once")
+
+
+def choosable(names: Sequence[str], where: str) -> None:
+    """Whether a genotype may have one of these operations, where `none` is never selected."""
+    if not set(names) - {"none"}:
+        raise UserError(f"{where}=[{','.join(names)}]", "no operation can be selected", "add one other than none")
+
+
+def rows(space: Any, key: str, edges: int) -> Lists:
+    """The operations of each edge: those of the setting `key`, else `operations` on all."""
+    own: Lists | None = getattr(space, key)
+    return (tuple(space.operations),) * edges if own is None else own
+
+
+def lists(space: Any, key: str, edges: int) -> None:
+    """Whether each edge has operations, and all of them equally many."""
+    found = rows(space, key, edges)
+    if len(found) != edges or len({len(row) for row in found}) != 1:
+        raise UserError(f"space.{key}", f"must hold {edges} lists of the same length",
+                        "give one list of operations for each edge")
+    for i, row in enumerate(found):
+        listed(row, _place(space, key, i))
+
+
+def _place(space: Any, key: str, i: int) -> str:
+    return "space.operations" if getattr(space, key) is None else f"space.{key}[{i}]"
+
+
+def divided(space: Any) -> None:
+    """Whether partial channels are whole ones."""
+    if space.channels % space.partial:
+        raise UserError(f"space.partial={space.partial}", f"does not divide {space.channels} channels",
+                        f"use a multiple of {space.partial} for space.channels, or a divisor of it for space.partial")
+
+
+# ------------------------------------------------------------------------------------------------------- spaces
+def darts(space: Any) -> None:
+    for kind in KINDS:
+        lists(space, kind, len(EDGES))
+        for i, row in enumerate(rows(space, kind, len(EDGES))):
+            choosable(row, _place(space, kind, i))
+    if space.layers < 3:
+        raise UserError(f"space.layers={space.layers}", "leaves no normal cell", "use 3 or more")
+    if space.edges == "searched" and (space.edge_norm or space.partial > 1):
+        raise UserError("space.edges=searched", "edge weights are learned twice",
+                        "set space.edge_norm=false and space.partial=1")
+    divided(space)
+    if space.keep is not None and space.edges != "fixed":
+        raise UserError("space.keep", f"is read by space.edges=fixed only, not by {space.edges}",
+                        "set space.edges=fixed, or space.keep=null")
+
+
+def nb201(space: Any) -> None:
+    lists(space, "cell", len(NB201_EDGES))
+    divided(space)
+
+
+def nb1shot1(space: Any) -> None:
+    if space.layers % STACKS:
+        raise UserError(f"space.layers={space.layers}", f"cells do not share out among {STACKS} stacks",
+                        f"use a multiple of {STACKS}")
+
+
+def recurrent(space: Any) -> None:
+    listed(space.operations, "space.operations", TEXT)
+    choosable(space.operations, "space.operations")
+
+
+SPACES: dict[str, Callable[[Any], None]] = {
+    "darts": darts, "nb201": nb201, "nb1shot1": nb1shot1, "darts_rnn": recurrent}
+"""By the name that `Space.read_as` gives."""
+
+
+# ---------------------------------------------------------------------------------------------------- genotypes
+def nb201_fits(space: Any, cell: Sequence[str]) -> None:
+    """Whether the space has the six operations of a cell on its edges."""
+    for name, own, (source, target) in zip(cell, rows(space, "cell", len(NB201_EDGES)), NB201_EDGES, strict=True):
+        if name not in own:
+            raise UserError(f"genotype, edge {source}->{target}", f"this space has no operation {name}",
+                            f"it has {', '.join(own)}")
+
+
+def darts_fits(space: Any, cells: Sequence[Cell]) -> None:
+    """Whether the space has the operations of a normal and a reduction cell; untied cells are not looked at."""
+    for kind, cell in zip(KINDS, cells, strict=True) if len(cells) == len(KINDS) and not space.untied else ():
+        for place, (name, pred) in enumerate(cell):
+            edge = (pred, NODES[place // 2])
+            if edge in EDGES:
+                darts_has(rows(space, kind, len(EDGES))[EDGES.index(edge)], name, edge, f"{kind} cell")
+
+
+def darts_has(own: Sequence[str], name: str, edge: tuple[int, int], cell: str) -> None:
+    """Whether `name` may stand on an edge with the operations `own`."""
+    if name not in own or name == "none":
+        raise UserError(f"genotype, {cell}, node {edge[1]}", f"this space has no {name} on edge "
+                        f"{edge[0]}->{edge[1]}", f"it has {', '.join(x for x in own if x != 'none')} there")
+
+
+def nb101_fits(space: Any, graph: tuple[Any, Sequence[str]]) -> None:
+    """Whether the vertices between the first and the last have operations of NAS-Bench-101."""
+    for place, name in enumerate(graph[1][1:-1], start=1):
+        if name not in NB101:
+            raise UserError(f"genotype, ops[{place}]={name}", "no operation of NAS-Bench-101",
+                            f"use one of {', '.join(NB101)}")
+
+
+def recurrent_fits(space: Any, cell: Cell) -> None:
+    """Whether the space has the operation of each node."""
+    own = [name for name in space.operations if name != "none"]
+    for node, (name, _) in enumerate(cell, start=1):
+        if name not in own:
+            raise UserError(f"genotype, node {node}", f"this space has no operation {name}", f"it has {', '.join(own)}")
+
+
+CELLS: dict[str, Callable[[Any, Any], None]] = {
+    "darts": darts_fits, "nb201": nb201_fits, "nb1shot1": nb101_fits, "darts_rnn": recurrent_fits}
+"""Whether a space has what `published.READERS` has read."""
