@@ -149,10 +149,9 @@ def faults(cfg: Config, overrides: Sequence[str], allowed: Sequence[str]) -> Ite
                                     f"set stages.{group}.{key}=[{','.join(['...'] * n)}]")
     for i in range(n if n > 1 else 0):
         own = configured(cfg, i)
-        for group in ("space", "search"):
-            for fault in config.component_faults(group, own[group], allowed):
-                yield UserError(f"stages, stage {i + 1}: {fault.where}", fault.fault, fault.remedy)
-        for fault in spaces.faults(own["space"]):
+        found = [fault for group in ("space", "search")
+                 for fault in config.component_faults(group, own[group], allowed)]
+        for fault in found or spaces.faults(own["space"]):
             yield UserError(f"stages, stage {i + 1}: {fault.where}", fault.fault, fault.remedy)
     if n > 1 and not str((cfg.get("stop") or {}).get("_target_")).endswith(".NoStop"):
         yield UserError("stop", "stages end after their epochs, not by an eigenvalue", "set stop=off, or stages=none")

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from nasx.errors import UserError
-from nasx.spaces import ops
+from nasx.spaces import ops, rules
 
 NAMES = sorted(ops.OPERATIONS)
 
@@ -90,6 +90,10 @@ def test_residual_block() -> None:
     y = bn(F.conv2d(F.relu(y), block.conv_b.conv.weight, padding=1))
     torch.testing.assert_close(block(x), y + F.conv2d(F.avg_pool2d(x, 2), block.shortcut.weight))
     assert block(image(size=7)).shape == (2, 8, 4, 4)
+
+
+def test_the_names_that_are_known_without_torch_are_all() -> None:
+    assert tuple(ops.OPERATIONS) == rules.IMAGES
 
 
 def test_unknown_operation_is_named() -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 from nasx.checks import schema, spaces
 from nasx.errors import UserError
+from nasx.spaces import rules
 
 READS = {"search": ("search",), "retrain": ("retrain",), "run": ("search", "retrain"),
          "study": ("search", "retrain"), "table": (), "list": ()}
@@ -32,10 +33,6 @@ def _get(cfg: Mapping[str, Any], path: str) -> Any:
     return node
 
 
-def _is_nb201(cfg: Mapping[str, Any]) -> bool:
-    return str(_get(cfg, "space._target_")).startswith("nasx.spaces.nb201.")
-
-
 def _device(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
     device = cfg.get("device")
     if device is not None and not re.fullmatch(r"auto|cpu|cuda(:\d+)?", str(device)):
@@ -49,10 +46,27 @@ def _folder_name(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
 
 
 def _auxiliary(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
+    kind = _constant(cfg, "space", "read_as")
     for group in READS[command]:
-        if _is_nb201(cfg) and (weight := _get(cfg, f"{group}.auxiliary")):
-            yield UserError(f"{group}.auxiliary={weight}", "the networks of nb201 have no auxiliary head",
+        weight, layers = _get(cfg, f"{group}.auxiliary"), _get(cfg, f"{group}.layers")
+        if weight and kind in ("nb201", "nb1shot1"):
+            yield UserError(f"{group}.auxiliary={weight}", f"the networks of {kind} have no auxiliary head",
                             f"set {group}.auxiliary=0")
+        elif weight and kind == "darts" and layers == 1:
+            yield UserError("retrain.layers=1", "has one reduction, and the auxiliary head reads what two have left",
+                            "use 3 or more, or set retrain.auxiliary=0")
+
+
+def _stacks(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
+    """Cells and stem of networks that are as the benchmark has them."""
+    kind, layers, stem = _constant(cfg, "space", "read_as"), _get(cfg, "retrain.layers"), _get(cfg, "retrain.stem")
+    if "retrain" not in READS[command] or kind not in ("nb201", "nb1shot1"):
+        return
+    if kind == "nb1shot1" and layers and layers % rules.STACKS:
+        yield UserError(f"retrain.layers={layers}", f"cells do not share out among {rules.STACKS} stacks",
+                        f"use a multiple of {rules.STACKS}")
+    if stem not in (None, "cifar"):
+        yield UserError(f"retrain.stem={stem}", f"networks of {kind} have one stem, cifar", "set retrain.stem=cifar")
 
 
 def _benchmark(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
@@ -238,5 +252,5 @@ def _objective(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
 
 
 COMBINATIONS: tuple[Callable[[Mapping[str, Any], str], Iterator[UserError]], ...] = (
-    _device, _folder_name, _auxiliary, _benchmark, _kinds, _cells, _words, _devices, _rates, _momentum, _pieces,
-    _source, _study, _held_out, _skip_dropout, _needed, _keep, _genotype, _objective)
+    _device, _folder_name, _auxiliary, _stacks, _benchmark, _kinds, _cells, _words, _devices, _rates, _momentum,
+    _pieces, _source, _study, _held_out, _skip_dropout, _needed, _keep, _genotype, _objective)

@@ -102,7 +102,7 @@ class Darts(Space):
 
     def auxiliary_head(self, channels: int, classes: int) -> nn.Module:
         """The head that reads the output (n, channels, h, w) of cell 2 L // 3."""
-        return AuxiliaryHead(channels, classes, self.stem)
+        return AuxiliaryHead(channels, classes, self.stem, without="space.auxiliary=false")
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         shapes: dict[str, tuple[int, ...]] = {}

@@ -75,11 +75,14 @@ class Stem(nn.Module):
 class AuxiliaryHead(nn.Module):
     """ReLU, 5x5 average pool, 1x1 to 128, BN, ReLU, 2x2 to 768, [BN,] ReLU, linear: (n, c, h, w) -> (n, classes).
 
-    Reads maps of 8 to 10 pixels (cifar: pool of stride 3) or 7 to 8 (imagenet: stride 2, no last BN).
+    Reads maps of 8 to 10 pixels (cifar: pool of stride 3) or 7 to 8 (imagenet: stride 2, no last BN). `without` is the
+    setting that leaves the head out.
     """
 
-    def __init__(self, channels: int, classes: int, stem: str = "cifar") -> None:
+    def __init__(self, channels: int, classes: int, stem: str = "cifar", *,
+                 without: str = "retrain.auxiliary=0") -> None:
         super().__init__()
+        self.without = without
         large = stem == "imagenet"
         self.sizes = (7, 8) if large else (8, 9, 10)
         self.features = nn.Sequential(
@@ -92,7 +95,7 @@ class AuxiliaryHead(nn.Module):
         if x.size(2) not in self.sizes or x.size(3) not in self.sizes:
             raise UserError("auxiliary", f"the auxiliary head reads maps of {self.sizes[0]} to {self.sizes[-1]} "
                             f"pixels, but those of these images are {x.size(2)}x{x.size(3)}",
-                            "set retrain.auxiliary=0, or use images of the size that the stem is made for (32 or 224)")
+                            f"set {self.without}, or use images of the size that the stem is made for (32 or 224)")
         return self.classifier(self.features(x).flatten(1))
 
 

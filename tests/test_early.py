@@ -1,0 +1,120 @@
+"""What is told before torch is imported and before a folder is made."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from test_config import faults
+
+from nasx.errors import UserError
+from nasx.spaces.darts import Darts
+from nasx.spaces.nb1shot1 import Nb1Shot1
+from nasx.spaces.nb201 import Nb201
+from nasx.spaces.network import AuxiliaryHead
+from nasx.spaces.recurrent import Recurrent
+
+NB201 = "|{}~0|+|none~0|none~1|+|none~0|none~1|none~2|"
+
+
+def darts(name: str) -> str:
+    pairs = [(name, 0), ("skip_connect", 1), *[("skip_connect", 0), ("skip_connect", 1)] * 3]
+    return f"Genotype(normal={pairs},normal_concat=range(2,6),reduce={pairs},reduce_concat=range(2,6))"
+
+
+SETTINGS = [
+    (["space=nb1shot1_1", "space.layers=1"], "space.layers=1: cells do not share out among 3 stacks; use a"),
+    (["space=nb201", "space.operations=[skip_connect,conv_9x9]"],
+     "space.operations=[skip_connect,conv_9x9]: no such operation: conv_9x9; choose from none, noise,"),
+    (["space=darts", "space.operations=[]"], "space.operations=[]: a space needs operations; choose from none, noise,"),
+    (["space=nb201", "space.operations=[none,skip_connect,none]"], "none is listed twice; list each operation once"),
+    (["space=darts", "space.operations=[none]"], "no operation can be selected; add one other than none"),
+    (["space=nb201", "space.cell=[[none],[none],[none],[none],[none],[foo]]"], "space.cell[5]=[foo]: no such"),
+    (["space=darts", "space.normal=[[skip_connect]]"], "space.normal: must hold 14 lists of the same length"),
+    (["space=darts", "space.partial=3"], "space.partial=3: does not divide 16 channels"),
+    (["space=darts", "space.edges=searched", "space.edge_norm=true"], "edge weights are learned twice"),
+]
+
+
+@pytest.mark.parametrize(("words", "told"), SETTINGS)
+def test_settings_that_a_space_would_refuse(words: list[str], told: str) -> None:
+    found = faults(*words, "dataset=digits")
+    assert len(found) == 1
+    assert told in found[0]
+
+
+def test_settings_of_text_too() -> None:
+    found = faults("space=darts_rnn", "dataset=ptb", "space.operations=[tanh,sin]")
+    assert found[0].startswith("space.operations=[tanh,sin]: no such operation: sin; choose from none, tanh,")
+
+
+def test_a_sweep_tells_each_value() -> None:
+    found = faults("--multirun", "space=nb1shot1_1", "space.layers=1,3,4", "dataset=digits")
+    assert [line.partition(":")[0] for line in found] == ["space.layers=1", "space.layers=4"]
+
+
+def test_what_the_yaml_leaves_out_has_its_default() -> None:
+    assert faults("space=nb201", "~space.operations", "~space.partial", "dataset=digits") == []
+
+
+@pytest.mark.parametrize("make", [
+    lambda: Nb1Shot1(layers=1), lambda: Nb201(operations=("x",)), lambda: Darts(operations=()),
+    lambda: Recurrent(operations=("none",)), lambda: Recurrent(operations=("tanh", "tanh"))])
+def test_the_spaces_refuse_the_same_themselves(make: object) -> None:
+    with pytest.raises(UserError, match=r"space\."):
+        make()  # type: ignore[operator]
+
+
+# --------------------------------------------------------------------------------------------------- genotypes
+@pytest.mark.parametrize(("words", "told"), [
+    (["space=nb201", f"genotype={NB201.format('foo')}"],
+     "genotype, edge 0->1: this space has no operation foo; it has none, skip_connect, nor_conv_1x1, nor_conv_3x3, "
+     "avg_pool_3x3"),
+    (["space=nb201", "space.operations=[none,skip_connect]", f"genotype={NB201.format('nor_conv_3x3')}"],
+     "it has none, skip_connect"),
+    (["space=darts", f"genotype={darts('conv_9x9')}"],
+     "genotype, normal cell, node 2: this space has no conv_9x9 on edge 0->2; it has max_pool_3x3,"),
+    (["space=darts", f"genotype={darts('none')}"], "this space has no none on edge 0->2"),
+    (["space=s3", f"genotype={darts('sep_conv_5x5')}"], "this space has no sep_conv_5x5 on edge 0->2; it has "),
+    (["space=nb1shot1_1", 'genotype={"matrix": [[0,1,0],[0,0,1],[0,0,0]], "ops": ["input","x","output"]}'],
+     "genotype, ops[1]=x: no operation of NAS-Bench-101; use one of maxpool3x3,"),
+])
+def test_operations_that_the_space_lacks(words: list[str], told: str) -> None:
+    found = faults(*words, "dataset=digits", command="retrain")
+    assert len(found) == 1
+    assert told in found[0]
+
+
+def test_the_operations_of_a_published_cell_are_there() -> None:
+    assert faults("space=darts", "genotype=DARTS_V2", "dataset=digits", command="retrain") == []
+    assert "this space has no" in faults("space=s4", "genotype=DARTS_V2", "dataset=digits", command="retrain")[0]
+
+
+# --------------------------------------------------------------------------------------------------- networks
+@pytest.mark.parametrize(("words", "told"), [
+    (["space=darts", "genotype=DARTS_V2", "retrain.layers=1"],
+     "retrain.layers=1: has one reduction, and the auxiliary head reads what two have left; use 3 or more, or set "
+     "retrain.auxiliary=0"),
+    (["space=nb1shot1_1", "genotype=x", "retrain.layers=4"], "retrain.layers=4: cells do not share out among 3 stacks"),
+    (["space=nb1shot1_1", "genotype=x", "retrain.auxiliary=0.4"], "the networks of nb1shot1 have no auxiliary head"),
+    (["space=nb201", "genotype=000000", "retrain.stem=imagenet"], "networks of nb201 have one stem, cifar"),
+])
+def test_networks_that_the_space_does_not_have(words: list[str], told: str) -> None:
+    assert told in "\n".join(faults(*words, "dataset=digits", command="retrain"))
+
+
+def test_the_head_says_how_its_own_command_leaves_it_out() -> None:
+    for head, remedy in ((AuxiliaryHead(8, 10), "set retrain.auxiliary=0, or"),
+                         (Darts(channels=4).auxiliary_head(8, 10), "set space.auxiliary=false, or")):
+        with pytest.raises(UserError, match=remedy):
+            head(torch.zeros(2, 8, 4, 4))
+
+
+def test_torch_is_not_imported_for_any_of_it() -> None:
+    words = [*SETTINGS[0][0], "dataset=digits"]
+    code = (f"import sys; from nasx import cli\ntry: cli.main(['search', *{words}])\n"
+            "except SystemExit as end: print(end.code, 'torch' in sys.modules)")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "2 False"
