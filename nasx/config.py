@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from nasx import stages
-from nasx.checks import schema, spaces
+from nasx.checks import classes, schema, spaces
 from nasx.checks.combinations import COMBINATIONS
 from nasx.errors import UserError
 
@@ -246,6 +246,8 @@ def component_faults(where: str, node: Mapping[str, Any], allowed: Sequence[str]
         return
     component = schema.component(target)
     assert component is not None
+    if not target.startswith("nasx."):
+        yield from classes.faults(where, target)
     given = {key: value for key, value in node.items() if key != "_target_"}
     if not component.open:
         for key in given:
@@ -282,7 +284,8 @@ def _refused(where: str, target: Any, allowed: Sequence[str]) -> UserError | Non
         if body is None:
             return UserError(key, f"there is no module {module}", "check the name, and that its package is installed")
         names = [node.name for node in body.body if isinstance(node, ast.ClassDef)]
-        return UserError(key, f"{module} has no class {name}", f"it has {', '.join(names)}{did_you_mean(name, names)}")
+        return UserError(key, f"{module} has no class {name}", f"it has {', '.join(names)}{did_you_mean(name, names)}"
+                         if names else f"define it in {schema.locate(module)}, which has none")
     return None
 
 
@@ -294,6 +297,15 @@ def _looked(cfg: Mapping[str, Any], group: str) -> Iterator[UserError]:
             look()
     except UserError as error:
         yield error
+
+
+def foreign(node: Any, allow: Sequence[str] = ()) -> list[str]:
+    """Packages besides nasx whose classes a configuration names and `allow` does not, sorted."""
+    if not isinstance(node, Mapping):
+        return []
+    own = str(node.get("_target_", "nasx.")).partition(".")[0]
+    found = {own, *(name for value in node.values() for name in foreign(value))}
+    return sorted(found - {"nasx", *sys.stdlib_module_names, *(name.partition(".")[0] for name in allow)})
 
 
 # --------------------------------------------------------------------------------------------------- build

@@ -157,6 +157,9 @@ class Loop:
         batches = [next(self.train) for _ in range(draws)]
         step = self.advance or self.method.step
         values = step(self.search, batches, next(self.val))
+        if values is None:
+            raise UserError(f"method={type(self.method).__name__}", "its step has returned nothing",
+                            "return logs(...) of nasx.bilevel, or {} where there is nothing to log")
         self.meter.add(values, updates)
         self.search.updates += updates
 

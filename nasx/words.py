@@ -27,8 +27,8 @@ class Words(NamedTuple):
             raise UserError(f"{name}={self.options[name]}", "is no integer", f"for example {name}=1") from None
 
     def several(self, name: str) -> tuple[str, ...]:
-        """An option's values, which commas part."""
-        return tuple(filter(None, self.options[name].split(",")))
+        """An option's values, which commas part, with or without brackets round them."""
+        return tuple(filter(None, re.split(r"[\s,]+", self.options[name].strip("[] "))))
 
     def flag(self, name: str) -> bool:
         """An option as true or false. Raises UserError."""

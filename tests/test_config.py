@@ -285,8 +285,9 @@ def test_a_users_component_is_checked_like_ours(package: str, tmp_path: Path) ->
     (tmp_path / "method").mkdir()
     (tmp_path / "method" / "mine.yaml").write_text(f"_target_: {package}\nfirst: 1\nordr: 2\n")
     found = faults("method=mine", "allow=[mine_for_test]", "dataset=digits", config_dir=tmp_path)
-    assert len(found) == 1
-    assert found[0].startswith("method.ordr: Mine has no such setting; it has first, order")
+    assert len(found) == 2
+    assert found[0].startswith(f"method._target_={package}: Mine is no Method of nasx; write class Mine(Method)")
+    assert found[1].startswith("method.ordr: Mine has no such setting; it has first, order")
     assert "add allow=[mine_for_test]" in faults("method=mine", "dataset=digits", config_dir=tmp_path)[0]
 
 

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from test_config import faults
 
+from nasx import config
+from nasx.checks import schema
+from nasx.commands import diagnose
 from nasx.errors import UserError
+from nasx.search import Loop
 from nasx.spaces.darts import Darts
 from nasx.spaces.nb1shot1 import Nb1Shot1
 from nasx.spaces.nb201 import Nb201
 from nasx.spaces.network import AuxiliaryHead
 from nasx.spaces.recurrent import Recurrent
+from nasx.words import read
 
 NB201 = "|{}~0|+|none~0|none~1|+|none~0|none~1|none~2|"
 
@@ -90,6 +100,85 @@ def test_operations_that_the_space_lacks(words: list[str], told: str) -> None:
 def test_the_operations_of_a_published_cell_are_there() -> None:
     assert faults("space=darts", "genotype=DARTS_V2", "dataset=digits", command="retrain") == []
     assert "this space has no" in faults("space=s4", "genotype=DARTS_V2", "dataset=digits", command="retrain")[0]
+
+
+# ------------------------------------------------------------------------------------------------ own classes
+METHOD = "from nasx.bilevel import Method\nfrom dataclasses import dataclass\n@dataclass(frozen=True, kw_only=True)\n"
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], list[str]]]:
+    """What is told of a search with the method `own_for_test.imp.Mine` of this source; nothing of it is imported."""
+    (tmp_path / "own_for_test").mkdir()
+    (tmp_path / "method").mkdir()
+    (tmp_path / "method" / "mine.yaml").write_text("_target_: own_for_test.imp.Mine\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def told(source: str) -> list[str]:
+        for cached in (schema.tree, schema.definition, schema.component, schema.constant):
+            cached.cache_clear()
+        (tmp_path / "own_for_test" / "imp.py").write_text(source)
+        found = faults("dataset=digits", "method=mine", "allow=[own_for_test]", config_dir=tmp_path)
+        assert "own_for_test.imp" not in sys.modules
+        return found
+
+    yield told
+    for cached in (schema.tree, schema.definition, schema.component, schema.constant):
+        cached.cache_clear()
+
+
+@pytest.mark.parametrize(("source", "told"), [
+    (METHOD + "class Mine(Method):\n    pass\n",
+     "Mine has no step, which nasx.bilevel.Method asks for; define step(self, search, train, val) in "),
+    (METHOD + "class Mine:\n    def step(self, search, train, val):\n        return {}\n",
+     "Mine is no Method of nasx; write class Mine(Method), with Method from nasx.bilevel"),
+    (METHOD + "class Mine(Method):\n    def step(self, search, train, val):\n        search.update_w(train[0])\n",
+     "step returns nothing; it must return dict[str, Tensor]"),
+    ("def f(:\n", "imp.py, line 1: is no Python (invalid syntax); mend the file"),
+    ("x = '\0'\n", "imp.py"),
+    ("x = 1\n", "own_for_test.imp has no class Mine; define it in "),
+    ("class Min: pass\n", "own_for_test.imp has no class Mine; it has Min (did you mean Min?)"),
+])
+def test_a_users_class_that_is_no_method(own: Callable[[str], list[str]], source: str, told: str) -> None:
+    found = own(source)
+    assert len(found) == 1
+    assert told in found[0]
+
+
+@pytest.mark.parametrize("source", [
+    METHOD + "class Mine(Method):\n    def step(self, search, train, val):\n        return {}\n",
+    METHOD + "class Mine(Method):\n    def step(self, search, train, val):\n        raise NotImplementedError\n",
+    "from nasx.methods.darts import Darts\nclass Mine(Darts):\n    pass\n",
+    "from nasx.around import Around\nclass Mixin:\n    def step(self, s, t, v):\n        return {}\n"
+    "class Mine(Mixin, Around):\n    inner: int = 0\n",
+    "import nasx.bilevel\nclass Mine(nasx.bilevel.Method):\n    pass\n",  # a base that cannot be read is not judged
+])
+def test_a_users_class_that_may_be_one(own: Callable[[str], list[str]], source: str) -> None:
+    assert [fault for fault in own(source) if "method._target_=" in fault] == []
+
+
+def test_packages_that_must_be_allowed() -> None:
+    node = {"method": {"_target_": "mine.a.B", "inner": {"_target_": "other.C"}}, "space": {"_target_": "nasx.x.Y"}}
+    assert config.foreign(node) == ["mine", "other"]
+    assert config.foreign(node, ["mine.a"]) == ["other"]
+
+
+def test_a_run_with_classes_of_ones_own_says_that_they_must_be_allowed(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("kind: search\nmethod: {_target_: mine.a.B}\n")
+    with pytest.raises(UserError, match=r"is made of classes of mine, which are .* add allow=\[mine\]"):
+        next(diagnose.diagnose(tmp_path))
+    with pytest.raises(UserError, match="has no checkpoint"):
+        next(diagnose.diagnose(tmp_path, allow=read("diagnose", ["allow=[mine]"], {"allow": ""}).several("allow")))
+
+
+def test_a_step_that_returns_nothing() -> None:
+    """Where the source does not show it."""
+    method: Any = SimpleNamespace(trains=True, steps_w=1, train_batches=1, step=lambda search, train, val: None)
+    search: Any = SimpleNamespace(updates=0, w_opt=SimpleNamespace(param_groups=[{}]))
+    batches: Any = itertools.repeat(None)
+    loop = Loop(search, method, torch.nn.Identity(), batches, batches, epochs=1, updates_per_epoch=1, lr=1, lr_min=0)
+    with pytest.raises(UserError, match="its step has returned nothing; return logs"):
+        loop.run()
 
 
 # --------------------------------------------------------------------------------------------------- networks

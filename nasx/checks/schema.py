@@ -24,6 +24,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from annotated_types import Ge, Gt, Le, Lt
 
 from nasx import settings
+from nasx.errors import UserError
 
 _NAMES: dict[str, Any] = {"int": int, "float": float, "bool": bool, "str": str, "None": None, "Any": Any, "object": Any}
 _NAMES |= {name: alias for name, alias in vars(settings).items() if get_origin(alias) is Annotated}
@@ -68,9 +69,14 @@ def locate(module: str) -> Path | None:
 
 @cache
 def tree(module: str) -> ast.Module | None:
-    """The syntax tree of a module, None where there is no source."""
+    """The syntax tree of a module, None where there is no source. Raises UserError where that is no Python."""
     path = locate(module)
-    return None if path is None else ast.parse(path.read_text(encoding="utf-8"), str(path))
+    try:
+        return None if path is None else ast.parse(path.read_text(encoding="utf-8"), str(path))
+    except SyntaxError as error:
+        raise UserError(f"{path}, line {error.lineno}", f"is no Python ({error.msg})", "mend the file") from error
+    except ValueError as error:
+        raise UserError(str(path), f"is no Python ({error})", "mend the file") from error
 
 
 def docstring(module: str) -> str:
@@ -143,7 +149,7 @@ def default(target: str, name: str) -> Any:
     node: ast.expr = ast.parse(field.default, mode="eval").body
     module = found.module
     while isinstance(node, ast.Name | ast.Attribute):
-        there = definition(module, _last(node))
+        there = definition(module, last(node))
         if there is None or not isinstance(there[1], ast.Assign | ast.AnnAssign) or there[1].value is None:
             raise ValueError(f"{field.default} is no literal")
         module, node = there[0], there[1].value
@@ -163,17 +169,17 @@ def constant(target: str, name: str) -> Any:
         match line:
             case ast.AnnAssign(target=ast.Name(id=key), value=ast.Constant(value=value)) if key == name:
                 return value
-    held = (constant(f"{home}.{_last(base)}", name) for base in node.bases)
+    held = (constant(f"{home}.{last(base)}", name) for base in node.bases)
     return next((value for value in held if value is not None), None)
 
 
 def _fields(node: ast.ClassDef, module: str) -> Iterator[tuple[str, Field]]:
     """Dataclass fields, those of the bases first; a class that is no dataclass declares none of its own."""
     for base in reversed(node.bases):
-        found = definition(module, _last(base))
+        found = definition(module, last(base))
         if found and isinstance(found[1], ast.ClassDef):
             yield from _fields(found[1], found[0])
-    if not any(_last(mark.func if isinstance(mark, ast.Call) else mark) == "dataclass" for mark in node.decorator_list):
+    if not any(last(mark.func if isinstance(mark, ast.Call) else mark) == "dataclass" for mark in node.decorator_list):
         return
     for line in node.body:
         match line:
@@ -185,7 +191,7 @@ def _fields(node: ast.ClassDef, module: str) -> Iterator[tuple[str, Field]]:
 
 def _default(value: ast.expr | None) -> tuple[str | None, bool]:
     """(default as text, whether the field is given by the caller)."""
-    if isinstance(value, ast.Call) and _last(value.func) == "field":
+    if isinstance(value, ast.Call) and last(value.func) == "field":
         words = {word.arg: word.value for word in value.keywords}
         if "init" in words and ast.unparse(words["init"]) == "False":
             return None, False
@@ -203,12 +209,13 @@ def _arguments(node: ast.FunctionDef, module: str) -> tuple[dict[str, Field], bo
     return fields, node.args.kwarg is not None
 
 
-def _last(node: ast.expr) -> str:
+def last(node: ast.expr) -> str:
+    """The last part of a dotted name, of a generic one without its arguments; empty for other expressions."""
     match node:
         case ast.Name(id=name) | ast.Attribute(attr=name):
             return name
         case ast.Subscript(value=value):
-            return _last(value)
+            return last(value)
     return ""
 
 
@@ -223,10 +230,10 @@ def evaluate(node: ast.expr, module: str) -> Any:
         case ast.BinOp(left=left, op=ast.BitOr(), right=right):
             return _union(evaluate(left, module), evaluate(right, module))
         case ast.Name() | ast.Attribute():
-            return _named(_last(node), module)
+            return _named(last(node), module)
         case ast.Subscript(value=head, slice=inside):
             parts = inside.elts if isinstance(inside, ast.Tuple) else [inside]
-            return _generic(_last(head), parts, module)
+            return _generic(last(head), parts, module)
     return Any
 
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nasx import records
+from nasx import config, records
 from nasx.errors import UserError
 from nasx.folders import checkpoints, files
 from nasx.words import read
@@ -52,6 +52,9 @@ def diagnose(folder: Path, *, device: str = "auto", threads: int | None = None,
     saved = files.read_yaml(folder / "config.yaml")
     if saved is None or saved.get("kind") != "search":
         raise UserError(f"from={folder}", "is no folder of a search", "name a folder that nasx search has written")
+    if own := config.foreign(saved, allow):
+        raise UserError(f"from={folder}", f"is made of classes of {', '.join(own)}, which are not run unasked",
+                        f"if you trust them add allow=[{','.join(own)}]")
     found = checkpoints.found(folder)
     if not found:
         raise UserError(f"from={folder}", "has no checkpoint to look at",
@@ -70,7 +73,7 @@ def diagnose(folder: Path, *, device: str = "auto", threads: int | None = None,
 
 def rebuilt(folder: Path, saved: Mapping[str, Any], device: str, threads: int | None, allow: Sequence[str]) -> Any:
     """The search job that a run folder's configuration describes, without its folder being taken."""
-    from nasx import config, machine
+    from nasx import machine
     from nasx.run import SearchJob
     from nasx.session import Session
 

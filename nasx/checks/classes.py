@@ -1,0 +1,90 @@
+"""Whether a class of the user's is what its place in the configuration asks for, read from its source.
+
+Nothing is imported, so what is not there in the text (a base made at run time) is not judged.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator, Mapping
+
+from nasx.checks import schema
+from nasx.errors import UserError
+
+BASES = {"method": "nasx.bilevel.Method", "inner": "nasx.bilevel.Method", "space": "nasx.spaces.base.Space"}
+"""The last part of a place -> the class that a component there descends from."""
+PLAIN = ("ABC", "object", "Generic", "Protocol")
+"""Bases without anything that a component is asked for."""
+
+
+def faults(where: str, target: str) -> Iterator[UserError]:
+    """What is wrong with the class that `target` names, at the place `where` of the configuration."""
+    module, _, name = target.rpartition(".")
+    line = ancestry(module, name)
+    if line is None:
+        return
+    asked, key = BASES.get(where.rpartition(".")[2]), f"{where}._target_={target}"
+    if asked is not None and asked not in [f"{home}.{node.name}" for home, node in line]:
+        base = asked.rpartition(".")[2]
+        yield UserError(key, f"{name} is no {base} of nasx",
+                        f"write class {name}({base}), with {base} from {asked.rpartition('.')[0]}")
+        return
+    seen: dict[str, ast.FunctionDef | None] = {}
+    for home, node in line:
+        for given, how in members(node).items():
+            first = seen.setdefault(given, how)
+            if how is None or not abstract(how):
+                continue
+            asks = f"{given}({', '.join(arg.arg for arg in how.args.args)})"
+            if first is not None and abstract(first):
+                yield UserError(key, f"{name} has no {given}, which {home}.{node.name} asks for",
+                                f"define {asks} in {schema.locate(module)}")
+            elif first is not None and answers(how) and nothing(first):
+                yield UserError(key, f"{given} returns nothing", f"it must return {ast.unparse(how.returns)}"
+                                if how.returns else f"see {home}.{node.name}")
+
+
+def ancestry(module: str, name: str) -> list[tuple[str, ast.ClassDef]] | None:
+    """(module, class) of a class and all it descends from, in the order of look-up; None where one cannot be read."""
+    found = schema.definition(module, name) if module else None
+    if found is None or not isinstance(found[1], ast.ClassDef):
+        return None
+    home, node = found
+    assert isinstance(node, ast.ClassDef)
+    line = [(home, node)]
+    for base in node.bases:
+        if schema.last(base) not in PLAIN:
+            above = ancestry(home, schema.last(base))
+            if above is None:
+                return None
+            line += above
+    return line
+
+
+def members(node: ast.ClassDef) -> Mapping[str, ast.FunctionDef | None]:
+    """What a class defines: functions, and None for values."""
+    found: dict[str, ast.FunctionDef | None] = {}
+    for line in node.body:
+        match line:
+            case ast.FunctionDef(name=name):
+                found[name] = line
+            case ast.AnnAssign(target=ast.Name(id=name), value=ast.expr()):
+                found[name] = None
+            case ast.Assign(targets=[ast.Name(id=name)]):
+                found[name] = None
+    return found
+
+
+def abstract(how: ast.FunctionDef) -> bool:
+    return any(schema.last(mark) == "abstractmethod" for mark in how.decorator_list)
+
+
+def answers(how: ast.FunctionDef) -> bool:
+    """Whether a function is said to return something."""
+    return how.returns is not None and ast.unparse(how.returns) != "None"
+
+
+def nothing(how: ast.FunctionDef) -> bool:
+    """Whether a function has no way to return anything."""
+    return not any(isinstance(node, ast.Raise | ast.Yield | ast.YieldFrom)
+                   or (isinstance(node, ast.Return) and node.value is not None) for node in ast.walk(how))
