@@ -69,7 +69,9 @@ def conf_dir() -> Path:
 def nearest(word: str, known: Iterable[str]) -> str | None:
     """The known word that `word` was probably meant to be."""
     names = list(known)
-    near = difflib.get_close_matches(word, names, 1, 0.6) or difflib.get_close_matches(word.lower(), names, 1, 0.6)
+    parts = [name for name in names if name in re.split(r"[^a-z0-9]|_", word)]  # out_file for out
+    near = (difflib.get_close_matches(word, names, 1, 0.8) or parts or difflib.get_close_matches(word, names, 1, 0.6)
+            or difflib.get_close_matches(word.lower(), names, 1, 0.6))
     return near[0] if near else None
 
 
@@ -163,8 +165,9 @@ def unknown(cfg: Mapping[str, Any], key: str, command: str) -> UserError | None:
             target = str(node.get("_target_", "")).rpartition(".")[2]
             return UserError(key, f"{target or path[:-1]} has no such setting",
                              _it_has(part, [name for name in node if name != "_target_"]))
-        elsewhere = [f"{group}.{part}" for group in entry.groups if part in (cfg.get(group) or ())]
-        known = [*(name for name in cfg if name not in DELTAS), *DELTAS] if entry.groups else list(cfg)
+        read = [group for group in entry.groups if group not in entry.unread]
+        elsewhere = [f"{group}.{part}" for group in read if part in (cfg.get(group) or ())]
+        known = [*(name for name in cfg if name not in (*DELTAS, *entry.unread)), *(DELTAS if entry.groups else ())]
         if elsewhere and part == key:
             return UserError(key, f"nasx {command} has no such setting", f"did you mean {' or '.join(elsewhere)}?")
         return UserError(key, f"nasx {command} has no such setting", _it_has(part, known))
@@ -274,7 +277,7 @@ def _refused(where: str, target: Any, allowed: Sequence[str]) -> UserError | Non
     if head in sys.stdlib_module_names or not any(target.startswith(f"{name}.") for name in allowed):
         own = head != "nasx" and head not in sys.stdlib_module_names
         return UserError(key, "only spaces, methods, data sets and benchmarks of nasx may be named here",
-                         f"to allow your own package on purpose add allow=[{head}]" if own else "nasx list shows them")
+                         f"to allow a package of yours add allow='[{head}]'" if own else "nasx list shows them")
     component = schema.component(target)
     if component is not None and head == "nasx" and not component.module.startswith("nasx."):
         return UserError(key, f"is {component.module}'s, not one of nasx", "nasx list shows what may be named")

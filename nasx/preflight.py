@@ -35,6 +35,10 @@ FLAGS = {"--help": "-h", "--hydra-help": "", "--version": "", "--resolve": "", "
          "--shell-completion": "-sc", "--shell_completion": "-sc"}
 VALUED = {"--cfg": "-c", "--package": "-p", "--config-dir": "-cd", "--info": "-i"}
 MODES = ("--run", "--multirun", "--cfg", "--info", "--shell-completion")
+GRAMMARLESS = ("genotype", "from", "space.keep")
+"""Keys of texts in a grammar of their own."""
+NAMES = ("name", "out", "out_file")
+"""Keys of names, of which several are a sweep."""
 INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 
 
@@ -107,13 +111,24 @@ def rewritten(command: str, line: Line) -> Line:
 
 
 def quoted(text: str) -> str:
-    """Keys that hold an architecture or a run, with a value that Hydra's grammar would trip over, quoted for it."""
+    """Keys that hold text, with a value that Hydra's grammar would trip over or take for a number, quoted for it."""
     key, equals, value = text.partition("=")
-    plain = re.fullmatch(r"[\w.,/+-]*", value) and not re.fullmatch(r"[\d.]+", value)
-    if not equals or key not in ("genotype", "from", "space.keep") or plain or value[:1] in ("'", '"'):
+    if not equals or key not in (*GRAMMARLESS, *NAMES) or value[:1] in ("'", '"'):
+        return text
+    if re.fullmatch(r"[\w.,/+-]*", value):
+        return f"{key}=" + ",".join(f'"{part}"' if numeric(part) else part for part in value.split(","))
+    if key in NAMES:
         return text
     escaped = re.sub(r'(\\*)"', r'\1\1\\"', value)
     return f'{key}="{escaped}"'
+
+
+def numeric(text: str) -> bool:
+    """Whether Hydra would read a word as a number or as true or false."""
+    try:
+        return text.lower() in ("true", "false") or float(text) is not None
+    except ValueError:
+        return False
 
 
 def first_stage(text: str, texts: Sequence[str]) -> str:
@@ -140,18 +155,19 @@ def inherited(texts: Sequence[str]) -> list[str]:
     given = {key: value.strip("'\"") for key, _, value in (text.partition("=") for text in texts)}
     if not given.get("from") or given["from"] == "null":
         return []
-    parents = [parent_choices(name, given.get("out", "outputs")) for name in given["from"].split(",")]
+    names = [name.strip("'\"") for name in given["from"].split(",")]
+    parents = [parent_choices(name, given.get("out", "outputs")) for name in names]
     added = []
     for group in ("space", "dataset"):
         found = sorted({str(choices[group]) for choices in parents if choices.get(group)})
         if group in given or not found:
             continue
         if len(found) > 1:
-            raise UserError(f"from={given['from']}", f"the runs have different settings of {group}: {', '.join(found)}",
-                            f"retrain those of one {group} at a time")
+            told = f"the runs have different settings of {group}: {', '.join(found)}"
+            raise UserError(f"from={','.join(names)}", told, f"retrain those of one {group} at a time")
         added.append(f"{group}={found[0]}")
     if "dataset" not in given and "dataset.path" not in given:
-        added += parent_path(given["from"].split(","), given.get("out", "outputs"))
+        added += parent_path(names, given.get("out", "outputs"))
     return added
 
 
@@ -171,14 +187,20 @@ def parent_choices(name: str, out: str) -> dict[str, Any]:
     raise UserError(f"from={name}", f"{folder} is no folder of a run", "name a folder that nasx search has written")
 
 
-def run_folder(name: str, out: str) -> Path:
-    """The folder of a run, given by its folder or by its name under `out`. Raises UserError with the nearest name."""
+def run_folder(name: str, out: str, kind: str = "") -> Path:
+    """The folder of a run, given by its folder or by its name under `out`.
+
+    Raises UserError with the nearest name, or with those of finished runs of the `kind` that is wanted.
+    """
     folder = records.locate(name, out)
     if folder is None:
-        known = [path.name for path in Path(out).glob("*/") if not path.name.startswith(".")]
+        known = sorted(path.name for path in Path(out).glob("*/") if not path.name.startswith(".") and
+                       (not kind or (records.finished(path) or {}).get("kind") == kind))
+        more = f", … and {len(known) - 8} more" if len(known) > 8 else ""
         near = config.nearest(name.rstrip("/").rpartition("/")[2], known)
-        there = f"did you mean from={near}?" if near else f"name a run's folder, or a run in {out}/" + (
-            f": {', '.join(sorted(known)[:8])}" if known else " (it has none yet)")
+        what = f"finished run of nasx {kind}" if kind else "run"
+        there = f"did you mean from={near}?" if near else f"name the folder of a {what}, or a {what} in {out}/" + (
+            f": {', '.join(known[:8])}{more}" if known else " (it has none yet)")
         raise UserError(f"from={name}", "there is no such run", there)
     return folder
 
@@ -199,7 +221,7 @@ def examine(command: str, line: Line, loader: Loader | None = None) -> tuple[str
             continue
         if override.is_sweep_override() and not line.multirun and line.runs:
             faults.append(UserError(text, "lists several values", "add --multirun for one run each; or, for one list, "
-                                    f"write {override.get_key_element()}=[...]"))
+                                    f"write {override.get_key_element()}='[...]'"))
             continue
         parsed.append(override)
     made: list[Any] = []
@@ -244,7 +266,9 @@ def options(loader: Loader, group: str) -> list[str]:
 def _unreadable(text: str, loader: Loader, command: str, error: HydraException) -> UserError:
     """A word that is no override."""
     if "=" not in text and not text.startswith("~"):
-        homes = [group for group in loader.list_groups("") if group != "hydra" and text in options(loader, group)]
+        entry = config.COMMANDS[command]
+        taken = [group for group in (*entry.groups, *config.DELTAS) if entry.groups and group not in entry.unread]
+        homes = [group for group in taken if text in options(loader, group)]
         return UserError(text, "is not a setting", "did you mean " + " or ".join(f"{g}={text}" for g in homes) + "?"
                          if homes else "settings are written key=value, for example method=darts")
     reason = str(error).partition("\n")[0].rstrip(".")

@@ -116,9 +116,9 @@ class Run:
         old, new = flatten(there), flatten(self.identity)
         none = "(absent)"
         keys = [k for k in sorted(old.keys() | new.keys()) if old.get(k, none) != new.get(k, none)]
-        shown = "\n".join(f"  {k}: {old.get(k, none)} there, {new.get(k, none)} asked for" for k in keys[:12])
-        more = f"\n  and {len(keys) - 12} more" if len(keys) > 12 else ""
-        raise UserError(str(self.folder), f"belongs to a run with another configuration:\n{shown}{more}\n",
+        shown = ", ".join(f"{k}: {old.get(k, none)} there, {new.get(k, none)} asked for" for k in keys[:12])
+        more = f", and {len(keys) - 12} more" if len(keys) > 12 else ""
+        raise UserError(str(self.folder), f"belongs to a run with another configuration ({shown}{more})",
                         "choose another name=NAME, or leave name out to let nasx name the run")
 
     def _unused(self) -> bool:

@@ -28,6 +28,7 @@ from typing import Any
 
 import pandas as pd
 
+from nasx import config
 from nasx.errors import UserError
 from nasx.results import differences, typeset
 from nasx.results.collect import collect
@@ -45,7 +46,7 @@ def pick(frame: pd.DataFrame, wanted: Any) -> pd.DataFrame:
     if not isinstance(wanted, Mapping):
         texts = [wanted] if isinstance(wanted, str) else [str(text) for text in wanted or []]
         pairs = [re.split("[:=]", text, maxsplit=1) for text in texts]
-        faults = [UserError(f"filter={pair[0]}", "not of the form column:value", "write filter=[method:darts]")
+        faults = [UserError(f"filter={pair[0]}", "not of the form column=value", "write filter=method=darts")
                   for pair in pairs if len(pair) < 2]
         if faults:
             raise UserError.join(faults)
@@ -73,11 +74,15 @@ def _settings(frame: pd.DataFrame, key: str) -> list[Any]:
     return [own.get(key) for own in held]
 
 
-def _known(key: str, column: str, columns: Iterable[str]) -> None:
+def _known(key: str, text: str, columns: Iterable[str], column: str | None = None) -> None:
+    """Raise UserError where there is no `column` (None: `text`), with what was written and the nearest names."""
+    column = column or text
     if column not in columns:
         columns = [name.removesuffix("_mean") for name in columns if not name.endswith(("_std", "_n"))]
-        near = difflib.get_close_matches(column, columns, 1)
-        raise UserError(f"{key}={column}", "no such column", f"did you mean {near[0]}?" if near else
+        word = column.removesuffix("_mean")
+        parts = [name for name in columns if word in re.split(r"[._]", name)]
+        near = ["-" * text.startswith("-") + name for name in parts or difflib.get_close_matches(word, columns, 3)]
+        raise UserError(f"{key}={text}", "no such column", f"did you mean {' or '.join(near)}?" if near else
                         f"there are {', '.join(columns)}")
 
 
@@ -89,7 +94,7 @@ def _sorted(table: pd.DataFrame, by: Any) -> pd.DataFrame:
     for text in names:
         column = text.lstrip("-")
         column = column if column in table.columns else f"{column}_mean"
-        _known("sort", column.removesuffix("_mean") if column not in table.columns else column, table.columns)
+        _known("sort", text, table.columns, column)
         columns.append(column)
     ordered = table.sort_values(columns, ascending=[not text.startswith("-") for text in names], kind="stable",
                                 ignore_index=True)
@@ -109,6 +114,7 @@ def main(cfg: Mapping[str, Any]) -> str:
     """Make the table that `cfg` asks for (keys: see the top of this module), print or write it, and return it."""
     ask = dict(cfg)
     runs = ask.get("runs") or ask.get("out") or "outputs"
+    named = "runs" if ask.get("runs") else "out"
     roots = [str(runs)] if isinstance(runs, (str, Path)) else [str(root) for root in runs]
     form = str(ask.get("format") or "console")
     if form not in ("console", "markdown", "latex", "csv"):
@@ -117,11 +123,13 @@ def main(cfg: Mapping[str, Any]) -> str:
     paper, found = ask.get("paper"), len(frame)
     if not found and not paper:
         skipped = "; ".join(frame.attrs["notes"])
-        raise UserError(f"runs={','.join(roots)}", "no finished run there" + (f" ({skipped})" if skipped else ""),
-                        "name folders of runs, for example `nasx table runs=outputs`")
+        usual = roots == ["outputs"]
+        raise UserError(f"{named}={','.join(roots)}", "no finished run there" + (f" ({skipped})" if skipped else ""),
+                        "search first, for example nasx search experiment=quickstart" if usual else
+                        "name the folder of the runs, for example out=outputs")
     frame = pick(frame, _plain(ask.get("filter")))
     if found and frame.empty:
-        raise UserError(f"filter={_plain(ask.get('filter'))}", f"none of {found} runs is left", "loosen the filter")
+        raise UserError(f"filter={_written(ask.get('filter'))}", f"none of {found} runs is left", "loosen the filter")
     group = [group] if isinstance(group := _plain(ask.get("group")) or [], str) else list(group)
     for column in group:
         _known("group", column, frame.columns)
@@ -154,6 +162,12 @@ def _plain(node: Any) -> Any:
     if isinstance(node, Mapping):
         return {str(k): _plain(v) for k, v in node.items()}
     return [_plain(x) for x in node] if hasattr(node, "__iter__") else node
+
+
+def _written(node: Any) -> str:
+    """A filter as one writes it."""
+    plain = _plain(node)
+    return config.show([str(text).replace(":", "=", 1) for text in plain] if isinstance(plain, list) else plain)
 
 
 def _for_terminal(made: Sequence[Sheet], notes: Sequence[str], *, to_file: bool) -> str:

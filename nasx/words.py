@@ -50,8 +50,8 @@ def read(command: str, words: Sequence[str], options: Mapping[str, str | None], 
         if equals and name.lstrip("-").isidentifier():
             name = name.lstrip("-")
             if name not in options:
-                raise UserError(f"{where} {word}", f"has no option {name}{config.did_you_mean(name, options)}",
-                                f"it has {', '.join(options)}; see {where} --help")
+                raise UserError(f"{where} {word}", f"has no option {name}", _instead(where, name, value, options, plain)
+                                + f"; see {where} --help")
             if not value:
                 raise UserError(f"{where} {word}", "has no value", f"give {name}=VALUE")
             found[name] = value
@@ -62,6 +62,20 @@ def read(command: str, words: Sequence[str], options: Mapping[str, str | None], 
     if missing := [name for name, value in found.items() if value is None]:
         raise UserError(where, f"needs {' and '.join(f'{name}=...' for name in missing)}", f"see {where} --help")
     return Words(tuple(rest), {name: value for name, value in found.items() if value is not None})
+
+
+FOLDERS = ("out", "runs", "folder", "from")
+"""Options that name runs, here or in another command."""
+
+
+def _instead(where: str, name: str, value: str, options: Collection[str], plain: str | None) -> str:
+    """What to write in the place of an option that a command does not have."""
+    if name in FOLDERS and "runs" in options:
+        return f"the folder of the runs is runs={value}"
+    if name in FOLDERS and plain:
+        return f"{plain} is a word without {name}=: {where} {value}".rstrip()
+    has = [f"it has {', '.join(options)}"] * bool(options) + [f"it takes {plain}"] * bool(plain)
+    return (" and ".join(has) or "it has none") + config.did_you_mean(name, options)
 
 
 def undashed(words: Sequence[str], keys: Collection[str], flags: Collection[str] = ()) -> list[str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from nasx import cli, preflight
+from nasx import cli, config, preflight
 from nasx.commands import COMMANDS, completion, listing
 from nasx.errors import UserError
 
@@ -118,6 +118,7 @@ def test_the_module_runs_too(tmp_path: Path) -> None:
     (["search", "--experimental-rerun", "x"], "--experimental-rerun: there is no such option", "options are"),
     (["retrain", "from=nowhere"], "from=nowhere: there is no such run", "outputs/"),
     (["list", "method"], "what=method: must be one of all, methods", ""),
+    (["status", "out=/x"], "has no option out; FOLDER is a word without out=: nasx status /x", "nasx status --help"),
     (["table", "fromat=csv"], "fromat: nasx table has no such setting", "did you mean format?"),
     (["info", "genotype=DARTS_V3"], "no published cell has that name (did you mean DARTS_V", "write the genotype"),
     (["info", "genotype=DARTS_V2", "retrain=darts"], "there is no retrain darts", "did you mean darts_cifar?"),
@@ -258,6 +259,15 @@ def test_hydra_reads_what_was_written(text: str) -> None:
     assert OverridesParser.create().parse_override(line).value() == text
 
 
+@pytest.mark.parametrize("text", ["123", "1e5", "nan", "-3", "true", "1_000", "plain", "a.b"])
+@pytest.mark.parametrize("key", ["name", "out", "from"])
+def test_a_name_may_look_like_a_number(key: str, text: str) -> None:
+    assert OverridesParser.create().parse_override(preflight.quoted(f"{key}={text}")).value() == text
+    [sweep] = OverridesParser.create().parse_overrides([preflight.quoted(f"{key}={text},7")])
+    assert [value.text if hasattr(value, "text") else value for value in sweep.sweep_iterator()] == [text, "7"]
+    assert preflight.quoted(f"{key}=null") == f"{key}=null"
+
+
 @pytest.mark.parametrize(("words", "place", "remedy"), [
     (["genotype=missing.txt", "space=darts"], "'missing.txt' is no DARTS genotype", "write Genotype("),
     (["genotype=held.txt"], "genotype=held.txt: is a file", 'genotype="$(cat held.txt)"'),
@@ -372,3 +382,21 @@ def test_a_locale_without_our_signs_is_no_fault(words: list[str], tmp_path: Path
     done = call(tmp_path, *words, LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0", PYTHONIOENCODING="ascii")
     assert done.returncode == 0, done.stderr
     assert [len(line) for line in done.stdout.splitlines()] == [len(line) for line in whole.stdout.splitlines()]
+
+
+def test_only_runs_that_can_be_taken_are_named(tmp_path: Path) -> None:
+    for i in range(10):
+        for kind in ("retrain", "search"):
+            (tmp_path / f"{kind}-{i}").mkdir()
+            (tmp_path / f"{kind}-{i}" / "result.json").write_text(json.dumps({"kind": kind, "status": "finished"}))
+    (tmp_path / "retrain-begun").mkdir()
+    with pytest.raises(UserError) as told:
+        preflight.run_folder("nope", str(tmp_path), "retrain")
+    assert ": retrain-0, retrain-1, retrain-2, retrain-3, retrain-4, retrain-5, retrain-6, retrain-7, … and 2 more" in (
+        f"{told.value}")
+    with pytest.raises(UserError, match=r"a finished run of nasx study in .*it has none yet"):
+        preflight.run_folder("nope", str(tmp_path), "study")
+
+
+def test_every_method_has_a_cost() -> None:
+    assert [entry.name for entry in listing.entries("method", [config.conf_dir()]) if not entry.cost] == []

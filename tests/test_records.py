@@ -81,7 +81,8 @@ def test_another_configuration_is_refused_with_the_differing_keys(run: records.R
     with pytest.raises(UserError) as told:
         records.Run(run.folder, other, EXTRA)
     text = str(told.value)
-    assert "search.lr: 0.025 there, 0.1 asked for" in text
+    assert "search.lr: 0.025 there, 0.1 asked for, " in text
+    assert "\n" not in text  # lines would read as several faults
     assert "seed: 0 there, 1 asked for" in text
     assert "space.new: (absent) there, True asked for" in text
     assert "search.null: (absent) there, None asked for" in text

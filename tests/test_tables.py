@@ -303,9 +303,16 @@ def test_filter_sort_and_group(make):
 
 @pytest.mark.parametrize(("ask", "words"), [
     ({"format": "html"}, "format=html: no such format"), ({"filter": {"methd": "x"}}, "did you mean method"),
-    ({"filter": ["method"]}, "not of the form column:value"), ({"filter": {"method": "x"}}, "none of 1 runs is left"),
-    ({"sort": "cifar10.vald"}, "did you mean cifar10.valid?"), ({"group": ["devise"]}, "did you mean device"),
-    ({"paper": "nas"}, "no such paper; there are idarts"), ({"runs": "/nowhere/at/all"}, "no finished run there")])
+    ({"filter": ["method"]}, "not of the form column=value"), ({"filter": {"method": "x"}}, "none of 1 runs is left"),
+    ({"sort": "cifar10.vald"}, "did you mean cifar10.valid or cifar10.test?"),
+    ({"group": ["devise"]}, "did you mean device"),
+    ({"paper": "nas"}, "no such paper; there are idarts"),
+    ({"runs": "/nowhere/at/all"}, "runs=/nowhere/at/all: no finished run there"),
+    ({"runs": [], "out": "/nowhere"}, "out=/nowhere: no finished run there; name the folder of the runs"),
+    ({"runs": [], "out": "outputs"}, "out=outputs: no finished run there; search first"),
+    ({"sort": "-cost"}, "sort=-cost: no such column; did you mean -cost_s?"),
+    ({"sort": "cfar10.valid"}, "sort=cfar10.valid: no such column; did you mean cifar10.valid"),
+    ({"filter": ["method:dart"]}, "filter=[method=dart]: none of 1 runs is left")])
 def test_faults_name_place_and_remedy(make, ask, words):
     make()
     with pytest.raises(UserError) as fault:
@@ -375,7 +382,7 @@ def test_a_paper_table_refuses_to_mix_protocols(make):
     make("idarts")
     make("idarts", seed=1, protocol="nats")
     with pytest.raises(UserError, match=r"searched under nb201-v1, your runs under nats, nb201-v1; keep one with "
-                                        r"filter=\[protocol:nb201-v1\]"):
+                                        r"filter=protocol=nb201-v1,"):
         tables.main({"runs": str(make.root), "paper": "idarts", "format": "csv"})
     text = tables.main({"runs": str(make.root), "paper": "idarts", "format": "markdown",
                         "filter": ["protocol:nb201-v1"]})

@@ -24,6 +24,20 @@ def test_what_is_wrong_is_named_with_its_remedy(given: list[str], said: str) -> 
         words.read("report", given, {"out": "r.html", "from": None})
 
 
+@pytest.mark.parametrize(("options", "plain", "word", "said"), [
+    ({}, "FOLDER", "out=/x", "has no option out; FOLDER is a word without out=: nasx this /x; see"),
+    ({}, "FOLDER", "ot=/x", "has no option ot; it takes FOLDER; see"),
+    ({}, None, "ot=/x", "has no option ot; it has none; see"),
+    ({"metric": "", "runs": ""}, "GROUP", "out=X", "has no option out; the folder of the runs is runs=X; see"),
+    ({"out": "", "title": ""}, "RUNS", "out_file=x", "it has out, title and it takes RUNS (did you mean out?); see"),
+    ({"out": "", "title": ""}, "RUNS", "runs=x", "RUNS is a word without runs=: nasx this x; see")])
+def test_what_to_write_instead_of_an_option_of_another_command(
+        options: dict[str, str | None], plain: str | None, word: str, said: str) -> None:
+    with pytest.raises(UserError) as told:
+        words.read("this", [word], options, plain=plain)
+    assert said in str(told.value)
+
+
 @pytest.mark.parametrize("value", ["1x", ""])
 def test_a_number_that_is_none(value: str) -> None:
     with pytest.raises(UserError, match=r"integer|no value"):

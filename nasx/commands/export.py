@@ -41,7 +41,7 @@ def main(words: Sequence[str]) -> int:
     if given["format"] not in WRITERS:
         raise UserError(f"format={given['format']}", "there is no such format" + config.did_you_mean(
             given["format"], WRITERS), f"use {', '.join(WRITERS)}")
-    folder = preflight.run_folder(given["from"], "outputs")
+    folder = preflight.run_folder(given["from"], "outputs", "retrain")
     result = finished(folder)
     out = Path(given["out"]) if given["out"] else folder / "export"
     network, facts = trained(folder, result, said.several("allow"))

@@ -31,7 +31,7 @@ EXAMPLES = {
               ("nasx study study=best_of_four space=s2 dataset=svhn retrain=robust_small", "S1 to S4, as printed"),
               ("nasx study study=transfer from=outputs/<run> dataset=cifar100", "a cell on another data set")],
     "table": [("nasx table", "all runs under outputs/"),
-              ("nasx table format=latex out_file=table.tex filter=[space=nb201]", "for a paper")],
+              ("nasx table format=latex out_file=table.tex filter='[space=nb201]'", "for a paper")],
     "list": [("nasx list", "everything"), ("nasx list methods", "methods only")],
 }
 WHAT = {

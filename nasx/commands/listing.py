@@ -81,7 +81,7 @@ def _source(docstring: str, mark: str = "") -> str:
 
 def _cost(docstring: str) -> str:
     """The paragraph that starts with `Cost`, without that word, on one line."""
-    found = re.search(r"^Cost(?: (per [\w ]+))?:\s*(.+?)(?:\n\s*\n|\Z)", docstring, re.M | re.S)
+    found = re.search(r"^Cost(?: ((?:per|after) [\w ]+))?:\s*(.+?)(?:\n\s*\n|\Z)", docstring, re.M | re.S)
     return " ".join(f"{found[1] or ''}: {found[2]}".removeprefix(": ").split()) if found else ""
 
 

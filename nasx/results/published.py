@@ -261,12 +261,12 @@ def _same_protocol(paper: str, place: str, space: str, lines: Sequence[Mapping[s
     if printed and set(found) - printed:
         named = ", ".join(sorted(printed))
         raise UserError(where, f"the paper searched under {named}, your runs under {', '.join(found)}",
-                        f"keep one with filter=[protocol:{named}], or search again with that protocol")
+                        f"keep one with filter=protocol={named}, or search again with that protocol")
     for key in ("protocol", "recipe"):
         values = sorted({row[key] for row in matches if row[key] and not row["experiment"]})
         if len(values) > 1:
             raise UserError(where, f"your runs differ in {key} ({', '.join(values)})",
-                            f"keep one with filter=[{key}:{values[0]}]")
+                            f"keep one with filter={key}={values[0]}")
 
 
 def _section(paper: str, place: str, space: str, lines: Sequence[dict[str, Any]],
