@@ -122,15 +122,17 @@ def _job(command: str, cfg: DictConfig) -> Any:
     values = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(values, dict)
     overrides = list(hydra.overrides.task)
+    own = next((s.path for s in hydra.runtime.config_sources if s.provider == "command-line"), None)
+    options = ["--config-dir", _relative(own, hydra.runtime.cwd)] if own else []
     info: dict[str, Any] = {
         "choices": {k: v for k, v in hydra.runtime.choices.items() if not k.startswith("hydra/")},
-        "overrides": overrides, "command": shlex.join(["nasx", command, *overrides]), "argv": [command, *overrides],
+        "overrides": overrides, "options": options, "argv": [command, *overrides],
+        "command": shlex.join(["nasx", command, *options, *overrides]),
         "folders": [source.path for source in hydra.runtime.config_sources if source.schema == "file"]}
     work = JOBS[command][1]
     plain = {str(key): value for key, value in values.items()}
-    folder = next((s.path for s in hydra.runtime.config_sources if s.provider == "command-line"), None)
     if config.COMMANDS[command].groups:
-        info["published"] = preflight.published(command, info["choices"], plain, folder)
+        info["published"] = preflight.published(command, info["choices"], plain, own)
     if hydra.mode != RunMode.MULTIRUN:  # the whole line was checked before Hydra started
         try:
             return work(plain, info)
@@ -140,7 +142,7 @@ def _job(command: str, cfg: DictConfig) -> Any:
     path = Path(hydra.sweep.dir) / f"job-{hydra.job.num}.json"
     runs: list[Path] = []
     try:
-        config.check(plain, info["choices"], overrides, command, origins.lazily(command, overrides, folder))
+        config.check(plain, info["choices"], overrides, command, origins.lazily(command, overrides, own))
         runs = _runs(command, plain, info["choices"]) if config.COMMANDS[command].groups else []
         notes.note(path, overrides, runs, ended=False)
         result = work(plain, info)
@@ -156,6 +158,11 @@ def _job(command: str, cfg: DictConfig) -> Any:
         raise
     notes.note(path, overrides, runs, ended=True)
     return result
+
+
+def _relative(folder: str, cwd: str) -> str:
+    """A folder as one writes it in `cwd`; whole where it lies elsewhere."""
+    return os.path.relpath(folder, cwd) if Path(folder).is_relative_to(cwd) else folder
 
 
 def _runs(command: str, cfg: dict[str, Any], choices: dict[str, Any]) -> list[Path]:

@@ -106,7 +106,7 @@ def check(cfg: Mapping[str, Any], choices: Mapping[str, Any] | None = None, over
     but that component, if nothing else is wrong.
     """
     found = [*_unread(command, overrides), *_keys(cfg, command, usual),
-             *_components(cfg, choices or {}, command, usual)]
+             *classes.replaced(list(_components(cfg, choices or {}, command, usual)), choices or {}, overrides)]
     for look in COMBINATIONS:
         with contextlib.suppress(TypeError):  # a value of a wrong type, which is told above
             found += look(cfg, command)

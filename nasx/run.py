@@ -143,8 +143,8 @@ class Turn:
 def of_seed(info: Config, seed: int) -> Config:
     """What the command line of one seed alone would say."""
     rest = [text for text in info["overrides"] if text.partition("=")[0] not in ("seed", "seeds_per_job")]
-    overrides = [*rest, f"seed={seed}"]
-    return {**info, "overrides": overrides, "command": shlex.join(["nasx", "search", *overrides])}
+    words = [*rest, f"seed={seed}"]
+    return {**info, "overrides": words, "command": shlex.join(["nasx", "search", *info.get("options", ()), *words])}
 
 
 class SearchJob:

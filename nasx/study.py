@@ -110,7 +110,8 @@ class Study:
         drop = {*OWN, *config.COMMANDS[kind].unread}
         overrides = [text for text in self.info["overrides"] if config.head(text) not in drop]
         overrides += [*words, f"seed={seed}"]
-        info = {**self.info, "overrides": overrides, "command": shlex.join(["nasx", kind, *overrides]),
+        command = shlex.join(["nasx", kind, *self.info.get("options", ()), *overrides])
+        info = {**self.info, "overrides": overrides, "command": command,
                 "choices": {key: value for key, value in self.info["choices"].items() if key != "study"}}
         name = config.run_name(cfg, info["choices"], kind)
         done = records.finished(Path(cfg["out"]) / name)

@@ -214,6 +214,10 @@ def test_a_users_own_folder(tmp_path: Path) -> None:
         "defaults:\n  - override /dataset: digits\nseed: 9\n")
     done = call(tmp_path, "search", "experiment=own", "--config-dir", "mine", code=FAKE)
     assert [job["seed"] for job in ran(done)] == [9], done.stderr
+    assert ran(done)[0]["info"]["command"] == "nasx search --config-dir mine experiment=own"
+    words = ("-m", "seed=1", "experiment=own", f"--config-dir={tmp_path}/mine")
+    other = call(tmp_path / "mine", "search", *words, code=FAKE)
+    assert ran(other)[0]["info"]["command"] == "nasx search --config-dir . seed=1 experiment=own"
     assert "My own." in call(tmp_path, "list", "experiments", "--config-dir", "mine").stdout
 
 

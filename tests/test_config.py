@@ -295,6 +295,16 @@ def test_a_users_component_is_checked_like_ours(package: str, tmp_path: Path) ->
     assert "add allow='[mine_for_test]'" in faults("method=mine", "dataset=digits", config_dir=tmp_path)[0]
 
 
+def test_another_class_on_the_line_needs_a_file(package: str) -> None:
+    found = faults(f"method._target_={package}", "allow=[mine_for_test]", "dataset=digits")
+    [told] = [line for line in found if "leaves settings" in line]
+    assert told.startswith(f"method._target_={package}: leaves settings of method=darts there that this class does not "
+                           "have (")
+    assert told.endswith(f"write a file CONF/method/NAME.yaml with _target_: {package} and its settings, and say "
+                         "--config-dir CONF method=NAME")
+    assert not [line for line in found if "has no such setting" in line]
+
+
 def test_build_gives_tuples_and_refuses_what_check_refuses() -> None:
     cfg, _ = composed("search")
     made = config.build(cfg["search"])

@@ -83,6 +83,17 @@ def test_a_run_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert found["source"] == f"{tmp_path}: nasx search seed=3"
 
 
+def test_a_run_has_its_own_space_and_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cell = "Genotype(normal={0}, normal_concat=range(2, 6), reduce={0}, reduce_concat=range(2, 6))".format(
+        [("sep_conv_3x3", j) for _ in range(4) for j in (0, 1)])
+    choices = {"space": "s3", "dataset": "svhn", "method": "darts"}
+    (tmp_path / "result.json").write_text(json.dumps(
+        {"status": "finished", "genotype": cell, "command": "nasx search space=s3", "choices": choices}))
+    found = facts(capsys, f"from={tmp_path}")
+    assert (found["space"], found["recipe"]) == ("s3", "robust-c10 (retrain=robust_c10)")
+    assert facts(capsys, f"from={tmp_path}", "space=darts")["recipe"] == "darts-cifar (retrain=darts_cifar)"
+
+
 def test_pictures_are_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("pygraphviz")
     facts(capsys, "genotype=all_conv3x3", f"out={tmp_path / 'cell.svg'}")

@@ -6,7 +6,9 @@ Nothing is imported, so what is not there in the text (a base made at run time) 
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from nasx.checks import schema
 from nasx.errors import UserError
@@ -88,3 +90,23 @@ def nothing(how: ast.FunctionDef) -> bool:
     """Whether a function has no way to return anything."""
     return not any(isinstance(node, ast.Raise | ast.Yield | ast.YieldFrom)
                    or (isinstance(node, ast.Return) and node.value is not None) for node in ast.walk(how))
+
+
+def replaced(found: Sequence[UserError], choices: Mapping[str, Any], overrides: Sequence[str]) -> list[UserError]:
+    """`found`, with one fault for all the settings that stay where the command line puts another class in a place."""
+    kept = list(found)
+    for text in overrides:
+        said = re.fullmatch(r"\+*(\w+)\._target_=([\w.]+)", text)
+        if said is None:
+            continue
+        group, stay = said[1], {}
+        for fault in kept:  # also one of a pair that sets the key
+            key = re.search(rf"\b{group}\.(\w+)", f"{fault.where}: {fault.fault}")
+            if key and key[1] != "_target_" and "has no such setting" in fault.fault:
+                stay[fault] = key[1]
+        if stay:
+            there = f"leaves settings of {group}={choices.get(group)} there that this class does not have"
+            kept = [fault for fault in kept if fault not in stay]
+            kept.append(UserError(text, f"{there} ({', '.join(stay.values())})", f"write a file CONF/{group}/NAME.yaml "
+                                  f"with _target_: {said[2]} and its settings, and say --config-dir CONF {group}=NAME"))
+    return kept

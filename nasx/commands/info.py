@@ -66,7 +66,7 @@ def architecture(said: Words) -> Facts:
     composed(given)  # a choice that does not exist is told before anything heavy is imported
     text, source = origin(given)
     values = [f"retrain.{name}={said.number(name)}" for name in ("layers", "channels", "max_macs") if given[name]]
-    given["space"] = given["space"] or home(text)
+    given["space"] = given["space"] or searched(given["from"]) or home(text)
     cfg, choices = composed(given, values)
     space, settings = config.build(cfg["space"]), config.build(cfg["retrain"])
     genotype = space.parse(text)
@@ -113,6 +113,16 @@ def origin(given: Mapping[str, str]) -> tuple[str, str]:
         raise UserError(f"genotype={text}", "no published cell has that name" + config.did_you_mean(
             text, published.cells()), f"write the genotype itself, or one of {', '.join(published.cells())}")
     return (text, "the text that was given") if cell is None else (cell.text, f"{cell.name}, {cell.source}")
+
+
+def searched(run: str) -> str:
+    """The space of a run, which chooses the recipe as in `nasx retrain from=`; empty where the run does not say."""
+    from nasx import preflight
+
+    try:
+        return str(preflight.parent_choices(run, "outputs").get("space") or "") if run else ""
+    except UserError:
+        return ""
 
 
 def home(text: str) -> str:
