@@ -62,18 +62,29 @@ def list_(cfg: DictConfig) -> Any:
 
 
 def _search(cfg: dict[str, Any], info: dict[str, Any]) -> Any:
+    from nasx.results import ending
+
+    if done := ending.again(cfg, info["choices"], "search"):
+        return done
     import nasx.run
 
     return nasx.run.search(cfg, info)
 
 
 def _retrain(cfg: dict[str, Any], info: dict[str, Any]) -> Any:
+    from nasx.results import ending
+
+    if done := ending.again(cfg, info["choices"], "retrain"):
+        return done
     import nasx.run
 
     return nasx.run.retrain(cfg, info)
 
 
 def _run(cfg: dict[str, Any], info: dict[str, Any]) -> Any:
+    from nasx.results import ending
+
+    ending.opened(cfg, info["choices"], "search")
     import nasx.run
 
     return nasx.run.run(cfg, info)

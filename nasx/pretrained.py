@@ -26,17 +26,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from nasx import config
+from nasx import config, exported
 from nasx.errors import UserError
+from nasx.exported import FORMAT, PLAIN, REMEDY
 from nasx.folders import files
 
 if TYPE_CHECKING:
     from nasx.spaces.base import Network
 
-FORMAT = "nasx 1"
-FILE = "model.safetensors"
-PLAIN = ("format", "genotype", "recipe", "commit", "run", "nasx")
-"""Metadata that are text; all others are JSON."""
+__all__ = ["FORMAT", "PLAIN", "Classifier", "build", "described", "load", "save", "text"]
 AUXILIARY = "auxiliary."
 
 
@@ -83,29 +81,22 @@ def load(path: str | Path, device: str | torch.device = "cpu", allow: Sequence[s
     """
     from safetensors import SafetensorError, safe_open
 
-    remedy = "export the run again: nasx export from=..."
-    file = Path(path) / FILE if Path(path).is_dir() else Path(path)
-    if not file.is_file():
-        raise UserError(str(file), "there is no such file", "name what nasx export has written")
+    file, facts = exported.facts(path)
     try:
         with safe_open(file, "pt", device=str(device)) as content:
-            held = content.metadata() or {}
             weights = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118 (no mapping)
     except (SafetensorError, OSError) as error:
-        raise UserError(str(file), f"cannot be read as safetensors ({error})", remedy) from error
-    if held.get("format") != FORMAT:
-        raise UserError(str(file), f"is no export of this version of nasx (format {held.get('format')})", remedy)
+        raise UserError(str(file), f"cannot be read as safetensors ({error})", REMEDY) from error
     try:
-        facts = {name: value if name in PLAIN else json.loads(value) for name, value in held.items()}
         described(facts, weights, allow)
         network = build(facts, allow)
         network.load_state_dict(weights)
         return Classifier(network, facts).to(device).eval()
     except UserError as error:
-        raise UserError(str(file), f"its description is damaged ({error})", remedy) from error
+        raise UserError(str(file), f"its description is damaged ({error})", REMEDY) from error
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, RuntimeError) as error:
         said = f"{type(error).__name__}: {error}".splitlines()[-1].strip()
-        raise UserError(str(file), f"its weights do not fit its genotype and settings ({said})", remedy) from error
+        raise UserError(str(file), f"its weights do not fit its genotype and settings ({said})", REMEDY) from error
 
 
 def described(facts: Mapping[str, Any], weights: Mapping[str, Tensor], allow: Sequence[str]) -> None:

@@ -16,7 +16,7 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,32 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def unused(folder: Path) -> bool:
+    """Whether no start has come so far that anything was kept: the folder is anybody's who asks for its name."""
+    return not (checkpoints.found(folder) or read_rows(folder) or (folder / "result.json").exists()
+                or any(folder.glob("*/config.yaml")))
+
+
+def differing(folder: Path, identity: Mapping[str, Any], extra: Collection[str]) -> UserError | None:
+    """Why a folder belongs to another configuration, None where it belongs to this one or to none that is known.
+
+    `extra` are keys of config.yaml that are no part of the identity.
+    """
+    held = read_yaml(folder / "config.yaml")
+    if held is None or unused(folder):
+        return None
+    there, asked = {k: v for k, v in held.items() if k not in extra}, json.loads(canonical(identity))
+    if there == asked:
+        return None
+    old, new = flatten(there), flatten(asked)
+    none = "(absent)"
+    keys = [k for k in sorted(old.keys() | new.keys()) if old.get(k, none) != new.get(k, none)]
+    shown = ", ".join(f"{k}: {old.get(k, none)} there, {new.get(k, none)} asked for" for k in keys[:12])
+    more = f", and {len(keys) - 12} more" if len(keys) > 12 else ""
+    return UserError(str(folder), f"belongs to a run with another configuration ({shown}{more})",
+                     "choose another name=NAME, or leave name out to let nasx name the run")
+
+
 class Run:
     """One run folder, held by one process at a time.
 
@@ -103,28 +129,14 @@ class Run:
 
     def _claim(self, extra: Mapping[str, Any]) -> None:
         path = self.folder / "config.yaml"
-        held = read_yaml(path)
-        if held is None or self._unused():
-            if not self._unused():
+        if read_yaml(path) is None or unused(self.folder):
+            if not unused(self.folder):
                 raise UserError(str(path), "is missing or torn, and nothing else says whose the files here are",
                                 "put a copy of the file back, or move the folder away to start this run anew")
             write_atomic(path, yaml.safe_dump({**extra, **self.identity}, sort_keys=False, allow_unicode=True))
             return
-        there = {k: v for k, v in held.items() if k not in extra}
-        if there == self.identity:
-            return
-        old, new = flatten(there), flatten(self.identity)
-        none = "(absent)"
-        keys = [k for k in sorted(old.keys() | new.keys()) if old.get(k, none) != new.get(k, none)]
-        shown = ", ".join(f"{k}: {old.get(k, none)} there, {new.get(k, none)} asked for" for k in keys[:12])
-        more = f", and {len(keys) - 12} more" if len(keys) > 12 else ""
-        raise UserError(str(self.folder), f"belongs to a run with another configuration ({shown}{more})",
-                        "choose another name=NAME, or leave name out to let nasx name the run")
-
-    def _unused(self) -> bool:
-        """Whether no start has come so far that anything was kept: the folder is anybody's who asks for its name."""
-        return not (checkpoints.found(self.folder) or self.rows() or (self.folder / "result.json").exists()
-                    or any(self.folder.glob("*/config.yaml")))
+        if other := differing(self.folder, self.identity, extra):
+            raise other
 
     def close(self) -> None:
         """Release the lock."""

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from nasx import accuracy, config, machine, metrics, processes, recipe, records
 from nasx.bilevel import Batch, hand_on, scaled
+from nasx.checks import parents
 from nasx.data.stream import hashed
 from nasx.errors import UserError
 from nasx.folders import files
@@ -351,16 +352,7 @@ def architecture(cfg: Config, space: Space) -> tuple[Genotype, Result | None]:
     if not name:
         raise UserError("retrain", "no architecture is given",
                         "give from=<a run of nasx search>, or genotype=<its text>")
-    folder = records.locate(name, cfg["out"])
-    if folder is None:
-        raise UserError(f"from={name}", "there is no such run", f"name a run's folder, or a run in {cfg['out']}")
-    found = records.finished(folder)
-    if found is None:
-        raise UserError(f"from={name}", f"{folder} holds no finished run (no readable result.json)",
-                        "give the command of that search again: it resumes and finishes")
-    if found.get("kind") != "search" or not found.get("genotype"):
-        raise UserError(f"from={name}", f"is a run of nasx {found.get('kind')}, not a search",
-                        f"use from={found['parent']}" if found.get("parent") else "name a run of nasx search")
+    folder, found = parents.searched(name, cfg["out"])
     try:
         return space.parse(found["genotype"]), {**found, "name": folder.resolve().name}
     except UserError as error:

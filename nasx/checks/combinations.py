@@ -12,7 +12,7 @@ import shlex
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from nasx.checks import schema, spaces
+from nasx.checks import parents, schema, spaces
 from nasx.errors import UserError
 from nasx.spaces import rules
 
@@ -165,6 +165,16 @@ def _source(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
                         "give one: from=<a run of nasx search>, or genotype=<its text>")
 
 
+def _parent(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
+    """The search whose cell is trained."""
+    name, read = cfg.get("from"), command == "retrain" or (command == "study" and _get(cfg, "study.searches") == 0)
+    if read and name and cfg.get("genotype") is None:
+        try:
+            parents.searched(str(name), str(cfg.get("out")))
+        except UserError as error:
+            yield error
+
+
 def _skip_dropout(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
     rate, space = _get(cfg, "search.skip_dropout"), str(_get(cfg, "space._target_"))
     if "search" in READS[command] and rate and space.startswith("nasx.spaces.nb1shot1."):
@@ -253,4 +263,4 @@ def _objective(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
 
 COMBINATIONS: tuple[Callable[[Mapping[str, Any], str], Iterator[UserError]], ...] = (
     _device, _folder_name, _auxiliary, _stacks, _benchmark, _kinds, _cells, _words, _devices, _rates, _momentum,
-    _pieces, _source, _study, _held_out, _skip_dropout, _needed, _keep, _genotype, _objective)
+    _pieces, _source, _parent, _study, _held_out, _skip_dropout, _needed, _keep, _genotype, _objective)

@@ -41,12 +41,16 @@ def main(words: Sequence[str]) -> int:
 
 def evaluate(said: Words) -> Tested:
     """What the words ask for. Raises UserError."""
+    from nasx import exported
+
+    given, allow = said.options, said.several("allow")
+    facts = exported.facts(said.plain[0])[1]
+    if given["dataset"] and isinstance(facts.get("classes"), list):  # before anything is downloaded
+        fits(config.build(dataset(given, facts), allow), facts)
     import torch
 
     from nasx import accuracy, machine, pretrained
 
-    given = said.options
-    allow = said.several("allow")
     device = machine.device(given["device"])
     machine.prepare(device, threads=None, deterministic=False, seed=0)
     model = pretrained.load(said.plain[0], device, allow)
@@ -56,9 +60,7 @@ def evaluate(said: Words) -> Tested:
         raise UserError(f"batch={batch}", "is not positive", "use at least 1")
     source = config.build({**dataset(given, facts), **facts["normalization"]}, allow)
     images = source.open(device, channels_last=measured["channels_last"], workers=machine.workers(None))
-    if len(images.classes) != len(facts["classes"]):
-        raise UserError(f"dataset={source.name}", f"has {len(images.classes)} classes, the network "
-                        f"{len(facts['classes'])}", "evaluate on images of the same classes")
+    fits(source, facts, len(images.classes))
     if list(images.classes) != facts["classes"]:
         print(f"note: the classes have other names: {', '.join(images.classes[:5])} here, "
               f"{', '.join(facts['classes'][:5])} in training")
@@ -66,6 +68,15 @@ def evaluate(said: Words) -> Tested:
     network = model.network.to(memory_format=layout)
     batches = images.ordered(given["split"], batch=batch)
     return accuracy.means(accuracy.sums(network, batches, device, amp=measured["amp"]))
+
+
+def fits(source: Any, facts: Mapping[str, Any], count: int | None = None) -> None:
+    """Raises UserError where the network has another number of classes than the set, of which `count` is known."""
+    if count is None:
+        count = getattr(source, "number_of_classes", lambda: None)()
+    if count not in (None, len(facts["classes"])):
+        raise UserError(f"dataset={source.name}", f"has {count} classes, the network {len(facts['classes'])}",
+                        "evaluate on images of the same classes")
 
 
 def dataset(given: Mapping[str, str], facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -31,6 +31,9 @@ class _Cifar(Source):
 
     layout: ClassVar[Layout]
 
+    def number_of_classes(self) -> int:
+        return self.layout.classes
+
     def places(self) -> list[Path]:
         """Folders looked at, in order; `path` may also name the folder of files itself."""
         here = [self.root / self.layout.folder, self.root / self.layout.binary]
@@ -136,6 +139,9 @@ class Svhn(Source):
                                        "test_32x32.mat": "eb5a983be6a315427106f1b164d9cef3"}
     url: ClassVar[str] = "http://ufldl.stanford.edu/housenumbers/"
 
+    def number_of_classes(self) -> int:
+        return 10
+
     def folder(self) -> Path:
         within = self.root / "svhn"
         return self.root if len(missing(self.root, self.files)) < len(missing(within, self.files)) else within
@@ -183,6 +189,9 @@ class ImageNet16(Source):
         "train_data_batch_9": "bb6dd660c38c58552125b1a92f86b5d4",
         "train_data_batch_10": "8f03f34ac4b42271a294f91bf480f29b"}
     test: ClassVar[dict[str, str]] = {"val_data": "3410e3017fdaefba8d5073aaa65e4bd6"}
+
+    def number_of_classes(self) -> int:
+        return self.classes
 
     def places(self) -> list[Path]:
         here = [self.root / "ImageNet16", self.root / "imagenet16"]
@@ -261,6 +270,9 @@ class Digits(Source):
     name: ClassVar[str] = "digits"
     file: ClassVar[Path] = Path(__file__).with_name("digits.npz")
     training: ClassVar[int] = 1437
+
+    def number_of_classes(self) -> int:
+        return 10
 
     def find(self) -> None:
         if self.size < 8:

@@ -125,6 +125,10 @@ class Source(ABC):
     def read(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, tuple[str, ...]]:
         """Training images and labels, test images and labels, class names."""
 
+    def number_of_classes(self) -> int | None:
+        """How many classes the set has, None where only its files tell."""
+        return None
+
     @property
     def root(self) -> Path:
         return data_root(self.path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,8 +12,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from nasx import records
+from nasx import config, records
 from nasx.errors import UserError
+from nasx.folders import files
 from nasx.pictures import FORMATS
 from nasx.progress import duration
 from nasx.results import cells
@@ -41,6 +43,39 @@ def draw(folder: Path, *, curves: bool = False, epochs: bool = False) -> None:
             search_picture(folder)
     except (UserError, OSError, ValueError) as error:
         log.warning("%s: no picture of the search: %s", folder, error)
+
+
+def opened(cfg: Mapping[str, Any], choices: Mapping[str, Any], kind: str) -> Path:
+    """The folder of a run that is about to start. Raises UserError where it cannot be made, or is another's."""
+    folder = Path(cfg["out"]) / config.run_name(cfg, choices, kind)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise files.unwritable(folder, error) from error
+    if other := records.differing(folder, config.identifying(cfg, kind), ("kind", "choices", "identity")):
+        raise other
+    return folder
+
+
+def again(cfg: Mapping[str, Any], choices: Mapping[str, Any], kind: str) -> dict[str, Any] | None:
+    """Show a run that has finished with all its pictures, without torch; None where there is something to do.
+
+    Raises UserError like `opened`.
+    """
+    if "RANK" in os.environ or cfg["seeds_per_job"] > 1:
+        return None
+    folder = opened(cfg, choices, kind)
+    done = records.finished(folder)
+    if done is None or cfg["draw"] == "epochs":
+        return None
+    curves = ["search"] if kind == "search" and records.read_rows(folder) else []
+    try:
+        missing = lacking(folder, [*cells.names(folder), *curves])
+    except (UserError, OSError, ValueError):  # no genotype to draw
+        return None
+    if not missing:
+        show(done, folder)
+    return None if missing else done
 
 
 def lacking(folder: Path, names: list[str]) -> bool:

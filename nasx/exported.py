@@ -1,0 +1,35 @@
+"""What the file of an export says of its network, without torch: see pretrained.py for the facts themselves."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from nasx.errors import UserError
+
+FORMAT = "nasx 1"
+FILE = "model.safetensors"
+PLAIN = ("format", "genotype", "recipe", "commit", "run", "nasx")
+"""Metadata that are text; all others are JSON."""
+REMEDY = "export the run again: nasx export from=..."
+
+
+def facts(path: str | Path) -> tuple[Path, dict[str, Any]]:
+    """The file of an export (itself, or that of its folder) and its metadata. Raises UserError."""
+    from safetensors import SafetensorError, safe_open
+
+    file = Path(path) / FILE if Path(path).is_dir() else Path(path)
+    if not file.is_file():
+        raise UserError(str(file), "there is no such file", "name what nasx export has written")
+    try:
+        with safe_open(file, "np") as content:
+            held = content.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise UserError(str(file), f"cannot be read as safetensors ({error})", REMEDY) from error
+    if held.get("format") != FORMAT:
+        raise UserError(str(file), f"is no export of this version of nasx (format {held.get('format')})", REMEDY)
+    try:
+        return file, {name: value if name in PLAIN else json.loads(value) for name, value in held.items()}
+    except (ValueError, RecursionError) as error:
+        raise UserError(str(file), f"its description is damaged ({error})", REMEDY) from error

@@ -1,0 +1,120 @@
+"""What is told of a run's folder before torch is imported: finished already, another configuration, no parent."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from test_config import composed, faults
+
+from nasx import config
+from nasx.data import images
+from nasx.errors import UserError
+from nasx.results import ending
+
+CELL = "|none~0|+|none~0|none~1|+|none~0|none~1|none~2|"
+WORDS = ("space=nb201", "dataset=digits", "name=one")
+
+
+def asked(tmp_path: Path, *words: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    return composed("search", *WORDS, f"out={tmp_path}", *words)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A finished search with its pictures."""
+    cfg, choices = asked(tmp_path)
+    folder = tmp_path / "one"
+    folder.mkdir()
+    record = {"kind": "search", "status": "finished", "name": "one", "finished": "today", "genotype": CELL,
+              "lookup": None, "wall_s": 1.0, "updates": 2, "passes": 3, "peak_mb": 4.0,
+              "hardware": {"device": "cpu", "name": "a processor", "threads": 1}}
+    (folder / "result.json").write_text(json.dumps(record))
+    (folder / "genotype.txt").write_text(f"{CELL}\n")
+    (folder / "config.yaml").write_text(yaml.safe_dump({"kind": "search", "choices": choices, "identity": "x",
+                                                        **config.identifying(cfg, "search")}))
+    for kind in ("svg", "png"):
+        (folder / f"cell.{kind}").touch()
+    return folder
+
+
+def test_a_finished_run_is_shown(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    done = ending.again(*asked(run.parent), "search")
+    assert done is not None
+    assert done["genotype"] == CELL
+    assert "one  finished today" in capsys.readouterr().out
+
+
+def test_where_something_is_to_be_done_nothing_is_shown(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert ending.again(*asked(run.parent, "draw=epochs"), "search") is None
+    assert ending.again(*asked(run.parent, "name=two"), "search") is None
+    (run / "metrics.jsonl").write_text('{"epoch": 1}\n')
+    assert ending.again(*asked(run.parent), "search") is None, "the curves are not drawn"
+    (run / "search.svg").touch()
+    (run / "search.png").touch()
+    assert ending.again(*asked(run.parent), "search") is not None
+    capsys.readouterr()
+    (run / "cell.png").unlink()
+    assert ending.again(*asked(run.parent), "search") is None
+    (run / "genotype.txt").unlink()
+    assert ending.again(*asked(run.parent), "search") is None
+    assert capsys.readouterr().out == ""
+
+
+def test_another_configuration_under_the_name(run: Path) -> None:
+    with pytest.raises(UserError, match=r"search\.lr: 0\.025 there, 0\.5 asked for"):
+        ending.again(*asked(run.parent, "search.lr=0.5"), "search")
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"cannot be written .*; choose a folder that you may write to with out=FOLDER"):
+        ending.again(*asked(tmp_path / "file" / "x"), "search")
+
+
+def nasx(tmp_path: Path, *words: str) -> str:
+    code = ("import sys; from nasx import cli\ntry: cli.main(sys.argv[1:])\n"
+            "except SystemExit as end: print(end.code, 'torch' in sys.modules)")
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True,
+                          cwd=tmp_path)
+    return done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(("words", "told"), [
+    (("search", *WORDS), "one  finished today"),
+    (("search", *WORDS, "search.lr=0.5"), "search.lr: 0.025 there, 0.5 asked for"),
+    (("run", *WORDS, "search.lr=0.5"), "search.lr: 0.025 there, 0.5 asked for"),
+    (("search", *WORDS, "out=/dev/null/x"), "cannot be written"),
+    (("evaluate", "nope"), "nope: there is no such file")])
+def test_none_of_it_imports_torch(run: Path, words: tuple[str, ...], told: str) -> None:
+    out = [] if any(word.startswith("out=") for word in words) or words[0] == "evaluate" else ["out=."]
+    said = nasx(run.parent, *words, *out)
+    assert told in said
+    assert ("0 False\n" if "finished" in told else "2 False\n") in said
+    assert "Traceback" not in said
+
+
+def test_a_parent_that_is_no_finished_search(run: Path) -> None:
+    out = f"out={run.parent}"
+    assert faults("from=one", out, "dataset=digits", command="retrain") == []
+    record = json.loads((run / "result.json").read_text())
+    (run / "result.json").write_text(json.dumps({**record, "kind": "retrain", "parent": "first"}))
+    for command in (("retrain",), ("study", "study=transfer")):
+        found = faults("from=one", out, "dataset=digits", *command[1:], command=command[0])
+        assert found == ["from=one: is a run of nasx retrain, not a search; use from=first"]
+    (run / "result.json").unlink()
+    found = faults("from=one", out, "dataset=digits", command="retrain")
+    assert len(found) == 1
+    assert "holds no finished run (no readable result.json); give the command of that search again" in found[0]
+
+
+def test_what_a_set_says_of_its_classes_is_so() -> None:
+    assert images.Digits().number_of_classes() == len(images.Digits().load().classes)
+    assert (images.Cifar10().number_of_classes(), images.Cifar100().number_of_classes()) == (10, 100)
+    assert images.ImageNet16(classes=7).number_of_classes() == 7
+    assert images.Folder().number_of_classes() is None
