@@ -73,6 +73,8 @@ def test_another_configuration_under_the_name(run: Path) -> None:
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
+    assert ending.again(*asked(tmp_path / "new" / "one"), "search") is None
+    assert [path.name for path in tmp_path.iterdir()] == ["file"], "nothing is left"
     with pytest.raises(UserError, match=r"cannot be written .*; choose a folder that you may write to with out=FOLDER"):
         ending.again(*asked(tmp_path / "file" / "x"), "search")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shlex
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -48,10 +49,12 @@ def draw(folder: Path, *, curves: bool = False, epochs: bool = False) -> None:
 def opened(cfg: Mapping[str, Any], choices: Mapping[str, Any], kind: str) -> Path:
     """The folder of a run that is about to start. Raises UserError where it cannot be made, or is another's."""
     folder = Path(cfg["out"]) / config.run_name(cfg, choices, kind)
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise files.unwritable(folder, error) from error
+    if not folder.exists():
+        above = next(path for path in folder.absolute().parents if path.exists())
+        try:  # rights do not tell it: /proc has those of any folder
+            Path(tempfile.mkdtemp(prefix=".nasx-", dir=above)).rmdir()
+        except OSError as error:
+            raise files.unwritable(folder, error) from error
     if other := records.differing(folder, config.identifying(cfg, kind), ("kind", "choices", "identity")):
         raise other
     return folder
