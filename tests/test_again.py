@@ -32,7 +32,7 @@ def run(tmp_path: Path) -> Path:
     folder = tmp_path / "one"
     folder.mkdir()
     record = {"kind": "search", "status": "finished", "name": "one", "finished": "today", "genotype": CELL,
-              "lookup": None, "wall_s": 1.0, "updates": 2, "passes": 3, "peak_mb": 4.0,
+              "lookup": None, "command": "nasx search", "wall_s": 1.0, "updates": 2, "passes": 3, "peak_mb": 4.0,
               "hardware": {"device": "cpu", "name": "a processor", "threads": 1}}
     (folder / "result.json").write_text(json.dumps(record))
     (folder / "genotype.txt").write_text(f"{CELL}\n")
