@@ -48,7 +48,8 @@ def test_help_shows_what_runs_and_why() -> None:
     found = shown("search", "method=pc_darts", "space=darts")
     assert found["search.batch"] == "256  (method=pc_darts: section 4.2; search=darts: 64)"
     assert found["search.momentum"] == "0.9  (DARTS section 3.1)"
-    found = shown("search", "experiment=quickstart", "seed=3", "search.epochs=5")
+    found = shown("search", "experiment=quickstart", "seed=3", "search.epochs=5", "name=7")
+    assert found["name"].startswith("7  (given on this line; name of this run's folder")
     assert found["search.epochs"].startswith("5  (given on this line; experiment=quickstart: 12; search=nb201_v1: 50)")
     assert found["seed"].startswith("3  (given on this line; seeds weights")
     assert found["threads"].startswith("1  (CPU threads; ")

@@ -54,7 +54,7 @@ def diagnose(folder: Path, *, device: str = "auto", threads: int | None = None,
         raise UserError(f"from={folder}", "is no folder of a search", "name a folder that nasx search has written")
     if own := config.foreign(saved, allow):
         raise UserError(f"from={folder}", f"is made of classes of {', '.join(own)}, which are not run unasked",
-                        f"if you trust them add allow={','.join(own)}")
+                        f"if you trust them add allow='[{','.join(own)}]'")
     found = checkpoints.found(folder)
     if not found:
         raise UserError(f"from={folder}", "has no checkpoint to look at",

@@ -142,7 +142,7 @@ def choices(folders: list[Path], group: str) -> list[str]:
 def _given(overrides: Sequence[str]) -> dict[str, str]:
     """Dotted key -> value of the overrides that set one value."""
     pairs = (text.lstrip("+").partition("=") for text in overrides if "=" in text)
-    return {key: value for key, _, value in pairs}
+    return {key: value.strip("\"'") for key, _, value in pairs}
 
 
 def _rows(rows: list[tuple[str, str]]) -> str:
