@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 
 from nasx.data.augment import Augment
 from nasx.data.images import Digits
-from nasx.data.stream import Batch, Stream, device_images, evaluation, hashed
+from nasx.data.stream import Batch, Order, Stream, device_images, evaluation, hashed
 from nasx.errors import UserError
 
 AUGMENT = Augment(pad=2, flip=True, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25), cutout=4)
@@ -85,6 +86,18 @@ def test_faults() -> None:
         stream(batch=0)
     with pytest.raises(UserError, match="without images"):
         stream(index=np.array([], np.int64))
+
+
+def test_a_batch_that_is_larger_than_the_set_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(logging.getLogger("nasx"), "warning", lambda text, *given: told.append(text % given))
+    Order(np.arange(23), batch=23, seed=0, name="w")
+    assert told == []
+    for name, group in (("w", "search"), ("a", "search"), ("retrain", "retrain")):
+        order = Order(np.arange(23), batch=24, seed=0, name=name)
+        assert len(set(order.items(0, torch.Generator()).tolist())) == 23
+        assert told.pop() == (f"{group}.batch=24: only 23 images are drawn from, so that a batch holds some of them "
+                              "more than once")
 
 
 def test_fields_are_those_of_the_core() -> None:

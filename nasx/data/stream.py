@@ -1,8 +1,9 @@
 """An opened data set: endless seeded batches of training images, and ordered ones for evaluation.
 
 Batch i is a pure function of (seed, i): pass k over the index set is the permutation drawn from (seed, k), batch i
-holds the items i b .. (i+1) b - 1 of the passes laid end to end (so it may straddle two), and its augmentation and its
-`seed` are drawn from (seed, i). A stream therefore resumes exactly from its position alone.
+holds the items i b .. (i+1) b - 1 of the passes laid end to end (so it may straddle two, and holds an item more than
+once where b is larger than the set, which is warned of), and its augmentation and its `seed` are drawn from (seed, i).
+A stream therefore resumes exactly from its position alone.
 
 Of several processes each may ask for its own `rows` of every batch; draws are those of the whole batch.
 
@@ -18,6 +19,7 @@ Shapes: images uint8 (n, c, h, w), labels int64 (n,), index sets int64 (m,).
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -33,6 +35,7 @@ from nasx.errors import UserError
 __all__ = ["Batch", "Batches", "DeviceImages", "Held", "Opened", "Order", "Stream", "device_images", "evaluation",
            "hashed", "splits"]
 Part = Literal["train", "test"]
+log = logging.getLogger("nasx")
 
 
 class Batch(NamedTuple):
@@ -119,6 +122,9 @@ class Order:
             raise UserError(f"batch={batch}", "is not positive", "use at least 1")
         if len(index) == 0:
             raise UserError("dataset.split", "leaves a stream without images", "use another split or fraction")
+        if batch > len(index):
+            log.warning("%s.batch=%d: only %d images are drawn from, so that a batch holds some of them more than once",
+                        "retrain" if name == "retrain" else "search", batch, len(index))
         self.index = torch.as_tensor(index, dtype=torch.int64).cpu()
         self.batch, self.seed, self.name = batch, seed, name
         self._pass: tuple[int, Tensor] = (-1, torch.empty(0, dtype=torch.int64))

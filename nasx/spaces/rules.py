@@ -36,8 +36,9 @@ def known(name: str, where: str) -> None:
         raise UserError(f"{where}={name!r}", "no such operation", f"use one of {', '.join(IMAGES)}")
 
 
-def listed(names: Sequence[str], where: str, among: Sequence[str] = IMAGES) -> None:
-    """Whether `names` are one or more different operations `among` those that there are."""
+def listed(names: Sequence[str], where: str, among: Sequence[str] = ()) -> None:
+    """Whether `names` are one or more different operations `among` those that there are (those of ops.py)."""
+    among = among or IMAGES
     told = f"{where}=[{','.join(map(str, names))}]"
     if not names:
         raise UserError(told, "a space needs operations", f"choose from {', '.join(among)}")
