@@ -300,6 +300,7 @@ def train(here: Session) -> Result:
         result = here.record(
             "retrain", protocol=settings.recipe, labels=[], genotype=str(genotype), operations=genotype.operations(),
             lookup=None, parent=parent and parent["name"], parent_lookup=parent and parent.get("lookup"),
+            searched=parents.kept(parent),
             **{"test_accuracy": None, **tested}, images=data.described(), params=price.params,
             params_with_auxiliary=price.params_with_auxiliary, macs=price.macs, layers=settings.layers,
             channels=settings.channels, updates=trainer.updates, passes=trainer.updates,

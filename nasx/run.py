@@ -94,6 +94,7 @@ def together(cfg: Config, info: Config) -> list[Result]:
                 here.run.fail(error)
         for turn in turns.values():
             turn.job.here.signals = here.signals  # the handlers in force are those opened last
+            turn.job.here.together = len(turns)
         while turns:
             for seed, turn in list(turns.items()):
                 try:

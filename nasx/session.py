@@ -33,6 +33,8 @@ class Session:
     before_s: float = 0.0
     began: float = field(default_factory=time.monotonic)
     saved: float = field(default_factory=time.monotonic)
+    together: int = 1
+    """Runs that take turns in this process: each has the time of all."""
 
     def follows(self, seconds: float) -> None:
         """Count from here on, after `seconds` of work that other runs have done for this one."""
@@ -83,7 +85,8 @@ class Session:
                 "overrides": list(self.info["overrides"]), "seed": self.config["seed"],
                 "identity": config.identity(self.config, kind),
                 "family": config.identity({**self.config, "seed": None, "from": None}, kind),
-                **facts, "wall_s": round(self.elapsed_s, 3), "peak_mb": machine.peak_mb(self.device),
+                **facts, "wall_s": round(self.elapsed_s, 3), "together": self.together,
+                "peak_mb": machine.peak_mb(self.device),
                 "hardware": machine.hardware(self.device), "versions": machine.versions(), "commit": machine.commit()}
 
 

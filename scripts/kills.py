@@ -25,7 +25,7 @@ OWN = {"pc_darts": ["space.channels=8"], "tse": ["method.T=20"], "tse_drnas": ["
 """What a method needs besides to be small."""
 CLOCK = ("elapsed_s", "started", "finished", "seconds", "images_per_s", "peak_mb")
 """What a clock or the process says, and no two starts have in common; besides all that ends in _s."""
-MACHINE = ("command", "overrides", "hardware", "versions", "commit")
+MACHINE = ("command", "overrides", "hardware", "versions", "commit", "together")
 
 
 def equal_rows(out: Path) -> list[dict[str, Any]]:

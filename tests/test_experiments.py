@@ -117,6 +117,12 @@ def test_the_list_tells_command_number_and_cost(capsys: pytest.CaptureFixture[st
 
 
 # ---------------------------------------------------------------------------------------------------- that they run
+def searched(folder: Path, head: Any) -> None:
+    """A finished search of an experiment, as far as `from=` looks."""
+    (folder / "config.yaml").write_text(f"choices: {json.dumps(dict(head.choices))}\n")
+    (folder / "result.json").write_text('{"kind": "search", "status": "finished", "genotype": "of no matter here"}')
+
+
 def refused(command: str, folder: Path) -> list[str]:
     """Faults of a command, but the look at the data set, which need not be on this machine."""
     _, verb, *words = texts(command, folder).split()
@@ -131,7 +137,7 @@ def refused(command: str, folder: Path) -> list[str]:
 def test_the_commands_of_a_file_pass_the_checks(name: str, tmp_path: Path) -> None:
     """The file's own for one seed, and of its rows' the one with the most words."""
     head = HEADS[name]
-    (tmp_path / "config.yaml").write_text(f"choices: {json.dumps(dict(head.choices))}\n")
+    searched(tmp_path, head)
     longest = max(head.printed, key=lambda printed: len(printed.words), default=None)
     base = experiments.command(name, head)
     if "override /hydra/sweeper" in FILES[name].read_text(encoding="utf-8"):
@@ -144,7 +150,7 @@ def test_the_commands_of_a_file_pass_the_checks(name: str, tmp_path: Path) -> No
 @pytest.mark.parametrize("name", FILES)
 def test_the_command_of_every_row_passes_the_checks(name: str, tmp_path: Path) -> None:
     head = HEADS[name]
-    (tmp_path / "config.yaml").write_text(f"choices: {json.dumps(dict(head.choices))}\n")
+    searched(tmp_path, head)
     for command in sorted({*head.commands, *(experiments.command(name, head, printed) for printed in head.printed)}):
         assert refused(command, tmp_path) == [], command
 

@@ -22,3 +22,11 @@ def searched(name: str, out: str) -> tuple[Path, dict[str, Any]]:
         raise UserError(f"from={name}", f"is a run of nasx {found.get('kind')}, not a search",
                         f"use from={found['parent']}" if found.get("parent") else "name a run of nasx search")
     return folder, found
+
+
+KEPT = ("name", "choices", "protocol", "seed", "overrides", "labels", "changed", "family", "identity", "genotype")
+
+
+def kept(record: dict[str, Any] | None) -> dict[str, Any] | None:
+    """What a retraining's record keeps of that of its search, which may be elsewhere when both are read."""
+    return None if record is None else {"kind": "search", **{key: record.get(key) for key in KEPT}}

@@ -25,8 +25,12 @@ from nasx.errors import printable
 KINDS = ("search", "retrain", "study")
 ELSEWHERE = config.ELSEWHERE | {"seed", "from", "parent"}
 """Keys that do not tell one configuration from another: where and how it runs, the seed, and whose cell it trains."""
-SIZES = {"epochs", "updates_per_epoch", "layers", "channels", "cells"}
+COPIED = ("kind", "identity", "started", "finished", "commit", "genotype")
+"""What a run and its copy have in common, and a run that was done again has not."""
+SIZES = {"epochs", "updates_per_epoch", "layers", "channels", "cells", "fraction", "fraction_a", "size"}
 """Settings that make a run smaller than its protocol when they are lowered."""
+WHOLE = SIZES - {"size"}
+"""Those of which null is the largest value."""
 COLUMNS = ("run", "folder", "kind", "method", "space", "dataset", "protocol", "search", "recipe", "retrain",
            "searched_on", "experiment", "parent_family", "parent_folder", "parent_overrides", "labels", "reduced",
            "best_of", "study", "std_over", "overrides", "family", "identity", "seed", "parent", "genotype",
@@ -45,16 +49,16 @@ def collect(root: str | Path | Sequence[str | Path]) -> pd.DataFrame:
     roots = [root] if isinstance(root, (str, Path)) else list(root)
     rows: dict[str, dict[str, Any]] = {}
     left_out: dict[str, list[str]] = {}
-    identities: set[tuple[str, str]] = set()
+    known: set[tuple[str, ...]] = set()
     for folder in dict.fromkeys(_folders(roots)):
         row, reason = _read(folder)
-        key = (row.get("kind", ""), row.get("identity", ""))
-        if not reason and key[1] and key in identities:
+        copied = tuple(str(row.get(key) or "") for key in COPIED)
+        if not reason and row["identity"] and copied in known:
             reason = "second copies of a run"
         if reason:
             left_out.setdefault(reason, []).append(folder)
             continue
-        identities.add(key)
+        known.add(copied)
         rows[folder] = row
     _inherit([row for row in rows.values() if row["kind"] != "study"])
     shown = list(_studied(rows))
@@ -144,7 +148,7 @@ def _row(folder: str, record: Mapping[str, Any]) -> dict[str, Any]:
     device = str(hardware.get("device") or "")
     row: dict[str, Any] = {
         "run": _text(record.get("name") or os.path.basename(folder)), "folder": folder, "kind": record["kind"],
-        "method": _text(choices.get("method")), "space": _text(choices.get("space")),
+        "method": _text(choices.get("method")) if search else "", "space": _text(choices.get("space")),
         "dataset": _text(choices.get("dataset")),
         "protocol": _text(record.get("protocol")) if search else "",
         "search": _text(choices.get("search")) if search else "",
@@ -163,12 +167,14 @@ def _row(folder: str, record: Mapping[str, Any]) -> dict[str, Any]:
         "test_accuracy": _percent(record.get("test_accuracy")), "params": _number(record.get("params")),
         "supernet_perplexity": _number((record.get("supernet") or {}).get("valid_perplexity")),
         **{name: _number(record.get(name)) for name in ("valid_perplexity", "test_perplexity")},
-        "cost_s": _number(record.get("wall_s")), "peak_mb": _number(record.get("peak_mb")),
+        "cost_s": _number(record.get("wall_s")) * (record.get("processes") or 1) / (record.get("together") or 1),
+        "peak_mb": _number(record.get("peak_mb")),
         "updates": _number(record.get("updates")), "passes": _number(record.get("passes")),
         "device": _text(hardware.get("name")) or device, "gpu": device.startswith("cuda"),
         "versions": _text(" ".join(f"{k}={v}" for k, v in sorted((record.get("versions") or {}).items()))),
-        "commit": _text(record.get("commit")), "collapsed": None, "doubtful": None, "moving": None,
-        "verdict": ""}
+        "started": _text(record.get("started")), "finished": _text(record.get("finished")),
+        "searched": record.get("searched"), "commit": _text(record.get("commit")),
+        "collapsed": None, "doubtful": None, "moving": None, "verdict": ""}
     if verdict := record.get("verdict"):
         row |= {name: bool(verdict.get(name)) for name in ("collapsed", "doubtful", "moving")}
         row["verdict"] = _text(verdict.get("text"))
@@ -187,12 +193,14 @@ def _reduced(record: Mapping[str, Any]) -> bool:
 
     `changed` maps a key to [published, used]; None for a number of updates means a whole epoch.
     """
-    if "reduced" in record:
+    if record.get("reduced") is not None:
         return bool(record["reduced"])
     for key, (published, used) in (record.get("changed") or {}).items():
-        sized = key.rpartition(".")[2] in SIZES and isinstance(used, (int, float))
-        if sized and (published is None or used < published):
-            return True
+        name = key.rpartition(".")[2]
+        several = isinstance(published, list) and isinstance(used, list) and len(published) == len(used)
+        for old, new in zip(published, used, strict=True) if several else [(published, used)]:
+            if name in SIZES and isinstance(new, (int, float)) and (name in WHOLE if old is None else new < old):
+                return True
     return False
 
 
@@ -207,10 +215,27 @@ def _overrides(lines: Sequence[str]) -> tuple[str, ...]:
 
 
 def _inherit(rows: Any) -> None:
-    """A retraining takes method, space and search protocol from the search whose cell it trains."""
-    by_name = {row["run"]: row for row in rows if row["kind"] == "search"}
+    """A retraining takes method, space and search protocol from the search whose cell it trains.
+
+    That is the run beside it, else the only one of that name (and, of several, with that cell); where there is none,
+    what the retraining's own record keeps of it.
+    """
+    places: dict[str, dict[str, Any]] = {}
+    names: dict[str, dict[str, dict[str, Any]]] = {}
     for row in rows:
-        parent = by_name.get(os.path.basename(os.path.normpath(row["parent"]))) if row["parent"] else None
+        if row["kind"] == "search":
+            places[os.path.normpath(row["folder"])] = row
+            for name in (row["run"], os.path.basename(os.path.normpath(row["folder"]))):
+                names.setdefault(name, {})[row["folder"]] = row
+    for row in rows:
+        if not row["parent"]:
+            continue
+        name = os.path.basename(os.path.normpath(row["parent"]))
+        parent = places.get(os.path.join(os.path.dirname(os.path.normpath(row["folder"])), name))
+        found = list(names.get(name, {}).values())
+        if parent is None:
+            found = [other for other in found if len(found) == 1 or other["genotype"] == row["genotype"]]
+            parent = found[0] if len(found) == 1 else _kept(row["searched"])
         if parent is None:
             continue
         for name in ("method", "space", "protocol", "search"):  # its own method is a default that it does not read
@@ -221,6 +246,14 @@ def _inherit(rows: Any) -> None:
         row["labels"] = tuple(sorted({*row["labels"], *parent["labels"]}))
         row["reduced"] = row["reduced"] or parent["reduced"]
         row["parent_family"] = parent["family"] or "\n".join(parent["overrides"])
+
+
+def _kept(record: Any) -> dict[str, Any] | None:
+    """The row of a search that a retraining's record tells of, with no folder."""
+    try:
+        return _row("", record)
+    except (TypeError, ValueError, KeyError, AttributeError, OverflowError):
+        return None
 
 
 def _text(value: Any) -> str:
