@@ -299,5 +299,7 @@ def test_the_next_command_names_the_users_own_files() -> None:
         "next: nasx table out=runs", "      nasx retrain from=runs/x out=runs --config-dir 'my conf' 'allow=[mine]'"]
     assert ending.following({"kind": "search", "command": "nasx search seed=1"}, Path("outputs/x"))[1] == (
         "      nasx retrain from=outputs/x")
+    assert ending.following({"kind": "search", "command": "a 'b"}, Path("outputs/x"))[1:] == [
+        "      nasx retrain from=outputs/x"]
     assert run.of_seed({"overrides": ["seed=3", "device=cpu"], "options": ["--config-dir", "mine"]}, 4)["command"] == (
         "nasx search --config-dir mine device=cpu seed=4")

@@ -160,13 +160,16 @@ def following(result: Mapping[str, Any], folder: Path) -> list[str]:
     where = "" if str(out) == "outputs" else f" out={shlex.quote(str(out))}"
     lines = [f"next: nasx table{where}"]
     if result["kind"] == "search":
-        lines.append(f"      nasx retrain from={shlex.quote(str(folder))}{where}{_own(result['command'])}")
+        lines.append(f"      nasx retrain from={shlex.quote(str(folder))}{where}{_own(str(result.get('command')))}")
     return lines
 
 
 def _own(command: str) -> str:
     """What a command says of the user's own files, which the next one needs as well."""
-    words = shlex.split(command)
+    try:
+        words = shlex.split(command)
+    except ValueError:  # a record of another hand
+        return ""
     kept = [word for i, word in enumerate(words) if "--config-dir" in words[max(i - 1, 0):i + 1] or
             word.startswith("allow=")]
     return f" {shlex.join(kept)}" if kept else ""
