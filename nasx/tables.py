@@ -11,7 +11,7 @@ The numbers are those of `results.summary`, the words those of `results.wording`
     filter    {column: value or list of values}, or a list of `column:value` texts, over the columns of `collect`
     group     further columns of `collect` that split rows (device, commit, seed, …)
     paper     null | idarts | amended | single | lambda | tse: our numbers beside the published ones
-    error     true: retrained networks show test error instead of accuracy
+    error     true: retrained networks show test error instead of accuracy (test_error, which sort= always knows)
 
 Nothing here imports torch.
 """
@@ -32,7 +32,7 @@ from nasx import config
 from nasx.errors import UserError
 from nasx.results import differences, typeset
 from nasx.results.collect import collect
-from nasx.results.summary import summary
+from nasx.results.summary import errors, summary
 from nasx.results.typeset import Sheet
 from nasx.results.wording import sheets
 
@@ -90,14 +90,19 @@ def _sorted(table: pd.DataFrame, by: Any) -> pd.DataFrame:
     names = [by] if isinstance(by, str) else [str(x) for x in by or []]
     if not names or table.empty:
         return table
-    columns = []
+    columns: list[str] = []
+    rising: list[bool] = []
     for text in names:
         column = text.lstrip("-")
+        if column.removesuffix("_mean") == "test_error":  # shown or not, it orders as the accuracy does, turned round
+            columns.append("test_accuracy_mean")
+            rising.append(text.startswith("-"))
+            continue
         column = column if column in table.columns else f"{column}_mean"
         _known("sort", text, table.columns, column)
         columns.append(column)
-    ordered = table.sort_values(columns, ascending=[not text.startswith("-") for text in names], kind="stable",
-                                ignore_index=True)
+        rising.append(not text.startswith("-"))
+    ordered = table.sort_values(columns, ascending=rising, kind="stable", ignore_index=True)
     ordered.attrs = dict(table.attrs)
     return ordered
 
@@ -138,8 +143,10 @@ def main(cfg: Mapping[str, Any]) -> str:
 
         made, table = published.compare(summary(frame, group, reference=False), str(paper))
     else:
+        error = bool(ask.get("error", False))
         table = _sorted(summary(frame, group), _plain(ask.get("sort")))
-        made = sheets(table, error=bool(ask.get("error", False)), group=group)
+        made = sheets(table, error=error, group=group)
+        table = errors(table) if error else table
     notes = table.attrs.get("notes", [])
     out_file = ask.get("out_file")
     if form == "csv":

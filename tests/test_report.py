@@ -88,7 +88,7 @@ def test_a_page_holds_what_the_runs_say(make, capsys):
     _, page = written("title=My runs")
     words = " ".join(" ".join(page.texts).split())
     for said in ("My runs", "6 searches in 2 settings", "random with 91.00 ± 1.00 %", "81.00 ± 1.00",
-                 "darts lies below random search", "−10.00 (p < 0.001)", "91.61", "Training loss",
+                 "darts does worse than random search", "−10.00 (p < 0.001)", "91.61", "Training loss",
                  "Dominant eigenvalue", "Mixture weights", "3 of 3 runs", "search.lr", "0.025", "A CPU", "torch=2",
                  "None of 6 searches collapsed, 6 had not settled", "Is there random search as a baseline?"):
         assert said in words, said
@@ -231,6 +231,23 @@ def test_a_clean_study_has_its_list_filled(make):
     found = states("outputs")
     assert [number for number, state in found.items() if state != "yes"] == [3, 12]
     assert found[3] == found[12] == "yours"
+
+
+def test_random_runs_that_were_tested_beside_nothing_are_no_baseline(make):
+    make("darts")
+    make("random", 1)
+    assert states("outputs")[8] == "partly"
+
+
+def test_a_run_of_two_studies_is_counted_once_on_a_page(make):
+    make(kind="retrain", name="run0", test_accuracy=0.9, lookup=None, verdict=None)
+    for study in ("one", "two"):
+        make(kind="study", name=study, study=study, std_over="searches", searches=[], rank="none", ranking=[],
+             retrains=["run0"])
+    words = " ".join(" ".join(written()[1].texts).split())
+    assert "1 retraining in 2 settings" in words
+    assert "spent 1.0 CPU\u2011min" in words
+    assert "from 1 finished runs" in words
 
 
 def test_what_is_missing_is_called_so(make):

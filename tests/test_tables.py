@@ -417,6 +417,28 @@ def test_ours_stand_below_the_printed_row_with_n_and_what_the_deviation_is_over(
     assert list(mine["n"]) == [2]
 
 
+def test_an_error_has_the_sign_of_an_error(make):
+    for method, first in (("random", 0.96), ("darts", 0.97)):
+        for seed in range(3):
+            make(method, name=f"{method}{seed}", lookup=None, seed=seed)
+            retrained(make, f"{method}{seed}", first + seed / 1000, seed)
+    ask = {"runs": str(make.root), "filter": "kind=retrain", "format": "console"}
+    assert "better: +1.00 (p < 0.001)" in tables.main(ask)
+    told = tables.main({**ask, "error": True})
+    assert "better: −1.00 (p < 0.001)" in told
+    assert "(test_error, lower is better)" in told
+    ask["format"] = "csv"
+    rows = list(csv.DictReader(io.StringIO(tables.main({**ask, "error": True, "sort": "-test_error"}))))
+    assert [row["method"] for row in rows] == ["random", "darts"]
+    assert float(rows[1]["test_error_mean"]) == pytest.approx(2.9)
+    assert float(rows[1]["test_error_std"]) == pytest.approx(0.1)
+    assert rows[1]["versus"].startswith("better: −1.00")
+    assert "test_accuracy_mean" not in rows[0]
+    rows = list(csv.DictReader(io.StringIO(tables.main({**ask, "sort": "test_error"}))))
+    assert [row["method"] for row in rows] == ["darts", "random"]
+    assert "test_error_mean" not in rows[0]
+
+
 @pytest.mark.parametrize("paper", sorted(published.PAPERS))
 def test_without_runs_a_paper_is_shown_as_printed(paper, tmp_path):
     for form in ("markdown", "latex", "csv", "console"):

@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from nasx.results import baseline
+
 Row = Mapping[str, Any]
 STATES = {"yes": "yes", "partly": "partly", "missing": "missing", "yours": "for you to say"}
 
@@ -96,13 +98,14 @@ def _evaluation(groups: Sequence[Row]) -> Item:
 
 def _random(groups: Sequence[Row]) -> Item:
     asks = "Is there random search as a baseline?"
-    pools = [g for g in groups if g["method"] == "random"]
-    beside = [g for g in groups if g["versus"]]
-    rest = [g for g in groups if not g["versus"] and g["method"] != "random"]
+    pools = [g for g in groups if g["method"] == baseline.RANDOM]
+    own = [g for g in groups if g["method"] != baseline.RANDOM and (g["benchmark"] or g["kind"] == "retrain")]
+    beside = sum(baseline.tested(g) for g in own)
     if not pools:
         return Item(8, asks, "missing", "add method=random to the sweep: it costs nothing where cells are looked up")
-    says = f"{sum(g['n'] for g in pools)} random runs, beside {len(beside)} of {len(beside) + len(rest)} settings"
-    return Item(8, asks, "yes" if not rest else "partly", says)
+    runs = len({folder for g in pools for folder in g["folders"]})
+    return Item(8, asks, "yes" if 0 < beside == len(own) else "partly",
+                f"{runs} random run{'s' * (runs > 1)}, tested beside {beside} of {len(own)} settings")
 
 
 def _repeated(groups: Sequence[Row]) -> Item:

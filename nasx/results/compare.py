@@ -14,9 +14,10 @@ metric is a column of `nasx table format=csv` without _mean: cifar10.valid, cifa
 supernet_valid, test_perplexity, valid_perplexity, supernet_perplexity, cost_s, peak_mb, params, updates, passes. By
 default retrained networks are compared by their test accuracy or perplexity, and searches by their look-up.
 
-The difference is mean(B) - mean(A) with a 95 % interval and a p value (Welch's t test over runs, significance.py).
-Refused, since the answer would mislead: groups of fewer than two runs, a run in both groups, runs of several
-protocols, recipes or benchmarks, and measured accuracies on several data sets.
+The difference is mean(B) - mean(A) with a 95 % interval and a p value (Welch's t test over searches, significance.py).
+Several retrainings of one search count as one value, their mean; where each group holds those of a single cell, the
+test is over them and says so. Refused, since the answer would mislead: groups of fewer than two, a run (or its copy) in
+both groups, runs of several protocols, recipes or benchmarks, and measured accuracies on several data sets.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from nasx import tables, words
 from nasx.errors import UserError
 from nasx.results import baseline, differences
 from nasx.results.collect import COLUMNS, collect
-from nasx.results.significance import LEVEL, Difference, moments, p_text, welch
+from nasx.results.significance import LEVEL, Difference, by_search, moments, p_text, welch
 from nasx.results.summary import MEASURES
 
 OPTIONS = {"metric": "auto", "runs": "outputs"}
@@ -44,8 +45,8 @@ MEASURED = ("supernet_valid", "test_accuracy", "supernet_perplexity", "valid_per
 UNITS = {"supernet_perplexity": "", "valid_perplexity": "", "test_perplexity": "",
          "cost_s": "s", "peak_mb": "MB", "params": "", "updates": "", "passes": ""}
 """Metrics that are no accuracy in percent -> their unit."""
-SHOWN = 12
-"""Runs of a group that are named."""
+RETRAININGS = "retrainings"
+"""What the values are where each group has those of one cell."""
 
 
 def main(given: Sequence[str]) -> int:
@@ -86,8 +87,8 @@ def group(word: str, runs: str, read: Callable[[str], pd.DataFrame] = collect) -
         if found.empty:
             raise UserError(shown, f"none of the {len(frame)} finished runs below {runs} is so",
                             "see `nasx table`, or name another folder with runs=FOLDER")
-        return found
-    found = read(path)
+        return found.drop_duplicates("folder")  # two studies may report one run
+    found = read(path).drop_duplicates("folder")
     if found.empty:
         there = "; ".join(found.attrs["notes"]) or "nothing is there"
         raise UserError(word, f"holds no finished run ({there})",
@@ -102,17 +103,27 @@ def text(names: Sequence[str], groups: Sequence[pd.DataFrame], metric: str = "au
     _known(metric, both)
     if metric in MEASURED:
         _one(both, names, "dataset", "data set")
-    values = [_values(name, frame, metric) for name, frame in zip(names, groups, strict=True)]
+    groups = [frame if metric in frame else frame.assign(**{metric: math.nan}) for frame in groups]
+    values, counted = _values(names, groups, metric)
     found = welch(*values)
     assert found is not None  # _values refuses smaller groups
     unit = UNITS.get(metric, "%")
     lines = [f"{metric}{f' ({unit})' if unit else ''}"]
     width = max(map(len, names)) + 2
-    for letter, name, own in zip("AB", names, values, strict=True):
+    for letter, name, own, frame in zip("AB", names, values, groups, strict=True):
         mean, variance = moments(own)
-        lines.append(f"  {letter}  {name.ljust(width)}{number(mean)} ± {number(math.sqrt(variance))}   n = {len(own)}")
-    lines += ["", sentence(found, unit)]
+        runs = frame[metric].notna().sum()
+        told = f" searches ({runs} runs, each search's mean is one value)" if len(own) < runs else ""
+        lines.append(f"  {letter}  {name.ljust(width)}{number(mean)} ± {number(math.sqrt(variance))}   n = {len(own)}"
+                     f"{told}")
+    lines += ["", sentence(found, unit, counted)]
+    if counted == RETRAININGS:
+        lines.append("note: each group is one search's cell, trained several times: this tells of these cells alone, "
+                     "not of methods")
     for name, frame in zip(names, groups, strict=True):
+        if best := sorted({int(k) for k in frame["best_of"] if k}):
+            lines.append(f"note: {name} holds cells chosen as the best of {' or '.join(map(str, best))} searches, "
+                         "which is no mean over searches")
         if (count := frame["family"].nunique()) > 1:
             lines.append(f"note: {name} holds runs of {count} configurations; its mean is over all of them")
     lines += ["", *_configurations(groups)]
@@ -171,16 +182,19 @@ def _known(metric: str, both: pd.DataFrame) -> None:
                         f"these runs have {', '.join(known)}")
 
 
-def _values(name: str, frame: pd.DataFrame, metric: str) -> list[float]:
-    """The metric of each run that has it. Raises UserError for fewer than two."""
-    own = [float(x) for x in frame[metric]] if metric in frame.columns else []
-    own = [x for x in own if not math.isnan(x)]
-    if len(own) < 2:
-        has = "has one run" if len(frame) == 1 else f"has {len(frame)} runs"
-        missing = f", {len(own)} of them with {metric}" if len(own) < len(frame) else ""
-        raise UserError(name, f"{has}{missing}: no spread can be told from fewer than two",
-                        "run more seeds, for example --multirun seed=0,1,2,3")
-    return own
+def _values(names: Sequence[str], groups: Sequence[pd.DataFrame], metric: str) -> tuple[list[list[float]], str]:
+    """The metric of each search in both groups, and what the values are. Raises UserError for fewer than two."""
+    found = [by_search(frame.to_dict("records"), metric) for frame in groups]
+    known = [int(frame[metric].notna().sum()) for frame in groups]
+    if all(len(own) == 1 < n for own, n in zip(found, known, strict=True)):
+        return [[float(x) for x in frame[metric].dropna()] for frame in groups], RETRAININGS
+    for name, frame, own, n in zip(names, groups, found, known, strict=True):
+        if len(own) < 2:
+            has = "has one run" if len(frame) == 1 else f"has {len(frame)} runs"
+            missing = f", {n} of them with {metric}" if n < len(frame) else " of one search" if n > 1 else ""
+            raise UserError(name, f"{has}{missing}: no spread can be told from fewer than two",
+                            "run more seeds, for example --multirun seed=0,1,2,3")
+    return found, "searches"
 
 
 def number(x: float) -> str:
@@ -188,19 +202,19 @@ def number(x: float) -> str:
     return f"{x:,.0f}" if abs(x) >= 1e4 else f"{x:.2f}"
 
 
-def sentence(found: Difference, unit: str) -> str:
-    """The difference of B from A, its interval, and what may be said of it."""
+def sentence(found: Difference, unit: str, counted: str = "searches") -> str:
+    """The difference of B from A, its interval, and what may be said of it; `counted` are the groups' values."""
     of = {"%": " points"}.get(unit, f" {unit}" if unit else "")
     way = "above" if found.mean > 0 else "below"
     first = f"B lies {number(abs(found.mean))}{of} {way} A" if found.mean else "B and A have the same mean"
     told = (f"{LEVEL:.0%} interval of B - A: {_signed(found.low)} to {_signed(found.high)}; "
-            f"{p_text(found.p)} (Welch's t test, {found.n_a} and {found.n_b} runs)").replace("95%", "95 %")
+            f"{p_text(found.p)} (Welch's t test, {found.n_a} and {found.n_b} {counted})").replace("95%", "95 %")
     if math.isinf(found.df):
         last = "Neither group has any spread: these values are not draws of chance, and no test says more."
     elif found.found:
         last = "A difference this large is unlikely to be chance."
     else:
-        last = "These runs do not tell the groups apart: the interval holds zero. That does not show them equal."
+        last = f"These {counted} do not tell the groups apart: the interval holds zero. That does not show them equal."
     return f"{first}; {told}.\n{last}"
 
 

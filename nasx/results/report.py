@@ -25,7 +25,7 @@ from nasx import __version__, pictures, words
 from nasx.diagnostics.edges import genotype_edges
 from nasx.errors import UserError
 from nasx.records import write_atomic
-from nasx.results import charts, checklist, differences, published, typeset, wording
+from nasx.results import baseline, charts, checklist, differences, published, typeset, wording
 from nasx.results.collect import collect
 from nasx.results.summary import summary
 from nasx.results.typeset import Sheet
@@ -104,7 +104,7 @@ def main(given: Sequence[str]) -> int:
         raise UserError(f"out={path}", f"there is no folder {path.parent}", "make it, or name another file")
     text = page(frame, asked.options["title"])
     write_atomic(path, text)
-    print(f"{path}: {len(frame)} runs, {len(text.encode()) / 1e6:.2f} MB")
+    print(f"{path}: {frame['folder'].nunique()} runs, {len(text.encode()) / 1e6:.2f} MB")
     return 0
 
 
@@ -117,7 +117,7 @@ def page(frame: pd.DataFrame, title: str) -> str:
     groups = _plain(table[table["reference"] == ""])
     for group, label in zip(groups, labels(groups), strict=True):
         group["label"] = label
-    runs, album = _plain(frame), Album()
+    runs, album = _plain(frame.drop_duplicates("folder")), Album()  # two studies may report one run
     contexts = [_context(name, own, album) for name, own in _contexts(groups)[:CONTEXTS]]
     sheets, beside, notes = _sheets(frame, table)
     anytime = any(c.anytime for c in contexts)
@@ -207,14 +207,14 @@ def headline(groups: Sequence[Row], runs: Sequence[Row]) -> list[str]:
         which = "Lowest" if measure.endswith("perplexity") else "Highest"
         said.append(f"{which} mean: {group['label']} with {wording.value(group, measure)}{_unit(measure)} "
                     f"({words_of(measure)}, n = {group['n']}).")
-    above, below = ([g["label"] for g in groups if g["versus"].startswith(way)] for way in ("above", "below"))
-    tested = [g for g in groups if g["versus"] and g["versus"] != "n < 2"]
+    ways = {way: [g["label"] for g in groups if g["versus"].startswith(way)] for way in ("better", "worse")}
+    tested = sum(baseline.tested(g) for g in groups)
     if tested:
-        parts = [f"{', '.join(found[:4])} {'lies' if len(found) == 1 else 'lie'} {way} random search"
-                 for found, way in ((above, "above"), (below, "below")) if found]
-        rest, it = len(tested) - len(above) - len(below), "it" if parts else "random search"
-        parts += [f"{rest} of {len(tested)} settings cannot be told from {it}"] if rest else []
-        said.append(f"{'; '.join(parts)} (Welch's t test over seeds, 5 % level).")
+        parts = [f"{', '.join(found[:4])} {'does' if len(found) == 1 else 'do'} {way} than random search"
+                 for way, found in ways.items() if found]
+        rest, it = tested - sum(map(len, ways.values())), "it" if parts else "random search"
+        parts += [f"{rest} of {tested} settings cannot be told from {it}"] if rest else []
+        said.append(f"{'; '.join(parts)} (Welch's t test over searches, 5 % level).")
     else:
         said.append("Nothing here stands beside random search (method=random, two runs or more): what chance alone "
                     "would give is not known.")

@@ -4,8 +4,9 @@
     df = s⁴ / ((s_a²/n_a)²/(n_a - 1) + (s_b²/n_b)²/(n_b - 1))              Welch and Satterthwaite
     interval  d ± t(df, 0.975) s               p = 2 P(T_df > |d| / s)
 
-The values of a group must be independent: one a seed. Where neither group has any spread the interval is the point d,
-and p is 1 for d = 0, else 0: such values were not drawn by chance.
+The values of a group must be independent: one a search, since retrainings of one cell are alike (`by_search`). Where
+neither group has any spread the interval is the point d, and p is 1 for d = 0, else 0: such values were not drawn by
+chance.
 
 Source: Welch, "The generalization of Student's problem when several different population variances are involved",
 Biometrika 34 (1947). Quantiles by scipy.special, imported only when asked for: tables do without scipy.
@@ -14,8 +15,8 @@ Biometrika 34 (1947). Quantiles by scipy.special, imported only when asked for: 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 LEVEL = 0.95
 """Confidence of the interval; 1 - LEVEL is the p value below which a difference is called one."""
@@ -53,6 +54,17 @@ def welch(a: Sequence[float], b: Sequence[float]) -> Difference | None:
     df = s**4 / (part_a**2 / (len(a) - 1) + part_b**2 / (len(b) - 1))
     half = float(stdtrit(df, (1 + LEVEL) / 2)) * s
     return Difference(d, d - half, d + half, 2 * float(stdtr(df, -abs(d) / s)), df, len(a), len(b))
+
+
+def by_search(runs: Iterable[Mapping[Any, Any]], measure: str) -> list[float]:
+    """The measure of each search in `runs` (rows of `collect`): of several retrainings of its cell their mean. Runs
+    that do not have it are left out; a cell that was given by hand is a search of its own."""
+    values: dict[str, list[float]] = {}
+    for run in runs:
+        if not math.isnan(run[measure]):
+            trained = run["parent_folder"] or run["parent"] + run["genotype"] if run["kind"] == "retrain" else ""
+            values.setdefault(trained or run["folder"], []).append(float(run[measure]))
+    return [math.fsum(own) / len(own) for own in values.values()]
 
 
 def moments(values: Sequence[float]) -> tuple[float, float]:

@@ -106,6 +106,19 @@ def _settings(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
             for key, row, text in zip(keys, rows, texts, strict=True)]
 
 
+def errors(table: pd.DataFrame) -> pd.DataFrame:
+    """`summary`'s rows with the test error, 100 - accuracy, in place of the test accuracy."""
+    if "test_accuracy_mean" not in table:
+        return table
+    found = table.rename(columns=lambda name: str(name).replace("test_accuracy_", "test_error_"))
+    found["test_error_mean"] = 100 - found["test_error_mean"]
+    found["versus"] = [baseline.of_error(text) if n else text
+                       for text, n in zip(found["versus"], found["test_error_n"], strict=True)]
+    found.attrs["notes"] = [note.replace("test_accuracy", "test_error, lower is better")
+                            for note in table.attrs.get("notes", [])]
+    return found
+
+
 def benchmark_reference(benchmark: str, dataset: str) -> dict[str, dict[str, float]]:
     """{"random": {"valid": …, "test": …}, "optimum": …} of a benchmark in percent; empty where it has none."""
     import importlib

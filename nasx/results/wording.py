@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 
+from nasx.results.summary import errors
 from nasx.results.typeset import Sheet
 
 DATASETS = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "imagenet16": "ImageNet16-120", "imagenet": "ImageNet",
@@ -67,6 +68,7 @@ def sheets(table: pd.DataFrame, *, error: bool = False, group: Sequence[str] = (
     `group` are the columns of `collect` by which rows were split besides; they are shown.
     """
     made = []
+    table = errors(table) if error else table
     _sheet = partial(_made, group=group)
     rows = [{str(k): v for k, v in row.items()} for row in table.to_dict("records")]
     looked_up = [row for row in rows if row["kind"] == "search" and row["benchmark"]]
@@ -86,10 +88,8 @@ def sheets(table: pd.DataFrame, *, error: bool = False, group: Sequence[str] = (
         made.append(_sheet("Searches on text", told, [("supernet valid", "supernet_perplexity")],
                            f"perplexity of the supernet; {ranks}"))
     if told := [row for row in retrained if not row["test_perplexity_n"]]:
-        if error:
-            told = [row | {"test_accuracy_mean": 100 - row["test_accuracy_mean"]} for row in told]
         word = "error" if error else "accuracy"
-        made.append(_sheet("Retrained networks", told, [(f"test {word}", "test_accuracy")],
+        made.append(_sheet("Retrained networks", told, [(f"test {word}", f"test_{word}")],
                            f"test {word} of the last epoch in %"))
     if told := [row for row in retrained if row["test_perplexity_n"]]:
         made.append(_sheet("Retrained language models", told, [
