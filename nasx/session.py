@@ -42,7 +42,7 @@ class Session:
 
     @property
     def elapsed_s(self) -> float:
-        """Seconds of work, over all starts of this run."""
+        """Seconds of work that is kept, over all starts of this run: what a kill has lost is not in it."""
         return self.before_s + time.monotonic() - self.began
 
     def save(self, state: Mapping[str, Any], step: int, rows: int) -> None:

@@ -125,7 +125,7 @@ class Study:
 
 def over(plan: StudySettings) -> str:
     """What the deviation is over."""
-    if not plan.searches:
+    if not plan.searches or (plan.searches == 1 < plan.retrains and plan.rank == "none"):
         return "retrainings of one cell"
     if plan.rank != "none":
         return f"retrainings of the best of {plan.searches} cells" + (" by test accuracy" * (plan.rank == "full"))

@@ -8,7 +8,10 @@ import pytest
 import test_conformance_spaces as conformance
 import torch
 
-from nasx.diagnostics.verdict import by_lot, verdict
+from nasx.diagnostics import structure
+from nasx.diagnostics.verdict import skips as most
+from nasx.diagnostics.verdict import verdict
+from nasx.spaces.darts import Darts
 
 GOOD = "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|skip_connect~0|nor_conv_3x3~1|nor_conv_3x3~2|"
 SKIPS = "|skip_connect~0|+|skip_connect~0|skip_connect~1|+|skip_connect~0|skip_connect~1|skip_connect~2|"
@@ -59,8 +62,27 @@ def test_of_few_operations_chance_alone_gives_half(space: str, skips: int, colla
         said = verdict(found, {"genotype": text}, lambda: str(whole.sample(gen)))
         assert said["collapsed"] is collapsed
     if space != "darts":
-        share = by_lot("normal", skips / 8, lambda: str(whole.sample(gen)))
-        assert share == pytest.approx({6: 37, 7: 9}[skips] / 256, abs=0.05)
+        lots = [most(structure.cells(str(whole.sample(gen))))["normal"] for _ in range(1000)]
+        assert sum(lot >= skips / 8 for lot in lots) / 1000 == pytest.approx({6: 37, 7: 9}[skips] / 256, abs=0.05)
+
+
+@pytest.mark.parametrize(("skips", "collapsed"), [(7, False), (8, True)])
+def test_of_many_cells_one_is_skip_heavy_by_chance_alone(skips: int, collapsed: bool) -> None:
+    """Six cells by a coin: 1 - (247 / 256)^6 = 19 % of architectures have one with seven or more, 2 % one of eight."""
+    space, gen = Darts(untied=True, layers=6, operations=("sep_conv_3x3", "skip_connect")), torch.Generator()
+    names = ["sep_conv_3x3"] * (8 - skips) + ["skip_connect"] * skips
+    cells = [[(name, i % 2) for i, name in enumerate(each)] for each in (names, *[["sep_conv_3x3"] * 8] * 5)]
+    text = f"Genotype(cells={cells}, concat=range(2, 6))"
+    said = verdict([], {"genotype": text}, lambda: str(space.sample(gen)))
+    assert any("skip connections" in reason for reason in said["reasons"]) is collapsed, said
+
+
+@pytest.mark.parametrize(("every", "told"), [(1, True), (2, True), (5, False)])
+def test_an_eigenvalue_taken_more_rarely_says_nothing(every: int, told: bool) -> None:
+    """The windows of the rule are numbers of evaluations, made for one every second epoch."""
+    found = [{**row, **({"eigenvalue": 1.06 ** row["epoch"]} if row["epoch"] % every == 1 % every else {})}
+             for row in rows(60)]
+    assert any("eigenvalue" in reason for reason in verdict(found, {"genotype": GOOD})["reasons"]) is told
 
 
 def test_a_cell_without_a_path_and_one_without_weights() -> None:

@@ -5,7 +5,7 @@ an edge and epoch.
 
 Collapsed, one of which is enough:
     skip        more than half of a cell's operations are skip connections (the published DARTS_V1 has 4 of 8, no more),
-                and of cells drawn uniformly from the space less than `CHANCE` have as many
+                and of architectures drawn uniformly from the space less than `CHANCE` have a cell with as many
     weightless  no operation with weights lies on a path through a cell that is not a reduction cell
     cut off     no path leads from input to output
     none        `none` holds more than half of an edge's weight on average
@@ -90,10 +90,14 @@ def _cells(result: Mapping[str, Any], draw: Callable[[], str] | None) -> Iterato
         cells = structure.cells(str(result.get("genotype")))
     except UserError:  # a space whose genotypes this version cannot draw
         return
+    lots: list[dict[str, float]] = []
     for name, cell in cells.items():
         where = "the cell" if len(cells) == 1 else f"cell {name}"
         total = sum(cell[kind] for kind in structure.FAMILIES.values())
-        if cell["skip_ratio"] > SKIPS and (draw is None or by_lot(name, cell["skip_ratio"], draw) < CHANCE):
+        if cell["skip_ratio"] > SKIPS and draw is not None and not lots:
+            lots += (skips(structure.cells(draw())) for _ in range(DRAWN))
+        if cell["skip_ratio"] > SKIPS and (
+                draw is None or fmean(lot[kind(name)] >= cell["skip_ratio"] for lot in lots) < CHANCE):
             yield f"{cell['skip']} of {total} operations of {where} are skip connections (more than half)"
         if cell["depth"] == 0:
             yield f"no path leads through {where}"
@@ -101,9 +105,17 @@ def _cells(result: Mapping[str, Any], draw: Callable[[], str] | None) -> Iterato
             yield f"no operation with weights lies on a path through {where}"
 
 
-def by_lot(name: str, ratio: float, draw: Callable[[], str]) -> float:
-    """The share of drawn architectures whose cell `name` has so large a share of skip connections."""
-    return fmean(structure.cells(draw())[name]["skip_ratio"] >= ratio for _ in range(DRAWN))
+def kind(name: str) -> str:
+    """What cells have in common that are drawn alike: untied ones are numbered."""
+    return name.rstrip("0123456789")
+
+
+def skips(cells: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    """The largest share of skip connections of the cells of each kind."""
+    found: dict[str, float] = {}
+    for name, cell in cells.items():
+        found[kind(name)] = max(found.get(kind(name), 0.0), cell["skip_ratio"])
+    return found
 
 
 def _mixture(rows: Sequence[Row]) -> Iterator[str]:
@@ -123,8 +135,9 @@ def _eigenvalue(rows: Sequence[Row], result: Mapping[str, Any]) -> Iterator[str]
     for epoch, value in stop.series(rows):
         if not kept or epoch - kept[-1][0] >= EVERY:
             kept.append((epoch, value))
+    apart = sorted(later - epoch for (epoch, _), (later, _) in pairwise(kept))
     grown = stop.growth(kept, factor=GROWTH)
-    if grown is None:
+    if grown is None or apart[len(apart) // 2] > EVERY:  # taken more rarely: the rule's windows would be other ones
         return
     values, at = [value for _, value in kept], [epoch for epoch, _ in kept].index(grown.epoch)
     if fmean(values[-WINDOW:]) > GROWTH * fmean(values[max(at - WINDOW // 2, 0):at + WINDOW // 2 + 1]):
