@@ -87,6 +87,9 @@ def load(path: str | Path, device: str | torch.device = "cpu", allow: Sequence[s
             weights = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118 (no mapping)
     except (SafetensorError, OSError) as error:
         raise UserError(str(file), f"cannot be read as safetensors ({error})", REMEDY) from error
+    if own := config.foreign(facts.get("space"), allow):
+        raise UserError(str(file), f"is made of classes of {', '.join(own)}, which are not run unasked",
+                        f"if you trust them add allow=[{','.join(own)}]")
     try:
         described(facts, weights, allow)
         network = build(facts, allow)

@@ -289,6 +289,10 @@ def test_an_exports_description_builds_only_components(here: Path) -> None:
     (here / "model.safetensors").write_bytes(save({"x": torch.zeros(1)}, pretrained.text(facts)))
     with pytest.raises(UserError, match="only spaces, methods, data sets and benchmarks"):
         pretrained.load(here)
+    (here / "model.safetensors").write_bytes(save({"x": torch.zeros(1)}, pretrained.text(
+        {**facts, "space": {"_target_": "mine.space.Space"}})))
+    with pytest.raises(UserError, match=r"is made of classes of mine, .*; if you trust them add allow=\[mine\]"):
+        pretrained.load(here)
     huge = {**facts, "space": {"_target_": "nasx.spaces.nb201.Nb201", "layers": 10**9, "channels": 10**9,
                                "affine": False, "operations": ["none", "skip_connect"], "batch_norm": "batch"},
             "settings": {"layers": 10**9, "channels": 10**9, "stem": "cifar"}}
