@@ -239,6 +239,47 @@ def test_random_runs_that_were_tested_beside_nothing_are_no_baseline(make):
     assert states("outputs")[8] == "partly"
 
 
+@pytest.mark.parametrize("other", [
+    {"choices": {"dataset": "cifar100"}}, {"choices": {"space": "other"}}, {"protocol": "nats"}, {"reduced": True},
+    {"kind": "retrain", "test_accuracy": 0.9}])
+def test_one_method_in_two_contexts_is_no_ablation(make, other):
+    for seed in (0, 1):
+        make(seed=seed)
+        make(seed=seed, **{"family": "another"} | other)
+    assert states("outputs")[5] == "missing"
+
+
+@pytest.mark.parametrize("fields", [{"commit": "abc+"}, {"commit": None}, {"versions": {}}, {"hardware": {}}])
+def test_confounders_that_are_not_known_are_not_held_fixed(make, fields):
+    for seed in (0, 1):
+        make(seed=seed, **fields)
+    assert states("outputs")[11] == "partly"
+
+
+def test_the_set_up_is_looked_for(make, tmp_path):
+    make()
+    make(versions={})
+    assert states("outputs")[14] == "partly"
+    (tmp_path / "outputs" / "run0" / "config.yaml").unlink()
+    frame = collect("outputs")
+    rows, groups = (table.to_dict("records") for table in (frame, summary(frame, reference=False)))
+    assert checklist.items(rows, groups, anytime=False)[-1].says == \
+        "1 of 2 runs have no configuration; 1 of 2 runs have no versions"
+
+
+@pytest.mark.parametrize(("other", "words"), [
+    ({"choices": {"dataset": "svhn"}}, "SVHN"), ({"protocol": "nats"}, "nats"), ({"reduced": True}, "reduced"),
+    ({"choices": {"space": "other"}}, "other")])
+def test_no_mean_is_the_best_of_settings_that_are_not_to_be_compared(make, other, words):
+    for seed in (0, 1):
+        make("darts", seed, 80.0 + seed)
+        make("idarts", seed, 90.0 + seed, **other)
+    text = " ".join(" ".join(written()[1].texts).split())
+    assert re.search(rf"Highest mean \([^)]*{words}[^)]*\): idarts with 90.50", text)
+    assert re.search(r"Highest mean( \([^)]*\))?: darts with 80.50", text)
+    assert "best mean" not in text
+
+
 def test_a_run_of_two_studies_is_counted_once_on_a_page(make):
     make(kind="retrain", name="run0", test_accuracy=0.9, lookup=None, verdict=None)
     for study in ("one", "two"):

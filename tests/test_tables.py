@@ -487,3 +487,30 @@ def test_errors_and_best_of_four_stand_beside_their_like_only(make):
     sheet, = published.compare(ours, "lambda")[0]
     row = next(row for row in sheet.rows if row[1] == "nasx")
     assert row[sheet.header.index("CIFAR-10 test error %")] == "2.50"
+
+
+def test_a_chosen_cell_stands_beside_no_mean_over_searches_and_is_marked(make):
+    setting = {"choices": {"space": "darts_no_none", "experiment": "lambda_darts_c10", "retrain": "darts_cifar"},
+               "overrides": ["experiment=lambda_darts_c10"]}
+    for seed in range(4):
+        make("lambda", seed, lookup=None, name=f"s{seed}", **setting)
+    trained = make("lambda", lookup=None, name="r0", kind="retrain", parent="s2", test_accuracy=0.979, params=3_300_000,
+                   **setting)
+
+    def beside():
+        sheets, numbers = published.compare(summary(collect(make.root), reference=False), "lambda")
+        ours = numbers[(numbers["source"] == "nasx") & (numbers["metric"] == "test_accuracy")]
+        return {row[0] for sheet in sheets for row in sheet.rows if "↳" in row[0]}, ours.set_index("label")["selection"]
+
+    assert beside()[1]["Lambda-DARTS Λ (avg)"] == "mean"
+    study = make("lambda", kind="study", name="st", study="best", rank="full", std_over="retrainings of the best of 4 "
+                 "cells by test accuracy", searches=["s0", "s1", "s2", "s3"], ranking=[], retrains=[trained.name])
+    assert not len(beside()[1])
+    row = {**summary(collect(make.root), reference=False).set_index("kind").loc["retrain"]}
+    assert wording.name(row) == "lambda (best of 4, chosen on the test set)"
+    line = {"selection": "", "row": "a row that does not say how its cell was chosen"}
+    assert published._chosen_alike(line, row)
+    assert not published._chosen_alike({**line, "selection": "best of 2"}, row)
+    record = json.loads((study / "result.json").read_text())
+    (study / "result.json").write_text(json.dumps(record | {"rank": "none"}))
+    assert beside()[1]["Lambda-DARTS Λ (avg)"] == "mean"

@@ -9,12 +9,15 @@ sections 2 to 4.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from nasx.results import baseline
 
 Row = Mapping[str, Any]
+ABLATED = ("method", "space", "dataset", "kind", "searched_on", "protocol", "recipe", "reduced")
+"""Columns in which the settings of an ablation agree."""
 STATES = {"yes": "yes", "partly": "partly", "missing": "missing", "yours": "for you to say"}
 
 
@@ -52,8 +55,7 @@ def items(runs: Sequence[Row], groups: Sequence[Row], *, anytime: bool) -> list[
         Item(12, "Is it said how hyperparameters were tuned, and at what cost?", "yours",
              "runs do not know of those before them; what differs from the published settings is listed above"),
         _time(runs, searches),
-        Item(14, "Is the whole set-up reported?", "yes",
-             "every run's folder holds its resolved configuration, seed, versions and hardware; differences above")]
+        _setup(runs)]
 
 
 def _several(values: Iterable[Any]) -> list[str]:
@@ -80,10 +82,12 @@ def _benchmark(groups: Sequence[Row]) -> Item:
 
 def _ablation(groups: Sequence[Row]) -> Item:
     asks = "Are there ablations: one method with a part switched off or set otherwise?"
-    settings: dict[tuple[str, str], set[str]] = {}
-    for g in groups:
-        settings.setdefault((g["method"], g["space"]), set()).add(g["family"])
-    found = [f"{method}: {len(own)} settings" for (method, _), own in settings.items() if len(own) > 1 and method]
+    settings: dict[tuple[Any, ...], set[Any]] = {}
+    for g in groups:  # a retraining's hash names the search that it trains from
+        setting = (g["overrides"], g["parent_overrides"]) if g["kind"] == "retrain" else g["family"]
+        settings.setdefault(tuple(g[k] for k in ABLATED), set()).add(setting)
+    found = [f"{key[0]} on {key[1]}, {key[2]}: {len(own)} settings" for key, own in settings.items()
+             if len(own) > 1 and key[0]]
     return Item(5, asks, "yes" if found else "missing", "; ".join(found[:4]) or "each method has one setting")
 
 
@@ -117,11 +121,14 @@ def _repeated(groups: Sequence[Row]) -> Item:
 
 def _confounders(runs: Sequence[Row]) -> Item:
     asks = "Are confounders held fixed: hardware, versions, code?"
-    parts = {"devices": _several(r["device"] for r in runs), "sets of versions": _several(r["versions"] for r in runs),
-             "commits": _several(r["commit"] for r in runs)}
-    mixed = [f"{len(found)} {name}" for name, found in parts.items() if len(found) > 1]
-    return Item(11, asks, "partly" if mixed else "yes",
-                ", ".join(mixed) if mixed else "one device, one set of versions, one commit")
+    says = []
+    for column, one, many in (("device", "device", "devices"), ("versions", "set of versions", "sets of versions"),
+                              ("commit", "commit", "commits")):
+        found, unknown = _several(r[column] for r in runs), sum(not r[column] for r in runs)
+        says += [f"{len(found)} {many}"] if len(found) > 1 else []
+        says += [f"{unknown} of {len(runs)} runs record no {one}"] if unknown else []
+    says += ["uncommitted changes (+)"] if any(r["commit"].endswith("+") for r in runs) else []
+    return Item(11, asks, "partly" if says else "yes", ", ".join(says) or "one device, one set of versions, one commit")
 
 
 def _time(runs: Sequence[Row], searches: Sequence[Row]) -> Item:
@@ -133,3 +140,15 @@ def _time(runs: Sequence[Row], searches: Sequence[Row]) -> Item:
     says = "wall time of every run below" + ("" if retrained else "; the final training is the benchmark's, not ours"
                                              if any(r["benchmark"] for r in searches) else "; nothing was retrained")
     return Item(13, asks, "yes" if retrained or any(r["benchmark"] for r in searches) else "partly", says)
+
+
+def _setup(runs: Sequence[Row]) -> Item:
+    asks = "Is the whole set-up reported?"
+    there = {"configuration": [os.path.isfile(os.path.join(r["folder"], "config.yaml")) for r in runs],
+             "seed": [r["seed"] is not None and r["seed"] == r["seed"] for r in runs],
+             "versions": [bool(r["versions"]) for r in runs], "hardware": [bool(r["device"]) for r in runs]}
+    lacking = [f"{found.count(False)} of {len(runs)} runs have no {name}" for name, found in there.items()
+               if not all(found)]
+    state = "yes" if not lacking else "partly" if any(any(found) for found in there.values()) else "missing"
+    return Item(14, asks, state, "; ".join(lacking) or "every run's folder holds its resolved configuration, seed, "
+                                                       "versions and hardware; differences above")

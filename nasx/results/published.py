@@ -17,6 +17,8 @@ Rules
 3. What the ± is over stands in its own column: the papers differ (retrainings of the best cell, independent searches,
    best of four).
 4. Reduced runs are shown and marked; they are no reproduction.
+5. Nor does a cell that was chosen among several stand beside a mean over searches, or beside the best of another
+   number. Where the paper does not say how its cell was chosen, ours says it: `best of 4` in its label.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ from nasx.errors import UserError
 from nasx.experiments import Experiment, Printed
 from nasx.results.collect import SIZES
 from nasx.results.typeset import Sheet
-from nasx.results.wording import DATASETS, NO_TEST, distinct, marks, value
+from nasx.results.wording import DATASETS, NO_TEST, chosen, distinct, marks, name, value
 
 PAPERS = {"idarts": "iDARTS (ICML 2021)", "amended": "Amended-DARTS (ICLR 2021 submission)",
           "single": "Single-DARTS (ICCV workshops 2021)", "lambda": "Λ-DARTS (ICLR 2023)",
@@ -147,18 +149,32 @@ def compare(ours: pd.DataFrame, paper: str) -> tuple[list[Sheet], pd.DataFrame]:
 
 def _fits(line: Mapping[str, Any], row: Mapping[str, Any]) -> bool:
     """Whether our row `row` is the method, space, data set and selection of the printed number and can have it."""
-    best = f"best of {int(row['best_of'])}" if row["best_of"] else ""
     if not _measure(line, row):
         return False
     experiment = experiments.find(row["experiment"])
     if experiment and experiment.printed:
-        return (best == line["selection"] or not line["selection"].startswith("best of")) and any(
+        return _chosen_alike(line, row) and any(
             _named(printed, experiment, line, row) for printed in experiment.printed)
+    best = f"best of {int(row['best_of'])}" if row["best_of"] else ""
     return (ALIKE.get(row["method"], row["method"]) == line["method"] != "" and row["space"] == line["space"]
             and (row["kind"] == "search" or row["dataset"] == line["dataset"])
             and _searched(line) in ("", row["searched_on"]) and (line["selection"] or "mean") == (best or "mean")
             and ("stages=" in line["variant"]) == any(text.startswith("stages=") for text in row["overrides"])
             and all(_holds(c, row) for c in line["variant"].split()))
+
+
+def _chosen_alike(line: Mapping[str, Any], row: Mapping[str, Any]) -> bool:
+    """Whether our cells were chosen as the printed row says of its own; what it does not say is no hindrance."""
+    if line["selection"].startswith("best of"):
+        return f"best of {int(row['best_of'])}" == line["selection"]
+    return not row["best_of"] or line["row"] not in _means()
+
+
+@lru_cache(maxsize=1)
+def _means() -> frozenset[str]:
+    """The printed rows that are means over searches."""
+    table = _targets()
+    return frozenset(table["row"][(table["selection"] == "mean") | (table["std_over"] == "searches")])
 
 
 def _named(printed: Printed, experiment: Experiment, line: Mapping[str, Any], row: Mapping[str, Any]) -> bool:
@@ -220,8 +236,8 @@ def _configuration(folder: str) -> dict[str, Any]:
 
 def _configured(folder: str, key: str) -> Any:
     node: Any = _configuration(folder)
-    for name in key.split("."):
-        node = node.get(name) if isinstance(node, dict) else None
+    for part in key.split("."):
+        node = node.get(part) if isinstance(node, dict) else None
     return node
 
 
@@ -300,7 +316,7 @@ def _section(paper: str, place: str, space: str, lines: Sequence[dict[str, Any]]
         numbers += [{**m, "source": "printed"} for m in members]
         for row in mine:
             fitting = {(m["dataset"], m["metric"]): _ours(m, row) for m in members if _fits(m, row)}
-            words = " ".join(filter(None, [f"↳ nasx {row['method']}", settings[id(row)],
+            words = " ".join(filter(None, [f"↳ nasx {name(row)}", settings[id(row)],
                                            f"({marks(row)})" if marks(row) else ""]))
             over = row["std_over"] if row["n"] > 1 else ""
             body.append((words, "nasx", str(row["n"]), over, row["protocol"], row["recipe"],
@@ -308,8 +324,8 @@ def _section(paper: str, place: str, space: str, lines: Sequence[dict[str, Any]]
             numbers += [{"paper": paper, "place": place, "label": first["label"], "row": first["row"],
                          "method": row["method"], "variant": row["setting"], "own": first["own"], "space": space,
                          "searched_on": row["searched_on"], "dataset": dataset, "metric": metric, "mean": mean,
-                         "std": std, "n": n, "std_over": over, "selection": "", "protocol": row["protocol"],
-                         "recipe": row["recipe"], "note": marks(row), "source": "nasx"}
+                         "std": std, "n": n, "std_over": over, "selection": chosen(row) or "mean",
+                         "protocol": row["protocol"], "recipe": row["recipe"], "note": marks(row), "source": "nasx"}
                         for (dataset, metric), (mean, std, n) in fitting.items()]
     heads = ["method", "source", "n", "± over", "protocol", "recipe"]
     heads += [f"{DATASETS.get(dataset, dataset)} {METRICS.get(metric, metric.replace('_', ' '))}"

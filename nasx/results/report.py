@@ -35,6 +35,8 @@ LINES, SEEDS, CONTEXTS, CELLS = 7, 12, 3, 3
 """Drawn at most: settings a chart, runs of a setting, pairs of space and data set, different cells of a setting."""
 ROWS = 200
 """Rows of a table at most."""
+COMPARABLE = ("kind", "space", "searched_on", "dataset", "benchmark", "protocol", "recipe", "reduced")
+"""Columns in which settings agree whose means may be compared."""
 BUDGET = 1_500_000
 """Letters of pictures after which none is added."""
 Row = dict[str, Any]
@@ -172,18 +174,32 @@ def _apart(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 # ------------------------------------------------------------------------------------------------------- words
-def _best(groups: Sequence[Row]) -> tuple[Row, str] | None:
-    """The setting with the best mean of the measure that most settings have, and that measure."""
-    kinds = Counter(g["kind"] for g in groups)
-    own = [g for g in groups if g["kind"] == ("retrain" if kinds["retrain"] else "search")]
-    names = ["test_accuracy", "test_perplexity"] if kinds["retrain"] else [k.removesuffix("_mean") for k in groups[0]
-                                                        if k.endswith((".test_mean", ".valid_mean"))]
-    counted = [(sum(g[f"{m}_n"] > 0 for g in own), m.endswith(".test"), -i, m) for i, m in enumerate(names)]
-    if not counted or not max(counted)[0]:
-        return None
-    measure = max(counted)[3]
-    sign = -1 if measure.endswith("perplexity") else 1
-    return max((g for g in own if g[f"{measure}_n"]), key=lambda g: sign * g[f"{measure}_mean"]), measure
+def _bests(groups: Sequence[Row]) -> list[tuple[str, Row, str]]:
+    """Of the settings that may be compared with each other the one with the best mean: where that is, which setting it
+    is, and the measure that most of them have. Retrained networks where there are any, else searches."""
+    kind = max(("search", "retrain"), key=lambda k: (sum(g["kind"] == k for g in groups) > 0, k == "retrain"))
+    contexts: dict[tuple[Any, ...], list[Row]] = {}
+    for g in groups:
+        if g["kind"] == kind:
+            contexts.setdefault(tuple(g[k] for k in COMPARABLE), []).append(g)
+    names = ["test_accuracy", "test_perplexity"] if kind == "retrain" else [k.removesuffix("_mean") for k in groups[0]
+                                                                if k.endswith((".test_mean", ".valid_mean"))]
+    found = []
+    for key, own in contexts.items():
+        counted = [(sum(g[f"{m}_n"] > 0 for g in own), m.endswith(".test"), -i, m) for i, m in enumerate(names)]
+        if not counted or not max(counted)[0]:
+            continue
+        measure = max(counted)[3]
+        sign = -1 if measure.endswith("perplexity") else 1
+        best = max((g for g in own if g[f"{measure}_n"]), key=lambda g: sign * g[f"{measure}_mean"])
+        told = [_told(name, value) for i, (name, value) in enumerate(zip(COMPARABLE, key, strict=True))
+                if len({other[i] for other in contexts}) > 1]
+        found.append((", ".join(filter(None, told)), best, measure))
+    return found
+
+
+def _told(name: str, value: Any) -> str:
+    return ("reduced" if value else "") if name == "reduced" else wording.DATASETS.get(str(value), str(value))
 
 
 def _unit(measure: str) -> str:
@@ -201,12 +217,13 @@ def headline(groups: Sequence[Row], runs: Sequence[Row]) -> list[str]:
               ((searches, "search", "searches"), (len(runs) - searches, "retraining", "retrainings")) if n]
     said = [f"{' and '.join(counts)} in {len(groups)} setting{'s' * (len(groups) > 1)}: {several('method')} on "
             f"{several('space')}, data set {several('dataset')}."]
-    best = _best(groups)
-    if best is not None:
-        group, measure = best
+    bests = _bests(groups)
+    for where, group, measure in bests[:CONTEXTS]:
         which = "Lowest" if measure.endswith("perplexity") else "Highest"
-        said.append(f"{which} mean: {group['label']} with {wording.value(group, measure)}{_unit(measure)} "
-                    f"({words_of(measure)}, n = {group['n']}).")
+        said.append(f"{which} mean{f' ({where})' if where else ''}: {group['label']} with "
+                    f"{wording.value(group, measure)}{_unit(measure)} ({words_of(measure)}, n = {group['n']}).")
+    if len(bests) > CONTEXTS:
+        said.append(f"{len(bests) - CONTEXTS} more of such means, which are not to be compared, stand in the tables.")
     ways = {way: [g["label"] for g in groups if g["versus"].startswith(way)] for way in ("better", "worse")}
     tested = sum(baseline.tested(g) for g in groups)
     if tested:
@@ -235,14 +252,15 @@ def words_of(measure: str) -> str:
 
 
 def _cards(groups: Sequence[Row], runs: Sequence[Row]) -> list[tuple[str, str, str]]:
-    best = _best(groups)
+    bests = _bests(groups)
     seeds = len({r["seed"] for r in runs})
     hours = sum(r["cost_s"] for r in runs if r["cost_s"] == r["cost_s"])
     spent = wording.cost({"cost_s_mean": hours, "gpu": any(r["gpu"] for r in runs)})
     made = [("runs", str(len(runs)), f"{len(groups)} settings, {seeds} seeds")]
-    if best is not None:
-        told = f"{_unit(best[1])} {words_of(best[1])}".strip()
-        made.append((f"best mean · {best[0]['label']}", wording.value(best[0], best[1]), told))
+    if len(bests) == 1:  # of several none is the best
+        _, best, measure = bests[0]
+        told = f"{_unit(measure)} {words_of(measure)}".strip()
+        made.append((f"best mean · {best['label']}", wording.value(best, measure), told))
     judged = [r for r in runs if r["collapsed"] is not None]
     if judged:
         made.append(("collapsed", f"{sum(r['collapsed'] for r in judged)} of {len(judged)}", "searches"))
