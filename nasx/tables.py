@@ -58,7 +58,8 @@ def pick(frame: pd.DataFrame, wanted: Any) -> pd.DataFrame:
         else:
             _known("filter", str(column), frame.columns)
             cells = list(frame[column])
-        keep = [bool(choices & set(c)) if isinstance(c, tuple) else str(c) in choices for c in cells]
+        keep = [bool(choices & set(c)) if isinstance(c, tuple) else bool(choices & {str(c), config.show(c)})
+                for c in cells]
         notes, frame = frame.attrs, frame[keep]
         frame.attrs = dict(notes)
     return frame

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -131,6 +132,35 @@ def test_too_few_shared_and_missing_runs_are_refused(make):
         compare.main(["method=darts"])
     with pytest.raises(UserError, match="did you mean"):
         compare.main(["method=darts", "method=random", "metrc=x"])
+
+
+def test_a_copy_is_a_shared_run_and_a_run_done_again_is_none(make, tmp_path, capsys):
+    for seed in (0, 1):
+        make("darts", seed, 90 + seed, identity=f"id{seed}", finished=f"2026-01-0{seed + 1}")
+    shutil.copytree(tmp_path / "outputs", tmp_path / "copy")
+    with pytest.raises(UserError, match=r"share 2 runs \(darts0, darts1\)"):
+        compare.main(["outputs", "copy"])
+    for seed in (0, 1):
+        path = tmp_path / "copy" / f"darts{seed}" / "result.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"finished": "2026-02-01"}))
+    compare.main(["outputs", "copy"])
+    assert "no setting differs but the seed" in capsys.readouterr().out
+
+
+def test_configurations_that_are_not_there_are_not_called_alike(make, capsys):
+    for seed in (0, 1):
+        make("darts", seed)
+        folder = make("random", seed)
+    (folder / "config.yaml").unlink()
+    compare.main(["method=darts", "method=random"])
+    assert "settings that differ (B: config.yaml of 1 of 2 runs cannot be read)" in capsys.readouterr().out
+    differences._configuration.cache_clear()
+    for path in folder.parent.glob("*/config.yaml"):
+        path.unlink()
+    compare.main(["method=darts", "method=random"])
+    said = capsys.readouterr().out
+    assert "which settings differ is not known (A: config.yaml of 2 of 2 runs cannot be read; B: " in said
+    assert "no setting differs" not in said
 
 
 def test_metrics_that_are_not_there_and_data_sets_that_differ(make):

@@ -12,7 +12,7 @@ import pytest
 
 from nasx import records
 from nasx.errors import UserError
-from nasx.results import cells, charts, checklist, report
+from nasx.results import cells, charts, checklist, report, wording
 from nasx.results.collect import collect
 from nasx.results.summary import summary
 
@@ -198,6 +198,17 @@ def test_runs_without_rows_and_retrainings_have_a_page(make):
     assert "Retrained networks" in words
 
 
+def test_times_are_sorted_by_their_seconds(make):
+    make(wall_s=100_000.0)
+    make("idarts", 1, wall_s=90.0)
+    text, page = written()
+    found = [float(value) for name, value in page.attributes if name == "data-sort"]
+    assert found == [100_224.0, 90.0, 100_000.0, 90.0]  # 1.16 and 1.5 CPU-days and min, then the records' own
+    assert "dataset.sort" in text
+    assert wording.seconds("1.50 ± 0.10 (n=3) GPU-hours") == 5400
+    assert wording.seconds("1.50 hours") is None
+
+
 def test_the_same_runs_give_the_same_bytes(make):
     make()
     assert written()[0] == written()[0]
@@ -241,7 +252,7 @@ def test_random_runs_that_were_tested_beside_nothing_are_no_baseline(make):
 
 @pytest.mark.parametrize("other", [
     {"choices": {"dataset": "cifar100"}}, {"choices": {"space": "other"}}, {"protocol": "nats"}, {"reduced": True},
-    {"kind": "retrain", "test_accuracy": 0.9}])
+    {"kind": "retrain", "test_accuracy": 0.9, "parent": "run0"}])
 def test_one_method_in_two_contexts_is_no_ablation(make, other):
     for seed in (0, 1):
         make(seed=seed)

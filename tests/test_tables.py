@@ -348,6 +348,16 @@ def test_filter_sort_and_group(make):
     assert sorted(row["seed"] for row in rows if row["method"]) == ["2", "9"]
 
 
+def test_truth_is_filtered_by_as_it_is_written(make):
+    make(verdict={"collapsed": True})
+    make("tse", reduced=True, verdict={"collapsed": False})
+    make("gdas")
+    frame = collect(make.root)
+    for text, methods in (("reduced:false", ["darts", "gdas"]), ("reduced=True", ["tse"]),
+                          ("collapsed=true", ["darts"]), ("collapsed=false", ["tse"]), ("collapsed=null", ["gdas"])):
+        assert list(tables.pick(frame, text)["method"]) == methods, text
+
+
 @pytest.mark.parametrize(("ask", "words"), [
     ({"format": "html"}, "format=html: no such format"), ({"filter": {"methd": "x"}}, "did you mean method"),
     ({"filter": ["method"]}, "not of the form column=value"), ({"filter": {"method": "x"}}, "none of 1 runs is left"),

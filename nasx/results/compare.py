@@ -25,15 +25,18 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
+from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from nasx import tables, words
 from nasx.errors import UserError
+from nasx.folders import files
 from nasx.results import baseline, differences
-from nasx.results.collect import COLUMNS, collect
+from nasx.results.collect import COLUMNS, COPIED, collect
 from nasx.results.significance import LEVEL, Difference, by_search, moments, p_text, welch
 from nasx.results.summary import MEASURES
 
@@ -133,8 +136,10 @@ def text(names: Sequence[str], groups: Sequence[pd.DataFrame], metric: str = "au
 def _both(names: Sequence[str], groups: Sequence[pd.DataFrame]) -> pd.DataFrame:
     """Both groups as one frame. Raises one UserError with all that forbids to compare them."""
     faults = []
-    one, other = ({os.path.realpath(folder) for folder in frame["folder"]} for frame in groups)
-    twice = sorted(map(os.path.basename, one & other))
+    shared = set.intersection(*(set(frame["identity"]) for frame in groups)) - {""}
+    one, other = (dict(pair for folder, identity in zip(frame["folder"], frame["identity"], strict=True)
+                       for pair in _marks(folder, identity in shared)) for frame in groups)
+    twice = sorted({one[mark] for mark in one.keys() & other.keys()})
     if twice:
         more = ", …" if len(twice) > 3 else ""
         faults.append(UserError(" and ".join(names), f"share {len(twice)} runs ({', '.join(twice[:3])}{more})",
@@ -148,6 +153,14 @@ def _both(names: Sequence[str], groups: Sequence[pd.DataFrame]) -> pd.DataFrame:
     if faults:
         raise UserError.join(faults)
     return both
+
+
+def _marks(folder: str, read: bool) -> Iterator[tuple[Any, str]]:
+    """What tells a run from all others but its copies -> its folder's name: its place and, where `read`, its record."""
+    name = os.path.basename(os.path.realpath(folder))
+    yield os.path.realpath(folder), name
+    if read and (record := files.read_json(Path(folder) / "result.json")) is not None:
+        yield tuple(str(record.get(key) or "") for key in COPIED), name
 
 
 def _one(both: pd.DataFrame, names: Sequence[str], column: str, word: str) -> None:
@@ -223,10 +236,16 @@ def _signed(x: float) -> str:
 
 
 def _configurations(groups: Sequence[pd.DataFrame]) -> list[str]:
+    unread = [[folder for folder in frame["folder"] if not differences.configuration(folder)] for frame in groups]
+    lacking = [f"{letter}: config.yaml of {len(none)} of {len(frame)} runs cannot be read"
+               for letter, none, frame in zip("AB", unread, groups, strict=True) if none]
+    if any(len(none) == len(frame) for none, frame in zip(unread, groups, strict=True)):
+        return [f"configurations: which settings differ is not known ({'; '.join(lacking)})"]
+    but = f" ({'; '.join(lacking)})" if lacking else ""
     rows = differences.rows([list(frame["folder"]) for frame in groups])
     if not rows:
-        return ["configurations: no setting differs but the seed"]
+        return [f"configurations: no setting differs but the seed{but}"]
     keys, left = (max(len(part) for part in column) + 2 for column in
                   ([row.key for row in rows], [*(row.values[0] for row in rows), "A"]))
-    return ["settings that differ", f"  {''.ljust(keys)}{'A'.ljust(left)}B",
+    return [f"settings that differ{but}", f"  {''.ljust(keys)}{'A'.ljust(left)}B",
             *(f"  {row.key.ljust(keys)}{row.values[0].ljust(left)}{row.values[1]}" for row in rows)]

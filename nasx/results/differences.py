@@ -17,7 +17,8 @@ from nasx.folders import files
 OWN = frozenset({"kind", "identity", "seed", "from", "choices", "allow"})
 DERIVED = frozenset({"experiment", "launch", "pair"})
 """Choices that only set other keys, which are shown themselves."""
-ABSENT = "(none)"
+ABSENT, UNKNOWN = "(none)", "?"
+"""The value of a setting that a configuration does not have, and in a group of which no configuration can be read."""
 
 
 class Row(NamedTuple):
@@ -48,8 +49,9 @@ def rows(groups: Sequence[Sequence[str]]) -> list[Row]:
     keys = dict.fromkeys(key for group in held for run in group for key in run)
     found = []
     for key in keys:
-        values = tuple(" / ".join(sorted({run.get(key, ABSENT) for run in group if run})) for group in held)
-        if len(set(values)) > 1:
+        values = tuple(" / ".join(sorted({run.get(key, ABSENT) for run in group if run})) if any(group) else UNKNOWN
+                       for group in held)
+        if len(set(values) - {UNKNOWN}) > 1:
             found.append(Row(key, values))
     return found
 

@@ -62,6 +62,8 @@ class Context(NamedTuple):
     mixtures: list[Figure]
     cells: list[Figure]
     differences: list[differences.Row]
+    unknown: bool
+    """Whether the configurations of some setting cannot be read."""
     note: str
 
 
@@ -124,7 +126,7 @@ def page(frame: pd.DataFrame, title: str) -> str:
     sheets, beside, notes = _sheets(frame, table)
     anytime = any(c.anytime for c in contexts)
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"sentence": typeset.sentence, "together": _together}
+    environment.filters |= {"sentence": typeset.sentence, "together": _together, "seconds": wording.seconds}
     environment.filters["picture"] = Markup  # made by nasx.results.charts, which keeps nothing but what draws
     source = files("nasx").joinpath("results/report.html.j2").read_text(encoding="utf-8")
     notes += album.faults
@@ -332,10 +334,11 @@ def _context(title: str, groups: Sequence[Row], album: Album) -> Context:
     mixtures = [figure for g in shown for rows in every[g["label"]][:1] for figure in album.figure(
         lambda f=g["folders"][0], r=rows: _heat_map(f, r), f"mixture weights of {g['label']}",
         f"{g['label']}, first run")]
+    found = differences.rows([g["folders"][:SEEDS] for g in shown])
     legend = [(i % len(pictures.CYCLE), label) for i, label in enumerate(read)]
     return Context(title, list(every), legend, anytime, made["curves"], made["traces"], mixtures,
                    [figure for g in shown for figure in _cells(g, album)],
-                   differences.rows([g["folders"][:SEEDS] for g in shown]), note)
+                   found, any(differences.UNKNOWN in row.values for row in found), note)
 
 
 def _heat_map(folder: str, rows: Sequence[Row]) -> Any:

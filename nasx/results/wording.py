@@ -6,6 +6,7 @@ Where a sheet holds more than one protocol or recipe it says so; what holds for 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -17,6 +18,8 @@ from nasx.results.typeset import Sheet
 
 DATASETS = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "imagenet16": "ImageNet16-120", "imagenet": "ImageNet",
             "svhn": "SVHN", "ptb": "PTB", "digits": "digits"}
+UNITS = {"days": 86400.0, "hours": 3600.0, "min": 60.0, "s": 1.0}
+"""Of times, in seconds, largest first."""
 NO_TEST = "n/a: import the full table (the one inside nasx has validation accuracies only)"
 
 
@@ -35,9 +38,14 @@ def cost(row: Mapping[str, Any]) -> str:
     if seconds is None or math.isnan(seconds):
         return ""
     where = "GPU" if row.get("gpu") else "CPU"
-    units = ((86400.0, f"{where}-days"), (3600.0, f"{where}-hours"), (60.0, f"{where}-min"), (1.0, f"{where}-s"))
-    scale, unit = next(((size, name) for size, name in units if seconds >= size), units[-1])
-    return f"{value(row, 'cost_s', 2 if scale > 60 else 1, 1 / scale)} {unit}"
+    unit, scale = next(((unit, size) for unit, size in UNITS.items() if seconds >= size), ("s", 1.0))
+    return f"{value(row, 'cost_s', 2 if scale > 60 else 1, 1 / scale)} {where}-{unit}"
+
+
+def seconds(text: str) -> float | None:
+    """The seconds of a text by `cost`, to sort by; None for any other text."""
+    found = re.fullmatch(rf"([\d.]+)[^A-Z]*[CG]PU-({'|'.join(UNITS)})", text)
+    return float(found[1]) * UNITS[found[2]] if found else None
 
 
 def name(row: Mapping[str, Any]) -> str:
