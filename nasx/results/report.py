@@ -235,8 +235,8 @@ def headline(groups: Sequence[Row], runs: Sequence[Row]) -> list[str]:
         parts += [f"{rest} of {tested} settings cannot be told from {it}"] if rest else []
         said.append(f"{'; '.join(parts)} (Welch's t test over searches, 5 % level).")
     else:
-        said.append("Nothing here stands beside random search (method=random, two runs or more): what chance alone "
-                    "would give is not known.")
+        said.append("Nothing here was tested beside random search (method=random, two searches or more of each, looked "
+                    "up or retrained alike): what chance alone would give is not known.")
     bad = sum(r["collapsed"] is True for r in runs)
     moving = sum(r["moving"] is True for r in runs)
     judged = sum(r["collapsed"] is not None for r in runs)
