@@ -46,7 +46,7 @@ def launch(count: int, work: Work, cfg: Config, info: Config) -> dict[str, Any]:
 
     grace: dict[str, Any] = {"shutdown_timeout": GRACE_S}
     if "shutdown_timeout" not in {field.name for field in dataclasses.fields(LaunchConfig)}:
-        grace = {}  # torch before 2.13 waits for 30 s
+        grace = {}  # torch before 2.12 waits for 30 s
     with tempfile.TemporaryDirectory(prefix="nasx-") as told, quiet():
         plan = LaunchConfig(min_nodes=1, max_nodes=1, nproc_per_node=count, run_id=uuid.uuid4().hex, max_restarts=0,
                             rdzv_backend="c10d", rdzv_endpoint="localhost:0", local_addr="localhost",
