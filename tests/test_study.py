@@ -199,10 +199,12 @@ TINY = ("study", "space=darts", "dataset=digits", "dataset.size=16", "space.laye
 @pytest.mark.parametrize("study", ["darts", "tse"])
 def test_killed_at_random_moments_it_ends_as_one_that_nobody_killed(study: str, tmp_path: Path) -> None:
     (tmp_path / "whole").mkdir()
+    began = time.monotonic()
     assert nasx(tmp_path / "whole", *TINY, f"study={study}").code == 0
+    whole_s = time.monotonic() - began
     chance, kills = random.Random(0), 0
     for _ in range(12):
-        job, end = Job(tmp_path, *TINY, f"study={study}"), time.monotonic() + chance.uniform(1, 20)
+        job, end = Job(tmp_path, *TINY, f"study={study}"), time.monotonic() + chance.uniform(0.1, 0.4) * whole_s
         while job.process.is_alive() and time.monotonic() < end:
             time.sleep(0.05)
         if not job.process.is_alive():
