@@ -200,14 +200,14 @@ class Search:
 
     def clipped(self, g: Tree) -> Tree:
         """A weight gradient bounded to the norm `clip`, where one is set."""
-        if self.clip is None:
-            return g
-        return dict(zip(g, torch._foreach_mul([x.detach() for x in g.values()], self.shrinkage(g)), strict=True))
+        return self.bounded(g)[0]
 
-    def shrinkage(self, g: Tree) -> Tensor:
-        """The factor, at most 1, that bounds a weight gradient to the norm `clip`."""
-        assert self.clip is not None
-        return (self.clip / (norm(g) + 1e-6)).clamp(max=1.0)
+    def bounded(self, g: Tree) -> tuple[Tree, Tensor | float]:
+        """The same, and the factor (at most 1) that bounds it."""
+        if self.clip is None:
+            return g, 1.0
+        scale = (self.clip / (norm(g) + 1e-6)).clamp(max=1.0)
+        return dict(zip(g, torch._foreach_mul([x.detach() for x in g.values()], scale), strict=True)), scale
 
     # ------------------------------------------------------------------------------------------------ moves
     def update_w(self, batch: Batch, mix: Tree | None = None) -> Outcome:

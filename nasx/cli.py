@@ -62,23 +62,22 @@ def list_(cfg: DictConfig) -> Any:
 
 
 def _search(cfg: dict[str, Any], info: dict[str, Any]) -> Any:
-    from nasx.results import ending
-
-    if done := ending.again(cfg, info["choices"], "search"):
-        return done
-    import nasx.run
-
-    return nasx.run.search(cfg, info)
+    return _unless_done("search", cfg, info)
 
 
 def _retrain(cfg: dict[str, Any], info: dict[str, Any]) -> Any:
+    return _unless_done("retrain", cfg, info)
+
+
+def _unless_done(kind: str, cfg: dict[str, Any], info: dict[str, Any]) -> Any:
+    """The record of a finished run, without torch; else the run."""
     from nasx.results import ending
 
-    if done := ending.again(cfg, info["choices"], "retrain"):
+    if done := ending.again(cfg, info["choices"], kind):
         return done
     import nasx.run
 
-    return nasx.run.retrain(cfg, info)
+    return {"search": nasx.run.search, "retrain": nasx.run.retrain}[kind](cfg, info)
 
 
 def _run(cfg: dict[str, Any], info: dict[str, Any]) -> Any:

@@ -235,6 +235,12 @@ class Folder(Source):
     name: ClassVar[str] = "folder"
 
     def find(self) -> None:
+        self.placed()
+        if self.root.is_dir():
+            listings(self.root, self.test_fraction)
+
+    def placed(self) -> None:
+        """Raises UserError unless the settings fit and something lies at `path`; `find` looks into it as well."""
         if not self.path:
             raise UserError("dataset.path=null", "dataset=folder needs a folder of images or a .npz file",
                             f"set dataset.path; {OFFLINE}")
@@ -245,11 +251,9 @@ class Folder(Source):
             raise UserError(f"dataset.size={self.size}", "is too small", "use at least 8, or null")
         if not 0 < self.test_fraction < 1:
             raise UserError(f"dataset.test_fraction={self.test_fraction}", "is not between 0 and 1", "try 0.2")
-        if self.root.is_dir():
-            listings(self.root, self.test_fraction)
 
     def read(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, tuple[str, ...]]:
-        self.find()
+        self.placed()
         if self.root.is_file():
             return read_npz(self.root, self.test_fraction)
         return read_folder(self.root, self.size, self.test_fraction, data_root() / "folders")

@@ -91,13 +91,19 @@ def _cells(result: Mapping[str, Any], draw: Callable[[], str] | None) -> Iterato
     except UserError:  # a space whose genotypes this version cannot draw
         return
     lots: list[dict[str, float]] = []
+
+    def by_lot(name: str, ratio: float) -> float:
+        """The share of drawn architectures that have a cell of this kind with so large a share of skip connections."""
+        if draw is None:
+            return 0.0
+        if not lots:
+            lots.extend(skips(structure.cells(draw())) for _ in range(DRAWN))
+        return fmean(lot[kind(name)] >= ratio for lot in lots)
+
     for name, cell in cells.items():
         where = "the cell" if len(cells) == 1 else f"cell {name}"
         total = sum(cell[kind] for kind in structure.FAMILIES.values())
-        if cell["skip_ratio"] > SKIPS and draw is not None and not lots:
-            lots += (skips(structure.cells(draw())) for _ in range(DRAWN))
-        if cell["skip_ratio"] > SKIPS and (
-                draw is None or fmean(lot[kind(name)] >= cell["skip_ratio"] for lot in lots) < CHANCE):
+        if cell["skip_ratio"] > SKIPS and by_lot(name, cell["skip_ratio"]) < CHANCE:
             yield f"{cell['skip']} of {total} operations of {where} are skip connections (more than half)"
         if cell["depth"] == 0:
             yield f"no path leads through {where}"

@@ -52,19 +52,14 @@ class Darts(Method):
             outcome = search.outcome(detached(search.w), search.a, val)
             return gradient(outcome.loss, search.a), outcome
         mix = detached(search.mixture(search.a, train))
-        step, c = self.bounded(search, search.grad_w(detached(search.w, requires_grad=True), mix, train))
+        bounded = search.bounded if self.clip else lambda g: (g, 1.0)
+        step, c = bounded(search.grad_w(detached(search.w, requires_grad=True), mix, train))
         w1 = search.peek_w(step, train.rate)
         outcome = search.outcome(w1, search.a, val)
         v, direct = gradients(outcome.loss, w1, search.a)
-        v, _ = self.bounded(search, v)
+        v, _ = bounded(v)
         cross = directional(lambda w: search.grad_a(w, train), search.w, v, self.radius)
         return combine(direct, cross, -search.rate(train) * c), outcome
-
-    def bounded(self, search: Search, g: Tree) -> tuple[Tree, Tensor | float]:
-        """A weight gradient as it enters the correction, and the factor that bounds it."""
-        if not self.clip or search.clip is None:
-            return g, 1.0
-        return search.clipped(g), search.shrinkage(g)
 
     def step(self, search: Search, train: Sequence[Batch], val: Batch) -> dict[str, Tensor]:
         if search.warming:

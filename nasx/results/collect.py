@@ -36,7 +36,7 @@ COLUMNS = ("run", "folder", "kind", "method", "space", "dataset", "protocol", "s
            "best_of", "study", "std_over", "overrides", "family", "identity", "seed", "parent", "genotype",
            "benchmark", "source", "supernet_valid", "test_accuracy", "supernet_perplexity", "valid_perplexity",
            "test_perplexity", "params", "cost_s", "peak_mb", "updates", "passes", "device", "gpu", "versions", "commit",
-           "collapsed", "doubtful", "moving", "verdict")
+           "started", "finished", "collapsed", "doubtful", "moving", "verdict")
 """Columns of every frame; a look-up adds `<dataset>.valid` and `<dataset>.test`."""
 
 
@@ -52,13 +52,12 @@ def collect(root: str | Path | Sequence[str | Path]) -> pd.DataFrame:
     known: set[tuple[str, ...]] = set()
     for folder in dict.fromkeys(_folders(roots)):
         row, reason = _read(folder)
-        copied = tuple(str(row.get(key) or "") for key in COPIED)
-        if not reason and row["identity"] and copied in known:
+        if not reason and row["identity"] and mark(row) in known:
             reason = "second copies of a run"
         if reason:
             left_out.setdefault(reason, []).append(folder)
             continue
-        known.add(copied)
+        known.add(mark(row))
         rows[folder] = row
     _inherit([row for row in rows.values() if row["kind"] != "study"])
     shown = list(_studied(rows))
@@ -68,6 +67,11 @@ def collect(root: str | Path | Sequence[str | Path]) -> pd.DataFrame:
     frame.attrs["notes"] = [_say(reason, folders) for reason, folders in sorted(left_out.items())]
     frame.attrs["skipped"] = {reason: len(folders) for reason, folders in sorted(left_out.items())}
     return frame
+
+
+def mark(row: Mapping[Any, Any]) -> tuple[str, ...]:
+    """What tells a run from all others but its copies."""
+    return tuple(str(row.get(key) or "") for key in COPIED)
 
 
 def _say(reason: str, folders: list[str]) -> str:

@@ -25,18 +25,16 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from nasx import tables, words
 from nasx.errors import UserError
-from nasx.folders import files
 from nasx.results import baseline, differences
-from nasx.results.collect import COLUMNS, COPIED, collect
+from nasx.results.collect import COLUMNS, collect, mark
 from nasx.results.significance import LEVEL, Difference, by_search, moments, p_text, welch
 from nasx.results.summary import MEASURES
 
@@ -136,9 +134,7 @@ def text(names: Sequence[str], groups: Sequence[pd.DataFrame], metric: str = "au
 def _both(names: Sequence[str], groups: Sequence[pd.DataFrame]) -> pd.DataFrame:
     """Both groups as one frame. Raises one UserError with all that forbids to compare them."""
     faults = []
-    shared = set.intersection(*(set(frame["identity"]) for frame in groups)) - {""}
-    one, other = (dict(pair for folder, identity in zip(frame["folder"], frame["identity"], strict=True)
-                       for pair in _marks(folder, identity in shared)) for frame in groups)
+    one, other = (dict(pair for row in frame.to_dict("records") for pair in _marks(row)) for frame in groups)
     twice = sorted({one[mark] for mark in one.keys() & other.keys()})
     if twice:
         more = ", …" if len(twice) > 3 else ""
@@ -155,12 +151,12 @@ def _both(names: Sequence[str], groups: Sequence[pd.DataFrame]) -> pd.DataFrame:
     return both
 
 
-def _marks(folder: str, read: bool) -> Iterator[tuple[Any, str]]:
-    """What tells a run from all others but its copies -> its folder's name: its place and, where `read`, its record."""
-    name = os.path.basename(os.path.realpath(folder))
-    yield os.path.realpath(folder), name
-    if read and (record := files.read_json(Path(folder) / "result.json")) is not None:
-        yield tuple(str(record.get(key) or "") for key in COPIED), name
+def _marks(row: Mapping[Any, Any]) -> Iterator[tuple[Any, str]]:
+    """What tells a run from all others but its copies -> its folder's name: its place, and its record."""
+    place = os.path.realpath(row["folder"])
+    yield place, os.path.basename(place)
+    if row["identity"]:
+        yield mark(row), os.path.basename(place)
 
 
 def _one(both: pd.DataFrame, names: Sequence[str], column: str, word: str) -> None:
