@@ -13,11 +13,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import finished
 import numpy as np
 import test_bench_import as bench201
 import test_genotypes
 import test_nb101 as bench101
-import test_tables
 import torch
 from fuzzing import Target, as_json, mangled, twisted
 from hypothesis import strategies as st
@@ -145,7 +145,7 @@ def _record(**fields: Any) -> dict[str, Any]:
     return {"kind": "search", "name": "a", "status": "finished", "seed": 0, "identity": "0" * 8, "family": "f" * 8,
             "choices": {"method": "darts", "space": "nb201", "dataset": "cifar10", "search": "nb201_v1"},
             "protocol": "nb201-v1", "overrides": ["seed=0", "search.epochs=2"], "labels": ["best_of_2", "x"],
-            "genotype": test_tables.CELL, "supernet": {"valid_accuracy": 0.5, "valid_loss": 2.0}, "test_accuracy": None,
+            "genotype": finished.CELL, "supernet": {"valid_accuracy": 0.5, "valid_loss": 2.0}, "test_accuracy": None,
             "lookup": {"benchmark": "nb201", "source": "built-in", "params": 1,
                        "cifar10": {"valid": 90.0, "test": None}},
             "params": None, "wall_s": 7200.0, "peak_mb": 100, "updates": 6, "passes": 12, "reduced": False,
@@ -160,7 +160,7 @@ def _record(**fields: Any) -> dict[str, Any]:
 def _row(epoch: int) -> dict[str, Any]:
     mix = [[[0.2] * 5 for _ in range(6)]]
     return {"epoch": epoch, "updates": 3 * epoch, "lr": 0.1, "train_loss": 2.0, "train_accuracy": 0.3, "val_loss": 2.1,
-            "val_accuracy": 0.2, "valid_loss": 2.0, "valid_accuracy": 0.4, "genotype": test_tables.CELL,
+            "val_accuracy": 0.2, "valid_loss": 2.0, "valid_accuracy": 0.4, "genotype": finished.CELL,
             "wall_s": 1.0 * epoch,
             "lookup": {"cifar10": {"valid": 80.0 + epoch, "test": None}}, "mix": {"normal": mix}, "entropy": 1.0,
             "saturation": 0.1, "change": 0.1, "moved": 0.2, "cells": {"normal": {"depth": 3, "width": 2, "skip": 1,
@@ -313,7 +313,7 @@ def read_pickled(root: Path, data: bytes) -> None:
 
 
 def _export() -> tuple[dict[str, Any], dict[str, Any]]:
-    facts = {"format": pretrained.FORMAT, "genotype": test_tables.CELL, "recipe": "nb201",
+    facts = {"format": pretrained.FORMAT, "genotype": finished.CELL, "recipe": "nb201",
              "space": {"_target_": "nasx.spaces.nb201.Nb201", "layers": 1, "channels": 4, "operations": [
                  "none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3"], "batch_norm": "batch",
                  "affine": False}, "settings": {"layers": 1, "channels": 4, "stem": "cifar"}, "classes": ["a", "b"],
@@ -348,7 +348,7 @@ def load_export(root: Path, drawn: Any) -> None:
 
 
 COMMANDS = [["status"], ["status", "runs"], ["compare", "method=darts", "method=random"], ["info", "genotype=DARTS_V2"],
-            ["info", "space=nb201", "layers=1"], ["bench", "query", test_tables.CELL], ["bench", "query", "421211"],
+            ["info", "space=nb201", "layers=1"], ["bench", "query", finished.CELL], ["bench", "query", "421211"],
             ["bench", "info"], ["bench", "fill", "runs"], ["bench", "import", "nb201", "x.csv"],
             ["export", "from=runs/a"], ["evaluate", "runs/a", "batch=2"], ["report", "runs", "title=x"],
             ["diagnose", "from=runs/a"],
