@@ -48,6 +48,10 @@ class Around(Method):
         return self.inner.compares
 
     @property
+    def reads(self) -> str | None:  # type: ignore[override]
+        return self.inner.reads
+
+    @property
     def labels(self) -> list[str]:
         return self.inner.labels
 

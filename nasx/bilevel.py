@@ -22,20 +22,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, NamedTuple, Protocol, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from nasx.trees import Decision as Decision
-from nasx.trees import Tree as Tree
-from nasx.trees import combine as combine
-from nasx.trees import detached as detached
-from nasx.trees import directional as directional
-from nasx.trees import dot as dot
-from nasx.trees import frozen as frozen
-from nasx.trees import gradient as gradient
-from nasx.trees import gradients as gradients
-from nasx.trees import norm as norm
-from nasx.trees import shift as shift
-from nasx.trees import step_length as step_length
+from nasx.trees import Decision, Tree, combine, detached, gradient, norm
+
+from nasx.trees import directional, dot, frozen, gradients, shift, step_length  # isort: skip # noqa: F401 (for methods)
 
 Activate = Callable[[Tensor], Tensor]
 
@@ -281,6 +272,11 @@ class Search:
 
 
 # --------------------------------------------------------------------------------------------------- method
+def unavailable(*_: object) -> Any:
+    """Stands in an `Ending` for what it was made without."""
+    raise NotImplementedError("this Ending was made without it")
+
+
 @dataclass
 class Ending:
     """What a method may use to choose when the search ends: batches of both splits and a generator of its own."""
@@ -300,6 +296,16 @@ class Ending:
     """Called after a pass: where a signal has asked for an end, it ends here, with what was kept last."""
     told: Callable[[int, int], None] = lambda done, total: None
     """Called before and after a long choice's decisions with how many are made, of how many."""
+    pause: Callable[[], None] = lambda: None
+    """Called after a short decision instead of `keep`: keeps where a checkpoint is due or a signal asks for an end."""
+    network: Callable[[Tree, int], nn.Module] = unavailable
+    """The discrete network of a mixture at the size of the search, newly initialized from a seed."""
+    text: Callable[[Tree], str] = unavailable
+    """The text of a mixture's genotype."""
+    look: Callable[[], Batch] = unavailable
+    """The next training batch; it stays the next one."""
+    notes: dict[str, Any] = field(default_factory=dict)
+    """Plain values that the run's record keeps of the choice; `text` among them is a sentence for its last screen."""
 
 
 class Method(ABC):
@@ -317,6 +323,8 @@ class Method(ABC):
     """Whether the method draws mixtures for one inside it (`Search.drawing`)."""
     compares: ClassVar[bool] = False
     """Whether the method compares the cells of a supernet, so that it needs two of them."""
+    reads: ClassVar[str | None] = None
+    """What the networks must read that the method is for: images or text; None: either."""
     labelled: ClassVar[tuple[str, ...]] = ()
     """Switches that reproduce a known fault of released code."""
 

@@ -37,8 +37,8 @@ class RelaxedProblem:
     """`bilevel.Problem` over a space; `options` is what a training pass gives the supernet besides, set by the loop."""
 
     def __init__(self, space: Space, supernet: Supernet, activate: Activate, *, auxiliary: float = 0.0,
-                 engine: EngineSettings | None = None) -> None:
-        self.space, self.supernet, self.activate = space, supernet, activate
+                 engine: EngineSettings | None = None, classes: int | None = None) -> None:
+        self.space, self.supernet, self.activate, self.classes = space, supernet, activate, classes
         self.auxiliary = auxiliary
         self.options: dict[str, Any] = {}
         self.bf16 = engine is not None and engine.precision == "bf16"
@@ -78,6 +78,14 @@ class RelaxedProblem:
     def sample(self, gen: torch.Generator) -> Tree:
         mix = self.space.encode(self.space.sample(gen))
         return {k: x.to(self.device, self.dtype) for k, x in mix.items()}
+
+    def network(self, mix: Tree, seed: int) -> torch.nn.Module:
+        """The discrete network of a mixture at the size of the search, for `classes`, initialized from `seed`."""
+        assert self.classes is not None, "made without the number of classes"
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed would reach other devices' generators too
+            network = self.space.standalone(self.space.discretize(mix), self.classes)
+        return network.to(self.device, self.dtype)
 
     def mask(self, operation: str) -> Tree:
         if operation not in self.masks:

@@ -161,6 +161,7 @@ class SearchJob:
         self.here, self.settings, self.warm_up_s = here, build("search"), 0.0
         self.decided: list[Any] = []
         self.measured: dict[str, float] = {}
+        self.chosen: dict[str, Any] = {}
         self.space, self.method = build("space"), build("method")
         self.benchmark, self.source = build("benchmark"), build("dataset")
         engine, settings = build("engine"), self.settings
@@ -172,7 +173,7 @@ class SearchJob:
         torch.manual_seed(cfg["seed"])
         supernet = self.space.supernet(len(self.data.classes), naive=engine.supernet == "naive").to(here.device)
         self.problem = RelaxedProblem(self.space, supernet, self.method.activate, auxiliary=settings.auxiliary,
-                                      engine=engine)
+                                      engine=engine, classes=len(self.data.classes))
         gen = torch.Generator().manual_seed(hashed(cfg["seed"], "architecture"))
         a = self.method.start(self.space.init(gen))
         a = {k: x.to(here.device).requires_grad_() for k, x in a.items()}
@@ -250,16 +251,13 @@ class SearchJob:
         self.problem.options = self.settings.options(epoch)
 
     def tick(self, _: Loop) -> None:
-        self.here.check_signals(self.save)
-        due = self.display.due()
-        if due or self.here.device.type == "cpu":  # reading values back would make a GPU wait
+        if (due := self.display.due()) or self.here.device.type == "cpu":  # reading values back would make a GPU wait
             means = self.loop.meter.means()
             self.loop.guard(means)
             if due and means:
                 epoch = f"{self.search.epoch + 1}/{self.settings.epochs}"
                 self.display.show(self.search.updates, epoch, self.metric.told(means))
-        if self.here.checkpoint_due:
-            self.save()
+        self.here.pause(self.save)
 
     def end_epoch(self, row: dict[str, Any]) -> None:
         row, mix = self.metric.told(row), detached(self.problem.relax(self.search.a))
@@ -305,9 +303,11 @@ class SearchJob:
         stopped = self.watch.ended()
         if stopped and self.loop.stopped:
             return self.space.encode(self.space.parse(stopped["genotype"]))
-        gen = torch.Generator().manual_seed(hashed(self.here.config["seed"], "choose"))
+        gen, train = torch.Generator().manual_seed(hashed(self.here.config["seed"], "choose")), self.watch.train
         ending = Ending(self.score, self.loop.train, self.loop.val, gen, self.loop.updates_per_epoch, self.decided,
-                        self.save, lambda: self.here.check_signals(lambda: None), Choosing().told)
+                        self.save, lambda: self.here.check_signals(lambda: None), Choosing().told,
+                        lambda: self.here.pause(self.save), self.problem.network, lambda mix: str(self.genotype(mix)),
+                        lambda: train.at(train.position), self.chosen)
         return self.method.choose(self.search, ending)
 
     def final(self) -> dict[str, float]:
@@ -329,7 +329,7 @@ class SearchJob:
             labels=method.labels, lookup=found,
             missing=None if found else self.benchmark.missing(), reference=self.benchmark.references(), parent=None,
             better_than={} if score is None else self.benchmark.better_than(score),
-            test_accuracy=None,
+            test_accuracy=None, choice=self.chosen or None,
             supernet={**self.measured, "params": sum(x.numel() for x in self.search.w.values())},
             params=None if found is None else found["params"], stopped=self.watch.ended(), changed=changed(self.here),
             **stages.spent(self.stage.done if self.stage.last else (), **cost))

@@ -77,6 +77,12 @@ class Session:
             save()
             raise machine.StopRequested(asked)
 
+    def pause(self, save: Callable[[], None]) -> None:
+        """Where the run may be left: save if a checkpoint is due; save and stop if a signal asked for it."""
+        self.check_signals(save)
+        if self.checkpoint_due:
+            save()
+
     def record(self, kind: str, **facts: Any) -> Result:
         """The record of this run, with what every run records."""
         choices = dict(self.info["choices"])

@@ -58,7 +58,7 @@ def mixture(space: Space, seed: int = 0, scale: float = 1.0) -> Tree:
 def search(space: Space, *, seed: int = 0, lr: float = 0.05, momentum: float = 0.0, **settings: Any) -> Search:
     """A search on a small float64 supernet, plain SGD on both trees."""
     net = build(space, seed=seed)
-    problem = RelaxedProblem(space, net, softmax)
+    problem = RelaxedProblem(space, net, softmax, classes=10)
     gen = torch.Generator().manual_seed(seed)
     a = {k: torch.randn(shape, generator=gen, dtype=torch.float64).requires_grad_()
          for k, shape in space.shapes().items()}

@@ -57,7 +57,7 @@ def allowed(module: str) -> tuple[str, ...] | None:
     if module.startswith("nasx.spaces"):
         return ("nasx.spaces.",)
     if module.startswith("nasx.methods"):
-        return ("nasx.bilevel", "nasx.around")
+        return ("nasx.bilevel", "nasx.around", "nasx.zero_cost")
     if module.startswith("nasx.benchmarks"):
         return ("nasx.benchmarks.", "nasx.spaces.base", "nasx.records")
     if module.startswith("nasx.folders"):

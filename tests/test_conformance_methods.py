@@ -292,6 +292,8 @@ def test_one_pass_gives_both_gradients(name: str) -> None:
 def test_searches_and_chooses_on_a_real_space(name: str, space: str) -> None:
     """Two steps (where it trains) leave finite values, and what it chooses is an architecture of the space."""
     method, built = BUILT[name], {**agree.SPACES, **agree.TEXT}[space]
+    if method.reads not in (None, built.data):
+        pytest.skip("a method for networks that read something else")
     search = agree.real_search(space)
     problem = search.problem
     assert isinstance(problem, RelaxedProblem)
@@ -306,7 +308,9 @@ def test_searches_and_chooses_on_a_real_space(name: str, space: str) -> None:
     assert all(bool(x.isfinite().all()) for x in (*search.a.values(), *search.w.values()))
     assert search.w.keys() == weights(problem.supernet).keys()
     train, val = (batch(seed) for seed in range(1000, 2000)), (batch(seed) for seed in range(1000))
-    mix = method.choose(search, toy.ending(1, train=train, val=val))
+    ending = dataclasses.replace(toy.ending(1, train=train, val=val), network=problem.network, look=lambda: batch(500),
+                                 text=lambda mix: str(built.discretize(mix)))
+    mix = method.choose(search, ending)
     genotype = built.discretize(mix)
     assert built.parse(str(genotype)) == genotype
 

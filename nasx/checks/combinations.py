@@ -102,6 +102,17 @@ def _cells(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
                         "use another method, for example method=darts")
 
 
+def _reads(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
+    """Methods that are for networks of images, or of text, alone."""
+    found = _constant(cfg, "space", "data")
+    for place in _methods(cfg) if "search" in READS[command] else ():
+        wanted = _constant(cfg, place, "reads")
+        if found is not None and wanted not in (None, found):
+            yield UserError(f"method={str(_get(cfg, f'{place}._target_')).rpartition('.')[2]}",
+                            f"is for networks that read {wanted}, but those of this space read {found}",
+                            f"use a space whose networks read {wanted}, or another method, for example method=random")
+
+
 def _constant(cfg: Mapping[str, Any], place: str, name: str) -> Any:
     target = _get(cfg, f"{place}._target_")
     return schema.constant(target, name) if isinstance(target, str) else None
@@ -262,5 +273,5 @@ def _objective(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
 
 
 COMBINATIONS: tuple[Callable[[Mapping[str, Any], str], Iterator[UserError]], ...] = (
-    _device, _folder_name, _auxiliary, _stacks, _benchmark, _kinds, _cells, _words, _devices, _rates, _momentum,
+    _device, _folder_name, _auxiliary, _stacks, _benchmark, _kinds, _cells, _reads, _words, _devices, _rates, _momentum,
     _pieces, _source, _parent, _study, _held_out, _skip_dropout, _needed, _keep, _genotype, _objective)

@@ -104,6 +104,8 @@ def show(result: Mapping[str, Any], folder: Path) -> None:
     threads = f" ({hardware['threads']} threads)" if hardware["device"] == "cpu" else ""
     console.print(f"cost: {duration(result['wall_s'])}, {result['updates']:,} weight updates, "
                   f"{result['passes']:,} passes, peak {result['peak_mb']:,.0f} MB on {hardware['name']}{threads}")
+    if result.get("choice"):
+        console.print(f"choice: {result['choice']['text']}", markup=False)
     if result.get("stages"):
         console.print("stages before the last: " + ", ".join(
             f"{stage['name']} ({duration(stage['wall_s'])}, {stage['updates']:,} weight updates)"

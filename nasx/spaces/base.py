@@ -52,7 +52,8 @@ class Genotype(ABC):
 class Network(nn.Module, ABC):
     """A discrete network. Random operations draw from `gen` (None: the device's default generator).
 
-    A network that reads text takes `state` and `regularizers` besides.
+    A network that reads text also takes `state` and `regularizers`. One that reads images has a method
+    `features(x, gen)`: the map (n, channels, h, w) that it pools for its classifier. method=zen alone needs it.
     """
 
     @abstractmethod
@@ -120,6 +121,11 @@ class Space(ABC):
         """The discrete network, at the space's own retraining size where `layers` or `channels` is None."""
 
     # ------------------------------------------------------------------------------------- common to all spaces
+    def standalone(self, genotype: Genotype, classes: int) -> Network:
+        """The discrete network at the size of the search: with the layers, channels and stem that this space has."""
+        size = {name: getattr(self, name) for name in ("layers", "channels", "stem") if hasattr(self, name)}
+        return self.network(genotype, classes, **size)
+
     def example(self, n: int, shape: tuple[int, ...]) -> Tensor:
         """An input of n items of this shape, without values, for shapes and costs."""
         return torch.zeros(n, *shape, device="meta")

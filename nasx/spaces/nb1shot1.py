@@ -362,9 +362,13 @@ class Nb101Network(Network):
 
     def forward(self, x: Tensor, *, drop_path: float = 0.0, gen: torch.Generator | None = None) -> Logits:
         no_drop_path(drop_path, "nb1shot1")
+        return Logits(self.classifier(self.features(x, gen).mean((2, 3))))
+
+    def features(self, x: Tensor, gen: torch.Generator | None = None) -> Tensor:
+        """The map (n, 4 C, h, w) that the classifier pools."""
         x = self.stem(x)
         for i, cell in enumerate(self.cells):
             if i and i % self.stack == 0:
                 x = F.max_pool2d(x, 2, 2)
             x = cell(x, gen)
-        return Logits(self.classifier(x.mean((2, 3))))
+        return x

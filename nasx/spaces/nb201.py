@@ -178,7 +178,11 @@ class Nb201Network(Network):
 
     def forward(self, x: Tensor, *, drop_path: float = 0.0, gen: torch.Generator | None = None) -> Logits:
         no_drop_path(drop_path, "nb201")
+        return Logits(self.classifier(self.features(x, gen).mean((2, 3))))
+
+    def features(self, x: Tensor, gen: torch.Generator | None = None) -> Tensor:
+        """The map (n, 4 C, h, w) that the classifier pools."""
         x = self.stem(x)
         for block in self.blocks:
             x = block(x, gen)
-        return Logits(self.classifier(F.relu(self.norm(x)).mean((2, 3))))
+        return F.relu(self.norm(x))

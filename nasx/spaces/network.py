@@ -168,13 +168,22 @@ class DartsNetwork(Network):
         self.classifier = nn.Linear(last, classes)
 
     def forward(self, x: Tensor, *, drop_path: float = 0.0, gen: torch.Generator | None = None) -> Logits:
+        last, scores = self._run(x, drop_path, gen)
+        return Logits(self.classifier(F.adaptive_avg_pool2d(last, 1).flatten(1)), scores)
+
+    def features(self, x: Tensor, gen: torch.Generator | None = None) -> Tensor:
+        """The map (n, c, h, w) that the classifier pools."""
+        return self._run(x, 0.0, gen)[0]
+
+    def _run(self, x: Tensor, drop_path: float, gen: torch.Generator | None) -> tuple[Tensor, Tensor | None]:
+        """Output of the last cell, and scores of the auxiliary head."""
         before, last = self.stem(x)
         scores = None
         for i, cell in enumerate(self.cells):
             before, last = last, cell(before, last, drop_path, gen)
             if self.training and self.auxiliary is not None and i == self.head_at:
                 scores = self.auxiliary(last)
-        return Logits(self.classifier(F.adaptive_avg_pool2d(last, 1).flatten(1)), scores)
+        return last, scores
 
 
 class Cost(NamedTuple):

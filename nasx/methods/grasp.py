@@ -1,0 +1,35 @@
+"""GraSP: how much the gradient flow after a step depends on the weights.
+
+    g = dL/dw,  H = d2L/dw2 on one batch;  score = - sum over the weights of w H g
+
+Source: Wang, Zhang, Grosse (2020), section 4 (the score of a weight); Abdelfattah, Mehrotra, Dudziak, Lane (2021),
+zero-cost proxy `grasp` (its sum, with this sign), and their released code, foresight/pruners.
+Cost per architecture: one forward and two backward passes, the second through the first.
+
+Deviations
+1. The logits are not divided by a temperature, as in the code of Abdelfattah et al. (that of Wang et al.: by 200).
+2. The batch is any one; Wang et al. take ten images of each class.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from nasx.bilevel import Batch
+from nasx.zero_cost import ZeroCost, loss, weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grasp(ZeroCost):
+    """The best of `candidates` random architectures by gradient signal preservation."""
+
+    def score(self, network: nn.Module, batch: Batch, gen: torch.Generator) -> float:
+        w = weights(network)
+        g = torch.autograd.grad(loss(network, batch, gen), w, create_graph=True, allow_unused=True,
+                                materialize_grads=True)
+        flow = torch.stack([(x.detach() * x).sum() for x in g]).sum()
+        moved = torch.autograd.grad(flow, w, allow_unused=True, materialize_grads=True)
+        return -float(torch.stack([(x.detach() * y).double().sum() for x, y in zip(w, moved, strict=True)]).sum())

@@ -1,0 +1,58 @@
+"""NASWOT: how differently a network treats the images of a batch, by the signs that its ReLUs see.
+
+    c_i = the binary code of image i: for each value of each ReLU whether it is above 0
+    K_ij = number of ReLU values at which c_i and c_j agree;  score = log det K
+
+Two images with equal codes make K singular: the score is minus infinity.
+
+Source: Mellor, Turner, Storkey, Crowley (2021), section 3; released code, score_networks.py (hook_logdet).
+Cost per architecture: one forward pass.
+
+ReLUs are found as the functions of torch that run, whether a module calls them or not.
+
+Deviations
+1. The batch has `search.batch` images (published: 128).
+2. Every ReLU that runs counts, also where its result reaches no output of the cell. The released code leaves those out
+   that no gradient reaches; as its `none` lets a gradient of zeros through, both are the same on NAS-Bench-201.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from nasx.bilevel import Batch
+from nasx.errors import UserError
+from nasx.zero_cost import ZeroCost
+
+
+@dataclass(frozen=True, kw_only=True)
+class Naswot(ZeroCost):
+    """The best of `candidates` random architectures by the kernel of their ReLU codes."""
+
+    @torch.no_grad()
+    def score(self, network: nn.Module, batch: Batch, gen: torch.Generator) -> float:
+        with Agreement() as seen:
+            network(batch.x, gen=gen)
+        if seen.kernel is None:
+            raise UserError("method=naswot", "the networks of this space have no ReLU", "use another method")
+        sign, logarithm = torch.linalg.slogdet(seen.kernel)
+        return float(logarithm) if sign > 0 else float("-inf")
+
+
+class Agreement(TorchFunctionMode):
+    """Counts within the block in `kernel` (n, n), float64 on the CPU, at how many ReLU values two items agree."""
+
+    kernel: Tensor | None = None
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        if getattr(func, "__name__", "") in ("relu", "relu_"):  # of torch.nn.functional, of torch, and of tensors
+            signs = (found.flatten(1) > 0).to(torch.float32) * 2 - 1
+            agree = ((signs @ signs.T).double().cpu() + signs.size(1)) / 2  # whole numbers, exact up to 2^24 values
+            self.kernel = agree if self.kernel is None else self.kernel + agree
+        return found

@@ -1,0 +1,32 @@
+"""SNIP: how much the loss of a batch depends on the weights being there.
+
+    score = sum over the weights w of |w dL/dw|
+
+w dL/dw is the derivative of L by a factor on w, at 1: the connection sensitivity of SNIP before it is normalized.
+
+Source: Lee, Ajanthan, Torr (2019), section 4.1 (the sensitivity of a weight); Abdelfattah, Mehrotra, Dudziak, Lane
+(2021), zero-cost proxy `snip` (its sum as a score), and their released code, foresight/pruners.
+Cost per architecture: one pass.
+
+Deviations: those of zero_cost.py alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from nasx.bilevel import Batch
+from nasx.zero_cost import ZeroCost, loss, weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snip(ZeroCost):
+    """The best of `candidates` random architectures by connection sensitivity."""
+
+    def score(self, network: nn.Module, batch: Batch, gen: torch.Generator) -> float:
+        w = weights(network)
+        g = torch.autograd.grad(loss(network, batch, gen), w, allow_unused=True, materialize_grads=True)
+        return float(torch.stack([(x * y).abs().double().sum() for x, y in zip(w, g, strict=True)]).sum().detach())

@@ -1,0 +1,56 @@
+"""SynFlow: how much weight flows through a network, from the input to its outputs.
+
+    R = sum of the outputs of the network with |w| for each weight, no batch norm, and an input of ones
+    score = sum over the weights w of |w dR/dw|
+
+Without batch norm every operation of such a network is linear or picks the largest (pooling): relu meets no negative
+value. On a plain chain of L layers R = 1' |W_L| ... |W_1| 1, and the weights of each layer add up to R: score = L R.
+
+Source: Tanaka, Kunin, Yamins, Ganguli (2020), SynFlow (the saliency of a weight); Abdelfattah, Mehrotra, Dudziak, Lane
+(2021), zero-cost proxy `synflow` (its sum as a score), and their released code, foresight/pruners.
+Cost per architecture: one pass of a single image, in float64. No image of the data set is read.
+
+Batch norm is left out, as in the measure `synflow` of that code (bn=False; `synflow_bn` is the one with it): values
+that are normalized by the statistics of one image change signs, so that relu is no longer the identity, and what flows
+into a layer no longer flows out of it.
+
+Deviations
+1. The noise of S4 is not part of the linear network; it is added as it is, drawn from the architecture's seed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from nasx.bilevel import Batch
+from nasx.zero_cost import ZeroCost, weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class Synflow(ZeroCost):
+    """The best of `candidates` random architectures by synaptic flow."""
+
+    sees: ClassVar[bool] = False
+
+    def score(self, network: nn.Module, batch: Batch, gen: torch.Generator) -> float:
+        network = without_norms(network).double()  # the flow of deep networks is out of reach of float32
+        with torch.no_grad():
+            for x in network.parameters():
+                x.abs_()
+        flow = network(batch.x.new_ones(1, *batch.x.shape[1:], dtype=torch.float64), gen=gen).main.sum()
+        w = weights(network)
+        moved = torch.autograd.grad(flow, w, allow_unused=True, materialize_grads=True)
+        return float(torch.stack([(x * g).abs().sum() for x, g in zip(w, moved, strict=True)]).sum().detach())
+
+
+def without_norms(network: nn.Module) -> nn.Module:
+    """The network with the identity in the place of each batch norm."""
+    for module in list(network.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, nn.BatchNorm2d):
+                setattr(module, name, nn.Identity())
+    return network

@@ -1,0 +1,75 @@
+"""Zen-NAS: how much the features of a network with Gaussian weights change with its input.
+
+    all weights ~ N(0, 1);  x, e ~ N(0, 1), the size of a batch of images;  f(x) the map before the global pool
+    score = log mean over the images of ||f(x) - f(x + gamma e)||  +  sum over the batch norms of log s
+    s = sqrt(mean over the channels of the variance of what the norm is given)
+
+The second sum gives back the scale that batch norm takes away, layer by layer: scaling the weights of a convolution
+before a norm by k adds log k.
+
+Source: Lin, Wang, Sun, Chen, Sun, Qian, Li, Jin (2021), algorithm 1; released code,
+ZeroShotProxy/compute_zen_score.py and evolution_search.py.
+Cost per architecture: 2 `repeats` forward passes. No image of the data set is read, only their size and number.
+
+Deviations
+1. Skip connections of a cell are part of it and stay; the paper takes the residual links out of its ResNets.
+2. The change is measured by the Euclidean norm, as in the paper; the released code sums absolute values.
+3. s is of the batch x, as in the paper; the released code reads running variances after both batches, which at
+   momentum 0.1 are mostly their initial 1.
+4. A batch norm that is given zeros alone (behind a `none` of NAS-Bench-201) is left out of the sum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from nasx.bilevel import Batch
+from nasx.zero_cost import ZeroCost, features, weights
+
+if TYPE_CHECKING:
+    from nasx.settings import Positive, PositiveFloat
+
+
+@dataclass(frozen=True, kw_only=True)
+class Zen(ZeroCost):
+    """The best of `candidates` random architectures by the Zen-score."""
+
+    sees: ClassVar[bool] = False
+    gamma: PositiveFloat = 0.01
+    repeats: Positive = 1
+
+    @torch.no_grad()
+    def score(self, network: nn.Module, batch: Batch, gen: torch.Generator) -> float:
+        total = 0.0
+        for _ in range(self.repeats):
+            for w in weights(network):
+                w.normal_(generator=gen)
+            x, e = (torch.empty_like(batch.x).normal_(generator=gen) for _ in range(2))
+            with scales(network) as found:
+                clean = features(network, x, gen)
+            change = (clean - features(network, x + self.gamma * e, gen)).flatten(1).norm(dim=1).mean()
+            total += float(torch.stack([change, *found]).log().double().sum())
+        return total / self.repeats
+
+
+@contextmanager
+def scales(network: nn.Module) -> Iterator[list[Tensor]]:
+    """Within the block a list fills with s, (), of each batch norm that is passed; 1 where that is 0."""
+    found: list[Tensor] = []
+
+    def scale(norm: nn.Module, given: tuple[Any, ...]) -> None:
+        s = given[0].var((0, 2, 3), correction=0).mean().sqrt()
+        found.append(torch.where(s > 0, s, 1.0))
+
+    handles = [m.register_forward_pre_hook(scale) for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()

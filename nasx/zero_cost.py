@@ -1,0 +1,140 @@
+"""Zero-cost methods: score architectures at initialization, on one batch, and keep the best. Nothing is trained.
+
+    draw n architectures uniformly; initialize the discrete network of each; s_i = score(network i, batch)
+    keep the architecture with the largest s_i                                            (of equals the first)
+
+A network has the layers, channels and stem of the search (`Space.standalone`): on NAS-Bench-201 with the settings of
+conf/space/nb201.yaml it is the one that the benchmark trains. It is in training mode, so that batch norm uses the
+statistics of the batch. The batch is the first training batch of the search, augmented, of `search.batch` images. All
+scores of a seed see the same architectures, initial weights and batch, and method=random with `samples` = n draws the
+same architectures.
+
+Source of the search: Mellor, Turner, Storkey, Crowley (2021), NASWOT: the best of n random architectures.
+
+The record holds under `choice` each architecture drawn with its score and, where a benchmark answers, its validation
+accuracy; quantiles of the scores; Kendall's tau-b between scores and accuracies; seconds of scoring.
+
+Deviations
+1. Networks of the NAS-Bench-1Shot1 spaces have the 16 channels of the search; NAS-Bench-101 trains them with 128.
+2. Scores are taken on augmented images; Mellor et al. leave augmentation out.
+3. A score that is not a number counts as the lowest.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nasx.bilevel import Batch, Ending, Method, Search, Tree
+from nasx.errors import UserError
+
+if TYPE_CHECKING:
+    from nasx.settings import Positive
+
+
+@dataclass(frozen=True, kw_only=True)
+class ZeroCost(Method):
+    """The best of `candidates` random architectures by a score at initialization. A subclass defines `score`."""
+
+    trains: ClassVar[bool] = False
+    reads: ClassVar[str | None] = "images"
+    sees: ClassVar[bool] = True
+    """Whether the score depends on the batch, and not on its shape alone."""
+    candidates: Positive = 100
+
+    @abstractmethod
+    def score(self, network: nn.Module, batch: Batch, gen: torch.Generator) -> float:
+        """The score of a newly initialized network, which it may change; larger is better.
+
+        `gen`, on the batch's device, is for all that is random in the score and in the network's operations.
+        """
+
+    def step(self, search: Search, train: Sequence[Batch], val: Batch) -> dict[str, Tensor]:
+        raise NotImplementedError("a zero-cost method trains nothing")
+
+    def choose(self, search: Search, ending: Ending) -> Tree:
+        n, done, batch = self.candidates, ending.decided, ending.look()
+        drawn = [search.problem.sample(ending.gen) for _ in range(n)]
+        seeds = torch.randint(2**62, (n,), generator=ending.gen).tolist()
+        ending.told(len(done), n)
+        for i in range(len(done), n):
+            began = time.monotonic()
+            gen = torch.Generator(batch.x.device).manual_seed(seeds[i])
+            value = self.score(ending.network(drawn[i], seeds[i]), batch, gen)
+            done.append({"score": -math.inf if math.isnan(value) else value, "seconds": time.monotonic() - began})
+            ending.pause()
+            if (i + 1) % max(n // 10, 1) == 0:
+                ending.told(i + 1, n)
+        scores = [each["score"] for each in done]
+        ending.notes |= described([Scored(ending.text(mix), score, ending.score(mix))
+                                   for mix, score in zip(drawn, scores, strict=True)],
+                                  f"on one batch of {len(batch.x)} images" if self.sees else "without data")
+        ending.notes["seconds"] = round(sum(each["seconds"] for each in done), 3)
+        return drawn[scores.index(max(scores))]
+
+
+class Scored(NamedTuple):
+    """An architecture's text, its score, and the benchmark's validation accuracy in percent, None where unknown."""
+
+    genotype: str
+    score: float
+    accuracy: float | None
+
+
+QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
+
+
+def described(drawn: Sequence[Scored], on: str) -> dict[str, Any]:
+    """What the record keeps of a choice: plain values. A number that is not finite is None, and out of the means."""
+    scores, tau = torch.tensor([each.score for each in drawn], dtype=torch.float64), agreement(drawn)
+    finite = scores[scores.isfinite()]
+    points = finite.quantile(finite.new_tensor(QUANTILES)).tolist() if len(finite) else [None] * len(QUANTILES)
+    told = f": best {points[-1]:.4g}, median {points[2]:.4g}" if len(finite) else ""
+    told += "" if tau is None else f"; Kendall's tau to the benchmark's validation accuracies {tau:.2f}"
+    return {"text": f"scored {len(drawn)} random architectures at initialization {on}{told}", "candidates": len(drawn),
+            "mean": finite.mean().item() if len(finite) else None,
+            "quantiles": dict(zip(map(str, QUANTILES), points, strict=True)), "kendall_tau": tau,
+            "drawn": [[each.genotype, plain(each.score), each.accuracy] for each in drawn]}
+
+
+def plain(x: float) -> float | None:
+    """A number as JSON has it."""
+    return x if math.isfinite(x) else None
+
+
+def agreement(drawn: Sequence[Scored]) -> float | None:
+    """Kendall's tau-b of scores and known accuracies; None where fewer than two are known, or all are equal."""
+    known = [(each.score, each.accuracy) for each in drawn if each.accuracy is not None]
+    if len(known) < 2:
+        return None
+    from scipy.stats import kendalltau  # slow to import: only where needed
+
+    return plain(float(kendalltau(*zip(*known, strict=True)).statistic))
+
+
+# ------------------------------------------------------------------------------------- what several scores share
+def weights(network: nn.Module) -> list[nn.Parameter]:
+    """The weights of convolutions and linear layers: parameters of two axes or more, so without biases and norms."""
+    return [x for x in network.parameters() if x.ndim > 1]
+
+
+def loss(network: nn.Module, batch: Batch, gen: torch.Generator) -> Tensor:
+    """Mean cross entropy of a batch, ()."""
+    return F.cross_entropy(network(batch.x, gen=gen).main, batch.y)
+
+
+def features(network: nn.Module, x: Tensor, gen: torch.Generator) -> Tensor:
+    """The map (n, channels, h, w) that a network pools for its classifier. Raises UserError where it does not say."""
+    found = getattr(network, "features", None)
+    if found is None:
+        raise UserError("space", f"{type(network).__name__} has no method features(x, gen), which this method reads",
+                        "add it: the map before the global pool (nasx/spaces/base.py, Network)")
+    return found(x, gen)
