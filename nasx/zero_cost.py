@@ -97,9 +97,10 @@ def described(drawn: Sequence[Scored], on: str) -> dict[str, Any]:
     scores, tau = torch.tensor([each.score for each in drawn], dtype=torch.float64), agreement(drawn)
     finite = scores[scores.isfinite()]
     points = finite.quantile(finite.new_tensor(QUANTILES)).tolist() if len(finite) else [None] * len(QUANTILES)
-    told = f": best {points[-1]:.4g}, median {points[2]:.4g}" if len(finite) else ""
-    told += "" if tau is None else f"; Kendall's tau to the benchmark's validation accuracies {tau:.2f}"
-    return {"text": f"scored {len(drawn)} random architectures at initialization {on}{told}", "candidates": len(drawn),
+    text = f"scored {len(drawn)} random architectures at initialization {on}"
+    text += f": best {points[-1]:.4g}, median {points[2]:.4g}" if len(finite) else ""
+    text += "" if tau is None else f"; Kendall's tau to the benchmark's validation accuracies {tau:.2f}"
+    return {"text": text, "candidates": len(drawn),
             "mean": finite.mean().item() if len(finite) else None,
             "quantiles": dict(zip(map(str, QUANTILES), points, strict=True)), "kendall_tau": tau,
             "drawn": [[each.genotype, plain(each.score), each.accuracy] for each in drawn]}

@@ -50,10 +50,15 @@ def told(rows: Sequence[Mapping[str, Any]], lines: Sequence[str], path: Path) ->
     return int(equal < len(rows))
 
 
+def target(group: str, name: str) -> str:
+    """The class that a YAML names."""
+    found: str = yaml.safe_load((conf_dir() / group / f"{name}.yaml").read_text(encoding="utf-8"))["_target_"]
+    return found
+
+
 def family(space: str) -> str:
     """Which of the small sizes a space takes, from the class that its YAML names."""
-    target = yaml.safe_load((conf_dir() / "space" / f"{space}.yaml").read_text(encoding="utf-8"))["_target_"]
-    return target.rsplit(".", 2)[1]
+    return target("space", space).rsplit(".", 2)[1]
 
 
 def small(method: str, space: str) -> list[str]:

@@ -21,17 +21,20 @@ from pathlib import Path
 from typing import Any
 
 from forks import starters
-from kills import add, compared, equal_rows, family, small, told
+from kills import add, compared, equal_rows, family, small, target, told
 
 from nasx import records
+from nasx.checks import schema
 from nasx.config import conf_dir
 from nasx.folders import checkpoints
 
 
 def refused(method: str, space: str) -> bool:
-    """Whether the space lacks what the method needs: weights of edges, skip connections."""
-    return (method == "pc_darts" and family(space) != "darts") or (
-        method == "darts_minus" and (space == "s4" or family(space) in ("nb1shot1", "recurrent")))
+    """Whether the space lacks what the method needs: weights of edges, skip connections, networks of images."""
+    kind = family(space)
+    return ((method == "pc_darts" and kind != "darts")
+            or (method == "darts_minus" and (space == "s4" or kind in ("nb1shot1", "recurrent")))
+            or (kind == "recurrent" and schema.constant(target("method", method), "reads") == "images"))
 
 
 def command(method: str, space: str, args: argparse.Namespace, out: Path) -> list[str]:
