@@ -73,6 +73,7 @@ class ZeroCost(Method):
             ending.pause()
             if (i + 1) % max(n // 10, 1) == 0:
                 ending.told(i + 1, n)
+        ending.keep()
         scores = [each["score"] for each in done]
         ending.notes |= described([Scored(ending.text(mix), score, ending.score(mix))
                                    for mix, score in zip(drawn, scores, strict=True)],

@@ -21,7 +21,8 @@ from nasx.folders import checkpoints, files
 SMALL = {"nb201": ["space.layers=1", "space.channels=4"], "nb1shot1": ["space.layers=3", "space.channels=4"],
          "darts": ["space.layers=3", "space.channels=4"]}
 OWN = {"pc_darts": ["space.channels=8"], "tse": ["method.T=20"], "tse_drnas": ["method.inner.T=20"],
-       "darts_pt": ["method.tune=1", "method.batches=2"]}
+       "darts_pt": ["method.tune=1", "method.batches=2"],
+       **{name: ["method.candidates=30"] for name in ("synflow", "naswot", "snip", "grasp", "zen")}}
 """What a method needs besides to be small."""
 CLOCK = ("elapsed_s", "started", "finished", "seconds", "images_per_s", "peak_mb")
 """What a clock or the process says, and no two starts have in common; besides all that ends in _s."""
