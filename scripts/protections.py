@@ -59,6 +59,8 @@ ROWS = (
     Row("SIGTERM, SIGINT, SIGUSR1", "nasx/session.py", "        if asked is not None:\n            save()\n",
         "        if asked is not None:\n",
         "test_resume.py::test_a_signal_leaves_a_checkpoint_and_says_how_to_go_on"),
+    Row("kill or signal among scores at initialization", "nasx/zero_cost.py", "            ending.pause()\n", "",
+        "test_zero_cost.py::test_a_run_resumes_with_the_scores_that_it_made"),
     Row("a terminal that closes", "nasx/machine.py", "if number == signal.SIGHUP:", "if False:",
         "test_faults.py::test_a_terminal_that_closes_leaves_a_checkpoint"),
     Row("a second signal", "nasx/machine.py", "if self.asked is not None:", "if False:",

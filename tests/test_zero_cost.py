@@ -112,6 +112,18 @@ def test_networks_are_those_of_the_space_at_the_size_of_the_search(name: str) ->
     torch.testing.assert_close(one(x).main, expected, rtol=1e-12, atol=1e-12)
 
 
+def test_the_score_in_the_documentation_works() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "methods" / "zero_cost.md").read_text(encoding="utf-8")
+    spoken: dict[str, Any] = {"__name__": "spoken"}
+    exec(text.split("```python\n")[1].split("```")[0], spoken)
+    problem: Any = agree.real_search("nb201").problem
+    last = ending(network=problem.network)
+    spoken["Params"](candidates=8).choose(toy.search(problem, w={"w": torch.ones(1)}, a={"a": torch.ones(1)}), last)
+    gen = torch.Generator().manual_seed(0)
+    sizes = [sum(x.numel() for x in problem.network(problem.sample(gen), 0).parameters()) for _ in range(8)]
+    assert [score for _, score, _ in last.notes["drawn"]] == sizes
+
+
 # ------------------------------------------------------------------------------------------------------ whole runs
 WORDS = ("space=nb201", "space.layers=1", "space.channels=4", "dataset=digits", "dataset.size=16", "search.batch=8",
          "search.evaluate_images=32", "quiet=true", "device=cpu", "threads=1", "method.candidates=6")
