@@ -108,7 +108,7 @@ def test_package_import_is_light() -> None:
 def test_other_images_and_splits(here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     export.main([f"from={here / 'runs' / 'plain'}", f"out={tmp_path / 'out'}"])
     model, images = str(tmp_path / "out"), Digits().load()
-    np.savez(tmp_path / "few.npz", train_x=images.train_x[:20], train_y=images.train_y[:20],
+    np.savez(tmp_path / "few.npz", train_x=images.train_x[:90], train_y=images.train_y[:90],
              test_x=images.test_x[:50], test_y=images.test_y[:50])
     capsys.readouterr()
     assert evaluate.main([model, "split=train", "device=cpu"]) == 0
