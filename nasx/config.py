@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from nasx import stages
-from nasx.checks import classes, schema, spaces
-from nasx.checks.combinations import COMBINATIONS
+from nasx.checks import classes, limits, schema, spaces
+from nasx.checks.combinations import COMBINATIONS, READS
 from nasx.errors import UserError
 
 
@@ -117,6 +117,8 @@ def check(cfg: Mapping[str, Any], choices: Mapping[str, Any] | None = None, over
     for group in ("dataset", "logger"):
         if isinstance(cfg.get(group), Mapping) and not any(fault.where.startswith(group) for fault in found):
             found += _looked(cfg, group)
+    if not found and "dataset" in COMMANDS[command].groups:
+        found += limits.faults(cfg, build(cfg["dataset"], _allow(cfg)), READS[command])
     if found:
         raise UserError.join(list({str(fault): fault for fault in found}.values()))
 

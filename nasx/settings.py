@@ -17,8 +17,17 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 from annotated_types import Ge, Gt, Le, Lt
 
 Positive = Annotated[int, Gt(0)]
-ThreeOrMore = Annotated[int, Ge(3)]
+Layers = Annotated[int, Gt(0), Le(1000)]
+"""Cells of a network, at most fifty times as many as published ones have: more would be built for hours."""
+ThreeOrMoreLayers = Annotated[int, Ge(3), Le(1000)]
+Channels = Annotated[int, Gt(0), Le(65536)]
+Count = Annotated[int, Gt(0), Le(1024)]
+"""Processes, threads, and searches that take turns, on one machine."""
 NonNegative = Annotated[int, Ge(0)]
+Workers = Annotated[int, Ge(0), Le(1024)]
+SEEDS = 2**64
+"""How many seeds torch's generators take, from 0."""
+Seed = Annotated[int, Ge(0), Lt(SEEDS)]
 PositiveFloat = Annotated[float, Gt(0)]
 NonNegativeFloat = Annotated[float, Ge(0)]
 Fraction = Annotated[float, Ge(0), Le(1)]
@@ -175,7 +184,7 @@ class Recipe:
 
     recipe: str
     """Name under which results are compared."""
-    channels: Positive | None
+    channels: Channels | None
     """Channels of the first cells; null: the space's own retraining size."""
     epochs: Positive
     batch: Positive
@@ -199,7 +208,7 @@ class RetrainSettings(Recipe):
     validated: ClassVar[bool] = False
     """Whether a part is held out, and the weights that are best on it are tested; else the last ones are."""
     patience: ClassVar[int | None] = None
-    layers: Positive | None
+    layers: Layers | None
     """Cells (of a stage, in nb201); null: the space's own retraining size."""
     max_macs: Positive | None = None
     """Multiply-adds of one image that the network may have: the most channels (an even number) that keep below are
@@ -297,12 +306,12 @@ class EngineSettings:
 class JobSettings:
     """Keys at the top level that every job has."""
 
-    seed: NonNegative = 0
+    seed: Seed = 0
     out: str = "outputs"
     name: str | None = None
     device: str = "auto"
-    threads: Positive | None = None
-    workers: NonNegative | None = None
+    threads: Count | None = None
+    workers: Workers | None = None
     """Processes that decode images, for sets on a disk; null: as many as there are CPUs for this process, less one."""
     deterministic: bool = False
     checkpoint_s: PositiveFloat = 300.0
@@ -312,7 +321,7 @@ class JobSettings:
     """The number of result.json that a sweeper compares jobs by; null: none."""
     draw: Literal["cell", "epochs"] = "cell"
     """epochs: of a search, besides the found cell that of each epoch, into the run's folder `epochs`."""
-    seeds_per_job: Positive = 1
+    seeds_per_job: Count = 1
     """Searches that one process takes by turns, of seeds seed, seed + 1, ...: each as its seed alone would be."""
 
 
@@ -327,7 +336,7 @@ class RetrainJob(JobSettings):
 
     from_: str | None = None
     genotype: str | None = None
-    devices: Positive = 1
+    devices: Count = 1
     """Processes that train together, one for each GPU."""
 
 
@@ -336,7 +345,7 @@ class RunJob(JobSettings):
     """`nasx run`."""
 
     then: Literal["auto", "lookup", "retrain"] = "auto"
-    devices: Positive = 1
+    devices: Count = 1
     """Processes that retrain together, one for each GPU."""
 
 
@@ -378,7 +387,7 @@ class StudyJob(JobSettings):
 
     from_: str | None = None
     genotype: str | None = None
-    devices: Positive = 1
+    devices: Count = 1
     """Processes that retrain together, one for each GPU."""
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from nasx.checks import parents, schema, spaces
 from nasx.errors import UserError
+from nasx.settings import SEEDS
 from nasx.spaces import rules
 
 READS = {"search": ("search",), "retrain": ("retrain",), "run": ("search", "retrain"),
@@ -24,6 +25,8 @@ READS = {"search": ("search",), "retrain": ("retrain",), "run": ("search", "retr
 OBJECTIVES = {"search": r"supernet\.valid_(accuracy|loss)|lookup\.\w+\.(valid|test)|params|wall_s|peak_mb",
               "retrain": r"(best_)?test_accuracy|test_loss|params|macs|wall_s|peak_mb|images_per_s"}
 """What a record holds that a sweeper may compare by."""
+LONGEST_NAME = 200
+"""Bytes: file systems take 255, and nasx adds to it (name-retrain, temporary files)."""
 
 
 def _get(cfg: Mapping[str, Any], path: str) -> Any:
@@ -43,6 +46,17 @@ def _folder_name(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
     name = cfg.get("name")
     if name is not None and not re.fullmatch(r"[\w+,=-][\w.+,=-]*", str(name)):
         yield UserError(f"name={name}", "is no plain folder name", "use letters, digits, . _ - and say where by out=")
+    elif name is not None and (length := len(str(name).encode())) > LONGEST_NAME:
+        yield UserError(f"name={str(name)[:20]}...", f"has {length} bytes, and a folder's name may have {LONGEST_NAME}",
+                        "shorten it")
+
+
+def _seeds(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
+    """Seeds that are counted up from the first one."""
+    first, study = cfg.get("seed") or 0, cfg.get("study") or {} if command == "study" else {}
+    last = first + max(cfg.get("seeds_per_job") or 1, study.get("searches", 0) + study.get("retrains", 0), 1) - 1
+    if first < SEEDS <= last:
+        yield UserError(f"seed={first}", f"leads to the seed {last}, and the largest is {SEEDS - 1}", "lower seed")
 
 
 def _auxiliary(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
@@ -262,5 +276,5 @@ def _objective(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
 
 
 COMBINATIONS: tuple[Callable[[Mapping[str, Any], str], Iterator[UserError]], ...] = (
-    _device, _folder_name, _auxiliary, _stacks, _benchmark, _kinds, _cells, _words, _devices, _rates, _momentum,
+    _device, _folder_name, _seeds, _auxiliary, _stacks, _benchmark, _kinds, _cells, _words, _devices, _rates, _momentum,
     _pieces, _source, _parent, _study, _held_out, _skip_dropout, _needed, _keep, _genotype, _objective)

@@ -29,8 +29,9 @@ COPIED = ("kind", "identity", "started", "finished", "commit", "genotype")
 """What a run and its copy have in common, and a run that was done again has not."""
 SIZES = {"epochs", "updates_per_epoch", "layers", "channels", "cells", "fraction", "fraction_a", "size"}
 """Settings that make a run smaller than its protocol when they are lowered."""
-WHOLE = SIZES - {"size"}
-"""Those of which null is the largest value."""
+OWN_SIZE = ("folder",)
+"""Data sets of which `size: null` is the images' own size, which may also be smaller than a number; of all others it is
+the published size, and of every other setting in `SIZES` the largest value."""
 COLUMNS = ("run", "folder", "kind", "method", "space", "dataset", "protocol", "search", "recipe", "retrain",
            "searched_on", "experiment", "parent_family", "parent_folder", "parent_overrides", "labels", "reduced",
            "best_of", "study", "std_over", "overrides", "family", "identity", "seed", "parent", "genotype",
@@ -199,11 +200,12 @@ def _reduced(record: Mapping[str, Any]) -> bool:
     """
     if record.get("reduced") is not None:
         return bool(record["reduced"])
+    free = {"size"} if record["choices"].get("dataset") in OWN_SIZE else set()
     for key, (published, used) in (record.get("changed") or {}).items():
         name = key.rpartition(".")[2]
         several = isinstance(published, list) and isinstance(used, list) and len(published) == len(used)
         for old, new in zip(published, used, strict=True) if several else [(published, used)]:
-            if name in SIZES and isinstance(new, (int, float)) and (name in WHOLE if old is None else new < old):
+            if name in SIZES and isinstance(new, (int, float)) and (name not in free if old is None else new < old):
                 return True
     return False
 

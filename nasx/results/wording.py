@@ -155,7 +155,8 @@ def _made(title: str, rows: list[dict[str, Any]], measures: Sequence[tuple[str, 
         if len(several) > 1:
             notes.append(f"rows differ in {column} ({', '.join(several)}): compare within one {column} only")
     if any(row["reduced"] is True for row in own):
-        notes.append("reduced: smaller than the protocol (fewer epochs, cells or channels); not a published setting")
+        notes.append("reduced: smaller than the protocol (fewer epochs, cells, channels or pixels); not a published "
+                     "setting")
     if any(row["best_of"] for row in own):
         notes.append("best of k: the best of k searches by a retraining of each, not a mean over searches")
     if any("test set" in chosen(row) for row in own):

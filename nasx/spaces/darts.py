@@ -52,7 +52,7 @@ from nasx.spaces.network import AuxiliaryHead, DartsNetwork, plan
 from nasx.trees import Decision
 
 if TYPE_CHECKING:
-    from nasx.settings import NonNegative, Positive, ThreeOrMore
+    from nasx.settings import Channels, NonNegative, Positive, ThreeOrMoreLayers
 
 OPERATIONS = ("none", "max_pool_3x3", "avg_pool_3x3", "skip_connect", "sep_conv_3x3", "sep_conv_5x5", "dil_conv_3x3",
               "dil_conv_5x5")
@@ -68,8 +68,8 @@ class Darts(Space):
     """
 
     read_as: ClassVar[str] = "darts"
-    layers: ThreeOrMore = 8
-    channels: Positive = 16
+    layers: ThreeOrMoreLayers = 8
+    channels: Channels = 16
     operations: tuple[str, ...] = OPERATIONS
     normal: Lists | None = None
     reduce: Lists | None = None

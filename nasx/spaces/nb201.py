@@ -38,7 +38,7 @@ from nasx.spaces.network import no_drop_path, plain_only
 from nasx.spaces.published import resolve
 
 if TYPE_CHECKING:
-    from nasx.settings import Positive
+    from nasx.settings import Channels, Layers, Positive
 
 OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
 EDGES = genotypes.NB201_EDGES
@@ -75,8 +75,8 @@ class Nb201(Space):
     """NAS-Bench-201. `layers` counts the cells of one stage of the supernet, `channels` those of its first stage."""
 
     read_as: ClassVar[str] = "nb201"
-    layers: Positive = 5
-    channels: Positive = 16
+    layers: Layers = 5
+    channels: Channels = 16
     operations: tuple[str, ...] = OPERATIONS
     cell: Lists | None = None
     partial: Positive = 1
