@@ -18,7 +18,7 @@ from annotated_types import Ge, Gt, Le, Lt
 
 Positive = Annotated[int, Gt(0)]
 Layers = Annotated[int, Gt(0), Le(1000)]
-"""Cells of a network, at most fifty times as many as published ones have: more would be built for hours."""
+"""Cells of a network, at most fifty times as many as published ones have (20)."""
 ThreeOrMoreLayers = Annotated[int, Ge(3), Le(1000)]
 Channels = Annotated[int, Gt(0), Le(65536)]
 Count = Annotated[int, Gt(0), Le(1024)]
