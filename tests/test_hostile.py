@@ -293,11 +293,15 @@ def test_an_exports_description_builds_only_components(here: Path) -> None:
         {**facts, "space": {"_target_": "mine.space.Space"}})))
     with pytest.raises(UserError, match=r"is made of classes of mine, .*; if you trust them add allow=\[mine\]"):
         pretrained.load(here)
-    huge = {**facts, "space": {"_target_": "nasx.spaces.nb201.Nb201", "layers": 10**9, "channels": 10**9,
+    huge = {**facts, "space": {"_target_": "nasx.spaces.nb201.Nb201", "layers": 1000, "channels": 65536,
                                "affine": False, "operations": ["none", "skip_connect"], "batch_norm": "batch"},
             "settings": {"layers": 10**9, "channels": 10**9, "stem": "cifar"}}
     (here / "model.safetensors").write_bytes(save({"x": torch.zeros(1)}, pretrained.text(huge)))
     with pytest.raises(UserError, match="in a file of 1 tensors"):
+        pretrained.load(here)
+    beyond = {**huge, "space": {**huge["space"], "layers": 10**9}}
+    (here / "model.safetensors").write_bytes(save({"x": torch.zeros(1)}, pretrained.text(beyond)))
+    with pytest.raises(UserError, match="layers=1000000000: must be above 0 and at most 1000"):
         pretrained.load(here)
 
 
