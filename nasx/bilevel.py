@@ -110,6 +110,9 @@ class Problem(Protocol):
     def mask(self, operation: str) -> Tree:
         """A tree like the mixture: 1 where an operation of this name stands, 0 elsewhere."""
 
+    def biased(self, mix: Tree, weights: Tree) -> Tree:
+        """`mix` with a number that is added to all entries of each edge's result: the sum of the edge's `weights`."""
+
     def decisions(self) -> Sequence[Sequence[Decision]]:
         """What a genotype decides, in phases: operations first, then edges."""
 

@@ -84,6 +84,9 @@ class RelaxedProblem:
             self.masks[operation] = {k: x.to(self.device, self.dtype) for k, x in self.space.mask(operation).items()}
         return self.masks[operation]
 
+    def biased(self, mix: Tree, weights: Tree) -> Tree:
+        return self.space.biased(mix, weights)
+
     def decisions(self) -> tuple[tuple[Decision, ...], ...]:
         return self.space.decisions()
 

@@ -49,6 +49,8 @@ BUILT: dict[str, Method] = {name: method_of(name) for name in METHODS} | {
     "lambda signed": method_of("lambda", "method.alignment=signed"),
     "lambda outer": method_of("lambda", "method.target=outer"),
     "sdarts adversarial": method_of("sdarts", "method.perturbation=adversarial"),
+    "gdas released": method_of("gdas", "method.gradient=released"),
+    "gdas straight through": method_of("gdas", "method.gradient=straight_through"),
     "tse": method_of("tse", "method.T=3"),
     "tse_drnas": method_of("tse_drnas", "method.inner.T=3"),
     "darts_pt": method_of("darts_pt", "method.tune=1", "method.batches=1"),
@@ -179,7 +181,7 @@ TRACES: dict[str, str] = {  # the batches of the loss evaluations in order: v, o
     "lambda": "v111", "lambda one-sided": "v11", "lambda signed": "v111", "lambda outer": "vvv1",
     "sdarts": "v1", "sdarts adversarial": "v" + "1" * 10, "lambda_sdarts": "v111",
     "beta_darts": "v1", "darts_minus": "v1", "darts_pt": "v1", "drnas": "v1", "tse_drnas": "123123", "snas": "1",
-    "gdas": "1v", "random_ws": "1",
+    "gdas": "1v", "gdas released": "1v", "gdas straight through": "1v", "random_ws": "1",
 }
 
 
@@ -240,7 +242,7 @@ COSTS = {
     "beta_darts": Cost(2, 2), "darts_minus": Cost(2, 2), "darts_pt": Cost(2, 2), "drnas": Cost(2, 2),
     "tse_drnas": Cost(6, 6),
     "snas": Cost(1, 1),
-    "gdas": Cost(2, 2),
+    "gdas": Cost(2, 2), "gdas released": Cost(2, 2), "gdas straight through": Cost(2, 2),
     "random_ws": Cost(1, 1),
 }
 

@@ -96,9 +96,9 @@ class Darts(Space):
         """ "normal" or "reduce"."""
         return plan(self.layers)[layer]
 
-    def edge_operations(self, kind: str) -> Lists:
-        """The operations of each of the 14 edges, in the order of the mixture's last axis."""
-        return rules.rows(self, kind, len(EDGES))
+    def edge_operations(self, name: str) -> Lists:
+        """The operations of each of the 14 edges of "normal" or "reduce"; none for weights of edges and pairs."""
+        return rules.rows(self, name, len(EDGES)) if name in KINDS else ()
 
     def auxiliary_head(self, channels: int, classes: int) -> nn.Module:
         """The head that reads the output (n, channels, h, w) of cell 2 L // 3."""
