@@ -116,8 +116,12 @@ class Problem(Protocol):
     def decisions(self) -> Sequence[Sequence[Decision]]:
         """What a genotype decides, in phases: operations first, then edges."""
 
-    def outcome(self, w: Tree, mix: Tree, batch: Batch, *, track: bool = False) -> Outcome:
-        """Loss and accuracy at (w, mix); `track` lets batch-norm running statistics follow, where they are kept."""
+    def outcome(self, w: Tree, mix: Tree, batch: Batch, *, track: bool = False, evaluation: bool = False) -> Outcome:
+        """Loss and accuracy at (w, mix); `track` lets batch-norm running statistics follow, where they are kept.
+
+        `evaluation`: in eval mode, with running statistics where they are kept and without what training adds
+        (dropout, drop-path, auxiliary loss).
+        """
 
 
 # --------------------------------------------------------------------------------------------------- search

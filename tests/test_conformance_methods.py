@@ -326,13 +326,13 @@ def test_states_of_a_text_are_those_of_the_real_updates(name: str) -> None:
     before = {seed: seeds[i - 1] for seeds in order for i, seed in enumerate(seeds) if i}
     outcome, real = problem.outcome, []
 
-    def watched(w: Any, mix: Any, batch: Any, *, track: bool = False) -> Any:
+    def watched(w: Any, mix: Any, batch: Any, *, track: bool = False, evaluation: bool = False) -> Any:
         state = batch.carried.read()
         if before.get(batch.seed) in after:
             assert torch.equal(state, after[before[batch.seed]][1])
         else:
             assert state is None
-        found = outcome(w, mix, batch, track=track)
+        found = outcome(w, mix, batch, track=track, evaluation=evaluation)
         if track or batch.seed not in after:
             after[batch.seed] = track, seen[-1]
         real.append(track)

@@ -6,14 +6,16 @@ import parity
 import pytest
 import torch
 from parity import BOUND, Spy, error
+from torch import Tensor
 
 from nasx.around import gumbel
-from nasx.bilevel import Tree, combine, detached, gradient, gradients, norm, step_length
+from nasx.bilevel import Batch, Outcome, Search, Tree, combine, detached, gradient, gradients, norm, step_length
 from nasx.methods.beta_darts import BetaDarts
 from nasx.methods.darts import Darts
 from nasx.methods.drnas import DrNas
 from nasx.methods.gdas import Gdas
 from nasx.methods.lambda_ import Lambda
+from nasx.methods.sdarts import Sdarts
 from nasx.methods.single import Single
 from nasx.methods.snas import Snas
 from nasx.methods.tse import Tse
@@ -190,3 +192,64 @@ def test_the_three_gradients_of_gdas_differ() -> None:
                 parity.search(fixture), [fixture.batch("train")], fixture.batch("train"))
         released, sampled, through = (seen.grad_a for seen in spy.seen)
         assert min(error(through, released), error(through, sampled), error(sampled, released)) > 0.1
+
+
+# -------------------------------------------------------------------------------------------------- perturbation
+def watched(search: Search) -> list[tuple[Tensor, Tree]]:
+    """(loss, mixture) of each real weight update of a search, filled as it steps."""
+    found: list[tuple[Tensor, Tree]] = []
+    outcome = search.problem.outcome
+
+    def spy(w: Tree, mix: Tree, batch: Batch, *, track: bool = False, evaluation: bool = False) -> Outcome:
+        result = outcome(w, mix, batch, track=track, evaluation=evaluation)
+        if track:
+            found.append((result.loss.detach(), {k: x.detach() for k, x in mix.items()}))
+        return result
+
+    search.problem.outcome = spy  # type: ignore[method-assign]
+    return found
+
+
+@EXECUTORS
+def test_sdarts_random(naive: bool) -> None:
+    """One step: the clean architecture gradient, the step of Adam, the perturbed mixture, the weight step there."""
+    fixture = parity.load("sdarts_random")
+    train, val, eps = fixture.batch("train"), fixture.batch("val"), fixture.meta["eps"]
+    uniform = torch.rand((6, 5), generator=torch.Generator().manual_seed(train.seed), dtype=torch.float64)
+    assert error(uniform, fixture["uniform"]) < 1e-15
+    search = parity.search(fixture, naive=naive)
+    assert error(Darts().hypergradient(search, train, val)[0], fixture.tree("grad_alpha")) < BOUND
+    w, seen = copied(search.w), watched(search)
+    Sdarts(eps_start=eps, eps_end=eps, inner=Darts()).step(search, [train], val)
+    assert error(search.a, fixture.tree("alpha_after")) < BOUND
+    assert error(seen[0][1]["cell"][0], fixture["mixture"]) < BOUND
+    assert error(seen[0][0], fixture["loss"]) < BOUND
+    assert error(moved(w, search.w), moved(w, fixture.tree("w_after"))) < BOUND
+
+
+READINGS = {"released": (True, "eval"), "batch_statistics_random_start": (True, "train"),
+            "batch_statistics": (False, "train")}
+
+
+@EXECUTORS
+@pytest.mark.parametrize("reading", READINGS)
+def test_sdarts_adversarial(reading: str, naive: bool) -> None:
+    """The three readings of the ascent. In the release running statistics follow each pass in training mode: one on the
+    training batch before the step, and in it the validation batch's, which nasx does not track (its deviation 2)."""
+    fixture = parity.load("sdarts_adversarial")
+    train, val, eps = fixture.batch("train"), fixture.batch("val"), fixture.meta["eps"]
+    random_start, ascent = READINGS[reading]
+    search = parity.search(fixture, naive=naive, batch_norm="tracked")
+    for batch in (train, val):
+        search.problem.outcome(search.w, search.problem.relax(search.a), batch, track=True)
+    uniform = torch.rand((6, 5), generator=torch.Generator().manual_seed(train.seed), dtype=torch.float64)
+    assert error(uniform, fixture["uniform"]) < 1e-15
+    assert error(Darts().hypergradient(search, train, val)[0], fixture.tree("grad_alpha")) < BOUND
+    w, seen = copied(search.w), watched(search)
+    Sdarts(perturbation="adversarial", random_start=random_start, ascent=ascent, eps_start=eps, eps_end=eps,  # type: ignore[arg-type]
+           inner=Darts()).step(search, [train], val)
+    assert error(search.a, fixture.tree("alpha_after")) < BOUND
+    assert error(seen[0][1]["cell"][0], fixture[f"mixture_{reading}"]) < BOUND
+    assert error(seen[0][0], fixture[f"loss_{reading}"]) < BOUND
+    if f"w_after_{reading}" in fixture.arrays:
+        assert error(moved(w, search.w), moved(w, fixture.tree(f"w_after_{reading}"))) < BOUND

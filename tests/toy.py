@@ -110,7 +110,7 @@ class Toy(ABC):
         name, (edges, _) = list(each.items())[-1]
         return [first, [Decision(name, tuple((e, None) for e in range(edges)), 1, False)]]
 
-    def outcome(self, w: Tree, mix: Tree, batch: Batch, *, track: bool = False) -> Outcome:
+    def outcome(self, w: Tree, mix: Tree, batch: Batch, *, track: bool = False, evaluation: bool = False) -> Outcome:
         loss = self.value(w, mix, batch)
         return Outcome(loss, torch.zeros((), dtype=torch.float64))
 
@@ -367,10 +367,10 @@ class Watched:
     def decisions(self) -> list[list[Decision]]:
         return self.problem.decisions()
 
-    def outcome(self, w: Tree, mix: Tree, batch: Batch, *, track: bool = False) -> Outcome:
+    def outcome(self, w: Tree, mix: Tree, batch: Batch, *, track: bool = False, evaluation: bool = False) -> Outcome:
         self.seeds.append(batch.seed)
         self.tracked.append(track)
-        return self.problem.outcome(w, mix, batch, track=track)
+        return self.problem.outcome(w, mix, batch, track=track, evaluation=evaluation)
 
 
 def search(problem: Toy | Watched, *, w: Tree | None = None, a: Tree | None = None, lr: float = 0.1,

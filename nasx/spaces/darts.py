@@ -44,8 +44,8 @@ from torch import nn
 from nasx.errors import UserError
 from nasx.spaces import rules
 from nasx.spaces.base import Activate, Genotype, Network, Space, Supernet, Tree
-from nasx.spaces.choose import Lists, best, strongest, top
-from nasx.spaces.darts_edges import PAIRS, Pair, edges_of, incidence, kept_mask, pair_slices, softmax_by_node
+from nasx.spaces.choose import Lists, best, softmax_by_node, strongest, top
+from nasx.spaces.darts_edges import PAIRS, Pair, edges_of, incidence, kept_mask, pair_slices
 from nasx.spaces.darts_genotype import EDGES, KINDS, NODES, DartsGenotype, UntiedDartsGenotype, read
 from nasx.spaces.genotypes import Cell
 from nasx.spaces.network import AuxiliaryHead, DartsNetwork, plan

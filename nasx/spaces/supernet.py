@@ -40,6 +40,19 @@ def tracking(supernet: nn.Module, on: bool) -> Iterator[None]:
             norm.tracking = False
 
 
+@contextmanager
+def evaluating(supernet: nn.Module, on: bool) -> Iterator[None]:
+    """Eval mode inside the block where `on`: norms that keep running statistics normalize by them."""
+    before = supernet.training
+    if on:
+        supernet.eval()
+    try:
+        yield
+    finally:
+        if on:
+            supernet.train(before)
+
+
 def wrap(supernet: nn.Module, how: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
     """Replace how every cell is run: `how` takes a cell's body and returns one that gives the same values."""
     for cell in supernet.modules():
@@ -144,11 +157,12 @@ class Nb201Supernet(Supernet):
     def forward(self, x: Tensor, mix: Tree, *, drop_path: float = 0.0, skip_dropout: float = 0.0,
                 gen: torch.Generator | None = None) -> Logits:
         x = self.stem(x)
-        biases = self.ordered.edges(mix, "cell.bias", len(self.cells))
-        for i, (cell, rows, bias) in enumerate(zip(self.cells, self.ordered(mix["cell"]), biases, strict=True)):
+        shares, biases = (self.ordered.edges(mix, f"cell.{each}", len(self.cells)) for each in ("edge", "bias"))
+        each_cell = zip(self.cells, self.ordered(mix["cell"]), shares, biases, strict=True)
+        for i, (cell, rows, share, bias) in enumerate(each_cell):
             if str(i) in self.reductions:
                 x = self.reductions[str(i)](x)
-            x = cell([x], rows, None, drop_path, gen, self.naive, skip_dropout, bias)[-1]
+            x = cell([x], rows, share, drop_path, gen, self.naive, skip_dropout, bias)[-1]
         x = F.relu(self.norm(x)).mean((2, 3))
         return Logits(self.classifier(x))
 

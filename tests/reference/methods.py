@@ -281,7 +281,7 @@ def sdarts_random(mix: Tree, noise: Tree) -> Tree:
 
 
 def sdarts_adversarial(loss: Loss, w: Tree, mix: Tree, eps: float, steps: int = 7, start: Tree | None = None) -> Tree:
-    """SDARTS-ADV: sign ascent by 2 eps / steps in the box |p - mix| <= eps, projected; kept only if the loss rose.
+    """SDARTS-ADV: sign ascent by 2 eps / steps in the box |p - mix| <= eps, projected; dropped if the loss is lower.
 
     `start` is the first offset (None: zero), projected before the first step.
     """
@@ -292,7 +292,7 @@ def sdarts_adversarial(loss: Loss, w: Tree, mix: Tree, eps: float, steps: int = 
         ascent = plain(grad(loss(w, p), p))
         p = {k: x.detach() + 2 * eps / steps * torch.sign(ascent[k]) for k, x in p.items()}
         p = {k: project(torch.minimum(torch.maximum(x, clean[k] - eps), clean[k] + eps)) for k, x in p.items()}
-    return p if loss(w, p) > loss(w, clean) else clean
+    return p if loss(w, p) >= loss(w, clean) else clean
 
 
 def gdas(logits: Tensor, gumbel: Tensor, tau: float) -> tuple[Tensor, Tensor]:
