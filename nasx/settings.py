@@ -112,6 +112,9 @@ class SearchProtocol:
     arch_optimizer: Literal["adam", "sgd"]
     arch_lr: PositiveFloat
     arch_betas: tuple[Below1, Below1]
+    """Of Adam."""
+    arch_momentum: Below1 = 0.0
+    """Of SGD."""
     arch_weight_decay: NonNegativeFloat
     arch_warmup: NonNegative
     """Epochs in which only the weights move."""
@@ -123,6 +126,8 @@ class SearchProtocol:
     """Epochs between the diagnostics that need passes (eigenvalue, alignment, correlation); 0: none, and no cost."""
     diagnose_steps: NonNegative
     """Steps between looks at the layers' gradients (alignment as a mean over the epoch, layer split); 0: none."""
+    probe_every: NonNegative = 0
+    """Steps between comparisons of the method's finite differences with double backward; 0: none."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -237,6 +237,8 @@ def test_all_faults_are_told_at_once() -> None:
     (["search.auxiliary=0.4"], ["the networks of nb201 have no auxiliary head"]),
     (["search.lr_min=1"], ["is above search.lr=0.025"]),
     (["search.nesterov=true", "search.momentum=0"], ["needs momentum"]),
+    (["search.arch_momentum=0.9"], ["search.arch_momentum=0.9: is read by search.arch_optimizer=sgd only"]),
+    (["search.arch_momentum=0.9", "search.arch_optimizer=sgd"], []),
     (["benchmark=nb101"], ["knows no architecture of Nb201; use space=nb1shot1, or benchmark=none"]),
     (["method=pc_darts", "space=darts", "dataset=digits"], []),
     (["method=pc_darts", "dataset=digits"], []),

@@ -27,6 +27,11 @@ NETWORKS = ("darts_network_cifar", "nb201_network")
 GENOTYPES = json.loads((FOLDER / "genotypes.json").read_text())
 
 
+def test_every_file_of_numbers_is_compared() -> None:
+    text = "".join((FOLDER.parent / f"test_parity_{part}.py").read_text() for part in ("networks", "steps"))
+    assert not [file.stem for file in FOLDER.glob("*.npz") if f'"{file.stem}"' not in text]
+
+
 # --------------------------------------------------------------------------------------------------- supernets
 @pytest.mark.parametrize("naive", [False, True], ids=["merged", "naive"])
 @pytest.mark.parametrize("name", SUPERNETS)

@@ -14,6 +14,7 @@ from nasx.methods.beta_darts import BetaDarts
 from nasx.methods.darts import Darts
 from nasx.methods.drnas import DrNas
 from nasx.methods.gdas import Gdas
+from nasx.methods.idarts import IDarts
 from nasx.methods.lambda_ import Lambda
 from nasx.methods.sdarts import Sdarts
 from nasx.methods.single import Single
@@ -60,6 +61,36 @@ def test_beta_darts() -> None:
     search = parity.search(fixture)
     BetaDarts(growth=0.5, inner=Darts()).step(search, *batches)
     assert error(search.a, fixture.tree("alpha_after")) < BOUND
+
+
+@EXECUTORS
+def test_idarts_as_the_notebook(naive: bool) -> None:
+    """v, the mixed product, the hypergradient, and the move of the weights R (v - s), R = radius / ||v||."""
+    fixture = parity.load("idarts_released")
+    search, train, val = parity.search(fixture, naive=naive, plain=True), fixture.batch("train"), fixture.batch("val")
+    method = IDarts(**fixture.meta["method"]["settings"], products="released")
+    assert search.lr == fixture.meta["gamma"], "the step of the series is the rate of the weights"
+    w, a = copied(search.w), copied(search.a)
+    g, _, v, s = method.hypergradient(search, train, val)
+    assert error(v, fixture.tree("v")) < BOUND
+    mixed = {k: (fixture.tree("direct")[k] - x) / fixture.meta["gamma"] for k, x in g.items()}
+    assert error(mixed, fixture.tree("mixed")) < BOUND
+    assert error(g, fixture.tree("grad_alpha")) < BOUND
+    radius = step_length(v, method.radius)
+    assert error(radius, fixture["R"]) < BOUND
+    assert error({k: radius * (v[k] - s[k]) for k in v}, fixture.tree("move")) < BOUND
+    method.step(search, [train] * 4, val)
+    assert error(moved(search.a, a), fixture.tree("grad_alpha")) < BOUND
+    assert error(moved(w, search.w), fixture.tree("move")) < BOUND
+
+
+def test_the_products_of_idarts_differ() -> None:
+    """On a network with relu: neither other kind stands for the released one."""
+    fixture = parity.load("idarts_released")
+    for products in ("exact", "difference"):
+        method = IDarts(**fixture.meta["method"]["settings"], products=products)  # type: ignore[arg-type]
+        g = method.hypergradient(parity.search(fixture), fixture.batch("train"), fixture.batch("val"))[0]
+        assert error(g, fixture.tree("grad_alpha")) > 0.5
 
 
 # ------------------------------------------------------------------------------------------------------- lambda

@@ -171,6 +171,10 @@ def _momentum(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
         if _get(cfg, f"{group}.nesterov") and _get(cfg, f"{group}.momentum") == 0:
             yield UserError(f"{group}.nesterov=true", f"needs momentum, and {group}.momentum=0",
                             f"set {group}.nesterov=false, or {group}.momentum=0.9")
+    momentum = _get(cfg, "search.arch_momentum")
+    if "search" in READS[command] and momentum and _get(cfg, "search.arch_optimizer") == "adam":
+        yield UserError(f"search.arch_momentum={momentum}", "is read by search.arch_optimizer=sgd only",
+                        "set search.arch_momentum=0; that of Adam is search.arch_betas")
 
 
 def _pieces(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
