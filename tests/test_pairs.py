@@ -126,6 +126,8 @@ PUBLISHED: dict[str, dict[str, Any]] = {  # the published settings, as composed
                                     "search.arch_weight_decay": 1e-3, "search.arch_warmup": 0, "search.epochs": 50,
                                     "search.weight_decay": 3e-4, "search.nesterov": False, "space.partial": 4,
                                     "space.edge_norm": False, "method.first": "weights"},
+    **{f"experiment={name}_darts_c10_200": {"retrain.recipe": "darts-cifar", "retrain.batch": 96,
+                                            "retrain.drop_path": 0.2} for name in ("p", "pc")},  # rows of one table
     "experiment=single_table5": {"search.arch_optimizer": "sgd", "search.arch_lr": 0.005, "search.arch_momentum": 0.9,
                                  "search.arch_weight_decay": 3e-4, "search.lr": 0.005, "search.momentum": 0.9,
                                  "search.weight_decay": 3e-4, "method.activation": "sigmoid"},

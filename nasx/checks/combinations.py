@@ -289,5 +289,6 @@ def _objective(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
 
 
 COMBINATIONS: tuple[Callable[[Mapping[str, Any], str], Iterator[UserError]], ...] = (
-    _device, _folder_name, _seeds, _auxiliary, _stacks, _benchmark, _kinds, _cells, _words, _devices, _rates, _eval_mode,
-    _momentum, _pieces, _source, _parent, _study, _held_out, _skip_dropout, _needed, _keep, _genotype, _objective)
+    _device, _folder_name, _seeds, _auxiliary, _stacks, _benchmark, _kinds, _cells, _words, _devices, _rates,
+    _eval_mode, _momentum, _pieces, _source, _parent, _study, _held_out, _skip_dropout, _needed, _keep, _genotype,
+    _objective)

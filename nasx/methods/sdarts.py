@@ -8,13 +8,12 @@ The steps are those of `inner`, with p~ in the place of p on training batches: a
 published method; around Lambda-DARTS the layer gradients and their probes are taken around p~ (Lambda-SDARTS-RS).
 
 The ascent takes `ascents` steps of size 2 eps / `ascents`. After each one p~ is clamped to the box, then to [0, 1] and
-renormalized; p~ is dropped where the loss is lower than at p in the end. Equation and algorithm do not fix where the
-ascent starts nor the mode of the network. The released code starts at a random point of the box and ascends in eval
-mode, with the running statistics of batch norm; its published numbers are those of that choice, so it is the default
-here (`random_start=true`, `ascent=eval`). With `random_start=false` it begins at p; `ascent=train` normalizes by the
-batch's own statistics, as the weight step that follows does. A supernet keeps running statistics with
-`space.batch_norm=tracked` alone; without them eval mode would have nothing to normalize by but the batch, and the
-command line refuses `ascent=eval`.
+renormalized; p~ is dropped where the loss is lower than at p in the end. The released code starts at a random point of
+the box and ascends in eval mode, with the running statistics of batch norm; its published numbers are those of that
+choice, so it is the default here (`random_start=true`, `ascent=eval`). With `random_start=false` the ascent begins at
+p; `ascent=train` normalizes by the batch's own statistics, as the weight step that follows does. A supernet keeps
+running statistics with `space.batch_norm=tracked` alone; without them eval mode would have nothing to normalize by but
+the batch, and the command line refuses `ascent=eval`.
 
 Source: Chen and Hsieh (2020), eqs. 4-6, algorithm 1; SmoothDARTS d3dbfed, attacker/perturb.py and linf_sgd.py;
 Lambda-DARTS appendix A.5.
