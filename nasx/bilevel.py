@@ -6,8 +6,8 @@
 operations. L1 is the loss on training batches, L2 on validation batches. A method sees two pure functions, `relax`
 and `outcome`, and moves `w` and `a` only through `Search`; it knows neither the space nor the network nor the data.
 
-All second-order work is one primitive, `directional` (trees.py). Weights are never edited and restored: a probe
-evaluates the loss at other weights by substitution, so the live weights stay bit-identical.
+All second-order work is one primitive, `Second` (trees.py). Weights are never edited and restored: a probe evaluates
+the loss at other weights by substitution, so the live weights stay bit-identical.
 
 Shapes: a tree maps names to tensors; two trees in one expression have the same names and shapes. `mix` tensors have
 a leading axis over the cells that share an architecture parameter, so a method can read and perturb each cell.
@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from nasx.trees import Decision as Decision
+from nasx.trees import Second as Second
 from nasx.trees import Tree as Tree
 from nasx.trees import combine as combine
 from nasx.trees import detached as detached
@@ -110,11 +111,18 @@ class Problem(Protocol):
     def mask(self, operation: str) -> Tree:
         """A tree like the mixture: 1 where an operation of this name stands, 0 elsewhere."""
 
+    def biased(self, mix: Tree, weights: Tree) -> Tree:
+        """`mix` with a number that is added to all entries of each edge's result: the sum of the edge's `weights`."""
+
     def decisions(self) -> Sequence[Sequence[Decision]]:
         """What a genotype decides, in phases: operations first, then edges."""
 
-    def outcome(self, w: Tree, mix: Tree, batch: Batch, *, track: bool = False) -> Outcome:
-        """Loss and accuracy at (w, mix); `track` lets batch-norm running statistics follow, where they are kept."""
+    def outcome(self, w: Tree, mix: Tree, batch: Batch, *, track: bool = False, evaluation: bool = False) -> Outcome:
+        """Loss and accuracy at (w, mix); `track` lets batch-norm running statistics follow, where they are kept.
+
+        `evaluation`: in eval mode, with running statistics where they are kept and without what training adds
+        (dropout, drop-path, auxiliary loss).
+        """
 
 
 # --------------------------------------------------------------------------------------------------- search
@@ -151,6 +159,8 @@ class Search:
     """What wrapping methods make of every mixture then."""
     pull: Callable[[Tree], Tree] | None = None
     """What wrapping methods add to every architecture gradient."""
+    probe: Callable[[str, Tree, Callable[[], Tree]], None] | None = None
+    """Called with each finite difference: its name, its value, and how to compute the same by double backward."""
 
     @property
     def lr(self) -> float:
@@ -179,6 +189,13 @@ class Search:
         """A view for one step that adds `pull(a)` to every architecture gradient: a penalty's own gradient."""
         before = self.pull
         return replace(self, pull=pull if before is None else lambda a: combine(before(a), pull(a), 1.0))
+
+    def probed(self, name: str, second: Second, v: Tree, found: Tree | None = None, **length: Any) -> Tree:
+        """`second` along v by a central difference (of `length`), unless `found` by another; `probe` receives it."""
+        found = second.central(v, **length) if found is None else found
+        if self.probe is not None:
+            self.probe(name, found, lambda: second.exact(v))
+        return found
 
     def outcome(self, w: Tree, a: Tree, batch: Batch) -> Outcome:
         return self.problem.outcome(w, self.mixture(a, batch), batch)

@@ -184,9 +184,9 @@ class SearchJob:
         train, val = (self.data.stream(name, index, batch=settings.batch, seed=cfg["seed"])
                       for name, index in (("w", w_index), ("a", self.a_index)))
         self.watch = Watch(self.search, self.space, supernet, train, val, every=settings.diagnose_every,
-                           steps=settings.diagnose_steps, epochs=settings.epochs,
+                           steps=settings.diagnose_steps, epochs=settings.epochs, probe_every=settings.probe_every,
                            weight_decay=settings.arch_weight_decay, stop=build("stop"))
-        advance = self.watch.over(self.replayed(engine.graphs) or self.method.step)
+        advance = self.watch.over(self.replayed(engine.graphs) or self.method.step, self.method.step)
         self.loop = Loop(self.search, self.method, supernet, train, val, advance=advance, epochs=settings.epochs,
                          updates_per_epoch=settings.updates_per_epoch or train.per_pass * self.method.updates_per_batch,
                          lr=settings.lr, lr_min=settings.lr_min, warmup=settings.arch_warmup,

@@ -1,8 +1,7 @@
 """What can be set that is not a space, a method, a data set or a benchmark: how a search and a retraining run.
 
-Frozen dataclasses without torch, so that the command line can check values before anything heavy is imported. The
-values and their sources are in conf/search, conf/retrain and conf/engine; the defaults here are "off", or the
-published value that all protocols share.
+Frozen dataclasses without torch: values are checked before anything heavy is imported. They and their sources are in
+conf/search, conf/retrain and conf/engine; a default here is "off", or the published value that all protocols share.
 
 The aliases below are the vocabulary of constraints for every component: `nasx.checks.schema` reads the annotations of a
 component's fields from its source and knows these names, so a method may import them under TYPE_CHECKING only.
@@ -31,7 +30,6 @@ Seed = Annotated[int, Ge(0), Lt(SEEDS)]
 PositiveFloat = Annotated[float, Gt(0)]
 NonNegativeFloat = Annotated[float, Ge(0)]
 Fraction = Annotated[float, Ge(0), Le(1)]
-"""Between 0 and 1, both included."""
 Below1 = Annotated[float, Ge(0), Lt(1)]
 """At least 0 and below 1: momenta, drop probabilities, decay rates that must not stand still."""
 
@@ -112,6 +110,7 @@ class SearchProtocol:
     arch_optimizer: Literal["adam", "sgd"]
     arch_lr: PositiveFloat
     arch_betas: tuple[Below1, Below1]
+    arch_momentum: Below1 = 0.0
     arch_weight_decay: NonNegativeFloat
     arch_warmup: NonNegative
     """Epochs in which only the weights move."""
@@ -123,6 +122,8 @@ class SearchProtocol:
     """Epochs between the diagnostics that need passes (eigenvalue, alignment, correlation); 0: none, and no cost."""
     diagnose_steps: NonNegative
     """Steps between looks at the layers' gradients (alignment as a mean over the epoch, layer split); 0: none."""
+    probe_every: NonNegative = 0
+    """Steps between comparisons of the method's finite differences with double backward; 0: none."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,7 +30,7 @@ from nasx.folders import checkpoints
 
 def refused(method: str, space: str) -> bool:
     """Whether the space lacks what the method needs: weights of edges, skip connections."""
-    return (method == "pc_darts" and family(space) != "darts") or (
+    return (method == "pc_darts" and family(space) not in ("darts", "nb201")) or (
         method == "darts_minus" and (space == "s4" or family(space) in ("nb1shot1", "recurrent")))
 
 

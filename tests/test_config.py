@@ -237,10 +237,16 @@ def test_all_faults_are_told_at_once() -> None:
     (["search.auxiliary=0.4"], ["the networks of nb201 have no auxiliary head"]),
     (["search.lr_min=1"], ["is above search.lr=0.025"]),
     (["search.nesterov=true", "search.momentum=0"], ["needs momentum"]),
+    (["search.arch_momentum=0.9"], ["search.arch_momentum=0.9: is read by search.arch_optimizer=sgd only"]),
+    (["search.arch_momentum=0.9", "search.arch_optimizer=sgd"], []),
     (["benchmark=nb101"], ["knows no architecture of Nb201; use space=nb1shot1, or benchmark=none"]),
-    (["method=pc_darts"], ["method=pc_darts: sets space.edge_norm, and Nb201 has no such setting; use another space",
-                           "space=amended_s2, amended_s3, darts, darts_no_none, s1, s2, s3, s4"]),
     (["method=pc_darts", "space=darts", "dataset=digits"], []),
+    (["method=pc_darts", "dataset=digits"], []),
+    (["method=sdarts", "method.perturbation=adversarial"],
+     ["method.ascent=eval: needs running statistics of batch norm, and this supernet keeps none; "
+      "set space.batch_norm=tracked"]),
+    (["method=sdarts", "method.perturbation=adversarial", "space.batch_norm=tracked"], []),
+    (["method=sdarts", "method.perturbation=adversarial", "method.ascent=train"], []),
     (["retrain.epochs=3"], ["nasx search reads no retrain settings"]),
     (["method._target_=os.system"], ["only spaces, methods, data sets and benchmarks of nasx"]),
     (["method._target_=os.system", "allow=[os]"], ["only spaces, methods, data sets and benchmarks of nasx"]),
@@ -260,6 +266,14 @@ def test_fault(words: list[str], parts: list[str]) -> None:
     for part in parts:
         assert part in text
     assert "use +" not in text.lower()
+
+
+def test_a_method_that_sets_what_a_space_lacks_names_the_spaces_that_have_it() -> None:
+    found = faults("method=pc_darts", "space=nb1shot1_1", "dataset=digits")
+    assert [line.partition(", and")[0] for line in found] == [
+        f"method=pc_darts: sets space.{key}" for key in ("partial", "edge_norm")]
+    assert all("Nb1Shot1 has no such setting; use another space" in line and line.endswith(
+        "space=amended_s2, amended_s3, darts, darts_no_none, nb201, s1, s2, s3, s4") for line in found)
 
 
 @pytest.mark.parametrize(("words", "part"), [

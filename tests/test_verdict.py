@@ -33,6 +33,23 @@ def test_a_healthy_search_that_has_settled() -> None:
         "text": "No sign of collapse. It had settled."}
 
 
+def test_what_is_said_of_finite_differences() -> None:
+    """Means over all comparisons, not over epochs; nothing where none was asked for."""
+    found = rows(4)
+    found[1]["probes"] = {}
+    found[2]["probes"] = {"Hv": {"cosine": 0.5, "norm": 2.0, "count": 1}}
+    found[3]["probes"] = {"Hv": {"cosine": 0.1, "norm": 6.0, "count": 3},
+                          "MHv": {"cosine": -0.002, "norm": 1234.0, "count": 3}}
+    said = verdict(found, {"genotype": GOOD})
+    assert said["text"] == (
+        "No sign of collapse. It had settled. Against double backward its finite differences had on average: Hv a "
+        "cosine of 0.20 and 5 times the length (4 compared); MHv a cosine of -0.00 and 1.23e+03 times the length "
+        "(3 compared).")
+    assert not said["reasons"]
+    assert verdict(found[:2], {"genotype": GOOD})["text"].endswith(
+        "It took no finite difference that search.probe_every could compare with double backward.")
+
+
 def test_skip_connections_everywhere() -> None:
     assert of(rows(), SKIPS) == (True, False, [
         "6 of 6 operations of the cell are skip connections (more than half)",

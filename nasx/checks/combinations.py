@@ -157,11 +157,24 @@ def _rates(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
                             f"set it lower, or {group}.warmup_epochs=0")
 
 
+def _eval_mode(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
+    """An adversary that ascends in eval mode, on a supernet that keeps no statistics to evaluate by."""
+    for place in _methods(cfg) if "search" in READS[command] and _get(cfg, "space.batch_norm") == "batch" else ():
+        if _get(cfg, f"{place}.perturbation") == "adversarial" and _get(cfg, f"{place}.ascent") == "eval":
+            yield UserError(f"{place}.ascent=eval",
+                            "needs running statistics of batch norm, and this supernet keeps none",
+                            f"set space.batch_norm=tracked, as the released code has it, or {place}.ascent=train")
+
+
 def _momentum(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
     for group in READS[command]:
         if _get(cfg, f"{group}.nesterov") and _get(cfg, f"{group}.momentum") == 0:
             yield UserError(f"{group}.nesterov=true", f"needs momentum, and {group}.momentum=0",
                             f"set {group}.nesterov=false, or {group}.momentum=0.9")
+    momentum = _get(cfg, "search.arch_momentum")
+    if "search" in READS[command] and momentum and _get(cfg, "search.arch_optimizer") == "adam":
+        yield UserError(f"search.arch_momentum={momentum}", "is read by search.arch_optimizer=sgd only",
+                        "set search.arch_momentum=0; that of Adam is search.arch_betas")
 
 
 def _pieces(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
@@ -276,5 +289,6 @@ def _objective(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
 
 
 COMBINATIONS: tuple[Callable[[Mapping[str, Any], str], Iterator[UserError]], ...] = (
-    _device, _folder_name, _seeds, _auxiliary, _stacks, _benchmark, _kinds, _cells, _words, _devices, _rates, _momentum,
-    _pieces, _source, _parent, _study, _held_out, _skip_dropout, _needed, _keep, _genotype, _objective)
+    _device, _folder_name, _seeds, _auxiliary, _stacks, _benchmark, _kinds, _cells, _words, _devices, _rates,
+    _eval_mode, _momentum, _pieces, _source, _parent, _study, _held_out, _skip_dropout, _needed, _keep, _genotype,
+    _objective)

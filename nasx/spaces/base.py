@@ -137,6 +137,14 @@ class Space(ABC):
             found[name] = (rows if lists else torch.zeros(self.shapes()[name][-2:])).expand(cells, -1, -1)
         return found
 
+    def biased(self, mix: Tree, weights: Tree) -> Tree:
+        """`mix` with `NAME.bias` (cells, 1, edges), the sum of an edge's `weights`, for each NAME of operations.
+
+        The supernet adds an edge's bias to every entry of the edge's result.
+        """
+        return mix | {f"{name}.bias": weights[name].sum(-1).unsqueeze(-2)
+                      for name in self.cells() if self.edge_operations(name)}
+
     def decisions(self) -> tuple[tuple[Decision, ...], ...]:
         """What a genotype decides, in phases: one operation of each edge, then edges where only some are kept."""
         return (tuple(Decision(name, tuple((e, o) for o in range(len(row))))
