@@ -170,8 +170,9 @@ class Table:
 
 def _sound(name: str, each: Column) -> bool:
     """Whether a column is what its name and description say."""
-    found = NAMES.fullmatch(name)
-    if found is None or not all(isinstance(text, str) for text in (each.meaning, each.unit, each.source, each.date)):
+    found, texts = NAMES.fullmatch(name), (each.meaning, each.unit, each.source, each.version, each.license, each.date)
+    if (found is None or not all(isinstance(text, str) for text in texts) or not isinstance(each.sha256, str | dict)
+            or not all(isinstance(seed, int) for seed in each.seeds)):
         return False
     if found["what"] == "runs":
         return each.values.dtype == np.uint16 and each.values.shape == (CELLS, len(each.seeds))
