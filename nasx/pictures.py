@@ -26,8 +26,10 @@ CYCLE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000
 FAMILIES = {"skip": "#B35900", "pool": "#00795A", "none": "#8c959f", "noise": "#8c959f", "conv": "#0A5C94"}
 """Operation family -> colour of its edge (darkened for thin lines on white)."""
 FORMATS = ("svg", "png")
+FONT = "DejaVu Sans"
+"""The typeface of all pictures; it comes with matplotlib."""
 _STYLE: Any = {
-    "font.family": "DejaVu Sans", "font.size": 9.0, "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": SOFT,
+    "font.family": FONT, "font.size": 9.0, "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": SOFT,
     "axes.linewidth": 0.8, "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 10.0,
     "axes.titlelocation": "left", "axes.titleweight": "bold", "axes.titlepad": 8.0, "axes.grid": True,
     "axes.axisbelow": True, "axes.formatter.useoffset": False, "grid.color": "#eaeef2", "grid.linewidth": 0.8,

@@ -10,7 +10,6 @@ the jobs. What only a combination shows is found by `config.check` when that job
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -23,13 +22,12 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf.errors import OmegaConfBaseException
 
-from nasx import config, origins, records, sweeps
+from nasx import config, lineage, origins, sweeps
 from nasx.checks import trust
 from nasx.composition import Loader, make_loader, mapping, plain, published, translate
 from nasx.errors import UserError
-from nasx.folders import files
 
-__all__ = ["arrange", "examine", "make_loader", "options", "plain", "published", "rewritten", "run_folder", "translate"]
+__all__ = ["arrange", "examine", "make_loader", "options", "plain", "published", "rewritten", "translate"]
 
 FLAGS = {"--help": "-h", "--hydra-help": "", "--version": "", "--resolve": "", "--run": "-r", "--multirun": "-m",
          "--shell-completion": "-sc", "--shell_completion": "-sc"}
@@ -106,21 +104,26 @@ def rewritten(command: str, line: Line) -> Line:
     texts = [f"~{text.removesuffix('=null')}" if text == "pair=null" else text for text in texts
              if text not in ("experiment=null", "launch=null")]
     if command in ("retrain", "study"):
-        texts += inherited(texts)
+        texts += lineage.inherited(command, texts, line.value("--config-dir"))
     return line._replace(overrides=tuple(texts))
 
 
 def quoted(text: str) -> str:
-    """Keys that hold text, with a value that Hydra's grammar would trip over or take for a number, quoted for it."""
+    """A word with quotes where Hydra's grammar would trip over its value or take it for a number.
+
+    That is text in a grammar of its own, names of digits, and letters beyond ASCII anywhere outside lists.
+    """
     key, equals, value = text.partition("=")
-    if not equals or key not in (*GRAMMARLESS, *NAMES) or value[:1] in ("'", '"'):
+    if not equals or value[:1] in ("'", '"'):
         return text
-    if re.fullmatch(r"[\w.,/+-]*", value):
-        return f"{key}=" + ",".join(f'"{part}"' if numeric(part) else part for part in value.split(","))
-    if key in NAMES:
+    if key in GRAMMARLESS and not re.fullmatch(r"[\w.,/+-]*", value):
+        return lineage.override(key, value)
+    if value.isascii() and not (key in (*GRAMMARLESS, *NAMES) and re.fullmatch(r"[\w.,/+-]*", value)):
         return text
-    escaped = re.sub(r'(\\*)"', r'\1\1\\"', value)
-    return f'{key}="{escaped}"'
+    if value[:1] in ("[", "{"):
+        return text
+    return f"{key}=" + ",".join(lineage.written(part) if numeric(part) or not part.isascii() else part
+                                for part in value.split(","))
 
 
 def numeric(text: str) -> bool:
@@ -145,64 +148,6 @@ def first_stage(text: str, texts: Sequence[str]) -> str:
         return f"{key}={(folder / 'genotype.txt').read_text(encoding='utf-8').strip()}"
     except OSError:
         raise UserError(text, f"{folder} holds no finished search", "finish it: the same command resumes") from None
-
-
-def inherited(texts: Sequence[str]) -> list[str]:
-    """space= and dataset= of the run that `from=` names, where the user gives none: they choose the right recipe.
-
-    Raises UserError where there is no such run, and where several runs of a sweep would inherit different ones.
-    """
-    given = {key: value.strip("'\"") for key, _, value in (text.partition("=") for text in texts)}
-    if not given.get("from") or given["from"] == "null":
-        return []
-    names = [name.strip("'\"") for name in given["from"].split(",")]
-    parents = [parent_choices(name, given.get("out", "outputs")) for name in names]
-    added = []
-    for group in ("space", "dataset"):
-        found = sorted({str(choices[group]) for choices in parents if choices.get(group)})
-        if group in given or not found:
-            continue
-        if len(found) > 1:
-            told = f"the runs have different settings of {group}: {', '.join(found)}"
-            raise UserError(f"from={','.join(names)}", told, f"retrain those of one {group} at a time")
-        added.append(f"{group}={found[0]}")
-    if "dataset" not in given and "dataset.path" not in given:
-        added += parent_path(names, given.get("out", "outputs"))
-    return added
-
-
-def parent_path(names: Sequence[str], out: str) -> list[str]:
-    """The override of dataset.path that the runs agree on, if they have one: where the images lie."""
-    held = [(files.read_yaml(run_folder(name, out) / "config.yaml") or {}).get("dataset") for name in names]
-    paths = {str(node.get("path") or "") if isinstance(node, dict) else "" for node in held}
-    return [f"dataset.path={json.dumps(path)}" for path in paths if path] if len(paths) == 1 else []
-
-
-def parent_choices(name: str, out: str) -> dict[str, Any]:
-    """The group choices of a run, given by its folder or by its name under `out`."""
-    folder = run_folder(name, out)
-    for held in (files.read_yaml(folder / "config.yaml"), files.read_json(folder / "result.json")):
-        if held is not None and isinstance(held.get("choices"), dict):
-            return {str(key): value for key, value in held["choices"].items()}
-    raise UserError(f"from={name}", f"{folder} is no folder of a run", "name a folder that nasx search has written")
-
-
-def run_folder(name: str, out: str, kind: str = "") -> Path:
-    """The folder of a run, given by its folder or by its name under `out`.
-
-    Raises UserError with the nearest name, or with those of finished runs of the `kind` that is wanted.
-    """
-    folder = records.locate(name, out)
-    if folder is None:
-        known = sorted(path.name for path in Path(out).glob("*/") if not path.name.startswith(".") and
-                       (not kind or (records.finished(path) or {}).get("kind") == kind))
-        more = f", … and {len(known) - 8} more" if len(known) > 8 else ""
-        near = config.nearest(name.rstrip("/").rpartition("/")[2], known)
-        what = f"finished run of nasx {kind}" if kind else "run"
-        there = f"did you mean from={near}?" if near else f"name the folder of a {what}, or a {what} in {out}/" + (
-            f": {', '.join(known[:8])}{more}" if known else " (it has none yet)")
-        raise UserError(f"from={name}", "there is no such run", there)
-    return folder
 
 
 # ------------------------------------------------------------------------------------------------- compose

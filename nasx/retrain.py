@@ -27,9 +27,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from nasx import accuracy, config, machine, metrics, processes, recipe, records
+from nasx import accuracy, config, lineage, machine, metrics, processes, recipe, records
 from nasx.bilevel import Batch, hand_on, scaled
-from nasx.checks import parents
 from nasx.data.stream import hashed
 from nasx.errors import UserError
 from nasx.folders import files
@@ -300,7 +299,7 @@ def train(here: Session) -> Result:
         result = here.record(
             "retrain", protocol=settings.recipe, labels=[], genotype=str(genotype), operations=genotype.operations(),
             lookup=None, parent=parent and parent["name"], parent_lookup=parent and parent.get("lookup"),
-            searched=parents.kept(parent),
+            searched=lineage.kept(parent),
             **{"test_accuracy": None, **tested}, images=data.described(), params=price.params,
             params_with_auxiliary=price.params_with_auxiliary, macs=price.macs, layers=settings.layers,
             channels=settings.channels, updates=trainer.updates, passes=trainer.updates,
@@ -353,7 +352,7 @@ def architecture(cfg: Config, space: Space) -> tuple[Genotype, Result | None]:
     if not name:
         raise UserError("retrain", "no architecture is given",
                         "give from=<a run of nasx search>, or genotype=<its text>")
-    folder, found = parents.searched(name, cfg["out"])
+    folder, found = lineage.searched(name, cfg["out"])
     try:
         return space.parse(found["genotype"]), {**found, "name": folder.resolve().name}
     except UserError as error:

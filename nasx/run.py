@@ -312,7 +312,7 @@ class SearchJob:
 
     def final(self) -> dict[str, float]:
         """The supernet's last evaluation: that of the last epoch's row where it has one."""
-        last = self.watch.rows[-1] if self.watch.rows else {}
+        last = (self.watch.rows or [{}])[-1]
         return {k: last[k] for k in ("valid_loss", f"valid_{self.metric.name}") if k in last} or self.evaluate()
 
     def record(self) -> Result:
@@ -326,10 +326,10 @@ class SearchJob:
                 "diagnostics": self.watch.cost()}
         result = self.here.record(
             "search", protocol=self.settings.protocol, genotype=str(genotype), operations=genotype.operations(),
-            labels=method.labels, lookup=found,
-            missing=None if found else self.benchmark.missing(), reference=self.benchmark.references(), parent=None,
-            better_than={} if score is None else self.benchmark.better_than(score),
-            test_accuracy=None,
+            labels=method.labels, lookup=found, missing=None if found else self.benchmark.missing(),
+            **self.benchmark.ranked(score, config.build(self.here.config["space"], self.here.config["allow"])),
+            benchmark_data=self.benchmark.dataset_key(self.source.name), images=self.data.described(),
+            parent=None, test_accuracy=None,
             supernet={**self.measured, "params": sum(x.numel() for x in self.search.w.values())},
             params=None if found is None else found["params"], stopped=self.watch.ended(), changed=changed(self.here),
             **stages.spent(self.stage.done if self.stage.last else (), **cost))
@@ -389,11 +389,11 @@ def one_seed(command: str, cfg: Config) -> None:
 
 
 def run(cfg: Config, info: Config) -> Result:
-    """Search, then look up or retrain what was found, in one configuration."""
+    """Search, then look up or retrain what was found; auto: retrain unless the benchmark's data were searched on."""
     one_seed("run", cfg)
-    found = search(cfg, info)
-    then = cfg["then"]
-    if then == "lookup" or (then == "auto" and found["lookup"] is not None):
+    found, then = search(cfg, info), cfg["then"]
+    benchmark, source = (config.build(cfg[group], cfg["allow"]) for group in ("benchmark", "dataset"))
+    if then == "lookup" or (then == "auto" and found["lookup"] is not None and benchmark.dataset_key(source.name)):
         return found
     folder = Path(cfg["out"]) / found["name"]
     again = {**cfg, "from": str(folder), "genotype": None, "name": f"{cfg['name']}-retrain" if cfg["name"] else None}

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from nasx import config, machine, metrics, records, run
+from nasx import config, lineage, machine, metrics, records, run
 from nasx.progress import duration
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ class Study:
         """A retraining of a search's cell (None: of the given one) with a seed, and other settings of the recipe."""
         given = {key: self.cfg[key] for key in ("from", "genotype") if self.cfg[key]} if search is None else {
             "from": str(Path(self.cfg["out"]) / search["name"])}
-        words = [f"{key}={value}" for key, value in given.items()]
+        words = [lineage.override(key, value) if key == "from" else f"{key}={value}" for key, value in given.items()]
         words += [f"retrain.{key}={config.show(value)}" for key, value in changed.items()]
         return self.step("retrain", seed, words, **given, retrain={**self.cfg["retrain"], **changed})
 
@@ -148,5 +148,4 @@ def show(result: Result, folder: Path) -> None:
     console.print(f"test {metric.name} {mean} (n = {result['n']}, {result['std_over']})", markup=False)
     console.print(f"cost: {duration(result['wall_s'])} in {len(result['searches'])} searches and "
                   f"{len({*result['retrains'], *(r['run'] for r in result['ranking'])})} retrainings", markup=False)
-    out = str(folder.parent)
-    console.print("next: nasx table" + ("" if out == "outputs" else f" out={shlex.quote(out)}"), markup=False)
+    console.print("\n".join(lineage.following(result, folder)), markup=False)

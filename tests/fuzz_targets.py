@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from nasx import cli, config, preflight, pretrained, records, tables
-from nasx.benchmarks import nb101_import, nb201_import, store
+from nasx.benchmarks import nb101_import, nb201_import
 from nasx.benchmarks.isomorphism import cell_code
 from nasx.benchmarks.nb101 import graph_of, prune
 from nasx.benchmarks.nb201 import Nb201
@@ -280,8 +280,7 @@ def import_nb101(root: Path, data: bytes) -> None:
 
 
 def packed(root: Path) -> st.SearchStrategy[Any]:
-    table = _cached("table", lambda: Nb201().table())
-    few = store.pack(table.arrays(), table.about)
+    few = _cached("table", lambda: Nb201().table().packed())
     images = io.BytesIO()
     np.savez(images, x=np.zeros((8, 8, 8, 3), np.uint8), y=np.arange(8) % 2)
     objects = io.BytesIO()

@@ -9,6 +9,7 @@ import json
 import math
 import os
 import pickle
+import sys
 import tarfile
 import zipfile
 from collections.abc import Iterator
@@ -27,7 +28,7 @@ from test_config import faults
 from nasx import cli, config, preflight, pretrained, records
 from nasx.benchmarks import nb101_import, nb201_import, store
 from nasx.benchmarks.nb201 import Nb201
-from nasx.commands import export, listing
+from nasx.commands import evaluate, export, info, listing
 from nasx.commands import help as help_
 from nasx.data import fetch, folder, layouts, splits
 from nasx.errors import UserError
@@ -188,8 +189,11 @@ def test_a_foreign_run_cannot_allow_its_own_package(here: Path) -> None:
     images = {"classes": ["a"], "mean": [0.5], "std": [0.5], "shape": [3, 8, 8]}
     (run / "result.json").write_text(json.dumps({**SAMPLES[1][0], "images": images}))
     checkpoints.save(run, {"network": {}, "rows": 0}, 1)
-    with pytest.raises(UserError):
-        export.main(["from=run"])
+    for command in (lambda: export.main(["from=run"]), lambda: evaluate.main(["run", "device=cpu"])):
+        with pytest.raises(UserError):
+            command()
+    info.main(["from=run"])  # by the spaces and data sets of nasx that the record names
+    assert "evil" not in sys.modules
 
 
 # ------------------------------------------------------------------------------------------------- genotypes

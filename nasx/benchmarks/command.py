@@ -112,9 +112,9 @@ def bench_fill(runs_root: str) -> list[Row]:
     """Add look-ups to the finished search runs below `runs_root` that were recorded without them.
 
     A run's result.json is replaced in one step, and only where the table in use knows more than the file already
-    says; only the look-up and the table's reference values change. Returns one row a run: ``{"run", "state"}``, state
-    being filled, kept (it knew as
-    much), no entry (no benchmark holds the genotype), not finished, or unreadable with the reason.
+    says; only the look-up, its rank and the table's reference values change. Returns one row a run:
+    ``{"run", "state"}``, state being filled, kept (it knew as much), no entry (no benchmark holds the genotype), not
+    finished, or unreadable with the reason.
     """
     root = Path(runs_root).expanduser()
     if not root.is_dir():
@@ -139,7 +139,8 @@ def _fill(file: Path, benchmarks: tuple[Benchmark, ...]) -> str:
     new = score.as_record()
     if _known(new) <= _known(old):
         return "kept"
-    result |= {"lookup": new, "reference": benchmark.references()}
+    among = result.get("among") or {}
+    result |= {"lookup": new, **benchmark.ranked(score, tuple(map(tuple, among.get("edges") or ())))}
     if result.get("missing"):
         result["missing"] = None
     write_atomically(file, (json.dumps(result, indent=1) + "\n").encode())

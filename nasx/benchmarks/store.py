@@ -65,8 +65,8 @@ def pack(arrays: Arrays, about: dict[str, Any]) -> bytes:
     return blob.getvalue()
 
 
-def unpack(path: Path, form: str) -> tuple[Arrays, dict[str, Any]]:
-    """Read what `pack` wrote. Raises UserError where the file is damaged or holds another kind of table."""
+def unpack(path: Path, *forms: str) -> tuple[Arrays, dict[str, Any]]:
+    """Read what `pack` wrote. Raises UserError where the file is damaged or holds a table of none of the `forms`."""
     remedy = "move the file away, or import the benchmark again with `nasx bench import`"
     try:
         with np.load(path, allow_pickle=False) as archive:
@@ -79,8 +79,8 @@ def unpack(path: Path, form: str) -> tuple[Arrays, dict[str, Any]]:
     except (OSError, ValueError, KeyError, EOFError, AttributeError, MemoryError, RecursionError, NotImplementedError,
             zipfile.BadZipFile, zlib.error) as error:
         raise UserError(str(path), f"the table cannot be read ({error or type(error).__name__})", remedy) from error
-    if not isinstance(about, dict) or about.get("form") != form:
-        raise UserError(str(path), f"this is not a table of the form '{form}'", remedy)
+    if not isinstance(about, dict) or about.get("form") not in forms:
+        raise UserError(str(path), f"this is not a table of the form '{forms[0]}'", remedy)
     return arrays, about
 
 

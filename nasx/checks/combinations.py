@@ -12,7 +12,7 @@ import shlex
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from nasx.checks import parents, schema, spaces
+from nasx.checks import schema, spaces
 from nasx.errors import UserError
 from nasx.settings import SEEDS
 from nasx.spaces import rules
@@ -196,8 +196,10 @@ def _parent(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
     """The search whose cell is trained."""
     name, read = cfg.get("from"), command == "retrain" or (command == "study" and _get(cfg, "study.searches") == 0)
     if read and name and cfg.get("genotype") is None:
+        from nasx import lineage
+
         try:
-            parents.searched(str(name), str(cfg.get("out")))
+            lineage.searched(str(name), str(cfg.get("out")))
         except UserError as error:
             yield error
 

@@ -1,11 +1,12 @@
 """The diagnostics of a search, from its checkpoints.
 
-    nasx diagnose RUN [device=auto] [threads=N] [allow=PACKAGE]
+    nasx diagnose RUN [path=FOLDER] [dataset.KEY=VALUE ...] [device=auto] [threads=N] [allow=PACKAGE]
 
 What `search.diagnose_every` would have said at the moment of each checkpoint that the run still has (the last two):
 eigenvalue, alignment, correlation, operator and node gradients, and the free entries. Printed as one column a
-checkpoint and written to RUN/diagnose.json. Nothing of the run itself changes; a run in progress may be asked too. RUN
-may be written from=RUN, as for the other commands.
+checkpoint and written to RUN/diagnose.json. Nothing of the run itself changes; a run in progress may be asked too. The
+data set is that of the search; path= says where its files lie now. RUN may be written from=RUN, as for the other
+commands.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nasx import config, records
+from nasx import config, lineage, records
 from nasx.errors import UserError
 from nasx.folders import checkpoints, files
 from nasx.words import read
@@ -28,14 +29,13 @@ SHOWN = ("eigenvalue", "alignment_train", "alignment_val", "signed_train", "sign
 
 def main(words: Sequence[str]) -> int:
     """Diagnose, write and print."""
-    named = [word if "=" in word or word.startswith("-") else f"from={word}" for word in words]
+    settings, rest = lineage.dataset_words(words)
+    named = [word if "=" in word or word.startswith("-") else f"from={word}" for word in rest]
     given = read("diagnose", named, {"from": None, "out": "outputs", "device": "auto", "threads": "", "allow": ""})
-    from nasx import preflight
-
-    folder = preflight.run_folder(given.options["from"], given.options["out"])
+    folder = lineage.run_folder(given.options["from"], given.options["out"])
     rows = list(diagnose(folder, device=given.options["device"],
                          threads=given.number("threads") if given.options["threads"] else None,
-                         allow=given.several("allow")))
+                         allow=given.several("allow"), settings=settings))
     path = folder / "diagnose.json"
     files.write_atomic(path, json.dumps(rows, indent=1) + "\n")
     print("\n".join([*columns(rows), f"gradients, correlations and cosines besides: {path}"]))
@@ -43,7 +43,7 @@ def main(words: Sequence[str]) -> int:
 
 
 def diagnose(folder: Path, *, device: str = "auto", threads: int | None = None,
-             allow: Sequence[str] = ()) -> Iterator[Row]:
+             allow: Sequence[str] = (), settings: Sequence[str] = ()) -> Iterator[Row]:
     """A row of diagnostics for each checkpoint of the search in `folder`, the oldest first.
 
     Each equals the metrics row that the search itself would have written there, with the updates so far. Raises
@@ -59,6 +59,8 @@ def diagnose(folder: Path, *, device: str = "auto", threads: int | None = None,
     if not found:
         raise UserError(f"from={folder}", "has no checkpoint to look at",
                         "wait for its first epoch, or name a search that trains a supernet")
+    if settings:
+        saved = {**saved, "dataset": lineage.with_settings(saved["dataset"], settings, allow)}
     job = rebuilt(folder, saved, device, threads, allow)
     read_any = False
     for path in found:

@@ -15,11 +15,12 @@ images; mean and std are in the metadata and in the card.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nasx import __version__, config, preflight, records
+from nasx import __version__, config, lineage, records
 from nasx.errors import UserError
 from nasx.folders import checkpoints, files
 from nasx.words import read
@@ -35,13 +36,13 @@ Facts = dict[str, Any]
 
 
 def main(words: Sequence[str]) -> int:
-    """Write the files and print their paths, one a line."""
+    """Write the files and print their paths, one a line, and how to test what was written."""
     said = read("export", words, OPTIONS)
     given = said.options
     if given["format"] not in WRITERS:
         raise UserError(f"format={given['format']}", "there is no such format" + config.did_you_mean(
             given["format"], WRITERS), f"use {', '.join(WRITERS)}")
-    folder = preflight.run_folder(given["from"], "outputs", "retrain")
+    folder = lineage.run_folder(given["from"], "outputs", "retrain")
     result = finished(folder)
     out = Path(given["out"]) if given["out"] else folder / "export"
     network, facts = trained(folder, result, said.several("allow"))
@@ -55,6 +56,10 @@ def main(words: Sequence[str]) -> int:
                                                                  if (out / path).exists()]))
     for path in (out / name, out / "README.md"):
         print(path)
+    if given["format"] == "safetensors":
+        place = lineage.opened(folder).block("dataset").get("path")
+        print(*lineage.printed(["nasx", "evaluate", lineage.positional(out), *([f"path={place}"] if place else []),
+                             *(word for word in words if word.startswith("allow="))]), sep="\n")
     return 0
 
 
@@ -82,20 +87,27 @@ def trained(folder: Path, result: Mapping[str, Any], allow: Sequence[str]) -> tu
     The run's own `allow` is not believed: the folder may be another's.
     """
     from nasx import pretrained
-    held = files.read_yaml(folder / "config.yaml")
+
     state = checkpoints.last(folder)
-    if held is None or state is None:
-        raise UserError(f"from={folder}", "has no configuration or no checkpoint any more", "train it again")
-    try:
-        facts, weights = described(held, result, allow), kept(state)
+    if state is None:
+        raise UserError(f"from={folder}", "has no checkpoint any more", "train it again")
+    with fitting(folder):
+        facts, weights = described(lineage.opened(folder).config, result, allow), kept(state)
         pretrained.described(facts, weights, allow)
         network = pretrained.build(facts, allow)
         network.load_state_dict(weights)
+    return network.eval(), facts
+
+
+@contextlib.contextmanager
+def fitting(folder: Path) -> Iterator[None]:
+    """Within the block, what does not fit together in a run's folder is a UserError."""
+    try:
+        yield
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RuntimeError) as error:
         said = f"{type(error).__name__}: {error}".splitlines()[-1].strip()
         raise UserError(f"from={folder}", f"its record, configuration and weights do not fit together ({said})",
                         "train it again") from error
-    return network.eval(), facts
 
 
 def described(held: Mapping[str, Any], result: Mapping[str, Any], allow: Sequence[str]) -> Facts:

@@ -1,19 +1,20 @@
-"""What a finished run says: the cell, what it is worth beside optimum and random, its cost, and what to do next."""
+"""Print the summary of a finished run: its cell, its benchmark accuracy against the optimum and a random cell, its
+cost, the next commands."""
 
 from __future__ import annotations
 
 import logging
 import os
-import shlex
 import tempfile
 from collections.abc import Mapping
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from nasx import config, records
+from nasx import config, lineage, records
 from nasx.errors import UserError
 from nasx.folders import files
 from nasx.pictures import FORMATS
@@ -118,12 +119,12 @@ def show(result: Mapping[str, Any], folder: Path) -> None:
         console.print(f"[yellow]reproduces known faults of released code: {', '.join(result['labels'])}[/yellow]")
     pictures = sorted(path.name for path in folder.glob("*.png"))
     console.print(f"files: {folder}" + (f" ({', '.join(pictures)})" if pictures else ""), markup=False)
-    for line in following(result, folder):
+    for line in lineage.following(result, folder):
         console.print(line, markup=False)
 
 
 def _lookup(console: Console, result: Mapping[str, Any]) -> None:
-    """The benchmark's answer beside the best, a random and the median cell, a row for each data set."""
+    """The benchmark's answer, the optimum, a random cell's mean and the median, a row for each data set."""
     found = result.get("lookup")
     if found is None:
         told = "perplexity" if "valid_perplexity" in (result.get("supernet") or {}) else "accuracy"
@@ -136,6 +137,8 @@ def _lookup(console: Console, result: Mapping[str, Any]) -> None:
     table = Table(title=f"look-up: {found['source']}", title_justify="left", box=None, padding=(0, 2, 0, 0))
     for heading in ("", "this cell", "better than", "optimum", "random mean", "median"):
         table.add_column(heading, justify="left" if not heading else "right")
+    ranked = result.get("among") or {}
+    among = "all" if ranked.get("cells") == ranked.get("of") else f"{ranked['cells']:,}"
     missing = False
     for name, title in NAMES.items():
         for part in ("valid", "test"):
@@ -143,33 +146,39 @@ def _lookup(console: Console, result: Mapping[str, Any]) -> None:
                 continue
             value, others = found[name].get(part), (reference.get(name) or {}).get(part) or {}
             if value is None:
-                missing = True
+                missing = missing or part == "test"
                 continue
             share = ((result.get("better_than") or {}).get(name) or {}).get(part)
-            table.add_row(f"{title} {part} %", f"{value:.2f}", "" if share is None else f"{100 * share:.0f} % of all",
+            table.add_row(f"{title} {part} %", f"{value:.2f}", "" if share is None else f"{percent(share)} of {among}",
                           *(("n/a" if x is None else f"{x:.2f}") for x in (
                               others.get("optimum"), others.get("mean"), others.get("median"))))
     console.print(table)
+    if among != "all":
+        console.print(f"ranked among the {among} cells that this space allows; optimum, mean and median are theirs")
+    elif found.get("benchmark") == "nb101":
+        console.print("all: the graphs of NAS-Bench-101, of which this space has a part")
+    if foreign(result):
+        sets = ", ".join(title for name, title in NAMES.items() if name in found)
+        console.print(f"these accuracies are of the cell trained on {sets}, not on {result['choices'].get('dataset')}: "
+                      "retrain it to measure its accuracy there", markup=False)
     if missing:
-        console.print("test accuracies are not in the embedded table; nasx bench import nb201 PATH adds them")
+        console.print("test accuracies are not in this table; nasx bench import nb201 PATH adds them")
 
 
-def following(result: Mapping[str, Any], folder: Path) -> list[str]:
-    """The commands that come next."""
-    out = folder.parent
-    where = "" if str(out) == "outputs" else f" out={shlex.quote(str(out))}"
-    lines = [f"next: nasx table{where}"]
-    if result["kind"] == "search":
-        lines.append(f"      nasx retrain from={shlex.quote(str(folder))}{where}{_own(str(result.get('command')))}")
-    return lines
+def foreign(result: Mapping[str, Any]) -> bool:
+    """Whether the benchmark's accuracies are of another data set than the one that was searched on."""
+    if "benchmark_data" in result:
+        return result["benchmark_data"] is None
+    return NAMES.keys().isdisjoint([(result.get("choices") or {}).get("dataset")])  # a record of an earlier version
 
 
-def _own(command: str) -> str:
-    """What a command says of the user's own files, which the next one needs as well."""
-    try:
-        words = shlex.split(command)
-    except ValueError:  # a record of another hand
-        return ""
-    kept = [word for i, word in enumerate(words) if "--config-dir" in words[max(i - 1, 0):i + 1] or
-            word.startswith("allow=")]
-    return f" {shlex.join(kept)}" if kept else ""
+def percent(share: float) -> str:
+    """A share in [0, 1] in percent, rounded down: only all is 100 %, and only none is 0 %.
+
+    Shares below 1 % and from 99 % on have two digits.
+    """
+    exact = Fraction(share).limit_denominator(10**9) * 100
+    if exact in (0, 100) or 1 <= exact < 99:
+        return f"{exact.numerator // exact.denominator} %"
+    hundredths = exact * 100 // 1
+    return f"{hundredths / 100:.2f} %" if hundredths else "less than 0.01 %"

@@ -128,6 +128,10 @@ class Space(ABC):
         """The operations of each edge of a parameter in the order of its last axis; none where that holds others."""
         return ()
 
+    def allowed(self) -> tuple[tuple[str, ...], ...]:
+        """The operations of each edge of all parameters, one parameter after the other."""
+        return tuple(row for name in self.cells() for row in self.edge_operations(name))
+
     def mask(self, operation: str) -> Tree:
         """A tree like the mixture, on the CPU: 1 where an operation of this name stands, 0 elsewhere."""
         found = {}
