@@ -123,7 +123,7 @@ def _job(command: str, cfg: DictConfig) -> Any:
     from hydra.types import RunMode
     from omegaconf import OmegaConf
 
-    from nasx import config, origins, preflight, sweeps
+    from nasx import config, grid, origins, preflight, sweeps
     from nasx.folders import notes
 
     hydra = HydraConfig.get()
@@ -153,7 +153,8 @@ def _job(command: str, cfg: DictConfig) -> Any:
     runs: list[Path] = []
     try:
         config.check(plain, info["choices"], overrides, command, origins.lazily(command, overrides, own))
-        runs = _runs(command, plain, info["choices"]) if config.COMMANDS[command].groups else []
+        grouped = config.COMMANDS[command].groups
+        runs = [unit[0].folder for unit in grid.runs(command, plain, info["choices"])] if grouped else []
         notes.note(path, overrides, runs, ended=False)
         result = work(plain, info)
         if plain.get("objective"):
@@ -173,15 +174,6 @@ def _job(command: str, cfg: DictConfig) -> Any:
 def _relative(folder: str, cwd: str) -> str:
     """A folder as one writes it in `cwd`; whole where it lies elsewhere."""
     return os.path.relpath(folder, cwd) if Path(folder).is_relative_to(cwd) else folder
-
-
-def _runs(command: str, cfg: dict[str, Any], choices: dict[str, Any]) -> list[Path]:
-    """The folders of a job's runs; of `nasx run` that of the search."""
-    from nasx import config
-
-    kind = "retrain" if command == "retrain" else "search"
-    return [Path(cfg["out"]) / config.run_name({**cfg, "seed": cfg["seed"] + i}, choices, kind)
-            for i in range(cfg["seeds_per_job"])]
 
 
 # ------------------------------------------------------------------------------------------------- the line
@@ -234,10 +226,10 @@ def dispatch(words: list[str]) -> int | None:
         return completion.answer(words[1:], application)
     command, rest = words[0], words[1:]
     if command not in COMMANDS:
-        from nasx import config
+        from nasx import spelling
 
         raise UserError(f"nasx {command}", "there is no such command", f"there are {', '.join(COMMANDS)}"
-                        + config.did_you_mean(command, COMMANDS))
+                        + spelling.did_you_mean(command, COMMANDS))
     if command == "completion":
         from nasx.commands import completion
 
@@ -323,7 +315,7 @@ def _hydra(command: str, line: Line, folder: Path | None) -> int | None:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from nasx import config, preflight
+    from nasx import config, preflight, sweeps
     from nasx.folders import notes
 
     own = any(text.startswith("hydra.sweep.dir=") for text in line.overrides)
@@ -341,7 +333,8 @@ def _hydra(command: str, line: Line, folder: Path | None) -> int | None:
         return None
     fault: Exception | None = None
     try:
-        task()
+        with sweeps.unrepeated():
+            task()
     except KeyboardInterrupt:
         notes.summary(folder, None)
         raise

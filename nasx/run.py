@@ -67,9 +67,6 @@ def together(cfg: Config, info: Config) -> list[Result]:
     Each is the search that its seed alone would have been. One that fails does not stop the others; its error is
     raised at the end. Where they are asked to stop, all write their checkpoints first.
     """
-    if cfg["name"]:
-        raise UserError(f"name={cfg['name']}", f"is one folder for seeds_per_job={cfg['seeds_per_job']} runs",
-                        "leave the name out: each run is then named by its seed")
     done: dict[int, Result] = {}
     faults: list[UserError] = []
     with contextlib.ExitStack() as stack:
@@ -357,7 +354,6 @@ def shown(here: Session, result: Result) -> None:
 # -------------------------------------------------------------------------------------------------- retrain
 def retrain(cfg: Config, info: Config) -> Result:
     """Train a found or named genotype from scratch, in `devices` processes; resumes an unfinished run."""
-    one_seed("retrain", cfg)
     count, folder = cfg["devices"], Path(cfg["out"]) / config.run_name(cfg, info["choices"], "retrain")
     if count == 1 or records.finished(folder) is not None:
         return trained(cfg, info)
@@ -381,20 +377,10 @@ def trained(cfg: Config, info: Config) -> Result:
         return result
 
 
-def one_seed(command: str, cfg: Config) -> None:
-    """Raises UserError where several seeds are asked of a command that takes one."""
-    if cfg["seeds_per_job"] > 1:
-        raise UserError(f"seeds_per_job={cfg['seeds_per_job']}", f"nasx {command} takes one seed at a time",
-                        "use --multirun seed=0,1,2, or nasx search")
-
-
 def run(cfg: Config, info: Config) -> Result:
     """Search, then look up or retrain what was found, in one configuration."""
-    one_seed("run", cfg)
     found = search(cfg, info)
     then = cfg["then"]
     if then == "lookup" or (then == "auto" and found["lookup"] is not None):
         return found
-    folder = Path(cfg["out"]) / found["name"]
-    again = {**cfg, "from": str(folder), "genotype": None, "name": f"{cfg['name']}-retrain" if cfg["name"] else None}
-    return retrain(again, info)
+    return retrain(config.retrained(cfg, Path(cfg["out"]) / found["name"]), info)

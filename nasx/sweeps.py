@@ -10,6 +10,7 @@ record by its keys, for example supernet.valid_accuracy or lookup.cifar10.valid.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import re
@@ -85,12 +86,29 @@ def _gpus(cfg: Any, launcher: str) -> Iterator[UserError]:
         yield UserError("launch=ray", "each job asks for a GPU, and this machine has none", remedy)
 
 
+def lists(cfg: Any) -> bool:
+    """Whether the sweeper's jobs are all combinations of the values that are listed; else it chooses as it goes."""
+    return str(cfg.hydra.sweeper._target_).startswith(BASIC)
+
+
 def count(cfg: Any, values: Sequence[int]) -> int | None:
     """How many jobs the sweep has, given how many values each override lists; None where the sweeper does not say."""
-    if str(cfg.hydra.sweeper._target_).startswith(BASIC):
+    if lists(cfg):
         return math.prod(values)
     trials: int | None = cfg.hydra.sweeper.get("n_trials")
     return trials
+
+
+@contextlib.contextmanager
+def unrepeated() -> Iterator[None]:
+    """Within the block Hydra's sweeper does not compose every job before the first: `preflight` has checked them."""
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+
+    BasicSweeper.validate_batch_is_legal = lambda self, batch: None  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        del BasicSweeper.validate_batch_is_legal
 
 
 # ------------------------------------------------------------------------------------------------ while it runs

@@ -59,6 +59,17 @@ def _seeds(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
         yield UserError(f"seed={first}", f"leads to the seed {last}, and the largest is {SEEDS - 1}", "lower seed")
 
 
+def _together(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
+    """Several seeds by turns in one process: searches alone, each in a folder named by its seed."""
+    count, name = cfg.get("seeds_per_job") or 1, cfg.get("name")
+    if count > 1 and READS[command] and command != "search":
+        yield UserError(f"seeds_per_job={count}", f"nasx {command} takes one seed at a time",
+                        "use --multirun seed=0,1,2, or nasx search")
+    elif count > 1 and name:
+        yield UserError(f"name={name}", f"is one folder for seeds_per_job={count} runs",
+                        "leave the name out: each run is then named by its seed")
+
+
 def _auxiliary(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
     kind = _constant(cfg, "space", "read_as")
     for group in READS[command]:
@@ -276,5 +287,5 @@ def _objective(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
 
 
 COMBINATIONS: tuple[Callable[[Mapping[str, Any], str], Iterator[UserError]], ...] = (
-    _device, _folder_name, _seeds, _auxiliary, _stacks, _benchmark, _kinds, _cells, _words, _devices, _rates, _momentum,
-    _pieces, _source, _parent, _study, _held_out, _skip_dropout, _needed, _keep, _genotype, _objective)
+    _device, _folder_name, _seeds, _together, _auxiliary, _stacks, _benchmark, _kinds, _cells, _words, _devices, _rates,
+    _momentum, _pieces, _source, _parent, _study, _held_out, _skip_dropout, _needed, _keep, _genotype, _objective)

@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nasx import __version__, config, preflight, records
+from nasx import __version__, config, preflight, records, spelling
 from nasx.errors import UserError
 from nasx.folders import checkpoints, files
 from nasx.words import read
@@ -39,7 +39,7 @@ def main(words: Sequence[str]) -> int:
     said = read("export", words, OPTIONS)
     given = said.options
     if given["format"] not in WRITERS:
-        raise UserError(f"format={given['format']}", "there is no such format" + config.did_you_mean(
+        raise UserError(f"format={given['format']}", "there is no such format" + spelling.did_you_mean(
             given["format"], WRITERS), f"use {', '.join(WRITERS)}")
     folder = preflight.run_folder(given["from"], "outputs", "retrain")
     result = finished(folder)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import glob
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ import pandas as pd
 
 from nasx import config, records
 from nasx.errors import printable
+from nasx.folders import files
 
 KINDS = ("search", "retrain", "study")
 ELSEWHERE = config.ELSEWHERE | {"seed", "from", "parent"}
@@ -164,7 +166,7 @@ def _row(folder: str, record: Mapping[str, Any]) -> dict[str, Any]:
         "parent_overrides": (),
         "labels": tuple(label for label in labels if not label.startswith("best_of_")),
         "reduced": _reduced(record), "best_of": best[0] if best else 0, "study": "", "std_over": "",
-        "overrides": _overrides(record.get("overrides") or []), "family": _text(record.get("family")),
+        "overrides": _overrides(record.get("overrides") or []), "family": _family(folder, record),
         "identity": _text(record.get("identity")), "seed": _whole(record.get("seed")),
         "parent": _text(record.get("parent")),
         "genotype": _text(record.get("genotype")), "benchmark": "", "source": "",
@@ -191,6 +193,15 @@ def _row(folder: str, record: Mapping[str, Any]) -> dict[str, Any]:
     if row["params"] != row["params"]:
         row["params"] = _number(lookup.get("params"))
     return row
+
+
+def _family(folder: str, record: Mapping[str, Any]) -> str:
+    """The identity of a run's setting: as recorded; a short one, of earlier versions, from the run's configuration."""
+    family = _text(record.get("family"))
+    if not re.fullmatch(r"[0-9a-f]{8}", family):
+        return family
+    whole = config.family(files.read_yaml(Path(folder) / "config.yaml") or {}, str(record["kind"]))
+    return whole if whole.startswith(family) else family
 
 
 def _reduced(record: Mapping[str, Any]) -> bool:

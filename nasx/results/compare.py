@@ -185,7 +185,7 @@ def choose(both: pd.DataFrame) -> str:
 def _known(metric: str, both: pd.DataFrame) -> None:
     known = [str(c) for c in both.columns if c in MEASURES or str(c).endswith((".valid", ".test"))]
     if metric not in known:
-        from nasx.config import did_you_mean
+        from nasx.spelling import did_you_mean
 
         raise UserError(f"metric={metric}", f"there is no such metric{did_you_mean(metric, known)}",
                         f"these runs have {', '.join(known)}")

@@ -95,14 +95,16 @@ def _statistics(measure: str, values: Iterable[float]) -> dict[str, float]:
 
 
 def _settings(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
-    """What was set on the command line; and the configuration's hash where that does not tell rows apart."""
+    """What was set on the command line; and the first digits of the configuration's hash where that is the same."""
     texts = [tuple(line for line in row["overrides"] if line.partition("=")[0].lstrip("+") not in CHOSEN)
              for row in rows]
     clashes: dict[tuple[Any, ...], set[str]] = {}
     keys = [(*(row[k] for k in KEYS), text) for row, text in zip(rows, texts, strict=True)]
     for key, row in zip(keys, rows, strict=True):
         clashes.setdefault(key, set()).add(row["family"])
-    return [(*text, f"[{row['family']}]") if len(clashes[key]) > 1 and row["family"] else text
+    digits = {key: next(n for n in (8, 16, 32, None) if len({family[:n] for family in found}) == len(found))
+              for key, found in clashes.items()}
+    return [(*text, f"[{row['family'][:digits[key]]}]") if len(clashes[key]) > 1 and row["family"] else text
             for key, row, text in zip(keys, rows, texts, strict=True)]
 
 
