@@ -262,6 +262,23 @@ def test_fault(words: list[str], parts: list[str]) -> None:
     assert "use +" not in text.lower()
 
 
+@pytest.mark.parametrize("seed", [2**63, 2**64, 10**30])
+@pytest.mark.parametrize("command", ["search", "run", "study"])
+def test_a_seed_has_63_bits(seed: int, command: str) -> None:
+    study = ["study=darts"] if command == "study" else []
+    [found] = faults("dataset=digits", *study, f"seed={seed}", command=command)
+    assert found == f"seed={seed}: must be at least 0 and below 9223372036854775808; the default is seed=0"
+    assert faults("dataset=digits", *study, f"seed={2**63 - 1}", command=command) == []
+
+
+@pytest.mark.parametrize("name", ["x" * 260, "x" * 201, "ä" * 101])
+def test_a_name_fits_into_a_file_system(name: str) -> None:
+    [found] = faults("dataset=digits", f'name="{name}"')
+    assert "is longer than 200 bytes; choose a shorter name" in found
+    assert len(found) < 120
+    assert faults("dataset=digits", f"name={'x' * 200}") == []
+
+
 @pytest.mark.parametrize(("words", "part"), [
     ([], "no architecture is given"),
     (["from=a", "genotype=b"], "there is no such run"),
