@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from nasx import stages
-from nasx.checks import classes, limits, schema, setters, spaces
+from nasx.checks import classes, limits, objectives, schema, setters, spaces
 from nasx.checks.combinations import COMBINATIONS, READS
 from nasx.checks.known import Known
 from nasx.errors import UserError
@@ -121,6 +121,8 @@ def faults(cfg: Mapping[str, Any], choices: Mapping[str, Any] | None = None, ove
             found += known.of_look(key, partial(_look, cfg, group))
     if not found and "dataset" in COMMANDS[command].groups:
         found += limits.faults(cfg, build(cfg["dataset"], _allow(cfg)), READS[command])
+        if cfg.get("objective") is not None:
+            found += objectives.faults(cfg, command, build(cfg["benchmark"], _allow(cfg)))
     return list({str(fault): fault for fault in found}.values())
 
 

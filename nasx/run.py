@@ -25,7 +25,7 @@ from nasx.diagnostics import verdict
 from nasx.errors import UserError
 from nasx.inherit import go_on
 from nasx.optimizers import architecture_optimizer, weight_optimizer
-from nasx.progress import Choosing, Display, duration, looked_up, text
+from nasx.progress import Choosing, Display, duration
 from nasx.relaxed import RelaxedProblem, weights
 from nasx.results import ending
 from nasx.search import Loop, Step
@@ -268,7 +268,8 @@ class SearchJob:
         self.watch.rows.append(row)
         self.loop.stopped = self.watch.stopped
         self.save()
-        log.info("epoch %d/%d  %s%s", row["epoch"], self.settings.epochs, text(row), looked_up(row["lookup"]))
+        progress.told(f"{row['epoch']}/{self.settings.epochs}",
+                      [*progress.words("search", row), *progress.looked_up(row["lookup"])])
 
     # ------------------------------------------------------------------------------------------------- the end
     def run(self) -> Result:
@@ -282,7 +283,7 @@ class SearchJob:
         if self.stage.last and self.stage.done:
             self.here.follows(sum(record["wall_s"] for record in self.stage.done))
         self.resume()
-        with Display(total=self.loop.total, done=self.search.updates, quiet=self.here.config["quiet"],
+        with Display("search", total=self.loop.total, done=self.search.updates, quiet=self.here.config["quiet"],
                      peak=lambda: machine.peak_mb(self.here.device)) as self.display:
             began = time.monotonic()
             for _ in self.loop.steps():

@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nasx import metrics
 from nasx.errors import UserError
 
 if TYPE_CHECKING:
@@ -60,6 +61,11 @@ def faults(cfg: Any, overrides: Sequence[Override], *, multirun: bool) -> Iterat
     if not sweeper.startswith(BASIC) and cfg.get("objective") is None:
         yield UserError("objective=null", "the sweeper needs a number to compare jobs by",
                         "name one of result.json, for example objective=supernet.valid_accuracy")
+    given, names = cfg.hydra.sweeper.get("direction"), ("", "maximize", "minimize")
+    direction, best = getattr(given, "name", given), names[metrics.better(str(cfg.get("objective")))]
+    if direction in names and best not in ("", direction):
+        yield UserError(f"hydra.sweeper.direction={direction}", f"looks for the worst {cfg.objective}",
+                        f"add hydra.sweeper.direction={best}")
     yield from _gpus(cfg, launcher)
 
 
@@ -127,6 +133,6 @@ def objective(record: Mapping[str, Any], path: str) -> float:
     for part in path.split("."):
         node = node.get(part) if isinstance(node, Mapping) else None
     if isinstance(node, bool) or not isinstance(node, (int, float)):
-        raise UserError(f"objective={path}", "is no number of this job's record",
+        raise UserError(f"objective={path}", "is not a number of this job's record",
                         f"its result.json is in the folder {record.get('name')}")
     return float(node)

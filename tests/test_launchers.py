@@ -56,7 +56,9 @@ def call(folder: Path, code: str, *words: str) -> subprocess.CompletedProcess[st
     ([*SWEEP, "launch=slurm", "hydra.launcher.partion=x"], ["partion"]),
     ([*SWEEP, "search.lr=interval(0.01,0.1)"], ["an interval needs a sweeper", "hydra/sweeper=optuna"]),
     ([*SWEEP, "hydra/sweeper=optuna", "seed=0,1"], ["objective=null", "supernet.valid_accuracy"]),
-    ([*SWEEP, "objective=supernet.accuracy"], ["objective=supernet.accuracy", "no number that nasx search records"]),
+    ([*SWEEP, "objective=supernet.accuracy"], ["objective=supernet.accuracy", "not a number that this nasx search"]),
+    ([*SWEEP, "hydra/sweeper=optuna", "objective=supernet.valid_accuracy"],
+     ["looks for the worst supernet.valid_accuracy", "add hydra.sweeper.direction=maximize"]),
 ])
 def test_fault(words: list[str], parts: list[str]) -> None:
     found = faults(*words)
@@ -141,7 +143,7 @@ def test_an_objective_is_a_number_of_the_record() -> None:
     record: dict[str, Any] = {"name": "x", "supernet": {"valid_accuracy": 0.5}, "lookup": None, "reduced": True}
     assert sweeps.objective(record, "supernet.valid_accuracy") == 0.5
     for path in ("supernet", "supernet.nothing", "lookup.cifar10.valid", "reduced", "name.x"):
-        with pytest.raises(UserError, match="is no number of this job's record"):
+        with pytest.raises(UserError, match="is not a number of this job's record"):
             sweeps.objective(record, path)
 
 
