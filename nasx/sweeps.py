@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nasx import metrics
+from nasx import extras, metrics
 from nasx.errors import UserError
 
 if TYPE_CHECKING:
@@ -40,9 +40,7 @@ def absent(text: str) -> UserError | None:
     if name not in EXTRAS:
         return UserError(f"hydra/{kind}={name}", f"there is no such {kind}", "nasx list launchers shows those of nasx"
                          if kind == "launcher" else "take hydra/sweeper=optuna, or leave it out")
-    extra = EXTRAS[name]
-    return UserError(f"hydra/{kind}={name}", "its package is not installed",
-                     f"run `uv sync --extra {extra}` or `pip install 'nasx[{extra}]'`")
+    return UserError(f"hydra/{kind}={name}", "its package is not installed", extras.install(EXTRAS[name]))
 
 
 def faults(cfg: Any, overrides: Sequence[Override], *, multirun: bool) -> Iterator[UserError]:
@@ -52,6 +50,9 @@ def faults(cfg: Any, overrides: Sequence[Override], *, multirun: bool) -> Iterat
     for where, target in ((f"launch={chosen}" if chosen else "hydra/launcher", launcher), ("hydra/sweeper", sweeper)):
         if not multirun and not target.startswith(BASIC):
             yield UserError(where, "starts the jobs of a sweep, and this is none", "add --multirun")
+    if cfg.hydra.job.get("chdir"):
+        yield UserError("hydra.job.chdir=true", "would start jobs in another folder, where out= and paths mean other "
+                        "places", "leave it out: each run has its own folder under out=")
     for override in overrides:
         if override.is_sweep_override() and override.key_or_group.startswith(("launch", "hydra")):
             yield UserError(str(override.input_line), "one launcher starts all jobs of a sweep", "give one value")

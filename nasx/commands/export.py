@@ -6,7 +6,7 @@ RUN is a finished run of nasx retrain: its folder, or its name under outputs/. F
 gets README.md, the model card, and
 
     safetensors   model.safetensors, for nasx.load("FOLDER") and nasx evaluate FOLDER
-    onnx          model.onnx, any number of images (needs `pip install nasx[onnx]`)
+    onnx          model.onnx, any number of images (needs the extra onnx)
     torch         model.pt2, for torch.export.load, any number of images
 
 The weights are the last ones, since the accuracy after the last epoch is the result. All formats read normalized
@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nasx import __version__, config, preflight, records, spelling
+from nasx import __version__, config, extras, preflight, records, spelling
 from nasx.errors import UserError
 from nasx.folders import checkpoints, files
 from nasx.words import read
@@ -152,7 +152,7 @@ def onnx(path: Path, network: nn.Module, facts: Facts) -> None:
         import onnx as onnx_
         import onnxscript  # noqa: F401 (torch's exporter needs it)
     except ImportError as error:
-        raise UserError("format=onnx", f"{error.name} is not installed", "pip install 'nasx[onnx]'") from error
+        raise UserError("format=onnx", f"{error.name} is not installed", extras.install("onnx")) from error
     import warnings
 
     import torch

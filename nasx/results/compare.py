@@ -165,8 +165,12 @@ def _one(both: pd.DataFrame, names: Sequence[str], column: str, word: str) -> No
     if len(found) > 1:
         told = "; ".join(f"{name}: {', '.join(sorted(set(map(str, both[both['side'] == name][column]))))}"
                          for name in dict.fromkeys(names))
+        def least(value: str) -> int:
+            """How many runs of it the smaller group has."""
+            return min(sum(both[both["side"] == name][column].astype(str) == value) for name in names)
+
         raise UserError(" and ".join(names), f"mix runs of several kinds of {word} ({told})",
-                        f"keep one, for example with {column}={found[0]}")
+                        f"keep one in both groups, for example by the condition {column}={max(found, key=least)}")
 
 
 def choose(both: pd.DataFrame) -> str:
