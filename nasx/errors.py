@@ -13,6 +13,8 @@ from typing import Any
 
 def printable(text: str) -> str:
     """`text` with ? for what would steer a terminal or cannot be written: it may come from a foreign file."""
+    if text.isprintable():
+        return text
     return "".join(letter if letter in "\n\t" or unicodedata.category(letter)[0] != "C" else "?" for letter in text)
 
 

@@ -16,7 +16,7 @@ from nasx import config, tables
 from nasx.errors import UserError
 from nasx.results import summary as numbers
 from nasx.results import typeset, wording
-from nasx.results.collect import collect
+from nasx.results.collect import collect, rows_of
 from nasx.results.summary import benchmark_reference, summary
 
 
@@ -100,6 +100,24 @@ def test_runs_of_an_older_version_share_the_row_of_their_setting(make):
         (folder / "config.yaml").write_text(yaml.safe_dump({"seed": seed, "search": {"arch_lr": COLLIDE[0]}}))
     make(seed=2, family=families(8)[0])  # its configuration is gone: the record is all there is
     assert sorted(summary(collect(make.root), reference=False)["n"]) == [1, 2]
+
+
+def test_rows_of_a_frame_are_pandas_own(make):
+    make(seed=0)
+    make(method="random", seed=1, params=7, labels=["x"])
+    make(seed=2, lookup=None)
+    frame = collect(make.root)
+    for table in (frame, summary(frame), frame[frame["run"] == "nothing"]):
+        assert repr(rows_of(table)) == repr(table.to_dict("records"))
+
+
+def test_a_table_without_its_references_is_the_one_that_never_had_any(make):
+    for seed in (0, 1):
+        make(seed=seed)
+    whole, bare = (summary(collect(make.root), reference=reference) for reference in (True, False))
+    assert len(whole) > len(bare)
+    without = whole[whole["reference"] == ""].reset_index(drop=True)
+    assert repr(rows_of(without)) == repr(rows_of(bare))
 
 
 def test_columns_that_split_rows_are_shown(make):

@@ -14,7 +14,9 @@ import glob
 import json
 import os
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -64,12 +66,18 @@ def collect(root: str | Path | Sequence[str | Path]) -> pd.DataFrame:
         rows[folder] = row
     _inherit([row for row in rows.values() if row["kind"] != "study"])
     shown = list(_studied(rows))
-    lookups = sorted({name for row in shown for name in row if name.endswith((".valid", ".test"))},
-                     key=_dataset_order)
+    names: set[str] = set().union(*shown)
+    lookups = sorted((name for name in names if name.endswith((".valid", ".test"))), key=_dataset_order)
     frame = pd.DataFrame(shown, columns=[*COLUMNS, *lookups])
     frame.attrs["notes"] = [_say(reason, folders) for reason, folders in sorted(left_out.items())]
     frame.attrs["skipped"] = {reason: len(folders) for reason, folders in sorted(left_out.items())}
     return frame
+
+
+def rows_of(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows of a frame as mappings: `to_dict("records")` of one whose columns have different names, much faster."""
+    names = [str(name) for name in frame.columns]
+    return [dict(zip(names, row)) for row in zip(*(frame[name].tolist() for name in frame.columns), strict=True)]
 
 
 def mark(row: Mapping[Any, Any]) -> tuple[str, ...]:
@@ -200,8 +208,18 @@ def _family(folder: str, record: Mapping[str, Any]) -> str:
     family = _text(record.get("family"))
     if not re.fullmatch(r"[0-9a-f]{8}", family):
         return family
-    whole = config.family(files.read_yaml(Path(folder) / "config.yaml") or {}, str(record["kind"]))
+    try:
+        text = (Path(folder) / "config.yaml").read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return family
+    whole = _whole_family(re.sub(r"^(seed|from|identity):.*\n", "", text, flags=re.M), str(record["kind"]))
     return whole if whole.startswith(family) else family
+
+
+@lru_cache(maxsize=4096)
+def _whole_family(text: str, kind: str) -> str:
+    """The family of a run's configuration, less its seed and its parent, as text."""
+    return config.family(files.parse_yaml(text) or {}, kind)
 
 
 def _reduced(record: Mapping[str, Any]) -> bool:
@@ -274,7 +292,7 @@ def _kept(record: Any) -> dict[str, Any] | None:
 
 
 def _text(value: Any) -> str:
-    return "" if value is None else printable(str(value))
+    return "" if value is None else sys.intern(printable(str(value)))  # most are those of other runs too
 
 
 def _whole(value: Any) -> int | None:

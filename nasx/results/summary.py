@@ -17,6 +17,7 @@ import pandas as pd
 
 from nasx.errors import UserError
 from nasx.results import baseline
+from nasx.results.collect import rows_of
 
 KEYS = ["kind", "method", "space", "searched_on", "dataset", "protocol", "search", "recipe", "retrain", "labels",
         "reduced", "best_of", "study"]
@@ -36,8 +37,7 @@ def summary(frame: pd.DataFrame, group: Sequence[str] = (), *, reference: bool =
     """
     measures = [*MEASURES, *(c for c in frame.columns if c.endswith((".valid", ".test")))]
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-    for run in frame.to_dict("records"):
-        row = {str(k): v for k, v in run.items()}
+    for row in rows_of(frame):
         # A retraining's own hash names the search that it trains from; its command line tells configurations apart.
         configuration = row["overrides"] if row["parent"] else row["family"] or row["overrides"]
         key = (*(row[k] for k in KEYS), configuration, row["parent_family"], *(row[k] for k in group))
