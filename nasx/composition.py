@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -76,9 +77,14 @@ def published(command: str, choices: Mapping[str, Any], cfg: Mapping[str, Any],
     Without overrides. Keys of the top level (seed, out, from, ...) are those of `cfg`.
     """
     chosen = [f"{group}={choices[group]}" for group in config.GROUPS if choices.get(group)]
-    chosen += experiments.published(choices, config_dir)
-    values, _ = plain(make_loader(config_dir).load_configuration(command, chosen, RunMode.RUN))
+    values = _of_files(command, (*chosen, *experiments.published(choices, config_dir)), config_dir)
     return {key: value if key in config.GROUPS else cfg.get(key) for key, value in values.items()}
+
+
+@lru_cache(maxsize=64)
+def _of_files(command: str, chosen: tuple[str, ...], config_dir: str | None) -> dict[str, Any]:
+    """What the chosen files give; the jobs of a sweep share it."""
+    return plain(make_loader(config_dir).load_configuration(command, list(chosen), RunMode.RUN))[0]
 
 
 def translate(error: Exception) -> UserError:

@@ -22,7 +22,7 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf.errors import OmegaConfBaseException
 
-from nasx import config, origins, records
+from nasx import config, origins, records, spelling
 from nasx.composition import make_loader, plain
 from nasx.errors import UserError
 from nasx.folders import files
@@ -67,7 +67,7 @@ def run_folder(name: str, out: str, kind: str = "") -> Path:
         known = sorted(path.name for path in Path(out).glob("*/") if not path.name.startswith(".") and
                        (not kind or (records.finished(path) or {}).get("kind") == kind))
         more = f", … and {len(known) - 8} more" if len(known) > 8 else ""
-        near = config.nearest(name.rstrip("/").rpartition("/")[2], known)
+        near = spelling.nearest(name.rstrip("/").rpartition("/")[2], known)
         what = f"finished run of nasx {kind}" if kind else "run"
         there = f"did you mean from={near}?" if near else f"name the folder of a {what}, or a {what} in {out}/" + (
             f": {', '.join(known[:8])}{more}" if known else " (it has none yet)")
@@ -150,7 +150,7 @@ def with_settings(node: Mapping[str, Any], texts: Sequence[str], allow: Sequence
         if key not in node or key == "_target_":
             faults.append(UserError(text, f"{str(node.get('_target_')).rpartition('.')[2]} has no such setting",
                                     f"it has {', '.join(k for k in node if k != '_target_')}"
-                                    + config.did_you_mean(key, node)))
+                                    + spelling.did_you_mean(key, node)))
         found[key] = value
         faults += [] if faults else config.component_faults(group, found, (*config.HOMES, *allow))
     if faults:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from nasx import extras
 from nasx.errors import UserError
 
 
@@ -49,7 +50,7 @@ def need(package: str, choice: str) -> None:
     """Raise UserError where `package` is not installed."""
     if importlib.util.find_spec(package) is None:
         raise UserError(f"logger={choice}", f"{package} is not installed",
-                        f"run `uv sync --extra {choice}` (or `uv pip install {package}`), or leave the logger out")
+                        f"{extras.install(choice)}, or leave the logger out")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,13 +27,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from nasx import accuracy, config, lineage, machine, metrics, processes, recipe, records
+from nasx import accuracy, config, lineage, machine, metrics, processes, progress, recipe, records
 from nasx.bilevel import Batch, hand_on, scaled
 from nasx.data.stream import hashed
 from nasx.errors import UserError
 from nasx.folders import files
 from nasx.metrics import ACCURACY, Metric
-from nasx.progress import Display, text
+from nasx.progress import Display
 from nasx.search import Batches, Meter, broken
 from nasx.spaces.network import cost, widest
 
@@ -283,10 +283,10 @@ def train(here: Session) -> Result:
         here.run.append({**row, "wall_s": round(here.elapsed_s, 3)})
         kept += 1
         save()
-        log.info("epoch %d/%d  %s", row["epoch"], settings.epochs, text(row))
+        progress.told(f"{row['epoch']}/{settings.epochs}", progress.words("retrain", row))
 
     trainer.tick, trainer.end_epoch = tick, end_epoch
-    with Display(total=trainer.total, done=trainer.updates, unit="image", amount=settings.batch,
+    with Display("retrain", total=trainer.total, done=trainer.updates, unit="image", amount=settings.batch,
                  quiet=cfg["quiet"] or not processes.owner(), peak=lambda: machine.peak_mb(here.device)) as display:
         if saved is not None:
             log.info("%s: resuming at update %d of %d", here.run.folder, trainer.updates, trainer.total)

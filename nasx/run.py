@@ -25,7 +25,7 @@ from nasx.diagnostics import verdict
 from nasx.errors import UserError
 from nasx.inherit import go_on
 from nasx.optimizers import architecture_optimizer, weight_optimizer
-from nasx.progress import Choosing, Display, duration, looked_up, text
+from nasx.progress import Choosing, Display, duration
 from nasx.relaxed import RelaxedProblem, weights
 from nasx.results import ending
 from nasx.search import Loop, Step
@@ -67,9 +67,6 @@ def together(cfg: Config, info: Config) -> list[Result]:
     Each is the search that its seed alone would have been. One that fails does not stop the others; its error is
     raised at the end. Where they are asked to stop, all write their checkpoints first.
     """
-    if cfg["name"]:
-        raise UserError(f"name={cfg['name']}", f"is one folder for seeds_per_job={cfg['seeds_per_job']} runs",
-                        "leave the name out: each run is then named by its seed")
     done: dict[int, Result] = {}
     faults: list[UserError] = []
     with contextlib.ExitStack() as stack:
@@ -271,7 +268,8 @@ class SearchJob:
         self.watch.rows.append(row)
         self.loop.stopped = self.watch.stopped
         self.save()
-        log.info("epoch %d/%d  %s%s", row["epoch"], self.settings.epochs, text(row), looked_up(row["lookup"]))
+        progress.told(f"{row['epoch']}/{self.settings.epochs}",
+                      [*progress.words("search", row), *progress.looked_up(row["lookup"])])
 
     # ------------------------------------------------------------------------------------------------- the end
     def run(self) -> Result:
@@ -285,7 +283,7 @@ class SearchJob:
         if self.stage.last and self.stage.done:
             self.here.follows(sum(record["wall_s"] for record in self.stage.done))
         self.resume()
-        with Display(total=self.loop.total, done=self.search.updates, quiet=self.here.config["quiet"],
+        with Display("search", total=self.loop.total, done=self.search.updates, quiet=self.here.config["quiet"],
                      peak=lambda: machine.peak_mb(self.here.device)) as self.display:
             began = time.monotonic()
             for _ in self.loop.steps():
@@ -357,7 +355,6 @@ def shown(here: Session, result: Result) -> None:
 # -------------------------------------------------------------------------------------------------- retrain
 def retrain(cfg: Config, info: Config) -> Result:
     """Train a found or named genotype from scratch, in `devices` processes; resumes an unfinished run."""
-    one_seed("retrain", cfg)
     count, folder = cfg["devices"], Path(cfg["out"]) / config.run_name(cfg, info["choices"], "retrain")
     if count == 1 or records.finished(folder) is not None:
         return trained(cfg, info)
@@ -381,20 +378,10 @@ def trained(cfg: Config, info: Config) -> Result:
         return result
 
 
-def one_seed(command: str, cfg: Config) -> None:
-    """Raises UserError where several seeds are asked of a command that takes one."""
-    if cfg["seeds_per_job"] > 1:
-        raise UserError(f"seeds_per_job={cfg['seeds_per_job']}", f"nasx {command} takes one seed at a time",
-                        "use --multirun seed=0,1,2, or nasx search")
-
-
 def run(cfg: Config, info: Config) -> Result:
     """Search, then look up or retrain what was found; auto: retrain unless the benchmark's data were searched on."""
-    one_seed("run", cfg)
     found, then = search(cfg, info), cfg["then"]
     benchmark, source = (config.build(cfg[group], cfg["allow"]) for group in ("benchmark", "dataset"))
     if then == "lookup" or (then == "auto" and found["lookup"] is not None and benchmark.dataset_key(source.name)):
         return found
-    folder = Path(cfg["out"]) / found["name"]
-    again = {**cfg, "from": str(folder), "genotype": None, "name": f"{cfg['name']}-retrain" if cfg["name"] else None}
-    return retrain(again, info)
+    return retrain(config.retrained(cfg, Path(cfg["out"]) / found["name"]), info)

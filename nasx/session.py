@@ -84,7 +84,7 @@ class Session:
                 "started": self.started, "finished": records.now(), "choices": choices,
                 "overrides": list(self.info["overrides"]), "seed": self.config["seed"],
                 "identity": config.identity(self.config, kind),
-                "family": config.identity({**self.config, "seed": None, "from": None}, kind),
+                "family": config.family(self.config, kind),
                 **facts, "wall_s": round(self.elapsed_s, 3), "together": self.together,
                 "peak_mb": machine.peak_mb(self.device),
                 "hardware": machine.hardware(self.device), "versions": machine.versions(), "commit": machine.commit()}

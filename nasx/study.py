@@ -37,7 +37,6 @@ OWN = frozenset({"study", "seed", "name", "from", "genotype"})
 
 def study(cfg: Config, info: Config) -> Result:
     """All steps that are not done yet, and the record of the study."""
-    run.one_seed("study", cfg)
     folder = Path(cfg["out"]) / config.run_name(cfg, info["choices"], "study")
     extra = {"kind": "study", "choices": dict(info["choices"]), "identity": config.identity(cfg, "study")}
     with records.Run(folder, config.identifying(cfg, "study"), extra) as held:

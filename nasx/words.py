@@ -9,7 +9,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
-from nasx import config
+from nasx import spelling
 from nasx.errors import UserError
 
 
@@ -75,7 +75,7 @@ def _instead(where: str, name: str, value: str, options: Collection[str], plain:
     if name in FOLDERS and plain:
         return f"{plain} is a word without {name}=: {where} {value}".rstrip()
     has = [f"it has {', '.join(options)}"] * bool(options) + [f"it takes {plain}"] * bool(plain)
-    return (" and ".join(has) or "it has none") + config.did_you_mean(name, options)
+    return (" and ".join(has) or "it has none") + spelling.did_you_mean(name, options)
 
 
 def undashed(words: Sequence[str], keys: Collection[str], flags: Collection[str] = ()) -> list[str]:

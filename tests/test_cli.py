@@ -202,13 +202,6 @@ def test_a_failed_job_lets_the_others_finish_and_is_listed(tmp_path: Path) -> No
     assert "Traceback" not in summary
 
 
-def test_a_combination_that_only_a_job_shows_fails_that_job_alone(tmp_path: Path) -> None:
-    done = call(tmp_path, "search", "-m", "dataset=digits", "search.lr=0.1,0.01", "search.lr_min=0.001,0.05", code=FAKE)
-    assert done.returncode == 1
-    assert len(ran(done)) == 3
-    assert "search.lr_min=0.05: is above search.lr=0.01" in done.stderr
-
-
 def test_a_users_own_folder(tmp_path: Path) -> None:
     (tmp_path / "mine" / "experiment").mkdir(parents=True)
     (tmp_path / "mine" / "experiment" / "own.yaml").write_text(

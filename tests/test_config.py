@@ -291,12 +291,13 @@ def test_fault_of_retrain(words: list[str], part: str) -> None:
     assert part in found[0]
 
 
-def test_a_sweep_is_examined_value_by_value() -> None:
+def test_a_sweep_is_examined_as_a_whole() -> None:
     found = faults("--multirun", "method=darts,idart", "seed=0,x", "search.lr=choice(0.1,-1)", "dataset=digits")
     assert len(found) == 3
-    assert [line.partition(":")[0] for line in found] == ["method=idart", "seed=x", "search.lr=-1"]
+    assert sorted(line.partition(":")[0] for line in found) == ["method=idart", "search.lr=-1", "seed=x"]
     assert faults("--multirun", "seed=range(0,4)", "search.lr=interval(0.01,0.1)", "dataset=digits",
-                  "hydra/sweeper=optuna", "objective=supernet.valid_accuracy") == []
+                  "hydra/sweeper=optuna", "hydra.sweeper.direction=maximize",
+                  "objective=supernet.valid_accuracy") == []
 
 
 def test_a_users_component_is_checked_like_ours(package: str, tmp_path: Path) -> None:
@@ -331,7 +332,8 @@ def test_build_gives_tuples_and_refuses_what_check_refuses() -> None:
 def test_identity_is_what_changes_the_numbers() -> None:
     cfg, choices = composed("search")
     name = config.run_name(cfg, choices)
-    assert name == f"darts-nb201-cifar10-s0-{config.identity(cfg)}"
+    assert name == f"darts-nb201-cifar10-s0-{config.identity(cfg)[:8]}"
+    assert len(config.identity(cfg)) == 32, "128 bits: a name may be shared, an identity is not"
     for where in ({"out": "x"}, {"device": "cuda:1"}, {"threads": 3}, {"checkpoint_s": 1.0}, {"quiet": True},
                   {"allow": ["a"]}):
         assert config.identity({**cfg, **where}) == config.identity(cfg)
@@ -341,6 +343,15 @@ def test_identity_is_what_changes_the_numbers() -> None:
     assert config.identity(whole) == config.identity(cfg), "50 and 50.0 are one setting"
     assert config.identity(dict(reversed(cfg.items()))) == config.identity(cfg), "the order of keys is none"
     assert config.run_name({**cfg, "name": "mine"}, choices) == "mine"
+
+
+def test_a_family_is_of_the_setting_alone() -> None:
+    cfg, choices = composed("search")
+    held = {"kind": "search", "choices": choices, "identity": "x", **config.identifying(cfg, "search")}
+    assert len(config.family(cfg, "search")) == 32
+    for same in ({**cfg, "seed": 3}, {**cfg, "from": "x"}, held):
+        assert config.family(same, "search") == config.family(cfg, "search")
+    assert config.family({**cfg, "deterministic": True}, "search") != config.family(cfg, "search")
 
 
 def test_a_search_is_the_same_by_search_and_by_run() -> None:

@@ -13,7 +13,7 @@ import pytest
 from nasx import records
 from nasx.errors import UserError
 from nasx.results import cells, charts, checklist, report, wording
-from nasx.results.collect import collect
+from nasx.results.collect import collect, rows_of
 from nasx.results.summary import summary
 
 CELL = "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|skip_connect~0|nor_conv_3x3~1|nor_conv_3x3~2|"
@@ -191,7 +191,7 @@ def test_settings_are_called_by_the_fewest_words_that_tell_them_apart(make):
                                ["search.lr=2", "search.batch=8"], ["search.lr=3", "search.batch=16"], [])):
         make(family=f"f{i}", overrides=["search.epochs=3", *given])
     make(family="one", method="random", overrides=["search.lr=1"])
-    groups = report._plain(summary(collect("outputs"), reference=False))
+    groups = rows_of(summary(collect("outputs"), reference=False))
     assert sorted(report.labels(groups)) == ["darts", "darts lr=1", "darts lr=2", "darts lr=3", "random"]
     assert report._apart([[f"space.name={long}a", "a=1"], [f"space.name={long}b", "a=1"]]) == [
         f"name={long}a", f"name={long}b"]

@@ -174,6 +174,12 @@ def test_a_search_that_still_moves() -> None:
     assert of(rows(1))[2] == ["one epoch is too short to settle"]
 
 
+def test_of_a_method_that_trains_nothing_no_collapse_is_told() -> None:
+    assert verdict([], {"genotype": GOOD})["text"] == "Nothing was trained."
+    told = verdict([], {"genotype": SKIPS})["text"]
+    assert told.startswith("Nothing was trained. Its cell: ")
+    assert "collapse" not in told
+
+
 def test_what_is_missing_is_not_judged() -> None:
-    assert verdict([], {"genotype": GOOD})["text"] == "No sign of collapse. Nothing was trained."
     assert verdict([{"epoch": 1}, {"epoch": 2}], {"genotype": "something of a user's space"})["collapsed"] is False

@@ -22,9 +22,6 @@ READS = {"search": ("search",), "retrain": ("retrain",), "run": ("search", "retr
 """Command -> the groups of training settings that it reads."""
 
 
-OBJECTIVES = {"search": r"supernet\.valid_(accuracy|loss)|lookup\.\w+\.(valid|test)|params|wall_s|peak_mb",
-              "retrain": r"(best_)?test_accuracy|test_loss|params|macs|wall_s|peak_mb|images_per_s"}
-"""What a record holds that a sweeper may compare by."""
 LONGEST_NAME = 200
 """Bytes: file systems take 255, and nasx adds to it (name-retrain, temporary files)."""
 
@@ -57,6 +54,17 @@ def _seeds(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
     last = first + max(cfg.get("seeds_per_job") or 1, study.get("searches", 0) + study.get("retrains", 0), 1) - 1
     if first < SEEDS <= last:
         yield UserError(f"seed={first}", f"leads to the seed {last}, and the largest is {SEEDS - 1}", "lower seed")
+
+
+def _together(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
+    """Several seeds by turns in one process: searches alone, each in a folder named by its seed."""
+    count, name = cfg.get("seeds_per_job") or 1, cfg.get("name")
+    if count > 1 and READS[command] and command != "search":
+        yield UserError(f"seeds_per_job={count}", f"nasx {command} takes one seed at a time",
+                        "use --multirun seed=0,1,2, or nasx search")
+    elif count > 1 and name:
+        yield UserError(f"name={name}", f"is one folder for seeds_per_job={count} runs",
+                        "leave the name out: each run is then named by its seed")
 
 
 def _auxiliary(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
@@ -282,15 +290,6 @@ def _genotype(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
             f'give what it holds: genotype="$(cat {shlex.quote(text)})"')
 
 
-def _objective(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
-    objective = cfg.get("objective")
-    known = "|".join(OBJECTIVES[kind] for kind in READS[command])
-    if objective is not None and not re.fullmatch(known, str(objective)):
-        yield UserError(f"objective={objective}", f"is no number that nasx {command} records",
-                        "for example " + ("test_accuracy" if command == "retrain" else "supernet.valid_accuracy"))
-
-
 COMBINATIONS: tuple[Callable[[Mapping[str, Any], str], Iterator[UserError]], ...] = (
-    _device, _folder_name, _seeds, _auxiliary, _stacks, _benchmark, _kinds, _cells, _words, _devices, _rates,
-    _eval_mode, _momentum, _pieces, _source, _parent, _study, _held_out, _skip_dropout, _needed, _keep, _genotype,
-    _objective)
+    _device, _folder_name, _seeds, _together, _auxiliary, _stacks, _benchmark, _kinds, _cells, _words, _devices, _rates,
+    _eval_mode, _momentum, _pieces, _source, _parent, _study, _held_out, _skip_dropout, _needed, _keep, _genotype)

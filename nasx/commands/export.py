@@ -6,7 +6,7 @@ RUN is a finished run of nasx retrain: its folder, or its name under outputs/. F
 gets README.md, the model card, and
 
     safetensors   model.safetensors, for nasx.load("FOLDER") and nasx evaluate FOLDER
-    onnx          model.onnx, any number of images (needs `pip install nasx[onnx]`)
+    onnx          model.onnx, any number of images (needs the extra onnx)
     torch         model.pt2, for torch.export.load, any number of images
 
 The weights are the last ones, since the accuracy after the last epoch is the result. All formats read normalized
@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nasx import __version__, config, lineage, records
+from nasx import __version__, config, extras, lineage, records, spelling
 from nasx.errors import UserError
 from nasx.folders import checkpoints, files
 from nasx.words import read
@@ -40,7 +40,7 @@ def main(words: Sequence[str]) -> int:
     said = read("export", words, OPTIONS)
     given = said.options
     if given["format"] not in WRITERS:
-        raise UserError(f"format={given['format']}", "there is no such format" + config.did_you_mean(
+        raise UserError(f"format={given['format']}", "there is no such format" + spelling.did_you_mean(
             given["format"], WRITERS), f"use {', '.join(WRITERS)}")
     folder = lineage.run_folder(given["from"], "outputs", "retrain")
     result = finished(folder)
@@ -164,7 +164,7 @@ def onnx(path: Path, network: nn.Module, facts: Facts) -> None:
         import onnx as onnx_
         import onnxscript  # noqa: F401 (torch's exporter needs it)
     except ImportError as error:
-        raise UserError("format=onnx", f"{error.name} is not installed", "pip install 'nasx[onnx]'") from error
+        raise UserError("format=onnx", f"{error.name} is not installed", extras.install("onnx")) from error
     import warnings
 
     import torch

@@ -26,7 +26,7 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nasx import config, lineage, records
+from nasx import config, lineage, records, spelling
 from nasx.errors import UserError
 from nasx.words import Words, read
 
@@ -110,7 +110,7 @@ def origin(given: Mapping[str, str], run: Parent | None) -> tuple[str, str]:
     text, cells = given["genotype"].strip(), published.cells().values()
     cell = next((c for c in cells if text.lower() == c.name.lower() or text == c.text), None)
     if cell is None and re.fullmatch(r"[A-Za-z]\w*", text):
-        raise UserError(f"genotype={text}", "no published cell has that name" + config.did_you_mean(
+        raise UserError(f"genotype={text}", "no published cell has that name" + spelling.did_you_mean(
             text, published.cells()), f"write the genotype itself, or one of {', '.join(published.cells())}")
     return (text, "the text that was given") if cell is None else (cell.text, f"{cell.name}, {cell.source}")
 

@@ -18,6 +18,8 @@ Nothing is written, and no run is disturbed.
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import shlex
 import time
@@ -26,9 +28,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import yaml
+
 from nasx import records
 from nasx.errors import UserError, printable
-from nasx.folders import checkpoints, files, lock, notes
+from nasx.folders import checkpoints, files, lock, notes, peek
 from nasx.words import read
 
 STATES = ("finished", "running", "stopped", "failed", "not begun")
@@ -91,18 +95,20 @@ def text(found: Sequence[State], root: Path, now: float) -> str:
 
 def state(folder: Path, root: Path, now: float) -> State:
     """The state of one run at the time `now`. Never raises for what a run may be writing, or has left torn."""
-    running = lock.holder(folder) is not None  # before the record: a run that ends in between is told as finished
-    rows, saved, fault = records.read_rows(folder), checkpoints.found(folder), _fault(folder)
-    config = files.read_yaml(folder / "config.yaml") or {}
     record = records.finished(folder)
-    kind = str((record or config).get("kind") or "?")
-    earlier = sorted(folder.glob("stage-*/config.yaml"))
-    if earlier and not (record or rows or saved):  # before its last stage: what is told is the stage that it is in
+    running = record is None and lock.holder(folder) is not None
+    if record is None and not running:
+        record = records.finished(folder)  # it may have ended in between
+    rows, saved = last_rows(folder, RECENT + 1 if running else 1), [] if record else checkpoints.found(folder)
+    fault, (held, epochs) = "" if record else _fault(folder), planned(folder / "config.yaml")
+    kind = str((record or {}).get("kind") or held)
+    earlier = [] if record or rows or saved else sorted(folder.glob("stage-*/config.yaml"))
+    if earlier:  # before its last stage: what is told is the stage that it is in
         within = state(earlier[-1].parent, folder, now)
         return within._replace(name=os.path.relpath(earlier[-1].parent, root), fault=fault or within.fault,
                                state="running" if running else "failed" if fault else "stopped")
     last = rows[-1] if rows else {}
-    epoch, epochs = _whole(last.get("epoch")) or 0, _epochs(config, kind)
+    epoch = _whole(last.get("epoch")) or 0
     updates = max([_whole(last.get("updates")) or 0, *(int(path.stem) for path in saved if path.stem.isdigit())])
     if record is not None:
         reached, updates = "finished", _whole(record.get("updates")) or updates
@@ -116,6 +122,37 @@ def state(folder: Path, root: Path, now: float) -> State:
     left_s = left(rows, epochs, now - _changed([folder / "metrics.jsonl"])) if reached == "running" else None
     named = [folder / file for file in ("config.yaml", "metrics.jsonl", "result.json", "fault.txt", "log.txt")]
     return State(name, kind, reached, epoch, epochs, updates, _changed([*named, *saved]), left_s, fault)
+
+
+def last_rows(folder: Path, count: int) -> list[dict[str, Any]]:
+    """The last metrics rows of a run, at most so many; a torn one and lines that are not objects are left out."""
+    try:
+        lines = peek.last_lines(folder / "metrics.jsonl", count + 1)  # the last one may be torn
+    except OSError:
+        return []
+    rows: list[dict[str, Any]] = []
+    for line in reversed(lines):
+        if len(rows) == count:
+            break
+        with contextlib.suppress(ValueError, RecursionError):
+            row = json.loads(line)
+            rows += [row] if type(row) is dict else []
+    return rows[::-1]
+
+
+def planned(config: Path) -> tuple[str, int | None]:
+    """(kind, epochs) of a run's configuration, as far as they can be read."""
+    kind, epochs = "?", None
+    try:
+        for keys, value in peek.scalars(config.read_text(encoding="utf-8")):
+            if keys == ("kind",):
+                kind = value
+            elif keys == (kind, "epochs"):
+                epochs = int(value) if value.isdecimal() else None
+                break
+    except (OSError, ValueError, yaml.YAMLError):
+        pass
+    return kind, epochs
 
 
 def left(rows: Sequence[Mapping[str, Any]], epochs: int | None, since_s: float) -> float | None:
@@ -179,11 +216,6 @@ def duration(seconds: float) -> str:
     from nasx import progress
 
     return progress.duration(max(seconds, 0.0))
-
-
-def _epochs(config: Mapping[str, Any], kind: str) -> int | None:
-    settings = config.get(kind)
-    return _whole(settings.get("epochs")) if type(settings) is dict else None
 
 
 def _whole(value: Any) -> int | None:

@@ -5,7 +5,7 @@ batch), by the same rules as for images in memory (stream.py). So batches are th
 processes, for any number of training processes, and after any resume. Workers decode some batches ahead, in pieces of
 `PIECE` images; a batch goes to the device as bytes and is normalized there.
 
-An upright JPEG in RGB or grey is decoded by torchcodec where it is installed (the extra nasx[imagenet]), faster than
+An upright JPEG in RGB or grey is decoded by torchcodec where it is installed (the extra imagenet), faster than
 PIL and with the same bits; everything else, and everything that torchcodec refuses, by PIL (decode.py). A damaged image
 ends the run with its name.
 

@@ -52,16 +52,15 @@ def verdict(rows: Sequence[Row], result: Mapping[str, Any], draw: Callable[[], s
     """
     moves, doubts = list(_moves(rows)), list(_eigenvalue(rows, result))
     collapses = [*_cells(result, draw), *_mixture(rows)]
-    if collapses:
+    if not rows:
+        said = ["Nothing was trained." + (f" Its cell: {'; '.join(collapses)}." if collapses else "")]
+    elif collapses:
         said = [f"The search collapsed: {'; '.join(collapses + doubts)}."]
     else:
         said = ["No sign of collapse" + (f" in the cell, but a warning: {'; '.join(doubts)}." if doubts else ".")]
-    said += list(_stopped(result))
-    if not rows:
-        said.append("Nothing was trained.")
-    else:
-        said.append(f"It had not settled when it ended: {'; '.join(moves)}." if moves else "It had settled.")
-    said += list(_probes(rows))
+    if rows:
+        settled = f"It had not settled when it ended: {'; '.join(moves)}." if moves else "It had settled."
+        said += [*_stopped(result), settled, *_probes(rows)]
     return {"moving": bool(moves), "collapsed": bool(collapses), "doubtful": bool(doubts) and not collapses,
             "reasons": collapses + doubts + moves, "text": " ".join(said)}
 

@@ -66,7 +66,15 @@ def read_json(path: Path) -> dict[str, Any] | None:
 def read_yaml(path: Path) -> dict[str, Any] | None:
     """The mapping in a YAML file (plain values only), or None where it is missing, torn or no mapping."""
     try:
-        value = yaml.load(path.read_text(encoding="utf-8"), Loader=SAFE)
-    except (OSError, ValueError, RecursionError, yaml.YAMLError):
+        return parse_yaml(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def parse_yaml(text: str) -> dict[str, Any] | None:
+    """The mapping in YAML text, or None where it is torn or not a mapping."""
+    try:
+        value = yaml.load(text, Loader=SAFE)
+    except (ValueError, RecursionError, yaml.YAMLError):
         return None
     return value if type(value) is dict else None

@@ -13,7 +13,10 @@ from __future__ import annotations
 import glob
 import json
 import os
+import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,7 @@ import pandas as pd
 
 from nasx import config, records
 from nasx.errors import printable
+from nasx.folders import files
 
 KINDS = ("search", "retrain", "study")
 ELSEWHERE = config.ELSEWHERE | {"seed", "from", "parent"}
@@ -62,12 +66,18 @@ def collect(root: str | Path | Sequence[str | Path]) -> pd.DataFrame:
         rows[folder] = row
     _inherit([row for row in rows.values() if row["kind"] != "study"])
     shown = list(_studied(rows))
-    lookups = sorted({name for row in shown for name in row if name.endswith((".valid", ".test"))},
-                     key=_dataset_order)
+    names: set[str] = set().union(*shown)
+    lookups = sorted((name for name in names if name.endswith((".valid", ".test"))), key=_dataset_order)
     frame = pd.DataFrame(shown, columns=[*COLUMNS, *lookups])
     frame.attrs["notes"] = [_say(reason, folders) for reason, folders in sorted(left_out.items())]
     frame.attrs["skipped"] = {reason: len(folders) for reason, folders in sorted(left_out.items())}
     return frame
+
+
+def rows_of(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows of a frame as mappings: `to_dict("records")` of one whose columns have different names, much faster."""
+    names = [str(name) for name in frame.columns]
+    return [dict(zip(names, row)) for row in zip(*(frame[name].tolist() for name in frame.columns), strict=True)]
 
 
 def mark(row: Mapping[Any, Any]) -> tuple[str, ...]:
@@ -164,7 +174,7 @@ def _row(folder: str, record: Mapping[str, Any]) -> dict[str, Any]:
         "parent_overrides": (),
         "labels": tuple(label for label in labels if not label.startswith("best_of_")),
         "reduced": _reduced(record), "best_of": best[0] if best else 0, "study": "", "std_over": "",
-        "overrides": _overrides(record.get("overrides") or []), "family": _text(record.get("family")),
+        "overrides": _overrides(record.get("overrides") or []), "family": _family(folder, record),
         "identity": _text(record.get("identity")), "seed": _whole(record.get("seed")),
         "parent": _text(record.get("parent")),
         "genotype": _text(record.get("genotype")), "benchmark": "", "source": "",
@@ -191,6 +201,25 @@ def _row(folder: str, record: Mapping[str, Any]) -> dict[str, Any]:
     if row["params"] != row["params"]:
         row["params"] = _number(lookup.get("params"))
     return row
+
+
+def _family(folder: str, record: Mapping[str, Any]) -> str:
+    """The identity of a run's setting: as recorded; a short one, of earlier versions, from the run's configuration."""
+    family = _text(record.get("family"))
+    if not re.fullmatch(r"[0-9a-f]{8}", family):
+        return family
+    try:
+        text = (Path(folder) / "config.yaml").read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return family
+    whole = _whole_family(re.sub(r"^(seed|from|identity):.*\n", "", text, flags=re.M), str(record["kind"]))
+    return whole if whole.startswith(family) else family
+
+
+@lru_cache(maxsize=4096)
+def _whole_family(text: str, kind: str) -> str:
+    """The family of a run's configuration, less its seed and its parent, as text."""
+    return config.family(files.parse_yaml(text) or {}, kind)
 
 
 def _reduced(record: Mapping[str, Any]) -> bool:
@@ -263,7 +292,7 @@ def _kept(record: Any) -> dict[str, Any] | None:
 
 
 def _text(value: Any) -> str:
-    return "" if value is None else printable(str(value))
+    return "" if value is None else sys.intern(printable(str(value)))  # most are those of other runs too
 
 
 def _whole(value: Any) -> int | None:

@@ -56,7 +56,7 @@ def opened(cfg: Mapping[str, Any], choices: Mapping[str, Any], kind: str) -> Pat
             Path(tempfile.mkdtemp(prefix=".nasx-", dir=above)).rmdir()
         except OSError as error:
             raise files.unwritable(folder, error) from error
-    if other := records.differing(folder, config.identifying(cfg, kind), ("kind", "choices", "identity")):
+    if other := records.differing(folder, config.identifying(cfg, kind), config.FACTS):
         raise other
     return folder
 

@@ -37,7 +37,7 @@ from nasx.results import (
     typeset,
     wording,
 )
-from nasx.results.collect import collect
+from nasx.results.collect import collect, rows_of
 from nasx.results.summary import summary
 from nasx.results.typeset import Sheet
 
@@ -127,13 +127,13 @@ def page(frame: pd.DataFrame, title: str) -> str:
     from markupsafe import Markup, escape
 
     table = summary(frame)
-    groups = _plain(table[table["reference"] == ""])
+    groups = rows_of(table[table["reference"] == ""])
     for group, label in zip(groups, labels(groups), strict=True):
         group["label"] = label
-    runs, album = _plain(frame.drop_duplicates("folder")), Album()  # two studies may report one run
+    runs, album = rows_of(frame.drop_duplicates("folder")), Album()  # two studies may report one run
     known = {run["folder"]: run for run in runs}
     contexts = [_context(name, own, known, album) for name, own in _contexts(groups)[:CONTEXTS]]
-    sheets, beside, notes = _sheets(frame, table)
+    sheets, beside, notes = _sheets(table)
     anytime = any(c.anytime for c in contexts)
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"sentence": typeset.sentence, "together": _together, "seconds": wording.seconds}
@@ -156,10 +156,6 @@ def page(frame: pd.DataFrame, title: str) -> str:
 def _together(text: str) -> str:
     """The text with no line broken before a unit or within a p value."""
     return text.replace(" %", "\u00a0%").replace("(p = ", "(p\u00a0=\u00a0").replace(" ± ", "\u00a0±\u00a0")
-
-
-def _plain(table: pd.DataFrame) -> list[Row]:
-    return [{str(k): v for k, v in row.items()} for row in table.to_dict("records")]
 
 
 def labels(groups: Sequence[Row]) -> list[str]:
@@ -187,11 +183,12 @@ def _apart(rows: Sequence[Sequence[str]]) -> list[str]:
             for row in each]
 
 
-def _sheets(frame: pd.DataFrame, table: pd.DataFrame) -> tuple[list[Sheet], list[Sheet], list[str]]:
+def _sheets(table: pd.DataFrame) -> tuple[list[Sheet], list[Sheet], list[str]]:
     """The tables of results, those of publications with which protocol and method agree, and the notes."""
     notes = list(table.attrs["notes"])
     found: list[Sheet] = []
-    bare = summary(frame, reference=False)
+    bare = table[table["reference"] == ""].reset_index(drop=True)
+    bare.attrs = table.attrs
     for paper in published.PAPERS:
         try:
             sheets, numbers = published.compare(bare, paper)
