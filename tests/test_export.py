@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -139,6 +140,34 @@ def test_onnx_and_torch_export_answer_alike(here: Path, tmp_path: Path) -> None:
     assert held == pretrained.text(network.facts)
     card = (tmp_path / "README.md").read_text()
     assert all(name in card for name in ("model.safetensors", "model.onnx", "model.pt2"))
+
+
+def test_two_exports_have_the_same_bytes_and_no_path_of_this_machine(here: Path, tmp_path: Path) -> None:
+    """Also in another process: the order of hashes differs there."""
+    for out in ("one", "two"):
+        for format_ in ("safetensors", "onnx", "torch") if out == "one" else ("torch", "onnx", "safetensors"):
+            words = [f"from={here / 'runs' / 'plain'}", f"out={tmp_path / out}", f"format={format_}"]
+            subprocess.run([sys.executable, "-m", "nasx", "export", *words], check=True, capture_output=True,
+                           env={**os.environ, "PYTHONHASHSEED": "1" if out == "one" else "2"})
+    for name in ("README.md", "model.safetensors", "model.onnx", "model.pt2"):
+        one, two = ((tmp_path / out / name).read_bytes() for out in ("one", "two"))
+        assert one == two, name
+        assert str(Path(nasx.__file__).parent).encode() not in one, name
+
+
+def test_a_failed_export_leaves_nothing(here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> bytes:
+        raise UserError("export", "fails")
+
+    monkeypatch.setitem(export.WRITERS, "safetensors", ("model.safetensors", fails))
+    with pytest.raises(UserError, match="fails"):
+        export.main([f"from={here / 'runs' / 'plain'}", f"out={tmp_path / 'out' / 'deep'}"])
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "elsewhere").mkdir()
+    (here / "runs" / "plain" / "export").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match="is a link"):
+        export.main([f"from={here / 'runs' / 'plain'}"])
+    (here / "runs" / "plain" / "export").unlink()
 
 
 def test_faults_of_export(here: Path, tmp_path: Path) -> None:

@@ -37,8 +37,9 @@ import numpy as np
 from nasx.benchmarks.base import DATASETS
 from nasx.benchmarks.isomorphism import CELLS, cell_code
 from nasx.benchmarks.nb201 import EMBEDDED, FORM, IMAGES, MISSING, Measure, Run, Table, describe
-from nasx.benchmarks.store import Say, cache_folder, pack, sha256, silent, write_atomically
+from nasx.benchmarks.store import ELSEWHERE, Say, cache_folder, pack, sha256, silent
 from nasx.errors import UserError
+from nasx.folders.files import write_atomic
 
 # (trained on, evaluated on) as the official files spell them -> measure
 OFFICIAL = {("cifar10-valid", "x-valid"): ("cifar10", "valid"), ("cifar10", "ori-test"): ("cifar10", "test"),
@@ -110,7 +111,7 @@ def import_nb201(path: str | Path, out: str | Path | None = None, *, say: Say = 
     table.about.update({"source": f"{kind} {path.name}", "version": path.name, "sha256": sha256(path), "cells": cells,
                         "agreement": agreement, "license": "NAS-Bench-201, NATS-Bench: MIT",
                         "notes": "imported by the user; published numbers are means over seeds after 200 epochs"})
-    write_atomically(out, pack(table.arrays(), table.about))
+    write_atomic(out, pack(table.arrays(), table.about), ELSEWHERE)
     shown = ("source", "sha256", "cells", "agreement", "columns")
     return {"file": str(out), **{key: table.about[key] for key in shown}}
 

@@ -17,6 +17,8 @@ from nasx.errors import UserError
 from nasx.words import Words, read
 
 if TYPE_CHECKING:
+    import torch
+
     from nasx.accuracy import Tested
 
 OPTIONS = {"dataset": "", "path": "", "split": "test", "batch": "", "device": "auto", "allow": ""}
@@ -43,16 +45,24 @@ def evaluate(said: Words) -> Tested:
     """What the words ask for. Raises UserError."""
     from nasx import exported
 
-    given, allow = said.options, said.several("allow")
+    given, allow = said.options, said.allowed
     facts = exported.facts(said.plain[0])[1]
     if given["dataset"] and isinstance(facts.get("classes"), list):  # before anything is downloaded
         fits(config.build(dataset(given, facts), allow), facts)
+    from nasx import machine
+
+    device = machine.device(given["device"])
+    with machine.prepared(device, threads=None, deterministic=False, seed=0):
+        return measured_on(device, said)
+
+
+def measured_on(device: torch.device, said: Words) -> Tested:
+    """The same, when this process is set up."""
     import torch
 
     from nasx import accuracy, machine, pretrained
 
-    device = machine.device(given["device"])
-    machine.prepare(device, threads=None, deterministic=False, seed=0)
+    given, allow = said.options, said.allowed
     model = pretrained.load(said.plain[0], device, allow)
     facts, measured = model.facts, model.facts["test"]
     batch = said.number("batch") if given["batch"] else measured["batch"]
