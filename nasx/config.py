@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from nasx import stages
-from nasx.checks import classes, limits, schema, spaces
+from nasx.checks import classes, limits, schema, spaces, trust
 from nasx.checks.combinations import COMBINATIONS, READS
 from nasx.errors import UserError
 
@@ -102,8 +102,8 @@ def check(cfg: Mapping[str, Any], choices: Mapping[str, Any] | None = None, over
     """Raise one UserError that lists every fault of the plain configuration `cfg` (`hydra` left out).
 
     `choices` are the group files that were chosen, `overrides` the words of the command line, `usual` tells what these
-    files set a key to. Looks at the disk only where the data set does (`check()` of its component); imports nothing
-    but that component, if nothing else is wrong.
+    files set a key to. Looks at the disk only where a data set of nasx does (its `check()`), and imports nothing but that
+    component, if nothing else is wrong.
     """
     found = [*_unread(command, overrides), *_keys(cfg, command, usual),
              *classes.replaced(list(_components(cfg, choices or {}, command, usual)), choices or {}, overrides)]
@@ -281,8 +281,10 @@ def _refused(where: str, target: Any, allowed: Sequence[str]) -> UserError | Non
         return UserError(key, "only spaces, methods, data sets and benchmarks of nasx may be named here",
                          f"to allow a package of yours add allow='[{head}]'" if own else "nasx list shows them")
     component = schema.component(target)
-    if component is not None and head == "nasx" and not component.module.startswith("nasx."):
-        return UserError(key, f"is {component.module}'s, not one of nasx", "nasx list shows what may be named")
+    if component is not None and not any(f"{component.module}.".startswith(f"{name}.") for name in allowed):
+        return UserError(key, f"is {component.module}'s, which is not allowed", "nasx list shows what may be named")
+    if component is not None and head == "nasx" and target not in trust.components(conf_dir()):
+        return UserError(key, "is not a class that a configuration may name", "nasx list shows what may be named")
     if component is None:
         module, _, name = target.rpartition(".")
         body = schema.tree(module)
@@ -296,7 +298,9 @@ def _refused(where: str, target: Any, allowed: Sequence[str]) -> UserError | Non
 
 def _looked(cfg: Mapping[str, Any], group: str) -> Iterator[UserError]:
     """A component's own look at the machine: missing data or packages are a fault now, not after the net is built."""
-    look = getattr(build(cfg[group], _allow(cfg)), "check", None)
+    if foreign(cfg[group]):  # what is not nasx's is built by the job alone
+        return
+    look = getattr(build(cfg[group]), "check", None)
     try:
         if look is not None:
             look()
@@ -328,7 +332,10 @@ def build(node: Mapping[str, Any], allow: Sequence[str] = ()) -> Any:
         sys.path.append(str(Path.cwd()))
     given = {key: build(value, allow) if isinstance(value, Mapping) and "_target_" in value else schema.tuples(value)
              for key, value in node.items() if key != "_target_"}
-    return getattr(importlib.import_module(module), name)(**given)
+    found = getattr(importlib.import_module(module), name)
+    if not trust.same(found, name, [module] if target.startswith("nasx.") else allow):
+        raise UserError(f"component._target_={target}", "is not the class of that name", "name its own module")
+    return found(**given)
 
 
 # ------------------------------------------------------------------------------------------------ identity

@@ -102,11 +102,15 @@ def arrange(words: Sequence[str]) -> Line:
 # ------------------------------------------------------------------------------------------------- rewrite
 def rewritten(command: str, line: Line) -> Line:
     """The line with what a user may write and Hydra's grammar does not take: see the functions below."""
+    if found := [text.partition("=") for text in line.overrides if trust.calls(text) and text[:6] != "hydra."]:
+        raise UserError.join([trust.resolving(key, value) for key, _, value in found])
     texts = [quoted(first_stage(text, line.overrides)) for text in line.overrides]
     texts = [f"~{text.removesuffix('=null')}" if text == "pair=null" else text for text in texts
              if text not in ("experiment=null", "launch=null")]
     if command in ("retrain", "study"):
         texts += inherited(texts)
+    if config.COMMANDS[command].groups:
+        texts = trust.allowing(texts)
     return line._replace(overrides=tuple(texts))
 
 
@@ -195,7 +199,7 @@ def run_folder(name: str, out: str, kind: str = "") -> Path:
     folder = records.locate(name, out)
     if folder is None:
         known = sorted(path.name for path in Path(out).glob("*/") if not path.name.startswith(".") and
-                       (not kind or (records.finished(path) or {}).get("kind") == kind))
+                       (not kind or (files.read_json(path / "result.json") or {}).get("kind") == kind))
         more = f", … and {len(known) - 8} more" if len(known) > 8 else ""
         near = config.nearest(name.rstrip("/").rpartition("/")[2], known)
         what = f"finished run of nasx {kind}" if kind else "run"
@@ -297,8 +301,9 @@ def _job_faults(command: str, loader: Loader, texts: list[str], made: list[Any],
             kept += good
             cfg = loader.load_configuration(command, kept, RunMode.RUN)
         made.append(cfg)
-        yield from trust.faults(cfg)
-        if deep:
+        distrusted = list(trust.faults(cfg, texts, loader.ours(command, cfg, texts)))
+        yield from distrusted
+        if deep and not distrusted:  # nothing of it is resolved or built before
             yield from _checked(cfg, command, texts, origins.lazily(command, kept, loader.own))
     except UserError as error:
         yield error

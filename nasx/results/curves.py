@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nasx.errors import UserError
+from nasx.folders.files import read_yaml
 from nasx.pictures import CYCLE, FAINT, FAMILIES, INK, SOFT, family, figure, save, style
 
 if TYPE_CHECKING:
@@ -270,16 +271,13 @@ def mixtures(rows: Sequence[Row]) -> dict[str, list[Row]]:
 
 def _operations(folder: Path, count: int) -> list[str]:
     """Names of a space's operations: config.yaml's list if it has one of that length, else the published order."""
-    import yaml
-
+    cfg = read_yaml(folder / "config.yaml") or {}
     try:
-        with open(folder / "config.yaml", encoding="utf-8") as file:
-            cfg = yaml.load(file, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)) or {}
         for listed in (cfg["space"].get(key) for key in ("operations", "ops")):
             if isinstance(listed, list) and len(listed) == count and all(isinstance(x, str) for x in listed):
                 return listed
         space = str((cfg.get("choices") or {}).get("space", ""))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         space = ""
     return list(OPERATIONS.get((space, count), [f"operation {k + 1}" for k in range(count)]))
 
