@@ -102,8 +102,8 @@ def check(cfg: Mapping[str, Any], choices: Mapping[str, Any] | None = None, over
     """Raise one UserError that lists every fault of the plain configuration `cfg` (`hydra` left out).
 
     `choices` are the group files that were chosen, `overrides` the words of the command line, `usual` tells what these
-    files set a key to. Looks at the disk only where a data set of nasx does (its `check()`), and imports nothing but that
-    component, if nothing else is wrong.
+    files set a key to. Looks at the disk only where a data set of nasx does (its `check()`), and imports nothing but
+    that component, if nothing else is wrong.
     """
     found = [*_unread(command, overrides), *_keys(cfg, command, usual),
              *classes.replaced(list(_components(cfg, choices or {}, command, usual)), choices or {}, overrides)]

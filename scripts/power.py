@@ -113,7 +113,7 @@ def watch(root: str, notes: str | None = None, kill: int | None = None, half: bo
     def named(kind: str) -> Callable[..., Any]:
         def does(path: Any, *rest: Any, **more: Any) -> Any:
             name = inside(path)
-            if name is None:
+            if name is None or any(value is not None for value in more.values()):  # relative to a handle: shutil's
                 return whole[kind](path, *rest, **more)
             return counted((kind, name, *(inside(x) for x in rest[:1] if kind == "replace")),
                            lambda: whole[kind](path, *rest, **more))
