@@ -114,7 +114,7 @@ def hardware(on: torch.device) -> dict[str, Any]:
 
 
 def environment(on: torch.device) -> dict[str, Any]:
-    """What the bits of a run depend on besides its configuration, and the host: of the start that asks."""
+    """The host, and what the bits of a run depend on apart from its configuration, as it is now."""
     found, named = hardware(on), versions()
     return {"host": socket.gethostname(), "device": f"{found['device']} ({found['name']})", "threads": found["threads"],
             "torch": str(torch.__version__), "nasx": named["nasx"], "commit": commit()}

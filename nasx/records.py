@@ -108,18 +108,19 @@ class Run:
     process holds says which.
     """
 
+    _lock: Lock | None = None
+    _lines: list[str] | None = None
+    """Those of metrics.jsonl; None where nothing has been decided about the rows that are there."""
+    _genotype: str | None = None
+
     def __init__(self, folder: Path, identity: Mapping[str, Any], extra: Mapping[str, Any]) -> None:
         self.folder = folder
         self.identity = json.loads(canonical(identity))
         self.told: Callable[[Mapping[str, Any]], None] = lambda row: None
         """Called with each metrics row that was written."""
-        self._lock: Lock | None = None
-        self._lines: list[str] | None = None
-        """Those of metrics.jsonl; None where nothing has been decided about the rows that are there."""
-        self._genotype: str | None = None
         inner = files.no_link(files.no_link(folder) / "checkpoints")
         if (folder / "config.yaml").exists() and not inner.is_dir() and unused(folder):
-            raise UserError(str(folder), "holds a config.yaml, but is no folder of a run of nasx",
+            raise UserError(str(folder), "holds a config.yaml, but is not the folder of a run",
                             "choose another name=NAME or out=FOLDER")
         try:
             files.make_folder(inner)
@@ -273,7 +274,7 @@ class Guest(Run):
     """A run folder in the hands of another process: nothing of it is read, written or locked here."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self._lock, self._lines, self._genotype = folder, None, None, None
+        self.folder = folder
 
     def fail(self, error: Exception) -> None:
         pass
@@ -320,7 +321,7 @@ def finished(folder: Path) -> dict[str, Any] | None:
     if result is None and os.path.lexists(path):
         rest = ("put a copy of it back, or remove it: the same command then goes on from the last checkpoint"
                 if checkpoints.found(folder) else
-                "put a copy of it back, or move the folder away to start this run anew")
+                "put a copy of it back, or move the folder away to start the run again")
         raise UserError(str(path), "cannot be read as a record: it is damaged, or may not be read", rest)
     return result if result is not None and result.get("status") == "finished" else None
 

@@ -226,7 +226,7 @@ def test_a_lock_of_zeros_is_free(tmp_path: Path) -> None:
 def test_a_folder_of_another_program_is_not_taken(tmp_path: Path) -> None:
     (tmp_path / "app").mkdir()
     (tmp_path / "app" / "config.yaml").write_text("key: precious\n")
-    with pytest.raises(UserError, match=r"holds a config\.yaml, but is no folder of a run of nasx"):
+    with pytest.raises(UserError, match=r"holds a config\.yaml, but is not the folder of a run"):
         records.Run(tmp_path / "app", IDENTITY, EXTRA)
     assert (tmp_path / "app" / "config.yaml").read_text() == "key: precious\n"
     assert len(list((tmp_path / "app").iterdir())) == 1

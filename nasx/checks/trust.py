@@ -131,7 +131,7 @@ def _called(hydra: Mapping[tuple[str, ...], Any]) -> Iterator[UserError]:
 
 @cache
 def _genuine(name: str) -> bool:
-    """Whether Hydra finds the class that an import finds; also where its package is absent, which is told elsewhere."""
+    """Whether Hydra finds the class that an import finds; True where its package is not installed, another fault."""
     from hydra._internal.utils import _locate
 
     module, _, own = name.rpartition(".")

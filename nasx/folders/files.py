@@ -1,8 +1,8 @@
 """Files that appear whole or not at all, and the bounded reading of those that may be torn, missing or hostile.
 
 `write_atomic` writes every file that nasx makes (`append` and `stream` the two that grow). It writes a temporary file
-of a random name beside the target, fsyncs it, renames it, and fsyncs the folder: a reader, and whoever comes after a
-kill or a power loss, finds the old content or all of the new one. Nothing is written through a link.
+of a random name in the target's folder, fsyncs it, renames it, and fsyncs the folder: a reader, and whoever comes after
+a kill or a power loss, finds the old content or all of the new one. Nothing is written through a link.
 
 A writer holds flock on its temporary file. One that nobody holds was left by a killed writer; the next writer in that
 folder removes it.

@@ -78,7 +78,7 @@ def mark(row: Mapping[Any, Any]) -> tuple[str, ...]:
 
 
 def _doubts(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """What is told of runs that are in the frame: files changed after their end, several environments."""
+    """Notes on runs in the frame: files that changed after their end, several environments."""
     for column, say in (("broken", lambda text: records.damage(text.split())),
                         ("environments", lambda text: f"computed in environments that differ in {text}")):
         found: dict[str, list[str]] = {}
