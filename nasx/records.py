@@ -119,7 +119,8 @@ class Run:
         self.told: Callable[[Mapping[str, Any]], None] = lambda row: None
         """Called with each metrics row that was written."""
         inner = files.no_link(files.no_link(folder) / "checkpoints")
-        if (folder / "config.yaml").exists() and not inner.is_dir() and unused(folder):
+        config = folder / "config.yaml"
+        if config.exists() and not inner.is_dir() and "identity" not in (read_yaml(config) or {}) and unused(folder):
             raise UserError(str(folder), "holds a config.yaml, but is not the folder of a run",
                             "choose another name=NAME or out=FOLDER")
         try:
@@ -216,8 +217,7 @@ class Run:
         return record
 
     def _mend(self, record: Mapping[str, Any]) -> None:
-        """Write the files again that differ from the seal: the record holds the genotype, the last checkpoint the rows.
-        """
+        """Write files that differ from the seal again: the record holds the genotype, the last checkpoint the rows."""
         for name in broken(self.folder, record):
             text = f"{record.get('genotype')}\n" if name == GENOTYPE else None
             if name == METRICS:

@@ -158,7 +158,8 @@ def differing(whole: Path, found: Path) -> list[str]:
         if not (own / "result.json").exists():
             faults.append(f"{own.name} is not finished")
         elif (run / "genotype.txt").exists():
-            faults += [f"{run.name}{name}" for name in kills.compared(run, own)[1]]
+            faults += [f"{run.name}{name}" for name in (kills.compared(run, own)[1] if (own / "genotype.txt").exists()
+                                                         else ())]
         else:  # a study
             one, two = (dict(kills.flat({key: value for key, value in (files.read_json(folder / "result.json") or {}
                                                                       ).items() if key not in kills.MACHINE}))

@@ -27,8 +27,8 @@ sys.path.insert(0, {scripts!r})
 import power
 from pathlib import Path
 from nasx.folders import files
-{without}
 power.watch({root!r}, {notes!r})
+{without}
 {writes}
 """
 TWICE = """
@@ -114,14 +114,15 @@ os.unlink(path.with_name("gone"))
         disk.do(op)
     assert disk.now() == power.tree(tmp_path / "root") == {
         "new": None, "new/file": b"new " * 100 + b"more", "new/lock": b"\0\0ab"}
-    assert disk.lost(None) == {"new": None, "new/file": b"new " * 100 + b"more"}, "the lock was never synced"
+    assert disk.lost(None) == {"new": None, "new/file": b"new " * 100 + b"more", "new/lock": b"", "new/gone": b"x"}, \
+        "the lock's name was synced with its folder, its text was not; nor was the end of gone"
     again = power.Disk(disk.now())
     assert again.now() == again.lost(None) == disk.now(), "what is there at first is durable"
 
 
 def test_a_kill_comes_before_an_operation_or_in_the_middle_of_it(tmp_path: Path) -> None:
-    ops = [op for op in noted(tmp_path, TWICE) if power.counts(op)]
-    for at, op in enumerate(ops):
+    ops = noted(tmp_path, TWICE)
+    for at, (place, op) in enumerate((i, op) for i, op in enumerate(ops) if power.counts(op)):
         for half in (False, True)[:1 + (op[0] == "write")]:
             root = tmp_path / f"{at}-{half}"
             root.mkdir()
@@ -130,7 +131,7 @@ def test_a_kill_comes_before_an_operation_or_in_the_middle_of_it(tmp_path: Path)
                 f"power.watch({str(root)!r}, {names['notes']!r})", f"power.watch({str(root)!r}, None, {at}, {half})")
             assert subprocess.run([sys.executable, "-c", code], check=False).returncode == power.KILLED
             disk = power.Disk({})
-            for before in ops[:at]:
+            for before in ops[:place]:
                 disk.do(before)
             found, left = power.tree(root), disk.now()
             assert len(found) == len(left)

@@ -194,8 +194,8 @@ def _section(hydra: Mapping[tuple[str, ...], Any], known: Mapping[tuple[str, ...
 
 
 def _plain(value: Any) -> bool:
-    """A number, or words on one line."""
-    return not isinstance(value, str) or (value.isprintable() and not calls(value))
+    """A number, or words on one line that refer to nothing: Hydra builds what a reference in its section names."""
+    return not isinstance(value, str) or (value.isprintable() and "${" not in value)
 
 
 def _key(text: str) -> str:
