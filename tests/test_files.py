@@ -218,8 +218,9 @@ def test_a_lock_is_taken_in_a_file_of_its_own_alone(how: str, tmp_path: Path, vi
     assert status.state(folder, tmp_path, 0).state == "not begun"
 
 
-def test_a_lock_of_zeros_is_free(tmp_path: Path) -> None:
-    (tmp_path / "lock").write_bytes(b"\0" * 40)
+@pytest.mark.parametrize("text", [b"\0" * 40, b"", b"pro", b"process 1", b"process 1 on host\n", b"proc" + b"\0" * 40])
+def test_a_lock_that_a_power_loss_has_torn_is_free(text: bytes, tmp_path: Path) -> None:
+    (tmp_path / "lock").write_bytes(text)
     lock.Lock(tmp_path).close()
 
 

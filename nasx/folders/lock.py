@@ -67,7 +67,7 @@ class Lock:
         except BlockingIOError as error:
             raise in_use(self.folder, os.pread(self.handle, 300, 0)) from error
         there = os.pread(self.handle, 300, 0)
-        if not (there.startswith(b"process ") or not there.strip(b"\0")):  # zeros: what a power loss may leave
+        if not b"process ".startswith(there.replace(b"\0", b"")[:8]):  # torn, or zeros: what a power loss may leave
             raise UserError(str(self.path), "is not a lock of nasx", "choose another folder, or move the file away")
         if elsewhere(there, self.handle):
             log.warning("%s: %s did not end orderly, or cannot be seen from here: watching it for %.0f s", self.folder,
