@@ -298,9 +298,7 @@ def _refused(where: str, target: Any, allowed: Sequence[str]) -> UserError | Non
 
 def _looked(cfg: Mapping[str, Any], group: str) -> Iterator[UserError]:
     """A component's own look at the machine: missing data or packages are a fault now, not after the net is built."""
-    if foreign(cfg[group]):  # what is not nasx's is built by the job alone
-        return
-    look = getattr(build(cfg[group]), "check", None)
+    look = None if foreign(cfg[group]) else getattr(build(cfg[group]), "check", None)  # others: by the job alone
     try:
         if look is not None:
             look()
