@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from nasx import stages
-from nasx.checks import classes, limits, objectives, schema, setters, spaces
+from nasx.checks import classes, limits, objectives, schema, setters, spaces, trust
 from nasx.checks.combinations import COMBINATIONS, READS
 from nasx.checks.known import Known
 from nasx.errors import UserError
@@ -101,8 +101,8 @@ def faults(cfg: Mapping[str, Any], choices: Mapping[str, Any] | None = None, ove
     """Every fault of the plain configuration `cfg` (`hydra` left out).
 
     `choices` are the group files that were chosen, `overrides` the words of the command line, `usual` tells what these
-    files set a key to, `known` keeps what was found. Looks at the disk only where the data set does (`check()` of its
-    component); imports nothing but that component, if nothing else is wrong.
+    files set a key to, `known` keeps what was found. Looks at the disk only where a data set of nasx does (its
+    `check()`), and imports nothing but that component, if nothing else is wrong.
     """
     known = known or Known()
     components = list(_components(cfg, choices or {}, command, usual, known))
@@ -265,8 +265,10 @@ def _refused(where: str, target: Any, allowed: Sequence[str]) -> UserError | Non
         return UserError(key, "only spaces, methods, data sets and benchmarks of nasx may be named here",
                          f"to allow a package of yours add allow='[{head}]'" if own else "nasx list shows them")
     component = schema.component(target)
-    if component is not None and head == "nasx" and not component.module.startswith("nasx."):
-        return UserError(key, f"is {component.module}'s, not one of nasx", "nasx list shows what may be named")
+    if component is not None and not any(f"{component.module}.".startswith(f"{name}.") for name in allowed):
+        return UserError(key, f"is {component.module}'s, which is not allowed", "nasx list shows what may be named")
+    if component is not None and head == "nasx" and target not in trust.components(conf_dir()):
+        return UserError(key, "is not a class that a configuration may name", "nasx list shows what may be named")
     if component is None:
         module, _, name = target.rpartition(".")
         body = schema.tree(module)
@@ -280,7 +282,8 @@ def _refused(where: str, target: Any, allowed: Sequence[str]) -> UserError | Non
 
 def _look(cfg: Mapping[str, Any], group: str) -> None:
     """A component's own look at the machine: missing data or packages are a fault now, not after the net is built."""
-    if look := getattr(build(cfg[group], _allow(cfg)), "check", None):
+    look = None if foreign(cfg[group]) else getattr(build(cfg[group]), "check", None)  # others: by the job alone
+    if look is not None:
         look()
 
 
@@ -308,7 +311,10 @@ def build(node: Mapping[str, Any], allow: Sequence[str] = ()) -> Any:
         sys.path.append(str(Path.cwd()))
     given = {key: build(value, allow) if isinstance(value, Mapping) and "_target_" in value else schema.tuples(value)
              for key, value in node.items() if key != "_target_"}
-    return getattr(importlib.import_module(module), name)(**given)
+    found = getattr(importlib.import_module(module), name)
+    if not trust.same(found, name, [module] if target.startswith("nasx.") else allow):
+        raise UserError(f"component._target_={target}", "is not the class of that name", "name its own module")
+    return found(**given)
 
 
 # ------------------------------------------------------------------------------------------------ identity

@@ -18,6 +18,15 @@ def printable(text: str) -> str:
     return "".join(letter if letter in "\n\t" or unicodedata.category(letter)[0] != "C" else "?" for letter in text)
 
 
+def cleaned(value: Any) -> Any:
+    """A plain value whose texts are `printable`, keys of mappings included: what is shown of a foreign record."""
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, dict):
+        return {cleaned(key): cleaned(item) for key, item in value.items()}
+    return [cleaned(item) for item in value] if isinstance(value, list | tuple) else value
+
+
 class UserError(Exception):
     """A fault with its place, what is wrong, and what would mend it.
 

@@ -65,7 +65,7 @@ def run_folder(name: str, out: str, kind: str = "") -> Path:
     folder = records.locate(name, out)
     if folder is None:
         known = sorted(path.name for path in Path(out).glob("*/") if not path.name.startswith(".") and
-                       (not kind or (records.finished(path) or {}).get("kind") == kind))
+                       (not kind or (files.read_json(path / "result.json") or {}).get("kind") == kind))
         more = f", … and {len(known) - 8} more" if len(known) > 8 else ""
         near = spelling.nearest(name.rstrip("/").rpartition("/")[2], known)
         what = f"finished run of nasx {kind}" if kind else "run"

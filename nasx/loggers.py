@@ -20,6 +20,7 @@ from typing import Any, Literal, Protocol
 
 from nasx import extras
 from nasx.errors import UserError
+from nasx.folders.files import no_link
 
 
 class Sink(Protocol):
@@ -68,11 +69,19 @@ class TensorBoard:
     folder: str = "tensorboard"
 
     def check(self) -> None:
-        """Raises UserError where TensorBoard is not installed."""
+        """Raises UserError where TensorBoard is not installed, or the folder is not one within the run's."""
         need("tensorboard", "tensorboard")
+        self._within(Path())
+
+    def _within(self, folder: Path) -> Path:
+        """The folder of event files within that of a run. Raises UserError where it leads out of it."""
+        if self.folder in ("", "..") or Path(self.folder).name != self.folder:
+            raise UserError(f"logger.folder={self.folder}", "is not the plain name of a folder",
+                            "name a folder within the run's, for example logger.folder=tensorboard")
+        return no_link(folder / self.folder)
 
     def open(self, folder: Path, config: Mapping[str, Any]) -> Sink:
-        return _TensorBoard(folder / self.folder)
+        return _TensorBoard(self._within(folder))
 
 
 class _TensorBoard:

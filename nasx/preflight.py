@@ -105,11 +105,15 @@ def arrange(words: Sequence[str]) -> Line:
 # ------------------------------------------------------------------------------------------------- rewrite
 def rewritten(command: str, line: Line) -> Line:
     """The line with what a user may write and Hydra's grammar does not take: see the functions below."""
+    if found := [text.partition("=") for text in line.overrides if trust.calls(text) and text[:6] != "hydra."]:
+        raise UserError.join([trust.resolving(key, value) for key, _, value in found])
     texts = [quoted(first_stage(text, line.overrides)) for text in line.overrides]
     texts = [f"~{text.removesuffix('=null')}" if text == "pair=null" else text for text in texts
              if text not in ("experiment=null", "launch=null")]
     if command in ("retrain", "study"):
         texts += lineage.inherited(command, texts, line.value("--config-dir"))
+    if config.COMMANDS[command].groups:
+        texts = trust.allowing(texts)
     return line._replace(overrides=tuple(texts))
 
 
@@ -257,8 +261,9 @@ def _compose(command: str, loader: Loader, groups: Collection[str], texts: tuple
             faults += wrong
             kept += good
             cfg = loader.load_configuration(command, kept, RunMode.RUN)
-        faults += trust.faults(cfg)
-        resolves = bool(plain(cfg))
+        distrusted = list(trust.faults(cfg, texts, loader.ours(command, cfg, texts)))
+        faults += distrusted
+        resolves = not distrusted and bool(plain(cfg))  # else nothing of it is resolved or built
     except UserError as error:
         faults.append(error)
     except (HydraException, OmegaConfBaseException, ValueError) as error:

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,9 @@ def told_to(folder: Path) -> Iterator[None]:
 class LogFile(logging.FileHandler):
     """log.txt. On a full disk its lines are lost, and what needs the disk more tells the fault."""
 
+    def _open(self) -> TextIOWrapper:
+        return files.stream(Path(self.baseFilename))
+
     def handleError(self, record: logging.LogRecord) -> None:
         pass
 
@@ -48,7 +52,7 @@ def logged(folder: Path, *, quiet: bool) -> Iterator[None]:
     """Within the block nasx's log goes to `folder`/log.txt and to the screen (only warnings there where `quiet`)."""
     plain = logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S")
     try:
-        file = LogFile(folder / "log.txt", encoding="utf-8")
+        file = LogFile(folder / "log.txt")
     except OSError as error:
         raise files.unwritable(folder / "log.txt", error) from error
     file.setFormatter(plain)

@@ -258,15 +258,13 @@ def train(here: Session) -> Result:
     metric = metrics.OF[settings.data]
     trainer = Trainer(network, settings, stream, test, settings.updates_per_epoch or stream.per_pass,
                       valid if settings.validated else None, metric)
-    kept = 0
     saved = processes.told(here.resume())
     if saved is not None:
         trainer.load(saved)
-        kept = saved["rows"]
 
     def save() -> None:
         trainer.guard(trainer.meter.means(), weights=True)
-        here.save(trainer.state(), trainer.updates, kept)
+        here.save(trainer.state(), trainer.updates)
 
     def tick(_: Trainer) -> None:
         here.check_signals(save)
@@ -278,10 +276,8 @@ def train(here: Session) -> Result:
             save()
 
     def end_epoch(row: Row) -> None:
-        nonlocal kept
         row = named(row, held_out=settings.held_out)
         here.run.append({**row, "wall_s": round(here.elapsed_s, 3)})
-        kept += 1
         save()
         progress.told(f"{row['epoch']}/{settings.epochs}", progress.words("retrain", row))
 

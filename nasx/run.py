@@ -40,7 +40,7 @@ def search(cfg: Config, info: Config) -> Result:
     if cfg["seeds_per_job"] > 1:
         return together(cfg, info)[0]
     with session(cfg, info) as here:
-        done = records.finished(here.run.folder) or prepared(here).run()
+        done = here.run.done() or prepared(here).run()
         shown(here, done)
         return done
 
@@ -51,7 +51,7 @@ def prepared(here: Session) -> SearchJob:
         stage = stages.stage(here.config, here.run.folder, i)
         own = {**stage.config, "out": str(here.run.folder), "name": stages.name(i), "seeds_per_job": 1}
         with session(own, {**here.info, "published": None}) as inner:
-            if records.finished(inner.run.folder) is None:
+            if inner.run.done() is None:
                 log.info("stage %d of %d in %s", i + 1, stages.count(here.config), inner.run.folder)
                 SearchJob(inner, stage).run()
             pictures(inner)
@@ -78,7 +78,7 @@ def together(cfg: Config, info: Config) -> list[Result]:
             except UserError as error:  # another process is in this seed's folder
                 faults.append(error)
                 continue
-            finished = records.finished(here.run.folder)
+            finished = here.run.done()
             if finished is not None:
                 shown(here, finished)
                 done[seed] = finished
@@ -241,7 +241,7 @@ class SearchJob:
         self.loop.guard(self.loop.meter.means(), weights=True)
         state = {**self.loop.state(), "passes": self.problem.passes, "watch": self.watch.state()}
         state |= {"decided": self.decided, "measured": self.measured}
-        self.here.save(state, self.search.updates, len(self.watch.rows))
+        self.here.save(state, self.search.updates)
 
     def begin_epoch(self, epoch: int) -> None:
         self.problem.options = self.settings.options(epoch)
@@ -370,7 +370,7 @@ def trained(cfg: Config, info: Config) -> Result:
     from nasx.retrain import train
 
     with session(cfg, info, "retrain") as here:
-        done = processes.told(records.finished(here.run.folder) if processes.owner() else None)
+        done = processes.told(here.run.done() if processes.owner() else None)
         result = train(here) if done is None else done
         if processes.owner():
             ending.draw(here.run.folder)

@@ -114,7 +114,7 @@ class Study:
                 "choices": {key: value for key, value in self.info["choices"].items() if key != "study"}}
         name = config.run_name(cfg, info["choices"], kind)
         done = records.finished(Path(cfg["out"]) / name)
-        if done is None:
+        if done is None or records.broken(Path(cfg["out"]) / name, done):
             if not cfg["quiet"]:
                 print(f"\n{self.name}: {info['command']}", flush=True)
             done = (run.search if kind == "search" else run.retrain)(cfg, info)

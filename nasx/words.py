@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from nasx import spelling
+from nasx.checks import trust
 from nasx.errors import UserError
 
 
@@ -29,6 +30,11 @@ class Words(NamedTuple):
     def several(self, name: str) -> tuple[str, ...]:
         """An option's values, which commas part, with or without brackets round them."""
         return tuple(filter(None, re.split(r"[\s,]+", self.options[name].strip("[] "))))
+
+    @property
+    def allowed(self) -> tuple[str, ...]:
+        """The packages whose classes may be built: those of allow= and of NASX_ALLOW."""
+        return (*self.several("allow"), *trust.from_environment())
 
     def flag(self, name: str) -> bool:
         """An option as true or false. Raises UserError."""

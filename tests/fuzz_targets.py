@@ -122,7 +122,8 @@ def plans(root: Path) -> st.SearchStrategy[Any]:
 
 def _checkpoint() -> bytes:
     blob = io.BytesIO()
-    torch.save({"w": {"x": torch.arange(6.0).reshape(2, 3)}, "rows": 2, "updates": 4, "started": "now"}, blob)
+    torch.save({"w": {"x": torch.arange(6.0).reshape(2, 3)}, "rows": 2, "updates": 4, "started": "now",
+                "metrics": '{"epoch": 1}\n{"epoch": 2}\n'}, blob)
     return blob.getvalue()
 
 
@@ -225,8 +226,8 @@ def read_rows(root: Path, data: bytes) -> None:
     records.read_rows(root / "run")
     status.main(["run"])
     with records.Run(root / "run", {"seed": 0}, {"kind": "search", "search": {"epochs": 3}}) as run:
-        run.keep_rows(1)
-        assert len(run.rows()) == 1
+        run.keep_rows('{"epoch": 1}\n')
+        assert run.rows() == records.read_rows(root / "run") == [{"epoch": 1}]
 
 
 def nb201_tables(root: Path) -> st.SearchStrategy[Any]:

@@ -53,13 +53,13 @@ def allowed(module: str) -> tuple[str, ...] | None:
     if module in ("nasx.records", "nasx.folders.checkpoints", "nasx.folders.lock"):
         return ("nasx.folders.checkpoints", "nasx.folders.files", "nasx.folders.lock")
     if module.startswith("nasx.data"):
-        return ("nasx.data.",)
+        return ("nasx.data.", "nasx.folders.files")
     if module.startswith("nasx.spaces"):
         return ("nasx.spaces.",)
     if module.startswith("nasx.methods"):
         return ("nasx.bilevel", "nasx.around")
     if module.startswith("nasx.benchmarks"):
-        return ("nasx.benchmarks.", "nasx.spaces.base", "nasx.records")
+        return ("nasx.benchmarks.", "nasx.spaces.base", "nasx.records", "nasx.folders.files")
     if module.startswith("nasx.folders"):
         return ("nasx.folders.",)
     if module.startswith("nasx.diagnostics"):

@@ -155,12 +155,6 @@ def test_a_list_and_a_help_are_shown_all_the_same(data: bytes, here: Path) -> No
     assert "own" in help_.command("search", preflight.arrange(["--config-dir=mine", "space=own"]))
 
 
-def test_a_resolver_gives_text_and_nothing_more(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WORD", "$(touch x); `touch y`")
-    [found] = composed(here, "# @package _global_\nname: ${oc.env:WORD}\n")
-    assert "is no plain folder name" in found
-
-
 # -------------------------------------------------------------------------------------------------- names
 @pytest.mark.parametrize("name", ["../x", "../../etc/x", "/etc/x", "a/b", "..", ".", ".hidden", "a\\b", "a b"])
 def test_a_runs_name_is_no_path(name: str, here: Path) -> None:

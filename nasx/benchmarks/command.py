@@ -24,8 +24,9 @@ from nasx.benchmarks.nb101 import Nb101, graph_hash, graph_of, prune
 from nasx.benchmarks.nb101_import import import_nb101
 from nasx.benchmarks.nb201 import Nb201
 from nasx.benchmarks.nb201_import import import_nb201
-from nasx.benchmarks.store import Say, silent, write_atomically
+from nasx.benchmarks.store import Say, silent
 from nasx.errors import UserError
+from nasx.folders.files import write_atomic
 
 IMPORTS: dict[str, Callable[..., dict[str, Any]]] = {"nb201": import_nb201, "nb101": import_nb101}
 Row = dict[str, Any]
@@ -143,7 +144,7 @@ def _fill(file: Path, benchmarks: tuple[Benchmark, ...]) -> str:
     result |= {"lookup": new, **benchmark.ranked(score, tuple(map(tuple, among.get("edges") or ())))}
     if result.get("missing"):
         result["missing"] = None
-    write_atomically(file, (json.dumps(result, indent=1) + "\n").encode())
+    write_atomic(file, json.dumps(result, indent=1) + "\n")
     return "filled"
 
 

@@ -27,8 +27,9 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from nasx.benchmarks.nb101 import CELLS, FORM, Table, graph_hash
-from nasx.benchmarks.store import Say, cache_folder, pack, sha256, silent, write_atomically
+from nasx.benchmarks.store import ELSEWHERE, Say, cache_folder, pack, sha256, silent
 from nasx.errors import UserError
+from nasx.folders.files import write_atomic
 
 BUDGETS = (4, 12, 36, 108)
 BLOCK = 8192  # records checked together
@@ -238,7 +239,7 @@ def import_nb101(path: str | Path, out: str | Path | None = None, *, say: Say = 
                          "params": "trainable parameters",
                          "seconds": "training time of 108 epochs, mean over repeats"},
              "notes": "imported by the user; published numbers are means over the three repeats of 108 epochs"}
-    write_atomically(out, pack(arrays, about))
+    write_atomic(out, pack(arrays, about), ELSEWHERE)
     shown = ("source", "sha256", "cells", "runs", "epochs", "columns")
     return {"file": str(out), **{key: about[key] for key in shown}}
 

@@ -42,8 +42,9 @@ from nasx.benchmarks.base import DATASETS
 from nasx.benchmarks.columns import IMAGES, MISSING, Column, Table, column, merged, name_of
 from nasx.benchmarks.isomorphism import CELLS, cell_code
 from nasx.benchmarks.nb201 import EMBEDDED
-from nasx.benchmarks.store import Say, cache_folder, sha256, silent, write_atomically
+from nasx.benchmarks.store import ELSEWHERE, Say, cache_folder, sha256, silent
 from nasx.errors import UserError
+from nasx.folders.files import write_atomic
 
 # (trained on, evaluated on) as the official files spell them -> measure
 OFFICIAL = {("cifar10-valid", "x-valid"): ("cifar10", "valid"), ("cifar10", "ori-test"): ("cifar10", "test"),
@@ -130,7 +131,7 @@ def import_nb201(path: str | Path, out: str | Path | None = None, *, say: Say = 
     agreement = checks.agreement(path, Table(read_columns), remedy)
     table = Table(merged(before, read_columns, say))
     checks.consistent(path, table, BUDGETS.values())
-    write_atomically(out, table.packed())
+    write_atomic(out, table.packed(), ELSEWHERE)
     kept: dict[str, list[str]] = {}
     for name, each in table.columns.items():
         if before.get(name) is each:

@@ -26,6 +26,8 @@ Arrays = dict[str, np.ndarray]
 
 MAX_BYTES = 1 << 30
 """Of an unpacked table; the largest, NAS-Bench-101, has a tenth of it."""
+ELSEWHERE = "name another file with out=FILE"
+"""The remedy where a table cannot be written."""
 
 
 def silent(message: str) -> None:
@@ -82,21 +84,3 @@ def unpack(path: Path, *forms: str) -> tuple[Arrays, dict[str, Any]]:
     if not isinstance(about, dict) or about.get("form") not in forms:
         raise UserError(str(path), f"this is not a table of the form '{forms[0]}'", remedy)
     return arrays, about
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace `path` by `content` in one step: whatever happens, the old file or the new one is there, whole."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f"{path.name}.{os.getpid()}.part")  # in the same folder, so that the rename is atomic
-        try:
-            with part.open("wb") as stream:
-                stream.write(content)
-                stream.flush()
-                os.fsync(stream.fileno())
-            os.replace(part, path)
-        finally:
-            part.unlink(missing_ok=True)
-    except OSError as error:
-        raise UserError(str(path), f"cannot be written ({error.strerror or error})",
-                        "choose another place, or make room there") from error

@@ -35,7 +35,7 @@ def main(words: Sequence[str]) -> int:
     folder = lineage.run_folder(given.options["from"], given.options["out"])
     rows = list(diagnose(folder, device=given.options["device"],
                          threads=given.number("threads") if given.options["threads"] else None,
-                         allow=given.several("allow"), settings=settings))
+                         allow=given.allowed, settings=settings))
     path = folder / "diagnose.json"
     files.write_atomic(path, json.dumps(rows, indent=1) + "\n")
     print("\n".join([*columns(rows), f"gradients, correlations and cosines besides: {path}"]))
@@ -61,35 +61,34 @@ def diagnose(folder: Path, *, device: str = "auto", threads: int | None = None,
                         "wait for its first epoch, or name a search that trains a supernet")
     if settings:
         saved = {**saved, "dataset": lineage.with_settings(saved["dataset"], settings, allow)}
-    job = rebuilt(folder, saved, device, threads, allow)
-    read_any = False
-    for path in found:
-        state = checkpoints.read(path, job.here.device)
-        if state is None:
-            continue
-        read_any = True
-        yield row(job, state, records.read_rows(folder)[:state["rows"]])
-    if not read_any:
-        raise UserError(f"from={folder}", f"none of its {len(found)} checkpoints can be read", "start the search again")
-
-
-def rebuilt(folder: Path, saved: Mapping[str, Any], device: str, threads: int | None, allow: Sequence[str]) -> Any:
-    """The search job that a run folder's configuration describes, without its folder being taken."""
-    from nasx import machine
-    from nasx.run import SearchJob
-    from nasx.session import Session
-
-    cfg = {**saved, "device": device, "threads": threads, "allow": list(allow), "quiet": True, "name": folder.name,
-           "out": str(folder.parent), "checkpoint_s": 1e9, "seeds_per_job": 1, "workers": 0}
     homes = (*config.HOMES, *allow)
     faults = [fault for group in config.GROUPS if group in saved
               for fault in config.component_faults(group, saved[group], homes)]
     if faults:
         raise UserError(f"from={folder}", f"this version of nasx reads its configuration otherwise ({faults[0]})",
                         "diagnose it with the version that wrote it")
+    from nasx import machine
+
     chosen = machine.device(device)
-    machine.prepare(chosen, threads=threads, deterministic=bool(saved.get("deterministic")), seed=saved["seed"],
-                    precision=saved["engine"].get("precision", "fp32"))
+    with machine.prepared(chosen, threads=threads, deterministic=bool(saved.get("deterministic")), seed=saved["seed"],
+                          precision=saved["engine"].get("precision", "fp32")):
+        job = rebuilt(folder, saved, chosen, threads, allow)
+        states = [state for path in found if (state := checkpoints.read(path, chosen)) is not None]
+        for state in states:
+            rows = records.parsed(state["metrics"]) if "metrics" in state else records.read_rows(folder)
+            yield row(job, state, rows[:state["rows"]])
+    if not states:
+        raise UserError(f"from={folder}", f"none of its {len(found)} checkpoints can be read", "start the search again")
+
+
+def rebuilt(folder: Path, saved: Mapping[str, Any], chosen: Any, threads: int | None, allow: Sequence[str]) -> Any:
+    """The search job that a run folder's configuration describes, without its folder being taken."""
+    from nasx import machine
+    from nasx.run import SearchJob
+    from nasx.session import Session
+
+    cfg = {**saved, "device": str(chosen), "threads": threads, "allow": list(allow), "quiet": True,
+           "name": folder.name, "out": str(folder.parent), "checkpoint_s": 1e9, "seeds_per_job": 1, "workers": 0}
     info = {"choices": saved["choices"], "overrides": [], "command": "", "folders": []}
     return SearchJob(Session(records.Guest(folder), chosen, cfg, info, machine.Signals()))
 

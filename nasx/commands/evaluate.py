@@ -86,7 +86,7 @@ def loaded(model: Model, device: torch.device, allow: Sequence[str]) -> Classifi
 
 def evaluate(model: Model, said: Words, settings: Sequence[str]) -> Tested:
     """What the words ask for. Raises UserError."""
-    given, allow, facts = said.options, said.several("allow"), model.facts
+    given, allow, facts = said.options, said.allowed, model.facts
     try:
         node = dataset(given["dataset"], facts, settings, allow)
     except (KeyError, TypeError, IndexError, AttributeError) as error:
@@ -94,14 +94,21 @@ def evaluate(model: Model, said: Words, settings: Sequence[str]) -> Tested:
                         exported.REMEDY) from error
     if given["dataset"] and isinstance(facts.get("classes"), list):  # before anything is downloaded
         fits(config.build(node, allow), facts)
+    from nasx import machine
+
+    device = machine.device(given["device"])
+    with machine.prepared(device, threads=None, deterministic=False, seed=0):
+        return measured_on(device, model, node, said)
+
+
+def measured_on(device: torch.device, model: Model, node: Mapping[str, Any], said: Words) -> Tested:
+    """The same, when this process is set up."""
     import torch
 
     from nasx import accuracy, machine
 
-    device = machine.device(given["device"])
-    machine.prepare(device, threads=None, deterministic=False, seed=0)
-    network = loaded(model, device, allow).network
-    measured = facts["test"]
+    given, allow, facts = said.options, said.allowed, model.facts
+    network, measured = loaded(model, device, allow).network, facts["test"]
     batch = said.number("batch") if given["batch"] else measured["batch"]
     if batch < 1:
         raise UserError(f"batch={batch}", "is not positive", "use at least 1")

@@ -7,6 +7,7 @@
     failed      its last start ended with an error, which is told below the total
     stopped     it has begun and was killed or asked to stop; the same command resumes it
     not begun   its folder is there, but neither a metrics row nor a checkpoint
+    damaged     its record is there and cannot be read
 
 A sweep (--multirun) is told below the runs while it works, and afterwards until it has come to its end: how many of its
 jobs are done, failed, running, stopped and waiting, and about how long it will take.
@@ -35,7 +36,7 @@ from nasx.errors import UserError, printable
 from nasx.folders import checkpoints, files, lock, notes, peek
 from nasx.words import read
 
-STATES = ("finished", "running", "stopped", "failed", "not begun")
+STATES = ("finished", "running", "stopped", "failed", "not begun", "damaged")
 HEADINGS = ("run", "kind", "state", "epoch", "updates", "changed", "left")
 RECENT = 10
 """Rows that the speed is taken from: it changes with the machine's load."""
@@ -90,19 +91,22 @@ def text(found: Sequence[State], root: Path, now: float) -> str:
     known = [run.left_s for run in found if run.left_s is not None]
     ends = f"; the last of those running ends in {duration(max(known))}" if known else ""
     lines.append(f"{len(found)} {'run' if len(found) == 1 else 'runs'}: {total}{ends}")
-    return "\n".join([*lines, *(f"failed: {run.name}\n  {run.fault}" for run in found if run.state == "failed")])
+    told = {"failed": "failed", "damaged": "damaged", "finished": "damaged"}
+    return "\n".join([*lines, *(f"{told[run.state]}: {run.name}\n  {run.fault}" for run in found
+                                if run.fault and run.state in told)])
 
 
 def state(folder: Path, root: Path, now: float) -> State:
     """The state of one run at the time `now`. Never raises for what a run may be writing, or has left torn."""
-    record = records.finished(folder)
-    running = record is None and lock.holder(folder) is not None
+    record, damage = recorded(folder)
+    running = record is None and not damage and lock.holder(folder) is not None
     if record is None and not running:
-        record = records.finished(folder)  # it may have ended in between
-    rows, saved = last_rows(folder, RECENT + 1 if running else 1), [] if record else checkpoints.found(folder)
-    fault, (held, epochs) = "" if record else _fault(folder), planned(folder / "config.yaml")
+        record, damage = recorded(folder)  # it may have ended in between
+    over = record is not None or bool(damage)
+    rows, saved = last_rows(folder, RECENT + 1 if running else 1), [] if over else checkpoints.found(folder)
+    fault, (held, epochs) = "" if over else _fault(folder), planned(folder / "config.yaml")
     kind = str((record or {}).get("kind") or held)
-    earlier = [] if record or rows or saved else sorted(folder.glob("stage-*/config.yaml"))
+    earlier = [] if over or rows or saved else sorted(folder.glob("stage-*/config.yaml"))
     if earlier:  # before its last stage: what is told is the stage that it is in
         within = state(earlier[-1].parent, folder, now)
         return within._replace(name=os.path.relpath(earlier[-1].parent, root), fault=fault or within.fault,
@@ -110,8 +114,9 @@ def state(folder: Path, root: Path, now: float) -> State:
     last = rows[-1] if rows else {}
     epoch = _whole(last.get("epoch")) or 0
     updates = max([_whole(last.get("updates")) or 0, *(int(path.stem) for path in saved if path.stem.isdigit())])
-    if record is not None:
-        reached, updates = "finished", _whole(record.get("updates")) or updates
+    if record is not None or damage:
+        reached, fault = "damaged" if record is None else "finished", damage
+        updates = _whole((record or {}).get("updates")) or updates
     elif running:
         reached = "running"
     elif fault:
@@ -155,6 +160,16 @@ def planned(config: Path) -> tuple[str, int | None]:
     return kind, epochs
 
 
+def recorded(folder: Path) -> tuple[dict[str, Any] | None, str]:
+    """The record of a finished run, and what is damaged: the record itself, or files that differ from its seal."""
+    try:
+        record = records.finished(folder)
+    except UserError as error:
+        return None, str(error)
+    names = records.broken(folder, record or {})
+    return record, records.damage(names) if names else ""
+
+
 def left(rows: Sequence[Mapping[str, Any]], epochs: int | None, since_s: float) -> float | None:
     """Seconds until the last epoch ends, `since_s` after the last row; None where there is no row to tell by."""
     timed = [(epoch, row["wall_s"]) for row in rows
@@ -184,7 +199,7 @@ def sweeps(root: Path, now: float) -> Iterator[str]:
         counts = {"done": len(done), "failed": sum(bool(job.fault) for job in found), "running": len(live),
                   "stopped": len(begun) - len(live), "waiting": planned - len(found)}
         said = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
-        taken = [record["wall_s"] for job in done for run in job.runs if (record := records.finished(root / run))]
+        taken = [record["wall_s"] for job in done for run in job.runs if (record := recorded(root / run)[0])]
         rest = sweep_left(taken, live, planned - len(found))
         if running:
             until = "" if rest is None else f"; about {duration(rest)} left"

@@ -141,7 +141,7 @@ class Svhn(Source):
     side: ClassVar[int] = 32
     files: ClassVar[dict[str, str]] = {"train_32x32.mat": "e26dedcc434d2e4c54c9b2d4a06d8373",
                                        "test_32x32.mat": "eb5a983be6a315427106f1b164d9cef3"}
-    url: ClassVar[str] = "http://ufldl.stanford.edu/housenumbers/"
+    url: ClassVar[str] = "https://ufldl.stanford.edu/housenumbers/"
 
     def number_of_classes(self) -> int:
         return 10

@@ -7,9 +7,9 @@ that are new or were repaired. Where it cannot be written the images are decoded
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
-import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +21,7 @@ import numpy as np
 from nasx.data import decode
 from nasx.data.listing import Files
 from nasx.errors import UserError
+from nasx.folders.files import write_atomic
 
 T = TypeVar("T")
 SHOWN = 10
@@ -59,21 +60,9 @@ def load(path: Path) -> dict[str, np.ndarray]:
 
 
 def keep(path: Path, **arrays: np.ndarray) -> None:
-    """Write a kept file, whole or not at all."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, part = tempfile.mkstemp(prefix=".part-", dir=path.parent)
-    except OSError:
-        return
-    try:
-        with os.fdopen(handle, "wb") as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]  # the stub takes names for allow_pickle
-        os.replace(part, path)
-    except OSError:
-        Path(part).unlink(missing_ok=True)
-    except BaseException:
-        Path(part).unlink(missing_ok=True)
-        raise
+    """Write a kept file, whole or not at all; one that cannot be written is not a fault of the run."""
+    with contextlib.suppress(UserError):  # the stub takes names for allow_pickle
+        write_atomic(path, lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
 
 
 def read(files: Sequence[Path], reader: Callable[[Path], T]) -> Iterator[T | decode.UnreadableError]:
@@ -96,12 +85,9 @@ def unreadable(where: str, bad: Mapping[Path, str], root: Path, total: int, log:
     more = ""
     if len(lines) > SHOWN:
         more = f", and {len(lines) - SHOWN:,} more"
-        try:
-            log.parent.mkdir(parents=True, exist_ok=True)
-            log.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", errors="replace")
+        with contextlib.suppress(UserError):
+            write_atomic(log, "".join(f"{line}\n" for line in lines))
             more += f", all in {log}"
-        except OSError:
-            pass
     return UserError(where, f"{len(lines):,} of {total:,} images cannot be read: {', '.join(lines[:SHOWN])}{more}",
                      "repair or remove them and give the same command again; what was decoded is not decoded again")
 

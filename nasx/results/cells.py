@@ -14,14 +14,15 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
 
 from nasx.diagnostics.edges import Edge, genotype_edges
 from nasx.errors import UserError
-from nasx.pictures import FAMILIES, FONT, FORMATS, INK, family, write
+from nasx.folders.files import no_link
+from nasx.pictures import FAMILIES, FONT, FORMATS, INK, family, whole, write
 
 FILL = {"input": "darkseagreen2", "node": "lightblue", "output": "palegoldenrod"}
 _INDEXED = re.compile(r"c_\{k(-\d)?\}")
@@ -34,8 +35,7 @@ def draw_cell(edges: Sequence[Edge], path: str | Path) -> list[Path]:
     Raises UserError where pygraphviz is missing. The same edges give the same bytes.
     """
     graph = _laid_out(edges)
-    return write(path, {"svg": lambda half: half.write_bytes(graph.draw(format="svg")),
-                        "png": lambda half: half.write_bytes(_sharp(graph))})
+    return write(path, {"svg": lambda: graph.draw(format="svg"), "png": lambda: _sharp(graph)})
 
 
 def svg(edges: Sequence[Edge]) -> str:
@@ -90,18 +90,17 @@ def draw_cells(cells: Mapping[str, Sequence[Edge]], path: str | Path) -> list[Pa
 
 
 def draw_epochs(genotypes: Mapping[int, str], folder: Path) -> None:
-    """Draw the cells of each epoch into `folder`, epoch-001.svg and .png and so on; what is there is left alone."""
+    """Draw the cells of each epoch into `folder`, epoch-001.svg and .png and so on; what is whole is left alone."""
+    no_link(folder)
     drawn: dict[tuple[Edge, ...], list[bytes]] = {}
     for epoch, text in genotypes.items():
         for place, edges in _placed(genotype_edges(text), folder / f"epoch-{epoch:03d}"):
-            files = [place.with_name(f"{place.name}.{kind}") for kind in FORMATS]
-            if all(file.is_file() for file in files):
+            if all(whole(place.with_name(f"{place.name}.{kind}")) for kind in FORMATS):
                 continue
             if (same := drawn.get(tuple(edges))) is None:
                 drawn[tuple(edges)] = [file.read_bytes() for file in draw_cell(edges, place)]
             else:
-                write(place, {kind: lambda half, data=data: half.write_bytes(data)
-                              for kind, data in zip(FORMATS, same, strict=True)})
+                write(place, {kind: partial(bytes, data) for kind, data in zip(FORMATS, same, strict=True)})
 
 
 def _placed(cells: Mapping[str, Sequence[Edge]], path: Path) -> Iterator[tuple[Path, Sequence[Edge]]]:

@@ -41,7 +41,7 @@ COLUMNS = ("run", "folder", "kind", "method", "space", "dataset", "protocol", "s
            "best_of", "study", "std_over", "overrides", "family", "identity", "seed", "parent", "genotype",
            "benchmark", "source", "supernet_valid", "test_accuracy", "supernet_perplexity", "valid_perplexity",
            "test_perplexity", "params", "cost_s", "peak_mb", "updates", "passes", "device", "gpu", "versions", "commit",
-           "started", "finished", "collapsed", "doubtful", "moving", "verdict")
+           "started", "finished", "broken", "environments", "collapsed", "doubtful", "moving", "verdict")
 """Columns of every frame; a look-up adds `<dataset>.valid` and `<dataset>.test`."""
 
 
@@ -70,6 +70,7 @@ def collect(root: str | Path | Sequence[str | Path]) -> pd.DataFrame:
     lookups = sorted((name for name in names if name.endswith((".valid", ".test"))), key=_dataset_order)
     frame = pd.DataFrame(shown, columns=[*COLUMNS, *lookups])
     frame.attrs["notes"] = [_say(reason, folders) for reason, folders in sorted(left_out.items())]
+    frame.attrs["notes"] += list(_doubts(list(rows.values())))
     frame.attrs["skipped"] = {reason: len(folders) for reason, folders in sorted(left_out.items())}
     return frame
 
@@ -85,9 +86,23 @@ def mark(row: Mapping[Any, Any]) -> tuple[str, ...]:
     return tuple(str(row.get(key) or "") for key in COPIED)
 
 
+def _doubts(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Notes on runs in the frame: files that changed after their end, several environments."""
+    for column, say in (("broken", lambda text: records.damage(text.split())),
+                        ("environments", lambda text: f"computed in environments that differ in {text}")):
+        found: dict[str, list[str]] = {}
+        for row in rows:
+            if row.get(column):
+                found.setdefault(row[column], []).append(row["folder"])
+        yield from (f"{say(text)}: {_listed(folders)}" for text, folders in sorted(found.items()))
+
+
 def _say(reason: str, folders: list[str]) -> str:
-    names = ", ".join(map(printable, sorted(folders)[:3])) + (", …" if len(folders) > 3 else "")
-    return f"left out, {reason}: {len(folders)} ({names})"
+    return f"left out, {reason}: {_listed(folders)}"
+
+
+def _listed(folders: Sequence[str]) -> str:
+    return f"{len(folders)} ({', '.join(map(printable, sorted(folders)[:3]))}{', …' if len(folders) > 3 else ''})"
 
 
 def _dataset_order(column: str) -> tuple[int, str, int]:
@@ -189,6 +204,8 @@ def _row(folder: str, record: Mapping[str, Any]) -> dict[str, Any]:
         "versions": _text(" ".join(f"{k}={v}" for k, v in sorted((record.get("versions") or {}).items()))),
         "started": _text(record.get("started")), "finished": _text(record.get("finished")),
         "searched": record.get("searched"), "commit": _text(record.get("commit")),
+        "broken": " ".join(records.broken(Path(folder), record)) if folder else "",
+        "environments": ", ".join(map(_text, records.environments(_starts(record)))),
         "collapsed": None, "doubtful": None, "moving": None, "verdict": ""}
     if verdict := record.get("verdict"):
         row |= {name: bool(verdict.get(name)) for name in ("collapsed", "doubtful", "moving")}
@@ -196,7 +213,7 @@ def _row(folder: str, record: Mapping[str, Any]) -> dict[str, Any]:
     lookup = record.get("lookup") or {}
     row["benchmark"], row["source"] = _text(lookup.get("benchmark")), _text(lookup.get("source"))
     for name, scores in lookup.items():
-        if isinstance(scores, Mapping):
+        if isinstance(scores, Mapping) and re.fullmatch(r"[\w-]+", name):  # a heading of tables
             row |= {f"{name}.{part}": _number(scores.get(part)) for part in ("valid", "test")}
     if row["params"] != row["params"]:
         row["params"] = _number(lookup.get("params"))
@@ -220,6 +237,11 @@ def _family(folder: str, record: Mapping[str, Any]) -> str:
 def _whole_family(text: str, kind: str) -> str:
     """The family of a run's configuration, less its seed and its parent, as text."""
     return config.family(files.parse_yaml(text) or {}, kind)
+
+
+def _starts(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    found = record.get("starts")
+    return [start for start in found if isinstance(start, Mapping)] if isinstance(found, list) else []
 
 
 def _reduced(record: Mapping[str, Any]) -> bool:

@@ -5,19 +5,19 @@ from __future__ import annotations
 
 import logging
 import os
-import tempfile
 from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from nasx import config, lineage, records
-from nasx.errors import UserError
+from nasx.errors import UserError, cleaned
 from nasx.folders import files
-from nasx.pictures import FORMATS
+from nasx.pictures import FORMATS, whole
 from nasx.progress import duration
 from nasx.results import cells
 
@@ -26,7 +26,7 @@ NAMES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "imagenet16": "ImageNet
 
 
 def draw(folder: Path, *, curves: bool = False, epochs: bool = False) -> None:
-    """Draw those pictures of a finished run that are not there: its cells, the curves of a search, each epoch's cells.
+    """Draw the pictures of a finished run that are missing or torn: cells, curves of a search, each epoch's cells.
 
     A run is complete without them, so a fault is told and not raised. Nothing that draws is imported where all are
     there.
@@ -50,12 +50,10 @@ def draw(folder: Path, *, curves: bool = False, epochs: bool = False) -> None:
 def opened(cfg: Mapping[str, Any], choices: Mapping[str, Any], kind: str) -> Path:
     """The folder of a run that is about to start. Raises UserError where it cannot be made, or is another's."""
     folder = Path(cfg["out"]) / config.run_name(cfg, choices, kind)
-    if not folder.exists():
-        above = next(path for path in folder.absolute().parents if path.exists())
-        try:  # rights do not tell it: /proc has those of any folder
-            Path(tempfile.mkdtemp(prefix=".nasx-", dir=above)).rmdir()
-        except OSError as error:
-            raise files.unwritable(folder, error) from error
+    try:
+        files.make_folder(files.no_link(folder))
+    except OSError as error:
+        raise files.unwritable(folder, error) from error
     if other := records.differing(folder, config.identifying(cfg, kind), config.FACTS):
         raise other
     return folder
@@ -70,7 +68,7 @@ def again(cfg: Mapping[str, Any], choices: Mapping[str, Any], kind: str) -> dict
         return None
     folder = opened(cfg, choices, kind)
     done = records.finished(folder)
-    if done is None or cfg["draw"] == "epochs":
+    if done is None or cfg["draw"] == "epochs" or records.broken(folder, done):
         return None
     curves = ["search"] if kind == "search" and records.read_rows(folder) else []
     try:
@@ -83,14 +81,14 @@ def again(cfg: Mapping[str, Any], choices: Mapping[str, Any], kind: str) -> dict
 
 
 def lacking(folder: Path, names: list[str]) -> bool:
-    """Whether a picture of these names is not there in both of its formats."""
-    return not all((folder / f"{name}.{kind}").is_file() for name in names for kind in FORMATS)
+    """Whether a picture of these names is missing or torn in one of its formats."""
+    return not all(whole(folder / f"{name}.{kind}") for name in names for kind in FORMATS)
 
 
 def show(result: Mapping[str, Any], folder: Path) -> None:
     """Print the end of a run to the terminal (standard output)."""
-    console = Console(highlight=False, soft_wrap=True)
-    console.print(f"\n[bold]{result['name']}[/bold]  finished {result['finished']}")
+    result, console = cleaned(dict(result)), Console(highlight=False, soft_wrap=True)
+    console.print(f"\n[bold]{escape(result['name'])}[/bold]  finished {result['finished']}")
     console.print(result["genotype"], markup=False)
     if result["kind"] == "search":
         _lookup(console, result)

@@ -23,8 +23,8 @@ import pandas as pd
 
 from nasx import __version__, pictures, words
 from nasx.diagnostics.edges import genotype_edges
-from nasx.errors import UserError
-from nasx.records import write_atomic
+from nasx.errors import UserError, printable
+from nasx.folders.files import write_atomic
 from nasx.results import (
     baseline,
     charts,
@@ -115,8 +115,8 @@ def main(given: Sequence[str]) -> int:
         raise UserError(f"out={path}", "is no name of an HTML page", "use for example out=report.html")
     if not path.parent.is_dir():
         raise UserError(f"out={path}", f"there is no folder {path.parent}", "make it, or name another file")
-    text = page(frame, asked.options["title"])
-    write_atomic(path, text)
+    text = printable(page(frame, asked.options["title"]))
+    write_atomic(path, text, "name another file with out=FILE")
     print(f"{path}: {frame['folder'].nunique()} runs, {len(text.encode()) / 1e6:.2f} MB")
     return 0
 

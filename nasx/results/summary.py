@@ -51,6 +51,7 @@ def summary(frame: pd.DataFrame, group: Sequence[str] = (), *, reference: bool =
         row["folders"] = tuple(m["folder"] for m in members)
         row["device"] = " / ".join(sorted({m["device"] for m in members if m["device"]}))
         row["gpu"] = all(m["gpu"] for m in members)
+        row["environments"] = sum(bool(m["environments"]) for m in members)
         row["benchmark"] = first["benchmark"]
         row["source"] = " / ".join(sorted({m["source"] for m in members if m["source"]}))
         for measure in measures:
