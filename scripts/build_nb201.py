@@ -21,8 +21,9 @@ import numpy as np
 from nasx.benchmarks.columns import IMAGES, MISSING, Column, Table, column, name_of
 from nasx.benchmarks.isomorphism import CELLS
 from nasx.benchmarks.nb201 import EMBEDDED
-from nasx.benchmarks.store import sha256, write_atomically
+from nasx.benchmarks.store import sha256
 from nasx.errors import UserError
+from nasx.folders.files import write_atomic
 
 SEEDS = (777, 888, 999)
 FILES = {"cifar10": "cifar10.pkl", "cifar100": "cifar100.pkl", "imagenet16": "imagenet.pkl"}
@@ -75,7 +76,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=EMBEDDED)
     arguments = parser.parse_args()
     content = build(arguments.package)
-    write_atomically(arguments.out, content)
+    write_atomic(arguments.out, content)
     print(f"{arguments.out}: {len(content)} bytes, sha256 {sha256(arguments.out)}")
 
 

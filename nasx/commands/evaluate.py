@@ -46,7 +46,7 @@ def main(words: Sequence[str]) -> int:
                         "nasx evaluate outputs/RUN/export")
     if said.options["split"] not in ("test", "train"):
         raise UserError(f"split={said.options['split']}", "there is no such split", "use split=test or split=train")
-    model = named(said.plain[0], said.several("allow"))
+    model = named(said.plain[0], said.allowed)
     found = evaluate(model, said, settings)
     for name, value in (("accuracy", found.accuracy), ("correct", found.correct), ("images", found.images),
                         ("loss", found.loss)):

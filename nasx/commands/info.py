@@ -65,7 +65,7 @@ def main(words: Sequence[str]) -> int:
 # --------------------------------------------------------------------------------------------- an architecture
 def architecture(said: Words) -> Facts:
     """Facts of `genotype=` or `from=`, as the recipe trains it. Raises UserError."""
-    given, allow = dict(said.options), said.several("allow")
+    given, allow = dict(said.options), said.allowed
     composed(given)  # a choice that does not exist is told before anything heavy is imported
     run = lineage.opened(lineage.run_folder(given["from"], "outputs")) if given["from"] else None
     text, source = origin(given, run)
@@ -171,7 +171,7 @@ def composed(given: Mapping[str, str], values: Sequence[str] = ()) -> tuple[dict
 
 def images(said: Words, cfg: Mapping[str, Any], space: Space, stem: str, run: Parent | None = None) -> tuple[int, int]:
     """Classes and side in pixels: as given, else the data set's, else what the stem is made for."""
-    source = config.build(cfg["dataset"], said.several("allow"))
+    source = config.build(cfg["dataset"], said.allowed)
     told = run.record.get("images") if run is not None and not said.options["dataset"] else None
     if isinstance(told, Mapping):
         classes, size = (told["words"], 1) if space.data == "text" else (len(told["classes"]), told["shape"][1])
