@@ -6,8 +6,8 @@
 operations. L1 is the loss on training batches, L2 on validation batches. A method sees two pure functions, `relax`
 and `outcome`, and moves `w` and `a` only through `Search`; it knows neither the space nor the network nor the data.
 
-All second-order work is one primitive, `directional` (trees.py). Weights are never edited and restored: a probe
-evaluates the loss at other weights by substitution, so the live weights stay bit-identical.
+All second-order work is one primitive, `Second` (trees.py). Weights are never edited and restored: a probe evaluates
+the loss at other weights by substitution, so the live weights stay bit-identical.
 
 Shapes: a tree maps names to tensors; two trees in one expression have the same names and shapes. `mix` tensors have
 a leading axis over the cells that share an architecture parameter, so a method can read and perturb each cell.
@@ -24,59 +24,13 @@ from typing import Any, ClassVar, NamedTuple, Protocol, Self
 import torch
 from torch import Tensor, nn
 
-from nasx.trees import Decision, Tree, combine, detached, gradient, norm
+from nasx.batch import Batch
+from nasx.trees import Decision, Second, Tree, combine, detached, gradient, norm
 
+from nasx.batch import Carried, aside, hand_on, recall  # isort: skip # noqa: F401 (for loops and networks)
 from nasx.trees import directional, dot, frozen, gradients, shift, step_length  # isort: skip # noqa: F401 (for methods)
 
 Activate = Callable[[Tensor], Tensor]
-
-
-class Carried(Protocol):
-    """What an evaluation of a batch leaves for the batch after it: the hidden state of a recurrent network.
-
-    It belongs to the stream, so that losses stay pure: evaluating a batch again, at other weights too, reads what it
-    read before. The real weight update's state is the one that stays.
-    """
-
-    def read(self) -> Tensor | None:
-        """The state after the batch before, None where there is none: at the start of a text."""
-
-    def write(self, state: Tensor, *, track: bool) -> None:
-        """Leave the state after this batch: always where `track`, else only where nothing has been left yet."""
-
-    def aside(self) -> Carried:
-        """The same to read from, of which nothing is handed on."""
-
-
-class Batch(NamedTuple):
-    """Inputs, targets, and the seed from which random operations draw.
-
-    Images (n, c, h, w) already augmented with labels (n,), or n segments of a text (n, steps) with the word after each
-    word (n, steps). `rate` scales the learning rate of a weight update on the batch. `carried` is None where batches
-    do not go on from one another.
-    """
-
-    x: Tensor
-    y: Tensor
-    seed: int
-    rate: float = 1.0
-    carried: Carried | None = None
-
-
-def recall(batch: Batch) -> dict[str, Tensor | None]:
-    """The state that a batch goes on from, as networks take it; nothing where batches are independent."""
-    return {} if batch.carried is None else {"state": batch.carried.read()}
-
-
-def aside(batch: Batch) -> Batch:
-    """The same batch, to look at: nothing of its evaluations is handed on."""
-    return batch if batch.carried is None else batch._replace(carried=batch.carried.aside())
-
-
-def hand_on(batch: Batch, state: Tensor | None, *, track: bool = True) -> None:
-    """Leave the state that a network ended a batch with to the batch after it."""
-    if batch.carried is not None and state is not None:
-        batch.carried.write(state.detach(), track=track)
 
 
 class Outcome(NamedTuple):
@@ -101,11 +55,18 @@ class Problem(Protocol):
     def mask(self, operation: str) -> Tree:
         """A tree like the mixture: 1 where an operation of this name stands, 0 elsewhere."""
 
+    def biased(self, mix: Tree, weights: Tree) -> Tree:
+        """`mix` with a number that is added to all entries of each edge's result: the sum of the edge's `weights`."""
+
     def decisions(self) -> Sequence[Sequence[Decision]]:
         """What a genotype decides, in phases: operations first, then edges."""
 
-    def outcome(self, w: Tree, mix: Tree, batch: Batch, *, track: bool = False) -> Outcome:
-        """Loss and accuracy at (w, mix); `track` lets batch-norm running statistics follow, where they are kept."""
+    def outcome(self, w: Tree, mix: Tree, batch: Batch, *, track: bool = False, evaluation: bool = False) -> Outcome:
+        """Loss and accuracy at (w, mix); `track` lets batch-norm running statistics follow, where they are kept.
+
+        `evaluation`: in eval mode, with running statistics where they are kept and without what training adds
+        (dropout, drop-path, auxiliary loss).
+        """
 
 
 # --------------------------------------------------------------------------------------------------- search
@@ -142,6 +103,8 @@ class Search:
     """What wrapping methods make of every mixture then."""
     pull: Callable[[Tree], Tree] | None = None
     """What wrapping methods add to every architecture gradient."""
+    probe: Callable[[str, Tree, Callable[[], Tree]], None] | None = None
+    """Called with each finite difference: its name, its value, and how to compute the same by double backward."""
 
     @property
     def lr(self) -> float:
@@ -170,6 +133,13 @@ class Search:
         """A view for one step that adds `pull(a)` to every architecture gradient: a penalty's own gradient."""
         before = self.pull
         return replace(self, pull=pull if before is None else lambda a: combine(before(a), pull(a), 1.0))
+
+    def probed(self, name: str, second: Second, v: Tree, found: Tree | None = None, **length: Any) -> Tree:
+        """`second` along v by a central difference (of `length`), unless `found` by another; `probe` receives it."""
+        found = second.central(v, **length) if found is None else found
+        if self.probe is not None:
+            self.probe(name, found, lambda: second.exact(v))
+        return found
 
     def outcome(self, w: Tree, a: Tree, batch: Batch) -> Outcome:
         return self.problem.outcome(w, self.mixture(a, batch), batch)

@@ -3,13 +3,13 @@
     nasx <command> key=value ...
 
 The functions that Hydra runs live here and import torch only when they run: launchers pickle them by name, and help,
-completion and typos answer at once. Exit codes: 0 done, 1 a job failed, 2 the user can mend it, 130 stopped by Ctrl-C.
+completion and typos answer at once. Exit codes: 0 done, 1 a job of a sweep failed or a bug, 2 the user can mend it
+(faults of the system included: files, memory, packages), 128 + signal stopped. A reader that went away changes none.
 """
 
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import os
 import shlex
@@ -18,11 +18,11 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
-from nasx import __version__
+from nasx import __version__, streams
 from nasx.commands import COMMANDS, PLAIN
-from nasx.errors import UserError, printable
+from nasx.errors import UserError, of_system, printable
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -119,11 +119,16 @@ _raised: list[Exception] = []
 
 def _job(command: str, cfg: DictConfig) -> Any:
     """Check the composed configuration, then work. Never exits: an exception lets a sweep's other jobs finish."""
+    with streams.guarded():  # a launcher may have started this process
+        return _checked(command, cfg)
+
+
+def _checked(command: str, cfg: DictConfig) -> Any:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
     from omegaconf import OmegaConf
 
-    from nasx import config, origins, preflight, sweeps
+    from nasx import config, grid, origins, preflight, sweeps
     from nasx.folders import notes
 
     hydra = HydraConfig.get()
@@ -153,15 +158,17 @@ def _job(command: str, cfg: DictConfig) -> Any:
     runs: list[Path] = []
     try:
         config.check(plain, info["choices"], overrides, command, origins.lazily(command, overrides, own))
-        runs = _runs(command, plain, info["choices"]) if config.COMMANDS[command].groups else []
+        grouped = config.COMMANDS[command].groups
+        runs = [unit[0].folder for unit in grid.runs(command, plain, info["choices"])] if grouped else []
         notes.note(path, overrides, runs, ended=False)
         result = work(plain, info)
         if plain.get("objective"):
             result = sweeps.objective(result, plain["objective"])
     except Exception as error:
-        if not isinstance(error, UserError):
+        fault = error if isinstance(error, UserError) else of_system(error)
+        if fault is None or os.environ.get("NASX_DEBUG") == "1":
             traceback.print_exc()
-        told = f"{error}" if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        told = f"{fault}" if fault else f"{type(error).__name__}: {error}"
         print(f"nasx: job {hydra.job.num} failed: {printable(told)}", file=sys.stderr, flush=True)
         with contextlib.suppress(UserError):  # the disk may be what failed
             notes.note(path, overrides, runs, ended=True, fault=told)
@@ -175,43 +182,45 @@ def _relative(folder: str, cwd: str) -> str:
     return os.path.relpath(folder, cwd) if Path(folder).is_relative_to(cwd) else folder
 
 
-def _runs(command: str, cfg: dict[str, Any], choices: dict[str, Any]) -> list[Path]:
-    """The folders of a job's runs; of `nasx run` that of the search."""
-    from nasx import config
-
-    kind = "retrain" if command == "retrain" else "search"
-    return [Path(cfg["out"]) / config.run_name({**cfg, "seed": cfg["seed"] + i}, choices, kind)
-            for i in range(cfg["seeds_per_job"])]
-
-
 # ------------------------------------------------------------------------------------------------- the line
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point: exits with the code that the module's docstring gives."""
     words = list(sys.argv[1:] if argv is None else argv)
     if "RANK" in os.environ:  # DDP warns, in C++, of what processes.py asks for on purpose
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    if isinstance(sys.stdout, io.TextIOWrapper):  # standard error never fails on a sign that it lacks
-        sys.stdout.reconfigure(errors="replace")  # a locale without ±, a folder's name that is no text
+    with streams.guarded() as output:
+        code = outcome(words)
+        sys.stdout.flush()
+        if not code and (fault := streams.lost(output)):
+            code = tell(fault, 2)
+    sys.exit(code)
+
+
+def outcome(words: list[str]) -> int:
+    """The exit code of a command; what it raises is told on standard error, but for a bug."""
     try:
-        sys.exit(dispatch(words) or 0)
-    except UserError as error:
-        fail(error, 2)
+        return dispatch(words) or 0
     except KeyboardInterrupt as stop:
         said = f"{stop}; " if str(stop) else "stopped; "
         print(f"\n{said}the same command resumes it:\n  {shlex.join(['nasx', *words])}", file=sys.stderr)
-        sys.exit(getattr(stop, "exit_code", 130))
-    except BrokenPipeError:  # `nasx list | head`: the reader has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+        return int(getattr(stop, "exit_code", 130))
+    except UserError as error:
+        return tell(error, 2)
+    except Exception as error:
+        fault = of_system(error)
+        if fault is None:
+            raise
+        fault.__cause__ = error
+        return tell(fault, 2)
 
 
-def fail(error: Exception, code: int) -> NoReturn:
-    """One readable message; the trace only on request."""
+def tell(error: Exception, code: int) -> int:
+    """Print one readable message, the trace only on request; returns the exit code."""
     if os.environ.get("NASX_DEBUG") == "1":
         traceback.print_exception(error)
     said = printable(str(error))
     print(f"nasx: {said}" if "\n" not in said else f"nasx: {_bulleted(said)}", file=sys.stderr)
-    sys.exit(code)
+    return code
 
 
 def _bulleted(text: str) -> str:
@@ -234,10 +243,10 @@ def dispatch(words: list[str]) -> int | None:
         return completion.answer(words[1:], application)
     command, rest = words[0], words[1:]
     if command not in COMMANDS:
-        from nasx import config
+        from nasx import spelling
 
         raise UserError(f"nasx {command}", "there is no such command", f"there are {', '.join(COMMANDS)}"
-                        + config.did_you_mean(command, COMMANDS))
+                        + spelling.did_you_mean(command, COMMANDS))
     if command == "completion":
         from nasx.commands import completion
 
@@ -323,7 +332,7 @@ def _hydra(command: str, line: Line, folder: Path | None) -> int | None:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from nasx import config, preflight
+    from nasx import config, preflight, sweeps
     from nasx.folders import notes
 
     own = any(text.startswith("hydra.sweep.dir=") for text in line.overrides)
@@ -341,7 +350,8 @@ def _hydra(command: str, line: Line, folder: Path | None) -> int | None:
         return None
     fault: Exception | None = None
     try:
-        task()
+        with sweeps.unrepeated():
+            task()
     except KeyboardInterrupt:
         notes.summary(folder, None)
         raise

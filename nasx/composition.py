@@ -3,22 +3,38 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import yaml
 from hydra import version
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.core_plugins.file_config_source import FileConfigSource
+from hydra._internal.sources_registry import SourcesRegistry
 from hydra._internal.utils import create_config_search_path
 from hydra.core.config_search_path import SearchPathQuery
+from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
+from hydra.plugins.config_source import ConfigResult
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from nasx import config, experiments, sweeps
 from nasx.errors import UserError
+from nasx.folders import files
+
+
+class Bounded(FileConfigSource):
+    """Hydra's source of files, which reads none that stands for more than the bounds of `files.compose_yaml`."""
+
+    def load_config(self, config_path: str) -> ConfigResult:
+        path = Path(self.path, self._normalize_file_name(config_path))
+        if path.is_file():
+            files.compose_yaml(path.read_text(encoding="utf-8"))
+        return super().load_config(config_path)
 
 
 class Loader(ConfigLoaderImpl):
@@ -26,6 +42,14 @@ class Loader(ConfigLoaderImpl):
 
     own: str | None = None
     """The user's own folder of configurations."""
+
+    def ours(self, command: str, cfg: Any, texts: Sequence[str]) -> Callable[[], Any] | None:
+        """What composes nasx's own files for the launcher and sweeper of `cfg`; None where there are no others."""
+        if self.own is None and not any("hydra.searchpath" in text for text in texts):
+            return None
+        chosen = [f"{group}={choice}" for group, choice in cfg.hydra.runtime.choices.items() if choice is not None and (
+            group.startswith("hydra/") or (group == "launch" and _is_ours(group, choice)))]
+        return partial(_ours, command, tuple(chosen))
 
     def load_configuration(self, *args: Any, **words: Any) -> Any:
         try:
@@ -42,9 +66,23 @@ class Loader(ConfigLoaderImpl):
                             "correct the file or the override that says so") from error
 
 
+def _is_ours(group: str, choice: Any) -> bool:
+    return (config.conf_dir() / group / f"{choice}.yaml").is_file()
+
+
+@cache
+def _ours(command: str, chosen: tuple[str, ...]) -> Any:
+    try:
+        return make_loader().load_configuration(command, list(chosen), RunMode.RUN)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise translate(error) from error
+
+
 def make_loader(config_dir: str | None = None) -> Loader:
     """Hydra's loader over nasx's configurations and, before them, the user's own folder."""
     version.setbase("1.3")
+    Plugins.instance()  # registers its own sources
+    SourcesRegistry.instance().types["file"] = Bounded
     path = create_config_search_path(str(config.conf_dir()))
     if config_dir is not None:
         folder = Path(config_dir).resolve()
@@ -76,9 +114,14 @@ def published(command: str, choices: Mapping[str, Any], cfg: Mapping[str, Any],
     Without overrides. Keys of the top level (seed, out, from, ...) are those of `cfg`.
     """
     chosen = [f"{group}={choices[group]}" for group in config.GROUPS if choices.get(group)]
-    chosen += experiments.published(choices, config_dir)
-    values, _ = plain(make_loader(config_dir).load_configuration(command, chosen, RunMode.RUN))
+    values = _of_files(command, (*chosen, *experiments.published(choices, config_dir)), config_dir)
     return {key: value if key in config.GROUPS else cfg.get(key) for key, value in values.items()}
+
+
+@lru_cache(maxsize=64)
+def _of_files(command: str, chosen: tuple[str, ...], config_dir: str | None) -> dict[str, Any]:
+    """What the chosen files give; the jobs of a sweep share it."""
+    return plain(make_loader(config_dir).load_configuration(command, list(chosen), RunMode.RUN))[0]
 
 
 def translate(error: Exception) -> UserError:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import ast
 import contextlib
-import difflib
 import hashlib
 import importlib
 import json
@@ -19,13 +18,16 @@ import math
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from nasx import stages
-from nasx.checks import classes, schema, spaces
-from nasx.checks.combinations import COMBINATIONS
+from nasx.checks import classes, limits, objectives, schema, setters, spaces, trust
+from nasx.checks.combinations import COMBINATIONS, READS
+from nasx.checks.known import Known
 from nasx.errors import UserError
+from nasx.spelling import did_you_mean
 
 
 class Command(NamedTuple):
@@ -56,6 +58,10 @@ HOMES = ("nasx.spaces", "nasx.methods", "nasx.data", "nasx.benchmarks", "nasx.se
 ELSEWHERE = frozenset({"out", "name", "device", "devices", "threads", "workers", "checkpoint_s", "allow", "draw",
                        "quiet", "seeds_per_job", "logger", "launch", "objective", "hydra", "then"})
 """Keys that say where and how a run goes, not what it computes: no part of its identity."""
+FACTS = ("kind", "choices", "identity")
+"""Keys of a run's config.yaml that are no settings."""
+SHORT = 8
+"""Digits of an identity in a folder's name. What has the same name is told apart by its whole configuration."""
 _RENAMED = {"from_": "from"}
 
 
@@ -64,20 +70,6 @@ def conf_dir() -> Path:
     here = Path(__file__).resolve().parent
     return next((path for path in (here / "conf", here.parent / "conf") if (path / "search.yaml").is_file()),
                 here / "conf")
-
-
-def nearest(word: str, known: Iterable[str]) -> str | None:
-    """The known word that `word` was probably meant to be."""
-    names = list(known)
-    parts = [name for name in names if name in re.split(r"[^a-z0-9]|_", word)]  # out_file for out
-    near = (difflib.get_close_matches(word, names, 1, 0.8) or parts or difflib.get_close_matches(word, names, 1, 0.6)
-            or difflib.get_close_matches(word.lower(), names, 1, 0.6))
-    return near[0] if near else None
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    near = nearest(word, known)
-    return f" (did you mean {near}?)" if near else ""
 
 
 def show(value: Any) -> str:
@@ -99,14 +91,23 @@ def _nothing(key: str) -> None:
 
 def check(cfg: Mapping[str, Any], choices: Mapping[str, Any] | None = None, overrides: Sequence[str] = (),
           command: str = "search", usual: Usual = _nothing) -> None:
-    """Raise one UserError that lists every fault of the plain configuration `cfg` (`hydra` left out).
+    """Raise one UserError with all `faults`."""
+    if found := faults(cfg, choices, overrides, command, usual):
+        raise UserError.join(found)
+
+
+def faults(cfg: Mapping[str, Any], choices: Mapping[str, Any] | None = None, overrides: Sequence[str] = (),
+           command: str = "search", usual: Usual = _nothing, known: Known | None = None) -> list[UserError]:
+    """Every fault of the plain configuration `cfg` (`hydra` left out).
 
     `choices` are the group files that were chosen, `overrides` the words of the command line, `usual` tells what these
-    files set a key to. Looks at the disk only where the data set does (`check()` of its component); imports nothing
-    but that component, if nothing else is wrong.
+    files set a key to, `known` keeps what was found. Looks at the disk only where a data set of nasx does (its
+    `check()`), and imports nothing but that component, if nothing else is wrong.
     """
+    known = known or Known()
+    components = list(_components(cfg, choices or {}, command, usual, known))
     found = [*_unread(command, overrides), *_keys(cfg, command, usual),
-             *classes.replaced(list(_components(cfg, choices or {}, command, usual)), choices or {}, overrides)]
+             *classes.replaced(components, choices or {}, overrides)]
     for look in COMBINATIONS:
         with contextlib.suppress(TypeError):  # a value of a wrong type, which is told above
             found += look(cfg, command)
@@ -116,9 +117,13 @@ def check(cfg: Mapping[str, Any], choices: Mapping[str, Any] | None = None, over
         found += stages.faults(cfg, overrides, (*HOMES, *_allow(cfg)))
     for group in ("dataset", "logger"):
         if isinstance(cfg.get(group), Mapping) and not any(fault.where.startswith(group) for fault in found):
-            found += _looked(cfg, group)
-    if found:
-        raise UserError.join(list({str(fault): fault for fault in found}.values()))
+            key = json.dumps([group, cfg[group], _allow(cfg)], sort_keys=True, default=str)
+            found += known.of_look(key, partial(_look, cfg, group))
+    if not found and "dataset" in COMMANDS[command].groups:
+        found += limits.faults(cfg, build(cfg["dataset"], _allow(cfg)), READS[command])
+        if cfg.get("objective") is not None:
+            found += objectives.faults(cfg, command, build(cfg["benchmark"], _allow(cfg)))
+    return list({str(fault): fault for fault in found}.values())
 
 
 def head(text: str) -> str:
@@ -201,27 +206,8 @@ def _literal(text: str | None) -> str | None:
         return text
 
 
-def _in_file(group: str, choice: Any, key: str) -> str | None:
-    """The value of a key in a group's file."""
-    file = conf_dir() / group / f"{choice}.yaml"
-    text = file.read_text(encoding="utf-8") if file.is_file() else ""
-    found = re.search(rf"^{key}:[ ]+([^#\s][^#]*?)\s*(#|$)", text, re.M)
-    return found[1].replace(", ", ",") if found else None
-
-
-def _set_by(choices: Mapping[str, Any], where: str, key: str, fault: str) -> UserError | None:
-    """The fault of a key that the file of another choice sets (a method's, for its space), None where none does."""
-    for group, choice in choices.items():
-        file = conf_dir() / group / f"{choice}.yaml"
-        text = file.read_text(encoding="utf-8") if group != where and file.is_file() else ""
-        if re.search(rf"^{where}:.*\n(?:[ #].*\n|\n)*?  {re.escape(key)}:", text, re.M):
-            fit = [path.stem for path in sorted((conf_dir() / where).glob("*.yaml")) if _in_file(where, path.stem, key)]
-            return UserError(f"{group}={choice}", f"sets {where}.{key}, and {fault}",
-                             f"use another {where} or {group}; the setting is there with {where}={', '.join(fit)}")
-    return None
-
-
-def _components(cfg: Mapping[str, Any], choices: Mapping[str, Any], command: str, usual: Usual) -> Iterator[UserError]:
+def _components(cfg: Mapping[str, Any], choices: Mapping[str, Any], command: str, usual: Usual,
+                known: Known) -> Iterator[UserError]:
     allowed = (*HOMES, *_allow(cfg))
     for group in COMMANDS[command].groups:
         node = cfg.get(group)
@@ -231,7 +217,7 @@ def _components(cfg: Mapping[str, Any], choices: Mapping[str, Any], command: str
         elif "_target_" not in node:
             yield UserError(group, "does not say which class it is", "its file needs a line _target_: package.Class")
         else:
-            yield from component_faults(group, node, allowed, choices, usual)
+            yield from known.of_node(node, allowed, partial(component_faults, group, node, allowed, choices, usual))
 
 
 def _allow(cfg: Mapping[str, Any]) -> tuple[str, ...]:
@@ -242,7 +228,7 @@ def _allow(cfg: Mapping[str, Any]) -> tuple[str, ...]:
 def component_faults(where: str, node: Mapping[str, Any], allowed: Sequence[str] = HOMES,
                      choices: Mapping[str, Any] | None = None, usual: Usual = _nothing) -> Iterator[UserError]:
     """Faults of one component node, among the group files `choices`, and of the components inside it."""
-    target, chosen = node["_target_"], dict(choices or {})
+    target = node["_target_"]
     refused = _refused(where, target, allowed)
     if refused is not None:
         yield refused
@@ -256,8 +242,8 @@ def component_faults(where: str, node: Mapping[str, Any], allowed: Sequence[str]
         for key in given:
             if key not in component.fields:
                 fault = f"{component.name} has no such setting"
-                yield _set_by(chosen, where, key, fault) or UserError(f"{where}.{key}", fault,
-                                                                       _it_has(key, component.fields))
+                yield setters.set_by(conf_dir(), choices or {}, where, key, fault) or UserError(
+                    f"{where}.{key}", fault, _it_has(key, component.fields))
     for key, field in component.fields.items():
         if key not in given and field.default is None:
             what = schema.describe(field.annotation)
@@ -279,8 +265,10 @@ def _refused(where: str, target: Any, allowed: Sequence[str]) -> UserError | Non
         return UserError(key, "only spaces, methods, data sets and benchmarks of nasx may be named here",
                          f"to allow a package of yours add allow='[{head}]'" if own else "nasx list shows them")
     component = schema.component(target)
-    if component is not None and head == "nasx" and not component.module.startswith("nasx."):
-        return UserError(key, f"is {component.module}'s, not one of nasx", "nasx list shows what may be named")
+    if component is not None and not any(f"{component.module}.".startswith(f"{name}.") for name in allowed):
+        return UserError(key, f"is {component.module}'s, which is not allowed", "nasx list shows what may be named")
+    if component is not None and head == "nasx" and target not in trust.components(conf_dir()):
+        return UserError(key, "is not a class that a configuration may name", "nasx list shows what may be named")
     if component is None:
         module, _, name = target.rpartition(".")
         body = schema.tree(module)
@@ -292,14 +280,11 @@ def _refused(where: str, target: Any, allowed: Sequence[str]) -> UserError | Non
     return None
 
 
-def _looked(cfg: Mapping[str, Any], group: str) -> Iterator[UserError]:
+def _look(cfg: Mapping[str, Any], group: str) -> None:
     """A component's own look at the machine: missing data or packages are a fault now, not after the net is built."""
-    look = getattr(build(cfg[group], _allow(cfg)), "check", None)
-    try:
-        if look is not None:
-            look()
-    except UserError as error:
-        yield error
+    look = None if foreign(cfg[group]) else getattr(build(cfg[group]), "check", None)  # others: by the job alone
+    if look is not None:
+        look()
 
 
 def foreign(node: Any, allow: Sequence[str] = ()) -> list[str]:
@@ -326,7 +311,10 @@ def build(node: Mapping[str, Any], allow: Sequence[str] = ()) -> Any:
         sys.path.append(str(Path.cwd()))
     given = {key: build(value, allow) if isinstance(value, Mapping) and "_target_" in value else schema.tuples(value)
              for key, value in node.items() if key != "_target_"}
-    return getattr(importlib.import_module(module), name)(**given)
+    found = getattr(importlib.import_module(module), name)
+    if not trust.same(found, name, [module] if target.startswith("nasx.") else allow):
+        raise UserError(f"component._target_={target}", "is not the class of that name", "name its own module")
+    return found(**given)
 
 
 # ------------------------------------------------------------------------------------------------ identity
@@ -348,6 +336,12 @@ def identifying(cfg: Mapping[str, Any], kind: str | None = None) -> dict[str, An
     return kept
 
 
+def retrained(cfg: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """The configuration by which `nasx run` retrains what the search in `folder` has found."""
+    name = f"{cfg['name']}-retrain" if cfg["name"] else None
+    return {**cfg, "from": str(folder), "genotype": None, "name": name}
+
+
 def changed(cfg: Mapping[str, Any], published: Mapping[str, Any]) -> dict[str, list[Any]]:
     """Dotted settings in which a run differs from the published configuration: key -> [published, used]."""
     kind = kind_of(cfg)
@@ -365,20 +359,28 @@ def _flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def identity(cfg: Mapping[str, Any], kind: str | None = None) -> str:
-    """Eight hexadecimal digits of the configuration that changes the numbers."""
-    return hashlib.sha256(json.dumps(_canonical(identifying(cfg, kind)), sort_keys=True).encode()).hexdigest()[:8]
+    """128 bits, in hexadecimal, of the configuration that changes the numbers."""
+    return hashlib.sha256(json.dumps(_canonical(identifying(cfg, kind)), sort_keys=True).encode()).hexdigest()[:32]
 
 
-def run_name(cfg: Mapping[str, Any], choices: Mapping[str, Any], kind: str | None = None) -> str:
-    """The name of a run's folder: `name`, else <method>-<space>-<dataset>-s<seed>-<identity>.
+def family(cfg: Mapping[str, Any], kind: str) -> str:
+    """The identity that runs of one setting share, whatever their seed and parent."""
+    return identity({**{k: v for k, v in cfg.items() if k not in FACTS}, "seed": None, "from": None}, kind)
 
-    A retraining has `retrain` in the place of the method, a study its own name beside it.
+
+def run_name(cfg: Mapping[str, Any], choices: Mapping[str, Any], kind: str | None = None,
+             known: str | None = None) -> str:
+    """The name of a run's folder: `name`, else <method>-<space>-<dataset>-s<seed>-<first digits of the identity>.
+
+    A retraining has `retrain` in the place of the method, a study its own name before it. `known` is the identity,
+    where that has been computed.
     """
     if cfg.get("name"):
         return str(cfg["name"])
     first = {"search": choices.get("method"), "study": f"{choices.get('study')}_{choices.get('method')}"
              }.get(kind or kind_of(cfg), "retrain")
-    parts = (first, choices.get("space"), choices.get("dataset"), f"s{cfg.get('seed', 0)}", identity(cfg, kind))
+    parts = (first, choices.get("space"), choices.get("dataset"), f"s{cfg.get('seed', 0)}",
+             (known or identity(cfg, kind))[:SHORT])
     return "-".join(re.sub(r"[^\w.]+", "_", str(part)) for part in parts)
 
 

@@ -3,7 +3,8 @@
 Free and always there: entropy, change and cells (diagnostics.structure). On request, every `search.diagnose_every`
 epochs: the dominant eigenvalue (diagnostics.curvature), alignment, correlation, operator and node gradients, output
 cosine (diagnostics.agreement). Every `search.diagnose_steps` steps: the alignments as means over an epoch, and the
-layer split.
+layer split. Every `search.probe_every` steps: each finite difference of the method against double backward
+(diagnostics.probes).
 
 Nothing moves and nothing is drawn: at an epoch's end the batches are those that come next, looked at without taking
 them, and between them those of the step itself, so a search with diagnostics takes the same path as one without.
@@ -11,7 +12,8 @@ Passes go through the cells as they are written, not as they were compiled: comp
 and no hook hears what happens inside.
 
 Cost of `measure`: three forward passes, three backward ones, one backward pass a Hessian row or Lanczos step, and each
-operation of the cells once more; of a look at a step two forward and two backward passes. Each row holds its own.
+operation of the cells once more; of a look at a step two forward and two backward passes; of a compared difference one
+forward and two backward passes. Each row holds its own.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
@@ -29,6 +32,7 @@ from nasx.bilevel import Batch, Search, Tree, aside, detached
 from nasx.diagnostics import agreement, structure
 from nasx.diagnostics.agreement import look
 from nasx.diagnostics.curvature import curvature
+from nasx.diagnostics.probes import Probes
 from nasx.errors import UserError
 
 Cost = dict[str, Any]
@@ -88,7 +92,7 @@ class Watch:
     """The diagnostics of one search: made before its first step, asked for a row's entries at each epoch's end."""
 
     def __init__(self, search: Search, space: Any, supernet: nn.Module, train: Draws, val: Draws, *, every: int,
-                 steps: int, epochs: int, weight_decay: float, stop: Any) -> None:
+                 steps: int, epochs: int, weight_decay: float, stop: Any, probe_every: int = 0) -> None:
         self.search, self.train, self.val = search, train, val
         self.every, self.epochs, self.weight_decay, self.stop = every, epochs, weight_decay, stop
         self.cells = list(getattr(supernet, "cells", ()))
@@ -98,6 +102,7 @@ class Watch:
         self.rows: list[dict[str, Any]] = []
         self.steps, self.taken = steps, 0
         self.running = agreement.Running(space.groups, self.names) if steps else None
+        self.probe_every, self.probes = probe_every, Probes()
         self.looked: Cost | None = None
 
     def due(self, epoch: int) -> bool:
@@ -105,31 +110,47 @@ class Watch:
         return bool(self.every) and ((epoch - 1) % self.every == 0 or epoch == self.epochs)
 
     # ---------------------------------------------------------------------------------------------- at each step
-    def over(self, step: Step) -> Step:
-        """`step`, before which a look is taken where one is due; `step` itself where none ever is."""
-        return step if self.running is None else self._looking(self.running, step)
+    def over(self, step: Step, eager: Step) -> Step:
+        """`step`, before which a look is taken where one is due; `step` itself where none ever is.
 
-    def _looking(self, running: agreement.Running, step: Step) -> Step:
-        def looked(search: Search, train: Sequence[Batch], val: Batch) -> dict[str, Tensor]:
-            if self.taken % self.steps == 0:
-                began, mix = time.perf_counter(), detached(search.problem.relax(search.a))
-                with uncompiled():
-                    running.add(*(look(search.problem, search.w, mix, aside(batch)).mix for batch in (train[0], val)))
-                self.looked = added(self.looked, 2, 2, time.perf_counter() - began)
-            self.taken += 1
+        `eager` is the same step as it is written, for those in which differences are compared.
+        """
+        if self.running is None and not self.probe_every:
+            return step
+
+        def watched(search: Search, train: Sequence[Batch], val: Batch) -> dict[str, Tensor]:
+            taken, self.taken = self.taken, self.taken + 1
+            if self.running is not None and taken % self.steps == 0:
+                self._look(self.running, search, train[0], val)
+            if self.probe_every and taken % self.probe_every == 0:
+                return eager(replace(search, probe=self._compare), train, val)
             return step(search, train, val)
 
-        return looked
+        return watched
+
+    def _look(self, running: agreement.Running, search: Search, train: Batch, val: Batch) -> None:
+        began, mix = time.perf_counter(), detached(search.problem.relax(search.a))
+        with uncompiled():
+            running.add(*(look(search.problem, search.w, mix, aside(batch)).mix for batch in (train, val)))
+        self.looked = added(self.looked, 2, 2, time.perf_counter() - began)
+
+    def _compare(self, name: str, found: Tree, exact: Callable[[], Tree]) -> None:
+        began = time.perf_counter()
+        with uncompiled():
+            self.probes.add(name, found, exact())
+        self.looked = added(self.looked, 1, 2, time.perf_counter() - began)
 
     def state(self) -> dict[str, Any]:
         """What a resumed search goes on from."""
         running = None if self.running is None else self.running.state()
-        return {"taken": self.taken, "looked": self.looked, "running": running}
+        return {"taken": self.taken, "looked": self.looked, "running": running, "probes": self.probes.state()}
 
     def load(self, state: dict[str, Any]) -> None:
         self.taken, self.looked = state["taken"], state["looked"]
         if self.running is not None:
             self.running.load(state["running"])
+        if "probes" in state:  # not in checkpoints of older versions
+            self.probes.load(state["probes"])
 
     # ------------------------------------------------------------------------------------------ at an epoch's end
     def entries(self, epoch: int, mix: Tree, genotype: str) -> dict[str, Any]:
@@ -145,6 +166,8 @@ class Watch:
         row |= {} if weight is None else {"none_weight": weight}
         if self.running is not None:
             row |= self.running.entries()
+        if self.probe_every:
+            row["probes"] = self.probes.entries()
         row |= self._costly(epoch)
         if self.looked is not None:
             row["diagnostics"] = added(row.get("diagnostics"), *(self.looked[key] for key in ("forward", "backward",

@@ -25,8 +25,8 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
-from nasx import machine, processes
-from nasx.errors import UserError
+from nasx import machine, processes, streams
+from nasx.errors import UserError, of_system
 
 Config = Mapping[str, Any]
 Work = Callable[[Config, Config], dict[str, Any]]
@@ -102,8 +102,10 @@ def process(work: Work, cfg: Config, info: Config, told: str) -> dict[str, Any]:
     threading.Thread(target=outlived, daemon=True).start()
     cpus = len(os.sched_getaffinity(0))
     try:
-        return work({**cfg, "threads": cfg["threads"] or max(cpus // processes.count(), 1)}, info)
+        with streams.guarded():
+            return work({**cfg, "threads": cfg["threads"] or max(cpus // processes.count(), 1)}, info)
     except BaseException as error:  # noqa: BLE001 (raised again where the command was given)
+        error = of_system(error) or error
         if not isinstance(error, UserError | machine.StopRequested):
             traceback.print_exc()
             error = RuntimeError(f"process {processes.rank()}: {type(error).__name__}: {error}")

@@ -1,17 +1,30 @@
-"""The one exception class for faults that a user can mend.
+"""The one exception class for faults that a user can mend, and the faults of the system among all exceptions.
 
 Everything else that reaches the terminal as a traceback is a bug of nasx.
 """
 
 from __future__ import annotations
 
+import errno
+import os
 import unicodedata
 from typing import Any
 
 
 def printable(text: str) -> str:
     """`text` with ? for what would steer a terminal or cannot be written: it may come from a foreign file."""
+    if text.isprintable():
+        return text
     return "".join(letter if letter in "\n\t" or unicodedata.category(letter)[0] != "C" else "?" for letter in text)
+
+
+def cleaned(value: Any) -> Any:
+    """A plain value whose texts are `printable`, keys of mappings included: what is shown of a foreign record."""
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, dict):
+        return {cleaned(key): cleaned(item) for key, item in value.items()}
+    return [cleaned(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 class UserError(Exception):
@@ -37,3 +50,37 @@ class UserError(Exception):
         joined = cls(faults[0].where, faults[0].fault, faults[0].remedy)
         joined.args = ("\n".join(str(fault) for fault in faults),)
         return joined
+
+
+REMEDIES = {errno.EMFILE: "raise the limit of open files (ulimit -n)", errno.ENFILE: "close other programs",
+            errno.ENOSPC: "free some space", errno.EDQUOT: "free some of your quota", errno.ENOMEM: "free some memory",
+            errno.EACCES: "check its permissions", errno.EPERM: "check its permissions",
+            errno.ENAMETOOLONG: "choose a shorter name"}
+
+
+def of_system(error: BaseException) -> UserError | None:
+    """The fault of the system that an exception reports (files, memory, packages), None where it reports a bug."""
+    known = f"{type(error).__name__}: {error}".rstrip(": ")
+    match error:
+        case OSError(filename=None, errno=errno.ENOENT) if not _has_working_folder():
+            return UserError("the working folder", "does not exist any more", "change to one that does")
+        case OSError():
+            where = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else "the system"
+            return UserError(where, f"the operation failed ({error.strerror or known})",
+                             REMEDIES.get(error.errno or 0, "") or "NASX_DEBUG=1 shows where")
+        case MemoryError():
+            return UserError("memory", f"does not suffice ({known})", "free some, or lower the batch or the image size")
+        case RecursionError():
+            return UserError("the input", f"is nested too deeply ({known})", "NASX_DEBUG=1 shows where")
+        case ImportError() if not str(error.name or "").startswith("nasx"):
+            return UserError(error.name or "a package", f"cannot be imported ({error})",
+                             "install it again; NASX_DEBUG=1 shows where")
+    return None
+
+
+def _has_working_folder() -> bool:
+    try:
+        os.getcwd()
+    except OSError:
+        return False
+    return True

@@ -18,7 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from nasx import extras
 from nasx.errors import UserError
+from nasx.folders.files import no_link
 
 
 class Sink(Protocol):
@@ -49,7 +51,7 @@ def need(package: str, choice: str) -> None:
     """Raise UserError where `package` is not installed."""
     if importlib.util.find_spec(package) is None:
         raise UserError(f"logger={choice}", f"{package} is not installed",
-                        f"run `uv sync --extra {choice}` (or `uv pip install {package}`), or leave the logger out")
+                        f"{extras.install(choice)}, or leave the logger out")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,11 +69,19 @@ class TensorBoard:
     folder: str = "tensorboard"
 
     def check(self) -> None:
-        """Raises UserError where TensorBoard is not installed."""
+        """Raises UserError where TensorBoard is not installed, or the folder is not one within the run's."""
         need("tensorboard", "tensorboard")
+        self._within(Path())
+
+    def _within(self, folder: Path) -> Path:
+        """The folder of event files within that of a run. Raises UserError where it leads out of it."""
+        if self.folder in ("", "..") or Path(self.folder).name != self.folder:
+            raise UserError(f"logger.folder={self.folder}", "is not the plain name of a folder",
+                            "name a folder within the run's, for example logger.folder=tensorboard")
+        return no_link(folder / self.folder)
 
     def open(self, folder: Path, config: Mapping[str, Any]) -> Sink:
-        return _TensorBoard(folder / self.folder)
+        return _TensorBoard(self._within(folder))
 
 
 class _TensorBoard:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import multiprocessing
 import os
 import platform
 import resource
 import signal
+import socket
 import subprocess
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from types import FrameType
@@ -35,22 +39,48 @@ def device(name: str) -> torch.device:
     return chosen
 
 
-def prepare(on: torch.device, *, threads: int | None, deterministic: bool, seed: int, precision: str = "fp32") -> None:
-    """Threads, precision and determinism of this process. TF32 is off unless asked for, on every torch version."""
-    if threads:
+@contextlib.contextmanager
+def prepared(on: torch.device, *, threads: int | None, deterministic: bool, seed: int,
+             precision: str = "fp32") -> Iterator[None]:
+    """Within the block threads, precision and determinism of this process are those of a job, and torch is seeded.
+
+    TF32 is off unless asked for, on every torch version. After the block all but the seed is as it was before: the next
+    job of a sweep in this process gets what its own configuration says.
+    """
+    with _restored():
+        if threads:
+            torch.set_num_threads(threads)
+        if deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+            torch.use_deterministic_algorithms(True)
+            torch.backends.cudnn.benchmark = False
+        elif on.type == "cuda":
+            torch.backends.cudnn.benchmark = True
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+        torch.manual_seed(seed)
+        if on.type == "cuda":
+            if on.index is not None:
+                torch.cuda.set_device(on)  # streams and graphs open on the current device
+            torch.cuda.reset_peak_memory_stats(on)
+        yield
+
+
+@contextlib.contextmanager
+def _restored() -> Iterator[None]:
+    """After the block threads, determinism, TF32 and cuDNN's benchmark are as they were before it."""
+    threads, workspace = torch.get_num_threads(), os.environ.get("CUBLAS_WORKSPACE_CONFIG")
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    flags = cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32
+    try:
+        yield
+    finally:
         torch.set_num_threads(threads)
-    if deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True)
-        torch.backends.cudnn.benchmark = False
-    elif on.type == "cuda":
-        torch.backends.cudnn.benchmark = True
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
-    torch.manual_seed(seed)
-    if on.type == "cuda":
-        if on.index is not None:
-            torch.cuda.set_device(on)  # streams and graphs open on the current device
-        torch.cuda.reset_peak_memory_stats(on)
+        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+        cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32 = flags
+        if workspace is None:
+            os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None)
 
 
 def keep_compiled() -> None:
@@ -83,6 +113,13 @@ def hardware(on: torch.device) -> dict[str, Any]:
     return {"device": "cpu", "name": name, "threads": torch.get_num_threads()}
 
 
+def environment(on: torch.device) -> dict[str, Any]:
+    """The host, and what the bits of a run depend on apart from its configuration, as it is now."""
+    found, named = hardware(on), versions()
+    return {"host": socket.gethostname(), "device": f"{found['device']} ({found['name']})", "threads": found["threads"],
+            "torch": str(torch.__version__), "nasx": named["nasx"], "commit": commit()}
+
+
 def versions() -> dict[str, str]:
     """Versions that numbers may depend on."""
     named = {name: metadata.version(name) for name in ("nasx", "torch", "numpy", "hydra-core")}
@@ -91,6 +128,7 @@ def versions() -> dict[str, str]:
     return named | {"python": platform.python_version()}
 
 
+@functools.cache
 def commit() -> str | None:
     """Commit of the checkout that nasx runs from (with + where it was changed), None for an installed wheel."""
     root = Path(__file__).resolve().parent.parent

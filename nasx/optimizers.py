@@ -15,9 +15,10 @@ def weight_optimizer(w: Tree, settings: Any) -> torch.optim.SGD:
 
 
 def architecture_optimizer(a: Tree, settings: Any) -> torch.optim.Optimizer:
-    """Adam with the protocol's betas, or plain SGD (Single-DARTS' ablations)."""
+    """Adam with the protocol's betas, or SGD with its momentum (Single-DARTS' ablations)."""
     if settings.arch_optimizer == "sgd":
-        return torch.optim.SGD(list(a.values()), lr=settings.arch_lr, weight_decay=settings.arch_weight_decay)
+        return torch.optim.SGD(list(a.values()), lr=settings.arch_lr, momentum=settings.arch_momentum,
+                               weight_decay=settings.arch_weight_decay)
     return torch.optim.Adam(list(a.values()), lr=settings.arch_lr, betas=tuple(settings.arch_betas),
                             weight_decay=settings.arch_weight_decay, fused=on_cuda(a) or None, capturable=on_cuda(a))
 

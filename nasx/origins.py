@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from nasx import config
 from nasx.composition import make_loader, translate
 from nasx.errors import UserError
+from nasx.folders.files import compose_yaml
 
 
 class Origin(NamedTuple):
@@ -86,7 +87,7 @@ def choosing(overrides: Sequence[str]) -> list[str]:
 
 def values(text: str) -> Iterator[tuple[str, str, str]]:
     """(dotted key, value as written, comment on its line) of a configuration file, components inside included."""
-    yield from _values(text, yaml.compose(text, yaml.SafeLoader), "")
+    yield from _values(text, compose_yaml(text, yaml.SafeLoader), "")  # whose marks count letters
 
 
 def _values(text: str, node: Any, prefix: str) -> Iterator[tuple[str, str, str]]:

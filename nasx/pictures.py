@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import io
 import logging
-import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nasx.errors import UserError
+from nasx.folders import files
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -26,8 +27,10 @@ CYCLE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000
 FAMILIES = {"skip": "#B35900", "pool": "#00795A", "none": "#8c959f", "noise": "#8c959f", "conv": "#0A5C94"}
 """Operation family -> colour of its edge (darkened for thin lines on white)."""
 FORMATS = ("svg", "png")
+FONT = "DejaVu Sans"
+"""The typeface of all pictures; it comes with matplotlib."""
 _STYLE: Any = {
-    "font.family": "DejaVu Sans", "font.size": 9.0, "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": SOFT,
+    "font.family": FONT, "font.size": 9.0, "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": SOFT,
     "axes.linewidth": 0.8, "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 10.0,
     "axes.titlelocation": "left", "axes.titleweight": "bold", "axes.titlepad": 8.0, "axes.grid": True,
     "axes.axisbelow": True, "axes.formatter.useoffset": False, "grid.color": "#eaeef2", "grid.linewidth": 0.8,
@@ -68,8 +71,13 @@ def figure(width: float, height: float) -> Figure:
 
 def save(made: Figure, path: str | Path) -> list[Path]:
     """Write `made` as SVG or PNG by the suffix of `path`, or as both where it has none; without dates."""
-    return write(path, {"svg": lambda half: half.write_text(svg(made), encoding="utf-8"),
-                        "png": lambda half: made.savefig(half, format="png", metadata={"Software": "nasx"})})
+    return write(path, {"svg": lambda: svg(made).encode(), "png": lambda: _png(made)})
+
+
+def _png(made: Figure) -> bytes:
+    stream = io.BytesIO()
+    made.savefig(stream, format="png", metadata={"Software": "nasx"})
+    return stream.getvalue()
 
 
 def svg(made: Figure, **options: Any) -> str:
@@ -90,21 +98,34 @@ def _rounded(number: re.Match[str]) -> str:
     return str(round(float(number[0]), 3) + 0.0)  # + 0.0: no -0.0
 
 
-def write(path: str | Path, writers: dict[str, Any]) -> list[Path]:
-    """Call the writer of each wanted format on a neighbouring file and rename it; no half a picture is ever seen."""
+def write(path: str | Path, made: Mapping[str, Callable[[], bytes]]) -> list[Path]:
+    """Write a picture in the format of the suffix of `path`, or in all formats of `made` where it has none."""
     path = Path(path)
     kind = path.suffix.lower().lstrip(".")
-    if kind and kind not in writers:
-        raise UserError(str(path), f"no such picture format: {kind}", f"use {' or '.join('.' + k for k in writers)}")
-    targets = [path] if kind else [path.with_name(f"{path.name}.{k}") for k in writers]
+    if kind and kind not in made:
+        raise UserError(str(path), f"no such picture format: {kind}", f"use {' or '.join('.' + k for k in made)}")
+    targets = [path] if kind else [path.with_name(f"{path.name}.{k}") for k in made]
     for target in targets:
-        half = target.with_name(f".{target.name}.part")
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            writers[target.suffix.lower().lstrip(".")](half)
-            os.replace(half, target)
-        except OSError as fault:
-            with suppress(OSError):
-                half.unlink(missing_ok=True)
-            raise UserError(str(target), f"cannot be written ({fault.strerror})", "name another") from fault
+        files.write_atomic(target, made[target.suffix.lower().lstrip(".")](), "name another")
     return targets
+
+
+def whole(path: Path) -> bool:
+    """Whether the picture is there to its end: all chunks of a PNG with their checksums, an SVG's closing tag."""
+    try:
+        data = path.read_bytes()
+    except OSError:
+        return False
+    if path.suffix.lower() != ".png":
+        return data.rstrip().endswith(b"</svg>") and b"\0" not in data
+    if not data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return False
+    place = 8
+    while place + 12 <= len(data):
+        end = place + 8 + int.from_bytes(data[place:place + 4], "big")
+        if zlib.crc32(data[place + 4:end]).to_bytes(4, "big") != data[end:end + 4]:
+            return False
+        if data[place + 4:place + 8] == b"IEND":
+            return True
+        place = end + 4
+    return False

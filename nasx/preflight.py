@@ -1,18 +1,19 @@
 """What the command line asks for, looked at before Hydra acts on it.
 
-`arrange` puts options before overrides, as Hydra's parser wants them. `examine` composes the configuration of every
-job that the line asks for, in memory, and reports all faults at once in nasx's own words: Hydra stops at the first,
-and advises `+key=` for a typo, which would add a key that nobody reads.
+`arrange` puts options before overrides, as Hydra's parser wants them. `examine` checks the configuration of every job
+that the line asks for, and reports all faults at once in nasx's own words: Hydra stops at the first, and advises
+`+key=` for a typo, which would add a key that nobody reads.
 
-Of a sweep the first job is examined, and each further value of each swept key in it: linear in the values, not in
-the jobs. What only a combination shows is found by `config.check` when that job starts.
+A sweep is checked as a whole: `grid` composes each combination of choices once and sets the other values in it. No two
+jobs may have one run folder, and none a folder that holds another configuration. A sweeper that chooses values as it
+goes (optuna) combines them itself: of its jobs the first is checked, and each further value of each key.
 """
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,13 +24,13 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf.errors import OmegaConfBaseException
 
-from nasx import config, origins, records, sweeps
+from nasx import config, grid, lineage, origins, spelling, sweeps
 from nasx.checks import trust
+from nasx.checks.known import Known
 from nasx.composition import Loader, make_loader, mapping, plain, published, translate
 from nasx.errors import UserError
-from nasx.folders import files
 
-__all__ = ["arrange", "examine", "make_loader", "options", "plain", "published", "rewritten", "run_folder", "translate"]
+__all__ = ["arrange", "examine", "make_loader", "options", "plain", "published", "rewritten", "translate"]
 
 FLAGS = {"--help": "-h", "--hydra-help": "", "--version": "", "--resolve": "", "--run": "-r", "--multirun": "-m",
          "--shell-completion": "-sc", "--shell_completion": "-sc"}
@@ -39,6 +40,8 @@ GRAMMARLESS = ("genotype", "from", "space.keep")
 """Keys of texts in a grammar of their own."""
 NAMES = ("name", "out", "out_file")
 """Keys of names, of which several are a sweep."""
+MOST = 20
+"""Faults after which no further job of a sweep is checked."""
 INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 
 
@@ -90,7 +93,7 @@ def arrange(words: Sequence[str]) -> Line:
             options.append(name)
         else:
             raise UserError(word, "there is no such option", f"options are {', '.join(known)}"
-                            + config.did_you_mean(name, known) + "; settings are written key=value")
+                            + spelling.did_you_mean(name, known) + "; settings are written key=value")
     modes = [option for option in options if option.partition("=")[0] in MODES]
     if len(modes) > 1:
         raise UserError(" ".join(modes), "exclude each other", "give one of them")
@@ -102,25 +105,34 @@ def arrange(words: Sequence[str]) -> Line:
 # ------------------------------------------------------------------------------------------------- rewrite
 def rewritten(command: str, line: Line) -> Line:
     """The line with what a user may write and Hydra's grammar does not take: see the functions below."""
+    if found := [text.partition("=") for text in line.overrides if trust.calls(text) and text[:6] != "hydra."]:
+        raise UserError.join([trust.resolving(key, value) for key, _, value in found])
     texts = [quoted(first_stage(text, line.overrides)) for text in line.overrides]
     texts = [f"~{text.removesuffix('=null')}" if text == "pair=null" else text for text in texts
              if text not in ("experiment=null", "launch=null")]
     if command in ("retrain", "study"):
-        texts += inherited(texts)
+        texts += lineage.inherited(command, texts, line.value("--config-dir"))
+    if config.COMMANDS[command].groups:
+        texts = trust.allowing(texts)
     return line._replace(overrides=tuple(texts))
 
 
 def quoted(text: str) -> str:
-    """Keys that hold text, with a value that Hydra's grammar would trip over or take for a number, quoted for it."""
+    """A word with quotes where Hydra's grammar would trip over its value or take it for a number.
+
+    That is text in a grammar of its own, names of digits, and letters beyond ASCII anywhere outside lists.
+    """
     key, equals, value = text.partition("=")
-    if not equals or key not in (*GRAMMARLESS, *NAMES) or value[:1] in ("'", '"'):
+    if not equals or value[:1] in ("'", '"'):
         return text
-    if re.fullmatch(r"[\w.,/+-]*", value):
-        return f"{key}=" + ",".join(f'"{part}"' if numeric(part) else part for part in value.split(","))
-    if key in NAMES:
+    if key in GRAMMARLESS and not re.fullmatch(r"[\w.,/+-]*", value):
+        return lineage.override(key, value)
+    if value.isascii() and not (key in (*GRAMMARLESS, *NAMES) and re.fullmatch(r"[\w.,/+-]*", value)):
         return text
-    escaped = re.sub(r'(\\*)"', r'\1\1\\"', value)
-    return f'{key}="{escaped}"'
+    if value[:1] in ("[", "{"):
+        return text
+    return f"{key}=" + ",".join(lineage.written(part) if numeric(part) or not part.isascii() else part
+                                for part in value.split(","))
 
 
 def numeric(text: str) -> bool:
@@ -147,115 +159,69 @@ def first_stage(text: str, texts: Sequence[str]) -> str:
         raise UserError(text, f"{folder} holds no finished search", "finish it: the same command resumes") from None
 
 
-def inherited(texts: Sequence[str]) -> list[str]:
-    """space= and dataset= of the run that `from=` names, where the user gives none: they choose the right recipe.
-
-    Raises UserError where there is no such run, and where several runs of a sweep would inherit different ones.
-    """
-    given = {key: value.strip("'\"") for key, _, value in (text.partition("=") for text in texts)}
-    if not given.get("from") or given["from"] == "null":
-        return []
-    names = [name.strip("'\"") for name in given["from"].split(",")]
-    parents = [parent_choices(name, given.get("out", "outputs")) for name in names]
-    added = []
-    for group in ("space", "dataset"):
-        found = sorted({str(choices[group]) for choices in parents if choices.get(group)})
-        if group in given or not found:
-            continue
-        if len(found) > 1:
-            told = f"the runs have different settings of {group}: {', '.join(found)}"
-            raise UserError(f"from={','.join(names)}", told, f"retrain those of one {group} at a time")
-        added.append(f"{group}={found[0]}")
-    if "dataset" not in given and "dataset.path" not in given:
-        added += parent_path(names, given.get("out", "outputs"))
-    return added
-
-
-def parent_path(names: Sequence[str], out: str) -> list[str]:
-    """The override of dataset.path that the runs agree on, if they have one: where the images lie."""
-    held = [(files.read_yaml(run_folder(name, out) / "config.yaml") or {}).get("dataset") for name in names]
-    paths = {str(node.get("path") or "") if isinstance(node, dict) else "" for node in held}
-    return [f"dataset.path={json.dumps(path)}" for path in paths if path] if len(paths) == 1 else []
-
-
-def parent_choices(name: str, out: str) -> dict[str, Any]:
-    """The group choices of a run, given by its folder or by its name under `out`."""
-    folder = run_folder(name, out)
-    for held in (files.read_yaml(folder / "config.yaml"), files.read_json(folder / "result.json")):
-        if held is not None and isinstance(held.get("choices"), dict):
-            return {str(key): value for key, value in held["choices"].items()}
-    raise UserError(f"from={name}", f"{folder} is no folder of a run", "name a folder that nasx search has written")
-
-
-def run_folder(name: str, out: str, kind: str = "") -> Path:
-    """The folder of a run, given by its folder or by its name under `out`.
-
-    Raises UserError with the nearest name, or with those of finished runs of the `kind` that is wanted.
-    """
-    folder = records.locate(name, out)
-    if folder is None:
-        known = sorted(path.name for path in Path(out).glob("*/") if not path.name.startswith(".") and
-                       (not kind or (records.finished(path) or {}).get("kind") == kind))
-        more = f", … and {len(known) - 8} more" if len(known) > 8 else ""
-        near = config.nearest(name.rstrip("/").rpartition("/")[2], known)
-        what = f"finished run of nasx {kind}" if kind else "run"
-        there = f"did you mean from={near}?" if near else f"name the folder of a {what}, or a {what} in {out}/" + (
-            f": {', '.join(known[:8])}{more}" if known else " (it has none yet)")
-        raise UserError(f"from={name}", "there is no such run", there)
-    return folder
-
-
 # ------------------------------------------------------------------------------------------------- compose
+class Composed(NamedTuple):
+    """A composed configuration (None where Hydra cannot compose it), its faults, and what its files say."""
+
+    cfg: Any
+    resolves: bool
+    """Whether all interpolations in it have a value."""
+    faults: list[UserError]
+    usual: config.Usual
+
+
 def examine(command: str, line: Line, loader: Loader | None = None) -> tuple[str, int | None]:
-    """Raise one UserError with all faults of all jobs that the line asks for.
+    """Raise one UserError with the faults of all jobs that the line asks for.
 
     Returns `out` of the first job, and how many there are (None where a sweeper decides as it goes).
     """
-    loader = loader or make_loader(line.value("--config-dir"))
-    faults, parsed = [], []
+    loader, grouped = loader or make_loader(line.value("--config-dir")), bool(config.COMMANDS[command].groups)
+    groups = ({*loader.list_groups(""), *config.DELTAS} - {"hydra"}) if grouped else set()
+    compose = cache(partial(_compose, command, loader, frozenset(groups)))
+    parsed, faults = _parsed(command, line, loader)
+    first = compose(grid.first(parsed))
+    every = first.cfg is None or sweeps.lists(first.cfg)
+    if first.cfg is not None and line.runs and grouped:
+        faults += sweeps.faults(first.cfg, parsed, multirun=line.multirun)
+        parsed += sweeps.searched(first.cfg, parsed, OverridesParser.create(loader))
+    if every and (many := grid.many(parsed)):
+        raise UserError.join([*faults, *first.faults, many])
+    axes = grid.axes(parsed, groups, every=every)
+    folders = grid.Folders(command, axes) if line.multirun and every and grouped else None
+    found, known = {str(fault): fault for fault in faults}, Known()
+    for at in grid.combinations(axes):
+        own = compose(grid.texts(axes, at))
+        found |= {str(fault): fault for fault in own.faults}
+        for job in grid.jobs(axes, at, own.cfg, every=every) if own.resolves and line.runs else ():
+            task = [text for text in job.overrides if not text.startswith("hydra")]
+            faults = config.faults(job.values, job.choices, task, command, own.usual, known)
+            if folders is not None and not faults and not found:
+                faults += folders.faults(job)
+            found |= {str(fault): fault for fault in faults}
+            if len(found) >= MOST:
+                break
+    if found:
+        raise UserError.join(list(found.values()))
+    return str(first.cfg.get("out", ".")), sweeps.count(first.cfg, [len(axis.texts) for axis in axes])
+
+
+def _parsed(command: str, line: Line, loader: Loader) -> tuple[list[Override], list[UserError]]:
+    """The overrides of a line, and the faults of those that are none."""
+    parsed, faults, parser = [], [], OverridesParser.create(loader)
     for text in line.overrides:
         try:
-            override = OverridesParser.create(loader).parse_override(text)
+            [override] = parser.parse_overrides([text])
         except HydraException as error:
             faults.append(_unreadable(text, loader, command, error))
             continue
         if override.is_sweep_override() and not line.multirun and line.runs:
             faults.append(UserError(text, "lists several values", "add --multirun for one run each; or, for one list, "
                                     f"write {override.get_key_element()}='[...]'"))
-            continue
-        parsed.append(override)
-    made: list[Any] = []
-    searched: list[Override] = []
-    for texts in _jobs(parsed):
-        faults += _job_faults(command, loader, texts, made, deep=line.runs)
-    if made and line.runs and config.COMMANDS[command].groups:
-        faults += sweeps.faults(made[0], parsed, multirun=line.multirun)
-        searched = sweeps.searched(made[0], parsed, OverridesParser.create(loader))
-        for texts in _jobs([*parsed, *searched]) if searched else ():
-            faults += _job_faults(command, loader, texts, made, deep=True)
-    if faults:
-        raise UserError.join(list({str(fault): fault for fault in faults}.values()))
-    return str(made[0].get("out", ".")), sweeps.count(made[0], [len(_values(o)) for o in [*parsed, *searched]])
-
-
-def _jobs(parsed: Sequence[Override]) -> Iterator[list[str]]:
-    """The first job of a sweep, then one more job for each further value of each key."""
-    values = [_values(override) for override in parsed]
-    first = [texts[0] for texts in values]
-    yield first
-    for place, texts in enumerate(values):
-        for text in texts[1:]:
-            yield [*first[:place], text, *first[place + 1:]]
-
-
-def _values(override: Override) -> list[str]:
-    if not override.is_sweep_override():
-        return [_text(override)]
-    key = override.get_key_element()
-    if override.is_interval_sweep():
-        sweep: Any = override.value()
-        return [f"{key}={sweep.start}"]
-    return [f"{key}={value}" for value in override.sweep_string_iterator()] or [_text(override)]
+        elif lists_nothing := grid.empty(override):
+            faults.append(lists_nothing)
+        else:
+            parsed.append(override)
+    return parsed, faults
 
 
 def options(loader: Loader, group: str) -> list[str]:
@@ -276,34 +242,33 @@ def _unreadable(text: str, loader: Loader, command: str, error: HydraException) 
                      "put quotes round a value with special characters: key='\"value\"'")
 
 
-def _job_faults(command: str, loader: Loader, texts: list[str], made: list[Any], *,
-                deep: bool) -> Iterator[UserError]:
-    """Faults of one job; its configuration is added to `made`."""
-    overrides = OverridesParser.create(loader).parse_overrides(texts)
-    groups = ({*loader.list_groups(""), *config.DELTAS} - {"hydra"}) if config.COMMANDS[command].groups else set()
+def _compose(command: str, loader: Loader, groups: Collection[str], texts: tuple[str, ...]) -> Composed:
+    """One combination of choices, with the faults that composing it shows."""
+    overrides = OverridesParser.create(loader).parse_overrides(list(texts))
     chosen = [o for o in overrides if _group(o) in groups]
-    wrong = [fault for override in chosen for fault in _choice(loader, override)]
-    yield from wrong
-    faulty = {fault.where for fault in wrong}
+    faults = [fault for override in chosen for fault in _choice(loader, override)]
+    faulty = {fault.where for fault in faults}
     kept = [_text(o) for o in chosen if _text(o) not in faulty]
     rest = [o for o in overrides if o not in chosen]
+    cfg, resolves = None, False
     try:
-        cfg = None if wrong or any(o.is_add() or o.is_force_add() for o in rest) else _composed(command, loader, texts)
+        if not faulty and not any(o.is_add() or o.is_force_add() for o in rest):
+            cfg = _composed(command, loader, list(texts))
         if cfg is None:  # something is wrong: compose without the overrides of values, and look at each
             base = loader.load_configuration(command, [*kept, *(_text(o) for o in rest if o.is_hydra_override())],
                                              RunMode.RUN)
-            faults, good = _key_faults(base, rest, command)
-            yield from faults
+            wrong, good = _key_faults(base, rest, command)
+            faults += wrong
             kept += good
             cfg = loader.load_configuration(command, kept, RunMode.RUN)
-        made.append(cfg)
-        yield from trust.faults(cfg)
-        if deep:
-            yield from _checked(cfg, command, texts, origins.lazily(command, kept, loader.own))
+        distrusted = list(trust.faults(cfg, texts, loader.ours(command, cfg, texts)))
+        faults += distrusted
+        resolves = not distrusted and bool(plain(cfg))  # else nothing of it is resolved or built
     except UserError as error:
-        yield error
+        faults.append(error)
     except (HydraException, OmegaConfBaseException, ValueError) as error:
-        yield translate(error)
+        faults.append(translate(error))
+    return Composed(cfg, resolves, faults, origins.lazily(command, kept, loader.own))
 
 
 def _composed(command: str, loader: Loader, texts: list[str]) -> Any:
@@ -355,7 +320,7 @@ def _choice(loader: Loader, override: Override) -> Iterator[UserError]:
     for choice in value if isinstance(value, list) else [value]:
         if choice is not None and str(choice) not in known:
             yield UserError(_text(override), f"there is no {group} {choice}",
-                            f"choose from {', '.join(known)}{config.did_you_mean(str(choice), known)}")
+                            f"choose from {', '.join(known)}{spelling.did_you_mean(str(choice), known)}")
 
 
 def _key_fault(cfg: Mapping[str, Any], override: Override, command: str) -> UserError | None:
@@ -363,13 +328,3 @@ def _key_fault(cfg: Mapping[str, Any], override: Override, command: str) -> User
     if fault is None and override.is_add() and not override.is_force_add():
         return UserError(_text(override), "is there already", f"drop the +: {_text(override)[1:]}")
     return fault
-
-
-def _checked(cfg: Any, command: str, overrides: list[str], usual: config.Usual) -> Iterator[UserError]:
-    values, choices = plain(cfg)
-    try:
-        config.check(values, choices, [text for text in overrides if not text.startswith("hydra")], command, usual)
-    except UserError as error:
-        yield error
-
-

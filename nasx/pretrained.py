@@ -62,11 +62,23 @@ class Classifier(nn.Module):
 
 
 def save(path: Path, network: nn.Module, facts: Mapping[str, Any]) -> None:
-    """Write weights (in their own precision, contiguous) and facts; the file appears whole or not at all."""
-    from safetensors.torch import save as packed
+    """Write weights and facts; the file appears whole or not at all."""
+    files.write_atomic(path, packed(network, facts))
 
-    weights = {name: x.detach().cpu().contiguous() for name, x in network.state_dict().items()}
-    files.write_atomic(path, packed(weights, text(facts)))
+
+def packed(network: nn.Module, facts: Mapping[str, Any]) -> bytes:
+    """The content of model.safetensors: weights in their own precision and contiguous, and the facts.
+
+    The same network and facts give the same bytes: the library writes its header in an order that differs from process
+    to process, so the header is written again in the order of names. Offsets in it count from its end.
+    """
+    from safetensors.torch import save as library
+
+    blob = library({name: x.detach().cpu().contiguous() for name, x in network.state_dict().items()}, text(facts))
+    end = 8 + int.from_bytes(blob[:8], "little")
+    header = json.dumps(json.loads(blob[8:end]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)  # weights stay aligned to 8 bytes
+    return len(header).to_bytes(8, "little") + header + blob[end:]
 
 
 def text(facts: Mapping[str, Any]) -> dict[str, str]:

@@ -6,8 +6,9 @@ import contextlib
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,9 @@ def told_to(folder: Path) -> Iterator[None]:
 class LogFile(logging.FileHandler):
     """log.txt. On a full disk its lines are lost, and what needs the disk more tells the fault."""
 
+    def _open(self) -> TextIOWrapper:
+        return files.stream(Path(self.baseFilename))
+
     def handleError(self, record: logging.LogRecord) -> None:
         pass
 
@@ -48,7 +52,7 @@ def logged(folder: Path, *, quiet: bool) -> Iterator[None]:
     """Within the block nasx's log goes to `folder`/log.txt and to the screen (only warnings there where `quiet`)."""
     plain = logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S")
     try:
-        file = LogFile(folder / "log.txt", encoding="utf-8")
+        file = LogFile(folder / "log.txt")
     except OSError as error:
         raise files.unwritable(folder / "log.txt", error) from error
     file.setFormatter(plain)
@@ -87,14 +91,14 @@ def hushed() -> Iterator[None]:
 class Display:
     """Progress of one run, as a context. `show` may be called every step: it reads values at most twice a second.
 
-    On a terminal a bar shows epoch, losses, accuracies, speed, peak memory and time left; elsewhere one line an epoch,
-    and one every `every_s` seconds inside long epochs. Speed is told in `unit`s, of which an update has `amount`;
-    `peak` tells the peak memory in MB.
+    On a terminal a bar shows epoch, losses, accuracies, speed, peak memory and time left; elsewhere there is a line per
+    epoch, and one every `every_s` seconds within long epochs. The speed is in `unit`s, `amount` of them per update;
+    `peak` gives the peak memory in MB.
     """
 
-    def __init__(self, *, total: int, done: int, unit: str = "update", amount: int = 1, quiet: bool = False,
+    def __init__(self, kind: str, *, total: int, done: int, unit: str = "update", amount: int = 1, quiet: bool = False,
                  every_s: float = 30.0, peak: Callable[[], float] | None = None) -> None:
-        self.live = CONSOLE.is_terminal and not quiet
+        self.kind, self.live = kind, CONSOLE.is_terminal and not quiet
         self.quiet, self.every_s, self.total = quiet, every_s, total
         self._last = self._began = time.monotonic()
         self._first = done
@@ -125,10 +129,11 @@ class Display:
         speed = f"{rate * self.amount:,.{0 if self.amount > 1 else 1}f} {self.unit}s/s"
         speed += f", peak {self.peak():,.0f} MB" if self.peak else ""
         if self.live:
-            self.bar.update(self.task, completed=done, epoch=epoch, text=text(means), speed=speed)
+            text = "  ".join(words(self.kind, means))
+            self.bar.update(self.task, completed=done, epoch=epoch, text=text, speed=speed)
         elif not self.quiet:
             left = (self.total - done) / rate if rate else 0.0
-            log.info("epoch %s  %d/%d  %s  %s, %s left", epoch, done, self.total, text(means), speed, duration(left))
+            told(epoch, [f"{done}/{self.total}", *words(self.kind, means), f"{speed}, {duration(left)} left"])
 
 
 class Choosing:
@@ -148,25 +153,48 @@ class Choosing:
         log.info("choosing the architecture: %d of %d decisions, %s left", done, total, duration(left))
 
 
-def looked_up(lookup: Mapping[str, Any] | None) -> str:
-    """A look-up in a few words."""
-    found = [f"{name} {values['valid']:.2f}" for name, values in (lookup or {}).items()
-             if type(values) is dict and values.get("valid") is not None]
-    return "  table valid: " + ", ".join(found) if found else ""
+PARTS = {"search": {"train": "train", "val": "arch", "valid": "supernet"},
+         "retrain": {"train": "train", "valid": "valid", "test": "test"}}
+"""Kind of run -> first part of a metrics column, and its word: `arch` is what an architecture step saw, batches of the
+split that moves the architecture; `supernet` is the supernet's evaluation on that split."""
+LINE = 71
+"""Signs of a line of the log after its time: 80 columns."""
 
 
-def text(means: Mapping[str, Any]) -> str:
-    """The means that people watch, in a few words."""
-    words = []
-    for name, label in (("train", "train"), ("val", "val"), ("valid", "valid"), ("test", "test")):
-        loss, accuracy, perplexity = (means.get(f"{name}_{kind}") for kind in ("loss", "accuracy", "perplexity"))
+def words(kind: str, means: Mapping[str, Any]) -> list[str]:
+    """The means that people watch, each in a few words; accuracies in percent."""
+    found = []
+    for name, label in PARTS[kind].items():
+        loss, accuracy, perplexity = (means.get(f"{name}_{of}") for of in ("loss", "accuracy", "perplexity"))
         told = [*([f"{loss:.3f}"] if loss is not None else []),
-                *([f"{100 * accuracy:.1f}%"] if accuracy is not None else []),
+                *([f"{100 * accuracy:.1f} %"] if accuracy is not None else []),
                 *([f"perplexity {perplexity:.1f}"] if perplexity is not None else [])]
         if told:
-            words.append(" ".join([label, *told]))
-    words += [f"{k} {v:.3f}" for k, v in means.items() if k in ("alignment", "eigenvalue")]
-    return "  ".join(words)
+            found.append(" ".join([label, *told]))
+    return found + [f"{name} {means[name]:.3f}" for name in ("alignment", "eigenvalue") if means.get(name) is not None]
+
+
+def looked_up(lookup: Mapping[str, Any] | None) -> list[str]:
+    """The validation accuracies of a look-up in a few words; none where there is none."""
+    found = [f"{name} {values['valid']:.2f} %" for name, values in (lookup or {}).items()
+             if type(values) is dict and values.get("valid") is not None]
+    return ["cell in table: " + ", ".join(found)] if found else []
+
+
+def lines(head: str, parts: Sequence[str]) -> list[str]:
+    """The head and the parts, two spaces apart, on as many lines of the log as they need; further ones are indented."""
+    found = [head]
+    for part in parts:
+        if len(found[-1]) + 2 + len(part) > LINE:
+            found.append("")
+        found[-1] += f"  {part}"
+    return found
+
+
+def told(epoch: str, parts: Sequence[str]) -> None:
+    """Log what there is to say of an epoch."""
+    for line in lines(f"epoch {epoch}", parts):
+        log.info(line)
 
 
 def duration(seconds: float) -> str:

@@ -1,31 +1,39 @@
 """The run folder: a run is its folder, written so that a kill at any moment loses nothing.
 
     config.yaml     resolved configuration, group choices and identity
-    metrics.jsonl   one JSON object an epoch
-    result.json     the one record of a finished run
-    checkpoints/    the last two, see folders/checkpoints.py
+    metrics.jsonl   one JSON object per epoch
+    result.json     the one record of a finished run, with the sha256 of metrics.jsonl and genotype.txt (its seal)
+    checkpoints/    the last two, with the metrics rows so far, see folders/checkpoints.py
     log.txt         what was printed          lock   of the process that writes here, see folders/lock.py
     fault.txt       why the last start failed, where it did
 
-Every file appears whole or not at all (folders/files.py), but for metrics.jsonl, whose last line may be torn by a kill.
+Every file appears whole or not at all (folders/files.py), but for metrics.jsonl, whose last line may be torn by a kill:
+it is written again from the checkpoint. Neither the folder nor anything in it is written through a link.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
+import logging
 import os
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from nasx.errors import UserError
-from nasx.folders import checkpoints
+from nasx.folders import checkpoints, files
 from nasx.folders.files import read_json, read_yaml, unwritable, write_atomic
 from nasx.folders.lock import Lock
+
+log = logging.getLogger("nasx")
+GENOTYPE, METRICS = "genotype.txt", "metrics.jsonl"
+SEALED = (GENOTYPE, METRICS)
+"""Files whose sha256 a record holds."""
 
 
 def canonical(value: Any) -> str:
@@ -36,11 +44,16 @@ def canonical(value: Any) -> str:
 def read_rows(folder: Path) -> list[dict[str, Any]]:
     """Metrics rows of a run, up to a torn line (killed while writing); lines that are no objects are left out."""
     try:
-        lines = (folder / "metrics.jsonl").read_text(encoding="utf-8", errors="replace").splitlines()
+        text = (folder / METRICS).read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return []
+    return parsed(text)
+
+
+def parsed(text: str) -> list[dict[str, Any]]:
+    """The rows in the text of a metrics.jsonl, see `read_rows`."""
     rows = []
-    for line in lines:
+    for line in text.splitlines():
         try:
             row = json.loads(line)
         except (ValueError, RecursionError):
@@ -95,14 +108,23 @@ class Run:
     process holds says which.
     """
 
+    _lock: Lock | None = None
+    _lines: list[str] | None = None
+    """Those of metrics.jsonl; None where nothing has been decided about the rows that are there."""
+    _genotype: str | None = None
+
     def __init__(self, folder: Path, identity: Mapping[str, Any], extra: Mapping[str, Any]) -> None:
         self.folder = folder
         self.identity = json.loads(canonical(identity))
         self.told: Callable[[Mapping[str, Any]], None] = lambda row: None
         """Called with each metrics row that was written."""
-        self._lock: Lock | None = None
+        inner = files.no_link(files.no_link(folder) / "checkpoints")
+        config = folder / "config.yaml"
+        if config.exists() and not inner.is_dir() and "identity" not in (read_yaml(config) or {}) and unused(folder):
+            raise UserError(str(folder), "holds a config.yaml, but is not the folder of a run",
+                            "choose another name=NAME or out=FOLDER")
         try:
-            (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+            files.make_folder(inner)
         except OSError as error:
             raise unwritable(folder, error) from error
         if not os.access(folder, os.W_OK):
@@ -163,63 +185,96 @@ class Run:
         return read_json(self.folder / "result.json")
 
     def fail(self, error: Exception) -> None:
-        """Leave word of why this start failed, for `nasx status`; the next start removes it."""
+        """Write down why this start failed, for `nasx status`; the next start removes it."""
         with contextlib.suppress(UserError):  # the disk may be what failed, or the lock
             if self.result is None:
                 write_atomic(self._held() / "fault.txt", f"{error or type(error).__name__}\n")
 
     def decide(self, genotype: object) -> None:
         """Write the genotype's text."""
-        write_atomic(self._held() / "genotype.txt", f"{genotype}\n")
+        self._genotype = f"{genotype}\n"
+        write_atomic(self._held() / GENOTYPE, self._genotype)
 
     def finish(self, result: Mapping[str, Any]) -> None:
-        """Write the record; from here on the run is finished. Its checkpoints stay."""
-        write_atomic(self._held() / "result.json", json.dumps(result, indent=1, default=str) + "\n")
+        """Write the record with its seal; from here on the run is finished. Its checkpoints stay."""
+        folder = self._held()
+        texts = {GENOTYPE: self._genotype, METRICS: None if self._lines is None else "".join(self._lines)}
+        held = {name: text for name, text in texts.items() if text is not None}
+        for name, text in held.items():
+            if content(folder / name) != text.encode():  # damaged while the run was at work
+                write_atomic(folder / name, text)
+        seal = {name: digest(text.encode()) for name, text in held.items()}
+        write_atomic(folder / "result.json", json.dumps({**result, "seal": seal}, indent=1, default=str) + "\n")
+
+    def done(self) -> dict[str, Any] | None:
+        """The record of a finished run, None where it is not finished; damaged files that it seals are mended.
+
+        Raises UserError where the record cannot be read.
+        """
+        record = finished(self.folder)
+        if record is not None:
+            self._mend(record)
+        return record
+
+    def _mend(self, record: Mapping[str, Any]) -> None:
+        """Write files that differ from the seal again: the record holds the genotype, the last checkpoint the rows."""
+        for name in broken(self.folder, record):
+            text = f"{record.get('genotype')}\n" if name == GENOTYPE else None
+            if name == METRICS:
+                with contextlib.suppress(UserError):  # no checkpoint can be read
+                    text = (checkpoints.last(self.folder) or {}).get("metrics")
+            known = text is not None and digest(text.encode()) == record["seal"][name]
+            if text is not None and known:
+                write_atomic(self._held() / name, text)
+            log.warning("%s: %s; %s", self.folder, damage([name]), "it is written again" if known else
+                        "nothing here holds what it was")
 
     def rows(self) -> list[dict[str, Any]]:
         """Metrics rows so far."""
-        return read_rows(self.folder)
+        return read_rows(self.folder) if self._lines is None else parsed("".join(self._lines))
 
-    def keep_rows(self, count: int) -> None:
-        """Forget metrics rows written after the checkpoint that a resume starts from, and a torn line.
+    def keep_rows(self, text: str) -> None:
+        """Let metrics.jsonl hold `text`, the rows that a checkpoint holds, and nothing else.
 
-        Raises UserError where there are fewer than `count`.
+        Rows written after that checkpoint are computed again; rows that are damaged or lost are written again.
         """
-        path, rows = self._held() / "metrics.jsonl", self.rows()
-        if len(rows) < count:
-            raise UserError(str(path), f"holds {len(rows)} whole rows of the {count} that the checkpoint counts",
-                            "put a copy of the file back, or move the folder away to start this run anew")
-        kept = "".join(json.dumps(row) + "\n" for row in rows[:count])
-        if not path.exists() or path.read_bytes() != kept.encode():
-            write_atomic(path, kept)
+        path = self._held() / METRICS
+        there = content(path)
+        if not (there or b"").startswith(text.encode()):
+            log.warning("%s: is damaged, or lacks rows; it is written again from the checkpoint", path)
+        if there != text.encode():
+            write_atomic(path, text)
+        self._lines = text.splitlines(keepends=True)
 
     def append(self, row: Mapping[str, Any]) -> None:
-        """Add one metrics row; it is on the disk before a checkpoint counts it."""
-        path = self._held() / "metrics.jsonl"
-        try:
-            with path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise unwritable(path, error) from error
+        """Add one metrics row; it is on the disk when this returns."""
+        line, path = json.dumps(row) + "\n", self._held() / METRICS
+        if self._lines is None:
+            self._lines = (content(path) or b"").decode(errors="replace").splitlines(keepends=True)
+        files.append(path, line)
+        self._lines.append(line)
         self.told(row)
 
     # ------------------------------------------------------------------------------------------ checkpoints
     def save(self, state: Mapping[str, Any], step: int) -> None:
-        """Write checkpoint `step` (tensors and plain values only) and keep the last two."""
-        checkpoints.save(self._held(), state, step)
+        """Write checkpoint `step` (tensors and plain values only), with the metrics rows, and keep the last two."""
+        lines = self._lines or []
+        checkpoints.save(self._held(), {**state, "rows": len(lines), "metrics": "".join(lines)}, step)
 
     def load(self, device: Any = "cpu") -> dict[str, Any] | None:
-        """The newest readable checkpoint whose metrics rows are all there: see `checkpoints.last`."""
-        return checkpoints.last(self.folder, device, rows=len(self.rows()))
+        """The newest readable checkpoint, its metrics rows included: see `checkpoints.last`."""
+        rows = self.rows()
+        state = checkpoints.last(self.folder, device, rows=len(rows))
+        if state is not None and "metrics" not in state:  # format 1
+            state["metrics"] = "".join(json.dumps(row) + "\n" for row in rows[:state.get("rows", 0)])
+        return state
 
 
 class Guest(Run):
     """A run folder in the hands of another process: nothing of it is read, written or locked here."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self._lock = folder, None
+        self.folder = folder
 
     def fail(self, error: Exception) -> None:
         pass
@@ -227,7 +282,10 @@ class Guest(Run):
     def finish(self, result: Mapping[str, Any]) -> None:
         pass
 
-    def keep_rows(self, count: int) -> None:
+    def rows(self) -> list[dict[str, Any]]:
+        return []
+
+    def keep_rows(self, text: str) -> None:
         pass
 
     def append(self, row: Mapping[str, Any]) -> None:
@@ -242,9 +300,9 @@ class Guest(Run):
 
 def run_folders(root: str | os.PathLike[str]) -> Iterator[str]:
     """Every folder at or below `root` that looks like a run's, sorted; not within runs, nor in hidden folders."""
-    for folder, children, files in os.walk(root):
+    for folder, children, names in os.walk(root):
         children[:] = sorted(child for child in children if not child.startswith("."))
-        if "result.json" in files or "config.yaml" in files:
+        if "result.json" in names or "config.yaml" in names:
             children.clear()
             yield os.path.normpath(folder)
 
@@ -257,9 +315,45 @@ def locate(name: str, out: str) -> Path | None:
 
 
 def finished(folder: Path) -> dict[str, Any] | None:
-    """The record in `folder` if its run is finished."""
-    result = read_json(folder / "result.json")
+    """The record in `folder` if its run is finished. Raises UserError where there is one that cannot be read."""
+    path = folder / "result.json"
+    result = read_json(path)
+    if result is None and os.path.lexists(path):
+        rest = ("put a copy of it back, or remove it: the same command then goes on from the last checkpoint"
+                if checkpoints.found(folder) else
+                "put a copy of it back, or move the folder away to start the run again")
+        raise UserError(str(path), "cannot be read as a record: it is damaged, or may not be read", rest)
     return result if result is not None and result.get("status") == "finished" else None
+
+
+def broken(folder: Path, record: Mapping[str, Any]) -> list[str]:
+    """The files of a finished run that differ from the seal of its record; none where it has no seal."""
+    seal = record.get("seal")
+    return [name for name in SEALED if isinstance(seal, Mapping) and name in seal
+            and digest(content(folder / name) or b"") != seal[name]]
+
+
+def damage(names: Sequence[str]) -> str:
+    """What is wrong with the files that `broken` found."""
+    return f"{' and '.join(names)} changed after the run had finished (sha256 differs from the record's)"
+
+
+def environments(starts: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What differs between the environments of a run's starts, the host apart: the names of what its bits depend on."""
+    names = dict.fromkeys(name for start in starts for name in start if name not in ("host", "update"))
+    return [name for name in names if len({str(start.get(name)) for start in starts}) > 1]
+
+
+def content(path: Path) -> bytes | None:
+    """The bytes of a file, None where it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError:
+        return None
+
+
+def digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def now() -> str:

@@ -26,7 +26,7 @@ from nasx import machine
 from nasx.bilevel import Activate, Batch, Decision, Outcome, Tree, detached, hand_on, recall
 from nasx.spaces.banks import Noise
 from nasx.spaces.recompute import recompute
-from nasx.spaces.supernet import tracking, wrap
+from nasx.spaces.supernet import evaluating, tracking, wrap
 
 if TYPE_CHECKING:
     from nasx.settings import EngineSettings
@@ -92,15 +92,20 @@ class RelaxedProblem:
             self.masks[operation] = {k: x.to(self.device, self.dtype) for k, x in self.space.mask(operation).items()}
         return self.masks[operation]
 
+    def biased(self, mix: Tree, weights: Tree) -> Tree:
+        return self.space.biased(mix, weights)
+
     def decisions(self) -> tuple[tuple[Decision, ...], ...]:
         return self.space.decisions()
 
-    def outcome(self, w: Tree, mix: Tree, batch: Batch, *, track: bool = False) -> Outcome:
+    def outcome(self, w: Tree, mix: Tree, batch: Batch, *, track: bool = False, evaluation: bool = False) -> Outcome:
         self.passes += 1
-        if self.draws:
+        options = {} if evaluation else self.options
+        if self.noisy or any(options.values()):
             self.random.manual_seed(batch.seed ^ 1)  # methods draw from the batch's seed itself
-        given = {**self.options, **recall(batch), "gen": self.random}
-        with tracking(self.supernet, track), torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+        given = {**options, **recall(batch), "gen": self.random}
+        with tracking(self.supernet, track), evaluating(self.supernet, evaluation), \
+                torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             logits = functional_call(self.supernet, w, (batch.x, mix), given, strict=False)
         hand_on(batch, logits.state, track=track)
         y = batch.y.flatten()
@@ -116,19 +121,13 @@ class RelaxedProblem:
     @torch.no_grad()
     def evaluate(self, w: Tree, mix: Tree, batches: Iterable[Any]) -> dict[str, float]:
         """Mean loss and accuracy over the items of `batches` in eval mode (running statistics where they are kept)."""
-        held, self.options = self.options, {}
-        self.supernet.eval()
         total, loss, correct = 0, torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
-        try:
-            for batch in batches:
-                outcome = self.outcome(detached(w), detached(mix), batch)
-                count = batch.y.numel()
-                loss = loss + outcome.loss.double() * count
-                correct = correct + outcome.accuracy.double() * count
-                total += count
-        finally:
-            self.supernet.train()
-            self.options = held
+        for batch in batches:
+            outcome = self.outcome(detached(w), detached(mix), batch, evaluation=True)
+            count = batch.y.numel()
+            loss = loss + outcome.loss.double() * count
+            correct = correct + outcome.accuracy.double() * count
+            total += count
         return {"loss": float(loss) / max(total, 1), "accuracy": float(correct) / max(total, 1)}
 
 

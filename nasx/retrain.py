@@ -27,14 +27,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from nasx import accuracy, config, machine, metrics, processes, recipe, records
+from nasx import accuracy, config, lineage, machine, metrics, processes, progress, recipe, records
 from nasx.bilevel import Batch, hand_on, scaled
-from nasx.checks import parents
 from nasx.data.stream import hashed
 from nasx.errors import UserError
 from nasx.folders import files
 from nasx.metrics import ACCURACY, Metric
-from nasx.progress import Display, text
+from nasx.progress import Display
 from nasx.search import Batches, Meter, broken
 from nasx.spaces.network import cost, widest
 
@@ -259,15 +258,13 @@ def train(here: Session) -> Result:
     metric = metrics.OF[settings.data]
     trainer = Trainer(network, settings, stream, test, settings.updates_per_epoch or stream.per_pass,
                       valid if settings.validated else None, metric)
-    kept = 0
     saved = processes.told(here.resume())
     if saved is not None:
         trainer.load(saved)
-        kept = saved["rows"]
 
     def save() -> None:
         trainer.guard(trainer.meter.means(), weights=True)
-        here.save(trainer.state(), trainer.updates, kept)
+        here.save(trainer.state(), trainer.updates)
 
     def tick(_: Trainer) -> None:
         here.check_signals(save)
@@ -279,15 +276,13 @@ def train(here: Session) -> Result:
             save()
 
     def end_epoch(row: Row) -> None:
-        nonlocal kept
         row = named(row, held_out=settings.held_out)
         here.run.append({**row, "wall_s": round(here.elapsed_s, 3)})
-        kept += 1
         save()
-        log.info("epoch %d/%d  %s", row["epoch"], settings.epochs, text(row))
+        progress.told(f"{row['epoch']}/{settings.epochs}", progress.words("retrain", row))
 
     trainer.tick, trainer.end_epoch = tick, end_epoch
-    with Display(total=trainer.total, done=trainer.updates, unit="image", amount=settings.batch,
+    with Display("retrain", total=trainer.total, done=trainer.updates, unit="image", amount=settings.batch,
                  quiet=cfg["quiet"] or not processes.owner(), peak=lambda: machine.peak_mb(here.device)) as display:
         if saved is not None:
             log.info("%s: resuming at update %d of %d", here.run.folder, trainer.updates, trainer.total)
@@ -300,7 +295,7 @@ def train(here: Session) -> Result:
         result = here.record(
             "retrain", protocol=settings.recipe, labels=[], genotype=str(genotype), operations=genotype.operations(),
             lookup=None, parent=parent and parent["name"], parent_lookup=parent and parent.get("lookup"),
-            searched=parents.kept(parent),
+            searched=lineage.kept(parent),
             **{"test_accuracy": None, **tested}, images=data.described(), params=price.params,
             params_with_auxiliary=price.params_with_auxiliary, macs=price.macs, layers=settings.layers,
             channels=settings.channels, updates=trainer.updates, passes=trainer.updates,
@@ -353,7 +348,7 @@ def architecture(cfg: Config, space: Space) -> tuple[Genotype, Result | None]:
     if not name:
         raise UserError("retrain", "no architecture is given",
                         "give from=<a run of nasx search>, or genotype=<its text>")
-    folder, found = parents.searched(name, cfg["out"])
+    folder, found = lineage.searched(name, cfg["out"])
     try:
         return space.parse(found["genotype"]), {**found, "name": folder.resolve().name}
     except UserError as error:

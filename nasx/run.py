@@ -25,7 +25,7 @@ from nasx.diagnostics import verdict
 from nasx.errors import UserError
 from nasx.inherit import go_on
 from nasx.optimizers import architecture_optimizer, weight_optimizer
-from nasx.progress import Choosing, Display, duration, looked_up, text
+from nasx.progress import Choosing, Display, duration
 from nasx.relaxed import RelaxedProblem, weights
 from nasx.results import ending
 from nasx.search import Loop, Step
@@ -40,7 +40,7 @@ def search(cfg: Config, info: Config) -> Result:
     if cfg["seeds_per_job"] > 1:
         return together(cfg, info)[0]
     with session(cfg, info) as here:
-        done = records.finished(here.run.folder) or prepared(here).run()
+        done = here.run.done() or prepared(here).run()
         shown(here, done)
         return done
 
@@ -51,7 +51,7 @@ def prepared(here: Session) -> SearchJob:
         stage = stages.stage(here.config, here.run.folder, i)
         own = {**stage.config, "out": str(here.run.folder), "name": stages.name(i), "seeds_per_job": 1}
         with session(own, {**here.info, "published": None}) as inner:
-            if records.finished(inner.run.folder) is None:
+            if inner.run.done() is None:
                 log.info("stage %d of %d in %s", i + 1, stages.count(here.config), inner.run.folder)
                 SearchJob(inner, stage).run()
             pictures(inner)
@@ -67,9 +67,6 @@ def together(cfg: Config, info: Config) -> list[Result]:
     Each is the search that its seed alone would have been. One that fails does not stop the others; its error is
     raised at the end. Where they are asked to stop, all write their checkpoints first.
     """
-    if cfg["name"]:
-        raise UserError(f"name={cfg['name']}", f"is one folder for seeds_per_job={cfg['seeds_per_job']} runs",
-                        "leave the name out: each run is then named by its seed")
     done: dict[int, Result] = {}
     faults: list[UserError] = []
     with contextlib.ExitStack() as stack:
@@ -81,7 +78,7 @@ def together(cfg: Config, info: Config) -> list[Result]:
             except UserError as error:  # another process is in this seed's folder
                 faults.append(error)
                 continue
-            finished = records.finished(here.run.folder)
+            finished = here.run.done()
             if finished is not None:
                 shown(here, finished)
                 done[seed] = finished
@@ -185,9 +182,9 @@ class SearchJob:
         train, val = (self.data.stream(name, index, batch=settings.batch, seed=cfg["seed"])
                       for name, index in (("w", w_index), ("a", self.a_index)))
         self.watch = Watch(self.search, self.space, supernet, train, val, every=settings.diagnose_every,
-                           steps=settings.diagnose_steps, epochs=settings.epochs,
+                           steps=settings.diagnose_steps, epochs=settings.epochs, probe_every=settings.probe_every,
                            weight_decay=settings.arch_weight_decay, stop=build("stop"))
-        advance = self.watch.over(self.replayed(engine.graphs) or self.method.step)
+        advance = self.watch.over(self.replayed(engine.graphs) or self.method.step, self.method.step)
         self.loop = Loop(self.search, self.method, supernet, train, val, advance=advance, epochs=settings.epochs,
                          updates_per_epoch=settings.updates_per_epoch or train.per_pass * self.method.updates_per_batch,
                          lr=settings.lr, lr_min=settings.lr_min, warmup=settings.arch_warmup,
@@ -245,7 +242,7 @@ class SearchJob:
         self.loop.guard(self.loop.meter.means(), weights=True)
         state = {**self.loop.state(), "passes": self.problem.passes, "watch": self.watch.state()}
         state |= {"decided": self.decided, "measured": self.measured}
-        self.here.save(state, self.search.updates, len(self.watch.rows))
+        self.here.save(state, self.search.updates)
 
     def begin_epoch(self, epoch: int) -> None:
         self.problem.options = self.settings.options(epoch)
@@ -269,7 +266,8 @@ class SearchJob:
         self.watch.rows.append(row)
         self.loop.stopped = self.watch.stopped
         self.save()
-        log.info("epoch %d/%d  %s%s", row["epoch"], self.settings.epochs, text(row), looked_up(row["lookup"]))
+        progress.told(f"{row['epoch']}/{self.settings.epochs}",
+                      [*progress.words("search", row), *progress.looked_up(row["lookup"])])
 
     # ------------------------------------------------------------------------------------------------- the end
     def run(self) -> Result:
@@ -283,7 +281,7 @@ class SearchJob:
         if self.stage.last and self.stage.done:
             self.here.follows(sum(record["wall_s"] for record in self.stage.done))
         self.resume()
-        with Display(total=self.loop.total, done=self.search.updates, quiet=self.here.config["quiet"],
+        with Display("search", total=self.loop.total, done=self.search.updates, quiet=self.here.config["quiet"],
                      peak=lambda: machine.peak_mb(self.here.device)) as self.display:
             began = time.monotonic()
             for _ in self.loop.steps():
@@ -312,7 +310,7 @@ class SearchJob:
 
     def final(self) -> dict[str, float]:
         """The supernet's last evaluation: that of the last epoch's row where it has one."""
-        last = self.watch.rows[-1] if self.watch.rows else {}
+        last = (self.watch.rows or [{}])[-1]
         return {k: last[k] for k in ("valid_loss", f"valid_{self.metric.name}") if k in last} or self.evaluate()
 
     def record(self) -> Result:
@@ -326,10 +324,10 @@ class SearchJob:
                 "diagnostics": self.watch.cost()}
         result = self.here.record(
             "search", protocol=self.settings.protocol, genotype=str(genotype), operations=genotype.operations(),
-            labels=method.labels, lookup=found,
-            missing=None if found else self.benchmark.missing(), reference=self.benchmark.references(), parent=None,
-            better_than={} if score is None else self.benchmark.better_than(score),
-            test_accuracy=None, choice=self.chosen or None,
+            labels=method.labels, lookup=found, missing=None if found else self.benchmark.missing(),
+            **self.benchmark.ranked(score, config.build(self.here.config["space"], self.here.config["allow"])),
+            benchmark_data=self.benchmark.dataset_key(self.source.name), images=self.data.described(),
+            parent=None, test_accuracy=None, choice=self.chosen or None,
             supernet={**self.measured, "params": sum(x.numel() for x in self.search.w.values())},
             params=None if found is None else found["params"], stopped=self.watch.ended(), changed=changed(self.here),
             **stages.spent(self.stage.done if self.stage.last else (), **cost))
@@ -357,7 +355,6 @@ def shown(here: Session, result: Result) -> None:
 # -------------------------------------------------------------------------------------------------- retrain
 def retrain(cfg: Config, info: Config) -> Result:
     """Train a found or named genotype from scratch, in `devices` processes; resumes an unfinished run."""
-    one_seed("retrain", cfg)
     count, folder = cfg["devices"], Path(cfg["out"]) / config.run_name(cfg, info["choices"], "retrain")
     if count == 1 or records.finished(folder) is not None:
         return trained(cfg, info)
@@ -373,7 +370,7 @@ def trained(cfg: Config, info: Config) -> Result:
     from nasx.retrain import train
 
     with session(cfg, info, "retrain") as here:
-        done = processes.told(records.finished(here.run.folder) if processes.owner() else None)
+        done = processes.told(here.run.done() if processes.owner() else None)
         result = train(here) if done is None else done
         if processes.owner():
             ending.draw(here.run.folder)
@@ -381,20 +378,10 @@ def trained(cfg: Config, info: Config) -> Result:
         return result
 
 
-def one_seed(command: str, cfg: Config) -> None:
-    """Raises UserError where several seeds are asked of a command that takes one."""
-    if cfg["seeds_per_job"] > 1:
-        raise UserError(f"seeds_per_job={cfg['seeds_per_job']}", f"nasx {command} takes one seed at a time",
-                        "use --multirun seed=0,1,2, or nasx search")
-
-
 def run(cfg: Config, info: Config) -> Result:
-    """Search, then look up or retrain what was found, in one configuration."""
-    one_seed("run", cfg)
-    found = search(cfg, info)
-    then = cfg["then"]
-    if then == "lookup" or (then == "auto" and found["lookup"] is not None):
+    """Search, then look up or retrain what was found; auto: retrain unless the benchmark's data were searched on."""
+    found, then = search(cfg, info), cfg["then"]
+    benchmark, source = (config.build(cfg[group], cfg["allow"]) for group in ("benchmark", "dataset"))
+    if then == "lookup" or (then == "auto" and found["lookup"] is not None and benchmark.dataset_key(source.name)):
         return found
-    folder = Path(cfg["out"]) / found["name"]
-    again = {**cfg, "from": str(folder), "genotype": None, "name": f"{cfg['name']}-retrain" if cfg["name"] else None}
-    return retrain(again, info)
+    return retrain(config.retrained(cfg, Path(cfg["out"]) / found["name"]), info)

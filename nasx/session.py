@@ -35,6 +35,11 @@ class Session:
     saved: float = field(default_factory=time.monotonic)
     together: int = 1
     """Runs that take turns in this process: each has the time of all."""
+    starts: list[dict[str, Any]] = field(default_factory=list)
+    """The environments that the run was computed in, each with the update at which it began."""
+
+    def __post_init__(self) -> None:
+        self._begins(0)
 
     def follows(self, seconds: float) -> None:
         """Count from here on, after `seconds` of work that other runs have done for this one."""
@@ -45,22 +50,36 @@ class Session:
         """Seconds of work that is kept, over all starts of this run: what a kill has lost is not in it."""
         return self.before_s + time.monotonic() - self.began
 
-    def save(self, state: Mapping[str, Any], step: int, rows: int) -> None:
-        """Write a checkpoint that remembers how many metrics rows belong to it."""
-        self.run.save({**state, "rows": rows, "elapsed_s": self.elapsed_s, "started": self.started}, step)
+    def _begins(self, update: int) -> None:
+        """Add this start to `starts` unless its environment is that of the one before; warn where bits may differ."""
+        now = {**machine.environment(self.device), "processes": processes.count()}
+        before = self.starts[-1] if self.starts else {"update": update, **now}
+        if self.starts and all(before.get(name) == value for name, value in now.items()):
+            return
+        if differ := records.environments([before, now]):
+            told = ", ".join(f"{name} {before.get(name)}, now {now[name]}" for name in differ)
+            log.warning("%s: goes on in another environment (%s): it ends with other bits than a run in one would",
+                        self.run.folder, told)
+        self.starts = [*self.starts, {"update": update, **now}]
+
+    def save(self, state: Mapping[str, Any], step: int) -> None:
+        """Write a checkpoint, with the metrics rows so far, the environments and the time taken."""
+        self.run.save({**state, "starts": self.starts, "elapsed_s": self.elapsed_s, "started": self.started}, step)
         self.saved = time.monotonic()
 
     def resume(self) -> dict[str, Any] | None:
-        """The newest readable checkpoint; metrics written after it are dropped."""
+        """The newest readable checkpoint; metrics.jsonl then holds the rows that it counts, and no others."""
         state = self.run.load(self.device if processes.count() == 1 else "cpu")  # told to other devices
         if state is None:
             if rows := self.run.rows():
                 log.warning("%s: there is no checkpoint: it begins anew, and %d metrics rows are computed again",
                             self.run.folder, len(rows))
-            self.run.keep_rows(0)
+            self.run.keep_rows("")
             return None
-        self.run.keep_rows(state["rows"])
+        self.run.keep_rows(state["metrics"])
         self.before_s, self.started = state["elapsed_s"], state["started"]
+        self.starts = state.get("starts", [])  # none in format 1
+        self._begins(state["updates"])
         return state
 
     @property
@@ -90,10 +109,11 @@ class Session:
                 "started": self.started, "finished": records.now(), "choices": choices,
                 "overrides": list(self.info["overrides"]), "seed": self.config["seed"],
                 "identity": config.identity(self.config, kind),
-                "family": config.identity({**self.config, "seed": None, "from": None}, kind),
+                "family": config.family(self.config, kind),
                 **facts, "wall_s": round(self.elapsed_s, 3), "together": self.together,
                 "peak_mb": machine.peak_mb(self.device),
-                "hardware": machine.hardware(self.device), "versions": machine.versions(), "commit": machine.commit()}
+                "hardware": machine.hardware(self.device), "versions": machine.versions(), "commit": machine.commit(),
+                "starts": self.starts}
 
 
 @contextlib.contextmanager
@@ -105,14 +125,15 @@ def session(cfg: Config, info: Config, kind: str = "search") -> Iterator[Session
                         "start it without torchrun; only nasx retrain runs on several")
     device = machine.device(processes.device_name(cfg["device"]))
     engine = cfg.get("engine") or {}
-    machine.prepare(device, threads=cfg["threads"], deterministic=cfg["deterministic"], seed=cfg["seed"],
-                    precision=engine.get("precision", "fp32"))
+    prepared = machine.prepared(device, threads=cfg["threads"], deterministic=cfg["deterministic"], seed=cfg["seed"],
+                                precision=engine.get("precision", "fp32"))
     extra = {"kind": kind, "choices": dict(info["choices"]), "identity": config.identity(cfg, kind)}
     if not processes.owner():
-        with processes.joined(device), machine.Signals() as signals, progress.hushed(), memory(cfg, kind, device):
+        with prepared, processes.joined(device), machine.Signals() as signals, progress.hushed(), \
+                memory(cfg, kind, device):
             yield Session(records.Guest(folder), device, cfg, info, signals)
         return
-    with records.Run(folder, config.identifying(cfg, kind), extra) as run, processes.joined(device), \
+    with prepared, records.Run(folder, config.identifying(cfg, kind), extra) as run, processes.joined(device), \
             machine.Signals() as signals, contextlib.ExitStack() as stack, progress.logged(folder, quiet=cfg["quiet"]):
         logger = config.build(cfg["logger"], cfg["allow"]).open(folder, config.identifying(cfg, kind))
         run.told = logger.write

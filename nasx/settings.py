@@ -1,8 +1,7 @@
 """What can be set that is not a space, a method, a data set or a benchmark: how a search and a retraining run.
 
-Frozen dataclasses without torch, so that the command line can check values before anything heavy is imported. The
-values and their sources are in conf/search, conf/retrain and conf/engine; the defaults here are "off", or the
-published value that all protocols share.
+Frozen dataclasses without torch: values are checked before anything heavy is imported. They and their sources are in
+conf/search, conf/retrain and conf/engine; a default here is "off", or the published value that all protocols share.
 
 The aliases below are the vocabulary of constraints for every component: `nasx.checks.schema` reads the annotations of a
 component's fields from its source and knows these names, so a method may import them under TYPE_CHECKING only.
@@ -17,12 +16,20 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 from annotated_types import Ge, Gt, Le, Lt
 
 Positive = Annotated[int, Gt(0)]
-ThreeOrMore = Annotated[int, Ge(3)]
+Layers = Annotated[int, Gt(0), Le(1000)]
+"""Cells of a network, at most fifty times as many as published ones have (20)."""
+ThreeOrMoreLayers = Annotated[int, Ge(3), Le(1000)]
+Channels = Annotated[int, Gt(0), Le(65536)]
+Count = Annotated[int, Gt(0), Le(1024)]
+"""Processes, threads, and searches that take turns, on one machine."""
 NonNegative = Annotated[int, Ge(0)]
+Workers = Annotated[int, Ge(0), Le(1024)]
+SEEDS = 2**64
+"""How many seeds torch's generators take, from 0."""
+Seed = Annotated[int, Ge(0), Lt(SEEDS)]
 PositiveFloat = Annotated[float, Gt(0)]
 NonNegativeFloat = Annotated[float, Ge(0)]
 Fraction = Annotated[float, Ge(0), Le(1)]
-"""Between 0 and 1, both included."""
 Below1 = Annotated[float, Ge(0), Lt(1)]
 """At least 0 and below 1: momenta, drop probabilities, decay rates that must not stand still."""
 
@@ -103,6 +110,7 @@ class SearchProtocol:
     arch_optimizer: Literal["adam", "sgd"]
     arch_lr: PositiveFloat
     arch_betas: tuple[Below1, Below1]
+    arch_momentum: Below1 = 0.0
     arch_weight_decay: NonNegativeFloat
     arch_warmup: NonNegative
     """Epochs in which only the weights move."""
@@ -114,6 +122,8 @@ class SearchProtocol:
     """Epochs between the diagnostics that need passes (eigenvalue, alignment, correlation); 0: none, and no cost."""
     diagnose_steps: NonNegative
     """Steps between looks at the layers' gradients (alignment as a mean over the epoch, layer split); 0: none."""
+    probe_every: NonNegative = 0
+    """Steps between comparisons of the method's finite differences with double backward; 0: none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,7 +185,7 @@ class Recipe:
 
     recipe: str
     """Name under which results are compared."""
-    channels: Positive | None
+    channels: Channels | None
     """Channels of the first cells; null: the space's own retraining size."""
     epochs: Positive
     batch: Positive
@@ -199,7 +209,7 @@ class RetrainSettings(Recipe):
     validated: ClassVar[bool] = False
     """Whether a part is held out, and the weights that are best on it are tested; else the last ones are."""
     patience: ClassVar[int | None] = None
-    layers: Positive | None
+    layers: Layers | None
     """Cells (of a stage, in nb201); null: the space's own retraining size."""
     max_macs: Positive | None = None
     """Multiply-adds of one image that the network may have: the most channels (an even number) that keep below are
@@ -297,12 +307,12 @@ class EngineSettings:
 class JobSettings:
     """Keys at the top level that every job has."""
 
-    seed: NonNegative = 0
+    seed: Seed = 0
     out: str = "outputs"
     name: str | None = None
     device: str = "auto"
-    threads: Positive | None = None
-    workers: NonNegative | None = None
+    threads: Count | None = None
+    workers: Workers | None = None
     """Processes that decode images, for sets on a disk; null: as many as there are CPUs for this process, less one."""
     deterministic: bool = False
     checkpoint_s: PositiveFloat = 300.0
@@ -312,7 +322,7 @@ class JobSettings:
     """The number of result.json that a sweeper compares jobs by; null: none."""
     draw: Literal["cell", "epochs"] = "cell"
     """epochs: of a search, besides the found cell that of each epoch, into the run's folder `epochs`."""
-    seeds_per_job: Positive = 1
+    seeds_per_job: Count = 1
     """Searches that one process takes by turns, of seeds seed, seed + 1, ...: each as its seed alone would be."""
 
 
@@ -327,7 +337,7 @@ class RetrainJob(JobSettings):
 
     from_: str | None = None
     genotype: str | None = None
-    devices: Positive = 1
+    devices: Count = 1
     """Processes that train together, one for each GPU."""
 
 
@@ -336,7 +346,7 @@ class RunJob(JobSettings):
     """`nasx run`."""
 
     then: Literal["auto", "lookup", "retrain"] = "auto"
-    devices: Positive = 1
+    devices: Count = 1
     """Processes that retrain together, one for each GPU."""
 
 
@@ -378,7 +388,7 @@ class StudyJob(JobSettings):
 
     from_: str | None = None
     genotype: str | None = None
-    devices: Positive = 1
+    devices: Count = 1
     """Processes that retrain together, one for each GPU."""
 
 

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from nasx import config, machine, metrics, records, run
+from nasx import config, lineage, machine, metrics, records, run
 from nasx.progress import duration
 
 if TYPE_CHECKING:
@@ -37,7 +37,6 @@ OWN = frozenset({"study", "seed", "name", "from", "genotype"})
 
 def study(cfg: Config, info: Config) -> Result:
     """All steps that are not done yet, and the record of the study."""
-    run.one_seed("study", cfg)
     folder = Path(cfg["out"]) / config.run_name(cfg, info["choices"], "study")
     extra = {"kind": "study", "choices": dict(info["choices"]), "identity": config.identity(cfg, "study")}
     with records.Run(folder, config.identifying(cfg, "study"), extra) as held:
@@ -99,7 +98,7 @@ class Study:
         """A retraining of a search's cell (None: of the given one) with a seed, and other settings of the recipe."""
         given = {key: self.cfg[key] for key in ("from", "genotype") if self.cfg[key]} if search is None else {
             "from": str(Path(self.cfg["out"]) / search["name"])}
-        words = [f"{key}={value}" for key, value in given.items()]
+        words = [lineage.override(key, value) if key == "from" else f"{key}={value}" for key, value in given.items()]
         words += [f"retrain.{key}={config.show(value)}" for key, value in changed.items()]
         return self.step("retrain", seed, words, **given, retrain={**self.cfg["retrain"], **changed})
 
@@ -115,7 +114,7 @@ class Study:
                 "choices": {key: value for key, value in self.info["choices"].items() if key != "study"}}
         name = config.run_name(cfg, info["choices"], kind)
         done = records.finished(Path(cfg["out"]) / name)
-        if done is None:
+        if done is None or records.broken(Path(cfg["out"]) / name, done):
             if not cfg["quiet"]:
                 print(f"\n{self.name}: {info['command']}", flush=True)
             done = (run.search if kind == "search" else run.retrain)(cfg, info)
@@ -148,5 +147,4 @@ def show(result: Result, folder: Path) -> None:
     console.print(f"test {metric.name} {mean} (n = {result['n']}, {result['std_over']})", markup=False)
     console.print(f"cost: {duration(result['wall_s'])} in {len(result['searches'])} searches and "
                   f"{len({*result['retrains'], *(r['run'] for r in result['ranking'])})} retrainings", markup=False)
-    out = str(folder.parent)
-    console.print("next: nasx table" + ("" if out == "outputs" else f" out={shlex.quote(out)}"), markup=False)
+    console.print("\n".join(lineage.following(result, folder)), markup=False)

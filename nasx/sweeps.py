@@ -10,6 +10,7 @@ record by its keys, for example supernet.valid_accuracy or lookup.cifar10.valid.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import re
@@ -17,6 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nasx import extras, metrics
 from nasx.errors import UserError
 
 if TYPE_CHECKING:
@@ -38,9 +40,7 @@ def absent(text: str) -> UserError | None:
     if name not in EXTRAS:
         return UserError(f"hydra/{kind}={name}", f"there is no such {kind}", "nasx list launchers shows those of nasx"
                          if kind == "launcher" else "take hydra/sweeper=optuna, or leave it out")
-    extra = EXTRAS[name]
-    return UserError(f"hydra/{kind}={name}", "its package is not installed",
-                     f"run `uv sync --extra {extra}` or `pip install 'nasx[{extra}]'`")
+    return UserError(f"hydra/{kind}={name}", "its package is not installed", extras.install(EXTRAS[name]))
 
 
 def faults(cfg: Any, overrides: Sequence[Override], *, multirun: bool) -> Iterator[UserError]:
@@ -50,6 +50,9 @@ def faults(cfg: Any, overrides: Sequence[Override], *, multirun: bool) -> Iterat
     for where, target in ((f"launch={chosen}" if chosen else "hydra/launcher", launcher), ("hydra/sweeper", sweeper)):
         if not multirun and not target.startswith(BASIC):
             yield UserError(where, "starts the jobs of a sweep, and this is none", "add --multirun")
+    if cfg.hydra.job.get("chdir"):
+        yield UserError("hydra.job.chdir=true", "would start jobs in another folder, where out= and paths mean other "
+                        "places", "leave it out: each run has its own folder under out=")
     for override in overrides:
         if override.is_sweep_override() and override.key_or_group.startswith(("launch", "hydra")):
             yield UserError(str(override.input_line), "one launcher starts all jobs of a sweep", "give one value")
@@ -59,6 +62,11 @@ def faults(cfg: Any, overrides: Sequence[Override], *, multirun: bool) -> Iterat
     if not sweeper.startswith(BASIC) and cfg.get("objective") is None:
         yield UserError("objective=null", "the sweeper needs a number to compare jobs by",
                         "name one of result.json, for example objective=supernet.valid_accuracy")
+    given, names = cfg.hydra.sweeper.get("direction"), ("", "maximize", "minimize")
+    direction, best = getattr(given, "name", given), names[metrics.better(str(cfg.get("objective")))]
+    if direction in names and best not in ("", direction):
+        yield UserError(f"hydra.sweeper.direction={direction}", f"looks for the worst {cfg.objective}",
+                        f"add hydra.sweeper.direction={best}")
     yield from _gpus(cfg, launcher)
 
 
@@ -85,12 +93,29 @@ def _gpus(cfg: Any, launcher: str) -> Iterator[UserError]:
         yield UserError("launch=ray", "each job asks for a GPU, and this machine has none", remedy)
 
 
+def lists(cfg: Any) -> bool:
+    """Whether the sweeper's jobs are all combinations of the values that are listed; else it chooses as it goes."""
+    return str(cfg.hydra.sweeper._target_).startswith(BASIC)
+
+
 def count(cfg: Any, values: Sequence[int]) -> int | None:
     """How many jobs the sweep has, given how many values each override lists; None where the sweeper does not say."""
-    if str(cfg.hydra.sweeper._target_).startswith(BASIC):
+    if lists(cfg):
         return math.prod(values)
     trials: int | None = cfg.hydra.sweeper.get("n_trials")
     return trials
+
+
+@contextlib.contextmanager
+def unrepeated() -> Iterator[None]:
+    """Within the block Hydra's sweeper does not compose every job before the first: `preflight` has checked them."""
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+
+    BasicSweeper.validate_batch_is_legal = lambda self, batch: None  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        del BasicSweeper.validate_batch_is_legal
 
 
 # ------------------------------------------------------------------------------------------------ while it runs
@@ -109,6 +134,6 @@ def objective(record: Mapping[str, Any], path: str) -> float:
     for part in path.split("."):
         node = node.get(part) if isinstance(node, Mapping) else None
     if isinstance(node, bool) or not isinstance(node, (int, float)):
-        raise UserError(f"objective={path}", "is no number of this job's record",
+        raise UserError(f"objective={path}", "is not a number of this job's record",
                         f"its result.json is in the folder {record.get('name')}")
     return float(node)

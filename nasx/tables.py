@@ -18,7 +18,6 @@ Nothing here imports torch.
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import os
 import re
@@ -30,6 +29,7 @@ import pandas as pd
 
 from nasx import config
 from nasx.errors import UserError
+from nasx.folders import files
 from nasx.results import differences, typeset
 from nasx.results.collect import collect
 from nasx.results.summary import errors, summary
@@ -113,7 +113,7 @@ def to_csv(table: pd.DataFrame) -> str:
     plain = table.assign(labels=["|".join(x) for x in table["labels"]],
                          overrides=[" ".join(x) for x in table["overrides"]]) if len(table) else table
     places = ["folder", "folders", "parent_folder", "parent_overrides", "settings"]
-    return plain.drop(columns=places, errors="ignore").to_csv(index=False, lineterminator="\n")
+    return typeset.spreadsheet(plain.drop(columns=places, errors="ignore"))
 
 
 def main(cfg: Mapping[str, Any]) -> str:
@@ -151,13 +151,13 @@ def main(cfg: Mapping[str, Any]) -> str:
     notes = table.attrs.get("notes", [])
     out_file = ask.get("out_file")
     if form == "csv":
-        text = to_csv(table) if not paper else table.to_csv(index=False, lineterminator="\n")
+        text = typeset.spreadsheet(table) if paper else to_csv(table)
     elif form == "console":
         text = _for_terminal(made, notes, to_file=bool(out_file))
     else:
         text = {"markdown": typeset.markdown, "latex": typeset.latex}[form](made, notes)
     if out_file:
-        _write(Path(os.path.expanduser(str(out_file))), text)
+        files.write_atomic(Path(os.path.expanduser(str(out_file))), text, "name another file: out_file=FILE")
     else:
         print(text, end="")
     return text
@@ -185,16 +185,3 @@ def _for_terminal(made: Sequence[Sheet], notes: Sequence[str], *, to_file: bool)
     on_screen = not to_file and sys.stdout.isatty()
     width = shutil.get_terminal_size().columns if on_screen else None
     return typeset.console(made, notes, width=width, color=on_screen and "NO_COLOR" not in os.environ)
-
-
-def _write(path: Path, text: str) -> None:
-    """Written beside and renamed, so that a reader never sees half a table."""
-    half = path.with_name(path.name + ".part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        half.write_text(text, encoding="utf-8", newline="\n")
-        os.replace(half, path)
-    except OSError as fault:
-        with contextlib.suppress(OSError):
-            half.unlink(missing_ok=True)
-        raise UserError(f"out_file={path}", f"cannot be written ({fault.strerror})", "name another file") from fault

@@ -88,6 +88,35 @@ def directional(g: Callable[[Tree], Tree], x: Tree, v: Tree, radius: float = 0.0
     return {k: (plus[k] - minus[k]) / (2 * eps) for k in plus}
 
 
+class Second(NamedTuple):
+    """d^2 loss / dy dx of loss(x, y), or d^2 loss / dx^2 of loss(x) where `y` is None, applied to a tree v like x.
+
+    `y` are leaves. Nothing moves.
+    """
+
+    loss: Callable[..., Tensor]
+    x: Tree
+    y: Tree | None = None
+
+    def slope(self, x: Tree) -> Tree:
+        """d loss / dy (d loss / dx without `y`) at x. One pass."""
+        if self.y is not None:
+            return gradient(self.loss(detached(x), self.y), self.y)
+        leaves = detached(x, requires_grad=True)
+        return gradient(self.loss(leaves), leaves)
+
+    def central(self, v: Tree, radius: float = 0.01, eps: Tensor | float | None = None) -> Tree:
+        """Along v, by a central difference. Two passes."""
+        return directional(self.slope, self.x, v, radius, eps)
+
+    def exact(self, v: Tree) -> Tree:
+        """Along v, by double backward: one pass, and one backward pass through it."""
+        x = detached(self.x, requires_grad=True)
+        y = x if self.y is None else self.y
+        slope = dot(gradient(self.loss(x) if self.y is None else self.loss(x, y), x, create=True), v)
+        return gradient(slope, y) if slope.requires_grad else {k: torch.zeros_like(t) for k, t in y.items()}
+
+
 @contextmanager
 def frozen(tree: Tree) -> Iterator[Tree]:
     """Checks (in debug runs and tests) that a block leaves `tree` bit-identical."""

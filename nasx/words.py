@@ -9,7 +9,8 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
-from nasx import config
+from nasx import spelling
+from nasx.checks import trust
 from nasx.errors import UserError
 
 
@@ -29,6 +30,11 @@ class Words(NamedTuple):
     def several(self, name: str) -> tuple[str, ...]:
         """An option's values, which commas part, with or without brackets round them."""
         return tuple(filter(None, re.split(r"[\s,]+", self.options[name].strip("[] "))))
+
+    @property
+    def allowed(self) -> tuple[str, ...]:
+        """The packages whose classes may be built: those of allow= and of NASX_ALLOW."""
+        return (*self.several("allow"), *trust.from_environment())
 
     def flag(self, name: str) -> bool:
         """An option as true or false. Raises UserError."""
@@ -75,7 +81,7 @@ def _instead(where: str, name: str, value: str, options: Collection[str], plain:
     if name in FOLDERS and plain:
         return f"{plain} is a word without {name}=: {where} {value}".rstrip()
     has = [f"it has {', '.join(options)}"] * bool(options) + [f"it takes {plain}"] * bool(plain)
-    return (" and ".join(has) or "it has none") + config.did_you_mean(name, options)
+    return (" and ".join(has) or "it has none") + spelling.did_you_mean(name, options)
 
 
 def undashed(words: Sequence[str], keys: Collection[str], flags: Collection[str] = ()) -> list[str]:

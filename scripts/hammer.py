@@ -47,12 +47,13 @@ LONG = 0.05
 def sealed(**facts: Any) -> dict[str, Any]:
     """Facts with a checksum and some weight."""
     facts["filler"] = "x" * 2000
-    return {**facts, "seal": hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()}
+    return {**facts, "check": hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()}
 
 
 def whole(facts: dict[str, Any]) -> bool:
     """Whether sealed facts are as they were sealed."""
-    return sealed(**{key: value for key, value in facts.items() if key not in ("seal", "filler")}) == facts
+    own = {key: value for key, value in facts.items() if key != "seal"}  # of the run's files
+    return sealed(**{key: value for key, value in own.items() if key not in ("check", "filler")}) == own
 
 
 class Notes:
@@ -99,18 +100,18 @@ def work(run: records.Run, note: Notes, draw: random.Random) -> None:
     try:
         state = run.load()
         rows = 0 if state is None else state["rows"]
-        run.keep_rows(rows)
+        run.keep_rows("" if state is None else state["metrics"])
         w = torch.zeros(1000) if state is None else state["w"]
         for epoch in range(rows + 1, EPOCHS + 1):
             run.append(sealed(epoch=epoch, run=run.folder.name))
             if draw.random() < LONG:
                 time.sleep(2 * lock.TRY_S)
             w = w * 3 + epoch
-            run.save({"rows": epoch, "w": w}, epoch)
+            run.save({"w": w}, epoch)
         result = sealed(kind="search", status="finished", choices={"method": "darts"}, name=run.folder.name, seed=0,
                         identity=run.folder.name, w=w[0].item())
         run.finish(result)
-        note("finished", run.folder.name, result["seal"])
+        note("finished", run.folder.name, result["check"])
     finally:
         os.close(inside)
 
@@ -162,7 +163,7 @@ def verify(out: Path, finished: dict[str, str]) -> list[str]:
         expected = expected * 3 + epoch
     for name, seal in finished.items():
         record = files.read_json(out / name / "result.json")
-        if record is None or record["seal"] != seal or not whole(record):
+        if record is None or record["check"] != seal or not whole(record):
             faults.append(f"the record of {name} is not the one that was written")
         rows = records.read_rows(out / name)
         if [row["epoch"] for row in rows] != list(range(1, EPOCHS + 1)) or not all(map(whole, rows)):

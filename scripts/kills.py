@@ -26,7 +26,7 @@ OWN = {"pc_darts": ["space.channels=8"], "tse": ["method.T=20"], "tse_drnas": ["
 """What a method needs besides to be small."""
 CLOCK = ("elapsed_s", "started", "finished", "seconds", "images_per_s", "peak_mb")
 """What a clock or the process says, and no two starts have in common; besides all that ends in _s."""
-MACHINE = ("command", "overrides", "hardware", "versions", "commit", "together")
+MACHINE = ("command", "overrides", "hardware", "versions", "commit", "together", "seal")
 
 
 def equal_rows(out: Path) -> list[dict[str, Any]]:
@@ -110,7 +110,10 @@ def state(folder: Path) -> dict[str, Any]:
     """The last checkpoint, the metrics rows and the record of a run, flat: tensors and plain values."""
     newest = checkpoints.found(folder)[-1:]  # none where nothing is trained
     result = files.read_json(folder / "result.json") or {}
-    return dict(flat({"checkpoint": [checkpoints.read(path) for path in newest], "rows": records.read_rows(folder),
+    saved = [checkpoints.read(path) or {} for path in newest]
+    for found in saved:
+        found["metrics"] = records.parsed(found.get("metrics", ""))
+    return dict(flat({"checkpoint": saved, "rows": records.read_rows(folder),
                       "genotype": (folder / "genotype.txt").read_text(encoding="utf-8"),
                       "result": {key: value for key, value in result.items() if key not in MACHINE}}))
 

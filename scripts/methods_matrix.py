@@ -32,7 +32,7 @@ from nasx.folders import checkpoints
 def refused(method: str, space: str) -> bool:
     """Whether the space lacks what the method needs: weights of edges, skip connections, networks of images."""
     kind = family(space)
-    return ((method == "pc_darts" and kind != "darts")
+    return ((method == "pc_darts" and kind not in ("darts", "nb201"))
             or (method == "darts_minus" and (space == "s4" or kind in ("nb1shot1", "recurrent")))
             or (kind == "recurrent" and schema.constant(target("method", method), "reads") == "images"))
 

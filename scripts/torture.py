@@ -127,7 +127,7 @@ def sight(folder: Path) -> Sight:
                  any(x.endswith(".part") for x in inside), content("metrics.jsonl").count(b"\n"),
                  names["genotype.txt"].stat().st_mtime_ns if "genotype.txt" in names else 0, "result.json" in names,
                  sum(x.endswith((".svg", ".png")) and not x.startswith(".") for x in names),
-                 any(x.endswith((".svg.part", ".png.part")) for x in names))
+                 "result.json" in names and any(x.endswith(".part") for x in names))
 
 
 def busy(out: Path) -> Path:

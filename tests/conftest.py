@@ -1,7 +1,9 @@
-"""One thread per test process: the problems are tiny, and a fixed thread count keeps sums in one order."""
+"""One thread per test process (the problems are tiny, and a fixed thread count keeps sums in one order), and signals at
+their defaults, however the suite was started."""
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +13,9 @@ import pytest
 import torch
 
 torch.set_num_threads(1)
+for number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+    if signal.getsignal(number) is signal.SIG_IGN:  # nohup, a script's background: what tests start would inherit it
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 HOLD = """
 import sys
 from pathlib import Path

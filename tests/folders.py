@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from nasx import records
 from nasx.folders import checkpoints, files
 
 CLOCK = {"wall_s", "seconds", "elapsed_s", "started", "compile_s"}
@@ -26,8 +27,8 @@ def rows(folder: Path) -> list[dict[str, Any]]:
 def state(folder: Path) -> dict[str, Any]:
     """The last checkpoint: weights, architecture, optimizers, positions, counters."""
     data = sorted((folder / "checkpoints").glob("*.ckpt"))[-1].read_bytes()
-    found: dict[str, Any] = timeless(torch.load(io.BytesIO(data[len(checkpoints.MAGIC) + 65:]), weights_only=True))
-    return found
+    found = torch.load(io.BytesIO(data[len(checkpoints.MAGIC) + 65:]), weights_only=True)
+    return {**timeless(found), "metrics": [timeless(row) for row in records.parsed(found["metrics"])]}
 
 
 def same(one: Any, two: Any, where: str = "state") -> None:

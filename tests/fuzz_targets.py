@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from nasx import cli, config, preflight, pretrained, records, tables
-from nasx.benchmarks import nb101_import, nb201_import, store
+from nasx.benchmarks import nb101_import, nb201_import
 from nasx.benchmarks.isomorphism import cell_code
 from nasx.benchmarks.nb101 import graph_of, prune
 from nasx.benchmarks.nb201 import Nb201
@@ -122,7 +122,8 @@ def plans(root: Path) -> st.SearchStrategy[Any]:
 
 def _checkpoint() -> bytes:
     blob = io.BytesIO()
-    torch.save({"w": {"x": torch.arange(6.0).reshape(2, 3)}, "rows": 2, "updates": 4, "started": "now"}, blob)
+    torch.save({"w": {"x": torch.arange(6.0).reshape(2, 3)}, "rows": 2, "updates": 4, "started": "now",
+                "metrics": '{"epoch": 1}\n{"epoch": 2}\n'}, blob)
     return blob.getvalue()
 
 
@@ -225,8 +226,8 @@ def read_rows(root: Path, data: bytes) -> None:
     records.read_rows(root / "run")
     status.main(["run"])
     with records.Run(root / "run", {"seed": 0}, {"kind": "search", "search": {"epochs": 3}}) as run:
-        run.keep_rows(1)
-        assert len(run.rows()) == 1
+        run.keep_rows('{"epoch": 1}\n')
+        assert run.rows() == records.read_rows(root / "run") == [{"epoch": 1}]
 
 
 def nb201_tables(root: Path) -> st.SearchStrategy[Any]:
@@ -280,8 +281,7 @@ def import_nb101(root: Path, data: bytes) -> None:
 
 
 def packed(root: Path) -> st.SearchStrategy[Any]:
-    table = _cached("table", lambda: Nb201().table())
-    few = store.pack(table.arrays(), table.about)
+    few = _cached("table", lambda: Nb201().table().packed())
     images = io.BytesIO()
     np.savez(images, x=np.zeros((8, 8, 8, 3), np.uint8), y=np.arange(8) % 2)
     objects = io.BytesIO()

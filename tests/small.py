@@ -110,7 +110,8 @@ def reference(space: Space, net: Any, **settings: Any) -> nn.Module:
     """The naive reference supernet with the weights of `net`."""
     match space:
         case Nb201():
-            ref: Any = supernets.Nb201Supernet(channels=space.channels, n=space.layers, affine=space.affine).double()
+            ref: Any = supernets.Nb201Supernet(channels=space.channels, n=space.layers, affine=space.affine,
+                                               k=space.partial).double()
             put(ref.stem[0], net.stem.weight)
             for ours, theirs in zip(net.reductions.values(), ref.reductions, strict=True):
                 put(theirs.conv_a.conv, ours.conv1.weight)
@@ -159,9 +160,9 @@ def reference(space: Space, net: Any, **settings: Any) -> nn.Module:
 def renamed(mix: Tree) -> Tree:
     """Names of the reference supernets, whose operation weights do not contain the edge weights."""
     mix = dict(mix)
-    for kind in ("normal", "reduce"):
+    for kind in ("normal", "reduce", "cell"):
         if f"{kind}.edge" in mix:
             mix[kind] = mix[kind] / mix[f"{kind}.edge"].transpose(1, 2)
-    names = {f"{kind}.edge": f"{kind}_edges" for kind in ("normal", "reduce")}
+    names = {f"{kind}.edge": f"{kind}_edges" for kind in ("normal", "reduce", "cell")}
     names |= {f"input_{b}": f"inputs{b}" for b in range(2, 6)}
     return {names.get(k, k): x for k, x in mix.items()}

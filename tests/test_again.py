@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +39,14 @@ def run(tmp_path: Path) -> Path:
     (folder / "genotype.txt").write_text(f"{CELL}\n")
     (folder / "config.yaml").write_text(yaml.safe_dump({"kind": "search", "choices": choices, "identity": "x",
                                                         **config.identifying(cfg, "search")}))
-    for kind in ("svg", "png"):
-        (folder / f"cell.{kind}").touch()
+    drawn(folder, "cell")
     return folder
+
+
+def drawn(folder: Path, name: str) -> None:
+    """Pictures without anything on them, whole."""
+    (folder / f"{name}.svg").write_text("<svg></svg>\n")
+    (folder / f"{name}.png").write_bytes(b"\x89PNG\r\n\x1a\n\0\0\0\0IEND" + zlib.crc32(b"IEND").to_bytes(4, "big"))
 
 
 def test_a_finished_run_is_shown(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -55,10 +61,13 @@ def test_where_something_is_to_be_done_nothing_is_shown(run: Path, capsys: pytes
     assert ending.again(*asked(run.parent, "name=two"), "search") is None
     (run / "metrics.jsonl").write_text('{"epoch": 1}\n')
     assert ending.again(*asked(run.parent), "search") is None, "the curves are not drawn"
-    (run / "search.svg").touch()
-    (run / "search.png").touch()
+    drawn(run, "search")
     assert ending.again(*asked(run.parent), "search") is not None
     capsys.readouterr()
+    whole = (run / "cell.png").read_bytes()
+    for torn in (b"\0" * len(whole), whole[:-1], b"", whole[:-1] + b"x"):
+        (run / "cell.png").write_bytes(torn)
+        assert ending.again(*asked(run.parent), "search") is None, "a torn picture is drawn again"
     (run / "cell.png").unlink()
     assert ending.again(*asked(run.parent), "search") is None
     (run / "genotype.txt").unlink()
@@ -74,7 +83,8 @@ def test_another_configuration_under_the_name(run: Path) -> None:
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     assert ending.again(*asked(tmp_path / "new" / "one"), "search") is None
-    assert [path.name for path in tmp_path.iterdir()] == ["file"], "nothing is left"
+    assert sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")) == [
+        "file", "new", "new/one", "new/one/one"], "the run's own folder is all that is made"
     with pytest.raises(UserError, match=r"cannot be written .*; choose a folder that you may write to with out=FOLDER"):
         ending.again(*asked(tmp_path / "file" / "x"), "search")
 

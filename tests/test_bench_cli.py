@@ -126,7 +126,9 @@ def test_a_1shot1_search_ends_well_without_its_table_and_fill_adds_the_look_up_l
     assert filled["lookup"]["cifar10"]["test"] == pytest.approx(81.0, abs=1e-4)
     assert result["reference"] == {}
     assert filled["reference"]["cifar10"]["valid"]["optimum"] == pytest.approx(92.0, abs=1e-4), "of its one graph"
-    new = ("lookup", "missing", "reference")
+    assert result["among"] is None
+    assert filled["among"] == {"cells": 1, "of": 1}
+    new = ("lookup", "missing", "reference", "better_than", "among")
     assert {k: v for k, v in filled.items() if k not in new} == {k: v for k, v in result.items() if k not in new}
     assert "0 of 1 runs filled" in said(tmp_path, "bench", "fill", "outputs")
     assert "92.00" in said(tmp_path, "bench", "query", result["genotype"])

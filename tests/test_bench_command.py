@@ -1,4 +1,4 @@
-"""`nasx bench`: query, info and fill (imports: test_bench_import, test_nb101)."""
+"""`nasx bench`: query, info and fill (imports: test_bench_import, test_bench_csv, test_nb101)."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import pytest
 
 from nasx.benchmarks import command
 from nasx.benchmarks.base import DATASETS
-from nasx.benchmarks.isomorphism import CELLS, cell_code, cell_text
-from nasx.benchmarks.nb201 import EMBEDDED, Table
+from nasx.benchmarks.columns import Table
+from nasx.benchmarks.isomorphism import CELLS, cell_text
+from nasx.benchmarks.nb201 import EMBEDDED
 from nasx.errors import UserError
 
 BEST = "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|skip_connect~0|nor_conv_3x3~1|nor_conv_3x3~2|"
@@ -29,7 +30,7 @@ def with_tests(path: Path) -> Path:
     table = Table.read(EMBEDDED)
     means = [table.statistics(name, "valid")[:, 0].tolist() for name in DATASETS]
     lines = [",".join(["arch_str", *(f"{name}_valid" for name in DATASETS), "cifar10_test_s777"])]
-    lines += [",".join([cell_text(code), *(f"{mean[code]:.6f}" for mean in means), str(code % 10_001 / 100)])
+    lines += [",".join([cell_text(code), *(f"{mean[code]:.6f}" for mean in means), f"{means[0][code]:.2f}"])
               for code in range(CELLS)]
     path.write_text("\n".join(lines) + "\n")
     return path
@@ -69,6 +70,8 @@ def test_fill_adds_what_the_table_knows_and_nothing_else(tmp_path: Path, cache: 
     result = json.loads(filled.read_text())
     assert result.pop("lookup")["cifar100"]["valid"] == 73.4933
     assert result.pop("reference")["cifar10"] == command.Nb201().reference("cifar10")
+    assert result.pop("better_than")["cifar100"] == {"valid": (CELLS - 1) / CELLS}
+    assert result.pop("among") == {"cells": CELLS, "of": CELLS}
     assert result == {"kind": "search", "status": "finished", "genotype": BEST, "x": "é"}
     assert all(file.read_bytes() == content for file, content in untouched.items())
 
@@ -78,7 +81,7 @@ def test_fill_adds_what_the_table_knows_and_nothing_else(tmp_path: Path, cache: 
     assert again() == "kept"
     command.bench_import("nb201", str(with_tests(tmp_path / "t.csv")))
     assert again() == "filled"  # test accuracies have come
-    assert json.loads(filled.read_text())["lookup"]["cifar10"]["test"] == cell_code(BEST) % 10_001 / 100
+    assert json.loads(filled.read_text())["lookup"]["cifar10"]["test"] == 91.55
     cache.unlink()
     assert again() == "kept"  # and do not go again
     with pytest.raises(UserError, match="no such folder"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import bz2
-import csv
 import gzip
 import os
 import pickle
@@ -16,10 +15,11 @@ import numpy as np
 import pytest
 import torch
 
-from nasx.benchmarks import command, nb201_import
+from nasx.benchmarks import nb201_import
 from nasx.benchmarks.base import DATASETS
-from nasx.benchmarks.isomorphism import CELLS, cell_code, cell_text
-from nasx.benchmarks.nb201 import EMBEDDED, IMAGES, Nb201, Table
+from nasx.benchmarks.columns import IMAGES, Table
+from nasx.benchmarks.isomorphism import cell_code, cell_text
+from nasx.benchmarks.nb201 import EMBEDDED, Nb201
 from nasx.benchmarks.nb201_import import import_nb201
 from nasx.errors import UserError
 
@@ -117,7 +117,16 @@ def check(file: Path) -> None:
                         accuracy(cell, trained_on, split, hp, seed), abs=1e-9)
                     seen += 1
     assert seen == 6 * (3 + 3 + 2 + 2 + 1 + 1 + 2 + 1 + 1 + 1 + 1 + 1)
-    assert table.seconds[cell_code(BEST)].tolist() == [500.0, 500.0, 500.0]
+    assert [table.seconds(name)[cell_code(BEST)] for name in DATASETS] == [500.0, 500.0, 500.0]
+
+
+def same(one: Path, two: Path) -> None:
+    """Two tables hold the same columns."""
+    a, b = Table.read(one).columns, Table.read(two).columns
+    assert a.keys() == b.keys()
+    for name, column in a.items():
+        assert column.seeds == b[name].seeds
+        np.testing.assert_array_equal(column.values, b[name].values)
 
 
 def test_official_file(tmp_path: Path) -> None:
@@ -146,16 +155,13 @@ def test_nats_folder(tmp_path: Path, protocol: int) -> None:
 def test_both_official_forms_give_the_same_table(tmp_path: Path) -> None:
     import_nb201(write_pth(tmp_path / "a.pth", official()), tmp_path / "a.npz", complete=False)
     import_nb201(write_folder(tmp_path / "b"), tmp_path / "b.npz", complete=False)
-    a, b = Table.read(tmp_path / "a.npz"), Table.read(tmp_path / "b.npz")
-    assert a.runs == b.runs
-    np.testing.assert_array_equal(a.counts, b.counts)
-    np.testing.assert_array_equal(a.seconds, b.seconds)
+    same(tmp_path / "a.npz", tmp_path / "b.npz")
 
 
 def test_cells_are_keyed_by_their_string_not_by_position(tmp_path: Path) -> None:
     import_nb201(write_pth(tmp_path / "a.pth", official()), tmp_path / "a.npz", complete=False)
     import_nb201(write_pth(tmp_path / "b.pth", official(SAMPLE[::-1])), tmp_path / "b.npz", complete=False)
-    np.testing.assert_array_equal(Table.read(tmp_path / "a.npz").counts, Table.read(tmp_path / "b.npz").counts)
+    same(tmp_path / "a.npz", tmp_path / "b.npz")
 
 
 # ------------------------------------------------------------------------------------------------ refusals
@@ -231,7 +237,7 @@ def broken(kind: str, folder: Path) -> Path:
 
 @pytest.mark.parametrize(("kind", "reason"), [
     ("hostile", "asks for posix.mkdir"), ("hostile-folder", "asks for posix.mkdir"), ("truncated-folder", "000003"),
-    ("empty-folder", "no NNNNNN"), ("array-folder", "_reconstruct"), ("foreign-csv", "no column arch_str"),
+    ("empty-folder", "no NNNNNN"), ("array-folder", "_reconstruct"), ("foreign-csv", "no column arch_str or Arch"),
     ("truncated-csv", "EOFError"), ("twice-csv", "occurs twice"), ("text", "is no NAS-Bench-201 file"),
     ("unknown", "none of the sources"), ("truncated", "is no NAS-Bench-201 file"), ("weights", "KeyError"),
     ("not-a-count", "no counts of 5000 images"), ("not-a-percentage", "123.0 percent"), ("swapped", "at the index of"),
@@ -276,76 +282,3 @@ def test_failing_write_leaves_the_old_table(stage: str, tmp_path: Path, cache: P
         import_nb201(folder, complete=False)
     assert cache.read_bytes() == before
     assert [file.name for file in cache.parent.iterdir()] == ["nb201.npz"]
-
-
-# ------------------------------------------------------------------------------------------------ CSV
-def full_csv(path: Path) -> Path:
-    """All cells with the embedded validation means, and made-up test values."""
-    table = Table.read(EMBEDDED)
-    means = {name: table.statistics(name, "valid")[:, 0].tolist() for name in DATASETS}
-    with gzip.open(path, "wt", newline="", compresslevel=1) as stream:
-        writer = csv.writer(stream)
-        writer.writerow(["arch_str", "latency", *(f"{name}_valid" for name in DATASETS), "cifar10_test_s777",
-                         "ep12_cifar100_test", "cifar10_train_time_s"])
-        for code in reversed(range(CELLS)):
-            writer.writerow([cell_text(code), 1, *(f"{means[name][code]:.6f}" for name in DATASETS),
-                             code % 10_001 / 100, code % 101, code])
-    return path
-
-
-def test_csv_is_preferred_once_imported(tmp_path: Path, cache: Path) -> None:
-    said: list[str] = []
-    old = Nb201().query(BEST)
-    summary = command.bench_import("nb201", str(full_csv(tmp_path / "t.csv.gz")), say=said.append)
-    assert summary["file"] == str(cache)
-    assert "ignored: latency" in said[0]
-    assert summary["agreement"].startswith(f"{3 * CELLS} of {3 * CELLS} ")
-    new, code = Nb201().query(BEST), cell_code(BEST)
-    assert old is not None
-    assert new is not None
-    assert (old.datasets["cifar10"]["test"], new.datasets["cifar10"]["test"]) == (None, code % 10_001 / 100)
-    assert new.datasets["cifar10"]["valid"] == pytest.approx(old.datasets["cifar10"]["valid"], abs=1e-6)
-    assert new.train_s == code
-    assert Nb201().table().statistics("cifar100", "test", 12)[code, 0] == code % 101
-    info = Nb201().info()
-    assert (info["embedded"], info["missing"]) == (False, None)
-    assert "12 epochs" in info["columns"]["means cifar100.test.12"]
-
-
-def test_explicit_output(tmp_path: Path, cache: Path) -> None:
-    command.bench_import("nb201", str(full_csv(tmp_path / "t.csv.gz")), str(tmp_path / "deep" / "mine.npz"))
-    assert not cache.exists()
-    assert Nb201(path=str(tmp_path / "deep" / "mine.npz")).query(BEST) is not None
-
-
-def test_means_that_are_not_those_of_the_seeds_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "t.csv").write_text(f"arch_str,cifar10_test,cifar10_test_s777\n{BEST},90.0,91.0\n")
-    with pytest.raises(UserError, match="mixed up"):
-        import_nb201(tmp_path / "t.csv", tmp_path / "o.npz", complete=False)
-
-
-@pytest.mark.skipif(not PUBLIC.exists(), reason=f"no public table at {PUBLIC} (set NASX_SHARED)")
-def test_public_table_gives_the_published_numbers(cache: Path) -> None:
-    import_nb201(PUBLIC)
-    benchmark = Nb201()
-    for cell, numbers in PUBLISHED.items():
-        score = benchmark.query(cell)
-        assert score is not None
-        assert tuple(round(score.datasets[d][s] or 0, 2) for d in DATASETS for s in ("valid", "test")) == numbers
-    best = benchmark.query(OPTIMUM)
-    assert best is not None
-    assert [round(best.datasets[d]["test"] or 0, 2) for d in DATASETS] == [94.37, 73.22, 46.71]
-    assert round(best.datasets["cifar10"]["valid"] or 0, 2) == 91.61
-    tests = [benchmark.reference(name)["test"] for name in DATASETS]
-    assert [round(test["optimum"] or 0, 2) for test in tests] == [94.37, 73.51, 47.31]
-    assert [round(test["mean"] or 0, 2) for test in tests] == [87.06, 61.41, 33.59]
-    assert tests[0]["median"] == pytest.approx(90.745)
-    table = benchmark.table()
-    with gzip.open(PUBLIC, "rt", newline="") as stream:
-        lines = list(csv.DictReader(stream))
-    rows = [cell_code(line["arch_str"]) for line in lines]
-    for prefix, epochs in (("", 200), ("ep12_", 12)):
-        for dataset in DATASETS:
-            for split in ("valid", "test"):
-                ours = table.statistics(dataset, split, epochs)[rows, 0]
-                assert ours.tolist() == [float(line[f"{prefix}{dataset}_{split}"]) for line in lines]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from nasx import cli, config, preflight
+from nasx import cli, config, lineage, preflight
 from nasx.commands import COMMANDS, completion, listing
 from nasx.errors import UserError
 
@@ -202,13 +202,6 @@ def test_a_failed_job_lets_the_others_finish_and_is_listed(tmp_path: Path) -> No
     assert "Traceback" not in summary
 
 
-def test_a_combination_that_only_a_job_shows_fails_that_job_alone(tmp_path: Path) -> None:
-    done = call(tmp_path, "search", "-m", "dataset=digits", "search.lr=0.1,0.01", "search.lr_min=0.001,0.05", code=FAKE)
-    assert done.returncode == 1
-    assert len(ran(done)) == 3
-    assert "search.lr_min=0.05: is above search.lr=0.01" in done.stderr
-
-
 def test_a_users_own_folder(tmp_path: Path) -> None:
     (tmp_path / "mine" / "experiment").mkdir(parents=True)
     (tmp_path / "mine" / "experiment" / "own.yaml").write_text(
@@ -344,11 +337,11 @@ def test_only_runs_that_can_be_taken_are_named(tmp_path: Path) -> None:
             (tmp_path / f"{kind}-{i}" / "result.json").write_text(json.dumps({"kind": kind, "status": "finished"}))
     (tmp_path / "retrain-begun").mkdir()
     with pytest.raises(UserError) as told:
-        preflight.run_folder("nope", str(tmp_path), "retrain")
+        lineage.run_folder("nope", str(tmp_path), "retrain")
     assert ": retrain-0, retrain-1, retrain-2, retrain-3, retrain-4, retrain-5, retrain-6, retrain-7, … and 2 more" in (
         f"{told.value}")
     with pytest.raises(UserError, match=r"a finished run of nasx study in .*it has none yet"):
-        preflight.run_folder("nope", str(tmp_path), "study")
+        lineage.run_folder("nope", str(tmp_path), "study")
 
 
 def test_every_method_has_a_cost() -> None:

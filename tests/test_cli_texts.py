@@ -32,9 +32,11 @@ def test_hydra_reads_what_was_written(text: str) -> None:
     assert OverridesParser.create().parse_override(line).value() == text
 
 
-@pytest.mark.parametrize("text", ["123", "1e5", "nan", "-3", "true", "1_000", "plain", "a.b"])
-@pytest.mark.parametrize("key", ["name", "out", "from"])
-def test_a_name_may_look_like_a_number(key: str, text: str) -> None:
+@pytest.mark.parametrize("text", ["123", "1e5", "nan", "-3", "true", "1_000", "plain", "a.b", "ö", "phötos"])
+@pytest.mark.parametrize("key", ["name", "out", "from", "dataset.path"])
+def test_a_name_may_look_like_a_number_or_have_any_letters(key: str, text: str) -> None:
+    if key == "dataset.path" and text.isascii():
+        return  # a value as any other
     assert OverridesParser.create().parse_override(preflight.quoted(f"{key}={text}")).value() == text
     [sweep] = OverridesParser.create().parse_overrides([preflight.quoted(f"{key}={text},7")])
     assert [value.text if hasattr(value, "text") else value for value in sweep.sweep_iterator()] == [text, "7"]

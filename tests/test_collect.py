@@ -98,10 +98,16 @@ def test_a_copy_counts_once_and_a_run_that_was_done_again_twice(make):
     ({"stages.search.epochs": [[25, 25, 25], [25, 1, 25]]}, True), ({"dataset.fraction": [0.5, 0.02]}, True),
     ({"dataset.fraction_a": [None, 0.02]}, True), ({"dataset.size": [32, 16]}, True),
     ({"stages.search.epochs": [[25, 25], [50, 50]]}, False), ({"dataset.fraction": [0.5, 0.9]}, False),
-    ({"dataset.size": [None, 32]}, False), ({"search.lr": [0.1, 0.01]}, False)])
+    ({"dataset.size": [None, 16]}, True), ({"search.lr": [0.1, 0.01]}, False)])
 def test_what_makes_a_run_smaller_is_marked(make, changed, reduced):
     make(changed=changed, reduced=None)
     assert list(collect(make.root)["reduced"]) == [reduced]
+
+
+def test_a_size_of_ones_own_images_is_no_reduction(make):
+    """null is their own size there, which may be smaller."""
+    make(changed={"dataset.size": [None, 32]}, choices={"dataset": "folder"}, reduced=None)
+    assert list(collect(make.root)["reduced"]) == [False]
 
 
 def test_cost_counts_every_device_and_a_share_of_what_runs_together_take(make):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -70,6 +72,27 @@ def test_p_in_words():
 
 
 # ------------------------------------------------------------------------------------------------------- compare
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def test_the_comparison_of_the_readme_holds_next_to_all_its_other_runs(make, capsys):
+    """Its retrainings and its search on the DARTS space inherit method=darts too."""
+    [line] = re.findall("^uv run nasx (compare .*)", (ROOT / "README.md").read_text(encoding="utf-8"), re.M)
+    quick = {"choices": {"dataset": "digits", "experiment": "quickstart"}}
+    make("darts", 0, 80.0, {"search": {"diagnose_every": 0}}, **quick, family="other")
+    for method in ("darts", "random", "single"):
+        for seed in range(4):
+            make(method, seed, 80.0 + seed, {"search": {"diagnose_every": 2}}, **quick)
+    make("darts", 0, 85.0)
+    make("darts", 0, None, choices={"space": "darts"}, name="mine", protocol="darts", lookup=None)
+    make(None, 0, kind="retrain", choices={"space": None}, name="again", protocol="darts-cifar", lookup=None,
+         parent="mine", test_accuracy=0.9)
+    assert compare.main(line.split()[1:]) == 0
+    assert "B - A" in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"keep one in both groups, for example by the condition kind=search"):
+        compare.main(["method=darts", "method=random"])
+
+
 def test_a_comparison_in_words(make, capsys):
     for seed, (one, other) in enumerate(((80, 90), (81, 92), (82, 91))):
         make("darts", seed, one, {"search": {"lr": 0.025, "epochs": 50}})

@@ -237,10 +237,16 @@ def test_all_faults_are_told_at_once() -> None:
     (["search.auxiliary=0.4"], ["the networks of nb201 have no auxiliary head"]),
     (["search.lr_min=1"], ["is above search.lr=0.025"]),
     (["search.nesterov=true", "search.momentum=0"], ["needs momentum"]),
+    (["search.arch_momentum=0.9"], ["search.arch_momentum=0.9: is read by search.arch_optimizer=sgd only"]),
+    (["search.arch_momentum=0.9", "search.arch_optimizer=sgd"], []),
     (["benchmark=nb101"], ["knows no architecture of Nb201; use space=nb1shot1, or benchmark=none"]),
-    (["method=pc_darts"], ["method=pc_darts: sets space.edge_norm, and Nb201 has no such setting; use another space",
-                           "space=amended_s2, amended_s3, darts, darts_no_none, s1, s2, s3, s4"]),
     (["method=pc_darts", "space=darts", "dataset=digits"], []),
+    (["method=pc_darts", "dataset=digits"], []),
+    (["method=sdarts", "method.perturbation=adversarial"],
+     ["method.ascent=eval: needs running statistics of batch norm, and this supernet keeps none; "
+      "set space.batch_norm=tracked"]),
+    (["method=sdarts", "method.perturbation=adversarial", "space.batch_norm=tracked"], []),
+    (["method=sdarts", "method.perturbation=adversarial", "method.ascent=train"], []),
     (["retrain.epochs=3"], ["nasx search reads no retrain settings"]),
     (["method._target_=os.system"], ["only spaces, methods, data sets and benchmarks of nasx"]),
     (["method._target_=os.system", "allow=[os]"], ["only spaces, methods, data sets and benchmarks of nasx"]),
@@ -262,6 +268,14 @@ def test_fault(words: list[str], parts: list[str]) -> None:
     assert "use +" not in text.lower()
 
 
+def test_a_method_that_sets_what_a_space_lacks_names_the_spaces_that_have_it() -> None:
+    found = faults("method=pc_darts", "space=nb1shot1_1", "dataset=digits")
+    assert [line.partition(", and")[0] for line in found] == [
+        f"method=pc_darts: sets space.{key}" for key in ("partial", "edge_norm")]
+    assert all("Nb1Shot1 has no such setting; use another space" in line and line.endswith(
+        "space=amended_s2, amended_s3, darts, darts_no_none, nb201, s1, s2, s3, s4") for line in found)
+
+
 @pytest.mark.parametrize(("words", "part"), [
     ([], "no architecture is given"),
     (["from=a", "genotype=b"], "there is no such run"),
@@ -277,12 +291,13 @@ def test_fault_of_retrain(words: list[str], part: str) -> None:
     assert part in found[0]
 
 
-def test_a_sweep_is_examined_value_by_value() -> None:
+def test_a_sweep_is_examined_as_a_whole() -> None:
     found = faults("--multirun", "method=darts,idart", "seed=0,x", "search.lr=choice(0.1,-1)", "dataset=digits")
     assert len(found) == 3
-    assert [line.partition(":")[0] for line in found] == ["method=idart", "seed=x", "search.lr=-1"]
+    assert sorted(line.partition(":")[0] for line in found) == ["method=idart", "search.lr=-1", "seed=x"]
     assert faults("--multirun", "seed=range(0,4)", "search.lr=interval(0.01,0.1)", "dataset=digits",
-                  "hydra/sweeper=optuna", "objective=supernet.valid_accuracy") == []
+                  "hydra/sweeper=optuna", "hydra.sweeper.direction=maximize",
+                  "objective=supernet.valid_accuracy") == []
 
 
 def test_a_users_component_is_checked_like_ours(package: str, tmp_path: Path) -> None:
@@ -317,7 +332,8 @@ def test_build_gives_tuples_and_refuses_what_check_refuses() -> None:
 def test_identity_is_what_changes_the_numbers() -> None:
     cfg, choices = composed("search")
     name = config.run_name(cfg, choices)
-    assert name == f"darts-nb201-cifar10-s0-{config.identity(cfg)}"
+    assert name == f"darts-nb201-cifar10-s0-{config.identity(cfg)[:8]}"
+    assert len(config.identity(cfg)) == 32, "128 bits: a name may be shared, an identity is not"
     for where in ({"out": "x"}, {"device": "cuda:1"}, {"threads": 3}, {"checkpoint_s": 1.0}, {"quiet": True},
                   {"allow": ["a"]}):
         assert config.identity({**cfg, **where}) == config.identity(cfg)
@@ -327,6 +343,15 @@ def test_identity_is_what_changes_the_numbers() -> None:
     assert config.identity(whole) == config.identity(cfg), "50 and 50.0 are one setting"
     assert config.identity(dict(reversed(cfg.items()))) == config.identity(cfg), "the order of keys is none"
     assert config.run_name({**cfg, "name": "mine"}, choices) == "mine"
+
+
+def test_a_family_is_of_the_setting_alone() -> None:
+    cfg, choices = composed("search")
+    held = {"kind": "search", "choices": choices, "identity": "x", **config.identifying(cfg, "search")}
+    assert len(config.family(cfg, "search")) == 32
+    for same in ({**cfg, "seed": 3}, {**cfg, "from": "x"}, held):
+        assert config.family(same, "search") == config.family(cfg, "search")
+    assert config.family({**cfg, "deterministic": True}, "search") != config.family(cfg, "search")
 
 
 def test_a_search_is_the_same_by_search_and_by_run() -> None:

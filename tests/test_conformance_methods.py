@@ -42,13 +42,17 @@ BUILT: dict[str, Method] = {name: method_of(name) for name in METHODS} | {
     "darts first=weights": method_of("darts", "method.first=weights"),
     "darts clip": method_of("darts", "method.order=2", "method.clip=true"),
     "idarts difference": method_of("idarts", "method.products=difference"),
+    "idarts released": method_of("idarts", "method.products=released"),
     "idarts leak": method_of("idarts", "method.release_leak=true"),
     "single other batch": method_of("single", "method.mode=same_split_other_batch"),
     "single other split": method_of("single", "method.mode=other_split"),
     "lambda one-sided": method_of("lambda", "method.difference=one_sided"),
+    "lambda exact": method_of("lambda", "method.difference=exact"),
     "lambda signed": method_of("lambda", "method.alignment=signed"),
     "lambda outer": method_of("lambda", "method.target=outer"),
     "sdarts adversarial": method_of("sdarts", "method.perturbation=adversarial"),
+    "gdas released": method_of("gdas", "method.gradient=released"),
+    "gdas straight through": method_of("gdas", "method.gradient=straight_through"),
     "tse": method_of("tse", "method.T=3"),
     "tse_drnas": method_of("tse_drnas", "method.inner.T=3"),
     "darts_pt": method_of("darts_pt", "method.tune=1", "method.batches=1"),
@@ -172,14 +176,14 @@ def test_hypergradient_leaves_everything_as_it_is(name: str) -> None:
 # ------------------------------------------------------------------------------------------------------ batches
 TRACES: dict[str, str] = {  # the batches of the loss evaluations in order: v, or the number of the training batch
     "darts": "v1", "darts order=2": "1v111", "darts clip": "1v111", "darts first=weights": "1v", "pc_darts": "v1",
-    "idarts": "1234v4", "idarts difference": "1234v444444", "idarts leak": "v4",
+    "idarts": "1234v4", "idarts difference": "1234v444444", "idarts released": "1234v444", "idarts leak": "v4",
     "amended": "v11111",
     "single": "1", "single other batch": "21", "single other split": "v1",
     "tse": "123123", "tse momentum": "123123",
-    "lambda": "v111", "lambda one-sided": "v11", "lambda signed": "v111", "lambda outer": "vvv1",
+    "lambda": "v111", "lambda one-sided": "v11", "lambda exact": "v11", "lambda signed": "v111", "lambda outer": "vvv1",
     "sdarts": "v1", "sdarts adversarial": "v" + "1" * 10, "lambda_sdarts": "v111",
     "beta_darts": "v1", "darts_minus": "v1", "darts_pt": "v1", "drnas": "v1", "tse_drnas": "123123", "snas": "1",
-    "gdas": "1v", "random_ws": "1",
+    "gdas": "1v", "gdas released": "1v", "gdas straight through": "1v", "random_ws": "1",
 }
 
 
@@ -227,12 +231,14 @@ COSTS = {
     "darts order=2": Cost(5, 5), "darts clip": Cost(5, 5),  # 4 + 1
     "idarts": Cost(4 + 2, 4 + 2 + 3),  # T + (validation, kept graph) + K + 1 products
     "idarts difference": Cost(4 + 1 + 2 * 3, 4 + 1 + 2 * 3),  # two passes for each product
+    "idarts released": Cost(4 + 2 + 2, 4 + 2 + 2 + 2),  # K products over the graph, two passes for the mixed one
     "idarts leak": Cost(2, 2 + 3),
     "amended": Cost(6, 6),  # 5 + 1
     "single": Cost(1, 1), "single other batch": Cost(2, 2), "single other split": Cost(2, 2),
     "tse": Cost(6, 6), "tse momentum": Cost(6, 6),  # 2 T
     "lambda": Cost(4, 4), "lambda signed": Cost(4, 4),  # 1 + 3
     "lambda one-sided": Cost(3, 3),  # 1 + 2
+    "lambda exact": Cost(3, 4),  # 1 + 1 + a pass with the graph kept and a backward pass through it
     "lambda outer": Cost(4, 4),  # 3 + 1
     "sdarts": Cost(2, 2),
     "sdarts adversarial": Cost(11, 9),  # 1 + 7 ascents + 2 comparisons without gradient + 1
@@ -240,7 +246,7 @@ COSTS = {
     "beta_darts": Cost(2, 2), "darts_minus": Cost(2, 2), "darts_pt": Cost(2, 2), "drnas": Cost(2, 2),
     "tse_drnas": Cost(6, 6),
     "snas": Cost(1, 1),
-    "gdas": Cost(2, 2),
+    "gdas": Cost(2, 2), "gdas released": Cost(2, 2), "gdas straight through": Cost(2, 2),
     "random_ws": Cost(1, 1),
 }
 
@@ -328,13 +334,13 @@ def test_states_of_a_text_are_those_of_the_real_updates(name: str) -> None:
     before = {seed: seeds[i - 1] for seeds in order for i, seed in enumerate(seeds) if i}
     outcome, real = problem.outcome, []
 
-    def watched(w: Any, mix: Any, batch: Any, *, track: bool = False) -> Any:
+    def watched(w: Any, mix: Any, batch: Any, *, track: bool = False, evaluation: bool = False) -> Any:
         state = batch.carried.read()
         if before.get(batch.seed) in after:
             assert torch.equal(state, after[before[batch.seed]][1])
         else:
             assert state is None
-        found = outcome(w, mix, batch, track=track)
+        found = outcome(w, mix, batch, track=track, evaluation=evaluation)
         if track or batch.seed not in after:
             after[batch.seed] = track, seen[-1]
         real.append(track)

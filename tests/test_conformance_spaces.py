@@ -40,7 +40,7 @@ SPACES = sorted(file.stem for file in (config.conf_dir() / "space").glob("*.yaml
 METHODS = sorted(file.stem for file in (config.conf_dir() / "method").glob("*.yaml"))
 VARIANTS: dict[str, tuple[str, ...]] = dict.fromkeys(SPACES, ()) | {
     "amended_s2 pruned": ("space.edges=pruned",), "amended_s2 searched": ("space.edges=searched",),
-    "darts pc": ("space.partial=4", "space.edge_norm=true"),
+    "darts pc": ("space.partial=4", "space.edge_norm=true"), "nb201 pc": ("space.partial=4", "space.edge_norm=true"),
     "darts imagenet": ("space.stem=imagenet",)}
 TEXT = {"darts_rnn"}
 """Spaces whose networks read text: what is said of images alone is said of them in test_spaces_recurrent.py."""
@@ -57,6 +57,7 @@ FACTS: dict[str, tuple[int, dict[str, tuple[int, ...]]]] = {  # number of genoty
                                                   "normal.pair": (18, 1, 20), "reduce.pair": (2, 1, 20)}),
     "darts_rnn": (prod(4 * node for node in range(1, 9)), {"recurrent": (36, 5)}),
     "nb201": (15_625, {"cell": (6, 5)}),
+    "nb201 pc": (15_625, {"cell": (6, 5), "cell.edge": (1, 6)}),
     "nb1shot1_1": (14_580, {"ops": (4, 3), "output": (1, 5), "input_3": (1, 3), "input_4": (1, 4)}),
     "nb1shot1_2": (29_160, {"ops": (4, 3), "output": (1, 5), "input_2": (1, 2), "input_3": (1, 3), "input_4": (1, 4)}),
     "nb1shot1_3": (1_312_200, {"ops": (5, 3), "output": (1, 6), "input_2": (1, 2), "input_3": (1, 3),
@@ -138,7 +139,8 @@ def test_supernet_has_as_many_weights_as_the_reference(name: str) -> None:
         found = sum(x.numel() for x in space.supernet(10).parameters())
         target = composed(name)["space"]["_target_"]
         if target.endswith("Nb201"):
-            ref: nn.Module = supernets.Nb201Supernet(channels=space.channels, n=space.layers, affine=space.affine)
+            ref: nn.Module = supernets.Nb201Supernet(channels=space.channels, n=space.layers, affine=space.affine,
+                                                     k=space.partial)
         elif target.endswith("Nb1Shot1"):
             ref = supernets.Nb1Shot1Supernet(space.variant, channels=space.channels, layers=space.layers)
         else:
@@ -157,7 +159,8 @@ def test_mixture_has_a_copy_for_each_cell_and_rows_that_sum_to_their_edge_s_weig
     mix = space.relax(random(space), small.softmax)
     assert {k: tuple(x.shape) for k, x in mix.items()} == {
         k: (n, *space.shapes()[k][-2:]) for k, n in space.cells().items()}
-    nodes = (slice(0, 2), slice(2, 5), slice(5, 9), slice(9, 14))
+    nodes = (slice(0, 1), slice(1, 3), slice(3, 6)) if "cell" in mix else (
+        slice(0, 2), slice(2, 5), slice(5, 9), slice(9, 14))
     fields = composed(name)["space"]
     for k, x in mix.items():
         assert bool((x >= 0).all())
@@ -183,8 +186,8 @@ def test_mixture_has_a_copy_for_each_cell_and_rows_that_sum_to_their_edge_s_weig
 def inert(name: str, k: str) -> list[int]:
     """Flat indices, in one cell, of logits that have no effect by their definition."""
     fields = composed(name)["space"]
-    if k.endswith(".pair"):
-        return [0]  # node 2 has one pair
+    if k.endswith(".pair") or k == "cell.edge":
+        return [0]  # node 2 has one pair, node 1 of NAS-Bench-201 one edge
     if fields.get("edges") == "fixed":
         return [e * 2 + o for e in (3, 6, 7, 10, 11, 12) for o in range(2)]
     return []
@@ -247,7 +250,7 @@ def watch(cell: Any, calls: list[tuple[tuple, Any]]) -> None:
 
 def plain_darts(space: Any, cell: RelaxedCell, pairs: Any, reduction: bool, args: tuple) -> Tensor:
     """The nodes of a discrete cell of the chosen operations, with norms behind pools as supernets have them."""
-    inputs, _, _, drawn, _ = args
+    inputs, _, _, drawn, *_ = args
     nodes = list(inputs)
     outputs = []
     names = space.edge_operations("reduce" if reduction else "normal")
@@ -292,7 +295,7 @@ def plain_choice(space: Any, cell: ChoiceCell, genotype: Any, x: Tensor) -> Tens
 
 @pytest.mark.parametrize("pixels", [0, 13])
 @pytest.mark.parametrize("naive", [False, True])
-@pytest.mark.parametrize("name", [name for name in IMAGES if name not in ("nb201", "darts pc")])
+@pytest.mark.parametrize("name", [name for name in IMAGES if name not in ("nb201", "darts pc", "nb201 pc")])
 def test_a_one_hot_mixture_computes_the_discrete_cell(name: str, naive: bool, pixels: int) -> None:
     """Cell by cell: supernets and retrained networks differ around the cells (norms behind pools, projections)."""
     space, data = tiny(name), small.batch(2, size=pixels or size(name))
@@ -548,7 +551,7 @@ def without_pictures(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 def test_every_space_with_every_method_searches_and_resumes(space: str, method: str, tmp_path: Path,
                                                             without_pictures: pytest.MonkeyPatch) -> None:
     if method == "pc_darts" and "edge_norm" not in composed(space)["space"]:
-        pytest.skip("PC-DARTS is a property of the DARTS space")
+        pytest.skip("PC-DARTS is a property of a space")
     if compares(space, method):
         pytest.skip("a method that compares cells needs two of them")
     if method_of(method).reads not in (None, full(space).data):

@@ -116,7 +116,7 @@ def test_every_method_is_told_of_completely_and_takes_the_same_path(name: str) -
     for steps in (0, 1):
         search = of(method)
         made, mix = watch(space, steps, stop.NoStop(), steps=steps, search=search)
-        step = made.over(method.step)
+        step = made.over(method.step, method.step)
         assert (step == method.step) is not bool(steps)
         train = [small.batch(seed, n=2, size=8) for seed in range(1, 1 + method.train_batches)]
         before = search.problem.passes
@@ -145,7 +145,7 @@ def test_a_look_at_a_step_sees_the_layers_as_the_step_does() -> None:
         search.update_a(val)
         return {}
 
-    looking = made.over(step)
+    looking = made.over(step, step)
     for i in range(5):
         looking(search, [small.batch(i, n=2, size=8)], small.batch(50 + i, n=2, size=8))
     row = made.entries(1, detached(search.problem.relax(search.a)), "|none~0|+|none~0|none~1|+|none~0|none~1|none~2|")

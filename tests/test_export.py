@@ -108,7 +108,7 @@ def test_package_import_is_light() -> None:
 def test_other_images_and_splits(here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     export.main([f"from={here / 'runs' / 'plain'}", f"out={tmp_path / 'out'}"])
     model, images = str(tmp_path / "out"), Digits().load()
-    np.savez(tmp_path / "few.npz", train_x=images.train_x[:20], train_y=images.train_y[:20],
+    np.savez(tmp_path / "few.npz", train_x=images.train_x[:90], train_y=images.train_y[:90],
              test_x=images.test_x[:50], test_y=images.test_y[:50])
     capsys.readouterr()
     assert evaluate.main([model, "split=train", "device=cpu"]) == 0
@@ -139,6 +139,36 @@ def test_onnx_and_torch_export_answer_alike(here: Path, tmp_path: Path) -> None:
     assert held == pretrained.text(network.facts)
     card = (tmp_path / "README.md").read_text()
     assert all(name in card for name in ("model.safetensors", "model.onnx", "model.pt2"))
+
+
+def test_two_exports_have_the_same_bytes_and_no_path_of_this_machine(here: Path, tmp_path: Path) -> None:
+    """Also in another process, where hashes have another order."""
+    formats = ("safetensors", "onnx", "torch")
+    code = ("import sys\nfrom nasx.commands import export\n"
+            "for name in sys.argv[2:]: export.main([*sys.argv[1].split(), f'format={name}'])")
+    words = f"from={here / 'runs' / 'plain'} out={tmp_path / 'one'}"
+    subprocess.run([sys.executable, "-c", code, words, *formats], check=True, capture_output=True)
+    for name in reversed(formats):
+        export.main([f"from={here / 'runs' / 'plain'}", f"out={tmp_path / 'two'}", f"format={name}"])
+    for name in ("README.md", "model.safetensors", "model.onnx", "model.pt2"):
+        one, two = ((tmp_path / out / name).read_bytes() for out in ("one", "two"))
+        assert one == two, name
+        assert str(Path(nasx.__file__).parent).encode() not in one, name
+
+
+def test_a_failed_export_leaves_nothing(here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> bytes:
+        raise UserError("export", "fails")
+
+    monkeypatch.setitem(export.WRITERS, "safetensors", ("model.safetensors", fails))
+    with pytest.raises(UserError, match="fails"):
+        export.main([f"from={here / 'runs' / 'plain'}", f"out={tmp_path / 'out' / 'deep'}"])
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "elsewhere").mkdir()
+    (here / "runs" / "plain" / "export").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match="is a link"):
+        export.main([f"from={here / 'runs' / 'plain'}"])
+    (here / "runs" / "plain" / "export").unlink()
 
 
 def test_faults_of_export(here: Path, tmp_path: Path) -> None:

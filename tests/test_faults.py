@@ -30,7 +30,7 @@ from test_resume import equal, reached
 from nasx import preflight, progress, run
 from nasx.data import fetch
 from nasx.errors import UserError
-from nasx.folders import checkpoints
+from nasx.folders import checkpoints, files
 from nasx.search import Loop
 
 WORDS = (*jobs.TINY_NB201, "method=darts", "method.order=1", "checkpoint_s=0.001", "name=run")
@@ -102,8 +102,9 @@ def test_a_disk_that_is_full_costs_nothing(disk: Path, whole: Path) -> None:
     ends(disk, whole)
 
 
-def test_a_log_on_a_full_disk_is_no_fault_of_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "log.txt").symlink_to("/dev/full")
+def test_a_log_on_a_full_disk_is_no_fault_of_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str],
+                                                     monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "stream", lambda path: os.fdopen(os.open("/dev/full", os.O_WRONLY), "w"))
     with progress.logged(tmp_path, quiet=False):
         progress.log.info("a line")
     assert re.fullmatch(r"[\d:]+ a line\n", capsys.readouterr().err), "the screen has it, and nothing of the fault"

@@ -37,6 +37,12 @@ DIALECTS = [
     f"Best-Genotype=Genotype(normal={KATIB},normal_concat=range(2,6),reduce={KATIB},reduce_concat=range(2,6))",
     PLAIN.replace("'", '"').replace(", ", " ,\n  "),
     json.dumps({"normal": PAIRS, "normal_concat": [2, 3, 4, 5], "reduce": PAIRS}),
+    # files of GDAS and AutoDL-Projects: weights in the pairs, fields of other cells, comments
+    PLAIN.replace("1)", "1, 0.13017432391643524)").replace("0)", "0, 1.2e-01)").replace("2)", "2, -0.5)", 1),
+    PLAIN.replace("reduce_concat=range(2, 6)", "reduce_concat=[2, 3, 4, 5],\n  connectN=None, connects=None,\n"),
+    f"# best = Genotype(normal=[('none', 0)])\nDARTS = {PLAIN.replace('),', '), # node (2]' + chr(10))} # seed 0",
+    f"# genotype = {PLAIN}",
+    f"epoch #3 genotype = {PLAIN}",
 ]
 
 
@@ -102,7 +108,11 @@ def test_nb101_dialects_are_one_cell(text: str) -> None:
     (f"Genotype({NORMAL}, normal={NORMAL})", "normal is given twice"),
     ("Genotype(normal=[], normal=[])", "normal is given twice"), ("Genotype(" + "[" * 500, "nest deeper than"),
     ("Genotype(normal=" + "a(" * 500, "nest deeper than"), ("Genotype(0x10)", "character"),
-    ("Genotype(-1)", "character"),
+    ("Genotype(-1)", "character"), (PLAIN.replace("2)", "2, 'heavy')", 1), "is not an .operation, predecessor"),
+    (PLAIN.replace("2)", "2, 0.1, 0.2)", 1), "is not an .operation, predecessor"),
+    (PLAIN.replace("'dil_conv_3x3', 2)", "'dil_conv_3x3', 2.0)"), "is not an .operation, predecessor"),
+    (PLAIN[:-1] + ", connects=[(0, 1)])", "connects is no part of it"), (PLAIN[:-1] + ", connects=none)", "bare name"),
+    (PLAIN.replace("normal_concat", "# normal_concat"), "the text ends"),
     ("Genotype()", "has no 'normal' cell"), ("{'normal': 3, 'reduce': 3}", "0 pairs"),
     ("{1: 2}", "key must be a string")])
 def test_darts_faults_name_place_and_fault(text: str, fault: str) -> None:

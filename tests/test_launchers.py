@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +58,11 @@ def call(folder: Path, code: str, *words: str) -> subprocess.CompletedProcess[st
     ([*SWEEP, "launch=slurm", "hydra.launcher.partion=x"], ["partion"]),
     ([*SWEEP, "search.lr=interval(0.01,0.1)"], ["an interval needs a sweeper", "hydra/sweeper=optuna"]),
     ([*SWEEP, "hydra/sweeper=optuna", "seed=0,1"], ["objective=null", "supernet.valid_accuracy"]),
-    ([*SWEEP, "objective=supernet.accuracy"], ["objective=supernet.accuracy", "no number that nasx search records"]),
+    (["dataset=digits", "hydra.job.chdir=true"], ["hydra.job.chdir=true", "leave it out"]),
+    ([*SWEEP, "hydra.job.chdir=true"], ["hydra.job.chdir=true", "leave it out"]),
+    ([*SWEEP, "objective=supernet.accuracy"], ["objective=supernet.accuracy", "not a number that this nasx search"]),
+    ([*SWEEP, "hydra/sweeper=optuna", "objective=supernet.valid_accuracy"],
+     ["looks for the worst supernet.valid_accuracy", "add hydra.sweeper.direction=maximize"]),
 ])
 def test_fault(words: list[str], parts: list[str]) -> None:
     found = faults(*words)
@@ -79,13 +85,24 @@ def test_a_launcher_that_is_not_installed_is_told_with_the_command(launcher: str
     extra = "slurm" if launcher == "local" else launcher
     assert done.returncode == 2
     assert "its package is not installed" in done.stderr
-    assert f"run `uv sync --extra {extra}` or `pip install 'nasx[{extra}]'`" in done.stderr
+    assert f"in a clone of nasx run `uv sync --extra {extra}` or `pip install '.[{extra}]'`" in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_every_extra_that_an_error_names_is_there() -> None:
+    root = Path(__file__).resolve().parent.parent
+    known = tomllib.loads((root / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    asked = {extra for path in (root / "nasx").rglob("*.py")
+             for extra in re.findall(r'extras\.install\("(\w+)"', path.read_text(encoding="utf-8"))}
+    assert {"onnx", *sweeps.EXTRAS.values(), "tensorboard", "wandb"} | asked <= known.keys()
+    wrong = [str(path) for folder in ("nasx", "conf") for path in (root / folder).rglob("*.*")
+             if path.suffix in (".py", ".yaml") and re.search(r"nasx\[\w", path.read_text(encoding="utf-8"))]
+    assert not wrong, "nasx is on no package index: its extras are installed from a clone"
 
 
 def test_a_launcher_nobody_knows() -> None:
     assert "there is no such launcher" in str(sweeps.absent("Could not find 'hydra/launcher/nope'"))
-    assert "nasx[optuna]" in str(sweeps.absent("In 'hydra/config': Could not find 'hydra/sweeper/optuna'\n"))
+    assert "'.[optuna]'" in str(sweeps.absent("In 'hydra/config': Could not find 'hydra/sweeper/optuna'\n"))
     assert sweeps.absent("Could not find 'space/nope'") is None
 
 
@@ -141,7 +158,7 @@ def test_an_objective_is_a_number_of_the_record() -> None:
     record: dict[str, Any] = {"name": "x", "supernet": {"valid_accuracy": 0.5}, "lookup": None, "reduced": True}
     assert sweeps.objective(record, "supernet.valid_accuracy") == 0.5
     for path in ("supernet", "supernet.nothing", "lookup.cifar10.valid", "reduced", "name.x"):
-        with pytest.raises(UserError, match="is no number of this job's record"):
+        with pytest.raises(UserError, match="is not a number of this job's record"):
             sweeps.objective(record, path)
 
 

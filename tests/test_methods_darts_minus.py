@@ -88,3 +88,19 @@ def test_an_edge_of_the_supernet_gains_its_input() -> None:
     only = torch.zeros(6, 1, dtype=torch.float64)
     only[cell.order.index(3)] = 1.0
     torch.testing.assert_close(cell([x], rows + 0.3 * mask * only)[-1], cell([x], rows)[-1] + 0.3 * x)
+
+
+def test_a_space_with_weights_of_edges_has_the_auxiliary_connection_too() -> None:
+    """On PC-DARTS' space the operations alone are strengthened; this raised an AttributeError."""
+    search = small.search(Darts(layers=3, channels=8, partial=4, edge_norm=True))
+    seen: list[toy.Tree] = []
+    problem = search.problem
+    outcome = problem.outcome
+    problem.outcome = lambda w, mix, *rest, **more: (seen.append(mix), outcome(w, mix, *rest, **more))[1]  # type: ignore
+    clean = {k: x.detach() for k, x in problem.relax(search.a).items()}
+    DartsMinus(inner=First()).step(search, [small.batch(1)], small.batch(2))
+    assert all(torch.equal(seen[0][k], clean[k]) for k in ("normal.edge", "reduce.edge"))
+    skip = Darts().operations.index("skip_connect")
+    extra = seen[0]["normal"].detach() - clean["normal"]
+    torch.testing.assert_close(extra[..., skip], torch.ones_like(extra[..., skip]))
+    assert not extra[..., [k for k in range(8) if k != skip]].any()

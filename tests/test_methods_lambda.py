@@ -46,13 +46,15 @@ def test_alignment(kind: str, split: bool) -> None:
     agree.near(penalty(search, method, toy.TRAIN), toy.ALIGNMENT[f"{kind}_gradient"])
 
 
+@pytest.mark.parametrize("difference", ["central", "exact"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_weight_move(kind: str) -> None:
+def test_weight_move(kind: str, difference: str) -> None:
     """w-gradient = d L1 / dw - lambda_e d Lambda / dw, lambda_e = lambda e / (E - 1)."""
     problem = toy.Alignment()
     search = toy.search(problem)
     search.epoch, search.epochs = 2, 5
-    Lambda(alignment=kind, strength=0.5, first="weights").step(search, [toy.TRAIN], toy.VAL)  # type: ignore[arg-type]
+    Lambda(alignment=kind, strength=0.5, first="weights", difference=difference).step(  # type: ignore[arg-type]
+        search, [toy.TRAIN], toy.VAL)
     plain = torch.einsum("p,lpw->w", toy.flat(problem.a0()), toy.M)
     agree.near(search.grads_w[0], plain - 0.25 * toy.real(toy.ALIGNMENT[f"{kind}_gradient"]))
 
@@ -68,6 +70,8 @@ def test_curved_loss_differences(kind: str) -> None:
     for radius in radii:
         central = penalty(search, Lambda(alignment=kind, eps0=radius), toy.TRAIN)  # type: ignore[arg-type]
         agree.near(central, toy.flat(exact), 1e-12)
+        method = Lambda(alignment=kind, eps0=radius, difference="exact")  # type: ignore[arg-type]
+        agree.near(penalty(search, method, toy.TRAIN), toy.flat(exact), 1e-12)
         method = Lambda(alignment=kind, eps0=radius, difference="one_sided")  # type: ignore[arg-type]
         sides = []
         for search.updates in (0, 1):
@@ -104,6 +108,8 @@ def test_real_net_equals_double_backward(kind: str, space: str) -> None:
     with frozen(search.w), frozen(search.a):
         got_value, delta, _, _ = parts(search, method, agree.TRAIN)
         got = penalty(search, method, agree.TRAIN)
+        doubled = penalty(search, Lambda(alignment=kind, difference="exact"), agree.TRAIN)  # type: ignore[arg-type]
+    assert agree.relative(doubled, exact) < 1e-10, "whatever eps0 is"
     assert float(got_value) == pytest.approx(float(value), abs=1e-13)
     expected = methods.perturbation(methods.layer_gradients(loss, search.w, mix, group).detach(), kind == "signed")
     pairs = len(expected) * (len(expected) - 1) / 2
@@ -146,7 +152,7 @@ def test_schedule() -> None:
     assert method.coefficient(search) == 0.0
 
 
-@pytest.mark.parametrize("difference", ["central", "one_sided"])
+@pytest.mark.parametrize("difference", ["central", "one_sided", "exact"])
 def test_a_step_of_strength_zero_is_darts_and_costs_as_much(difference: str) -> None:
     problem = toy.Watched(toy.Smooth())
     search, twin = toy.search(problem), toy.search(toy.Smooth())
@@ -159,8 +165,9 @@ def test_a_step_of_strength_zero_is_darts_and_costs_as_much(difference: str) -> 
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("difference", ["central", "exact"])
 @pytest.mark.parametrize("activate", [None, torch.sigmoid])
-def test_outer_objective(kind: str, activate: Any) -> None:
+def test_outer_objective(kind: str, difference: str, activate: Any) -> None:
     """d / da of L2 - lambda Lambda(L2) by double backward, through the activation; the weights move plainly."""
     problem = toy.Smooth() if activate is None else toy.Smooth(activation=activate)
     search, train, val = toy.search(problem), problem.batch(1), problem.batch(2)
@@ -172,7 +179,8 @@ def test_outer_objective(kind: str, activate: Any) -> None:
     (g,) = torch.autograd.grad(value, mix["a"], create_graph=True)
     total = value - 0.25 * methods.alignment(g.flatten(1), kind == "signed")
     expected = {"a": torch.autograd.grad(total, leaf["a"])[0]}
-    method = Lambda(alignment=kind, strength=0.25, target="outer", eps0=1e-4)  # type: ignore[arg-type]
+    method = Lambda(alignment=kind, strength=0.25, target="outer", eps0=1e-4,  # type: ignore[arg-type]
+                    difference=difference)  # type: ignore[arg-type]
     moved = {k: a[k] - expected[k] for k in a}
     dw = methods.single({"train": agree.loss(problem, train)}, search.w, moved, "same_batch")
     method.step(search, [train], val)

@@ -15,7 +15,10 @@ from nasx.methods.amended import Amended
 from nasx.methods.darts import Darts as First
 from nasx.methods.lambda_ import Lambda
 from nasx.methods.sdarts import Sdarts, given, normalized
+from nasx.relaxed import RelaxedProblem
+from nasx.settings import EngineSettings
 from nasx.spaces.darts import Darts
+from nasx.spaces.nb201 import Nb201
 
 import small
 import toy
@@ -35,10 +38,11 @@ def drawn(seed: int, p: Tree, eps: float) -> Tree:
     return {k: eps * (2 * torch.rand(x.shape, generator=gen, dtype=torch.float64) - 1) for k, x in p.items()}
 
 
-def p_loss(search: Search, batch: Any) -> methods.Loss:
+def p_loss(search: Search, batch: Any, *, evaluation: bool = False) -> methods.Loss:
     """L(w, p) with p shared by the cells."""
     problem = search.problem
-    return lambda w, p: problem.outcome(w, problem.relax(search.a, given(list(p.values()))), batch).loss
+    return lambda w, p: problem.outcome(w, problem.relax(search.a, given(list(p.values()))), batch,
+                                        evaluation=evaluation).loss
 
 
 def test_radius_grows_by_epoch() -> None:
@@ -82,21 +86,48 @@ def test_random_step_equals_the_reference() -> None:
 
 
 @pytest.mark.parametrize("eps", [0.03, 0.3])
+@pytest.mark.parametrize("random_start", [True, False])
 @pytest.mark.parametrize("space", [None, "nb201", "darts"])
-def test_adversarial_equals_the_reference_and_raises_the_loss(space: str | None, eps: float) -> None:
+def test_adversarial_equals_the_reference_and_raises_the_loss(space: str | None, random_start: bool,
+                                                              eps: float) -> None:
     problem = toy.Smooth()
     search: Search = toy.search(problem) if space is None else agree.real_search(space)
     batch = problem.batch(1) if space is None else agree.TRAIN
     p = operation_weights(search)
-    expected = methods.sdarts_adversarial(p_loss(search, batch), agree.copied(search.w), p, eps)
+    expected = methods.sdarts_adversarial(p_loss(search, batch), agree.copied(search.w), p, eps,
+                                          start=drawn(batch.seed, p, eps) if random_start else None)
     with frozen(search.w), frozen(search.a):
-        got = SDARTS.adversarial(search, list(p.values()), eps, batch)
+        got = Sdarts(inner=First(), random_start=random_start).adversarial(search, list(p.values()), eps, batch)
     for x, k in zip(got, p, strict=True):
         torch.testing.assert_close(x, expected[k], rtol=0, atol=1e-12)
     loss, w = p_loss(search, batch), agree.copied(search.w)
     before, after = float(loss(w, p)), float(loss(w, dict(zip(p, got, strict=True))))
     # on the toy problem all slopes of an edge have one sign, so that the projection undoes each step
-    assert after > before if space else after == before
+    assert after > before if space else after >= before
+
+
+@pytest.mark.parametrize("checkpoint", [False, True])
+def test_the_ascent_runs_in_eval_mode_where_it_is_said_to(checkpoint: bool) -> None:
+    """By running statistics, which are not the batch's; with cells that are computed again in the backward pass too."""
+    space, p = Nb201(layers=1, channels=4, batch_norm="tracked"), None
+    found = {}
+    for ascent in ("eval", "train"):
+        search = small.search(space)
+        search.problem = RelaxedProblem(space, search.problem.supernet, small.softmax,  # type: ignore[attr-defined]
+                                        engine=EngineSettings(checkpoint=checkpoint))
+        for seed in range(3, 6):
+            search.problem.outcome(search.w, search.problem.relax(search.a), small.batch(seed, size=8), track=True)
+        buffers = {k: x.clone() for k, x in search.problem.supernet.named_buffers()}
+        p = operation_weights(search)
+        expected = methods.sdarts_adversarial(p_loss(search, agree.TRAIN, evaluation=ascent == "eval"),
+                                              agree.copied(search.w), p, 0.1, start=drawn(agree.TRAIN.seed, p, 0.1))
+        got = Sdarts(inner=First(), ascent=ascent).adversarial(  # type: ignore[arg-type]
+            search, list(p.values()), 0.1, agree.TRAIN)
+        torch.testing.assert_close(got[0], expected["cell"], rtol=0, atol=1e-12)
+        assert agree.same(dict(search.problem.supernet.named_buffers()), buffers), "no statistic has moved"
+        assert all(m.training for m in search.problem.supernet.modules())
+        found[ascent] = got[0]
+    assert float((found["eval"] - found["train"]).abs().max()) > 0.01
 
 
 def test_adversarial_keeps_the_clean_mixture_where_the_loss_did_not_rise() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import agree
 import pytest
@@ -10,6 +11,7 @@ import torch
 
 from nasx.bilevel import Search
 from nasx.methods.single import Single
+from nasx.optimizers import architecture_optimizer
 
 import toy
 from reference import methods
@@ -86,3 +88,19 @@ def test_activations() -> None:
     logits = toy.real([0.3, -0.2, 1.5])
     assert torch.equal(Single().activate(logits), torch.sigmoid(logits))
     assert torch.equal(Single(activation="softmax").activate(logits), torch.softmax(logits, -1))
+
+
+def test_the_architecture_s_sgd_has_momentum_and_weight_decay() -> None:
+    """Tables 4 and 5 (section 5.3): a_1 = a_0 - r (g + d a_0), then a_2 = a_1 - r (m (g + d a_0) + g + d a_1)."""
+    settings = SimpleNamespace(arch_optimizer="sgd", arch_lr=0.005, arch_momentum=0.9, arch_weight_decay=3e-4)
+    problem = toy.Smooth()
+    search = toy.search(problem)
+    search.a_opt = architecture_optimizer(search.a, settings)
+    a, buffer = agree.copied(search.a)["a"], torch.zeros(2, 3, dtype=torch.float64)
+    for seed in (1, 2, 3):
+        loss = agree.loss(problem, problem.batch(seed))
+        g = methods.single({"train": loss}, search.w, search.a, "same_batch")[1]["a"]
+        buffer = 0.9 * buffer + g + 3e-4 * a
+        a = a - 0.005 * buffer
+        Single(activation="softmax", initial=None).step(search, [problem.batch(seed)], problem.batch(9))
+        torch.testing.assert_close(search.a["a"].detach(), a, rtol=0, atol=1e-15)

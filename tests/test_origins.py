@@ -55,7 +55,7 @@ def test_help_shows_what_runs_and_why() -> None:
     assert found["threads"].startswith("1  (CPU threads; ")
     assert "experiment=quickstart: nasx: a net so small" in found["threads"]
     assert "digits*" in found["dataset"]
-    assert shown("search", "method=gdas")["search.epochs"].startswith("240  (pair=nb201_gdas: AutoDL")
+    assert shown("search", "method=gdas")["search.epochs"].startswith("250  (pair=nb201_gdas: AutoDL")
 
 
 def test_help_marks_what_is_chosen() -> None:

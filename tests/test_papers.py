@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 
 import pytest
 from finished import retrained, writer
@@ -38,6 +39,21 @@ def test_the_carried_numbers_are_those_of_the_papers():
     assert set(table[(table["space"] == "nb201") & (table["paper"] == "tse")]["protocol"]) == {"nats"}
     assert set(table["std_over"]) == {"", "searches", "retrainings", "not stated"}
     assert all(table["place"])
+
+
+def test_a_deviation_that_the_printed_seeds_give_is_over_searches():
+    """Amended-DARTS' Table 5 prints three seeds and their mean: the deviation of the mean is theirs."""
+    table, found = published.load(), {}
+    for key, rows in table[table["metric"] == "test_error"].groupby(["paper", "place", "label", "space", "dataset"]):
+        seeds = rows[rows["selection"].str.startswith("seed ")]["mean"]
+        mean = rows[rows["selection"] == "mean"]
+        if len(seeds) > 1 and len(mean) == 1 and not math.isnan(mean["std"].iloc[0]):
+            assert seeds.mean() == pytest.approx(mean["mean"].iloc[0], abs=0.0051), key
+            found[key[2]] = seeds.std(), mean["std"].iloc[0], mean["std_over"].iloc[0]
+    assert set(found) == {"Amended pruned", "Amended searched", *(f"R-DARTS DP=0.{i}" for i in (0, 2, 4, 6))}
+    for label, (own, printed, over) in found.items():
+        assert own == pytest.approx(printed, abs=0.0051), label
+        assert over == "searches", label
 
 
 def test_ours_stand_below_the_printed_row_with_n_and_what_the_deviation_is_over(make):

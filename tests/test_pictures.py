@@ -16,7 +16,7 @@ import pytest
 from nasx import pictures
 from nasx.diagnostics.edges import genotype_edges
 from nasx.errors import UserError
-from nasx.results import cells, curves
+from nasx.results import cells, curves, heat_maps
 
 NB201 = "|nor_conv_3x3~0|+|none~0|skip_connect~1|+|avg_pool_3x3~0|nor_conv_1x1~1|nor_conv_3x3~2|"
 DARTS = ("Genotype(normal=[('sep_conv_3x3', 0), ('skip_connect', 1), ('dil_conv_5x5', 2), ('sep_conv_3x3', 0)], "
@@ -108,6 +108,45 @@ def test_a_cell_is_drawn_twice_with_the_same_bytes(tmp_path):
             drawing.count('fill="palegoldenrod"')) == (2, 2, 1)
 
 
+def test_all_pictures_have_one_typeface_and_labels_fit_their_boxes(tmp_path):
+    """Each letter of a node lies within its box, measured in the typeface and sizes that the file names."""
+    pytest.importorskip("pygraphviz")
+    import matplotlib
+    from PIL import ImageFont
+
+    file = f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf"
+    cells.draw_cell(NORMAL, tmp_path / "a.svg")
+    root, seen = ET.parse(tmp_path / "a.svg").getroot(), 0
+    texts = [node for node in root.iter() if node.tag.endswith("}text")]
+    assert {node.get("font-family").partition(",")[0] for node in texts} == {pictures.FONT} == {"DejaVu Sans"}
+    for node in (group for group in root.iter() if group.get("class") == "node"):
+        [box] = [child for child in node if child.tag.endswith("}polygon")]
+        across = [float(point.partition(",")[0]) for point in box.get("points").split()]
+        for text in (child for child in node if child.tag.endswith("}text")):
+            width = ImageFont.truetype(file, 100).getlength(text.text) * float(text.get("font-size")) / 100
+            left = float(text.get("x")) - (width / 2 if text.get("text-anchor") == "middle" else 0)
+            assert min(across) <= left
+            assert left + width <= max(across) - 1, text.text
+            seen += 1
+    assert seen == 2 + 2 * 3, "two nodes; c and its subscript of two inputs and the output"
+
+
+@pytest.mark.parametrize("text", [
+    NB201, "Genotype(normal={0}, normal_concat=range(2, 6), reduce={0}, reduce_concat=range(2, 6))".format(
+        [("skip_connect", j) for i in range(4) for j in (0, i + 1)]),
+    f"Genotype(recurrent={[('tanh', j) for j in range(8)]}, concat=range(1, 9))"])
+def test_a_heat_map_names_edges_as_the_drawing_names_nodes(text):
+    shown = {"c_{k-2}": "cₖ₋₂", "c_{k-1}": "cₖ₋₁"}
+    edges = [(shown.get(source, source), target) for source, target, operation in next(iter(
+        genotype_edges(text).values())) if operation]
+    count = {"|": 6, "G": 14}[text[0]] if "recurrent" not in text else 36
+    named = [tuple(edge.split("→")) for edge in heat_maps.EDGES[count]]
+    assert len(named) == count
+    assert set(edges) <= set(named)
+    if count == 6:
+        assert edges == named
+
+
 def test_every_cell_of_a_run_is_drawn_beside_it(search):
     pytest.importorskip("pygraphviz")
     assert [path.name for path in cells.draw(search("a"))] == ["cell.svg", "cell.png"]
@@ -191,13 +230,50 @@ def test_a_band_is_the_mean_and_the_sample_deviation_of_what_is_there():
     assert n.tolist() == [2, 1]
 
 
+@pytest.mark.parametrize(("unit", "values", "low", "high"), [
+    ("accuracy (%)", (99.0, 60.0), 0.0, 100.0), ("cross-entropy (nats)", (0.1, 2.0), 0.0, math.inf),
+    ("mean cosine", (0.9, -0.2), -1.0, 1.0), ("perplexity", (1.5, 90.0), 1.0, math.inf),
+    ("eigenvalue", (0.1, 0.9), -math.inf, math.inf)])
+def test_a_band_ends_where_values_do(unit, values, low, high):
+    runs = [[{"epoch": e, "x": value} for e in (1, 2)] for value in values]
+    assert curves.bounds(unit) == (low, high)
+    with pictures.style():
+        axes = pictures.figure(3, 3).subplots()
+        assert curves.line(axes, runs, "x", "a", "red", within=curves.bounds(unit))
+    band = axes.collections[0].get_paths()[0].vertices[:, 1]
+    mean, std = float(np.mean(values)), float(np.std(values, ddof=1))
+    assert band.max() == pytest.approx(min(mean + std, high))
+    assert band.min() == pytest.approx(max(mean - std, low))
+
+
+def test_no_band_passes_the_optimum():
+    runs = [[{"epoch": e, "lookup": {"cifar10": {"valid": value}}} for e in (1, 2)] for value in (91.0, 60.0)]
+    with pictures.style():
+        axes = pictures.figure(3, 3).subplots()
+        assert curves.trajectory(axes, {"a": runs}, "cifar10", "valid", {"optimum": 91.61, "random": 83.69})
+    assert axes.collections[0].get_paths()[0].vertices[:, 1].max() == 91.61
+    labels = [text for text in axes.texts if text.get_text().startswith(("optimum", "random"))]
+    assert [text.xy[0] for text in labels] == [1.0, 1.0], "beside the panel, where no curve is"
+    assert all(text.get_horizontalalignment() == "left" for text in labels)
+
+
+def test_the_lines_of_a_restricted_space_are_its_own(search):
+    folder = search()
+    own = {"cifar10": {"valid": {"optimum": 77.5, "mean": 66.5, "median": 1.0}, "test": {"optimum": None}}}
+    (folder / "result.json").write_text(json.dumps({"reference": own}))
+    assert curves.recorded([folder, folder], "cifar10", "valid") == {"optimum": 77.5, "random": 66.5}
+    assert curves.recorded([folder, folder.parent], "cifar10", "valid") == {}
+    assert curves.recorded([folder], "cifar10", "test") == {}
+    assert {"77.50", "66.50"} <= set(words(curves.search_picture(folder)))
+
+
 def test_the_picture_of_a_search_has_every_panel(search):
     folder = search()
     path = curves.search_picture(folder, {"cifar10": {"optimum": 91.61, "random": 83.69}})
     assert path == folder / "search.svg"
     text = words(path)
     assert {"Supernet loss", "Supernet accuracy", "Found cell, CIFAR-10 valid", "optimum", "91.61",
-            "random mean", "83.69", "Mixture weights", "nor_conv_3x3", "2→3", "training"} <= set(text)
+            "random mean", "83.69", "Mixture weights", "nor_conv_3x3", "2→output", "training"} <= set(text)
     before = path.read_bytes(), (folder / "search.png").read_bytes()
     curves.search_picture(folder, {"cifar10": {"optimum": 91.61, "random": 83.69}})
     assert (path.read_bytes(), (folder / "search.png").read_bytes()) == before
@@ -224,7 +300,7 @@ def test_what_went_on_inside_is_drawn_where_rows_know_it(search):
 def test_panels_without_data_are_left_out(search):
     folder = search(space="darts", lookup=False, epochs=1)
     text = set(words(curves.search_picture(folder)))
-    assert {"Mixture weights, normal cell", "Mixture weights, reduce cell", "sep_conv_5x5", "4→5"} <= text
+    assert {"Mixture weights, normal cell", "Mixture weights, reduce cell", "sep_conv_5x5", "2→3", "cₖ₋₂→0"} <= text
     assert not any(t.startswith("Found cell") for t in text)
 
 

@@ -13,12 +13,12 @@ import pytest
 from nasx import records
 from nasx.errors import UserError
 from nasx.results import cells, charts, checklist, report, wording
-from nasx.results.collect import collect
+from nasx.results.collect import collect, rows_of
 from nasx.results.summary import summary
 
 CELL = "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|skip_connect~0|nor_conv_3x3~1|nor_conv_3x3~2|"
 HOSTILE = '<script>alert(1)</script>"\'><img src=x onerror=alert(1)>$\\frac{_'
-EMPTY = {"meta", "img", "link", "br", "input"}
+EMPTY = {"meta", "img", "link", "br", "wbr", "input"}
 
 
 @pytest.fixture
@@ -70,7 +70,9 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data):
-        if not self.open or self.open[-1] not in ("style", "script"):
+        if self.tags[-1:] == ["wbr"] and self.texts:  # one word, which may be broken here
+            self.texts[-1] += data
+        elif not self.open or self.open[-1] not in ("style", "script"):
             self.texts.append(data)
 
 
@@ -94,6 +96,33 @@ def test_a_page_holds_what_the_runs_say(make, capsys):
         assert said in words, said
     assert "search.epochs" not in words
     assert "report.html: 6 runs" in capsys.readouterr().out
+
+
+OTHER = CELL.replace("skip_connect", "none")
+
+
+def test_cells_are_shown_with_seeds_and_accuracy_the_best_first(make):
+    pytest.importorskip("pygraphviz")
+    for seed, valid, cell in ((0, 80.0, CELL), (1, 91.5, OTHER), (2, 80.0, CELL)):
+        make("darts", seed, valid, genotype=cell)
+    make("random", 0, 70.0, epochs=0)
+    make("darts", 7, kind="retrain", test_accuracy=0.9, lookup=None, verdict=None, epochs=0)
+    captions = re.findall(r"<figcaption>(.*?)</figcaption>", written()[0])
+    assert [text for text in captions if "runs" in text] == [
+        "darts · 1 of 3 runs · seed 1 · CIFAR-10 validation 91.50 %",
+        "darts · 2 of 3 runs · seeds 0, 2 · CIFAR-10 validation 80.00 %",
+        "random · 1 of 1 runs · seed 0 · CIFAR-10 validation 70.00 %",
+        "– · 1 of 1 runs · seed 7 · test accuracy 90.00 %"]
+
+
+def test_long_settings_break_on_a_phone(make):
+    for method in ("darts", "random"):
+        make(method, settings={"search": {"arch_weight_decay": len(method)}})
+    text, page = written()
+    phone = text.partition("@media (max-width: 560px)")[2].partition("\n")[0]
+    assert ".sheet td:first-child code { white-space: normal }" in phone
+    assert "<code>search.<wbr>arch_<wbr>weight_<wbr>decay</code>" in text
+    assert "search.arch_weight_decay" in page.texts
 
 
 def test_nothing_is_fetched_and_both_schemes_are_there(make):
@@ -162,7 +191,7 @@ def test_settings_are_called_by_the_fewest_words_that_tell_them_apart(make):
                                ["search.lr=2", "search.batch=8"], ["search.lr=3", "search.batch=16"], [])):
         make(family=f"f{i}", overrides=["search.epochs=3", *given])
     make(family="one", method="random", overrides=["search.lr=1"])
-    groups = report._plain(summary(collect("outputs"), reference=False))
+    groups = rows_of(summary(collect("outputs"), reference=False))
     assert sorted(report.labels(groups)) == ["darts", "darts lr=1", "darts lr=2", "darts lr=3", "random"]
     assert report._apart([[f"space.name={long}a", "a=1"], [f"space.name={long}b", "a=1"]]) == [
         f"name={long}a", f"name={long}b"]
@@ -289,6 +318,42 @@ def test_no_mean_is_the_best_of_settings_that_are_not_to_be_compared(make, other
     assert re.search(rf"Highest mean \([^)]*{words}[^)]*\): idarts with 90.50", text)
     assert re.search(r"Highest mean( \([^)]*\))?: darts with 80.50", text)
     assert "best mean" not in text
+
+
+def test_a_lone_retraining_is_not_the_highest_mean(make):
+    """12.22 % of one small retraining on other data, and nine searches that were looked up."""
+    for method, valid in (("darts", 80.0), ("idarts", 90.0), ("random", 70.0)):
+        for seed in range(3):
+            make(method, seed, valid + seed)
+    make("darts", 0, kind="retrain", test_accuracy=0.1222, lookup=None, verdict=None, protocol="nb201", reduced=True,
+         choices={"dataset": "digits"})
+    text = " ".join(" ".join(written()[1].texts).split())
+    assert "Highest mean: idarts with 91.00 ± 1.00 % (look-up, CIFAR-10 validation, n = 3)." in text
+    assert "best mean · idarts 91.00 ± 1.00" in text
+    assert "1 run that nothing here may be compared with stands in the tables." in text
+    assert "with 12.22" not in text
+    assert "12.22" in text, "it stands in its table"
+
+
+def test_retrained_networks_come_first_where_they_are_as_many(make):
+    for seed in range(2):
+        make("darts", seed, 80.0 + seed)
+        make("darts", seed, kind="retrain", test_accuracy=0.95 + seed / 100, lookup=None, verdict=None)
+    text = " ".join(" ".join(written()[1].texts).split())
+    assert "Highest mean (retrained, " in text
+    assert text.index("Highest mean (retrained") < text.index("Highest mean (looked up")
+    assert "best mean" not in text
+
+
+def test_one_run_alone_is_called_so(make):
+    make("darts", 0, kind="retrain", test_accuracy=0.9, lookup=None, verdict=None)
+    text = " ".join(" ".join(written()[1].texts).split())
+    assert "Single run: darts with 90.00 % (test accuracy, n = 1)." in text or "Single run:" in text
+    assert "Highest" not in text
+    make("idarts", 0, kind="retrain", test_accuracy=0.8, lookup=None, verdict=None)
+    text = " ".join(" ".join(written()[1].texts).split())
+    assert "Highest: " in text
+    assert "mean" not in text.partition("Highest: ")[2].partition(".")[0]
 
 
 def test_a_run_of_two_studies_is_counted_once_on_a_page(make):

@@ -540,15 +540,6 @@ def test_the_record_names_its_parent(tmp_path: Path) -> None:
     assert result["genotype"] == CELL
 
 
-def test_the_folder_of_images_is_that_of_the_search(tmp_path: Path) -> None:
-    folder = parent(tmp_path)
-    held = {"choices": {"space": "nb201", "dataset": "folder"}, "dataset": {"path": "my photos"}}
-    (folder / "config.yaml").write_text(yaml.safe_dump(held))
-    assert preflight.inherited([f"from={folder}"]) == ["space=nb201", "dataset=folder", 'dataset.path="my photos"']
-    assert preflight.inherited([f"from={folder}", "dataset.path=here"]) == ["space=nb201", "dataset=folder"]
-    assert preflight.inherited([f"from={folder}", "dataset=digits"]) == ["space=nb201"]
-
-
 def test_a_folder_that_holds_a_run_goes_before_one_that_only_has_its_name(tmp_path: Path,
                                                                           monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

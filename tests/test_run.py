@@ -15,11 +15,10 @@ import jobs
 import pytest
 import torch
 
-from nasx import cli, records, run
+from nasx import cli, records
 from nasx.benchmarks.nb201 import EMBEDDED
 from nasx.benchmarks.nb201 import Nb201 as Table
 from nasx.folders import files
-from nasx.results import ending
 from nasx.spaces.darts import Darts
 from nasx.spaces.nb201 import Nb201
 
@@ -291,15 +290,3 @@ def test_a_compiled_search_says_what_its_first_step_took_and_where_that_is_kept(
     assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "cache" / "nasx" / "compiled")
     assert f"done in {tmp_path / 'cache' / 'nasx' / 'compiled'}" in (folder / "log.txt").read_text()
     assert record(folder)["warm_up_s"] > 0
-
-
-def test_the_next_command_names_the_users_own_files() -> None:
-    said = "nasx search --config-dir 'my conf' 'allow=[mine]' method=signed out=runs"
-    assert ending.following({"kind": "search", "command": said}, Path("runs/x")) == [
-        "next: nasx table out=runs", "      nasx retrain from=runs/x out=runs --config-dir 'my conf' 'allow=[mine]'"]
-    assert ending.following({"kind": "search", "command": "nasx search seed=1"}, Path("outputs/x"))[1] == (
-        "      nasx retrain from=outputs/x")
-    assert ending.following({"kind": "search", "command": "a 'b"}, Path("outputs/x"))[1:] == [
-        "      nasx retrain from=outputs/x"]
-    assert run.of_seed({"overrides": ["seed=3", "device=cpu"], "options": ["--config-dir", "mine"]}, 4)["command"] == (
-        "nasx search --config-dir mine device=cpu seed=4")

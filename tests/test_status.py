@@ -56,7 +56,8 @@ def finished(**facts: Any) -> dict[str, str]:
     ({"files": {"fault.txt": "search: no memory\n"}}, "failed", 0, 0),
     ({"rows": 50, "files": finished()}, "finished", 50, 5000),
     ({"files": finished(updates=0)}, "finished", 0, 0),
-    ({"rows": 2, "files": {"result.json": '{"status": "fini'}}, "stopped", 2, 200),
+    ({"rows": 2, "files": {"result.json": '{"status": "fini'}}, "damaged", 2, 200),
+    ({"rows": 2, "files": {"result.json": "[]"}}, "damaged", 2, 200),
 ])
 def test_the_files_tell_the_state(holds: dict[str, Any], state: str, epoch: int, updates: int, tmp_path: Path) -> None:
     found = told(made(tmp_path / "run", **holds))
@@ -67,7 +68,7 @@ def test_the_files_tell_the_state(holds: dict[str, Any], state: str, epoch: int,
 @pytest.mark.parametrize("files", [
     {"config.yaml": "kind: ["}, {"config.yaml": "3"}, {"config.yaml": "kind: search\nsearch: 4\n"},
     {"metrics.jsonl": "[]\n7\n"}, {"metrics.jsonl": '{"epoch": "x", "updates": null, "wall_s": []}\n'},
-    {"result.json": "[]"}, {"fault.txt": ""}, {"checkpoints/000000abc.ckpt": ""}, {"lock": ""},
+    {"fault.txt": ""}, {"checkpoints/000000abc.ckpt": ""}, {"lock": ""},
 ])
 def test_torn_and_foreign_files_are_no_fault(files: dict[str, str], tmp_path: Path) -> None:
     found = told(made(tmp_path / "run", files=files))

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from nasx.bilevel import gradient
+from nasx.bilevel import detached, gradient
 from nasx.relaxed import weights
 from nasx.spaces.banks import Norm
 from nasx.spaces.base import Space
@@ -23,6 +23,7 @@ S1_REDUCE = (("max_pool_3x3", "avg_pool_3x3"), ("max_pool_3x3", "dil_conv_3x3"))
 SPACES: dict[str, Space] = {
     "nb201": Nb201(layers=1, channels=4),
     "nb201-affine": Nb201(layers=1, channels=4, affine=True),
+    "nb201-pc": Nb201(layers=1, channels=8, partial=4, edge_norm=True),
     "darts": Darts(layers=4, channels=4),
     "darts-no-none": Darts(layers=3, channels=4, operations=supernets.DARTS_OPS[1:]),
     "s1": Darts(layers=4, channels=4, normal=S1, reduce=S1_REDUCE),
@@ -74,6 +75,39 @@ def test_supernet_equals_the_plain_reference(name: str) -> None:
     for k in g1:
         close(g1[k], g2[k])
     assert sum(x.numel() for x in net.parameters()) == sum(x.numel() for x in ref.parameters())
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_a_bias_is_added_to_every_entry_of_an_edge_s_result(name: str) -> None:
+    """In both paths; against the plain reference with a hook at each edge, but for partial channels, shuffled there."""
+    space, gen = SPACES[name], torch.Generator().manual_seed(7)
+    data = small.batch(4, size=64 if name == "darts-imagenet" else 16)
+    plain = small.mixture(space, 3)
+    mix = detached(space.biased(plain, {k: torch.randn(x.shape, generator=gen, dtype=x.dtype)
+                                        for k, x in plain.items()}), requires_grad=True)
+    names = sorted(k for k in mix if k.endswith(".bias"))
+    assert names == {"nb2": ["cell.bias"], "nb1": ["ops.bias"]}.get(name[:3], ["normal.bias", "reduce.bias"])
+    nets = [small.build(space, naive=naive) for naive in (False, True)]
+    found = [(net(data.x, mix).main, net) for net in nets]
+    close(found[0][0], found[1][0])
+    assert not torch.allclose(found[0][0], nets[0](data.x, plain).main)
+    slopes = [gradient(F.cross_entropy(out, data.y), mix) for out, _ in found]
+    for k in mix:
+        close(slopes[0][k], slopes[1][k])
+    if name in ("pc-darts", "nb201-pc"):
+        return
+    ref, seen = small.reference(space, nets[0]), dict.fromkeys(names, 0)
+    for cell, kind in zip(ref.cells, getattr(ref, "kinds", [names[0].removesuffix(".bias")] * len(ref.cells)),  # type: ignore[arg-type,union-attr]
+                          strict=True):
+        rows = mix[f"{kind}.bias"][seen[f"{kind}.bias"], 0]
+        seen[f"{kind}.bias"] += 1
+        for edge, by in zip(cell.edges, rows, strict=True):
+            edge.register_forward_hook(lambda module, given, out, by=by: out + by)
+    theirs = ref(data.x, small.renamed({k: x for k, x in mix.items() if k not in names}))
+    close(found[0][0], theirs)
+    expected = gradient(F.cross_entropy(theirs, data.y), mix)
+    for k in mix:
+        close(slopes[0][k], expected[k])
 
 
 def test_parameter_counts_of_the_published_supernets() -> None:

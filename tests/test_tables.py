@@ -9,13 +9,14 @@ import math
 import statistics
 
 import pytest
+import yaml
 from finished import only, retrained, writer
 
-from nasx import tables
+from nasx import config, tables
 from nasx.errors import UserError
 from nasx.results import summary as numbers
 from nasx.results import typeset, wording
-from nasx.results.collect import collect
+from nasx.results.collect import collect, rows_of
 from nasx.results.summary import benchmark_reference, summary
 
 
@@ -69,6 +70,54 @@ def test_the_hash_tells_rows_apart_where_words_do_not(make):
     make(family="aaaaaaaa")
     make(family="bbbbbbbb", seed=1)
     assert set(summary(collect(make.root), reference=False)["setting"]) == {"[aaaaaaaa]", "[bbbbbbbb]"}
+
+
+COLLIDE = (0.057749, 0.106066)
+"""Two rates whose configurations have the same first eight digits of their hash."""
+
+
+def families(digits):
+    found = [config.family({"search": {"arch_lr": rate}}, "search") for rate in COLLIDE]
+    assert found[0][:8] == found[1][:8]
+    return [family[:digits] for family in found]
+
+
+@pytest.mark.parametrize("digits", [32, 8])
+def test_settings_whose_short_hashes_collide_never_share_a_row(make, digits):
+    for seed in (0, 1):
+        for rate, family in zip(COLLIDE, families(digits), strict=True):
+            folder = make(seed=seed, family=family)
+            held = {"kind": "search", "choices": {}, "identity": "x", "search": {"arch_lr": rate}, "seed": seed}
+            (folder / "config.yaml").write_text(yaml.safe_dump(held))
+    table = summary(collect(make.root), reference=False)
+    assert list(table["n"]) == [2, 2]
+    assert set(table["setting"]) == {f"[{family}]" for family in families(16)}
+
+
+def test_runs_of_an_older_version_share_the_row_of_their_setting(make):
+    for seed, family in enumerate([families(8)[0], families(32)[0]]):
+        folder = make(seed=seed, family=family)
+        (folder / "config.yaml").write_text(yaml.safe_dump({"seed": seed, "search": {"arch_lr": COLLIDE[0]}}))
+    make(seed=2, family=families(8)[0])  # its configuration is gone: the record is all there is
+    assert sorted(summary(collect(make.root), reference=False)["n"]) == [1, 2]
+
+
+def test_rows_of_a_frame_are_pandas_own(make):
+    make(seed=0)
+    make(method="random", seed=1, params=7, labels=["x"])
+    make(seed=2, lookup=None)
+    frame = collect(make.root)
+    for table in (frame, summary(frame), frame[frame["run"] == "nothing"]):
+        assert repr(rows_of(table)) == repr(table.to_dict("records"))
+
+
+def test_a_table_without_its_references_is_the_one_that_never_had_any(make):
+    for seed in (0, 1):
+        make(seed=seed)
+    whole, bare = (summary(collect(make.root), reference=reference) for reference in (True, False))
+    assert len(whole) > len(bare)
+    without = whole[whole["reference"] == ""].reset_index(drop=True)
+    assert repr(rows_of(without)) == repr(rows_of(bare))
 
 
 def test_columns_that_split_rows_are_shown(make):

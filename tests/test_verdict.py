@@ -33,6 +33,23 @@ def test_a_healthy_search_that_has_settled() -> None:
         "text": "No sign of collapse. It had settled."}
 
 
+def test_what_is_said_of_finite_differences() -> None:
+    """Means over all comparisons, not over epochs; nothing where none was asked for."""
+    found = rows(4)
+    found[1]["probes"] = {}
+    found[2]["probes"] = {"Hv": {"cosine": 0.5, "norm": 2.0, "count": 1}}
+    found[3]["probes"] = {"Hv": {"cosine": 0.1, "norm": 6.0, "count": 3},
+                          "MHv": {"cosine": -0.002, "norm": 1234.0, "count": 3}}
+    said = verdict(found, {"genotype": GOOD})
+    assert said["text"] == (
+        "No sign of collapse. It had settled. Against double backward its finite differences had on average: Hv a "
+        "cosine of 0.20 and 5 times the length (4 compared); MHv a cosine of -0.00 and 1.23e+03 times the length "
+        "(3 compared).")
+    assert not said["reasons"]
+    assert verdict(found[:2], {"genotype": GOOD})["text"].endswith(
+        "It took no finite difference that search.probe_every could compare with double backward.")
+
+
 def test_skip_connections_everywhere() -> None:
     assert of(rows(), SKIPS) == (True, False, [
         "6 of 6 operations of the cell are skip connections (more than half)",
@@ -157,6 +174,12 @@ def test_a_search_that_still_moves() -> None:
     assert of(rows(1))[2] == ["one epoch is too short to settle"]
 
 
+def test_of_a_method_that_trains_nothing_no_collapse_is_told() -> None:
+    assert verdict([], {"genotype": GOOD})["text"] == "Nothing was trained."
+    told = verdict([], {"genotype": SKIPS})["text"]
+    assert told.startswith("Nothing was trained. Its cell: ")
+    assert "collapse" not in told
+
+
 def test_what_is_missing_is_not_judged() -> None:
-    assert verdict([], {"genotype": GOOD})["text"] == "No sign of collapse. Nothing was trained."
     assert verdict([{"epoch": 1}, {"epoch": 2}], {"genotype": "something of a user's space"})["collapsed"] is False

@@ -99,6 +99,9 @@ class Toy(ABC):
             x[..., 0] = float(operation == "skip_connect")
         return found
 
+    def biased(self, mix: Tree, weights: Tree) -> Tree:
+        return mix | {f"{k}.bias": x.sum(-1).unsqueeze(-2) for k, x in weights.items()}
+
     def decisions(self) -> list[list[Decision]]:
         """One operation of each edge; then one edge of the last name."""
         each = {k: x.shape for k, x in self.a0().items()}
@@ -107,7 +110,7 @@ class Toy(ABC):
         name, (edges, _) = list(each.items())[-1]
         return [first, [Decision(name, tuple((e, None) for e in range(edges)), 1, False)]]
 
-    def outcome(self, w: Tree, mix: Tree, batch: Batch, *, track: bool = False) -> Outcome:
+    def outcome(self, w: Tree, mix: Tree, batch: Batch, *, track: bool = False, evaluation: bool = False) -> Outcome:
         loss = self.value(w, mix, batch)
         return Outcome(loss, torch.zeros((), dtype=torch.float64))
 
@@ -269,9 +272,11 @@ class Smooth(Toy):
         gen = torch.Generator().manual_seed(batch.seed)
         operations: tuple[Callable[[Tensor], Tensor], ...] = (torch.tanh, torch.sin, torch.nn.functional.softplus)
         h = batch.x
-        for p in mix["a"]:
+        bias = mix["a.bias"].flatten(1).sum(1) if "a.bias" in mix else [None] * self.cells
+        for p, by in zip(mix["a"], bias, strict=True):
             pre = (h @ w["edge0"], h @ w["edge1"])
             h = sum((p[e, o] * op(pre[e]) for e in range(2) for o, op in enumerate(operations)), h)
+            h = h if by is None else h + by
             h = h + self.noise * torch.randn(h.shape, generator=gen, dtype=h.dtype)
         return torch.nn.functional.cross_entropy(h @ w["head"], batch.y)
 
@@ -356,13 +361,16 @@ class Watched:
     def mask(self, operation: str) -> Tree:
         return self.problem.mask(operation)
 
+    def biased(self, mix: Tree, weights: Tree) -> Tree:
+        return self.problem.biased(mix, weights)
+
     def decisions(self) -> list[list[Decision]]:
         return self.problem.decisions()
 
-    def outcome(self, w: Tree, mix: Tree, batch: Batch, *, track: bool = False) -> Outcome:
+    def outcome(self, w: Tree, mix: Tree, batch: Batch, *, track: bool = False, evaluation: bool = False) -> Outcome:
         self.seeds.append(batch.seed)
         self.tracked.append(track)
-        return self.problem.outcome(w, mix, batch, track=track)
+        return self.problem.outcome(w, mix, batch, track=track, evaluation=evaluation)
 
 
 def search(problem: Toy | Watched, *, w: Tree | None = None, a: Tree | None = None, lr: float = 0.1,

@@ -9,9 +9,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nasx.spaces.base import Space
 
 DATASETS = ("cifar10", "cifar100", "imagenet16")
+Edges = tuple[tuple[str, ...], ...]
+"""The operations that each edge of a cell may have, where a space does not have them all; empty: all cells."""
 
 # Names under which data sets are known elsewhere -> key of `Score.datasets`.
 _DATASET_NAMES = {
@@ -55,23 +60,40 @@ class Benchmark(ABC):
         """The published results of `genotype`, or None where the table does not hold it (or there is no table)."""
 
     @abstractmethod
-    def reference(self, dataset: str) -> dict[str, dict[str, float | None]]:
-        """Over the whole table, ``{"valid": {...}, "test": {...}}`` with optimum, median, mean (percent or None).
+    def reference(self, dataset: str, edges: Edges = ()) -> dict[str, dict[str, float | None]]:
+        """Over the table's cells, ``{"valid": {...}, "test": {...}}`` with optimum, median, mean (percent or None).
 
         `mean` is the expectation of an architecture drawn uniformly. Empty where there is no table for `dataset`.
+        A benchmark that cannot tell cells by the operations of their edges takes all, whatever `edges` says.
         """
 
-    def better_than(self, score: Score) -> dict[str, dict[str, float]]:
-        """The share of the table's architectures that are worse, in [0, 1], by data set and split; {} if unknown.
+    def better_than(self, score: Score, edges: Edges = ()) -> dict[str, dict[str, float]]:
+        """The share of the cells that are worse, in [0, 1], by data set and split; {} if unknown.
 
-        It is the chance that an architecture drawn uniformly from the table is worse.
+        It is the chance that an architecture drawn uniformly is worse.
         """
         return {}
 
-    def references(self) -> dict[str, dict[str, dict[str, float | None]]]:
+    def cells(self, edges: Edges = ()) -> int:
+        """How many architectures `reference` and `better_than` are over; 0 without a table."""
+        return 0
+
+    def references(self, edges: Edges = ()) -> dict[str, dict[str, dict[str, float | None]]]:
         """`reference` of every data set that the table answers for."""
-        found = {name: self.reference(name) for name in DATASETS}
+        found = {name: self.reference(name, edges) for name in DATASETS}
         return {name: values for name, values in found.items() if values}
+
+    def ranked(self, score: Score | None, among: Space | Edges = ()) -> dict[str, Any]:
+        """What a run's result.json says of a cell's rank among those of a space (or of these edges).
+
+        `reference`, `better_than`, and `among`: of how many cells, and of how many the table has; the edges' operations
+        where these are fewer.
+        """
+        edges = among if isinstance(among, tuple) else among.allowed()
+        cells, whole = self.cells(edges), self.cells()
+        restricted = {"edges": [list(row) for row in edges]} if cells < whole else {}
+        return {"reference": self.references(edges), "better_than": {} if score is None else
+                self.better_than(score, edges), "among": {"cells": cells, "of": whole, **restricted} if whole else None}
 
     @abstractmethod
     def info(self) -> dict[str, Any]:

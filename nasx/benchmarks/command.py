@@ -24,8 +24,9 @@ from nasx.benchmarks.nb101 import Nb101, graph_hash, graph_of, prune
 from nasx.benchmarks.nb101_import import import_nb101
 from nasx.benchmarks.nb201 import Nb201
 from nasx.benchmarks.nb201_import import import_nb201
-from nasx.benchmarks.store import Say, silent, write_atomically
+from nasx.benchmarks.store import Say, silent
 from nasx.errors import UserError
+from nasx.folders.files import write_atomic
 
 IMPORTS: dict[str, Callable[..., dict[str, Any]]] = {"nb201": import_nb201, "nb101": import_nb101}
 Row = dict[str, Any]
@@ -112,9 +113,9 @@ def bench_fill(runs_root: str) -> list[Row]:
     """Add look-ups to the finished search runs below `runs_root` that were recorded without them.
 
     A run's result.json is replaced in one step, and only where the table in use knows more than the file already
-    says; only the look-up and the table's reference values change. Returns one row a run: ``{"run", "state"}``, state
-    being filled, kept (it knew as
-    much), no entry (no benchmark holds the genotype), not finished, or unreadable with the reason.
+    says; only the look-up, its rank and the table's reference values change. Returns one row a run:
+    ``{"run", "state"}``, state being filled, kept (it knew as much), no entry (no benchmark holds the genotype), not
+    finished, or unreadable with the reason.
     """
     root = Path(runs_root).expanduser()
     if not root.is_dir():
@@ -139,10 +140,11 @@ def _fill(file: Path, benchmarks: tuple[Benchmark, ...]) -> str:
     new = score.as_record()
     if _known(new) <= _known(old):
         return "kept"
-    result |= {"lookup": new, "reference": benchmark.references()}
+    among = result.get("among") or {}
+    result |= {"lookup": new, **benchmark.ranked(score, tuple(map(tuple, among.get("edges") or ())))}
     if result.get("missing"):
         result["missing"] = None
-    write_atomically(file, (json.dumps(result, indent=1) + "\n").encode())
+    write_atomic(file, json.dumps(result, indent=1) + "\n")
     return "filled"
 
 

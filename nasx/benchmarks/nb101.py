@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 
-from nasx.benchmarks.base import Benchmark, Score
+from nasx.benchmarks.base import Benchmark, Edges, Score
 from nasx.benchmarks.store import cache_folder, unpack
 from nasx.errors import UserError
 
@@ -219,19 +219,22 @@ class Nb101(Benchmark):
         return Score(benchmark="nb101", protocol=PROTOCOL, source=table.about["source"], datasets={"cifar10": values},
                      params=int(table.params[row]), train_s=float(table.seconds[row]))
 
-    def reference(self, dataset: str) -> dict[str, dict[str, float | None]]:
+    def reference(self, dataset: str, edges: Edges = ()) -> dict[str, dict[str, float | None]]:
         """Optimum, median and mean over all graphs (each graph's mean over repeats, 108 epochs), in percent."""
         if self._table is None or self.dataset_key(dataset) is None:
             return {}
         return {split: {"optimum": float(np.nanmax(column)), "median": float(np.nanmedian(column)),
                         "mean": float(np.nanmean(column))} for split, column in _means(self._table).items()}
 
-    def better_than(self, score: Score) -> dict[str, dict[str, float]]:
+    def better_than(self, score: Score, edges: Edges = ()) -> dict[str, dict[str, float]]:
         if self._table is None:
             return {}
         values = score.datasets["cifar10"]
         return {"cifar10": {split: float((column < value - 1e-9).mean()) for split, column in
                             _means(self._table).items() if (value := values[split]) is not None}}
+
+    def cells(self, edges: Edges = ()) -> int:
+        return 0 if self._table is None else len(self._table.high)
 
     def dataset_key(self, name: str) -> str | None:
         return "cifar10" if super().dataset_key(name) == "cifar10" else None

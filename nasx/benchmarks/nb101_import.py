@@ -26,9 +26,10 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from nasx.benchmarks.nb101 import CELLS, FORM, graph_hash
-from nasx.benchmarks.store import Say, cache_folder, pack, sha256, silent, write_atomically
+from nasx.benchmarks.nb101 import CELLS, FORM, Table, graph_hash
+from nasx.benchmarks.store import ELSEWHERE, Say, cache_folder, pack, sha256, silent
 from nasx.errors import UserError
+from nasx.folders.files import write_atomic
 
 BUDGETS = (4, 12, 36, 108)
 BLOCK = 8192  # records checked together
@@ -225,8 +226,11 @@ def import_nb101(path: str | Path, out: str | Path | None = None, *, say: Say = 
     if n == 0 or (complete and (n, full) != (CELLS, CELLS)):
         raise UserError(str(path), f"it holds {n} graphs of {CELLS}, {full} of them with three runs of 108 epochs",
                         REMEDY)
-    say(f"{path.name}: taking its checksum")
     arrays, epochs = _arrays(collected)
+    if lost := sorted(_budgets(out) - {*epochs}):
+        raise UserError(str(path), f"has no accuracies after {', '.join(map(str, lost))} epochs, as the table at {out} "
+                        "does", "import the file that has them all, or move the table away")
+    say(f"{path.name}: taking its checksum")
     about = {"form": FORM, "epochs": epochs, "source": f"NAS-Bench-101 {path.name}", "version": path.name,
              "sha256": sha256(path), "cells": n, "runs": runs, "license": "NAS-Bench-101: Apache-2.0",
              "columns": {"high, low": "the graph's MD5 hash as two 64-bit numbers, sorted",
@@ -235,9 +239,17 @@ def import_nb101(path: str | Path, out: str | Path | None = None, *, say: Say = 
                          "params": "trainable parameters",
                          "seconds": "training time of 108 epochs, mean over repeats"},
              "notes": "imported by the user; published numbers are means over the three repeats of 108 epochs"}
-    write_atomically(out, pack(arrays, about))
+    write_atomic(out, pack(arrays, about), ELSEWHERE)
     shown = ("source", "sha256", "cells", "runs", "epochs", "columns")
     return {"file": str(out), **{key: about[key] for key in shown}}
+
+
+def _budgets(out: Path) -> set[int]:
+    """The epochs after which the table at `out` has accuracies; none where no table can be read there."""
+    try:
+        return {*Table.read(out).epochs}
+    except UserError:
+        return set()
 
 
 def _arrays(collected: Collected) -> tuple[dict[str, np.ndarray], list[int]]:

@@ -9,11 +9,13 @@ Three sources, told apart by what the path is:
   at a time by an unpickler that builds plain values and refuses every other global.
 * a ``.csv`` or ``.csv.gz`` with the columns ``arch_str``, ``<set>_<valid|test>`` (means over seeds) or
   ``<set>_<valid|test>_s<seed>``, the same with the prefix ``ep12_`` for 12 epochs, ``<set>_train_time_s``; sets are
-  cifar10, cifar100, imagenet16. Other columns are ignored.
+  cifar10, cifar100, imagenet16. Names of other publications (`FOREIGN`) are read too. Other columns are ignored.
 
-Cells are keyed by their string, never by an index. What is kept: `nb201.IMAGES` at 12 and 200 epochs, last epoch, for
-every seed that the source has. An import is refused, and the old table stays, where a value is no count of images,
-where cells are missing, or where the validation accuracies are not those of the embedded table.
+Cells are keyed by their string, never by an index. What is read: `columns.IMAGES` at 12 and 200 epochs, last epoch, for
+every seed that the source has. The columns go into the table that is there (without one, into that of the package) and
+replace those of the same name; see `columns.merged`. An import is refused, and the old table stays, where a value is no
+count of images, where cells are missing, where the validation accuracies are not those of the embedded table, or where
+the test accuracies do not go with them.
 """
 
 from __future__ import annotations
@@ -29,16 +31,20 @@ import resource
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from nasx.benchmarks import nb201_checks as checks
 from nasx.benchmarks.base import DATASETS
+from nasx.benchmarks.columns import IMAGES, MISSING, Column, Table, column, merged, name_of
 from nasx.benchmarks.isomorphism import CELLS, cell_code
-from nasx.benchmarks.nb201 import EMBEDDED, FORM, IMAGES, MISSING, Measure, Run, Table, describe
-from nasx.benchmarks.store import Say, cache_folder, pack, sha256, silent, write_atomically
+from nasx.benchmarks.nb201 import EMBEDDED
+from nasx.benchmarks.store import ELSEWHERE, Say, cache_folder, sha256, silent
 from nasx.errors import UserError
+from nasx.folders.files import write_atomic
 
 # (trained on, evaluated on) as the official files spell them -> measure
 OFFICIAL = {("cifar10-valid", "x-valid"): ("cifar10", "valid"), ("cifar10", "ori-test"): ("cifar10", "test"),
@@ -48,18 +54,30 @@ OFFICIAL = {("cifar10-valid", "x-valid"): ("cifar10", "valid"), ("cifar10", "ori
 TRAINED_ON = {"cifar10-valid": "cifar10", "cifar100": "cifar100", "ImageNet16-120": "imagenet16"}  # for seconds
 BUDGETS = {"12": 12, "200": 200, "less": 12, "full": 200}
 MAX_CELL_BYTES = 1 << 28  # one unpacked NATS-Bench cell; a larger one is no cell but a bomb
+CELL = ("arch_str", "ArchitectureString")
+"""The column of a CSV that names the cell."""
+FOREIGN = {f"{name}TestAccuracy200Epochs": (dataset, "test", 200) for name, dataset in
+           (("CIFAR10", "cifar10"), ("CIFAR100", "cifar100"), ("ImageNet", "imagenet16"))}
+"""Columns of means in public tables of NATS-Bench's test accuracies -> measure."""
 _COLUMN = re.compile(r"(ep12_)?(cifar10|cifar100|imagenet16)_(valid|test)(?:_s(\d{1,9}))?")
 _FAULTS = (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, MemoryError,
            RuntimeError, pickle.UnpicklingError, csv.Error, zlib.error)
 
 
+Run = tuple[str, str, int, int]  # data set, valid or test, epochs, seed
+Measure = tuple[str, str, int]  # the same without a seed: a mean over seeds
+
+
 @dataclass
 class Collected:
-    """Percentages per run and per measure, (15625,) float64 with NaN where unknown, and which cells were seen."""
+    """Percentages per run and per measure, seconds per data set, and which cells were seen.
+
+    Shapes: (15625,) float64 with NaN where unknown.
+    """
 
     runs: dict[Run, np.ndarray] = field(default_factory=dict)
     means: dict[Measure, np.ndarray] = field(default_factory=dict)
-    seconds: np.ndarray = field(default_factory=lambda: np.full((CELLS, len(DATASETS)), np.nan, np.float32))
+    seconds: dict[str, np.ndarray] = field(default_factory=dict)
     seen: np.ndarray = field(default_factory=lambda: np.zeros(CELLS, bool))
 
     def meet(self, cell: str) -> int:
@@ -71,19 +89,21 @@ class Collected:
         return row
 
 
-def put(columns: dict[Any, np.ndarray], key: Run | Measure, row: int, percent: float) -> None:
-    """Set one accuracy; refuses what is no percentage."""
-    if not 0.0 <= percent <= 100.0:
-        raise ValueError(f"an accuracy of {percent} percent")
-    columns.setdefault(key, np.full(CELLS, np.nan))[row] = percent
+def put(columns: dict[Any, np.ndarray], key: Run | Measure | str, row: int, value: float) -> None:
+    """Set one value, a percentage unless `key` is text. Raises ValueError where it is not one."""
+    if not 0.0 <= value <= 100.0 and not isinstance(key, str):
+        raise ValueError(f"an accuracy of {value} percent")
+    columns.setdefault(key, np.full(CELLS, np.nan))[row] = value
 
 
 def import_nb201(path: str | Path, out: str | Path | None = None, *, say: Say = silent,
                  complete: bool = True) -> dict[str, Any]:
-    """Read a NAS-Bench-201 file or folder and write the compact table to `out` (None: where `Nb201` looks first).
+    """Read a NAS-Bench-201 file or folder into the table at `out` (None: where `Nb201` looks first).
 
-    `say` is told what happens, the memory needed among it. `complete=False` accepts a source with part of the cells.
-    Returns a summary: file, source, sha256, cells, columns, agreement. Raises UserError, the old table untouched.
+    `say` gets what happens, the memory needed among it. `complete=False` accepts a source with part of the cells; it is
+    then a table of its own, since its columns know less than those that are there. Returns a summary: file, source,
+    sha256, cells, columns (those that were read), agreement, kept (columns that stay, by source). Raises UserError, the
+    old table untouched.
     """
     path, out = Path(path).expanduser(), cache_folder() / "nb201.npz" if out is None else Path(out).expanduser()
     remedy = "take the official NAS-Bench-201 .pth, a NATS-Bench topology folder, or a CSV with named columns"
@@ -104,15 +124,31 @@ def import_nb201(path: str | Path, out: str | Path | None = None, *, say: Say = 
     cells = int(collected.seen.sum())
     if complete and cells != CELLS:
         raise UserError(str(path), f"it holds {cells} cells of {CELLS}", remedy)
-    table = _assemble(path, collected)
-    agreement = _agreement(path, table, remedy)
     say(f"{path.name}: taking its checksum")
-    table.about.update({"source": f"{kind} {path.name}", "version": path.name, "sha256": sha256(path), "cells": cells,
-                        "agreement": agreement, "license": "NAS-Bench-201, NATS-Bench: MIT",
-                        "notes": "imported by the user; published numbers are means over seeds after 200 epochs"})
-    write_atomically(out, pack(table.arrays(), table.about))
-    shown = ("source", "sha256", "cells", "agreement", "columns")
-    return {"file": str(out), **{key: table.about[key] for key in shown}}
+    read_columns = _columns(path, collected, source=f"{kind} {path.name}", version=path.name, sha256=sha256(path),
+                            license="NAS-Bench-201, NATS-Bench: MIT", date=f"{datetime.now(UTC):%Y-%m-%d}")
+    before = _present(out) if complete else {}
+    agreement = checks.agreement(path, Table(read_columns), remedy)
+    table = Table(merged(before, read_columns, say))
+    checks.consistent(path, table, BUDGETS.values())
+    write_atomic(out, table.packed(), ELSEWHERE)
+    kept: dict[str, list[str]] = {}
+    for name, each in table.columns.items():
+        if before.get(name) is each:
+            kept.setdefault(each.source, []).append(name)
+    return {"file": str(out), "source": f"{kind} {path.name}", "sha256": sha256(path), "cells": cells,
+            "agreement": agreement, "columns": {name: each.told() for name, each in read_columns.items()},
+            "kept": {source: ", ".join(names) for source, names in kept.items()}}
+
+
+def _present(out: Path) -> dict[str, Column]:
+    """The columns that an import is added to: those of the package, and of the table at `out`. Raises UserError."""
+    known = Table.read(EMBEDDED).columns
+    try:
+        return merged(known, Table.read(out).columns, silent) if out.exists() else known
+    except UserError as error:
+        raise UserError(error.where, error.fault, "move the file away: the import then begins with the table of the "
+                                                  "package") from error
 
 
 def _short(error: BaseException) -> str:
@@ -137,24 +173,24 @@ def read_csv(path: Path, say: Say) -> Collected:
     with opener(path, "rt", encoding="utf-8", newline="") as stream:
         reader = csv.DictReader(stream, strict=True)
         names = reader.fieldnames or []
-        if "arch_str" not in names:
-            raise ValueError("it has no column arch_str")
-        keys = {name: match.groups() for name in names if (match := _COLUMN.fullmatch(name))}
-        times = {f"{dataset}_train_time_s": position for position, dataset in enumerate(DATASETS)}
-        ignored = [name for name in names if name not in keys and name not in times and name != "arch_str"]
-        say(f"{path.name}: {len(keys)} columns of accuracies; ignored: {', '.join(ignored) or 'none'}")
+        cell = next((name for name in CELL if name in names), None)
+        if cell is None:
+            raise ValueError(f"it has no column {' or '.join(CELL)}")
+        keys: dict[str, Run | Measure | str] = {name: FOREIGN[name] for name in names if name in FOREIGN}
+        for match in filter(None, map(_COLUMN.fullmatch, names)):
+            short, dataset, split, seed = match.groups()
+            measure = (dataset, split, 12 if short else 200)
+            keys[match[0]] = (*measure, int(seed)) if seed else measure
+        keys |= {name: dataset for dataset in DATASETS if (name := f"{dataset}_train_time_s") in names}
+        ignored = [name for name in names if name not in keys and name != cell]
+        say(f"{path.name}: {len(keys)} columns are read; ignored: {', '.join(ignored) or 'none'}")
+        homes = {name: collected.seconds if isinstance(key, str) else collected.runs if len(key) == 4 else
+                 collected.means for name, key in keys.items()}
         for line in reader:
-            row = collected.meet(line["arch_str"])
-            for name, (short, dataset, split, seed) in keys.items():
+            row = collected.meet(line[cell])
+            for name, key in keys.items():
                 if text := line[name]:
-                    epochs = 12 if short else 200
-                    if seed:
-                        put(collected.runs, (dataset, split, epochs, int(seed)), row, float(text))
-                    else:
-                        put(collected.means, (dataset, split, epochs), row, float(text))
-            for name, position in times.items():
-                if text := line.get(name):
-                    collected.seconds[row, position] = float(text)
+                    put(homes[name], key, row, float(text))
     return collected
 
 
@@ -217,8 +253,8 @@ def _take(collected: Collected, name: str | None, budgets: dict[str, Any]) -> No
         for measure, seed, percent in _accuracies(state["all_results"], epochs):
             put(collected.runs, (*measure, epochs, seed), row, percent)
         if epochs == 200:
-            for position, dataset in enumerate(DATASETS):
-                collected.seconds[row, position] = _seconds(state["all_results"], dataset)
+            for dataset in DATASETS:
+                put(collected.seconds, dataset, row, _seconds(state["all_results"], dataset))
 
 
 def _accuracies(results: dict[Any, Any], epochs: int) -> Iterator[tuple[tuple[str, str], int, float]]:
@@ -309,46 +345,25 @@ def load_plain(file: Path) -> dict[str, Any]:
 
 
 # ------------------------------------------------------------------------------------------------ into a table
-def _assemble(path: Path, collected: Collected) -> Table:
-    runs = tuple(sorted(collected.runs, key=lambda run: (run[2], DATASETS.index(run[0]), run[1], run[3])))
-    counts = np.full((CELLS, len(runs)), MISSING, np.uint16)
-    for column, run in enumerate(runs):
-        exact = collected.runs[run] * IMAGES[run[:2]] / 100
-        known = ~np.isnan(exact)
-        if (abs(exact[known] - exact[known].round()) > 0.05).any():
-            raise UserError(str(path), f"accuracies of {run[0]} {run[1]} are no counts of {IMAGES[run[:2]]} images",
-                            "this is another benchmark, or its numbers were changed")
-        counts[known, column] = exact[known].round()
-    measures = tuple(sorted(collected.means))
-    means = np.stack([collected.means[key] for key in measures], 1) if measures else np.empty((CELLS, 0))
-    about = {"form": FORM, "runs": runs, "measures": measures, "columns": describe(runs, measures)}
-    table = Table(about, runs, measures, counts, means, collected.seconds)
-    for key in {run[:3] for run in runs} & set(collected.means):
-        # Public tables differ by an image or a few in some seeds; a mix-up of rows differs by whole percents.
-        seeds = np.stack(list(table.per_seed(*key).values()), 1)
-        known = ~np.isnan(seeds).all(1) & ~np.isnan(collected.means[key])
-        if (abs(np.nanmean(seeds[known], 1) - collected.means[key][known]) > 0.2).any():
-            raise UserError(str(path), f"the means of {key[0]} {key[1]} are not the means of its seeds",
-                            "the columns or rows of this file are mixed up")
-    return table
-
-
-def _agreement(path: Path, table: Table, remedy: str) -> str:
-    # The embedded table knows the validation accuracies of every cell: they tell a foreign or shuffled file.
-    known, equal, compared = Table.read(EMBEDDED), 0, 0
-    for dataset in DATASETS:
-        ours = np.stack(list(known.per_seed(dataset, "valid").values()), 1)
-        theirs = table.per_seed(dataset, "valid")
-        if theirs:
-            # A seed's run is looked for among all runs of the cell: sources may number repeats in another order.
-            for column in theirs.values():
-                equal += int((abs(column[:, None] - ours) < 1e-6).any(1).sum())
-                compared += int((~np.isnan(column)).sum())
-        else:
-            mean = table.statistics(dataset, "valid")[:, 0]
-            equal += int((abs(mean - known.statistics(dataset, "valid")[:, 0]) < 0.01).sum())
-            compared += int((~np.isnan(mean)).sum())
-    if compared and equal < compared / 2:
-        raise UserError(str(path), f"{equal} of its {compared} validation accuracies after 200 epochs are those of "
-                                   "NAS-Bench-201", remedy)
-    return f"{equal} of {compared} validation accuracies after 200 epochs equal the embedded table's"
+def _columns(path: Path, collected: Collected, **facts: str) -> dict[str, Column]:
+    """The columns of what was read, by name. Raises UserError where accuracies are not counts of images."""
+    found: dict[str, Column] = {}
+    for measure in sorted({run[:3] for run in collected.runs}, key=lambda m: (m[2], DATASETS.index(m[0]), m[1])):
+        seeds = sorted(run[3] for run in collected.runs if run[:3] == measure)
+        counts = np.full((CELLS, len(seeds)), MISSING, np.uint16)
+        for i, seed in enumerate(seeds):
+            exact = collected.runs[*measure, seed] * IMAGES[measure[:2]] / 100
+            known = ~np.isnan(exact)
+            if (abs(exact[known] - exact[known].round()) > 0.05).any():
+                raise UserError(
+                    str(path), f"accuracies of {measure[0]} {measure[1]} are no counts of {IMAGES[measure[:2]]} images",
+                    "this is another benchmark, or its numbers were changed")
+            counts[known, i] = exact[known].round()
+        name = name_of(*measure, "runs")
+        found[name] = column(name, counts, seeds=tuple(seeds), **facts)
+    for measure, values in sorted(collected.means.items()):
+        name = name_of(*measure, "mean")
+        found[name] = column(name, values, **facts)
+    for dataset, values in collected.seconds.items():
+        found[f"{dataset}.seconds"] = column(f"{dataset}.seconds", values, **facts)
+    return {name: each for name, each in found.items() if each.known}

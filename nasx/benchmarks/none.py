@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from nasx.benchmarks.base import Benchmark, Score
+from nasx.benchmarks.base import Benchmark, Edges, Score
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,7 +15,7 @@ class NoBenchmark(Benchmark):
     def query(self, genotype: object) -> Score | None:
         return None
 
-    def reference(self, dataset: str) -> dict[str, dict[str, float | None]]:
+    def reference(self, dataset: str, edges: Edges = ()) -> dict[str, dict[str, float | None]]:
         return {}
 
     def info(self) -> dict[str, Any]:

@@ -26,6 +26,8 @@ Arrays = dict[str, np.ndarray]
 
 MAX_BYTES = 1 << 30
 """Of an unpacked table; the largest, NAS-Bench-101, has a tenth of it."""
+ELSEWHERE = "name another file with out=FILE"
+"""The remedy where a table cannot be written."""
 
 
 def silent(message: str) -> None:
@@ -65,8 +67,8 @@ def pack(arrays: Arrays, about: dict[str, Any]) -> bytes:
     return blob.getvalue()
 
 
-def unpack(path: Path, form: str) -> tuple[Arrays, dict[str, Any]]:
-    """Read what `pack` wrote. Raises UserError where the file is damaged or holds another kind of table."""
+def unpack(path: Path, *forms: str) -> tuple[Arrays, dict[str, Any]]:
+    """Read what `pack` wrote. Raises UserError where the file is damaged or holds a table of none of the `forms`."""
     remedy = "move the file away, or import the benchmark again with `nasx bench import`"
     try:
         with np.load(path, allow_pickle=False) as archive:
@@ -79,24 +81,6 @@ def unpack(path: Path, form: str) -> tuple[Arrays, dict[str, Any]]:
     except (OSError, ValueError, KeyError, EOFError, AttributeError, MemoryError, RecursionError, NotImplementedError,
             zipfile.BadZipFile, zlib.error) as error:
         raise UserError(str(path), f"the table cannot be read ({error or type(error).__name__})", remedy) from error
-    if not isinstance(about, dict) or about.get("form") != form:
-        raise UserError(str(path), f"this is not a table of the form '{form}'", remedy)
+    if not isinstance(about, dict) or about.get("form") not in forms:
+        raise UserError(str(path), f"this is not a table of the form '{forms[0]}'", remedy)
     return arrays, about
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace `path` by `content` in one step: whatever happens, the old file or the new one is there, whole."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f"{path.name}.{os.getpid()}.part")  # in the same folder, so that the rename is atomic
-        try:
-            with part.open("wb") as stream:
-                stream.write(content)
-                stream.flush()
-                os.fsync(stream.fileno())
-            os.replace(part, path)
-        finally:
-            part.unlink(missing_ok=True)
-    except OSError as error:
-        raise UserError(str(path), f"cannot be written ({error.strerror or error})",
-                        "choose another place, or make room there") from error

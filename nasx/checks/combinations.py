@@ -12,8 +12,9 @@ import shlex
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from nasx.checks import parents, schema, spaces
+from nasx.checks import schema, spaces
 from nasx.errors import UserError
+from nasx.settings import SEEDS
 from nasx.spaces import rules
 
 READS = {"search": ("search",), "retrain": ("retrain",), "run": ("search", "retrain"),
@@ -21,9 +22,8 @@ READS = {"search": ("search",), "retrain": ("retrain",), "run": ("search", "retr
 """Command -> the groups of training settings that it reads."""
 
 
-OBJECTIVES = {"search": r"supernet\.valid_(accuracy|loss)|lookup\.\w+\.(valid|test)|params|wall_s|peak_mb",
-              "retrain": r"(best_)?test_accuracy|test_loss|params|macs|wall_s|peak_mb|images_per_s"}
-"""What a record holds that a sweeper may compare by."""
+LONGEST_NAME = 200
+"""Bytes: file systems take 255, and nasx adds to it (name-retrain, temporary files)."""
 
 
 def _get(cfg: Mapping[str, Any], path: str) -> Any:
@@ -43,6 +43,28 @@ def _folder_name(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
     name = cfg.get("name")
     if name is not None and not re.fullmatch(r"[\w+,=-][\w.+,=-]*", str(name)):
         yield UserError(f"name={name}", "is no plain folder name", "use letters, digits, . _ - and say where by out=")
+    elif name is not None and (length := len(str(name).encode())) > LONGEST_NAME:
+        yield UserError(f"name={str(name)[:20]}...", f"has {length} bytes, and a folder's name may have {LONGEST_NAME}",
+                        "shorten it")
+
+
+def _seeds(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
+    """Seeds that are counted up from the first one."""
+    first, study = cfg.get("seed") or 0, cfg.get("study") or {} if command == "study" else {}
+    last = first + max(cfg.get("seeds_per_job") or 1, study.get("searches", 0) + study.get("retrains", 0), 1) - 1
+    if first < SEEDS <= last:
+        yield UserError(f"seed={first}", f"leads to the seed {last}, and the largest is {SEEDS - 1}", "lower seed")
+
+
+def _together(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
+    """Several seeds by turns in one process: searches alone, each in a folder named by its seed."""
+    count, name = cfg.get("seeds_per_job") or 1, cfg.get("name")
+    if count > 1 and READS[command] and command != "search":
+        yield UserError(f"seeds_per_job={count}", f"nasx {command} takes one seed at a time",
+                        "use --multirun seed=0,1,2, or nasx search")
+    elif count > 1 and name:
+        yield UserError(f"name={name}", f"is one folder for seeds_per_job={count} runs",
+                        "leave the name out: each run is then named by its seed")
 
 
 def _auxiliary(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
@@ -154,11 +176,24 @@ def _rates(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
                             f"set it lower, or {group}.warmup_epochs=0")
 
 
+def _eval_mode(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
+    """An adversary that ascends in eval mode, on a supernet that keeps no statistics to evaluate by."""
+    for place in _methods(cfg) if "search" in READS[command] and _get(cfg, "space.batch_norm") == "batch" else ():
+        if _get(cfg, f"{place}.perturbation") == "adversarial" and _get(cfg, f"{place}.ascent") == "eval":
+            yield UserError(f"{place}.ascent=eval",
+                            "needs running statistics of batch norm, and this supernet keeps none",
+                            f"set space.batch_norm=tracked, as the released code has it, or {place}.ascent=train")
+
+
 def _momentum(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
     for group in READS[command]:
         if _get(cfg, f"{group}.nesterov") and _get(cfg, f"{group}.momentum") == 0:
             yield UserError(f"{group}.nesterov=true", f"needs momentum, and {group}.momentum=0",
                             f"set {group}.nesterov=false, or {group}.momentum=0.9")
+    momentum = _get(cfg, "search.arch_momentum")
+    if "search" in READS[command] and momentum and _get(cfg, "search.arch_optimizer") == "adam":
+        yield UserError(f"search.arch_momentum={momentum}", "is read by search.arch_optimizer=sgd only",
+                        "set search.arch_momentum=0; that of Adam is search.arch_betas")
 
 
 def _pieces(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
@@ -180,8 +215,10 @@ def _parent(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
     """The search whose cell is trained."""
     name, read = cfg.get("from"), command == "retrain" or (command == "study" and _get(cfg, "study.searches") == 0)
     if read and name and cfg.get("genotype") is None:
+        from nasx import lineage
+
         try:
-            parents.searched(str(name), str(cfg.get("out")))
+            lineage.searched(str(name), str(cfg.get("out")))
         except UserError as error:
             yield error
 
@@ -264,14 +301,7 @@ def _genotype(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
             f'give what it holds: genotype="$(cat {shlex.quote(text)})"')
 
 
-def _objective(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
-    objective = cfg.get("objective")
-    known = "|".join(OBJECTIVES[kind] for kind in READS[command])
-    if objective is not None and not re.fullmatch(known, str(objective)):
-        yield UserError(f"objective={objective}", f"is no number that nasx {command} records",
-                        "for example " + ("test_accuracy" if command == "retrain" else "supernet.valid_accuracy"))
-
-
 COMBINATIONS: tuple[Callable[[Mapping[str, Any], str], Iterator[UserError]], ...] = (
-    _device, _folder_name, _auxiliary, _stacks, _benchmark, _kinds, _cells, _reads, _words, _devices, _rates, _momentum,
-    _pieces, _source, _parent, _study, _held_out, _skip_dropout, _needed, _keep, _genotype, _objective)
+    _device, _folder_name, _seeds, _together, _auxiliary, _stacks, _benchmark, _kinds, _cells, _reads, _words, _devices,
+    _rates, _eval_mode, _momentum, _pieces, _source, _parent, _study, _held_out, _skip_dropout, _needed, _keep,
+    _genotype)

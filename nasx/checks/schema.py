@@ -316,18 +316,25 @@ def tuples(value: Any) -> Any:
 
 def faults(fields: Mapping[str, Field], values: Mapping[str, Any]) -> dict[str, str]:
     """Field name -> what its value must be, for every value that does not fit. Unknown keys are not looked at."""
-    from pydantic import ConfigDict, ValidationError, create_model
+    from pydantic import ValidationError
 
     known = {name: field for name, field in fields.items() if name in values}
-    config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, protected_namespaces=(),
-                        arbitrary_types_allowed=True)
-    model = create_model("Values", __config__=config,  # pydantic reads the bounds; `f_` keeps its own names free
-                         **{f"f_{name}": (field.annotation, ...) for name, field in known.items()})  # type: ignore[call-overload]
     try:
-        model(**{f"f_{name}": tuples(values[name]) for name in known})
+        _model(tuple(known.items()))(**{f"f_{name}": tuples(values[name]) for name in known})
     except ValidationError as error:
         return {name: _must(known[name].annotation, found) for name, found in _by_field(error).items()}
     return {}
+
+
+@cache
+def _model(fields: tuple[tuple[str, Field], ...]) -> Any:
+    """The pydantic model of some fields; making one takes much longer than using it, and a sweep has many jobs."""
+    from pydantic import ConfigDict, create_model
+
+    config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, protected_namespaces=(),
+                        arbitrary_types_allowed=True)
+    return create_model("Values", __config__=config,  # pydantic reads the bounds; `f_` keeps its own names free
+                        **{f"f_{name}": (field.annotation, ...) for name, field in fields})  # type: ignore[call-overload]
 
 
 def _by_field(error: Any) -> dict[str, list[dict[str, Any]]]:

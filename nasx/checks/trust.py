@@ -1,55 +1,213 @@
-"""What a configuration may make Hydra call. Components of nasx are held to their own list: see `config`.
+"""What a configuration file may make nasx, Hydra and Python's logging do: less than the command line may.
 
-Hydra, its plugins and Python's logging build whatever a key such as `_target_`, `class` or `()` names. So each such
-key of the section `hydra` may only name what belongs there, and nothing is built before this was looked at. Commands
-for a cluster's own shell (hydra.launcher.setup) are what they are: read a stranger's file before you start it.
+A file may come from a stranger, so of a file nothing is believed that names code, a place, or the environment:
+
+- A class is named by its exact dotted name: components by one that nasx's own configurations name (`components`) or by
+  one defined in a package that the user allows (`allow=` on the command line, or NASX_ALLOW); what Hydra, its plugins
+  and Python's logging build (`_target_`, `class`, `()`) by one of `NAMED`. The object of that name must be that class.
+- `allow` and `out_file` are taken from the command line alone, `out` also from a file where it stays below the current
+  folder.
+- The section `hydra` is that of nasx's own files and of the command line, but for `FREE`, plain numbers and words that
+  say what a job asks of a cluster. Elsewhere a file could name Hydra's output folders, a program to run before a job,
+  or environment variables.
+- Values refer to other values (`${seed}`) and call no resolver: `${oc.env:NAME}` would store what the environment holds
+  in a run folder, which people publish. This holds for the command line as well, where the shell does the same.
+
+`faults` imports nothing but the classes of `NAMED`, and builds nothing.
 """
 
 from __future__ import annotations
 
+import importlib
+import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from nasx.errors import UserError
 
-NAMED = {
-    r"callbacks\.\w+\._target_": r"hydra\.experimental\..+",
-    r"(launcher|sweeper)\._target_": r"hydra(_plugins|\._internal\.core_plugins)\..+",
-    r"sweeper\.sampler\._target_": r"optuna\.samplers\.\w+",
-    r"(job|hydra)_logging\.handlers\.\w+\.class": r"logging\.(Stream|Null)Handler",
-    r"(job|hydra)_logging\.formatters\.\w+\.\(\)": r"colorlog\.ColoredFormatter",
+PLUGINS = "hydra_plugins.hydra_"
+NAMED: dict[str, tuple[str, ...]] = {
+    r"callbacks\.\w+\._target_": ("hydra.experimental.callbacks.LogJobReturnCallback",),
+    r"launcher\._target_": ("hydra._internal.core_plugins.basic_launcher.BasicLauncher",
+                            f"{PLUGINS}submitit_launcher.submitit_launcher.SlurmLauncher",
+                            f"{PLUGINS}submitit_launcher.submitit_launcher.LocalLauncher",
+                            f"{PLUGINS}ray_launcher.ray_launcher.RayLauncher",
+                            f"{PLUGINS}joblib_launcher.joblib_launcher.JoblibLauncher"),
+    r"sweeper\._target_": ("hydra._internal.core_plugins.basic_sweeper.BasicSweeper",
+                           f"{PLUGINS}optuna_sweeper.optuna_sweeper.OptunaSweeper"),
+    r"sweeper\.sampler\._target_": tuple(f"optuna.samplers.{name}Sampler" for name in (
+        "Grid", "TPE", "Random", "CmaEs", "NSGAII", "MOTPE")),
+    r"(job|hydra)_logging\.handlers\.\w+\.class": ("logging.StreamHandler", "logging.NullHandler"),
+    r"(job|hydra)_logging\.formatters\.\w+\.\(\)": ("colorlog.ColoredFormatter",),
 }
-"""Key below `hydra` -> what it may name."""
+"""Key below `hydra` -> the names that it may have."""
 CALLED = ("_target_", "class", "()", "custom_search_space")
 """Keys whose value is called, wherever they stand."""
 STREAMS = ("ext://sys.stdout", "ext://sys.stderr")
-LOADED = re.compile(r"PATH|IFS|ENV|(LD|DYLD|PYTHON|BASH|GIT)_?\w*")
+LOADED = re.compile(r"PATH|IFS|ENV|NASX_ALLOW|(LD|DYLD|PYTHON|BASH|GIT)_?\w*")
 """Environment variables that choose what programs run."""
+FREE = re.compile(
+    r"launcher\.(timeout_min|cpus_per_task|gpus_per_node|tasks_per_node|mem_gb|nodes|name|stderr_to_stdout|partition|qos"
+    r"|comment|constraint|exclude|gres|cpus_per_gpu|gpus_per_task|mem_per_gpu|mem_per_cpu|account|signal_delay_s"
+    r"|max_num_timeout|array_parallelism|additional_parameters\.requeue|n_jobs|verbose"
+    r"|ray\.remote\.(num_gpus|num_cpus|max_retries)|ray\.init\.(num_cpus|num_gpus|include_dashboard))"
+    r"|sweeper\.(n_trials|n_jobs|direction|study_name|max_failure_rate|max_batch_size|sampler\.\w+|params\..+)")
+"""Keys below `hydra` that a file may set, to a number or to words on one line."""
+MADE = re.compile(r"runtime\..+|overrides\.hydra.*|job\.(override_dirname|id|num|config_name)")
+"""Keys below `hydra` that Hydra fills in."""
+LINE_ONLY = ("allow", "out_file")
+"""Keys at the top level that no file sets."""
+IN_A_FILE = "stands in a configuration file, and is only taken from the command line"
 
 
-def faults(cfg: Any) -> Iterator[UserError]:
-    """Faults of the composed configuration's section `hydra`."""
+# ------------------------------------------------------------------------------------------------- components
+@cache
+def components(conf: Path) -> frozenset[str]:
+    """The classes that the configurations in nasx's own folder `conf` name: the only ones of nasx that any may name."""
+    found = (re.findall(r"^\s*_target_:\s*([\w.]+)", path.read_text(encoding="utf-8"), re.M)
+             for path in conf.glob("*/*.yaml"))
+    return frozenset(name for names in found for name in names)
+
+
+def from_environment() -> tuple[str, ...]:
+    """Packages that NASX_ALLOW names, parted by commas or spaces."""
+    return tuple(re.findall(r"[^\s,\[\]]+", os.environ.get("NASX_ALLOW", "")))
+
+
+def allowing(texts: Sequence[str]) -> list[str]:
+    """The overrides with `allow=` of NASX_ALLOW, unless they have one."""
+    names = from_environment()
+    given = any(_key(text) == "allow" for text in texts)
+    return [*texts, *([f"allow=[{','.join(names)}]"] if names and not given else [])]
+
+
+def same(found: Any, name: str, homes: Sequence[str]) -> bool:
+    """Whether an object is a class of this name that is defined in one of the modules or packages `homes`."""
+    home = getattr(found, "__module__", "")
+    return isinstance(found, type) and found.__qualname__ == name and any(
+        home == place or home.startswith(f"{place}.") for place in homes)
+
+
+# ----------------------------------------------------------------------------------------------------- faults
+def faults(cfg: Any, texts: Sequence[str], ours: Callable[[], Any] | None = None) -> Iterator[UserError]:
+    """Faults of a composed configuration that was made of the overrides `texts` of a command line.
+
+    `ours` composes what nasx's own files say, where the user has a folder of configurations; None where there is none.
+    """
     from omegaconf import OmegaConf
 
-    for path, value in _leaves(OmegaConf.to_container(cfg.hydra, resolve=False)):
+    hydra = dict(_leaves(OmegaConf.to_container(cfg.hydra, resolve=False)))
+    own: Any = OmegaConf.to_container(OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"]), resolve=False)
+    given = {_key(text) for text in texts}
+    yield from _called(hydra)
+    yield from _resolving(own)
+    if ours is not None:
+        yield from _top(own, given)
+        try:
+            known = dict(_leaves(OmegaConf.to_container(ours().hydra, resolve=False)))
+        except UserError:  # a launcher or sweeper of the user's own folder: nothing of it is known
+            known = {}
+        yield from _section(hydra, known, texts)
+
+
+def _called(hydra: Mapping[tuple[str, ...], Any]) -> Iterator[UserError]:
+    """What the section `hydra` would call, wherever it comes from."""
+    for path, value in hydra.items():
         key, last = ".".join(path), path[-1]
+        where = f"hydra.{key}={value}"
         if last in CALLED and value is not None:
-            may = next((may for pattern, may in NAMED.items() if re.fullmatch(pattern, key)), None)
-            if may is None or not re.fullmatch(may, str(value)):
-                yield UserError(f"hydra.{key}={value}", "is not what may be called there", "remove it")
+            names = next((names for pattern, names in NAMED.items() if re.fullmatch(pattern, key)), ())
+            if value not in names or not _genuine(str(value)):
+                yield UserError(where, "is not what may be called there", f"use {' or '.join(names)}" if names else
+                                "remove it")
         elif path[0].endswith("_logging") and ("." in path or ("://" in str(value) and value not in STREAMS)):
-            yield UserError(f"hydra.{key}={value}", "reaches into Python from the settings of a log", "remove it")
+            yield UserError(where, "reaches into Python from the settings of a log", "remove it")
         elif key.startswith("job.env_") and LOADED.fullmatch(str(value) if last.isdigit() else last):
-            yield UserError(f"hydra.{key}={value}", "chooses which programs run", "set it in your shell")
+            yield UserError(where, "chooses which programs run", "set it in your shell")
+
+
+@cache
+def _genuine(name: str) -> bool:
+    """Whether Hydra finds the class that an import finds; True where its package is not installed, another fault."""
+    from hydra._internal.utils import _locate
+
+    module, _, own = name.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), own)
+        return isinstance(found, type) and _locate(name) is found
+    except ImportError:
+        return True
+
+
+def _resolving(own: Any) -> Iterator[UserError]:
+    """Values that call a resolver, which may read the environment, files or the clock."""
+    for path, value in _leaves(own):
+        if calls(value):
+            yield resolving('.'.join(path), value)
+
+
+def resolving(key: str, value: Any) -> UserError:
+    """The fault of a value that calls a resolver."""
+    return UserError(f"{key}={value}", "calls a resolver, and what it gives would be stored in the run",
+                     f"write the value, or let the shell put it in: {key}=\"$NAME\" on the command line")
+
+
+def calls(value: Any) -> bool:
+    """Whether a text has an interpolation that is more than a reference to another value."""
+    return isinstance(value, str) and "${" in re.sub(r"\$\{[\w.\[\]-]*\}", "", value)
+
+
+def _top(own: Mapping[str, Any], given: set[str]) -> Iterator[UserError]:
+    """Keys at the top level that a file has set, and only the command line may."""
+    for key in LINE_ONLY:
+        if key not in given and own.get(key) not in (None, [], ""):
+            yield UserError(f"{key}={own[key]}", f"{IN_A_FILE}{' or NASX_ALLOW' if key == 'allow' else ''}",
+                            f"if you trust that file add {key}=... to the command")
+    out = own.get("out")
+    if "out" not in given and isinstance(out, str) and (out.startswith(("/", "~")) or ".." in Path(out).parts
+                                                        or "${" in out):
+        yield UserError(f"out={out}", "stands in a configuration file, and leaves the current folder",
+                        f"give it on the command line: out={out}")
+
+
+def _section(hydra: Mapping[tuple[str, ...], Any], known: Mapping[tuple[str, ...], Any],
+             texts: Sequence[str]) -> Iterator[UserError]:
+    """What files of the user's folder set in the section `hydra`."""
+    line = [_key(text).removeprefix("hydra.") for text in texts if _key(text).startswith("hydra.")]
+    for path, value in hydra.items():
+        key = ".".join(path)
+        if MADE.fullmatch(key) or (path in known and known[path] == value) or any(
+                key == text or key.startswith(f"{text}.") for text in line):
+            continue
+        if path[:2] == ("overrides", "task") and value in texts:
+            continue
+        if path[:2] == ("sweeper", "params") and re.match(r"[+~]*(hydra\b|allow$|out$|out_file$|name$)", path[2]):
+            yield UserError(f"hydra.{key}={value}", "a sweep does not choose it", "remove it")
+        elif path[-1] in CALLED or (FREE.fullmatch(key) and _plain(value)):
+            continue  # the first was looked at by itself
+        else:
+            yield UserError(f"hydra.{key}={value}", IN_A_FILE,
+                            "remove it there; if you want it, give it on the command line")
+
+
+def _plain(value: Any) -> bool:
+    """A number, or words on one line that refer to nothing: Hydra builds what a reference in its section names."""
+    return not isinstance(value, str) or (value.isprintable() and "${" not in value)
+
+
+def _key(text: str) -> str:
+    return text.partition("=")[0].lstrip("+~").partition("@")[0]
 
 
 def _leaves(node: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """(keys, value) of everything that is no mapping; entries of lists too."""
-    if isinstance(node, Mapping):
+    """(keys, value) of everything that holds no other values; entries of lists, and empty ones, too."""
+    if isinstance(node, Mapping) and node:
         for name, value in node.items():
             yield from _leaves(value, (*path, str(name)))
-    elif isinstance(node, (list, tuple)):
+    elif isinstance(node, (list, tuple)) and node:
         for place, value in enumerate(node):
             yield from _leaves(value, (*path, str(place)))
     else:

@@ -9,7 +9,7 @@ COMMANDS = {
     "list": "methods, spaces, data sets, benchmarks and recipes to choose from",
     "info": "parameters, multiply-adds and a drawing of an architecture or a space",
     "export": "write a trained network as safetensors, ONNX or torch.export, with its model card",
-    "evaluate": "test an export on a data set",
+    "evaluate": "test an export or a retraining on a data set",
     "report": "one HTML page of finished runs: tables, curves, cells, cost",
     "compare": "two groups of runs: difference, interval, and what else differs",
     "diagnose": "curvature, alignment and cells of a search, from its checkpoints",

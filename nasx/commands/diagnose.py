@@ -1,11 +1,12 @@
 """The diagnostics of a search, from its checkpoints.
 
-    nasx diagnose RUN [device=auto] [threads=N] [allow=PACKAGE]
+    nasx diagnose RUN [path=FOLDER] [dataset.KEY=VALUE ...] [device=auto] [threads=N] [allow=PACKAGE]
 
 What `search.diagnose_every` would have said at the moment of each checkpoint that the run still has (the last two):
 eigenvalue, alignment, correlation, operator and node gradients, and the free entries. Printed as one column a
-checkpoint and written to RUN/diagnose.json. Nothing of the run itself changes; a run in progress may be asked too. RUN
-may be written from=RUN, as for the other commands.
+checkpoint and written to RUN/diagnose.json. Nothing of the run itself changes; a run in progress may be asked too. The
+data set is that of the search; path= says where its files lie now. RUN may be written from=RUN, as for the other
+commands.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nasx import config, records
+from nasx import config, lineage, records
 from nasx.errors import UserError
 from nasx.folders import checkpoints, files
 from nasx.words import read
@@ -28,14 +29,13 @@ SHOWN = ("eigenvalue", "alignment_train", "alignment_val", "signed_train", "sign
 
 def main(words: Sequence[str]) -> int:
     """Diagnose, write and print."""
-    named = [word if "=" in word or word.startswith("-") else f"from={word}" for word in words]
+    settings, rest = lineage.dataset_words(words)
+    named = [word if "=" in word or word.startswith("-") else f"from={word}" for word in rest]
     given = read("diagnose", named, {"from": None, "out": "outputs", "device": "auto", "threads": "", "allow": ""})
-    from nasx import preflight
-
-    folder = preflight.run_folder(given.options["from"], given.options["out"])
+    folder = lineage.run_folder(given.options["from"], given.options["out"])
     rows = list(diagnose(folder, device=given.options["device"],
                          threads=given.number("threads") if given.options["threads"] else None,
-                         allow=given.several("allow")))
+                         allow=given.allowed, settings=settings))
     path = folder / "diagnose.json"
     files.write_atomic(path, json.dumps(rows, indent=1) + "\n")
     print("\n".join([*columns(rows), f"gradients, correlations and cosines besides: {path}"]))
@@ -43,7 +43,7 @@ def main(words: Sequence[str]) -> int:
 
 
 def diagnose(folder: Path, *, device: str = "auto", threads: int | None = None,
-             allow: Sequence[str] = ()) -> Iterator[Row]:
+             allow: Sequence[str] = (), settings: Sequence[str] = ()) -> Iterator[Row]:
     """A row of diagnostics for each checkpoint of the search in `folder`, the oldest first.
 
     Each equals the metrics row that the search itself would have written there, with the updates so far. Raises
@@ -59,35 +59,36 @@ def diagnose(folder: Path, *, device: str = "auto", threads: int | None = None,
     if not found:
         raise UserError(f"from={folder}", "has no checkpoint to look at",
                         "wait for its first epoch, or name a search that trains a supernet")
-    job = rebuilt(folder, saved, device, threads, allow)
-    read_any = False
-    for path in found:
-        state = checkpoints.read(path, job.here.device)
-        if state is None:
-            continue
-        read_any = True
-        yield row(job, state, records.read_rows(folder)[:state["rows"]])
-    if not read_any:
-        raise UserError(f"from={folder}", f"none of its {len(found)} checkpoints can be read", "start the search again")
-
-
-def rebuilt(folder: Path, saved: Mapping[str, Any], device: str, threads: int | None, allow: Sequence[str]) -> Any:
-    """The search job that a run folder's configuration describes, without its folder being taken."""
-    from nasx import machine
-    from nasx.run import SearchJob
-    from nasx.session import Session
-
-    cfg = {**saved, "device": device, "threads": threads, "allow": list(allow), "quiet": True, "name": folder.name,
-           "out": str(folder.parent), "checkpoint_s": 1e9, "seeds_per_job": 1, "workers": 0}
+    if settings:
+        saved = {**saved, "dataset": lineage.with_settings(saved["dataset"], settings, allow)}
     homes = (*config.HOMES, *allow)
     faults = [fault for group in config.GROUPS if group in saved
               for fault in config.component_faults(group, saved[group], homes)]
     if faults:
         raise UserError(f"from={folder}", f"this version of nasx reads its configuration otherwise ({faults[0]})",
                         "diagnose it with the version that wrote it")
+    from nasx import machine
+
     chosen = machine.device(device)
-    machine.prepare(chosen, threads=threads, deterministic=bool(saved.get("deterministic")), seed=saved["seed"],
-                    precision=saved["engine"].get("precision", "fp32"))
+    with machine.prepared(chosen, threads=threads, deterministic=bool(saved.get("deterministic")), seed=saved["seed"],
+                          precision=saved["engine"].get("precision", "fp32")):
+        job = rebuilt(folder, saved, chosen, threads, allow)
+        states = [state for path in found if (state := checkpoints.read(path, chosen)) is not None]
+        for state in states:
+            rows = records.parsed(state["metrics"]) if "metrics" in state else records.read_rows(folder)
+            yield row(job, state, rows[:state["rows"]])
+    if not states:
+        raise UserError(f"from={folder}", f"none of its {len(found)} checkpoints can be read", "start the search again")
+
+
+def rebuilt(folder: Path, saved: Mapping[str, Any], chosen: Any, threads: int | None, allow: Sequence[str]) -> Any:
+    """The search job that a run folder's configuration describes, without its folder being taken."""
+    from nasx import machine
+    from nasx.run import SearchJob
+    from nasx.session import Session
+
+    cfg = {**saved, "device": str(chosen), "threads": threads, "allow": list(allow), "quiet": True,
+           "name": folder.name, "out": str(folder.parent), "checkpoint_s": 1e9, "seeds_per_job": 1, "workers": 0}
     info = {"choices": saved["choices"], "overrides": [], "command": "", "folders": []}
     return SearchJob(Session(records.Guest(folder), chosen, cfg, info, machine.Signals()))
 

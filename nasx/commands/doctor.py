@@ -180,7 +180,7 @@ def writes(out: Path) -> Lines:
     free = shutil.disk_usage(place).free / 2**20
     yield "free space", f"{free / 2**10:,.1f} GiB for {out}"
     try:
-        with tempfile.NamedTemporaryFile(dir=place, prefix=".nasx-doctor-") as file:
+        with tempfile.TemporaryFile(dir=place) as file:
             file.write(b"nasx")
             file.flush()
             os.fsync(file.fileno())

@@ -1,71 +1,125 @@
-"""The accuracy of an export on a data set.
+"""The accuracy of an export, or of a finished retraining, on a data set.
 
-    nasx evaluate MODEL [dataset=NAME] [path=FOLDER] [split=test|train] [batch=N] [device=auto|cpu|cuda]
+    nasx evaluate MODEL [dataset=NAME] [path=FOLDER] [dataset.KEY=VALUE ...] [split=test|train] [batch=N]
+                  [device=auto|cpu|cuda] [allow=PACKAGE]
 
-MODEL is model.safetensors, or the folder that holds it. Without dataset= the images are those that the network was
-trained for; path= says where they lie. Batch size and precision are those that the retraining tested with, so that
-on the same device the accuracy is the same to the last digit. allow=PACKAGE names a package of yours with the space.
+MODEL is model.safetensors, the folder that holds it, or a finished run of nasx retrain (its folder, or its name under
+outputs/). Images, batch size and precision are those of the training, so that on the same device the accuracy is the
+same to the last digit; an export does not tell where the images lie, path= does. With dataset=NAME of the same kind
+(another folder of images) all other settings stay those of the training; of another kind, its images get the size of
+the training's. dataset.KEY=VALUE changes one setting. allow=PACKAGE names a package of yours with the space.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from nasx import config
+from nasx import config, exported, lineage, records
 from nasx.errors import UserError
 from nasx.words import Words, read
 
 if TYPE_CHECKING:
-    from nasx.accuracy import Tested
+    import torch
 
-OPTIONS = {"dataset": "", "path": "", "split": "test", "batch": "", "device": "auto", "allow": ""}
+    from nasx.accuracy import Tested
+    from nasx.pretrained import Classifier
+
+OPTIONS = {"dataset": "", "split": "test", "batch": "", "device": "auto", "allow": ""}
+
+
+class Model(NamedTuple):
+    """What is evaluated: an export, or the run in `folder` (None: an export)."""
+
+    name: str
+    facts: Mapping[str, Any]
+    folder: Path | None
 
 
 def main(words: Sequence[str]) -> int:
-    """Print accuracy, correct answers, images and loss, one fact a line."""
-    # dataset.path=, as the faults of data sets call it, is path=
-    words = [word.removeprefix("dataset.") if word.startswith("dataset.path=") else word for word in words]
-    said = read("evaluate", words, OPTIONS, plain="MODEL")
+    """Print accuracy, correct answers, images and loss, one fact a line, and of a run the next command."""
+    settings, rest = lineage.dataset_words(words)
+    said = read("evaluate", rest, OPTIONS, plain="MODEL")
     if len(said.plain) != 1:
         raise UserError("nasx evaluate", f"needs one model, but {len(said.plain)} are named",
                         "nasx evaluate outputs/RUN/export")
     if said.options["split"] not in ("test", "train"):
         raise UserError(f"split={said.options['split']}", "there is no such split", "use split=test or split=train")
-    found = evaluate(said)
+    model = named(said.plain[0], said.allowed)
+    found = evaluate(model, said, settings)
     for name, value in (("accuracy", found.accuracy), ("correct", found.correct), ("images", found.images),
                         ("loss", found.loss)):
         print(f"{name.ljust(10)}{value}")
+    if model.folder is not None:
+        print(*lineage.printed(["nasx", "export", f"from={model.folder}",
+                             *(word for word in words if word.startswith("allow="))]), sep="\n")
     return 0
 
 
-def evaluate(said: Words) -> Tested:
+def named(name: str, allow: Sequence[str]) -> Model:
+    """The export or the run of that name, without torch. Raises UserError."""
+    path = Path(name)
+    if not path.is_file() and not (path / exported.FILE).is_file():
+        folder = records.locate(name, "outputs")
+        if folder is not None and (folder / "config.yaml").is_file():
+            from nasx.commands import export
+
+            run, result = lineage.opened(folder), export.finished(folder)
+            with export.fitting(folder):
+                return Model(name, {**export.described(run.config, result, allow), "dataset": run.block("dataset")},
+                             folder)
+    return Model(name, exported.facts(name)[1], None)
+
+
+def loaded(model: Model, device: torch.device, allow: Sequence[str]) -> Classifier:
+    """The network with its weights. Raises UserError."""
+    from nasx import pretrained
+
+    if model.folder is None:
+        return pretrained.load(model.name, device, allow)
+    from nasx.commands import export
+
+    network, facts = export.trained(model.folder, export.finished(model.folder), allow)
+    return pretrained.Classifier(network, facts).to(device).eval()  # type: ignore[arg-type]
+
+
+def evaluate(model: Model, said: Words, settings: Sequence[str]) -> Tested:
     """What the words ask for. Raises UserError."""
-    from nasx import exported
-
-    given, allow = said.options, said.several("allow")
-    facts = exported.facts(said.plain[0])[1]
+    given, allow, facts = said.options, said.allowed, model.facts
+    try:
+        node = dataset(given["dataset"], facts, settings, allow)
+    except (KeyError, TypeError, IndexError, AttributeError) as error:
+        raise UserError(model.name, f"its description of the images is damaged ({type(error).__name__}: {error})",
+                        exported.REMEDY) from error
     if given["dataset"] and isinstance(facts.get("classes"), list):  # before anything is downloaded
-        fits(config.build(dataset(given, facts), allow), facts)
-    import torch
-
-    from nasx import accuracy, machine, pretrained
+        fits(config.build(node, allow), facts)
+    from nasx import machine
 
     device = machine.device(given["device"])
-    machine.prepare(device, threads=None, deterministic=False, seed=0)
-    model = pretrained.load(said.plain[0], device, allow)
-    facts, measured = model.facts, model.facts["test"]
+    with machine.prepared(device, threads=None, deterministic=False, seed=0):
+        return measured_on(device, model, node, said)
+
+
+def measured_on(device: torch.device, model: Model, node: Mapping[str, Any], said: Words) -> Tested:
+    """The same, when this process is set up."""
+    import torch
+
+    from nasx import accuracy, machine
+
+    given, allow, facts = said.options, said.allowed, model.facts
+    network, measured = loaded(model, device, allow).network, facts["test"]
     batch = said.number("batch") if given["batch"] else measured["batch"]
     if batch < 1:
         raise UserError(f"batch={batch}", "is not positive", "use at least 1")
-    source = config.build({**dataset(given, facts), **facts["normalization"]}, allow)
+    source = config.build({**node, **facts["normalization"]}, allow)
     images = source.open(device, channels_last=measured["channels_last"], workers=machine.workers(None))
     fits(source, facts, len(images.classes))
     if list(images.classes) != facts["classes"]:
         print(f"note: the classes have other names: {', '.join(images.classes[:5])} here, "
               f"{', '.join(facts['classes'][:5])} in training")
     layout = torch.channels_last if measured["channels_last"] else torch.preserve_format
-    network = model.network.to(memory_format=layout)
+    network = network.to(memory_format=layout)
     batches = images.ordered(given["split"], batch=batch)
     return accuracy.means(accuracy.sums(network, batches, device, amp=measured["amp"]))
 
@@ -79,9 +133,14 @@ def fits(source: Any, facts: Mapping[str, Any], count: int | None = None) -> Non
                         "evaluate on images of the same classes")
 
 
-def dataset(given: Mapping[str, str], facts: Mapping[str, Any]) -> dict[str, Any]:
-    """The data set's component: the one that is named, else that of the training, with `path`."""
+def dataset(name: str, facts: Mapping[str, Any], settings: Sequence[str], allow: Sequence[str]) -> dict[str, Any]:
+    """The data set's component: that of the training or the one named, with the `settings` of the line."""
+    held = facts["dataset"]
+    if not name:
+        return lineage.with_settings(held, settings, allow)
     from nasx.commands.info import composed
 
-    node = composed({"dataset": given["dataset"]})[0]["dataset"] if given["dataset"] else facts["dataset"]
-    return {**node, "path": given["path"]} if given["path"] else dict(node)
+    node = composed({"dataset": name})[0]["dataset"]
+    if node["_target_"] != held.get("_target_") and "size" in node:  # the whole image, in the size of the training's
+        node |= {key: facts["image"][1] for key in ("size", "resize") if key in node}
+    return lineage.with_settings(lineage.adopted(node, held), settings, allow)

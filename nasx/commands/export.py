@@ -6,7 +6,7 @@ RUN is a finished run of nasx retrain: its folder, or its name under outputs/. F
 gets README.md, the model card, and
 
     safetensors   model.safetensors, for nasx.load("FOLDER") and nasx evaluate FOLDER
-    onnx          model.onnx, any number of images (needs `pip install nasx[onnx]`)
+    onnx          model.onnx, any number of images (needs the extra onnx)
     torch         model.pt2, for torch.export.load, any number of images
 
 The weights are the last ones, since the accuracy after the last epoch is the result. All formats read normalized
@@ -15,12 +15,13 @@ images; mean and std are in the metadata and in the card.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nasx import __version__, config, preflight, records
-from nasx.errors import UserError
+from nasx import __version__, config, extras, lineage, records, spelling
+from nasx.errors import UserError, cleaned
 from nasx.folders import checkpoints, files
 from nasx.words import read
 
@@ -35,26 +36,27 @@ Facts = dict[str, Any]
 
 
 def main(words: Sequence[str]) -> int:
-    """Write the files and print their paths, one a line."""
+    """Write the files and print their paths, one a line, and how to test what was written."""
     said = read("export", words, OPTIONS)
     given = said.options
     if given["format"] not in WRITERS:
-        raise UserError(f"format={given['format']}", "there is no such format" + config.did_you_mean(
+        raise UserError(f"format={given['format']}", "there is no such format" + spelling.did_you_mean(
             given["format"], WRITERS), f"use {', '.join(WRITERS)}")
-    folder = preflight.run_folder(given["from"], "outputs", "retrain")
+    folder = lineage.run_folder(given["from"], "outputs", "retrain")
     result = finished(folder)
-    out = Path(given["out"]) if given["out"] else folder / "export"
-    network, facts = trained(folder, result, said.several("allow"))
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise files.unwritable(out, error) from error
-    name, writer = WRITERS[given["format"]]
-    writer(out / name, network, facts)
-    files.write_atomic(out / "README.md", card(facts, result, [path for path, _ in WRITERS.values()
-                                                                 if (out / path).exists()]))
+    out = Path(given["out"]) if given["out"] else files.no_link(folder / "export")
+    network, facts = trained(folder, result, said.allowed)
+    name, packed = WRITERS[given["format"]]
+    model = packed(network, facts)
+    readme = card(facts, result, [file for file, _ in WRITERS.values() if file == name or (out / file).exists()])
+    files.write_atomic(out / name, model)  # not before all is computed
+    files.write_atomic(out / "README.md", readme)
     for path in (out / name, out / "README.md"):
         print(path)
+    if given["format"] == "safetensors":
+        place = lineage.opened(folder).block("dataset").get("path")
+        print(*lineage.printed(["nasx", "evaluate", lineage.positional(out), *([f"path={place}"] if place else []),
+                             *(word for word in words if word.startswith("allow="))]), sep="\n")
     return 0
 
 
@@ -82,20 +84,27 @@ def trained(folder: Path, result: Mapping[str, Any], allow: Sequence[str]) -> tu
     The run's own `allow` is not believed: the folder may be another's.
     """
     from nasx import pretrained
-    held = files.read_yaml(folder / "config.yaml")
+
     state = checkpoints.last(folder)
-    if held is None or state is None:
-        raise UserError(f"from={folder}", "has no configuration or no checkpoint any more", "train it again")
-    try:
-        facts, weights = described(held, result, allow), kept(state)
+    if state is None:
+        raise UserError(f"from={folder}", "has no checkpoint any more", "train it again")
+    with fitting(folder):
+        facts, weights = described(lineage.opened(folder).config, result, allow), kept(state)
         pretrained.described(facts, weights, allow)
         network = pretrained.build(facts, allow)
         network.load_state_dict(weights)
+    return network.eval(), facts
+
+
+@contextlib.contextmanager
+def fitting(folder: Path) -> Iterator[None]:
+    """Within the block, what does not fit together in a run's folder is a UserError."""
+    try:
+        yield
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RuntimeError) as error:
         said = f"{type(error).__name__}: {error}".splitlines()[-1].strip()
         raise UserError(f"from={folder}", f"its record, configuration and weights do not fit together ({said})",
                         "train it again") from error
-    return network.eval(), facts
 
 
 def described(held: Mapping[str, Any], result: Mapping[str, Any], allow: Sequence[str]) -> Facts:
@@ -127,13 +136,14 @@ def kept(state: Mapping[str, Any]) -> Facts:
 
 
 # ----------------------------------------------------------------------------------------------------- formats
-def safetensors(path: Path, network: nn.Module, facts: Facts) -> None:
+def safetensors(network: nn.Module, facts: Facts) -> bytes:
+    """Weights in safetensors, the metadata in its header."""
     from nasx import pretrained
 
-    pretrained.save(path, network, facts)
+    return pretrained.packed(network, facts)
 
 
-def program(path: Path, network: nn.Module, facts: Facts) -> None:
+def program(network: nn.Module, facts: Facts) -> bytes:
     """torch.export's format; the metadata lie beside the graph as JSON."""
     import io
     import json
@@ -142,17 +152,19 @@ def program(path: Path, network: nn.Module, facts: Facts) -> None:
 
     model, example, dynamic = _example(network, facts)
     made, blob = torch.export.export(model, (example,), dynamic_shapes=(dynamic,)), io.BytesIO()
+    for node in made.graph.nodes:
+        node.meta.pop("stack_trace", None)  # paths of this machine
     torch.export.save(made, blob, extra_files={"nasx.json": json.dumps(facts)})
-    files.write_atomic(path, blob.getvalue())
+    return blob.getvalue()
 
 
-def onnx(path: Path, network: nn.Module, facts: Facts) -> None:
+def onnx(network: nn.Module, facts: Facts) -> bytes:
     """ONNX, with the metadata as its properties. Raises UserError where the extra is not installed."""
     try:
         import onnx as onnx_
         import onnxscript  # noqa: F401 (torch's exporter needs it)
     except ImportError as error:
-        raise UserError("format=onnx", f"{error.name} is not installed", "pip install 'nasx[onnx]'") from error
+        raise UserError("format=onnx", f"{error.name} is not installed", extras.install("onnx")) from error
     import warnings
 
     import torch
@@ -166,8 +178,10 @@ def onnx(path: Path, network: nn.Module, facts: Facts) -> None:
                                  output_names=["scores"], verbose=False)
     assert made is not None
     proto = made.model_proto
+    for node in [*proto.graph.node, *(node for function in proto.functions for node in function.node)]:
+        del node.metadata_props[:]  # stack traces, with paths of this machine
     onnx_.helper.set_model_props(proto, pretrained.text(facts))
-    files.write_atomic(path, proto.SerializeToString())
+    return bytes(proto.SerializeToString())
 
 
 def _example(network: nn.Module, facts: Facts) -> tuple[Classifier, Any, Any]:
@@ -181,9 +195,9 @@ def _example(network: nn.Module, facts: Facts) -> tuple[Classifier, Any, Any]:
     return model, torch.zeros(2, channels, height, width), {0: torch.export.Dim("images")}
 
 
-WRITERS: dict[str, tuple[str, Callable[[Path, Any, Facts], None]]] = {
+WRITERS: dict[str, tuple[str, Callable[[Any, Facts], bytes]]] = {
     "safetensors": ("model.safetensors", safetensors), "onnx": ("model.onnx", onnx), "torch": ("model.pt2", program)}
-"""Format -> (name of the file, what writes it)."""
+"""Format -> (name of the file, its content of a network and its facts)."""
 
 
 # -------------------------------------------------------------------------------------------------------- card
@@ -191,6 +205,10 @@ def card(facts: Facts, result: Mapping[str, Any], files: Sequence[str]) -> str:
     """The model card."""
     import jinja2
 
-    template = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True).from_string(
-        CARD.read_text(encoding="utf-8"))
-    return template.render(facts=facts, result=result, files=files) + "\n"
+    from nasx.results import typeset
+
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {"text": lambda value: typeset.safe(str(value)).replace("`", "'"),
+                            "code": lambda value: str(value).replace("```", "'''")}
+    template = environment.from_string(CARD.read_text(encoding="utf-8"))
+    return template.render(facts=cleaned(facts), result=cleaned(dict(result)), files=files) + "\n"

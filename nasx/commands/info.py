@@ -1,7 +1,8 @@
 """What an architecture or a space is and costs, before anything is trained.
 
     nasx info genotype=NAME|TEXT [space=...] [retrain=RECIPE] [dataset=...]     an architecture as the recipe trains it
-    nasx info from=RUN [...]                                                    the architecture that a run has found
+    nasx info from=RUN [...]                            the architecture that a run has found, as RUN, or a retraining
+                                                        of it, trains it: its space, data set, recipe and classes
     nasx info space=NAME [dataset=...]                                          a space and its supernet
 
     layers=N channels=N     another size than that of the recipe (of an architecture) or of the space (of a supernet)
@@ -9,6 +10,7 @@
     classes=N size=N        other images than the data set's; without dataset= the recipe's stem chooses: imagenet is
                             1000 classes of 224 x 224 pixels, cifar 10 of 32 x 32; of text, classes are words
     out=FILE.svg|FILE.png   a drawing: of each cell of the architecture, or of all that the cells of the space may have
+    allow=PACKAGE           a package of yours with the space or data set of RUN
 
 Parameters leave the auxiliary head out unless the line says otherwise; those of a supernet leave the architecture out.
 Multiply-adds are those of convolutions and linear layers for one image (one word of text), counted by torch on its
@@ -24,16 +26,17 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nasx import config
+from nasx import config, lineage, records, spelling
 from nasx.errors import UserError
 from nasx.words import Words, read
 
 if TYPE_CHECKING:
+    from nasx.lineage import Parent
     from nasx.results.cells import Edge
     from nasx.spaces.base import Space
 
 OPTIONS = ("genotype", "from", "space", "retrain", "dataset", "layers", "channels", "max_macs", "classes", "size",
-           "out")
+           "out", "allow")
 IMAGES = {"cifar10": (10, 32), "cifar100": (100, 32), "svhn": (10, 32), "imagenet16": (120, 16),
           "imagenet": (1000, 224), "ptb": (10_000, 1)}
 """Classes and size of data sets that are always the same; others are read."""
@@ -62,15 +65,15 @@ def main(words: Sequence[str]) -> int:
 # --------------------------------------------------------------------------------------------- an architecture
 def architecture(said: Words) -> Facts:
     """Facts of `genotype=` or `from=`, as the recipe trains it. Raises UserError."""
-    given = dict(said.options)
+    given, allow = dict(said.options), said.allowed
     composed(given)  # a choice that does not exist is told before anything heavy is imported
-    text, source = origin(given)
-    values = [f"retrain.{name}={said.number(name)}" for name in ("layers", "channels", "max_macs") if given[name]]
-    given["space"] = given["space"] or searched(given["from"]) or home(text)
-    cfg, choices = composed(given, values)
-    space, settings = config.build(cfg["space"]), config.build(cfg["retrain"])
+    run = lineage.opened(lineage.run_folder(given["from"], "outputs")) if given["from"] else None
+    text, source = origin(given, run)
+    sizes = [name for name in ("layers", "channels", "max_macs") if given[name]]
+    cfg, choices = configured(given, text, run, [f"retrain.{name}={said.number(name)}" for name in sizes])
+    space, settings = config.build(cfg["space"], allow), config.build(cfg["retrain"])
     genotype = space.parse(text)
-    classes, size = images(said, cfg, space, settings.stem)
+    classes, size = images(said, cfg, space, settings.stem, run)
 
     from nasx.retrain import built, sized
     from nasx.spaces.network import cost
@@ -94,35 +97,47 @@ def architecture(said: Words) -> Facts:
     return facts
 
 
-def origin(given: Mapping[str, str]) -> tuple[str, str]:
+def origin(given: Mapping[str, str], run: Parent | None) -> tuple[str, str]:
     """(text of the genotype, where it comes from). Raises UserError."""
     from nasx.spaces import published
 
-    if given["from"]:
-        from nasx import preflight, records
-
-        folder = preflight.run_folder(given["from"], "outputs")
-        found = records.finished(folder) or {}
+    if run is not None:
+        found = records.finished(run.folder) or {}
         if not found.get("genotype"):
-            raise UserError(f"from={given['from']}", f"{folder} holds no finished run",
+            raise UserError(f"from={given['from']}", f"{run.folder} holds no finished run",
                             "give its command again: it resumes and finishes")
-        return str(found["genotype"]), f"{folder}: {found['command']}"
+        return str(found["genotype"]), f"{run.folder}: {found['command']}"
     text, cells = given["genotype"].strip(), published.cells().values()
     cell = next((c for c in cells if text.lower() == c.name.lower() or text == c.text), None)
     if cell is None and re.fullmatch(r"[A-Za-z]\w*", text):
-        raise UserError(f"genotype={text}", "no published cell has that name" + config.did_you_mean(
+        raise UserError(f"genotype={text}", "no published cell has that name" + spelling.did_you_mean(
             text, published.cells()), f"write the genotype itself, or one of {', '.join(published.cells())}")
     return (text, "the text that was given") if cell is None else (cell.text, f"{cell.name}, {cell.source}")
 
 
-def searched(run: str) -> str:
-    """The space of a run, which chooses the recipe as in `nasx retrain from=`; empty where the run does not say."""
+def configured(given: Mapping[str, str], text: str, run: Parent | None,
+               values: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(configuration, choices) of `nasx retrain` for a genotype: as given, else as the run has it, else as usual.
+
+    A search hands on space and data set, a retraining its recipe too. Raises UserError.
+    """
     from nasx import preflight
 
-    try:
-        return str(preflight.parent_choices(run, "outputs").get("space") or "") if run else ""
-    except UserError:
-        return ""
+    groups = (*lineage.HANDED, *(["retrain"] if run is not None and run.record.get("kind") == "retrain" else []))
+    theirs = {group: (str(run.choices.get(group) or ""), run.block(group)) for group in groups} if run else {}
+    loader, keys = preflight.make_loader(), [value.partition("=")[0].partition(".")[2] for value in values]
+    chosen = {**given, **{group: given[group] or choice for group, (choice, _) in theirs.items()
+                          if choice in preflight.options(loader, group)}}
+    chosen["space"] = chosen["space"] or home(text)
+    cfg, choices = composed(chosen, values)
+    for group, (choice, block) in theirs.items():
+        if choices[group] == choice:
+            cfg[group] = lineage.adopted(cfg[group], block, keys if group == "retrain" else ())
+        elif not given[group] and block:  # a file of the user's own, which is not read here
+            cfg[group], choices[group] = dict(block), choice
+    if "channels" in keys and "max_macs" not in keys and "max_macs" in cfg["retrain"]:
+        cfg["retrain"]["max_macs"] = None  # the run's bound, which would choose the channels
+    return cfg, choices
 
 
 def home(text: str) -> str:
@@ -154,10 +169,13 @@ def composed(given: Mapping[str, str], values: Sequence[str] = ()) -> tuple[dict
     return preflight.plain(preflight.make_loader().load_configuration("retrain", list(line.overrides), RunMode.RUN))
 
 
-def images(said: Words, cfg: Mapping[str, Any], space: Space, stem: str) -> tuple[int, int]:
+def images(said: Words, cfg: Mapping[str, Any], space: Space, stem: str, run: Parent | None = None) -> tuple[int, int]:
     """Classes and side in pixels: as given, else the data set's, else what the stem is made for."""
-    source = config.build(cfg["dataset"])
-    if not said.options["dataset"]:
+    source = config.build(cfg["dataset"], said.allowed)
+    told = run.record.get("images") if run is not None and not said.options["dataset"] else None
+    if isinstance(told, Mapping):
+        classes, size = (told["words"], 1) if space.data == "text" else (len(told["classes"]), told["shape"][1])
+    elif not said.options["dataset"] and not (run and run.block("dataset")):
         usual = "ptb" if space.data == "text" else "imagenet" if stem == "imagenet" else "cifar10"
         classes, size = IMAGES[usual]
     elif source.name in IMAGES:

@@ -89,8 +89,10 @@ def _options(group: str, text: str) -> str:
     """key=value of the component's own fields, in the order of the file."""
     import yaml
 
+    from nasx.folders.files import load_yaml
+
     try:
-        node = yaml.safe_load(text)
+        node = load_yaml(text)
     except (ValueError, RecursionError, yaml.YAMLError):  # told when it is chosen
         return ""
     inner = node.get(group) if isinstance(node, Mapping) else {}

@@ -7,6 +7,7 @@
     failed      its last start ended with an error, which is told below the total
     stopped     it has begun and was killed or asked to stop; the same command resumes it
     not begun   its folder is there, but neither a metrics row nor a checkpoint
+    damaged     its record is there and cannot be read
 
 A sweep (--multirun) is told below the runs while it works, and afterwards until it has come to its end: how many of its
 jobs are done, failed, running, stopped and waiting, and about how long it will take.
@@ -18,6 +19,8 @@ Nothing is written, and no run is disturbed.
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import shlex
 import time
@@ -26,12 +29,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import yaml
+
 from nasx import records
 from nasx.errors import UserError, printable
-from nasx.folders import checkpoints, files, lock, notes
+from nasx.folders import checkpoints, files, lock, notes, peek
 from nasx.words import read
 
-STATES = ("finished", "running", "stopped", "failed", "not begun")
+STATES = ("finished", "running", "stopped", "failed", "not begun", "damaged")
 HEADINGS = ("run", "kind", "state", "epoch", "updates", "changed", "left")
 RECENT = 10
 """Rows that the speed is taken from: it changes with the machine's load."""
@@ -86,26 +91,32 @@ def text(found: Sequence[State], root: Path, now: float) -> str:
     known = [run.left_s for run in found if run.left_s is not None]
     ends = f"; the last of those running ends in {duration(max(known))}" if known else ""
     lines.append(f"{len(found)} {'run' if len(found) == 1 else 'runs'}: {total}{ends}")
-    return "\n".join([*lines, *(f"failed: {run.name}\n  {run.fault}" for run in found if run.state == "failed")])
+    told = {"failed": "failed", "damaged": "damaged", "finished": "damaged"}
+    return "\n".join([*lines, *(f"{told[run.state]}: {run.name}\n  {run.fault}" for run in found
+                                if run.fault and run.state in told)])
 
 
 def state(folder: Path, root: Path, now: float) -> State:
     """The state of one run at the time `now`. Never raises for what a run may be writing, or has left torn."""
-    running = lock.holder(folder) is not None  # before the record: a run that ends in between is told as finished
-    rows, saved, fault = records.read_rows(folder), checkpoints.found(folder), _fault(folder)
-    config = files.read_yaml(folder / "config.yaml") or {}
-    record = records.finished(folder)
-    kind = str((record or config).get("kind") or "?")
-    earlier = sorted(folder.glob("stage-*/config.yaml"))
-    if earlier and not (record or rows or saved):  # before its last stage: what is told is the stage that it is in
+    record, damage = recorded(folder)
+    running = record is None and not damage and lock.holder(folder) is not None
+    if record is None and not running:
+        record, damage = recorded(folder)  # it may have ended in between
+    over = record is not None or bool(damage)
+    rows, saved = last_rows(folder, RECENT + 1 if running else 1), [] if over else checkpoints.found(folder)
+    fault, (held, epochs) = "" if over else _fault(folder), planned(folder / "config.yaml")
+    kind = str((record or {}).get("kind") or held)
+    earlier = [] if over or rows or saved else sorted(folder.glob("stage-*/config.yaml"))
+    if earlier:  # before its last stage: what is told is the stage that it is in
         within = state(earlier[-1].parent, folder, now)
         return within._replace(name=os.path.relpath(earlier[-1].parent, root), fault=fault or within.fault,
                                state="running" if running else "failed" if fault else "stopped")
     last = rows[-1] if rows else {}
-    epoch, epochs = _whole(last.get("epoch")) or 0, _epochs(config, kind)
+    epoch = _whole(last.get("epoch")) or 0
     updates = max([_whole(last.get("updates")) or 0, *(int(path.stem) for path in saved if path.stem.isdigit())])
-    if record is not None:
-        reached, updates = "finished", _whole(record.get("updates")) or updates
+    if record is not None or damage:
+        reached, fault = "damaged" if record is None else "finished", damage
+        updates = _whole((record or {}).get("updates")) or updates
     elif running:
         reached = "running"
     elif fault:
@@ -116,6 +127,47 @@ def state(folder: Path, root: Path, now: float) -> State:
     left_s = left(rows, epochs, now - _changed([folder / "metrics.jsonl"])) if reached == "running" else None
     named = [folder / file for file in ("config.yaml", "metrics.jsonl", "result.json", "fault.txt", "log.txt")]
     return State(name, kind, reached, epoch, epochs, updates, _changed([*named, *saved]), left_s, fault)
+
+
+def last_rows(folder: Path, count: int) -> list[dict[str, Any]]:
+    """The last metrics rows of a run, at most so many; a torn one and lines that are not objects are left out."""
+    try:
+        lines = peek.last_lines(folder / "metrics.jsonl", count + 1)  # the last one may be torn
+    except OSError:
+        return []
+    rows: list[dict[str, Any]] = []
+    for line in reversed(lines):
+        if len(rows) == count:
+            break
+        with contextlib.suppress(ValueError, RecursionError):
+            row = json.loads(line)
+            rows += [row] if type(row) is dict else []
+    return rows[::-1]
+
+
+def planned(config: Path) -> tuple[str, int | None]:
+    """(kind, epochs) of a run's configuration, as far as they can be read."""
+    kind, epochs = "?", None
+    try:
+        for keys, value in peek.scalars(config.read_text(encoding="utf-8")):
+            if keys == ("kind",):
+                kind = value
+            elif keys == (kind, "epochs"):
+                epochs = int(value) if value.isdecimal() else None
+                break
+    except (OSError, ValueError, yaml.YAMLError):
+        pass
+    return kind, epochs
+
+
+def recorded(folder: Path) -> tuple[dict[str, Any] | None, str]:
+    """The record of a finished run, and what is damaged: the record itself, or files that differ from its seal."""
+    try:
+        record = records.finished(folder)
+    except UserError as error:
+        return None, str(error)
+    names = records.broken(folder, record or {})
+    return record, records.damage(names) if names else ""
 
 
 def left(rows: Sequence[Mapping[str, Any]], epochs: int | None, since_s: float) -> float | None:
@@ -147,7 +199,7 @@ def sweeps(root: Path, now: float) -> Iterator[str]:
         counts = {"done": len(done), "failed": sum(bool(job.fault) for job in found), "running": len(live),
                   "stopped": len(begun) - len(live), "waiting": planned - len(found)}
         said = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
-        taken = [record["wall_s"] for job in done for run in job.runs if (record := records.finished(root / run))]
+        taken = [record["wall_s"] for job in done for run in job.runs if (record := recorded(root / run)[0])]
         rest = sweep_left(taken, live, planned - len(found))
         if running:
             until = "" if rest is None else f"; about {duration(rest)} left"
@@ -179,11 +231,6 @@ def duration(seconds: float) -> str:
     from nasx import progress
 
     return progress.duration(max(seconds, 0.0))
-
-
-def _epochs(config: Mapping[str, Any], kind: str) -> int | None:
-    settings = config.get(kind)
-    return _whole(settings.get("epochs")) if type(settings) is dict else None
 
 
 def _whole(value: Any) -> int | None:

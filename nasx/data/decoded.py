@@ -5,8 +5,9 @@ batch), by the same rules as for images in memory (stream.py). So batches are th
 processes, for any number of training processes, and after any resume. Workers decode some batches ahead, in pieces of
 `PIECE` images; a batch goes to the device as bytes and is normalized there.
 
-JPEG is decoded by torchcodec where it is installed (the extra nasx[imagenet]), twice as fast as PIL and with the same
-bits; everything else, and everything that torchcodec refuses, by PIL. A damaged image ends the run with its name.
+An upright JPEG in RGB or grey is decoded by torchcodec where it is installed (the extra imagenet), faster than
+PIL and with the same bits; everything else, and everything that torchcodec refuses, by PIL (decode.py). A damaged image
+ends the run with its name.
 
 Deviations
 1. Released codes transform PIL images; here torchvision's transforms work on tensors: resizing and hue differ from
@@ -23,7 +24,6 @@ import itertools
 import os
 import signal
 from collections.abc import Iterator, Sequence
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,44 +33,37 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
+from nasx.data import bounds, decode
 from nasx.data.augment import Augment
 from nasx.data.splits import splits
-from nasx.data.stream import Batch, Order, Part, hashed
+from nasx.data.stream import Batch, Order, Part, group_of, hashed
 from nasx.errors import UserError
 
 if TYPE_CHECKING:
-    from nasx.data.imagenet import Files, ImageNet
+    from nasx.data.imagenet import ImageNet
+    from nasx.data.listing import Files
 
 PIECE = 32
 """Images that a worker decodes at once: few enough that the batches ahead fit into memory, whatever their size."""
-JPEG = b"\xff\xd8"
 Key = tuple[int, int | None]
 """An image of a part, and the seed of its crop; None for the view of evaluation."""
 
 
 # -------------------------------------------------------------------------------------------------------- images
 def pixels(path: Path) -> Tensor:
-    """The image in a file, uint8 (3, h, w). Raises UserError with its name where it is missing or damaged."""
+    """The image in a file, uint8 (3, h, w), by the rules of decode.py. Raises UserError where it cannot be read."""
     try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise UserError(str(path), f"cannot be read ({error.strerror})", "was it moved? the same command resumes"
-                        ) from error
-    if raw.startswith(JPEG):
-        with contextlib.suppress(ImportError, RuntimeError, ValueError):  # PIL has the last word on what is readable
-            from torchcodec.decoders import decode_jpeg
+        raw = decode.raw(path)
+        if decode.plain_jpeg(raw):
+            with contextlib.suppress(ImportError, RuntimeError, ValueError):  # PIL has the last word
+                from torchcodec.decoders import decode_jpeg
 
-            decoded: Any = decode_jpeg(raw, mode="RGB")  # a list only for a list of sources
-            return decoded
-    from PIL import Image, ImageOps
-
-    try:
-        with Image.open(BytesIO(raw)) as image:
-            rgb = np.array(ImageOps.exif_transpose(image).convert("RGB"))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(str(path), f"is not a readable image ({str(error).replace(repr(raw), '')})",
-                        "repair, replace or remove it; the same command then resumes") from error
-    return torch.from_numpy(rgb).permute(2, 0, 1).contiguous()
+                decoded: Any = decode_jpeg(raw, mode="RGB")  # a list only for a list of sources
+                return decoded
+        return torch.from_numpy(np.array(decode.decoded(raw)[0])).permute(2, 0, 1).contiguous()
+    except decode.UnreadableError as error:
+        raise UserError(str(path), f"cannot be read ({error})", "repair, replace or remove it; the same command then "
+                        "resumes (dataset.verify=true finds all such images before a run)") from error
 
 
 class Views(Dataset[Any]):
@@ -115,6 +108,7 @@ class Decoded:
                  device: torch.device | str, *, cutout: int, channels_last: bool, workers: int) -> None:
         self.component, self.classes, self.device, self.workers = component, classes, torch.device(device), workers
         self.train_y, self.shape = train.labels, (3, component.size, component.size)
+        bounds.check(self.shape, cutout=cutout)
         self.parts = {"train": Views(component, train), "test": Views(component, test)}
         self.augment = Augment(pad=0, flip=False, mean=component.mean, std=component.std, cutout=cutout,
                                channels_last=channels_last)
@@ -131,6 +125,7 @@ class Decoded:
     def stream(self, name: str, index: np.ndarray | None = None, *, batch: int, seed: int,
                rows: Tensor | None = None) -> DecodedStream:
         """Batches of training images; see `Opened`."""
+        bounds.check(self.shape, group_of(name), batch=batch)
         return DecodedStream(self, Order(torch.arange(len(self.train_y)) if index is None else index, batch=batch,
                                          seed=seed, name=name), rows)
 

@@ -17,6 +17,7 @@ import zlib
 from pathlib import Path
 
 from nasx.errors import UserError
+from nasx.folders.files import make_folder, sync, sync_all
 
 TIMEOUT_S = 30
 LEFT_S = 86400
@@ -33,7 +34,7 @@ def fetch(name: str, root: Path, url: str, md5: str, member: str) -> Path:
     archive = url.rsplit("/", 1)[-1]
     target, before = root / member, socket.getdefaulttimeout()
     try:
-        root.mkdir(parents=True, exist_ok=True)
+        make_folder(root)
         remove_old(root)
         folder = Path(tempfile.mkdtemp(prefix=".download-", dir=root))
         try:
@@ -41,8 +42,10 @@ def fetch(name: str, root: Path, url: str, md5: str, member: str) -> Path:
             download_url(url, str(folder), filename=archive, md5=md5)
             if archive != member:
                 unpack(folder / archive, folder)
+            sync_all(folder / member)
             try:
                 (folder / member).rename(target)
+                sync(root)
             except OSError:
                 if not target.exists():  # else another run was quicker, and its files are checked like ours
                     raise

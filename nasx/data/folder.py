@@ -1,167 +1,132 @@
-"""The user's own images: a folder with one folder a class, or a .npz file.
+"""The user's own images in memory: a folder with one folder per class, or a .npz file.
 
-    PATH/train/<class>/*.png, PATH/test/<class>/*.png      (also val or valid for test)
-    PATH/<class>/*.png                                     (every class is split, `test_fraction` for the test set)
-    PATH.npz with train_x, train_y, test_x, test_y         (or x_train, ...; or x and y, which are split)
+    PATH/...                                               the layouts of listing.py
+    PATH.npz with train_x, train_y, test_x, test_y         (or x_train, ...; or x and y, of which each class is split)
 
-Arrays are uint8 (n, h, w), (n, h, w, c) or (n, c, h, w); labels are integers. Classes are the folders' names in
-sorted order. Images become RGB and, where `size` is given or they differ, are cut to their centred square and resized
-to size x size. Training images are put into a fixed random order, so that no batch of consecutive ones holds a single
-class: batch norm without running statistics would be lost on it. Decoded folders are kept in the cache, keyed by every
-file's name, size and time of change.
+Arrays are uint8 (n, h, w), (n, h, w, c) or (n, c, h, w); labels are integers. Image files become RGB by the rules of
+decode.py and, where `size` is given, are cut to their centred square and resized to size x size. Training images of a
+folder are put into a fixed random order, so that no batch of consecutive ones holds a single class: batch norm without
+running statistics would be lost on it. Decoded images are kept in the cache (survey.py).
 """
 
 from __future__ import annotations
 
-import hashlib
-import os
-import tempfile
+import logging
 import zipfile
 import zlib
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
+from nasx.data import bounds, decode, survey
+from nasx.data.decode import UnreadableError
+from nasx.data.listing import Files, Listing, held_out
 from nasx.errors import UserError
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pnm")
+log = logging.getLogger("nasx")
+ON_DISK = "lower dataset.size, or use dataset=photos, which decodes from the disk"
 Parts = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, tuple[str, ...]]
-Listing = list[tuple[Path, int]]
 
 
-def read_folder(root: Path, size: int | None, test_fraction: float, cache: Path) -> Parts:
+class Pixels(NamedTuple):
+    """Decoded images uint8 (n, 3, h, w), the keys of their files (n, 2), and what was done to them (n,)."""
+
+    x: np.ndarray
+    keys: np.ndarray
+    odd: np.ndarray
+
+
+def read_folder(found: Listing, size: int | None, cache: Path) -> Parts:
     """Training images and labels, test images and labels, class names of an image folder. Raises UserError."""
-    train, test, classes = listings(root, test_fraction)
-    key = hashlib.sha256(repr((str(root.resolve()), size)).encode())
-    for part in (train, test):
-        for path, label in part:
-            status = path.stat()
-            key.update(repr((str(path.relative_to(root)), label, status.st_size, status.st_mtime_ns)).encode())
-    kept = cache / f"{key.hexdigest()[:24]}.npz"
+    order = np.random.RandomState(0).permutation(len(found.train.names))
+    train = Files(found.train.folder, found.train.names[order], found.train.labels[order])
+    files, cut = train.joined(found.test), len(order)
+    place, keys = survey.kept_at(cache, files.folder, size), survey.stamps(files)
+    pixels = _kept(place)
+    if pixels is None or not np.array_equal(pixels.keys, keys):
+        pixels = _decoded(files, keys, size, pixels, place)
+    done = decode.summary(pixels.odd)
+    log.info("%s: %s%s", files.folder, found.said, f"; {done}" if done else "")
+    return pixels.x[:cut], train.labels, pixels.x[cut:], found.test.labels, found.classes
+
+
+def _kept(place: Path) -> Pixels | None:
+    """What runs before have decoded, None where there is nothing whole."""
     try:
-        with np.load(kept, allow_pickle=False) as content:
-            return content["train_x"], content["train_y"], content["test_x"], content["test_y"], classes
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        pass  # not there, or damaged: decode and write it again
-    train_x, test_x = _decode(train + test, len(train), size)
-    train_y, test_y = (np.array([label for _, label in part], np.int64) for part in (train, test))
-    _keep(kept, train_x=train_x, train_y=train_y, test_x=test_x, test_y=test_y)
-    return train_x, train_y, test_x, test_y, classes
+        pixels = Pixels(**survey.load(place))
+    except TypeError:
+        return None
+    n = pixels.x.shape[0] if pixels.x.dtype == np.uint8 and pixels.x.ndim == 4 else 0
+    return pixels if n and pixels.keys.shape == (n, 2) and pixels.odd.shape == (n,) else None
 
 
-def classes_of(train: Path, test: Path | None) -> tuple[str, ...]:
-    """Names of the class folders, sorted; those of `test` must be the same. Raises UserError."""
-    def named(part: Path) -> list[str]:
-        return sorted(entry.name for entry in part.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-
-    found = named(train)
-    tested = found if test is None else named(test)
-    if len(found) < 2:
-        raise UserError(str(train), f"has {len(found)} folders, expected one a class",
-                        "put the images of each class in a folder of their own")
-    if tested != found:
-        lacks, more = sorted({*found} - {*tested}), sorted({*tested} - {*found})
-        said = [f"{word} {', '.join(names[:3])}" + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-                for word, names in (("lacks", lacks), ("has besides", more)) if names]
-        raise UserError(str(test), f"has other class folders than {train.name}/: it {' and '.join(said)}",
-                        f"sort its images into the class folders of {train.name}/")
-    return tuple(found)
-
-
-def listings(root: Path, test_fraction: float) -> tuple[Listing, Listing, tuple[str, ...]]:
-    """The images of both parts with their labels, and the classes. Reads no image. Raises UserError."""
-    train = root / "train"
-    test = next((root / name for name in ("test", "val", "valid") if (root / name).is_dir()), None)
-    single = not train.is_dir() or test is None
-    base = root if not train.is_dir() else train
-    classes = classes_of(base, None if single else test)
-
-    def listed(folder: Path) -> list[Path]:
-        return sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
-
-    train_list: Listing = []
-    test_list: Listing = []
-    for label, name in enumerate(classes):
-        files = listed(base / name)
-        others = [] if single else listed(test / name)  # type: ignore[operator]
-        if single:
-            held = max(1, round(test_fraction * len(files)))
-            chosen = set(np.random.RandomState(0).permutation(len(files))[:held].tolist())
-            others = [p for i, p in enumerate(files) if i in chosen]
-            files = [p for i, p in enumerate(files) if i not in chosen]
-        if not files or not others:
-            place = base if single or not files else test
-            raise UserError(f"dataset.path={root}", f"{place}/{name} has too few images ({', '.join(SUFFIXES)})",
-                            "add images or remove the class's folders")
-        train_list += [(p, label) for p in files]
-        test_list += [(p, label) for p in others]
-    order = np.random.RandomState(0).permutation(len(train_list))
-    return [train_list[i] for i in order], test_list, classes
+def _decoded(files: Files, keys: np.ndarray, size: int | None, before: Pixels | None, place: Path) -> Pixels:
+    """All images, those of `before` as they are; kept at `place`, also where a fault is raised."""
+    rows = {} if before is None else {key.tobytes(): i for i, key in enumerate(before.keys)}
+    at = np.array([rows.get(key.tobytes(), -1) for key in keys])
+    new, paths = np.flatnonzero(at < 0), files.paths()
+    x, odd = np.empty((0, 3, 0, 0), np.uint8), np.zeros(len(keys), np.uint8)
+    if before is not None and len(new) < len(keys):
+        x = _space(len(keys), *before.x.shape[2:])
+        for i in np.flatnonzero(at >= 0):  # one by one: as a whole they would be copied once more
+            x[i], odd[i] = before.x[at[i]], before.odd[at[i]]
+    bad: dict[Path, str] = {}
+    other: dict[Path, str] = {}
+    for i, one in zip(new, survey.read([paths[i] for i in new], lambda path: _fitted(path, size)), strict=True):
+        if isinstance(one, UnreadableError):
+            bad[paths[i]] = str(one)
+            continue
+        planes, odd[i] = one
+        if not len(x):
+            x = _space(len(keys), *planes.shape[1:])
+        if planes.shape[1:] != x.shape[2:]:
+            other[paths[i]] = f"{planes.shape[2]} x {planes.shape[1]}"
+            continue
+        x[i], at[i] = planes, i
+    good = at >= 0
+    if not bad and not other:
+        survey.keep(place, x=x, keys=keys, odd=odd)
+        return Pixels(x, keys, odd)
+    if good.any():
+        survey.keep(place, x=x[good], keys=keys[good], odd=odd[good])
+    where, faults = f"dataset.path={files.folder}", []
+    if bad:
+        faults.append(survey.unreadable(where, bad, files.folder, len(keys), place.with_suffix(".unreadable.txt")))
+    if other:
+        lines = [f"{path.relative_to(files.folder)} ({shape})" for path, shape in other.items()]
+        faults.append(UserError(where, f"{len(other):,} of {len(keys):,} images have another size than {x.shape[3]} x "
+                                       f"{x.shape[2]}: {', '.join(lines[:survey.SHOWN])}"
+                                       + ", ..." * (len(lines) > survey.SHOWN),
+                                "set dataset.size to bring all images to one size"))
+    raise UserError.join(faults)
 
 
-def _decode(files: Listing, cut: int, size: int | None) -> tuple[np.ndarray, np.ndarray]:
-    """All images uint8 (n, 3, h, w), divided at `cut`."""
-    from PIL import Image  # a dependency of torchvision; only this data set needs it
+def _fitted(path: Path, size: int | None) -> tuple[np.ndarray, int]:
+    """An image uint8 (3, h, w), and what was done to it. Raises UnreadableError."""
+    from PIL import Image  # a dependency of torchvision
 
-    x: np.ndarray | None = None
-    for i, (path, _) in enumerate(files):
-        try:
-            with Image.open(path) as image:
-                pixels = image.convert("RGB")
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise UserError(str(path), f"is not a readable image ({error})", "repair or remove it") from error
-        if size is not None and pixels.size != (size, size):
-            side = min(pixels.size)
-            left, top = (pixels.width - side) // 2, (pixels.height - side) // 2
-            pixels = pixels.resize((size, size), Image.Resampling.BILINEAR, (left, top, left + side, top + side))
-        if x is None:
-            _fits(len(files), pixels.width, pixels.height)
-            x = np.empty((len(files), 3, pixels.height, pixels.width), np.uint8)
-        if (pixels.height, pixels.width) != x.shape[2:]:
-            raise UserError(str(path), f"is {pixels.width} x {pixels.height}, the first image {x.shape[3]} x "
-                                       f"{x.shape[2]}", "set dataset.size to bring all images to one size")
-        x[i] = np.asarray(pixels).transpose(2, 0, 1)
-    assert x is not None
-    return x[:cut], x[cut:]
+    image, odd = decode.rgb(path)
+    if size is not None and image.size != (size, size):
+        side = min(image.size)
+        left, top = (image.width - side) // 2, (image.height - side) // 2
+        image = image.resize((size, size), Image.Resampling.BILINEAR, (left, top, left + side, top + side))
+    return np.asarray(image).transpose(2, 0, 1), int(odd)
 
 
-def memory() -> int:
-    """This machine's, in bytes."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+def _space(n: int, height: int, width: int) -> np.ndarray:
+    """Room for n images. Raises UserError where they are too many for this machine."""
+    bounds.held("folder", n, height, width, ON_DISK)
+    return np.empty((n, 3, height, width), np.uint8)
 
 
-def _fits(n: int, width: int, height: int) -> None:
-    needed = 3 * n * width * height
-    if needed > memory() // 2:
-        raise UserError("dataset=folder", f"{n:,} images of {width} x {height} need {needed / 2**30:.1f} GB, more than "
-                                          f"half of this machine's {memory() / 2**30:.1f} GB",
-                        "lower dataset.size, or use dataset=photos, which decodes from the disk")
-
-
-def _keep(path: Path, **arrays: np.ndarray) -> None:
-    """Write the cache whole or not at all; a cache that cannot be written is no fault of the run."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, part = tempfile.mkstemp(prefix=".part-", dir=path.parent)
-    except OSError:
-        return
-    try:
-        with os.fdopen(handle, "wb") as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]  # the stub takes names for allow_pickle
-        os.replace(part, path)
-    except OSError:
-        Path(part).unlink(missing_ok=True)
-    except BaseException:
-        Path(part).unlink(missing_ok=True)
-        raise
-
-
+# ---------------------------------------------------------------------------------------------------- .npz files
 def read_npz(path: Path, test_fraction: float) -> Parts:
-    """The same of a .npz file. Raises UserError."""
+    """Training images and labels, test images and labels, class names of a .npz file. Raises UserError."""
     expected = "expected train_x, train_y, test_x, test_y, or x and y"
     try:
         with np.load(path, allow_pickle=False) as content:
-            if (size := sum(entry.file_size for entry in content.zip.infolist())) > memory() // 2:
+            if (size := sum(entry.file_size for entry in content.zip.infolist())) > bounds.memory() // 2:
                 raise ValueError(f"it unpacks to {size / 2**30:.1f} GB, more than half of this machine's memory")
             arrays = {name: np.atleast_1d(content[name]) for name in content.files}
     except (OSError, ValueError, KeyError, EOFError, AttributeError, MemoryError, RecursionError, NotImplementedError,
@@ -170,6 +135,7 @@ def read_npz(path: Path, test_fraction: float) -> Parts:
     for names in (("train_x", "train_y", "test_x", "test_y"), ("x_train", "y_train", "x_test", "y_test")):
         if all(name in arrays for name in names):
             train_x, train_y, test_x, test_y = (arrays[name] for name in names)
+            how = f"{names[0]} and {names[2]}"
             break
     else:
         if "x" not in arrays or "y" not in arrays:
@@ -177,17 +143,35 @@ def read_npz(path: Path, test_fraction: float) -> Parts:
         if not len(arrays["x"]) == arrays["y"].size > 1:
             raise UserError(f"dataset.path={path}", f"has {len(arrays['x'])} images and {arrays['y'].size} labels",
                             "expected as many labels as images, and at least two")
-        order = np.random.RandomState(0).permutation(len(arrays["x"]))
-        cut = len(order) - max(1, round(test_fraction * len(order)))
-        train_x, test_x = arrays["x"][order[:cut]], arrays["x"][order[cut:]]
-        train_y, test_y = arrays["y"].reshape(-1)[order[:cut]], arrays["y"].reshape(-1)[order[cut:]]
+        train_at, test_at = _cut(path, arrays["y"].reshape(-1), test_fraction)
+        train_x, test_x = arrays["x"][train_at], arrays["x"][test_at]
+        train_y, test_y = arrays["y"].reshape(-1)[train_at], arrays["y"].reshape(-1)[test_at]
+        how = "test set cut from each class"
     train_x, test_x = _planes(path, train_x), _planes(path, test_x)
     found, labels = np.unique(np.concatenate([train_y.reshape(-1), test_y.reshape(-1)]), return_inverse=True)
     cut = len(train_x)
     if len(labels) != cut + len(test_x) or len(train_y.reshape(-1)) != cut or train_x.shape[1:] != test_x.shape[1:]:
         raise UserError(f"dataset.path={path}", f"images {train_x.shape}, {test_x.shape} and labels {train_y.shape}, "
                                                 f"{test_y.shape} do not fit together", expected)
+    if untrained := np.setdiff1d(labels[cut:], labels[:cut]).tolist():
+        named = ", ".join(str(found[label]) for label in untrained[:5]) + ", ..." * (len(untrained) > 5)
+        raise UserError(f"dataset.path={path}", f"has test images of labels that no training image has: {named}",
+                        "remove these test images, or put images of these labels into the training arrays")
+    log.info("%s: %d classes, %s + %s images, %s", path, len(found), f"{cut:,}", f"{len(test_x):,}", how)
     return train_x, labels[:cut].astype(np.int64), test_x, labels[cut:].astype(np.int64), tuple(map(str, found))
+
+
+def _cut(path: Path, y: np.ndarray, test_fraction: float) -> tuple[np.ndarray, np.ndarray]:
+    """Places of the training images, in a random order, and of the test images, cut from each class."""
+    held = np.zeros(len(y), bool)
+    for label in np.unique(y):
+        own = np.flatnonzero(y == label)
+        if len(own) < 2:
+            raise UserError(f"dataset.path={path}", f"has 1 image of label {label}, and a part of each class becomes "
+                            "the test set", "add images of it or remove it, or give train_x, train_y, test_x, test_y")
+        held[own[np.random.RandomState(0).permutation(len(own))[:held_out(len(own), test_fraction)]]] = True
+    order = np.random.RandomState(0).permutation(len(y))
+    return order[~held[order]], np.flatnonzero(held)
 
 
 def _planes(path: Path, x: np.ndarray) -> np.ndarray:

@@ -1,42 +1,34 @@
-"""Sets too large for memory: ImageNet, and any folder of images in its layout. Decoded from the disk as needed.
+"""Sets too large for memory: ImageNet, and any folder of images. Decoded from the disk as needed.
 
-    PATH/train/<class>/*.JPEG, PATH/val/<class>/*.JPEG        (test or valid for val)
-
-Classes are the names of the folders in sorted order, the same in both parts; files of a class are taken in the order of
-their names. Torch-free: decoded.py decodes, crops and draws the batches.
+ImageNet lies in PATH/train/<class>/*.JPEG and PATH/val/<class>/*.JPEG, any other folder in a layout of listing.py.
+Files of a class are taken in the order of their paths. Torch-free: decoded.py crops and draws the batches.
 
     training     window of `scale` of the area and `ratio` of width to height, resized to size x size; mirrored with
                  probability 1/2; brightness, contrast, saturation and hue moved by up to `jitter`, in random order
     evaluation   the shorter side resized to `resize`, then the centre, size x size
+
+With `verify` every image is decoded once before the first update, so that all that cannot be read are named at once;
+what was found is kept (survey.py). Without it a run ends at the first damaged image that it draws.
 
 Source: released code of DARTS, cnn/train_imagenet.py; O. Russakovsky et al. 2015 (ImageNet, ILSVRC 2012).
 """
 
 from __future__ import annotations
 
-import os
+import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import numpy as np
-
-from nasx.data.folder import SUFFIXES, classes_of
+from nasx.data import decode, listing, survey
+from nasx.data.listing import Layout, Listing
 from nasx.data.source import OFFLINE, absent, data_root, split_faults, statistics_faults
 from nasx.errors import UserError
 
 if TYPE_CHECKING:
     from nasx.data.decoded import Decoded
 
-TEST = ("val", "valid", "test")
-
-
-class Files(NamedTuple):
-    """The images of a part: paths below its folder as bytes (n,), labels int64 (n,)."""
-
-    folder: Path
-    names: np.ndarray
-    labels: np.ndarray
+log = logging.getLogger("nasx")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +48,7 @@ class ImageNet:
     fraction: float = 0.5
     fraction_a: float | None = None
     split_file: str | None = None
+    verify: bool = False
 
     data: ClassVar[str] = "images"
     name: ClassVar[str] = "imagenet"
@@ -80,12 +73,20 @@ class ImageNet:
         if faults:
             raise UserError.join(faults)
 
+    def known_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of the images."""
+        return 3, self.size, self.size
+
     def open(self, device: Any, *, cutout: int = 0, channels_last: bool = False, workers: int | None = 0) -> Decoded:
-        """The set on a device, decoded by so many `workers` besides this process. Lists all files."""
+        """The set on a device, decoded by so many `workers` and this process. Lists all files. Raises UserError."""
         from nasx.data.decoded import Decoded  # imports torchvision
 
-        train, test, classes = self.parts()
-        return Decoded(self, listed(train, classes), listed(test, classes), classes, device, cutout=cutout,
+        found, done = self.listed(), ""
+        if self.verify:
+            where, cache = f"dataset.path={found.train.folder}", data_root() / "folders"
+            done = decode.summary(survey.verified(found.train.joined(found.test), where, cache))
+        log.info("%s: %s%s", found.train.folder, found.said, f"; {done}" if done else "")
+        return Decoded(self, found.train, found.test, found.classes, device, cutout=cutout,
                        channels_last=channels_last, workers=workers or 0)
 
     def places(self) -> list[Path]:
@@ -93,40 +94,43 @@ class ImageNet:
         root = data_root(self.path)
         return [*(root / name for name in self.folders), *([root] if self.path or not self.folders else [])]
 
-    def parts(self) -> tuple[Path, Path, tuple[str, ...]]:
+    def parts(self) -> Layout:
         """The folders of both parts, and the classes. Raises UserError."""
-        if not self.folders and not self.path:
-            raise UserError("dataset.path=null", f"dataset={self.name} needs a folder with train/ and val/",
-                            f"set dataset.path; {OFFLINE}")
-        root = next((place for place in self.places() if (place / "train").is_dir()), None)
+        root = next((place for place in self.places()
+                     if place.is_dir() and "train" in map(listing.split_of, listing.folders(place))), None)
         if root is None:
             raise absent(self.name, self.path, self.places(), "train/<class>/*.JPEG and val/<class>/*.JPEG",
-                         "unpack the images there, one folder a class")
-        test = next((root / name for name in TEST if (root / name).is_dir()), None)
-        if test is None:
-            raise UserError(str(root), f"has train/ but no {TEST[0]}/", "put the validation images of each class into "
-                            f"{root / TEST[0]}/<class>/")
-        return root / "train", test, classes_of(root / "train", test)
+                         "unpack the images there, one folder per class")
+        return listing.layout(root, published=True)
+
+    def listed(self) -> Listing:
+        """All images of both parts. Raises UserError."""
+        return listing.listed(self.parts(), 0.0)  # no test set is cut: there is a folder of it
 
 
 @dataclass(frozen=True, kw_only=True)
 class Photos(ImageNet):
-    """Any folder of images too large for memory, in the layout of ImageNet: train/<class>/*, val/<class>/*."""
+    """Any folder of images too large for memory, with one folder per class (layouts: nasx/data/listing.py)."""
+
+    verify: bool = True
+    test_fraction: float = 0.2
 
     name: ClassVar[str] = "photos"
     folders: ClassVar[tuple[str, ...]] = ()
 
+    def parts(self) -> Layout:
+        """The folders of both parts, and the classes. Raises UserError."""
+        if not self.path:
+            raise UserError("dataset.path=null", f"dataset={self.name} needs a folder of images",
+                            f"set dataset.path; {OFFLINE}")
+        root = data_root(self.path)
+        if not root.is_dir():
+            raise UserError(f"dataset.path={self.path}", "there is no such folder",
+                            "name one with one folder per class, under train/ and val/ (or test/) or directly")
+        if not 0 < self.test_fraction < 1:
+            raise UserError(f"dataset.test_fraction={self.test_fraction}", "is not between 0 and 1", "try 0.2")
+        return listing.layout(root)
 
-def listed(part: Path, classes: tuple[str, ...]) -> Files:
-    """The images in the class folders of a part, by class and name. Raises UserError for a class without images."""
-    names: list[bytes] = []
-    counts = []
-    for name in classes:
-        with os.scandir(part / name) as entries:
-            found = sorted(e.name for e in entries if e.name.lower().endswith(SUFFIXES) and not e.name.startswith("."))
-        if not found:
-            raise UserError(str(part / name), f"has no images ({', '.join(SUFFIXES)})",
-                            "add images, or remove the class in both parts")
-        names += [os.fsencode(f"{name}/{file}") for file in found]
-        counts.append(len(found))
-    return Files(part, np.array(names), np.repeat(np.arange(len(classes), dtype=np.int64), counts))
+    def listed(self) -> Listing:
+        """All images of both parts. Raises UserError."""
+        return listing.listed(self.parts(), self.test_fraction)

@@ -17,9 +17,11 @@ from typing import ClassVar
 
 import numpy as np
 
+from nasx.data import bounds, listing
 from nasx.data.fetch import fetch
-from nasx.data.folder import listings, read_folder, read_npz
+from nasx.data.folder import ON_DISK, read_folder, read_npz
 from nasx.data.layouts import Layout, balanced, missing, pickled_images, pickled_names, record_images, verify
+from nasx.data.listing import Listing
 from nasx.data.source import OFFLINE, Source, data_root
 from nasx.errors import UserError
 
@@ -30,6 +32,7 @@ class _Cifar(Source):
     download: bool = True
 
     layout: ClassVar[Layout]
+    side: ClassVar[int] = 32
 
     def number_of_classes(self) -> int:
         return self.layout.classes
@@ -135,9 +138,10 @@ class Svhn(Source):
     download: bool = True
 
     name: ClassVar[str] = "svhn"
+    side: ClassVar[int] = 32
     files: ClassVar[dict[str, str]] = {"train_32x32.mat": "e26dedcc434d2e4c54c9b2d4a06d8373",
                                        "test_32x32.mat": "eb5a983be6a315427106f1b164d9cef3"}
-    url: ClassVar[str] = "http://ufldl.stanford.edu/housenumbers/"
+    url: ClassVar[str] = "https://ufldl.stanford.edu/housenumbers/"
 
     def number_of_classes(self) -> int:
         return 10
@@ -177,6 +181,7 @@ class ImageNet16(Source):
     classes: int = 120
 
     name: ClassVar[str] = "imagenet16"
+    side: ClassVar[int] = 16
     train: ClassVar[dict[str, str]] = {
         "train_data_batch_1": "27846dcaa50de8e21a7d1a35f30f0e91",
         "train_data_batch_2": "c7254a054e0e795c69120a5727050e3f",
@@ -227,9 +232,11 @@ class ImageNet16(Source):
 
 @dataclass(frozen=True, kw_only=True)
 class Folder(Source):
-    """Any image folder (train/<class>/*, test/<class>/*, or <class>/* alone) or .npz; see nasx/data/folder.py."""
+    """A folder with one folder of images per class (layouts: nasx/data/listing.py), or a .npz file.
 
-    size: int | None = None
+    `size`: image files are cut to the centred square and resized (bilinear, also to larger ones); arrays are averaged.
+    """
+
     test_fraction: float = 0.2
 
     name: ClassVar[str] = "folder"
@@ -237,7 +244,7 @@ class Folder(Source):
     def find(self) -> None:
         self.placed()
         if self.root.is_dir():
-            listings(self.root, self.test_fraction)
+            self.listed()
 
     def placed(self) -> None:
         """Raises UserError unless the settings fit and something lies at `path`; `find` looks into it as well."""
@@ -246,17 +253,22 @@ class Folder(Source):
                             f"set dataset.path; {OFFLINE}")
         if not self.root.exists():
             raise UserError(f"dataset.path={self.path}", "there is no such folder or .npz file",
-                            "name one of images, one folder a class, under train/ and test/ (or val/) or directly")
-        if self.size is not None and self.size < 8:
-            raise UserError(f"dataset.size={self.size}", "is too small", "use at least 8, or null")
+                            "name one of images, one folder per class, under train/ and test/ (or val/) or directly")
         if not 0 < self.test_fraction < 1:
             raise UserError(f"dataset.test_fraction={self.test_fraction}", "is not between 0 and 1", "try 0.2")
+
+    def listed(self) -> Listing:
+        """The images of the folder. Raises UserError where it cannot be read as one, or they do not fit into memory."""
+        found = listing.listed(listing.layout(self.root), self.test_fraction)
+        if self.size is not None:
+            bounds.held(self.name, len(found.train.names) + len(found.test.names), self.size, self.size, ON_DISK)
+        return found
 
     def read(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, tuple[str, ...]]:
         self.placed()
         if self.root.is_file():
             return read_npz(self.root, self.test_fraction)
-        return read_folder(self.root, self.size, self.test_fraction, data_root() / "folders")
+        return read_folder(self.listed(), self.size, data_root() / "folders")
 
 
 # -------------------------------------------------------------------------------------------------------- digits
@@ -279,8 +291,7 @@ class Digits(Source):
         return 10
 
     def find(self) -> None:
-        if self.size < 8:
-            raise UserError(f"dataset.size={self.size}", "is smaller than the images", "use 8 or more; default 32")
+        bounds.held(self.name, 1797, self.size, self.size)
         if not self.file.is_file():
             raise UserError(str(self.file), "is missing from the installation", "install nasx again")
 

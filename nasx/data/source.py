@@ -1,5 +1,10 @@
 """What a set of images is, where its files lie, and the settings that all sets have. Torch-free until it is opened.
 
+`size` scales all images to size x size by area averaging when they are loaded (shrink.py), in a search as in a
+retraining; null leaves them as they are. Mean and std, where they are given, stay those of the settings; pad and cutout
+count pixels of the scaled images. A channel that is constant over the training images has a std of 0, which counts as
+1: normalized, the channel is 0.
+
 A component (`Cifar10`, ...) is a frozen set of settings with `check()`, quick, and `open(device) -> Opened`, from which
 batches are drawn (stream.py). Those whose images fit into memory are a `Source` and have `load() -> Images` besides.
 Files are looked for under `path`, else the environment's NASX_DATA, else ~/.cache/nasx (XDG).
@@ -7,6 +12,7 @@ Files are looked for under `path`, else the environment's NASX_DATA, else ~/.cac
 
 from __future__ import annotations
 
+import logging
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -16,13 +22,17 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
+from nasx.data import bounds, shrink
 from nasx.data.splits import Split, read_split
 from nasx.errors import UserError
 
 if TYPE_CHECKING:
     from nasx.data.stream import Held
 
+log = logging.getLogger("nasx")
 OFFLINE = "offline: use dataset=digits"
+SMALLEST = 8
+"""Side of the smallest images: a network halves them twice."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -104,6 +114,7 @@ class Source(ABC):
     """Settings that every set in memory has. `mean`, `std`: null takes the training images' own."""
 
     path: str | None = None
+    size: int | None = None
     pad: int = 4
     flip: bool = True
     mean: tuple[float, ...] | None = None
@@ -116,6 +127,8 @@ class Source(ABC):
     data: ClassVar[str] = "images"
     """What networks read of it: images or text."""
     name: ClassVar[str]
+    side: ClassVar[int | None] = None
+    """Height and width of the set's own images, None where only its files show it."""
 
     @abstractmethod
     def find(self) -> None:
@@ -126,8 +139,13 @@ class Source(ABC):
         """Training images and labels, test images and labels, class names."""
 
     def number_of_classes(self) -> int | None:
-        """How many classes the set has, None where only its files tell."""
+        """How many classes the set has, None where only its files show it."""
         return None
+
+    def known_shape(self) -> tuple[int, int, int] | None:
+        """Channels, height and width of the images, None where only the set's files show it."""
+        side = self.size or self.side
+        return None if side is None else (3, side, side)
 
     @property
     def root(self) -> Path:
@@ -138,6 +156,12 @@ class Source(ABC):
         faults = [*split_faults(self), *statistics_faults(self.mean, self.std)]
         if self.pad < 0:
             faults.append(UserError(f"dataset.pad={self.pad}", "is negative", "use 0 for no random crop"))
+        if self.size is not None and self.size < SMALLEST:
+            faults.append(UserError(f"dataset.size={self.size}", "is too small", f"use at least {SMALLEST}"))
+        elif self.size and self.side and self.size > self.side:
+            faults.append(self.too_large(self.side, self.side))
+        elif shape := self.known_shape():
+            faults += bounds.faults(shape, pad=self.pad)
         try:
             self.find()
         except UserError as error:
@@ -148,12 +172,34 @@ class Source(ABC):
     def load(self) -> Images:
         """All images in memory; downloads where the set allows it. Raises UserError."""
         train_x, train_y, test_x, test_y, classes = self.read()
+        own = train_x.shape[2:]
+        train_x, test_x = self.scaled(train_x), self.scaled(test_x)
+        if own != train_x.shape[2:]:
+            log.info("dataset=%s: images of %d x %d scaled to %d x %d by area averaging", self.name, own[1], own[0],
+                     self.size, self.size)
         mean, std = (self.mean, self.std) if self.mean and self.std else statistics(train_x)
+        if constant := [str(channel) for channel, value in enumerate(std) if not value]:
+            log.warning("dataset=%s: channel %s of the training images is constant; its std of 0 counts as 1",
+                        self.name, ", ".join(constant))
+            std = tuple(value or 1.0 for value in std)
         if len(mean) != train_x.shape[1]:
             raise UserError(f"dataset.mean={list(mean)}", f"has {len(mean)} values for {train_x.shape[1]} channels",
                             "give one number a channel, or null")
         return Images(train_x=np.ascontiguousarray(train_x), train_y=train_y, test_x=np.ascontiguousarray(test_x),
                       test_y=test_y, classes=classes, mean=tuple(mean), std=tuple(std), name=self.name)
+
+    def scaled(self, x: np.ndarray) -> np.ndarray:
+        """Images uint8 (n, c, h, w) at `size`: of those that are not square, the centred square. Raises UserError."""
+        if self.size is None or x.shape[2:] == (self.size, self.size):
+            return x
+        if min(x.shape[2:]) < self.size:
+            raise self.too_large(*x.shape[2:])
+        return shrink.shrunk(shrink.square(x), self.size)
+
+    def too_large(self, height: int, width: int) -> UserError:
+        """The error for a size above that of the images, which area averaging only makes smaller."""
+        return UserError(f"dataset.size={self.size}", f"is larger than the images ({width} x {height})",
+                         f"use at most {min(height, width)}, or null: images are only made smaller")
 
     def open(self, device: Any, *, cutout: int = 0, channels_last: bool = False, workers: int | None = None) -> Held:
         """The set on a device, ready to be drawn from; `workers` has nothing to do for images in memory."""

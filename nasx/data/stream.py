@@ -27,6 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nasx.data import bounds
 from nasx.data.augment import Augment, Cropped
 from nasx.data.source import Images
 from nasx.data.splits import Split, splits
@@ -111,6 +112,11 @@ def hashed(*parts: int | str) -> int:
     return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), "big") >> 1
 
 
+def group_of(name: str) -> str:
+    """The group of settings that a stream of this name is drawn for."""
+    return "retrain" if name == "retrain" else "search"
+
+
 class Order:
     """Which items batch i holds, a pure function of (seed, name, i). `index` are the items to draw from.
 
@@ -124,7 +130,7 @@ class Order:
             raise UserError("dataset.split", "leaves a stream without images", "use another split or fraction")
         if batch > len(index):
             log.warning("%s.batch=%d: only %d images are drawn from, so that a batch holds some of them more than once",
-                        "retrain" if name == "retrain" else "search", batch, len(index))
+                        group_of(name), batch, len(index))
         self.index = torch.as_tensor(index, dtype=torch.int64).cpu()
         self.batch, self.seed, self.name = batch, seed, name
         self._pass: tuple[int, Tensor] = (-1, torch.empty(0, dtype=torch.int64))
@@ -236,6 +242,7 @@ class Held:
         self.component, self.images, self.data = component, images, device_images(images, device)
         self.classes, self.train_y, self.shape = images.classes, images.train_y, images.train_x.shape[1:]
         self.described = images.described
+        bounds.check(self.shape, pad=component.pad, cutout=cutout)
         self.augment = Augment.of(component, images, cutout=cutout, channels_last=channels_last)
 
     def split(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -245,6 +252,7 @@ class Held:
     def stream(self, name: str, index: np.ndarray | None = None, *, batch: int, seed: int,
                rows: Tensor | None = None) -> Stream:
         """Batches of training images; see `Opened`."""
+        bounds.check(self.shape, group_of(name), batch=batch)
         return Stream(self.data.train_x, self.data.train_y, index, batch=batch, seed=seed, augment=self.augment,
                       name=name, rows=rows)
 

@@ -11,6 +11,9 @@ Collapsed, one of which is enough:
     none        `none` holds more than half of an edge's weight on average
     saturated   in the first half of the epochs the mixture was already nearly one-hot (`SATURATED`) and stayed so
 
+Reported without a judgement: how far finite differences were from double backward, where `search.probe_every` compares
+them.
+
 In doubt, a warning and no more:
     eigenvalue  the dominant eigenvalue grew by more than 1.3 under the rule of stop.py (RobustDARTS section 4.3) and
                 was still so high at the end; searches that found good cells show it too
@@ -49,15 +52,15 @@ def verdict(rows: Sequence[Row], result: Mapping[str, Any], draw: Callable[[], s
     """
     moves, doubts = list(_moves(rows)), list(_eigenvalue(rows, result))
     collapses = [*_cells(result, draw), *_mixture(rows)]
-    if collapses:
+    if not rows:
+        said = ["Nothing was trained." + (f" Its cell: {'; '.join(collapses)}." if collapses else "")]
+    elif collapses:
         said = [f"The search collapsed: {'; '.join(collapses + doubts)}."]
     else:
         said = ["No sign of collapse" + (f" in the cell, but a warning: {'; '.join(doubts)}." if doubts else ".")]
-    said += list(_stopped(result))
-    if not rows:
-        said.append("Nothing was trained.")
-    else:
-        said.append(f"It had not settled when it ended: {'; '.join(moves)}." if moves else "It had settled.")
+    if rows:
+        settled = f"It had not settled when it ended: {'; '.join(moves)}." if moves else "It had settled."
+        said += [*_stopped(result), settled, *_probes(rows)]
     return {"moving": bool(moves), "collapsed": bool(collapses), "doubtful": bool(doubts) and not collapses,
             "reasons": collapses + doubts + moves, "text": " ".join(said)}
 
@@ -161,3 +164,17 @@ def _stopped(result: Mapping[str, Any]) -> Iterator[str]:
         at, epoch, ratio = (result["stopped"][key] for key in ("at", "epoch", "ratio"))
         yield (f"Stopped after epoch {at}, where the dominant eigenvalue had grown {ratio:.2f}-fold; this is the cell "
                f"of epoch {epoch}.")
+
+
+def _probes(rows: Sequence[Row]) -> Iterator[str]:
+    compared = [row["probes"] for row in rows if "probes" in row]
+    found = []
+    for name in dict.fromkeys(name for probes in compared for name in probes):
+        own = [probes[name] for probes in compared if name in probes]
+        count = sum(one["count"] for one in own)
+        cosine, norm = (sum(one[key] * one["count"] for one in own) / count for key in ("cosine", "norm"))
+        found.append(f"{name} a cosine of {cosine:.2f} and {norm:.3g} times the length ({count} compared)")
+    if found:
+        yield f"Against double backward its finite differences had on average: {'; '.join(found)}."
+    elif compared:
+        yield "It took no finite difference that search.probe_every could compare with double backward."

@@ -1,25 +1,30 @@
 """Checkpoints of a run: the last two, each whole and with a checksum, read by torch's safe loader alone.
 
-    checkpoints/NNNNNNNNN.ckpt      a line that says what it is, the sha256 of the rest, torch's file; N: updates so far
+    checkpoints/NNNNNNNNN.ckpt      a line with the format, the sha256 of the rest, torch's file; N: updates so far
 
-They hold tensors and plain values only. A damaged one is named and the one before is used. torch is imported only when
-a checkpoint is written or read.
+They hold tensors and plain values only. Since format 2 a checkpoint holds the text of its metrics rows (`metrics`);
+format 1 holds only how many there are (`rows`). A damaged one is named and the one before is used. torch is imported
+only when a checkpoint is written or read.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import logging
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from nasx.errors import UserError
-from nasx.folders.files import write_atomic
+from nasx.folders.files import sync, write_atomic
 
 log = logging.getLogger("nasx")
-MAGIC = b"nasx checkpoint 1\n"
+MAGIC = b"nasx checkpoint 2\n"
+READ = (b"nasx checkpoint 1\n", MAGIC)
+"""First lines of the formats that can be read; all of one length."""
 KEPT = 2
 
 
@@ -33,9 +38,13 @@ def save(folder: Path, state: Mapping[str, Any], step: int) -> None:
     digest = hashlib.sha256(data).hexdigest().encode()
     path = folder / "checkpoints" / f"{step:09d}.ckpt"
     write_atomic(path, MAGIC + digest + b"\n" + data)
-    kept = [old for old in found(folder) if old.name <= path.name][-KEPT:]
-    for old in set(found(folder)) - set(kept):  # a later one was damaged, or its rows were lost
-        old.unlink(missing_ok=True)
+    there = found(folder)
+    kept = [old for old in there if old.name <= path.name][-KEPT:]
+    for old in sorted(set(there) - set(kept)):  # a later one was damaged, or its rows were lost
+        with contextlib.suppress(OSError):
+            os.unlink(old)
+    if len(there) > len(kept):
+        sync(path.parent)
 
 
 def found(folder: Path) -> list[Path]:
@@ -46,8 +55,8 @@ def found(folder: Path) -> list[Path]:
 def last(folder: Path, device: Any = "cpu", rows: int | None = None) -> dict[str, Any] | None:
     """The newest readable checkpoint of a run, or None where there is none yet.
 
-    A damaged one, and one that counts more than `rows` metrics rows (None: not asked), is skipped with a warning and
-    the one before is used. Raises UserError where checkpoints exist but none can be used.
+    A damaged one, and one of format 1 that counts more than `rows` metrics rows (None: not asked), is skipped with a
+    warning and the one before is used. Raises UserError where checkpoints exist but none can be used.
     """
     paths, short = found(folder), 0
     for path in reversed(paths):
@@ -55,7 +64,7 @@ def last(folder: Path, device: Any = "cpu", rows: int | None = None) -> dict[str
         if state is None:
             continue
         counted = state.get("rows", 0)
-        if rows is None or counted <= rows:
+        if rows is None or "metrics" in state or counted <= rows:
             return state
         short = counted
         log.warning("%s: counts %d metrics rows, but metrics.jsonl holds %d whole ones; the checkpoint before is used",
@@ -81,12 +90,15 @@ def read(path: Path, device: Any = "cpu") -> dict[str, Any] | None:
         return None
     head = len(MAGIC) + 65
     digest, body = data[len(MAGIC):head - 1], data[head:]
-    if not data.startswith(MAGIC) or hashlib.sha256(body).hexdigest().encode() != digest:
+    if data.startswith(MAGIC[:16]) and not data.startswith(READ):
+        log.warning("%s: was written by a newer version of nasx; the checkpoint before is used", path)
+        return None
+    if not data.startswith(READ) or hashlib.sha256(body).hexdigest().encode() != digest:
         log.warning("%s: damaged (its checksum differs); the checkpoint before is used", path)
         return None
     try:
         state = torch.load(io.BytesIO(body), map_location=device, weights_only=True)
-        if type(state) is not dict or type(state.get("rows", 0)) is not int:
+        if type(state) is not dict or (type(state.get("rows", 0)), type(state.get("metrics", ""))) != (int, str):
             raise ValueError("it holds no state of a run")
     except Exception as error:  # noqa: BLE001 (what is not nasx's fails inside torch's reader in any way)
         log.warning("%s: cannot be read safely (%s); the checkpoint before is used", path,

@@ -6,6 +6,9 @@ start that gets it and finds the name of a holder elsewhere (another host or mou
 watches the file for PATIENCE_S seconds, and is refused when the file is touched meanwhile. No clocks are compared. An
 orderly end empties the file: nobody has to wait after it.
 
+The file is never opened through a link, and is emptied only where its text is that of a lock: a file of that name that
+is another program's, or a second name of one, stays as it is.
+
 A holder may lose its lock in two ways: somebody removes the file, or the process was asleep (a suspended machine) where
 flock is not passed on. `check`, before every write, ends it then: its successor's files stay whole.
 """
@@ -25,7 +28,7 @@ from functools import partial
 from pathlib import Path
 
 from nasx.errors import UserError
-from nasx.folders.files import unwritable
+from nasx.folders.files import OWN, unwritable
 
 log = logging.getLogger("nasx")
 TRY_S = 0.3
@@ -41,7 +44,7 @@ class Lock:
     def __init__(self, folder: Path) -> None:
         self.folder, self.path = folder, folder / "lock"
         try:
-            self.handle = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+            self.handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK | OWN, 0o644)
         except OSError as error:
             raise unwritable(self.path, error) from error
         who = f"process {os.getpid()} on {socket.gethostname()}"
@@ -64,6 +67,8 @@ class Lock:
         except BlockingIOError as error:
             raise in_use(self.folder, os.pread(self.handle, 300, 0)) from error
         there = os.pread(self.handle, 300, 0)
+        if not b"process ".startswith(there.replace(b"\0", b"")[:8]):  # torn, or zeros: what a power loss may leave
+            raise UserError(str(self.path), "is not a lock of nasx", "choose another folder, or move the file away")
         if elsewhere(there, self.handle):
             log.warning("%s: %s did not end orderly, or cannot be seen from here: watching it for %.0f s", self.folder,
                         name(there), PATIENCE_S)
@@ -118,7 +123,7 @@ def holder(folder: Path) -> str | None:
     in that moment only tries again (TRY_S), and two who look do not see each other.
     """
     try:
-        handle = os.open(folder / "lock", os.O_RDONLY)
+        handle = os.open(folder / "lock", os.O_RDONLY | os.O_NONBLOCK | OWN)  # a pipe of that name would wait
     except OSError:
         return None
     try:
@@ -127,10 +132,10 @@ def holder(folder: Path) -> str | None:
             fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             return name(there)
-        except OSError:  # a file system without locks, where no run can be
-            return None
         fresh = time.time() - os.fstat(handle).st_mtime < PATIENCE_S  # only told: two clocks may do
         return name(there) if elsewhere(there, handle) and fresh else None
+    except OSError:  # a pipe or a folder of that name; a file system without locks, where no run can be
+        return None
     finally:
         os.close(handle)
 

@@ -38,7 +38,7 @@ class Job(NamedTuple):
 def sweep(folder: Path, words: Sequence[str], jobs: int | None) -> Iterator[None]:
     """Within the block the command `words` runs a sweep, whose notes go to `folder`. Raises UserError."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        files.make_folder(folder)
     except OSError as error:
         raise files.unwritable(folder, error) from error
     held = Lock(folder)

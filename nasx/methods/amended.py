@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from nasx.bilevel import Batch, Method, Outcome, Search, Tree, combine, detached, directional, gradients, logs
+from nasx.bilevel import Batch, Method, Outcome, Search, Second, Tree, combine, detached, gradients, logs
 
 if TYPE_CHECKING:
     from nasx.settings import NonNegativeFloat, PositiveFloat
@@ -50,8 +50,10 @@ class Amended(Method):
         outcome = search.outcome(w, search.a, val)
         v, direct = gradients(outcome.loss, w, search.a)
         mix = detached(search.mixture(search.a, train))
-        hv = directional(lambda w: search.grad_w(w, mix, train), search.w, v, self.radius)
-        cross = directional(lambda w: search.grad_a(w, train), search.w, hv, self.radius)
+        hessian = Second(lambda w: search.problem.outcome(w, mix, train).loss, search.w)
+        mixed = Second(lambda w, a: search.loss(w, a, train), search.w, search.a)
+        hv = search.probed("Hv", hessian, v, radius=self.radius)
+        cross = search.probed("MHv", mixed, hv, radius=self.radius)
         return combine(direct, cross, -self.eta), outcome
 
     def step(self, search: Search, train: Sequence[Batch], val: Batch) -> dict[str, Tensor]:

@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor
 
-from nasx.bilevel import Batch, Method, Outcome, Search, Tree, combine, detached, directional, gradient, gradients, logs
+from nasx.bilevel import Batch, Method, Outcome, Search, Second, Tree, combine, detached, gradient, gradients, logs
 
 if TYPE_CHECKING:
     from nasx.settings import PositiveFloat
@@ -58,7 +58,8 @@ class Darts(Method):
         outcome = search.outcome(w1, search.a, val)
         v, direct = gradients(outcome.loss, w1, search.a)
         v, _ = bounded(v)
-        cross = directional(lambda w: search.grad_a(w, train), search.w, v, self.radius)
+        mixed = Second(lambda w, a: search.loss(w, a, train), search.w, search.a)
+        cross = search.probed("Mv", mixed, v, radius=self.radius)
         return combine(direct, cross, -search.rate(train) * c), outcome
 
     def step(self, search: Search, train: Sequence[Batch], val: Batch) -> dict[str, Tensor]:

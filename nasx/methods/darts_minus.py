@@ -48,6 +48,6 @@ class DartsMinus(Around):
         weight, skips = self.auxiliary(search), search.problem.mask(self.operation)
 
         def shape(mix: Tree) -> Tree:
-            return combine(mix, skips, weight)
+            return mix | combine({k: mix[k] for k in skips}, skips, weight)
 
         return self.inner.step(search.shaping(shape), train, val)

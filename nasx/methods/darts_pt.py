@@ -48,7 +48,7 @@ class Projection:
         self.fixed = {k: torch.zeros_like(x) for k, x in like.items()}
 
     def __call__(self, mix: Tree) -> Tree:
-        return {k: x * self.kept[k] + self.fixed[k] for k, x in mix.items()}
+        return mix | {k: mix[k] * kept + self.fixed[k] for k, kept in self.kept.items()}
 
     def without(self, decision: Decision, option: int) -> Callable[[Tree], Tree]:
         """The same without one option."""

@@ -1,23 +1,38 @@
-"""GDAS: one operation per edge is sampled by a straight-through Gumbel softmax.
+"""GDAS: one operation of each edge is sampled by a hard Gumbel softmax whose gradient is that of the soft one.
 
-    q = softmax((log p + Gumbel noise) / tau),  mix = onehot(argmax q) forward, d mix = d q backward,  p = softmax(a)
+    q = softmax((log p + Gumbel noise) / tau),  mix = onehot(argmax q) forward,  p = softmax(a)
 
 tau falls linearly by epoch from `tau_max` to `tau_min`. The steps are those of `inner` (first-order DARTS), each batch
-with a sample of its own, shared by all cells.
+with a sample of its own, shared by all cells. With g = d L / d (result of an edge), k the sampled operation and o_j(x)
+the results of the edge's operations, `gradient` says what d L / d q_j is:
 
-Source: Dong and Yang (2019), eqs. 5-7; schedule and order of the NAS-Bench-201 script (weights first, tau 10 to 0.1).
+    released            <g, o_k(x)> for j = k,  sum of all entries of g for j != k
+    sampled             <g, o_k(x)> for j = k,  0 for j != k
+    straight_through    <g, o_j(x)> for all j
+
+Source: Dong and Yang (2019), eqs. 5-7; AutoDL-Projects f46486e, the network of its NAS-Bench-201 search (`released`)
+and that of its DARTS space (`sampled`); schedule and order of the NAS-Bench-201 script (weights first, tau 10 to 0.1).
 Cost per step: that of `inner`; one pass for the weights, one for the architecture.
+
+Which gradient is the default. The release for NAS-Bench-201 does not compute the operations that were not sampled and
+adds their bare weights, which are 0, in the place of the weighted results; its author says in issue 36 that this is
+meant. So the published NAS-Bench-201 numbers are those of `released`, the default there (conf/pair/nb201_gdas.yaml).
+For the DARTS space the same repository has `sampled`; that is the default everywhere else, since no other space has a
+release. `straight_through` is the usual estimator of eqs. 5-7, for which all operations have to be computed.
 
 Deviations
 1. Operations that were not sampled are computed and multiplied by zero: the same values, a fixed graph.
 2. Noise draws from the batch's seed, so a step is a function of its batches.
+3. Where a space weighs more than operations (inputs and output of NAS-Bench-1Shot1), these are sampled in the same way,
+   and `released` has the gradient of `sampled` for them; weights of edges and pairs of the DARTS space stay softmaxes.
+   In the recurrent space the two are equal, since batch norm of a node subtracts what the bare weights add.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -29,14 +44,20 @@ if TYPE_CHECKING:
     from nasx.settings import PositiveFloat
 
 
-def straight_through(tau: float, seed: int) -> Activate:
-    """A sampler of hard one-hot weights along the last axis whose gradient is the soft sample's."""
+def hard(tau: float, seed: int, slope: Literal["all", "sampled", "others"]) -> Activate:
+    """A sampler of one-hot weights along the last axis, of which some entries have the gradient of the soft sample.
+
+    `others` gives the entries that were not sampled alone: 0, with their gradient.
+    """
     sample = concrete(tau, seed)
 
     def activate(logits: Tensor) -> Tensor:
         soft = sample(logits)
-        hard = torch.zeros_like(soft).scatter_(-1, soft.argmax(-1, keepdim=True), 1.0)
-        return hard + soft - soft.detach()
+        hot = torch.zeros_like(soft).scatter_(-1, soft.argmax(-1, keepdim=True), 1.0)
+        moving = soft - soft.detach()  # 0, with the gradient of `soft`
+        if slope == "others":
+            return (1 - hot) * moving
+        return hot + (moving if slope == "all" else hot * moving)
 
     return activate
 
@@ -48,15 +69,20 @@ class Gdas(Around):
     draws: ClassVar[bool] = True
     tau_max: PositiveFloat = 10.0
     tau_min: PositiveFloat = 0.1
+    gradient: Literal["released", "sampled", "straight_through"] = "sampled"
 
     def tau(self, search: Search) -> float:
         """Temperature of the current epoch."""
         return self.tau_max + (self.tau_min - self.tau_max) * search.epoch / max(search.epochs - 1, 1)
 
     def step(self, search: Search, train: Sequence[Batch], val: Batch) -> dict[str, Tensor]:
-        tau = self.tau(search)
+        tau, problem = self.tau(search), search.problem
 
         def draw(a: Tree, batch: Batch) -> Tree:
-            return search.problem.relax(a, straight_through(tau, batch.seed))
+            slope: Literal["all", "sampled"] = "all" if self.gradient == "straight_through" else "sampled"
+            mix = problem.relax(a, hard(tau, batch.seed, slope))
+            if self.gradient != "released":
+                return mix
+            return problem.biased(mix, problem.relax(a, hard(tau, batch.seed, "others")))
 
         return self.inner.step(search.drawing(draw), train, val)

@@ -7,15 +7,23 @@
 The steps are those of `inner`, with p~ in the place of p on training batches: around first-order DARTS it is the
 published method; around Lambda-DARTS the layer gradients and their probes are taken around p~ (Lambda-SDARTS-RS).
 
-Source: Chen and Hsieh (2020), eqs. 4-6, algorithm 1; Lambda-DARTS appendix A.5.
+The ascent takes `ascents` steps of size 2 eps / `ascents`. After each one p~ is clamped to the box, then to [0, 1] and
+renormalized; p~ is dropped where the loss is lower than at p in the end. The released code starts at a random point of
+the box and ascends in eval mode, with the running statistics of batch norm; its published numbers are those of that
+choice, so it is the default here (`random_start=true`, `ascent=eval`). With `random_start=false` the ascent begins at
+p; `ascent=train` normalizes by the batch's own statistics, as the weight step that follows does. A supernet keeps
+running statistics with `space.batch_norm=tracked` alone; without them eval mode would have nothing to normalize by but
+the batch, and the command line refuses `ascent=eval`.
+
+Source: Chen and Hsieh (2020), eqs. 4-6, algorithm 1; SmoothDARTS d3dbfed, attacker/perturb.py and linf_sgd.py;
+Lambda-DARTS appendix A.5.
 Cost: that of `inner`; for `adversarial`, `ascents` + 2 passes more for each mixture of a training batch.
 
 Deviations
 1. Noise draws from the batch's seed, so a step is a function of its batches.
-2. The ascent starts at p itself (the released code: at a random point of the box), takes `ascents` steps of size
-   2 eps / `ascents`, is clamped to the box and to [0, 1] and renormalized, and is kept only where it raised the loss.
-   It runs with batch statistics (the supernet keeps no others by default), not in eval mode.
-3. Operation weights alone are perturbed, not the edge weights that a space may have besides.
+2. Running statistics follow real weight updates alone; in the released code they follow the passes over validation
+   batches too.
+3. Operation weights alone are perturbed, not the edge weights that a space may have.
 4. Where an inner method differentiates a training loss by the architecture, p~ - p counts as a constant (adversarial),
    and clamping and renormalization are differentiated (random).
 """
@@ -44,6 +52,12 @@ def normalized(p: Tensor) -> Tensor:
     return torch.where(total > 0, kept / total.clamp_min(torch.finfo(p.dtype).tiny), largest)
 
 
+def noisy(p: Tensor, eps: float, gen: torch.Generator) -> Tensor:
+    """p with uniform noise in (-eps, eps), `normalized`."""
+    noise = torch.rand(p.shape, generator=gen, dtype=torch.float64).to(p)
+    return normalized(p + eps * (2 * noise - 1))
+
+
 def given(weights: Sequence[Tensor]) -> Activate:
     """An activation that returns `weights` in the order of its calls, whatever the logits."""
     rest = iter(weights)
@@ -59,6 +73,8 @@ class Sdarts(Around):
     eps_start: NonNegativeFloat = 0.03
     eps_end: NonNegativeFloat = 0.3
     ascents: Positive = 7
+    random_start: bool = True
+    ascent: Literal["eval", "train"] = "eval"
 
     def eps(self, search: Search) -> float:
         """Radius of the current epoch."""
@@ -81,13 +97,7 @@ class Sdarts(Around):
     def random(self, eps: float, seed: int) -> Activate:
         """The method's activation with noise of radius `eps`."""
         gen = torch.Generator().manual_seed(seed)
-
-        def activate(logits: Tensor) -> Tensor:
-            p = self.activate(logits)
-            noise = torch.rand(p.shape, generator=gen, dtype=torch.float64).to(p)
-            return normalized(p + eps * (2 * noise - 1))
-
-        return activate
+        return lambda logits: noisy(self.activate(logits), eps, gen)
 
     def clean(self, search: Search, a: Tree) -> list[Tensor]:
         """The operation weights, one for each call of the activation; edge weights of a space are not among them."""
@@ -105,14 +115,16 @@ class Sdarts(Around):
         w, a = detached(search.w), detached(search.a)
 
         def loss(q: Sequence[Tensor]) -> Tensor:
-            return search.problem.outcome(w, search.shaped(search.problem.relax(a, given(q))), batch).loss
+            mix = search.shaped(search.problem.relax(a, given(q)))
+            return search.problem.outcome(w, mix, batch, evaluation=self.ascent == "eval").loss
 
-        q = list(p)
+        gen = torch.Generator().manual_seed(batch.seed)
+        q = [noisy(x, eps, gen) for x in p] if self.random_start else list(p)
         for _ in range(self.ascents):
             leaves = [x.detach().requires_grad_() for x in q]
             g = torch.autograd.grad(loss(leaves), leaves)
             moved = [x + 2 * eps / self.ascents * slope.sign() for x, slope in zip(q, g, strict=True)]
             q = [normalized(torch.clamp(x, y - eps, y + eps)) for x, y in zip(moved, p, strict=True)]
         with torch.no_grad():
-            better = loss(q) > loss(p)
+            better = loss(q) >= loss(p)
         return [torch.where(better, x, y) for x, y in zip(q, p, strict=True)]

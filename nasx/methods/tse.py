@@ -16,8 +16,9 @@ Consequence: at batch 64 and T = 100 an epoch of CIFAR-10's half has four archit
 operations by their early sensitivity. `search.arch_lr` changes that.
 
 Deviations
-1. Momentum buffers are restored with the weights (`restore_momentum=true`), as the authors' functional code does
-   implicitly; appendix D and most of their scripts do not.
+1. Momentum buffers are restored with the weights (`restore_momentum=true`), as the authors' functional code for
+   NAS-Bench-201 does implicitly: pass 2 then repeats pass 1 but for the architecture. Appendix D and most of their
+   scripts do not: `restore_momentum=false`, which tests/parity compares with the listing.
 2. An epoch's last chunk is shorter, as released. 3. Nothing is clipped, as released (`search.clip` is null).
 4. The text says "no validation set", the released code trains on the 25,000 half: the half is the default,
    `dataset.split=full` is the literal reading (merged data).

@@ -2,8 +2,8 @@
 
 Edges (source, target, operation) are those of diagnostics/edges.py; those of `none` are drawn faint and dotted.
 
-Drawing needs pygraphviz, whose wheel carries Graphviz; no `dot` program is called. The type is that which comes with
-matplotlib, so the same cell gives the same bytes on every machine.
+Drawing needs pygraphviz, whose wheel carries Graphviz; no `dot` program is called. The typeface is that of all other
+pictures and comes with matplotlib, so the same cell gives the same bytes on every machine.
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
 
 from nasx.diagnostics.edges import Edge, genotype_edges
 from nasx.errors import UserError
-from nasx.pictures import FAMILIES, FORMATS, INK, family, write
+from nasx.folders.files import no_link
+from nasx.pictures import FAMILIES, FONT, FORMATS, INK, family, whole, write
 
 FILL = {"input": "darkseagreen2", "node": "lightblue", "output": "palegoldenrod"}
 _INDEXED = re.compile(r"c_\{k(-\d)?\}")
@@ -34,8 +35,7 @@ def draw_cell(edges: Sequence[Edge], path: str | Path) -> list[Path]:
     Raises UserError where pygraphviz is missing. The same edges give the same bytes.
     """
     graph = _laid_out(edges)
-    return write(path, {"svg": lambda half: half.write_bytes(graph.draw(format="svg")),
-                        "png": lambda half: half.write_bytes(_sharp(graph))})
+    return write(path, {"svg": lambda: graph.draw(format="svg"), "png": lambda: _sharp(graph)})
 
 
 def svg(edges: Sequence[Edge]) -> str:
@@ -46,11 +46,11 @@ def svg(edges: Sequence[Edge]) -> str:
 def _laid_out(edges: Sequence[Edge]) -> Any:
     """The cell as a graph with its nodes placed."""
     graph = _graphviz().AGraph(directed=True, strict=False)
-    type_ = {"fontname": "STIXGeneral, Times New Roman, Times, serif", "fontcolor": INK}
+    type_ = {"fontname": f"{FONT}, Verdana, sans-serif", "fontcolor": INK}
     graph.graph_attr.update(rankdir="LR", bgcolor="white", pad="0.15", nodesep="0.22", ranksep="0.55", dpi="72")
-    graph.node_attr.update(style="filled", shape="rect", align="center", fontsize="20", height="0.5", width="0.5",
+    graph.node_attr.update(style="filled", shape="rect", align="center", fontsize="17", height="0.5", width="0.5",
                            penwidth="1.6", color=INK, **type_)
-    graph.edge_attr.update(fontsize="18", arrowsize="0.8", penwidth="1.4", color=INK, **type_)
+    graph.edge_attr.update(fontsize="15", arrowsize="0.8", penwidth="1.4", color=INK, **type_)
     nodes = list(dict.fromkeys(name for edge in edges for name in edge[:2]))
     sources, targets = {edge[0] for edge in edges}, {edge[1] for edge in edges}
     for name in nodes:
@@ -59,9 +59,10 @@ def _laid_out(edges: Sequence[Edge]) -> Any:
         graph.add_node(name, label=_label(name), fillcolor=FILL[kind])
     for i, (source, target, operation) in enumerate(edges):
         colour = FAMILIES[family(operation)] if operation else INK
-        faint = {"style": "dotted", "arrowsize": "0.6", "fontsize": "14"} if operation == "none" else {}
-        graph.add_edge(source, target, key=str(i), label=f" {operation} " if operation else "", color=colour,
-                       **{"fontcolor": colour, **faint})
+        faint = {"style": "dotted", "arrowsize": "0.6", "fontsize": "12"} if operation == "none" else {}
+        lines = "<br/>".join(f" {escape(line)} " for line in operation.split("\n"))
+        label = f'<{lines}<br/><font point-size="4"> </font>>' if operation else ""  # clear of its edge
+        graph.add_edge(source, target, key=str(i), label=label, color=colour, **{"fontcolor": colour, **faint})
     graph.layout("dot")
     return graph
 
@@ -89,18 +90,17 @@ def draw_cells(cells: Mapping[str, Sequence[Edge]], path: str | Path) -> list[Pa
 
 
 def draw_epochs(genotypes: Mapping[int, str], folder: Path) -> None:
-    """Draw the cells of each epoch into `folder`, epoch-001.svg and .png and so on; what is there is left alone."""
+    """Draw the cells of each epoch into `folder`, epoch-001.svg and .png and so on; what is whole is left alone."""
+    no_link(folder)
     drawn: dict[tuple[Edge, ...], list[bytes]] = {}
     for epoch, text in genotypes.items():
         for place, edges in _placed(genotype_edges(text), folder / f"epoch-{epoch:03d}"):
-            files = [place.with_name(f"{place.name}.{kind}") for kind in FORMATS]
-            if all(file.is_file() for file in files):
+            if all(whole(place.with_name(f"{place.name}.{kind}")) for kind in FORMATS):
                 continue
             if (same := drawn.get(tuple(edges))) is None:
                 drawn[tuple(edges)] = [file.read_bytes() for file in draw_cell(edges, place)]
             else:
-                write(place, {kind: lambda half, data=data: half.write_bytes(data)
-                              for kind, data in zip(FORMATS, same, strict=True)})
+                write(place, {kind: partial(bytes, data) for kind, data in zip(FORMATS, same, strict=True)})
 
 
 def _placed(cells: Mapping[str, Sequence[Edge]], path: Path) -> Iterator[tuple[Path, Sequence[Edge]]]:
@@ -111,11 +111,11 @@ def _placed(cells: Mapping[str, Sequence[Edge]], path: Path) -> Iterator[tuple[P
 
 
 def _label(name: str) -> str:
-    """`c_{k-2}` with a real subscript; everything else as it is."""
+    """`c_{k-2}` with a real subscript, whose size is said so that its box is made for it; everything else as it is."""
     head, _, tail = name.partition("_{")
     if not _INDEXED.fullmatch(name):  # a name from outside is never markup
         return name.replace("\n", "\\n")
-    return f"<<i>{head}</i><sub><i>{tail.rstrip('}').replace('-', '−')}</i></sub>>"
+    return f'<{head}<font point-size="12"><sub>{tail.rstrip("}").replace("-", "−")}</sub></font>>'
 
 
 def _sharp(graph: Any) -> bytes:

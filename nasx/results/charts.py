@@ -38,7 +38,7 @@ TRACES = (("eigenvalue", "Dominant eigenvalue of the Hessian", "eigenvalue", 1.0
           ("cosine.output", "Convolution outputs, alike between cells", "mean cosine", 1.0),
           ("found.skip", "Skip connections of the found cell", "number", 1.0),
           ("found.parametric", "Operations with weights", "number", 1.0),
-          ("entropy", "Entropy of the mixture", "nats an edge", 1.0),
+          ("entropy", "Entropy of the mixture", "nats per edge", 1.0),
           ("change", "Change of the mixture in an epoch", "L1 distance", 1.0),
           ("none_weight", "Weight of none", "mean weight", 1.0))
 COLOURS = {**{colour.lower(): f"--c{i}" for i, colour in enumerate(pictures.CYCLE)},
@@ -124,8 +124,8 @@ def panel(groups: Groups, name: str, title: str, unit: str, scale: float) -> Fig
     """The number `name` over the epochs, a line a group; None where no row has it."""
     made = pictures.figure(4.1, 2.7)
     axes = made.subplots()
-    found = [curves.line(axes, runs, name, label, pictures.CYCLE[i % len(pictures.CYCLE)], scale)
-             for i, (label, runs) in enumerate(groups.items())]
+    found = [curves.line(axes, runs, name, label, pictures.CYCLE[i % len(pictures.CYCLE)], scale,
+                         within=curves.bounds(unit)) for i, (label, runs) in enumerate(groups.items())]
     curves.finish(axes, title, unit, _last(groups))
     return made if any(found) else None
 

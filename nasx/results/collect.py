@@ -13,7 +13,10 @@ from __future__ import annotations
 import glob
 import json
 import os
+import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,7 @@ import pandas as pd
 
 from nasx import config, records
 from nasx.errors import printable
+from nasx.folders import files
 
 KINDS = ("search", "retrain", "study")
 ELSEWHERE = config.ELSEWHERE | {"seed", "from", "parent"}
@@ -29,14 +33,15 @@ COPIED = ("kind", "identity", "started", "finished", "commit", "genotype")
 """What a run and its copy have in common, and a run that was done again has not."""
 SIZES = {"epochs", "updates_per_epoch", "layers", "channels", "cells", "fraction", "fraction_a", "size"}
 """Settings that make a run smaller than its protocol when they are lowered."""
-WHOLE = SIZES - {"size"}
-"""Those of which null is the largest value."""
+OWN_SIZE = ("folder",)
+"""Data sets of which `size: null` is the images' own size, which may also be smaller than a number; of all others it is
+the published size, and of every other setting in `SIZES` the largest value."""
 COLUMNS = ("run", "folder", "kind", "method", "space", "dataset", "protocol", "search", "recipe", "retrain",
            "searched_on", "experiment", "parent_family", "parent_folder", "parent_overrides", "labels", "reduced",
            "best_of", "study", "std_over", "overrides", "family", "identity", "seed", "parent", "genotype",
            "benchmark", "source", "supernet_valid", "test_accuracy", "supernet_perplexity", "valid_perplexity",
            "test_perplexity", "params", "cost_s", "peak_mb", "updates", "passes", "device", "gpu", "versions", "commit",
-           "started", "finished", "collapsed", "doubtful", "moving", "verdict")
+           "started", "finished", "broken", "environments", "collapsed", "doubtful", "moving", "verdict")
 """Columns of every frame; a look-up adds `<dataset>.valid` and `<dataset>.test`."""
 
 
@@ -61,12 +66,19 @@ def collect(root: str | Path | Sequence[str | Path]) -> pd.DataFrame:
         rows[folder] = row
     _inherit([row for row in rows.values() if row["kind"] != "study"])
     shown = list(_studied(rows))
-    lookups = sorted({name for row in shown for name in row if name.endswith((".valid", ".test"))},
-                     key=_dataset_order)
+    names: set[str] = set().union(*shown)
+    lookups = sorted((name for name in names if name.endswith((".valid", ".test"))), key=_dataset_order)
     frame = pd.DataFrame(shown, columns=[*COLUMNS, *lookups])
     frame.attrs["notes"] = [_say(reason, folders) for reason, folders in sorted(left_out.items())]
+    frame.attrs["notes"] += list(_doubts(list(rows.values())))
     frame.attrs["skipped"] = {reason: len(folders) for reason, folders in sorted(left_out.items())}
     return frame
+
+
+def rows_of(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows of a frame as mappings: `to_dict("records")` of one whose columns have different names, much faster."""
+    names = [str(name) for name in frame.columns]
+    return [dict(zip(names, row)) for row in zip(*(frame[name].tolist() for name in frame.columns), strict=True)]
 
 
 def mark(row: Mapping[Any, Any]) -> tuple[str, ...]:
@@ -74,9 +86,23 @@ def mark(row: Mapping[Any, Any]) -> tuple[str, ...]:
     return tuple(str(row.get(key) or "") for key in COPIED)
 
 
+def _doubts(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Notes on runs in the frame: files that changed after their end, several environments."""
+    for column, say in (("broken", lambda text: records.damage(text.split())),
+                        ("environments", lambda text: f"computed in environments that differ in {text}")):
+        found: dict[str, list[str]] = {}
+        for row in rows:
+            if row.get(column):
+                found.setdefault(row[column], []).append(row["folder"])
+        yield from (f"{say(text)}: {_listed(folders)}" for text, folders in sorted(found.items()))
+
+
 def _say(reason: str, folders: list[str]) -> str:
-    names = ", ".join(map(printable, sorted(folders)[:3])) + (", …" if len(folders) > 3 else "")
-    return f"left out, {reason}: {len(folders)} ({names})"
+    return f"left out, {reason}: {_listed(folders)}"
+
+
+def _listed(folders: Sequence[str]) -> str:
+    return f"{len(folders)} ({', '.join(map(printable, sorted(folders)[:3]))}{', …' if len(folders) > 3 else ''})"
 
 
 def _dataset_order(column: str) -> tuple[int, str, int]:
@@ -163,7 +189,7 @@ def _row(folder: str, record: Mapping[str, Any]) -> dict[str, Any]:
         "parent_overrides": (),
         "labels": tuple(label for label in labels if not label.startswith("best_of_")),
         "reduced": _reduced(record), "best_of": best[0] if best else 0, "study": "", "std_over": "",
-        "overrides": _overrides(record.get("overrides") or []), "family": _text(record.get("family")),
+        "overrides": _overrides(record.get("overrides") or []), "family": _family(folder, record),
         "identity": _text(record.get("identity")), "seed": _whole(record.get("seed")),
         "parent": _text(record.get("parent")),
         "genotype": _text(record.get("genotype")), "benchmark": "", "source": "",
@@ -178,6 +204,8 @@ def _row(folder: str, record: Mapping[str, Any]) -> dict[str, Any]:
         "versions": _text(" ".join(f"{k}={v}" for k, v in sorted((record.get("versions") or {}).items()))),
         "started": _text(record.get("started")), "finished": _text(record.get("finished")),
         "searched": record.get("searched"), "commit": _text(record.get("commit")),
+        "broken": " ".join(records.broken(Path(folder), record)) if folder else "",
+        "environments": ", ".join(map(_text, records.environments(_starts(record)))),
         "collapsed": None, "doubtful": None, "moving": None, "verdict": ""}
     if verdict := record.get("verdict"):
         row |= {name: bool(verdict.get(name)) for name in ("collapsed", "doubtful", "moving")}
@@ -185,11 +213,35 @@ def _row(folder: str, record: Mapping[str, Any]) -> dict[str, Any]:
     lookup = record.get("lookup") or {}
     row["benchmark"], row["source"] = _text(lookup.get("benchmark")), _text(lookup.get("source"))
     for name, scores in lookup.items():
-        if isinstance(scores, Mapping):
+        if isinstance(scores, Mapping) and re.fullmatch(r"[\w-]+", name):  # a heading of tables
             row |= {f"{name}.{part}": _number(scores.get(part)) for part in ("valid", "test")}
     if row["params"] != row["params"]:
         row["params"] = _number(lookup.get("params"))
     return row
+
+
+def _family(folder: str, record: Mapping[str, Any]) -> str:
+    """The identity of a run's setting: as recorded; a short one, of earlier versions, from the run's configuration."""
+    family = _text(record.get("family"))
+    if not re.fullmatch(r"[0-9a-f]{8}", family):
+        return family
+    try:
+        text = (Path(folder) / "config.yaml").read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return family
+    whole = _whole_family(re.sub(r"^(seed|from|identity):.*\n", "", text, flags=re.M), str(record["kind"]))
+    return whole if whole.startswith(family) else family
+
+
+@lru_cache(maxsize=4096)
+def _whole_family(text: str, kind: str) -> str:
+    """The family of a run's configuration, less its seed and its parent, as text."""
+    return config.family(files.parse_yaml(text) or {}, kind)
+
+
+def _starts(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    found = record.get("starts")
+    return [start for start in found if isinstance(start, Mapping)] if isinstance(found, list) else []
 
 
 def _reduced(record: Mapping[str, Any]) -> bool:
@@ -199,11 +251,12 @@ def _reduced(record: Mapping[str, Any]) -> bool:
     """
     if record.get("reduced") is not None:
         return bool(record["reduced"])
+    free = {"size"} if record["choices"].get("dataset") in OWN_SIZE else set()
     for key, (published, used) in (record.get("changed") or {}).items():
         name = key.rpartition(".")[2]
         several = isinstance(published, list) and isinstance(used, list) and len(published) == len(used)
         for old, new in zip(published, used, strict=True) if several else [(published, used)]:
-            if name in SIZES and isinstance(new, (int, float)) and (name in WHOLE if old is None else new < old):
+            if name in SIZES and isinstance(new, (int, float)) and (name not in free if old is None else new < old):
                 return True
     return False
 
@@ -261,7 +314,7 @@ def _kept(record: Any) -> dict[str, Any] | None:
 
 
 def _text(value: Any) -> str:
-    return "" if value is None else printable(str(value))
+    return "" if value is None else sys.intern(printable(str(value)))  # most are those of other runs too
 
 
 def _whole(value: Any) -> int | None:

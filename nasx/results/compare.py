@@ -165,8 +165,12 @@ def _one(both: pd.DataFrame, names: Sequence[str], column: str, word: str) -> No
     if len(found) > 1:
         told = "; ".join(f"{name}: {', '.join(sorted(set(map(str, both[both['side'] == name][column]))))}"
                          for name in dict.fromkeys(names))
+        def least(value: str) -> int:
+            """How many runs of it the smaller group has."""
+            return min(sum(both[both["side"] == name][column].astype(str) == value) for name in names)
+
         raise UserError(" and ".join(names), f"mix runs of several kinds of {word} ({told})",
-                        f"keep one, for example with {column}={found[0]}")
+                        f"keep one in both groups, for example by the condition {column}={max(found, key=least)}")
 
 
 def choose(both: pd.DataFrame) -> str:
@@ -185,7 +189,7 @@ def choose(both: pd.DataFrame) -> str:
 def _known(metric: str, both: pd.DataFrame) -> None:
     known = [str(c) for c in both.columns if c in MEASURES or str(c).endswith((".valid", ".test"))]
     if metric not in known:
-        from nasx.config import did_you_mean
+        from nasx.spelling import did_you_mean
 
         raise UserError(f"metric={metric}", f"there is no such metric{did_you_mean(metric, known)}",
                         f"these runs have {', '.join(known)}")

@@ -1,11 +1,9 @@
-"""Curves over the epochs of a search, from `metrics.jsonl`: losses and accuracies, look-ups, mixture weights.
+"""Curves over the epochs of a search, from `metrics.jsonl`: losses and accuracies, look-ups, what went on inside.
 
 Over several seeds a line is the mean and its band one sample standard deviation to either side, over the runs that
-have that epoch; a single run has no band. Accuracies that nasx measured are fractions in the file and percent in the
+have that epoch, as far as the quantity goes (an accuracy to 100 %, that of a benchmark's cell to its optimum); a single
+run has no band. Accuracies that nasx measured are fractions in the file and percent in the
 picture. Rows that are torn or foreign are skipped; of two rows of one epoch the later counts (a resumed run).
-
-A heat map has one panel an operation: edges downwards, epochs to the right, colour the mixture weight (mean over the
-cells that share the edge). Operations are named by the run's config.yaml, else by the space's published order.
 """
 
 from __future__ import annotations
@@ -19,41 +17,30 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nasx.errors import UserError
-from nasx.pictures import CYCLE, FAINT, FAMILIES, INK, SOFT, family, figure, save, style
+from nasx.folders import files
+from nasx.pictures import CYCLE, FAMILIES, SOFT, family, figure, save, style
+from nasx.results import heat_maps
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure, SubFigure
+    from matplotlib.figure import Figure
 
 Row = Mapping[str, Any]
 Runs = Mapping[str, Sequence[str | Path]]
 """Label -> run folders that differ in the seed only."""
-OPERATIONS = {
-    ("nb201", 5): ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3"),
-    ("darts", 8): ("none", "max_pool_3x3", "avg_pool_3x3", "skip_connect", "sep_conv_3x3", "sep_conv_5x5",
-                   "dil_conv_3x3", "dil_conv_5x5"),
-    ("darts", 7): ("max_pool_3x3", "avg_pool_3x3", "skip_connect", "sep_conv_3x3", "sep_conv_5x5", "dil_conv_3x3",
-                   "dil_conv_5x5"),
-    ("s2", 2): ("skip_connect", "sep_conv_3x3"), ("s3", 3): ("none", "skip_connect", "sep_conv_3x3"),
-    ("s4", 2): ("noise", "sep_conv_3x3"), ("amended_s2", 2): ("skip_connect", "sep_conv_3x3"),
-    ("amended_s3", 3): ("none", "skip_connect", "sep_conv_3x3")}
-"""(space, number of operations) -> their published order."""
-EDGES = {6: [f"{j}→{i}" for i in range(1, 4) for j in range(i)],
-         14: [f"{j}→{i}" for i in range(2, 6) for j in range(i)],
-         36: [f"{j}→{i}" for i in range(1, 9) for j in range(i)]}
-"""Number of edges -> `source→target` names of the complete graphs of NAS-Bench-201, DARTS and its recurrent cell."""
 MEASURED: tuple[tuple[str, str, Any], ...] = (("train", "training", "-"), ("val", "validation batches", (0, (4, 2))),
             ("valid", "whole validation split", (0, (1, 1.2))))
 """First part of the column, in words, dash."""
 INSIDE: tuple[tuple[str, str, tuple[tuple[str, str, str], ...]], ...] = (
     ("Found operations", "number", tuple((f"found.{kind}", words, FAMILIES[colour]) for kind, words, colour in (
         ("parametric", "learned", "conv"), ("skip", "skip", "skip"), ("pool", "pooling", "pool"), ("none",) * 3))),
-    ("Entropy of the mixture", "nats an edge", (("entropy", "", CYCLE[0]),)),
+    ("Entropy of the mixture", "nats per edge", (("entropy", "", CYCLE[0]),)),
     ("Hessian eigenvalue", "largest", (("eigenvalue", "", CYCLE[0]),)),
     ("Layer alignment", "mean cosine", (("alignment_train", "training", CYCLE[0]),
                                         ("alignment_val", "validation", CYCLE[1]))))
 """Title, unit, and lines (column, label, colour) of the panels on what went on inside a search."""
-COUNTED = ("number", "mean weight", "L1 distance", "nats an edge")  # units of what is never below zero
+COUNTED = ("number", "mean weight", "L1 distance", "nats per edge", "cross-entropy (nats)")
+"""Units of what is never below zero."""
 DATASETS = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "imagenet16": "ImageNet16-120"}
 
 
@@ -100,9 +87,20 @@ def band(runs: Sequence[Sequence[Row]], name: str, scale: float = 1.0) -> tuple[
 
 
 # ------------------------------------------------------------------------------------------------------ panels
+def bounds(unit: str) -> tuple[float, float]:
+    """The least and the largest value of a quantity with this unit."""
+    if "%" in unit:
+        return 0.0, 100.0
+    return {"perplexity": (1.0, math.inf), "mean cosine": (-1.0, 1.0)}.get(
+        unit, (0.0 if unit in COUNTED else -math.inf, math.inf))
+
+
 def line(axes: Axes, runs: Sequence[Sequence[Row]], name: str, label: str, colour: str, scale: float = 1.0,
-         dash: Any = "-") -> bool:
-    """Mean and band of the number `name` over runs; False, and nothing drawn, where no row has it."""
+         dash: Any = "-", within: tuple[float, float] = (-math.inf, math.inf)) -> bool:
+    """Mean and band of the number `name` over runs; False, and nothing drawn, where no row has it.
+
+    The band ends where values do, at `within`.
+    """
     epochs, mean, std, _ = band(runs, name, scale)
     if not len(epochs):
         return False
@@ -110,7 +108,9 @@ def line(axes: Axes, runs: Sequence[Sequence[Row]], name: str, label: str, colou
     axes.plot(epochs, mean, color=colour, label=label, linestyle=dash, marker=marker, markersize=4)
     if np.isfinite(std).any():
         spread = np.nan_to_num(std)
-        axes.fill_between(epochs, mean - spread, mean + spread, color=colour, alpha=0.18, linewidth=0)
+        low, high = np.minimum(within[0], mean), np.maximum(within[1], mean)
+        axes.fill_between(epochs, np.maximum(mean - spread, low), np.minimum(mean + spread, high), color=colour,
+                          alpha=0.18, linewidth=0)
     return True
 
 
@@ -119,10 +119,10 @@ def finish(axes: Axes, title: str, unit: str, last: float) -> None:
     from matplotlib.ticker import MaxNLocator
 
     low, high = axes.get_ylim()
-    if "%" in unit:
-        axes.set_ylim(max(low, 0.0), min(high, 100.0))
-    elif unit in COUNTED:
-        axes.set_ylim(max(low, -0.02 * high), high)  # a line at zero shows in full
+    least, most = bounds(unit)
+    margin = 0.02 * (high - low) if unit in COUNTED else 0.0  # a line at zero shows in full
+    if max(low, least - margin) < min(high, most):  # an empty panel may lie outside
+        axes.set_ylim(max(low, least - margin), min(high, most))
     axes.set_title(title)
     axes.set_xlabel("epoch")
     axes.set_ylabel(unit)
@@ -136,15 +136,14 @@ def _last_epoch(runs: Sequence[Sequence[Row]]) -> float:
 
 def _measure(axes: Axes, groups: Mapping[str, Sequence[Sequence[Row]]], kind: str) -> bool:
     """Training and validation loss or metric: colours tell them apart for one group, dashes for several."""
-    scale = 100.0 if kind == "accuracy" else 1.0
-    drawn = False
+    scale, drawn = 100.0 if kind == "accuracy" else 1.0, False
+    unit = {"accuracy": "accuracy (%)", "loss": "cross-entropy (nats)"}.get(kind, kind)
     for i, (label, runs) in enumerate(groups.items()):
         for k, (name, words, dash) in enumerate(MEASURED):
             colour = CYCLE[(i if len(groups) > 1 else k) % len(CYCLE)]
             drawn |= line(axes, runs, f"{name}_{kind}", f"{label}, {words}" if len(groups) > 1 else words, colour,
-                          scale, dash)
-    finish(axes, f"Supernet {kind}", {"accuracy": "accuracy (%)", "loss": "cross-entropy (nats)"}.get(kind, kind),
-           max(map(_last_epoch, groups.values()), default=1.0))
+                          scale, dash, bounds(unit))
+    finish(axes, f"Supernet {kind}", unit, max(map(_last_epoch, groups.values()), default=1.0))
     if drawn and len(groups) == 1:
         axes.legend(loc="best")
     return drawn
@@ -169,7 +168,8 @@ def _legend(made: Figure, labels: Sequence[str], measured: bool) -> None:
 def trajectory(axes: Axes, groups: Mapping[str, Sequence[Sequence[Row]]], dataset: str, split: str,
                reference: Mapping[str, float]) -> bool:
     """Look-up accuracy of the genotype at each epoch, with the benchmark's optimum and random mean as lines."""
-    drawn = [line(axes, runs, f"lookup.{dataset}.{split}", label, CYCLE[i % len(CYCLE)])
+    most = min(100.0, reference.get("optimum", 100.0))
+    drawn = [line(axes, runs, f"lookup.{dataset}.{split}", label, CYCLE[i % len(CYCLE)], within=(0.0, most))
              for i, (label, runs) in enumerate(groups.items())]
     for kind, where, words in (("optimum", "bottom", "optimum"), ("random", "top", "random mean")):
         if kind in reference and any(drawn):
@@ -216,72 +216,10 @@ def _inside(rows: Sequence[Row]) -> list[Any]:
 def _draw_inside(part: Any, panels: Sequence[Any], rows: Sequence[Row]) -> None:
     for axes, (title, unit, lines) in zip(part.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         for name, label, colour in lines:
-            line(axes, [rows], name, label, colour)
+            line(axes, [rows], name, label, colour, within=bounds(unit))
         finish(axes, title, unit, _last_epoch([rows]))
         if len(lines) > 1:
             axes.legend(loc="best", fontsize=7.5, frameon=True, framealpha=0.8, edgecolor="none", borderpad=0.2)
-
-
-def _panels(part: SubFigure, rows: Sequence[Row], name: str, operations: Sequence[str], top: float) -> None:
-    """Heat maps of one name of the mixture: a panel an operation."""
-    from matplotlib.ticker import MaxNLocator
-
-    weights = np.array([row["mix"][name] for row in rows], dtype=float)  # (epochs, edges, operations)
-    epochs = [int(row["epoch"]) for row in rows]
-    edges, count = weights.shape[1:]
-    panels = part.subplots(1, count, sharey=True, squeeze=False)[0]
-    for k, axes in enumerate(panels):
-        image = axes.imshow(weights[:, :, k].T, aspect="auto", interpolation="nearest", cmap=_shades(), vmin=0.0,
-                            vmax=top, extent=(epochs[0] - 0.5, epochs[-1] + 0.5, edges - 0.5, -0.5))
-        axes.set_title(operations[k], fontsize=8, fontweight="normal", pad=4)
-        axes.grid(False)
-        axes.tick_params(length=0, labelsize=7.5)
-        axes.xaxis.set_major_locator(MaxNLocator(3, integer=True, min_n_ticks=1))
-        axes.set_yticks(range(edges), EDGES.get(edges, [str(i) for i in range(edges)]))
-        for side in axes.spines.values():
-            side.set(visible=True, color=FAINT)
-        for edge in range(1, edges):
-            axes.axhline(edge - 0.5, color="white", linewidth=0.6)
-    panels[0].set_ylabel("edge")
-    part.supxlabel("epoch", fontsize=9)
-    bar = part.colorbar(image, ax=list(panels), pad=0.015, fraction=0.03, aspect=25)
-    bar.outline.set_visible(False)
-    bar.ax.tick_params(length=0, labelsize=7.5)
-    bar.ax.axhline(1 / count, color=INK, linewidth=0.8)  # where all operations weigh the same
-    part.suptitle(f"Mixture weights, {name} cell" if name not in ("cell", "edges") else "Mixture weights", x=0.008,
-                  ha="left", fontsize=10, fontweight="bold")
-
-
-def _shades() -> Any:
-    """White to deep blue, evenly darker: readable in grey and by every eye."""
-    from matplotlib.colors import LinearSegmentedColormap
-
-    return LinearSegmentedColormap.from_list("nasx", ["#f6f8fa", "#b6d7ea", "#5aa5d0", "#0072B2", "#003a63"])
-
-
-def mixtures(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    """Name of the mixture -> rows that have it as (edges, operations), at most four names (untied cells have more)."""
-    names = [name for name in (rows[-1].get("mix") or {}) if np.ndim(rows[-1]["mix"][name]) == 2] if rows else []
-    shapes = {name: np.shape(rows[-1]["mix"][name]) for name in names}
-    found = {name: [row for row in rows if np.shape((row.get("mix") or {}).get(name, ())) == shapes[name]]
-             for name in names}
-    return dict(list(found.items())[:4])
-
-
-def _operations(folder: Path, count: int) -> list[str]:
-    """Names of a space's operations: config.yaml's list if it has one of that length, else the published order."""
-    import yaml
-
-    try:
-        with open(folder / "config.yaml", encoding="utf-8") as file:
-            cfg = yaml.load(file, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)) or {}
-        for listed in (cfg["space"].get(key) for key in ("operations", "ops")):
-            if isinstance(listed, list) and len(listed) == count and all(isinstance(x, str) for x in listed):
-                return listed
-        space = str((cfg.get("choices") or {}).get("space", ""))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError):
-        space = ""
-    return list(OPERATIONS.get((space, count), [f"operation {k + 1}" for k in range(count)]))
 
 
 # ---------------------------------------------------------------------------------------------------- pictures
@@ -320,35 +258,7 @@ def anytime(groups: Runs, path: str | Path, dataset: str = "cifar10", split: str
 def mixture(run_folder: str | Path, path: str | Path) -> list[Path]:
     """Heat map of the mixture weights of one run over its epochs."""
     with style():
-        return save(heat_map(Path(run_folder), read_metrics(run_folder)), path)
-
-
-def heat_map(folder: Path, rows: Sequence[Row]) -> Figure:
-    """The mixture weights of a run's rows, as a figure; within `style`. Raises UserError where they have none."""
-    found = mixtures(rows)
-    if not found:
-        raise UserError(str(folder), "no mixture weights in metrics.jsonl", "name a search of nasx")
-    heights = [_height(values, name) for name, values in found.items()]
-    made = figure(9.0, sum(heights))
-    _draw_mixtures(_rows_of(made, heights), found, folder)
-    return made
-
-
-def _rows_of(made: Figure, heights: Sequence[float]) -> list[SubFigure]:
-    grid: Any = made.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)
-    return [row[0] for row in grid]
-
-
-def _height(rows: Sequence[Row], name: str) -> float:
-    return 1.15 + 0.14 * len(rows[0]["mix"][name])
-
-
-def _draw_mixtures(parts: Sequence[Any], found: Mapping[str, Sequence[Row]], folder: Path) -> None:
-    # Never less than 2.5 times the even weight, so that an undecided mixture looks undecided.
-    top = min(1.0, max(max(float(np.max([row["mix"][name] for row in rows])) for name, rows in found.items()),
-                       2.5 / min(len(rows[0]["mix"][name][0]) for name, rows in found.items())))
-    for part, (name, rows) in zip(parts, found.items(), strict=True):
-        _panels(part, rows, name, _operations(folder, len(rows[0]["mix"][name][0])), top)
+        return save(heat_maps.heat_map(Path(run_folder), read_metrics(run_folder)), path)
 
 
 def search_picture(run_folder: str | Path, references: Mapping[str, Mapping[str, float]] | None = None) -> Path:
@@ -363,23 +273,23 @@ def search_picture(run_folder: str | Path, references: Mapping[str, Mapping[str,
     if not rows:
         raise UserError(str(folder / "metrics.jsonl"), "no epoch is finished", "wait for the first one")
     group: dict[str, Sequence[Sequence[Row]]] = {"this run": [rows]}
-    mixed, asked = mixtures(rows), looked_up(rows)
+    mixed, asked = heat_maps.mixtures(rows), looked_up(rows)
     inside = _inside(rows)
-    heights = [2.9, *([2.4] if inside else []), *(_height(values, name) for name, values in mixed.items())]
+    heights = [2.9, *([2.4] if inside else []), *(heat_maps.height(values, name) for name, values in mixed.items())]
     with style():
         made = figure(10.0 if asked else 9.0, sum(heights))
-        parts = _rows_of(made, heights)
+        parts = heat_maps.rows_of(made, heights)
         axes = parts[0].subplots(1, 3 if asked else 2)
         _measure(axes[0], group, "loss")
         _measure(axes[1], group, _metric(group.values()))
         if asked:
             dataset, split = asked
             if references is None:
-                references = {dataset: reference(rows, dataset, split)}
+                references = {dataset: recorded([folder], dataset, split) or reference(rows, dataset, split)}
             trajectory(axes[2], group, dataset, split, references.get(dataset, {}))
         if inside:
             _draw_inside(parts[1], inside, rows)
-        _draw_mixtures(parts[2 if inside else 1:], mixed, folder)
+        heat_maps.draw(parts[2 if inside else 1:], mixed, folder)
         return save(made, folder / "search")[0]
 
 
@@ -390,6 +300,18 @@ def looked_up(rows: Sequence[Row]) -> tuple[str, str] | None:
             if any(not math.isnan(_get(row, f"lookup.{dataset}.{split}")) for row in rows):
                 return dataset, split
     return None
+
+
+def recorded(folders: Iterable[str | Path], dataset: str, split: str) -> dict[str, float]:
+    """{"optimum": …, "random": …} of the cells that the runs could find, by their records; empty where these differ."""
+    found = []
+    for folder in folders:
+        values: Any = files.read_json(Path(folder) / "result.json")
+        for key in ("reference", dataset, split):
+            values = values.get(key) if isinstance(values, Mapping) else None
+        found.append({kind: float(values[key]) for kind, key in (("random", "mean"), ("optimum", "optimum"))
+                      if isinstance(values.get(key), (int, float))} if isinstance(values, Mapping) else {})
+    return found[0] if found and all(each == found[0] for each in found) else {}
 
 
 def reference(rows: Sequence[Row], dataset: str, split: str) -> dict[str, float]:

@@ -1,22 +1,23 @@
-"""What a finished run says: the cell, what it is worth beside optimum and random, its cost, and what to do next."""
+"""Print the summary of a finished run: its cell, its benchmark accuracy against the optimum and a random cell, its
+cost, the next commands."""
 
 from __future__ import annotations
 
 import logging
 import os
-import shlex
-import tempfile
 from collections.abc import Mapping
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from nasx import config, records
-from nasx.errors import UserError
+from nasx import config, lineage, records
+from nasx.errors import UserError, cleaned
 from nasx.folders import files
-from nasx.pictures import FORMATS
+from nasx.pictures import FORMATS, whole
 from nasx.progress import duration
 from nasx.results import cells
 
@@ -25,7 +26,7 @@ NAMES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "imagenet16": "ImageNet
 
 
 def draw(folder: Path, *, curves: bool = False, epochs: bool = False) -> None:
-    """Draw those pictures of a finished run that are not there: its cells, the curves of a search, each epoch's cells.
+    """Draw the pictures of a finished run that are missing or torn: cells, curves of a search, each epoch's cells.
 
     A run is complete without them, so a fault is told and not raised. Nothing that draws is imported where all are
     there.
@@ -49,13 +50,11 @@ def draw(folder: Path, *, curves: bool = False, epochs: bool = False) -> None:
 def opened(cfg: Mapping[str, Any], choices: Mapping[str, Any], kind: str) -> Path:
     """The folder of a run that is about to start. Raises UserError where it cannot be made, or is another's."""
     folder = Path(cfg["out"]) / config.run_name(cfg, choices, kind)
-    if not folder.exists():
-        above = next(path for path in folder.absolute().parents if path.exists())
-        try:  # rights do not tell it: /proc has those of any folder
-            Path(tempfile.mkdtemp(prefix=".nasx-", dir=above)).rmdir()
-        except OSError as error:
-            raise files.unwritable(folder, error) from error
-    if other := records.differing(folder, config.identifying(cfg, kind), ("kind", "choices", "identity")):
+    try:
+        files.make_folder(files.no_link(folder))
+    except OSError as error:
+        raise files.unwritable(folder, error) from error
+    if other := records.differing(folder, config.identifying(cfg, kind), config.FACTS):
         raise other
     return folder
 
@@ -69,7 +68,7 @@ def again(cfg: Mapping[str, Any], choices: Mapping[str, Any], kind: str) -> dict
         return None
     folder = opened(cfg, choices, kind)
     done = records.finished(folder)
-    if done is None or cfg["draw"] == "epochs":
+    if done is None or cfg["draw"] == "epochs" or records.broken(folder, done):
         return None
     curves = ["search"] if kind == "search" and records.read_rows(folder) else []
     try:
@@ -82,14 +81,14 @@ def again(cfg: Mapping[str, Any], choices: Mapping[str, Any], kind: str) -> dict
 
 
 def lacking(folder: Path, names: list[str]) -> bool:
-    """Whether a picture of these names is not there in both of its formats."""
-    return not all((folder / f"{name}.{kind}").is_file() for name in names for kind in FORMATS)
+    """Whether a picture of these names is missing or torn in one of its formats."""
+    return not all(whole(folder / f"{name}.{kind}") for name in names for kind in FORMATS)
 
 
 def show(result: Mapping[str, Any], folder: Path) -> None:
     """Print the end of a run to the terminal (standard output)."""
-    console = Console(highlight=False, soft_wrap=True)
-    console.print(f"\n[bold]{result['name']}[/bold]  finished {result['finished']}")
+    result, console = cleaned(dict(result)), Console(highlight=False, soft_wrap=True)
+    console.print(f"\n[bold]{escape(result['name'])}[/bold]  finished {result['finished']}")
     console.print(result["genotype"], markup=False)
     if result["kind"] == "search":
         _lookup(console, result)
@@ -120,12 +119,12 @@ def show(result: Mapping[str, Any], folder: Path) -> None:
         console.print(f"[yellow]reproduces known faults of released code: {', '.join(result['labels'])}[/yellow]")
     pictures = sorted(path.name for path in folder.glob("*.png"))
     console.print(f"files: {folder}" + (f" ({', '.join(pictures)})" if pictures else ""), markup=False)
-    for line in following(result, folder):
+    for line in lineage.following(result, folder):
         console.print(line, markup=False)
 
 
 def _lookup(console: Console, result: Mapping[str, Any]) -> None:
-    """The benchmark's answer beside the best, a random and the median cell, a row for each data set."""
+    """The benchmark's answer, the optimum, a random cell's mean and the median, a row for each data set."""
     found = result.get("lookup")
     if found is None:
         told = "perplexity" if "valid_perplexity" in (result.get("supernet") or {}) else "accuracy"
@@ -138,6 +137,8 @@ def _lookup(console: Console, result: Mapping[str, Any]) -> None:
     table = Table(title=f"look-up: {found['source']}", title_justify="left", box=None, padding=(0, 2, 0, 0))
     for heading in ("", "this cell", "better than", "optimum", "random mean", "median"):
         table.add_column(heading, justify="left" if not heading else "right")
+    ranked = result.get("among") or {}
+    among = "all" if ranked.get("cells") == ranked.get("of") else f"{ranked['cells']:,}"
     missing = False
     for name, title in NAMES.items():
         for part in ("valid", "test"):
@@ -145,33 +146,39 @@ def _lookup(console: Console, result: Mapping[str, Any]) -> None:
                 continue
             value, others = found[name].get(part), (reference.get(name) or {}).get(part) or {}
             if value is None:
-                missing = True
+                missing = missing or part == "test"
                 continue
             share = ((result.get("better_than") or {}).get(name) or {}).get(part)
-            table.add_row(f"{title} {part} %", f"{value:.2f}", "" if share is None else f"{100 * share:.0f} % of all",
+            table.add_row(f"{title} {part} %", f"{value:.2f}", "" if share is None else f"{percent(share)} of {among}",
                           *(("n/a" if x is None else f"{x:.2f}") for x in (
                               others.get("optimum"), others.get("mean"), others.get("median"))))
     console.print(table)
+    if among != "all":
+        console.print(f"ranked among the {among} cells that this space allows; optimum, mean and median are theirs")
+    elif found.get("benchmark") == "nb101":
+        console.print("all: the graphs of NAS-Bench-101, of which this space has a part")
+    if foreign(result):
+        sets = ", ".join(title for name, title in NAMES.items() if name in found)
+        console.print(f"these accuracies are of the cell trained on {sets}, not on {result['choices'].get('dataset')}: "
+                      "retrain it to measure its accuracy there", markup=False)
     if missing:
-        console.print("test accuracies are not in the embedded table; nasx bench import nb201 PATH adds them")
+        console.print("test accuracies are not in this table; nasx bench import nb201 PATH adds them")
 
 
-def following(result: Mapping[str, Any], folder: Path) -> list[str]:
-    """The commands that come next."""
-    out = folder.parent
-    where = "" if str(out) == "outputs" else f" out={shlex.quote(str(out))}"
-    lines = [f"next: nasx table{where}"]
-    if result["kind"] == "search":
-        lines.append(f"      nasx retrain from={shlex.quote(str(folder))}{where}{_own(str(result.get('command')))}")
-    return lines
+def foreign(result: Mapping[str, Any]) -> bool:
+    """Whether the benchmark's accuracies are of another data set than the one that was searched on."""
+    if "benchmark_data" in result:
+        return result["benchmark_data"] is None
+    return NAMES.keys().isdisjoint([(result.get("choices") or {}).get("dataset")])  # a record of an earlier version
 
 
-def _own(command: str) -> str:
-    """What a command says of the user's own files, which the next one needs as well."""
-    try:
-        words = shlex.split(command)
-    except ValueError:  # a record of another hand
-        return ""
-    kept = [word for i, word in enumerate(words) if "--config-dir" in words[max(i - 1, 0):i + 1] or
-            word.startswith("allow=")]
-    return f" {shlex.join(kept)}" if kept else ""
+def percent(share: float) -> str:
+    """A share in [0, 1] in percent, rounded down: only all is 100 %, and only none is 0 %.
+
+    Shares below 1 % and from 99 % on have two digits.
+    """
+    exact = Fraction(share).limit_denominator(10**9) * 100
+    if exact in (0, 100) or 1 <= exact < 99:
+        return f"{exact.numerator // exact.denominator} %"
+    hundredths = exact * 100 // 1
+    return f"{hundredths / 100:.2f} %" if hundredths else "less than 0.01 %"

@@ -35,6 +35,7 @@ import pandas as pd
 from nasx import experiments
 from nasx.errors import UserError
 from nasx.experiments import Experiment, Printed
+from nasx.folders.files import read_yaml
 from nasx.results.collect import SIZES
 from nasx.results.typeset import Sheet
 from nasx.results.wording import DATASETS, NO_TEST, chosen, distinct, marks, name, value
@@ -224,14 +225,7 @@ def _holds(condition: str, row: Mapping[str, Any]) -> bool:
 
 @lru_cache(maxsize=256)
 def _configuration(folder: str) -> dict[str, Any]:
-    import yaml
-
-    try:
-        with open(f"{folder}/config.yaml", encoding="utf-8") as file:
-            found = yaml.load(file, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except (OSError, ValueError, yaml.YAMLError):
-        return {}
-    return found if isinstance(found, dict) else {}
+    return read_yaml(Path(folder) / "config.yaml") or {}
 
 
 def _configured(folder: str, key: str) -> Any:

@@ -11,7 +11,7 @@ page stays below 2 MB: the page says what it leaves out.
 
 from __future__ import annotations
 
-import json
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -23,10 +23,21 @@ import pandas as pd
 
 from nasx import __version__, pictures, words
 from nasx.diagnostics.edges import genotype_edges
-from nasx.errors import UserError
-from nasx.records import write_atomic
-from nasx.results import baseline, charts, checklist, differences, published, typeset, wording
-from nasx.results.collect import collect
+from nasx.errors import UserError, printable
+from nasx.folders.files import write_atomic
+from nasx.results import (
+    baseline,
+    charts,
+    checklist,
+    curves,
+    differences,
+    headline,
+    heat_maps,
+    published,
+    typeset,
+    wording,
+)
+from nasx.results.collect import collect, rows_of
 from nasx.results.summary import summary
 from nasx.results.typeset import Sheet
 
@@ -35,8 +46,6 @@ LINES, SEEDS, CONTEXTS, CELLS = 7, 12, 3, 3
 """Drawn at most: settings a chart, runs of a setting, pairs of space and data set, different cells of a setting."""
 ROWS = 200
 """Rows of a table at most."""
-COMPARABLE = ("kind", "space", "searched_on", "dataset", "benchmark", "protocol", "recipe", "reduced")
-"""Columns in which settings agree whose means may be compared."""
 BUDGET = 1_500_000
 """Letters of pictures after which none is added."""
 Row = dict[str, Any]
@@ -106,8 +115,8 @@ def main(given: Sequence[str]) -> int:
         raise UserError(f"out={path}", "is no name of an HTML page", "use for example out=report.html")
     if not path.parent.is_dir():
         raise UserError(f"out={path}", f"there is no folder {path.parent}", "make it, or name another file")
-    text = page(frame, asked.options["title"])
-    write_atomic(path, text)
+    text = printable(page(frame, asked.options["title"]))
+    write_atomic(path, text, "name another file with out=FILE")
     print(f"{path}: {frame['folder'].nunique()} runs, {len(text.encode()) / 1e6:.2f} MB")
     return 0
 
@@ -115,18 +124,20 @@ def main(given: Sequence[str]) -> int:
 def page(frame: pd.DataFrame, title: str) -> str:
     """The whole page as text. `frame` is from `collect` and not empty."""
     from jinja2 import Environment, StrictUndefined
-    from markupsafe import Markup
+    from markupsafe import Markup, escape
 
     table = summary(frame)
-    groups = _plain(table[table["reference"] == ""])
+    groups = rows_of(table[table["reference"] == ""])
     for group, label in zip(groups, labels(groups), strict=True):
         group["label"] = label
-    runs, album = _plain(frame.drop_duplicates("folder")), Album()  # two studies may report one run
-    contexts = [_context(name, own, album) for name, own in _contexts(groups)[:CONTEXTS]]
-    sheets, beside, notes = _sheets(frame, table)
+    runs, album = rows_of(frame.drop_duplicates("folder")), Album()  # two studies may report one run
+    known = {run["folder"]: run for run in runs}
+    contexts = [_context(name, own, known, album) for name, own in _contexts(groups)[:CONTEXTS]]
+    sheets, beside, notes = _sheets(table)
     anytime = any(c.anytime for c in contexts)
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"sentence": typeset.sentence, "together": _together, "seconds": wording.seconds}
+    environment.filters["breakable"] = lambda text: Markup(re.sub(r"([._])", r"\1<wbr>", str(escape(text))))
     environment.filters["picture"] = Markup  # made by nasx.results.charts, which keeps nothing but what draws
     source = files("nasx").joinpath("results/report.html.j2").read_text(encoding="utf-8")
     notes += album.faults
@@ -135,19 +146,16 @@ def page(frame: pd.DataFrame, title: str) -> str:
     if len(_contexts(groups)) > CONTEXTS:
         notes.append(f"pictures of the first {CONTEXTS} of {len(_contexts(groups))} spaces and data sets")
     return environment.from_string(source).render(
-        title=title, version=__version__, lead=headline(groups, runs), cards=_cards(groups, runs), sheets=sheets,
-        beside=beside, notes=list(dict.fromkeys(notes)), contexts=contexts, costs=groups[:ROWS], shown=ROWS,
-        total=len(groups), value=wording.value, cost=wording.cost, machines=_machines(runs), runs=runs[:ROWS],
-        count=len(runs), items=checklist.items(runs, groups, anytime=anytime), states=checklist.STATES) + "\n"
+        title=title, version=__version__, lead=headline.sentences(groups, runs), cards=headline.cards(groups, runs),
+        sheets=sheets, beside=beside, notes=list(dict.fromkeys(notes)), contexts=contexts, costs=groups[:ROWS],
+        shown=ROWS, total=len(groups), value=wording.value, cost=wording.cost, machines=_machines(runs),
+        runs=runs[:ROWS], count=len(runs), items=checklist.items(runs, groups, anytime=anytime),
+        states=checklist.STATES) + "\n"
 
 
 def _together(text: str) -> str:
     """The text with no line broken before a unit or within a p value."""
     return text.replace(" %", "\u00a0%").replace("(p = ", "(p\u00a0=\u00a0").replace(" ± ", "\u00a0±\u00a0")
-
-
-def _plain(table: pd.DataFrame) -> list[Row]:
-    return [{str(k): v for k, v in row.items()} for row in table.to_dict("records")]
 
 
 def labels(groups: Sequence[Row]) -> list[str]:
@@ -175,105 +183,12 @@ def _apart(rows: Sequence[Sequence[str]]) -> list[str]:
             for row in each]
 
 
-# ------------------------------------------------------------------------------------------------------- words
-def _bests(groups: Sequence[Row]) -> list[tuple[str, Row, str]]:
-    """Of the settings that may be compared with each other the one with the best mean: where that is, which setting it
-    is, and the measure that most of them have. Retrained networks where there are any, else searches."""
-    kind = max(("search", "retrain"), key=lambda k: (sum(g["kind"] == k for g in groups) > 0, k == "retrain"))
-    contexts: dict[tuple[Any, ...], list[Row]] = {}
-    for g in groups:
-        if g["kind"] == kind:
-            contexts.setdefault(tuple(g[k] for k in COMPARABLE), []).append(g)
-    names = ["test_accuracy", "test_perplexity"] if kind == "retrain" else [k.removesuffix("_mean") for k in groups[0]
-                                                                if k.endswith((".test_mean", ".valid_mean"))]
-    found = []
-    for key, own in contexts.items():
-        counted = [(sum(g[f"{m}_n"] > 0 for g in own), m.endswith(".test"), -i, m) for i, m in enumerate(names)]
-        if not counted or not max(counted)[0]:
-            continue
-        measure = max(counted)[3]
-        sign = -1 if measure.endswith("perplexity") else 1
-        best = max((g for g in own if g[f"{measure}_n"]), key=lambda g: sign * g[f"{measure}_mean"])
-        told = [_told(name, value) for i, (name, value) in enumerate(zip(COMPARABLE, key, strict=True))
-                if len({other[i] for other in contexts}) > 1]
-        found.append((", ".join(filter(None, told)), best, measure))
-    return found
-
-
-def _told(name: str, value: Any) -> str:
-    return ("reduced" if value else "") if name == "reduced" else wording.DATASETS.get(str(value), str(value))
-
-
-def _unit(measure: str) -> str:
-    return "" if measure.endswith("perplexity") else " %"
-
-
-def headline(groups: Sequence[Row], runs: Sequence[Row]) -> list[str]:
-    """What was run, what came out best, and what that is worth, a sentence each."""
-    def several(column: str) -> str:
-        found = sorted({str(g[column]) for g in groups if g[column]})
-        return ", ".join(found[:6]) + (f" and {len(found) - 6} more" if len(found) > 6 else "")
-
-    searches = sum(r["kind"] == "search" for r in runs)
-    counts = [f"{n} {one if n == 1 else many}" for n, one, many in
-              ((searches, "search", "searches"), (len(runs) - searches, "retraining", "retrainings")) if n]
-    said = [f"{' and '.join(counts)} in {len(groups)} setting{'s' * (len(groups) > 1)}: {several('method')} on "
-            f"{several('space')}, data set {several('dataset')}."]
-    bests = _bests(groups)
-    for where, group, measure in bests[:CONTEXTS]:
-        which = "Lowest" if measure.endswith("perplexity") else "Highest"
-        said.append(f"{which} mean{f' ({where})' if where else ''}: {group['label']} with "
-                    f"{wording.value(group, measure)}{_unit(measure)} ({words_of(measure)}, n = {group['n']}).")
-    if len(bests) > CONTEXTS:
-        said.append(f"{len(bests) - CONTEXTS} more of such means, which are not to be compared, stand in the tables.")
-    ways = {way: [g["label"] for g in groups if g["versus"].startswith(way)] for way in ("better", "worse")}
-    tested = sum(baseline.tested(g) for g in groups)
-    if tested:
-        parts = [f"{', '.join(found[:4])} {'does' if len(found) == 1 else 'do'} {way} than random search"
-                 for way, found in ways.items() if found]
-        rest, it = tested - sum(map(len, ways.values())), "it" if parts else "random search"
-        parts += [f"{rest} of {tested} settings cannot be told from {it}"] if rest else []
-        said.append(f"{'; '.join(parts)} (Welch's t test over searches, 5 % level).")
-    else:
-        said.append("Nothing here was tested beside random search (method=random, two searches or more of each, looked "
-                    "up or retrained alike): what chance alone would give is not known.")
-    bad = sum(r["collapsed"] is True for r in runs)
-    moving = sum(r["moving"] is True for r in runs)
-    judged = sum(r["collapsed"] is not None for r in runs)
-    if judged:
-        said.append(f"{bad or 'None'} of {judged} searches collapsed, {moving or 'none'} had not settled at the end.")
-    return said
-
-
-def words_of(measure: str) -> str:
-    """`cifar10.valid` as `CIFAR-10 validation`."""
-    dataset, _, part = measure.rpartition(".")
-    if not dataset:
-        return measure.replace("_", " ")
-    return f"look-up, {wording.DATASETS.get(dataset, dataset)} {'validation' if part == 'valid' else part}"
-
-
-def _cards(groups: Sequence[Row], runs: Sequence[Row]) -> list[tuple[str, str, str]]:
-    bests = _bests(groups)
-    seeds = len({r["seed"] for r in runs})
-    hours = sum(r["cost_s"] for r in runs if r["cost_s"] == r["cost_s"])
-    spent = wording.cost({"cost_s_mean": hours, "gpu": any(r["gpu"] for r in runs)})
-    made = [("runs", str(len(runs)), f"{len(groups)} settings, {seeds} seeds")]
-    if len(bests) == 1:  # of several none is the best
-        _, best, measure = bests[0]
-        told = f"{_unit(measure)} {words_of(measure)}".strip()
-        made.append((f"best mean · {best['label']}", wording.value(best, measure), told))
-    judged = [r for r in runs if r["collapsed"] is not None]
-    if judged:
-        made.append(("collapsed", f"{sum(r['collapsed'] for r in judged)} of {len(judged)}", "searches"))
-    return [*made, ("spent", spent.replace("-", "\u2011"), "wall time of all runs")]
-
-
-def _sheets(frame: pd.DataFrame, table: pd.DataFrame) -> tuple[list[Sheet], list[Sheet], list[str]]:
+def _sheets(table: pd.DataFrame) -> tuple[list[Sheet], list[Sheet], list[str]]:
     """The tables of results, those of publications with which protocol and method agree, and the notes."""
     notes = list(table.attrs["notes"])
     found: list[Sheet] = []
-    bare = summary(frame, reference=False)
+    bare = table[table["reference"] == ""].reset_index(drop=True)
+    bare.attrs = table.attrs
     for paper in published.PAPERS:
         try:
             sheets, numbers = published.compare(bare, paper)
@@ -317,7 +232,7 @@ def _contexts(groups: Sequence[Row]) -> list[tuple[str, list[Row]]]:
     return sorted(found.items(), key=lambda item: -sum(g["n"] for g in item[1]))
 
 
-def _context(title: str, groups: Sequence[Row], album: Album) -> Context:
+def _context(title: str, groups: Sequence[Row], runs: Mapping[str, Row], album: Album) -> Context:
     shown = sorted(sorted(groups, key=lambda g: -g["n"])[:LINES], key=groups.index)
     every = {g["label"]: [rows for folder in g["folders"][:SEEDS] if (rows := charts.read(folder))] for g in shown}
     read = {label: runs for label, runs in every.items() if runs}  # what trains nothing takes no colour
@@ -325,7 +240,7 @@ def _context(title: str, groups: Sequence[Row], album: Album) -> Context:
     if any(len(g["folders"]) > SEEDS for g in shown):
         note += f" Curves are over the first {SEEDS} runs of a setting."
     anytime: list[Figure] = []
-    for dataset, split, lines in _lookups(read):
+    for dataset, split, lines in _lookups(read, [folder for g in shown for folder in g["folders"][:SEEDS]]):
         label = f"look-up accuracy over the epochs, {dataset} {split}"
         anytime += album.figure(lambda d=dataset, s=split, r=lines: charts.anytime(read, d, s, r), label)
     made = {name: [figure for panel in panels for figure in album.figure(
@@ -337,46 +252,70 @@ def _context(title: str, groups: Sequence[Row], album: Album) -> Context:
     found = differences.rows([g["folders"][:SEEDS] for g in shown])
     legend = [(i % len(pictures.CYCLE), label) for i, label in enumerate(read)]
     return Context(title, list(every), legend, anytime, made["curves"], made["traces"], mixtures,
-                   [figure for g in shown for figure in _cells(g, album)],
+                   [figure for g in shown for figure in _cells(g, runs, album)],
                    found, any(differences.UNKNOWN in row.values for row in found), note)
 
 
 def _heat_map(folder: str, rows: Sequence[Row]) -> Any:
-    from nasx.results import curves
-
-    return curves.heat_map(Path(folder), rows) if curves.mixtures(rows) else None
+    return heat_maps.heat_map(Path(folder), rows) if heat_maps.mixtures(rows) else None
 
 
-def _lookups(read: charts.Groups) -> list[tuple[str, str, dict[str, float]]]:
-    """(data set, split, reference lines) of each data set that some run looked up in its epochs."""
-    from nasx.results import curves
+def _lookups(read: charts.Groups, folders: Sequence[str]) -> list[tuple[str, str, dict[str, float]]]:
+    """(data set, split, reference lines) of each data set that some run looked up in its epochs.
 
+    The lines are those of the cells that all these runs could find; where records do not tell, of the whole benchmark.
+    """
     last = next((rows for runs in read.values() for rows in runs if rows and curves.looked_up(rows)), None)
     if last is None:
         return []
     split = curves.looked_up(last)[1]  # type: ignore[index]
-    return [(dataset, split, curves.reference(last, dataset, split)) for dataset, scores in last[-1]["lookup"].items()
-            if isinstance(scores, Mapping)][:3]
+    return [(dataset, split, curves.recorded(folders, dataset, split) or curves.reference(last, dataset, split))
+            for dataset, scores in last[-1]["lookup"].items() if isinstance(scores, Mapping)][:3]
 
 
-def _cells(group: Row, album: Album) -> list[Figure]:
-    """The cells that a setting found most often, drawn; how often below each."""
-    found = Counter(text for folder in group["folders"][:ROWS] if (text := _genotype(folder)))
+def _cells(group: Row, runs: Mapping[str, Row], album: Album) -> list[Figure]:
+    """The cells that a setting found most often, drawn, the best first; below each its runs and its accuracy."""
+    own = [runs[folder] for folder in group["folders"][:ROWS] if folder in runs and runs[folder]["genotype"]]
+    measure = _measure(own)
+    cells: dict[str, list[Row]] = {}
+    for run in sorted(own, key=lambda run: _rank(run, measure)):
+        cells.setdefault(run["genotype"], []).append(run)
+    most = sorted(cells, key=lambda text: -len(cells[text]))[:CELLS]
     figures: list[Figure] = []
-    for text, often in found.most_common(CELLS):
+    for text in (text for text in cells if text in most):
         try:
             parts = genotype_edges(text)
         except UserError:  # a space of the user's own, with a genotype that no picture knows
             continue
         for name, edges in list(parts.items())[:2]:
             caption = f"{group['label']}" + (f", cell {name}" if len(parts) > 1 else "")
-            caption += f" · {often} of {sum(found.values())} runs"
+            caption += f" · {_found(cells[text], len(own), measure)}"
             figures += album.add(lambda prefix, e=edges: charts.cell(e, prefix, f"cell of {group['label']}"), caption)
     return figures
 
 
-def _genotype(folder: str) -> str:
-    try:
-        return str(json.loads((Path(folder) / "result.json").read_text(encoding="utf-8")).get("genotype") or "")
-    except (OSError, ValueError):
-        return ""
+def _measure(runs: Sequence[Row]) -> str:
+    """What the cells of these runs are ranked by: their look-up or their test; empty where they have neither."""
+    if not runs or runs[0]["kind"] == "retrain":
+        return baseline.retrained([run["test_accuracy"] for run in runs]) if runs else ""
+    known = [key for key in runs[0] if key.endswith((".test", ".valid")) and all(run[key] == run[key] for run in runs)]
+    return baseline.ranking(known, {runs[0]["dataset"]}) if known else ""
+
+
+def _rank(run: Row, measure: str) -> tuple[float, int]:
+    """Best first, then by seed."""
+    value = run[measure] if measure else 0.0
+    return (value if measure.endswith("perplexity") else -value, run["seed"] or 0)
+
+
+def _found(runs: Sequence[Row], count: int, measure: str) -> str:
+    """The runs that found a cell, and what it is worth: `2 of 3 runs · seeds 0, 2 · CIFAR-10 validation 88.35 %`."""
+    seeds = [str(seed) for seed in sorted(run["seed"] for run in runs if run["seed"] is not None)]
+    said = [f"{len(runs)} of {count} runs"]
+    if seeds:
+        said.append(f"seed{'s' * (len(seeds) > 1)} {', '.join(seeds[:6])}{', …' if len(seeds) > 6 else ''}")
+    if measure:
+        values = list(dict.fromkeys(f"{run[measure]:.2f}" for run in runs))
+        unit = "" if measure.endswith("perplexity") else " %"
+        said.append(f"{headline.words_of(measure).removeprefix('look-up, ')} {', '.join(values[:6])}{unit}")
+    return " · ".join(said)

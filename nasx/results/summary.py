@@ -17,6 +17,7 @@ import pandas as pd
 
 from nasx.errors import UserError
 from nasx.results import baseline
+from nasx.results.collect import rows_of
 
 KEYS = ["kind", "method", "space", "searched_on", "dataset", "protocol", "search", "recipe", "retrain", "labels",
         "reduced", "best_of", "study"]
@@ -36,8 +37,7 @@ def summary(frame: pd.DataFrame, group: Sequence[str] = (), *, reference: bool =
     """
     measures = [*MEASURES, *(c for c in frame.columns if c.endswith((".valid", ".test")))]
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-    for run in frame.to_dict("records"):
-        row = {str(k): v for k, v in run.items()}
+    for row in rows_of(frame):
         # A retraining's own hash names the search that it trains from; its command line tells configurations apart.
         configuration = row["overrides"] if row["parent"] else row["family"] or row["overrides"]
         key = (*(row[k] for k in KEYS), configuration, row["parent_family"], *(row[k] for k in group))
@@ -51,6 +51,7 @@ def summary(frame: pd.DataFrame, group: Sequence[str] = (), *, reference: bool =
         row["folders"] = tuple(m["folder"] for m in members)
         row["device"] = " / ".join(sorted({m["device"] for m in members if m["device"]}))
         row["gpu"] = all(m["gpu"] for m in members)
+        row["environments"] = sum(bool(m["environments"]) for m in members)
         row["benchmark"] = first["benchmark"]
         row["source"] = " / ".join(sorted({m["source"] for m in members if m["source"]}))
         for measure in measures:
@@ -95,14 +96,16 @@ def _statistics(measure: str, values: Iterable[float]) -> dict[str, float]:
 
 
 def _settings(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
-    """What was set on the command line; and the configuration's hash where that does not tell rows apart."""
+    """What was set on the command line; and the first digits of the configuration's hash where that is the same."""
     texts = [tuple(line for line in row["overrides"] if line.partition("=")[0].lstrip("+") not in CHOSEN)
              for row in rows]
     clashes: dict[tuple[Any, ...], set[str]] = {}
     keys = [(*(row[k] for k in KEYS), text) for row, text in zip(rows, texts, strict=True)]
     for key, row in zip(keys, rows, strict=True):
         clashes.setdefault(key, set()).add(row["family"])
-    return [(*text, f"[{row['family']}]") if len(clashes[key]) > 1 and row["family"] else text
+    digits = {key: next(n for n in (8, 16, 32, None) if len({family[:n] for family in found}) == len(found))
+              for key, found in clashes.items()}
+    return [(*text, f"[{row['family'][:digits[key]]}]") if len(clashes[key]) > 1 and row["family"] else text
             for key, row, text in zip(keys, rows, texts, strict=True)]
 
 

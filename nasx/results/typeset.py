@@ -10,6 +10,10 @@ import io
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _LATEX = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{",
           "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
@@ -122,10 +126,22 @@ def _width(text: str) -> int:
     return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
 
 
-def _markdown(sheet: Sheet) -> str:
-    def safe(text: str) -> str:
-        return " ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
+def safe(text: str) -> str:
+    """`text` on one line of Markdown, literally: no markup of HTML, no link, no end of a cell."""
+    return (" ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
+            .replace("](", "]\\("))
 
+
+def spreadsheet(frame: pd.DataFrame) -> str:
+    """`frame` as CSV. Texts that a spreadsheet would take for a formula get an apostrophe in front."""
+    def quoted(value: Any) -> Any:
+        return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
+
+    plain = frame.map(quoted).rename(columns=quoted)
+    return str(plain.to_csv(index=False, lineterminator="\n"))
+
+
+def _markdown(sheet: Sheet) -> str:
     grid = [[safe(cell) for cell in row] for row in (sheet.header, *sheet.rows)]
     widths = [max(3, *(_width(row[i]) for row in grid)) for i in range(len(sheet.header))]
 
@@ -140,7 +156,7 @@ def _markdown(sheet: Sheet) -> str:
 
 
 def _footer(notes: Sequence[str]) -> list[str]:
-    return ["\n".join(f"- {sentence(note)}" for note in notes)] if notes else []
+    return ["\n".join(f"- {sentence(safe(note))}" for note in notes)] if notes else []
 
 
 def _latex(sheet: Sheet) -> str:

@@ -63,8 +63,9 @@ def chosen(row: Mapping[str, Any]) -> str:
 
 
 def marks(row: Mapping[str, Any]) -> str:
-    """Deviations that were switched on, and whether the run was smaller than its protocol."""
-    return ", ".join([*row["labels"], *(["reduced"] if row["reduced"] is True else [])])
+    """Deviations that were switched on, a run smaller than its protocol, one computed in several environments."""
+    return ", ".join([*row["labels"], *(["reduced"] if row["reduced"] is True else []),
+                      *(["several environments"] if row.get("environments") else [])])
 
 
 def _column(column: str, row: Mapping[str, Any]) -> str:
@@ -155,7 +156,11 @@ def _made(title: str, rows: list[dict[str, Any]], measures: Sequence[tuple[str, 
         if len(several) > 1:
             notes.append(f"rows differ in {column} ({', '.join(several)}): compare within one {column} only")
     if any(row["reduced"] is True for row in own):
-        notes.append("reduced: smaller than the protocol (fewer epochs, cells or channels); not a published setting")
+        notes.append("reduced: smaller than the protocol (fewer epochs, cells, channels or pixels); not a published "
+                     "setting")
+    if any(row["environments"] for row in own):
+        notes.append("several environments: runs that were resumed with other threads, versions or devices; the same "
+                     "command in one environment gives other bits")
     if any(row["best_of"] for row in own):
         notes.append("best of k: the best of k searches by a retraining of each, not a mean over searches")
     if any("test set" in chosen(row) for row in own):

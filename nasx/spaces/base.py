@@ -134,6 +134,10 @@ class Space(ABC):
         """The operations of each edge of a parameter in the order of its last axis; none where that holds others."""
         return ()
 
+    def allowed(self) -> tuple[tuple[str, ...], ...]:
+        """The operations of each edge of all parameters, one parameter after the other."""
+        return tuple(row for name in self.cells() for row in self.edge_operations(name))
+
     def mask(self, operation: str) -> Tree:
         """A tree like the mixture, on the CPU: 1 where an operation of this name stands, 0 elsewhere."""
         found = {}
@@ -142,6 +146,14 @@ class Space(ABC):
             rows = torch.tensor([[float(own == operation) for own in row] for row in lists])
             found[name] = (rows if lists else torch.zeros(self.shapes()[name][-2:])).expand(cells, -1, -1)
         return found
+
+    def biased(self, mix: Tree, weights: Tree) -> Tree:
+        """`mix` with `NAME.bias` (cells, 1, edges), the sum of an edge's `weights`, for each NAME of operations.
+
+        The supernet adds an edge's bias to every entry of the edge's result.
+        """
+        return mix | {f"{name}.bias": weights[name].sum(-1).unsqueeze(-2)
+                      for name in self.cells() if self.edge_operations(name)}
 
     def decisions(self) -> tuple[tuple[Decision, ...], ...]:
         """What a genotype decides, in phases: one operation of each edge, then edges where only some are kept."""

@@ -184,11 +184,12 @@ class RelaxedCell(nn.Module):
         self.run: Callable[..., list[Tensor]] = self.body
 
     def forward(self, inputs: Sequence[Tensor], mix: Tensor, edge_weights: Tensor | None = None, drop_path: float = 0.0,
-                gen: torch.Generator | None = None, naive: bool = False, skip_dropout: float = 0.0) -> list[Tensor]:
+                gen: torch.Generator | None = None, naive: bool = False, skip_dropout: float = 0.0,
+                bias: Tensor | None = None) -> list[Tensor]:
         """Outputs of the computed nodes, each (n, C, h', w').
 
-        `mix` (edges, operations, without the first `skip`) and `edge_weights` (edges,) come in `order`: by source
-        node, as the bundles are.
+        `mix` (edges, operations, without the first `skip`), `edge_weights` and `bias` (edges,) come in `order`: by
+        source node, as the bundles are. An edge's bias is added to every entry of its mixed operations' result.
         """
         x = inputs[0]
         n, _, h, w = x.shape
@@ -198,16 +199,17 @@ class RelaxedCell(nn.Module):
             half = self.stride if source >= self.inputs else 1
             size = torch.Size((n, self.width, -(-h // half), -(-w // half)))
             drawn.append(bundle.draws(size, x, drop_path, skip_dropout, gen))
-        return self.run(list(inputs), mix, edge_weights, drawn, naive)
+        return self.run(list(inputs), mix, edge_weights, drawn, naive, bias)
 
     def body(self, inputs: list[Tensor], mix: Tensor, edge_weights: Tensor | None, drawn: list[list[Drawn]],
-             naive: bool) -> list[Tensor]:
+             naive: bool, bias: Tensor | None = None) -> list[Tensor]:
         states = list(inputs)
         pending: list[Tensor | None] = [None] * (self.inputs + self.nodes)
         passing: list[Tensor | None] = [None] * (self.inputs + self.nodes)
         leaving = zip(self.bundles, mix.split(self.sizes), drawn, strict=True)
         bundles: dict[int, tuple[Any, Tensor, list[Drawn]]] = dict(zip(self.sources, leaving, strict=True))
         beta = {} if edge_weights is None else dict(zip(self.sources, edge_weights.split(self.sizes), strict=True))
+        shifts = {} if bias is None else dict(zip(self.sources, bias.split(self.sizes), strict=True))
         for node in range(self.inputs + self.nodes):
             if node >= self.inputs:
                 states.append(self.complete(pending[node], passing[node], states[0]))
@@ -215,8 +217,9 @@ class RelaxedCell(nn.Module):
                 continue
             (bundle, rows, draws), x = bundles[node], states[node]
             seen = x[:, : self.width] if self.partial > 1 else x
-            for edge, y in zip(bundle.edges, bundle(seen, rows, draws, naive), strict=True):
-                pending[edge.target] = add(pending[edge.target], y)
+            by = shifts[node].unbind() if shifts else [None] * len(bundle.edges)
+            for edge, y, shift in zip(bundle.edges, bundle(seen, rows, draws, naive), by, strict=True):
+                pending[edge.target] = add(pending[edge.target], y if y is None or shift is None else y + shift)
             if self.partial > 1:
                 rest = x[:, self.width:]
                 if bundle.stride == 2:

@@ -1,9 +1,10 @@
-"""Choosing by weight, with ties to the lowest index: the rule of every discretization."""
+"""Choosing by weight, with ties to the lowest index: the rule of every discretization; weights of edges."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+import torch
 from torch import Tensor
 
 Lists = tuple[tuple[str, ...], ...]
@@ -23,3 +24,8 @@ def strongest(mix: Tensor, lists: Lists, keep: int) -> Lists:
     """Each edge's `keep` operations of the largest weight in the first cell of `mix` (cells, edges, operations)."""
     rows = mix.detach().cpu()[0].tolist() if len(mix) else [[0.0] * len(own) for own in lists]
     return tuple(tuple(own[k] for k in top(row, keep)) for row, own in zip(rows, lists, strict=True))
+
+
+def softmax_by_node(logits: Tensor, parts: Sequence[slice]) -> Tensor:
+    """Softmax over each part of the last axis (PC-DARTS, eq. 3: the edges that enter a node)."""
+    return torch.cat([torch.softmax(logits[..., part], dim=-1) for part in parts], dim=-1)

@@ -44,15 +44,15 @@ from torch import nn
 from nasx.errors import UserError
 from nasx.spaces import rules
 from nasx.spaces.base import Activate, Genotype, Network, Space, Supernet, Tree
-from nasx.spaces.choose import Lists, best, strongest, top
-from nasx.spaces.darts_edges import PAIRS, Pair, edges_of, incidence, kept_mask, pair_slices, softmax_by_node
+from nasx.spaces.choose import Lists, best, softmax_by_node, strongest, top
+from nasx.spaces.darts_edges import PAIRS, Pair, edges_of, incidence, kept_mask, pair_slices
 from nasx.spaces.darts_genotype import EDGES, KINDS, NODES, DartsGenotype, UntiedDartsGenotype, read
 from nasx.spaces.genotypes import Cell
 from nasx.spaces.network import AuxiliaryHead, DartsNetwork, plan
 from nasx.trees import Decision
 
 if TYPE_CHECKING:
-    from nasx.settings import NonNegative, Positive, ThreeOrMore
+    from nasx.settings import Channels, NonNegative, Positive, ThreeOrMoreLayers
 
 OPERATIONS = ("none", "max_pool_3x3", "avg_pool_3x3", "skip_connect", "sep_conv_3x3", "sep_conv_5x5", "dil_conv_3x3",
               "dil_conv_5x5")
@@ -68,8 +68,8 @@ class Darts(Space):
     """
 
     read_as: ClassVar[str] = "darts"
-    layers: ThreeOrMore = 8
-    channels: Positive = 16
+    layers: ThreeOrMoreLayers = 8
+    channels: Channels = 16
     operations: tuple[str, ...] = OPERATIONS
     normal: Lists | None = None
     reduce: Lists | None = None
@@ -96,9 +96,9 @@ class Darts(Space):
         """ "normal" or "reduce"."""
         return plan(self.layers)[layer]
 
-    def edge_operations(self, kind: str) -> Lists:
-        """The operations of each of the 14 edges, in the order of the mixture's last axis."""
-        return rules.rows(self, kind, len(EDGES))
+    def edge_operations(self, name: str) -> Lists:
+        """The operations of each of the 14 edges of "normal" or "reduce"; none for weights of edges and pairs."""
+        return rules.rows(self, name, len(EDGES)) if name in KINDS else ()
 
     def auxiliary_head(self, channels: int, classes: int) -> nn.Module:
         """The head that reads the output (n, channels, h, w) of cell 2 L // 3."""

@@ -1,6 +1,6 @@
-"""The 14 edges of a DARTS cell, the 20 pairs of them that enter a node together, and what weighs them.
+"""The 14 edges of a DARTS cell, and the 20 pairs of them that enter a node together.
 
-Sources: DARTS section 2.1; PC-DARTS eq. 3 (softmax over the edges of a node); Amended-DARTS eq. 16 (pairs).
+Sources: DARTS section 2.1; Amended-DARTS eq. 16 (pairs).
 """
 
 from __future__ import annotations
@@ -22,11 +22,6 @@ def edges_of(node: int) -> slice:
     """The edges that enter `node`."""
     start = sum(range(2, node))
     return slice(start, start + node)
-
-
-def softmax_by_node(logits: Tensor, parts: list[slice]) -> Tensor:
-    """Softmax over each part of the last axis."""
-    return torch.cat([torch.softmax(logits[..., part], dim=-1) for part in parts], dim=-1)
 
 
 @cache

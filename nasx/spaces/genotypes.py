@@ -1,13 +1,15 @@
 """Reading genotypes that others wrote, in every dialect in the wild, without evaluating any text.
 
-A reader of literals (numbers, strings, lists, tuples, dictionaries, `range`, calls with names) turns text into plain
-values; nothing is looked up, imported or executed, and neither Python's parser nor its recursion is involved beyond
-`MAX_DEPTH`. On top of it, one function for each kind of cell:
+A reader of literals (numbers, strings, None, lists, tuples, dictionaries, `range`, calls with names, comments between
+them) turns text into plain values; nothing is looked up, imported or executed, and neither Python's parser nor its
+recursion is involved beyond `MAX_DEPTH`. On top of it, one function for each kind of cell:
 
     darts_cells   Genotype(normal=[('sep_conv_3x3', 0), ...], normal_concat=range(2, 6), reduce=..., reduce_concat=...)
                   with flat or nested pairs, `range` or a list, positional or named, any prefix that ends in
                   `Genotype(` (log lines, `genotype = `, `DARTSGenotype(`), a JSON object with the same keys, and
-                  Katib's operation names (`separable_convolution_3x3`)
+                  Katib's operation names (`separable_convolution_3x3`). A pair may carry the weight that its edge had
+                  in the mixture, `('skip_connect', 0, 0.13)` (files of GDAS), and further fields may be None
+                  (`connects=None`, AutoDL-Projects): neither is part of the architecture
     untied_cells  Genotype(cells=[[('sep_conv_3x3', 0), ...], ...], concat=range(2, 6)): one cell for each layer
     recurrent_cell  Genotype(recurrent=[('tanh', 0), ...], concat=range(1, 9)): one pair for each node
     nb201_cell    |op~0|+|op~0|op~1|+|op~0|op~1|op~2|, the same nested as pairs, six names, NASLib's six indices, or
@@ -44,8 +46,10 @@ NB201_EDGES = ((0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3))
 KATIB = (("separable_convolution_", "sep_conv_"), ("dilated_convolution_", "dil_conv_"), ("max_pooling_", "max_pool_"),
          ("avg_pooling_", "avg_pool_"), ("skip_connection", "skip_connect"))
 
-_TOKEN = re.compile(r"""\s*(?:(?P<int>[0-9]{1,6})(?![0-9A-Za-z_.])|(?P<string>'[^'\\\n]{0,80}'|"[^"\\\n]{0,80}")"""
-                    r"""|(?P<name>[A-Za-z_][A-Za-z0-9_]{0,40})|(?P<mark>[()\[\]{},=:]))""")
+_TOKEN = re.compile(r"""(?:\s|\#[^\n]*)*(?:(?P<end>\Z)|(?P<int>[0-9]{1,6})(?![0-9A-Za-z_.])
+    |(?P<float>[-+]?(?:[0-9]{1,20}\.[0-9]{0,30}|\.[0-9]{1,30}|[0-9]{1,20}(?=[eE]))(?:[eE][-+]?[0-9]{1,3})?)(?![0-9A-Za-z_.])
+    |(?P<string>'[^'\\\n]{0,80}'|"[^"\\\n]{0,80}")|(?P<name>[A-Za-z_][A-Za-z0-9_]{0,40})|(?P<mark>[()\[\]{},=:]))""",
+                    re.VERBOSE)
 _CLOSING = {"(": ")", "[": "]", "{": "}"}
 
 
@@ -70,8 +74,7 @@ class _Reader:
     def peek(self) -> tuple[str, str]:
         found = _TOKEN.match(self.text, self.at)
         if found is None:
-            rest = self.text[self.at:].strip()
-            return ("bad", rest[:1]) if rest else ("end", "")
+            return "bad", self.text[self.at:].strip()[:1]
         kind = str(found.lastgroup)
         return kind, found.group(kind)
 
@@ -93,6 +96,8 @@ class _Reader:
         kind, word = self.take()
         if kind == "int":
             return int(word)
+        if kind == "float":
+            return float(word)
         if kind == "string":
             return word[1:-1]
         if kind == "name":
@@ -131,6 +136,8 @@ class _Reader:
 
     def call(self, name: str, depth: int, start: int) -> Any:
         if self.peek()[1] != "(":
+            if name in ("None", "null"):
+                return None
             raise self.fault(f"the bare name {name!r} stands for nothing here", start)
         self.take("(")
         args: list[Any] = []
@@ -165,7 +172,7 @@ class _Reader:
 
 
 def read(text: str, start: int = 0) -> Any:
-    """The one literal that `text` holds from `start` on: int, str, tuple (for lists too), dict or `Call`."""
+    """The one literal that `text` holds from `start` on: number, str, None, tuple (for lists too), dict or `Call`."""
     checked(text)
     reader = _Reader(text, start)
     value = reader.value()
@@ -226,8 +233,10 @@ RECURRENT_FORM = "write Genotype(recurrent=[('tanh', 0), …], concat=range(1, 9
 def recurrent_cell(text: str) -> Cell:
     """One (operation, predecessor) pair for each node of a recurrent cell; its output joins them all."""
     fields = _darts_fields(text)
-    pairs = fields.get("recurrent")
-    if not isinstance(pairs, tuple) or not pairs or not all(_is_pair(pair) for pair in pairs):
+    rows = fields.get("recurrent")
+    rows = rows if isinstance(rows, tuple) else ()
+    pairs = tuple(pair for row in rows if (pair := _pair(row)))
+    if not pairs or len(pairs) != len(rows):
         raise UserError("genotype", "has no list 'recurrent' of (operation, predecessor) pairs", RECURRENT_FORM)
     concat = fields.get("concat", tuple(range(1, len(pairs) + 1)))
     if concat != tuple(range(1, len(pairs) + 1)):
@@ -238,7 +247,9 @@ def recurrent_cell(text: str) -> Cell:
 
 def _darts_fields(text: str) -> Mapping[str, Any]:
     checked(text)
-    found = re.search(r"[A-Za-z_]{0,40}Genotype\s*\(", text)
+    calls = list(re.finditer(r"[A-Za-z_]{0,40}Genotype\s*\(", text))
+    written = [call for call in calls if not text[:call.start()].rpartition("\n")[2].lstrip().startswith("#")]
+    found = next(iter(written or calls), None)  # a commented one only where there is no other
     if found is None and not text.lstrip().startswith("{"):
         raise UserError("genotype, character 1", f"{_short(text)} is no DARTS genotype", DARTS_FORM)
     value = read(text, found.start() if found else 0)
@@ -250,32 +261,39 @@ def _darts_fields(text: str) -> Mapping[str, Any]:
         raise UserError("genotype", f"has {len(value.args)} parts instead of at most {len(FIELDS)}", DARTS_FORM)
     given = dict(zip(FIELDS, value.args, strict=False))
     twice = sorted(given.keys() & value.named.keys())
-    unknown = sorted(value.named.keys() - {*FIELDS, "cells", "recurrent", "concat"})
+    known = {*FIELDS, "cells", "recurrent", "concat"}
+    unknown = sorted(name for name, held in value.named.items() if name not in known and held is not None)
     if twice or unknown:
         fault = f"{twice[0]} is given twice" if twice else f"{unknown[0]} is no part of it"
         raise UserError("genotype", fault, DARTS_FORM)
     return given | value.named
 
 
-def _is_pair(value: Any) -> bool:
-    return (isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], str) and isinstance(value[1], int))
+def _pair(value: Any) -> Pair | None:
+    """(operation, predecessor) of a pair, without the weight that it may carry; None where it is not a pair."""
+    if (isinstance(value, tuple) and len(value) in (2, 3) and isinstance(value[0], str) and isinstance(value[1], int)
+            and all(isinstance(weight, int | float) for weight in value[2:])):
+        return value[0], value[1]
+    return None
 
 
-def _pairs(value: Any, where: str) -> Cell:
+def _pairs(cell: Any, where: str) -> Cell:
     """Flat or nested pairs of one cell, with Katib's names translated; the count is checked here, the rest later."""
-    rows = value if isinstance(value, tuple) else ()
-    nested = bool(rows) and not _is_pair(rows[0])
+    rows = cell if isinstance(cell, tuple) else ()
+    nested = bool(rows) and _pair(rows[0]) is None
     if nested and not all(isinstance(row, tuple) and len(row) == 2 for row in rows):
         raise UserError(f"genotype, {where}", "a node has other than two (operation, predecessor) pairs", DARTS_FORM)
-    flat = [pair for row in rows for pair in row] if nested else list(rows)
-    for i, pair in enumerate(flat):
-        if not _is_pair(pair):
-            raise UserError(f"genotype, {where}, pair {i + 1}", f"{_short(pair)} is no (operation, predecessor)",
+    flat: list[Pair] = []
+    for i, value in enumerate([pair for row in rows for pair in row] if nested else rows):
+        pair = _pair(value)
+        if pair is None:
+            raise UserError(f"genotype, {where}, pair {i + 1}", f"{_short(value)} is not an (operation, predecessor)",
                             DARTS_FORM)
+        flat.append((_katib(pair[0]), pair[1]))
     if len(flat) != 8:
         raise UserError(f"genotype, {where}", f"has {len(flat)} pairs instead of 8, two for each of the nodes 2 to 5",
                         "cells of another number of nodes (NASNet, AmoebaNet) are not in this space")
-    return tuple((_katib(op), pred) for op, pred in flat)
+    return tuple(flat)
 
 
 def _katib(name: str) -> str:
@@ -307,8 +325,8 @@ def nb201_cell(text: str) -> tuple[str, ...]:
         by_edge = dict(zip(NASLIB_EDGES, _numbered(value, NASLIB_OPERATIONS), strict=True))
         return tuple(by_edge[edge] for edge in NB201_EDGES)
     if isinstance(value, tuple) and len(value) == 3:
-        rows = [(row,) if _is_pair(row) else row for row in value]  # one pair in brackets without a comma
-        flat = [pair for row in rows if isinstance(row, tuple) for pair in row if _is_pair(pair)]
+        rows = [(row,) if _pair(row) else row for row in value]  # one pair in brackets without a comma
+        flat = [pair for row in rows if isinstance(row, tuple) for inner in row if (pair := _pair(inner))]
         if [len(row) if isinstance(row, tuple) else 0 for row in rows] == [1, 2, 3] and len(flat) == 6 and (
                 [source for _, source in flat] == [source for source, _ in NB201_EDGES]):
             return tuple(name for name, _ in flat)

@@ -141,7 +141,10 @@ class RecurrentNetwork(Network):
 
 # ------------------------------------------------------------------------------------------------------ relaxed
 class RelaxedRecurrentCell(nn.Module):
-    """A cell of mixed edges; `run` is `body` or a wrapped `body` (compiled, checkpointed)."""
+    """A cell of mixed edges; `run` is `body` or a wrapped `body` (compiled, checkpointed).
+
+    Biases of edges (`Space.biased`) are not read: batch norm of the node would subtract them.
+    """
 
     def __init__(self, space: Recurrent) -> None:
         super().__init__()

@@ -60,7 +60,7 @@ from nasx.spaces.published import resolve
 from nasx.trees import Decision
 
 if TYPE_CHECKING:
-    from nasx.settings import Positive, PositiveFloat
+    from nasx.settings import Channels, Layers, PositiveFloat
 
 OPERATIONS = rules.NB101
 INPUT, OUTPUT, DUMMY = "input", "output", "conv1x1-bn-relu"
@@ -130,8 +130,8 @@ class Nb1Shot1(Space):
 
     read_as: ClassVar[str] = "nb1shot1"
     variant: Literal[1, 2, 3] = 1
-    layers: Positive = 9
-    channels: Positive = 16
+    layers: Layers = 9
+    channels: Channels = 16
     batch_norm: Literal["batch", "tracked"] = "batch"
     bn_momentum: PositiveFloat = 0.003
 

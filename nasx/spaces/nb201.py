@@ -13,11 +13,14 @@ Source: X. Dong and Y. Yang, NAS-Bench-201, ICLR 2020, sections 2.1 and 2.2; rel
 Deviations
 1. Convolutions have no bias where batch norm has no affine part (one later version of the released supernet has).
 2. Residual blocks accept odd sizes (see ops.py); the benchmark's sizes are even.
-3. With `partial` = K operations see the first C / K channels; the rest passes by, unweighted (DrNAS, section 4.2).
+3. With `partial` = K operations see the first C / K channels; the rest passes by, unweighted (DrNAS, section 4.2; the
+   PC-DARTS of Lambda-DARTS' release). With `edge_norm` a softmax over the edges of a node weighs both, as PC-DARTS does
+   on its own space (eq. 3); no release has that here. It cannot change which operation of an edge is the strongest.
 4. Supernets normalize by batch statistics at evaluation too (`batch_norm=batch`), as in the scripts of NATS-Bench;
    those of NAS-Bench-201 v1, elsewhere followed by protocol nb201-v1, keep running ones: `batch_norm=tracked`.
 
-Shapes: a["cell"] (6, operations), mix["cell"] (3 N, 6, operations); network x (n, 3, h, w) -> (n, classes).
+Shapes: a["cell"] (6, operations), mix["cell"] (3 N, 6, operations); with `edge_norm` also a["cell.edge"] (1, 6) and
+mix["cell.edge"] (3 N, 1, 6), and mix["cell"] is scaled by it; network x (n, 3, h, w) -> (n, classes).
 """
 
 from __future__ import annotations
@@ -32,17 +35,19 @@ from torch import Tensor, nn
 
 from nasx.errors import UserError
 from nasx.spaces import genotypes, ops, rules
-from nasx.spaces.base import Genotype, Logits, Network, Space, Supernet, Tree
-from nasx.spaces.choose import Lists, best, strongest
+from nasx.spaces.base import Activate, Genotype, Logits, Network, Space, Supernet, Tree
+from nasx.spaces.choose import Lists, best, softmax_by_node, strongest
 from nasx.spaces.network import no_drop_path, plain_only
 from nasx.spaces.published import resolve
 
 if TYPE_CHECKING:
-    from nasx.settings import Positive
+    from nasx.settings import Channels, Layers, Positive
 
 OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
 EDGES = genotypes.NB201_EDGES
 """(source, target) in the order of the architecture string."""
+NODES = [slice(0, 1), slice(1, 3), slice(3, 6)]
+"""The edges that enter each node."""
 
 
 @dataclass(frozen=True)
@@ -75,11 +80,12 @@ class Nb201(Space):
     """NAS-Bench-201. `layers` counts the cells of one stage of the supernet, `channels` those of its first stage."""
 
     read_as: ClassVar[str] = "nb201"
-    layers: Positive = 5
-    channels: Positive = 16
+    layers: Layers = 5
+    channels: Channels = 16
     operations: tuple[str, ...] = OPERATIONS
     cell: Lists | None = None
     partial: Positive = 1
+    edge_norm: bool = False
     batch_norm: Literal["batch", "tracked"] = "batch"
     affine: bool = False
 
@@ -88,19 +94,27 @@ class Nb201(Space):
         object.__setattr__(self, "cell", None if self.cell is None else tuple(tuple(row) for row in self.cell))
         rules.nb201(self)
 
-    def edge_operations(self, kind: str) -> Lists:
-        """The operations of each of the six edges, in the order of the mixture's last axis."""
-        return rules.rows(self, kind, len(EDGES))
+    def edge_operations(self, name: str) -> Lists:
+        """The operations of each of the six edges, in the order of the mixture's last axis; none for edge weights."""
+        return rules.rows(self, name, len(EDGES)) if name == "cell" else ()
 
     def narrow(self, mix: Tree, keep: int | None) -> Self:
         lists = self.edge_operations("cell")
         return self if keep is None else replace(self, cell=strongest(mix["cell"], lists, keep))
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        return {"cell": (len(EDGES), len(self.edge_operations("cell")[0]))}
+        shapes: dict[str, tuple[int, ...]] = {"cell": (len(EDGES), len(self.edge_operations("cell")[0]))}
+        return shapes | ({"cell.edge": (1, len(EDGES))} if self.edge_norm else {})
 
     def cells(self) -> dict[str, int]:
-        return {"cell": 3 * self.layers}
+        return dict.fromkeys(self.shapes(), 3 * self.layers)
+
+    def relax(self, a: Tree, activate: Activate) -> Tree:
+        mix = {"cell": activate(a["cell"])}
+        if self.edge_norm:
+            edge = softmax_by_node(a["cell.edge"], NODES)
+            mix = {"cell": mix["cell"] * edge.transpose(-1, -2), "cell.edge": edge}
+        return {name: x.expand(3 * self.layers, *x.shape) for name, x in mix.items()}
 
     @property
     def groups(self) -> tuple[tuple[str, ...], ...]:
@@ -122,7 +136,8 @@ class Nb201(Space):
         lists = self.edge_operations("cell")
         chosen = torch.tensor([own.index(name) for name, own in zip(genotype.ops, lists, strict=True)])
         hot = F.one_hot(chosen, len(lists[0])).to(torch.get_default_dtype())
-        return {"cell": hot.expand(3 * self.layers, -1, -1).clone()}
+        mix = {"cell": hot} | ({"cell.edge": torch.ones(1, len(EDGES))} if self.edge_norm else {})
+        return {name: x.expand(3 * self.layers, -1, -1).clone() for name, x in mix.items()}
 
     def sample(self, gen: torch.Generator) -> Nb201Genotype:
         lists = self.edge_operations("cell")

@@ -54,9 +54,10 @@ class Recomputed:
             return self.shell(*args)
         weights: dict[str, Tensor] = dict(self.shell.named_parameters())  # those of this pass
         moving = [m for m in self.shell.modules() if isinstance(m, Norm) and m.tracking]
+        training = self.shell.cell.training
 
         def contexts() -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
-            return nullcontext(), Unmoved(moving)
+            return nullcontext(), Again(self.shell.cell, training, moving)
 
         def body(*inputs: Any) -> Any:
             return functional_call(self.shell, weights, inputs, tie_weights=False)
@@ -64,20 +65,25 @@ class Recomputed:
         return checkpoint(body, *args, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
 
 
-class Unmoved(AbstractContextManager[None]):
-    """The second run of a pass that moved running statistics: the same kernels, the statistics as they are.
+class Again(AbstractContextManager[None]):
+    """The second run of a pass: in the mode of the first, with the same kernels, running statistics as they are.
 
     Entered at each backward pass through the cell (a class, since a generator's context can be entered only once).
     """
 
-    def __init__(self, norms: list[Norm]) -> None:
-        self.norms = norms
+    def __init__(self, cell: nn.Module, training: bool, norms: list[Norm]) -> None:
+        self.cell, self.training, self.norms = cell, training, norms
         self.momenta = [norm.momentum for norm in norms]
 
     def __enter__(self) -> None:
+        self.before = self.cell.training
+        if self.before != self.training:
+            self.cell.train(self.training)
         for norm in self.norms:
             norm.tracking, norm.momentum = True, 0.0
 
     def __exit__(self, *_: object) -> None:
+        if self.before != self.training:
+            self.cell.train(self.before)
         for norm, momentum in zip(self.norms, self.momenta, strict=True):
             norm.tracking, norm.momentum = False, momentum

@@ -40,7 +40,7 @@ from nasx.spaces.published import resolve
 from nasx.trees import Decision
 
 if TYPE_CHECKING:
-    from nasx.settings import Positive
+    from nasx.settings import Channels, Positive
 
 OPERATIONS = rules.TEXT
 SIZE = 850
@@ -80,7 +80,7 @@ class Recurrent(Space):
     data: ClassVar[str] = "text"
     single: ClassVar[bool] = True
     read_as: ClassVar[str] = "darts_rnn"
-    channels: Positive = 300
+    channels: Channels = 300
     nodes: Positive = 8
     operations: tuple[str, ...] = OPERATIONS
     batch_norm: Literal["batch", "tracked"] = "batch"

@@ -40,6 +40,19 @@ def tracking(supernet: nn.Module, on: bool) -> Iterator[None]:
             norm.tracking = False
 
 
+@contextmanager
+def evaluating(supernet: nn.Module, on: bool) -> Iterator[None]:
+    """Eval mode inside the block where `on`: norms that keep running statistics normalize by them."""
+    before = supernet.training
+    if on:
+        supernet.eval()
+    try:
+        yield
+    finally:
+        if on:
+            supernet.train(before)
+
+
 def wrap(supernet: nn.Module, how: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
     """Replace how every cell is run: `how` takes a cell's body and returns one that gives the same values."""
     for cell in supernet.modules():
@@ -110,6 +123,11 @@ class Ordered(nn.Module):
         """(cells, edges, ...) in the executor's order."""
         return mix.index_select(1, self.get_buffer("order"))
 
+    def edges(self, mix: Tree, name: str, cells: int) -> Iterator[Tensor | None]:
+        """One number for each edge of each cell, (edges,), from `mix[name]` (cells, 1, edges); None where it is absent.
+        """
+        return iter(self.sort(mix[name].squeeze(1)).unbind(0) if name in mix else [None] * cells)
+
 
 class Nb201Supernet(Supernet):
     """NAS-Bench-201: stem, three stages of N relaxed cells with residual reductions between, norm-relu-pool-linear."""
@@ -139,10 +157,12 @@ class Nb201Supernet(Supernet):
     def forward(self, x: Tensor, mix: Tree, *, drop_path: float = 0.0, skip_dropout: float = 0.0,
                 gen: torch.Generator | None = None) -> Logits:
         x = self.stem(x)
-        for i, (cell, rows) in enumerate(zip(self.cells, self.ordered(mix["cell"]), strict=True)):
+        shares, biases = (self.ordered.edges(mix, f"cell.{each}", len(self.cells)) for each in ("edge", "bias"))
+        each_cell = zip(self.cells, self.ordered(mix["cell"]), shares, biases, strict=True)
+        for i, (cell, rows, share, bias) in enumerate(each_cell):
             if str(i) in self.reductions:
                 x = self.reductions[str(i)](x)
-            x = cell([x], rows, None, drop_path, gen, self.naive, skip_dropout)[-1]
+            x = cell([x], rows, share, drop_path, gen, self.naive, skip_dropout, bias)[-1]
         x = F.relu(self.norm(x)).mean((2, 3))
         return Logits(self.classifier(x))
 
@@ -184,15 +204,14 @@ class DartsSupernet(Supernet):
     def forward(self, x: Tensor, mix: Tree, *, drop_path: float = 0.0, skip_dropout: float = 0.0,
                 gen: torch.Generator | None = None) -> Logits:
         rows: dict[str, Iterator[Tensor]] = {kind: iter(self.ordered(mix[kind])) for kind in set(self.kinds)}
-        beta = {kind: iter(self.ordered.sort(mix[f"{kind}.edge"].squeeze(1)).unbind(0))
-                for kind in rows if f"{kind}.edge" in mix}
+        shares, biases = ({kind: self.ordered.edges(mix, f"{kind}.{each}", len(mix[kind])) for kind in rows}
+                          for each in ("edge", "bias"))
         before = self.stem0(x)
         last = self.stem1(before)
         auxiliary = None
         for i, (kind, cell, pre0, pre1) in enumerate(zip(self.kinds, self.cells, self.pre0, self.pre1, strict=True)):
-            share = next(beta[kind]) if beta else None
-            nodes = cell([pre0(before), pre1(last)], next(rows[kind]), share, drop_path, gen, self.naive,
-                         skip_dropout)
+            nodes = cell([pre0(before), pre1(last)], next(rows[kind]), next(shares[kind]), drop_path, gen, self.naive,
+                         skip_dropout, next(biases[kind]))
             before, last = last, torch.cat(nodes, 1)
             if self.auxiliary is not None and self.training and i == 2 * len(self.cells) // 3:
                 auxiliary = self.auxiliary(last)
@@ -229,19 +248,23 @@ class ChoiceCell(nn.Module):
             pieces = list(self.project.value(x).unbind(1))
         return [*pieces[:self.blocks], torch.cat(pieces[self.blocks:], 1)]
 
-    def forward(self, x: Tensor, ops: Tensor, output: Tensor, inputs: Sequence[Tensor | None], naive: bool) -> Tensor:
-        """`ops` (B, 3), `output` (B + 1,), `inputs[b]` (b + 1,) or None."""
-        return self.run(x, ops, output, list(inputs), naive)
+    def forward(self, x: Tensor, ops: Tensor, output: Tensor, inputs: Sequence[Tensor | None], naive: bool,
+                bias: Tensor | None = None) -> Tensor:
+        """`ops` (B, 3), `output` (B + 1,), `inputs[b]` (b + 1,) or None, `bias` (B,) of the blocks' results or None."""
+        return self.run(x, ops, output, list(inputs), naive, bias)
 
-    def body(self, x: Tensor, ops: Tensor, output: Tensor, inputs: list[Tensor | None], naive: bool) -> Tensor:
+    def body(self, x: Tensor, ops: Tensor, output: Tensor, inputs: list[Tensor | None], naive: bool,
+             bias: Tensor | None = None) -> Tensor:
         *projected, direct = self.projections(x, naive)
         shares = output.unbind()
         nodes: list[Tensor] = []
-        for bundle, seen, weights, rows in zip(self.bundles, projected, inputs, ops.split(1), strict=True):
+        shifts = [None] * self.blocks if bias is None else bias.unbind()
+        for bundle, seen, weights, rows, by in zip(self.bundles, projected, inputs, ops.split(1), shifts, strict=True):
             sources = [seen, *nodes]
             if weights is not None:
                 sources = [s * p for s, p in zip(sources, weights.unbind(), strict=True)]
-            nodes.append(bundle(sum(sources[1:], sources[0]), rows, self.still, naive)[0])
+            node = bundle(sum(sources[1:], sources[0]), rows, self.still, naive)[0]
+            nodes.append(node if by is None else node + by)
         return shares[0] * direct + torch.cat([s * node for s, node in zip(shares[1:], nodes, strict=True)], 1)
 
 
@@ -266,11 +289,13 @@ class Nb1Shot1Supernet(Supernet):
     def forward(self, x: Tensor, mix: Tree, *, drop_path: float = 0.0, gen: torch.Generator | None = None) -> Logits:
         x = self.stem.single(x, 0, None)
         names = [mix[name].flatten(1).unbind(0) if name else [None] * len(self.cells) for name in self.inputs]
-        rows = zip(mix["ops"].unbind(0), mix["output"].flatten(1).unbind(0), zip(*names, strict=True), strict=True)
-        for i, (cell, (ops, output, inputs)) in enumerate(zip(self.cells, rows, strict=True)):
+        biases = mix["ops.bias"].squeeze(1).unbind(0) if "ops.bias" in mix else [None] * len(self.cells)
+        rows = zip(mix["ops"].unbind(0), mix["output"].flatten(1).unbind(0), zip(*names, strict=True), biases,
+                   strict=True)
+        for i, (cell, (ops, output, inputs, bias)) in enumerate(zip(self.cells, rows, strict=True)):
             if i in self.down:
                 x = F.max_pool2d(x, 2, 2, 1)
-            x = cell(x, ops, output, inputs, self.naive)
+            x = cell(x, ops, output, inputs, self.naive, bias)
         return Logits(self.classifier(self.last(x).mean((2, 3))))
 
 

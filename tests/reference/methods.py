@@ -281,7 +281,7 @@ def sdarts_random(mix: Tree, noise: Tree) -> Tree:
 
 
 def sdarts_adversarial(loss: Loss, w: Tree, mix: Tree, eps: float, steps: int = 7, start: Tree | None = None) -> Tree:
-    """SDARTS-ADV: sign ascent by 2 eps / steps in the box |p - mix| <= eps, projected; kept only if the loss rose.
+    """SDARTS-ADV: sign ascent by 2 eps / steps in the box |p - mix| <= eps, projected; dropped if the loss is lower.
 
     `start` is the first offset (None: zero), projected before the first step.
     """
@@ -292,7 +292,7 @@ def sdarts_adversarial(loss: Loss, w: Tree, mix: Tree, eps: float, steps: int = 
         ascent = plain(grad(loss(w, p), p))
         p = {k: x.detach() + 2 * eps / steps * torch.sign(ascent[k]) for k, x in p.items()}
         p = {k: project(torch.minimum(torch.maximum(x, clean[k] - eps), clean[k] + eps)) for k, x in p.items()}
-    return p if loss(w, p) > loss(w, clean) else clean
+    return p if loss(w, p) >= loss(w, clean) else clean
 
 
 def gdas(logits: Tensor, gumbel: Tensor, tau: float) -> tuple[Tensor, Tensor]:
@@ -301,17 +301,24 @@ def gdas(logits: Tensor, gumbel: Tensor, tau: float) -> tuple[Tensor, Tensor]:
     return torch.nn.functional.one_hot(soft.argmax(-1), soft.shape[-1]).to(soft.dtype), soft
 
 
-def gdas_gradient(loss: Loss, w: Tree, logits: Tree, gumbel: Tree, tau: float, cells: dict[str, int]) -> Tree:
-    """d L / d logits with the loss at the one-hot mixture and the derivative of the soft one (straight through).
+def gdas_gradient(loss: Loss, w: Tree, logits: Tree, gumbel: Tree, tau: float, cells: dict[str, int],
+                  reading: str = "straight_through", biased: Sequence[str] = ()) -> Tree:
+    """d L / d logits with the loss at the one-hot mixture and the derivative of the soft one.
 
-    Row by row with the softmax Jacobian (diag(q) - q q') / tau; every cell of a name shares one draw.
+    Row by row with the softmax Jacobian (diag(q) - q q') / tau; every cell of a name shares one draw. By `reading` the
+    entries that were not sampled have the gradient of their products (straight_through), none (sampled), or that of a
+    number added to the edge's result (released; for the names of `biased`, whose edges the loss reads as `NAME.bias`).
     """
     pairs = {k: gdas(x.detach(), gumbel[k], tau) for k, x in logits.items()}
-    mix = leaves({k: hard.expand(cells[k], *hard.shape) for k, (hard, _) in pairs.items()})
+    mix = {k: hard.expand(cells[k], *hard.shape) for k, (hard, _) in pairs.items()}
+    mix = leaves(mix | {f"{k}.bias": torch.zeros_like(mix[k][..., 0]).unsqueeze(-2) for k in biased})
     upstream = plain(grad(loss(plain(w), mix), mix))
     result = {}
-    for k, (_, soft) in pairs.items():
+    for k, (hard, soft) in pairs.items():
         total = upstream[k].sum(0)
+        if reading != "straight_through":
+            other = upstream[f"{k}.bias"].sum(0).transpose(-1, -2) if k in biased else torch.zeros_like(total)
+            total = torch.where(hard > 0, total, other)
         rows = [(torch.diag(q) - torch.outer(q, q)) @ t / tau
                 for q, t in zip(soft.reshape(-1, soft.shape[-1]), total.reshape(-1, soft.shape[-1]), strict=True)]
         result[k] = torch.stack(rows).reshape(soft.shape)

@@ -12,7 +12,7 @@ operations draw from `gen` in the order of cells and edges.
 
     DARTS      "normal", "reduce": (6, 14, 8), (2, 14, 8) at 8 cells; per-edge operation lists may differ
     PC-DARTS   the same, and "normal_edges", "reduce_edges": as many numbers as edges, per cell
-    NB-201     "cell": (15, 6, 5)
+    NB-201     "cell": (15, 6, 5), with partial channels also "cell_edges"
     NB-1Shot1  "ops" (9, blocks, 3), "output" (9, 1, blocks + 1), "inputs<b>" (9, 1, b) for block b >= 2 with a choice
 """
 
@@ -266,13 +266,15 @@ def nb201_operation(name: str, c: int, affine: bool, bias: bool) -> Operation:
 class Nb201Cell(nn.Module):
     """Four nodes, six edges 1<-0, 2<-0, 2<-1, 3<-0, 3<-1, 3<-2; the output is node 3."""
 
-    def __init__(self, c: int, affine: bool, bias: bool) -> None:
+    def __init__(self, c: int, affine: bool, bias: bool, k: int = 1) -> None:
         super().__init__()
-        self.edges = nn.ModuleList(Edge([nb201_operation(name, c, affine, bias) for name in NB201_OPS])
-                                   for _ in range(6))
+        self.edges = nn.ModuleList()
+        for _ in range(6):
+            ops = [nb201_operation(name, c // k, affine, bias) for name in NB201_OPS]
+            self.edges.append(Edge(ops) if k == 1 else PartialEdge(ops, 1, k))
 
-    def forward(self, x: Tensor, mix: Tensor) -> Tensor:
-        e = [lambda s, i=i: self.edges[i](s, mix[i]) for i in range(6)]
+    def forward(self, x: Tensor, mix: Tensor, scale: Tensor | None = None) -> Tensor:
+        e = [lambda s, i=i: self.edges[i](s, mix[i]) * (1 if scale is None else scale[i]) for i in range(6)]
         node1 = e[0](x)
         node2 = e[1](x) + e[2](node1)
         return e[3](x) + e[4](node1) + e[5](node2)
@@ -297,12 +299,12 @@ class Nb201Supernet(nn.Module):
     """
 
     def __init__(self, classes: int = 10, channels: int = 16, n: int = 5, affine: bool = False,
-                 bias: bool = False, last_affine: bool = True) -> None:
+                 bias: bool = False, last_affine: bool = True, k: int = 1) -> None:
         super().__init__()
         self.n = n
         self.stem = nn.Sequential(conv(3, channels, 3), norm(channels, affine=True))
         widths = [channels, 2 * channels, 4 * channels]
-        self.cells = nn.ModuleList(Nb201Cell(c, affine, bias) for c in widths for _ in range(n))
+        self.cells = nn.ModuleList(Nb201Cell(c, affine, bias, k) for c in widths for _ in range(n))
         self.reductions = nn.ModuleList(ResidualBlock(c, 2 * c) for c in widths[:2])
         self.last = norm(widths[-1], affine=last_affine)
         self.classifier = nn.Linear(widths[-1], classes)
@@ -312,7 +314,7 @@ class Nb201Supernet(nn.Module):
         for i, cell in enumerate(self.cells):
             if i in (self.n, 2 * self.n):
                 x = self.reductions[i // self.n - 1](x)
-            x = cell(x, mix["cell"][i])
+            x = cell(x, mix["cell"][i], mix["cell_edges"][i].reshape(6) if "cell_edges" in mix else None)
         return self.classifier(F.relu(self.last(x)).mean(dim=(2, 3)))
 
 

@@ -1,0 +1,213 @@
+"""The columns of a NAS-Bench-201 table: one value for each of the 15,625 cells, and where each column comes from.
+
+    cifar10.valid.200.runs    correct images after 200 epochs, one sub-column for each seed
+    cifar10.test.200.mean     accuracy in percent, a mean over seeds as its source gives it
+    cifar10.seconds           seconds of one training
+    latency.DEVICE            milliseconds of one forward pass on a device
+
+A table file is a packed .npz (store.py) with one member for each column; its description gives each column's meaning,
+unit, source, version, sha256, license and date. An import adds columns and replaces those of the same name, so that
+what other sources know stays (`merged`). A row is a cell's six operations as a base-5 number (`isomorphism.cell_code`).
+
+Accuracies of single trainings are counts of correctly classified images: an accuracy is a count over a known number of
+images (`IMAGES`), so 16-bit integers are exact.
+
+Shapes: runs (15625, seeds) uint16, all others (15625,) float32 or float64; unknown is `MISSING` in runs, else NaN.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nasx.benchmarks.base import DATASETS
+from nasx.benchmarks.isomorphism import CELLS
+from nasx.benchmarks.store import Say, pack, unpack
+from nasx.errors import UserError
+
+FORM, FIRST_FORM = "nasx nb201 table 2", "nasx nb201 table 1"
+MISSING = 65535
+IMAGES = {("cifar10", "valid"): 25000, ("cifar10", "test"): 10000, ("cifar100", "valid"): 5000,
+          ("cifar100", "test"): 5000, ("imagenet16", "valid"): 3000, ("imagenet16", "test"): 3000}
+TITLES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "imagenet16": "ImageNet16-120"}
+NAMES = re.compile(r"(?P<dataset>cifar10|cifar100|imagenet16)\.(?:(?P<split>valid|test)\.(?P<epochs>[0-9]{1,4})\."
+                   r"(?P<what>runs|mean)|(?P<seconds>seconds))|latency\.(?P<device>[\w.-]{1,60})")
+"""Names that a column may have."""
+OFFICIAL = {("cifar10", "valid"): "cifar10-valid/x-valid", ("cifar10", "test"): "cifar10/ori-test"}
+"""(data set, split) -> what the official files call it, where that is not x-<split>."""
+
+
+@dataclass(frozen=True, eq=False)
+class Column:
+    """One value for each cell (one for each seed, in the order of `seeds`), and what is known of its origin."""
+
+    values: np.ndarray
+    meaning: str
+    unit: str
+    """images, percent, seconds or milliseconds."""
+    source: str
+    seeds: tuple[int, ...] = ()
+    version: str = ""
+    sha256: str | dict[str, str] = ""
+    """Of the source's file, or of each of its files."""
+    license: str = ""
+    date: str = ""
+    """Day of the import (ISO 8601, UTC); empty for what comes with nasx."""
+
+    @property
+    def present(self) -> np.ndarray:
+        """Where the value is known: bool in the shape of `values`."""
+        return self.values != MISSING if self.values.dtype == np.uint16 else ~np.isnan(self.values)
+
+    @property
+    def known(self) -> int:
+        """How many values are known."""
+        return int(self.present.sum())
+
+    def told(self) -> str:
+        """Meaning, seeds and source in a line."""
+        seeds = f"; seeds {', '.join(map(str, self.seeds))}" if self.seeds else ""
+        return f"{self.meaning}{seeds}; from {self.source}{f', {self.date}' if self.date else ''}"
+
+    def described(self) -> dict[str, Any]:
+        """All facts but the values, as plain values."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in vars(self).items()
+                if key != "values"}
+
+
+def name_of(dataset: str, split: str, epochs: int, what: str) -> str:
+    """The name of a column of accuracies; `what` is runs or mean."""
+    return f"{dataset}.{split}.{epochs}.{what}"
+
+
+def column(name: str, values: np.ndarray, source: str, **facts: Any) -> Column:
+    """A column with the meaning and unit that its name gives. Raises ValueError for a name that no column has."""
+    found = NAMES.fullmatch(name)
+    if found is None:
+        raise ValueError(f"there is no column {name}")
+    dataset, split = found["dataset"] or "", found["split"] or ""
+    title, after = TITLES.get(dataset, ""), f"after {found['epochs']} epochs"
+    if found["what"] == "runs":
+        origin = OFFICIAL.get((dataset, split), f"x-{split}")
+        unit, meaning = "images", (f"{title} {split} ({origin}), correct images of {IMAGES[dataset, split]} {after}, "
+                                   f"one training for each seed; {MISSING} = not run")
+    elif found["what"] == "mean":
+        unit, meaning = "percent", (f"{title} {split} accuracy in percent {after}, a mean over seeds as the source "
+                                    "gives it; NaN = unknown")
+    elif found["seconds"]:
+        unit, meaning = "seconds", f"seconds of one 200-epoch training on {title} by the authors"
+    else:
+        unit, meaning = "milliseconds", f"milliseconds of one forward pass on {found['device']}"
+    return Column(values, source=source, **{"meaning": meaning, "unit": unit, **facts})
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """A NAS-Bench-201 table in memory: columns by name."""
+
+    columns: dict[str, Column] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, path: Path) -> Table:
+        """Read a table file; raises UserError where it is damaged or of another kind."""
+        arrays, about = unpack(path, FORM, FIRST_FORM)
+        try:
+            held = _first_form(arrays, about) if about["form"] == FIRST_FORM else {
+                name: Column(arrays.pop(name), **{**facts, "seeds": tuple(facts.get("seeds", ()))})
+                for name, facts in about["columns"].items()}
+            sound = all(_sound(name, each) for name, each in held.items()) and (about["form"] != FORM or not arrays)
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError):
+            sound = False
+        if not sound:
+            raise UserError(str(path), "the columns of this table do not fit their description",
+                            "import the benchmark again with `nasx bench import nb201 FILE`")
+        return cls(held)
+
+    def packed(self) -> bytes:
+        """The content of a table file."""
+        return pack({name: each.values for name, each in self.columns.items()},
+                    {"form": FORM, "columns": {name: each.described() for name, each in self.columns.items()}})
+
+    def per_seed(self, dataset: str, split: str, epochs: int = 200) -> dict[int, np.ndarray]:
+        """Seed -> accuracy (15625,) in percent, float64, NaN where that seed was not run."""
+        held = self.columns.get(name_of(dataset, split, epochs, "runs"))
+        if held is None:
+            return {}
+        percent = np.where(held.present, held.values * 100.0 / IMAGES[dataset, split], np.nan)
+        return dict(zip(held.seeds, percent.T, strict=True))
+
+    def statistics(self, dataset: str, split: str, epochs: int = 200) -> np.ndarray:
+        """(15625, 3): mean over seeds, sample standard deviation, number of seeds; NaN where unknown.
+
+        A mean that a source states goes before the mean of the seeds' values (in some public tables the two differ
+        by one image).
+        """
+        statistics = np.full((CELLS, 3), np.nan)
+        held = self.columns.get(name_of(dataset, split, epochs, "runs"))
+        if held is not None:
+            counts, present = held.values.astype(np.float64), held.present
+            n, scale = present.sum(1), 100.0 / IMAGES[dataset, split]
+            with np.errstate(invalid="ignore", divide="ignore"):
+                mean = np.where(present, counts, 0.0).sum(1) / n
+                spread = np.sqrt(np.where(present, (counts - mean[:, None]) ** 2, 0.0).sum(1) / (n - 1.0))
+            statistics = np.stack([mean * scale, np.where(n > 1, spread * scale, np.nan), np.where(n > 0, n, np.nan)],
+                                  1)
+        stated = self.columns.get(name_of(dataset, split, epochs, "mean"))
+        if stated is not None:
+            statistics[:, 0] = np.where(stated.present, stated.values, statistics[:, 0])
+        return statistics
+
+    def seconds(self, dataset: str) -> np.ndarray:
+        """(15625,): seconds of one 200-epoch training, NaN where unknown."""
+        held = self.columns.get(f"{dataset}.seconds")
+        return np.full(CELLS, np.nan) if held is None else held.values
+
+
+def _sound(name: str, each: Column) -> bool:
+    """Whether a column is what its name and description say."""
+    found, texts = NAMES.fullmatch(name), (each.meaning, each.unit, each.source, each.version, each.license, each.date)
+    if (found is None or not all(isinstance(text, str) for text in texts) or not isinstance(each.sha256, str | dict)
+            or not all(isinstance(seed, int) for seed in each.seeds)):
+        return False
+    if found["what"] == "runs":
+        return each.values.dtype == np.uint16 and each.values.shape == (CELLS, len(each.seeds))
+    return each.values.dtype in (np.float32, np.float64) and each.values.shape == (CELLS,)
+
+
+def _first_form(arrays: dict[str, np.ndarray], about: dict[str, Any]) -> dict[str, Column]:
+    """The columns of a file of nasx 0.1.0, in which all have one source."""
+    facts = {"source": about["source"], "version": about.get("version") or "", "sha256": about.get("sha256") or "",
+             "license": about.get("license") or ""}
+    measures: dict[str, list[int]] = {}
+    for i, (dataset, split, epochs, _) in enumerate(about["runs"]):
+        measures.setdefault(name_of(dataset, split, epochs, "runs"), []).append(i)
+    held = {name: column(name, arrays["counts"][:, own], seeds=tuple(int(about["runs"][i][3]) for i in own), **facts)
+            for name, own in measures.items()}
+    for i, (dataset, split, epochs) in enumerate(about["measures"]):
+        name = name_of(dataset, split, epochs, "mean")
+        held[name] = column(name, arrays["means"][:, i], **facts)
+    for i, dataset in enumerate(DATASETS):
+        name = f"{dataset}.seconds"
+        held[name] = column(name, arrays["seconds"][:, i], **facts)
+    return {name: each for name, each in held.items() if each.known}
+
+
+def merged(old: Mapping[str, Column], new: Mapping[str, Column], say: Say) -> dict[str, Column]:
+    """The columns of both. Of two with one name the new one holds, unless the old one knows more cells.
+
+    A column is taken whole, so that all its values have one source. What is the same as before keeps its date.
+    """
+    found = dict(old)
+    for name, each in new.items():
+        before = old.get(name)
+        if before is not None and before.known > each.known:
+            say(f"{name}: kept as it is from {before.source}, which knows {before.known:,} values instead of "
+                f"{each.known:,}")
+        elif before is None or before.sha256 != each.sha256 or not np.array_equal(before.values, each.values):
+            found[name] = each
+    return found

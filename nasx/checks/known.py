@@ -1,0 +1,33 @@
+"""Faults that were found before: the jobs of a sweep share most of their configuration and look at the same files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from nasx.errors import UserError
+
+
+class Known:
+    """What was found so far; `Known()` knows nothing."""
+
+    def __init__(self) -> None:
+        self._nodes: dict[Any, tuple[Any, list[UserError]]] = {}  # a node is kept, so that its address stays its own
+        self._looks: dict[str, list[UserError]] = {}
+
+    def of_node(self, node: Any, allowed: tuple[str, ...], find: Callable[[], Iterable[UserError]]) -> list[UserError]:
+        """The faults of a node of a configuration, the very object, where so much is allowed."""
+        key = id(node), allowed
+        if key not in self._nodes:
+            self._nodes[key] = node, list(find())
+        return self._nodes[key][1]
+
+    def of_look(self, key: str, look: Callable[[], None]) -> list[UserError]:
+        """What a look at the machine has raised, under a key that says at what."""
+        if key not in self._looks:
+            self._looks[key] = []
+            try:
+                look()
+            except UserError as error:
+                self._looks[key].append(error)
+        return self._looks[key]

@@ -1,0 +1,23 @@
+"""Upper bounds that depend on the data set, before torch is imported: cutout and batch by its images and the memory.
+
+Those of a setting alone stand in its annotation (nasx/settings.py), those of a data set's settings in its `check()`.
+Where only the files of a data set show the size of its images, the same bounds are checked when it is opened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from nasx.data import bounds
+from nasx.errors import UserError
+
+
+def faults(cfg: Mapping[str, Any], dataset: Any, groups: Sequence[str]) -> Iterator[UserError]:
+    """What is too large for the images of a data set, in these groups of training settings."""
+    shape: tuple[int, ...] | None = getattr(dataset, "known_shape", lambda: None)()
+    if shape is None:
+        return
+    for group in groups:
+        node = cfg.get(group) or {}
+        yield from bounds.faults(shape, group, cutout=node.get("cutout") or 0, batch=node.get("batch") or 0)

@@ -1,0 +1,41 @@
+"""Whether `objective=` names a number that the run will record: asked before it starts, read at its end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from nasx import metrics, spelling
+from nasx.checks import schema
+from nasx.errors import UserError
+
+
+def faults(cfg: Mapping[str, Any], command: str, benchmark: Any) -> Iterator[UserError]:
+    """The fault of an objective that no record will hold; `benchmark` is the component that answers for found cells."""
+    objective = cfg.get("objective")
+    if objective is None:
+        return
+    known = dict.fromkeys(quantity.name for quantity in recorded(cfg, command, benchmark))
+    if objective not in known:
+        yield UserError(f"objective={objective}", f"is not a number that this nasx {command} records",
+                        f"it records {', '.join(known)}{spelling.did_you_mean(str(objective), known)}")
+
+
+def recorded(cfg: Mapping[str, Any], command: str, benchmark: Any) -> Iterator[metrics.Quantity]:
+    """The numbers that the run of a checked configuration records; of `nasx run then=auto` those of both its runs."""
+    kinds = {"run": {"lookup": ["search"], "retrain": ["retrain"]}.get(cfg.get("then", ""), ["search", "retrain"]),
+             }.get(command, [command])
+    answers = [f"{name}.{part}" for name, parts in benchmark.references().items() for part, values in parts.items()
+               if values.get("optimum") is not None] if "search" in kinds else []
+    held_out = (cfg.get("retrain") or {}).get("held_out", False) and "retrain" in kinds
+    facts = {schema.constant(cfg["space"]["_target_"], "data") or "images", "held_out" if held_out else "tested"}
+    facts |= {"trained"} if trained(cfg.get("method") or {}) else set()
+    facts |= {"looked_up"} if answers else set()
+    return metrics.recorded(kinds, facts, answers)
+
+
+def trained(method: Mapping[str, Any]) -> bool:
+    """Whether a method, or the innermost one that it wraps, trains a supernet."""
+    while isinstance(method.get("inner"), Mapping):
+        method = method["inner"]
+    return schema.constant(str(method.get("_target_")), "trains") is not False

@@ -1,0 +1,23 @@
+"""Which chosen file sets a key of another group: a method's file may set one that only some spaces have."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from nasx.errors import UserError
+
+
+def set_by(conf: Path, choices: Mapping[str, Any], where: str, key: str, fault: str) -> UserError | None:
+    """The fault of `where`.`key`, told of the choice whose file in `conf` sets it; None where no other group's does."""
+    for group, choice in choices.items():
+        file = conf / group / f"{choice}.yaml"
+        text = file.read_text(encoding="utf-8") if group != where and file.is_file() else ""
+        if re.search(rf"^{where}:.*\n(?:[ #].*\n|\n)*?  {re.escape(key)}:", text, re.M):
+            fit = [path.stem for path in sorted((conf / where).glob("*.yaml"))
+                   if re.search(rf"^{key}:[ ]+[^#\s]", path.read_text(encoding="utf-8"), re.M)]
+            return UserError(f"{group}={choice}", f"sets {where}.{key}, and {fault}",
+                             f"use another {where} or {group}; the setting is there with {where}={', '.join(fit)}")
+    return None

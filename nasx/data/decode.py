@@ -1,0 +1,162 @@
+"""Decode an image file to RGB with 8 bits, by the same rules in memory (folder.py) and from the disk (decoded.py).
+
+    orientation     as the camera noted it (EXIF)
+    16-bit grey     value / 257, rounded: 0 -> 0, 8000 -> 31, 50000 -> 195, 65535 -> 255
+    floating point  255 value, rounded; values outside 0..1 are refused, since their scale is unknown
+    transparency    composited on white, whether it is a channel or a transparent colour
+    CMYK, YCbCr, HSV, palettes, 1 bit      converted to RGB as PIL converts them; colour profiles are not applied
+    several frames (GIF, TIFF, WebP)       the first
+    32-bit integers, LAB                   refused: their range or conversion is unknown
+
+Torch-free; PIL is imported when the first image is decoded.
+
+Deviation: PIL keeps the high byte of each colour of a 16-bit RGB image (value // 256), at most one level below the rule
+for grey.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+import zlib
+from collections import Counter
+from collections.abc import Iterable
+from enum import IntFlag
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+VERSION = 1
+"""Counts the changes of these rules: decoded images that are kept under another number are decoded again."""
+ORIENTATION = 0x0112
+"""The EXIF tag of how the camera was held; 1: upright."""
+
+DAMAGES = (OSError, ValueError, SyntaxError, RuntimeError, EOFError, LookupError, TypeError, AttributeError,
+           ArithmeticError, MemoryError, struct.error, zlib.error)
+"""How PIL's readers can fail at a damaged file."""
+
+
+class Odd(IntFlag):
+    """What had to be done to an image that is not plain RGB or grey with 8 bits."""
+
+    TURNED = 1
+    DEEP = 2
+    FLOATING = 4
+    TRANSPARENT = 8
+    CONVERTED = 16
+    FRAMES = 32
+
+
+DONE = {Odd.TURNED: "turned upright (EXIF)", Odd.DEEP: "scaled from 16 to 8 bits",
+        Odd.FLOATING: "scaled from 0..1 to 8 bits", Odd.TRANSPARENT: "with transparency put on white",
+        Odd.CONVERTED: "converted from CMYK or another colour space", Odd.FRAMES: "cut to the first of several frames"}
+
+
+class UnreadableError(Exception):
+    """An image that cannot be decoded; its text is the reason, as it stands in parentheses behind the file's name."""
+
+
+def rgb(path: Path) -> tuple[Image, Odd]:
+    """The image in a file, of mode RGB, and what was done to it. Raises UnreadableError."""
+    return decoded(raw(path))
+
+
+def raw(path: Path) -> bytes:
+    """The bytes of an image file. Raises UnreadableError."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        link = path.is_symlink() and not path.exists()
+        raise UnreadableError("a link to nothing" if link else error.strerror or str(error)) from error
+    if not content:
+        raise UnreadableError("an empty file")
+    return content
+
+
+def plain_jpeg(content: bytes) -> bool:
+    """Whether the bytes of a file are an upright JPEG in RGB or grey, which all JPEG decoders show in the same way."""
+    from PIL import Image
+
+    if not content.startswith(b"\xff\xd8"):
+        return False
+    try:
+        with Image.open(BytesIO(content)) as image:  # reads the header
+            return image.format == "JPEG" and image.mode in ("RGB", "L") and image.getexif().get(ORIENTATION, 1) == 1
+    except DAMAGES:
+        return False
+
+
+def decoded(content: bytes) -> tuple[Image, Odd]:
+    """The image in the bytes of a file, of mode RGB, and what was done to it. Raises UnreadableError."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(BytesIO(content)) as image:
+            return _upright(image)
+    except UnidentifiedImageError as error:
+        raise UnreadableError("not an image, or of an unknown format") from error
+    except (*DAMAGES, Image.DecompressionBombError) as error:
+        raise UnreadableError(str(error) or type(error).__name__) from error
+
+
+def _upright(image: Image) -> tuple[Image, Odd]:
+    from PIL import ImageOps
+
+    odd = Odd(0)
+    if re.search(r";16[BLNS]", str(getattr(image, "tile", ""))):  # before getexif, which reads a whole PNG
+        odd |= Odd.DEEP  # colours: PIL cuts them to 8 bits
+    if image.getexif().get(ORIENTATION, 1) in range(2, 9):
+        odd |= Odd.TURNED
+    if getattr(image, "is_animated", False) and image.format != "MPO":  # a camera's photo with a preview behind it
+        odd |= Odd.FRAMES
+    found, more = _converted(ImageOps.exif_transpose(image), image.format)
+    return found, odd | more
+
+
+def _converted(image: Image, kind: str | None) -> tuple[Image, Odd]:
+    """An upright image of any mode, read from a file of this kind, as RGB."""
+    from PIL import Image as images
+
+    mode = image.mode
+    if mode.startswith("I") or mode == "F":
+        return _scaled(image, kind)
+    if mode == "LAB":
+        raise UnreadableError("LAB colours; save it as RGB")
+    if image.has_transparency_data:
+        layer = image.convert("LA").convert("RGBA") if mode == "La" else image.convert("RGBA")
+        if np.asarray(layer.getchannel("A")).min() < 255:
+            white = images.new("RGBA", layer.size, (255, 255, 255, 255))
+            return images.alpha_composite(white, layer).convert("RGB"), Odd.TRANSPARENT
+        return layer.convert("RGB"), Odd(0)
+    return image.convert("RGB"), Odd.CONVERTED if mode in ("CMYK", "YCbCr", "HSV") else Odd(0)
+
+
+def _scaled(image: Image, kind: str | None) -> tuple[Image, Odd]:
+    """Grey with more than 8 bits as RGB."""
+    from PIL import Image as images
+
+    values, odd = np.asarray(image).astype(np.float64), Odd.DEEP
+    if image.mode == "F":
+        if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1):
+            raise UnreadableError("floating-point values outside 0..1; save it with 8 bits, or scaled to 0..1")
+        grey, odd = np.round(values * 255), Odd.FLOATING
+    elif image.mode == "I" and kind != "PPM":  # PPM's reader scales to 16 bits
+        raise UnreadableError("32-bit integers, whose range is unknown; save it with 8 or 16 bits")
+    else:
+        grey = np.round(values / 257)
+    clear = image.info.get("transparency") if image.mode.startswith("I") else None
+    if isinstance(clear, int):
+        grey, odd = np.where(values == clear, 255, grey), odd | Odd.TRANSPARENT
+    return images.fromarray(grey.astype(np.uint8)).convert("RGB"), odd
+
+
+def summary(odd: Iterable[int]) -> str:
+    """What was done to how many images: '2 scaled from 16 to 8 bits, 1 turned upright (EXIF)'; empty for none."""
+    counts = Counter(int(flags) for flags in odd)
+    totals = {flag: sum(n for flags, n in counts.items() if flags & flag) for flag in DONE}
+    return ", ".join(f"{n:,} {DONE[flag]}" for flag, n in totals.items() if n)

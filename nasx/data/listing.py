@@ -1,0 +1,256 @@
+"""List the images of a folder with one folder per class, without reading any: for `folder`, `photos` and `imagenet`.
+
+    PATH/train/<class>/*, PATH/test/<class>/*       val or valid for test; both: val joins the training images
+    PATH/train/<class>/*                            the test set is cut from train/, `test_fraction` of each class
+    PATH/<class>/*                                  the same, from each class
+
+A split folder is known by its name in any case and common form (train, Training, training_set, TrainImages, train2017)
+and holds class folders; a folder train/ that holds images is a class. Classes are the names of the class folders in
+sorted order, the same in all splits; images are those files at any depth of a class folder whose suffix, in any case,
+is one of `SUFFIXES`, in the order of their paths. What would go unread is refused: a folder with images that stands
+with the split folders, two folders for one split, and classes that all hold the same sub-folders, since those are
+probably the classes or the splits. Files of other kinds, and images outside of class folders, are counted in
+`Listing.said`.
+
+Hidden entries (a leading dot: .ipynb_checkpoints, ._name, .DS_Store) and those that systems leave (`SYSTEM`) are
+skipped everywhere.
+
+Links to files and to folders are followed, inside PATH or out of it. A link to a folder that contains it is refused; a
+link to nothing counts as an image that cannot be read.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from nasx.errors import UserError
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".avif", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm",
+            ".pgm", ".pnm")
+SYSTEM = frozenset({"__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin", "system volume information",
+                    "lost+found"})
+"""Names, in lower case, that are not part of a data set."""
+WORDS = {"train": "train", "training": "train", "test": "test", "testing": "test", "val": "val", "valid": "val",
+         "validation": "val", "dev": "val"}
+"""What a split folder may be called -> its split."""
+WORD = re.compile(rf"({'|'.join(sorted(WORDS, key=len, reverse=True))})(sets?|data|dataset|images?|imgs?|split)?")
+
+
+class Files(NamedTuple):
+    """Images of a part: the folder, paths below it as bytes (n,), labels int64 (n,)."""
+
+    folder: Path
+    names: np.ndarray
+    labels: np.ndarray
+
+    def joined(self, other: Files) -> Files:
+        """These images and then the others of the same folder."""
+        return Files(self.folder, *(np.concatenate(pair) for pair in zip(self[1:], other[1:], strict=True)))
+
+    def paths(self) -> list[Path]:
+        return [self.folder / os.fsdecode(name) for name in self.names]
+
+
+class Layout(NamedTuple):
+    """Which folders below `root` are read. `train`: those of training images (("",): the root itself); `test`: None
+    where the test set is cut from the training images; `classes`: names of the class folders in each of them."""
+
+    root: Path
+    train: tuple[str, ...]
+    test: str | None
+    classes: tuple[str, ...]
+
+    def how(self) -> str:
+        """Where the parts come from, in a few words."""
+        names = [f"{name}/" for name in self.train if name]
+        if self.test is None:
+            return f"test set cut from {names[0] if names else 'each class'}"
+        return f"{' and '.join(names)} for training, {self.test}/ for the test"
+
+
+class Listing(NamedTuple):
+    """The images of both parts, the classes, and what the log says: counts, sources of the parts, what is unread."""
+
+    train: Files
+    test: Files
+    classes: tuple[str, ...]
+    said: str
+
+
+# ------------------------------------------------------------------------------------------------------- entries
+def hidden(name: str) -> bool:
+    """Whether an entry of a folder is skipped wherever it stands."""
+    return name.startswith(".") or name.lower() in SYSTEM
+
+
+def entries(folder: Path) -> list[os.DirEntry[str]]:
+    """What a folder holds, by name, hidden entries left out. Raises UserError where it cannot be read."""
+    try:
+        with os.scandir(folder) as found:
+            return sorted((entry for entry in found if not hidden(entry.name)), key=lambda entry: entry.name)
+    except OSError as error:
+        raise UserError(str(folder), f"cannot be read ({error.strerror})", "give this user the right to read it"
+                        ) from error
+
+
+def folders(folder: Path) -> list[str]:
+    """Names of the folders in a folder."""
+    return [entry.name for entry in entries(folder) if entry.is_dir()]
+
+
+def files(folder: Path, above: tuple[tuple[int, int], ...] = (), prefix: str = "") -> Iterator[str]:
+    """Paths of the files at any depth below a folder, in the order of their parts. Raises UserError for a circle."""
+    status = os.stat(folder)
+    mark = (status.st_dev, status.st_ino)
+    if mark in above:
+        raise UserError(str(folder), "is a link to a folder that contains it", "remove the link")
+    for entry in entries(folder):
+        if entry.is_dir():
+            yield from files(folder / entry.name, (*above, mark), f"{prefix}{entry.name}/")
+        elif entry.is_file() or not os.path.exists(entry.path):  # no pipes and devices; broken links count
+            yield prefix + entry.name
+
+
+def image(name: str) -> bool:
+    """Whether a file has the suffix of an image."""
+    return name.lower().endswith(SUFFIXES)
+
+
+def holds_images(folder: Path) -> bool:
+    """Whether there is an image at any depth of a folder."""
+    return any(image(name) for name in files(folder))
+
+
+# ------------------------------------------------------------------------------------------------------- layouts
+def split_of(name: str) -> str | None:
+    """The split (train, val, test) that a folder's name says, None where it says none or several."""
+    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()
+    found = {WORDS[match[1]] for part in re.findall(r"[a-z]+", spaced) if (match := WORD.fullmatch(part))}
+    return found.pop() if len(found) == 1 else None
+
+
+def layout(root: Path, *, published: bool = False) -> Layout:
+    """The layout of a folder. Raises UserError where a part of it would go unread, or the classes differ.
+
+    `published`: as ImageNet is published, train/ and val/, whatever else (an unlabelled test/) stands with them.
+    """
+    splits: dict[str, list[str]] = {}
+    others = []
+    for name in folders(root):
+        split = split_of(name)
+        if split and folders(root / name):
+            splits.setdefault(split, []).append(name)
+        else:
+            others.append(name)
+    if not splits and not published:
+        if len(others) > 1 and all(map(split_of, others)):
+            raise UserError(str(root), f"has {names_of(others)}, which are not classes: they hold no class folders",
+                            "put the images of each class into a folder of their own, for example "
+                            f"{others[0]}/<class>/")
+        return checked(Layout(root, ("",), None, ()))
+    for split, names in splits.items():
+        if len(names) > 1:
+            raise UserError(str(root), f"has several folders for one part: {names_of(names)}",
+                            f"put the images of the part {split} into one folder")
+    if "train" not in splits:
+        more = "".join(f", but {names[0]}/" for names in splits.values())
+        raise UserError(str(root), f"has no train/ with class folders{more}",
+                        "put the training images of each class into train/<class>/")
+    if published and not splits.keys() & {"val", "test"}:
+        raise UserError(str(root), f"has {splits['train'][0]}/ but no val/ with class folders",
+                        f"put the validation images of each class into {root / 'val'}/<class>/")
+    if not published and (unread := [name for name in others if holds_images(root / name)]):
+        said = names_of([names[0] for names in splits.values()])
+        raise UserError(str(root), f"has {names_of(unread)} with images, which would not be read ({said} would)",
+                        "move them elsewhere; a folder of held-out images is called test/ or val/ and holds one folder "
+                        "per class")
+    train, val, test = splits["train"][0], *(splits[split][0] if split in splits else None for split in ("val", "test"))
+    if published:
+        return checked(Layout(root, (train,), val or test, ()))
+    return checked(Layout(root, (train, val) if test and val else (train,), test or val, ()))
+
+
+def checked(found: Layout) -> Layout:
+    """The layout with its classes, the same in all its folders. Raises UserError."""
+    first, *others = [found.root / name for name in (*found.train, *([found.test] if found.test else []))]
+    classes = folders(first)
+    if len(classes) < 2:
+        inner = first / classes[0] if classes and folders(first / classes[0]) else None
+        raise UserError(str(first), f"has {len(classes)} class folders, expected at least 2",
+                        f"name the folder inside it: dataset.path={inner}" if inner and first == found.root else
+                        "put the images of each class in a folder of their own")
+    for folder in others:
+        lacks, more = (sorted({*a} - {*b}) for a, b in ((classes, folders(folder)), (folders(folder), classes)))
+        said = [f"{word} {names_of(names)}" for word, names in (("lacks", lacks), ("has more:", more)) if names]
+        if said:
+            raise UserError(str(folder), f"has other class folders than {first.name}/: it {' and '.join(said)}",
+                            f"sort its images into the class folders of {first.name}/")
+    inside = folders(first / classes[0])
+    if inside and all(folders(first / name) == inside for name in classes):
+        raise UserError(str(first), f"its folders {names_of(classes)} all hold the same sub-folders "
+                                    f"({names_of(inside)}), so that they are probably not the classes",
+                        f"use the layout {inside[0]}/{classes[0]}/ instead of {classes[0]}/{inside[0]}/"
+                        if any(map(split_of, inside)) else
+                        "name the folder whose sub-folders are the classes, or move the images up into the classes")
+    return found._replace(classes=tuple(classes))
+
+
+def names_of(names: list[str]) -> str:
+    """The first of several folders' names in a sentence."""
+    return ", ".join(f"{name}/" for name in names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+# ------------------------------------------------------------------------------------------------------- listing
+def listed(found: Layout, test_fraction: float) -> Listing:
+    """The images of both parts, class by class. Raises one UserError for all classes with too few images."""
+    parts: dict[str, list[list[str]]] = {"train": [], "test": []}
+    unread: Counter[str] = Counter()
+    faults = []
+    for name in found.classes:
+        train = [path for part in found.train for path in below(found.root, part, name, unread)]
+        test = [] if found.test is None else below(found.root, found.test, name, unread)
+        if found.test is None and len(train) > 1:
+            held = set(np.random.RandomState(0).permutation(len(train))[:held_out(len(train), test_fraction)].tolist())
+            train, test = ([p for i, p in enumerate(train) if (i in held) is part] for part in (False, True))
+        if not train or not test:
+            place = found.root / (found.test if train and found.test else found.train[0]) / name
+            faults.append(UserError(str(place), "has 1 image, and a part of each class becomes the test set"
+                                    if train and not found.test else f"has no images ({', '.join(SUFFIXES)})",
+                                    "add images, or remove the class from all parts"))
+        parts["train"].append(train)
+        parts["test"].append(test)
+    if faults:
+        raise UserError.join(faults)
+    for part in {*found.train, *([found.test] if found.test else [])}:
+        unread.update("images outside of the class folders" for entry in entries(found.root / part)
+                      if not entry.is_dir() and image(entry.name))
+    train_part, test_part = (Files(found.root, np.array([os.fsencode(path) for paths in lists for path in paths]),
+                                   np.repeat(np.arange(len(lists), dtype=np.int64), [len(paths) for paths in lists]))
+                             for lists in parts.values())
+    said = (f"{len(found.classes)} classes, {len(train_part.names):,} + {len(test_part.names):,} images, {found.how()}")
+    if unread:
+        said += "; not read: " + ", ".join(f"{n:,} {kind}" for kind, n in sorted(unread.items()))
+    return Listing(train_part, test_part, found.classes, said)
+
+
+def held_out(n: int, test_fraction: float) -> int:
+    """How many of the n images of a class are cut off for the test set: at least one, and not all."""
+    return min(max(1, round(test_fraction * n)), n - 1)
+
+
+def below(root: Path, part: str, name: str, unread: Counter[str]) -> list[str]:
+    """Paths, below the root, of the images of a class in a part; other files are counted in `unread`."""
+    found = []
+    for path in files(root / part / name, (), "/".join(filter(None, (part, name))) + "/"):
+        if image(path):
+            found.append(path)
+        else:
+            unread[f"files {os.path.splitext(path)[1].lower() or 'without a suffix'}"] += 1
+    return found

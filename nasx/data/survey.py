@@ -1,0 +1,118 @@
+"""Read many image files by several threads, name all that cannot be read at once, and keep what was found.
+
+What is kept lies in one .npz file for each folder of images under NASX_DATA/folders, keyed by every file's path, size
+and time of change. So a folder that has been read once is not decoded again, and after a fault only those files are
+that are new or were repaired. Where it cannot be written the images are decoded each time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from nasx.data import decode
+from nasx.data.listing import Files
+from nasx.errors import UserError
+from nasx.folders.files import write_atomic
+
+T = TypeVar("T")
+SHOWN = 10
+"""Names of files that an error lists; all of them go to a file."""
+CHUNK = 256
+"""Files that are given to the threads at once; Ctrl-C waits for so many."""
+
+
+def kept_at(cache: Path, root: Path, *what: object) -> Path:
+    """The file that keeps what was found of the images below `root` when they were read in the way `what`."""
+    key = hashlib.sha256(repr((str(root.resolve()), decode.VERSION, *what)).encode())
+    return cache / f"{key.hexdigest()[:32]}.npz"
+
+
+def stamps(files: Files) -> np.ndarray:
+    """Hash of each file's path, size and time of change, which differs for a changed file: uint64 (n, 2), 0 if missing.
+    """
+    found = np.zeros((len(files.names), 2), np.uint64)
+    for i, (name, path) in enumerate(zip(files.names, files.paths(), strict=True)):
+        try:
+            status = path.stat()
+        except OSError:
+            continue
+        text = repr((bytes(name), status.st_size, status.st_mtime_ns)).encode()
+        found[i] = np.frombuffer(hashlib.sha256(text).digest()[:16], np.uint64)
+    return found
+
+
+def load(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of a kept file, empty where there is none or it is damaged."""
+    try:
+        with np.load(path, allow_pickle=False) as content:
+            return dict(content)
+    except (OSError, ValueError, KeyError, EOFError, MemoryError, zipfile.BadZipFile):
+        return {}
+
+
+def keep(path: Path, **arrays: np.ndarray) -> None:
+    """Write a kept file, whole or not at all; one that cannot be written is not a fault of the run."""
+    with contextlib.suppress(UserError):  # the stub takes names for allow_pickle
+        write_atomic(path, lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
+
+
+def read(files: Sequence[Path], reader: Callable[[Path], T]) -> Iterator[T | decode.UnreadableError]:
+    """What the reader finds in each file, in their order; its UnreadableError as a value."""
+    def attempt(path: Path) -> T | decode.UnreadableError:
+        try:
+            return reader(path)
+        except decode.UnreadableError as error:
+            return error
+
+    share = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    with ThreadPoolExecutor(max(share, 1)) as pool:
+        for i in range(0, len(files), CHUNK):
+            yield from pool.map(attempt, files[i:i + CHUNK])
+
+
+def unreadable(where: str, bad: Mapping[Path, str], root: Path, total: int, log: Path) -> UserError:
+    """One error for all files that cannot be read, with their reasons; a long list goes to the file `log`."""
+    lines = [f"{path.relative_to(root)} ({reason})" for path, reason in bad.items()]
+    more = ""
+    if len(lines) > SHOWN:
+        more = f", and {len(lines) - SHOWN:,} more"
+        with contextlib.suppress(UserError):
+            write_atomic(log, "".join(f"{line}\n" for line in lines))
+            more += f", all in {log}"
+    return UserError(where, f"{len(lines):,} of {total:,} images cannot be read: {', '.join(lines[:SHOWN])}{more}",
+                     "repair or remove them and give the same command again; what was decoded is not decoded again")
+
+
+def verified(files: Files, where: str, cache: Path) -> np.ndarray:
+    """What was done to each image (decode.Odd, uint8 (n,)); every one is decoded once, here or in a run before.
+
+    Raises one UserError that names all that cannot be read.
+    """
+    place, keys, paths = kept_at(cache, files.folder, "verified"), stamps(files), files.paths()
+    known = load(place)
+    if not {"keys", "odd"} <= known.keys() or known["keys"].shape != (*known["odd"].shape, 2):
+        known = {"keys": keys[:0], "odd": np.zeros(0, np.uint8)}
+    before = {key.tobytes(): int(odd) for key, odd in zip(known["keys"], known["odd"], strict=True)}
+    odd = np.array([before.get(key.tobytes(), -1) for key in keys], np.int16)
+    new = np.flatnonzero(odd < 0)
+    if not new.size:
+        return odd.astype(np.uint8)
+    bad: dict[Path, str] = {}
+    for i, found in zip(new, read([paths[i] for i in new], lambda path: decode.rgb(path)[1]), strict=True):
+        if isinstance(found, decode.UnreadableError):
+            bad[paths[i]] = str(found)
+        else:
+            odd[i] = found
+    keep(place, keys=keys[odd >= 0], odd=odd[odd >= 0].astype(np.uint8))
+    if bad:
+        raise unreadable(where, bad, files.folder, len(paths), place.with_suffix(".unreadable.txt"))
+    return odd.astype(np.uint8)

@@ -1,0 +1,56 @@
+"""Parts of a run's files, read without the rest: a folder of runs may hold millions of rows and many configurations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import yaml
+
+from nasx.folders.files import SAFE
+
+BLOCK = 8192
+
+
+def last_lines(path: Path, count: int) -> list[bytes]:
+    """The last lines of a file, at most so many, in its order; a torn one too. Reads little more than these."""
+    with path.open("rb") as file:
+        end, size = file.seek(0, 2), BLOCK
+        while True:
+            file.seek(max(end - size, 0))
+            lines = file.read().splitlines()
+            if size >= end:
+                return lines[-count:]
+            if len(lines) > count:  # the first one lacks its beginning
+                return lines[1:][-count:]
+            size *= 4
+
+
+def scalars(text: str) -> Iterator[tuple[tuple[str, ...], str]]:
+    """(keys, text) of the scalars in the mappings of a YAML document, in its order; what is in lists is left out.
+
+    Parses no further than is asked for, follows no alias, makes no objects. Raises yaml.YAMLError.
+    """
+    keys: list[str | None] = []  # of each open mapping, None where the next key is to come
+    within = 0
+    for event in yaml.parse(text, Loader=SAFE):
+        opens = isinstance(event, yaml.SequenceStartEvent | yaml.MappingStartEvent)
+        closes = isinstance(event, yaml.SequenceEndEvent | yaml.MappingEndEvent)
+        if within:
+            within += opens - closes
+        elif isinstance(event, yaml.MappingStartEvent) and (not keys or keys[-1] is not None):
+            keys.append(None)
+            continue
+        elif isinstance(event, yaml.MappingEndEvent):
+            keys.pop()
+        elif opens:
+            within = 1
+        elif isinstance(event, yaml.ScalarEvent) and keys and keys[-1] is None:
+            keys[-1] = event.value
+            continue
+        elif isinstance(event, yaml.ScalarEvent) and keys:
+            yield tuple(str(key) for key in keys), event.value
+        elif not isinstance(event, yaml.AliasEvent):
+            continue
+        if not within and keys:
+            keys[-1] = None

@@ -1,0 +1,239 @@
+"""The jobs of a command line as plain configurations, each equal to the one that Hydra composes for it.
+
+Composing takes about a tenth of a second, and a sweep may have thousands of jobs. So only combinations of *choices* are
+composed: of overrides whose values may change more than their own key (a group's file, an added or deleted key, a
+mapping, an interpolation). Any other override sets its key in a configuration that is composed already; the jobs share
+what they do not change.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import math
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from hydra.core.override_parser.types import IntervalSweep, Override, OverrideType, RangeSweep, Transformer
+from omegaconf import OmegaConf
+
+from nasx import config, records
+from nasx.composition import mapping, plain
+from nasx.errors import UserError
+
+MOST = 100_000
+"""Jobs of one command: each is checked before the first begins, and Hydra lists them all in memory."""
+
+
+class Axis(NamedTuple):
+    """What one override lists: every value as an override of its own, and as Python has it."""
+
+    key: str
+    texts: Sequence[str]
+    values: Sequence[Any]
+    composes: bool
+    """Whether a value may change more than its own key."""
+
+
+class Job(NamedTuple):
+    """The overrides of one job, and what they give."""
+
+    overrides: list[str]
+    values: dict[str, Any]
+    choices: dict[str, Any]
+
+
+# ---------------------------------------------------------------------------------------------------- axes
+def first(overrides: Sequence[Override]) -> tuple[str, ...]:
+    """The overrides of the first job; of a key that is given twice the last one counts."""
+    return tuple({override.get_key_element(): _text(override) for override in overrides}.values())
+
+
+def _text(override: Override) -> str:
+    if not override.is_sweep_override():
+        return str(override.input_line)
+    given: Any = override._value
+    value = next(iter(override.sweep_iterator())) if override.is_choice_sweep() else given.start
+    return f"{override.get_key_element()}={Transformer.str(value)}"
+
+
+def axes(overrides: Sequence[Override], groups: Collection[str], *, every: bool) -> list[Axis]:
+    """One axis per key, in Hydra's order. `every`: of all values; else of a range or an interval the bounds."""
+    return list({override.get_key_element(): _axis(override, groups, every) for override in overrides}.values())
+
+
+def _axis(override: Override, groups: Collection[str], every: bool) -> Axis:
+    key, given = override.get_key_element(), override._value
+    if not override.is_sweep_override():
+        return Axis(key, [str(override.input_line)], [None], True)
+    if isinstance(given, IntervalSweep):
+        listed: list[Any] = [given.start, given.end]
+    elif isinstance(given, RangeSweep) and not every:
+        listed = [given.start, max(given.start or 0, (given.stop or 0) - (given.step or 1))]
+    else:
+        listed = list(override.sweep_iterator())
+    values = [Override._convert_value(value) for value in listed]
+    sets = (override.type is OverrideType.CHANGE and override.package is None and key not in groups
+            and all(part.isidentifier() for part in key.split(".")) and not any(map(_composes, values)))
+    return Axis(key, [f"{key}={Transformer.str(value)}" for value in listed], values, not sets)
+
+
+def _composes(value: Any) -> bool:
+    """Whether a value is merged or interpolated, not set."""
+    if isinstance(value, list):
+        return any(map(_composes, value))
+    return isinstance(value, Mapping) or (isinstance(value, str) and "${" in value)
+
+
+def count(override: Override) -> int:
+    """How many values an override lists, `MOST` + 1 where there are more; a range is not listed."""
+    given = override._value
+    if not isinstance(given, RangeSweep):
+        return len(list(override.sweep_iterator())) if override.is_choice_sweep() else 1
+    try:
+        span = ((given.stop or 0) - (given.start or 0)) / (given.step or 0)
+    except (ZeroDivisionError, OverflowError):
+        return MOST + 1
+    return max(math.ceil(span), 0) if span < MOST else MOST + 1
+
+
+def empty(override: Override) -> UserError | None:
+    """The fault of an override that lists no value (a glob that matches nothing), None where it lists one."""
+    if count(override):
+        return None
+    return UserError(str(override.input_line), "lists no value", "nasx list shows the choices of each group")
+
+
+def many(overrides: Sequence[Override]) -> UserError | None:
+    """The fault of more combinations than can be checked, None where they are fewer."""
+    if math.prod(map(count, overrides)) <= MOST:
+        return None
+    return UserError("--multirun", f"asks for more than {MOST:,} jobs", "split it into several sweeps")
+
+
+# ---------------------------------------------------------------------------------------------------- jobs
+def combinations(found: Sequence[Axis]) -> Iterator[list[int]]:
+    """Places in the axes of every combination of choices, the first value elsewhere."""
+    return map(list, itertools.product(*(range(len(axis.texts)) if axis.composes else (0,) for axis in found)))
+
+
+def texts(found: Sequence[Axis], at: Sequence[int]) -> tuple[str, ...]:
+    """The overrides at these places of the axes."""
+    return tuple(axis.texts[place] for axis, place in zip(found, at, strict=True))
+
+
+def jobs(found: Sequence[Axis], at: Sequence[int], cfg: Any, *, every: bool) -> Iterator[Job]:
+    """The jobs of one combination of choices, whose composed configuration is `cfg`.
+
+    `every`: of all combinations of the other values; else the first, and one for each further value of each key (a
+    sweeper that chooses as it goes combines them itself). Raises OmegaConf's error where `cfg` cannot be resolved.
+    """
+    base, choices = plain(cfg)
+    free = [i for i, axis in enumerate(found) if not axis.composes and _there(base, axis.key.split("."))]
+    sizes = [range(len(found[i].texts)) for i in free]
+    first = (0,) * len(free)
+    wanted = itertools.product(*sizes) if every else itertools.chain([first], (
+        (*first[:k], place, *first[k + 1:]) for k, size in enumerate(sizes) for place in size[1:]))
+    fixed = "${" not in str([value for key, value in mapping(cfg, resolve=False).items() if key != "hydra"])
+    for places in wanted:
+        own, values = list(texts(found, at)), dict(base)
+        changed = {i: place for i, place in zip(free, places, strict=True) if place}
+        for i, place in changed.items():
+            own[i] = found[i].texts[place]
+            _put(values, found[i].key.split("."), found[i].values[place])
+        if changed and not fixed:
+            values = _resolved(cfg, {found[i].key: found[i].values[place] for i, place in changed.items()})
+        yield Job(own, values, choices)
+
+
+def _there(values: Mapping[str, Any], path: Sequence[str]) -> bool:
+    """Whether a configuration has a key."""
+    node: Any = values
+    for part in path:
+        if not isinstance(node, dict) or part not in node:
+            return False
+        node = node[part]
+    return True
+
+
+def _put(values: dict[str, Any], path: Sequence[str], value: Any) -> None:
+    """Set a key; the mappings on the way to it are copied."""
+    for part in path[:-1]:
+        values[part] = dict(values[part])
+        values = values[part]
+    values[path[-1]] = value
+
+
+def _resolved(cfg: Any, changed: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration with other values of some keys, where others refer to them."""
+    own = copy.deepcopy(cfg)
+    for key, value in changed.items():
+        OmegaConf.update(own, key, value)
+    return plain(own)[0]
+
+
+# ------------------------------------------------------------------------------------------------- folders
+class Run(NamedTuple):
+    """A run of a job: its folder, the kind and identity of the run, and its configuration."""
+
+    folder: Path
+    kind: str
+    identity: str
+    values: Mapping[str, Any]
+
+
+def runs(command: str, values: Mapping[str, Any], choices: Mapping[str, Any]) -> list[tuple[Run, ...]]:
+    """The runs of a job, one tuple per seed: of `nasx run` the search, and the retraining where there may be one."""
+    def run(kind: str, cfg: Mapping[str, Any]) -> Run:
+        identity = config.identity(cfg, kind)
+        return Run(Path(cfg["out"]) / config.run_name(cfg, choices, kind, identity), kind, identity, cfg)
+
+    kind = command if command in ("retrain", "study") else "search"
+    found: list[tuple[Run, ...]] = []
+    for seed in range(values["seed"], values["seed"] + values["seeds_per_job"]):
+        first = run(kind, {**values, "seed": seed})
+        again = command == "run" and values["then"] != "lookup"
+        found.append((first, run("retrain", config.retrained(first.values, first.folder))) if again else (first,))
+    return found
+
+
+class Folders:
+    """The run folders of a sweep, compared before its first job."""
+
+    def __init__(self, command: str, found: Sequence[Axis]) -> None:
+        self.command, self.swept = command, [i for i, axis in enumerate(found) if len(axis.texts) > 1]
+        self.jobs: dict[tuple[Path, ...], str] = {}
+        self.seen: dict[Path, tuple[str, str]] = {}
+
+    def faults(self, job: Job) -> Iterator[UserError]:
+        """Folders of a job that an earlier one has as well, or that hold another configuration."""
+        said = " ".join(job.overrides[i] for i in self.swept)
+        for unit in runs(self.command, job.values, job.choices):
+            folders = tuple(run.folder for run in unit)
+            earlier = self.jobs.get(folders)
+            for run in unit:
+                other, identity = self.seen.setdefault(run.folder, (said, run.identity))
+                if identity != run.identity:
+                    yield UserError(said, f"would share the run folder {run.folder} with {other}",
+                                    "leave name out: nasx then names each run" if job.values.get("name") else
+                                    "give one of them a name of its own (name=NAME), in a command of its own")
+                elif earlier is not None:
+                    yield UserError(said, f"is the same run as {earlier}, in {run.folder}",
+                                    "sweep over settings that change the numbers, and give each value once")
+                elif held(run.folder) != identity and (fault := records.differing(
+                        run.folder, config.identifying(run.values, run.kind), config.FACTS)):
+                    yield fault
+            self.jobs.setdefault(folders, said)
+
+
+def held(folder: Path) -> str | None:
+    """The identity at the head of a folder's config.yaml; None where it is not there (older runs have a short one)."""
+    try:
+        with (folder / "config.yaml").open("rb") as file:
+            head = file.read(4096)
+    except OSError:
+        return None
+    found = re.search(rb"^identity: '?([0-9a-f]{32})'?$", head, re.M)
+    return found and found[1].decode()

@@ -1,0 +1,286 @@
+"""What a run hands on to the commands that follow it: its space, its data set, how its network is built.
+
+    nasx retrain from=RUN, nasx study from=RUN                  the space and the data set that RUN was searched with
+    nasx info from=RUN, nasx evaluate RUN, nasx diagnose RUN    the same, and the recipe of a retraining
+    next: nasx ...                                              commands at the end of a run, to be used as printed
+
+The command line goes before what is inherited: `dataset=NAME` of another kind before the whole block, `dataset.size=64`
+before that setting. What is inherited goes before the files of `conf/`. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf.errors import OmegaConfBaseException
+
+from nasx import config, origins, records, spelling
+from nasx.composition import make_loader, plain
+from nasx.errors import UserError
+from nasx.folders import files
+from nasx.spaces import genotypes
+
+HANDED = ("space", "dataset")
+"""Groups that a search hands on to a retraining."""
+WORDS = ("true", "false", "null", "nan", "inf", "on", "off", "yes", "no")
+"""What Hydra or YAML does not read as text."""
+
+
+class Parent(NamedTuple):
+    """A run that another command starts from; what cannot be read is empty."""
+
+    folder: Path
+    config: Mapping[str, Any]
+    """config.yaml: the resolved configuration and the group choices."""
+    record: Mapping[str, Any]
+    """result.json."""
+
+    @property
+    def choices(self) -> Mapping[str, Any]:
+        """Group -> the choice of the run."""
+        found: Mapping[Any, Any] = next((held["choices"] for held in (self.config, self.record)
+                                         if isinstance(held.get("choices"), Mapping)), {})
+        return {str(group): choice for group, choice in found.items()}
+
+    def block(self, group: str) -> Mapping[str, Any]:
+        """The settings of a group."""
+        node = self.config.get(group)
+        return node if isinstance(node, Mapping) else {}
+
+
+# ---------------------------------------------------------------------------------------------------- finding it
+def run_folder(name: str, out: str, kind: str = "") -> Path:
+    """The folder of a run, given by its folder or by its name under `out`.
+
+    Raises UserError with the nearest name, or with those of finished runs of the `kind` that is wanted.
+    """
+    folder = records.locate(name, out)
+    if folder is None:
+        known = sorted(path.name for path in Path(out).glob("*/") if not path.name.startswith(".") and
+                       (not kind or (files.read_json(path / "result.json") or {}).get("kind") == kind))
+        more = f", … and {len(known) - 8} more" if len(known) > 8 else ""
+        near = spelling.nearest(name.rstrip("/").rpartition("/")[2], known)
+        what = f"finished run of nasx {kind}" if kind else "run"
+        there = f"did you mean from={near}?" if near else f"name the folder of a {what}, or a {what} in {out}/" + (
+            f": {', '.join(known[:8])}{more}" if known else " (it has none yet)")
+        raise UserError(f"from={name}", "there is no such run", there)
+    return folder
+
+
+def opened(folder: Path) -> Parent:
+    """What the run in `folder` says of itself."""
+    return Parent(folder, files.read_yaml(folder / "config.yaml") or {}, files.read_json(folder / "result.json") or {})
+
+
+def parent(name: str, out: str) -> Parent:
+    """The run of that name. Raises UserError where there is none, or a folder that holds something else."""
+    found = opened(run_folder(name, out))
+    if not found.choices:
+        raise UserError(f"from={name}", f"{found.folder} is not a folder of a run",
+                        "name a folder that nasx has written")
+    return found
+
+
+def searched(name: str, out: str) -> tuple[Path, dict[str, Any]]:
+    """Folder and record of the finished search that `from=` names. Raises UserError where there is none."""
+    folder = run_folder(name, out)
+    found = records.finished(folder)
+    if found is None:
+        raise UserError(f"from={name}", f"{folder} holds no finished run (no readable result.json)",
+                        "give the command of that search again: it resumes and finishes")
+    if found.get("kind") != "search" or not found.get("genotype"):
+        raise UserError(f"from={name}", f"is a run of nasx {found.get('kind')}, not a search",
+                        f"use from={found['parent']}" if found.get("parent") else "name a run of nasx search")
+    return folder, found
+
+
+KEPT = ("name", "choices", "protocol", "seed", "overrides", "labels", "changed", "family", "identity", "genotype")
+"""What a retraining's record keeps of that of its search, which may be elsewhere when both are read."""
+
+
+def kept(record: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """The part of a search's record that the record of a retraining keeps; None where no search is known."""
+    return None if record is None else {"kind": "search", **{key: record.get(key) for key in KEPT}}
+
+
+# --------------------------------------------------------------------------------------------------- inheriting
+def adopted(node: Mapping[str, Any], held: Mapping[str, Any], given: Collection[str] = ()) -> dict[str, Any]:
+    """The component `node` with the settings of `held`, the same component of a parent.
+
+    Settings in `given`, and those that only one of the two has, stay as `node` has them; where `held` is a component
+    of another class, all do.
+    """
+    if held.get("_target_") != node.get("_target_"):
+        return dict(node)
+    return {**node, **{key: value for key, value in held.items() if key in node and key not in given}}
+
+
+def dataset_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The words of a command that set something of the data set (`path=` among them), as Hydra reads them; the rest."""
+    ours, rest = [], []
+    for word in words:
+        key, equals, value = word.lstrip("-").partition("=")
+        if equals and key in ("path", "dataset.path"):
+            ours.append(override("dataset.path", value))
+        elif equals and key.startswith("dataset."):
+            ours.append(f"{key}={value}")
+        else:
+            rest.append(word)
+    return ours, rest
+
+
+def with_settings(node: Mapping[str, Any], texts: Sequence[str], allow: Sequence[str] = ()) -> dict[str, Any]:
+    """The component `node` with the settings of `texts`, `group.key=value` each. Raises UserError."""
+    found, faults = dict(node), []
+    for text in texts:
+        group, _, key = text.partition("=")[0].partition(".")
+        try:
+            value = OverridesParser.create().parse_override(text).value()
+        except HydraException:
+            raise UserError(text, "cannot be read", "put quotes round a value with special characters: "
+                                                    "key='\"value\"'") from None
+        if key not in node or key == "_target_":
+            faults.append(UserError(text, f"{str(node.get('_target_')).rpartition('.')[2]} has no such setting",
+                                    f"it has {', '.join(k for k in node if k != '_target_')}"
+                                    + spelling.did_you_mean(key, node)))
+        found[key] = value
+        faults += [] if faults else config.component_faults(group, found, (*config.HOMES, *allow))
+    if faults:
+        raise UserError.join(faults)
+    return found
+
+
+def inherited(command: str, texts: Sequence[str], config_dir: str | None = None) -> list[str]:
+    """The overrides that a line with `from=` inherits: space, data set, and their settings where files differ.
+
+    A genotype with one cell for each layer fixes `retrain.layers`. Raises UserError where there is no such run, and
+    where several runs of a sweep would hand on different settings.
+    """
+    given = {text.partition("=")[0].lstrip("+~"): text for text in texts}
+    names = _values(given.get("from", ""))
+    if not names:
+        return []
+    out = (_values(given.get("out", "")) or ["outputs"])[0]
+    cache: dict[tuple[str, ...], dict[str, Any]] = {}
+
+    def composed(chosen: list[str]) -> dict[str, Any]:
+        key = tuple(chosen)
+        if key not in cache:
+            cache[key] = plain(make_loader(config_dir).load_configuration(command, chosen, RunMode.RUN))[0]
+        return cache[key]
+
+    each = [_inherited(texts, given, parent(name, out), composed) for name in names]
+    found: dict[str, str] = {}
+    for key in (key for mine in each for key in mine):
+        values = list(dict.fromkeys(mine.get(key, "(default)") for mine in each))
+        if len(values) > 1:
+            raise UserError(f"from={','.join(names)}", f"the runs have different settings of {key}: "
+                            f"{', '.join(sorted(values))}", f"retrain those of one {key} at a time, or give {key}=...")
+        found[key] = values[0]
+    return [f"{key}={value}" for key, value in found.items()]
+
+
+def _inherited(texts: Sequence[str], given: Mapping[str, str], run: Parent,
+               composed: Callable[[list[str]], Mapping[str, Any]]) -> dict[str, str]:
+    """What one parent hands on: key -> value as Hydra reads it."""
+    choices = {group: str(run.choices[group]) for group in HANDED if run.choices.get(group)}
+    found = {group: choice for group, choice in choices.items() if group not in given}
+    same = [group for group, choice in choices.items() if group in found or given[group].partition("=")[2] == choice]
+    try:
+        base = composed(origins.choosing([*texts, *(f"{group}={choice}" for group, choice in found.items())]))
+    except (UserError, HydraException, OmegaConfBaseException, ValueError):
+        return found  # preflight.examine finds the same, and tells it with all other faults
+    for group in same:
+        flat, held = records.flatten(base[group]), records.flatten(adopted(base[group], run.block(group)))
+        found |= {f"{group}.{key}": written(value) for key, value in held.items() if f"{group}.{key}" not in given
+                  and not key.endswith("_target_") and records.canonical(value) != records.canonical(flat.get(key))}
+    cells = layers(str(run.record.get("genotype") or ""))
+    if cells and "retrain.layers" not in given and base["retrain"].get("layers") not in (None, cells):
+        found["retrain.layers"] = str(cells)
+    return found
+
+
+def layers(genotype: str) -> int:
+    """How many layers a genotype of one cell for each layer has; 0 for all others."""
+    try:
+        return len(genotypes.untied_cells(genotype)) if genotypes.is_untied(genotype) else 0
+    except UserError:
+        return 0
+
+
+def _values(text: str) -> list[str]:
+    """The values of an override, as texts; none where it has none or cannot be read."""
+    try:
+        parsed = OverridesParser.create().parse_override(text)
+        several = list(parsed.sweep_iterator()) if parsed.is_choice_sweep() else [parsed.value()]
+    except HydraException:
+        return []
+    texts = [value.text if isinstance(value, QuotedString) else value for value in several]
+    return [str(value) for value in texts if value is not None]
+
+
+# ------------------------------------------------------------------------------------------------------ writing
+def written(value: Any) -> str:
+    """A plain value as Hydra's grammar reads it back: text is quoted where it would be taken for something else."""
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(written, value))}]"
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{key}:{written(item)}" for key, item in value.items()) + "}"
+    if not isinstance(value, str):
+        return config.show(value)
+    if re.fullmatch(r"[A-Za-z_./][A-Za-z0-9_./+-]*", value) and value.lower() not in WORDS:
+        return value
+    plain_text = re.sub(r"(\\*)\$\{", r"\1\1\\${", value)  # no interpolation
+    return QuotedString(plain_text, Quote.double).with_quotes()
+
+
+def override(key: str, value: Any) -> str:
+    """`key=value` for a command line that Hydra reads."""
+    return f"{key}={written(value)}"
+
+
+def user_words(command: str, *, allow_only: bool = False) -> list[str]:
+    """The words of a command that name the user's own files and packages, which the next command needs as well."""
+    try:
+        words = shlex.split(command)
+    except ValueError:  # a record of another hand
+        return []
+    return list(_user_words(words, allow_only))
+
+
+def _user_words(words: Sequence[str], allow_only: bool) -> Iterator[str]:
+    for i, word in enumerate(words):
+        folder = "--config-dir" in (word, word.partition("=")[0]) or words[i - 1:i] == ["--config-dir"]
+        if word.startswith("allow=") or (folder and not allow_only):
+            yield word
+
+
+def following(record: Mapping[str, Any], folder: Path) -> list[str]:
+    """The commands that come after a finished run, as one types them into a shell."""
+    command, out = str(record.get("command")), str(folder.parent)
+    where = [] if out == "outputs" else [override("out", out)]
+    lines = [["nasx", "table", *where]]
+    if record["kind"] == "search":
+        lines.append(["nasx", "retrain", override("from", str(folder)), *where, *user_words(command)])
+    elif record["kind"] == "retrain" and record.get("test_accuracy") is not None:
+        allow = user_words(command, allow_only=True)
+        lines += [["nasx", "evaluate", positional(folder), *allow], ["nasx", "export", f"from={folder}", *allow]]
+    return printed(*lines)
+
+
+def positional(path: Path) -> str:
+    """A path as a word that nasx/words.py does not take for `key=value`."""
+    return f"./{path}" if "=" in str(path) and not path.is_absolute() else str(path)
+
+
+def printed(*commands: Sequence[str]) -> list[str]:
+    """Commands as lines that begin with `next: `."""
+    return [f"{'next:' if i == 0 else '     '} {shlex.join(words)}" for i, words in enumerate(commands)]

@@ -1,0 +1,136 @@
+"""The first words of a report: what was run, what came out best, and what that is worth; as sentences and as cards.
+
+The best is told among settings that may be compared: one kind of run, space, data set, benchmark, protocol and recipe.
+Where there are several such sets, none of their bests is called the best of all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from nasx.results import baseline, wording
+
+CONTEXTS = 3
+"""Sets of settings of which the best is told, at most."""
+COMPARABLE = ("kind", "space", "searched_on", "dataset", "benchmark", "protocol", "recipe", "reduced")
+"""Columns in which settings agree whose means may be compared."""
+Row = dict[str, Any]
+
+
+class Best(NamedTuple):
+    """The setting with the best mean among those that may be compared with each other."""
+
+    where: str
+    """What tells these settings from others, empty where there are no others."""
+    group: Row
+    measure: str
+    runs: int
+    """Of all these settings."""
+
+
+def bests(groups: Sequence[Row]) -> tuple[list[Best], int]:
+    """The best of each set of settings that may be compared, by the measure that most of them have; and how many single
+    runs are left out, since one run is not a mean: none where there is nothing else.
+
+    Those at published size come first, then those of most runs, then retrained networks.
+    """
+    contexts: dict[tuple[Any, ...], list[Row]] = {}
+    for g in groups:
+        contexts.setdefault(tuple(g[k] for k in COMPARABLE), []).append(g)
+    looked_up = [k.removesuffix("_mean") for k in groups[0] if k.endswith((".test_mean", ".valid_mean"))]
+    found: list[tuple[tuple[Any, ...], Best]] = []
+    for key, own in contexts.items():
+        names = ["test_accuracy", "test_perplexity"] if key[0] == "retrain" else looked_up
+        counted = [(sum(g[f"{m}_n"] > 0 for g in own), m.endswith(".test"), -i, m) for i, m in enumerate(names)]
+        if not counted or not max(counted)[0]:
+            continue
+        measure = max(counted)[3]
+        sign = -1 if measure.endswith("perplexity") else 1
+        best = max((g for g in own if g[f"{measure}_n"]), key=lambda g: sign * g[f"{measure}_mean"])
+        found.append((key, Best("", best, measure, sum(int(g[f"{measure}_n"]) for g in own))))
+    several = [item for item in found if item[1].runs > 1] or found
+    several.sort(key=lambda item: (item[1].group["reduced"] is True, -item[1].runs, item[0][0] != "retrain"))
+    return [best._replace(where=", ".join(filter(None, (
+        _told(name, value) for i, (name, value) in enumerate(zip(COMPARABLE, key, strict=True))
+        if len({other[i] for other, _ in several}) > 1)))) for key, best in several], len(found) - len(several)
+
+
+def _told(name: str, value: Any) -> str:
+    if name == "kind":
+        return {"search": "looked up", "retrain": "retrained"}.get(str(value), str(value))
+    return ("reduced" if value else "") if name == "reduced" else wording.DATASETS.get(str(value), str(value))
+
+
+def _called(best: Best, mean: str) -> str:
+    """What the best of its settings is called: a single run is not a mean."""
+    return "single run" if best.runs == 1 else f"{mean} mean" if best.group["n"] > 1 else mean
+
+
+def _unit(measure: str) -> str:
+    return "" if measure.endswith("perplexity") else " %"
+
+
+def sentences(groups: Sequence[Row], runs: Sequence[Row]) -> list[str]:
+    """What was run, what came out best, and what that is worth, a sentence each."""
+    def several(column: str) -> str:
+        found = sorted({str(g[column]) for g in groups if g[column]})
+        return ", ".join(found[:6]) + (f" and {len(found) - 6} more" if len(found) > 6 else "")
+
+    searches = sum(r["kind"] == "search" for r in runs)
+    counts = [f"{n} {one if n == 1 else many}" for n, one, many in
+              ((searches, "search", "searches"), (len(runs) - searches, "retraining", "retrainings")) if n]
+    said = [f"{' and '.join(counts)} in {len(groups)} setting{'s' * (len(groups) > 1)}: {several('method')} on "
+            f"{several('space')}, data set {several('dataset')}."]
+    found, single = bests(groups)
+    for best in found[:CONTEXTS]:
+        which = _called(best, "lowest" if best.measure.endswith("perplexity") else "highest").capitalize()
+        said.append(f"{which}{f' ({best.where})' if best.where else ''}: {best.group['label']} with "
+                    f"{wording.value(best.group, best.measure)}{_unit(best.measure)} ({words_of(best.measure)}, "
+                    f"n = {best.group['n']}).")
+    if single:
+        said.append(f"{single} run{'s' * (single > 1)} that nothing here may be compared with "
+                    f"{'stand' if single > 1 else 'stands'} in the tables.")
+    if len(found) > CONTEXTS:
+        said.append(f"{len(found) - CONTEXTS} more of such means, which are not to be compared, stand in the tables.")
+    ways = {way: [g["label"] for g in groups if g["versus"].startswith(way)] for way in ("better", "worse")}
+    tested = sum(baseline.tested(g) for g in groups)
+    if tested:
+        parts = [f"{', '.join(found[:4])} {'does' if len(found) == 1 else 'do'} {way} than random search"
+                 for way, found in ways.items() if found]
+        rest, it = tested - sum(map(len, ways.values())), "it" if parts else "random search"
+        parts += [f"{rest} of {tested} settings cannot be told from {it}"] if rest else []
+        said.append(f"{'; '.join(parts)} (Welch's t test over searches, 5 % level).")
+    else:
+        said.append("Nothing here was tested beside random search (method=random, two searches or more of each, looked "
+                    "up or retrained alike): what chance alone would give is not known.")
+    bad = sum(r["collapsed"] is True for r in runs)
+    moving = sum(r["moving"] is True for r in runs)
+    judged = sum(r["collapsed"] is not None for r in runs)
+    if judged:
+        said.append(f"{bad or 'None'} of {judged} searches collapsed, {moving or 'none'} had not settled at the end.")
+    return said
+
+
+def words_of(measure: str) -> str:
+    """`cifar10.valid` as `CIFAR-10 validation`."""
+    dataset, _, part = measure.rpartition(".")
+    if not dataset:
+        return measure.replace("_", " ")
+    return f"look-up, {wording.DATASETS.get(dataset, dataset)} {'validation' if part == 'valid' else part}"
+
+
+def cards(groups: Sequence[Row], runs: Sequence[Row]) -> list[tuple[str, str, str]]:
+    found, _ = bests(groups)
+    seeds = len({r["seed"] for r in runs})
+    hours = sum(r["cost_s"] for r in runs if r["cost_s"] == r["cost_s"])
+    spent = wording.cost({"cost_s_mean": hours, "gpu": any(r["gpu"] for r in runs)})
+    made = [("runs", str(len(runs)), f"{len(groups)} settings, {seeds} seeds")]
+    if len(found) == 1:  # of several none is the best
+        best = found[0]
+        told = f"{_unit(best.measure)} {words_of(best.measure)}".strip()
+        made.append((f"{_called(best, 'best')} · {best.group['label']}", wording.value(best.group, best.measure), told))
+    judged = [r for r in runs if r["collapsed"] is not None]
+    if judged:
+        made.append(("collapsed", f"{sum(r['collapsed'] for r in judged)} of {len(judged)}", "searches"))
+    return [*made, ("spent", spent.replace("-", "\u2011"), "wall time of all runs")]

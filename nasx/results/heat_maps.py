@@ -1,0 +1,134 @@
+"""Mixture weights over the epochs of a search, as heat maps: one panel an operation.
+
+Edges go downwards and are named as in the drawing of the cell, epochs to the right; the colour is the mixture weight
+(mean over the cells that share the edge). Operations are named by the run's config.yaml, else by the space's published
+order; of NAS-Bench-1Shot1 the rows are vertices, and where a vertex chooses what it reads, the columns are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nasx.errors import UserError
+from nasx.folders import files
+from nasx.pictures import FAINT, INK, figure
+from nasx.spaces.rules import NB101
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure, SubFigure
+
+Row = Mapping[str, Any]
+OPERATIONS = {
+    ("nb201", 5): ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3"),
+    ("darts", 8): ("none", "max_pool_3x3", "avg_pool_3x3", "skip_connect", "sep_conv_3x3", "sep_conv_5x5",
+                   "dil_conv_3x3", "dil_conv_5x5"),
+    ("darts", 7): ("max_pool_3x3", "avg_pool_3x3", "skip_connect", "sep_conv_3x3", "sep_conv_5x5", "dil_conv_3x3",
+                   "dil_conv_5x5"),
+    ("s2", 2): ("skip_connect", "sep_conv_3x3"), ("s3", 3): ("none", "skip_connect", "sep_conv_3x3"),
+    ("s4", 2): ("noise", "sep_conv_3x3"), ("amended_s2", 2): ("skip_connect", "sep_conv_3x3"),
+    ("amended_s3", 3): ("none", "skip_connect", "sep_conv_3x3"),
+    **{(f"nb1shot1_{i}", 3): NB101 for i in (1, 2, 3)}}
+"""(space, number of operations) -> their published order."""
+NODES: dict[int, tuple[int, tuple[str, ...]]] = {
+    6: (1, ("input", "1", "2", "output")), 14: (2, ("cₖ₋₂", "cₖ₋₁", *map(str, range(4)))),
+    36: (1, ("x, h", *map(str, range(8))))}
+"""Number of edges (NAS-Bench-201, DARTS, its recurrent cell) -> inputs, and nodes as drawings of cells name them."""
+EDGES = {count: [f"{names[j]}→{names[i]}" for i in range(inputs, len(names)) for j in range(i)]
+         for count, (inputs, names) in NODES.items()}
+"""Number of edges -> `source→target` names."""
+
+
+def heat_map(folder: Path, rows: Sequence[Row]) -> Figure:
+    """The mixture weights of a run's rows, as a figure; within `style`. Raises UserError where they have none."""
+    found = mixtures(rows)
+    if not found:
+        raise UserError(str(folder), "no mixture weights in metrics.jsonl", "name a search of nasx")
+    heights = [height(values, name) for name, values in found.items()]
+    made = figure(9.0, sum(heights))
+    draw(rows_of(made, heights), found, folder)
+    return made
+
+
+def rows_of(made: Figure, heights: Sequence[float]) -> list[SubFigure]:
+    """Parts of a figure, one below the other, with these heights in inches."""
+    grid: Any = made.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)
+    return [row[0] for row in grid]
+
+
+def height(rows: Sequence[Row], name: str) -> float:
+    """Inches that the heat maps of one name of the mixture take."""
+    return 1.15 + 0.14 * len(rows[0]["mix"][name])
+
+
+def draw(parts: Sequence[Any], found: Mapping[str, Sequence[Row]], folder: Path) -> None:
+    """Draw each name of the mixture into its part, all on one scale of colours."""
+    # Never less than 2.5 times the even weight, so that an undecided mixture looks undecided.
+    top = min(1.0, max(max(float(np.max([row["mix"][name] for row in rows])) for name, rows in found.items()),
+                       2.5 / min(len(rows[0]["mix"][name][0]) for name, rows in found.items())))
+    for part, (name, rows) in zip(parts, found.items(), strict=True):
+        _drawn(part, rows, name, _operations(folder, len(rows[0]["mix"][name][0])), top)
+
+
+def _drawn(part: SubFigure, rows: Sequence[Row], name: str, operations: Sequence[str], top: float) -> None:
+    """Heat maps of one name of the mixture: a panel an operation."""
+    from matplotlib.ticker import MaxNLocator
+
+    weights = np.array([row["mix"][name] for row in rows], dtype=float)  # (epochs, edges, operations)
+    epochs = [int(row["epoch"]) for row in rows]
+    edges, count = weights.shape[1:]
+    panels = part.subplots(1, count, sharey=True, squeeze=False)[0]
+    columns = list(operations) if name != "output" and not name.startswith("input_") else [
+        "input", *map(str, range(1, count))]  # of NAS-Bench-1Shot1: the vertices that a block reads
+    for k, axes in enumerate(panels):
+        image = axes.imshow(weights[:, :, k].T, aspect="auto", interpolation="nearest", cmap=_shades(), vmin=0.0,
+                            vmax=top, extent=(epochs[0] - 0.5, epochs[-1] + 0.5, edges - 0.5, -0.5))
+        axes.set_title(columns[k], fontsize=8, fontweight="normal", pad=4)
+        axes.grid(False)
+        axes.tick_params(length=0, labelsize=7.5)
+        axes.xaxis.set_major_locator(MaxNLocator(3, integer=True, min_n_ticks=1))
+        axes.set_yticks(range(edges), [name] if edges == 1 else EDGES.get(edges, [
+            str(i + (name == "ops")) for i in range(edges)]))
+        for side in axes.spines.values():
+            side.set(visible=True, color=FAINT)
+        for edge in range(1, edges):
+            axes.axhline(edge - 0.5, color="white", linewidth=0.6)
+    panels[0].set_ylabel("node" if name == "ops" else "edge" if edges > 1 else "")
+    part.supxlabel("epoch", fontsize=9)
+    bar = part.colorbar(image, ax=list(panels), pad=0.015, fraction=0.03, aspect=25)
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(length=0, labelsize=7.5)
+    bar.ax.axhline(1 / count, color=INK, linewidth=0.8)  # where all operations weigh the same
+    part.suptitle(f"Mixture weights, {name} cell" if name not in ("cell", "edges") else "Mixture weights", x=0.008,
+                  ha="left", fontsize=10, fontweight="bold")
+
+
+def _shades() -> Any:
+    """White to deep blue, evenly darker: readable in grey and by every eye."""
+    from matplotlib.colors import LinearSegmentedColormap
+
+    return LinearSegmentedColormap.from_list("nasx", ["#f6f8fa", "#b6d7ea", "#5aa5d0", "#0072B2", "#003a63"])
+
+
+def mixtures(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """Name of the mixture -> rows that have it as (edges, operations), at most four names (untied cells have more)."""
+    names = [name for name in (rows[-1].get("mix") or {}) if np.ndim(rows[-1]["mix"][name]) == 2] if rows else []
+    shapes = {name: np.shape(rows[-1]["mix"][name]) for name in names}
+    found = {name: [row for row in rows if np.shape((row.get("mix") or {}).get(name, ())) == shapes[name]]
+             for name in names}
+    return dict(list(found.items())[:4])
+
+
+def _operations(folder: Path, count: int) -> list[str]:
+    """Names of a space's operations: config.yaml's list if it has one of that length, else the published order."""
+    cfg = files.read_yaml(folder / "config.yaml") or {}
+    space, choices = cfg.get("space"), cfg.get("choices")
+    for key in ("operations", "ops"):
+        listed = space.get(key) if isinstance(space, Mapping) else None
+        if isinstance(listed, list) and len(listed) == count and all(isinstance(x, str) for x in listed):
+            return listed
+    name = str(choices.get("space", "")) if isinstance(choices, Mapping) else ""
+    return list(OPERATIONS.get((name, count), [f"operation {k + 1}" for k in range(count)]))

@@ -1,0 +1,44 @@
+"""Suggestions for misspelled names: the known name with the fewest edits, where one is similar enough."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """The known name that `word` most probably stands for, None where none is similar."""
+    names = list(known)
+    parts = [name for name in names if name in re.split(r"[^a-z0-9]|_", word)]  # out_file for out
+    near = _similar(word, names, 0.8) or parts or _similar(word, names, 0.6) or _similar(word.lower(), names, 0.6)
+    return near[0] if near else None
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """` (did you mean NAME?)`, empty where no name is similar."""
+    near = nearest(word, known)
+    return f" (did you mean {near}?)" if near else ""
+
+
+def _similar(word: str, names: list[str], cutoff: float) -> list[str]:
+    """The names whose difflib ratio reaches the cutoff, those with the fewest edits first, then by ratio."""
+    close = difflib.get_close_matches(word, names, max(len(names), 1), cutoff)
+    return sorted(close, key=lambda name: edits(word, name))
+
+
+def edits(one: str, other: str) -> int:
+    """Insertions, deletions, substitutions and transpositions of neighbours that turn one word into the other.
+
+    The optimal string alignment distance: no part is edited twice.
+    """
+    rows = [list(range(len(other) + 1))]
+    for i, a in enumerate(one, 1):
+        row = [i]
+        for j, b in enumerate(other, 1):
+            least = min(rows[-1][j] + 1, row[-1] + 1, rows[-1][j - 1] + (a != b))
+            if i > 1 and j > 1 and (a, one[i - 2]) == (other[j - 2], b):
+                least = min(least, rows[-2][j - 2] + 1)
+            row.append(least)
+        rows.append(row)
+    return rows[-1][-1]

@@ -1,0 +1,86 @@
+"""What a finished search prints of its look-up: ranks that do not flatter, and which data the accuracies are of."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nasx.benchmarks.isomorphism import CELLS, cell_text
+from nasx.benchmarks.nb201 import EMBEDDED, Nb201
+from nasx.results import ending
+
+TABLE = Nb201(path=str(EMBEDDED))
+
+
+@pytest.mark.parametrize(("share", "text"), [
+    (1.0, "100 %"), (15624 / 15625, "99.99 %"), (15619 / 15625, "99.96 %"), (0.995, "99.50 %"), (0.9899, "98 %"),
+    (0.99, "99.00 %"), (0.61, "61 %"), (0.29, "29 %"), (0.57, "57 %"), (0.019, "1 %"), (0.0099, "0.99 %"),
+    (1 / 15625, "less than 0.01 %"), (0.0001, "0.01 %"), (0.0, "0 %")])
+def test_a_share_is_rounded_down_and_only_all_is_a_hundred(share: float, text: str) -> None:
+    assert ending.percent(share) == text
+
+
+def test_every_rank_of_the_benchmark_is_a_bound_from_below() -> None:
+    for worse in range(0, CELLS + 1, 7):
+        text = ending.percent(worse / CELLS)
+        value = float(text.removesuffix(" %").removeprefix("less than "))
+        if text.startswith("less"):
+            assert 0 < worse * 10_000 < CELLS
+            continue
+        assert value * CELLS <= 100 * worse, text
+        assert (value == 100) == (worse == CELLS)
+        assert (value == 0) == (worse == 0)
+
+
+def record(code: int, edges: Any = (), **fields: Any) -> dict[str, Any]:
+    """The record of a finished search that has found a cell of the table."""
+    score = TABLE.query(cell_text(code))
+    assert score is not None
+    return {"name": "run", "kind": "search", "finished": "now", "genotype": cell_text(code), "wall_s": 1.0,
+            "updates": 1, "passes": 1, "peak_mb": 1, "hardware": {"device": "cpu", "name": "a CPU", "threads": 1},
+            "choices": {"dataset": "cifar10"}, "command": "nasx search", "lookup": score.as_record(),
+            **TABLE.ranked(score, edges), "benchmark_data": "cifar10", **fields}
+
+
+def shown(capsys: pytest.CaptureFixture[str], found: dict[str, Any]) -> str:
+    ending.show(found, Path("outputs/run"))
+    return " ".join(capsys.readouterr().out.split())
+
+
+def test_the_second_best_cell_is_not_better_than_all(capsys: pytest.CaptureFixture[str]) -> None:
+    column = TABLE.table().statistics("cifar10", "valid")[:, 0]
+    second, worst = shown(capsys, record(int(column.argsort()[-2]))), shown(capsys, record(int(column.argmin())))
+    assert "99.98 % of all 91.61" in second
+    assert "100 % of all" not in second
+    assert "not on" not in second
+    assert f"{column.min():.2f} 0 % of all" in worst
+
+
+def test_a_cell_of_other_images_is_said_to_be_of_the_benchmarks(capsys: pytest.CaptureFixture[str]) -> None:
+    said = "of the cell trained on CIFAR-10, CIFAR-100, ImageNet16-120, not on folder: retrain it"
+    assert said in shown(capsys, record(5, benchmark_data=None, choices={"dataset": "folder"}))
+    old = record(5, choices={"dataset": "folder"})
+    del old["benchmark_data"]  # a record of an earlier version
+    assert said in shown(capsys, old)
+
+
+def test_a_restricted_space_is_told_how_many_it_is_ranked_among(capsys: pytest.CaptureFixture[str]) -> None:
+    edges = (("skip_connect", "nor_conv_1x1", "nor_conv_3x3"),) * 6
+    worst = 5**5 + 5**4 + 5**3 + 5**2 + 5 + 1
+    text = shown(capsys, record(worst, edges))
+    assert "39.77 0 % of 729 91.61" in text
+    assert "ranked among the 729 cells that this space allows" in text
+    assert "of all" not in text
+
+
+def test_only_test_accuracies_are_called_missing(capsys: pytest.CaptureFixture[str]) -> None:
+    found = record(5)
+    for name in ("cifar10", "cifar100", "imagenet16"):
+        found["lookup"][name]["test"] = 50.0
+    assert "test accuracies are not" not in shown(capsys, found)
+    found["lookup"]["cifar10"]["valid"] = None
+    assert "test accuracies are not" not in shown(capsys, found)
+    found["lookup"]["cifar100"]["test"] = None
+    assert "test accuracies are not in this table; nasx bench import" in shown(capsys, found)

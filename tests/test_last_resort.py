@@ -1,0 +1,166 @@
+"""What the system does to a command: a reader that goes away, a full disk, no files, no memory, no working folder."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from test_again import WORDS, run  # noqa: F401 (a fixture)
+from test_cli import FAKE, call
+
+from nasx import cli
+from nasx.errors import UserError
+
+MAIN = "import sys; from nasx.cli import main; main(sys.argv[1:])"
+LONG = """
+import sys, types
+import nasx
+def search(cfg, info):
+    for i in range(5000):
+        print("line", i)
+        print("note", i, file=sys.stderr)
+    open("ended", "w").close()
+    return {'name': 'x'}
+fake = types.ModuleType('nasx.run')
+fake.search = fake.retrain = search
+sys.modules['nasx.run'] = nasx.run = fake
+from nasx.cli import main
+main(sys.argv[1:])
+"""
+
+
+def shell(folder: Path, line: str, code: str = MAIN, **env: str) -> subprocess.CompletedProcess[str]:
+    """A line of bash, in which $NASX stands for the command; its exit code is that of nasx."""
+    environment = {**os.environ, "NASX_DATA": str(folder / "no-data"), "COLUMNS": "160", **env}
+    environment |= {"PYTHON": sys.executable, "CODE": code}
+    return subprocess.run(["bash", "-c", f'nasx() {{ "$PYTHON" -c "$CODE" "$@"; }}; {line}'], cwd=folder, text=True,
+                          capture_output=True, timeout=300, check=False, env=environment)
+
+
+# --------------------------------------------------------------------------------------------------- streams
+@pytest.mark.parametrize("words", ["search " + " ".join(WORDS) + " out=.", "list experiments"])
+def test_a_reader_that_went_away_is_no_fault(words: str, run: Path) -> None:  # noqa: F811
+    done = shell(run.parent, f"nasx {words} | true; exit ${{PIPESTATUS[0]}}")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("pipe", ["| head -n 1 > seen", "2>&1 | true"])
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_work_goes_on_when_its_reader_went_away(pipe: str, unbuffered: str, tmp_path: Path) -> None:
+    done = shell(tmp_path, f"nasx search dataset=digits {pipe}; exit ${{PIPESTATUS[0]}}", LONG,
+                 PYTHONUNBUFFERED=unbuffered)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "ended").exists()
+
+
+def test_output_that_is_lost_is_told_and_work_is_not(run: Path) -> None:  # noqa: F811
+    for words in ("list", "search " + " ".join(WORDS) + " out=."):
+        done = shell(run.parent, f"nasx {words} > /dev/full")
+        assert done.returncode == 2
+        assert done.stderr.startswith("nasx: standard output: cannot be written (No space left on device); ")
+        assert done.stderr.count("\n") == 1
+    done = shell(run.parent, "nasx search dataset=digits > /dev/full", LONG)
+    assert done.returncode == 2
+    assert (run.parent / "ended").exists()
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_closed_stream_is_like_dev_null(closed: str, tmp_path: Path) -> None:
+    done = shell(tmp_path, f"nasx search dataset=digits {closed}", LONG)
+    assert done.returncode == 0
+    assert "Traceback" not in done.stderr
+    assert (tmp_path / "ended").read_text() == "", "no file of a run gets the number of a standard stream"
+
+
+# ---------------------------------------------------------------------------------------------------- faults
+@pytest.mark.parametrize(("error", "parts"), [
+    (OSError(errno.ENOSPC, "No space left on device", "a/b"), ["a/b: the operation failed (No space", "free some"]),
+    (PermissionError(errno.EACCES, "Permission denied", b"a"), ["a: the operation failed (Permission denied)"]),
+    (OSError(errno.EMFILE, "Too many open files"), ["Too many open files", "ulimit -n"]),
+    (OSError(errno.EIO, "Input/output error"), ["the system: the operation failed (Input/output error)"]),
+    (OSError("odd"), ["OSError: odd"]), (BrokenPipeError(errno.EPIPE, "Broken pipe"), ["Broken pipe"]),
+    (ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"), ["Connection reset by peer"]),
+    (MemoryError(), ["memory: does not suffice (MemoryError)"]),
+    (RecursionError("maximum recursion depth exceeded"), ["nested too deeply"]),
+    (ImportError("libcudnn.so: cannot open shared object file", name="torch._C"), ["torch._C: cannot be imported"]),
+    (ModuleNotFoundError("No module named 'pandas'", name="pandas"), ["pandas: cannot be imported", "install it"]),
+])
+def test_what_the_system_can_do_is_one_line(error: Exception, parts: list[str], monkeypatch: pytest.MonkeyPatch,
+                                            capsys: pytest.CaptureFixture[str]) -> None:
+    def fails(words: list[str]) -> int:
+        raise error
+
+    monkeypatch.setattr(cli, "dispatch", fails)
+    monkeypatch.delenv("NASX_DEBUG", raising=False)
+    assert cli.outcome(["list"]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("nasx: ")
+    assert told.count("\n") == 1
+    assert all(part in told for part in parts), told
+    monkeypatch.setenv("NASX_DEBUG", "1")
+    assert cli.outcome(["list"]) == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("error", [ValueError("a bug"), ImportError("cannot import name 'x'", name="nasx.run"),
+                                   KeyError("x")])
+def test_a_bug_is_no_fault_of_the_system(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(words: list[str]) -> int:
+        raise error
+
+    monkeypatch.setattr(cli, "dispatch", fails)
+    with pytest.raises(type(error)):
+        cli.outcome(["list"])
+
+
+@pytest.mark.parametrize(("words", "code"), [
+    ("search dataset=digits", FAKE), ("search -m dataset=digits seed=0,1", FAKE), ("table", MAIN), ("report", MAIN),
+    ("status", MAIN), ("list", MAIN), ("bench info", MAIN)])
+def test_a_working_folder_that_was_deleted(words: str, code: str, tmp_path: Path) -> None:
+    done = shell(tmp_path, f'mkdir gone && cd gone && rmdir "$PWD" && nasx {words}', code)
+    assert done.returncode in (0, 2), done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stderr.count("\n") <= 1, done.stderr
+    if done.returncode:
+        assert done.stderr.startswith("nasx: ")
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "result.json", "config.yaml"])
+@pytest.mark.parametrize("words", ["search " + " ".join(WORDS) + " out=.", "status .", "report ."])
+def test_a_file_that_cannot_be_read(name: str, words: str, run: Path) -> None:  # noqa: F811
+    (run / name).unlink(missing_ok=True)
+    (run / name).mkdir()  # who runs as root may read all files, but not folders
+    done = shell(run.parent, f"nasx {words}", FAKE)
+    assert done.returncode in (0, 2), done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_too_few_open_files(tmp_path: Path) -> None:
+    code = "import resource; from nasx import cli; resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3)); "
+    done = shell(tmp_path, "nasx search dataset=digits", f"{code} import sys; cli.main(sys.argv[1:])")
+    assert done.returncode == 2
+    assert "Too many open files" in done.stderr
+    assert done.stderr.count("\n") == 1, done.stderr
+
+
+def test_a_job_of_a_sweep_that_the_system_fails_is_one_line(tmp_path: Path) -> None:
+    code = FAKE.replace("raise ValueError('a bug')", "open('x/y')")
+    done = call(tmp_path, "search", "--multirun", "dataset=digits", "seed=14,3", code=code)
+    assert done.returncode == 1
+    assert "nasx: job 0 failed: x/y: the operation failed (No such file or directory)" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "sweep: 1 of 2 jobs finished" in done.stderr
+
+
+def test_a_fault_that_has_a_remedy_stays_as_it_is(monkeypatch: pytest.MonkeyPatch,
+                                                  capsys: pytest.CaptureFixture[str]) -> None:
+    def fails(words: list[str]) -> int:
+        raise UserError("here", "is wrong", "mend it")
+
+    monkeypatch.setattr(cli, "dispatch", fails)
+    assert cli.outcome([]) == 2
+    assert capsys.readouterr().err == "nasx: here: is wrong; mend it\n"

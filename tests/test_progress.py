@@ -1,0 +1,44 @@
+"""The lines of a log: one meaning per word, percent, 80 columns, and values that are not there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from nasx import progress
+
+ROW = {"epoch": 1, "train_loss": 2.2664, "train_accuracy": 0.1875, "val_loss": 2.4151, "val_accuracy": 0.0,
+       "valid_loss": 2.3904, "valid_accuracy": 0.125}
+LOOKUP = {"benchmark": "nb201", "cifar10": {"valid": 84.6027, "test": None}, "cifar100": {"valid": 60.8133},
+          "imagenet16": {"valid": 34.8556}, "params": 559386}
+
+
+def test_a_searchs_words_have_one_meaning_each() -> None:
+    assert progress.words("search", ROW) == ["train 2.266 18.8 %", "arch 2.415 0.0 %", "supernet 2.390 12.5 %"]
+    assert progress.words("retrain", {"train_loss": 1.0, "valid_accuracy": 0.5, "test_accuracy": 0.25, "test_loss": 2.0}
+                          ) == ["train 1.000", "valid 50.0 %", "test 2.000 25.0 %"]
+    assert progress.words("search", {"train_loss": 5.0, "train_perplexity": 148.41}) == ["train 5.000 perplexity 148.4"]
+    assert progress.looked_up(LOOKUP) == ["cell in table: cifar10 84.60 %, cifar100 60.81 %, imagenet16 34.86 %"]
+    assert progress.looked_up(None) == progress.looked_up({"cifar10": {"valid": None}}) == []
+
+
+@pytest.mark.parametrize("value", [None, 0.25])
+def test_an_eigenvalue_that_did_not_converge_is_left_out(value: float | None) -> None:
+    """The diagnostics record None where the power iteration found none: this ended a run with a TypeError."""
+    told = progress.words("search", {"eigenvalue": value, "alignment": value})
+    assert told == ([] if value is None else ["alignment 0.250", "eigenvalue 0.250"])
+
+
+@pytest.mark.parametrize("more", [{}, {"alignment": -0.123, "eigenvalue": 12345.678}])
+def test_an_epochs_lines_fit_80_columns(more: dict[str, float], tmp_path: Path) -> None:
+    large = {key: value * 40 if "loss" in key else 1.0 for key, value in ROW.items()}
+    with progress.logged(tmp_path, quiet=False):
+        progress.told("600/600", [*progress.words("search", {**large, **more}), *progress.looked_up(LOOKUP)])
+        progress.Display("search", total=234600, done=0).show(123456, "600/600", {**large, **more})
+    told = (tmp_path / "log.txt").read_text().splitlines()
+    assert max(map(len, told)) <= 80
+    assert re.match(r"\d\d:\d\d:\d\d epoch 600/600  train ", told[0])
+    assert "arch" in " ".join(told)
+    assert all(re.match(r"\d\d:\d\d:\d\d (epoch|  \w)", line) for line in told)
