@@ -24,7 +24,9 @@ from typing import Any, ClassVar, NamedTuple, Protocol, Self
 import torch
 from torch import Tensor
 
+from nasx.draws import Draws
 from nasx.trees import Decision as Decision
+from nasx.trees import Number as Number
 from nasx.trees import Tree as Tree
 from nasx.trees import combine as combine
 from nasx.trees import detached as detached
@@ -33,9 +35,11 @@ from nasx.trees import dot as dot
 from nasx.trees import frozen as frozen
 from nasx.trees import gradient as gradient
 from nasx.trees import gradients as gradients
+from nasx.trees import like as like
 from nasx.trees import norm as norm
 from nasx.trees import shift as shift
 from nasx.trees import step_length as step_length
+from nasx.trees import vanishes as vanishes
 
 Activate = Callable[[Tensor], Tensor]
 
@@ -132,6 +136,9 @@ class Search:
     `w` and `a` are trees of leaves that the optimizers own. `clip` bounds the global norm of the weight gradient
     (never of the architecture gradient). `progress` is the fraction of the search that is done, in [0, 1]; while
     `warming`, the architecture stays where it is.
+
+    In steps that may be replayed from a CUDA graph, `epoch`, `updates`, `progress` and `lr` are 0-d tensors on the
+    device: calculate with them, but do not ask (`if`, `int`, `math`), or the steps are taken eagerly.
     """
 
     problem: Problem
@@ -151,6 +158,8 @@ class Search:
     """What wrapping methods make of every mixture then."""
     pull: Callable[[Tree], Tree] | None = None
     """What wrapping methods add to every architecture gradient."""
+    draws: Draws = field(default_factory=Draws)
+    """Where random numbers come from."""
 
     @property
     def lr(self) -> float:
@@ -163,6 +172,14 @@ class Search:
 
     def shaped(self, mix: Tree) -> Tree:
         return mix if self.shape is None else self.shape(mix)
+
+    def generator(self, batch: Batch) -> torch.Generator:
+        """A generator at the start of the batch's random numbers, on the device of the architecture."""
+        return self.draws.generator(batch, next(iter(self.a.values())).device)
+
+    def sampled(self, batch: Batch) -> Tree:
+        """The one-hot mixture of an architecture drawn uniformly from the space, by the batch's seed."""
+        return self.draws.made(batch, self.problem.sample)
 
     def drawing(self, draw: Callable[[Tree, Batch], Tree]) -> Self:
         """A view for one step: the same weights, architecture and optimizers, but mixtures from `draw`.
@@ -202,7 +219,7 @@ class Search:
         """A weight gradient bounded to the norm `clip`, where one is set."""
         return self.bounded(g)[0]
 
-    def bounded(self, g: Tree) -> tuple[Tree, Tensor | float]:
+    def bounded(self, g: Tree) -> tuple[Tree, Number]:
         """The same, and the factor (at most 1) that bounds it."""
         if self.clip is None:
             return g, 1.0
@@ -228,7 +245,7 @@ class Search:
         """Clip `g` (which stays as it is) and let the weight optimizer take its step; `rate` is that of its batch."""
         moves = self.clipped(g)
         for k, x in self.w.items():
-            x.grad = moves[k].detach()
+            x.grad = like(moves[k].detach(), x)
         with scaled(self.w_opt, rate):
             self.w_opt.step()
         self.w_opt.zero_grad(set_to_none=True)
@@ -311,8 +328,6 @@ class Method(ABC):
 
     trains: ClassVar[bool] = True
     """Whether the method trains a supernet at all."""
-    replayable: ClassVar[bool] = True
-    """Whether all steps of one `variant` and epoch are the same device operations on other batches (CUDA graphs)."""
     draws: ClassVar[bool] = False
     """Whether the method draws mixtures for one inside it (`Search.drawing`)."""
     compares: ClassVar[bool] = False
@@ -339,10 +354,6 @@ class Method(ABC):
     def updates_per_batch(self) -> int:
         """Weight updates that an epoch has for each batch of a pass over the training split."""
         return 1
-
-    def variant(self, search: Search) -> int:
-        """Which of several kinds of step comes next, for methods that take them by turns."""
-        return 0
 
     @abstractmethod
     def step(self, search: Search, train: Sequence[Batch], val: Batch) -> dict[str, Tensor]:

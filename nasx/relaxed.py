@@ -6,7 +6,7 @@ leaves the live ones bit-identical.
 
 Loss: cross entropy, plus `auxiliary` times that of the auxiliary head where the supernet has one, plus what the
 supernet itself adds in training. Random operations (noise, drop-path, dropout) draw from a generator seeded by the
-batch, so two evaluations of one batch see the same draws and finite differences through them are exact to their order.
+batch, so two evaluations of a batch use the same numbers, and finite differences through them are exact to their order.
 
 Deviation: what is added in training is added on validation batches too; the released code for recurrent cells adds the
 slowness of the states to the loss of weight steps only.
@@ -24,7 +24,8 @@ from torch.func import functional_call
 
 from nasx import machine
 from nasx.bilevel import Activate, Batch, Decision, Outcome, Tree, detached, hand_on, recall
-from nasx.spaces.banks import Noise
+from nasx.draws import Draws, placed
+from nasx.spaces.banks import Bank
 from nasx.spaces.recompute import recompute
 from nasx.spaces.supernet import tracking, wrap
 
@@ -48,15 +49,16 @@ class RelaxedProblem:
         self.groups = space.groups
         first = next(supernet.parameters())
         self.device, self.dtype = first.device, first.dtype
-        self.random = torch.Generator(self.device)
-        self.noisy = any(isinstance(m, Noise) for m in supernet.modules())
+        self.draws = Draws()
+        self.unseeded = torch.Generator(self.device)
+        self.noisy = any(isinstance(m, Bank) and type(m).draw is not Bank.draw for m in supernet.modules())
         self.passes = 0
         self.masks: dict[str, Tree] = {}  # on the device: a copy at each step would stall it
 
     @property
-    def draws(self) -> bool:
+    def random(self) -> bool:
         """Whether a pass draws random numbers."""
-        return self.noisy or any(self.options.values())
+        return self.noisy or any(isinstance(x, Tensor) or x for x in self.options.values())
 
     def _prepare(self, engine: EngineSettings) -> None:
         """Memory layout and compilation of the cells (one graph a width; never a silent fall-back to eager)."""
@@ -77,7 +79,7 @@ class RelaxedProblem:
 
     def sample(self, gen: torch.Generator) -> Tree:
         mix = self.space.encode(self.space.sample(gen))
-        return {k: x.to(self.device, self.dtype) for k, x in mix.items()}
+        return {k: placed(x.to(self.dtype), self.device) for k, x in mix.items()}
 
     def mask(self, operation: str) -> Tree:
         if operation not in self.masks:
@@ -89,9 +91,9 @@ class RelaxedProblem:
 
     def outcome(self, w: Tree, mix: Tree, batch: Batch, *, track: bool = False) -> Outcome:
         self.passes += 1
-        if self.draws:
-            self.random.manual_seed(batch.seed ^ 1)  # methods draw from the batch's seed itself
-        given = {**self.options, **recall(batch), "gen": self.random}
+        # methods have the numbers of the batch's seed itself
+        gen = self.draws.generator(batch, self.device, salt=1) if self.random else self.unseeded
+        given = {**self.options, **recall(batch), "gen": gen}
         with tracking(self.supernet, track), torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             logits = functional_call(self.supernet, w, (batch.x, mix), given, strict=False)
         hand_on(batch, logits.state, track=track)

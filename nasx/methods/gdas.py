@@ -23,15 +23,15 @@ import torch
 from torch import Tensor
 
 from nasx.around import Around, concrete
-from nasx.bilevel import Activate, Batch, Search, Tree
+from nasx.bilevel import Activate, Batch, Number, Search, Tree
 
 if TYPE_CHECKING:
     from nasx.settings import PositiveFloat
 
 
-def straight_through(tau: float, seed: int) -> Activate:
+def straight_through(tau: Number, gen: torch.Generator) -> Activate:
     """A sampler of hard one-hot weights along the last axis whose gradient is the soft sample's."""
-    sample = concrete(tau, seed)
+    sample = concrete(tau, gen)
 
     def activate(logits: Tensor) -> Tensor:
         soft = sample(logits)
@@ -49,7 +49,7 @@ class Gdas(Around):
     tau_max: PositiveFloat = 10.0
     tau_min: PositiveFloat = 0.1
 
-    def tau(self, search: Search) -> float:
+    def tau(self, search: Search) -> Number:
         """Temperature of the current epoch."""
         return self.tau_max + (self.tau_min - self.tau_max) * search.epoch / max(search.epochs - 1, 1)
 
@@ -57,6 +57,6 @@ class Gdas(Around):
         tau = self.tau(search)
 
         def draw(a: Tree, batch: Batch) -> Tree:
-            return search.problem.relax(a, straight_through(tau, batch.seed))
+            return search.problem.relax(a, straight_through(tau, search.generator(batch)))
 
         return self.inner.step(search.drawing(draw), train, val)

@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from nasx.around import Around
-from nasx.bilevel import Activate, Batch, Search, Tree, detached
+from nasx.bilevel import Activate, Batch, Number, Search, Tree, detached
 
 if TYPE_CHECKING:
     from nasx.settings import NonNegativeFloat, Positive
@@ -60,7 +60,7 @@ class Sdarts(Around):
     eps_end: NonNegativeFloat = 0.3
     ascents: Positive = 7
 
-    def eps(self, search: Search) -> float:
+    def eps(self, search: Search) -> Number:
         """Radius of the current epoch."""
         return self.eps_start + (self.eps_end - self.eps_start) * search.epoch / max(search.epochs, 1)
 
@@ -71,20 +71,18 @@ class Sdarts(Around):
             if not any(batch is own for own in train):
                 return search.problem.relax(a)
             if self.perturbation == "random":
-                return search.problem.relax(a, self.random(eps, batch.seed))
+                return search.problem.relax(a, self.random(eps, search.generator(batch)))
             p = self.clean(search, a)
             q = self.adversarial(search, [x.detach() for x in p], eps, batch)
             return search.problem.relax(a, given([x + (y - y.detach()) for x, y in zip(q, p, strict=True)]))
 
         return self.inner.step(search.drawing(draw), train, val)
 
-    def random(self, eps: float, seed: int) -> Activate:
+    def random(self, eps: Number, gen: torch.Generator) -> Activate:
         """The method's activation with noise of radius `eps`."""
-        gen = torch.Generator().manual_seed(seed)
-
         def activate(logits: Tensor) -> Tensor:
             p = self.activate(logits)
-            noise = torch.rand(p.shape, generator=gen, dtype=torch.float64).to(p)
+            noise = torch.rand(p.shape, generator=gen, dtype=torch.float64, device=gen.device).to(p)
             return normalized(p + eps * (2 * noise - 1))
 
         return activate
@@ -100,7 +98,7 @@ class Sdarts(Around):
         search.problem.relax(a, note)
         return found
 
-    def adversarial(self, search: Search, p: Sequence[Tensor], eps: float, batch: Batch) -> list[Tensor]:
+    def adversarial(self, search: Search, p: Sequence[Tensor], eps: Number, batch: Batch) -> list[Tensor]:
         """The worst operation weights in the box around `p` that the ascent finds. Nothing moves."""
         w, a = detached(search.w), detached(search.a)
 
