@@ -46,6 +46,7 @@ CASES = 8
 """Kinds of steps whose graphs are kept, for instance whole chunks and the short one at the end of an epoch."""
 NOISE = 10.0
 """How many times as far from an eager step as another eager step a replay may be (kernels that add in any order)."""
+BROKEN: list[torch.cuda.CUDAGraph] = []
 Values = dict[str, Tensor]
 Capture = Callable[[Callable[[], None], Sequence[torch.Generator]], Callable[[], None]]
 """Records the work of a function that draws from the generators; returns how to repeat it."""
@@ -293,6 +294,7 @@ def cuda(device: torch.device) -> Capture:
     stream, pool = torch.cuda.Stream(device), torch.cuda.graph_pool_handle()
 
     def capture(work: Callable[[], None], generators: Sequence[torch.Generator]) -> Callable[[], None]:
+        nonlocal pool
         gc.collect()  # no graph of autograd from before may be alive
         graph = torch.cuda.CUDAGraph()
         if TorchVersion(torch.__version__) < "2.14":  # later versions do it at the first draw
@@ -306,6 +308,8 @@ def cuda(device: torch.device) -> Capture:
         except BaseException:
             torch.cuda.set_stream(before)
             _end(device, pool)
+            BROKEN.append(graph)
+            pool = torch.cuda.graph_pool_handle()
             raise
         return graph.replay
 
@@ -313,10 +317,11 @@ def cuda(device: torch.device) -> Capture:
 
 
 def _end(device: torch.device, pool: Any) -> None:
-    """Finish what torch before 2.15 leaves open when the end of a broken recording raises.
+    """Finish what torch 2.11 leaves open when the end of a broken recording raises (2.15 does not).
 
     Its allocator goes on as if it were recording (memory that several streams use is never reused), and so does the
-    default generator of the device (drawing from it raises).
+    default generator of the device (drawing from it raises). Its allocator of pinned memory cannot be ended: the pool
+    is not used again, and the graph, which that allocator refers to, is kept.
     """
     index = torch.cuda.current_device() if device.index is None else device.index
     with contextlib.suppress(RuntimeError):  # not recording: torch has ended it

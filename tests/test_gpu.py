@@ -12,9 +12,9 @@ from typing import Any
 import jobs
 import pytest
 import torch
+from folders import equal
 from test_conformance_methods import BUILT, TRAINING
 from test_engine import SPACES, apart, position
-from test_resume import equal
 
 from nasx.bilevel import Batch, Method, Search
 from nasx.graphs import Replayed, cuda
