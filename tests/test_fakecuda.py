@@ -7,6 +7,7 @@ refuse. No number is right there and no time means anything. Each check finds a 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 from pathlib import Path
@@ -111,7 +112,7 @@ def test_gradients_have_the_layout_of_their_weights_on_every_space_with_channels
 
 def test_a_planted_slice_of_a_weight_is_found() -> None:
     (row,) = run("layout.py", "--plant")
-    assert list(row["wrong"]) == ["stem.weight"]
+    assert "stem.weight" in row["wrong"]
 
 
 def commands(folder: Path, *names: str) -> dict[str, ROW]:
@@ -153,14 +154,32 @@ def test_the_measurements_for_a_gpu_run_to_their_end(tmp_path: Path) -> None:
     assert parts["search"][-1]["lookup"] is not None
 
 
-def test_a_broken_end_loses_no_figures(tmp_path: Path) -> None:
-    """A part that breaks, and one whose time is over, leave what was measured before."""
+def test_a_part_that_breaks_stops_no_other(tmp_path: Path) -> None:
     out, script = tmp_path / "gpu.json", str(runtime.REPO / "scripts" / "gpu_once.py")
-    words = [*runtime.words(script), "--dry-run", "--parts", "memory,search", "--minutes", "1", "--out", str(out)]
-    subprocess.run(words, env=runtime.environment(FAKE_GB="0.03"), cwd=tmp_path, capture_output=True)
+    words = [*runtime.words(script), "--dry-run", "--parts", "memory,search", "--minutes", "100", "--out", str(out)]
+    done = subprocess.run(words, env=runtime.environment(FAKE_GB="0.03"), cwd=tmp_path, capture_output=True)
     found = json.loads(out.read_text(encoding="utf-8"))
+    assert done.returncode == 1
     assert found["ended"]
     assert [error.split(":")[0] for error in found["errors"]] == ["memory", "search"]
+
+
+def test_time_that_is_over_leaves_the_figures_so_far(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(runtime.REPO / "scripts"))
+    import gpu_once
+
+    report = gpu_once.Report(tmp_path / "gpu.json")
+
+    def part() -> None:
+        with gpu_once.limited(0.2):
+            report.add("speed", ms=1.0)
+            with contextlib.suppress(Exception):  # on the way, faults are caught
+                while True:
+                    pass
+
+    with pytest.raises(gpu_once.TimeUp):
+        part()
+    assert json.loads((tmp_path / "gpu.json").read_text(encoding="utf-8"))["parts"] == {"speed": [{"ms": 1.0}]}
 
 
 @pytest.mark.slow

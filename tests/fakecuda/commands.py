@@ -80,7 +80,7 @@ COMMANDS: dict[str, Command] = {
     "naive": Command(f"{NB201} engine=naive engine.channels_last=true", slow=True),
     "checkpointing": Command(f"{NB201} method=idarts engine.checkpoint=true {GRAPHS}", REPLAYED, slow=True),
     "darts_pt": Command(f"{NB201} method=darts_pt method.tune=1 method.batches=1", slow=True),
-    "text": Command("search space=darts_rnn search.epochs=1 search.updates_per_epoch=3 engine.graphs=auto "
+    "text": Command("search space=darts_rnn search.epochs=1 search.updates_per_epoch=6 search.batch=4 engine.graphs=auto "
                     "dataset.path=text device=cuda threads=1", "batches vary in length", slow=True),
     "decoded": Command("search space=darts space.layers=3 space.channels=4 dataset=photos dataset.path=photos "
                        "dataset.size=16 dataset.resize=20 search.batch=4 search.epochs=2 search.updates_per_epoch=12 "

@@ -75,7 +75,9 @@ def main() -> None:
     torch.nn.Module.to = moved  # type: ignore[method-assign]
     cases = [(on, words) for on, words in SPACES.items() if on != "darts_rnn"] + list(WIDE.items())
     if args.plant:
-        ConvNormReLU.value = lambda self, x: self.single(x, 0, None).unsqueeze(1)  # type: ignore[method-assign]
+        whole = ConvNormReLU.value
+        ConvNormReLU.value = lambda self, x: (  # type: ignore[method-assign]
+            self.single(x, 0, None).unsqueeze(1) if self.edges == 1 else whole(self, x))
         cases = [("nb1shot1_1", SPACES["nb1shot1_1"])]
     rows = []
     for on, words in cases:
