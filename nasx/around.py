@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nasx.bilevel import Activate, Batch, Ending, Method, Search, Tree
+from nasx.bilevel import Activate, Batch, Ending, Method, Number, Search, Tree
 from nasx.errors import UserError
 
 
@@ -40,10 +40,6 @@ class Around(Method):
         return self.inner.trains
 
     @property
-    def replayable(self) -> bool:  # type: ignore[override]
-        return not self.draws and self.inner.replayable
-
-    @property
     def compares(self) -> bool:  # type: ignore[override]
         return self.inner.compares
 
@@ -67,9 +63,6 @@ class Around(Method):
     def updates_per_batch(self) -> int:
         return self.inner.updates_per_batch
 
-    def variant(self, search: Search) -> int:
-        return self.inner.variant(search)
-
     def step(self, search: Search, train: Sequence[Batch], val: Batch) -> dict[str, Tensor]:
         return self.inner.step(search, train, val)
 
@@ -84,12 +77,11 @@ class Around(Method):
 
 
 def gumbel(like: Tensor, gen: torch.Generator) -> Tensor:
-    """Gumbel noise in the shape of `like`, drawn in double precision on the CPU."""
-    uniform = torch.rand(like.shape, generator=gen, dtype=torch.float64)
+    """Gumbel noise in the shape of `like`, drawn in double precision."""
+    uniform = torch.rand(like.shape, generator=gen, dtype=torch.float64, device=gen.device)
     return -torch.log(-torch.log(uniform.clamp(1e-20, 1 - 1e-16))).to(like)
 
 
-def concrete(tau: float, seed: int) -> Activate:
+def concrete(tau: Number, gen: torch.Generator) -> Activate:
     """A sampler of soft weights along the last axis: those of a concrete distribution of temperature `tau`."""
-    gen = torch.Generator().manual_seed(seed)
     return lambda logits: torch.softmax((torch.log_softmax(logits, -1) + gumbel(logits, gen)) / tau, -1)

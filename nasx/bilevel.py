@@ -25,10 +25,11 @@ import torch
 from torch import Tensor, nn
 
 from nasx.batch import Batch
-from nasx.trees import Decision, Second, Tree, combine, detached, gradient, norm
+from nasx.draws import Draws
+from nasx.trees import Decision, Number, Second, Tree, combine, detached, gradient, like, norm
 
 from nasx.batch import Carried, aside, hand_on, recall  # isort: skip # noqa: F401 (for loops and networks)
-from nasx.trees import directional, dot, frozen, gradients, shift, step_length  # isort: skip # noqa: F401 (for methods)
+from nasx.trees import directional, dot, frozen, gradients, shift, step_length, vanishes  # isort: skip # noqa: F401
 
 Activate = Callable[[Tensor], Tensor]
 
@@ -84,6 +85,9 @@ class Search:
     `w` and `a` are trees of leaves that the optimizers own. `clip` bounds the global norm of the weight gradient
     (never of the architecture gradient). `progress` is the fraction of the search that is done, in [0, 1]; while
     `warming`, the architecture stays where it is.
+
+    In steps that may be replayed from a CUDA graph, `epoch`, `updates`, `progress` and `lr` are 0-d tensors on the
+    device: calculate with them, but do not ask (`if`, `int`, `math`), or the steps are taken eagerly.
     """
 
     problem: Problem
@@ -105,6 +109,8 @@ class Search:
     """What wrapping methods add to every architecture gradient."""
     probe: Callable[[str, Tree, Callable[[], Tree]], None] | None = None
     """Called with each finite difference: its name, its value, and how to compute the same by double backward."""
+    draws: Draws = field(default_factory=Draws)
+    """Where random numbers come from."""
 
     @property
     def lr(self) -> float:
@@ -117,6 +123,14 @@ class Search:
 
     def shaped(self, mix: Tree) -> Tree:
         return mix if self.shape is None else self.shape(mix)
+
+    def generator(self, batch: Batch) -> torch.Generator:
+        """A generator at the start of the batch's random numbers, on the device of the architecture."""
+        return self.draws.generator(batch, next(iter(self.a.values())).device)
+
+    def sampled(self, batch: Batch) -> Tree:
+        """The one-hot mixture of an architecture drawn uniformly from the space, by the batch's seed."""
+        return self.draws.made(batch, self.problem.sample)
 
     def drawing(self, draw: Callable[[Tree, Batch], Tree]) -> Self:
         """A view for one step: the same weights, architecture and optimizers, but mixtures from `draw`.
@@ -163,7 +177,7 @@ class Search:
         """A weight gradient bounded to the norm `clip`, where one is set."""
         return self.bounded(g)[0]
 
-    def bounded(self, g: Tree) -> tuple[Tree, Tensor | float]:
+    def bounded(self, g: Tree) -> tuple[Tree, Number]:
         """The same, and the factor (at most 1) that bounds it."""
         if self.clip is None:
             return g, 1.0
@@ -189,7 +203,7 @@ class Search:
         """Clip `g` (which stays as it is) and let the weight optimizer take its step; `rate` is that of its batch."""
         moves = self.clipped(g)
         for k, x in self.w.items():
-            x.grad = moves[k].detach()
+            x.grad = like(moves[k].detach(), x)
         with scaled(self.w_opt, rate):
             self.w_opt.step()
         self.w_opt.zero_grad(set_to_none=True)
@@ -287,8 +301,6 @@ class Method(ABC):
 
     trains: ClassVar[bool] = True
     """Whether the method trains a supernet at all."""
-    replayable: ClassVar[bool] = True
-    """Whether all steps of one `variant` and epoch are the same device operations on other batches (CUDA graphs)."""
     draws: ClassVar[bool] = False
     """Whether the method draws mixtures for one inside it (`Search.drawing`)."""
     compares: ClassVar[bool] = False
@@ -317,10 +329,6 @@ class Method(ABC):
     def updates_per_batch(self) -> int:
         """Weight updates that an epoch has for each batch of a pass over the training split."""
         return 1
-
-    def variant(self, search: Search) -> int:
-        """Which of several kinds of step comes next, for methods that take them by turns."""
-        return 0
 
     @abstractmethod
     def step(self, search: Search, train: Sequence[Batch], val: Batch) -> dict[str, Tensor]:

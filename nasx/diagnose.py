@@ -64,7 +64,8 @@ def measure(search: Search, train: Batch, val: Batch, *, cells: Sequence[nn.Modu
     mix = detached(problem.relax(search.a))
     trained, validated = look(problem, w, mix, train, cells), look(problem, w, mix, val, cells)
     for part, seen in (("train", trained), ("val", validated)):
-        row |= agreement.alignments(seen.mix, problem.groups, part)
+        found = agreement.alignments(seen.mix, problem.groups, part)
+        row |= {name: None if value is None else float(value) for name, value in found.items()}
     row["operator_gradients"] = {name: short(g) for name, g in validated.mix.items()}
     if cells:
         row["correlation"] = agreement.correlations(validated, trained)

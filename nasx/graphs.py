@@ -1,101 +1,340 @@
 """Steps replayed from CUDA graphs: the whole outer step (weights, architecture, optimizers) as one launch.
 
-Within an epoch a method's step is the same sequence of device operations on other batches, as long as nothing that
-Python decides changes: learning rates, warm-up, a schedule's coefficient, the number of batches. `Replayed` names all
-that by a key. The first step of a key runs eagerly (it also warms kernels up), the second is captured and replayed,
-all later ones are replayed on copies of their batches. What is substituted for weights (probes, virtual steps) lives in
-the graph's own memory pool, at the same address in every replay, so no shadow tree has to be kept by hand.
+A method's steps are the same device operations on other inputs: batches, what Python decides about a step (epoch,
+updates, progress, learning rate, options of the network), and random numbers. `Replayed` gives all of them fixed
+addresses: batches are copied, numbers are 0-d tensors that are filled, generators are seeded and tensors made on the
+host are copied, from the seeds of the batches (draws.py). So one graph serves all epochs but the first, in which
+schedules that begin at zero skip work. Another one is recorded where the shapes of the batches or the set of active
+options change, and when the warm-up of the architecture ends.
 
-Not replayed: methods that draw from a batch's seed, networks that do (noise, drop-path); `reason` says so. It does not
-pay where few steps share a key: TSE with long chunks, one-sided Lambda (whose steps take turns, so all are eager).
-Not yet measured: no CUDA machine was at hand. On a CPU only the bookkeeping is tested; tests/test_gpu.py has the rest.
+The first step of a kind runs eagerly (it also warms up kernels and optimizers). The second one is recorded on the first
+one's batches; then its replay is compared with eager steps on the second one's batches from the same state, where a
+value that Python has baked into the graph makes a difference. Eager steps read their numbers from the device too, so
+that an eager and a replayed step have the same bits, and a resumed search those of one that was not interrupted.
+
+A step that cannot be recorded (it reads a value back, for instance by `if` on a number of the search), or whose replay
+differs, is taken eagerly from then on, after weights, optimizers, statistics and counters were put back. Steps whose
+batches go on from one another (text) are not replayed.
+
+Tested on a CPU (bookkeeping, comparison) and on a fake CUDA runtime (tests/fakecuda). tests/test_gpu.py needs a GPU and
+has not been run yet.
 
 Source: PyTorch, CUDA semantics, section CUDA graphs.
 """
 
 from __future__ import annotations
 
+import contextlib
 import gc
-from collections.abc import Callable, Hashable, Sequence
+import logging
+import traceback
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.torch_version import TorchVersion
 
 from nasx.bilevel import Batch, Method, Search
+from nasx.draws import Draws, Kept, Noted
+from nasx.errors import UserError
+
+log = logging.getLogger("nasx")
+CASES = 8
+"""Kinds of steps whose graphs are kept, for instance whole chunks and the short one at the end of an epoch."""
+NOISE = 10.0
+"""How many times as far from an eager step as another eager step a replay may be (kernels that add in any order)."""
+BROKEN: list[torch.cuda.CUDAGraph] = []
+Values = dict[str, Tensor]
+Capture = Callable[[Callable[[], None], Sequence[torch.Generator]], Callable[[], None]]
+"""Records the work of a function that draws from the generators; returns how to repeat it."""
 
 
-class Counted(Protocol):
-    """What is replayed without Python's knowledge has to be counted by hand."""
+class Stepped(Protocol):
+    """What of a problem changes from step to step."""
 
     passes: int
+    options: dict[str, Any]
+    draws: Draws
+
+    @property
+    def supernet(self) -> nn.Module: ...
+
+
+# ------------------------------------------------------------------------------------------------------- inputs
+class Moment:
+    """Numbers that Python decides, as 0-d tensors of fixed addresses."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.tensors: dict[str, Tensor] = {}
+        self.values: dict[str, float] = {}
+
+    def put(self, name: str, value: float, dtype: torch.dtype = torch.float64) -> Tensor:
+        """The tensor of this name, filled with `value`."""
+        if name not in self.tensors:
+            self.tensors[name] = torch.full((), value, dtype=dtype, device=self.device)
+        elif self.values[name] != value:
+            self.tensors[name].fill_(value)
+        self.values[name] = value
+        return self.tensors[name]
+
+
+# ----------------------------------------------------------------------------------------------------- position
+class Position:
+    """Copies of everything that a step moves: weights, architecture, optimizer states, running statistics, counters."""
+
+    def __init__(self, search: Search, problem: Stepped) -> None:
+        self.problem, self.passes = problem, problem.passes
+        self.optimizers = (search.w_opt, search.a_opt)
+        self.states = [{x: dict(state) for x, state in o.state.items()} for o in self.optimizers]
+        moved = {"w": search.w, "a": search.a, "statistics": dict(problem.supernet.named_buffers())}
+        self.live = {(kind, name): x.detach() for kind, tree in moved.items() for name, x in tree.items()}
+        for i, states in enumerate(self.states):
+            self.live |= {("optimizers", f"{i} {n} {key}"): x for n, state in enumerate(states.values())
+                          for key, x in state.items() if isinstance(x, Tensor)}
+        self.copies = {key: x.clone() for key, x in self.live.items()}
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Put everything back, at its old addresses."""
+        for optimizer, states in zip(self.optimizers, self.states, strict=True):
+            optimizer.state.clear()
+            optimizer.state.update({x: dict(state) for x, state in states.items()})
+        for key, x in self.live.items():
+            x.copy_(self.copies[key])
+        self.problem.passes = self.passes
+
+    def apart(self, other: Position, start: Position) -> float:
+        """The distance of `other`, relative to the way from `start` to here; the largest of all kinds of tensors."""
+        worst = 0.0
+        for kind in dict.fromkeys(kind for kind, _ in self.copies):
+            keys = [k for k in self.copies if k[0] == kind and k in other.copies and k in start.copies]
+            far, gone = (_norm([self.copies[k].double() - p.copies[k].double() for k in keys])
+                         for p in (other, start))
+            worst = max(worst, far / gone if gone else far) if far == far else far
+        return worst
+
+
+def _norm(tensors: list[Tensor]) -> float:
+    return float(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(tensors)))) if tensors else 0.0
+
+
+# ------------------------------------------------------------------------------------------------------- replay
+@dataclass
+class Case:
+    """One kind of steps: what its first step has shown, and its graph."""
+
+    batches: list[Batch]
+    noted: Noted
+    passes: int = 0
+    draws: Kept | None = None
+    repeat: Callable[[], None] | None = None
+    values: Values = field(default_factory=dict)
 
 
 class Replayed:
-    """`method.step` from CUDA graphs, one a key; `capture` records a function's work and returns how to repeat it."""
+    """`method.step` from CUDA graphs, recorded by `capture`. With `required`, steps that cannot be are a UserError."""
 
-    def __init__(self, method: Method, problem: Counted, capture: Callable[[Callable[[], Any]], Callable[[], None]]
-                 ) -> None:
-        self.method, self.problem, self.capture = method, problem, capture
-        self.key: Hashable = None
-        self.replay: Callable[[], None] | None = None
-        self.kept: list[Batch] = []
-        self.values: dict[str, Tensor] = {}
-        self.passes = 0
+    def __init__(self, method: Method, problem: Stepped, capture: Capture, *, required: bool = False) -> None:
+        self.method, self.problem, self.capture, self.required = method, problem, capture, required
+        self.moment: Moment | None = None
+        self.cases: dict[Hashable, Case] = {}
+        self.why: str | None = None
+        """Why all further steps are eager."""
+        self.plain = False
+        """Whether the method needs numbers on the host, so that steps are its own."""
+        self.checked = False
+        """Whether a replay has been found right."""
 
-    def __call__(self, search: Search, train: Sequence[Batch], val: Batch) -> dict[str, Tensor]:
+    def __call__(self, search: Search, train: Sequence[Batch], val: Batch) -> Values:
         batches = [*train, val]
-        shapes = tuple((b.x.shape, b.y.shape) for b in batches)
-        key = (search.epoch, search.warming, search.lr, self.method.variant(search), shapes)
-        if key != self.key:
-            self.key, self.replay = key, None
+        if self.plain:
             return self.method.step(search, train, val)
-        if self.replay is None:
-            self._record(search, batches)
-        for kept, new in zip(self.kept, batches, strict=True):
-            kept.x.copy_(new.x)
-            kept.y.copy_(new.y)
-        assert self.replay is not None
-        self.replay()
-        self.problem.passes += self.passes
-        return {name: value.clone() for name, value in self.values.items()}
+        key = (search.warming, search.epoch > 0, tuple(k for k, x in self.problem.options.items() if x),
+               tuple((b.x.shape, b.x.stride(), b.y.shape, b.rate) for b in batches))
+        with self._numbers(search) as view:
+            if self.why is not None:
+                return self.method.step(view, train, val)
+            case = self.cases.get(key)
+            if case is not None and case.repeat is not None:
+                return self._repeat(case, batches)
+            if case is not None:
+                return self._second(case, view, batches)
+            values = self._first(key, view, batches)
+        return self.method.step(search, train, val) if values is None else values
 
-    def _record(self, search: Search, batches: list[Batch]) -> None:
-        self.kept = [Batch(torch.empty_like(b.x).copy_(b.x), b.y.clone(), b.seed) for b in batches]
-        before = self.problem.passes
+    @contextlib.contextmanager
+    def _numbers(self, search: Search) -> Iterator[Search]:
+        """A view of the search whose numbers lie on the device."""
+        if self.moment is None:
+            self.moment = Moment(next(iter(search.w.values())).device)
+        put, problem, options = self.moment.put, self.problem, self.problem.options
+        groups = search.w_opt.param_groups
+        rates = [group["lr"] for group in groups]
+        fused = any(group.get("fused") for group in groups)  # whose kernel reads the rate in single precision
+        numbers: dict[str, Any] = {k: put(k, getattr(search, k)) for k in ("updates", "progress")}
+        if search.epoch:
+            numbers["epoch"] = put("epoch", search.epoch)
+        problem.options = {k: put(f"options.{k}", x) if x else x for k, x in options.items()}
+        for i, group in enumerate(groups):
+            group["lr"] = put(f"lr.{i}", rates[i], torch.float32 if fused else torch.float64)
+        try:
+            yield replace(search, **numbers)
+        finally:
+            problem.options = options
+            for group, rate in zip(groups, rates, strict=True):
+                group["lr"] = rate
+
+    def _step(self, view: Search, batches: Sequence[Batch], draws: Draws) -> Values:
+        """A step that draws from `draws`."""
+        before, self.problem.draws = self.problem.draws, draws
+        try:
+            return self.method.step(replace(view, draws=draws), batches[:-1], batches[-1])
+        finally:
+            self.problem.draws = before
+
+    def _first(self, key: Hashable, view: Search, batches: list[Batch]) -> Values | None:
+        """An eager step with notes; None, with everything put back, where the method needs numbers on the host."""
+        start, noted = Position(view, self.problem), Noted(batches)
+        try:
+            values = self._step(view, batches, noted)
+        except (UserError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:  # noqa: BLE001  a plain step shows a fault of the method's own
+            start.restore()
+            self._refuse(told(error))
+            self.plain = True
+            return None
+        if len(self.cases) == CASES:
+            del self.cases[next(iter(self.cases))]
+        self.cases[key] = Case([b._replace(x=b.x.clone(), y=b.y.clone()) for b in batches], noted,
+                               self.problem.passes - start.passes)
+        return values
+
+    def _second(self, case: Case, view: Search, batches: list[Batch]) -> Values:
+        """Record the step and compare its replay with eager steps on the same batches."""
+        start, why = Position(view, self.problem), ""
+        try:
+            self._record(case, view)
+        except Exception as error:  # noqa: BLE001  whatever has happened, an eager step does the work
+            why = told(error)
+        start.restore()
+        if why:
+            self._refuse(why)
+            return self.method.step(view, batches[:-1], batches[-1])
+        ends: list[Position] = []
+        for _ in range(2):
+            values = self._step(view, batches, Noted(batches))
+            ends.append(Position(view, self.problem))
+            start.restore()
+        replayed = self._repeat(case, batches)
+        far, noise = (ends[0].apart(end, start) for end in (Position(view, self.problem), ends[1]))
+        allowed = max(NOISE * noise, 10 * torch.finfo(next(iter(view.w.values())).dtype).eps ** 0.5)
+        if far <= allowed:
+            if not self.checked:
+                log.info("engine.graphs: steps are replayed from a CUDA graph, %.1e from an eager step", far)
+            self.checked = True
+            return replayed
+        ends[0].restore()
+        self._refuse(f"a replayed step was {far:.1e} of its length from an eager one, which is more than {allowed:.1e}")
+        return values
+
+    def _record(self, case: Case, view: Search) -> None:
+        draws = Kept(case.batches, case.noted, next(iter(view.w.values())).device)
 
         def work() -> None:
-            self.values = self.method.step(search, self.kept[:-1], self.kept[-1])
+            case.values = self._step(view, case.batches, draws)
 
-        self.replay = self.capture(work)
-        self.passes = self.problem.passes - before
-        self.problem.passes = before  # recorded, not run
+        case.repeat, case.draws = self.capture(work, draws.generators), draws
+
+    def _repeat(self, case: Case, batches: Sequence[Batch]) -> Values:
+        assert case.repeat is not None
+        assert case.draws is not None
+        for own, new in zip(case.batches, batches, strict=True):
+            own.x.copy_(new.x)
+            own.y.copy_(new.y)
+        case.draws.seed(batches)
+        passes = self.problem.passes
+        case.repeat()
+        self.problem.passes = passes + case.passes
+        return {name: value.clone() for name, value in case.values.items()}
+
+    def _refuse(self, why: str) -> None:
+        """Take all further steps eagerly."""
+        self.cases.clear()
+        gc.collect()  # the memory of graphs
+        if self.required:
+            raise UserError("engine.graphs=on", f"steps cannot be replayed: {why}",
+                            "use engine.graphs=auto, which then takes them eagerly")
+        self.why = why
+        log.info("engine.graphs=auto: steps run eagerly: %s", why)
 
 
-def cuda(device: torch.device) -> Callable[[Callable[[], Any]], Callable[[], None]]:
-    """How to capture work on `device`: nothing runs yet, its tensors are those of every replay.
+def told(error: BaseException) -> str:
+    """The first error of a chain in one line, with the innermost line that is not torch's."""
+    while error.__context__ is not None:
+        error = error.__context__
+    own = Path(torch.__file__).parent
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if own not in Path(f.filename).parents]
+    text = (str(error).strip().splitlines() or [""])[0]
+    return f"{type(error).__name__} in {Path(frames[-1].filename).name}:{frames[-1].lineno}: {text}"
 
-    The stream is the search's own: libraries keep one workspace a stream, which the graphs of searches that replay
-    side by side must not share.
+
+# --------------------------------------------------------------------------------------------------------- CUDA
+def cuda(device: torch.device) -> Capture:
+    """How to record work on `device`: nothing runs yet, its tensors are those of every replay.
+
+    The stream is the search's own: libraries keep one workspace for each stream, which the graphs of searches that
+    replay side by side must not share. All graphs of a search share one memory pool, since what a replay returns is
+    copied out of it before the next one. Only calls of this thread invalidate a recording: another one pins memory.
     """
-    stream = torch.cuda.Stream(device)
+    stream, pool = torch.cuda.Stream(device), torch.cuda.graph_pool_handle()
 
-    def capture(work: Callable[[], Any]) -> Callable[[], None]:
+    def capture(work: Callable[[], None], generators: Sequence[torch.Generator]) -> Callable[[], None]:
+        nonlocal pool
         gc.collect()  # no graph of autograd from before may be alive
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.device(device), torch.cuda.graph(graph, stream=stream):
-            work()
+        if TorchVersion(torch.__version__) < "2.14":  # later versions do it at the first draw
+            for generator in generators:
+                graph.register_generator_state(generator)
+        before = torch.cuda.current_stream(device)
+        try:
+            with torch.cuda.device(device), torch.cuda.graph(graph, pool=pool, stream=stream,
+                                                             capture_error_mode="thread_local"):
+                work()
+        except BaseException:
+            torch.cuda.set_stream(before)
+            _end(device, pool)
+            BROKEN.append(graph)
+            pool = torch.cuda.graph_pool_handle()
+            raise
         return graph.replay
 
     return capture
 
 
-def reason(device: torch.device, method: Method, *, draws: bool, carries: bool = False) -> str | None:
-    """Why steps cannot be replayed here, None where they can."""
+def _end(device: torch.device, pool: Any) -> None:
+    """Finish what torch 2.11 leaves open when the end of a broken recording raises (2.15 does not).
+
+    Its allocator goes on as if it were recording (memory that several streams use is never reused), and so does the
+    default generator of the device (drawing from it raises). Its allocator of pinned memory cannot be ended: the pool
+    is not used again, and the graph, which that allocator refers to, is kept.
+    """
+    index = torch.cuda.current_device() if device.index is None else device.index
+    with contextlib.suppress(RuntimeError):  # not recording: torch has ended it
+        torch._C._cuda_endAllocateToPool(index, pool)
+        torch._C._cuda_releasePool(index, pool)
+    generator = torch.cuda.default_generators[index]
+    state = generator.get_state()
+    generator.graphsafe_set_state(torch.Generator(torch.device("cuda", index)).graphsafe_get_state())
+    generator.set_state(state)
+
+
+def reason(device: torch.device, *, carries: bool = False) -> str | None:
+    """Why steps cannot be replayed here, None where they may be."""
     if device.type != "cuda":
         return "CUDA graphs need a CUDA device"
-    if not method.replayable:
-        return "the method draws from each batch's seed"
-    if carries:
-        return "each batch goes on from the one before it, and batches vary in length"
-    return "the network draws random numbers (noise or drop-path)" if draws else None
+    return "each batch goes on from the one before it, and batches vary in length" if carries else None

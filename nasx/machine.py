@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from nasx import __version__
 from nasx.errors import UserError
 
 
@@ -122,7 +123,7 @@ def environment(on: torch.device) -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Versions that numbers may depend on."""
-    named = {name: metadata.version(name) for name in ("nasx", "torch", "numpy", "hydra-core")}
+    named = {"nasx": __version__, **{name: metadata.version(name) for name in ("torch", "numpy", "hydra-core")}}
     if torch.version.cuda:
         named["cuda"] = torch.version.cuda
     return named | {"python": platform.python_version()}

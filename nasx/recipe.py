@@ -48,9 +48,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, get_swa_avg_fn
 
 from nasx.bilevel import recall
+from nasx.draws import placed
 from nasx.search import cosine
 
 if TYPE_CHECKING:
@@ -125,7 +126,7 @@ def mix(batch: Batch, *, mixup: float = 0.0, cutmix: float = 0.0) -> Mixed:
     draw = np.random.RandomState([batch.seed >> 32, batch.seed & 0xFFFFFFFF])  # its numbers are frozen in all versions
     cut = bool(cutmix) and (not mixup or draw.uniform() < 0.5)
     share = float(draw.beta(cutmix, cutmix) if cut else draw.beta(mixup, mixup))
-    partner = torch.from_numpy(draw.permutation(len(batch.y))).to(batch.x.device)
+    partner = placed(torch.from_numpy(draw.permutation(len(batch.y))), batch.x.device)
     if not cut:
         return Mixed(torch.lerp(batch.x[partner], batch.x, share), batch.y, batch.y[partner], share)
     height, width = batch.x.shape[-2:]
@@ -181,13 +182,34 @@ def optimizer(network: nn.Module, settings: Retraining) -> torch.optim.SGD:
                            nesterov=settings.nesterov, weight_decay=settings.weight_decay)
 
 
-def averaged(network: nn.Module, decay: float | None) -> AveragedModel:
+class Average(AveragedModel):
+    """torch's average, without its copy of the count from the host at each update, for which a GPU would wait."""
+
+    @torch.no_grad()
+    def update_parameters(self, model: nn.Module) -> None:
+        own, new = ([*net.parameters(), *net.buffers()] for net in (self.module, model))
+        count = int(self.n_averaged)  # it stays on the CPU
+        if count == 0:
+            for x, y in zip(own, new, strict=True):
+                x.copy_(y)
+        elif self.multi_avg_fn is not None:
+            for dtype in dict.fromkeys(x.dtype for x in own):
+                same = [i for i, x in enumerate(own) if x.dtype == dtype]
+                self.multi_avg_fn([own[i] for i in same], [new[i] for i in same], count)
+        else:
+            mean, filled = get_swa_avg_fn(), torch.full((), count, device=own[0].device)
+            for x, y in zip(own, new, strict=True):
+                x.copy_(mean(x, y, filled))
+        self.n_averaged += 1
+
+
+def averaged(network: nn.Module, decay: float | None) -> Average:
     """A copy of the network that follows it: w_ema <- decay w_ema + (1 - decay) w after every update.
 
     With `decay` None, the mean of the weights after all updates from now on.
     """
     how = None if decay is None else get_ema_multi_avg_fn(decay)
-    return AveragedModel(network, multi_avg_fn=how, use_buffers=True)
+    return Average(network, multi_avg_fn=how, use_buffers=True)
 
 
 def stalled(losses: Sequence[float], patience: int | None) -> bool:

@@ -6,7 +6,7 @@ leaves the live ones bit-identical.
 
 Loss: cross entropy, plus `auxiliary` times that of the auxiliary head where the supernet has one, plus what the
 supernet itself adds in training. Random operations (noise, drop-path, dropout) draw from a generator seeded by the
-batch, so two evaluations of one batch see the same draws and finite differences through them are exact to their order.
+batch, so two evaluations of a batch use the same numbers, and finite differences through them are exact to their order.
 
 Deviation: what is added in training is added on validation batches too; the released code for recurrent cells adds the
 slowness of the states to the loss of weight steps only.
@@ -14,7 +14,7 @@ slowness of the states to the loss of weight steps only.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,7 +24,8 @@ from torch.func import functional_call
 
 from nasx import machine
 from nasx.bilevel import Activate, Batch, Decision, Outcome, Tree, detached, hand_on, recall
-from nasx.spaces.banks import Noise
+from nasx.draws import Draws, placed
+from nasx.spaces.banks import Bank
 from nasx.spaces.recompute import recompute
 from nasx.spaces.supernet import evaluating, tracking, wrap
 
@@ -48,15 +49,15 @@ class RelaxedProblem:
         self.groups = space.groups
         first = next(supernet.parameters())
         self.device, self.dtype = first.device, first.dtype
-        self.random = torch.Generator(self.device)
-        self.noisy = any(isinstance(m, Noise) for m in supernet.modules())
+        self.draws = Draws()
+        self.unseeded = torch.Generator(self.device)
+        self.noisy = any(isinstance(m, Bank) and type(m).draw is not Bank.draw for m in supernet.modules())
         self.passes = 0
         self.masks: dict[str, Tree] = {}  # on the device: a copy at each step would stall it
 
-    @property
-    def draws(self) -> bool:
-        """Whether a pass draws random numbers."""
-        return self.noisy or any(self.options.values())
+    def random(self, options: Mapping[str, Any]) -> bool:
+        """Whether a pass with these options draws random numbers."""
+        return self.noisy or any(isinstance(x, Tensor) or x for x in options.values())
 
     def _prepare(self, engine: EngineSettings) -> None:
         """Memory layout and compilation of the cells (one graph a width; never a silent fall-back to eager)."""
@@ -77,7 +78,7 @@ class RelaxedProblem:
 
     def sample(self, gen: torch.Generator) -> Tree:
         mix = self.space.encode(self.space.sample(gen))
-        return {k: x.to(self.device, self.dtype) for k, x in mix.items()}
+        return {k: placed(x.to(self.dtype), self.device) for k, x in mix.items()}
 
     def network(self, mix: Tree, seed: int) -> torch.nn.Module:
         """The discrete network of a mixture at the size of the search, for `classes`, initialized from `seed`."""
@@ -101,9 +102,9 @@ class RelaxedProblem:
     def outcome(self, w: Tree, mix: Tree, batch: Batch, *, track: bool = False, evaluation: bool = False) -> Outcome:
         self.passes += 1
         options = {} if evaluation else self.options
-        if self.noisy or any(options.values()):
-            self.random.manual_seed(batch.seed ^ 1)  # methods draw from the batch's seed itself
-        given = {**options, **recall(batch), "gen": self.random}
+        # methods have the numbers of the batch's seed itself
+        gen = self.draws.generator(batch, self.device, salt=1) if self.random(options) else self.unseeded
+        given = {**options, **recall(batch), "gen": gen}
         with tracking(self.supernet, track), evaluating(self.supernet, evaluation), \
                 torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             logits = functional_call(self.supernet, w, (batch.x, mix), given, strict=False)

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from nasx import accuracy, config, lineage, machine, metrics, processes, progress, recipe, records
 from nasx.bilevel import Batch, hand_on, scaled
 from nasx.data.stream import hashed
+from nasx.draws import placed
 from nasx.errors import UserError
 from nasx.folders import files
 from nasx.metrics import ACCURACY, Metric
@@ -38,8 +39,7 @@ from nasx.search import Batches, Meter, broken
 from nasx.spaces.network import cost, widest
 
 if TYPE_CHECKING:
-    from torch.optim.swa_utils import AveragedModel
-
+    from nasx.recipe import Average
     from nasx.session import Config, Result, Session
     from nasx.settings import Retraining
     from nasx.spaces.base import Genotype, Network, Space
@@ -78,7 +78,7 @@ class Trainer:
     losses: list[float] = field(default_factory=list)
     """Those of all evaluations so far."""
     optimizer: torch.optim.SGD = field(init=False)
-    average: AveragedModel | None = field(init=False)
+    average: Average | None = field(init=False)
 
     def __post_init__(self) -> None:
         self.device = next(self.network.parameters()).device
@@ -116,7 +116,7 @@ class Trainer:
         settings, alone = self.settings, processes.count() == 1
         own = recipe.mix(batch, mixup=settings.mixup, cutmix=settings.cutmix)
         if recipe.mixes(settings) and not alone:
-            own = own.rows(torch.cat(self.rows).to(own.y.device))
+            own = own.rows(placed(torch.cat(self.rows), own.y.device))
         # once a batch, so that its pieces draw different paths
         self.random.manual_seed(batch.seed if alone else hashed(batch.seed, "process", processes.rank()))
         self.network.train()

@@ -195,10 +195,9 @@ class SearchJob:
         """What takes the steps from CUDA graphs where that is wanted and possible. Raises UserError for `on`."""
         if wanted == "off":
             return None
-        draws = self.problem.draws or any(self.settings.options(self.settings.epochs).values())
-        why = graphs.reason(self.here.device, self.method, draws=draws, carries=self.data.carries)
+        why = graphs.reason(self.here.device, carries=self.data.carries)
         if why is None:
-            return graphs.Replayed(self.method, self.problem, graphs.cuda(self.here.device))
+            return graphs.Replayed(self.method, self.problem, graphs.cuda(self.here.device), required=wanted == "on")
         if wanted == "on":
             raise UserError("engine.graphs=on", f"steps cannot be replayed: {why}", "use engine.graphs=auto")
         log.info("steps run eagerly: %s", why)

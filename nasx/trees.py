@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 Tree = dict[str, Tensor]
+Number = float | Tensor
+"""A Python number, or a 0-d tensor on the device (in steps that may be replayed from a CUDA graph)."""
 
 
 class Decision(NamedTuple):
@@ -47,17 +49,32 @@ def detached(tree: Tree, *, requires_grad: bool = False) -> Tree:
     return {k: x.detach().requires_grad_(requires_grad) for k, x in tree.items()}
 
 
-def shift(x: Tree, v: Tree, scale: Tensor | float) -> Tree:
+def vanishes(number: Number) -> bool:
+    """Whether a coefficient is zero; of one on the device that is not known (asking would make the host wait)."""
+    return not isinstance(number, Tensor) and number == 0
+
+
+def scaling(tensors: list[Tensor], scale: Number) -> list[Tensor]:
+    """scale * x for each tensor; a scale of their own dtype, which fused kernels need."""
+    return list(torch._foreach_mul(tensors, scale.to(tensors[0].dtype) if isinstance(scale, Tensor) else scale))
+
+
+def like(g: Tensor, x: Tensor) -> Tensor:
+    """`g` in the memory layout of `x`, which fused optimizers need; `g` itself where it has it."""
+    same = all(a == b for n, a, b in zip(x.shape, g.stride(), x.stride(), strict=True) if n != 1)
+    return g if same else torch.empty_like(x).copy_(g)
+
+
+def shift(x: Tree, v: Tree, scale: Number) -> Tree:
     """x + scale * v, detached, as fresh leaves."""
-    scaled = torch._foreach_mul([v[k].detach() for k in x], scale)
+    scaled = scaling([v[k].detach() for k in x], scale)
     moved = torch._foreach_add([t.detach() for t in x.values()], scaled)
     return {k: t.requires_grad_() for k, t in zip(x, moved, strict=True)}
 
 
-def combine(x: Tree, y: Tree, scale: Tensor | float) -> Tree:
+def combine(x: Tree, y: Tree, scale: Number) -> Tree:
     """x + scale * y, for gradients (no leaves made)."""
-    scaled = torch._foreach_mul([y[k] for k in x], scale)
-    return dict(zip(x, torch._foreach_add(list(x.values()), scaled), strict=True))
+    return dict(zip(x, torch._foreach_add(list(x.values()), scaling([y[k] for k in x], scale)), strict=True))
 
 
 def norm(tree: Tree) -> Tensor:
@@ -77,7 +94,7 @@ def step_length(v: Tree, radius: float) -> Tensor:
 
 
 def directional(g: Callable[[Tree], Tree], x: Tree, v: Tree, radius: float = 0.01,
-                eps: Tensor | float | None = None) -> Tree:
+                eps: Number | None = None) -> Tree:
     """Derivative of the tree-valued function `g` at `x` along `v`, by a central difference.
 
     (g(x + eps v) - g(x - eps v)) / (2 eps) with eps = radius / ||v|| unless given: error O(eps^2), exact where g is

@@ -17,6 +17,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,7 @@ from nasx.methods.idarts import IDarts
 from nasx.methods.lambda_ import Lambda
 from nasx.methods.single import Single
 from nasx.methods.tse import Tse
+from nasx.optimizers import architecture_optimizer, weight_optimizer
 from nasx.relaxed import RelaxedProblem, weights
 from nasx.settings import EngineSettings
 from nasx.spaces.base import Space
@@ -49,6 +51,10 @@ METHODS: dict[str, Method] = {
     "idarts (difference)": IDarts(T=1, products="difference"), "idarts (exact)": IDarts(T=1), "amended": Amended(),
     "single": Single(), "tse (T=2)": Tse(T=2), "lambda": Lambda(schedule="constant"),
 }
+
+
+PROTOCOL = SimpleNamespace(lr=0.025, momentum=0.9, nesterov=False, weight_decay=3e-4, arch_optimizer="adam",
+                           arch_lr=3e-4, arch_betas=(0.9, 0.999), arch_weight_decay=0.0)
 
 
 class Kernels(TorchDispatchMode):
@@ -115,8 +121,7 @@ def build(space: Space, naive: bool, device: torch.device, engine: EngineSetting
     problem = RelaxedProblem(space, net, softmax, engine=engine)
     a = {k: x.to(device).requires_grad_() for k, x in space.init(torch.Generator().manual_seed(0)).items()}
     w = weights(net)
-    return Search(problem, w, a, torch.optim.SGD(w.values(), lr=0.025, momentum=0.9, weight_decay=3e-4),
-                  torch.optim.Adam(a.values(), lr=3e-4), 5.0)
+    return Search(problem, w, a, weight_optimizer(w, PROTOCOL), architecture_optimizer(a, PROTOCOL), 5.0)
 
 
 def batches(n: int, size: int, device: torch.device, count: int = 3) -> list[Batch]:
@@ -238,6 +243,7 @@ def main() -> None:
     parser.add_argument("--device", type=torch.device, default=machine.device("auto"))
     parser.add_argument("--json", help="write all figures to this file")
     args = parser.parse_args()
+    machine.prepare(args.device, threads=None, deterministic=False, seed=0)  # what a run has
     runs = args.runs or (3 if args.quick else 9)
     full, small = (64, 8) if args.quick else (64, 64)
     networks = {"nb201 N=5 C=16": (Nb201(), full), "darts L=8 C=16": (Darts(), small)}

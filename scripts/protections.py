@@ -179,6 +179,10 @@ ROWS = (
     Row("a process of several dies", "nasx/processes.py",
         "if not isinstance(error, dist.DistError) and not any(word in str(error) for word in LOST):", "if True:",
         "test_processes.py::test_a_killed_process_ends_the_other_and_one_process_goes_on"),
+    Row("CUDA graph that cannot be recorded", "nasx/graphs.py", "        start.restore()\n        if why:",
+        "        if why:", "test_graphs.py::test_a_recording_that_breaks_leaves_no_trace"),
+    Row("replay that differs", "nasx/graphs.py", "if far <= allowed:", "if True:",
+        "test_graphs.py::test_a_replay_that_differs_is_refused_and_leaves_no_trace"),
 )
 
 

@@ -30,14 +30,14 @@ def test_alignment_equals_the_definition_and_the_papers_example(signed: bool) ->
     problem = toy.Alignment()
     g = agreement.look(problem, problem.w0(), problem.relax(problem.a0()), toy.TRAIN).mix
     expected = diagnostics.layer_alignment(list(g["a"]), signed)
-    assert agreement.alignment(g, problem.groups, signed=signed) == pytest.approx(expected, rel=1e-12)
+    assert float(agreement.alignment(g, problem.groups, signed=signed)) == pytest.approx(expected, rel=1e-12)
     assert expected == pytest.approx(-0.1092090616 if signed else -0.0385514178, abs=1e-10)
 
 
 def test_alignment_joins_the_names_of_a_cell_and_needs_two_cells() -> None:
     problem = toy.Alignment(split=True)
     g = agreement.look(problem, problem.w0(), problem.relax(problem.a0()), toy.TRAIN).mix
-    assert agreement.alignment(g, problem.groups) == pytest.approx(-0.0385514178, abs=1e-10)
+    assert float(agreement.alignment(g, problem.groups)) == pytest.approx(-0.0385514178, abs=1e-10)
     assert agreement.alignment({"a": torch.ones(1, 2, 3)}, (("a",),)) is None
 
 

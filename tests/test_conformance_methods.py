@@ -17,6 +17,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from torch import Tensor
+from variants import VARIANTS
 
 from nasx import config
 from nasx.bilevel import Method, Search, frozen
@@ -25,8 +26,6 @@ from nasx.relaxed import RelaxedProblem, weights
 
 import small
 import toy
-
-METHODS = sorted(file.stem for file in (config.conf_dir() / "method").glob("*.yaml"))
 
 
 def method_of(name: str, *overrides: str) -> Method:
@@ -37,27 +36,7 @@ def method_of(name: str, *overrides: str) -> Method:
     return built
 
 
-BUILT: dict[str, Method] = {name: method_of(name) for name in METHODS} | {
-    "darts order=2": method_of("darts", "method.order=2"),
-    "darts first=weights": method_of("darts", "method.first=weights"),
-    "darts clip": method_of("darts", "method.order=2", "method.clip=true"),
-    "idarts difference": method_of("idarts", "method.products=difference"),
-    "idarts released": method_of("idarts", "method.products=released"),
-    "idarts leak": method_of("idarts", "method.release_leak=true"),
-    "single other batch": method_of("single", "method.mode=same_split_other_batch"),
-    "single other split": method_of("single", "method.mode=other_split"),
-    "lambda one-sided": method_of("lambda", "method.difference=one_sided"),
-    "lambda exact": method_of("lambda", "method.difference=exact"),
-    "lambda signed": method_of("lambda", "method.alignment=signed"),
-    "lambda outer": method_of("lambda", "method.target=outer"),
-    "sdarts adversarial": method_of("sdarts", "method.perturbation=adversarial"),
-    "gdas released": method_of("gdas", "method.gradient=released"),
-    "gdas straight through": method_of("gdas", "method.gradient=straight_through"),
-    "tse": method_of("tse", "method.T=3"),
-    "tse_drnas": method_of("tse_drnas", "method.inner.T=3"),
-    "darts_pt": method_of("darts_pt", "method.tune=1", "method.batches=1"),
-    "tse momentum": method_of("tse", "method.T=3", "method.restore_momentum=false"),
-}
+BUILT: dict[str, Method] = {name: method_of(*words) for name, words in VARIANTS.items()}
 TRAINING = [name for name, method in BUILT.items() if method.trains]
 MOVES_NO_ARCHITECTURE = {"random_ws"}
 

@@ -6,7 +6,6 @@ divide rounding errors by their probe's length, hence the second tolerance.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +15,6 @@ from test_conformance_methods import BUILT, TRAINING
 from torch._dynamo.utils import counters
 
 from nasx.bilevel import Batch, Method, Search, Tree, gradients
-from nasx.graphs import Replayed, reason
 from nasx.relaxed import RelaxedProblem, weights
 from nasx.search import fitted
 from nasx.settings import EngineSettings
@@ -90,85 +88,6 @@ def test_steps_equal_those_of_the_naive_path(space: str, name: str) -> None:
     got = moves(prepared(SPACES[space], method), method.step, method)
     assert float(toy.flat(expected).norm()) > 0
     assert apart(got, expected) <= (DIFFERENCE if differs_by_difference(name) else EXACT)
-
-
-# ------------------------------------------------------------------------------------------- replayed steps
-def recorded(log: list[str]) -> Callable[[Callable[[], Any]], Callable[[], None]]:
-    """A capture for machines without CUDA: what is recorded must leave no trace, and its replay does the work."""
-    def capture(work: Callable[[], Any]) -> Callable[[], None]:
-        log.append("captured")
-        search = log_search[0]
-        kept = copy.deepcopy((search.w_opt.state_dict(), search.a_opt.state_dict()))
-        before = position(search)
-        work()
-        with torch.no_grad():
-            for k, x in (*search.w.items(), *search.a.items()):
-                x.copy_(before[f"w {k}" if k in search.w else f"a {k}"])
-        search.w_opt.load_state_dict(kept[0])
-        search.a_opt.load_state_dict(kept[1])
-
-        def replay() -> None:
-            log.append("replayed")
-            passes = search.problem.passes  # type: ignore[attr-defined]
-            work()
-            search.problem.passes = passes  # type: ignore[attr-defined]
-
-        return replay
-
-    return capture
-
-
-log_search: list[Search] = []
-
-
-@pytest.mark.parametrize("name", [n for n in TRAINING if BUILT[n].replayable])
-def test_replayed_steps_are_the_steps_and_count_their_passes(name: str) -> None:
-    method, space = BUILT[name], SPACES["nb201"]
-    plain, search = prepared(space, method), prepared(space, method)
-    log: list[str] = []
-    log_search[:] = [search]
-    step = Replayed(method, search.problem, recorded(log))  # type: ignore[arg-type]
-    expected, got = moves(plain, method.step, method, 5), moves(search, step, method, 5)
-    assert apart(got, expected) == 0
-    assert search.problem.passes == plain.problem.passes  # type: ignore[attr-defined]
-    if name == "lambda one-sided":  # + and - take turns: each step is another one
-        assert "replayed" not in log
-    else:
-        assert log == ["captured"] + ["replayed"] * 4
-
-
-def test_a_new_epoch_rate_or_shape_is_captured_anew() -> None:
-    method, search = BUILT["darts"], prepared(SPACES["nb201"], BUILT["darts"])
-    log: list[str] = []
-    log_search[:] = [search]
-    step = Replayed(method, search.problem, recorded(log))  # type: ignore[arg-type]
-    for change in (lambda: None, lambda: setattr(search, "epoch", 2),
-                   lambda: search.w_opt.param_groups[0].update(lr=0.01), lambda: setattr(search, "warming", True)):
-        change()
-        log.clear()
-        moves(search, step, method, 3)
-        assert log == ["captured", "replayed", "replayed"]
-
-
-def test_values_of_a_replay_stay_when_the_next_one_runs() -> None:
-    method, search = BUILT["darts"], prepared(SPACES["nb201"], BUILT["darts"])
-    log_search[:] = [search]
-    step = Replayed(method, search.problem, recorded([]))  # type: ignore[arg-type]
-    seen = []
-    for i in range(4):
-        train, val = batches(method, 1 + 10 * i)
-        values = step(search, train, val)
-        seen.append((values["train_loss"], float(values["train_loss"])))
-    assert [float(value) for value, _ in seen] == [number for _, number in seen]
-
-
-def test_what_cannot_be_replayed_says_why() -> None:
-    cpu, cuda = torch.device("cpu"), torch.device("cuda")
-    assert "CUDA device" in str(reason(cpu, BUILT["darts"], draws=False))
-    assert "seed" in str(reason(cuda, BUILT["gdas"], draws=False))
-    assert "noise" in str(reason(cuda, BUILT["darts"], draws=True))
-    assert "vary in length" in str(reason(cuda, BUILT["darts"], draws=False, carries=True))
-    assert reason(cuda, BUILT["darts"], draws=False) is None
 
 
 def test_a_checkpoint_of_other_kernels_keeps_those_of_this_device() -> None:

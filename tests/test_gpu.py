@@ -12,9 +12,9 @@ from typing import Any
 import jobs
 import pytest
 import torch
+from folders import equal
 from test_conformance_methods import BUILT, TRAINING
 from test_engine import SPACES, apart, position
-from test_resume import equal
 
 from nasx.bilevel import Batch, Method, Search
 from nasx.graphs import Replayed, cuda
@@ -26,8 +26,6 @@ from nasx.spaces.base import Space
 import small
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
-REPLAYABLE = [name for name in TRAINING if BUILT[name].replayable and name != "lambda one-sided"]
-"""One-sided steps take turns: none is ever replayed."""
 
 
 @pytest.fixture(autouse=True)
@@ -73,7 +71,7 @@ def test_steps_equal_those_of_the_naive_path(name: str) -> None:
     assert apart(walk(prepared(SPACES["darts"], method), method.step, method, 2), expected) <= 1e-7
 
 
-@pytest.mark.parametrize("name", REPLAYABLE)
+@pytest.mark.parametrize("name", TRAINING)
 @pytest.mark.parametrize("space", SPACES)
 def test_replayed_steps_equal_eager_ones(space: str, name: str) -> None:
     method = BUILT[name]
@@ -81,9 +79,10 @@ def test_replayed_steps_equal_eager_ones(space: str, name: str) -> None:
     step = Replayed(method, search.problem, cuda(torch.device("cuda", 0)))  # type: ignore[arg-type]
     assert apart(walk(search, step, method, 5), walk(plain, method.step, method, 5)) <= 1e-7
     assert search.problem.passes == plain.problem.passes  # type: ignore[attr-defined]
+    assert step.why is None
 
 
-@pytest.mark.parametrize("name", REPLAYABLE)
+@pytest.mark.parametrize("name", TRAINING)
 def test_no_step_waits_for_the_device(name: str) -> None:
     method = BUILT[name]
     search = prepared(SPACES["nb201"], method)
@@ -101,7 +100,7 @@ def test_memory_does_not_grow_over_a_thousand_steps() -> None:
 
     def epochs(count: int) -> None:
         for _ in range(count):
-            search.epoch += 1  # captured anew
+            search.epoch += 1
             walk(search, step, method, 100)
 
     epochs(2)

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 import yaml
 from hydra.types import RunMode
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from nasx import config, preflight, recipe, records, run
 from nasx.data.stream import Batch
@@ -277,6 +278,22 @@ def test_averaged_weights_follow_their_definition_and_are_tested() -> None:
     with torch.no_grad():
         loss = F.cross_entropy(made.average.module(batch.x).main, batch.y)
     assert made.tested["test_loss"] == pytest.approx(loss.item(), rel=1e-12)
+
+
+@pytest.mark.parametrize("decay", [0.9, None])
+def test_averages_have_the_bits_of_torch_s_own(decay: float | None) -> None:
+    """Which copies a count to the device at each update; batch norm's count of batches is an integer."""
+    network = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+    own = recipe.averaged(network, decay)
+    torch_s = AveragedModel(network, multi_avg_fn=own.multi_avg_fn, use_buffers=True)
+    for i in range(4):
+        network(torch.randn(5, 3, generator=torch.Generator().manual_seed(i)))
+        with torch.no_grad():
+            network[0].weight.add_(0.3 * i)
+        own.update_parameters(network)
+        torch_s.update_parameters(network)
+    assert own.state_dict().keys() == torch_s.state_dict().keys()
+    assert all(torch.equal(x, y) for x, y in zip(own.state_dict().values(), torch_s.state_dict().values(), strict=True))
 
 
 @pytest.mark.parametrize(("every", "tested"), [(1, [1, 2, 3, 4]), (3, [3, 4]), (0, [4])])

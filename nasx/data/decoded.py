@@ -37,6 +37,7 @@ from nasx.data import bounds, decode
 from nasx.data.augment import Augment
 from nasx.data.splits import splits
 from nasx.data.stream import Batch, Order, Part, group_of, hashed
+from nasx.draws import placed
 from nasx.errors import UserError
 
 if TYPE_CHECKING:
@@ -138,7 +139,7 @@ class Decoded:
         found = self.load(part, ([(int(item), None) for item in own] for _, own in wanted))
         for i, own in wanted:
             x = self.joined(found, len(own))
-            yield Batch(self.augment.plain(x), torch.from_numpy(labels[own]).to(self.device),
+            yield Batch(self.augment.plain(x), placed(torch.from_numpy(labels[own]), self.device),
                         hashed(0, "evaluation", i))
 
     def load(self, part: Part, batches: Iterator[list[Key]]) -> Iterator[Tensor | UserError]:
@@ -211,7 +212,7 @@ class DecodedStream:
         draws = self.opened.augment.draws(len(items), height, width, self._gen)[:, self.rows]
         x = self.opened.joined(found, len(self.rows))
         y = torch.from_numpy(self.opened.train_y)[items[self.rows]]
-        return Batch(self.opened.augment.apply(x, draws.to(x.device)), y.to(x.device), self.order.seed_of(i))
+        return Batch(self.opened.augment.apply(x, placed(draws, x.device)), placed(y, x.device), self.order.seed_of(i))
 
     def state_dict(self) -> dict[str, int]:
         return {"position": self.position}

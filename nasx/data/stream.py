@@ -31,6 +31,7 @@ from nasx.data import bounds
 from nasx.data.augment import Augment, Cropped
 from nasx.data.source import Images
 from nasx.data.splits import Split, splits
+from nasx.draws import placed
 from nasx.errors import UserError
 
 __all__ = ["Batch", "Batches", "DeviceImages", "Held", "Opened", "Order", "Stream", "device_images", "evaluation",
@@ -200,8 +201,7 @@ class Stream:
         numbers = torch.cat([items[None], draws])
         if self.rows is not None:
             numbers = numbers[:, self.rows]
-        if self.x.is_cuda:  # pinned, so that the copy waits for nothing
-            numbers = numbers.pin_memory().to(self.x.device, non_blocking=True)
+        numbers = placed(numbers, self.x.device)
         chosen = numbers[0]
         return Batch(self.augment.apply(self.x.index_select(0, chosen), numbers[1:]), self.y.index_select(0, chosen),
                      seed)

@@ -107,8 +107,8 @@ def look(problem: Problem, w: Tree, mix: Tree, batch: Batch, cells: Sequence[nn.
 
 
 # -------------------------------------------------------------------------------------------------------- layers
-def pairwise(g: Tensor, *, signed: bool = False) -> float | None:
-    """Mean over pairs of rows of g (L, D) of their cosine, or of the signed ratio; None for fewer than two rows."""
+def pairwise(g: Tensor, *, signed: bool = False) -> Tensor | None:
+    """Mean () over pairs of rows of g (L, D) of their cosine, or of the signed ratio; None for fewer than two rows."""
     layers = g.shape[0]
     if layers < 2:
         return None
@@ -120,17 +120,17 @@ def pairwise(g: Tensor, *, signed: bool = False) -> float | None:
     else:
         u = g / g.norm(dim=1, keepdim=True).clamp_min(tiny ** 0.5)
         ratio = u @ u.T
-    return float((ratio.sum() - ratio.diagonal().sum()) / (layers * (layers - 1)))
+    return (ratio.sum() - ratio.diagonal().sum()) / (layers * (layers - 1))
 
 
-def alignment(g: Tree, groups: Sequence[Sequence[str]], *, signed: bool = False) -> float | None:
-    """Layer alignment of mixture gradients (cells, edges, operations), mean over the groups of two cells and more."""
+def alignment(g: Tree, groups: Sequence[Sequence[str]], *, signed: bool = False) -> Tensor | None:
+    """Layer alignment () of mixture gradients (cells, edges, operations), mean over groups of at least two cells."""
     found = [pairwise(torch.cat([g[name].flatten(1) for name in names], 1), signed=signed) for names in groups]
     known = [value for value in found if value is not None]
-    return sum(known) / len(known) if known else None
+    return sum(known[1:], known[0]) / len(known) if known else None
 
 
-def alignments(g: Tree, groups: Sequence[Sequence[str]], part: str) -> dict[str, float | None]:
+def alignments(g: Tree, groups: Sequence[Sequence[str]], part: str) -> dict[str, Tensor | None]:
     """Both alignments of the gradients on one batch (`part` is train or val), by the names that rows have for them."""
     return {f"alignment_{part}": alignment(g, groups), f"signed_{part}": alignment(g, groups, signed=True)}
 
@@ -153,13 +153,14 @@ class Running:
         self.groups, self.names = groups, names
         self.looks = 0
         self.split: dict[str, dict[str, Tensor]] = {}
-        self.sums: dict[str, float] = {}
+        self.sums: dict[str, Tensor] = {}
         self.count = 0
 
     def add(self, train: Tree, val: Tree) -> None:
         """Take in the mixture gradients of one training and one validation batch."""
         values = alignments(train, self.groups, "train") | alignments(val, self.groups, "val")
-        self.sums = {name: self.sums.get(name, 0.0) + value for name, value in values.items() if value is not None}
+        self.sums = {name: self.sums[name] + value if name in self.sums else value
+                     for name, value in values.items() if value is not None}
         self.count, self.looks = self.count + 1, self.looks + 1
         for name, sums in by_operation(val, self.names).items():
             held = self.split.setdefault(name, {})
@@ -169,7 +170,7 @@ class Running:
 
     def entries(self) -> dict[str, Any]:
         """The means of this epoch, which start anew, and the split: name -> operation -> [first cells, last cells]."""
-        means = {name: total / self.count for name, total in self.sums.items()}
+        means = {name: float(total) / self.count for name, total in self.sums.items()}
         known, split = 1 - DECAY ** self.looks, {}
         for name, sums in self.split.items():
             part = max(len(next(iter(sums.values()))) // 3, 1)
@@ -239,7 +240,8 @@ def output_cosine(seen: Look) -> list[dict[str, float]]:
 
 
 def _cosine(tensors: Sequence[Tensor]) -> float | None:
-    return pairwise(torch.stack([x.flatten() for x in tensors]))
+    found = pairwise(torch.stack([x.flatten() for x in tensors]))
+    return None if found is None else float(found)
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from nasx.around import Around
-from nasx.bilevel import Batch, Search, Tree
+from nasx.bilevel import Batch, Number, Search, Tree
 
 if TYPE_CHECKING:
     from nasx.settings import NonNegativeFloat
@@ -38,7 +38,7 @@ class BetaDarts(Around):
 
     growth: NonNegativeFloat = 0.5
 
-    def weight(self, search: Search) -> float:
+    def weight(self, search: Search) -> Number:
         """lambda of the current epoch."""
         return self.growth * search.epoch
 

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, ClassVar
 from torch import Tensor
 
 from nasx.around import Around
-from nasx.bilevel import Batch, Search, Tree, combine
+from nasx.bilevel import Batch, Number, Search, Tree, combine
 
 if TYPE_CHECKING:
     from nasx.settings import NonNegativeFloat
@@ -40,7 +40,7 @@ class DartsMinus(Around):
     """What is strengthened, by its name in all spaces that have it."""
     beta: NonNegativeFloat = 1.0
 
-    def auxiliary(self, search: Search) -> float:
+    def auxiliary(self, search: Search) -> Number:
         """beta of the current epoch."""
         return self.beta * (1 - search.epoch / max(search.epochs, 1))
 

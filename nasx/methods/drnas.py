@@ -10,8 +10,8 @@ Source: Chen, Wang, Cheng, Tang, Hsieh (2021), section 3; released code (utils.p
 Cost per step: that of `inner`.
 
 Deviations
-1. Noise draws from the batch's seed, so a step is a function of its batches; samples are drawn on the CPU in double
-   precision, and all cells share one.
+1. Noise draws from the batch's seed, so a step is a function of its batches; samples are drawn in double precision,
+   and all cells share one.
 2. Diagnostics and evaluations of the supernet use softmax(a); the released code evaluates at a sample.
 3. With `kl` all architecture parameters are penalized, those of edge weights and of pairs of edges too, where a space
    has them, though these are no samples.
@@ -22,11 +22,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.distributions import Dirichlet, kl_divergence
 
 from nasx.around import Around
@@ -37,8 +38,26 @@ if TYPE_CHECKING:
 
 
 def dirichlet(logits: Tensor) -> Dirichlet:
-    """Dir(elu(logits) + 1) along the last axis, on the CPU in double precision."""
-    return Dirichlet((F.elu(logits) + 1).double().cpu(), validate_args=False)
+    """Dir(elu(logits) + 1) along the last axis, in double precision."""
+    return Dirichlet((F.elu(logits) + 1).double(), validate_args=False)
+
+
+class Sample(torch.autograd.Function):
+    """A sample of a Dirichlet distribution with its pathwise derivative: `Dirichlet.rsample` with a generator."""
+
+    @staticmethod
+    def forward(ctx: Any, concentration: Tensor, gen: torch.Generator) -> Tensor:
+        sample = torch._sample_dirichlet(concentration, generator=gen)
+        ctx.save_for_backward(sample, concentration)
+        return sample
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        sample, concentration = ctx.saved_tensors
+        total = concentration.sum(-1, keepdim=True).expand_as(concentration)
+        slope = torch._dirichlet_grad(sample, concentration, total)
+        return slope * (grad - (sample * grad).sum(-1, keepdim=True)), None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,9 +69,9 @@ class DrNas(Around):
 
     def step(self, search: Search, train: Sequence[Batch], val: Batch) -> dict[str, Tensor]:
         def draw(a: Tree, batch: Batch) -> Tree:
-            with torch.random.fork_rng(devices=[]):  # torch's samplers of gamma take no generator of their own
-                torch.default_generator.manual_seed(batch.seed)
-                return search.problem.relax(a, lambda logits: dirichlet(logits).rsample().to(logits))
+            gen = search.generator(batch)
+            return search.problem.relax(
+                a, lambda logits: Sample.apply(dirichlet(logits).concentration, gen).to(logits))
 
         view = search.drawing(draw)
         return self.inner.step(view.pulling(self.penalty) if self.kl else view, train, val)

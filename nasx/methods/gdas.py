@@ -38,18 +38,18 @@ import torch
 from torch import Tensor
 
 from nasx.around import Around, concrete
-from nasx.bilevel import Activate, Batch, Search, Tree
+from nasx.bilevel import Activate, Batch, Number, Search, Tree
 
 if TYPE_CHECKING:
     from nasx.settings import PositiveFloat
 
 
-def hard(tau: float, seed: int, slope: Literal["all", "sampled", "others"]) -> Activate:
+def hard(tau: Number, gen: torch.Generator, slope: Literal["all", "sampled", "others"]) -> Activate:
     """A sampler of one-hot weights along the last axis, of which some entries have the gradient of the soft sample.
 
     `others` gives the entries that were not sampled alone: 0, with their gradient.
     """
-    sample = concrete(tau, seed)
+    sample = concrete(tau, gen)
 
     def activate(logits: Tensor) -> Tensor:
         soft = sample(logits)
@@ -71,7 +71,7 @@ class Gdas(Around):
     tau_min: PositiveFloat = 0.1
     gradient: Literal["released", "sampled", "straight_through"] = "sampled"
 
-    def tau(self, search: Search) -> float:
+    def tau(self, search: Search) -> Number:
         """Temperature of the current epoch."""
         return self.tau_max + (self.tau_min - self.tau_max) * search.epoch / max(search.epochs - 1, 1)
 
@@ -80,9 +80,9 @@ class Gdas(Around):
 
         def draw(a: Tree, batch: Batch) -> Tree:
             slope: Literal["all", "sampled"] = "all" if self.gradient == "straight_through" else "sampled"
-            mix = problem.relax(a, hard(tau, batch.seed, slope))
+            mix = problem.relax(a, hard(tau, search.generator(batch), slope))
             if self.gradient != "released":
                 return mix
-            return problem.biased(mix, problem.relax(a, hard(tau, batch.seed, "others")))
+            return problem.biased(mix, problem.relax(a, hard(tau, search.generator(batch), "others")))
 
         return self.inner.step(search.drawing(draw), train, val)

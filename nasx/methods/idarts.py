@@ -46,6 +46,7 @@ from torch import Tensor
 from nasx.bilevel import (
     Batch,
     Method,
+    Number,
     Outcome,
     Search,
     Second,
@@ -83,7 +84,7 @@ class IDarts(Method):
     def updates_per_batch(self) -> int:
         return self.T
 
-    def series(self, search: Search, train: Batch, v: Tree, gamma: float) -> tuple[Tree, Tree]:
+    def series(self, search: Search, train: Batch, v: Tree, gamma: Number) -> tuple[Tree, Tree]:
         """The Neumann sum s = sum_k (I - gamma H)^k v, and M s."""
         mixed = Second(lambda w, a: search.loss(w, a, train), search.w, search.a)
         w = detached(search.w, requires_grad=True)

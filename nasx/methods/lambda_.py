@@ -42,6 +42,7 @@ from torch import Tensor
 from nasx.bilevel import (
     Batch,
     Method,
+    Number,
     Outcome,
     Search,
     Second,
@@ -53,6 +54,7 @@ from nasx.bilevel import (
     logs,
     shift,
     step_length,
+    vanishes,
 )
 
 if TYPE_CHECKING:
@@ -102,10 +104,7 @@ class Lambda(Method):
     target: Literal["inner", "outer"] = "inner"
     first: Literal["architecture", "weights"] = "architecture"
 
-    def variant(self, search: Search) -> int:
-        return search.updates % 2 if self.difference == "one_sided" else 0
-
-    def coefficient(self, search: Search) -> float:
+    def coefficient(self, search: Search) -> Number:
         """lambda of the current epoch."""
         if self.schedule == "constant":
             return self.strength
@@ -131,7 +130,7 @@ class Lambda(Method):
             return second.exact(delta)
         found = None
         if self.difference == "one_sided":
-            eps = step_length(delta, self.eps0) * (1 if search.updates % 2 == 0 else -1)
+            eps = step_length(delta, self.eps0) * (1 - 2 * (search.updates % 2))
             moved = second.slope(shift(mix, delta, eps))
             found = {k: (moved[k] - base[k]) / eps for k in moved}
         return search.probed("penalty", second, delta, found, radius=self.eps0)
@@ -157,7 +156,7 @@ class Lambda(Method):
         g_w, g_mix = gradients(outcome.loss, search.w, mix)
         value, delta = self.align(search, g_mix)
         coefficient = self.coefficient(search) if self.target == "inner" else 0.0
-        if coefficient:
+        if not vanishes(coefficient):
             g_w = combine(g_w, self.penalty(search, batch, mix, delta, g_w), -coefficient)
         search.descend_w(g_w, batch.rate)
         return logs(outcome, alignment=value)
@@ -165,7 +164,7 @@ class Lambda(Method):
     def move_a(self, search: Search, val: Batch) -> dict[str, Tensor]:
         if search.warming:
             return {}
-        if self.target == "inner" or not self.coefficient(search):
+        if self.target == "inner" or vanishes(self.coefficient(search)):
             return logs(val=search.update_a(val))
         g, outcome = self.outer(search, val)
         search.descend_a(g)

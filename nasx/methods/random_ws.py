@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -31,12 +31,10 @@ if TYPE_CHECKING:
 class RandomWs(Method):
     """Single-path training and selection by shared weights."""
 
-    replayable: ClassVar[bool] = False
     samples: Positive = 100
 
     def step(self, search: Search, train: Sequence[Batch], val: Batch) -> dict[str, Tensor]:
-        gen = torch.Generator().manual_seed(train[0].seed)
-        return logs(search.update_w(train[0], search.problem.sample(gen)))
+        return logs(search.update_w(train[0], search.sampled(train[0])))
 
     @torch.no_grad()
     def choose(self, search: Search, ending: Ending) -> Tree:

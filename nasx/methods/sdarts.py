@@ -38,7 +38,7 @@ import torch
 from torch import Tensor
 
 from nasx.around import Around
-from nasx.bilevel import Activate, Batch, Search, Tree, detached
+from nasx.bilevel import Activate, Batch, Number, Search, Tree, detached
 
 if TYPE_CHECKING:
     from nasx.settings import NonNegativeFloat, Positive
@@ -52,9 +52,9 @@ def normalized(p: Tensor) -> Tensor:
     return torch.where(total > 0, kept / total.clamp_min(torch.finfo(p.dtype).tiny), largest)
 
 
-def noisy(p: Tensor, eps: float, gen: torch.Generator) -> Tensor:
+def noisy(p: Tensor, eps: Number, gen: torch.Generator) -> Tensor:
     """p with uniform noise in (-eps, eps), `normalized`."""
-    noise = torch.rand(p.shape, generator=gen, dtype=torch.float64).to(p)
+    noise = torch.rand(p.shape, generator=gen, dtype=torch.float64, device=gen.device).to(p)
     return normalized(p + eps * (2 * noise - 1))
 
 
@@ -76,7 +76,7 @@ class Sdarts(Around):
     random_start: bool = True
     ascent: Literal["eval", "train"] = "eval"
 
-    def eps(self, search: Search) -> float:
+    def eps(self, search: Search) -> Number:
         """Radius of the current epoch."""
         return self.eps_start + (self.eps_end - self.eps_start) * search.epoch / max(search.epochs, 1)
 
@@ -87,16 +87,15 @@ class Sdarts(Around):
             if not any(batch is own for own in train):
                 return search.problem.relax(a)
             if self.perturbation == "random":
-                return search.problem.relax(a, self.random(eps, batch.seed))
+                return search.problem.relax(a, self.random(eps, search.generator(batch)))
             p = self.clean(search, a)
             q = self.adversarial(search, [x.detach() for x in p], eps, batch)
             return search.problem.relax(a, given([x + (y - y.detach()) for x, y in zip(q, p, strict=True)]))
 
         return self.inner.step(search.drawing(draw), train, val)
 
-    def random(self, eps: float, seed: int) -> Activate:
+    def random(self, eps: Number, gen: torch.Generator) -> Activate:
         """The method's activation with noise of radius `eps`."""
-        gen = torch.Generator().manual_seed(seed)
         return lambda logits: noisy(self.activate(logits), eps, gen)
 
     def clean(self, search: Search, a: Tree) -> list[Tensor]:
@@ -110,7 +109,7 @@ class Sdarts(Around):
         search.problem.relax(a, note)
         return found
 
-    def adversarial(self, search: Search, p: Sequence[Tensor], eps: float, batch: Batch) -> list[Tensor]:
+    def adversarial(self, search: Search, p: Sequence[Tensor], eps: Number, batch: Batch) -> list[Tensor]:
         """The worst operation weights in the box around `p` that the ascent finds. Nothing moves."""
         w, a = detached(search.w), detached(search.a)
 
@@ -118,7 +117,7 @@ class Sdarts(Around):
             mix = search.shaped(search.problem.relax(a, given(q)))
             return search.problem.outcome(w, mix, batch, evaluation=self.ascent == "eval").loss
 
-        gen = torch.Generator().manual_seed(batch.seed)
+        gen = search.generator(batch)
         q = [noisy(x, eps, gen) for x in p] if self.random_start else list(p)
         for _ in range(self.ascents):
             leaves = [x.detach().requires_grad_() for x in q]

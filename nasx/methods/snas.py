@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, ClassVar
 from torch import Tensor
 
 from nasx.around import Around, concrete
-from nasx.bilevel import Batch, Search, Tree
+from nasx.bilevel import Batch, Number, Search, Tree
 
 if TYPE_CHECKING:
     from nasx.settings import PositiveFloat
@@ -40,7 +40,7 @@ class Snas(Around):
     tau_max: PositiveFloat = 10.0
     tau_min: PositiveFloat = 1.0
 
-    def tau(self, search: Search) -> float:
+    def tau(self, search: Search) -> Number:
         """Temperature of the current epoch."""
         return self.tau_max + (self.tau_min - self.tau_max) * search.epoch / max(search.epochs, 1)
 
@@ -48,6 +48,6 @@ class Snas(Around):
         tau = self.tau(search)
 
         def draw(a: Tree, batch: Batch) -> Tree:
-            return search.problem.relax(a, concrete(tau, batch.seed))
+            return search.problem.relax(a, concrete(tau, search.generator(batch)))
 
         return self.inner.step(search.drawing(draw), train, val)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from nasx.errors import UserError
-from nasx.trees import Decision, Tree
+from nasx.trees import Decision, Number, Tree
 
 Activate = Callable[[Tensor], Tensor]
 
@@ -64,7 +64,7 @@ class Supernet(nn.Module, ABC):
     """A relaxed network: it takes the mixture as an argument and owns no architecture parameter."""
 
     @abstractmethod
-    def forward(self, x: Tensor, mix: Tree, *, drop_path: float = 0.0,
+    def forward(self, x: Tensor, mix: Tree, *, drop_path: Number = 0.0,
                 gen: torch.Generator | None = None) -> Logits: ...
 
 

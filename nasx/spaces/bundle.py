@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nasx.spaces.banks import Bank, Style, bank
+from nasx.trees import Number, vanishes
 
 
 class Edge(NamedTuple):
@@ -35,7 +36,7 @@ Drawn = tuple[Tensor | None, Tensor | None]
 with, (n, E, 1, 1, 1) for drop-path, (n, E, C, h', w') for dropout on skip connections."""
 
 
-def drop_mask(shape: tuple[int, ...], rate: float, like: Tensor, gen: torch.Generator | None) -> Tensor:
+def drop_mask(shape: tuple[int, ...], rate: Number, like: Tensor, gen: torch.Generator | None) -> Tensor:
     """Bernoulli(1 - rate) / (1 - rate), drawn from `gen`."""
     keep = 1.0 - rate
     uniform = torch.rand(shape, device=like.device, dtype=like.dtype, generator=gen)
@@ -74,13 +75,16 @@ class EdgeBundle(nn.Module):
         flat = [absent if c is None else p * widest + c - skip
                 for p, row in zip(self.blended, places, strict=True) for c in row]
         self.register_buffer("pick_plain", torch.tensor(flat, dtype=torch.int64), persistent=False)
+        for i in self.plain:
+            at = torch.tensor([self.blended.index(p) for p, _ in self.members[i]])
+            self.register_buffer(f"place{i}", at, persistent=False)
 
     def scale(self, i: int, rows: Tensor, columns: Sequence[Tensor]) -> Tensor:
         """Mixture weights of bank i, (E_bank,), from the bundle's rows (E, operations) and their columns."""
         at = self.columns[i]
         return rows.flatten().index_select(0, self.get_buffer(f"pick{i}")) if at is None else columns[at]
 
-    def draws(self, shape: torch.Size, like: Tensor, drop_path: float, skip_dropout: float,
+    def draws(self, shape: torch.Size, like: Tensor, drop_path: Number, skip_dropout: Number,
               gen: torch.Generator | None) -> list[Drawn]:
         """Random tensors for each bank of a pass over an input of this shape.
 
@@ -91,7 +95,7 @@ class EdgeBundle(nn.Module):
             assert isinstance(op, Bank)
             rate = skip_dropout if op.identity else drop_path
             size = (shape[0], op.edges, *(shape[1:] if op.identity else (1, 1, 1)))
-            mask = drop_mask(size, rate, like, gen) if rate > 0 else None
+            mask = None if vanishes(rate) else drop_mask(size, rate, like, gen)
             drawn.append((op.draw(shape, like, gen), mask))
         return drawn
 
@@ -139,7 +143,7 @@ class EdgeBundle(nn.Module):
             kept = torch.ones_like(scales)
             for column, i in enumerate(self.plain):
                 if (mask := masks[i]) is not None:
-                    kept[:, [self.blended.index(p) for p, _ in self.members[i]], column] = mask.flatten(1)
+                    kept[..., column].index_copy_(1, self.get_buffer(f"place{i}"), mask.flatten(1))
             scales = scales * kept
         return torch.bmm(scales, values.flatten(2)).unflatten(2, shape)
 
@@ -183,9 +187,9 @@ class RelaxedCell(nn.Module):
         self.sizes = [len(by_source[s]) for s in self.sources]
         self.run: Callable[..., list[Tensor]] = self.body
 
-    def forward(self, inputs: Sequence[Tensor], mix: Tensor, edge_weights: Tensor | None = None, drop_path: float = 0.0,
-                gen: torch.Generator | None = None, naive: bool = False, skip_dropout: float = 0.0,
-                bias: Tensor | None = None) -> list[Tensor]:
+    def forward(self, inputs: Sequence[Tensor], mix: Tensor, edge_weights: Tensor | None = None,
+                drop_path: Number = 0.0, gen: torch.Generator | None = None, naive: bool = False,
+                skip_dropout: Number = 0.0, bias: Tensor | None = None) -> list[Tensor]:
         """Outputs of the computed nodes, each (n, C, h', w').
 
         `mix` (edges, operations, without the first `skip`), `edge_weights` and `bias` (edges,) come in `order`: by

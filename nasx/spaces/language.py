@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from nasx.spaces.banks import Norm
 from nasx.spaces.base import Logits, Network, Supernet, Tree
 from nasx.spaces.network import no_drop_path
+from nasx.trees import Number
 
 if TYPE_CHECKING:
     from nasx.settings import Regularizers
@@ -189,7 +190,7 @@ class RecurrentSupernet(Supernet):
         self.words = Words(words, space.channels)
         self.cell = RelaxedRecurrentCell(space)
 
-    def forward(self, x: Tensor, mix: Tree, *, drop_path: float = 0.0, gen: torch.Generator | None = None,
+    def forward(self, x: Tensor, mix: Tree, *, drop_path: Number = 0.0, gen: torch.Generator | None = None,
                 state: Tensor | None = None, regularizers: Regularizers | None = None) -> Logits:
         no_drop_path(drop_path, "darts_rnn")
         (rows,) = mix["recurrent"].unbind(0)

@@ -37,6 +37,7 @@ from nasx.errors import UserError
 from nasx.spaces import ops
 from nasx.spaces.base import Logits, Network
 from nasx.spaces.genotypes import Cell
+from nasx.trees import Number
 
 
 def plan(layers: int) -> tuple[str, ...]:
@@ -114,7 +115,7 @@ def plain_only(stem: str, auxiliary: bool, space: str) -> None:
         raise UserError("retrain.auxiliary", f"networks of {space} have no auxiliary head", "set retrain.auxiliary=0")
 
 
-def no_drop_path(drop_path: float, space: str) -> None:
+def no_drop_path(drop_path: Number, space: str) -> None:
     """Raises UserError for drop-path in a network that has none."""
     if drop_path:
         raise UserError(f"retrain.drop_path={drop_path}", f"networks of {space} have no drop-path",

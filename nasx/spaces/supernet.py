@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from nasx.spaces.banks import ConvNormReLU, Norm, Style, shifted, weight
 from nasx.spaces.base import Logits, Supernet, Tree
 from nasx.spaces.bundle import Drawn, Edge, EdgeBundle, RelaxedCell
+from nasx.trees import Number
 
 if TYPE_CHECKING:
     from nasx.spaces.darts import Darts
@@ -154,7 +155,7 @@ class Nb201Supernet(Supernet):
         self.norm = Norm(c, affine=True, tracked=tracked)
         self.classifier = nn.Linear(c, classes)
 
-    def forward(self, x: Tensor, mix: Tree, *, drop_path: float = 0.0, skip_dropout: float = 0.0,
+    def forward(self, x: Tensor, mix: Tree, *, drop_path: Number = 0.0, skip_dropout: Number = 0.0,
                 gen: torch.Generator | None = None) -> Logits:
         x = self.stem(x)
         shares, biases = (self.ordered.edges(mix, f"cell.{each}", len(self.cells)) for each in ("edge", "bias"))
@@ -201,7 +202,7 @@ class DartsSupernet(Supernet):
         self.ordered = Ordered(self.cells[0].order, skip)  # type: ignore[arg-type]
         self.classifier = nn.Linear(last, classes)
 
-    def forward(self, x: Tensor, mix: Tree, *, drop_path: float = 0.0, skip_dropout: float = 0.0,
+    def forward(self, x: Tensor, mix: Tree, *, drop_path: Number = 0.0, skip_dropout: Number = 0.0,
                 gen: torch.Generator | None = None) -> Logits:
         rows: dict[str, Iterator[Tensor]] = {kind: iter(self.ordered(mix[kind])) for kind in set(self.kinds)}
         shares, biases = ({kind: self.ordered.edges(mix, f"{kind}.{each}", len(mix[kind])) for kind in rows}
@@ -286,8 +287,8 @@ class Nb1Shot1Supernet(Supernet):
         self.last = ConvNorm(width, c, 1, relu=True, affine=False, tracked=style.tracked)
         self.classifier = nn.Linear(c, classes)
 
-    def forward(self, x: Tensor, mix: Tree, *, drop_path: float = 0.0, gen: torch.Generator | None = None) -> Logits:
-        x = self.stem.single(x, 0, None)
+    def forward(self, x: Tensor, mix: Tree, *, drop_path: Number = 0.0, gen: torch.Generator | None = None) -> Logits:
+        x = self.stem.value(x)[:, 0]  # as a slice of its weights, their gradient would lose their memory layout
         names = [mix[name].flatten(1).unbind(0) if name else [None] * len(self.cells) for name in self.inputs]
         biases = mix["ops.bias"].squeeze(1).unbind(0) if "ops.bias" in mix else [None] * len(self.cells)
         rows = zip(mix["ops"].unbind(0), mix["output"].flatten(1).unbind(0), zip(*names, strict=True), biases,

@@ -1,0 +1,392 @@
+"""Everything that has to be seen on a GPU, in one call of at most 12 minutes (sized for an H200).
+
+    python scripts/gpu_once.py --out gpu.json             # all parts
+    python scripts/gpu_once.py --parts speed,memory       # some
+    python scripts/gpu_once.py --dry-run                  # tiny sizes on the fake CUDA runtime (tests/fakecuda), no GPU
+
+tests   60 s   tests/test_gpu.py, as many tests as fit
+speed   240 s  steps of whole searches (data, step, running means) on nb201 and darts for each setting of the engine, by
+               turns with engine=naive: milliseconds, and ratios turn by turn
+memory  60 s   peak memory of a step
+search  300 s  a whole first-order search on NAS-Bench-201, 50 epochs, with look-up: on CIFAR-10 where NASX_DATA has it,
+               else on random images of its shape
+
+The file is written after each setting and epoch, so that a broken end loses nothing. What does not fit into the time of
+its part is skipped or stopped, and listed under `skipped`.
+
+A machine needs Python 3.11 or later, torch 2.11 or later with torchvision, numpy, rich, PyYAML and (for the tests)
+pytest and hypothesis; no drawing package. nasx runs from the checkout. Not on every machine: hydra-core, omegaconf,
+antlr4-python3-runtime, pydantic, pydantic-core, annotated-types, typing-inspection, typing-extensions. To bring them,
+make wheels by `pip wheel --no-deps -w wheels NAME==VERSION ...` for the machine's Python and platform, in the versions
+that `uv pip freeze` prints (antlr4-python3-runtime comes as source; its wheel fits everywhere), install them there by
+`pip install --no-index --no-deps --target site wheels/*.whl`, or unzip them into `site`, and start with
+`PYTHONPATH=site python scripts/gpu_once.py`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import contextlib
+import gc
+import json
+import os
+import re
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT)]
+BUDGET_S = {"tests": 60.0, "speed": 240.0, "memory": 60.0, "search": 300.0}
+TURNS = (3, 15)
+"""Fewest and most turns of a comparison."""
+WARM = 4
+"""Steps before a measurement: optimizers are set up, kernels chosen, a graph is recorded and replayed."""
+GRAPHS = ("engine.graphs=on",)
+LAST = ("engine.channels_last=true",)
+COMPILED_S = 60.0
+"""Seconds that must be left for a compilation to be tried."""
+ENGINES: dict[str, tuple[str, ...]] = {
+    "naive": ("engine=naive",), "eager": (), "graphs": GRAPHS, "graphs, channels_last": (*GRAPHS, *LAST),
+    "graphs, tf32": (*GRAPHS, "engine.precision=tf32"), "graphs, bf16": (*GRAPHS, "engine.precision=bf16"),
+    "graphs, bf16, channels_last": (*GRAPHS, "engine.precision=bf16", *LAST),
+    "compiled, channels_last": (*LAST, "engine.compile=on"),
+    "graphs, compiled, channels_last": (*GRAPHS, *LAST, "engine.compile=on"),
+}
+"""What is compared, in order of importance. tf32 and bf16 compute other numbers: they are reported, never chosen."""
+MEMORY: dict[str, tuple[str, ...]] = {
+    "eager": (), "graphs": GRAPHS, "bf16": ("engine.precision=bf16",), "checkpoint": ("engine.checkpoint=true",),
+    "second order": ("method.order=2",), "idarts": ("method=idarts", "method.T=1"), "amended": ("method=amended",),
+}
+SPACES = ("nb201", "darts")
+
+
+class TimeUp(BaseException):
+    """The time of a part is over. No Exception: nothing on the way may take it for a fault."""
+
+
+class Report:
+    """The figures so far, in a file that is always whole."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.values: dict[str, Any] = {"parts": {}, "skipped": []}
+
+    def write(self) -> None:
+        draft = self.path.with_suffix(".draft")
+        draft.write_text(json.dumps(self.values, indent=1) + "\n", encoding="utf-8")
+        draft.replace(self.path)
+
+    def add(self, part: str, **facts: Any) -> None:
+        self.values["parts"].setdefault(part, []).append(facts)
+        self.write()
+        print(part, facts, flush=True)
+
+    def skip(self, part: str, what: str, why: str) -> None:
+        self.values["skipped"].append({"part": part, "what": what, "why": why})
+        self.write()
+        print(f"{part}: {what} is skipped: {why}", flush=True)
+
+
+@contextlib.contextmanager
+def limited(seconds: float) -> Iterator[Callable[[], float]]:
+    """Raises TimeUp in the block after so many seconds; gives the seconds that are left."""
+    end = time.monotonic() + seconds
+
+    def up(number: int, frame: Any) -> NoReturn:
+        raise TimeUp
+
+    before = signal.signal(signal.SIGALRM, up)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield lambda: end - time.monotonic()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+# -------------------------------------------------------------------------------------------------------- searches
+class Sizes:
+    """What a search is measured on: full sizes, or tiny ones."""
+
+    def __init__(self, *, dry: bool, folder: Path) -> None:
+        self.dry, self.folder = dry, folder
+        self.tiny = ("space.channels=4", "search.batch=4") if dry else ()
+
+    def layers(self, space: str) -> tuple[str, ...]:
+        return (f"space.layers={1 if space == 'nb201' else 3}",) if self.dry else ()
+
+    def images(self, count: int, test: int) -> str:
+        """A file of random images of CIFAR-10's shape, written once."""
+        import numpy as np
+
+        path, draw = self.folder / f"random-{count}.npz", np.random.RandomState(0)
+        if not path.exists():
+            parts = {f"{part}_x": draw.randint(0, 256, (n, 32, 32, 3), dtype=np.uint8)
+                     for part, n in (("train", count), ("test", test))}
+            np.savez(path, **parts, **{f"{part}_y": np.arange(n) % 10 for part, n in (("train", count),
+                                                                                     ("test", test))})
+        return str(path)
+
+    def steps(self, space: str, *words: str) -> tuple[str, ...]:
+        """The words of a search of which single steps are taken."""
+        data = self.images(64 if self.dry else 2048, 16)
+        return ("method=darts", f"space={space}", "dataset=folder", f"dataset.path={data}", "search.epochs=2",
+                "search.updates_per_epoch=100000", *self.tiny, *self.layers(space), *words)
+
+    def whole(self) -> tuple[str, ...]:
+        """The words of a search from its beginning to its end."""
+        data: tuple[str, ...] = ("dataset=cifar10", "dataset.download=false")
+        held = Path(os.environ.get("NASX_DATA") or "~/.cache/nasx").expanduser()
+        if self.dry or not any((held / f"cifar-10-batches-{kind}").is_dir() for kind in ("py", "bin")):
+            count, test = (64, 16) if self.dry else (50000, 10000)
+            data = ("dataset=folder", f"dataset.path={self.images(count, test)}")
+        short = ("search.epochs=3", "search.updates_per_epoch=4", "search.evaluate_images=8") if self.dry else ()
+        return ("method=darts", "space=nb201", *data, *self.tiny, *self.layers("nb201"), *short)
+
+
+class Prepared:
+    """A search as `nasx search` sets it up, that is taken step by step."""
+
+    def __init__(self, stack: contextlib.ExitStack, folder: Path, words: tuple[str, ...]) -> None:
+        from hydra.types import RunMode
+
+        from nasx import config, preflight
+        from nasx.run import SearchJob, Turn
+        from nasx.session import session
+
+        line = [*words, f"out={folder}", f"name=run{len(list(folder.iterdir()))}", "quiet=true", "device=cuda"]
+        self.config, choices = preflight.plain(preflight.make_loader(None).load_configuration("search", line,
+                                                                                              RunMode.RUN))
+        config.check(self.config, choices, line)
+        here = stack.enter_context(session(self.config, {"choices": choices, "overrides": line, "command": "gpu_once"}))
+        self.turn = Turn(SearchJob(here))
+        self.device = here.device
+
+    def prepare(self) -> None:
+        """What the process has for this search (another one may have had the turn)."""
+        from nasx import machine
+
+        machine.prepare(self.device, threads=None, deterministic=False, seed=0,
+                        precision=self.config["engine"]["precision"])
+
+    def seconds(self) -> float:
+        """The time of one step, the device's work included."""
+        import torch
+
+        self.prepare()
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        self.turn.take()
+        torch.cuda.synchronize()
+        return time.perf_counter() - start
+
+    def replayed(self) -> str:
+        """Whether steps are replayed, or why not."""
+        step = self.turn.job.loop.advance
+        return str(getattr(step, "why", "not asked for") or "yes")
+
+
+# ----------------------------------------------------------------------------------------------------------- parts
+def tests(report: Report, sizes: Sizes, seconds: float) -> None:
+    """tests/test_gpu.py, as far as it comes."""
+    words = [sys.executable, "-m", "pytest", "-o", "addopts=", "-p", "no:cacheprovider", "-q", "tests/test_gpu.py"]
+    words += ["--collect-only"] if sizes.dry else ["-m", "gpu", "-v", "--tb=line", "--maxfail=25"]
+    lines: list[str] = []
+    with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as job:
+        assert job.stdout is not None
+        try:
+            with limited(seconds):
+                lines += map(str.rstrip, job.stdout)
+        except TimeUp:
+            report.skip("tests", "the rest of tests/test_gpu.py", "its time was over")
+        finally:
+            job.kill()
+    ends = re.findall(r"\b(PASSED|FAILED|ERROR|SKIPPED)\b", "\n".join(line for line in lines if "::" in line))
+    report.add("tests", **collections.Counter(ends), last=next((x for x in reversed(lines) if " test" in x), ""),
+               failures=[line for line in lines if "FAILED" in line or "Error" in line][:60])
+
+
+def speed(report: Report, sizes: Sizes, seconds: float) -> None:
+    """Steps of each engine by turns with the naive path: first what needs no compiler, then what does."""
+    for space in SPACES:
+        with contextlib.ExitStack() as stack:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=sizes.folder)))
+            ready: dict[str, Prepared] = {}
+            try:
+                with limited(seconds / len(SPACES)) as left:
+                    for compiled in (False, True):
+                        names = [name for name in ENGINES if ("compiled" in name) == compiled]
+                        new = [name for name in names if warmed(report, sizes, stack, folder, space, name, ready, left)]
+                        if new and "naive" in ready:
+                            compared(report, space, {name: ready[name] for name in ("naive", *new)}, left)
+            except TimeUp:
+                report.skip("speed", f"{space}, what is not listed", "its time was over")
+
+
+def warmed(report: Report, sizes: Sizes, stack: contextlib.ExitStack, folder: Path, space: str, name: str,
+           ready: dict[str, Prepared], left: Callable[[], float]) -> bool:
+    """Whether an engine has taken its first steps; else why not is reported."""
+    least = COMPILED_S if "compiled" in name else 10.0
+    if sizes.dry and "compiled" in name:
+        report.skip("speed", f"{space}, {name}", "the fake runtime does not compile")
+    elif left() < least and not sizes.dry:
+        report.skip("speed", f"{space}, {name}", f"{left():.0f} s were left, less than {least:.0f}")
+    else:
+        try:
+            one = Prepared(stack, folder, sizes.steps(space, *ENGINES[name]))
+            warm = [one.seconds() for _ in range(WARM)]
+        except Exception as error:  # noqa: BLE001  the other settings go on
+            report.skip("speed", f"{space}, {name}", f"{type(error).__name__}: {error}")
+        else:
+            ready[name] = one
+            report.add("speed", space=space, engine=name, first_s=round(warm[0], 3), warm_up_s=round(sum(warm), 3),
+                       replayed=one.replayed())
+            return True
+    return False
+
+
+def compared(report: Report, space: str, ready: dict[str, Prepared], left: Callable[[], float]) -> None:
+    """Median milliseconds of each, and ratios to the naive path, over turns in which each takes a step."""
+    times: dict[str, list[float]] = {name: [] for name in ready}
+    for n in range(TURNS[1]):
+        if n >= TURNS[0] and left() < (COMPILED_S if "eager" in ready else 5):
+            break
+        for name, one in ready.items():
+            times[name].append(one.seconds())
+    for name, own in times.items():
+        ratios = sorted(a / max(b, 1e-9) for a, b in zip(times["naive"], own, strict=True))
+        report.add("speed", space=space, engine=name, ms=round(1000 * statistics.median(own), 3), n=len(own),
+                   ratio=round(statistics.median(ratios), 3), ratio_min=round(ratios[0], 3),
+                   ratio_max=round(ratios[-1], 3))
+
+
+def memory(report: Report, sizes: Sizes, seconds: float) -> None:
+    """Peak memory of a step, one search alone on the device."""
+    import torch
+
+    with limited(seconds) as left:
+        for space in SPACES:
+            for name, words in MEMORY.items():
+                if left() < 4 and not sizes.dry:
+                    report.skip("memory", f"{space}, {name}", "too little time was left")
+                    continue
+                gc.collect()
+                torch.cuda.empty_cache()
+                base = torch.cuda.memory_allocated()
+                with contextlib.ExitStack() as stack:
+                    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=sizes.folder)))
+                    one = Prepared(stack, folder, sizes.steps(space, *words))
+                    for _ in range(WARM):
+                        one.seconds()  # which begins a new peak
+                    report.add("memory", space=space, setting=name, batch=one.config["search"]["batch"],
+                               peak_mib=round((torch.cuda.max_memory_allocated() - base) / 2**20, 1),
+                               reserved_mib=round(torch.cuda.memory_reserved() / 2**20, 1))
+                    del one
+
+
+def search(report: Report, sizes: Sizes, seconds: float) -> None:
+    """A whole search with the fastest engine that computes the usual numbers."""
+    rows = [r for r in report.values["parts"].get("speed", []) if r["space"] == "nb201" and "ratio" in r]
+    exact = {r["engine"]: r["ratio"] for r in rows if not any(word in r["engine"] for word in ("tf32", "bf16"))}
+    best = max(exact, key=exact.__getitem__, default="graphs")
+    words = tuple(word.replace("graphs=on", "graphs=auto") for word in ENGINES[best])
+    began, shown, done = time.monotonic(), 0, False
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=sizes.folder)))
+        one = Prepared(stack, folder, (*sizes.whole(), *words))
+        job = one.turn.job
+        report.add("search", engine=best, data=one.config["dataset"]["_target_"], updates=job.loop.total,
+                   epochs=one.config["search"]["epochs"])
+        one.prepare()
+        try:
+            with limited(seconds):
+                while not done:
+                    try:
+                        one.turn.take()
+                    except StopIteration:
+                        done = True
+                    for row in job.watch.rows[shown:]:
+                        report.add("search", s=round(time.monotonic() - began, 2), **{
+                            k: row.get(k) for k in ("epoch", "train_loss", "valid_accuracy", "lookup", "genotype")})
+                    shown = len(job.watch.rows)
+        except TimeUp:
+            report.skip("search", f"the epochs after {shown}", "its time was over; those before are kept")
+        else:
+            report.add("search", s=round(time.monotonic() - began, 2), finished=True, replayed=one.replayed(), **{
+                k: job.result[k] for k in ("genotype", "lookup", "passes", "updates", "wall_s", "peak_mb")})
+
+
+PARTS: dict[str, Callable[[Report, Sizes, float], None]] = {
+    "tests": tests, "speed": speed, "memory": memory, "search": search}
+
+
+def fake(words: list[str]) -> None:
+    """Start again on the fake CUDA runtime, where it is not loaded yet; then skip what needs arithmetic."""
+    sys.path.append(str(ROOT / "tests"))
+    if "libfakecuda" not in os.environ.get("LD_PRELOAD", ""):
+        from fakecuda import runtime
+
+        if why := runtime.missing():
+            sys.exit(why)
+        os.execve(sys.executable, [sys.executable, __file__, *words], runtime.environment())
+    sys.path.append(str(ROOT / "tests" / "fakecuda"))
+    import arithmetic
+
+    arithmetic.skipped()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("gpu.json"), help="the file of figures (default: %(default)s)")
+    parser.add_argument("--parts", default=",".join(PARTS), help="of %(default)s")
+    parser.add_argument("--minutes", type=float, default=11.0, help="time of all parts together (default: %(default)g)")
+    parser.add_argument("--dry-run", action="store_true", help="tiny sizes on the fake CUDA runtime")
+    args = parser.parse_args()
+    names = args.parts.split(",")
+    if unknown := set(names) - set(PARTS):
+        parser.error(f"unknown part {', '.join(sorted(unknown))}; parts are {', '.join(PARTS)}")
+    if args.dry_run:
+        fake(sys.argv[1:])
+    import torch
+
+    if not torch.cuda.is_available():
+        sys.exit(f"torch {torch.__version__} sees no CUDA device; --dry-run needs none")
+    from nasx import machine
+    from nasx.results import ending
+
+    ending.draw = lambda *a, **k: None  # type: ignore[assignment]  no drawing package is imported
+    report, device = Report(args.out), machine.device("cuda")
+    report.values |= {"dry_run": args.dry_run, "hardware": machine.hardware(device), "versions": machine.versions(),
+                      "commit": machine.commit(), "budget_s": BUDGET_S}
+    report.write()
+    share = args.minutes * 60 / sum(BUDGET_S.values())
+    with tempfile.TemporaryDirectory() as folder:
+        sizes = Sizes(dry=args.dry_run, folder=Path(folder))
+        for name in names:
+            began = time.monotonic()
+            try:
+                PARTS[name](report, sizes, BUDGET_S[name] * share)
+            except TimeUp:
+                report.skip(name, "its end", "its time was over")
+            except Exception as error:  # noqa: BLE001  the next part goes on
+                traceback.print_exc()
+                report.values.setdefault("errors", []).append(f"{name}: {type(error).__name__}: {error}")
+            report.values.setdefault("seconds", {})[name] = round(time.monotonic() - began, 1)
+            report.write()
+    drawn = {"matplotlib", "pygraphviz"} & set(sys.modules)
+    report.values |= {"drawing_packages": sorted(drawn), "ended": True}
+    report.write()
+    return int(bool(report.values.get("errors")))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
