@@ -195,8 +195,8 @@ class Run:
         self._genotype = f"{genotype}\n"
         write_atomic(self._held() / GENOTYPE, self._genotype)
 
-    def finish(self, result: Mapping[str, Any]) -> None:
-        """Write the record with its seal; from here on the run is finished. Its checkpoints stay."""
+    def finish(self, result: Mapping[str, Any]) -> dict[str, Any]:
+        """Write the record with its seal, and return it; from here on the run is finished. Its checkpoints stay."""
         folder = self._held()
         texts = {GENOTYPE: self._genotype, METRICS: None if self._lines is None else "".join(self._lines)}
         held = {name: text for name, text in texts.items() if text is not None}
@@ -204,7 +204,9 @@ class Run:
             if content(folder / name) != text.encode():  # damaged while the run was at work
                 write_atomic(folder / name, text)
         seal = {name: digest(text.encode()) for name, text in held.items()}
-        write_atomic(folder / "result.json", json.dumps({**result, "seal": seal}, indent=1, default=str) + "\n")
+        sealed = {**result, "seal": seal}
+        write_atomic(folder / "result.json", json.dumps(sealed, indent=1, default=str) + "\n")
+        return sealed
 
     def done(self) -> dict[str, Any] | None:
         """The record of a finished run, None where it is not finished; damaged files that it seals are mended.
@@ -279,8 +281,8 @@ class Guest(Run):
     def fail(self, error: Exception) -> None:
         pass
 
-    def finish(self, result: Mapping[str, Any]) -> None:
-        pass
+    def finish(self, result: Mapping[str, Any]) -> dict[str, Any]:
+        return dict(result)
 
     def rows(self) -> list[dict[str, Any]]:
         return []

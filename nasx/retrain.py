@@ -302,7 +302,7 @@ def train(here: Session) -> Result:
             items_per_s=round(trainer.updates * settings.batch / max(here.elapsed_s, 1e-9), 1),
             processes=processes.count(), changed=config.changed(cfg, published) if published else {})
         here.run.decide(genotype)
-        here.run.finish(result)
+        result = here.run.finish(result)
     return result
 
 

@@ -291,7 +291,7 @@ class SearchJob:
                 yield
             self.result = self.record()
             self.here.run.decide(self.result["genotype"])
-            self.here.run.finish(self.result)
+            self.result = self.here.run.finish(self.result)
 
     def choose(self) -> Tree:
         """The mixture to discretize: the method's choice, or that of the epoch which early stopping goes back to."""

@@ -47,7 +47,7 @@ def study(cfg: Config, info: Config) -> Result:
             except Exception as error:
                 held.fail(error)
                 raise
-            held.finish(result)
+            result = held.finish(result)
     show(result, folder)
     return result
 

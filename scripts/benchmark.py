@@ -243,7 +243,12 @@ def main() -> None:
     parser.add_argument("--device", type=torch.device, default=machine.device("auto"))
     parser.add_argument("--json", help="write all figures to this file")
     args = parser.parse_args()
-    machine.prepare(args.device, threads=None, deterministic=False, seed=0)  # what a run has
+    with machine.prepared(args.device, threads=None, deterministic=False, seed=0):  # what a run has
+        measure(args)
+
+
+def measure(args: argparse.Namespace) -> None:
+    """All rows, printed and written."""
     runs = args.runs or (3 if args.quick else 9)
     full, small = (64, 8) if args.quick else (64, 64)
     networks = {"nb201 N=5 C=16": (Nb201(), full), "darts L=8 C=16": (Darts(), small)}

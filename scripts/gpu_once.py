@@ -171,23 +171,23 @@ class Prepared:
         self.turn = Turn(SearchJob(here))
         self.device = here.device
 
-    def prepare(self) -> None:
+    def prepared(self) -> contextlib.AbstractContextManager[None]:
         """What the process has for this search (another one may have had the turn)."""
         from nasx import machine
 
-        machine.prepare(self.device, threads=None, deterministic=False, seed=0,
-                        precision=self.config["engine"]["precision"])
+        return machine.prepared(self.device, threads=None, deterministic=False, seed=0,
+                                precision=self.config["engine"]["precision"])
 
     def seconds(self) -> float:
         """The time of one step, the device's work included."""
         import torch
 
-        self.prepare()
-        torch.cuda.synchronize()
-        start = time.perf_counter()
-        self.turn.take()
-        torch.cuda.synchronize()
-        return time.perf_counter() - start
+        with self.prepared():
+            torch.cuda.synchronize()
+            start = time.perf_counter()
+            self.turn.take()
+            torch.cuda.synchronize()
+            return time.perf_counter() - start
 
     def replayed(self) -> str:
         """Whether steps are replayed, or why not."""
@@ -306,9 +306,8 @@ def search(report: Report, sizes: Sizes, seconds: float) -> None:
         job = one.turn.job
         report.add("search", engine=best, data=one.config["dataset"]["_target_"], updates=job.loop.total,
                    epochs=one.config["search"]["epochs"])
-        one.prepare()
         try:
-            with limited(seconds):
+            with one.prepared(), limited(seconds):
                 while not done:
                     try:
                         one.turn.take()

@@ -49,7 +49,12 @@ def main() -> None:
     parser.add_argument("--device", type=torch.device, default=machine.device("auto"))
     parser.add_argument("--json", help="write all figures to this file")
     args = parser.parse_args()
-    machine.prepare(args.device, threads=None, deterministic=False, seed=0)  # what a run has
+    with machine.prepared(args.device, threads=None, deterministic=False, seed=0):  # what a run has
+        measure(args)
+
+
+def measure(args: argparse.Namespace) -> None:
+    """All rows, printed and written."""
     base, runs = (QUICK if args.quick else BASE)[args.space], 3 if args.quick else 7
     first, kept = steps(args.space, base, args.device)
     rows: list[dict[str, Any]] = []

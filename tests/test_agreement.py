@@ -111,7 +111,8 @@ class Plain:
         places = {kind: iter(range(99)) for kind in self.kinds}
         for i, kind in enumerate(self.kinds):
             place = next(places[kind])
-            share = mix[f"{kind}.edge"][place].flatten() if f"{kind}.edge" in mix else torch.ones(14)
+            name = f"{kind or 'cell'}.edge"
+            share = mix[name][place].flatten() if name in mix else torch.ones(14)
             self.values.append([])
             self.slopes.append([])
             for own in into(space):

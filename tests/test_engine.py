@@ -28,7 +28,9 @@ import toy
 
 SPACES: dict[str, Space] = {"nb201": Nb201(layers=1, channels=4), "darts": Darts(layers=3, channels=4),
                             "nb1shot1": Nb1Shot1(variant=1, layers=3, channels=4)}
-EXACT, DIFFERENCE = 1e-12, 1e-7
+EXACT, ROUNDED, DIFFERENCE = 1e-12, 1e-10, 1e-7
+"""Rounding; rounding behind batch norms of blocks that a sampled cell does not read (weights moved by 2e-16 move these
+architecture steps by 4e-12 themselves); finite differences."""
 
 
 def prepared(space: Space, method: Method, *, naive: bool = False, engine: EngineSettings | None = None) -> Search:
@@ -87,7 +89,8 @@ def test_steps_equal_those_of_the_naive_path(space: str, name: str) -> None:
     expected = moves(prepared(SPACES[space], method, naive=True), method.step, method)
     got = moves(prepared(SPACES[space], method), method.step, method)
     assert float(toy.flat(expected).norm()) > 0
-    assert apart(got, expected) <= (DIFFERENCE if differs_by_difference(name) else EXACT)
+    assert apart(got, expected) <= (DIFFERENCE if differs_by_difference(name) else
+                                    ROUNDED if (space, name) == ("nb1shot1", "gdas") else EXACT)
 
 
 def test_a_checkpoint_of_other_kernels_keeps_those_of_this_device() -> None:

@@ -115,7 +115,8 @@ def test_a_long_sweep_composes_no_more_than_a_short_one_before_its_first_job(tmp
 
 # -------------------------------------------------------------------------------------- refused before job 0
 @pytest.mark.parametrize(("words", "parts"), [
-    (["method=darts,pc_darts", "space=darts,nb201"], ["method=pc_darts: sets space."]),
+    (["method=darts,pc_darts", "space=darts,nb1shot1_1"],
+     ["method=pc_darts: sets space.partial", "method=pc_darts: sets space.edge_norm"]),
     (["search.lr=0.1,0.01", "search.lr_min=0.001,0.05"], ["search.lr_min=0.05: is above search.lr=0.01"]),
     (["search.epochs=2,1,-1", "seed=0,x"], ["search.epochs=-1: must be", "seed=x: must be a whole number"]),
     (["method=glob(q*)"], ["method=glob(q*): lists no value"]),
@@ -140,7 +141,7 @@ def test_a_sweep_that_cannot_go_to_its_end_is_refused(words: list[str], parts: l
 
 
 def test_a_refused_sweep_starts_no_job(tmp_path: Path) -> None:
-    done = call(tmp_path, "search", "--multirun", "dataset=digits", "method=darts,pc_darts", "space=darts,nb201",
+    done = call(tmp_path, "search", "--multirun", "dataset=digits", "method=darts,pc_darts", "space=darts,nb1shot1_1",
                 code=FAKE)
     assert (done.returncode, ran(done), list(tmp_path.iterdir())) == (2, [], [])
     assert "Traceback" not in done.stderr

@@ -74,7 +74,7 @@ def test_help_for_a_line_with_a_fault_tells_it() -> None:
 
 
 def test_an_error_names_the_default_of_these_choices(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"the default is search\.epochs=240"):
+    with pytest.raises(UserError, match=r"the default is search\.epochs=250"):
         preflight.examine("search", preflight.arrange(["method=gdas", "dataset=digits", "search.epochs=-1"]))
     with pytest.raises(UserError, match="the default is threads=1"):
         preflight.examine("search", preflight.arrange(["experiment=quickstart", "threads=-1"]))

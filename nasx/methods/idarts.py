@@ -87,7 +87,7 @@ class IDarts(Method):
     def series(self, search: Search, train: Batch, v: Tree, gamma: Number) -> tuple[Tree, Tree]:
         """The Neumann sum s = sum_k (I - gamma H)^k v, and M s."""
         mixed = Second(lambda w, a: search.loss(w, a, train), search.w, search.a)
-        w = detached(search.w, requires_grad=True)
+        w, g1 = detached(search.w, requires_grad=True), {}
         if self.products == "difference":
             mix = detached(search.mixture(search.a, train))
             curved = Second(lambda w: search.problem.outcome(w, mix, train).loss, search.w)
@@ -105,6 +105,7 @@ class IDarts(Method):
             s = combine(s, u, 1.0)
         if self.products == "exact":
             return s, gradient(dot(g1, s), search.a)
+        g1 = {}  # its graph is freed before the passes of a difference
         eps = step_length(v, self.radius) if self.products == "released" else None
         return s, search.probed("Ms", mixed, s, radius=self.radius, eps=eps)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 import os
+import tempfile
 from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
@@ -50,10 +51,12 @@ def draw(folder: Path, *, curves: bool = False, epochs: bool = False) -> None:
 def opened(cfg: Mapping[str, Any], choices: Mapping[str, Any], kind: str) -> Path:
     """The folder of a run that is about to start. Raises UserError where it cannot be made, or is another's."""
     folder = Path(cfg["out"]) / config.run_name(cfg, choices, kind)
-    try:
-        files.make_folder(files.no_link(folder))
-    except OSError as error:
-        raise files.unwritable(folder, error) from error
+    if not files.no_link(folder).exists():
+        above = next(path for path in folder.absolute().parents if path.exists())
+        try:  # rights do not tell it: /proc has those of any folder; a file without a name leaves nothing if killed
+            tempfile.TemporaryFile(dir=above).close()
+        except OSError as error:
+            raise files.unwritable(folder, error) from error
     if other := records.differing(folder, config.identifying(cfg, kind), config.FACTS):
         raise other
     return folder
