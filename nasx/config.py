@@ -22,7 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from nasx import stages
+from nasx import stages, versions
 from nasx.checks import classes, limits, objectives, schema, setters, spaces, trust
 from nasx.checks.combinations import COMBINATIONS, READS
 from nasx.checks.known import Known
@@ -58,7 +58,7 @@ HOMES = ("nasx.spaces", "nasx.methods", "nasx.data", "nasx.benchmarks", "nasx.se
 ELSEWHERE = frozenset({"out", "name", "device", "devices", "threads", "workers", "checkpoint_s", "allow", "draw",
                        "quiet", "seeds_per_job", "logger", "launch", "objective", "hydra", "then"})
 """Keys that say where and how a run goes, not what it computes: no part of its identity."""
-FACTS = ("kind", "choices", "identity")
+FACTS = ("format", "kind", "choices", "identity")
 """Keys of a run's config.yaml that are no settings."""
 SHORT = 8
 """Digits of an identity in a folder's name. What has the same name is told apart by its whole configuration."""
@@ -360,7 +360,8 @@ def _flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def identity(cfg: Mapping[str, Any], kind: str | None = None) -> str:
     """128 bits, in hexadecimal, of the configuration that changes the numbers."""
-    return hashlib.sha256(json.dumps(_canonical(identifying(cfg, kind)), sort_keys=True).encode()).hexdigest()[:32]
+    settings = _canonical(versions.stable(identifying(cfg, kind)))
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def family(cfg: Mapping[str, Any], kind: str) -> str:

@@ -77,7 +77,7 @@ def run_folder(name: str, out: str, kind: str = "") -> Path:
 
 def opened(folder: Path) -> Parent:
     """What the run in `folder` says of itself."""
-    return Parent(folder, files.read_yaml(folder / "config.yaml") or {}, files.read_json(folder / "result.json") or {})
+    return Parent(folder, records.configuration(folder) or {}, files.read_json(folder / "result.json") or {})
 
 
 def parent(name: str, out: str) -> Parent:

@@ -25,6 +25,7 @@ from typing import Any
 
 import yaml
 
+from nasx import versions
 from nasx.errors import UserError
 from nasx.folders import checkpoints, files
 from nasx.folders.files import read_json, read_yaml, unwritable, write_atomic
@@ -34,6 +35,7 @@ log = logging.getLogger("nasx")
 GENOTYPE, METRICS = "genotype.txt", "metrics.jsonl"
 SEALED = (GENOTYPE, METRICS)
 """Files whose sha256 a record holds."""
+NEWER = "install the version of nasx that wrote it, or a later one"
 
 
 def canonical(value: Any) -> str:
@@ -88,9 +90,12 @@ def differing(folder: Path, identity: Mapping[str, Any], extra: Collection[str])
     held = read_yaml(folder / "config.yaml")
     if held is None or unused(folder):
         return None
+    if later := versions.newer(held):
+        return UserError(str(folder / "config.yaml"), later, NEWER)
     there, asked = {k: v for k, v in held.items() if k not in extra}, json.loads(canonical(identity))
-    if there == asked:
+    if versions.stable(there) == versions.stable(asked):
         return None
+    there = versions.completed(there)
     old, new = flatten(there), flatten(asked)
     none = "(absent)"
     keys = [k for k in sorted(old.keys() | new.keys()) if old.get(k, none) != new.get(k, none)]
@@ -155,9 +160,10 @@ class Run:
             if not unused(self.folder):
                 raise UserError(str(path), "is missing or torn, and nothing else says whose the files here are",
                                 "put a copy of the file back, or move the folder away to start this run anew")
-            write_atomic(path, yaml.safe_dump({**extra, **self.identity}, sort_keys=False, allow_unicode=True))
+            held = {"format": versions.FORMAT, **extra, **self.identity}
+            write_atomic(path, yaml.safe_dump(held, sort_keys=False, allow_unicode=True))
             return
-        if other := differing(self.folder, self.identity, extra):
+        if other := differing(self.folder, self.identity, {"format", *extra}):
             raise other
 
     def close(self) -> None:
@@ -204,7 +210,7 @@ class Run:
             if content(folder / name) != text.encode():  # damaged while the run was at work
                 write_atomic(folder / name, text)
         seal = {name: digest(text.encode()) for name, text in held.items()}
-        sealed = {**result, "seal": seal}
+        sealed = {"format": versions.FORMAT, **result, "seal": seal}
         write_atomic(folder / "result.json", json.dumps(sealed, indent=1, default=str) + "\n")
         return sealed
 
@@ -250,9 +256,10 @@ class Run:
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Add one metrics row; it is on the disk when this returns."""
-        line, path = json.dumps(row) + "\n", self._held() / METRICS
+        path = self._held() / METRICS
         if self._lines is None:
             self._lines = (content(path) or b"").decode(errors="replace").splitlines(keepends=True)
+        line = json.dumps(row if self._lines else {"format": versions.FORMAT, **row}) + "\n"
         files.append(path, line)
         self._lines.append(line)
         self.told(row)
@@ -325,7 +332,15 @@ def finished(folder: Path) -> dict[str, Any] | None:
                 if checkpoints.found(folder) else
                 "put a copy of it back, or move the folder away to start the run again")
         raise UserError(str(path), "cannot be read as a record: it is damaged, or may not be read", rest)
+    if later := versions.newer(result or {}):
+        raise UserError(str(path), later, NEWER)
     return result if result is not None and result.get("status") == "finished" else None
+
+
+def configuration(folder: Path) -> dict[str, Any] | None:
+    """The configuration of a run of any version, None where it cannot be read: see `versions.completed`."""
+    held = read_yaml(folder / "config.yaml")
+    return None if held is None else versions.completed(held)
 
 
 def broken(folder: Path, record: Mapping[str, Any]) -> list[str]:

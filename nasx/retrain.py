@@ -32,7 +32,6 @@ from nasx.bilevel import Batch, hand_on, scaled
 from nasx.data.stream import hashed
 from nasx.draws import placed
 from nasx.errors import UserError
-from nasx.folders import files
 from nasx.metrics import ACCURACY, Metric
 from nasx.progress import Display
 from nasx.search import Batches, Meter, broken
@@ -352,7 +351,7 @@ def architecture(cfg: Config, space: Space) -> tuple[Genotype, Result | None]:
     try:
         return space.parse(found["genotype"]), {**found, "name": folder.resolve().name}
     except UserError as error:
-        searched = ((files.read_yaml(folder / "config.yaml") or {}).get("space")) or {}
+        searched = ((records.configuration(folder) or {}).get("space")) or {}
         raise UserError(f"from={name}", f"its architecture does not fit space: {error}",
                         other_space(searched, cfg["space"])) from error
 

@@ -172,10 +172,15 @@ class Loop:
                             + "; checkpoints from before are kept, where there are any")
 
     # ------------------------------------------------------------------------------------------------ resume
+    def buffers(self) -> dict[str, Tensor]:
+        """Running statistics of the supernet; not the indices that follow from its shape, which versions may change."""
+        kept = self.supernet.state_dict().keys()
+        return {name: x for name, x in self.supernet.named_buffers() if name in kept}
+
     def state(self) -> dict[str, Any]:
         """Tensors and plain values that `load` continues from, bit for bit."""
         return {"w": {k: x.detach() for k, x in self.search.w.items()},
-                "buffers": dict(self.supernet.named_buffers()),
+                "buffers": self.buffers(),
                 "a": {k: x.detach() for k, x in self.search.a.items()},
                 "w_opt": self.search.w_opt.state_dict(), "a_opt": self.search.a_opt.state_dict(),
                 "train": self.train.state_dict(), "val": self.val.state_dict(),
@@ -183,8 +188,7 @@ class Loop:
 
     def load(self, state: Mapping[str, Any]) -> None:
         with torch.no_grad():
-            buffers = dict(self.supernet.named_buffers())
-            for name, live in (("w", self.search.w), ("a", self.search.a), ("buffers", buffers)):
+            for name, live in (("w", self.search.w), ("a", self.search.a), ("buffers", self.buffers())):
                 for k, x in live.items():
                     x.copy_(state[name][k])
         for optimizer, name in ((self.search.w_opt, "w_opt"), (self.search.a_opt, "a_opt")):

@@ -93,7 +93,7 @@ def stage(cfg: Config, folder: Path, i: int) -> Stage:
     Raises UserError where what the stage before has left cannot be read, and where its space cannot be narrowed.
     """
     from nasx import config, records
-    from nasx.folders import checkpoints, files
+    from nasx.folders import checkpoints
 
     node = given(cfg)
     last, done = i + 1 == count(cfg), tuple(records.finished(folder / name(k)) or {} for k in range(i))
@@ -102,7 +102,7 @@ def stage(cfg: Config, folder: Path, i: int) -> Stage:
     if i == 0:
         return Stage(configured(cfg, i), last, done, epochs, None)
     before = folder / name(i - 1)
-    held, state = files.read_yaml(before / "config.yaml"), checkpoints.last(before)
+    held, state = records.configuration(before), checkpoints.last(before)
     if held is None or state is None or state["updates"] != done[-1].get("updates"):
         raise UserError(str(before), "has lost the last checkpoint, from which the next stage goes on",
                         "use a method that trains a supernet; where files were lost, move the run's folder away")

@@ -13,7 +13,7 @@ import yaml
 ROOT = Path(__file__).resolve().parent.parent
 FILES = sorted((ROOT / "nasx").rglob("*.py"))
 MODULES = {".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for p in FILES}
-EVERYWHERE = {"nasx.errors", "nasx.trees", "nasx.batch", "nasx.draws"}
+EVERYWHERE = {"nasx.errors", "nasx.trees", "nasx.batch", "nasx.draws", "nasx.versions"}
 LOOPS = ("search.py", "retrain.py", "run.py", "session.py", "recipe.py")
 CONCRETE = ("nasx.methods.", "nasx.spaces.", "nasx.benchmarks.")
 

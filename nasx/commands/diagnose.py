@@ -49,7 +49,7 @@ def diagnose(folder: Path, *, device: str = "auto", threads: int | None = None,
     Each equals the metrics row that the search itself would have written there, with the updates so far. Raises
     UserError where `folder` is no search, trains nothing, or has no readable checkpoint.
     """
-    saved = files.read_yaml(folder / "config.yaml")
+    saved = records.configuration(folder)
     if saved is None or saved.get("kind") != "search":
         raise UserError(f"from={folder}", "is no folder of a search", "name a folder that nasx search has written")
     if own := config.foreign(saved, allow):

@@ -22,7 +22,7 @@ from typing import Any
 
 import pandas as pd
 
-from nasx import config, records
+from nasx import config, records, versions
 from nasx.errors import printable
 from nasx.folders import files
 
@@ -133,6 +133,8 @@ def _read(folder: str) -> tuple[dict[str, Any], str]:
         return {}, "record unreadable"
     if not isinstance(record, dict) or record.get("kind") not in KINDS or not isinstance(record.get("choices"), dict):
         return {}, "not a record of nasx"
+    if versions.newer(record):
+        return {}, "written by a later version of nasx"
     if record.get("status", "finished") != "finished":
         return {}, "not finished"
     if record["kind"] == "retrain" and record.get("test_accuracy") is None and "valid_accuracy" in record:

@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from nasx import config, records
-from nasx.folders import files
 
-OWN = frozenset({"kind", "identity", "seed", "from", "choices", "allow"})
+OWN = frozenset({"format", "kind", "identity", "seed", "from", "choices", "allow"})
 DERIVED = frozenset({"experiment", "launch", "pair"})
 """Choices that only set other keys, which are shown themselves."""
 ABSENT, UNKNOWN = "(none)", "?"
@@ -35,7 +34,7 @@ def configuration(folder: str) -> dict[str, str]:
 
 @lru_cache(maxsize=4096)
 def _configuration(folder: Path) -> dict[str, str]:
-    held = files.read_yaml(folder / "config.yaml") or {}
+    held = records.configuration(folder) or {}
     choices = held.get("choices") if isinstance(held.get("choices"), Mapping) else {}
     found: dict[str, Any] = {str(k): v for k, v in (choices or {}).items() if k not in DERIVED}
     found |= {key: value for key, value in records.flatten({k: v for k, v in held.items() if k not in OWN}).items()

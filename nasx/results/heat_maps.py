@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nasx import records
 from nasx.errors import UserError
-from nasx.folders import files
 from nasx.pictures import FAINT, INK, figure
 from nasx.spaces.rules import NB101
 
@@ -124,7 +124,7 @@ def mixtures(rows: Sequence[Row]) -> dict[str, list[Row]]:
 
 def _operations(folder: Path, count: int) -> list[str]:
     """Names of a space's operations: config.yaml's list if it has one of that length, else the published order."""
-    cfg = files.read_yaml(folder / "config.yaml") or {}
+    cfg = records.configuration(folder) or {}
     space, choices = cfg.get("space"), cfg.get("choices")
     for key in ("operations", "ops"):
         listed = space.get(key) if isinstance(space, Mapping) else None

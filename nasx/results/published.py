@@ -32,10 +32,9 @@ from typing import Any
 
 import pandas as pd
 
-from nasx import experiments
+from nasx import experiments, records
 from nasx.errors import UserError
 from nasx.experiments import Experiment, Printed
-from nasx.folders.files import read_yaml
 from nasx.results.collect import SIZES
 from nasx.results.typeset import Sheet
 from nasx.results.wording import DATASETS, NO_TEST, chosen, distinct, marks, name, value
@@ -225,7 +224,7 @@ def _holds(condition: str, row: Mapping[str, Any]) -> bool:
 
 @lru_cache(maxsize=256)
 def _configuration(folder: str) -> dict[str, Any]:
-    return read_yaml(Path(folder) / "config.yaml") or {}
+    return records.configuration(Path(folder)) or {}
 
 
 def _configured(folder: str, key: str) -> Any:

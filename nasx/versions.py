@@ -1,0 +1,63 @@
+"""Formats of a run's files, and the settings that later versions have added: an upgrade orphans no run.
+
+The identity of a run is a hash of its settings as the first version had them. A setting that a later version adds is
+left out of it while its value computes what was computed before. So the runs and half-done sweeps of an earlier version
+keep their names, are continued by the same command and stand in the same row of a table.
+
+Adding a setting: list it in `INTRODUCED` with that value. A value that computes something else gives a new identity,
+the default of the new version included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+FORMAT = 1
+"""Format of config.yaml, result.json and metrics.jsonl. Files of version 0.1.0 hold no number, and are read too."""
+INTRODUCED: dict[str, dict[str, Any]] = {
+    "nasx.settings.SearchSettings": {"arch_momentum": 0, "probe_every": 0},
+    "nasx.settings.TextSearchSettings": {"arch_momentum": 0, "probe_every": 0},
+    "nasx.spaces.nb201.Nb201": {"edge_norm": False},
+    "nasx.methods.gdas.Gdas": {"gradient": "straight_through"},
+    "nasx.methods.sdarts.Sdarts": {"random_start": False, "ascent": "train"},
+    "nasx.data.images.Cifar10": {"size": None},
+    "nasx.data.images.Cifar100": {"size": None},
+    "nasx.data.images.Svhn": {"size": None},
+    "nasx.data.images.ImageNet16": {"size": None},
+}
+"""Class of a component -> setting added since 0.1.0 -> the value that computes what 0.1.0 computed."""
+UNREAD = {"nasx.methods.sdarts.Sdarts": (("random_start", "ascent"), {"perturbation": "random"})}
+"""Class of a component -> settings added since 0.1.0 that change nothing where others have the values given here."""
+
+
+def stable(value: Any) -> Any:
+    """A configuration without the added settings whose values compute what was computed before they were added."""
+    if isinstance(value, list | tuple):
+        return [stable(item) for item in value]
+    if not isinstance(value, Mapping):
+        return value
+    target = str(value.get("_target_"))
+    added = INTRODUCED.get(target, {})
+    idle, where = UNREAD.get(target, ((), {}))
+    unread = idle if all(value.get(key) == wanted for key, wanted in where.items()) else ()
+    return {key: stable(item) for key, item in value.items()
+            if not (key in added and (item == added[key] or key in unread))}
+
+
+def completed(value: Any) -> Any:
+    """A configuration of any version with the settings that it lacks, at the values that it was computed with."""
+    if isinstance(value, list):
+        return [completed(item) for item in value]
+    if not isinstance(value, Mapping):
+        return value
+    whole = INTRODUCED.get(str(value.get("_target_")), {}) | dict(value)
+    return {key: completed(item) for key, item in whole.items()}
+
+
+def newer(held: Mapping[str, Any]) -> str:
+    """Why a file's content cannot be read: a later version has written it; "" where it can."""
+    number = held.get("format", 0)
+    if type(number) is int and number <= FORMAT:
+        return ""
+    return f"has format {number}; this version of nasx reads formats up to {FORMAT}"
