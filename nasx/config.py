@@ -119,10 +119,11 @@ def faults(cfg: Mapping[str, Any], choices: Mapping[str, Any] | None = None, ove
         if isinstance(cfg.get(group), Mapping) and not any(fault.where.startswith(group) for fault in found):
             key = json.dumps([group, cfg[group], _allow(cfg)], sort_keys=True, default=str)
             found += known.of_look(key, partial(_look, cfg, group))
-    if not found and "dataset" in COMMANDS[command].groups:
-        found += limits.faults(cfg, build(cfg["dataset"], _allow(cfg)), READS[command])
-        if cfg.get("objective") is not None:
-            found += objectives.faults(cfg, command, build(cfg["benchmark"], _allow(cfg)))
+    if not found and "dataset" in COMMANDS[command].groups:  # components of others are made by the job alone
+        if not foreign(cfg["dataset"]):
+            found += limits.faults(cfg, build(cfg["dataset"]), READS[command])
+        if cfg.get("objective") is not None and not foreign(cfg["benchmark"]):
+            found += objectives.faults(cfg, command, build(cfg["benchmark"]))
     return list({str(fault): fault for fault in found}.values())
 
 

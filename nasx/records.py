@@ -93,7 +93,7 @@ def differing(folder: Path, identity: Mapping[str, Any], extra: Collection[str])
     if later := versions.newer(held):
         return UserError(str(folder / "config.yaml"), later, NEWER)
     there, asked = {k: v for k, v in held.items() if k not in extra}, json.loads(canonical(identity))
-    if versions.stable(there) == versions.stable(asked):
+    if versions.stable(there, held.get("format", 0)) == versions.stable(asked):
         return None
     there = versions.completed(there)
     old, new = flatten(there), flatten(asked)
@@ -101,6 +101,9 @@ def differing(folder: Path, identity: Mapping[str, Any], extra: Collection[str])
     keys = [k for k in sorted(old.keys() | new.keys()) if old.get(k, none) != new.get(k, none)]
     shown = ", ".join(f"{k}: {old.get(k, none)} there, {new.get(k, none)} asked for" for k in keys[:12])
     more = f", and {len(keys) - 12} more" if len(keys) > 12 else ""
+    if not keys:
+        return UserError(str(folder), "belongs to a version of nasx that computes the same configuration otherwise",
+                         "choose another name=NAME, or leave name out to let nasx name the run")
     return UserError(str(folder), f"belongs to a run with another configuration ({shown}{more})",
                      "choose another name=NAME, or leave name out to let nasx name the run")
 

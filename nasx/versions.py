@@ -27,22 +27,31 @@ INTRODUCED: dict[str, dict[str, Any]] = {
     "nasx.data.images.ImageNet16": {"size": None},
 }
 """Class of a component -> setting added since 0.1.0 -> the value that computes what 0.1.0 computed."""
+REVISED = {"nasx.data.images.Folder": 1}
+"""Class of a component that has kept its settings and computes otherwise -> the format since which it does.
+
+`Folder`: other rules say which folders, files and arrays are training or test images."""
 UNREAD = {"nasx.methods.sdarts.Sdarts": (("random_start", "ascent"), {"perturbation": "random"})}
 """Class of a component -> settings added since 0.1.0 that change nothing where others have the values given here."""
 
 
-def stable(value: Any) -> Any:
-    """A configuration without the added settings whose values compute what was computed before they were added."""
+def stable(value: Any, number: int = FORMAT) -> Any:
+    """A configuration without the added settings whose values compute what was computed before they were added.
+
+    A component that computes otherwise since some format is marked, where `number`, the format of the file that holds
+    the configuration, is not an earlier one.
+    """
     if isinstance(value, list | tuple):
-        return [stable(item) for item in value]
+        return [stable(item, number) for item in value]
     if not isinstance(value, Mapping):
         return value
     target = str(value.get("_target_"))
     added = INTRODUCED.get(target, {})
     idle, where = UNREAD.get(target, ((), {}))
     unread = idle if all(value.get(key) == wanted for key, wanted in where.items()) else ()
-    return {key: stable(item) for key, item in value.items()
-            if not (key in added and (item == added[key] or key in unread))}
+    marked = {"revised": REVISED[target]} if number >= REVISED.get(target, number + 1) else {}
+    return marked | {key: stable(item, number) for key, item in value.items()
+                     if not (key in added and (item == added[key] or key in unread))}
 
 
 def completed(value: Any) -> Any:

@@ -228,10 +228,13 @@ def test_a_file_does_not_allow_what_it_names(text: str, tmp_path: Path, monkeypa
     assert not (tmp_path / "imported").exists()
 
 
-def test_nothing_of_the_users_is_built_while_a_line_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("group", ["logger", "dataset", "benchmark"])
+def test_nothing_of_the_users_is_built_while_a_line_is_checked(group: str, tmp_path: Path,
+                                                               monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "evil.py").write_text(EVIL)
-    assert own(tmp_path, "_target_: evil.Log\n", "logger", "allow=[evil]") == []
+    words = ["allow=[evil]", *(["objective=supernet.valid_accuracy"] if group == "benchmark" else [])]
+    assert own(tmp_path, "_target_: evil.Log\n", group, *words) == []
     assert not (tmp_path / "imported").exists()
     assert not (tmp_path / "built").exists()
     assert "evil" not in sys.modules

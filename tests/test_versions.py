@@ -114,6 +114,18 @@ def test_only_values_that_compute_what_was_computed_are_left_out(changes: dict[s
     assert found["inner"] == NODE["inner"]
 
 
+def test_a_component_that_computes_otherwise_gets_a_new_identity_and_takes_no_folder_of_before(tmp_path: Path) -> None:
+    settings = {"dataset": {"_target_": "nasx.data.images.Folder", "path": "x"}, "seed": 0}
+    assert versions.stable(settings)["dataset"]["revised"] == 1
+    assert versions.stable(settings, 0) == settings
+    (tmp_path / "config.yaml").write_text(json.dumps({"kind": "search", "identity": "x", **settings}))
+    (tmp_path / "metrics.jsonl").write_text("{}\n")
+    with pytest.raises(UserError, match="a version of nasx that computes the same configuration otherwise"):
+        records.Run(tmp_path, settings, {"kind": "search", "identity": "x"})
+    (tmp_path / "config.yaml").write_text(json.dumps({"format": 1, "kind": "search", "identity": "x", **settings}))
+    records.Run(tmp_path, settings, {"kind": "search", "identity": "x"}).close()
+
+
 def test_a_configuration_of_before_is_completed_with_what_it_was_computed_with() -> None:
     old = {"_target_": "nasx.methods.sdarts.Sdarts", "perturbation": "adversarial",
            "inner": {"_target_": "nasx.methods.gdas.Gdas"}}
