@@ -150,6 +150,7 @@ def _checked(command: str, cfg: DictConfig) -> Any:
         info["published"] = preflight.published(command, info["choices"], plain, own)
     if hydra.mode != RunMode.MULTIRUN:  # the whole line was checked before Hydra started
         try:
+            preflight.look_at_others(plain, command)
             return work(plain, info)
         except Exception as error:  # noqa: BLE001 (raised again by `_hydra`, past Hydra's own shortened trace)
             _raised.append(error)
@@ -158,6 +159,7 @@ def _checked(command: str, cfg: DictConfig) -> Any:
     runs: list[Path] = []
     try:
         config.check(plain, info["choices"], overrides, command, origins.lazily(command, overrides, own))
+        preflight.look_at_others(plain, command)
         grouped = config.COMMANDS[command].groups
         runs = [unit[0].folder for unit in grid.runs(command, plain, info["choices"])] if grouped else []
         notes.note(path, overrides, runs, ended=False)

@@ -25,7 +25,7 @@ from hydra.types import RunMode
 from omegaconf.errors import OmegaConfBaseException
 
 from nasx import config, grid, lineage, origins, spelling, sweeps
-from nasx.checks import trust
+from nasx.checks import combinations, limits, objectives, trust
 from nasx.checks.known import Known
 from nasx.composition import Loader, make_loader, mapping, plain, published, translate
 from nasx.errors import UserError
@@ -328,3 +328,19 @@ def _key_fault(cfg: Mapping[str, Any], override: Override, command: str) -> User
     if fault is None and override.is_add() and not override.is_force_add():
         return UserError(_text(override), "is there already", f"drop the +: {_text(override)[1:]}")
     return fault
+
+
+def look_at_others(cfg: Mapping[str, Any], command: str) -> None:
+    """What `faults` asks of the components of nasx, asked of the user's own when their job begins. Raises UserError."""
+    allow = tuple(cfg.get("allow") or ())
+    theirs = [group for group in ("dataset", "logger", "benchmark") if config.foreign(cfg.get(group))]
+    for group in theirs:
+        if look := getattr(config.build(cfg[group], allow), "check", None):
+            look()
+    found: list[UserError] = []
+    if "dataset" in theirs:
+        found += limits.faults(cfg, config.build(cfg["dataset"], allow), combinations.READS[command])
+    if "benchmark" in theirs and cfg.get("objective") is not None:
+        found += objectives.faults(cfg, command, config.build(cfg["benchmark"], allow))
+    if found:
+        raise UserError.join(found)

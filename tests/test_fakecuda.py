@@ -103,9 +103,10 @@ def test_a_planted_fault_in_a_step_is_found() -> None:
         assert "refused" in found[plant], plant
 
 
-def test_gradients_have_the_layout_of_their_weights_on_every_space_with_channels_last() -> None:
-    rows = run("layout.py")
-    assert len({row["space"] for row in rows}) >= 12
+@pytest.mark.parametrize("words", [("--few",), pytest.param((), marks=pytest.mark.slow)])
+def test_gradients_have_the_layout_of_their_weights_with_channels_last(words: tuple[str, ...]) -> None:
+    rows = run("layout.py", *words)
+    assert len({row["space"] for row in rows}) >= (3 if words else 12)
     assert all(row["gradients"] > 30 for row in rows)
     assert not [row for row in rows if row["wrong"]]
 

@@ -182,7 +182,7 @@ def attempt(made: Ready, how: str, at: int, here: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "every"), [
-    ("search", 13), ("table", 5), ("export", 7), pytest.param("retrain", 5, marks=pytest.mark.slow),
+    ("search", 40), ("table", 11), ("export", 15), pytest.param("retrain", 5, marks=pytest.mark.slow),
     pytest.param("study", 9, marks=pytest.mark.slow), pytest.param("run", 9, marks=pytest.mark.slow)])
 def test_killed_or_without_power_at_some_operations(name: str, every: int, ready: Callable[[str], Ready],
                                                     tmp_path: Path) -> None:

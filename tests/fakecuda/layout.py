@@ -70,10 +70,13 @@ def differing(on: str, words: tuple[str, ...], *, last: bool) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--plant", action="store_true")
+    parser.add_argument("--few", action="store_true", help="one space of each kind")
     parser.add_argument("--contiguous", action="store_true", help="also without channels_last")
     args = parser.parse_args()
     torch.nn.Module.to = moved  # type: ignore[method-assign]
     cases = [(on, words) for on, words in SPACES.items() if on != "darts_rnn"] + list(WIDE.items())
+    if args.few:
+        cases = [case for case in cases if case[0] in ("nb201", "darts", "nb1shot1_1")]
     if args.plant:
         whole = ConvNormReLU.value
         ConvNormReLU.value = lambda self, x: (  # type: ignore[method-assign]
