@@ -1,0 +1,35 @@
+"""Tabular benchmarks: published accuracies of architectures."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from nasx.benchmarks.official import TableApi
+
+
+def nb201_api(path: str | None = None, *, device: str | None = None, verbose: bool = True) -> TableApi:
+    """NAS-Bench-201 as a `nas_201_api.NASBench201API` that answers from nasx's compact table.
+
+    Args:
+        path: A table file; None takes the imported table, or the one inside the package.
+        device: A column `latency.DEVICE` of the table; the latencies of the official interface are then those of this
+            device, in seconds.
+        verbose: Whether each call prints a line, as the official class does.
+
+    Raises:
+        UserError: The package nas-bench-201 is not installed, the table cannot be read, or it has no such device.
+    """
+    from nasx.errors import UserError
+
+    try:
+        import nas_201_api  # noqa: F401 (slow: it imports torch)
+    except ModuleNotFoundError as error:
+        if error.name != "nas_201_api":
+            raise
+        raise UserError("nb201_api()", "the package nas-bench-201 is not installed",
+                        "install it: pip install nas-bench-201") from error
+    from nasx.benchmarks.nb201 import Nb201
+    from nasx.benchmarks.official import TableApi
+
+    return TableApi(Nb201(path=path), device=device, verbose=verbose)
