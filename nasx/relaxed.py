@@ -31,7 +31,7 @@ from nasx.spaces.supernet import evaluating, tracking, wrap
 
 if TYPE_CHECKING:
     from nasx.settings import EngineSettings
-    from nasx.spaces.base import Space, Supernet
+    from nasx.spaces.base import Genotype, Space, Supernet
 
 
 class RelaxedProblem:
@@ -76,9 +76,12 @@ class RelaxedProblem:
     def relax(self, a: Tree, activate: Activate | None = None) -> Tree:
         return self.space.relax(a, activate or self.activate)
 
+    def encode(self, genotype: Genotype) -> Tree:
+        """The one-hot mixture of a genotype, on the device of the supernet."""
+        return {k: placed(x.to(self.dtype), self.device) for k, x in self.space.encode(genotype).items()}
+
     def sample(self, gen: torch.Generator) -> Tree:
-        mix = self.space.encode(self.space.sample(gen))
-        return {k: placed(x.to(self.dtype), self.device) for k, x in mix.items()}
+        return self.encode(self.space.sample(gen))
 
     def network(self, mix: Tree, seed: int) -> torch.nn.Module:
         """The discrete network of a mixture at the size of the search, for `classes`, initialized from `seed`."""

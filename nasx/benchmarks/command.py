@@ -4,6 +4,7 @@
     nasx bench query GENOTYPE
     nasx bench info
     nasx bench fill [FOLDER]
+    nasx bench rank from=RUN | column=NAME | file=FILE.csv    (nasx bench rank --help; nasx/commands/rank.py)
 
 Each has a function that returns plain values; `main` prints them. A genotype's own text tells which benchmark it
 belongs to, so no space is asked.
@@ -157,7 +158,7 @@ def _known(record: object) -> int:
 
 
 # ------------------------------------------------------------------------------------------------ the command line
-USAGE = "nasx bench import nb201|nb101 SOURCE [out=FILE] | query GENOTYPE | info | fill [FOLDER]"
+USAGE = "nasx bench import nb201|nb101 SOURCE [out=FILE] | query GENOTYPE | info | fill [FOLDER] | rank ..."
 
 
 def main(words: list[str]) -> int:

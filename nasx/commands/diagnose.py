@@ -49,6 +49,26 @@ def diagnose(folder: Path, *, device: str = "auto", threads: int | None = None,
     Each equals the metrics row that the search itself would have written there, with the updates so far. Raises
     UserError where `folder` is no search, trains nothing, or has no readable checkpoint.
     """
+    saved, found = opened(folder, allow, settings)
+    from nasx import machine
+
+    chosen = machine.device(device)
+    with machine.prepared(chosen, threads=threads, deterministic=bool(saved.get("deterministic")), seed=saved["seed"],
+                          precision=saved["engine"].get("precision", "fp32")):
+        job = rebuilt(folder, saved, chosen, threads, allow)
+        states = [state for path in found if (state := checkpoints.read(path, chosen)) is not None]
+        for state in states:
+            rows = records.parsed(state["metrics"]) if "metrics" in state else records.read_rows(folder)
+            yield row(job, state, rows[:state["rows"]])
+    if not states:
+        raise UserError(f"from={folder}", f"none of its {len(found)} checkpoints can be read", "start the search again")
+
+
+def opened(folder: Path, allow: Sequence[str] = (), settings: Sequence[str] = ()) -> tuple[dict[str, Any], list[Path]]:
+    """Configuration and checkpoints, the newest last, of the search in `folder`.
+
+    Raises UserError where `folder` is not a search, has no checkpoint, or needs code that `allow` does not name.
+    """
     saved = records.configuration(folder)
     if saved is None or saved.get("kind") != "search":
         raise UserError(f"from={folder}", "is no folder of a search", "name a folder that nasx search has written")
@@ -67,18 +87,7 @@ def diagnose(folder: Path, *, device: str = "auto", threads: int | None = None,
     if faults:
         raise UserError(f"from={folder}", f"this version of nasx reads its configuration otherwise ({faults[0]})",
                         "diagnose it with the version that wrote it")
-    from nasx import machine
-
-    chosen = machine.device(device)
-    with machine.prepared(chosen, threads=threads, deterministic=bool(saved.get("deterministic")), seed=saved["seed"],
-                          precision=saved["engine"].get("precision", "fp32")):
-        job = rebuilt(folder, saved, chosen, threads, allow)
-        states = [state for path in found if (state := checkpoints.read(path, chosen)) is not None]
-        for state in states:
-            rows = records.parsed(state["metrics"]) if "metrics" in state else records.read_rows(folder)
-            yield row(job, state, rows[:state["rows"]])
-    if not states:
-        raise UserError(f"from={folder}", f"none of its {len(found)} checkpoints can be read", "start the search again")
+    return saved, found
 
 
 def rebuilt(folder: Path, saved: Mapping[str, Any], chosen: Any, threads: int | None, allow: Sequence[str]) -> Any:

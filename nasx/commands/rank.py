@@ -1,0 +1,355 @@
+"""Rank agreement of scores with the accuracies of a benchmark: Kendall's tau-b, Spearman's rho, top-k regret.
+
+    nasx bench rank from=RUN[,RUN]    one-shot accuracies of random cells, by the weights of a search's last checkpoint
+    nasx bench rank column=params     a column of NAS-Bench-201: params, flops, cifar10.valid, cifar10.seconds,
+                                      latency.DEVICE and so on (several with commas)
+    nasx bench rank file=SCORES.csv   your scores: the columns architecture (or index, the official one) and score
+
+    against=cifar10.test,cifar10.valid   accuracies: DATASET.valid or DATASET.test (default: DATASET.valid of the data
+                                         set that was searched on, else cifar10.valid)
+    k=10 resamples=1000                  cells of the regret, bootstrap samples of the 95 % intervals
+    n=200 seed=0                         cells drawn at random (column, file: all where n is not given), and their seed
+    lower=true                           lower scores are better, as for losses and latencies
+    images=N                             images of the validation split per cell (default: search.evaluate_images)
+    out_file=FILE.json | FILE.csv        writes the rows; JSON also has the cells of each run with their scores
+    out=FOLDER path=FOLDER dataset.KEY=VALUE device=auto threads=N allow=PACKAGE   as for nasx diagnose
+
+Regret is the best accuracy of all cells that have a score minus the best of the k with the largest scores, in percent.
+A search by a zero-cost method has trained nothing: its recorded scores are used. Scores, intervals and sampling are
+defined in nasx/benchmarks/ranking.py.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from nasx import config, lineage, spelling
+from nasx.benchmarks.base import DATASETS, Benchmark
+from nasx.benchmarks.isomorphism import CELLS, cell_code, cell_text
+from nasx.benchmarks.nb201 import Nb201, flops, params
+from nasx.benchmarks.official_index import official_rows
+from nasx.benchmarks.ranking import as_record, ranking
+from nasx.checks import schema
+from nasx.commands import diagnose
+from nasx.errors import UserError
+from nasx.folders import checkpoints, files
+from nasx.words import Words, read
+
+Row = dict[str, Any]
+CHOICES = tuple(f"{dataset}.{split}" for dataset in DATASETS for split in ("valid", "test"))
+SAMPLE = 200
+"""Cells that are drawn of a search where n is not given (nasx: the standard error of tau of unrelated scores is then
+0.05)."""
+DEFAULTS = {"from": "", "column": "", "file": "", "against": "", "k": "10", "resamples": "1000", "n": "", "seed": "0",
+            "lower": "false", "images": "", "out_file": "", "out": "outputs", "device": "auto", "threads": "",
+            "allow": ""}
+HEAD = ("score", "against", "cells", "Kendall's tau-b", "Spearman's rho", "regret in %")
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Scores of cells under a name, and the benchmark that has their accuracies."""
+
+    name: str
+    benchmark: Benchmark
+    cells: Sequence[str]
+    """Texts of the genotypes."""
+    scores: np.ndarray
+    """(cells,) float64."""
+    against: tuple[str, ...]
+    listed: bool = False
+    """Whether the record lists the cells."""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def accuracies(self, measure: str) -> np.ndarray:
+        """(cells,) in percent, NaN where the benchmark does not have them."""
+        return looked_up(self.benchmark, self.cells, measure)
+
+
+class Sampling(NamedTuple):
+    """How many cells are drawn (None: not given), by which seed."""
+
+    n: int | None
+    seed: int
+
+
+def main(words: Sequence[str]) -> int:
+    """Rank, print and write."""
+    if "--help" in words or "-h" in words:
+        print("nasx bench rank: " + schema.docstring("nasx.commands.rank"))
+        return 0
+    settings, rest = lineage.dataset_words(words)
+    given = read("bench rank", rest, DEFAULTS)
+    k, resamples = positive(given, "k"), positive(given, "resamples")
+    sampling = Sampling(positive(given, "n", least=2) if given.options["n"] else None, given.number("seed"))
+    sign = -1.0 if given.flag("lower") else 1.0
+    if sampling.seed < 0:
+        raise UserError(f"seed={sampling.seed}", "is negative", "use seed=0")
+    written = target(given.options["out_file"])
+    rows, cells = [], {}
+    for each in scored(given, settings, sampling):
+        kept: dict[str, list[float | None]] = {}
+        for measure in each.against:
+            accuracies = each.accuracies(measure)
+            known = ~np.isnan(accuracies)
+            if known.sum() < 2:
+                raise UserError(f"against={measure}", f"the benchmark has {known.sum()} of the {len(known)} cells of "
+                                f"{each.name}", "rank at least two cells that it has")
+            found = ranking(sign * each.scores[known], accuracies[known], k=k, resamples=resamples, seed=sampling.seed)
+            rows.append({"score": each.name, "against": measure, **as_record(found, k), "resamples": resamples,
+                         "seed": sampling.seed, "lower": sign < 0, **each.facts})
+            kept[measure] = [plain(x) for x in accuracies.tolist()]
+        if each.listed:
+            cells[each.name] = [{"architecture": cell, "score": plain(score), **{m: kept[m][i] for m in kept}}
+                                for i, (cell, score) in enumerate(zip(each.cells, each.scores.tolist(), strict=True))]
+    print(table(rows))
+    if written is not None:
+        text = as_csv(rows) if written.suffix == ".csv" else json.dumps({"rows": rows, "cells": cells}, indent=1) + "\n"
+        files.write_atomic(written, text, "name another file: out_file=FILE")
+        print(f"written to {written}")
+    return 0
+
+
+def positive(given: Words, name: str, least: int = 1) -> int:
+    """An option that is an integer of at least `least`. Raises UserError."""
+    value = given.number(name)
+    if value < least:
+        raise UserError(f"{name}={value}", f"is less than {least}", f"for example {name}={max(least, 10)}")
+    return value
+
+
+def target(text: str) -> Path | None:
+    """The file that is written, None where none is named. Raises UserError for an ending of no format."""
+    if text and not text.endswith((".json", ".csv")):
+        raise UserError(f"out_file={text}", "its ending names no format", "use FILE.json or FILE.csv")
+    return Path(text).expanduser() if text else None
+
+
+def scored(given: Words, settings: Sequence[str], sampling: Sampling) -> Iterator[Scored]:
+    """The scores that the options name. Faults of a file or a column are raised before a search is evaluated."""
+    runs, columns, file = given.several("from"), given.several("column"), given.options["file"]
+    if not (runs or columns or file):
+        raise UserError("nasx bench rank", "needs scores", "give from=RUN, column=NAME or file=FILE.csv")
+    against = given.several("against")
+    for name in against:
+        if name not in CHOICES:
+            raise UserError(f"against={name}", "is not an accuracy of a benchmark",
+                            f"use one of {', '.join(CHOICES)}{spelling.did_you_mean(name, CHOICES)}")
+    benchmark = Nb201()
+    if columns or file:
+        answered(benchmark, against or ("cifar10.valid",))
+    tabular = [of_column(benchmark, name, against or ("cifar10.valid",)) for name in columns]
+    tabular += [of_file(benchmark, Path(file).expanduser(), against or ("cifar10.valid",))] if file else []
+    folders = [lineage.run_folder(name, given.options["out"]) for name in runs]
+    yield from (drawn(each, sampling) for each in tabular)
+    images = positive(given, "images") if given.options["images"] else None
+    threads = given.number("threads") if given.options["threads"] else None
+    for folder in folders:
+        yield of_run(folder, against, sampling, settings, images=images, device=given.options["device"],
+                     threads=threads, allow=given.allowed)
+
+
+def answered(benchmark: Benchmark, against: Sequence[str]) -> None:
+    """Raises UserError where the benchmark's table lacks one of the accuracies, with what brings it."""
+    for name in against:
+        dataset, split = parts(name)
+        if benchmark.reference(dataset).get(split, {}).get("optimum") is None:
+            if not benchmark.cells() and not benchmark.missing():
+                raise UserError(f"against={name}", "no benchmark tabulates the cells of this space",
+                                "rank a search in the space of a benchmark")
+            raise UserError(f"against={name}", "the benchmark's table has no such accuracies",
+                            benchmark.missing() or "use a data set and a split that it has")
+
+
+def parts(measure: str) -> tuple[str, str]:
+    """Data set and split of one of CHOICES."""
+    dataset, _, split = measure.partition(".")
+    return dataset, split
+
+
+def looked_up(benchmark: Benchmark, cells: Sequence[str], measure: str) -> np.ndarray:
+    """(cells,) accuracies in percent, NaN where unknown."""
+    dataset, split = parts(measure)
+    found = [None if (score := benchmark.query(cell)) is None else score.datasets.get(dataset, {}).get(split)
+             for cell in cells]
+    return np.array([np.nan if value is None else value for value in found], np.float64)
+
+
+def plain(value: float) -> float | None:
+    """A number as JSON has it."""
+    return value if math.isfinite(value) else None
+
+
+def drawn(each: Scored, sampling: Sampling) -> Scored:
+    """n of the cells, drawn without replacement by the seed; all where n is not given."""
+    if sampling.n is None or sampling.n >= len(each.cells):
+        return each
+    rows = np.sort(np.random.default_rng(sampling.seed).choice(len(each.cells), sampling.n, replace=False))
+    return Scored(each.name, each.benchmark, [each.cells[i] for i in rows], each.scores[rows], each.against,
+                  each.listed, each.facts)
+
+
+# ------------------------------------------------------------------------------------------ a column, a user's file
+def of_column(benchmark: Nb201, name: str, against: tuple[str, ...]) -> Scored:
+    """A column of NAS-Bench-201 as a score. Raises UserError where the table does not have it."""
+    columns = benchmark.table().columns
+    computed: dict[str, Callable[[int], int]] = {"params": params, "flops": flops}
+    known = [*computed, *CHOICES, *(own for own, each in columns.items() if each.values.ndim == 1)]
+    if name in computed:
+        values = np.array([computed[name](row) for row in range(CELLS)], np.float64)
+    elif name in CHOICES:
+        answered(benchmark, [name])
+        values = benchmark.table().statistics(*parts(name))[:, 0]
+    elif name in known:
+        values = columns[name].values.astype(np.float64)
+    else:
+        raise UserError(f"column={name}", "is not a column of the NAS-Bench-201 table",
+                        f"it has {', '.join(dict.fromkeys(known))}{spelling.did_you_mean(name, known)}")
+    rows = np.flatnonzero(~np.isnan(values))
+    return Scored(name, benchmark, [cell_text(row) for row in rows.tolist()], values[rows], against)
+
+
+def of_file(benchmark: Nb201, path: Path, against: tuple[str, ...]) -> Scored:
+    """The scores of a CSV with the columns architecture (or index) and score. Raises UserError with the line."""
+    remedy = "write the columns architecture (or index, the official one) and score, one cell a line"
+    try:
+        with path.open(encoding="utf-8", newline="") as stream:
+            reader = csv.DictReader(stream, strict=True)
+            names = reader.fieldnames or []
+            key = next((name for name in ("architecture", "index") if name in names), None)
+            if key is None or "score" not in names:
+                raise UserError(f"file={path}", f"it has the columns {', '.join(names) or 'none'}", remedy)
+            rows: dict[int, float] = {}
+            for line in reader:
+                row, score = row_of(line[key], key), float(line["score"])
+                if math.isnan(score):
+                    raise ValueError("the score is not a number")
+                if row in rows:
+                    raise ValueError(f"the cell {line[key]} occurs twice")
+                rows[row] = score
+    except OSError as error:
+        raise UserError(f"file={path}", f"cannot be read ({error.strerror})", remedy) from error
+    except UserError as error:
+        if error.where == f"file={path}":
+            raise
+        raise UserError(f"file={path}", f"line {reader.line_num}: {error.where}: {error.fault}", remedy) from error
+    except (ValueError, TypeError, csv.Error) as error:
+        raise UserError(f"file={path}", f"line {reader.line_num}: {error}", remedy) from error
+    return Scored(path.name, benchmark, [cell_text(row) for row in rows], np.array(list(rows.values())), against)
+
+
+def row_of(text: str, key: str) -> int:
+    """The row of a cell given by its string or by its official index. Raises UserError and ValueError."""
+    if key == "architecture":
+        return cell_code(text)
+    index = int(text)
+    if not 0 <= index < CELLS:
+        raise ValueError(f"the index {index} is not one of 0 to {CELLS - 1}")
+    return official_rows()[index]
+
+
+# ---------------------------------------------------------------------------------------------------- a search
+def of_run(folder: Path, against: tuple[str, ...], sampling: Sampling, settings: Sequence[str], *, images: int | None,
+           device: str, threads: int | None, allow: Sequence[str]) -> Scored:
+    """The scores of a search: recorded ones of a zero-cost method, else one-shot accuracies. Raises UserError."""
+    saved, found = diagnose.opened(folder, allow, settings)
+    benchmark: Benchmark = config.build(saved["benchmark"], allow)
+    dataset = benchmark.dataset_key(str(saved["choices"].get("dataset"))) or "cifar10"
+    against = against or (f"{dataset}.valid",)
+    answered(benchmark, against)
+    record = files.read_json(folder / "result.json") or {}
+    if recorded := (record.get("choice") or {}).get("drawn"):
+        recorded_scores = {text: -math.inf if score is None else float(score) for text, score, *_ in recorded}
+        return drawn(Scored(folder.name, benchmark, list(recorded_scores), np.array(list(recorded_scores.values())),
+                            against, listed=True, facts={"kind": "recorded"}), sampling)
+    if not config.build(saved["method"], allow).trains:
+        raise UserError(f"from={folder}", "its method trains no supernet and has recorded no scores",
+                        "rank a search of a method that does")
+    from nasx import machine
+
+    chosen = machine.device(device)
+    with machine.prepared(chosen, threads=threads, deterministic=bool(saved.get("deterministic")), seed=saved["seed"],
+                          precision=saved["engine"].get("precision", "fp32")):
+        job = diagnose.rebuilt(folder, saved, chosen, threads, allow)
+        state = next((own for path in reversed(found) if (own := checkpoints.read(path, chosen)) is not None), None)
+        if state is None:
+            raise UserError(f"from={folder}", f"none of its {len(found)} checkpoints can be read",
+                            "start the search again")
+        job.loop.load(state)
+        genotypes = sample(job.space, sampling)
+        cells = [str(genotype) for genotype in genotypes]
+        for measure in against:
+            if np.isnan(looked_up(benchmark, cells, measure)).all():
+                raise UserError(f"from={folder}", f"the benchmark has {measure} of none of {len(cells)} cells drawn",
+                                "rank a search in the space of a benchmark")
+        most, _ = job.settings.evaluated
+        scores = one_shot(job, genotypes, images or most, folder.name)
+    return Scored(folder.name, benchmark, cells, np.array(scores), against, listed=True,
+                  facts={"kind": "one-shot", "updates": state["updates"]})
+
+
+def sample(space: Any, sampling: Sampling) -> list[Any]:
+    """n different cells of a space, in the order in which its generator draws them; all where it has no more."""
+    import torch
+
+    gen = torch.Generator().manual_seed(sampling.seed)
+    found: dict[Any, None] = {}
+    wanted = min(sampling.n or SAMPLE, space.size())
+    while len(found) < wanted:
+        found[space.sample(gen)] = None
+    return list(found)
+
+
+def one_shot(job: Any, genotypes: Sequence[Any], images: int | None, name: str) -> list[float]:
+    """The validation accuracy in [0, 1] of each cell, by the supernet's weights; progress goes to standard error."""
+    from nasx.progress import duration
+
+    index, (_, batch) = job.a_index[:images], job.settings.evaluated
+    found: list[float] = []
+    began, every = time.monotonic(), max(len(genotypes) // 10, 1)
+    print(f"{name}: {len(genotypes)} cells on {len(index)} validation images each", file=sys.stderr, flush=True)
+    for i, genotype in enumerate(genotypes, start=1):
+        batches = job.data.ordered("train", index, batch=batch)
+        found.append(job.problem.evaluate(job.search.w, job.problem.encode(genotype), batches)["accuracy"])
+        if i % every == 0:
+            left = (time.monotonic() - began) / i * (len(genotypes) - i)
+            print(f"{name}: {i} of {len(genotypes)} cells, {duration(left)} left", file=sys.stderr, flush=True)
+    return found
+
+
+# ------------------------------------------------------------------------------------------------------- output
+def table(rows: Sequence[Row]) -> str:
+    """Rows as text, statistics with their intervals."""
+    from tabulate import tabulate
+
+    lines = [(row["score"], row["against"], row["n"], *(interval(row, name) for name in ("kendall_tau", "spearman")),
+              f"{interval(row, 'regret')} (top {row['k']} of {row['n']}, best {row['best']:.2f})") for row in rows]
+    return tabulate(lines, HEAD, disable_numparse=True) + "\n[95 % intervals: percentile bootstrap over cells]"
+
+
+def interval(row: Row, name: str) -> str:
+    """`0.71 [0.65, 0.77]`; - where the statistic is undefined."""
+    value, low, high = (row[f"{name}{end}"] for end in ("", "_low", "_high"))
+    if value is None:
+        return "-"
+    return f"{value:.3f}" + ("" if low is None else f" [{low:.3f}, {high:.3f}]")
+
+
+def as_csv(rows: Sequence[Row]) -> str:
+    """Rows as CSV, with the keys of all."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
