@@ -15,9 +15,8 @@ from scipy import stats
 
 from nasx import cli, machine, run
 from nasx.benchmarks.columns import Table
-from nasx.benchmarks.isomorphism import CELLS, cell_code, cell_text
+from nasx.benchmarks.isomorphism import CELLS, cell_code, cell_text, official_order
 from nasx.benchmarks.nb201 import EMBEDDED, params
-from nasx.benchmarks.official_index import official_rows
 from nasx.commands import diagnose, rank
 from nasx.errors import UserError
 from nasx.folders import checkpoints
@@ -78,7 +77,7 @@ def test_lower_is_better_turns_the_order_round() -> None:
 
 def test_a_file_by_string_or_by_official_index(tmp_path: Path) -> None:
     cells = np.random.default_rng(0).choice(CELLS, 200, replace=False).tolist()
-    index = {row: i for i, row in enumerate(official_rows())}
+    index = {row: i for i, row in enumerate(official_order())}
     scores = np.random.default_rng(1).normal(size=200)
     named = "".join(f"{cell_text(row)},{score:.6f},x\n" for row, score in zip(cells, scores, strict=True))
     (tmp_path / "named.csv").write_text(f"architecture,score,note\n{named}")
@@ -128,8 +127,10 @@ def test_a_bad_file_is_refused_with_its_line(kind: str, tmp_path: Path) -> None:
     (("column=params", "against=cifar10.test"), "bench"), (("column=cifar10.test",), "bench"),
     (("column=params", "against=cifar10.tets"), "did you mean cifar10.test?"),
     (("column=params", "k=0"), "k=0: is less than 1"), (("column=params", "n=1"), "n=1: is less than 2"),
-    (("column=params", "seed=-1"), "seed=-1: is negative"), (("column=params", "resamples=x"), "resamples=x"),
-    (("column=params", "out_file=a.txt"), "use FILE.json or FILE.csv"), (("file=nowhere.csv",), "nowhere.csv"),
+    (("column=params", "seed=-1"), "seed=-1: is not in 0"), (("column=params", "resamples=x"), "resamples=x"),
+    (("column=params", "out_file=a.txt"), "use FILE.json or FILE.csv"),
+    (("column=params", f"seed={2**63}"), "is not in 0"),
+    (("column=params", f"out_file={__file__}/a.csv"), "cannot be written"), (("file=nowhere.csv",), "nowhere.csv"),
     (("from=nowhere",), "there is no such run"), (("column=params", "ks=3"), "has no option ks")])
 def test_bad_words_are_refused(words: tuple[str, ...], said: str) -> None:
     with pytest.raises(UserError) as caught:
@@ -208,6 +209,21 @@ def test_searches_without_scores_or_accuracies_are_refused(words: tuple[str, ...
     with pytest.raises(UserError) as caught:
         rank.main(["from=run"])
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("choice", ["x", {"drawn": [[1]]}, {"drawn": [[1, "high"]]}, {"drawn": 3}, [1]])
+def test_a_damaged_record_is_refused(choice: object, tmp_path: Path) -> None:
+    (tmp_path / "result.json").write_text(json.dumps({"choice": choice}))
+    with pytest.raises(UserError, match=r"result\.json: its recorded scores cannot be read"):
+        rank.recorded(tmp_path)
+
+
+def test_a_recorded_score_that_is_not_a_number_is_the_lowest(tmp_path: Path) -> None:
+    drawn = [["a", 1.0, 2.0], ["b", None, 3.0], ["c", float("nan"), 3.0]]
+    (tmp_path / "result.json").write_text(json.dumps({"choice": {"drawn": drawn}}))
+    assert rank.recorded(tmp_path) == {"a": 1.0, "b": -np.inf, "c": -np.inf}
+    (tmp_path / "result.json").write_text(json.dumps({"choice": None}))
+    assert rank.recorded(tmp_path) == {}
 
 
 def test_a_zero_cost_search_without_its_record_is_refused() -> None:

@@ -5,10 +5,12 @@ Expected values come from the published numbers, from the columns of the table, 
 
 from __future__ import annotations
 
+import copy
 import csv
 import gzip
 import hashlib
 import os
+import pickle
 import random
 import subprocess
 import sys
@@ -22,11 +24,10 @@ from test_bench_import import PUBLIC, SPLITS, official, write_pth
 
 from nasx.benchmarks import columns, nb201_api
 from nasx.benchmarks.columns import IMAGES, MISSING, Table, column, name_of
-from nasx.benchmarks.isomorphism import CELLS, cell_code, cell_text
+from nasx.benchmarks.isomorphism import CELLS, cell_code, cell_text, official_order
 from nasx.benchmarks.nb201 import EMBEDDED, flops, params
 from nasx.benchmarks.nb201_import import OFFICIAL, import_nb201
 from nasx.benchmarks.official_answers import NotKnown
-from nasx.benchmarks.official_index import official_rows
 from nasx.errors import UserError
 
 FIRST = "|avg_pool_3x3~0|+|nor_conv_1x1~0|skip_connect~1|+|nor_conv_1x1~0|skip_connect~1|skip_connect~2|"
@@ -60,10 +61,10 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # ------------------------------------------------------------------------------------------------ official index
 def test_official_index_is_the_permutation_of_the_released_code() -> None:
     """The digest is of the order that the column arch_index of a public table has, which the next test reads."""
-    digest = hashlib.sha256(np.array(official_rows(), "<u2").tobytes()).hexdigest()
+    digest = hashlib.sha256(np.array(official_order(), "<u2").tobytes()).hexdigest()
     assert digest == "1d3bb98de011b645ca1cf0585b09293d60b9456cac5d10e6ca296bbb3c55513e"
-    assert cell_text(official_rows()[0]) == FIRST
-    assert cell_text(official_rows()[1]) == EXAMPLE
+    assert cell_text(official_order()[0]) == FIRST
+    assert cell_text(official_order()[1]) == EXAMPLE
 
 
 def test_official_index_equals_a_public_table() -> None:
@@ -72,7 +73,7 @@ def test_official_index_equals_a_public_table() -> None:
     with gzip.open(PUBLIC, "rt", newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert len(rows) == CELLS
-    assert all(cell_text(official_rows()[int(row["arch_index"])]) == row["arch_str"] for row in rows)
+    assert all(cell_text(official_order()[int(row["arch_index"])]) == row["arch_str"] for row in rows)
 
 
 # ------------------------------------------------------------------------------------------------------ snippets
@@ -118,7 +119,7 @@ per_epoch = info['train-per-time']
 def test_3_more_info_on_cifar10(full: Path, capsys: pytest.CaptureFixture[str]) -> None:
     got = snippet(full, capsys, "test = api.get_more_info(8, 'cifar10', iepoch=None, hp='200', is_random=False)"
                                 "['test-accuracy']")
-    assert got["test"] == pytest.approx(np.mean(percent(full, "cifar10", "test", official_rows()[8])))
+    assert got["test"] == pytest.approx(np.mean(percent(full, "cifar10", "test", official_order()[8])))
 
 
 def test_4_more_info_on_cifar100(full: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -126,14 +127,14 @@ def test_4_more_info_on_cifar100(full: Path, capsys: pytest.CaptureFixture[str])
 xinfo = api.get_more_info(api.query_index_by_arch(api[301]), 'cifar100', hp='200', is_random=False)
 pair = [xinfo['valid-accuracy'], xinfo['test-accuracy']]
 """)
-    row = official_rows()[301]
+    row = official_order()[301]
     assert got["pair"] == pytest.approx([np.mean(percent(full, "cifar100", split, row)) for split in ("valid", "test")])
 
 
 def test_5_more_info_on_imagenet_after_12_epochs(full: Path, capsys: pytest.CaptureFixture[str]) -> None:
     got = snippet(full, capsys, "info = api.get_more_info(11, 'ImageNet16-120', hp='12', is_random=False)\n"
                                 "pair = [info['valid-accuracy'], info['test-accuracy']]")
-    row = official_rows()[11]
+    row = official_order()[11]
     assert got["pair"] == pytest.approx([np.mean(percent(full, "imagenet16", s, row, 12)) for s in ("valid", "test")])
 
 
@@ -147,7 +148,7 @@ one = api.get_more_info(index, 'cifar100', hp='200', is_random=888)
 """)
     draws = random.Random(3)
     assert got["index"] == draws.randint(0, CELLS - 1)
-    row, held = official_rows()[got["index"]], Table.read(full)
+    row, held = official_order()[got["index"]], Table.read(full)
     seeds = [seed for seed, values in held.per_seed("cifar100", "valid").items() if values[row] == values[row]]
     by_seed = {seed: float(held.per_seed("cifar100", "test")[seed][row]) for seed in (777, 888)}
     assert 888 in seeds
@@ -167,7 +168,7 @@ none = api.find_best('cifar10', 'valid', Param_max=0.01, hp='200')
     test = held.statistics("cifar100", "test")[:, 0]
     fits = [row for row in range(CELLS) if (params(row) + 5850) / 1e6 <= 0.5]
     assert got["small"][1] == pytest.approx(max(test[row] for row in fits))
-    assert official_rows()[got["small"][0]] in fits
+    assert official_order()[got["small"][0]] in fits
     valid = held.statistics("imagenet16", "valid")[:, 0]
     assert got["tiny"][1] == pytest.approx(max(valid[row] for row in range(CELLS)
                                                if ((flops(row) - 650) // 4 + 7800) / 1e6 <= 5))
@@ -281,21 +282,22 @@ def test_faults(call: Any, error: type[Exception], said: str) -> None:
 
 def test_latency_of_a_device_in_seconds(full: Path) -> None:
     api = nb201_api(str(full), device="raspi4", verbose=False)
-    ms = float(Table.read(full).columns["latency.raspi4"].values[official_rows()[7]])
+    ms = float(Table.read(full).columns["latency.raspi4"].values[official_order()[7]])
     assert api.get_latency(7, "cifar10") == api.get_cost_info(7, "cifar10")["latency"] == ms / 1000
     with pytest.raises(UserError, match="it has raspi4"):
         nb201_api(str(full), device="pixel3")
 
 
 # --------------------------------------------------------------------------------------------- the official class
-def test_an_imported_official_file_gives_the_answers_of_the_official_class(tmp_path: Path) -> None:
+def test_an_imported_official_file_gives_the_answers_of_the_official_class(
+        tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """On every field that both know; the file has the first six cells of the official order."""
-    cells = tuple(cell_text(row) for row in official_rows()[:6])
+    cells = tuple(cell_text(row) for row in official_order()[:6])
     content = official(cells)
     for index, budgets in content["arch2infos"].items():
         for state in budgets.values():
             for (dataset, _), result in state["all_results"].items():
-                row = official_rows()[index]
+                row = official_order()[index]
                 result["arch_config"] |= {"num_cells": 5, "class_num": {"cifar100": 100, "ImageNet16-120": 120}.get(
                     dataset, 10)}
                 result["params"], result["flop"] = expected_costs(row, dataset)
@@ -333,6 +335,10 @@ def test_an_imported_official_file_gives_the_answers_of_the_official_class(tmp_p
                         assert own.get_eval(setname)["accuracy"] == pytest.approx(trial.get_eval(setname)["accuracy"])
                         compared += 1
     assert compared > 6 * 4 * 2 * 4
+    ours.show()
+    printed = capsys.readouterr().out
+    assert [printed.count(f"arch : {cell}\n") for cell in cells] == [1] * 6
+    assert printed.count("200 epochs") == printed.count("012 epochs") == 6
     for dataset, setname in OFFICIAL:
         for bound in (None, 0.5):
             want = theirs.find_best(dataset, setname, Param_max=bound, hp="200")
@@ -355,7 +361,7 @@ def test_costs_equal_a_public_table() -> None:
     with gzip.open(PUBLIC, "rt", newline="") as stream:
         for row in csv.DictReader(stream):
             for dataset, key in (("cifar10", "cifar10"), ("cifar100", "cifar100"), ("ImageNet16-120", "imagenet16")):
-                flop, param = api.answers.costs(official_rows()[int(row["arch_index"])], dataset)
+                flop, param = api.answers.costs(official_order()[int(row["arch_index"])], dataset)
                 assert flop == pytest.approx(int(row[f"flops_{key}"]) / 1e6, abs=1e-9)
                 other += param != pytest.approx(int(row[f"params_{key}"]) / 1e6, abs=1e-9)
     assert other == 3 * 150
@@ -390,6 +396,24 @@ def test_importing_the_benchmarks_stays_cheap_and_the_missing_package_is_named()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120,
                           env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert done.stdout.startswith("UserError nb201_api(): the package nas-bench-201 is not installed")
+
+
+def test_the_documented_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    text = (Path(__file__).parents[1] / "docs" / "nb201_api.md").read_text(encoding="utf-8")
+    exec(text.split("```python\n")[1].split("```")[0], {})
+    index, accuracy, seconds = capsys.readouterr().out.splitlines()[0].split()
+    assert (index, f"{float(accuracy):.2f}") == ("1", "90.77")
+    assert float(seconds) == pytest.approx(2169.641, abs=1e-3)  # of the public table, column cifar10_train_time_s
+
+
+def test_answers_can_be_copied_and_sent(full: Path) -> None:
+    api = nb201_api(str(full), verbose=False)
+    info = api.get_more_info(1, "cifar100", hp="200", is_random=False)
+    for other in (copy.deepcopy(info), pickle.loads(pickle.dumps(info))):
+        assert other == info
+        with pytest.raises(NotKnown, match="only the official file has it"):
+            other["valtest-accuracy"]
+    assert copy.deepcopy(api).arch(1) == api.arch(1)
 
 
 def test_all_columns_have_names_that_the_interface_reads() -> None:

@@ -1,9 +1,9 @@
 """NAS-Bench-201 by the interface of its authors' package, answered from nasx's compact table.
 
-`TableApi` is a `nas_201_api.NASBench201API` in the official index order (official_index.py), with the names and units
-of that class: accuracies in percent, seconds, parameters in MB (10^6), multiply-adds in M. What the official file
-holds and the table does not raises `NotKnown` when it is asked for, and never reads as a number: dictionaries have the
-keys that are known, and raise it for the other official ones.
+`TableApi` is a `nas_201_api.NASBench201API` in the official index order (`isomorphism.official_order`), with the names
+and units of that class: accuracies in percent, seconds, parameters in MB (10^6), multiply-adds in M. What the official
+file holds and the table does not raises `NotKnown` when it is read: dictionaries have the keys that are known, and
+raise it for the other official ones.
 
     known               from
     accuracy            `columns`: the last epoch, of each seed where the table has seeds, else the mean over seeds
@@ -16,7 +16,7 @@ Deviations from the official class
 1. The training time of one seed is the mean over the seeds of its cell; in the public copy that build_nb201.py reads
    both are equal.
 2. `show(-1)` shows all cells; in the official class it raises KeyError.
-3. Parameters are those of the network; that public copy states another number for 150 cells.
+3. Parameters are those of the network; that copy states other numbers for 150 cells.
 4. An accuracy over the whole test set of CIFAR-100 or ImageNet16-120 (`ori-test`), and that of networks trained on half
    of CIFAR-10, are not in the table.
 """
@@ -32,11 +32,10 @@ import numpy as np
 from nas_201_api import ArchResults, NASBench201API, ResultsCount
 from nas_201_api.api_utils import remap_dataset_set_names
 
-from nasx.benchmarks.isomorphism import cell_text
+from nasx.benchmarks.isomorphism import cell_text, official_order
 from nasx.benchmarks.nb201 import Nb201
 from nasx.benchmarks.nb201_import import OFFICIAL
 from nasx.benchmarks.official_answers import BUDGETS, CLASSES, IN_FILE, SETS, Answers, Known, NotKnown, budget, checked
-from nasx.benchmarks.official_index import official_rows
 from nasx.errors import UserError
 
 
@@ -145,7 +144,7 @@ class Cells(Mapping[int, dict[str, CellResults]]):
     def __getitem__(self, index: int) -> dict[str, CellResults]:
         if index not in self.held:
             raise KeyError(index)
-        return {hp: CellResults(self.answers, index, official_rows()[index], int(hp)) for hp in BUDGETS}
+        return {hp: CellResults(self.answers, index, official_order()[index], int(hp)) for hp in BUDGETS}
 
     def __contains__(self, index: object) -> bool:
         return index in self.held
@@ -161,7 +160,7 @@ class TableApi(NASBench201API):
     """`nas_201_api.NASBench201API` over a table of nasx; made by `nasx.benchmarks.nb201_api`."""
 
     def __init__(self, benchmark: Nb201, *, device: str | None = None, verbose: bool = True) -> None:
-        table, rows = benchmark.table(), official_rows()
+        table, rows = benchmark.table(), official_order()
         self.filename, self.verbose = benchmark.file().name, verbose
         self.reset_time()
         self._avaliable_hps = set(BUDGETS)  # the official class spells it so
@@ -211,7 +210,7 @@ class TableApi(NASBench201API):
         dataset, setname = remap_dataset_set_names(dataset, metric_on_set, self.verbose)
         best, highest = -1, None
         for index in self.evaluated_indexes:
-            row = official_rows()[index]
+            row = official_order()[index]
             flop, param = self.answers.costs(row, dataset)
             if (FLOP_max is not None and flop > FLOP_max) or (Param_max is not None and param > Param_max):
                 continue
@@ -226,7 +225,7 @@ class TableApi(NASBench201API):
         """Name, channels, cells a stage, cell and classes of the network of a data set."""
         if index not in self.arch2infos_dict:
             raise ValueError(f"no results of the cell {index}")
-        return Trial(self.answers, official_rows()[index], checked(dataset), 200, None).get_config(None)
+        return Trial(self.answers, official_order()[index], checked(dataset), 200, None).get_config(None)
 
     def query_info_str_by_arch(self, arch: Any, hp: str | int = "12") -> str | None:
         if self.verbose:

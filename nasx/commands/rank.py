@@ -25,6 +25,7 @@ import csv
 import io
 import json
 import math
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -36,9 +37,8 @@ import numpy as np
 
 from nasx import config, lineage, spelling
 from nasx.benchmarks.base import DATASETS, Benchmark
-from nasx.benchmarks.isomorphism import CELLS, cell_code, cell_text
+from nasx.benchmarks.isomorphism import CELLS, cell_code, cell_text, official_order
 from nasx.benchmarks.nb201 import Nb201, flops, params
-from nasx.benchmarks.official_index import official_rows
 from nasx.benchmarks.ranking import as_record, ranking
 from nasx.checks import schema
 from nasx.commands import diagnose
@@ -94,8 +94,8 @@ def main(words: Sequence[str]) -> int:
     k, resamples = positive(given, "k"), positive(given, "resamples")
     sampling = Sampling(positive(given, "n", least=2) if given.options["n"] else None, given.number("seed"))
     sign = -1.0 if given.flag("lower") else 1.0
-    if sampling.seed < 0:
-        raise UserError(f"seed={sampling.seed}", "is negative", "use seed=0")
+    if not 0 <= sampling.seed < 2**63:
+        raise UserError(f"seed={sampling.seed}", "is not in 0 ... 2**63 - 1", "use seed=0")
     written = target(given.options["out_file"])
     rows, cells = [], {}
     for each in scored(given, settings, sampling):
@@ -130,10 +130,16 @@ def positive(given: Words, name: str, least: int = 1) -> int:
 
 
 def target(text: str) -> Path | None:
-    """The file that is written, None where none is named. Raises UserError for an ending of no format."""
-    if text and not text.endswith((".json", ".csv")):
+    """The file that is written, None where none is named. Raises UserError where it cannot be, before hours of work."""
+    if not text:
+        return None
+    if not text.endswith((".json", ".csv")):
         raise UserError(f"out_file={text}", "its ending names no format", "use FILE.json or FILE.csv")
-    return Path(text).expanduser() if text else None
+    path = Path(text).expanduser()
+    above = next(each for each in path.absolute().parents if each.exists())
+    if path.is_dir() or not above.is_dir() or not os.access(above, os.W_OK):
+        raise UserError(f"out_file={text}", "cannot be written", "name a file in a folder that you can write to")
+    return path
 
 
 def scored(given: Words, settings: Sequence[str], sampling: Sampling) -> Iterator[Scored]:
@@ -256,7 +262,7 @@ def row_of(text: str, key: str) -> int:
     index = int(text)
     if not 0 <= index < CELLS:
         raise ValueError(f"the index {index} is not one of 0 to {CELLS - 1}")
-    return official_rows()[index]
+    return official_order()[index]
 
 
 # ---------------------------------------------------------------------------------------------------- a search
@@ -268,11 +274,9 @@ def of_run(folder: Path, against: tuple[str, ...], sampling: Sampling, settings:
     dataset = benchmark.dataset_key(str(saved["choices"].get("dataset"))) or "cifar10"
     against = against or (f"{dataset}.valid",)
     answered(benchmark, against)
-    record = files.read_json(folder / "result.json") or {}
-    if recorded := (record.get("choice") or {}).get("drawn"):
-        recorded_scores = {text: -math.inf if score is None else float(score) for text, score, *_ in recorded}
-        return drawn(Scored(folder.name, benchmark, list(recorded_scores), np.array(list(recorded_scores.values())),
-                            against, listed=True, facts={"kind": "recorded"}), sampling)
+    if known := recorded(folder):
+        return drawn(Scored(folder.name, benchmark, list(known), np.array(list(known.values())), against, listed=True,
+                            facts={"kind": "recorded"}), sampling)
     if not config.build(saved["method"], allow).trains:
         raise UserError(f"from={folder}", "its method trains no supernet and has recorded no scores",
                         "rank a search of a method that does")
@@ -297,6 +301,18 @@ def of_run(folder: Path, against: tuple[str, ...], sampling: Sampling, settings:
         scores = one_shot(job, genotypes, images or most, folder.name)
     return Scored(folder.name, benchmark, cells, np.array(scores), against, listed=True,
                   facts={"kind": "one-shot", "updates": state["updates"]})
+
+
+def recorded(folder: Path) -> dict[str, float]:
+    """Cell -> score of a search by a zero-cost method, the lowest for what is not a number; empty for all others."""
+    record = files.read_json(folder / "result.json") or {}
+    try:
+        rows = (record.get("choice") or {}).get("drawn") or ()
+        scores = {str(cell): -math.inf if score is None else float(score) for cell, score, *_ in rows}
+    except (TypeError, ValueError, AttributeError) as error:
+        raise UserError(str(folder / "result.json"), f"its recorded scores cannot be read ({error})",
+                        "rank a run that nasx has written") from error
+    return {cell: -math.inf if math.isnan(score) else score for cell, score in scores.items()}
 
 
 def sample(space: Any, sampling: Sampling) -> list[Any]:
@@ -335,7 +351,7 @@ def table(rows: Sequence[Row]) -> str:
 
     lines = [(row["score"], row["against"], row["n"], *(interval(row, name) for name in ("kendall_tau", "spearman")),
               f"{interval(row, 'regret')} (top {row['k']} of {row['n']}, best {row['best']:.2f})") for row in rows]
-    return tabulate(lines, HEAD, disable_numparse=True) + "\n[95 % intervals: percentile bootstrap over cells]"
+    return tabulate(lines, HEAD, disable_numparse=True) + "\nin brackets: 95 % bootstrap intervals over cells"
 
 
 def interval(row: Row, name: str) -> str:
