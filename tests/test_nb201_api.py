@@ -329,6 +329,13 @@ def test_an_imported_official_file_gives_the_answers_of_the_official_class(
                 costs, want = ours.get_cost_info(index, dataset, hp), theirs.get_cost_info(index, dataset, hp)
                 assert {key: want[key] for key in costs} == pytest.approx(dict(costs))
                 assert costs.keys() >= {"flops", "params"}
+                infos = [api.query_meta_info_by_index(index, hp) for api in (theirs, ours)]
+                for setname in [s for s in SPLITS[dataset] if (dataset, s) in OFFICIAL]:
+                    drawn = []
+                    for info in infos:
+                        random.seed(index)
+                        drawn.append(info.get_metrics(dataset, setname, is_random=True)["accuracy"])
+                    assert drawn[0] == pytest.approx(drawn[1])
                 for seed, trial in theirs.query_by_index(index, dataset, hp=hp).items():
                     own = ours.query_by_index(index, dataset, hp=hp)[seed]
                     for setname in [s for s in SPLITS[dataset] if (dataset, s) in OFFICIAL]:
