@@ -112,7 +112,7 @@ def to_csv(table: pd.DataFrame) -> str:
     """Every number of `summary` in full precision: separate columns for mean, std and n; labels joined by `|`."""
     plain = table.assign(labels=["|".join(x) for x in table["labels"]],
                          overrides=[" ".join(x) for x in table["overrides"]]) if len(table) else table
-    places = ["folder", "folders", "parent_folder", "parent_overrides", "settings"]
+    places = ["folder", "folders", "parent_folder", "parent_overrides", "settings", "edges"]
     return typeset.spreadsheet(plain.drop(columns=places, errors="ignore"))
 
 
