@@ -62,7 +62,7 @@ def named(name: str, allow: Sequence[str]) -> Model:
     path = Path(name)
     if not path.is_file() and not (path / exported.FILE).is_file():
         folder = records.locate(name, "outputs")
-        if folder is not None and (folder / "config.yaml").is_file():
+        if folder is not None and any((folder / name).exists() for name in ("config.yaml", "result.json")):
             from nasx.commands import export
 
             run, result = lineage.opened(folder), export.finished(folder)
