@@ -25,7 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from nasx import config, origins, records, spelling
 from nasx.composition import make_loader, plain
-from nasx.errors import UserError
+from nasx.errors import UserError, printable
 from nasx.folders import files
 from nasx.spaces import genotypes
 
@@ -292,5 +292,5 @@ def positional(path: Path) -> str:
 
 
 def printed(*commands: Sequence[str]) -> list[str]:
-    """Commands as lines that begin with `next: `."""
-    return [f"{'next:' if i == 0 else '     '} {shlex.join(words)}" for i, words in enumerate(commands)]
+    """Commands as lines that begin with `next: `; ? stands for what would steer a terminal."""
+    return [f"{'next:' if i == 0 else '     '} {printable(shlex.join(words))}" for i, words in enumerate(commands)]
