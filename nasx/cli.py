@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from nasx import __version__, streams
 from nasx.commands import COMMANDS, PLAIN
-from nasx.errors import UserError, of_system, printable
+from nasx.errors import UserError, of_system, printable, working_folder
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -243,6 +243,8 @@ def dispatch(words: list[str]) -> int | None:
         from nasx.commands import completion
 
         return completion.answer(words[1:], application)
+    if fault := working_folder():
+        raise fault
     command, rest = words[0], words[1:]
     if command not in COMMANDS:
         from nasx import spelling

@@ -62,8 +62,8 @@ def of_system(error: BaseException) -> UserError | None:
     """The fault of the system that an exception reports (files, memory, packages), None where it reports a bug."""
     known = f"{type(error).__name__}: {error}".rstrip(": ")
     match error:
-        case OSError(filename=None, errno=errno.ENOENT) if not _has_working_folder():
-            return UserError("the working folder", "does not exist any more", "change to one that does")
+        case OSError(filename=None, errno=errno.ENOENT) if fault := working_folder():
+            return fault
         case OSError():
             where = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else "the system"
             return UserError(where, f"the operation failed ({error.strerror or known})",
@@ -78,9 +78,10 @@ def of_system(error: BaseException) -> UserError | None:
     return None
 
 
-def _has_working_folder() -> bool:
+def working_folder() -> UserError | None:
+    """What is wrong with the working folder, None where it is there."""
     try:
         os.getcwd()
     except OSError:
-        return False
-    return True
+        return UserError("the working folder", "does not exist any more", "change to one that does")
+    return None

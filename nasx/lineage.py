@@ -10,6 +10,7 @@ before that setting. What is inherited goes before the files of `conf/`. Nothing
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -24,7 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from nasx import config, origins, records, spelling
 from nasx.composition import make_loader, plain
-from nasx.errors import UserError
+from nasx.errors import UserError, printable
 from nasx.folders import files
 from nasx.spaces import genotypes
 
@@ -35,7 +36,7 @@ WORDS = ("true", "false", "null", "nan", "inf", "on", "off", "yes", "no")
 
 
 class Parent(NamedTuple):
-    """A run that another command starts from; what cannot be read is empty."""
+    """A run that another command starts from."""
 
     folder: Path
     config: Mapping[str, Any]
@@ -46,9 +47,7 @@ class Parent(NamedTuple):
     @property
     def choices(self) -> Mapping[str, Any]:
         """Group -> the choice of the run."""
-        found: Mapping[Any, Any] = next((held["choices"] for held in (self.config, self.record)
-                                         if isinstance(held.get("choices"), Mapping)), {})
-        return {str(group): choice for group, choice in found.items()}
+        return {str(group): choice for group, choice in self.config["choices"].items()}
 
     def block(self, group: str) -> Mapping[str, Any]:
         """The settings of a group."""
@@ -76,17 +75,28 @@ def run_folder(name: str, out: str, kind: str = "") -> Path:
 
 
 def opened(folder: Path) -> Parent:
-    """What the run in `folder` says of itself."""
-    return Parent(folder, records.configuration(folder) or {}, files.read_json(folder / "result.json") or {})
+    """Configuration and record of the run in `folder`; the record is empty where it is missing or damaged.
+
+    Raises UserError where the configuration is missing, cut off or damaged: defaults would stand in for its settings.
+    """
+    held = records.configuration(folder)
+    choices = None if held is None else held.get("choices")
+    groups = (*HANDED, "retrain") if held is not None and held.get("kind") == "retrain" else HANDED
+    if held is None or not isinstance(choices, Mapping) or any(
+            choices.get(group) and not isinstance(held.get(group), Mapping) for group in groups):
+        path = folder / "config.yaml"
+        raise UserError(str(path), "is damaged or cannot be read" if os.path.lexists(path) else "is missing",
+                        "this command takes the settings of the run from it: copy it again from where the run was made,"
+                        " or give genotype= in place of from=, with space= and dataset=")
+    return Parent(folder, held, files.read_json(folder / "result.json") or {})
 
 
 def parent(name: str, out: str) -> Parent:
     """The run of that name. Raises UserError where there is none, or a folder that holds something else."""
-    found = opened(run_folder(name, out))
-    if not found.choices:
-        raise UserError(f"from={name}", f"{found.folder} is not a folder of a run",
-                        "name a folder that nasx has written")
-    return found
+    folder = run_folder(name, out)
+    if not any(os.path.lexists(folder / file) for file in ("config.yaml", "result.json")):
+        raise UserError(f"from={name}", f"{folder} is not a folder of a run", "name a folder that nasx has written")
+    return opened(folder)
 
 
 def searched(name: str, out: str) -> tuple[Path, dict[str, Any]]:
@@ -282,5 +292,5 @@ def positional(path: Path) -> str:
 
 
 def printed(*commands: Sequence[str]) -> list[str]:
-    """Commands as lines that begin with `next: `."""
-    return [f"{'next:' if i == 0 else '     '} {shlex.join(words)}" for i, words in enumerate(commands)]
+    """Commands as lines that begin with `next: `; ? stands for what would steer a terminal."""
+    return [f"{'next:' if i == 0 else '     '} {printable(shlex.join(words))}" for i, words in enumerate(commands)]

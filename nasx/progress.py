@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
+from nasx.errors import printable
 from nasx.folders import files
 
 log = logging.getLogger("nasx")
@@ -31,6 +32,13 @@ def told_to(folder: Path) -> Iterator[None]:
         yield
     finally:
         _told.reset(token)
+
+
+class Printable(logging.Formatter):
+    """Lines that do not steer a terminal: they may hold names of foreign files."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
 
 
 class LogFile(logging.FileHandler):
@@ -50,7 +58,7 @@ class LogFile(logging.FileHandler):
 @contextlib.contextmanager
 def logged(folder: Path, *, quiet: bool) -> Iterator[None]:
     """Within the block nasx's log goes to `folder`/log.txt and to the screen (only warnings there where `quiet`)."""
-    plain = logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S")
+    plain = Printable("%(asctime)s %(message)s", "%H:%M:%S")
     try:
         file = LogFile(folder / "log.txt")
     except OSError as error:
@@ -59,6 +67,7 @@ def logged(folder: Path, *, quiet: bool) -> Iterator[None]:
     screen: logging.Handler = logging.StreamHandler(sys.stderr)
     if CONSOLE.is_terminal and not quiet:  # the bar's own console, so that lines appear above it
         screen = RichHandler(console=CONSOLE, show_path=False, markup=False, show_level=False)
+        screen.setFormatter(Printable("%(message)s"))
     else:
         screen.setFormatter(plain)
     screen.setLevel(logging.WARNING if quiet else logging.INFO)

@@ -22,7 +22,14 @@ ThreeOrMoreLayers = Annotated[int, Ge(3), Le(1000)]
 Channels = Annotated[int, Gt(0), Le(65536)]
 Count = Annotated[int, Gt(0), Le(1024)]
 """Processes, threads, and searches that take turns, on one machine."""
+Draws = Annotated[int, Gt(0), Le(100_000)]
+"""Architectures that a choice draws: a hundred times the most that were published (NASWOT: 1,000); each is recorded."""
+Repeats = Annotated[int, Gt(0), Le(1000)]
+"""Passes of one step or score, which no signal interrupts: ten times the most that were published (TSE: T = 100)."""
+Terms = Annotated[int, Ge(0), Le(1000)]
+Nodes = Annotated[int, Gt(0), Le(100)]
 NonNegative = Annotated[int, Ge(0)]
+Searches = Annotated[int, Ge(0), Le(1024)]
 Workers = Annotated[int, Ge(0), Le(1024)]
 SEEDS = 2**64
 """How many seeds torch's generators take, from 0."""
@@ -156,7 +163,6 @@ class SearchSettings(SearchProtocol):
 
     @property
     def reading(self) -> dict[str, Any]:
-        """How a data set is opened."""
         return {"cutout": self.cutout}
 
     @property
@@ -237,12 +243,10 @@ class RetrainSettings(Recipe):
     compile: bool = False
 
     def options(self, epoch: int) -> dict[str, Any]:
-        """What a training pass of an epoch (from 0) gives the network besides its input."""
         return {"drop_path": self.drop_path * epoch / self.epochs}
 
     @property
     def reading(self) -> dict[str, Any]:
-        """How a data set is opened."""
         return {"cutout": self.cutout}
 
     @property
@@ -278,9 +282,8 @@ class TextRetrainSettings(TextSettings, Recipe):
     patience: NonNegative | None
     """Validations without a better one than those before, after which weights are averaged (ASGD); null: never."""
     valid_batch: Positive
-    """Pieces that the validation text is read in side by side."""
     test_batch: Positive
-    """Pieces that the test text is read in side by side."""
+    """Pieces that the validation text and the test text are read in side by side."""
 
 
 Retraining = RetrainSettings | TextRetrainSettings
@@ -370,15 +373,13 @@ class StudySettings:
     """What a publication does with several searches: conf/study/*.yaml."""
 
     study: str
-    """Name under which results are compared."""
-    searches: NonNegative
+    searches: Searches
     """Independent searches, of seeds seed, seed + 1, ...; 0: none, the architecture is that of from= or genotype=."""
     rank: Literal["none", "short", "full"]
-    """How the best cell is chosen. short: by a short retraining of each, on the search's own split of the training
+    """How the best cell is chosen. short: by `rank_epochs` epochs of each, on the search's own split of the training
     images; full: by a full retraining of each, on the test set; none: not at all, all cells are kept."""
     rank_epochs: Positive
-    """Epochs of a short retraining."""
-    retrains: Positive
+    retrains: Count
     """Retrainings of each kept cell, of seeds not used before, which the reported mean and deviation are over."""
 
 
@@ -389,7 +390,6 @@ class StudyJob(JobSettings):
     from_: str | None = None
     genotype: str | None = None
     devices: Count = 1
-    """Processes that retrain together, one for each GPU."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,8 +22,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 
 from nasx import config, lineage, machine, metrics, records, run
+from nasx.errors import cleaned
 from nasx.progress import duration
 
 if TYPE_CHECKING:
@@ -133,8 +135,8 @@ def over(plan: StudySettings) -> str:
 
 def show(result: Result, folder: Path) -> None:
     """Print what a study has found."""
-    console = Console(highlight=False, soft_wrap=True)
-    console.print(f"\n[bold]{result['name']}[/bold]  finished {result['finished']}")
+    result, console = cleaned(result), Console(highlight=False, soft_wrap=True)
+    console.print(f"\n[bold]{escape(result['name'])}[/bold]  finished {result['finished']}")
     metric = metrics.PERPLEXITY if "test_perplexity" in result else metrics.ACCURACY
     on = {"short": "held-out training images" if metric is metrics.ACCURACY else "the validation text",
           "full": "the test set"}.get(result["rank"], "")

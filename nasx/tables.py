@@ -18,7 +18,6 @@ Nothing here imports torch.
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -27,7 +26,7 @@ from typing import Any
 
 import pandas as pd
 
-from nasx import config
+from nasx import config, spelling
 from nasx.errors import UserError
 from nasx.folders import files
 from nasx.results import differences, typeset
@@ -69,8 +68,8 @@ def _settings(frame: pd.DataFrame, key: str) -> list[Any]:
     """The value of a setting in each run's configuration. Raises UserError where no run has it."""
     held = [differences.configuration(folder) for folder in frame["folder"]]
     if not any(key in own for own in held):
-        near = difflib.get_close_matches(key, {name for own in held for name in own}, 1)
-        raise UserError(f"filter={key}", "no run has such a setting", f"did you mean {near[0]}?" if near else
+        near = spelling.nearest(key, sorted({name for own in held for name in own}))
+        raise UserError(f"filter={key}", "no run has such a setting", f"did you mean {near}?" if near else
                         "see config.yaml of a run, or nasx search --help")
     return [own.get(key) for own in held]
 
@@ -82,7 +81,8 @@ def _known(key: str, text: str, columns: Iterable[str], column: str | None = Non
         columns = [name.removesuffix("_mean") for name in columns if not name.endswith(("_std", "_n"))]
         word = column.removesuffix("_mean")
         parts = [name for name in columns if word in re.split(r"[._]", name)]
-        near = ["-" * text.startswith("-") + name for name in parts or difflib.get_close_matches(word, columns, 3)]
+        found = parts or [name for name in [spelling.nearest(word, columns)] if name]
+        near = ["-" * text.startswith("-") + name for name in found]
         raise UserError(f"{key}={text}", "no such column", f"did you mean {' or '.join(near)}?" if near else
                         f"there are {', '.join(columns)}")
 
@@ -112,7 +112,7 @@ def to_csv(table: pd.DataFrame) -> str:
     """Every number of `summary` in full precision: separate columns for mean, std and n; labels joined by `|`."""
     plain = table.assign(labels=["|".join(x) for x in table["labels"]],
                          overrides=[" ".join(x) for x in table["overrides"]]) if len(table) else table
-    places = ["folder", "folders", "parent_folder", "parent_overrides", "settings"]
+    places = ["folder", "folders", "parent_folder", "parent_overrides", "settings", "edges"]
     return typeset.spreadsheet(plain.drop(columns=places, errors="ignore"))
 
 

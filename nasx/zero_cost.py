@@ -37,7 +37,7 @@ from nasx.bilevel import Batch, Ending, Method, Search, Tree
 from nasx.errors import UserError
 
 if TYPE_CHECKING:
-    from nasx.settings import Positive
+    from nasx.settings import Draws
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,7 @@ class ZeroCost(Method):
     reads: ClassVar[str | None] = "images"
     sees: ClassVar[bool] = True
     """Whether the score depends on the batch, and not on its shape alone."""
-    candidates: Positive = 100
+    candidates: Draws = 100
 
     @abstractmethod
     def score(self, network: nn.Module, batch: Batch, gen: torch.Generator) -> float:
@@ -62,7 +62,10 @@ class ZeroCost(Method):
 
     def choose(self, search: Search, ending: Ending) -> Tree:
         n, done, batch = self.candidates, ending.decided, ending.look()
-        drawn = [search.problem.sample(ending.gen) for _ in range(n)]
+        drawn = []
+        for _ in range(n):
+            drawn.append(search.problem.sample(ending.gen))
+            ending.tick()
         seeds = torch.randint(2**62, (n,), generator=ending.gen).tolist()
         ending.told(len(done), n)
         for i in range(len(done), n):

@@ -7,6 +7,8 @@ and has computed nothing, so that a fork is as good as a fresh start.
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import json
 import multiprocessing
 import os
@@ -137,6 +139,7 @@ def _main(here: str, note: str, words: tuple[str, ...], env: dict[str, str], pic
         code = 1
     sys.stdout.flush()
     sys.stderr.flush()
-    for worker in multiprocessing.active_children():  # of images on a disk: the end of the interpreter would end them
-        worker.terminate()
+    with contextlib.suppress(Exception):
+        atexit._run_exitfuncs()  # as at the end of an interpreter, whose faults go to standard error
+    sys.stderr.flush()
     os._exit(code)

@@ -220,7 +220,8 @@ def test_a_users_own_folder(tmp_path: Path) -> None:
 def test_retrain_takes_space_and_data_set_from_the_run(tmp_path: Path) -> None:
     run = tmp_path / "outputs" / "found"
     run.mkdir(parents=True)
-    (run / "config.yaml").write_text(json.dumps({"choices": {"space": "darts", "dataset": "digits", "method": "x"}}))
+    (run / "config.yaml").write_text(json.dumps({
+        "choices": {"space": "darts", "dataset": "digits", "method": "x"}, "space": {}, "dataset": {}}))
     (run / "result.json").write_text(json.dumps({"kind": "search", "status": "finished", "genotype": DARTS}))
     for name in ("found", "outputs/found", str(run)):
         [job] = ran(call(tmp_path, "retrain", f"from={name}", code=FAKE))

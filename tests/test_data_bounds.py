@@ -33,6 +33,20 @@ from nasx.errors import UserError
     (["search", f"name=\"{'ü' * 130}\""], "has 260 bytes"),
     (["search", "space.layers=1000000000"], "space.layers=1000000000: must be above 0 and at most 1000"),
     (["search", "space.channels=1000000000"], "space.channels=1000000000: must be above 0 and at most 65536"),
+    *[(["search", *text.split()], f"{text.split()[-1]}: must be {least} and at most {most};") for text, least, most in (
+        ("method=random method.samples=1000000000", "above 0", 100000),
+        ("method=random_ws method.samples=1000000000", "above 0", 100000),
+        *((f"method={name} method.candidates=1000000000", "above 0", 100000) for name in (
+            "naswot", "snip", "grasp", "synflow", "zen")),
+        ("method=zen method.repeats=1000000000", "above 0", 1000),
+        ("method=idarts method.K=1000000000", "at least 0", 1000),
+        ("method=idarts method.T=1000000000", "above 0", 1000), ("method=tse method.T=1000000000", "above 0", 1000),
+        ("method=sdarts method.perturbation=adversarial method.ascents=1000000000", "above 0", 1000),
+        ("space=darts_rnn space.nodes=1000000000", "above 0", 100))],
+    (["study", "study.searches=1000000000"], "study.searches=1000000000: must be at least 0 and at most 1024"),
+    (["study", "study.retrains=1000000000"], "study.retrains=1000000000: must be above 0 and at most 1024"),
+    (["search", "dataset=imagenet", "dataset.resize=1000000"],
+     "dataset.resize=1000000: one image of 1000000 x 1000000 needs 13,969.8 GB, more than half of this machine's "),
     (["search", "threads=1000000"], "threads=1000000: must be above 0 and at most 1024, or null"),
     (["search", "workers=1000000"], "workers=1000000: must be at least 0 and at most 1024, or null")])
 def test_the_command_line_refuses_it_without_torch(words: list[str], message: str, tmp_path: Path) -> None:

@@ -9,6 +9,9 @@ import multiprocessing
 import os
 import pickle
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -260,6 +263,9 @@ WORDS = ("dataset=imagenet", "dataset.size=64", "dataset.resize=72", "threads=1"
 NET = ("retrain", "space=darts", "genotype=DARTS_V2", "retrain=imagenet_linear", *WORDS, "retrain.epochs=1", "name=net",
        "retrain.warmup_epochs=0", "retrain.batch=8", "retrain.layers=3", "retrain.channels=4", "retrain.auxiliary=0")
 
+SEARCH = ("search", "experiment=single_imagenet", *WORDS, "space.layers=3", "space.channels=4", "search.batch=4",
+          "name=found", "checkpoint_s=0.001")
+
 
 def test_an_epoch_by_the_command_line(tmp_path: Path) -> None:
     imagenet(tmp_path / "data" / "imagenet", train=8)
@@ -268,12 +274,40 @@ def test_an_epoch_by_the_command_line(tmp_path: Path) -> None:
     assert "test accuracy" in found.out
 
 
+def real(here: Path, *line: str) -> subprocess.Popen[str]:
+    """`nasx LINE` in an interpreter of its own, which ends as one does that a shell has started."""
+    env = {**os.environ, "NASX_DATA": str(here / "data"), "PYTHONDONTWRITEBYTECODE": "", "COLUMNS": "160"}
+    return subprocess.Popen([sys.executable, "-m", "nasx", *line], cwd=here, env=env, text=True,
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def test_workers_end_without_a_word_when_an_image_is_damaged(tmp_path: Path) -> None:
+    root = imagenet(tmp_path / "data" / "imagenet", train=8)
+    file = root / "train" / CLASSES[1] / f"{CLASSES[1]}_1.JPEG"
+    file.write_bytes(file.read_bytes()[:100])
+    process = real(tmp_path, *SEARCH, "workers=2")
+    _, err = process.communicate(timeout=300)
+    assert (process.returncode, err.count("\n")) == (2, 1), err
+    assert f"{file}: cannot be read (" in err
+
+
+def test_workers_end_without_a_word_when_a_signal_ends_the_run(tmp_path: Path) -> None:
+    imagenet(tmp_path / "data" / "imagenet", train=8)
+    process = real(tmp_path, *SEARCH, "search.epochs=100000", "workers=2")
+    while process.poll() is None and not list((tmp_path / "runs" / "found").glob("checkpoints/0*.ckpt")):
+        time.sleep(0.01)
+    process.terminate()
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 143, err
+    said = err.strip().splitlines()
+    assert [line[:8] for line in said] == ["stopped ", "  nasx s"], err
+
+
 @pytest.mark.slow
 def test_killed_repaired_and_resumed_with_other_workers(tmp_path: Path) -> None:
     """A search ends with a damaged image's name, a retraining by a kill; both end as undisturbed runs do."""
     root, env = imagenet(tmp_path / "data" / "imagenet", train=8), {"NASX_DATA": str(tmp_path / "data")}
-    words = ("search", "experiment=single_imagenet", *WORDS, "space.layers=3", "space.channels=4", "search.batch=4",
-             "search.epochs=2", "name=found", "checkpoint_s=0.001")
+    words = (*SEARCH, "search.epochs=2")
     whole = [tmp_path / "whole" / "runs" / name for name in ("found", "net")]
     (tmp_path / "whole").mkdir()
     for line in (words, NET):

@@ -5,16 +5,21 @@ from __future__ import annotations
 import csv
 import io
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
 import pytest
 from finished import CELL, retrained, writer
+from rich.console import Console
 
-from nasx import tables
-from nasx.commands import export, status
+from nasx import lineage, progress, tables
+from nasx.benchmarks import command
+from nasx.commands import doctor, export, info, status
+from nasx.data import listing
 from nasx.errors import cleaned
-from nasx.results import ending, report, typeset
+from nasx.folders import notes
+from nasx.results import compare, ending, report, typeset
 
 STEER, MARKUP, FORMULA, LINK = "\x1b]0;owned\x07\x1b[2J\u202e", "<script>alert(1)</script>", '=HYPERLINK("http://x")', \
     "[click](http://x)"
@@ -58,6 +63,49 @@ def test_a_terminal_is_not_steered(runs: Path, capsys: pytest.CaptureFixture[str
         ending.show({**record, "finished": STEER, "updates": 1, "passes": 2, "verdict": {"text": STEER},
                      "command": f"nasx {STEER}"}, path)
     clean(capsys.readouterr().out)
+
+
+def test_what_is_read_of_a_stranger_s_files_does_not_steer_a_terminal(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    make = writer(tmp_path)
+    folder, *others = [make(method=f"m{seed % 2}", seed=seed, command=f"nasx {STEER}") for seed in range(4)]
+    for run in (folder, *others):
+        held = {"space": {}, "search": {"a": STEER}} if run.name in ("run0", "run2") else {STEER: 1}
+        (run / "config.yaml").write_text(json.dumps({"choices": {"space": "nb201"}, **held}))
+    assert info.main([f"from={folder}"]) == 0
+    assert "owned" in capsys.readouterr().out
+    compare.main(["method=m0", "method=m1", "runs=runs"])
+    command._show({"source": STEER, STEER: {STEER: 1}})
+    command._grid([{STEER: STEER}])
+    print(doctor.tilde(STEER), *lineage.following({"kind": "search", "command": STEER}, Path(STEER)))
+    record = json.loads((folder / "result.json").read_text())
+    ending.show({**record, "finished": "", "updates": 1, "passes": 2}, Path(STEER))
+    notes.note(tmp_path / "job-0.json", [STEER], ended=True, fault=STEER)
+    assert notes.summary(tmp_path, ValueError(f"{STEER} ")) == 1
+    said = capsys.readouterr()
+    assert "owned" in said.out
+    assert "owned" in said.err
+    clean(said.out + said.err)
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_no_line_of_the_log_steers_a_terminal(terminal: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                              capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("a/1.png", "a/2.png", "b/1.png", "b/2.png", f"b/x.{STEER}"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    said = listing.listed(listing.layout(tmp_path), 0.5).said
+    clean(said)
+    assert "owned" in said
+    shown = io.StringIO()
+    monkeypatch.setattr(logging.getLogger("nasx"), "handlers", [])  # those of the test's own capture
+    monkeypatch.setattr(progress, "CONSOLE", Console(file=shown, force_terminal=terminal, color_system=None, width=200))
+    with progress.logged(tmp_path, quiet=False):
+        logging.getLogger("nasx").info("%s: %s", STEER, said)
+    for text in (shown.getvalue() if terminal else capsys.readouterr().err, (tmp_path / "log.txt").read_text()):
+        assert "owned" in text
+        clean(text)
 
 
 def test_markdown_holds_it_as_text(runs: Path) -> None:

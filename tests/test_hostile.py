@@ -177,8 +177,8 @@ def test_a_foreign_run_cannot_allow_its_own_package(here: Path) -> None:
     (here / "evil.py").write_text("import os\nos.system('id')\nclass Space: pass\n")
     run = here / "run"
     (run / "checkpoints").mkdir(parents=True)
-    held = {"kind": "retrain", "allow": ["evil"], "retrain": {}, "space": {"_target_": "evil.Space"},
-            "dataset": {"_target_": "evil.Space"}}
+    held = {"kind": "retrain", "choices": SAMPLES[1][0]["choices"], "allow": ["evil"], "retrain": {},
+            "space": {"_target_": "evil.Space"}, "dataset": {"_target_": "evil.Space"}}
     (run / "config.yaml").write_text(yaml.safe_dump(held))
     images = {"classes": ["a"], "mean": [0.5], "std": [0.5], "shape": [3, 8, 8]}
     (run / "result.json").write_text(json.dumps({**SAMPLES[1][0], "images": images}))
@@ -186,7 +186,7 @@ def test_a_foreign_run_cannot_allow_its_own_package(here: Path) -> None:
     for command in (lambda: export.main(["from=run"]), lambda: evaluate.main(["run", "device=cpu"])):
         with pytest.raises(UserError):
             command()
-    info.main(["from=run"])  # by the spaces and data sets of nasx that the record names
+    info.main(["from=run"])  # by the spaces and data sets of nasx that its choices name
     assert "evil" not in sys.modules
 
 

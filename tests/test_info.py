@@ -78,6 +78,7 @@ def test_a_run_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     cell = "|nor_conv_3x3~0|+|none~0|none~1|+|none~0|none~1|nor_conv_3x3~2|"
     record = {"status": "finished", "genotype": cell, "command": "nasx search seed=3"}
     (tmp_path / "result.json").write_text(json.dumps(record))
+    (tmp_path / "config.yaml").write_text("choices: {}\n")
     found = facts(capsys, f"from={tmp_path}")
     assert found["genotype"] == cell
     assert found["source"] == f"{tmp_path}: nasx search seed=3"
@@ -89,6 +90,7 @@ def test_a_run_has_its_own_space_and_recipe(tmp_path: Path, capsys: pytest.Captu
     choices = {"space": "s3", "dataset": "svhn", "method": "darts"}
     (tmp_path / "result.json").write_text(json.dumps(
         {"status": "finished", "genotype": cell, "command": "nasx search space=s3", "choices": choices}))
+    (tmp_path / "config.yaml").write_text(json.dumps({"choices": choices, "space": {}, "dataset": {}}))
     found = facts(capsys, f"from={tmp_path}")
     assert (found["space"], found["recipe"]) == ("s3", "robust-c10 (retrain=robust_c10)")
     assert facts(capsys, f"from={tmp_path}", "space=darts")["recipe"] == "darts-cifar (retrain=darts_cifar)"

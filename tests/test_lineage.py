@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from nasx import config, lineage, preflight, run, words
+from nasx.commands import evaluate, info
 from nasx.errors import UserError
 
 CELL = "|nor_conv_3x3~0|+|none~0|none~1|+|none~0|none~1|nor_conv_3x3~2|"
@@ -84,6 +85,32 @@ def test_what_a_parent_does_not_know_stays_as_the_files_have_it(search: Make) ->
     assert cfg["dataset"] == {**composed("search", "dataset=folder")["dataset"], "size": 40, "path": "x"}
     search("renamed", dataset={"_target_": "nasx.data.images.Other", "size": 40})
     assert composed("retrain", "from=renamed")["dataset"] == composed("search", "dataset=folder")["dataset"]
+
+
+@pytest.mark.parametrize(("damage", "fault"), [
+    (lambda path: path.unlink(), "is missing"),
+    (lambda path: path.write_text("dataset: ["), "is damaged or cannot be read"),
+    (lambda path: path.write_text(path.read_text().partition("space:")[0]), "is damaged or cannot be read"),
+    (lambda path: path.write_text("seed: 0"), "is damaged or cannot be read"),
+], ids=["missing", "torn", "cut", "other"])
+def test_defaults_never_stand_in_for_a_parents_settings(damage: Callable[[Path], object], fault: str,
+                                                        search: Make) -> None:
+    path = search() / "config.yaml"
+    held = yaml.safe_load(path.read_text())
+    path.write_text(yaml.safe_dump({"kind": held.pop("kind"), "choices": held.pop("choices")}) + yaml.safe_dump(held))
+    told = rf"^outputs/found/config\.yaml: {fault}; .*copy it again .* or give genotype= "
+    damage(path)
+    for command in ("retrain", "study"):
+        with pytest.raises(UserError, match=told):
+            preflight.rewritten(command, preflight.arrange(["from=found"]))
+    for reader, line in ((info.main, ["from=found"]), (evaluate.main, ["found", "device=cpu"])):
+        with pytest.raises(UserError, match=told):
+            reader(line)
+
+
+def test_a_folder_of_something_else_is_no_parent(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=f"from={tmp_path}: .* is not a folder of a run; name a folder that nasx has"):
+        lineage.parent(str(tmp_path), "outputs")
 
 
 def test_text_of_a_parent_is_never_looked_up(search: Make) -> None:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
+
 import agree
 import pytest
 import torch
 
-from nasx.bilevel import Tree
+from nasx.bilevel import Method, Tree
+from nasx.methods.naswot import Naswot
 from nasx.methods.random import Random
+from nasx.methods.random_ws import RandomWs
 
 import toy
 
@@ -60,3 +65,22 @@ def test_draws_are_architectures_of_the_space(name: str) -> None:
         genotype = space.discretize(mix)
         again = space.encode(genotype)
         assert all(torch.equal(again[k].double(), mix[k]) for k in mix)
+
+
+class Asked(Exception):
+    """A signal has asked for an end."""
+
+
+@pytest.mark.parametrize("method", [Random(samples=100), RandomWs(samples=100), Naswot(candidates=100)],
+                         ids=lambda method: type(method).__name__)
+def test_a_signal_ends_the_draws(method: Method) -> None:
+    problem, ticks = toy.Smooth(), iter(range(3))
+
+    def tick() -> None:
+        if next(ticks, None) is None:
+            raise Asked
+
+    ending = dataclasses.replace(toy.ending(7, lambda mix: 50.0), tick=tick, look=lambda: problem.batch(1),
+                                 val=itertools.repeat(problem.batch(2)))
+    with pytest.raises(Asked):
+        method.choose(toy.search(problem), ending)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 
 import pytest
 
@@ -33,3 +34,9 @@ def test_every_transposition_of_a_name_is_understood(group: str) -> None:
         word = name[:i] + name[i + 1] + name[i] + name[i + 2:]
         if word not in names and len({other for other in names if spelling.edits(word, other) <= 1}) == 1:
             assert spelling.nearest(word, names) == name
+
+
+def test_names_are_suggested_by_one_rule() -> None:
+    package = Path(spelling.__file__).parent
+    assert [path.name for path in package.rglob("*.py") if "difflib" in path.read_text(encoding="utf-8")] == [
+        "spelling.py"]

@@ -148,7 +148,7 @@ def test_missing_test_accuracies_are_said(make):
 def test_reference_rows_are_the_benchmark_and_carry_no_n(make, monkeypatch):
     make()
     values = {"random": {"valid": 83.5, "test": 87.0}, "optimum": {"valid": 91.61, "test": 94.37}}
-    monkeypatch.setattr(numbers, "benchmark_reference", lambda benchmark, dataset: values)
+    monkeypatch.setattr(numbers, "benchmark_reference", lambda benchmark, dataset, edges=(): values)
     sheet, = wording.sheets(summary(collect(make.root)))
     valid, n = sheet.header.index("CIFAR-10 valid"), sheet.header.index("n")
     assert [(row[0], row[valid], row[n]) for row in sheet.rows[1:]] == [
@@ -161,6 +161,24 @@ def test_reference_of_the_real_table(make):
     values = benchmark_reference("nb201", "cifar10")
     assert round(values["optimum"]["valid"], 2) == 91.61
     assert benchmark_reference("no_such_benchmark", "cifar10") == {}
+
+
+def test_reference_rows_are_of_the_cells_that_a_space_allows(make):
+    two, other = (("none", "skip_connect"),) * 6, (("none", "nor_conv_3x3"),) * 6
+    for seed, edges in enumerate((two, two, (), other, (("none",),) * 6)):
+        among = {"cells": 1, "of": 15625, **({"edges": edges} if edges else {})}
+        family = ("a" if edges == two else str(seed)) * 32
+        make(seed=seed, family=family, among=among, overrides=[f"seed={seed}", f"x={edges}"])
+    table = summary(collect(make.root))
+    assert sorted(table[table["reference"] == ""]["n"]) == [1, 1, 1, 2]
+    made = {wording.name(row): row["cifar10.valid_mean"] for row in rows_of(table) if row["reference"]}
+    assert {name: round(value, 2) for name, value in made.items() if "3x3" not in name} == {
+        "optimum (of each column)": 91.61, "random cell (benchmark mean)": 83.69,
+        "optimum of 64 cells of none, skip_connect (of each column)": 84.66,
+        "random cell of 64 cells of none, skip_connect": 62.43,
+        "optimum of 1 cell (of each column)": 9.71, "random cell of 1 cell": 9.71}
+    assert made["optimum of 64 cells of none, nor_conv_3x3 (of each column)"] > 90
+    assert "edges" not in tables.to_csv(table).partition("\n")[0].split(",")
 
 
 @pytest.mark.parametrize(("cells", "over"), [
@@ -274,7 +292,7 @@ def test_truth_is_filtered_by_as_it_is_written(make):
 @pytest.mark.parametrize(("ask", "words"), [
     ({"format": "html"}, "format=html: no such format"), ({"filter": {"methd": "x"}}, "did you mean method"),
     ({"filter": ["method"]}, "not of the form column=value"), ({"filter": {"method": "x"}}, "none of 1 runs is left"),
-    ({"sort": "cifar10.vald"}, "did you mean cifar10.valid or cifar10.test?"),
+    ({"sort": "cifar10.vald"}, "did you mean cifar10.valid?"),
     ({"group": ["devise"]}, "did you mean device"),
     ({"paper": "nas"}, "no such paper; there are idarts"),
     ({"runs": "/nowhere/at/all"}, "runs=/nowhere/at/all: no finished run there"),

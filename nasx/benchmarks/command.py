@@ -26,7 +26,7 @@ from nasx.benchmarks.nb101_import import import_nb101
 from nasx.benchmarks.nb201 import Nb201
 from nasx.benchmarks.nb201_import import import_nb201
 from nasx.benchmarks.store import Say, silent
-from nasx.errors import UserError
+from nasx.errors import UserError, printable
 from nasx.folders.files import write_atomic
 
 IMPORTS: dict[str, Callable[..., dict[str, Any]]] = {"nb201": import_nb201, "nb101": import_nb101}
@@ -190,16 +190,16 @@ def main(words: list[str]) -> int:
 
 
 def _tell(message: str) -> None:
-    print(message, file=sys.stderr)
+    print(printable(message), file=sys.stderr)
 
 
 def _show(values: dict[str, Any], indent: str = "") -> None:
     for key, value in values.items():
         if isinstance(value, dict):
-            print(f"{indent}{key}:")
+            print(printable(f"{indent}{key}:"))
             _show(value, indent + "  ")
         elif value is not None:
-            print(f"{indent}{key}: {value}")
+            print(printable(f"{indent}{key}: {value}"))
 
 
 def _grid(rows: list[Row]) -> None:
@@ -208,7 +208,7 @@ def _grid(rows: list[Row]) -> None:
     cells = [list(rows[0]), *([_cell(value) for value in row.values()] for row in rows)]
     widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
     for line in cells:
-        print("  ".join(text.ljust(width) for text, width in zip(line, widths)).rstrip())
+        print(printable("  ".join(text.ljust(width) for text, width in zip(line, widths)).rstrip()))
 
 
 def _cell(value: object) -> str:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from nasx import config, lineage, records
-from nasx.errors import UserError
+from nasx.errors import UserError, printable
 from nasx.folders import checkpoints, files
 from nasx.words import read
 
@@ -38,7 +38,7 @@ def main(words: Sequence[str]) -> int:
                          allow=given.allowed, settings=settings))
     path = folder / "diagnose.json"
     files.write_atomic(path, json.dumps(rows, indent=1) + "\n")
-    print("\n".join([*columns(rows), f"gradients, correlations and cosines besides: {path}"]))
+    print(printable("\n".join([*columns(rows), f"gradients, correlations and cosines: {path}"])))
     return 0
 
 

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nasx import __version__, config
-from nasx.errors import UserError
+from nasx.errors import UserError, printable
 from nasx.folders import files
 from nasx.words import read
 
@@ -69,11 +69,11 @@ def main(words: Sequence[str]) -> int:
 
 
 def tilde(text: str) -> str:
-    """The text with ~ for the home folder, by its name and by where it really lies."""
+    """The text, `printable`, with ~ for the home folder, by its name and by where it really lies."""
     homes = {str(Path.home()), os.path.realpath(Path.home())} - {"/", ""}
     for home in sorted(homes, key=len, reverse=True):
         text = re.sub(rf"{re.escape(home)}(?![\w.-])", "~", text)
-    return text
+    return printable(text)
 
 
 # ------------------------------------------------------------------------------------------------- the machine

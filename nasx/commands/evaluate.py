@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nasx import config, exported, lineage, records
-from nasx.errors import UserError
+from nasx.errors import UserError, printable
 from nasx.words import Words, read
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def named(name: str, allow: Sequence[str]) -> Model:
     path = Path(name)
     if not path.is_file() and not (path / exported.FILE).is_file():
         folder = records.locate(name, "outputs")
-        if folder is not None and (folder / "config.yaml").is_file():
+        if folder is not None and any((folder / name).exists() for name in ("config.yaml", "result.json")):
             from nasx.commands import export
 
             run, result = lineage.opened(folder), export.finished(folder)
@@ -116,8 +116,8 @@ def measured_on(device: torch.device, model: Model, node: Mapping[str, Any], sai
     images = source.open(device, channels_last=measured["channels_last"], workers=machine.workers(None))
     fits(source, facts, len(images.classes))
     if list(images.classes) != facts["classes"]:
-        print(f"note: the classes have other names: {', '.join(images.classes[:5])} here, "
-              f"{', '.join(facts['classes'][:5])} in training")
+        print(printable(f"note: the classes have other names: {', '.join(images.classes[:5])} here, "
+                        f"{', '.join(facts['classes'][:5])} in training"))
     layout = torch.channels_last if measured["channels_last"] else torch.preserve_format
     network = network.to(memory_format=layout)
     batches = images.ordered(given["split"], batch=batch)

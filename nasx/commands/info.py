@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nasx import config, lineage, records, spelling
-from nasx.errors import UserError
+from nasx.errors import UserError, printable
 from nasx.words import Words, read
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def main(words: Sequence[str]) -> int:
     facts = architecture(said) if given["genotype"] or given["from"] else supernet(said)
     width = max(map(len, facts)) + 2
     for name, value in facts.items():
-        print(f"{name.ljust(width)}{value}")
+        print(printable(f"{name.ljust(width)}{value}"))
     return 0
 
 

@@ -19,6 +19,7 @@ Shapes: images uint8 (n, 3, size, size) before normalization.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import itertools
 import os
@@ -26,6 +27,7 @@ import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 import numpy as np
 import torch
@@ -149,14 +151,18 @@ class Decoded:
                             num_workers=self.workers, pin_memory=self.device.type == "cuda",
                             worker_init_fn=quiet if self.workers else None,
                             generator=torch.Generator())  # else it would draw from torch's own
+        found = iter(loader)
+        LOADING.add(found)
         try:
-            yield from loader
+            yield from found
         except RuntimeError as error:
             if "DataLoader worker" not in str(error):
                 raise
             raise UserError(f"workers={self.workers}", f"one of them has ended ({str(error).splitlines()[0]})",
                             "lower workers, or give the machine more memory (of containers: more /dev/shm); the same "
                             "command resumes") from error
+        finally:
+            shut(found)
 
     def joined(self, found: Iterator[Tensor | UserError], count: int) -> Tensor:
         """The next `count` images on the device. Raises the UserError of a damaged one."""
@@ -219,6 +225,22 @@ class DecodedStream:
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         self.position, self._ahead = int(state["position"]), None
+
+
+LOADING: WeakSet[Any] = WeakSet()
+"""Iterators of loaders that may have workers: an error keeps the frames alive that hold them."""
+
+
+def shut(found: Any) -> None:
+    """End the workers of a loader's iterator and wait for them; does nothing without workers, or a second time."""
+    getattr(found, "_shutdown_workers", lambda: None)()  # what torch does when the iterator is collected
+
+
+@atexit.register  # later than that of multiprocessing, so it runs first: terminated workers are a fault to torch
+def shut_all() -> None:
+    """End all workers that still load when the interpreter ends."""
+    for found in list(LOADING):
+        shut(found)
 
 
 def quiet(worker: int) -> None:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from nasx.data import decode, listing, survey
+from nasx.data import bounds, decode, listing, survey
 from nasx.data.listing import Layout, Listing
 from nasx.data.source import OFFLINE, absent, data_root, split_faults, statistics_faults
 from nasx.errors import UserError
@@ -60,6 +60,10 @@ class ImageNet:
         if not 8 <= self.size <= self.resize:
             faults.append(UserError(f"dataset.size={self.size}, dataset.resize={self.resize}",
                                     "do not fit together", "use 8 <= size <= resize; ImageNet has 224 and 256"))
+        elif (needed := 15 * self.resize**2) > bounds.memory() // 2:  # three channels, as bytes and as float32
+            faults.append(UserError(f"dataset.resize={self.resize}",
+                                    f"one image of {self.resize} x {self.resize} needs {needed / 2**30:,.1f} GB, more "
+                                    "than half of this machine's memory", "lower it; ImageNet has 256"))
         if not (0 < self.scale[0] <= self.scale[1] <= 1 and 0 < self.ratio[0] <= self.ratio[1]):
             faults.append(UserError(f"dataset.scale={list(self.scale)}, dataset.ratio={list(self.ratio)}",
                                     "are no ranges", "use [0.08,1] and [0.75,1.3333]"))

@@ -30,7 +30,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nasx.errors import UserError
+from nasx.errors import UserError, printable
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".avif", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm",
             ".pgm", ".pnm")
@@ -252,5 +252,5 @@ def below(root: Path, part: str, name: str, unread: Counter[str]) -> list[str]:
         if image(path):
             found.append(path)
         else:
-            unread[f"files {os.path.splitext(path)[1].lower() or 'without a suffix'}"] += 1
+            unread[printable(f"files {os.path.splitext(path)[1].lower() or 'without a suffix'}")] += 1
     return found

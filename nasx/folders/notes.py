@@ -20,6 +20,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from nasx.errors import printable
 from nasx.folders import files
 from nasx.folders.lock import Lock
 
@@ -78,9 +79,10 @@ def summary(folder: Path, fault: BaseException | None) -> int:
     done = sum(job.ended and not job.fault for job in found)
     print(f"sweep: {done} of {planned} jobs finished" + (", then it ended:" if died else ""), file=sys.stderr)
     if died:
-        print(f"  {type(fault).__name__}: {fault}\n  nasx status shows which jobs still run", file=sys.stderr)
+        told = f"  {type(fault).__name__}: {fault}\n  nasx status shows which jobs still run"
+        print(printable(told), file=sys.stderr)
     for job in failed:
-        print(f"  failed: {shlex.join(job.overrides)}\n    {job.fault}", file=sys.stderr)
+        print(printable(f"  failed: {shlex.join(job.overrides)}\n    {job.fault}"), file=sys.stderr)
     if failed or died:
         print("started again, the same command repeats only what is not finished", file=sys.stderr)
     return 1 if failed or died else 0

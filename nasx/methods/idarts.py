@@ -61,7 +61,7 @@ from nasx.bilevel import (
 )
 
 if TYPE_CHECKING:
-    from nasx.settings import NonNegative, Positive, PositiveFloat
+    from nasx.settings import PositiveFloat, Repeats, Terms
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,8 +69,8 @@ class IDarts(Method):
     """T weight steps, then one architecture step along the truncated implicit gradient."""
 
     labelled: ClassVar[tuple[str, ...]] = ("release_leak",)
-    T: Positive = 4
-    K: NonNegative = 2
+    T: Repeats = 4
+    K: Terms = 2
     gamma: PositiveFloat | None = None
     products: Literal["released", "exact", "difference"] = "exact"
     radius: PositiveFloat = 0.01

@@ -20,7 +20,7 @@ from torch import Tensor
 from nasx.bilevel import Batch, Ending, Method, Search, Tree
 
 if TYPE_CHECKING:
-    from nasx.settings import Positive
+    from nasx.settings import Draws
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,7 @@ class Random(Method):
     """Best of `samples` uniform draws by table look-up, or one draw."""
 
     trains: ClassVar[bool] = False
-    samples: Positive = 1
+    samples: Draws = 1
 
     def step(self, search: Search, train: Sequence[Batch], val: Batch) -> dict[str, Tensor]:
         raise NotImplementedError("random search trains nothing")
@@ -38,6 +38,7 @@ class Random(Method):
         for draw in range(self.samples):
             mix = best if draw == 0 else search.problem.sample(ending.gen)
             accuracy = ending.score(mix)
+            ending.tick()
             if accuracy is None:
                 break
             if best_score is None or accuracy > best_score:

@@ -24,14 +24,14 @@ from torch import Tensor
 from nasx.bilevel import Batch, Ending, Method, Search, Tree, detached, logs
 
 if TYPE_CHECKING:
-    from nasx.settings import Positive
+    from nasx.settings import Draws
 
 
 @dataclass(frozen=True, kw_only=True)
 class RandomWs(Method):
     """Single-path training and selection by shared weights."""
 
-    samples: Positive = 100
+    samples: Draws = 100
 
     def step(self, search: Search, train: Sequence[Batch], val: Batch) -> dict[str, Tensor]:
         return logs(search.update_w(train[0], search.sampled(train[0])))
@@ -42,6 +42,7 @@ class RandomWs(Method):
         for draw in range(self.samples):
             mix = best if draw == 0 else search.problem.sample(ending.gen)
             accuracy = search.problem.outcome(detached(search.w), mix, next(ending.val)).accuracy
+            ending.tick()
             if accuracy > best_accuracy:
                 best, best_accuracy = mix, accuracy
         return best

@@ -41,7 +41,7 @@ from nasx.around import Around
 from nasx.bilevel import Activate, Batch, Number, Search, Tree, detached
 
 if TYPE_CHECKING:
-    from nasx.settings import NonNegativeFloat, Positive
+    from nasx.settings import NonNegativeFloat, Repeats
 
 
 def normalized(p: Tensor) -> Tensor:
@@ -72,7 +72,7 @@ class Sdarts(Around):
     perturbation: Literal["random", "adversarial"] = "random"
     eps_start: NonNegativeFloat = 0.03
     eps_end: NonNegativeFloat = 0.3
-    ascents: Positive = 7
+    ascents: Repeats = 7
     random_start: bool = True
     ascent: Literal["eval", "train"] = "eval"
 

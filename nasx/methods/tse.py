@@ -36,14 +36,14 @@ from torch import Tensor
 from nasx.bilevel import Batch, Method, Search, Tree, combine, gradients
 
 if TYPE_CHECKING:
-    from nasx.settings import Positive
+    from nasx.settings import Repeats
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tse(Method):
     """Chunks of T unrolled steps, one architecture step, and the chunk again."""
 
-    T: Positive = 100
+    T: Repeats = 100
     restore_momentum: bool = True
 
     @property

@@ -33,7 +33,7 @@ from nasx.bilevel import Batch
 from nasx.zero_cost import ZeroCost, features, weights
 
 if TYPE_CHECKING:
-    from nasx.settings import Positive, PositiveFloat
+    from nasx.settings import PositiveFloat, Repeats
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,7 @@ class Zen(ZeroCost):
 
     sees: ClassVar[bool] = False
     gamma: PositiveFloat = 0.01
-    repeats: Positive = 1
+    repeats: Repeats = 1
 
     @torch.no_grad()
     def score(self, network: nn.Module, batch: Batch, gen: torch.Generator) -> float:

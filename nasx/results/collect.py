@@ -23,6 +23,7 @@ from typing import Any
 import pandas as pd
 
 from nasx import config, records, versions
+from nasx.benchmarks.base import Edges
 from nasx.errors import printable
 from nasx.folders import files
 
@@ -39,7 +40,7 @@ the published size, and of every other setting in `SIZES` the largest value."""
 COLUMNS = ("run", "folder", "kind", "method", "space", "dataset", "protocol", "search", "recipe", "retrain",
            "searched_on", "experiment", "parent_family", "parent_folder", "parent_overrides", "labels", "reduced",
            "best_of", "study", "std_over", "overrides", "family", "identity", "seed", "parent", "genotype",
-           "benchmark", "source", "supernet_valid", "test_accuracy", "supernet_perplexity", "valid_perplexity",
+           "benchmark", "source", "edges", "supernet_valid", "test_accuracy", "supernet_perplexity", "valid_perplexity",
            "test_perplexity", "params", "cost_s", "peak_mb", "updates", "passes", "device", "gpu", "versions", "commit",
            "started", "finished", "broken", "environments", "collapsed", "doubtful", "moving", "verdict")
 """Columns of every frame; a look-up adds `<dataset>.valid` and `<dataset>.test`."""
@@ -194,7 +195,7 @@ def _row(folder: str, record: Mapping[str, Any]) -> dict[str, Any]:
         "overrides": _overrides(record.get("overrides") or []), "family": _family(folder, record),
         "identity": _text(record.get("identity")), "seed": _whole(record.get("seed")),
         "parent": _text(record.get("parent")),
-        "genotype": _text(record.get("genotype")), "benchmark": "", "source": "",
+        "genotype": _text(record.get("genotype")), "benchmark": "", "source": "", "edges": _edges(record),
         "supernet_valid": _percent((record.get("supernet") or {}).get("valid_accuracy")),
         "test_accuracy": _percent(record.get("test_accuracy")), "params": _number(record.get("params")),
         "supernet_perplexity": _number((record.get("supernet") or {}).get("valid_perplexity")),
@@ -239,6 +240,13 @@ def _family(folder: str, record: Mapping[str, Any]) -> str:
 def _whole_family(text: str, kind: str) -> str:
     """The family of a run's configuration, less its seed and its parent, as text."""
     return config.family(files.parse_yaml(text) or {}, kind)
+
+
+def _edges(record: Mapping[str, Any]) -> Edges:
+    """The operations of each edge that the space of a search allows; empty where it allows all cells."""
+    among = record.get("among")
+    rows = among.get("edges") if isinstance(among, Mapping) else None
+    return tuple(tuple(map(_text, row)) for row in rows) if isinstance(rows, list) else ()
 
 
 def _starts(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:

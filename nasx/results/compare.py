@@ -32,7 +32,7 @@ from typing import Any
 import pandas as pd
 
 from nasx import tables, words
-from nasx.errors import UserError
+from nasx.errors import UserError, printable
 from nasx.results import baseline, differences
 from nasx.results.collect import COLUMNS, collect, mark
 from nasx.results.significance import LEVEL, Difference, by_search, moments, p_text, welch
@@ -62,7 +62,7 @@ def main(given: Sequence[str]) -> int:
     names = [word.replace(":", "=") if _condition(word) else word for word in asked.plain]
     read = cache(collect)  # both groups may be conditions over the same runs
     groups = [group(word, asked.options["runs"], read) for word in asked.plain]
-    print(text(names, groups, asked.options["metric"]))
+    print(printable(text(names, groups, asked.options["metric"])))
     return 0
 
 

@@ -16,7 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from nasx import config, lineage, records
-from nasx.errors import UserError, cleaned
+from nasx.errors import UserError, cleaned, printable
 from nasx.folders import files
 from nasx.pictures import FORMATS, whole
 from nasx.progress import duration
@@ -121,7 +121,7 @@ def show(result: Mapping[str, Any], folder: Path) -> None:
     if result.get("labels"):
         console.print(f"[yellow]reproduces known faults of released code: {', '.join(result['labels'])}[/yellow]")
     pictures = sorted(path.name for path in folder.glob("*.png"))
-    console.print(f"files: {folder}" + (f" ({', '.join(pictures)})" if pictures else ""), markup=False)
+    console.print(printable(f"files: {folder}" + (f" ({', '.join(pictures)})" if pictures else "")), markup=False)
     for line in lineage.following(result, folder):
         console.print(line, markup=False)
 

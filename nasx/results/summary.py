@@ -9,12 +9,14 @@ retrainings of several cells. Accuracies in percent, `cost_s` in seconds, parame
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
+from nasx.benchmarks.base import Edges
 from nasx.errors import UserError
 from nasx.results import baseline
 from nasx.results.collect import rows_of
@@ -33,7 +35,9 @@ def summary(frame: pd.DataFrame, group: Sequence[str] = (), *, reference: bool =
     """One row a configuration: for each measure `<m>_mean`, `<m>_std` (NaN where n = 1) and `<m>_n`.
 
     `frame` is from `collect`; `group` names further columns that split rows. Where `reference`, rows for the
-    benchmark's random and optimal cell follow (column `reference`). `attrs["notes"]` carries what a reader must know.
+    benchmark's random and optimal cell follow (column `reference`), one pair for each set of cells that the spaces of
+    the searches allow (column `cells`: `64 cells`, empty for the whole table). `attrs["notes"]` carries what a reader
+    must know.
     """
     measures = [*MEASURES, *(c for c in frame.columns if c.endswith((".valid", ".test")))]
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
@@ -52,7 +56,8 @@ def summary(frame: pd.DataFrame, group: Sequence[str] = (), *, reference: bool =
         row["device"] = " / ".join(sorted({m["device"] for m in members if m["device"]}))
         row["gpu"] = all(m["gpu"] for m in members)
         row["environments"] = sum(bool(m["environments"]) for m in members)
-        row["benchmark"] = first["benchmark"]
+        row["benchmark"], row["cells"] = first["benchmark"], ""
+        row["edges"] = next((m["edges"] for m in members if m["edges"]), ())  # earlier versions did not record them
         row["source"] = " / ".join(sorted({m["source"] for m in members if m["source"]}))
         for measure in measures:
             row |= _statistics(measure, [m[measure] for m in members])
@@ -69,7 +74,8 @@ def summary(frame: pd.DataFrame, group: Sequence[str] = (), *, reference: bool =
         table["setting"] = [" ".join(lines) for lines in table["settings"]]
         if reference:
             table = _with_reference(table)
-        order = ["kind", "space", "searched_on", "dataset", "protocol", "recipe", "reference", "method", "setting"]
+        order = ["kind", "space", "searched_on", "dataset", "protocol", "recipe", "cells", "reference", "method",
+                 "setting"]
         table = table.sort_values(order, kind="stable", ignore_index=True)
     table.attrs["notes"] = notes
     return table
@@ -122,21 +128,26 @@ def errors(table: pd.DataFrame) -> pd.DataFrame:
     return found
 
 
-def benchmark_reference(benchmark: str, dataset: str) -> dict[str, dict[str, float]]:
-    """{"random": {"valid": …, "test": …}, "optimum": …} of a benchmark in percent; empty where it has none."""
-    import importlib
+def benchmark_reference(benchmark: str, dataset: str, edges: Edges = ()) -> dict[str, dict[str, float]]:
+    """{"random": {"valid": …, "test": …}, "optimum": …} of a benchmark's cells in percent; empty where it has none.
 
+    `edges` restricts the cells, see `Benchmark.reference`.
+    """
     try:
-        module = importlib.import_module(f"nasx.benchmarks.{benchmark}")
-        found = getattr(module, benchmark.capitalize())().reference(dataset)
+        found = _benchmark(benchmark).reference(dataset, edges)
     except (ImportError, AttributeError, UserError):
         return {}
     return {kind: {part: float(found[part][key]) for part in found if found[part].get(key) is not None}
             for kind, key in (("random", "mean"), ("optimum", "optimum"))}
 
 
+def _benchmark(name: str) -> Any:
+    """The benchmark of that name with its usual settings. Raises ImportError or AttributeError."""
+    return getattr(importlib.import_module(f"nasx.benchmarks.{name}"), name.capitalize())()
+
+
 def _with_reference(table: pd.DataFrame) -> pd.DataFrame:
-    """`table` with the benchmark's random and optimal cell for every space that was looked up."""
+    """`table` with the random and the optimal cell of each set of cells that searches chose from."""
     datasets = list(dict.fromkeys(c.rsplit(".", 1)[0] for c in table.columns if c.endswith((".valid_mean",
                                                                                          ".test_mean"))))
     empty: dict[str, Any] = {str(c): 0 if c.endswith("_n") else math.nan if c.endswith(("_mean", "_std")) else ""
@@ -144,11 +155,30 @@ def _with_reference(table: pd.DataFrame) -> pd.DataFrame:
     empty |= {"kind": "search", "n": 0, "reduced": False, "best_of": 0, "gpu": False, "labels": (), "overrides": ()}
     more = []
     searches = table[(table["kind"] == "search") & (table["benchmark"] != "")]
-    for (space, benchmark), _ in searches.groupby(["space", "benchmark"]):
-        values = {dataset: benchmark_reference(str(benchmark), dataset) for dataset in datasets}
+    sets = dict.fromkeys(zip(searches["space"], searches["benchmark"], searches["edges"], strict=True))
+    for (space, benchmark, edges), cells in zip(sets, _cells(list(sets)), strict=True):
+        values = {dataset: benchmark_reference(str(benchmark), dataset, edges) for dataset in datasets}
         for kind in ("random", "optimum"):
             scores = {f"{dataset}.{part}_mean": value for dataset, named in values.items()
                       for part, value in named.get(kind, {}).items()}
             if scores:
-                more.append(empty | {"space": space, "reference": kind, "benchmark": benchmark} | scores)
+                more.append(empty | {"space": space, "reference": kind, "benchmark": benchmark, "edges": edges,
+                                     "cells": cells} | scores)
     return pd.concat([table, pd.DataFrame(more)], ignore_index=True) if more else table
+
+
+def _count(benchmark: str, edges: Edges) -> str:
+    try:
+        n = _benchmark(benchmark).cells(edges)
+    except (ImportError, AttributeError, UserError):
+        return ""  # nor are there values for a row
+    return f"{n:,} cell{'s' * (n != 1)}"
+
+
+def _cells(sets: Sequence[tuple[str, str, Edges]]) -> list[str]:
+    """`64 cells` for each (space, benchmark, edges), with the operations where two have as many; empty: all cells."""
+    counts = [_count(benchmark, edges) if edges else "" for _, benchmark, edges in sets]
+    places = [(space, benchmark, count) for (space, benchmark, _), count in zip(sets, counts, strict=True)]
+    return [f"{count} of {', '.join(dict.fromkeys(name for row in edges for name in row))}"
+            if edges and places.count(place) > 1 else count
+            for (_, _, edges), count, place in zip(sets, counts, places, strict=True)]

@@ -51,7 +51,9 @@ def seconds(text: str) -> float | None:
 def name(row: Mapping[str, Any]) -> str:
     """The method as a table shows it; reference rows and best-of-k rows are marked."""
     if row.get("reference"):
-        return {"random": "random cell (benchmark mean)", "optimum": "optimum (of each column)"}[row["reference"]]
+        of = f" of {row['cells']}" if row["cells"] else ""
+        return {"random": f"random cell{of or ' (benchmark mean)'}", "optimum": f"optimum{of} (of each column)"}[
+            row["reference"]]
     return (row["method"] or "–") + (f" ({chosen(row)})" if chosen(row) else "")
 
 

@@ -40,7 +40,7 @@ from nasx.spaces.published import resolve
 from nasx.trees import Decision
 
 if TYPE_CHECKING:
-    from nasx.settings import Channels, Positive
+    from nasx.settings import Channels, Nodes
 
 OPERATIONS = rules.TEXT
 SIZE = 850
@@ -81,7 +81,7 @@ class Recurrent(Space):
     single: ClassVar[bool] = True
     read_as: ClassVar[str] = "darts_rnn"
     channels: Channels = 300
-    nodes: Positive = 8
+    nodes: Nodes = 8
     operations: tuple[str, ...] = OPERATIONS
     batch_norm: Literal["batch", "tracked"] = "batch"
 
