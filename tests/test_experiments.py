@@ -119,7 +119,7 @@ def test_the_list_tells_command_number_and_cost(capsys: pytest.CaptureFixture[st
 # ---------------------------------------------------------------------------------------------------- that they run
 def searched(folder: Path, head: Any) -> None:
     """A finished search of an experiment, as far as `from=` looks."""
-    (folder / "config.yaml").write_text(f"choices: {json.dumps(dict(head.choices))}\n")
+    (folder / "config.yaml").write_text(f"choices: {json.dumps(dict(head.choices))}\nspace: {{}}\ndataset: {{}}\n")
     (folder / "result.json").write_text('{"kind": "search", "status": "finished", "genotype": "of no matter here"}')
 
 
