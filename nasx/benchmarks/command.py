@@ -1,9 +1,10 @@
 """What `nasx bench` does:
 
+    nasx bench get [nb201-test|nb201-latency|nb101] [devices=raspi4,pixel3] [from=FILE] [mirror=URL]
     nasx bench import nb201|nb101 SOURCE [out=FILE]
     nasx bench query GENOTYPE
     nasx bench info
-    nasx bench fill [FOLDER]
+    nasx bench fill [FOLDER] [devices=raspi4,pixel3]
 
 Each has a function that returns plain values; `main` prints them. A genotype's own text tells which benchmark it
 belongs to, so no space is asked.
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from nasx.benchmarks.base import Benchmark, Score
+from nasx.benchmarks.get import asked, bench_get, bench_offers
 from nasx.benchmarks.isomorphism import CELLS, canonical, cell_code, cell_text
 from nasx.benchmarks.nb101 import Nb101, graph_hash, graph_of, prune
 from nasx.benchmarks.nb101_import import import_nb101
@@ -157,12 +159,17 @@ def _known(record: object) -> int:
 
 
 # ------------------------------------------------------------------------------------------------ the command line
-USAGE = "nasx bench import nb201|nb101 SOURCE [out=FILE] | query GENOTYPE | info | fill [FOLDER]"
+USAGE = ("nasx bench get [NAME] | import nb201|nb101 SOURCE [out=FILE] | query GENOTYPE | info | fill [FOLDER] "
+         "[devices=A,B]")
 
 
 def main(words: list[str]) -> int:
     """Do what `words` (after `nasx bench`) ask for and print it; 0, or 1 where a run could not be read."""
     match words:
+        case ["get"]:
+            _show(bench_offers())
+        case ["get", name, *settings]:
+            _show(bench_get(name, **asked(settings), say=_tell))
         case ["import", kind, path]:
             _show(bench_import(kind, path, say=_tell))
         case ["import", kind, path, out] if out.startswith("out="):

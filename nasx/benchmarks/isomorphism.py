@@ -18,6 +18,7 @@ downstream; that is the reference's rule, and what makes 6,466 larger than 5,390
 
 from __future__ import annotations
 
+import random
 from functools import lru_cache
 from typing import Literal
 
@@ -62,6 +63,18 @@ def cell_text(code: int) -> str:
     """The string of a row: the inverse of `cell_code`."""
     a, b, c, d, e, f = (OPERATIONS[digit] for digit in cell_digits(code))
     return f"|{a}~0|+|{b}~0|{c}~1|+|{d}~0|{e}~1|{f}~2|"
+
+
+@lru_cache(maxsize=1)
+def official_order() -> tuple[int, ...]:
+    """The row of each cell in the order of the official index (`arch_index`): entry i is the row of cell i.
+
+    The authors list all cells (the last edge varies fastest, as in rows) and shuffle the list by Python's generator
+    with the seed 88 (AutoDL-Projects, exps/NAS-Bench-201/main.py).
+    """
+    order = list(range(CELLS))
+    random.Random(88).shuffle(order)
+    return tuple(order)
 
 
 def canonical(text: str, zero: Zero = "mark") -> str:
