@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,7 @@ def _here(name: str) -> str:
     return ("yes" if all(tests) else "in part") + f", from {'; '.join(sources)}"
 
 
-def asked(words: Sequence[str]) -> dict[str, Any]:
+def asked(words: Iterable[str]) -> dict[str, Any]:
     """The keywords of `bench_get` that the words after `nasx bench get NAME` stand for. Raises UserError."""
     found = {}
     for word in words:
@@ -85,7 +85,7 @@ def bench_get(name: str, devices: Sequence[str] = (), *, brought: str | None = N
         raise UserError(f"nasx bench get {name}", "there is no table of that name", f"there are {', '.join(OFFERS)}")
     files = _wanted(name, devices, brought)
     if not files:
-        return {"table": name, "state": "is there already", "here": _here(name)}
+        return {"table": name, "state": "is there already", "here": _here(name), "next": FILL}
     mirror = mirror or os.environ.get("NASX_MIRROR")
     if mirror and not mirror.startswith(("http://", "https://")):
         raise UserError(f"mirror={mirror}", "is not an address", "write http://HOST/FOLDER or https://HOST/FOLDER")
