@@ -9,6 +9,7 @@ import gzip
 import hashlib
 import os
 import shutil
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from test_nb101 import frame, message, record
 
 from nasx.benchmarks import command, download, get, nb101_import
 from nasx.benchmarks.base import DATASETS
-from nasx.benchmarks.columns import Table
+from nasx.benchmarks.columns import Table, column
 from nasx.benchmarks.isomorphism import CELLS, cell_code, official_order
 from nasx.benchmarks.nb101 import Nb101, prune
 from nasx.benchmarks.nb201 import EMBEDDED, Nb201
@@ -144,6 +145,22 @@ def test_two_commands_do_not_write_one_file(tests: bytes, cache: Path) -> None:
         with pytest.raises(UserError, match="is being downloaded by another process"):
             get.bench_get(TESTS)
     assert part.read_bytes() == tests[:100]
+
+
+def test_two_commands_do_not_lose_each_others_columns(tests: bytes, cache: Path) -> None:
+    cache.mkdir(parents=True)
+    folder = os.open(cache, os.O_RDONLY | os.O_DIRECTORY)
+    fcntl.flock(folder, fcntl.LOCK_EX)
+    other = threading.Thread(target=get.bench_get, args=(TESTS,))
+    other.start()
+    other.join(0.5)
+    assert other.is_alive(), "it waits until the table is written"
+    phone = column("latency.phone", np.ones(CELLS), "a stopwatch")
+    (cache / "nb201.npz").write_bytes(Table({**Table.read(EMBEDDED).columns, "latency.phone": phone}).packed())
+    os.close(folder)
+    other.join()
+    check()
+    assert "latency.phone" in Nb201().table().columns
 
 
 # ------------------------------------------------------------------------------------------------ faults

@@ -24,7 +24,7 @@ from nasx.benchmarks.nb101 import Nb101
 from nasx.benchmarks.nb101_import import import_nb101
 from nasx.benchmarks.nb201 import Nb201
 from nasx.benchmarks.nb201_import import add, import_nb201, load_torch, today
-from nasx.benchmarks.offers import DEVICES, LATENCY, MEGABYTE, NB101, OFFERS, TESTS, File
+from nasx.benchmarks.offers import DEVICES, HELP_COMMIT, LATENCY, MEGABYTE, NB101, OFFERS, TESTS, File
 from nasx.benchmarks.store import Say, cache_folder, silent
 from nasx.errors import UserError
 
@@ -161,7 +161,7 @@ def latencies(file: File, path: Path) -> Column:
     ordered[list(official_order())] = values
     return column(f"latency.{file.stem}", ordered, OFFERS[LATENCY].source, license=OFFERS[LATENCY].license,
                   meaning=f"milliseconds of one forward pass on CIFAR-10, {DEVICES[file.stem].what}",
-                  version=file.address.split("/")[5], sha256={file.name: file.sha256}, date=today())
+                  version=HELP_COMMIT, sha256={file.name: file.sha256}, date=today())
 
 
 def _remove(paths: Sequence[Path]) -> None:

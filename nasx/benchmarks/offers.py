@@ -13,8 +13,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-_HELP = ("https://raw.githubusercontent.com/HayeonLee/HELP/45f70eb92d0d735970a33b608d1544ad3c52f285/"
-         "data/nasbench201/latency")
+HELP_COMMIT = "45f70eb92d0d735970a33b608d1544ad3c52f285"
+_HELP = f"https://raw.githubusercontent.com/HayeonLee/HELP/{HELP_COMMIT}/data/nasbench201/latency"
 HELP = "HELP and HW-NAS-Bench (https://github.com/HayeonLee/HELP)"
 MEGABYTE = 1_000_000
 
