@@ -78,6 +78,10 @@ def marks(row: Mapping[str, Any]) -> str:
                       *(["several environments"] if row.get("environments") else [])])
 
 
+ABOUT = ("against random", "verdict", "device")
+"""Columns of words that stand behind the numbers."""
+
+
 def _column(column: str, row: Mapping[str, Any]) -> str:
     return str(row[column])
 
@@ -89,7 +93,8 @@ def distinct(rows: Sequence[Mapping[str, Any]]) -> tuple[str, list[str]]:
 
 
 def sheets(table: pd.DataFrame, *, error: bool = False, group: Sequence[str] = ()) -> list[Sheet]:
-    """`summary`'s rows as sheets: searches with a look-up, searches without, retrained networks.
+    """`summary`'s rows as sheets: searches with a look-up and where their cells stand, searches without, retrained
+    networks.
 
     `group` are the columns of `collect` by which rows were split besides; they are shown.
     """
@@ -148,7 +153,10 @@ def _standing(table: pd.DataFrame, datasets: Sequence[str]) -> list[Measure]:
 
 def _made(title: str, rows: list[dict[str, Any]], measures: Sequence[Measure], what: str, missing: str = "–",
           group: Sequence[str] = (), priced: bool = True) -> Sheet:
-    """Columns of words that hold one value for all rows move to the caption; the protocol always stays."""
+    """Columns of words that hold one value for all rows move to the caption; the protocol always stays.
+
+    A sheet that is not `priced` follows one of the same rows: it has no cost, nor what that one says of the runs.
+    """
     words = [("method", name), ("space", lambda r: str(r["space"])), ("searched on", lambda r: str(r["searched_on"])),
              ("trained on", lambda r: str(r["dataset"]) if r["kind"] == "retrain" else ""),
              ("protocol", lambda r: str(r["protocol"])), ("study", lambda r: str(r["study"])),
@@ -157,6 +165,7 @@ def _made(title: str, rows: list[dict[str, Any]], measures: Sequence[Measure], w
              ("device", lambda r: str(r["device"]))]
     heads = {head.replace(" ", "_") for head, _ in words} | {"dataset", "labels"}  # shown by themselves
     words[8:8] = [(column.replace("_", " "), partial(_column, column)) for column in group if column not in heads]
+    words = words if priced else [(head, text) for head, text in words if head not in ABOUT]
     own = [row for row in rows if not row["reference"]]
     shared, settings = distinct(own)
     own = [row | {"setting": setting} for row, setting in zip(own, settings, strict=True)]
@@ -169,7 +178,7 @@ def _made(title: str, rows: list[dict[str, Any]], measures: Sequence[Measure], w
         elif "".join(values):
             constant.append(f"{head} {values.pop()}")
     kept = [(head, text) for head, text in kept if any(map(text, rows))]
-    at = next((i for i, (head, _) in enumerate(kept) if head in ("against random", "verdict", "device")), len(kept))
+    at = next((i for i, (head, _) in enumerate(kept) if head in ABOUT), len(kept))
     numbers: list[tuple[str, Callable[[Mapping[str, Any]], str]]] = [("n", lambda r: str(r["n"]) if r["n"] else "")]
     numbers += [(each.head, partial(value, measure=each.name, digits=each.digits, scale=each.scale, missing=missing))
                 for each in measures]
@@ -204,4 +213,4 @@ def _made(title: str, rows: list[dict[str, Any]], measures: Sequence[Measure], w
         notes.append(NO_TEST)
     left = frozenset(i for i, (head, _) in enumerate(columns) if head in dict(words))
     return Sheet(title, tuple(head for head, _ in columns), tuple(tuple(f(row) for _, f in columns) for row in rows),
-                 caption, tuple(notes), frozenset({len(own)} if len(own) < len(rows) else ()), left)
+                 caption, tuple(notes) if priced else (), frozenset({len(own)} if len(own) < len(rows) else ()), left)
