@@ -242,7 +242,7 @@ def test_a_disk_that_fills_up_keeps_what_has_arrived(tests: bytes, server: Serve
 def test_a_mirror_and_a_file_brought_by_hand(tests: bytes, server: Server, cache: Path, tmp_path: Path,
                                              monkeypatch: pytest.MonkeyPatch) -> None:
     offered(monkeypatch, TESTS, "https://nowhere.invalid/tests.csv", tests)
-    with pytest.raises(UserError, match="mirror=ftp://x: is not an address"):
+    with pytest.raises(UserError, match="mirror=ftp://x: is not the address of a web folder"):
         get.bench_get(TESTS, mirror="ftp://x")
     for words in ([f"mirror={server.address}/"], [f"from={tmp_path / 'made.csv'}"]):
         assert command.main(["get", TESTS, *words]) == 0
@@ -279,6 +279,7 @@ def test_what_can_be_had_is_listed(tests: bytes, capsys: pytest.CaptureFixture[s
 
 
 @pytest.mark.parametrize(("words", "said"), [
+    ([NB101, "mirror=http://mirror"], "could be altered on its way, and nb101 has no published checksum"),
     (["nb301"], "no table of that name; there are nb201-test, nb201-latency, nb101"),
     ([TESTS, "form=x"], "form=x: is not a setting; there are devices=..., from=..., mirror=..."),
     ([TESTS, "devices=raspi4"], "nb201-test is of no device"),

@@ -114,10 +114,12 @@ class Resumed:
         """The file of what has arrived, for one process at a time."""
         handle = os.open(self.part, os.O_RDWR | os.O_CREAT | OWN, 0o666)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with contextlib.suppress(OSError):  # a file system without locks
+                try:
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError as error:
+                    raise UserError(str(self.part), "is being downloaded by another process", "wait for it") from error
             yield handle
-        except BlockingIOError as error:
-            raise UserError(str(self.part), "is being downloaded by another process", "wait for it") from error
         finally:
             size = os.fstat(handle).st_size
             os.close(handle)

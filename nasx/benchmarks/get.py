@@ -13,6 +13,7 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 
@@ -87,8 +88,11 @@ def bench_get(name: str, devices: Sequence[str] = (), *, brought: str | None = N
     if not files:
         return {"table": name, "state": "is there already", "here": _here(name), "next": FILL}
     mirror = mirror or os.environ.get("NASX_MIRROR")
-    if mirror and not mirror.startswith(("http://", "https://")):
-        raise UserError(f"mirror={mirror}", "is not an address", "write http://HOST/FOLDER or https://HOST/FOLDER")
+    if mirror and urlsplit(mirror).scheme not in ("http", "https"):
+        raise UserError(f"mirror={mirror}", "is not the address of a web folder", "write https://HOST/FOLDER")
+    if mirror and urlsplit(mirror).scheme == "http" and not brought and not all(file.sha256 for file in files):
+        raise UserError(f"mirror={mirror}", f"could be altered on its way, and {name} has no published checksum",
+                        "write https://HOST/FOLDER")
     folder = cache_folder() / "downloads"
     downloaded: list[Path] = []
     try:
