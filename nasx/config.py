@@ -115,7 +115,7 @@ def faults(cfg: Mapping[str, Any], choices: Mapping[str, Any] | None = None, ove
         found += spaces.faults(cfg["space"])
     if not found and command != "retrain" and "stages" in cfg:
         found += stages.faults(cfg, overrides, (*HOMES, *_allow(cfg)))
-    for group in ("dataset", "logger"):
+    for group in ("dataset", "logger", "benchmark"):
         if isinstance(cfg.get(group), Mapping) and not any(fault.where.startswith(group) for fault in found):
             key = json.dumps([group, cfg[group], _allow(cfg)], sort_keys=True, default=str)
             found += known.of_look(key, partial(_look, cfg, group))
@@ -334,6 +334,8 @@ def identifying(cfg: Mapping[str, Any], kind: str | None = None) -> dict[str, An
     kept = {key: value for key, value in cfg.items() if key not in drop}
     if kept.get("from"):
         kept["from"] = Path(str(kept["from"])).name
+    if isinstance(kept.get("benchmark"), Mapping):  # latencies are looked up, and change nothing else
+        kept["benchmark"] = {key: value for key, value in kept["benchmark"].items() if key != "devices"}
     return kept
 
 

@@ -49,7 +49,8 @@ LARGEST = 700.0
 class Quantity(NamedTuple):
     """A number in result.json: its keys joined by dots, the kind of run, and what else a run must be to record it.
 
-    In `name`, * stands for a data set and a part of it that the benchmark's table answers for: cifar10.valid.
+    In `name`, * stands for a data set and a part of it that the benchmark's table answers for (cifar10.valid), or for a
+    device (`latency.*`).
     """
 
     name: str
@@ -65,8 +66,11 @@ QUANTITIES = (
     Quantity("supernet.valid_accuracy", ("search",), ("images", "trained"), 1),
     Quantity("supernet.valid_perplexity", ("search",), ("text", "trained"), -1),
     Quantity("supernet.valid_loss", ("search",), ("trained",), -1),
+    Quantity("lookup.latency.*", ("search",), ("looked_up",), -1),
     Quantity("lookup.*", ("search",), ("looked_up",), 1),
     Quantity("better_than.*", ("search",), ("looked_up",), 1),
+    Quantity("rank.*", ("search",), ("looked_up",), -1),
+    Quantity("below_optimum.*", ("search",), ("looked_up",), -1),
     Quantity("supernet.params", ("search",)),
     Quantity("params", ("search",), ("looked_up",)),
     Quantity("test_accuracy", ("retrain",), ("images", "tested"), 1),
@@ -89,11 +93,12 @@ QUANTITIES = (
 """Every number that a finished run has measured. Settings, and statistics of a benchmark's table, are none."""
 
 
-def recorded(kinds: Collection[str], facts: Collection[str], answers: Collection[str] = ()) -> Iterator[Quantity]:
+def recorded(kinds: Collection[str], facts: Collection[str], answers: Collection[str] = (),
+             devices: Collection[str] = ()) -> Iterator[Quantity]:
     """The numbers that runs of these kinds record where these facts hold; `answers` are the places of a look-up."""
     for quantity in QUANTITIES:
         if set(kinds).intersection(quantity.kinds) and set(quantity.needs).issubset(facts):
-            places = answers if "*" in quantity.name else [""]
+            places = devices if ".latency." in quantity.name else answers if "*" in quantity.name else [""]
             yield from (quantity._replace(name=quantity.name.replace("*", place)) for place in places)
 
 

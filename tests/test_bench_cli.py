@@ -49,7 +49,7 @@ def test_import_of_the_published_table_gives_the_published_numbers(tmp_path: Pat
         pytest.skip(f"no table {TABLE.name} beside the repository")
     before = said(tmp_path, "bench", "query", "best_found")
     assert accuracies(before) == ["91.55", "-", "73.49", "-", "46.37", "-"]
-    assert "bench import nb201" in before
+    assert "bench get nb201-test" in before
     said(tmp_path, "bench", "import", "nb201", str(TABLE))
     for name, numbers in GOLDEN.items():
         assert accuracies(said(tmp_path, "bench", "query", name)) == [f"{x:.2f}" for x in numbers]
@@ -98,13 +98,13 @@ def test_faults_are_told_in_a_line(words: list[str], fault: str, tmp_path: Path)
 
 def test_info_without_tables_says_what_is_missing_and_how_to_get_it(tmp_path: Path) -> None:
     info = said(tmp_path, "bench", "info")
-    assert "bench import nb101" in info
-    assert "bench import nb201" in info
+    assert "bench get nb101" in info
+    assert "bench get nb201-test" in info
 
 
 def test_a_1shot1_search_ends_well_without_its_table_and_fill_adds_the_look_up_later(tmp_path: Path) -> None:
     shown = said(tmp_path, "search", "space=nb1shot1_1", "method=darts", *TINY, "name=run")
-    assert "nasx bench import nb101" in shown
+    assert "nasx bench get nb101" in shown
     assert "nasx bench fill" in shown
     file = tmp_path / "outputs" / "run" / "result.json"
     result = json.loads(file.read_text())
@@ -128,7 +128,8 @@ def test_a_1shot1_search_ends_well_without_its_table_and_fill_adds_the_look_up_l
     assert filled["reference"]["cifar10"]["valid"]["optimum"] == pytest.approx(92.0, abs=1e-4), "of its one graph"
     assert result["among"] is None
     assert filled["among"] == {"cells": 1, "of": 1}
-    new = ("lookup", "missing", "reference", "better_than", "among")
+    assert filled["rank"] == {"cifar10": {"valid": 1, "test": 1}}
+    new = ("lookup", "missing", "reference", "better_than", "rank", "below_optimum", "among")
     assert {k: v for k, v in filled.items() if k not in new} == {k: v for k, v in result.items() if k not in new}
     assert "0 of 1 runs filled" in said(tmp_path, "bench", "fill", "outputs")
     assert "92.00" in said(tmp_path, "bench", "query", result["genotype"])

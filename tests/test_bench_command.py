@@ -41,7 +41,9 @@ def test_query_by_digits_and_by_text(cache: Path) -> None:
     assert found == command.bench_query(found["genotype"])
     found = command.bench_query(SKIPS)
     assert found["facts"]["function"] == "+".join(["0"] * 4)
-    assert "bench import nb201" in found["missing"]
+    assert "bench get nb201-test" in found["missing"]
+    assert found["rows"][0]["rank"] == 1 + sum(
+        Table.read(EMBEDDED).statistics("cifar10", "valid")[:, 0] > found["rows"][0]["mean"] + 1e-9)
     assert [(row["dataset"], row["split"]) for row in found["rows"]][:2] == [("cifar10", "valid"), ("cifar10", "test")]
     assert round(found["rows"][0]["mean"], 2) == 39.77
     with pytest.raises(UserError, match="not a NAS-Bench-201 cell"):
@@ -71,6 +73,9 @@ def test_fill_adds_what_the_table_knows_and_nothing_else(tmp_path: Path, cache: 
     assert result.pop("lookup")["cifar100"]["valid"] == 73.4933
     assert result.pop("reference")["cifar10"] == command.Nb201().reference("cifar10")
     assert result.pop("better_than")["cifar100"] == {"valid": (CELLS - 1) / CELLS}
+    assert result.pop("rank") == {"cifar10": {"valid": 2}, "cifar100": {"valid": 1}, "imagenet16": {"valid": 9}}
+    assert result.pop("below_optimum") == {"cifar10": {"valid": 0.0533}, "cifar100": {"valid": 0.0},
+                                           "imagenet16": {"valid": 0.3667}}
     assert result.pop("among") == {"cells": CELLS, "of": CELLS}
     assert result == {"kind": "search", "status": "finished", "genotype": BEST, "x": "é"}
     assert all(file.read_bytes() == content for file, content in untouched.items())

@@ -17,7 +17,7 @@ TABLE = Nb201(path=str(EMBEDDED))
 @pytest.mark.parametrize(("share", "text"), [
     (1.0, "100 %"), (15624 / 15625, "99.99 %"), (15619 / 15625, "99.96 %"), (0.995, "99.50 %"), (0.9899, "98 %"),
     (0.99, "99.00 %"), (0.61, "61 %"), (0.29, "29 %"), (0.57, "57 %"), (0.019, "1 %"), (0.0099, "0.99 %"),
-    (1 / 15625, "less than 0.01 %"), (0.0001, "0.01 %"), (0.0, "0 %")])
+    (1 / 15625, "< 0.01 %"), (0.0001, "0.01 %"), (0.0, "0 %")])
 def test_a_share_is_rounded_down_and_only_all_is_a_hundred(share: float, text: str) -> None:
     assert ending.percent(share) == text
 
@@ -25,8 +25,8 @@ def test_a_share_is_rounded_down_and_only_all_is_a_hundred(share: float, text: s
 def test_every_rank_of_the_benchmark_is_a_bound_from_below() -> None:
     for worse in range(0, CELLS + 1, 7):
         text = ending.percent(worse / CELLS)
-        value = float(text.removesuffix(" %").removeprefix("less than "))
-        if text.startswith("less"):
+        value = float(text.removesuffix(" %").removeprefix("< "))
+        if text.startswith("<"):
             assert 0 < worse * 10_000 < CELLS
             continue
         assert value * CELLS <= 100 * worse, text
@@ -52,10 +52,10 @@ def shown(capsys: pytest.CaptureFixture[str], found: dict[str, Any]) -> str:
 def test_the_second_best_cell_is_not_better_than_all(capsys: pytest.CaptureFixture[str]) -> None:
     column = TABLE.table().statistics("cifar10", "valid")[:, 0]
     second, worst = shown(capsys, record(int(column.argsort()[-2]))), shown(capsys, record(int(column.argmin())))
-    assert "99.98 % of all 91.61" in second
-    assert "100 % of all" not in second
+    assert "validation 91.55 3 seeds 99.98 % 2 91.61 0.05 " in second, "share, rank, optimum, distance"
+    assert "100 %" not in second
     assert "not on" not in second
-    assert f"{column.min():.2f} 0 % of all" in worst
+    assert f"{column.min():.2f} 3 seeds 0 % " in worst
 
 
 def test_a_cell_of_other_images_is_said_to_be_of_the_benchmarks(capsys: pytest.CaptureFixture[str]) -> None:
@@ -70,9 +70,9 @@ def test_a_restricted_space_is_told_how_many_it_is_ranked_among(capsys: pytest.C
     edges = (("skip_connect", "nor_conv_1x1", "nor_conv_3x3"),) * 6
     worst = 5**5 + 5**4 + 5**3 + 5**2 + 5 + 1
     text = shown(capsys, record(worst, edges))
-    assert "39.77 0 % of 729 91.61" in text
+    assert "this mean better rank of below random in % cell over than 729 optimum it mean median" in text
+    assert "39.77 3 seeds 0 % 729 91.61 51.84" in text
     assert "ranked among the 729 cells that this space allows" in text
-    assert "of all" not in text
 
 
 def test_only_test_accuracies_are_called_missing(capsys: pytest.CaptureFixture[str]) -> None:
@@ -83,4 +83,31 @@ def test_only_test_accuracies_are_called_missing(capsys: pytest.CaptureFixture[s
     found["lookup"]["cifar10"]["valid"] = None
     assert "test accuracies are not" not in shown(capsys, found)
     found["lookup"]["cifar100"]["test"] = None
-    assert "test accuracies are not in this table; nasx bench import" in shown(capsys, found)
+    text = shown(capsys, found)
+    assert "test accuracies are not in this record; `nasx bench fill` adds them after this command:" in text
+    assert text.endswith("command: nasx bench get nb201-test"), "the last line is the command"
+
+
+def test_every_number_says_which_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    found = record(int(TABLE.table().statistics("cifar10", "valid")[:, 0].argsort()[-2]))
+    found["lookup"]["cifar10"] |= {"test": 94.36, "valid_seeds": 1}
+    found["lookup"]["latency"] = {"raspi4": 10.482, "toaster": None}
+    text = shown(capsys, found)
+    assert "accuracy this mean better rank of below random in % cell over than 15,625 optimum it mean median" in text
+    assert "CIFAR-10 validation 91.55 1 seed" in text
+    assert "test 94.36 seeds" in text
+    assert "CIFAR-100 validation 73.49 3 seeds 99.99 % 1 73.49 0.00" in text
+    assert "184.73 M multiply-adds; 1.29 M parameters; latency raspi4 10.48 ms, toaster n/a" in text
+
+
+def test_a_look_up_fits_a_terminal_of_80_columns(capsys: pytest.CaptureFixture[str]) -> None:
+    found = record(5)
+    for name in ("cifar10", "cifar100", "imagenet16"):
+        found["lookup"][name]["test"] = 50.0
+        found["better_than"][name] = {"valid": 0.9999, "test": 1 / CELLS}
+    ending.show(found, Path("outputs/run"))
+    lines = capsys.readouterr().out.splitlines()
+    rows = [line for line in lines if line.startswith(("accuracy", "in %", "  "))]
+    assert len([line for line in rows if "seeds" in line]) == 6
+    assert max(map(len, rows)) <= 80
+    assert not [line for line in rows if "\N{HORIZONTAL ELLIPSIS}" in line]

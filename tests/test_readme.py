@@ -164,9 +164,11 @@ def test_every_command_runs(section: Section, tmp_path: Path) -> None:
         if command.line.startswith("uv run nasx table"):
             assert "darts" in printed
             if "seed=0,1,2,3" in lines:
-                rows = [[cell.strip() for cell in row.split("|")] for row in printed.splitlines() if "|" in row]
+                first, _, second = printed.partition("Where these cells stand in nb201")
+                rows = [[cell.strip() for cell in row.split("|")] for row in first.splitlines() if "|" in row]
                 count = rows[0].index("n")
                 assert sorted(row[1] for row in rows if row[count] == "4") == ["darts", "random"], printed
+                assert "CIFAR-10 valid rank" in second
 
 
 def test_ci_runs_the_test_command_of_the_readme() -> None:

@@ -142,7 +142,7 @@ def test_missing_test_accuracies_are_said(make):
     make()
     sheet, = wording.sheets(summary(collect(make.root), reference=False))
     assert sheet.rows[0][sheet.header.index("CIFAR-10 test")] == "n/a"
-    assert any(note.startswith("n/a: import the full table") for note in sheet.notes)
+    assert any(note.startswith("n/a: `nasx bench get nb201-test` brings test accuracies") for note in sheet.notes)
 
 
 def test_reference_rows_are_the_benchmark_and_carry_no_n(make, monkeypatch):

@@ -1,9 +1,10 @@
 """What `nasx bench` does:
 
+    nasx bench get [nb201-test|nb201-latency|nb101] [devices=raspi4,pixel3] [from=FILE] [mirror=URL]
     nasx bench import nb201|nb101 SOURCE [out=FILE]
     nasx bench query GENOTYPE
     nasx bench info
-    nasx bench fill [FOLDER]
+    nasx bench fill [FOLDER] [devices=raspi4,pixel3]
     nasx bench rank from=RUN | column=NAME | file=FILE.csv    (nasx bench rank --help; nasx/commands/rank.py)
 
 Each has a function that returns plain values; `main` prints them. A genotype's own text tells which benchmark it
@@ -15,11 +16,12 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from nasx.benchmarks.base import Benchmark, Score
+from nasx.benchmarks.get import asked, bench_get, bench_offers
 from nasx.benchmarks.isomorphism import CELLS, canonical, cell_code, cell_text
 from nasx.benchmarks.nb101 import Nb101, graph_hash, graph_of, prune
 from nasx.benchmarks.nb101_import import import_nb101
@@ -52,7 +54,7 @@ def bench_query(genotype_text: str) -> dict[str, Any]:
     """What is published for a genotype given as text: a NAS-Bench-201 string, its six digits, or a graph as JSON.
 
     Returns ``{"benchmark", "genotype", "facts": {name: value}, "rows": [{"dataset", "split", "mean", "std", "runs",
-    "optimum"}], "missing": sentence or None}``. Raises UserError where the text is of neither kind.
+    "optimum", "rank"}], "missing": sentence or None}``. Raises UserError where the text is of neither kind.
     """
     text = genotype_text.strip()
     if re.fullmatch("[0-4]{6}", text):
@@ -62,11 +64,14 @@ def bench_query(genotype_text: str) -> dict[str, Any]:
 
 def _query_cell(text: str) -> dict[str, Any]:
     benchmark, code = Nb201(), cell_code(text)
+    devices = tuple(name.removeprefix("latency.") for name in benchmark.table().columns if name.startswith("latency."))
+    benchmark = Nb201(devices=devices)
     term = canonical(text)
     equals = [cell_text(other) for other in range(CELLS) if canonical(cell_text(other)) == term]
     score = benchmark.query(text)
     assert score is not None  # every cell that cell_code accepts has a row
-    facts = {"row": code, "params": score.params, "flops": score.flops, "train_s": score.train_s,
+    facts = {"row": code, "params": score.params, "multiply-adds": score.flops, "train_s": score.train_s,
+             "latency in ms": {device: f"{ms:.3f}" for device, ms in score.latency.items()} or None,
              "function": term, "cells with this function": len(equals), "isomorphic to": _others(text, equals),
              "source": score.source, "protocol": score.protocol}
     return {"benchmark": "nb201", "genotype": text, "facts": facts, "rows": _rows(benchmark, score),
@@ -101,32 +106,35 @@ def _query_graph(text: str) -> dict[str, Any]:
 
 
 def _rows(benchmark: Benchmark, score: Score) -> list[Row]:
-    rows = []
+    rows, ranks = [], benchmark.rank(score)
     for dataset, values in score.datasets.items():
         reference = benchmark.reference(dataset)
         for split in ("valid", "test"):
             rows.append({"dataset": dataset, "split": split, "mean": values[split], "std": values[f"{split}_std"],
-                         "runs": values[f"{split}_seeds"], "optimum": reference[split]["optimum"]})
+                         "runs": values[f"{split}_seeds"], "optimum": reference[split]["optimum"],
+                         "rank": ranks[dataset].get(split)})
     return rows
 
 
-def bench_fill(runs_root: str) -> list[Row]:
-    """Add look-ups to the finished search runs below `runs_root` that were recorded without them.
+def bench_fill(runs_root: str, devices: Sequence[str] = ()) -> list[Row]:
+    """Add what the tables know by now to the finished search runs below `runs_root`.
 
-    A run's result.json is replaced in one step, and only where the table in use knows more than the file already
-    says; only the look-up, its rank and the table's reference values change. Returns one row a run:
-    ``{"run", "state"}``, state being filled, kept (it knew as much), no entry (no benchmark holds the genotype), not
-    finished, or unreadable with the reason.
+    Latencies are those of `devices` and of the devices that a run was searched with. A run's result.json is replaced in
+    one step, and only where the table in use knows more than the file already says; only the look-up, its rank and the
+    table's reference values change. Returns one row a run: ``{"run", "state"}``, state being filled, kept (it knew as
+    much), no entry (no benchmark holds the genotype), not finished, or unreadable with the reason. Raises UserError
+    where the table has no latencies of a device.
     """
     root = Path(runs_root).expanduser()
     if not root.is_dir():
         raise UserError(f"runs={runs_root}", "there is no such folder", "name the folder that holds the runs")
-    benchmarks = (Nb201(), Nb101())
-    return [{"run": str(file.parent.relative_to(root)), "state": _fill(file, benchmarks)}
+    nb201, nb101 = Nb201(devices=tuple(devices)), Nb101()
+    nb201.check()
+    return [{"run": str(file.parent.relative_to(root)), "state": _fill(file, nb201, nb101)}
             for file in sorted(root.rglob("result.json"))]
 
 
-def _fill(file: Path, benchmarks: tuple[Benchmark, ...]) -> str:
+def _fill(file: Path, nb201: Nb201, nb101: Nb101) -> str:
     try:
         result = json.loads(file.read_text(encoding="utf-8"))
         kind, status, genotype, old = (result[key] for key in ("kind", "status", "genotype", "lookup"))
@@ -134,36 +142,47 @@ def _fill(file: Path, benchmarks: tuple[Benchmark, ...]) -> str:
         return f"unreadable ({type(error).__name__}: {error})"
     if kind != "search" or status != "finished" or not isinstance(genotype, str):
         return "not finished" if kind == "search" else "no search"
-    answers = ((benchmark, benchmark.query(genotype)) for benchmark in benchmarks)
+    held = _mapping(_mapping(old).get("latency"))
+    if not held.keys() <= {*nb201.devices}:
+        nb201 = Nb201(devices=tuple(dict.fromkeys([*held, *nb201.devices])))
+    answers = ((benchmark, benchmark.query(genotype)) for benchmark in (nb201, nb101))
     benchmark, score = next(((b, s) for b, s in answers if s is not None), (None, None))
     if benchmark is None or score is None:
         return "no entry"
-    new = score.as_record()
-    if _known(new) <= _known(old):
+    edges = tuple(map(tuple, _mapping(result.get("among")).get("edges") or ()))
+    new = {"lookup": score.as_record(), **benchmark.ranked(score, edges)}
+    if _known(old) - _known(new["lookup"]) or not _known(new) - _known({key: result.get(key) for key in new}):
         return "kept"
-    among = result.get("among") or {}
-    result |= {"lookup": new, **benchmark.ranked(score, tuple(map(tuple, among.get("edges") or ())))}
+    result |= new
     if result.get("missing"):
         result["missing"] = None
     write_atomic(file, json.dumps(result, indent=1) + "\n")
     return "filled"
 
 
-def _known(record: object) -> int:
-    # How many accuracies a look-up states.
-    if not isinstance(record, dict):
-        return -1
-    return sum(values.get(split) is not None for values in record.values() if isinstance(values, dict)
-               for split in ("valid", "test"))
+def _known(record: object) -> set[str]:
+    """The dotted places of the values that a part of a record states."""
+    if isinstance(record, dict):
+        return {f"{key}.{place}" for key, value in record.items() for place in _known(value)}
+    return set() if record is None else {""}
+
+
+def _mapping(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 # ------------------------------------------------------------------------------------------------ the command line
-USAGE = "nasx bench import nb201|nb101 SOURCE [out=FILE] | query GENOTYPE | info | fill [FOLDER] | rank ..."
+USAGE = ("nasx bench get [NAME] | import nb201|nb101 SOURCE [out=FILE] | query GENOTYPE | info | fill [FOLDER] "
+         "[devices=A,B] | rank ...")
 
 
 def main(words: list[str]) -> int:
     """Do what `words` (after `nasx bench`) ask for and print it; 0, or 1 where a run could not be read."""
     match words:
+        case ["get"]:
+            _show(bench_offers())
+        case ["get", name, *settings]:
+            _show(bench_get(name, **asked(settings), say=_tell))
         case ["import", kind, path]:
             _show(bench_import(kind, path, say=_tell))
         case ["import", kind, path, out] if out.startswith("out="):
@@ -179,8 +198,12 @@ def main(words: list[str]) -> int:
                 _grid([{"dataset": name, "split": split, **values} for name, splits in info["reference"].items()
                        for split, values in splits.items()])
                 print()
-        case ["fill"] | ["fill", _]:
-            rows = bench_fill(words[1] if len(words) > 1 else "outputs")
+        case ["fill", *settings]:
+            folders = [word for word in settings if not word.startswith("devices=")]
+            if len(folders) > 1:
+                raise UserError(f"nasx bench fill {' '.join(folders)}", "names several folders", USAGE)
+            rows = bench_fill(folders[0] if folders else "outputs",
+                              asked(word for word in settings if word not in folders)["devices"])
             _grid(rows)
             print(f"{sum(row['state'] == 'filled' for row in rows)} of {len(rows)} runs filled")
             return int(any(row["state"].startswith("unreadable") for row in rows))

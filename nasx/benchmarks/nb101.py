@@ -12,7 +12,7 @@ with hexadecimal digests joined as text. Published numbers: the mean over the th
 
 Shapes: keys (n,) uint64 twice (high half sorted, low half), accuracy (n, budgets, 3, 2) float32 fractions (valid,
 test; NaN where absent), params (n,) int32, seconds (n,) float32. The benchmark is 0.5 to 2 GB and comes with no part
-of nasx: `nasx bench import nb101 FILE` converts it once.
+of nasx: `nasx bench get nb101` brings it once.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ PROTOCOL = "nas-bench-101, 108 epochs, mean over 3 repeats"
 OPERATIONS = ("conv3x3-bn-relu", "conv1x1-bn-relu", "maxpool3x3")
 CODES = {"input": -1, "output": -2, **{name: code for code, name in enumerate(OPERATIONS)}}
 MAX_VERTICES, MAX_EDGES = 7, 9
-ABSENT = ("NAS-Bench-101 is not here: download nasbench_only108.tfrecord (499 MB) or nasbench_full.tfrecord (1.95 GB) "
-          "from the NAS-Bench-101 project and convert it with `nasx bench import nb101 FILE`")
+ABSENT = ("NAS-Bench-101 is not here: `nasx bench get nb101` brings it (499 MB), and `nasx bench import nb101 FILE` "
+          "reads nasbench_only108.tfrecord or nasbench_full.tfrecord (1.95 GB)")
 
 Matrix = Sequence[Sequence[int]]
 Graph = tuple[Matrix, Sequence[str]]
@@ -226,12 +226,11 @@ class Nb101(Benchmark):
         return {split: {"optimum": float(np.nanmax(column)), "median": float(np.nanmedian(column)),
                         "mean": float(np.nanmean(column))} for split, column in _means(self._table).items()}
 
-    def better_than(self, score: Score, edges: Edges = ()) -> dict[str, dict[str, float]]:
-        if self._table is None:
-            return {}
-        values = score.datasets["cifar10"]
-        return {"cifar10": {split: float((column < value - 1e-9).mean()) for split, column in
-                            _means(self._table).items() if (value := values[split]) is not None}}
+    def accuracies(self, dataset: str, split: str, edges: Edges = ()) -> np.ndarray:
+        if self._table is None or self.dataset_key(dataset) is None:
+            return np.empty(0)
+        column = _means(self._table)[split]
+        return column[~np.isnan(column)]
 
     def cells(self, edges: Edges = ()) -> int:
         return 0 if self._table is None else len(self._table.high)

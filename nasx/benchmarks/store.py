@@ -6,12 +6,14 @@ JSON object: form, source, version, sha256 of the source, and what each column m
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from nasx.errors import UserError
+from nasx.folders.files import make_folder, remove_empty, unwritable
 
 Say = Callable[[str], None]
 Arrays = dict[str, np.ndarray]
@@ -39,6 +42,23 @@ def cache_folder() -> Path:
     if root := os.environ.get("NASX_DATA"):
         return Path(root).expanduser() / "benchmarks"
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "nasx" / "benchmarks"
+
+
+@contextlib.contextmanager
+def one_writer(table: Path) -> Iterator[None]:
+    """Within, no other process adds columns to this table: it would write back what it has read before."""
+    try:
+        made = make_folder(table.parent)
+        handle = os.open(table.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise unwritable(table, error, ELSEWHERE) from error
+    try:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+        remove_empty(made)  # where nothing was written
 
 
 def sha256(path: Path) -> str:

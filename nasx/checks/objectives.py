@@ -31,7 +31,7 @@ def recorded(cfg: Mapping[str, Any], command: str, benchmark: Any) -> Iterator[m
     facts = {schema.constant(cfg["space"]["_target_"], "data") or "images", "held_out" if held_out else "tested"}
     facts |= {"trained"} if trained(cfg.get("method") or {}) else set()
     facts |= {"looked_up"} if answers else set()
-    return metrics.recorded(kinds, facts, answers)
+    return metrics.recorded(kinds, facts, answers, getattr(benchmark, "devices", ()))
 
 
 def trained(method: Mapping[str, Any]) -> bool:

@@ -15,7 +15,7 @@ COMMANDS = {
     "diagnose": "curvature, alignment and cells of a search, from its checkpoints",
     "status": "the state of all runs under a folder, also while they write",
     "doctor": "what this machine offers, and a self-check: the text that a bug report needs",
-    "bench": "import, query, inspect and fill benchmark tables; rank scores against them",
+    "bench": "download, import, query and fill benchmark tables; rank scores against them",
     "completion": "print the tab completion of bash, zsh or fish",
 }
 PLAIN: dict[str, str] = {

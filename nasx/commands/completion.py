@@ -35,7 +35,7 @@ complete -c nasx -f -a "(__nasx)"
 SCRIPTS = {"bash": BASH, "zsh": ZSH, "fish": FISH}
 HOW = {"bash": 'eval "$(nasx completion bash)"', "zsh": 'eval "$(nasx completion zsh)"',
        "fish": "nasx completion fish | source"}
-FIXED = {"completion": tuple(SCRIPTS), "bench": ("import", "query", "info", "fill", "rank"),
+FIXED = {"completion": tuple(SCRIPTS), "bench": ("get", "import", "query", "info", "fill", "rank"),
          "list": ("all", *listing.KINDS)}
 
 

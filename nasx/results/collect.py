@@ -41,9 +41,11 @@ COLUMNS = ("run", "folder", "kind", "method", "space", "dataset", "protocol", "s
            "searched_on", "experiment", "parent_family", "parent_folder", "parent_overrides", "labels", "reduced",
            "best_of", "study", "std_over", "overrides", "family", "identity", "seed", "parent", "genotype",
            "benchmark", "source", "edges", "supernet_valid", "test_accuracy", "supernet_perplexity", "valid_perplexity",
-           "test_perplexity", "params", "cost_s", "peak_mb", "updates", "passes", "device", "gpu", "versions", "commit",
-           "started", "finished", "broken", "environments", "collapsed", "doubtful", "moving", "verdict")
-"""Columns of every frame; a look-up adds `<dataset>.valid` and `<dataset>.test`."""
+           "test_perplexity", "params", "macs", "cost_s", "peak_mb", "updates", "passes", "device", "gpu", "versions",
+           "commit", "started", "finished", "broken", "environments", "collapsed", "doubtful", "moving", "verdict")
+"""Columns of every frame; a look-up adds `<dataset>.valid` and `<dataset>.test`, and what `STANDING` names."""
+STANDING = re.compile(r"[\w-]+\.(valid|test)_(rank|below)|latency\.[\w.-]+")
+"""Columns of where a cell stands in its table: its rank, percent points below the optimum, milliseconds on a device."""
 
 
 def collect(root: str | Path | Sequence[str | Path]) -> pd.DataFrame:
@@ -69,7 +71,7 @@ def collect(root: str | Path | Sequence[str | Path]) -> pd.DataFrame:
     shown = list(_studied(rows))
     names: set[str] = set().union(*shown)
     lookups = sorted((name for name in names if name.endswith((".valid", ".test"))), key=_dataset_order)
-    frame = pd.DataFrame(shown, columns=[*COLUMNS, *lookups])
+    frame = pd.DataFrame(shown, columns=[*COLUMNS, *lookups, *sorted(filter(STANDING.fullmatch, names))])
     frame.attrs["notes"] = [_say(reason, folders) for reason, folders in sorted(left_out.items())]
     frame.attrs["notes"] += list(_doubts(list(rows.values())))
     frame.attrs["skipped"] = {reason: len(folders) for reason, folders in sorted(left_out.items())}
@@ -198,6 +200,7 @@ def _row(folder: str, record: Mapping[str, Any]) -> dict[str, Any]:
         "genotype": _text(record.get("genotype")), "benchmark": "", "source": "", "edges": _edges(record),
         "supernet_valid": _percent((record.get("supernet") or {}).get("valid_accuracy")),
         "test_accuracy": _percent(record.get("test_accuracy")), "params": _number(record.get("params")),
+        "macs": _number(record.get("macs")),
         "supernet_perplexity": _number((record.get("supernet") or {}).get("valid_perplexity")),
         **{name: _number(record.get(name)) for name in ("valid_perplexity", "test_perplexity")},
         "cost_s": _number(record.get("wall_s")) * (record.get("processes") or 1) / (record.get("together") or 1),
@@ -216,10 +219,16 @@ def _row(folder: str, record: Mapping[str, Any]) -> dict[str, Any]:
     lookup = record.get("lookup") or {}
     row["benchmark"], row["source"] = _text(lookup.get("benchmark")), _text(lookup.get("source"))
     for name, scores in lookup.items():
-        if isinstance(scores, Mapping) and re.fullmatch(r"[\w-]+", name):  # a heading of tables
+        if name == "latency":
+            row |= {f"latency.{device}": _number(ms) for device, ms in (scores or {}).items()}
+        elif isinstance(scores, Mapping) and re.fullmatch(r"[\w-]+", name):  # a heading of tables
             row |= {f"{name}.{part}": _number(scores.get(part)) for part in ("valid", "test")}
-    if row["params"] != row["params"]:
-        row["params"] = _number(lookup.get("params"))
+    for key, end in (("rank", "rank"), ("below_optimum", "below")):
+        for name, scores in (record.get(key) or {}).items():
+            row |= {f"{name}.{part}_{end}": _number(number) for part, number in scores.items()}
+    for key, same in (("params", "params"), ("macs", "flops")):  # what the benchmark calls FLOPs are multiply-adds
+        if row[key] != row[key]:
+            row[key] = _number(lookup.get(same))
     return row
 
 

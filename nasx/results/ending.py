@@ -6,7 +6,7 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from nasx import config, lineage, records
+from nasx.benchmarks.offers import TESTS
 from nasx.errors import UserError, cleaned, printable
 from nasx.folders import files
 from nasx.pictures import FORMATS, whole
@@ -24,6 +25,7 @@ from nasx.results import cells
 
 log = logging.getLogger("nasx")
 NAMES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "imagenet16": "ImageNet16-120"}
+PARTS = {"valid": "validation", "test": "test"}
 
 
 def draw(folder: Path, *, curves: bool = False, epochs: bool = False) -> None:
@@ -124,10 +126,20 @@ def show(result: Mapping[str, Any], folder: Path) -> None:
     console.print(printable(f"files: {folder}" + (f" ({', '.join(pictures)})" if pictures else "")), markup=False)
     for line in lineage.following(result, folder):
         console.print(line, markup=False)
+    if result["kind"] == "search" and untested(result.get("lookup") or {}):
+        console.print("test accuracies are not in this record; `nasx bench fill` adds them after this command:\n"
+                      f"nasx bench get {TESTS}", markup=False)
+
+
+def untested(lookup: Mapping[str, Any]) -> bool:
+    """Whether a look-up in NAS-Bench-201 lacks test accuracies."""
+    return lookup.get("benchmark") == "nb201" and any(lookup[name].get("test") is None for name in NAMES
+                                                      if name in lookup)
 
 
 def _lookup(console: Console, result: Mapping[str, Any]) -> None:
-    """The benchmark's answer, the optimum, a random cell's mean and the median, a row for each data set."""
+    """The benchmark's answer, a row for each data set and split: the cell's accuracy, its rank, how far it is below the
+    optimum, a random cell's mean and the median; then the cell's costs."""
     found = result.get("lookup")
     if found is None:
         told = "perplexity" if "valid_perplexity" in (result.get("supernet") or {}) else "accuracy"
@@ -136,36 +148,59 @@ def _lookup(console: Console, result: Mapping[str, Any]) -> None:
             console.print(f"or look it up later: {result['missing']}; then `nasx bench fill` adds it to finished runs",
                           markup=False)
         return
-    reference = result.get("reference") or {}
-    table = Table(title=f"look-up: {found['source']}", title_justify="left", box=None, padding=(0, 2, 0, 0))
-    for heading in ("", "this cell", "better than", "optimum", "random mean", "median"):
-        table.add_column(heading, justify="left" if not heading else "right")
-    ranked = result.get("among") or {}
-    among = "all" if ranked.get("cells") == ranked.get("of") else f"{ranked['cells']:,}"
-    missing = False
-    for name, title in NAMES.items():
-        for part in ("valid", "test"):
-            if name not in found:
-                continue
-            value, others = found[name].get(part), (reference.get(name) or {}).get(part) or {}
-            if value is None:
-                missing = missing or part == "test"
-                continue
-            share = ((result.get("better_than") or {}).get(name) or {}).get(part)
-            table.add_row(f"{title} {part} %", f"{value:.2f}", "" if share is None else f"{percent(share)} of {among}",
-                          *(("n/a" if x is None else f"{x:.2f}") for x in (
-                              others.get("optimum"), others.get("mean"), others.get("median"))))
-    console.print(table)
-    if among != "all":
-        console.print(f"ranked among the {among} cells that this space allows; optimum, mean and median are theirs")
+    console.print(f"look-up: {found['source']}", markup=False)
+    console.print(_accuracies(result, found))
+    if costs := list(_costs(found)):
+        console.print("; ".join(costs), markup=False)
+    among = result.get("among") or {}
+    if among.get("cells") != among.get("of"):
+        console.print(f"ranked among the {among['cells']:,} cells that this space allows; optimum, mean and median are "
+                      "theirs")
     elif found.get("benchmark") == "nb101":
-        console.print("all: the graphs of NAS-Bench-101, of which this space has a part")
+        console.print("ranked among all graphs of NAS-Bench-101, of which this space has a part")
     if foreign(result):
         sets = ", ".join(title for name, title in NAMES.items() if name in found)
         console.print(f"these accuracies are of the cell trained on {sets}, not on {result['choices'].get('dataset')}: "
                       "retrain it to measure its accuracy there", markup=False)
-    if missing:
-        console.print("test accuracies are not in this table; nasx bench import nb201 PATH adds them")
+
+
+def _accuracies(result: Mapping[str, Any], found: Mapping[str, Any]) -> Table:
+    """Accuracies in percent, a row for each data set and split; 80 columns wide."""
+    cells = (result.get("among") or {}).get("cells")
+    table = Table(box=None, padding=(0, 1, 0, 0))
+    rank = f"rank of\n{cells:,}" if cells else "rank"
+    for heading in ("accuracy\nin %", "this\ncell", "mean\nover", "better\nthan", rank, "\noptimum", "below\nit",
+                    "random\nmean", "\nmedian"):
+        table.add_column(heading, justify="right" if table.columns else "left", no_wrap=True)
+    for name, title in NAMES.items():
+        known = [part for part in PARTS if (found.get(name) or {}).get(part) is not None]
+        if known:
+            table.add_row(title)
+        for part in known:
+            share, place, below, others = (((result.get(key) or {}).get(name) or {}).get(part)
+                                           for key in ("better_than", "rank", "below_optimum", "reference"))
+            table.add_row(f"  {PARTS[part]}", f"{found[name][part]:.2f}", over(found[name].get(f"{part}_seeds")),
+                          "" if share is None else percent(share), "" if place is None else f"{place:,}", *(
+                              "n/a" if x is None else f"{x:.2f}" for x in (
+                                  (others or {}).get("optimum"), below, *map((others or {}).get, ("mean", "median")))))
+    return table
+
+
+def over(seeds: float | None) -> str:
+    """What an accuracy is a mean over; None: an unknown number of seeds."""
+    return "seeds" if seeds is None else "1 seed" if seeds == 1 else f"{seeds:.0f} seeds"
+
+
+def _costs(found: Mapping[str, Any]) -> Iterator[str]:
+    """What the cell costs by the table: multiply-adds, parameters, milliseconds on each device that was asked for."""
+    if found.get("flops") is not None:
+        yield f"{found['flops'] / 1e6:,.2f} M multiply-adds"
+    if found.get("params") is not None:
+        yield f"{found['params'] / 1e6:,.2f} M parameters"
+    latency = found.get("latency") or {}
+    if latency:
+        yield "latency " + ", ".join(f"{device} {'n/a' if ms is None else f'{ms:.2f} ms'}"
+                                     for device, ms in latency.items())
 
 
 def foreign(result: Mapping[str, Any]) -> bool:
@@ -184,4 +219,4 @@ def percent(share: float) -> str:
     if exact in (0, 100) or 1 <= exact < 99:
         return f"{exact.numerator // exact.denominator} %"
     hundredths = exact * 100 // 1
-    return f"{hundredths / 100:.2f} %" if hundredths else "less than 0.01 %"
+    return f"{hundredths / 100:.2f} %" if hundredths else "< 0.01 %"

@@ -19,14 +19,14 @@ import pandas as pd
 from nasx.benchmarks.base import Edges
 from nasx.errors import UserError
 from nasx.results import baseline
-from nasx.results.collect import rows_of
+from nasx.results.collect import STANDING, rows_of
 
 KEYS = ["kind", "method", "space", "searched_on", "dataset", "protocol", "search", "recipe", "retrain", "labels",
         "reduced", "best_of", "study"]
 """Columns whose values split rows, besides the configuration itself."""
 CARRIED = ("overrides", "family", "folder", "experiment", "parent_overrides", "parent_folder")  # told of a row's first
 MEASURES = ("supernet_valid", "test_accuracy", "supernet_perplexity", "valid_perplexity", "test_perplexity", "params",
-            "cost_s", "peak_mb", "updates", "passes")
+            "macs", "cost_s", "peak_mb", "updates", "passes")
 CHOSEN = {"method", "space", "dataset", "search", "retrain"}
 """Overrides that stand in a column of their own already."""
 
@@ -39,7 +39,7 @@ def summary(frame: pd.DataFrame, group: Sequence[str] = (), *, reference: bool =
     the searches allow (column `cells`: `64 cells`, empty for the whole table). `attrs["notes"]` carries what a reader
     must know.
     """
-    measures = [*MEASURES, *(c for c in frame.columns if c.endswith((".valid", ".test")))]
+    measures = [*MEASURES, *(c for c in frame.columns if c.endswith((".valid", ".test")) or STANDING.fullmatch(c))]
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in rows_of(frame):
         # A retraining's own hash names the search that it trains from; its command line tells configurations apart.

@@ -9,7 +9,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -20,7 +20,17 @@ DATASETS = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "imagenet16": "Image
             "svhn": "SVHN", "ptb": "PTB", "digits": "digits"}
 UNITS = {"days": 86400.0, "hours": 3600.0, "min": 60.0, "s": 1.0}
 """Of times, in seconds, largest first."""
-NO_TEST = "n/a: import the full table (the one inside nasx has validation accuracies only)"
+NO_TEST = ("n/a: `nasx bench get nb201-test` brings test accuracies, and `nasx bench fill` then adds them to finished "
+           "runs")
+
+
+class Measure(NamedTuple):
+    """A column of numbers: its heading, the measure of `summary`, and how it is shown."""
+
+    head: str
+    name: str
+    digits: int = 2
+    scale: float = 1.0
 
 
 def value(row: Mapping[str, Any], measure: str, digits: int = 2, scale: float = 1.0, missing: str = "") -> str:
@@ -70,6 +80,10 @@ def marks(row: Mapping[str, Any]) -> str:
                       *(["several environments"] if row.get("environments") else [])])
 
 
+ABOUT = ("against random", "verdict", "device")
+"""Columns of words that stand behind the numbers."""
+
+
 def _column(column: str, row: Mapping[str, Any]) -> str:
     return str(row[column])
 
@@ -81,7 +95,8 @@ def distinct(rows: Sequence[Mapping[str, Any]]) -> tuple[str, list[str]]:
 
 
 def sheets(table: pd.DataFrame, *, error: bool = False, group: Sequence[str] = ()) -> list[Sheet]:
-    """`summary`'s rows as sheets: searches with a look-up, searches without, retrained networks.
+    """`summary`'s rows as sheets: searches with a look-up and where their cells stand, searches without, retrained
+    networks.
 
     `group` are the columns of `collect` by which rows were split besides; they are shown.
     """
@@ -97,28 +112,53 @@ def sheets(table: pd.DataFrame, *, error: bool = False, group: Sequence[str] = (
         pairs = [(f"{DATASETS.get(d, d)} {part}", f"{d}.{part}") for d in datasets for part in ("valid", "test")
                  if any(value(row, f"{d}.valid") for row in looked_up)]
         benches = ", ".join(sorted({str(row["benchmark"]) for row in looked_up}))
-        made.append(_sheet(f"Searches, looked up in {benches}", looked_up, pairs, "accuracy in %", missing="n/a"))
+        made.append(_sheet(f"Searches, looked up in {benches}", looked_up, [Measure(*pair) for pair in pairs],
+                           "accuracy in %, valid: validation; both means over the table's seeds", missing="n/a"))
+        own = [row for row in looked_up if not row["reference"]]
+        standing = [measure for measure in _standing(table, datasets) if any(value(row, measure.name) for row in own)]
+        if standing:
+            made.append(_sheet(f"Where these cells stand in {benches}", own, standing,
+                               "rank among the cells that the space allows, 1 is the best; below the optimum in "
+                               "percent points; latency in ms of one forward pass", priced=False))
     ranks = "it does not rank methods, retrain the cells for that"
     if told := [row for row in plain if not row["supernet_perplexity_n"]]:
-        made.append(_sheet("Searches without a look-up", told, [("supernet valid", "supernet_valid")],
+        made.append(_sheet("Searches without a look-up", told, [Measure("supernet valid", "supernet_valid")],
                            f"accuracy of the supernet in %; {ranks}"))
     if told := [row for row in plain if row["supernet_perplexity_n"]]:
-        made.append(_sheet("Searches on text", told, [("supernet valid", "supernet_perplexity")],
+        made.append(_sheet("Searches on text", told, [Measure("supernet valid", "supernet_perplexity")],
                            f"perplexity of the supernet; {ranks}"))
     if told := [row for row in retrained if not row["test_perplexity_n"]]:
         word = "error" if error else "accuracy"
-        made.append(_sheet("Retrained networks", told, [(f"test {word}", f"test_{word}")],
+        made.append(_sheet("Retrained networks", told, [Measure(f"test {word}", f"test_{word}")],
                            f"test {word} of the last epoch in %"))
     if told := [row for row in retrained if row["test_perplexity_n"]]:
         made.append(_sheet("Retrained language models", told, [
-            ("valid perplexity", "valid_perplexity"), ("test perplexity", "test_perplexity")],
+            Measure("valid perplexity", "valid_perplexity"), Measure("test perplexity", "test_perplexity")],
             "perplexity of the weights that are best on the validation text"))
     return made
 
 
-def _made(title: str, rows: list[dict[str, Any]], measures: Sequence[tuple[str, str]], what: str,
-          missing: str = "–", group: Sequence[str] = ()) -> Sheet:
-    """Columns of words that hold one value for all rows move to the caption; the protocol always stays."""
+def _standing(table: pd.DataFrame, datasets: Sequence[str]) -> list[Measure]:
+    """The measures of where a cell stands in its benchmark, and of what it costs by it."""
+    found = []
+    for dataset in datasets:
+        for part in ("valid", "test"):
+            found += [Measure(f"{DATASETS.get(dataset, dataset)} {part} rank", f"{dataset}.{part}_rank", 0),
+                      Measure(f"{DATASETS.get(dataset, dataset)} {part} below optimum", f"{dataset}.{part}_below")]
+    devices = [column.removesuffix("_mean") for column in table.columns
+               if column.startswith("latency.") and column.endswith("_mean")]
+    if not any(measure.name + "_mean" in table.columns for measure in found) and not devices:
+        return []  # records of earlier versions
+    return [*found, Measure("mult-adds (M)", "macs", scale=1e-6),
+            *(Measure(f"{device.removeprefix('latency.')} ms", device) for device in devices)]
+
+
+def _made(title: str, rows: list[dict[str, Any]], measures: Sequence[Measure], what: str, missing: str = "–",
+          group: Sequence[str] = (), priced: bool = True) -> Sheet:
+    """Columns of words that hold one value for all rows move to the caption; the protocol always stays.
+
+    A sheet that is not `priced` follows one of the same rows: it has no cost, nor what that one says of the runs.
+    """
     words = [("method", name), ("space", lambda r: str(r["space"])), ("searched on", lambda r: str(r["searched_on"])),
              ("trained on", lambda r: str(r["dataset"]) if r["kind"] == "retrain" else ""),
              ("protocol", lambda r: str(r["protocol"])), ("study", lambda r: str(r["study"])),
@@ -127,6 +167,7 @@ def _made(title: str, rows: list[dict[str, Any]], measures: Sequence[tuple[str, 
              ("device", lambda r: str(r["device"]))]
     heads = {head.replace(" ", "_") for head, _ in words} | {"dataset", "labels"}  # shown by themselves
     words[8:8] = [(column.replace("_", " "), partial(_column, column)) for column in group if column not in heads]
+    words = words if priced else [(head, text) for head, text in words if head not in ABOUT]
     own = [row for row in rows if not row["reference"]]
     shared, settings = distinct(own)
     own = [row | {"setting": setting} for row, setting in zip(own, settings, strict=True)]
@@ -139,11 +180,12 @@ def _made(title: str, rows: list[dict[str, Any]], measures: Sequence[tuple[str, 
         elif "".join(values):
             constant.append(f"{head} {values.pop()}")
     kept = [(head, text) for head, text in kept if any(map(text, rows))]
-    at = next((i for i, (head, _) in enumerate(kept) if head in ("against random", "verdict", "device")), len(kept))
+    at = next((i for i, (head, _) in enumerate(kept) if head in ABOUT), len(kept))
     numbers: list[tuple[str, Callable[[Mapping[str, Any]], str]]] = [("n", lambda r: str(r["n"]) if r["n"] else "")]
-    numbers += [(head, partial(value, measure=measure, missing=missing)) for head, measure in measures]
-    numbers += [("params (M)", lambda r: value(r, "params", scale=1e-6, missing="–")),
-                ("cost", lambda r: cost(r) or "–")]
+    numbers += [(each.head, partial(value, measure=each.name, digits=each.digits, scale=each.scale, missing=missing))
+                for each in measures]
+    numbers += [("params (M)", lambda r: value(r, "params", scale=1e-6, missing="–"))]
+    numbers += [("cost", lambda r: cost(r) or "–")] if priced else []
     columns = [*kept[:at], *numbers, *kept[at:]]
     over = sorted({str(row["std_over"]) for row in own if row["n"] > 1})
     caption = f"Mean ± sample standard deviation over {' or '.join(over)} (n of them); {what}." if over else \
@@ -169,8 +211,8 @@ def _made(title: str, rows: list[dict[str, Any]], measures: Sequence[tuple[str, 
         notes.append("chosen on the test set: by the images that its accuracy is of, which flatters it")
     if any(" / " in str(row["device"]) for row in own):
         notes.append("cost is a mean over different devices where a row names several")
-    if any(m.endswith(".test") and not value(row, m) for row in rows for _, m in measures):
+    if any(each.name.endswith(".test") and not value(row, each.name) for row in rows for each in measures):
         notes.append(NO_TEST)
     left = frozenset(i for i, (head, _) in enumerate(columns) if head in dict(words))
     return Sheet(title, tuple(head for head, _ in columns), tuple(tuple(f(row) for _, f in columns) for row in rows),
-                 caption, tuple(notes), frozenset({len(own)} if len(own) < len(rows) else ()), left)
+                 caption, tuple(notes) if priced else (), frozenset({len(own)} if len(own) < len(rows) else ()), left)

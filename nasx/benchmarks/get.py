@@ -1,0 +1,175 @@
+"""Bring a public table by its name: `nasx bench get` (what there is: offers.py; how it is downloaded: download.py).
+
+A file is downloaded into the folder `downloads` beside the tables, verified, read into the compact table by column
+(columns.py), and removed. What is there already is not downloaded again. The address is that of the authors, or a
+mirror's: a folder on a web server that holds the files by their names (`mirror=URL`, else the environment variable
+NASX_MIRROR).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+
+from nasx.benchmarks.base import DATASETS
+from nasx.benchmarks.columns import Column, column, name_of
+from nasx.benchmarks.download import fetch, verified
+from nasx.benchmarks.isomorphism import CELLS, official_order
+from nasx.benchmarks.nb101 import Nb101
+from nasx.benchmarks.nb101_import import import_nb101
+from nasx.benchmarks.nb201 import Nb201
+from nasx.benchmarks.nb201_import import add, import_nb201, load_torch, today
+from nasx.benchmarks.offers import DEVICES, HELP_COMMIT, LATENCY, MEGABYTE, NB101, OFFERS, TESTS, File
+from nasx.benchmarks.store import Say, cache_folder, silent
+from nasx.errors import UserError
+
+FILL = "`nasx bench fill` adds what it answers to finished runs"
+SETTINGS = ("devices", "from", "mirror")
+
+
+def bench_offers() -> dict[str, dict[str, Any]]:
+    """What can be had, by name: answers, size, license, source, and whether it is there already."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, offer in OFFERS.items():
+        found[name] = {"answers": offer.answers, "size": f"{offer.size / MEGABYTE:.1f} MB", "license": offer.license,
+                       "source": offer.source, "here": _here(name), "command": f"nasx bench get {name}"}
+        if name == LATENCY:
+            found[name] |= {"devices": ", ".join(DEVICES), "of some": f"nasx bench get {name} devices=raspi4,pixel3"}
+    return found
+
+
+def _here(name: str) -> str:
+    """Whether a table is there, in words."""
+    if name == NB101:
+        table = Nb101().table()
+        return "no" if table is None else f"yes, from {table.about['source']}"
+    columns = Nb201().table().columns
+    if name == LATENCY:
+        held = [device for device in DEVICES if f"latency.{device}" in columns]
+        return "no" if not held else f"{len(held)} of {len(DEVICES)}: {', '.join(held)}"
+    tests = [[each for what in ("mean", "runs") if (each := columns.get(name_of(dataset, "test", 200, what)))]
+             for dataset in DATASETS]
+    if not any(tests):
+        return "no"
+    sources = dict.fromkeys(f"{each.source}{each.date and f', {each.date}'}" for several in tests for each in several)
+    return ("yes" if all(tests) else "in part") + f", from {'; '.join(sources)}"
+
+
+def asked(words: Iterable[str]) -> dict[str, Any]:
+    """The keywords of `bench_get` that the words after `nasx bench get NAME` stand for. Raises UserError."""
+    found = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if key not in SETTINGS or not equals or not value:
+            raise UserError(f"nasx bench get {word}", "is not a setting",
+                            f"there are {', '.join(f'{name}=...' for name in SETTINGS)}")
+        found[key] = value
+    devices = [device for device in found.get("devices", "").strip("[]").split(",") if device]
+    return {"devices": [device.strip() for device in devices], "brought": found.get("from"),
+            "mirror": found.get("mirror")}
+
+
+def bench_get(name: str, devices: Sequence[str] = (), *, brought: str | None = None, mirror: str | None = None,
+              say: Say = silent) -> dict[str, Any]:
+    """Bring the table `name` and add it to those that are there; `devices`: of latencies only these.
+
+    `brought` is the path of a file (of latencies also of a folder of files) that was downloaded by hand, `mirror` an
+    address in the place of the authors'. Returns a summary. Raises UserError; the old tables are then as they were.
+    """
+    if name not in OFFERS:
+        raise UserError(f"nasx bench get {name}", "there is no table of that name", f"there are {', '.join(OFFERS)}")
+    files = _wanted(name, devices, brought)
+    if not files:
+        return {"table": name, "state": "is there already", "here": _here(name), "next": FILL}
+    mirror = mirror or os.environ.get("NASX_MIRROR")
+    if mirror and urlsplit(mirror).scheme not in ("http", "https"):
+        raise UserError(f"mirror={mirror}", "is not the address of a web folder", "write https://HOST/FOLDER")
+    if mirror and urlsplit(mirror).scheme == "http" and not brought and not all(file.sha256 for file in files):
+        raise UserError(f"mirror={mirror}", f"could be altered on its way, and {name} has no published checksum",
+                        "write https://HOST/FOLDER")
+    folder = cache_folder() / "downloads"
+    downloaded: list[Path] = []
+    try:
+        if brought:
+            path = Path(brought).expanduser()
+            summary = _read(name, files, [verified(file, path / file.name if path.is_dir() else path)
+                                          for file in files], say)
+        else:
+            for file in files:
+                address = f"{mirror.rstrip('/')}/{file.name}" if mirror else file.address
+                say(f"{file.name}: {file.size / MEGABYTE:.1f} MB from {address}")
+                by_hand = (f"download {file.address} by hand and give it with `nasx bench get {name} "
+                           f"from={'FOLDER' if len(files) > 1 else 'FILE'}`, or name a mirror with mirror=URL")
+                downloaded.append(fetch(file, address, folder, by_hand, say))
+            summary = _read(name, files, downloaded, say)
+            _remove(downloaded)
+    except UserError as error:
+        if error.where in map(str, downloaded):  # the file's own fault
+            _remove(downloaded)
+        raise
+    finally:
+        with contextlib.suppress(OSError):  # what has arrived stays, to go on from there
+            folder.rmdir()
+    return {"table": name, **summary, "license": OFFERS[name].license, "next": FILL}
+
+
+def _wanted(name: str, devices: Sequence[str], brought: str | None) -> list[File]:
+    """The files to bring: those that were asked for, less those whose columns are there. Raises UserError."""
+    offer = OFFERS[name]
+    if devices and name != LATENCY:
+        raise UserError(f"devices={','.join(devices)}", f"{name} is of no device", f"leave it out, or get {LATENCY}")
+    if unknown := [device for device in devices if device not in DEVICES]:
+        raise UserError(f"devices={','.join(unknown)}", "no latencies can be had of it",
+                        f"there are {', '.join(DEVICES)}")
+    if name == LATENCY and brought and not devices and not Path(brought).expanduser().is_dir():
+        devices = [Path(brought).stem]
+        if devices[0] not in DEVICES:
+            raise UserError(f"from={brought}", "is neither a folder of latencies nor named by a device",
+                            f"its name is DEVICE.pt; there are {', '.join(DEVICES)}")
+    if name == NB101:
+        return [] if Nb101().table() else list(offer.files)
+    known = {checksum for each in Nb201().table().columns.values()
+             for checksum in (each.sha256.values() if isinstance(each.sha256, dict) else [each.sha256])}
+    return [file for file in offer.files if file.sha256 not in known
+            and (name != LATENCY or not devices or file.stem in devices)]
+
+
+def _read(name: str, files: Sequence[File], paths: Sequence[Path], say: Say) -> dict[str, Any]:
+    """Read verified files into the tables; the summary of the import."""
+    if name == NB101:
+        return import_nb101(paths[0], say=say)
+    if name == TESTS:
+        return import_nb201(paths[0], say=say, source=OFFERS[name].source)
+    new = {f"latency.{file.stem}": latencies(file, path) for file, path in zip(files, paths, strict=True)}
+    out = cache_folder() / "nb201.npz"
+    kept = add(out, new, paths[0], say=say)
+    return {"file": str(out), "source": OFFERS[name].source, "cells": CELLS,
+            "columns": {column_: each.meaning for column_, each in new.items()}, "kept": kept}
+
+
+def latencies(file: File, path: Path) -> Column:
+    """The column of a file of latencies: a list of 15,625 milliseconds in the official order. Raises UserError."""
+    try:
+        values = np.asarray(load_torch(path), dtype=np.float64)
+        if values.shape != (CELLS,) or not (np.isfinite(values) & (values > 0)).all():
+            raise ValueError(f"it does not hold {CELLS:,} positive numbers")
+    except (OSError, ValueError, TypeError, MemoryError) as error:
+        raise UserError(str(path), f"this is no file of latencies ({error})", f"bring {file.address} again") from error
+    ordered = np.empty(CELLS)
+    ordered[list(official_order())] = values
+    return column(f"latency.{file.stem}", ordered, OFFERS[LATENCY].source, license=OFFERS[LATENCY].license,
+                  meaning=f"milliseconds of one forward pass on CIFAR-10, {DEVICES[file.stem].what}",
+                  version=HELP_COMMIT, sha256={file.name: file.sha256}, date=today())
+
+
+def _remove(paths: Sequence[Path]) -> None:
+    """Remove downloaded files."""
+    for path in paths:
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
