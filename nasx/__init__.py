@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from nasx.pretrained import Classifier
+    from nasx.export.model import Classifier
 
 __version__ = "0.1.0"
 
 
 def load(path: str | Path, device: str = "cpu", allow: Sequence[str] = ()) -> Classifier:
-    """The trained network that `nasx export` has written to `path`: see nasx/pretrained.py."""
-    from nasx import pretrained  # torch is imported here and not with the package
+    """The trained network that `nasx export` has written to `path`: see nasx/export/model.py."""
+    from nasx.export import model  # torch is imported here and not with the package
 
-    return pretrained.load(path, device, allow)
+    return model.load(path, device, allow)

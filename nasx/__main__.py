@@ -1,6 +1,6 @@
 """`python -m nasx` is `nasx`."""
 
-from nasx.cli import main
+from nasx.cli.main import main
 
 if __name__ == "__main__":
     main()

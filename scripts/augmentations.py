@@ -16,9 +16,11 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from nasx import config, pictures, recipe
-from nasx.commands.info import composed
+from nasx.cli.info import composed
+from nasx.config import components
 from nasx.data.stream import Batch
+from nasx.report import style
+from nasx.train import recipe
 
 ROWS, BATCH = 6, 32
 
@@ -32,7 +34,7 @@ def shown(x: Tensor, said: dict[str, list[Any]]) -> np.ndarray:
 def main(file: str, *words: str) -> None:
     """Draw to `file`."""
     cfg, _ = composed({}, words)
-    source, settings = config.build(cfg["dataset"]), config.build(cfg["retrain"])
+    source, settings = components.build(cfg["dataset"]), components.build(cfg["retrain"])
 
     def batch(cutout: int) -> Batch:
         return source.open("cpu", cutout=cutout, workers=0).stream("retrain", batch=BATCH, seed=cfg["seed"]).at(0)
@@ -49,15 +51,15 @@ def main(file: str, *words: str) -> None:
                f"MixUp, share {mixup.share:.2f}{off['mixup']}": mixup.x,
                f"CutMix, share {cutmix.share:.2f}{off['cutmix']}": cutmix.x,
                f"recipe\n{settings.recipe}": own.x}
-    with pictures.style():
-        made = pictures.figure(1.5 * len(columns), 1.45 * ROWS + 0.4)
+    with style.style():
+        made = style.figure(1.5 * len(columns), 1.45 * ROWS + 0.4)
         axes = made.subplots(ROWS, len(columns))
         for column, (title, x) in enumerate(columns.items()):
             axes[0, column].set_title(title, fontsize=8)
             for row in range(ROWS):
                 axes[row, column].imshow(shown(x[row], images.described()), interpolation="nearest")
                 axes[row, column].axis("off")
-        print(*pictures.save(made, Path(file)))
+        print(*style.save(made, Path(file)))
 
 
 if __name__ == "__main__":

@@ -25,8 +25,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from nasx import machine
-from nasx.bilevel import Batch, Method, Search, detached, gradients
+from nasx.config.settings import EngineSettings
+from nasx.core.bilevel import Batch, Method, Search, detached, gradients
 from nasx.data.augment import Augment
 from nasx.data.stream import Stream
 from nasx.methods.amended import Amended
@@ -35,12 +35,12 @@ from nasx.methods.idarts import IDarts
 from nasx.methods.lambda_ import Lambda
 from nasx.methods.single import Single
 from nasx.methods.tse import Tse
-from nasx.optimizers import architecture_optimizer, weight_optimizer
-from nasx.relaxed import RelaxedProblem, weights
-from nasx.settings import EngineSettings
+from nasx.runs import environment
+from nasx.search.optimizers import architecture_optimizer, weight_optimizer
+from nasx.search.problem import RelaxedProblem, weights
 from nasx.spaces.base import Space
-from nasx.spaces.darts import Darts
-from nasx.spaces.nb201 import Nb201
+from nasx.spaces.darts.space import Darts
+from nasx.spaces.nb201.space import Nb201
 
 NO_KERNEL = {"view", "_unsafe_view", "t", "transpose", "permute", "expand", "slice", "select", "unsqueeze", "squeeze",
              "detach", "split", "split_with_sizes", "unbind", "alias", "as_strided", "unfold", "narrow",
@@ -240,10 +240,10 @@ def main() -> None:
     parser.add_argument("--method", default="", help="steps of methods whose label holds this text")
     parser.add_argument("--runs", type=int, help="pairs of runs for each row")
     parser.add_argument("--space", choices=("nb201", "darts"), help="one space")
-    parser.add_argument("--device", type=torch.device, default=machine.device("auto"))
+    parser.add_argument("--device", type=torch.device, default=environment.device("auto"))
     parser.add_argument("--json", help="write all figures to this file")
     args = parser.parse_args()
-    with machine.prepared(args.device, threads=None, deterministic=False, seed=0):  # what a run has
+    with environment.prepared(args.device, threads=None, deterministic=False, seed=0):  # what a run has
         measure(args)
 
 
@@ -268,7 +268,7 @@ def measure(args: argparse.Namespace) -> None:
     if args.only in (None, "data"):
         rows.append(data_row(64, runs, args.device))
     report = {"command": " ".join(["scripts/benchmark.py", *sys.argv[1:]]),
-              "hardware": machine.hardware(args.device), "versions": machine.versions(), "commit": machine.commit(),
+              "hardware": environment.hardware(args.device), "versions": environment.versions(), "commit": environment.commit(),
               "platform": platform.platform(), "rows": rows}
     if args.json:
         with open(args.json, "w", encoding="utf-8") as file:

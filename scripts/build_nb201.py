@@ -22,8 +22,8 @@ from nasx.benchmarks.columns import IMAGES, MISSING, Column, Table, column, name
 from nasx.benchmarks.isomorphism import CELLS
 from nasx.benchmarks.nb201 import EMBEDDED
 from nasx.benchmarks.store import sha256
+from nasx.core.files import write_atomic
 from nasx.errors import UserError
-from nasx.folders.files import write_atomic
 
 SEEDS = (777, 888, 999)
 FILES = {"cifar10": "cifar10.pkl", "cifar100": "cifar100.pkl", "imagenet16": "imagenet.pkl"}

@@ -26,8 +26,7 @@ from typing import Any
 
 from methods_matrix import same, state
 
-from nasx import records
-from nasx.folders import checkpoints
+from nasx.runs import checkpoints, records
 
 
 def words(args: argparse.Namespace, out: Path) -> list[str]:

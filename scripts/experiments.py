@@ -24,11 +24,11 @@ from forks import Server
 from kills import SMALL, Command, family
 from PIL import Image
 
-from nasx import experiments
-from nasx.config import conf_dir
+from nasx.config import experiments
+from nasx.config.components import conf_dir
 from nasx.results import published
+from nasx.results.aggregate import summary
 from nasx.results.collect import collect
-from nasx.results.summary import summary
 
 SEARCH = ["search.epochs=2", "search.updates_per_epoch=1", "search.batch=8", "search.warmup_epochs=0",
           "search.evaluate_every=0", "search.evaluate_images=64"]

@@ -18,9 +18,9 @@ from typing import Any, NoReturn
 
 from kills import Command
 
-IMPORTED = ("torch", "torch._dynamo", "pandas", "pydantic", "nasx.run", "nasx.retrain", "nasx.preflight",
-            "nasx.results.ending", "nasx.tables", "nasx.data.images", "nasx.data.text", "nasx.methods.darts",
-            "nasx.spaces.supernet", "nasx.spaces.network")
+IMPORTED = ("torch", "torch._dynamo", "pandas", "pydantic", "nasx.jobs.search", "nasx.train.trainer", "nasx.cli.preflight",
+            "nasx.report.run_summary", "nasx.cli.table", "nasx.data.images", "nasx.data.text", "nasx.methods.darts",
+            "nasx.spaces.supernet", "nasx.spaces.darts.network")
 
 
 class Server:
@@ -86,8 +86,8 @@ def serve() -> None:
 def run(words: list[str], told: int) -> NoReturn:
     import torch
 
-    from nasx import cli
-    from nasx import run as runs
+    from nasx.cli import main
+    from nasx.jobs import search as runs
 
     os.dup2(os.open(os.devnull, os.O_RDWR), 0)
     os.dup2(0, 1)
@@ -96,7 +96,7 @@ def run(words: list[str], told: int) -> NoReturn:
     runs.pictures = lambda folder: None  # type: ignore[assignment]
     code = 1
     try:
-        cli.main(words)
+        main.main(words)
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(bool(end.code))
     finally:

@@ -159,23 +159,24 @@ class Prepared:
     def __init__(self, stack: contextlib.ExitStack, folder: Path, words: tuple[str, ...]) -> None:
         from hydra.types import RunMode
 
-        from nasx import config, preflight
-        from nasx.run import SearchJob, Turn
-        from nasx.session import session
+        from nasx.cli import preflight
+        from nasx.config import components
+        from nasx.jobs.search import SearchJob, Turn
+        from nasx.runs.session import session
 
         line = [*words, f"out={folder}", f"name=run{len(list(folder.iterdir()))}", "quiet=true", "device=cuda"]
         self.config, choices = preflight.plain(preflight.make_loader(None).load_configuration("search", line,
                                                                                               RunMode.RUN))
-        config.check(self.config, choices, line)
+        components.check(self.config, choices, line)
         here = stack.enter_context(session(self.config, {"choices": choices, "overrides": line, "command": "gpu_once"}))
         self.turn = Turn(SearchJob(here))
         self.device = here.device
 
     def prepared(self) -> contextlib.AbstractContextManager[None]:
         """What the process has for this search (another one may have had the turn)."""
-        from nasx import machine
+        from nasx.runs import environment
 
-        return machine.prepared(self.device, threads=None, deterministic=False, seed=0,
+        return environment.prepared(self.device, threads=None, deterministic=False, seed=0,
                                 precision=self.config["engine"]["precision"])
 
     def seconds(self) -> float:
@@ -359,13 +360,13 @@ def main() -> int:
 
     if not torch.cuda.is_available():
         sys.exit(f"torch {torch.__version__} sees no CUDA device; --dry-run needs none")
-    from nasx import machine
-    from nasx.results import ending
+    from nasx.report import run_summary
+    from nasx.runs import environment
 
-    ending.draw = lambda *a, **k: None  # type: ignore[assignment]  no drawing package is imported
-    report, device = Report(args.out), machine.device("cuda")
-    report.values |= {"dry_run": args.dry_run, "hardware": machine.hardware(device), "versions": machine.versions(),
-                      "commit": machine.commit(), "budget_s": BUDGET_S}
+    run_summary.draw = lambda *a, **k: None  # type: ignore[assignment]  no drawing package is imported
+    report, device = Report(args.out), environment.device("cuda")
+    report.values |= {"dry_run": args.dry_run, "hardware": environment.hardware(device), "versions": environment.versions(),
+                      "commit": environment.commit(), "budget_s": BUDGET_S}
     report.write()
     share = args.minutes * 60 / sum(BUDGET_S.values())
     with tempfile.TemporaryDirectory() as folder:

@@ -31,11 +31,11 @@ from typing import Any
 
 import torch
 
-from nasx import records, tables
-from nasx.commands import status
+from nasx.cli import status, table
+from nasx.core import files
 from nasx.errors import UserError
-from nasx.folders import checkpoints, files, lock
 from nasx.results import collect
+from nasx.runs import checkpoints, lock, records
 
 CONTEXT = multiprocessing.get_context("fork")
 EPOCHS, OPEN = 4, 3
@@ -147,7 +147,7 @@ def runs_in_table(out: Path) -> int:
                            "group": [], "paper": None, "error": False}
     try:
         with contextlib.redirect_stdout(io.StringIO()) as told:
-            tables.main(cfg)
+            table.main(cfg)
     except UserError as error:
         if "no finished run" not in str(error):
             raise

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 import yaml
 
-from nasx import records
-from nasx.config import conf_dir
-from nasx.folders import checkpoints, files
+from nasx.config.components import conf_dir
+from nasx.core import files
+from nasx.runs import checkpoints, records
 
 SMALL = {"nb201": ["space.layers=1", "space.channels=4"], "nb1shot1": ["space.layers=3", "space.channels=4"],
          "darts": ["space.layers=3", "space.channels=4"]}

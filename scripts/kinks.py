@@ -13,12 +13,12 @@ import os
 
 import torch
 
-from nasx.bilevel import Batch, Search, Second, Tree, detached, dot, gradient, gradients, norm
+from nasx.core.bilevel import Batch, Search, Second, Tree, detached, dot, gradient, gradients, norm
 from nasx.data.images import Cifar10
 from nasx.methods.darts import Darts
 from nasx.methods.lambda_ import Lambda
-from nasx.relaxed import RelaxedProblem, weights
-from nasx.spaces.nb201 import Nb201
+from nasx.search.problem import RelaxedProblem, weights
+from nasx.spaces.nb201.space import Nb201
 
 Found = dict[str, list[tuple[float, float]]]
 """Name -> (cosine, relative length) of each probe length."""

@@ -23,10 +23,9 @@ from typing import Any
 from forks import starters
 from kills import add, compared, equal_rows, family, small, target, told
 
-from nasx import records
-from nasx.checks import schema
-from nasx.config import conf_dir
-from nasx.folders import checkpoints
+from nasx.config import schema
+from nasx.config.components import conf_dir
+from nasx.runs import checkpoints, records
 
 
 def refused(method: str, space: str) -> bool:

@@ -17,7 +17,7 @@ byte, the other pictures whole, the same files, and no temporary file. A state t
 tried before is counted and not tried again (`seen`).
 
 A command is forked from one process that has imported torch and computed nothing. It is what the installed script
-runs after Hydra has composed its configuration (`nasx.cli.JOBS`); tests/test_power.py runs whole command lines.
+runs after Hydra has composed its configuration (`nasx.cli.main.JOBS`); tests/test_power.py runs whole command lines.
 
 OUT/trials-*.jsonl has a line per trial; OUT/power_loss.md a line per command. Exit code 1 where anything differs.
 """
@@ -44,13 +44,14 @@ import forks
 import kills
 import power
 
-from nasx import pictures, records
-from nasx.folders import files
+from nasx.core import files
+from nasx.report import style
+from nasx.runs import records
 
 IMPORTED = (*forks.IMPORTED, "hydra", "matplotlib.figure", "matplotlib.backends.backend_agg",
-            "matplotlib.backends.backend_svg", "pygraphviz", "nasx.study", "nasx.results.cells", "nasx.results.curves",
-            "nasx.results.report", "nasx.commands.export", "nasx.pretrained", "nasx.data.images",
-            "nasx.benchmarks.nb201", "nasx.spaces.nb201", "jinja2")
+            "matplotlib.backends.backend_svg", "pygraphviz", "nasx.jobs.study", "nasx.report.cells", "nasx.report.curves",
+            "nasx.report.html", "nasx.cli.export", "nasx.export.model", "nasx.data.images",
+            "nasx.benchmarks.nb201", "nasx.spaces.nb201.space", "jinja2")
 COMMON = ("dataset=digits", "dataset.size=16", "space=nb201", "space.layers=1", "space.channels=4", "threads=1",
           "device=cpu", "out=runs", "checkpoint_s=0.001", "quiet=true")
 SEARCH = ("method=darts", "method.order=1", "search.batch=8", "search.epochs=1", "search.updates_per_epoch=2",
@@ -91,19 +92,21 @@ def job(words: tuple[str, ...]) -> Callable[[], Any]:
     """What a command line does after it was read and composed."""
     from hydra.types import RunMode
 
-    from nasx import cli, commands, composition
+    from nasx.cli import commands
+    from nasx.cli import main as cli_main
+    from nasx.config import compose
 
     command, *rest = words
     if command in commands.PLAIN:
         return functools.partial(importlib.import_module(commands.PLAIN[command]).main, rest)
-    from nasx import preflight
+    from nasx.cli import preflight
 
     line = preflight.rewritten(command, preflight.arrange(rest))
-    cfg, choices = composition.plain(composition.make_loader().load_configuration(
+    cfg, choices = compose.plain(compose.make_loader().load_configuration(
         command, list(line.overrides), RunMode.RUN))
     info = {"choices": choices, "overrides": list(line.overrides), "command": f"nasx {command}", "options": [],
             "folders": [], "argv": list(words)}
-    return functools.partial(cli.JOBS[command][1], cfg, info)
+    return functools.partial(cli_main.JOBS[command][1], cfg, info)
 
 
 def forked(here: Path, act: Callable[[], Any], told: Path) -> int:
@@ -133,10 +136,10 @@ def forked(here: Path, act: Callable[[], Any], told: Path) -> int:
 def command(case: Case, words: tuple[str, ...], **how: Any) -> Callable[[], Any]:
     """The command `words`, watched as `how` says, where it says anything."""
     def act() -> None:
-        from nasx import run
+        from nasx.jobs import search
 
         if not case.drawn:
-            run.ending.draw = lambda *_, **__: None
+            search.ending.draw = lambda *_, **__: None
         ready = job(words)
         if how:
             power.watch(".", **how)
@@ -169,7 +172,7 @@ def differing(whole: Path, found: Path) -> list[str]:
                    for name in records.broken(own, files.read_json(own / "result.json") or {})]
     for name in sorted(names & there):
         one, two = whole / name, found / name
-        if one.suffix in (".svg", ".png") and not pictures.whole(two):
+        if one.suffix in (".svg", ".png") and not style.whole(two):
             faults.append(f"{name} is torn")
         of_a_run = any(run in one.parents for run in runs)
         if one.is_file() and (not of_a_run or one.name.startswith("cell.")) and one.read_bytes() != two.read_bytes():

@@ -18,11 +18,11 @@ from typing import Any
 import torch
 from benchmark import batches, both, build, pairs, saved_mb
 
-from nasx import machine
+from nasx.config.settings import EngineSettings
 from nasx.methods.darts import Darts as Method
-from nasx.settings import EngineSettings
-from nasx.spaces.darts import Darts
-from nasx.spaces.nb201 import Nb201
+from nasx.runs import environment
+from nasx.spaces.darts.space import Darts
+from nasx.spaces.nb201.space import Nb201
 
 BASE = {"nb201": {"layers": 5, "channels": 16, "batch": 64}, "darts": {"layers": 8, "channels": 16, "batch": 64}}
 QUICK = {"nb201": {"layers": 1, "channels": 16, "batch": 16}, "darts": {"layers": 3, "channels": 16, "batch": 8}}
@@ -46,10 +46,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--space", choices=tuple(SPACES), default="nb201")
     parser.add_argument("--quick", action="store_true", help="a small base and fewer runs")
-    parser.add_argument("--device", type=torch.device, default=machine.device("auto"))
+    parser.add_argument("--device", type=torch.device, default=environment.device("auto"))
     parser.add_argument("--json", help="write all figures to this file")
     args = parser.parse_args()
-    with machine.prepared(args.device, threads=None, deterministic=False, seed=0):  # what a run has
+    with environment.prepared(args.device, threads=None, deterministic=False, seed=0):  # what a run has
         measure(args)
 
 
@@ -68,16 +68,16 @@ def measure(args: argparse.Namespace) -> None:
         timed = pairs(other, first, runs, args.device)
         rows.append({"what": f"{seeds} seeds by turns, each", "mb": mb,
                      **timed, "ratio": timed["ratio"] / seeds, "naive_s": timed["naive_s"] / seeds})
-    hardware = machine.hardware(args.device)
+    hardware = environment.hardware(args.device)
     sizes = ", ".join(f"{key} {value}" for key, value in base.items())
     print(f"{args.space}: {sizes}; {hardware['name']}, {hardware['threads']} threads, torch {torch.__version__}, "
-          f"commit {machine.commit()}, n={runs}\n")
+          f"commit {environment.commit()}, n={runs}\n")
     print("| what | seconds a step | ratio to base | activations MB (base " f"{kept:.0f}) |\n|---|---|---|---|")
     for row in rows:
         print(f"| {row['what']} | {row['naive_s']:.3g} | {row['ratio']:.2f} | {row['mb']:.0f} |")
     if args.json:
         with open(args.json, "w", encoding="utf-8") as file:
-            report = {"base": base, "hardware": hardware, "versions": machine.versions(), "rows": rows}
+            report = {"base": base, "hardware": hardware, "versions": environment.versions(), "rows": rows}
             json.dump(report, file, indent=1)
 
 

@@ -19,8 +19,8 @@ from typing import NamedTuple
 from forks import starters
 from kills import add, compared, equal_rows, small, told
 
-from nasx import records, stages
-from nasx.folders import checkpoints
+from nasx.config import stages
+from nasx.runs import checkpoints, records
 
 
 class Case(NamedTuple):

@@ -12,12 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nasx.bilevel import Batch, Problem, Search, Tree
+from nasx.core.bilevel import Batch, Problem, Search, Tree
 from nasx.spaces.base import Space
-from nasx.spaces.darts import Darts
-from nasx.spaces.nb1shot1 import Nb1Shot1
-from nasx.spaces.nb201 import Nb201
-from nasx.spaces.recurrent import Recurrent
+from nasx.spaces.darts.space import Darts
+from nasx.spaces.nb1shot1.space import Nb1Shot1
+from nasx.spaces.nb201.space import Nb201
+from nasx.spaces.recurrent.space import Recurrent
 
 import small
 import toy

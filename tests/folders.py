@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from nasx import records
-from nasx.folders import checkpoints, files
+from nasx.core import files
+from nasx.runs import checkpoints, records
 
 CLOCK = {"wall_s", "seconds", "elapsed_s", "started", "compile_s"}
 

@@ -23,22 +23,24 @@ from fuzzing import Target, as_json, mangled, twisted
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from nasx import cli, config, preflight, pretrained, records, tables
 from nasx.benchmarks import nb101_import, nb201_import
 from nasx.benchmarks.isomorphism import cell_code
 from nasx.benchmarks.nb101 import graph_of, prune
 from nasx.benchmarks.nb201 import Nb201
-from nasx.commands import help as help_
-from nasx.commands import listing, status
+from nasx.cli import help as help_
+from nasx.cli import listing, main, preflight, status, table
+from nasx.config import components
 from nasx.data import folder, layouts, splits
 from nasx.errors import UserError
-from nasx.folders import checkpoints
-from nasx.results import collect, differences, report
+from nasx.export import model
+from nasx.report import html
+from nasx.results import collect, differences
+from nasx.runs import checkpoints, records
 
 
 def _spaces() -> list[Any]:
-    files = sorted((config.conf_dir() / "space").glob("*.yaml"))
-    return [config.build(preflight.plain(preflight.make_loader().load_configuration(
+    files = sorted((components.conf_dir() / "space").glob("*.yaml"))
+    return [components.build(preflight.plain(preflight.make_loader().load_configuration(
         "search", [f"space={file.stem}"], preflight.RunMode.RUN))[0]["space"]) for file in files]
 
 
@@ -89,13 +91,13 @@ def examined(root: Path, asked: tuple[str, list[str]]) -> None:
 
 def asked_lines(root: Path) -> st.SearchStrategy[Any]:
     lines = st.lists(mangled(WORDS) | st.sampled_from(WORDS), min_size=1, max_size=4)
-    return st.tuples(st.sampled_from(sorted(config.COMMANDS)), lines)
+    return st.tuples(st.sampled_from(sorted(components.COMMANDS)), lines)
 
 
 def yaml_files(root: Path) -> st.SearchStrategy[Any]:
     groups = ("experiment", "method", "space", "dataset", "launch", "logger", "stages", "study")
     texts = [(group, path.read_text()) for group in groups
-             for path in sorted((config.conf_dir() / group).glob("*.yaml"))]
+             for path in sorted((components.conf_dir() / group).glob("*.yaml"))]
     return st.sampled_from(groups).flatmap(lambda group: st.tuples(
         st.just(group), mangled([text for kind, text in texts if kind == group])))
 
@@ -114,7 +116,7 @@ def composed(root: Path, drawn: tuple[str, str]) -> None:
 def plans(root: Path) -> st.SearchStrategy[Any]:
     """Files of stages and of studies whose values are wrong rather than their text."""
     trees = {group: [OmegaConf.to_container(OmegaConf.load(path))  # which reads 6e-4 as a number
-                     for path in sorted((config.conf_dir() / group).glob("*.yaml"))] for group in ("stages", "study")}
+                     for path in sorted((components.conf_dir() / group).glob("*.yaml"))] for group in ("stages", "study")}
     return st.sampled_from(sorted(trees)).flatmap(lambda group: st.tuples(
         st.just(group), twisted(trees[group]).map(lambda tree: f"# @package _global_\n{json.dumps(tree)}"
                                                   if group == "stages" else json.dumps(tree))))
@@ -192,14 +194,14 @@ def read_run(root: Path, drawn: tuple[list[Any], str]) -> None:
     differences._configuration.cache_clear()
     frame = collect.collect("runs")
     if reader in ("console", "markdown", "latex", "csv"):
-        tables.main({"runs": ["runs"], "out": "runs", "format": reader, "out_file": None, "sort": None, "filter": [],
+        table.main({"runs": ["runs"], "out": "runs", "format": reader, "out_file": None, "sort": None, "filter": [],
                      "group": [], "paper": None, "error": False})
     elif reader == "differences":
         differences.rows([list(frame["folder"])[:1], list(frame["folder"])[1:]])
     elif reader == "retrain":
         examined(root, ("retrain", ["from=runs/a", "dataset=digits"]))
     else:
-        cli.dispatch(reader.split())
+        main.dispatch(reader.split())
 
 
 READERS = ("console", "markdown", "latex", "csv", "differences", "status runs", "compare seed=0 seed=1 runs=runs",
@@ -209,7 +211,7 @@ READERS = ("console", "markdown", "latex", "csv", "differences", "status runs", 
 def write_report(root: Path, drawn: list[Any]) -> None:
     write_run(root, drawn)
     differences._configuration.cache_clear()
-    report.main(["runs"])
+    html.main(["runs"])
     text = (root / "report.html").read_text(encoding="utf-8")
     assert "<script>alert" not in text
     assert "<u>" not in text
@@ -313,21 +315,21 @@ def read_pickled(root: Path, data: bytes) -> None:
 
 
 def _export() -> tuple[dict[str, Any], dict[str, Any]]:
-    facts = {"format": pretrained.FORMAT, "genotype": finished.CELL, "recipe": "nb201",
-             "space": {"_target_": "nasx.spaces.nb201.Nb201", "layers": 1, "channels": 4, "operations": [
+    facts = {"format": model.FORMAT, "genotype": finished.CELL, "recipe": "nb201",
+             "space": {"_target_": "nasx.spaces.nb201.space.Nb201", "layers": 1, "channels": 4, "operations": [
                  "none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3"], "batch_norm": "batch",
                  "affine": False}, "settings": {"layers": 1, "channels": 4, "stem": "cifar"}, "classes": ["a", "b"],
              "normalization": {"mean": [0.5] * 3, "std": [0.5] * 3}, "image": [3, 8, 8], "dataset": {},
              "test": {"batch": 4, "amp": False, "channels_last": False}, "accuracy": 0.5, "commit": "x", "seed": 0,
              "run": "x", "nasx": "0"}
-    return facts, pretrained.build(facts).state_dict()
+    return facts, model.build(facts).state_dict()
 
 
 def exports(root: Path) -> st.SearchStrategy[Any]:
     from safetensors.torch import save
 
     facts, weights = _cached("export", _export)
-    whole = save({name: x.contiguous() for name, x in weights.items()}, pretrained.text(facts))
+    whole = save({name: x.contiguous() for name, x in weights.items()}, model.text(facts))
     return twisted([facts]) | mangled([whole])
 
 
@@ -338,13 +340,13 @@ def load_export(root: Path, drawn: Any) -> None:
         facts, (_, weights) = drawn, _cached("export", _export)
         if not isinstance(facts, dict):
             return
-        told = {str(k): v if isinstance(v, str) and k in pretrained.PLAIN else json.dumps(v) for k, v in facts.items()}
+        told = {str(k): v if isinstance(v, str) and k in model.PLAIN else json.dumps(v) for k, v in facts.items()}
         try:
             drawn = save({name: x.contiguous() for name, x in weights.items()}, told)
         except UnicodeError:  # safetensors itself refuses to write it
             return
     (root / "model.safetensors").write_bytes(drawn)
-    pretrained.load(root)
+    model.load(root)
 
 
 COMMANDS = [["status"], ["status", "runs"], ["compare", "method=darts", "method=random"], ["info", "genotype=DARTS_V2"],
@@ -369,7 +371,7 @@ def obey(root: Path, words: list[str]) -> None:
     if any("\x00" in word for word in words):  # no shell can say it
         return
     write_run(root, SAMPLES[0])
-    cli.dispatch(words)
+    main.dispatch(words)
 
 
 TARGETS = {

@@ -51,9 +51,9 @@ class Target(NamedTuple):
 _inside: Path | None = None
 _hooked = False
 IMPORTED = ("torch._dynamo", "torch._inductor.codecache", "torch.onnx", "matplotlib.pyplot", "pygraphviz",
-            "scipy.stats", "nasx.run", "nasx.retrain", "nasx.commands.info", "nasx.commands.export",
-            "nasx.commands.evaluate", "nasx.commands.diagnose", "nasx.results.report", "nasx.results.compare",
-            "nasx.results.cells", "nasx.results.curves")
+            "scipy.stats", "nasx.jobs.search", "nasx.train.trainer", "nasx.cli.info", "nasx.cli.export",
+            "nasx.cli.evaluate", "nasx.cli.diagnose", "nasx.report.html", "nasx.results.compare",
+            "nasx.report.cells", "nasx.report.curves")
 EXECUTED = ("os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork", "os.forkpty", "subprocess.Popen",
             "pty.spawn", "socket.connect", "ctypes.dlopen")
 CHANGED = ("os.remove", "os.rename", "os.mkdir", "os.rmdir", "os.symlink", "os.link", "os.chmod", "os.truncate",

@@ -1,7 +1,7 @@
 """Whole commands in processes of their own, killed and started again.
 
 The processes are forked from one that has imported torch already (multiprocessing's fork server), so that a command
-starts in a moment; what they do is `nasx.cli.main`, as the installed script does it. The server is single-threaded
+starts in a moment; what they do is `nasx.cli.main.main`, as the installed script does it. The server is single-threaded
 and has computed nothing, so that a fork is as good as a fresh start.
 """
 
@@ -25,9 +25,9 @@ import torch
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload([
     "torch", "torch._dynamo", "matplotlib.figure", "matplotlib.backends.backend_agg", "matplotlib.backends.backend_svg",
-    "pandas", "pygraphviz", "pydantic", "nasx.run", "nasx.retrain", "nasx.preflight", "nasx.results.cells",
-    "nasx.results.curves", "nasx.tables", "nasx.data.images", "nasx.methods.darts", "nasx.spaces.supernet",
-    "nasx.spaces.network"])
+    "pandas", "pygraphviz", "pydantic", "nasx.jobs.search", "nasx.train.trainer", "nasx.cli.preflight", "nasx.report.cells",
+    "nasx.report.curves", "nasx.cli.table", "nasx.data.images", "nasx.methods.darts", "nasx.spaces.supernet",
+    "nasx.spaces.darts.network"])
 TINY = ("dataset=digits", "dataset.size=16", "space.channels=4", "search.batch=8", "search.epochs=2",
         "search.updates_per_epoch=6", "search.evaluate_images=64", "threads=1", "out=runs")
 """A search of seconds: twelve updates on digits of 16 x 16 pixels."""
@@ -126,12 +126,13 @@ def _main(here: str, note: str, words: tuple[str, ...], env: dict[str, str], pic
     torch.set_num_threads(1)
     multiprocessing.process.current_process()._config["daemon"] = False  # type: ignore[attr-defined]  # may have children
     prepare()
-    from nasx import cli, run
+    from nasx.cli import main
+    from nasx.jobs import search
 
     if not pictures:
-        run.pictures = lambda folder: None
+        search.pictures = lambda folder: None
     try:
-        cli.main(list(words))
+        main.main(list(words))
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(bool(end.code))
     except BaseException:  # noqa: BLE001 (a bug of the command: told as Python tells it)

@@ -7,14 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nasx.bilevel import Batch, Search, Tree
-from nasx.relaxed import RelaxedProblem, weights
+from nasx.core.bilevel import Batch, Search, Tree
+from nasx.search.problem import RelaxedProblem, weights
 from nasx.spaces import banks
 from nasx.spaces.base import Space, Supernet
-from nasx.spaces.bundle import EdgeBundle, RelaxedCell
-from nasx.spaces.darts import Darts
-from nasx.spaces.nb1shot1 import Nb1Shot1
-from nasx.spaces.nb201 import Nb201
+from nasx.spaces.darts.space import Darts
+from nasx.spaces.mixed_cell import EdgeBundle, RelaxedCell
+from nasx.spaces.nb1shot1.space import Nb1Shot1
+from nasx.spaces.nb201.space import Nb201
 
 from reference import supernets
 

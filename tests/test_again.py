@@ -13,10 +13,10 @@ import pytest
 import yaml
 from test_config import composed, faults
 
-from nasx import config
+from nasx.config import components
 from nasx.data import images
 from nasx.errors import UserError
-from nasx.results import ending
+from nasx.report import run_summary
 
 CELL = "|none~0|+|none~0|none~1|+|none~0|none~1|none~2|"
 WORDS = ("space=nb201", "dataset=digits", "name=one")
@@ -38,7 +38,7 @@ def run(tmp_path: Path) -> Path:
     (folder / "result.json").write_text(json.dumps(record))
     (folder / "genotype.txt").write_text(f"{CELL}\n")
     (folder / "config.yaml").write_text(yaml.safe_dump({"kind": "search", "choices": choices, "identity": "x",
-                                                        **config.identifying(cfg, "search")}))
+                                                        **components.identifying(cfg, "search")}))
     drawn(folder, "cell")
     return folder
 
@@ -50,46 +50,46 @@ def drawn(folder: Path, name: str) -> None:
 
 
 def test_a_finished_run_is_shown(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    done = ending.again(*asked(run.parent), "search")
+    done = run_summary.again(*asked(run.parent), "search")
     assert done is not None
     assert done["genotype"] == CELL
     assert "one  finished today" in capsys.readouterr().out
 
 
 def test_where_something_is_to_be_done_nothing_is_shown(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert ending.again(*asked(run.parent, "draw=epochs"), "search") is None
-    assert ending.again(*asked(run.parent, "name=two"), "search") is None
+    assert run_summary.again(*asked(run.parent, "draw=epochs"), "search") is None
+    assert run_summary.again(*asked(run.parent, "name=two"), "search") is None
     (run / "metrics.jsonl").write_text('{"epoch": 1}\n')
-    assert ending.again(*asked(run.parent), "search") is None, "the curves are not drawn"
+    assert run_summary.again(*asked(run.parent), "search") is None, "the curves are not drawn"
     drawn(run, "search")
-    assert ending.again(*asked(run.parent), "search") is not None
+    assert run_summary.again(*asked(run.parent), "search") is not None
     capsys.readouterr()
     whole = (run / "cell.png").read_bytes()
     for torn in (b"\0" * len(whole), whole[:-1], b"", whole[:-1] + b"x"):
         (run / "cell.png").write_bytes(torn)
-        assert ending.again(*asked(run.parent), "search") is None, "a torn picture is drawn again"
+        assert run_summary.again(*asked(run.parent), "search") is None, "a torn picture is drawn again"
     (run / "cell.png").unlink()
-    assert ending.again(*asked(run.parent), "search") is None
+    assert run_summary.again(*asked(run.parent), "search") is None
     (run / "genotype.txt").unlink()
-    assert ending.again(*asked(run.parent), "search") is None
+    assert run_summary.again(*asked(run.parent), "search") is None
     assert capsys.readouterr().out == ""
 
 
 def test_another_configuration_under_the_name(run: Path) -> None:
     with pytest.raises(UserError, match=r"search\.lr: 0\.025 there, 0\.5 asked for"):
-        ending.again(*asked(run.parent, "search.lr=0.5"), "search")
+        run_summary.again(*asked(run.parent, "search.lr=0.5"), "search")
 
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    assert ending.again(*asked(tmp_path / "new" / "one"), "search") is None
+    assert run_summary.again(*asked(tmp_path / "new" / "one"), "search") is None
     assert [path.name for path in tmp_path.rglob("*")] == ["file"], "nothing is made by the look"
     with pytest.raises(UserError, match=r"cannot be written .*; choose a folder that you may write to with out=FOLDER"):
-        ending.again(*asked(tmp_path / "file" / "x"), "search")
+        run_summary.again(*asked(tmp_path / "file" / "x"), "search")
 
 
 def nasx(tmp_path: Path, *words: str) -> str:
-    code = ("import sys; from nasx import cli\ntry: cli.main(sys.argv[1:])\n"
+    code = ("import sys; from nasx.cli import main as cli\ntry: cli.main(sys.argv[1:])\n"
             "except SystemExit as end: print(end.code, 'torch' in sys.modules)")
     done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True,
                           cwd=tmp_path)

@@ -12,12 +12,12 @@ import test_conformance_spaces as conformance
 import torch
 from torch import Tensor, nn
 
-from nasx.bilevel import Batch, Tree, detached
+from nasx.core.bilevel import Batch, Tree, detached
 from nasx.diagnostics import agreement, structure
-from nasx.relaxed import RelaxedProblem
+from nasx.search.problem import RelaxedProblem
 from nasx.spaces.base import Space
-from nasx.spaces.nb1shot1 import Nb1Shot1
-from nasx.spaces.nb201 import Nb201
+from nasx.spaces.nb1shot1.space import Nb1Shot1
+from nasx.spaces.nb201.space import Nb201
 
 import small
 import toy

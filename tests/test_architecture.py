@@ -13,7 +13,7 @@ import yaml
 ROOT = Path(__file__).resolve().parent.parent
 FILES = sorted((ROOT / "nasx").rglob("*.py"))
 MODULES = {".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for p in FILES}
-EVERYWHERE = {"nasx.errors", "nasx.trees", "nasx.batch", "nasx.draws", "nasx.versions"}
+EVERYWHERE = {"nasx.errors", "nasx.core.trees", "nasx.core.batch", "nasx.core.draws", "nasx.core.versions"}
 LOOPS = ("search.py", "retrain.py", "run.py", "session.py", "recipe.py")
 CONCRETE = ("nasx.methods.", "nasx.spaces.", "nasx.benchmarks.")
 
@@ -48,22 +48,22 @@ def imports(path: Path, *, types: bool = False, inside: bool = True) -> Iterator
 
 def allowed(module: str) -> tuple[str, ...] | None:
     """Prefixes that a module may import, None where there is no rule."""
-    if module in ("nasx.bilevel", "nasx.batch", "nasx.folders.files", "nasx.errors"):
+    if module in ("nasx.core.bilevel", "nasx.core.batch", "nasx.core.files", "nasx.errors"):
         return ()
-    if module in ("nasx.records", "nasx.folders.checkpoints", "nasx.folders.lock"):
-        return ("nasx.folders.checkpoints", "nasx.folders.files", "nasx.folders.lock")
+    if module in ("nasx.runs.records", "nasx.runs.checkpoints", "nasx.runs.lock"):
+        return ("nasx.runs.checkpoints", "nasx.core.files", "nasx.runs.lock")
     if module.startswith("nasx.data"):
-        return ("nasx.data.", "nasx.folders.files")
+        return ("nasx.data.", "nasx.core.files")
     if module.startswith("nasx.spaces"):
         return ("nasx.spaces.",)
     if module.startswith("nasx.methods"):
-        return ("nasx.bilevel", "nasx.around", "nasx.zero_cost")
+        return ("nasx.core.bilevel", "nasx.methods.wrapper", "nasx.methods.zero_cost")
     if module.startswith("nasx.benchmarks"):
-        return ("nasx.benchmarks.", "nasx.spaces.base", "nasx.records", "nasx.folders.files")
-    if module.startswith("nasx.folders"):
-        return ("nasx.folders.",)
+        return ("nasx.benchmarks.", "nasx.spaces.base", "nasx.runs.records", "nasx.core.files")
+    if module.startswith("nasx.runs"):
+        return ("nasx.runs.",)
     if module.startswith("nasx.diagnostics"):
-        return ("nasx.diagnostics.", "nasx.bilevel", "nasx.spaces.bundle", "nasx.pictures")
+        return ("nasx.diagnostics.", "nasx.core.bilevel", "nasx.spaces.mixed_cell", "nasx.report.style")
     return None
 
 
@@ -90,7 +90,7 @@ def test_no_circle_of_imports_and_results_start_nothing() -> None:
         order += ready
     loops = {f"nasx.{file.removesuffix('.py')}" for file in LOOPS}
     for module, path in known.items():
-        if module.startswith(("nasx.results", "nasx.checks", "nasx.folders")):
+        if module.startswith(("nasx.results", "nasx.config", "nasx.runs")):
             assert not loops & set(imports(path)), f"{module} imports a loop"
 
 
@@ -105,7 +105,7 @@ def test_loops_name_no_method_and_no_space(file: str) -> None:
     if not path.exists():
         pytest.skip(f"{file} is not there")
     concrete = [m for m in imports(path, types=True) if m.startswith(CONCRETE) and m != "nasx.spaces.base"]
-    assert not [m for m in concrete if m not in ("nasx.spaces.network",)], concrete
+    assert not [m for m in concrete if m not in ("nasx.spaces.darts.network",)], concrete
     tree = ast.parse(path.read_text(encoding="utf-8"))
     calls = [n.lineno for n in ast.walk(tree) if isinstance(n, ast.Call) and getattr(n.func, "id", "") == "isinstance"]
     assert not calls, f"{file} asks isinstance in lines {calls}"

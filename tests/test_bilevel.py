@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from nasx import bilevel
-from nasx.bilevel import Batch, Search, Tree, directional, gradient
+from nasx.core import bilevel
+from nasx.core.bilevel import Batch, Search, Tree, directional, gradient
 from nasx.errors import UserError
 
 import toy

@@ -11,7 +11,7 @@ import jobs
 import pytest
 from own_images import BAD, CLASSES, LAYOUTS, own_images, write
 
-from nasx.folders import files
+from nasx.core import files
 
 IMAGES = "my phötos, 3 kinds"
 SEARCH = ("search", "space=nb201", "space.layers=1", "space.channels=4", "dataset=folder", f"dataset.path='{IMAGES}'",

@@ -11,15 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from nasx import cli, config, lineage, preflight
-from nasx.commands import COMMANDS, completion, listing
+from nasx.cli import completion, listing, main, preflight
+from nasx.cli.commands import COMMANDS
+from nasx.config import components
 from nasx.errors import UserError
+from nasx.runs import lineage
 
 HEAVY = "('torch', 'torchvision', 'scipy', 'matplotlib', 'pandas')"
 WATCH = f"""
 import atexit, sys
 atexit.register(lambda: print('HEAVY', [m for m in {HEAVY} if m in sys.modules], file=sys.stderr))
-from nasx.cli import main
+from nasx.cli.main import main
 main(sys.argv[1:])
 """
 FAKE = """
@@ -35,10 +37,10 @@ def search(cfg, info):
     if cfg['seed'] == 15:
         raise KeyboardInterrupt
     return {'name': 'x'}
-fake = types.ModuleType('nasx.run')
+fake = types.ModuleType('nasx.jobs.search')
 fake.search = fake.retrain = fake.run = search
-sys.modules['nasx.run'] = nasx.run = fake
-from nasx.cli import main
+sys.modules['nasx.jobs.search'] = nasx.jobs.search = fake
+from nasx.cli.main import main
 main(sys.argv[1:])
 """
 DARTS = "Genotype(normal={0}, normal_concat=range(2, 6), reduce={0}, reduce_concat=range(2, 6))".format(
@@ -297,29 +299,29 @@ def test_options_that_do_not_go_together(words: list[str]) -> None:
 
 
 def test_bench_gets_its_words(monkeypatch: pytest.MonkeyPatch) -> None:
-    import nasx.benchmarks.command
+    import nasx.cli.bench
 
     said: list[list[str]] = []
-    monkeypatch.setattr(nasx.benchmarks.command, "main", lambda words: said.append(words) or 0)
-    assert cli.dispatch(["bench", "query", "x"]) == 0
+    monkeypatch.setattr(nasx.cli.bench, "main", lambda words: said.append(words) or 0)
+    assert main.dispatch(["bench", "query", "x"]) == 0
     assert said == [["query", "x"]]
 
 
 # -------------------------------------------------------------------------------------------------- list
 def test_list_tells_every_choice_with_a_line(tmp_path: Path) -> None:
-    from nasx import config
+    from nasx.config import components
 
     for kind, group in listing.KINDS.items():
-        entries = list(listing.entries(group, [config.conf_dir()]))
-        assert {entry.name for entry in entries} == {file.stem for file in (config.conf_dir() / group).glob("*.yaml")}
+        entries = list(listing.entries(group, [components.conf_dir()]))
+        assert {entry.name for entry in entries} == {file.stem for file in (components.conf_dir() / group).glob("*.yaml")}
         assert all(entry.line for entry in entries), kind
-    assert all(entry.source for entry in listing.entries("method", [config.conf_dir()]))
+    assert all(entry.source for entry in listing.entries("method", [components.conf_dir()]))
     short, long = (call(tmp_path, "list", *words).stdout for words in ([], ["methods"]))
     assert "eta=0.1" not in short
     assert "nasx list methods" in short
     assert "eta=0.1" in " ".join(long.split())
     with pytest.raises(UserError, match="there is no such command"):
-        cli.dispatch(["lst"])
+        main.dispatch(["lst"])
 
 
 # -------------------------------------------------------------------------------------------------- other places
@@ -346,4 +348,4 @@ def test_only_runs_that_can_be_taken_are_named(tmp_path: Path) -> None:
 
 
 def test_every_method_has_a_cost() -> None:
-    assert [entry.name for entry in listing.entries("method", [config.conf_dir()]) if not entry.cost] == []
+    assert [entry.name for entry in listing.entries("method", [components.conf_dir()]) if not entry.cost] == []

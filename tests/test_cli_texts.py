@@ -8,7 +8,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from test_cli import DARTS, FAKE, call, created, ran
 
-from nasx import preflight
+from nasx.cli import preflight
 
 
 @pytest.mark.parametrize(("space", "text"), [

@@ -15,9 +15,9 @@ from scipy import stats
 
 from nasx.errors import UserError
 from nasx.results import compare, differences
+from nasx.results.aggregate import summary
 from nasx.results.collect import collect
 from nasx.results.significance import p_text, welch
-from nasx.results.summary import summary
 
 
 @pytest.fixture

@@ -10,11 +10,11 @@ from typing import Any, Literal
 import pytest
 from hydra.types import RunMode
 
-from nasx import config, preflight
-from nasx.checks import schema
+from nasx.cli import preflight
+from nasx.config import components, schema
 from nasx.errors import UserError
 
-ANY_CONF = sorted(p for group in config.GROUPS for p in (config.conf_dir() / group).glob("*.yaml"))
+ANY_CONF = sorted(p for group in components.GROUPS for p in (components.conf_dir() / group).glob("*.yaml"))
 
 
 def composed(command: str, *overrides: str, config_dir: Path | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -47,7 +47,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     (folder / "method.py").write_text(
         "from __future__ import annotations\nfrom dataclasses import dataclass, field\n"
         "from typing import TYPE_CHECKING, Literal\nfrom .base import Base\n"
-        "if TYPE_CHECKING:\n    from nasx.settings import PositiveFloat, Fraction\n"
+        "if TYPE_CHECKING:\n    from nasx.config.settings import PositiveFloat, Fraction\n"
         "Kind = Literal['a', 'b']\n"
         "@dataclass(frozen=True, kw_only=True)\nclass Mine(Base):\n    \"\"\"My method.\n\n    More.\"\"\"\n"
         "    order: Literal[1, 2] = 1\n    radius: PositiveFloat = 0.01\n    part: Fraction | None = None\n"
@@ -114,7 +114,7 @@ def test_every_file_gives_exactly_the_fields_of_its_component(file: Path) -> Non
     node = cfg[file.parent.name]
     component = schema.component(node["_target_"])
     assert component is not None
-    assert list(config.component_faults(file.parent.name, node)) == []
+    assert list(components.component_faults(file.parent.name, node)) == []
     assert set(node) - {"_target_"} == set(component.fields), "a file lists all fields"
 
 
@@ -135,10 +135,10 @@ def test_no_annotation_of_a_component_is_beyond_the_schema() -> None:
         assert [field.name for field in component.fields.values() if field.annotation is Any] == [], target
 
 
-@pytest.mark.parametrize("name", [p.stem for p in sorted((config.conf_dir() / "pair").glob("*.yaml"))])
+@pytest.mark.parametrize("name", [p.stem for p in sorted((components.conf_dir() / "pair").glob("*.yaml"))])
 def test_every_pair_belongs_to_a_space_and_a_method_and_composes(name: str) -> None:
-    spaces = [p.stem for p in (config.conf_dir() / "space").glob("*.yaml") if name.startswith(f"{p.stem}_")]
-    methods = {p.stem for p in (config.conf_dir() / "method").glob("*.yaml")}
+    spaces = [p.stem for p in (components.conf_dir() / "space").glob("*.yaml") if name.startswith(f"{p.stem}_")]
+    methods = {p.stem for p in (components.conf_dir() / "method").glob("*.yaml")}
     [(space, method)] = [(s, name.removeprefix(f"{s}_")) for s in spaces if name.removeprefix(f"{s}_") in methods]
     assert composed("search", f"space={space}", f"method={method}")[1]["pair"] == name
     own = "dataset=ptb" if space == "darts_rnn" else "dataset=digits"
@@ -154,7 +154,7 @@ def folder(tmp_path: Path) -> Path:
         "space/other.yaml": "defaults:\n  - override /search@_global_.search: darts\n"
                             "  - override /retrain@_global_.retrain: tse_8layer\n"
                             "  - override /benchmark@_global_.benchmark: none\n"
-                            "_target_: nasx.spaces.darts.Darts\n",
+                            "_target_: nasx.spaces.darts.space.Darts\n",
         "pair/other_random.yaml": "# @package _global_\nseed: 7\nsearch: {lr: 0.5, batch: 7, epochs: 7}\n",
         "experiment/mine.yaml": "# @package _global_\ndefaults:\n  - override /method: random\n"
                                 "  - override /space: other\n"
@@ -251,7 +251,7 @@ def test_all_faults_are_told_at_once() -> None:
     (["method._target_=os.system"], ["only spaces, methods, data sets and benchmarks of nasx"]),
     (["method._target_=os.system", "allow=[os]"], ["only spaces, methods, data sets and benchmarks of nasx"]),
     (["method._target_=pathlib.Path.unlink"], ["may be named here"]),
-    (["method._target_=nasx.records.Run"], ["may be named here"]),
+    (["method._target_=nasx.runs.records.Run"], ["may be named here"]),
     (["method._target_=nasx.methods.darts.Dart"], ["has no class Dart", "did you mean Darts?"]),
     (["method._target_=nope.Nope", "allow=[nope]"], ["there is no module nope"]),
     (["method._target_=nope.Nope"], ["add allow='[nope]'"]),
@@ -322,67 +322,67 @@ def test_another_class_on_the_line_needs_a_file(package: str) -> None:
 
 def test_build_gives_tuples_and_refuses_what_check_refuses() -> None:
     cfg, _ = composed("search")
-    made = config.build(cfg["search"])
+    made = components.build(cfg["search"])
     assert made.arch_betas == (0.5, 0.999)
     with pytest.raises(UserError, match="may be named"):
-        config.build({"_target_": "os.system", "command": "true"})
+        components.build({"_target_": "os.system", "command": "true"})
 
 
 # ------------------------------------------------------------------------------------------------ identity
 def test_identity_is_what_changes_the_numbers() -> None:
     cfg, choices = composed("search")
-    name = config.run_name(cfg, choices)
-    assert name == f"darts-nb201-cifar10-s0-{config.identity(cfg)[:8]}"
-    assert len(config.identity(cfg)) == 32, "128 bits: a name may be shared, an identity is not"
+    name = components.run_name(cfg, choices)
+    assert name == f"darts-nb201-cifar10-s0-{components.identity(cfg)[:8]}"
+    assert len(components.identity(cfg)) == 32, "128 bits: a name may be shared, an identity is not"
     for where in ({"out": "x"}, {"device": "cuda:1"}, {"threads": 3}, {"checkpoint_s": 1.0}, {"quiet": True},
                   {"allow": ["a"]}):
-        assert config.identity({**cfg, **where}) == config.identity(cfg)
+        assert components.identity({**cfg, **where}) == components.identity(cfg)
     for what in ({"seed": 1}, {"deterministic": True}, {"search": {**cfg["search"], "epochs": 51}}):
-        assert config.identity({**cfg, **what}) != config.identity(cfg)
+        assert components.identity({**cfg, **what}) != components.identity(cfg)
     whole = {**cfg, "search": {**cfg["search"], "epochs": 50.0}}
-    assert config.identity(whole) == config.identity(cfg), "50 and 50.0 are one setting"
-    assert config.identity(dict(reversed(cfg.items()))) == config.identity(cfg), "the order of keys is none"
-    assert config.run_name({**cfg, "name": "mine"}, choices) == "mine"
+    assert components.identity(whole) == components.identity(cfg), "50 and 50.0 are one setting"
+    assert components.identity(dict(reversed(cfg.items()))) == components.identity(cfg), "the order of keys is none"
+    assert components.run_name({**cfg, "name": "mine"}, choices) == "mine"
 
 
 def test_a_family_is_of_the_setting_alone() -> None:
     cfg, choices = composed("search")
-    held = {"kind": "search", "choices": choices, "identity": "x", **config.identifying(cfg, "search")}
-    assert len(config.family(cfg, "search")) == 32
+    held = {"kind": "search", "choices": choices, "identity": "x", **components.identifying(cfg, "search")}
+    assert len(components.family(cfg, "search")) == 32
     for same in ({**cfg, "seed": 3}, {**cfg, "from": "x"}, held):
-        assert config.family(same, "search") == config.family(cfg, "search")
-    assert config.family({**cfg, "deterministic": True}, "search") != config.family(cfg, "search")
+        assert components.family(same, "search") == components.family(cfg, "search")
+    assert components.family({**cfg, "deterministic": True}, "search") != components.family(cfg, "search")
 
 
 def test_a_search_is_the_same_by_search_and_by_run() -> None:
     run = composed("run", "then=retrain", "retrain.epochs=3")[0]
-    assert config.identity(composed("search")[0]) == config.identity(run)
+    assert components.identity(composed("search")[0]) == components.identity(run)
 
 
 def test_a_retraining_is_known_by_its_parent_and_recipe_alone() -> None:
     one = composed("retrain", "from=a/b")[0]
-    assert config.kind_of(one) == "retrain"
-    assert config.identity(one) == config.identity({**one, "from": "elsewhere/b", "search": {}})
-    assert config.identity(one) != config.identity({**one, "from": "a/c"})
-    assert config.run_name(one, {"space": "s", "dataset": "d", "method": "darts"}).startswith("retrain-s-d-s0-")
+    assert components.kind_of(one) == "retrain"
+    assert components.identity(one) == components.identity({**one, "from": "elsewhere/b", "search": {}})
+    assert components.identity(one) != components.identity({**one, "from": "a/c"})
+    assert components.run_name(one, {"space": "s", "dataset": "d", "method": "darts"}).startswith("retrain-s-d-s0-")
 
 
 def test_changed_names_what_departs_from_the_published() -> None:
     cfg, choices = composed("search", "search.epochs=3", "space.layers=1", "dataset=digits", "seed=4")
     published = preflight.published("search", choices, cfg, None)
-    assert config.changed(cfg, published) == {"search.epochs": [50, 3], "space.layers": [5, 1]}
+    assert components.changed(cfg, published) == {"search.epochs": [50, 3], "space.layers": [5, 1]}
     experiment, choices = composed("search", "experiment=quickstart")
-    assert "space.channels" in config.changed(experiment, preflight.published("search", choices, experiment, None))
+    assert "space.channels" in components.changed(experiment, preflight.published("search", choices, experiment, None))
 
 
 def test_what_a_published_experiment_sets_is_published() -> None:
     cfg, choices = composed("search", "experiment=lambda_nb201_50", "search.batch=8")
     published = preflight.published("search", choices, cfg, None)
-    assert config.changed(cfg, published) == {"search.batch": [64, 8]}
+    assert components.changed(cfg, published) == {"search.batch": [64, 8]}
 
 
 def test_nothing_heavy_is_imported() -> None:
-    code = ("import sys; from nasx import preflight, config, cli; from nasx.commands import listing, help, completion\n"
+    code = ("import sys; from nasx.cli import preflight, main as cli; from nasx.config import components as config; from nasx.cli.commands import listing, help, completion\n"
             "preflight.examine('search', preflight.arrange(['dataset=digits']))\n"
             "print([m for m in ('torch', 'torchvision', 'scipy', 'pandas', 'matplotlib') if m in sys.modules])")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -19,10 +19,10 @@ from omegaconf import OmegaConf
 from torch import Tensor
 from variants import VARIANTS
 
-from nasx import config
-from nasx.bilevel import Method, Search, frozen
+from nasx.config import components
+from nasx.core.bilevel import Method, Search, frozen
 from nasx.data.segments import Segments
-from nasx.relaxed import RelaxedProblem, weights
+from nasx.search.problem import RelaxedProblem, weights
 
 import small
 import toy
@@ -30,9 +30,9 @@ import toy
 
 def method_of(name: str, *overrides: str) -> Method:
     """The method of conf/method/<name>.yaml, built as the command line builds it (on the DARTS space: all have it)."""
-    with initialize_config_dir(str(config.conf_dir()), version_base="1.3"):
+    with initialize_config_dir(str(components.conf_dir()), version_base="1.3"):
         cfg = compose("search", [f"method={name}", "space=darts", *overrides])
-    built: Method = config.build(OmegaConf.to_container(cfg.method, resolve=True))
+    built: Method = components.build(OmegaConf.to_container(cfg.method, resolve=True))
     return built
 
 

@@ -12,10 +12,10 @@ from torch import nn
 
 from nasx.errors import UserError
 from nasx.spaces import published
-from nasx.spaces.darts import Darts
-from nasx.spaces.darts_genotype import DartsGenotype
-from nasx.spaces.nb201 import Nb201
-from nasx.spaces.network import cost, widest
+from nasx.spaces.darts.genotype import DartsGenotype
+from nasx.spaces.darts.network import cost, widest
+from nasx.spaces.darts.space import Darts
+from nasx.spaces.nb201.space import Nb201
 
 PAIRS = tuple[tuple[str, int], ...]
 IMAGE = Darts().example(1, (3, 32, 32))

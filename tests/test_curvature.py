@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from nasx.bilevel import Tree, detached
+from nasx.core.bilevel import Tree, detached
 from nasx.diagnostics import curvature
-from nasx.spaces.darts import Darts
-from nasx.spaces.nb1shot1 import Nb1Shot1
-from nasx.spaces.nb201 import Nb201
+from nasx.spaces.darts.space import Darts
+from nasx.spaces.nb1shot1.space import Nb1Shot1
+from nasx.spaces.nb201.space import Nb201
 
 import small
 import toy

@@ -50,7 +50,7 @@ from nasx.errors import UserError
     (["search", "threads=1000000"], "threads=1000000: must be above 0 and at most 1024, or null"),
     (["search", "workers=1000000"], "workers=1000000: must be at least 0 and at most 1024, or null")])
 def test_the_command_line_refuses_it_without_torch(words: list[str], message: str, tmp_path: Path) -> None:
-    code = ("import sys; from nasx import preflight; from nasx.errors import UserError\n"
+    code = ("import sys; from nasx.cli import preflight; from nasx.errors import UserError\n"
             "command, *words = sys.argv[1:]\n"
             "try: preflight.examine(command, preflight.rewritten(command, preflight.arrange(words)))\n"
             "except UserError as error: print(error)\n"
@@ -65,8 +65,8 @@ def test_the_command_line_refuses_it_without_torch(words: list[str], message: st
 def test_the_largest_seed_and_the_longest_name_are_taken(tmp_path: Path) -> None:
     import torch
 
-    from nasx.checks.combinations import LONGEST_NAME, _folder_name, _seeds
-    from nasx.settings import SEEDS
+    from nasx.config.rules import LONGEST_NAME, _folder_name, _seeds
+    from nasx.config.settings import SEEDS
 
     torch.Generator().manual_seed(SEEDS - 1)
     with pytest.raises((RuntimeError, ValueError)):

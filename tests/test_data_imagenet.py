@@ -23,13 +23,13 @@ from folders import equal
 from jobs import Job, nasx
 from torch import Tensor
 
-from nasx import records
 from nasx.data import decoded
 from nasx.data.decoded import Decoded
 from nasx.data.imagenet import ImageNet, Photos
 from nasx.data.splits import splits
 from nasx.data.stream import Batch
 from nasx.errors import UserError
+from nasx.runs import records
 
 Image = pytest.importorskip("PIL.Image")
 CLASSES = ("n01440764", "n01443537", "n01484850")

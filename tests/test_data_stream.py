@@ -101,7 +101,7 @@ def test_a_batch_that_is_larger_than_the_set_is_told(monkeypatch: pytest.MonkeyP
 
 
 def test_fields_are_those_of_the_core() -> None:
-    from nasx import bilevel
+    from nasx.core import bilevel
 
     assert Batch._fields == bilevel.Batch._fields
 

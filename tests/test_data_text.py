@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from nasx.bilevel import aside, hand_on, recall
+from nasx.core.bilevel import aside, hand_on, recall
 from nasx.data.segments import LONGER, SHORTEST, Read, Segments
 from nasx.data.text import Ptb, Text
 from nasx.errors import UserError

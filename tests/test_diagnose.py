@@ -10,14 +10,13 @@ import pytest
 import test_conformance_methods as methods
 import torch
 
-from nasx import diagnose
-from nasx.bilevel import Method, Tree, detached
-from nasx.diagnostics import agreement, stop
-from nasx.relaxed import RelaxedProblem
+from nasx.core.bilevel import Method, Tree, detached
+from nasx.diagnostics import agreement, recorder, stop
+from nasx.search.problem import RelaxedProblem
 from nasx.spaces.base import Space
-from nasx.spaces.darts import Darts
-from nasx.spaces.nb1shot1 import Nb1Shot1
-from nasx.spaces.nb201 import Nb201
+from nasx.spaces.darts.space import Darts
+from nasx.spaces.nb1shot1.space import Nb1Shot1
+from nasx.spaces.nb201.space import Nb201
 from nasx.spaces.supernet import wrap
 
 import small
@@ -37,9 +36,9 @@ class Fixed:
         return small.batch(self.first + i, n=2, size=8)
 
 
-def watch(space: Space, every: int, rule: object, *, steps: int = 0, search: Any = None) -> tuple[diagnose.Watch, Tree]:
+def watch(space: Space, every: int, rule: object, *, steps: int = 0, search: Any = None) -> tuple[recorder.Watch, Tree]:
     search = search or small.search(space)
-    made = diagnose.Watch(search, space, search.problem.supernet, Fixed(0), Fixed(10), every=every, steps=steps,
+    made = recorder.Watch(search, space, search.problem.supernet, Fixed(0), Fixed(10), every=every, steps=steps,
                           epochs=4, weight_decay=1e-3, stop=rule)
     return made, detached(search.problem.relax(search.a))
 

@@ -12,10 +12,10 @@ import jobs
 import pytest
 import torch
 
-from nasx import bilevel
-from nasx.commands import doctor
+from nasx.cli import doctor
+from nasx.core import bilevel
 from nasx.errors import UserError
-from nasx.results import cells
+from nasx.report import cells
 
 
 def pairs(lines: doctor.Lines) -> dict[str, str]:

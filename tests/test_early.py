@@ -14,17 +14,16 @@ import pytest
 import torch
 from test_config import faults
 
-from nasx import config
-from nasx.checks import schema
-from nasx.commands import diagnose
+from nasx.cli import diagnose
+from nasx.cli.arguments import read
+from nasx.config import components, schema
 from nasx.errors import UserError
-from nasx.search import Loop
-from nasx.spaces.darts import Darts
-from nasx.spaces.nb1shot1 import Nb1Shot1
-from nasx.spaces.nb201 import Nb201
-from nasx.spaces.network import AuxiliaryHead
-from nasx.spaces.recurrent import Recurrent
-from nasx.words import read
+from nasx.search.loop import Loop
+from nasx.spaces.darts.network import AuxiliaryHead
+from nasx.spaces.darts.space import Darts
+from nasx.spaces.nb1shot1.space import Nb1Shot1
+from nasx.spaces.nb201.space import Nb201
+from nasx.spaces.recurrent.space import Recurrent
 
 NB201 = "|{}~0|+|none~0|none~1|+|none~0|none~1|none~2|"
 
@@ -103,7 +102,7 @@ def test_the_operations_of_a_published_cell_are_there() -> None:
 
 
 # ------------------------------------------------------------------------------------------------ own classes
-METHOD = "from nasx.bilevel import Method\nfrom dataclasses import dataclass\n@dataclass(frozen=True, kw_only=True)\n"
+METHOD = "from nasx.core.bilevel import Method\nfrom dataclasses import dataclass\n@dataclass(frozen=True, kw_only=True)\n"
 
 
 @pytest.fixture
@@ -129,9 +128,9 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[s
 
 @pytest.mark.parametrize(("source", "told"), [
     (METHOD + "class Mine(Method):\n    pass\n",
-     "Mine has no step, which nasx.bilevel.Method asks for; define step(self, search, train, val) in "),
+     "Mine has no step, which nasx.core.bilevel.Method asks for; define step(self, search, train, val) in "),
     (METHOD + "class Mine:\n    def step(self, search, train, val):\n        return {}\n",
-     "Mine is no Method of nasx; write class Mine(Method), with Method from nasx.bilevel"),
+     "Mine is no Method of nasx; write class Mine(Method), with Method from nasx.core.bilevel"),
     (METHOD + "class Mine(Method):\n    def step(self, search, train, val):\n        search.update_w(train[0])\n",
      "step returns nothing; it must return dict[str, Tensor]"),
     ("def f(:\n", "imp.py, line 1: is no Python (invalid syntax); mend the file"),
@@ -149,9 +148,9 @@ def test_a_users_class_that_is_no_method(own: Callable[[str], list[str]], source
     METHOD + "class Mine(Method):\n    def step(self, search, train, val):\n        return {}\n",
     METHOD + "class Mine(Method):\n    def step(self, search, train, val):\n        raise NotImplementedError\n",
     "from nasx.methods.darts import Darts\nclass Mine(Darts):\n    pass\n",
-    "from nasx.around import Around\nclass Mixin:\n    def step(self, s, t, v):\n        return {}\n"
+    "from nasx.methods.wrapper import Around\nclass Mixin:\n    def step(self, s, t, v):\n        return {}\n"
     "class Mine(Mixin, Around):\n    inner: int = 0\n",
-    "import nasx.bilevel\nclass Mine(nasx.bilevel.Method):\n    pass\n",  # a base that cannot be read is not judged
+    "import nasx.core.bilevel\nclass Mine(nasx.core.bilevel.Method):\n    pass\n",  # a base that cannot be read is not judged
 ])
 def test_a_users_class_that_may_be_one(own: Callable[[str], list[str]], source: str) -> None:
     assert [fault for fault in own(source) if "method._target_=" in fault] == []
@@ -159,8 +158,8 @@ def test_a_users_class_that_may_be_one(own: Callable[[str], list[str]], source: 
 
 def test_packages_that_must_be_allowed() -> None:
     node = {"method": {"_target_": "mine.a.B", "inner": {"_target_": "other.C"}}, "space": {"_target_": "nasx.x.Y"}}
-    assert config.foreign(node) == ["mine", "other"]
-    assert config.foreign(node, ["mine.a"]) == ["other"]
+    assert components.foreign(node) == ["mine", "other"]
+    assert components.foreign(node, ["mine.a"]) == ["other"]
 
 
 def test_a_run_with_classes_of_ones_own_says_that_they_must_be_allowed(tmp_path: Path) -> None:
@@ -203,7 +202,7 @@ def test_the_head_says_how_its_own_command_leaves_it_out() -> None:
 
 def test_torch_is_not_imported_for_any_of_it() -> None:
     words = [*SETTINGS[0][0], "dataset=digits"]
-    code = (f"import sys; from nasx import cli\ntry: cli.main(['search', *{words}])\n"
+    code = (f"import sys; from nasx.cli import main as cli\ntry: cli.main(['search', *{words}])\n"
             "except SystemExit as end: print(end.code, 'torch' in sys.modules)")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "2 False"

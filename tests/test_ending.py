@@ -9,7 +9,7 @@ import pytest
 
 from nasx.benchmarks.isomorphism import CELLS, cell_text
 from nasx.benchmarks.nb201 import EMBEDDED, Nb201
-from nasx.results import ending
+from nasx.report import run_summary
 
 TABLE = Nb201(path=str(EMBEDDED))
 
@@ -19,12 +19,12 @@ TABLE = Nb201(path=str(EMBEDDED))
     (0.99, "99.00 %"), (0.61, "61 %"), (0.29, "29 %"), (0.57, "57 %"), (0.019, "1 %"), (0.0099, "0.99 %"),
     (1 / 15625, "< 0.01 %"), (0.0001, "0.01 %"), (0.0, "0 %")])
 def test_a_share_is_rounded_down_and_only_all_is_a_hundred(share: float, text: str) -> None:
-    assert ending.percent(share) == text
+    assert run_summary.percent(share) == text
 
 
 def test_every_rank_of_the_benchmark_is_a_bound_from_below() -> None:
     for worse in range(0, CELLS + 1, 7):
-        text = ending.percent(worse / CELLS)
+        text = run_summary.percent(worse / CELLS)
         value = float(text.removesuffix(" %").removeprefix("< "))
         if text.startswith("<"):
             assert 0 < worse * 10_000 < CELLS
@@ -45,7 +45,7 @@ def record(code: int, edges: Any = (), **fields: Any) -> dict[str, Any]:
 
 
 def shown(capsys: pytest.CaptureFixture[str], found: dict[str, Any]) -> str:
-    ending.show(found, Path("outputs/run"))
+    run_summary.show(found, Path("outputs/run"))
     return " ".join(capsys.readouterr().out.split())
 
 
@@ -105,7 +105,7 @@ def test_a_look_up_fits_a_terminal_of_80_columns(capsys: pytest.CaptureFixture[s
     for name in ("cifar10", "cifar100", "imagenet16"):
         found["lookup"][name]["test"] = 50.0
         found["better_than"][name] = {"valid": 0.9999, "test": 1 / CELLS}
-    ending.show(found, Path("outputs/run"))
+    run_summary.show(found, Path("outputs/run"))
     lines = capsys.readouterr().out.splitlines()
     rows = [line for line in lines if line.startswith(("accuracy", "in %", "  "))]
     assert len([line for line in rows if "seeds" in line]) == 6

@@ -14,14 +14,14 @@ import torch
 from test_conformance_methods import BUILT, TRAINING
 from torch._dynamo.utils import counters
 
-from nasx.bilevel import Batch, Method, Search, Tree, gradients
-from nasx.relaxed import RelaxedProblem, weights
-from nasx.search import fitted
-from nasx.settings import EngineSettings
+from nasx.config.settings import EngineSettings
+from nasx.core.bilevel import Batch, Method, Search, Tree, gradients
+from nasx.search.loop import fitted
+from nasx.search.problem import RelaxedProblem, weights
 from nasx.spaces.base import Space
-from nasx.spaces.darts import Darts
-from nasx.spaces.nb1shot1 import Nb1Shot1
-from nasx.spaces.nb201 import Nb201
+from nasx.spaces.darts.space import Darts
+from nasx.spaces.nb1shot1.space import Nb1Shot1
+from nasx.spaces.nb201.space import Nb201
 
 import small
 import toy

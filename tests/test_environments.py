@@ -14,10 +14,10 @@ import torch
 from test_faults import composed
 from test_resume import reached
 
-from nasx import machine, records, tables
-from nasx.folders import checkpoints
+from nasx.cli import table
 from nasx.results import collect
-from nasx.session import session
+from nasx.runs import checkpoints, environment, records
+from nasx.runs.session import session
 
 WORDS = ("search", "space=nb201", "space.layers=1", *(word for word in jobs.TINY if word != "threads=1"),
          "method=darts", "method.order=1", "search.epochs=4", "checkpoint_s=0.001", "name=run")
@@ -38,7 +38,7 @@ def test_a_job_puts_the_settings_of_its_process_back(before: tuple[int, bool, bo
         torch.use_deterministic_algorithms(before[1], warn_only=before[2])
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = before[1]
         there = settings()
-        with contextlib.suppress(ZeroDivisionError), machine.prepared(
+        with contextlib.suppress(ZeroDivisionError), environment.prepared(
                 torch.device("cpu"), threads=3, deterministic=True, seed=0, precision="fp32"):
             assert settings() == (3, True, False, torch.backends.cudnn.benchmark, False, False, ":4096:8")
             raise ZeroDivisionError
@@ -80,12 +80,12 @@ def test_a_resume_in_another_environment_is_told_recorded_and_marked(tmp_path: P
     assert record["starts"][1]["update"] >= 13
     assert {"host", "device", "threads", "torch", "nasx", "commit"} <= record["starts"][0].keys()
     monkeypatch.chdir(tmp_path)
-    told = tables.main({"out": "runs"})
+    told = table.main({"out": "runs"})
     assert "several environments" in told
     assert "computed in environments that differ in threads: 1 (runs/run)" in told
     record["starts"] = record["starts"][:1]
     (folder / "result.json").write_text(json.dumps(record))
-    assert "environments" not in tables.main({"out": "runs"})
+    assert "environments" not in table.main({"out": "runs"})
 
 
 def test_hosts_differ_without_a_word() -> None:

@@ -15,11 +15,11 @@ import pytest
 import torch
 
 import nasx
-from nasx import pretrained
-from nasx.commands import evaluate, export
+from nasx.cli import evaluate, export
 from nasx.data.images import Digits
 from nasx.errors import UserError
-from nasx.folders import checkpoints
+from nasx.export import model as export_model
+from nasx.runs import checkpoints
 
 WORDS = ("retrain", "space=darts", "genotype=DARTS_V2", "dataset=digits", "retrain.layers=3", "retrain.channels=4",
          "retrain.batch=32", "retrain.epochs=2", "retrain.updates_per_epoch=6", "retrain.lr=0.1", "threads=1",
@@ -87,7 +87,7 @@ def test_a_loaded_network_reads_bytes_and_knows_its_origin(here: Path, tmp_path:
     assert facts["genotype"] == trained["genotype"]
     assert facts["accuracy"] == trained["test_accuracy"]
     assert facts["recipe"] == trained["protocol"] == "darts-cifar"
-    assert facts["space"]["_target_"] == "nasx.spaces.darts.Darts"
+    assert facts["space"]["_target_"] == "nasx.spaces.darts.space.Darts"
     assert facts["commit"] == (trained["commit"] or "unknown")
     assert facts["normalization"]["mean"] == pytest.approx(images.mean, abs=1e-6)  # the data set's file rounds them
     assert facts["normalization"]["std"] == pytest.approx(images.std, abs=1e-6)
@@ -136,7 +136,7 @@ def test_onnx_and_torch_export_answer_alike(here: Path, tmp_path: Path) -> None:
     program = torch.export.load(str(tmp_path / "model.pt2")).module()
     assert (program(x) - scores).abs().max() < 1e-4
     held = {item.key: item.value for item in onnx.load(str(tmp_path / "model.onnx")).metadata_props}
-    assert held == pretrained.text(network.facts)
+    assert held == export_model.text(network.facts)
     card = (tmp_path / "README.md").read_text()
     assert all(name in card for name in ("model.safetensors", "model.onnx", "model.pt2"))
 
@@ -144,7 +144,7 @@ def test_onnx_and_torch_export_answer_alike(here: Path, tmp_path: Path) -> None:
 def test_two_exports_have_the_same_bytes_and_no_path_of_this_machine(here: Path, tmp_path: Path) -> None:
     """Also in another process, where hashes have another order."""
     formats = ("safetensors", "onnx", "torch")
-    code = ("import sys\nfrom nasx.commands import export\n"
+    code = ("import sys\nfrom nasx.cli.commands import export\n"
             "for name in sys.argv[2:]: export.main([*sys.argv[1].split(), f'format={name}'])")
     words = f"from={here / 'runs' / 'plain'} out={tmp_path / 'one'}"
     subprocess.run([sys.executable, "-c", code, words, *formats], check=True, capture_output=True)
@@ -195,7 +195,7 @@ def test_faults_of_evaluate_and_load(here: Path, tmp_path: Path) -> None:
     network = nasx.load(file)
     for name, changed in (("wider", {"settings": {**network.facts["settings"], "channels": 6}}),
                           ("foreign", {"space": {**network.facts["space"], "_target_": "os.system"}})):
-        pretrained.save(tmp_path / f"{name}.safetensors", network.network, {**network.facts, **changed})
+        export_model.save(tmp_path / f"{name}.safetensors", network.network, {**network.facts, **changed})
     np.savez(tmp_path / "two.npz", x=np.zeros((8, 32, 32), np.uint8), y=np.arange(8) % 2)
     for words, message in (([], "needs one model"), ([str(tmp_path / "none")], "there is no such file"),
                            ([str(tmp_path / "torn.safetensors")], "cannot be read as safetensors"),

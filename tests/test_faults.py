@@ -27,17 +27,19 @@ import pytest
 from hydra.types import RunMode
 from test_resume import equal, reached
 
-from nasx import preflight, progress, run
+from nasx.cli import preflight
+from nasx.core import files
 from nasx.data import fetch
 from nasx.errors import UserError
-from nasx.folders import checkpoints, files
-from nasx.search import Loop
+from nasx.jobs import search
+from nasx.runs import checkpoints, progress
+from nasx.search.loop import Loop
 
 WORDS = (*jobs.TINY_NB201, "method=darts", "method.order=1", "checkpoint_s=0.001", "name=run")
 
 
 def composed(*overrides: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(configuration, info) of a search, as the command gives them to nasx.run."""
+    """(configuration, info) of a search, as the command gives them to nasx.jobs.search."""
     cfg, choices = preflight.plain(preflight.make_loader().load_configuration("search", list(overrides), RunMode.RUN))
     return cfg, {"choices": choices, "overrides": list(overrides), "command": "nasx search"}
 
@@ -315,7 +317,7 @@ def test_a_weight_that_is_not_finite_is_in_no_checkpoint(tmp_path: Path, monkeyp
     monkeypatch.setattr(Loop, "_step", burst)
     words = [*jobs.TINY_NB201[1:-1], f"out={tmp_path}", "name=run", "device=cpu", "quiet=true", "checkpoint_s=1e-9"]
     with pytest.raises(UserError, match=r"search, update 4: a weight became NaN or infinite; lower search\.lr=0\.025"):
-        run.search(*composed(*words))
+        search.search(*composed(*words))
     last = checkpoints.last(tmp_path / "run")
     assert last is not None
     assert last["updates"] == 3

@@ -15,13 +15,13 @@ import pytest
 import test_architecture as architecture
 import yaml
 
-from nasx import pictures, records, tables
 from nasx.benchmarks import store
-from nasx.commands import diagnose, status
+from nasx.cli import diagnose, status, table
+from nasx.core import files
 from nasx.data import survey
 from nasx.errors import UserError
-from nasx.folders import files, lock
-from nasx.results import cells, report
+from nasx.report import cells, html, style
+from nasx.runs import lock, records
 
 IDENTITY, EXTRA = {"seed": 0}, {"kind": "search", "choices": {"method": "darts"}, "identity": "0"}
 PART = ".nasx-0123456789abcdef.part"
@@ -70,8 +70,8 @@ def test_a_file_is_synced_before_its_name_and_the_name_with_its_folders(tmp_path
 
 
 WRITERS: dict[str, Callable[[Path], object]] = {
-    "picture.svg": lambda path: pictures.write(path, {"svg": lambda: b"<svg></svg>"}),
-    "picture.png": lambda path: pictures.save(pictures.figure(1, 1), path),
+    "picture.svg": lambda path: style.write(path, {"svg": lambda: b"<svg></svg>"}),
+    "picture.png": lambda path: style.save(style.figure(1, 1), path),
     "table.tex": lambda path: files.write_atomic(path, "text"),
     "large.npz": lambda path: survey.keep(path, x=survey.np.zeros(3)),
     "log.txt": lambda path: files.stream(path).close(),
@@ -265,10 +265,10 @@ def test_readers_of_foreign_runs_bear_a_bomb(tmp_path: Path, capsys: pytest.Capt
     (folder / "genotype.txt").write_text("x")
     (folder / "metrics.jsonl").write_text('{"epoch": 1, "mix": {"edges": [[0.5, 0.5]]}}\n')
     monkeypatch.chdir(tmp_path)
-    assert report.main(["runs"]) == 0
-    assert "darts" in tables.main({"out": "runs"})
+    assert html.main(["runs"]) == 0
+    assert "darts" in table.main({"out": "runs"})
     with pytest.raises(UserError, match="no run has such a setting"):
-        tables.main({"out": "runs", "filter": ["search.lr:1"]})
+        table.main({"out": "runs", "filter": ["search.lr:1"]})
     assert status.main(["runs"]) == 0
     with pytest.raises(UserError, match="is no folder of a search"):
         list(diagnose.diagnose(folder))

@@ -13,13 +13,12 @@ import pytest
 from finished import CELL, retrained, writer
 from rich.console import Console
 
-from nasx import lineage, progress, tables
-from nasx.benchmarks import command
-from nasx.commands import doctor, export, info, status
+from nasx.cli import bench, doctor, export, info, status, table
 from nasx.data import listing
 from nasx.errors import cleaned
-from nasx.folders import notes
-from nasx.results import compare, ending, report, typeset
+from nasx.report import html, run_summary
+from nasx.results import compare, render
+from nasx.runs import lineage, progress, sweep_log
 
 STEER, MARKUP, FORMULA, LINK = "\x1b]0;owned\x07\x1b[2J\u202e", "<script>alert(1)</script>", '=HYPERLINK("http://x")', \
     "[click](http://x)"
@@ -56,11 +55,11 @@ def clean(text: str) -> None:
 
 
 def test_a_terminal_is_not_steered(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    tables.main({"out": "runs"})
+    table.main({"out": "runs"})
     status.main(["runs"])
     for path in sorted((runs / "runs").iterdir()):
         record = json.loads((path / "result.json").read_text())
-        ending.show({**record, "finished": STEER, "updates": 1, "passes": 2, "verdict": {"text": STEER},
+        run_summary.show({**record, "finished": STEER, "updates": 1, "passes": 2, "verdict": {"text": STEER},
                      "command": f"nasx {STEER}"}, path)
     clean(capsys.readouterr().out)
 
@@ -76,13 +75,13 @@ def test_what_is_read_of_a_stranger_s_files_does_not_steer_a_terminal(
     assert info.main([f"from={folder}"]) == 0
     assert "owned" in capsys.readouterr().out
     compare.main(["method=m0", "method=m1", "runs=runs"])
-    command._show({"source": STEER, STEER: {STEER: 1}})
-    command._grid([{STEER: STEER}])
+    bench._show({"source": STEER, STEER: {STEER: 1}})
+    bench._grid([{STEER: STEER}])
     print(doctor.tilde(STEER), *lineage.following({"kind": "search", "command": STEER}, Path(STEER)))
     record = json.loads((folder / "result.json").read_text())
-    ending.show({**record, "finished": "", "updates": 1, "passes": 2}, Path(STEER))
-    notes.note(tmp_path / "job-0.json", [STEER], ended=True, fault=STEER)
-    assert notes.summary(tmp_path, ValueError(f"{STEER} ")) == 1
+    run_summary.show({**record, "finished": "", "updates": 1, "passes": 2}, Path(STEER))
+    sweep_log.note(tmp_path / "job-0.json", [STEER], ended=True, fault=STEER)
+    assert sweep_log.summary(tmp_path, ValueError(f"{STEER} ")) == 1
     said = capsys.readouterr()
     assert "owned" in said.out
     assert "owned" in said.err
@@ -109,7 +108,7 @@ def test_no_line_of_the_log_steers_a_terminal(terminal: bool, tmp_path: Path, mo
 
 
 def test_markdown_holds_it_as_text(runs: Path) -> None:
-    text = tables.main({"out": "runs", "format": "markdown"})
+    text = table.main({"out": "runs", "format": "markdown"})
     clean(text)
     assert "alert(1)" in text, "the text is shown"
     assert "<script" not in text
@@ -118,18 +117,18 @@ def test_markdown_holds_it_as_text(runs: Path) -> None:
 
 def test_a_spreadsheet_calculates_nothing(runs: Path) -> None:
     for ask in ({}, {"paper": "idarts"}):
-        text = tables.main({"out": "runs", "format": "csv", **ask})
+        text = table.main({"out": "runs", "format": "csv", **ask})
         clean(text)
         for row in csv.reader(io.StringIO(text)):
             for cell in row:
                 assert not cell.startswith(("=", "+", "@", "\t", "\r")), cell
                 assert not cell.startswith("-") or cell == "-" or float(cell) < 0, cell
-    assert FORMULA in text or "HYPERLINK" in tables.main({"out": "runs", "format": "csv"})
+    assert FORMULA in text or "HYPERLINK" in table.main({"out": "runs", "format": "csv"})
 
 
 def test_latex_and_html_hold_it_as_text(runs: Path) -> None:
-    clean(tables.main({"out": "runs", "format": "latex"}))
-    assert report.main(["runs"]) == 0
+    clean(table.main({"out": "runs", "format": "latex"}))
+    assert html.main(["runs"]) == 0
     page = (runs / "report.html").read_text(encoding="utf-8")
     clean(page)
     assert "<script>alert" not in page
@@ -139,7 +138,7 @@ def test_numbers_stay_numbers_in_a_spreadsheet() -> None:
     import pandas as pd
 
     frame = pd.DataFrame({"=x": [-1.5, 2.0], "text": ["-x", "plain"], "n": [-3, 4], "none": [None, "=1"]})
-    assert typeset.spreadsheet(frame) == "'=x,text,n,none\n-1.5,'-x,-3,\n2.0,plain,4,'=1\n"
+    assert render.spreadsheet(frame) == "'=x,text,n,none\n-1.5,'-x,-3,\n2.0,plain,4,'=1\n"
 
 
 def test_a_model_card_holds_it_as_text() -> None:

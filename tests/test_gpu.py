@@ -16,11 +16,11 @@ from folders import equal
 from test_conformance_methods import BUILT, TRAINING
 from test_engine import SPACES, apart, position
 
-from nasx.bilevel import Batch, Method, Search
-from nasx.graphs import Replayed, cuda
-from nasx.optimizers import on_cuda
-from nasx.relaxed import RelaxedProblem, weights
-from nasx.settings import EngineSettings
+from nasx.config.settings import EngineSettings
+from nasx.core.bilevel import Batch, Method, Search
+from nasx.search.cuda_graphs import Replayed, cuda
+from nasx.search.optimizers import on_cuda
+from nasx.search.problem import RelaxedProblem, weights
 from nasx.spaces.base import Space
 
 import small

@@ -15,12 +15,12 @@ from test_conformance_methods import BUILT, TRAINING
 from test_engine import SPACES, apart, batches, position, prepared
 from torch import Tensor
 
-from nasx.bilevel import Batch, Search
-from nasx.draws import Draws
+from nasx.core.bilevel import Batch, Search
+from nasx.core.draws import Draws
 from nasx.errors import UserError
-from nasx.graphs import Moment, Replayed, reason
 from nasx.methods.darts import Darts as First
-from nasx.spaces.darts import Darts
+from nasx.search.cuda_graphs import Moment, Replayed, reason
+from nasx.spaces.darts.space import Darts
 
 import small
 

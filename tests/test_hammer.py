@@ -16,8 +16,8 @@ import sys
 sys.path.insert(0, {scripts!r})
 import hammer
 hammer.LONG = 0.2
-from nasx.folders import checkpoints, files, lock
-from nasx import records
+from nasx.runs import checkpoints, lock; from nasx.core import files
+from nasx.runs import records
 {without}
 sys.exit(hammer.main())
 """

@@ -25,15 +25,18 @@ from fuzz_targets import SAMPLES, read_run, write_run
 from fuzzing import Escaped, watched
 from test_config import faults
 
-from nasx import cli, config, preflight, pretrained, records
 from nasx.benchmarks import nb101_import, nb201_import, store
 from nasx.benchmarks.nb201 import Nb201
-from nasx.commands import evaluate, export, info, listing
-from nasx.commands import help as help_
+from nasx.cli import evaluate, export, info, listing, main, preflight
+from nasx.cli import help as help_
+from nasx.config import components
+from nasx.core import files
 from nasx.data import fetch, folder, layouts, splits
 from nasx.errors import UserError
-from nasx.folders import checkpoints, files
-from nasx.results import collect, report
+from nasx.export import model
+from nasx.report import html
+from nasx.results import collect
+from nasx.runs import checkpoints, records
 from nasx.spaces import genotypes
 
 
@@ -107,14 +110,14 @@ def composed(here: Path, text: str, group: str = "experiment") -> list[str]:
 
 @pytest.mark.parametrize("target", [
     "os.system", "subprocess.Popen", "builtins.eval", "pathlib.Path.unlink", "shutil.rmtree", "torch.load",
-    "nasx.cli.main", "nasx.folders.files.write_atomic", "nasx.data.images.Path", "nasx.data.images.np.load",
-    "nasx.spaces.nb201.Nb201.__init__.__globals__", "mine_evil.Thing", "nasx.records.Run", "..os.system", "os", "", 3])
+    "nasx.cli.main.main", "nasx.core.files.write_atomic", "nasx.data.images.Path", "nasx.data.images.np.load",
+    "nasx.spaces.nb201.space.Nb201.__init__.__globals__", "mine_evil.Thing", "nasx.runs.records.Run", "..os.system", "os", "", 3])
 def test_targets_outside_the_list_are_refused(target: Any, here: Path) -> None:
     (here / "mine_evil.py").write_text("raise SystemExit('imported')\nclass Thing: pass\n")
     [found] = composed(here, f"_target_: {json.dumps(target)}\ncommand: id\n", "method")
     assert found.startswith("method._target_")
     with pytest.raises(UserError):
-        config.build({"_target_": target, "command": "id"})
+        components.build({"_target_": target, "command": "id"})
 
 
 @pytest.mark.parametrize("text", [
@@ -166,9 +169,9 @@ def test_a_name_in_a_foreign_record_is_no_path(here: Path) -> None:
     """Records and configurations name folders (parent, name, path); none is followed to write."""
     record = {**SAMPLES[0][0], "name": "../../outside", "parent": "../../outside", "kind": "search"}
     write_run(here, [record, SAMPLES[0][1], {**SAMPLES[0][2], "out": "../../outside"}])
-    cli.dispatch(["status", "runs"])
-    cli.dispatch(["bench", "fill", "runs"])
-    report.main(["runs"])
+    main.dispatch(["status", "runs"])
+    main.dispatch(["bench", "fill", "runs"])
+    html.main(["runs"])
     assert (here / "report.html").is_file()
 
 
@@ -272,7 +275,7 @@ def test_a_report_shows_markup_as_text(here: Path) -> None:
     rows = [{**row, "genotype": EVIL, EVIL: 1.0, "cells": {EVIL: {"depth": 1}}, "mix": {EVIL: row["mix"]["normal"]}}
             for row in SAMPLES[0][1]]
     write_run(here, [evil, rows, {"kind": "search", "choices": {EVIL: EVIL}, "search": {EVIL: EVIL}}])
-    report.main(["runs", f"title={EVIL}"])
+    html.main(["runs", f"title={EVIL}"])
     text = (here / "report.html").read_text(encoding="utf-8")
     assert "alert(1)" in text
     assert "<script>alert" not in text
@@ -282,25 +285,25 @@ def test_a_report_shows_markup_as_text(here: Path) -> None:
 def test_an_exports_description_builds_only_components(here: Path) -> None:
     from safetensors.torch import save
 
-    facts = {"format": pretrained.FORMAT, "space": {"_target_": "os.system", "command": "id"}, "settings": {},
+    facts = {"format": model.FORMAT, "space": {"_target_": "os.system", "command": "id"}, "settings": {},
              "classes": [EVIL], "genotype": "x"}
-    (here / "model.safetensors").write_bytes(save({"x": torch.zeros(1)}, pretrained.text(facts)))
+    (here / "model.safetensors").write_bytes(save({"x": torch.zeros(1)}, model.text(facts)))
     with pytest.raises(UserError, match="only spaces, methods, data sets and benchmarks"):
-        pretrained.load(here)
-    (here / "model.safetensors").write_bytes(save({"x": torch.zeros(1)}, pretrained.text(
+        model.load(here)
+    (here / "model.safetensors").write_bytes(save({"x": torch.zeros(1)}, model.text(
         {**facts, "space": {"_target_": "mine.space.Space"}})))
     with pytest.raises(UserError, match=r"is made of classes of mine, .*; if you trust them add allow=\[mine\]"):
-        pretrained.load(here)
-    huge = {**facts, "space": {"_target_": "nasx.spaces.nb201.Nb201", "layers": 1000, "channels": 65536,
+        model.load(here)
+    huge = {**facts, "space": {"_target_": "nasx.spaces.nb201.space.Nb201", "layers": 1000, "channels": 65536,
                                "affine": False, "operations": ["none", "skip_connect"], "batch_norm": "batch"},
             "settings": {"layers": 10**9, "channels": 10**9, "stem": "cifar"}}
-    (here / "model.safetensors").write_bytes(save({"x": torch.zeros(1)}, pretrained.text(huge)))
+    (here / "model.safetensors").write_bytes(save({"x": torch.zeros(1)}, model.text(huge)))
     with pytest.raises(UserError, match="in a file of 1 tensors"):
-        pretrained.load(here)
+        model.load(here)
     beyond = {**huge, "space": {**huge["space"], "layers": 10**9}}
-    (here / "model.safetensors").write_bytes(save({"x": torch.zeros(1)}, pretrained.text(beyond)))
+    (here / "model.safetensors").write_bytes(save({"x": torch.zeros(1)}, model.text(beyond)))
     with pytest.raises(UserError, match="layers=1000000000: must be above 0 and at most 1000"):
-        pretrained.load(here)
+        model.load(here)
 
 
 def test_foreign_text_does_not_steer_a_terminal(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -312,9 +315,9 @@ def test_foreign_text_does_not_steer_a_terminal(here: Path, capsys: pytest.Captu
     (here / "runs" / "b").mkdir()
     (here / "runs" / "b" / "fault.txt").write_text(steering)
     (here / "runs" / "b" / "config.yaml").write_text("{}")
-    cli.dispatch(["status", "runs"])
+    main.dispatch(["status", "runs"])
     with pytest.raises(SystemExit):
-        cli.main(["bench", "query", steering])
+        main.main(["bench", "query", steering])
     told = capsys.readouterr()
     assert "failed: b" in told.out
     frame = collect.collect("runs")
@@ -355,7 +358,7 @@ def test_odd_values_of_rows_and_records_are_borne(here: Path) -> None:
     rows = [{"epoch": math.inf}, {"epoch": 1, "cells": [3], "node_cosine": {}, "output_cosine": [[], {"conv": "y"}]},
             {"epoch": 2, "cells": {"cell": {"depth": 1}, "other": 3}, "output_cosine": 1.0}]
     read_run(here, ([{**SAMPLES[0][0], "seed": [0]}, rows, SAMPLES[0][2]], "markdown"))
-    report.main(["runs"])
+    html.main(["runs"])
 
 
 
@@ -368,4 +371,4 @@ def test_deep_and_odd_records_are_left_out(here: Path) -> None:
     assert records.read_rows(here / "runs" / "deep") == []
     assert files.read_json(here / "runs" / "deep" / "result.json") is None
     assert files.read_yaml(here / "runs" / "deep" / "config.yaml") is None
-    cli.dispatch(["status", "runs"])
+    main.dispatch(["status", "runs"])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from nasx.commands import info
+from nasx.cli import info
 from nasx.errors import UserError
 
 NO_BRANCH = '{"matrix":[[0,1,1],[0,0,1],[0,0,0]],"ops":["input","conv3x3-bn-relu","output"]}'

@@ -13,11 +13,11 @@ import pytest
 from test_again import WORDS, run  # noqa: F401 (a fixture)
 from test_cli import FAKE, call
 
-from nasx import cli
+from nasx.cli import main
 from nasx.errors import UserError
 
 SEARCH = "search " + " ".join(WORDS) + " out=."
-MAIN = "import sys; from nasx.cli import main; main(sys.argv[1:])"
+MAIN = "import sys; from nasx.cli.main import main; main(sys.argv[1:])"
 LONG = """
 import sys, types
 import nasx
@@ -27,10 +27,10 @@ def search(cfg, info):
         print("note", i, file=sys.stderr)
     open("ended", "w").close()
     return {'name': 'x'}
-fake = types.ModuleType('nasx.run')
+fake = types.ModuleType('nasx.jobs.search')
 fake.search = fake.retrain = search
-sys.modules['nasx.run'] = nasx.run = fake
-from nasx.cli import main
+sys.modules['nasx.jobs.search'] = nasx.jobs.search = fake
+from nasx.cli.main import main
 main(sys.argv[1:])
 """
 
@@ -96,27 +96,27 @@ def test_what_the_system_can_do_is_one_line(error: Exception, parts: list[str], 
     def fails(words: list[str]) -> int:
         raise error
 
-    monkeypatch.setattr(cli, "dispatch", fails)
+    monkeypatch.setattr(main, "dispatch", fails)
     monkeypatch.delenv("NASX_DEBUG", raising=False)
-    assert cli.outcome(["list"]) == 2
+    assert main.outcome(["list"]) == 2
     told = capsys.readouterr().err
     assert told.startswith("nasx: ")
     assert told.count("\n") == 1
     assert all(part in told for part in parts), told
     monkeypatch.setenv("NASX_DEBUG", "1")
-    assert cli.outcome(["list"]) == 2
+    assert main.outcome(["list"]) == 2
     assert "Traceback" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("error", [ValueError("a bug"), ImportError("cannot import name 'x'", name="nasx.run"),
+@pytest.mark.parametrize("error", [ValueError("a bug"), ImportError("cannot import name 'x'", name="nasx.jobs.search"),
                                    KeyError("x")])
 def test_a_bug_is_no_fault_of_the_system(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(words: list[str]) -> int:
         raise error
 
-    monkeypatch.setattr(cli, "dispatch", fails)
+    monkeypatch.setattr(main, "dispatch", fails)
     with pytest.raises(type(error)):
-        cli.outcome(["list"])
+        main.outcome(["list"])
 
 
 @pytest.mark.parametrize(("words", "code"), [
@@ -150,7 +150,7 @@ def test_a_file_that_cannot_be_read(name: str, words: str, code: int, said: str,
 
 
 def test_too_few_open_files(tmp_path: Path) -> None:
-    code = "import resource; from nasx import cli; resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3)); "
+    code = "import resource; from nasx.cli import main as cli; resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3)); "
     done = shell(tmp_path, "nasx search dataset=digits", f"{code} import sys; cli.main(sys.argv[1:])")
     assert done.returncode == 2
     assert "Too many open files" in done.stderr
@@ -171,6 +171,6 @@ def test_a_fault_that_has_a_remedy_stays_as_it_is(monkeypatch: pytest.MonkeyPatc
     def fails(words: list[str]) -> int:
         raise UserError("here", "is wrong", "mend it")
 
-    monkeypatch.setattr(cli, "dispatch", fails)
-    assert cli.outcome([]) == 2
+    monkeypatch.setattr(main, "dispatch", fails)
+    assert main.outcome([]) == 2
     assert capsys.readouterr().err == "nasx: here: is wrong; mend it\n"

@@ -8,7 +8,7 @@ from pathlib import Path
 import jobs
 import pytest
 
-from nasx.commands import diagnose as later
+from nasx.cli import diagnose as later
 from nasx.errors import UserError
 
 WORDS = (*jobs.TINY_NB201, "search.batch=4")

@@ -17,16 +17,16 @@ import jobs
 import pytest
 from test_config import composed, faults
 
-from nasx import config, machine, records, sweeps
+from nasx.config import components, sweeps
 from nasx.errors import UserError
-from nasx.folders import notes
+from nasx.runs import environment, records, sweep_log
 
 SWEEP = ("--multirun", "dataset=digits")
 WITHOUT_PLUGINS = """
 import sys, types
 sys.modules["hydra_plugins"] = types.ModuleType("hydra_plugins", "none is installed")
 sys.modules["hydra_plugins"].__path__ = []
-from nasx.cli import main
+from nasx.cli.main import main
 main(sys.argv[1:])
 """
 TRIALS = """
@@ -34,10 +34,10 @@ import sys, types
 import nasx
 def search(cfg, info):
     return {'name': 'x', 'supernet': {'valid_accuracy': -abs(cfg['search']['arch_lr'] - 0.01)}}
-fake = types.ModuleType('nasx.run')
+fake = types.ModuleType('nasx.jobs.search')
 fake.search = fake.retrain = fake.run = search
-sys.modules['nasx.run'] = nasx.run = fake
-from nasx.cli import main
+sys.modules['nasx.jobs.search'] = nasx.jobs.search = fake
+from nasx.cli.main import main
 main(sys.argv[1:])
 """
 
@@ -110,7 +110,7 @@ def test_how_a_sweep_runs_is_no_part_of_a_run() -> None:
     plain, choices = composed("search", "dataset=digits")
     for words in (["launch=slurm"], ["launch=joblib", "objective=wall_s"], ["experiment=tune_arch_lr"]):
         other, chosen = composed("search", "dataset=digits", *words)
-        assert config.run_name(other, chosen) == config.run_name(plain, choices)
+        assert components.run_name(other, chosen) == components.run_name(plain, choices)
 
 
 # ------------------------------------------------------------------------------- what a launcher's job needs
@@ -119,27 +119,27 @@ def test_errors_travel_between_processes() -> None:
     for error in faults:
         again = pickle.loads(pickle.dumps(error))
         assert (type(again), str(again), again.where) == (UserError, str(error), "a")
-    again = pickle.loads(pickle.dumps(machine.StopRequested(signal.SIGTERM)))
+    again = pickle.loads(pickle.dumps(environment.StopRequested(signal.SIGTERM)))
     assert (again.exit_code, str(again)) == (143, "stopped by SIGTERM")
 
 
 def stopped(told: list[str]) -> None:
     """A job that is warned, saves and stops."""
-    with machine.Signals() as signals:
+    with environment.Signals() as signals:
         os.kill(os.getpid(), signal.SIGUSR2)
         assert signals.asked == signal.SIGUSR2
         told.append("saved")
-        raise machine.StopRequested(signals.asked)
+        raise environment.StopRequested(signals.asked)
 
 
 def test_a_launchers_handler_is_called_when_the_work_is_saved() -> None:
     told: list[str] = []
     before = signal.signal(signal.SIGUSR2, lambda number, frame: told.append("queued again"))
     try:
-        with pytest.raises(machine.StopRequested):
+        with pytest.raises(environment.StopRequested):
             stopped(told)
         assert told == ["saved", "queued again"]
-        with machine.Signals():
+        with environment.Signals():
             os.kill(os.getpid(), signal.SIGUSR2)
         assert told == ["saved", "queued again"]  # the work was done: nothing is to be queued
     finally:
@@ -163,13 +163,13 @@ def test_an_objective_is_a_number_of_the_record() -> None:
 
 
 def test_a_summary_tells_jobs_that_died_without_a_word(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    notes.note(tmp_path / "job-0.json", ["seed=0"], ended=True)
-    notes.note(tmp_path / "job-1.json", ["seed=1"], ended=True, fault="seed=1: brings bad luck")
-    assert notes.summary(tmp_path, UserError("seed=1", "brings bad luck")) == 1
+    sweep_log.note(tmp_path / "job-0.json", ["seed=0"], ended=True)
+    sweep_log.note(tmp_path / "job-1.json", ["seed=1"], ended=True, fault="seed=1: brings bad luck")
+    assert sweep_log.summary(tmp_path, UserError("seed=1", "brings bad luck")) == 1
     told = capsys.readouterr().err
     assert "sweep: 1 of 2 jobs finished\n" in told
     assert "failed: seed=1" in told
-    assert notes.summary(tmp_path, RuntimeError("job 7 has not produced any output")) == 1
+    assert sweep_log.summary(tmp_path, RuntimeError("job 7 has not produced any output")) == 1
     told = capsys.readouterr().err
     assert "sweep: 1 of 2 jobs finished, then it ended:\n  RuntimeError: job 7 has not" in told
     assert "nasx status" in told

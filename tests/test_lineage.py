@@ -16,9 +16,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from nasx import config, lineage, preflight, run, words
-from nasx.commands import evaluate, info
+from nasx.cli import arguments, evaluate, info, preflight
+from nasx.config import components
 from nasx.errors import UserError
+from nasx.jobs import search as jobs_search
+from nasx.runs import lineage
 
 CELL = "|nor_conv_3x3~0|+|none~0|none~1|+|none~0|none~1|nor_conv_3x3~2|"
 EDGES = [pair for i in range(4) for pair in (("skip_connect", 0), ("sep_conv_3x3", i + 1))]
@@ -124,7 +126,7 @@ def test_a_genotype_of_one_cell_for_each_layer_fixes_the_layers(search: Make) ->
     cfg = composed("retrain", "from=found")
     assert (cfg["space"]["layers"], cfg["retrain"]["layers"]) == (3, 3)
     assert composed("retrain", "from=found", "retrain.layers=5")["retrain"]["layers"] == 5
-    assert len(config.build(cfg["space"]).parse(UNTIED).layers(cfg["retrain"]["layers"])) == 3
+    assert len(components.build(cfg["space"]).parse(UNTIED).layers(cfg["retrain"]["layers"])) == 3
 
 
 def test_runs_of_different_settings_are_not_retrained_in_one_sweep(search: Make) -> None:
@@ -168,9 +170,9 @@ def test_printed_commands_name_the_run_whatever_it_is_called(out: str, name: str
     assert shlex.split(table)[:3] == ["next:", "nasx", "table"]
     done = {"kind": "retrain", "command": "nasx retrain", "test_accuracy": 0.5}
     _, evaluate, export = map(shlex.split, lineage.following(done, folder))
-    read = words.read("evaluate", evaluate[2:], {}, plain="MODEL")
+    read = arguments.read("evaluate", evaluate[2:], {}, plain="MODEL")
     assert (evaluate[:2], [Path(word) for word in read.plain]) == (["nasx", "evaluate"], [folder])
-    assert words.read("export", export[2:], {"from": None}).options == {"from": f"{out}/{name}"}
+    assert arguments.read("export", export[2:], {"from": None}).options == {"from": f"{out}/{name}"}
 
 
 def test_the_next_command_names_the_users_own_files() -> None:
@@ -184,7 +186,7 @@ def test_the_next_command_names_the_users_own_files() -> None:
         "      nasx evaluate outputs/x 'allow=[mine]'", "      nasx export from=outputs/x 'allow=[mine]'"]
     assert len(lineage.following({**done, "test_accuracy": None, "valid_accuracy": 0.5}, Path("outputs/x"))) == 1
     assert len(lineage.following({**done, "kind": "study"}, Path("outputs/x"))) == 1
-    assert run.of_seed({"overrides": ["seed=3", "device=cpu"], "options": ["--config-dir", "mine"]}, 4)["command"] == (
+    assert jobs_search.of_seed({"overrides": ["seed=3", "device=cpu"], "options": ["--config-dir", "mine"]}, 4)["command"] == (
         "nasx search --config-dir mine device=cpu seed=4")
 
 
@@ -208,7 +210,7 @@ def test_what_nasx_run_retrains_is_what_a_retraining_of_its_search_would_be(sear
                     "dataset.path=my photos", "dataset.size=16")
     search(space=both["space"], dataset=both["dataset"])
     again = {**both, "from": "outputs/found", "genotype": None, "name": None}
-    assert config.identity(again, "retrain") == config.identity(composed("retrain", "from=found"), "retrain")
+    assert components.identity(again, "retrain") == components.identity(composed("retrain", "from=found"), "retrain")
 
 
 @pytest.mark.parametrize(("then", "dataset", "lookup", "trained"), [
@@ -219,8 +221,8 @@ def test_what_nasx_run_retrains_is_what_a_retraining_of_its_search_would_be(sear
 def test_run_retrains_unless_the_benchmark_knows_the_cell_on_these_images(
         then: str, dataset: str, lookup: Any, trained: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     steps: list[str] = []
-    monkeypatch.setattr(run, "search", lambda cfg, info: steps.append("search") or {"lookup": lookup, "name": "x"})
-    monkeypatch.setattr(run, "retrain", lambda cfg, info: steps.append("retrain") or {"from": cfg["from"]})
+    monkeypatch.setattr(jobs_search, "search", lambda cfg, info: steps.append("search") or {"lookup": lookup, "name": "x"})
+    monkeypatch.setattr(jobs_search, "retrain", lambda cfg, info: steps.append("retrain") or {"from": cfg["from"]})
     cfg = composed("run", "space=nb201", f"dataset={dataset}", f"then={then}")
-    assert run.run(cfg, {}) == ({"from": "outputs/x"} if trained else {"lookup": lookup, "name": "x"})
+    assert jobs_search.run(cfg, {}) == ({"from": "outputs/x"} if trained else {"lookup": lookup, "name": "x"})
     assert steps == ["search", *["retrain"] * trained]

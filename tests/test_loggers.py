@@ -12,8 +12,9 @@ import jobs
 import pytest
 import yaml
 
-from nasx import config, loggers, records
+from nasx.config import components
 from nasx.errors import UserError
+from nasx.runs import loggers, records
 
 ROW = {"epoch": 3, "train_loss": 1.5, "genotype": "x", "mix": {"cell": [[0.5, 0.5]]}, "flag": True, "bad": math.nan,
        "lookup": {"source": "s", "cifar10": {"valid": 90, "test": None}}}
@@ -27,7 +28,7 @@ def test_a_row_becomes_its_finite_numbers():
 @pytest.mark.parametrize("name", sorted(path.stem for path in CONF.glob("*.yaml")))
 def test_each_choice_builds(name):
     node = yaml.safe_load((CONF / f"{name}.yaml").read_text())
-    assert config.build(node).open(Path("."), {}) is not None
+    assert components.build(node).open(Path("."), {}) is not None
 
 
 @pytest.mark.parametrize(("made", "package"), [(loggers.TensorBoard(), "tensorboard"), (loggers.Wandb(), "wandb")])
@@ -75,7 +76,7 @@ def test_without_rows_nothing_is_written(made, tmp_path):
 
 
 def test_the_logger_is_no_part_of_a_runs_identity():
-    assert config.identity({"seed": 0, "logger": {"_target_": "a"}}) == config.identity({"seed": 0})
+    assert components.identity({"seed": 0, "logger": {"_target_": "a"}}) == components.identity({"seed": 0})
 
 
 @pytest.mark.skipif(importlib.util.find_spec("tensorboard") is not None, reason="tensorboard is installed")

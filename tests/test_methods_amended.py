@@ -6,7 +6,7 @@ import agree
 import numpy as np
 import pytest
 
-from nasx.bilevel import frozen
+from nasx.core.bilevel import frozen
 from nasx.methods.amended import Amended
 
 import toy

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from nasx.bilevel import Search, Tree, frozen
+from nasx.core.bilevel import Search, Tree, frozen
 from nasx.methods.darts import Darts
 
 import toy

@@ -14,14 +14,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from nasx.bilevel import Batch, Decision, Ending, Method, Outcome, Search, Tree
+from nasx.core.bilevel import Batch, Decision, Ending, Method, Outcome, Search, Tree
 from nasx.methods.darts import Darts as First
 from nasx.methods.darts_pt import DartsPt, Projection, in_turn
 from nasx.methods.sdarts import Sdarts
 from nasx.spaces.base import Space
-from nasx.spaces.darts import Darts
-from nasx.spaces.nb1shot1 import Nb1Shot1
-from nasx.spaces.nb201 import Nb201
+from nasx.spaces.darts.space import Darts
+from nasx.spaces.nb1shot1.space import Nb1Shot1
+from nasx.spaces.nb201.space import Nb201
 
 import small
 import toy

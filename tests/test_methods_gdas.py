@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from nasx.bilevel import Search, Tree
+from nasx.core.bilevel import Search, Tree
 from nasx.methods.darts import Darts
 from nasx.methods.gdas import Gdas, hard
 

@@ -9,7 +9,7 @@ import agree
 import pytest
 import torch
 
-from nasx.bilevel import Search, Tree, frozen
+from nasx.core.bilevel import Search, Tree, frozen
 from nasx.methods.darts import Darts
 from nasx.methods.idarts import IDarts
 

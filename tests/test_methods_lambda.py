@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from nasx.bilevel import Search, Tree, detached, frozen, gradients
+from nasx.core.bilevel import Search, Tree, detached, frozen, gradients
 from nasx.methods.darts import Darts
 from nasx.methods.lambda_ import Lambda
 

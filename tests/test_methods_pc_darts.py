@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from nasx.methods.darts import Darts
-from nasx.spaces.darts import Darts as DartsSpace
+from nasx.spaces.darts.space import Darts as DartsSpace
 
 import small
 from reference import methods

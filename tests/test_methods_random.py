@@ -9,7 +9,7 @@ import agree
 import pytest
 import torch
 
-from nasx.bilevel import Method, Tree
+from nasx.core.bilevel import Method, Tree
 from nasx.methods.naswot import Naswot
 from nasx.methods.random import Random
 from nasx.methods.random_ws import RandomWs

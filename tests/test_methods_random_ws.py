@@ -8,7 +8,7 @@ import agree
 import pytest
 import torch
 
-from nasx.bilevel import Search
+from nasx.core.bilevel import Search
 from nasx.methods.random_ws import RandomWs
 
 import small

@@ -9,16 +9,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from nasx.bilevel import Search, Tree, detached, frozen
+from nasx.config.settings import EngineSettings
+from nasx.core.bilevel import Search, Tree, detached, frozen
 from nasx.errors import UserError
 from nasx.methods.amended import Amended
 from nasx.methods.darts import Darts as First
 from nasx.methods.lambda_ import Lambda
 from nasx.methods.sdarts import Sdarts, given, normalized
-from nasx.relaxed import RelaxedProblem
-from nasx.settings import EngineSettings
-from nasx.spaces.darts import Darts
-from nasx.spaces.nb201 import Nb201
+from nasx.search.problem import RelaxedProblem
+from nasx.spaces.darts.space import Darts
+from nasx.spaces.nb201.space import Nb201
 
 import small
 import toy

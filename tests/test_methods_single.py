@@ -9,9 +9,9 @@ import agree
 import pytest
 import torch
 
-from nasx.bilevel import Search
+from nasx.core.bilevel import Search
 from nasx.methods.single import Single
-from nasx.optimizers import architecture_optimizer
+from nasx.search.optimizers import architecture_optimizer
 
 import toy
 from reference import methods

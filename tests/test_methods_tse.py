@@ -8,7 +8,7 @@ import agree
 import pytest
 import torch
 
-from nasx.bilevel import Search, Tree, frozen
+from nasx.core.bilevel import Search, Tree, frozen
 from nasx.methods.tse import Tse
 
 import toy

@@ -11,17 +11,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nasx.bilevel import Batch
+from nasx.core.bilevel import Batch
 from nasx.errors import UserError
 from nasx.methods.grasp import Grasp
 from nasx.methods.naswot import Agreement, Naswot
 from nasx.methods.snip import Snip
 from nasx.methods.synflow import Synflow
 from nasx.methods.zen import Zen
+from nasx.methods.zero_cost import ZeroCost
 from nasx.spaces.base import Logits, Space
-from nasx.spaces.darts import Darts
-from nasx.spaces.nb201 import Nb201
-from nasx.zero_cost import ZeroCost
+from nasx.spaces.darts.space import Darts
+from nasx.spaces.nb201.space import Nb201
 
 import small
 from reference import zero_cost

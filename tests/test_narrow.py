@@ -11,16 +11,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nasx.bilevel import gradient
+from nasx.config.settings import SearchSettings
+from nasx.core.bilevel import gradient
 from nasx.errors import UserError
-from nasx.relaxed import RelaxedProblem, weights
-from nasx.settings import SearchSettings
+from nasx.search.problem import RelaxedProblem, weights
 from nasx.spaces.base import Space
-from nasx.spaces.bundle import EdgeBundle
-from nasx.spaces.darts import OPERATIONS, Darts, edges_of
-from nasx.spaces.darts_genotype import KINDS, NODES, DartsGenotype
-from nasx.spaces.nb1shot1 import Nb1Shot1
-from nasx.spaces.nb201 import Nb201
+from nasx.spaces.darts.genotype import KINDS, NODES, DartsGenotype
+from nasx.spaces.darts.space import OPERATIONS, Darts, edges_of
+from nasx.spaces.mixed_cell import EdgeBundle
+from nasx.spaces.nb1shot1.space import Nb1Shot1
+from nasx.spaces.nb201.space import Nb201
 
 import small
 
@@ -78,7 +78,7 @@ def test_a_space_whose_blocks_share_their_operations_says_so() -> None:
 @pytest.mark.parametrize("name", SPACES)
 def test_a_narrowed_supernet_is_the_wide_one_without_what_is_gone(name: str) -> None:
     """Fused, naive and, with the same weights, the wide supernet at a mixture that is zero elsewhere."""
-    from nasx.inherit import carried, sources
+    from nasx.search.warm_start import carried, sources
 
     wide = SPACES[name]
     space = narrowed(wide, 3)

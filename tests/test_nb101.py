@@ -14,9 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nasx.benchmarks import command, nb101_import
+from nasx.benchmarks import nb101_import
 from nasx.benchmarks.nb101 import OPERATIONS, Matrix, Nb101, Table, graph_hash, graph_of, prune
 from nasx.benchmarks.nb101_import import import_nb101, masked_crc32c, metrics
+from nasx.cli import bench
 from nasx.errors import UserError
 
 # The first graph of the official file, its hash, and its first run of 108 epochs.
@@ -277,7 +278,7 @@ def test_without_the_file_nothing_is_known(tmp_path: Path) -> None:
     assert Nb101().query(Cell(OFFICIAL, LABELS)) is None
     assert Nb101().reference("cifar10") == {}
     assert "bench import nb101" in str(Nb101().missing())
-    assert command.bench_query(json.dumps({"matrix": OFFICIAL, "ops": LABELS}))["facts"]["hash"] == HASH
+    assert bench.bench_query(json.dumps({"matrix": OFFICIAL, "ops": LABELS}))["facts"]["hash"] == HASH
     with pytest.raises(UserError, match="no table there"):
         Nb101(path=str(tmp_path / "x.npz")).query(Cell(OFFICIAL, LABELS))
 
@@ -325,7 +326,7 @@ def test_checksums_are_checked_in_every_block(tmp_path: Path, monkeypatch: pytes
 
 def test_part_of_the_graphs_is_refused(tmp_path: Path, cache: Path) -> None:
     with pytest.raises(UserError, match="6 graphs of 423624, 6 of them with three runs"):
-        command.bench_import("nb101", str(write(tmp_path / "a")))
+        bench.bench_import("nb101", str(write(tmp_path / "a")))
     assert not cache.exists()
 
 

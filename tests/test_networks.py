@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from nasx.errors import UserError
-from nasx.spaces.darts import Darts
-from nasx.spaces.darts_genotype import DartsGenotype
-from nasx.spaces.nb201 import OPERATIONS, Nb201
-from nasx.spaces.network import AuxiliaryHead, DartsNetwork, Stem, cost, dropped, plan
+from nasx.spaces.darts.genotype import DartsGenotype
+from nasx.spaces.darts.network import AuxiliaryHead, DartsNetwork, Stem, cost, dropped, plan
+from nasx.spaces.darts.space import Darts
+from nasx.spaces.nb201.space import OPERATIONS, Nb201
 from nasx.spaces.ops import FactorizedReduce
 
 SPACE = Darts()

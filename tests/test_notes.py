@@ -13,8 +13,8 @@ import jobs
 import pytest
 from test_status import NOW, finished, made
 
-from nasx.commands import status
-from nasx.folders import lock, notes
+from nasx.cli import status
+from nasx.runs import lock, sweep_log
 
 COMMAND = ["search", "--multirun", "seed=0,1,2,3"]
 
@@ -29,9 +29,9 @@ def sweep(tmp_path: Path) -> Path:
     made(runs[0], rows=50, files=finished(wall_s=100.0))
     made(runs[1], files={"fault.txt": "seed=1: brings bad luck"})
     made(runs[2], rows=4)
-    notes.note(folder / "job-0.json", ["seed=0"], [runs[0]], ended=True)
-    notes.note(folder / "job-1.json", ["seed=1"], [runs[1]], ended=True, fault="seed=1: brings bad luck")
-    notes.note(folder / "job-2.json", ["seed=2"], [runs[2]], ended=False)
+    sweep_log.note(folder / "job-0.json", ["seed=0"], [runs[0]], ended=True)
+    sweep_log.note(folder / "job-1.json", ["seed=1"], [runs[1]], ended=True, fault="seed=1: brings bad luck")
+    sweep_log.note(folder / "job-2.json", ["seed=2"], [runs[2]], ended=False)
     return folder
 
 
@@ -52,15 +52,15 @@ def test_a_sweep_that_works_tells_what_is_left(sweep: Path, tmp_path: Path) -> N
 
 def test_a_sweep_is_told_until_it_has_come_to_its_end(sweep: Path, tmp_path: Path) -> None:
     for number in range(1, 5):
-        notes.note(sweep / f"job-{number}.json", [], ended=True)
+        sweep_log.note(sweep / f"job-{number}.json", [], ended=True)
     assert list(status.sweeps(tmp_path, NOW)) == []
 
 
 def test_only_the_newest_of_those_that_ended_is_told(sweep: Path, tmp_path: Path) -> None:
     newer = tmp_path / ".sweeps" / "20270115-070000-8"  # a clock that was put back does not make it older
     os.utime(sweep / "sweep.json", (NOW, NOW))
-    with notes.sweep(newer, [*COMMAND, "x=1"], None):
-        notes.note(newer / "job-0.json", ["seed=0"], ended=False)
+    with sweep_log.sweep(newer, [*COMMAND, "x=1"], None):
+        sweep_log.note(newer / "job-0.json", ["seed=0"], ended=False)
         os.utime(newer / "sweep.json", (NOW + 1, NOW + 1))
         assert [line for line in status.sweeps(tmp_path, NOW) if "sweep of" in line] == [
             "sweep of 1 jobs, running: 1 running"]  # its folder is not there yet

@@ -11,8 +11,11 @@ import texts
 from hydra.types import RunMode
 from test_config import faults
 
-from nasx import config, metrics, preflight, records, run, sweeps
-from nasx.checks import objectives
+from nasx.cli import preflight
+from nasx.config import components, objectives, sweeps
+from nasx.core import metrics
+from nasx.jobs import search
+from nasx.runs import records
 
 IMAGES = ("dataset=digits", "dataset.size=16", "threads=1", "quiet=true", "name=run")
 SEARCH = (*IMAGES, "space=nb201", "space.layers=1", "space.channels=4", "search.batch=8", "search.epochs=1",
@@ -53,11 +56,11 @@ def numbers(node: Any, prefix: str = "") -> set[str]:
 def test_what_may_be_an_objective_is_what_a_record_holds(command: str, words: tuple[str, ...], there: str, absent: str,
                                                          tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(run, "pictures", lambda folder: None)
+    monkeypatch.setattr(search, "pictures", lambda folder: None)
     if "darts_rnn" in words[0]:
         words = (*words, f"dataset.path={texts.write(tmp_path / 'text', train=120)}")
     cfg, choices = preflight.plain(preflight.make_loader().load_configuration(command, list(words), RunMode.RUN))
-    known = {quantity.name for quantity in objectives.recorded(cfg, command, config.build(cfg["benchmark"]))}
+    known = {quantity.name for quantity in objectives.recorded(cfg, command, components.build(cfg["benchmark"]))}
     assert known >= set(there.split())
     assert not known & set(absent.split())
     getattr(run, command)(cfg, {"choices": choices, "overrides": list(words), "command": f"nasx {command}"})

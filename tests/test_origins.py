@@ -9,8 +9,9 @@ import yaml
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from nasx import config, origins, preflight
-from nasx.commands import help as help_
+from nasx.cli import help as help_
+from nasx.cli import preflight
+from nasx.config import components, provenance
 from nasx.errors import UserError
 
 
@@ -34,7 +35,7 @@ def wide(monkeypatch: pytest.MonkeyPatch) -> None:
     ("search", ["space=darts_rnn", "method=amended"]), ("search", ["method=gdas", "~pair"])])
 def test_the_last_line_is_the_value_that_runs(command: str, words: list[str]) -> None:
     cfg = preflight.make_loader().load_configuration(command, words, RunMode.RUN)
-    found = origins.trace(command, [*words, "search.lr=77"])
+    found = provenance.trace(command, [*words, "search.lr=77"])
     assert len(found.lines) > 50
     for key, lines in found.lines.items():
         if key != "pair" and "${" not in lines[-1].value:
@@ -79,7 +80,7 @@ def test_an_error_names_the_default_of_these_choices(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="the default is threads=1"):
         preflight.examine("search", preflight.arrange(["experiment=quickstart", "threads=-1"]))
     (tmp_path / "method").mkdir()
-    (tmp_path / "method" / "mine.yaml").write_text((config.conf_dir() / "method" / "darts.yaml").read_text().replace(
+    (tmp_path / "method" / "mine.yaml").write_text((components.conf_dir() / "method" / "darts.yaml").read_text().replace(
         "radius: 0.01", "radius: 0.07"))
     words = [f"--config-dir={tmp_path}", "method=mine", "dataset=digits", "method.radius=x"]
     with pytest.raises(UserError, match=r"the default is method.radius=0\.07"):
@@ -89,6 +90,6 @@ def test_an_error_names_the_default_of_these_choices(tmp_path: Path) -> None:
 def test_values_are_read_with_their_comments() -> None:
     text = ("# head\ndefaults: [a]\na: 1 # one\nb:\n  _target_: x\n  c: [1,\n    2] # two\n  d: 'a # b'\n"
             "e:\nf:\n- [x]\n- y # of y\n")
-    assert list(origins.values(text)) == [("a", "1", "one"), ("b.c", "[1, 2]", "two"), ("b.d", "'a # b'", ""),
+    assert list(provenance.values(text)) == [("a", "1", "one"), ("b.c", "[1, 2]", "two"), ("b.d", "'a # b'", ""),
                                           ("e", "null", ""), ("f", "[[x], y]", "")]
     assert yaml.safe_load(text)["e"] is None

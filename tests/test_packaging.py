@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from nasx import config
+from nasx.config import components
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
 def test_a_working_copy_finds_its_configurations() -> None:
-    assert config.conf_dir() == ROOT / "conf"
+    assert components.conf_dir() == ROOT / "conf"
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def test_the_wheel_holds_configurations_and_tables(wheel: Path) -> None:
 def test_the_command_works_from_the_wheel(wheel: Path, tmp_path: Path) -> None:
     home = tmp_path / "installed"
     zipfile.ZipFile(wheel).extractall(home)
-    code = "import sys; sys.path.insert(0, sys.argv.pop(1)); from nasx.cli import main; main(sys.argv[1:])"
+    code = "import sys; sys.path.insert(0, sys.argv.pop(1)); from nasx.cli.main import main; main(sys.argv[1:])"
     done = subprocess.run([sys.executable, "-c", code, str(home), "search", "--info", "searchpath"],
                           capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr

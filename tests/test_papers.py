@@ -10,11 +10,12 @@ import math
 import pytest
 from finished import retrained, writer
 
-from nasx import tables
+from nasx.cli import table as cli_table
 from nasx.errors import UserError
-from nasx.results import published, wording
+from nasx.results import published
+from nasx.results import sheets as results_sheets
+from nasx.results.aggregate import summary
 from nasx.results.collect import collect
-from nasx.results.summary import summary
 
 
 @pytest.fixture
@@ -82,18 +83,18 @@ def test_an_error_has_the_sign_of_an_error(make):
             make(method, name=f"{method}{seed}", lookup=None, seed=seed)
             retrained(make, f"{method}{seed}", first + seed / 1000, seed)
     ask = {"runs": str(make.root), "filter": "kind=retrain", "format": "console"}
-    assert "better: +1.00 (p < 0.001)" in tables.main(ask)
-    told = tables.main({**ask, "error": True})
+    assert "better: +1.00 (p < 0.001)" in cli_table.main(ask)
+    told = cli_table.main({**ask, "error": True})
     assert "better: −1.00 (p < 0.001)" in told
     assert "(test_error, lower is better)" in told
     ask["format"] = "csv"
-    rows = list(csv.DictReader(io.StringIO(tables.main({**ask, "error": True, "sort": "-test_error"}))))
+    rows = list(csv.DictReader(io.StringIO(cli_table.main({**ask, "error": True, "sort": "-test_error"}))))
     assert [row["method"] for row in rows] == ["random", "darts"]
     assert float(rows[1]["test_error_mean"]) == pytest.approx(2.9)
     assert float(rows[1]["test_error_std"]) == pytest.approx(0.1)
     assert rows[1]["versus"].startswith("better: −1.00")
     assert "test_accuracy_mean" not in rows[0]
-    rows = list(csv.DictReader(io.StringIO(tables.main({**ask, "sort": "test_error"}))))
+    rows = list(csv.DictReader(io.StringIO(cli_table.main({**ask, "sort": "test_error"}))))
     assert [row["method"] for row in rows] == ["darts", "random"]
     assert "test_error_mean" not in rows[0]
 
@@ -101,7 +102,7 @@ def test_an_error_has_the_sign_of_an_error(make):
 @pytest.mark.parametrize("paper", sorted(published.PAPERS))
 def test_without_runs_a_paper_is_shown_as_printed(paper, tmp_path):
     for form in ("markdown", "latex", "csv", "console"):
-        text = tables.main({"runs": str(tmp_path), "paper": paper, "format": form, "out_file": str(tmp_path / "t")})
+        text = cli_table.main({"runs": str(tmp_path), "paper": paper, "format": form, "out_file": str(tmp_path / "t")})
         assert len(text) > 1000
         assert "↳ nasx" not in text
 
@@ -111,13 +112,13 @@ def test_a_paper_table_refuses_to_mix_protocols(make):
     make("idarts", seed=1, protocol="nats")
     with pytest.raises(UserError, match=r"searched under nb201-v1, your runs under nats, nb201-v1; keep one with "
                                         r"filter=protocol=nb201-v1,"):
-        tables.main({"runs": str(make.root), "paper": "idarts", "format": "csv"})
-    text = tables.main({"runs": str(make.root), "paper": "idarts", "format": "markdown",
+        cli_table.main({"runs": str(make.root), "paper": "idarts", "format": "csv"})
+    text = cli_table.main({"runs": str(make.root), "paper": "idarts", "format": "markdown",
                         "filter": ["protocol:nb201-v1"]})
     assert "↳ nasx idarts" in text
     make("tse", seed=1)
     with pytest.raises(UserError, match="searched under nats, your runs under nb201-v1"):
-        tables.main({"runs": str(make.root), "paper": "tse", "format": "csv"})
+        cli_table.main({"runs": str(make.root), "paper": "tse", "format": "csv"})
 
 
 def test_the_order_of_darts_decides_its_printed_row(make):
@@ -166,7 +167,7 @@ def test_a_chosen_cell_stands_beside_no_mean_over_searches_and_is_marked(make):
                  "cells by test accuracy", searches=["s0", "s1", "s2", "s3"], ranking=[], retrains=[trained.name])
     assert not len(beside()[1])
     row = {**summary(collect(make.root), reference=False).set_index("kind").loc["retrain"]}
-    assert wording.name(row) == "lambda (best of 4, chosen on the test set)"
+    assert results_sheets.name(row) == "lambda (best of 4, chosen on the test set)"
     line = {"selection": "", "row": "a row that does not say how its cell was chosen"}
     assert published._chosen_alike(line, row)
     assert not published._chosen_alike({**line, "selection": "best of 2"}, row)

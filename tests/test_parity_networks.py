@@ -14,12 +14,12 @@ import torch.nn.functional as F
 import yaml
 from parity import BOUND, FOLDER, Spy, error
 
-from nasx import config
-from nasx.bilevel import Search, gradients
+from nasx.config import components
+from nasx.core.bilevel import Search, gradients
 from nasx.methods.darts_minus import DartsMinus
 from nasx.spaces.base import Space
-from nasx.spaces.darts import Darts
-from nasx.spaces.nb1shot1 import Nb1Shot1
+from nasx.spaces.darts.space import Darts
+from nasx.spaces.nb1shot1.space import Nb1Shot1
 
 SUPERNETS = ("darts_supernet", "nb201_supernet", "nb1shot1_1_supernet", "nb1shot1_2_supernet", "nb1shot1_3_supernet",
              "pc_darts")
@@ -120,8 +120,8 @@ def test_pc_darts_derives_the_released_architecture() -> None:
 @pytest.mark.parametrize("name", GENOTYPES["spaces"])
 def test_a_hundred_architectures_equal_the_release(name: str) -> None:
     """Of the spaces as `conf/space` has them; every tenth with ties, but for NAS-Bench-1Shot1."""
-    node = yaml.safe_load((config.conf_dir() / "space" / f"{name}.yaml").read_text(encoding="utf-8"))
-    space: Space = config.build({k: v for k, v in node.items() if k != "defaults"})
+    node = yaml.safe_load((components.conf_dir() / "space" / f"{name}.yaml").read_text(encoding="utf-8"))
+    space: Space = components.build({k: v for k, v in node.items() if k != "defaults"})
     assert len(GENOTYPES["spaces"][name]["cases"]) == 100
     different = []
     for case in GENOTYPES["spaces"][name]["cases"]:

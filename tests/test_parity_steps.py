@@ -8,8 +8,7 @@ import torch
 from parity import BOUND, Spy, error
 from torch import Tensor
 
-from nasx.around import gumbel
-from nasx.bilevel import Batch, Outcome, Search, Tree, combine, detached, gradient, gradients, norm, step_length
+from nasx.core.bilevel import Batch, Outcome, Search, Tree, combine, detached, gradient, gradients, norm, step_length
 from nasx.methods.beta_darts import BetaDarts
 from nasx.methods.darts import Darts
 from nasx.methods.drnas import DrNas
@@ -20,6 +19,7 @@ from nasx.methods.sdarts import Sdarts
 from nasx.methods.single import Single
 from nasx.methods.snas import Snas
 from nasx.methods.tse import Tse
+from nasx.methods.wrapper import gumbel
 
 EXECUTORS = pytest.mark.parametrize("naive", [False, True], ids=["merged", "naive"])
 

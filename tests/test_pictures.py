@@ -13,10 +13,9 @@ import xml.etree.ElementTree as ET
 import numpy as np
 import pytest
 
-from nasx import pictures
-from nasx.diagnostics.edges import genotype_edges
 from nasx.errors import UserError
-from nasx.results import cells, curves, heat_maps
+from nasx.report import cells, curves, heat_maps, style
+from nasx.spaces.edges import genotype_edges
 
 NB201 = "|nor_conv_3x3~0|+|none~0|skip_connect~1|+|avg_pool_3x3~0|nor_conv_1x1~1|nor_conv_3x3~2|"
 DARTS = ("Genotype(normal=[('sep_conv_3x3', 0), ('skip_connect', 1), ('dil_conv_5x5', 2), ('sep_conv_3x3', 0)], "
@@ -118,7 +117,7 @@ def test_all_pictures_have_one_typeface_and_labels_fit_their_boxes(tmp_path):
     cells.draw_cell(NORMAL, tmp_path / "a.svg")
     root, seen = ET.parse(tmp_path / "a.svg").getroot(), 0
     texts = [node for node in root.iter() if node.tag.endswith("}text")]
-    assert {node.get("font-family").partition(",")[0] for node in texts} == {pictures.FONT} == {"DejaVu Sans"}
+    assert {node.get("font-family").partition(",")[0] for node in texts} == {style.FONT} == {"DejaVu Sans"}
     for node in (group for group in root.iter() if group.get("class") == "node"):
         [box] = [child for child in node if child.tag.endswith("}polygon")]
         across = [float(point.partition(",")[0]) for point in box.get("points").split()]
@@ -190,7 +189,7 @@ def test_a_library_that_pygraphviz_lacks_is_named(tmp_path, monkeypatch):
 
 
 def test_the_first_picture_on_a_machine_logs_nothing(tmp_path):
-    code = ("import logging; logging.basicConfig(level=logging.INFO); from nasx import pictures\n"
+    code = ("import logging; logging.basicConfig(level=logging.INFO); from nasx.report import style as pictures\n"
             "with pictures.style(): pictures.save(pictures.figure(1, 1), 'empty.png')")
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env={**os.environ, "MPLCONFIGDIR": str(tmp_path)},
                           capture_output=True, text=True, check=True, timeout=120)
@@ -200,13 +199,13 @@ def test_the_first_picture_on_a_machine_logs_nothing(tmp_path):
 
 def test_another_format_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"no such picture format: gif; use \.svg or \.png"):
-        pictures.write(tmp_path / "a.gif", {"svg": None, "png": None})
+        style.write(tmp_path / "a.gif", {"svg": None, "png": None})
 
 
 @pytest.mark.parametrize(("operation", "kind"), [("sep_conv_3x3", "conv"), ("skip_connect", "skip"), ("none", "none"),
                                                  ("avg_pool_3x3", "pool"), ("maxpool3x3", "pool"), ("noise", "noise")])
 def test_an_operation_belongs_to_one_family(operation, kind):
-    assert pictures.family(operation) == kind
+    assert style.family(operation) == kind
 
 
 # ------------------------------------------------------------------------------------------------------- curves
@@ -237,8 +236,8 @@ def test_a_band_is_the_mean_and_the_sample_deviation_of_what_is_there():
 def test_a_band_ends_where_values_do(unit, values, low, high):
     runs = [[{"epoch": e, "x": value} for e in (1, 2)] for value in values]
     assert curves.bounds(unit) == (low, high)
-    with pictures.style():
-        axes = pictures.figure(3, 3).subplots()
+    with style.style():
+        axes = style.figure(3, 3).subplots()
         assert curves.line(axes, runs, "x", "a", "red", within=curves.bounds(unit))
     band = axes.collections[0].get_paths()[0].vertices[:, 1]
     mean, std = float(np.mean(values)), float(np.std(values, ddof=1))
@@ -248,8 +247,8 @@ def test_a_band_ends_where_values_do(unit, values, low, high):
 
 def test_no_band_passes_the_optimum():
     runs = [[{"epoch": e, "lookup": {"cifar10": {"valid": value}}} for e in (1, 2)] for value in (91.0, 60.0)]
-    with pictures.style():
-        axes = pictures.figure(3, 3).subplots()
+    with style.style():
+        axes = style.figure(3, 3).subplots()
         assert curves.trajectory(axes, {"a": runs}, "cifar10", "valid", {"optimum": 91.61, "random": 83.69})
     assert axes.collections[0].get_paths()[0].vertices[:, 1].max() == 91.61
     labels = [text for text in axes.texts if text.get_text().startswith(("optimum", "random"))]

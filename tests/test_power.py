@@ -26,7 +26,7 @@ import os, sys
 sys.path.insert(0, {scripts!r})
 import power
 from pathlib import Path
-from nasx.folders import files
+from nasx.core import files
 power.watch({root!r}, {notes!r})
 {without}
 {writes}

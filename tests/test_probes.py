@@ -14,15 +14,15 @@ import test_conformance_methods as conformance
 import torch
 from test_diagnose import Fixed
 
-from nasx import diagnose, trees
-from nasx.bilevel import Batch, Method, Search, Second, Tree, detached
+from nasx.core import trees
+from nasx.core.bilevel import Batch, Method, Search, Second, Tree, detached
 from nasx.data.segments import Segments
-from nasx.diagnostics import stop
+from nasx.diagnostics import recorder, stop
 from nasx.diagnostics.probes import Probes
 from nasx.methods.amended import Amended
 from nasx.methods.darts import Darts
 from nasx.methods.lambda_ import Lambda
-from nasx.relaxed import RelaxedProblem
+from nasx.search.problem import RelaxedProblem
 
 import small
 import toy
@@ -36,10 +36,10 @@ TAKEN = {  # how many differences of which name a step takes; the others take no
     "lambda outer": {"penalty": 1}, "lambda_sdarts": {"penalty": 1}}
 
 
-def watch(search: Search, probe_every: int) -> diagnose.Watch:
+def watch(search: Search, probe_every: int) -> recorder.Watch:
     problem = search.problem
     assert isinstance(problem, RelaxedProblem)
-    return diagnose.Watch(search, problem.space, problem.supernet, Fixed(0), Fixed(10), every=0, steps=0, epochs=4,
+    return recorder.Watch(search, problem.space, problem.supernet, Fixed(0), Fixed(10), every=0, steps=0, epochs=4,
                           weight_decay=0.0, stop=stop.NoStop(), probe_every=probe_every)
 
 
@@ -51,7 +51,7 @@ def searching(method: Method, space: str) -> Search:
     return search
 
 
-def entries(made: diagnose.Watch, epoch: int = 1) -> dict[str, Any]:
+def entries(made: recorder.Watch, epoch: int = 1) -> dict[str, Any]:
     mix = detached(made.search.problem.relax(made.search.a))
     return made.entries(epoch, mix, str(made.search.problem.space.discretize(mix)))  # type: ignore[attr-defined]
 
@@ -167,7 +167,7 @@ def test_an_exact_product_of_what_is_not_curved_is_zero() -> None:
 def test_only_due_steps_are_compared_and_these_run_as_they_are_written() -> None:
     """Every third one from the first on; the other steps are what was handed in, for example replayed from a graph."""
     search = toy.search(toy.Watched(toy.Smooth()))
-    made = diagnose.Watch.__new__(diagnose.Watch)
+    made = recorder.Watch.__new__(recorder.Watch)
     made.running, made.probe_every, made.steps, made.taken, made.looked, made.probes = None, 3, 0, 0, None, Probes()
     ran: list[str] = []
 

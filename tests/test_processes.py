@@ -16,13 +16,15 @@ import torch
 import torch.multiprocessing as mp
 from torch import Tensor, nn
 
-from nasx import processes, recipe, records
+from nasx.config.settings import RetrainSettings
+from nasx.core import distributed
 from nasx.data.stream import Batch
 from nasx.errors import UserError
-from nasx.retrain import Trainer
-from nasx.settings import RetrainSettings
-from nasx.spaces.darts_genotype import read
-from nasx.spaces.network import DartsNetwork
+from nasx.runs import records
+from nasx.spaces.darts.genotype import read
+from nasx.spaces.darts.network import DartsNetwork
+from nasx.train import recipe
+from nasx.train.trainer import Trainer
 
 SETTINGS = RetrainSettings(recipe="test", layers=None, channels=None, stem="cifar", epochs=2, batch=10, lr=0.1,
                            momentum=0.9, weight_decay=3e-4, clip=1.0, mixup=1.0, cutmix=1.0, label_smoothing=0.1,
@@ -36,14 +38,14 @@ WORDS = ("retrain", "space=darts", "dataset=digits", "genotype=DARTS_V2", "datas
 def test_one_process_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     net, cpu = nn.Sequential(nn.BatchNorm2d(2)), torch.device("cpu")
-    assert processes.parallel(net) is processes.synchronized(net, cpu) is net
+    assert distributed.parallel(net) is distributed.synchronized(net, cpu) is net
     assert type(net[0]) is nn.BatchNorm2d
-    assert processes.owner()
-    assert [rows.tolist() for rows in processes.rows(7, 2)] == [[0, 1, 2, 3], [4, 5, 6]]
-    assert processes.told("x") == "x"
+    assert distributed.owner()
+    assert [rows.tolist() for rows in distributed.rows(7, 2)] == [[0, 1, 2, 3], [4, 5, 6]]
+    assert distributed.told("x") == "x"
     x = torch.ones(3)
-    assert processes.total(x) is x
-    assert processes.device_name("cuda:3") == "cuda:3"
+    assert distributed.total(x) is x
+    assert distributed.device_name("cuda:3") == "cuda:3"
 
 
 @pytest.mark.parametrize(("n", "pieces", "count"), [(12, 1, 3), (7, 1, 2), (10, 2, 4), (12, 3, 4), (3, 1, 3)])
@@ -52,7 +54,7 @@ def test_shares_are_equal_and_lose_nothing(n: int, pieces: int, count: int, monk
     parts = []
     for rank in range(count):
         monkeypatch.setenv("RANK", str(rank))
-        parts.append([rows.tolist() for rows in processes.rows(n, pieces)])
+        parts.append([rows.tolist() for rows in distributed.rows(n, pieces)])
     assert [i for piece in zip(*parts, strict=True) for part in piece for i in part] == list(range(n))
     for piece in zip(*parts, strict=True):
         assert max(map(len, piece)) - min(map(len, piece)) <= 1
@@ -61,15 +63,15 @@ def test_shares_are_equal_and_lose_nothing(n: int, pieces: int, count: int, monk
 def test_devices_that_do_not_fit_the_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    assert processes.device_name("cpu") == "cpu"
-    assert processes.device_name("auto") == "cuda:0"
+    assert distributed.device_name("cpu") == "cpu"
+    assert distributed.device_name("auto") == "cuda:0"
     with pytest.raises(UserError, match="device=cuda:0: is one device for 2 processes"):
-        processes.device_name("cuda:0")
+        distributed.device_name("cuda:0")
     monkeypatch.setenv("LOCAL_RANK", "1")
     with pytest.raises(UserError, match="2 processes for 1 GPUs; use 1, or device=cpu"):
-        processes.device_name("cuda")
+        distributed.device_name("cuda")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    assert processes.device_name("auto") == "cpu"
+    assert distributed.device_name("auto") == "cpu"
 
 
 # ---------------------------------------------------------------------------------------------- the arithmetic
@@ -85,12 +87,12 @@ def norms() -> dict[str, Tensor]:
     with torch.no_grad():
         norm[0].weight.copy_(torch.tensor([0.5, 1.0, -2.0]))
         norm[0].bias.copy_(torch.tensor([0.1, 0.0, 3.0]))
-    norm, own = processes.synchronized(norm, torch.device("cpu")), processes.rows(7, 1)[0]
+    norm, own = distributed.synchronized(norm, torch.device("cpu")), distributed.rows(7, 1)[0]
     x = (3 * images(0, 7).x + 1)[own].requires_grad_()
     out = norm(x)
     (out * images(1, 7).x[own]).sum().backward()
     assert x.grad is not None
-    grads = {f"grad_{name}": processes.total(p.grad) for name, p in norm.named_parameters()}
+    grads = {f"grad_{name}": distributed.total(p.grad) for name, p in norm.named_parameters()}
     return {"out": out.detach(), "grad": x.grad, **grads, **dict(norm.named_buffers())}
 
 
@@ -112,8 +114,8 @@ def training() -> dict[str, Any]:
 
     rows: list[dict[str, Any]] = []
     stream: Any = Batches()
-    tests = [images(s, n) for s, n in ((900, 8), (901, 8), (902, 3))][processes.rank()::processes.count()]
-    made = Trainer(processes.synchronized(net, torch.device("cpu")), SETTINGS, stream,
+    tests = [images(s, n) for s, n in ((900, 8), (901, 8), (902, 3))][distributed.rank()::distributed.count()]
+    made = Trainer(distributed.synchronized(net, torch.device("cpu")), SETTINGS, stream,
                    lambda: tests, 3)
     made.end_epoch = rows.append
     made.run()
@@ -127,9 +129,9 @@ def process(rank: int, folder: str) -> None:
                    "MASTER_PORT": (Path(folder) / "port").read_text()}
     torch.set_num_threads(1)
     cpu = torch.device("cpu")
-    with processes.joined(cpu):
-        told = processes.told({"from": rank})
-        found = {"norms": norms(), "told": told, "gathered": processes.gathered(rank), "training": training()}
+    with distributed.joined(cpu):
+        told = distributed.told({"from": rank})
+        found = {"norms": norms(), "told": told, "gathered": distributed.gathered(rank), "training": training()}
     torch.save(found, Path(folder) / f"{rank}.pt")
 
 

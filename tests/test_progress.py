@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from nasx import progress
+from nasx.runs import progress
 
 ROW = {"epoch": 1, "train_loss": 2.2664, "train_accuracy": 0.1875, "val_loss": 2.4151, "val_accuracy": 0.0,
        "valid_loss": 2.3904, "valid_accuracy": 0.125}

@@ -19,9 +19,9 @@ import jobs
 import pytest
 import torch
 
-from nasx import records
+from nasx.core import files
 from nasx.errors import UserError
-from nasx.folders import checkpoints, files
+from nasx.runs import checkpoints, records
 
 IDENTITY = {"seed": 0, "search": {"lr": 0.025, "betas": [0.5, 0.999]}, "space": {"layers": 5}}
 EXTRA = {"kind": "search", "choices": {"method": "darts"}, "identity": "00000000"}

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from nasx.bilevel import Batch, Tree
+from nasx.core.bilevel import Batch, Tree
 
 import toy
 from reference import diagnostics, methods, supernets

@@ -10,11 +10,12 @@ from html.parser import HTMLParser
 
 import pytest
 
-from nasx import records
 from nasx.errors import UserError
-from nasx.results import cells, charts, checklist, report, wording
+from nasx.report import cells, charts, checklist, html
+from nasx.results import sheets
+from nasx.results.aggregate import summary
 from nasx.results.collect import collect, rows_of
-from nasx.results.summary import summary
+from nasx.runs import records
 
 CELL = "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|skip_connect~0|nor_conv_3x3~1|nor_conv_3x3~2|"
 HOSTILE = '<script>alert(1)</script>"\'><img src=x onerror=alert(1)>$\\frac{_'
@@ -23,7 +24,7 @@ EMPTY = {"meta", "img", "link", "br", "wbr", "input"}
 
 @pytest.fixture
 def make(tmp_path, monkeypatch):
-    """Write one finished search of three epochs through nasx.records; keywords replace fields of its record."""
+    """Write one finished search of three epochs through nasx.runs.records; keywords replace fields of its record."""
     monkeypatch.chdir(tmp_path)
     count = iter(range(1000))
 
@@ -77,7 +78,7 @@ class Page(HTMLParser):
 
 
 def written(*given) -> tuple[str, Page]:
-    report.main(list(given))
+    html.main(list(given))
     with open("report.html", encoding="utf-8") as file:
         text = file.read()
     return text, Page(text)
@@ -174,12 +175,12 @@ def test_a_picture_keeps_nothing_but_what_draws():
 
 
 def test_what_is_drawn_is_limited_and_said(make, monkeypatch):
-    monkeypatch.setattr(report, "LINES", 2)
+    monkeypatch.setattr(html, "LINES", 2)
     for i in range(4):
         make(f"m{i}", 0)
     _, page = written()
     assert "Drawn: 2 of 4 settings" in " ".join(page.texts)
-    monkeypatch.setattr(report, "BUDGET", 0)
+    monkeypatch.setattr(html, "BUDGET", 0)
     text, page = written()
     assert "pictures are left out to keep the page small" in " ".join(page.texts)
     assert text.count("<svg") == 1
@@ -192,11 +193,11 @@ def test_settings_are_called_by_the_fewest_words_that_tell_them_apart(make):
         make(family=f"f{i}", overrides=["search.epochs=3", *given])
     make(family="one", method="random", overrides=["search.lr=1"])
     groups = rows_of(summary(collect("outputs"), reference=False))
-    assert sorted(report.labels(groups)) == ["darts", "darts lr=1", "darts lr=2", "darts lr=3", "random"]
-    assert report._apart([[f"space.name={long}a", "a=1"], [f"space.name={long}b", "a=1"]]) == [
+    assert sorted(html.labels(groups)) == ["darts", "darts lr=1", "darts lr=2", "darts lr=3", "random"]
+    assert html._apart([[f"space.name={long}a", "a=1"], [f"space.name={long}b", "a=1"]]) == [
         f"name={long}a", f"name={long}b"]
     groups = [g | {"settings": (f"space.name={long}{i}",)} for i, g in enumerate(groups) if g["method"] == "darts"]
-    assert len(set(report.labels(groups))) == len(groups) == 4  # not cut where only the end tells
+    assert len(set(html.labels(groups))) == len(groups) == 4  # not cut where only the end tells
 
 
 def test_many_epochs_are_thinned_and_the_last_stays(make, tmp_path):
@@ -212,7 +213,7 @@ def test_a_page_without_cells_says_why_they_are_not_drawn(make, monkeypatch, tmp
         make(seed=seed)
     cells._graphviz.cache_clear()
     monkeypatch.setitem(sys.modules, "pygraphviz", None)
-    assert report.main(["out=page.html"]) == 0
+    assert html.main(["out=page.html"]) == 0
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert page.count("pygraphviz is not installed") == 1
     assert "<svg" in page, "curves are drawn all the same"
@@ -234,8 +235,8 @@ def test_times_are_sorted_by_their_seconds(make):
     found = [float(value) for name, value in page.attributes if name == "data-sort"]
     assert found == [100_224.0, 90.0, 100_000.0, 90.0]  # 1.16 and 1.5 CPU-days and min, then the records' own
     assert "dataset.sort" in text
-    assert wording.seconds("1.50 ± 0.10 (n=3) GPU-hours") == 5400
-    assert wording.seconds("1.50 hours") is None
+    assert sheets.seconds("1.50 ± 0.10 (n=3) GPU-hours") == 5400
+    assert sheets.seconds("1.50 hours") is None
 
 
 def test_the_same_runs_give_the_same_bytes(make):
@@ -249,7 +250,7 @@ def test_the_same_runs_give_the_same_bytes(make):
 def test_what_is_wrong_is_said_before_any_work(make, given, said):
     make()
     with pytest.raises(UserError, match=said):
-        report.main(given)
+        html.main(given)
 
 
 # ----------------------------------------------------------------------------------------------------- checklist

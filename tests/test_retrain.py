@@ -22,20 +22,24 @@ from hydra.types import RunMode
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from nasx import config, preflight, recipe, records, run
+from nasx.cli import preflight
+from nasx.config import components
+from nasx.config.settings import RetrainSettings
 from nasx.data.stream import Batch
 from nasx.errors import UserError
-from nasx.retrain import Trainer, architecture, other_space, rehearse
-from nasx.settings import RetrainSettings
+from nasx.jobs import search
+from nasx.runs import records
 from nasx.spaces.base import Logits
-from nasx.spaces.nb201 import Nb201
-from nasx.spaces.network import dropped
+from nasx.spaces.darts.network import dropped
+from nasx.spaces.nb201.space import Nb201
+from nasx.train import recipe
+from nasx.train.trainer import Trainer, architecture, other_space, rehearse
 
 CELL = "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_1x1~1|+|skip_connect~0|none~1|nor_conv_3x3~2|"
 PLAIN = RetrainSettings(recipe="test", layers=None, channels=None, stem="cifar", epochs=4, batch=12, lr=0.1,
                         momentum=0.0)
 LINEAR = replace(PLAIN, epochs=250, lr=0.5, schedule="linear", warmup_epochs=5)
-RECIPES = sorted((config.conf_dir() / "retrain").glob("*.yaml"))
+RECIPES = sorted((components.conf_dir() / "retrain").glob("*.yaml"))
 
 
 # ------------------------------------------------------------------------------------------------- schedules
@@ -66,7 +70,7 @@ def test_short_linear_schedules_fall_to_the_end() -> None:
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
 def test_every_recipe_has_a_falling_positive_rate(path: Path) -> None:
-    settings = config.build(yaml.safe_load(path.read_text(encoding="utf-8")))
+    settings = components.build(yaml.safe_load(path.read_text(encoding="utf-8")))
     rates = [recipe.rate(settings, e) for e in range(settings.epochs)]
     after = rates[settings.warmup_epochs:]
     assert min(rates) > 0
@@ -357,11 +361,11 @@ def test_broken_numbers_stop_the_run() -> None:
 
 # -------------------------------------------------------------------------------------------------- a real run
 def composed(*overrides: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(configuration, info) of a command line, as the command gives them to nasx.run."""
+    """(configuration, info) of a command line, as the command gives them to nasx.jobs.search."""
     line = preflight.rewritten("retrain", preflight.arrange(list(overrides)))
     loader = preflight.make_loader()
     cfg, choices = preflight.plain(loader.load_configuration("retrain", list(line.overrides), RunMode.RUN))
-    config.check(cfg, choices, line.overrides, "retrain")
+    components.check(cfg, choices, line.overrides, "retrain")
     return cfg, {"choices": choices, "overrides": list(overrides), "command": "nasx retrain", "argv": [],
                  "published": preflight.published("retrain", choices, cfg, None)}
 
@@ -373,7 +377,7 @@ def digits(out: Path, *overrides: str) -> tuple[str, ...]:
 
 def test_a_network_learns_the_digits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = digits(tmp_path, "retrain.epochs=1", "retrain.lr=0.05", "retrain.evaluate_every=0")
-    result = run.retrain(*composed(*words))
+    result = search.retrain(*composed(*words))
     folder = tmp_path / result["name"]
     assert result["test_accuracy"] > 0.3  # chance is 0.1
     assert "test accuracy" in capsys.readouterr().out
@@ -400,8 +404,8 @@ FULL = ("space=darts", "dataset=digits", "genotype=DARTS_V2", "retrain.layers=3"
         "threads=1", "device=cpu", "quiet=true")
 KILLED = """
 import os, signal, sys
-from nasx.folders import checkpoints
-from nasx import cli, retrain
+from nasx.runs import checkpoints
+from nasx.cli import main as cli; from nasx.train import trainer as retrain
 
 def end(*_, **__):
     os.kill(os.getpid(), signal.SIGKILL)
@@ -446,7 +450,7 @@ def same(x: Any, y: Any) -> bool:
 
 @pytest.mark.slow
 def test_a_killed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
-    whole = run.retrain(*composed(*FULL, f"out={tmp_path / 'whole'}"))
+    whole = search.retrain(*composed(*FULL, f"out={tmp_path / 'whole'}"))
     words = [*FULL, f"out={tmp_path / 'killed'}"]
     folder = tmp_path / "killed" / whole["name"]
     for moment in ("update", "checkpoint"):
@@ -456,7 +460,7 @@ def test_a_killed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
         assert not (folder / "result.json").exists()
     assert len((folder / "metrics.jsonl").read_text().splitlines()) == 2
     assert final(folder)["updates"] == 3
-    again = run.retrain(*composed(*words))
+    again = search.retrain(*composed(*words))
     told = ("test_accuracy", "test_loss", "best_test_accuracy", "best_epoch", "updates", "params", "macs")
     assert {k: again[k] for k in told} == {k: whole[k] for k in told}
     states = [final(tmp_path / out / whole["name"]) for out in ("whole", "killed")]
@@ -469,7 +473,7 @@ def test_a_killed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
     assert [{**row, "wall_s": 0} for row in rows[0]] == [{**row, "wall_s": 0} for row in rows[1]]
     assert again["params"] < again["params_with_auxiliary"]
     again.pop("name")
-    finished = run.retrain(*composed(*words))
+    finished = search.retrain(*composed(*words))
     assert finished["finished"] == again["finished"]  # at once
 
 
@@ -485,8 +489,8 @@ def test_a_signal_at_an_epochs_end_loses_no_row(tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr(Trainer, "step", asked)
     with pytest.raises(KeyboardInterrupt):
-        run.retrain(*composed(*words))
-    result = run.retrain(*composed(*words))
+        search.retrain(*composed(*words))
+    result = search.retrain(*composed(*words))
     assert [json.loads(line)["updates"] for line in
             (tmp_path / result["name"] / "metrics.jsonl").read_text().splitlines()] == [2, 4]
 
@@ -500,7 +504,7 @@ def test_too_little_memory_says_what_to_change(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr(Trainer, "step", full)
     with pytest.raises(UserError, match=r"retrain\.batch=32: does not fit.*accumulate=2"):
-        run.retrain(*composed(*digits(tmp_path)))
+        search.retrain(*composed(*digits(tmp_path)))
 
 
 def test_divergence_keeps_the_last_good_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -512,7 +516,7 @@ def test_divergence_keeps_the_last_good_checkpoint(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(Trainer, "step", burst)
     words = digits(tmp_path, "retrain.epochs=2", "retrain.updates_per_epoch=2", "retrain.batch=8", "checkpoint_s=1e-9")
     with pytest.raises(UserError, match=r"update 4: .*train_loss.*became NaN"):
-        run.retrain(*composed(*words))
+        search.retrain(*composed(*words))
     [folder] = [path for path in tmp_path.iterdir() if path.is_dir()]
     state = final(folder)
     assert state["updates"] == 3
@@ -526,7 +530,7 @@ def parent(tmp_path: Path, **changes: Any) -> Path:
     record = {"kind": "search", "status": "finished", "name": "found", "genotype": CELL,
               "lookup": {"benchmark": "nb201", "cifar10": {"valid": 90.0}}, "choices": {"space": "nb201"}, **changes}
     (folder / "result.json").write_text(json.dumps(record))
-    space = {"_target_": "nasx.spaces.nb201.Nb201",
+    space = {"_target_": "nasx.spaces.nb201.space.Nb201",
              "operations": ["none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3"]}
     (folder / "config.yaml").write_text(yaml.safe_dump({"choices": {"space": "nb201"}, "space": space}))
     return folder
@@ -534,7 +538,7 @@ def parent(tmp_path: Path, **changes: Any) -> Path:
 
 def asked(tmp_path: Path, name: str | Path | None, genotype: str | None = None) -> dict[str, Any]:
     return {"from": None if name is None else str(name), "genotype": genotype, "out": str(tmp_path),
-            "space": {"_target_": "nasx.spaces.nb201.Nb201", "operations": ["none", "skip_connect"]}}
+            "space": {"_target_": "nasx.spaces.nb201.space.Nb201", "operations": ["none", "skip_connect"]}}
 
 
 @pytest.mark.parametrize("name", ["found", "folder"])
@@ -550,7 +554,7 @@ def test_the_record_names_its_parent(tmp_path: Path) -> None:
     folder = parent(tmp_path)
     words = [w for w in digits(tmp_path, "retrain.epochs=1", "retrain.updates_per_epoch=1", "retrain.batch=8")
              if not w.startswith("genotype=")]
-    result = run.retrain(*composed(*words, f"from={folder}"))
+    result = search.retrain(*composed(*words, f"from={folder}"))
     assert result["parent"] == "found"
     assert result["parent_lookup"]["cifar10"]["valid"] == 90.0
     assert result["lookup"] is None
@@ -612,7 +616,7 @@ def test_settings_that_the_network_cannot_take_are_told_before_training() -> Non
 def test_real_images_train(tmp_path: Path) -> None:
     words = [w for w in digits(tmp_path, "retrain.epochs=1", "retrain.updates_per_epoch=4", "retrain.channels=4")
              if w != "dataset=digits"]
-    result = run.retrain(*composed(*words, "dataset=cifar10"))
+    result = search.retrain(*composed(*words, "dataset=cifar10"))
     assert result["updates"] == 4
     assert 0 <= result["test_accuracy"] <= 1
 

@@ -13,15 +13,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nasx import accuracy, recipe
-from nasx.bilevel import detached
+from nasx.config.settings import TextRetrainSettings
+from nasx.core import evaluate as core_evaluate
+from nasx.core.bilevel import detached
+from nasx.core.metrics import ACCURACY, PERPLEXITY
 from nasx.data.segments import Read
 from nasx.data.text import Text
-from nasx.metrics import ACCURACY, PERPLEXITY
-from nasx.relaxed import RelaxedProblem, weights
-from nasx.retrain import Trainer
-from nasx.settings import TextRetrainSettings
-from nasx.spaces.recurrent import Recurrent
+from nasx.search.problem import RelaxedProblem, weights
+from nasx.spaces.recurrent.space import Recurrent
+from nasx.train import recipe
+from nasx.train.trainer import Trainer
 
 import small
 
@@ -104,7 +105,7 @@ def test_a_trained_network_reads_the_text_unbroken_whatever_the_segments(bptt: i
         logits = network(this.view(1, 1), state=state)
         state = logits.state
         total -= float(logits.main.log_softmax(1)[0, following].detach())
-    found = accuracy.means(accuracy.sums(network, opened(bptt).ordered("test", batch=1), torch.device("cpu")))
+    found = core_evaluate.means(core_evaluate.sums(network, opened(bptt).ordered("test", batch=1), torch.device("cpu")))
     assert found.loss == pytest.approx(total / 40, rel=1e-12)
     assert found.images == 40
     assert PERPLEXITY.told(found.row())["test_perplexity"] == pytest.approx(math.exp(total / 40), rel=1e-12)

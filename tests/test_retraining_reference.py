@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nasx.spaces.darts import Darts
+from nasx.spaces.darts.space import Darts
 
 from reference import retraining
 

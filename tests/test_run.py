@@ -15,12 +15,13 @@ import jobs
 import pytest
 import torch
 
-from nasx import cli, records
 from nasx.benchmarks.nb201 import EMBEDDED
 from nasx.benchmarks.nb201 import Nb201 as Table
-from nasx.folders import files
-from nasx.spaces.darts import Darts
-from nasx.spaces.nb201 import Nb201
+from nasx.cli import main
+from nasx.core import files
+from nasx.runs import records
+from nasx.spaces.darts.space import Darts
+from nasx.spaces.nb201.space import Nb201
 
 FIELDS = {"kind", "name", "status", "command", "started", "finished", "choices", "protocol", "seed", "identity",
           "overrides", "labels", "genotype", "operations", "lookup", "supernet", "test_accuracy", "parent", "params",
@@ -143,9 +144,9 @@ def test_a_finished_run_that_is_asked_again_draws_what_is_missing(sweep: tuple[P
 QUIET = """
 import sys
 from pathlib import Path
-from nasx.results import ending
+from nasx.report import run_summary as ending
 ending.draw(Path(sys.argv[1]), curves=True)
-print(sorted({"matplotlib", "pygraphviz", "numpy", "nasx.results.curves"} & set(sys.modules)))
+print(sorted({"matplotlib", "pygraphviz", "numpy", "nasx.report.curves"} & set(sys.modules)))
 """
 
 
@@ -285,7 +286,7 @@ def test_a_compiled_search_says_what_its_first_step_took_and_where_that_is_kept(
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")
     monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
     monkeypatch.chdir(tmp_path)
-    cli.dispatch([*SWEEP, "engine.compile=on", "name=compiled"])
+    main.dispatch([*SWEEP, "engine.compile=on", "name=compiled"])
     folder = tmp_path / "runs" / "compiled"
     assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "cache" / "nasx" / "compiled")
     assert f"done in {tmp_path / 'cache' / 'nasx' / 'compiled'}" in (folder / "log.txt").read_text()

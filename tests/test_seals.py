@@ -16,11 +16,12 @@ import torch
 from folders import equal
 from test_resume import reached
 
-from nasx import records, tables
-from nasx.commands import status
+from nasx.cli import status, table
+from nasx.core import files
 from nasx.errors import UserError
-from nasx.folders import checkpoints, files
-from nasx.results import collect, ending, report
+from nasx.report import html, run_summary
+from nasx.results import collect
+from nasx.runs import checkpoints, records
 
 IDENTITY = {"seed": 0}
 EXTRA = {"kind": "search", "choices": {"method": "darts"}, "identity": "00000000"}
@@ -226,8 +227,8 @@ def test_tables_reports_and_status_name_a_broken_seal(tmp_path: Path, capsys: py
     folder = tmp_path / "runs" / "run"
     before = (folder / "genotype.txt").read_bytes()
     for say in (0, 1):
-        told = tables.main({"out": "runs"})
-        report.main(["runs"])
+        told = table.main({"out": "runs"})
+        html.main(["runs"])
         status.main(["runs"])
         printed = capsys.readouterr().out
         page = (tmp_path / "report.html").read_text(encoding="utf-8")
@@ -238,8 +239,8 @@ def test_tables_reports_and_status_name_a_broken_seal(tmp_path: Path, capsys: py
     frame = collect.collect("runs")
     assert list(frame["broken"]) == ["genotype.txt"]
     cfg = {"out": "runs", "name": "run"}
-    monkeypatch.setattr(ending, "opened", lambda cfg, choices, kind: folder)
-    assert ending.again({**cfg, "seeds_per_job": 1, "draw": "cell"}, {}, "search") is None, "there is something to mend"
+    monkeypatch.setattr(run_summary, "opened", lambda cfg, choices, kind: folder)
+    assert run_summary.again({**cfg, "seeds_per_job": 1, "draw": "cell"}, {}, "search") is None, "there is something to mend"
     done = jobs.nasx(tmp_path, *WORDS)
     assert done.code == 0
     assert "it is written again" in done.err

@@ -12,8 +12,8 @@ import yaml
 from torch import Tensor
 
 from nasx.errors import UserError
-from nasx.spaces.darts import OPERATIONS, PAIRS, Darts
-from nasx.spaces.darts_genotype import DartsGenotype, UntiedDartsGenotype
+from nasx.spaces.darts.genotype import DartsGenotype, UntiedDartsGenotype
+from nasx.spaces.darts.space import OPERATIONS, PAIRS, Darts
 
 CONF = Path(__file__).parents[1] / "conf" / "space"
 OPS2 = ("skip_connect", "sep_conv_3x3")
@@ -23,7 +23,7 @@ PER_CELL = 1 * 3 * 6 * 10
 
 def load(name: str, **changes: object) -> Darts:
     fields = yaml.safe_load((CONF / f"{name}.yaml").read_text())
-    assert fields.pop("_target_") == "nasx.spaces.darts.Darts"
+    assert fields.pop("_target_") == "nasx.spaces.darts.space.Darts"
     del fields["defaults"]
     return Darts(**(fields | changes))
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from nasx.spaces.darts import Darts
-from nasx.spaces.nb201 import Nb201
+from nasx.spaces.darts.space import Darts
+from nasx.spaces.nb201.space import Nb201
 from nasx.spaces.published import cells, resolve
 from tests.test_spaces_darts import load
 

@@ -14,16 +14,17 @@ from folders import equal
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from nasx import config, records, stages
-from nasx.commands import status
+from nasx.cli import status
+from nasx.config import components, stages
+from nasx.core import files
 from nasx.errors import UserError
-from nasx.folders import checkpoints, files
-from nasx.inherit import go_on
-from nasx.relaxed import weights
-from nasx.search import cosine
+from nasx.runs import checkpoints, records
+from nasx.search.loop import cosine
+from nasx.search.problem import weights
+from nasx.search.warm_start import go_on
 from nasx.spaces.base import Space
-from nasx.spaces.darts import Darts
-from nasx.spaces.nb201 import Nb201
+from nasx.spaces.darts.space import Darts
+from nasx.spaces.nb201.space import Nb201
 
 import small
 
@@ -35,14 +36,14 @@ DRNAS = ("search", "space=nb201", "space.layers=1", "stages=drnas_nb201", *TINY,
 
 
 def composed(*words: str) -> dict[str, Any]:
-    with initialize_config_dir(str(config.conf_dir()), version_base="1.3"):
+    with initialize_config_dir(str(components.conf_dir()), version_base="1.3"):
         cfg: Any = OmegaConf.to_container(compose("search", list(words)), resolve=True)
     return {key: value for key, value in cfg.items() if key != "hydra"}
 
 
 def faults(*words: str) -> str:
     with pytest.raises(UserError) as caught:
-        config.check(composed(*words), {}, words)
+        components.check(composed(*words), {}, words)
     return str(caught.value)
 
 
@@ -55,7 +56,7 @@ def test_each_stage_has_its_own_values_and_all_share_the_rest() -> None:
     for own in found:
         assert (own["search"]["epochs"], own["search"]["arch_warmup"], own["space"]["max_skips"]) == (25, 10, 2)
     assert all(stages.count(c) == 1 for c in found)
-    config.check(cfg)
+    components.check(cfg)
     one = composed("space=darts")
     assert stages.count(one) == 1
     assert stages.configured(one, 0) == {**one, "stages": stages.NONE} == one
@@ -63,9 +64,9 @@ def test_each_stage_has_its_own_values_and_all_share_the_rest() -> None:
 
 def test_a_file_of_stages_may_leave_settings_out() -> None:
     cfg = composed("space=darts", "stages=pdarts", "~stages.search", "~stages.inherit", "dataset=digits")
-    config.check(cfg)
+    components.check(cfg)
     assert stages.configured(cfg, 2)["space"]["layers"] == 17
-    config.check(composed("space=darts", "stages=pdarts", "~stages.space", "~stages.keep", "~stages.search"))
+    components.check(composed("space=darts", "stages=pdarts", "~stages.space", "~stages.keep", "~stages.search"))
 
 
 def test_without_priors_nothing_is_dropped_and_nothing_limited() -> None:

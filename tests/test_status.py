@@ -14,10 +14,9 @@ from typing import Any
 import jobs
 import pytest
 
-from nasx import records
-from nasx.commands import status
+from nasx.cli import status
 from nasx.errors import UserError
-from nasx.folders import lock
+from nasx.runs import lock, records
 
 EXTRA = {"kind": "search", "search": {"epochs": 50}}
 NOW = 1_800_000_000.0

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 from hydra.types import RunMode
 
-from nasx import preflight, records, run
+from nasx.cli import preflight
 from nasx.diagnostics import stop
+from nasx.jobs import search as jobs_search
+from nasx.runs import records
 
 
 def rows(values: list[float], every: int = 2) -> list[dict[str, Any]]:
@@ -98,7 +100,7 @@ EAGER = ["stop.every=1", "stop.window=1", "stop.lag=1", "stop.factor=1e-6", "sto
 def search(out: Path, *overrides: str) -> dict[str, Any]:
     words = [*TINY, *overrides, f"out={out}", "name=run"]
     cfg, choices = preflight.plain(preflight.make_loader().load_configuration("search", words, RunMode.RUN))
-    run.search(cfg, {"choices": choices, "overrides": words, "command": "nasx search"})
+    jobs_search.search(cfg, {"choices": choices, "overrides": words, "command": "nasx search"})
     return json.loads((out / "run" / "result.json").read_text())
 
 
@@ -113,7 +115,7 @@ def kept(out: Path) -> list[dict[str, Any]]:
 
 @pytest.fixture(autouse=True)
 def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "pictures", lambda folder: None)
+    monkeypatch.setattr(jobs_search, "pictures", lambda folder: None)
 
 
 class Killed(Exception):

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from nasx.diagnostics import structure
-from nasx.spaces.darts import Darts
-from nasx.spaces.nb1shot1 import Nb1Shot1
-from nasx.spaces.nb201 import Nb201
+from nasx.spaces.darts.space import Darts
+from nasx.spaces.nb1shot1.space import Nb1Shot1
+from nasx.spaces.nb201.space import Nb201
 from nasx.spaces.published import resolve
 
 from reference import diagnostics

@@ -13,11 +13,15 @@ from folders import equal
 from hydra.types import RunMode
 from jobs import Job, folder, nasx, result
 
-from nasx import config, preflight, records, run, tables
-from nasx import study as studies
+from nasx.cli import preflight
+from nasx.cli import table as cli_table
+from nasx.config import components
 from nasx.errors import UserError
+from nasx.jobs import search
+from nasx.jobs import study as studies
+from nasx.results.aggregate import summary
 from nasx.results.collect import collect
-from nasx.results.summary import summary
+from nasx.runs import records
 
 CELL = "|nor_conv_3x3~0|+|none~0|{}~1|+|none~0|none~1|nor_conv_3x3~2|"
 OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3")
@@ -42,21 +46,21 @@ class Steps:
         self.taken: list[tuple[str, int, dict[str, Any]]] = []
         self.stop_at, self.alone = -1, False
         """The step that is killed, and whether each is held against the command that would take it alone."""
-        monkeypatch.setattr(run, "search", lambda cfg, info: self.take("search", cfg, info))
-        monkeypatch.setattr(run, "retrain", lambda cfg, info: self.take("retrain", cfg, info))
+        monkeypatch.setattr(search, "search", lambda cfg, info: self.take("search", cfg, info))
+        monkeypatch.setattr(search, "retrain", lambda cfg, info: self.take("retrain", cfg, info))
 
     def take(self, kind: str, cfg: dict[str, Any], info: dict[str, Any]) -> dict[str, Any]:
         if len(self.taken) == self.stop_at:
             raise KeyboardInterrupt
         self.taken.append((kind, cfg["seed"], cfg))
-        where = Path(cfg["out"]) / config.run_name(cfg, info["choices"], kind)
+        where = Path(cfg["out"]) / components.run_name(cfg, info["choices"], kind)
         if self.alone:
             own, said = composed(*info["overrides"], command=kind)
-            assert where.name == config.run_name(own, said["choices"], kind)
+            assert where.name == components.run_name(own, said["choices"], kind)
         record: dict[str, Any] = {
             "kind": kind, "name": where.name, "status": "finished", "choices": info["choices"], "seed": cfg["seed"],
-            "overrides": info["overrides"], "identity": config.identity(cfg, kind), "protocol": "p", "wall_s": 2.0,
-            "family": config.identity({**cfg, "seed": None, "from": None}, kind), "parent": None,
+            "overrides": info["overrides"], "identity": components.identity(cfg, kind), "protocol": "p", "wall_s": 2.0,
+            "family": components.identity({**cfg, "seed": None, "from": None}, kind), "parent": None,
             "genotype": CELL.format(OPERATIONS[cfg["seed"]]), "hardware": {"device": "cpu", "name": "x"}}
         if kind == "retrain":
             source = Path(str(cfg["from"])) / "result.json"
@@ -152,7 +156,7 @@ def test_tables_say_what_a_study_reports(steps: Steps) -> None:
         assert rows[name]["test_accuracy_mean"] == pytest.approx(mean)
         assert rows[name]["test_accuracy_std"] == pytest.approx(0.1)
     assert (rows[""]["std_over"], rows[""]["n"]) == ("searches, each retrained once", 4)  # by which tse has chosen
-    text = tables.main({"runs": "outputs", "format": "markdown"})
+    text = cli_table.main({"runs": "outputs", "format": "markdown"})
     assert "darts (best of 4)" in text
     assert "he ± is not over the same in all rows" in text
 

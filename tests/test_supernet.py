@@ -6,13 +6,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from nasx.bilevel import detached, gradient
-from nasx.relaxed import weights
+from nasx.core.bilevel import detached, gradient
+from nasx.search.problem import weights
 from nasx.spaces.banks import Norm
 from nasx.spaces.base import Space
-from nasx.spaces.darts import Darts
-from nasx.spaces.nb1shot1 import Nb1Shot1
-from nasx.spaces.nb201 import Nb201
+from nasx.spaces.darts.space import Darts
+from nasx.spaces.nb1shot1.space import Nb1Shot1
+from nasx.spaces.nb201.space import Nb201
 from nasx.spaces.supernet import tracking
 
 import small

@@ -12,12 +12,13 @@ import pytest
 import yaml
 from finished import only, retrained, writer
 
-from nasx import config, tables
+from nasx.cli import table as cli_table
+from nasx.config import components
 from nasx.errors import UserError
-from nasx.results import summary as numbers
-from nasx.results import typeset, wording
+from nasx.results import aggregate as numbers
+from nasx.results import render, sheets
+from nasx.results.aggregate import benchmark_reference, summary
 from nasx.results.collect import collect, rows_of
-from nasx.results.summary import benchmark_reference, summary
 
 
 @pytest.fixture
@@ -42,7 +43,7 @@ def test_one_run_has_no_deviation(make):
     make(valid=90.123)
     table = summary(collect(make.root), reference=False)
     assert math.isnan(table["cifar10.valid_std"][0])
-    text = typeset.markdown(wording.sheets(table))
+    text = render.markdown(sheets.sheets(table))
     assert "90.12 |" in text
     assert "Single runs (n = 1)" in text
     assert "±" not in text.replace("so no ±", "")
@@ -77,7 +78,7 @@ COLLIDE = (0.057749, 0.106066)
 
 
 def families(digits):
-    found = [config.family({"search": {"arch_lr": rate}}, "search") for rate in COLLIDE]
+    found = [components.family({"search": {"arch_lr": rate}}, "search") for rate in COLLIDE]
     assert found[0][:8] == found[1][:8]
     return [family[:digits] for family in found]
 
@@ -124,7 +125,7 @@ def test_columns_that_split_rows_are_shown(make):
     for seed in (3, 4):
         make(seed=seed)
     for group, header in ((["seed"], "seed"), (["device", "seed"], "seed"), (["commit"], None), ([], None)):
-        sheet, = wording.sheets(summary(collect(make.root), group), group=group)
+        sheet, = sheets.sheets(summary(collect(make.root), group), group=group)
         assert ("seed" in sheet.header) == (header == "seed")
         if header:
             assert {row[sheet.header.index("seed")] for row in sheet.rows} >= {"3", "4"}
@@ -133,14 +134,14 @@ def test_columns_that_split_rows_are_shown(make):
 def test_protocols_in_one_sheet_are_said(make):
     make()
     make(protocol="nats", seed=1)
-    sheet, = wording.sheets(summary(collect(make.root)))
+    sheet, = sheets.sheets(summary(collect(make.root)))
     assert "protocol" in sheet.header
     assert "rows differ in protocol (nats, nb201-v1): compare within one protocol only" in sheet.notes
 
 
 def test_missing_test_accuracies_are_said(make):
     make()
-    sheet, = wording.sheets(summary(collect(make.root), reference=False))
+    sheet, = sheets.sheets(summary(collect(make.root), reference=False))
     assert sheet.rows[0][sheet.header.index("CIFAR-10 test")] == "n/a"
     assert any(note.startswith("n/a: `nasx bench get nb201-test` brings test accuracies") for note in sheet.notes)
 
@@ -149,7 +150,7 @@ def test_reference_rows_are_the_benchmark_and_carry_no_n(make, monkeypatch):
     make()
     values = {"random": {"valid": 83.5, "test": 87.0}, "optimum": {"valid": 91.61, "test": 94.37}}
     monkeypatch.setattr(numbers, "benchmark_reference", lambda benchmark, dataset, edges=(): values)
-    sheet, = wording.sheets(summary(collect(make.root)))
+    sheet, = sheets.sheets(summary(collect(make.root)))
     valid, n = sheet.header.index("CIFAR-10 valid"), sheet.header.index("n")
     assert [(row[0], row[valid], row[n]) for row in sheet.rows[1:]] == [
         ("optimum (of each column)", "91.61", ""), ("random cell (benchmark mean)", "83.50", "")]
@@ -171,14 +172,14 @@ def test_reference_rows_are_of_the_cells_that_a_space_allows(make):
         make(seed=seed, family=family, among=among, overrides=[f"seed={seed}", f"x={edges}"])
     table = summary(collect(make.root))
     assert sorted(table[table["reference"] == ""]["n"]) == [1, 1, 1, 2]
-    made = {wording.name(row): row["cifar10.valid_mean"] for row in rows_of(table) if row["reference"]}
+    made = {sheets.name(row): row["cifar10.valid_mean"] for row in rows_of(table) if row["reference"]}
     assert {name: round(value, 2) for name, value in made.items() if "3x3" not in name} == {
         "optimum (of each column)": 91.61, "random cell (benchmark mean)": 83.69,
         "optimum of 64 cells of none, skip_connect (of each column)": 84.66,
         "random cell of 64 cells of none, skip_connect": 62.43,
         "optimum of 1 cell (of each column)": 9.71, "random cell of 1 cell": 9.71}
     assert made["optimum of 64 cells of none, nor_conv_3x3 (of each column)"] > 90
-    assert "edges" not in tables.to_csv(table).partition("\n")[0].split(",")
+    assert "edges" not in cli_table.to_csv(table).partition("\n")[0].split(",")
 
 
 @pytest.mark.parametrize(("cells", "over"), [
@@ -193,7 +194,7 @@ def test_what_the_deviation_of_a_retraining_is_over(make, cells, over):
     row = only(table, kind="retrain")
     assert (row["method"], row["space"], row["n"], row["std_over"]) == ("idarts", "darts", len(cells), over)
     assert row["test_accuracy_mean"] == pytest.approx(97 + (len(cells) - 1) / 20, abs=1e-9)
-    accuracy, error = (typeset.markdown(wording.sheets(table, error=flag)) for flag in (False, True))
+    accuracy, error = (render.markdown(sheets.sheets(table, error=flag)) for flag in (False, True))
     assert "test accuracy" in accuracy
     assert over in accuracy
     assert "test error" in error
@@ -216,14 +217,14 @@ def test_reduced_is_read_from_what_was_changed(make):
 def test_cost_names_its_unit(make, seconds, device, text):
     make(wall_s=seconds, hardware={"device": device, "name": "X"})
     row = summary(collect(make.root), reference=False).to_dict("records")[0]
-    assert wording.cost(row) == text
+    assert sheets.cost(row) == text
 
 
 # -------------------------------------------------------------------------------------------------------- forms
 def test_csv_has_every_digit_and_a_column_for_each_number(make):
     for seed, valid in enumerate((90.1, 90.2, 90.4)):
         make(seed=seed, valid=valid, labels=["b", "a"])
-    text = tables.main({"runs": str(make.root), "format": "csv", "filter": ["method:darts"]})
+    text = cli_table.main({"runs": str(make.root), "format": "csv", "filter": ["method:darts"]})
     row = next(row for row in csv.DictReader(io.StringIO(text)) if row["method"] == "darts")
     assert float(row["cifar10.valid_mean"]) == math.fsum((90.1, 90.2, 90.4)) / 3
     assert float(row["cifar10.valid_std"]) == pytest.approx(statistics.stdev((90.1, 90.2, 90.4)), rel=1e-14)
@@ -234,17 +235,17 @@ def test_forms_are_deterministic_and_say_the_same(make, capsys):
     for seed in range(3):
         make(seed=seed, valid=90 + seed, overrides=["method.x=a|b_c"])
     for form in ("markdown", "latex", "csv", "console"):
-        first = tables.main({"runs": [str(make.root)], "format": form})
+        first = cli_table.main({"runs": [str(make.root)], "format": form})
         assert capsys.readouterr().out == first
-        assert tables.main({"runs": [str(make.root)], "format": form}) == first
+        assert cli_table.main({"runs": [str(make.root)], "format": form}) == first
         capsys.readouterr()
         assert "91.00" in first or form == "csv"
 
 
 def test_latex_is_escaped_and_markdown_keeps_its_columns():
-    sheet = typeset.Sheet("50 % of a_b & c", ("a_b", "n"), (("x|y", "1.0 ± 0.1"),), notes=("under_score",),
+    sheet = render.Sheet("50 % of a_b & c", ("a_b", "n"), (("x|y", "1.0 ± 0.1"),), notes=("under_score",),
                           left=frozenset({0}))
-    latex = typeset.latex([sheet])
+    latex = render.latex([sheet])
     assert r"a\_b & n \\" in latex
     assert r"x\textbar{}y & 1.0 $\pm$ 0.1 \\" in latex
     assert r"50 \% of a\_b \& c." in latex
@@ -252,14 +253,14 @@ def test_latex_is_escaped_and_markdown_keeps_its_columns():
     assert r"{lr}" in latex
     assert r"Under\_score" not in latex
     assert r"under\_score." in latex
-    lines = typeset.markdown([sheet]).splitlines()
+    lines = render.markdown([sheet]).splitlines()
     assert lines[2:5] == ["| a_b  |         n |", "| ---- | --------: |", "| x\\|y | 1.0 ± 0.1 |"]
 
 
 def test_a_narrow_terminal_gets_parts_that_lose_nothing():
     cells = [f"{i}.{i}{i} ± 0.{i}" for i in range(9)]
-    sheet = typeset.Sheet("t", ("name", *(f"c{i}" for i in range(9))), (("row", *cells),), left=frozenset({0}))
-    text = typeset.console([sheet], width=50)
+    sheet = render.Sheet("t", ("name", *(f"c{i}" for i in range(9))), (("row", *cells),), left=frozenset({0}))
+    text = render.console([sheet], width=50)
     assert all(len(line) <= 50 for line in text.splitlines())
     assert all(cell in text for cell in cells)
 
@@ -269,13 +270,13 @@ def test_filter_sort_and_group(make):
     for seed, method in enumerate(("darts", "idarts", "tse")):
         make(method, seed=seed, valid=90 + seed)
     ask = {"runs": str(make.root), "format": "csv"}
-    rows = list(csv.DictReader(io.StringIO(tables.main(ask | {"filter": {"method": ["tse", "darts"]},
+    rows = list(csv.DictReader(io.StringIO(cli_table.main(ask | {"filter": {"method": ["tse", "darts"]},
                                                               "sort": "-cifar10.valid"}))))
     assert [row["method"] for row in rows if row["method"]] == ["tse", "darts"]
-    rows = list(csv.DictReader(io.StringIO(tables.main(ask | {"filter": ["method:tse", "method=darts"]}))))
+    rows = list(csv.DictReader(io.StringIO(cli_table.main(ask | {"filter": ["method:tse", "method=darts"]}))))
     assert {row["method"] for row in rows} - {""} == {"darts", "tse"}
     make("tse", seed=9, overrides=["seed=9"])
-    rows = list(csv.DictReader(io.StringIO(tables.main(ask | {"filter": "method:tse", "group": "seed"}))))
+    rows = list(csv.DictReader(io.StringIO(cli_table.main(ask | {"filter": "method:tse", "group": "seed"}))))
     assert sorted(row["seed"] for row in rows if row["method"]) == ["2", "9"]
 
 
@@ -286,7 +287,7 @@ def test_truth_is_filtered_by_as_it_is_written(make):
     frame = collect(make.root)
     for text, methods in (("reduced:false", ["darts", "gdas"]), ("reduced=True", ["tse"]),
                           ("collapsed=true", ["darts"]), ("collapsed=false", ["tse"]), ("collapsed=null", ["gdas"])):
-        assert list(tables.pick(frame, text)["method"]) == methods, text
+        assert list(cli_table.pick(frame, text)["method"]) == methods, text
 
 
 @pytest.mark.parametrize(("ask", "words"), [
@@ -304,15 +305,15 @@ def test_truth_is_filtered_by_as_it_is_written(make):
 def test_faults_name_place_and_remedy(make, ask, words):
     make()
     with pytest.raises(UserError) as fault:
-        tables.main({"runs": str(make.root), "format": "csv"} | ask)
+        cli_table.main({"runs": str(make.root), "format": "csv"} | ask)
     assert words in str(fault.value)
 
 
 def test_a_table_goes_to_a_file(make, tmp_path, capsys):
     make()
     target = tmp_path / "new" / "table.md"
-    text = tables.main({"runs": str(make.root), "format": "markdown", "out_file": str(target)})
+    text = cli_table.main({"runs": str(make.root), "format": "markdown", "out_file": str(target)})
     assert target.read_text() == text
     assert capsys.readouterr().out == ""
     with pytest.raises(UserError, match="cannot be written"):
-        tables.main({"runs": str(make.root), "format": "markdown", "out_file": str(target / "below")})
+        cli_table.main({"runs": str(make.root), "format": "markdown", "out_file": str(target / "below")})

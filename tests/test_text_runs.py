@@ -13,10 +13,12 @@ import texts
 import torch
 from hydra.types import RunMode
 
-from nasx import config, preflight, records, run
+from nasx.cli import preflight
+from nasx.config import components
 from nasx.errors import UserError
-from nasx.folders import checkpoints
-from nasx.study import study
+from nasx.jobs import search as jobs_search
+from nasx.jobs.study import study
+from nasx.runs import checkpoints, records
 
 MODEL = ("space=darts_rnn", "space.nodes=3", "quiet=true", "device=cpu", "threads=1", "name=run")
 TINY = (*MODEL, "space.channels=16", "search.batch=16", "search.bptt=8", "search.lr_min=5", "search.dropout_x=0.1",
@@ -32,12 +34,12 @@ Started = Callable[..., dict[str, Any]]
 
 @pytest.fixture(autouse=True)
 def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "pictures", lambda folder: None)
+    monkeypatch.setattr(jobs_search, "pictures", lambda folder: None)
 
 
 def start(command: str, *words: str) -> dict[str, Any]:
     cfg, choices = preflight.plain(preflight.make_loader().load_configuration(command, list(words), RunMode.RUN))
-    config.check(cfg, choices, list(words), command)
+    components.check(cfg, choices, list(words), command)
     info = {"choices": choices, "overrides": list(words), "command": f"nasx {command}"}
     found: dict[str, Any] = getattr(run, command)(cfg, info)
     return found
@@ -201,11 +203,11 @@ def test_a_study_keeps_the_cell_that_validates_best(text: Path, tmp_path: Path, 
         return {"name": f"r{number}-{cfg['retrain']['epochs']}", "wall_s": 1.0, "valid_perplexity": validated[number],
                 "test_perplexity": validated[number] - 2}
 
-    monkeypatch.setattr(run, "search", search)
-    monkeypatch.setattr(run, "retrain", retrain)
+    monkeypatch.setattr(jobs_search, "search", search)
+    monkeypatch.setattr(jobs_search, "retrain", retrain)
     words = ["space=darts_rnn", "study=best_of_four", "quiet=true", f"dataset.path={text}", f"out={tmp_path}"]
     cfg, choices = preflight.plain(preflight.make_loader().load_configuration("study", words, RunMode.RUN))
-    config.check(cfg, choices, words, "study")
+    components.check(cfg, choices, words, "study")
     found = study(cfg, {"choices": choices, "overrides": words, "command": "nasx study"})
     assert found["kept"] == ["s1"]
     assert [rank["perplexity"] for rank in found["ranking"]] == list(validated.values())

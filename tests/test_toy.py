@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from nasx.bilevel import Problem, Tree, dot, gradient
+from nasx.core.bilevel import Problem, Tree, dot, gradient
 
 import toy
 

@@ -11,7 +11,7 @@ import torch
 from nasx.diagnostics import structure
 from nasx.diagnostics.verdict import skips as most
 from nasx.diagnostics.verdict import verdict
-from nasx.spaces.darts import Darts
+from nasx.spaces.darts.space import Darts
 
 GOOD = "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|skip_connect~0|nor_conv_3x3~1|nor_conv_3x3~2|"
 SKIPS = "|skip_connect~0|+|skip_connect~0|skip_connect~1|+|skip_connect~0|skip_connect~1|skip_connect~2|"

@@ -13,9 +13,11 @@ import jobs
 import pytest
 import yaml
 
-from nasx import config, records, versions
+from nasx.config import components
+from nasx.core import versions
 from nasx.errors import UserError
 from nasx.results.collect import collect
+from nasx.runs import records
 
 KEPT = Path(__file__).parent / "versions" / "0.1.0"
 SETTINGS: dict[str, list[str]] = json.loads((KEPT / "settings.json").read_text(encoding="utf-8"))
@@ -90,8 +92,8 @@ def test_a_later_format_is_refused_and_left_out(here: Path, file: str) -> None:
     path = here / "outputs" / DONE / file
     held = yaml.safe_load(path.read_text())
     path.write_text(json.dumps({"format": versions.FORMAT + 1, **held}))
-    cfg = {key: value for key, value in held.items() if key not in config.FACTS}
-    extra = {key: held[key] for key in config.FACTS if key in held}
+    cfg = {key: value for key, value in held.items() if key not in components.FACTS}
+    extra = {key: held[key] for key in components.FACTS if key in held}
     with pytest.raises(UserError, match=f"has format {versions.FORMAT + 1}; this version of nasx reads formats up to"):
         records.finished(path.parent) if file == "result.json" else records.Run(path.parent, cfg, extra)
     if file == "result.json":

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from nasx import words
+from nasx.cli import arguments
 from nasx.errors import UserError
 
 
 def test_words_and_options_are_told_apart() -> None:
-    got = words.read("report", ["runs/a", "out=x.html", "--title=My runs"], {"out": "r.html", "title": "", "n": "3"},
+    got = arguments.read("report", ["runs/a", "out=x.html", "--title=My runs"], {"out": "r.html", "title": "", "n": "3"},
                      plain="RUN")
     assert got.plain == ("runs/a",)
     assert got.options == {"out": "x.html", "title": "My runs", "n": "3"}
@@ -21,7 +21,7 @@ def test_words_and_options_are_told_apart() -> None:
     (["word"], "not understood"), ([], "needs from=")])
 def test_what_is_wrong_is_named_with_its_remedy(given: list[str], said: str) -> None:
     with pytest.raises(UserError, match=said):
-        words.read("report", given, {"out": "r.html", "from": None})
+        arguments.read("report", given, {"out": "r.html", "from": None})
 
 
 @pytest.mark.parametrize(("options", "plain", "word", "said"), [
@@ -34,14 +34,14 @@ def test_what_is_wrong_is_named_with_its_remedy(given: list[str], said: str) -> 
 def test_what_to_write_instead_of_an_option_of_another_command(
         options: dict[str, str | None], plain: str | None, word: str, said: str) -> None:
     with pytest.raises(UserError) as told:
-        words.read("this", [word], options, plain=plain)
+        arguments.read("this", [word], options, plain=plain)
     assert said in str(told.value)
 
 
 @pytest.mark.parametrize("value", ["1x", ""])
 def test_a_number_that_is_none(value: str) -> None:
     with pytest.raises(UserError, match=r"integer|no value"):
-        words.read("report", [f"n={value}"], {"n": "3"}).number("n")
+        arguments.read("report", [f"n={value}"], {"n": "3"}).number("n")
 
 
 @pytest.mark.parametrize(("given", "found"), [
@@ -50,16 +50,16 @@ def test_a_number_that_is_none(value: str) -> None:
     (["--error"], ["error=true"]), (["--error", "paper=tse"], ["error=true", "paper=tse"]),
     (["--error", "--paper", "tse"], ["error=true", "paper=tse"]), (["--cfg", "job", "-m"], ["--cfg", "job", "-m"])])
 def test_settings_may_be_written_with_dashes(given: list[str], found: list[str]) -> None:
-    assert words.undashed(given, ("paper", "error", "filter"), ("error",)) == found
+    assert arguments.undashed(given, ("paper", "error", "filter"), ("error",)) == found
 
 
 def test_a_setting_with_dashes_and_nothing_after_it_needs_a_value() -> None:
     with pytest.raises(UserError, match="--paper: needs a value; write paper=VALUE"):
-        words.undashed(["--paper"], ("paper",))
+        arguments.undashed(["--paper"], ("paper",))
 
 
 def test_plain_commands_take_dashes_too() -> None:
-    assert words.read("report", ["a", "--title", "My runs"], {"title": ""}, plain="RUN").options == {"title": "My runs"}
+    assert arguments.read("report", ["a", "--title", "My runs"], {"title": ""}, plain="RUN").options == {"title": "My runs"}
 
 
 @pytest.mark.parametrize(("given", "found"), [
@@ -67,4 +67,4 @@ def test_plain_commands_take_dashes_too() -> None:
     ("filter=[search.lr=0.1]", "filter=[search.lr:0.1]"), ("filter=['a:b=c']", "filter=['a:b=c']"),
     ("filter={method:darts}", "filter={method:darts}"), ("filter=null", "filter=null")])
 def test_a_filter_may_be_written_as_conditions(given: str, found: str) -> None:
-    assert words.filtered(given) == found
+    assert arguments.filtered(given) == found

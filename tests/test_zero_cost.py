@@ -19,14 +19,16 @@ from hydra.types import RunMode
 from scipy.stats import kendalltau
 from torch import nn
 
-from nasx import config, machine, preflight, run
-from nasx.bilevel import Batch, Ending, Tree
-from nasx.checks import combinations
+from nasx.cli import preflight
+from nasx.config import components, rules
+from nasx.core.bilevel import Batch, Ending, Tree
 from nasx.errors import UserError
+from nasx.jobs import search as jobs_search
 from nasx.methods.random import Random
 from nasx.methods.snip import Snip
 from nasx.methods.synflow import Synflow
-from nasx.zero_cost import Scored, ZeroCost, agreement, described
+from nasx.methods.zero_cost import Scored, ZeroCost, agreement, described
+from nasx.runs import environment
 
 import toy
 
@@ -135,7 +137,7 @@ def searched(method: str, out: Path, *words: str) -> dict[str, Any]:
 
 @pytest.fixture(autouse=True)
 def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "pictures", lambda folder: None)
+    monkeypatch.setattr(jobs_search, "pictures", lambda folder: None)
 
 
 def comparable(record: dict[str, Any]) -> dict[str, Any]:
@@ -173,7 +175,7 @@ def test_a_run_resumes_with_the_scores_that_it_made(asked: bool, tmp_path: Path,
         return score(self, *given)
 
     monkeypatch.setattr(Snip, "score", counted)
-    with pytest.raises(machine.StopRequested if asked else conformance.Killed):
+    with pytest.raises(environment.StopRequested if asked else conformance.Killed):
         searched("snip", tmp_path / "broken", due)
     calls[0] = 10
     again = searched("snip", tmp_path / "broken", due)
@@ -195,6 +197,6 @@ def test_networks_of_text_are_refused_before_anything_is_built(method: str) -> N
     inside = {**cfg, "method": {"_target_": "nasx.methods.darts_pt.DartsPt", "inner": cfg["method"]}}
     said = r"is for networks that read images, but those of this space read text"
     with pytest.raises(UserError, match=rf"method={method.capitalize()}: {said}"):
-        config.check(cfg, choices, words)
-    assert [str(error) for error in combinations._reads(inside, "search")] == [
-        str(error) for error in combinations._reads(cfg, "search")] != []
+        components.check(cfg, choices, words)
+    assert [str(error) for error in rules._reads(inside, "search")] == [
+        str(error) for error in rules._reads(cfg, "search")] != []

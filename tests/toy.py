@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nasx.bilevel import Activate, Batch, Decision, Ending, Outcome, Problem, Search, Tree
+from nasx.core.bilevel import Activate, Batch, Decision, Ending, Outcome, Problem, Search, Tree
 
 
 def real(*values: Any) -> Tensor:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from nasx import config
+from nasx.config import components
 
-METHODS = sorted(file.stem for file in (config.conf_dir() / "method").glob("*.yaml"))
+METHODS = sorted(file.stem for file in (components.conf_dir() / "method").glob("*.yaml"))
 OTHER: dict[str, tuple[str, ...]] = {
     "darts order=2": ("darts", "method.order=2"),
     "darts first=weights": ("darts", "method.first=weights"),

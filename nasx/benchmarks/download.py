@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any
 
 from nasx.benchmarks.offers import File
 from nasx.benchmarks.store import Say, sha256
+from nasx.core.files import OWN, no_link, unwritable
 from nasx.errors import UserError
-from nasx.folders.files import OWN, no_link, unwritable
 
 if TYPE_CHECKING:
     from requests import Response

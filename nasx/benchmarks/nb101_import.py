@@ -28,8 +28,8 @@ import numpy as np
 
 from nasx.benchmarks.nb101 import CELLS, FORM, Table, graph_hash
 from nasx.benchmarks.store import ELSEWHERE, Say, cache_folder, pack, sha256, silent
+from nasx.core.files import write_atomic
 from nasx.errors import UserError
-from nasx.folders.files import write_atomic
 
 BUDGETS = (4, 12, 36, 108)
 BLOCK = 8192  # records checked together

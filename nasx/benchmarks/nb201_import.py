@@ -43,8 +43,8 @@ from nasx.benchmarks.columns import IMAGES, MISSING, Column, Table, column, merg
 from nasx.benchmarks.isomorphism import CELLS, cell_code
 from nasx.benchmarks.nb201 import EMBEDDED
 from nasx.benchmarks.store import ELSEWHERE, Say, cache_folder, one_writer, sha256, silent
+from nasx.core.files import write_atomic
 from nasx.errors import UserError
-from nasx.folders.files import write_atomic
 
 # (trained on, evaluated on) as the official files spell them -> measure
 OFFICIAL = {("cifar10-valid", "x-valid"): ("cifar10", "valid"), ("cifar10", "ori-test"): ("cifar10", "test"),

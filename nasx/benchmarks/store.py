@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 
+from nasx.core.files import make_folder, remove_empty, unwritable
 from nasx.errors import UserError
-from nasx.folders.files import make_folder, remove_empty, unwritable
 
 Say = Callable[[str], None]
 Arrays = dict[str, np.ndarray]

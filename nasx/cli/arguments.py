@@ -9,8 +9,8 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
-from nasx import spelling
-from nasx.checks import trust
+from nasx.config import trust
+from nasx.core import spelling
 from nasx.errors import UserError
 
 

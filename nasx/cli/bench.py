@@ -5,7 +5,7 @@
     nasx bench query GENOTYPE
     nasx bench info
     nasx bench fill [FOLDER] [devices=raspi4,pixel3]
-    nasx bench rank from=RUN | column=NAME | file=FILE.csv    (nasx bench rank --help; nasx/commands/rank.py)
+    nasx bench rank from=RUN | column=NAME | file=FILE.csv    (nasx bench rank --help; nasx/cli/rank.py)
 
 Each has a function that returns plain values; `main` prints them. A genotype's own text tells which benchmark it
 belongs to, so no space is asked.
@@ -28,8 +28,8 @@ from nasx.benchmarks.nb101_import import import_nb101
 from nasx.benchmarks.nb201 import Nb201
 from nasx.benchmarks.nb201_import import import_nb201
 from nasx.benchmarks.store import Say, silent
+from nasx.core.files import write_atomic
 from nasx.errors import UserError, printable
-from nasx.folders.files import write_atomic
 
 IMPORTS: dict[str, Callable[..., dict[str, Any]]] = {"nb201": import_nb201, "nb101": import_nb101}
 Row = dict[str, Any]

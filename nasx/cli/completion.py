@@ -10,8 +10,9 @@ import os
 import re
 from collections.abc import Callable
 
-from nasx import config
-from nasx.commands import COMMANDS, listing
+from nasx.cli import listing
+from nasx.cli.commands import COMMANDS
+from nasx.config import components
 from nasx.errors import UserError
 
 BASH = """_nasx()
@@ -66,7 +67,7 @@ def answer(words: list[str], application: Callable[[str, list[str]], int | None]
     if command in FIXED:
         print(" ".join(FIXED[command]))
         return 0
-    if command not in config.COMMANDS:
+    if command not in components.COMMANDS:
         return 0
     os.environ["COMP_LINE"] = f"nasx {rest}"
     return application(command, ["-sc", *words])

@@ -16,10 +16,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nasx import config, lineage, records
+from nasx.cli.arguments import read
+from nasx.config import components
+from nasx.core import files
 from nasx.errors import UserError, printable
-from nasx.folders import checkpoints, files
-from nasx.words import read
+from nasx.runs import checkpoints, lineage, records
 
 Row = dict[str, Any]
 SHOWN = ("eigenvalue", "alignment_train", "alignment_val", "signed_train", "signed_val", "entropy", "saturation",
@@ -50,10 +51,10 @@ def diagnose(folder: Path, *, device: str = "auto", threads: int | None = None,
     UserError where `folder` is no search, trains nothing, or has no readable checkpoint.
     """
     saved, found = opened(folder, allow, settings)
-    from nasx import machine
+    from nasx.runs import environment
 
-    chosen = machine.device(device)
-    with machine.prepared(chosen, threads=threads, deterministic=bool(saved.get("deterministic")), seed=saved["seed"],
+    chosen = environment.device(device)
+    with environment.prepared(chosen, threads=threads, deterministic=bool(saved.get("deterministic")), seed=saved["seed"],
                           precision=saved["engine"].get("precision", "fp32")):
         job = rebuilt(folder, saved, chosen, threads, allow)
         states = [state for path in found if (state := checkpoints.read(path, chosen)) is not None]
@@ -72,7 +73,7 @@ def opened(folder: Path, allow: Sequence[str] = (), settings: Sequence[str] = ()
     saved = records.configuration(folder)
     if saved is None or saved.get("kind") != "search":
         raise UserError(f"from={folder}", "is no folder of a search", "name a folder that nasx search has written")
-    if own := config.foreign(saved, allow):
+    if own := components.foreign(saved, allow):
         raise UserError(f"from={folder}", f"is made of classes of {', '.join(own)}, which are not run unasked",
                         f"if you trust them add allow='[{','.join(own)}]'")
     found = checkpoints.found(folder)
@@ -81,9 +82,9 @@ def opened(folder: Path, allow: Sequence[str] = (), settings: Sequence[str] = ()
                         "wait for its first epoch, or name a search that trains a supernet")
     if settings:
         saved = {**saved, "dataset": lineage.with_settings(saved["dataset"], settings, allow)}
-    homes = (*config.HOMES, *allow)
-    faults = [fault for group in config.GROUPS if group in saved
-              for fault in config.component_faults(group, saved[group], homes)]
+    homes = (*components.HOMES, *allow)
+    faults = [fault for group in components.GROUPS if group in saved
+              for fault in components.component_faults(group, saved[group], homes)]
     if faults:
         raise UserError(f"from={folder}", f"this version of nasx reads its configuration otherwise ({faults[0]})",
                         "diagnose it with the version that wrote it")
@@ -92,19 +93,19 @@ def opened(folder: Path, allow: Sequence[str] = (), settings: Sequence[str] = ()
 
 def rebuilt(folder: Path, saved: Mapping[str, Any], chosen: Any, threads: int | None, allow: Sequence[str]) -> Any:
     """The search job that a run folder's configuration describes, without its folder being taken."""
-    from nasx import machine
-    from nasx.run import SearchJob
-    from nasx.session import Session
+    from nasx.jobs.search import SearchJob
+    from nasx.runs import environment
+    from nasx.runs.session import Session
 
     cfg = {**saved, "device": str(chosen), "threads": threads, "allow": list(allow), "quiet": True,
            "name": folder.name, "out": str(folder.parent), "checkpoint_s": 1e9, "seeds_per_job": 1, "workers": 0}
     info = {"choices": saved["choices"], "overrides": [], "command": "", "folders": []}
-    return SearchJob(Session(records.Guest(folder), chosen, cfg, info, machine.Signals()))
+    return SearchJob(Session(records.Guest(folder), chosen, cfg, info, environment.Signals()))
 
 
 def row(job: Any, state: Mapping[str, Any], rows: list[Row]) -> Row:
     """All entries at the state of a checkpoint; `rows` are the metrics rows up to it."""
-    from nasx.bilevel import detached
+    from nasx.core.bilevel import detached
 
     job.loop.load(state)
     epoch = max(-(-state["updates"] // job.loop.updates_per_epoch), 1)

@@ -23,10 +23,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nasx import __version__, config
+from nasx import __version__
+from nasx.cli.arguments import read
+from nasx.config import components
+from nasx.core import files
 from nasx.errors import UserError, printable
-from nasx.folders import files
-from nasx.words import read
 
 if TYPE_CHECKING:
     import torch
@@ -79,10 +80,10 @@ def tilde(text: str) -> str:
 # ------------------------------------------------------------------------------------------------- the machine
 def versions() -> Lines:
     """nasx, what its numbers depend on, the system, and settings from the environment."""
-    from nasx import machine
+    from nasx.runs import environment
 
-    found = machine.versions()
-    yield "nasx", f"{__version__}" + (f", commit {commit}" if (commit := machine.commit()) else "")
+    found = environment.versions()
+    yield "nasx", f"{__version__}" + (f", commit {commit}" if (commit := environment.commit()) else "")
     yield "versions", ", ".join(f"{name} {version}" for name, version in found.items() if name != "nasx")
     yield "system", f"{platform.system()} {platform.release()} {platform.machine()}"
     yield "environment", ", ".join(f"{x}={os.environ[x]}" for x in VARIABLES if x in os.environ) or "nothing set"
@@ -92,10 +93,10 @@ def computes(name: str) -> Lines:
     """The device that a run would take, and what else there is."""
     import torch
 
-    from nasx import machine
+    from nasx.runs import environment
 
-    device = machine.device(name)
-    found = machine.hardware(device)
+    device = environment.device(name)
+    found = environment.hardware(device)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     yield "device", f"{found['device']}: {found['name']}"
     yield "threads", f"{found['threads']} on {cores} cores"
@@ -110,7 +111,7 @@ def data() -> Lines:
     from nasx.data.source import data_root
 
     yield "data", f"{data_root()}" + ("" if data_root().is_dir() else " (not there yet)")
-    for file in sorted((config.conf_dir() / "dataset").glob("*.yaml")):
+    for file in sorted((components.conf_dir() / "dataset").glob("*.yaml")):
         if file.stem not in ANYWHERE:
             yield f"  {file.stem}", found(file)
 
@@ -121,7 +122,7 @@ def found(file: Path) -> str:
     if "download" in fields:
         fields["download"] = False
     try:
-        config.build(fields).check()
+        components.build(fields).check()
     except UserError:
         return "not found" + (" (downloaded when it is asked for)" if "download" in fields else "")
     return "found"
@@ -129,7 +130,7 @@ def found(file: Path) -> str:
 
 def tables() -> Lines:
     """Benchmark tables; a damaged one is a note, because a search without look-ups needs none."""
-    from nasx.benchmarks.command import bench_info
+    from nasx.cli.bench import bench_info
 
     try:
         for table in bench_info():
@@ -141,7 +142,7 @@ def tables() -> Lines:
 
 def drawing() -> Lines:
     """Whether cells can be drawn: a run is complete without pictures, so that it is no fault that a search meets."""
-    from nasx.results import cells
+    from nasx.report import cells
 
     try:
         cells.svg([("in", "out", "skip_connect")])
@@ -200,9 +201,9 @@ def closed_form(name: str) -> Lines:
     """
     import torch
 
-    from nasx import machine
+    from nasx.runs import environment
 
-    device = machine.device(name)
+    device = environment.device(name)
     w, a, d = (torch.linspace(low, high, 5, dtype=torch.float64, device=device)
                for low, high in ((1, 2), (-1, 3), (0.5, 1)))
     error = hypergradient_error(w, a, d, lr=0.1)
@@ -214,7 +215,7 @@ def closed_form(name: str) -> Lines:
 
 def hypergradient_error(w: torch.Tensor, a: torch.Tensor, d: torch.Tensor, lr: float) -> float:
     """Relative error of the hypergradient of `closed_form`."""
-    from nasx.bilevel import Tree, directional, gradient
+    from nasx.core.bilevel import Tree, directional, gradient
 
     def grad_a(at: Tree) -> Tree:
         leaf = {"a": a.clone().requires_grad_()}
@@ -231,9 +232,9 @@ def step(name: str) -> Lines:
     import torch
     from hydra.types import RunMode
 
-    from nasx import preflight
-    from nasx.run import SearchJob
-    from nasx.session import session
+    from nasx.cli import preflight
+    from nasx.jobs.search import SearchJob
+    from nasx.runs.session import session
 
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="nasx-doctor-") as folder:

@@ -16,15 +16,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from nasx import config, exported, lineage, records
+from nasx.cli.arguments import Words, read
+from nasx.config import components
 from nasx.errors import UserError, printable
-from nasx.words import Words, read
+from nasx.export import metadata
+from nasx.runs import lineage, records
 
 if TYPE_CHECKING:
     import torch
 
-    from nasx.accuracy import Tested
-    from nasx.pretrained import Classifier
+    from nasx.core.evaluate import Tested
+    from nasx.export.model import Classifier
 
 OPTIONS = {"dataset": "", "split": "test", "batch": "", "device": "auto", "allow": ""}
 
@@ -60,28 +62,28 @@ def main(words: Sequence[str]) -> int:
 def named(name: str, allow: Sequence[str]) -> Model:
     """The export or the run of that name, without torch. Raises UserError."""
     path = Path(name)
-    if not path.is_file() and not (path / exported.FILE).is_file():
+    if not path.is_file() and not (path / metadata.FILE).is_file():
         folder = records.locate(name, "outputs")
         if folder is not None and any((folder / name).exists() for name in ("config.yaml", "result.json")):
-            from nasx.commands import export
+            from nasx.cli import export
 
             run, result = lineage.opened(folder), export.finished(folder)
             with export.fitting(folder):
                 return Model(name, {**export.described(run.config, result, allow), "dataset": run.block("dataset")},
                              folder)
-    return Model(name, exported.facts(name)[1], None)
+    return Model(name, metadata.facts(name)[1], None)
 
 
 def loaded(model: Model, device: torch.device, allow: Sequence[str]) -> Classifier:
     """The network with its weights. Raises UserError."""
-    from nasx import pretrained
+    from nasx.export import model as export_model
 
     if model.folder is None:
-        return pretrained.load(model.name, device, allow)
-    from nasx.commands import export
+        return export_model.load(model.name, device, allow)
+    from nasx.cli import export
 
     network, facts = export.trained(model.folder, export.finished(model.folder), allow)
-    return pretrained.Classifier(network, facts).to(device).eval()  # type: ignore[arg-type]
+    return export_model.Classifier(network, facts).to(device).eval()  # type: ignore[arg-type]
 
 
 def evaluate(model: Model, said: Words, settings: Sequence[str]) -> Tested:
@@ -91,13 +93,13 @@ def evaluate(model: Model, said: Words, settings: Sequence[str]) -> Tested:
         node = dataset(given["dataset"], facts, settings, allow)
     except (KeyError, TypeError, IndexError, AttributeError) as error:
         raise UserError(model.name, f"its description of the images is damaged ({type(error).__name__}: {error})",
-                        exported.REMEDY) from error
+                        metadata.REMEDY) from error
     if given["dataset"] and isinstance(facts.get("classes"), list):  # before anything is downloaded
-        fits(config.build(node, allow), facts)
-    from nasx import machine
+        fits(components.build(node, allow), facts)
+    from nasx.runs import environment
 
-    device = machine.device(given["device"])
-    with machine.prepared(device, threads=None, deterministic=False, seed=0):
+    device = environment.device(given["device"])
+    with environment.prepared(device, threads=None, deterministic=False, seed=0):
         return measured_on(device, model, node, said)
 
 
@@ -105,15 +107,16 @@ def measured_on(device: torch.device, model: Model, node: Mapping[str, Any], sai
     """The same, when this process is set up."""
     import torch
 
-    from nasx import accuracy, machine
+    from nasx.core import evaluate as core_evaluate
+    from nasx.runs import environment
 
     given, allow, facts = said.options, said.allowed, model.facts
     network, measured = loaded(model, device, allow).network, facts["test"]
     batch = said.number("batch") if given["batch"] else measured["batch"]
     if batch < 1:
         raise UserError(f"batch={batch}", "is not positive", "use at least 1")
-    source = config.build({**node, **facts["normalization"]}, allow)
-    images = source.open(device, channels_last=measured["channels_last"], workers=machine.workers(None))
+    source = components.build({**node, **facts["normalization"]}, allow)
+    images = source.open(device, channels_last=measured["channels_last"], workers=environment.workers(None))
     fits(source, facts, len(images.classes))
     if list(images.classes) != facts["classes"]:
         print(printable(f"note: the classes have other names: {', '.join(images.classes[:5])} here, "
@@ -121,7 +124,7 @@ def measured_on(device: torch.device, model: Model, node: Mapping[str, Any], sai
     layout = torch.channels_last if measured["channels_last"] else torch.preserve_format
     network = network.to(memory_format=layout)
     batches = images.ordered(given["split"], batch=batch)
-    return accuracy.means(accuracy.sums(network, batches, device, amp=measured["amp"]))
+    return core_evaluate.means(core_evaluate.sums(network, batches, device, amp=measured["amp"]))
 
 
 def fits(source: Any, facts: Mapping[str, Any], count: int | None = None) -> None:
@@ -138,7 +141,7 @@ def dataset(name: str, facts: Mapping[str, Any], settings: Sequence[str], allow:
     held = facts["dataset"]
     if not name:
         return lineage.with_settings(held, settings, allow)
-    from nasx.commands.info import composed
+    from nasx.cli.info import composed
 
     node = composed({"dataset": name})[0]["dataset"]
     if node["_target_"] != held.get("_target_") and "size" in node:  # the whole image, in the size of the training's

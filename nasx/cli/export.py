@@ -20,15 +20,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nasx import __version__, config, extras, lineage, records, spelling
+from nasx import __version__
+from nasx.cli.arguments import read
+from nasx.config import components
+from nasx.core import extras, files, spelling
 from nasx.errors import UserError, cleaned
-from nasx.folders import checkpoints, files
-from nasx.words import read
+from nasx.runs import checkpoints, lineage, records
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from nasx.pretrained import Classifier
+    from nasx.export.model import Classifier
 
 OPTIONS = {"from": None, "out": "", "format": "safetensors", "allow": ""}
 CARD = Path(__file__).with_name("model_card.md")
@@ -83,15 +85,15 @@ def trained(folder: Path, result: Mapping[str, Any], allow: Sequence[str]) -> tu
 
     The run's own `allow` is not believed: the folder may be another's.
     """
-    from nasx import pretrained
+    from nasx.export import model as export_model
 
     state = checkpoints.last(folder)
     if state is None:
         raise UserError(f"from={folder}", "has no checkpoint any more", "train it again")
     with fitting(folder):
         facts, weights = described(lineage.opened(folder).config, result, allow), kept(state)
-        pretrained.described(facts, weights, allow)
-        network = pretrained.build(facts, allow)
+        export_model.described(facts, weights, allow)
+        network = export_model.build(facts, allow)
         network.load_state_dict(weights)
     return network.eval(), facts
 
@@ -109,17 +111,17 @@ def fitting(folder: Path) -> Iterator[None]:
 
 def described(held: Mapping[str, Any], result: Mapping[str, Any], allow: Sequence[str]) -> Facts:
     """What is to be known of a trained network, from its run's configuration and record."""
-    from nasx import pretrained
+    from nasx.export import model as export_model
 
     settings = dict(held["retrain"])
     settings["channels"] = result.get("channels", settings["channels"])  # chosen where there was a bound of the cost
-    images = result.get("images") or config.build(held["dataset"], allow).open("cpu").described()
+    images = result.get("images") or components.build(held["dataset"], allow).open("cpu").described()
     return {
-        "format": pretrained.FORMAT, "genotype": result["genotype"], "recipe": result["protocol"],
+        "format": export_model.FORMAT, "genotype": result["genotype"], "recipe": result["protocol"],
         "space": held["space"], "settings": settings, "classes": images["classes"],
         "normalization": {"mean": images["mean"], "std": images["std"]}, "image": images["shape"],
         "dataset": {**held["dataset"], "path": None}, "accuracy": result["test_accuracy"],
-        "test": {"batch": config.build(held["retrain"]).test_batch, "amp": bool(settings["amp"]),
+        "test": {"batch": components.build(held["retrain"]).test_batch, "amp": bool(settings["amp"]),
                  "channels_last": bool(settings["channels_last"])},
         "commit": result.get("commit") or "unknown", "seed": result["seed"], "run": result["name"],
         "nasx": __version__}
@@ -127,7 +129,7 @@ def described(held: Mapping[str, Any], result: Mapping[str, Any], allow: Sequenc
 
 def kept(state: Mapping[str, Any]) -> Facts:
     """The weights that were tested, without the auxiliary head, of a checkpoint."""
-    from nasx.pretrained import AUXILIARY
+    from nasx.export.model import AUXILIARY
 
     averaged = state["average"]
     weights = state["network"] if averaged is None else {
@@ -138,9 +140,9 @@ def kept(state: Mapping[str, Any]) -> Facts:
 # ----------------------------------------------------------------------------------------------------- formats
 def safetensors(network: nn.Module, facts: Facts) -> bytes:
     """Weights in safetensors, the metadata in its header."""
-    from nasx import pretrained
+    from nasx.export import model as export_model
 
-    return pretrained.packed(network, facts)
+    return export_model.packed(network, facts)
 
 
 def program(network: nn.Module, facts: Facts) -> bytes:
@@ -169,7 +171,7 @@ def onnx(network: nn.Module, facts: Facts) -> bytes:
 
     import torch
 
-    from nasx import pretrained
+    from nasx.export import model as export_model
 
     model, example, dynamic = _example(network, facts)
     with warnings.catch_warnings():
@@ -180,7 +182,7 @@ def onnx(network: nn.Module, facts: Facts) -> bytes:
     proto = made.model_proto
     for node in [*proto.graph.node, *(node for function in proto.functions for node in function.node)]:
         del node.metadata_props[:]  # stack traces, with paths of this machine
-    onnx_.helper.set_model_props(proto, pretrained.text(facts))
+    onnx_.helper.set_model_props(proto, export_model.text(facts))
     return bytes(proto.SerializeToString())
 
 
@@ -188,7 +190,7 @@ def _example(network: nn.Module, facts: Facts) -> tuple[Classifier, Any, Any]:
     """(what is exported, an example of its input, which of its sides are free)."""
     import torch
 
-    from nasx.pretrained import Classifier
+    from nasx.export.model import Classifier
 
     channels, height, width = facts["image"]
     model = Classifier(network, facts).eval()  # type: ignore[arg-type]
@@ -205,10 +207,10 @@ def card(facts: Facts, result: Mapping[str, Any], files: Sequence[str]) -> str:
     """The model card."""
     import jinja2
 
-    from nasx.results import typeset
+    from nasx.results import render
 
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"text": lambda value: typeset.safe(str(value)).replace("`", "'"),
+    environment.filters |= {"text": lambda value: render.safe(str(value)).replace("`", "'"),
                             "code": lambda value: str(value).replace("```", "'''")}
     template = environment.from_string(CARD.read_text(encoding="utf-8"))
     return template.render(facts=cleaned(facts), result=cleaned(dict(result)), files=files) + "\n"

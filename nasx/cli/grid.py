@@ -19,9 +19,10 @@ from typing import Any, NamedTuple
 from hydra.core.override_parser.types import IntervalSweep, Override, OverrideType, RangeSweep, Transformer
 from omegaconf import OmegaConf
 
-from nasx import config, records
-from nasx.composition import mapping, plain
+from nasx.config import components
+from nasx.config.compose import mapping, plain
 from nasx.errors import UserError
+from nasx.runs import records
 
 MOST = 100_000
 """Jobs of one command: each is checked before the first begins, and Hydra lists them all in memory."""
@@ -187,15 +188,15 @@ class Run(NamedTuple):
 def runs(command: str, values: Mapping[str, Any], choices: Mapping[str, Any]) -> list[tuple[Run, ...]]:
     """The runs of a job, one tuple per seed: of `nasx run` the search, and the retraining where there may be one."""
     def run(kind: str, cfg: Mapping[str, Any]) -> Run:
-        identity = config.identity(cfg, kind)
-        return Run(Path(cfg["out"]) / config.run_name(cfg, choices, kind, identity), kind, identity, cfg)
+        identity = components.identity(cfg, kind)
+        return Run(Path(cfg["out"]) / components.run_name(cfg, choices, kind, identity), kind, identity, cfg)
 
     kind = command if command in ("retrain", "study") else "search"
     found: list[tuple[Run, ...]] = []
     for seed in range(values["seed"], values["seed"] + values["seeds_per_job"]):
         first = run(kind, {**values, "seed": seed})
         again = command == "run" and values["then"] != "lookup"
-        found.append((first, run("retrain", config.retrained(first.values, first.folder))) if again else (first,))
+        found.append((first, run("retrain", components.retrained(first.values, first.folder))) if again else (first,))
     return found
 
 
@@ -223,7 +224,7 @@ class Folders:
                     yield UserError(said, f"is the same run as {earlier}, in {run.folder}",
                                     "sweep over settings that change the numbers, and give each value once")
                 elif held(run.folder) != identity and (fault := records.differing(
-                        run.folder, config.identifying(run.values, run.kind), config.FACTS)):
+                        run.folder, components.identifying(run.values, run.kind), components.FACTS)):
                     yield fault
             self.jobs.setdefault(folders, said)
 

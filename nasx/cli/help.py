@@ -8,14 +8,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nasx import config
-from nasx.checks import schema
-from nasx.commands import COMMANDS, PLAIN
+from nasx.cli.commands import COMMANDS, PLAIN
+from nasx.config import components, schema
 from nasx.errors import UserError
 
 if TYPE_CHECKING:
-    from nasx.origins import Origin
-    from nasx.preflight import Line
+    from nasx.cli.preflight import Line
+    from nasx.config.provenance import Origin
 
 EXAMPLES = {
     "search": [("nasx search experiment=quickstart", "a first result, offline, in under two minutes"),
@@ -69,26 +68,27 @@ exit codes: 0 done, 1 a job failed, 2 the command can be mended, 130 stopped (th
 
 def command(name: str, line: Line) -> str:
     """`nasx <command> --help`: what the line chooses, and the settings of that with the values that would run."""
-    from nasx import origins, preflight
+    from nasx.cli import preflight
+    from nasx.config import provenance
 
     fault = ""
     try:
         line = preflight.rewritten(name, line)
         preflight.examine(name, line)
-        found = origins.trace(name, line.overrides, line.value("--config-dir"))
+        found = provenance.trace(name, line.overrides, line.value("--config-dir"))
     except UserError as error:
-        fault, found = str(error), origins.trace(name)
+        fault, found = str(error), provenance.trace(name)
     given = {} if fault else _given(line.overrides)
     parts = [f"nasx {name}: {COMMANDS[name]}", WHAT[name],
              f"usage: nasx {name} [option ...] key=value ..." if name != "list" else "usage: nasx list [what]"]
     parts.append("examples\n" + _rows(EXAMPLES[name]))
-    entry = config.COMMANDS[name]
+    entry = components.COMMANDS[name]
     groups = [g for g in entry.groups if g not in entry.unread] + (["experiment", "launch"] if entry.groups else [])
     if fault:
         parts.append("this line is not understood, so that the settings below are those of the default choices\n"
                      + textwrap.indent(fault, "  "))
     if groups:
-        folders = [Path(d) for d in (line.value("--config-dir"),) if d] + [config.conf_dir()]
+        folders = [Path(d) for d in (line.value("--config-dir"),) if d] + [components.conf_dir()]
         parts.append("choices (group=choice; * is chosen)\n" + _rows(
             [(group, ", ".join(f"{c}*" if c == found.chosen.get(group) else c for c in choices(folders, group))
               or "(none)") for group in groups]))
@@ -131,7 +131,7 @@ def plain(name: str) -> str:
 
 def bench() -> str:
     """`nasx bench --help`: the usage that its module documents."""
-    return f"nasx bench: {COMMANDS['bench']}\n\n" + schema.docstring("nasx.benchmarks.command").split("\n\n")[1]
+    return f"nasx bench: {COMMANDS['bench']}\n\n" + schema.docstring("nasx.cli.bench").split("\n\n")[1]
 
 
 def choices(folders: list[Path], group: str) -> list[str]:

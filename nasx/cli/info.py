@@ -26,13 +26,15 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nasx import config, lineage, records, spelling
+from nasx.cli.arguments import Words, read
+from nasx.config import components
+from nasx.core import spelling
 from nasx.errors import UserError, printable
-from nasx.words import Words, read
+from nasx.runs import lineage, records
 
 if TYPE_CHECKING:
-    from nasx.lineage import Parent
-    from nasx.results.cells import Edge
+    from nasx.report.cells import Edge
+    from nasx.runs.lineage import Parent
     from nasx.spaces.base import Space
 
 OPTIONS = ("genotype", "from", "space", "retrain", "dataset", "layers", "channels", "max_macs", "classes", "size",
@@ -71,12 +73,12 @@ def architecture(said: Words) -> Facts:
     text, source = origin(given, run)
     sizes = [name for name in ("layers", "channels", "max_macs") if given[name]]
     cfg, choices = configured(given, text, run, [f"retrain.{name}={said.number(name)}" for name in sizes])
-    space, settings = config.build(cfg["space"], allow), config.build(cfg["retrain"])
+    space, settings = components.build(cfg["space"], allow), components.build(cfg["retrain"])
     genotype = space.parse(text)
     classes, size = images(said, cfg, space, settings.stem, run)
 
-    from nasx.retrain import built, sized
-    from nasx.spaces.network import cost
+    from nasx.spaces.darts.network import cost
+    from nasx.train.trainer import built, sized
 
     settings = sized(settings, space, genotype, classes, shape(space, size))
     price = cost(built(settings, space, genotype, classes), space.example(1, shape(space, size)))
@@ -90,8 +92,8 @@ def architecture(said: Words) -> Facts:
         facts["parameters with auxiliary head"] = price.params_with_auxiliary
     facts |= {"multiply-adds": price.macs, "operations": counted(genotype.operations())}
     if given["out"]:
-        from nasx.diagnostics.edges import genotype_edges
-        from nasx.results import cells
+        from nasx.report import cells
+        from nasx.spaces.edges import genotype_edges
 
         facts["drawing"] = named(cells.draw_cells(genotype_edges(str(genotype)), given["out"]))
     return facts
@@ -121,7 +123,7 @@ def configured(given: Mapping[str, str], text: str, run: Parent | None,
 
     A search hands on space and data set, a retraining its recipe too. Raises UserError.
     """
-    from nasx import preflight
+    from nasx.cli import preflight
 
     groups = (*lineage.HANDED, *(["retrain"] if run is not None and run.record.get("kind") == "retrain" else []))
     theirs = {group: (str(run.choices.get(group) or ""), run.block(group)) for group in groups} if run else {}
@@ -142,12 +144,12 @@ def configured(given: Mapping[str, str], text: str, run: Parent | None,
 
 def home(text: str) -> str:
     """The first space that has the genotype: DARTS' and NAS-Bench-201's before their relatives. Raises UserError."""
-    from nasx import preflight
+    from nasx.cli import preflight
 
     loader = preflight.make_loader()
     names = sorted(preflight.options(loader, "space"), key=lambda name: (name not in ("darts", "nb201"), name))
     for name in names:
-        space: Space = config.build(composed({"space": name})[0]["space"])
+        space: Space = components.build(composed({"space": name})[0]["space"])
         try:
             space.parse(text)
         except UserError:
@@ -161,7 +163,7 @@ def composed(given: Mapping[str, str], values: Sequence[str] = ()) -> tuple[dict
     """(configuration, choices) of `nasx retrain` with these choices. Raises UserError for one that does not exist."""
     from hydra.types import RunMode
 
-    from nasx import preflight
+    from nasx.cli import preflight
 
     chosen = [f"{group}={given[group]}" for group in ("space", "retrain", "dataset") if given.get(group)]
     line = preflight.Line(("--cfg=job",), (*chosen, *values))
@@ -171,7 +173,7 @@ def composed(given: Mapping[str, str], values: Sequence[str] = ()) -> tuple[dict
 
 def images(said: Words, cfg: Mapping[str, Any], space: Space, stem: str, run: Parent | None = None) -> tuple[int, int]:
     """Classes and side in pixels: as given, else the data set's, else what the stem is made for."""
-    source = config.build(cfg["dataset"], said.allowed)
+    source = components.build(cfg["dataset"], said.allowed)
     told = run.record.get("images") if run is not None and not said.options["dataset"] else None
     if isinstance(told, Mapping):
         classes, size = (told["words"], 1) if space.data == "text" else (len(told["classes"]), told["shape"][1])
@@ -205,7 +207,7 @@ def supernet(said: Words) -> Facts:
     given = said.options
     sized = [f"space.{name}={said.number(name)}" for name in ("layers", "channels") if given[name]]
     cfg, choices = composed(given, sized)
-    space: Space = config.build(cfg["space"])
+    space: Space = components.build(cfg["space"])
     classes, size = images(said, cfg, space, cfg["space"].get("stem", "cifar"))
     params, macs = supernet_cost(space, classes, size)
     shapes = space.shapes()
@@ -217,7 +219,7 @@ def supernet(said: Words) -> Facts:
         "shapes": ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in shapes.items()),
         "multiply-adds": macs}
     if given["out"]:
-        from nasx.results import cells
+        from nasx.report import cells
 
         facts["drawing"] = named(cells.draw_cells(possible(space), given["out"]))
     return facts
@@ -243,7 +245,7 @@ def possible(space: Space) -> dict[str, list[Edge]]:
     """
     import torch
 
-    from nasx.diagnostics.edges import genotype_edges
+    from nasx.spaces.edges import genotype_edges
 
     gen = torch.Generator().manual_seed(0)
     found: dict[str, dict[tuple[str, str], set[str]]] = {}

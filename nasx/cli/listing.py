@@ -16,8 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from nasx import experiments
-from nasx.checks import schema
+from nasx.config import experiments, schema
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -89,7 +88,7 @@ def _options(group: str, text: str) -> str:
     """key=value of the component's own fields, in the order of the file."""
     import yaml
 
-    from nasx.folders.files import load_yaml
+    from nasx.core.files import load_yaml
 
     try:
         node = load_yaml(text)

@@ -20,14 +20,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nasx import __version__, streams
-from nasx.commands import COMMANDS, PLAIN
+from nasx import __version__
+from nasx.cli.commands import COMMANDS, PLAIN
+from nasx.core import streams
 from nasx.errors import UserError, of_system, printable, working_folder
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from nasx.preflight import Line
+    from nasx.cli.preflight import Line
 
 
 # ---------------------------------------------------------------------------------------------- the jobs
@@ -71,40 +72,40 @@ def _retrain(cfg: dict[str, Any], info: dict[str, Any]) -> Any:
 
 def _unless_done(kind: str, cfg: dict[str, Any], info: dict[str, Any]) -> Any:
     """The record of a finished run, without torch; else the run."""
-    from nasx.results import ending
+    from nasx.report import run_summary
 
-    if done := ending.again(cfg, info["choices"], kind):
+    if done := run_summary.again(cfg, info["choices"], kind):
         return done
-    import nasx.run
+    import nasx.jobs.search
 
-    return {"search": nasx.run.search, "retrain": nasx.run.retrain}[kind](cfg, info)
+    return {"search": nasx.jobs.search.search, "retrain": nasx.jobs.search.retrain}[kind](cfg, info)
 
 
 def _run(cfg: dict[str, Any], info: dict[str, Any]) -> Any:
-    from nasx.results import ending
+    from nasx.report import run_summary
 
-    ending.opened(cfg, info["choices"], "search")
-    import nasx.run
+    run_summary.opened(cfg, info["choices"], "search")
+    import nasx.jobs.search
 
-    return nasx.run.run(cfg, info)
+    return nasx.jobs.search.run(cfg, info)
 
 
 def _study(cfg: dict[str, Any], info: dict[str, Any]) -> Any:
-    import nasx.study
+    import nasx.jobs.study
 
-    return nasx.study.study(cfg, info)
+    return nasx.jobs.study.study(cfg, info)
 
 
 def _table(cfg: dict[str, Any], info: dict[str, Any]) -> Any:
-    import nasx.tables
+    import nasx.cli.table
 
-    nasx.tables.main(cfg)
+    nasx.cli.table.main(cfg)
 
 
 def _list(cfg: dict[str, Any], info: dict[str, Any]) -> Any:
-    import nasx.commands.listing
+    import nasx.cli.listing
 
-    nasx.commands.listing.main(cfg, info["folders"])
+    nasx.cli.listing.main(cfg, info["folders"])
 
 
 JOBS: dict[str, tuple[Callable[[DictConfig], Any], Callable[[dict[str, Any], dict[str, Any]], Any]]] = {
@@ -128,8 +129,9 @@ def _checked(command: str, cfg: DictConfig) -> Any:
     from hydra.types import RunMode
     from omegaconf import OmegaConf
 
-    from nasx import config, grid, origins, preflight, sweeps
-    from nasx.folders import notes
+    from nasx.cli import grid, preflight
+    from nasx.config import components, provenance, sweeps
+    from nasx.runs import sweep_log
 
     hydra = HydraConfig.get()
     if hydra.mode == RunMode.MULTIRUN:
@@ -146,7 +148,7 @@ def _checked(command: str, cfg: DictConfig) -> Any:
         "folders": [source.path for source in hydra.runtime.config_sources if source.schema == "file"]}
     work = JOBS[command][1]
     plain = {str(key): value for key, value in values.items()}
-    if config.COMMANDS[command].groups:
+    if components.COMMANDS[command].groups:
         info["published"] = preflight.published(command, info["choices"], plain, own)
     if hydra.mode != RunMode.MULTIRUN:  # the whole line was checked before Hydra started
         try:
@@ -158,11 +160,11 @@ def _checked(command: str, cfg: DictConfig) -> Any:
     path = Path(hydra.sweep.dir) / f"job-{hydra.job.num}.json"
     runs: list[Path] = []
     try:
-        config.check(plain, info["choices"], overrides, command, origins.lazily(command, overrides, own))
+        components.check(plain, info["choices"], overrides, command, provenance.lazily(command, overrides, own))
         preflight.look_at_others(plain, command)
-        grouped = config.COMMANDS[command].groups
+        grouped = components.COMMANDS[command].groups
         runs = [unit[0].folder for unit in grid.runs(command, plain, info["choices"])] if grouped else []
-        notes.note(path, overrides, runs, ended=False)
+        sweep_log.note(path, overrides, runs, ended=False)
         result = work(plain, info)
         if plain.get("objective"):
             result = sweeps.objective(result, plain["objective"])
@@ -173,9 +175,9 @@ def _checked(command: str, cfg: DictConfig) -> Any:
         told = f"{fault}" if fault else f"{type(error).__name__}: {error}"
         print(f"nasx: job {hydra.job.num} failed: {printable(told)}", file=sys.stderr, flush=True)
         with contextlib.suppress(UserError):  # the disk may be what failed
-            notes.note(path, overrides, runs, ended=True, fault=told)
+            sweep_log.note(path, overrides, runs, ended=True, fault=told)
         raise
-    notes.note(path, overrides, runs, ended=True)
+    sweep_log.note(path, overrides, runs, ended=True)
     return result
 
 
@@ -232,7 +234,7 @@ def _bulleted(text: str) -> str:
 def dispatch(words: list[str]) -> int | None:
     """Do what the words ask for; returns the exit code."""
     if not words or words[0] in ("--help", "-h", "help"):
-        from nasx.commands import help as help_
+        from nasx.cli import help as help_
 
         print(help_.overview())
         return 0
@@ -240,19 +242,19 @@ def dispatch(words: list[str]) -> int | None:
         print(f"nasx {__version__}")
         return 0
     if words[0] in ("-sc", "--shell-completion", "--shell_completion"):
-        from nasx.commands import completion
+        from nasx.cli import completion
 
         return completion.answer(words[1:], application)
     if fault := working_folder():
         raise fault
     command, rest = words[0], words[1:]
     if command not in COMMANDS:
-        from nasx import spelling
+        from nasx.core import spelling
 
         raise UserError(f"nasx {command}", "there is no such command", f"there are {', '.join(COMMANDS)}"
                         + spelling.did_you_mean(command, COMMANDS))
     if command == "completion":
-        from nasx.commands import completion
+        from nasx.cli import completion
 
         return completion.install(rest)
     if command == "bench":
@@ -265,7 +267,7 @@ def dispatch(words: list[str]) -> int | None:
 def plain(command: str, words: list[str]) -> int | None:
     """A command without a configuration; its help is what its module documents."""
     if "--help" in words or words[:1] == ["-h"]:
-        from nasx.commands import help as help_
+        from nasx.cli import help as help_
 
         print(help_.plain(command))
         return 0
@@ -278,17 +280,17 @@ def plain(command: str, words: list[str]) -> int | None:
 def bench(words: list[str]) -> int | None:
     """`nasx bench import|query|info|fill|rank`: plain words, no configuration."""
     if words[:1] == ["rank"]:  # it may evaluate a supernet, which nasx.benchmarks must not import
-        from nasx.commands import rank
+        from nasx.cli import rank
 
         return rank.main(words[1:])
     if not words or words[0] in ("--help", "-h") or "--help" in words:
-        from nasx.commands import help as help_
+        from nasx.cli import help as help_
 
         print(help_.bench())
         return 0
-    import nasx.benchmarks.command
+    import nasx.cli.bench
 
-    return nasx.benchmarks.command.main([*words[:1], *map(tabulated, words[1:])] if words[0] == "query" else words)
+    return nasx.cli.bench.main([*words[:1], *map(tabulated, words[1:])] if words[0] == "query" else words)
 
 
 def tabulated(text: str) -> str:
@@ -304,17 +306,18 @@ def tabulated(text: str) -> str:
 
 def application(command: str, words: list[str]) -> int | None:
     """One of the commands with a configuration, by Hydra."""
-    from nasx import config, preflight
-    from nasx.words import filtered, undashed
+    from nasx.cli import preflight
+    from nasx.cli.arguments import filtered, undashed
+    from nasx.config import components
 
-    fields = config.settings(command)
+    fields = components.settings(command)
     flags = [name for name, field in fields.items() if field.annotation is bool]
     given = undashed(words, fields, flags)
     line = preflight.arrange([filtered(word) for word in given] if command == "table" else given)
     if command == "list":
         line = line._replace(overrides=tuple(f"what={word}" if word.isalpha() else word for word in line.overrides))
     if line.has("--help"):
-        from nasx.commands import help as help_
+        from nasx.cli import help as help_
 
         print(help_.command(command, line))
         return 0
@@ -324,10 +327,10 @@ def application(command: str, words: list[str]) -> int | None:
     out, jobs = preflight.examine(command, line)
     if not (line.multirun and line.runs):
         return _hydra(command, line, None)
-    from nasx.folders import notes
+    from nasx.runs import sweep_log
 
     folder = Path(out) / ".sweeps" / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
-    with notes.sweep(folder, [command, *words], jobs):
+    with sweep_log.sweep(folder, [command, *words], jobs):
         return _hydra(command, line, folder)
 
 
@@ -340,14 +343,15 @@ def _hydra(command: str, line: Line, folder: Path | None) -> int | None:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from nasx import config, preflight, sweeps
-    from nasx.folders import notes
+    from nasx.cli import preflight
+    from nasx.config import components, sweeps
+    from nasx.runs import sweep_log
 
     own = any(text.startswith("hydra.sweep.dir=") for text in line.overrides)
     placed = [] if folder is None or own else [f"hydra.sweep.dir={json.dumps(str(folder))}"]
     sys.argv = ["nasx", *line.options, *line.overrides, *placed]
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    task = hydra.main(config_path=str(config.conf_dir()), config_name=command, version_base="1.3")(JOBS[command][0])
+    task = hydra.main(config_path=str(components.conf_dir()), config_name=command, version_base="1.3")(JOBS[command][0])
     if folder is None:
         try:
             task()
@@ -361,10 +365,10 @@ def _hydra(command: str, line: Line, folder: Path | None) -> int | None:
         with sweeps.unrepeated():
             task()
     except KeyboardInterrupt:
-        notes.summary(folder, None)
+        sweep_log.summary(folder, None)
         raise
     except Exception as error:  # noqa: BLE001 (told in the summary, with the others)
         fault = error
         if os.environ.get("NASX_DEBUG") == "1":
             traceback.print_exception(error)
-    return notes.summary(folder, fault)
+    return sweep_log.summary(folder, fault)

@@ -24,11 +24,13 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf.errors import OmegaConfBaseException
 
-from nasx import config, grid, lineage, origins, spelling, sweeps
-from nasx.checks import combinations, limits, objectives, trust
-from nasx.checks.known import Known
-from nasx.composition import Loader, make_loader, mapping, plain, published, translate
+from nasx.cli import grid
+from nasx.config import components, limits, objectives, provenance, rules, sweeps, trust
+from nasx.config.compose import Loader, make_loader, mapping, plain, published, translate
+from nasx.config.known import Known
+from nasx.core import spelling
 from nasx.errors import UserError
+from nasx.runs import lineage
 
 __all__ = ["arrange", "examine", "make_loader", "options", "plain", "published", "rewritten", "translate"]
 
@@ -112,7 +114,7 @@ def rewritten(command: str, line: Line) -> Line:
              if text not in ("experiment=null", "launch=null")]
     if command in ("retrain", "study"):
         texts += lineage.inherited(command, texts, line.value("--config-dir"))
-    if config.COMMANDS[command].groups:
+    if components.COMMANDS[command].groups:
         texts = trust.allowing(texts)
     return line._replace(overrides=tuple(texts))
 
@@ -167,7 +169,7 @@ class Composed(NamedTuple):
     resolves: bool
     """Whether all interpolations in it have a value."""
     faults: list[UserError]
-    usual: config.Usual
+    usual: components.Usual
 
 
 def examine(command: str, line: Line, loader: Loader | None = None) -> tuple[str, int | None]:
@@ -175,8 +177,8 @@ def examine(command: str, line: Line, loader: Loader | None = None) -> tuple[str
 
     Returns `out` of the first job, and how many there are (None where a sweeper decides as it goes).
     """
-    loader, grouped = loader or make_loader(line.value("--config-dir")), bool(config.COMMANDS[command].groups)
-    groups = ({*loader.list_groups(""), *config.DELTAS} - {"hydra"}) if grouped else set()
+    loader, grouped = loader or make_loader(line.value("--config-dir")), bool(components.COMMANDS[command].groups)
+    groups = ({*loader.list_groups(""), *components.DELTAS} - {"hydra"}) if grouped else set()
     compose = cache(partial(_compose, command, loader, frozenset(groups)))
     parsed, faults = _parsed(command, line, loader)
     first = compose(grid.first(parsed))
@@ -194,7 +196,7 @@ def examine(command: str, line: Line, loader: Loader | None = None) -> tuple[str
         found |= {str(fault): fault for fault in own.faults}
         for job in grid.jobs(axes, at, own.cfg, every=every) if own.resolves and line.runs else ():
             task = [text for text in job.overrides if not text.startswith("hydra")]
-            faults = config.faults(job.values, job.choices, task, command, own.usual, known)
+            faults = components.faults(job.values, job.choices, task, command, own.usual, known)
             if folders is not None and not faults and not found:
                 faults += folders.faults(job)
             found |= {str(fault): fault for fault in faults}
@@ -232,8 +234,8 @@ def options(loader: Loader, group: str) -> list[str]:
 def _unreadable(text: str, loader: Loader, command: str, error: HydraException) -> UserError:
     """A word that is no override."""
     if "=" not in text and not text.startswith("~"):
-        entry = config.COMMANDS[command]
-        taken = [group for group in (*entry.groups, *config.DELTAS) if entry.groups and group not in entry.unread]
+        entry = components.COMMANDS[command]
+        taken = [group for group in (*entry.groups, *components.DELTAS) if entry.groups and group not in entry.unread]
         homes = [group for group in taken if text in options(loader, group)]
         return UserError(text, "is not a setting", "did you mean " + " or ".join(f"{g}={text}" for g in homes) + "?"
                          if homes else "settings are written key=value, for example method=darts")
@@ -268,7 +270,7 @@ def _compose(command: str, loader: Loader, groups: Collection[str], texts: tuple
         faults.append(error)
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         faults.append(translate(error))
-    return Composed(cfg, resolves, faults, origins.lazily(command, kept, loader.own))
+    return Composed(cfg, resolves, faults, provenance.lazily(command, kept, loader.own))
 
 
 def _composed(command: str, loader: Loader, texts: list[str]) -> Any:
@@ -310,11 +312,11 @@ def _choice(loader: Loader, override: Override) -> Iterator[UserError]:
                         f"drop the +: {_text(override).lstrip('+')}")
         return
     if override.is_delete():
-        if group in config.GROUPS:
+        if group in components.GROUPS:
             yield UserError(_text(override), f"a {group} is needed", f"choose another: {', '.join(known)}")
         return
     value = override.value()
-    if value in (None, "") and group not in config.DELTAS:
+    if value in (None, "") and group not in components.DELTAS:
         yield UserError(_text(override), f"names no {group}", f"choose from {', '.join(known)}")
         return
     for choice in value if isinstance(value, list) else [value]:
@@ -324,7 +326,7 @@ def _choice(loader: Loader, override: Override) -> Iterator[UserError]:
 
 
 def _key_fault(cfg: Mapping[str, Any], override: Override, command: str) -> UserError | None:
-    fault = config.unknown(cfg, override.key_or_group, command)
+    fault = components.unknown(cfg, override.key_or_group, command)
     if fault is None and override.is_add() and not override.is_force_add():
         return UserError(_text(override), "is there already", f"drop the +: {_text(override)[1:]}")
     return fault
@@ -333,14 +335,14 @@ def _key_fault(cfg: Mapping[str, Any], override: Override, command: str) -> User
 def look_at_others(cfg: Mapping[str, Any], command: str) -> None:
     """What `faults` asks of the components of nasx, asked of the user's own when their job begins. Raises UserError."""
     allow = tuple(cfg.get("allow") or ())
-    theirs = [group for group in ("dataset", "logger", "benchmark") if config.foreign(cfg.get(group))]
+    theirs = [group for group in ("dataset", "logger", "benchmark") if components.foreign(cfg.get(group))]
     for group in theirs:
-        if look := getattr(config.build(cfg[group], allow), "check", None):
+        if look := getattr(components.build(cfg[group], allow), "check", None):
             look()
     found: list[UserError] = []
     if "dataset" in theirs:
-        found += limits.faults(cfg, config.build(cfg["dataset"], allow), combinations.READS[command])
+        found += limits.faults(cfg, components.build(cfg["dataset"], allow), rules.READS[command])
     if "benchmark" in theirs and cfg.get("objective") is not None:
-        found += objectives.faults(cfg, command, config.build(cfg["benchmark"], allow))
+        found += objectives.faults(cfg, command, components.build(cfg["benchmark"], allow))
     if found:
         raise UserError.join(found)

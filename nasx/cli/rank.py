@@ -35,16 +35,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nasx import config, lineage, spelling
 from nasx.benchmarks.base import DATASETS, Benchmark
 from nasx.benchmarks.isomorphism import CELLS, cell_code, cell_text, official_order
 from nasx.benchmarks.nb201 import Nb201, flops, params
 from nasx.benchmarks.ranking import as_record, ranking
-from nasx.checks import schema
-from nasx.commands import diagnose
+from nasx.cli import diagnose
+from nasx.cli.arguments import Words, read
+from nasx.config import components, schema
+from nasx.core import files, spelling
 from nasx.errors import UserError
-from nasx.folders import checkpoints, files
-from nasx.words import Words, read
+from nasx.runs import checkpoints, lineage
 
 Row = dict[str, Any]
 CHOICES = tuple(f"{dataset}.{split}" for dataset in DATASETS for split in ("valid", "test"))
@@ -87,7 +87,7 @@ class Sampling(NamedTuple):
 def main(words: Sequence[str]) -> int:
     """Rank, print and write."""
     if "--help" in words or "-h" in words:
-        print("nasx bench rank: " + schema.docstring("nasx.commands.rank"))
+        print("nasx bench rank: " + schema.docstring("nasx.cli.rank"))
         return 0
     settings, rest = lineage.dataset_words(words)
     given = read("bench rank", rest, DEFAULTS)
@@ -270,20 +270,20 @@ def of_run(folder: Path, against: tuple[str, ...], sampling: Sampling, settings:
            device: str, threads: int | None, allow: Sequence[str]) -> Scored:
     """The scores of a search: recorded ones of a zero-cost method, else one-shot accuracies. Raises UserError."""
     saved, found = diagnose.opened(folder, allow, settings)
-    benchmark: Benchmark = config.build(saved["benchmark"], allow)
+    benchmark: Benchmark = components.build(saved["benchmark"], allow)
     dataset = benchmark.dataset_key(str(saved["choices"].get("dataset"))) or "cifar10"
     against = against or (f"{dataset}.valid",)
     answered(benchmark, against)
     if known := recorded(folder):
         return drawn(Scored(folder.name, benchmark, list(known), np.array(list(known.values())), against, listed=True,
                             facts={"kind": "recorded"}), sampling)
-    if not config.build(saved["method"], allow).trains:
+    if not components.build(saved["method"], allow).trains:
         raise UserError(f"from={folder}", "its method trains no supernet and has recorded no scores",
                         "rank a search of a method that does")
-    from nasx import machine
+    from nasx.runs import environment
 
-    chosen = machine.device(device)
-    with machine.prepared(chosen, threads=threads, deterministic=bool(saved.get("deterministic")), seed=saved["seed"],
+    chosen = environment.device(device)
+    with environment.prepared(chosen, threads=threads, deterministic=bool(saved.get("deterministic")), seed=saved["seed"],
                           precision=saved["engine"].get("precision", "fp32")):
         job = diagnose.rebuilt(folder, saved, chosen, threads, allow)
         state = next((own for path in reversed(found) if (own := checkpoints.read(path, chosen)) is not None), None)
@@ -329,7 +329,7 @@ def sample(space: Any, sampling: Sampling) -> list[Any]:
 
 def one_shot(job: Any, genotypes: Sequence[Any], images: int | None, name: str) -> list[float]:
     """The validation accuracy in [0, 1] of each cell, by the supernet's weights; progress goes to standard error."""
-    from nasx.progress import duration
+    from nasx.runs.progress import duration
 
     index, (_, batch) = job.a_index[:images], job.settings.evaluated
     found: list[float] = []

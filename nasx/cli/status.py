@@ -31,10 +31,10 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from nasx import records
+from nasx.cli.arguments import read
+from nasx.core import files
 from nasx.errors import UserError, printable
-from nasx.folders import checkpoints, files, lock, notes, peek
-from nasx.words import read
+from nasx.runs import checkpoints, lock, peek, records, sweep_log
 
 STATES = ("finished", "running", "stopped", "failed", "not begun", "damaged")
 HEADINGS = ("run", "kind", "state", "epoch", "updates", "changed", "left")
@@ -187,7 +187,7 @@ def sweeps(root: Path, now: float) -> Iterator[str]:
     """Lines about the sweeps under `root` that run, and about the newest one where it has not come to its end."""
     folders = sorted((path.parent for path in root.glob(".sweeps/*/sweep.json")), key=lambda path: _changed([path]))
     for folder in folders:
-        running, found = lock.holder(folder) is not None, notes.jobs(folder)
+        running, found = lock.holder(folder) is not None, sweep_log.jobs(folder)
         plan = files.read_json(folder / "sweep.json") or {}
         planned, done = max(plan.get("jobs") or 0, len(found)), [job for job in found if job.ended and not job.fault]
         if not running and (folder != folders[-1] or len(done) == planned):
@@ -228,7 +228,7 @@ def sweep_left(taken: Sequence[float], live: Sequence[Sequence[State]], waiting:
 
 def duration(seconds: float) -> str:
     """`progress.duration` of what may be negative: clocks jump."""
-    from nasx import progress
+    from nasx.runs import progress
 
     return progress.duration(max(seconds, 0.0))
 

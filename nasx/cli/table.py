@@ -26,14 +26,14 @@ from typing import Any
 
 import pandas as pd
 
-from nasx import config, spelling
+from nasx.config import components
+from nasx.core import files, spelling
 from nasx.errors import UserError
-from nasx.folders import files
-from nasx.results import differences, typeset
+from nasx.results import differences, render
+from nasx.results.aggregate import errors, summary
 from nasx.results.collect import collect
-from nasx.results.summary import errors, summary
-from nasx.results.typeset import Sheet
-from nasx.results.wording import sheets
+from nasx.results.render import Sheet
+from nasx.results.sheets import sheets
 
 
 def pick(frame: pd.DataFrame, wanted: Any) -> pd.DataFrame:
@@ -57,7 +57,7 @@ def pick(frame: pd.DataFrame, wanted: Any) -> pd.DataFrame:
         else:
             _known("filter", str(column), frame.columns)
             cells = list(frame[column])
-        keep = [bool(choices & set(c)) if isinstance(c, tuple) else bool(choices & {str(c), config.show(c)})
+        keep = [bool(choices & set(c)) if isinstance(c, tuple) else bool(choices & {str(c), components.show(c)})
                 for c in cells]
         notes, frame = frame.attrs, frame[keep]
         frame.attrs = dict(notes)
@@ -113,7 +113,7 @@ def to_csv(table: pd.DataFrame) -> str:
     plain = table.assign(labels=["|".join(x) for x in table["labels"]],
                          overrides=[" ".join(x) for x in table["overrides"]]) if len(table) else table
     places = ["folder", "folders", "parent_folder", "parent_overrides", "settings", "edges"]
-    return typeset.spreadsheet(plain.drop(columns=places, errors="ignore"))
+    return render.spreadsheet(plain.drop(columns=places, errors="ignore"))
 
 
 def main(cfg: Mapping[str, Any]) -> str:
@@ -151,11 +151,11 @@ def main(cfg: Mapping[str, Any]) -> str:
     notes = table.attrs.get("notes", [])
     out_file = ask.get("out_file")
     if form == "csv":
-        text = typeset.spreadsheet(table) if paper else to_csv(table)
+        text = render.spreadsheet(table) if paper else to_csv(table)
     elif form == "console":
         text = _for_terminal(made, notes, to_file=bool(out_file))
     else:
-        text = {"markdown": typeset.markdown, "latex": typeset.latex}[form](made, notes)
+        text = {"markdown": render.markdown, "latex": render.latex}[form](made, notes)
     if out_file:
         files.write_atomic(Path(os.path.expanduser(str(out_file))), text, "name another file: out_file=FILE")
     else:
@@ -175,7 +175,7 @@ def _plain(node: Any) -> Any:
 def _written(node: Any) -> str:
     """A filter as one writes it."""
     plain = _plain(node)
-    return config.show([str(text).replace(":", "=", 1) for text in plain] if isinstance(plain, list) else plain)
+    return components.show([str(text).replace(":", "=", 1) for text in plain] if isinstance(plain, list) else plain)
 
 
 def _for_terminal(made: Sequence[Sheet], notes: Sequence[str], *, to_file: bool) -> str:
@@ -184,4 +184,4 @@ def _for_terminal(made: Sequence[Sheet], notes: Sequence[str], *, to_file: bool)
 
     on_screen = not to_file and sys.stdout.isatty()
     width = shutil.get_terminal_size().columns if on_screen else None
-    return typeset.console(made, notes, width=width, color=on_screen and "NO_COLOR" not in os.environ)
+    return render.console(made, notes, width=width, color=on_screen and "NO_COLOR" not in os.environ)

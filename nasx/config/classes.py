@@ -10,10 +10,10 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from nasx.checks import schema
+from nasx.config import schema
 from nasx.errors import UserError
 
-BASES = {"method": "nasx.bilevel.Method", "inner": "nasx.bilevel.Method", "space": "nasx.spaces.base.Space"}
+BASES = {"method": "nasx.core.bilevel.Method", "inner": "nasx.core.bilevel.Method", "space": "nasx.spaces.base.Space"}
 """The last part of a place -> the class that a component there descends from."""
 PLAIN = ("ABC", "object", "Generic", "Protocol")
 """Bases without anything that a component is asked for."""

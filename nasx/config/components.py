@@ -22,16 +22,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from nasx import stages, versions
-from nasx.checks import classes, limits, objectives, schema, setters, spaces, trust
-from nasx.checks.combinations import COMBINATIONS, READS
-from nasx.checks.known import Known
+from nasx.config import classes, limits, objectives, schema, setters, space_rules, stages, trust
+from nasx.config.known import Known
+from nasx.config.rules import COMBINATIONS, READS
+from nasx.core import versions
+from nasx.core.spelling import did_you_mean
 from nasx.errors import UserError
-from nasx.spelling import did_you_mean
 
 
 class Command(NamedTuple):
-    """A command's own keys (a class of nasx.settings), its groups, and groups of which it reads nothing."""
+    """A command's own keys (a class of nasx.config.settings), its groups, and groups of which it reads nothing."""
 
     settings: str
     groups: tuple[str, ...] = ()
@@ -51,9 +51,9 @@ COMMANDS = {
     "table": Command("TableJob"),
     "list": Command("ListJob"),
 }
-HOMES = ("nasx.spaces", "nasx.methods", "nasx.data", "nasx.benchmarks", "nasx.settings", "nasx.stages",
+HOMES = ("nasx.spaces", "nasx.methods", "nasx.data", "nasx.benchmarks", "nasx.config.settings", "nasx.config.stages",
          "nasx.diagnostics.stop",
-         "nasx.loggers")
+         "nasx.runs.loggers")
 """Where components of nasx live; nothing else of it may be named in `_target_`."""
 ELSEWHERE = frozenset({"out", "name", "device", "devices", "threads", "workers", "checkpoint_s", "allow", "draw",
                        "quiet", "seeds_per_job", "logger", "launch", "objective", "hydra", "then"})
@@ -112,7 +112,7 @@ def faults(cfg: Mapping[str, Any], choices: Mapping[str, Any] | None = None, ove
         with contextlib.suppress(TypeError):  # a value of a wrong type, which is told above
             found += look(cfg, command)
     if isinstance(cfg.get("space"), Mapping) and not any(fault.where.startswith("space") for fault in found):
-        found += spaces.faults(cfg["space"])
+        found += space_rules.faults(cfg["space"])
     if not found and command != "retrain" and "stages" in cfg:
         found += stages.faults(cfg, overrides, (*HOMES, *_allow(cfg)))
     for group in ("dataset", "logger", "benchmark"):
@@ -144,7 +144,7 @@ def _unread(command: str, overrides: Sequence[str]) -> Iterator[UserError]:
 
 def settings(command: str) -> dict[str, schema.Field]:
     """A command's own settings at the top level."""
-    component = schema.component(f"nasx.settings.{COMMANDS[command].settings}")
+    component = schema.component(f"nasx.config.settings.{COMMANDS[command].settings}")
     assert component is not None, command
     return {_RENAMED.get(name, name): field for name, field in component.fields.items()}
 

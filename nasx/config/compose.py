@@ -22,9 +22,9 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from nasx import config, experiments, sweeps
+from nasx.config import components, experiments, sweeps
+from nasx.core import files
 from nasx.errors import UserError
-from nasx.folders import files
 
 
 class Bounded(FileConfigSource):
@@ -67,7 +67,7 @@ class Loader(ConfigLoaderImpl):
 
 
 def _is_ours(group: str, choice: Any) -> bool:
-    return (config.conf_dir() / group / f"{choice}.yaml").is_file()
+    return (components.conf_dir() / group / f"{choice}.yaml").is_file()
 
 
 @cache
@@ -83,7 +83,7 @@ def make_loader(config_dir: str | None = None) -> Loader:
     version.setbase("1.3")
     Plugins.instance()  # registers its own sources
     SourcesRegistry.instance().types["file"] = Bounded
-    path = create_config_search_path(str(config.conf_dir()))
+    path = create_config_search_path(str(components.conf_dir()))
     if config_dir is not None:
         folder = Path(config_dir).resolve()
         if not folder.is_dir():
@@ -113,9 +113,9 @@ def published(command: str, choices: Mapping[str, Any], cfg: Mapping[str, Any],
 
     Without overrides. Keys of the top level (seed, out, from, ...) are those of `cfg`.
     """
-    chosen = [f"{group}={choices[group]}" for group in config.GROUPS if choices.get(group)]
+    chosen = [f"{group}={choices[group]}" for group in components.GROUPS if choices.get(group)]
     values = _of_files(command, (*chosen, *experiments.published(choices, config_dir)), config_dir)
-    return {key: value if key in config.GROUPS else cfg.get(key) for key, value in values.items()}
+    return {key: value if key in components.GROUPS else cfg.get(key) for key, value in values.items()}
 
 
 @lru_cache(maxsize=64)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from nasx import metrics, spelling
-from nasx.checks import schema
+from nasx.config import schema
+from nasx.core import metrics, spelling
 from nasx.errors import UserError
 
 

@@ -1,6 +1,6 @@
 """What is wrong with a configuration that no value alone can show: pure functions of the plain configuration.
 
-`nasx.config.check` calls each with the configuration and the command; where a value has a wrong type a function may
+`nasx.config.components.check` calls each with the configuration and the command; where a value has a wrong type a function may
 raise TypeError, since that fault is told by itself.
 """
 
@@ -12,9 +12,9 @@ import shlex
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from nasx.checks import schema, spaces
+from nasx.config import schema, space_rules
+from nasx.config.settings import SEEDS
 from nasx.errors import UserError
-from nasx.settings import SEEDS
 from nasx.spaces import rules
 
 READS = {"search": ("search",), "retrain": ("retrain",), "run": ("search", "retrain"),
@@ -215,7 +215,7 @@ def _parent(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
     """The search whose cell is trained."""
     name, read = cfg.get("from"), command == "retrain" or (command == "study" and _get(cfg, "study.searches") == 0)
     if read and name and cfg.get("genotype") is None:
-        from nasx import lineage
+        from nasx.runs import lineage
 
         try:
             lineage.searched(str(name), str(cfg.get("out")))
@@ -225,7 +225,7 @@ def _parent(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
 
 def _skip_dropout(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
     rate, space = _get(cfg, "search.skip_dropout"), str(_get(cfg, "space._target_"))
-    if "search" in READS[command] and rate and space.startswith("nasx.spaces.nb1shot1."):
+    if "search" in READS[command] and rate and space.startswith("nasx.spaces.nb1shot1.space."):
         yield UserError(f"search.skip_dropout={rate}", "this space has no skip connections",
                         "set search.skip_dropout=0")
 
@@ -294,7 +294,7 @@ def _genotype(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
     from nasx.spaces import published
 
     try:
-        yield from spaces.lacking(cfg["space"], published.check(text, kind))
+        yield from space_rules.lacking(cfg["space"], published.check(text, kind))
     except UserError as error:
         yield error if not os.path.isfile(text) else UserError(
             f"genotype={text}", "is a file, not a genotype",

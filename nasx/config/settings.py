@@ -3,7 +3,7 @@
 Frozen dataclasses without torch: values are checked before anything heavy is imported. They and their sources are in
 conf/search, conf/retrain and conf/engine; a default here is "off", or the published value that all protocols share.
 
-The aliases below are the vocabulary of constraints for every component: `nasx.checks.schema` reads the annotations of a
+The aliases below are the vocabulary of constraints for every component: `nasx.config.schema` reads the annotations of a
 component's fields from its source and knows these names, so a method may import them under TYPE_CHECKING only.
 """
 

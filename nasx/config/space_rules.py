@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from types import SimpleNamespace
 from typing import Any
 
-from nasx.checks import schema
+from nasx.config import schema
 from nasx.errors import UserError
 from nasx.spaces import rules
 

@@ -30,10 +30,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from nasx.errors import UserError
 
 if TYPE_CHECKING:
-    from nasx.settings import Positive
+    from nasx.config.settings import Positive
 
 Config = Mapping[str, Any]
-NONE: Config = {"_target_": "nasx.stages.Stages", "keep": [], "inherit": False, "space": {}, "search": {}}
+NONE: Config = {"_target_": "nasx.config.stages.Stages", "keep": [], "inherit": False, "space": {}, "search": {}}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,8 +92,8 @@ def stage(cfg: Config, folder: Path, i: int) -> Stage:
 
     Raises UserError where what the stage before has left cannot be read, and where its space cannot be narrowed.
     """
-    from nasx import config, records
-    from nasx.folders import checkpoints
+    from nasx.config import components
+    from nasx.runs import checkpoints, records
 
     node = given(cfg)
     last, done = i + 1 == count(cfg), tuple(records.finished(folder / name(k)) or {} for k in range(i))
@@ -106,7 +106,7 @@ def stage(cfg: Config, folder: Path, i: int) -> Stage:
     if held is None or state is None or state["updates"] != done[-1].get("updates"):
         raise UserError(str(before), "has lost the last checkpoint, from which the next stage goes on",
                         "use a method that trains a supernet; where files were lost, move the run's folder away")
-    old, method = (config.build(part, cfg.get("allow", ())) for part in (held["space"], cfg["method"]))
+    old, method = (components.build(part, cfg.get("allow", ())) for part in (held["space"], cfg["method"]))
     narrowed = old.narrow(old.relax(state["a"], method.activate), node["keep"][i - 1])
     return Stage(configured(cfg, i, written(narrowed, held["space"])), last, done, epochs,
                  (old, state) if node["inherit"] else None)
@@ -132,15 +132,14 @@ def spent(done: Sequence[Config], **own: Any) -> dict[str, Any]:
 # -------------------------------------------------------------------------------------------------- checks
 def faults(cfg: Config, overrides: Sequence[str], allowed: Sequence[str]) -> Iterator[UserError]:
     """What is wrong with the stages of a configuration whose single values are right. Nothing is imported."""
-    from nasx import config
-    from nasx.checks import spaces
+    from nasx.config import components, space_rules
 
     node = given(cfg)
     n = count(cfg)
     for group in ("space", "search"):
         for key, value in node[group].items():
             if isinstance(value, list | tuple) and len(value) != n:
-                yield UserError(f"stages.{group}.{key}={config.show(value)}", f"has {len(value)} values for {n} stages",
+                yield UserError(f"stages.{group}.{key}={components.show(value)}", f"has {len(value)} values for {n} stages",
                                 "give one for each stage, or one for all (stages.keep has one entry less than stages)")
                 return
             for text in overrides:
@@ -150,8 +149,8 @@ def faults(cfg: Config, overrides: Sequence[str], allowed: Sequence[str]) -> Ite
     for i in range(n if n > 1 else 0):
         own = configured(cfg, i)
         found = [fault for group in ("space", "search")
-                 for fault in config.component_faults(group, own[group], allowed)]
-        for fault in found or spaces.faults(own["space"]):
+                 for fault in components.component_faults(group, own[group], allowed)]
+        for fault in found or space_rules.faults(own["space"]):
             yield UserError(f"stages, stage {i + 1}: {fault.where}", fault.fault, fault.remedy)
     if n > 1 and not str((cfg.get("stop") or {}).get("_target_")).endswith(".NoStop"):
         yield UserError("stop", "stages end after their epochs, not by an eigenvalue", "set stop=off, or stages=none")
@@ -159,6 +158,6 @@ def faults(cfg: Config, overrides: Sequence[str], allowed: Sequence[str]) -> Ite
     left = len(next((row[0] if isinstance(row[0], list | tuple) else row for row in lists if row), ()))
     for kept in node["keep"]:
         if kept is not None and left and kept > left:
-            yield UserError(f"stages.keep={config.show(node['keep'])}", f"keeps {kept} of {left} operations",
+            yield UserError(f"stages.keep={components.show(node['keep'])}", f"keeps {kept} of {left} operations",
                             "each entry is at most the one before, the first at most the operations of an edge")
         left = kept or left

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nasx import extras, metrics
+from nasx.core import extras, metrics
 from nasx.errors import UserError
 
 if TYPE_CHECKING:

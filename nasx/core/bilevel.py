@@ -24,12 +24,12 @@ from typing import Any, ClassVar, NamedTuple, Protocol, Self
 import torch
 from torch import Tensor, nn
 
-from nasx.batch import Batch
-from nasx.draws import Draws
-from nasx.trees import Decision, Number, Second, Tree, combine, detached, gradient, like, norm
+from nasx.core.batch import Batch
+from nasx.core.draws import Draws
+from nasx.core.trees import Decision, Number, Second, Tree, combine, detached, gradient, like, norm
 
-from nasx.batch import Carried, aside, hand_on, recall  # isort: skip # noqa: F401 (for loops and networks)
-from nasx.trees import directional, dot, frozen, gradients, shift, step_length, vanishes  # isort: skip # noqa: F401
+from nasx.core.batch import Carried, aside, hand_on, recall  # isort: skip # noqa: F401 (for loops and networks)
+from nasx.core.trees import directional, dot, frozen, gradients, shift, step_length, vanishes  # isort: skip # noqa: F401
 
 Activate = Callable[[Tensor], Tensor]
 

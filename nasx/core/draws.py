@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from nasx.trees import Tree
+from nasx.core.trees import Tree
 
 Make = Callable[[torch.Generator], Tree]
 

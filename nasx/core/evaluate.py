@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nasx.bilevel import hand_on, recall
+from nasx.core.bilevel import hand_on, recall
 
 if TYPE_CHECKING:
-    from nasx.bilevel import Batch
+    from nasx.core.bilevel import Batch
 
 
 class Tested(NamedTuple):

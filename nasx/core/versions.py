@@ -16,9 +16,9 @@ from typing import Any
 FORMAT = 1
 """Format of config.yaml, result.json and metrics.jsonl. Files of version 0.1.0 hold no number, and are read too."""
 INTRODUCED: dict[str, dict[str, Any]] = {
-    "nasx.settings.SearchSettings": {"arch_momentum": 0, "probe_every": 0},
-    "nasx.settings.TextSearchSettings": {"arch_momentum": 0, "probe_every": 0},
-    "nasx.spaces.nb201.Nb201": {"edge_norm": False},
+    "nasx.config.settings.SearchSettings": {"arch_momentum": 0, "probe_every": 0},
+    "nasx.config.settings.TextSearchSettings": {"arch_momentum": 0, "probe_every": 0},
+    "nasx.spaces.nb201.space.Nb201": {"edge_norm": False},
     "nasx.methods.gdas.Gdas": {"gradient": "straight_through"},
     "nasx.methods.sdarts.Sdarts": {"random_start": False, "ascent": "train"},
     "nasx.data.images.Cifar10": {"size": None},

@@ -35,11 +35,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
+from nasx.core.draws import placed
 from nasx.data import bounds, decode
 from nasx.data.augment import Augment
 from nasx.data.splits import splits
 from nasx.data.stream import Batch, Order, Part, group_of, hashed
-from nasx.draws import placed
 from nasx.errors import UserError
 
 if TYPE_CHECKING:

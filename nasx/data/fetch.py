@@ -16,8 +16,8 @@ import time
 import zlib
 from pathlib import Path
 
+from nasx.core.files import make_folder, sync, sync_all
 from nasx.errors import UserError
-from nasx.folders.files import make_folder, sync, sync_all
 
 TIMEOUT_S = 30
 LEFT_S = 86400

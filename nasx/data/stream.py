@@ -27,11 +27,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nasx.core.draws import placed
 from nasx.data import bounds
 from nasx.data.augment import Augment, Cropped
 from nasx.data.source import Images
 from nasx.data.splits import Split, splits
-from nasx.draws import placed
 from nasx.errors import UserError
 
 __all__ = ["Batch", "Batches", "DeviceImages", "Held", "Opened", "Order", "Stream", "device_images", "evaluation",

@@ -18,10 +18,10 @@ from typing import TypeVar
 
 import numpy as np
 
+from nasx.core.files import write_atomic
 from nasx.data import decode
 from nasx.data.listing import Files
 from nasx.errors import UserError
-from nasx.folders.files import write_atomic
 
 T = TypeVar("T")
 SHOWN = 10

@@ -37,8 +37,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from nasx.bilevel import Batch, Problem, Tree, detached
-from nasx.spaces.bundle import EdgeBundle
+from nasx.core.bilevel import Batch, Problem, Tree, detached
+from nasx.spaces.mixed_cell import EdgeBundle
 
 DECAY = 0.999
 """Of the running split (Lambda-DARTS, figure 2)."""

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nasx.bilevel import Batch, Problem, Tree, detached
+from nasx.core.bilevel import Batch, Problem, Tree, detached
 
 DENSE = 64
 """Largest number of architecture parameters whose Hessian is computed whole."""

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nasx.bilevel import Tree
+from nasx.core.bilevel import Tree
 
 
 class Probes:

@@ -28,7 +28,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from nasx.bilevel import Batch, Search, Tree, aside, detached
+from nasx.core.bilevel import Batch, Search, Tree, aside, detached
 from nasx.diagnostics import agreement, structure
 from nasx.diagnostics.agreement import look
 from nasx.diagnostics.curvature import curvature

@@ -17,19 +17,22 @@ from typing import Any
 
 import torch
 
-from nasx import config, graphs, machine, metrics, processes, progress, records, stages
-from nasx.bilevel import Ending, Search, Tree, detached
+from nasx.config import components, stages
+from nasx.core import distributed, metrics
+from nasx.core.bilevel import Ending, Search, Tree, detached
 from nasx.data.stream import hashed
-from nasx.diagnose import Watch
 from nasx.diagnostics import verdict
+from nasx.diagnostics.recorder import Watch
 from nasx.errors import UserError
-from nasx.inherit import go_on
-from nasx.optimizers import architecture_optimizer, weight_optimizer
-from nasx.progress import Choosing, Display, duration
-from nasx.relaxed import RelaxedProblem, weights
-from nasx.results import ending
-from nasx.search import Loop, Step
-from nasx.session import Config, Result, Session, session
+from nasx.report import run_summary
+from nasx.runs import environment, progress, records
+from nasx.runs.progress import Choosing, Display, duration
+from nasx.runs.session import Config, Result, Session, session
+from nasx.search import cuda_graphs
+from nasx.search.loop import Loop, Step
+from nasx.search.optimizers import architecture_optimizer, weight_optimizer
+from nasx.search.problem import RelaxedProblem, weights
+from nasx.search.warm_start import go_on
 
 log = logging.getLogger("nasx")
 
@@ -104,7 +107,7 @@ def together(cfg: Config, info: Config) -> list[Result]:
                 except UserError as error:
                     faults.append(error)
                     turns.pop(seed).job.here.run.fail(error)
-                except machine.StopRequested:
+                except environment.StopRequested:
                     for other in turns.values():
                         if other is not turn:
                             other.save()
@@ -153,7 +156,7 @@ class SearchJob:
         cfg = self.stage.config
 
         def build(group: str) -> Any:
-            return config.build(cfg[group], cfg["allow"])
+            return components.build(cfg[group], cfg["allow"])
 
         self.here, self.settings, self.warm_up_s = here, build("search"), 0.0
         self.decided: list[Any] = []
@@ -163,7 +166,7 @@ class SearchJob:
         self.benchmark, self.source = build("benchmark"), build("dataset")
         engine, settings = build("engine"), self.settings
         self.data = self.source.open(here.device, **settings.reading, channels_last=engine.channels_last,
-                                     workers=machine.workers(cfg["workers"]))
+                                     workers=environment.workers(cfg["workers"]))
         self.metric = metrics.OF[settings.data]
         w_index, self.a_index = self.data.split(cfg["seed"])
 
@@ -195,9 +198,9 @@ class SearchJob:
         """What takes the steps from CUDA graphs where that is wanted and possible. Raises UserError for `on`."""
         if wanted == "off":
             return None
-        why = graphs.reason(self.here.device, carries=self.data.carries)
+        why = cuda_graphs.reason(self.here.device, carries=self.data.carries)
         if why is None:
-            return graphs.Replayed(self.method, self.problem, graphs.cuda(self.here.device), required=wanted == "on")
+            return cuda_graphs.Replayed(self.method, self.problem, cuda_graphs.cuda(self.here.device), required=wanted == "on")
         if wanted == "on":
             raise UserError("engine.graphs=on", f"steps cannot be replayed: {why}", "use engine.graphs=auto")
         log.info("steps run eagerly: %s", why)
@@ -281,7 +284,7 @@ class SearchJob:
             self.here.follows(sum(record["wall_s"] for record in self.stage.done))
         self.resume()
         with Display("search", total=self.loop.total, done=self.search.updates, quiet=self.here.config["quiet"],
-                     peak=lambda: machine.peak_mb(self.here.device)) as self.display:
+                     peak=lambda: environment.peak_mb(self.here.device)) as self.display:
             began = time.monotonic()
             for _ in self.loop.steps():
                 if self.problem.compiled and not self.warm_up_s:
@@ -324,7 +327,7 @@ class SearchJob:
         result = self.here.record(
             "search", protocol=self.settings.protocol, genotype=str(genotype), operations=genotype.operations(),
             labels=method.labels, lookup=found, missing=None if found else self.benchmark.missing(),
-            **self.benchmark.ranked(score, config.build(self.here.config["space"], self.here.config["allow"])),
+            **self.benchmark.ranked(score, components.build(self.here.config["space"], self.here.config["allow"])),
             benchmark_data=self.benchmark.dataset_key(self.source.name), images=self.data.described(),
             parent=None, test_accuracy=None, choice=self.chosen or None,
             supernet={**self.measured, "params": sum(x.numel() for x in self.search.w.values())},
@@ -337,50 +340,50 @@ class SearchJob:
 def changed(here: Session) -> Result:
     """Settings that differ from the published configuration: key -> [published, used]."""
     published = here.info.get("published")
-    return config.changed(here.config, published) if published else {}
+    return components.changed(here.config, published) if published else {}
 
 
 def pictures(here: Session) -> None:
     """Draw what is missing of the cells and the curves."""
-    ending.draw(here.run.folder, curves=True, epochs=here.config["draw"] == "epochs")
+    run_summary.draw(here.run.folder, curves=True, epochs=here.config["draw"] == "epochs")
 
 
 def shown(here: Session, result: Result) -> None:
     """Draw what is missing, and tell the end of a search."""
     pictures(here)
-    ending.show(result, here.run.folder)
+    run_summary.show(result, here.run.folder)
 
 
 # -------------------------------------------------------------------------------------------------- retrain
 def retrain(cfg: Config, info: Config) -> Result:
     """Train a found or named genotype from scratch, in `devices` processes; resumes an unfinished run."""
-    count, folder = cfg["devices"], Path(cfg["out"]) / config.run_name(cfg, info["choices"], "retrain")
+    count, folder = cfg["devices"], Path(cfg["out"]) / components.run_name(cfg, info["choices"], "retrain")
     if count == 1 or records.finished(folder) is not None:
         return trained(cfg, info)
-    if processes.count() > 1:
-        raise UserError(f"devices={count}", f"{processes.count()} processes are started already", "leave devices out")
-    from nasx import elastic
+    if distributed.count() > 1:
+        raise UserError(f"devices={count}", f"{distributed.count()} processes are started already", "leave devices out")
+    from nasx.train import launch
 
-    return elastic.launch(count, trained, cfg, info)
+    return launch.launch(count, trained, cfg, info)
 
 
 def trained(cfg: Config, info: Config) -> Result:
     """The same in this process, which may be one of several."""
-    from nasx.retrain import train
+    from nasx.train.trainer import train
 
     with session(cfg, info, "retrain") as here:
-        done = processes.told(here.run.done() if processes.owner() else None)
+        done = distributed.told(here.run.done() if distributed.owner() else None)
         result = train(here) if done is None else done
-        if processes.owner():
-            ending.draw(here.run.folder)
-            ending.show(result, here.run.folder)
+        if distributed.owner():
+            run_summary.draw(here.run.folder)
+            run_summary.show(result, here.run.folder)
         return result
 
 
 def run(cfg: Config, info: Config) -> Result:
     """Search, then look up or retrain what was found; auto: retrain unless the benchmark's data were searched on."""
     found, then = search(cfg, info), cfg["then"]
-    benchmark, source = (config.build(cfg[group], cfg["allow"]) for group in ("benchmark", "dataset"))
+    benchmark, source = (components.build(cfg[group], cfg["allow"]) for group in ("benchmark", "dataset"))
     if then == "lookup" or (then == "auto" and found["lookup"] is not None and benchmark.dataset_key(source.name)):
         return found
-    return retrain(config.retrained(cfg, Path(cfg["out"]) / found["name"]), info)
+    return retrain(components.retrained(cfg, Path(cfg["out"]) / found["name"]), info)

@@ -24,12 +24,15 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.markup import escape
 
-from nasx import config, lineage, machine, metrics, records, run
+from nasx.config import components
+from nasx.core import metrics
 from nasx.errors import cleaned
-from nasx.progress import duration
+from nasx.jobs import search as jobs_search
+from nasx.runs import environment, lineage, records
+from nasx.runs.progress import duration
 
 if TYPE_CHECKING:
-    from nasx.settings import StudySettings
+    from nasx.config.settings import StudySettings
 
 Config = Mapping[str, Any]
 Result = dict[str, Any]
@@ -39,9 +42,9 @@ OWN = frozenset({"study", "seed", "name", "from", "genotype"})
 
 def study(cfg: Config, info: Config) -> Result:
     """All steps that are not done yet, and the record of the study."""
-    folder = Path(cfg["out"]) / config.run_name(cfg, info["choices"], "study")
-    extra = {"kind": "study", "choices": dict(info["choices"]), "identity": config.identity(cfg, "study")}
-    with records.Run(folder, config.identifying(cfg, "study"), extra) as held:
+    folder = Path(cfg["out"]) / components.run_name(cfg, info["choices"], "study")
+    extra = {"kind": "study", "choices": dict(info["choices"]), "identity": components.identity(cfg, "study")}
+    with records.Run(folder, components.identifying(cfg, "study"), extra) as held:
         result = records.finished(folder)
         if result is None:
             try:
@@ -58,8 +61,8 @@ class Study:
     """The steps of one study."""
 
     def __init__(self, cfg: Config, info: Config, name: str) -> None:
-        self.plan: StudySettings = config.build(cfg["study"])
-        self.recipe = config.build(cfg["retrain"])
+        self.plan: StudySettings = components.build(cfg["study"])
+        self.recipe = components.build(cfg["retrain"])
         self.metric = metrics.OF[self.recipe.data]
         self.cfg, self.info, self.name, self.started = cfg, info, name, records.now()
         self.steps: dict[str, Result] = {}
@@ -79,13 +82,13 @@ class Study:
         return {
             "kind": "study", "name": self.name, "status": "finished", "command": self.info["command"],
             "started": self.started, "finished": records.now(), "choices": choices, "study": plan.study,
-            "overrides": list(self.info["overrides"]), "seed": seed, "identity": config.identity(self.cfg, "study"),
+            "overrides": list(self.info["overrides"]), "seed": seed, "identity": components.identity(self.cfg, "study"),
             "searches": [search["name"] for search in found], "rank": plan.rank, "ranking": ranking,
             "kept": [search["name"] for search in kept if search], "retrains": [retrain["name"] for retrain in done],
             f"test_{self.metric.name}": statistics.fmean(scores), "n": len(scores), "std_over": over(plan),
             "test_std": statistics.stdev(scores) if len(scores) > 1 else None,
-            "wall_s": round(sum(step["wall_s"] for step in self.steps.values()), 3), "versions": machine.versions(),
-            "commit": machine.commit()}
+            "wall_s": round(sum(step["wall_s"] for step in self.steps.values()), 3), "versions": environment.versions(),
+            "commit": environment.commit()}
 
     def ranked(self, search: Result) -> Result:
         """How a cell does: which run told it, and the metric that decides."""
@@ -101,25 +104,25 @@ class Study:
         given = {key: self.cfg[key] for key in ("from", "genotype") if self.cfg[key]} if search is None else {
             "from": str(Path(self.cfg["out"]) / search["name"])}
         words = [lineage.override(key, value) if key == "from" else f"{key}={value}" for key, value in given.items()]
-        words += [f"retrain.{key}={config.show(value)}" for key, value in changed.items()]
+        words += [f"retrain.{key}={components.show(value)}" for key, value in changed.items()]
         return self.step("retrain", seed, words, **given, retrain={**self.cfg["retrain"], **changed})
 
     def step(self, kind: str, seed: int, words: Sequence[str] = (), **changed: Any) -> Result:
         """The record of a step, which is done now unless it is finished; `words` set on a command line what changed."""
         cfg = {**self.cfg, "seed": seed, "from": None, "genotype": None, "name": None, **changed}
         del cfg["study"]
-        drop = {*OWN, *config.COMMANDS[kind].unread}
-        overrides = [text for text in self.info["overrides"] if config.head(text) not in drop]
+        drop = {*OWN, *components.COMMANDS[kind].unread}
+        overrides = [text for text in self.info["overrides"] if components.head(text) not in drop]
         overrides += [*words, f"seed={seed}"]
         command = shlex.join(["nasx", kind, *self.info.get("options", ()), *overrides])
         info = {**self.info, "overrides": overrides, "command": command,
                 "choices": {key: value for key, value in self.info["choices"].items() if key != "study"}}
-        name = config.run_name(cfg, info["choices"], kind)
+        name = components.run_name(cfg, info["choices"], kind)
         done = records.finished(Path(cfg["out"]) / name)
         if done is None or records.broken(Path(cfg["out"]) / name, done):
             if not cfg["quiet"]:
                 print(f"\n{self.name}: {info['command']}", flush=True)
-            done = (run.search if kind == "search" else run.retrain)(cfg, info)
+            done = (jobs_search.search if kind == "search" else jobs_search.retrain)(cfg, info)
         self.steps[name] = done
         return done
 

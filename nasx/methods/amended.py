@@ -31,10 +31,10 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from nasx.bilevel import Batch, Method, Outcome, Search, Second, Tree, combine, detached, gradients, logs
+from nasx.core.bilevel import Batch, Method, Outcome, Search, Second, Tree, combine, detached, gradients, logs
 
 if TYPE_CHECKING:
-    from nasx.settings import NonNegativeFloat, PositiveFloat
+    from nasx.config.settings import NonNegativeFloat, PositiveFloat
 
 
 @dataclass(frozen=True, kw_only=True)

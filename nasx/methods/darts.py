@@ -31,10 +31,10 @@ from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor
 
-from nasx.bilevel import Batch, Method, Outcome, Search, Second, Tree, combine, detached, gradient, gradients, logs
+from nasx.core.bilevel import Batch, Method, Outcome, Search, Second, Tree, combine, detached, gradient, gradients, logs
 
 if TYPE_CHECKING:
-    from nasx.settings import PositiveFloat
+    from nasx.config.settings import PositiveFloat
 
 
 @dataclass(frozen=True, kw_only=True)

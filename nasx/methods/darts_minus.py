@@ -25,11 +25,11 @@ from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor
 
-from nasx.around import Around
-from nasx.bilevel import Batch, Number, Search, Tree, combine
+from nasx.core.bilevel import Batch, Number, Search, Tree, combine
+from nasx.methods.wrapper import Around
 
 if TYPE_CHECKING:
-    from nasx.settings import NonNegativeFloat
+    from nasx.config.settings import NonNegativeFloat
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -33,11 +33,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from nasx.around import Around
-from nasx.bilevel import Decision, Ending, Search, Tree, detached
+from nasx.core.bilevel import Decision, Ending, Search, Tree, detached
+from nasx.methods.wrapper import Around
 
 if TYPE_CHECKING:
-    from nasx.settings import NonNegative, NonNegativeFloat, Positive, PositiveFloat
+    from nasx.config.settings import NonNegative, NonNegativeFloat, Positive, PositiveFloat
 
 
 class Projection:

@@ -30,11 +30,11 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.distributions import Dirichlet, kl_divergence
 
-from nasx.around import Around
-from nasx.bilevel import Batch, Search, Tree, detached, gradient
+from nasx.core.bilevel import Batch, Search, Tree, detached, gradient
+from nasx.methods.wrapper import Around
 
 if TYPE_CHECKING:
-    from nasx.settings import NonNegativeFloat
+    from nasx.config.settings import NonNegativeFloat
 
 
 def dirichlet(logits: Tensor) -> Dirichlet:

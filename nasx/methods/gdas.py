@@ -37,11 +37,11 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from nasx.around import Around, concrete
-from nasx.bilevel import Activate, Batch, Number, Search, Tree
+from nasx.core.bilevel import Activate, Batch, Number, Search, Tree
+from nasx.methods.wrapper import Around, concrete
 
 if TYPE_CHECKING:
-    from nasx.settings import PositiveFloat
+    from nasx.config.settings import PositiveFloat
 
 
 def hard(tau: Number, gen: torch.Generator, slope: Literal["all", "sampled", "others"]) -> Activate:

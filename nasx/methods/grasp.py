@@ -18,8 +18,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from nasx.bilevel import Batch
-from nasx.zero_cost import ZeroCost, loss, weights
+from nasx.core.bilevel import Batch
+from nasx.methods.zero_cost import ZeroCost, loss, weights
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -43,7 +43,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from nasx.bilevel import (
+from nasx.core.bilevel import (
     Batch,
     Method,
     Number,
@@ -61,7 +61,7 @@ from nasx.bilevel import (
 )
 
 if TYPE_CHECKING:
-    from nasx.settings import PositiveFloat, Repeats, Terms
+    from nasx.config.settings import PositiveFloat, Repeats, Terms
 
 
 @dataclass(frozen=True, kw_only=True)

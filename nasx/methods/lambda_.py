@@ -39,7 +39,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from nasx.bilevel import (
+from nasx.core.bilevel import (
     Batch,
     Method,
     Number,
@@ -58,7 +58,7 @@ from nasx.bilevel import (
 )
 
 if TYPE_CHECKING:
-    from nasx.settings import NonNegativeFloat, PositiveFloat
+    from nasx.config.settings import NonNegativeFloat, PositiveFloat
 
 
 class Alignment(NamedTuple):

@@ -25,9 +25,9 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from nasx.bilevel import Batch
+from nasx.core.bilevel import Batch
 from nasx.errors import UserError
-from nasx.zero_cost import ZeroCost
+from nasx.methods.zero_cost import ZeroCost
 
 
 @dataclass(frozen=True, kw_only=True)

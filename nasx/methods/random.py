@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor
 
-from nasx.bilevel import Batch, Ending, Method, Search, Tree
+from nasx.core.bilevel import Batch, Ending, Method, Search, Tree
 
 if TYPE_CHECKING:
-    from nasx.settings import Draws
+    from nasx.config.settings import Draws
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from nasx.bilevel import Batch, Ending, Method, Search, Tree, detached, logs
+from nasx.core.bilevel import Batch, Ending, Method, Search, Tree, detached, logs
 
 if TYPE_CHECKING:
-    from nasx.settings import Draws
+    from nasx.config.settings import Draws
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -37,11 +37,11 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from nasx.around import Around
-from nasx.bilevel import Activate, Batch, Number, Search, Tree, detached
+from nasx.core.bilevel import Activate, Batch, Number, Search, Tree, detached
+from nasx.methods.wrapper import Around
 
 if TYPE_CHECKING:
-    from nasx.settings import NonNegativeFloat, Repeats
+    from nasx.config.settings import NonNegativeFloat, Repeats
 
 
 def normalized(p: Tensor) -> Tensor:

@@ -25,11 +25,11 @@ from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor
 
-from nasx.around import Around, concrete
-from nasx.bilevel import Batch, Number, Search, Tree
+from nasx.core.bilevel import Batch, Number, Search, Tree
+from nasx.methods.wrapper import Around, concrete
 
 if TYPE_CHECKING:
-    from nasx.settings import PositiveFloat
+    from nasx.config.settings import PositiveFloat
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,8 +26,8 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from nasx.bilevel import Batch
-from nasx.zero_cost import ZeroCost, weights
+from nasx.core.bilevel import Batch
+from nasx.methods.zero_cost import ZeroCost, weights
 
 
 @dataclass(frozen=True, kw_only=True)

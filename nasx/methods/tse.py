@@ -33,10 +33,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from nasx.bilevel import Batch, Method, Search, Tree, combine, gradients
+from nasx.core.bilevel import Batch, Method, Search, Tree, combine, gradients
 
 if TYPE_CHECKING:
-    from nasx.settings import Repeats
+    from nasx.config.settings import Repeats
 
 
 @dataclass(frozen=True, kw_only=True)

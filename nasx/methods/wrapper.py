@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nasx.bilevel import Activate, Batch, Ending, Method, Number, Search, Tree
+from nasx.core.bilevel import Activate, Batch, Ending, Method, Number, Search, Tree
 from nasx.errors import UserError
 
 

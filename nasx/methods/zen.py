@@ -29,11 +29,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from nasx.bilevel import Batch
-from nasx.zero_cost import ZeroCost, features, weights
+from nasx.core.bilevel import Batch
+from nasx.methods.zero_cost import ZeroCost, features, weights
 
 if TYPE_CHECKING:
-    from nasx.settings import PositiveFloat, Repeats
+    from nasx.config.settings import PositiveFloat, Repeats
 
 
 @dataclass(frozen=True, kw_only=True)

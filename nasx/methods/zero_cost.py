@@ -33,11 +33,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nasx.bilevel import Batch, Ending, Method, Search, Tree
+from nasx.core.bilevel import Batch, Ending, Method, Search, Tree
 from nasx.errors import UserError
 
 if TYPE_CHECKING:
-    from nasx.settings import Draws
+    from nasx.config.settings import Draws
 
 
 @dataclass(frozen=True, kw_only=True)

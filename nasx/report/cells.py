@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
 
-from nasx.diagnostics.edges import Edge, genotype_edges
+from nasx.core.files import no_link
 from nasx.errors import UserError
-from nasx.folders.files import no_link
-from nasx.pictures import FAMILIES, FONT, FORMATS, INK, family, whole, write
+from nasx.report.style import FAMILIES, FONT, FORMATS, INK, family, whole, write
+from nasx.spaces.edges import Edge, genotype_edges
 
 FILL = {"input": "darkseagreen2", "node": "lightblue", "output": "palegoldenrod"}
 _INDEXED = re.compile(r"c_\{k(-\d)?\}")

@@ -13,9 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nasx import pictures
 from nasx.errors import UserError
-from nasx.results import cells, curves
+from nasx.report import cells, curves, style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -41,9 +40,9 @@ TRACES = (("eigenvalue", "Dominant eigenvalue of the Hessian", "eigenvalue", 1.0
           ("entropy", "Entropy of the mixture", "nats per edge", 1.0),
           ("change", "Change of the mixture in an epoch", "L1 distance", 1.0),
           ("none_weight", "Weight of none", "mean weight", 1.0))
-COLOURS = {**{colour.lower(): f"--c{i}" for i, colour in enumerate(pictures.CYCLE)},
-           **{colour.lower(): f"--op-{name}" for name, colour in pictures.FAMILIES.items()},
-           pictures.INK: "--ink", pictures.SOFT: "--soft", pictures.FAINT: "--line", "#eaeef2": "--grid"}
+COLOURS = {**{colour.lower(): f"--c{i}" for i, colour in enumerate(style.CYCLE)},
+           **{colour.lower(): f"--op-{name}" for name, colour in style.FAMILIES.items()},
+           style.INK: "--ink", style.SOFT: "--soft", style.FAINT: "--line", "#eaeef2": "--grid"}
 """The project's colour -> the page's variable."""
 _ELEMENTS = frozenset({"svg", "g", "path", "defs", "use", "text", "tspan", "rect", "clipPath", "image", "polygon",
                        "ellipse", "line", "polyline", "circle"})
@@ -112,19 +111,19 @@ def _coloured(value: str, name: str) -> str:
 
 def drawn(make: Callable[[], Figure | None], prefix: str, label: str) -> str:
     """The figure that `make` draws, inline and without a background; empty where it draws none."""
-    with pictures.style():
+    with style.style():
         made = make()
         if made is None:
             return ""
-        return inline(pictures.svg(made, transparent=True), prefix, label)
+        return inline(style.svg(made, transparent=True), prefix, label)
 
 
 # -------------------------------------------------------------------------------------------------------- panels
 def panel(groups: Groups, name: str, title: str, unit: str, scale: float) -> Figure | None:
     """The number `name` over the epochs, a line a group; None where no row has it."""
-    made = pictures.figure(4.1, 2.7)
+    made = style.figure(4.1, 2.7)
     axes = made.subplots()
-    found = [curves.line(axes, runs, name, label, pictures.CYCLE[i % len(pictures.CYCLE)], scale,
+    found = [curves.line(axes, runs, name, label, style.CYCLE[i % len(style.CYCLE)], scale,
                          within=curves.bounds(unit)) for i, (label, runs) in enumerate(groups.items())]
     curves.finish(axes, title, unit, _last(groups))
     return made if any(found) else None
@@ -132,7 +131,7 @@ def panel(groups: Groups, name: str, title: str, unit: str, scale: float) -> Fig
 
 def anytime(groups: Groups, dataset: str, split: str, reference: Mapping[str, float]) -> Figure | None:
     """Look-up accuracy of the cell at each epoch, with the optimum and the random mean as lines."""
-    made = pictures.figure(4.1, 2.7)
+    made = style.figure(4.1, 2.7)
     return made if curves.trajectory(made.subplots(), groups, dataset, split, reference) else None
 
 

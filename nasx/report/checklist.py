@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from nasx.results import baseline
+from nasx.results import random_baseline
 
 Row = Mapping[str, Any]
 ABLATED = ("method", "space", "dataset", "kind", "searched_on", "protocol", "recipe", "reduced")
@@ -102,9 +102,9 @@ def _evaluation(groups: Sequence[Row]) -> Item:
 
 def _random(groups: Sequence[Row]) -> Item:
     asks = "Is there random search as a baseline?"
-    pools = [g for g in groups if g["method"] == baseline.RANDOM]
-    own = [g for g in groups if g["method"] != baseline.RANDOM and (g["benchmark"] or g["kind"] == "retrain")]
-    beside = sum(baseline.tested(g) for g in own)
+    pools = [g for g in groups if g["method"] == random_baseline.RANDOM]
+    own = [g for g in groups if g["method"] != random_baseline.RANDOM and (g["benchmark"] or g["kind"] == "retrain")]
+    beside = sum(random_baseline.tested(g) for g in own)
     if not pools:
         return Item(8, asks, "missing", "add method=random to the sweep: it costs nothing where cells are looked up")
     runs = len({folder for g in pools for folder in g["folders"]})

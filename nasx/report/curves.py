@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nasx.core import files
 from nasx.errors import UserError
-from nasx.folders import files
-from nasx.pictures import CYCLE, FAMILIES, SOFT, family, figure, save, style
-from nasx.results import heat_maps
+from nasx.report import heat_maps
+from nasx.report.style import CYCLE, FAMILIES, SOFT, family, figure, save, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -316,7 +316,7 @@ def recorded(folders: Iterable[str | Path], dataset: str, split: str) -> dict[st
 
 def reference(rows: Sequence[Row], dataset: str, split: str) -> dict[str, float]:
     """{"optimum": …, "random": …} of the benchmark that the last row was looked up in."""
-    from nasx.results.summary import benchmark_reference
+    from nasx.results.aggregate import benchmark_reference
 
     benchmark = str((rows[-1].get("lookup") or {}).get("benchmark") or "none")
     return {kind: scores[split] for kind, scores in benchmark_reference(benchmark, dataset).items() if split in scores}

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from nasx.results import baseline, wording
+from nasx.results import random_baseline, sheets
 
 CONTEXTS = 3
 """Sets of settings of which the best is told, at most."""
@@ -59,7 +59,7 @@ def bests(groups: Sequence[Row]) -> tuple[list[Best], int]:
 def _told(name: str, value: Any) -> str:
     if name == "kind":
         return {"search": "looked up", "retrain": "retrained"}.get(str(value), str(value))
-    return ("reduced" if value else "") if name == "reduced" else wording.DATASETS.get(str(value), str(value))
+    return ("reduced" if value else "") if name == "reduced" else sheets.DATASETS.get(str(value), str(value))
 
 
 def _called(best: Best, mean: str) -> str:
@@ -86,7 +86,7 @@ def sentences(groups: Sequence[Row], runs: Sequence[Row]) -> list[str]:
     for best in found[:CONTEXTS]:
         which = _called(best, "lowest" if best.measure.endswith("perplexity") else "highest").capitalize()
         said.append(f"{which}{f' ({best.where})' if best.where else ''}: {best.group['label']} with "
-                    f"{wording.value(best.group, best.measure)}{_unit(best.measure)} ({words_of(best.measure)}, "
+                    f"{sheets.value(best.group, best.measure)}{_unit(best.measure)} ({words_of(best.measure)}, "
                     f"n = {best.group['n']}).")
     if single:
         said.append(f"{single} run{'s' * (single > 1)} that nothing here may be compared with "
@@ -94,7 +94,7 @@ def sentences(groups: Sequence[Row], runs: Sequence[Row]) -> list[str]:
     if len(found) > CONTEXTS:
         said.append(f"{len(found) - CONTEXTS} more of such means, which are not to be compared, stand in the tables.")
     ways = {way: [g["label"] for g in groups if g["versus"].startswith(way)] for way in ("better", "worse")}
-    tested = sum(baseline.tested(g) for g in groups)
+    tested = sum(random_baseline.tested(g) for g in groups)
     if tested:
         parts = [f"{', '.join(found[:4])} {'does' if len(found) == 1 else 'do'} {way} than random search"
                  for way, found in ways.items() if found]
@@ -117,19 +117,19 @@ def words_of(measure: str) -> str:
     dataset, _, part = measure.rpartition(".")
     if not dataset:
         return measure.replace("_", " ")
-    return f"look-up, {wording.DATASETS.get(dataset, dataset)} {'validation' if part == 'valid' else part}"
+    return f"look-up, {sheets.DATASETS.get(dataset, dataset)} {'validation' if part == 'valid' else part}"
 
 
 def cards(groups: Sequence[Row], runs: Sequence[Row]) -> list[tuple[str, str, str]]:
     found, _ = bests(groups)
     seeds = len({r["seed"] for r in runs})
     hours = sum(r["cost_s"] for r in runs if r["cost_s"] == r["cost_s"])
-    spent = wording.cost({"cost_s_mean": hours, "gpu": any(r["gpu"] for r in runs)})
+    spent = sheets.cost({"cost_s_mean": hours, "gpu": any(r["gpu"] for r in runs)})
     made = [("runs", str(len(runs)), f"{len(groups)} settings, {seeds} seeds")]
     if len(found) == 1:  # of several none is the best
         best = found[0]
         told = f"{_unit(best.measure)} {words_of(best.measure)}".strip()
-        made.append((f"{_called(best, 'best')} · {best.group['label']}", wording.value(best.group, best.measure), told))
+        made.append((f"{_called(best, 'best')} · {best.group['label']}", sheets.value(best.group, best.measure), told))
     judged = [r for r in runs if r["collapsed"] is not None]
     if judged:
         made.append(("collapsed", f"{sum(r['collapsed'] for r in judged)} of {len(judged)}", "searches"))

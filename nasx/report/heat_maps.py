@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nasx import records
 from nasx.errors import UserError
-from nasx.pictures import FAINT, INK, figure
+from nasx.report.style import FAINT, INK, figure
+from nasx.runs import records
 from nasx.spaces.rules import NB101
 
 if TYPE_CHECKING:

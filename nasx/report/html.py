@@ -21,25 +21,17 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from nasx import __version__, pictures, words
-from nasx.diagnostics.edges import genotype_edges
+from nasx import __version__
+from nasx.cli import arguments
+from nasx.core.files import write_atomic
 from nasx.errors import UserError, printable
-from nasx.folders.files import write_atomic
-from nasx.results import (
-    baseline,
-    charts,
-    checklist,
-    curves,
-    differences,
-    headline,
-    heat_maps,
-    published,
-    typeset,
-    wording,
-)
+from nasx.report import charts, checklist, curves, headline, heat_maps, style
+from nasx.results import differences, published, random_baseline, render
+from nasx.results import sheets as results_sheets
+from nasx.results.aggregate import summary
 from nasx.results.collect import collect, rows_of
-from nasx.results.summary import summary
-from nasx.results.typeset import Sheet
+from nasx.results.render import Sheet
+from nasx.spaces.edges import genotype_edges
 
 OPTIONS = {"out": "report.html", "title": "Architecture search"}
 LINES, SEEDS, CONTEXTS, CELLS = 7, 12, 3, 3
@@ -104,7 +96,7 @@ class Album:
 
 def main(given: Sequence[str]) -> int:
     """`nasx report [RUNS ...] [out=...] [title=...]`: write the page and say where it is."""
-    asked = words.read("report", given, OPTIONS, plain="RUNS")
+    asked = arguments.read("report", given, OPTIONS, plain="RUNS")
     roots = list(asked.plain) or ["outputs"]
     frame = collect(roots)
     if frame.empty:
@@ -136,9 +128,9 @@ def page(frame: pd.DataFrame, title: str) -> str:
     sheets, beside, notes = _sheets(table)
     anytime = any(c.anytime for c in contexts)
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"sentence": typeset.sentence, "together": _together, "seconds": wording.seconds}
+    environment.filters |= {"sentence": render.sentence, "together": _together, "seconds": results_sheets.seconds}
     environment.filters["breakable"] = lambda text: Markup(re.sub(r"([._])", r"\1<wbr>", str(escape(text))))
-    environment.filters["picture"] = Markup  # made by nasx.results.charts, which keeps nothing but what draws
+    environment.filters["picture"] = Markup  # made by nasx.report.charts, which keeps nothing but what draws
     source = files("nasx").joinpath("results/report.html.j2").read_text(encoding="utf-8")
     notes += album.faults
     if album.left_out:
@@ -148,7 +140,7 @@ def page(frame: pd.DataFrame, title: str) -> str:
     return environment.from_string(source).render(
         title=title, version=__version__, lead=headline.sentences(groups, runs), cards=headline.cards(groups, runs),
         sheets=sheets, beside=beside, notes=list(dict.fromkeys(notes)), contexts=contexts, costs=groups[:ROWS],
-        shown=ROWS, total=len(groups), value=wording.value, cost=wording.cost, machines=_machines(runs),
+        shown=ROWS, total=len(groups), value=results_sheets.value, cost=results_sheets.cost, machines=_machines(runs),
         runs=runs[:ROWS], count=len(runs), items=checklist.items(runs, groups, anytime=anytime),
         states=checklist.STATES) + "\n"
 
@@ -162,7 +154,7 @@ def labels(groups: Sequence[Row]) -> list[str]:
     """What each setting is called in a chart: the method, with the fewest settings that tell it from its namesakes."""
     alike: dict[tuple[str, ...], list[int]] = {}
     for i, g in enumerate(groups):
-        alike.setdefault((g["space"], g["searched_on"], g["dataset"], g["kind"], wording.name(g)), []).append(i)
+        alike.setdefault((g["space"], g["searched_on"], g["dataset"], g["kind"], results_sheets.name(g)), []).append(i)
     found = [""] * len(groups)
     for (*_, name), own in alike.items():
         texts = [f"{name} {rest}".strip() for rest in _apart([groups[i]["settings"] for i in own])]
@@ -197,7 +189,7 @@ def _sheets(table: pd.DataFrame) -> tuple[list[Sheet], list[Sheet], list[str]]:
             continue
         if "source" in numbers.columns:
             found += sheets
-    return [_known(sheet) for sheet in wording.sheets(table)], [_known(sheet) for sheet in found], notes
+    return [_known(sheet) for sheet in results_sheets.sheets(table)], [_known(sheet) for sheet in found], notes
 
 
 def _known(sheet: Sheet) -> Sheet:
@@ -211,7 +203,7 @@ def _known(sheet: Sheet) -> Sheet:
             kept.append(i)
     caption = f"{sheet.caption} In all rows: {'; '.join(told)}." if told else sheet.caption
     rows = tuple(tuple(row[i] for i in kept) for row in sheet.rows)
-    notes = sheet.notes if any("n/a" in row for row in rows) else tuple(n for n in sheet.notes if n != wording.NO_TEST)
+    notes = sheet.notes if any("n/a" in row for row in rows) else tuple(n for n in sheet.notes if n != results_sheets.NO_TEST)
     return replace(sheet, header=tuple(sheet.header[i] for i in kept), rows=rows, notes=notes, caption=caption,
                    left=frozenset(k for k, i in enumerate(kept) if i in sheet.left))
 
@@ -250,7 +242,7 @@ def _context(title: str, groups: Sequence[Row], runs: Mapping[str, Row], album: 
         lambda f=g["folders"][0], r=rows: _heat_map(f, r), f"mixture weights of {g['label']}",
         f"{g['label']}, first run")]
     found = differences.rows([g["folders"][:SEEDS] for g in shown])
-    legend = [(i % len(pictures.CYCLE), label) for i, label in enumerate(read)]
+    legend = [(i % len(style.CYCLE), label) for i, label in enumerate(read)]
     return Context(title, list(every), legend, anytime, made["curves"], made["traces"], mixtures,
                    [figure for g in shown for figure in _cells(g, runs, album)],
                    found, any(differences.UNKNOWN in row.values for row in found), note)
@@ -297,9 +289,9 @@ def _cells(group: Row, runs: Mapping[str, Row], album: Album) -> list[Figure]:
 def _measure(runs: Sequence[Row]) -> str:
     """What the cells of these runs are ranked by: their look-up or their test; empty where they have neither."""
     if not runs or runs[0]["kind"] == "retrain":
-        return baseline.retrained([run["test_accuracy"] for run in runs]) if runs else ""
+        return random_baseline.retrained([run["test_accuracy"] for run in runs]) if runs else ""
     known = [key for key in runs[0] if key.endswith((".test", ".valid")) and all(run[key] == run[key] for run in runs)]
-    return baseline.ranking(known, {runs[0]["dataset"]}) if known else ""
+    return random_baseline.ranking(known, {runs[0]["dataset"]}) if known else ""
 
 
 def _rank(run: Row, measure: str) -> tuple[float, int]:

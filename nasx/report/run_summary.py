@@ -15,13 +15,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from nasx import config, lineage, records
 from nasx.benchmarks.offers import TESTS
+from nasx.config import components
+from nasx.core import files
 from nasx.errors import UserError, cleaned, printable
-from nasx.folders import files
-from nasx.pictures import FORMATS, whole
-from nasx.progress import duration
-from nasx.results import cells
+from nasx.report import cells
+from nasx.report.style import FORMATS, whole
+from nasx.runs import lineage, records
+from nasx.runs.progress import duration
 
 log = logging.getLogger("nasx")
 NAMES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "imagenet16": "ImageNet16-120"}
@@ -43,7 +44,7 @@ def draw(folder: Path, *, curves: bool = False, epochs: bool = False) -> None:
         log.warning("%s: no picture of the cell: %s", folder, error)
     try:
         if curves and records.read_rows(folder) and lacking(folder, ["search"]):
-            from nasx.results.curves import search_picture
+            from nasx.report.curves import search_picture
 
             search_picture(folder)
     except (UserError, OSError, ValueError) as error:
@@ -52,14 +53,14 @@ def draw(folder: Path, *, curves: bool = False, epochs: bool = False) -> None:
 
 def opened(cfg: Mapping[str, Any], choices: Mapping[str, Any], kind: str) -> Path:
     """The folder of a run that is about to start. Raises UserError where it cannot be made, or is another's."""
-    folder = Path(cfg["out"]) / config.run_name(cfg, choices, kind)
+    folder = Path(cfg["out"]) / components.run_name(cfg, choices, kind)
     if not files.no_link(folder).exists():
         above = next(path for path in folder.absolute().parents if path.exists())
         try:  # rights do not tell it: /proc has those of any folder; a file without a name leaves nothing if killed
             tempfile.TemporaryFile(dir=above).close()
         except OSError as error:
             raise files.unwritable(folder, error) from error
-    if other := records.differing(folder, config.identifying(cfg, kind), config.FACTS):
+    if other := records.differing(folder, components.identifying(cfg, kind), components.FACTS):
         raise other
     return folder
 

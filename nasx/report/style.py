@@ -15,8 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nasx.core import files
 from nasx.errors import UserError
-from nasx.folders import files
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -18,7 +18,7 @@ import pandas as pd
 
 from nasx.benchmarks.base import Edges
 from nasx.errors import UserError
-from nasx.results import baseline
+from nasx.results import random_baseline
 from nasx.results.collect import STANDING, rows_of
 
 KEYS = ["kind", "method", "space", "searched_on", "dataset", "protocol", "search", "recipe", "retrain", "labels",
@@ -67,7 +67,7 @@ def summary(frame: pd.DataFrame, group: Sequence[str] = (), *, reference: bool =
             notes.append(f"{first['method']} on {first['space']}: seed {', '.join(twice)} occurs more than once among "
                          f"runs of one configuration (other code or settings?); n counts each")
         rows.append(row)
-    notes += baseline.judge(rows, list(groups.values()))
+    notes += random_baseline.judge(rows, list(groups.values()))
     table = pd.DataFrame(rows)
     if len(table):
         table["settings"] = _settings(rows)
@@ -121,7 +121,7 @@ def errors(table: pd.DataFrame) -> pd.DataFrame:
         return table
     found = table.rename(columns=lambda name: str(name).replace("test_accuracy_", "test_error_"))
     found["test_error_mean"] = 100 - found["test_error_mean"]
-    found["versus"] = [baseline.of_error(text) if n else text
+    found["versus"] = [random_baseline.of_error(text) if n else text
                        for text, n in zip(found["versus"], found["test_error_n"], strict=True)]
     found.attrs["notes"] = [note.replace("test_accuracy", "test_error, lower is better")
                             for note in table.attrs.get("notes", [])]

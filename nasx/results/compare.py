@@ -31,12 +31,12 @@ from typing import Any
 
 import pandas as pd
 
-from nasx import tables, words
+from nasx.cli import arguments, table
 from nasx.errors import UserError, printable
-from nasx.results import baseline, differences
+from nasx.results import differences, random_baseline
+from nasx.results.aggregate import MEASURES
 from nasx.results.collect import COLUMNS, collect, mark
 from nasx.results.significance import LEVEL, Difference, by_search, moments, p_text, welch
-from nasx.results.summary import MEASURES
 
 OPTIONS = {"metric": "auto", "runs": "outputs"}
 SAME = {"kind": "nasx compare", "protocol": "protocol", "recipe": "recipe", "benchmark": "benchmark"}
@@ -55,7 +55,7 @@ def main(given: Sequence[str]) -> int:
     filters = [word for word in given if _condition(word)]
     marked = [",".join(part.replace("=", ":", 1) for part in word.split(",")) if word in filters else word
               for word in given]
-    asked = words.read("compare", marked, OPTIONS, plain="GROUP")
+    asked = arguments.read("compare", marked, OPTIONS, plain="GROUP")
     if len(asked.plain) != 2:
         raise UserError("nasx compare", f"needs two groups of runs, {len(asked.plain)} given",
                         "for example nasx compare method=darts method=random")
@@ -83,7 +83,7 @@ def group(word: str, runs: str, read: Callable[[str], pd.DataFrame] = collect) -
         frame = read(runs)
         found = frame
         for condition in conditions:
-            found = tables.pick(found, condition)
+            found = table.pick(found, condition)
         shown = word.replace(":", "=")
         if found.empty:
             raise UserError(shown, f"none of the {len(frame)} finished runs below {runs} is so",
@@ -178,18 +178,18 @@ def choose(both: pd.DataFrame) -> str:
     the first that is known, test before validation. Raises UserError where there is none.
     """
     if both["kind"].iloc[0] == "retrain":
-        return baseline.retrained(both["test_accuracy"])
+        return random_baseline.retrained(both["test_accuracy"])
     lookups = [str(c) for c in both.columns if str(c).endswith((".test", ".valid")) and both[c].notna().all()]
     if not lookups:
         raise UserError("nasx compare", "these searches have no look-up in common, and the supernet's accuracy does "
                         "not rank methods", "retrain their cells, or name another, such as metric=cost_s")
-    return baseline.ranking(lookups, set(both["dataset"]))
+    return random_baseline.ranking(lookups, set(both["dataset"]))
 
 
 def _known(metric: str, both: pd.DataFrame) -> None:
     known = [str(c) for c in both.columns if c in MEASURES or str(c).endswith((".valid", ".test"))]
     if metric not in known:
-        from nasx.spelling import did_you_mean
+        from nasx.core.spelling import did_you_mean
 
         raise UserError(f"metric={metric}", f"there is no such metric{did_you_mean(metric, known)}",
                         f"these runs have {', '.join(known)}")

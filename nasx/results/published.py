@@ -10,7 +10,7 @@ Accuracies and errors in percent, parameters and operations in millions, costs i
 Rules
 1. A run stands beside a printed number only where space, data set and method are the same; an ablation or a baseline
    that nasx does not have stands alone. A run of an experiment stands beside the rows that the experiment names
-   (nasx.experiments), where it was given the words that the experiment gives for them, and beside no others.
+   (nasx.config.experiments), where it was given the words that the experiment gives for them, and beside no others.
 2. Protocols are never mixed: where our runs of a printed table were searched under another protocol than the paper's,
    or under several, or were retrained with several recipes, `compare` refuses and says which filter helps. DARTS alone
    scores 54.30 or 59.84 on CIFAR-10 by the protocol (NAS-Bench-201 against NATS-Bench).
@@ -32,12 +32,13 @@ from typing import Any
 
 import pandas as pd
 
-from nasx import experiments, records
+from nasx.config import experiments
+from nasx.config.experiments import Experiment, Printed
 from nasx.errors import UserError
-from nasx.experiments import Experiment, Printed
 from nasx.results.collect import SIZES
-from nasx.results.typeset import Sheet
-from nasx.results.wording import DATASETS, NO_TEST, chosen, distinct, marks, name, value
+from nasx.results.render import Sheet
+from nasx.results.sheets import DATASETS, NO_TEST, chosen, distinct, marks, name, value
+from nasx.runs import records
 
 PAPERS = {"idarts": "iDARTS (ICML 2021)", "amended": "Amended-DARTS (ICLR 2021 submission)",
           "single": "Single-DARTS (ICCV workshops 2021)", "lambda": "Λ-DARTS (ICLR 2023)",

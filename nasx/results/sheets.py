@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from nasx.results.summary import errors
-from nasx.results.typeset import Sheet
+from nasx.results.aggregate import errors
+from nasx.results.render import Sheet
 
 DATASETS = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "imagenet16": "ImageNet16-120", "imagenet": "ImageNet",
             "svhn": "SVHN", "ptb": "PTB", "digits": "digits"}

@@ -18,8 +18,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from nasx.core.files import sync, write_atomic
 from nasx.errors import UserError
-from nasx.folders.files import sync, write_atomic
 
 log = logging.getLogger("nasx")
 MAGIC = b"nasx checkpoint 2\n"

@@ -23,10 +23,11 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf.errors import OmegaConfBaseException
 
-from nasx import config, origins, records, spelling
-from nasx.composition import make_loader, plain
+from nasx.config import components, provenance
+from nasx.config.compose import make_loader, plain
+from nasx.core import files, spelling
 from nasx.errors import UserError, printable
-from nasx.folders import files
+from nasx.runs import records
 from nasx.spaces import genotypes
 
 HANDED = ("space", "dataset")
@@ -162,7 +163,7 @@ def with_settings(node: Mapping[str, Any], texts: Sequence[str], allow: Sequence
                                     f"it has {', '.join(k for k in node if k != '_target_')}"
                                     + spelling.did_you_mean(key, node)))
         found[key] = value
-        faults += [] if faults else config.component_faults(group, found, (*config.HOMES, *allow))
+        faults += [] if faults else components.component_faults(group, found, (*components.HOMES, *allow))
     if faults:
         raise UserError.join(faults)
     return found
@@ -205,7 +206,7 @@ def _inherited(texts: Sequence[str], given: Mapping[str, str], run: Parent,
     found = {group: choice for group, choice in choices.items() if group not in given}
     same = [group for group, choice in choices.items() if group in found or given[group].partition("=")[2] == choice]
     try:
-        base = composed(origins.choosing([*texts, *(f"{group}={choice}" for group, choice in found.items())]))
+        base = composed(provenance.choosing([*texts, *(f"{group}={choice}" for group, choice in found.items())]))
     except (UserError, HydraException, OmegaConfBaseException, ValueError):
         return found  # preflight.examine finds the same, and tells it with all other faults
     for group in same:
@@ -245,7 +246,7 @@ def written(value: Any) -> str:
     if isinstance(value, Mapping):
         return "{" + ",".join(f"{key}:{written(item)}" for key, item in value.items()) + "}"
     if not isinstance(value, str):
-        return config.show(value)
+        return components.show(value)
     if re.fullmatch(r"[A-Za-z_./][A-Za-z0-9_./+-]*", value) and value.lower() not in WORDS:
         return value
     plain_text = re.sub(r"(\\*)\$\{", r"\1\1\\${", value)  # no interpolation
@@ -287,7 +288,7 @@ def following(record: Mapping[str, Any], folder: Path) -> list[str]:
 
 
 def positional(path: Path) -> str:
-    """A path as a word that nasx/words.py does not take for `key=value`."""
+    """A path as a word that nasx/cli/arguments.py does not take for `key=value`."""
     return f"./{path}" if "=" in str(path) and not path.is_absolute() else str(path)
 
 

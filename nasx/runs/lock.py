@@ -27,8 +27,8 @@ import weakref
 from functools import partial
 from pathlib import Path
 
+from nasx.core.files import OWN, unwritable
 from nasx.errors import UserError
-from nasx.folders.files import OWN, unwritable
 
 log = logging.getLogger("nasx")
 TRY_S = 0.3

@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from nasx import extras
+from nasx.core import extras
+from nasx.core.files import no_link
 from nasx.errors import UserError
-from nasx.folders.files import no_link
 
 
 class Sink(Protocol):

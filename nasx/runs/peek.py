@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from nasx.folders.files import SAFE
+from nasx.core.files import SAFE
 
 BLOCK = 8192
 

@@ -16,8 +16,8 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
+from nasx.core import files
 from nasx.errors import printable
-from nasx.folders import files
 
 log = logging.getLogger("nasx")
 CONSOLE = Console(stderr=True)

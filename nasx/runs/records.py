@@ -25,11 +25,11 @@ from typing import Any
 
 import yaml
 
-from nasx import versions
+from nasx.core import files, versions
+from nasx.core.files import read_json, read_yaml, unwritable, write_atomic
 from nasx.errors import UserError
-from nasx.folders import checkpoints, files
-from nasx.folders.files import read_json, read_yaml, unwritable, write_atomic
-from nasx.folders.lock import Lock
+from nasx.runs import checkpoints
+from nasx.runs.lock import Lock
 
 log = logging.getLogger("nasx")
 GENOTYPE, METRICS = "genotype.txt", "metrics.jsonl"

@@ -12,8 +12,10 @@ from typing import Any
 
 import torch
 
-from nasx import config, machine, processes, progress, records
+from nasx.config import components
+from nasx.core import distributed
 from nasx.errors import UserError
+from nasx.runs import environment, progress, records
 
 log = logging.getLogger("nasx")
 Config = Mapping[str, Any]
@@ -28,7 +30,7 @@ class Session:
     device: torch.device
     config: Config
     info: Config
-    signals: machine.Signals
+    signals: environment.Signals
     started: str = field(default_factory=records.now)
     before_s: float = 0.0
     began: float = field(default_factory=time.monotonic)
@@ -52,7 +54,7 @@ class Session:
 
     def _begins(self, update: int) -> None:
         """Add this start to `starts` unless its environment is that of the one before; warn where bits may differ."""
-        now = {**machine.environment(self.device), "processes": processes.count()}
+        now = {**environment.environment(self.device), "processes": distributed.count()}
         before = self.starts[-1] if self.starts else {"update": update, **now}
         if self.starts and all(before.get(name) == value for name, value in now.items()):
             return
@@ -69,7 +71,7 @@ class Session:
 
     def resume(self) -> dict[str, Any] | None:
         """The newest readable checkpoint; metrics.jsonl then holds the rows that it counts, and no others."""
-        state = self.run.load(self.device if processes.count() == 1 else "cpu")  # told to other devices
+        state = self.run.load(self.device if distributed.count() == 1 else "cpu")  # told to other devices
         if state is None:
             if rows := self.run.rows():
                 log.warning("%s: there is no checkpoint: it begins anew, and %d metrics rows are computed again",
@@ -90,11 +92,11 @@ class Session:
     def check_signals(self, save: Callable[[], None]) -> None:
         """After a step: save and stop if a signal asked for it, in any of the processes."""
         asked = self.signals.asked
-        if processes.count() > 1:
-            asked = max(processes.gathered(asked or 0)) or None
+        if distributed.count() > 1:
+            asked = max(distributed.gathered(asked or 0)) or None
         if asked is not None:
             save()
-            raise machine.StopRequested(asked)
+            raise environment.StopRequested(asked)
 
     def pause(self, save: Callable[[], None]) -> None:
         """Where the run may be left: save if a checkpoint is due; save and stop if a signal asked for it."""
@@ -108,34 +110,34 @@ class Session:
         return {"kind": kind, "name": self.run.folder.name, "status": "finished", "command": self.info["command"],
                 "started": self.started, "finished": records.now(), "choices": choices,
                 "overrides": list(self.info["overrides"]), "seed": self.config["seed"],
-                "identity": config.identity(self.config, kind),
-                "family": config.family(self.config, kind),
+                "identity": components.identity(self.config, kind),
+                "family": components.family(self.config, kind),
                 **facts, "wall_s": round(self.elapsed_s, 3), "together": self.together,
-                "peak_mb": machine.peak_mb(self.device),
-                "hardware": machine.hardware(self.device), "versions": machine.versions(), "commit": machine.commit(),
+                "peak_mb": environment.peak_mb(self.device),
+                "hardware": environment.hardware(self.device), "versions": environment.versions(), "commit": environment.commit(),
                 "starts": self.starts}
 
 
 @contextlib.contextmanager
 def session(cfg: Config, info: Config, kind: str = "search") -> Iterator[Session]:
     """Open (or create) the run folder of a configuration, and set the process up for it."""
-    folder = Path(cfg["out"]) / config.run_name(cfg, info["choices"], kind)
-    if processes.count() > 1 and kind != "retrain":
-        raise UserError(f"nasx {kind}", f"runs on one process, but torchrun has started {processes.count()}",
+    folder = Path(cfg["out"]) / components.run_name(cfg, info["choices"], kind)
+    if distributed.count() > 1 and kind != "retrain":
+        raise UserError(f"nasx {kind}", f"runs on one process, but torchrun has started {distributed.count()}",
                         "start it without torchrun; only nasx retrain runs on several")
-    device = machine.device(processes.device_name(cfg["device"]))
+    device = environment.device(distributed.device_name(cfg["device"]))
     engine = cfg.get("engine") or {}
-    prepared = machine.prepared(device, threads=cfg["threads"], deterministic=cfg["deterministic"], seed=cfg["seed"],
+    prepared = environment.prepared(device, threads=cfg["threads"], deterministic=cfg["deterministic"], seed=cfg["seed"],
                                 precision=engine.get("precision", "fp32"))
-    extra = {"kind": kind, "choices": dict(info["choices"]), "identity": config.identity(cfg, kind)}
-    if not processes.owner():
-        with prepared, processes.joined(device), machine.Signals() as signals, progress.hushed(), \
+    extra = {"kind": kind, "choices": dict(info["choices"]), "identity": components.identity(cfg, kind)}
+    if not distributed.owner():
+        with prepared, distributed.joined(device), environment.Signals() as signals, progress.hushed(), \
                 memory(cfg, kind, device):
             yield Session(records.Guest(folder), device, cfg, info, signals)
         return
-    with prepared, records.Run(folder, config.identifying(cfg, kind), extra) as run, processes.joined(device), \
-            machine.Signals() as signals, contextlib.ExitStack() as stack, progress.logged(folder, quiet=cfg["quiet"]):
-        logger = config.build(cfg["logger"], cfg["allow"]).open(folder, config.identifying(cfg, kind))
+    with prepared, records.Run(folder, components.identifying(cfg, kind), extra) as run, distributed.joined(device), \
+            environment.Signals() as signals, contextlib.ExitStack() as stack, progress.logged(folder, quiet=cfg["quiet"]):
+        logger = components.build(cfg["logger"], cfg["allow"]).open(folder, components.identifying(cfg, kind))
         run.told = logger.write
         stack.callback(logger.close)
         try:
@@ -152,7 +154,7 @@ def memory(cfg: Config, kind: str, device: torch.device) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if not machine.out_of_memory(error):
+        if not environment.out_of_memory(error):
             raise
         batch, ways = cfg[kind]["batch"], []
         if kind == "retrain":

@@ -20,9 +20,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from nasx.core import files
 from nasx.errors import printable
-from nasx.folders import files
-from nasx.folders.lock import Lock
+from nasx.runs.lock import Lock
 
 
 class Job(NamedTuple):

@@ -37,8 +37,8 @@ import torch
 from torch import Tensor, nn
 from torch.torch_version import TorchVersion
 
-from nasx.bilevel import Batch, Method, Search
-from nasx.draws import Draws, Kept, Noted
+from nasx.core.bilevel import Batch, Method, Search
+from nasx.core.draws import Draws, Kept, Noted
 from nasx.errors import UserError
 
 log = logging.getLogger("nasx")

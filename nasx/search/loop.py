@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from nasx.bilevel import Batch, Method, Search
+from nasx.core.bilevel import Batch, Method, Search
 from nasx.errors import UserError
 
 Step = Callable[[Search, Sequence[Batch], Batch], dict[str, Tensor]]
@@ -159,7 +159,7 @@ class Loop:
         values = step(self.search, batches, next(self.val))
         if values is None:
             raise UserError(f"method={type(self.method).__name__}", "its step has returned nothing",
-                            "return logs(...) of nasx.bilevel, or {} where there is nothing to log")
+                            "return logs(...) of nasx.core.bilevel, or {} where there is nothing to log")
         self.meter.add(values, updates)
         self.search.updates += updates
 

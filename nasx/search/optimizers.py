@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from nasx.trees import Tree
+from nasx.core.trees import Tree
 
 
 def weight_optimizer(w: Tree, settings: Any) -> torch.optim.SGD:

@@ -22,15 +22,15 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import functional_call
 
-from nasx import machine
-from nasx.bilevel import Activate, Batch, Decision, Outcome, Tree, detached, hand_on, recall
-from nasx.draws import Draws, placed
+from nasx.core.bilevel import Activate, Batch, Decision, Outcome, Tree, detached, hand_on, recall
+from nasx.core.draws import Draws, placed
+from nasx.runs import environment
+from nasx.spaces.activation_checkpointing import recompute
 from nasx.spaces.banks import Bank
-from nasx.spaces.recompute import recompute
 from nasx.spaces.supernet import evaluating, tracking, wrap
 
 if TYPE_CHECKING:
-    from nasx.settings import EngineSettings
+    from nasx.config.settings import EngineSettings
     from nasx.spaces.base import Genotype, Space, Supernet
 
 
@@ -66,7 +66,7 @@ class RelaxedProblem:
         device = next(self.supernet.parameters()).device
         self.compiled = engine.compile == "on" or (engine.compile == "auto" and device.type == "cuda")
         if self.compiled:
-            machine.keep_compiled()
+            environment.keep_compiled()
             torch._dynamo.config.recompile_limit = 64
             torch._dynamo.config.fail_on_recompile_limit_hit = True
             wrap(self.supernet, lambda body: torch.compile(body, fullgraph=True, dynamic=False))

@@ -21,9 +21,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from nasx.bilevel import Search, Tree
+from nasx.core.bilevel import Search, Tree
 from nasx.spaces.base import Space
-from nasx.spaces.bundle import EdgeBundle
+from nasx.spaces.mixed_cell import EdgeBundle
 
 
 class Origin(NamedTuple):

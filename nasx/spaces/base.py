@@ -15,8 +15,8 @@ from typing import ClassVar, NamedTuple, Self
 import torch
 from torch import Tensor, nn
 
+from nasx.core.trees import Decision, Number, Tree
 from nasx.errors import UserError
-from nasx.trees import Decision, Number, Tree
 
 Activate = Callable[[Tensor], Tensor]
 

@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nasx.core.trees import Number, vanishes
 from nasx.spaces.banks import Bank, Style, bank
-from nasx.trees import Number, vanishes
 
 
 class Edge(NamedTuple):

@@ -17,15 +17,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nasx.core.trees import Number
 from nasx.spaces.banks import ConvNormReLU, Norm, Style, shifted, weight
 from nasx.spaces.base import Logits, Supernet, Tree
-from nasx.spaces.bundle import Drawn, Edge, EdgeBundle, RelaxedCell
-from nasx.trees import Number
+from nasx.spaces.mixed_cell import Drawn, Edge, EdgeBundle, RelaxedCell
 
 if TYPE_CHECKING:
-    from nasx.spaces.darts import Darts
-    from nasx.spaces.nb1shot1 import Nb1Shot1
-    from nasx.spaces.nb201 import Nb201
+    from nasx.spaces.darts.space import Darts
+    from nasx.spaces.nb1shot1.space import Nb1Shot1
+    from nasx.spaces.nb201.space import Nb201
 
 
 @contextmanager

@@ -25,8 +25,9 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
-from nasx import machine, processes, streams
+from nasx.core import distributed, streams
 from nasx.errors import UserError, of_system
+from nasx.runs import environment
 
 Config = Mapping[str, Any]
 Work = Callable[[Config, Config], dict[str, Any]]
@@ -54,7 +55,7 @@ def launch(count: int, work: Work, cfg: Config, info: Config) -> dict[str, Any]:
         try:
             result: dict[str, Any] = elastic_launch(plan, process)(work, cfg, info, told)[0]
         except SignalException as stop:
-            raise machine.StopRequested(stop.sigval) from None
+            raise environment.StopRequested(stop.sigval) from None
         except ChildFailedError as error:
             raise cause(Path(told), {rank: failure.exitcode for rank, failure in error.failures.items()}, count
                         ) from None
@@ -103,17 +104,17 @@ def process(work: Work, cfg: Config, info: Config, told: str) -> dict[str, Any]:
     cpus = len(os.sched_getaffinity(0))
     try:
         with streams.guarded():
-            return work({**cfg, "threads": cfg["threads"] or max(cpus // processes.count(), 1)}, info)
+            return work({**cfg, "threads": cfg["threads"] or max(cpus // distributed.count(), 1)}, info)
     except BaseException as error:  # noqa: BLE001 (raised again where the command was given)
         error = of_system(error) or error
-        if not isinstance(error, UserError | machine.StopRequested):
+        if not isinstance(error, UserError | environment.StopRequested):
             traceback.print_exc()
-            error = RuntimeError(f"process {processes.rank()}: {type(error).__name__}: {error}")
-        elif processes.lost(error):
+            error = RuntimeError(f"process {distributed.rank()}: {type(error).__name__}: {error}")
+        elif distributed.lost(error):
             time.sleep(1)  # the agent shall see first the one that died
-        part = Path(told) / f".{processes.rank()}"
+        part = Path(told) / f".{distributed.rank()}"
         part.write_bytes(pickle.dumps(error))
-        part.rename(part.with_name(str(processes.rank())))
+        part.rename(part.with_name(str(distributed.rank())))
         os._exit(1)
 
 

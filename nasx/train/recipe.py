@@ -50,13 +50,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, get_swa_avg_fn
 
-from nasx.bilevel import recall
-from nasx.draws import placed
-from nasx.search import cosine
+from nasx.core.bilevel import recall
+from nasx.core.draws import placed
+from nasx.search.loop import cosine
 
 if TYPE_CHECKING:
-    from nasx.bilevel import Batch
-    from nasx.settings import Retraining
+    from nasx.config.settings import Retraining
+    from nasx.core.bilevel import Batch
     from nasx.spaces.base import Logits
 
 FLAT = 5

@@ -27,21 +27,25 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from nasx import accuracy, config, lineage, machine, metrics, processes, progress, recipe, records
-from nasx.bilevel import Batch, hand_on, scaled
+from nasx.config import components
+from nasx.core import distributed, metrics
+from nasx.core import evaluate as core_evaluate
+from nasx.core.bilevel import Batch, hand_on, scaled
+from nasx.core.draws import placed
+from nasx.core.metrics import ACCURACY, Metric
 from nasx.data.stream import hashed
-from nasx.draws import placed
 from nasx.errors import UserError
-from nasx.metrics import ACCURACY, Metric
-from nasx.progress import Display
-from nasx.search import Batches, Meter, broken
-from nasx.spaces.network import cost, widest
+from nasx.runs import environment, lineage, progress, records
+from nasx.runs.progress import Display
+from nasx.search.loop import Batches, Meter, broken
+from nasx.spaces.darts.network import cost, widest
+from nasx.train import recipe
 
 if TYPE_CHECKING:
-    from nasx.recipe import Average
-    from nasx.session import Config, Result, Session
-    from nasx.settings import Retraining
+    from nasx.config.settings import Retraining
+    from nasx.runs.session import Config, Result, Session
     from nasx.spaces.base import Genotype, Network, Space
+    from nasx.train.recipe import Average
 
 log = logging.getLogger("nasx")
 Row = dict[str, Any]
@@ -82,13 +86,13 @@ class Trainer:
     def __post_init__(self) -> None:
         self.device = next(self.network.parameters()).device
         self.random = torch.Generator(self.device)
-        self.rows = processes.rows(self.settings.batch, self.settings.accumulate)
+        self.rows = distributed.rows(self.settings.batch, self.settings.accumulate)
         self.sizes = [len(rows) for rows in self.rows]
         self.optimizer = recipe.optimizer(self.network, self.settings)
         self.average = None if self.settings.ema is None else recipe.averaged(self.network, self.settings.ema)
         if self.settings.compile:
             self.network.compile()
-        self.parallel = processes.parallel(self.network)
+        self.parallel = distributed.parallel(self.network)
 
     @property
     def total(self) -> int:
@@ -112,24 +116,24 @@ class Trainer:
 
     def step(self, batch: Batch) -> dict[str, Tensor]:
         """One weight update; the main head's loss and accuracy before it."""
-        settings, alone = self.settings, processes.count() == 1
+        settings, alone = self.settings, distributed.count() == 1
         own = recipe.mix(batch, mixup=settings.mixup, cutmix=settings.cutmix)
         if recipe.mixes(settings) and not alone:
             own = own.rows(placed(torch.cat(self.rows), own.y.device))
         # once a batch, so that its pieces draw different paths
-        self.random.manual_seed(batch.seed if alone else hashed(batch.seed, "process", processes.rank()))
+        self.random.manual_seed(batch.seed if alone else hashed(batch.seed, "process", distributed.rank()))
         self.network.train()
         self.optimizer.zero_grad(set_to_none=True)
         means, last, sizes, ends = torch.zeros(2, device=self.device), len(self.rows) - 1, self.sizes, []
         given = {**settings.options(self.epoch), "gen": self.random}
         for i, (part, state) in enumerate(zip(own.split(sizes), recipe.states(batch, sizes), strict=True)):
-            with processes.quiet(self.parallel, i == last):
+            with distributed.quiet(self.parallel, i == last):
                 with self._precision():
                     logits = self.parallel(part.x, **given, **state)
                 ends.append(logits.state)
                 found = recipe.outcome(logits, part, auxiliary=settings.auxiliary, smoothing=settings.label_smoothing)
                 share = len(part.y) / settings.batch
-                (found.objective * (share * processes.count())).backward()  # whose gradients are averaged
+                (found.objective * (share * distributed.count())).backward()  # whose gradients are averaged
             means = means + torch.stack([found.loss, found.accuracy]) * share
         hand_on(batch, torch.cat(ends) if batch.carried is not None else None)
         if settings.clip is not None:
@@ -139,7 +143,7 @@ class Trainer:
         if self.average is not None:
             self.average.update_parameters(self.network)
         self.updates += 1
-        return dict(zip(("train_loss", "train_accuracy"), processes.total(means), strict=True))
+        return dict(zip(("train_loss", "train_accuracy"), distributed.total(means), strict=True))
 
     def _precision(self) -> torch.autocast:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.settings.amp)
@@ -183,8 +187,8 @@ class Trainer:
     def evaluate(self, network: nn.Module, part: str) -> Row:
         """Loss and metric of a network on the test or validation set."""
         batches = self.test if part == "test" or self.valid is None else self.valid
-        found = accuracy.sums(network, batches(), self.device, amp=self.settings.amp)
-        return self.metric.told(accuracy.means(processes.total(found)).row(part))
+        found = core_evaluate.sums(network, batches(), self.device, amp=self.settings.amp)
+        return self.metric.told(core_evaluate.means(distributed.total(found)).row(part))
 
     def guard(self, means: Mapping[str, float], *, weights: bool = False) -> None:
         """Stop before a broken state is kept: raises UserError where a mean (or a weight) is not finite."""
@@ -224,13 +228,13 @@ class Trainer:
 # ------------------------------------------------------------------------------------------------------ run
 def train(here: Session) -> Result:
     """Train the architecture that the configuration gives or its parent run has found; resumes, and records."""
-    cfg, settings = here.config, config.build(here.config["retrain"])
-    space, source = config.build(cfg["space"], cfg["allow"]), config.build(cfg["dataset"], cfg["allow"])
+    cfg, settings = here.config, components.build(here.config["retrain"])
+    space, source = components.build(cfg["space"], cfg["allow"]), components.build(cfg["dataset"], cfg["allow"])
     genotype, parent = architecture(cfg, space)
     data = source.open(here.device, **settings.reading, channels_last=settings.channels_last,
-                       workers=machine.workers(cfg["workers"]))
-    if data.carries and processes.count() > 1:
-        raise UserError("nasx retrain", f"a text is read by one process, but {processes.count()} have been started",
+                       workers=environment.workers(cfg["workers"]))
+    if data.carries and distributed.count() > 1:
+        raise UserError("nasx retrain", f"a text is read by one process, but {distributed.count()} have been started",
                         "start it without torchrun")
     settings = sized(settings, space, genotype, len(data.classes), data.shape)
     torch.manual_seed(cfg["seed"])
@@ -238,14 +242,14 @@ def train(here: Session) -> Result:
     rehearse(network, settings, lambda n: space.example(n, data.shape))
     price = cost(network, space.example(1, data.shape))
     layout = torch.channels_last if settings.channels_last else torch.preserve_format
-    network = processes.synchronized(network.to(here.device).to(memory_format=layout), here.device)
+    network = distributed.synchronized(network.to(here.device).to(memory_format=layout), here.device)
 
-    rows = None if recipe.mixes(settings) else torch.cat(processes.rows(settings.batch, settings.accumulate))
+    rows = None if recipe.mixes(settings) else torch.cat(distributed.rows(settings.batch, settings.accumulate))
     own, held = data.split(cfg["seed"]) if settings.held_out or settings.validated else (None, None)
     stream = data.stream("retrain", own, batch=settings.batch, seed=cfg["seed"], rows=rows)
 
     def read(part: str, index: Any, batch: int) -> Iterator[Batch]:
-        return data.ordered(part, index, batch=batch, first=processes.rank(), step=processes.count())
+        return data.ordered(part, index, batch=batch, first=distributed.rank(), step=distributed.count())
 
     def test() -> Iterator[Batch]:
         return read("train" if settings.held_out else "test", held if settings.held_out else None, settings.test_batch)
@@ -257,7 +261,7 @@ def train(here: Session) -> Result:
     metric = metrics.OF[settings.data]
     trainer = Trainer(network, settings, stream, test, settings.updates_per_epoch or stream.per_pass,
                       valid if settings.validated else None, metric)
-    saved = processes.told(here.resume())
+    saved = distributed.told(here.resume())
     if saved is not None:
         trainer.load(saved)
 
@@ -282,12 +286,12 @@ def train(here: Session) -> Result:
 
     trainer.tick, trainer.end_epoch = tick, end_epoch
     with Display("retrain", total=trainer.total, done=trainer.updates, unit="image", amount=settings.batch,
-                 quiet=cfg["quiet"] or not processes.owner(), peak=lambda: machine.peak_mb(here.device)) as display:
+                 quiet=cfg["quiet"] or not distributed.owner(), peak=lambda: environment.peak_mb(here.device)) as display:
         if saved is not None:
             log.info("%s: resuming at update %d of %d", here.run.folder, trainer.updates, trainer.total)
         trainer.run()
         tested, published = trainer.tested, here.info.get("published")
-        if not processes.owner():
+        if not distributed.owner():
             return tested
         tested = named(tested, held_out=settings.held_out)
         log.info(told(tested, metric, settings))
@@ -299,7 +303,7 @@ def train(here: Session) -> Result:
             params_with_auxiliary=price.params_with_auxiliary, macs=price.macs, layers=settings.layers,
             channels=settings.channels, updates=trainer.updates, passes=trainer.updates,
             items_per_s=round(trainer.updates * settings.batch / max(here.elapsed_s, 1e-9), 1),
-            processes=processes.count(), changed=config.changed(cfg, published) if published else {})
+            processes=distributed.count(), changed=components.changed(cfg, published) if published else {})
         here.run.decide(genotype)
         result = here.run.finish(result)
     return result
@@ -362,7 +366,7 @@ def other_space(searched: Mapping[str, Any], given: Mapping[str, Any]) -> str:
     keys = [key for key in old if old[key] != new.get(key) and key != "_target_"]
     if old.get("_target_") != new.get("_target_") or not keys:
         return "use the space of the search"
-    return "the search had " + " ".join(f"space.{key}={config.show(old[key])}" for key in keys) + ": give the same"
+    return "the search had " + " ".join(f"space.{key}={components.show(old[key])}" for key in keys) + ": give the same"
 
 
 def rehearse(network: Network, settings: Retraining, example: Callable[[int], Tensor]) -> None:
@@ -380,7 +384,7 @@ def rehearse(network: Network, settings: Retraining, example: Callable[[int], Te
         raise UserError(f"retrain.batch={settings.batch}, retrain.accumulate={settings.accumulate}",
                         f"pieces of {piece} images are too small for batch norm ({error})",
                         "use pieces of 2 images or more") from error
-    if piece < processes.count():
+    if piece < distributed.count():
         raise UserError(f"retrain.batch={settings.batch}, retrain.accumulate={settings.accumulate}",
-                        f"pieces of {piece} images are too few for {processes.count()} processes",
+                        f"pieces of {piece} images are too few for {distributed.count()} processes",
                         "use larger pieces or fewer processes")

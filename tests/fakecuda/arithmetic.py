@@ -9,20 +9,20 @@ def skipped() -> None:
     """Replace checks of numbers in this process. Without cuDNN, torch launches its own convolutions."""
     import torch
 
-    import nasx.accuracy
-    import nasx.graphs
-    import nasx.retrain
-    import nasx.search
-    from nasx.results import ending
+    import nasx.core.evaluate
+    import nasx.search.cuda_graphs
+    import nasx.search.loop
+    import nasx.train.trainer
+    from nasx.report import run_summary
 
     torch.backends.cudnn.enabled = False
 
     def broken(*a: Any, **k: Any) -> str:  # isfinite of anything is 0 here
         return ""
 
-    def means(total: torch.Tensor) -> nasx.accuracy.Tested:  # the count of images is 0 here
+    def means(total: torch.Tensor) -> nasx.core.evaluate.Tested:  # the count of images is 0 here
         loss, _, count = total.tolist()
-        return nasx.accuracy.Tested(loss, 0.0, 0, max(int(count), 1))
+        return nasx.core.evaluate.Tested(loss, 0.0, 0, max(int(count), 1))
 
     def draw(*a: Any, **k: Any) -> None:
         return None
@@ -30,7 +30,7 @@ def skipped() -> None:
     def apart(*a: Any, **k: Any) -> float:  # tensors hold what their memory held
         return 0.0
 
-    nasx.graphs.Position.apart = apart  # type: ignore[method-assign]
-    nasx.search.broken = nasx.retrain.broken = broken
-    nasx.accuracy.means = means
-    ending.draw = draw
+    nasx.search.cuda_graphs.Position.apart = apart  # type: ignore[method-assign]
+    nasx.search.loop.broken = nasx.train.trainer.broken = broken
+    nasx.core.evaluate.means = means
+    run_summary.draw = draw

@@ -23,7 +23,7 @@ if __name__ == "__main__":
     if os.environ.get("FAKE_REPORT"):
         events.listen()
         atexit.register(report, Path(os.environ["FAKE_REPORT"]).resolve())
-    from nasx.cli import main
+    from nasx.cli.main import main
 
     sys.argv[0] = "nasx"
     main()

@@ -153,13 +153,13 @@ def child(command: Command, log: Path) -> None:
     if command.gb:
         os.environ["FAKE_GB"] = command.gb
     arithmetic.skipped()
-    import nasx.graphs
-    import nasx.retrain
-    import nasx.search
+    import nasx.search.cuda_graphs
+    import nasx.search.loop
+    import nasx.train.trainer
 
-    nasx.graphs.Replayed._second = marked(nasx.graphs.Replayed._second, "recording", 0)  # type: ignore[method-assign]
-    nasx.search.Loop._step = marked(nasx.search.Loop._step)  # type: ignore[method-assign]
-    nasx.retrain.Trainer.step = marked(nasx.retrain.Trainer.step)  # type: ignore[method-assign]
+    nasx.search.cuda_graphs.Replayed._second = marked(nasx.search.cuda_graphs.Replayed._second, "recording", 0)  # type: ignore[method-assign]
+    nasx.search.loop.Loop._step = marked(nasx.search.loop.Loop._step)  # type: ignore[method-assign]
+    nasx.train.trainer.Trainer.step = marked(nasx.train.trainer.Trainer.step)  # type: ignore[method-assign]
     if command.plant:
         from nasx.methods.darts import Darts
 
@@ -181,9 +181,9 @@ def child(command: Command, log: Path) -> None:
     events.listen()
     code: Any = 0
     try:
-        import nasx.cli
+        import nasx.cli.main
 
-        nasx.cli.main(command.words.split())
+        nasx.cli.main.main(command.words.split())
     except SystemExit as end:
         code = end.code or 0
     except BaseException:  # noqa: BLE001
@@ -240,10 +240,6 @@ def main() -> None:
     photos(folder / "photos")
     texts.write(folder / "text")
     os.chdir(folder)
-    import nasx.accuracy
-    import nasx.cli
-    import nasx.retrain
-    import nasx.run  # noqa: F401  imported once, before the forks; none of this calls CUDA
 
     rows = []
     for name in ordered(names):

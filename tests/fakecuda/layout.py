@@ -15,9 +15,9 @@ import torch
 from searches import DEVICE, SPACES, composed
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from nasx.bilevel import Batch, Search, like
-from nasx.relaxed import RelaxedProblem, weights
-from nasx.settings import EngineSettings
+from nasx.config.settings import EngineSettings
+from nasx.core.bilevel import Batch, Search, like
+from nasx.search.problem import RelaxedProblem, weights
 from nasx.spaces.banks import ConvNormReLU
 
 WIDE = {"darts": ("space.layers=3", "space.channels=20")}

@@ -1,4 +1,4 @@
-"""Does the fake runtime keep CUDA's rules, and does nasx.graphs end a broken recording? runtime.py rules.py
+"""Does the fake runtime keep CUDA's rules, and does nasx.search.cuda_graphs end a broken recording? runtime.py rules.py
 
 Each rule of stream capture is broken once, which has to be found; a recording that keeps them has to pass before and
 after. The last line of the output is {check: detail where it failed, else null} as JSON.
@@ -16,7 +16,7 @@ from typing import Any
 import events
 import torch
 
-from nasx import graphs
+from nasx.search import cuda_graphs
 
 DEVICE = torch.device("cuda", 0)
 x = torch.zeros(64, device=DEVICE)
@@ -116,8 +116,8 @@ def runtime() -> None:
 
 
 def nasx() -> None:
-    """Recordings of nasx.graphs: other threads, random numbers, and what is left after they break."""
-    record = graphs.cuda(DEVICE)
+    """Recordings of nasx.search.cuda_graphs: other threads, random numbers, and what is left after they break."""
+    record = cuda_graphs.cuda(DEVICE)
     record(lambda: threaded(pinned), [])
     check("nasx: another thread pins memory during a recording", True)
     gen = torch.Generator(DEVICE)

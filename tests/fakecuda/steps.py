@@ -26,8 +26,8 @@ import torch
 from searches import DEVICE, SPACES, batches, composed, started
 from variants import VARIANTS
 
-from nasx import graphs
-from nasx.bilevel import Method
+from nasx.core.bilevel import Method
+from nasx.search import cuda_graphs
 
 arithmetic.skipped()
 Row = dict[str, Any]
@@ -91,7 +91,7 @@ def replayed(space: Any, method: Method, settings: Any, tag: str) -> Row:
     """Five steps: eager, recorded and compared, replayed three times, once in a new epoch."""
     search = started(space, method, settings)
     problem: Any = search.problem
-    replay = graphs.Replayed(method, problem, graphs.cuda(DEVICE))
+    replay = cuda_graphs.Replayed(method, problem, cuda_graphs.cuda(DEVICE))
     found = []
     for i in range(5):
         train, val = given(space, method, settings, i)
@@ -122,11 +122,11 @@ def walked(on: str, name: str, plant: str) -> Row | None:
     row: Row = {"space": on, "method": name}
     try:
         row |= eager(space, method, settings, tag)
-        row["cannot"] = graphs.reason(DEVICE, carries=space.data == "text")
+        row["cannot"] = cuda_graphs.reason(DEVICE, carries=space.data == "text")
         if row["cannot"] is None:
             row |= replayed(space, method, settings, tag)
     except Exception as error:  # noqa: BLE001
-        row["error"] = graphs.told(error)
+        row["error"] = cuda_graphs.told(error)
     return row
 
 

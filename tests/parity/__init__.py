@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nasx.bilevel import Activate, Batch, Method, Search, Tree, gradients
-from nasx.relaxed import RelaxedProblem, weights
+from nasx.core.bilevel import Activate, Batch, Method, Search, Tree, gradients
+from nasx.search.problem import RelaxedProblem, weights
 from nasx.spaces.base import Space, Supernet
 
 FOLDER = Path(__file__).parent

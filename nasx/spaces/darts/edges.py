@@ -11,7 +11,7 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
-from nasx.spaces.darts_genotype import EDGES, NODES
+from nasx.spaces.darts.genotype import EDGES, NODES
 
 Pair = tuple[int, int]
 PAIRS = tuple((node, pair) for node in NODES for pair in combinations(range(node), 2))

@@ -14,8 +14,8 @@ from typing import Self
 from nasx.errors import UserError
 from nasx.spaces import genotypes, rules
 from nasx.spaces.base import Genotype
+from nasx.spaces.darts.network import plan
 from nasx.spaces.genotypes import Cell
-from nasx.spaces.network import plan
 from nasx.spaces.published import resolve
 
 NODES, KINDS, EDGES = rules.NODES, rules.KINDS, rules.EDGES

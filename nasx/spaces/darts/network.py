@@ -33,11 +33,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nasx.core.trees import Number
 from nasx.errors import UserError
 from nasx.spaces import ops
 from nasx.spaces.base import Logits, Network
 from nasx.spaces.genotypes import Cell
-from nasx.trees import Number
 
 
 def plan(layers: int) -> tuple[str, ...]:

@@ -41,18 +41,18 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 import torch
 from torch import nn
 
+from nasx.core.trees import Decision
 from nasx.errors import UserError
 from nasx.spaces import rules
 from nasx.spaces.base import Activate, Genotype, Network, Space, Supernet, Tree
-from nasx.spaces.choose import Lists, best, softmax_by_node, strongest, top
-from nasx.spaces.darts_edges import PAIRS, Pair, edges_of, incidence, kept_mask, pair_slices
-from nasx.spaces.darts_genotype import EDGES, KINDS, NODES, DartsGenotype, UntiedDartsGenotype, read
+from nasx.spaces.darts.edges import PAIRS, Pair, edges_of, incidence, kept_mask, pair_slices
+from nasx.spaces.darts.genotype import EDGES, KINDS, NODES, DartsGenotype, UntiedDartsGenotype, read
+from nasx.spaces.darts.network import AuxiliaryHead, DartsNetwork, plan
 from nasx.spaces.genotypes import Cell
-from nasx.spaces.network import AuxiliaryHead, DartsNetwork, plan
-from nasx.trees import Decision
+from nasx.spaces.selection import Lists, best, softmax_by_node, strongest, top
 
 if TYPE_CHECKING:
-    from nasx.settings import Channels, NonNegative, Positive, ThreeOrMoreLayers
+    from nasx.config.settings import Channels, NonNegative, Positive, ThreeOrMoreLayers
 
 OPERATIONS = ("none", "max_pool_3x3", "avg_pool_3x3", "skip_connect", "sep_conv_3x3", "sep_conv_5x5", "dil_conv_3x3",
               "dil_conv_5x5")

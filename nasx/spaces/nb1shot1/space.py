@@ -51,16 +51,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nasx.core.trees import Decision
 from nasx.errors import UserError
 from nasx.spaces import genotypes, ops, rules
 from nasx.spaces.base import Genotype, Logits, Network, Space, Supernet, Tree
-from nasx.spaces.choose import best, top
-from nasx.spaces.network import no_drop_path, plain_only
+from nasx.spaces.darts.network import no_drop_path, plain_only
 from nasx.spaces.published import resolve
-from nasx.trees import Decision
+from nasx.spaces.selection import best, top
 
 if TYPE_CHECKING:
-    from nasx.settings import Channels, Layers, PositiveFloat
+    from nasx.config.settings import Channels, Layers, PositiveFloat
 
 OPERATIONS = rules.NB101
 INPUT, OUTPUT, DUMMY = "input", "output", "conv1x1-bn-relu"

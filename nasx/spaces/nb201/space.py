@@ -36,12 +36,12 @@ from torch import Tensor, nn
 from nasx.errors import UserError
 from nasx.spaces import genotypes, ops, rules
 from nasx.spaces.base import Activate, Genotype, Logits, Network, Space, Supernet, Tree
-from nasx.spaces.choose import Lists, best, softmax_by_node, strongest
-from nasx.spaces.network import no_drop_path, plain_only
+from nasx.spaces.darts.network import no_drop_path, plain_only
 from nasx.spaces.published import resolve
+from nasx.spaces.selection import Lists, best, softmax_by_node, strongest
 
 if TYPE_CHECKING:
-    from nasx.settings import Channels, Layers, Positive
+    from nasx.config.settings import Channels, Layers, Positive
 
 OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
 EDGES = genotypes.NB201_EDGES

@@ -23,14 +23,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nasx.core.trees import Number
 from nasx.spaces.banks import Norm
 from nasx.spaces.base import Logits, Network, Supernet, Tree
-from nasx.spaces.network import no_drop_path
-from nasx.trees import Number
+from nasx.spaces.darts.network import no_drop_path
 
 if TYPE_CHECKING:
-    from nasx.settings import Regularizers
-    from nasx.spaces.recurrent import Recurrent, RecurrentGenotype
+    from nasx.config.settings import Regularizers
+    from nasx.spaces.recurrent.space import Recurrent, RecurrentGenotype
 
 SPREAD = 0.04
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {

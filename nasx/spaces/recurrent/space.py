@@ -30,17 +30,17 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Self
 import torch
 from torch import Tensor
 
+from nasx.core.trees import Decision
 from nasx.errors import UserError
 from nasx.spaces import genotypes, rules
 from nasx.spaces.base import Genotype, Network, Space, Supernet, Tree
-from nasx.spaces.choose import best
+from nasx.spaces.darts.network import plain_only
 from nasx.spaces.genotypes import Cell
-from nasx.spaces.network import plain_only
 from nasx.spaces.published import resolve
-from nasx.trees import Decision
+from nasx.spaces.selection import best
 
 if TYPE_CHECKING:
-    from nasx.settings import Channels, Nodes
+    from nasx.config.settings import Channels, Nodes
 
 OPERATIONS = rules.TEXT
 SIZE = 850
@@ -120,7 +120,7 @@ class Recurrent(Space):
         return (("recurrent",),)
 
     def supernet(self, classes: int, *, naive: bool = False) -> Supernet:
-        from nasx.spaces.language import RecurrentSupernet
+        from nasx.spaces.recurrent.network import RecurrentSupernet
 
         return RecurrentSupernet(self, classes, naive=naive)
 
@@ -168,7 +168,7 @@ class Recurrent(Space):
     def network(self, genotype: Genotype, classes: int, *, layers: int | None = None, channels: int | None = None,
                 stem: str = "cifar", auxiliary: bool = False) -> Network:
         """One cell of width 850 unless given (appendix A.1.2)."""
-        from nasx.spaces.language import RecurrentNetwork
+        from nasx.spaces.recurrent.network import RecurrentNetwork
 
         assert isinstance(genotype, RecurrentGenotype)
         plain_only(stem, auxiliary, "darts_rnn")
