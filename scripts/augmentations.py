@@ -17,7 +17,7 @@ import numpy as np
 from torch import Tensor
 
 from nasx.cli.info import composed
-from nasx.config import components
+from nasx.config import instantiate
 from nasx.data.stream import Batch
 from nasx.report import style
 from nasx.train import recipe
@@ -34,7 +34,7 @@ def shown(x: Tensor, said: dict[str, list[Any]]) -> np.ndarray:
 def main(file: str, *words: str) -> None:
     """Draw to `file`."""
     cfg, _ = composed({}, words)
-    source, settings = components.build(cfg["dataset"]), components.build(cfg["retrain"])
+    source, settings = instantiate.build(cfg["dataset"]), instantiate.build(cfg["retrain"])
 
     def batch(cutout: int) -> Batch:
         return source.open("cpu", cutout=cutout, workers=0).stream("retrain", batch=BATCH, seed=cfg["seed"]).at(0)

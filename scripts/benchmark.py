@@ -267,9 +267,14 @@ def measure(args: argparse.Namespace) -> None:
             rows += step_rows(name, space, small, runs, args)
     if args.only in (None, "data"):
         rows.append(data_row(64, runs, args.device))
-    report = {"command": " ".join(["scripts/benchmark.py", *sys.argv[1:]]),
-              "hardware": environment.hardware(args.device), "versions": environment.versions(), "commit": environment.commit(),
-              "platform": platform.platform(), "rows": rows}
+    report = {
+        "command": " ".join(["scripts/benchmark.py", *sys.argv[1:]]),
+        "hardware": environment.hardware(args.device),
+        "versions": environment.versions(),
+        "commit": environment.commit(),
+        "platform": platform.platform(),
+        "rows": rows,
+    }
     if args.json:
         with open(args.json, "w", encoding="utf-8") as file:
             json.dump(report, file, indent=1)

@@ -25,7 +25,7 @@ from kills import SMALL, Command, family
 from PIL import Image
 
 from nasx.config import experiments
-from nasx.config.components import conf_dir
+from nasx.config.paths import conf_dir
 from nasx.results import published
 from nasx.results.aggregate import summary
 from nasx.results.collect import collect

@@ -18,9 +18,22 @@ from typing import Any, NoReturn
 
 from kills import Command
 
-IMPORTED = ("torch", "torch._dynamo", "pandas", "pydantic", "nasx.jobs.search", "nasx.train.trainer", "nasx.cli.preflight",
-            "nasx.report.run_summary", "nasx.cli.table", "nasx.data.images", "nasx.data.text", "nasx.methods.darts",
-            "nasx.spaces.supernet", "nasx.spaces.darts.network")
+IMPORTED = (
+    "torch",
+    "torch._dynamo",
+    "pandas",
+    "pydantic",
+    "nasx.jobs.search",
+    "nasx.train.trainer",
+    "nasx.cli.preflight",
+    "nasx.report.run_summary",
+    "nasx.cli.table",
+    "nasx.data.images",
+    "nasx.data.text",
+    "nasx.methods.darts",
+    "nasx.spaces.supernet",
+    "nasx.spaces.darts.network",
+)
 
 
 class Server:

@@ -160,14 +160,15 @@ class Prepared:
         from hydra.types import RunMode
 
         from nasx.cli import preflight
-        from nasx.config import components
-        from nasx.jobs.search import SearchJob, Turn
+        from nasx.config import check
+        from nasx.jobs.search import Turn
         from nasx.runs.session import session
+        from nasx.search.job import SearchJob
 
         line = [*words, f"out={folder}", f"name=run{len(list(folder.iterdir()))}", "quiet=true", "device=cuda"]
         self.config, choices = preflight.plain(preflight.make_loader(None).load_configuration("search", line,
                                                                                               RunMode.RUN))
-        components.check(self.config, choices, line)
+        check.check(self.config, choices, line)
         here = stack.enter_context(session(self.config, {"choices": choices, "overrides": line, "command": "gpu_once"}))
         self.turn = Turn(SearchJob(here))
         self.device = here.device
@@ -365,8 +366,13 @@ def main() -> int:
 
     run_summary.draw = lambda *a, **k: None  # type: ignore[assignment]  no drawing package is imported
     report, device = Report(args.out), environment.device("cuda")
-    report.values |= {"dry_run": args.dry_run, "hardware": environment.hardware(device), "versions": environment.versions(),
-                      "commit": environment.commit(), "budget_s": BUDGET_S}
+    report.values |= {
+        "dry_run": args.dry_run,
+        "hardware": environment.hardware(device),
+        "versions": environment.versions(),
+        "commit": environment.commit(),
+        "budget_s": BUDGET_S,
+    }
     report.write()
     share = args.minutes * 60 / sum(BUDGET_S.values())
     with tempfile.TemporaryDirectory() as folder:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import yaml
 
-from nasx.config.components import conf_dir
+from nasx.config.paths import conf_dir
 from nasx.core import files
 from nasx.runs import checkpoints, records
 

@@ -24,7 +24,7 @@ from forks import starters
 from kills import add, compared, equal_rows, family, small, target, told
 
 from nasx.config import schema
-from nasx.config.components import conf_dir
+from nasx.config.paths import conf_dir
 from nasx.runs import checkpoints, records
 
 

@@ -1,6 +1,6 @@
 """The file operations of one command: counted, killed at one of them, and replayed into what a power loss leaves.
 
-`watch` interposes the functions of `os` by which nasx writes (folders/files.py and lock.py use no others). With `kill`
+`watch` interposes the functions of `os` by which nasx writes (core/files.py and lock.py use no others). With `kill`
 the process ends by `os._exit` before operation number `kill` (from 0), a write optionally after half of its bytes.
 With `notes` every operation is appended to that file, which `Disk` replays:
 

@@ -48,10 +48,24 @@ from nasx.core import files
 from nasx.report import style
 from nasx.runs import records
 
-IMPORTED = (*forks.IMPORTED, "hydra", "matplotlib.figure", "matplotlib.backends.backend_agg",
-            "matplotlib.backends.backend_svg", "pygraphviz", "nasx.jobs.study", "nasx.report.cells", "nasx.report.curves",
-            "nasx.report.html", "nasx.cli.export", "nasx.export.model", "nasx.data.images",
-            "nasx.benchmarks.nb201", "nasx.spaces.nb201.space", "jinja2")
+IMPORTED = (
+    *forks.IMPORTED,
+    "hydra",
+    "matplotlib.figure",
+    "matplotlib.backends.backend_agg",
+    "matplotlib.backends.backend_svg",
+    "pygraphviz",
+    "nasx.jobs.study",
+    "nasx.report.cells",
+    "nasx.report.curves",
+    "nasx.report.html",
+    "nasx.cli.export",
+    "nasx.export.model",
+    "nasx.data.images",
+    "nasx.benchmarks.nb201",
+    "nasx.spaces.nb201.space",
+    "jinja2",
+)
 COMMON = ("dataset=digits", "dataset.size=16", "space=nb201", "space.layers=1", "space.channels=4", "threads=1",
           "device=cpu", "out=runs", "checkpoint_s=0.001", "quiet=true")
 SEARCH = ("method=darts", "method.order=1", "search.batch=8", "search.epochs=1", "search.updates_per_epoch=2",
@@ -99,9 +113,9 @@ def job(words: tuple[str, ...]) -> Callable[[], Any]:
     command, *rest = words
     if command in commands.PLAIN:
         return functools.partial(importlib.import_module(commands.PLAIN[command]).main, rest)
-    from nasx.cli import preflight
+    from nasx.cli import arguments, preflight
 
-    line = preflight.rewritten(command, preflight.arrange(rest))
+    line = preflight.rewritten(command, arguments.arrange(rest))
     cfg, choices = compose.plain(compose.make_loader().load_configuration(
         command, list(line.overrides), RunMode.RUN))
     info = {"choices": choices, "overrides": list(line.overrides), "command": f"nasx {command}", "options": [],

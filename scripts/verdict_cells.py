@@ -12,7 +12,7 @@ import numpy as np
 
 from nasx.benchmarks.nb201 import Nb201
 from nasx.diagnostics.verdict import verdict
-from nasx.spaces.nb201.space import OPERATIONS, Nb201Genotype
+from nasx.spaces.nb201.genotype import OPERATIONS, Nb201Genotype
 
 REASONS = ("skip connections (more than half)", "lies on a path", "no path leads")
 

@@ -27,20 +27,19 @@ from nasx.benchmarks import nb101_import, nb201_import
 from nasx.benchmarks.isomorphism import cell_code
 from nasx.benchmarks.nb101 import graph_of, prune
 from nasx.benchmarks.nb201 import Nb201
+from nasx.cli import arguments, listing, main, preflight, report, status, table
 from nasx.cli import help as help_
-from nasx.cli import listing, main, preflight, status, table
-from nasx.config import components
+from nasx.config import commands, instantiate, paths
 from nasx.data import folder, layouts, splits
 from nasx.errors import UserError
 from nasx.export import model
-from nasx.report import html
 from nasx.results import collect, differences
 from nasx.runs import checkpoints, records
 
 
 def _spaces() -> list[Any]:
-    files = sorted((components.conf_dir() / "space").glob("*.yaml"))
-    return [components.build(preflight.plain(preflight.make_loader().load_configuration(
+    files = sorted((paths.conf_dir() / "space").glob("*.yaml"))
+    return [instantiate.build(preflight.plain(preflight.make_loader().load_configuration(
         "search", [f"space={file.stem}"], preflight.RunMode.RUN))[0]["space"]) for file in files]
 
 
@@ -85,19 +84,19 @@ def examined(root: Path, asked: tuple[str, list[str]]) -> None:
     name, words = asked
     if any("\x00" in word for word in words):  # no shell can say it
         return
-    line = preflight.arrange(words)
+    line = arguments.arrange(words)
     preflight.examine(name, preflight.rewritten(name, line))
 
 
 def asked_lines(root: Path) -> st.SearchStrategy[Any]:
     lines = st.lists(mangled(WORDS) | st.sampled_from(WORDS), min_size=1, max_size=4)
-    return st.tuples(st.sampled_from(sorted(components.COMMANDS)), lines)
+    return st.tuples(st.sampled_from(sorted(commands.COMMANDS)), lines)
 
 
 def yaml_files(root: Path) -> st.SearchStrategy[Any]:
     groups = ("experiment", "method", "space", "dataset", "launch", "logger", "stages", "study")
     texts = [(group, path.read_text()) for group in groups
-             for path in sorted((components.conf_dir() / group).glob("*.yaml"))]
+             for path in sorted((paths.conf_dir() / group).glob("*.yaml"))]
     return st.sampled_from(groups).flatmap(lambda group: st.tuples(
         st.just(group), mangled([text for kind, text in texts if kind == group])))
 
@@ -108,7 +107,7 @@ def composed(root: Path, drawn: tuple[str, str]) -> None:
     (root / "mine" / group / "own.yaml").write_bytes(text.encode("utf-8", "surrogatepass"))
     list(listing.entries(group, [root / "mine"]))
     verb = "study" if group == "study" else "search"
-    help_.command(verb, preflight.arrange(["--config-dir=mine", f"{group}=own"]))
+    help_.command(verb, arguments.arrange(["--config-dir=mine", f"{group}=own"]))
     others = ["space=darts"] * (group in ("stages", "study")) + ["dataset=digits"] * (group != "dataset")
     examined(root, (verb, ["--config-dir=mine", f"{group}=own", *others]))
 
@@ -116,7 +115,7 @@ def composed(root: Path, drawn: tuple[str, str]) -> None:
 def plans(root: Path) -> st.SearchStrategy[Any]:
     """Files of stages and of studies whose values are wrong rather than their text."""
     trees = {group: [OmegaConf.to_container(OmegaConf.load(path))  # which reads 6e-4 as a number
-                     for path in sorted((components.conf_dir() / group).glob("*.yaml"))] for group in ("stages", "study")}
+                     for path in sorted((paths.conf_dir() / group).glob("*.yaml"))] for group in ("stages", "study")}
     return st.sampled_from(sorted(trees)).flatmap(lambda group: st.tuples(
         st.just(group), twisted(trees[group]).map(lambda tree: f"# @package _global_\n{json.dumps(tree)}"
                                                   if group == "stages" else json.dumps(tree))))
@@ -211,7 +210,7 @@ READERS = ("console", "markdown", "latex", "csv", "differences", "status runs", 
 def write_report(root: Path, drawn: list[Any]) -> None:
     write_run(root, drawn)
     differences._configuration.cache_clear()
-    html.main(["runs"])
+    report.main(["runs"])
     text = (root / "report.html").read_text(encoding="utf-8")
     assert "<script>alert" not in text
     assert "<u>" not in text

@@ -23,11 +23,28 @@ from typing import Any
 import torch
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload([
-    "torch", "torch._dynamo", "matplotlib.figure", "matplotlib.backends.backend_agg", "matplotlib.backends.backend_svg",
-    "pandas", "pygraphviz", "pydantic", "nasx.jobs.search", "nasx.train.trainer", "nasx.cli.preflight", "nasx.report.cells",
-    "nasx.report.curves", "nasx.cli.table", "nasx.data.images", "nasx.methods.darts", "nasx.spaces.supernet",
-    "nasx.spaces.darts.network"])
+CONTEXT.set_forkserver_preload(
+    [
+        "torch",
+        "torch._dynamo",
+        "matplotlib.figure",
+        "matplotlib.backends.backend_agg",
+        "matplotlib.backends.backend_svg",
+        "pandas",
+        "pygraphviz",
+        "pydantic",
+        "nasx.jobs.search",
+        "nasx.train.trainer",
+        "nasx.cli.preflight",
+        "nasx.report.cells",
+        "nasx.report.curves",
+        "nasx.cli.table",
+        "nasx.data.images",
+        "nasx.methods.darts",
+        "nasx.spaces.supernet",
+        "nasx.spaces.darts.network",
+    ]
+)
 TINY = ("dataset=digits", "dataset.size=16", "space.channels=4", "search.batch=8", "search.epochs=2",
         "search.updates_per_epoch=6", "search.evaluate_images=64", "threads=1", "out=runs")
 """A search of seconds: twelve updates on digits of 16 x 16 pixels."""

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from test_config import composed, faults
 
-from nasx.config import components
+from nasx.config import identity
 from nasx.data import images
 from nasx.errors import UserError
 from nasx.report import run_summary
@@ -38,7 +38,7 @@ def run(tmp_path: Path) -> Path:
     (folder / "result.json").write_text(json.dumps(record))
     (folder / "genotype.txt").write_text(f"{CELL}\n")
     (folder / "config.yaml").write_text(yaml.safe_dump({"kind": "search", "choices": choices, "identity": "x",
-                                                        **components.identifying(cfg, "search")}))
+                                                        **identity.identifying(cfg, "search")}))
     drawn(folder, "cell")
     return folder
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,8 +15,17 @@ import yaml
 ROOT = Path(__file__).resolve().parent.parent
 FILES = sorted((ROOT / "nasx").rglob("*.py"))
 MODULES = {".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for p in FILES}
-EVERYWHERE = {"nasx.errors", "nasx.core.trees", "nasx.core.batch", "nasx.core.draws", "nasx.core.versions"}
-LOOPS = ("search.py", "retrain.py", "run.py", "session.py", "recipe.py")
+LOOPS = (
+    "search/loop.py",
+    "search/job.py",
+    "train/trainer.py",
+    "train/job.py",
+    "train/recipe.py",
+    "jobs/search.py",
+    "jobs/retrain.py",
+    "jobs/run.py",
+    "runs/session.py",
+)
 CONCRETE = ("nasx.methods.", "nasx.spaces.", "nasx.benchmarks.")
 
 
@@ -46,52 +57,12 @@ def imports(path: Path, *, types: bool = False, inside: bool = True) -> Iterator
             yield from (alias.name for alias in node.names if alias.name.split(".")[0] == "nasx")
 
 
-def allowed(module: str) -> tuple[str, ...] | None:
-    """Prefixes that a module may import, None where there is no rule."""
-    if module in ("nasx.core.bilevel", "nasx.core.batch", "nasx.core.files", "nasx.errors"):
-        return ()
-    if module in ("nasx.runs.records", "nasx.runs.checkpoints", "nasx.runs.lock"):
-        return ("nasx.runs.checkpoints", "nasx.core.files", "nasx.runs.lock")
-    if module.startswith("nasx.data"):
-        return ("nasx.data.", "nasx.core.files")
-    if module.startswith("nasx.spaces"):
-        return ("nasx.spaces.",)
-    if module.startswith("nasx.methods"):
-        return ("nasx.core.bilevel", "nasx.methods.wrapper", "nasx.methods.zero_cost")
-    if module.startswith("nasx.benchmarks"):
-        return ("nasx.benchmarks.", "nasx.spaces.base", "nasx.runs.records", "nasx.core.files")
-    if module.startswith("nasx.runs"):
-        return ("nasx.runs.",)
-    if module.startswith("nasx.diagnostics"):
-        return ("nasx.diagnostics.", "nasx.core.bilevel", "nasx.spaces.mixed_cell", "nasx.report.style")
-    return None
-
-
-@pytest.mark.parametrize("path", FILES, ids=name)
-def test_import_direction(path: Path) -> None:
-    prefixes = allowed(name(path))
-    if prefixes is None:
-        return
-    wrong = [m for m in imports(path) if m not in EVERYWHERE and not m.startswith(prefixes or ("-",))]
-    assert not wrong, f"{name(path)} imports {wrong}"
-
-
-def test_no_circle_of_imports_and_results_start_nothing() -> None:
-    """What runs while modules load has no circles; pages and tables are made of what runs left, and start none."""
-    known = {name(path): path for path in FILES}
-    reached: dict[str, set[str]] = {}
-    for module, path in known.items():
-        found = {m for m in imports(path, inside=False) if m in known} - {module}
-        reached[module] = found
-    order: list[str] = []
-    while rest := [m for m in known if m not in order]:
-        ready = [m for m in rest if reached[m] <= set(order)]
-        assert ready, f"a circle among {rest}"
-        order += ready
-    loops = {f"nasx.{file.removesuffix('.py')}" for file in LOOPS}
-    for module, path in known.items():
-        if module.startswith(("nasx.results", "nasx.config", "nasx.runs")):
-            assert not loops & set(imports(path)), f"{module} imports a loop"
+def test_imports_keep_their_contracts_and_make_no_circle() -> None:
+    """[tool.importlinter] of pyproject.toml: layers, lazy imports and those for types included."""
+    done = subprocess.run(
+        [sys.executable, "-m", "importlinter.cli", "--no-cache"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout
 
 
 @pytest.mark.parametrize("path", FILES, ids=name)
@@ -119,9 +90,21 @@ def test_no_module_is_a_drawer() -> None:
 
 
 def test_light_modules_import_nothing_heavy() -> None:
-    light = ["cli", "config", "settings", "records", "sweeps", "experiments", "folders/files", "folders/checkpoints",
-             "folders/lock", "folders/notes", "checks/schema", "preflight", "origins", "checks/trust",
-             "commands/listing", "commands/help", "commands/completion", "commands/status", "results/collect"]
+    light = [file.relative_to(ROOT / "nasx").with_suffix("").as_posix() for room in ("cli", "config")
+             for file in sorted((ROOT / "nasx" / room).glob("*.py"))]
+    light += [
+        "errors",
+        "core/files",
+        "core/spelling",
+        "core/versions",
+        "core/constraints",
+        "runs/records",
+        "runs/checkpoints",
+        "runs/lock",
+        "runs/sweep_log",
+        "runs/lineage",
+        "results/collect",
+    ]
     for module in light:
         tree = ast.parse((ROOT / "nasx" / f"{module}.py").read_text(encoding="utf-8"))
         top = [n for n in tree.body if isinstance(n, ast.Import | ast.ImportFrom)]

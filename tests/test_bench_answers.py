@@ -19,7 +19,7 @@ from nasx.benchmarks.columns import Table, column, merged
 from nasx.benchmarks.isomorphism import CELLS, cell_code, cell_text, official_order
 from nasx.benchmarks.nb201 import EMBEDDED, Nb201
 from nasx.cli import bench, table
-from nasx.config import components, objectives
+from nasx.config import identity, objectives
 from nasx.core import metrics
 from nasx.errors import UserError
 
@@ -59,8 +59,8 @@ def test_devices_are_checked_before_anything_starts(timed: None) -> None:
 def test_what_is_looked_up_changes_no_run(timed: None) -> None:
     plain, _ = composed("search", "space=nb201")
     asked, _ = composed("search", "space=nb201", "benchmark.devices=[phone]")
-    assert components.identity(asked) == components.identity(plain)
-    assert components.identifying(asked) == components.identifying(plain)
+    assert identity.identity(asked) == identity.identity(plain)
+    assert identity.identifying(asked) == identity.identifying(plain)
 
 
 def test_a_latency_may_be_an_objective_and_lower_is_better(timed: None) -> None:

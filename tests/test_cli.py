@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from nasx.cli import completion, listing, main, preflight
+from nasx.cli import arguments, completion, listing, main
 from nasx.cli.commands import COMMANDS
-from nasx.config import components
+from nasx.config import paths
 from nasx.errors import UserError
 from nasx.runs import lineage
 
@@ -288,14 +288,14 @@ def test_every_shell_has_a_script() -> None:
     (["~a", "+b=1", "c=-1"], [], ["~a", "+b=1", "c=-1"]),
 ])
 def test_options_come_before_overrides(words: list[str], options: list[str], overrides: list[str]) -> None:
-    line = preflight.arrange(words)
+    line = arguments.arrange(words)
     assert (list(line.options), list(line.overrides)) == (options, overrides)
 
 
 @pytest.mark.parametrize("words", [["--cfg", "job", "--info"], ["-m", "--cfg=job"], ["--resolve"]])
 def test_options_that_do_not_go_together(words: list[str]) -> None:
     with pytest.raises(UserError):
-        preflight.arrange(words)
+        arguments.arrange(words)
 
 
 def test_bench_gets_its_words(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -309,13 +309,13 @@ def test_bench_gets_its_words(monkeypatch: pytest.MonkeyPatch) -> None:
 
 # -------------------------------------------------------------------------------------------------- list
 def test_list_tells_every_choice_with_a_line(tmp_path: Path) -> None:
-    from nasx.config import components
+    from nasx.config import paths
 
     for kind, group in listing.KINDS.items():
-        entries = list(listing.entries(group, [components.conf_dir()]))
-        assert {entry.name for entry in entries} == {file.stem for file in (components.conf_dir() / group).glob("*.yaml")}
+        entries = list(listing.entries(group, [paths.conf_dir()]))
+        assert {entry.name for entry in entries} == {file.stem for file in (paths.conf_dir() / group).glob("*.yaml")}
         assert all(entry.line for entry in entries), kind
-    assert all(entry.source for entry in listing.entries("method", [components.conf_dir()]))
+    assert all(entry.source for entry in listing.entries("method", [paths.conf_dir()]))
     short, long = (call(tmp_path, "list", *words).stdout for words in ([], ["methods"]))
     assert "eta=0.1" not in short
     assert "nasx list methods" in short
@@ -348,4 +348,4 @@ def test_only_runs_that_can_be_taken_are_named(tmp_path: Path) -> None:
 
 
 def test_every_method_has_a_cost() -> None:
-    assert [entry.name for entry in listing.entries("method", [components.conf_dir()]) if not entry.cost] == []
+    assert [entry.name for entry in listing.entries("method", [paths.conf_dir()]) if not entry.cost] == []

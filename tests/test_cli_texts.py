@@ -8,7 +8,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from test_cli import DARTS, FAKE, call, created, ran
 
-from nasx.cli import preflight
+from nasx.cli import arguments
 
 
 @pytest.mark.parametrize(("space", "text"), [
@@ -28,7 +28,7 @@ def test_a_genotype_arrives_as_it_was_written(space: str, text: str, tmp_path: P
 @pytest.mark.parametrize("text", ['a "b" \\ c, {d: [e]} $f ~h', "421211", "3.5", "a|b", 'x\\"y', "", "[[1, 2]",
                                   "k=v, w"])
 def test_hydra_reads_what_was_written(text: str) -> None:
-    line = preflight.quoted(f"genotype={text}")
+    line = arguments.quoted(f"genotype={text}")
     assert OverridesParser.create().parse_override(line).value() == text
 
 
@@ -37,10 +37,10 @@ def test_hydra_reads_what_was_written(text: str) -> None:
 def test_a_name_may_look_like_a_number_or_have_any_letters(key: str, text: str) -> None:
     if key == "dataset.path" and text.isascii():
         return  # a value as any other
-    assert OverridesParser.create().parse_override(preflight.quoted(f"{key}={text}")).value() == text
-    [sweep] = OverridesParser.create().parse_overrides([preflight.quoted(f"{key}={text},7")])
+    assert OverridesParser.create().parse_override(arguments.quoted(f"{key}={text}")).value() == text
+    [sweep] = OverridesParser.create().parse_overrides([arguments.quoted(f"{key}={text},7")])
     assert [value.text if hasattr(value, "text") else value for value in sweep.sweep_iterator()] == [text, "7"]
-    assert preflight.quoted(f"{key}=null") == f"{key}=null"
+    assert arguments.quoted(f"{key}=null") == f"{key}=null"
 
 
 @pytest.mark.parametrize(("words", "place", "remedy"), [

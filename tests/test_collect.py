@@ -58,7 +58,8 @@ def test_a_copy_of_a_run_counts_once(make):
 
 def test_collect_and_the_module_do_without_torch(make):
     make()
-    code = f"""import sys; from nasx.cli import table as tables; tables.main({{'runs': {str(make.root)!r}, 'format': 'csv'}})
+    code = f"""import sys; from nasx.cli import table as tables; tables.main({{'runs': {str(make.root)!r}, 'format':
+    'csv'}})
 assert not {{'torch', 'torchvision', 'matplotlib', 'scipy'}} & set(sys.modules)"""
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 

@@ -13,8 +13,10 @@ import pytest
 import yaml
 from scipy import stats
 
+from nasx.cli import compare
 from nasx.errors import UserError
-from nasx.results import compare, differences
+from nasx.results import compare as results_compare
+from nasx.results import differences
 from nasx.results.aggregate import summary
 from nasx.results.collect import collect
 from nasx.results.significance import p_text, welch
@@ -64,7 +66,7 @@ def test_groups_without_spread_and_too_small_ones():
     assert welch([2.0, 2.0], [2.0, 2.0]).p == 1
     found = welch([2.0, 2.0], [3.0, 3.0])
     assert (found.low, found.high, found.p, found.df) == (1, 1, 0, math.inf)
-    assert "Neither group has any spread" in compare.sentence(found, "%")
+    assert "Neither group has any spread" in results_compare.sentence(found, "%")
 
 
 def test_p_in_words():

@@ -10,11 +10,11 @@ from typing import Any, Literal
 import pytest
 from hydra.types import RunMode
 
-from nasx.cli import preflight
-from nasx.config import components, schema
+from nasx.cli import arguments, preflight
+from nasx.config import commands, components, identity, instantiate, paths, schema
 from nasx.errors import UserError
 
-ANY_CONF = sorted(p for group in components.GROUPS for p in (components.conf_dir() / group).glob("*.yaml"))
+ANY_CONF = sorted(p for group in commands.GROUPS for p in (paths.conf_dir() / group).glob("*.yaml"))
 
 
 def composed(command: str, *overrides: str, config_dir: Path | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -26,7 +26,7 @@ def faults(*overrides: str, command: str = "search", config_dir: Path | None = N
     """The lines of the error that the command line gives; empty where it is right."""
     words = [*overrides] + ([] if config_dir is None else [f"--config-dir={config_dir}"])
     try:
-        preflight.examine(command, preflight.rewritten(command, preflight.arrange(words)))
+        preflight.examine(command, preflight.rewritten(command, arguments.arrange(words)))
     except UserError as error:
         return str(error).splitlines()
     return []
@@ -47,7 +47,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     (folder / "method.py").write_text(
         "from __future__ import annotations\nfrom dataclasses import dataclass, field\n"
         "from typing import TYPE_CHECKING, Literal\nfrom .base import Base\n"
-        "if TYPE_CHECKING:\n    from nasx.config.settings import PositiveFloat, Fraction\n"
+        "if TYPE_CHECKING:\n    from nasx.core.constraints import PositiveFloat, Fraction\n"
         "Kind = Literal['a', 'b']\n"
         "@dataclass(frozen=True, kw_only=True)\nclass Mine(Base):\n    \"\"\"My method.\n\n    More.\"\"\"\n"
         "    order: Literal[1, 2] = 1\n    radius: PositiveFloat = 0.01\n    part: Fraction | None = None\n"
@@ -135,10 +135,10 @@ def test_no_annotation_of_a_component_is_beyond_the_schema() -> None:
         assert [field.name for field in component.fields.values() if field.annotation is Any] == [], target
 
 
-@pytest.mark.parametrize("name", [p.stem for p in sorted((components.conf_dir() / "pair").glob("*.yaml"))])
+@pytest.mark.parametrize("name", [p.stem for p in sorted((paths.conf_dir() / "pair").glob("*.yaml"))])
 def test_every_pair_belongs_to_a_space_and_a_method_and_composes(name: str) -> None:
-    spaces = [p.stem for p in (components.conf_dir() / "space").glob("*.yaml") if name.startswith(f"{p.stem}_")]
-    methods = {p.stem for p in (components.conf_dir() / "method").glob("*.yaml")}
+    spaces = [p.stem for p in (paths.conf_dir() / "space").glob("*.yaml") if name.startswith(f"{p.stem}_")]
+    methods = {p.stem for p in (paths.conf_dir() / "method").glob("*.yaml")}
     [(space, method)] = [(s, name.removeprefix(f"{s}_")) for s in spaces if name.removeprefix(f"{s}_") in methods]
     assert composed("search", f"space={space}", f"method={method}")[1]["pair"] == name
     own = "dataset=ptb" if space == "darts_rnn" else "dataset=digits"
@@ -195,7 +195,7 @@ def test_the_other_commands_compose_alike(command: str, folder: Path) -> None:
 
 
 def test_a_pair_can_be_left_out(folder: Path) -> None:
-    line = preflight.rewritten("search", preflight.arrange(["space=other", "method=random", "pair=null"]))
+    line = preflight.rewritten("search", arguments.arrange(["space=other", "method=random", "pair=null"]))
     assert composed("search", *line.overrides, config_dir=folder)[0]["seed"] == 0
 
 
@@ -322,68 +322,70 @@ def test_another_class_on_the_line_needs_a_file(package: str) -> None:
 
 def test_build_gives_tuples_and_refuses_what_check_refuses() -> None:
     cfg, _ = composed("search")
-    made = components.build(cfg["search"])
+    made = instantiate.build(cfg["search"])
     assert made.arch_betas == (0.5, 0.999)
     with pytest.raises(UserError, match="may be named"):
-        components.build({"_target_": "os.system", "command": "true"})
+        instantiate.build({"_target_": "os.system", "command": "true"})
 
 
 # ------------------------------------------------------------------------------------------------ identity
 def test_identity_is_what_changes_the_numbers() -> None:
     cfg, choices = composed("search")
-    name = components.run_name(cfg, choices)
-    assert name == f"darts-nb201-cifar10-s0-{components.identity(cfg)[:8]}"
-    assert len(components.identity(cfg)) == 32, "128 bits: a name may be shared, an identity is not"
+    name = identity.run_name(cfg, choices)
+    assert name == f"darts-nb201-cifar10-s0-{identity.identity(cfg)[:8]}"
+    assert len(identity.identity(cfg)) == 32, "128 bits: a name may be shared, an identity is not"
     for where in ({"out": "x"}, {"device": "cuda:1"}, {"threads": 3}, {"checkpoint_s": 1.0}, {"quiet": True},
                   {"allow": ["a"]}):
-        assert components.identity({**cfg, **where}) == components.identity(cfg)
+        assert identity.identity({**cfg, **where}) == identity.identity(cfg)
     for what in ({"seed": 1}, {"deterministic": True}, {"search": {**cfg["search"], "epochs": 51}}):
-        assert components.identity({**cfg, **what}) != components.identity(cfg)
+        assert identity.identity({**cfg, **what}) != identity.identity(cfg)
     whole = {**cfg, "search": {**cfg["search"], "epochs": 50.0}}
-    assert components.identity(whole) == components.identity(cfg), "50 and 50.0 are one setting"
-    assert components.identity(dict(reversed(cfg.items()))) == components.identity(cfg), "the order of keys is none"
-    assert components.run_name({**cfg, "name": "mine"}, choices) == "mine"
+    assert identity.identity(whole) == identity.identity(cfg), "50 and 50.0 are one setting"
+    assert identity.identity(dict(reversed(cfg.items()))) == identity.identity(cfg), "the order of keys is none"
+    assert identity.run_name({**cfg, "name": "mine"}, choices) == "mine"
 
 
 def test_a_family_is_of_the_setting_alone() -> None:
     cfg, choices = composed("search")
-    held = {"kind": "search", "choices": choices, "identity": "x", **components.identifying(cfg, "search")}
-    assert len(components.family(cfg, "search")) == 32
+    held = {"kind": "search", "choices": choices, "identity": "x", **identity.identifying(cfg, "search")}
+    assert len(identity.family(cfg, "search")) == 32
     for same in ({**cfg, "seed": 3}, {**cfg, "from": "x"}, held):
-        assert components.family(same, "search") == components.family(cfg, "search")
-    assert components.family({**cfg, "deterministic": True}, "search") != components.family(cfg, "search")
+        assert identity.family(same, "search") == identity.family(cfg, "search")
+    assert identity.family({**cfg, "deterministic": True}, "search") != identity.family(cfg, "search")
 
 
 def test_a_search_is_the_same_by_search_and_by_run() -> None:
     run = composed("run", "then=retrain", "retrain.epochs=3")[0]
-    assert components.identity(composed("search")[0]) == components.identity(run)
+    assert identity.identity(composed("search")[0]) == identity.identity(run)
 
 
 def test_a_retraining_is_known_by_its_parent_and_recipe_alone() -> None:
     one = composed("retrain", "from=a/b")[0]
-    assert components.kind_of(one) == "retrain"
-    assert components.identity(one) == components.identity({**one, "from": "elsewhere/b", "search": {}})
-    assert components.identity(one) != components.identity({**one, "from": "a/c"})
-    assert components.run_name(one, {"space": "s", "dataset": "d", "method": "darts"}).startswith("retrain-s-d-s0-")
+    assert identity.kind_of(one) == "retrain"
+    assert identity.identity(one) == identity.identity({**one, "from": "elsewhere/b", "search": {}})
+    assert identity.identity(one) != identity.identity({**one, "from": "a/c"})
+    assert identity.run_name(one, {"space": "s", "dataset": "d", "method": "darts"}).startswith("retrain-s-d-s0-")
 
 
 def test_changed_names_what_departs_from_the_published() -> None:
     cfg, choices = composed("search", "search.epochs=3", "space.layers=1", "dataset=digits", "seed=4")
     published = preflight.published("search", choices, cfg, None)
-    assert components.changed(cfg, published) == {"search.epochs": [50, 3], "space.layers": [5, 1]}
+    assert identity.changed(cfg, published) == {"search.epochs": [50, 3], "space.layers": [5, 1]}
     experiment, choices = composed("search", "experiment=quickstart")
-    assert "space.channels" in components.changed(experiment, preflight.published("search", choices, experiment, None))
+    assert "space.channels" in identity.changed(experiment, preflight.published("search", choices, experiment, None))
 
 
 def test_what_a_published_experiment_sets_is_published() -> None:
     cfg, choices = composed("search", "experiment=lambda_nb201_50", "search.batch=8")
     published = preflight.published("search", choices, cfg, None)
-    assert components.changed(cfg, published) == {"search.batch": [64, 8]}
+    assert identity.changed(cfg, published) == {"search.batch": [64, 8]}
 
 
 def test_nothing_heavy_is_imported() -> None:
-    code = ("import sys; from nasx.cli import preflight, main as cli; from nasx.config import components as config; from nasx.cli.commands import listing, help, completion\n"
-            "preflight.examine('search', preflight.arrange(['dataset=digits']))\n"
-            "print([m for m in ('torch', 'torchvision', 'scipy', 'pandas', 'matplotlib') if m in sys.modules])")
+    code = (
+        "import sys; from nasx.cli import completion, help, listing, main, preflight; from nasx.config import check\n"
+        "preflight.examine('search', preflight.arrange(['dataset=digits']))\n"
+        "print([m for m in ('torch', 'torchvision', 'scipy', 'pandas', 'matplotlib') if m in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

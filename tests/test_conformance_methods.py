@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 from torch import Tensor
 from variants import VARIANTS
 
-from nasx.config import components
+from nasx.config import instantiate, paths
 from nasx.core.bilevel import Method, Search, frozen
 from nasx.data.segments import Segments
 from nasx.search.problem import RelaxedProblem, weights
@@ -30,9 +30,9 @@ import toy
 
 def method_of(name: str, *overrides: str) -> Method:
     """The method of conf/method/<name>.yaml, built as the command line builds it (on the DARTS space: all have it)."""
-    with initialize_config_dir(str(components.conf_dir()), version_base="1.3"):
+    with initialize_config_dir(str(paths.conf_dir()), version_base="1.3"):
         cfg = compose("search", [f"method={name}", "space=darts", *overrides])
-    built: Method = components.build(OmegaConf.to_container(cfg.method, resolve=True))
+    built: Method = instantiate.build(OmegaConf.to_container(cfg.method, resolve=True))
     return built
 
 

@@ -22,7 +22,7 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from nasx.cli import preflight
-from nasx.config import components
+from nasx.config import check, instantiate, paths
 from nasx.config.settings import EngineSettings
 from nasx.core.bilevel import Batch, Search, gradient
 from nasx.errors import UserError
@@ -33,14 +33,14 @@ from nasx.search.problem import RelaxedProblem, weights
 from nasx.spaces import ops
 from nasx.spaces.base import Genotype, Space, Tree
 from nasx.spaces.mixed_cell import RelaxedCell
-from nasx.spaces.supernet import ChoiceCell
-from nasx.train.trainer import built
+from nasx.spaces.nb1shot1.supernet import ChoiceCell
+from nasx.train.job import built
 
 import small
 from reference import supernets
 
-SPACES = sorted(file.stem for file in (components.conf_dir() / "space").glob("*.yaml"))
-METHODS = sorted(file.stem for file in (components.conf_dir() / "method").glob("*.yaml"))
+SPACES = sorted(file.stem for file in (paths.conf_dir() / "space").glob("*.yaml"))
+METHODS = sorted(file.stem for file in (paths.conf_dir() / "method").glob("*.yaml"))
 VARIANTS: dict[str, tuple[str, ...]] = dict.fromkeys(SPACES, ()) | {
     "amended_s2 pruned": ("space.edges=pruned",), "amended_s2 searched": ("space.edges=searched",),
     "darts pc": ("space.partial=4", "space.edge_norm=true"), "nb201 pc": ("space.partial=4", "space.edge_norm=true"),
@@ -72,13 +72,13 @@ GOLDEN = {"darts": 1_930_618, "darts pc": 299_578}  # weights of supernets of th
 @functools.cache
 def composed(name: str) -> dict[str, Any]:
     """The configuration of a search on a space, without pair deltas (which may change the space)."""
-    with initialize_config_dir(str(components.conf_dir()), version_base="1.3"):
+    with initialize_config_dir(str(paths.conf_dir()), version_base="1.3"):
         cfg = compose("search", [f"space={name.split()[0]}", "~pair", *VARIANTS[name]])
     return OmegaConf.to_container(cfg, resolve=True)  # type: ignore[return-value]
 
 
 def full(name: str, **changes: object) -> Any:
-    return components.build({**composed(name)["space"], **changes})
+    return instantiate.build({**composed(name)["space"], **changes})
 
 
 def tiny(name: str) -> Any:
@@ -385,7 +385,7 @@ def test_the_network_of_a_found_cell_trains(name: str) -> None:
     """As `nasx retrain` builds it, smaller: discretized from a random mixture, forward and backward."""
     space, recipe = tiny(name), composed(name)["retrain"]
     genotype: Genotype = space.discretize(space.relax(random(space, 5), small.softmax))
-    settings = dataclasses.replace(components.build(recipe), channels=6)
+    settings = dataclasses.replace(instantiate.build(recipe), channels=6)
     if "layers" in recipe:
         settings = dataclasses.replace(settings, layers={"nb201": 1, "nb1shot1": 3}.get(
             composed(name)["space"]["_target_"].split(".")[2], 4))
@@ -456,9 +456,9 @@ def looped(name: str, method: Any, engine: EngineSettings | None = None) -> Loop
 
 
 def method_of(name: str) -> Any:
-    with initialize_config_dir(str(components.conf_dir()), version_base="1.3"):
+    with initialize_config_dir(str(paths.conf_dir()), version_base="1.3"):
         cfg = compose("search", [f"method={name}", "space=darts", "~pair"])
-    return components.build(OmegaConf.to_container(cfg.method, resolve=True))
+    return instantiate.build(OmegaConf.to_container(cfg.method, resolve=True))
 
 
 @pytest.mark.parametrize("method", ["darts", "gdas", "lambda"])
@@ -532,7 +532,7 @@ def words_for(space: str, method: str, out: Path) -> list[str]:
 
 def search(words: list[str]) -> dict[str, Any]:
     cfg, choices = preflight.plain(preflight.make_loader().load_configuration("search", words, RunMode.RUN))
-    components.check(cfg, choices, words)
+    check.check(cfg, choices, words)
     return jobs_search.search(cfg, {"choices": choices, "overrides": words, "command": "nasx search"})
 
 

@@ -15,7 +15,8 @@ from nasx.core.bilevel import gradient
 from nasx.search.problem import weights
 from nasx.spaces import banks, mixed_cell, ops, rules
 from nasx.spaces.darts.space import Darts
-from nasx.spaces.nb201.space import Nb201, Nb201Genotype
+from nasx.spaces.nb201.genotype import Nb201Genotype
+from nasx.spaces.nb201.space import Nb201
 
 import small
 
@@ -35,7 +36,9 @@ def added(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rules, "IMAGES", (*rules.IMAGES, NAME))
     there = dict(vars(banks))
     exec(f"{bank}\ndef made(name, edges, channels, stride, style):\n    match name:\n{indent(case, ' ' * 8)}", there)
-    monkeypatch.setattr(mixed_cell, "bank", lambda name, *given: there["made"](name, *given) or banks.bank(name, *given))
+    monkeypatch.setattr(
+        mixed_cell, "bank", lambda name, *given: there["made"](name, *given) or banks.bank(name, *given)
+    )
 
 
 @pytest.mark.usefixtures("added")

@@ -12,8 +12,8 @@ from torch import nn
 
 from nasx.errors import UserError
 from nasx.spaces import published
+from nasx.spaces.cost import cost, widest
 from nasx.spaces.darts.genotype import DartsGenotype
-from nasx.spaces.darts.network import cost, widest
 from nasx.spaces.darts.space import Darts
 from nasx.spaces.nb201.space import Nb201
 

@@ -66,7 +66,7 @@ def test_the_largest_seed_and_the_longest_name_are_taken(tmp_path: Path) -> None
     import torch
 
     from nasx.config.rules import LONGEST_NAME, _folder_name, _seeds
-    from nasx.config.settings import SEEDS
+    from nasx.core.constraints import SEEDS
 
     torch.Generator().manual_seed(SEEDS - 1)
     with pytest.raises((RuntimeError, ValueError)):

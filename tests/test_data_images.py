@@ -20,10 +20,10 @@ import yaml
 
 from nasx.data import fetch as fetching
 from nasx.data import images as sets
+from nasx.data.base import data_root, statistics
 from nasx.data.imagenet import ImageNet, Photos
 from nasx.data.images import Cifar10, Cifar100, Digits, ImageNet16, Svhn
 from nasx.data.layouts import unpickle
-from nasx.data.source import data_root, statistics
 from nasx.data.text import Ptb
 from nasx.errors import UserError
 

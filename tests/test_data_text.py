@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from nasx.core.bilevel import aside, hand_on, recall
+from nasx.data.base import Text
 from nasx.data.segments import LONGER, SHORTEST, Read, Segments
-from nasx.data.text import Ptb, Text
+from nasx.data.text import Ptb
 from nasx.errors import UserError
 
 WORDS = torch.arange(203)

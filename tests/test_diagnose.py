@@ -14,10 +14,10 @@ from nasx.core.bilevel import Method, Tree, detached
 from nasx.diagnostics import agreement, recorder, stop
 from nasx.search.problem import RelaxedProblem
 from nasx.spaces.base import Space
+from nasx.spaces.blocks import wrap
 from nasx.spaces.darts.space import Darts
 from nasx.spaces.nb1shot1.space import Nb1Shot1
 from nasx.spaces.nb201.space import Nb201
-from nasx.spaces.supernet import wrap
 
 import small
 from reference import diagnostics

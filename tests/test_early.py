@@ -16,7 +16,7 @@ from test_config import faults
 
 from nasx.cli import diagnose
 from nasx.cli.arguments import read
-from nasx.config import components, schema
+from nasx.config import instantiate, schema
 from nasx.errors import UserError
 from nasx.search.loop import Loop
 from nasx.spaces.darts.network import AuxiliaryHead
@@ -102,7 +102,9 @@ def test_the_operations_of_a_published_cell_are_there() -> None:
 
 
 # ------------------------------------------------------------------------------------------------ own classes
-METHOD = "from nasx.core.bilevel import Method\nfrom dataclasses import dataclass\n@dataclass(frozen=True, kw_only=True)\n"
+METHOD = (
+    "from nasx.core.bilevel import Method\nfrom dataclasses import dataclass\n@dataclass(frozen=True, kw_only=True)\n"
+)
 
 
 @pytest.fixture
@@ -144,22 +146,25 @@ def test_a_users_class_that_is_no_method(own: Callable[[str], list[str]], source
     assert told in found[0]
 
 
-@pytest.mark.parametrize("source", [
-    METHOD + "class Mine(Method):\n    def step(self, search, train, val):\n        return {}\n",
-    METHOD + "class Mine(Method):\n    def step(self, search, train, val):\n        raise NotImplementedError\n",
-    "from nasx.methods.darts import Darts\nclass Mine(Darts):\n    pass\n",
-    "from nasx.methods.wrapper import Around\nclass Mixin:\n    def step(self, s, t, v):\n        return {}\n"
-    "class Mine(Mixin, Around):\n    inner: int = 0\n",
-    "import nasx.core.bilevel\nclass Mine(nasx.core.bilevel.Method):\n    pass\n",  # a base that cannot be read is not judged
-])
+@pytest.mark.parametrize(
+    "source",
+    [
+        METHOD + "class Mine(Method):\n    def step(self, search, train, val):\n        return {}\n",
+        METHOD + "class Mine(Method):\n    def step(self, search, train, val):\n        raise NotImplementedError\n",
+        "from nasx.methods.darts import Darts\nclass Mine(Darts):\n    pass\n",
+        "from nasx.methods.wrapper import Around\nclass Mixin:\n    def step(self, s, t, v):\n        return {}\n"
+        "class Mine(Mixin, Around):\n    inner: int = 0\n",
+        "import nasx.core.bilevel\nclass Mine(nasx.core.bilevel.Method):\n    pass\n",  # a base that cannot be read is not judged
+    ],
+)
 def test_a_users_class_that_may_be_one(own: Callable[[str], list[str]], source: str) -> None:
     assert [fault for fault in own(source) if "method._target_=" in fault] == []
 
 
 def test_packages_that_must_be_allowed() -> None:
     node = {"method": {"_target_": "mine.a.B", "inner": {"_target_": "other.C"}}, "space": {"_target_": "nasx.x.Y"}}
-    assert components.foreign(node) == ["mine", "other"]
-    assert components.foreign(node, ["mine.a"]) == ["other"]
+    assert instantiate.foreign(node) == ["mine", "other"]
+    assert instantiate.foreign(node, ["mine.a"]) == ["other"]
 
 
 def test_a_run_with_classes_of_ones_own_says_that_they_must_be_allowed(tmp_path: Path) -> None:

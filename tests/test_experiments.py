@@ -13,14 +13,14 @@ import pytest
 import yaml
 from hydra.types import RunMode
 
-from nasx.cli import listing, preflight
-from nasx.config import components, experiments
+from nasx.cli import arguments, listing, preflight
+from nasx.config import commands, experiments, paths
 from nasx.errors import UserError
 from nasx.results import published
 from nasx.results.aggregate import summary
 from nasx.results.collect import collect
 
-FOLDER = components.conf_dir() / "experiment"
+FOLDER = paths.conf_dir() / "experiment"
 FILES = {file.stem: file for file in sorted(FOLDER.glob("*.yaml"))}
 HEADS = {name: experiments.read(file.read_text(encoding="utf-8")) for name, file in FILES.items()}
 ROWS: dict[str, list[dict[str, Any]]] = {}
@@ -106,7 +106,7 @@ def test_the_command_of_a_row() -> None:
 def test_the_list_tells_command_number_and_cost(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "experiment").mkdir()
     (tmp_path / "experiment" / "own.yaml").write_text("# @package _global_\n# nasx search experiment=own\n# My own.\n")
-    listing.main({"what": "experiments"}, [str(tmp_path), str(components.conf_dir())])
+    listing.main({"what": "experiments"}, [str(tmp_path), str(paths.conf_dir())])
     said = " ".join(capsys.readouterr().out.split())
     for name, head in HEADS.items():
         assert f"{name} {head.about}" in said
@@ -127,7 +127,7 @@ def refused(command: str, folder: Path) -> list[str]:
     """Faults of a command, but the look at the data set, which need not be on this machine."""
     _, verb, *words = texts(command, folder).split()
     try:
-        preflight.examine(verb, preflight.rewritten(verb, preflight.arrange(words)))
+        preflight.examine(verb, preflight.rewritten(verb, arguments.arrange(words)))
     except UserError as fault:
         return [text for text in str(fault).splitlines() if not text.lstrip().startswith("dataset")]
     return []
@@ -181,7 +181,7 @@ def finish(root: Path, number: int, name: str, cfg: dict[str, Any], choices: dic
         (root / words["space.keep"] / "genotype.txt").write_text(f"found by {words['space.keep']}\n")
         overrides = [text for text in overrides if not text.startswith("space.keep")] + ["space.keep=Genotype(...)"]
         cfg = {**cfg, "space": {**cfg["space"], "keep": f"found by {words['space.keep']}"}}
-    chosen = {**choices, **{k: v for k, v in words.items() if k in components.GROUPS}}
+    chosen = {**choices, **{k: v for k, v in words.items() if k in commands.GROUPS}}
     searched = choices if "from" in printed.settings else chosen
     scores = {d: {"valid": 50 + number / 10, "test": 50 + number / 10} for d in ("cifar10", "cifar100", "imagenet16")}
     found = {"benchmark": chosen["benchmark"], "source": "x", "params": 1, **scores}

@@ -16,11 +16,11 @@ import test_architecture as architecture
 import yaml
 
 from nasx.benchmarks import store
-from nasx.cli import diagnose, status, table
+from nasx.cli import diagnose, report, status, table
 from nasx.core import files
 from nasx.data import survey
 from nasx.errors import UserError
-from nasx.report import cells, html, style
+from nasx.report import cells, style
 from nasx.runs import lock, records
 
 IDENTITY, EXTRA = {"seed": 0}, {"kind": "search", "choices": {"method": "darts"}, "identity": "0"}
@@ -95,8 +95,8 @@ YAML = ("yaml.load", "yaml.safe_load", "yaml.compose", "yaml.full_load", "OmegaC
 
 
 def test_no_module_writes_by_itself() -> None:
-    """All writing and all reading of YAML goes through folders/files.py; data/fetch.py unpacks archives by tarfile."""
-    own = {"folders/files.py", "folders/lock.py", "elastic.py", "data/fetch.py", "results/cells.py",
+    """All writing and all reading of YAML goes through core/files.py; data/fetch.py unpacks archives by tarfile."""
+    own = {"core/files.py", "runs/lock.py", "elastic.py", "data/fetch.py", "results/cells.py",
            "spaces/published.py"}
     wrong = []
     for path in architecture.FILES:
@@ -265,7 +265,7 @@ def test_readers_of_foreign_runs_bear_a_bomb(tmp_path: Path, capsys: pytest.Capt
     (folder / "genotype.txt").write_text("x")
     (folder / "metrics.jsonl").write_text('{"epoch": 1, "mix": {"edges": [[0.5, 0.5]]}}\n')
     monkeypatch.chdir(tmp_path)
-    assert html.main(["runs"]) == 0
+    assert report.main(["runs"]) == 0
     assert "darts" in table.main({"out": "runs"})
     with pytest.raises(UserError, match="no run has such a setting"):
         table.main({"out": "runs", "filter": ["search.lr:1"]})

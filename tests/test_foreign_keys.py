@@ -13,11 +13,11 @@ import pytest
 from finished import CELL, retrained, writer
 from rich.console import Console
 
-from nasx.cli import bench, doctor, export, info, status, table
+from nasx.cli import bench, compare, doctor, export, info, report, status, table
 from nasx.data import listing
 from nasx.errors import cleaned
-from nasx.report import html, run_summary
-from nasx.results import compare, render
+from nasx.report import run_summary
+from nasx.results import render
 from nasx.runs import lineage, progress, sweep_log
 
 STEER, MARKUP, FORMULA, LINK = "\x1b]0;owned\x07\x1b[2J\u202e", "<script>alert(1)</script>", '=HYPERLINK("http://x")', \
@@ -128,7 +128,7 @@ def test_a_spreadsheet_calculates_nothing(runs: Path) -> None:
 
 def test_latex_and_html_hold_it_as_text(runs: Path) -> None:
     clean(table.main({"out": "runs", "format": "latex"}))
-    assert html.main(["runs"]) == 0
+    assert report.main(["runs"]) == 0
     page = (runs / "report.html").read_text(encoding="utf-8")
     clean(page)
     assert "<script>alert" not in page

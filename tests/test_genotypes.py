@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from nasx.errors import UserError
 from nasx.spaces import genotypes
 from nasx.spaces.darts.genotype import DartsGenotype, UntiedDartsGenotype, read
-from nasx.spaces.nb1shot1.space import Nb101Genotype
-from nasx.spaces.nb201.space import Nb201Genotype
+from nasx.spaces.nb1shot1.genotype import Nb101Genotype
+from nasx.spaces.nb201.genotype import Nb201Genotype
 from nasx.spaces.ops import OPERATIONS
 
 NORMAL = "[('sep_conv_3x3', 0), ('sep_conv_3x3', 1), ('sep_conv_3x3', 0), ('sep_conv_3x3', 1), ('sep_conv_3x3', 1), " \

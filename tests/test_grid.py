@@ -15,7 +15,7 @@ from test_cli import FAKE, call, ran
 from test_config import faults
 
 from nasx.cli import grid
-from nasx.config import components
+from nasx.config import identity as config_identity
 from nasx.config.compose import make_loader, plain
 from nasx.runs import records
 
@@ -169,10 +169,10 @@ def test_a_folder_of_another_configuration_is_told_before_the_first_job(tmp_path
                                                                         monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     cfg, choices = plain(make_loader().load_configuration("search", ["dataset=digits", "seed=1"], RunMode.RUN))
-    folder = Path("outputs") / components.run_name(cfg, choices, "search")
-    extra = {"kind": "search", "choices": choices, "identity": components.identity(cfg, "search")}
+    folder = Path("outputs") / config_identity.run_name(cfg, choices, "search")
+    extra = {"kind": "search", "choices": choices, "identity": config_identity.identity(cfg, "search")}
     for identity in (extra["identity"], extra["identity"][:8]):  # as older versions wrote it
-        with records.Run(folder, components.identifying(cfg, "search"), {**extra, "identity": identity}) as run:
+        with records.Run(folder, config_identity.identifying(cfg, "search"), {**extra, "identity": identity}) as run:
             run.append({"epoch": 1})
         assert faults(*DIGITS, "seed=0,1,2") == []
     held = yaml.safe_load((folder / "config.yaml").read_text())
@@ -183,7 +183,7 @@ def test_a_folder_of_another_configuration_is_told_before_the_first_job(tmp_path
 
 
 def test_jobs_of_one_short_name_never_share_a_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(components, "SHORT", 1)  # of seventeen settings two have one digit
+    monkeypatch.setattr(config_identity, "SHORT", 1)  # of seventeen settings two have one digit
     found = faults(*DIGITS, "search.lr=range(1,18)")
     assert found
     assert all("would share the run folder outputs/darts-nb201-digits-s0-" in line for line in found)

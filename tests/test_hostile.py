@@ -27,14 +27,13 @@ from test_config import faults
 
 from nasx.benchmarks import nb101_import, nb201_import, store
 from nasx.benchmarks.nb201 import Nb201
-from nasx.cli import evaluate, export, info, listing, main, preflight
+from nasx.cli import arguments, evaluate, export, info, listing, main, report
 from nasx.cli import help as help_
-from nasx.config import components
+from nasx.config import instantiate
 from nasx.core import files
 from nasx.data import fetch, folder, layouts, splits
 from nasx.errors import UserError
 from nasx.export import model
-from nasx.report import html
 from nasx.results import collect
 from nasx.runs import checkpoints, records
 from nasx.spaces import genotypes
@@ -108,16 +107,34 @@ def composed(here: Path, text: str, group: str = "experiment") -> list[str]:
                   config_dir=here / "mine")
 
 
-@pytest.mark.parametrize("target", [
-    "os.system", "subprocess.Popen", "builtins.eval", "pathlib.Path.unlink", "shutil.rmtree", "torch.load",
-    "nasx.cli.main.main", "nasx.core.files.write_atomic", "nasx.data.images.Path", "nasx.data.images.np.load",
-    "nasx.spaces.nb201.space.Nb201.__init__.__globals__", "mine_evil.Thing", "nasx.runs.records.Run", "..os.system", "os", "", 3])
+@pytest.mark.parametrize(
+    "target",
+    [
+        "os.system",
+        "subprocess.Popen",
+        "builtins.eval",
+        "pathlib.Path.unlink",
+        "shutil.rmtree",
+        "torch.load",
+        "nasx.cli.main.main",
+        "nasx.core.files.write_atomic",
+        "nasx.data.images.Path",
+        "nasx.data.images.np.load",
+        "nasx.spaces.nb201.space.Nb201.__init__.__globals__",
+        "mine_evil.Thing",
+        "nasx.runs.records.Run",
+        "..os.system",
+        "os",
+        "",
+        3,
+    ],
+)
 def test_targets_outside_the_list_are_refused(target: Any, here: Path) -> None:
     (here / "mine_evil.py").write_text("raise SystemExit('imported')\nclass Thing: pass\n")
     [found] = composed(here, f"_target_: {json.dumps(target)}\ncommand: id\n", "method")
     assert found.startswith("method._target_")
     with pytest.raises(UserError):
-        components.build({"_target_": target, "command": "id"})
+        instantiate.build({"_target_": target, "command": "id"})
 
 
 @pytest.mark.parametrize("text", [
@@ -155,7 +172,7 @@ def test_a_list_and_a_help_are_shown_all_the_same(data: bytes, here: Path) -> No
     (here / "mine" / "space" / "own.yaml").write_bytes(data)
     [entry] = listing.entries("space", [here / "mine"])
     assert entry.name == "own"
-    assert "own" in help_.command("search", preflight.arrange(["--config-dir=mine", "space=own"]))
+    assert "own" in help_.command("search", arguments.arrange(["--config-dir=mine", "space=own"]))
 
 
 # -------------------------------------------------------------------------------------------------- names
@@ -171,7 +188,7 @@ def test_a_name_in_a_foreign_record_is_no_path(here: Path) -> None:
     write_run(here, [record, SAMPLES[0][1], {**SAMPLES[0][2], "out": "../../outside"}])
     main.dispatch(["status", "runs"])
     main.dispatch(["bench", "fill", "runs"])
-    html.main(["runs"])
+    report.main(["runs"])
     assert (here / "report.html").is_file()
 
 
@@ -275,7 +292,7 @@ def test_a_report_shows_markup_as_text(here: Path) -> None:
     rows = [{**row, "genotype": EVIL, EVIL: 1.0, "cells": {EVIL: {"depth": 1}}, "mix": {EVIL: row["mix"]["normal"]}}
             for row in SAMPLES[0][1]]
     write_run(here, [evil, rows, {"kind": "search", "choices": {EVIL: EVIL}, "search": {EVIL: EVIL}}])
-    html.main(["runs", f"title={EVIL}"])
+    report.main(["runs", f"title={EVIL}"])
     text = (here / "report.html").read_text(encoding="utf-8")
     assert "alert(1)" in text
     assert "<script>alert" not in text
@@ -358,7 +375,7 @@ def test_odd_values_of_rows_and_records_are_borne(here: Path) -> None:
     rows = [{"epoch": math.inf}, {"epoch": 1, "cells": [3], "node_cosine": {}, "output_cosine": [[], {"conv": "y"}]},
             {"epoch": 2, "cells": {"cell": {"depth": 1}, "other": 3}, "output_cosine": 1.0}]
     read_run(here, ([{**SAMPLES[0][0], "seed": [0]}, rows, SAMPLES[0][2]], "markdown"))
-    html.main(["runs"])
+    report.main(["runs"])
 
 
 

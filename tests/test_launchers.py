@@ -17,7 +17,7 @@ import jobs
 import pytest
 from test_config import composed, faults
 
-from nasx.config import components, sweeps
+from nasx.config import identity, sweeps
 from nasx.errors import UserError
 from nasx.runs import environment, records, sweep_log
 
@@ -110,7 +110,7 @@ def test_how_a_sweep_runs_is_no_part_of_a_run() -> None:
     plain, choices = composed("search", "dataset=digits")
     for words in (["launch=slurm"], ["launch=joblib", "objective=wall_s"], ["experiment=tune_arch_lr"]):
         other, chosen = composed("search", "dataset=digits", *words)
-        assert components.run_name(other, chosen) == components.run_name(plain, choices)
+        assert identity.run_name(other, chosen) == identity.run_name(plain, choices)
 
 
 # ------------------------------------------------------------------------------- what a launcher's job needs

@@ -17,8 +17,11 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from nasx.cli import arguments, evaluate, info, preflight
-from nasx.config import components
+from nasx.cli import arguments as cli_arguments
+from nasx.config import identity, instantiate
 from nasx.errors import UserError
+from nasx.jobs import retrain as jobs_retrain
+from nasx.jobs import run
 from nasx.jobs import search as jobs_search
 from nasx.runs import lineage
 
@@ -54,7 +57,7 @@ def search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
 
 def composed(command: str, *words: str) -> dict[str, Any]:
     """The configuration that a line gives, from= taken into account as the command does."""
-    line = preflight.rewritten(command, preflight.arrange(list(words)))
+    line = preflight.rewritten(command, cli_arguments.arrange(list(words)))
     loader = preflight.make_loader()
     return preflight.plain(loader.load_configuration(command, list(line.overrides), RunMode.RUN))[0]
 
@@ -104,7 +107,7 @@ def test_defaults_never_stand_in_for_a_parents_settings(damage: Callable[[Path],
     damage(path)
     for command in ("retrain", "study"):
         with pytest.raises(UserError, match=told):
-            preflight.rewritten(command, preflight.arrange(["from=found"]))
+            preflight.rewritten(command, cli_arguments.arrange(["from=found"]))
     for reader, line in ((info.main, ["from=found"]), (evaluate.main, ["found", "device=cpu"])):
         with pytest.raises(UserError, match=told):
             reader(line)
@@ -126,19 +129,19 @@ def test_a_genotype_of_one_cell_for_each_layer_fixes_the_layers(search: Make) ->
     cfg = composed("retrain", "from=found")
     assert (cfg["space"]["layers"], cfg["retrain"]["layers"]) == (3, 3)
     assert composed("retrain", "from=found", "retrain.layers=5")["retrain"]["layers"] == 5
-    assert len(components.build(cfg["space"]).parse(UNTIED).layers(cfg["retrain"]["layers"])) == 3
+    assert len(instantiate.build(cfg["space"]).parse(UNTIED).layers(cfg["retrain"]["layers"])) == 3
 
 
 def test_runs_of_different_settings_are_not_retrained_in_one_sweep(search: Make) -> None:
     for name, size in (("a", 24), ("b", 24), ("c", 32)):
         search(name, dataset={**FOLDER, "size": size})
     line = ["from=a,b", "--multirun"]
-    assert "dataset.size=24" in preflight.rewritten("retrain", preflight.arrange(line)).overrides
+    assert "dataset.size=24" in preflight.rewritten("retrain", cli_arguments.arrange(line)).overrides
     with pytest.raises(UserError, match=r"different settings of dataset\.size: 24, 32; retrain those of one dataset\."):
-        preflight.rewritten("retrain", preflight.arrange(["from=a,b,c", "--multirun"]))
+        preflight.rewritten("retrain", cli_arguments.arrange(["from=a,b,c", "--multirun"]))
     search("d", dataset={**FOLDER, "size": None})
     with pytest.raises(UserError, match=r"dataset\.size: \(default\), 24"):
-        preflight.rewritten("retrain", preflight.arrange(["from=a,d", "--multirun"]))
+        preflight.rewritten("retrain", cli_arguments.arrange(["from=a,d", "--multirun"]))
     assert composed("retrain", "from=d", "dataset.size=8")["dataset"]["size"] == 8
 
 
@@ -165,7 +168,7 @@ def test_printed_commands_name_the_run_whatever_it_is_called(out: str, name: str
     line = shlex.split(retrain)
     assert line[:2] == ["nasx", "retrain"]
     parsed = {o.key_or_group: o.value() for o in OverridesParser.create().parse_overrides(
-        list(preflight.arrange(line[2:]).overrides))}
+        list(cli_arguments.arrange(line[2:]).overrides))}
     assert parsed == {"from": f"{out}/{name}"} | ({"out": out} if out != "outputs" else {})
     assert shlex.split(table)[:3] == ["next:", "nasx", "table"]
     done = {"kind": "retrain", "command": "nasx retrain", "test_accuracy": 0.5}
@@ -186,8 +189,9 @@ def test_the_next_command_names_the_users_own_files() -> None:
         "      nasx evaluate outputs/x 'allow=[mine]'", "      nasx export from=outputs/x 'allow=[mine]'"]
     assert len(lineage.following({**done, "test_accuracy": None, "valid_accuracy": 0.5}, Path("outputs/x"))) == 1
     assert len(lineage.following({**done, "kind": "study"}, Path("outputs/x"))) == 1
-    assert jobs_search.of_seed({"overrides": ["seed=3", "device=cpu"], "options": ["--config-dir", "mine"]}, 4)["command"] == (
-        "nasx search --config-dir mine device=cpu seed=4")
+    assert jobs_search.of_seed({"overrides": ["seed=3", "device=cpu"], "options": ["--config-dir", "mine"]}, 4)[
+        "command"
+    ] == ("nasx search --config-dir mine device=cpu seed=4")
 
 
 def test_settings_of_a_line_are_checked_by_name_and_type() -> None:
@@ -210,7 +214,7 @@ def test_what_nasx_run_retrains_is_what_a_retraining_of_its_search_would_be(sear
                     "dataset.path=my photos", "dataset.size=16")
     search(space=both["space"], dataset=both["dataset"])
     again = {**both, "from": "outputs/found", "genotype": None, "name": None}
-    assert components.identity(again, "retrain") == components.identity(composed("retrain", "from=found"), "retrain")
+    assert identity.identity(again, "retrain") == identity.identity(composed("retrain", "from=found"), "retrain")
 
 
 @pytest.mark.parametrize(("then", "dataset", "lookup", "trained"), [
@@ -221,8 +225,10 @@ def test_what_nasx_run_retrains_is_what_a_retraining_of_its_search_would_be(sear
 def test_run_retrains_unless_the_benchmark_knows_the_cell_on_these_images(
         then: str, dataset: str, lookup: Any, trained: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     steps: list[str] = []
-    monkeypatch.setattr(jobs_search, "search", lambda cfg, info: steps.append("search") or {"lookup": lookup, "name": "x"})
-    monkeypatch.setattr(jobs_search, "retrain", lambda cfg, info: steps.append("retrain") or {"from": cfg["from"]})
+    monkeypatch.setattr(
+        jobs_search, "search", lambda cfg, info: steps.append("search") or {"lookup": lookup, "name": "x"}
+    )
+    monkeypatch.setattr(jobs_retrain, "retrain", lambda cfg, info: steps.append("retrain") or {"from": cfg["from"]})
     cfg = composed("run", "space=nb201", f"dataset={dataset}", f"then={then}")
-    assert jobs_search.run(cfg, {}) == ({"from": "outputs/x"} if trained else {"lookup": lookup, "name": "x"})
+    assert run.run(cfg, {}) == ({"from": "outputs/x"} if trained else {"lookup": lookup, "name": "x"})
     assert steps == ["search", *["retrain"] * trained]

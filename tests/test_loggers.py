@@ -12,7 +12,7 @@ import jobs
 import pytest
 import yaml
 
-from nasx.config import components
+from nasx.config import identity, instantiate
 from nasx.errors import UserError
 from nasx.runs import loggers, records
 
@@ -28,7 +28,7 @@ def test_a_row_becomes_its_finite_numbers():
 @pytest.mark.parametrize("name", sorted(path.stem for path in CONF.glob("*.yaml")))
 def test_each_choice_builds(name):
     node = yaml.safe_load((CONF / f"{name}.yaml").read_text())
-    assert components.build(node).open(Path("."), {}) is not None
+    assert instantiate.build(node).open(Path("."), {}) is not None
 
 
 @pytest.mark.parametrize(("made", "package"), [(loggers.TensorBoard(), "tensorboard"), (loggers.Wandb(), "wandb")])
@@ -76,7 +76,7 @@ def test_without_rows_nothing_is_written(made, tmp_path):
 
 
 def test_the_logger_is_no_part_of_a_runs_identity():
-    assert components.identity({"seed": 0, "logger": {"_target_": "a"}}) == components.identity({"seed": 0})
+    assert identity.identity({"seed": 0, "logger": {"_target_": "a"}}) == identity.identity({"seed": 0})
 
 
 @pytest.mark.skipif(importlib.util.find_spec("tensorboard") is not None, reason="tensorboard is installed")

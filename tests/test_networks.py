@@ -6,10 +6,12 @@ import pytest
 import torch
 
 from nasx.errors import UserError
+from nasx.spaces.cost import cost
 from nasx.spaces.darts.genotype import DartsGenotype
-from nasx.spaces.darts.network import AuxiliaryHead, DartsNetwork, Stem, cost, dropped, plan
+from nasx.spaces.darts.network import AuxiliaryHead, DartsNetwork, Stem, dropped, plan
 from nasx.spaces.darts.space import Darts
-from nasx.spaces.nb201.space import OPERATIONS, Nb201
+from nasx.spaces.nb201.genotype import OPERATIONS
+from nasx.spaces.nb201.space import Nb201
 from nasx.spaces.ops import FactorizedReduce
 
 SPACE = Darts()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from hydra.types import RunMode
 from test_config import faults
 
 from nasx.cli import preflight
-from nasx.config import components, objectives, sweeps
+from nasx.config import instantiate, objectives, sweeps
 from nasx.core import metrics
 from nasx.jobs import search
 from nasx.runs import records
@@ -60,10 +61,12 @@ def test_what_may_be_an_objective_is_what_a_record_holds(command: str, words: tu
     if "darts_rnn" in words[0]:
         words = (*words, f"dataset.path={texts.write(tmp_path / 'text', train=120)}")
     cfg, choices = preflight.plain(preflight.make_loader().load_configuration(command, list(words), RunMode.RUN))
-    known = {quantity.name for quantity in objectives.recorded(cfg, command, components.build(cfg["benchmark"]))}
+    known = {quantity.name for quantity in objectives.recorded(cfg, command, instantiate.build(cfg["benchmark"]))}
     assert known >= set(there.split())
     assert not known & set(absent.split())
-    getattr(run, command)(cfg, {"choices": choices, "overrides": list(words), "command": f"nasx {command}"})
+    getattr(importlib.import_module(f"nasx.jobs.{command}"), command)(
+        cfg, {"choices": choices, "overrides": list(words), "command": f"nasx {command}"}
+    )
     record = records.finished(tmp_path / "outputs" / "run")
     assert record is not None
     for name in known:

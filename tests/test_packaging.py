@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from nasx.config import components
+from nasx.config import paths
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
 def test_a_working_copy_finds_its_configurations() -> None:
-    assert components.conf_dir() == ROOT / "conf"
+    assert paths.conf_dir() == ROOT / "conf"
 
 
 @pytest.fixture(scope="module")

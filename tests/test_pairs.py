@@ -11,22 +11,22 @@ import texts
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from nasx.config import components
+from nasx.config import check, identity, paths
 from nasx.errors import UserError
 
-PAIRS = sorted((components.conf_dir() / "pair").glob("*.yaml"))
-METHODS = sorted(file.stem for file in (components.conf_dir() / "method").glob("*.yaml"))
+PAIRS = sorted((paths.conf_dir() / "pair").glob("*.yaml"))
+METHODS = sorted(file.stem for file in (paths.conf_dir() / "method").glob("*.yaml"))
 
 
 def split(pair: str) -> tuple[str, str]:
     """(space, method) of a pair's name."""
     (found,) = [(pair.removesuffix(f"_{method}"), method) for method in METHODS if pair.endswith(f"_{method}")
-                and (components.conf_dir() / "space" / f"{pair.removesuffix(f'_{method}')}.yaml").is_file()]
+                and (paths.conf_dir() / "space" / f"{pair.removesuffix(f'_{method}')}.yaml").is_file()]
     return found
 
 
 def composed(*overrides: str) -> dict[str, Any]:
-    with initialize_config_dir(str(components.conf_dir()), version_base="1.3"):
+    with initialize_config_dir(str(paths.conf_dir()), version_base="1.3"):
         values = OmegaConf.to_container(compose("search", list(overrides)), resolve=True)
     assert isinstance(values, dict)
     return {str(key): value for key, value in values.items()}
@@ -52,7 +52,7 @@ def test_composes_without_fault_and_changes_what_it_says(file: Path, tmp_path: P
     data = f"dataset.path={texts.write(tmp_path)}" if space == "darts_rnn" else "dataset=digits"
     chosen = (f"space={space}", f"method={method}", data)
     cfg, without = composed(*chosen), composed(*chosen, "~pair")
-    components.check(cfg, {"space": space, "method": method})
+    check.check(cfg, {"space": space, "method": method})
     own = OmegaConf.to_container(OmegaConf.load(file))
     assert isinstance(own, dict)
     deltas = dict(leaves(own))
@@ -60,7 +60,7 @@ def test_composes_without_fault_and_changes_what_it_says(file: Path, tmp_path: P
     for path, value in deltas.items():
         assert at(cfg, path) == value
         assert at(without, path) != value, f"{path} is no delta"
-    assert components.identity(cfg) != components.identity(without)
+    assert identity.identity(cfg) != identity.identity(without)
 
 
 @pytest.mark.parametrize("file", PAIRS, ids=lambda file: file.stem)
@@ -82,12 +82,12 @@ def test_every_method_checks_on_the_spaces_of_the_papers() -> None:
             cfg = composed(f"space={space}", f"method={method}", "dataset=digits")
             if method == "darts_minus" and space == "nb1shot1_1":
                 with pytest.raises(UserError, match="this space has none"):
-                    components.check(cfg)
+                    check.check(cfg)
             elif method == "pc_darts" and space == "nb1shot1_1":
                 with pytest.raises(UserError, match=r"space\.edge_norm"):
-                    components.check(cfg)
+                    check.check(cfg)
             else:
-                components.check(cfg)
+                check.check(cfg)
 
 
 PUBLISHED: dict[str, dict[str, Any]] = {  # the published settings, as composed

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 import yaml
 from parity import BOUND, FOLDER, Spy, error
 
-from nasx.config import components
+from nasx.config import instantiate, paths
 from nasx.core.bilevel import Search, gradients
 from nasx.methods.darts_minus import DartsMinus
 from nasx.spaces.base import Space
@@ -120,8 +120,8 @@ def test_pc_darts_derives_the_released_architecture() -> None:
 @pytest.mark.parametrize("name", GENOTYPES["spaces"])
 def test_a_hundred_architectures_equal_the_release(name: str) -> None:
     """Of the spaces as `conf/space` has them; every tenth with ties, but for NAS-Bench-1Shot1."""
-    node = yaml.safe_load((components.conf_dir() / "space" / f"{name}.yaml").read_text(encoding="utf-8"))
-    space: Space = components.build({k: v for k, v in node.items() if k != "defaults"})
+    node = yaml.safe_load((paths.conf_dir() / "space" / f"{name}.yaml").read_text(encoding="utf-8"))
+    space: Space = instantiate.build({k: v for k, v in node.items() if k != "defaults"})
     assert len(GENOTYPES["spaces"][name]["cases"]) == 100
     different = []
     for case in GENOTYPES["spaces"][name]["cases"]:

@@ -14,7 +14,7 @@ from test_config import composed
 from test_status import finished, made, told
 
 from nasx.cli import status
-from nasx.config import components
+from nasx.config import identity
 from nasx.core import files
 from nasx.runs import peek, records
 
@@ -88,7 +88,7 @@ def test_scalars_are_those_of_the_whole(text: str) -> None:
 def test_of_a_run_it_tells_kind_and_epochs(words: list[str], tmp_path: Path) -> None:
     cfg, choices = composed("search", *words)
     for kind in ("search", "retrain"):
-        held = {"kind": kind, "choices": choices, "identity": "x", **components.identifying(cfg, kind)}
+        held = {"kind": kind, "choices": choices, "identity": "x", **identity.identifying(cfg, kind)}
         (tmp_path / "config.yaml").write_text(yaml.safe_dump(held, sort_keys=False))
         assert list(peek.scalars((tmp_path / "config.yaml").read_text())) == flat(
             yaml.load((tmp_path / "config.yaml").read_text(), Loader=yaml.BaseLoader))

@@ -15,6 +15,7 @@ import pytest
 
 from nasx.errors import UserError
 from nasx.report import cells, curves, heat_maps, style
+from nasx.spaces import families
 from nasx.spaces.edges import genotype_edges
 
 NB201 = "|nor_conv_3x3~0|+|none~0|skip_connect~1|+|avg_pool_3x3~0|nor_conv_1x1~1|nor_conv_3x3~2|"
@@ -205,7 +206,7 @@ def test_another_format_is_refused(tmp_path):
 @pytest.mark.parametrize(("operation", "kind"), [("sep_conv_3x3", "conv"), ("skip_connect", "skip"), ("none", "none"),
                                                  ("avg_pool_3x3", "pool"), ("maxpool3x3", "pool"), ("noise", "noise")])
 def test_an_operation_belongs_to_one_family(operation, kind):
-    assert style.family(operation) == kind
+    assert families.family(operation) == kind
 
 
 # ------------------------------------------------------------------------------------------------------- curves

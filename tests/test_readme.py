@@ -24,7 +24,7 @@ import pytest
 
 from nasx.benchmarks.isomorphism import CELLS, cell_text
 from nasx.benchmarks.nb201 import Nb201
-from nasx.spaces.nb201.space import Nb201Genotype
+from nasx.spaces.nb201.genotype import Nb201Genotype
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nasx.config import components
+from nasx.config import instantiate, paths
 from nasx.config.settings import EngineSettings
 from nasx.core.bilevel import Method, frozen
 from nasx.search.problem import RelaxedProblem
@@ -21,8 +21,8 @@ from nasx.spaces.base import Space
 from nasx.spaces.darts.space import Darts
 from nasx.spaces.mixed_cell import RelaxedCell
 from nasx.spaces.nb1shot1.space import Nb1Shot1
+from nasx.spaces.nb1shot1.supernet import ChoiceCell
 from nasx.spaces.nb201.space import Nb201
-from nasx.spaces.supernet import ChoiceCell
 
 import small
 
@@ -95,7 +95,7 @@ def test_running_statistics_move_once() -> None:
     assert any(bool(x.any()) for k, x in kept[0].items() if k.endswith("mean"))
 
 
-METHODS = sorted(file.stem for file in (components.conf_dir() / "method").glob("*.yaml"))
+METHODS = sorted(file.stem for file in (paths.conf_dir() / "method").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -121,9 +121,9 @@ def built(name: str) -> Method:
     from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf
 
-    with initialize_config_dir(str(components.conf_dir()), version_base="1.3"):
+    with initialize_config_dir(str(paths.conf_dir()), version_base="1.3"):
         cfg = compose("search", [f"method={name}", "space=darts"])
-    found: Method = components.build(OmegaConf.to_container(cfg.method, resolve=True))
+    found: Method = instantiate.build(OmegaConf.to_container(cfg.method, resolve=True))
     return found
 
 

@@ -10,6 +10,7 @@ from html.parser import HTMLParser
 
 import pytest
 
+from nasx.cli import report
 from nasx.errors import UserError
 from nasx.report import cells, charts, checklist, html
 from nasx.results import sheets
@@ -78,7 +79,7 @@ class Page(HTMLParser):
 
 
 def written(*given) -> tuple[str, Page]:
-    html.main(list(given))
+    report.main(list(given))
     with open("report.html", encoding="utf-8") as file:
         text = file.read()
     return text, Page(text)
@@ -213,7 +214,7 @@ def test_a_page_without_cells_says_why_they_are_not_drawn(make, monkeypatch, tmp
         make(seed=seed)
     cells._graphviz.cache_clear()
     monkeypatch.setitem(sys.modules, "pygraphviz", None)
-    assert html.main(["out=page.html"]) == 0
+    assert report.main(["out=page.html"]) == 0
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert page.count("pygraphviz is not installed") == 1
     assert "<svg" in page, "curves are drawn all the same"
@@ -250,7 +251,7 @@ def test_the_same_runs_give_the_same_bytes(make):
 def test_what_is_wrong_is_said_before_any_work(make, given, said):
     make()
     with pytest.raises(UserError, match=said):
-        html.main(given)
+        report.main(given)
 
 
 # ----------------------------------------------------------------------------------------------------- checklist

@@ -22,24 +22,25 @@ from hydra.types import RunMode
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from nasx.cli import preflight
-from nasx.config import components
+from nasx.cli import arguments, preflight
+from nasx.config import check, instantiate, paths
 from nasx.config.settings import RetrainSettings
 from nasx.data.stream import Batch
 from nasx.errors import UserError
-from nasx.jobs import search
+from nasx.jobs import retrain
 from nasx.runs import records
 from nasx.spaces.base import Logits
 from nasx.spaces.darts.network import dropped
 from nasx.spaces.nb201.space import Nb201
 from nasx.train import recipe
-from nasx.train.trainer import Trainer, architecture, other_space, rehearse
+from nasx.train.job import architecture, other_space, rehearse
+from nasx.train.trainer import Trainer
 
 CELL = "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_1x1~1|+|skip_connect~0|none~1|nor_conv_3x3~2|"
 PLAIN = RetrainSettings(recipe="test", layers=None, channels=None, stem="cifar", epochs=4, batch=12, lr=0.1,
                         momentum=0.0)
 LINEAR = replace(PLAIN, epochs=250, lr=0.5, schedule="linear", warmup_epochs=5)
-RECIPES = sorted((components.conf_dir() / "retrain").glob("*.yaml"))
+RECIPES = sorted((paths.conf_dir() / "retrain").glob("*.yaml"))
 
 
 # ------------------------------------------------------------------------------------------------- schedules
@@ -70,7 +71,7 @@ def test_short_linear_schedules_fall_to_the_end() -> None:
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
 def test_every_recipe_has_a_falling_positive_rate(path: Path) -> None:
-    settings = components.build(yaml.safe_load(path.read_text(encoding="utf-8")))
+    settings = instantiate.build(yaml.safe_load(path.read_text(encoding="utf-8")))
     rates = [recipe.rate(settings, e) for e in range(settings.epochs)]
     after = rates[settings.warmup_epochs:]
     assert min(rates) > 0
@@ -362,10 +363,10 @@ def test_broken_numbers_stop_the_run() -> None:
 # -------------------------------------------------------------------------------------------------- a real run
 def composed(*overrides: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """(configuration, info) of a command line, as the command gives them to nasx.jobs.search."""
-    line = preflight.rewritten("retrain", preflight.arrange(list(overrides)))
+    line = preflight.rewritten("retrain", arguments.arrange(list(overrides)))
     loader = preflight.make_loader()
     cfg, choices = preflight.plain(loader.load_configuration("retrain", list(line.overrides), RunMode.RUN))
-    components.check(cfg, choices, line.overrides, "retrain")
+    check.check(cfg, choices, line.overrides, "retrain")
     return cfg, {"choices": choices, "overrides": list(overrides), "command": "nasx retrain", "argv": [],
                  "published": preflight.published("retrain", choices, cfg, None)}
 
@@ -377,7 +378,7 @@ def digits(out: Path, *overrides: str) -> tuple[str, ...]:
 
 def test_a_network_learns_the_digits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = digits(tmp_path, "retrain.epochs=1", "retrain.lr=0.05", "retrain.evaluate_every=0")
-    result = search.retrain(*composed(*words))
+    result = retrain.retrain(*composed(*words))
     folder = tmp_path / result["name"]
     assert result["test_accuracy"] > 0.3  # chance is 0.1
     assert "test accuracy" in capsys.readouterr().out
@@ -450,7 +451,7 @@ def same(x: Any, y: Any) -> bool:
 
 @pytest.mark.slow
 def test_a_killed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
-    whole = search.retrain(*composed(*FULL, f"out={tmp_path / 'whole'}"))
+    whole = retrain.retrain(*composed(*FULL, f"out={tmp_path / 'whole'}"))
     words = [*FULL, f"out={tmp_path / 'killed'}"]
     folder = tmp_path / "killed" / whole["name"]
     for moment in ("update", "checkpoint"):
@@ -460,7 +461,7 @@ def test_a_killed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
         assert not (folder / "result.json").exists()
     assert len((folder / "metrics.jsonl").read_text().splitlines()) == 2
     assert final(folder)["updates"] == 3
-    again = search.retrain(*composed(*words))
+    again = retrain.retrain(*composed(*words))
     told = ("test_accuracy", "test_loss", "best_test_accuracy", "best_epoch", "updates", "params", "macs")
     assert {k: again[k] for k in told} == {k: whole[k] for k in told}
     states = [final(tmp_path / out / whole["name"]) for out in ("whole", "killed")]
@@ -473,7 +474,7 @@ def test_a_killed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
     assert [{**row, "wall_s": 0} for row in rows[0]] == [{**row, "wall_s": 0} for row in rows[1]]
     assert again["params"] < again["params_with_auxiliary"]
     again.pop("name")
-    finished = search.retrain(*composed(*words))
+    finished = retrain.retrain(*composed(*words))
     assert finished["finished"] == again["finished"]  # at once
 
 
@@ -489,8 +490,8 @@ def test_a_signal_at_an_epochs_end_loses_no_row(tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr(Trainer, "step", asked)
     with pytest.raises(KeyboardInterrupt):
-        search.retrain(*composed(*words))
-    result = search.retrain(*composed(*words))
+        retrain.retrain(*composed(*words))
+    result = retrain.retrain(*composed(*words))
     assert [json.loads(line)["updates"] for line in
             (tmp_path / result["name"] / "metrics.jsonl").read_text().splitlines()] == [2, 4]
 
@@ -504,7 +505,7 @@ def test_too_little_memory_says_what_to_change(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr(Trainer, "step", full)
     with pytest.raises(UserError, match=r"retrain\.batch=32: does not fit.*accumulate=2"):
-        search.retrain(*composed(*digits(tmp_path)))
+        retrain.retrain(*composed(*digits(tmp_path)))
 
 
 def test_divergence_keeps_the_last_good_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -516,7 +517,7 @@ def test_divergence_keeps_the_last_good_checkpoint(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(Trainer, "step", burst)
     words = digits(tmp_path, "retrain.epochs=2", "retrain.updates_per_epoch=2", "retrain.batch=8", "checkpoint_s=1e-9")
     with pytest.raises(UserError, match=r"update 4: .*train_loss.*became NaN"):
-        search.retrain(*composed(*words))
+        retrain.retrain(*composed(*words))
     [folder] = [path for path in tmp_path.iterdir() if path.is_dir()]
     state = final(folder)
     assert state["updates"] == 3
@@ -554,7 +555,7 @@ def test_the_record_names_its_parent(tmp_path: Path) -> None:
     folder = parent(tmp_path)
     words = [w for w in digits(tmp_path, "retrain.epochs=1", "retrain.updates_per_epoch=1", "retrain.batch=8")
              if not w.startswith("genotype=")]
-    result = search.retrain(*composed(*words, f"from={folder}"))
+    result = retrain.retrain(*composed(*words, f"from={folder}"))
     assert result["parent"] == "found"
     assert result["parent_lookup"]["cifar10"]["valid"] == 90.0
     assert result["lookup"] is None
@@ -616,7 +617,7 @@ def test_settings_that_the_network_cannot_take_are_told_before_training() -> Non
 def test_real_images_train(tmp_path: Path) -> None:
     words = [w for w in digits(tmp_path, "retrain.epochs=1", "retrain.updates_per_epoch=4", "retrain.channels=4")
              if w != "dataset=digits"]
-    result = search.retrain(*composed(*words, "dataset=cifar10"))
+    result = retrain.retrain(*composed(*words, "dataset=cifar10"))
     assert result["updates"] == 4
     assert 0 <= result["test_accuracy"] <= 1
 

@@ -17,8 +17,8 @@ from nasx.config.settings import TextRetrainSettings
 from nasx.core import evaluate as core_evaluate
 from nasx.core.bilevel import detached
 from nasx.core.metrics import ACCURACY, PERPLEXITY
+from nasx.data.base import Text
 from nasx.data.segments import Read
-from nasx.data.text import Text
 from nasx.search.problem import RelaxedProblem, weights
 from nasx.spaces.recurrent.space import Recurrent
 from nasx.train import recipe

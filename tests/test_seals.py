@@ -16,10 +16,10 @@ import torch
 from folders import equal
 from test_resume import reached
 
-from nasx.cli import status, table
+from nasx.cli import report, status, table
 from nasx.core import files
 from nasx.errors import UserError
-from nasx.report import html, run_summary
+from nasx.report import run_summary
 from nasx.results import collect
 from nasx.runs import checkpoints, records
 
@@ -228,7 +228,7 @@ def test_tables_reports_and_status_name_a_broken_seal(tmp_path: Path, capsys: py
     before = (folder / "genotype.txt").read_bytes()
     for say in (0, 1):
         told = table.main({"out": "runs"})
-        html.main(["runs"])
+        report.main(["runs"])
         status.main(["runs"])
         printed = capsys.readouterr().out
         page = (tmp_path / "report.html").read_text(encoding="utf-8")
@@ -240,7 +240,9 @@ def test_tables_reports_and_status_name_a_broken_seal(tmp_path: Path, capsys: py
     assert list(frame["broken"]) == ["genotype.txt"]
     cfg = {"out": "runs", "name": "run"}
     monkeypatch.setattr(run_summary, "opened", lambda cfg, choices, kind: folder)
-    assert run_summary.again({**cfg, "seeds_per_job": 1, "draw": "cell"}, {}, "search") is None, "there is something to mend"
+    assert run_summary.again({**cfg, "seeds_per_job": 1, "draw": "cell"}, {}, "search") is None, (
+        "there is something to mend"
+    )
     done = jobs.nasx(tmp_path, *WORDS)
     assert done.code == 0
     assert "it is written again" in done.err

@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from nasx.errors import UserError
-from nasx.spaces.nb1shot1.space import OPERATIONS, Nb1Shot1, Nb101Genotype, widths
+from nasx.spaces.nb1shot1.genotype import OPERATIONS, Nb101Genotype
+from nasx.spaces.nb1shot1.network import widths
+from nasx.spaces.nb1shot1.space import Nb1Shot1
 
 SHAPES = {
     1: {"ops": (4, 3), "output": (1, 5), "input_3": (1, 3), "input_4": (1, 4)},

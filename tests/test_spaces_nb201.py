@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nasx.errors import UserError
-from nasx.spaces.nb201.space import OPERATIONS, Nb201, Nb201Genotype
+from nasx.spaces.nb201.genotype import OPERATIONS, Nb201Genotype
+from nasx.spaces.nb201.space import Nb201
 
 cells = st.tuples(*[st.sampled_from(OPERATIONS)] * 6).map(Nb201Genotype)
 

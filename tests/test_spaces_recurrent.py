@@ -10,10 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from nasx.config.settings import Regularizers
+from nasx.core.regularizers import Regularizers
 from nasx.errors import UserError
 from nasx.spaces.base import Logits
-from nasx.spaces.recurrent.space import OPERATIONS, Recurrent, RecurrentGenotype
+from nasx.spaces.recurrent.genotype import OPERATIONS, RecurrentGenotype
+from nasx.spaces.recurrent.space import Recurrent
 
 from reference import recurrent as ref
 
@@ -255,7 +256,7 @@ def test_image_settings_are_refused() -> None:
 @pytest.mark.parametrize("how", ["checkpoint", "compile"])
 def test_wrapped_cells_give_the_same_numbers(how: str) -> None:
     from nasx.spaces.activation_checkpointing import recompute
-    from nasx.spaces.supernet import wrap
+    from nasx.spaces.blocks import wrap
 
     plain, other, mix, x = supernet(), supernet(), mixture(), text()
     if how == "checkpoint":

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from nasx.config import components
+from nasx.config import paths
 from nasx.core import spelling
 
 
@@ -18,7 +18,7 @@ def test_edits(one: str, other: str, edits: int) -> None:
     assert spelling.edits(one, other) == spelling.edits(other, one) == edits
 
 
-METHODS = sorted(path.stem for path in (components.conf_dir() / "method").glob("*.yaml"))
+METHODS = sorted(path.stem for path in (paths.conf_dir() / "method").glob("*.yaml"))
 
 
 @pytest.mark.parametrize(("word", "meant"), [
@@ -30,7 +30,7 @@ def test_a_method_that_was_meant(word: str, meant: str | None) -> None:
 
 @pytest.mark.parametrize("group", ["method", "space", "dataset"])
 def test_every_transposition_of_a_name_is_understood(group: str) -> None:
-    names = sorted(path.stem for path in (components.conf_dir() / group).glob("*.yaml"))
+    names = sorted(path.stem for path in (paths.conf_dir() / group).glob("*.yaml"))
     for name, i in itertools.chain.from_iterable(((n, i) for i in range(len(n) - 1)) for n in names if len(n) > 3):
         word = name[:i] + name[i + 1] + name[i] + name[i + 2:]
         if word not in names and len({other for other in names if spelling.edits(word, other) <= 1}) == 1:

@@ -15,11 +15,12 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from nasx.cli import status
-from nasx.config import components, stages
+from nasx.config import check, paths, stages
 from nasx.core import files
+from nasx.core.schedules import cosine
 from nasx.errors import UserError
 from nasx.runs import checkpoints, records
-from nasx.search.loop import cosine
+from nasx.search import stage as search_stage
 from nasx.search.problem import weights
 from nasx.search.warm_start import go_on
 from nasx.spaces.base import Space
@@ -36,14 +37,14 @@ DRNAS = ("search", "space=nb201", "space.layers=1", "stages=drnas_nb201", *TINY,
 
 
 def composed(*words: str) -> dict[str, Any]:
-    with initialize_config_dir(str(components.conf_dir()), version_base="1.3"):
+    with initialize_config_dir(str(paths.conf_dir()), version_base="1.3"):
         cfg: Any = OmegaConf.to_container(compose("search", list(words)), resolve=True)
     return {key: value for key, value in cfg.items() if key != "hydra"}
 
 
 def faults(*words: str) -> str:
     with pytest.raises(UserError) as caught:
-        components.check(composed(*words), {}, words)
+        check.check(composed(*words), {}, words)
     return str(caught.value)
 
 
@@ -56,7 +57,7 @@ def test_each_stage_has_its_own_values_and_all_share_the_rest() -> None:
     for own in found:
         assert (own["search"]["epochs"], own["search"]["arch_warmup"], own["space"]["max_skips"]) == (25, 10, 2)
     assert all(stages.count(c) == 1 for c in found)
-    components.check(cfg)
+    check.check(cfg)
     one = composed("space=darts")
     assert stages.count(one) == 1
     assert stages.configured(one, 0) == {**one, "stages": stages.NONE} == one
@@ -64,9 +65,9 @@ def test_each_stage_has_its_own_values_and_all_share_the_rest() -> None:
 
 def test_a_file_of_stages_may_leave_settings_out() -> None:
     cfg = composed("space=darts", "stages=pdarts", "~stages.search", "~stages.inherit", "dataset=digits")
-    components.check(cfg)
+    check.check(cfg)
     assert stages.configured(cfg, 2)["space"]["layers"] == 17
-    components.check(composed("space=darts", "stages=pdarts", "~stages.space", "~stages.keep", "~stages.search"))
+    check.check(composed("space=darts", "stages=pdarts", "~stages.space", "~stages.keep", "~stages.search"))
 
 
 def test_without_priors_nothing_is_dropped_and_nothing_limited() -> None:
@@ -245,7 +246,7 @@ def test_a_stage_gets_the_space_that_the_one_before_has_narrowed(drnas: Path, tm
     assert state is not None
     assert cfg is not None
     rows = torch.softmax(state["a"]["cell"], -1).tolist()
-    stage = stages.stage(cfg, drnas, 1)
+    stage = search_stage.stage(cfg, drnas, 1)
     operations = cfg["space"]["operations"]
     expected = [[name for name, p in zip(operations, row, strict=True) if p in sorted(row)[-3:]] for row in rows]
     assert stage.config["space"]["cell"] == expected
@@ -261,7 +262,7 @@ def test_a_stage_gets_the_space_that_the_one_before_has_narrowed(drnas: Path, tm
     shutil.copytree(drnas, broken)
     shutil.rmtree(broken / "stage-1" / "checkpoints")
     with pytest.raises(UserError, match="stage-1: has lost the last checkpoint"):
-        stages.stage(cfg, broken, 1)
+        search_stage.stage(cfg, broken, 1)
 
 
 def test_edges_first_then_operations(tmp_path: Path) -> None:
@@ -270,7 +271,7 @@ def test_edges_first_then_operations(tmp_path: Path) -> None:
     folder = untouched(tmp_path, words)
     cfg, found = files.read_yaml(folder / "config.yaml"), (folder / "stage-1" / "genotype.txt").read_text().strip()
     assert cfg is not None
-    space = stages.stage(cfg, folder, 1).config["space"]
+    space = search_stage.stage(cfg, folder, 1).config["space"]
     assert (space["edges"], space["keep"]) == ("fixed", found)
     assert records.read_rows(folder)[0]["lr"] == records.read_rows(folder / "stage-1")[0]["lr"], "from scratch"
 

@@ -13,11 +13,11 @@ from folders import equal
 from hydra.types import RunMode
 from jobs import Job, folder, nasx, result
 
-from nasx.cli import preflight
+from nasx.cli import arguments, preflight
 from nasx.cli import table as cli_table
-from nasx.config import components
+from nasx.config import identity
 from nasx.errors import UserError
-from nasx.jobs import search
+from nasx.jobs import retrain, search
 from nasx.jobs import study as studies
 from nasx.results.aggregate import summary
 from nasx.results.collect import collect
@@ -31,7 +31,7 @@ ACCURACY = {0: 0.90, 1: 0.93, 2: 0.93, 3: 0.91}
 
 def composed(*words: str, command: str = "study") -> tuple[dict[str, Any], dict[str, Any]]:
     """(configuration, what the command line knows) of `nasx COMMAND WORDS`."""
-    line = preflight.rewritten(command, preflight.Line((), words))
+    line = preflight.rewritten(command, arguments.Line((), words))
     preflight.examine(command, line)
     made = preflight.make_loader().load_configuration(command, list(line.overrides), RunMode.RUN)
     cfg, choices = preflight.plain(made)
@@ -47,20 +47,20 @@ class Steps:
         self.stop_at, self.alone = -1, False
         """The step that is killed, and whether each is held against the command that would take it alone."""
         monkeypatch.setattr(search, "search", lambda cfg, info: self.take("search", cfg, info))
-        monkeypatch.setattr(search, "retrain", lambda cfg, info: self.take("retrain", cfg, info))
+        monkeypatch.setattr(retrain, "retrain", lambda cfg, info: self.take("retrain", cfg, info))
 
     def take(self, kind: str, cfg: dict[str, Any], info: dict[str, Any]) -> dict[str, Any]:
         if len(self.taken) == self.stop_at:
             raise KeyboardInterrupt
         self.taken.append((kind, cfg["seed"], cfg))
-        where = Path(cfg["out"]) / components.run_name(cfg, info["choices"], kind)
+        where = Path(cfg["out"]) / identity.run_name(cfg, info["choices"], kind)
         if self.alone:
             own, said = composed(*info["overrides"], command=kind)
-            assert where.name == components.run_name(own, said["choices"], kind)
+            assert where.name == identity.run_name(own, said["choices"], kind)
         record: dict[str, Any] = {
             "kind": kind, "name": where.name, "status": "finished", "choices": info["choices"], "seed": cfg["seed"],
-            "overrides": info["overrides"], "identity": components.identity(cfg, kind), "protocol": "p", "wall_s": 2.0,
-            "family": components.identity({**cfg, "seed": None, "from": None}, kind), "parent": None,
+            "overrides": info["overrides"], "identity": identity.identity(cfg, kind), "protocol": "p", "wall_s": 2.0,
+            "family": identity.identity({**cfg, "seed": None, "from": None}, kind), "parent": None,
             "genotype": CELL.format(OPERATIONS[cfg["seed"]]), "hardware": {"device": "cpu", "name": "x"}}
         if kind == "retrain":
             source = Path(str(cfg["from"])) / "result.json"

@@ -10,10 +10,10 @@ from nasx.core.bilevel import detached, gradient
 from nasx.search.problem import weights
 from nasx.spaces.banks import Norm
 from nasx.spaces.base import Space
+from nasx.spaces.blocks import tracking
 from nasx.spaces.darts.space import Darts
 from nasx.spaces.nb1shot1.space import Nb1Shot1
 from nasx.spaces.nb201.space import Nb201
-from nasx.spaces.supernet import tracking
 
 import small
 from reference import supernets

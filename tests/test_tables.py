@@ -13,10 +13,10 @@ import yaml
 from finished import only, retrained, writer
 
 from nasx.cli import table as cli_table
-from nasx.config import components
+from nasx.config import identity
 from nasx.errors import UserError
 from nasx.results import aggregate as numbers
-from nasx.results import render, sheets
+from nasx.results import conditions, render, sheets
 from nasx.results.aggregate import benchmark_reference, summary
 from nasx.results.collect import collect, rows_of
 
@@ -78,7 +78,7 @@ COLLIDE = (0.057749, 0.106066)
 
 
 def families(digits):
-    found = [components.family({"search": {"arch_lr": rate}}, "search") for rate in COLLIDE]
+    found = [identity.family({"search": {"arch_lr": rate}}, "search") for rate in COLLIDE]
     assert found[0][:8] == found[1][:8]
     return [family[:digits] for family in found]
 
@@ -287,7 +287,7 @@ def test_truth_is_filtered_by_as_it_is_written(make):
     frame = collect(make.root)
     for text, methods in (("reduced:false", ["darts", "gdas"]), ("reduced=True", ["tse"]),
                           ("collapsed=true", ["darts"]), ("collapsed=false", ["tse"]), ("collapsed=null", ["gdas"])):
-        assert list(cli_table.pick(frame, text)["method"]) == methods, text
+        assert list(conditions.pick(frame, text)["method"]) == methods, text
 
 
 @pytest.mark.parametrize(("ask", "words"), [

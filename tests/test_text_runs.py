@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 from collections.abc import Callable, Mapping
@@ -13,9 +14,10 @@ import texts
 import torch
 from hydra.types import RunMode
 
-from nasx.cli import preflight
-from nasx.config import components
+from nasx.cli import arguments, preflight
+from nasx.config import check
 from nasx.errors import UserError
+from nasx.jobs import retrain as jobs_retrain
 from nasx.jobs import search as jobs_search
 from nasx.jobs.study import study
 from nasx.runs import checkpoints, records
@@ -39,9 +41,9 @@ def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def start(command: str, *words: str) -> dict[str, Any]:
     cfg, choices = preflight.plain(preflight.make_loader().load_configuration(command, list(words), RunMode.RUN))
-    components.check(cfg, choices, list(words), command)
+    check.check(cfg, choices, list(words), command)
     info = {"choices": choices, "overrides": list(words), "command": f"nasx {command}"}
-    found: dict[str, Any] = getattr(run, command)(cfg, info)
+    found: dict[str, Any] = getattr(importlib.import_module(f"nasx.jobs.{command}"), command)(cfg, info)
     return found
 
 
@@ -170,7 +172,7 @@ def test_what_does_not_fit_is_told_before_any_work(words: tuple[str, ...], fault
     path = (f"dataset.path={text}",) if "dataset=digits" not in words else ()
     command, words = ("retrain", words[1:]) if words[0] == "retrain" else ("search", words)
     with pytest.raises(UserError) as told:
-        preflight.examine(command, preflight.arrange([*words, *path]))
+        preflight.examine(command, arguments.arrange([*words, *path]))
     assert fault in str(told.value)
 
 
@@ -178,7 +180,7 @@ def test_a_missing_text_is_told_before_any_work(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setenv("NASX_DATA", str(tmp_path))
     for command, more in (("search", ()), ("retrain", ("genotype=DARTS_RNN_V2",))):
         with pytest.raises(UserError, match=r"dataset=ptb: no files found"):
-            preflight.examine(command, preflight.arrange(["space=darts_rnn", *more]))
+            preflight.examine(command, arguments.arrange(["space=darts_rnn", *more]))
 
 
 @pytest.mark.parametrize(("words", "fault"), [
@@ -204,10 +206,10 @@ def test_a_study_keeps_the_cell_that_validates_best(text: Path, tmp_path: Path, 
                 "test_perplexity": validated[number] - 2}
 
     monkeypatch.setattr(jobs_search, "search", search)
-    monkeypatch.setattr(jobs_search, "retrain", retrain)
+    monkeypatch.setattr(jobs_retrain, "retrain", retrain)
     words = ["space=darts_rnn", "study=best_of_four", "quiet=true", f"dataset.path={text}", f"out={tmp_path}"]
     cfg, choices = preflight.plain(preflight.make_loader().load_configuration("study", words, RunMode.RUN))
-    components.check(cfg, choices, words, "study")
+    check.check(cfg, choices, words, "study")
     found = study(cfg, {"choices": choices, "overrides": words, "command": "nasx study"})
     assert found["kept"] == ["s1"]
     assert [rank["perplexity"] for rank in found["ranking"]] == list(validated.values())

@@ -18,9 +18,9 @@ import yaml
 from hydra._internal.utils import _locate
 from test_config import faults
 
-from nasx.cli import preflight
+from nasx.cli import arguments, preflight
 from nasx.cli.arguments import read
-from nasx.config import components, trust
+from nasx.config import commands, instantiate, paths, trust
 from nasx.errors import UserError
 from nasx.runs.loggers import TensorBoard
 
@@ -91,16 +91,18 @@ def test_nothing_reachable_is_called_outside_the_list() -> None:
 
 def test_every_class_of_nasx_that_may_be_named_is_one_that_its_configurations_name() -> None:
     """Everything callable below the homes of components, by every name that reaches it: refused, but for the list."""
-    known, walked = trust.components(components.conf_dir()), 0
+    known, walked = trust.components(paths.conf_dir()), 0
     assert len(known) > 40
     for name in known:
-        assert components._refused("x", name, components.HOMES) is None
+        assert instantiate._refused("x", name, commands.HOMES) is None
         module, _, own = name.rpartition(".")
         assert trust.same(getattr(importlib.import_module(module), own), own, [module])
-    for home in sorted({name.rpartition(".")[0] for name in known} | {"nasx.data", "nasx.spaces", "nasx.config.settings"}):
+    for home in sorted(
+        {name.rpartition(".")[0] for name in known} | {"nasx.data", "nasx.spaces", "nasx.config.settings"}
+    ):
         for name, _ in reachable(home, 2):
             walked += 1
-            assert (components._refused("x", name, components.HOMES) is None) == (name in known), name
+            assert (instantiate._refused("x", name, commands.HOMES) is None) == (name in known), name
     assert walked > 1000
 
 
@@ -126,11 +128,11 @@ def test_what_an_allowed_package_imports_is_not_its_own(tmp_path: Path, monkeypa
         node = {"_target_": f"mine_for_trust.{name}", "args": "touch here"}
         assert faults("method._target_=mine_for_trust." + name, "allow=[mine_for_trust]", *WORDS)
         with pytest.raises(UserError, match="which is not allowed"):
-            components.build(node, ["mine_for_trust"])
-    assert type(components.build({"_target_": "mine_for_trust.Own"}, ["mine_for_trust"])).__name__ == "Own"
+            instantiate.build(node, ["mine_for_trust"])
+    assert type(instantiate.build({"_target_": "mine_for_trust.Own"}, ["mine_for_trust"])).__name__ == "Own"
     (tmp_path / "mine_for_trust2.py").write_text("class Own: pass\nimport subprocess\nOwn = subprocess.Popen\n")
     with pytest.raises(UserError, match="is not the class of that name"):
-        components.build({"_target_": "mine_for_trust2.Own", "args": "touch here"}, ["mine_for_trust2"])
+        instantiate.build({"_target_": "mine_for_trust2.Own", "args": "touch here"}, ["mine_for_trust2"])
     assert not (tmp_path / "here").exists()
 
 
@@ -247,10 +249,10 @@ def test_the_environment_allows_as_the_command_line_does(tmp_path: Path, monkeyp
     assert any("to allow a package of yours add allow='[good]'" in line for line in own(tmp_path, text, "logger"))
     monkeypatch.setenv("NASX_ALLOW", "other, good")
     assert own(tmp_path, text, "logger") == []
-    line = preflight.rewritten("search", preflight.arrange(["seed=1"]))
+    line = preflight.rewritten("search", arguments.arrange(["seed=1"]))
     assert line.overrides == ("seed=1", "allow=[other,good]")
-    assert preflight.rewritten("search", preflight.arrange(["allow=[x]"])).overrides == ("allow=[x]",)
-    assert preflight.rewritten("table", preflight.arrange(["sort=n"])).overrides == ("sort=n",)
+    assert preflight.rewritten("search", arguments.arrange(["allow=[x]"])).overrides == ("allow=[x]",)
+    assert preflight.rewritten("table", arguments.arrange(["sort=n"])).overrides == ("sort=n",)
     assert read("x", ["allow=[mine]"], {"allow": ""}).allowed == ("mine", "other", "good")
     monkeypatch.delenv("NASX_ALLOW")
     assert read("x", [], {"allow": ""}).allowed == ()
@@ -289,7 +291,7 @@ def test_no_run_holds_what_the_environment_says(tmp_path: Path) -> None:
 
 
 def test_nasxs_own_files_call_resolvers_in_hydras_section_alone() -> None:
-    for path in sorted(components.conf_dir().rglob("*.yaml")):
+    for path in sorted(paths.conf_dir().rglob("*.yaml")):
         node = yaml.safe_load(path.read_text(encoding="utf-8"))
         rest = {key: value for key, value in node.items() if key not in ("hydra", "defaults")}
         assert not [value for _, value in trust._leaves(rest) if trust.calls(value)], path
@@ -297,7 +299,7 @@ def test_nasxs_own_files_call_resolvers_in_hydras_section_alone() -> None:
 
 
 def test_no_address_is_plain_http() -> None:
-    root = components.conf_dir().parent
+    root = paths.conf_dir().parent
     for path in [*root.glob("nasx/**/*.py"), *root.glob("conf/**/*.yaml")]:
         found = re.findall(r"http://[^\s\"')]+", path.read_text(encoding="utf-8"))
         assert not [address for address in found if "www.w3.org" not in address], path

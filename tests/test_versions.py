@@ -13,7 +13,7 @@ import jobs
 import pytest
 import yaml
 
-from nasx.config import components
+from nasx.config import identity
 from nasx.core import versions
 from nasx.errors import UserError
 from nasx.results.collect import collect
@@ -92,8 +92,8 @@ def test_a_later_format_is_refused_and_left_out(here: Path, file: str) -> None:
     path = here / "outputs" / DONE / file
     held = yaml.safe_load(path.read_text())
     path.write_text(json.dumps({"format": versions.FORMAT + 1, **held}))
-    cfg = {key: value for key, value in held.items() if key not in components.FACTS}
-    extra = {key: held[key] for key in components.FACTS if key in held}
+    cfg = {key: value for key, value in held.items() if key not in identity.FACTS}
+    extra = {key: held[key] for key in identity.FACTS if key in held}
     with pytest.raises(UserError, match=f"has format {versions.FORMAT + 1}; this version of nasx reads formats up to"):
         records.finished(path.parent) if file == "result.json" else records.Run(path.parent, cfg, extra)
     if file == "result.json":

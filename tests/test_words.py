@@ -9,8 +9,9 @@ from nasx.errors import UserError
 
 
 def test_words_and_options_are_told_apart() -> None:
-    got = arguments.read("report", ["runs/a", "out=x.html", "--title=My runs"], {"out": "r.html", "title": "", "n": "3"},
-                     plain="RUN")
+    got = arguments.read(
+        "report", ["runs/a", "out=x.html", "--title=My runs"], {"out": "r.html", "title": "", "n": "3"}, plain="RUN"
+    )
     assert got.plain == ("runs/a",)
     assert got.options == {"out": "x.html", "title": "My runs", "n": "3"}
     assert got.number("n") == 3
@@ -59,7 +60,9 @@ def test_a_setting_with_dashes_and_nothing_after_it_needs_a_value() -> None:
 
 
 def test_plain_commands_take_dashes_too() -> None:
-    assert arguments.read("report", ["a", "--title", "My runs"], {"title": ""}, plain="RUN").options == {"title": "My runs"}
+    assert arguments.read("report", ["a", "--title", "My runs"], {"title": ""}, plain="RUN").options == {
+        "title": "My runs"
+    }
 
 
 @pytest.mark.parametrize(("given", "found"), [

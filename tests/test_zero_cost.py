@@ -20,7 +20,7 @@ from scipy.stats import kendalltau
 from torch import nn
 
 from nasx.cli import preflight
-from nasx.config import components, rules
+from nasx.config import check, rules
 from nasx.core.bilevel import Batch, Ending, Tree
 from nasx.errors import UserError
 from nasx.jobs import search as jobs_search
@@ -197,6 +197,6 @@ def test_networks_of_text_are_refused_before_anything_is_built(method: str) -> N
     inside = {**cfg, "method": {"_target_": "nasx.methods.darts_pt.DartsPt", "inner": cfg["method"]}}
     said = r"is for networks that read images, but those of this space read text"
     with pytest.raises(UserError, match=rf"method={method.capitalize()}: {said}"):
-        components.check(cfg, choices, words)
+        check.check(cfg, choices, words)
     assert [str(error) for error in rules._reads(inside, "search")] == [
         str(error) for error in rules._reads(cfg, "search")] != []

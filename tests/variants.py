@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from nasx.config import components
+from nasx.config import paths
 
-METHODS = sorted(file.stem for file in (components.conf_dir() / "method").glob("*.yaml"))
+METHODS = sorted(file.stem for file in (paths.conf_dir() / "method").glob("*.yaml"))
 OTHER: dict[str, tuple[str, ...]] = {
     "darts order=2": ("darts", "method.order=2"),
     "darts first=weights": ("darts", "method.first=weights"),

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from nasx.config import trust
 from nasx.core import spelling
 from nasx.errors import UserError
+from nasx.runs import lineage
 
 
 class Words(NamedTuple):
@@ -109,3 +110,107 @@ def filtered(text: str) -> str:
     if key != "filter" or re.search(r"[{'\"]", value) or value == "null":
         return text
     return f"filter=[{value.strip('[]').replace('=', ':')}]"
+
+
+FLAGS = {"--help": "-h", "--hydra-help": "", "--version": "", "--resolve": "", "--run": "-r", "--multirun": "-m",
+         "--shell-completion": "-sc", "--shell_completion": "-sc"}
+
+
+VALUED = {"--cfg": "-c", "--package": "-p", "--config-dir": "-cd", "--info": "-i"}
+
+
+MODES = ("--run", "--multirun", "--cfg", "--info", "--shell-completion")
+
+
+GRAMMARLESS = ("genotype", "from", "space.keep")
+"""Keys of texts in a grammar of their own."""
+
+
+NAMES = ("name", "out", "out_file")
+"""Keys of names, of which several are a sweep."""
+
+
+INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
+
+
+class Line(NamedTuple):
+    """A command line without the command: Hydra's options, and the overrides."""
+
+    options: tuple[str, ...]
+    overrides: tuple[str, ...]
+
+    def has(self, *names: str) -> bool:
+        return any(option.partition("=")[0] in names for option in self.options)
+
+    def value(self, *names: str) -> str | None:
+        """The value of an option (the last where it is given twice)."""
+        found = [o.partition("=")[2] for o in self.options if o.partition("=")[0] in names and "=" in o]
+        return found[-1] if found else None
+
+    @property
+    def multirun(self) -> bool:
+        return self.has("--multirun")
+
+    @property
+    def runs(self) -> bool:
+        """Whether jobs will run; otherwise something is only shown."""
+        return not self.has("--help", "--hydra-help", "--cfg", "--info", "--shell-completion", "--version")
+
+
+def arrange(words: Sequence[str]) -> Line:
+    """Options in their long form, with `=` where they take a value, and the rest. Raises UserError."""
+    short = {s: name for name, s in {**FLAGS, **VALUED}.items() if s and "_" not in name}
+    known = [name for name in (*FLAGS, *VALUED) if "_" not in name]
+    options: list[str] = []
+    overrides: list[str] = []
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        if not word.startswith("-") or re.match(r"-\d", word):
+            overrides.append(word)
+            continue
+        name, equals, value = word.partition("=")
+        name = short.get(name, name).replace("shell_completion", "shell-completion")
+        if name in VALUED:
+            if not equals and rest and (name != "--info" or rest[0] in INFO):
+                value = rest.pop(0)
+            if not value and name != "--info":
+                raise UserError(word, "needs a value", {"--cfg": "write --cfg job"}.get(name, f"write {name} VALUE"))
+            options.append(f"{name}={value or 'all'}")
+        elif name in FLAGS:
+            options.append(name)
+        else:
+            raise UserError(word, "there is no such option", f"options are {', '.join(known)}"
+                            + spelling.did_you_mean(name, known) + "; settings are written key=value")
+    modes = [option for option in options if option.partition("=")[0] in MODES]
+    if len(modes) > 1:
+        raise UserError(" ".join(modes), "exclude each other", "give one of them")
+    if "--resolve" in options and not any(option.startswith("--cfg=") for option in options):
+        raise UserError("--resolve", "says how --cfg shows values", "write --cfg job --resolve")
+    return Line(tuple(options), tuple(overrides))
+
+
+def quoted(text: str) -> str:
+    """A word with quotes where Hydra's grammar would trip over its value or take it for a number.
+
+    That is text in a grammar of its own, names of digits, and letters beyond ASCII anywhere outside lists.
+    """
+    key, equals, value = text.partition("=")
+    if not equals or value[:1] in ("'", '"'):
+        return text
+    if key in GRAMMARLESS and not re.fullmatch(r"[\w.,/+-]*", value):
+        return lineage.override(key, value)
+    if value.isascii() and not (key in (*GRAMMARLESS, *NAMES) and re.fullmatch(r"[\w.,/+-]*", value)):
+        return text
+    if value[:1] in ("[", "{"):
+        return text
+    return f"{key}=" + ",".join(lineage.written(part) if numeric(part) or not part.isascii() else part
+                                for part in value.split(","))
+
+
+def numeric(text: str) -> bool:
+    """Whether Hydra would read a word as a number or as true or false."""
+    try:
+        return text.lower() in ("true", "false") or float(text) is not None
+    except ValueError:
+        return False

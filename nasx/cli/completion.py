@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from nasx.cli import listing
 from nasx.cli.commands import COMMANDS
-from nasx.config import components
+from nasx.config import commands
 from nasx.errors import UserError
 
 BASH = """_nasx()
@@ -67,7 +67,7 @@ def answer(words: list[str], application: Callable[[str, list[str]], int | None]
     if command in FIXED:
         print(" ".join(FIXED[command]))
         return 0
-    if command not in components.COMMANDS:
+    if command not in commands.COMMANDS:
         return 0
     os.environ["COMP_LINE"] = f"nasx {rest}"
     return application(command, ["-sc", *words])

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from nasx.cli.arguments import read
-from nasx.config import components
+from nasx.config import commands, components, instantiate
 from nasx.core import files
 from nasx.errors import UserError, printable
 from nasx.runs import checkpoints, lineage, records
@@ -54,8 +54,13 @@ def diagnose(folder: Path, *, device: str = "auto", threads: int | None = None,
     from nasx.runs import environment
 
     chosen = environment.device(device)
-    with environment.prepared(chosen, threads=threads, deterministic=bool(saved.get("deterministic")), seed=saved["seed"],
-                          precision=saved["engine"].get("precision", "fp32")):
+    with environment.prepared(
+        chosen,
+        threads=threads,
+        deterministic=bool(saved.get("deterministic")),
+        seed=saved["seed"],
+        precision=saved["engine"].get("precision", "fp32"),
+    ):
         job = rebuilt(folder, saved, chosen, threads, allow)
         states = [state for path in found if (state := checkpoints.read(path, chosen)) is not None]
         for state in states:
@@ -73,7 +78,7 @@ def opened(folder: Path, allow: Sequence[str] = (), settings: Sequence[str] = ()
     saved = records.configuration(folder)
     if saved is None or saved.get("kind") != "search":
         raise UserError(f"from={folder}", "is no folder of a search", "name a folder that nasx search has written")
-    if own := components.foreign(saved, allow):
+    if own := instantiate.foreign(saved, allow):
         raise UserError(f"from={folder}", f"is made of classes of {', '.join(own)}, which are not run unasked",
                         f"if you trust them add allow='[{','.join(own)}]'")
     found = checkpoints.found(folder)
@@ -82,8 +87,8 @@ def opened(folder: Path, allow: Sequence[str] = (), settings: Sequence[str] = ()
                         "wait for its first epoch, or name a search that trains a supernet")
     if settings:
         saved = {**saved, "dataset": lineage.with_settings(saved["dataset"], settings, allow)}
-    homes = (*components.HOMES, *allow)
-    faults = [fault for group in components.GROUPS if group in saved
+    homes = (*commands.HOMES, *allow)
+    faults = [fault for group in commands.GROUPS if group in saved
               for fault in components.component_faults(group, saved[group], homes)]
     if faults:
         raise UserError(f"from={folder}", f"this version of nasx reads its configuration otherwise ({faults[0]})",
@@ -93,9 +98,9 @@ def opened(folder: Path, allow: Sequence[str] = (), settings: Sequence[str] = ()
 
 def rebuilt(folder: Path, saved: Mapping[str, Any], chosen: Any, threads: int | None, allow: Sequence[str]) -> Any:
     """The search job that a run folder's configuration describes, without its folder being taken."""
-    from nasx.jobs.search import SearchJob
     from nasx.runs import environment
     from nasx.runs.session import Session
+    from nasx.search.job import SearchJob
 
     cfg = {**saved, "device": str(chosen), "threads": threads, "allow": list(allow), "quiet": True,
            "name": folder.name, "out": str(folder.parent), "checkpoint_s": 1e9, "seeds_per_job": 1, "workers": 0}

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from nasx import __version__
 from nasx.cli.arguments import read
-from nasx.config import components
+from nasx.config import instantiate, paths
 from nasx.core import files
 from nasx.errors import UserError, printable
 
@@ -108,10 +108,10 @@ def computes(name: str) -> Lines:
 # --------------------------------------------------------------------------------------------- what was found
 def data() -> Lines:
     """Every data set of conf/ that needs no path, and whether its files are there."""
-    from nasx.data.source import data_root
+    from nasx.data.base import data_root
 
     yield "data", f"{data_root()}" + ("" if data_root().is_dir() else " (not there yet)")
-    for file in sorted((components.conf_dir() / "dataset").glob("*.yaml")):
+    for file in sorted((paths.conf_dir() / "dataset").glob("*.yaml")):
         if file.stem not in ANYWHERE:
             yield f"  {file.stem}", found(file)
 
@@ -122,7 +122,7 @@ def found(file: Path) -> str:
     if "download" in fields:
         fields["download"] = False
     try:
-        components.build(fields).check()
+        instantiate.build(fields).check()
     except UserError:
         return "not found" + (" (downloaded when it is asked for)" if "download" in fields else "")
     return "found"
@@ -233,8 +233,8 @@ def step(name: str) -> Lines:
     from hydra.types import RunMode
 
     from nasx.cli import preflight
-    from nasx.jobs.search import SearchJob
     from nasx.runs.session import session
+    from nasx.search.job import SearchJob
 
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="nasx-doctor-") as folder:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nasx.cli.arguments import Words, read
-from nasx.config import components
+from nasx.config import instantiate
 from nasx.errors import UserError, printable
 from nasx.export import metadata
 from nasx.runs import lineage, records
@@ -95,7 +95,7 @@ def evaluate(model: Model, said: Words, settings: Sequence[str]) -> Tested:
         raise UserError(model.name, f"its description of the images is damaged ({type(error).__name__}: {error})",
                         metadata.REMEDY) from error
     if given["dataset"] and isinstance(facts.get("classes"), list):  # before anything is downloaded
-        fits(components.build(node, allow), facts)
+        fits(instantiate.build(node, allow), facts)
     from nasx.runs import environment
 
     device = environment.device(given["device"])
@@ -115,7 +115,7 @@ def measured_on(device: torch.device, model: Model, node: Mapping[str, Any], sai
     batch = said.number("batch") if given["batch"] else measured["batch"]
     if batch < 1:
         raise UserError(f"batch={batch}", "is not positive", "use at least 1")
-    source = components.build({**node, **facts["normalization"]}, allow)
+    source = instantiate.build({**node, **facts["normalization"]}, allow)
     images = source.open(device, channels_last=measured["channels_last"], workers=environment.workers(None))
     fits(source, facts, len(images.classes))
     if list(images.classes) != facts["classes"]:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from nasx import __version__
 from nasx.cli.arguments import read
-from nasx.config import components
+from nasx.config import instantiate
 from nasx.core import extras, files, spelling
 from nasx.errors import UserError, cleaned
 from nasx.runs import checkpoints, lineage, records
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from nasx.export.model import Classifier
 
 OPTIONS = {"from": None, "out": "", "format": "safetensors", "allow": ""}
-CARD = Path(__file__).with_name("model_card.md")
+CARD = Path(__file__).parent.parent / "export" / "model_card.md"
 Facts = dict[str, Any]
 
 
@@ -115,13 +115,13 @@ def described(held: Mapping[str, Any], result: Mapping[str, Any], allow: Sequenc
 
     settings = dict(held["retrain"])
     settings["channels"] = result.get("channels", settings["channels"])  # chosen where there was a bound of the cost
-    images = result.get("images") or components.build(held["dataset"], allow).open("cpu").described()
+    images = result.get("images") or instantiate.build(held["dataset"], allow).open("cpu").described()
     return {
         "format": export_model.FORMAT, "genotype": result["genotype"], "recipe": result["protocol"],
         "space": held["space"], "settings": settings, "classes": images["classes"],
         "normalization": {"mean": images["mean"], "std": images["std"]}, "image": images["shape"],
         "dataset": {**held["dataset"], "path": None}, "accuracy": result["test_accuracy"],
-        "test": {"batch": components.build(held["retrain"]).test_batch, "amp": bool(settings["amp"]),
+        "test": {"batch": instantiate.build(held["retrain"]).test_batch, "amp": bool(settings["amp"]),
                  "channels_last": bool(settings["channels_last"])},
         "commit": result.get("commit") or "unknown", "seed": result["seed"], "run": result["name"],
         "nasx": __version__}

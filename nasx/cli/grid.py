@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from hydra.core.override_parser.types import IntervalSweep, Override, OverrideType, RangeSweep, Transformer
 from omegaconf import OmegaConf
 
-from nasx.config import components
+from nasx.config import identity as config_identity
 from nasx.config.compose import mapping, plain
 from nasx.errors import UserError
 from nasx.runs import records
@@ -188,15 +188,17 @@ class Run(NamedTuple):
 def runs(command: str, values: Mapping[str, Any], choices: Mapping[str, Any]) -> list[tuple[Run, ...]]:
     """The runs of a job, one tuple per seed: of `nasx run` the search, and the retraining where there may be one."""
     def run(kind: str, cfg: Mapping[str, Any]) -> Run:
-        identity = components.identity(cfg, kind)
-        return Run(Path(cfg["out"]) / components.run_name(cfg, choices, kind, identity), kind, identity, cfg)
+        identity = config_identity.identity(cfg, kind)
+        return Run(Path(cfg["out"]) / config_identity.run_name(cfg, choices, kind, identity), kind, identity, cfg)
 
     kind = command if command in ("retrain", "study") else "search"
     found: list[tuple[Run, ...]] = []
     for seed in range(values["seed"], values["seed"] + values["seeds_per_job"]):
         first = run(kind, {**values, "seed": seed})
         again = command == "run" and values["then"] != "lookup"
-        found.append((first, run("retrain", components.retrained(first.values, first.folder))) if again else (first,))
+        found.append(
+            (first, run("retrain", config_identity.retrained(first.values, first.folder))) if again else (first,)
+        )
     return found
 
 
@@ -224,7 +226,7 @@ class Folders:
                     yield UserError(said, f"is the same run as {earlier}, in {run.folder}",
                                     "sweep over settings that change the numbers, and give each value once")
                 elif held(run.folder) != identity and (fault := records.differing(
-                        run.folder, components.identifying(run.values, run.kind), components.FACTS)):
+                        run.folder, config_identity.identifying(run.values, run.kind), config_identity.FACTS)):
                     yield fault
             self.jobs.setdefault(folders, said)
 

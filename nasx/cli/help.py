@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nasx.cli.commands import COMMANDS, PLAIN
-from nasx.config import components, schema
+from nasx.config import commands, paths, schema
 from nasx.errors import UserError
 
 if TYPE_CHECKING:
-    from nasx.cli.preflight import Line
+    from nasx.cli.arguments import Line
     from nasx.config.provenance import Origin
 
 EXAMPLES = {
@@ -82,13 +82,13 @@ def command(name: str, line: Line) -> str:
     parts = [f"nasx {name}: {COMMANDS[name]}", WHAT[name],
              f"usage: nasx {name} [option ...] key=value ..." if name != "list" else "usage: nasx list [what]"]
     parts.append("examples\n" + _rows(EXAMPLES[name]))
-    entry = components.COMMANDS[name]
+    entry = commands.COMMANDS[name]
     groups = [g for g in entry.groups if g not in entry.unread] + (["experiment", "launch"] if entry.groups else [])
     if fault:
         parts.append("this line is not understood, so that the settings below are those of the default choices\n"
                      + textwrap.indent(fault, "  "))
     if groups:
-        folders = [Path(d) for d in (line.value("--config-dir"),) if d] + [components.conf_dir()]
+        folders = [Path(d) for d in (line.value("--config-dir"),) if d] + [paths.conf_dir()]
         parts.append("choices (group=choice; * is chosen)\n" + _rows(
             [(group, ", ".join(f"{c}*" if c == found.chosen.get(group) else c for c in choices(folders, group))
               or "(none)") for group in groups]))

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nasx.cli.arguments import Words, read
-from nasx.config import components
+from nasx.config import instantiate
 from nasx.core import spelling
 from nasx.errors import UserError, printable
 from nasx.runs import lineage, records
@@ -73,12 +73,12 @@ def architecture(said: Words) -> Facts:
     text, source = origin(given, run)
     sizes = [name for name in ("layers", "channels", "max_macs") if given[name]]
     cfg, choices = configured(given, text, run, [f"retrain.{name}={said.number(name)}" for name in sizes])
-    space, settings = components.build(cfg["space"], allow), components.build(cfg["retrain"])
+    space, settings = instantiate.build(cfg["space"], allow), instantiate.build(cfg["retrain"])
     genotype = space.parse(text)
     classes, size = images(said, cfg, space, settings.stem, run)
 
-    from nasx.spaces.darts.network import cost
-    from nasx.train.trainer import built, sized
+    from nasx.spaces.cost import cost
+    from nasx.train.job import built, sized
 
     settings = sized(settings, space, genotype, classes, shape(space, size))
     price = cost(built(settings, space, genotype, classes), space.example(1, shape(space, size)))
@@ -124,12 +124,13 @@ def configured(given: Mapping[str, str], text: str, run: Parent | None,
     A search hands on space and data set, a retraining its recipe too. Raises UserError.
     """
     from nasx.cli import preflight
+    from nasx.config import compose
 
     groups = (*lineage.HANDED, *(["retrain"] if run is not None and run.record.get("kind") == "retrain" else []))
     theirs = {group: (str(run.choices.get(group) or ""), run.block(group)) for group in groups} if run else {}
     loader, keys = preflight.make_loader(), [value.partition("=")[0].partition(".")[2] for value in values]
     chosen = {**given, **{group: given[group] or choice for group, (choice, _) in theirs.items()
-                          if choice in preflight.options(loader, group)}}
+                          if choice in compose.options(loader, group)}}
     chosen["space"] = chosen["space"] or home(text)
     cfg, choices = composed(chosen, values)
     for group, (choice, block) in theirs.items():
@@ -145,11 +146,12 @@ def configured(given: Mapping[str, str], text: str, run: Parent | None,
 def home(text: str) -> str:
     """The first space that has the genotype: DARTS' and NAS-Bench-201's before their relatives. Raises UserError."""
     from nasx.cli import preflight
+    from nasx.config import compose
 
     loader = preflight.make_loader()
-    names = sorted(preflight.options(loader, "space"), key=lambda name: (name not in ("darts", "nb201"), name))
+    names = sorted(compose.options(loader, "space"), key=lambda name: (name not in ("darts", "nb201"), name))
     for name in names:
-        space: Space = components.build(composed({"space": name})[0]["space"])
+        space: Space = instantiate.build(composed({"space": name})[0]["space"])
         try:
             space.parse(text)
         except UserError:
@@ -163,17 +165,17 @@ def composed(given: Mapping[str, str], values: Sequence[str] = ()) -> tuple[dict
     """(configuration, choices) of `nasx retrain` with these choices. Raises UserError for one that does not exist."""
     from hydra.types import RunMode
 
-    from nasx.cli import preflight
+    from nasx.cli import arguments, preflight
 
     chosen = [f"{group}={given[group]}" for group in ("space", "retrain", "dataset") if given.get(group)]
-    line = preflight.Line(("--cfg=job",), (*chosen, *values))
+    line = arguments.Line(("--cfg=job",), (*chosen, *values))
     preflight.examine("retrain", line)
     return preflight.plain(preflight.make_loader().load_configuration("retrain", list(line.overrides), RunMode.RUN))
 
 
 def images(said: Words, cfg: Mapping[str, Any], space: Space, stem: str, run: Parent | None = None) -> tuple[int, int]:
     """Classes and side in pixels: as given, else the data set's, else what the stem is made for."""
-    source = components.build(cfg["dataset"], said.allowed)
+    source = instantiate.build(cfg["dataset"], said.allowed)
     told = run.record.get("images") if run is not None and not said.options["dataset"] else None
     if isinstance(told, Mapping):
         classes, size = (told["words"], 1) if space.data == "text" else (len(told["classes"]), told["shape"][1])
@@ -207,7 +209,7 @@ def supernet(said: Words) -> Facts:
     given = said.options
     sized = [f"space.{name}={said.number(name)}" for name in ("layers", "channels") if given[name]]
     cfg, choices = composed(given, sized)
-    space: Space = components.build(cfg["space"])
+    space: Space = instantiate.build(cfg["space"])
     classes, size = images(said, cfg, space, cfg["space"].get("stem", "cifar"))
     params, macs = supernet_cost(space, classes, size)
     shapes = space.shapes()

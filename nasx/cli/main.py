@@ -28,7 +28,7 @@ from nasx.errors import UserError, of_system, printable, working_folder
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from nasx.cli.preflight import Line
+    from nasx.cli.arguments import Line
 
 
 # ---------------------------------------------------------------------------------------------- the jobs
@@ -76,18 +76,19 @@ def _unless_done(kind: str, cfg: dict[str, Any], info: dict[str, Any]) -> Any:
 
     if done := run_summary.again(cfg, info["choices"], kind):
         return done
+    import nasx.jobs.retrain
     import nasx.jobs.search
 
-    return {"search": nasx.jobs.search.search, "retrain": nasx.jobs.search.retrain}[kind](cfg, info)
+    return {"search": nasx.jobs.search.search, "retrain": nasx.jobs.retrain.retrain}[kind](cfg, info)
 
 
 def _run(cfg: dict[str, Any], info: dict[str, Any]) -> Any:
     from nasx.report import run_summary
 
     run_summary.opened(cfg, info["choices"], "search")
-    import nasx.jobs.search
+    import nasx.jobs.run
 
-    return nasx.jobs.search.run(cfg, info)
+    return nasx.jobs.run.run(cfg, info)
 
 
 def _study(cfg: dict[str, Any], info: dict[str, Any]) -> Any:
@@ -130,7 +131,8 @@ def _checked(command: str, cfg: DictConfig) -> Any:
     from omegaconf import OmegaConf
 
     from nasx.cli import grid, preflight
-    from nasx.config import components, provenance, sweeps
+    from nasx.config import check, commands, provenance, sweeps
+    from nasx.config.compose import published
     from nasx.runs import sweep_log
 
     hydra = HydraConfig.get()
@@ -148,8 +150,8 @@ def _checked(command: str, cfg: DictConfig) -> Any:
         "folders": [source.path for source in hydra.runtime.config_sources if source.schema == "file"]}
     work = JOBS[command][1]
     plain = {str(key): value for key, value in values.items()}
-    if components.COMMANDS[command].groups:
-        info["published"] = preflight.published(command, info["choices"], plain, own)
+    if commands.COMMANDS[command].groups:
+        info["published"] = published(command, info["choices"], plain, own)
     if hydra.mode != RunMode.MULTIRUN:  # the whole line was checked before Hydra started
         try:
             preflight.look_at_others(plain, command)
@@ -160,9 +162,9 @@ def _checked(command: str, cfg: DictConfig) -> Any:
     path = Path(hydra.sweep.dir) / f"job-{hydra.job.num}.json"
     runs: list[Path] = []
     try:
-        components.check(plain, info["choices"], overrides, command, provenance.lazily(command, overrides, own))
+        check.check(plain, info["choices"], overrides, command, provenance.lazily(command, overrides, own))
         preflight.look_at_others(plain, command)
-        grouped = components.COMMANDS[command].groups
+        grouped = commands.COMMANDS[command].groups
         runs = [unit[0].folder for unit in grid.runs(command, plain, info["choices"])] if grouped else []
         sweep_log.note(path, overrides, runs, ended=False)
         result = work(plain, info)
@@ -306,14 +308,14 @@ def tabulated(text: str) -> str:
 
 def application(command: str, words: list[str]) -> int | None:
     """One of the commands with a configuration, by Hydra."""
-    from nasx.cli import preflight
+    from nasx.cli import arguments, preflight
     from nasx.cli.arguments import filtered, undashed
-    from nasx.config import components
+    from nasx.config import commands
 
-    fields = components.settings(command)
+    fields = commands.settings(command)
     flags = [name for name, field in fields.items() if field.annotation is bool]
     given = undashed(words, fields, flags)
-    line = preflight.arrange([filtered(word) for word in given] if command == "table" else given)
+    line = arguments.arrange([filtered(word) for word in given] if command == "table" else given)
     if command == "list":
         line = line._replace(overrides=tuple(f"what={word}" if word.isalpha() else word for word in line.overrides))
     if line.has("--help"):
@@ -344,14 +346,14 @@ def _hydra(command: str, line: Line, folder: Path | None) -> int | None:
     from omegaconf.errors import OmegaConfBaseException
 
     from nasx.cli import preflight
-    from nasx.config import components, sweeps
+    from nasx.config import paths, sweeps
     from nasx.runs import sweep_log
 
     own = any(text.startswith("hydra.sweep.dir=") for text in line.overrides)
     placed = [] if folder is None or own else [f"hydra.sweep.dir={json.dumps(str(folder))}"]
     sys.argv = ["nasx", *line.options, *line.overrides, *placed]
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    task = hydra.main(config_path=str(components.conf_dir()), config_name=command, version_base="1.3")(JOBS[command][0])
+    task = hydra.main(config_path=str(paths.conf_dir()), config_name=command, version_base="1.3")(JOBS[command][0])
     if folder is None:
         try:
             task()

@@ -17,7 +17,6 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
@@ -25,83 +24,20 @@ from hydra.types import RunMode
 from omegaconf.errors import OmegaConfBaseException
 
 from nasx.cli import grid
-from nasx.config import components, limits, objectives, provenance, rules, sweeps, trust
-from nasx.config.compose import Loader, make_loader, mapping, plain, published, translate
+from nasx.cli.arguments import Line, quoted
+from nasx.config import check, commands, components, instantiate, limits, objectives, provenance, rules, sweeps, trust
+from nasx.config.compose import Loader, make_loader, mapping, options, plain, translate
 from nasx.config.known import Known
 from nasx.core import spelling
 from nasx.errors import UserError
 from nasx.runs import lineage
 
-__all__ = ["arrange", "examine", "make_loader", "options", "plain", "published", "rewritten", "translate"]
-
-FLAGS = {"--help": "-h", "--hydra-help": "", "--version": "", "--resolve": "", "--run": "-r", "--multirun": "-m",
-         "--shell-completion": "-sc", "--shell_completion": "-sc"}
-VALUED = {"--cfg": "-c", "--package": "-p", "--config-dir": "-cd", "--info": "-i"}
-MODES = ("--run", "--multirun", "--cfg", "--info", "--shell-completion")
-GRAMMARLESS = ("genotype", "from", "space.keep")
-"""Keys of texts in a grammar of their own."""
-NAMES = ("name", "out", "out_file")
-"""Keys of names, of which several are a sweep."""
 MOST = 20
 """Faults after which no further job of a sweep is checked."""
-INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 
 
-class Line(NamedTuple):
-    """A command line without the command: Hydra's options, and the overrides."""
-
-    options: tuple[str, ...]
-    overrides: tuple[str, ...]
-
-    def has(self, *names: str) -> bool:
-        return any(option.partition("=")[0] in names for option in self.options)
-
-    def value(self, *names: str) -> str | None:
-        """The value of an option (the last where it is given twice)."""
-        found = [o.partition("=")[2] for o in self.options if o.partition("=")[0] in names and "=" in o]
-        return found[-1] if found else None
-
-    @property
-    def multirun(self) -> bool:
-        return self.has("--multirun")
-
-    @property
-    def runs(self) -> bool:
-        """Whether jobs will run; otherwise something is only shown."""
-        return not self.has("--help", "--hydra-help", "--cfg", "--info", "--shell-completion", "--version")
 
 
-def arrange(words: Sequence[str]) -> Line:
-    """Options in their long form, with `=` where they take a value, and the rest. Raises UserError."""
-    short = {s: name for name, s in {**FLAGS, **VALUED}.items() if s and "_" not in name}
-    known = [name for name in (*FLAGS, *VALUED) if "_" not in name]
-    options: list[str] = []
-    overrides: list[str] = []
-    rest = list(words)
-    while rest:
-        word = rest.pop(0)
-        if not word.startswith("-") or re.match(r"-\d", word):
-            overrides.append(word)
-            continue
-        name, equals, value = word.partition("=")
-        name = short.get(name, name).replace("shell_completion", "shell-completion")
-        if name in VALUED:
-            if not equals and rest and (name != "--info" or rest[0] in INFO):
-                value = rest.pop(0)
-            if not value and name != "--info":
-                raise UserError(word, "needs a value", {"--cfg": "write --cfg job"}.get(name, f"write {name} VALUE"))
-            options.append(f"{name}={value or 'all'}")
-        elif name in FLAGS:
-            options.append(name)
-        else:
-            raise UserError(word, "there is no such option", f"options are {', '.join(known)}"
-                            + spelling.did_you_mean(name, known) + "; settings are written key=value")
-    modes = [option for option in options if option.partition("=")[0] in MODES]
-    if len(modes) > 1:
-        raise UserError(" ".join(modes), "exclude each other", "give one of them")
-    if "--resolve" in options and not any(option.startswith("--cfg=") for option in options):
-        raise UserError("--resolve", "says how --cfg shows values", "write --cfg job --resolve")
-    return Line(tuple(options), tuple(overrides))
 
 
 # ------------------------------------------------------------------------------------------------- rewrite
@@ -114,35 +50,13 @@ def rewritten(command: str, line: Line) -> Line:
              if text not in ("experiment=null", "launch=null")]
     if command in ("retrain", "study"):
         texts += lineage.inherited(command, texts, line.value("--config-dir"))
-    if components.COMMANDS[command].groups:
+    if commands.COMMANDS[command].groups:
         texts = trust.allowing(texts)
     return line._replace(overrides=tuple(texts))
 
 
-def quoted(text: str) -> str:
-    """A word with quotes where Hydra's grammar would trip over its value or take it for a number.
-
-    That is text in a grammar of its own, names of digits, and letters beyond ASCII anywhere outside lists.
-    """
-    key, equals, value = text.partition("=")
-    if not equals or value[:1] in ("'", '"'):
-        return text
-    if key in GRAMMARLESS and not re.fullmatch(r"[\w.,/+-]*", value):
-        return lineage.override(key, value)
-    if value.isascii() and not (key in (*GRAMMARLESS, *NAMES) and re.fullmatch(r"[\w.,/+-]*", value)):
-        return text
-    if value[:1] in ("[", "{"):
-        return text
-    return f"{key}=" + ",".join(lineage.written(part) if numeric(part) or not part.isascii() else part
-                                for part in value.split(","))
 
 
-def numeric(text: str) -> bool:
-    """Whether Hydra would read a word as a number or as true or false."""
-    try:
-        return text.lower() in ("true", "false") or float(text) is not None
-    except ValueError:
-        return False
 
 
 def first_stage(text: str, texts: Sequence[str]) -> str:
@@ -177,8 +91,8 @@ def examine(command: str, line: Line, loader: Loader | None = None) -> tuple[str
 
     Returns `out` of the first job, and how many there are (None where a sweeper decides as it goes).
     """
-    loader, grouped = loader or make_loader(line.value("--config-dir")), bool(components.COMMANDS[command].groups)
-    groups = ({*loader.list_groups(""), *components.DELTAS} - {"hydra"}) if grouped else set()
+    loader, grouped = loader or make_loader(line.value("--config-dir")), bool(commands.COMMANDS[command].groups)
+    groups = ({*loader.list_groups(""), *commands.DELTAS} - {"hydra"}) if grouped else set()
     compose = cache(partial(_compose, command, loader, frozenset(groups)))
     parsed, faults = _parsed(command, line, loader)
     first = compose(grid.first(parsed))
@@ -196,7 +110,7 @@ def examine(command: str, line: Line, loader: Loader | None = None) -> tuple[str
         found |= {str(fault): fault for fault in own.faults}
         for job in grid.jobs(axes, at, own.cfg, every=every) if own.resolves and line.runs else ():
             task = [text for text in job.overrides if not text.startswith("hydra")]
-            faults = components.faults(job.values, job.choices, task, command, own.usual, known)
+            faults = check.faults(job.values, job.choices, task, command, own.usual, known)
             if folders is not None and not faults and not found:
                 faults += folders.faults(job)
             found |= {str(fault): fault for fault in faults}
@@ -226,16 +140,13 @@ def _parsed(command: str, line: Line, loader: Loader) -> tuple[list[Override], l
     return parsed, faults
 
 
-def options(loader: Loader, group: str) -> list[str]:
-    """The choices of a group."""
-    return sorted(loader.get_group_options(group, ObjectType.CONFIG))
 
 
 def _unreadable(text: str, loader: Loader, command: str, error: HydraException) -> UserError:
     """A word that is no override."""
     if "=" not in text and not text.startswith("~"):
-        entry = components.COMMANDS[command]
-        taken = [group for group in (*entry.groups, *components.DELTAS) if entry.groups and group not in entry.unread]
+        entry = commands.COMMANDS[command]
+        taken = [group for group in (*entry.groups, *commands.DELTAS) if entry.groups and group not in entry.unread]
         homes = [group for group in taken if text in options(loader, group)]
         return UserError(text, "is not a setting", "did you mean " + " or ".join(f"{g}={text}" for g in homes) + "?"
                          if homes else "settings are written key=value, for example method=darts")
@@ -312,11 +223,11 @@ def _choice(loader: Loader, override: Override) -> Iterator[UserError]:
                         f"drop the +: {_text(override).lstrip('+')}")
         return
     if override.is_delete():
-        if group in components.GROUPS:
+        if group in commands.GROUPS:
             yield UserError(_text(override), f"a {group} is needed", f"choose another: {', '.join(known)}")
         return
     value = override.value()
-    if value in (None, "") and group not in components.DELTAS:
+    if value in (None, "") and group not in commands.DELTAS:
         yield UserError(_text(override), f"names no {group}", f"choose from {', '.join(known)}")
         return
     for choice in value if isinstance(value, list) else [value]:
@@ -335,14 +246,14 @@ def _key_fault(cfg: Mapping[str, Any], override: Override, command: str) -> User
 def look_at_others(cfg: Mapping[str, Any], command: str) -> None:
     """What `faults` asks of the components of nasx, asked of the user's own when their job begins. Raises UserError."""
     allow = tuple(cfg.get("allow") or ())
-    theirs = [group for group in ("dataset", "logger", "benchmark") if components.foreign(cfg.get(group))]
+    theirs = [group for group in ("dataset", "logger", "benchmark") if instantiate.foreign(cfg.get(group))]
     for group in theirs:
-        if look := getattr(components.build(cfg[group], allow), "check", None):
+        if look := getattr(instantiate.build(cfg[group], allow), "check", None):
             look()
     found: list[UserError] = []
     if "dataset" in theirs:
-        found += limits.faults(cfg, components.build(cfg["dataset"], allow), rules.READS[command])
+        found += limits.faults(cfg, instantiate.build(cfg["dataset"], allow), rules.READS[command])
     if "benchmark" in theirs and cfg.get("objective") is not None:
-        found += objectives.faults(cfg, command, components.build(cfg["benchmark"], allow))
+        found += objectives.faults(cfg, command, instantiate.build(cfg["benchmark"], allow))
     if found:
         raise UserError.join(found)

@@ -41,7 +41,7 @@ from nasx.benchmarks.nb201 import Nb201, flops, params
 from nasx.benchmarks.ranking import as_record, ranking
 from nasx.cli import diagnose
 from nasx.cli.arguments import Words, read
-from nasx.config import components, schema
+from nasx.config import instantiate, schema
 from nasx.core import files, spelling
 from nasx.errors import UserError
 from nasx.runs import checkpoints, lineage
@@ -270,21 +270,26 @@ def of_run(folder: Path, against: tuple[str, ...], sampling: Sampling, settings:
            device: str, threads: int | None, allow: Sequence[str]) -> Scored:
     """The scores of a search: recorded ones of a zero-cost method, else one-shot accuracies. Raises UserError."""
     saved, found = diagnose.opened(folder, allow, settings)
-    benchmark: Benchmark = components.build(saved["benchmark"], allow)
+    benchmark: Benchmark = instantiate.build(saved["benchmark"], allow)
     dataset = benchmark.dataset_key(str(saved["choices"].get("dataset"))) or "cifar10"
     against = against or (f"{dataset}.valid",)
     answered(benchmark, against)
     if known := recorded(folder):
         return drawn(Scored(folder.name, benchmark, list(known), np.array(list(known.values())), against, listed=True,
                             facts={"kind": "recorded"}), sampling)
-    if not components.build(saved["method"], allow).trains:
+    if not instantiate.build(saved["method"], allow).trains:
         raise UserError(f"from={folder}", "its method trains no supernet and has recorded no scores",
                         "rank a search of a method that does")
     from nasx.runs import environment
 
     chosen = environment.device(device)
-    with environment.prepared(chosen, threads=threads, deterministic=bool(saved.get("deterministic")), seed=saved["seed"],
-                          precision=saved["engine"].get("precision", "fp32")):
+    with environment.prepared(
+        chosen,
+        threads=threads,
+        deterministic=bool(saved.get("deterministic")),
+        seed=saved["seed"],
+        precision=saved["engine"].get("precision", "fp32"),
+    ):
         job = diagnose.rebuilt(folder, saved, chosen, threads, allow)
         state = next((own for path in reversed(found) if (own := checkpoints.read(path, chosen)) is not None), None)
         if state is None:

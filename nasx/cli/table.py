@@ -19,72 +19,21 @@ Nothing here imports torch.
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from nasx.config import components
-from nasx.core import files, spelling
+from nasx.config import overrides
+from nasx.core import files
 from nasx.errors import UserError
-from nasx.results import differences, render
+from nasx.results import render
 from nasx.results.aggregate import errors, summary
 from nasx.results.collect import collect
+from nasx.results.conditions import _known, pick
 from nasx.results.render import Sheet
 from nasx.results.sheets import sheets
-
-
-def pick(frame: pd.DataFrame, wanted: Any) -> pd.DataFrame:
-    """Rows of `frame` whose columns have the values `wanted` ({column: value(s)} or `column:value` texts).
-
-    A column that is named twice may have either value; `labels` and `overrides` must contain it. A name with a dot that
-    is no column is a setting of the runs' configurations, such as search.lr.
-    """
-    if not isinstance(wanted, Mapping):
-        texts = [wanted] if isinstance(wanted, str) else [str(text) for text in wanted or []]
-        pairs = [re.split("[:=]", text, maxsplit=1) for text in texts]
-        faults = [UserError(f"filter={pair[0]}", "not of the form column=value", "write filter=method=darts")
-                  for pair in pairs if len(pair) < 2]
-        if faults:
-            raise UserError.join(faults)
-        wanted = {column: [value for name, value in pairs if name == column] for column, _ in pairs}
-    for column, values in wanted.items():
-        choices = {str(v) for v in values} if isinstance(values, (list, tuple)) else {str(values)}
-        if "." in str(column) and column not in frame.columns:
-            cells = _settings(frame, str(column))
-        else:
-            _known("filter", str(column), frame.columns)
-            cells = list(frame[column])
-        keep = [bool(choices & set(c)) if isinstance(c, tuple) else bool(choices & {str(c), components.show(c)})
-                for c in cells]
-        notes, frame = frame.attrs, frame[keep]
-        frame.attrs = dict(notes)
-    return frame
-
-
-def _settings(frame: pd.DataFrame, key: str) -> list[Any]:
-    """The value of a setting in each run's configuration. Raises UserError where no run has it."""
-    held = [differences.configuration(folder) for folder in frame["folder"]]
-    if not any(key in own for own in held):
-        near = spelling.nearest(key, sorted({name for own in held for name in own}))
-        raise UserError(f"filter={key}", "no run has such a setting", f"did you mean {near}?" if near else
-                        "see config.yaml of a run, or nasx search --help")
-    return [own.get(key) for own in held]
-
-
-def _known(key: str, text: str, columns: Iterable[str], column: str | None = None) -> None:
-    """Raise UserError where there is no `column` (None: `text`), with what was written and the nearest names."""
-    column = column or text
-    if column not in columns:
-        columns = [name.removesuffix("_mean") for name in columns if not name.endswith(("_std", "_n"))]
-        word = column.removesuffix("_mean")
-        parts = [name for name in columns if word in re.split(r"[._]", name)]
-        found = parts or [name for name in [spelling.nearest(word, columns)] if name]
-        near = ["-" * text.startswith("-") + name for name in found]
-        raise UserError(f"{key}={text}", "no such column", f"did you mean {' or '.join(near)}?" if near else
-                        f"there are {', '.join(columns)}")
 
 
 def _sorted(table: pd.DataFrame, by: Any) -> pd.DataFrame:
@@ -175,7 +124,7 @@ def _plain(node: Any) -> Any:
 def _written(node: Any) -> str:
     """A filter as one writes it."""
     plain = _plain(node)
-    return components.show([str(text).replace(":", "=", 1) for text in plain] if isinstance(plain, list) else plain)
+    return overrides.show([str(text).replace(":", "=", 1) for text in plain] if isinstance(plain, list) else plain)
 
 
 def _for_terminal(made: Sequence[Sheet], notes: Sequence[str], *, to_file: bool) -> str:

@@ -15,6 +15,7 @@ from hydra._internal.core_plugins.file_config_source import FileConfigSource
 from hydra._internal.sources_registry import SourcesRegistry
 from hydra._internal.utils import create_config_search_path
 from hydra.core.config_search_path import SearchPathQuery
+from hydra.core.object_type import ObjectType
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from hydra.plugins.config_source import ConfigResult
@@ -22,7 +23,7 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from nasx.config import components, experiments, sweeps
+from nasx.config import commands, experiments, paths, sweeps
 from nasx.core import files
 from nasx.errors import UserError
 
@@ -67,7 +68,7 @@ class Loader(ConfigLoaderImpl):
 
 
 def _is_ours(group: str, choice: Any) -> bool:
-    return (components.conf_dir() / group / f"{choice}.yaml").is_file()
+    return (paths.conf_dir() / group / f"{choice}.yaml").is_file()
 
 
 @cache
@@ -83,7 +84,7 @@ def make_loader(config_dir: str | None = None) -> Loader:
     version.setbase("1.3")
     Plugins.instance()  # registers its own sources
     SourcesRegistry.instance().types["file"] = Bounded
-    path = create_config_search_path(str(components.conf_dir()))
+    path = create_config_search_path(str(paths.conf_dir()))
     if config_dir is not None:
         folder = Path(config_dir).resolve()
         if not folder.is_dir():
@@ -113,9 +114,9 @@ def published(command: str, choices: Mapping[str, Any], cfg: Mapping[str, Any],
 
     Without overrides. Keys of the top level (seed, out, from, ...) are those of `cfg`.
     """
-    chosen = [f"{group}={choices[group]}" for group in components.GROUPS if choices.get(group)]
+    chosen = [f"{group}={choices[group]}" for group in commands.GROUPS if choices.get(group)]
     values = _of_files(command, (*chosen, *experiments.published(choices, config_dir)), config_dir)
-    return {key: value if key in components.GROUPS else cfg.get(key) for key, value in values.items()}
+    return {key: value if key in commands.GROUPS else cfg.get(key) for key, value in values.items()}
 
 
 @lru_cache(maxsize=64)
@@ -136,3 +137,8 @@ def translate(error: Exception) -> UserError:
     key = getattr(source, "full_key", None)
     return UserError(str(key or "configuration"), (lines or ["cannot be composed"])[0].rstrip("."),
                      " ".join(lines[1:3]) or "correct the file or the override that sets it")
+
+
+def options(loader: Loader, group: str) -> list[str]:
+    """The choices of a group."""
+    return sorted(loader.get_group_options(group, ObjectType.CONFIG))

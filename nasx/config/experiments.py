@@ -21,7 +21,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-from nasx.config import components
+from nasx.config import commands as config_commands
+from nasx.config import paths
 
 MARKS = ("Published: ", "Cost: ")
 
@@ -96,7 +97,7 @@ def command(name: str, experiment: Experiment, printed: Printed | None = None) -
     first = (experiment.commands or (f"nasx search experiment={name}",))[0].split()
     words = printed.words if printed else ()
     if any(word.startswith("from=") for word in words):
-        unread = ("seed=", *(f"{group}{sign}" for group in components.COMMANDS["retrain"].unread for sign in ".="))
+        unread = ("seed=", *(f"{group}{sign}" for group in config_commands.COMMANDS["retrain"].unread for sign in ".="))
         return " ".join(["nasx retrain", f"experiment={name}", *(w for w in words if not w.startswith(unread))])
     given = {word.partition("=")[0] for word in words}
     if "seed" in given and first[1] == "study":
@@ -109,7 +110,7 @@ def command(name: str, experiment: Experiment, printed: Printed | None = None) -
 @lru_cache(maxsize=256)
 def find(name: str | None, *folders: Path) -> Experiment | None:
     """The experiment of that name, in the user's `folders` before ours; None where there is none."""
-    for folder in (*folders, components.conf_dir()):
+    for folder in (*folders, paths.conf_dir()):
         file = folder / "experiment" / f"{name}.yaml"
         if name and file.is_file():
             return read(file.read_text(encoding="utf-8"))

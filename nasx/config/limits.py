@@ -1,7 +1,8 @@
 """Upper bounds that depend on the data set, before torch is imported: cutout and batch by its images and the memory.
 
-Those of a setting alone stand in its annotation (nasx/config/settings.py), those of a data set's settings in its `check()`.
-Where only the files of a data set show the size of its images, the same bounds are checked when it is opened.
+Those of a setting alone stand in its annotation (nasx/config/settings.py), those of a data set's settings in its
+`check()`. Where only the files of a data set show the size of its images, the same bounds are checked when it is
+opened.
 """
 
 from __future__ import annotations

@@ -16,7 +16,8 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf.errors import OmegaConfBaseException
 
-from nasx.config import components
+from nasx.config import commands, paths
+from nasx.config import overrides as config_overrides
 from nasx.config.compose import make_loader, translate
 from nasx.core.files import compose_yaml
 from nasx.errors import UserError
@@ -44,7 +45,7 @@ class Origins(NamedTuple):
 def trace(command: str, overrides: Sequence[str] = (), config_dir: str | None = None) -> Origins:
     """What the files say that a command line chooses; overrides that set values are left out. Raises UserError."""
     loader, groups = make_loader(config_dir), choosing(overrides)
-    folders = [*([Path(config_dir)] if config_dir else []), components.conf_dir()]
+    folders = [*([Path(config_dir)] if config_dir else []), paths.conf_dir()]
     try:
         loader.load_configuration(command, groups, RunMode.RUN)  # a file that is no configuration is told in our words
         files = loader.compute_defaults_list(command, groups, RunMode.RUN).defaults
@@ -81,8 +82,10 @@ def lazily(command: str, overrides: Sequence[str], config_dir: str | None = None
 
 def choosing(overrides: Sequence[str]) -> list[str]:
     """The overrides that choose a group's file, of several values the first."""
-    groups = {*components.DELTAS, *(group for command in components.COMMANDS.values() for group in command.groups)}
-    return [text if "[" in text else text.partition(",")[0] for text in overrides if components.head(text) in groups]
+    groups = {*commands.DELTAS, *(group for command in commands.COMMANDS.values() for group in command.groups)}
+    return [
+        text if "[" in text else text.partition(",")[0] for text in overrides if config_overrides.head(text) in groups
+    ]
 
 
 def values(text: str) -> Iterator[tuple[str, str, str]]:

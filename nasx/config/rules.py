@@ -1,7 +1,7 @@
 """What is wrong with a configuration that no value alone can show: pure functions of the plain configuration.
 
-`nasx.config.components.check` calls each with the configuration and the command; where a value has a wrong type a function may
-raise TypeError, since that fault is told by itself.
+`nasx.config.check.check` calls each with the configuration and the command; where a value has a wrong type a function
+may raise TypeError, since that fault is told by itself.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from nasx.config import schema, space_rules
-from nasx.config.settings import SEEDS
+from nasx.core.constraints import SEEDS
 from nasx.errors import UserError
 from nasx.spaces import rules
 
@@ -211,18 +211,6 @@ def _source(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
                         "give one: from=<a run of nasx search>, or genotype=<its text>")
 
 
-def _parent(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
-    """The search whose cell is trained."""
-    name, read = cfg.get("from"), command == "retrain" or (command == "study" and _get(cfg, "study.searches") == 0)
-    if read and name and cfg.get("genotype") is None:
-        from nasx.runs import lineage
-
-        try:
-            lineage.searched(str(name), str(cfg.get("out")))
-        except UserError as error:
-            yield error
-
-
 def _skip_dropout(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
     rate, space = _get(cfg, "search.skip_dropout"), str(_get(cfg, "space._target_"))
     if "search" in READS[command] and rate and space.startswith("nasx.spaces.nb1shot1.space."):
@@ -303,5 +291,5 @@ def _genotype(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
 
 COMBINATIONS: tuple[Callable[[Mapping[str, Any], str], Iterator[UserError]], ...] = (
     _device, _folder_name, _seeds, _together, _auxiliary, _stacks, _benchmark, _kinds, _cells, _reads, _words, _devices,
-    _rates, _eval_mode, _momentum, _pieces, _source, _parent, _study, _held_out, _skip_dropout, _needed, _keep,
+    _rates, _eval_mode, _momentum, _pieces, _source, _study, _held_out, _skip_dropout, _needed, _keep,
     _genotype)

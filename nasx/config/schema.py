@@ -3,8 +3,8 @@
 A component is a class named by `_target_`. Its fields (name, annotation, default) are read from the syntax tree of
 its module, inherited dataclass fields included, so that a typo is answered without importing torch. Annotations are
 evaluated in a small fixed namespace: int, float, bool, str, None, Any, Literal, tuple, list, dict, `|`, Optional,
-the aliases of `nasx.config.settings`, and aliases that the module itself defines or imports from a readable module. Nothing
-of the text is executed.
+the aliases of `nasx.core.constraints`, and aliases that the module itself defines or imports from a readable module.
+Nothing of the text is executed.
 
 Lists become tuples: a YAML list satisfies `tuple[...]` and `list[...]` alike, and the component receives a tuple.
 """
@@ -23,11 +23,11 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt
 
-from nasx.config import settings
+from nasx.core import constraints
 from nasx.errors import UserError
 
 _NAMES: dict[str, Any] = {"int": int, "float": float, "bool": bool, "str": str, "None": None, "Any": Any, "object": Any}
-_NAMES |= {name: alias for name, alias in vars(settings).items() if get_origin(alias) is Annotated}
+_NAMES |= {name: alias for name, alias in vars(constraints).items() if get_origin(alias) is Annotated}
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from collections.abc import Iterator
+from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -53,3 +54,12 @@ def hand_on(batch: Batch, state: Tensor | None, *, track: bool = True) -> None:
     """Leave the state that a network ended a batch with to the batch after it."""
     if batch.carried is not None and state is not None:
         batch.carried.write(state.detach(), track=track)
+
+
+class Batches(Protocol):
+    """An endless stream of batches that resumes from its state."""
+
+    def __iter__(self) -> Iterator[Any]: ...
+    def __next__(self) -> Any: ...
+    def state_dict(self) -> dict[str, int]: ...
+    def load_state_dict(self, state: dict[str, int]) -> None: ...

@@ -26,7 +26,7 @@ import os
 import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 from weakref import WeakSet
 
 import numpy as np
@@ -38,12 +38,11 @@ from torchvision.transforms import v2
 from nasx.core.draws import placed
 from nasx.data import bounds, decode
 from nasx.data.augment import Augment
-from nasx.data.splits import splits
+from nasx.data.splits import Split, splits
 from nasx.data.stream import Batch, Order, Part, group_of, hashed
 from nasx.errors import UserError
 
 if TYPE_CHECKING:
-    from nasx.data.imagenet import ImageNet
     from nasx.data.listing import Files
 
 PIECE = 32
@@ -69,10 +68,33 @@ def pixels(path: Path) -> Tensor:
                         "resumes (dataset.verify=true finds all such images before a run)") from error
 
 
+class Settings(Split, Protocol):
+    """What a set of decoded images reads of its component."""
+
+    @property
+    def size(self) -> int: ...
+    @property
+    def resize(self) -> int: ...
+    @property
+    def scale(self) -> tuple[float, float]: ...
+    @property
+    def ratio(self) -> tuple[float, float]: ...
+    @property
+    def flip(self) -> bool: ...
+    @property
+    def jitter(self) -> tuple[float, float, float, float] | None: ...
+    @property
+    def mean(self) -> tuple[float, ...]: ...
+    @property
+    def std(self) -> tuple[float, ...]: ...
+    @property
+    def verify(self) -> bool: ...
+
+
 class Views(Dataset[Any]):
     """Pieces of a part as a worker makes them: a list of keys -> uint8 (k, 3, size, size), or the fault as a value."""
 
-    def __init__(self, component: ImageNet, files: Files) -> None:
+    def __init__(self, component: Settings, files: Files) -> None:
         self.files = files
         colour = [] if component.jitter is None else [v2.ColorJitter(*component.jitter)]
         self.training = v2.Compose([
@@ -107,7 +129,7 @@ class Decoded:
 
     carries = False
 
-    def __init__(self, component: ImageNet, train: Files, test: Files, classes: tuple[str, ...],
+    def __init__(self, component: Settings, train: Files, test: Files, classes: tuple[str, ...],
                  device: torch.device | str, *, cutout: int, channels_last: bool, workers: int) -> None:
         self.component, self.classes, self.device, self.workers = component, classes, torch.device(device), workers
         self.train_y, self.shape = train.labels, (3, component.size, component.size)

@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from nasx.data import bounds, decode, listing, survey
+from nasx.data.base import OFFLINE, absent, data_root
 from nasx.data.listing import Layout, Listing
-from nasx.data.source import OFFLINE, absent, data_root, split_faults, statistics_faults
+from nasx.data.source import split_faults, statistics_faults
 from nasx.errors import UserError
 
 if TYPE_CHECKING:

@@ -18,11 +18,12 @@ from typing import ClassVar
 import numpy as np
 
 from nasx.data import bounds, listing
+from nasx.data.base import OFFLINE, data_root
 from nasx.data.fetch import fetch
 from nasx.data.folder import ON_DISK, read_folder, read_npz
 from nasx.data.layouts import Layout, balanced, missing, pickled_images, pickled_names, record_images, verify
 from nasx.data.listing import Listing
-from nasx.data.source import OFFLINE, Source, data_root
+from nasx.data.source import Source
 from nasx.errors import UserError
 
 

@@ -32,8 +32,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nasx.data.base import Text
 from nasx.data.stream import Part, hashed
-from nasx.data.text import Text
 from nasx.errors import UserError
 
 SHORTEST, LONGER = 5, 20

@@ -28,56 +28,19 @@ from nasx.errors import UserError
 
 if TYPE_CHECKING:
     from nasx.data.stream import Held
+from nasx.data.base import OFFLINE, Images, absent, data_root, statistics
 
 log = logging.getLogger("nasx")
-OFFLINE = "offline: use dataset=digits"
 SMALLEST = 8
 """Side of the smallest images: a network halves them twice."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Images:
-    """A whole set: images uint8 (n, c, h, w), labels int64 (n,), mean and std per channel on the scale [0, 1]."""
-
-    train_x: np.ndarray
-    train_y: np.ndarray
-    test_x: np.ndarray
-    test_y: np.ndarray
-    classes: tuple[str, ...]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    name: str
-
-    def described(self) -> dict[str, list[Any]]:
-        """What a record keeps of a set: names of the classes, statistics, shape of an image."""
-        return {"classes": list(self.classes), "mean": list(self.mean), "std": list(self.std),
-                "shape": list(self.train_x.shape[1:])}
 
 
-def data_root(path: str | None = None) -> Path:
-    """Where data sets lie: `path`, else NASX_DATA, else nasx in the XDG cache."""
-    chosen = path or os.environ.get("NASX_DATA")
-    if chosen:
-        return Path(chosen).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "nasx"
 
 
-def statistics(x: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation per channel of uint8 (n, c, h, w), on the scale [0, 1]; exact, by counting."""
-    levels = np.arange(256) / 255
-    counts = np.stack([np.bincount(x[:, c].ravel(), minlength=256) for c in range(x.shape[1])])
-    share = counts / counts.sum(1, keepdims=True)
-    mean = share @ levels
-    std = np.sqrt((share * (levels - mean[:, None]) ** 2).sum(1))
-    return tuple(map(float, mean)), tuple(map(float, std))
 
 
-def absent(name: str, path: str | None, looked: list[Path], expected: str, remedy: str) -> UserError:
-    """The error for files of the set `name` that are nowhere."""
-    places = ", ".join(map(str, looked))
-    origin = "dataset.path" if path else "NASX_DATA" if os.environ.get("NASX_DATA") else "the default folder"
-    return UserError(f"dataset={name}", f"no files found; looked at {places} ({origin}); expected {expected}",
-                     f"{remedy}, or name the folder that has them by NASX_DATA or dataset.path; {OFFLINE}")
 
 
 # -------------------------------------------------------------------------------------------------------- checks

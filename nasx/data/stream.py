@@ -30,7 +30,7 @@ from torch import Tensor
 from nasx.core.draws import placed
 from nasx.data import bounds
 from nasx.data.augment import Augment, Cropped
-from nasx.data.source import Images
+from nasx.data.base import Images
 from nasx.data.splits import Split, splits
 from nasx.errors import UserError
 

@@ -15,29 +15,18 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from nasx.data.base import data_root
 from nasx.data.layouts import missing
-from nasx.data.source import data_root
 from nasx.errors import UserError
 
 if TYPE_CHECKING:
     from nasx.data.segments import Read
+from nasx.data.base import Text
 
 END = "<eos>"
 FILES = ("train.txt", "valid.txt", "test.txt")
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Text:
-    """Word numbers int64 (n,) of each part, and the words."""
-
-    train: np.ndarray
-    valid: np.ndarray
-    test: np.ndarray
-    words: tuple[str, ...]
-
-    def described(self) -> dict[str, Any]:
-        """What a record keeps of a text: how many words each part has, and how many the vocabulary."""
-        return {"words": len(self.words), **{name: len(getattr(self, name)) for name in ("train", "valid", "test")}}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 if TYPE_CHECKING:
-    from nasx.config.settings import NonNegative, Positive, PositiveFloat
+    from nasx.core.constraints import NonNegative, Positive, PositiveFloat
 
 Row = Mapping[str, Any]
 

@@ -32,8 +32,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
 
-from nasx.report.style import family
 from nasx.spaces.edges import Edge, genotype_edges
+from nasx.spaces.families import family
 
 Mixture = Mapping[str, Sequence[Sequence[float]]]
 INPUTS = frozenset({"input", "c_{k-2}", "c_{k-1}", "x, h"})

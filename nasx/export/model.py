@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from nasx.config import components
+from nasx.config import commands, components, instantiate
 from nasx.core import files
 from nasx.errors import UserError
 from nasx.export import metadata
@@ -100,7 +100,7 @@ def load(path: str | Path, device: str | torch.device = "cpu", allow: Sequence[s
             weights = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118 (no mapping)
     except (SafetensorError, OSError) as error:
         raise UserError(str(file), f"cannot be read as safetensors ({error})", REMEDY) from error
-    if own := components.foreign(facts.get("space"), allow):
+    if own := instantiate.foreign(facts.get("space"), allow):
         raise UserError(str(file), f"is made of classes of {', '.join(own)}, which are not run unasked",
                         f"if you trust them add allow=[{','.join(own)}]")
     try:
@@ -118,7 +118,7 @@ def load(path: str | Path, device: str | torch.device = "cpu", allow: Sequence[s
 def described(facts: Mapping[str, Any], weights: Mapping[str, Tensor], allow: Sequence[str]) -> None:
     """Raises before anything large is built where the description is damaged or asks for more than the file holds."""
     space, settings = facts["space"], facts["settings"]
-    found = list(components.component_faults("space", space, (*components.HOMES, *allow)))
+    found = list(components.component_faults("space", space, (*commands.HOMES, *allow)))
     if found:
         raise UserError.join(found)
     most = max((x.numel() for x in weights.values()), default=0)
@@ -133,7 +133,7 @@ def described(facts: Mapping[str, Any], weights: Mapping[str, Tensor], allow: Se
 
 def build(facts: Mapping[str, Any], allow: Sequence[str] = ()) -> Network:
     """The network that the facts describe, without its auxiliary head and with fresh weights."""
-    space, settings = components.build(facts["space"], allow), facts["settings"]
+    space, settings = instantiate.build(facts["space"], allow), facts["settings"]
     network: Network = space.network(space.parse(facts["genotype"]), len(facts["classes"]), layers=settings["layers"],
                                      channels=settings["channels"], stem=settings["stem"])
     return network

@@ -24,9 +24,11 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.markup import escape
 
-from nasx.config import components
+from nasx.config import commands, identity, instantiate
+from nasx.config import overrides as config_overrides
 from nasx.core import metrics
 from nasx.errors import cleaned
+from nasx.jobs import retrain as jobs_retrain
 from nasx.jobs import search as jobs_search
 from nasx.runs import environment, lineage, records
 from nasx.runs.progress import duration
@@ -42,9 +44,9 @@ OWN = frozenset({"study", "seed", "name", "from", "genotype"})
 
 def study(cfg: Config, info: Config) -> Result:
     """All steps that are not done yet, and the record of the study."""
-    folder = Path(cfg["out"]) / components.run_name(cfg, info["choices"], "study")
-    extra = {"kind": "study", "choices": dict(info["choices"]), "identity": components.identity(cfg, "study")}
-    with records.Run(folder, components.identifying(cfg, "study"), extra) as held:
+    folder = Path(cfg["out"]) / identity.run_name(cfg, info["choices"], "study")
+    extra = {"kind": "study", "choices": dict(info["choices"]), "identity": identity.identity(cfg, "study")}
+    with records.Run(folder, identity.identifying(cfg, "study"), extra) as held:
         result = records.finished(folder)
         if result is None:
             try:
@@ -61,8 +63,8 @@ class Study:
     """The steps of one study."""
 
     def __init__(self, cfg: Config, info: Config, name: str) -> None:
-        self.plan: StudySettings = components.build(cfg["study"])
-        self.recipe = components.build(cfg["retrain"])
+        self.plan: StudySettings = instantiate.build(cfg["study"])
+        self.recipe = instantiate.build(cfg["retrain"])
         self.metric = metrics.OF[self.recipe.data]
         self.cfg, self.info, self.name, self.started = cfg, info, name, records.now()
         self.steps: dict[str, Result] = {}
@@ -82,7 +84,7 @@ class Study:
         return {
             "kind": "study", "name": self.name, "status": "finished", "command": self.info["command"],
             "started": self.started, "finished": records.now(), "choices": choices, "study": plan.study,
-            "overrides": list(self.info["overrides"]), "seed": seed, "identity": components.identity(self.cfg, "study"),
+            "overrides": list(self.info["overrides"]), "seed": seed, "identity": identity.identity(self.cfg, "study"),
             "searches": [search["name"] for search in found], "rank": plan.rank, "ranking": ranking,
             "kept": [search["name"] for search in kept if search], "retrains": [retrain["name"] for retrain in done],
             f"test_{self.metric.name}": statistics.fmean(scores), "n": len(scores), "std_over": over(plan),
@@ -104,25 +106,25 @@ class Study:
         given = {key: self.cfg[key] for key in ("from", "genotype") if self.cfg[key]} if search is None else {
             "from": str(Path(self.cfg["out"]) / search["name"])}
         words = [lineage.override(key, value) if key == "from" else f"{key}={value}" for key, value in given.items()]
-        words += [f"retrain.{key}={components.show(value)}" for key, value in changed.items()]
+        words += [f"retrain.{key}={config_overrides.show(value)}" for key, value in changed.items()]
         return self.step("retrain", seed, words, **given, retrain={**self.cfg["retrain"], **changed})
 
     def step(self, kind: str, seed: int, words: Sequence[str] = (), **changed: Any) -> Result:
         """The record of a step, which is done now unless it is finished; `words` set on a command line what changed."""
         cfg = {**self.cfg, "seed": seed, "from": None, "genotype": None, "name": None, **changed}
         del cfg["study"]
-        drop = {*OWN, *components.COMMANDS[kind].unread}
-        overrides = [text for text in self.info["overrides"] if components.head(text) not in drop]
+        drop = {*OWN, *commands.COMMANDS[kind].unread}
+        overrides = [text for text in self.info["overrides"] if config_overrides.head(text) not in drop]
         overrides += [*words, f"seed={seed}"]
         command = shlex.join(["nasx", kind, *self.info.get("options", ()), *overrides])
         info = {**self.info, "overrides": overrides, "command": command,
                 "choices": {key: value for key, value in self.info["choices"].items() if key != "study"}}
-        name = components.run_name(cfg, info["choices"], kind)
+        name = identity.run_name(cfg, info["choices"], kind)
         done = records.finished(Path(cfg["out"]) / name)
         if done is None or records.broken(Path(cfg["out"]) / name, done):
             if not cfg["quiet"]:
                 print(f"\n{self.name}: {info['command']}", flush=True)
-            done = (jobs_search.search if kind == "search" else jobs_search.retrain)(cfg, info)
+            done = (jobs_search.search if kind == "search" else jobs_retrain.retrain)(cfg, info)
         self.steps[name] = done
         return done
 

@@ -34,7 +34,7 @@ from torch import Tensor
 from nasx.core.bilevel import Batch, Method, Outcome, Search, Second, Tree, combine, detached, gradient, gradients, logs
 
 if TYPE_CHECKING:
-    from nasx.config.settings import PositiveFloat
+    from nasx.core.constraints import PositiveFloat
 
 
 @dataclass(frozen=True, kw_only=True)

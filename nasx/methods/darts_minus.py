@@ -29,7 +29,7 @@ from nasx.core.bilevel import Batch, Number, Search, Tree, combine
 from nasx.methods.wrapper import Around
 
 if TYPE_CHECKING:
-    from nasx.config.settings import NonNegativeFloat
+    from nasx.core.constraints import NonNegativeFloat
 
 
 @dataclass(frozen=True, kw_only=True)

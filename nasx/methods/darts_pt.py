@@ -37,7 +37,7 @@ from nasx.core.bilevel import Decision, Ending, Search, Tree, detached
 from nasx.methods.wrapper import Around
 
 if TYPE_CHECKING:
-    from nasx.config.settings import NonNegative, NonNegativeFloat, Positive, PositiveFloat
+    from nasx.core.constraints import NonNegative, NonNegativeFloat, Positive, PositiveFloat
 
 
 class Projection:

@@ -34,7 +34,7 @@ from nasx.core.bilevel import Batch, Search, Tree, detached, gradient
 from nasx.methods.wrapper import Around
 
 if TYPE_CHECKING:
-    from nasx.config.settings import NonNegativeFloat
+    from nasx.core.constraints import NonNegativeFloat
 
 
 def dirichlet(logits: Tensor) -> Dirichlet:

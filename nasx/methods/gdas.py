@@ -41,7 +41,7 @@ from nasx.core.bilevel import Activate, Batch, Number, Search, Tree
 from nasx.methods.wrapper import Around, concrete
 
 if TYPE_CHECKING:
-    from nasx.config.settings import PositiveFloat
+    from nasx.core.constraints import PositiveFloat
 
 
 def hard(tau: Number, gen: torch.Generator, slope: Literal["all", "sampled", "others"]) -> Activate:

@@ -61,7 +61,7 @@ from nasx.core.bilevel import (
 )
 
 if TYPE_CHECKING:
-    from nasx.config.settings import PositiveFloat, Repeats, Terms
+    from nasx.core.constraints import PositiveFloat, Repeats, Terms
 
 
 @dataclass(frozen=True, kw_only=True)

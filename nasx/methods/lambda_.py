@@ -58,7 +58,7 @@ from nasx.core.bilevel import (
 )
 
 if TYPE_CHECKING:
-    from nasx.config.settings import NonNegativeFloat, PositiveFloat
+    from nasx.core.constraints import NonNegativeFloat, PositiveFloat
 
 
 class Alignment(NamedTuple):

@@ -20,7 +20,7 @@ from torch import Tensor
 from nasx.core.bilevel import Batch, Ending, Method, Search, Tree
 
 if TYPE_CHECKING:
-    from nasx.config.settings import Draws
+    from nasx.core.constraints import Draws
 
 
 @dataclass(frozen=True, kw_only=True)

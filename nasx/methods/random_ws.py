@@ -24,7 +24,7 @@ from torch import Tensor
 from nasx.core.bilevel import Batch, Ending, Method, Search, Tree, detached, logs
 
 if TYPE_CHECKING:
-    from nasx.config.settings import Draws
+    from nasx.core.constraints import Draws
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -41,7 +41,7 @@ from nasx.core.bilevel import Activate, Batch, Number, Search, Tree, detached
 from nasx.methods.wrapper import Around
 
 if TYPE_CHECKING:
-    from nasx.config.settings import NonNegativeFloat, Repeats
+    from nasx.core.constraints import NonNegativeFloat, Repeats
 
 
 def normalized(p: Tensor) -> Tensor:

@@ -11,8 +11,8 @@ Deviations
 1. Which half of CIFAR-10 is searched on is unstated: here the training half of the space's split
    (`dataset.split=full` for all of it).
 2. The cosine schedule's end value and, for NAS-Bench-201, the weight decay of the architecture's Adam are unstated: 0
-   and 0. So is the mode of batch norm: that of protocol nb201-v1 here (nasx/spaces/nb201/space.py). Of the SGD of Tables 4
-   and 5 section 5.3 states all: rate 0.005, momentum 0.9, weight decay 3e-4.
+   and 0. So is the mode of batch norm: that of protocol nb201-v1 here (nasx/spaces/nb201/space.py). Of the SGD of
+   Tables 4 and 5 section 5.3 states all: rate 0.005, momentum 0.9, weight decay 3e-4.
 3. `initial` is -ln 7 for every space as in the paper (1/8 on each operation); -ln 4 gives 1/5 for five operations.
 """
 

@@ -29,7 +29,7 @@ from nasx.core.bilevel import Batch, Number, Search, Tree
 from nasx.methods.wrapper import Around, concrete
 
 if TYPE_CHECKING:
-    from nasx.config.settings import PositiveFloat
+    from nasx.core.constraints import PositiveFloat
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -36,7 +36,7 @@ from torch import Tensor
 from nasx.core.bilevel import Batch, Method, Search, Tree, combine, gradients
 
 if TYPE_CHECKING:
-    from nasx.config.settings import Repeats
+    from nasx.core.constraints import Repeats
 
 
 @dataclass(frozen=True, kw_only=True)

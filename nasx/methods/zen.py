@@ -33,7 +33,7 @@ from nasx.core.bilevel import Batch
 from nasx.methods.zero_cost import ZeroCost, features, weights
 
 if TYPE_CHECKING:
-    from nasx.config.settings import PositiveFloat, Repeats
+    from nasx.core.constraints import PositiveFloat, Repeats
 
 
 @dataclass(frozen=True, kw_only=True)

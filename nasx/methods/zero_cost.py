@@ -37,7 +37,7 @@ from nasx.core.bilevel import Batch, Ending, Method, Search, Tree
 from nasx.errors import UserError
 
 if TYPE_CHECKING:
-    from nasx.config.settings import Draws
+    from nasx.core.constraints import Draws
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,8 +21,9 @@ from xml.sax.saxutils import escape
 
 from nasx.core.files import no_link
 from nasx.errors import UserError
-from nasx.report.style import FAMILIES, FONT, FORMATS, INK, family, whole, write
+from nasx.report.style import FAMILIES, FONT, FORMATS, INK, whole, write
 from nasx.spaces.edges import Edge, genotype_edges
+from nasx.spaces.families import family
 
 FILL = {"input": "darkseagreen2", "node": "lightblue", "output": "palegoldenrod"}
 _INDEXED = re.compile(r"c_\{k(-\d)?\}")

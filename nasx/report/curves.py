@@ -19,7 +19,8 @@ import numpy as np
 from nasx.core import files
 from nasx.errors import UserError
 from nasx.report import heat_maps
-from nasx.report.style import CYCLE, FAMILIES, SOFT, family, figure, save, style
+from nasx.report.style import CYCLE, FAMILIES, SOFT, figure, save, style
+from nasx.spaces.families import family
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

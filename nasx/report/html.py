@@ -22,18 +22,15 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from nasx import __version__
-from nasx.cli import arguments
-from nasx.core.files import write_atomic
-from nasx.errors import UserError, printable
+from nasx.errors import UserError
 from nasx.report import charts, checklist, curves, headline, heat_maps, style
 from nasx.results import differences, published, random_baseline, render
 from nasx.results import sheets as results_sheets
 from nasx.results.aggregate import summary
-from nasx.results.collect import collect, rows_of
+from nasx.results.collect import rows_of
 from nasx.results.render import Sheet
 from nasx.spaces.edges import genotype_edges
 
-OPTIONS = {"out": "report.html", "title": "Architecture search"}
 LINES, SEEDS, CONTEXTS, CELLS = 7, 12, 3, 3
 """Drawn at most: settings a chart, runs of a setting, pairs of space and data set, different cells of a setting."""
 ROWS = 200
@@ -94,23 +91,6 @@ class Album:
         return self.add(lambda prefix: charts.drawn(make, prefix, label), caption)
 
 
-def main(given: Sequence[str]) -> int:
-    """`nasx report [RUNS ...] [out=...] [title=...]`: write the page and say where it is."""
-    asked = arguments.read("report", given, OPTIONS, plain="RUNS")
-    roots = list(asked.plain) or ["outputs"]
-    frame = collect(roots)
-    if frame.empty:
-        raise UserError(" ".join(roots), "no finished run there" + "".join(f"; {n}" for n in frame.attrs["notes"]),
-                        "name folders of runs, for example nasx report outputs")
-    path = Path(asked.options["out"]).expanduser()
-    if path.suffix.lower() not in (".html", ".htm"):
-        raise UserError(f"out={path}", "is no name of an HTML page", "use for example out=report.html")
-    if not path.parent.is_dir():
-        raise UserError(f"out={path}", f"there is no folder {path.parent}", "make it, or name another file")
-    text = printable(page(frame, asked.options["title"]))
-    write_atomic(path, text, "name another file with out=FILE")
-    print(f"{path}: {frame['folder'].nunique()} runs, {len(text.encode()) / 1e6:.2f} MB")
-    return 0
 
 
 def page(frame: pd.DataFrame, title: str) -> str:
@@ -131,7 +111,7 @@ def page(frame: pd.DataFrame, title: str) -> str:
     environment.filters |= {"sentence": render.sentence, "together": _together, "seconds": results_sheets.seconds}
     environment.filters["breakable"] = lambda text: Markup(re.sub(r"([._])", r"\1<wbr>", str(escape(text))))
     environment.filters["picture"] = Markup  # made by nasx.report.charts, which keeps nothing but what draws
-    source = files("nasx").joinpath("results/report.html.j2").read_text(encoding="utf-8")
+    source = files("nasx").joinpath("report/report.html.j2").read_text(encoding="utf-8")
     notes += album.faults
     if album.left_out:
         notes.append(f"{album.left_out} pictures are left out to keep the page small: report fewer runs at once")
@@ -203,7 +183,11 @@ def _known(sheet: Sheet) -> Sheet:
             kept.append(i)
     caption = f"{sheet.caption} In all rows: {'; '.join(told)}." if told else sheet.caption
     rows = tuple(tuple(row[i] for i in kept) for row in sheet.rows)
-    notes = sheet.notes if any("n/a" in row for row in rows) else tuple(n for n in sheet.notes if n != results_sheets.NO_TEST)
+    notes = (
+        sheet.notes
+        if any("n/a" in row for row in rows)
+        else tuple(n for n in sheet.notes if n != results_sheets.NO_TEST)
+    )
     return replace(sheet, header=tuple(sheet.header[i] for i in kept), rows=rows, notes=notes, caption=caption,
                    left=frozenset(k for k, i in enumerate(kept) if i in sheet.left))
 

@@ -16,7 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from nasx.benchmarks.offers import TESTS
-from nasx.config import components
+from nasx.config import identity
 from nasx.core import files
 from nasx.errors import UserError, cleaned, printable
 from nasx.report import cells
@@ -53,14 +53,14 @@ def draw(folder: Path, *, curves: bool = False, epochs: bool = False) -> None:
 
 def opened(cfg: Mapping[str, Any], choices: Mapping[str, Any], kind: str) -> Path:
     """The folder of a run that is about to start. Raises UserError where it cannot be made, or is another's."""
-    folder = Path(cfg["out"]) / components.run_name(cfg, choices, kind)
+    folder = Path(cfg["out"]) / identity.run_name(cfg, choices, kind)
     if not files.no_link(folder).exists():
         above = next(path for path in folder.absolute().parents if path.exists())
         try:  # rights do not tell it: /proc has those of any folder; a file without a name leaves nothing if killed
             tempfile.TemporaryFile(dir=above).close()
         except OSError as error:
             raise files.unwritable(folder, error) from error
-    if other := records.differing(folder, components.identifying(cfg, kind), components.FACTS):
+    if other := records.differing(folder, identity.identifying(cfg, kind), identity.FACTS):
         raise other
     return folder
 

@@ -41,10 +41,6 @@ _STYLE: Any = {
     "text.parse_math": False, "path.simplify": True, "figure.dpi": 100.0, "savefig.dpi": 160.0}
 
 
-def family(operation: str) -> str:
-    """The family of an operation by its published name: conv, pool, skip, none or noise."""
-    name = operation.lower()
-    return next((kind for kind in ("skip", "pool", "none", "noise") if kind in name), "conv")
 
 
 @contextmanager

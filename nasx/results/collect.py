@@ -23,13 +23,13 @@ from typing import Any
 import pandas as pd
 
 from nasx.benchmarks.base import Edges
-from nasx.config import components
+from nasx.config import commands, identity
 from nasx.core import files, versions
 from nasx.errors import printable
 from nasx.runs import records
 
 KINDS = ("search", "retrain", "study")
-ELSEWHERE = components.ELSEWHERE | {"seed", "from", "parent"}
+ELSEWHERE = commands.ELSEWHERE | {"seed", "from", "parent"}
 """Keys that do not tell one configuration from another: where and how it runs, the seed, and whose cell it trains."""
 COPIED = ("kind", "identity", "started", "finished", "commit", "genotype")
 """What a run and its copy have in common, and a run that was done again has not."""
@@ -249,7 +249,7 @@ def _family(folder: str, record: Mapping[str, Any]) -> str:
 @lru_cache(maxsize=4096)
 def _whole_family(text: str, kind: str) -> str:
     """The family of a run's configuration, less its seed and its parent, as text."""
-    return components.family(files.parse_yaml(text) or {}, kind)
+    return identity.family(files.parse_yaml(text) or {}, kind)
 
 
 def _edges(record: Mapping[str, Any]) -> Edges:

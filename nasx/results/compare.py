@@ -26,19 +26,17 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cache
 from typing import Any
 
 import pandas as pd
 
-from nasx.cli import arguments, table
-from nasx.errors import UserError, printable
+from nasx.errors import UserError
+from nasx.results import conditions as results_conditions
 from nasx.results import differences, random_baseline
 from nasx.results.aggregate import MEASURES
 from nasx.results.collect import COLUMNS, collect, mark
 from nasx.results.significance import LEVEL, Difference, by_search, moments, p_text, welch
 
-OPTIONS = {"metric": "auto", "runs": "outputs"}
 SAME = {"kind": "nasx compare", "protocol": "protocol", "recipe": "recipe", "benchmark": "benchmark"}
 """Columns that must have one value in both groups together -> what it is called."""
 MEASURED = ("supernet_valid", "test_accuracy", "supernet_perplexity", "valid_perplexity", "test_perplexity")
@@ -50,20 +48,6 @@ RETRAININGS = "retrainings"
 """What the values are where each group has those of one cell."""
 
 
-def main(given: Sequence[str]) -> int:
-    """`nasx compare A B [metric=...] [runs=...]`: print the comparison."""
-    filters = [word for word in given if _condition(word)]
-    marked = [",".join(part.replace("=", ":", 1) for part in word.split(",")) if word in filters else word
-              for word in given]
-    asked = arguments.read("compare", marked, OPTIONS, plain="GROUP")
-    if len(asked.plain) != 2:
-        raise UserError("nasx compare", f"needs two groups of runs, {len(asked.plain)} given",
-                        "for example nasx compare method=darts method=random")
-    names = [word.replace(":", "=") if _condition(word) else word for word in asked.plain]
-    read = cache(collect)  # both groups may be conditions over the same runs
-    groups = [group(word, asked.options["runs"], read) for word in asked.plain]
-    print(printable(text(names, groups, asked.options["metric"])))
-    return 0
 
 
 def _condition(word: str) -> bool:
@@ -83,7 +67,7 @@ def group(word: str, runs: str, read: Callable[[str], pd.DataFrame] = collect) -
         frame = read(runs)
         found = frame
         for condition in conditions:
-            found = table.pick(found, condition)
+            found = results_conditions.pick(found, condition)
         shown = word.replace(":", "=")
         if found.empty:
             raise UserError(shown, f"none of the {len(frame)} finished runs below {runs} is so",

@@ -11,7 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from nasx.config import components
+from nasx.config import overrides
 from nasx.runs import records
 
 OWN = frozenset({"format", "kind", "identity", "seed", "from", "choices", "allow"})
@@ -40,7 +40,7 @@ def _configuration(folder: Path) -> dict[str, str]:
     found: dict[str, Any] = {str(k): v for k, v in (choices or {}).items() if k not in DERIVED}
     found |= {key: value for key, value in records.flatten({k: v for k, v in held.items() if k not in OWN}).items()
               if not key.endswith("_target_")}
-    return {key: components.show(value) for key, value in found.items()}
+    return {key: overrides.show(value) for key, value in found.items()}
 
 
 def rows(groups: Sequence[Sequence[str]]) -> list[Row]:

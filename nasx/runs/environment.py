@@ -132,7 +132,7 @@ def versions() -> dict[str, str]:
 @functools.cache
 def commit() -> str | None:
     """Commit of the checkout that nasx runs from (with + where it was changed), None for an installed wheel."""
-    root = Path(__file__).resolve().parent.parent
+    root = Path(__file__).resolve().parent.parent.parent
     if not (root / ".git").exists():
         return None
 

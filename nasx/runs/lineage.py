@@ -23,7 +23,8 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf.errors import OmegaConfBaseException
 
-from nasx.config import components, provenance
+from nasx.config import commands as config_commands
+from nasx.config import components, overrides, provenance
 from nasx.config.compose import make_loader, plain
 from nasx.core import files, spelling
 from nasx.errors import UserError, printable
@@ -163,7 +164,7 @@ def with_settings(node: Mapping[str, Any], texts: Sequence[str], allow: Sequence
                                     f"it has {', '.join(k for k in node if k != '_target_')}"
                                     + spelling.did_you_mean(key, node)))
         found[key] = value
-        faults += [] if faults else components.component_faults(group, found, (*components.HOMES, *allow))
+        faults += [] if faults else components.component_faults(group, found, (*config_commands.HOMES, *allow))
     if faults:
         raise UserError.join(faults)
     return found
@@ -246,7 +247,7 @@ def written(value: Any) -> str:
     if isinstance(value, Mapping):
         return "{" + ",".join(f"{key}:{written(item)}" for key, item in value.items()) + "}"
     if not isinstance(value, str):
-        return components.show(value)
+        return overrides.show(value)
     if re.fullmatch(r"[A-Za-z_./][A-Za-z0-9_./+-]*", value) and value.lower() not in WORDS:
         return value
     plain_text = re.sub(r"(\\*)\$\{", r"\1\1\\${", value)  # no interpolation
@@ -295,3 +296,14 @@ def positional(path: Path) -> str:
 def printed(*commands: Sequence[str]) -> list[str]:
     """Commands as lines that begin with `next: `; ? stands for what would steer a terminal."""
     return [f"{'next:' if i == 0 else '     '} {printable(shlex.join(words))}" for i, words in enumerate(commands)]
+
+
+def parent_faults(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
+    """Faults of `from=`, the search whose cell is trained."""
+    name, study = cfg.get("from"), cfg.get("study")
+    read = command == "retrain" or (command == "study" and isinstance(study, Mapping) and study.get("searches") == 0)
+    if read and name and cfg.get("genotype") is None:
+        try:
+            searched(str(name), str(cfg.get("out")))
+        except UserError as error:
+            yield error

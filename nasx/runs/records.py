@@ -3,11 +3,11 @@
     config.yaml     resolved configuration, group choices and identity
     metrics.jsonl   one JSON object per epoch
     result.json     the one record of a finished run, with the sha256 of metrics.jsonl and genotype.txt (its seal)
-    checkpoints/    the last two, with the metrics rows so far, see folders/checkpoints.py
-    log.txt         what was printed          lock   of the process that writes here, see folders/lock.py
+    checkpoints/    the last two, with the metrics rows so far, see runs/checkpoints.py
+    log.txt         what was printed          lock   of the process that writes here, see runs/lock.py
     fault.txt       why the last start failed, where it did
 
-Every file appears whole or not at all (folders/files.py), but for metrics.jsonl, whose last line may be torn by a kill:
+Every file appears whole or not at all (core/files.py), but for metrics.jsonl, whose last line may be torn by a kill:
 it is written again from the checkpoint. Neither the folder nor anything in it is written through a link.
 """
 

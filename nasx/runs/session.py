@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from nasx.config import components
+from nasx.config import identity, instantiate
 from nasx.core import distributed
 from nasx.errors import UserError
 from nasx.runs import environment, progress, records
@@ -107,37 +107,60 @@ class Session:
     def record(self, kind: str, **facts: Any) -> Result:
         """The record of this run, with what every run records."""
         choices = dict(self.info["choices"])
-        return {"kind": kind, "name": self.run.folder.name, "status": "finished", "command": self.info["command"],
-                "started": self.started, "finished": records.now(), "choices": choices,
-                "overrides": list(self.info["overrides"]), "seed": self.config["seed"],
-                "identity": components.identity(self.config, kind),
-                "family": components.family(self.config, kind),
-                **facts, "wall_s": round(self.elapsed_s, 3), "together": self.together,
-                "peak_mb": environment.peak_mb(self.device),
-                "hardware": environment.hardware(self.device), "versions": environment.versions(), "commit": environment.commit(),
-                "starts": self.starts}
+        return {
+            "kind": kind,
+            "name": self.run.folder.name,
+            "status": "finished",
+            "command": self.info["command"],
+            "started": self.started,
+            "finished": records.now(),
+            "choices": choices,
+            "overrides": list(self.info["overrides"]),
+            "seed": self.config["seed"],
+            "identity": identity.identity(self.config, kind),
+            "family": identity.family(self.config, kind),
+            **facts,
+            "wall_s": round(self.elapsed_s, 3),
+            "together": self.together,
+            "peak_mb": environment.peak_mb(self.device),
+            "hardware": environment.hardware(self.device),
+            "versions": environment.versions(),
+            "commit": environment.commit(),
+            "starts": self.starts,
+        }
 
 
 @contextlib.contextmanager
 def session(cfg: Config, info: Config, kind: str = "search") -> Iterator[Session]:
     """Open (or create) the run folder of a configuration, and set the process up for it."""
-    folder = Path(cfg["out"]) / components.run_name(cfg, info["choices"], kind)
+    folder = Path(cfg["out"]) / identity.run_name(cfg, info["choices"], kind)
     if distributed.count() > 1 and kind != "retrain":
         raise UserError(f"nasx {kind}", f"runs on one process, but torchrun has started {distributed.count()}",
                         "start it without torchrun; only nasx retrain runs on several")
     device = environment.device(distributed.device_name(cfg["device"]))
     engine = cfg.get("engine") or {}
-    prepared = environment.prepared(device, threads=cfg["threads"], deterministic=cfg["deterministic"], seed=cfg["seed"],
-                                precision=engine.get("precision", "fp32"))
-    extra = {"kind": kind, "choices": dict(info["choices"]), "identity": components.identity(cfg, kind)}
+    prepared = environment.prepared(
+        device,
+        threads=cfg["threads"],
+        deterministic=cfg["deterministic"],
+        seed=cfg["seed"],
+        precision=engine.get("precision", "fp32"),
+    )
+    extra = {"kind": kind, "choices": dict(info["choices"]), "identity": identity.identity(cfg, kind)}
     if not distributed.owner():
         with prepared, distributed.joined(device), environment.Signals() as signals, progress.hushed(), \
                 memory(cfg, kind, device):
             yield Session(records.Guest(folder), device, cfg, info, signals)
         return
-    with prepared, records.Run(folder, components.identifying(cfg, kind), extra) as run, distributed.joined(device), \
-            environment.Signals() as signals, contextlib.ExitStack() as stack, progress.logged(folder, quiet=cfg["quiet"]):
-        logger = components.build(cfg["logger"], cfg["allow"]).open(folder, components.identifying(cfg, kind))
+    with (
+        prepared,
+        records.Run(folder, identity.identifying(cfg, kind), extra) as run,
+        distributed.joined(device),
+        environment.Signals() as signals,
+        contextlib.ExitStack() as stack,
+        progress.logged(folder, quiet=cfg["quiet"]),
+    ):
+        logger = instantiate.build(cfg["logger"], cfg["allow"]).open(folder, identity.identifying(cfg, kind))
         run.told = logger.write
         stack.callback(logger.close)
         try:

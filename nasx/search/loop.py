@@ -7,73 +7,30 @@ number generator has to be saved for them.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from nasx.core.batch import Batches
 from nasx.core.bilevel import Batch, Method, Search
+from nasx.core.meter import Meter, broken
+from nasx.core.schedules import rate
 from nasx.errors import UserError
 
 Step = Callable[[Search, Sequence[Batch], Batch], dict[str, Tensor]]
 
 
-class Batches(Protocol):
-    """An endless stream of batches that resumes from its state."""
-
-    def __iter__(self) -> Iterator[Any]: ...
-    def __next__(self) -> Any: ...
-    def state_dict(self) -> dict[str, int]: ...
-    def load_state_dict(self, state: dict[str, int]) -> None: ...
 
 
-class Meter:
-    """Running means of logged values, summed on the device in float64 and read back only when asked for."""
-
-    def __init__(self) -> None:
-        self.sums: dict[str, Tensor] = {}
-        self.counts: dict[str, int] = {}
-
-    def add(self, values: Mapping[str, Tensor], weight: int = 1) -> None:
-        for name, value in values.items():
-            total = value.detach().double() * weight
-            self.sums[name] = self.sums[name] + total if name in self.sums else total
-            self.counts[name] = self.counts.get(name, 0) + weight
-
-    def means(self) -> dict[str, float]:
-        names = list(self.sums)
-        if not names:
-            return {}
-        values = torch.stack([self.sums[n] for n in names]).tolist()
-        return {n: v / self.counts[n] for n, v in zip(names, values, strict=True)}
-
-    def state(self) -> dict[str, Any]:
-        return {"sums": dict(self.sums), "counts": dict(self.counts)}
-
-    def load(self, state: Mapping[str, Any]) -> None:
-        self.sums, self.counts = dict(state["sums"]), dict(state["counts"])
 
 
-def broken(means: Mapping[str, float], weights: Sequence[Tensor] = ()) -> str:
-    """Names of the means that are not finite, else `a weight` where one of the weights is not; empty where all are."""
-    names = [name for name, value in means.items() if not math.isfinite(value)]
-    if weights and not names:
-        norms = torch._foreach_norm([x.detach() for x in weights])
-        names = [] if bool(torch.stack(norms).isfinite().all()) else ["a weight"]
-    return ", ".join(names)
 
 
-def cosine(base: float, low: float, epoch: int, epochs: int) -> float:
-    """Learning rate of an epoch: low + (base - low) (1 + cos(pi e / E)) / 2 (DARTS, released code)."""
-    return low + (base - low) * (1 + math.cos(math.pi * epoch / epochs)) / 2
 
 
-def rate(base: float, low: float, epoch: int, epochs: int, warmup: int) -> float:
-    """The cosine's rate, times (e + 1) / W in the first W epochs (PC-DARTS, released code of its ImageNet search)."""
-    return cosine(base, low, epoch, epochs) * min((epoch + 1) / max(warmup, 1), 1)
 
 
 def fitted(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> dict[str, Any]:

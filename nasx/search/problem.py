@@ -27,7 +27,7 @@ from nasx.core.draws import Draws, placed
 from nasx.runs import environment
 from nasx.spaces.activation_checkpointing import recompute
 from nasx.spaces.banks import Bank
-from nasx.spaces.supernet import evaluating, tracking, wrap
+from nasx.spaces.blocks import evaluating, tracking, wrap
 
 if TYPE_CHECKING:
     from nasx.config.settings import EngineSettings

@@ -1,7 +1,7 @@
 """What the settings of a space must satisfy, and the operations that each may have, without torch.
 
-A space asks when it is made; `nasx.config.space_rules` asks before a run is begun, so that a fault is told at once. `space`
-is a space, or anything that has its settings as attributes. All raise UserError.
+A space asks when it is made; `nasx.config.space_rules` asks before a run is begun, so that a fault is told at once.
+`space` is a space, or anything that has its settings as attributes. All raise UserError.
 """
 
 from __future__ import annotations

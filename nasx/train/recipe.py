@@ -52,7 +52,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, get_swa_a
 
 from nasx.core.bilevel import recall
 from nasx.core.draws import placed
-from nasx.search.loop import cosine
+from nasx.core.schedules import cosine
 
 if TYPE_CHECKING:
     from nasx.config.settings import Retraining

@@ -17,34 +17,28 @@ Deviation: released codes leave out or shorten the last batch of an epoch; here 
 
 from __future__ import annotations
 
-import copy
 import logging
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from nasx.config import components
-from nasx.core import distributed, metrics
+from nasx.core import distributed
 from nasx.core import evaluate as core_evaluate
+from nasx.core.batch import Batches
 from nasx.core.bilevel import Batch, hand_on, scaled
 from nasx.core.draws import placed
+from nasx.core.meter import Meter, broken
 from nasx.core.metrics import ACCURACY, Metric
 from nasx.data.stream import hashed
 from nasx.errors import UserError
-from nasx.runs import environment, lineage, progress, records
-from nasx.runs.progress import Display
-from nasx.search.loop import Batches, Meter, broken
-from nasx.spaces.darts.network import cost, widest
 from nasx.train import recipe
 
 if TYPE_CHECKING:
     from nasx.config.settings import Retraining
-    from nasx.runs.session import Config, Result, Session
-    from nasx.spaces.base import Genotype, Network, Space
+    from nasx.spaces.base import Network
     from nasx.train.recipe import Average
 
 log = logging.getLogger("nasx")
@@ -226,165 +220,17 @@ class Trainer:
 
 
 # ------------------------------------------------------------------------------------------------------ run
-def train(here: Session) -> Result:
-    """Train the architecture that the configuration gives or its parent run has found; resumes, and records."""
-    cfg, settings = here.config, components.build(here.config["retrain"])
-    space, source = components.build(cfg["space"], cfg["allow"]), components.build(cfg["dataset"], cfg["allow"])
-    genotype, parent = architecture(cfg, space)
-    data = source.open(here.device, **settings.reading, channels_last=settings.channels_last,
-                       workers=environment.workers(cfg["workers"]))
-    if data.carries and distributed.count() > 1:
-        raise UserError("nasx retrain", f"a text is read by one process, but {distributed.count()} have been started",
-                        "start it without torchrun")
-    settings = sized(settings, space, genotype, len(data.classes), data.shape)
-    torch.manual_seed(cfg["seed"])
-    network = built(settings, space, genotype, len(data.classes))
-    rehearse(network, settings, lambda n: space.example(n, data.shape))
-    price = cost(network, space.example(1, data.shape))
-    layout = torch.channels_last if settings.channels_last else torch.preserve_format
-    network = distributed.synchronized(network.to(here.device).to(memory_format=layout), here.device)
-
-    rows = None if recipe.mixes(settings) else torch.cat(distributed.rows(settings.batch, settings.accumulate))
-    own, held = data.split(cfg["seed"]) if settings.held_out or settings.validated else (None, None)
-    stream = data.stream("retrain", own, batch=settings.batch, seed=cfg["seed"], rows=rows)
-
-    def read(part: str, index: Any, batch: int) -> Iterator[Batch]:
-        return data.ordered(part, index, batch=batch, first=distributed.rank(), step=distributed.count())
-
-    def test() -> Iterator[Batch]:
-        return read("train" if settings.held_out else "test", held if settings.held_out else None, settings.test_batch)
-
-    def valid() -> Iterator[Batch]:
-        return read("train", held, settings.valid_batch)
-
-    test(), valid()  # a set that is too small for its batch is told now
-    metric = metrics.OF[settings.data]
-    trainer = Trainer(network, settings, stream, test, settings.updates_per_epoch or stream.per_pass,
-                      valid if settings.validated else None, metric)
-    saved = distributed.told(here.resume())
-    if saved is not None:
-        trainer.load(saved)
-
-    def save() -> None:
-        trainer.guard(trainer.meter.means(), weights=True)
-        here.save(trainer.state(), trainer.updates)
-
-    def tick(_: Trainer) -> None:
-        here.check_signals(save)
-        means = trainer.meter.means() if here.device.type == "cpu" or display.due() else {}
-        trainer.guard(means)
-        if means and display.due():
-            display.show(trainer.updates, f"{trainer.epoch + 1}/{settings.epochs}", metric.told(means))
-        if time.monotonic() - here.saved > cfg["checkpoint_s"]:
-            save()
-
-    def end_epoch(row: Row) -> None:
-        row = named(row, held_out=settings.held_out)
-        here.run.append({**row, "wall_s": round(here.elapsed_s, 3)})
-        save()
-        progress.told(f"{row['epoch']}/{settings.epochs}", progress.words("retrain", row))
-
-    trainer.tick, trainer.end_epoch = tick, end_epoch
-    with Display("retrain", total=trainer.total, done=trainer.updates, unit="image", amount=settings.batch,
-                 quiet=cfg["quiet"] or not distributed.owner(), peak=lambda: environment.peak_mb(here.device)) as display:
-        if saved is not None:
-            log.info("%s: resuming at update %d of %d", here.run.folder, trainer.updates, trainer.total)
-        trainer.run()
-        tested, published = trainer.tested, here.info.get("published")
-        if not distributed.owner():
-            return tested
-        tested = named(tested, held_out=settings.held_out)
-        log.info(told(tested, metric, settings))
-        result = here.record(
-            "retrain", protocol=settings.recipe, labels=[], genotype=str(genotype), operations=genotype.operations(),
-            lookup=None, parent=parent and parent["name"], parent_lookup=parent and parent.get("lookup"),
-            searched=lineage.kept(parent),
-            **{"test_accuracy": None, **tested}, images=data.described(), params=price.params,
-            params_with_auxiliary=price.params_with_auxiliary, macs=price.macs, layers=settings.layers,
-            channels=settings.channels, updates=trainer.updates, passes=trainer.updates,
-            items_per_s=round(trainer.updates * settings.batch / max(here.elapsed_s, 1e-9), 1),
-            processes=distributed.count(), changed=components.changed(cfg, published) if published else {})
-        here.run.decide(genotype)
-        result = here.run.finish(result)
-    return result
 
 
-def named(row: Row, *, held_out: bool) -> Row:
-    """Results on held-out training images are not those of a test."""
-    return {name.replace("test_", "valid_"): value for name, value in row.items()} if held_out else row
 
 
-def told(tested: Row, metric: Metric, settings: Retraining) -> str:
-    """The result in a sentence."""
-    part = "valid" if settings.held_out else "test"
-    value, epoch = metric.text(tested[f"{part}_{metric.name}"]), tested["best_epoch"]
-    if settings.validated:
-        return f"{part} {metric.name} {value} of the weights after epoch {epoch}, the best on the validation set"
-    best = metric.text(tested[f"best_{part}_{metric.name}"])
-    said = f"{part} {metric.name} {value} after the last epoch"
-    if best == value:
-        return said
-    return f"{said}; the best, {best} after epoch {epoch}, was chosen on the {part} set and is no result"
 
 
-def built(settings: Retraining, space: Space, genotype: Genotype, classes: int) -> Network:
-    """The network that the recipe trains."""
-    return space.network(genotype, classes, layers=settings.layers, channels=settings.channels, stem=settings.stem,
-                         auxiliary=bool(settings.auxiliary))
 
 
-def sized(settings: Retraining, space: Space, genotype: Genotype, classes: int,
-          shape: tuple[int, ...]) -> Retraining:
-    """The settings with the channels that `max_macs` allows for items of this shape. Raises UserError."""
-    if settings.max_macs is None:
-        return settings
-    channels = widest(lambda width: built(replace(settings, channels=width), space, genotype, classes),
-                      space.example(1, shape), settings.max_macs)
-    return replace(settings, channels=channels)
 
 
-def architecture(cfg: Config, space: Space) -> tuple[Genotype, Result | None]:
-    """The genotype of `genotype=`, or of the finished search `from=` and that search's record. Raises UserError."""
-    if cfg.get("genotype"):
-        return space.parse(str(cfg["genotype"])), None
-    name = cfg.get("from")
-    if not name:
-        raise UserError("retrain", "no architecture is given",
-                        "give from=<a run of nasx search>, or genotype=<its text>")
-    folder, found = lineage.searched(name, cfg["out"])
-    try:
-        return space.parse(found["genotype"]), {**found, "name": folder.resolve().name}
-    except UserError as error:
-        searched = ((records.configuration(folder) or {}).get("space")) or {}
-        raise UserError(f"from={name}", f"its architecture does not fit space: {error}",
-                        other_space(searched, cfg["space"])) from error
 
 
-def other_space(searched: Mapping[str, Any], given: Mapping[str, Any]) -> str:
-    """What would make the given space that of the search."""
-    old, new = records.flatten(searched), records.flatten(given)
-    keys = [key for key in old if old[key] != new.get(key) and key != "_target_"]
-    if old.get("_target_") != new.get("_target_") or not keys:
-        return "use the space of the search"
-    return "the search had " + " ".join(f"space.{key}={components.show(old[key])}" for key in keys) + ": give the same"
 
 
-def rehearse(network: Network, settings: Retraining, example: Callable[[int], Tensor]) -> None:
-    """One training pass without arithmetic: settings that the network cannot take raise UserError now, not at night.
-
-    `example` gives an input of so many items without values.
-    """
-    shadow = copy.deepcopy(network).to("meta").train()
-    piece = -(-settings.batch // settings.accumulate)
-    dtype = next(shadow.parameters()).dtype
-    try:
-        given = example(piece)
-        shadow(given.to(dtype) if given.is_floating_point() else given, **settings.options(settings.epochs))
-    except ValueError as error:  # batch norm over a single value
-        raise UserError(f"retrain.batch={settings.batch}, retrain.accumulate={settings.accumulate}",
-                        f"pieces of {piece} images are too small for batch norm ({error})",
-                        "use pieces of 2 images or more") from error
-    if piece < distributed.count():
-        raise UserError(f"retrain.batch={settings.batch}, retrain.accumulate={settings.accumulate}",
-                        f"pieces of {piece} images are too few for {distributed.count()} processes",
-                        "use larger pieces or fewer processes")

@@ -8,7 +8,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from nasx.config import components
+from nasx.config import instantiate, paths
 from nasx.config.settings import EngineSettings
 from nasx.core.bilevel import Batch, Method, Search
 from nasx.search.optimizers import architecture_optimizer, weight_optimizer
@@ -18,15 +18,15 @@ DEVICE = torch.device("cuda", 0)
 SMALL = ("space.layers=3", "space.channels=4")
 SPACES: dict[str, tuple[str, ...]] = {
     file.stem: {"nb201": ("space.layers=1", "space.channels=4"), "darts_rnn": ()}.get(file.stem, SMALL)
-    for file in sorted((components.conf_dir() / "space").glob("*.yaml"))}
+    for file in sorted((paths.conf_dir() / "space").glob("*.yaml"))}
 """Every space, with settings that make its supernet small."""
 
 
 def composed(*words: str) -> tuple[Any, Method, Any]:
     """Space, method and search settings of `nasx search WORDS`."""
-    with initialize_config_dir(str(components.conf_dir()), version_base="1.3"):
+    with initialize_config_dir(str(paths.conf_dir()), version_base="1.3"):
         c: Any = OmegaConf.to_container(compose("search", list(words)), resolve=True)
-    return components.build(c["space"]), components.build(c["method"]), components.build(c["search"])
+    return instantiate.build(c["space"]), instantiate.build(c["method"]), instantiate.build(c["search"])
 
 
 def started(space: Any, method: Method, settings: Any, engine: EngineSettings | None = None) -> Search:

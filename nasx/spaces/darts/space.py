@@ -52,7 +52,7 @@ from nasx.spaces.genotypes import Cell
 from nasx.spaces.selection import Lists, best, softmax_by_node, strongest, top
 
 if TYPE_CHECKING:
-    from nasx.config.settings import Channels, NonNegative, Positive, ThreeOrMoreLayers
+    from nasx.core.constraints import Channels, NonNegative, Positive, ThreeOrMoreLayers
 
 OPERATIONS = ("none", "max_pool_3x3", "avg_pool_3x3", "skip_connect", "sep_conv_3x3", "sep_conv_5x5", "dil_conv_3x3",
               "dil_conv_5x5")
@@ -125,7 +125,7 @@ class Darts(Space):
         return (tuple(name for name in self.cells() if name.startswith("normal")),)
 
     def supernet(self, classes: int, *, naive: bool = False) -> Supernet:
-        from nasx.spaces.supernet import DartsSupernet
+        from nasx.spaces.darts.supernet import DartsSupernet
 
         return DartsSupernet(self, classes, naive=naive)
 

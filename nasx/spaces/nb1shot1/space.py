@@ -38,90 +38,26 @@ Shapes: mix["ops"] (layers, B, 3), mix["output"] (layers, 1, B + 1); network x (
 
 from __future__ import annotations
 
-import json
-from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations, permutations, product
 from math import comb, prod
-from typing import TYPE_CHECKING, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
 
 from nasx.core.trees import Decision
 from nasx.errors import UserError
-from nasx.spaces import genotypes, ops, rules
-from nasx.spaces.base import Genotype, Logits, Network, Space, Supernet, Tree
-from nasx.spaces.darts.network import no_drop_path, plain_only
-from nasx.spaces.published import resolve
+from nasx.spaces import rules
+from nasx.spaces.base import Genotype, Space, Supernet, Tree
+from nasx.spaces.cost import plain_only
 from nasx.spaces.selection import best, top
 
 if TYPE_CHECKING:
-    from nasx.config.settings import Channels, Layers, PositiveFloat
-
-OPERATIONS = rules.NB101
-INPUT, OUTPUT, DUMMY = "input", "output", "conv1x1-bn-relu"
-PARENTS = {1: (1, 2, 2, 2, 2), 2: (1, 1, 2, 2, 3), 3: (1, 1, 1, 2, 2, 2)}
-"""Number of parents of blocks 1..B and of the output."""
-VERTICES = 7  # the limit of NAS-Bench-101
-
-Matrix = tuple[tuple[int, ...], ...]
-
-
-@dataclass(frozen=True)
-class Nb101Genotype(Genotype):
-    """An upper triangular adjacency matrix (0 and 1) and the label of each vertex, input first and output last."""
-
-    matrix: Matrix
-    ops: tuple[str, ...]
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "matrix", tuple(tuple(int(x) for x in row) for row in self.matrix))
-        object.__setattr__(self, "ops", tuple(self.ops))
-        n = len(self.matrix)
-        if not 2 <= n <= VERTICES:
-            raise UserError("genotype, matrix", f"has {n} rows", f"NAS-Bench-101 has cells of 2 to {VERTICES} vertices")
-        for i, row in enumerate(self.matrix):
-            if len(row) != n or any(x not in (0, 1) or (x and j <= i) for j, x in enumerate(row)):
-                raise UserError(f"genotype, matrix, row {i + 1}", f"{list(row)} is not upper triangular",
-                                f"write {n} numbers 0 or 1, with 1 only right of the diagonal")
-        if len(self.ops) != n or self.ops[:1] != (INPUT,) or self.ops[-1:] != (OUTPUT,):
-            raise UserError("genotype, ops", f"{list(self.ops)} does not label {n} vertices from input to output",
-                            genotypes.NB101_FORM)
-        rules.nb101_fits(None, (self.matrix, self.ops))
-
-    def __str__(self) -> str:
-        return json.dumps({"matrix": self.matrix, "ops": self.ops}, separators=(",", ":"))
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        return cls(*genotypes.nb101_graph(resolve(text, "nb1shot1")))
-
-    def operations(self) -> dict[str, int]:
-        """Counts over the vertices that lie on a path from input to output."""
-        return dict(Counter(self.pruned().ops[1:-1]))
-
-    def pruned(self) -> Nb101Genotype:
-        """The cell without the vertices that lie on no path from input to output (both always stay)."""
-        last = len(self.matrix) - 1
-        forward = _reached(self.matrix, 0)
-        backward = _reached(tuple(zip(*self.matrix, strict=True)), last)
-        kept = sorted((forward & backward) | {0, last})
-        matrix = tuple(tuple(self.matrix[i][j] for j in kept) for i in kept)
-        return Nb101Genotype(matrix, tuple(self.ops[i] for i in kept))
-
-
-def _reached(matrix: Matrix, start: int) -> set[int]:
-    """Vertices that a path from `start` reaches, `start` included."""
-    found, open_ = {start}, [start]
-    while open_:
-        fresh = {j for j, x in enumerate(matrix[open_.pop()]) if x} - found
-        found |= fresh
-        open_ += fresh
-    return found
+    from nasx.core.constraints import Channels, Layers, PositiveFloat
+from nasx.spaces.nb1shot1.genotype import DUMMY, INPUT, OPERATIONS, OUTPUT, PARENTS, VERTICES, Matrix, Nb101Genotype
+from nasx.spaces.nb1shot1.network import Nb101Network
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,7 +124,7 @@ class Nb1Shot1(Space):
         return (tuple(self.shapes()),)
 
     def supernet(self, classes: int, *, naive: bool = False) -> Supernet:
-        from nasx.spaces.supernet import Nb1Shot1Supernet  # type: ignore[attr-defined,unused-ignore]
+        from nasx.spaces.nb1shot1.supernet import Nb1Shot1Supernet  # type: ignore[attr-defined,unused-ignore]
 
         return Nb1Shot1Supernet(self, classes, naive=naive)
 
@@ -302,73 +238,7 @@ def _labelled_codes(matrix: Matrix) -> set[int]:
 
 
 # ------------------------------------------------------------------------------------------------- network
-def widths(matrix: Matrix, c_in: int, c_out: int) -> list[int]:
-    """Channels of each vertex of a pruned cell: the output's shared out, others as wide as their widest target."""
-    last = len(matrix) - 1
-    out = [c_in, *[0] * (last - 1), c_out]
-    entering = [v for v in range(1, last) if matrix[v][last]]
-    for place, v in enumerate(entering):
-        out[v] = c_out // len(entering) + int(place < c_out % len(entering))
-    for v in reversed(range(1, last)):
-        if not out[v]:
-            out[v] = max(out[j] for j in range(v + 1, last) if matrix[v][j])
-    return out
 
 
-class Nb101Cell(nn.Module):
-    """A pruned cell from `c_in` to `c_out` channels."""
-
-    def __init__(self, cell: Nb101Genotype, c_in: int, c_out: int, momentum: float) -> None:
-        super().__init__()
-        self.matrix, self.last = cell.matrix, len(cell.matrix) - 1
-        self.widths = widths(cell.matrix, c_in, c_out)
-        norm = ops.batch_norm(momentum=momentum)
-        fed = [v for v in range(1, self.last + 1) if cell.matrix[0][v]]
-        self.projections = nn.ModuleDict({str(v): ops.ConvBNReLU(c_in, self.widths[v], norm=norm) for v in fed})
-        self.ops = nn.ModuleList([ops.build(name, self.widths[v], momentum=momentum)
-                                  for v, name in enumerate(cell.ops[1:-1], start=1)])
-
-    def forward(self, x: Tensor, gen: torch.Generator | None = None) -> Tensor:
-        nodes = [x]
-        for v, op in enumerate(self.ops, start=1):
-            terms = [nodes[u][:, :self.widths[v]] for u in range(1, v) if self.matrix[u][v]]
-            if self.matrix[0][v]:
-                terms.append(self.projections[str(v)](x))
-            nodes.append(op(sum(terms[1:], start=terms[0]), gen))
-        joined = [nodes[u] for u in range(1, self.last) if self.matrix[u][self.last]]
-        terms = [torch.cat(joined, 1)] if joined else []
-        if self.matrix[0][self.last]:
-            terms.append(self.projections[str(self.last)](x))
-        return sum(terms[1:], start=terms[0])
 
 
-class Nb101Network(Network):
-    """Stem, three stacks of cells with max-pooling between them, pool, linear."""
-
-    def __init__(self, genotype: Nb101Genotype, classes: int, layers: int, channels: int, momentum: float) -> None:
-        super().__init__()
-        cell = genotype.pruned()
-        if len(_reached(cell.matrix, 0)) < len(cell.matrix):
-            raise UserError("genotype", "its output is not connected to its input", "choose another cell")
-        self.stem = ops.ConvBNReLU(3, channels, 3, norm=ops.batch_norm(momentum=momentum))
-        self.cells = nn.ModuleList()
-        before = channels
-        for i in range(layers):
-            width = channels * 2 ** (i // (layers // 3))
-            self.cells.append(Nb101Cell(cell, before, width, momentum))
-            before = width
-        self.stack = layers // 3
-        self.classifier = nn.Linear(before, classes)
-
-    def forward(self, x: Tensor, *, drop_path: float = 0.0, gen: torch.Generator | None = None) -> Logits:
-        no_drop_path(drop_path, "nb1shot1")
-        return Logits(self.classifier(self.features(x, gen).mean((2, 3))))
-
-    def features(self, x: Tensor, gen: torch.Generator | None = None) -> Tensor:
-        """The map (n, 4 C, h, w) that the classifier pools."""
-        x = self.stem(x)
-        for i, cell in enumerate(self.cells):
-            if i and i % self.stack == 0:
-                x = F.max_pool2d(x, 2, 2)
-            x = cell(x, gen)
-        return x

@@ -25,54 +25,27 @@ mix["cell.edge"] (3 N, 1, 6), and mix["cell"] is scaled by it; network x (n, 3, 
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
 
-from nasx.errors import UserError
-from nasx.spaces import genotypes, ops, rules
-from nasx.spaces.base import Activate, Genotype, Logits, Network, Space, Supernet, Tree
-from nasx.spaces.darts.network import no_drop_path, plain_only
+from nasx.spaces import genotypes, rules
+from nasx.spaces.base import Activate, Genotype, Space, Supernet, Tree
+from nasx.spaces.cost import plain_only
 from nasx.spaces.published import resolve
 from nasx.spaces.selection import Lists, best, softmax_by_node, strongest
 
 if TYPE_CHECKING:
-    from nasx.config.settings import Channels, Layers, Positive
+    from nasx.core.constraints import Channels, Layers, Positive
+from nasx.spaces.nb201.genotype import EDGES, OPERATIONS, Nb201Genotype
+from nasx.spaces.nb201.network import Nb201Network
 
-OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
-EDGES = genotypes.NB201_EDGES
-"""(source, target) in the order of the architecture string."""
 NODES = [slice(0, 1), slice(1, 3), slice(3, 6)]
 """The edges that enter each node."""
 
 
-@dataclass(frozen=True)
-class Nb201Genotype(Genotype):
-    """Six operations in the order of the architecture string."""
-
-    ops: tuple[str, ...]
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "ops", tuple(self.ops))
-        if len(self.ops) != len(EDGES):
-            raise UserError("genotype", f"has {len(self.ops)} operations instead of 6", genotypes.NB201_FORM)
-        for place, name in enumerate(self.ops, start=1):
-            rules.known(name, f"genotype, operation {place}")
-
-    def __str__(self) -> str:
-        word = [f"{name}~{source}" for name, (source, _) in zip(self.ops, EDGES, strict=True)]
-        return f"|{word[0]}|+|{'|'.join(word[1:3])}|+|{'|'.join(word[3:])}|"
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        return cls(genotypes.nb201_cell(resolve(text, "nb201")))
-
-    def operations(self) -> dict[str, int]:
-        return dict(Counter(self.ops))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +94,7 @@ class Nb201(Space):
         return (("cell",),)
 
     def supernet(self, classes: int, *, naive: bool = False) -> Supernet:
-        from nasx.spaces.supernet import Nb201Supernet
+        from nasx.spaces.nb201.supernet import Nb201Supernet
 
         return Nb201Supernet(self, classes, naive=naive)
 
@@ -160,44 +133,5 @@ class Nb201(Space):
         return Nb201Network(genotype, classes, layers or 5, channels or 16)
 
 
-class Nb201Cell(nn.Module):
-    """A discrete cell: `ops` in the order of the architecture string."""
-
-    def __init__(self, genotype: Nb201Genotype, channels: int) -> None:
-        super().__init__()
-        self.ops = nn.ModuleList([ops.build(name, channels) for name in genotype.ops])
-
-    def forward(self, x: Tensor, gen: torch.Generator | None = None) -> Tensor:
-        nodes: list[Tensor] = [x]
-        edge = iter(self.ops)
-        for target in (1, 2, 3):
-            outputs = [next(edge)(nodes[source], gen) for source in range(target)]
-            nodes.append(sum(outputs[1:], start=outputs[0]))
-        return nodes[3]
 
 
-class Nb201Network(Network):
-    """Stem, three stages of cells with residual blocks between them, BN, ReLU, pool, linear."""
-
-    def __init__(self, genotype: Nb201Genotype, classes: int, layers: int, channels: int) -> None:
-        super().__init__()
-        self.stem = nn.Sequential(nn.Conv2d(3, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels))
-        self.blocks = nn.ModuleList()
-        for stage in range(3):
-            width = channels * 2**stage
-            if stage:
-                self.blocks.append(ops.ResidualBlock(width // 2, width))
-            self.blocks.extend(Nb201Cell(genotype, width) for _ in range(layers))
-        self.norm = nn.BatchNorm2d(4 * channels)
-        self.classifier = nn.Linear(4 * channels, classes)
-
-    def forward(self, x: Tensor, *, drop_path: float = 0.0, gen: torch.Generator | None = None) -> Logits:
-        no_drop_path(drop_path, "nb201")
-        return Logits(self.classifier(self.features(x, gen).mean((2, 3))))
-
-    def features(self, x: Tensor, gen: torch.Generator | None = None) -> Tensor:
-        """The map (n, 4 C, h, w) that the classifier pools."""
-        x = self.stem(x)
-        for block in self.blocks:
-            x = block(x, gen)
-        return F.relu(self.norm(x))

@@ -17,7 +17,7 @@ Shapes: x (n, steps) words, state (n, width) or None for zeros; scores (n * step
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -26,17 +26,38 @@ from torch import Tensor, nn
 from nasx.core.trees import Number
 from nasx.spaces.banks import Norm
 from nasx.spaces.base import Logits, Network, Supernet, Tree
-from nasx.spaces.darts.network import no_drop_path
+from nasx.spaces.cost import no_drop_path
 
 if TYPE_CHECKING:
-    from nasx.config.settings import Regularizers
-    from nasx.spaces.recurrent.space import Recurrent, RecurrentGenotype
+    from nasx.core.regularizers import Regularizers
+    from nasx.spaces.recurrent.genotype import RecurrentGenotype
 
 SPREAD = 0.04
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "tanh": torch.tanh, "relu": F.relu, "sigmoid": torch.sigmoid, "identity": lambda x: x}
 Step = Callable[[Tensor, Tensor, Tensor | None, Tensor | None], Tensor]
 """(word, state, mask of words, mask of states) -> state."""
+
+
+class Settings(Protocol):
+    """What the supernet reads of its space."""
+
+    @property
+    def batch_norm(self) -> str: ...
+
+    @property
+    def channels(self) -> int: ...
+
+    @property
+    def choosable(self) -> tuple[int, ...]: ...
+
+    @property
+    def nodes(self) -> int: ...
+
+    @property
+    def operations(self) -> tuple[str, ...]: ...
+
+    def into(self, node: int) -> slice: ...
 
 
 def uniform(*shape: int) -> nn.Parameter:
@@ -147,7 +168,7 @@ class RelaxedRecurrentCell(nn.Module):
     Biases of edges (`Space.biased`) are not read: batch norm of the node would subtract them.
     """
 
-    def __init__(self, space: Recurrent) -> None:
+    def __init__(self, space: Settings) -> None:
         super().__init__()
         width = space.channels
         self.names = [(k, space.operations[k]) for k in space.choosable]
@@ -184,7 +205,7 @@ class RelaxedRecurrentCell(nn.Module):
 class RecurrentSupernet(Supernet):
     """A language model of one relaxed cell."""
 
-    def __init__(self, space: Recurrent, words: int, *, naive: bool = False) -> None:
+    def __init__(self, space: Settings, words: int, *, naive: bool = False) -> None:
         super().__init__()
         self.naive = naive
         self.words = Words(words, space.channels)

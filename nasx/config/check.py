@@ -1,0 +1,84 @@
+"""All faults of a composed configuration at once, before anything runs and without importing torch."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from nasx.config import classes, limits, objectives, space_rules, stage_rules
+from nasx.config.commands import COMMANDS, DELTAS, HOMES, settings
+from nasx.config.components import Usual, _allow, _components, _it_has, _nothing, _values
+from nasx.config.instantiate import build, foreign
+from nasx.config.known import Known
+from nasx.config.overrides import head
+from nasx.config.rules import COMBINATIONS, READS
+from nasx.errors import UserError
+
+
+def check(cfg: Mapping[str, Any], choices: Mapping[str, Any] | None = None, overrides: Sequence[str] = (),
+          command: str = "search", usual: Usual = _nothing) -> None:
+    """Raise one UserError with all `faults`."""
+    if found := faults(cfg, choices, overrides, command, usual):
+        raise UserError.join(found)
+
+
+def faults(cfg: Mapping[str, Any], choices: Mapping[str, Any] | None = None, overrides: Sequence[str] = (),
+           command: str = "search", usual: Usual = _nothing, known: Known | None = None) -> list[UserError]:
+    """Every fault of the plain configuration `cfg` (`hydra` left out).
+
+    `choices` are the group files that were chosen, `overrides` the words of the command line, `usual` tells what these
+    files set a key to, `known` keeps what was found. Looks at the disk only where a data set of nasx does (its
+    `check()`), and imports nothing but that component, if nothing else is wrong.
+    """
+    known = known or Known()
+    components = list(_components(cfg, choices or {}, command, usual, known))
+    found = [*_unread(command, overrides), *_keys(cfg, command, usual),
+             *classes.replaced(components, choices or {}, overrides)]
+    for look in COMBINATIONS:
+        with contextlib.suppress(TypeError):  # a value of a wrong type, which is told above
+            found += look(cfg, command)
+    if isinstance(cfg.get("space"), Mapping) and not any(fault.where.startswith("space") for fault in found):
+        found += space_rules.faults(cfg["space"])
+    if not found and command != "retrain" and "stages" in cfg:
+        found += stage_rules.faults(cfg, overrides, (*HOMES, *_allow(cfg)))
+    for group in ("dataset", "logger", "benchmark"):
+        if isinstance(cfg.get(group), Mapping) and not any(fault.where.startswith(group) for fault in found):
+            key = json.dumps([group, cfg[group], _allow(cfg)], sort_keys=True, default=str)
+            found += known.of_look(key, partial(_look, cfg, group))
+    if not found and "dataset" in COMMANDS[command].groups:  # components of others are made by the job alone
+        if not foreign(cfg["dataset"]):
+            found += limits.faults(cfg, build(cfg["dataset"]), READS[command])
+        if cfg.get("objective") is not None and not foreign(cfg["benchmark"]):
+            found += objectives.faults(cfg, command, build(cfg["benchmark"]))
+    return list({str(fault): fault for fault in found}.values())
+
+
+def _unread(command: str, overrides: Sequence[str]) -> Iterator[UserError]:
+    """Overrides of groups that the command reads nothing of: they would do nothing."""
+    other = {"search": "nasx run searches and retrains; nasx retrain retrains a finished search",
+             "retrain": "give it to the search: nasx search, or nasx run for both"}
+    for text in overrides:
+        key = head(text)
+        if key in COMMANDS[command].unread:
+            yield UserError(text, f"nasx {command} reads no {key} settings", other.get(command, ""))
+
+
+def _keys(cfg: Mapping[str, Any], command: str, usual: Usual) -> Iterator[UserError]:
+    """Keys at the top level."""
+    entry, fields = COMMANDS[command], settings(command)
+    plain = {key: value for key, value in cfg.items() if key not in (*entry.groups, "hydra")}
+    known = [*fields, *entry.groups, *(DELTAS if entry.groups else ())]
+    for key in plain:
+        if key not in fields:
+            yield UserError(key, f"nasx {command} has no such setting", _it_has(key, known))
+    yield from _values("", fields, plain, usual)
+
+
+def _look(cfg: Mapping[str, Any], group: str) -> None:
+    """A component's own look at the machine: missing data or packages are a fault now, not after the net is built."""
+    look = None if foreign(cfg[group]) else getattr(build(cfg[group]), "check", None)  # others: by the job alone
+    if look is not None:
+        look()

@@ -1,0 +1,55 @@
+"""The commands: their keys, their groups, and the groups that they do not read."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from nasx.config import schema
+
+
+class Command(NamedTuple):
+    """A command's own keys (a class of nasx.config.settings), its groups, and groups of which it reads nothing."""
+
+    settings: str
+    groups: tuple[str, ...] = ()
+    unread: tuple[str, ...] = ()
+
+
+GROUPS = ("space", "method", "dataset", "search", "retrain", "benchmark", "engine", "stages", "stop",
+          "logger")
+"""Groups whose node is a component."""
+
+
+DELTAS = ("pair", "experiment", "launch")
+"""Groups whose files change the nodes of others."""
+
+
+COMMANDS = {
+    "search": Command("SearchJob", GROUPS, ("retrain",)),
+    "retrain": Command("RetrainJob", GROUPS, ("method", "search", "benchmark", "stages", "stop")),
+    "run": Command("RunJob", GROUPS),
+    "study": Command("StudyJob", (*GROUPS, "study")),
+    "table": Command("TableJob"),
+    "list": Command("ListJob"),
+}
+
+
+HOMES = ("nasx.spaces", "nasx.methods", "nasx.data", "nasx.benchmarks", "nasx.config.settings", "nasx.config.stages",
+         "nasx.diagnostics.stop",
+         "nasx.runs.loggers")
+"""Where components of nasx live; nothing else of it may be named in `_target_`."""
+
+
+ELSEWHERE = frozenset({"out", "name", "device", "devices", "threads", "workers", "checkpoint_s", "allow", "draw",
+                       "quiet", "seeds_per_job", "logger", "launch", "objective", "hydra", "then"})
+"""Keys that say where and how a run goes, not what it computes: no part of its identity."""
+
+
+_RENAMED = {"from_": "from"}
+
+
+def settings(command: str) -> dict[str, schema.Field]:
+    """A command's own settings at the top level."""
+    component = schema.component(f"nasx.config.settings.{COMMANDS[command].settings}")
+    assert component is not None, command
+    return {_RENAMED.get(name, name): field for name, field in component.fields.items()}

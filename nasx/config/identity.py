@@ -1,0 +1,101 @@
+"""Which run a configuration is: its identity, the name of its folder, and what differs from the published settings."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from nasx.config.commands import COMMANDS, ELSEWHERE
+from nasx.core import versions
+
+FACTS = ("format", "kind", "choices", "identity")
+"""Keys of a run's config.yaml that are no settings."""
+
+
+SHORT = 8
+"""Digits of an identity in a folder's name. What has the same name is told apart by its whole configuration."""
+
+
+def kind_of(cfg: Mapping[str, Any]) -> str:
+    """`retrain` where an architecture is given, else `search`."""
+    return "retrain" if cfg.get("from") or cfg.get("genotype") else "search"
+
+
+def identifying(cfg: Mapping[str, Any], kind: str | None = None) -> dict[str, Any]:
+    """The part of a configuration that changes the numbers of a run of this kind (search or retrain).
+
+    So `nasx run` and `nasx search` share the folder of the search. A parent run counts by its name, not by its path.
+    """
+    kind = kind or kind_of(cfg)
+    drop = {*ELSEWHERE, *COMMANDS[kind].unread} | ({"from", "genotype"} if kind == "search" else set())
+    kept = {key: value for key, value in cfg.items() if key not in drop}
+    if kept.get("from"):
+        kept["from"] = Path(str(kept["from"])).name
+    if isinstance(kept.get("benchmark"), Mapping):  # latencies are looked up, and change nothing else
+        kept["benchmark"] = {key: value for key, value in kept["benchmark"].items() if key != "devices"}
+    return kept
+
+
+def retrained(cfg: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """The configuration by which `nasx run` retrains what the search in `folder` has found."""
+    name = f"{cfg['name']}-retrain" if cfg["name"] else None
+    return {**cfg, "from": str(folder), "genotype": None, "name": name}
+
+
+def changed(cfg: Mapping[str, Any], published: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """Dotted settings in which a run differs from the published configuration: key -> [published, used]."""
+    kind = kind_of(cfg)
+    old, new = (_flat(identifying({**tree, "seed": 0}, kind)) for tree in (published, cfg))
+    same = ("from", "genotype")
+    return {key: [old.get(key), new.get(key)] for key in sorted(old.keys() | new.keys())
+            if old.get(key) != new.get(key) and key not in same}
+
+
+def _flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in node.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
+
+
+def identity(cfg: Mapping[str, Any], kind: str | None = None) -> str:
+    """128 bits, in hexadecimal, of the configuration that changes the numbers."""
+    settings = _canonical(versions.stable(identifying(cfg, kind)))
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def family(cfg: Mapping[str, Any], kind: str) -> str:
+    """The identity that runs of one setting share, whatever their seed and parent."""
+    return identity({**{k: v for k, v in cfg.items() if k not in FACTS}, "seed": None, "from": None}, kind)
+
+
+def run_name(cfg: Mapping[str, Any], choices: Mapping[str, Any], kind: str | None = None,
+             known: str | None = None) -> str:
+    """The name of a run's folder: `name`, else <method>-<space>-<dataset>-s<seed>-<first digits of the identity>.
+
+    A retraining has `retrain` in the place of the method, a study its own name before it. `known` is the identity,
+    where that has been computed.
+    """
+    if cfg.get("name"):
+        return str(cfg["name"])
+    first = {"search": choices.get("method"), "study": f"{choices.get('study')}_{choices.get('method')}"
+             }.get(kind or kind_of(cfg), "retrain")
+    parts = (first, choices.get("space"), choices.get("dataset"), f"s{cfg.get('seed', 0)}",
+             (known or identity(cfg, kind))[:SHORT])
+    return "-".join(re.sub(r"[^\w.]+", "_", str(part)) for part in parts)
+
+
+def _canonical(value: Any) -> Any:
+    """Equal numbers alike: 5 and 5.0 are one setting."""
+    if isinstance(value, Mapping):
+        return {str(key): _canonical(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_canonical(item) for item in value]
+    if isinstance(value, float) and math.isfinite(value) and value == int(value) and abs(value) < 2**53:
+        return int(value)
+    return value

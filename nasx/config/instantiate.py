@@ -1,0 +1,72 @@
+"""Components of a configuration: which classes may be named, and how they are made."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from nasx.config import schema, trust
+from nasx.config.commands import HOMES
+from nasx.config.paths import conf_dir
+from nasx.core.spelling import did_you_mean
+from nasx.errors import UserError
+
+
+def _refused(where: str, target: Any, allowed: Sequence[str]) -> UserError | None:
+    """The fault of a `_target_`, None where it may be built. Nothing is imported."""
+    key = f"{where}._target_={target}"
+    if not isinstance(target, str) or not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", target):
+        return UserError(key, "is no class", "write package.module.Class")
+    head, *_ = target.split(".")
+    if head in sys.stdlib_module_names or not any(target.startswith(f"{name}.") for name in allowed):
+        own = head != "nasx" and head not in sys.stdlib_module_names
+        return UserError(key, "only spaces, methods, data sets and benchmarks of nasx may be named here",
+                         f"to allow a package of yours add allow='[{head}]'" if own else "nasx list shows them")
+    component = schema.component(target)
+    if component is not None and not any(f"{component.module}.".startswith(f"{name}.") for name in allowed):
+        return UserError(key, f"is {component.module}'s, which is not allowed", "nasx list shows what may be named")
+    if component is not None and head == "nasx" and target not in trust.components(conf_dir()):
+        return UserError(key, "is not a class that a configuration may name", "nasx list shows what may be named")
+    if component is None:
+        module, _, name = target.rpartition(".")
+        body = schema.tree(module)
+        if body is None:
+            return UserError(key, f"there is no module {module}", "check the name, and that its package is installed")
+        names = [node.name for node in body.body if isinstance(node, ast.ClassDef)]
+        return UserError(key, f"{module} has no class {name}", f"it has {', '.join(names)}{did_you_mean(name, names)}"
+                         if names else f"define it in {schema.locate(module)}, which has none")
+    return None
+
+
+def foreign(node: Any, allow: Sequence[str] = ()) -> list[str]:
+    """Packages besides nasx whose classes a configuration names and `allow` does not, sorted."""
+    if not isinstance(node, Mapping):
+        return []
+    own = str(node.get("_target_", "nasx.")).partition(".")[0]
+    found = {own, *(name for value in node.values() for name in foreign(value))}
+    return sorted(found - {"nasx", *sys.stdlib_module_names, *(name.partition(".")[0] for name in allow)})
+
+
+def build(node: Mapping[str, Any], allow: Sequence[str] = ()) -> Any:
+    """The component of a node with `_target_`, made with plain values (tuples for lists, components inside built).
+
+    Raises UserError where the target is not allowed. `check` has looked at the values before.
+    """
+    target = node["_target_"]
+    refused = _refused("component", target, (*HOMES, *allow))
+    if refused is not None:
+        raise refused
+    module, _, name = target.rpartition(".")
+    if not target.startswith("nasx.") and str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))
+    given = {key: build(value, allow) if isinstance(value, Mapping) and "_target_" in value else schema.tuples(value)
+             for key, value in node.items() if key != "_target_"}
+    found = getattr(importlib.import_module(module), name)
+    if not trust.same(found, name, [module] if target.startswith("nasx.") else allow):
+        raise UserError(f"component._target_={target}", "is not the class of that name", "name its own module")
+    return found(**given)

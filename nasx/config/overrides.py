@@ -1,0 +1,19 @@
+"""Values and keys as they are written on the command line."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+
+def show(value: Any) -> str:
+    """A value as one writes it on the command line."""
+    words = {None: "null", True: "true", False: "false"}
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(show(item) for item in value) + "]"
+    return words.get(value, str(value)) if value is None or isinstance(value, bool) else str(value)
+
+
+def head(text: str) -> str:
+    """The group or the first part of the key that an override sets."""
+    return re.split(r"[=.@]", text.lstrip("+~"), maxsplit=1)[0]

@@ -1,0 +1,49 @@
+"""Faults in the stages of a search, each checked as the search that it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from nasx.errors import UserError
+
+if TYPE_CHECKING:
+    pass
+from nasx.config.stages import Config, configured, count, given
+
+
+def faults(cfg: Config, overrides: Sequence[str], allowed: Sequence[str]) -> Iterator[UserError]:
+    """What is wrong with the stages of a configuration whose single values are right. Nothing is imported."""
+    from nasx.config import components, space_rules
+    from nasx.config import overrides as config_overrides
+
+    node = given(cfg)
+    n = count(cfg)
+    for group in ("space", "search"):
+        for key, value in node[group].items():
+            if isinstance(value, list | tuple) and len(value) != n:
+                yield UserError(
+                    f"stages.{group}.{key}={config_overrides.show(value)}",
+                    f"has {len(value)} values for {n} stages",
+                    "give one for each stage, or one for all (stages.keep has one entry less than stages)",
+                )
+                return
+            for text in overrides:
+                if text.partition("=")[0].lstrip("+") == f"{group}.{key}":
+                    yield UserError(text, "each stage has a value of its own",
+                                    f"set stages.{group}.{key}=[{','.join(['...'] * n)}]")
+    for i in range(n if n > 1 else 0):
+        own = configured(cfg, i)
+        found = [fault for group in ("space", "search")
+                 for fault in components.component_faults(group, own[group], allowed)]
+        for fault in found or space_rules.faults(own["space"]):
+            yield UserError(f"stages, stage {i + 1}: {fault.where}", fault.fault, fault.remedy)
+    if n > 1 and not str((cfg.get("stop") or {}).get("_target_")).endswith(".NoStop"):
+        yield UserError("stop", "stages end after their epochs, not by an eigenvalue", "set stop=off, or stages=none")
+    lists = [cfg["space"].get(key) for key in ("normal", "cell", "operations")]
+    left = len(next((row[0] if isinstance(row[0], list | tuple) else row for row in lists if row), ()))
+    for kept in node["keep"]:
+        if kept is not None and left and kept > left:
+            yield UserError(f"stages.keep={config_overrides.show(node['keep'])}", f"keeps {kept} of {left} operations",
+                            "each entry is at most the one before, the first at most the operations of an edge")
+        left = kept or left

@@ -1,0 +1,46 @@
+"""Running means of an epoch's values."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class Meter:
+    """Running means of logged values, summed on the device in float64 and read back only when asked for."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self.counts: dict[str, int] = {}
+
+    def add(self, values: Mapping[str, Tensor], weight: int = 1) -> None:
+        for name, value in values.items():
+            total = value.detach().double() * weight
+            self.sums[name] = self.sums[name] + total if name in self.sums else total
+            self.counts[name] = self.counts.get(name, 0) + weight
+
+    def means(self) -> dict[str, float]:
+        names = list(self.sums)
+        if not names:
+            return {}
+        values = torch.stack([self.sums[n] for n in names]).tolist()
+        return {n: v / self.counts[n] for n, v in zip(names, values, strict=True)}
+
+    def state(self) -> dict[str, Any]:
+        return {"sums": dict(self.sums), "counts": dict(self.counts)}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        self.sums, self.counts = dict(state["sums"]), dict(state["counts"])
+
+
+def broken(means: Mapping[str, float], weights: Sequence[Tensor] = ()) -> str:
+    """Names of the means that are not finite, else `a weight` where one of the weights is not; empty where all are."""
+    names = [name for name, value in means.items() if not math.isfinite(value)]
+    if weights and not names:
+        norms = torch._foreach_norm([x.detach() for x in weights])
+        names = [] if bool(torch.stack(norms).isfinite().all()) else ["a weight"]
+    return ", ".join(names)

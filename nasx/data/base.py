@@ -1,0 +1,73 @@
+"""Types of data sets, and the folder in which they lie."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nasx.errors import UserError
+
+OFFLINE = "offline: use dataset=digits"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Images:
+    """A whole set: images uint8 (n, c, h, w), labels int64 (n,), mean and std per channel on the scale [0, 1]."""
+
+    train_x: np.ndarray
+    train_y: np.ndarray
+    test_x: np.ndarray
+    test_y: np.ndarray
+    classes: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    name: str
+
+    def described(self) -> dict[str, list[Any]]:
+        """What a record keeps of a set: names of the classes, statistics, shape of an image."""
+        return {"classes": list(self.classes), "mean": list(self.mean), "std": list(self.std),
+                "shape": list(self.train_x.shape[1:])}
+
+
+def data_root(path: str | None = None) -> Path:
+    """Where data sets lie: `path`, else NASX_DATA, else nasx in the XDG cache."""
+    chosen = path or os.environ.get("NASX_DATA")
+    if chosen:
+        return Path(chosen).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "nasx"
+
+
+def statistics(x: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation per channel of uint8 (n, c, h, w), on the scale [0, 1]; exact, by counting."""
+    levels = np.arange(256) / 255
+    counts = np.stack([np.bincount(x[:, c].ravel(), minlength=256) for c in range(x.shape[1])])
+    share = counts / counts.sum(1, keepdims=True)
+    mean = share @ levels
+    std = np.sqrt((share * (levels - mean[:, None]) ** 2).sum(1))
+    return tuple(map(float, mean)), tuple(map(float, std))
+
+
+def absent(name: str, path: str | None, looked: list[Path], expected: str, remedy: str) -> UserError:
+    """The error for files of the set `name` that are nowhere."""
+    places = ", ".join(map(str, looked))
+    origin = "dataset.path" if path else "NASX_DATA" if os.environ.get("NASX_DATA") else "the default folder"
+    return UserError(f"dataset={name}", f"no files found; looked at {places} ({origin}); expected {expected}",
+                     f"{remedy}, or name the folder that has them by NASX_DATA or dataset.path; {OFFLINE}")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Text:
+    """Word numbers int64 (n,) of each part, and the words."""
+
+    train: np.ndarray
+    valid: np.ndarray
+    test: np.ndarray
+    words: tuple[str, ...]
+
+    def described(self) -> dict[str, Any]:
+        """What a record keeps of a text: how many words each part has, and how many the vocabulary."""
+        return {"words": len(self.words), **{name: len(getattr(self, name)) for name in ("train", "valid", "test")}}

@@ -1,0 +1,19 @@
+"""Search, then look up or retrain what was found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from nasx.config import identity, instantiate
+from nasx.jobs.retrain import retrain
+from nasx.jobs.search import search
+from nasx.runs.session import Config, Result
+
+
+def run(cfg: Config, info: Config) -> Result:
+    """Search, then look up or retrain what was found; auto: retrain unless the benchmark's data were searched on."""
+    found, then = search(cfg, info), cfg["then"]
+    benchmark, source = (instantiate.build(cfg[group], cfg["allow"]) for group in ("benchmark", "dataset"))
+    if then == "lookup" or (then == "auto" and found["lookup"] is not None and benchmark.dataset_key(source.name)):
+        return found
+    return retrain(identity.retrained(cfg, Path(cfg["out"]) / found["name"]), info)

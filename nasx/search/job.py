@@ -1,0 +1,227 @@
+"""One search: its components, and what happens when an epoch begins, after a step, and when an epoch ends."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Generator
+from typing import Any
+
+import torch
+
+from nasx.config import identity, instantiate, stages
+from nasx.core import metrics
+from nasx.core.bilevel import Ending, Search, Tree, detached
+from nasx.data.stream import hashed
+from nasx.diagnostics import verdict
+from nasx.diagnostics.recorder import Watch
+from nasx.errors import UserError
+from nasx.runs import environment, progress
+from nasx.runs.progress import Choosing, Display, duration
+from nasx.runs.session import Result, Session
+from nasx.search import cuda_graphs
+from nasx.search import stage as search_stage
+from nasx.search.loop import Loop, Step
+from nasx.search.optimizers import architecture_optimizer, weight_optimizer
+from nasx.search.problem import RelaxedProblem, weights
+from nasx.search.warm_start import go_on
+
+log = logging.getLogger("nasx")
+
+
+class SearchJob:
+    """One search: its components, and what happens when an epoch begins, after a step, when an epoch ends."""
+
+    def __init__(self, here: Session, stage: search_stage.Stage | None = None) -> None:
+        self.stage = stage or search_stage.stage(here.config, here.run.folder, stages.count(here.config) - 1)
+        cfg = self.stage.config
+
+        def build(group: str) -> Any:
+            return instantiate.build(cfg[group], cfg["allow"])
+
+        self.here, self.settings, self.warm_up_s = here, build("search"), 0.0
+        self.decided: list[Any] = []
+        self.measured: dict[str, float] = {}
+        self.chosen: dict[str, Any] = {}
+        self.space, self.method = build("space"), build("method")
+        self.benchmark, self.source = build("benchmark"), build("dataset")
+        engine, settings = build("engine"), self.settings
+        self.data = self.source.open(here.device, **settings.reading, channels_last=engine.channels_last,
+                                     workers=environment.workers(cfg["workers"]))
+        self.metric = metrics.OF[settings.data]
+        w_index, self.a_index = self.data.split(cfg["seed"])
+
+        torch.manual_seed(cfg["seed"])
+        supernet = self.space.supernet(len(self.data.classes), naive=engine.supernet == "naive").to(here.device)
+        self.problem = RelaxedProblem(self.space, supernet, self.method.activate, auxiliary=settings.auxiliary,
+                                      engine=engine, classes=len(self.data.classes))
+        gen = torch.Generator().manual_seed(hashed(cfg["seed"], "architecture"))
+        a = self.method.start(self.space.init(gen))
+        a = {k: x.to(here.device).requires_grad_() for k, x in a.items()}
+        w = weights(supernet)
+        self.search = Search(self.problem, w, a, weight_optimizer(w, settings), architecture_optimizer(a, settings),
+                             settings.clip)
+        if self.stage.inherited is not None:
+            go_on(self.search, supernet, self.space, *self.stage.inherited, len(self.data.classes))
+        train, val = (self.data.stream(name, index, batch=settings.batch, seed=cfg["seed"])
+                      for name, index in (("w", w_index), ("a", self.a_index)))
+        self.watch = Watch(self.search, self.space, supernet, train, val, every=settings.diagnose_every,
+                           steps=settings.diagnose_steps, epochs=settings.epochs, probe_every=settings.probe_every,
+                           weight_decay=settings.arch_weight_decay, stop=build("stop"))
+        advance = self.watch.over(self.replayed(engine.graphs) or self.method.step, self.method.step)
+        self.loop = Loop(self.search, self.method, supernet, train, val, advance=advance, epochs=settings.epochs,
+                         updates_per_epoch=settings.updates_per_epoch or train.per_pass * self.method.updates_per_batch,
+                         lr=settings.lr, lr_min=settings.lr_min, warmup=settings.arch_warmup,
+                         lr_warmup=settings.warmup_epochs, span=self.stage.epochs, begin_epoch=self.begin_epoch,
+                         end_epoch=self.end_epoch, tick=self.tick)
+
+    def replayed(self, wanted: str) -> Step | None:
+        """What takes the steps from CUDA graphs where that is wanted and possible. Raises UserError for `on`."""
+        if wanted == "off":
+            return None
+        why = cuda_graphs.reason(self.here.device, carries=self.data.carries)
+        if why is None:
+            return cuda_graphs.Replayed(
+                self.method, self.problem, cuda_graphs.cuda(self.here.device), required=wanted == "on"
+            )
+        if wanted == "on":
+            raise UserError("engine.graphs=on", f"steps cannot be replayed: {why}", "use engine.graphs=auto")
+        log.info("steps run eagerly: %s", why)
+        return None
+
+    # ------------------------------------------------------------------------------------------- what is found
+    def genotype(self, mix: Tree) -> Any:
+        return self.space.discretize({k: x.detach().cpu() for k, x in mix.items()})
+
+    def lookup(self, mix: Tree) -> Result | None:
+        score = self.benchmark.query(self.genotype(mix))
+        return None if score is None else score.as_record()
+
+    def score(self, mix: Tree) -> float | None:
+        """The benchmark's validation accuracy on this data set (CIFAR-10 where it does not know the set)."""
+        found = self.lookup(mix)
+        key = self.benchmark.dataset_key(self.source.name) or "cifar10"
+        return None if found is None or key not in found else found[key]["valid"]
+
+    def evaluate(self) -> dict[str, float]:
+        """The supernet on the whole validation split, at the relaxed architecture."""
+        most, batch = self.settings.evaluated
+        batches = self.data.ordered("train", self.a_index[:most], batch=batch)
+        means = self.problem.evaluate(self.search.w, self.problem.relax(self.search.a), batches)
+        return self.metric.told({"valid_loss": means["loss"], "valid_accuracy": means["accuracy"]})
+
+    # ------------------------------------------------------------------------------------------------ the loop
+    def resume(self) -> None:
+        """Continue from the newest readable checkpoint, if there is one."""
+        saved = self.here.resume()
+        if saved is None:
+            return
+        self.loop.load(saved)
+        self.problem.passes, self.watch.rows = saved["passes"], self.here.run.rows()
+        self.decided, self.measured = saved.get("decided", []), saved.get("measured", {})
+        self.watch.load(saved["watch"])
+        self.loop.stopped = self.watch.stopped
+        log.info("%s: resuming at update %d of %d", self.here.run.folder, self.search.updates, self.loop.total)
+
+    def save(self) -> None:
+        self.loop.guard(self.loop.meter.means(), weights=True)
+        state = {**self.loop.state(), "passes": self.problem.passes, "watch": self.watch.state()}
+        state |= {"decided": self.decided, "measured": self.measured}
+        self.here.save(state, self.search.updates)
+
+    def begin_epoch(self, epoch: int) -> None:
+        self.problem.options = self.settings.options(epoch)
+
+    def tick(self, _: Loop) -> None:
+        if (due := self.display.due()) or self.here.device.type == "cpu":  # reading values back would make a GPU wait
+            means = self.loop.meter.means()
+            self.loop.guard(means)
+            if due and means:
+                epoch = f"{self.search.epoch + 1}/{self.settings.epochs}"
+                self.display.show(self.search.updates, epoch, self.metric.told(means))
+        self.here.pause(self.save)
+
+    def end_epoch(self, row: dict[str, Any]) -> None:
+        row, mix = self.metric.told(row), detached(self.problem.relax(self.search.a))
+        if self.settings.evaluate_every and row["epoch"] % self.settings.evaluate_every == 0:
+            row |= self.evaluate()
+        row |= {"genotype": str(self.genotype(mix)), "lookup": self.lookup(mix)}
+        row |= self.watch.entries(row["epoch"], mix, row["genotype"]) | {"wall_s": round(self.here.elapsed_s, 3)}
+        self.here.run.append(row)
+        self.watch.rows.append(row)
+        self.loop.stopped = self.watch.stopped
+        self.save()
+        progress.told(f"{row['epoch']}/{self.settings.epochs}",
+                      [*progress.words("search", row), *progress.looked_up(row["lookup"])])
+
+    # ------------------------------------------------------------------------------------------------- the end
+    def run(self) -> Result:
+        """Search to the end and write the record."""
+        for _ in self.steps():
+            pass
+        return self.result
+
+    def steps(self) -> Generator[None, None, None]:
+        """`run`, step by step; `result` is the record at the end."""
+        if self.stage.last and self.stage.done:
+            self.here.follows(sum(record["wall_s"] for record in self.stage.done))
+        self.resume()
+        with Display("search", total=self.loop.total, done=self.search.updates, quiet=self.here.config["quiet"],
+                     peak=lambda: environment.peak_mb(self.here.device)) as self.display:
+            began = time.monotonic()
+            for _ in self.loop.steps():
+                if self.problem.compiled and not self.warm_up_s:
+                    self.warm_up_s = round(time.monotonic() - began, 1)
+                    log.info("compiled: the first step took %s; the next run finds most of that work done in %s",
+                             duration(self.warm_up_s), os.environ["TORCHINDUCTOR_CACHE_DIR"])
+                yield
+            self.result = self.record()
+            self.here.run.decide(self.result["genotype"])
+            self.result = self.here.run.finish(self.result)
+
+    def choose(self) -> Tree:
+        """The mixture to discretize: the method's choice, or that of the epoch which early stopping goes back to."""
+        if not self.stage.last:  # the next stage narrows the space by the mixture itself
+            return detached(self.problem.relax(self.search.a))
+        stopped = self.watch.ended()
+        if stopped and self.loop.stopped:
+            return self.space.encode(self.space.parse(stopped["genotype"]))
+        gen, train = torch.Generator().manual_seed(hashed(self.here.config["seed"], "choose")), self.watch.train
+        ending = Ending(self.score, self.loop.train, self.loop.val, gen, self.loop.updates_per_epoch, self.decided,
+                        self.save, lambda: self.here.check_signals(lambda: None), Choosing().told,
+                        lambda: self.here.pause(self.save), self.problem.network, lambda mix: str(self.genotype(mix)),
+                        lambda: train.at(train.position), self.chosen)
+        return self.method.choose(self.search, ending)
+
+    def final(self) -> dict[str, float]:
+        """The supernet's last evaluation: that of the last epoch's row where it has one."""
+        last = (self.watch.rows or [{}])[-1]
+        return {k: last[k] for k in ("valid_loss", f"valid_{self.metric.name}") if k in last} or self.evaluate()
+
+    def record(self) -> Result:
+        method = self.method
+        self.measured = self.measured or (self.final() if method.trains else {})  # a choice may go on training
+        mix = self.choose()
+        genotype = self.genotype(mix)
+        score = self.benchmark.query(genotype)
+        found = None if score is None else score.as_record()
+        cost = {"updates": self.search.updates, "passes": self.problem.passes, "warm_up_s": self.warm_up_s,
+                "diagnostics": self.watch.cost()}
+        result = self.here.record(
+            "search", protocol=self.settings.protocol, genotype=str(genotype), operations=genotype.operations(),
+            labels=method.labels, lookup=found, missing=None if found else self.benchmark.missing(),
+            **self.benchmark.ranked(score, instantiate.build(self.here.config["space"], self.here.config["allow"])),
+            benchmark_data=self.benchmark.dataset_key(self.source.name), images=self.data.described(),
+            parent=None, test_accuracy=None, choice=self.chosen or None,
+            supernet={**self.measured, "params": sum(x.numel() for x in self.search.w.values())},
+            params=None if found is None else found["params"], stopped=self.watch.ended(), changed=changed(self.here),
+            **search_stage.spent(self.stage.done if self.stage.last else (), **cost))
+        gen = torch.Generator().manual_seed(0)
+        return {**result, "verdict": verdict.verdict(self.watch.rows, result, lambda: str(self.space.sample(gen)))}
+
+
+def changed(here: Session) -> Result:
+    """Settings that differ from the published configuration: key -> [published, used]."""
+    published = here.info.get("published")
+    return identity.changed(here.config, published) if published else {}

@@ -1,0 +1,70 @@
+"""A stage of a search: what it takes over from the stage before it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from nasx.errors import UserError
+
+if TYPE_CHECKING:
+    pass
+from nasx.config.stages import Config, configured, count, given, name
+
+
+class Stage(NamedTuple):
+    """One stage, when those before it are finished."""
+
+    config: Config
+    """The configuration of this search alone."""
+    last: bool
+    done: tuple[dict[str, Any], ...]
+    """Records of the stages before."""
+    epochs: tuple[int, int]
+    """Epochs before this stage, and epochs in all, of the learning rate's cosine."""
+    inherited: tuple[Any, Config] | None
+    """Space and last checkpoint of the stage before, where this one goes on from it."""
+
+
+def stage(cfg: Config, folder: Path, i: int) -> Stage:
+    """Stage i of the run in `folder`; the stages before it have finished there.
+
+    Raises UserError where what the stage before has left cannot be read, and where its space cannot be narrowed.
+    """
+    from nasx.config import instantiate
+    from nasx.runs import checkpoints, records
+
+    node = given(cfg)
+    last, done = i + 1 == count(cfg), tuple(records.finished(folder / name(k)) or {} for k in range(i))
+    lengths = [configured(cfg, k)["search"]["epochs"] for k in range(count(cfg))]
+    epochs = (sum(lengths[:i]), sum(lengths)) if node["inherit"] else (0, lengths[i])
+    if i == 0:
+        return Stage(configured(cfg, i), last, done, epochs, None)
+    before = folder / name(i - 1)
+    held, state = records.configuration(before), checkpoints.last(before)
+    if held is None or state is None or state["updates"] != done[-1].get("updates"):
+        raise UserError(str(before), "has lost the last checkpoint, from which the next stage goes on",
+                        "use a method that trains a supernet; where files were lost, move the run's folder away")
+    old, method = (instantiate.build(part, cfg.get("allow", ())) for part in (held["space"], cfg["method"]))
+    narrowed = old.narrow(old.relax(state["a"], method.activate), node["keep"][i - 1])
+    return Stage(configured(cfg, i, written(narrowed, held["space"])), last, done, epochs,
+                 (old, state) if node["inherit"] else None)
+
+
+def written(space: Any, node: Config) -> dict[str, Any]:
+    """A space's component node: `node` with its fields."""
+    def plain(value: Any) -> Any:
+        return [plain(item) for item in value] if isinstance(value, tuple) else value
+
+    return {**node, **{f.name: plain(getattr(space, f.name)) for f in dataclasses.fields(space)}}
+
+
+def spent(done: Sequence[Config], **own: Any) -> dict[str, Any]:
+    """The costs `own` of the last stage and those of the stages before, added; with a list of these under `stages`."""
+    diagnostics = [r["diagnostics"] for r in (*done, own) if r.get("diagnostics")]
+    return {**{key: value + sum(r[key] for r in done) for key, value in own.items() if key != "diagnostics"},
+            "diagnostics": {key: round(sum(d[key] for d in diagnostics), 4) for key in diagnostics[0]} if diagnostics
+            else None,
+            "stages": [{key: r[key] for key in ("name", "genotype", "updates", "passes", "wall_s")} for r in done]}

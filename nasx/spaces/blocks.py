@@ -1,0 +1,104 @@
+"""Blocks that supernets are made of, and how they are run: running statistics, eval mode, other cell bodies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nasx.spaces.banks import Norm, shifted, weight
+from nasx.spaces.base import Tree
+
+if TYPE_CHECKING:
+    pass
+
+
+@contextmanager
+def tracking(supernet: nn.Module, on: bool) -> Iterator[None]:
+    """Let running batch-norm statistics follow the passes inside the block, where the supernet keeps any."""
+    norms = [m for m in supernet.modules() if isinstance(m, Norm) and m.tracked] if on else []
+    for norm in norms:
+        norm.tracking = True
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.tracking = False
+
+
+@contextmanager
+def evaluating(supernet: nn.Module, on: bool) -> Iterator[None]:
+    """Eval mode inside the block where `on`: norms that keep running statistics normalize by them."""
+    before = supernet.training
+    if on:
+        supernet.eval()
+    try:
+        yield
+    finally:
+        if on:
+            supernet.train(before)
+
+
+def wrap(supernet: nn.Module, how: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+    """Replace how every cell is run: `how` takes a cell's body and returns one that gives the same values."""
+    for cell in supernet.modules():
+        if hasattr(cell, "run"):
+            cell.run = how(cell.body)  # type: ignore[arg-type,assignment]
+
+
+class ConvNorm(nn.Module):
+    """[relu,] convolution, batch norm."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1, *, relu: bool, affine: bool,
+                 tracked: bool) -> None:
+        super().__init__()
+        self.kernel, self.stride, self.relu = kernel, stride, relu
+        self.weight = weight(outputs, inputs, kernel)
+        self.norm = Norm(outputs, affine=affine, tracked=tracked)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(x) if self.relu else x
+        return self.norm(F.conv2d(x, self.weight, stride=self.stride, padding=self.kernel // 2))
+
+
+class FactorizedReduceNorm(nn.Module):
+    """relu, two 1x1 stride-2 convolutions to half the channels (the second one pixel on), concat, batch norm."""
+
+    def __init__(self, inputs: int, outputs: int, *, tracked: bool) -> None:
+        super().__init__()
+        self.weight1 = weight(outputs // 2, inputs, 1)
+        self.weight2 = weight(outputs - outputs // 2, inputs, 1)
+        self.norm = Norm(outputs, tracked=tracked)
+
+    def forward(self, x: Tensor) -> Tensor:
+        r = F.relu(x)
+        return self.norm(torch.cat([F.conv2d(r, self.weight1, stride=2),
+                                    F.conv2d(shifted(r), self.weight2, stride=2)], 1))
+
+
+class Ordered(nn.Module):
+    """Brings a mixture (cells, edges, operations) into the executor's edge order, one kernel for all cells.
+
+    Leaves out the first `skip` operations: a leading `none` is never computed, and its gradient is zero.
+    """
+
+    def __init__(self, order: Sequence[int], skip: int = 0) -> None:
+        super().__init__()
+        self.skip = skip
+        self.register_buffer("order", torch.tensor(list(order)), persistent=False)
+
+    def forward(self, mix: Tensor) -> tuple[Tensor, ...]:
+        return self.sort(mix)[..., self.skip:].unbind(0)
+
+    def sort(self, mix: Tensor) -> Tensor:
+        """(cells, edges, ...) in the executor's order."""
+        return mix.index_select(1, self.get_buffer("order"))
+
+    def edges(self, mix: Tree, name: str, cells: int) -> Iterator[Tensor | None]:
+        """One number for each edge of each cell, (edges,), from `mix[name]` (cells, 1, edges); None where it is absent.
+        """
+        return iter(self.sort(mix[name].squeeze(1)).unbind(0) if name in mix else [None] * cells)

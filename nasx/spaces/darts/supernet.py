@@ -1,0 +1,113 @@
+"""Supernet of the DARTS space."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from nasx.core.trees import Number
+from nasx.spaces.banks import Style
+from nasx.spaces.base import Logits, Supernet, Tree
+from nasx.spaces.blocks import ConvNorm, FactorizedReduceNorm, Ordered
+from nasx.spaces.mixed_cell import Edge, RelaxedCell
+
+
+class Settings(Protocol):
+    """What the supernet reads of its space."""
+
+    @property
+    def auxiliary(self) -> bool: ...
+
+    @property
+    def batch_norm(self) -> str: ...
+
+    @property
+    def channels(self) -> int: ...
+
+    @property
+    def layers(self) -> int: ...
+
+    @property
+    def partial(self) -> int: ...
+
+    @property
+    def stem(self) -> str: ...
+
+    def auxiliary_head(self, channels: int, classes: int) -> nn.Module: ...
+
+    def edge_operations(self, name: str) -> tuple[tuple[str, ...], ...]: ...
+
+    def kind(self, layer: int) -> str: ...
+
+
+class DartsSupernet(Supernet):
+    """DARTS: stem, L relaxed two-input cells (reductions at L // 3 and 2 L // 3), pool, linear.
+
+    Each cell's output concatenates its four nodes; both inputs pass a 1x1 preprocess (a factorized reduction where
+    the cell before was a reduction). Serves S1-S4, PC-DARTS and untied cells: they differ in data, not here.
+    """
+
+    def __init__(self, space: Settings, classes: int, *, naive: bool = False) -> None:
+        super().__init__()
+        self.naive = naive
+        tracked, c = space.batch_norm == "tracked", space.channels
+        self.stem0, self.stem1, width, halved = stem(space.stem, c, tracked)
+        before, last = width, width
+        self.cells, self.pre0, self.pre1 = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
+        self.kinds: list[str] = [space.kind(i) for i in range(space.layers)]
+        self.auxiliary: nn.Module | None = None
+        pairs = [(s, t) for t in range(2, 6) for s in range(t)]
+        skip = int(all(names[0] == "none" for kind in set(self.kinds) for names in space.edge_operations(kind)))
+        for i, kind in enumerate(self.kinds):
+            reduction = kind == "reduce"
+            c = 2 * c if reduction else c
+            self.pre0.append(FactorizedReduceNorm(before, c, tracked=tracked) if halved else
+                             ConvNorm(before, c, 1, relu=True, affine=False, tracked=tracked))
+            self.pre1.append(ConvNorm(last, c, 1, relu=True, affine=False, tracked=tracked))
+            edges = [Edge(e, s, t, 2 if reduction and s < 2 else 1, tuple(names))
+                     for e, ((s, t), names) in enumerate(zip(pairs, space.edge_operations(kind), strict=True))]
+            self.cells.append(RelaxedCell(edges, 2, 4, c, Style(tracked=tracked, pool_norm=True), space.partial,
+                                          skip))
+            before, last, halved = last, 4 * c, reduction
+            if space.auxiliary and i == 2 * space.layers // 3:
+                self.auxiliary = space.auxiliary_head(last, classes)
+        self.ordered = Ordered(self.cells[0].order, skip)  # type: ignore[arg-type]
+        self.classifier = nn.Linear(last, classes)
+
+    def forward(self, x: Tensor, mix: Tree, *, drop_path: Number = 0.0, skip_dropout: Number = 0.0,
+                gen: torch.Generator | None = None) -> Logits:
+        rows: dict[str, Iterator[Tensor]] = {kind: iter(self.ordered(mix[kind])) for kind in set(self.kinds)}
+        shares, biases = ({kind: self.ordered.edges(mix, f"{kind}.{each}", len(mix[kind])) for kind in rows}
+                          for each in ("edge", "bias"))
+        before = self.stem0(x)
+        last = self.stem1(before)
+        auxiliary = None
+        for i, (kind, cell, pre0, pre1) in enumerate(zip(self.kinds, self.cells, self.pre0, self.pre1, strict=True)):
+            nodes = cell([pre0(before), pre1(last)], next(rows[kind]), next(shares[kind]), drop_path, gen, self.naive,
+                         skip_dropout, next(biases[kind]))
+            before, last = last, torch.cat(nodes, 1)
+            if self.auxiliary is not None and self.training and i == 2 * len(self.cells) // 3:
+                auxiliary = self.auxiliary(last)
+        return Logits(self.classifier(last.mean((2, 3))), auxiliary)
+
+
+def stem(kind: str, channels: int, tracked: bool) -> tuple[nn.Module, nn.Module, int, bool]:
+    """Both input paths of cell 0, their width, and whether the first is twice as large as the second.
+
+    cifar: 3x3 convolution to 3 C and norm, for both inputs. imagenet: 1/4 and 1/8 resolution at width 3 C (PC-DARTS'
+    search network). single: three stride-2 convolutions, 1/8 resolution (Single-DARTS, section 5.1).
+    """
+    width = 3 * channels
+    if kind == "cifar":
+        return ConvNorm(3, width, 3, relu=False, affine=True, tracked=tracked), nn.Identity(), width, False
+    half = [ConvNorm(3, width // 2, 3, 2, relu=False, affine=True, tracked=tracked),
+            ConvNorm(width // 2, width, 3, 2, relu=True, affine=True, tracked=tracked)]
+    third = ConvNorm(width, width, 3, 2, relu=True, affine=True, tracked=tracked)
+    if kind == "imagenet":
+        return nn.Sequential(*half), third, width, True
+    if kind == "single":
+        return nn.Sequential(*half, third), nn.Identity(), width, False
+    raise ValueError(f"no stem {kind!r}")

@@ -1,0 +1,14 @@
+"""Families of operations by their published names."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    pass
+
+
+def family(operation: str) -> str:
+    """The family of an operation by its published name: conv, pool, skip, none or noise."""
+    name = operation.lower()
+    return next((kind for kind in ("skip", "pool", "none", "noise") if kind in name), "conv")

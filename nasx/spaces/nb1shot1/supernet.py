@@ -1,0 +1,125 @@
+"""Supernet of NAS-Bench-1Shot1: cells of choice blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nasx.core.trees import Number
+from nasx.spaces.banks import ConvNormReLU, Style
+from nasx.spaces.base import Logits, Supernet, Tree
+from nasx.spaces.blocks import ConvNorm
+from nasx.spaces.mixed_cell import Drawn, Edge, EdgeBundle
+
+
+class Settings(Protocol):
+    """What the supernet reads of its space."""
+
+    @property
+    def batch_norm(self) -> str: ...
+
+    @property
+    def blocks(self) -> int: ...
+
+    @property
+    def bn_momentum(self) -> float: ...
+
+    @property
+    def cells_per_stack(self) -> int: ...
+
+    @property
+    def channels(self) -> int: ...
+
+    @property
+    def inputs(self) -> dict[int, str | None]: ...
+
+    @property
+    def layers(self) -> int: ...
+
+    @property
+    def operations(self) -> Sequence[str]: ...
+
+
+class ChoiceCell(nn.Module):
+    """NAS-Bench-1Shot1's relaxed cell of B choice blocks.
+
+    Block b sees its own projection of the cell's input and all earlier blocks, each scaled by its input weight
+    (unscaled where the block has no choice of inputs), and applies a mixed operation. The output adds o_0 times a
+    projection of the input to the concatenation of o_b times block b. All projections are one convolution.
+    """
+
+    def __init__(self, space: Settings, inputs: int, channels: int, style: Style) -> None:
+        super().__init__()
+        self.blocks = space.blocks
+        self.project = ConvNormReLU(2 * self.blocks, channels, kernel=1, style=style, inputs=inputs)
+        self.bundles = nn.ModuleList([EdgeBundle([Edge(b, b, b, 1, tuple(space.operations))], channels, style)
+                                      for b in range(self.blocks)])
+        self.still: list[Drawn] = [(None, None)] * len(space.operations)  # nothing in this space is random
+        self.run: Callable[..., Tensor] = self.body
+
+    @property
+    def node_modules(self) -> list[nn.Module]:
+        """The modules that put out the cell's nodes; a cell without this puts them out itself."""
+        return list(self.bundles)
+
+    def projections(self, x: Tensor, naive: bool) -> list[Tensor]:
+        """The input as each block sees it (B times C channels), and the output's own (B C channels)."""
+        if naive:
+            pieces = [self.project.single(x, i, None) for i in range(2 * self.blocks)]
+        else:
+            pieces = list(self.project.value(x).unbind(1))
+        return [*pieces[:self.blocks], torch.cat(pieces[self.blocks:], 1)]
+
+    def forward(self, x: Tensor, ops: Tensor, output: Tensor, inputs: Sequence[Tensor | None], naive: bool,
+                bias: Tensor | None = None) -> Tensor:
+        """`ops` (B, 3), `output` (B + 1,), `inputs[b]` (b + 1,) or None, `bias` (B,) of the blocks' results or None."""
+        return self.run(x, ops, output, list(inputs), naive, bias)
+
+    def body(self, x: Tensor, ops: Tensor, output: Tensor, inputs: list[Tensor | None], naive: bool,
+             bias: Tensor | None = None) -> Tensor:
+        *projected, direct = self.projections(x, naive)
+        shares = output.unbind()
+        nodes: list[Tensor] = []
+        shifts = [None] * self.blocks if bias is None else bias.unbind()
+        for bundle, seen, weights, rows, by in zip(self.bundles, projected, inputs, ops.split(1), shifts, strict=True):
+            sources = [seen, *nodes]
+            if weights is not None:
+                sources = [s * p for s, p in zip(sources, weights.unbind(), strict=True)]
+            node = bundle(sum(sources[1:], sources[0]), rows, self.still, naive)[0]
+            nodes.append(node if by is None else node + by)
+        return shares[0] * direct + torch.cat([s * node for s, node in zip(shares[1:], nodes, strict=True)], 1)
+
+
+class Nb1Shot1Supernet(Supernet):
+    """NAS-Bench-1Shot1: stem, three stacks of choice cells with padded pooling between, projection, pool, linear."""
+
+    def __init__(self, space: Settings, classes: int, *, naive: bool = False) -> None:
+        super().__init__()
+        self.naive, self.inputs = naive, list(space.inputs.values())
+        style = Style(tracked=space.batch_norm == "tracked", momentum=space.bn_momentum)
+        c = width = space.channels
+        self.stem = ConvNormReLU(1, c, kernel=3, style=style, inputs=3)
+        self.down = (space.cells_per_stack, 2 * space.cells_per_stack)
+        self.cells = nn.ModuleList()
+        for i in range(space.layers):
+            c = 2 * c if i in self.down else c
+            self.cells.append(ChoiceCell(space, width, c, style))
+            width = space.blocks * c
+        self.last = ConvNorm(width, c, 1, relu=True, affine=False, tracked=style.tracked)
+        self.classifier = nn.Linear(c, classes)
+
+    def forward(self, x: Tensor, mix: Tree, *, drop_path: Number = 0.0, gen: torch.Generator | None = None) -> Logits:
+        x = self.stem.value(x)[:, 0]  # as a slice of its weights, their gradient would lose their memory layout
+        names = [mix[name].flatten(1).unbind(0) if name else [None] * len(self.cells) for name in self.inputs]
+        biases = mix["ops.bias"].squeeze(1).unbind(0) if "ops.bias" in mix else [None] * len(self.cells)
+        rows = zip(mix["ops"].unbind(0), mix["output"].flatten(1).unbind(0), zip(*names, strict=True), biases,
+                   strict=True)
+        for i, (cell, (ops, output, inputs, bias)) in enumerate(zip(self.cells, rows, strict=True)):
+            if i in self.down:
+                x = F.max_pool2d(x, 2, 2, 1)
+            x = cell(x, ops, output, inputs, self.naive, bias)
+        return Logits(self.classifier(self.last(x).mean((2, 3))))

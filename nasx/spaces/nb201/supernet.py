@@ -1,0 +1,89 @@
+"""Supernet of NAS-Bench-201."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nasx.core.trees import Number
+from nasx.spaces.banks import Norm, Style, weight
+from nasx.spaces.base import Logits, Supernet, Tree
+from nasx.spaces.blocks import ConvNorm, Ordered
+from nasx.spaces.mixed_cell import Edge, RelaxedCell
+
+
+class Settings(Protocol):
+    """What the supernet reads of its space."""
+
+    @property
+    def affine(self) -> bool: ...
+
+    @property
+    def batch_norm(self) -> str: ...
+
+    @property
+    def channels(self) -> int: ...
+
+    @property
+    def layers(self) -> int: ...
+
+    @property
+    def partial(self) -> int: ...
+
+    def edge_operations(self, name: str) -> tuple[tuple[str, ...], ...]: ...
+
+
+class Residual(nn.Module):
+    """NAS-Bench-201's reduction block: two relu-conv-norm 3x3 (the first at stride 2), shortcut avgpool and 1x1."""
+
+    def __init__(self, inputs: int, outputs: int, *, tracked: bool) -> None:
+        super().__init__()
+        self.conv1 = ConvNorm(inputs, outputs, 3, 2, relu=True, affine=True, tracked=tracked)
+        self.conv2 = ConvNorm(outputs, outputs, 3, relu=True, affine=True, tracked=tracked)
+        self.shortcut = weight(outputs, inputs, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h, w = x.shape[2] % 2, x.shape[3] % 2  # odd maps: pad by repetition, as the network does (ops.py)
+        pooled = F.avg_pool2d(F.pad(x, (0, w, 0, h), mode="replicate") if h or w else x, 2)
+        return self.conv2(self.conv1(x)) + F.conv2d(pooled, self.shortcut)
+
+
+class Nb201Supernet(Supernet):
+    """NAS-Bench-201: stem, three stages of N relaxed cells with residual reductions between, norm-relu-pool-linear."""
+
+    def __init__(self, space: Settings, classes: int, *, naive: bool = False) -> None:
+        super().__init__()
+        self.naive = naive
+        tracked, c = space.batch_norm == "tracked", space.channels
+        style = Style(tracked=tracked, affine=space.affine)
+        lists = space.edge_operations("cell")
+        skip = int(all(names[0] == "none" for names in lists))
+        pairs = [(s, t) for t in range(1, 4) for s in range(t)]
+        edges = [Edge(e, s, t, 1, names) for e, ((s, t), names) in enumerate(zip(pairs, lists, strict=True))]
+        self.stem = ConvNorm(3, c, 3, relu=False, affine=True, tracked=tracked)
+        self.cells = nn.ModuleList()
+        self.reductions = nn.ModuleDict()
+        for stage in range(3):
+            if stage:
+                self.reductions[str(len(self.cells))] = Residual(c, 2 * c, tracked=tracked)
+                c *= 2
+            for _ in range(space.layers):
+                self.cells.append(RelaxedCell(edges, 1, 3, c, style, space.partial, skip))
+        self.ordered = Ordered(self.cells[0].order, skip)  # type: ignore[arg-type]
+        self.norm = Norm(c, affine=True, tracked=tracked)
+        self.classifier = nn.Linear(c, classes)
+
+    def forward(self, x: Tensor, mix: Tree, *, drop_path: Number = 0.0, skip_dropout: Number = 0.0,
+                gen: torch.Generator | None = None) -> Logits:
+        x = self.stem(x)
+        shares, biases = (self.ordered.edges(mix, f"cell.{each}", len(self.cells)) for each in ("edge", "bias"))
+        each_cell = zip(self.cells, self.ordered(mix["cell"]), shares, biases, strict=True)
+        for i, (cell, rows, share, bias) in enumerate(each_cell):
+            if str(i) in self.reductions:
+                x = self.reductions[str(i)](x)
+            x = cell([x], rows, share, drop_path, gen, self.naive, skip_dropout, bias)[-1]
+        x = F.relu(self.norm(x)).mean((2, 3))
+        return Logits(self.classifier(x))
