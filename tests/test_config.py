@@ -12,6 +12,7 @@ from hydra.types import RunMode
 
 from nasx.cli import arguments, preflight
 from nasx.config import commands, components, identity, instantiate, paths, schema
+from nasx.config import compose as composing
 from nasx.errors import UserError
 
 ANY_CONF = sorted(p for group in commands.GROUPS for p in (paths.conf_dir() / group).glob("*.yaml"))
@@ -369,22 +370,22 @@ def test_a_retraining_is_known_by_its_parent_and_recipe_alone() -> None:
 
 def test_changed_names_what_departs_from_the_published() -> None:
     cfg, choices = composed("search", "search.epochs=3", "space.layers=1", "dataset=digits", "seed=4")
-    published = preflight.published("search", choices, cfg, None)
+    published = composing.published("search", choices, cfg, None)
     assert identity.changed(cfg, published) == {"search.epochs": [50, 3], "space.layers": [5, 1]}
     experiment, choices = composed("search", "experiment=quickstart")
-    assert "space.channels" in identity.changed(experiment, preflight.published("search", choices, experiment, None))
+    assert "space.channels" in identity.changed(experiment, composing.published("search", choices, experiment, None))
 
 
 def test_what_a_published_experiment_sets_is_published() -> None:
     cfg, choices = composed("search", "experiment=lambda_nb201_50", "search.batch=8")
-    published = preflight.published("search", choices, cfg, None)
+    published = composing.published("search", choices, cfg, None)
     assert identity.changed(cfg, published) == {"search.batch": [64, 8]}
 
 
 def test_nothing_heavy_is_imported() -> None:
     code = (
-        "import sys; from nasx.cli import completion, help, listing, main, preflight; from nasx.config import check\n"
-        "preflight.examine('search', preflight.arrange(['dataset=digits']))\n"
+        "import sys; from nasx.cli import arguments, completion, help, listing, main, preflight\n"
+        "preflight.examine('search', arguments.arrange(['dataset=digits']))\n"
         "print([m for m in ('torch', 'torchvision', 'scipy', 'pandas', 'matplotlib') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -154,7 +154,8 @@ def test_a_users_class_that_is_no_method(own: Callable[[str], list[str]], source
         "from nasx.methods.darts import Darts\nclass Mine(Darts):\n    pass\n",
         "from nasx.methods.wrapper import Around\nclass Mixin:\n    def step(self, s, t, v):\n        return {}\n"
         "class Mine(Mixin, Around):\n    inner: int = 0\n",
-        "import nasx.core.bilevel\nclass Mine(nasx.core.bilevel.Method):\n    pass\n",  # a base that cannot be read is not judged
+        # a base that cannot be read is not judged
+    "import nasx.core.bilevel\nclass Mine(nasx.core.bilevel.Method):\n    pass\n",
     ],
 )
 def test_a_users_class_that_may_be_one(own: Callable[[str], list[str]], source: str) -> None:

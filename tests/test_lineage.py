@@ -20,7 +20,6 @@ from nasx.cli import arguments, evaluate, info, preflight
 from nasx.cli import arguments as cli_arguments
 from nasx.config import identity, instantiate
 from nasx.errors import UserError
-from nasx.jobs import retrain as jobs_retrain
 from nasx.jobs import run
 from nasx.jobs import search as jobs_search
 from nasx.runs import lineage
@@ -226,9 +225,9 @@ def test_run_retrains_unless_the_benchmark_knows_the_cell_on_these_images(
         then: str, dataset: str, lookup: Any, trained: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     steps: list[str] = []
     monkeypatch.setattr(
-        jobs_search, "search", lambda cfg, info: steps.append("search") or {"lookup": lookup, "name": "x"}
+        run, "search", lambda cfg, info: steps.append("search") or {"lookup": lookup, "name": "x"}
     )
-    monkeypatch.setattr(jobs_retrain, "retrain", lambda cfg, info: steps.append("retrain") or {"from": cfg["from"]})
+    monkeypatch.setattr(run, "retrain", lambda cfg, info: steps.append("retrain") or {"from": cfg["from"]})
     cfg = composed("run", "space=nb201", f"dataset={dataset}", f"then={then}")
     assert run.run(cfg, {}) == ({"from": "outputs/x"} if trained else {"lookup": lookup, "name": "x"})
     assert steps == ["search", *["retrain"] * trained]

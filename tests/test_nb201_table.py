@@ -254,7 +254,8 @@ def test_no_benchmark_knows_nothing() -> None:
 
 def test_benchmarks_do_without_torch() -> None:
     code = (
-        "import sys; from nasx.cli import bench; from nasx.benchmarks import none; from nasx.benchmarks.nb201 import Nb201; "
+        "import sys; from nasx.cli import bench; from nasx.benchmarks import none; "
+        "from nasx.benchmarks.nb201 import Nb201; "
         f"assert Nb201().query({BEST!r}); assert not {{'torch', 'pandas', 'scipy'}} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])

@@ -24,6 +24,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from nasx.cli import arguments, preflight
 from nasx.config import check, instantiate, paths
+from nasx.config import compose as composing
 from nasx.config.settings import RetrainSettings
 from nasx.data.stream import Batch
 from nasx.errors import UserError
@@ -368,7 +369,7 @@ def composed(*overrides: str) -> tuple[dict[str, Any], dict[str, Any]]:
     cfg, choices = preflight.plain(loader.load_configuration("retrain", list(line.overrides), RunMode.RUN))
     check.check(cfg, choices, line.overrides, "retrain")
     return cfg, {"choices": choices, "overrides": list(overrides), "command": "nasx retrain", "argv": [],
-                 "published": preflight.published("retrain", choices, cfg, None)}
+                 "published": composing.published("retrain", choices, cfg, None)}
 
 
 def digits(out: Path, *overrides: str) -> tuple[str, ...]:

@@ -36,10 +36,11 @@ def here(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("target", SETTINGS)
 def test_every_added_setting_is_listed_with_the_value_of_before(target: str) -> None:
+    target, first = versions.present(target), target
     module, _, name = target.rpartition(".")
     fields = {field.name for field in dataclasses.fields(getattr(importlib.import_module(module), name))}
     listed = versions.INTRODUCED.get(target, {}).keys() | CHANGES.get(target, set())
-    assert fields - set(SETTINGS[target]) == listed
+    assert fields - set(SETTINGS[first]) == listed
 
 
 def test_a_half_done_sweep_goes_on_under_its_names_with_the_rows_that_it_would_have_had(here: Path) -> None:
@@ -120,6 +121,9 @@ def test_a_component_that_computes_otherwise_gets_a_new_identity_and_takes_no_fo
     settings = {"dataset": {"_target_": "nasx.data.images.Folder", "path": "x"}, "seed": 0}
     assert versions.stable(settings)["dataset"]["revised"] == 1
     assert versions.stable(settings, 0) == settings
+    moved = {"_target_": "nasx.spaces.nb201.space.Nb201", "layers": 5}
+    assert versions.stable(moved) == {**moved, "_target_": "nasx.spaces.nb201.Nb201"}
+    assert versions.completed(versions.stable(moved)) == {**moved, "edge_norm": False}
     (tmp_path / "config.yaml").write_text(json.dumps({"kind": "search", "identity": "x", **settings}))
     (tmp_path / "metrics.jsonl").write_text("{}\n")
     with pytest.raises(UserError, match="a version of nasx that computes the same configuration otherwise"):

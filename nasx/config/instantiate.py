@@ -13,6 +13,7 @@ from typing import Any
 from nasx.config import schema, trust
 from nasx.config.commands import HOMES
 from nasx.config.paths import conf_dir
+from nasx.core import versions
 from nasx.core.spelling import did_you_mean
 from nasx.errors import UserError
 
@@ -27,6 +28,8 @@ def _refused(where: str, target: Any, allowed: Sequence[str]) -> UserError | Non
         own = head != "nasx" and head not in sys.stdlib_module_names
         return UserError(key, "only spaces, methods, data sets and benchmarks of nasx may be named here",
                          f"to allow a package of yours add allow='[{head}]'" if own else "nasx list shows them")
+    if versions.present(target) != target:
+        return UserError(key, "was renamed", f"write {versions.present(target)}")
     component = schema.component(target)
     if component is not None and not any(f"{component.module}.".startswith(f"{name}.") for name in allowed):
         return UserError(key, f"is {component.module}'s, which is not allowed", "nasx list shows what may be named")
@@ -57,7 +60,7 @@ def build(node: Mapping[str, Any], allow: Sequence[str] = ()) -> Any:
 
     Raises UserError where the target is not allowed. `check` has looked at the values before.
     """
-    target = node["_target_"]
+    target = versions.present(node["_target_"])
     refused = _refused("component", target, (*HOMES, *allow))
     if refused is not None:
         raise refused

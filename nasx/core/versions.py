@@ -15,6 +15,24 @@ from typing import Any
 
 FORMAT = 1
 """Format of config.yaml, result.json and metrics.jsonl. Files of version 0.1.0 hold no number, and are read too."""
+RENAMED = {
+    "nasx.loggers.NoLogger": "nasx.runs.loggers.NoLogger",
+    "nasx.loggers.TensorBoard": "nasx.runs.loggers.TensorBoard",
+    "nasx.loggers.Wandb": "nasx.runs.loggers.Wandb",
+    "nasx.settings.EngineSettings": "nasx.config.settings.EngineSettings",
+    "nasx.settings.RetrainSettings": "nasx.config.settings.RetrainSettings",
+    "nasx.settings.SearchSettings": "nasx.config.settings.SearchSettings",
+    "nasx.settings.StudySettings": "nasx.config.settings.StudySettings",
+    "nasx.settings.TextRetrainSettings": "nasx.config.settings.TextRetrainSettings",
+    "nasx.settings.TextSearchSettings": "nasx.config.settings.TextSearchSettings",
+    "nasx.spaces.darts.Darts": "nasx.spaces.darts.space.Darts",
+    "nasx.spaces.nb1shot1.Nb1Shot1": "nasx.spaces.nb1shot1.space.Nb1Shot1",
+    "nasx.spaces.nb201.Nb201": "nasx.spaces.nb201.space.Nb201",
+    "nasx.spaces.recurrent.Recurrent": "nasx.spaces.recurrent.space.Recurrent",
+    "nasx.stages.Stages": "nasx.config.stages.Stages",
+}
+"""Class of a component by its name in 0.1.0 -> its present name."""
+_FIRST = {new: old for old, new in RENAMED.items()}
 INTRODUCED: dict[str, dict[str, Any]] = {
     "nasx.config.settings.SearchSettings": {"arch_momentum": 0, "probe_every": 0},
     "nasx.config.settings.TextSearchSettings": {"arch_momentum": 0, "probe_every": 0},
@@ -35,8 +53,14 @@ UNREAD = {"nasx.methods.sdarts.Sdarts": (("random_start", "ascent"), {"perturbat
 """Class of a component -> settings added since 0.1.0 that change nothing where others have the values given here."""
 
 
+def present(target: str) -> str:
+    """The present name of a class, which a file of an earlier version may name as it was then."""
+    return RENAMED.get(target, target)
+
+
 def stable(value: Any, number: int = FORMAT) -> Any:
-    """A configuration without the added settings whose values compute what was computed before they were added.
+    """A configuration as the first version would have written it: without the added settings whose values compute what
+    was computed before they were added, with the class names of then.
 
     A component that computes otherwise since some format is marked, where `number`, the format of the file that holds
     the configuration, is not an earlier one.
@@ -45,22 +69,25 @@ def stable(value: Any, number: int = FORMAT) -> Any:
         return [stable(item, number) for item in value]
     if not isinstance(value, Mapping):
         return value
-    target = str(value.get("_target_"))
+    target = present(str(value.get("_target_")))
     added = INTRODUCED.get(target, {})
     idle, where = UNREAD.get(target, ((), {}))
     unread = idle if all(value.get(key) == wanted for key, wanted in where.items()) else ()
     marked = {"revised": REVISED[target]} if number >= REVISED.get(target, number + 1) else {}
+    named = {"_target_": _FIRST.get(target, target)} if "_target_" in value else {}
     return marked | {key: stable(item, number) for key, item in value.items()
-                     if not (key in added and (item == added[key] or key in unread))}
+                     if not (key in added and (item == added[key] or key in unread))} | named
 
 
 def completed(value: Any) -> Any:
-    """A configuration of any version with the settings that it lacks, at the values that it was computed with."""
+    """A configuration of any version with present class names, and the settings that it lacks at the values that it was
+    computed with."""
     if isinstance(value, list):
         return [completed(item) for item in value]
     if not isinstance(value, Mapping):
         return value
-    whole = INTRODUCED.get(str(value.get("_target_")), {}) | dict(value)
+    target = present(str(value.get("_target_")))
+    whole = INTRODUCED.get(target, {}) | dict(value) | ({"_target_": target} if "_target_" in value else {})
     return {key: completed(item) for key, item in whole.items()}
 
 

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from nasx.core import versions
 from nasx.errors import UserError
 
 FORMAT = "nasx 1"
@@ -30,6 +31,7 @@ def facts(path: str | Path) -> tuple[Path, dict[str, Any]]:
     if held.get("format") != FORMAT:
         raise UserError(str(file), f"is no export of this version of nasx (format {held.get('format')})", REMEDY)
     try:
-        return file, {name: value if name in PLAIN else json.loads(value) for name, value in held.items()}
+        read = {name: value if name in PLAIN else json.loads(value) for name, value in held.items()}
     except (ValueError, RecursionError) as error:
         raise UserError(str(file), f"its description is damaged ({error})", REMEDY) from error
+    return file, versions.completed(read)
