@@ -31,7 +31,7 @@ IMPORTED = (
     "nasx.data.images",
     "nasx.data.text",
     "nasx.methods.darts",
-    "nasx.spaces.supernet",
+    "nasx.spaces.nb201.supernet",
     "nasx.spaces.darts.network",
 )
 

@@ -41,7 +41,7 @@ CONTEXT.set_forkserver_preload(
         "nasx.cli.table",
         "nasx.data.images",
         "nasx.methods.darts",
-        "nasx.spaces.supernet",
+        "nasx.spaces.nb201.supernet",
         "nasx.spaces.darts.network",
     ]
 )

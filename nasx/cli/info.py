@@ -273,4 +273,3 @@ def counted(operations: Mapping[str, int]) -> str:
 
 def named(paths: Sequence[Path]) -> str:
     return " ".join(map(str, paths))
-

@@ -192,7 +192,7 @@ def _relative(folder: str, cwd: str) -> str:
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point: exits with the code that the module's docstring gives."""
     words = list(sys.argv[1:] if argv is None else argv)
-    if "RANK" in os.environ:  # DDP warns, in C++, of what processes.py asks for on purpose
+    if "RANK" in os.environ:  # DDP warns, in C++, of what distributed.py asks for on purpose
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     with streams.guarded() as output:
         code = outcome(words)

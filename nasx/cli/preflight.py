@@ -36,10 +36,6 @@ MOST = 20
 """Faults after which no further job of a sweep is checked."""
 
 
-
-
-
-
 # ------------------------------------------------------------------------------------------------- rewrite
 def rewritten(command: str, line: Line) -> Line:
     """The line with what a user may write and Hydra's grammar does not take: see the functions below."""
@@ -53,10 +49,6 @@ def rewritten(command: str, line: Line) -> Line:
     if commands.COMMANDS[command].groups:
         texts = trust.allowing(texts)
     return line._replace(overrides=tuple(texts))
-
-
-
-
 
 
 def first_stage(text: str, texts: Sequence[str]) -> str:
@@ -138,8 +130,6 @@ def _parsed(command: str, line: Line, loader: Loader) -> tuple[list[Override], l
         else:
             parsed.append(override)
     return parsed, faults
-
-
 
 
 def _unreadable(text: str, loader: Loader, command: str, error: HydraException) -> UserError:

@@ -1,6 +1,6 @@
 """Tables of finished runs: `nasx table`.
 
-The numbers are those of `results.summary`, the words those of `results.wording`, published numbers those of
+The numbers are those of `results.aggregate`, the words those of `results.sheets`, published numbers those of
 `results.published`.
 `main(cfg)` reads these keys of conf/table.yaml:
     runs      folders or globs, a text or a list (default: [out])

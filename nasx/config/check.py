@@ -10,7 +10,7 @@ from typing import Any
 
 from nasx.config import classes, limits, objectives, space_rules, stage_rules
 from nasx.config.commands import COMMANDS, DELTAS, HOMES, settings
-from nasx.config.components import Usual, _allow, _components, _it_has, _nothing, _values
+from nasx.config.components import Usual, allowed_packages, component_faults_of, choices_text, no_default, value_faults
 from nasx.config.instantiate import build, foreign
 from nasx.config.known import Known
 from nasx.config.overrides import head
@@ -19,14 +19,14 @@ from nasx.errors import UserError
 
 
 def check(cfg: Mapping[str, Any], choices: Mapping[str, Any] | None = None, overrides: Sequence[str] = (),
-          command: str = "search", usual: Usual = _nothing) -> None:
+          command: str = "search", usual: Usual = no_default) -> None:
     """Raise one UserError with all `faults`."""
     if found := faults(cfg, choices, overrides, command, usual):
         raise UserError.join(found)
 
 
 def faults(cfg: Mapping[str, Any], choices: Mapping[str, Any] | None = None, overrides: Sequence[str] = (),
-           command: str = "search", usual: Usual = _nothing, known: Known | None = None) -> list[UserError]:
+           command: str = "search", usual: Usual = no_default, known: Known | None = None) -> list[UserError]:
     """Every fault of the plain configuration `cfg` (`hydra` left out).
 
     `choices` are the group files that were chosen, `overrides` the words of the command line, `usual` tells what these
@@ -34,7 +34,7 @@ def faults(cfg: Mapping[str, Any], choices: Mapping[str, Any] | None = None, ove
     `check()`), and imports nothing but that component, if nothing else is wrong.
     """
     known = known or Known()
-    components = list(_components(cfg, choices or {}, command, usual, known))
+    components = list(component_faults_of(cfg, choices or {}, command, usual, known))
     found = [*_unread(command, overrides), *_keys(cfg, command, usual),
              *classes.replaced(components, choices or {}, overrides)]
     for look in COMBINATIONS:
@@ -43,10 +43,10 @@ def faults(cfg: Mapping[str, Any], choices: Mapping[str, Any] | None = None, ove
     if isinstance(cfg.get("space"), Mapping) and not any(fault.where.startswith("space") for fault in found):
         found += space_rules.faults(cfg["space"])
     if not found and command != "retrain" and "stages" in cfg:
-        found += stage_rules.faults(cfg, overrides, (*HOMES, *_allow(cfg)))
+        found += stage_rules.faults(cfg, overrides, (*HOMES, *allowed_packages(cfg)))
     for group in ("dataset", "logger", "benchmark"):
         if isinstance(cfg.get(group), Mapping) and not any(fault.where.startswith(group) for fault in found):
-            key = json.dumps([group, cfg[group], _allow(cfg)], sort_keys=True, default=str)
+            key = json.dumps([group, cfg[group], allowed_packages(cfg)], sort_keys=True, default=str)
             found += known.of_look(key, partial(_look, cfg, group))
     if not found and "dataset" in COMMANDS[command].groups:  # components of others are made by the job alone
         if not foreign(cfg["dataset"]):
@@ -73,8 +73,8 @@ def _keys(cfg: Mapping[str, Any], command: str, usual: Usual) -> Iterator[UserEr
     known = [*fields, *entry.groups, *(DELTAS if entry.groups else ())]
     for key in plain:
         if key not in fields:
-            yield UserError(key, f"nasx {command} has no such setting", _it_has(key, known))
-    yield from _values("", fields, plain, usual)
+            yield UserError(key, f"nasx {command} has no such setting", choices_text(key, known))
+    yield from value_faults("", fields, plain, usual)
 
 
 def _look(cfg: Mapping[str, Any], group: str) -> None:

@@ -1,11 +1,4 @@
-"""A configuration: where it lies, what is wrong with it, and which run it is.
-
-`check` finds all faults of a composed configuration at once, before anything runs and without importing torch.
-`build` makes a component. `identity` and `run_name` say which run a configuration is.
-
-A component is a node with `_target_`. Only classes of nasx, and of packages that the user names in `allow`, may be
-named there; this is enforced before anything is imported.
-"""
+"""Faults of components (nodes with `_target_`): names, types and values, without importing them."""
 
 from __future__ import annotations
 
@@ -16,7 +9,7 @@ from typing import Any
 
 from nasx.config import classes, schema, setters
 from nasx.config.commands import COMMANDS, DELTAS, HOMES
-from nasx.config.instantiate import _refused
+from nasx.config.instantiate import refusal
 from nasx.config.known import Known
 from nasx.config.overrides import show
 from nasx.config.paths import conf_dir
@@ -28,20 +21,8 @@ Usual = Callable[[str], str | None]
 """Dotted key -> the value that files give it, as one writes it on the command line; None where they give none."""
 
 
-def _nothing(key: str) -> None:
+def no_default(key: str) -> None:
     """`Usual` where no files are known."""
-
-
-
-
-
-
-
-
-
-
-
-
 
 
 def unknown(cfg: Mapping[str, Any], key: str, command: str) -> UserError | None:
@@ -54,22 +35,22 @@ def unknown(cfg: Mapping[str, Any], key: str, command: str) -> UserError | None:
         if path:
             target = str(node.get("_target_", "")).rpartition(".")[2]
             return UserError(key, f"{target or path[:-1]} has no such setting",
-                             _it_has(part, [name for name in node if name != "_target_"]))
+                             choices_text(part, [name for name in node if name != "_target_"]))
         read = [group for group in entry.groups if group not in entry.unread]
         elsewhere = [f"{group}.{part}" for group in read if part in (cfg.get(group) or ())]
         known = [*(name for name in cfg if name not in (*DELTAS, *entry.unread)), *(DELTAS if entry.groups else ())]
         if elsewhere and part == key:
             return UserError(key, f"nasx {command} has no such setting", f"did you mean {' or '.join(elsewhere)}?")
-        return UserError(key, f"nasx {command} has no such setting", _it_has(part, known))
+        return UserError(key, f"nasx {command} has no such setting", choices_text(part, known))
     return None
 
 
-def _it_has(key: str, known: Iterable[str]) -> str:
+def choices_text(key: str, known: Iterable[str]) -> str:
     names = list(known)
     return (f"it has {', '.join(names)}" if names else "it has none") + did_you_mean(key, names)
 
 
-def _values(prefix: str, fields: Mapping[str, schema.Field], values: Mapping[str, Any],
+def value_faults(prefix: str, fields: Mapping[str, schema.Field], values: Mapping[str, Any],
             usual: Usual) -> Iterator[UserError]:
     """Values that do not fit their field."""
     missing = {key for key, value in values.items() if value == "???"}
@@ -91,9 +72,9 @@ def _literal(text: str | None) -> str | None:
         return text
 
 
-def _components(cfg: Mapping[str, Any], choices: Mapping[str, Any], command: str, usual: Usual,
+def component_faults_of(cfg: Mapping[str, Any], choices: Mapping[str, Any], command: str, usual: Usual,
                 known: Known) -> Iterator[UserError]:
-    allowed = (*HOMES, *_allow(cfg))
+    allowed = (*HOMES, *allowed_packages(cfg))
     for group in COMMANDS[command].groups:
         node = cfg.get(group)
         if not isinstance(node, Mapping):
@@ -105,16 +86,16 @@ def _components(cfg: Mapping[str, Any], choices: Mapping[str, Any], command: str
             yield from known.of_node(node, allowed, partial(component_faults, group, node, allowed, choices, usual))
 
 
-def _allow(cfg: Mapping[str, Any]) -> tuple[str, ...]:
+def allowed_packages(cfg: Mapping[str, Any]) -> tuple[str, ...]:
     allow = cfg.get("allow") or ()
     return tuple(str(name) for name in allow) if isinstance(allow, list | tuple) else ()
 
 
 def component_faults(where: str, node: Mapping[str, Any], allowed: Sequence[str] = HOMES,
-                     choices: Mapping[str, Any] | None = None, usual: Usual = _nothing) -> Iterator[UserError]:
+                     choices: Mapping[str, Any] | None = None, usual: Usual = no_default) -> Iterator[UserError]:
     """Faults of one component node, among the group files `choices`, and of the components inside it."""
     target = node["_target_"]
-    refused = _refused(where, target, allowed)
+    refused = refusal(where, target, allowed)
     if refused is not None:
         yield refused
         return
@@ -128,7 +109,7 @@ def component_faults(where: str, node: Mapping[str, Any], allowed: Sequence[str]
             if key not in component.fields:
                 fault = f"{component.name} has no such setting"
                 yield setters.set_by(conf_dir(), choices or {}, where, key, fault) or UserError(
-                    f"{where}.{key}", fault, _it_has(key, component.fields))
+                    f"{where}.{key}", fault, choices_text(key, component.fields))
     for key, field in component.fields.items():
         if key not in given and field.default is None:
             what = schema.describe(field.annotation)
@@ -136,32 +117,4 @@ def component_faults(where: str, node: Mapping[str, Any], allowed: Sequence[str]
     inner = {key: value for key, value in given.items() if isinstance(value, Mapping) and "_target_" in value}
     for key, value in inner.items():
         yield from component_faults(f"{where}.{key}", value, allowed, usual=usual)
-    yield from _values(f"{where}.", component.fields, {k: v for k, v in given.items() if k not in inner}, usual)
-
-
-
-
-
-
-
-
-# --------------------------------------------------------------------------------------------------- build
-
-
-# ------------------------------------------------------------------------------------------------ identity
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
+    yield from value_faults(f"{where}.", component.fields, {k: v for k, v in given.items() if k not in inner}, usual)

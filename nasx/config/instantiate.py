@@ -18,7 +18,7 @@ from nasx.core.spelling import did_you_mean
 from nasx.errors import UserError
 
 
-def _refused(where: str, target: Any, allowed: Sequence[str]) -> UserError | None:
+def refusal(where: str, target: Any, allowed: Sequence[str]) -> UserError | None:
     """The fault of a `_target_`, None where it may be built. Nothing is imported."""
     key = f"{where}._target_={target}"
     if not isinstance(target, str) or not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", target):
@@ -61,7 +61,7 @@ def build(node: Mapping[str, Any], allow: Sequence[str] = ()) -> Any:
     Raises UserError where the target is not allowed. `check` has looked at the values before.
     """
     target = versions.present(node["_target_"])
-    refused = _refused("component", target, (*HOMES, *allow))
+    refused = refusal("component", target, (*HOMES, *allow))
     if refused is not None:
         raise refused
     module, _, name = target.rpartition(".")

@@ -42,8 +42,6 @@ class Stages:
     search: dict[str, Any] = field(default_factory=dict)
 
 
-
-
 def given(cfg: Config) -> Config:
     """The settings of stages; those that a file of the user's leaves out have their defaults."""
     return {**NONE, **(cfg.get("stages") or {})}
@@ -69,12 +67,3 @@ def configured(cfg: Config, i: int, space: Config | None = None) -> dict[str, An
     node = given(cfg)
     return {**cfg, "stages": NONE, "space": {**(cfg["space"] if space is None else space), **at(node["space"], i)},
             "search": {**cfg["search"], **at(node["search"], i)}}
-
-
-
-
-
-
-
-
-# -------------------------------------------------------------------------------------------------- checks

@@ -35,14 +35,6 @@ SMALLEST = 8
 """Side of the smallest images: a network halves them twice."""
 
 
-
-
-
-
-
-
-
-
 # -------------------------------------------------------------------------------------------------------- checks
 def split_faults(component: Split) -> Iterator[UserError]:
     """What is wrong with the settings of a split; its file is read."""

@@ -27,8 +27,6 @@ END = "<eos>"
 FILES = ("train.txt", "valid.txt", "test.txt")
 
 
-
-
 @dataclass(frozen=True, kw_only=True)
 class Ptb:
     """Penn Treebank, or any text in three files; bring train.txt, valid.txt and test.txt."""

@@ -94,5 +94,3 @@ def curvature(problem: Problem, w: Tree, a: Tree, val: Batch, *, weight_decay: f
     return {"eigenvalue": found.value if math.isfinite(found.value) else None,
             "diagnostics": {"solver": found.solver, "batch_norm": BATCH_NORM, "forward": 1, "backward": found.backward,
                             "seconds": round(time.perf_counter() - began, 4)}}
-
-

@@ -1,4 +1,4 @@
-"""What the file of an export says of its network, without torch: see pretrained.py for the facts themselves."""
+"""What the file of an export says of its network, without torch: see export/model.py for the facts themselves."""
 
 from __future__ import annotations
 

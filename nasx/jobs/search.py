@@ -134,10 +134,6 @@ def of_seed(info: Config, seed: int) -> Config:
     return {**info, "overrides": words, "command": shlex.join(["nasx", "search", *info.get("options", ()), *words])}
 
 
-
-
-
-
 def pictures(here: Session) -> None:
     """Draw what is missing of the cells and the curves."""
     run_summary.draw(here.run.folder, curves=True, epochs=here.config["draw"] == "epochs")
@@ -147,10 +143,3 @@ def shown(here: Session, result: Result) -> None:
     """Draw what is missing, and tell the end of a search."""
     pictures(here)
     run_summary.show(result, here.run.folder)
-
-
-# -------------------------------------------------------------------------------------------------- retrain
-
-
-
-

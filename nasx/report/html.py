@@ -91,8 +91,6 @@ class Album:
         return self.add(lambda prefix: charts.drawn(make, prefix, label), caption)
 
 
-
-
 def page(frame: pd.DataFrame, title: str) -> str:
     """The whole page as text. `frame` is from `collect` and not empty."""
     from jinja2 import Environment, StrictUndefined

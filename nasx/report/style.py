@@ -41,8 +41,6 @@ _STYLE: Any = {
     "text.parse_math": False, "path.simplify": True, "figure.dpi": 100.0, "savefig.dpi": 160.0}
 
 
-
-
 @contextmanager
 def style() -> Iterator[None]:
     """matplotlib with the project's look and without a screen, whatever the user's own settings are."""

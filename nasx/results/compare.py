@@ -48,8 +48,6 @@ RETRAININGS = "retrainings"
 """What the values are where each group has those of one cell."""
 
 
-
-
 def _condition(word: str) -> bool:
     """Whether a word starts with a condition: a column of `collect` or a dotted setting, and a value."""
     name, *rest = re.split("[=:]", word, maxsplit=1)

@@ -54,4 +54,3 @@ def rows(groups: Sequence[Sequence[str]]) -> list[Row]:
         if len(set(values) - {UNKNOWN}) > 1:
             found.append(Row(key, values))
     return found
-

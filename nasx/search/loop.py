@@ -23,16 +23,6 @@ from nasx.errors import UserError
 Step = Callable[[Search, Sequence[Batch], Batch], dict[str, Tensor]]
 
 
-
-
-
-
-
-
-
-
-
-
 def fitted(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> dict[str, Any]:
     """An optimizer's saved state with the kernels of this device, which may be another than that of the checkpoint."""
     kernels = ("fused", "foreach", "capturable")

@@ -1,9 +1,9 @@
 """Activation checkpointing: a relaxed cell keeps only its inputs and is computed again in the backward pass.
 
 Memory falls to the inputs of all cells and the inside of one; each backward pass costs one more forward pass of the
-cells. Values and gradients stay the same: what is random is drawn before a cell's body runs (bundle.py), so the second
-run sees the same tensors; it also sees the weights that the first one saw, which may be substituted ones (a probe at
-other weights), and leaves running batch-norm statistics where they are.
+cells. Values and gradients stay the same: what is random is drawn before a cell's body runs (mixed_cell.py), so the
+second run sees the same tensors; it also sees the weights that the first one saw, which may be substituted ones (a
+probe at other weights), and leaves running batch-norm statistics where they are.
 
 Source: T. Chen et al., Training Deep Nets with Sublinear Memory Cost, 2016; the non-reentrant form of
 torch.utils.checkpoint, which second derivatives can pass through.

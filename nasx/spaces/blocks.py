@@ -1,4 +1,9 @@
-"""Blocks that supernets are made of, and how they are run: running statistics, eval mode, other cell bodies."""
+"""What the supernets of all spaces share: blocks, and how cells are run (mixed_cell.py, banks.py).
+
+A supernet takes the mixture as an argument and owns no architecture parameter. Batch norm uses batch statistics and
+keeps no buffers unless the space says `batch_norm=tracked`; a pass marked by `tracking` then moves the running ones.
+Shapes: x (n, 3, h, w) -> Logits (n, classes).
+"""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 The agent watches the processes: when one dies it ends the others within `GRACE_S` seconds, and this process tells why
 by one message. A signal that asks for an end is passed on to all; they agree on the step after which they stop, and
 write a checkpoint. Processes whose starter dies stop in the same way. What the processes do together is in
-processes.py; `torchrun -m nasx ...` starts the same processes from outside.
+distributed.py; `torchrun -m nasx ...` starts the same processes from outside.
 """
 
 from __future__ import annotations

@@ -217,20 +217,3 @@ class Trainer:
         torch.set_rng_state(state["rng"].cpu())
         if self.device.type == "cuda" and state["rng_cuda"] is not None:
             torch.cuda.set_rng_state(state["rng_cuda"].cpu(), self.device)
-
-
-# ------------------------------------------------------------------------------------------------------ run
-
-
-
-
-
-
-
-
-
-
-
-
-
-

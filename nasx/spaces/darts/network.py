@@ -104,10 +104,6 @@ def dropped(x: Tensor, drop_path: float, gen: torch.Generator | None) -> Tensor:
     return x * (mask / keep)
 
 
-
-
-
-
 class DartsCell(nn.Module):
     """A discrete cell of eight (operation, predecessor) pairs; inputs of `before` and `last` channels, output 4 C."""
 
@@ -171,9 +167,3 @@ class DartsNetwork(Network):
             if self.training and self.auxiliary is not None and i == self.head_at:
                 scores = self.auxiliary(last)
         return last, scores
-
-
-
-
-
-

@@ -1,4 +1,7 @@
-"""Supernet of the DARTS space."""
+"""Supernet of the DARTS space.
+
+Source: DARTS (Liu et al. 2019), section 2 and appendix A. Shapes: x (n, 3, h, w) -> Logits (n, classes).
+"""
 
 from __future__ import annotations
 

@@ -235,10 +235,3 @@ def _labelled_codes(matrix: Matrix) -> set[int]:
                 bits = 2 * bits + matrix[i][j]
         smallest = np.minimum(smallest, bits * count**inner + labels[:, list(order)] @ powers)
     return set(smallest.tolist())
-
-
-# ------------------------------------------------------------------------------------------------- network
-
-
-
-

@@ -1,4 +1,7 @@
-"""Supernet of NAS-Bench-1Shot1: cells of choice blocks."""
+"""Supernet of NAS-Bench-1Shot1: cells of choice blocks.
+
+Source: NAS-Bench-1Shot1 (Zela et al. 2020), section 3. Shapes: x (n, 3, h, w) -> Logits (n, classes).
+"""
 
 from __future__ import annotations
 

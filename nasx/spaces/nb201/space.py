@@ -46,8 +46,6 @@ NODES = [slice(0, 1), slice(1, 3), slice(3, 6)]
 """The edges that enter each node."""
 
 
-
-
 @dataclass(frozen=True, kw_only=True)
 class Nb201(Space):
     """NAS-Bench-201. `layers` counts the cells of one stage of the supernet, `channels` those of its first stage."""
@@ -131,7 +129,3 @@ class Nb201(Space):
         assert isinstance(genotype, Nb201Genotype)
         plain_only(stem, auxiliary, "nb201")
         return Nb201Network(genotype, classes, layers or 5, channels or 16)
-
-
-
-

@@ -1,4 +1,7 @@
-"""Supernet of NAS-Bench-201."""
+"""Supernet of NAS-Bench-201.
+
+Source: NAS-Bench-201 (Dong and Yang 2020), section 2.1. Shapes: x (n, 3, h, w) -> Logits (n, classes).
+"""
 
 from __future__ import annotations
 

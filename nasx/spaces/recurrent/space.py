@@ -44,8 +44,6 @@ SIZE = 850
 """Width of retrained networks."""
 
 
-
-
 @dataclass(frozen=True, kw_only=True)
 class Recurrent(Space):
     """The recurrent space. `channels` is the width of words and states in the supernet."""
