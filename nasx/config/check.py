@@ -10,7 +10,7 @@ from typing import Any
 
 from nasx.config import classes, limits, objectives, space_rules, stage_rules
 from nasx.config.commands import COMMANDS, DELTAS, HOMES, settings
-from nasx.config.components import Usual, allowed_packages, component_faults_of, choices_text, no_default, value_faults
+from nasx.config.components import Usual, allowed_packages, choices_text, component_faults_of, no_default, value_faults
 from nasx.config.instantiate import build, foreign
 from nasx.config.known import Known
 from nasx.config.overrides import head
