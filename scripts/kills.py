@@ -59,7 +59,7 @@ def target(group: str, name: str) -> str:
 
 def family(space: str) -> str:
     """Which of the small sizes a space takes, from the class that its YAML names."""
-    return target("space", space).rsplit(".", 2)[1]
+    return target("space", space).split(".")[2]
 
 
 def small(method: str, space: str) -> list[str]:

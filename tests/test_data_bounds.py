@@ -50,9 +50,9 @@ from nasx.errors import UserError
     (["search", "threads=1000000"], "threads=1000000: must be above 0 and at most 1024, or null"),
     (["search", "workers=1000000"], "workers=1000000: must be at least 0 and at most 1024, or null")])
 def test_the_command_line_refuses_it_without_torch(words: list[str], message: str, tmp_path: Path) -> None:
-    code = ("import sys; from nasx.cli import preflight; from nasx.errors import UserError\n"
+    code = ("import sys; from nasx.cli import arguments, preflight; from nasx.errors import UserError\n"
             "command, *words = sys.argv[1:]\n"
-            "try: preflight.examine(command, preflight.rewritten(command, preflight.arrange(words)))\n"
+            "try: preflight.examine(command, preflight.rewritten(command, arguments.arrange(words)))\n"
             "except UserError as error: print(error)\n"
             "print('torch' in sys.modules)")
     env = {"NASX_DATA": str(tmp_path), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}

@@ -144,7 +144,7 @@ def test_onnx_and_torch_export_answer_alike(here: Path, tmp_path: Path) -> None:
 def test_two_exports_have_the_same_bytes_and_no_path_of_this_machine(here: Path, tmp_path: Path) -> None:
     """Also in another process, where hashes have another order."""
     formats = ("safetensors", "onnx", "torch")
-    code = ("import sys\nfrom nasx.cli.commands import export\n"
+    code = ("import sys\nfrom nasx.cli import export\n"
             "for name in sys.argv[2:]: export.main([*sys.argv[1].split(), f'format={name}'])")
     words = f"from={here / 'runs' / 'plain'} out={tmp_path / 'one'}"
     subprocess.run([sys.executable, "-c", code, words, *formats], check=True, capture_output=True)

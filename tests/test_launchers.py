@@ -34,9 +34,12 @@ import sys, types
 import nasx
 def search(cfg, info):
     return {'name': 'x', 'supernet': {'valid_accuracy': -abs(cfg['search']['arch_lr'] - 0.01)}}
-fake = types.ModuleType('nasx.jobs.search')
-fake.search = fake.retrain = fake.run = search
-sys.modules['nasx.jobs.search'] = nasx.jobs.search = fake
+import nasx.jobs
+for name in ('search', 'retrain', 'run'):
+    fake = types.ModuleType(f'nasx.jobs.{name}')
+    setattr(fake, name, search)
+    sys.modules[fake.__name__] = fake
+    setattr(nasx.jobs, name, fake)
 from nasx.cli.main import main
 main(sys.argv[1:])
 """

@@ -29,7 +29,7 @@ TEXT_SEARCH = (*TEXT, "search.batch=16", "search.bptt=8", "search.epochs=1", "se
 TEXT_CELL = "Genotype(recurrent=[('relu', 0), ('tanh', 1), ('relu', 1)], concat=range(1, 4))"
 TEXT_RETRAIN = (*TEXT, f"genotype=\"{TEXT_CELL}\"", "retrain.channels=16", "retrain.batch=16", "retrain.bptt=8",
                 "retrain.epochs=1", "retrain.valid_batch=4")
-SET = ("seed", "layers", "channels", "processes", "together", "reference", "operations", "images", "changed",
+SET = ("format", "seed", "layers", "channels", "processes", "together", "reference", "operations", "images", "changed",
        "hardware", "lookup", "stages", "diagnostics", "warm_up_s", "best_epoch", "parent_lookup", "verdict", "among")
 """Keys of settings, of statistics of a table and of costs within others: no number by which jobs are compared."""
 

@@ -15,6 +15,7 @@ import yaml
 from parity import BOUND, FOLDER, Spy, error
 
 from nasx.config import instantiate, paths
+from nasx.core import versions
 from nasx.core.bilevel import Search, gradients
 from nasx.methods.darts_minus import DartsMinus
 from nasx.spaces.base import Space
@@ -68,7 +69,7 @@ def test_a_discrete_network_equals_the_release(name: str) -> None:
     fixture = parity.load(name)
     meta, x, y = fixture.meta, fixture["train/x"], fixture["train/y"]
     settings = dict(meta["network"])
-    module, cls = settings.pop("space").rsplit(".", 1)
+    module, cls = versions.present(settings.pop("space")).rsplit(".", 1)
     space: Space = getattr(importlib.import_module(module), cls)()
     net = space.network(space.parse(meta["genotype"]), **settings).double().train()
     w = fixture.tree("w")

@@ -19,7 +19,7 @@ import jobs
 import pytest
 import torch
 
-from nasx.core import files
+from nasx.core import files, versions
 from nasx.errors import UserError
 from nasx.runs import checkpoints, records
 
@@ -50,7 +50,7 @@ def saved(run: records.Run, *steps: int) -> None:
 # ------------------------------------------------------------------------------------------------ the folder
 def test_a_folder_says_what_it_holds(run: records.Run) -> None:
     held = files.read_yaml(run.folder / "config.yaml")
-    assert held == {**EXTRA, **IDENTITY}
+    assert held == {"format": versions.FORMAT, **EXTRA, **IDENTITY}
     assert run.result is None
     run.finish({"status": "finished", "value": 1.5})
     assert records.finished(run.folder) == {"status": "finished", "value": 1.5, "seal": {}}
@@ -99,7 +99,7 @@ def test_a_torn_configuration_is_written_again(run: records.Run) -> None:
     run.close()
     (run.folder / "config.yaml").write_text("seed: [")
     with records.Run(run.folder, IDENTITY, EXTRA):
-        assert files.read_yaml(run.folder / "config.yaml") == {**EXTRA, **IDENTITY}
+        assert files.read_yaml(run.folder / "config.yaml") == {"format": versions.FORMAT, **EXTRA, **IDENTITY}
     (run.folder / "result.json").write_text("{}")
     (run.folder / "config.yaml").unlink()
     with pytest.raises(UserError, match="nothing else says whose the files here are"):  # not this one's answer

@@ -115,7 +115,7 @@ def test_a_checkpoint_of_format_1_has_the_rows_of_the_file(run: records.Run) -> 
     run.append({"epoch": 1, "loss": 0.5})
     run.append({"epoch": 2})
     older(run, 1)
-    assert run.load() == {"updates": 1, "rows": 1, "metrics": '{"format": 1, "epoch": 1, "loss": 0.5}\n'}
+    assert run.load() == {"updates": 1, "rows": 1, "metrics": '{"epoch": 1, "loss": 0.5}\n'}
 
 
 def test_lost_rows_send_a_resume_to_the_checkpoint_before(run: records.Run, caplog: pytest.LogCaptureFixture) -> None:

@@ -71,6 +71,7 @@ class Steps:
             record["valid_accuracy" if held else "test_accuracy"] = ACCURACY[found] + 1e-3 * cfg["seed"]
         where.mkdir(parents=True)
         (where / "result.json").write_text(json.dumps(record))
+        (where / "config.yaml").write_text(json.dumps({"kind": kind, "choices": info["choices"], **cfg}))
         return record
 
 

@@ -102,7 +102,8 @@ def examine(command: str, line: Line, loader: Loader | None = None) -> tuple[str
         found |= {str(fault): fault for fault in own.faults}
         for job in grid.jobs(axes, at, own.cfg, every=every) if own.resolves and line.runs else ():
             task = [text for text in job.overrides if not text.startswith("hydra")]
-            faults = check.faults(job.values, job.choices, task, command, own.usual, known)
+            faults = [*check.faults(job.values, job.choices, task, command, own.usual, known),
+                      *lineage.parent_faults(job.values, command)]
             if folders is not None and not faults and not found:
                 faults += folders.faults(job)
             found |= {str(fault): fault for fault in faults}
@@ -240,7 +241,7 @@ def look_at_others(cfg: Mapping[str, Any], command: str) -> None:
     for group in theirs:
         if look := getattr(instantiate.build(cfg[group], allow), "check", None):
             look()
-    found: list[UserError] = []
+    found = list(lineage.parent_faults(cfg, command))
     if "dataset" in theirs:
         found += limits.faults(cfg, instantiate.build(cfg["dataset"], allow), rules.READS[command])
     if "benchmark" in theirs and cfg.get("objective") is not None:

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 FORMAT = 1
-"""Format of config.yaml, result.json and metrics.jsonl. Files of version 0.1.0 hold no number, and are read too."""
+"""Format of a run folder, in its config.yaml and result.json. Those of 0.1.0 hold no number, and are read too."""
 RENAMED = {
     "nasx.loggers.NoLogger": "nasx.runs.loggers.NoLogger",
     "nasx.loggers.TensorBoard": "nasx.runs.loggers.TensorBoard",

@@ -262,7 +262,7 @@ class Run:
         path = self._held() / METRICS
         if self._lines is None:
             self._lines = (content(path) or b"").decode(errors="replace").splitlines(keepends=True)
-        line = json.dumps(row if self._lines else {"format": versions.FORMAT, **row}) + "\n"
+        line = json.dumps(row) + "\n"
         files.append(path, line)
         self._lines.append(line)
         self.told(row)

@@ -31,6 +31,6 @@ def skipped() -> None:
         return 0.0
 
     nasx.search.cuda_graphs.Position.apart = apart  # type: ignore[method-assign]
-    nasx.core.meter.broken = nasx.train.trainer.broken = broken
+    nasx.core.meter.broken = nasx.search.loop.broken = nasx.train.trainer.broken = broken
     nasx.core.evaluate.means = means
     run_summary.draw = draw

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nasx.core import versions
 from nasx.core.bilevel import Activate, Batch, Method, Search, Tree, gradients
 from nasx.search.problem import RelaxedProblem, weights
 from nasx.spaces.base import Space, Supernet
@@ -56,7 +57,7 @@ class Fixture(NamedTuple):
 
     def space(self, **settings: Any) -> Space:
         """The space of the fixture, with other `settings` where given."""
-        module, name = self.meta["space"]["class"].rsplit(".", 1)
+        module, name = versions.present(self.meta["space"]["class"]).rsplit(".", 1)
         given = {k: tuple(v) if isinstance(v, list) else v for k, v in self.meta["space"]["settings"].items()}
         built: Space = getattr(importlib.import_module(module), name)(**given | settings)
         return built
