@@ -52,7 +52,7 @@ def sealed(**facts: Any) -> dict[str, Any]:
 
 def whole(facts: dict[str, Any]) -> bool:
     """Whether sealed facts are as they were sealed."""
-    own = {key: value for key, value in facts.items() if key != "seal"}  # of the run's files
+    own = {key: value for key, value in facts.items() if key not in ("seal", "format")}  # of the run's files
     return sealed(**{key: value for key, value in own.items() if key not in ("check", "filler")}) == own
 
 

@@ -53,7 +53,7 @@ def test_a_folder_says_what_it_holds(run: records.Run) -> None:
     assert held == {"format": versions.FORMAT, **EXTRA, **IDENTITY}
     assert run.result is None
     run.finish({"status": "finished", "value": 1.5})
-    assert records.finished(run.folder) == {"status": "finished", "value": 1.5, "seal": {}}
+    assert records.finished(run.folder) == {"format": versions.FORMAT, "status": "finished", "value": 1.5, "seal": {}}
 
 
 def test_the_same_configuration_opens_it_again(run: records.Run) -> None:
@@ -66,7 +66,7 @@ def test_a_name_under_which_nothing_was_kept_is_free(run: records.Run) -> None:
     run.fail(UserError("retrain", "does not fit", "lower it"))
     run.close()
     with records.Run(run.folder, {"seed": 1}, EXTRA) as other:
-        assert files.read_yaml(run.folder / "config.yaml") == {**EXTRA, "seed": 1}
+        assert files.read_yaml(run.folder / "config.yaml") == {"format": versions.FORMAT, **EXTRA, "seed": 1}
         other.append({"epoch": 1})
     with pytest.raises(UserError, match="belongs to a run with another configuration"):
         records.Run(run.folder, IDENTITY, EXTRA)
