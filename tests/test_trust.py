@@ -94,7 +94,7 @@ def test_every_class_of_nasx_that_may_be_named_is_one_that_its_configurations_na
     known, walked = trust.components(paths.conf_dir()), 0
     assert len(known) > 40
     for name in known:
-        assert instantiate._refused("x", name, commands.HOMES) is None
+        assert instantiate.refusal("x", name, commands.HOMES) is None
         module, _, own = name.rpartition(".")
         assert trust.same(getattr(importlib.import_module(module), own), own, [module])
     for home in sorted(
@@ -102,7 +102,7 @@ def test_every_class_of_nasx_that_may_be_named_is_one_that_its_configurations_na
     ):
         for name, _ in reachable(home, 2):
             walked += 1
-            assert (instantiate._refused("x", name, commands.HOMES) is None) == (name in known), name
+            assert (instantiate.refusal("x", name, commands.HOMES) is None) == (name in known), name
     assert walked > 1000
 
 
