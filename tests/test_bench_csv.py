@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import csv
 import gzip
-import os
 from pathlib import Path
 
 import numpy as np
 import pytest
+from test_bench_import import BEST, OPTIMUM, PUBLIC, PUBLISHED, SHARED
 
 from nasx.benchmarks.base import DATASETS
 from nasx.benchmarks.columns import MISSING, Column, Table, merged
@@ -17,16 +17,6 @@ from nasx.benchmarks.nb201 import EMBEDDED, Nb201
 from nasx.benchmarks.nb201_import import import_nb201
 from nasx.cli import bench
 from nasx.errors import UserError
-
-SHARED = Path(os.environ.get("NASX_SHARED") or Path(__file__).parents[2] / "shared")
-PUBLIC = SHARED / "data" / "nb201.csv.gz"
-BEST = "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|skip_connect~0|nor_conv_3x3~1|nor_conv_3x3~2|"
-SKIPS = "|skip_connect~0|+|skip_connect~0|skip_connect~1|+|skip_connect~0|skip_connect~1|skip_connect~2|"
-CONVS = SKIPS.replace("skip_connect", "nor_conv_3x3")
-OPTIMUM = BEST.replace("nor_conv_3x3~2", "nor_conv_1x1~2")
-# Published: CIFAR-10 valid, test; CIFAR-100 valid, test; ImageNet16-120 valid, test (NAS-Bench-201).
-PUBLISHED = {SKIPS: (39.77, 54.30, 15.03, 15.61, 16.43, 16.32), CONVS: (90.20, 93.76, 70.71, 71.11, 40.78, 41.44),
-             BEST: (91.55, 94.36, 73.49, 73.51, 46.37, 46.34)}
 
 
 @pytest.fixture(autouse=True)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import faked
 import pytest
 
 from nasx.cli import arguments, completion, listing, main
@@ -37,15 +38,7 @@ def search(cfg, info):
     if cfg['seed'] == 15:
         raise KeyboardInterrupt
     return {'name': 'x'}
-import nasx.jobs
-for name in ('search', 'retrain', 'run'):
-    fake = types.ModuleType(f'nasx.jobs.{name}')
-    setattr(fake, name, search)
-    sys.modules[fake.__name__] = fake
-    setattr(nasx.jobs, name, fake)
-from nasx.cli.main import main
-main(sys.argv[1:])
-"""
+""" + faked.JOBS
 DARTS = "Genotype(normal={0}, normal_concat=range(2, 6), reduce={0}, reduce_concat=range(2, 6))".format(
     [("sep_conv_3x3", k) for _ in range(4) for k in (0, 1)])
 

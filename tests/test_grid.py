@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import faked
 import pytest
 import yaml
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -100,15 +101,7 @@ import nasx
 def search(cfg, info):
     print('COMPOSED', len(composed), flush=True)
     os._exit(0)
-import nasx.jobs
-for name in ('search', 'retrain', 'run'):
-    fake = types.ModuleType(f'nasx.jobs.{name}')
-    setattr(fake, name, search)
-    sys.modules[fake.__name__] = fake
-    setattr(nasx.jobs, name, fake)
-from nasx.cli.main import main
-main(sys.argv[1:])
-"""
+""" + faked.JOBS
 
 
 def test_a_long_sweep_composes_no_more_than_a_short_one_before_its_first_job(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import faked
 import pytest
 from test_again import WORDS, run  # noqa: F401 (a fixture)
 from test_cli import FAKE, call
@@ -27,15 +28,7 @@ def search(cfg, info):
         print("note", i, file=sys.stderr)
     open("ended", "w").close()
     return {'name': 'x'}
-import nasx.jobs
-for name in ('search', 'retrain', 'run'):
-    fake = types.ModuleType(f'nasx.jobs.{name}')
-    setattr(fake, name, search)
-    sys.modules[fake.__name__] = fake
-    setattr(nasx.jobs, name, fake)
-from nasx.cli.main import main
-main(sys.argv[1:])
-"""
+""" + faked.JOBS
 
 
 def shell(folder: Path, line: str, code: str = MAIN, **env: str) -> subprocess.CompletedProcess[str]:

@@ -13,6 +13,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import faked
 import jobs
 import pytest
 from test_config import composed, faults
@@ -34,15 +35,7 @@ import sys, types
 import nasx
 def search(cfg, info):
     return {'name': 'x', 'supernet': {'valid_accuracy': -abs(cfg['search']['arch_lr'] - 0.01)}}
-import nasx.jobs
-for name in ('search', 'retrain', 'run'):
-    fake = types.ModuleType(f'nasx.jobs.{name}')
-    setattr(fake, name, search)
-    sys.modules[fake.__name__] = fake
-    setattr(nasx.jobs, name, fake)
-from nasx.cli.main import main
-main(sys.argv[1:])
-"""
+""" + faked.JOBS
 
 
 def call(folder: Path, code: str, *words: str) -> subprocess.CompletedProcess[str]:

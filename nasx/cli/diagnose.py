@@ -11,6 +11,7 @@ commands.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -51,18 +52,8 @@ def diagnose(folder: Path, *, device: str = "auto", threads: int | None = None,
     UserError where `folder` is no search, trains nothing, or has no readable checkpoint.
     """
     saved, found = opened(folder, allow, settings)
-    from nasx.runs import environment
-
-    chosen = environment.device(device)
-    with environment.prepared(
-        chosen,
-        threads=threads,
-        deterministic=bool(saved.get("deterministic")),
-        seed=saved["seed"],
-        precision=saved["engine"].get("precision", "fp32"),
-    ):
-        job = rebuilt(folder, saved, chosen, threads, allow)
-        states = [state for path in found if (state := checkpoints.read(path, chosen)) is not None]
+    with restored(folder, saved, device, threads, allow) as job:
+        states = [state for path in found if (state := checkpoints.read(path, job.here.device)) is not None]
         for state in states:
             rows = records.parsed(state["metrics"]) if "metrics" in state else records.read_rows(folder)
             yield row(job, state, rows[:state["rows"]])
@@ -94,6 +85,18 @@ def opened(folder: Path, allow: Sequence[str] = (), settings: Sequence[str] = ()
         raise UserError(f"from={folder}", f"this version of nasx reads its configuration otherwise ({faults[0]})",
                         "diagnose it with the version that wrote it")
     return saved, found
+
+
+@contextlib.contextmanager
+def restored(folder: Path, saved: Mapping[str, Any], device: str, threads: int | None,
+             allow: Sequence[str]) -> Iterator[Any]:
+    """The job of a saved search, `rebuilt` in a process that is set up as the search's own was."""
+    from nasx.runs import environment
+
+    chosen = environment.device(device)
+    with environment.prepared(chosen, threads=threads, deterministic=bool(saved.get("deterministic")),
+                              seed=saved["seed"], precision=saved["engine"].get("precision", "fp32")):
+        yield rebuilt(folder, saved, chosen, threads, allow)
 
 
 def rebuilt(folder: Path, saved: Mapping[str, Any], chosen: Any, threads: int | None, allow: Sequence[str]) -> Any:

@@ -133,7 +133,7 @@ def _checked(command: str, cfg: DictConfig) -> Any:
     from nasx.cli import grid, preflight
     from nasx.config import check, commands, provenance, sweeps
     from nasx.config.compose import published
-    from nasx.runs import sweep_log
+    from nasx.runs import lineage, sweep_log
 
     hydra = HydraConfig.get()
     if hydra.mode == RunMode.MULTIRUN:
@@ -163,6 +163,8 @@ def _checked(command: str, cfg: DictConfig) -> Any:
     runs: list[Path] = []
     try:
         check.check(plain, info["choices"], overrides, command, provenance.lazily(command, overrides, own))
+        if wrong := list(lineage.parent_faults(plain, command)):
+            raise UserError.join(wrong)
         preflight.look_at_others(plain, command)
         grouped = commands.COMMANDS[command].groups
         runs = [unit[0].folder for unit in grid.runs(command, plain, info["choices"])] if grouped else []

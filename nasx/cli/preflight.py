@@ -237,14 +237,15 @@ def _key_fault(cfg: Mapping[str, Any], override: Override, command: str) -> User
 def look_at_others(cfg: Mapping[str, Any], command: str) -> None:
     """What `faults` asks of the components of nasx, asked of the user's own when their job begins. Raises UserError."""
     allow = tuple(cfg.get("allow") or ())
-    theirs = [group for group in ("dataset", "logger", "benchmark") if instantiate.foreign(cfg.get(group))]
-    for group in theirs:
-        if look := getattr(instantiate.build(cfg[group], allow), "check", None):
+    theirs = {group: instantiate.build(cfg[group], allow) for group in ("dataset", "logger", "benchmark")
+              if instantiate.foreign(cfg.get(group))}
+    for component in theirs.values():
+        if look := getattr(component, "check", None):
             look()
-    found = list(lineage.parent_faults(cfg, command))
+    found: list[UserError] = []
     if "dataset" in theirs:
-        found += limits.faults(cfg, instantiate.build(cfg["dataset"], allow), rules.READS[command])
+        found += limits.faults(cfg, theirs["dataset"], rules.READS[command])
     if "benchmark" in theirs and cfg.get("objective") is not None:
-        found += objectives.faults(cfg, command, instantiate.build(cfg["benchmark"], allow))
+        found += objectives.faults(cfg, command, theirs["benchmark"])
     if found:
         raise UserError.join(found)

@@ -280,18 +280,9 @@ def of_run(folder: Path, against: tuple[str, ...], sampling: Sampling, settings:
     if not instantiate.build(saved["method"], allow).trains:
         raise UserError(f"from={folder}", "its method trains no supernet and has recorded no scores",
                         "rank a search of a method that does")
-    from nasx.runs import environment
-
-    chosen = environment.device(device)
-    with environment.prepared(
-        chosen,
-        threads=threads,
-        deterministic=bool(saved.get("deterministic")),
-        seed=saved["seed"],
-        precision=saved["engine"].get("precision", "fp32"),
-    ):
-        job = diagnose.rebuilt(folder, saved, chosen, threads, allow)
-        state = next((own for path in reversed(found) if (own := checkpoints.read(path, chosen)) is not None), None)
+    with diagnose.restored(folder, saved, device, threads, allow) as job:
+        read = (checkpoints.read(path, job.here.device) for path in reversed(found))
+        state = next((own for own in read if own is not None), None)
         if state is None:
             raise UserError(f"from={folder}", f"none of its {len(found)} checkpoints can be read",
                             "start the search again")

@@ -15,8 +15,6 @@ from nasx.core import versions
 
 FACTS = ("format", "kind", "choices", "identity")
 """Keys of a run's config.yaml that are no settings."""
-
-
 SHORT = 8
 """Digits of an identity in a folder's name. What has the same name is told apart by its whole configuration."""
 

@@ -23,13 +23,13 @@ def refusal(where: str, target: Any, allowed: Sequence[str]) -> UserError | None
     key = f"{where}._target_={target}"
     if not isinstance(target, str) or not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", target):
         return UserError(key, "is no class", "write package.module.Class")
+    if versions.present(target) != target:
+        return UserError(key, "was renamed", f"write {versions.present(target)}")
     head, *_ = target.split(".")
     if head in sys.stdlib_module_names or not any(target.startswith(f"{name}.") for name in allowed):
         own = head != "nasx" and head not in sys.stdlib_module_names
         return UserError(key, "only spaces, methods, data sets and benchmarks of nasx may be named here",
                          f"to allow a package of yours add allow='[{head}]'" if own else "nasx list shows them")
-    if versions.present(target) != target:
-        return UserError(key, "was renamed", f"write {versions.present(target)}")
     component = schema.component(target)
     if component is not None and not any(f"{component.module}.".startswith(f"{name}.") for name in allowed):
         return UserError(key, f"is {component.module}'s, which is not allowed", "nasx list shows what may be named")

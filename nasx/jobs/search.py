@@ -1,6 +1,5 @@
-"""One experiment, top to bottom: build the components, open the run folder, search, discretize, look up, record.
+"""Search: one run or several by turns, stage after stage, from a checked configuration to the record.
 
-`search`, `retrain` and `run` take the checked configuration as plain values and return the record that they wrote.
 Nothing here names a method, a space or a benchmark.
 """
 
@@ -23,7 +22,6 @@ from nasx.search.job import SearchJob
 log = logging.getLogger("nasx")
 
 
-# --------------------------------------------------------------------------------------------------- search
 def search(cfg: Config, info: Config) -> Result:
     """Search, discretize and look up; resumes an unfinished run, returns a finished one's record at once."""
     if cfg["seeds_per_job"] > 1:

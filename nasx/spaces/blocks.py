@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +20,19 @@ from nasx.spaces.base import Tree
 
 if TYPE_CHECKING:
     pass
+
+
+class Sizes(Protocol):
+    """What every supernet of images reads of its space."""
+
+    @property
+    def batch_norm(self) -> str: ...
+
+    @property
+    def channels(self) -> int: ...
+
+    @property
+    def layers(self) -> int: ...
 
 
 @contextmanager

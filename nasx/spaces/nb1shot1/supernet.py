@@ -15,15 +15,12 @@ from torch import Tensor, nn
 from nasx.core.trees import Number
 from nasx.spaces.banks import ConvNormReLU, Style
 from nasx.spaces.base import Logits, Supernet, Tree
-from nasx.spaces.blocks import ConvNorm
+from nasx.spaces.blocks import ConvNorm, Sizes
 from nasx.spaces.mixed_cell import Drawn, Edge, EdgeBundle
 
 
-class Settings(Protocol):
+class Settings(Sizes, Protocol):
     """What the supernet reads of its space."""
-
-    @property
-    def batch_norm(self) -> str: ...
 
     @property
     def blocks(self) -> int: ...
@@ -35,13 +32,7 @@ class Settings(Protocol):
     def cells_per_stack(self) -> int: ...
 
     @property
-    def channels(self) -> int: ...
-
-    @property
     def inputs(self) -> dict[int, str | None]: ...
-
-    @property
-    def layers(self) -> int: ...
 
     @property
     def operations(self) -> Sequence[str]: ...

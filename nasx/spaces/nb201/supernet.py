@@ -14,24 +14,15 @@ from torch import Tensor, nn
 from nasx.core.trees import Number
 from nasx.spaces.banks import Norm, Style, weight
 from nasx.spaces.base import Logits, Supernet, Tree
-from nasx.spaces.blocks import ConvNorm, Ordered
+from nasx.spaces.blocks import ConvNorm, Ordered, Sizes
 from nasx.spaces.mixed_cell import Edge, RelaxedCell
 
 
-class Settings(Protocol):
+class Settings(Sizes, Protocol):
     """What the supernet reads of its space."""
 
     @property
     def affine(self) -> bool: ...
-
-    @property
-    def batch_norm(self) -> str: ...
-
-    @property
-    def channels(self) -> int: ...
-
-    @property
-    def layers(self) -> int: ...
 
     @property
     def partial(self) -> int: ...
