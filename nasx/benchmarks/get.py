@@ -27,6 +27,7 @@ from nasx.benchmarks.nb201 import Nb201
 from nasx.benchmarks.nb201_import import add, import_nb201, load_torch, today
 from nasx.benchmarks.offers import DEVICES, HELP_COMMIT, LATENCY, MEGABYTE, NB101, OFFERS, TESTS, File
 from nasx.benchmarks.store import Say, cache_folder, silent
+from nasx.core.spelling import did_you_mean
 from nasx.errors import UserError
 
 FILL = "`nasx bench fill` adds what it answers to finished runs"
@@ -83,7 +84,8 @@ def bench_get(name: str, devices: Sequence[str] = (), *, brought: str | None = N
     address in the place of the authors'. Returns a summary. Raises UserError; the old tables are then as they were.
     """
     if name not in OFFERS:
-        raise UserError(f"nasx bench get {name}", "there is no table of that name", f"there are {', '.join(OFFERS)}")
+        raise UserError(f"nasx bench get {name}", "there is no table of that name",
+                        f"there are {', '.join(OFFERS)}{did_you_mean(name, OFFERS)}")
     files = _wanted(name, devices, brought)
     if not files:
         return {"table": name, "state": "is there already", "here": _here(name), "next": FILL}
