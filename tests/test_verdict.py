@@ -170,7 +170,7 @@ def test_a_mixture_that_was_saturated_early() -> None:
 def test_a_search_that_still_moves() -> None:
     found = [*rows(19), {"epoch": 20, "genotype": SKIPS, "mix": {"cell": [[0.22, 0.18, 0.2, 0.2, 0.2]] * 6}}]
     assert of(found)[1:] == (True, ["the genotype changed in the last 2 epochs",
-                                    "the mixture moved by 0.020 an edge and epoch in the last 2 epochs (above 0.01)"])
+                                    "the mixture moved by 0.020 per edge and epoch in the last 2 epochs (above 0.01)"])
     assert of(rows(1))[2] == ["one epoch is too short to settle"]
 
 

@@ -1,7 +1,7 @@
 """What became of a search, in words: still moving or settled, collapsed or not. From its record alone, no torch.
 
 Moving: in the last tenth of the epochs (at least one) the genotype changed, or the mixture moved by more than `STEP`
-an edge and epoch.
+per edge and epoch.
 
 Collapsed, one of which is enough:
     skip        more than half of a cell's operations are skip connections (the published DARTS_V1 has 4 of 8, no more),
@@ -33,7 +33,7 @@ from nasx.errors import UserError
 
 Row = Mapping[str, Any]
 STEP = 0.01
-"""L1 change of the mixture an edge and epoch above which it still moves."""
+"""L1 change of the mixture per edge and epoch above which it still moves."""
 SKIPS = 0.5
 CHANCE, DRAWN = 0.05, 1000
 """Where edges have two operations, as on S2, every third cell has more than half skips; so many are drawn to tell."""
@@ -81,7 +81,7 @@ def _moves(rows: Sequence[Row]) -> Iterator[str]:
              for one, other in pairwise(recent) if one.get("mix") and other.get("mix")]
     mean = sum(steps) / len(steps) if steps else 0.0
     if mean > STEP:
-        yield f"the mixture moved by {mean:.3f} an edge and epoch in the last {epochs} (above {STEP:g})"
+        yield f"the mixture moved by {mean:.3f} per edge and epoch in the last {epochs} (above {STEP:g})"
 
 
 def _edges(mix: structure.Mixture) -> int:
