@@ -52,10 +52,16 @@ class UserError(Exception):
         return joined
 
 
-REMEDIES = {errno.EMFILE: "raise the limit of open files (ulimit -n)", errno.ENFILE: "close other programs",
-            errno.ENOSPC: "free some space", errno.EDQUOT: "free some of your quota", errno.ENOMEM: "free some memory",
-            errno.EACCES: "check its permissions", errno.EPERM: "check its permissions",
-            errno.ENAMETOOLONG: "choose a shorter name"}
+REMEDIES = {
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    errno.ENFILE: "close other programs",
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some of your quota",
+    errno.ENOMEM: "free some memory",
+    errno.EACCES: "check its permissions",
+    errno.EPERM: "check its permissions",
+    errno.ENAMETOOLONG: "choose a shorter name",
+}
 
 
 def of_system(error: BaseException) -> UserError | None:
@@ -66,15 +72,19 @@ def of_system(error: BaseException) -> UserError | None:
             return fault
         case OSError():
             where = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else "the system"
-            return UserError(where, f"the operation failed ({error.strerror or known})",
-                             REMEDIES.get(error.errno or 0, "") or "NASX_DEBUG=1 shows where")
+            return UserError(
+                where,
+                f"the operation failed ({error.strerror or known})",
+                REMEDIES.get(error.errno or 0, "") or "NASX_DEBUG=1 shows where",
+            )
         case MemoryError():
             return UserError("memory", f"does not suffice ({known})", "free some, or lower the batch or the image size")
         case RecursionError():
             return UserError("the input", f"is nested too deeply ({known})", "NASX_DEBUG=1 shows where")
         case ImportError() if not str(error.name or "").startswith("nasx"):
-            return UserError(error.name or "a package", f"cannot be imported ({error})",
-                             "install it again; NASX_DEBUG=1 shows where")
+            return UserError(
+                error.name or "a package", f"cannot be imported ({error})", "install it again; NASX_DEBUG=1 shows where"
+            )
     return None
 
 

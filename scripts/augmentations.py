@@ -46,11 +46,14 @@ def main(file: str, *words: str) -> None:
     mixup, cutmix = (recipe.mix(batch(0), **{name: getattr(settings, name) or 1.0}) for name in ("mixup", "cutmix"))
     own = recipe.mix(batch(settings.cutout), mixup=settings.mixup, cutmix=settings.cutmix)
     off = {name: "" if getattr(settings, name) else "\n(not in the recipe)" for name in ("cutout", "mixup", "cutmix")}
-    columns = {"original": plain.x, "training view": batch(0).x,
-               f"cutout {side}{off['cutout']}": batch(side).x,
-               f"MixUp, share {mixup.share:.2f}{off['mixup']}": mixup.x,
-               f"CutMix, share {cutmix.share:.2f}{off['cutmix']}": cutmix.x,
-               f"recipe\n{settings.recipe}": own.x}
+    columns = {
+        "original": plain.x,
+        "training view": batch(0).x,
+        f"cutout {side}{off['cutout']}": batch(side).x,
+        f"MixUp, share {mixup.share:.2f}{off['mixup']}": mixup.x,
+        f"CutMix, share {cutmix.share:.2f}{off['cutmix']}": cutmix.x,
+        f"recipe\n{settings.recipe}": own.x,
+    }
     with style.style():
         made = style.figure(1.5 * len(columns), 1.45 * ROWS + 0.4)
         axes = made.subplots(ROWS, len(columns))

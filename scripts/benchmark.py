@@ -42,19 +42,56 @@ from nasx.spaces.base import Space
 from nasx.spaces.darts.space import Darts
 from nasx.spaces.nb201.space import Nb201
 
-NO_KERNEL = {"view", "_unsafe_view", "t", "transpose", "permute", "expand", "slice", "select", "unsqueeze", "squeeze",
-             "detach", "split", "split_with_sizes", "unbind", "alias", "as_strided", "unfold", "narrow",
-             "_reshape_alias", "reshape", "empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided",
-             "lift_fresh"}
+NO_KERNEL = {
+    "view",
+    "_unsafe_view",
+    "t",
+    "transpose",
+    "permute",
+    "expand",
+    "slice",
+    "select",
+    "unsqueeze",
+    "squeeze",
+    "detach",
+    "split",
+    "split_with_sizes",
+    "unbind",
+    "alias",
+    "as_strided",
+    "unfold",
+    "narrow",
+    "_reshape_alias",
+    "reshape",
+    "empty",
+    "empty_like",
+    "empty_strided",
+    "new_empty",
+    "new_empty_strided",
+    "lift_fresh",
+}
 METHODS: dict[str, Method] = {
-    "darts order 1": DartsMethod(), "darts order 2": DartsMethod(order=2),
-    "idarts (difference)": IDarts(T=1, products="difference"), "idarts (exact)": IDarts(T=1), "amended": Amended(),
-    "single": Single(), "tse (T=2)": Tse(T=2), "lambda": Lambda(schedule="constant"),
+    "darts order 1": DartsMethod(),
+    "darts order 2": DartsMethod(order=2),
+    "idarts (difference)": IDarts(T=1, products="difference"),
+    "idarts (exact)": IDarts(T=1),
+    "amended": Amended(),
+    "single": Single(),
+    "tse (T=2)": Tse(T=2),
+    "lambda": Lambda(schedule="constant"),
 }
 
 
-PROTOCOL = SimpleNamespace(lr=0.025, momentum=0.9, nesterov=False, weight_decay=3e-4, arch_optimizer="adam",
-                           arch_lr=3e-4, arch_betas=(0.9, 0.999), arch_weight_decay=0.0)
+PROTOCOL = SimpleNamespace(
+    lr=0.025,
+    momentum=0.9,
+    nesterov=False,
+    weight_decay=3e-4,
+    arch_optimizer="adam",
+    arch_lr=3e-4,
+    arch_betas=(0.9, 0.999),
+    arch_weight_decay=0.0,
+)
 
 
 class Kernels(TorchDispatchMode):
@@ -92,6 +129,7 @@ def saved_mb(function: Callable[[], Tensor]) -> float:
 
 def pairs(a: Callable[[], Any], b: Callable[[], Any], runs: int, device: torch.device) -> dict[str, float]:
     """Seconds of both, interleaved after one warm-up each, and the ratio a / b pair by pair."""
+
     def timed(function: Callable[[], Any]) -> float:
         if device.type == "cuda":
             torch.cuda.synchronize()
@@ -105,9 +143,15 @@ def pairs(a: Callable[[], Any], b: Callable[[], Any], runs: int, device: torch.d
     times = [(timed(a), timed(b)) for _ in range(runs)]
     ratios = sorted(x / y for x, y in times)
     print(f"  {statistics.median(ratios):.2f}", file=sys.stderr, flush=True)
-    return {"naive_s": statistics.median(x for x, _ in times), "engine_s": statistics.median(y for _, y in times),
-            "ratio": statistics.median(ratios), "ratio_min": ratios[0], "ratio_max": ratios[-1], "n": runs,
-            "warm_up_s": warm[1]}
+    return {
+        "naive_s": statistics.median(x for x, _ in times),
+        "engine_s": statistics.median(y for _, y in times),
+        "ratio": statistics.median(ratios),
+        "ratio_min": ratios[0],
+        "ratio_max": ratios[-1],
+        "n": runs,
+        "warm_up_s": warm[1],
+    }
 
 
 def softmax(logits: Tensor) -> Tensor:
@@ -126,8 +170,14 @@ def build(space: Space, naive: bool, device: torch.device, engine: EngineSetting
 
 def batches(n: int, size: int, device: torch.device, count: int = 3) -> list[Batch]:
     gen = torch.Generator().manual_seed(1)
-    return [Batch(torch.randn(n, 3, size, size, generator=gen).to(device),
-                  torch.randint(10, (n,), generator=gen).to(device), i) for i in range(count)]
+    return [
+        Batch(
+            torch.randn(n, 3, size, size, generator=gen).to(device),
+            torch.randint(10, (n,), generator=gen).to(device),
+            i,
+        )
+        for i in range(count)
+    ]
 
 
 def both(search: Search, batch: Batch) -> Tensor:
@@ -140,6 +190,7 @@ def forward_backward(search: Search, batch: Batch) -> Callable[[], Any]:
     def run() -> None:
         mix = detached(search.problem.relax(search.a), requires_grad=True)
         gradients(search.problem.outcome(search.w, mix, batch).loss, search.w, mix)
+
     return run
 
 
@@ -149,8 +200,10 @@ torch._inductor.config.cpp.enable_kernel_profile = True  # type: ignore[attr-def
 def engines(args: argparse.Namespace) -> dict[str, EngineSettings]:
     found = {"eager": EngineSettings()}
     if args.compile:
-        found |= {"compiled": EngineSettings(compile="on"),
-                  "compiled, channels_last": EngineSettings(compile="on", channels_last=True)}
+        found |= {
+            "compiled": EngineSettings(compile="on"),
+            "compiled, channels_last": EngineSettings(compile="on", channels_last=True),
+        }
     return found
 
 
@@ -167,13 +220,20 @@ def network_rows(name: str, space: Space, n: int, runs: int, args: argparse.Name
         data = batch
         if engine.channels_last:
             data = Batch(batch.x.to(memory_format=torch.channels_last), batch.y, batch.seed)
-        row = {"what": f"{name} forward and backward, {label}", "batch": n,
-               **pairs(forward_backward(naive, batch), forward_backward(search, data), runs, device)}
+        row = {
+            "what": f"{name} forward and backward, {label}",
+            "batch": n,
+            **pairs(forward_backward(naive, batch), forward_backward(search, data), runs, device),
+        }
         if engine.compile == "off":
             with Kernels() as kernels:
                 forward_backward(search, data)()
-            row |= {"naive_kernels": before, "engine_kernels": kernels.count, "naive_mb": memory,
-                    "engine_mb": saved_mb(lambda search=search, data=data: both(search, data))}
+            row |= {
+                "naive_kernels": before,
+                "engine_kernels": kernels.count,
+                "naive_mb": memory,
+                "engine_mb": saved_mb(lambda search=search, data=data: both(search, data)),
+            }
         else:
             row |= {"naive_kernels": before, "engine_kernels": profiled(forward_backward(search, data))}
         rows.append(row)
@@ -188,7 +248,7 @@ def step_rows(name: str, space: Space, n: int, runs: int, args: argparse.Namespa
 
     def step(method: Method, naive: bool, engine: EngineSettings) -> Callable[[], Any]:
         search, given = build(space, naive, args.device, engine), moved if engine.channels_last else data
-        return lambda: method.step(search, given[:method.train_batches], given[2])
+        return lambda: method.step(search, given[: method.train_batches], given[2])
 
     for label, method in METHODS.items():
         for kind, engine in engines(args).items() if args.method in label else ():
@@ -204,31 +264,58 @@ def data_row(n: int, runs: int, device: torch.device) -> dict[str, Any]:
 
     images = np.random.RandomState(0).randint(0, 256, (2000, 3, 32, 32), dtype=np.uint8)
     mean, std = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
-    plain = transforms.Compose([transforms.RandomCrop(32, padding=4), transforms.RandomHorizontalFlip(),
-                                transforms.ToTensor(), transforms.Normalize(mean, std)])
+    plain = transforms.Compose(
+        [
+            transforms.RandomCrop(32, padding=4),
+            transforms.RandomHorizontalFlip(),
+            transforms.ToTensor(),
+            transforms.Normalize(mean, std),
+        ]
+    )
     pictures = [Image.fromarray(x.transpose(1, 2, 0)) for x in images]
     labels = torch.zeros(2000, dtype=torch.int64, device=device)
-    stream = Stream(torch.from_numpy(images).to(device), labels, None, batch=n, seed=0,
-                    augment=Augment(pad=4, flip=True, mean=mean, std=std))
+    stream = Stream(
+        torch.from_numpy(images).to(device),
+        labels,
+        None,
+        batch=n,
+        seed=0,
+        augment=Augment(pad=4, flip=True, mean=mean, std=std),
+    )
     order = np.random.RandomState(1)
-    return {"what": "data: one batch, crop, flip, normalize", "batch": n,
-            **pairs(lambda: torch.stack([plain(pictures[i]) for i in order.randint(0, 2000, n)]).to(device),
-                    lambda: next(stream), 5 * runs, device)}
+    return {
+        "what": "data: one batch, crop, flip, normalize",
+        "batch": n,
+        **pairs(
+            lambda: torch.stack([plain(pictures[i]) for i in order.randint(0, 2000, n)]).to(device),
+            lambda: next(stream),
+            5 * runs,
+            device,
+        ),
+    }
 
 
 def markdown(report: dict[str, Any]) -> str:
     hardware = report["hardware"]
-    lines = [f"{hardware['name']}, {hardware['threads']} threads, torch {report['versions']['torch']}, commit "
-             f"{report['commit']}; `{report['command']}`", "",
-             "| what | batch | naive s | engine s | ratio (min to max) | n | kernels | activations MB |",
-             "|---|---|---|---|---|---|---|---|"]
+    lines = [
+        f"{hardware['name']}, {hardware['threads']} threads, torch {report['versions']['torch']}, commit "
+        f"{report['commit']}; `{report['command']}`",
+        "",
+        "| what | batch | naive s | engine s | ratio (min to max) | n | kernels | activations MB |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
     for row in report["rows"]:
         kernels = f"{row['naive_kernels']:,} to {row['engine_kernels']:,}" if "engine_kernels" in row else ""
-        memory = f"{row['naive_mb']:.0f} to {row['engine_mb']:.0f} ({row['engine_mb'] / row['naive_mb']:.2f})" \
-            if "engine_mb" in row else ""
+        memory = (
+            f"{row['naive_mb']:.0f} to {row['engine_mb']:.0f} ({row['engine_mb'] / row['naive_mb']:.2f})"
+            if "engine_mb" in row
+            else ""
+        )
         ratio = f"{row['ratio']:.2f} ({row['ratio_min']:.2f} to {row['ratio_max']:.2f})"
-        lines.append(f"| {row['what']} | {row['batch']} | {row['naive_s']:.3g} | {row['engine_s']:.3g} | {ratio} | "
-                     f"{row['n']} | {kernels} | {memory} |")
+        lines.append(
+            f"| {row['what']} | {row['batch']} | {row['naive_s']:.3g} | {row['engine_s']:.3g} | {ratio} | "
+            f"{row['n']} | {kernels} | {memory} |"
+        )
     return "\n".join(lines)
 
 
@@ -252,8 +339,7 @@ def measure(args: argparse.Namespace) -> None:
     runs = args.runs or (3 if args.quick else 9)
     full, small = (64, 8) if args.quick else (64, 64)
     networks = {"nb201 N=5 C=16": (Nb201(), full), "darts L=8 C=16": (Darts(), small)}
-    steps = {"nb201": Nb201(layers=1) if args.quick else Nb201(),
-             "darts": Darts(layers=3) if args.quick else Darts()}
+    steps = {"nb201": Nb201(layers=1) if args.quick else Nb201(), "darts": Darts(layers=3) if args.quick else Darts()}
     rows: list[dict[str, Any]] = []
     if args.only in (None, "network"):
         for name, (space, n) in networks.items():

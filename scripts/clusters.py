@@ -32,10 +32,26 @@ from nasx.runs import checkpoints, records
 def words(args: argparse.Namespace, out: Path) -> list[str]:
     """The sweep: two methods, `seeds` seeds, tiny nets, one thread a job."""
     seeds = ",".join(map(str, range(args.seeds)))
-    return ["nasx", "search", "--multirun", "method=darts,single", f"seed={seeds}", f"dataset={args.dataset}",
-            "space=nb201", "space.layers=1", "space.channels=4", "search.batch=8", "search.epochs=2",
-            f"search.updates_per_epoch={args.updates}", "search.evaluate_every=0", "search.evaluate_images=256",
-            "checkpoint_s=4", "threads=1", "quiet=true", f"out={out}"]
+    return [
+        "nasx",
+        "search",
+        "--multirun",
+        "method=darts,single",
+        f"seed={seeds}",
+        f"dataset={args.dataset}",
+        "space=nb201",
+        "space.layers=1",
+        "space.channels=4",
+        "search.batch=8",
+        "search.epochs=2",
+        f"search.updates_per_epoch={args.updates}",
+        "search.evaluate_every=0",
+        "search.evaluate_images=256",
+        "checkpoint_s=4",
+        "threads=1",
+        "quiet=true",
+        f"out={out}",
+    ]
 
 
 def begun(out: Path, updates: int) -> dict[Path, int]:
@@ -78,10 +94,18 @@ def slurm(args: argparse.Namespace, out: Path) -> dict[str, Any]:
     if left:
         subprocess.run(["scancel", "--signal=USR2", left[-1]], check=False)  # it says that the job is gone: it is
     code = sweep.wait()
-    jobs = {found[1]: int(found[2]) for text in told("scontrol", "show", "job", "-o").splitlines()
-            if (found := re.search(r"JobId=(\d+).*Restarts=(\d+)", text)) and "Partition=low" in text}
-    return {"exit": code, "jobs": len(jobs), "preempted by": preempting, "warned": left[-1:],
-            "put back into the queue": sum(jobs.values())}
+    jobs = {
+        found[1]: int(found[2])
+        for text in told("scontrol", "show", "job", "-o").splitlines()
+        if (found := re.search(r"JobId=(\d+).*Restarts=(\d+)", text)) and "Partition=low" in text
+    }
+    return {
+        "exit": code,
+        "jobs": len(jobs),
+        "preempted by": preempting,
+        "warned": left[-1:],
+        "put back into the queue": sum(jobs.values()),
+    }
 
 
 def ray(args: argparse.Namespace, out: Path) -> dict[str, Any]:
@@ -90,14 +114,20 @@ def ray(args: argparse.Namespace, out: Path) -> dict[str, Any]:
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     second = cluster.add_node(num_cpus=1)
     [raylet] = [entry.process.pid for entry in second.all_processes["raylet"]]
-    extra = ["launch=ray", f"hydra.launcher.ray.init.address={cluster.address!r}",
-             "hydra.launcher.ray.remote.num_gpus=0"]
+    extra = [
+        "launch=ray",
+        f"hydra.launcher.ray.init.address={cluster.address!r}",
+        "hydra.launcher.ray.remote.num_gpus=0",
+    ]
     sweep = started([*words(args, out), *extra], args.out / "ray.log")
 
     def there() -> list[str]:
         parents = {folder: Path(f"/proc/{pid}/stat") for folder, pid in begun(out, args.updates // 4).items()}
-        return [folder.name for folder, path in parents.items()
-                if path.exists() and int(path.read_text().rpartition(")")[2].split()[1]) == raylet]
+        return [
+            folder.name
+            for folder, path in parents.items()
+            if path.exists() and int(path.read_text().rpartition(")")[2].split()[1]) == raylet
+        ]
 
     lost = until(there, sweep)
     cluster.remove_node(second, allow_graceful=False)
@@ -143,8 +173,9 @@ def main() -> int:
             told["differ"].append(f"{name}: {error}")
             continue
         told["compared"] += len(one)
-        told["differ"] += [f"{name}: {k}" for k in one.keys() | two.keys()
-                           if k not in one or k not in two or not same(one[k], two[k])]
+        told["differ"] += [
+            f"{name}: {k}" for k in one.keys() | two.keys() if k not in one or k not in two or not same(one[k], two[k])
+        ]
         if places := resumed(out / name):
             told["resumed at"][name] = places
     print(json.dumps(told, indent=1))

@@ -30,15 +30,36 @@ from nasx.results import published
 from nasx.results.aggregate import summary
 from nasx.results.collect import collect
 
-SEARCH = ["search.epochs=2", "search.updates_per_epoch=1", "search.batch=8", "search.warmup_epochs=0",
-          "search.evaluate_every=0", "search.evaluate_images=64"]
+SEARCH = [
+    "search.epochs=2",
+    "search.updates_per_epoch=1",
+    "search.batch=8",
+    "search.warmup_epochs=0",
+    "search.evaluate_every=0",
+    "search.evaluate_images=64",
+]
 STUDY = ["study.searches=1", "study.retrains=1", "study.rank_epochs=1"]
-RETRAIN = ["retrain.epochs=1", "retrain.updates_per_epoch=2", "retrain.batch=16", "retrain.layers=3",
-           "retrain.channels=4", "retrain.evaluate_every=0", "retrain.warmup_epochs=0"]
-TEXT = {"search": ["search.epochs=2", "search.updates_per_epoch=2", "search.batch=8", "search.bptt=8"],
-        "retrain": ["retrain.epochs=1", "retrain.updates_per_epoch=2", "retrain.batch=8", "retrain.bptt=8",
-                    "retrain.valid_batch=4", "retrain.channels=8"],
-        "space": ["space.channels=8", "space.nodes=3"]}
+RETRAIN = [
+    "retrain.epochs=1",
+    "retrain.updates_per_epoch=2",
+    "retrain.batch=16",
+    "retrain.layers=3",
+    "retrain.channels=4",
+    "retrain.evaluate_every=0",
+    "retrain.warmup_epochs=0",
+]
+TEXT = {
+    "search": ["search.epochs=2", "search.updates_per_epoch=2", "search.batch=8", "search.bptt=8"],
+    "retrain": [
+        "retrain.epochs=1",
+        "retrain.updates_per_epoch=2",
+        "retrain.batch=8",
+        "retrain.bptt=8",
+        "retrain.valid_batch=4",
+        "retrain.channels=8",
+    ],
+    "space": ["space.channels=8", "space.nodes=3"],
+}
 PLACES = ["device=cpu", "threads=1", "quiet=true"]
 
 
@@ -57,13 +78,18 @@ def chosen() -> Iterator[tuple[str, experiments.Experiment, experiments.Printed,
     if they can."""
     found = {file.stem: experiments.find(file.stem) for file in sorted((conf_dir() / "experiment").glob("*.yaml"))}
     lines = published.load()
-    lines = lines[lines["metric"].isin(["test_accuracy", "test_error", "top1_accuracy", "top1_error",
-                                         "test_perplexity"])]
+    lines = lines[
+        lines["metric"].isin(["test_accuracy", "test_error", "top1_accuracy", "top1_error", "test_perplexity"])
+    ]
     known, own = set(lines["row"]), set(lines[lines["own"] == 1]["row"])
     left = {table(printed) for head in found.values() if head for printed in head.printed if printed.row in known}
-    ways = [(name, head, printed, [row for row in head.printed if row.words == printed.words and row.row in known])
-            for name, head in found.items() if head for printed in head.printed
-            if "space.keep" not in " ".join(head.commands) and "search.epochs" not in printed.settings]
+    ways = [
+        (name, head, printed, [row for row in head.printed if row.words == printed.words and row.row in known])
+        for name, head in found.items()
+        if head
+        for printed in head.printed
+        if "space.keep" not in " ".join(head.commands) and "search.epochs" not in printed.settings
+    ]
 
     def worth(way: tuple[Any, Any, Any, list[experiments.Printed]]) -> tuple[int, int]:
         return (len({table(row) for row in way[3] if row.row in own} & left), len({*map(table, way[3])} & left))
@@ -105,8 +131,11 @@ def small(verb: str, words: list[str], head: experiments.Experiment, images: Pat
     if settings["dataset"] == "ptb":
         return [*PLACES, *TEXT["space"], *TEXT["search"], *TEXT["retrain"], *STUDY, f"dataset.path={images}"]
     stages = settings.get("stages", "none")
-    sizes = [word for word in SMALL[family(settings["space"])]
-             if word != "space.layers=3" or settings["space"] != "amended_s2"]  # cells of their own: as many as trained
+    sizes = [
+        word
+        for word in SMALL[family(settings["space"])]
+        if word != "space.layers=3" or settings["space"] != "amended_s2"
+    ]  # cells of their own: as many as trained
     if "pdarts" in stages:  # each stage has its own depth
         sizes = ["stages.space.layers=[3,4,5]" if word == "space.layers=3" else word for word in sizes]
     if stages == "drnas_darts":  # 1/6 and 1/4 of the channels

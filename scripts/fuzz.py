@@ -41,9 +41,15 @@ def fuzz(name: str, seconds: float, seed: int, phases: list[Phase]) -> dict[str,
         while time.monotonic() - began < seconds:
 
             @hypothesis.seed(seed)
-            @settings(max_examples=BATCH, deadline=None, database=None, phases=phases, verbosity=Verbosity.quiet,
-                      report_multiple_bugs=False,
-                      suppress_health_check=list(HealthCheck))
+            @settings(
+                max_examples=BATCH,
+                deadline=None,
+                database=None,
+                phases=phases,
+                verbosity=Verbosity.quiet,
+                report_multiple_bugs=False,
+                suppress_health_check=list(HealthCheck),
+            )
             @given(drawn)
             def feed(sample: Any) -> None:
                 nonlocal count
@@ -60,9 +66,15 @@ def fuzz(name: str, seconds: float, seed: int, phases: list[Phase]) -> dict[str,
                 feed()
             except (Exception, Escaped) as error:  # noqa: BLE001 (this is what it looks for)
                 frames = [f for f in traceback.extract_tb(error.__traceback__) if "hypothesis" not in f.filename]
-                return {"target": name, "executions": count, "seconds": round(time.monotonic() - began), "seed": seed,
-                        "found": "".join(traceback.format_list(frames)) + f"{type(error).__name__}: {error}"[:1000]
-                        + f"\nsample: {smallest[-1]!r:.1500}"}
+                return {
+                    "target": name,
+                    "executions": count,
+                    "seconds": round(time.monotonic() - began),
+                    "seed": seed,
+                    "found": "".join(traceback.format_list(frames))
+                    + f"{type(error).__name__}: {error}"[:1000]
+                    + f"\nsample: {smallest[-1]!r:.1500}",
+                }
             seed += 1
     return {"target": name, "executions": count, "seconds": round(time.monotonic() - began), "found": None}
 

@@ -55,16 +55,25 @@ LAST = ("engine.channels_last=true",)
 COMPILED_S = 60.0
 """Seconds that must be left for a compilation to be tried."""
 ENGINES: dict[str, tuple[str, ...]] = {
-    "naive": ("engine=naive",), "eager": (), "graphs": GRAPHS, "graphs, channels_last": (*GRAPHS, *LAST),
-    "graphs, tf32": (*GRAPHS, "engine.precision=tf32"), "graphs, bf16": (*GRAPHS, "engine.precision=bf16"),
+    "naive": ("engine=naive",),
+    "eager": (),
+    "graphs": GRAPHS,
+    "graphs, channels_last": (*GRAPHS, *LAST),
+    "graphs, tf32": (*GRAPHS, "engine.precision=tf32"),
+    "graphs, bf16": (*GRAPHS, "engine.precision=bf16"),
     "graphs, bf16, channels_last": (*GRAPHS, "engine.precision=bf16", *LAST),
     "compiled, channels_last": (*LAST, "engine.compile=on"),
     "graphs, compiled, channels_last": (*GRAPHS, *LAST, "engine.compile=on"),
 }
 """What is compared, in order of importance. tf32 and bf16 compute other numbers: they are reported, never chosen."""
 MEMORY: dict[str, tuple[str, ...]] = {
-    "eager": (), "graphs": GRAPHS, "bf16": ("engine.precision=bf16",), "checkpoint": ("engine.checkpoint=true",),
-    "second order": ("method.order=2",), "idarts": ("method=idarts", "method.T=1"), "amended": ("method=amended",),
+    "eager": (),
+    "graphs": GRAPHS,
+    "bf16": ("engine.precision=bf16",),
+    "checkpoint": ("engine.checkpoint=true",),
+    "second order": ("method.order=2",),
+    "idarts": ("method=idarts", "method.T=1"),
+    "amended": ("method=amended",),
 }
 SPACES = ("nb201", "darts")
 
@@ -130,17 +139,29 @@ class Sizes:
 
         path, draw = self.folder / f"random-{count}.npz", np.random.RandomState(0)
         if not path.exists():
-            parts = {f"{part}_x": draw.randint(0, 256, (n, 32, 32, 3), dtype=np.uint8)
-                     for part, n in (("train", count), ("test", test))}
-            np.savez(path, **parts, **{f"{part}_y": np.arange(n) % 10 for part, n in (("train", count),
-                                                                                     ("test", test))})
+            parts = {
+                f"{part}_x": draw.randint(0, 256, (n, 32, 32, 3), dtype=np.uint8)
+                for part, n in (("train", count), ("test", test))
+            }
+            np.savez(
+                path, **parts, **{f"{part}_y": np.arange(n) % 10 for part, n in (("train", count), ("test", test))}
+            )
         return str(path)
 
     def steps(self, space: str, *words: str) -> tuple[str, ...]:
         """The words of a search of which single steps are taken."""
         data = self.images(64 if self.dry else 2048, 16)
-        return ("method=darts", f"space={space}", "dataset=folder", f"dataset.path={data}", "search.epochs=2",
-                "search.updates_per_epoch=100000", *self.tiny, *self.layers(space), *words)
+        return (
+            "method=darts",
+            f"space={space}",
+            "dataset=folder",
+            f"dataset.path={data}",
+            "search.epochs=2",
+            "search.updates_per_epoch=100000",
+            *self.tiny,
+            *self.layers(space),
+            *words,
+        )
 
     def whole(self) -> tuple[str, ...]:
         """The words of a search from its beginning to its end."""
@@ -166,8 +187,9 @@ class Prepared:
         from nasx.search.job import SearchJob
 
         line = [*words, f"out={folder}", f"name=run{len(list(folder.iterdir()))}", "quiet=true", "device=cuda"]
-        self.config, choices = preflight.plain(preflight.make_loader(None).load_configuration("search", line,
-                                                                                              RunMode.RUN))
+        self.config, choices = preflight.plain(
+            preflight.make_loader(None).load_configuration("search", line, RunMode.RUN)
+        )
         check.check(self.config, choices, line)
         here = stack.enter_context(session(self.config, {"choices": choices, "overrides": line, "command": "gpu_once"}))
         self.turn = Turn(SearchJob(here))
@@ -177,8 +199,9 @@ class Prepared:
         """What the process has for this search (another one may have had the turn)."""
         from nasx.runs import environment
 
-        return environment.prepared(self.device, threads=None, deterministic=False, seed=0,
-                                precision=self.config["engine"]["precision"])
+        return environment.prepared(
+            self.device, threads=None, deterministic=False, seed=0, precision=self.config["engine"]["precision"]
+        )
 
     def seconds(self) -> float:
         """The time of one step, the device's work included."""
@@ -213,8 +236,12 @@ def tests(report: Report, sizes: Sizes, seconds: float) -> None:
         finally:
             job.kill()
     ends = re.findall(r"\b(PASSED|FAILED|ERROR|SKIPPED)\b", "\n".join(line for line in lines if "::" in line))
-    report.add("tests", **collections.Counter(ends), last=next((x for x in reversed(lines) if " test" in x), ""),
-               failures=[line for line in lines if "FAILED" in line or "Error" in line][:60])
+    report.add(
+        "tests",
+        **collections.Counter(ends),
+        last=next((x for x in reversed(lines) if " test" in x), ""),
+        failures=[line for line in lines if "FAILED" in line or "Error" in line][:60],
+    )
 
 
 def speed(report: Report, sizes: Sizes, seconds: float) -> None:
@@ -234,8 +261,16 @@ def speed(report: Report, sizes: Sizes, seconds: float) -> None:
                 report.skip("speed", f"{space}, what is not listed", "its time was over")
 
 
-def warmed(report: Report, sizes: Sizes, stack: contextlib.ExitStack, folder: Path, space: str, name: str,
-           ready: dict[str, Prepared], left: Callable[[], float]) -> bool:
+def warmed(
+    report: Report,
+    sizes: Sizes,
+    stack: contextlib.ExitStack,
+    folder: Path,
+    space: str,
+    name: str,
+    ready: dict[str, Prepared],
+    left: Callable[[], float],
+) -> bool:
     """Whether an engine has taken its first steps; else why not is reported."""
     least = COMPILED_S if "compiled" in name else 10.0
     if sizes.dry and "compiled" in name:
@@ -250,8 +285,14 @@ def warmed(report: Report, sizes: Sizes, stack: contextlib.ExitStack, folder: Pa
             report.skip("speed", f"{space}, {name}", f"{type(error).__name__}: {error}")
         else:
             ready[name] = one
-            report.add("speed", space=space, engine=name, first_s=round(warm[0], 3), warm_up_s=round(sum(warm), 3),
-                       replayed=one.replayed())
+            report.add(
+                "speed",
+                space=space,
+                engine=name,
+                first_s=round(warm[0], 3),
+                warm_up_s=round(sum(warm), 3),
+                replayed=one.replayed(),
+            )
             return True
     return False
 
@@ -266,9 +307,16 @@ def compared(report: Report, space: str, ready: dict[str, Prepared], left: Calla
             times[name].append(one.seconds())
     for name, own in times.items():
         ratios = sorted(a / max(b, 1e-9) for a, b in zip(times["naive"], own, strict=True))
-        report.add("speed", space=space, engine=name, ms=round(1000 * statistics.median(own), 3), n=len(own),
-                   ratio=round(statistics.median(ratios), 3), ratio_min=round(ratios[0], 3),
-                   ratio_max=round(ratios[-1], 3))
+        report.add(
+            "speed",
+            space=space,
+            engine=name,
+            ms=round(1000 * statistics.median(own), 3),
+            n=len(own),
+            ratio=round(statistics.median(ratios), 3),
+            ratio_min=round(ratios[0], 3),
+            ratio_max=round(ratios[-1], 3),
+        )
 
 
 def memory(report: Report, sizes: Sizes, seconds: float) -> None:
@@ -289,9 +337,14 @@ def memory(report: Report, sizes: Sizes, seconds: float) -> None:
                     one = Prepared(stack, folder, sizes.steps(space, *words))
                     for _ in range(WARM):
                         one.seconds()  # which begins a new peak
-                    report.add("memory", space=space, setting=name, batch=one.config["search"]["batch"],
-                               peak_mib=round((torch.cuda.max_memory_allocated() - base) / 2**20, 1),
-                               reserved_mib=round(torch.cuda.memory_reserved() / 2**20, 1))
+                    report.add(
+                        "memory",
+                        space=space,
+                        setting=name,
+                        batch=one.config["search"]["batch"],
+                        peak_mib=round((torch.cuda.max_memory_allocated() - base) / 2**20, 1),
+                        reserved_mib=round(torch.cuda.memory_reserved() / 2**20, 1),
+                    )
                     del one
 
 
@@ -306,8 +359,13 @@ def search(report: Report, sizes: Sizes, seconds: float) -> None:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=sizes.folder)))
         one = Prepared(stack, folder, (*sizes.whole(), *words))
         job = one.turn.job
-        report.add("search", engine=best, data=one.config["dataset"]["_target_"], updates=job.loop.total,
-                   epochs=one.config["search"]["epochs"])
+        report.add(
+            "search",
+            engine=best,
+            data=one.config["dataset"]["_target_"],
+            updates=job.loop.total,
+            epochs=one.config["search"]["epochs"],
+        )
         try:
             with one.prepared(), limited(seconds):
                 while not done:
@@ -316,18 +374,30 @@ def search(report: Report, sizes: Sizes, seconds: float) -> None:
                     except StopIteration:
                         done = True
                     for row in job.watch.rows[shown:]:
-                        report.add("search", s=round(time.monotonic() - began, 2), **{
-                            k: row.get(k) for k in ("epoch", "train_loss", "valid_accuracy", "lookup", "genotype")})
+                        report.add(
+                            "search",
+                            s=round(time.monotonic() - began, 2),
+                            **{k: row.get(k) for k in ("epoch", "train_loss", "valid_accuracy", "lookup", "genotype")},
+                        )
                     shown = len(job.watch.rows)
         except TimeUp:
             report.skip("search", f"the epochs after {shown}", "its time was over; those before are kept")
         else:
-            report.add("search", s=round(time.monotonic() - began, 2), finished=True, replayed=one.replayed(), **{
-                k: job.result[k] for k in ("genotype", "lookup", "passes", "updates", "wall_s", "peak_mb")})
+            report.add(
+                "search",
+                s=round(time.monotonic() - began, 2),
+                finished=True,
+                replayed=one.replayed(),
+                **{k: job.result[k] for k in ("genotype", "lookup", "passes", "updates", "wall_s", "peak_mb")},
+            )
 
 
 PARTS: dict[str, Callable[[Report, Sizes, float], None]] = {
-    "tests": tests, "speed": speed, "memory": memory, "search": search}
+    "tests": tests,
+    "speed": speed,
+    "memory": memory,
+    "search": search,
+}
 
 
 def fake(words: list[str]) -> None:

@@ -108,8 +108,15 @@ def work(run: records.Run, note: Notes, draw: random.Random) -> None:
                 time.sleep(2 * lock.TRY_S)
             w = w * 3 + epoch
             run.save({"w": w}, epoch)
-        result = sealed(kind="search", status="finished", choices={"method": "darts"}, name=run.folder.name, seed=0,
-                        identity=run.folder.name, w=w[0].item())
+        result = sealed(
+            kind="search",
+            status="finished",
+            choices={"method": "darts"},
+            name=run.folder.name,
+            seed=0,
+            identity=run.folder.name,
+            w=w[0].item(),
+        )
         run.finish(result)
         note("finished", run.folder.name, result["check"])
     finally:
@@ -143,8 +150,17 @@ def read(out: Path, note: Notes, seed: int) -> None:
 
 def runs_in_table(out: Path) -> int:
     """How many runs `nasx table` counts; none where it says so, as it does until the first one is finished."""
-    cfg: dict[str, Any] = {"runs": [], "out": str(out), "format": "csv", "out_file": None, "sort": None, "filter": [],
-                           "group": [], "paper": None, "error": False}
+    cfg: dict[str, Any] = {
+        "runs": [],
+        "out": str(out),
+        "format": "csv",
+        "out_file": None,
+        "sort": None,
+        "filter": [],
+        "group": [],
+        "paper": None,
+        "error": False,
+    }
     try:
         with contextlib.redirect_stdout(io.StringIO()) as told:
             table.main(cfg)
@@ -192,8 +208,11 @@ def hammer(out: Path, seconds: float, writers: int, readers: int, seed: int) -> 
     def begin(what: Callable[[Path, Notes, int], None]) -> multiprocessing.process.BaseProcess:
         nonlocal number
         number += 1
-        process = CONTEXT.Process(target=until_killed, daemon=True, args=(
-            what, out / "runs", Notes(out / "notes" / f"{number}"), draw.randrange(2**32)))
+        process = CONTEXT.Process(
+            target=until_killed,
+            daemon=True,
+            args=(what, out / "runs", Notes(out / "notes" / f"{number}"), draw.randrange(2**32)),
+        )
         process.start()
         return process
 
@@ -216,8 +235,15 @@ def hammer(out: Path, seconds: float, writers: int, readers: int, seed: int) -> 
     seals = dict(line[1].split(" ") for line in lines if line[0] == "finished")
     faults = [line[1] for line in lines if line[0] == "fault"] + verify(out / "runs", seals)
     faults += [f"{len(gone)} processes ended by themselves"] if gone else []
-    return {"seconds": seconds, "writers": writers, "readers": readers, "kills": kills, **counts,
-            "finished": len(seals), "faults": faults}
+    return {
+        "seconds": seconds,
+        "writers": writers,
+        "readers": readers,
+        "kills": kills,
+        **counts,
+        "finished": len(seals),
+        "faults": faults,
+    }
 
 
 def main() -> int:

@@ -18,11 +18,18 @@ from nasx.config.paths import conf_dir
 from nasx.core import files
 from nasx.runs import checkpoints, records
 
-SMALL = {"nb201": ["space.layers=1", "space.channels=4"], "nb1shot1": ["space.layers=3", "space.channels=4"],
-         "darts": ["space.layers=3", "space.channels=4"]}
-OWN = {"pc_darts": ["space.channels=8"], "tse": ["method.T=20"], "tse_drnas": ["method.inner.T=20"],
-       "darts_pt": ["method.tune=1", "method.batches=2"],
-       **{name: ["method.candidates=30"] for name in ("synflow", "naswot", "snip", "grasp", "zen")}}
+SMALL = {
+    "nb201": ["space.layers=1", "space.channels=4"],
+    "nb1shot1": ["space.layers=3", "space.channels=4"],
+    "darts": ["space.layers=3", "space.channels=4"],
+}
+OWN = {
+    "pc_darts": ["space.channels=8"],
+    "tse": ["method.T=20"],
+    "tse_drnas": ["method.inner.T=20"],
+    "darts_pt": ["method.tune=1", "method.batches=2"],
+    **{name: ["method.candidates=30"] for name in ("synflow", "naswot", "snip", "grasp", "zen")},
+}
 """What a method needs besides to be small."""
 CLOCK = ("elapsed_s", "started", "finished", "seconds", "images_per_s", "peak_mb")
 """What a clock or the process says, and no two starts have in common; besides all that ends in _s."""
@@ -71,9 +78,14 @@ class Command:
     """`nasx WORDS` in a process group of its own, on one thread, without output."""
 
     def __init__(self, words: Sequence[str]) -> None:
-        self.process = subprocess.Popen([sys.executable, "-m", "nasx", *words], stdout=subprocess.DEVNULL,
-                                        stderr=subprocess.PIPE, text=True, start_new_session=True,
-                                        env={**os.environ, "OMP_NUM_THREADS": "1"})
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "nasx", *words],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
 
     @property
     def pid(self) -> int:
@@ -113,9 +125,16 @@ def state(folder: Path) -> dict[str, Any]:
     saved = [checkpoints.read(path) or {} for path in newest]
     for found in saved:
         found["metrics"] = records.parsed(found.get("metrics", ""))
-    return dict(flat({"checkpoint": saved, "rows": records.read_rows(folder),
-                      "genotype": (folder / "genotype.txt").read_text(encoding="utf-8"),
-                      "result": {key: value for key, value in result.items() if key not in MACHINE}}))
+    return dict(
+        flat(
+            {
+                "checkpoint": saved,
+                "rows": records.read_rows(folder),
+                "genotype": (folder / "genotype.txt").read_text(encoding="utf-8"),
+                "result": {key: value for key, value in result.items() if key not in MACHINE},
+            }
+        )
+    )
 
 
 def same(x: Any, y: Any) -> bool:

@@ -33,7 +33,8 @@ def measured(search: Search, train: Batch, val: Batch, args: argparse.Namespace)
     products: dict[str, tuple[Second, Tree]] = {
         "M v": (Second(lambda w, a: search.loss(w, a, train), search.w, search.a), v),
         "H v": (Second(lambda w: search.problem.outcome(w, clean, train).loss, search.w), v),
-        "penalty": (Second(lambda mix, w: search.problem.outcome(w, mix, train).loss, clean, search.w), delta)}
+        "penalty": (Second(lambda mix, w: search.problem.outcome(w, mix, train).loss, clean, search.w), delta),
+    }
     found: Found = {}
     for name in args.products:
         second, direction = products[name]
@@ -60,8 +61,9 @@ def main() -> None:
         return batch._replace(x=batch.x.to(dtype))
 
     data = Cifar10(path=os.environ["NASX_DATA"]).open("cpu")
-    train, val = (data.stream(name, index, batch=64, seed=0)
-                  for name, index in zip(("w", "a"), data.split(0), strict=True))
+    train, val = (
+        data.stream(name, index, batch=64, seed=0) for name, index in zip(("w", "a"), data.split(0), strict=True)
+    )
     torch.manual_seed(0)
     space = Nb201(layers=1)
     net = space.supernet(10).to(dtype)
@@ -73,8 +75,9 @@ def main() -> None:
     print("| updates | product | length | cosine | relative length |\n|---|---|---|---|---|", flush=True)
     for updates in range(max(args.updates) + 1):
         if updates in args.updates:
-            found = [measured(search, cast(train.at(10**5 + i)), cast(val.at(10**5 + i)), args)
-                     for i in range(args.batches)]
+            found = [
+                measured(search, cast(train.at(10**5 + i)), cast(val.at(10**5 + i)), args) for i in range(args.batches)
+            ]
             for name in args.products:
                 for k, length in enumerate(args.lengths):
                     cosine, ratio = (sum(one[name][k][j] for one in found) / args.batches for j in (0, 1))

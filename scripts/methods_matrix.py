@@ -31,17 +31,31 @@ from nasx.runs import checkpoints, records
 def refused(method: str, space: str) -> bool:
     """Whether the space lacks what the method needs: weights of edges, skip connections, networks of images."""
     kind = family(space)
-    return ((method == "pc_darts" and kind not in ("darts", "nb201"))
-            or (method == "darts_minus" and (space == "s4" or kind in ("nb1shot1", "recurrent")))
-            or (kind == "recurrent" and schema.constant(target("method", method), "reads") == "images"))
+    return (
+        (method == "pc_darts" and kind not in ("darts", "nb201"))
+        or (method == "darts_minus" and (space == "s4" or kind in ("nb1shot1", "recurrent")))
+        or (kind == "recurrent" and schema.constant(target("method", method), "reads") == "images")
+    )
 
 
 def command(method: str, space: str, args: argparse.Namespace, out: Path) -> list[str]:
     """One search: small, one thread, a checkpoint every few seconds."""
-    return ["search", *small(method, space), "dataset=cifar10", f"out={out}", "name=run", "device=cpu", "threads=1",
-            "quiet=true", f"checkpoint_s={args.checkpoint_s}", f"search.epochs={args.epochs}",
-            f"search.updates_per_epoch={args.updates}", f"search.batch={args.batch}", "search.evaluate_every=0",
-            "search.evaluate_images=256"]
+    return [
+        "search",
+        *small(method, space),
+        "dataset=cifar10",
+        f"out={out}",
+        "name=run",
+        "device=cpu",
+        "threads=1",
+        "quiet=true",
+        f"checkpoint_s={args.checkpoint_s}",
+        f"search.epochs={args.epochs}",
+        f"search.updates_per_epoch={args.updates}",
+        f"search.batch={args.batch}",
+        "search.evaluate_every=0",
+        "search.evaluate_images=256",
+    ]
 
 
 def killed(start: Callable[[list[str]], Any], words: list[str], out: Path, delay: float) -> bool:
@@ -78,9 +92,16 @@ def check(method: str, space: str, args: argparse.Namespace) -> dict[str, Any]:
         return {"method": method, "space": space, "outcome": "resume failed: " + said.strip()[-300:]}
     values, differ = compared(base / "through" / "run", base / "killed" / "run")
     result = records.finished(base / "through" / "run") or {}
-    return {"method": method, "space": space, "updates": result.get("updates"), "passes": result.get("passes"),
-            "seconds": round(whole, 1), "kills": kills, "compared": values,
-            "outcome": "equal" if not differ else f"differs: {', '.join(differ[:4])}"}
+    return {
+        "method": method,
+        "space": space,
+        "updates": result.get("updates"),
+        "passes": result.get("passes"),
+        "seconds": round(whole, 1),
+        "kills": kills,
+        "compared": values,
+        "outcome": "equal" if not differ else f"differs: {', '.join(differ[:4])}",
+    }
 
 
 def main() -> int:
@@ -101,8 +122,7 @@ def main() -> int:
     args.jobs = 1 if args.fork else args.jobs
     if args.spaces == "all":
         args.spaces = ",".join(sorted(p.stem for p in (conf_dir() / "space").glob("*.yaml")))
-    pairs = [(m, s) for s in args.spaces.split(",") for m in args.methods.split(",")
-             if not refused(m, s)]
+    pairs = [(m, s) for s in args.spaces.split(",") for m in args.methods.split(",") if not refused(m, s)]
     args.out.mkdir(parents=True, exist_ok=True)
     rows = equal_rows(args.out)
     known = {(r["method"], r["space"]) for r in rows}
@@ -110,10 +130,17 @@ def main() -> int:
         for row in pool.map(lambda pair: check(*pair, args), [pair for pair in pairs if pair not in known]):
             add(row, rows, args.out)
     said = " ".join(["scripts/methods_matrix.py", *sys.argv[1:]])
-    lines = [f"`{said}`", "", "| method | space | weight updates | passes | seconds | kill -9 | values compared | "
-             "resumed run |", "|---|---|---|---|---|---|---|---|"]
-    lines += [f"| {r['method']} | {r['space']} | {r.get('updates')} | {r.get('passes')} | {r.get('seconds')} | "
-              f"{r.get('kills')} | {r.get('compared')} | {r['outcome']} |" for r in rows]
+    lines = [
+        f"`{said}`",
+        "",
+        "| method | space | weight updates | passes | seconds | kill -9 | values compared | resumed run |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {r['method']} | {r['space']} | {r.get('updates')} | {r.get('passes')} | {r.get('seconds')} | "
+        f"{r.get('kills')} | {r.get('compared')} | {r['outcome']} |"
+        for r in rows
+    ]
     return told(rows, lines, args.out / "matrix.md")
 
 

@@ -32,8 +32,10 @@ Tree = dict[str, bytes | None]
 # ------------------------------------------------------------------------------------------------------- watch
 def watch(root: str, notes: str | None = None, kill: int | None = None, half: bool = False) -> None:
     """Interpose on this process's file operations at and below `root`, from now on."""
-    whole = {name: getattr(os, name) for name in ("open", "close", "write", "pwrite", "fsync", "replace", "mkdir",
-                                                  "unlink", "rmdir", "ftruncate")}
+    whole = {
+        name: getattr(os, name)
+        for name in ("open", "close", "write", "pwrite", "fsync", "replace", "mkdir", "unlink", "rmdir", "ftruncate")
+    }
     top, done = os.path.realpath(root), 0
     tokens: dict[int, int] = {}
     log = None if notes is None else whole["open"](notes, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
@@ -91,8 +93,13 @@ def watch(root: str, notes: str | None = None, kill: int | None = None, half: bo
         blob, place = bytes(data), os.lseek(handle, 0, os.SEEK_CUR)
         if _appends(handle):
             place = os.fstat(handle).st_size
-        return int(counted(("write", tokens[handle], place, blob), lambda: whole["write"](handle, data),
-                           lambda: whole["write"](handle, blob[:len(blob) // 2])))
+        return int(
+            counted(
+                ("write", tokens[handle], place, blob),
+                lambda: whole["write"](handle, data),
+                lambda: whole["write"](handle, blob[: len(blob) // 2]),
+            )
+        )
 
     def places(handle: int, data: Any, place: int) -> int:
         if handle not in tokens:
@@ -108,20 +115,30 @@ def watch(root: str, notes: str | None = None, kill: int | None = None, half: bo
         if handle not in tokens:
             return whole["ftruncate"](handle, size)  # type: ignore[no-any-return]
         return counted(  # type: ignore[no-any-return]
-            ("truncate", tokens[handle], size), lambda: whole["ftruncate"](handle, size))
+            ("truncate", tokens[handle], size), lambda: whole["ftruncate"](handle, size)
+        )
 
     def named(kind: str) -> Callable[..., Any]:
         def does(path: Any, *rest: Any, **more: Any) -> Any:
             name = inside(path)
             if name is None or any(value is not None for value in more.values()):  # relative to a handle: shutil's
                 return whole[kind](path, *rest, **more)
-            return counted((kind, name, *(inside(x) for x in rest[:1] if kind == "replace")),
-                           lambda: whole[kind](path, *rest, **more))
+            return counted(
+                (kind, name, *(inside(x) for x in rest[:1] if kind == "replace")),
+                lambda: whole[kind](path, *rest, **more),
+            )
+
         return does
 
-    for name, new in {"open": opens, "close": closes, "write": writes, "pwrite": places, "fsync": syncs,
-                      "ftruncate": cuts, **{kind: named(kind) for kind in ("replace", "mkdir", "unlink", "rmdir")}
-                      }.items():
+    for name, new in {
+        "open": opens,
+        "close": closes,
+        "write": writes,
+        "pwrite": places,
+        "fsync": syncs,
+        "ftruncate": cuts,
+        **{kind: named(kind) for kind in ("replace", "mkdir", "unlink", "rmdir")},
+    }.items():
         setattr(os, name, new)
 
 
@@ -242,7 +259,7 @@ def _put(data: bytearray, place: int, blob: bytes | None) -> None:
         del data[place:]
     data.extend(b"\0" * (place - len(data)))
     if blob is not None:
-        data[place:place + len(blob)] = blob
+        data[place : place + len(blob)] = blob
 
 
 def _apply(entries: dict[str, File | Folder], change: Mapping[str, File | Folder | None]) -> None:
@@ -272,14 +289,18 @@ def _content(file: File, draw: random.Random | None) -> bytes:
         if fate < 0.4:
             _put(data, place, blob)
         elif fate < 0.6 and blob is not None:
-            _put(data, place, blob[:draw.randrange(len(blob) + 1)])
+            _put(data, place, blob[: draw.randrange(len(blob) + 1)])
         elif fate < 0.8 and blob is not None:
             _put(data, place, bytes(len(blob)))  # its length was written, its bytes were not
     return bytes(data)
 
 
-def _walk(folder: Folder, entries: Callable[[Folder], dict[str, File | Folder]], content: Callable[[File], bytes],
-          above: str = "") -> Iterator[tuple[str, bytes | None]]:
+def _walk(
+    folder: Folder,
+    entries: Callable[[Folder], dict[str, File | Folder]],
+    content: Callable[[File], bytes],
+    above: str = "",
+) -> Iterator[tuple[str, bytes | None]]:
     for name, held in entries(folder).items():
         path = os.path.join(above, name)
         if isinstance(held, Folder):
@@ -292,8 +313,9 @@ def _walk(folder: Folder, entries: Callable[[Folder], dict[str, File | Folder]],
 # -------------------------------------------------------------------------------------------------------- trees
 def tree(root: Path) -> Tree:
     """What is in a folder."""
-    return {str(path.relative_to(root)): None if path.is_dir() else path.read_bytes()
-            for path in sorted(root.rglob("*"))}
+    return {
+        str(path.relative_to(root)): None if path.is_dir() else path.read_bytes() for path in sorted(root.rglob("*"))
+    }
 
 
 def put(found: Mapping[str, bytes | None], root: Path) -> None:

@@ -66,12 +66,35 @@ IMPORTED = (
     "nasx.spaces.nb201.space",
     "jinja2",
 )
-COMMON = ("dataset=digits", "dataset.size=16", "space=nb201", "space.layers=1", "space.channels=4", "threads=1",
-          "device=cpu", "out=runs", "checkpoint_s=0.001", "quiet=true")
-SEARCH = ("method=darts", "method.order=1", "search.batch=8", "search.epochs=1", "search.updates_per_epoch=2",
-          "search.evaluate_every=0", "search.evaluate_images=64", "search.diagnose_every=0")
-RETRAIN = ("retrain.layers=1", "retrain.channels=4", "retrain.batch=16", "retrain.epochs=1",
-           "retrain.updates_per_epoch=2")
+COMMON = (
+    "dataset=digits",
+    "dataset.size=16",
+    "space=nb201",
+    "space.layers=1",
+    "space.channels=4",
+    "threads=1",
+    "device=cpu",
+    "out=runs",
+    "checkpoint_s=0.001",
+    "quiet=true",
+)
+SEARCH = (
+    "method=darts",
+    "method.order=1",
+    "search.batch=8",
+    "search.epochs=1",
+    "search.updates_per_epoch=2",
+    "search.evaluate_every=0",
+    "search.evaluate_images=64",
+    "search.diagnose_every=0",
+)
+RETRAIN = (
+    "retrain.layers=1",
+    "retrain.channels=4",
+    "retrain.batch=16",
+    "retrain.epochs=1",
+    "retrain.updates_per_epoch=2",
+)
 CELL = "|nor_conv_3x3~0|+|nor_conv_1x1~0|skip_connect~1|+|avg_pool_3x3~0|none~1|nor_conv_3x3~2|"
 HOW = ("kill", "half", "lost", "subset")
 APART = ("lock", "log.txt")
@@ -116,10 +139,15 @@ def job(words: tuple[str, ...]) -> Callable[[], Any]:
     from nasx.cli import arguments, preflight
 
     line = preflight.rewritten(command, arguments.arrange(rest))
-    cfg, choices = compose.plain(compose.make_loader().load_configuration(
-        command, list(line.overrides), RunMode.RUN))
-    info = {"choices": choices, "overrides": list(line.overrides), "command": f"nasx {command}", "options": [],
-            "folders": [], "argv": list(words)}
+    cfg, choices = compose.plain(compose.make_loader().load_configuration(command, list(line.overrides), RunMode.RUN))
+    info = {
+        "choices": choices,
+        "overrides": list(line.overrides),
+        "command": f"nasx {command}",
+        "options": [],
+        "folders": [],
+        "argv": list(words),
+    }
     return functools.partial(cli_main.JOBS[command][1], cfg, info)
 
 
@@ -149,6 +177,7 @@ def forked(here: Path, act: Callable[[], Any], told: Path) -> int:
 
 def command(case: Case, words: tuple[str, ...], **how: Any) -> Callable[[], Any]:
     """The command `words`, watched as `how` says, where it says anything."""
+
     def act() -> None:
         from nasx.jobs import search
 
@@ -175,15 +204,27 @@ def differing(whole: Path, found: Path) -> list[str]:
         if not (own / "result.json").exists():
             faults.append(f"{own.name} is not finished")
         elif (run / "genotype.txt").exists():
-            faults += [f"{run.name}{name}" for name in (kills.compared(run, own)[1] if (own / "genotype.txt").exists()
-                                                         else ())]
+            faults += [
+                f"{run.name}{name}" for name in (kills.compared(run, own)[1] if (own / "genotype.txt").exists() else ())
+            ]
         else:  # a study
-            one, two = (dict(kills.flat({key: value for key, value in (files.read_json(folder / "result.json") or {}
-                                                                      ).items() if key not in kills.MACHINE}))
-                        for folder in (run, own))
+            one, two = (
+                dict(
+                    kills.flat(
+                        {
+                            key: value
+                            for key, value in (files.read_json(folder / "result.json") or {}).items()
+                            if key not in kills.MACHINE
+                        }
+                    )
+                )
+                for folder in (run, own)
+            )
             faults += [f"{run.name}{key}" for key in sorted(one.keys() | two.keys()) if one.get(key) != two.get(key)]
-        faults += [f"{run.name}: {name} differs from its seal"
-                   for name in records.broken(own, files.read_json(own / "result.json") or {})]
+        faults += [
+            f"{run.name}: {name} differs from its seal"
+            for name in records.broken(own, files.read_json(own / "result.json") or {})
+        ]
     for name in sorted(names & there):
         one, two = whole / name, found / name
         if one.suffix in (".svg", ".png") and not style.whole(two):
@@ -265,8 +306,9 @@ def left(trial: Trial, case: Case, base: power.Tree, ops: Sequence[power.Op], he
     return found
 
 
-def tried(trial: Trial, case: Case, base: power.Tree, ops: Sequence[power.Op], out: Path, work: Path,
-          seen: dict[str, str]) -> dict[str, Any]:
+def tried(
+    trial: Trial, case: Case, base: power.Tree, ops: Sequence[power.Op], out: Path, work: Path, seen: dict[str, str]
+) -> dict[str, Any]:
     """Make the state, run the command again, compare."""
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
@@ -281,10 +323,16 @@ def tried(trial: Trial, case: Case, base: power.Tree, ops: Sequence[power.Op], o
         faults = [f"exit code {code}: {said}"]
     else:
         report = work / "compared.json"
-        forked(out, lambda: report.write_text(json.dumps(differing((out / case.name / "whole").resolve(),
-                                                                   here.resolve()))), work / "compared.txt")
-        faults = json.loads(report.read_text()) if report.exists() else [
-            (work / "compared.txt").read_text(encoding="utf-8")[-400:]]
+        forked(
+            out,
+            lambda: report.write_text(json.dumps(differing((out / case.name / "whole").resolve(), here.resolve()))),
+            work / "compared.txt",
+        )
+        faults = (
+            json.loads(report.read_text())
+            if report.exists()
+            else [(work / "compared.txt").read_text(encoding="utf-8")[-400:]]
+        )
     row["outcome"] = seen[mark] = "; ".join(faults[:4]) or "equal"
     return {**row, "state": mark}
 
@@ -303,8 +351,9 @@ def table(found: Sequence[Mapping[str, Any]], operations: Mapping[str, int]) -> 
     for name, count in operations.items():
         own = [row for row in found if row["case"] == name]
         tried_, again = (Counter(row["how"] for row in own if row["seen"] == seen) for seen in (False, True))
-        wrong = [f"{row['how']} at {row['at']} ({row['of']}): {row['outcome']}" for row in own
-                 if row["outcome"] != "equal"]
+        wrong = [
+            f"{row['how']} at {row['at']} ({row['of']}): {row['outcome']}" for row in own if row["outcome"] != "equal"
+        ]
         cells = [name, count, *(f"{tried_[how]} + {again[how]}" for how in HOW), "; ".join(wrong) or "none"]
         lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines) + f"\n\n{sum(row['outcome'] == 'equal' for row in found)} of {len(found)} trials equal\n"

@@ -486,9 +486,13 @@ ROWS = (
 
 def passes(copy: Path, tests: list[str]) -> tuple[bool, str]:
     """Whether the tests pass in the copy, and pytest's last line."""
-    done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *(
-        f"tests/{test}" for test in tests)], cwd=copy, env={**os.environ, "PYTHONPATH": str(copy)}, text=True,
-        capture_output=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *(f"tests/{test}" for test in tests)],
+        cwd=copy,
+        env={**os.environ, "PYTHONPATH": str(copy)},
+        text=True,
+        capture_output=True,
+    )
     last = (done.stdout.strip() or done.stderr.strip()).splitlines()[-1]
     return done.returncode == 0, re.sub(r" in .*", "", last)
 

@@ -33,16 +33,42 @@ def write(root: Path, number: int, epochs: int) -> None:
         ops = [draw.choice(OPERATIONS) for _ in range(6)]
         genotype = f"|{ops[0]}~0|+|{ops[1]}~0|{ops[2]}~1|+|{ops[3]}~0|{ops[4]}~1|{ops[5]}~2|"
         for epoch in range(1, epochs + 1):
-            run.append({"epoch": epoch, "train_loss": draw.random() + 2 / epoch, "train_accuracy": draw.random(),
-                        "valid_accuracy": draw.random(), "eigenvalue": draw.random(), "genotype": genotype,
-                        "lookup": lookup, "entropy": draw.random(),
-                        "mix": {"cell": [[draw.random() / 2.5 for _ in OPERATIONS] for _ in range(6)]}})
-        run.finish({"kind": "search", "name": run.folder.name, "status": "finished", "choices": choices, "seed": seed,
-                    "identity": f"{number:08x}", "family": f"{setting:08x}", "overrides": [f"search.lr={lr:g}"],
-                    "protocol": "nb201-v1", "genotype": genotype, "lookup": lookup, "wall_s": 100 * draw.random(),
-                    "supernet": {"valid_accuracy": 0.5}, "peak_mb": 900, "updates": 50, "passes": 100,
-                    "hardware": {"device": "cpu", "name": "synthetic"}, "versions": {"nasx": "0"},
-                    "verdict": {"collapsed": draw.random() < 0.1, "moving": draw.random() < 0.3}})
+            run.append(
+                {
+                    "epoch": epoch,
+                    "train_loss": draw.random() + 2 / epoch,
+                    "train_accuracy": draw.random(),
+                    "valid_accuracy": draw.random(),
+                    "eigenvalue": draw.random(),
+                    "genotype": genotype,
+                    "lookup": lookup,
+                    "entropy": draw.random(),
+                    "mix": {"cell": [[draw.random() / 2.5 for _ in OPERATIONS] for _ in range(6)]},
+                }
+            )
+        run.finish(
+            {
+                "kind": "search",
+                "name": run.folder.name,
+                "status": "finished",
+                "choices": choices,
+                "seed": seed,
+                "identity": f"{number:08x}",
+                "family": f"{setting:08x}",
+                "overrides": [f"search.lr={lr:g}"],
+                "protocol": "nb201-v1",
+                "genotype": genotype,
+                "lookup": lookup,
+                "wall_s": 100 * draw.random(),
+                "supernet": {"valid_accuracy": 0.5},
+                "peak_mb": 900,
+                "updates": 50,
+                "passes": 100,
+                "hardware": {"device": "cpu", "name": "synthetic"},
+                "versions": {"nasx": "0"},
+                "verdict": {"collapsed": draw.random() < 0.1, "moving": draw.random() < 0.3},
+            }
+        )
 
 
 def processor() -> float:
@@ -52,7 +78,7 @@ def processor() -> float:
 
 
 def main() -> None:
-    count, epochs = (int(text) for text in [*sys.argv[1:], *["2000", "50"][len(sys.argv) - 1:]])
+    count, epochs = (int(text) for text in [*sys.argv[1:], *["2000", "50"][len(sys.argv) - 1 :]])
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "runs"
         for number in range(count):

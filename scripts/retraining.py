@@ -28,9 +28,19 @@ REFERENCE = Path(__file__).resolve().parent.parent / "tests" / "reference" / "re
 
 def ours(out: Path, seed: int) -> float:
     """The test accuracy of nasx retrain in percent."""
-    words = ["retrain", "space=darts", "genotype=DARTS_V2", f"seed={seed}", f"out={out}", f"name=nasx-{seed}",
-             "retrain.evaluate_every=0", "device=cpu", "threads=1", "quiet=true",
-             *(f"retrain.{'updates_per_epoch' if name == 'updates' else name}={n}" for name, n in SIZE.items())]
+    words = [
+        "retrain",
+        "space=darts",
+        "genotype=DARTS_V2",
+        f"seed={seed}",
+        f"out={out}",
+        f"name=nasx-{seed}",
+        "retrain.evaluate_every=0",
+        "device=cpu",
+        "threads=1",
+        "quiet=true",
+        *(f"retrain.{'updates_per_epoch' if name == 'updates' else name}={n}" for name, n in SIZE.items()),
+    ]
     print("nasx", *words, flush=True)
     code, said = Command(words).end()
     if code:
@@ -42,8 +52,12 @@ def plain(out: Path, seed: int) -> float:
     """That of the reference."""
     kept = out / f"plain-{seed}.txt"
     if not kept.exists():
-        words = [str(REFERENCE), str(Path(os.environ["NASX_DATA"]) / "cifar-10-batches-bin"), f"seed={seed}",
-                 *(f"{name}={n}" for name, n in SIZE.items())]
+        words = [
+            str(REFERENCE),
+            str(Path(os.environ["NASX_DATA"]) / "cifar-10-batches-bin"),
+            f"seed={seed}",
+            *(f"{name}={n}" for name, n in SIZE.items()),
+        ]
         print("python", *words, flush=True)
         found = subprocess.run([sys.executable, *words], stdout=subprocess.PIPE, text=True, check=True)
         kept.write_text(found.stdout)
@@ -52,16 +66,26 @@ def plain(out: Path, seed: int) -> float:
 
 def table(seeds: list[int], groups: dict[str, list[float]]) -> str:
     """One row a group, and the difference of the two."""
-    lines = ["| | " + " | ".join(f"seed {seed}" for seed in seeds) + " | mean ± std | n |",
-             "|---|" + "---|" * (len(seeds) + 2)]
+    lines = [
+        "| | " + " | ".join(f"seed {seed}" for seed in seeds) + " | mean ± std | n |",
+        "|---|" + "---|" * (len(seeds) + 2),
+    ]
     for name, values in groups.items():
         mean, variance = moments(values)
-        lines.append(f"| {name} | " + " | ".join(f"{x:.2f}" for x in values)
-                     + f" | {mean:.2f} ± {sqrt(variance):.2f} | {len(values)} |")
+        lines.append(
+            f"| {name} | "
+            + " | ".join(f"{x:.2f}" for x in values)
+            + f" | {mean:.2f} ± {sqrt(variance):.2f} | {len(values)} |"
+        )
     found = welch(*groups.values())
     assert found is not None
-    return "\n".join([*lines, "", f"Difference {found.mean:+.2f}, 95 % interval {found.low:+.2f} to {found.high:+.2f}, "
-                      f"{p_text(found.p)}."])
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"Difference {found.mean:+.2f}, 95 % interval {found.low:+.2f} to {found.high:+.2f}, {p_text(found.p)}.",
+        ]
+    )
 
 
 def main() -> None:

@@ -61,18 +61,28 @@ def measure(args: argparse.Namespace) -> None:
     for key, value in base.items():
         for factor in (2, 3 if key == "layers" else 4):
             other, mb = steps(args.space, {**base, key: factor * value}, args.device)
-            rows.append({"what": f"{key} {value} to {factor * value}", "mb": mb,
-                         **pairs(other, first, runs, args.device)})
+            rows.append(
+                {"what": f"{key} {value} to {factor * value}", "mb": mb, **pairs(other, first, runs, args.device)}
+            )
     for seeds in (2, 4):
         other, mb = steps(args.space, base, args.device, seeds)
         timed = pairs(other, first, runs, args.device)
-        rows.append({"what": f"{seeds} seeds by turns, each", "mb": mb,
-                     **timed, "ratio": timed["ratio"] / seeds, "naive_s": timed["naive_s"] / seeds})
+        rows.append(
+            {
+                "what": f"{seeds} seeds by turns, each",
+                "mb": mb,
+                **timed,
+                "ratio": timed["ratio"] / seeds,
+                "naive_s": timed["naive_s"] / seeds,
+            }
+        )
     hardware = environment.hardware(args.device)
     sizes = ", ".join(f"{key} {value}" for key, value in base.items())
-    print(f"{args.space}: {sizes}; {hardware['name']}, {hardware['threads']} threads, torch {torch.__version__}, "
-          f"commit {environment.commit()}, n={runs}\n")
-    print("| what | seconds a step | ratio to base | activations MB (base " f"{kept:.0f}) |\n|---|---|---|---|")
+    print(
+        f"{args.space}: {sizes}; {hardware['name']}, {hardware['threads']} threads, torch {torch.__version__}, "
+        f"commit {environment.commit()}, n={runs}\n"
+    )
+    print(f"| what | seconds a step | ratio to base | activations MB (base {kept:.0f}) |\n|---|---|---|---|")
     for row in rows:
         print(f"| {row['what']} | {row['naive_s']:.3g} | {row['ratio']:.2f} | {row['mb']:.0f} |")
     if args.json:

@@ -45,21 +45,43 @@ CASES = (
     Case("DrNAS", "drnas", "nb201", ("stages=drnas_nb201",), 2),
     Case("TSE-DrNAS", "tse_drnas", "darts", ("stages=drnas_darts", *FEW), 2),
     Case("TSE-DrNAS", "tse_drnas", "nb201", ("stages=drnas_nb201",), 2),
-    Case("Amended-DARTS, edges first", "amended", "amended_s2",
-         ("stages=edges", "space.auxiliary=false", "search.auxiliary=0", "space.layers=4"), 2),
+    Case(
+        "Amended-DARTS, edges first",
+        "amended",
+        "amended_s2",
+        ("stages=edges", "space.auxiliary=false", "search.auxiliary=0", "space.layers=4"),
+        2,
+    ),
     Case("Lambda-SDARTS-RS", "lambda_sdarts", "darts", (), 1),
     Case("TSE-DARTS-20", "tse", "darts", ("experiment=tse_darts_20", "space.layers=20"), 1),
 )
 
 
 def command(case: Case, args: argparse.Namespace, out: Path) -> list[str]:
-    own = [word for word in small(case.method, case.space)
-           if not (word.startswith("space.layers") and DEEP[0] in case.words)]
+    own = [
+        word
+        for word in small(case.method, case.space)
+        if not (word.startswith("space.layers") and DEEP[0] in case.words)
+    ]
     given = {word.partition("=")[0] for word in case.words}
-    return ["search", *(word for word in own if word.partition("=")[0] not in given), *case.words, "dataset=cifar10",
-            f"out={out}", "name=run", "device=cpu", "threads=1", "quiet=true", "checkpoint_s=0.3",
-            f"search.epochs={args.epochs}", f"search.updates_per_epoch={args.updates}", f"search.batch={args.batch}",
-            "search.arch_warmup=1", "search.evaluate_every=0", "search.evaluate_images=256"]
+    return [
+        "search",
+        *(word for word in own if word.partition("=")[0] not in given),
+        *case.words,
+        "dataset=cifar10",
+        f"out={out}",
+        "name=run",
+        "device=cpu",
+        "threads=1",
+        "quiet=true",
+        "checkpoint_s=0.3",
+        f"search.epochs={args.epochs}",
+        f"search.updates_per_epoch={args.updates}",
+        f"search.batch={args.batch}",
+        "search.arch_warmup=1",
+        "search.evaluate_every=0",
+        "search.evaluate_images=256",
+    ]
 
 
 def folders(run: Path, case: Case) -> list[Path]:
@@ -69,8 +91,10 @@ def folders(run: Path, case: Case) -> list[Path]:
 
 def check(case: Case, args: argparse.Namespace) -> dict[str, object]:
     base, began = args.out / "-".join([*re.findall(r"\w+", case.name), case.space]), time.monotonic()
-    row: dict[str, object] = {"name": case.name, "words": " ".join([f"method={case.method}", f"space={case.space}",
-                                                                    *case.words])}
+    row: dict[str, object] = {
+        "name": case.name,
+        "words": " ".join([f"method={case.method}", f"space={case.space}", *case.words]),
+    }
     code, said = args.through(command(case, args, base / "through")).end()
     if code:
         return {**row, "outcome": "failed: " + said.strip()[-300:]}
@@ -90,9 +114,16 @@ def check(case: Case, args: argparse.Namespace) -> dict[str, object]:
     found = [compared(one, two) for one, two in pairs]
     differ = [name for _, names in found for name in names]
     result = records.finished(base / "through" / "run") or {}
-    return {**row, "stages": case.count, "updates": result["updates"], "passes": result["passes"], "kills": kills,
-            "compared": sum(count for count, _ in found), "seconds": round(time.monotonic() - began),
-            "outcome": "equal" if not differ else f"differs: {', '.join(differ[:4])}"}
+    return {
+        **row,
+        "stages": case.count,
+        "updates": result["updates"],
+        "passes": result["passes"],
+        "kills": kills,
+        "compared": sum(count for count, _ in found),
+        "seconds": round(time.monotonic() - began),
+        "outcome": "equal" if not differ else f"differs: {', '.join(differ[:4])}",
+    }
 
 
 def main() -> int:
@@ -110,10 +141,15 @@ def main() -> int:
         words = " ".join([f"method={case.method}", f"space={case.space}", *case.words])
         if words not in {row["words"] for row in rows}:
             add(check(case, args), rows, args.out)
-    lines = ["| system | search | stages | weight updates | passes | kill -9 | values compared | resumed run |",
-             "|---|---|---|---|---|---|---|---|"]
-    lines += [f"| {r['name']} | `{r['words']}` | {r.get('stages')} | {r.get('updates')} | {r.get('passes')} | "
-              f"{r.get('kills')} | {r.get('compared')} | {r['outcome']} |" for r in rows]
+    lines = [
+        "| system | search | stages | weight updates | passes | kill -9 | values compared | resumed run |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {r['name']} | `{r['words']}` | {r.get('stages')} | {r.get('updates')} | {r.get('passes')} | "
+        f"{r.get('kills')} | {r.get('compared')} | {r['outcome']} |"
+        for r in rows
+    ]
     return told(rows, lines, args.out / "stages.md")
 
 

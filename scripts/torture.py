@@ -43,10 +43,14 @@ from nasx.runs import checkpoints, records
 PHASES = ("start-up", "set-up", "training", "checkpoint", "epoch's end", "result", "pictures", "end")
 COMMON = ("device=cpu", "threads=1", "quiet=true", "checkpoint_s=0.001")
 SEARCH = ("search.epochs=3", "search.batch=4", "search.evaluate_every=0", "search.evaluate_images=64")
-DARTS = "retrain space=darts genotype=DARTS_V2 retrain.layers=3 retrain.channels=4 retrain.ema=0.9 retrain.mixup=0.2 " \
-        "retrain.cutmix=1 retrain.accumulate=2 retrain.drop_path=0.2 retrain.label_smoothing=0.1"
-NB201 = "retrain space=nb201 genotype=|nor_conv_3x3~0|+|nor_conv_1x1~0|skip_connect~1|+|avg_pool_3x3~0|none~1|" \
-        "nor_conv_3x3~2| retrain.layers=1 retrain.channels=4 retrain.momentum=0.9"
+DARTS = (
+    "retrain space=darts genotype=DARTS_V2 retrain.layers=3 retrain.channels=4 retrain.ema=0.9 retrain.mixup=0.2 "
+    "retrain.cutmix=1 retrain.accumulate=2 retrain.drop_path=0.2 retrain.label_smoothing=0.1"
+)
+NB201 = (
+    "retrain space=nb201 genotype=|nor_conv_3x3~0|+|nor_conv_1x1~0|skip_connect~1|+|avg_pool_3x3~0|none~1|"
+    "nor_conv_3x3~2| retrain.layers=1 retrain.channels=4 retrain.momentum=0.9"
+)
 SWEPT = ("darts,gdas,random_ws,tse", "0,1")
 """Methods and seeds of the sweep."""
 
@@ -73,16 +77,52 @@ class Case(NamedTuple):
 def cases(data: str, updates: int) -> list[Case]:
     """Searches of six methods on three spaces, retrainings, both in one, in stages, two seeds in one, and the sweep."""
     each = (f"search.updates_per_epoch={updates}", *SEARCH, f"dataset={data}", *COMMON)
-    pairs = [("nb201", "darts"), ("nb201", "idarts"), ("nb201", "lambda"), ("darts", "gdas"), ("darts", "pc_darts"),
-             ("nb1shot1_1", "sdarts")]
+    pairs = [
+        ("nb201", "darts"),
+        ("nb201", "idarts"),
+        ("nb201", "lambda"),
+        ("darts", "gdas"),
+        ("darts", "pc_darts"),
+        ("nb1shot1_1", "sdarts"),
+    ]
     found = [Case(f"{space}-{method}", ("search", *small(method, space), *each)) for space, method in pairs]
-    trained = (f"retrain.updates_per_epoch={updates}", "retrain.epochs=3", "retrain.batch=16", "retrain.auxiliary=0",
-               f"dataset={data}", *COMMON)
+    trained = (
+        f"retrain.updates_per_epoch={updates}",
+        "retrain.epochs=3",
+        "retrain.batch=16",
+        "retrain.auxiliary=0",
+        f"dataset={data}",
+        *COMMON,
+    )
     found += [Case(f"retrain-{text.split()[1][6:]}", (*text.split(" "), *trained)) for text in (DARTS, NB201)]
-    found.append(Case("search-and-retrain", ("run", "then=retrain", *small("single", "darts"), *each, *trained[:4],
-                                             "retrain.layers=3", "retrain.channels=4"), runs=2))
-    found.append(Case("stages", ("search", "stages=drnas_darts", *small("darts", "darts"), "space.channels=12",
-                                 "search.arch_warmup=0", *each)))
+    found.append(
+        Case(
+            "search-and-retrain",
+            (
+                "run",
+                "then=retrain",
+                *small("single", "darts"),
+                *each,
+                *trained[:4],
+                "retrain.layers=3",
+                "retrain.channels=4",
+            ),
+            runs=2,
+        )
+    )
+    found.append(
+        Case(
+            "stages",
+            (
+                "search",
+                "stages=drnas_darts",
+                *small("darts", "darts"),
+                "space.channels=12",
+                "search.arch_warmup=0",
+                *each,
+            ),
+        )
+    )
     found.append(Case("two-seeds", ("search", "seeds_per_job=2", *small("tse", "nb201"), *each), runs=2))
     return [*found, sweep(each)]
 
@@ -90,8 +130,12 @@ def cases(data: str, updates: int) -> list[Case]:
 def sweep(each: Sequence[str]) -> Case:
     """A sweep over four methods and two seeds."""
     methods, seeds = SWEPT
-    return Case("sweep", ("search", "--multirun", f"method={methods}", f"seed={seeds}", "space=nb201", *SMALL["nb201"],
-                          *each), runs=8, within=0.15)
+    return Case(
+        "sweep",
+        ("search", "--multirun", f"method={methods}", f"seed={seeds}", "space=nb201", *SMALL["nb201"], *each),
+        runs=8,
+        within=0.15,
+    )
 
 
 # ------------------------------------------------------------------------------------------------- what is on the disk
@@ -122,18 +166,27 @@ def sight(folder: Path) -> Sight:
         except FileNotFoundError:
             return b""
 
-    return Sight(content("lock"), tuple(sorted(x for x in inside if x.endswith(".ckpt"))),
-                 any(x.endswith(".part") for x in inside), content("metrics.jsonl").count(b"\n"),
-                 names["genotype.txt"].stat().st_mtime_ns if "genotype.txt" in names else 0, "result.json" in names,
-                 sum(x.endswith((".svg", ".png")) and not x.startswith(".") for x in names),
-                 "result.json" in names and any(x.endswith(".part") for x in names))
+    return Sight(
+        content("lock"),
+        tuple(sorted(x for x in inside if x.endswith(".ckpt"))),
+        any(x.endswith(".part") for x in inside),
+        content("metrics.jsonl").count(b"\n"),
+        names["genotype.txt"].stat().st_mtime_ns if "genotype.txt" in names else 0,
+        "result.json" in names,
+        sum(x.endswith((".svg", ".png")) and not x.startswith(".") for x in names),
+        "result.json" in names and any(x.endswith(".part") for x in names),
+    )
 
 
 def busy(out: Path) -> Path:
     """The run under `out` that was written last."""
     found = [Path(folder) for folder in records.run_folders(out)]
-    times = {folder: max(path.stat().st_mtime_ns for path in (folder, folder / "checkpoints", folder / "lock")
-                         if path.exists()) for folder in found}
+    times = {
+        folder: max(
+            path.stat().st_mtime_ns for path in (folder, folder / "checkpoints", folder / "lock") if path.exists()
+        )
+        for folder in found
+    }
     return max(times, key=lambda folder: times[folder], default=out / "run")
 
 
@@ -195,8 +248,15 @@ def moment(started: Started, out: Path, before: dict[Path, Sight], draw: random.
     return f"{name} + {wait:.3f} s"
 
 
-def trial(case: Case, base: Path, start: Start, draw: random.Random, life_s: float, most: int,
-          tell: Callable[[dict[str, Any]], None]) -> tuple[int, list[str]]:
+def trial(
+    case: Case,
+    base: Path,
+    start: Start,
+    draw: random.Random,
+    life_s: float,
+    most: int,
+    tell: Callable[[dict[str, Any]], None],
+) -> tuple[int, list[str]]:
     """Kill and start again until the command ends (after at most `most` kills untouched); (values compared, faults)."""
     out = base / "killed"
     shutil.rmtree(out, ignore_errors=True)
@@ -221,21 +281,36 @@ def trial(case: Case, base: Path, start: Start, draw: random.Random, life_s: flo
         n, differ = compared(whole, out / whole.name)
         values += n
         faults += [f"{whole.name}: {name}" for name in differ]
-        faults += [f"{whole.name}: no {path.name}" for path in whole.glob("*.???")
-                   if path.suffix in (".svg", ".png") and not (out / whole.name / path.name).is_file()]
+        faults += [
+            f"{whole.name}: no {path.name}"
+            for path in whole.glob("*.???")
+            if path.suffix in (".svg", ".png") and not (out / whole.name / path.name).is_file()
+        ]
     found = len(list(records.run_folders(out)))
     return values, faults if found == case.runs else [*faults, f"{found} runs, not {case.runs}"]
 
 
-def torture(case: Case, base: Path, kills: int, start: Start, seed: int,
-            tell: Callable[[dict[str, Any]], None] = lambda row: None) -> dict[str, Any]:
+def torture(
+    case: Case,
+    base: Path,
+    kills: int,
+    start: Start,
+    seed: int,
+    tell: Callable[[dict[str, Any]], None] = lambda row: None,
+) -> dict[str, Any]:
     """All trials of one case."""
     draw, began = random.Random(f"{seed}-{case.name}"), time.monotonic()
     shutil.rmtree(base, ignore_errors=True)
     code, said = start([*case.words, f"out={base / 'whole'}", *(["name=run"] if case.runs == 1 else [])]).end()
     life_s = time.monotonic() - began
-    row: dict[str, Any] = {"case": case.name, "whole_s": round(life_s, 1), "kills": 0, "ends": 0, "values": 0,
-                           "faults": [f"exit code {code}: {said.strip()[-500:]}"] if code else []}
+    row: dict[str, Any] = {
+        "case": case.name,
+        "whole_s": round(life_s, 1),
+        "kills": 0,
+        "ends": 0,
+        "values": 0,
+        "faults": [f"exit code {code}: {said.strip()[-500:]}"] if code else [],
+    }
     phases: Counter[str] = Counter()
 
     def note(kill: dict[str, Any]) -> None:
@@ -255,11 +330,23 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     total: Counter[str] = Counter()
     for row in rows:
         total.update(row["phases"])
-        cells = [row["case"], row["kills"], *(row["phases"].get(name, 0) for name in PHASES), row["ends"],
-                 row["values"], "; ".join(row["faults"][:4]) or "equal"]
+        cells = [
+            row["case"],
+            row["kills"],
+            *(row["phases"].get(name, 0) for name in PHASES),
+            row["ends"],
+            row["values"],
+            "; ".join(row["faults"][:4]) or "equal",
+        ]
         lines.append(f"| {' | '.join(map(str, cells))} |")
-    cells = ["all", total.total(), *(total[name] for name in PHASES), sum(row["ends"] for row in rows),
-             sum(row["values"] for row in rows), f"{sum(not row['faults'] for row in rows)} of {len(rows)} equal"]
+    cells = [
+        "all",
+        total.total(),
+        *(total[name] for name in PHASES),
+        sum(row["ends"] for row in rows),
+        sum(row["values"] for row in rows),
+        f"{sum(not row['faults'] for row in rows)} of {len(rows)} equal",
+    ]
     return "\n".join([*lines, f"| {' | '.join(map(str, cells))} |"]) + "\n"
 
 

@@ -32,8 +32,9 @@ def main() -> None:
     collapsed = np.array([bool(reasons) for reasons in said])
     for name, own in {**held, "any of them": collapsed, "none of them": ~collapsed}.items():
         found = accuracy[own]
-        below = [f"below the {word} {100 * (found < x).mean():.1f} %"
-                 for word, x in (("median", median), ("mean", mean))]
+        below = [
+            f"below the {word} {100 * (found < x).mean():.1f} %" for word, x in (("median", median), ("mean", mean))
+        ]
         print(f"{name:36} {own.sum():6} cells, median {np.median(found):.2f}, {', '.join(below)}")
 
 

@@ -15,14 +15,33 @@ def writer(tmp_path):
         number = next(count)
         choices = {"method": method, "space": "nb201", "dataset": "cifar10", "search": "nb201_v1"}
         record = {
-            "kind": "search", "name": f"run{number}", "status": "finished",
+            "kind": "search",
+            "name": f"run{number}",
+            "status": "finished",
             "choices": choices | fields.pop("choices", {}),
-            "protocol": "nb201-v1", "seed": seed, "identity": f"{number:08x}", "overrides": [f"seed={seed}"],
-            "labels": [], "genotype": CELL, "supernet": {"valid_accuracy": 0.5}, "test_accuracy": None,
-            "lookup": {"benchmark": "nb201", "source": "built-in", "params": 1288506,
-                       "cifar10": {"valid": valid, "test": None}},
-            "params": None, "wall_s": 7200.0, "peak_mb": 100, "reduced": False,
-            "hardware": {"device": "cuda:0", "name": "A GPU"}, "versions": {"nasx": "0"}, "commit": None, **fields}
+            "protocol": "nb201-v1",
+            "seed": seed,
+            "identity": f"{number:08x}",
+            "overrides": [f"seed={seed}"],
+            "labels": [],
+            "genotype": CELL,
+            "supernet": {"valid_accuracy": 0.5},
+            "test_accuracy": None,
+            "lookup": {
+                "benchmark": "nb201",
+                "source": "built-in",
+                "params": 1288506,
+                "cifar10": {"valid": valid, "test": None},
+            },
+            "params": None,
+            "wall_s": 7200.0,
+            "peak_mb": 100,
+            "reduced": False,
+            "hardware": {"device": "cuda:0", "name": "A GPU"},
+            "versions": {"nasx": "0"},
+            "commit": None,
+            **fields,
+        }
         folder = tmp_path / "runs" / record["name"]
         folder.mkdir(parents=True)
         (folder / "result.json").write_text(json.dumps(record))
@@ -34,9 +53,19 @@ def writer(tmp_path):
 
 
 def retrained(make, parent, accuracy, seed=0, **fields):
-    return make(choices={"method": None, "space": None, "search": None}, kind="retrain", protocol="darts-cifar",
-                parent=parent, lookup=None, test_accuracy=accuracy, params=3_300_000, seed=seed,
-                overrides=[f"from=outputs/{parent}"], genotype=f"cell of {parent}", **fields)
+    return make(
+        choices={"method": None, "space": None, "search": None},
+        kind="retrain",
+        protocol="darts-cifar",
+        parent=parent,
+        lookup=None,
+        test_accuracy=accuracy,
+        params=3_300_000,
+        seed=seed,
+        overrides=[f"from=outputs/{parent}"],
+        genotype=f"cell of {parent}",
+        **fields,
+    )
 
 
 def only(table, **wanted):

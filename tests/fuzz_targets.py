@@ -39,15 +39,26 @@ from nasx.runs import checkpoints, records
 
 def _spaces() -> list[Any]:
     files = sorted((paths.conf_dir() / "space").glob("*.yaml"))
-    return [instantiate.build(preflight.plain(preflight.make_loader().load_configuration(
-        "search", [f"space={file.stem}"], preflight.RunMode.RUN))[0]["space"]) for file in files]
+    return [
+        instantiate.build(
+            preflight.plain(
+                preflight.make_loader().load_configuration("search", [f"space={file.stem}"], preflight.RunMode.RUN)
+            )[0]["space"]
+        )
+        for file in files
+    ]
 
 
-CELLS = [*test_genotypes.DIALECTS, str(test_genotypes.BEST), "['none', 'none', 'none', 'none', 'none', 'none']",
-         "421211",
-         '{"matrix": [[0, 1, 1], [0, 0, 1], [0, 0, 0]], "ops": ["input", "conv3x3-bn-relu", "output"]}',
-         "ModelSpec(matrix=[[0, 1], [0, 0]], ops=['input', 'output'])", "DARTS_V2",
-         "Genotype(recurrent=[('tanh', 0), ('relu', 1)], concat=range(1, 9))"]
+CELLS = [
+    *test_genotypes.DIALECTS,
+    str(test_genotypes.BEST),
+    "['none', 'none', 'none', 'none', 'none', 'none']",
+    "421211",
+    '{"matrix": [[0, 1, 1], [0, 0, 1], [0, 0, 0]], "ops": ["input", "conv3x3-bn-relu", "output"]}',
+    "ModelSpec(matrix=[[0, 1], [0, 0]], ops=['input', 'output'])",
+    "DARTS_V2",
+    "Genotype(recurrent=[('tanh', 0), ('relu', 1)], concat=range(1, 9))",
+]
 
 
 def read_genotype(root: Path, text: str) -> None:
@@ -69,15 +80,57 @@ def _cached(name: str, make: Callable[[], Any]) -> Any:
     return _kept[name]
 
 
-WORDS = ["method=darts", "space=nb201", "dataset=digits", "seed=0", "method=idarts", "method.order=2",
-         "search.epochs=3", "--multirun", "seed=0,1,2", "search.lr=0.1,0.2", "launch=joblib", "experiment=quickstart",
-         "name=x", "out=runs",
-         "space=darts", "genotype=DARTS_V2", "retrain.epochs=1", "--cfg", "job", "--info", "defaults", "from=runs/x",
-         "allow=[mine]", "method._target_=mine.x.Y", "search.arch_betas=[0.5,0.9]", "quiet=true", "hydra.run.dir=x",
-         "hydra/launcher=joblib", "--config-dir", "mine", "what=methods", "filter=[method=darts]", "+x=1", "~search",
-         "++search.lr=1", "experiment=tune_arch_lr", "-m", "space.keep=runs/x", "threads=1",
-         "stages=pdarts", "stages=drnas_nb201", "stages.keep=[5,3]", "stages.space.layers=[3,4,5]", "stages=none",
-         "stages.search.epochs=[1,2]", "study=darts", "study.searches=2", "study.rank=full", "study.retrains=0"]
+WORDS = [
+    "method=darts",
+    "space=nb201",
+    "dataset=digits",
+    "seed=0",
+    "method=idarts",
+    "method.order=2",
+    "search.epochs=3",
+    "--multirun",
+    "seed=0,1,2",
+    "search.lr=0.1,0.2",
+    "launch=joblib",
+    "experiment=quickstart",
+    "name=x",
+    "out=runs",
+    "space=darts",
+    "genotype=DARTS_V2",
+    "retrain.epochs=1",
+    "--cfg",
+    "job",
+    "--info",
+    "defaults",
+    "from=runs/x",
+    "allow=[mine]",
+    "method._target_=mine.x.Y",
+    "search.arch_betas=[0.5,0.9]",
+    "quiet=true",
+    "hydra.run.dir=x",
+    "hydra/launcher=joblib",
+    "--config-dir",
+    "mine",
+    "what=methods",
+    "filter=[method=darts]",
+    "+x=1",
+    "~search",
+    "++search.lr=1",
+    "experiment=tune_arch_lr",
+    "-m",
+    "space.keep=runs/x",
+    "threads=1",
+    "stages=pdarts",
+    "stages=drnas_nb201",
+    "stages.keep=[5,3]",
+    "stages.space.layers=[3,4,5]",
+    "stages=none",
+    "stages.search.epochs=[1,2]",
+    "study=darts",
+    "study.searches=2",
+    "study.rank=full",
+    "study.retrains=0",
+]
 
 
 def examined(root: Path, asked: tuple[str, list[str]]) -> None:
@@ -95,10 +148,12 @@ def asked_lines(root: Path) -> st.SearchStrategy[Any]:
 
 def yaml_files(root: Path) -> st.SearchStrategy[Any]:
     groups = ("experiment", "method", "space", "dataset", "launch", "logger", "stages", "study")
-    texts = [(group, path.read_text()) for group in groups
-             for path in sorted((paths.conf_dir() / group).glob("*.yaml"))]
-    return st.sampled_from(groups).flatmap(lambda group: st.tuples(
-        st.just(group), mangled([text for kind, text in texts if kind == group])))
+    texts = [
+        (group, path.read_text()) for group in groups for path in sorted((paths.conf_dir() / group).glob("*.yaml"))
+    ]
+    return st.sampled_from(groups).flatmap(
+        lambda group: st.tuples(st.just(group), mangled([text for kind, text in texts if kind == group]))
+    )
 
 
 def composed(root: Path, drawn: tuple[str, str]) -> None:
@@ -114,17 +169,35 @@ def composed(root: Path, drawn: tuple[str, str]) -> None:
 
 def plans(root: Path) -> st.SearchStrategy[Any]:
     """Files of stages and of studies whose values are wrong rather than their text."""
-    trees = {group: [OmegaConf.to_container(OmegaConf.load(path))  # which reads 6e-4 as a number
-                     for path in sorted((paths.conf_dir() / group).glob("*.yaml"))] for group in ("stages", "study")}
-    return st.sampled_from(sorted(trees)).flatmap(lambda group: st.tuples(
-        st.just(group), twisted(trees[group]).map(lambda tree: f"# @package _global_\n{json.dumps(tree)}"
-                                                  if group == "stages" else json.dumps(tree))))
+    trees = {
+        group: [
+            OmegaConf.to_container(OmegaConf.load(path))  # which reads 6e-4 as a number
+            for path in sorted((paths.conf_dir() / group).glob("*.yaml"))
+        ]
+        for group in ("stages", "study")
+    }
+    return st.sampled_from(sorted(trees)).flatmap(
+        lambda group: st.tuples(
+            st.just(group),
+            twisted(trees[group]).map(
+                lambda tree: f"# @package _global_\n{json.dumps(tree)}" if group == "stages" else json.dumps(tree)
+            ),
+        )
+    )
 
 
 def _checkpoint() -> bytes:
     blob = io.BytesIO()
-    torch.save({"w": {"x": torch.arange(6.0).reshape(2, 3)}, "rows": 2, "updates": 4, "started": "now",
-                "metrics": '{"epoch": 1}\n{"epoch": 2}\n'}, blob)
+    torch.save(
+        {
+            "w": {"x": torch.arange(6.0).reshape(2, 3)},
+            "rows": 2,
+            "updates": 4,
+            "started": "now",
+            "metrics": '{"epoch": 1}\n{"epoch": 2}\n',
+        },
+        blob,
+    )
     return blob.getvalue()
 
 
@@ -139,41 +212,87 @@ def read_checkpoint(root: Path, drawn: tuple[bytes, bool, int]) -> None:
     body, signed, cut = drawn
     data = checkpoints.MAGIC + hashlib.sha256(body).hexdigest().encode() + b"\n" + body
     (root / "checkpoints").mkdir()
-    (root / "checkpoints" / "000000004.ckpt").write_bytes(data if signed else data[:len(data) - cut])
+    (root / "checkpoints" / "000000004.ckpt").write_bytes(data if signed else data[: len(data) - cut])
     checkpoints.last(root)
 
 
 def _record(**fields: Any) -> dict[str, Any]:
-    return {"kind": "search", "name": "a", "status": "finished", "seed": 0, "identity": "0" * 8, "family": "f" * 8,
-            "choices": {"method": "darts", "space": "nb201", "dataset": "cifar10", "search": "nb201_v1"},
-            "protocol": "nb201-v1", "overrides": ["seed=0", "search.epochs=2"], "labels": ["best_of_2", "x"],
-            "genotype": finished.CELL, "supernet": {"valid_accuracy": 0.5, "valid_loss": 2.0}, "test_accuracy": None,
-            "lookup": {"benchmark": "nb201", "source": "built-in", "params": 1,
-                       "cifar10": {"valid": 90.0, "test": None}},
-            "params": None, "wall_s": 7200.0, "peak_mb": 100, "updates": 6, "passes": 12, "reduced": False,
-            "changed": {"search.epochs": [50, 2]}, "hardware": {"device": "cpu", "name": "A CPU", "threads": 1},
-            "versions": {"nasx": "0", "torch": "2"}, "commit": "abc", "command": "nasx search", "parent": None,
-            "operations": {"nor_conv_3x3": 6},
-            "reference": {"cifar10": {"valid": {"optimum": 91.6, "mean": 83.7, "median": 87.3}}},
-            "verdict": {"collapsed": False, "moving": True, "why": ["x"]}, "started": "2026-11-25T18:23:06+0000",
-            "finished": "2026-11-25T18:23:06+0000", "stopped": None, "missing": None, "diagnostics": {}, **fields}
+    return {
+        "kind": "search",
+        "name": "a",
+        "status": "finished",
+        "seed": 0,
+        "identity": "0" * 8,
+        "family": "f" * 8,
+        "choices": {"method": "darts", "space": "nb201", "dataset": "cifar10", "search": "nb201_v1"},
+        "protocol": "nb201-v1",
+        "overrides": ["seed=0", "search.epochs=2"],
+        "labels": ["best_of_2", "x"],
+        "genotype": finished.CELL,
+        "supernet": {"valid_accuracy": 0.5, "valid_loss": 2.0},
+        "test_accuracy": None,
+        "lookup": {"benchmark": "nb201", "source": "built-in", "params": 1, "cifar10": {"valid": 90.0, "test": None}},
+        "params": None,
+        "wall_s": 7200.0,
+        "peak_mb": 100,
+        "updates": 6,
+        "passes": 12,
+        "reduced": False,
+        "changed": {"search.epochs": [50, 2]},
+        "hardware": {"device": "cpu", "name": "A CPU", "threads": 1},
+        "versions": {"nasx": "0", "torch": "2"},
+        "commit": "abc",
+        "command": "nasx search",
+        "parent": None,
+        "operations": {"nor_conv_3x3": 6},
+        "reference": {"cifar10": {"valid": {"optimum": 91.6, "mean": 83.7, "median": 87.3}}},
+        "verdict": {"collapsed": False, "moving": True, "why": ["x"]},
+        "started": "2026-11-25T18:23:06+0000",
+        "finished": "2026-11-25T18:23:06+0000",
+        "stopped": None,
+        "missing": None,
+        "diagnostics": {},
+        **fields,
+    }
 
 
 def _row(epoch: int) -> dict[str, Any]:
     mix = [[[0.2] * 5 for _ in range(6)]]
-    return {"epoch": epoch, "updates": 3 * epoch, "lr": 0.1, "train_loss": 2.0, "train_accuracy": 0.3, "val_loss": 2.1,
-            "val_accuracy": 0.2, "valid_loss": 2.0, "valid_accuracy": 0.4, "genotype": finished.CELL,
-            "wall_s": 1.0 * epoch,
-            "lookup": {"cifar10": {"valid": 80.0 + epoch, "test": None}}, "mix": {"normal": mix}, "entropy": 1.0,
-            "saturation": 0.1, "change": 0.1, "moved": 0.2, "cells": {"normal": {"depth": 3, "width": 2, "skip": 1,
-                                                                             "skip_ratio": 0.2}}, "eigenvalue": 0.5}
+    return {
+        "epoch": epoch,
+        "updates": 3 * epoch,
+        "lr": 0.1,
+        "train_loss": 2.0,
+        "train_accuracy": 0.3,
+        "val_loss": 2.1,
+        "val_accuracy": 0.2,
+        "valid_loss": 2.0,
+        "valid_accuracy": 0.4,
+        "genotype": finished.CELL,
+        "wall_s": 1.0 * epoch,
+        "lookup": {"cifar10": {"valid": 80.0 + epoch, "test": None}},
+        "mix": {"normal": mix},
+        "entropy": 1.0,
+        "saturation": 0.1,
+        "change": 0.1,
+        "moved": 0.2,
+        "cells": {"normal": {"depth": 3, "width": 2, "skip": 1, "skip_ratio": 0.2}},
+        "eigenvalue": 0.5,
+    }
 
 
-SAMPLES = [[_record(name="a"), [_row(1), _row(2)],
-            {"kind": "search", "search": {"epochs": 2}, "choices": {"method": "darts"}}],
-           [_record(name="a", kind="retrain", protocol="darts-cifar", lookup=None, test_accuracy=0.97, parent="b"),
-            [{"epoch": 1, "train_loss": 1.0, "test_accuracy": 0.9, "test_loss": 0.3, "wall_s": 2.0}],
-            {"kind": "retrain", "retrain": {"epochs": 2}, "choices": {}}]]
+SAMPLES = [
+    [
+        _record(name="a"),
+        [_row(1), _row(2)],
+        {"kind": "search", "search": {"epochs": 2}, "choices": {"method": "darts"}},
+    ],
+    [
+        _record(name="a", kind="retrain", protocol="darts-cifar", lookup=None, test_accuracy=0.97, parent="b"),
+        [{"epoch": 1, "train_loss": 1.0, "test_accuracy": 0.9, "test_loss": 0.3, "wall_s": 2.0}],
+        {"kind": "retrain", "retrain": {"epochs": 2}, "choices": {}},
+    ],
+]
 
 
 def write_run(root: Path, drawn: list[Any]) -> None:
@@ -193,8 +312,19 @@ def read_run(root: Path, drawn: tuple[list[Any], str]) -> None:
     differences._configuration.cache_clear()
     frame = collect.collect("runs")
     if reader in ("console", "markdown", "latex", "csv"):
-        table.main({"runs": ["runs"], "out": "runs", "format": reader, "out_file": None, "sort": None, "filter": [],
-                     "group": [], "paper": None, "error": False})
+        table.main(
+            {
+                "runs": ["runs"],
+                "out": "runs",
+                "format": reader,
+                "out_file": None,
+                "sort": None,
+                "filter": [],
+                "group": [],
+                "paper": None,
+                "error": False,
+            }
+        )
     elif reader == "differences":
         differences.rows([list(frame["folder"])[:1], list(frame["folder"])[1:]])
     elif reader == "retrain":
@@ -203,8 +333,20 @@ def read_run(root: Path, drawn: tuple[list[Any], str]) -> None:
         main.dispatch(reader.split())
 
 
-READERS = ("console", "markdown", "latex", "csv", "differences", "status runs", "compare seed=0 seed=1 runs=runs",
-           "bench fill runs", "export from=runs/a", "info from=runs/a", "diagnose from=runs/a", "retrain")
+READERS = (
+    "console",
+    "markdown",
+    "latex",
+    "csv",
+    "differences",
+    "status runs",
+    "compare seed=0 seed=1 runs=runs",
+    "bench fill runs",
+    "export from=runs/a",
+    "info from=runs/a",
+    "diagnose from=runs/a",
+    "retrain",
+)
 
 
 def write_report(root: Path, drawn: list[Any]) -> None:
@@ -247,8 +389,11 @@ def nb201_tables(root: Path) -> st.SearchStrategy[Any]:
 def _plain(tree: Any) -> Any:
     """Plain values of a state, epochs before the last left out: quick to twist."""
     if isinstance(tree, dict):
-        return {key: _plain(value) for key, value in tree.items()
-                if not (isinstance(key, str) and "@" in key) or key.endswith(("@11", "@199"))}
+        return {
+            key: _plain(value)
+            for key, value in tree.items()
+            if not (isinstance(key, str) and "@" in key) or key.endswith(("@11", "@199"))
+        }
     if isinstance(tree, list):
         return [_plain(value) for value in tree]
     return tree.item() if isinstance(tree, np.generic) else tree
@@ -314,13 +459,30 @@ def read_pickled(root: Path, data: bytes) -> None:
 
 
 def _export() -> tuple[dict[str, Any], dict[str, Any]]:
-    facts = {"format": model.FORMAT, "genotype": finished.CELL, "recipe": "nb201",
-             "space": {"_target_": "nasx.spaces.nb201.space.Nb201", "layers": 1, "channels": 4, "operations": [
-                 "none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3"], "batch_norm": "batch",
-                 "affine": False}, "settings": {"layers": 1, "channels": 4, "stem": "cifar"}, "classes": ["a", "b"],
-             "normalization": {"mean": [0.5] * 3, "std": [0.5] * 3}, "image": [3, 8, 8], "dataset": {},
-             "test": {"batch": 4, "amp": False, "channels_last": False}, "accuracy": 0.5, "commit": "x", "seed": 0,
-             "run": "x", "nasx": "0"}
+    facts = {
+        "format": model.FORMAT,
+        "genotype": finished.CELL,
+        "recipe": "nb201",
+        "space": {
+            "_target_": "nasx.spaces.nb201.space.Nb201",
+            "layers": 1,
+            "channels": 4,
+            "operations": ["none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3"],
+            "batch_norm": "batch",
+            "affine": False,
+        },
+        "settings": {"layers": 1, "channels": 4, "stem": "cifar"},
+        "classes": ["a", "b"],
+        "normalization": {"mean": [0.5] * 3, "std": [0.5] * 3},
+        "image": [3, 8, 8],
+        "dataset": {},
+        "test": {"batch": 4, "amp": False, "channels_last": False},
+        "accuracy": 0.5,
+        "commit": "x",
+        "seed": 0,
+        "run": "x",
+        "nasx": "0",
+    }
     return facts, model.build(facts).state_dict()
 
 
@@ -348,20 +510,36 @@ def load_export(root: Path, drawn: Any) -> None:
     model.load(root)
 
 
-COMMANDS = [["status"], ["status", "runs"], ["compare", "method=darts", "method=random"], ["info", "genotype=DARTS_V2"],
-            ["info", "space=nb201", "layers=1"], ["bench", "query", finished.CELL], ["bench", "query", "421211"],
-            ["bench", "info"], ["bench", "fill", "runs"], ["bench", "import", "nb201", "x.csv"],
-            ["export", "from=runs/a"], ["evaluate", "runs/a", "batch=2"], ["report", "runs", "title=x"],
-            ["diagnose", "from=runs/a"],
-            ["completion", "bash"], ["nonsense"], ["--version"], ["search", "--help"], ["list", "methods"],
-            ["table", "--help"]]
+COMMANDS = [
+    ["status"],
+    ["status", "runs"],
+    ["compare", "method=darts", "method=random"],
+    ["info", "genotype=DARTS_V2"],
+    ["info", "space=nb201", "layers=1"],
+    ["bench", "query", finished.CELL],
+    ["bench", "query", "421211"],
+    ["bench", "info"],
+    ["bench", "fill", "runs"],
+    ["bench", "import", "nb201", "x.csv"],
+    ["export", "from=runs/a"],
+    ["evaluate", "runs/a", "batch=2"],
+    ["report", "runs", "title=x"],
+    ["diagnose", "from=runs/a"],
+    ["completion", "bash"],
+    ["nonsense"],
+    ["--version"],
+    ["search", "--help"],
+    ["list", "methods"],
+    ["table", "--help"],
+]
 
 
 def spoken(root: Path) -> st.SearchStrategy[Any]:
     known = ["retrain=nb201", "dataset=digits", "metric=params"]
     words = mangled([word for line in COMMANDS for word in line[1:]] + known)
     return st.tuples(st.sampled_from(COMMANDS), st.lists(words, max_size=3)).map(
-        lambda drawn: [*drawn[0][:1], *(drawn[1] or drawn[0][1:])])
+        lambda drawn: [*drawn[0][:1], *(drawn[1] or drawn[0][1:])]
+    )
 
 
 def obey(root: Path, words: list[str]) -> None:

@@ -25,14 +25,73 @@ from hypothesis import strategies as st
 
 from nasx.errors import UserError
 
-ODD: list[Any] = [None, True, -1, 0, 2, 10**30, -(10**400), 1e308, math.nan, math.inf, "", "x" * 300, "\x00", "\ud800",
-                  "../../../etc/x", "<script>alert(1)</script>", "${oc.env:HOME}", [], {}, [[[]]],
-                  {"_target_": "os.system"}, {"a": {"b": None}}]
+ODD: list[Any] = [
+    None,
+    True,
+    -1,
+    0,
+    2,
+    10**30,
+    -(10**400),
+    1e308,
+    math.nan,
+    math.inf,
+    "",
+    "x" * 300,
+    "\x00",
+    "\ud800",
+    "../../../etc/x",
+    "<script>alert(1)</script>",
+    "${oc.env:HOME}",
+    [],
+    {},
+    [[[]]],
+    {"_target_": "os.system"},
+    {"a": {"b": None}},
+]
 """Values that nobody expects."""
-TEXTS = ["\x00", "\n", "'", '"', "\\", "{", "}", "[", "]", "(", ")", "|", "~", "+", "=", ",", ":", "%", "#", "&", "*",
-         "!!python/object/apply:os.system [id]", "${oc.env:HOME}", "${", "}", "../../", "/etc/passwd", "<script>", "é",
-         "\u202e", "\ud800", "-1", "1e999", "nan", "99999999999999999999", "__import__('os').system('id')", "_target_",
-         "null", "x" * 200, "\ufeff"]
+TEXTS = [
+    "\x00",
+    "\n",
+    "'",
+    '"',
+    "\\",
+    "{",
+    "}",
+    "[",
+    "]",
+    "(",
+    ")",
+    "|",
+    "~",
+    "+",
+    "=",
+    ",",
+    ":",
+    "%",
+    "#",
+    "&",
+    "*",
+    "!!python/object/apply:os.system [id]",
+    "${oc.env:HOME}",
+    "${",
+    "}",
+    "../../",
+    "/etc/passwd",
+    "<script>",
+    "é",
+    "\u202e",
+    "\ud800",
+    "-1",
+    "1e999",
+    "nan",
+    "99999999999999999999",
+    "__import__('os').system('id')",
+    "_target_",
+    "null",
+    "x" * 200,
+    "\ufeff",
+]
 """Parts of texts that mean something to some parser."""
 
 
@@ -50,14 +109,48 @@ class Target(NamedTuple):
 # ------------------------------------------------------------------------------------------------- the watch
 _inside: Path | None = None
 _hooked = False
-IMPORTED = ("torch._dynamo", "torch._inductor.codecache", "torch.onnx", "matplotlib.pyplot", "pygraphviz",
-            "scipy.stats", "nasx.jobs.search", "nasx.train.trainer", "nasx.cli.info", "nasx.cli.export",
-            "nasx.cli.evaluate", "nasx.cli.diagnose", "nasx.report.html", "nasx.results.compare",
-            "nasx.report.cells", "nasx.report.curves")
-EXECUTED = ("os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork", "os.forkpty", "subprocess.Popen",
-            "pty.spawn", "socket.connect", "ctypes.dlopen")
-CHANGED = ("os.remove", "os.rename", "os.mkdir", "os.rmdir", "os.symlink", "os.link", "os.chmod", "os.truncate",
-           "shutil.rmtree", "shutil.move")
+IMPORTED = (
+    "torch._dynamo",
+    "torch._inductor.codecache",
+    "torch.onnx",
+    "matplotlib.pyplot",
+    "pygraphviz",
+    "scipy.stats",
+    "nasx.jobs.search",
+    "nasx.train.trainer",
+    "nasx.cli.info",
+    "nasx.cli.export",
+    "nasx.cli.evaluate",
+    "nasx.cli.diagnose",
+    "nasx.report.html",
+    "nasx.results.compare",
+    "nasx.report.cells",
+    "nasx.report.curves",
+)
+EXECUTED = (
+    "os.system",
+    "os.exec",
+    "os.posix_spawn",
+    "os.spawn",
+    "os.fork",
+    "os.forkpty",
+    "subprocess.Popen",
+    "pty.spawn",
+    "socket.connect",
+    "ctypes.dlopen",
+)
+CHANGED = (
+    "os.remove",
+    "os.rename",
+    "os.mkdir",
+    "os.rmdir",
+    "os.symlink",
+    "os.link",
+    "os.chmod",
+    "os.truncate",
+    "shutil.rmtree",
+    "shutil.move",
+)
 
 
 def _hook(event: str, args: tuple[Any, ...]) -> None:
@@ -133,9 +226,9 @@ def mangled(draw: Any, samples: list[Any], tokens: list[Any] | None = None) -> A
             text = text[:end] + text[start:]
         elif what == 3:
             other = draw(st.sampled_from(samples))
-            text = text[:start] + other[draw(st.integers(0, len(other))):]
+            text = text[:start] + other[draw(st.integers(0, len(other))) :]
         elif binary:
-            text = text[:start] + draw(st.binary(min_size=1, max_size=4)) + text[start + draw(st.integers(0, 4)):]
+            text = text[:start] + draw(st.binary(min_size=1, max_size=4)) + text[start + draw(st.integers(0, 4)) :]
         else:
             token = draw(st.sampled_from(tokens) | st.text(max_size=4))
             text = text[:start] + token + text[end:]

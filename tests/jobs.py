@@ -45,8 +45,17 @@ CONTEXT.set_forkserver_preload(
         "nasx.spaces.darts.network",
     ]
 )
-TINY = ("dataset=digits", "dataset.size=16", "space.channels=4", "search.batch=8", "search.epochs=2",
-        "search.updates_per_epoch=6", "search.evaluate_images=64", "threads=1", "out=runs")
+TINY = (
+    "dataset=digits",
+    "dataset.size=16",
+    "space.channels=4",
+    "search.batch=8",
+    "search.epochs=2",
+    "search.updates_per_epoch=6",
+    "search.evaluate_images=64",
+    "threads=1",
+    "out=runs",
+)
 """A search of seconds: twelve updates on digits of 16 x 16 pixels."""
 TINY_NB201 = ("search", "space=nb201", "space.layers=1", *TINY)
 TINY_DARTS = ("search", "space=darts", "space.layers=3", *TINY)
@@ -76,14 +85,22 @@ class Job:
 
     count = 0
 
-    def __init__(self, here: Path, *words: str, env: dict[str, str] | None = None, pictures: bool = False,
-                 prepare: Callable[[], object] = nothing) -> None:
+    def __init__(
+        self,
+        here: Path,
+        *words: str,
+        env: dict[str, str] | None = None,
+        pictures: bool = False,
+        prepare: Callable[[], object] = nothing,
+    ) -> None:
         Job.count += 1
         self.number, self.notes = Job.count, here.parent / f"{here.name}.notes"
         self.notes.mkdir(exist_ok=True)
         self.process: BaseProcess = CONTEXT.Process(
-            target=_main, args=(str(here), str(self.notes / f"{self.number}"), words, env or {}, pictures, prepare),
-            daemon=True)
+            target=_main,
+            args=(str(here), str(self.notes / f"{self.number}"), words, env or {}, pictures, prepare),
+            daemon=True,
+        )
         self.process.start()
 
     @property
@@ -113,8 +130,13 @@ class Job:
         self.process.join()
 
 
-def nasx(here: Path, *words: str, env: dict[str, str] | None = None, pictures: bool = False,
-         prepare: Callable[[], object] = nothing) -> Done:
+def nasx(
+    here: Path,
+    *words: str,
+    env: dict[str, str] | None = None,
+    pictures: bool = False,
+    prepare: Callable[[], object] = nothing,
+) -> Done:
     """`nasx WORDS` in the folder `here`, to its end."""
     return Job(here, *words, env=env, pictures=pictures, prepare=prepare).wait()
 
@@ -132,8 +154,9 @@ def folder(here: Path, runs: str = "runs") -> Path:
     return path
 
 
-def _main(here: str, note: str, words: tuple[str, ...], env: dict[str, str], pictures: bool,
-          prepare: Callable[[], object]) -> None:
+def _main(
+    here: str, note: str, words: tuple[str, ...], env: dict[str, str], pictures: bool, prepare: Callable[[], object]
+) -> None:
     """In the new process."""
     os.chdir(here)
     os.environ.update({"NASX_DATA": str(Path(here) / "no-data"), "COLUMNS": "160", **env})

@@ -50,5 +50,5 @@ class Server:
         handler.send_header("Content-Length", str(len(data) - at))
         handler.end_headers()
         cut = self.cuts.pop(0) if self.cuts else None
-        handler.wfile.write(data[at:] if cut is None else data[at:at + cut])
+        handler.wfile.write(data[at:] if cut is None else data[at : at + cut])
         handler.close_connection = True

@@ -15,8 +15,12 @@ import numpy as np
 from PIL import Image
 
 CLASSES = ("cat", "großer hund", "zebra")
-LAYOUTS = {"train/val": ("train", "val"), "Train/Test": ("Train", "Test"),
-           "training_set/test_set": ("training_set", "test_set"), "flat": ("", None)}
+LAYOUTS = {
+    "train/val": ("train", "val"),
+    "Train/Test": ("Train", "Test"),
+    "training_set/test_set": ("training_set", "test_set"),
+    "flat": ("", None),
+}
 """Layout -> its folders of training and test images; None: there is none."""
 WIDTH, HEIGHT = 14, 11
 
@@ -44,9 +48,14 @@ def in_grey(grey: np.ndarray) -> np.ndarray:
 
 
 TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {  # EXIF: how what is stored becomes what is shown
-    2: lambda x: x[:, ::-1], 3: lambda x: x[::-1, ::-1], 4: lambda x: x[::-1], 5: lambda x: x.transpose(1, 0, 2),
-    6: lambda x: x[::-1].transpose(1, 0, 2), 7: lambda x: x[::-1, ::-1].transpose(1, 0, 2),
-    8: lambda x: x.transpose(1, 0, 2)[::-1]}
+    2: lambda x: x[:, ::-1],
+    3: lambda x: x[::-1, ::-1],
+    4: lambda x: x[::-1],
+    5: lambda x: x.transpose(1, 0, 2),
+    6: lambda x: x[::-1].transpose(1, 0, 2),
+    7: lambda x: x[::-1, ::-1].transpose(1, 0, 2),
+    8: lambda x: x.transpose(1, 0, 2)[::-1],
+}
 
 
 def _kinds() -> Iterator[tuple[str, Kind]]:
@@ -99,11 +108,20 @@ def _kinds() -> Iterator[tuple[str, Kind]]:
 
 
 KINDS = dict(_kinds())
-BAD = {"truncated.jpg": saved(Image.fromarray(colours()), "JPEG", quality=95)[:300],
-       "truncated.png": saved(Image.fromarray(colours()), "PNG")[:200], "a page.jpg": b"<html>not found</html>",
-       "empty.png": b""}
-SKIPPED = (".ipynb_checkpoints/plain-checkpoint.png", "._plain.png", "__MACOSX/._plain.png", "Thumbs.db", ".DS_Store",
-           "@eaDir/plain.png")
+BAD = {
+    "truncated.jpg": saved(Image.fromarray(colours()), "JPEG", quality=95)[:300],
+    "truncated.png": saved(Image.fromarray(colours()), "PNG")[:200],
+    "a page.jpg": b"<html>not found</html>",
+    "empty.png": b"",
+}
+SKIPPED = (
+    ".ipynb_checkpoints/plain-checkpoint.png",
+    "._plain.png",
+    "__MACOSX/._plain.png",
+    "Thumbs.db",
+    ".DS_Store",
+    "@eaDir/plain.png",
+)
 """What systems leave in folders of images."""
 
 

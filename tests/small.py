@@ -51,8 +51,10 @@ def mixture(space: Space, seed: int = 0, scale: float = 1.0) -> Tree:
     gen = torch.Generator().manual_seed(seed)
     a = {k: scale * torch.randn(shape, generator=gen, dtype=torch.float64) for k, shape in space.shapes().items()}
     mix = space.relax(a, softmax)
-    return {k: (x + 0.05 * torch.rand(x.shape, generator=gen, dtype=torch.float64)).detach().requires_grad_()
-            for k, x in mix.items()}
+    return {
+        k: (x + 0.05 * torch.rand(x.shape, generator=gen, dtype=torch.float64)).detach().requires_grad_()
+        for k, x in mix.items()
+    }
 
 
 def search(space: Space, *, seed: int = 0, lr: float = 0.05, momentum: float = 0.0, **settings: Any) -> Search:
@@ -60,11 +62,20 @@ def search(space: Space, *, seed: int = 0, lr: float = 0.05, momentum: float = 0
     net = build(space, seed=seed)
     problem = RelaxedProblem(space, net, softmax, classes=10)
     gen = torch.Generator().manual_seed(seed)
-    a = {k: torch.randn(shape, generator=gen, dtype=torch.float64).requires_grad_()
-         for k, shape in space.shapes().items()}
+    a = {
+        k: torch.randn(shape, generator=gen, dtype=torch.float64).requires_grad_()
+        for k, shape in space.shapes().items()
+    }
     w = weights(net)
-    return Search(problem, w, a, torch.optim.SGD(w.values(), lr=lr, momentum=momentum),
-                  torch.optim.SGD(a.values(), lr=1.0), clip=None, **settings)
+    return Search(
+        problem,
+        w,
+        a,
+        torch.optim.SGD(w.values(), lr=lr, momentum=momentum),
+        torch.optim.SGD(a.values(), lr=1.0),
+        clip=None,
+        **settings,
+    )
 
 
 # ------------------------------------------------------------------------------------- merged weights -> modules
@@ -110,17 +121,23 @@ def reference(space: Space, net: Any, **settings: Any) -> nn.Module:
     """The naive reference supernet with the weights of `net`."""
     match space:
         case Nb201():
-            ref: Any = supernets.Nb201Supernet(channels=space.channels, n=space.layers, affine=space.affine,
-                                               k=space.partial).double()
+            ref: Any = supernets.Nb201Supernet(
+                channels=space.channels, n=space.layers, affine=space.affine, k=space.partial
+            ).double()
             put(ref.stem[0], net.stem.weight)
             for ours, theirs in zip(net.reductions.values(), ref.reductions, strict=True):
                 put(theirs.conv_a.conv, ours.conv1.weight)
                 put(theirs.conv_b.conv, ours.conv2.weight)
                 put(theirs.shortcut, ours.shortcut)
         case Darts():
-            ref = supernets.DartsSupernet(channels=space.channels, layers=space.layers, k=space.partial,
-                                          stem=space.stem, normal=space.edge_operations("normal"),
-                                          reduce=space.edge_operations("reduce")).double()
+            ref = supernets.DartsSupernet(
+                channels=space.channels,
+                layers=space.layers,
+                k=space.partial,
+                stem=space.stem,
+                normal=space.edge_operations("normal"),
+                reduce=space.edge_operations("reduce"),
+            ).double()
             if space.stem == "cifar":
                 put(ref.stem[0], net.stem0.weight)
             else:
@@ -141,7 +158,7 @@ def reference(space: Space, net: Any, **settings: Any) -> nn.Module:
             for ours, theirs in zip(net.cells, ref.cells, strict=True):
                 for b in range(space.blocks):
                     put_operation(theirs.projections[b], ours.project, b)
-                put(theirs.projections[-1].conv, ours.project.weight[space.blocks * ours.project.channels:])
+                put(theirs.projections[-1].conv, ours.project.weight[space.blocks * ours.project.channels :])
                 for b, bundle in enumerate(ours.bundles):
                     for bank, pairs in zip(bundle.banks, bundle.members, strict=True):
                         put_operation(theirs.edges[b].ops[pairs[0][1]], bank, 0)

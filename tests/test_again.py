@@ -32,13 +32,25 @@ def run(tmp_path: Path) -> Path:
     cfg, choices = asked(tmp_path)
     folder = tmp_path / "one"
     folder.mkdir()
-    record = {"kind": "search", "status": "finished", "name": "one", "finished": "today", "genotype": CELL,
-              "lookup": None, "command": "nasx search", "wall_s": 1.0, "updates": 2, "passes": 3, "peak_mb": 4.0,
-              "hardware": {"device": "cpu", "name": "a processor", "threads": 1}}
+    record = {
+        "kind": "search",
+        "status": "finished",
+        "name": "one",
+        "finished": "today",
+        "genotype": CELL,
+        "lookup": None,
+        "command": "nasx search",
+        "wall_s": 1.0,
+        "updates": 2,
+        "passes": 3,
+        "peak_mb": 4.0,
+        "hardware": {"device": "cpu", "name": "a processor", "threads": 1},
+    }
     (folder / "result.json").write_text(json.dumps(record))
     (folder / "genotype.txt").write_text(f"{CELL}\n")
-    (folder / "config.yaml").write_text(yaml.safe_dump({"kind": "search", "choices": choices, "identity": "x",
-                                                        **identity.identifying(cfg, "search")}))
+    (folder / "config.yaml").write_text(
+        yaml.safe_dump({"kind": "search", "choices": choices, "identity": "x", **identity.identifying(cfg, "search")})
+    )
     drawn(folder, "cell")
     return folder
 
@@ -89,19 +101,26 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
 
 
 def nasx(tmp_path: Path, *words: str) -> str:
-    code = ("import sys; from nasx.cli import main as cli\ntry: cli.main(sys.argv[1:])\n"
-            "except SystemExit as end: print(end.code, 'torch' in sys.modules)")
-    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True,
-                          cwd=tmp_path)
+    code = (
+        "import sys; from nasx.cli import main as cli\ntry: cli.main(sys.argv[1:])\n"
+        "except SystemExit as end: print(end.code, 'torch' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
     return done.stdout + done.stderr
 
 
-@pytest.mark.parametrize(("words", "told"), [
-    (("search", *WORDS), "one  finished today"),
-    (("search", *WORDS, "search.lr=0.5"), "search.lr: 0.025 there, 0.5 asked for"),
-    (("run", *WORDS, "search.lr=0.5"), "search.lr: 0.025 there, 0.5 asked for"),
-    (("search", *WORDS, "out=/dev/null/x"), "cannot be written"),
-    (("evaluate", "nope"), "nope: there is no such file")])
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("search", *WORDS), "one  finished today"),
+        (("search", *WORDS, "search.lr=0.5"), "search.lr: 0.025 there, 0.5 asked for"),
+        (("run", *WORDS, "search.lr=0.5"), "search.lr: 0.025 there, 0.5 asked for"),
+        (("search", *WORDS, "out=/dev/null/x"), "cannot be written"),
+        (("evaluate", "nope"), "nope: there is no such file"),
+    ],
+)
 def test_none_of_it_imports_torch(run: Path, words: tuple[str, ...], told: str) -> None:
     out = [] if any(word.startswith("out=") for word in words) or words[0] == "evaluate" else ["out=."]
     said = nasx(run.parent, *words, *out)

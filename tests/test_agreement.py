@@ -80,8 +80,11 @@ def test_correlation_equals_the_double_sum() -> None:
     parts = [(problem.residual(problem.w0(), mix, b), b.x) for b in (problem.val(), problem.train())]
     expected = diagnostics.gradient_correlation(*parts[0], *parts[1])
     assert agreement.correlation(*parts[0], *parts[1]) == pytest.approx(expected, rel=1e-13)
-    by_weights = [torch.autograd.grad(problem.value({"W": w}, mix, b), w)[0] for b in (problem.val(), problem.train())
-                  for w in [problem.w0()["W"].requires_grad_()]]
+    by_weights = [
+        torch.autograd.grad(problem.value({"W": w}, mix, b), w)[0]
+        for b in (problem.val(), problem.train())
+        for w in [problem.w0()["W"].requires_grad_()]
+    ]
     assert expected == pytest.approx(float((by_weights[0] * by_weights[1]).sum()) / 6, rel=1e-13)
 
 
@@ -97,14 +100,17 @@ class Plain:
                 edge.register_forward_hook(lambda _, __, out, i=i, e=e: edges[i].__setitem__(e, out))
                 for o, op in enumerate(edge.ops):
                     op.register_forward_hook(
-                        lambda _, __, out, i=i, at=(e, o): self.outputs[i].__setitem__(at, out.detach()))
+                        lambda _, __, out, i=i, at=(e, o): self.outputs[i].__setitem__(at, out.detach())
+                    )
         self.leaves = detached(mix, requires_grad=True)
         loss = torch.nn.functional.cross_entropy(ref(batch.x, small.renamed(self.leaves)), batch.y)
         flat = [(i, e) for i, heard in enumerate(edges) for e in heard]
         found = torch.autograd.grad(loss, [*self.leaves.values(), *(edges[i][e] for i, e in flat)], allow_unused=True)
         self.mix = dict(zip(self.leaves, found, strict=False))
-        slope = {at: torch.zeros_like(edges[at[0]][at[1]]) if g is None else g
-                 for at, g in zip(flat, found[len(self.leaves):], strict=True)}
+        slope = {
+            at: torch.zeros_like(edges[at[0]][at[1]]) if g is None else g
+            for at, g in zip(flat, found[len(self.leaves) :], strict=True)
+        }
         self.kinds = getattr(ref, "kinds", [""] * len(ref.cells))
         self.values: list[list[Tensor]] = []
         self.slopes: list[list[Tensor]] = []
@@ -147,8 +153,18 @@ def smaller(name: str) -> Any:
 def quiet(space: Space, mix: Tree) -> Tree:
     """The mixture with no weight on noise, which both supernets draw in another order."""
     names = structure.operation_names(space, list(mix))
-    return {k: torch.stack([x[:, e] * torch.tensor([float(o != "noise") for o in own], dtype=x.dtype)
-                            for e, own in enumerate(names[k])], 1) if k in names else x for k, x in mix.items()}
+    return {
+        k: torch.stack(
+            [
+                x[:, e] * torch.tensor([float(o != "noise") for o in own], dtype=x.dtype)
+                for e, own in enumerate(names[k])
+            ],
+            1,
+        )
+        if k in names
+        else x
+        for k, x in mix.items()
+    }
 
 
 @pytest.mark.parametrize("name", conformance.IMAGES)
@@ -162,8 +178,10 @@ def test_every_space_is_heard_as_a_plain_supernet_is(name: str) -> None:
     plain, other = (Plain(space, net, mix, b) for b in batches)
     for kind, g in plain.mix.items():
         if g is not None and "pair" not in kind:
-            skipped = [[o not in ("none", "noise") for o in own] for own in structure.operation_names(
-                space, [kind]).get(kind, [])]
+            skipped = [
+                [o not in ("none", "noise") for o in own]
+                for own in structure.operation_names(space, [kind]).get(kind, [])
+            ]
             keep = torch.tensor(skipped).expand(g.shape) if skipped else torch.ones_like(g, dtype=torch.bool)
             torch.testing.assert_close(val.mix[kind][keep], g[keep], rtol=1e-8, atol=1e-12)
     for got, expected in ((val.values, plain.values), (val.slopes, plain.slopes)):
@@ -171,14 +189,18 @@ def test_every_space_is_heard_as_a_plain_supernet_is(name: str) -> None:
             for x, y in zip(ours, theirs, strict=True):
                 torch.testing.assert_close(x, y, rtol=1e-8, atol=1e-11)
     assert agreement.correlations(val, train) == {
-        place: [pytest.approx(diagnostics.gradient_correlation(*four), rel=1e-7) for four in zip(
-            plain.slopes[i], plain.values[i], other.slopes[i], other.values[i], strict=True)]
-        for place, i in (("first", 0), ("middle", len(net.cells) // 2), ("last", len(net.cells) - 1))}
+        place: [
+            pytest.approx(diagnostics.gradient_correlation(*four), rel=1e-7)
+            for four in zip(plain.slopes[i], plain.values[i], other.slopes[i], other.values[i], strict=True)
+        ]
+        for place, i in (("first", 0), ("middle", len(net.cells) // 2), ("last", len(net.cells) - 1))
+    }
     stages = list(plain.stages())
     assert stages, "cells to compare"
     assert agreement.node_cosine(val) == [
         pytest.approx(mean([cosine([plain.slopes[i][j] for i in cells]) for j in range(len(into(space)))]), rel=1e-7)
-        for cells in stages]
+        for cells in stages
+    ]
     found = agreement.output_cosine(val)
     assert len(found) == len(stages)
     for got, cells in zip(found, stages, strict=True):

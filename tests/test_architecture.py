@@ -26,8 +26,14 @@ LOOPS = (
     "jobs/run.py",
     "runs/session.py",
 )
-CONCRETE = ("nasx.methods.", "nasx.benchmarks.", "nasx.spaces.darts.", "nasx.spaces.nb201.", "nasx.spaces.nb1shot1.",
-            "nasx.spaces.recurrent.")
+CONCRETE = (
+    "nasx.methods.",
+    "nasx.benchmarks.",
+    "nasx.spaces.darts.",
+    "nasx.spaces.nb201.",
+    "nasx.spaces.nb1shot1.",
+    "nasx.spaces.recurrent.",
+)
 
 
 def name(path: Path) -> str:
@@ -89,8 +95,11 @@ def test_no_module_is_a_drawer() -> None:
 
 
 def test_light_modules_import_nothing_heavy() -> None:
-    light = [file.relative_to(ROOT / "nasx").with_suffix("").as_posix() for room in ("cli", "config")
-             for file in sorted((ROOT / "nasx" / room).glob("*.py"))]
+    light = [
+        file.relative_to(ROOT / "nasx").with_suffix("").as_posix()
+        for room in ("cli", "config")
+        for file in sorted((ROOT / "nasx" / room).glob("*.py"))
+    ]
     light += [
         "errors",
         "core/files",
@@ -115,10 +124,31 @@ CONF = sorted(p for p in (ROOT / "conf").rglob("*.yaml"))
 VALUE = re.compile(r"^\s*[\w.]+:\s*[^#\s][^#]*$")
 
 
-@pytest.mark.parametrize("path", [p for p in CONF if p.parent.name in
-                                  ("space", "method", "search", "retrain", "pair", "dataset", "benchmark", "engine",
-                                   "launch", "experiment", "stages", "stop", "study", "logger")],
-                         ids=lambda p: f"{p.parent.name}/{p.stem}")
+@pytest.mark.parametrize(
+    "path",
+    [
+        p
+        for p in CONF
+        if p.parent.name
+        in (
+            "space",
+            "method",
+            "search",
+            "retrain",
+            "pair",
+            "dataset",
+            "benchmark",
+            "engine",
+            "launch",
+            "experiment",
+            "stages",
+            "stop",
+            "study",
+            "logger",
+        )
+    ],
+    ids=lambda p: f"{p.parent.name}/{p.stem}",
+)
 def test_every_value_says_where_it_comes_from(path: Path) -> None:
     yaml.safe_load(path.read_text(encoding="utf-8"))
     lines = path.read_text(encoding="utf-8").splitlines()

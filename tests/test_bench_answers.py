@@ -102,8 +102,9 @@ def test_latencies_are_asked_for_by_device(timed: None) -> None:
     assert bench.bench_query(cell_text(77))["facts"]["latency in ms"] == {"phone": f"{LATENCIES[77]:.3f}"}
 
 
-def test_fill_adds_what_the_table_knows_by_now_and_takes_nothing(timed: None, make: Any, cache: Path,
-                                                                 tmp_path: Path) -> None:
+def test_fill_adds_what_the_table_knows_by_now_and_takes_nothing(
+    timed: None, make: Any, cache: Path, tmp_path: Path
+) -> None:
     file = make() / "result.json"
 
     def fill(*words: str) -> dict[str, Any]:
@@ -134,8 +135,11 @@ def found(code: int, **latency: float) -> dict[str, Any]:
     score = Nb201().query(cell_text(code))
     assert score is not None
     lookup = score.as_record()
-    return {"genotype": cell_text(code), "lookup": lookup | ({"latency": latency} if latency else {}),
-            **Nb201().ranked(score)}
+    return {
+        "genotype": cell_text(code),
+        "lookup": lookup | ({"latency": latency} if latency else {}),
+        **Nb201().ranked(score),
+    }
 
 
 def test_a_table_shows_where_the_cells_stand(make: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
@@ -143,9 +147,11 @@ def test_a_table_shows_where_the_cells_stand(make: Callable[..., Path], capsys: 
         make(seed=seed, **found(code, raspi4=ms))
     ask = {"runs": str(make.root), "format": "markdown"}  # type: ignore[attr-defined]
     text = table.main(ask)
-    sheet = text[text.index("Where these cells stand in nb201"):]
-    head, row = ([cell.strip() for cell in line.split("|")[1:-1]] for line in
-                 [line for line in sheet.splitlines() if line.startswith("|")][0:3:2])
+    sheet = text[text.index("Where these cells stand in nb201") :]
+    head, row = (
+        [cell.strip() for cell in line.split("|")[1:-1]]
+        for line in [line for line in sheet.splitlines() if line.startswith("|")][0:3:2]
+    )
     shown = dict(zip(head, row, strict=True))
     ranks = [Nb201().ranked(Nb201().query(cell_text(code)))["rank"]["cifar10"]["valid"] for code in (7777, 8888)]
     assert shown["CIFAR-10 valid rank"] == f"{np.mean(ranks):.0f} ± {np.std(ranks, ddof=1):.0f}"
@@ -209,6 +215,7 @@ def test_a_search_ends_with_test_accuracies_and_the_latencies_of_five_devices(tm
     assert said(tmp_path, "bench", "fill", "outputs").endswith("1 of 2 runs filled\n")
     old = json.loads((tmp_path / "outputs" / "run" / "result.json").read_text())
     assert old["genotype"] == result["genotype"], "devices change no search"
-    assert {**old["lookup"], "source": ""} == {key: "" if key == "source" else value for key, value in
-                                               result["lookup"].items() if key != "latency"}
+    assert {**old["lookup"], "source": ""} == {
+        key: "" if key == "source" else value for key, value in result["lookup"].items() if key != "latency"
+    }
     assert "raspi4 ms" in said(tmp_path, "table", "format=markdown")

@@ -20,15 +20,33 @@ GOLDEN = {  # NAS-Bench-201: CIFAR-10 valid, test; CIFAR-100 valid, test; ImageN
     "all_conv3x3": (90.20, 93.76, 70.71, 71.11, 40.78, 41.44),
     "best_found": (91.55, 94.36, 73.49, 73.51, 46.37, 46.34),
 }
-TINY = ["dataset=digits", "dataset.size=8", "space.layers=3", "space.channels=2", "search.epochs=1", "search.batch=16",
-        "search.updates_per_epoch=2", "search.evaluate_every=0", "quiet=true", "device=cpu", "threads=1"]
+TINY = [
+    "dataset=digits",
+    "dataset.size=8",
+    "space.layers=3",
+    "space.channels=2",
+    "search.epochs=1",
+    "search.batch=16",
+    "search.updates_per_epoch=2",
+    "search.evaluate_every=0",
+    "quiet=true",
+    "device=cpu",
+    "threads=1",
+]
 
 
 def call(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     env = {**os.environ, "NASX_DATA": str(folder / "data"), "COLUMNS": "160", "OMP_NUM_THREADS": "1"}
     env.pop("NASX_DEBUG", None)
-    return subprocess.run([sys.executable, "-m", "nasx", *words], cwd=folder, env=env, capture_output=True, text=True,
-                          timeout=300, check=False)
+    return subprocess.run(
+        [sys.executable, "-m", "nasx", *words],
+        cwd=folder,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
 
 
 def said(folder: Path, *words: str) -> str:
@@ -41,7 +59,7 @@ def accuracies(text: str) -> list[str]:
     """The column of means in what `bench query` prints."""
     lines = [line.split() for line in text.splitlines()]
     start = next(i for i, line in enumerate(lines) if line[:3] == ["dataset", "split", "mean"])
-    return [line[2] for line in lines[start + 1:start + 7]]
+    return [line[2] for line in lines[start + 1 : start + 7]]
 
 
 def test_import_of_the_published_table_gives_the_published_numbers(tmp_path: Path) -> None:
@@ -70,8 +88,11 @@ def test_import_of_the_published_table_gives_the_published_numbers(tmp_path: Pat
 
 def test_query_takes_strings_digits_and_names_and_tells_isomorphic_cells(tmp_path: Path) -> None:
     text = "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|skip_connect~0|nor_conv_3x3~1|nor_conv_3x3~2|"
-    assert said(tmp_path, "bench", "query", text) == said(tmp_path, "bench", "query", "333133") == said(
-        tmp_path, "bench", "query", "BEST_found")
+    assert (
+        said(tmp_path, "bench", "query", text)
+        == said(tmp_path, "bench", "query", "333133")
+        == said(tmp_path, "bench", "query", "BEST_found")
+    )
     one = "|none~0|+|nor_conv_3x3~0|none~1|+|none~0|none~1|skip_connect~2|"
     facts = dict(line.split(": ", 1) for line in said(tmp_path, "bench", "query", one).splitlines() if ": " in line)
     total = int(facts["cells with this function"])
@@ -85,10 +106,18 @@ def test_query_takes_strings_digits_and_names_and_tells_isomorphic_cells(tmp_pat
     assert "isomorphic to" not in alone
 
 
-@pytest.mark.parametrize(("words", "fault"), [
-    (["query", "DARTS_V2"], "which no benchmark tabulates"), (["query", "resnet50"], "not a NAS-Bench-201 cell"),
-    (["query"], "this is not how it is called"), (["query", "{"], "no graph"), (["fill", "nowhere"], "no such folder"),
-    (["import", "nb301", "x"], "no such benchmark"), (["import", "nb101", "nowhere"], "nowhere")])
+@pytest.mark.parametrize(
+    ("words", "fault"),
+    [
+        (["query", "DARTS_V2"], "which no benchmark tabulates"),
+        (["query", "resnet50"], "not a NAS-Bench-201 cell"),
+        (["query"], "this is not how it is called"),
+        (["query", "{"], "no graph"),
+        (["fill", "nowhere"], "no such folder"),
+        (["import", "nb301", "x"], "no such benchmark"),
+        (["import", "nb101", "nowhere"], "nowhere"),
+    ],
+)
 def test_faults_are_told_in_a_line(words: list[str], fault: str, tmp_path: Path) -> None:
     done = call(tmp_path, "bench", *words)
     assert done.returncode == 2
@@ -150,8 +179,9 @@ def test_edges_first_then_operations_on_them(tmp_path: Path) -> None:
     first = (tmp_path / "outputs" / "first" / "genotype.txt").read_text().strip()
     said(tmp_path, "search", "experiment=amended_s2_searched", *small, "name=second", "space.keep=first")
     said(tmp_path, "search", "experiment=amended_s2_searched", *small, "name=third", f"space.keep={first}")
-    second, third = (json.loads((tmp_path / "outputs" / name / "result.json").read_text())
-                     for name in ("second", "third"))
+    second, third = (
+        json.loads((tmp_path / "outputs" / name / "result.json").read_text()) for name in ("second", "third")
+    )
     assert second["identity"] == third["identity"]
     assert second["genotype"] == third["genotype"]
 

@@ -30,8 +30,10 @@ def with_tests(path: Path) -> Path:
     table = Table.read(EMBEDDED)
     means = [table.statistics(name, "valid")[:, 0].tolist() for name in DATASETS]
     lines = [",".join(["arch_str", *(f"{name}_valid" for name in DATASETS), "cifar10_test_s777"])]
-    lines += [",".join([cell_text(code), *(f"{mean[code]:.6f}" for mean in means), f"{means[0][code]:.2f}"])
-              for code in range(CELLS)]
+    lines += [
+        ",".join([cell_text(code), *(f"{mean[code]:.6f}" for mean in means), f"{means[0][code]:.2f}"])
+        for code in range(CELLS)
+    ]
     path.write_text("\n".join(lines) + "\n")
     return path
 
@@ -43,7 +45,8 @@ def test_query_by_digits_and_by_text(cache: Path) -> None:
     assert found["facts"]["function"] == "+".join(["0"] * 4)
     assert "bench get nb201-test" in found["missing"]
     assert found["rows"][0]["rank"] == 1 + sum(
-        Table.read(EMBEDDED).statistics("cifar10", "valid")[:, 0] > found["rows"][0]["mean"] + 1e-9)
+        Table.read(EMBEDDED).statistics("cifar10", "valid")[:, 0] > found["rows"][0]["mean"] + 1e-9
+    )
     assert [(row["dataset"], row["split"]) for row in found["rows"]][:2] == [("cifar10", "valid"), ("cifar10", "test")]
     assert round(found["rows"][0]["mean"], 2) == 39.77
     with pytest.raises(UserError, match="not a NAS-Bench-201 cell"):
@@ -74,8 +77,11 @@ def test_fill_adds_what_the_table_knows_and_nothing_else(tmp_path: Path, cache: 
     assert result.pop("reference")["cifar10"] == bench.Nb201().reference("cifar10")
     assert result.pop("better_than")["cifar100"] == {"valid": (CELLS - 1) / CELLS}
     assert result.pop("rank") == {"cifar10": {"valid": 2}, "cifar100": {"valid": 1}, "imagenet16": {"valid": 9}}
-    assert result.pop("below_optimum") == {"cifar10": {"valid": 0.0533}, "cifar100": {"valid": 0.0},
-                                           "imagenet16": {"valid": 0.3667}}
+    assert result.pop("below_optimum") == {
+        "cifar10": {"valid": 0.0533},
+        "cifar100": {"valid": 0.0},
+        "imagenet16": {"valid": 0.3667},
+    }
     assert result.pop("among") == {"cells": CELLS, "of": CELLS}
     assert result == {"kind": "search", "status": "finished", "genotype": BEST, "x": "é"}
     assert all(file.read_bytes() == content for file, content in untouched.items())

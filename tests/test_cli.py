@@ -25,7 +25,8 @@ atexit.register(lambda: print('HEAVY', [m for m in {HEAVY} if m in sys.modules],
 from nasx.cli.main import main
 main(sys.argv[1:])
 """
-FAKE = """
+FAKE = (
+    """
 import json, os, sys, types
 import nasx
 from nasx.errors import UserError
@@ -38,18 +39,27 @@ def search(cfg, info):
     if cfg['seed'] == 15:
         raise KeyboardInterrupt
     return {'name': 'x'}
-""" + faked.JOBS
+"""
+    + faked.JOBS
+)
 DARTS = "Genotype(normal={0}, normal_concat=range(2, 6), reduce={0}, reduce_concat=range(2, 6))".format(
-    [("sep_conv_3x3", k) for _ in range(4) for k in (0, 1)])
-
+    [("sep_conv_3x3", k) for _ in range(4) for k in (0, 1)]
+)
 
 
 def call(folder: Path, *words: str, code: str = WATCH, **env: str) -> subprocess.CompletedProcess[str]:
     variables = {**os.environ, "COLUMNS": "160", "NASX_DATA": str(folder / "no-data"), **env}
     if "NASX_DEBUG" not in env:
         variables.pop("NASX_DEBUG", None)
-    return subprocess.run([sys.executable, "-c", code, *words], cwd=folder, env=variables, capture_output=True,
-                          text=True, timeout=120, check=False)
+    return subprocess.run(
+        [sys.executable, "-c", code, *words],
+        cwd=folder,
+        env=variables,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
 
 
 def ran(done: subprocess.CompletedProcess[str]) -> list[dict]:
@@ -61,13 +71,35 @@ def created(folder: Path) -> list[str]:
 
 
 # ------------------------------------------------------------------------------------------- help and such
-@pytest.mark.parametrize("words", [[], ["--help"], ["-h"], ["help"], ["--version"], ["search", "--help"], ["run", "-h"],
-                                   ["retrain", "--help"], ["table", "--help"], ["list", "--help"], ["bench", "--help"],
-                                   ["completion", "--help"], ["completion", "bash"], ["list"], ["list", "methods"],
-                                   ["search", "--cfg", "job"], ["search", "seed=3", "--info", "defaults"],
-                                   ["search", "--hydra-help"], ["info", "--help"], ["export", "--help"],
-                                   ["evaluate", "--help"], ["status", "--help"], ["status"],
-                                   ["doctor", "--help"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["--help"],
+        ["-h"],
+        ["help"],
+        ["--version"],
+        ["search", "--help"],
+        ["run", "-h"],
+        ["retrain", "--help"],
+        ["table", "--help"],
+        ["list", "--help"],
+        ["bench", "--help"],
+        ["completion", "--help"],
+        ["completion", "bash"],
+        ["list"],
+        ["list", "methods"],
+        ["search", "--cfg", "job"],
+        ["search", "seed=3", "--info", "defaults"],
+        ["search", "--hydra-help"],
+        ["info", "--help"],
+        ["export", "--help"],
+        ["evaluate", "--help"],
+        ["status", "--help"],
+        ["status"],
+        ["doctor", "--help"],
+    ],
+)
 def test_answers_without_torch_and_creates_nothing(words: list[str], tmp_path: Path) -> None:
     done = call(tmp_path, *words)
     assert done.returncode == 0, done.stderr
@@ -104,30 +136,38 @@ def test_the_module_runs_too(tmp_path: Path) -> None:
 
 
 # -------------------------------------------------------------------------------------------------- faults
-@pytest.mark.parametrize(("words", "place", "remedy"), [
-    (["search", "method=idart"], "method=idart: there is no method idart", "did you mean idarts?"),
-    (["search", "methd.lr=3"], "methd.lr: nasx search has no such setting", "did you mean method?"),
-    (["search", "search.epochs=-1"], "search.epochs=-1: must be at least 0", "the default is search.epochs=50"),
-    (["search", "dataset=cifar10", "dataset.download=false"], "dataset=cifar10", "dataset=digits"),
-    (["serach"], "nasx serach: there is no such command", "did you mean search?"),
-    (["search", "--multrun"], "--multrun: there is no such option", "did you mean --multirun?"),
-    (["search", "--cfg"], "--cfg: needs a value", "--cfg job"),
-    (["search", "--multirun", "seed=0,1,x"], "seed=x: must be a whole number", "the default is seed=0"),
-    (["search", "--config-dir", "nowhere"], "--config-dir nowhere: there is no such folder", "name a folder"),
-    (["search", "--config-name", "x"], "--config-name: there is no such option", "options are"),
-    (["search", "--experimental-rerun", "x"], "--experimental-rerun: there is no such option", "options are"),
-    (["retrain", "from=nowhere"], "from=nowhere: there is no such run", "outputs/"),
-    (["list", "method"], "what=method: must be one of all, methods", ""),
-    (["status", "out=/x"], "has no option out; FOLDER is a word without out=: nasx status /x", "nasx status --help"),
-    (["table", "fromat=csv"], "fromat: nasx table has no such setting", "did you mean format?"),
-    (["info", "genotype=DARTS_V3"], "no published cell has that name (did you mean DARTS_V", "write the genotype"),
-    (["info", "genotype=DARTS_V2", "retrain=darts"], "there is no retrain darts", "did you mean darts_cifar?"),
-    (["export", "from=nowhere"], "from=nowhere: there is no such run", "outputs/"),
-    (["evaluate"], "nasx evaluate: needs one model", "nasx evaluate outputs/RUN/export"),
-    (["completion", "tcsh"], "nasx completion tcsh: there is none for it", "bash"),
-])
-def test_a_fault_names_place_and_remedy_and_leaves_nothing(words: list[str], place: str, remedy: str,
-                                                           tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("words", "place", "remedy"),
+    [
+        (["search", "method=idart"], "method=idart: there is no method idart", "did you mean idarts?"),
+        (["search", "methd.lr=3"], "methd.lr: nasx search has no such setting", "did you mean method?"),
+        (["search", "search.epochs=-1"], "search.epochs=-1: must be at least 0", "the default is search.epochs=50"),
+        (["search", "dataset=cifar10", "dataset.download=false"], "dataset=cifar10", "dataset=digits"),
+        (["serach"], "nasx serach: there is no such command", "did you mean search?"),
+        (["search", "--multrun"], "--multrun: there is no such option", "did you mean --multirun?"),
+        (["search", "--cfg"], "--cfg: needs a value", "--cfg job"),
+        (["search", "--multirun", "seed=0,1,x"], "seed=x: must be a whole number", "the default is seed=0"),
+        (["search", "--config-dir", "nowhere"], "--config-dir nowhere: there is no such folder", "name a folder"),
+        (["search", "--config-name", "x"], "--config-name: there is no such option", "options are"),
+        (["search", "--experimental-rerun", "x"], "--experimental-rerun: there is no such option", "options are"),
+        (["retrain", "from=nowhere"], "from=nowhere: there is no such run", "outputs/"),
+        (["list", "method"], "what=method: must be one of all, methods", ""),
+        (
+            ["status", "out=/x"],
+            "has no option out; FOLDER is a word without out=: nasx status /x",
+            "nasx status --help",
+        ),
+        (["table", "fromat=csv"], "fromat: nasx table has no such setting", "did you mean format?"),
+        (["info", "genotype=DARTS_V3"], "no published cell has that name (did you mean DARTS_V", "write the genotype"),
+        (["info", "genotype=DARTS_V2", "retrain=darts"], "there is no retrain darts", "did you mean darts_cifar?"),
+        (["export", "from=nowhere"], "from=nowhere: there is no such run", "outputs/"),
+        (["evaluate"], "nasx evaluate: needs one model", "nasx evaluate outputs/RUN/export"),
+        (["completion", "tcsh"], "nasx completion tcsh: there is none for it", "bash"),
+    ],
+)
+def test_a_fault_names_place_and_remedy_and_leaves_nothing(
+    words: list[str], place: str, remedy: str, tmp_path: Path
+) -> None:
     done = call(tmp_path, *words)
     assert done.returncode == 2
     assert place in done.stderr
@@ -191,7 +231,7 @@ def test_a_failed_job_lets_the_others_finish_and_is_listed(tmp_path: Path) -> No
     done = call(tmp_path, "search", "out=here", "seed=0,13,14,3", "-m", "dataset=digits", code=FAKE)
     assert done.returncode == 1
     assert [job["seed"] for job in ran(done)] == [0, 13, 14, 3]
-    summary = done.stderr[done.stderr.index("sweep:"):]
+    summary = done.stderr[done.stderr.index("sweep:") :]
     assert "sweep: 2 of 4 jobs finished" in summary
     assert "failed: out=here seed=13 dataset=digits\n    seed=13: brings bad luck; take another" in summary
     early = done.stderr.partition("sweep:")[0]
@@ -204,7 +244,8 @@ def test_a_users_own_folder(tmp_path: Path) -> None:
     (tmp_path / "mine" / "experiment").mkdir(parents=True)
     (tmp_path / "mine" / "experiment" / "own.yaml").write_text(
         "# @package _global_\n# nasx search experiment=own\n# My own.\n"
-        "defaults:\n  - override /dataset: digits\nseed: 9\n")
+        "defaults:\n  - override /dataset: digits\nseed: 9\n"
+    )
     done = call(tmp_path, "search", "experiment=own", "--config-dir", "mine", code=FAKE)
     assert [job["seed"] for job in ran(done)] == [9], done.stderr
     assert ran(done)[0]["info"]["command"] == "nasx search --config-dir mine experiment=own"
@@ -218,8 +259,9 @@ def test_a_users_own_folder(tmp_path: Path) -> None:
 def test_retrain_takes_space_and_data_set_from_the_run(tmp_path: Path) -> None:
     run = tmp_path / "outputs" / "found"
     run.mkdir(parents=True)
-    (run / "config.yaml").write_text(json.dumps({
-        "choices": {"space": "darts", "dataset": "digits", "method": "x"}, "space": {}, "dataset": {}}))
+    (run / "config.yaml").write_text(
+        json.dumps({"choices": {"space": "darts", "dataset": "digits", "method": "x"}, "space": {}, "dataset": {}})
+    )
     (run / "result.json").write_text(json.dumps({"kind": "search", "status": "finished", "genotype": DARTS}))
     for name in ("found", "outputs/found", str(run)):
         [job] = ran(call(tmp_path, "retrain", f"from={name}", code=FAKE))
@@ -234,17 +276,20 @@ def test_retrain_takes_space_and_data_set_from_the_run(tmp_path: Path) -> None:
 
 
 # ---------------------------------------------------------------------------------------------- completion
-@pytest.mark.parametrize(("line", "some", "none"), [
-    ("nasx ", ["search", "retrain", "--help"], []),
-    ("nasx sea", ["search"], []),
-    ("nasx search ", ["method=", "space=", "seed="], ["from="]),
-    ("nasx search method=", ["method=darts", "method=random"], []),
-    ("nasx search seed=0 space=nb", ["space=nb201"], ["space=darts"]),
-    ("nasx search search.e", ["search.epochs="], []),
-    ("nasx list ", ["methods", "spaces"], ["seed="]),
-    ("nasx completion ", ["bash", "zsh", "fish"], []),
-    ("nasx nonsense ", [], ["seed="]),
-])
+@pytest.mark.parametrize(
+    ("line", "some", "none"),
+    [
+        ("nasx ", ["search", "retrain", "--help"], []),
+        ("nasx sea", ["search"], []),
+        ("nasx search ", ["method=", "space=", "seed="], ["from="]),
+        ("nasx search method=", ["method=darts", "method=random"], []),
+        ("nasx search seed=0 space=nb", ["space=nb201"], ["space=darts"]),
+        ("nasx search search.e", ["search.epochs="], []),
+        ("nasx list ", ["methods", "spaces"], ["seed="]),
+        ("nasx completion ", ["bash", "zsh", "fish"], []),
+        ("nasx nonsense ", [], ["seed="]),
+    ],
+)
 def test_completion(line: str, some: list[str], none: list[str], tmp_path: Path) -> None:
     done = call(tmp_path, "-sc", "query=bash", COMP_LINE=line, COMP_POINT=str(len(line)))
     assert done.returncode == 0
@@ -257,13 +302,20 @@ def test_completion(line: str, some: list[str], none: list[str], tmp_path: Path)
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
 def test_the_bash_script_completes(tmp_path: Path) -> None:
-    (tmp_path / "nasx").write_text(f"#!/bin/sh\nexec {sys.executable} -m nasx \"$@\"\n")
+    (tmp_path / "nasx").write_text(f'#!/bin/sh\nexec {sys.executable} -m nasx "$@"\n')
     (tmp_path / "nasx").chmod(0o755)
     for line, want in (("nasx sea", "search"), ("nasx search method=dar", "method=darts")):
-        script = (f'eval "$(nasx completion bash)"; COMP_LINE="{line}"; COMP_POINT={len(line)}; _nasx; '
-                  'printf "%s\\n" "${COMPREPLY[@]}"')
-        done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, cwd=tmp_path,
-                              env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"})
+        script = (
+            f'eval "$(nasx completion bash)"; COMP_LINE="{line}"; COMP_POINT={len(line)}; _nasx; '
+            'printf "%s\\n" "${COMPREPLY[@]}"'
+        )
+        done = subprocess.run(
+            ["bash", "-c", script],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        )
         assert want in done.stdout.split(), done.stderr
 
 
@@ -273,16 +325,19 @@ def test_every_shell_has_a_script() -> None:
 
 
 # ---------------------------------------------------------------------------------------------- the parser
-@pytest.mark.parametrize(("words", "options", "overrides"), [
-    (["a=1", "--multirun", "b=2"], ["--multirun"], ["a=1", "b=2"]),
-    (["a=1", "-m", "b=2"], ["--multirun"], ["a=1", "b=2"]),
-    (["a=1", "--cfg", "job", "b=2"], ["--cfg=job"], ["a=1", "b=2"]),
-    (["-c", "job", "a=1", "-p", "search"], ["--cfg=job", "--package=search"], ["a=1"]),
-    (["--info", "a=1"], ["--info=all"], ["a=1"]),
-    (["a=1", "--info", "searchpath"], ["--info=searchpath"], ["a=1"]),
-    (["-cd", "x", "a=1"], ["--config-dir=x"], ["a=1"]),
-    (["~a", "+b=1", "c=-1"], [], ["~a", "+b=1", "c=-1"]),
-])
+@pytest.mark.parametrize(
+    ("words", "options", "overrides"),
+    [
+        (["a=1", "--multirun", "b=2"], ["--multirun"], ["a=1", "b=2"]),
+        (["a=1", "-m", "b=2"], ["--multirun"], ["a=1", "b=2"]),
+        (["a=1", "--cfg", "job", "b=2"], ["--cfg=job"], ["a=1", "b=2"]),
+        (["-c", "job", "a=1", "-p", "search"], ["--cfg=job", "--package=search"], ["a=1"]),
+        (["--info", "a=1"], ["--info=all"], ["a=1"]),
+        (["a=1", "--info", "searchpath"], ["--info=searchpath"], ["a=1"]),
+        (["-cd", "x", "a=1"], ["--config-dir=x"], ["a=1"]),
+        (["~a", "+b=1", "c=-1"], [], ["~a", "+b=1", "c=-1"]),
+    ],
+)
 def test_options_come_before_overrides(words: list[str], options: list[str], overrides: list[str]) -> None:
     line = arguments.arrange(words)
     assert (list(line.options), list(line.overrides)) == (options, overrides)
@@ -338,7 +393,8 @@ def test_only_runs_that_can_be_taken_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError) as told:
         lineage.run_folder("nope", str(tmp_path), "retrain")
     assert ": retrain-0, retrain-1, retrain-2, retrain-3, retrain-4, retrain-5, retrain-6, retrain-7, … and 2 more" in (
-        f"{told.value}")
+        f"{told.value}"
+    )
     with pytest.raises(UserError, match=r"a finished run of nasx study in .*it has none yet"):
         lineage.run_folder("nope", str(tmp_path), "study")
 

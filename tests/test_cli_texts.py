@@ -11,11 +11,17 @@ from test_cli import DARTS, FAKE, call, created, ran
 from nasx.cli import arguments
 
 
-@pytest.mark.parametrize(("space", "text"), [
-    ("darts", "DARTS_V2"), ("darts", DARTS), ("darts", f"'{DARTS}"), ("nb201", "421211"),
-    ("nb201", "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|skip_connect~0|nor_conv_3x3~1|nor_conv_3x3~2|"),
-    ("nb1shot1_1", '{"matrix": [[0, 1], [0, 0]], "ops": ["input", "output"]}'),
-])
+@pytest.mark.parametrize(
+    ("space", "text"),
+    [
+        ("darts", "DARTS_V2"),
+        ("darts", DARTS),
+        ("darts", f"'{DARTS}"),
+        ("nb201", "421211"),
+        ("nb201", "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|skip_connect~0|nor_conv_3x3~1|nor_conv_3x3~2|"),
+        ("nb1shot1_1", '{"matrix": [[0, 1], [0, 0]], "ops": ["input", "output"]}'),
+    ],
+)
 def test_a_genotype_arrives_as_it_was_written(space: str, text: str, tmp_path: Path) -> None:
     done = call(tmp_path, "retrain", f"space={space}", f"genotype={text}", "dataset=digits", code=FAKE)
     if text[0] == "'":  # quoted by the user: Hydra's own reading holds, and the quotation has no end
@@ -25,8 +31,9 @@ def test_a_genotype_arrives_as_it_was_written(space: str, text: str, tmp_path: P
     assert ran(done)[0]["cfg"]["genotype"] == text
 
 
-@pytest.mark.parametrize("text", ['a "b" \\ c, {d: [e]} $f ~h', "421211", "3.5", "a|b", 'x\\"y', "", "[[1, 2]",
-                                  "k=v, w"])
+@pytest.mark.parametrize(
+    "text", ['a "b" \\ c, {d: [e]} $f ~h', "421211", "3.5", "a|b", 'x\\"y', "", "[[1, 2]", "k=v, w"]
+)
 def test_hydra_reads_what_was_written(text: str) -> None:
     line = arguments.quoted(f"genotype={text}")
     assert OverridesParser.create().parse_override(line).value() == text
@@ -43,17 +50,21 @@ def test_a_name_may_look_like_a_number_or_have_any_letters(key: str, text: str) 
     assert arguments.quoted(f"{key}=null") == f"{key}=null"
 
 
-@pytest.mark.parametrize(("words", "place", "remedy"), [
-    (["genotype=missing.txt", "space=darts"], "'missing.txt' is no DARTS genotype", "write Genotype("),
-    (["genotype=held.txt"], "genotype=held.txt: is a file", 'genotype="$(cat held.txt)"'),
-    (["genotype=DARTS_V2", "space=nb201"], "genotype=DARTS_V2: is a cell of the space darts", "add space=darts"),
-    (["genotype=|a|b", "space=nb201"], "genotype, character 1: '|a|b' is no NAS-Bench-201 cell", "write |op~0|"),
-    (["genotype=[[1]]", "space=nb1shot1_1"], "is no adjacency matrix", "write {"),
-    (["genotype=a ${seed}", "space=darts"], "genotype", ""),
-])
+@pytest.mark.parametrize(
+    ("words", "place", "remedy"),
+    [
+        (["genotype=missing.txt", "space=darts"], "'missing.txt' is no DARTS genotype", "write Genotype("),
+        (["genotype=held.txt"], "genotype=held.txt: is a file", 'genotype="$(cat held.txt)"'),
+        (["genotype=DARTS_V2", "space=nb201"], "genotype=DARTS_V2: is a cell of the space darts", "add space=darts"),
+        (["genotype=|a|b", "space=nb201"], "genotype, character 1: '|a|b' is no NAS-Bench-201 cell", "write |op~0|"),
+        (["genotype=[[1]]", "space=nb1shot1_1"], "is no adjacency matrix", "write {"),
+        (["genotype=a ${seed}", "space=darts"], "genotype", ""),
+    ],
+)
 @pytest.mark.parametrize("command", [["retrain"], ["study", "study=transfer"]])
 def test_a_text_that_is_no_genotype_is_told_before_anything_is_imported_or_made(
-        command: list[str], words: list[str], place: str, remedy: str, tmp_path: Path) -> None:
+    command: list[str], words: list[str], place: str, remedy: str, tmp_path: Path
+) -> None:
     (tmp_path / "held.txt").write_text("DARTS_V2", encoding="utf-8")
     done = call(tmp_path, *command, *words, "dataset=digits")
     assert done.returncode == 2

@@ -35,9 +35,20 @@ def test_collect_reads_runs_at_any_depth_and_names_what_it_leaves_out(make):
     assert "not finished: 2" in notes
 
 
-@pytest.mark.parametrize("text", ["", "null", "3", "{}", '{"kind": "search"}', "[" * 100_000, "\x00\xff",
-                                  '{"kind": "search", "choices": {}, "wall_s": "x"}',
-                                  '{"kind": "search", "choices": {}, "labels": 3, "lookup": []}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "null",
+        "3",
+        "{}",
+        '{"kind": "search"}',
+        "[" * 100_000,
+        "\x00\xff",
+        '{"kind": "search", "choices": {}, "wall_s": "x"}',
+        '{"kind": "search", "choices": {}, "labels": 3, "lookup": []}',
+    ],
+)
 def test_a_bad_record_never_stops_a_table(make, text):
     make()
     bad = make.root / "bad"
@@ -67,8 +78,12 @@ assert not {{'torch', 'torchvision', 'matplotlib', 'scipy'}} & set(sys.modules)"
 def test_a_retraining_has_the_method_of_its_search_wherever_that_is(make):
     """Its own `method` is a default that it does not read."""
     default = {"method": "darts", "search": "nb201_v1"}
-    kept = {"kind": "search", "choices": {"method": "random", "space": "nb201", "dataset": "cifar10"},
-            "protocol": "nb201-v1", "changed": {"search.epochs": [50, 2]}}
+    kept = {
+        "kind": "search",
+        "choices": {"method": "random", "space": "nb201", "dataset": "cifar10"},
+        "protocol": "nb201-v1",
+        "changed": {"search.epochs": [50, 2]},
+    }
     lone = make(kind="retrain", lookup=None, test_accuracy=0.9, parent="gone", choices=default, searched=kept)
     named = make(kind="retrain", lookup=None, test_accuracy=0.9, parent=None, choices=default)
     rows = {row["folder"]: row for row in collect(make.root).to_dict("records")}
@@ -86,8 +101,12 @@ def test_of_two_searches_of_one_name_a_retraining_belongs_to_that_beside_it(make
 
 
 def test_a_copy_counts_once_and_a_run_that_was_done_again_twice(make):
-    for seed, more in ((0, {"commit": "old"}), (0, {"commit": "old"}), (0, {"commit": "new"}),
-                       (0, {"commit": "old", "finished": "later"})):
+    for seed, more in (
+        (0, {"commit": "old"}),
+        (0, {"commit": "old"}),
+        (0, {"commit": "new"}),
+        (0, {"commit": "old", "finished": "later"}),
+    ):
         make(seed=seed, identity="same", **more)
     found = collect(make.root)
     assert len(found) == 3
@@ -95,11 +114,19 @@ def test_a_copy_counts_once_and_a_run_that_was_done_again_twice(make):
     assert "occurs more than once" in " ".join(summary(found).attrs["notes"])
 
 
-@pytest.mark.parametrize(("changed", "reduced"), [
-    ({"stages.search.epochs": [[25, 25, 25], [25, 1, 25]]}, True), ({"dataset.fraction": [0.5, 0.02]}, True),
-    ({"dataset.fraction_a": [None, 0.02]}, True), ({"dataset.size": [32, 16]}, True),
-    ({"stages.search.epochs": [[25, 25], [50, 50]]}, False), ({"dataset.fraction": [0.5, 0.9]}, False),
-    ({"dataset.size": [None, 16]}, True), ({"search.lr": [0.1, 0.01]}, False)])
+@pytest.mark.parametrize(
+    ("changed", "reduced"),
+    [
+        ({"stages.search.epochs": [[25, 25, 25], [25, 1, 25]]}, True),
+        ({"dataset.fraction": [0.5, 0.02]}, True),
+        ({"dataset.fraction_a": [None, 0.02]}, True),
+        ({"dataset.size": [32, 16]}, True),
+        ({"stages.search.epochs": [[25, 25], [50, 50]]}, False),
+        ({"dataset.fraction": [0.5, 0.9]}, False),
+        ({"dataset.size": [None, 16]}, True),
+        ({"search.lr": [0.1, 0.01]}, False),
+    ],
+)
 def test_what_makes_a_run_smaller_is_marked(make, changed, reduced):
     make(changed=changed, reduced=None)
     assert list(collect(make.root)["reduced"]) == [reduced]

@@ -31,10 +31,20 @@ def make(tmp_path, monkeypatch):
     def write(method="darts", seed=0, valid=90.0, settings=None, **fields):
         number = next(count)
         choices = {"method": method, "space": "nb201", "dataset": "cifar10"} | fields.pop("choices", {})
-        record = {"kind": "search", "name": f"{method}{number}", "status": "finished", "choices": choices,
-                  "protocol": "nb201-v1", "seed": seed, "identity": f"{number:08x}", "family": method,
-                  "overrides": [], "supernet": {"valid_accuracy": 0.5},
-                  "lookup": {"benchmark": "nb201", "cifar10": {"valid": valid, "test": None}}, **fields}
+        record = {
+            "kind": "search",
+            "name": f"{method}{number}",
+            "status": "finished",
+            "choices": choices,
+            "protocol": "nb201-v1",
+            "seed": seed,
+            "identity": f"{number:08x}",
+            "family": method,
+            "overrides": [],
+            "supernet": {"valid_accuracy": 0.5},
+            "lookup": {"benchmark": "nb201", "cifar10": {"valid": valid, "test": None}},
+            **fields,
+        }
         folder = tmp_path / "outputs" / record["name"]
         folder.mkdir(parents=True)
         (folder / "result.json").write_text(json.dumps(record))
@@ -87,8 +97,17 @@ def test_the_comparison_of_the_readme_holds_next_to_all_its_other_runs(make, cap
             make(method, seed, 80.0 + seed, {"search": {"diagnose_every": 2}}, **quick)
     make("darts", 0, 85.0)
     make("darts", 0, None, choices={"space": "darts"}, name="mine", protocol="darts", lookup=None)
-    make(None, 0, kind="retrain", choices={"space": None}, name="again", protocol="darts-cifar", lookup=None,
-         parent="mine", test_accuracy=0.9)
+    make(
+        None,
+        0,
+        kind="retrain",
+        choices={"space": None},
+        name="again",
+        protocol="darts-cifar",
+        lookup=None,
+        parent="mine",
+        test_accuracy=0.9,
+    )
     assert compare.main(line.split()[1:]) == 0
     assert "B - A" in capsys.readouterr().out
     with pytest.raises(UserError, match=r"keep one in both groups, for example by the condition kind=search"):
@@ -129,9 +148,14 @@ def test_groups_by_a_setting(make, capsys):
         compare.main(["search.arch_l=0.1", "search.arch_lr=1.0"])
 
 
-@pytest.mark.parametrize(("fields", "said"), [
-    ({"protocol": "nats"}, "kinds of protocol"), ({"kind": "retrain", "test_accuracy": 0.9}, "kinds of nasx compare"),
-    ({"lookup": {"benchmark": "other", "cifar10": {"valid": 1.0}}}, "kinds of benchmark")])
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"protocol": "nats"}, "kinds of protocol"),
+        ({"kind": "retrain", "test_accuracy": 0.9}, "kinds of nasx compare"),
+        ({"lookup": {"benchmark": "other", "cifar10": {"valid": 1.0}}}, "kinds of benchmark"),
+    ],
+)
 def test_what_does_not_belong_together_is_refused(make, fields, said):
     for seed in (0, 1):
         make("darts", seed)
@@ -215,8 +239,17 @@ def test_differences_are_told_only_where_groups_differ(make):
 
 
 def retrained(make, parent, accuracy, seed=0, **fields):
-    return make(fields.pop("method", "darts"), seed, kind="retrain", parent=parent.name, test_accuracy=accuracy,
-                lookup=None, protocol="darts-cifar", genotype=f"cell of {parent.name}", **fields)
+    return make(
+        fields.pop("method", "darts"),
+        seed,
+        kind="retrain",
+        parent=parent.name,
+        test_accuracy=accuracy,
+        lookup=None,
+        protocol="darts-cifar",
+        genotype=f"cell of {parent.name}",
+        **fields,
+    )
 
 
 def searched(make, method, cells, each, first, **fields):
@@ -258,8 +291,16 @@ def test_a_run_of_two_studies_counts_once(make, capsys):
     searched(make, "random", 3, 1, 0.96)
     names = [name for name, kind in collect("outputs")[["run", "kind"]].values if kind == "retrain" and "darts" in name]
     for study in ("one", "two"):
-        make(kind="study", name=study, study=study, std_over="searches", searches=[], rank="none", ranking=[],
-             retrains=names)
+        make(
+            kind="study",
+            name=study,
+            study=study,
+            std_over="searches",
+            searches=[],
+            rank="none",
+            ranking=[],
+            retrains=names,
+        )
     compare.main(["kind=retrain,method=darts", "kind=retrain,method=random"])
     assert "3 and 3 searches" in capsys.readouterr().out
 
@@ -294,8 +335,16 @@ def test_random_runs_that_choose_by_their_files_are_no_baseline(make):
     assert set(summary(collect("outputs"), reference=False)["versus"]) == {""}
 
 
-@pytest.mark.parametrize("other", [{"reduced": True}, {"overrides": ["retrain.epochs=2"]}, {"labels": ["best_of_4"]},
-                                   {"settings": {"retrain": {"epochs": 2}}}, {"choices": {"retrain": "other"}}])
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"reduced": True},
+        {"overrides": ["retrain.epochs=2"]},
+        {"labels": ["best_of_4"]},
+        {"settings": {"retrain": {"epochs": 2}}},
+        {"choices": {"retrain": "other"}},
+    ],
+)
 def test_a_retraining_stands_beside_random_ones_of_the_same_recipe_only(make, other):
     searched(make, "random", 3, 1, 0.96, settings={"retrain": {"epochs": 600}} if "settings" in other else None)
     searched(make, "darts", 3, 1, 0.97, settings={"retrain": {"epochs": 600}} if "settings" in other else None)

@@ -44,17 +44,19 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
         "from dataclasses import dataclass, field\nfrom typing import ClassVar\n"
         "class Root:\n    trains: bool = True\n"
         "@dataclass(frozen=True)\nclass Base(Root):\n    first: int\n    count: ClassVar[int] = 3\n"
-        "    hidden: int = field(default=1, init=False)\n")
+        "    hidden: int = field(default=1, init=False)\n"
+    )
     (folder / "method.py").write_text(
         "from __future__ import annotations\nfrom dataclasses import dataclass, field\n"
         "from typing import TYPE_CHECKING, Literal\nfrom .base import Base\n"
         "if TYPE_CHECKING:\n    from nasx.core.constraints import PositiveFloat, Fraction\n"
         "Kind = Literal['a', 'b']\n"
-        "@dataclass(frozen=True, kw_only=True)\nclass Mine(Base):\n    \"\"\"My method.\n\n    More.\"\"\"\n"
+        '@dataclass(frozen=True, kw_only=True)\nclass Mine(Base):\n    """My method.\n\n    More."""\n'
         "    order: Literal[1, 2] = 1\n    radius: PositiveFloat = 0.01\n    part: Fraction | None = None\n"
         "    kind: Kind = 'a'\n    betas: tuple[float, float] = (0.5, 0.9)\n"
         "    names: list[str] = field(default_factory=list)\n"
-        "    table: dict[str, int] = field(default_factory=dict)\n    odd: 'Strange[int]' = None\n")
+        "    table: dict[str, int] = field(default_factory=dict)\n    odd: 'Strange[int]' = None\n"
+    )
     monkeypatch.syspath_prepend(str(tmp_path))
     yield "mine_for_test.method.Mine"
     for cached in (schema.tree, schema.definition, schema.component):
@@ -74,34 +76,52 @@ def test_fields_come_from_source_without_import_and_include_inherited_ones(packa
     assert "mine_for_test" not in sys.modules
 
 
-@pytest.mark.parametrize(("key", "value", "must"), [
-    ("order", 3, "must be one of 1, 2"),
-    ("order", "1", "must be one of 1, 2"),
-    ("radius", 0, "must be above 0"),
-    ("radius", -1.5, "must be above 0"),
-    ("radius", "big", "must be a number above 0"),
-    ("radius", float("nan"), "must be a number above 0"),
-    ("radius", float("inf"), "must be a number above 0"),
-    ("radius", True, "must be a number above 0"),
-    ("part", 1.5, "must be at least 0 and at most 1, or null"),
-    ("part", "x", "must be a number at least 0 and at most 1, or null"),
-    ("kind", "c", "must be one of a, b"),
-    ("betas", [0.5], "must be a list of 2: a number; a number"),
-    ("names", [1], "must be a list, each text"),
-    ("table", [1], "must be a mapping"),
-    ("first", 1.5, "must be a whole number"),
-    ("first", True, "must be a whole number"),
-    ("first", None, "must be a whole number"),
-])
+@pytest.mark.parametrize(
+    ("key", "value", "must"),
+    [
+        ("order", 3, "must be one of 1, 2"),
+        ("order", "1", "must be one of 1, 2"),
+        ("radius", 0, "must be above 0"),
+        ("radius", -1.5, "must be above 0"),
+        ("radius", "big", "must be a number above 0"),
+        ("radius", float("nan"), "must be a number above 0"),
+        ("radius", float("inf"), "must be a number above 0"),
+        ("radius", True, "must be a number above 0"),
+        ("part", 1.5, "must be at least 0 and at most 1, or null"),
+        ("part", "x", "must be a number at least 0 and at most 1, or null"),
+        ("kind", "c", "must be one of a, b"),
+        ("betas", [0.5], "must be a list of 2: a number; a number"),
+        ("names", [1], "must be a list, each text"),
+        ("table", [1], "must be a mapping"),
+        ("first", 1.5, "must be a whole number"),
+        ("first", True, "must be a whole number"),
+        ("first", None, "must be a whole number"),
+    ],
+)
 def test_values_that_do_not_fit(package: str, key: str, value: Any, must: str) -> None:
     component = schema.component(package)
     assert component is not None
     assert schema.faults(component.fields, {key: value}) == {key: must}
 
 
-@pytest.mark.parametrize(("key", "value"), [
-    ("order", 2), ("radius", 1), ("radius", 1e-9), ("part", None), ("part", 0), ("part", 1.0), ("kind", "b"),
-    ("betas", [0, 1]), ("names", []), ("names", ["x"]), ("table", {"x": 1}), ("odd", object()), ("first", -3)])
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("order", 2),
+        ("radius", 1),
+        ("radius", 1e-9),
+        ("part", None),
+        ("part", 0),
+        ("part", 1.0),
+        ("kind", "b"),
+        ("betas", [0, 1]),
+        ("names", []),
+        ("names", ["x"]),
+        ("table", {"x": 1}),
+        ("odd", object()),
+        ("first", -3),
+    ],
+)
 def test_values_that_fit(package: str, key: str, value: Any) -> None:
     component = schema.component(package)
     assert component is not None
@@ -153,13 +173,13 @@ def folder(tmp_path: Path) -> Path:
     """A user's folder: a pair, an experiment and a space of his own."""
     files = {
         "space/other.yaml": "defaults:\n  - override /search@_global_.search: darts\n"
-                            "  - override /retrain@_global_.retrain: tse_8layer\n"
-                            "  - override /benchmark@_global_.benchmark: none\n"
-                            "_target_: nasx.spaces.darts.space.Darts\n",
+        "  - override /retrain@_global_.retrain: tse_8layer\n"
+        "  - override /benchmark@_global_.benchmark: none\n"
+        "_target_: nasx.spaces.darts.space.Darts\n",
         "pair/other_random.yaml": "# @package _global_\nseed: 7\nsearch: {lr: 0.5, batch: 7, epochs: 7}\n",
         "experiment/mine.yaml": "# @package _global_\ndefaults:\n  - override /method: random\n"
-                                "  - override /space: other\n"
-                                "  - override /dataset: digits\nseed: 8\nsearch: {lr: 0.25, batch: 8}\n",
+        "  - override /space: other\n"
+        "  - override /dataset: digits\nseed: 8\nsearch: {lr: 0.25, batch: 8}\n",
     }
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -202,8 +222,9 @@ def test_a_pair_can_be_left_out(folder: Path) -> None:
 
 # -------------------------------------------------------------------------------------------------- faults
 def test_all_faults_are_told_at_once() -> None:
-    found = faults("method.ordr=2", "search.epochs=-1", "methd.lr=3", "dataset=digit", "+search.lrr=1", "epochs=3",
-                   "lr")
+    found = faults(
+        "method.ordr=2", "search.epochs=-1", "methd.lr=3", "dataset=digit", "+search.lrr=1", "epochs=3", "lr"
+    )
     text = "\n".join(found)
     assert len(found) == 7
     assert "method.ordr: Darts has no such setting; it has order, radius" in text
@@ -216,50 +237,57 @@ def test_all_faults_are_told_at_once() -> None:
     assert "epochs: nasx search has no such setting; did you mean search.epochs?" in text
 
 
-@pytest.mark.parametrize(("words", "parts"), [
-    (["+foo=1"], ["foo: nasx search has no such setting"]),
-    (["++search.foo=1"], ["search.foo: SearchSettings has no such setting"]),
-    (["+method.order=2"], ["is there already; drop the +"]),
-    (["+method=darts"], ["method is there already; drop the +"]),
-    (["search.lr=fast"], ["search.lr=fast: must be a number above 0; the default is search.lr=0.025"]),
-    (["search.arch_betas=[0.5]"], ["must be a list of 2"]),
-    (["search.nesterov=1"], ["must be true or false"]),
-    (["search.clip=0"], ["must be above 0, or null"]),
-    (["search.clip=null", "dataset=digits"], []),
-    (["seed=0,1"], ["seed=0,1: lists several values; add --multirun"]),
-    (["darts"], ["darts: is not a setting; did you mean space=darts or method=darts or search=darts?"]),
-    (["darts_cifar"], ["darts_cifar: is not a setting; settings are written key=value"]),
-    (["label_smoothing=0.1"], ["nasx search has no such setting; it has "]),
-    (["experiment=quikstart"], ["there is no experiment quikstart", "did you mean quickstart?"]),
-    (["~method"], ["~method: a method is needed"]),
-    (["method="], ["names no method"]),
-    (["device=gpu"], ["device=gpu: no such device; use auto, cpu"]),
-    (["name=../x"], ["is no plain folder name"]),
-    (["search.auxiliary=0.4"], ["the networks of nb201 have no auxiliary head"]),
-    (["search.lr_min=1"], ["is above search.lr=0.025"]),
-    (["search.nesterov=true", "search.momentum=0"], ["needs momentum"]),
-    (["search.arch_momentum=0.9"], ["search.arch_momentum=0.9: is read by search.arch_optimizer=sgd only"]),
-    (["search.arch_momentum=0.9", "search.arch_optimizer=sgd"], []),
-    (["benchmark=nb101"], ["knows no architecture of Nb201; use space=nb1shot1, or benchmark=none"]),
-    (["method=pc_darts", "space=darts", "dataset=digits"], []),
-    (["method=pc_darts", "dataset=digits"], []),
-    (["method=sdarts", "method.perturbation=adversarial"],
-     ["method.ascent=eval: needs running statistics of batch norm, and this supernet keeps none; "
-      "set space.batch_norm=tracked"]),
-    (["method=sdarts", "method.perturbation=adversarial", "space.batch_norm=tracked"], []),
-    (["method=sdarts", "method.perturbation=adversarial", "method.ascent=train"], []),
-    (["retrain.epochs=3"], ["nasx search reads no retrain settings"]),
-    (["method._target_=os.system"], ["only spaces, methods, data sets and benchmarks of nasx"]),
-    (["method._target_=os.system", "allow=[os]"], ["only spaces, methods, data sets and benchmarks of nasx"]),
-    (["method._target_=pathlib.Path.unlink"], ["may be named here"]),
-    (["method._target_=nasx.runs.records.Run"], ["may be named here"]),
-    (["method._target_=nasx.methods.darts.Dart"], ["has no class Dart", "did you mean Darts?"]),
-    (["method._target_=nope.Nope", "allow=[nope]"], ["there is no module nope"]),
-    (["method._target_=nope.Nope"], ["add allow='[nope]'"]),
-    (["space.layers=${nope}"], ["nope"]),
-    (["seed='"], ["cannot be read"]),
-    (["+hydra.callbacks.x._target_=os.system"], ["is not what may be called there"]),
-])
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (["+foo=1"], ["foo: nasx search has no such setting"]),
+        (["++search.foo=1"], ["search.foo: SearchSettings has no such setting"]),
+        (["+method.order=2"], ["is there already; drop the +"]),
+        (["+method=darts"], ["method is there already; drop the +"]),
+        (["search.lr=fast"], ["search.lr=fast: must be a number above 0; the default is search.lr=0.025"]),
+        (["search.arch_betas=[0.5]"], ["must be a list of 2"]),
+        (["search.nesterov=1"], ["must be true or false"]),
+        (["search.clip=0"], ["must be above 0, or null"]),
+        (["search.clip=null", "dataset=digits"], []),
+        (["seed=0,1"], ["seed=0,1: lists several values; add --multirun"]),
+        (["darts"], ["darts: is not a setting; did you mean space=darts or method=darts or search=darts?"]),
+        (["darts_cifar"], ["darts_cifar: is not a setting; settings are written key=value"]),
+        (["label_smoothing=0.1"], ["nasx search has no such setting; it has "]),
+        (["experiment=quikstart"], ["there is no experiment quikstart", "did you mean quickstart?"]),
+        (["~method"], ["~method: a method is needed"]),
+        (["method="], ["names no method"]),
+        (["device=gpu"], ["device=gpu: no such device; use auto, cpu"]),
+        (["name=../x"], ["is no plain folder name"]),
+        (["search.auxiliary=0.4"], ["the networks of nb201 have no auxiliary head"]),
+        (["search.lr_min=1"], ["is above search.lr=0.025"]),
+        (["search.nesterov=true", "search.momentum=0"], ["needs momentum"]),
+        (["search.arch_momentum=0.9"], ["search.arch_momentum=0.9: is read by search.arch_optimizer=sgd only"]),
+        (["search.arch_momentum=0.9", "search.arch_optimizer=sgd"], []),
+        (["benchmark=nb101"], ["knows no architecture of Nb201; use space=nb1shot1, or benchmark=none"]),
+        (["method=pc_darts", "space=darts", "dataset=digits"], []),
+        (["method=pc_darts", "dataset=digits"], []),
+        (
+            ["method=sdarts", "method.perturbation=adversarial"],
+            [
+                "method.ascent=eval: needs running statistics of batch norm, and this supernet keeps none; "
+                "set space.batch_norm=tracked"
+            ],
+        ),
+        (["method=sdarts", "method.perturbation=adversarial", "space.batch_norm=tracked"], []),
+        (["method=sdarts", "method.perturbation=adversarial", "method.ascent=train"], []),
+        (["retrain.epochs=3"], ["nasx search reads no retrain settings"]),
+        (["method._target_=os.system"], ["only spaces, methods, data sets and benchmarks of nasx"]),
+        (["method._target_=os.system", "allow=[os]"], ["only spaces, methods, data sets and benchmarks of nasx"]),
+        (["method._target_=pathlib.Path.unlink"], ["may be named here"]),
+        (["method._target_=nasx.runs.records.Run"], ["may be named here"]),
+        (["method._target_=nasx.methods.darts.Dart"], ["has no class Dart", "did you mean Darts?"]),
+        (["method._target_=nope.Nope", "allow=[nope]"], ["there is no module nope"]),
+        (["method._target_=nope.Nope"], ["add allow='[nope]'"]),
+        (["space.layers=${nope}"], ["nope"]),
+        (["seed='"], ["cannot be read"]),
+        (["+hydra.callbacks.x._target_=os.system"], ["is not what may be called there"]),
+    ],
+)
 def test_fault(words: list[str], parts: list[str]) -> None:
     found = faults(*words, *([] if any("dataset" in word for word in words) else ["dataset=digits"]))
     text = "\n".join(found)
@@ -272,20 +300,27 @@ def test_fault(words: list[str], parts: list[str]) -> None:
 def test_a_method_that_sets_what_a_space_lacks_names_the_spaces_that_have_it() -> None:
     found = faults("method=pc_darts", "space=nb1shot1_1", "dataset=digits")
     assert [line.partition(", and")[0] for line in found] == [
-        f"method=pc_darts: sets space.{key}" for key in ("partial", "edge_norm")]
-    assert all("Nb1Shot1 has no such setting; use another space" in line and line.endswith(
-        "space=amended_s2, amended_s3, darts, darts_no_none, nb201, s1, s2, s3, s4") for line in found)
+        f"method=pc_darts: sets space.{key}" for key in ("partial", "edge_norm")
+    ]
+    assert all(
+        "Nb1Shot1 has no such setting; use another space" in line
+        and line.endswith("space=amended_s2, amended_s3, darts, darts_no_none, nb201, s1, s2, s3, s4")
+        for line in found
+    )
 
 
-@pytest.mark.parametrize(("words", "part"), [
-    ([], "no architecture is given"),
-    (["from=a", "genotype=b"], "there is no such run"),
-    (["genotype=best_found", "method=darts"], "nasx retrain reads no method settings"),
-    (["genotype=best_found", "retrain.warmup_epochs=200"], "leaves nothing of retrain.epochs=200"),
-    (["genotype=best_found", "epochs=3"], "did you mean retrain.epochs?"),
-    (["genotype=best_found", "tse"], "tse: is not a setting; settings are written"),
-    (["genotype=best_found", "retrain.accumulate=3"], "does not divide retrain.batch=256"),
-])
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        ([], "no architecture is given"),
+        (["from=a", "genotype=b"], "there is no such run"),
+        (["genotype=best_found", "method=darts"], "nasx retrain reads no method settings"),
+        (["genotype=best_found", "retrain.warmup_epochs=200"], "leaves nothing of retrain.epochs=200"),
+        (["genotype=best_found", "epochs=3"], "did you mean retrain.epochs?"),
+        (["genotype=best_found", "tse"], "tse: is not a setting; settings are written"),
+        (["genotype=best_found", "retrain.accumulate=3"], "does not divide retrain.batch=256"),
+    ],
+)
 def test_fault_of_retrain(words: list[str], part: str) -> None:
     found = faults("dataset=digits", *words, command="retrain")
     assert len(found) == 1
@@ -296,9 +331,18 @@ def test_a_sweep_is_examined_as_a_whole() -> None:
     found = faults("--multirun", "method=darts,idart", "seed=0,x", "search.lr=choice(0.1,-1)", "dataset=digits")
     assert len(found) == 3
     assert sorted(line.partition(":")[0] for line in found) == ["method=idart", "search.lr=-1", "seed=x"]
-    assert faults("--multirun", "seed=range(0,4)", "search.lr=interval(0.01,0.1)", "dataset=digits",
-                  "hydra/sweeper=optuna", "hydra.sweeper.direction=maximize",
-                  "objective=supernet.valid_accuracy") == []
+    assert (
+        faults(
+            "--multirun",
+            "seed=range(0,4)",
+            "search.lr=interval(0.01,0.1)",
+            "dataset=digits",
+            "hydra/sweeper=optuna",
+            "hydra.sweeper.direction=maximize",
+            "objective=supernet.valid_accuracy",
+        )
+        == []
+    )
 
 
 def test_a_users_component_is_checked_like_ours(package: str, tmp_path: Path) -> None:
@@ -314,10 +358,13 @@ def test_a_users_component_is_checked_like_ours(package: str, tmp_path: Path) ->
 def test_another_class_on_the_line_needs_a_file(package: str) -> None:
     found = faults(f"method._target_={package}", "allow=[mine_for_test]", "dataset=digits")
     [told] = [line for line in found if "leaves settings" in line]
-    assert told.startswith(f"method._target_={package}: leaves settings of method=darts there that this class does not "
-                           "have (")
-    assert told.endswith(f"write a file CONF/method/NAME.yaml with _target_: {package} and its settings, and say "
-                         "--config-dir CONF method=NAME")
+    assert told.startswith(
+        f"method._target_={package}: leaves settings of method=darts there that this class does not have ("
+    )
+    assert told.endswith(
+        f"write a file CONF/method/NAME.yaml with _target_: {package} and its settings, and say "
+        "--config-dir CONF method=NAME"
+    )
     assert not [line for line in found if "has no such setting" in line]
 
 
@@ -335,8 +382,14 @@ def test_identity_is_what_changes_the_numbers() -> None:
     name = identity.run_name(cfg, choices)
     assert name == f"darts-nb201-cifar10-s0-{identity.identity(cfg)[:8]}"
     assert len(identity.identity(cfg)) == 32, "128 bits: a name may be shared, an identity is not"
-    for where in ({"out": "x"}, {"device": "cuda:1"}, {"threads": 3}, {"checkpoint_s": 1.0}, {"quiet": True},
-                  {"allow": ["a"]}):
+    for where in (
+        {"out": "x"},
+        {"device": "cuda:1"},
+        {"threads": 3},
+        {"checkpoint_s": 1.0},
+        {"quiet": True},
+        {"allow": ["a"]},
+    ):
         assert identity.identity({**cfg, **where}) == identity.identity(cfg)
     for what in ({"seed": 1}, {"deterministic": True}, {"search": {**cfg["search"], "epochs": 51}}):
         assert identity.identity({**cfg, **what}) != identity.identity(cfg)

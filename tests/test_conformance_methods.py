@@ -45,8 +45,9 @@ def parts(method: Method, *, epoch: int = 1) -> tuple[toy.Watched, toy.Recorder,
     """(problem, search, training batches, validation batch) on the smooth toy, in the middle of a search."""
     problem = toy.Watched(toy.Smooth(noise=0.1, activation=method.activate))
     a = method.start(problem.a0())
-    search = toy.search(problem, a=a, lr=0.1, momentum=0.9, weight_decay=1e-3, clip=5.0, adam=True, a_lr=0.01,
-                        a_weight_decay=1e-3)
+    search = toy.search(
+        problem, a=a, lr=0.1, momentum=0.9, weight_decay=1e-3, clip=5.0, adam=True, a_lr=0.01, a_weight_decay=1e-3
+    )
     search.epoch, search.epochs = epoch, 3
     batches = [toy.Smooth().batch(seed) for seed in range(1, 1 + method.train_batches)]
     return problem, search, batches, toy.Smooth().batch(1000)
@@ -154,15 +155,39 @@ def test_hypergradient_leaves_everything_as_it_is(name: str) -> None:
 
 # ------------------------------------------------------------------------------------------------------ batches
 TRACES: dict[str, str] = {  # the batches of the loss evaluations in order: v, or the number of the training batch
-    "darts": "v1", "darts order=2": "1v111", "darts clip": "1v111", "darts first=weights": "1v", "pc_darts": "v1",
-    "idarts": "1234v4", "idarts difference": "1234v444444", "idarts released": "1234v444", "idarts leak": "v4",
+    "darts": "v1",
+    "darts order=2": "1v111",
+    "darts clip": "1v111",
+    "darts first=weights": "1v",
+    "pc_darts": "v1",
+    "idarts": "1234v4",
+    "idarts difference": "1234v444444",
+    "idarts released": "1234v444",
+    "idarts leak": "v4",
     "amended": "v11111",
-    "single": "1", "single other batch": "21", "single other split": "v1",
-    "tse": "123123", "tse momentum": "123123",
-    "lambda": "v111", "lambda one-sided": "v11", "lambda exact": "v11", "lambda signed": "v111", "lambda outer": "vvv1",
-    "sdarts": "v1", "sdarts adversarial": "v" + "1" * 10, "lambda_sdarts": "v111",
-    "beta_darts": "v1", "darts_minus": "v1", "darts_pt": "v1", "drnas": "v1", "tse_drnas": "123123", "snas": "1",
-    "gdas": "1v", "gdas released": "1v", "gdas straight through": "1v", "random_ws": "1",
+    "single": "1",
+    "single other batch": "21",
+    "single other split": "v1",
+    "tse": "123123",
+    "tse momentum": "123123",
+    "lambda": "v111",
+    "lambda one-sided": "v11",
+    "lambda exact": "v11",
+    "lambda signed": "v111",
+    "lambda outer": "vvv1",
+    "sdarts": "v1",
+    "sdarts adversarial": "v" + "1" * 10,
+    "lambda_sdarts": "v111",
+    "beta_darts": "v1",
+    "darts_minus": "v1",
+    "darts_pt": "v1",
+    "drnas": "v1",
+    "tse_drnas": "123123",
+    "snas": "1",
+    "gdas": "1v",
+    "gdas released": "1v",
+    "gdas straight through": "1v",
+    "random_ws": "1",
 }
 
 
@@ -207,25 +232,35 @@ COSTS = {
     "darts": Cost(2, 2),  # architecture 1, weights 1
     "darts first=weights": Cost(2, 2),
     "pc_darts": Cost(2, 2),
-    "darts order=2": Cost(5, 5), "darts clip": Cost(5, 5),  # 4 + 1
+    "darts order=2": Cost(5, 5),
+    "darts clip": Cost(5, 5),  # 4 + 1
     "idarts": Cost(4 + 2, 4 + 2 + 3),  # T + (validation, kept graph) + K + 1 products
     "idarts difference": Cost(4 + 1 + 2 * 3, 4 + 1 + 2 * 3),  # two passes for each product
     "idarts released": Cost(4 + 2 + 2, 4 + 2 + 2 + 2),  # K products over the graph, two passes for the mixed one
     "idarts leak": Cost(2, 2 + 3),
     "amended": Cost(6, 6),  # 5 + 1
-    "single": Cost(1, 1), "single other batch": Cost(2, 2), "single other split": Cost(2, 2),
-    "tse": Cost(6, 6), "tse momentum": Cost(6, 6),  # 2 T
-    "lambda": Cost(4, 4), "lambda signed": Cost(4, 4),  # 1 + 3
+    "single": Cost(1, 1),
+    "single other batch": Cost(2, 2),
+    "single other split": Cost(2, 2),
+    "tse": Cost(6, 6),
+    "tse momentum": Cost(6, 6),  # 2 T
+    "lambda": Cost(4, 4),
+    "lambda signed": Cost(4, 4),  # 1 + 3
     "lambda one-sided": Cost(3, 3),  # 1 + 2
     "lambda exact": Cost(3, 4),  # 1 + 1 + a pass with the graph kept and a backward pass through it
     "lambda outer": Cost(4, 4),  # 3 + 1
     "sdarts": Cost(2, 2),
     "sdarts adversarial": Cost(11, 9),  # 1 + 7 ascents + 2 comparisons without gradient + 1
     "lambda_sdarts": Cost(4, 4),
-    "beta_darts": Cost(2, 2), "darts_minus": Cost(2, 2), "darts_pt": Cost(2, 2), "drnas": Cost(2, 2),
+    "beta_darts": Cost(2, 2),
+    "darts_minus": Cost(2, 2),
+    "darts_pt": Cost(2, 2),
+    "drnas": Cost(2, 2),
     "tse_drnas": Cost(6, 6),
     "snas": Cost(1, 1),
-    "gdas": Cost(2, 2), "gdas released": Cost(2, 2), "gdas straight through": Cost(2, 2),
+    "gdas": Cost(2, 2),
+    "gdas released": Cost(2, 2),
+    "gdas straight through": Cost(2, 2),
     "random_ws": Cost(1, 1),
 }
 
@@ -293,8 +328,12 @@ def test_searches_and_chooses_on_a_real_space(name: str, space: str) -> None:
     assert all(bool(x.isfinite().all()) for x in (*search.a.values(), *search.w.values()))
     assert search.w.keys() == weights(problem.supernet).keys()
     train, val = (batch(seed) for seed in range(1000, 2000)), (batch(seed) for seed in range(1000))
-    ending = dataclasses.replace(toy.ending(1, train=train, val=val), network=problem.network, look=lambda: batch(500),
-                                 text=lambda mix: str(built.discretize(mix)))
+    ending = dataclasses.replace(
+        toy.ending(1, train=train, val=val),
+        network=problem.network,
+        look=lambda: batch(500),
+        text=lambda mix: str(built.discretize(mix)),
+    )
     mix = method.choose(search, ending)
     genotype = built.discretize(mix)
     assert built.parse(str(genotype)) == genotype
@@ -332,5 +371,7 @@ def test_states_of_a_text_are_those_of_the_real_updates(name: str) -> None:
     for search.epoch in range(2):
         method.step(search, [next(train) for _ in range(method.train_batches)], next(val))
     assert sum(real) == (0 if name == "idarts leak" else 2 * method.steps_w)
-    assert all(written for seed, (written, _) in after.items() if seed in order[0][:2 * method.steps_w]) or \
-        name in ("idarts leak", "single other batch")
+    assert all(written for seed, (written, _) in after.items() if seed in order[0][: 2 * method.steps_w]) or name in (
+        "idarts leak",
+        "single other batch",
+    )

@@ -42,9 +42,12 @@ from reference import supernets
 SPACES = sorted(file.stem for file in (paths.conf_dir() / "space").glob("*.yaml"))
 METHODS = sorted(file.stem for file in (paths.conf_dir() / "method").glob("*.yaml"))
 VARIANTS: dict[str, tuple[str, ...]] = dict.fromkeys(SPACES, ()) | {
-    "amended_s2 pruned": ("space.edges=pruned",), "amended_s2 searched": ("space.edges=searched",),
-    "darts pc": ("space.partial=4", "space.edge_norm=true"), "nb201 pc": ("space.partial=4", "space.edge_norm=true"),
-    "darts imagenet": ("space.stem=imagenet",)}
+    "amended_s2 pruned": ("space.edges=pruned",),
+    "amended_s2 searched": ("space.edges=searched",),
+    "darts pc": ("space.partial=4", "space.edge_norm=true"),
+    "nb201 pc": ("space.partial=4", "space.edge_norm=true"),
+    "darts imagenet": ("space.stem=imagenet",),
+}
 TEXT = {"darts_rnn"}
 """Spaces whose networks read text: what is said of images alone is said of them in test_spaces_recurrent.py."""
 IMAGES = [name for name in VARIANTS if name not in TEXT]
@@ -56,15 +59,19 @@ FACTS: dict[str, tuple[int, dict[str, tuple[int, ...]]]] = {  # number of genoty
     **{name: ((CELL * 2**8) ** 2, {"normal": (14, 3), "reduce": (14, 3)}) for name in ("s3", "amended_s3")},
     "amended_s2": (2 ** (8 * 20), {"normal": (18, 14, 2), "reduce": (2, 14, 2)}),
     "amended_s2 pruned": ((CELL * 2**8) ** 20, {"normal": (18, 14, 2), "reduce": (2, 14, 2)}),
-    "amended_s2 searched": ((CELL * 2**8) ** 20, {"normal": (18, 14, 2), "reduce": (2, 14, 2),
-                                                  "normal.pair": (18, 1, 20), "reduce.pair": (2, 1, 20)}),
+    "amended_s2 searched": (
+        (CELL * 2**8) ** 20,
+        {"normal": (18, 14, 2), "reduce": (2, 14, 2), "normal.pair": (18, 1, 20), "reduce.pair": (2, 1, 20)},
+    ),
     "darts_rnn": (prod(4 * node for node in range(1, 9)), {"recurrent": (36, 5)}),
     "nb201": (15_625, {"cell": (6, 5)}),
     "nb201 pc": (15_625, {"cell": (6, 5), "cell.edge": (1, 6)}),
     "nb1shot1_1": (14_580, {"ops": (4, 3), "output": (1, 5), "input_3": (1, 3), "input_4": (1, 4)}),
     "nb1shot1_2": (29_160, {"ops": (4, 3), "output": (1, 5), "input_2": (1, 2), "input_3": (1, 3), "input_4": (1, 4)}),
-    "nb1shot1_3": (1_312_200, {"ops": (5, 3), "output": (1, 6), "input_2": (1, 2), "input_3": (1, 3),
-                               "input_4": (1, 4), "input_5": (1, 5)}),
+    "nb1shot1_3": (
+        1_312_200,
+        {"ops": (5, 3), "output": (1, 6), "input_2": (1, 2), "input_3": (1, 3), "input_4": (1, 4), "input_5": (1, 5)},
+    ),
 }
 GOLDEN = {"darts": 1_930_618, "darts pc": 299_578}  # weights of supernets of the published size, 10 classes
 
@@ -95,8 +102,10 @@ def size(name: str) -> int:
 
 def random(space: Space, seed: int = 0) -> Tree:
     gen = torch.Generator().manual_seed(seed)
-    return {k: torch.randn(shape, generator=gen, dtype=torch.float64).requires_grad_()
-            for k, shape in space.shapes().items()}
+    return {
+        k: torch.randn(shape, generator=gen, dtype=torch.float64).requires_grad_()
+        for k, shape in space.shapes().items()
+    }
 
 
 def doubled(mix: Tree) -> Tree:
@@ -142,14 +151,20 @@ def test_supernet_has_as_many_weights_as_the_reference(name: str) -> None:
         found = sum(x.numel() for x in space.supernet(10).parameters())
         target = composed(name)["space"]["_target_"]
         if target.endswith("Nb201"):
-            ref: nn.Module = supernets.Nb201Supernet(channels=space.channels, n=space.layers, affine=space.affine,
-                                                     k=space.partial)
+            ref: nn.Module = supernets.Nb201Supernet(
+                channels=space.channels, n=space.layers, affine=space.affine, k=space.partial
+            )
         elif target.endswith("Nb1Shot1"):
             ref = supernets.Nb1Shot1Supernet(space.variant, channels=space.channels, layers=space.layers)
         else:
-            ref = supernets.DartsSupernet(channels=space.channels, layers=space.layers, k=space.partial,
-                                          stem=space.stem, normal=space.edge_operations("normal"),
-                                          reduce=space.edge_operations("reduce"))
+            ref = supernets.DartsSupernet(
+                channels=space.channels,
+                layers=space.layers,
+                k=space.partial,
+                stem=space.stem,
+                normal=space.edge_operations("normal"),
+                reduce=space.edge_operations("reduce"),
+            )
     assert found == sum(x.numel() for x in ref.parameters()) == GOLDEN.get(name, found)
 
 
@@ -161,9 +176,13 @@ def test_mixture_has_a_copy_for_each_cell_and_rows_that_sum_to_their_edge_s_weig
     assert {k: tuple(x.shape) for k, x in a.items()} == space.shapes()
     mix = space.relax(random(space), small.softmax)
     assert {k: tuple(x.shape) for k, x in mix.items()} == {
-        k: (n, *space.shapes()[k][-2:]) for k, n in space.cells().items()}
-    nodes = (slice(0, 1), slice(1, 3), slice(3, 6)) if "cell" in mix else (
-        slice(0, 2), slice(2, 5), slice(5, 9), slice(9, 14))
+        k: (n, *space.shapes()[k][-2:]) for k, n in space.cells().items()
+    }
+    nodes = (
+        (slice(0, 1), slice(1, 3), slice(3, 6))
+        if "cell" in mix
+        else (slice(0, 2), slice(2, 5), slice(5, 9), slice(9, 14))
+    )
     fields = composed(name)["space"]
     for k, x in mix.items():
         assert bool((x >= 0).all())
@@ -223,9 +242,22 @@ def test_a_thousand_genotypes_come_back(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-@pytest.mark.parametrize("text", [
-    "", "|", "{}", "[]", "Genotype(", "__import__('os').getcwd()", "0", "\x00", "(" * 999,
-    '{"matrix":[[0,1],[0,0]],"ops":["input","output"]}', "Genotype(normal=[], reduce=[])"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "|",
+        "{}",
+        "[]",
+        "Genotype(",
+        "__import__('os').getcwd()",
+        "0",
+        "\x00",
+        "(" * 999,
+        '{"matrix":[[0,1],[0,0]],"ops":["input","output"]}',
+        "Genotype(normal=[], reduce=[])",
+    ],
+)
 def test_garbage_is_refused(name: str, text: str) -> None:
     with pytest.raises(UserError):
         tiny(name).parse(text)
@@ -244,6 +276,7 @@ def place(cell: RelaxedCell, edge: int, column: int) -> tuple[int, int, int]:
 
 def watch(cell: Any, calls: list[tuple[tuple, Any]]) -> None:
     """Note what the cell's body is given and what it gives."""
+
     def run(*args: Any) -> Any:
         calls.append((args, cell.body(*args)))
         return calls[-1][1]
@@ -282,13 +315,16 @@ def plain_choice(space: Any, cell: ChoiceCell, genotype: Any, x: Tensor) -> Tens
         return op
 
     nodes: list[Tensor] = []
-    for b, name in enumerate(genotype.ops[1:space.blocks + 1]):
+    for b, name in enumerate(genotype.ops[1 : space.blocks + 1]):
         given = [projection(b)(x), *nodes]
         chosen = [bool(genotype.matrix[p][b + 1]) for p in range(b + 1)] if space.inputs[b + 1] else [True] * (b + 1)
         total = sum((y for y, on in zip(given, chosen, strict=True) if on), start=torch.zeros_like(given[0]))
         op = ops.build(name, c, tracked=False).double()
-        (bank,) = [k for k, pairs in zip(cell.bundles[b].banks, cell.bundles[b].members, strict=True)  # type: ignore
-                   if pairs[0][1] == space.operations.index(name)]
+        (bank,) = [
+            k
+            for k, pairs in zip(cell.bundles[b].banks, cell.bundles[b].members, strict=True)  # type: ignore
+            if pairs[0][1] == space.operations.index(name)
+        ]
         small.put_operation(op, bank, 0)
         nodes.append(op(total))
     out = torch.cat([y * float(genotype.matrix[b + 1][-1]) for b, y in enumerate(nodes)], 1)
@@ -354,8 +390,10 @@ def test_images_of_odd_size_give_the_same_numbers_in_both_paths(name: str, pixel
     """Of one pixel too: nothing is read that was never written."""
     space, data = tiny(name), small.batch(2, n=3, size=pixels)
     mix = small.mixture(space, 4)
-    one, other = (small.build(space, naive=naive)(data.x, mix, gen=torch.Generator().manual_seed(5)).main
-                  for naive in (False, True))
+    one, other = (
+        small.build(space, naive=naive)(data.x, mix, gen=torch.Generator().manual_seed(5)).main
+        for naive in (False, True)
+    )
     close(one, other, 1e-9)
 
 
@@ -387,8 +425,9 @@ def test_the_network_of_a_found_cell_trains(name: str) -> None:
     genotype: Genotype = space.discretize(space.relax(random(space, 5), small.softmax))
     settings = dataclasses.replace(instantiate.build(recipe), channels=6)
     if "layers" in recipe:
-        settings = dataclasses.replace(settings, layers={"nb201": 1, "nb1shot1": 3}.get(
-            composed(name)["space"]["_target_"].split(".")[2], 4))
+        settings = dataclasses.replace(
+            settings, layers={"nb201": 1, "nb1shot1": 3}.get(composed(name)["space"]["_target_"].split(".")[2], 4)
+        )
     torch.manual_seed(0)
     network = built(settings, space, genotype, 10)
     gen, x = torch.Generator().manual_seed(1), small.given(space, 1, size=32).x
@@ -449,10 +488,25 @@ def looped(name: str, method: Any, engine: EngineSettings | None = None) -> Loop
     problem = RelaxedProblem(space, small.build(space), method.activate, engine=engine)
     a = {k: x.double().requires_grad_() for k, x in method.start(space.init(torch.Generator().manual_seed(0))).items()}
     w = weights(problem.supernet)
-    state = Search(problem, w, a, torch.optim.SGD(w.values(), lr=0.05, momentum=0.9),
-                   torch.optim.Adam(a.values(), lr=3e-3), clip=5.0)
-    return Loop(state, method, problem.supernet, Batches(space, 0, size(name) // 2),
-                Batches(space, 1000, size(name) // 2), epochs=2, updates_per_epoch=1, lr=0.05, lr_min=0.0)
+    state = Search(
+        problem,
+        w,
+        a,
+        torch.optim.SGD(w.values(), lr=0.05, momentum=0.9),
+        torch.optim.Adam(a.values(), lr=3e-3),
+        clip=5.0,
+    )
+    return Loop(
+        state,
+        method,
+        problem.supernet,
+        Batches(space, 0, size(name) // 2),
+        Batches(space, 1000, size(name) // 2),
+        epochs=2,
+        updates_per_epoch=1,
+        lr=0.05,
+        lr_min=0.0,
+    )
 
 
 def method_of(name: str) -> Any:
@@ -492,8 +546,9 @@ def test_two_updates_of_a_search_and_a_resume_between_them(name: str, method: st
 
 
 def test_checkpointed_search_of_untied_cells_ends_in_the_same_bits() -> None:
-    plain, lean = (looped("amended_s2 searched", method_of("darts"), EngineSettings(checkpoint=on))
-                   for on in (False, True))
+    plain, lean = (
+        looped("amended_s2 searched", method_of("darts"), EngineSettings(checkpoint=on)) for on in (False, True)
+    )
     plain.run()
     lean.run()
     for k, x in {**plain.search.w, **plain.search.a}.items():
@@ -512,10 +567,23 @@ def compares(space: str, method: str) -> bool:
 
 def words_for(space: str, method: str, out: Path) -> list[str]:
     if space in TEXT:
-        return [f"space={space}", f"method={method}", f"dataset.path={texts.write(out.parent / 'text')}",
-                "space.channels=6", "search.batch=8", "search.epochs=2", "search.updates_per_epoch=3",
-                "search.evaluate_every=0", "search.clip=0.25", "quiet=true", "device=cpu", "threads=1", f"out={out}",
-                "name=run", *(["method.tune=1", "method.batches=2"] if method == "darts_pt" else [])]
+        return [
+            f"space={space}",
+            f"method={method}",
+            f"dataset.path={texts.write(out.parent / 'text')}",
+            "space.channels=6",
+            "search.batch=8",
+            "search.epochs=2",
+            "search.updates_per_epoch=3",
+            "search.evaluate_every=0",
+            "search.clip=0.25",
+            "quiet=true",
+            "device=cpu",
+            "threads=1",
+            f"out={out}",
+            "name=run",
+            *(["method.tune=1", "method.batches=2"] if method == "darts_pt" else []),
+        ]
     layers = {"nb201": 1, "nb1shot1": 3}.get(composed(space)["space"]["_target_"].split(".")[2], 3)
     changes = ["space.layers=4", "space.auxiliary=false"] if space == "amended_s2" else [f"space.layers={layers}"]
     if method == "amended" and "edges" in composed(space)["space"]:
@@ -524,10 +592,26 @@ def words_for(space: str, method: str, out: Path) -> list[str]:
         changes += ["method.tune=1", "method.batches=2"]
     if hasattr(method_of(method), "candidates"):
         changes.append("method.candidates=4")
-    return [f"space={space}", f"method={method}", "dataset=digits", *changes, "space.channels=4", "search.batch=8",
-            "search.epochs=2", "search.updates_per_epoch=3", "search.evaluate_every=0", "search.auxiliary=0",
-            "search.drop_path=0", "search.cutout=0", "quiet=true", "device=cpu", "threads=1", f"out={out}", "name=run",
-            "dataset.size=8"]
+    return [
+        f"space={space}",
+        f"method={method}",
+        "dataset=digits",
+        *changes,
+        "space.channels=4",
+        "search.batch=8",
+        "search.epochs=2",
+        "search.updates_per_epoch=3",
+        "search.evaluate_every=0",
+        "search.auxiliary=0",
+        "search.drop_path=0",
+        "search.cutout=0",
+        "quiet=true",
+        "device=cpu",
+        "threads=1",
+        f"out={out}",
+        "name=run",
+        "dataset.size=8",
+    ]
 
 
 def search(words: list[str]) -> dict[str, Any]:
@@ -551,8 +635,9 @@ def without_pictures(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 @pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("space", SPACES)
-def test_every_space_with_every_method_searches_and_resumes(space: str, method: str, tmp_path: Path,
-                                                            without_pictures: pytest.MonkeyPatch) -> None:
+def test_every_space_with_every_method_searches_and_resumes(
+    space: str, method: str, tmp_path: Path, without_pictures: pytest.MonkeyPatch
+) -> None:
     if method == "pc_darts" and "edge_norm" not in composed(space)["space"]:
         pytest.skip("PC-DARTS is a property of a space")
     if compares(space, method):

@@ -13,7 +13,9 @@ SUITE = f"import conftest, subprocess, sys; subprocess.run([sys.executable, '-c'
 def test_commands_get_default_signals_where_the_suite_ignores_them() -> None:
     here = Path(__file__).resolve().parent
     line = 'trap "" INT HUP QUIT TERM USR1 USR2; exec "$0" -c "$1"'
-    ignored = {code: subprocess.check_output(["bash", "-c", line, sys.executable, code], cwd=here, text=True)
-               for code in (SUITE, CHILD)}
+    ignored = {
+        code: subprocess.check_output(["bash", "-c", line, sys.executable, code], cwd=here, text=True)
+        for code in (SUITE, CHILD)
+    }
     assert "SIGINT" in ignored[CHILD], "inherited where nothing is done"
     assert not any(f"SIG{name}" in ignored[SUITE] for name in ("INT", "HUP", "QUIT", "TERM", "USR1", "USR2"))

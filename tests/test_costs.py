@@ -126,9 +126,24 @@ def test_the_widest_equals_a_slow_search(build: Callable[[int], nn.Module]) -> N
 
 
 def test_a_bounded_run_records_its_width_and_is_exported_with_it(tmp_path: Path) -> None:
-    done = nasx(tmp_path, "retrain", "space=darts", "genotype=DARTS_V2", "dataset=digits", "dataset.size=16",
-                "out=runs", "retrain.layers=3", "retrain.max_macs=1000000", "retrain.auxiliary=0", "retrain.epochs=1",
-                "retrain.updates_per_epoch=2", "retrain.batch=8", "threads=1", "quiet=true", "name=bounded")
+    done = nasx(
+        tmp_path,
+        "retrain",
+        "space=darts",
+        "genotype=DARTS_V2",
+        "dataset=digits",
+        "dataset.size=16",
+        "out=runs",
+        "retrain.layers=3",
+        "retrain.max_macs=1000000",
+        "retrain.auxiliary=0",
+        "retrain.epochs=1",
+        "retrain.updates_per_epoch=2",
+        "retrain.batch=8",
+        "threads=1",
+        "quiet=true",
+        "name=bounded",
+    )
     assert done.code == 0, done
     found = result(tmp_path)
     channels, image = found["channels"], Darts().example(1, (3, 16, 16))

@@ -16,8 +16,11 @@ import small
 import toy
 from reference import diagnostics
 
-SPACES = {"nb201": Nb201(layers=1, channels=2), "nb1shot1": Nb1Shot1(variant=1, channels=2, layers=3),
-          "s2": Darts(layers=3, channels=2, operations=("skip_connect", "sep_conv_3x3"))}
+SPACES = {
+    "nb201": Nb201(layers=1, channels=2),
+    "nb1shot1": Nb1Shot1(variant=1, channels=2, layers=3),
+    "s2": Darts(layers=3, channels=2, operations=("skip_connect", "sep_conv_3x3")),
+}
 
 
 def slow_loss(search, batch):

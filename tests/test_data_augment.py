@@ -31,16 +31,27 @@ def one_image(x: Tensor, pad: int, top: int, left: int, mirror: int, cy: int, cx
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize(("pad", "flip", "cutout"),
-                         [(4, True, 0), (2, True, 6), (0, True, 0), (3, False, 5), (0, False, 8)])
+@pytest.mark.parametrize(
+    ("pad", "flip", "cutout"), [(4, True, 0), (2, True, 6), (0, True, 0), (3, False, 5), (0, False, 8)]
+)
 def test_equals_the_loop_over_images(pad: int, flip: bool, cutout: int, dtype: torch.dtype) -> None:
     gen = torch.Generator().manual_seed(1)
     x = torch.randint(256, (6, 3, 9, 11), dtype=torch.uint8, generator=gen)
     setting = Augment(pad=pad, flip=flip, cutout=cutout, dtype=dtype, **CIFAR)
     draws = setting.draws(len(x), 9, 11, gen)
-    expected = torch.stack([
-        one_image(x[i], pad, *(int(d) for d in draws[:2, i]), int(draws[2, i]) if flip else 0,
-                  *(int(d) for d in draws[3:, i]), setting) for i in range(len(x))])
+    expected = torch.stack(
+        [
+            one_image(
+                x[i],
+                pad,
+                *(int(d) for d in draws[:2, i]),
+                int(draws[2, i]) if flip else 0,
+                *(int(d) for d in draws[3:, i]),
+                setting,
+            )
+            for i in range(len(x))
+        ]
+    )
     assert torch.equal(setting.apply(x, draws), expected)
 
 
@@ -79,8 +90,9 @@ def test_draws_cover_their_ranges_and_differ_between_images() -> None:
 
 
 def test_cutout_leaves_the_other_draws_alone() -> None:
-    draws = [Augment(pad=4, flip=True, cutout=c, **CIFAR).draws(8, 32, 32, torch.Generator().manual_seed(3))
-             for c in (0, 16)]
+    draws = [
+        Augment(pad=4, flip=True, cutout=c, **CIFAR).draws(8, 32, 32, torch.Generator().manual_seed(3)) for c in (0, 16)
+    ]
     assert torch.equal(*draws)
 
 

@@ -16,45 +16,81 @@ from nasx.data.images import Cifar10, Digits, Folder, ImageNet16, Svhn
 from nasx.errors import UserError
 
 
-@pytest.mark.parametrize(("words", "message"), [
-    (["search", "search.batch=100000000000"], r"search.batch=100000000000: 100,000,000,000 images of 32 x 32 need .*"),
-    (["search", "dataset=digits", "dataset.size=1000000"], "1,797 images of 1000000 x 1000000 need .* GB"),
-    (["retrain", "genotype=DARTS_V2", "space=darts", "retrain.batch=100000000000"], "retrain.batch=100000000000: "),
-    (["search", "dataset=digits", "dataset.size=8", "search.cutout=1000"],
-     r"search.cutout=1000: is larger than the images \(8 x 8\), and may blank all of one; use at most 8, or 0 for"),
-    (["search", "dataset=digits", "dataset.size=16", "dataset.pad=16"],
-     r"dataset.pad=16: is not below the side of the images \(16 x 16\): .*; use at most 15, or 0"),
-    (["search", "dataset.size=33"], r"dataset.size=33: is larger than the images \(32 x 32\); use at most 32, or null"),
-    (["search", "dataset.size=7"], "dataset.size=7: is too small; use at least 8"),
-    (["search", "seed=18446744073709551616"], "seed=18446744073709551616: must be at least 0 and below 18446744073709"),
-    (["search", "seed=18446744073709551614", "seeds_per_job=3"],
-     "seed=18446744073709551614: leads to the seed 18446744073709551616, and the largest is 18446744073709551615"),
-    (["search", f"name={'x' * 260}"], r"name=xxxxxxxxxxxxxxxxxxxx\.\.\.: has 260 bytes, and a folder's name may have"),
-    (["search", f"name=\"{'ü' * 130}\""], "has 260 bytes"),
-    (["search", "space.layers=1000000000"], "space.layers=1000000000: must be above 0 and at most 1000"),
-    (["search", "space.channels=1000000000"], "space.channels=1000000000: must be above 0 and at most 65536"),
-    *[(["search", *text.split()], f"{text.split()[-1]}: must be {least} and at most {most};") for text, least, most in (
-        ("method=random method.samples=1000000000", "above 0", 100000),
-        ("method=random_ws method.samples=1000000000", "above 0", 100000),
-        *((f"method={name} method.candidates=1000000000", "above 0", 100000) for name in (
-            "naswot", "snip", "grasp", "synflow", "zen")),
-        ("method=zen method.repeats=1000000000", "above 0", 1000),
-        ("method=idarts method.K=1000000000", "at least 0", 1000),
-        ("method=idarts method.T=1000000000", "above 0", 1000), ("method=tse method.T=1000000000", "above 0", 1000),
-        ("method=sdarts method.perturbation=adversarial method.ascents=1000000000", "above 0", 1000),
-        ("space=darts_rnn space.nodes=1000000000", "above 0", 100))],
-    (["study", "study.searches=1000000000"], "study.searches=1000000000: must be at least 0 and at most 1024"),
-    (["study", "study.retrains=1000000000"], "study.retrains=1000000000: must be above 0 and at most 1024"),
-    (["search", "dataset=imagenet", "dataset.resize=1000000"],
-     "dataset.resize=1000000: one image of 1000000 x 1000000 needs 13,969.8 GB, more than half of this machine's "),
-    (["search", "threads=1000000"], "threads=1000000: must be above 0 and at most 1024, or null"),
-    (["search", "workers=1000000"], "workers=1000000: must be at least 0 and at most 1024, or null")])
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["search", "search.batch=100000000000"],
+            r"search.batch=100000000000: 100,000,000,000 images of 32 x 32 need .*",
+        ),
+        (["search", "dataset=digits", "dataset.size=1000000"], "1,797 images of 1000000 x 1000000 need .* GB"),
+        (["retrain", "genotype=DARTS_V2", "space=darts", "retrain.batch=100000000000"], "retrain.batch=100000000000: "),
+        (
+            ["search", "dataset=digits", "dataset.size=8", "search.cutout=1000"],
+            r"search.cutout=1000: is larger than the images \(8 x 8\), and may blank all of one; use at most "
+            r"8, or 0 for",
+        ),
+        (
+            ["search", "dataset=digits", "dataset.size=16", "dataset.pad=16"],
+            r"dataset.pad=16: is not below the side of the images \(16 x 16\): .*; use at most 15, or 0",
+        ),
+        (
+            ["search", "dataset.size=33"],
+            r"dataset.size=33: is larger than the images \(32 x 32\); use at most 32, or null",
+        ),
+        (["search", "dataset.size=7"], "dataset.size=7: is too small; use at least 8"),
+        (
+            ["search", "seed=18446744073709551616"],
+            "seed=18446744073709551616: must be at least 0 and below 18446744073709",
+        ),
+        (
+            ["search", "seed=18446744073709551614", "seeds_per_job=3"],
+            "seed=18446744073709551614: leads to the seed 18446744073709551616, and the largest is "
+            "18446744073709551615",
+        ),
+        (
+            ["search", f"name={'x' * 260}"],
+            r"name=xxxxxxxxxxxxxxxxxxxx\.\.\.: has 260 bytes, and a folder's name may have",
+        ),
+        (["search", f'name="{"ü" * 130}"'], "has 260 bytes"),
+        (["search", "space.layers=1000000000"], "space.layers=1000000000: must be above 0 and at most 1000"),
+        (["search", "space.channels=1000000000"], "space.channels=1000000000: must be above 0 and at most 65536"),
+        *[
+            (["search", *text.split()], f"{text.split()[-1]}: must be {least} and at most {most};")
+            for text, least, most in (
+                ("method=random method.samples=1000000000", "above 0", 100000),
+                ("method=random_ws method.samples=1000000000", "above 0", 100000),
+                *(
+                    (f"method={name} method.candidates=1000000000", "above 0", 100000)
+                    for name in ("naswot", "snip", "grasp", "synflow", "zen")
+                ),
+                ("method=zen method.repeats=1000000000", "above 0", 1000),
+                ("method=idarts method.K=1000000000", "at least 0", 1000),
+                ("method=idarts method.T=1000000000", "above 0", 1000),
+                ("method=tse method.T=1000000000", "above 0", 1000),
+                ("method=sdarts method.perturbation=adversarial method.ascents=1000000000", "above 0", 1000),
+                ("space=darts_rnn space.nodes=1000000000", "above 0", 100),
+            )
+        ],
+        (["study", "study.searches=1000000000"], "study.searches=1000000000: must be at least 0 and at most 1024"),
+        (["study", "study.retrains=1000000000"], "study.retrains=1000000000: must be above 0 and at most 1024"),
+        (
+            ["search", "dataset=imagenet", "dataset.resize=1000000"],
+            "dataset.resize=1000000: one image of 1000000 x 1000000 needs 13,969.8 GB, more than half of this "
+            "machine's ",
+        ),
+        (["search", "threads=1000000"], "threads=1000000: must be above 0 and at most 1024, or null"),
+        (["search", "workers=1000000"], "workers=1000000: must be at least 0 and at most 1024, or null"),
+    ],
+)
 def test_the_command_line_refuses_it_without_torch(words: list[str], message: str, tmp_path: Path) -> None:
-    code = ("import sys; from nasx.cli import arguments, preflight; from nasx.errors import UserError\n"
-            "command, *words = sys.argv[1:]\n"
-            "try: preflight.examine(command, preflight.rewritten(command, arguments.arrange(words)))\n"
-            "except UserError as error: print(error)\n"
-            "print('torch' in sys.modules)")
+    code = (
+        "import sys; from nasx.cli import arguments, preflight; from nasx.errors import UserError\n"
+        "command, *words = sys.argv[1:]\n"
+        "try: preflight.examine(command, preflight.rewritten(command, arguments.arrange(words)))\n"
+        "except UserError as error: print(error)\n"
+        "print('torch' in sys.modules)"
+    )
     env = {"NASX_DATA": str(tmp_path), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True, env=env)
     *lines, torch = done.stdout.splitlines()
@@ -78,9 +114,16 @@ def test_the_largest_seed_and_the_longest_name_are_taken(tmp_path: Path) -> None
     (tmp_path / f".{'x' * LONGEST_NAME}-retrain.0123456789abcdef.part").touch()
 
 
-@pytest.mark.parametrize(("given", "faults"), [
-    ({"pad": 7, "cutout": 8, "batch": 10}, 0), ({"pad": 8}, 1), ({"cutout": 9}, 1), ({"batch": 10**12}, 1),
-    ({"pad": 8, "cutout": 9, "batch": 10**12}, 3)])
+@pytest.mark.parametrize(
+    ("given", "faults"),
+    [
+        ({"pad": 7, "cutout": 8, "batch": 10}, 0),
+        ({"pad": 8}, 1),
+        ({"cutout": 9}, 1),
+        ({"batch": 10**12}, 1),
+        ({"pad": 8, "cutout": 9, "batch": 10**12}, 3),
+    ],
+)
 def test_bounds_are_those_of_the_shorter_side(given: dict[str, int], faults: int) -> None:
     assert len(list(bounds.faults((3, 8, 20), **given))) == faults
 

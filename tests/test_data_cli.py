@@ -16,8 +16,21 @@ import pytest
 from jobs import Done, nasx, result
 
 CELL = "|nor_conv_3x3~0|+|none~0|none~1|+|none~0|none~1|nor_conv_3x3~2|"
-WORDS = ("retrain", "space=nb201", f"genotype={CELL}", "retrain.layers=1", "retrain.channels=4", "retrain.batch=20",
-         "retrain.epochs=1", "threads=1", "quiet=true", "out=runs", "--config-dir", "mine/conf", "allow=[mine]")
+WORDS = (
+    "retrain",
+    "space=nb201",
+    f"genotype={CELL}",
+    "retrain.layers=1",
+    "retrain.channels=4",
+    "retrain.batch=20",
+    "retrain.epochs=1",
+    "threads=1",
+    "quiet=true",
+    "out=runs",
+    "--config-dir",
+    "mine/conf",
+    "allow=[mine]",
+)
 
 
 class Tiny(NamedTuple):
@@ -47,12 +60,16 @@ def pickled(path: Path, content: dict[str, Any]) -> str:
 def cifar100(root: Path) -> Tiny:
     """100 classes of two images, and of one for the test."""
     folder = root / "cifar-100-python"
-    sums = [pickled(folder / name, {"data": pixels(n, 32), "fine_labels": list(range(100)) * (n // 100)})
-            for name, n in (("train", 200), ("test", 100))]
+    sums = [
+        pickled(folder / name, {"data": pixels(n, 32), "fine_labels": list(range(100)) * (n // 100)})
+        for name, n in (("train", 200), ("test", 100))
+    ]
     meta = pickled(folder / "meta", {"fine_label_names": [f"name{i}" for i in range(100)]})
-    facts = {"layout": f"replace(Cifar100.layout, train={{'train': {sums[0]!r}}}, "
-                       f"test={{'test': {sums[1]!r}}}, meta=('meta', 'fine_label_names', {meta!r}), each_train=2, "
-                       "each_test=1)"}
+    facts = {
+        "layout": f"replace(Cifar100.layout, train={{'train': {sums[0]!r}}}, "
+        f"test={{'test': {sums[1]!r}}}, meta=('meta', 'fine_label_names', {meta!r}), each_train=2, "
+        "each_test=1)"
+    }
     return Tiny("cifar100", "Cifar100", facts, folder / "test", 200)
 
 
@@ -72,8 +89,10 @@ def svhn(root: Path) -> Tiny:
 def imagenet16(root: Path) -> Tiny:
     folder = root / "ImageNet16"
     names = {"train": [f"train_data_batch_{i}" for i in range(1, 11)], "test": ["val_data"]}
-    sums = {part: {name: pickled(folder / name, {"data": pixels(130, 16), "labels": list(range(1, 131))})
-                   for name in own} for part, own in names.items()}
+    sums = {
+        part: {name: pickled(folder / name, {"data": pixels(130, 16), "labels": list(range(1, 131))}) for name in own}
+        for part, own in names.items()
+    }
     return Tiny("imagenet16", "ImageNet16", {part: repr(own) for part, own in sums.items()}, folder / "val_data", 1200)
 
 
@@ -86,10 +105,12 @@ def tiny(request: pytest.FixtureRequest, tmp_path: Path) -> Tiny:
     (tmp_path / "mine" / "sets.py").write_text(
         f"from dataclasses import dataclass, replace\nfrom typing import ClassVar\n\n"
         f"from nasx.data.images import {made.kind}\n\n\n"
-        f"@dataclass(frozen=True, kw_only=True)\nclass Small({made.kind}):\n{lines}\n")
+        f"@dataclass(frozen=True, kw_only=True)\nclass Small({made.kind}):\n{lines}\n"
+    )
     built = (Path(__file__).resolve().parent.parent / "conf" / "dataset" / f"{made.name}.yaml").read_text()
     (tmp_path / "mine" / "conf" / "dataset" / "small.yaml").write_text(
-        built.replace(f"nasx.data.images.{made.kind}", "mine.sets.Small").replace("download: true", "download: false"))
+        built.replace(f"nasx.data.images.{made.kind}", "mine.sets.Small").replace("download: true", "download: false")
+    )
     return made
 
 

@@ -20,8 +20,9 @@ from nasx.errors import UserError
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_every_kind_shows_the_same_pixels_everywhere(name: str, tmp_path: Path,
-                                                     monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_kind_shows_the_same_pixels_everywhere(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("NASX_DATA", str(tmp_path / "data"))
     kind = KINDS[name]
     image, _ = decode.decoded(kind.content)
@@ -43,10 +44,22 @@ def test_sixteen_bits_are_scaled_and_not_clipped() -> None:
     assert (found[8000], found[50000]) == (31, 195)
 
 
-@pytest.mark.parametrize(("name", "odd"), [
-    ("plain.png", 0), ("grey.png", 0), ("palette.png", 0), ("lossless.webp", 0), ("deep.png", Odd.DEEP),
-    ("deep.tif", Odd.DEEP), ("float.tif", Odd.FLOATING), ("print.tiff", Odd.CONVERTED), ("logo.png", Odd.TRANSPARENT),
-    ("clear.gif", Odd.TRANSPARENT), ("turned 6.png", Odd.TURNED)])
+@pytest.mark.parametrize(
+    ("name", "odd"),
+    [
+        ("plain.png", 0),
+        ("grey.png", 0),
+        ("palette.png", 0),
+        ("lossless.webp", 0),
+        ("deep.png", Odd.DEEP),
+        ("deep.tif", Odd.DEEP),
+        ("float.tif", Odd.FLOATING),
+        ("print.tiff", Odd.CONVERTED),
+        ("logo.png", Odd.TRANSPARENT),
+        ("clear.gif", Odd.TRANSPARENT),
+        ("turned 6.png", Odd.TURNED),
+    ],
+)
 def test_what_was_done_is_known(name: str, odd: int) -> None:
     assert decode.decoded(KINDS[name].content)[1] == odd
     assert decode.summary([odd, odd, 0]) == (f"2 {decode.DONE[Odd(odd)]}" if odd else "")
@@ -68,12 +81,19 @@ def test_a_transparent_grey_value_of_sixteen_bits_is_white() -> None:
     assert odd == Odd.DEEP | Odd.TRANSPARENT
 
 
-@pytest.mark.parametrize(("image", "reason"), [
-    (Image.fromarray(np.array([[8000, 50000]], np.int32)), "32-bit integers, whose range is unknown; save it with 8"),
-    (Image.fromarray(np.array([[0.5, 1.5]], np.float32)), "floating-point values outside 0..1"),
-    (Image.fromarray(np.array([[-0.1, 1]], np.float32)), "floating-point values outside 0..1"),
-    (Image.fromarray(np.array([[np.nan, 1]], np.float32)), "floating-point values outside 0..1"),
-    (Image.new("LAB", (4, 4)), "LAB colours; save it as RGB")])
+@pytest.mark.parametrize(
+    ("image", "reason"),
+    [
+        (
+            Image.fromarray(np.array([[8000, 50000]], np.int32)),
+            "32-bit integers, whose range is unknown; save it with 8",
+        ),
+        (Image.fromarray(np.array([[0.5, 1.5]], np.float32)), "floating-point values outside 0..1"),
+        (Image.fromarray(np.array([[-0.1, 1]], np.float32)), "floating-point values outside 0..1"),
+        (Image.fromarray(np.array([[np.nan, 1]], np.float32)), "floating-point values outside 0..1"),
+        (Image.new("LAB", (4, 4)), "LAB colours; save it as RGB"),
+    ],
+)
 def test_values_of_unknown_meaning_are_refused(image: Image.Image, reason: str) -> None:
     with pytest.raises(UnreadableError, match=reason):
         decode.decoded(saved(image, "TIFF"))
@@ -97,7 +117,7 @@ def test_damaged_files_raise_nothing_else(tmp_path: Path) -> None:
             content = bytearray(kind.content)
             for place in draw.randint(0, len(content), 3):
                 content[place] = draw.randint(256)
-            damaged = bytes(content[:draw.randint(1, len(content))] if i % 3 == 0 else content)
+            damaged = bytes(content[: draw.randint(1, len(content))] if i % 3 == 0 else content)
             try:
                 assert decode.decoded(damaged)[0].mode == "RGB", name
             except UnreadableError:
@@ -114,13 +134,18 @@ def test_torchcodec_and_pil_give_the_same_bits(tmp_path: Path, monkeypatch: pyte
     picture = Image.fromarray(coarse).resize((61, 47), Image.Resampling.BICUBIC)
     saved_as: list[tuple[Image.Image, dict[str, Any]]] = [(picture, {"exif": turned(i)}) for i in range(1, 9)]
     saved_as += [(picture, {"quality": quality, "subsampling": s}) for quality in (50, 95) for s in (0, 1, 2)]
-    saved_as += [(picture, {"progressive": True}), (picture, {"xmp": b'<x tiff:Orientation="6"/>'}),
-                 (picture.convert("L"), {}), (picture.convert("L"), {"exif": turned(6)}), (picture.convert("CMYK"), {}),
-                 (picture, {"restart_marker_blocks": 2})]
+    saved_as += [
+        (picture, {"progressive": True}),
+        (picture, {"xmp": b'<x tiff:Orientation="6"/>'}),
+        (picture.convert("L"), {}),
+        (picture.convert("L"), {"exif": turned(6)}),
+        (picture.convert("CMYK"), {}),
+        (picture, {"restart_marker_blocks": 2}),
+    ]
     contents = [saved(image, "JPEG", **how) for image, how in saved_as]
     whole, draw = contents[0], np.random.RandomState(1)
     for _ in range(150):
-        contents.append(whole[:draw.randint(2, len(whole))])
+        contents.append(whole[: draw.randint(2, len(whole))])
         damaged = bytearray(whole)
         for place in draw.randint(0, len(whole), 3):
             damaged[place] = draw.randint(256)
@@ -140,7 +165,7 @@ def test_torchcodec_and_pil_give_the_same_bits(tmp_path: Path, monkeypatch: pyte
     count = len(called)
     slow = [found(i) for i in range(len(contents))]
     assert len(called) == count
-    assert all(x is not None for x in fast[:len(saved_as)])
+    assert all(x is not None for x in fast[: len(saved_as)])
     assert any(x is None for x in fast)
     assert [x is None for x in fast] == [x is None for x in slow]
     assert all(torch.equal(a, b) for a, b in zip(fast, slow, strict=True) if a is not None and b is not None)

@@ -132,13 +132,18 @@ def test_npz_split_and_faults(tmp_path: Path) -> None:
     for part, wanted in ((images.train_x, images.train_y), (images.test_x, images.test_y)):
         assert [labels.pop(one[0].tobytes()) for one in part] == wanted.tolist()
     assert not labels
-    for arrays, message in (({"z": x}, "has z; expected train_x"), ({"x": x / 255, "y": y}, "images are float64"),
-                            ({"x": x[:, :, :, None].repeat(5, 3), "y": y}, "expected 1 or 3 channels"),
-                            ({"train_x": x, "train_y": y[:3], "test_x": x, "test_y": y}, "do not fit together"),
-                            ({"train_x": x, "train_y": y, "test_x": x[:3], "test_y": np.array([7, 8, 5])},
-                             "has test images of labels that no training image has: 5, 8; remove"),
-                            ({"x": x, "y": np.arange(10)}, "has 1 image of label 0, and a part of each class becomes"),
-                            ({"x": np.array([{}], dtype=object), "y": y}, "is not a readable .npz")):
+    for arrays, message in (
+        ({"z": x}, "has z; expected train_x"),
+        ({"x": x / 255, "y": y}, "images are float64"),
+        ({"x": x[:, :, :, None].repeat(5, 3), "y": y}, "expected 1 or 3 channels"),
+        ({"train_x": x, "train_y": y[:3], "test_x": x, "test_y": y}, "do not fit together"),
+        (
+            {"train_x": x, "train_y": y, "test_x": x[:3], "test_y": np.array([7, 8, 5])},
+            "has test images of labels that no training image has: 5, 8; remove",
+        ),
+        ({"x": x, "y": np.arange(10)}, "has 1 image of label 0, and a part of each class becomes"),
+        ({"x": np.array([{}], dtype=object), "y": y}, "is not a readable .npz"),
+    ):
         np.savez(file, **arrays)
         with pytest.raises(UserError, match=message):
             Folder(path=str(file)).load()

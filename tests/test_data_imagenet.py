@@ -94,8 +94,9 @@ def test_evaluation_cuts_the_centre(tmp_path: Path) -> None:
     [first, second] = opened.ordered("test", batch=1)
     for batch, pixels_, label in ((first, drawn[2], 0), (second, drawn[3], 1)):
         # the shorter side is 20 = resize already, so nothing is interpolated; 4 or 5 columns go on either side
-        wanted = (pixels_[:, 2:18, 4:20] / 255 - np.array(opened.described()["mean"])[:, None, None]) \
-            / np.array(opened.described()["std"])[:, None, None]
+        wanted = (pixels_[:, 2:18, 4:20] / 255 - np.array(opened.described()["mean"])[:, None, None]) / np.array(
+            opened.described()["std"]
+        )[:, None, None]
         assert np.allclose(batch.x[0].numpy(), wanted, atol=1e-5)
         assert batch.y.tolist() == [label]
     assert [len(batch.y) for batch in opened.ordered("test", batch=2)] == [2]
@@ -107,8 +108,9 @@ def test_evaluation_cuts_the_centre(tmp_path: Path) -> None:
 
 # ------------------------------------------------------------------------------------------------------ batches
 @pytest.mark.parametrize("workers", [1, 2])
-def test_batches_are_the_same_for_any_number_of_workers(workers: int, here: Path,
-                                                        monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batches_are_the_same_for_any_number_of_workers(
+    workers: int, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(decoded, "PIECE", 2)
     source = ImageNet(**SMALL)
     alone, many = source.open("cpu"), source.open("cpu", workers=workers)
@@ -191,8 +193,11 @@ def test_missing_parts_and_classes(here: Path, tmp_path: Path) -> None:
         Photos(path=str(tmp_path / "nowhere")).check()
     (here / "val" / CLASSES[1]).rename(tmp_path / "kept")
     (here / "val" / "other").mkdir()
-    with pytest.raises(UserError, match=rf"val: has other class folders than train/: it lacks {CLASSES[1]}/ and "
-                                        r"has more: other/; sort its images"):
+    with pytest.raises(
+        UserError,
+        match=rf"val: has other class folders than train/: it lacks {CLASSES[1]}/ and "
+        r"has more: other/; sort its images",
+    ):
         ImageNet().check()
     (here / "val" / "other").rmdir()
     (tmp_path / "kept").rename(here / "val" / CLASSES[1])
@@ -205,10 +210,16 @@ def test_missing_parts_and_classes(here: Path, tmp_path: Path) -> None:
         ImageNet().check()
 
 
-@pytest.mark.parametrize(("settings", "message"), [
-    ({"size": 300}, "dataset.size=300, dataset.resize=256"), ({"scale": (0.5, 0.2)}, "are no ranges"),
-    ({"jitter": (0.1, 0.1, 0.1, 0.7)}, "is out of range"), ({"fraction": 1.5}, "dataset.fraction=1.5"),
-    ({"std": (0.0, 1.0, 1.0)}, "dataset.std")])
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"size": 300}, "dataset.size=300, dataset.resize=256"),
+        ({"scale": (0.5, 0.2)}, "are no ranges"),
+        ({"jitter": (0.1, 0.1, 0.1, 0.7)}, "is out of range"),
+        ({"fraction": 1.5}, "dataset.fraction=1.5"),
+        ({"std": (0.0, 1.0, 1.0)}, "dataset.std"),
+    ],
+)
 def test_settings_out_of_range(here: Path, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         ImageNet(**settings).check()
@@ -218,7 +229,7 @@ def test_settings_out_of_range(here: Path, settings: dict[str, Any], message: st
 def test_a_damaged_image_is_named(here: Path, workers: int) -> None:
     file = here / "train" / CLASSES[0] / f"{CLASSES[0]}_3.JPEG"
     whole = file.read_bytes()
-    for damaged in (whole[:len(whole) // 2], b"", b"<html>not found</html>", whole[:2] + bytes(200)):
+    for damaged in (whole[: len(whole) // 2], b"", b"<html>not found</html>", whole[:2] + bytes(200)):
         file.write_bytes(damaged)
         with pytest.raises(UserError, match=rf"{file.name}: cannot be read \(.*\); repair, replace or remove it"):
             batches(ImageNet(**SMALL).open("cpu", workers=workers), 4)
@@ -260,11 +271,31 @@ def test_errors_travel_between_processes() -> None:
 
 # ------------------------------------------------------------------------------------------------ command line
 WORDS = ("dataset=imagenet", "dataset.size=64", "dataset.resize=72", "threads=1", "out=runs", "quiet=true")
-NET = ("retrain", "space=darts", "genotype=DARTS_V2", "retrain=imagenet_linear", *WORDS, "retrain.epochs=1", "name=net",
-       "retrain.warmup_epochs=0", "retrain.batch=8", "retrain.layers=3", "retrain.channels=4", "retrain.auxiliary=0")
+NET = (
+    "retrain",
+    "space=darts",
+    "genotype=DARTS_V2",
+    "retrain=imagenet_linear",
+    *WORDS,
+    "retrain.epochs=1",
+    "name=net",
+    "retrain.warmup_epochs=0",
+    "retrain.batch=8",
+    "retrain.layers=3",
+    "retrain.channels=4",
+    "retrain.auxiliary=0",
+)
 
-SEARCH = ("search", "experiment=single_imagenet", *WORDS, "space.layers=3", "space.channels=4", "search.batch=4",
-          "name=found", "checkpoint_s=0.001")
+SEARCH = (
+    "search",
+    "experiment=single_imagenet",
+    *WORDS,
+    "space.layers=3",
+    "space.channels=4",
+    "search.batch=4",
+    "name=found",
+    "checkpoint_s=0.001",
+)
 
 
 def test_an_epoch_by_the_command_line(tmp_path: Path) -> None:
@@ -277,8 +308,14 @@ def test_an_epoch_by_the_command_line(tmp_path: Path) -> None:
 def real(here: Path, *line: str) -> subprocess.Popen[str]:
     """`nasx LINE` in an interpreter of its own, which ends as one does that a shell has started."""
     env = {**os.environ, "NASX_DATA": str(here / "data"), "PYTHONDONTWRITEBYTECODE": "", "COLUMNS": "160"}
-    return subprocess.Popen([sys.executable, "-m", "nasx", *line], cwd=here, env=env, text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    return subprocess.Popen(
+        [sys.executable, "-m", "nasx", *line],
+        cwd=here,
+        env=env,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
 
 
 def test_workers_end_without_a_word_when_an_image_is_damaged(tmp_path: Path) -> None:
@@ -333,9 +370,22 @@ def test_killed_repaired_and_resumed_with_other_workers(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_search_protocol_of_pc_darts(tmp_path: Path) -> None:
     imagenet(tmp_path / "data" / "imagenet", train=8)
-    found = nasx(tmp_path, "search", "experiment=pc_darts_imagenet", *WORDS, "space.layers=3", "space.channels=4",
-                 "search.batch=4", "search.epochs=3", "search.warmup_epochs=2", "search.arch_warmup=2", "name=found",
-                 "dataset.fraction=0.5", "dataset.fraction_a=0.25", env={"NASX_DATA": str(tmp_path / "data")})
+    found = nasx(
+        tmp_path,
+        "search",
+        "experiment=pc_darts_imagenet",
+        *WORDS,
+        "space.layers=3",
+        "space.channels=4",
+        "search.batch=4",
+        "search.epochs=3",
+        "search.warmup_epochs=2",
+        "search.arch_warmup=2",
+        "name=found",
+        "dataset.fraction=0.5",
+        "dataset.fraction_a=0.25",
+        env={"NASX_DATA": str(tmp_path / "data")},
+    )
     assert found.code == 0, found
     rows = records.read_rows(tmp_path / "runs" / "found")
     assert [row["updates"] for row in rows] == [3, 6, 9]  # 4 of 8 images of each of 3 classes

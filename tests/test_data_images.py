@@ -62,7 +62,7 @@ class Written:
         parts.append((self.test_x, self.test_y))
         if binary:
             for name, (x, y) in zip(layout.binary_train + layout.binary_test, parts, strict=True):
-                labels = [y // 5, y][-layout.label_bytes:]
+                labels = [y // 5, y][-layout.label_bytes :]
                 np.concatenate([np.stack(labels, 1).astype(np.uint8), x], 1).tofile(folder / name)
             (folder / layout.binary_names).write_text("\n".join(f"name{i}" for i in range(c)) + "\n\n")
         else:
@@ -73,9 +73,11 @@ class Written:
             (folder / layout.meta[0]).write_bytes(pickle.dumps(names, protocol=2))
         changes = {"each_train": each, "each_test": 1}
         if not binary:
-            changes |= {"train": {name: md5(folder / name) for name in layout.train},
-                        "test": {name: md5(folder / name) for name in layout.test},
-                        "meta": (*layout.meta[:2], md5(folder / layout.meta[0]))}
+            changes |= {
+                "train": {name: md5(folder / name) for name in layout.train},
+                "test": {name: md5(folder / name) for name in layout.test},
+                "meta": (*layout.meta[:2], md5(folder / layout.meta[0])),
+            }
         monkeypatch.setattr(kind, "layout", dataclasses.replace(layout, **changes))
         self.folder = folder
 
@@ -100,8 +102,16 @@ def test_cifar_in_both_layouts(kind: type, binary: bool, here: Path, monkeypatch
 def test_cifar_missing_names_every_place_and_the_way_out(here: Path) -> None:
     with pytest.raises(UserError) as caught:
         Cifar10(download=False).check()
-    for part in (here / "cifar-10-batches-py", here / "cifar-10-batches-bin", "data_batch_1", "data_batch_1.bin",
-                 "NASX_DATA", "dataset.download=true", "https://www.cs.toronto.edu", "offline: use dataset=digits"):
+    for part in (
+        here / "cifar-10-batches-py",
+        here / "cifar-10-batches-bin",
+        "data_batch_1",
+        "data_batch_1.bin",
+        "NASX_DATA",
+        "dataset.download=true",
+        "https://www.cs.toronto.edu",
+        "offline: use dataset=digits",
+    ):
         assert str(part) in str(caught.value)
     with pytest.raises(UserError, match=str(here / "elsewhere")):
         Cifar10(download=False, path=str(here / "elsewhere")).check()
@@ -129,11 +139,14 @@ def test_cifar_wrong_md5(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert sorted(here.rglob("*")) == before
 
 
-@pytest.mark.parametrize(("damage", "message"), [
-    (lambda c: c[:-1], r"has 30,729 bytes, expected 30,730 \(10 records of 3,073\)"),
-    (lambda c: b"\x0a" + c[1:], "has label 10, expected 0 to 9"),
-    (lambda c: bytes([(c[0] + 1) % 10]) + c[1:], r"images of class \d, expected 5"),
-])
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda c: c[:-1], r"has 30,729 bytes, expected 30,730 \(10 records of 3,073\)"),
+        (lambda c: b"\x0a" + c[1:], "has label 10, expected 0 to 9"),
+        (lambda c: bytes([(c[0] + 1) % 10]) + c[1:], r"images of class \d, expected 5"),
+    ],
+)
 def test_cifar_binary_damaged(damage, message: str, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written = Written(Cifar10, here, monkeypatch, binary=True)
     file = written.folder / "data_batch_4.bin"
@@ -193,8 +206,9 @@ def test_a_download_needs_a_folder_to_write_to(here: Path, monkeypatch: pytest.M
 REAL = Path(os.environ.get("NASX_DATA", "/nowhere"))
 
 
-@pytest.mark.skipif(not (REAL / "cifar-10-batches-bin" / "test_batch.bin").is_file(),
-                    reason="NASX_DATA has no cifar-10-batches-bin")
+@pytest.mark.skipif(
+    not (REAL / "cifar-10-batches-bin" / "test_batch.bin").is_file(), reason="NASX_DATA has no cifar-10-batches-bin"
+)
 def test_the_real_cifar10() -> None:
     images = Cifar10(path=str(REAL), download=False).load()
     assert images.train_x.shape == (50_000, 3, 32, 32)
@@ -219,9 +233,16 @@ class Hostile:
 @pytest.mark.parametrize("protocol", [0, 2, 4])
 def test_hostile_pickles_are_refused_unexecuted(protocol: int, here: Path) -> None:
     mark = here / "executed"
-    for hostile in (Hostile(os.system, f"touch {mark}"), Hostile(eval, f"open({str(mark)!r}, 'w')"),
-                    Hostile(open, str(mark), "w"), Hostile(np.load, str(mark)), Hostile(getattr, "a", "upper"),
-                    np.array([Hostile(os.system, f"touch {mark}")], dtype=object), np.dtype("O"), np.float64(1)):
+    for hostile in (
+        Hostile(os.system, f"touch {mark}"),
+        Hostile(eval, f"open({str(mark)!r}, 'w')"),
+        Hostile(open, str(mark), "w"),
+        Hostile(np.load, str(mark)),
+        Hostile(getattr, "a", "upper"),
+        np.array([Hostile(os.system, f"touch {mark}")], dtype=object),
+        np.dtype("O"),
+        np.float64(1),
+    ):
         with pytest.raises(UserError, match=r"is not a pickled dictionary of numbers.*refused"):
             unpickle(pickle.dumps({"data": hostile}, protocol=protocol), "file", "get it again")
     assert not mark.exists()
@@ -235,16 +256,26 @@ def test_a_pickle_cannot_change_the_reader() -> None:
             unpickle(content, "file", "get it again")
 
 
-@pytest.mark.parametrize("content", [b"", b"\x80\x02", b"not a pickle", b"\x80\x04\x95" + b"\xff" * 7 + b"\x7f.",
-                                     pickle.dumps([1]), pickle.dumps({"data": np.zeros(3)}, 4)[:-9]])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\x80\x02",
+        b"not a pickle",
+        b"\x80\x04\x95" + b"\xff" * 7 + b"\x7f.",
+        pickle.dumps([1]),
+        pickle.dumps({"data": np.zeros(3)}, 4)[:-9],
+    ],
+)
 def test_damaged_pickles(content: bytes) -> None:
     with pytest.raises(UserError, match="file"):
         unpickle(content, "file", "get it again")
 
 
 @pytest.mark.parametrize("protocol", [2, 3, 4])
-@pytest.mark.parametrize("array", [np.arange(6, dtype=np.uint8).reshape(2, 3), np.arange(6.0).reshape(3, 2).T,
-                                   np.arange(4, dtype=">i8")])
+@pytest.mark.parametrize(
+    "array", [np.arange(6, dtype=np.uint8).reshape(2, 3), np.arange(6.0).reshape(3, 2).T, np.arange(4, dtype=">i8")]
+)
 def test_plain_arrays_are_read(array: np.ndarray, protocol: int) -> None:
     content = unpickle(pickle.dumps({"data": array, "labels": [1, 2], "name": "a"}, protocol), "file", "")
     assert np.array_equal(content["data"], array)
@@ -253,9 +284,11 @@ def test_plain_arrays_are_read(array: np.ndarray, protocol: int) -> None:
 
 def test_arrays_pickled_by_python_2() -> None:
     """The byte codes of the published files: byte strings (SHORT_BINSTRING) for keys, types and raw data."""
-    content = (b"\x80\x02}U\x04datacnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R"
-               b"(K\x01K\x02K\x03\x86cnumpy\ndtype\nU\x02u1K\x00K\x01\x87R(K\x03U\x01|NNNJ\xff\xff\xff\xff"
-               b"J\xff\xff\xff\xffK\x00tb\x89U\x06\x00\x01\x7f\x80\xfe\xfftbs.")
+    content = (
+        b"\x80\x02}U\x04datacnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R"
+        b"(K\x01K\x02K\x03\x86cnumpy\ndtype\nU\x02u1K\x00K\x01\x87R(K\x03U\x01|NNNJ\xff\xff\xff\xff"
+        b"J\xff\xff\xff\xffK\x00tb\x89U\x06\x00\x01\x7f\x80\xfe\xfftbs."
+    )
     assert unpickle(content, "file", "")["data"].tolist() == [[0, 1, 127], [128, 254, 255]]
 
 
@@ -304,8 +337,18 @@ def test_digits() -> None:
     images = Digits().load()
     assert images.train_x.shape == (1437, 3, 32, 32)
     assert images.test_x.shape == (360, 3, 32, 32)
-    assert np.bincount(np.concatenate([images.train_y, images.test_y])).tolist() == \
-        [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]  # as the UCI repository lists its test set
+    assert np.bincount(np.concatenate([images.train_y, images.test_y])).tolist() == [
+        178,
+        182,
+        177,
+        183,
+        181,
+        182,
+        181,
+        179,
+        174,
+        180,
+    ]  # as the UCI repository lists its test set
     small = Digits(size=8).load()
     assert np.array_equal(images.train_x[:, 0], small.train_x[:, 0].repeat(4, 1).repeat(4, 2))
     assert len(np.unique(small.train_x)) == 17
@@ -364,8 +407,10 @@ def test_statistics_are_exact() -> None:
 
 
 def test_images_import_neither_torch_nor_scipy() -> None:
-    code = ("import sys; from nasx.data.images import Cifar10, Digits; Digits().check(); Digits().load()\n"
-            "print([m for m in ('torch', 'torchvision', 'scipy', 'PIL') if m in sys.modules])")
+    code = (
+        "import sys; from nasx.data.images import Cifar10, Digits; Digits().check(); Digits().load()\n"
+        "print([m for m in ('torch', 'torchvision', 'scipy', 'PIL') if m in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

@@ -68,14 +68,17 @@ def test_every_layout_is_the_same_in_memory_and_from_the_disk(layout: str, tmp_p
     how = f"{train}/ for training, {test}/ for the test" if test else "test set cut from each class"
     tail = said[0].partition("; ")[2]
     assert said[0].startswith(f"{root}: 3 classes, {len(images.train_y)} + {len(images.test_y)} images, {how}; ")
-    assert tail == ("9 turned upright (EXIF), 9 scaled from 16 to 8 bits, 3 scaled from 0..1 to 8 bits, 18 with "
-                    "transparency put on white, 3 converted from CMYK or another colour space")
+    assert tail == (
+        "9 turned upright (EXIF), 9 scaled from 16 to 8 bits, 3 scaled from 0..1 to 8 bits, 18 with "
+        "transparency put on white, 3 converted from CMYK or another colour space"
+    )
     assert said == [said[0], said[0]]  # photos log the same
 
 
 @pytest.mark.parametrize("kind", [Folder, Photos])
 def test_bad_files_are_named_at_once_and_a_retry_decodes_only_what_is_new(
-        kind: type, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: list[str]) -> None:
+    kind: type, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: list[str]
+) -> None:
     root = tmp_path / "set"
     shown = own_images(root)
     for i, (name, content) in enumerate(BAD.items()):
@@ -90,9 +93,14 @@ def test_bad_files_are_named_at_once_and_a_retry_decodes_only_what_is_new(
     text = str(caught.value)
     assert text.count("\n") == 0
     assert text.startswith(f"dataset.path={root}: 5 of {len(shown) + 5} images cannot be read: ")
-    for part in ("train/cat/truncated.jpg (", "val/großer hund/truncated.png (", "train/cat/empty.png (an empty file)",
-                 "train/cat/gone.png (a link to nothing)", "; repair or remove them and give the same command again",
-                 "train/zebra/a page.jpg (not an image, or of an unknown format)"):
+    for part in (
+        "train/cat/truncated.jpg (",
+        "val/großer hund/truncated.png (",
+        "train/cat/empty.png (an empty file)",
+        "train/cat/gone.png (a link to nothing)",
+        "; repair or remove them and give the same command again",
+        "train/zebra/a page.jpg (not an image, or of an unknown format)",
+    ):
         assert part in text, text
     assert len(seen) == len(shown) + 5
     assert said == []
@@ -126,8 +134,11 @@ def test_a_long_list_of_bad_files_goes_to_a_file(tmp_path: Path) -> None:
 def test_sizes_and_unreadable_files_are_named_together(tmp_path: Path) -> None:
     own_images(tmp_path)
     write(tmp_path / "train" / "cat" / "empty.png", b"")
-    with pytest.raises(UserError, match=r"(?s)1 of \d+ images cannot be read: .*empty.png.*\n.*: 12 of \d+ images have "
-                                        r"another size than 14 x 11: .*\(11 x 14\).*set dataset.size"):
+    with pytest.raises(
+        UserError,
+        match=r"(?s)1 of \d+ images cannot be read: .*empty.png.*\n.*: 12 of \d+ images have "
+        r"another size than 14 x 11: .*\(11 x 14\).*set dataset.size",
+    ):
         Folder(path=str(tmp_path)).load()
 
 

@@ -55,21 +55,28 @@ def test_the_official_file_of_nas_bench_201(tmp_path: Path) -> None:
     """In the official layout, two columns of quoted numbers over many lines, for all 50,000 images."""
     order = np.random.RandomState(1).permutation(50_000)
     halves = [np.sort(order[:25_000]), np.sort(order[25_000:])]
-    text = ",\n".join(f'  "{name}"              : ["int"   , [{", ".join(f"{chr(34)}{i}{chr(34)}" for i in half)}]]'
-                      for name, half in zip(("train", "valid"), halves, strict=True))
+    text = ",\n".join(
+        f'  "{name}"              : ["int"   , [{", ".join(f"{chr(34)}{i}{chr(34)}" for i in half)}]]'
+        for name, half in zip(("train", "valid"), halves, strict=True)
+    )
     (tmp_path / "cifar-split.txt").write_text("{\n" + text + "\n}\n")
     read = splits(50_000, Digits(split="file", split_file=str(tmp_path / "cifar-split.txt")), seed=0)
     assert all(np.array_equal(a, b) for a, b in zip(read, halves, strict=True))
 
 
-@pytest.mark.parametrize(("content", "fault"), [
-    ("", "is not a split file"), ("[]", "is not a split file"), ('{"train": ["int", ["0"]]}', "KeyError: 'valid'"),
-    ('{"train": ["int", ["a"]], "valid": ["int", ["1"]]}', "is not a split file"),
-    ('{"train": ["int", ["0", "1"]], "valid": ["int", ["1"]]}', "names an image twice"),
-    ('{"train": ["int", ["0"]], "valid": ["int", ["8"]]}', "names image 8, but the set has 8"),
-    ('{"train": ["int", ["-1"]], "valid": ["int", ["1"]]}', "names image -1"),
-    ('{"train": ["int", ["0"]], "valid": ["int", []]}', "has an empty part"),
-])
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        ("", "is not a split file"),
+        ("[]", "is not a split file"),
+        ('{"train": ["int", ["0"]]}', "KeyError: 'valid'"),
+        ('{"train": ["int", ["a"]], "valid": ["int", ["1"]]}', "is not a split file"),
+        ('{"train": ["int", ["0", "1"]], "valid": ["int", ["1"]]}', "names an image twice"),
+        ('{"train": ["int", ["0"]], "valid": ["int", ["8"]]}', "names image 8, but the set has 8"),
+        ('{"train": ["int", ["-1"]], "valid": ["int", ["1"]]}', "names image -1"),
+        ('{"train": ["int", ["0"]], "valid": ["int", []]}', "has an empty part"),
+    ],
+)
 def test_faulty_files(content: str, fault: str, tmp_path: Path) -> None:
     (tmp_path / "split.json").write_text(content)
     with pytest.raises(UserError, match=fault):

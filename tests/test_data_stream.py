@@ -44,7 +44,7 @@ def test_every_pass_holds_every_image_once(batch: int) -> None:
     index = np.array([1, 3, 4, 8, 9, 15, 22])
     items = torch.cat([stream(index=index, batch=batch).items(i) for i in range(4 * 7)])
     for k in range(4 * batch):
-        assert sorted(items[7 * k:7 * k + 7].tolist()) == index.tolist()
+        assert sorted(items[7 * k : 7 * k + 7].tolist()) == index.tolist()
 
 
 def test_passes_and_seeds_and_names_differ() -> None:
@@ -96,8 +96,9 @@ def test_a_batch_that_is_larger_than_the_set_is_told(monkeypatch: pytest.MonkeyP
     for name, group in (("w", "search"), ("a", "search"), ("retrain", "retrain")):
         order = Order(np.arange(23), batch=24, seed=0, name=name)
         assert len(set(order.items(0, torch.Generator()).tolist())) == 23
-        assert told.pop() == (f"{group}.batch=24: only 23 images are drawn from, so that a batch holds some of them "
-                              "more than once")
+        assert told.pop() == (
+            f"{group}.batch=24: only 23 images are drawn from, so that a batch holds some of them more than once"
+        )
 
 
 def test_fields_are_those_of_the_core() -> None:

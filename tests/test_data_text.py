@@ -201,9 +201,12 @@ def test_weights_learn_from_the_training_text_and_the_architecture_from_the_vali
 def test_evaluation_reads_a_part_once_in_even_segments(batch: int) -> None:
     data = opened(short=0.5, jitter=3.0)
     _, a = data.split(0)
-    for part, index, words in (("test", None, range(300, 331)), ("train", a, range(200, 250)),
-                               ("train", a[:20], range(200, 220))):
-        table = torch.tensor(words)[:len(words) // batch * batch].view(batch, -1)
+    for part, index, words in (
+        ("test", None, range(300, 331)),
+        ("train", a, range(200, 250)),
+        ("train", a[:20], range(200, 220)),
+    ):
+        table = torch.tensor(words)[: len(words) // batch * batch].view(batch, -1)
         taken: list[Any] = []
         for i, segment in enumerate(data.ordered(part, index, batch=batch)):  # type: ignore[arg-type]
             assert (value(segment) is None) == (i == 0), "each goes on from the one before"

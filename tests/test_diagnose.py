@@ -22,8 +22,11 @@ from nasx.spaces.nb201.space import Nb201
 import small
 from reference import diagnostics
 
-SPACES = {"nb201": Nb201(layers=2, channels=2), "nb1shot1": Nb1Shot1(variant=1, channels=2, layers=3),
-          "darts": Darts(layers=3, channels=2, operations=("skip_connect", "sep_conv_3x3"))}
+SPACES = {
+    "nb201": Nb201(layers=2, channels=2),
+    "nb1shot1": Nb1Shot1(variant=1, channels=2, layers=3),
+    "darts": Darts(layers=3, channels=2, operations=("skip_connect", "sep_conv_3x3")),
+}
 
 
 class Fixed:
@@ -38,8 +41,18 @@ class Fixed:
 
 def watch(space: Space, every: int, rule: object, *, steps: int = 0, search: Any = None) -> tuple[recorder.Watch, Tree]:
     search = search or small.search(space)
-    made = recorder.Watch(search, space, search.problem.supernet, Fixed(0), Fixed(10), every=every, steps=steps,
-                          epochs=4, weight_decay=1e-3, stop=rule)
+    made = recorder.Watch(
+        search,
+        space,
+        search.problem.supernet,
+        Fixed(0),
+        Fixed(10),
+        every=every,
+        steps=steps,
+        epochs=4,
+        weight_decay=1e-3,
+        stop=rule,
+    )
     return made, detached(search.problem.relax(search.a))
 
 
@@ -93,9 +106,28 @@ def test_the_stop_rule_alone_costs_its_eigenvalue() -> None:
 
 
 # ------------------------------------------------------------------------------------------------- over the steps
-EVERYTHING = {"eigenvalue", "alignment_train", "alignment_val", "signed_train", "signed_val", "operator_gradients",
-              "correlation", "correlation_single", "node_cosine", "output_cosine", "over_steps", "split", "entropy",
-              "saturation", "change", "moved", "cells", "none_weight", "mix", "diagnostics"}
+EVERYTHING = {
+    "eigenvalue",
+    "alignment_train",
+    "alignment_val",
+    "signed_train",
+    "signed_val",
+    "operator_gradients",
+    "correlation",
+    "correlation_single",
+    "node_cosine",
+    "output_cosine",
+    "over_steps",
+    "split",
+    "entropy",
+    "saturation",
+    "change",
+    "moved",
+    "cells",
+    "none_weight",
+    "mix",
+    "diagnostics",
+}
 
 
 def of(method: Method) -> Any:
@@ -121,8 +153,9 @@ def test_every_method_is_told_of_completely_and_takes_the_same_path(name: str) -
         before = search.problem.passes
         for _ in range(2):
             step(search, train, small.batch(9, n=2, size=8))
-        ends.append(([x.detach().clone() for x in (*search.w.values(), *search.a.values())],
-                     search.problem.passes - before))
+        ends.append(
+            ([x.detach().clone() for x in (*search.w.values(), *search.a.values())], search.problem.passes - before)
+        )
         row = made.entries(1, mix, str(space.discretize(mix)))
     assert all(torch.equal(x, y) for x, y in zip(ends[0][0], ends[1][0], strict=True))
     assert ends[1][1] - ends[0][1] == 4
@@ -156,7 +189,8 @@ def test_a_look_at_a_step_sees_the_layers_as_the_step_does() -> None:
     weights = [0.999**2, 0.999, 1]
     conv = [float(g[1][:2, :, 3].sum()) for g in seen[::2]]  # two of six cells, nor_conv_3x3
     assert row["split"]["cell"]["nor_conv_3x3"][0] == pytest.approx(
-        sum(w * x for w, x in zip(weights, conv, strict=True)) / sum(weights), rel=1e-9)
+        sum(w * x for w, x in zip(weights, conv, strict=True)) / sum(weights), rel=1e-9
+    )
 
 
 def test_looks_go_through_the_cells_as_they_are_written() -> None:
@@ -169,5 +203,6 @@ def test_looks_go_through_the_cells_as_they_are_written() -> None:
 
     wrap(made.search.problem.supernet, lambda body: torch.compile(body, backend=never))
     found = made.entries(1, mix, text)
-    assert {k: v for k, v in found.items() if k != "diagnostics"} == {k: v for k, v in expected.items()
-                                                                       if k != "diagnostics"}
+    assert {k: v for k, v in found.items() if k != "diagnostics"} == {
+        k: v for k, v in expected.items() if k != "diagnostics"
+    }

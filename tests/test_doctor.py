@@ -26,8 +26,22 @@ def test_a_healthy_machine(tmp_path: Path) -> None:
     done = jobs.nasx(tmp_path, "doctor", env={"HOME": str(tmp_path)})
     assert done.code == 0, done
     lines = {line[:14].strip(): line[14:] for line in done.out.splitlines()}
-    assert {"nasx", "versions", "system", "environment", "device", "threads", "data", "digits", "nb201", "onnx",
-            "free space", "runs", "hypergradient", "search step"} <= lines.keys()
+    assert {
+        "nasx",
+        "versions",
+        "system",
+        "environment",
+        "device",
+        "threads",
+        "data",
+        "digits",
+        "nb201",
+        "onnx",
+        "free space",
+        "runs",
+        "hypergradient",
+        "search step",
+    } <= lines.keys()
     assert f"torch {torch.__version__.partition('+')[0]}" in lines["versions"]
     assert (lines["digits"], lines["nb201"]) == ("found", "15,625 cells, inside the package")
     assert lines["cifar10"].startswith("not found"), "a note, no fault"
@@ -38,11 +52,17 @@ def test_a_healthy_machine(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [], "nothing is made"
 
 
-@pytest.mark.parametrize(("words", "fault"), [
-    (["device=cuda:99"], "device=cuda:99: is not there: torch"),
-    (["device=nonsense"], "device=nonsense: is no device; use auto, cpu"),
-    (["out=file/runs"], "out=file/runs: ~/file is no folder; choose a folder that you may write to with out=FOLDER"),
-])
+@pytest.mark.parametrize(
+    ("words", "fault"),
+    [
+        (["device=cuda:99"], "device=cuda:99: is not there: torch"),
+        (["device=nonsense"], "device=nonsense: is no device; use auto, cpu"),
+        (
+            ["out=file/runs"],
+            "out=file/runs: ~/file is no folder; choose a folder that you may write to with out=FOLDER",
+        ),
+    ],
+)
 def test_what_every_search_needs_is_a_fault_with_its_remedy(words: list[str], fault: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     done = jobs.nasx(tmp_path, "doctor", *words, env={"HOME": str(tmp_path)})
@@ -98,8 +118,9 @@ def test_a_wrong_hypergradient_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> No
         pairs(doctor.closed_form("cpu"))
 
 
-def test_a_bug_in_a_part_is_told_with_the_others(monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
-                                                 capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_bug_in_a_part_is_told_with_the_others(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     def breaks(*_: object) -> None:
         raise ValueError(f"in {Path.home()}/somewhere")
 
@@ -142,17 +163,31 @@ def test_pictures_that_cannot_be_drawn_are_a_note(monkeypatch: pytest.MonkeyPatc
 
 
 def test_extras_are_those_of_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor.metadata, "requires", lambda name: [
-        "torch>=2", "numpy>=1; extra == 'half'", 'no-such-package>=1 ; extra == "half"', "pyyaml; extra == 'whole'"])
+    monkeypatch.setattr(
+        doctor.metadata,
+        "requires",
+        lambda name: [
+            "torch>=2",
+            "numpy>=1; extra == 'half'",
+            'no-such-package>=1 ; extra == "half"',
+            "pyyaml; extra == 'whole'",
+        ],
+    )
     assert pairs(doctor.extras()) == {
-        "extras": "optional: uv sync --extra NAME", "half": "lacks no-such-package", "whole": "installed"}
+        "extras": "optional: uv sync --extra NAME",
+        "half": "lacks no-such-package",
+        "whole": "installed",
+    }
 
 
-@pytest.mark.parametrize(("home", "text", "shown"), [
-    ("/home/ada", "/home/ada/data and /home/ada", "~/data and ~"),
-    ("/home/ada", "/home/adam/data /home/ada.old", "/home/adam/data /home/ada.old"),
-    ("/", "/data", "/data"),
-])
+@pytest.mark.parametrize(
+    ("home", "text", "shown"),
+    [
+        ("/home/ada", "/home/ada/data and /home/ada", "~/data and ~"),
+        ("/home/ada", "/home/adam/data /home/ada.old", "/home/adam/data /home/ada.old"),
+        ("/", "/data", "/data"),
+    ],
+)
 def test_the_home_folder_is_a_tilde(home: str, text: str, shown: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", home)
     assert doctor.tilde(text) == shown
@@ -161,6 +196,7 @@ def test_the_home_folder_is_a_tilde(home: str, text: str, shown: str, monkeypatc
 def test_help_and_words(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"has no option dvice \(did you mean device\?\)|has no option dvice"):
         doctor.main(["dvice=cpu"])
-    done = subprocess.run([sys.executable, "-m", "nasx", "doctor", "--help"], capture_output=True, text=True,
-                          cwd=tmp_path, check=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "nasx", "doctor", "--help"], capture_output=True, text=True, cwd=tmp_path, check=True
+    )
     assert "Exit code 1 where" in done.stdout

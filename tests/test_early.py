@@ -35,8 +35,10 @@ def darts(name: str) -> str:
 
 SETTINGS = [
     (["space=nb1shot1_1", "space.layers=1"], "space.layers=1: cells do not share out among 3 stacks; use a"),
-    (["space=nb201", "space.operations=[skip_connect,conv_9x9]"],
-     "space.operations=[skip_connect,conv_9x9]: no such operation: conv_9x9; choose from none, noise,"),
+    (
+        ["space=nb201", "space.operations=[skip_connect,conv_9x9]"],
+        "space.operations=[skip_connect,conv_9x9]: no such operation: conv_9x9; choose from none, noise,",
+    ),
     (["space=darts", "space.operations=[]"], "space.operations=[]: a space needs operations; choose from none, noise,"),
     (["space=nb201", "space.operations=[none,skip_connect,none]"], "none is listed twice; list each operation once"),
     (["space=darts", "space.operations=[none]"], "no operation can be selected; add one other than none"),
@@ -68,28 +70,47 @@ def test_what_the_yaml_leaves_out_has_its_default() -> None:
     assert faults("space=nb201", "~space.operations", "~space.partial", "dataset=digits") == []
 
 
-@pytest.mark.parametrize("make", [
-    lambda: Nb1Shot1(layers=1), lambda: Nb201(operations=("x",)), lambda: Darts(operations=()),
-    lambda: Recurrent(operations=("none",)), lambda: Recurrent(operations=("tanh", "tanh"))])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Nb1Shot1(layers=1),
+        lambda: Nb201(operations=("x",)),
+        lambda: Darts(operations=()),
+        lambda: Recurrent(operations=("none",)),
+        lambda: Recurrent(operations=("tanh", "tanh")),
+    ],
+)
 def test_the_spaces_refuse_the_same_themselves(make: object) -> None:
     with pytest.raises(UserError, match=r"space\."):
         make()  # type: ignore[operator]
 
 
 # --------------------------------------------------------------------------------------------------- genotypes
-@pytest.mark.parametrize(("words", "told"), [
-    (["space=nb201", f"genotype={NB201.format('foo')}"],
-     "genotype, edge 0->1: this space has no operation foo; it has none, skip_connect, nor_conv_1x1, nor_conv_3x3, "
-     "avg_pool_3x3"),
-    (["space=nb201", "space.operations=[none,skip_connect]", f"genotype={NB201.format('nor_conv_3x3')}"],
-     "it has none, skip_connect"),
-    (["space=darts", f"genotype={darts('conv_9x9')}"],
-     "genotype, normal cell, node 2: this space has no conv_9x9 on edge 0->2; it has max_pool_3x3,"),
-    (["space=darts", f"genotype={darts('none')}"], "this space has no none on edge 0->2"),
-    (["space=s3", f"genotype={darts('sep_conv_5x5')}"], "this space has no sep_conv_5x5 on edge 0->2; it has "),
-    (["space=nb1shot1_1", 'genotype={"matrix": [[0,1,0],[0,0,1],[0,0,0]], "ops": ["input","x","output"]}'],
-     "genotype, ops[1]=x: no operation of NAS-Bench-101; use one of maxpool3x3,"),
-])
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (
+            ["space=nb201", f"genotype={NB201.format('foo')}"],
+            "genotype, edge 0->1: this space has no operation foo; it has none, skip_connect, nor_conv_1x1, "
+            "nor_conv_3x3, "
+            "avg_pool_3x3",
+        ),
+        (
+            ["space=nb201", "space.operations=[none,skip_connect]", f"genotype={NB201.format('nor_conv_3x3')}"],
+            "it has none, skip_connect",
+        ),
+        (
+            ["space=darts", f"genotype={darts('conv_9x9')}"],
+            "genotype, normal cell, node 2: this space has no conv_9x9 on edge 0->2; it has max_pool_3x3,",
+        ),
+        (["space=darts", f"genotype={darts('none')}"], "this space has no none on edge 0->2"),
+        (["space=s3", f"genotype={darts('sep_conv_5x5')}"], "this space has no sep_conv_5x5 on edge 0->2; it has "),
+        (
+            ["space=nb1shot1_1", 'genotype={"matrix": [[0,1,0],[0,0,1],[0,0,0]], "ops": ["input","x","output"]}'],
+            "genotype, ops[1]=x: no operation of NAS-Bench-101; use one of maxpool3x3,",
+        ),
+    ],
+)
 def test_operations_that_the_space_lacks(words: list[str], told: str) -> None:
     found = faults(*words, "dataset=digits", command="retrain")
     assert len(found) == 1
@@ -128,18 +149,28 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[s
         cached.cache_clear()
 
 
-@pytest.mark.parametrize(("source", "told"), [
-    (METHOD + "class Mine(Method):\n    pass\n",
-     "Mine has no step, which nasx.core.bilevel.Method asks for; define step(self, search, train, val) in "),
-    (METHOD + "class Mine:\n    def step(self, search, train, val):\n        return {}\n",
-     "Mine is no Method of nasx; write class Mine(Method), with Method from nasx.core.bilevel"),
-    (METHOD + "class Mine(Method):\n    def step(self, search, train, val):\n        search.update_w(train[0])\n",
-     "step returns nothing; it must return dict[str, Tensor]"),
-    ("def f(:\n", "imp.py, line 1: is no Python (invalid syntax); mend the file"),
-    ("x = '\0'\n", "imp.py"),
-    ("x = 1\n", "own_for_test.imp has no class Mine; define it in "),
-    ("class Min: pass\n", "own_for_test.imp has no class Mine; it has Min (did you mean Min?)"),
-])
+@pytest.mark.parametrize(
+    ("source", "told"),
+    [
+        (
+            METHOD + "class Mine(Method):\n    pass\n",
+            "Mine has no step, which nasx.core.bilevel.Method asks for; define step(self, search, train, val) in ",
+        ),
+        (
+            METHOD + "class Mine:\n    def step(self, search, train, val):\n        return {}\n",
+            "Mine is no Method of nasx; write class Mine(Method), with Method from nasx.core.bilevel",
+        ),
+        (
+            METHOD
+            + "class Mine(Method):\n    def step(self, search, train, val):\n        search.update_w(train[0])\n",
+            "step returns nothing; it must return dict[str, Tensor]",
+        ),
+        ("def f(:\n", "imp.py, line 1: is no Python (invalid syntax); mend the file"),
+        ("x = '\0'\n", "imp.py"),
+        ("x = 1\n", "own_for_test.imp has no class Mine; define it in "),
+        ("class Min: pass\n", "own_for_test.imp has no class Mine; it has Min (did you mean Min?)"),
+    ],
+)
 def test_a_users_class_that_is_no_method(own: Callable[[str], list[str]], source: str, told: str) -> None:
     found = own(source)
     assert len(found) == 1
@@ -155,7 +186,7 @@ def test_a_users_class_that_is_no_method(own: Callable[[str], list[str]], source
         "from nasx.methods.wrapper import Around\nclass Mixin:\n    def step(self, s, t, v):\n        return {}\n"
         "class Mine(Mixin, Around):\n    inner: int = 0\n",
         # a base that cannot be read is not judged
-    "import nasx.core.bilevel\nclass Mine(nasx.core.bilevel.Method):\n    pass\n",
+        "import nasx.core.bilevel\nclass Mine(nasx.core.bilevel.Method):\n    pass\n",
     ],
 )
 def test_a_users_class_that_may_be_one(own: Callable[[str], list[str]], source: str) -> None:
@@ -187,28 +218,44 @@ def test_a_step_that_returns_nothing() -> None:
 
 
 # --------------------------------------------------------------------------------------------------- networks
-@pytest.mark.parametrize(("words", "told"), [
-    (["space=darts", "genotype=DARTS_V2", "retrain.layers=1"],
-     "retrain.layers=1: has one reduction, and the auxiliary head reads what two have left; use 3 or more, or set "
-     "retrain.auxiliary=0"),
-    (["space=nb1shot1_1", "genotype=x", "retrain.layers=4"], "retrain.layers=4: cells do not share out among 3 stacks"),
-    (["space=nb1shot1_1", "genotype=x", "retrain.auxiliary=0.4"], "the networks of nb1shot1 have no auxiliary head"),
-    (["space=nb201", "genotype=000000", "retrain.stem=imagenet"], "networks of nb201 have one stem, cifar"),
-])
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (
+            ["space=darts", "genotype=DARTS_V2", "retrain.layers=1"],
+            "retrain.layers=1: has one reduction, and the auxiliary head reads what two have left; use 3 or "
+            "more, or set "
+            "retrain.auxiliary=0",
+        ),
+        (
+            ["space=nb1shot1_1", "genotype=x", "retrain.layers=4"],
+            "retrain.layers=4: cells do not share out among 3 stacks",
+        ),
+        (
+            ["space=nb1shot1_1", "genotype=x", "retrain.auxiliary=0.4"],
+            "the networks of nb1shot1 have no auxiliary head",
+        ),
+        (["space=nb201", "genotype=000000", "retrain.stem=imagenet"], "networks of nb201 have one stem, cifar"),
+    ],
+)
 def test_networks_that_the_space_does_not_have(words: list[str], told: str) -> None:
     assert told in "\n".join(faults(*words, "dataset=digits", command="retrain"))
 
 
 def test_the_head_says_how_its_own_command_leaves_it_out() -> None:
-    for head, remedy in ((AuxiliaryHead(8, 10), "set retrain.auxiliary=0, or"),
-                         (Darts(channels=4).auxiliary_head(8, 10), "set space.auxiliary=false, or")):
+    for head, remedy in (
+        (AuxiliaryHead(8, 10), "set retrain.auxiliary=0, or"),
+        (Darts(channels=4).auxiliary_head(8, 10), "set space.auxiliary=false, or"),
+    ):
         with pytest.raises(UserError, match=remedy):
             head(torch.zeros(2, 8, 4, 4))
 
 
 def test_torch_is_not_imported_for_any_of_it() -> None:
     words = [*SETTINGS[0][0], "dataset=digits"]
-    code = (f"import sys; from nasx.cli import main as cli\ntry: cli.main(['search', *{words}])\n"
-            "except SystemExit as end: print(end.code, 'torch' in sys.modules)")
+    code = (
+        f"import sys; from nasx.cli import main as cli\ntry: cli.main(['search', *{words}])\n"
+        "except SystemExit as end: print(end.code, 'torch' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "2 False"

@@ -17,15 +17,35 @@ from nasx.errors import UserError
 from nasx.runs import environment
 from nasx.train import launch
 
-WORDS = ("retrain", "space=darts", "dataset=digits", "genotype=DARTS_V2", "dataset.size=16", "retrain.layers=3",
-         "retrain.channels=4", "retrain.batch=15", "retrain.epochs=2", "retrain.updates_per_epoch=30",
-         "retrain.auxiliary=0", "retrain.drop_path=0.2", "device=cpu", "out=runs", "checkpoint_s=0.2")
+WORDS = (
+    "retrain",
+    "space=darts",
+    "dataset=digits",
+    "genotype=DARTS_V2",
+    "dataset.size=16",
+    "retrain.layers=3",
+    "retrain.channels=4",
+    "retrain.batch=15",
+    "retrain.epochs=2",
+    "retrain.updates_per_epoch=30",
+    "retrain.auxiliary=0",
+    "retrain.drop_path=0.2",
+    "device=cpu",
+    "out=runs",
+    "checkpoint_s=0.2",
+)
 
 
 def nasx(here: Path, *words: str) -> subprocess.Popen[str]:
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen([sys.executable, "-m", "nasx", *words], cwd=here, env=env, stdout=subprocess.PIPE,
-                            stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, "-m", "nasx", *words],
+        cwd=here,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def ended(started: subprocess.Popen[str], seconds: float = 300) -> tuple[int, str, str]:
@@ -43,8 +63,8 @@ def ranks(starter: int, owner: int) -> list[int]:
 
 
 def disturbed(here: Path, whom: int | None, number: int, count: int = 2) -> tuple[int, str]:
-    """Exit code and messages of a run that gets a signal after its first checkpoint; `whom`: a rank, None: the starter.
-    """
+    """Exit code and messages of a run that gets a signal after its first checkpoint; `whom`: a rank, None: "
+    "the starter."""
     folder, started = here / "runs" / "torn", nasx(here, *WORDS, "name=torn", f"devices={count}", "quiet=true")
     end = time.monotonic() + 200
     while not list(folder.glob("checkpoints/0*.ckpt")):
@@ -74,8 +94,10 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_killed_process_ends_all_and_the_same_command_resumes_to_the_same_bits(whole: Path, tmp_path: Path) -> None:
     code, err = disturbed(tmp_path, 1, signal.SIGKILL)
     assert code == 2
-    assert err == ("nasx: process 1 of 2: was ended by SIGKILL, and the others after it; the same command resumes from "
-                   "the last checkpoint\n")
+    assert err == (
+        "nasx: process 1 of 2: was ended by SIGKILL, and the others after it; the same command resumes from "
+        "the last checkpoint\n"
+    )
     code, _, err = ended(nasx(tmp_path, *WORDS, "name=torn", "devices=2"))
     assert code == 0, err
     assert "resuming at update" in err
@@ -86,11 +108,21 @@ def test_a_killed_process_ends_all_and_the_same_command_resumes_to_the_same_bits
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("whom", "number", "code"), [
-    (None, signal.SIGTERM, 143), (None, signal.SIGINT, 130), (None, signal.SIGUSR1, 138), (1, signal.SIGTERM, 143),
-    (0, signal.SIGKILL, 2), (None, signal.SIGKILL, -9)], ids=str)
-def test_stopped_or_killed_wherever_it_may_be(whom: int | None, number: signal.Signals, code: int, whole: Path,
-                                              tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("whom", "number", "code"),
+    [
+        (None, signal.SIGTERM, 143),
+        (None, signal.SIGINT, 130),
+        (None, signal.SIGUSR1, 138),
+        (1, signal.SIGTERM, 143),
+        (0, signal.SIGKILL, 2),
+        (None, signal.SIGKILL, -9),
+    ],
+    ids=str,
+)
+def test_stopped_or_killed_wherever_it_may_be(
+    whom: int | None, number: signal.Signals, code: int, whole: Path, tmp_path: Path
+) -> None:
     found, err = disturbed(tmp_path, whom, number)
     assert found == code, err
     if code >= 128:
@@ -129,8 +161,10 @@ def test_a_sweep_and_another_number_of_processes(tmp_path: Path) -> None:
 def test_an_error_of_a_process_is_raised_where_the_command_was_given(tmp_path: Path) -> None:
     code, _, err = ended(nasx(tmp_path, *WORDS, "name=few", "devices=2", "retrain.accumulate=15"))
     assert code == 2
-    assert err == ("nasx: retrain.batch=15, retrain.accumulate=15: pieces of 1 images are too few for 2 processes; use "
-                   "larger pieces or fewer processes\n")
+    assert err == (
+        "nasx: retrain.batch=15, retrain.accumulate=15: pieces of 1 images are too few for 2 processes; use "
+        "larger pieces or fewer processes\n"
+    )
     assert (tmp_path / "runs" / "few" / "fault.txt").exists()
 
 

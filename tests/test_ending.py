@@ -14,10 +14,25 @@ from nasx.report import run_summary
 TABLE = Nb201(path=str(EMBEDDED))
 
 
-@pytest.mark.parametrize(("share", "text"), [
-    (1.0, "100 %"), (15624 / 15625, "99.99 %"), (15619 / 15625, "99.96 %"), (0.995, "99.50 %"), (0.9899, "98 %"),
-    (0.99, "99.00 %"), (0.61, "61 %"), (0.29, "29 %"), (0.57, "57 %"), (0.019, "1 %"), (0.0099, "0.99 %"),
-    (1 / 15625, "< 0.01 %"), (0.0001, "0.01 %"), (0.0, "0 %")])
+@pytest.mark.parametrize(
+    ("share", "text"),
+    [
+        (1.0, "100 %"),
+        (15624 / 15625, "99.99 %"),
+        (15619 / 15625, "99.96 %"),
+        (0.995, "99.50 %"),
+        (0.9899, "98 %"),
+        (0.99, "99.00 %"),
+        (0.61, "61 %"),
+        (0.29, "29 %"),
+        (0.57, "57 %"),
+        (0.019, "1 %"),
+        (0.0099, "0.99 %"),
+        (1 / 15625, "< 0.01 %"),
+        (0.0001, "0.01 %"),
+        (0.0, "0 %"),
+    ],
+)
 def test_a_share_is_rounded_down_and_only_all_is_a_hundred(share: float, text: str) -> None:
     assert run_summary.percent(share) == text
 
@@ -38,10 +53,23 @@ def record(code: int, edges: Any = (), **fields: Any) -> dict[str, Any]:
     """The record of a finished search that has found a cell of the table."""
     score = TABLE.query(cell_text(code))
     assert score is not None
-    return {"name": "run", "kind": "search", "finished": "now", "genotype": cell_text(code), "wall_s": 1.0,
-            "updates": 1, "passes": 1, "peak_mb": 1, "hardware": {"device": "cpu", "name": "a CPU", "threads": 1},
-            "choices": {"dataset": "cifar10"}, "command": "nasx search", "lookup": score.as_record(),
-            **TABLE.ranked(score, edges), "benchmark_data": "cifar10", **fields}
+    return {
+        "name": "run",
+        "kind": "search",
+        "finished": "now",
+        "genotype": cell_text(code),
+        "wall_s": 1.0,
+        "updates": 1,
+        "passes": 1,
+        "peak_mb": 1,
+        "hardware": {"device": "cpu", "name": "a CPU", "threads": 1},
+        "choices": {"dataset": "cifar10"},
+        "command": "nasx search",
+        "lookup": score.as_record(),
+        **TABLE.ranked(score, edges),
+        "benchmark_data": "cifar10",
+        **fields,
+    }
 
 
 def shown(capsys: pytest.CaptureFixture[str], found: dict[str, Any]) -> str:

@@ -26,8 +26,11 @@ from nasx.spaces.nb201.space import Nb201
 import small
 import toy
 
-SPACES: dict[str, Space] = {"nb201": Nb201(layers=1, channels=4), "darts": Darts(layers=3, channels=4),
-                            "nb1shot1": Nb1Shot1(variant=1, layers=3, channels=4)}
+SPACES: dict[str, Space] = {
+    "nb201": Nb201(layers=1, channels=4),
+    "darts": Darts(layers=3, channels=4),
+    "nb1shot1": Nb1Shot1(variant=1, layers=3, channels=4),
+}
 EXACT, ROUNDED, DIFFERENCE = 1e-12, 1e-10, 1e-7
 """Rounding; rounding behind batch norms of blocks that a sampled cell does not read (weights moved by 2e-16 move these
 architecture steps by 4e-12 themselves); finite differences."""
@@ -41,8 +44,14 @@ def prepared(space: Space, method: Method, *, naive: bool = False, engine: Engin
     start = method.start({k: torch.randn(s, generator=gen, dtype=torch.float64) for k, s in space.shapes().items()})
     a = {k: x.detach().clone().requires_grad_() for k, x in start.items()}
     w = weights(net)
-    search = Search(problem, w, a, torch.optim.SGD(w.values(), lr=0.05, momentum=0.9),
-                    torch.optim.Adam(a.values(), lr=3e-4, betas=(0.5, 0.999)), clip=5.0)
+    search = Search(
+        problem,
+        w,
+        a,
+        torch.optim.SGD(w.values(), lr=0.05, momentum=0.9),
+        torch.optim.Adam(a.values(), lr=3e-4, betas=(0.5, 0.999)),
+        clip=5.0,
+    )
     search.epoch, search.epochs, search.progress = 1, 3, 0.4
     return search
 
@@ -52,8 +61,10 @@ def batches(method: Method, first: int = 1) -> tuple[list[Batch], Batch]:
 
 
 def position(search: Search) -> Tree:
-    return {**{f"w {k}": x.detach().clone() for k, x in search.w.items()},
-            **{f"a {k}": x.detach().clone() for k, x in search.a.items()}}
+    return {
+        **{f"w {k}": x.detach().clone() for k, x in search.w.items()},
+        **{f"a {k}": x.detach().clone() for k, x in search.a.items()},
+    }
 
 
 def moves(search: Search, step: Callable[..., Any], method: Method, steps: int = 2) -> Tree:
@@ -68,6 +79,7 @@ def moves(search: Search, step: Callable[..., Any], method: Method, steps: int =
 
 def apart(got: Tree, expected: Tree) -> float:
     """Largest relative distance, of the weights' moves and of the architecture's."""
+
     def distance(kind: str) -> float:
         far = toy.flat({k: got[k] - expected[k] for k in got if k.startswith(kind)})
         length = float(toy.flat({k: x for k, x in expected.items() if k.startswith(kind)}).norm())
@@ -89,8 +101,9 @@ def test_steps_equal_those_of_the_naive_path(space: str, name: str) -> None:
     expected = moves(prepared(SPACES[space], method, naive=True), method.step, method)
     got = moves(prepared(SPACES[space], method), method.step, method)
     assert float(toy.flat(expected).norm()) > 0
-    assert apart(got, expected) <= (DIFFERENCE if differs_by_difference(name) else
-                                    ROUNDED if (space, name) == ("nb1shot1", "gdas") else EXACT)
+    assert apart(got, expected) <= (
+        DIFFERENCE if differs_by_difference(name) else ROUNDED if (space, name) == ("nb1shot1", "gdas") else EXACT
+    )
 
 
 def test_a_checkpoint_of_other_kernels_keeps_those_of_this_device() -> None:

@@ -19,15 +19,30 @@ from nasx.results import collect
 from nasx.runs import checkpoints, environment, records
 from nasx.runs.session import session
 
-WORDS = ("search", "space=nb201", "space.layers=1", *(word for word in jobs.TINY if word != "threads=1"),
-         "method=darts", "method.order=1", "search.epochs=4", "checkpoint_s=0.001", "name=run")
+WORDS = (
+    "search",
+    "space=nb201",
+    "space.layers=1",
+    *(word for word in jobs.TINY if word != "threads=1"),
+    "method=darts",
+    "method.order=1",
+    "search.epochs=4",
+    "checkpoint_s=0.001",
+    "name=run",
+)
 
 
 def settings() -> tuple[Any, ...]:
     cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
-    return (torch.get_num_threads(), torch.are_deterministic_algorithms_enabled(),
-            torch.is_deterministic_algorithms_warn_only_enabled(), cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32,
-            os.environ.get("CUBLAS_WORKSPACE_CONFIG"))
+    return (
+        torch.get_num_threads(),
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+        cudnn.benchmark,
+        cudnn.allow_tf32,
+        matmul.allow_tf32,
+        os.environ.get("CUBLAS_WORKSPACE_CONFIG"),
+    )
 
 
 @pytest.mark.parametrize("before", [(1, False, False), (2, True, True)])
@@ -38,8 +53,10 @@ def test_a_job_puts_the_settings_of_its_process_back(before: tuple[int, bool, bo
         torch.use_deterministic_algorithms(before[1], warn_only=before[2])
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = before[1]
         there = settings()
-        with contextlib.suppress(ZeroDivisionError), environment.prepared(
-                torch.device("cpu"), threads=3, deterministic=True, seed=0, precision="fp32"):
+        with (
+            contextlib.suppress(ZeroDivisionError),
+            environment.prepared(torch.device("cpu"), threads=3, deterministic=True, seed=0, precision="fp32"),
+        ):
             assert settings() == (3, True, False, torch.backends.cudnn.benchmark, False, False, ":4096:8")
             raise ZeroDivisionError
         assert settings() == there
@@ -59,8 +76,9 @@ def test_a_session_leaves_nothing_for_the_next_one(tmp_path: Path) -> None:
         assert settings() == whole
 
 
-def test_a_resume_in_another_environment_is_told_recorded_and_marked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-                                                                     ) -> None:
+def test_a_resume_in_another_environment_is_told_recorded_and_marked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     job = jobs.Job(tmp_path, *WORDS, "threads=1")
     job.until(lambda: reached(tmp_path, 8))
     job.kill()
@@ -98,8 +116,9 @@ def test_hosts_differ_without_a_word() -> None:
 @pytest.mark.parametrize("starts", [None, 3, "x", [3], [{"\x1b[2J": 1}, {}]])
 def test_starts_of_a_foreign_record_are_borne(starts: Any, tmp_path: Path) -> None:
     (tmp_path / "runs" / "a").mkdir(parents=True)
-    (tmp_path / "runs" / "a" / "result.json").write_text(json.dumps(
-        {"kind": "search", "choices": {}, "status": "finished", "starts": starts}))
+    (tmp_path / "runs" / "a" / "result.json").write_text(
+        json.dumps({"kind": "search", "choices": {}, "status": "finished", "starts": starts})
+    )
     frame = collect.collect(tmp_path / "runs")
     assert len(frame) == 1
     assert "\x1b" not in str(frame["environments"][0]) + str(frame.attrs["notes"])

@@ -91,15 +91,19 @@ def test_a_head_that_says_nothing_is_empty() -> None:
 
 
 def test_the_command_of_a_row() -> None:
-    text = ("# @package _global_\n# nasx run --multirun experiment=e space=s1,s2 \\\n#   space.keep=RUN seed=0,1\n"
-            "# What.\n# Published: A, B, c: d: 1 on X, 2 on Y (over\n#   3 z), with method.K=2 seed=1\n"
-            "# Published: A, B, e: 1 on X, with from=RUN dataset=x\n# Cost: little.\n")
+    text = (
+        "# @package _global_\n# nasx run --multirun experiment=e space=s1,s2 \\\n#   space.keep=RUN seed=0,1\n"
+        "# What.\n# Published: A, B, c: d: 1 on X, 2 on Y (over\n#   3 z), with method.K=2 seed=1\n"
+        "# Published: A, B, e: 1 on X, with from=RUN dataset=x\n# Cost: little.\n"
+    )
     head = experiments.read(text)
     assert [printed.row for printed in head.printed] == ["A, B, c: d", "A, B, e"]
     assert head.printed[0].datasets == {"X", "Y"}
     assert experiments.command("e", head) == "nasx run experiment=e space.keep=RUN"
     assert [experiments.command("e", head, printed) for printed in head.printed] == [
-        "nasx run experiment=e space.keep=RUN method.K=2 seed=1", "nasx retrain experiment=e from=RUN dataset=x"]
+        "nasx run experiment=e space.keep=RUN method.K=2 seed=1",
+        "nasx retrain experiment=e from=RUN dataset=x",
+    ]
     assert (head.about, head.cost) == ("What.", "little.")
 
 
@@ -110,8 +114,12 @@ def test_the_list_tells_command_number_and_cost(capsys: pytest.CaptureFixture[st
     said = " ".join(capsys.readouterr().out.split())
     for name, head in HEADS.items():
         assert f"{name} {head.about}" in said
-        for text in (*(f"$ {command}" for command in head.commands), head.nothing, f"cost: {head.cost}",
-                     *(f"· {printed.row}: {printed.numbers}" for printed in head.printed)):
+        for text in (
+            *(f"$ {command}" for command in head.commands),
+            head.nothing,
+            f"cost: {head.cost}",
+            *(f"· {printed.row}: {printed.numbers}" for printed in head.printed),
+        ):
             assert text in said, text
     assert "own My own. $ nasx search experiment=own" in said
 
@@ -164,15 +172,36 @@ def record(folder: Path, number: int, choices: dict[str, Any], settings: dict[st
     """A finished run, as its record and its configuration tell of it. Its accuracy on all sets: 50 + number / 10."""
     folder.mkdir(parents=True)
     protocol = {"nb201_v1": "nb201-v1"}.get(str(choices.get("search")), str(choices.get("search")))
-    held = {"kind": "search", "name": folder.name, "status": "finished", "choices": choices, "protocol": protocol,
-            "identity": folder.name, "family": folder.name, "labels": [], "genotype": folder.name, "params": 1,
-            "wall_s": 1.0, "reduced": False, "hardware": {"device": "cpu", "name": "A CPU"}, **fields}
+    held = {
+        "kind": "search",
+        "name": folder.name,
+        "status": "finished",
+        "choices": choices,
+        "protocol": protocol,
+        "identity": folder.name,
+        "family": folder.name,
+        "labels": [],
+        "genotype": folder.name,
+        "params": 1,
+        "wall_s": 1.0,
+        "reduced": False,
+        "hardware": {"device": "cpu", "name": "A CPU"},
+        **fields,
+    }
     (folder / "result.json").write_text(json.dumps(held))
     (folder / "config.yaml").write_text(yaml.safe_dump({**settings, "choices": choices}))
 
 
-def finish(root: Path, number: int, name: str, cfg: dict[str, Any], choices: dict[str, Any],
-           printed: experiments.Printed, *, reduced: bool = False) -> None:
+def finish(
+    root: Path,
+    number: int,
+    name: str,
+    cfg: dict[str, Any],
+    choices: dict[str, Any],
+    printed: experiments.Printed,
+    *,
+    reduced: bool = False,
+) -> None:
     """What the command of a printed row leaves: a search, and where no benchmark answers a retraining of its cell."""
     words = {key: value for key, value in printed.settings.items() if key != "from"}
     overrides, seed = [f"experiment={name}", *(f"{k}={v}" for k, v in words.items())], int(words.get("seed", 0))
@@ -185,14 +214,30 @@ def finish(root: Path, number: int, name: str, cfg: dict[str, Any], choices: dic
     searched = choices if "from" in printed.settings else chosen
     scores = {d: {"valid": 50 + number / 10, "test": 50 + number / 10} for d in ("cifar10", "cifar100", "imagenet16")}
     found = {"benchmark": chosen["benchmark"], "source": "x", "params": 1, **scores}
-    record(root / f"s{number}", number, searched, {**cfg, "seed": seed}, seed=seed, reduced=reduced,
-           lookup=found if chosen["benchmark"] != "none" else None,
-           overrides=[text for text in overrides if searched == chosen or text.startswith(("method", "experiment"))])
+    record(
+        root / f"s{number}",
+        number,
+        searched,
+        {**cfg, "seed": seed},
+        seed=seed,
+        reduced=reduced,
+        lookup=found if chosen["benchmark"] != "none" else None,
+        overrides=[text for text in overrides if searched == chosen or text.startswith(("method", "experiment"))],
+    )
     if chosen["benchmark"] == "none":
-        record(root / f"r{number}", number, {**chosen, "method": None, "search": None, "experiment": None},
-               {"seed": seed, "from": f"outputs/s{number}"}, kind="retrain", seed=seed, parent=f"outputs/s{number}",
-               test_accuracy=0.5 + number / 1000, overrides=overrides[1:], lookup=None,
-               labels=["best_of_4"] if "(best of 4)" in printed.row else [])
+        record(
+            root / f"r{number}",
+            number,
+            {**chosen, "method": None, "search": None, "experiment": None},
+            {"seed": seed, "from": f"outputs/s{number}"},
+            kind="retrain",
+            seed=seed,
+            parent=f"outputs/s{number}",
+            test_accuracy=0.5 + number / 1000,
+            overrides=overrides[1:],
+            lookup=None,
+            labels=["best_of_4"] if "(best of 4)" in printed.row else [],
+        )
 
 
 def test_finished_runs_stand_beside_the_rows_that_their_experiments_name_and_no_others(tmp_path: Path) -> None:
@@ -216,27 +261,48 @@ def test_finished_runs_stand_beside_the_rows_that_their_experiments_name_and_no_
             if {line["metric"] for line in ROWS[printed.row]} & MEASURED:
                 words, seed = apart(printed)
                 wanted.setdefault(printed.row, set()).update(
-                    number for number, (other, (its, own)) in enumerate(ways)
-                    if (other, its) == (name, words) and seed in (None, own or "0"))
+                    number
+                    for number, (other, (its, own)) in enumerate(ways)
+                    if (other, its) == (name, words) and seed in (None, own or "0")
+                )
     assert {row: [ways[number] for number in numbers] for row, numbers in beside.items()} == {
-        row: [ways[number] for number in numbers] for row, numbers in wanted.items()}
+        row: [ways[number] for number in numbers] for row, numbers in wanted.items()
+    }
 
 
-@pytest.mark.parametrize(("name", "overrides", "reduced", "rows"), [
-    ("lambda_nb201", [], False, {"Lambda-DARTS, Table 1, Lambda-DARTS Λ"}),
-    ("lambda_nb201", ["search.epochs=2"], True, {"Lambda-DARTS, Table 1, Lambda-DARTS Λ"}),
-    ("lambda_nb201", ["method.strength=3"], False, set()),
-    ("lambda_nb201", ["search=nats"], False, set()),
-    ("lambda_nb201", ["space=nb1shot1_1"], False, set()),
-    ("lambda_nb201_50", ["method.strength=0.5", "search.epochs=2"], True, set()),  # its row prints an alignment only
-    ("single_table5", ["search.lr=0.025"], True, {"Single-DARTS, Table 5, Single-DARTS lr=0.025"})])
-def test_what_a_run_of_an_experiment_may_be(tmp_path: Path, name: str, overrides: list[str], reduced: bool,
-                                            rows: set[str]) -> None:
+@pytest.mark.parametrize(
+    ("name", "overrides", "reduced", "rows"),
+    [
+        ("lambda_nb201", [], False, {"Lambda-DARTS, Table 1, Lambda-DARTS Λ"}),
+        ("lambda_nb201", ["search.epochs=2"], True, {"Lambda-DARTS, Table 1, Lambda-DARTS Λ"}),
+        ("lambda_nb201", ["method.strength=3"], False, set()),
+        ("lambda_nb201", ["search=nats"], False, set()),
+        ("lambda_nb201", ["space=nb1shot1_1"], False, set()),
+        (
+            "lambda_nb201_50",
+            ["method.strength=0.5", "search.epochs=2"],
+            True,
+            set(),
+        ),  # its row prints an alignment only
+        ("single_table5", ["search.lr=0.025"], True, {"Single-DARTS, Table 5, Single-DARTS lr=0.025"}),
+    ],
+)
+def test_what_a_run_of_an_experiment_may_be(
+    tmp_path: Path, name: str, overrides: list[str], reduced: bool, rows: set[str]
+) -> None:
     """A smaller run stands beside the printed row, and is marked; another method, protocol or space does not."""
     choices = {**HEADS[name].choices, "experiment": name, "search": "nb201_v1", "benchmark": "nb201"}
     choices |= {key: value for key, value in (text.split("=") for text in overrides) if key in choices}
-    record(tmp_path / "run", 0, choices, {}, overrides=overrides, reduced=reduced, seed=0,
-           lookup={"benchmark": "nb201", "source": "x", "params": 1, "cifar10": {"valid": 90.0, "test": 90.0}})
+    record(
+        tmp_path / "run",
+        0,
+        choices,
+        {},
+        overrides=overrides,
+        reduced=reduced,
+        seed=0,
+        lookup={"benchmark": "nb201", "source": "x", "params": 1, "cifar10": {"valid": 90.0, "test": 90.0}},
+    )
     ours = summary(collect(tmp_path), reference=False)
     _, numbers = published.compare(ours, name.partition("_")[0])
     mine = numbers[numbers["source"] == "nasx"] if "source" in numbers else numbers[:0]
@@ -244,9 +310,16 @@ def test_what_a_run_of_an_experiment_may_be(tmp_path: Path, name: str, overrides
     assert {*mine["note"]} == ({"reduced"} if reduced and rows else {""} if rows else set())
 
 
-@pytest.mark.parametrize(("given", "rows"), [
-    ("search.epochs=200", {"Amended-DARTS, Table 1, Amended-DARTS", "Lambda-DARTS, Table 8, Amended-DARTS"}),
-    ("search.epochs=2", {"Amended-DARTS, Table 2, Amended S1 pruned", "Amended-DARTS, Table 6, Amended S1-A pruned"})])
+@pytest.mark.parametrize(
+    ("given", "rows"),
+    [
+        ("search.epochs=200", {"Amended-DARTS, Table 1, Amended-DARTS", "Lambda-DARTS, Table 8, Amended-DARTS"}),
+        (
+            "search.epochs=2",
+            {"Amended-DARTS, Table 2, Amended S1 pruned", "Amended-DARTS, Table 6, Amended S1-A pruned"},
+        ),
+    ],
+)
 def test_a_reduced_run_keeps_the_words_of_its_row(tmp_path: Path, given: str, rows: set[str]) -> None:
     choices = {**HEADS["amended_darts_c10"].choices, "experiment": "amended_darts_c10", "benchmark": "none"}
     printed = experiments.Printed("", "", (given,))

@@ -21,9 +21,22 @@ from nasx.errors import UserError
 from nasx.export import model as export_model
 from nasx.runs import checkpoints
 
-WORDS = ("retrain", "space=darts", "genotype=DARTS_V2", "dataset=digits", "retrain.layers=3", "retrain.channels=4",
-         "retrain.batch=32", "retrain.epochs=2", "retrain.updates_per_epoch=6", "retrain.lr=0.1", "threads=1",
-         "device=cpu", "quiet=true", "out=runs")
+WORDS = (
+    "retrain",
+    "space=darts",
+    "genotype=DARTS_V2",
+    "dataset=digits",
+    "retrain.layers=3",
+    "retrain.channels=4",
+    "retrain.batch=32",
+    "retrain.epochs=2",
+    "retrain.updates_per_epoch=6",
+    "retrain.lr=0.1",
+    "threads=1",
+    "device=cpu",
+    "quiet=true",
+    "out=runs",
+)
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +63,13 @@ def test_a_fresh_process_finds_the_same_accuracy(here: Path, name: str, tmp_path
     run, out = here / "runs" / name, tmp_path / "out"
     assert export.main([f"from={run}", f"out={out}"]) == 0
     shutil.copy(out / "model.safetensors", tmp_path / "alone.safetensors")  # nothing else of the run is there
-    done = subprocess.run([sys.executable, "-m", "nasx", "evaluate", "alone.safetensors", "device=cpu"], cwd=tmp_path,
-                          capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "nasx", "evaluate", "alone.safetensors", "device=cpu"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     found, trained = printed(done.stdout), record(run)
     assert found["accuracy"] == repr(trained["test_accuracy"])
@@ -100,16 +118,25 @@ def test_a_loaded_network_reads_bytes_and_knows_its_origin(here: Path, tmp_path:
 
 
 def test_package_import_is_light() -> None:
-    done = subprocess.run([sys.executable, "-c", "import sys, nasx; nasx.load; print('torch' in sys.modules)"],
-                          capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", "import sys, nasx; nasx.load; print('torch' in sys.modules)"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert done.stdout.strip() == "False"
 
 
 def test_other_images_and_splits(here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     export.main([f"from={here / 'runs' / 'plain'}", f"out={tmp_path / 'out'}"])
     model, images = str(tmp_path / "out"), Digits().load()
-    np.savez(tmp_path / "few.npz", train_x=images.train_x[:90], train_y=images.train_y[:90],
-             test_x=images.test_x[:50], test_y=images.test_y[:50])
+    np.savez(
+        tmp_path / "few.npz",
+        train_x=images.train_x[:90],
+        train_y=images.train_y[:90],
+        test_x=images.test_x[:50],
+        test_y=images.test_y[:50],
+    )
     capsys.readouterr()
     assert evaluate.main([model, "split=train", "device=cpu"]) == 0
     assert printed(capsys.readouterr().out)["images"] == "1437"
@@ -144,8 +171,10 @@ def test_onnx_and_torch_export_answer_alike(here: Path, tmp_path: Path) -> None:
 def test_two_exports_have_the_same_bytes_and_no_path_of_this_machine(here: Path, tmp_path: Path) -> None:
     """Also in another process, where hashes have another order."""
     formats = ("safetensors", "onnx", "torch")
-    code = ("import sys\nfrom nasx.cli import export\n"
-            "for name in sys.argv[2:]: export.main([*sys.argv[1].split(), f'format={name}'])")
+    code = (
+        "import sys\nfrom nasx.cli import export\n"
+        "for name in sys.argv[2:]: export.main([*sys.argv[1].split(), f'format={name}'])"
+    )
     words = f"from={here / 'runs' / 'plain'} out={tmp_path / 'one'}"
     subprocess.run([sys.executable, "-c", code, words, *formats], check=True, capture_output=True)
     for name in reversed(formats):
@@ -177,10 +206,13 @@ def test_faults_of_export(here: Path, tmp_path: Path) -> None:
     unfinished.mkdir()
     searched.mkdir()
     (searched / "result.json").write_text('{"status": "finished", "kind": "search"}')
-    for words, message in ((["format=tflite", f"from={run}"], "there is no such format"), ([], "needs from="),
-                           ([f"from={unfinished}"], "holds no finished run"),
-                           ([f"from={searched}"], "has no trained network; train one: nasx retrain"),
-                           (["from=nowhere"], "there is no such run")):
+    for words, message in (
+        (["format=tflite", f"from={run}"], "there is no such format"),
+        ([], "needs from="),
+        ([f"from={unfinished}"], "holds no finished run"),
+        ([f"from={searched}"], "has no trained network; train one: nasx retrain"),
+        (["from=nowhere"], "there is no such run"),
+    ):
         with pytest.raises(UserError, match=message):
             export.main(words)
 
@@ -193,18 +225,23 @@ def test_faults_of_evaluate_and_load(here: Path, tmp_path: Path) -> None:
 
     save_file({"x": torch.zeros(2)}, tmp_path / "other.safetensors")
     network = nasx.load(file)
-    for name, changed in (("wider", {"settings": {**network.facts["settings"], "channels": 6}}),
-                          ("foreign", {"space": {**network.facts["space"], "_target_": "os.system"}})):
+    for name, changed in (
+        ("wider", {"settings": {**network.facts["settings"], "channels": 6}}),
+        ("foreign", {"space": {**network.facts["space"], "_target_": "os.system"}}),
+    ):
         export_model.save(tmp_path / f"{name}.safetensors", network.network, {**network.facts, **changed})
     np.savez(tmp_path / "two.npz", x=np.zeros((8, 32, 32), np.uint8), y=np.arange(8) % 2)
-    for words, message in (([], "needs one model"), ([str(tmp_path / "none")], "there is no such file"),
-                           ([str(tmp_path / "torn.safetensors")], "cannot be read as safetensors"),
-                           ([str(tmp_path / "other.safetensors")], "is no export of this version"),
-                           ([str(tmp_path / "wider.safetensors")], "do not fit its genotype"),
-                           ([str(tmp_path / "foreign.safetensors")], "_target_=os.system"),
-                           ([str(file), "split=valid"], "there is no such split"),
-                           ([str(file), "batch=0"], "batch=0: is not positive"),
-                           ([str(file), "dataset=cifar100", f"path={tmp_path}"], "has 100 classes, the network 10"),
-                           ([str(file), "dataset=folder", f"path={tmp_path / 'two.npz'}"], "has 2 classes")):
+    for words, message in (
+        ([], "needs one model"),
+        ([str(tmp_path / "none")], "there is no such file"),
+        ([str(tmp_path / "torn.safetensors")], "cannot be read as safetensors"),
+        ([str(tmp_path / "other.safetensors")], "is no export of this version"),
+        ([str(tmp_path / "wider.safetensors")], "do not fit its genotype"),
+        ([str(tmp_path / "foreign.safetensors")], "_target_=os.system"),
+        ([str(file), "split=valid"], "there is no such split"),
+        ([str(file), "batch=0"], "batch=0: is not positive"),
+        ([str(file), "dataset=cifar100", f"path={tmp_path}"], "has 100 classes, the network 10"),
+        ([str(file), "dataset=folder", f"path={tmp_path / 'two.npz'}"], "has 2 classes"),
+    ):
         with pytest.raises(UserError, match=message):
             evaluate.main(words)

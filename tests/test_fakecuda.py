@@ -25,8 +25,17 @@ REPLAY = 40
 """Launches around a replay: batches, numbers and seeds that are filled in, values that are copied out."""
 FEW = {"darts": "amended,pc_darts", "s4": "darts,snas", "nb1shot1_1": "darts,drnas", "darts_rnn": "gdas"}
 """Pairs of each kind of network for every run of the tests; nb201 has all methods there, the rest is slow."""
-COMMANDS = ("graphs", "together", "decoded", "recording_breaks", "recording_must_not_break", "resumed", "retrain_all",
-            "evaluate", "memory_search")
+COMMANDS = (
+    "graphs",
+    "together",
+    "decoded",
+    "recording_breaks",
+    "recording_must_not_break",
+    "resumed",
+    "retrain_all",
+    "evaluate",
+    "memory_search",
+)
 
 
 def run(*words: str, **variables: str) -> Any:
@@ -46,13 +55,19 @@ def faults(row: ROW, known: dict[tuple[str, str], tuple[int, int]]) -> list[str]
     """What is wrong with the steps of a pair."""
     if "error" in row:
         return [f"error: {row['error']}"]
-    found = [f"{kind}: {row[kind]}" for kind in ("waits", "pageable", "violations", "replay_waits", "refused")
-             if row.get(kind)]
+    found = [
+        f"{kind}: {row[kind]}"
+        for kind in ("waits", "pageable", "violations", "replay_waits", "refused")
+        if row.get(kind)
+    ]
     pair = row["space"], row["method"]
     if pair not in known:
         return [*found, "ceilings: none; run tests/fakecuda/runtime.py steps.py --ceilings"]
-    found += [f"{name}: {row[name]} instead of {ceiling}" for name, ceiling in
-              zip(("launches", "peak_kib"), known[pair], strict=True) if row[name] > SLACK * ceiling]
+    found += [
+        f"{name}: {row[name]} instead of {ceiling}"
+        for name, ceiling in zip(("launches", "peak_kib"), known[pair], strict=True)
+        if row[name] > SLACK * ceiling
+    ]
     if row["cannot"] is None and not row.get("refused"):
         if row["replays"] != [0, 1, 1, 1, 1]:
             found.append(f"replays: {row['replays']}")
@@ -88,8 +103,14 @@ def test_every_method_on_every_space() -> None:
     walked(run("steps.py"), 220)
 
 
-PLANTS = {"mix": "error", "wait": "waits", "copy": "pageable", "stream": "violations", "launches": "launches",
-          "memory": "peak_kib"}
+PLANTS = {
+    "mix": "error",
+    "wait": "waits",
+    "copy": "pageable",
+    "stream": "violations",
+    "launches": "launches",
+    "memory": "peak_kib",
+}
 
 
 def test_a_planted_fault_in_a_step_is_found() -> None:
@@ -118,8 +139,11 @@ def test_a_planted_slice_of_a_weight_is_found() -> None:
 
 def commands(folder: Path, *names: str) -> dict[str, ROW]:
     rows = {row["name"]: row for row in run("commands.py", str(folder), *names)}
-    wrong = {name: (row["wrong"], row["waits"], row["violations"], row["output"]) for name, row in rows.items()
-             if row["wrong"]}
+    wrong = {
+        name: (row["wrong"], row["waits"], row["violations"], row["output"])
+        for name, row in rows.items()
+        if row["wrong"]
+    }
     assert not wrong, json.dumps(wrong, indent=1)
     return rows
 
@@ -139,8 +163,13 @@ def test_whole_commands(tmp_path: Path) -> None:
 def test_the_measurements_for_a_gpu_run_to_their_end(tmp_path: Path) -> None:
     """scripts/gpu_once.py, on tiny sizes; compilation alone is left out here."""
     out, script = tmp_path / "gpu.json", str(runtime.REPO / "scripts" / "gpu_once.py")
-    done = subprocess.run([*runtime.words(script), "--dry-run", "--minutes", "100", "--out", str(out)],
-                          env=runtime.environment(), cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(
+        [*runtime.words(script), "--dry-run", "--minutes", "100", "--out", str(out)],
+        env=runtime.environment(),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
     found = json.loads(out.read_text(encoding="utf-8"))
     assert done.returncode == 0, (found.get("errors"), done.stderr[-2000:])
     assert found["ended"]

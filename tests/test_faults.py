@@ -74,8 +74,9 @@ def halted(here: Path, update: int = 4) -> jobs.Job:
 def disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of 8 MB that nothing else writes to, at runs/ of the folder that is given."""
     (tmp_path / "runs").mkdir()
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(tmp_path / "runs")], check=False,
-                          capture_output=True)
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(tmp_path / "runs")], check=False, capture_output=True
+    )
     if done.returncode:
         pytest.skip("only root may mount a small disk")
     yield tmp_path
@@ -104,8 +105,9 @@ def test_a_disk_that_is_full_costs_nothing(disk: Path, whole: Path) -> None:
     ends(disk, whole)
 
 
-def test_a_log_on_a_full_disk_is_no_fault_of_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str],
-                                                     monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_log_on_a_full_disk_is_no_fault_of_its_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(files, "stream", lambda path: os.fdopen(os.open("/dev/full", os.O_WRONLY), "w"))
     with progress.logged(tmp_path, quiet=False):
         progress.log.info("a line")
@@ -135,10 +137,13 @@ def ordinary() -> None:
     assert libc.capset(header, data) == 0
 
 
-@pytest.mark.parametrize(("how", "words"), [("closed", WORDS), ("read-only", WORDS), ("umask", WORDS),
-                                            ("closed", (*WORDS[:-1], "--multirun", "seed=0,1"))])
-def test_a_place_that_cannot_be_written_is_refused_before_any_work(how: str, words: tuple[str, ...], tmp_path: Path,
-                                                                  request: pytest.FixtureRequest) -> None:
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [("closed", WORDS), ("read-only", WORDS), ("umask", WORDS), ("closed", (*WORDS[:-1], "--multirun", "seed=0,1"))],
+)
+def test_a_place_that_cannot_be_written_is_refused_before_any_work(
+    how: str, words: tuple[str, ...], tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     if how == "read-only":
         request.getfixturevalue("disk")
         subprocess.run(["mount", "-o", "remount,ro", str(tmp_path / "runs")], check=True)
@@ -162,7 +167,7 @@ def shut(how: str) -> None:
 @pytest.mark.parametrize("every", [False, True])
 def test_checkpoints_that_are_missing(every: bool, tmp_path: Path, whole: Path) -> None:
     halted(tmp_path, 7).kill()
-    for path in checkpoints.found(tmp_path / "runs" / "run")[0 if every else -1:]:
+    for path in checkpoints.found(tmp_path / "runs" / "run")[0 if every else -1 :]:
         path.unlink()
     done = ends(tmp_path, whole)
     assert ("there is no checkpoint: it begins anew, and 1 metrics rows are computed again" in done.err) == every
@@ -253,12 +258,18 @@ def umask(mask: int) -> None:
     os.umask(mask)
 
 
-@pytest.mark.parametrize(("env", "prepare"), [
-    ({}, jumping_clock), ({"TZ": "Pacific/Kiritimati", "LC_ALL": "C", "LANG": "C"}, partial(umask, 0)),
-    ({"TZ": "nonsense", "LC_ALL": "tr_TR.UTF-8"}, partial(umask, 0o077)),
-], ids=["clock", "C", "Turkish"])
-def test_clock_zone_locale_and_umask_change_nothing(env: dict[str, str], prepare: Callable[[], None], tmp_path: Path,
-                                                    whole: Path) -> None:
+@pytest.mark.parametrize(
+    ("env", "prepare"),
+    [
+        ({}, jumping_clock),
+        ({"TZ": "Pacific/Kiritimati", "LC_ALL": "C", "LANG": "C"}, partial(umask, 0)),
+        ({"TZ": "nonsense", "LC_ALL": "tr_TR.UTF-8"}, partial(umask, 0o077)),
+    ],
+    ids=["clock", "C", "Turkish"],
+)
+def test_clock_zone_locale_and_umask_change_nothing(
+    env: dict[str, str], prepare: Callable[[], None], tmp_path: Path, whole: Path
+) -> None:
     job = jobs.Job(tmp_path, *WORDS, env=env, prepare=prepare)
     job.until(lambda: reached(tmp_path, 5))
     job.kill()
@@ -331,13 +342,30 @@ def cramped() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (used + 400 * 2**20, -1))
 
 
-@pytest.mark.parametrize(("words", "said"), [
-    ((*jobs.TINY_NB201, "search.batch=4096", "dataset.size=32"),
-     r"search\.batch=4096: does not fit into the memory of cpu; set engine\.checkpoint=true .*, lower search\.batch"),
-    (("retrain", "space=nb201", "genotype=" + "|none~0|+|none~0|none~1|+|nor_conv_3x3~0|none~1|none~2|",
-      "dataset=digits", "retrain.batch=1400", "threads=1", "out=runs", "device=cpu"),
-     r"retrain\.batch=1400: does not fit into the memory of cpu; set retrain\.accumulate=2 .*, lower retrain\.batch"),
-])
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            (*jobs.TINY_NB201, "search.batch=4096", "dataset.size=32"),
+            r"search\.batch=4096: does not fit into the memory of cpu; set engine\.checkpoint=true .*, lower "
+            r"search\.batch",
+        ),
+        (
+            (
+                "retrain",
+                "space=nb201",
+                "genotype=" + "|none~0|+|none~0|none~1|+|nor_conv_3x3~0|none~1|none~2|",
+                "dataset=digits",
+                "retrain.batch=1400",
+                "threads=1",
+                "out=runs",
+                "device=cpu",
+            ),
+            r"retrain\.batch=1400: does not fit into the memory of cpu; set retrain\.accumulate=2 .*, lower "
+            r"retrain\.batch",
+        ),
+    ],
+)
 def test_memory_that_runs_out_names_what_to_lower(words: tuple[str, ...], said: str, tmp_path: Path) -> None:
     done = jobs.nasx(tmp_path, *words, prepare=cramped)
     assert done.code == 2, done

@@ -59,13 +59,19 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     return seen
 
 
-def test_a_file_is_synced_before_its_name_and_the_name_with_its_folders(tmp_path: Path,
-                                                                        monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_is_synced_before_its_name_and_the_name_with_its_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen = calls(monkeypatch)
     files.write_atomic(tmp_path / "new" / "inner" / "x", "text")
     names = [(what, "part" if files.TEMPORARY.fullmatch(name) else name) for what, name in seen]
-    assert names == [("fsync", tmp_path.name), ("fsync", "new"), ("fsync", "part"), ("replace", "x"),
-                     ("fsync", "inner")]
+    assert names == [
+        ("fsync", tmp_path.name),
+        ("fsync", "new"),
+        ("fsync", "part"),
+        ("replace", "x"),
+        ("fsync", "inner"),
+    ]
     assert (tmp_path / "new" / "inner" / "x").read_text() == "text"
 
 
@@ -75,12 +81,14 @@ WRITERS: dict[str, Callable[[Path], object]] = {
     "table.tex": lambda path: files.write_atomic(path, "text"),
     "large.npz": lambda path: survey.keep(path, x=survey.np.zeros(3)),
     "log.txt": lambda path: files.stream(path).close(),
-    "metrics.jsonl": lambda path: files.append(path, "{}\n")}
+    "metrics.jsonl": lambda path: files.append(path, "{}\n"),
+}
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_every_writer_leaves_what_a_link_names(name: str, tmp_path: Path, victim: Path,
-                                               monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_writer_leaves_what_a_link_names(
+    name: str, tmp_path: Path, victim: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(files.secrets, "token_hex", lambda n: "0" * 2 * n)  # even where the name is known
     (tmp_path / name).symlink_to(victim)
     (tmp_path / f".nasx-{'0' * 16}.part").symlink_to(victim)
@@ -97,8 +105,16 @@ YAML = ("yaml.load", "yaml.safe_load", "yaml.compose", "yaml.full_load", "OmegaC
 def test_no_module_writes_by_itself() -> None:
     """All writing and all reading of YAML goes through core/files.py; downloads and locks of tables open
     their own."""
-    own = {"core/files.py", "runs/lock.py", "train/launch.py", "data/fetch.py", "benchmarks/download.py",
-           "benchmarks/store.py", "report/cells.py", "spaces/published.py"}
+    own = {
+        "core/files.py",
+        "runs/lock.py",
+        "train/launch.py",
+        "data/fetch.py",
+        "benchmarks/download.py",
+        "benchmarks/store.py",
+        "report/cells.py",
+        "spaces/published.py",
+    }
     wrong = []
     for path in architecture.FILES:
         name = path.relative_to(architecture.ROOT / "nasx").as_posix()
@@ -108,11 +124,26 @@ def test_no_module_writes_by_itself() -> None:
             if not isinstance(node, ast.Call):
                 continue
             called, text = ast.unparse(node.func), ast.unparse(node)
-            mode = "".join(str(x.value) for x in [*node.args, *(k.value for k in node.keywords)]
-                           if isinstance(x, ast.Constant) and isinstance(x.value, str))
+            mode = "".join(
+                str(x.value)
+                for x in [*node.args, *(k.value for k in node.keywords)]
+                if isinstance(x, ast.Constant) and isinstance(x.value, str)
+            )
             opens = (called == "open" or called.endswith(".open")) and set(mode) & set("wax+")
-            writes = called.endswith((".write_text", ".write_bytes", ".mkdir", ".symlink_to", ".hardlink_to",
-                                      "os.rename", "os.replace", "os.open", "mkstemp", "mkdtemp"))
+            writes = called.endswith(
+                (
+                    ".write_text",
+                    ".write_bytes",
+                    ".mkdir",
+                    ".symlink_to",
+                    ".hardlink_to",
+                    "os.rename",
+                    "os.replace",
+                    "os.open",
+                    "mkstemp",
+                    "mkdtemp",
+                )
+            )
             if (opens or writes or called in YAML) and "os.devnull" not in text:
                 wrong.append(f"{name}:{node.lineno} {called}")
     assert not wrong
@@ -209,8 +240,13 @@ def test_a_lock_is_taken_in_a_file_of_its_own_alone(how: str, tmp_path: Path, vi
     folder = tmp_path / "run"
     folder.mkdir()
     path = folder / "lock"
-    {"link": lambda: path.symlink_to(victim), "second name": lambda: os.link(victim, path),
-     "another's": lambda: path.write_text("mine"), "pipe": lambda: os.mkfifo(path), "folder": path.mkdir}[how]()
+    {
+        "link": lambda: path.symlink_to(victim),
+        "second name": lambda: os.link(victim, path),
+        "another's": lambda: path.write_text("mine"),
+        "pipe": lambda: os.mkfifo(path),
+        "folder": path.mkdir,
+    }[how]()
     with pytest.raises(UserError, match=r"lock: (is a link|is not a lock of nasx|cannot be written)"):
         lock.Lock(folder)
     assert victim.read_text() == "mine"
@@ -236,11 +272,18 @@ def test_a_folder_of_another_program_is_not_taken(tmp_path: Path) -> None:
 
 # ----------------------------------------------------------------------------------------------------- YAML
 LEVELS = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"] + [
-    f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 10)]
-MERGES = ["m0: &m0 {x: 1, y: 2}"] + [f"m{i}: &m{i} {{<<: [{', '.join([f'*m{i - 1}'] * 10)}], z{i}: 1}}"
-                                     for i in range(1, 10)]
-BOMBS = {"aliases": "\n".join(LEVELS), "merges": "\n".join(MERGES), "a node within itself": "a: &a [*a]",
-         "long": "a: " + "x" * (1 << 23), "wide": "a: [" + "1," * 200_000 + "]"}
+    f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 10)
+]
+MERGES = ["m0: &m0 {x: 1, y: 2}"] + [
+    f"m{i}: &m{i} {{<<: [{', '.join([f'*m{i - 1}'] * 10)}], z{i}: 1}}" for i in range(1, 10)
+]
+BOMBS = {
+    "aliases": "\n".join(LEVELS),
+    "merges": "\n".join(MERGES),
+    "a node within itself": "a: &a [*a]",
+    "long": "a: " + "x" * (1 << 23),
+    "wide": "a: [" + "1," * 200_000 + "]",
+}
 
 
 @pytest.mark.parametrize("name", BOMBS)
@@ -257,8 +300,9 @@ def test_aliases_and_merges_are_read_as_yaml_has_them() -> None:
     assert files.load_yaml("") is None
 
 
-def test_readers_of_foreign_runs_bear_a_bomb(tmp_path: Path, capsys: pytest.CaptureFixture[str],
-                                             monkeypatch: pytest.MonkeyPatch) -> None:
+def test_readers_of_foreign_runs_bear_a_bomb(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     from finished import writer
 
     folder = writer(tmp_path)()

@@ -20,21 +20,41 @@ from nasx.report import run_summary
 from nasx.results import render
 from nasx.runs import lineage, progress, sweep_log
 
-STEER, MARKUP, FORMULA, LINK = "\x1b]0;owned\x07\x1b[2J\u202e", "<script>alert(1)</script>", '=HYPERLINK("http://x")', \
-    "[click](http://x)"
+STEER, MARKUP, FORMULA, LINK = (
+    "\x1b]0;owned\x07\x1b[2J\u202e",
+    "<script>alert(1)</script>",
+    '=HYPERLINK("http://x")',
+    "[click](http://x)",
+)
 EVIL = (STEER, MARKUP, FORMULA, LINK, "+1|x", "@x", "-x`y")
 
 
 def evil(key: str) -> dict[str, Any]:
     """The fields of a record with `key` wherever a record has keys or texts."""
-    return {"lookup": {"benchmark": "nb201", "source": key, key: {"valid": 1.0, "test": 2.0},
-                       "cifar10": {"valid": 90.0, "test": None, key: 3}, "params": 3},
-            "versions": {key: key}, "changed": {key: [1, 2], f"search.{key}": [key, key]}, "commit": key,
-            "hardware": {"device": "cpu", "name": key, key: key, "threads": 1},
-            "supernet": {"valid_accuracy": 0.5, key: 1},
-            "choices": {"method": key, "search": key, key: key}, "labels": [key], "protocol": key, "genotype": CELL,
-            "overrides": [f"search.lr={key}", key], "starts": [{key: 1}, {key: 2}], "seal": {key: key},
-            "verdict": {"text": key, key: True}, "stages": [{"name": key, "wall_s": 1.0, "updates": 1}], key: key}
+    return {
+        "lookup": {
+            "benchmark": "nb201",
+            "source": key,
+            key: {"valid": 1.0, "test": 2.0},
+            "cifar10": {"valid": 90.0, "test": None, key: 3},
+            "params": 3,
+        },
+        "versions": {key: key},
+        "changed": {key: [1, 2], f"search.{key}": [key, key]},
+        "commit": key,
+        "hardware": {"device": "cpu", "name": key, key: key, "threads": 1},
+        "supernet": {"valid_accuracy": 0.5, key: 1},
+        "choices": {"method": key, "search": key, key: key},
+        "labels": [key],
+        "protocol": key,
+        "genotype": CELL,
+        "overrides": [f"search.lr={key}", key],
+        "starts": [{key: 1}, {key: 2}],
+        "seal": {key: key},
+        "verdict": {"text": key, key: True},
+        "stages": [{"name": key, "wall_s": 1.0, "updates": 1}],
+        key: key,
+    }
 
 
 @pytest.fixture
@@ -59,13 +79,23 @@ def test_a_terminal_is_not_steered(runs: Path, capsys: pytest.CaptureFixture[str
     status.main(["runs"])
     for path in sorted((runs / "runs").iterdir()):
         record = json.loads((path / "result.json").read_text())
-        run_summary.show({**record, "finished": STEER, "updates": 1, "passes": 2, "verdict": {"text": STEER},
-                     "command": f"nasx {STEER}"}, path)
+        run_summary.show(
+            {
+                **record,
+                "finished": STEER,
+                "updates": 1,
+                "passes": 2,
+                "verdict": {"text": STEER},
+                "command": f"nasx {STEER}",
+            },
+            path,
+        )
     clean(capsys.readouterr().out)
 
 
 def test_what_is_read_of_a_stranger_s_files_does_not_steer_a_terminal(
-        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     make = writer(tmp_path)
     folder, *others = [make(method=f"m{seed % 2}", seed=seed, command=f"nasx {STEER}") for seed in range(4)]
@@ -89,8 +119,9 @@ def test_what_is_read_of_a_stranger_s_files_does_not_steer_a_terminal(
 
 
 @pytest.mark.parametrize("terminal", [False, True])
-def test_no_line_of_the_log_steers_a_terminal(terminal: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                                              capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_line_of_the_log_steers_a_terminal(
+    terminal: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     for name in ("a/1.png", "a/2.png", "b/1.png", "b/2.png", f"b/x.{STEER}"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
@@ -143,11 +174,31 @@ def test_numbers_stay_numbers_in_a_spreadsheet() -> None:
 
 def test_a_model_card_holds_it_as_text() -> None:
     key = f"{MARKUP}`|{LINK}```\n# {STEER}"
-    facts = {"run": key, "recipe": key, "accuracy": 0.5, "settings": {"epochs": key}, "seed": key, "image": [key, 1, 2],
-             "classes": [key], "normalization": {"mean": [key], "std": [key]}, "nasx": key, "commit": key,
-             "genotype": key}
-    card = export.card(facts, {"choices": {"dataset": key, "space": key}, "params": key, "macs": key, "command": key,
-                               "best_test_accuracy": 0.5, "changed": {key: [key, key]}}, ["model.safetensors"])
+    facts = {
+        "run": key,
+        "recipe": key,
+        "accuracy": 0.5,
+        "settings": {"epochs": key},
+        "seed": key,
+        "image": [key, 1, 2],
+        "classes": [key],
+        "normalization": {"mean": [key], "std": [key]},
+        "nasx": key,
+        "commit": key,
+        "genotype": key,
+    }
+    card = export.card(
+        facts,
+        {
+            "choices": {"dataset": key, "space": key},
+            "params": key,
+            "macs": key,
+            "command": key,
+            "best_test_accuracy": 0.5,
+            "changed": {key: [key, key]},
+        },
+        ["model.safetensors"],
+    )
     clean(card)
     outside = "".join(card.split("```")[::2])
     assert card.count("```") == 6

@@ -22,8 +22,13 @@ def test_only_user_errors(name: str, tmp_path: Path) -> None:
     target = TARGETS[name]
 
     @seed(0)
-    @settings(max_examples=SLOW.get(name, 40), deadline=None, database=None, phases=[Phase.generate],
-              suppress_health_check=list(HealthCheck))
+    @settings(
+        max_examples=SLOW.get(name, 40),
+        deadline=None,
+        database=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
     @given(target.draw(tmp_path))
     def feed(sample: Any) -> None:
         fed(target, tmp_path, sample)
@@ -35,14 +40,18 @@ def nothing(root: Path) -> st.SearchStrategy[Any]:
     return st.none()
 
 
-@pytest.mark.parametrize("act", [
-    lambda outside: __import__("os").system("true"),
-    lambda outside: __import__("subprocess").run(["true"], check=False),
-    lambda outside: (outside / "x").write_text("x"),
-    lambda outside: (outside / "x").mkdir(),
-    lambda outside: (outside / "there").unlink(),
-    lambda outside: (outside / "there").rename(outside / "gone"),
-    lambda outside: Path("link").symlink_to(outside) or Path("link/x").write_text("x")])
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda outside: __import__("os").system("true"),
+        lambda outside: __import__("subprocess").run(["true"], check=False),
+        lambda outside: (outside / "x").write_text("x"),
+        lambda outside: (outside / "x").mkdir(),
+        lambda outside: (outside / "there").unlink(),
+        lambda outside: (outside / "there").rename(outside / "gone"),
+        lambda outside: Path("link").symlink_to(outside) or Path("link/x").write_text("x"),
+    ],
+)
 def test_the_watch_sees_what_is_executed_and_written_outside(act: Any, tmp_path: Path) -> None:
     root, outside = tmp_path / "root", tmp_path / "outside"
     root.mkdir()

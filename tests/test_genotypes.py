@@ -17,15 +17,31 @@ from nasx.spaces.nb1shot1.genotype import Nb101Genotype
 from nasx.spaces.nb201.genotype import Nb201Genotype
 from nasx.spaces.ops import OPERATIONS
 
-NORMAL = "[('sep_conv_3x3', 0), ('sep_conv_3x3', 1), ('sep_conv_3x3', 0), ('sep_conv_3x3', 1), ('sep_conv_3x3', 1), " \
-         "('skip_connect', 0), ('skip_connect', 0), ('dil_conv_3x3', 2)]"
-NESTED = "[[('sep_conv_3x3', 0), ('sep_conv_3x3', 1)], [('sep_conv_3x3', 0), ('sep_conv_3x3', 1)], " \
-         "[('sep_conv_3x3', 1), ('skip_connect', 0)], [('skip_connect', 0), ('dil_conv_3x3', 2)]]"
+NORMAL = (
+    "[('sep_conv_3x3', 0), ('sep_conv_3x3', 1), ('sep_conv_3x3', 0), ('sep_conv_3x3', 1), ('sep_conv_3x3', 1), "
+    "('skip_connect', 0), ('skip_connect', 0), ('dil_conv_3x3', 2)]"
+)
+NESTED = (
+    "[[('sep_conv_3x3', 0), ('sep_conv_3x3', 1)], [('sep_conv_3x3', 0), ('sep_conv_3x3', 1)], "
+    "[('sep_conv_3x3', 1), ('skip_connect', 0)], [('skip_connect', 0), ('dil_conv_3x3', 2)]]"
+)
 PLAIN = f"Genotype(normal={NORMAL}, normal_concat=range(2, 6), reduce={NORMAL}, reduce_concat=range(2, 6))"
-PAIRS = [["sep_conv_3x3", 0], ["sep_conv_3x3", 1], ["sep_conv_3x3", 0], ["sep_conv_3x3", 1], ["sep_conv_3x3", 1],
-         ["skip_connect", 0], ["skip_connect", 0], ["dil_conv_3x3", 2]]
-KATIB = NESTED.replace("sep_conv", "separable_convolution").replace("dil_conv", "dilated_convolution").replace(
-    "skip_connect", "skip_connection").replace(" ", "")
+PAIRS = [
+    ["sep_conv_3x3", 0],
+    ["sep_conv_3x3", 1],
+    ["sep_conv_3x3", 0],
+    ["sep_conv_3x3", 1],
+    ["sep_conv_3x3", 1],
+    ["skip_connect", 0],
+    ["skip_connect", 0],
+    ["dil_conv_3x3", 2],
+]
+KATIB = (
+    NESTED.replace("sep_conv", "separable_convolution")
+    .replace("dil_conv", "dilated_convolution")
+    .replace("skip_connect", "skip_connection")
+    .replace(" ", "")
+)
 
 DIALECTS = [
     PLAIN,
@@ -66,11 +82,21 @@ def test_order_within_a_node_does_not_matter() -> None:
 BEST = Nb201Genotype(("nor_conv_3x3", "nor_conv_3x3", "nor_conv_3x3", "skip_connect", "nor_conv_3x3", "nor_conv_1x1"))
 
 
-@pytest.mark.parametrize("text", [
-    str(BEST), f"arch = {BEST}", f"Structure(4 nodes with {BEST})", "333132", "[2, 2, 0, 2, 2, 3]", "(2,2,0,2,2,3)",
-    "((('nor_conv_3x3', 0),), (('nor_conv_3x3', 0), ('nor_conv_3x3', 1)), "
-    "(('skip_connect', 0), ('nor_conv_3x3', 1), ('nor_conv_1x1', 2)))",
-    json.dumps(BEST.ops), "best_cifar10"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        str(BEST),
+        f"arch = {BEST}",
+        f"Structure(4 nodes with {BEST})",
+        "333132",
+        "[2, 2, 0, 2, 2, 3]",
+        "(2,2,0,2,2,3)",
+        "((('nor_conv_3x3', 0),), (('nor_conv_3x3', 0), ('nor_conv_3x3', 1)), "
+        "(('skip_connect', 0), ('nor_conv_3x3', 1), ('nor_conv_1x1', 2)))",
+        json.dumps(BEST.ops),
+        "best_cifar10",
+    ],
+)
 def test_nb201_dialects_are_one_cell(text: str) -> None:
     """[2, 2, 0, 2, 2, 3] is NASLib's: edges 0->1, 0->2, 0->3, 1->2, 1->3, 2->3; 0 skip, 1 zero, 2 3x3, 3 1x1."""
     assert Nb201Genotype.parse(text) == BEST
@@ -79,42 +105,59 @@ def test_nb201_dialects_are_one_cell(text: str) -> None:
 GRAPH = '{"matrix":[[0,1,1],[0,0,1],[0,0,0]],"ops":["input","maxpool3x3","output"]}'
 
 
-@pytest.mark.parametrize("text", [
-    GRAPH, "ModelSpec(matrix=[[0,1,1],[0,0,1],[0,0,0]], ops=['input', 'maxpool3x3', 'output'])",
-    "api.ModelSpec([[0,1,1],[0,0,1],[0,0,0]], ['input', 'maxpool3x3', 'output'])",
-    "[[[0,1,1],[0,0,1],[0,0,0]], ['input', 'maxpool3x3', 'output']]",
-    GRAPH.replace("matrix", "module_adjacency").replace("ops", "module_operations")])
+@pytest.mark.parametrize(
+    "text",
+    [
+        GRAPH,
+        "ModelSpec(matrix=[[0,1,1],[0,0,1],[0,0,0]], ops=['input', 'maxpool3x3', 'output'])",
+        "api.ModelSpec([[0,1,1],[0,0,1],[0,0,0]], ['input', 'maxpool3x3', 'output'])",
+        "[[[0,1,1],[0,0,1],[0,0,0]], ['input', 'maxpool3x3', 'output']]",
+        GRAPH.replace("matrix", "module_adjacency").replace("ops", "module_operations"),
+    ],
+)
 def test_nb101_dialects_are_one_cell(text: str) -> None:
     assert str(Nb101Genotype.parse(text)) == GRAPH
 
 
 # ------------------------------------------------------------------------------------------------------ faults
-@pytest.mark.parametrize(("text", "fault"), [
-    ("", "nothing to read"), ("   ", "nothing to read"), ("x" * 30_000, "30000 characters"),
-    ("__import__('os').system('true')", "no DARTS genotype"),
-    ("Genotype(normal=__import__('os').system('x'), reduce=[])", "character 33: found '.' where"),
-    ("Genotype(normal=open('/etc/passwd'), reduce=[])", "cell|pairs"),
-    ("Genotype(normal=[1][0], reduce=[])", "found '\\['"),
-    ("Genotype(normal=[(lambda: 1)()], reduce=[])", "bare name 'lambda'|found"),
-    (PLAIN[:-30], "the text ends|found|character"), (PLAIN + ")", "something follows"),
-    (PLAIN.replace("range(2, 6)", "range(0, 999999)"), "range of more than"),
-    (PLAIN.replace("range(2, 6)", "range(2, 7)"), "joins nodes 2 to 5"),
-    (PLAIN.replace("'dil_conv_3x3', 2", "'dil_conv_3x3', 5"), "5 is no earlier node"),
-    (PLAIN.replace("'dil_conv_3x3', 2", "'dil_conv_3x3', 0"), "both pairs have predecessor 0"),
-    (PLAIN.replace("'dil_conv_3x3'", "'dil_conv_9x9'"), "no such operation"),
-    (PLAIN.replace("'dil_conv_3x3'", "'none'"), "none cannot be selected"),
-    (PLAIN.replace(", ('dil_conv_3x3', 2)", ""), "has 7 pairs instead of 8"),
-    (PLAIN.replace("reduce=", "reuse="), "reuse is no part of it"),
-    (f"Genotype({NORMAL}, normal={NORMAL})", "normal is given twice"),
-    ("Genotype(normal=[], normal=[])", "normal is given twice"), ("Genotype(" + "[" * 500, "nest deeper than"),
-    ("Genotype(normal=" + "a(" * 500, "nest deeper than"), ("Genotype(0x10)", "character"),
-    ("Genotype(-1)", "character"), (PLAIN.replace("2)", "2, 'heavy')", 1), "is not an .operation, predecessor"),
-    (PLAIN.replace("2)", "2, 0.1, 0.2)", 1), "is not an .operation, predecessor"),
-    (PLAIN.replace("'dil_conv_3x3', 2)", "'dil_conv_3x3', 2.0)"), "is not an .operation, predecessor"),
-    (PLAIN[:-1] + ", connects=[(0, 1)])", "connects is no part of it"), (PLAIN[:-1] + ", connects=none)", "bare name"),
-    (PLAIN.replace("normal_concat", "# normal_concat"), "the text ends"),
-    ("Genotype()", "has no 'normal' cell"), ("{'normal': 3, 'reduce': 3}", "0 pairs"),
-    ("{1: 2}", "key must be a string")])
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("", "nothing to read"),
+        ("   ", "nothing to read"),
+        ("x" * 30_000, "30000 characters"),
+        ("__import__('os').system('true')", "no DARTS genotype"),
+        ("Genotype(normal=__import__('os').system('x'), reduce=[])", "character 33: found '.' where"),
+        ("Genotype(normal=open('/etc/passwd'), reduce=[])", "cell|pairs"),
+        ("Genotype(normal=[1][0], reduce=[])", "found '\\['"),
+        ("Genotype(normal=[(lambda: 1)()], reduce=[])", "bare name 'lambda'|found"),
+        (PLAIN[:-30], "the text ends|found|character"),
+        (PLAIN + ")", "something follows"),
+        (PLAIN.replace("range(2, 6)", "range(0, 999999)"), "range of more than"),
+        (PLAIN.replace("range(2, 6)", "range(2, 7)"), "joins nodes 2 to 5"),
+        (PLAIN.replace("'dil_conv_3x3', 2", "'dil_conv_3x3', 5"), "5 is no earlier node"),
+        (PLAIN.replace("'dil_conv_3x3', 2", "'dil_conv_3x3', 0"), "both pairs have predecessor 0"),
+        (PLAIN.replace("'dil_conv_3x3'", "'dil_conv_9x9'"), "no such operation"),
+        (PLAIN.replace("'dil_conv_3x3'", "'none'"), "none cannot be selected"),
+        (PLAIN.replace(", ('dil_conv_3x3', 2)", ""), "has 7 pairs instead of 8"),
+        (PLAIN.replace("reduce=", "reuse="), "reuse is no part of it"),
+        (f"Genotype({NORMAL}, normal={NORMAL})", "normal is given twice"),
+        ("Genotype(normal=[], normal=[])", "normal is given twice"),
+        ("Genotype(" + "[" * 500, "nest deeper than"),
+        ("Genotype(normal=" + "a(" * 500, "nest deeper than"),
+        ("Genotype(0x10)", "character"),
+        ("Genotype(-1)", "character"),
+        (PLAIN.replace("2)", "2, 'heavy')", 1), "is not an .operation, predecessor"),
+        (PLAIN.replace("2)", "2, 0.1, 0.2)", 1), "is not an .operation, predecessor"),
+        (PLAIN.replace("'dil_conv_3x3', 2)", "'dil_conv_3x3', 2.0)"), "is not an .operation, predecessor"),
+        (PLAIN[:-1] + ", connects=[(0, 1)])", "connects is no part of it"),
+        (PLAIN[:-1] + ", connects=none)", "bare name"),
+        (PLAIN.replace("normal_concat", "# normal_concat"), "the text ends"),
+        ("Genotype()", "has no 'normal' cell"),
+        ("{'normal': 3, 'reduce': 3}", "0 pairs"),
+        ("{1: 2}", "key must be a string"),
+    ],
+)
 def test_darts_faults_name_place_and_fault(text: str, fault: str) -> None:
     with pytest.raises(UserError, match=fault) as error:
         DartsGenotype.parse(text)
@@ -122,13 +165,20 @@ def test_darts_faults_name_place_and_fault(text: str, fault: str) -> None:
     assert error.value.remedy
 
 
-@pytest.mark.parametrize(("text", "fault"), [
-    ("|nor_conv_3x3~0|", "1 nodes instead of 3"), (str(BEST).replace("~2", "~1"), "character 81: 'nor_conv_1x1~1'"),
-    (str(BEST).replace("skip_connect", "skip"), "operation 4='skip': no such operation"),
-    ("999999", "no operation number 9"),
-    ("[5, 0, 0, 0, 0, 0]", "place 1: there is no operation number 5"), ("[0, 0]", "no NAS-Bench-201 cell"),
-    ("hello world", "no NAS-Bench-201 cell"), ("[[], [], []]", "no NAS-Bench-201 cell"),
-    ("|||+|||+||", "must have 1 operation")])
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("|nor_conv_3x3~0|", "1 nodes instead of 3"),
+        (str(BEST).replace("~2", "~1"), "character 81: 'nor_conv_1x1~1'"),
+        (str(BEST).replace("skip_connect", "skip"), "operation 4='skip': no such operation"),
+        ("999999", "no operation number 9"),
+        ("[5, 0, 0, 0, 0, 0]", "place 1: there is no operation number 5"),
+        ("[0, 0]", "no NAS-Bench-201 cell"),
+        ("hello world", "no NAS-Bench-201 cell"),
+        ("[[], [], []]", "no NAS-Bench-201 cell"),
+        ("|||+|||+||", "must have 1 operation"),
+    ],
+)
 def test_nb201_faults(text: str, fault: str) -> None:
     with pytest.raises(UserError, match=fault):
         Nb201Genotype.parse(text)
@@ -141,10 +191,48 @@ def answers(reader: Callable[[str], object], text: str) -> None:
 
 
 READERS = (DartsGenotype.parse, UntiedDartsGenotype.parse, read, Nb201Genotype.parse, Nb101Genotype.parse)
-PIECES = ["Genotype(", "normal=", "reduce=", "cells=", "[", "]", "(", ")", "{", "}", ",", ":", "=", "'sep_conv_3x3'",
-          "'x", "0", "7", "9" * 9, "range(2, 6)", "range(", "|", "+", "~0", "nor_conv_3x3~0", '"ops"', '"matrix"',
-          "\x00", "\\", "é", " ", "True", "None", "-", "1e9", PLAIN, NORMAL, NESTED, GRAPH, "|skip_connect~0|",
-          "ModelSpec("]
+PIECES = [
+    "Genotype(",
+    "normal=",
+    "reduce=",
+    "cells=",
+    "[",
+    "]",
+    "(",
+    ")",
+    "{",
+    "}",
+    ",",
+    ":",
+    "=",
+    "'sep_conv_3x3'",
+    "'x",
+    "0",
+    "7",
+    "9" * 9,
+    "range(2, 6)",
+    "range(",
+    "|",
+    "+",
+    "~0",
+    "nor_conv_3x3~0",
+    '"ops"',
+    '"matrix"',
+    "\x00",
+    "\\",
+    "é",
+    " ",
+    "True",
+    "None",
+    "-",
+    "1e9",
+    PLAIN,
+    NORMAL,
+    NESTED,
+    GRAPH,
+    "|skip_connect~0|",
+    "ModelSpec(",
+]
 pieces = st.lists(st.sampled_from(PIECES), max_size=40).map("".join)
 
 
@@ -164,11 +252,14 @@ def test_garbage_never_crashes(text: str) -> None:
 @settings(max_examples=200, deadline=None)
 @given(st.integers(0, len(PLAIN) - 1), st.characters(codec="utf-8"))
 def test_one_changed_character_never_crashes(place: int, letter: str) -> None:
-    answers(DartsGenotype.parse, PLAIN[:place] + letter + PLAIN[place + 1:])
+    answers(DartsGenotype.parse, PLAIN[:place] + letter + PLAIN[place + 1 :])
 
 
-values = st.recursive(st.integers(0, 99) | st.from_regex(r"[a-z0-9_ |~+]{0,9}", fullmatch=True),
-                      lambda inner: st.lists(inner, max_size=4).map(tuple), max_leaves=12)
+values = st.recursive(
+    st.integers(0, 99) | st.from_regex(r"[a-z0-9_ |~+]{0,9}", fullmatch=True),
+    lambda inner: st.lists(inner, max_size=4).map(tuple),
+    max_leaves=12,
+)
 
 
 @given(values)

@@ -1,6 +1,6 @@
 """On a CUDA device: parity, no host synchronization, replayed steps, no memory growth, resume. Written without one.
 
-    uv run pytest -m gpu tests/test_gpu.py
+uv run pytest -m gpu tests/test_gpu.py
 """
 
 from __future__ import annotations
@@ -45,8 +45,14 @@ def prepared(space: Space, method: Method, *, naive: bool = False, engine: Engin
     start = method.start({k: torch.randn(s, generator=gen, dtype=torch.float64) for k, s in space.shapes().items()})
     a = {k: x.detach().cuda().requires_grad_() for k, x in start.items()}
     w = weights(net)
-    search = Search(problem, w, a, torch.optim.SGD(w.values(), lr=0.05, momentum=0.9, fused=True),
-                    torch.optim.Adam(a.values(), lr=3e-4, betas=(0.5, 0.999), fused=True, capturable=on_cuda(a)), 5.0)
+    search = Search(
+        problem,
+        w,
+        a,
+        torch.optim.SGD(w.values(), lr=0.05, momentum=0.9, fused=True),
+        torch.optim.Adam(a.values(), lr=3e-4, betas=(0.5, 0.999), fused=True, capturable=on_cuda(a)),
+        5.0,
+    )
     search.epoch, search.epochs = 1, 3
     return search
 

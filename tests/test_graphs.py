@@ -85,8 +85,11 @@ def same(pair: Pair, method: Any, steps: int = 5, first: int = 0) -> None:
     for kind in ("w_opt", "a_opt"):
         states = [list(getattr(s, kind).state.values()) for s in (pair.search, pair.plain)]
         for got_state, state in zip(*states, strict=True):
-            assert all(torch.equal(torch.as_tensor(got_state[k]), torch.as_tensor(x)) for k, x in state.items()
-                       if x is not None)
+            assert all(
+                torch.equal(torch.as_tensor(got_state[k]), torch.as_tensor(x))
+                for k, x in state.items()
+                if x is not None
+            )
 
 
 @pytest.mark.parametrize("name", TRAINING)
@@ -97,8 +100,10 @@ def test_one_graph_serves_steps_of_all_epochs_rates_and_seeds(name: str) -> None
     assert both.log == REPLAYED, both.step.why
 
 
-@pytest.mark.parametrize(("space", "options"), [(Darts(layers=3, channels=4), {"drop_path": 0.3}), (S4, {}),
-                                                (S4, {"drop_path": 0.2, "skip_dropout": 0.5})])
+@pytest.mark.parametrize(
+    ("space", "options"),
+    [(Darts(layers=3, channels=4), {"drop_path": 0.3}), (S4, {}), (S4, {"drop_path": 0.2, "skip_dropout": 0.5})],
+)
 @pytest.mark.parametrize("name", ["darts", "gdas"])
 def test_what_a_network_draws_is_replayed_from_each_batch(space: Darts, options: dict[str, float], name: str) -> None:
     both = pair(space, BUILT[name], **options)
@@ -172,13 +177,20 @@ def failing(work: Callable[[], None], generators: Sequence[torch.Generator]) -> 
     raise RuntimeError("operation not permitted when stream is capturing")
 
 
-@pytest.mark.parametrize(("method", "wrong", "why"), [
-    (BUILT["darts"], stopped, "from an eager one"), (BUILT["idarts"], stopped, "from an eager one"),
-    (BUILT["gdas"], reseeded, "from an eager one"), (Stale(), None, "from an eager one"),
-    (Asking(), None, "TypeError in test_graphs.py:"),
-], ids=["nothing replayed", "nothing replayed, idarts", "other seeds", "a seed kept", "a number asked"])
-def test_a_replay_that_differs_is_refused_and_leaves_no_trace(method: Any, wrong: Any, why: str,
-                                                              caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(
+    ("method", "wrong", "why"),
+    [
+        (BUILT["darts"], stopped, "from an eager one"),
+        (BUILT["idarts"], stopped, "from an eager one"),
+        (BUILT["gdas"], reseeded, "from an eager one"),
+        (Stale(), None, "from an eager one"),
+        (Asking(), None, "TypeError in test_graphs.py:"),
+    ],
+    ids=["nothing replayed", "nothing replayed, idarts", "other seeds", "a seed kept", "a number asked"],
+)
+def test_a_replay_that_differs_is_refused_and_leaves_no_trace(
+    method: Any, wrong: Any, why: str, caplog: pytest.LogCaptureFixture
+) -> None:
     both = pair(SPACES["nb201"], method, wrong)
     with caplog.at_level(logging.INFO, "nasx"):
         same(both, method)

@@ -29,15 +29,18 @@ search: {batch: 48, evaluate_images: "${search.batch}"}
 
 
 # ---------------------------------------------------------------------------------- equal to Hydra's own
-@pytest.mark.parametrize("words", [
-    ["seed=range(0,5)", "search.lr=0.1,1e-3,5", "deterministic=true,false"],
-    ["method=darts,pc_darts", "space=darts,s1", "seed=0,1", "search.arch_betas=[0.5,0.9],[0.1,0.2]"],
-    ["method=glob([d*],exclude=[darts_*])", "search.clip=null,3", "name='a b',\"1\",plain"],
-    ["search.arch_betas.0=0.5,0.25", "search.lr=range(0.1,0.4,0.1)", "seed=sort(3,1,2)"],
-    ["~pair", "search.epochs=3,2", "seed=7", "seed=8,9"],
-    ["experiment=quickstart", "++search.batch=8,16", "space.operations=[none,skip_connect],[nor_conv_1x1,none]"],
-    ["experiment=own", "search.batch=8,16", "out=a,'${name}b'"],
-])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["seed=range(0,5)", "search.lr=0.1,1e-3,5", "deterministic=true,false"],
+        ["method=darts,pc_darts", "space=darts,s1", "seed=0,1", "search.arch_betas=[0.5,0.9],[0.1,0.2]"],
+        ["method=glob([d*],exclude=[darts_*])", "search.clip=null,3", "name='a b',\"1\",plain"],
+        ["search.arch_betas.0=0.5,0.25", "search.lr=range(0.1,0.4,0.1)", "seed=sort(3,1,2)"],
+        ["~pair", "search.epochs=3,2", "seed=7", "seed=8,9"],
+        ["experiment=quickstart", "++search.batch=8,16", "space.operations=[none,skip_connect],[nor_conv_1x1,none]"],
+        ["experiment=own", "search.batch=8,16", "out=a,'${name}b'"],
+    ],
+)
 def test_each_job_is_what_hydra_composes(words: list[str], tmp_path: Path) -> None:
     (tmp_path / "experiment").mkdir()
     (tmp_path / "experiment" / "own.yaml").write_text(OWN)
@@ -79,17 +82,22 @@ def compositions(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     return seen
 
 
-@pytest.mark.parametrize(("words", "count"), [
-    (["seed=range(0,3000)"], 1), (["seed=0,1", "search.lr=0.1,0.2,0.3"], 1), (["method=darts,random", "seed=0,1,2"], 2),
-    (["method=darts,random", "space=nb201,darts", "seed=range(0,50)"], 4),
-])
-def test_a_combination_of_choices_is_composed_once(words: list[str], count: int,
-                                                   compositions: list[list[str]]) -> None:
+@pytest.mark.parametrize(
+    ("words", "count"),
+    [
+        (["seed=range(0,3000)"], 1),
+        (["seed=0,1", "search.lr=0.1,0.2,0.3"], 1),
+        (["method=darts,random", "seed=0,1,2"], 2),
+        (["method=darts,random", "space=nb201,darts", "seed=range(0,50)"], 4),
+    ],
+)
+def test_a_combination_of_choices_is_composed_once(words: list[str], count: int, compositions: list[list[str]]) -> None:
     assert faults(*DIGITS, *words) == []
     assert len(compositions) == count
 
 
-COUNTED = """
+COUNTED = (
+    """
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 whole, composed = ConfigLoaderImpl.load_configuration, []
 def counted(self, *args, **kwargs):
@@ -101,36 +109,45 @@ import nasx
 def search(cfg, info):
     print('COMPOSED', len(composed), flush=True)
     os._exit(0)
-""" + faked.JOBS
+"""
+    + faked.JOBS
+)
 
 
 def test_a_long_sweep_composes_no_more_than_a_short_one_before_its_first_job(tmp_path: Path) -> None:
-    short, long = (call(tmp_path, "search", *DIGITS, f"seed=range(0,{n})", code=COUNTED).stdout.splitlines()[-1]
-                   for n in (2, 3000))
+    short, long = (
+        call(tmp_path, "search", *DIGITS, f"seed=range(0,{n})", code=COUNTED).stdout.splitlines()[-1] for n in (2, 3000)
+    )
     assert short.startswith("COMPOSED ")
     assert long == short
 
 
 # -------------------------------------------------------------------------------------- refused before job 0
-@pytest.mark.parametrize(("words", "parts"), [
-    (["method=darts,pc_darts", "space=darts,nb1shot1_1"],
-     ["method=pc_darts: sets space.partial", "method=pc_darts: sets space.edge_norm"]),
-    (["search.lr=0.1,0.01", "search.lr_min=0.001,0.05"], ["search.lr_min=0.05: is above search.lr=0.01"]),
-    (["search.epochs=2,1,-1", "seed=0,x"], ["search.epochs=-1: must be", "seed=x: must be a whole number"]),
-    (["method=glob(q*)"], ["method=glob(q*): lists no value"]),
-    (["seed=glob(*)"], ["seed=glob(*): lists no value"]),
-    (["seed=range(5,0)"], ["seed=range(5,0): lists no value"]),
-    (["seed=range(0,1000000000000)"], ["--multirun: asks for more than 100,000 jobs"]),
-    (["seed=range(0,inf)"], ["--multirun: asks for more than 100,000 jobs"]),
-    (["seed=range(0,1000)", "search.lr=range(1,2,0.001)"], ["--multirun: asks for more than 100,000 jobs"]),
-    (["name=same", "seed=3,4"], ["seed=4: would share the run folder outputs/same with seed=3; leave name out"]),
-    (["seed=3,3"], ["seed=3: is the same run as seed=3"]),
-    (["quiet=true,false"], ["quiet=False: is the same run as quiet=True"]),
-    (["seeds_per_job=2", "name=x"], ["is one folder for seeds_per_job=2"]),
-    (["seeds_per_job=2", "seed=0,1"], ["seed=1: is the same run as seed=0"]),
-])
-def test_a_sweep_that_cannot_go_to_its_end_is_refused(words: list[str], parts: list[str], tmp_path: Path,
-                                                      monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (
+            ["method=darts,pc_darts", "space=darts,nb1shot1_1"],
+            ["method=pc_darts: sets space.partial", "method=pc_darts: sets space.edge_norm"],
+        ),
+        (["search.lr=0.1,0.01", "search.lr_min=0.001,0.05"], ["search.lr_min=0.05: is above search.lr=0.01"]),
+        (["search.epochs=2,1,-1", "seed=0,x"], ["search.epochs=-1: must be", "seed=x: must be a whole number"]),
+        (["method=glob(q*)"], ["method=glob(q*): lists no value"]),
+        (["seed=glob(*)"], ["seed=glob(*): lists no value"]),
+        (["seed=range(5,0)"], ["seed=range(5,0): lists no value"]),
+        (["seed=range(0,1000000000000)"], ["--multirun: asks for more than 100,000 jobs"]),
+        (["seed=range(0,inf)"], ["--multirun: asks for more than 100,000 jobs"]),
+        (["seed=range(0,1000)", "search.lr=range(1,2,0.001)"], ["--multirun: asks for more than 100,000 jobs"]),
+        (["name=same", "seed=3,4"], ["seed=4: would share the run folder outputs/same with seed=3; leave name out"]),
+        (["seed=3,3"], ["seed=3: is the same run as seed=3"]),
+        (["quiet=true,false"], ["quiet=False: is the same run as quiet=True"]),
+        (["seeds_per_job=2", "name=x"], ["is one folder for seeds_per_job=2"]),
+        (["seeds_per_job=2", "seed=0,1"], ["seed=1: is the same run as seed=0"]),
+    ],
+)
+def test_a_sweep_that_cannot_go_to_its_end_is_refused(
+    words: list[str], parts: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     found = faults(*DIGITS, *words)
     assert len(found) == len(parts), found
@@ -139,8 +156,9 @@ def test_a_sweep_that_cannot_go_to_its_end_is_refused(words: list[str], parts: l
 
 
 def test_a_refused_sweep_starts_no_job(tmp_path: Path) -> None:
-    done = call(tmp_path, "search", "--multirun", "dataset=digits", "method=darts,pc_darts", "space=darts,nb1shot1_1",
-                code=FAKE)
+    done = call(
+        tmp_path, "search", "--multirun", "dataset=digits", "method=darts,pc_darts", "space=darts,nb1shot1_1", code=FAKE
+    )
     assert (done.returncode, ran(done), list(tmp_path.iterdir())) == (2, [], [])
     assert "Traceback" not in done.stderr
 
@@ -161,8 +179,9 @@ def test_jobs_of_run_may_share_a_search_and_not_all(tmp_path: Path, monkeypatch:
     assert any("would share the run folder outputs/x-retrain" in line for line in found), found
 
 
-def test_a_folder_of_another_configuration_is_told_before_the_first_job(tmp_path: Path,
-                                                                        monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_of_another_configuration_is_told_before_the_first_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     cfg, choices = plain(make_loader().load_configuration("search", ["dataset=digits", "seed=1"], RunMode.RUN))
     folder = Path("outputs") / config_identity.run_name(cfg, choices, "search")

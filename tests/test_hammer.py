@@ -37,8 +37,12 @@ def torn(path, data):
     path.write_text(data)
 records.write_atomic = torn
 """
-CASES = {"": "", "slow disk": SLOW_DISK, "two writers are in run-": "lock.flock = lambda handle: None",
-         "the table lacks": TORN}
+CASES = {
+    "": "",
+    "slow disk": SLOW_DISK,
+    "two writers are in run-": "lock.flock = lambda handle: None",
+    "the table lacks": TORN,
+}
 """What the hammer must find -> the protection taken out for that. Nothing where all are there, whatever the disk."""
 
 
@@ -49,8 +53,9 @@ def test_nothing_is_lost_or_torn_but_without_its_protection(found: str, tmp_path
     code = HAMMER.format(scripts=str(SCRIPTS), without=CASES[found])
     for seed in range(1 if sound else 6):
         words = [str(tmp_path / str(seed)), "--seconds", "4", "--seed", str(seed)]
-        done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, timeout=120,
-                              check=False)
+        done = subprocess.run(
+            [sys.executable, "-c", code, *words], capture_output=True, text=True, timeout=120, check=False
+        )
         told: dict[str, Any] = json.loads(done.stdout)
         assert told["looked"] > 0
         assert told["finished"] > 0

@@ -65,7 +65,9 @@ def test_the_payload_would_be_seen(here: Path) -> None:
 PICKLES = [pickle.dumps(Payload(), protocol) for protocol in (0, 2, 4)] + [
     b"cbuiltins\neval\n(V__import__('os').system('id')\ntR.",
     b"cnumpy.core.multiarray\n_reconstruct\n(cos\nsystem\n(I0\nttR.",
-    b"c__builtin__\ngetattr\n(cos\nVsystem\ntR.", pickle.dumps({"data": Payload()})]
+    b"c__builtin__\ngetattr\n(cos\nVsystem\ntR.",
+    pickle.dumps({"data": Payload()}),
+]
 
 
 @pytest.mark.parametrize("data", PICKLES, ids=range(len(PICKLES)))
@@ -103,8 +105,9 @@ def test_arrays_of_objects_are_refused(here: Path) -> None:
 def composed(here: Path, text: str, group: str = "experiment") -> list[str]:
     (here / "mine" / group).mkdir(parents=True)
     (here / "mine" / group / "own.yaml").write_text(text)
-    return faults("--multirun", f"{group}=own", *(["dataset=digits"] if group != "dataset" else []),
-                  config_dir=here / "mine")
+    return faults(
+        "--multirun", f"{group}=own", *(["dataset=digits"] if group != "dataset" else []), config_dir=here / "mine"
+    )
 
 
 @pytest.mark.parametrize(
@@ -137,31 +140,54 @@ def test_targets_outside_the_list_are_refused(target: Any, here: Path) -> None:
         instantiate.build({"_target_": target, "command": "id"})
 
 
-@pytest.mark.parametrize("text", [
-    "hydra: {callbacks: {x: {_target_: os.system}}}", "hydra: {launcher: {_target_: os.system, command: id}}",
-    "hydra: {sweeper: {_target_: subprocess.Popen}}",
-    "hydra: {job_logging: {handlers: {x: {class: subprocess.Popen, args: id}}}}",
-    "hydra: {hydra_logging: {formatters: {x: {(): os.system, command: id}}}}",
-    "hydra: {job_logging: {handlers: {x: {class: logging.FileHandler, filename: /tmp/nasx-was-here, mode: w}}}}",
-    "hydra: {hydra_logging: {handlers: {console: {stream: 'ext://os.system'}}}}",
-    "hydra: {hydra_logging: {handlers: {console: {.: {emit: 'ext://os.system'}}}}}",
-    "hydra: {hydra_logging: {filters: {x: {(): builtins.eval}}}}", "hydra: {job: {env_set: {PATH: /tmp/evil}}}",
-    "hydra: {job: {env_set: {LD_PRELOAD: x.so}}}", "hydra: {job: {env_set: {PYTHONPATH: x}}}"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "hydra: {callbacks: {x: {_target_: os.system}}}",
+        "hydra: {launcher: {_target_: os.system, command: id}}",
+        "hydra: {sweeper: {_target_: subprocess.Popen}}",
+        "hydra: {job_logging: {handlers: {x: {class: subprocess.Popen, args: id}}}}",
+        "hydra: {hydra_logging: {formatters: {x: {(): os.system, command: id}}}}",
+        "hydra: {job_logging: {handlers: {x: {class: logging.FileHandler, filename: /tmp/nasx-was-here, mode: w}}}}",
+        "hydra: {hydra_logging: {handlers: {console: {stream: 'ext://os.system'}}}}",
+        "hydra: {hydra_logging: {handlers: {console: {.: {emit: 'ext://os.system'}}}}}",
+        "hydra: {hydra_logging: {filters: {x: {(): builtins.eval}}}}",
+        "hydra: {job: {env_set: {PATH: /tmp/evil}}}",
+        "hydra: {job: {env_set: {LD_PRELOAD: x.so}}}",
+        "hydra: {job: {env_set: {PYTHONPATH: x}}}",
+    ],
+)
 def test_hydras_own_section_calls_nothing_else(text: str, here: Path) -> None:
     found = composed(here, f"# @package _global_\n{text}\n")
     assert any(line.startswith(("hydra.", "configuration")) for line in found), found
 
 
-@pytest.mark.parametrize("text", [
-    "# @package _global_\nname: !!python/object/apply:os.system [id]\n", "- 1\n", "\x00",
-    "# @package _global_\nname: !!python/name:os.system\n", "!!python/object/new:os.system [id]\n",
-    "# @package _global_\nname: &a [*a]\n", "a: *b\n", "a: [\n", "a: b: c\n", "? {}\n: 1\n", "[" * 2000,
-    "# @package _global_\ndefaults: [own]\n", "# @package _global_\ndefaults: [/experiment/own]\n",
-    "# @package _global_\ndefaults: [../../etc/passwd]\n", "# @package ../../x\nseed: 1\n",
-    "# @package _global_\nname: ${oc.env:HOME}\n", "# @package _global_\nname: ${nothing:x}\n",
-    "# @package _global_\nname: ${oc.decode:'{a:'}\n", "# @package _global_\nname: ${name}\n",
-    "# @package _global_\nname: ${oc.create:{_target_:os.system}}\n",
-    "# @package _global_\nname: ${hydra:runtime.cwd}\n"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "# @package _global_\nname: !!python/object/apply:os.system [id]\n",
+        "- 1\n",
+        "\x00",
+        "# @package _global_\nname: !!python/name:os.system\n",
+        "!!python/object/new:os.system [id]\n",
+        "# @package _global_\nname: &a [*a]\n",
+        "a: *b\n",
+        "a: [\n",
+        "a: b: c\n",
+        "? {}\n: 1\n",
+        "[" * 2000,
+        "# @package _global_\ndefaults: [own]\n",
+        "# @package _global_\ndefaults: [/experiment/own]\n",
+        "# @package _global_\ndefaults: [../../etc/passwd]\n",
+        "# @package ../../x\nseed: 1\n",
+        "# @package _global_\nname: ${oc.env:HOME}\n",
+        "# @package _global_\nname: ${nothing:x}\n",
+        "# @package _global_\nname: ${oc.decode:'{a:'}\n",
+        "# @package _global_\nname: ${name}\n",
+        "# @package _global_\nname: ${oc.create:{_target_:os.system}}\n",
+        "# @package _global_\nname: ${hydra:runtime.cwd}\n",
+    ],
+)
 def test_yaml_that_is_more_than_values_is_refused(text: str, here: Path) -> None:
     assert composed(here, text), "not refused"
 
@@ -197,8 +223,14 @@ def test_a_foreign_run_cannot_allow_its_own_package(here: Path) -> None:
     (here / "evil.py").write_text("import os\nos.system('id')\nclass Space: pass\n")
     run = here / "run"
     (run / "checkpoints").mkdir(parents=True)
-    held = {"kind": "retrain", "choices": SAMPLES[1][0]["choices"], "allow": ["evil"], "retrain": {},
-            "space": {"_target_": "evil.Space"}, "dataset": {"_target_": "evil.Space"}}
+    held = {
+        "kind": "retrain",
+        "choices": SAMPLES[1][0]["choices"],
+        "allow": ["evil"],
+        "retrain": {},
+        "space": {"_target_": "evil.Space"},
+        "dataset": {"_target_": "evil.Space"},
+    }
     (run / "config.yaml").write_text(yaml.safe_dump(held))
     images = {"classes": ["a"], "mean": [0.5], "std": [0.5], "shape": [3, 8, 8]}
     (run / "result.json").write_text(json.dumps({**SAMPLES[1][0], "images": images}))
@@ -211,10 +243,23 @@ def test_a_foreign_run_cannot_allow_its_own_package(here: Path) -> None:
 
 
 # ------------------------------------------------------------------------------------------------- genotypes
-@pytest.mark.parametrize("text", [
-    "__import__('os').system('id')", "Genotype(normal=__import__('os').system('id'))", "(" * 5000, "[" * 5000,
-    "Genotype(normal=range(10**9))", "range(0, 999999)", "Genotype(" + "normal=[]," * 2000 + ")", "lambda: 0",
-    "{'matrix': " + "[" * 20 + "]" * 20 + "}", "\x00", "9" * 30000, "Genotype(normal=[('sep_conv_3x3', 10**400)])"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "__import__('os').system('id')",
+        "Genotype(normal=__import__('os').system('id'))",
+        "(" * 5000,
+        "[" * 5000,
+        "Genotype(normal=range(10**9))",
+        "range(0, 999999)",
+        "Genotype(" + "normal=[]," * 2000 + ")",
+        "lambda: 0",
+        "{'matrix': " + "[" * 20 + "]" * 20 + "}",
+        "\x00",
+        "9" * 30000,
+        "Genotype(normal=[('sep_conv_3x3', 10**400)])",
+    ],
+)
 def test_a_genotype_is_read_and_never_evaluated(text: str, here: Path) -> None:
     for read in (genotypes.darts_cells, genotypes.nb201_cell, genotypes.nb101_graph):
         with pytest.raises(UserError):
@@ -285,12 +330,24 @@ EVIL = '"><script>alert(1)</script><img src=x onerror=alert(1)>'
 
 def test_a_report_shows_markup_as_text(here: Path) -> None:
     record = SAMPLES[0][0]
-    evil = {**record, "name": EVIL, "choices": dict.fromkeys(record["choices"], EVIL), "genotype": EVIL, "commit": EVIL,
-            "protocol": EVIL, "overrides": [EVIL], "labels": [EVIL], "versions": {EVIL: EVIL}, "identity": EVIL,
-            "hardware": {"device": EVIL, "name": EVIL},
-            "lookup": {"benchmark": EVIL, "source": EVIL, EVIL: {"valid": 1.0}}}
-    rows = [{**row, "genotype": EVIL, EVIL: 1.0, "cells": {EVIL: {"depth": 1}}, "mix": {EVIL: row["mix"]["normal"]}}
-            for row in SAMPLES[0][1]]
+    evil = {
+        **record,
+        "name": EVIL,
+        "choices": dict.fromkeys(record["choices"], EVIL),
+        "genotype": EVIL,
+        "commit": EVIL,
+        "protocol": EVIL,
+        "overrides": [EVIL],
+        "labels": [EVIL],
+        "versions": {EVIL: EVIL},
+        "identity": EVIL,
+        "hardware": {"device": EVIL, "name": EVIL},
+        "lookup": {"benchmark": EVIL, "source": EVIL, EVIL: {"valid": 1.0}},
+    }
+    rows = [
+        {**row, "genotype": EVIL, EVIL: 1.0, "cells": {EVIL: {"depth": 1}}, "mix": {EVIL: row["mix"]["normal"]}}
+        for row in SAMPLES[0][1]
+    ]
     write_run(here, [evil, rows, {"kind": "search", "choices": {EVIL: EVIL}, "search": {EVIL: EVIL}}])
     report.main(["runs", f"title={EVIL}"])
     text = (here / "report.html").read_text(encoding="utf-8")
@@ -302,18 +359,33 @@ def test_a_report_shows_markup_as_text(here: Path) -> None:
 def test_an_exports_description_builds_only_components(here: Path) -> None:
     from safetensors.torch import save
 
-    facts = {"format": model.FORMAT, "space": {"_target_": "os.system", "command": "id"}, "settings": {},
-             "classes": [EVIL], "genotype": "x"}
+    facts = {
+        "format": model.FORMAT,
+        "space": {"_target_": "os.system", "command": "id"},
+        "settings": {},
+        "classes": [EVIL],
+        "genotype": "x",
+    }
     (here / "model.safetensors").write_bytes(save({"x": torch.zeros(1)}, model.text(facts)))
     with pytest.raises(UserError, match="only spaces, methods, data sets and benchmarks"):
         model.load(here)
-    (here / "model.safetensors").write_bytes(save({"x": torch.zeros(1)}, model.text(
-        {**facts, "space": {"_target_": "mine.space.Space"}})))
+    (here / "model.safetensors").write_bytes(
+        save({"x": torch.zeros(1)}, model.text({**facts, "space": {"_target_": "mine.space.Space"}}))
+    )
     with pytest.raises(UserError, match=r"is made of classes of mine, .*; if you trust them add allow=\[mine\]"):
         model.load(here)
-    huge = {**facts, "space": {"_target_": "nasx.spaces.nb201.space.Nb201", "layers": 1000, "channels": 65536,
-                               "affine": False, "operations": ["none", "skip_connect"], "batch_norm": "batch"},
-            "settings": {"layers": 10**9, "channels": 10**9, "stem": "cifar"}}
+    huge = {
+        **facts,
+        "space": {
+            "_target_": "nasx.spaces.nb201.space.Nb201",
+            "layers": 1000,
+            "channels": 65536,
+            "affine": False,
+            "operations": ["none", "skip_connect"],
+            "batch_norm": "batch",
+        },
+        "settings": {"layers": 10**9, "channels": 10**9, "stem": "cifar"},
+    }
     (here / "model.safetensors").write_bytes(save({"x": torch.zeros(1)}, model.text(huge)))
     with pytest.raises(UserError, match="in a file of 1 tensors"):
         model.load(here)
@@ -325,9 +397,16 @@ def test_an_exports_description_builds_only_components(here: Path) -> None:
 
 def test_foreign_text_does_not_steer_a_terminal(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     steering = "\x1b]0;owned\x07\x1b[2J\u202e\x9b"
-    record = {**SAMPLES[0][0], "name": steering, "labels": [steering], "genotype": steering, "commit": steering,
-              "versions": {steering: steering}, "hardware": {"device": "cpu", "name": steering},
-              "choices": dict.fromkeys(SAMPLES[0][0]["choices"], steering)}
+    record = {
+        **SAMPLES[0][0],
+        "name": steering,
+        "labels": [steering],
+        "genotype": steering,
+        "commit": steering,
+        "versions": {steering: steering},
+        "hardware": {"device": "cpu", "name": steering},
+        "choices": dict.fromkeys(SAMPLES[0][0]["choices"], steering),
+    }
     write_run(here, [record, [], {}])
     (here / "runs" / "b").mkdir()
     (here / "runs" / "b" / "fault.txt").write_text(steering)
@@ -362,8 +441,12 @@ def test_what_fuzzing_found(here: Path) -> None:
     for text in ("true", "[]", "choices: 3", "choices: {space: ../x}", "dataset: [x]\nchoices: {space: 'darts,nb201'}"):
         (here / "run" / "config.yaml").write_text(text)
         assert faults("from=run", command="retrain")
-    for arrays in ({"x": np.zeros((4, 8, 8), np.uint8), "y": np.arange(2)}, {"x": np.uint8(1), "y": np.int64(1)},
-                   {"x": np.zeros((1, 8, 8), np.uint8), "y": np.arange(1)}, {}):
+    for arrays in (
+        {"x": np.zeros((4, 8, 8), np.uint8), "y": np.arange(2)},
+        {"x": np.uint8(1), "y": np.int64(1)},
+        {"x": np.zeros((1, 8, 8), np.uint8), "y": np.arange(1)},
+        {},
+    ):
         np.savez(here / "x.npz", **arrays)
         with pytest.raises(UserError, match=r"dataset\.path"):
             folder.read_npz(here / "x.npz", 0.2)
@@ -372,11 +455,13 @@ def test_what_fuzzing_found(here: Path) -> None:
 
 
 def test_odd_values_of_rows_and_records_are_borne(here: Path) -> None:
-    rows = [{"epoch": math.inf}, {"epoch": 1, "cells": [3], "node_cosine": {}, "output_cosine": [[], {"conv": "y"}]},
-            {"epoch": 2, "cells": {"cell": {"depth": 1}, "other": 3}, "output_cosine": 1.0}]
+    rows = [
+        {"epoch": math.inf},
+        {"epoch": 1, "cells": [3], "node_cosine": {}, "output_cosine": [[], {"conv": "y"}]},
+        {"epoch": 2, "cells": {"cell": {"depth": 1}, "other": 3}, "output_cosine": 1.0},
+    ]
     read_run(here, ([{**SAMPLES[0][0], "seed": [0]}, rows, SAMPLES[0][2]], "markdown"))
     report.main(["runs"])
-
 
 
 def test_deep_and_odd_records_are_left_out(here: Path) -> None:

@@ -21,17 +21,21 @@ def facts(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, str]:
     return {line[:column].strip(): line[column:] for line in lines}
 
 
-@pytest.mark.parametrize(("words", "params", "with_head"), [  # counted apart from this code
-    (("genotype=DARTS_V2",), "3349342", "3825768"),
-    (("genotype=DARTS_V2", "dataset=cifar100"), "3401272", "3946908"),
-    (("genotype=DARTS_V2", "layers=8", "classes=10"), "1154926", None),
-    (("genotype=darts_v1", "layers=8"), "1094950", None),
-    (("genotype=all_conv3x3",), "1531546", None),
-    (("genotype=all_skip",), "73306", None),
-    (("genotype=best_found",), "1288506", None),
-])
-def test_parameters_of_published_cells(words: tuple[str, ...], params: str, with_head: str | None,
-                                       capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("words", "params", "with_head"),
+    [  # counted apart from this code
+        (("genotype=DARTS_V2",), "3349342", "3825768"),
+        (("genotype=DARTS_V2", "dataset=cifar100"), "3401272", "3946908"),
+        (("genotype=DARTS_V2", "layers=8", "classes=10"), "1154926", None),
+        (("genotype=darts_v1", "layers=8"), "1094950", None),
+        (("genotype=all_conv3x3",), "1531546", None),
+        (("genotype=all_skip",), "73306", None),
+        (("genotype=best_found",), "1288506", None),
+    ],
+)
+def test_parameters_of_published_cells(
+    words: tuple[str, ...], params: str, with_head: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
     found = facts(capsys, *words)
     assert found["parameters"] == params
     if with_head:
@@ -48,13 +52,17 @@ def test_imagenet_recipe_costs_what_is_known(capsys: pytest.CaptureFixture[str])
     assert found["source"].startswith("DARTS_V2, DARTS (Liu et al. 2019)")
 
 
-@pytest.mark.parametrize(("words", "params", "size", "own"), [
-    (("space=darts",), "1930618", str((3 * 6 * 10 * 7**8)**2), "224"),
-    (("space=darts", "layers=20"), "4548730", str((3 * 6 * 10 * 7**8)**2), "224"),
-    (("space=nb201",), "1686106", "15625", "30"),
-])
-def test_supernets_leave_the_architecture_out(words: tuple[str, ...], params: str, size: str, own: str,
-                                              capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("words", "params", "size", "own"),
+    [
+        (("space=darts",), "1930618", str((3 * 6 * 10 * 7**8) ** 2), "224"),
+        (("space=darts", "layers=20"), "4548730", str((3 * 6 * 10 * 7**8) ** 2), "224"),
+        (("space=nb201",), "1686106", "15625", "30"),
+    ],
+)
+def test_supernets_leave_the_architecture_out(
+    words: tuple[str, ...], params: str, size: str, own: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     found = facts(capsys, *words)
     assert (found["parameters"], found["genotypes"], found["architecture parameters"]) == (params, size, own)
 
@@ -70,7 +78,8 @@ def test_a_text_finds_its_space(capsys: pytest.CaptureFixture[str]) -> None:
     other = facts(capsys, "genotype=DARTS_V2")["genotype"].replace("skip_connect", "sep_conv_3x3")
     assert facts(capsys, f"genotype={other}")["space"] == "darts"
     text = "Genotype(normal={0}, normal_concat=range(2, 6), reduce={0}, reduce_concat=range(2, 6))".format(
-        [("noise", j) for _ in range(4) for j in (0, 1)])
+        [("noise", j) for _ in range(4) for j in (0, 1)]
+    )
     assert facts(capsys, f"genotype={text}", "size=16")["space"] == "s4"
 
 
@@ -86,10 +95,12 @@ def test_a_run_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
 
 def test_a_run_has_its_own_space_and_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cell = "Genotype(normal={0}, normal_concat=range(2, 6), reduce={0}, reduce_concat=range(2, 6))".format(
-        [("sep_conv_3x3", j) for _ in range(4) for j in (0, 1)])
+        [("sep_conv_3x3", j) for _ in range(4) for j in (0, 1)]
+    )
     choices = {"space": "s3", "dataset": "svhn", "method": "darts"}
-    (tmp_path / "result.json").write_text(json.dumps(
-        {"status": "finished", "genotype": cell, "command": "nasx search space=s3", "choices": choices}))
+    (tmp_path / "result.json").write_text(
+        json.dumps({"status": "finished", "genotype": cell, "command": "nasx search space=s3", "choices": choices})
+    )
     (tmp_path / "config.yaml").write_text(json.dumps({"choices": choices, "space": {}, "dataset": {}}))
     found = facts(capsys, f"from={tmp_path}")
     assert (found["space"], found["recipe"]) == ("s3", "robust-c10 (retrain=robust_c10)")
@@ -108,18 +119,21 @@ def test_pictures_are_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert found == {"dil_conv_5x5": 4, "max_pool_3x3": 2, "sep_conv_3x3": 4, "avg_pool": 0}
 
 
-@pytest.mark.parametrize(("words", "message"), [
-    ((), "nothing is named; give genotype=DARTS_V2"),
-    (("genotype=DARTS_V3",), "no published cell has that name .did you mean DARTS_V"),
-    ((f"genotype={NO_BRANCH}",), "is in no space"),
-    (("genotype=DARTS_V2", "retrain=imagenet"), "there is no retrain imagenet.*did you mean imagenet_"),
-    (("genotype=DARTS_V2", "space=nb201"), "is no NAS-Bench-201 cell"),
-    (("genotype=DARTS_V2", "from=x"), "both given"),
-    (("space=s1", "out=cell.pdf"), "is no picture; end it in .svg"),
-    (("space=s1", "layers=many"), "layers=many: is no integer"),
-    (("sapce=s1",), "did you mean space"),
-    (("from=nowhere",), "there is no such run"),
-])
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((), "nothing is named; give genotype=DARTS_V2"),
+        (("genotype=DARTS_V3",), "no published cell has that name .did you mean DARTS_V"),
+        ((f"genotype={NO_BRANCH}",), "is in no space"),
+        (("genotype=DARTS_V2", "retrain=imagenet"), "there is no retrain imagenet.*did you mean imagenet_"),
+        (("genotype=DARTS_V2", "space=nb201"), "is no NAS-Bench-201 cell"),
+        (("genotype=DARTS_V2", "from=x"), "both given"),
+        (("space=s1", "out=cell.pdf"), "is no picture; end it in .svg"),
+        (("space=s1", "layers=many"), "layers=many: is no integer"),
+        (("sapce=s1",), "did you mean space"),
+        (("from=nowhere",), "there is no such run"),
+    ],
+)
 def test_faults_name_place_and_remedy(words: tuple[str, ...], message: str) -> None:
     with pytest.raises(UserError, match=message):
         info.main(words)

@@ -19,7 +19,8 @@ from nasx.errors import UserError
 
 SEARCH = "search " + " ".join(WORDS) + " out=."
 MAIN = "import sys; from nasx.cli.main import main; main(sys.argv[1:])"
-LONG = """
+LONG = (
+    """
 import sys, types
 import nasx
 def search(cfg, info):
@@ -28,15 +29,24 @@ def search(cfg, info):
         print("note", i, file=sys.stderr)
     open("ended", "w").close()
     return {'name': 'x'}
-""" + faked.JOBS
+"""
+    + faked.JOBS
+)
 
 
 def shell(folder: Path, line: str, code: str = MAIN, **env: str) -> subprocess.CompletedProcess[str]:
     """A line of bash, in which $NASX stands for the command; its exit code is that of nasx."""
     environment = {**os.environ, "NASX_DATA": str(folder / "no-data"), "COLUMNS": "160", **env}
     environment |= {"PYTHON": sys.executable, "CODE": code}
-    return subprocess.run(["bash", "-c", f'nasx() {{ "$PYTHON" -c "$CODE" "$@"; }}; {line}'], cwd=folder, text=True,
-                          capture_output=True, timeout=300, check=False, env=environment)
+    return subprocess.run(
+        ["bash", "-c", f'nasx() {{ "$PYTHON" -c "$CODE" "$@"; }}; {line}'],
+        cwd=folder,
+        text=True,
+        capture_output=True,
+        timeout=300,
+        check=False,
+        env=environment,
+    )
 
 
 # --------------------------------------------------------------------------------------------------- streams
@@ -49,8 +59,9 @@ def test_a_reader_that_went_away_is_no_fault(words: str, run: Path) -> None:  # 
 @pytest.mark.parametrize("pipe", ["| head -n 1 > seen", "2>&1 | true"])
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_work_goes_on_when_its_reader_went_away(pipe: str, unbuffered: str, tmp_path: Path) -> None:
-    done = shell(tmp_path, f"nasx search dataset=digits {pipe}; exit ${{PIPESTATUS[0]}}", LONG,
-                 PYTHONUNBUFFERED=unbuffered)
+    done = shell(
+        tmp_path, f"nasx search dataset=digits {pipe}; exit ${{PIPESTATUS[0]}}", LONG, PYTHONUNBUFFERED=unbuffered
+    )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "ended").exists()
 
@@ -75,20 +86,25 @@ def test_a_closed_stream_is_like_dev_null(closed: str, tmp_path: Path) -> None:
 
 
 # ---------------------------------------------------------------------------------------------------- faults
-@pytest.mark.parametrize(("error", "parts"), [
-    (OSError(errno.ENOSPC, "No space left on device", "a/b"), ["a/b: the operation failed (No space", "free some"]),
-    (PermissionError(errno.EACCES, "Permission denied", b"a"), ["a: the operation failed (Permission denied)"]),
-    (OSError(errno.EMFILE, "Too many open files"), ["Too many open files", "ulimit -n"]),
-    (OSError(errno.EIO, "Input/output error"), ["the system: the operation failed (Input/output error)"]),
-    (OSError("odd"), ["OSError: odd"]), (BrokenPipeError(errno.EPIPE, "Broken pipe"), ["Broken pipe"]),
-    (ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"), ["Connection reset by peer"]),
-    (MemoryError(), ["memory: does not suffice (MemoryError)"]),
-    (RecursionError("maximum recursion depth exceeded"), ["nested too deeply"]),
-    (ImportError("libcudnn.so: cannot open shared object file", name="torch._C"), ["torch._C: cannot be imported"]),
-    (ModuleNotFoundError("No module named 'pandas'", name="pandas"), ["pandas: cannot be imported", "install it"]),
-])
-def test_what_the_system_can_do_is_one_line(error: Exception, parts: list[str], monkeypatch: pytest.MonkeyPatch,
-                                            capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("error", "parts"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "a/b"), ["a/b: the operation failed (No space", "free some"]),
+        (PermissionError(errno.EACCES, "Permission denied", b"a"), ["a: the operation failed (Permission denied)"]),
+        (OSError(errno.EMFILE, "Too many open files"), ["Too many open files", "ulimit -n"]),
+        (OSError(errno.EIO, "Input/output error"), ["the system: the operation failed (Input/output error)"]),
+        (OSError("odd"), ["OSError: odd"]),
+        (BrokenPipeError(errno.EPIPE, "Broken pipe"), ["Broken pipe"]),
+        (ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"), ["Connection reset by peer"]),
+        (MemoryError(), ["memory: does not suffice (MemoryError)"]),
+        (RecursionError("maximum recursion depth exceeded"), ["nested too deeply"]),
+        (ImportError("libcudnn.so: cannot open shared object file", name="torch._C"), ["torch._C: cannot be imported"]),
+        (ModuleNotFoundError("No module named 'pandas'", name="pandas"), ["pandas: cannot be imported", "install it"]),
+    ],
+)
+def test_what_the_system_can_do_is_one_line(
+    error: Exception, parts: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def fails(words: list[str]) -> int:
         raise error
 
@@ -104,8 +120,9 @@ def test_what_the_system_can_do_is_one_line(error: Exception, parts: list[str], 
     assert "Traceback" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("error", [ValueError("a bug"), ImportError("cannot import name 'x'", name="nasx.jobs.search"),
-                                   KeyError("x")])
+@pytest.mark.parametrize(
+    "error", [ValueError("a bug"), ImportError("cannot import name 'x'", name="nasx.jobs.search"), KeyError("x")]
+)
 def test_a_bug_is_no_fault_of_the_system(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(words: list[str]) -> int:
         raise error
@@ -115,25 +132,45 @@ def test_a_bug_is_no_fault_of_the_system(error: Exception, monkeypatch: pytest.M
         main.outcome(["list"])
 
 
-@pytest.mark.parametrize(("words", "code"), [
-    ("search dataset=digits", FAKE), ("search -m dataset=digits seed=0,1", FAKE), ("table", MAIN), ("report", MAIN),
-    ("status", MAIN), ("list", MAIN), ("bench info", MAIN), ("doctor", MAIN), ("info genotype=DARTS_V2", MAIN),
-    ("evaluate x", MAIN), ("export from=x", MAIN)])
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        ("search dataset=digits", FAKE),
+        ("search -m dataset=digits seed=0,1", FAKE),
+        ("table", MAIN),
+        ("report", MAIN),
+        ("status", MAIN),
+        ("list", MAIN),
+        ("bench info", MAIN),
+        ("doctor", MAIN),
+        ("info genotype=DARTS_V2", MAIN),
+        ("evaluate x", MAIN),
+        ("export from=x", MAIN),
+    ],
+)
 def test_a_working_folder_that_was_deleted(words: str, code: str, tmp_path: Path) -> None:
     done = shell(tmp_path, f'mkdir gone && cd gone && rmdir "$PWD" && nasx {words}', code)
     assert (done.returncode, done.stderr, done.stdout) == (
-        2, "nasx: the working folder: does not exist any more; change to one that does\n", "")
+        2,
+        "nasx: the working folder: does not exist any more; change to one that does\n",
+        "",
+    )
 
 
-@pytest.mark.parametrize(("name", "words", "code", "said"), [
-    ("metrics.jsonl", SEARCH, 2, "nasx: one/metrics.jsonl: the operation failed (Is a directory)"),
-    ("result.json", SEARCH, 2, "nasx: one/result.json: cannot be read as a record: it is damaged"),
-    ("config.yaml", SEARCH, 0, "one  finished today"),
-    ("metrics.jsonl", "status .", 0, "1 run: 1 finished"), ("result.json", "status .", 0, "1 run: 1 damaged"),
-    ("config.yaml", "status .", 0, "1 run: 1 finished"),
-    ("metrics.jsonl", "report .", 0, "report.html: 1 runs"),
-    ("result.json", "report .", 2, "left out, record unreadable: 1 (one)"),
-    ("config.yaml", "report .", 0, "report.html: 1 runs")])
+@pytest.mark.parametrize(
+    ("name", "words", "code", "said"),
+    [
+        ("metrics.jsonl", SEARCH, 2, "nasx: one/metrics.jsonl: the operation failed (Is a directory)"),
+        ("result.json", SEARCH, 2, "nasx: one/result.json: cannot be read as a record: it is damaged"),
+        ("config.yaml", SEARCH, 0, "one  finished today"),
+        ("metrics.jsonl", "status .", 0, "1 run: 1 finished"),
+        ("result.json", "status .", 0, "1 run: 1 damaged"),
+        ("config.yaml", "status .", 0, "1 run: 1 finished"),
+        ("metrics.jsonl", "report .", 0, "report.html: 1 runs"),
+        ("result.json", "report .", 2, "left out, record unreadable: 1 (one)"),
+        ("config.yaml", "report .", 0, "report.html: 1 runs"),
+    ],
+)
 def test_a_file_that_cannot_be_read(name: str, words: str, code: int, said: str, run: Path) -> None:  # noqa: F811
     record = json.loads((run / "result.json").read_text())
     (run / "result.json").write_text(json.dumps({**record, "choices": {"space": "nb201", "method": "darts"}}))
@@ -162,8 +199,9 @@ def test_a_job_of_a_sweep_that_the_system_fails_is_one_line(tmp_path: Path) -> N
     assert "sweep: 1 of 2 jobs finished" in done.stderr
 
 
-def test_a_fault_that_has_a_remedy_stays_as_it_is(monkeypatch: pytest.MonkeyPatch,
-                                                  capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_fault_that_has_a_remedy_stays_as_it_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def fails(words: list[str]) -> int:
         raise UserError("here", "is wrong", "mend it")
 

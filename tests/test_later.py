@@ -41,8 +41,10 @@ def test_a_checkpoint_tells_what_the_search_would_have_told_there(runs: Path) ->
     for got, expected in zip(found, told, strict=True):
         for name in got.keys() - {"diagnostics"}:
             assert got[name] == expected[name], name
-        assert (got["diagnostics"]["forward"], got["diagnostics"]["backward"]) == \
-            (expected["diagnostics"]["forward"], expected["diagnostics"]["backward"])
+        assert (got["diagnostics"]["forward"], got["diagnostics"]["backward"]) == (
+            expected["diagnostics"]["forward"],
+            expected["diagnostics"]["backward"],
+        )
     assert rows(runs / "runs" / "silent") == silent
     assert "eigenvalue" in done.out
     assert f"{found[1]['eigenvalue']:.4g}" in done.out

@@ -30,36 +30,54 @@ sys.modules["hydra_plugins"].__path__ = []
 from nasx.cli.main import main
 main(sys.argv[1:])
 """
-TRIALS = """
+TRIALS = (
+    """
 import sys, types
 import nasx
 def search(cfg, info):
     return {'name': 'x', 'supernet': {'valid_accuracy': -abs(cfg['search']['arch_lr'] - 0.01)}}
-""" + faked.JOBS
+"""
+    + faked.JOBS
+)
 
 
 def call(folder: Path, code: str, *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", code, *words], cwd=folder, capture_output=True, text=True, timeout=300,
-                          env={**os.environ, "COLUMNS": "160"}, check=False)
+    return subprocess.run(
+        [sys.executable, "-c", code, *words],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "COLUMNS": "160"},
+        check=False,
+    )
 
 
 # ----------------------------------------------------------------------------------------- refused at once
-@pytest.mark.parametrize(("words", "parts"), [
-    (["dataset=digits", "launch=joblib"], ["launch=joblib", "add --multirun"]),
-    (["dataset=digits", "hydra/launcher=joblib"], ["hydra/launcher", "add --multirun"]),
-    (["dataset=digits", "experiment=tune_arch_lr"], ["hydra/sweeper", "add --multirun"]),
-    ([*SWEEP, "launch=joblib,slurm"], ["one launcher starts all jobs"]),
-    ([*SWEEP, "launch=slrum"], ["there is no launch slrum", "did you mean slurm?"]),
-    ([*SWEEP, "launch=slurm", "device=cpu"], ["device=cpu", "add hydra.launcher.gpus_per_node=0"]),
-    ([*SWEEP, "launch=slurm", "hydra.launcher.partion=x"], ["partion"]),
-    ([*SWEEP, "search.lr=interval(0.01,0.1)"], ["an interval needs a sweeper", "hydra/sweeper=optuna"]),
-    ([*SWEEP, "hydra/sweeper=optuna", "seed=0,1"], ["objective=null", "supernet.valid_accuracy"]),
-    (["dataset=digits", "hydra.job.chdir=true"], ["hydra.job.chdir=true", "leave it out"]),
-    ([*SWEEP, "hydra.job.chdir=true"], ["hydra.job.chdir=true", "leave it out"]),
-    ([*SWEEP, "objective=supernet.accuracy"], ["objective=supernet.accuracy", "not a number that this nasx search"]),
-    ([*SWEEP, "hydra/sweeper=optuna", "objective=supernet.valid_accuracy"],
-     ["looks for the worst supernet.valid_accuracy", "add hydra.sweeper.direction=maximize"]),
-])
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (["dataset=digits", "launch=joblib"], ["launch=joblib", "add --multirun"]),
+        (["dataset=digits", "hydra/launcher=joblib"], ["hydra/launcher", "add --multirun"]),
+        (["dataset=digits", "experiment=tune_arch_lr"], ["hydra/sweeper", "add --multirun"]),
+        ([*SWEEP, "launch=joblib,slurm"], ["one launcher starts all jobs"]),
+        ([*SWEEP, "launch=slrum"], ["there is no launch slrum", "did you mean slurm?"]),
+        ([*SWEEP, "launch=slurm", "device=cpu"], ["device=cpu", "add hydra.launcher.gpus_per_node=0"]),
+        ([*SWEEP, "launch=slurm", "hydra.launcher.partion=x"], ["partion"]),
+        ([*SWEEP, "search.lr=interval(0.01,0.1)"], ["an interval needs a sweeper", "hydra/sweeper=optuna"]),
+        ([*SWEEP, "hydra/sweeper=optuna", "seed=0,1"], ["objective=null", "supernet.valid_accuracy"]),
+        (["dataset=digits", "hydra.job.chdir=true"], ["hydra.job.chdir=true", "leave it out"]),
+        ([*SWEEP, "hydra.job.chdir=true"], ["hydra.job.chdir=true", "leave it out"]),
+        (
+            [*SWEEP, "objective=supernet.accuracy"],
+            ["objective=supernet.accuracy", "not a number that this nasx search"],
+        ),
+        (
+            [*SWEEP, "hydra/sweeper=optuna", "objective=supernet.valid_accuracy"],
+            ["looks for the worst supernet.valid_accuracy", "add hydra.sweeper.direction=maximize"],
+        ),
+    ],
+)
 def test_fault(words: list[str], parts: list[str]) -> None:
     found = faults(*words)
     assert len(found) == 1, found
@@ -70,7 +88,8 @@ def test_a_sweepers_own_settings_are_examined_like_the_line(tmp_path: Path) -> N
     (tmp_path / "experiment").mkdir()
     (tmp_path / "experiment" / "mine.yaml").write_text(
         "# @package _global_\ndefaults:\n  - tune_arch_lr\n"
-        "hydra: {sweeper: {params: {search.arch_lrr: 'interval(1e-4, 1)', search.batch: '16,0'}}}\n")
+        "hydra: {sweeper: {params: {search.arch_lrr: 'interval(1e-4, 1)', search.batch: '16,0'}}}\n"
+    )
     found = faults(*SWEEP, "experiment=mine", config_dir=tmp_path)
     assert any(line.startswith("search.arch_lrr: SearchSettings has no such setting") for line in found), found
 
@@ -88,11 +107,18 @@ def test_a_launcher_that_is_not_installed_is_told_with_the_command(launcher: str
 def test_every_extra_that_an_error_names_is_there() -> None:
     root = Path(__file__).resolve().parent.parent
     known = tomllib.loads((root / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    asked = {extra for path in (root / "nasx").rglob("*.py")
-             for extra in re.findall(r'extras\.install\("(\w+)"', path.read_text(encoding="utf-8"))}
+    asked = {
+        extra
+        for path in (root / "nasx").rglob("*.py")
+        for extra in re.findall(r'extras\.install\("(\w+)"', path.read_text(encoding="utf-8"))
+    }
     assert {"onnx", *sweeps.EXTRAS.values(), "tensorboard", "wandb"} | asked <= known.keys()
-    wrong = [str(path) for folder in ("nasx", "conf") for path in (root / folder).rglob("*.*")
-             if path.suffix in (".py", ".yaml") and re.search(r"nasx\[\w", path.read_text(encoding="utf-8"))]
+    wrong = [
+        str(path)
+        for folder in ("nasx", "conf")
+        for path in (root / folder).rglob("*.*")
+        if path.suffix in (".py", ".yaml") and re.search(r"nasx\[\w", path.read_text(encoding="utf-8"))
+    ]
     assert not wrong, "nasx is on no package index: its extras are installed from a clone"
 
 
@@ -190,8 +216,13 @@ def test_optuna_finds_the_best_trial_and_asks_the_same_again(tmp_path: Path) -> 
 
 def runs(folder: Path) -> dict[str, list[dict[str, Any]]]:
     """Metrics rows of all runs, without what a clock says."""
-    return {Path(path).name: [{key: value for key, value in row.items() if not key.endswith("_s")}
-                              for row in records.read_rows(Path(path))] for path in records.run_folders(folder)}
+    return {
+        Path(path).name: [
+            {key: value for key, value in row.items() if not key.endswith("_s")}
+            for row in records.read_rows(Path(path))
+        ]
+        for path in records.run_folders(folder)
+    }
 
 
 @pytest.mark.slow

@@ -27,9 +27,20 @@ from nasx.runs import lineage
 CELL = "|nor_conv_3x3~0|+|none~0|none~1|+|none~0|none~1|nor_conv_3x3~2|"
 EDGES = [pair for i in range(4) for pair in (("skip_connect", 0), ("sep_conv_3x3", i + 1))]
 UNTIED = f"Genotype(cells={[EDGES] * 3}, concat=range(2, 6))"
-FOLDER = {"_target_": "nasx.data.images.Folder", "path": "my phötos, all", "pad": 4, "flip": False,
-          "mean": [0.5, 0.4, 0.25], "std": [0.2, 1e-05, 0.3], "split": "seeded", "fraction": 0.5, "fraction_a": None,
-          "split_file": None, "size": 24, "test_fraction": 0.2}
+FOLDER = {
+    "_target_": "nasx.data.images.Folder",
+    "path": "my phötos, all",
+    "pad": 4,
+    "flip": False,
+    "mean": [0.5, 0.4, 0.25],
+    "std": [0.2, 1e-05, 0.3],
+    "split": "seeded",
+    "fraction": 0.5,
+    "fraction_a": None,
+    "split_file": None,
+    "size": 24,
+    "test_fraction": 0.2,
+}
 """The data set block of a search on own images, as config.yaml holds it."""
 Make = Callable[..., Path]
 
@@ -46,9 +57,19 @@ def search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
         folder = tmp_path / "outputs" / name
         folder.mkdir(parents=True)
         (folder / "config.yaml").write_text(yaml.safe_dump({**held, "choices": choices, "kind": "search"}))
-        (folder / "result.json").write_text(json.dumps({
-            "kind": "search", "status": "finished", "name": name, "genotype": genotype, "choices": choices,
-            "command": "nasx search", "images": {"classes": ["a", "b", "c"], "shape": [3, 24, 24]}}))
+        (folder / "result.json").write_text(
+            json.dumps(
+                {
+                    "kind": "search",
+                    "status": "finished",
+                    "name": name,
+                    "genotype": genotype,
+                    "choices": choices,
+                    "command": "nasx search",
+                    "images": {"classes": ["a", "b", "c"], "shape": [3, 24, 24]},
+                }
+            )
+        )
         return folder
 
     return write
@@ -91,14 +112,19 @@ def test_what_a_parent_does_not_know_stays_as_the_files_have_it(search: Make) ->
     assert composed("retrain", "from=renamed")["dataset"] == composed("search", "dataset=folder")["dataset"]
 
 
-@pytest.mark.parametrize(("damage", "fault"), [
-    (lambda path: path.unlink(), "is missing"),
-    (lambda path: path.write_text("dataset: ["), "is damaged or cannot be read"),
-    (lambda path: path.write_text(path.read_text().partition("space:")[0]), "is damaged or cannot be read"),
-    (lambda path: path.write_text("seed: 0"), "is damaged or cannot be read"),
-], ids=["missing", "torn", "cut", "other"])
-def test_defaults_never_stand_in_for_a_parents_settings(damage: Callable[[Path], object], fault: str,
-                                                        search: Make) -> None:
+@pytest.mark.parametrize(
+    ("damage", "fault"),
+    [
+        (lambda path: path.unlink(), "is missing"),
+        (lambda path: path.write_text("dataset: ["), "is damaged or cannot be read"),
+        (lambda path: path.write_text(path.read_text().partition("space:")[0]), "is damaged or cannot be read"),
+        (lambda path: path.write_text("seed: 0"), "is damaged or cannot be read"),
+    ],
+    ids=["missing", "torn", "cut", "other"],
+)
+def test_defaults_never_stand_in_for_a_parents_settings(
+    damage: Callable[[Path], object], fault: str, search: Make
+) -> None:
     path = search() / "config.yaml"
     held = yaml.safe_load(path.read_text())
     path.write_text(yaml.safe_dump({"kind": held.pop("kind"), "choices": held.pop("choices")}) + yaml.safe_dump(held))
@@ -146,8 +172,17 @@ def test_runs_of_different_settings_are_not_retrained_in_one_sweep(search: Make)
 
 # ---------------------------------------------------------------------------------------------------- writing
 @settings(max_examples=200, deadline=None)
-@given(st.recursive(st.none() | st.booleans() | st.integers(-10**6, 10**6) | st.floats(allow_nan=False,
-       allow_infinity=False) | st.text(max_size=20), lambda inner: st.lists(inner, max_size=3), max_leaves=5))
+@given(
+    st.recursive(
+        st.none()
+        | st.booleans()
+        | st.integers(-(10**6), 10**6)
+        | st.floats(allow_nan=False, allow_infinity=False)
+        | st.text(max_size=20),
+        lambda inner: st.lists(inner, max_size=3),
+        max_leaves=5,
+    )
+)
 @example("a,b")
 @example("-1e5")
 @example("on")
@@ -159,15 +194,18 @@ def test_what_is_written_is_read_back(value: Any) -> None:
     assert OmegaConf.to_container(OmegaConf.create({"key": read}), resolve=True) == {"key": value}
 
 
-@pytest.mark.parametrize(("out", "name"), [("outputs", "x"), ("runs", "x"), ("my runs", "a, b"), ("7", "null"),
-                                           ("ö", "it's"), ("a=b", 'q"')])
+@pytest.mark.parametrize(
+    ("out", "name"), [("outputs", "x"), ("runs", "x"), ("my runs", "a, b"), ("7", "null"), ("ö", "it's"), ("a=b", 'q"')]
+)
 def test_printed_commands_name_the_run_whatever_it_is_called(out: str, name: str) -> None:
     folder = Path(out) / name
     table, retrain = lineage.following({"kind": "search", "command": "nasx search seed=1"}, folder)
     line = shlex.split(retrain)
     assert line[:2] == ["nasx", "retrain"]
-    parsed = {o.key_or_group: o.value() for o in OverridesParser.create().parse_overrides(
-        list(cli_arguments.arrange(line[2:]).overrides))}
+    parsed = {
+        o.key_or_group: o.value()
+        for o in OverridesParser.create().parse_overrides(list(cli_arguments.arrange(line[2:]).overrides))
+    }
     assert parsed == {"from": f"{out}/{name}"} | ({"out": out} if out != "outputs" else {})
     assert shlex.split(table)[:3] == ["next:", "nasx", "table"]
     done = {"kind": "retrain", "command": "nasx retrain", "test_accuracy": 0.5}
@@ -180,12 +218,17 @@ def test_printed_commands_name_the_run_whatever_it_is_called(out: str, name: str
 def test_the_next_command_names_the_users_own_files() -> None:
     command = "nasx search --config-dir 'my conf' 'allow=[mine]' method=signed out=runs"
     assert lineage.following({"kind": "search", "command": command}, Path("runs/x")) == [
-        "next: nasx table out=runs", "      nasx retrain from=runs/x out=runs --config-dir 'my conf' 'allow=[mine]'"]
+        "next: nasx table out=runs",
+        "      nasx retrain from=runs/x out=runs --config-dir 'my conf' 'allow=[mine]'",
+    ]
     assert lineage.following({"kind": "search", "command": "a 'b"}, Path("outputs/x"))[1:] == [
-        "      nasx retrain from=outputs/x"]
+        "      nasx retrain from=outputs/x"
+    ]
     done = {"kind": "retrain", "command": command, "test_accuracy": 0.5}
     assert lineage.following(done, Path("outputs/x"))[1:] == [
-        "      nasx evaluate outputs/x 'allow=[mine]'", "      nasx export from=outputs/x 'allow=[mine]'"]
+        "      nasx evaluate outputs/x 'allow=[mine]'",
+        "      nasx export from=outputs/x 'allow=[mine]'",
+    ]
     assert len(lineage.following({**done, "test_accuracy": None, "valid_accuracy": 0.5}, Path("outputs/x"))) == 1
     assert len(lineage.following({**done, "kind": "study"}, Path("outputs/x"))) == 1
     assert jobs_search.of_seed({"overrides": ["seed=3", "device=cpu"], "options": ["--config-dir", "mine"]}, 4)[
@@ -209,24 +252,38 @@ def test_settings_of_a_line_are_checked_by_name_and_type() -> None:
 
 # ------------------------------------------------------------------------------------------------- nasx run
 def test_what_nasx_run_retrains_is_what_a_retraining_of_its_search_would_be(search: Make) -> None:
-    both = composed("run", "space=nb201", "space.layers=2", "space.channels=4", "dataset=folder",
-                    "dataset.path=my photos", "dataset.size=16")
+    both = composed(
+        "run",
+        "space=nb201",
+        "space.layers=2",
+        "space.channels=4",
+        "dataset=folder",
+        "dataset.path=my photos",
+        "dataset.size=16",
+    )
     search(space=both["space"], dataset=both["dataset"])
     again = {**both, "from": "outputs/found", "genotype": None, "name": None}
     assert identity.identity(again, "retrain") == identity.identity(composed("retrain", "from=found"), "retrain")
 
 
-@pytest.mark.parametrize(("then", "dataset", "lookup", "trained"), [
-    ("auto", "cifar10", {"cifar10": {}}, False), ("auto", "cifar100", {"cifar10": {}}, False),
-    ("auto", "folder", {"cifar10": {}}, True), ("auto", "digits", {"cifar10": {}}, True),
-    ("auto", "svhn", {"cifar10": {}}, True), ("auto", "cifar10", None, True), ("lookup", "folder", {}, False),
-    ("retrain", "cifar10", {"cifar10": {}}, True)])
+@pytest.mark.parametrize(
+    ("then", "dataset", "lookup", "trained"),
+    [
+        ("auto", "cifar10", {"cifar10": {}}, False),
+        ("auto", "cifar100", {"cifar10": {}}, False),
+        ("auto", "folder", {"cifar10": {}}, True),
+        ("auto", "digits", {"cifar10": {}}, True),
+        ("auto", "svhn", {"cifar10": {}}, True),
+        ("auto", "cifar10", None, True),
+        ("lookup", "folder", {}, False),
+        ("retrain", "cifar10", {"cifar10": {}}, True),
+    ],
+)
 def test_run_retrains_unless_the_benchmark_knows_the_cell_on_these_images(
-        then: str, dataset: str, lookup: Any, trained: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    then: str, dataset: str, lookup: Any, trained: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     steps: list[str] = []
-    monkeypatch.setattr(
-        run, "search", lambda cfg, info: steps.append("search") or {"lookup": lookup, "name": "x"}
-    )
+    monkeypatch.setattr(run, "search", lambda cfg, info: steps.append("search") or {"lookup": lookup, "name": "x"})
     monkeypatch.setattr(run, "retrain", lambda cfg, info: steps.append("retrain") or {"from": cfg["from"]})
     cfg = composed("run", "space=nb201", f"dataset={dataset}", f"then={then}")
     assert run.run(cfg, {}) == ({"from": "outputs/x"} if trained else {"lookup": lookup, "name": "x"})

@@ -48,9 +48,11 @@ def test_the_lock_of_a_dead_process_is_free(tmp_path: Path, holder: subprocess.P
 
 
 def test_a_forked_worker_does_not_keep_the_lock_of_a_killed_holder(tmp_path: Path) -> None:
-    code = ("import os, sys, time\nfrom pathlib import Path\nfrom nasx.runs import records\n"
-            "with records.Run(Path(sys.argv[1]), {'seed': 0}, {}):\n"
-            "    os.write(1, f'{os.fork()}\\n'.encode())\n    time.sleep(100)\n")
+    code = (
+        "import os, sys, time\nfrom pathlib import Path\nfrom nasx.runs import records\n"
+        "with records.Run(Path(sys.argv[1]), {'seed': 0}, {}):\n"
+        "    os.write(1, f'{os.fork()}\\n'.encode())\n    time.sleep(100)\n"
+    )
     line = [sys.executable, "-c", code, str(tmp_path / "run")]
     with subprocess.Popen(line, stdout=subprocess.PIPE, text=True) as made:
         assert made.stdout is not None
@@ -113,8 +115,13 @@ def test_an_orderly_end_leaves_no_name(tmp_path: Path) -> None:
 @pytest.fixture
 def elsewhere(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     """A process under another kernel that holds tmp_path/run, without flock; it writes a row for a line of input."""
-    process = subprocess.Popen([sys.executable, "-c", ELSEWHERE, str(tmp_path / "run")], text=True,
-                               stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        [sys.executable, "-c", ELSEWHERE, str(tmp_path / "run")],
+        text=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
     assert process.stdout is not None
     assert process.stdout.readline() == "held\n"
     yield process
@@ -122,8 +129,9 @@ def elsewhere(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     process.communicate()
 
 
-def test_a_heart_that_beats_elsewhere_is_respected(tmp_path: Path, elsewhere: subprocess.Popen[str],
-                                                   monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_heart_that_beats_elsewhere_is_respected(
+    tmp_path: Path, elsewhere: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(lock, "PATIENCE_S", 20.0)
     before = (tmp_path / "run" / "lock").read_bytes()
     assert str(lock.holder(tmp_path / "run")).startswith(f"process {elsewhere.pid} on "), "status tells it too"
@@ -143,8 +151,10 @@ def test_two_mounts_of_one_folder_that_share_no_flock(tmp_path: Path, monkeypatc
     monkeypatch.setattr(lock, "BEAT_S", 0.1)
     monkeypatch.setattr(lock, "PATIENCE_S", 10.0)
     try:
-        with (records.Run(mounts[0] / "run", {"seed": 0}, {}),
-              pytest.raises(UserError, match=rf"is in use by process {os.getpid()} on ")):
+        with (
+            records.Run(mounts[0] / "run", {"seed": 0}, {}),
+            pytest.raises(UserError, match=rf"is in use by process {os.getpid()} on "),
+        ):
             records.Run(mounts[1] / "run", {"seed": 0}, {})
         with records.Run(mounts[1] / "run", {"seed": 0}, {}):
             pass
@@ -153,8 +163,9 @@ def test_two_mounts_of_one_folder_that_share_no_flock(tmp_path: Path, monkeypatc
             subprocess.run(["umount", "-l", mount], check=True)
 
 
-def test_one_that_beats_no_more_is_taken_over(tmp_path: Path, elsewhere: subprocess.Popen[str],
-                                              monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_that_beats_no_more_is_taken_over(
+    tmp_path: Path, elsewhere: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(lock, "PATIENCE_S", 0.2)
     elsewhere.kill()
     elsewhere.wait()
@@ -165,8 +176,9 @@ def test_one_that_beats_no_more_is_taken_over(tmp_path: Path, elsewhere: subproc
         pass
 
 
-def test_a_sleeper_that_was_taken_over_writes_no_more(tmp_path: Path, elsewhere: subprocess.Popen[str],
-                                                      monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sleeper_that_was_taken_over_writes_no_more(
+    tmp_path: Path, elsewhere: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(lock, "PATIENCE_S", 0.2)
     elsewhere.send_signal(19)  # SIGSTOP: a suspended machine
     with records.Run(tmp_path / "run", {"seed": 0}, {}) as run:

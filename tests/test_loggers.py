@@ -16,8 +16,15 @@ from nasx.config import identity, instantiate
 from nasx.errors import UserError
 from nasx.runs import loggers, records
 
-ROW = {"epoch": 3, "train_loss": 1.5, "genotype": "x", "mix": {"cell": [[0.5, 0.5]]}, "flag": True, "bad": math.nan,
-       "lookup": {"source": "s", "cifar10": {"valid": 90, "test": None}}}
+ROW = {
+    "epoch": 3,
+    "train_loss": 1.5,
+    "genotype": "x",
+    "mix": {"cell": [[0.5, 0.5]]},
+    "flag": True,
+    "bad": math.nan,
+    "lookup": {"source": "s", "cifar10": {"valid": 90, "test": None}},
+}
 CONF = Path(__file__).resolve().parents[1] / "conf" / "logger"
 
 

@@ -49,8 +49,9 @@ def test_the_amended_term_may_oppose_the_exact_one() -> None:
     problem = toy.Counterexample()
     term = toy.flat(Amended(eta=0.1).hypergradient(toy.search(problem), toy.TRAIN, toy.VAL)[0])
     agree.near(term, 0.1 * toy.COUNTEREXAMPLE["amended_term_over_eta"])
-    exact = methods.hypergradient_dense(agree.loss(problem, toy.TRAIN), agree.loss(problem, toy.VAL), problem.w0(),
-                                        problem.a0())
+    exact = methods.hypergradient_dense(
+        agree.loss(problem, toy.TRAIN), agree.loss(problem, toy.VAL), problem.w0(), problem.a0()
+    )
     assert exact == pytest.approx(toy.COUNTEREXAMPLE["exact_term"], abs=1e-8)
     assert float(term) * float(exact[0]) < 0
 
@@ -69,8 +70,9 @@ def test_smooth_problem_equals_the_explicit_matrices_with_order_two() -> None:
 @pytest.mark.parametrize("space", agree.SPACES)
 def test_real_net_equals_the_explicit_product(space: str) -> None:
     search = agree.real_search(space)
-    expected = methods.amended(agree.loss(search.problem, agree.TRAIN), agree.loss(search.problem, agree.VAL),
-                               search.w, search.a, 0.1)
+    expected = methods.amended(
+        agree.loss(search.problem, agree.TRAIN), agree.loss(search.problem, agree.VAL), search.w, search.a, 0.1
+    )
     with frozen(search.w), frozen(search.a):
         got = Amended(radius=agree.RADIUS).hypergradient(search, agree.TRAIN, agree.VAL)[0]
     assert agree.relative(got, expected) < 1e-5

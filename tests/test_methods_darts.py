@@ -47,8 +47,14 @@ def test_quadratic_second_order() -> None:
 def test_quadratic_second_order_takes_the_optimizer_s_step(nesterov: bool) -> None:
     """Momentum, buffer and decay enter the virtual step; under Nesterov momentum it stays the heavy-ball step."""
     problem = toy.Quadratic()
-    search = toy.search(problem, lr=0.1, momentum=Q["momentum"], weight_decay=Q["weight_decay"], nesterov=nesterov,
-                        buffer=toy.unflat(toy.real(Q["buffer"]), problem.w0()))
+    search = toy.search(
+        problem,
+        lr=0.1,
+        momentum=Q["momentum"],
+        weight_decay=Q["weight_decay"],
+        nesterov=nesterov,
+        buffer=toy.unflat(toy.real(Q["buffer"]), problem.w0()),
+    )
     agree.near(hypergradient(search, 2), Q["darts2_momentum"])
 
 
@@ -76,8 +82,9 @@ def test_smooth_problem_agrees_with_autograd_through_the_step(momentum: float) -
     for _ in range(2 if momentum else 0):
         search.update_w(train)  # fills the buffers
     buffers = {k: search.w_opt.state[x]["momentum_buffer"] for k, x in search.w.items()} if momentum else None
-    expected = methods.darts2(agree.loss(problem, train), agree.loss(problem, val), search.w, search.a, 0.1, momentum,
-                              buffers, 0.01)
+    expected = methods.darts2(
+        agree.loss(problem, train), agree.loss(problem, val), search.w, search.a, 0.1, momentum, buffers, 0.01
+    )
     got = Darts(order=2, radius=1e-4).hypergradient(search, train, val)[0]
     assert agree.relative(got, expected) < 1e-8
 
@@ -110,10 +117,13 @@ def test_published_radius_on_a_net_without_kinks(monkeypatch: pytest.MonkeyPatch
     """
     agree.smoothed(monkeypatch)
     search = agree.real_search("nb201")
-    expected = methods.darts2(agree.loss(search.problem, agree.TRAIN), agree.loss(search.problem, agree.VAL),
-                              search.w, search.a, search.lr)
-    errors = [agree.relative(Darts(order=2, radius=r).hypergradient(search, agree.TRAIN, agree.VAL)[0], expected)
-              for r in (1e-2, 1e-3)]
+    expected = methods.darts2(
+        agree.loss(search.problem, agree.TRAIN), agree.loss(search.problem, agree.VAL), search.w, search.a, search.lr
+    )
+    errors = [
+        agree.relative(Darts(order=2, radius=r).hypergradient(search, agree.TRAIN, agree.VAL)[0], expected)
+        for r in (1e-2, 1e-3)
+    ]
     assert errors[0] < 1e-2
     assert errors[0] / errors[1] == pytest.approx(100, rel=0.05)
 

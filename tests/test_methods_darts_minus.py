@@ -64,8 +64,11 @@ def test_noise_is_drawn_first_and_the_auxiliary_connection_added_to_it() -> None
 S1_LIKE = (("skip_connect", "dil_conv_3x3"), ("max_pool_3x3", "skip_connect")) * 7
 
 
-@pytest.mark.parametrize("space", [Nb201(), Darts(), Darts(edges="fixed"), Darts(untied=True, layers=4),
-                                   Darts(normal=S1_LIKE)], ids=lambda space: type(space).__name__)
+@pytest.mark.parametrize(
+    "space",
+    [Nb201(), Darts(), Darts(edges="fixed"), Darts(untied=True, layers=4), Darts(normal=S1_LIKE)],
+    ids=lambda space: type(space).__name__,
+)
 def test_mask_is_one_where_the_operation_stands(space: Space) -> None:
     mask, mix = space.mask("skip_connect"), small.mixture(space)
     assert {k: x.shape for k, x in mask.items()} == {k: x.shape for k, x in mix.items()}

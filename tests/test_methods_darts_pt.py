@@ -62,12 +62,15 @@ def test_keeps_what_the_supernet_would_miss_most_not_what_weighs_most() -> None:
 
 def test_an_edge_is_judged_against_all_the_others() -> None:
     """Of two edges that stand in for each other neither is missed, though one of them would be without the other."""
+
     @dataclass
     class Spare(toy.Smooth):
         def outcome(self, w: Tree, mix: Tree, batch: Batch, *, track: bool = False) -> Outcome:
             there = mix["a"][0].sum(-1)
-            return Outcome(self.value(w, mix, batch),
-                           ((there[0] + there[1]).clamp(max=1) + 0.1 * there[2] + 0.2 * there[3]).detach())
+            return Outcome(
+                self.value(w, mix, batch),
+                ((there[0] + there[1]).clamp(max=1) + 0.1 * there[2] + 0.2 * there[3]).detach(),
+            )
 
     problem = Spare()
     search = toy.search(problem, a={"a": torch.zeros(4, 3, dtype=torch.float64)})
@@ -121,15 +124,26 @@ def test_order_is_random_and_all_cell_types_take_turns() -> None:
     decisions = [Decision("normal", ((e, 0),)) for e in range(4)] + [Decision("reduce", ((e, 0),)) for e in range(2)]
     rounds = list(in_turn(decisions, torch.Generator().manual_seed(0)))
     assert [[d.name for d in each] for each in rounds] == [["normal", "reduce"]] * 2 + [["normal"]] * 2
-    orders = {tuple(each[0].options[0][0] for each in in_turn(decisions, torch.Generator().manual_seed(seed)))
-              for seed in range(20)}
+    orders = {
+        tuple(each[0].options[0][0] for each in in_turn(decisions, torch.Generator().manual_seed(seed)))
+        for seed in range(20)
+    }
     assert len(orders) > 5
     assert all(sorted(order) == [0, 1, 2, 3] for order in orders)
 
 
-@pytest.mark.parametrize(("space", "counts"), [
-    (Nb201(), [6]), (Darts(), [28, 6]), (Darts(edges="fixed"), [16, 0]), (Darts(edges="searched"), [28, 0]),
-    (Darts(untied=True, layers=3), [42, 9]), (Nb1Shot1(variant=1), [4, 3])], ids=str)
+@pytest.mark.parametrize(
+    ("space", "counts"),
+    [
+        (Nb201(), [6]),
+        (Darts(), [28, 6]),
+        (Darts(edges="fixed"), [16, 0]),
+        (Darts(edges="searched"), [28, 0]),
+        (Darts(untied=True, layers=3), [42, 9]),
+        (Nb1Shot1(variant=1), [4, 3]),
+    ],
+    ids=str,
+)
 def test_decisions_of_the_spaces_make_a_genotype(space: Space, counts: list[int]) -> None:
     """Whatever is kept, in any order, the projected mixture discretizes to it."""
     phases, mix = space.decisions(), {k: x.detach() for k, x in small.mixture(space, 1).items()}
@@ -137,7 +151,7 @@ def test_decisions_of_the_spaces_make_a_genotype(space: Space, counts: list[int]
     gen, projected = torch.Generator().manual_seed(2), Projection(mix)
     for phase in phases:
         for decision in phase:
-            kept = torch.randperm(len(decision.options), generator=gen)[:decision.keep].tolist()
+            kept = torch.randperm(len(decision.options), generator=gen)[: decision.keep].tolist()
             projected.decide(decision, kept)
     assert all(torch.equal(x, mix[k]) for k, x in Projection(mix)(mix).items()), "nothing is decided at first"
     found, hot = space.discretize(projected(mix)), projected(mix)
@@ -168,8 +182,14 @@ def test_a_choice_goes_on_from_what_was_kept(at: int) -> None:
     end.train, end.val = counted("train", end.train), counted("val", end.val)
 
     def keep() -> None:
-        kept.update(w=agree.copied(search.w), a=agree.copied(search.a), w_opt=copy.deepcopy(search.w_opt.state_dict()),
-                    updates=search.updates, decided=copy.deepcopy(end.decided), drawn=dict(drawn))
+        kept.update(
+            w=agree.copied(search.w),
+            a=agree.copied(search.a),
+            w_opt=copy.deepcopy(search.w_opt.state_dict()),
+            updates=search.updates,
+            decided=copy.deepcopy(end.decided),
+            drawn=dict(drawn),
+        )
 
     def tick() -> None:
         if len(end.decided) == at:

@@ -75,8 +75,12 @@ def test_penalty_is_the_gradient_of_the_divergence_from_the_uniform_distribution
     leaf = a["a"].clone().requires_grad_()
     c = F.elu(leaf) + 1
     total = c.sum(-1, keepdim=True)
-    kl = (torch.lgamma(total[:, 0]) - torch.lgamma(c).sum(-1) - torch.lgamma(toy.real([3.0]))
-          + ((c - 1) * (torch.digamma(c) - torch.digamma(total))).sum(-1)).sum()
+    kl = (
+        torch.lgamma(total[:, 0])
+        - torch.lgamma(c).sum(-1)
+        - torch.lgamma(toy.real([3.0]))
+        + ((c - 1) * (torch.digamma(c) - torch.digamma(total))).sum(-1)
+    ).sum()
     (expected,) = torch.autograd.grad(0.1 * kl, leaf)
     torch.testing.assert_close(DrNas(inner=Darts(), kl=0.1).penalty(a)["a"], expected, rtol=1e-10, atol=1e-14)
     search, twin = toy.search(toy.Smooth()), toy.search(toy.Smooth())

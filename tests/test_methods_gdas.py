@@ -60,8 +60,9 @@ def test_temperature_falls_linearly_by_epoch() -> None:
 
 @pytest.mark.parametrize("reading", ["released", "sampled", "straight_through"])
 @pytest.mark.parametrize("space", [None, *agree.SPACES])
-def test_step_equals_the_reference(space: str | None, reading: Literal["released", "sampled", "straight_through"]
-                                   ) -> None:
+def test_step_equals_the_reference(
+    space: str | None, reading: Literal["released", "sampled", "straight_through"]
+) -> None:
     """Weights first, at a sample of the old architecture; then the architecture, at a sample of its own."""
     problem = toy.Smooth()
     search: Search = toy.search(problem, lr=0.1) if space is None else agree.real_search(space)
@@ -73,8 +74,16 @@ def test_step_equals_the_reference(space: str | None, reading: Literal["released
     mix = {k: x.expand(cells[k], *x.shape) for k, x in hard.items()}
     dw, _ = methods.single({"train": agree.mixed_loss(search.problem, train)}, w, mix, "same_batch")
     moved = {k: w[k] - search.lr * dw[k] for k in w}
-    da = methods.gdas_gradient(agree.mixed_loss(search.problem, val), moved, a, gumbel(val.seed, a), 10.0, cells,
-                               reading, names if reading == "released" else [])
+    da = methods.gdas_gradient(
+        agree.mixed_loss(search.problem, val),
+        moved,
+        a,
+        gumbel(val.seed, a),
+        10.0,
+        cells,
+        reading,
+        names if reading == "released" else [],
+    )
     Gdas(inner=Darts(first="weights"), gradient=reading).step(search, [train], val)
     assert agree.relative(search.w, moved) < 1e-12
     assert agree.relative({k: a[k] - x.detach() for k, x in search.a.items()}, da) < 1e-10

@@ -72,8 +72,11 @@ def test_the_series_converges_geometrically() -> None:
     """The error falls by the factor 1 - gamma mu a term, mu the smallest eigenvalue of H."""
     problem = toy.Quadratic()
     search = toy.search(problem, w=problem.w_star())
-    exact = toy.real(methods.hypergradient_dense(agree.loss(problem, toy.TRAIN), agree.loss(problem, toy.VAL),
-                                                 problem.w_star(), problem.a0()).tolist())
+    exact = toy.real(
+        methods.hypergradient_dense(
+            agree.loss(problem, toy.TRAIN), agree.loss(problem, toy.VAL), problem.w_star(), problem.a0()
+        ).tolist()
+    )
     errors = [float((toy.flat(hypergradient(search, "exact", gamma=0.1, K=k)) - exact).norm()) for k in (60, 80)]
     mu = float(torch.linalg.eigvalsh(toy.A)[0])
     assert (errors[1] / errors[0]) ** (1 / 20) == pytest.approx(1 - 0.1 * mu, rel=1e-4)
@@ -97,14 +100,18 @@ def test_smooth_problem_equals_the_direct_solve(terms: int) -> None:
 @pytest.mark.parametrize("space", agree.SPACES)
 def test_real_net_equals_the_explicit_truncated_series(space: str) -> None:
     search = agree.real_search(space)
-    expected = methods.idarts(agree.loss(search.problem, agree.TRAIN), agree.loss(search.problem, agree.VAL),
-                              search.w, search.a, search.lr, 2)
+    expected = methods.idarts(
+        agree.loss(search.problem, agree.TRAIN), agree.loss(search.problem, agree.VAL), search.w, search.a, search.lr, 2
+    )
     with frozen(search.w), frozen(search.a):
         exact = IDarts(K=2, products="exact").hypergradient(search, agree.TRAIN, agree.VAL)[0]
         # the probe of `released` is as many times as long as s is longer than v: 30, 800 and 8
-        probed = [IDarts(K=2, products=products, radius=radius).hypergradient(  # type: ignore[arg-type]
-            search, agree.TRAIN, agree.VAL)[0]
-            for products, radius in (("difference", agree.RADIUS), ("released", agree.RADIUS / 1000))]
+        probed = [
+            IDarts(K=2, products=products, radius=radius).hypergradient(  # type: ignore[arg-type]
+                search, agree.TRAIN, agree.VAL
+            )[0]
+            for products, radius in (("difference", agree.RADIUS), ("released", agree.RADIUS / 1000))
+        ]
     assert agree.relative(exact, expected) < 1e-10
     assert all(agree.relative(each, exact) < 1e-5 for each in probed)
 
@@ -156,6 +163,7 @@ def test_release_leak_lowers_the_validation_loss() -> None:
     """The move is down the validation loss: to first order -R v.(s - v), and s - v = K v + O(gamma)."""
     problem = toy.Smooth()
     search, val = toy.search(problem, lr=0.1, a_lr=1e-12), problem.batch(9)
-    losses = [float(IDarts(T=1, K=2, release_leak=True).step(search, [problem.batch(1)], val)["val_loss"])
-              for _ in range(50)]
+    losses = [
+        float(IDarts(T=1, K=2, release_leak=True).step(search, [problem.batch(1)], val)["val_loss"]) for _ in range(50)
+    ]
     assert all(later < earlier for earlier, later in itertools.pairwise(losses))

@@ -54,7 +54,8 @@ def test_weight_move(kind: str, difference: str) -> None:
     search = toy.search(problem)
     search.epoch, search.epochs = 2, 5
     Lambda(alignment=kind, strength=0.5, first="weights", difference=difference).step(  # type: ignore[arg-type]
-        search, [toy.TRAIN], toy.VAL)
+        search, [toy.TRAIN], toy.VAL
+    )
     plain = torch.einsum("p,lpw->w", toy.flat(problem.a0()), toy.M)
     agree.near(search.grads_w[0], plain - 0.25 * toy.real(toy.ALIGNMENT[f"{kind}_gradient"]))
 
@@ -64,8 +65,9 @@ def test_curved_loss_differences(kind: str) -> None:
     """T4: central equals double backward; each side errs linearly in eps0; the mean of the two sides is exact."""
     problem = toy.Alignment(curvature=0.05)  # larger curvature aligns all cells, and then nothing is left to differ
     search = toy.search(problem)
-    _, exact = methods.alignment_gradient(agree.mixed_loss(problem, toy.TRAIN), search.w, agree.mixture(search), ("a",),
-                                          kind == "signed")
+    _, exact = methods.alignment_gradient(
+        agree.mixed_loss(problem, toy.TRAIN), search.w, agree.mixture(search), ("a",), kind == "signed"
+    )
     radii, errors = [0.4, 0.2, 0.1, 0.05], []
     for radius in radii:
         central = penalty(search, Lambda(alignment=kind, eps0=radius), toy.TRAIN)  # type: ignore[arg-type]
@@ -88,11 +90,14 @@ def test_central_difference_converges_with_order_two(kind: str) -> None:
     """Where the loss is no polynomial of the mixture."""
     problem = toy.Smooth()
     search, batch = toy.search(problem), problem.batch(1)
-    _, exact = methods.alignment_gradient(agree.mixed_loss(problem, batch), search.w, agree.mixture(search), ("a",),
-                                          kind == "signed")
+    _, exact = methods.alignment_gradient(
+        agree.mixed_loss(problem, batch), search.w, agree.mixture(search), ("a",), kind == "signed"
+    )
     radii = [0.2, 0.1, 0.05, 0.025]
-    errors = [agree.relative(penalty(search, Lambda(alignment=kind, eps0=r), batch), exact)  # type: ignore[arg-type]
-              for r in radii]
+    errors = [
+        agree.relative(penalty(search, Lambda(alignment=kind, eps0=r), batch), exact)  # type: ignore[arg-type]
+        for r in radii
+    ]
     assert np.polyfit(np.log(radii), np.log(errors), 1)[0] == pytest.approx(2.0, abs=0.05)
 
 
@@ -132,8 +137,9 @@ def test_step_equals_the_reference_on_the_real_net() -> None:
     da = methods.darts1(agree.loss(search.problem, agree.VAL), w, a)
     a = {k: a[k] - da[k] for k in a}
     mix = {k: x.detach() for k, x in search.problem.relax(a).items()}
-    dw = methods.aligned_weight_gradient(agree.mixed_loss(search.problem, agree.TRAIN), w, mix,
-                                         search.problem.groups[0], 0.125)
+    dw = methods.aligned_weight_gradient(
+        agree.mixed_loss(search.problem, agree.TRAIN), w, mix, search.problem.groups[0], 0.125
+    )
     logged = Lambda(eps0=agree.RADIUS).step(search, [agree.TRAIN], agree.VAL)
     assert agree.relative(search.a, a) < 1e-12
     assert agree.relative({k: (w[k] - x.detach()) / search.lr for k, x in search.w.items()}, dw) < 1e-6
@@ -179,8 +185,13 @@ def test_outer_objective(kind: str, difference: str, activate: Any) -> None:
     (g,) = torch.autograd.grad(value, mix["a"], create_graph=True)
     total = value - 0.25 * methods.alignment(g.flatten(1), kind == "signed")
     expected = {"a": torch.autograd.grad(total, leaf["a"])[0]}
-    method = Lambda(alignment=kind, strength=0.25, target="outer", eps0=1e-4,  # type: ignore[arg-type]
-                    difference=difference)  # type: ignore[arg-type]
+    method = Lambda(
+        alignment=kind,
+        strength=0.25,
+        target="outer",
+        eps0=1e-4,  # type: ignore[arg-type]
+        difference=difference,
+    )  # type: ignore[arg-type]
     moved = {k: a[k] - expected[k] for k in a}
     dw = methods.single({"train": agree.loss(problem, train)}, search.w, moved, "same_batch")
     method.step(search, [train], val)

@@ -28,10 +28,14 @@ def test_edge_weights_scale_the_operations_as_published() -> None:
 def test_hypergradient_reaches_operations_and_edges(order: int) -> None:
     search = small.search(SPACE, lr=0.05)
     first, second = agree.loss(search.problem, agree.TRAIN), agree.loss(search.problem, agree.VAL)
-    expected = (methods.darts1(second, search.w, search.a) if order == 1
-                else methods.darts2(first, second, search.w, search.a, 0.05))
+    expected = (
+        methods.darts1(second, search.w, search.a)
+        if order == 1
+        else methods.darts2(first, second, search.w, search.a, 0.05)
+    )
     got, _ = Darts(order=order, radius=agree.RADIUS).hypergradient(  # type: ignore[arg-type]
-        search, agree.TRAIN, agree.VAL)
+        search, agree.TRAIN, agree.VAL
+    )
     assert agree.relative(got, expected) < 1e-6
     assert set(got) == {"normal", "reduce", "normal.edge", "reduce.edge"}
     assert all(bool(x.abs().sum() > 0) for x in got.values())

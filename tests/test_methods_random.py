@@ -71,8 +71,11 @@ class Asked(Exception):
     """A signal has asked for an end."""
 
 
-@pytest.mark.parametrize("method", [Random(samples=100), RandomWs(samples=100), Naswot(candidates=100)],
-                         ids=lambda method: type(method).__name__)
+@pytest.mark.parametrize(
+    "method",
+    [Random(samples=100), RandomWs(samples=100), Naswot(candidates=100)],
+    ids=lambda method: type(method).__name__,
+)
 def test_a_signal_ends_the_draws(method: Method) -> None:
     problem, ticks = toy.Smooth(), iter(range(3))
 
@@ -80,7 +83,11 @@ def test_a_signal_ends_the_draws(method: Method) -> None:
         if next(ticks, None) is None:
             raise Asked
 
-    ending = dataclasses.replace(toy.ending(7, lambda mix: 50.0), tick=tick, look=lambda: problem.batch(1),
-                                 val=itertools.repeat(problem.batch(2)))
+    ending = dataclasses.replace(
+        toy.ending(7, lambda mix: 50.0),
+        tick=tick,
+        look=lambda: problem.batch(1),
+        val=itertools.repeat(problem.batch(2)),
+    )
     with pytest.raises(Asked):
         method.choose(toy.search(problem), ending)

@@ -41,8 +41,10 @@ def test_choice_is_the_most_accurate_draw_each_on_the_next_batch() -> None:
     gen = torch.Generator().manual_seed(3)
     draws = [search.problem.sample(gen) for _ in batches]
     with torch.no_grad():
-        accuracies = [float(search.problem.outcome(search.w, mix, batch).accuracy)
-                      for mix, batch in zip(draws, batches, strict=True)]
+        accuracies = [
+            float(search.problem.outcome(search.w, mix, batch).accuracy)
+            for mix, batch in zip(draws, batches, strict=True)
+        ]
     assert len(set(accuracies)) > 1
     best = draws[accuracies.index(max(accuracies))]  # the first of equals
     got = RandomWs(samples=8).choose(search, toy.ending(3, val=itertools.cycle(batches)))

@@ -41,8 +41,9 @@ def drawn(seed: int, p: Tree, eps: float) -> Tree:
 def p_loss(search: Search, batch: Any, *, evaluation: bool = False) -> methods.Loss:
     """L(w, p) with p shared by the cells."""
     problem = search.problem
-    return lambda w, p: problem.outcome(w, problem.relax(search.a, given(list(p.values()))), batch,
-                                        evaluation=evaluation).loss
+    return lambda w, p: (
+        problem.outcome(w, problem.relax(search.a, given(list(p.values()))), batch, evaluation=evaluation).loss
+    )
 
 
 def test_radius_grows_by_epoch() -> None:
@@ -60,8 +61,9 @@ def test_weights_are_projected_onto_the_simplex() -> None:
 
 def test_an_edge_that_noise_pushes_below_zero_keeps_its_largest_operation() -> None:
     """Radius 0.3 is larger than 1/5 and 1/8: with eight operations this happens about every other epoch."""
-    agree.near(normalized(toy.real([-0.2, -0.01, -0.3], [0.0, 0.0, 0.0], [-1.0, 2.0, 1.0])),
-               [0, 1, 0, 1, 0, 0, 0, 0.5, 0.5], 0)
+    agree.near(
+        normalized(toy.real([-0.2, -0.01, -0.3], [0.0, 0.0, 0.0], [-1.0, 2.0, 1.0])), [0, 1, 0, 1, 0, 0, 0, 0.5, 0.5], 0
+    )
     noisy = SDARTS.random(0.3, torch.Generator().manual_seed(0))
     below = [noisy(torch.zeros(2000, 8, dtype=torch.float64)) for _ in range(10)]
     assert any(bool((x.max(-1).values == 1).any()) for x in below)
@@ -88,14 +90,16 @@ def test_random_step_equals_the_reference() -> None:
 @pytest.mark.parametrize("eps", [0.03, 0.3])
 @pytest.mark.parametrize("random_start", [True, False])
 @pytest.mark.parametrize("space", [None, "nb201", "darts"])
-def test_adversarial_equals_the_reference_and_raises_the_loss(space: str | None, random_start: bool,
-                                                              eps: float) -> None:
+def test_adversarial_equals_the_reference_and_raises_the_loss(
+    space: str | None, random_start: bool, eps: float
+) -> None:
     problem = toy.Smooth()
     search: Search = toy.search(problem) if space is None else agree.real_search(space)
     batch = problem.batch(1) if space is None else agree.TRAIN
     p = operation_weights(search)
-    expected = methods.sdarts_adversarial(p_loss(search, batch), agree.copied(search.w), p, eps,
-                                          start=drawn(batch.seed, p, eps) if random_start else None)
+    expected = methods.sdarts_adversarial(
+        p_loss(search, batch), agree.copied(search.w), p, eps, start=drawn(batch.seed, p, eps) if random_start else None
+    )
     with frozen(search.w), frozen(search.a):
         got = Sdarts(inner=First(), random_start=random_start).adversarial(search, list(p.values()), eps, batch)
     for x, k in zip(got, p, strict=True):
@@ -113,16 +117,26 @@ def test_the_ascent_runs_in_eval_mode_where_it_is_said_to(checkpoint: bool) -> N
     found = {}
     for ascent in ("eval", "train"):
         search = small.search(space)
-        search.problem = RelaxedProblem(space, search.problem.supernet, small.softmax,  # type: ignore[attr-defined]
-                                        engine=EngineSettings(checkpoint=checkpoint))
+        search.problem = RelaxedProblem(
+            space,
+            search.problem.supernet,
+            small.softmax,  # type: ignore[attr-defined]
+            engine=EngineSettings(checkpoint=checkpoint),
+        )
         for seed in range(3, 6):
             search.problem.outcome(search.w, search.problem.relax(search.a), small.batch(seed, size=8), track=True)
         buffers = {k: x.clone() for k, x in search.problem.supernet.named_buffers()}
         p = operation_weights(search)
-        expected = methods.sdarts_adversarial(p_loss(search, agree.TRAIN, evaluation=ascent == "eval"),
-                                              agree.copied(search.w), p, 0.1, start=drawn(agree.TRAIN.seed, p, 0.1))
+        expected = methods.sdarts_adversarial(
+            p_loss(search, agree.TRAIN, evaluation=ascent == "eval"),
+            agree.copied(search.w),
+            p,
+            0.1,
+            start=drawn(agree.TRAIN.seed, p, 0.1),
+        )
         got = Sdarts(inner=First(), ascent=ascent).adversarial(  # type: ignore[arg-type]
-            search, list(p.values()), 0.1, agree.TRAIN)
+            search, list(p.values()), 0.1, agree.TRAIN
+        )
         torch.testing.assert_close(got[0], expected["cell"], rtol=0, atol=1e-12)
         assert agree.same(dict(search.problem.supernet.named_buffers()), buffers), "no statistic has moved"
         assert all(m.training for m in search.problem.supernet.modules())

@@ -52,11 +52,14 @@ def test_both_gradients_are_those_of_one_point(mode: str, space: str | None) -> 
         search = agree.real_search(space)
         batches = [agree.small.batch(seed, size=8) for seed in (1, 2, 3)]
     train, other, val = batches
-    losses = {"train": agree.loss(search.problem, train), "other_train": agree.loss(search.problem, other),
-              "val": agree.loss(search.problem, val)}
+    losses = {
+        "train": agree.loss(search.problem, train),
+        "other_train": agree.loss(search.problem, other),
+        "val": agree.loss(search.problem, val),
+    }
     w, a = agree.copied(search.w), agree.copied(search.a)
     dw, da = methods.single(losses, w, a, mode)
-    single(mode).step(search, batches[:single(mode).train_batches], val)
+    single(mode).step(search, batches[: single(mode).train_batches], val)
     assert agree.relative({k: (w[k] - x.detach()) / search.lr for k, x in search.w.items()}, dw) < 1e-10
     assert agree.relative({k: a[k] - x.detach() for k, x in search.a.items()}, da) < 1e-10
 
@@ -68,7 +71,7 @@ def test_modes_draw_what_they_use() -> None:
         watched = toy.Watched(toy.Smooth())
         batches = [watched.problem.batch(seed) for seed in (1, 2)]  # type: ignore[attr-defined]
         method = single(mode)
-        method.step(toy.search(watched), batches[:method.train_batches], watched.problem.batch(3))  # type: ignore[attr-defined]
+        method.step(toy.search(watched), batches[: method.train_batches], watched.problem.batch(3))  # type: ignore[attr-defined]
         assert set(watched.seeds) == expected
 
 

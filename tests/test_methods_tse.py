@@ -53,8 +53,12 @@ def test_the_dropped_term_is_the_difference_to_the_exact_gradient() -> None:
     assert float((toy.flat(exact) - toy.flat(total)).norm()) > 0.1
 
 
-SGD: list[dict[str, Any]] = [{}, {"momentum": 0.9}, {"momentum": 0.9, "weight_decay": 0.02, "nesterov": True},
-                             {"momentum": 0.9, "clip": 0.1}]
+SGD: list[dict[str, Any]] = [
+    {},
+    {"momentum": 0.9},
+    {"momentum": 0.9, "weight_decay": 0.02, "nesterov": True},
+    {"momentum": 0.9, "clip": 0.1},
+]
 
 
 @pytest.mark.parametrize("restore", [True, False])
@@ -68,8 +72,9 @@ def test_two_chunks_equal_the_reference(settings: dict[str, Any], restore: bool)
         batches = [problem.batch(seed) for seed in chunk]
         losses = [agree.loss(problem, batch) for batch in batches]
         Tse(T=3, restore_momentum=restore).step(search, batches, problem.batch(9))
-        w, a, held = methods.tse_step(losses, w, a, lambda a, g: {k: a[k] - g[k] for k in a}, held, restore, lr=0.3,
-                                      **settings)
+        w, a, held = methods.tse_step(
+            losses, w, a, lambda a, g: {k: a[k] - g[k] for k in a}, held, restore, lr=0.3, **settings
+        )
         assert agree.relative(search.w, w) < 1e-12
         assert agree.relative(search.a, a) < 1e-12
         mine = buffers(search)

@@ -67,8 +67,9 @@ def test_flow_of_a_weight_is_what_the_network_loses_without_it() -> None:
     torch.manual_seed(0)
     network = space.network(space.parse("143213"), 2, layers=1, channels=2).double()
     expected = zero_cost.flow(network, (3, 4, 4))
-    assert Synflow().score(network, Batch(torch.zeros(1, 3, 4, 4), torch.zeros(1), 0), generator()) == \
-        pytest.approx(expected, rel=1e-9)
+    assert Synflow().score(network, Batch(torch.zeros(1, 3, 4, 4), torch.zeros(1), 0), generator()) == pytest.approx(
+        expected, rel=1e-9
+    )
 
 
 # ------------------------------------------------------------------------------------------------- closed forms
@@ -150,8 +151,18 @@ def test_naswot_of_equal_codes_is_minus_infinity_and_needs_a_relu() -> None:
         Naswot().score(Plain(nn.Identity()), batch, generator())
 
 
-@pytest.mark.parametrize("relu", [torch.relu, nn.functional.relu, nn.ReLU(), nn.ReLU(inplace=True), Tensor.relu,
-                                  lambda x: x.clone().relu_(), lambda x: torch.relu_(x.clone())])
+@pytest.mark.parametrize(
+    "relu",
+    [
+        torch.relu,
+        nn.functional.relu,
+        nn.ReLU(),
+        nn.ReLU(inplace=True),
+        Tensor.relu,
+        lambda x: x.clone().relu_(),
+        lambda x: torch.relu_(x.clone()),
+    ],
+)
 def test_every_kind_of_relu_is_seen_once(relu: Callable[[Tensor], Tensor]) -> None:
     x = torch.tensor([[1.0, -1.0, 2.0], [1.0, 1.0, -1.0]])
     with Agreement() as seen:
@@ -184,8 +195,15 @@ def test_zen_gives_back_the_scale_that_batch_norm_takes_away() -> None:
 
     def score(k: float) -> float:
         norms = [nn.BatchNorm2d(5, eps=1e-30), nn.BatchNorm2d(5, eps=1e-30, track_running_stats=False)]
-        network = Plain(nn.Conv2d(3, 5, 3, bias=False), Times(k), norms[0], nn.ReLU(),
-                        nn.Conv2d(5, 5, 1, bias=False), Times(k), norms[1])
+        network = Plain(
+            nn.Conv2d(3, 5, 3, bias=False),
+            Times(k),
+            norms[0],
+            nn.ReLU(),
+            nn.Conv2d(5, 5, 1, bias=False),
+            Times(k),
+            norms[1],
+        )
         return Zen().score(network.double(), batch, generator())
 
     assert score(5.0) - score(1.0) == pytest.approx(2 * math.log(5.0), rel=1e-9)

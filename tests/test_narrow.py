@@ -25,8 +25,10 @@ from nasx.spaces.nb201.space import Nb201
 import small
 
 SPACES: dict[str, Space] = {
-    "darts": Darts(layers=3, channels=4), "nb201": Nb201(layers=1, channels=4),
-    "darts-partial": Darts(layers=3, channels=8, partial=2), "nb201-partial": Nb201(layers=1, channels=8, partial=4),
+    "darts": Darts(layers=3, channels=4),
+    "nb201": Nb201(layers=1, channels=4),
+    "darts-partial": Darts(layers=3, channels=8, partial=2),
+    "nb201-partial": Nb201(layers=1, channels=8, partial=4),
 }
 
 
@@ -41,8 +43,9 @@ def test_each_edge_keeps_its_strongest_operations_in_their_order(keep: int) -> N
         mix = small.mixture(space, 1)
         found = space.narrow(mix, keep)
         for name in ("cell",) if space == Nb201() else KINDS:
-            for row, own, kept in zip(mix[name][0].tolist(), space.edge_operations(name), found.edge_operations(name),
-                                      strict=True):
+            for row, own, kept in zip(
+                mix[name][0].tolist(), space.edge_operations(name), found.edge_operations(name), strict=True
+            ):
                 weakest = min(row[own.index(operation)] for operation in kept)
                 assert sum(p > weakest for p in row) == keep - 1
                 assert list(kept) == [operation for operation in own if operation in kept]
@@ -122,10 +125,15 @@ def test_genotypes_of_narrowed_spaces_come_back() -> None:
     assert refused > 40
 
 
-@pytest.mark.parametrize(("changes", "fault"), [
-    ({"cell": [["skip_connect"]] * 5}, "6 lists"),
-    ({"cell": [["skip_connect"]] * 5 + [["none", "skip_connect"]]}, "6 lists"),
-    ({"partial": 3}, "does not divide 16"), ({"cell": [["nor_conv_9x9"]] * 6}, r"space\.cell\[0\]")])
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"cell": [["skip_connect"]] * 5}, "6 lists"),
+        ({"cell": [["skip_connect"]] * 5 + [["none", "skip_connect"]]}, "6 lists"),
+        ({"partial": 3}, "does not divide 16"),
+        ({"cell": [["nor_conv_9x9"]] * 6}, r"space\.cell\[0\]"),
+    ],
+)
 def test_faulty_fields(changes: dict[str, Any], fault: str) -> None:
     with pytest.raises(UserError, match=fault):
         Nb201(**changes)
@@ -198,9 +206,12 @@ def test_partial_channels_of_a_nb201_cell_by_hand() -> None:
         for source in range(target):
             bundle, local, row = place[(source, target)]
             seen = nodes[source]
-            mixed = sum(rows[row, column - 1] * bank.single(seen[:, :2], [p for p, _ in pairs].index(local), None)
-                        for bank, pairs in zip(bundle.banks, bundle.members, strict=True) for p, column in pairs
-                        if p == local)
+            mixed = sum(
+                rows[row, column - 1] * bank.single(seen[:, :2], [p for p, _ in pairs].index(local), None)
+                for bank, pairs in zip(bundle.banks, bundle.members, strict=True)
+                for p, column in pairs
+                if p == local
+            )
             edge = torch.cat([mixed, seen[:, 2:]], 1)
             total = total + edge.view(2, 4, 2, 6, 6).transpose(1, 2).reshape(2, 8, 6, 6)
         nodes.append(total)

@@ -21,8 +21,15 @@ from nasx.cli import bench
 from nasx.errors import UserError
 
 # The first graph of the official file, its hash, and its first run of 108 epochs.
-OFFICIAL = ((0, 1, 0, 0, 1, 1, 0), (0, 0, 1, 0, 0, 0, 0), (0, 0, 0, 1, 0, 0, 1), (0, 0, 0, 0, 0, 1, 0),
-            (0, 0, 0, 0, 0, 1, 0), (0, 0, 0, 0, 0, 0, 1), (0, 0, 0, 0, 0, 0, 0))
+OFFICIAL = (
+    (0, 1, 0, 0, 1, 1, 0),
+    (0, 0, 1, 0, 0, 0, 0),
+    (0, 0, 0, 1, 0, 0, 1),
+    (0, 0, 0, 0, 0, 1, 0),
+    (0, 0, 0, 0, 0, 1, 0),
+    (0, 0, 0, 0, 0, 0, 1),
+    (0, 0, 0, 0, 0, 0, 0),
+)
 LABELS = ("input", "conv3x3-bn-relu", "maxpool3x3", "conv3x3-bn-relu", "conv3x3-bn-relu", "conv1x1-bn-relu", "output")
 HASH = "00005c142e6f48ac74fdcf73e3439874"
 VALID, TEST, PARAMS = 0.9241786599159241, 0.9211738705635071, 8_555_530
@@ -85,8 +92,9 @@ def message(valid: float, test: float, params: int = PARAMS, seconds: float = 10
 
 def record(matrix: Matrix, labels: tuple[str, ...], metrics: bytes, epochs: int = 108, key: str | None = None) -> bytes:
     flat = "".join(str(x) for row in matrix for x in row)
-    return json.dumps([key or graph_hash(matrix, labels), epochs, flat, ",".join(labels),
-                       base64.b64encode(metrics).decode()]).encode()
+    return json.dumps(
+        [key or graph_hash(matrix, labels), epochs, flat, ",".join(labels), base64.b64encode(metrics).decode()]
+    ).encode()
 
 
 def graphs(n: int) -> Iterator[tuple[Matrix, tuple[str, ...]]]:
@@ -147,8 +155,10 @@ def test_equal_hashes_mean_isomorphic_graphs() -> None:
     def forms(matrix: Matrix, labels: tuple[str, ...]) -> frozenset[object]:
         n = len(labels)
         orders = [(0, *inner, n - 1) for inner in itertools.permutations(range(1, n - 1))]
-        return frozenset((tuple(tuple(matrix[u][v] for v in order) for u in order), tuple(labels[v] for v in order))
-                         for order in orders)
+        return frozenset(
+            (tuple(tuple(matrix[u][v] for v in order) for u in order), tuple(labels[v] for v in order))
+            for order in orders
+        )
 
     found = [(graph_hash(*graph), forms(*graph)) for graph in graphs(4)]
     for (key, form), (other, second) in itertools.combinations(found, 2):
@@ -161,14 +171,23 @@ def test_pruning_drops_what_computes_nothing() -> None:
     assert prune(rows, (*LABELS[:6], "conv1x1-bn-relu", "output")) == (OFFICIAL, LABELS)
     # A vertex that the input does not reach, and one that does not reach the output.
     assert prune(((0, 0, 1, 1), (0, 0, 0, 1), (0, 0, 0, 0), (0, 0, 0, 0)), ("input", *OPERATIONS[:2], "output")) == (
-        ((0, 1), (0, 0)), ("input", "output"))
+        ((0, 1), (0, 0)),
+        ("input", "output"),
+    )
     assert prune(((0, 1, 0), (0, 0, 0), (0, 0, 0)), ("input", OPERATIONS[0], "output")) is None
 
 
-@pytest.mark.parametrize(("matrix", "labels"), [
-    ([[0, 1], [1, 0]], ("input", "output")), ([[0, 2], [0, 0]], ("input", "output")), ([[0, 1]], ("input", "output")),
-    ([[0, 1], [0, 0]], ("output", "input")), ([[0]], ("input",)),
-    ([[0, 1, 0], [0, 0, 1], [0, 0, 0]], ("input", "x", "output"))])
+@pytest.mark.parametrize(
+    ("matrix", "labels"),
+    [
+        ([[0, 1], [1, 0]], ("input", "output")),
+        ([[0, 2], [0, 0]], ("input", "output")),
+        ([[0, 1]], ("input", "output")),
+        ([[0, 1], [0, 0]], ("output", "input")),
+        ([[0]], ("input",)),
+        ([[0, 1, 0], [0, 0, 1], [0, 0, 0]], ("input", "x", "output")),
+    ],
+)
 def test_what_is_no_cell_is_refused(matrix: Matrix, labels: tuple[str, ...]) -> None:
     with pytest.raises(ValueError):
         prune(matrix, labels)
@@ -184,8 +203,13 @@ def test_checksums() -> None:
 
 def test_message() -> None:
     assert metrics(message(VALID, TEST, 300, 12.5)) == (300, VALID, TEST, 12.5)
-    for faulty in (message(VALID, TEST, evaluations=2), message(1.5, TEST), message(VALID, TEST)[:-4], b"\x0b",
-                   b"\xff" * 12):
+    for faulty in (
+        message(VALID, TEST, evaluations=2),
+        message(1.5, TEST),
+        message(VALID, TEST)[:-4],
+        b"\x0b",
+        b"\xff" * 12,
+    ):
         with pytest.raises((ValueError, IndexError, struct.error)):
             metrics(faulty)
 
@@ -207,14 +231,18 @@ def test_look_ups_after_an_import(tmp_path: Path, cache: Path) -> None:
     means = np.array([[accuracies(place, repeat, 108) for repeat in range(3)] for place in range(6)]).mean(1) * 100
     for split, column in zip(("valid", "test"), means.T):
         assert benchmark.reference("cifar10")[split] == pytest.approx(
-            {"optimum": column.max(), "median": np.median(column), "mean": column.mean()})
+            {"optimum": column.max(), "median": np.median(column), "mean": column.mean()}
+        )
     ranks = {split: sorted(column) for split, column in zip(("valid", "test"), means.T)}
     for place, graph in enumerate(small(6)):
         score = benchmark.query(Cell(*graph))
         assert score is not None
-        assert benchmark.better_than(score) == {"cifar10": {
-            split: pytest.approx(ranks[split].index(column[place]) / 6)
-            for split, column in zip(("valid", "test"), means.T)}}
+        assert benchmark.better_than(score) == {
+            "cifar10": {
+                split: pytest.approx(ranks[split].index(column[place]) / 6)
+                for split, column in zip(("valid", "test"), means.T)
+            }
+        }
     assert benchmark.reference("cifar100") == {}
     assert benchmark.missing() is None
 
@@ -235,8 +263,14 @@ def test_isomorphic_and_unpruned_graphs_find_the_same_row(tmp_path: Path) -> Non
 def test_graphs_that_it_does_not_hold(tmp_path: Path) -> None:
     import_nb101(write(tmp_path / "a.tfrecord"), complete=False)
     full = tuple(tuple(int(u < v) for v in range(7)) for u in range(7))  # 21 edges
-    for cell in (Cell(full, LABELS), Cell(((0, 0), (0, 0)), ("input", "output")), Cell(((0, 1),), ("input", "output")),
-                 "|skip_connect~0|", "[1]", None):
+    for cell in (
+        Cell(full, LABELS),
+        Cell(((0, 0), (0, 0)), ("input", "output")),
+        Cell(((0, 1),), ("input", "output")),
+        "|skip_connect~0|",
+        "[1]",
+        None,
+    ):
         assert Nb101().query(cell) is None
 
 
@@ -270,7 +304,13 @@ def test_keys_with_one_high_half_are_told_apart() -> None:
     high, low = np.array([1, 5, 5, 5, 9], np.uint64), np.array([0, 7, 3, 8, 0], np.uint64)
     table = Table({}, (108,), high, low, np.zeros((5, 1, 3, 2), np.float32), np.zeros(5), np.zeros(5))
     assert [table.row(f"{h:016x}{k:016x}") for h, k in ((5, 7), (5, 3), (5, 8), (5, 4), (9, 0), (2, 0))] == [
-        1, 2, 3, None, 4, None]
+        1,
+        2,
+        3,
+        None,
+        4,
+        None,
+    ]
 
 
 # ------------------------------------------------------------------------------------------------ refusals
@@ -283,27 +323,47 @@ def test_without_the_file_nothing_is_known(tmp_path: Path) -> None:
         Nb101(path=str(tmp_path / "x.npz")).query(Cell(OFFICIAL, LABELS))
 
 
-@pytest.mark.parametrize(("kind", "reason"), [
-    ("flipped", "the checksum of record 1"), ("length", "checksum of record 0"), ("huge", "no tfrecord"),
-    ("truncated", "ends inside record 1"), ("cut", "ends inside record 2"), ("json", "record 0"),
-    ("hash", "has the hash"), ("fourth", "more than three runs"), ("epochs", "record 0"), ("base64", "record 0"),
-    ("evaluations", "2 evaluations"), ("empty", "0 graphs"),
-    ("key", "is no hash"), ("text", "no tfrecord"), ("absent", "No such file")])
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        ("flipped", "the checksum of record 1"),
+        ("length", "checksum of record 0"),
+        ("huge", "no tfrecord"),
+        ("truncated", "ends inside record 1"),
+        ("cut", "ends inside record 2"),
+        ("json", "record 0"),
+        ("hash", "has the hash"),
+        ("fourth", "more than three runs"),
+        ("epochs", "record 0"),
+        ("base64", "record 0"),
+        ("evaluations", "2 evaluations"),
+        ("empty", "0 graphs"),
+        ("key", "is no hash"),
+        ("text", "no tfrecord"),
+        ("absent", "No such file"),
+    ],
+)
 def test_refused_with_the_reason_and_the_old_table_stays(kind: str, reason: str, tmp_path: Path, cache: Path) -> None:
     import_nb101(write(tmp_path / "good"), complete=False)
     before = cache.read_bytes()
     one = frame(record(OFFICIAL, LABELS, message(VALID, TEST)))
     parts = json.loads(record(OFFICIAL, LABELS, message(VALID, TEST)))
     content = {
-        "flipped": one + one[:40] + bytes([one[40] ^ 1]) + one[41:], "empty": b"",
+        "flipped": one + one[:40] + bytes([one[40] ^ 1]) + one[41:],
+        "empty": b"",
         "length": one[:8] + bytes([one[8] ^ 1]) + one[9:],
-        "huge": struct.pack("<Q", 1 << 40) + one[8:], "truncated": one + one[:-3], "cut": one + one + one[:5],
-        "json": frame(b"[1, 2"), "hash": frame(record(OFFICIAL, LABELS, message(VALID, TEST), key="0" * 32)),
-        "fourth": one * 4, "epochs": frame(record(OFFICIAL, LABELS, message(VALID, TEST), 50)),
+        "huge": struct.pack("<Q", 1 << 40) + one[8:],
+        "truncated": one + one[:-3],
+        "cut": one + one + one[:5],
+        "json": frame(b"[1, 2"),
+        "hash": frame(record(OFFICIAL, LABELS, message(VALID, TEST), key="0" * 32)),
+        "fourth": one * 4,
+        "epochs": frame(record(OFFICIAL, LABELS, message(VALID, TEST), 50)),
         "evaluations": frame(record(OFFICIAL, LABELS, message(VALID, TEST, evaluations=2))),
         "base64": frame(json.dumps([*parts[:4], "!!"]).encode()),
         "key": frame(json.dumps(["../x", *parts[1:]]).encode()),
-        "text": b"<html>quota exceeded, come back later</html>"}
+        "text": b"<html>quota exceeded, come back later</html>",
+    }
     if kind != "absent":
         (tmp_path / "bad").write_bytes(content[kind])
     with pytest.raises(UserError) as caught:

@@ -91,7 +91,10 @@ def percent(path: Path, dataset: str, split: str, row: int, epochs: int = 200) -
 
 
 def test_1_index_of_a_string(full: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    got = snippet(full, capsys, f"""
+    got = snippet(
+        full,
+        capsys,
+        f"""
 arch = '{EXAMPLE}'
 index = api.query_index_by_arch(arch)
 other = api.query_index_by_arch('|none~0|')
@@ -99,16 +102,21 @@ class Cell:
     def tostr(self):
         return arch
 third = api.query_index_by_arch(Cell())
-""")
+""",
+    )
     assert (got["index"], got["other"], got["third"]) == (1, -1, 1)
 
 
 def test_2_more_info_on_cifar10_valid(full: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    got = snippet(full, capsys, """
+    got = snippet(
+        full,
+        capsys,
+        """
 info = api.get_more_info(1, 'cifar10-valid', None, hp='200', is_random=False)
 acc, cost = info['valid-accuracy'], info['train-all-time']
 per_epoch = info['train-per-time']
-""")
+""",
+    )
     row = cell_code(EXAMPLE)
     assert got["acc"] == pytest.approx(np.mean(percent(full, "cifar10", "valid", row)))
     assert round(got["acc"], 2) == 90.77  # published
@@ -117,35 +125,48 @@ per_epoch = info['train-per-time']
 
 
 def test_3_more_info_on_cifar10(full: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    got = snippet(full, capsys, "test = api.get_more_info(8, 'cifar10', iepoch=None, hp='200', is_random=False)"
-                                "['test-accuracy']")
+    got = snippet(
+        full, capsys, "test = api.get_more_info(8, 'cifar10', iepoch=None, hp='200', is_random=False)['test-accuracy']"
+    )
     assert got["test"] == pytest.approx(np.mean(percent(full, "cifar10", "test", official_order()[8])))
 
 
 def test_4_more_info_on_cifar100(full: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    got = snippet(full, capsys, """
+    got = snippet(
+        full,
+        capsys,
+        """
 xinfo = api.get_more_info(api.query_index_by_arch(api[301]), 'cifar100', hp='200', is_random=False)
 pair = [xinfo['valid-accuracy'], xinfo['test-accuracy']]
-""")
+""",
+    )
     row = official_order()[301]
     assert got["pair"] == pytest.approx([np.mean(percent(full, "cifar100", split, row)) for split in ("valid", "test")])
 
 
 def test_5_more_info_on_imagenet_after_12_epochs(full: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    got = snippet(full, capsys, "info = api.get_more_info(11, 'ImageNet16-120', hp='12', is_random=False)\n"
-                                "pair = [info['valid-accuracy'], info['test-accuracy']]")
+    got = snippet(
+        full,
+        capsys,
+        "info = api.get_more_info(11, 'ImageNet16-120', hp='12', is_random=False)\n"
+        "pair = [info['valid-accuracy'], info['test-accuracy']]",
+    )
     row = official_order()[11]
     assert got["pair"] == pytest.approx([np.mean(percent(full, "imagenet16", s, row, 12)) for s in ("valid", "test")])
 
 
 def test_6_random_architecture_and_random_seed(full: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    got = snippet(full, capsys, """
+    got = snippet(
+        full,
+        capsys,
+        """
 import random
 random.seed(3)
 index = api.random()
 info = api.get_more_info(index, 'cifar100', hp='200')
 one = api.get_more_info(index, 'cifar100', hp='200', is_random=888)
-""")
+""",
+    )
     draws = random.Random(3)
     assert got["index"] == draws.randint(0, CELLS - 1)
     row, held = official_order()[got["index"]], Table.read(full)
@@ -157,12 +178,16 @@ one = api.get_more_info(index, 'cifar100', hp='200', is_random=888)
 
 
 def test_7_best_under_a_parameter_bound(full: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    got = snippet(full, capsys, """
+    got = snippet(
+        full,
+        capsys,
+        """
 best = api.find_best('cifar10', 'valid', hp='200')
 small = api.find_best('cifar100', 'test', FLOP_max=None, Param_max=0.5, hp='200')
 tiny = api.find_best('ImageNet16-120', 'x-valid', FLOP_max=5, Param_max=None, hp='200')
 none = api.find_best('cifar10', 'valid', Param_max=0.01, hp='200')
-""")
+""",
+    )
     assert round(got["best"][1], 2) == 91.61  # published
     held, none = Table.read(full), (-1, None)
     test = held.statistics("cifar100", "test")[:, 0]
@@ -170,37 +195,49 @@ none = api.find_best('cifar10', 'valid', Param_max=0.01, hp='200')
     assert got["small"][1] == pytest.approx(max(test[row] for row in fits))
     assert official_order()[got["small"][0]] in fits
     valid = held.statistics("imagenet16", "valid")[:, 0]
-    assert got["tiny"][1] == pytest.approx(max(valid[row] for row in range(CELLS)
-                                               if ((flops(row) - 650) // 4 + 7800) / 1e6 <= 5))
+    assert got["tiny"][1] == pytest.approx(
+        max(valid[row] for row in range(CELLS) if ((flops(row) - 650) // 4 + 7800) / 1e6 <= 5)
+    )
     assert got["none"] == none
 
 
 def test_8_cost_and_configuration(full: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    got = snippet(full, capsys, """
+    got = snippet(
+        full,
+        capsys,
+        """
 info = api.get_cost_info(1, 'cifar10')
 flops, params = info['flops'], info['params']
 config = api.get_net_config(1, 'cifar100')
-""")
+""",
+    )
     assert (got["flops"], got["params"]) == (113.95137, 0.802426)
     assert got["config"] == {"name": "infer.tiny", "C": 16, "N": 5, "arch_str": EXAMPLE, "num_classes": 100}
 
 
 def test_9_length_iteration_and_architecture(full: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    got = snippet(full, capsys, """
+    got = snippet(
+        full,
+        capsys,
+        """
 num = len(api)
 cells = []
 for i, arch_str in enumerate(api):
     cells.append(arch_str)
     assert arch_str == api[i] == api.arch(i)
 text = str(api)
-""")
+""",
+    )
     assert got["num"] == len(set(got["cells"])) == CELLS
     assert got["cells"][:2] == [FIRST, EXAMPLE]
     assert got["text"] == "TableApi(15625/15625 architectures, file=full.npz)"
 
 
 def test_10_trials_lists_matrices_and_texts(full: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    got = snippet(full, capsys, """
+    got = snippet(
+        full,
+        capsys,
+        """
 results = api.query_by_index(1, 'cifar100', hp='200')
 trials = {seed: result.get_eval('x-test')['accuracy'] for seed, result in results.items()}
 metrics = api.query_meta_info_by_index(1, hp='200').get_metrics('cifar10', 'ori-test')
@@ -208,7 +245,8 @@ lists = api.str2lists(api.arch(1))
 matrix = api.str2matrix(api.arch(1))
 text = api.query_by_arch(api.arch(1), '200')
 api.show(1)
-""")
+""",
+    )
     row = cell_code(EXAMPLE)
     assert list(got["trials"].values()) == pytest.approx(percent(full, "cifar100", "test", row))
     assert got["metrics"] == {"iepoch": 199, "accuracy": pytest.approx(np.mean(percent(full, "cifar10", "test", row)))}
@@ -226,21 +264,25 @@ def test_statistics_count_the_seeds(full: Path) -> None:
 
 
 # ---------------------------------------------------------------------------------------------- what is not known
-@pytest.mark.parametrize(("code", "said"), [
-    ("api.get_more_info(1, 'cifar10', hp='200', is_random=False)", "nasx bench get nb201-test"),
-    ("api.get_more_info(1, 'cifar10', hp='200')", "nasx bench get nb201-test"),
-    ("api.get_more_info(1, 'cifar100', hp='200')['test-accuracy']", "nasx bench get nb201-test"),
-    ("api.get_more_info(1, 'cifar10-valid')", "the table has hp='200'; `nasx bench import nb201 FILE`"),
-    ("api.get_more_info(1, 'cifar10-valid', iepoch=10, hp='200')", "the table has the last epoch only"),
-    ("api.get_more_info(1, 'cifar10-valid', hp='200')['train-loss']", "only the official file has it"),
-    ("api.get_more_info(1, 'cifar10-valid', hp='200')['test-accuracy']", "only the official file has it"),
-    ("api.get_more_info(1, 'cifar10', hp='200')", "nasx bench import nb201 FILE"),
-    ("api.find_best('cifar10', 'test', hp='200')", "nasx bench get nb201-test"),
-    ("api.find_best('cifar10', 'valid')", "nasx bench import nb201 FILE"),
-    ("api.get_latency(1, 'cifar10')", "nb201_api(device='raspi4')"),
-    ("api.get_cost_info(1, 'cifar10')['T-train@total']", "only the official file has it"),
-    ("api.query_by_index(1, 'cifar10', hp='200')", "nasx bench import nb201 FILE"),
-    ("api.get_net_param(1, 'cifar10', None)", "trained weights are not in nasx's table")])
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("api.get_more_info(1, 'cifar10', hp='200', is_random=False)", "nasx bench get nb201-test"),
+        ("api.get_more_info(1, 'cifar10', hp='200')", "nasx bench get nb201-test"),
+        ("api.get_more_info(1, 'cifar100', hp='200')['test-accuracy']", "nasx bench get nb201-test"),
+        ("api.get_more_info(1, 'cifar10-valid')", "the table has hp='200'; `nasx bench import nb201 FILE`"),
+        ("api.get_more_info(1, 'cifar10-valid', iepoch=10, hp='200')", "the table has the last epoch only"),
+        ("api.get_more_info(1, 'cifar10-valid', hp='200')['train-loss']", "only the official file has it"),
+        ("api.get_more_info(1, 'cifar10-valid', hp='200')['test-accuracy']", "only the official file has it"),
+        ("api.get_more_info(1, 'cifar10', hp='200')", "nasx bench import nb201 FILE"),
+        ("api.find_best('cifar10', 'test', hp='200')", "nasx bench get nb201-test"),
+        ("api.find_best('cifar10', 'valid')", "nasx bench import nb201 FILE"),
+        ("api.get_latency(1, 'cifar10')", "nb201_api(device='raspi4')"),
+        ("api.get_cost_info(1, 'cifar10')['T-train@total']", "only the official file has it"),
+        ("api.query_by_index(1, 'cifar10', hp='200')", "nasx bench import nb201 FILE"),
+        ("api.get_net_param(1, 'cifar10', None)", "trained weights are not in nasx's table"),
+    ],
+)
 def test_what_the_table_does_not_hold_says_what_brings_it(code: str, said: str) -> None:
     api = nb201_api(verbose=False)
     with pytest.raises(NotKnown) as caught:
@@ -263,16 +305,20 @@ def test_a_mean_is_not_given_for_a_seed(full: Path, tmp_path: Path) -> None:
             call()
 
 
-@pytest.mark.parametrize(("call", "error", "said"), [
-    (lambda api: api.get_more_info(1, "cifar10", hp="90"), UserError, "use hp='12' or hp='200'"),
-    (lambda api: api.get_more_info(1, "cifar11", hp="200", is_random=False), UserError, "is not a data set"),
-    (lambda api: api.get_cost_info(1, "imagenet"), UserError, "is not a data set"),
-    (lambda api: api.get_more_info(1, "cifar10-valid", iepoch=200, hp="200"), UserError, "the epochs 0 to 199"),
-    (lambda api: api.get_more_info(CELLS, "cifar10-valid", hp="200"), ValueError, "Invalid architecture index"),
-    (lambda api: api.get_more_info("|none~0|", "cifar10-valid", hp="200"), ValueError, "no results"),
-    (lambda api: api.get_more_info(1, "cifar10-valid", hp="200", is_random=5), ValueError, "seed 5 is not among"),
-    (lambda api: api.get_more_info(1, "cifar10-valid", hp="200", is_random=False)["valid"], KeyError, "valid"),
-    (lambda api: nb201_api(device="raspi4"), UserError, "nasx bench get nb201-latency")])
+@pytest.mark.parametrize(
+    ("call", "error", "said"),
+    [
+        (lambda api: api.get_more_info(1, "cifar10", hp="90"), UserError, "use hp='12' or hp='200'"),
+        (lambda api: api.get_more_info(1, "cifar11", hp="200", is_random=False), UserError, "is not a data set"),
+        (lambda api: api.get_cost_info(1, "imagenet"), UserError, "is not a data set"),
+        (lambda api: api.get_more_info(1, "cifar10-valid", iepoch=200, hp="200"), UserError, "the epochs 0 to 199"),
+        (lambda api: api.get_more_info(CELLS, "cifar10-valid", hp="200"), ValueError, "Invalid architecture index"),
+        (lambda api: api.get_more_info("|none~0|", "cifar10-valid", hp="200"), ValueError, "no results"),
+        (lambda api: api.get_more_info(1, "cifar10-valid", hp="200", is_random=5), ValueError, "seed 5 is not among"),
+        (lambda api: api.get_more_info(1, "cifar10-valid", hp="200", is_random=False)["valid"], KeyError, "valid"),
+        (lambda api: nb201_api(device="raspi4"), UserError, "nasx bench get nb201-latency"),
+    ],
+)
 def test_faults(call: Any, error: type[Exception], said: str) -> None:
     with pytest.raises(error) as caught:
         call(nb201_api(verbose=False))
@@ -290,7 +336,8 @@ def test_latency_of_a_device_in_seconds(full: Path) -> None:
 
 # --------------------------------------------------------------------------------------------- the official class
 def test_an_imported_official_file_gives_the_answers_of_the_official_class(
-        tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """On every field that both know; the file has the first six cells of the official order."""
     cells = tuple(cell_text(row) for row in official_order()[:6])
     content = official(cells)
@@ -298,8 +345,10 @@ def test_an_imported_official_file_gives_the_answers_of_the_official_class(
         for state in budgets.values():
             for (dataset, _), result in state["all_results"].items():
                 row = official_order()[index]
-                result["arch_config"] |= {"num_cells": 5, "class_num": {"cifar100": 100, "ImageNet16-120": 120}.get(
-                    dataset, 10)}
+                result["arch_config"] |= {
+                    "num_cells": 5,
+                    "class_num": {"cifar100": 100, "ImageNet16-120": 120}.get(dataset, 10),
+                }
                 result["params"], result["flop"] = expected_costs(row, dataset)
                 for key in list(result["eval_acc1es"]):
                     result["eval_losses"][key] = 0.5
@@ -379,8 +428,12 @@ def test_an_imported_public_table_gives_its_values(tmp_path: Path) -> None:
         pytest.skip(f"no table {PUBLIC.name} beside the repository")
     import_nb201(PUBLIC, tmp_path / "table.npz")
     api = nb201_api(str(tmp_path / "table.npz"), verbose=False)
-    names = {"cifar10-valid": ("cifar10", ("valid",)), "cifar10": ("cifar10", ("test",)),
-             "cifar100": ("cifar100", ("valid", "test")), "ImageNet16-120": ("imagenet16", ("valid", "test"))}
+    names = {
+        "cifar10-valid": ("cifar10", ("valid",)),
+        "cifar10": ("cifar10", ("test",)),
+        "cifar100": ("cifar100", ("valid", "test")),
+        "ImageNet16-120": ("imagenet16", ("valid", "test")),
+    }
     with gzip.open(PUBLIC, "rt", newline="") as stream:
         rows = list(csv.DictReader(stream))
     for row in rows[::25]:
@@ -395,13 +448,21 @@ def test_an_imported_public_table_gives_its_values(tmp_path: Path) -> None:
 
 # --------------------------------------------------------------------------------------------------------- imports
 def test_importing_the_benchmarks_stays_cheap_and_the_missing_package_is_named() -> None:
-    code = ("import sys, nasx.benchmarks\n"
-            "assert not {'nas_201_api', 'torch', 'numpy'} & set(sys.modules)\n"
-            "sys.modules['nas_201_api'] = None\n"
-            "try:\n    nasx.benchmarks.nb201_api()\n"
-            "except Exception as error:\n    print(type(error).__name__, error)\n")
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120,
-                          env={**os.environ, "OMP_NUM_THREADS": "1"})
+    code = (
+        "import sys, nasx.benchmarks\n"
+        "assert not {'nas_201_api', 'torch', 'numpy'} & set(sys.modules)\n"
+        "sys.modules['nas_201_api'] = None\n"
+        "try:\n    nasx.benchmarks.nb201_api()\n"
+        "except Exception as error:\n    print(type(error).__name__, error)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
     assert done.stdout.startswith("UserError nb201_api(): the package nas-bench-201 is not installed")
 
 

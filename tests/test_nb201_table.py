@@ -28,8 +28,11 @@ BEST = "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|skip_connect~0|nor_con
 SKIPS = "|skip_connect~0|+|skip_connect~0|skip_connect~1|+|skip_connect~0|skip_connect~1|skip_connect~2|"
 CONVS = SKIPS.replace("skip_connect", "nor_conv_3x3")
 # Published means over seeds: CIFAR-10, CIFAR-100, ImageNet16-120 validation (NAS-Bench-201; params: its formula).
-PUBLISHED = {SKIPS: (39.77, 15.03, 16.43, 73_306), CONVS: (90.20, 70.71, 40.78, 1_531_546),
-             BEST: (91.55, 73.49, 46.37, 1_288_506)}
+PUBLISHED = {
+    SKIPS: (39.77, 15.03, 16.43, 73_306),
+    CONVS: (90.20, 70.71, 40.78, 1_531_546),
+    BEST: (91.55, 73.49, 46.37, 1_288_506),
+}
 needs_public = pytest.mark.skipif(not PUBLIC.exists(), reason=f"no public table at {PUBLIC} (set NASX_SHARED)")
 
 
@@ -51,10 +54,23 @@ def test_code_is_a_bijection_onto_all_rows() -> None:
     assert [cell_code(text) for text in texts] == list(range(CELLS))
 
 
-@pytest.mark.parametrize("text", [
-    "", "|", "__import__('os')", BEST[:-1], BEST + "|", "x" + BEST, BEST + "+" + BEST, BEST.replace("+", ""),
-    BEST.replace("~2", "~1"), BEST.replace("nor_conv_3x3~0", "conv~0"), BEST.replace("|+|", "| + |"),
-    BEST.replace("|+|", "|+", 1)])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "|",
+        "__import__('os')",
+        BEST[:-1],
+        BEST + "|",
+        "x" + BEST,
+        BEST + "+" + BEST,
+        BEST.replace("+", ""),
+        BEST.replace("~2", "~1"),
+        BEST.replace("nor_conv_3x3~0", "conv~0"),
+        BEST.replace("|+|", "| + |"),
+        BEST.replace("|+|", "|+", 1),
+    ],
+)
 def test_other_text_is_no_cell(text: str, embedded: Nb201) -> None:
     with pytest.raises(UserError, match="not a NAS-Bench-201 cell"):
         cell_code(text)
@@ -183,11 +199,25 @@ def first_form() -> bytes:
     held, sets = Table.read(EMBEDDED).columns, list(DATASETS)
     runs = [held[f"{name}.valid.200.runs"] for name in sets]
     means = np.stack([np.arange(CELLS) / CELLS, np.full(CELLS, np.nan)], 1)
-    about = {"form": FIRST_FORM, "source": "a source", "version": "1", "sha256": "ab", "license": "MIT", "notes": "",
-             "runs": [(name, "valid", 200, seed) for name, each in zip(sets, runs) for seed in each.seeds],
-             "measures": [("cifar10", "test", 200), ("cifar100", "test", 200)], "columns": {}}
-    return pack({"counts": np.concatenate([each.values for each in runs], 1), "means": means,
-                 "seconds": np.stack([held[f"{name}.seconds"].values for name in sets], 1)}, about)
+    about = {
+        "form": FIRST_FORM,
+        "source": "a source",
+        "version": "1",
+        "sha256": "ab",
+        "license": "MIT",
+        "notes": "",
+        "runs": [(name, "valid", 200, seed) for name, each in zip(sets, runs) for seed in each.seeds],
+        "measures": [("cifar10", "test", 200), ("cifar100", "test", 200)],
+        "columns": {},
+    }
+    return pack(
+        {
+            "counts": np.concatenate([each.values for each in runs], 1),
+            "means": means,
+            "seconds": np.stack([held[f"{name}.seconds"].values for name in sets], 1),
+        },
+        about,
+    )
 
 
 def test_a_table_of_an_earlier_version_is_read(tmp_path: Path) -> None:
@@ -203,8 +233,12 @@ def test_a_table_of_an_earlier_version_is_read(tmp_path: Path) -> None:
 
 def test_a_restricted_space_is_ranked_among_its_own_cells(embedded: Nb201) -> None:
     edges = (("skip_connect", "nor_conv_1x1"),) * 5 + (("nor_conv_3x3",),)
-    texts = [text for code in range(CELLS) if set(cell_digits(code)[:5]) <= {1, 2} and cell_digits(code)[5] == 3
-             for text in [cell_text(code)]]
+    texts = [
+        text
+        for code in range(CELLS)
+        if set(cell_digits(code)[:5]) <= {1, 2} and cell_digits(code)[5] == 3
+        for text in [cell_text(code)]
+    ]
     assert embedded.cells(edges) == len(texts) == 32
     assert (embedded.cells(), embedded.cells((("none",),))) == (CELLS, CELLS)
     values = [embedded.query(text).datasets["cifar10"]["valid"] for text in texts]  # type: ignore[union-attr]
@@ -222,20 +256,29 @@ def test_a_restricted_space_is_ranked_among_its_own_cells(embedded: Nb201) -> No
     assert embedded.ranked(score)["among"] == {"cells": CELLS, "of": CELLS}
 
 
-@pytest.mark.parametrize("damage", ["truncate", "flip", "empty", "text", "pickle", "other", "shape", "more",
-                                    "name", "first"])
+@pytest.mark.parametrize(
+    "damage", ["truncate", "flip", "empty", "text", "pickle", "other", "shape", "more", "name", "first"]
+)
 def test_damaged_table_is_refused_by_name(damage: str, tmp_path: Path) -> None:
     file, content = tmp_path / "nb201.npz", EMBEDDED.read_bytes()
     arrays, about = unpack(EMBEDDED, FORM)
-    file.write_bytes({
-        "truncate": content[: len(content) // 2], "empty": b"", "text": b"arch_str,cifar10\n",
-        "flip": content[:200_000] + bytes([content[200_000] ^ 1]) + content[200_001:],
-        "pickle": pickle.dumps({"counts": 1}), "other": pack(arrays, {**about, "form": "another"}),
-        "shape": pack({**arrays, "cifar10.seconds": arrays["cifar10.seconds"][:3]}, about),
-        "more": pack({**arrays, "x": np.zeros(3)}, about),
-        "name": pack({**arrays, "x.seconds": arrays["cifar10.seconds"]},
-                     {**about, "columns": {**about["columns"], "x.seconds": about["columns"]["cifar10.seconds"]}}),
-        "first": first_form().replace(b"valid", b"vbxyd")}[damage])
+    file.write_bytes(
+        {
+            "truncate": content[: len(content) // 2],
+            "empty": b"",
+            "text": b"arch_str,cifar10\n",
+            "flip": content[:200_000] + bytes([content[200_000] ^ 1]) + content[200_001:],
+            "pickle": pickle.dumps({"counts": 1}),
+            "other": pack(arrays, {**about, "form": "another"}),
+            "shape": pack({**arrays, "cifar10.seconds": arrays["cifar10.seconds"][:3]}, about),
+            "more": pack({**arrays, "x": np.zeros(3)}, about),
+            "name": pack(
+                {**arrays, "x.seconds": arrays["cifar10.seconds"]},
+                {**about, "columns": {**about["columns"], "x.seconds": about["columns"]["cifar10.seconds"]}},
+            ),
+            "first": first_form().replace(b"valid", b"vbxyd"),
+        }[damage]
+    )
     with pytest.raises(UserError, match=r"nb201\.npz"):
         Nb201(path=str(file)).query(BEST)
 
@@ -262,6 +305,7 @@ def test_benchmarks_do_without_torch() -> None:
 
 
 def test_operations_are_numbered_as_the_benchmark_does() -> None:
-    assert cell_digits(cell_code("|avg_pool_3x3~0|+|nor_conv_1x1~0|skip_connect~1|"
-                                 "+|nor_conv_1x1~0|skip_connect~1|skip_connect~2|")) == (4, 2, 1, 2, 1, 1)
+    assert cell_digits(
+        cell_code("|avg_pool_3x3~0|+|nor_conv_1x1~0|skip_connect~1|+|nor_conv_1x1~0|skip_connect~1|skip_connect~2|")
+    ) == (4, 2, 1, 2, 1, 1)
     assert OPERATIONS == ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")

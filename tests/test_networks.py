@@ -22,11 +22,18 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-@pytest.mark.parametrize(("name", "classes", "layers", "params", "with_head"), [
-    ("DARTS_V2", 10, None, 3_349_342, 3_825_768), ("DARTS_V2", 100, None, 3_401_272, 3_946_908),
-    ("DARTS_V2", 10, 8, 1_154_926, None), ("DARTS_V1", 10, 8, 1_094_950, None)])
+@pytest.mark.parametrize(
+    ("name", "classes", "layers", "params", "with_head"),
+    [
+        ("DARTS_V2", 10, None, 3_349_342, 3_825_768),
+        ("DARTS_V2", 100, None, 3_401_272, 3_946_908),
+        ("DARTS_V2", 10, 8, 1_154_926, None),
+        ("DARTS_V1", 10, 8, 1_094_950, None),
+    ],
+)
 def test_golden_parameter_counts(
-        name: str, classes: int, layers: int | None, params: int, with_head: int | None) -> None:
+    name: str, classes: int, layers: int | None, params: int, with_head: int | None
+) -> None:
     with torch.device("meta"):
         network = SPACE.network(SPACE.parse(name), classes, layers=layers, auxiliary=with_head is not None)
     found = cost(network, SPACE.example(1, (3, 32, 32)))
@@ -106,8 +113,9 @@ def test_heads() -> None:
     assert len(norms) == 1
 
 
-@pytest.mark.parametrize(("kind", "width", "sizes"),
-                         [("cifar", 12, (64, 64)), ("imagenet", 4, (16, 8)), ("single", 12, (8, 8))])
+@pytest.mark.parametrize(
+    ("kind", "width", "sizes"), [("cifar", 12, (64, 64)), ("imagenet", 4, (16, 8)), ("single", 12, (8, 8))]
+)
 def test_stems(kind: str, width: int, sizes: tuple[int, int]) -> None:
     stem = Stem(kind, 4)
     outputs = stem(torch.zeros(1, 3, 64, 64))
@@ -160,7 +168,6 @@ def test_untied_networks_have_one_cell_for_each_layer() -> None:
     genotype = space.sample(generator(4))
     network = space.network(genotype, 10, channels=4)
     assert isinstance(network, DartsNetwork)
-    assert [cell.predecessors for cell in network.cells] == [
-        tuple(p for _, p in cell) for cell in genotype.cells]  # type: ignore[attr-defined]
+    assert [cell.predecessors for cell in network.cells] == [tuple(p for _, p in cell) for cell in genotype.cells]  # type: ignore[attr-defined]
     with pytest.raises(UserError, match=r"retrain\.layers=20"):
         space.network(genotype, 10, layers=20)

@@ -38,14 +38,17 @@ def sweep(tmp_path: Path) -> Path:
 def test_a_killed_sweep_is_told_with_what_goes_on(sweep: Path, tmp_path: Path) -> None:
     assert list(status.sweeps(tmp_path, NOW)) == [
         "sweep of 5 jobs, stopped: 1 done, 1 failed, 1 stopped, 2 waiting; the same command goes on:",
-        "  nasx search --multirun seed=0,1,2,3", "  failed: seed=1\n    seed=1: brings bad luck"]
+        "  nasx search --multirun seed=0,1,2,3",
+        "  failed: seed=1\n    seed=1: brings bad luck",
+    ]
 
 
 def test_a_sweep_that_works_tells_what_is_left(sweep: Path, tmp_path: Path) -> None:
     held, run = lock.Lock(sweep), lock.Lock(tmp_path / "run-2")
     # 46 epochs of ten seconds less the minute since the last row: 400 s; two to come of 100 s
     assert next(status.sweeps(tmp_path, NOW)) == (
-        "sweep of 5 jobs, running: 1 done, 1 failed, 1 running, 2 waiting; about 10m 00s left")
+        "sweep of 5 jobs, running: 1 done, 1 failed, 1 running, 2 waiting; about 10m 00s left"
+    )
     run.close()
     held.close()
 
@@ -63,9 +66,11 @@ def test_only_the_newest_of_those_that_ended_is_told(sweep: Path, tmp_path: Path
         sweep_log.note(newer / "job-0.json", ["seed=0"], ended=False)
         os.utime(newer / "sweep.json", (NOW + 1, NOW + 1))
         assert [line for line in status.sweeps(tmp_path, NOW) if "sweep of" in line] == [
-            "sweep of 1 jobs, running: 1 running"]  # its folder is not there yet
+            "sweep of 1 jobs, running: 1 running"
+        ]  # its folder is not there yet
     assert [line for line in status.sweeps(tmp_path, NOW) if line.startswith("  nasx")] == [
-        "  nasx search --multirun seed=0,1,2,3 x=1"]
+        "  nasx search --multirun seed=0,1,2,3 x=1"
+    ]
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"jobs": null}'])
@@ -76,13 +81,21 @@ def test_torn_notes_are_no_fault(text: str, sweep: Path, tmp_path: Path) -> None
     assert "sweep of 3 jobs, stopped" in next(status.sweeps(tmp_path, NOW))
 
 
-@pytest.mark.parametrize(("taken", "live", "waiting", "expected"), [
-    ([100.0, 50.0], [], 2, 150.0), ([100.0], [30.0], 2, 230.0), ([100.0], [30.0, 50.0], 2, 140.0),
-    ([], [40.0], 1, 90.0),  # of fifty epochs ten are done: fifty seconds in all
-    ([100.0], [None], 0, 100.0), ([], [None], 3, None), ([], [], 3, None),
-])
-def test_what_is_left_of_a_sweep(taken: list[float], live: list[float | None], waiting: int,
-                                 expected: float | None) -> None:
+@pytest.mark.parametrize(
+    ("taken", "live", "waiting", "expected"),
+    [
+        ([100.0, 50.0], [], 2, 150.0),
+        ([100.0], [30.0], 2, 230.0),
+        ([100.0], [30.0, 50.0], 2, 140.0),
+        ([], [40.0], 1, 90.0),  # of fifty epochs ten are done: fifty seconds in all
+        ([100.0], [None], 0, 100.0),
+        ([], [None], 3, None),
+        ([], [], 3, None),
+    ],
+)
+def test_what_is_left_of_a_sweep(
+    taken: list[float], live: list[float | None], waiting: int, expected: float | None
+) -> None:
     runs = [[status.State("run", "search", "running", 10, 50, 0, 0.0, left, "")] for left in live]
     assert status.sweep_left(taken, runs, waiting) == expected
 

@@ -27,12 +27,21 @@ def wide(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "400")
 
 
-@pytest.mark.parametrize(("command", "words"), [
-    ("search", ["method=pc_darts", "space=darts"]), ("search", ["method=gdas", "space=nb201"]),
-    ("search", ["method=darts", "space=s1"]), ("search", ["method=lambda_sdarts", "space=s2"]),
-    ("search", ["experiment=quickstart", "method=idarts"]), ("run", ["experiment=p_darts_c10"]),
-    ("retrain", ["experiment=pc_darts_c10"]), ("study", ["study=tse", "method=tse", "stages=tse_pdarts"]),
-    ("search", ["space=darts_rnn", "method=amended"]), ("search", ["method=gdas", "~pair"])])
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("search", ["method=pc_darts", "space=darts"]),
+        ("search", ["method=gdas", "space=nb201"]),
+        ("search", ["method=darts", "space=s1"]),
+        ("search", ["method=lambda_sdarts", "space=s2"]),
+        ("search", ["experiment=quickstart", "method=idarts"]),
+        ("run", ["experiment=p_darts_c10"]),
+        ("retrain", ["experiment=pc_darts_c10"]),
+        ("study", ["study=tse", "method=tse", "stages=tse_pdarts"]),
+        ("search", ["space=darts_rnn", "method=amended"]),
+        ("search", ["method=gdas", "~pair"]),
+    ],
+)
 def test_the_last_line_is_the_value_that_runs(command: str, words: list[str]) -> None:
     cfg = preflight.make_loader().load_configuration(command, words, RunMode.RUN)
     found = provenance.trace(command, [*words, "search.lr=77"])
@@ -80,16 +89,24 @@ def test_an_error_names_the_default_of_these_choices(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="the default is threads=1"):
         preflight.examine("search", arguments.arrange(["experiment=quickstart", "threads=-1"]))
     (tmp_path / "method").mkdir()
-    (tmp_path / "method" / "mine.yaml").write_text((paths.conf_dir() / "method" / "darts.yaml").read_text().replace(
-        "radius: 0.01", "radius: 0.07"))
+    (tmp_path / "method" / "mine.yaml").write_text(
+        (paths.conf_dir() / "method" / "darts.yaml").read_text().replace("radius: 0.01", "radius: 0.07")
+    )
     words = [f"--config-dir={tmp_path}", "method=mine", "dataset=digits", "method.radius=x"]
     with pytest.raises(UserError, match=r"the default is method.radius=0\.07"):
         preflight.examine("search", arguments.arrange(words))
 
 
 def test_values_are_read_with_their_comments() -> None:
-    text = ("# head\ndefaults: [a]\na: 1 # one\nb:\n  _target_: x\n  c: [1,\n    2] # two\n  d: 'a # b'\n"
-            "e:\nf:\n- [x]\n- y # of y\n")
-    assert list(provenance.values(text)) == [("a", "1", "one"), ("b.c", "[1, 2]", "two"), ("b.d", "'a # b'", ""),
-                                          ("e", "null", ""), ("f", "[[x], y]", "")]
+    text = (
+        "# head\ndefaults: [a]\na: 1 # one\nb:\n  _target_: x\n  c: [1,\n    2] # two\n  d: 'a # b'\n"
+        "e:\nf:\n- [x]\n- y # of y\n"
+    )
+    assert list(provenance.values(text)) == [
+        ("a", "1", "one"),
+        ("b.c", "[1, 2]", "two"),
+        ("b.d", "'a # b'", ""),
+        ("e", "null", ""),
+        ("f", "[[x], y]", ""),
+    ]
     assert yaml.safe_load(text)["e"] is None

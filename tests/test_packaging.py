@@ -26,10 +26,16 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if shutil.which("uv") is None:
         pytest.skip("uv is not installed")
     source = folder / "source"
-    shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(".git", ".venv", "outputs", "__pycache__", ".*_cache",
-                                                                "dist", "build", "uv.lock"))
-    done = subprocess.run(["uv", "build", "--wheel", "--out-dir", str(folder), str(source)], capture_output=True,
-                          text=True)
+    shutil.copytree(
+        ROOT,
+        source,
+        ignore=shutil.ignore_patterns(
+            ".git", ".venv", "outputs", "__pycache__", ".*_cache", "dist", "build", "uv.lock"
+        ),
+    )
+    done = subprocess.run(
+        ["uv", "build", "--wheel", "--out-dir", str(folder), str(source)], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     [built] = folder.glob("*.whl")
     return built
@@ -51,7 +57,11 @@ def test_the_command_works_from_the_wheel(wheel: Path, tmp_path: Path) -> None:
     home = tmp_path / "installed"
     zipfile.ZipFile(wheel).extractall(home)
     code = "import sys; sys.path.insert(0, sys.argv.pop(1)); from nasx.cli.main import main; main(sys.argv[1:])"
-    done = subprocess.run([sys.executable, "-c", code, str(home), "search", "--info", "searchpath"],
-                          capture_output=True, text=True, cwd=tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(home), "search", "--info", "searchpath"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
     assert done.returncode == 0, done.stderr
     assert str(home / "nasx" / "conf") in done.stdout

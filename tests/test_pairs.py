@@ -20,8 +20,12 @@ METHODS = sorted(file.stem for file in (paths.conf_dir() / "method").glob("*.yam
 
 def split(pair: str) -> tuple[str, str]:
     """(space, method) of a pair's name."""
-    (found,) = [(pair.removesuffix(f"_{method}"), method) for method in METHODS if pair.endswith(f"_{method}")
-                and (paths.conf_dir() / "space" / f"{pair.removesuffix(f'_{method}')}.yaml").is_file()]
+    (found,) = [
+        (pair.removesuffix(f"_{method}"), method)
+        for method in METHODS
+        if pair.endswith(f"_{method}")
+        and (paths.conf_dir() / "space" / f"{pair.removesuffix(f'_{method}')}.yaml").is_file()
+    ]
     return found
 
 
@@ -91,50 +95,134 @@ def test_every_method_checks_on_the_spaces_of_the_papers() -> None:
 
 
 PUBLISHED: dict[str, dict[str, Any]] = {  # the published settings, as composed
-    "space=nb201 method=darts": {"search.epochs": 50, "search.lr": 0.025, "search.lr_min": 0.001, "search.clip": 5,
-                                 "search.nesterov": True, "search.weight_decay": 5e-4, "method.first": "weights"},
-    "space=nb201 method=idarts": {"search.epochs": 30, "search.lr": 0.01, "search.lr_min": 0.001, "search.batch": 64,
-                                  "search.nesterov": True, "search.weight_decay": 5e-4, "search.arch_lr": 3e-4,
-                                  "method.T": 4, "method.K": 2, "method.products": "released"},
+    "space=nb201 method=darts": {
+        "search.epochs": 50,
+        "search.lr": 0.025,
+        "search.lr_min": 0.001,
+        "search.clip": 5,
+        "search.nesterov": True,
+        "search.weight_decay": 5e-4,
+        "method.first": "weights",
+    },
+    "space=nb201 method=idarts": {
+        "search.epochs": 30,
+        "search.lr": 0.01,
+        "search.lr_min": 0.001,
+        "search.batch": 64,
+        "search.nesterov": True,
+        "search.weight_decay": 5e-4,
+        "search.arch_lr": 3e-4,
+        "method.T": 4,
+        "method.K": 2,
+        "method.products": "released",
+    },
     "space=nb1shot1_1 method=idarts": {"method.products": "exact"},
     "space=nb201 method=gdas": {"search.epochs": 250, "method.gradient": "released", "method.tau_max": 10},
     "space=darts method=gdas": {"search.epochs": 50, "method.gradient": "sampled"},
-    "experiment=sdarts_adv": {"method.perturbation": "adversarial", "method.random_start": True,
-                              "method.ascent": "eval", "space.batch_norm": "tracked"},
+    "experiment=sdarts_adv": {
+        "method.perturbation": "adversarial",
+        "method.random_start": True,
+        "method.ascent": "eval",
+        "space.batch_norm": "tracked",
+    },
     "space=nb1shot1_2 method=idarts": {"method.T": 5, "method.K": 2, "search.batch": 96, "search.epochs": 50},
-    "space=nb201 method=single": {"search.lr": 0.005, "search.lr_min": 0, "search.weight_decay": 3e-4,
-                                  "search.arch_weight_decay": 0, "search.epochs": 50, "method.activation": "sigmoid"},
-    "space=nb201 method=tse": {"search.clip": None, "search.lr": 0.025, "search.weight_decay": 5e-4,
-                               "search.epochs": 50, "space.batch_norm": "batch",
-                               "space.affine": False, "method.T": 100},
+    "space=nb201 method=single": {
+        "search.lr": 0.005,
+        "search.lr_min": 0,
+        "search.weight_decay": 3e-4,
+        "search.arch_weight_decay": 0,
+        "search.epochs": 50,
+        "method.activation": "sigmoid",
+    },
+    "space=nb201 method=tse": {
+        "search.clip": None,
+        "search.lr": 0.025,
+        "search.weight_decay": 5e-4,
+        "search.epochs": 50,
+        "space.batch_norm": "batch",
+        "space.affine": False,
+        "method.T": 100,
+    },
     "space=darts method=tse": {"search.clip": None, "search.batch": 64, "search.epochs": 50, "space.layers": 8},
     "space=nb1shot1_3 method=tse": {"search.batch": 96, "search.epochs": 50, "search.weight_decay": 3e-4},
-    "space=nb201 method=lambda": {"search.epochs": 100, "search.arch_lr": 1e-4, "search.arch_weight_decay": 1e-3,
-                                  "method.strength": 0.125, "method.eps0": 1e-4, "search.weight_decay": 5e-4},
+    "space=nb201 method=lambda": {
+        "search.epochs": 100,
+        "search.arch_lr": 1e-4,
+        "search.arch_weight_decay": 1e-3,
+        "method.strength": 0.125,
+        "method.eps0": 1e-4,
+        "search.weight_decay": 5e-4,
+    },
     "space=darts method=lambda": {"method.strength": 0.25, "search.epochs": 50, "search.arch_lr": 3e-4},
     "space=s4 method=lambda": {"method.strength": 0.25, "search.batch": 64, "method.eps0": 1e-4},
-    "experiment=lambda_robust_small space=s2 dataset=svhn": {"search.batch": 96, "method.eps0": 1e-3,
-                                                             "method.strength": 0.25, "retrain.layers": 8},
+    "experiment=lambda_robust_small space=s2 dataset=svhn": {
+        "search.batch": 96,
+        "method.eps0": 1e-3,
+        "method.strength": 0.25,
+        "retrain.layers": 8,
+    },
     "experiment=lambda_pm_darts": {"method.alignment": "signed", "method.strength": 0.125},
-    "space=darts method=amended": {"search.batch": 96, "search.epochs": 100, "search.cutout": 16, "method.eta": 0.1,
-                                   "search.drop_path": 0.2, "search.auxiliary": 0.4, "space.auxiliary": True},
+    "space=darts method=amended": {
+        "search.batch": 96,
+        "search.epochs": 100,
+        "search.cutout": 16,
+        "method.eta": 0.1,
+        "search.drop_path": 0.2,
+        "search.auxiliary": 0.4,
+        "space.auxiliary": True,
+    },
     "space=s2 method=darts": {"method.order": 2, "search.weight_decay": 3e-4},
     "space=darts method=darts": {"method.order": 1, "search.epochs": 50, "search.nesterov": False},
-    "space=darts method=pc_darts": {"search.batch": 256, "search.lr": 0.1, "search.lr_min": 0, "search.arch_lr": 6e-4,
-                                    "search.arch_warmup": 15, "space.partial": 4, "space.edge_norm": True},
-    "space=nb201 method=pc_darts": {"search.batch": 256, "search.lr": 0.1, "search.lr_min": 0, "search.arch_lr": 6e-4,
-                                    "search.arch_weight_decay": 1e-3, "search.arch_warmup": 0, "search.epochs": 50,
-                                    "search.weight_decay": 3e-4, "search.nesterov": False, "space.partial": 4,
-                                    "space.edge_norm": False, "method.first": "weights"},
-    **{f"experiment={name}_darts_c10_200": {"retrain.recipe": "darts-cifar", "retrain.batch": 96,
-                                            "retrain.drop_path": 0.2} for name in ("p", "pc")},  # rows of one table
-    "experiment=single_table5": {"search.arch_optimizer": "sgd", "search.arch_lr": 0.005, "search.arch_momentum": 0.9,
-                                 "search.arch_weight_decay": 3e-4, "search.lr": 0.005, "search.momentum": 0.9,
-                                 "search.weight_decay": 3e-4, "method.activation": "sigmoid"},
-    "experiment=single_table4 method.mode=other_split": {"search.arch_optimizer": "sgd", "search.arch_lr": 0.005,
-                                             "search.arch_momentum": 0.9, "search.arch_weight_decay": 3e-4,
-                                             "search.lr": 0.005, "method.activation": "softmax",
-                                             "method.mode": "other_split"},
+    "space=darts method=pc_darts": {
+        "search.batch": 256,
+        "search.lr": 0.1,
+        "search.lr_min": 0,
+        "search.arch_lr": 6e-4,
+        "search.arch_warmup": 15,
+        "space.partial": 4,
+        "space.edge_norm": True,
+    },
+    "space=nb201 method=pc_darts": {
+        "search.batch": 256,
+        "search.lr": 0.1,
+        "search.lr_min": 0,
+        "search.arch_lr": 6e-4,
+        "search.arch_weight_decay": 1e-3,
+        "search.arch_warmup": 0,
+        "search.epochs": 50,
+        "search.weight_decay": 3e-4,
+        "search.nesterov": False,
+        "space.partial": 4,
+        "space.edge_norm": False,
+        "method.first": "weights",
+    },
+    **{
+        f"experiment={name}_darts_c10_200": {
+            "retrain.recipe": "darts-cifar",
+            "retrain.batch": 96,
+            "retrain.drop_path": 0.2,
+        }
+        for name in ("p", "pc")
+    },  # rows of one table
+    "experiment=single_table5": {
+        "search.arch_optimizer": "sgd",
+        "search.arch_lr": 0.005,
+        "search.arch_momentum": 0.9,
+        "search.arch_weight_decay": 3e-4,
+        "search.lr": 0.005,
+        "search.momentum": 0.9,
+        "search.weight_decay": 3e-4,
+        "method.activation": "sigmoid",
+    },
+    "experiment=single_table4 method.mode=other_split": {
+        "search.arch_optimizer": "sgd",
+        "search.arch_lr": 0.005,
+        "search.arch_momentum": 0.9,
+        "search.arch_weight_decay": 3e-4,
+        "search.lr": 0.005,
+        "method.activation": "softmax",
+        "method.mode": "other_split",
+    },
 }
 
 

@@ -28,14 +28,21 @@ def test_the_carried_numbers_are_those_of_the_papers():
     assert len(table) == 988
     assert set(table["paper"]) == set(published.PAPERS)
     for paper, label, space, dataset, metric, mean, std in [
-            ("idarts", "iDARTS", "nb201", "cifar10", "test_accuracy", 93.58, 0.32),
-            ("idarts", "iDARTS", "darts", "cifar10", "test_error", 2.37, 0.03),
-            ("single", "Single-DARTS", "nb201", "imagenet16", "test_accuracy", 46.34, 0.0),
-            ("lambda", "Lambda-DARTS Λ± (avg)", "darts", "cifar100", "test_accuracy", 83.85, 0.38),
-            ("amended", "Amended S2 searched", "amended_s2", "cifar10", "test_error", 2.63, 0.09),
-            ("tse", "TSE-DARTS", "nb1shot1_3", "cifar10", "test_accuracy", 87.87, 0.0)]:
-        rows = table[(table["paper"] == paper) & (table["label"] == label) & (table["space"] == space)
-                     & (table["dataset"] == dataset) & (table["metric"] == metric) & (table["recipe"] == "")]
+        ("idarts", "iDARTS", "nb201", "cifar10", "test_accuracy", 93.58, 0.32),
+        ("idarts", "iDARTS", "darts", "cifar10", "test_error", 2.37, 0.03),
+        ("single", "Single-DARTS", "nb201", "imagenet16", "test_accuracy", 46.34, 0.0),
+        ("lambda", "Lambda-DARTS Λ± (avg)", "darts", "cifar100", "test_accuracy", 83.85, 0.38),
+        ("amended", "Amended S2 searched", "amended_s2", "cifar10", "test_error", 2.63, 0.09),
+        ("tse", "TSE-DARTS", "nb1shot1_3", "cifar10", "test_accuracy", 87.87, 0.0),
+    ]:
+        rows = table[
+            (table["paper"] == paper)
+            & (table["label"] == label)
+            & (table["space"] == space)
+            & (table["dataset"] == dataset)
+            & (table["metric"] == metric)
+            & (table["recipe"] == "")
+        ]
         assert (mean, std) in set(zip(rows["mean"], rows["std"], strict=True)), (paper, label)
     assert set(table[(table["space"] == "nb201") & (table["paper"] == "tse")]["protocol"]) == {"nats"}
     assert set(table["std_over"]) == {"", "searches", "retrainings", "not stated"}
@@ -61,7 +68,7 @@ def test_ours_stand_below_the_printed_row_with_n_and_what_the_deviation_is_over(
     for seed, valid in enumerate((89.0, 90.0)):
         make("idarts", seed=seed, valid=valid)
     sheets, numbers = published.compare(summary(collect(make.root), reference=False), "idarts")
-    sheet, = sheets
+    (sheet,) = sheets
     assert sheet.title == "iDARTS (ICML 2021), Table 1: nb201"
     at = next(i for i, row in enumerate(sheet.rows) if row[0] == "iDARTS")
     column = {head: i for i, head in enumerate(sheet.header)}
@@ -110,11 +117,15 @@ def test_without_runs_a_paper_is_shown_as_printed(paper, tmp_path):
 def test_a_paper_table_refuses_to_mix_protocols(make):
     make("idarts")
     make("idarts", seed=1, protocol="nats")
-    with pytest.raises(UserError, match=r"searched under nb201-v1, your runs under nats, nb201-v1; keep one with "
-                                        r"filter=protocol=nb201-v1,"):
+    with pytest.raises(
+        UserError,
+        match=r"searched under nb201-v1, your runs under nats, nb201-v1; keep one with "
+        r"filter=protocol=nb201-v1,",
+    ):
         cli_table.main({"runs": str(make.root), "paper": "idarts", "format": "csv"})
-    text = cli_table.main({"runs": str(make.root), "paper": "idarts", "format": "markdown",
-                        "filter": ["protocol:nb201-v1"]})
+    text = cli_table.main(
+        {"runs": str(make.root), "paper": "idarts", "format": "markdown", "filter": ["protocol:nb201-v1"]}
+    )
     assert "↳ nasx idarts" in text
     make("tse", seed=1)
     with pytest.raises(UserError, match="searched under nats, your runs under nb201-v1"):
@@ -124,8 +135,12 @@ def test_a_paper_table_refuses_to_mix_protocols(make):
 def test_the_order_of_darts_decides_its_printed_row(make):
     folder = make(protocol="nats", lookup={"benchmark": "nb201", "cifar10": {"valid": 1.0, "test": 60.0}})
     (folder / "config.yaml").write_text("method: {order: 1}\n")
-    make(seed=1, protocol="nats", overrides=["method.order=2"],
-         lookup={"benchmark": "nb201", "cifar10": {"valid": 1.0, "test": 65.0}})
+    make(
+        seed=1,
+        protocol="nats",
+        overrides=["method.order=2"],
+        lookup={"benchmark": "nb201", "cifar10": {"valid": 1.0, "test": 65.0}},
+    )
     sheets, _ = published.compare(summary(collect(make.root), reference=False), "tse")
     rows = [row for sheet in sheets if "Table 3" in sheet.title for row in sheet.rows]
     below = {rows[i][0]: rows[i + 1] for i in range(len(rows) - 1) if rows[i + 1][1] == "nasx"}
@@ -135,8 +150,14 @@ def test_the_order_of_darts_decides_its_printed_row(make):
 
 
 def test_errors_and_best_of_four_stand_beside_their_like_only(make):
-    make("lambda", name="p", lookup=None, choices={"space": "s2"}, protocol="robust",
-         overrides=["method.alignment=cosine"])
+    make(
+        "lambda",
+        name="p",
+        lookup=None,
+        choices={"space": "s2"},
+        protocol="robust",
+        overrides=["method.alignment=cosine"],
+    )
     folder = retrained(make, "p", 0.975)
     (folder / "config.yaml").write_text("method: {alignment: cosine}\n")
     ours = summary(collect(make.root), reference=False)
@@ -144,18 +165,21 @@ def test_errors_and_best_of_four_stand_beside_their_like_only(make):
     record = json.loads((folder / "result.json").read_text())
     (folder / "result.json").write_text(json.dumps(record | {"labels": ["best_of_4"]}))
     ours = summary(collect(make.root), reference=False)
-    sheet, = published.compare(ours, "lambda")[0]
+    (sheet,) = published.compare(ours, "lambda")[0]
     row = next(row for row in sheet.rows if row[1] == "nasx")
     assert row[sheet.header.index("CIFAR-10 test error %")] == "2.50"
 
 
 def test_a_chosen_cell_stands_beside_no_mean_over_searches_and_is_marked(make):
-    setting = {"choices": {"space": "darts_no_none", "experiment": "lambda_darts_c10", "retrain": "darts_cifar"},
-               "overrides": ["experiment=lambda_darts_c10"]}
+    setting = {
+        "choices": {"space": "darts_no_none", "experiment": "lambda_darts_c10", "retrain": "darts_cifar"},
+        "overrides": ["experiment=lambda_darts_c10"],
+    }
     for seed in range(4):
         make("lambda", seed, lookup=None, name=f"s{seed}", **setting)
-    trained = make("lambda", lookup=None, name="r0", kind="retrain", parent="s2", test_accuracy=0.979, params=3_300_000,
-                   **setting)
+    trained = make(
+        "lambda", lookup=None, name="r0", kind="retrain", parent="s2", test_accuracy=0.979, params=3_300_000, **setting
+    )
 
     def beside():
         sheets, numbers = published.compare(summary(collect(make.root), reference=False), "lambda")
@@ -163,8 +187,17 @@ def test_a_chosen_cell_stands_beside_no_mean_over_searches_and_is_marked(make):
         return {row[0] for sheet in sheets for row in sheet.rows if "↳" in row[0]}, ours.set_index("label")["selection"]
 
     assert beside()[1]["Lambda-DARTS Λ (avg)"] == "mean"
-    study = make("lambda", kind="study", name="st", study="best", rank="full", std_over="retrainings of the best of 4 "
-                 "cells by test accuracy", searches=["s0", "s1", "s2", "s3"], ranking=[], retrains=[trained.name])
+    study = make(
+        "lambda",
+        kind="study",
+        name="st",
+        study="best",
+        rank="full",
+        std_over="retrainings of the best of 4 cells by test accuracy",
+        searches=["s0", "s1", "s2", "s3"],
+        ranking=[],
+        retrains=[trained.name],
+    )
     assert not len(beside()[1])
     row = {**summary(collect(make.root), reference=False).set_index("kind").loc["retrain"]}
     assert results_sheets.name(row) == "lambda (best of 4, chosen on the test set)"

@@ -22,8 +22,14 @@ from nasx.spaces.base import Space
 from nasx.spaces.darts.space import Darts
 from nasx.spaces.nb1shot1.space import Nb1Shot1
 
-SUPERNETS = ("darts_supernet", "nb201_supernet", "nb1shot1_1_supernet", "nb1shot1_2_supernet", "nb1shot1_3_supernet",
-             "pc_darts")
+SUPERNETS = (
+    "darts_supernet",
+    "nb201_supernet",
+    "nb1shot1_1_supernet",
+    "nb1shot1_2_supernet",
+    "nb1shot1_3_supernet",
+    "pc_darts",
+)
 NETWORKS = ("darts_network_cifar", "nb201_network")
 GENOTYPES = json.loads((FOLDER / "genotypes.json").read_text())
 
@@ -96,7 +102,7 @@ def test_a_discrete_network_equals_the_release(name: str) -> None:
 # ---------------------------------------------------------------------------------------------------- genotypes
 def pairs(cell: Sequence[Sequence[Any]]) -> list[set[tuple[Any, ...]]]:
     """The two (operation, predecessor) of each node as a set: nasx sorts them by predecessor, the release by weight."""
-    return [{*map(tuple, cell[i:i + 2])} for i in range(0, len(cell), 2)]
+    return [{*map(tuple, cell[i : i + 2])} for i in range(0, len(cell), 2)]
 
 
 def derived(space: Space, genotype: Any) -> Any:

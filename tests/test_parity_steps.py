@@ -220,7 +220,8 @@ def test_the_three_gradients_of_gdas_differ() -> None:
         tau = fixture.meta["method"]["tau"]
         for reading in ("released", "sampled", "straight_through"):
             Gdas(tau_max=tau, tau_min=tau, gradient=reading, inner=spy).step(  # type: ignore[arg-type]
-                parity.search(fixture), [fixture.batch("train")], fixture.batch("train"))
+                parity.search(fixture), [fixture.batch("train")], fixture.batch("train")
+            )
         released, sampled, through = (seen.grad_a for seen in spy.seen)
         assert min(error(through, released), error(through, sampled), error(sampled, released)) > 0.1
 
@@ -258,8 +259,11 @@ def test_sdarts_random(naive: bool) -> None:
     assert error(moved(w, search.w), moved(w, fixture.tree("w_after"))) < BOUND
 
 
-READINGS = {"released": (True, "eval"), "batch_statistics_random_start": (True, "train"),
-            "batch_statistics": (False, "train")}
+READINGS = {
+    "released": (True, "eval"),
+    "batch_statistics_random_start": (True, "train"),
+    "batch_statistics": (False, "train"),
+}
 
 
 @EXECUTORS
@@ -277,8 +281,14 @@ def test_sdarts_adversarial(reading: str, naive: bool) -> None:
     assert error(uniform, fixture["uniform"]) < 1e-15
     assert error(Darts().hypergradient(search, train, val)[0], fixture.tree("grad_alpha")) < BOUND
     w, seen = copied(search.w), watched(search)
-    Sdarts(perturbation="adversarial", random_start=random_start, ascent=ascent, eps_start=eps, eps_end=eps,  # type: ignore[arg-type]
-           inner=Darts()).step(search, [train], val)
+    Sdarts(
+        perturbation="adversarial",
+        random_start=random_start,
+        ascent=ascent,
+        eps_start=eps,
+        eps_end=eps,  # type: ignore[arg-type]
+        inner=Darts(),
+    ).step(search, [train], val)
     assert error(search.a, fixture.tree("alpha_after")) < BOUND
     assert error(seen[0][1]["cell"][0], fixture[f"mixture_{reading}"]) < BOUND
     assert error(seen[0][0], fixture[f"loss_{reading}"]) < BOUND

@@ -22,8 +22,9 @@ from nasx.runs import peek, records
 # ---------------------------------------------------------------------------------------------------- lines
 @pytest.mark.parametrize("end", [b"", b"\n", b"\n\n", b"\r\n"])
 @pytest.mark.parametrize("block", [1, 7, 64, 8192])
-def test_last_lines_are_those_of_the_whole(end: bytes, block: int, tmp_path: Path,
-                                           monkeypatch: pytest.MonkeyPatch) -> None:
+def test_last_lines_are_those_of_the_whole(
+    end: bytes, block: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(peek, "BLOCK", block)
     draw, path = random.Random(block), tmp_path / "lines"
     for lines in range(6):
@@ -77,9 +78,18 @@ def flat(node: Any, keys: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], s
     return [(keys, node)] if isinstance(node, str) and keys else []
 
 
-@pytest.mark.parametrize("text", [
-    "a: 1\nb: {c: x, d: [1, {e: 2}], f: {g: 3}}\nh: [[1], {i: 2}]\nj: null\n", "", "3", "[1, 2]", "a: [1]\nb: 2\n",
-    "a: {}\nb: []\nc: 'x: y'\n", "a: &x 1\nb: 2\n"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: 1\nb: {c: x, d: [1, {e: 2}], f: {g: 3}}\nh: [[1], {i: 2}]\nj: null\n",
+        "",
+        "3",
+        "[1, 2]",
+        "a: [1]\nb: 2\n",
+        "a: {}\nb: []\nc: 'x: y'\n",
+        "a: &x 1\nb: 2\n",
+    ],
+)
 def test_scalars_are_those_of_the_whole(text: str) -> None:
     assert list(peek.scalars(text)) == flat(yaml.load(text, Loader=yaml.BaseLoader))
 
@@ -91,12 +101,16 @@ def test_of_a_run_it_tells_kind_and_epochs(words: list[str], tmp_path: Path) -> 
         held = {"kind": kind, "choices": choices, "identity": "x", **identity.identifying(cfg, kind)}
         (tmp_path / "config.yaml").write_text(yaml.safe_dump(held, sort_keys=False))
         assert list(peek.scalars((tmp_path / "config.yaml").read_text())) == flat(
-            yaml.load((tmp_path / "config.yaml").read_text(), Loader=yaml.BaseLoader))
+            yaml.load((tmp_path / "config.yaml").read_text(), Loader=yaml.BaseLoader)
+        )
         assert status.planned(tmp_path / "config.yaml") == (kind, cfg[kind]["epochs"])
 
 
 def test_a_bomb_of_aliases_is_not_unfolded() -> None:
-    text = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
-        f"{chr(98 + i)}: &{chr(98 + i)} [{', '.join(['*' + chr(97 + i)] * 9)}]\n" for i in range(12)) + "kind: search\n"
+    text = (
+        "a: &a [x, x, x, x, x, x, x, x, x]\n"
+        + "".join(f"{chr(98 + i)}: &{chr(98 + i)} [{', '.join(['*' + chr(97 + i)] * 9)}]\n" for i in range(12))
+        + "kind: search\n"
+    )
     assert list(peek.scalars(text)) == [(("kind",), "search")]
     assert list(peek.scalars("a: &x 1\nb: *x\nc: 2\n")) == [(("a",), "1"), (("c",), "2")]

@@ -19,11 +19,19 @@ from nasx.spaces import families
 from nasx.spaces.edges import genotype_edges
 
 NB201 = "|nor_conv_3x3~0|+|none~0|skip_connect~1|+|avg_pool_3x3~0|nor_conv_1x1~1|nor_conv_3x3~2|"
-DARTS = ("Genotype(normal=[('sep_conv_3x3', 0), ('skip_connect', 1), ('dil_conv_5x5', 2), ('sep_conv_3x3', 0)], "
-         "normal_concat=range(2, 4), reduce=[('max_pool_3x3', 0), ('max_pool_3x3', 1), ('skip_connect', 2), "
-         "('max_pool_3x3', 1)], reduce_concat=[2, 3])")
-NORMAL = [("c_{k-2}", "0", "sep_conv_3x3"), ("c_{k-1}", "0", "skip_connect"), ("0", "1", "dil_conv_5x5"),
-          ("c_{k-2}", "1", "sep_conv_3x3"), ("0", "c_{k}", ""), ("1", "c_{k}", "")]
+DARTS = (
+    "Genotype(normal=[('sep_conv_3x3', 0), ('skip_connect', 1), ('dil_conv_5x5', 2), ('sep_conv_3x3', 0)], "
+    "normal_concat=range(2, 4), reduce=[('max_pool_3x3', 0), ('max_pool_3x3', 1), ('skip_connect', 2), "
+    "('max_pool_3x3', 1)], reduce_concat=[2, 3])"
+)
+NORMAL = [
+    ("c_{k-2}", "0", "sep_conv_3x3"),
+    ("c_{k-1}", "0", "skip_connect"),
+    ("0", "1", "dil_conv_5x5"),
+    ("c_{k-2}", "1", "sep_conv_3x3"),
+    ("0", "c_{k}", ""),
+    ("1", "c_{k}", ""),
+]
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -35,6 +43,7 @@ def words(svg):
 @pytest.fixture
 def search(tmp_path):
     """A synthetic search: its folder holds metrics.jsonl, config.yaml and genotype.txt."""
+
     def write(name="run", epochs=4, seed=0, space="nb201", lookup=True):
         folder = tmp_path / name
         folder.mkdir()
@@ -43,27 +52,50 @@ def search(tmp_path):
         rows = []
         for epoch in range(1, epochs + 1):
             mix = {k: gen.dirichlet(np.ones(shape[1]), shape[0]).tolist() for k, shape in shapes.items()}
-            rows.append({"epoch": epoch, "train_loss": 2.0 / epoch + seed, "train_accuracy": 0.1 * epoch, "mix": mix,
-                         "val_loss": 2.5 / epoch, "val_accuracy": 0.09 * epoch,
-                         "lookup": {"cifar10": {"valid": 80.0 + epoch + seed, "test": None}} if lookup else None})
+            rows.append(
+                {
+                    "epoch": epoch,
+                    "train_loss": 2.0 / epoch + seed,
+                    "train_accuracy": 0.1 * epoch,
+                    "mix": mix,
+                    "val_loss": 2.5 / epoch,
+                    "val_accuracy": 0.09 * epoch,
+                    "lookup": {"cifar10": {"valid": 80.0 + epoch + seed, "test": None}} if lookup else None,
+                }
+            )
         (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         (folder / "config.yaml").write_text(f"space: {{}}\nchoices: {{space: {space}}}\n")
         (folder / "genotype.txt").write_text((NB201 if space == "nb201" else DARTS) + "\n")
         return folder
+
     return write
 
 
 # -------------------------------------------------------------------------------------------------------- cells
 def test_edges_of_a_nas_bench_201_cell():
-    assert genotype_edges(NB201, "nb201") == {"cell": [
-        ("input", "1", "nor_conv_3x3"), ("input", "2", "none"), ("1", "2", "skip_connect"),
-        ("input", "output", "avg_pool_3x3"), ("1", "output", "nor_conv_1x1"), ("2", "output", "nor_conv_3x3")]}
+    assert genotype_edges(NB201, "nb201") == {
+        "cell": [
+            ("input", "1", "nor_conv_3x3"),
+            ("input", "2", "none"),
+            ("1", "2", "skip_connect"),
+            ("input", "output", "avg_pool_3x3"),
+            ("1", "output", "nor_conv_1x1"),
+            ("2", "output", "nor_conv_3x3"),
+        ]
+    }
 
 
-@pytest.mark.parametrize("text", [DARTS, DARTS.replace("Genotype", "genotypes.DARTSGenotype"),
-                                  DARTS.replace("range(2, 4)", "list(range(2, 4))"),
-                                  DARTS.replace("[('sep_conv_3x3', 0), ('skip_connect', 1), ", "[[('sep_conv_3x3', 0), "
-                                                "('skip_connect', 1)], [").replace("3', 0)], n", "3', 0)]], n")])
+@pytest.mark.parametrize(
+    "text",
+    [
+        DARTS,
+        DARTS.replace("Genotype", "genotypes.DARTSGenotype"),
+        DARTS.replace("range(2, 4)", "list(range(2, 4))"),
+        DARTS.replace(
+            "[('sep_conv_3x3', 0), ('skip_connect', 1), ", "[[('sep_conv_3x3', 0), ('skip_connect', 1)], ["
+        ).replace("3', 0)], n", "3', 0)]], n"),
+    ],
+)
 def test_edges_of_darts_cells_in_every_dialect(text):
     found = genotype_edges(text, "darts")
     assert list(found) == ["normal", "reduce"]
@@ -72,22 +104,42 @@ def test_edges_of_darts_cells_in_every_dialect(text):
 
 def test_edges_of_a_recurrent_cell():
     text = "Genotype(recurrent=[('sigmoid', 0), ('relu', 1)], concat=range(1, 3))"
-    assert genotype_edges(text) == {"recurrent": [
-        ("x, h", "0", "sigmoid"), ("0", "1", "relu"), ("0", "h", ""), ("1", "h", "")]}
+    assert genotype_edges(text) == {
+        "recurrent": [("x, h", "0", "sigmoid"), ("0", "1", "relu"), ("0", "h", ""), ("1", "h", "")]
+    }
 
 
 def test_edges_of_a_nas_bench_101_graph():
     text = json.dumps({"matrix": [[0, 1, 1], [0, 0, 1], [0, 0, 0]], "ops": ["input", "conv3x3-bn-relu", "output"]})
-    assert genotype_edges(text) == {"cell": [
-        ("input", "1\nconv3x3-bn-relu", ""), ("input", "output", ""), ("1\nconv3x3-bn-relu", "output", "")]}
+    assert genotype_edges(text) == {
+        "cell": [("input", "1\nconv3x3-bn-relu", ""), ("input", "output", ""), ("1\nconv3x3-bn-relu", "output", "")]
+    }
 
 
-@pytest.mark.parametrize("text", [
-    "", "x", "__import__('os').system('true')", "Genotype()", "Genotype(normal=[('a', 0)] * 10**9)",
-    "Genotype(normal=open('x'))", "Genotype(normal=[('a', 9), ('b', 0)])", "Genotype(normal=[('a', 'b')])",
-    "Genotype(normal=[('a', 0)], normal_concat=range(10**9))", "|a~1|", "|a~0|+|a~0|a~2|", "|a~0", "{", "{}",
-    '{"matrix": [[0, 1], [1, 0]], "ops": ["input", "output"]}', '{"matrix": [[0]], "ops": []}', "(" * 5000,
-    "Genotype(" + "-" * 50_000 + "1)", "|a~0|" * 50_000])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "x",
+        "__import__('os').system('true')",
+        "Genotype()",
+        "Genotype(normal=[('a', 0)] * 10**9)",
+        "Genotype(normal=open('x'))",
+        "Genotype(normal=[('a', 9), ('b', 0)])",
+        "Genotype(normal=[('a', 'b')])",
+        "Genotype(normal=[('a', 0)], normal_concat=range(10**9))",
+        "|a~1|",
+        "|a~0|+|a~0|a~2|",
+        "|a~0",
+        "{",
+        "{}",
+        '{"matrix": [[0, 1], [1, 0]], "ops": ["input", "output"]}',
+        '{"matrix": [[0]], "ops": []}',
+        "(" * 5000,
+        "Genotype(" + "-" * 50_000 + "1)",
+        "|a~0|" * 50_000,
+    ],
+)
 def test_foreign_text_is_refused_and_never_run(text):
     with pytest.raises(UserError, match="genotype of nb201"):
         genotype_edges(text, "nb201")
@@ -104,8 +156,11 @@ def test_a_cell_is_drawn_twice_with_the_same_bytes(tmp_path):
     assert {"0", "1"} <= set(text)
     drawing = first[0].read_text()
     assert drawing.count('class="edge"') == 6
-    assert (drawing.count('fill="#b4eeb4"'), drawing.count('fill="lightblue"'),
-            drawing.count('fill="palegoldenrod"')) == (2, 2, 1)
+    assert (
+        drawing.count('fill="#b4eeb4"'),
+        drawing.count('fill="lightblue"'),
+        drawing.count('fill="palegoldenrod"'),
+    ) == (2, 2, 1)
 
 
 def test_all_pictures_have_one_typeface_and_labels_fit_their_boxes(tmp_path):
@@ -131,14 +186,23 @@ def test_all_pictures_have_one_typeface_and_labels_fit_their_boxes(tmp_path):
     assert seen == 2 + 2 * 3, "two nodes; c and its subscript of two inputs and the output"
 
 
-@pytest.mark.parametrize("text", [
-    NB201, "Genotype(normal={0}, normal_concat=range(2, 6), reduce={0}, reduce_concat=range(2, 6))".format(
-        [("skip_connect", j) for i in range(4) for j in (0, i + 1)]),
-    f"Genotype(recurrent={[('tanh', j) for j in range(8)]}, concat=range(1, 9))"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        NB201,
+        "Genotype(normal={0}, normal_concat=range(2, 6), reduce={0}, reduce_concat=range(2, 6))".format(
+            [("skip_connect", j) for i in range(4) for j in (0, i + 1)]
+        ),
+        f"Genotype(recurrent={[('tanh', j) for j in range(8)]}, concat=range(1, 9))",
+    ],
+)
 def test_a_heat_map_names_edges_as_the_drawing_names_nodes(text):
     shown = {"c_{k-2}": "cₖ₋₂", "c_{k-1}": "cₖ₋₁"}
-    edges = [(shown.get(source, source), target) for source, target, operation in next(iter(
-        genotype_edges(text).values())) if operation]
+    edges = [
+        (shown.get(source, source), target)
+        for source, target, operation in next(iter(genotype_edges(text).values()))
+        if operation
+    ]
     count = {"|": 6, "G": 14}[text[0]] if "recurrent" not in text else 36
     named = [tuple(edge.split("→")) for edge in heat_maps.EDGES[count]]
     assert len(named) == count
@@ -151,7 +215,11 @@ def test_every_cell_of_a_run_is_drawn_beside_it(search):
     pytest.importorskip("pygraphviz")
     assert [path.name for path in cells.draw(search("a"))] == ["cell.svg", "cell.png"]
     assert [path.name for path in cells.draw(search("b", space="darts"))] == [
-        "cell-normal.svg", "cell-normal.png", "cell-reduce.svg", "cell-reduce.png"]
+        "cell-normal.svg",
+        "cell-normal.png",
+        "cell-reduce.svg",
+        "cell-reduce.png",
+    ]
 
 
 def test_the_cells_of_each_epoch_are_drawn_once(tmp_path, monkeypatch):
@@ -162,8 +230,13 @@ def test_the_cells_of_each_epoch_are_drawn_once(tmp_path, monkeypatch):
     assert sorted(files) == [f"epoch-{epoch}.{kind}" for epoch in ("001", "002", "010") for kind in ("png", "svg")]
     assert files["epoch-001.png"] == files["epoch-010.png"] != files["epoch-002.png"]
     (tmp_path / "epoch-002.svg").unlink()
-    monkeypatch.setattr(cells, "draw_cell", lambda edges, place, draw=cells.draw_cell: (
-        draw(edges, place) if "002" in place.name else pytest.fail("drawn again")))
+    monkeypatch.setattr(
+        cells,
+        "draw_cell",
+        lambda edges, place, draw=cells.draw_cell: (
+            draw(edges, place) if "002" in place.name else pytest.fail("drawn again")
+        ),
+    )
     cells.draw_epochs({1: NB201, 2: other, 10: NB201}, tmp_path)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == files
     monkeypatch.undo()
@@ -190,10 +263,19 @@ def test_a_library_that_pygraphviz_lacks_is_named(tmp_path, monkeypatch):
 
 
 def test_the_first_picture_on_a_machine_logs_nothing(tmp_path):
-    code = ("import logging; logging.basicConfig(level=logging.INFO); from nasx.report import style as pictures\n"
-            "with pictures.style(): pictures.save(pictures.figure(1, 1), 'empty.png')")
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env={**os.environ, "MPLCONFIGDIR": str(tmp_path)},
-                          capture_output=True, text=True, check=True, timeout=120)
+    code = (
+        "import logging; logging.basicConfig(level=logging.INFO); from nasx.report import style as pictures\n"
+        "with pictures.style(): pictures.save(pictures.figure(1, 1), 'empty.png')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, "MPLCONFIGDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
     assert list(tmp_path.glob("fontlist*")), "the fonts were known before"
     assert done.stderr == ""
 
@@ -203,8 +285,17 @@ def test_another_format_is_refused(tmp_path):
         style.write(tmp_path / "a.gif", {"svg": None, "png": None})
 
 
-@pytest.mark.parametrize(("operation", "kind"), [("sep_conv_3x3", "conv"), ("skip_connect", "skip"), ("none", "none"),
-                                                 ("avg_pool_3x3", "pool"), ("maxpool3x3", "pool"), ("noise", "noise")])
+@pytest.mark.parametrize(
+    ("operation", "kind"),
+    [
+        ("sep_conv_3x3", "conv"),
+        ("skip_connect", "skip"),
+        ("none", "none"),
+        ("avg_pool_3x3", "pool"),
+        ("maxpool3x3", "pool"),
+        ("noise", "noise"),
+    ],
+)
 def test_an_operation_belongs_to_one_family(operation, kind):
     assert families.family(operation) == kind
 
@@ -220,8 +311,11 @@ def test_metrics_survive_torn_and_repeated_rows(search):
 
 
 def test_a_band_is_the_mean_and_the_sample_deviation_of_what_is_there():
-    runs = [[{"epoch": 1, "a": {"b": 1.0}}, {"epoch": 2, "a": {"b": 2.0}}], [{"epoch": 1, "a": {"b": 4.0}}],
-            [{"epoch": 2, "a": None}, {"epoch": 3, "a": {"b": True}}]]
+    runs = [
+        [{"epoch": 1, "a": {"b": 1.0}}, {"epoch": 2, "a": {"b": 2.0}}],
+        [{"epoch": 1, "a": {"b": 4.0}}],
+        [{"epoch": 2, "a": None}, {"epoch": 3, "a": {"b": True}}],
+    ]
     epochs, mean, std, n = curves.band(runs, "a.b", scale=10.0)
     assert epochs.tolist() == [1.0, 2.0]
     assert mean.tolist() == [25.0, 20.0]
@@ -230,10 +324,16 @@ def test_a_band_is_the_mean_and_the_sample_deviation_of_what_is_there():
     assert n.tolist() == [2, 1]
 
 
-@pytest.mark.parametrize(("unit", "values", "low", "high"), [
-    ("accuracy (%)", (99.0, 60.0), 0.0, 100.0), ("cross-entropy (nats)", (0.1, 2.0), 0.0, math.inf),
-    ("mean cosine", (0.9, -0.2), -1.0, 1.0), ("perplexity", (1.5, 90.0), 1.0, math.inf),
-    ("eigenvalue", (0.1, 0.9), -math.inf, math.inf)])
+@pytest.mark.parametrize(
+    ("unit", "values", "low", "high"),
+    [
+        ("accuracy (%)", (99.0, 60.0), 0.0, 100.0),
+        ("cross-entropy (nats)", (0.1, 2.0), 0.0, math.inf),
+        ("mean cosine", (0.9, -0.2), -1.0, 1.0),
+        ("perplexity", (1.5, 90.0), 1.0, math.inf),
+        ("eigenvalue", (0.1, 0.9), -math.inf, math.inf),
+    ],
+)
 def test_a_band_ends_where_values_do(unit, values, low, high):
     runs = [[{"epoch": e, "x": value} for e in (1, 2)] for value in values]
     assert curves.bounds(unit) == (low, high)
@@ -272,8 +372,19 @@ def test_the_picture_of_a_search_has_every_panel(search):
     path = curves.search_picture(folder, {"cifar10": {"optimum": 91.61, "random": 83.69}})
     assert path == folder / "search.svg"
     text = words(path)
-    assert {"Supernet loss", "Supernet accuracy", "Found cell, CIFAR-10 valid", "optimum", "91.61",
-            "random mean", "83.69", "Mixture weights", "nor_conv_3x3", "2→output", "training"} <= set(text)
+    assert {
+        "Supernet loss",
+        "Supernet accuracy",
+        "Found cell, CIFAR-10 valid",
+        "optimum",
+        "91.61",
+        "random mean",
+        "83.69",
+        "Mixture weights",
+        "nor_conv_3x3",
+        "2→output",
+        "training",
+    } <= set(text)
     before = path.read_bytes(), (folder / "search.png").read_bytes()
     curves.search_picture(folder, {"cifar10": {"optimum": 91.61, "random": 83.69}})
     assert (path.read_bytes(), (folder / "search.png").read_bytes()) == before
@@ -311,14 +422,14 @@ def test_groups_are_told_apart_and_single_runs_have_no_band(search, tmp_path):
     assert {"first", "second", "training", "validation batches"} <= set(words(svg))
     bands = len(re.findall('id="(?:FillBetween)?PolyCollection', svg.read_text()))
     assert bands == 4  # training and validation, loss and accuracy, of the group with two runs
-    line, = curves.anytime(groups, tmp_path / "anytime.svg", split="valid", reference={"optimum": 91.0})
+    (line,) = curves.anytime(groups, tmp_path / "anytime.svg", split="valid", reference={"optimum": 91.0})
     assert {"optimum", "91.00", "first", "second"} <= set(words(line))
 
 
 def test_mixture_by_the_names_of_the_configuration(search, tmp_path):
     folder = search()
     (folder / "config.yaml").write_text("space: {operations: [a1, b1, c1, d1, e1]}\n")
-    path, = curves.mixture(folder, tmp_path / "mix.svg")
+    (path,) = curves.mixture(folder, tmp_path / "mix.svg")
     assert {"a1", "b1", "c1", "d1", "e1"} <= set(words(path))
 
 

@@ -50,8 +50,11 @@ def in_place(path, text):
     files.sync(path.parent)
 files.write_atomic = in_place
 """
-WITHOUT = {"no fsync of the file": UNSYNCED, "no fsync of the folder": "files.sync = lambda folder: None",
-           "no rename": IN_PLACE}
+WITHOUT = {
+    "no fsync of the file": UNSYNCED,
+    "no fsync of the folder": "files.sync = lambda folder: None",
+    "no rename": IN_PLACE,
+}
 
 
 def noted(tmp_path: Path, writes: str, without: str = "") -> list[power.Op]:
@@ -97,7 +100,9 @@ def test_the_model_finds_what_a_writer_lacks(lacks: str, tmp_path: Path) -> None
 
 
 def test_a_replay_ends_as_the_disk_does(tmp_path: Path) -> None:
-    writes = TWICE + """
+    writes = (
+        TWICE
+        + """
 files.append(path, "more")
 handle = os.open(path.with_name("lock"), os.O_RDWR | os.O_CREAT)
 os.pwrite(handle, b"abcdef", 2)
@@ -108,14 +113,19 @@ os.rmdir(path.with_name("inner"))
 files.write_atomic(path.with_name("gone"), b"x")
 os.unlink(path.with_name("gone"))
 """
+    )
     ops = noted(tmp_path, writes)
     disk = power.Disk({})
     for op in ops:
         disk.do(op)
-    assert disk.now() == power.tree(tmp_path / "root") == {
-        "new": None, "new/file": b"new " * 100 + b"more", "new/lock": b"\0\0ab"}
-    assert disk.lost(None) == {"new": None, "new/file": b"new " * 100 + b"more", "new/lock": b"", "new/gone": b"x"}, \
+    assert (
+        disk.now()
+        == power.tree(tmp_path / "root")
+        == {"new": None, "new/file": b"new " * 100 + b"more", "new/lock": b"\0\0ab"}
+    )
+    assert disk.lost(None) == {"new": None, "new/file": b"new " * 100 + b"more", "new/lock": b"", "new/gone": b"x"}, (
         "the lock's name was synced with its folder, its text was not; nor was the end of gone"
+    )
     again = power.Disk(disk.now())
     assert again.now() == again.lost(None) == disk.now(), "what is there at first is durable"
 
@@ -123,12 +133,13 @@ os.unlink(path.with_name("gone"))
 def test_a_kill_comes_before_an_operation_or_in_the_middle_of_it(tmp_path: Path) -> None:
     ops = noted(tmp_path, TWICE)
     for at, (place, op) in enumerate((i, op) for i, op in enumerate(ops) if power.counts(op)):
-        for half in (False, True)[:1 + (op[0] == "write")]:
+        for half in (False, True)[: 1 + (op[0] == "write")]:
             root = tmp_path / f"{at}-{half}"
             root.mkdir()
             names = {"scripts": str(SCRIPTS), "root": str(root), "notes": str(tmp_path / "other")}
             code = CODE.format(without="", writes=TWICE.format(**names), **names).replace(
-                f"power.watch({str(root)!r}, {names['notes']!r})", f"power.watch({str(root)!r}, None, {at}, {half})")
+                f"power.watch({str(root)!r}, {names['notes']!r})", f"power.watch({str(root)!r}, None, {at}, {half})"
+            )
             assert subprocess.run([sys.executable, "-c", code], check=False).returncode == power.KILLED
             disk = power.Disk({})
             for before in ops[:place]:
@@ -181,11 +192,20 @@ def attempt(made: Ready, how: str, at: int, here: Path) -> None:
     assert power_loss.differing(whole, here) == [], (how, at)
 
 
-@pytest.mark.parametrize(("name", "every"), [
-    ("search", 40), ("table", 11), ("export", 15), pytest.param("retrain", 5, marks=pytest.mark.slow),
-    pytest.param("study", 9, marks=pytest.mark.slow), pytest.param("run", 9, marks=pytest.mark.slow)])
-def test_killed_or_without_power_at_some_operations(name: str, every: int, ready: Callable[[str], Ready],
-                                                    tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "every"),
+    [
+        ("search", 40),
+        ("table", 11),
+        ("export", 15),
+        pytest.param("retrain", 5, marks=pytest.mark.slow),
+        pytest.param("study", 9, marks=pytest.mark.slow),
+        pytest.param("run", 9, marks=pytest.mark.slow),
+    ],
+)
+def test_killed_or_without_power_at_some_operations(
+    name: str, every: int, ready: Callable[[str], Ready], tmp_path: Path
+) -> None:
     """A few of all trials, evenly over the operations and the four ends."""
     made = ready(name)
     all_ = list(power_loss.trials(made[0], made[2]))
@@ -197,11 +217,13 @@ def test_killed_or_without_power_at_some_operations(name: str, every: int, ready
 def test_what_is_compared_can_differ(ready: Callable[[str], Ready], tmp_path: Path) -> None:
     _, _, _, whole = ready("search")
     for name, harm in {
-            "a row": lambda here: (here / "metrics.jsonl").write_text((here / "metrics.jsonl").read_text().replace(
-                '"train_loss": ', '"train_loss": 1')),
-            "left": lambda here: (here / ".nasx-0.part").write_text(""),
-            "no": lambda here: (here / "genotype.txt").unlink(),
-            "not finished": lambda here: (here / "result.json").unlink()}.items():
+        "a row": lambda here: (here / "metrics.jsonl").write_text(
+            (here / "metrics.jsonl").read_text().replace('"train_loss": ', '"train_loss": 1')
+        ),
+        "left": lambda here: (here / ".nasx-0.part").write_text(""),
+        "no": lambda here: (here / "genotype.txt").unlink(),
+        "not finished": lambda here: (here / "result.json").unlink(),
+    }.items():
         here = tmp_path / name
         power.put(power.tree(whole), here)
         assert power_loss.differing(whole, here) == []

@@ -30,17 +30,35 @@ from reference import methods
 
 BUILT, TRAINING = conformance.BUILT, conformance.TRAINING
 TAKEN = {  # how many differences of which name a step takes; the others take none
-    "darts order=2": {"Mv": 1}, "darts clip": {"Mv": 1}, "amended": {"Hv": 1, "MHv": 1},
-    "idarts difference": {"Hu": 2, "Ms": 1}, "idarts released": {"Ms": 1},
-    "lambda": {"penalty": 1}, "lambda signed": {"penalty": 1}, "lambda one-sided": {"penalty": 1},
-    "lambda outer": {"penalty": 1}, "lambda_sdarts": {"penalty": 1}}
+    "darts order=2": {"Mv": 1},
+    "darts clip": {"Mv": 1},
+    "amended": {"Hv": 1, "MHv": 1},
+    "idarts difference": {"Hu": 2, "Ms": 1},
+    "idarts released": {"Ms": 1},
+    "lambda": {"penalty": 1},
+    "lambda signed": {"penalty": 1},
+    "lambda one-sided": {"penalty": 1},
+    "lambda outer": {"penalty": 1},
+    "lambda_sdarts": {"penalty": 1},
+}
 
 
 def watch(search: Search, probe_every: int) -> recorder.Watch:
     problem = search.problem
     assert isinstance(problem, RelaxedProblem)
-    return recorder.Watch(search, problem.space, problem.supernet, Fixed(0), Fixed(10), every=0, steps=0, epochs=4,
-                          weight_decay=0.0, stop=stop.NoStop(), probe_every=probe_every)
+    return recorder.Watch(
+        search,
+        problem.space,
+        problem.supernet,
+        Fixed(0),
+        Fixed(10),
+        every=0,
+        steps=0,
+        epochs=4,
+        weight_decay=0.0,
+        stop=stop.NoStop(),
+        probe_every=probe_every,
+    )
 
 
 def searching(method: Method, space: str) -> Search:
@@ -58,8 +76,9 @@ def entries(made: recorder.Watch, epoch: int = 1) -> dict[str, Any]:
 
 # ------------------------------------------------------------------------------------------------------- reports
 @pytest.mark.parametrize("name", TRAINING)
-def test_every_difference_is_compared_and_no_bit_of_the_search_changes(name: str,
-                                                                       monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_difference_is_compared_and_no_bit_of_the_search_changes(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Differences are counted where they are taken: a method cannot take one without a report."""
     method, counts = BUILT[name], [0]
     directional = trees.directional
@@ -87,8 +106,7 @@ def test_every_difference_is_compared_and_no_bit_of_the_search_changes(name: str
     taken = sum(2 * count for count in expected.values())
     assert counts[0] == (0 if name == "lambda one-sided" else taken)
     if taken:
-        assert row["diagnostics"] == {"forward": taken, "backward": 2 * taken,
-                                      "seconds": row["diagnostics"]["seconds"]}
+        assert row["diagnostics"] == {"forward": taken, "backward": 2 * taken, "seconds": row["diagnostics"]["seconds"]}
     else:
         assert "diagnostics" not in row
 
@@ -140,8 +158,9 @@ def test_what_differences_are_compared_with_is_the_reference(space: str) -> None
     hv = found["Hv"][0][0]
     assert agree.relative(found["MHv"][0][1], methods.mixed_product(loss, search.w, search.a, hv)) < 1e-10
     (group,) = search.problem.groups
-    _, penalty = methods.alignment_gradient(agree.mixed_loss(search.problem, agree.TRAIN), search.w,
-                                            agree.mixture(search), group)
+    _, penalty = methods.alignment_gradient(
+        agree.mixed_loss(search.problem, agree.TRAIN), search.w, agree.mixture(search), group
+    )
     step = Lambda(strength=0.25, first="weights")
     found = heard(search, lambda: step.step(search, [agree.TRAIN], agree.VAL))
     assert agree.relative(found["penalty"][0][1], penalty) < 1e-10
@@ -151,8 +170,9 @@ def test_cosine_and_norm_are_those_of_the_two_vectors() -> None:
     probes = Probes()
     for found, exact in (([3.0, 0, 0], [1.0, 1, 0]), ([0.0, 0, 2], [0.0, 0, -4])):
         probes.add("x", *({"a": toy.real(x[:2]), "b": toy.real(x[2:])} for x in (found, exact)))
-    assert probes.entries() == {"x": {"cosine": pytest.approx((0.5**0.5 - 1) / 2), "count": 2,
-                                      "norm": pytest.approx((3 / 2**0.5 + 0.5) / 2)}}
+    assert probes.entries() == {
+        "x": {"cosine": pytest.approx((0.5**0.5 - 1) / 2), "count": 2, "norm": pytest.approx((3 / 2**0.5 + 0.5) / 2)}
+    }
 
 
 def test_an_exact_product_of_what_is_not_curved_is_zero() -> None:

@@ -26,12 +26,39 @@ from nasx.spaces.darts.network import DartsNetwork
 from nasx.train import recipe
 from nasx.train.trainer import Trainer
 
-SETTINGS = RetrainSettings(recipe="test", layers=None, channels=None, stem="cifar", epochs=2, batch=10, lr=0.1,
-                           momentum=0.9, weight_decay=3e-4, clip=1.0, mixup=1.0, cutmix=1.0, label_smoothing=0.1,
-                           accumulate=2, ema=0.5)
-WORDS = ("retrain", "space=darts", "dataset=digits", "genotype=DARTS_V2", "dataset.size=16", "retrain.layers=3",
-         "retrain.channels=4", "retrain.batch=14", "retrain.epochs=3", "retrain.updates_per_epoch=4",
-         "retrain.auxiliary=0", "retrain.drop_path=0", "threads=1", "device=cpu")
+SETTINGS = RetrainSettings(
+    recipe="test",
+    layers=None,
+    channels=None,
+    stem="cifar",
+    epochs=2,
+    batch=10,
+    lr=0.1,
+    momentum=0.9,
+    weight_decay=3e-4,
+    clip=1.0,
+    mixup=1.0,
+    cutmix=1.0,
+    label_smoothing=0.1,
+    accumulate=2,
+    ema=0.5,
+)
+WORDS = (
+    "retrain",
+    "space=darts",
+    "dataset=digits",
+    "genotype=DARTS_V2",
+    "dataset.size=16",
+    "retrain.layers=3",
+    "retrain.channels=4",
+    "retrain.batch=14",
+    "retrain.epochs=3",
+    "retrain.updates_per_epoch=4",
+    "retrain.auxiliary=0",
+    "retrain.drop_path=0",
+    "threads=1",
+    "device=cpu",
+)
 
 
 # ------------------------------------------------------------------------------------------- without processes
@@ -114,9 +141,8 @@ def training() -> dict[str, Any]:
 
     rows: list[dict[str, Any]] = []
     stream: Any = Batches()
-    tests = [images(s, n) for s, n in ((900, 8), (901, 8), (902, 3))][distributed.rank()::distributed.count()]
-    made = Trainer(distributed.synchronized(net, torch.device("cpu")), SETTINGS, stream,
-                   lambda: tests, 3)
+    tests = [images(s, n) for s, n in ((900, 8), (901, 8), (902, 3))][distributed.rank() :: distributed.count()]
+    made = Trainer(distributed.synchronized(net, torch.device("cpu")), SETTINGS, stream, lambda: tests, 3)
     made.end_epoch = rows.append
     made.run()
     assert made.average is not None
@@ -125,8 +151,12 @@ def training() -> dict[str, Any]:
 
 def process(rank: int, folder: str) -> None:
     """What each of two processes does."""
-    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
-                   "MASTER_PORT": (Path(folder) / "port").read_text()}
+    os.environ |= {
+        "RANK": str(rank),
+        "WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": (Path(folder) / "port").read_text(),
+    }
     torch.set_num_threads(1)
     cpu = torch.device("cpu")
     with distributed.joined(cpu):
@@ -183,14 +213,22 @@ def torchrun(here: Path, *words: str) -> subprocess.Popen[str]:
     """`torchrun -m nasx WORDS` on two processes."""
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", "-m", "nasx"]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen([*command, *words], cwd=here, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                            text=True)
+    return subprocess.Popen(
+        [*command, *words], cwd=here, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
 def one(here: Path, *words: str) -> subprocess.CompletedProcess[str]:
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run([sys.executable, "-m", "nasx", *words], cwd=here, env=env, capture_output=True, text=True,
-                          timeout=200, check=False)
+    return subprocess.run(
+        [sys.executable, "-m", "nasx", *words],
+        cwd=here,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:
@@ -239,8 +277,14 @@ def test_a_killed_process_ends_the_other_and_one_process_goes_on(tmp_path: Path)
 
 def test_a_search_refuses_several_processes(tmp_path: Path) -> None:
     env = {**os.environ, "WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"}
-    done = subprocess.run([sys.executable, "-m", "nasx", "search", "space=nb201", "dataset=digits", "device=cpu"],
-                          cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "nasx", "search", "space=nb201", "dataset=digits", "device=cpu"],
+        cwd=tmp_path,
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 2
     assert "nasx search: runs on one process, but torchrun has started 2" in done.stderr
     assert not (tmp_path / "outputs").exists()

@@ -9,16 +9,29 @@ import pytest
 
 from nasx.runs import progress
 
-ROW = {"epoch": 1, "train_loss": 2.2664, "train_accuracy": 0.1875, "val_loss": 2.4151, "val_accuracy": 0.0,
-       "valid_loss": 2.3904, "valid_accuracy": 0.125}
-LOOKUP = {"benchmark": "nb201", "cifar10": {"valid": 84.6027, "test": None}, "cifar100": {"valid": 60.8133},
-          "imagenet16": {"valid": 34.8556}, "params": 559386}
+ROW = {
+    "epoch": 1,
+    "train_loss": 2.2664,
+    "train_accuracy": 0.1875,
+    "val_loss": 2.4151,
+    "val_accuracy": 0.0,
+    "valid_loss": 2.3904,
+    "valid_accuracy": 0.125,
+}
+LOOKUP = {
+    "benchmark": "nb201",
+    "cifar10": {"valid": 84.6027, "test": None},
+    "cifar100": {"valid": 60.8133},
+    "imagenet16": {"valid": 34.8556},
+    "params": 559386,
+}
 
 
 def test_a_searchs_words_have_one_meaning_each() -> None:
     assert progress.words("search", ROW) == ["train 2.266 18.8 %", "arch 2.415 0.0 %", "supernet 2.390 12.5 %"]
-    assert progress.words("retrain", {"train_loss": 1.0, "valid_accuracy": 0.5, "test_accuracy": 0.25, "test_loss": 2.0}
-                          ) == ["train 1.000", "valid 50.0 %", "test 2.000 25.0 %"]
+    assert progress.words(
+        "retrain", {"train_loss": 1.0, "valid_accuracy": 0.5, "test_accuracy": 0.25, "test_loss": 2.0}
+    ) == ["train 1.000", "valid 50.0 %", "test 2.000 25.0 %"]
     assert progress.words("search", {"train_loss": 5.0, "train_perplexity": 148.41}) == ["train 5.000 perplexity 148.4"]
     assert progress.looked_up(LOOKUP) == ["cell in table: cifar10 84.60 %, cifar100 60.81 %, imagenet16 34.86 %"]
     assert progress.looked_up(None) == progress.looked_up({"cifar10": {"valid": None}}) == []

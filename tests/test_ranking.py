@@ -35,8 +35,9 @@ def naive_tau(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def naive_rank(values: np.ndarray) -> list[float]:
-    return [sum(other < value for other in values) + (sum(other == value for other in values) + 1) / 2
-            for value in values]
+    return [
+        sum(other < value for other in values) + (sum(other == value for other in values) + 1) / 2 for value in values
+    ]
 
 
 def naive_rho(x: np.ndarray, y: np.ndarray) -> float:
@@ -72,8 +73,9 @@ def test_regret_without_ties_is_that_of_the_first_k() -> None:
     assert regret(x, y, 10) == pytest.approx(y.max() - max(y[i] for i in np.argsort(-x, kind="stable")[:10]), abs=0.5)
 
 
-@pytest.mark.parametrize("scores", [[1, 2, 2, 2, 3, 0], [1, 1, 1, 1, 1, 1], [2, 2, 1, 1, 0, 0],
-                                    [-math.inf, 1, 1, 0, 0, 0]])
+@pytest.mark.parametrize(
+    "scores", [[1, 2, 2, 2, 3, 0], [1, 1, 1, 1, 1, 1], [2, 2, 1, 1, 0, 0], [-math.inf, 1, 1, 0, 0, 0]]
+)
 @pytest.mark.parametrize("k", [1, 2, 3, 4, 6])
 def test_regret_averages_over_the_orders_of_ties(scores: list[float], k: int) -> None:
     x, y = np.array(scores, np.float64), np.array([50.0, 90.0, 70.0, 60.0, 65.0, 91.0])
@@ -85,8 +87,9 @@ def test_intervals_are_those_of_resampled_cells() -> None:
     found, draws, rows = ranking(x, y, k=3, resamples=50, seed=5), np.random.default_rng(5), []
     for _ in range(50):
         i = draws.integers(40, size=40)
-        rows.append((stats.kendalltau(x[i], y[i]).statistic, stats.spearmanr(x[i], y[i]).statistic,
-                     regret(x[i], y[i], 3)))
+        rows.append(
+            (stats.kendalltau(x[i], y[i]).statistic, stats.spearmanr(x[i], y[i]).statistic, regret(x[i], y[i], 3))
+        )
     for own, values in zip((found.tau, found.rho, found.regret), np.array(rows).T, strict=True):
         assert (own.low, own.high) == pytest.approx(tuple(np.quantile(values, [0.025, 0.975])), abs=1e-12)
         assert own.low < own.value < own.high or own is found.regret

@@ -28,8 +28,9 @@ from nasx.spaces.nb201.genotype import Nb201Genotype
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCK = re.compile(r"(?P<comments>(?:^<!--.*?-->\n)*)^```(?P<language>bash|console|python|yaml)\n(?P<text>.*?)^```",
-                   re.M | re.S)
+BLOCK = re.compile(
+    r"(?P<comments>(?:^<!--.*?-->\n)*)^```(?P<language>bash|console|python|yaml)\n(?P<text>.*?)^```", re.M | re.S
+)
 
 
 class Command(NamedTuple):
@@ -58,8 +59,11 @@ def sections() -> Iterator[Section]:
                 continue
             found = re.search(r"<!-- ci: (.*?) -->", block["comments"])
             each = found[1].split(" | ") if found else [""]
-            heavy = [line for line in lines if line.startswith(("uv run nasx search", "uv run nasx retrain"))
-                     and not line.endswith("--help")]
+            heavy = [
+                line
+                for line in lines
+                if line.startswith(("uv run nasx search", "uv run nasx retrain")) and not line.endswith("--help")
+            ]
             assert len(each) in (1, len(heavy)), lines
             given = dict(zip(heavy, each * len(heavy) if len(each) == 1 else each, strict=False))
             commands += [Command(line, given.get(line, "")) for line in lines]
@@ -84,8 +88,12 @@ def outside(here: Path) -> dict[str, str]:
     images = cifar10()
     if images is not None and not (data / images.name).exists():
         (data / images.name).symlink_to(images.resolve())
-    return {"XDG_CACHE_HOME": str(here.parent / "cache"), "OMP_NUM_THREADS": "1", "COLUMNS": "160",
-            "NASX_DATA": str(data)}
+    return {
+        "XDG_CACHE_HOME": str(here.parent / "cache"),
+        "OMP_NUM_THREADS": "1",
+        "COLUMNS": "160",
+        "NASX_DATA": str(data),
+    }
 
 
 def shell(here: Path, line: str) -> str:
@@ -98,8 +106,15 @@ def shell(here: Path, line: str) -> str:
         (tools / name).chmod(stat.S_IRWXU)
     env = {**os.environ, "PATH": f"{tools}:{os.environ['PATH']}", **outside(here)}
     env.pop("PYTHONDONTWRITEBYTECODE", None)  # as on a user's machine, where imports are compiled once
-    done = subprocess.run(["bash", "-euo", "pipefail", "-c", line], cwd=here, env=env, capture_output=True, text=True,
-                          timeout=550, check=False)
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", line],
+        cwd=here,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=550,
+        check=False,
+    )
     assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
     assert "Traceback" not in done.stderr, done.stderr
     return done.stdout

@@ -68,8 +68,10 @@ def test_a_probe_at_other_weights_is_differentiated_there(name: str) -> None:
     for engine in (EngineSettings(), CHECKPOINTED):
         problem = RelaxedProblem(space, small.build(space), small.softmax, engine=engine)
         gen = torch.Generator().manual_seed(5)
-        w = {k: (x.detach() + 0.1 * torch.randn(x.shape, generator=gen, dtype=x.dtype)).requires_grad_()
-             for k, x in problem.supernet.named_parameters()}
+        w = {
+            k: (x.detach() + 0.1 * torch.randn(x.shape, generator=gen, dtype=x.dtype)).requires_grad_()
+            for k, x in problem.supernet.named_parameters()
+        }
         loss = problem.outcome(w, small.mixture(space, 2), small.batch(3)).loss
         with torch.no_grad():  # what the live weights do in between has no effect either
             for x in problem.supernet.parameters():

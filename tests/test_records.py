@@ -76,8 +76,11 @@ def test_another_configuration_is_refused_with_the_differing_keys(run: records.R
     saved(run, 1)
     run.close()
     before = (run.folder / "config.yaml").read_bytes()
-    other = {"seed": 1, "search": {"lr": 0.1, "betas": [0.5, 0.999], "null": None, "none": {}},
-             "space": {"layers": 5, "new": True}}
+    other = {
+        "seed": 1,
+        "search": {"lr": 0.1, "betas": [0.5, 0.999], "null": None, "none": {}},
+        "space": {"layers": 5, "new": True},
+    }
     with pytest.raises(UserError) as told:
         records.Run(run.folder, other, EXTRA)
     text = str(told.value)
@@ -137,8 +140,11 @@ def test_an_existing_folder_that_may_not_be_written_is_refused(tmp_path: Path, m
 
 # ------------------------------------------------------------------------------------------------ the files
 def test_leftovers_of_a_kill_are_removed_by_the_next_start_alone(run: records.Run) -> None:
-    parts = [run.folder / ".result.json.17.part", run.folder / ".search.png.part",
-             run.folder / "checkpoints" / ".000000002.ckpt.17.part"]
+    parts = [
+        run.folder / ".result.json.17.part",
+        run.folder / ".search.png.part",
+        run.folder / "checkpoints" / ".000000002.ckpt.17.part",
+    ]
     for part in parts:
         part.write_bytes(b"half")
     (run.folder / "export").mkdir()
@@ -175,6 +181,7 @@ def test_a_file_is_the_old_one_until_it_is_the_new_one(tmp_path: Path, monkeypat
     files.write_atomic(path, "old")
     for call in ("write", "fsync", "replace"):
         with monkeypatch.context() as patch:
+
             def fails(*_: object) -> None:
                 raise OSError(errno.EIO, "Input/output error")
 
@@ -205,8 +212,10 @@ def test_a_full_disk_is_told_and_the_old_checkpoint_stays(run: records.Run) -> N
     assert run.load()["updates"] == 2  # type: ignore[index]
 
 
-@pytest.mark.parametrize(("number", "remedy"), [(errno.ENOSPC, "free some space"), (errno.EDQUOT, "quota"),
-                                                (errno.EFBIG, "ulimit"), (errno.EACCES, "out=FOLDER")])
+@pytest.mark.parametrize(
+    ("number", "remedy"),
+    [(errno.ENOSPC, "free some space"), (errno.EDQUOT, "quota"), (errno.EFBIG, "ulimit"), (errno.EACCES, "out=FOLDER")],
+)
 def test_what_cannot_be_written_has_a_remedy(number: int, remedy: str) -> None:
     assert remedy in files.unwritable(Path("x"), OSError(number, os.strerror(number))).remedy
 
@@ -277,14 +286,15 @@ DAMAGE = {
     "one byte short": lambda data: data[:-1],
     "header alone": lambda data: data[: len(checkpoints.MAGIC) + 65],
     "a flipped bit": lambda data: data[:-400] + bytes([data[-400] ^ 1]) + data[-399:],
-    "a flipped checksum": lambda data: data[: len(checkpoints.MAGIC)] + b"x" + data[len(checkpoints.MAGIC) + 1:],
+    "a flipped checksum": lambda data: data[: len(checkpoints.MAGIC)] + b"x" + data[len(checkpoints.MAGIC) + 1 :],
     "something else": lambda data: b"PK\x03\x04" + data,
 }
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(run: records.Run, damage: str,
-                                                                 caplog: pytest.LogCaptureFixture) -> None:
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
+    run: records.Run, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
     saved(run, 1, 2)
     newest = paths(run)[-1]
     newest.write_bytes(DAMAGE[damage](newest.read_bytes()))
@@ -342,8 +352,9 @@ def planted(path: Path, body: bytes) -> None:
 
 
 @pytest.mark.parametrize("form", ["pickle", "torch", "torch_legacy"])
-def test_a_hostile_checkpoint_is_refused_and_nothing_runs(run: records.Run, form: str, tmp_path: Path,
-                                                          caplog: pytest.LogCaptureFixture) -> None:
+def test_a_hostile_checkpoint_is_refused_and_nothing_runs(
+    run: records.Run, form: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     saved(run, 1)
     trace, body = tmp_path / "executed", io.BytesIO()
     if form == "pickle":

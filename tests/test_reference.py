@@ -87,8 +87,11 @@ def test_quadratic_tse_and_single() -> None:
         x = x - 0.1 * (toy.A @ x - toy.B @ toy.flat(a))
     close(w, x, 1e-14)
     losses = {"train": L1, "other_train": lambda w, a: 2 * L1(w, a), "val": L2}
-    for mode, expected in (("same_batch", Q["single_a"]), ("same_split_other_batch", 2 * np.array(Q["single_a"])),
-                           ("other_split", Q["darts1"]["w0"])):
+    for mode, expected in (
+        ("same_batch", Q["single_a"]),
+        ("same_split_other_batch", 2 * np.array(Q["single_a"])),
+        ("other_split", Q["darts1"]["w0"]),
+    ):
         dw, da = methods.single(losses, W0, A0, mode)
         close(dw, Q["single_w"])
         close(da, expected)
@@ -114,18 +117,25 @@ def test_smooth_variants_agree() -> None:
     moved = methods.plain(methods.unrolled(N1, methods.leaves(NW), NA, 0.1, 0.9, buffers, 0.01))
     direct, v = methods.both(N2, moved, NA)
     mixed = methods.matrices(N1, N2, NW, NA).mixed
-    close(methods.darts2(N1, N2, NW, NA, 0.1, 0.9, buffers, 0.01),
-          toy.flat(direct).numpy() - 0.1 * mixed @ toy.flat(v).numpy(), 1e-13)
+    close(
+        methods.darts2(N1, N2, NW, NA, 0.1, 0.9, buffers, 0.01),
+        toy.flat(direct).numpy() - 0.1 * mixed @ toy.flat(v).numpy(),
+        1e-13,
+    )
 
 
-@pytest.mark.parametrize("setting", [{}, {"momentum": 0.9}, {"momentum": 0.9, "weight_decay": 0.02, "nesterov": True},
-                                     {"momentum": 0.9, "clip": 0.1}], ids=str)
+@pytest.mark.parametrize(
+    "setting",
+    [{}, {"momentum": 0.9}, {"momentum": 0.9, "weight_decay": 0.02, "nesterov": True}, {"momentum": 0.9, "clip": 0.1}],
+    ids=str,
+)
 def test_sgd_is_torch_s(setting: dict[str, Any]) -> None:
     search = toy.search(N, lr=0.3, **setting)
     w, buffers = NW, None
     for seed in (1, 2, 3):
-        w, buffers = methods.sgd(w, methods.single({"train": loss_of(N, N.batch(seed))}, w, NA, "same_batch")[0],
-                                 buffers, lr=0.3, **setting)
+        w, buffers = methods.sgd(
+            w, methods.single({"train": loss_of(N, N.batch(seed))}, w, NA, "same_batch")[0], buffers, lr=0.3, **setting
+        )
         search.update_w(N.batch(seed))
     close(w, toy.flat(search.w), 1e-14)
 
@@ -174,8 +184,13 @@ def test_sdarts() -> None:
     assert after > before
     close(attack["a"].sum(-1), np.ones(4), 1e-15)
     # a loss that no step can raise returns the clean mixture
-    peak = methods.sdarts_adversarial(lambda w, m: -(m["a"] - mix["a"]).square().sum(), NW, mix, 0.1,
-                                      start={"a": 0.05 * torch.ones_like(mix["a"]).cumsum(-1)})
+    peak = methods.sdarts_adversarial(
+        lambda w, m: -(m["a"] - mix["a"]).square().sum(),
+        NW,
+        mix,
+        0.1,
+        start={"a": 0.05 * torch.ones_like(mix["a"]).cumsum(-1)},
+    )
     close(peak, toy.flat(mix), 0)
 
 
@@ -288,8 +303,10 @@ SMALL: dict[str, tuple[Callable[[], torch.nn.Module], Tree]] = {
     "pc-darts": (partial(supernets.DartsSupernet, channels=8, layers=4, k=4), darts_mix(edges=True)),
     "s4": (partial(supernets.DartsSupernet, channels=4, layers=4, normal=NOISY, reduce=NOISY), darts_mix(2)),
     "nb201": (partial(supernets.Nb201Supernet, channels=4, n=1), {"cell": softmaxed(3, 6, 5)}),
-    **{f"nb1shot1_{s}": (partial(supernets.Nb1Shot1Supernet, s, channels=4, layers=3), nb1shot1_mix(s, 3))
-       for s in (1, 2, 3)},
+    **{
+        f"nb1shot1_{s}": (partial(supernets.Nb1Shot1Supernet, s, channels=4, layers=3), nb1shot1_mix(s, 3))
+        for s in (1, 2, 3)
+    },
 }
 
 
@@ -346,5 +363,9 @@ def test_partial_channels() -> None:
 
 def test_nb1shot1_has_the_listed_input_choices() -> None:
     assert {k: x.shape[1:] for k, x in nb1shot1_mix(1, 1).items()} == {
-        "ops": (4, 3), "output": (1, 5), "inputs3": (1, 3), "inputs4": (1, 4)}
+        "ops": (4, 3),
+        "output": (1, 5),
+        "inputs3": (1, 3),
+        "inputs4": (1, 4),
+    }
     assert list(nb1shot1_mix(3, 1)) == ["ops", "output", "inputs2", "inputs3", "inputs4", "inputs5"]

@@ -19,7 +19,7 @@ from nasx.results.collect import collect, rows_of
 from nasx.runs import records
 
 CELL = "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|skip_connect~0|nor_conv_3x3~1|nor_conv_3x3~2|"
-HOSTILE = '<script>alert(1)</script>"\'><img src=x onerror=alert(1)>$\\frac{_'
+HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>$\\frac{_"
 EMPTY = {"meta", "img", "link", "br", "wbr", "input"}
 
 
@@ -36,15 +36,41 @@ def make(tmp_path, monkeypatch):
         with records.Run(tmp_path / "outputs" / f"run{number}", identity, {"choices": choices}) as run:
             lookup = {"benchmark": "nb201", "cifar10": {"valid": valid, "test": None}}
             for epoch in range(1, epochs + 1):
-                run.append({"epoch": epoch, "train_loss": 2.0 / epoch + seed, "valid_accuracy": 0.3 * epoch / epochs,
-                            "eigenvalue": 0.1 * epoch, "lookup": lookup, "genotype": CELL,
-                            "mix": {"cell": [[0.1, 0.2, 0.3, 0.2, 0.2]] * 6}})
-            run.finish({"kind": "search", "name": f"run{number}", "status": "finished", "choices": choices,
-                        "seed": seed, "identity": f"{number:08x}", "family": f"{method}", "protocol": "nb201-v1",
-                        "overrides": [], "genotype": CELL, "lookup": lookup, "wall_s": 60.0, "peak_mb": 100,
-                        "updates": 3, "passes": 6, "commit": "abc", "versions": {"torch": "2"},
-                        "hardware": {"device": "cpu", "name": "A CPU"},
-                        "verdict": {"collapsed": False, "moving": True}, **fields})
+                run.append(
+                    {
+                        "epoch": epoch,
+                        "train_loss": 2.0 / epoch + seed,
+                        "valid_accuracy": 0.3 * epoch / epochs,
+                        "eigenvalue": 0.1 * epoch,
+                        "lookup": lookup,
+                        "genotype": CELL,
+                        "mix": {"cell": [[0.1, 0.2, 0.3, 0.2, 0.2]] * 6},
+                    }
+                )
+            run.finish(
+                {
+                    "kind": "search",
+                    "name": f"run{number}",
+                    "status": "finished",
+                    "choices": choices,
+                    "seed": seed,
+                    "identity": f"{number:08x}",
+                    "family": f"{method}",
+                    "protocol": "nb201-v1",
+                    "overrides": [],
+                    "genotype": CELL,
+                    "lookup": lookup,
+                    "wall_s": 60.0,
+                    "peak_mb": 100,
+                    "updates": 3,
+                    "passes": 6,
+                    "commit": "abc",
+                    "versions": {"torch": "2"},
+                    "hardware": {"device": "cpu", "name": "A CPU"},
+                    "verdict": {"collapsed": False, "moving": True},
+                    **fields,
+                }
+            )
 
     return write
 
@@ -91,10 +117,25 @@ def test_a_page_holds_what_the_runs_say(make, capsys):
         make("random", seed, 90.0 + seed, settings={"search": {"lr": 0.01, "epochs": 3}})
     _, page = written("title=My runs")
     words = " ".join(" ".join(page.texts).split())
-    for said in ("My runs", "6 searches in 2 settings", "random with 91.00 ± 1.00 %", "81.00 ± 1.00",
-                 "darts does worse than random search", "−10.00 (p < 0.001)", "91.61", "Training loss",
-                 "Dominant eigenvalue", "Mixture weights", "3 of 3 runs", "search.lr", "0.025", "A CPU", "torch=2",
-                 "None of 6 searches collapsed, 6 had not settled", "Is there random search as a baseline?"):
+    for said in (
+        "My runs",
+        "6 searches in 2 settings",
+        "random with 91.00 ± 1.00 %",
+        "81.00 ± 1.00",
+        "darts does worse than random search",
+        "−10.00 (p < 0.001)",
+        "91.61",
+        "Training loss",
+        "Dominant eigenvalue",
+        "Mixture weights",
+        "3 of 3 runs",
+        "search.lr",
+        "0.025",
+        "A CPU",
+        "torch=2",
+        "None of 6 searches collapsed, 6 had not settled",
+        "Is there random search as a baseline?",
+    ):
         assert said in words, said
     assert "search.epochs" not in words
     assert "report.html: 6 runs" in capsys.readouterr().out
@@ -114,7 +155,8 @@ def test_cells_are_shown_with_seeds_and_accuracy_the_best_first(make):
         "darts · 1 of 3 runs · seed 1 · CIFAR-10 validation 91.50 %",
         "darts · 2 of 3 runs · seeds 0, 2 · CIFAR-10 validation 80.00 %",
         "random · 1 of 1 runs · seed 0 · CIFAR-10 validation 70.00 %",
-        "– · 1 of 1 runs · seed 7 · test accuracy 90.00 %"]
+        "– · 1 of 1 runs · seed 7 · test accuracy 90.00 %",
+    ]
 
 
 def test_long_settings_break_on_a_phone(make):
@@ -130,8 +172,11 @@ def test_long_settings_break_on_a_phone(make):
 def test_nothing_is_fetched_and_both_schemes_are_there(make):
     make()
     text, page = written()
-    assert not [value for name, value in page.attributes if name in ("src", "href", "xlink:href")
-                and not value.startswith(("#", "data:image/png;base64,"))]
+    assert not [
+        value
+        for name, value in page.attributes
+        if name in ("src", "href", "xlink:href") and not value.startswith(("#", "data:image/png;base64,"))
+    ]
     assert not {"link", "iframe", "object", "embed"} & set(page.tags)
     assert "default-src 'none'" in text
     assert "prefers-color-scheme: dark" in text
@@ -151,8 +196,16 @@ def test_parts_of_pictures_have_names_of_their_own(make):
 
 def test_hostile_names_stay_text(make):
     for seed in (0, 1):
-        make(HOSTILE, seed, settings={HOSTILE: HOSTILE + str(seed)}, versions={HOSTILE: HOSTILE}, commit=HOSTILE,
-             overrides=[f"a={HOSTILE}"], hardware={"device": "cpu", "name": HOSTILE}, protocol=HOSTILE)
+        make(
+            HOSTILE,
+            seed,
+            settings={HOSTILE: HOSTILE + str(seed)},
+            versions={HOSTILE: HOSTILE},
+            commit=HOSTILE,
+            overrides=[f"a={HOSTILE}"],
+            hardware={"device": "cpu", "name": HOSTILE},
+            protocol=HOSTILE,
+        )
         make("random", seed, choices={"dataset": HOSTILE, "space": HOSTILE}, genotype=HOSTILE, name=HOSTILE)
     make("darts", 0, genotype=f"Genotype(normal=[('{HOSTILE[:25]}', 0), ('</svg>', 1)], normal_concat=[2])")
     _, page = written(f"title={HOSTILE}")
@@ -163,11 +216,13 @@ def test_hostile_names_stay_text(make):
 
 
 def test_a_picture_keeps_nothing_but_what_draws():
-    svg = ('<!DOCTYPE svg><svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
-           ' width="9pt" onload="x()"><script>x()</script><a xlink:href="javascript:x()"><path d="M0 0"/></a>'
-           '<foreignObject/>'
-           '<g id="a"><path d="M 1.23456 2" style="fill: #0072b2; clip-path: url(#a)"/><use xlink:href="#a"/>'
-           '<image xlink:href="http://x/y.png"/></g></svg>')
+    svg = (
+        '<!DOCTYPE svg><svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
+        ' width="9pt" onload="x()"><script>x()</script><a xlink:href="javascript:x()"><path d="M0 0"/></a>'
+        "<foreignObject/>"
+        '<g id="a"><path d="M 1.23456 2" style="fill: #0072b2; clip-path: url(#a)"/><use xlink:href="#a"/>'
+        '<image xlink:href="http://x/y.png"/></g></svg>'
+    )
     made = charts.inline(svg, "f1-", 'a "label"')
     assert not re.search(r"script|onload|javascript|foreign|http|<a", made)
     for part in ('d="M 1.23 2"', "var(--c0)", "url(#f1-a)", 'href="#f1-a"', 'id="f1-a"', "&quot;label&quot;"):
@@ -189,14 +244,22 @@ def test_what_is_drawn_is_limited_and_said(make, monkeypatch):
 
 def test_settings_are_called_by_the_fewest_words_that_tell_them_apart(make):
     long = "x" * 60
-    for i, given in enumerate((["search.lr=1", "search.batch=8", f"space.name={long}a"],
-                               ["search.lr=2", "search.batch=8"], ["search.lr=3", "search.batch=16"], [])):
+    for i, given in enumerate(
+        (
+            ["search.lr=1", "search.batch=8", f"space.name={long}a"],
+            ["search.lr=2", "search.batch=8"],
+            ["search.lr=3", "search.batch=16"],
+            [],
+        )
+    ):
         make(family=f"f{i}", overrides=["search.epochs=3", *given])
     make(family="one", method="random", overrides=["search.lr=1"])
     groups = rows_of(summary(collect("outputs"), reference=False))
     assert sorted(html.labels(groups)) == ["darts", "darts lr=1", "darts lr=2", "darts lr=3", "random"]
     assert html._apart([[f"space.name={long}a", "a=1"], [f"space.name={long}b", "a=1"]]) == [
-        f"name={long}a", f"name={long}b"]
+        f"name={long}a",
+        f"name={long}b",
+    ]
     groups = [g | {"settings": (f"space.name={long}{i}",)} for i, g in enumerate(groups) if g["method"] == "darts"]
     assert len(set(html.labels(groups))) == len(groups) == 4  # not cut where only the end tells
 
@@ -245,9 +308,15 @@ def test_the_same_runs_give_the_same_bytes(make):
     assert written()[0] == written()[0]
 
 
-@pytest.mark.parametrize(("given", "said"), [
-    (["nowhere"], "no finished run there"), (["outputs", "out=a.pdf"], "is no name of an HTML page"),
-    (["outputs", "out=no/folder/a.html"], "there is no folder"), (["outputs", "titel=x"], "did you mean title")])
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["nowhere"], "no finished run there"),
+        (["outputs", "out=a.pdf"], "is no name of an HTML page"),
+        (["outputs", "out=no/folder/a.html"], "there is no folder"),
+        (["outputs", "titel=x"], "did you mean title"),
+    ],
+)
 def test_what_is_wrong_is_said_before_any_work(make, given, said):
     make()
     with pytest.raises(UserError, match=said):
@@ -281,9 +350,16 @@ def test_random_runs_that_were_tested_beside_nothing_are_no_baseline(make):
     assert states("outputs")[8] == "partly"
 
 
-@pytest.mark.parametrize("other", [
-    {"choices": {"dataset": "cifar100"}}, {"choices": {"space": "other"}}, {"protocol": "nats"}, {"reduced": True},
-    {"kind": "retrain", "test_accuracy": 0.9, "parent": "run0"}])
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"choices": {"dataset": "cifar100"}},
+        {"choices": {"space": "other"}},
+        {"protocol": "nats"},
+        {"reduced": True},
+        {"kind": "retrain", "test_accuracy": 0.9, "parent": "run0"},
+    ],
+)
 def test_one_method_in_two_contexts_is_no_ablation(make, other):
     for seed in (0, 1):
         make(seed=seed)
@@ -305,13 +381,21 @@ def test_the_set_up_is_looked_for(make, tmp_path):
     (tmp_path / "outputs" / "run0" / "config.yaml").unlink()
     frame = collect("outputs")
     rows, groups = (table.to_dict("records") for table in (frame, summary(frame, reference=False)))
-    assert checklist.items(rows, groups, anytime=False)[-1].says == \
-        "1 of 2 runs have no configuration; 1 of 2 runs have no versions"
+    assert (
+        checklist.items(rows, groups, anytime=False)[-1].says
+        == "1 of 2 runs have no configuration; 1 of 2 runs have no versions"
+    )
 
 
-@pytest.mark.parametrize(("other", "words"), [
-    ({"choices": {"dataset": "svhn"}}, "SVHN"), ({"protocol": "nats"}, "nats"), ({"reduced": True}, "reduced"),
-    ({"choices": {"space": "other"}}, "other")])
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        ({"choices": {"dataset": "svhn"}}, "SVHN"),
+        ({"protocol": "nats"}, "nats"),
+        ({"reduced": True}, "reduced"),
+        ({"choices": {"space": "other"}}, "other"),
+    ],
+)
 def test_no_mean_is_the_best_of_settings_that_are_not_to_be_compared(make, other, words):
     for seed in (0, 1):
         make("darts", seed, 80.0 + seed)
@@ -327,8 +411,17 @@ def test_a_lone_retraining_is_not_the_highest_mean(make):
     for method, valid in (("darts", 80.0), ("idarts", 90.0), ("random", 70.0)):
         for seed in range(3):
             make(method, seed, valid + seed)
-    make("darts", 0, kind="retrain", test_accuracy=0.1222, lookup=None, verdict=None, protocol="nb201", reduced=True,
-         choices={"dataset": "digits"})
+    make(
+        "darts",
+        0,
+        kind="retrain",
+        test_accuracy=0.1222,
+        lookup=None,
+        verdict=None,
+        protocol="nb201",
+        reduced=True,
+        choices={"dataset": "digits"},
+    )
     text = " ".join(" ".join(written()[1].texts).split())
     assert "Highest mean: idarts with 91.00 ± 1.00 % (look-up, CIFAR-10 validation, n = 3)." in text
     assert "best mean · idarts 91.00 ± 1.00" in text
@@ -361,8 +454,16 @@ def test_one_run_alone_is_called_so(make):
 def test_a_run_of_two_studies_is_counted_once_on_a_page(make):
     make(kind="retrain", name="run0", test_accuracy=0.9, lookup=None, verdict=None)
     for study in ("one", "two"):
-        make(kind="study", name=study, study=study, std_over="searches", searches=[], rank="none", ranking=[],
-             retrains=["run0"])
+        make(
+            kind="study",
+            name=study,
+            study=study,
+            std_over="searches",
+            searches=[],
+            rank="none",
+            ranking=[],
+            retrains=["run0"],
+        )
     words = " ".join(" ".join(written()[1].texts).split())
     assert "1 retraining in 2 settings" in words
     assert "spent 1.0 CPU\u2011min" in words

@@ -84,8 +84,9 @@ def test_killed_before_the_first_checkpoint(untouched: Run, tmp_path: Path) -> N
 # -------------------------------------------------------------------------------------------------- stopped
 @pytest.mark.parametrize("untouched", ["darts"], indirect=True)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP], ids=lambda n: n.name)
-def test_a_signal_leaves_a_checkpoint_and_says_how_to_go_on(untouched: Run, number: signal.Signals,
-                                                            tmp_path: Path) -> None:
+def test_a_signal_leaves_a_checkpoint_and_says_how_to_go_on(
+    untouched: Run, number: signal.Signals, tmp_path: Path
+) -> None:
     command = [word.replace("checkpoint_s=0.001", "checkpoint_s=300") for word in untouched.command]
     job = jobs.Job(tmp_path, *command)
     job.until(lambda: any((tmp_path / "runs").glob("*/log.txt")))  # the search has begun

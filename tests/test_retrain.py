@@ -38,8 +38,9 @@ from nasx.train.job import architecture, other_space, rehearse
 from nasx.train.trainer import Trainer
 
 CELL = "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_1x1~1|+|skip_connect~0|none~1|nor_conv_3x3~2|"
-PLAIN = RetrainSettings(recipe="test", layers=None, channels=None, stem="cifar", epochs=4, batch=12, lr=0.1,
-                        momentum=0.0)
+PLAIN = RetrainSettings(
+    recipe="test", layers=None, channels=None, stem="cifar", epochs=4, batch=12, lr=0.1, momentum=0.0
+)
 LINEAR = replace(PLAIN, epochs=250, lr=0.5, schedule="linear", warmup_epochs=5)
 RECIPES = sorted((paths.conf_dir() / "retrain").glob("*.yaml"))
 
@@ -74,7 +75,7 @@ def test_short_linear_schedules_fall_to_the_end() -> None:
 def test_every_recipe_has_a_falling_positive_rate(path: Path) -> None:
     settings = instantiate.build(yaml.safe_load(path.read_text(encoding="utf-8")))
     rates = [recipe.rate(settings, e) for e in range(settings.epochs)]
-    after = rates[settings.warmup_epochs:]
+    after = rates[settings.warmup_epochs :]
     assert min(rates) > 0
     assert max(rates) == settings.lr
     assert all(a >= b - 1e-15 for a, b in itertools.pairwise(after))
@@ -122,8 +123,14 @@ def test_mixup_mixes_images_and_labels_alike(seed: int) -> None:
     mixed = recipe.mix(batch, mixup=0.4)
     assert 0 <= mixed.share <= 1
     assert mixed.share != 1
-    partner = [next(j for j in range(12) if torch.allclose(mixed.x[i], mixed.share * batch.x[i] + (1 - mixed.share)
-                                                           * batch.x[j], rtol=1e-9)) for i in range(12)]
+    partner = [
+        next(
+            j
+            for j in range(12)
+            if torch.allclose(mixed.x[i], mixed.share * batch.x[i] + (1 - mixed.share) * batch.x[j], rtol=1e-9)
+        )
+        for i in range(12)
+    ]
     assert sorted(partner) == list(range(12))
     assert torch.equal(mixed.other, batch.y[partner])
     scores = torch.randn(12, 5, dtype=torch.float64)
@@ -134,8 +141,13 @@ def test_mixup_mixes_images_and_labels_alike(seed: int) -> None:
 
 
 def test_mixup_draws_from_a_beta_distribution() -> None:
-    shares = torch.tensor([recipe.mix(Batch(torch.zeros(1, 3, 1, 1), torch.zeros(1, dtype=torch.int64), seed * 2**40),
-                                      mixup=2.0).share for seed in range(2000)], dtype=torch.float64)
+    shares = torch.tensor(
+        [
+            recipe.mix(Batch(torch.zeros(1, 3, 1, 1), torch.zeros(1, dtype=torch.int64), seed * 2**40), mixup=2.0).share
+            for seed in range(2000)
+        ],
+        dtype=torch.float64,
+    )
     assert shares.mean().item() == pytest.approx(0.5, abs=0.02)
     assert shares.var().item() == pytest.approx(1 / 20, abs=0.006)  # a b / ((a + b)^2 (a + b + 1))
 
@@ -226,8 +238,9 @@ def test_an_update_is_a_gradient_step_of_the_objective() -> None:
     made, batch = trainer(auxiliary=True, weight_decay=0.01, label_smoothing=0.1), images(seed=3)
     net, before = made.network, weights(made)
     logits = net.train()(batch.x)
-    loss = sum(c * F.cross_entropy(s, batch.y, label_smoothing=0.1)
-               for c, s in ((1.0, logits.main), (0.4, logits.auxiliary)))
+    loss = sum(
+        c * F.cross_entropy(s, batch.y, label_smoothing=0.1) for c, s in ((1.0, logits.main), (0.4, logits.auxiliary))
+    )
     wanted = torch.autograd.grad(loss, list(net.parameters()))
     for (k, move), g in zip(moves(made).items(), wanted, strict=True):
         assert torch.allclose(move, -PLAIN.lr * (g + 0.01 * before[k]), rtol=1e-10, atol=1e-14), k
@@ -316,8 +329,14 @@ def test_the_last_epoch_is_the_result(every: int, tested: list[int]) -> None:
 
 @pytest.mark.parametrize("stop", [1, 3, 4, 11])
 def test_a_trainer_continues_bit_for_bit(stop: int) -> None:
-    changes: dict[str, Any] = {"ema": 0.8, "momentum": 0.9, "nesterov": True, "drop_path": 0.3, "cutmix": 1.0,
-                               "evaluate_every": 2}
+    changes: dict[str, Any] = {
+        "ema": 0.8,
+        "momentum": 0.9,
+        "nesterov": True,
+        "drop_path": 0.3,
+        "cutmix": 1.0,
+        "evaluate_every": 2,
+    }
     whole, first, second = (trainer(auxiliary=True, **changes) for _ in range(3))
     rows: list[list[dict[str, Any]]] = [[], []]
     whole.end_epoch = rows[0].append
@@ -368,13 +387,29 @@ def composed(*overrides: str) -> tuple[dict[str, Any], dict[str, Any]]:
     loader = preflight.make_loader()
     cfg, choices = preflight.plain(loader.load_configuration("retrain", list(line.overrides), RunMode.RUN))
     check.check(cfg, choices, line.overrides, "retrain")
-    return cfg, {"choices": choices, "overrides": list(overrides), "command": "nasx retrain", "argv": [],
-                 "published": composing.published("retrain", choices, cfg, None)}
+    return cfg, {
+        "choices": choices,
+        "overrides": list(overrides),
+        "command": "nasx retrain",
+        "argv": [],
+        "published": composing.published("retrain", choices, cfg, None),
+    }
 
 
 def digits(out: Path, *overrides: str) -> tuple[str, ...]:
-    return ("space=nb201", "dataset=digits", f"genotype={CELL}", f"out={out}", "retrain.layers=1", "retrain.channels=8",
-            "retrain.batch=32", "threads=1", "device=cpu", "quiet=true", *overrides)
+    return (
+        "space=nb201",
+        "dataset=digits",
+        f"genotype={CELL}",
+        f"out={out}",
+        "retrain.layers=1",
+        "retrain.channels=8",
+        "retrain.batch=32",
+        "threads=1",
+        "device=cpu",
+        "quiet=true",
+        *overrides,
+    )
 
 
 def test_a_network_learns_the_digits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -394,16 +429,40 @@ def test_a_network_learns_the_digits(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert result["changed"]["retrain.epochs"] == [200, 1]
     assert json.loads((folder / "result.json").read_text()) == result
     [row] = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    assert set(row) == {"epoch", "updates", "lr", "train_loss", "train_accuracy", "test_loss", "test_accuracy",
-                        "wall_s"}
+    assert set(row) == {
+        "epoch",
+        "updates",
+        "lr",
+        "train_loss",
+        "train_accuracy",
+        "test_loss",
+        "test_accuracy",
+        "wall_s",
+    }
     assert row["test_accuracy"] == result["test_accuracy"]
 
 
-FULL = ("space=darts", "dataset=digits", "genotype=DARTS_V2", "retrain.layers=3", "retrain.channels=4",
-        "retrain.batch=16", "retrain.epochs=3", "retrain.updates_per_epoch=3", "retrain.evaluate_every=2",
-        "retrain.ema=0.9", "retrain.mixup=0.2", "retrain.cutmix=1", "retrain.accumulate=2",
-        "retrain.label_smoothing=0.1", "retrain.drop_path=0.2", "retrain.momentum=0.9",
-        "threads=1", "device=cpu", "quiet=true")
+FULL = (
+    "space=darts",
+    "dataset=digits",
+    "genotype=DARTS_V2",
+    "retrain.layers=3",
+    "retrain.channels=4",
+    "retrain.batch=16",
+    "retrain.epochs=3",
+    "retrain.updates_per_epoch=3",
+    "retrain.evaluate_every=2",
+    "retrain.ema=0.9",
+    "retrain.mixup=0.2",
+    "retrain.cutmix=1",
+    "retrain.accumulate=2",
+    "retrain.label_smoothing=0.1",
+    "retrain.drop_path=0.2",
+    "retrain.momentum=0.9",
+    "threads=1",
+    "device=cpu",
+    "quiet=true",
+)
 KILLED = """
 import os, signal, sys
 from nasx.runs import checkpoints
@@ -456,8 +515,13 @@ def test_a_killed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
     words = [*FULL, f"out={tmp_path / 'killed'}"]
     folder = tmp_path / "killed" / whole["name"]
     for moment in ("update", "checkpoint"):
-        ended = subprocess.run([sys.executable, "-c", KILLED, moment, *words], capture_output=True, text=True,
-                               timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        ended = subprocess.run(
+            [sys.executable, "-c", KILLED, moment, *words],
+            capture_output=True,
+            text=True,
+            timeout=300,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
         assert ended.returncode == -signal.SIGKILL, ended.stderr
         assert not (folder / "result.json").exists()
     assert len((folder / "metrics.jsonl").read_text().splitlines()) == 2
@@ -470,8 +534,10 @@ def test_a_killed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
         for key in ("elapsed_s", "started"):
             state.pop(key)
     assert same(*states)
-    rows = [[json.loads(line) for line in (tmp_path / out / whole["name"] / "metrics.jsonl").read_text().splitlines()]
-            for out in ("whole", "killed")]
+    rows = [
+        [json.loads(line) for line in (tmp_path / out / whole["name"] / "metrics.jsonl").read_text().splitlines()]
+        for out in ("whole", "killed")
+    ]
     assert [{**row, "wall_s": 0} for row in rows[0]] == [{**row, "wall_s": 0} for row in rows[1]]
     assert again["params"] < again["params_with_auxiliary"]
     again.pop("name")
@@ -493,14 +559,22 @@ def test_a_signal_at_an_epochs_end_loses_no_row(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(KeyboardInterrupt):
         retrain.retrain(*composed(*words))
     result = retrain.retrain(*composed(*words))
-    assert [json.loads(line)["updates"] for line in
-            (tmp_path / result["name"] / "metrics.jsonl").read_text().splitlines()] == [2, 4]
+    assert [
+        json.loads(line)["updates"] for line in (tmp_path / result["name"] / "metrics.jsonl").read_text().splitlines()
+    ] == [2, 4]
 
 
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError(), RuntimeError(
-    "[enforce fail at alloc_cpu.cpp:75] DefaultCPUAllocator: can't allocate memory")])
-def test_too_little_memory_says_what_to_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                                               error: Exception) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        MemoryError(),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:75] DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+def test_too_little_memory_says_what_to_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
     def full(self: Trainer, batch: Batch) -> dict[str, Tensor]:
         raise error
 
@@ -529,18 +603,31 @@ def test_divergence_keeps_the_last_good_checkpoint(tmp_path: Path, monkeypatch: 
 def parent(tmp_path: Path, **changes: Any) -> Path:
     folder = tmp_path / "found"
     folder.mkdir(exist_ok=True)
-    record = {"kind": "search", "status": "finished", "name": "found", "genotype": CELL,
-              "lookup": {"benchmark": "nb201", "cifar10": {"valid": 90.0}}, "choices": {"space": "nb201"}, **changes}
+    record = {
+        "kind": "search",
+        "status": "finished",
+        "name": "found",
+        "genotype": CELL,
+        "lookup": {"benchmark": "nb201", "cifar10": {"valid": 90.0}},
+        "choices": {"space": "nb201"},
+        **changes,
+    }
     (folder / "result.json").write_text(json.dumps(record))
-    space = {"_target_": "nasx.spaces.nb201.space.Nb201",
-             "operations": ["none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3"]}
+    space = {
+        "_target_": "nasx.spaces.nb201.space.Nb201",
+        "operations": ["none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3"],
+    }
     (folder / "config.yaml").write_text(yaml.safe_dump({"choices": {"space": "nb201"}, "space": space}))
     return folder
 
 
 def asked(tmp_path: Path, name: str | Path | None, genotype: str | None = None) -> dict[str, Any]:
-    return {"from": None if name is None else str(name), "genotype": genotype, "out": str(tmp_path),
-            "space": {"_target_": "nasx.spaces.nb201.space.Nb201", "operations": ["none", "skip_connect"]}}
+    return {
+        "from": None if name is None else str(name),
+        "genotype": genotype,
+        "out": str(tmp_path),
+        "space": {"_target_": "nasx.spaces.nb201.space.Nb201", "operations": ["none", "skip_connect"]},
+    }
 
 
 @pytest.mark.parametrize("name", ["found", "folder"])
@@ -554,8 +641,11 @@ def test_a_search_is_named_by_its_folder_or_its_name(tmp_path: Path, name: str) 
 
 def test_the_record_names_its_parent(tmp_path: Path) -> None:
     folder = parent(tmp_path)
-    words = [w for w in digits(tmp_path, "retrain.epochs=1", "retrain.updates_per_epoch=1", "retrain.batch=8")
-             if not w.startswith("genotype=")]
+    words = [
+        w
+        for w in digits(tmp_path, "retrain.epochs=1", "retrain.updates_per_epoch=1", "retrain.batch=8")
+        if not w.startswith("genotype=")
+    ]
     result = retrain.retrain(*composed(*words, f"from={folder}"))
     assert result["parent"] == "found"
     assert result["parent_lookup"]["cifar10"]["valid"] == 90.0
@@ -563,8 +653,9 @@ def test_the_record_names_its_parent(tmp_path: Path) -> None:
     assert result["genotype"] == CELL
 
 
-def test_a_folder_that_holds_a_run_goes_before_one_that_only_has_its_name(tmp_path: Path,
-                                                                          monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_holds_a_run_goes_before_one_that_only_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "photos").mkdir()
     (tmp_path / "outputs" / "photos").mkdir(parents=True)
@@ -613,13 +704,18 @@ def test_settings_that_the_network_cannot_take_are_told_before_training() -> Non
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not any((Path(os.environ.get("NASX_DATA", "/nowhere")) / f"cifar-10-batches-{kind}").is_dir()
-                            for kind in ("bin", "py")), reason="CIFAR-10 is not there (NASX_DATA)")
+@pytest.mark.skipif(
+    not any(
+        (Path(os.environ.get("NASX_DATA", "/nowhere")) / f"cifar-10-batches-{kind}").is_dir() for kind in ("bin", "py")
+    ),
+    reason="CIFAR-10 is not there (NASX_DATA)",
+)
 def test_real_images_train(tmp_path: Path) -> None:
-    words = [w for w in digits(tmp_path, "retrain.epochs=1", "retrain.updates_per_epoch=4", "retrain.channels=4")
-             if w != "dataset=digits"]
+    words = [
+        w
+        for w in digits(tmp_path, "retrain.epochs=1", "retrain.updates_per_epoch=4", "retrain.channels=4")
+        if w != "dataset=digits"
+    ]
     result = retrain.retrain(*composed(*words, "dataset=cifar10"))
     assert result["updates"] == 4
     assert 0 <= result["test_accuracy"] <= 1
-
-

@@ -28,10 +28,27 @@ import small
 
 SPACE = Recurrent(channels=6, nodes=3)
 GENOTYPE = SPACE.sample(torch.Generator().manual_seed(1))
-PLAIN = TextRetrainSettings(recipe="test", channels=6, epochs=4, batch=6, lr=0.5, clip=None, bptt=5, short=0.3,
-                            jitter=0.0, dropout_embedding=0.0, dropout_input=0.0, dropout_x=0.0, dropout_hidden=0.0,
-                            dropout_output=0.0, activation=0.1, slowness=0.2, patience=None, valid_batch=3,
-                            test_batch=1)
+PLAIN = TextRetrainSettings(
+    recipe="test",
+    channels=6,
+    epochs=4,
+    batch=6,
+    lr=0.5,
+    clip=None,
+    bptt=5,
+    short=0.3,
+    jitter=0.0,
+    dropout_embedding=0.0,
+    dropout_input=0.0,
+    dropout_x=0.0,
+    dropout_hidden=0.0,
+    dropout_output=0.0,
+    activation=0.1,
+    slowness=0.2,
+    patience=None,
+    valid_batch=3,
+    test_batch=1,
+)
 
 
 def opened(bptt: int = 5) -> Read:
@@ -48,9 +65,15 @@ def trainer(updates: int = 3, **changes: Any) -> Trainer:
         for x in network.parameters():
             x.mul_(8)
     own, held = data.split(0)
-    return Trainer(network, settings, data.stream("retrain", own, batch=settings.batch, seed=1),
-                   lambda: data.ordered("test", batch=1), updates,
-                   lambda: data.ordered("train", held, batch=3), PERPLEXITY)
+    return Trainer(
+        network,
+        settings,
+        data.stream("retrain", own, batch=settings.batch, seed=1),
+        lambda: data.ordered("test", batch=1),
+        updates,
+        lambda: data.ordered("train", held, batch=3),
+        PERPLEXITY,
+    )
 
 
 def held(network: nn.Module) -> dict[str, Tensor]:
@@ -74,8 +97,11 @@ def test_an_update_is_a_gradient_step_at_the_rate_of_its_segment_s_length() -> N
         state = made.network(word, state=state).state
         states.append(state)
     walked = torch.stack(states, 1)
-    loss = nn.functional.cross_entropy(logits.main, y) + 0.1 * walked.square().mean() \
+    loss = (
+        nn.functional.cross_entropy(logits.main, y)
+        + 0.1 * walked.square().mean()
         + 0.2 * (walked[:, 1:] - walked[:, :-1]).square().mean()
+    )
     slopes = torch.autograd.grad(loss, list(made.network.parameters()))
     told = made.step(batch)
     assert float(told["train_loss"]) == pytest.approx(nn.functional.cross_entropy(logits.main, y).item(), rel=1e-6)
@@ -115,8 +141,10 @@ def test_a_supernet_reads_the_text_unbroken_whatever_the_segments() -> None:
     net = small.build(SPACE).double()
     problem = RelaxedProblem(SPACE, net, small.softmax)
     mix = detached(problem.relax({"recurrent": torch.randn(6, 5, dtype=torch.float64)}))
-    values = [problem.evaluate(weights(net), mix, opened(bptt).ordered("train", np.arange(60), batch=3))["loss"]
-              for bptt in (1, 4, 19, 50)]
+    values = [
+        problem.evaluate(weights(net), mix, opened(bptt).ordered("train", np.arange(60), batch=3))["loss"]
+        for bptt in (1, 4, 19, 50)
+    ]
     assert values == pytest.approx([values[0]] * 4, rel=1e-12)
 
 
@@ -135,10 +163,10 @@ def released(losses: Sequence[float], patience: int) -> list[bool]:
 def test_the_switch_is_that_of_the_released_code(seed: int) -> None:
     losses = (np.linspace(5, 4, 25) + 0.2 * np.random.RandomState(seed).randn(25)).tolist()
     for patience in (1, 3, 5):
-        ours = [recipe.stalled(losses[:n + 1], patience) for n in range(25)]
+        ours = [recipe.stalled(losses[: n + 1], patience) for n in range(25)]
         assert ours == released(losses, patience)
         assert any(ours)
-    assert not any(recipe.stalled(losses[:n + 1], None) for n in range(25))
+    assert not any(recipe.stalled(losses[: n + 1], None) for n in range(25))
 
 
 def close_to_single(x: Tensor, y: Tensor) -> None:
@@ -192,8 +220,14 @@ def test_the_weights_that_validate_best_are_tested_once() -> None:
     assert [part for part, _ in seen] == ["valid"] * 4 + ["test"]
     assert torch.equal(flat(seen[-1][1]), flat(seen[1][1]))
     assert not torch.equal(flat(seen[-1][1]), flat(seen[3][1]))
-    assert made.tested == {"valid_loss": 2.0, "valid_perplexity": math.exp(2.0), "best_epoch": 2, "averaged": False,
-                           "test_loss": 1.5, "test_perplexity": math.exp(1.5)}
+    assert made.tested == {
+        "valid_loss": 2.0,
+        "valid_perplexity": math.exp(2.0),
+        "best_epoch": 2,
+        "averaged": False,
+        "test_loss": 1.5,
+        "test_perplexity": math.exp(1.5),
+    }
     assert (rows[-1]["valid_loss"], rows[-1]["test_loss"]) == (2.2, 1.5)
     assert [row["valid_loss"] for row in rows] == [3.0, 2.0, 2.5, 2.2]
     assert not [key for row in rows for key in row if "accuracy" in key]

@@ -24,8 +24,11 @@ def both() -> tuple[nn.Module, retraining.Net]:
     ours = Darts().network(Darts().parse("DARTS_V2"), 10, layers=LAYERS, channels=CHANNELS, auxiliary=True).double()
     plain = retraining.Net(LAYERS, CHANNELS).double()
     parts = {"stem": "stem", "auxiliary": "head", "classifier": "classifier"}
-    parts |= {f"cells.{i}.{mine}": f"cells.{i}.{theirs}" for i in range(LAYERS)
-              for mine, theirs in (("preprocess0", "first"), ("preprocess1", "second"), ("ops", "ops"))}
+    parts |= {
+        f"cells.{i}.{mine}": f"cells.{i}.{theirs}"
+        for i in range(LAYERS)
+        for mine, theirs in (("preprocess0", "first"), ("preprocess1", "second"), ("ops", "ops"))
+    }
     with torch.no_grad():
         for mine, theirs in parts.items():
             values, places = ordered(ours.get_submodule(mine)), ordered(plain.get_submodule(theirs))

@@ -23,11 +23,47 @@ from nasx.runs import records
 from nasx.spaces.darts.space import Darts
 from nasx.spaces.nb201.space import Nb201
 
-FIELDS = {"kind", "name", "status", "command", "started", "finished", "choices", "protocol", "seed", "identity",
-          "overrides", "labels", "genotype", "operations", "lookup", "supernet", "test_accuracy", "parent", "params",
-          "updates", "passes", "wall_s", "peak_mb", "hardware", "versions", "commit"}
-FILES = {"config.yaml", "result.json", "metrics.jsonl", "genotype.txt", "log.txt", "checkpoints", "lock", "cell.png",
-         "cell.svg", "search.png", "search.svg"}
+FIELDS = {
+    "kind",
+    "name",
+    "status",
+    "command",
+    "started",
+    "finished",
+    "choices",
+    "protocol",
+    "seed",
+    "identity",
+    "overrides",
+    "labels",
+    "genotype",
+    "operations",
+    "lookup",
+    "supernet",
+    "test_accuracy",
+    "parent",
+    "params",
+    "updates",
+    "passes",
+    "wall_s",
+    "peak_mb",
+    "hardware",
+    "versions",
+    "commit",
+}
+FILES = {
+    "config.yaml",
+    "result.json",
+    "metrics.jsonl",
+    "genotype.txt",
+    "log.txt",
+    "checkpoints",
+    "lock",
+    "cell.png",
+    "cell.svg",
+    "search.png",
+    "search.svg",
+}
 SWEEP = (*jobs.TINY_NB201, "method=darts", "search.epochs=1", "search.updates_per_epoch=2")
 
 
@@ -161,9 +197,20 @@ def test_where_all_pictures_are_there_nothing_is_imported(sweep: tuple[Path, job
 
 def test_a_retraining_that_is_asked_again_draws_its_cells(cells: tuple[Path, jobs.Done]) -> None:
     here, _ = cells
-    words = ["retrain", f"from={jobs.folder(here).name}", "out=runs", "name=again", "retrain.epochs=1",
-             "retrain.layers=3", "retrain.channels=4", "retrain.batch=256", "retrain.updates_per_epoch=1",
-             "dataset.size=16", "retrain.auxiliary=0", "threads=1"]
+    words = [
+        "retrain",
+        f"from={jobs.folder(here).name}",
+        "out=runs",
+        "name=again",
+        "retrain.epochs=1",
+        "retrain.layers=3",
+        "retrain.channels=4",
+        "retrain.batch=256",
+        "retrain.updates_per_epoch=1",
+        "dataset.size=16",
+        "retrain.auxiliary=0",
+        "threads=1",
+    ]
     assert jobs.nasx(here, *words).code == 0
     folder = here / "runs" / "again"
     names = {f"cell-{cell}.{kind}" for cell in ("normal", "reduce") for kind in ("svg", "png")}
@@ -216,8 +263,19 @@ def test_a_search_of_the_darts_space(cells: tuple[Path, jobs.Done]) -> None:
 def test_what_was_found_is_trained_from_scratch(cells: tuple[Path, jobs.Done]) -> None:
     here, _ = cells
     parent = jobs.folder(here)
-    words = ["retrain", f"from={parent.name}", "out=runs", "name=trained", "retrain.epochs=1", "retrain.layers=3",
-             "retrain.channels=4", "retrain.batch=256", "dataset.size=16", "retrain.auxiliary=0", "threads=1"]
+    words = [
+        "retrain",
+        f"from={parent.name}",
+        "out=runs",
+        "name=trained",
+        "retrain.epochs=1",
+        "retrain.layers=3",
+        "retrain.channels=4",
+        "retrain.batch=256",
+        "dataset.size=16",
+        "retrain.auxiliary=0",
+        "threads=1",
+    ]
     done = jobs.nasx(here, *words)
     assert done.code == 0, done
     found = record(here / "runs" / "trained")
@@ -240,8 +298,19 @@ def cifar10() -> Path | None:
 
 @pytest.mark.skipif(cifar10() is None, reason="CIFAR-10 is not under NASX_DATA")
 def test_a_few_updates_on_real_cifar10(tmp_path: Path) -> None:
-    words = ["search", "space=nb201", "method=darts", "space.layers=1", "space.channels=4", "search.batch=8",
-             "search.epochs=1", "search.updates_per_epoch=3", "dataset.fraction=0.998", "threads=1", "out=runs"]
+    words = [
+        "search",
+        "space=nb201",
+        "method=darts",
+        "space.layers=1",
+        "space.channels=4",
+        "search.batch=8",
+        "search.epochs=1",
+        "search.updates_per_epoch=3",
+        "dataset.fraction=0.998",
+        "threads=1",
+        "out=runs",
+    ]
     done = jobs.nasx(tmp_path, *words, env={"NASX_DATA": str(cifar10())})
     assert done.code == 0, done
     found = jobs.result(tmp_path)
@@ -252,14 +321,17 @@ def test_a_few_updates_on_real_cifar10(tmp_path: Path) -> None:
 
 
 # ---------------------------------------------------------------------------------------------------- faults
-@pytest.mark.parametrize(("words", "place", "remedy"), [
-    (["method=idart"], "method=idart: there is no method idart", "did you mean idarts?"),
-    (["methd.lr=3"], "methd.lr: nasx search has no such setting", "did you mean method?"),
-    (["search.epochs=-1"], "search.epochs=-1: must be at least 0", "the default is search.epochs=50"),
-    (["dataset.download=false"], "dataset=cifar10: no files found; looked at ", "offline: use dataset=digits"),
-    (["dataset=digits", "out=file/runs"], "file/runs", "out=FOLDER"),
-    (["dataset=digits", "device=cuda:99"], "device=cuda:99: is not there", "device=cpu"),
-])
+@pytest.mark.parametrize(
+    ("words", "place", "remedy"),
+    [
+        (["method=idart"], "method=idart: there is no method idart", "did you mean idarts?"),
+        (["methd.lr=3"], "methd.lr: nasx search has no such setting", "did you mean method?"),
+        (["search.epochs=-1"], "search.epochs=-1: must be at least 0", "the default is search.epochs=50"),
+        (["dataset.download=false"], "dataset=cifar10: no files found; looked at ", "offline: use dataset=digits"),
+        (["dataset=digits", "out=file/runs"], "file/runs", "out=FOLDER"),
+        (["dataset=digits", "device=cuda:99"], "device=cuda:99: is not there", "device=cpu"),
+    ],
+)
 def test_a_fault_is_told_before_anything_is_made(words: list[str], place: str, remedy: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     done = jobs.nasx(tmp_path, "search", *words)
@@ -280,7 +352,8 @@ def test_a_loss_that_explodes_stops_the_search_and_keeps_it(tmp_path: Path) -> N
 
 # ------------------------------------------------------------------------------------------------ compiled
 def test_a_compiled_search_says_what_its_first_step_took_and_where_that_is_kept(
-        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(torch, "compile", lambda body, **_: body)  # the compiler's minutes are not what is tested here
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")

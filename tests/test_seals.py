@@ -55,10 +55,18 @@ def flipped(path: Path, place: int = 15) -> None:
 
 
 # ------------------------------------------------------------------------------------------- an unfinished run
-@pytest.mark.parametrize("harm", [flipped, Path.unlink, lambda path: path.write_bytes(b"\0" * 40),
-                                  lambda path: path.write_bytes(path.read_bytes()[:-3])])
-def test_damaged_rows_are_written_again_from_the_checkpoint(harm: Any, run: records.Run,
-                                                            caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(
+    "harm",
+    [
+        flipped,
+        Path.unlink,
+        lambda path: path.write_bytes(b"\0" * 40),
+        lambda path: path.write_bytes(path.read_bytes()[:-3]),
+    ],
+)
+def test_damaged_rows_are_written_again_from_the_checkpoint(
+    harm: Any, run: records.Run, caplog: pytest.LogCaptureFixture
+) -> None:
     written(run, 1, 2, 3)
     path = run.folder / "metrics.jsonl"
     whole = path.read_bytes()
@@ -73,8 +81,9 @@ def test_damaged_rows_are_written_again_from_the_checkpoint(harm: Any, run: reco
     assert [row["epoch"] for row in run.rows()] == [1, 2, 3, 4]
 
 
-def test_rows_that_no_checkpoint_holds_yet_are_dropped_in_silence(run: records.Run,
-                                                                  caplog: pytest.LogCaptureFixture) -> None:
+def test_rows_that_no_checkpoint_holds_yet_are_dropped_in_silence(
+    run: records.Run, caplog: pytest.LogCaptureFixture
+) -> None:
     written(run, 1)
     run.append({"epoch": 2})
     state = run.load()
@@ -155,8 +164,9 @@ def finished(run: records.Run) -> dict[str, Any]:
 
 def test_a_record_seals_genotype_and_rows(run: records.Run) -> None:
     record = finished(run)
-    assert record["seal"] == {name: hashlib.sha256((run.folder / name).read_bytes()).hexdigest()
-                              for name in ("genotype.txt", "metrics.jsonl")}
+    assert record["seal"] == {
+        name: hashlib.sha256((run.folder / name).read_bytes()).hexdigest() for name in ("genotype.txt", "metrics.jsonl")
+    }
     assert records.broken(run.folder, record) == []
     assert records.broken(run.folder, {**record, "seal": {"../x": "y"}}) == []
     assert records.broken(run.folder, {"seal": 3}) == []
@@ -175,8 +185,9 @@ def test_rows_that_are_damaged_while_a_run_works_are_right_at_its_end(run: recor
 
 
 @pytest.mark.parametrize("name", ["genotype.txt", "metrics.jsonl"])
-def test_a_broken_seal_is_mended_where_the_text_is_known(name: str, run: records.Run,
-                                                         caplog: pytest.LogCaptureFixture) -> None:
+def test_a_broken_seal_is_mended_where_the_text_is_known(
+    name: str, run: records.Run, caplog: pytest.LogCaptureFixture
+) -> None:
     record, path = finished(run), run.folder / name
     whole = path.read_bytes()
     flipped(path, 3)
@@ -220,8 +231,9 @@ def test_a_finished_run_whose_record_is_damaged_is_not_started_anew(tmp_path: Pa
     assert (folder / "metrics.jsonl").read_bytes() == whole[folder / "metrics.jsonl"]
 
 
-def test_tables_reports_and_status_name_a_broken_seal(tmp_path: Path, capsys: pytest.CaptureFixture[str],
-                                                      monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tables_reports_and_status_name_a_broken_seal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert jobs.nasx(tmp_path, *WORDS).code == 0
     folder = tmp_path / "runs" / "run"

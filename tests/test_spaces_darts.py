@@ -57,10 +57,19 @@ def reference(rows: list[list[float]], names: list[list[str]]) -> list[tuple[str
 
 
 # ---------------------------------------------------------------------------------------------------- facts
-@pytest.mark.parametrize(("name", "size"), [
-    ("darts", (PER_CELL * 7**8) ** 2), ("darts_no_none", (PER_CELL * 7**8) ** 2), ("s1", (PER_CELL * 2**8) ** 2),
-    ("s2", (PER_CELL * 2**8) ** 2), ("s3", (PER_CELL * 2**8) ** 2), ("s4", (PER_CELL * 2**8) ** 2),
-    ("amended_s2", (2**8) ** 20), ("amended_s3", (PER_CELL * 2**8) ** 2)])
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("darts", (PER_CELL * 7**8) ** 2),
+        ("darts_no_none", (PER_CELL * 7**8) ** 2),
+        ("s1", (PER_CELL * 2**8) ** 2),
+        ("s2", (PER_CELL * 2**8) ** 2),
+        ("s3", (PER_CELL * 2**8) ** 2),
+        ("s4", (PER_CELL * 2**8) ** 2),
+        ("amended_s2", (2**8) ** 20),
+        ("amended_s3", (PER_CELL * 2**8) ** 2),
+    ],
+)
 def test_size(name: str, size: int) -> None:
     assert load(name).size() == size
 
@@ -96,10 +105,20 @@ def test_s1_lists() -> None:
     assert space.edge_operations("normal")[13] == ("dil_conv_3x3", "dil_conv_5x5")
     assert space.edge_operations("reduce")[6] == ("max_pool_3x3", "sep_conv_3x3")
     assert Counter(itertools.chain(*space.edge_operations("reduce"))) == {
-        "max_pool_3x3": 8, "avg_pool_3x3": 6, "dil_conv_3x3": 2, "sep_conv_3x3": 1, "skip_connect": 6,
-        "dil_conv_5x5": 5}
+        "max_pool_3x3": 8,
+        "avg_pool_3x3": 6,
+        "dil_conv_3x3": 2,
+        "sep_conv_3x3": 1,
+        "skip_connect": 6,
+        "dil_conv_5x5": 5,
+    }
     assert Counter(itertools.chain(*space.edge_operations("normal"))) == {
-        "skip_connect": 12, "dil_conv_3x3": 6, "dil_conv_5x5": 4, "sep_conv_3x3": 4, "max_pool_3x3": 2}
+        "skip_connect": 12,
+        "dil_conv_3x3": 6,
+        "dil_conv_5x5": 4,
+        "sep_conv_3x3": 4,
+        "max_pool_3x3": 2,
+    }
 
 
 # -------------------------------------------------------------------------------------------- discretization
@@ -108,8 +127,10 @@ def test_discretize_equals_the_definition(name: str) -> None:
     space = load(name)
     for seed in range(60):
         mix = space.relax(random(space, seed), softmax)
-        expected = [reference(mix[kind][0].tolist(), [list(row) for row in space.edge_operations(kind)])
-                    for kind in ("normal", "reduce")]
+        expected = [
+            reference(mix[kind][0].tolist(), [list(row) for row in space.edge_operations(kind)])
+            for kind in ("normal", "reduce")
+        ]
         found = space.discretize(mix)
         assert isinstance(found, DartsGenotype)
         assert [list(found.normal), list(found.reduce)] == expected
@@ -147,9 +168,18 @@ def test_a_supernet_without_normal_cells_is_refused(layers: int) -> None:
 
 
 VARIANTS = [
-    Darts(), Darts(layers=3), load("darts_no_none"), load("s1"), load("s4"), load("amended_s2", layers=6),
-    load("amended_s2", layers=6, edges="searched"), Darts(partial=4, edge_norm=True), Darts(edges="searched"),
-    Darts(edges="fixed", operations=OPS2), Darts(untied=True, layers=4, edge_norm=True)]
+    Darts(),
+    Darts(layers=3),
+    load("darts_no_none"),
+    load("s1"),
+    load("s4"),
+    load("amended_s2", layers=6),
+    load("amended_s2", layers=6, edges="searched"),
+    Darts(partial=4, edge_norm=True),
+    Darts(edges="searched"),
+    Darts(edges="fixed", operations=OPS2),
+    Darts(untied=True, layers=4, edge_norm=True),
+]
 
 
 @pytest.mark.parametrize("space", VARIANTS, ids=range(len(VARIANTS)))
@@ -162,7 +192,8 @@ def test_a_hundred_genotypes_come_back(space: Darts) -> None:
         mix = space.encode(genotype)
         assert space.discretize(mix) == genotype
         assert {k: tuple(v.shape) for k, v in mix.items()} == {
-            k: (n, *space.shapes()[k][-2:]) for k, n in space.cells().items()}
+            k: (n, *space.shapes()[k][-2:]) for k, n in space.cells().items()
+        }
         assert all(rows.sum().item() == 8 for k in ("normal", "reduce") for rows in mix[k])
 
 
@@ -190,14 +221,14 @@ def test_searched_edges_weigh_an_edge_by_the_pairs_that_hold_it() -> None:
     edge = 0
     for node, start in ((2, 0), (3, 1), (4, 4), (5, 10)):
         pairs = list(itertools.combinations(range(node), 2))
-        weight = torch.softmax(a["reduce.pair"][0, start:start + len(pairs)], 0)
+        weight = torch.softmax(a["reduce.pair"][0, start : start + len(pairs)], 0)
         for pred in range(node):
             total = sum(weight[i] for i, pair in enumerate(pairs) if pred in pair)
             torch.testing.assert_close(mix["reduce"][0, edge], torch.softmax(a["reduce"][edge], -1) * total)
             edge += 1
         best = pairs[int(weight.argmax())]
         cell = space.discretize(mix).reduce  # type: ignore[attr-defined]
-        assert tuple(p for _, p in cell[2 * (node - 2):2 * (node - 2) + 2]) == best
+        assert tuple(p for _, p in cell[2 * (node - 2) : 2 * (node - 2) + 2]) == best
 
 
 def test_fixed_edges_keep_the_last_node_and_the_first_input() -> None:
@@ -254,11 +285,19 @@ def test_sample_weighs_pairs_by_their_operations() -> None:
 V2 = "DARTS_V2"
 
 
-@pytest.mark.parametrize(("changes", "fault"), [
-    ({"operations": ()}, "needs operations"), ({"operations": ("none",)}, "no operation can be selected"),
-    ({"operations": ("sep_conv_3",)}, "no such operation"), ({"normal": ((*OPS2,),) * 13}, "14 lists"),
-    ({"partial": 3}, "does not divide"), ({"edges": "searched", "edge_norm": True}, "learned twice"),
-    ({"keep": V2}, "is read by space.edges=fixed only"), ({"edges": "fixed", "keep": V2, "untied": True}, "tied")])
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"operations": ()}, "needs operations"),
+        ({"operations": ("none",)}, "no operation can be selected"),
+        ({"operations": ("sep_conv_3",)}, "no such operation"),
+        ({"normal": ((*OPS2,),) * 13}, "14 lists"),
+        ({"partial": 3}, "does not divide"),
+        ({"edges": "searched", "edge_norm": True}, "learned twice"),
+        ({"keep": V2}, "is read by space.edges=fixed only"),
+        ({"edges": "fixed", "keep": V2, "untied": True}, "tied"),
+    ],
+)
 def test_faulty_fields(changes: dict, fault: str) -> None:
     with pytest.raises(UserError, match=fault):
         Darts(**changes)

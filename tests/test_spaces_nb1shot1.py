@@ -15,7 +15,8 @@ from nasx.spaces.nb1shot1.space import Nb1Shot1
 SHAPES = {
     1: {"ops": (4, 3), "output": (1, 5), "input_3": (1, 3), "input_4": (1, 4)},
     2: {"ops": (4, 3), "output": (1, 5), "input_2": (1, 2), "input_3": (1, 3), "input_4": (1, 4)},
-    3: {"ops": (5, 3), "output": (1, 6), "input_2": (1, 2), "input_3": (1, 3), "input_4": (1, 4), "input_5": (1, 5)}}
+    3: {"ops": (5, 3), "output": (1, 6), "input_2": (1, 2), "input_3": (1, 3), "input_4": (1, 4), "input_5": (1, 5)},
+}
 PARENTS = {1: [1, 2, 2, 2, 2], 2: [1, 1, 2, 2, 3], 3: [1, 1, 1, 2, 2, 2]}
 variants = pytest.mark.parametrize("variant", [1, 2, 3])
 
@@ -35,9 +36,9 @@ def reference(a: dict[str, torch.Tensor], variant: int) -> tuple[list[list[int]]
     parents: dict[int, list[int]] = {}
     for block in range(1, blocks + 1):
         row = a[f"input_{block}"][0].tolist() if f"input_{block}" in a else [0.0] * block
-        parents[block] = sorted(sorted(range(block), key=lambda i: (-row[i], i))[:counts[block - 1]])
+        parents[block] = sorted(sorted(range(block), key=lambda i: (-row[i], i))[: counts[block - 1]])
     row = a["output"][0].tolist()
-    parents[blocks + 1] = sorted(sorted(range(blocks + 1), key=lambda i: (-row[i], i))[:counts[-1]])
+    parents[blocks + 1] = sorted(sorted(range(blocks + 1), key=lambda i: (-row[i], i))[: counts[-1]])
     n = blocks + 2
     matrix = [[0] * n for _ in range(n)]
 
@@ -78,8 +79,10 @@ def test_shapes(variant: int) -> None:
     assert space.cells_per_stack == 3
 
 
-@pytest.mark.parametrize(("variant", "choices", "distinct", "classes"),
-                         [(1, 14_580, 3_702, 2_685), (2, 29_160, 12_474, 7_773), (3, 1_312_200, 135_900, 55_854)])
+@pytest.mark.parametrize(
+    ("variant", "choices", "distinct", "classes"),
+    [(1, 14_580, 3_702, 2_685), (2, 29_160, 12_474, 7_773), (3, 1_312_200, 135_900, 55_854)],
+)
 def test_counts(variant: int, choices: int, distinct: int, classes: int) -> None:
     space = Nb1Shot1(variant=variant)  # type: ignore[arg-type]
     assert (space.size(), space.distinct(), space.classes()) == (choices, distinct, classes)
@@ -117,9 +120,17 @@ def test_sample_is_uniform_over_choices() -> None:
 
 
 INCEPTION = Nb101Genotype(
-    ((0, 1, 1, 1, 0, 1, 0), (0, 0, 0, 0, 0, 0, 1), (0, 0, 0, 0, 0, 0, 1), (0, 0, 0, 0, 1, 0, 0), (0, 0, 0, 0, 0, 0, 1),
-     (0, 0, 0, 0, 0, 0, 1), (0, 0, 0, 0, 0, 0, 0)),
-    ("input", "conv1x1-bn-relu", "conv3x3-bn-relu", "conv3x3-bn-relu", "conv3x3-bn-relu", "maxpool3x3", "output"))
+    (
+        (0, 1, 1, 1, 0, 1, 0),
+        (0, 0, 0, 0, 0, 0, 1),
+        (0, 0, 0, 0, 0, 0, 1),
+        (0, 0, 0, 0, 1, 0, 0),
+        (0, 0, 0, 0, 0, 0, 1),
+        (0, 0, 0, 0, 0, 0, 1),
+        (0, 0, 0, 0, 0, 0, 0),
+    ),
+    ("input", "conv1x1-bn-relu", "conv3x3-bn-relu", "conv3x3-bn-relu", "conv3x3-bn-relu", "maxpool3x3", "output"),
+)
 
 
 def test_network_has_the_parameters_that_nasbench_101_publishes() -> None:
@@ -155,10 +166,16 @@ def test_networks_run(variant: int) -> None:
         assert logits.auxiliary is None
 
 
-@pytest.mark.parametrize(("matrix", "ops", "fault"), [
-    (((0, 1), (1, 0)), ("input", "output"), "not upper triangular"), (((0,),), ("input",), "has 1 rows"),
-    (((0, 1), (0, 0)), ("output", "input"), "does not label"), (((0, 2), (0, 0)), ("input", "output"), "not upper"),
-    (((0, 1, 0), (0, 0, 1), (0, 0, 0)), ("input", "conv5x5", "output"), "no operation of NAS-Bench-101")])
+@pytest.mark.parametrize(
+    ("matrix", "ops", "fault"),
+    [
+        (((0, 1), (1, 0)), ("input", "output"), "not upper triangular"),
+        (((0,),), ("input",), "has 1 rows"),
+        (((0, 1), (0, 0)), ("output", "input"), "does not label"),
+        (((0, 2), (0, 0)), ("input", "output"), "not upper"),
+        (((0, 1, 0), (0, 0, 1), (0, 0, 0)), ("input", "conv5x5", "output"), "no operation of NAS-Bench-101"),
+    ],
+)
 def test_faulty_graphs(matrix: tuple, ops: tuple, fault: str) -> None:
     with pytest.raises(UserError, match=fault):
         Nb101Genotype(matrix, ops)

@@ -33,8 +33,9 @@ def test_cells_of_s1_to_s4_fit_their_own_space(number: int) -> None:
     load(f"s{number}").parse(f"Lambda_DARTS_c10_s{number}")
 
 
-@pytest.mark.parametrize(("name", "millions"), [
-    ("PDARTS", 3.4), ("PC_DARTS_cifar", 3.6), ("SDARTS_ADV", 3.3), ("DARTS_V2", 3.3)])
+@pytest.mark.parametrize(
+    ("name", "millions"), [("PDARTS", 3.4), ("PC_DARTS_cifar", 3.6), ("SDARTS_ADV", 3.3), ("DARTS_V2", 3.3)]
+)
 def test_cifar_sizes_as_published(name: str, millions: float) -> None:
     with torch.device("meta"):
         network = Darts().network(Darts().parse(name), 10)

@@ -62,10 +62,19 @@ def mixture(seed: int = 2) -> Tensor:
 def masks(rates: Regularizers, seed: int, n: int = N, width: int = 5) -> ref.Masks:
     """Drawn in the documented order."""
     gen = generator(seed)
-    shapes = ((rates.embedding, (WORDS, 1)), (rates.input, (n, width)), (rates.x, (n, width)),
-              (rates.hidden, (n, width)), (rates.output, (n, width)))
-    return ref.Masks(*(torch.empty(shape, dtype=torch.float64).bernoulli_(1 - rate, generator=gen) / (1 - rate)
-                       if rate else 1.0 for rate, shape in shapes))
+    shapes = (
+        (rates.embedding, (WORDS, 1)),
+        (rates.input, (n, width)),
+        (rates.x, (n, width)),
+        (rates.hidden, (n, width)),
+        (rates.output, (n, width)),
+    )
+    return ref.Masks(
+        *(
+            torch.empty(shape, dtype=torch.float64).bernoulli_(1 - rate, generator=gen) / (1 - rate) if rate else 1.0
+            for rate, shape in shapes
+        )
+    )
 
 
 def close(x: Tensor, y: Tensor, tolerance: float = 1e-12) -> None:
@@ -86,9 +95,13 @@ def test_parameters_of_the_published_widths(width: int, published: int) -> None:
     counted = words * width + words + 2 * width * 2 * width + 8 * width * 2 * width
     assert counted == published
     with torch.device("meta"):
-        nets = [Recurrent(channels=width).supernet(words),
-                *(Recurrent().network(Recurrent().parse(name), words, channels=width)
-                  for name in ("DARTS_RNN_V1", "DARTS_RNN_V2"))]
+        nets = [
+            Recurrent(channels=width).supernet(words),
+            *(
+                Recurrent().network(Recurrent().parse(name), words, channels=width)
+                for name in ("DARTS_RNN_V1", "DARTS_RNN_V2")
+            ),
+        ]
         assert [sum(x.numel() for x in net.parameters()) for net in nets] == [published] * 3
         plain = Recurrent().network(Recurrent().parse("DARTS_RNN_V2"), words)
     assert sum(x.numel() for x in plain.parameters()) == 22_960_000, "850 is the width unless given"
@@ -128,19 +141,29 @@ def test_text_is_that_of_the_released_code() -> None:
     assert str(genotype).startswith("Genotype(recurrent=[('sigmoid', 0), ('relu', 1), ('relu', 1), ('identity', 1), ")
     assert str(genotype).endswith("concat=range(1, 9))")
     assert genotype.operations() == {"sigmoid": 2, "relu": 3, "identity": 1, "tanh": 1} | {"tanh": 2}
-    assert Recurrent().parse("Genotype(recurrent=[['sigmoid', 0], ('relu', 1), ('relu', 1), ('identity', 1), "
-                             "('tanh', 2), ('sigmoid', 5), ('tanh', 3), ('relu', 5)], "
-                             "concat=[1, 2, 3, 4, 5, 6, 7, 8])") == genotype
+    assert (
+        Recurrent().parse(
+            "Genotype(recurrent=[['sigmoid', 0], ('relu', 1), ('relu', 1), ('identity', 1), "
+            "('tanh', 2), ('sigmoid', 5), ('tanh', 3), ('relu', 5)], "
+            "concat=[1, 2, 3, 4, 5, 6, 7, 8])"
+        )
+        == genotype
+    )
 
 
-@pytest.mark.parametrize(("given", "fault"), [
-    ("Genotype(recurrent=[('relu', 0)], concat=range(1, 2))", "has 1 nodes"),
-    ("Genotype(recurrent=[('relu', 1)], concat=range(1, 2))", "no earlier node"),
-    ("Genotype(recurrent=[('none', 0)], concat=range(1, 2))", "cannot be selected"),
-    ("Genotype(recurrent=[('relu', 0), ('relu', 0)], concat=[2])", "joins nodes 1 to 2"),
-    ("Genotype(recurrent=[], concat=[])", "has no list 'recurrent'"),
-    ("DARTS_V3", "no published cell"), ("DARTS_V2", "a cell of the space darts"),
-    ("Genotype(normal=[], reduce=[])", "has no list 'recurrent'")])
+@pytest.mark.parametrize(
+    ("given", "fault"),
+    [
+        ("Genotype(recurrent=[('relu', 0)], concat=range(1, 2))", "has 1 nodes"),
+        ("Genotype(recurrent=[('relu', 1)], concat=range(1, 2))", "no earlier node"),
+        ("Genotype(recurrent=[('none', 0)], concat=range(1, 2))", "cannot be selected"),
+        ("Genotype(recurrent=[('relu', 0), ('relu', 0)], concat=[2])", "joins nodes 1 to 2"),
+        ("Genotype(recurrent=[], concat=[])", "has no list 'recurrent'"),
+        ("DARTS_V3", "no published cell"),
+        ("DARTS_V2", "a cell of the space darts"),
+        ("Genotype(normal=[], reduce=[])", "has no list 'recurrent'"),
+    ],
+)
 def test_faults_of_a_genotype_are_told(given: str, fault: str) -> None:
     with pytest.raises(UserError, match=fault):
         Recurrent().parse(given)
@@ -153,8 +176,9 @@ def test_operations_without_a_choice_are_refused(names: tuple[str, ...]) -> None
 
 
 # --------------------------------------------------------------------------------------------------------- networks
-def compared(logits: Logits, found: tuple[Tensor, Tensor, Tensor], rates: Regularizers | None,
-             leaves: Sequence[Tensor]) -> None:
+def compared(
+    logits: Logits, found: tuple[Tensor, Tensor, Tensor], rates: Regularizers | None, leaves: Sequence[Tensor]
+) -> None:
     """Scores, state, penalty and all gradients of a mixed objective are those of the reference."""
     scores, states, seen = found
     close(logits.main, scores.flatten(0, 1))
@@ -164,7 +188,7 @@ def compared(logits: Logits, found: tuple[Tensor, Tensor, Tensor], rates: Regula
     if not rates:
         assert logits.penalty is None
     else:
-        penalty = rates.activation * (seen**2).mean() + rates.slowness * ((states[:, 1:] - states[:, :-1])**2).mean()
+        penalty = rates.activation * (seen**2).mean() + rates.slowness * ((states[:, 1:] - states[:, :-1]) ** 2).mean()
         assert logits.penalty is not None
         close(logits.penalty, penalty)
     y = torch.randint(WORDS, (N * STEPS,), generator=generator(3))
@@ -180,8 +204,9 @@ def test_supernet_equals_the_reference(naive: bool, rates: Regularizers | None) 
     net, mix, x = supernet(naive=naive), mixture(), text()
     state = torch.randn(N, 5, generator=generator(4), dtype=torch.float64)
     drawn = masks(rates or Regularizers(), 7)
-    found = ref.scores(x, weights(net), lambda word, h: ref.relaxed(word, h, weights(net), mix[0], OPERATIONS, drawn),
-                       state, drawn)
+    found = ref.scores(
+        x, weights(net), lambda word, h: ref.relaxed(word, h, weights(net), mix[0], OPERATIONS, drawn), state, drawn
+    )
     logits = net(x, {"recurrent": mix}, state=state, regularizers=rates, gen=generator(7))
     compared(logits, found, rates, [*net.parameters(), mix])
 
@@ -191,8 +216,13 @@ def test_supernet_equals_the_reference(naive: bool, rates: Regularizers | None) 
 def test_network_equals_the_reference(seed: int, rates: Regularizers | None) -> None:
     genotype = SPACE.sample(generator(seed))
     net, x, drawn = network(genotype), text(), masks(rates or Regularizers(), 7)
-    found = ref.scores(x, weights(net), lambda word, h: ref.discrete(word, h, weights(net), genotype.nodes, drawn),
-                       torch.zeros(N, 5, dtype=torch.float64), drawn)
+    found = ref.scores(
+        x,
+        weights(net),
+        lambda word, h: ref.discrete(word, h, weights(net), genotype.nodes, drawn),
+        torch.zeros(N, 5, dtype=torch.float64),
+        drawn,
+    )
     compared(net(x, regularizers=rates, gen=generator(7)), found, rates, list(net.parameters()))
 
 
@@ -263,9 +293,15 @@ def test_wrapped_cells_give_the_same_numbers(how: str) -> None:
         recompute(other)
     else:
         wrap(other, lambda body: torch.compile(body, backend="aot_eager", fullgraph=True, dynamic=False))
-    losses = [net(x, {"recurrent": mix}, regularizers=RATES, gen=generator(3)).main.square().sum()
-              for net in (plain, other)]
+    losses = [
+        net(x, {"recurrent": mix}, regularizers=RATES, gen=generator(3)).main.square().sum() for net in (plain, other)
+    ]
     close(*losses)
-    for one, two in zip(*(torch.autograd.grad(loss, [*net.parameters(), mix])
-                          for loss, net in zip(losses, (plain, other), strict=True)), strict=True):
+    for one, two in zip(
+        *(
+            torch.autograd.grad(loss, [*net.parameters(), mix])
+            for loss, net in zip(losses, (plain, other), strict=True)
+        ),
+        strict=True,
+    ):
         close(one, two, 1e-10)

@@ -30,10 +30,25 @@ from nasx.spaces.nb201.space import Nb201
 import small
 
 TINY = (*jobs.TINY, "search.epochs=2", "search.updates_per_epoch=4", "search.arch_warmup=1")
-PDARTS = ("search", "space=darts", "stages=pdarts", "stages.space.layers=[3,3,4]", "stages.keep=[3,2]",
-          "space.operations=[none,skip_connect,avg_pool_3x3,sep_conv_3x3]", *TINY, "checkpoint_s=0.001")
-DRNAS = ("search", "space=nb201", "space.layers=1", "stages=drnas_nb201", *TINY, "search.arch_lr=0.3",
-         "checkpoint_s=0.001")
+PDARTS = (
+    "search",
+    "space=darts",
+    "stages=pdarts",
+    "stages.space.layers=[3,3,4]",
+    "stages.keep=[3,2]",
+    "space.operations=[none,skip_connect,avg_pool_3x3,sep_conv_3x3]",
+    *TINY,
+    "checkpoint_s=0.001",
+)
+DRNAS = (
+    "search",
+    "space=nb201",
+    "space.layers=1",
+    "stages=drnas_nb201",
+    *TINY,
+    "search.arch_lr=0.3",
+    "checkpoint_s=0.001",
+)
 
 
 def composed(*words: str) -> dict[str, Any]:
@@ -77,17 +92,23 @@ def test_without_priors_nothing_is_dropped_and_nothing_limited() -> None:
     assert last["method"]["schedule"] == "epoch", "lambda grows anew in each stage, with its epochs"
 
 
-@pytest.mark.parametrize(("words", "fault"), [
-    (["stages.keep=[5]"], "has 3 values for 2 stages"),
-    (["space.layers=4"], r"space.layers=4: each stage has a value of its own; set stages.space.layers=[...,...,...]"),
-    (["stages.keep=[5,6]"], "keeps 6 of 5 operations"),
-    (["stages.keep=[9,3]"], "keeps 9 of 8 operations"),
-    (["stages.space.layers=[3,0,4]"], "stages, stage 2: space.layers=0: must be at least 3"),
-    (["stages=drnas_darts", "space.channels=18"], "stages, stage 2: space.partial=4: does not divide 18 channels"),
-    (["+stages.space.layrs=3"], "stages, stage 1: space.layrs: Darts has no such setting"),
-    (["stop=eigenvalue"], "stages end after their epochs"),
-    (["stages.inherit=3"], "must be true or false"),
-])
+@pytest.mark.parametrize(
+    ("words", "fault"),
+    [
+        (["stages.keep=[5]"], "has 3 values for 2 stages"),
+        (
+            ["space.layers=4"],
+            r"space.layers=4: each stage has a value of its own; set stages.space.layers=[...,...,...]",
+        ),
+        (["stages.keep=[5,6]"], "keeps 6 of 5 operations"),
+        (["stages.keep=[9,3]"], "keeps 9 of 8 operations"),
+        (["stages.space.layers=[3,0,4]"], "stages, stage 2: space.layers=0: must be at least 3"),
+        (["stages=drnas_darts", "space.channels=18"], "stages, stage 2: space.partial=4: does not divide 18 channels"),
+        (["+stages.space.layrs=3"], "stages, stage 1: space.layrs: Darts has no such setting"),
+        (["stop=eigenvalue"], "stages end after their epochs"),
+        (["stages.inherit=3"], "must be true or false"),
+    ],
+)
 def test_what_is_wrong_is_said_before_anything_runs(words: list[str], fault: str) -> None:
     assert fault in faults("space=darts", "stages=pdarts", "dataset=digits", *words)
 
@@ -113,9 +134,13 @@ class Pair:
         self.new.a_opt = torch.optim.Adam(self.new.a.values(), lr=0.1)
         net: Any = self.new.problem.supernet  # type: ignore[attr-defined]
         old: Any = self.old.problem.supernet  # type: ignore[attr-defined]
-        state = {"w": {k: x.detach() for k, x in self.old.w.items()}, "buffers": dict(old.named_buffers()),
-                 "a": {k: x.detach() for k, x in self.old.a.items()},
-                 "w_opt": self.old.w_opt.state_dict(), "a_opt": self.old.a_opt.state_dict()}
+        state = {
+            "w": {k: x.detach() for k, x in self.old.w.items()},
+            "buffers": dict(old.named_buffers()),
+            "a": {k: x.detach() for k, x in self.old.a.items()},
+            "w_opt": self.old.w_opt.state_dict(),
+            "a_opt": self.old.a_opt.state_dict(),
+        }
         go_on(self.new, net, self.space, wide, state, 10)
 
 
@@ -170,8 +195,11 @@ def test_new_channels_are_copies_of_the_old_ones(wide: Space) -> None:
                                 assert torch.equal(a[e, o, i], old_entry), name
                                 found += 1
     assert found > 100
-    assert all(torch.equal(x, pair.old.w[name]) for name, x in weights(pair.new.problem.supernet).items()  # type: ignore
-               if name in pair.old.w and ".banks." not in name)
+    assert all(
+        torch.equal(x, pair.old.w[name])
+        for name, x in weights(pair.new.problem.supernet).items()  # type: ignore
+        if name in pair.old.w and ".banks." not in name
+    )
 
 
 # ----------------------------------------------------------------------------------------------------- whole runs
@@ -186,8 +214,10 @@ def all_equal(one: Path, two: Path, n: int) -> None:
     equal(one, two)
     for i in range(n - 1):
         equal(one / stages.name(i), two / stages.name(i))
-    totals = [{k: v for k, v in (records.finished(folder) or {}).items() if k in ("updates", "passes", "genotype")}
-              for folder in (one, two)]
+    totals = [
+        {k: v for k, v in (records.finished(folder) or {}).items() if k in ("updates", "passes", "genotype")}
+        for folder in (one, two)
+    ]
     assert totals[0] == totals[1]
 
 
@@ -211,9 +241,13 @@ def test_killed_in_every_one_of_three_stages_that_start_anew(tmp_path: Path) -> 
 def killed_everywhere(words: tuple[str, ...], n: int, whole: Path, here: Path) -> None:
     """Kill a search of n stages in each of them, resume it, and compare it with `whole`, which was never killed."""
     for i in range(n):
+
         def reached(i: int = i) -> bool:
-            found = list((here / "runs").glob(f"*/{stages.name(i)}/checkpoints/[0-9]*.ckpt" if i + 1 < n else
-                                              "*/checkpoints/[0-9]*.ckpt"))
+            found = list(
+                (here / "runs").glob(
+                    f"*/{stages.name(i)}/checkpoints/[0-9]*.ckpt" if i + 1 < n else "*/checkpoints/[0-9]*.ckpt"
+                )
+            )
             return any(int(path.stem) >= 3 for path in found)
 
         job = jobs.Job(here, *words)
@@ -266,8 +300,16 @@ def test_a_stage_gets_the_space_that_the_one_before_has_narrowed(drnas: Path, tm
 
 
 def test_edges_first_then_operations(tmp_path: Path) -> None:
-    words = ("search", "space=amended_s2", "method=darts", "stages=edges", "space.layers=3", "space.auxiliary=false",
-             "search.auxiliary=0", *TINY)
+    words = (
+        "search",
+        "space=amended_s2",
+        "method=darts",
+        "stages=edges",
+        "space.layers=3",
+        "space.auxiliary=false",
+        "search.auxiliary=0",
+        *TINY,
+    )
     folder = untouched(tmp_path, words)
     cfg, found = files.read_yaml(folder / "config.yaml"), (folder / "stage-1" / "genotype.txt").read_text().strip()
     assert cfg is not None

@@ -20,15 +20,29 @@ from nasx.runs import lock, records
 
 EXTRA = {"kind": "search", "search": {"epochs": 50}}
 NOW = 1_800_000_000.0
-def made(folder: Path, *, kind: str = "search", rows: int = 0, saved: int = 0, wall_s: float = 10.0,
-         files: dict[str, str] | None = None, age_s: float = 60.0) -> Path:
+
+
+def made(
+    folder: Path,
+    *,
+    kind: str = "search",
+    rows: int = 0,
+    saved: int = 0,
+    wall_s: float = 10.0,
+    files: dict[str, str] | None = None,
+    age_s: float = 60.0,
+) -> Path:
     """A run of 50 epochs with `rows` rows of 100 updates, a checkpoint at `saved`, last changed `age_s` before NOW."""
     (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
-    texts = {"config.yaml": f"kind: {kind}\n{kind}: {{epochs: 50}}\n", "lock": "process 1 on somewhere\n",
-             **(files or {})}
+    texts = {
+        "config.yaml": f"kind: {kind}\n{kind}: {{epochs: 50}}\n",
+        "lock": "process 1 on somewhere\n",
+        **(files or {}),
+    }
     if rows:
-        texts["metrics.jsonl"] = "".join(json.dumps({"epoch": i, "updates": 100 * i, "wall_s": wall_s * i}) + "\n"
-                                         for i in range(1, rows + 1))
+        texts["metrics.jsonl"] = "".join(
+            json.dumps({"epoch": i, "updates": 100 * i, "wall_s": wall_s * i}) + "\n" for i in range(1, rows + 1)
+        )
     if saved:
         texts[f"checkpoints/{saved:09d}.ckpt"] = "what is in it is not read"
     for name, text in texts.items():
@@ -46,29 +60,40 @@ def finished(**facts: Any) -> dict[str, str]:
 
 
 # --------------------------------------------------------------------------------------------------- one run
-@pytest.mark.parametrize(("holds", "state", "epoch", "updates"), [
-    ({}, "not begun", 0, 0),
-    ({"rows": 3}, "stopped", 3, 300),
-    ({"rows": 3, "saved": 350}, "stopped", 3, 350),
-    ({"saved": 40}, "stopped", 0, 40),
-    ({"rows": 3, "files": {"fault.txt": "search: became NaN\n"}}, "failed", 3, 300),
-    ({"files": {"fault.txt": "search: no memory\n"}}, "failed", 0, 0),
-    ({"rows": 50, "files": finished()}, "finished", 50, 5000),
-    ({"files": finished(updates=0)}, "finished", 0, 0),
-    ({"rows": 2, "files": {"result.json": '{"status": "fini'}}, "damaged", 2, 200),
-    ({"rows": 2, "files": {"result.json": "[]"}}, "damaged", 2, 200),
-])
+@pytest.mark.parametrize(
+    ("holds", "state", "epoch", "updates"),
+    [
+        ({}, "not begun", 0, 0),
+        ({"rows": 3}, "stopped", 3, 300),
+        ({"rows": 3, "saved": 350}, "stopped", 3, 350),
+        ({"saved": 40}, "stopped", 0, 40),
+        ({"rows": 3, "files": {"fault.txt": "search: became NaN\n"}}, "failed", 3, 300),
+        ({"files": {"fault.txt": "search: no memory\n"}}, "failed", 0, 0),
+        ({"rows": 50, "files": finished()}, "finished", 50, 5000),
+        ({"files": finished(updates=0)}, "finished", 0, 0),
+        ({"rows": 2, "files": {"result.json": '{"status": "fini'}}, "damaged", 2, 200),
+        ({"rows": 2, "files": {"result.json": "[]"}}, "damaged", 2, 200),
+    ],
+)
 def test_the_files_tell_the_state(holds: dict[str, Any], state: str, epoch: int, updates: int, tmp_path: Path) -> None:
     found = told(made(tmp_path / "run", **holds))
     assert (found.state, found.epoch, found.epochs, found.updates) == (state, epoch, 50, updates)
     assert (found.name, found.kind, found.changed, found.left_s) == ("run", "search", NOW - 60, None)
 
 
-@pytest.mark.parametrize("files", [
-    {"config.yaml": "kind: ["}, {"config.yaml": "3"}, {"config.yaml": "kind: search\nsearch: 4\n"},
-    {"metrics.jsonl": "[]\n7\n"}, {"metrics.jsonl": '{"epoch": "x", "updates": null, "wall_s": []}\n'},
-    {"fault.txt": ""}, {"checkpoints/000000abc.ckpt": ""}, {"lock": ""},
-])
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"config.yaml": "kind: ["},
+        {"config.yaml": "3"},
+        {"config.yaml": "kind: search\nsearch: 4\n"},
+        {"metrics.jsonl": "[]\n7\n"},
+        {"metrics.jsonl": '{"epoch": "x", "updates": null, "wall_s": []}\n'},
+        {"fault.txt": ""},
+        {"checkpoints/000000abc.ckpt": ""},
+        {"lock": ""},
+    ],
+)
 def test_torn_and_foreign_files_are_no_fault(files: dict[str, str], tmp_path: Path) -> None:
     found = told(made(tmp_path / "run", files=files))
     assert found.state in ("stopped", "not begun")
@@ -116,19 +141,25 @@ def rows(*pairs: tuple[int, float]) -> list[dict[str, Any]]:
     return [{"epoch": epoch, "wall_s": wall_s} for epoch, wall_s in pairs]
 
 
-@pytest.mark.parametrize(("given", "epochs", "since_s", "expected"), [
-    (rows((1, 10.0)), 5, 0, 40.0),
-    (rows((1, 10.0), (2, 40.0)), 5, 0, 90.0),  # the first epoch warmed up: the second alone counts
-    (rows((1, 10.0), (2, 40.0)), 5, 25, 65.0),
-    (rows((1, 10.0), (2, 20.0)), 5, 1000, 0.0),
-    (rows((1, 10.0), (2, 20.0)), 5, -1000, 30.0),  # the clock was put back
-    (rows(*((i, 100.0 * i) for i in range(1, 6)), *((i, 450.0 + 10 * i) for i in range(6, 16))), 20, 0, 50.0),
-    (rows((5, 50.0)), 5, 0, None),  # a choice may follow, of no known length
-    ([], 5, 0, None), (rows((1, 10.0)), None, 0, None), ([{"epoch": 1}], 5, 0, None),
-    (rows((2, 10.0), (2, 20.0)), 5, 0, None),
-])
-def test_time_left_is_that_of_the_last_epochs(given: list[dict[str, Any]], epochs: int | None, since_s: float,
-                                              expected: float | None) -> None:
+@pytest.mark.parametrize(
+    ("given", "epochs", "since_s", "expected"),
+    [
+        (rows((1, 10.0)), 5, 0, 40.0),
+        (rows((1, 10.0), (2, 40.0)), 5, 0, 90.0),  # the first epoch warmed up: the second alone counts
+        (rows((1, 10.0), (2, 40.0)), 5, 25, 65.0),
+        (rows((1, 10.0), (2, 20.0)), 5, 1000, 0.0),
+        (rows((1, 10.0), (2, 20.0)), 5, -1000, 30.0),  # the clock was put back
+        (rows(*((i, 100.0 * i) for i in range(1, 6)), *((i, 450.0 + 10 * i) for i in range(6, 16))), 20, 0, 50.0),
+        (rows((5, 50.0)), 5, 0, None),  # a choice may follow, of no known length
+        ([], 5, 0, None),
+        (rows((1, 10.0)), None, 0, None),
+        ([{"epoch": 1}], 5, 0, None),
+        (rows((2, 10.0), (2, 20.0)), 5, 0, None),
+    ],
+)
+def test_time_left_is_that_of_the_last_epochs(
+    given: list[dict[str, Any]], epochs: int | None, since_s: float, expected: float | None
+) -> None:
     assert status.left(given, epochs, since_s) == expected
 
 
@@ -147,7 +178,8 @@ def test_a_line_a_run_and_a_total(tmp_path: Path, holder: subprocess.Popen[str])
         "run        search   running    4/50      400  1m 00s ago  6m 40s",
         "3 runs: 1 finished, 1 running, 1 failed; the last of those running ends in 6m 40s",
         "failed: broken",
-        "  retrain, update 250: became NaN"]
+        "  retrain, update 250: became NaN",
+    ]
 
 
 def test_one_runs_own_folder_will_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -163,11 +195,14 @@ def test_no_runs_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     assert capsys.readouterr().out == "no runs under outputs\n"
 
 
-@pytest.mark.parametrize(("words", "message"), [
-    (["nowhere"], r"nasx status nowhere: there is no such folder; name the folder"),
-    (["a", "b"], r"nasx status a b: names several folders; name one"),
-    (["out=runs"], r"has no option out"),
-])
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["nowhere"], r"nasx status nowhere: there is no such folder; name the folder"),
+        (["a", "b"], r"nasx status a b: names several folders; name one"),
+        (["out=runs"], r"has no option out"),
+    ],
+)
 def test_what_is_asked_for_must_be_there(words: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         status.main(words)

@@ -19,8 +19,15 @@ from nasx.runs import records
 def rows(values: list[float], every: int = 2) -> list[dict[str, Any]]:
     """Metrics rows from epoch 1 on, an eigenvalue each `every` epochs; the genotype names its epoch."""
     count = every * (len(values) - 1) + 1
-    return [{"epoch": e, "genotype": f"cell of epoch {e}", "lookup": {"epoch": e},
-             **({"eigenvalue": values[(e - 1) // every]} if (e - 1) % every == 0 else {})} for e in range(1, count + 1)]
+    return [
+        {
+            "epoch": e,
+            "genotype": f"cell of epoch {e}",
+            "lookup": {"epoch": e},
+            **({"eigenvalue": values[(e - 1) // every]} if (e - 1) % every == 0 else {}),
+        }
+        for e in range(1, count + 1)
+    ]
 
 
 def released(values: list[float], epochs: int, every: int = 2) -> tuple[int, int] | None:
@@ -52,8 +59,10 @@ def test_the_rule_is_that_of_the_released_code(seed: int) -> None:
 
 
 def test_both_outcomes_occur_among_those_series() -> None:
-    outcomes = {released(list(np.exp(np.cumsum(np.random.default_rng(s).normal(0.02, 0.08, 25)))), 50) is None
-                for s in range(40)}
+    outcomes = {
+        released(list(np.exp(np.cumsum(np.random.default_rng(s).normal(0.02, 0.08, 25)))), 50) is None
+        for s in range(40)
+    }
     assert outcomes == {True, False}
 
 
@@ -62,13 +71,28 @@ def test_growth_is_seen_six_evaluations_later_and_gives_the_earlier_cell() -> No
     found = stop.EigenvalueStop().found(rows(values), 50)
     # evaluation 5 (row 11, epoch 10 from 0) is the first that may be returned; it is compared with evaluation 9, whose
     # mean over evaluations 7 to 11 is known after evaluation 11
-    assert found == {"epoch": 11, "at": 23, "ratio": 3.4, "genotype": "cell of epoch 11", "lookup": {"epoch": 11},
-                     "simulated": False}
+    assert found == {
+        "epoch": 11,
+        "at": 23,
+        "ratio": 3.4,
+        "genotype": "cell of epoch 11",
+        "lookup": {"epoch": 11},
+        "simulated": False,
+    }
 
 
-@pytest.mark.parametrize(("values", "epochs"), [
-    ([1.0] * 25, 50), ([1.29 ** (k / 4) for k in range(25)], 50), ([2.0] * 8 + [1.0] * 17, 50),
-    ([1.0] * 5 + [9.0] * 6, 50), ([-1.0] * 8 + [-4.0] * 17, 50), ([1.0] * 8 + [4.0] * 4, 23), ([], 50)])
+@pytest.mark.parametrize(
+    ("values", "epochs"),
+    [
+        ([1.0] * 25, 50),
+        ([1.29 ** (k / 4) for k in range(25)], 50),
+        ([2.0] * 8 + [1.0] * 17, 50),
+        ([1.0] * 5 + [9.0] * 6, 50),
+        ([-1.0] * 8 + [-4.0] * 17, 50),
+        ([1.0] * 8 + [4.0] * 4, 23),
+        ([], 50),
+    ],
+)
 def test_no_stop(values: list[float], epochs: int) -> None:
     # flat; below the factor; falling; too few evaluations; negative; decided in the last epoch only; none
     assert stop.EigenvalueStop().found(rows(values) if values else [], epochs) is None
@@ -91,8 +115,18 @@ def test_off_and_simulate() -> None:
 
 
 # --------------------------------------------------------------------------------------------------------- search
-TINY = ["space=nb201", "dataset=digits", "space.layers=1", "space.channels=2", "search.batch=4", "search.epochs=5",
-        "search.updates_per_epoch=2", "search.evaluate_every=0", "quiet=true", "device=cpu"]
+TINY = [
+    "space=nb201",
+    "dataset=digits",
+    "space.layers=1",
+    "space.channels=2",
+    "search.batch=4",
+    "search.epochs=5",
+    "search.updates_per_epoch=2",
+    "search.evaluate_every=0",
+    "quiet=true",
+    "device=cpu",
+]
 EAGER = ["stop.every=1", "stop.window=1", "stop.lag=1", "stop.factor=1e-6", "stop.start=1"]
 """Stops at the second comparison: after epoch 3, with the cell of epoch 2."""
 
@@ -122,8 +156,9 @@ class Killed(Exception):
     """Stands for the end of the process."""
 
 
-def test_a_search_stops_with_the_earlier_cell_and_resumes_at_any_point(tmp_path: Path,
-                                                                      monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_search_stops_with_the_earlier_cell_and_resumes_at_any_point(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole = search(tmp_path / "whole", "stop=eigenvalue", *EAGER)
     found = kept(tmp_path / "whole")
     assert [row["epoch"] for row in found] == [1, 2, 3]

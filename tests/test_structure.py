@@ -34,8 +34,17 @@ def test_depth_and_width_of_the_cells_that_the_specification_names(edges, depth,
 
 def test_darts_v2_is_described() -> None:
     cells = structure.cells(resolve("DARTS_V2", "darts"))
-    assert cells["normal"] == {"depth": 3, "width": 3.5, "skip": 2, "pool": 0, "parametric": 6, "none": 0, "noise": 0,
-                               "parametric_used": 6, "skip_ratio": 0.25}
+    assert cells["normal"] == {
+        "depth": 3,
+        "width": 3.5,
+        "skip": 2,
+        "pool": 0,
+        "parametric": 6,
+        "none": 0,
+        "noise": 0,
+        "parametric_used": 6,
+        "skip_ratio": 0.25,
+    }
     assert (cells["reduce"]["skip"], cells["reduce"]["pool"]) == (3, 5)
 
 
@@ -54,14 +63,17 @@ def test_none_carries_nothing() -> None:
     assert (cut["depth"], cut["width"], cut["none"], cut["parametric"], cut["parametric_used"]) == (0, 0.0, 3, 2, 0)
     half = structure.cells("|nor_conv_3x3~0|+|none~0|none~1|+|nor_conv_1x1~0|none~1|skip_connect~2|")["cell"]
     assert (half["parametric"], half["parametric_used"]) == (2, 1)
-    skips = structure.cells("|skip_connect~0|+|skip_connect~0|skip_connect~1|"
-                            "+|skip_connect~0|skip_connect~1|skip_connect~2|")["cell"]
+    skips = structure.cells(
+        "|skip_connect~0|+|skip_connect~0|skip_connect~1|+|skip_connect~0|skip_connect~1|skip_connect~2|"
+    )["cell"]
     assert (skips["depth"], skips["width"], skips["skip_ratio"]) == (3, 1.5, 1.0)
 
 
 def test_operations_on_nodes_count_where_a_path_leads_through_them() -> None:
-    graph = ('{"matrix": [[0,1,1,0],[0,0,0,1],[0,0,0,0],[0,0,0,0]], '
-             '"ops": ["input", "conv3x3-bn-relu", "maxpool3x3", "output"]}')
+    graph = (
+        '{"matrix": [[0,1,1,0],[0,0,0,1],[0,0,0,0],[0,0,0,0]], '
+        '"ops": ["input", "conv3x3-bn-relu", "maxpool3x3", "output"]}'
+    )
     found = structure.cells(graph)["cell"]
     assert (found["depth"], found["parametric"], found["pool"]) == (2, 1, 0)
     genotype = Nb1Shot1(variant=1).sample(torch.Generator().manual_seed(0))
@@ -102,5 +114,9 @@ def test_weight_of_none() -> None:
     names = structure.operation_names(Darts(layers=3, operations=("skip_connect", "sep_conv_3x3")), ["normal"])
     assert structure.none_weight({"normal": [[0.5, 0.5]] * 14}, names) is None
     shot = Nb1Shot1(variant=1)
-    assert structure.none_weight({"ops": [[1.0, 0, 0]] * 4},
-                                 structure.operation_names(shot, [n for g in shot.groups for n in g])) is None
+    assert (
+        structure.none_weight(
+            {"ops": [[1.0, 0, 0]] * 4}, structure.operation_names(shot, [n for g in shot.groups for n in g])
+        )
+        is None
+    )

@@ -35,8 +35,12 @@ def composed(*words: str, command: str = "study") -> tuple[dict[str, Any], dict[
     preflight.examine(command, line)
     made = preflight.make_loader().load_configuration(command, list(line.overrides), RunMode.RUN)
     cfg, choices = preflight.plain(made)
-    return cfg, {"choices": choices, "overrides": list(words), "command": f"nasx {command} {' '.join(words)}",
-                 "folders": []}
+    return cfg, {
+        "choices": choices,
+        "overrides": list(words),
+        "command": f"nasx {command} {' '.join(words)}",
+        "folders": [],
+    }
 
 
 class Steps:
@@ -58,15 +62,28 @@ class Steps:
             own, said = composed(*info["overrides"], command=kind)
             assert where.name == identity.run_name(own, said["choices"], kind)
         record: dict[str, Any] = {
-            "kind": kind, "name": where.name, "status": "finished", "choices": info["choices"], "seed": cfg["seed"],
-            "overrides": info["overrides"], "identity": identity.identity(cfg, kind), "protocol": "p", "wall_s": 2.0,
-            "family": identity.identity({**cfg, "seed": None, "from": None}, kind), "parent": None,
-            "genotype": CELL.format(OPERATIONS[cfg["seed"]]), "hardware": {"device": "cpu", "name": "x"}}
+            "kind": kind,
+            "name": where.name,
+            "status": "finished",
+            "choices": info["choices"],
+            "seed": cfg["seed"],
+            "overrides": info["overrides"],
+            "identity": identity.identity(cfg, kind),
+            "protocol": "p",
+            "wall_s": 2.0,
+            "family": identity.identity({**cfg, "seed": None, "from": None}, kind),
+            "parent": None,
+            "genotype": CELL.format(OPERATIONS[cfg["seed"]]),
+            "hardware": {"device": "cpu", "name": "x"},
+        }
         if kind == "retrain":
             source = Path(str(cfg["from"])) / "result.json"
             found = json.loads(source.read_text())["seed"] if cfg["from"] else 0
-            record |= {"parent": Path(cfg["from"]).name if cfg["from"] else None, "test_accuracy": None,
-                       "genotype": CELL.format(OPERATIONS[found])}
+            record |= {
+                "parent": Path(cfg["from"]).name if cfg["from"] else None,
+                "test_accuracy": None,
+                "genotype": CELL.format(OPERATIONS[found]),
+            }
             held = cfg["retrain"]["held_out"]
             record["valid_accuracy" if held else "test_accuracy"] = ACCURACY[found] + 1e-3 * cfg["seed"]
         where.mkdir(parents=True)
@@ -88,7 +105,10 @@ def test_the_best_by_a_short_retraining(steps: Steps, capsys: pytest.CaptureFixt
     steps.alone = True
     found = studies.study(*composed("study=darts", *BASE, "study.rank_epochs=7", "study.retrains=3", "seed=0"))
     assert [(kind, seed) for kind, seed, _ in steps.taken] == [
-        *[("search", seed) for seed in range(4)], *[("retrain", 0)] * 4, *[("retrain", seed) for seed in range(3)]]
+        *[("search", seed) for seed in range(4)],
+        *[("retrain", 0)] * 4,
+        *[("retrain", seed) for seed in range(3)],
+    ]
     ranked, reported = steps.taken[4:8], steps.taken[8:]
     assert {(cfg["retrain"]["epochs"], cfg["retrain"]["held_out"]) for _, _, cfg in ranked} == {(7, True)}
     assert {(cfg["retrain"]["epochs"], cfg["retrain"]["held_out"]) for _, _, cfg in reported} == {(200, False)}
@@ -113,8 +133,11 @@ def test_independent_searches_and_a_transfer(steps: Steps) -> None:
     assert found["test_accuracy"] == pytest.approx(sum(ACCURACY.values()) / 4)
     assert (found["n"], found["std_over"], len(found["kept"])) == (4, "searches, each retrained once", 4)
     before = len(steps.taken)
-    found = studies.study(*composed("study=transfer", f"from=outputs/{found['searches'][1]}", "dataset=digits",
-                                    "dataset.size=16", "quiet=true"))
+    found = studies.study(
+        *composed(
+            "study=transfer", f"from=outputs/{found['searches'][1]}", "dataset=digits", "dataset.size=16", "quiet=true"
+        )
+    )
     assert [(kind, seed) for kind, seed, _ in steps.taken[before:]] == [("retrain", seed) for seed in range(3)]
     assert (found["n"], found["std_over"]) == (3, "retrainings of one cell")
     found = studies.study(*composed("study=transfer", "genotype=all_conv3x3", *BASE))
@@ -138,7 +161,8 @@ def test_stopped_at_any_step_it_goes_on_and_repeats_none(study: str, steps: Step
         found = studies.study(torn, info)
         assert [(kind, seed) for kind, seed, _ in steps.taken] == plan
         assert [found[key] for key in ("ranking", "kept", "test_accuracy", "retrains")] == [
-            whole[key] for key in ("ranking", "kept", "test_accuracy", "retrains")]
+            whole[key] for key in ("ranking", "kept", "test_accuracy", "retrains")
+        ]
         assert studies.study(torn, info) == found
         assert len(steps.taken) == len(plan)
 
@@ -151,8 +175,10 @@ def test_tables_say_what_a_study_reports(steps: Steps) -> None:
     table = summary(frame, reference=False)
     rows = {row["study"]: row for row in table[table["kind"] == "retrain"].to_dict("records")}
     assert set(rows) == {"darts", "tse", ""}
-    for name, over, mean, n in (("darts", "retrainings of the best of 4 cells", 93.1, 3),
-                                ("tse", "retrainings of the best of 4 cells by test accuracy", 93.2, 3)):
+    for name, over, mean, n in (
+        ("darts", "retrainings of the best of 4 cells", 93.1, 3),
+        ("tse", "retrainings of the best of 4 cells by test accuracy", 93.2, 3),
+    ):
         assert (rows[name]["std_over"], rows[name]["n"], rows[name]["best_of"]) == (over, n, 4)
         assert rows[name]["test_accuracy_mean"] == pytest.approx(mean)
         assert rows[name]["test_accuracy_std"] == pytest.approx(0.1)
@@ -162,14 +188,19 @@ def test_tables_say_what_a_study_reports(steps: Steps) -> None:
     assert "he ± is not over the same in all rows" in text
 
 
-@pytest.mark.parametrize(("words", "message"), [
-    (("study=darts", "genotype=all_conv3x3", "space=nb201"), "is not read where there are searches"),
-    (("study=transfer",), "study.searches=0: trains a given cell, and none is given"),
-    (("study=darts", "study.searches=0", "genotype=all_conv3x3"), "study.rank=short: has nothing to choose from"),
-    (("study=darts", "dataset.split=full"), "study.rank=short: needs images that the training leaves out"),
-    (("study=darts", "retrain.warmup_epochs=100", "study.rank_epochs=50"), "study.rank_epochs=50: is all warm-up"),
-    (("study=dart",), "there is no study dart"), (("study.searchs=3",), "study.searchs"),
-    (("study.retrains=0",), "study.retrains=0")])
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("study=darts", "genotype=all_conv3x3", "space=nb201"), "is not read where there are searches"),
+        (("study=transfer",), "study.searches=0: trains a given cell, and none is given"),
+        (("study=darts", "study.searches=0", "genotype=all_conv3x3"), "study.rank=short: has nothing to choose from"),
+        (("study=darts", "dataset.split=full"), "study.rank=short: needs images that the training leaves out"),
+        (("study=darts", "retrain.warmup_epochs=100", "study.rank_epochs=50"), "study.rank_epochs=50: is all warm-up"),
+        (("study=dart",), "there is no study dart"),
+        (("study.searchs=3",), "study.searchs"),
+        (("study.retrains=0",), "study.retrains=0"),
+    ],
+)
 def test_faults_are_told_before_anything_runs(words: tuple[str, ...], message: str) -> None:
     with pytest.raises(UserError, match=message):
         composed("dataset=digits", *words)
@@ -177,9 +208,23 @@ def test_faults_are_told_before_anything_runs(words: tuple[str, ...], message: s
 
 def test_a_ranking_leaves_the_test_set_alone(tmp_path: Path) -> None:
     """It trains on the split that trains weights (359 of 1,437 images), and tests on the other (1,078)."""
-    done = nasx(tmp_path, "retrain", "space=nb201", f"genotype={CELL.format('none')}", "dataset=digits", "out=runs",
-                "dataset.size=16", "dataset.fraction=0.25", "retrain.layers=1", "retrain.channels=4", "threads=1",
-                "retrain.batch=60", "retrain.epochs=2", "retrain.held_out=true", "quiet=true")
+    done = nasx(
+        tmp_path,
+        "retrain",
+        "space=nb201",
+        f"genotype={CELL.format('none')}",
+        "dataset=digits",
+        "out=runs",
+        "dataset.size=16",
+        "dataset.fraction=0.25",
+        "retrain.layers=1",
+        "retrain.channels=4",
+        "threads=1",
+        "retrain.batch=60",
+        "retrain.epochs=2",
+        "retrain.held_out=true",
+        "quiet=true",
+    )
     assert done.code == 0, done
     assert "on held-out training images" in done.out
     found = result(tmp_path)
@@ -193,11 +238,31 @@ def test_a_ranking_leaves_the_test_set_alone(tmp_path: Path) -> None:
     assert "has seen a part of the images only, to rank its cell" in done.err
 
 
-TINY = ("study", "space=darts", "dataset=digits", "dataset.size=16", "space.layers=3", "space.channels=4",
-        "search.batch=8", "search.epochs=1", "search.updates_per_epoch=3", "search.evaluate_images=32",
-        "retrain.layers=3", "retrain.channels=4", "retrain.batch=32", "retrain.epochs=2", "retrain.updates_per_epoch=4",
-        "retrain.auxiliary=0", "threads=1", "out=runs", "quiet=true", "study.searches=2", "study.rank_epochs=1",
-        "study.retrains=2", "checkpoint_s=0.001")
+TINY = (
+    "study",
+    "space=darts",
+    "dataset=digits",
+    "dataset.size=16",
+    "space.layers=3",
+    "space.channels=4",
+    "search.batch=8",
+    "search.epochs=1",
+    "search.updates_per_epoch=3",
+    "search.evaluate_images=32",
+    "retrain.layers=3",
+    "retrain.channels=4",
+    "retrain.batch=32",
+    "retrain.epochs=2",
+    "retrain.updates_per_epoch=4",
+    "retrain.auxiliary=0",
+    "threads=1",
+    "out=runs",
+    "quiet=true",
+    "study.searches=2",
+    "study.rank_epochs=1",
+    "study.retrains=2",
+    "checkpoint_s=0.001",
+)
 
 
 @pytest.mark.slow

@@ -83,8 +83,10 @@ def test_a_bias_is_added_to_every_entry_of_an_edge_s_result(name: str) -> None:
     space, gen = SPACES[name], torch.Generator().manual_seed(7)
     data = small.batch(4, size=64 if name == "darts-imagenet" else 16)
     plain = small.mixture(space, 3)
-    mix = detached(space.biased(plain, {k: torch.randn(x.shape, generator=gen, dtype=x.dtype)
-                                        for k, x in plain.items()}), requires_grad=True)
+    mix = detached(
+        space.biased(plain, {k: torch.randn(x.shape, generator=gen, dtype=x.dtype) for k, x in plain.items()}),
+        requires_grad=True,
+    )
     names = sorted(k for k in mix if k.endswith(".bias"))
     assert names == {"nb2": ["cell.bias"], "nb1": ["ops.bias"]}.get(name[:3], ["normal.bias", "reduce.bias"])
     nets = [small.build(space, naive=naive) for naive in (False, True)]
@@ -97,8 +99,11 @@ def test_a_bias_is_added_to_every_entry_of_an_edge_s_result(name: str) -> None:
     if name in ("pc-darts", "nb201-pc"):
         return
     ref, seen = small.reference(space, nets[0]), dict.fromkeys(names, 0)
-    for cell, kind in zip(ref.cells, getattr(ref, "kinds", [names[0].removesuffix(".bias")] * len(ref.cells)),  # type: ignore[arg-type,union-attr]
-                          strict=True):
+    for cell, kind in zip(
+        ref.cells,
+        getattr(ref, "kinds", [names[0].removesuffix(".bias")] * len(ref.cells)),  # type: ignore[arg-type,union-attr]
+        strict=True,
+    ):
         rows = mix[f"{kind}.bias"][seen[f"{kind}.bias"], 0]
         seen[f"{kind}.bias"] += 1
         for edge, by in zip(cell.edges, rows, strict=True):
@@ -130,8 +135,10 @@ def test_supernets_own_no_architecture_and_no_buffers() -> None:
 def test_noise_is_drawn_from_the_generator_and_the_same_in_both_paths() -> None:
     space = Darts(layers=3, channels=4, operations=("noise", "sep_conv_3x3"))
     data, mix = small.batch(5), small.mixture(space, 6)
-    outs = [small.build(space, naive=naive)(data.x, mix, gen=torch.Generator().manual_seed(seed)).main
-            for naive, seed in ((False, 1), (True, 1), (False, 2))]
+    outs = [
+        small.build(space, naive=naive)(data.x, mix, gen=torch.Generator().manual_seed(seed)).main
+        for naive, seed in ((False, 1), (True, 1), (False, 2))
+    ]
     close(outs[0], outs[1])
     assert not torch.allclose(outs[0], outs[2])
 
@@ -139,8 +146,10 @@ def test_noise_is_drawn_from_the_generator_and_the_same_in_both_paths() -> None:
 def test_drop_path_is_the_same_in_both_paths_and_absent_at_zero() -> None:
     space = Darts(layers=3, channels=4)
     data, mix = small.batch(5), small.mixture(space, 6)
-    outs = [small.build(space, naive=naive)(data.x, mix, drop_path=rate, gen=torch.Generator().manual_seed(1)).main
-            for naive, rate in ((False, 0.5), (True, 0.5), (False, 0.0))]
+    outs = [
+        small.build(space, naive=naive)(data.x, mix, drop_path=rate, gen=torch.Generator().manual_seed(1)).main
+        for naive, rate in ((False, 0.5), (True, 0.5), (False, 0.0))
+    ]
     close(outs[0], outs[1])
     assert not torch.allclose(outs[0], outs[2])
 

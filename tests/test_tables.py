@@ -49,10 +49,20 @@ def test_one_run_has_no_deviation(make):
     assert "±" not in text.replace("so no ±", "")
 
 
-@pytest.mark.parametrize("second", [
-    {"method": "tse"}, {"protocol": "nats"}, {"labels": ["release_leak"]}, {"reduced": True},
-    {"overrides": ["search.epochs=5", "seed=1"]}, {"family": "ffffffff"}, {"labels": ["best_of_4"]},
-    {"choices": {"dataset": "digits"}}, {"choices": {"space": "darts"}}])
+@pytest.mark.parametrize(
+    "second",
+    [
+        {"method": "tse"},
+        {"protocol": "nats"},
+        {"labels": ["release_leak"]},
+        {"reduced": True},
+        {"overrides": ["search.epochs=5", "seed=1"]},
+        {"family": "ffffffff"},
+        {"labels": ["best_of_4"]},
+        {"choices": {"dataset": "digits"}},
+        {"choices": {"space": "darts"}},
+    ],
+)
 def test_runs_that_differ_in_more_than_the_seed_never_share_a_row(make, second):
     make(seed=0)
     make(**{"seed": 1} | second)
@@ -125,7 +135,7 @@ def test_columns_that_split_rows_are_shown(make):
     for seed in (3, 4):
         make(seed=seed)
     for group, header in ((["seed"], "seed"), (["device", "seed"], "seed"), (["commit"], None), ([], None)):
-        sheet, = sheets.sheets(summary(collect(make.root), group), group=group)
+        (sheet,) = sheets.sheets(summary(collect(make.root), group), group=group)
         assert ("seed" in sheet.header) == (header == "seed")
         if header:
             assert {row[sheet.header.index("seed")] for row in sheet.rows} >= {"3", "4"}
@@ -134,14 +144,14 @@ def test_columns_that_split_rows_are_shown(make):
 def test_protocols_in_one_sheet_are_said(make):
     make()
     make(protocol="nats", seed=1)
-    sheet, = sheets.sheets(summary(collect(make.root)))
+    (sheet,) = sheets.sheets(summary(collect(make.root)))
     assert "protocol" in sheet.header
     assert "rows differ in protocol (nats, nb201-v1): compare within one protocol only" in sheet.notes
 
 
 def test_missing_test_accuracies_are_said(make):
     make()
-    sheet, = sheets.sheets(summary(collect(make.root), reference=False))
+    (sheet,) = sheets.sheets(summary(collect(make.root), reference=False))
     assert sheet.rows[0][sheet.header.index("CIFAR-10 test")] == "n/a"
     assert any(note.startswith("n/a: `nasx bench get nb201-test` brings test accuracies") for note in sheet.notes)
 
@@ -150,10 +160,12 @@ def test_reference_rows_are_the_benchmark_and_carry_no_n(make, monkeypatch):
     make()
     values = {"random": {"valid": 83.5, "test": 87.0}, "optimum": {"valid": 91.61, "test": 94.37}}
     monkeypatch.setattr(numbers, "benchmark_reference", lambda benchmark, dataset, edges=(): values)
-    sheet, = sheets.sheets(summary(collect(make.root)))
+    (sheet,) = sheets.sheets(summary(collect(make.root)))
     valid, n = sheet.header.index("CIFAR-10 valid"), sheet.header.index("n")
     assert [(row[0], row[valid], row[n]) for row in sheet.rows[1:]] == [
-        ("optimum (of each column)", "91.61", ""), ("random cell (benchmark mean)", "83.50", "")]
+        ("optimum (of each column)", "91.61", ""),
+        ("random cell (benchmark mean)", "83.50", ""),
+    ]
     assert sheet.rules == {1}
 
 
@@ -174,17 +186,25 @@ def test_reference_rows_are_of_the_cells_that_a_space_allows(make):
     assert sorted(table[table["reference"] == ""]["n"]) == [1, 1, 1, 2]
     made = {sheets.name(row): row["cifar10.valid_mean"] for row in rows_of(table) if row["reference"]}
     assert {name: round(value, 2) for name, value in made.items() if "3x3" not in name} == {
-        "optimum (of each column)": 91.61, "random cell (benchmark mean)": 83.69,
+        "optimum (of each column)": 91.61,
+        "random cell (benchmark mean)": 83.69,
         "optimum of 64 cells of none, skip_connect (of each column)": 84.66,
         "random cell of 64 cells of none, skip_connect": 62.43,
-        "optimum of 1 cell (of each column)": 9.71, "random cell of 1 cell": 9.71}
+        "optimum of 1 cell (of each column)": 9.71,
+        "random cell of 1 cell": 9.71,
+    }
     assert made["optimum of 64 cells of none, nor_conv_3x3 (of each column)"] > 90
     assert "edges" not in cli_table.to_csv(table).partition("\n")[0].split(",")
 
 
-@pytest.mark.parametrize(("cells", "over"), [
-    (["a", "b"], "searches, each retrained once"), (["a", "a"], "retrainings of one cell"),
-    (["a", "a", "b"], "retrainings of 2 cells")])
+@pytest.mark.parametrize(
+    ("cells", "over"),
+    [
+        (["a", "b"], "searches, each retrained once"),
+        (["a", "a"], "retrainings of one cell"),
+        (["a", "a", "b"], "retrainings of 2 cells"),
+    ],
+)
 def test_what_the_deviation_of_a_retraining_is_over(make, cells, over):
     for name in sorted(set(cells)):
         make("idarts", name=name, lookup=None, choices={"space": "darts"}, protocol="darts")
@@ -205,15 +225,25 @@ def test_reduced_is_read_from_what_was_changed(make):
     folder = make()
     record = json.loads((folder / "result.json").read_text())
     del record["reduced"]
-    for changed, reduced in (({"search.epochs": [50, 5]}, True), ({"search.epochs": [50, 100]}, False),
-                             ({"search.updates_per_epoch": [None, 3]}, True), ({"search.lr": [0.1, 0.01]}, False)):
+    for changed, reduced in (
+        ({"search.epochs": [50, 5]}, True),
+        ({"search.epochs": [50, 100]}, False),
+        ({"search.updates_per_epoch": [None, 3]}, True),
+        ({"search.lr": [0.1, 0.01]}, False),
+    ):
         (folder / "result.json").write_text(json.dumps(record | {"changed": changed}))
         assert bool(collect(make.root)["reduced"][0]) is reduced
 
 
-@pytest.mark.parametrize(("seconds", "device", "text"), [
-    (30, "cpu", "30.0 CPU-s"), (90, "cuda:0", "1.5 GPU-min"), (5400, "cuda:0", "1.50 GPU-hours"),
-    (129600, "cuda:0", "1.50 GPU-days")])
+@pytest.mark.parametrize(
+    ("seconds", "device", "text"),
+    [
+        (30, "cpu", "30.0 CPU-s"),
+        (90, "cuda:0", "1.5 GPU-min"),
+        (5400, "cuda:0", "1.50 GPU-hours"),
+        (129600, "cuda:0", "1.50 GPU-days"),
+    ],
+)
 def test_cost_names_its_unit(make, seconds, device, text):
     make(wall_s=seconds, hardware={"device": device, "name": "X"})
     row = summary(collect(make.root), reference=False).to_dict("records")[0]
@@ -243,8 +273,9 @@ def test_forms_are_deterministic_and_say_the_same(make, capsys):
 
 
 def test_latex_is_escaped_and_markdown_keeps_its_columns():
-    sheet = render.Sheet("50 % of a_b & c", ("a_b", "n"), (("x|y", "1.0 ± 0.1"),), notes=("under_score",),
-                          left=frozenset({0}))
+    sheet = render.Sheet(
+        "50 % of a_b & c", ("a_b", "n"), (("x|y", "1.0 ± 0.1"),), notes=("under_score",), left=frozenset({0})
+    )
     latex = render.latex([sheet])
     assert r"a\_b & n \\" in latex
     assert r"x\textbar{}y & 1.0 $\pm$ 0.1 \\" in latex
@@ -270,8 +301,11 @@ def test_filter_sort_and_group(make):
     for seed, method in enumerate(("darts", "idarts", "tse")):
         make(method, seed=seed, valid=90 + seed)
     ask = {"runs": str(make.root), "format": "csv"}
-    rows = list(csv.DictReader(io.StringIO(cli_table.main(ask | {"filter": {"method": ["tse", "darts"]},
-                                                              "sort": "-cifar10.valid"}))))
+    rows = list(
+        csv.DictReader(
+            io.StringIO(cli_table.main(ask | {"filter": {"method": ["tse", "darts"]}, "sort": "-cifar10.valid"}))
+        )
+    )
     assert [row["method"] for row in rows if row["method"]] == ["tse", "darts"]
     rows = list(csv.DictReader(io.StringIO(cli_table.main(ask | {"filter": ["method:tse", "method=darts"]}))))
     assert {row["method"] for row in rows} - {""} == {"darts", "tse"}
@@ -285,23 +319,34 @@ def test_truth_is_filtered_by_as_it_is_written(make):
     make("tse", reduced=True, verdict={"collapsed": False})
     make("gdas")
     frame = collect(make.root)
-    for text, methods in (("reduced:false", ["darts", "gdas"]), ("reduced=True", ["tse"]),
-                          ("collapsed=true", ["darts"]), ("collapsed=false", ["tse"]), ("collapsed=null", ["gdas"])):
+    for text, methods in (
+        ("reduced:false", ["darts", "gdas"]),
+        ("reduced=True", ["tse"]),
+        ("collapsed=true", ["darts"]),
+        ("collapsed=false", ["tse"]),
+        ("collapsed=null", ["gdas"]),
+    ):
         assert list(conditions.pick(frame, text)["method"]) == methods, text
 
 
-@pytest.mark.parametrize(("ask", "words"), [
-    ({"format": "html"}, "format=html: no such format"), ({"filter": {"methd": "x"}}, "did you mean method"),
-    ({"filter": ["method"]}, "not of the form column=value"), ({"filter": {"method": "x"}}, "none of 1 runs is left"),
-    ({"sort": "cifar10.vald"}, "did you mean cifar10.valid?"),
-    ({"group": ["devise"]}, "did you mean device"),
-    ({"paper": "nas"}, "no such paper; there are idarts"),
-    ({"runs": "/nowhere/at/all"}, "runs=/nowhere/at/all: no finished run there"),
-    ({"runs": [], "out": "/nowhere"}, "out=/nowhere: no finished run there; name the folder of the runs"),
-    ({"runs": [], "out": "outputs"}, "out=outputs: no finished run there; search first"),
-    ({"sort": "-cost"}, "sort=-cost: no such column; did you mean -cost_s?"),
-    ({"sort": "cfar10.valid"}, "sort=cfar10.valid: no such column; did you mean cifar10.valid"),
-    ({"filter": ["method:dart"]}, "filter=[method=dart]: none of 1 runs is left")])
+@pytest.mark.parametrize(
+    ("ask", "words"),
+    [
+        ({"format": "html"}, "format=html: no such format"),
+        ({"filter": {"methd": "x"}}, "did you mean method"),
+        ({"filter": ["method"]}, "not of the form column=value"),
+        ({"filter": {"method": "x"}}, "none of 1 runs is left"),
+        ({"sort": "cifar10.vald"}, "did you mean cifar10.valid?"),
+        ({"group": ["devise"]}, "did you mean device"),
+        ({"paper": "nas"}, "no such paper; there are idarts"),
+        ({"runs": "/nowhere/at/all"}, "runs=/nowhere/at/all: no finished run there"),
+        ({"runs": [], "out": "/nowhere"}, "out=/nowhere: no finished run there; name the folder of the runs"),
+        ({"runs": [], "out": "outputs"}, "out=outputs: no finished run there; search first"),
+        ({"sort": "-cost"}, "sort=-cost: no such column; did you mean -cost_s?"),
+        ({"sort": "cfar10.valid"}, "sort=cfar10.valid: no such column; did you mean cifar10.valid"),
+        ({"filter": ["method:dart"]}, "filter=[method=dart]: none of 1 runs is left"),
+    ],
+)
 def test_faults_name_place_and_remedy(make, ask, words):
     make()
     with pytest.raises(UserError) as fault:

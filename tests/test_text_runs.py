@@ -23,14 +23,38 @@ from nasx.jobs.study import study
 from nasx.runs import checkpoints, records
 
 MODEL = ("space=darts_rnn", "space.nodes=3", "quiet=true", "device=cpu", "threads=1", "name=run")
-TINY = (*MODEL, "space.channels=16", "search.batch=16", "search.bptt=8", "search.lr_min=5", "search.dropout_x=0.1",
-        "search.dropout_hidden=0.1", "search.dropout_output=0.1", "search.dropout_input=0.1", "search.epochs=4")
+TINY = (
+    *MODEL,
+    "space.channels=16",
+    "search.batch=16",
+    "search.bptt=8",
+    "search.lr_min=5",
+    "search.dropout_x=0.1",
+    "search.dropout_hidden=0.1",
+    "search.dropout_output=0.1",
+    "search.dropout_input=0.1",
+    "search.epochs=4",
+)
 CELL = "Genotype(recurrent=[('relu', 0), ('tanh', 1), ('relu', 1)], concat=range(1, 4))"
-RETRAIN = (*MODEL, f'genotype="{CELL}"', "retrain.channels=16", "retrain.batch=16", "retrain.bptt=8", "retrain.lr=20",
-           "retrain.epochs=6", "retrain.valid_batch=4", "retrain.dropout_x=0.1", "retrain.dropout_hidden=0.1",
-           "retrain.dropout_output=0.1")
-METHODS = {"darts 1": ("method=darts",), "darts 2": ("method=darts", "method.order=2"), "amended": ("method=amended",),
-           "tse": ("method=tse", "method.T=2", "search.clip=0.25")}
+RETRAIN = (
+    *MODEL,
+    f'genotype="{CELL}"',
+    "retrain.channels=16",
+    "retrain.batch=16",
+    "retrain.bptt=8",
+    "retrain.lr=20",
+    "retrain.epochs=6",
+    "retrain.valid_batch=4",
+    "retrain.dropout_x=0.1",
+    "retrain.dropout_hidden=0.1",
+    "retrain.dropout_output=0.1",
+)
+METHODS = {
+    "darts 1": ("method=darts",),
+    "darts 2": ("method=darts", "method.order=2"),
+    "amended": ("method=amended",),
+    "tse": ("method=tse", "method.T=2", "search.clip=0.25"),
+}
 Started = Callable[..., dict[str, Any]]
 
 
@@ -78,8 +102,9 @@ class Killed(Exception):
     """Stands for the end of the process."""
 
 
-def resumed(command: str, words: tuple[str, ...], out: Path, monkeypatch: pytest.MonkeyPatch, saves: int
-            ) -> dict[str, Any]:
+def resumed(
+    command: str, words: tuple[str, ...], out: Path, monkeypatch: pytest.MonkeyPatch, saves: int
+) -> dict[str, Any]:
     """The record of a run that saves at every update, is killed after so many checkpoints and started again."""
     left, save = [saves], records.Run.save
 
@@ -99,10 +124,12 @@ def resumed(command: str, words: tuple[str, ...], out: Path, monkeypatch: pytest
 STATE = ("w", "a", "w_opt", "a_opt", "train", "val", "updates")
 
 
-@pytest.mark.parametrize("name", [
-    pytest.param(name, marks=pytest.mark.slow) if name in ("darts 1", "amended") else name for name in METHODS])
-def test_a_search_lowers_perplexity_and_resumes_bit_for_bit(name: str, text: Path, tmp_path: Path,
-                                                            monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in ("darts 1", "amended") else name for name in METHODS]
+)
+def test_a_search_lowers_perplexity_and_resumes_bit_for_bit(
+    name: str, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     words = (*TINY, *METHODS[name], f"dataset.path={text}")
     whole = start("search", *words, f"out={tmp_path / 'whole'}")
     found = rows(tmp_path / "whole")
@@ -125,8 +152,15 @@ def test_a_search_lowers_perplexity_and_resumes_bit_for_bit(name: str, text: Pat
 
 def test_diagnostics_leave_the_path_of_a_search_as_it_is(text: Path, tmp_path: Path) -> None:
     """Looks evaluate the batches that come; states are handed on as without them."""
-    words = (*TINY, "space.nodes=2", "method=darts", "method.order=2", "search.epochs=2", "search.updates_per_epoch=4",
-             f"dataset.path={text}")
+    words = (
+        *TINY,
+        "space.nodes=2",
+        "method=darts",
+        "method.order=2",
+        "search.epochs=2",
+        "search.updates_per_epoch=4",
+        f"dataset.path={text}",
+    )
     for name, more in (("plain", ()), ("watched", ("search.diagnose_every=1", "search.diagnose_steps=1"))):
         start("search", *words, *more, f"out={tmp_path / name}")
     one, other = (checkpoint(tmp_path / name) for name in ("plain", "watched"))
@@ -134,8 +168,9 @@ def test_diagnostics_leave_the_path_of_a_search_as_it_is(text: Path, tmp_path: P
     assert rows(tmp_path / "watched")[0]["eigenvalue"] is not None
 
 
-def test_a_training_lowers_perplexity_and_resumes_bit_for_bit(text: Path, tmp_path: Path,
-                                                              monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_training_lowers_perplexity_and_resumes_bit_for_bit(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     words = (*RETRAIN, "retrain.accumulate=2", "retrain.patience=0", f"dataset.path={text}")
     whole = start("retrain", *words, f"out={tmp_path / 'whole'}")
     found = rows(tmp_path / "whole")
@@ -156,18 +191,27 @@ def test_a_training_lowers_perplexity_and_resumes_bit_for_bit(text: Path, tmp_pa
     assert all(equal(one[key], other[key]) for key in keys)
 
 
-@pytest.mark.parametrize(("words", "fault"), [
-    (("space=darts_rnn", "dataset=digits"), "dataset=Digits: is for images, but the networks of this space read text"),
-    (("space=nb201", "dataset=ptb"), "dataset=Ptb: is for text, but the networks of this space read images"),
-    (("space=darts_rnn", "search=darts"), "search=SearchSettings: is for images"),
-    (("space=darts", "search=ptb", "dataset=digits"), "search=TextSearchSettings: is for text"),
-    (("space=darts_rnn", "method=lambda"), "method=Lambda: compares the cells of a supernet"),
-    (("space=darts_rnn", "method=pc_darts"), "Recurrent has no such setting"),
-    (("space=darts_rnn", "search.evaluate_words=100"), "is less than two for each of search.batch=256 rows"),
-    (("space=darts_rnn", "search.cutout=16"), "search.cutout"),
-    (("retrain", "space=darts_rnn", "genotype=DARTS_RNN_V1", "devices=2"), "devices=2: a text is read by one process"),
-    (("space=darts_rnn", "benchmark=nb201"), "knows no architecture of Recurrent"),
-])
+@pytest.mark.parametrize(
+    ("words", "fault"),
+    [
+        (
+            ("space=darts_rnn", "dataset=digits"),
+            "dataset=Digits: is for images, but the networks of this space read text",
+        ),
+        (("space=nb201", "dataset=ptb"), "dataset=Ptb: is for text, but the networks of this space read images"),
+        (("space=darts_rnn", "search=darts"), "search=SearchSettings: is for images"),
+        (("space=darts", "search=ptb", "dataset=digits"), "search=TextSearchSettings: is for text"),
+        (("space=darts_rnn", "method=lambda"), "method=Lambda: compares the cells of a supernet"),
+        (("space=darts_rnn", "method=pc_darts"), "Recurrent has no such setting"),
+        (("space=darts_rnn", "search.evaluate_words=100"), "is less than two for each of search.batch=256 rows"),
+        (("space=darts_rnn", "search.cutout=16"), "search.cutout"),
+        (
+            ("retrain", "space=darts_rnn", "genotype=DARTS_RNN_V1", "devices=2"),
+            "devices=2: a text is read by one process",
+        ),
+        (("space=darts_rnn", "benchmark=nb201"), "knows no architecture of Recurrent"),
+    ],
+)
 def test_what_does_not_fit_is_told_before_any_work(words: tuple[str, ...], fault: str, text: Path) -> None:
     path = (f"dataset.path={text}",) if "dataset=digits" not in words else ()
     command, words = ("retrain", words[1:]) if words[0] == "retrain" else ("search", words)
@@ -183,16 +227,20 @@ def test_a_missing_text_is_told_before_any_work(tmp_path: Path, monkeypatch: pyt
             preflight.examine(command, arguments.arrange(["space=darts_rnn", *more]))
 
 
-@pytest.mark.parametrize(("words", "fault"), [
-    (("search.batch=64",), "batch=64: cuts a text of"), (("search.batch=1",), "too few rows for batch norm")])
-def test_batches_that_do_not_fit_the_text_are_told(words: tuple[str, ...], fault: str, text: Path, tmp_path: Path
-                                                   ) -> None:
+@pytest.mark.parametrize(
+    ("words", "fault"),
+    [(("search.batch=64",), "batch=64: cuts a text of"), (("search.batch=1",), "too few rows for batch norm")],
+)
+def test_batches_that_do_not_fit_the_text_are_told(
+    words: tuple[str, ...], fault: str, text: Path, tmp_path: Path
+) -> None:
     with pytest.raises(UserError, match=fault):
         start("search", *TINY, *words, f"dataset.path={texts.write(tmp_path / 'short', 60, 8)}", f"out={tmp_path}")
 
 
-def test_a_study_keeps_the_cell_that_validates_best(text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                                                    capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_study_keeps_the_cell_that_validates_best(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """By validation perplexity, where lower is better; nothing of the training text is held out."""
     validated, recipes = {0: 60.0, 1: 58.0, 2: 59.0, 3: 61.0}, []
 
@@ -202,8 +250,12 @@ def test_a_study_keeps_the_cell_that_validates_best(text: Path, tmp_path: Path, 
     def retrain(cfg: Mapping[str, Any], info: Any) -> dict[str, Any]:
         number = int(cfg["from"][-1])
         recipes.append(cfg["retrain"])
-        return {"name": f"r{number}-{cfg['retrain']['epochs']}", "wall_s": 1.0, "valid_perplexity": validated[number],
-                "test_perplexity": validated[number] - 2}
+        return {
+            "name": f"r{number}-{cfg['retrain']['epochs']}",
+            "wall_s": 1.0,
+            "valid_perplexity": validated[number],
+            "test_perplexity": validated[number] - 2,
+        }
 
     monkeypatch.setattr(jobs_search, "search", search)
     monkeypatch.setattr(jobs_retrain, "retrain", retrain)

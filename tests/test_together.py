@@ -79,10 +79,16 @@ def test_a_finished_seed_is_not_searched_again(tmp_path: Path) -> None:
     assert folders(tmp_path)[1].joinpath("result.json").stat().st_mtime_ns == before[0]
 
 
-@pytest.mark.parametrize(("words", "said"), [
-    (("search", "name=one", "seeds_per_job=2"), "leave the name out"),
-    (("run", "seeds_per_job=2"), "one seed at a time"), (("retrain", "seeds_per_job=2"), "no architecture"),
-    (("search", "seeds_per_job=0"), "seeds_per_job"), (("search", "engine.graphs=on"), "engine.graphs=auto")])
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("search", "name=one", "seeds_per_job=2"), "leave the name out"),
+        (("run", "seeds_per_job=2"), "one seed at a time"),
+        (("retrain", "seeds_per_job=2"), "no architecture"),
+        (("search", "seeds_per_job=0"), "seeds_per_job"),
+        (("search", "engine.graphs=on"), "engine.graphs=auto"),
+    ],
+)
 def test_what_cannot_be_is_refused(words: tuple[str, ...], said: str, tmp_path: Path) -> None:
     done = jobs.nasx(tmp_path, words[0], *WORDS[1:], *words[1:])
     assert done.code == 2, done

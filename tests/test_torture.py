@@ -46,7 +46,8 @@ def start(tmp_path: Path) -> Callable[[Sequence[str]], Forked]:
 
 @pytest.mark.parametrize("name", ["nb201-darts", "retrain-nb201", "sweep"])
 def test_killed_at_random_moments_every_run_ends_as_if_untouched(
-        name: str, start: Callable[[Sequence[str]], Forked], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name: str, start: Callable[[Sequence[str]], Forked], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(torture, "SWEPT", ("darts,random", "0,1"))
     [case] = [case for case in torture.cases("digits", updates=2) if case.name == name]
     case = case._replace(words=(*case.words, "dataset.size=16"), runs=4 if name == "sweep" else 1)
@@ -70,8 +71,16 @@ def test_an_inexact_resume_is_found(start: Callable[[Sequence[str]], Forked], tm
 
 
 # ------------------------------------------------------------------------------------------ every single write
-WORDS = (*jobs.TINY_NB201, "search.epochs=1", "search.updates_per_epoch=2", "checkpoint_s=0.001", "method=darts",
-         "method.order=1", "out=killed", "name=run")
+WORDS = (
+    *jobs.TINY_NB201,
+    "search.epochs=1",
+    "search.updates_per_epoch=2",
+    "checkpoint_s=0.001",
+    "method=darts",
+    "method.order=1",
+    "out=killed",
+    "name=run",
+)
 
 
 def until(count: int) -> None:
@@ -89,8 +98,9 @@ def until(count: int) -> None:
     sys.addaudithook(look)
 
 
-@pytest.mark.parametrize("counts", [range(5, 1000, 13), pytest.param(range(1, 1000), marks=pytest.mark.slow)],
-                         ids=["some", "all"])
+@pytest.mark.parametrize(
+    "counts", [range(5, 1000, 13), pytest.param(range(1, 1000), marks=pytest.mark.slow)], ids=["some", "all"]
+)
 def test_killed_at_its_writes_one_after_the_other(counts: range, tmp_path: Path) -> None:
     """What a kill leaves between any two writes is enough to go on from."""
     assert jobs.nasx(tmp_path, *WORDS[:-2], "out=whole", "name=run", pictures=True).code == 0

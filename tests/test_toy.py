@@ -212,8 +212,15 @@ def test_smooth_noise_is_the_batch_seed_s() -> None:
     assert not torch.equal(first, problem.value(w, mix, batch._replace(seed=2)))
 
 
-PROBLEMS = [toy.Scalar(), toy.Quadratic(), toy.Alignment(), toy.Alignment(split=True), toy.Counterexample(),
-            toy.Correlation(), toy.Smooth()]
+PROBLEMS = [
+    toy.Scalar(),
+    toy.Quadratic(),
+    toy.Alignment(),
+    toy.Alignment(split=True),
+    toy.Counterexample(),
+    toy.Correlation(),
+    toy.Smooth(),
+]
 
 
 @pytest.mark.parametrize("problem", PROBLEMS, ids=lambda p: type(p).__name__)
@@ -224,8 +231,10 @@ def test_problems_have_the_interface(problem: toy.Toy) -> None:
     assert {k: tuple(x.shape) for k, x in mix.items()} == shapes
     sampled = bound.sample(torch.Generator().manual_seed(0))
     assert {k: tuple(x.shape) for k, x in sampled.items()} == shapes
-    assert all(torch.equal(x.sum(-1), torch.ones_like(x[..., 0])) and bool((x.max(-1).values == 1).all())
-               for x in sampled.values())
+    assert all(
+        torch.equal(x.sum(-1), torch.ones_like(x[..., 0])) and bool((x.max(-1).values == 1).all())
+        for x in sampled.values()
+    )
     assert all(set(group) <= set(shapes) for group in problem.groups)
 
 

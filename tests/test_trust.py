@@ -26,10 +26,14 @@ from nasx.runs.loggers import TensorBoard
 
 WORDS = ("space=nb201", "dataset=digits")
 LIST = {name for names in trust.NAMED.values() for name in names}
-PLACES = {r"callbacks\.\w+\._target_": "callbacks.x._target_", r"launcher\._target_": "launcher._target_",
-          r"sweeper\._target_": "sweeper._target_", r"sweeper\.sampler\._target_": "sweeper.sampler._target_",
-          r"(job|hydra)_logging\.handlers\.\w+\.class": "job_logging.handlers.x.class",
-          r"(job|hydra)_logging\.formatters\.\w+\.\(\)": "hydra_logging.formatters.x.()"}
+PLACES = {
+    r"callbacks\.\w+\._target_": "callbacks.x._target_",
+    r"launcher\._target_": "launcher._target_",
+    r"sweeper\._target_": "sweeper._target_",
+    r"sweeper\.sampler\._target_": "sweeper.sampler._target_",
+    r"(job|hydra)_logging\.handlers\.\w+\.class": "job_logging.handlers.x.class",
+    r"(job|hydra)_logging\.formatters\.\w+\.\(\)": "hydra_logging.formatters.x.()",
+}
 
 
 def own(folder: Path, text: str, group: str = "experiment", *words: str) -> list[str]:
@@ -121,7 +125,8 @@ def test_a_name_that_is_shadowed_is_not_the_class(monkeypatch: pytest.MonkeyPatc
 
 def test_what_an_allowed_package_imports_is_not_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mine_for_trust.py").write_text(
-        "from subprocess import Popen\nfrom pathlib import Path\nclass Own: pass\n")
+        "from subprocess import Popen\nfrom pathlib import Path\nclass Own: pass\n"
+    )
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     for name in ("Popen", "Path"):
@@ -157,28 +162,44 @@ HOSTILE = [
     "hydra: {sweeper: {custom_search_space: os.remove}}",
     "defaults: [{override /hydra/sweeper: optuna}]\nhydra: {sweeper: {sampler: {x: '${space}'}}}\nobjective: params",
     "defaults: [{override /hydra/sweeper: optuna}]\nhydra: {sweeper: {n_trials: '${space}'}}\nobjective: params",
-    "hydra: {callbacks: {x: '${space}'}}", "hydra: {launcher: '${space}'}",
+    "hydra: {callbacks: {x: '${space}'}}",
+    "hydra: {launcher: '${space}'}",
     "hydra: {sweeper: {params: {hydra.callbacks: '{x:{_target_:os.remove,path:victim}}'}}}",
-    "hydra: {sweeper: {params: {'+hydra.run.dir': victim}}}", "hydra: {sweeper: {params: {allow: '[evil]'}}}",
+    "hydra: {sweeper: {params: {'+hydra.run.dir': victim}}}",
+    "hydra: {sweeper: {params: {allow: '[evil]'}}}",
     "hydra: {sweeper: {storage: 'sqlite:///victim'}}",
     "hydra: {job_logging: {handlers: {x: {class: logging.handlers.SocketHandler, host: a, port: 1}}}}",
     "hydra: {job_logging: {formatters: {x: {(): os.remove, path: victim}}}}",
-    "hydra: {run: {dir: /tmp/nasx-was-here}}", "hydra: {output_subdir: .}",
+    "hydra: {run: {dir: /tmp/nasx-was-here}}",
+    "hydra: {output_subdir: .}",
     "hydra: {output_subdir: /tmp/nasx-was-here}",
-    "hydra: {sweep: {dir: /tmp/nasx-was-here}}", "hydra: {sweep: {subdir: ../../x}}", "hydra: {job: {chdir: true}}",
-    "hydra: {job: {env_set: {NASX_ALLOW: evil}}}", "hydra: {job: {env_set: {XDG_CACHE_HOME: /tmp/nasx-was-here}}}",
-    "hydra: {overrides: {task: ['allow=[evil]']}}", "hydra: {mode: MULTIRUN}",
+    "hydra: {sweep: {dir: /tmp/nasx-was-here}}",
+    "hydra: {sweep: {subdir: ../../x}}",
+    "hydra: {job: {chdir: true}}",
+    "hydra: {job: {env_set: {NASX_ALLOW: evil}}}",
+    "hydra: {job: {env_set: {XDG_CACHE_HOME: /tmp/nasx-was-here}}}",
+    "hydra: {overrides: {task: ['allow=[evil]']}}",
+    "hydra: {mode: MULTIRUN}",
     "defaults: [{override /hydra/launcher: submitit_slurm}]\nhydra: {launcher: {setup: ['touch /tmp/nasx-was-here']}}",
     "defaults: [{override /hydra/launcher: submitit_slurm}]\nhydra: {launcher: {additional_parameters: {wrap: id}}}",
     'defaults: [{override /hydra/launcher: submitit_slurm}]\nhydra: {launcher: {comment: "x\\ntouch /tmp/y"}}',
     "defaults: [{override /hydra/launcher: submitit_slurm}]\nhydra: {launcher: {submitit_folder: /tmp/nasx-was-here}}",
-    "out_file: victim", "out: /tmp/nasx-was-here", "out: ../elsewhere", "out: ~/elsewhere", "out: '${name}'",
-    "allow: [evil]", "allow: evil", "allow: '${at}'\nat: [evil]", "allow: {0: evil}"]
+    "out_file: victim",
+    "out: /tmp/nasx-was-here",
+    "out: ../elsewhere",
+    "out: ~/elsewhere",
+    "out: '${name}'",
+    "allow: [evil]",
+    "allow: evil",
+    "allow: '${at}'\nat: [evil]",
+    "allow: {0: evil}",
+]
 
 
 @pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
-def test_a_strangers_file_is_refused_with_nothing_written(text: str, tmp_path: Path,
-                                                          monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_strangers_file_is_refused_with_nothing_written(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "victim").write_text("mine")
     assert own(tmp_path, f"# @package _global_\n{text}\n"), "not refused"
@@ -201,38 +222,58 @@ def test_the_command_ends_with_the_refusal(tmp_path: Path) -> None:
 
 
 def test_plain_settings_of_a_launcher_may_stand_in_a_file(tmp_path: Path) -> None:
-    text = ("# @package _global_\ndefaults: [{override /hydra/launcher: submitit_slurm}]\n"
-            "hydra: {launcher: {partition: gpu, timeout_min: 60, mem_gb: 8, gpus_per_node: 0, comment: two words}}\n")
+    text = (
+        "# @package _global_\ndefaults: [{override /hydra/launcher: submitit_slurm}]\n"
+        "hydra: {launcher: {partition: gpu, timeout_min: 60, mem_gb: 8, gpus_per_node: 0, comment: two words}}\n"
+    )
     assert own(tmp_path, text, "launch", "device=cpu") == []
     assert own(tmp_path, text.replace("two words", "two words, setup: [id]"), "launch", "device=cpu") == [
         "hydra.launcher.setup.0=id: stands in a configuration file, and is only taken from the command line; remove it "
-        "there; if you want it, give it on the command line"]
+        "there; if you want it, give it on the command line"
+    ]
     assert own(tmp_path, text, "launch", "device=cpu", "hydra.launcher.setup=[id]") == []
     for launch in ("slurm", "joblib", "local"):
-        assert own(tmp_path, "# @package _global_\nseed: 1\n", "experiment", f"launch={launch}",
-                   "hydra.launcher.gpus_per_node=0" if launch != "joblib" else "seed=2") == []
+        assert (
+            own(
+                tmp_path,
+                "# @package _global_\nseed: 1\n",
+                "experiment",
+                f"launch={launch}",
+                "hydra.launcher.gpus_per_node=0" if launch != "joblib" else "seed=2",
+            )
+            == []
+        )
 
 
 # ------------------------------------------------------------------------------------------------- allow (B2)
 EVIL = "from pathlib import Path\nPath('imported').touch()\nclass Log:\n    def __init__(self): Path('built').touch()\n"
 
 
-@pytest.mark.parametrize("text", ["allow: [evil]", "allow: [evil]\nlogger: {_target_: evil.Log}",
-                                  "defaults: [{override /logger: own}]\nallow: [evil]"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "allow: [evil]",
+        "allow: [evil]\nlogger: {_target_: evil.Log}",
+        "defaults: [{override /logger: own}]\nallow: [evil]",
+    ],
+)
 def test_a_file_does_not_allow_what_it_names(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "evil.py").write_text(EVIL)
     (tmp_path / "conf" / "logger").mkdir(parents=True)
     (tmp_path / "conf" / "logger" / "own.yaml").write_text("_target_: evil.Log\n")
     found = own(tmp_path, f"# @package _global_\n{text}\n")
-    assert ("allow=['evil']: stands in a configuration file, and is only taken from the command line or NASX_ALLOW; "
-            "if you trust that file add allow=... to the command") in found
+    assert (
+        "allow=['evil']: stands in a configuration file, and is only taken from the command line or NASX_ALLOW; "
+        "if you trust that file add allow=... to the command"
+    ) in found
     assert not (tmp_path / "imported").exists()
 
 
 @pytest.mark.parametrize("group", ["logger", "dataset", "benchmark"])
-def test_nothing_of_the_users_is_built_while_a_line_is_checked(group: str, tmp_path: Path,
-                                                               monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_of_the_users_is_built_while_a_line_is_checked(
+    group: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "evil.py").write_text(EVIL)
     words = ["allow=[evil]", *(["objective=supernet.valid_accuracy"] if group == "benchmark" else [])]
@@ -259,19 +300,34 @@ def test_the_environment_allows_as_the_command_line_does(tmp_path: Path, monkeyp
 
 
 # ------------------------------------------------------------------------------------------------ resolvers (B7)
-RESOLVERS = ["${oc.env:SECRET}", "${ oc.env : SECRET }", "${oc.env:SECRET,x}", "a${oc.env:SECRET}b", "${oc.decode:'1'}",
-             "${${at}:SECRET}", "${oc.create:{a:b}}", "${now:%Y}", "${hydra:runtime.cwd}", "${oc.select:seed}",
-             "${python_version:}", "${oc.dict.values:space}", "\\${oc.env:SECRET}"]
+RESOLVERS = [
+    "${oc.env:SECRET}",
+    "${ oc.env : SECRET }",
+    "${oc.env:SECRET,x}",
+    "a${oc.env:SECRET}b",
+    "${oc.decode:'1'}",
+    "${${at}:SECRET}",
+    "${oc.create:{a:b}}",
+    "${now:%Y}",
+    "${hydra:runtime.cwd}",
+    "${oc.select:seed}",
+    "${python_version:}",
+    "${oc.dict.values:space}",
+    "\\${oc.env:SECRET}",
+]
 
 
 @pytest.mark.parametrize("value", RESOLVERS)
-def test_a_resolver_is_refused_in_files_and_on_the_line(value: str, tmp_path: Path,
-                                                        monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_resolver_is_refused_in_files_and_on_the_line(
+    value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("SECRET", "hunter2")
     quoted = json.dumps(value)
-    for found in (own(tmp_path, f"# @package _global_\nname: {quoted}\n"),
-                  own(tmp_path, f"# @package _global_\nspace: {{operations: [none, {quoted}]}}\n"),
-                  faults(f"name={value}", *WORDS)):
+    for found in (
+        own(tmp_path, f"# @package _global_\nname: {quoted}\n"),
+        own(tmp_path, f"# @package _global_\nspace: {{operations: [none, {quoted}]}}\n"),
+        faults(f"name={value}", *WORDS),
+    ):
         assert any("calls a resolver, and what it gives would be stored in the run" in line for line in found), found
         assert "hunter2" not in str(found)
 

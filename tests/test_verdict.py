@@ -29,8 +29,12 @@ def of(found: list[dict[str, Any]], genotype: str = GOOD, **more: Any) -> tuple[
 
 def test_a_healthy_search_that_has_settled() -> None:
     assert verdict(rows(), {"genotype": GOOD}) == {
-        "moving": False, "collapsed": False, "doubtful": False, "reasons": [],
-        "text": "No sign of collapse. It had settled."}
+        "moving": False,
+        "collapsed": False,
+        "doubtful": False,
+        "reasons": [],
+        "text": "No sign of collapse. It had settled.",
+    }
 
 
 def test_what_is_said_of_finite_differences() -> None:
@@ -38,22 +42,31 @@ def test_what_is_said_of_finite_differences() -> None:
     found = rows(4)
     found[1]["probes"] = {}
     found[2]["probes"] = {"Hv": {"cosine": 0.5, "norm": 2.0, "count": 1}}
-    found[3]["probes"] = {"Hv": {"cosine": 0.1, "norm": 6.0, "count": 3},
-                          "MHv": {"cosine": -0.002, "norm": 1234.0, "count": 3}}
+    found[3]["probes"] = {
+        "Hv": {"cosine": 0.1, "norm": 6.0, "count": 3},
+        "MHv": {"cosine": -0.002, "norm": 1234.0, "count": 3},
+    }
     said = verdict(found, {"genotype": GOOD})
     assert said["text"] == (
         "No sign of collapse. It had settled. Against double backward its finite differences had on average: Hv a "
         "cosine of 0.20 and 5 times the length (4 compared); MHv a cosine of -0.00 and 1.23e+03 times the length "
-        "(3 compared).")
+        "(3 compared)."
+    )
     assert not said["reasons"]
     assert verdict(found[:2], {"genotype": GOOD})["text"].endswith(
-        "It took no finite difference that search.probe_every could compare with double backward.")
+        "It took no finite difference that search.probe_every could compare with double backward."
+    )
 
 
 def test_skip_connections_everywhere() -> None:
-    assert of(rows(), SKIPS) == (True, False, [
-        "6 of 6 operations of the cell are skip connections (more than half)",
-        "no operation with weights lies on a path through the cell"])
+    assert of(rows(), SKIPS) == (
+        True,
+        False,
+        [
+            "6 of 6 operations of the cell are skip connections (more than half)",
+            "no operation with weights lies on a path through the cell",
+        ],
+    )
 
 
 def darts(normal: list[str], reduce: list[str]) -> str:
@@ -69,8 +82,10 @@ def test_half_of_a_cell_may_skip(skips: int, collapsed: bool) -> None:
     assert found[2] == (["5 of 8 operations of cell normal are skip connections (more than half)"] if collapsed else [])
 
 
-@pytest.mark.parametrize(("space", "skips", "collapsed"), [
-    ("s2", 6, False), ("s2", 7, True), ("s3", 6, False), ("s3", 7, True), ("darts", 5, True)])
+@pytest.mark.parametrize(
+    ("space", "skips", "collapsed"),
+    [("s2", 6, False), ("s2", 7, True), ("s3", 6, False), ("s3", 7, True), ("darts", 5, True)],
+)
 def test_of_few_operations_chance_alone_gives_half(space: str, skips: int, collapsed: bool) -> None:
     """8 edges by a coin: 37 of 256 cells have six or more, 9 have seven or more, which is less than one in twenty."""
     whole, gen = conformance.full(space), torch.Generator().manual_seed(0)
@@ -97,8 +112,10 @@ def test_of_many_cells_one_is_skip_heavy_by_chance_alone(skips: int, collapsed: 
 @pytest.mark.parametrize(("every", "told"), [(1, True), (2, True), (5, False)])
 def test_an_eigenvalue_taken_more_rarely_says_nothing(every: int, told: bool) -> None:
     """The windows of the rule are numbers of evaluations, made for one every second epoch."""
-    found = [{**row, **({"eigenvalue": 1.06 ** row["epoch"]} if row["epoch"] % every == 1 % every else {})}
-             for row in rows(60)]
+    found = [
+        {**row, **({"eigenvalue": 1.06 ** row["epoch"]} if row["epoch"] % every == 1 % every else {})}
+        for row in rows(60)
+    ]
     assert any("eigenvalue" in reason for reason in verdict(found, {"genotype": GOOD})["reasons"]) is told
 
 
@@ -108,8 +125,7 @@ def test_a_cell_without_a_path_and_one_without_weights() -> None:
     dead = "|none~0|+|none~0|nor_conv_1x1~1|+|skip_connect~0|none~1|none~2|"
     assert of(rows(), dead)[2] == ["no operation with weights lies on a path through the cell"]
     pools = darts(["max_pool_3x3"] * 8, ["sep_conv_3x3"] * 8)
-    assert of(rows(), pools)[2] == [
-        "no operation with weights lies on a path through cell normal"]
+    assert of(rows(), pools)[2] == ["no operation with weights lies on a path through cell normal"]
 
 
 @pytest.mark.parametrize(("weight", "collapsed"), [(0.5, False), (0.51, True)])
@@ -138,8 +154,10 @@ def test_an_eigenvalue_that_came_down_again_is_no_warning() -> None:
 
 @pytest.mark.parametrize("every", [1, 2])
 def test_the_rule_sees_every_second_epoch_however_often_the_eigenvalue_is_taken(every: int) -> None:
-    found = [{**row, "eigenvalue": 1.0 if row["epoch"] < 20 else 2.0} if row["epoch"] % every == 1 % every else row
-             for row in rows(40)]
+    found = [
+        {**row, "eigenvalue": 1.0 if row["epoch"] < 20 else 2.0} if row["epoch"] % every == 1 % every else row
+        for row in rows(40)
+    ]
     assert "between epochs 11 and 23" in of(found)[2][0]
 
 
@@ -156,7 +174,8 @@ def test_a_stopped_search_gives_an_earlier_cell_and_is_not_called_collapsed() ->
     stopped = {"epoch": 18, "at": 24, "ratio": 1.4, "simulated": False}
     assert verdict(found, {"genotype": GOOD, "stopped": stopped})["text"] == (
         "No sign of collapse. Stopped after epoch 24, where the dominant eigenvalue had grown 1.40-fold; this is the "
-        "cell of epoch 18. It had settled.")
+        "cell of epoch 18. It had settled."
+    )
     assert verdict(found, {"genotype": GOOD, "stopped": {**stopped, "simulated": True}})["doubtful"]
 
 
@@ -169,8 +188,13 @@ def test_a_mixture_that_was_saturated_early() -> None:
 
 def test_a_search_that_still_moves() -> None:
     found = [*rows(19), {"epoch": 20, "genotype": SKIPS, "mix": {"cell": [[0.22, 0.18, 0.2, 0.2, 0.2]] * 6}}]
-    assert of(found)[1:] == (True, ["the genotype changed in the last 2 epochs",
-                                    "the mixture moved by 0.020 per edge and epoch in the last 2 epochs (above 0.01)"])
+    assert of(found)[1:] == (
+        True,
+        [
+            "the genotype changed in the last 2 epochs",
+            "the mixture moved by 0.020 per edge and epoch in the last 2 epochs (above 0.01)",
+        ],
+    )
     assert of(rows(1))[2] == ["one epoch is too short to settle"]
 
 

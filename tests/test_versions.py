@@ -21,8 +21,11 @@ from nasx.runs import records
 
 KEPT = Path(__file__).parent / "versions" / "0.1.0"
 SETTINGS: dict[str, list[str]] = json.loads((KEPT / "settings.json").read_text(encoding="utf-8"))
-DONE, HALF, TRAINED = ("darts-nb201-digits-s0-1a1ce3e4", "darts-nb201-digits-s1-2d7e0072",
-                       "retrain-nb201-digits-s0-676784e9")
+DONE, HALF, TRAINED = (
+    "darts-nb201-digits-s0-1a1ce3e4",
+    "darts-nb201-digits-s1-2d7e0072",
+    "retrain-nb201-digits-s0-676784e9",
+)
 APART = {"nasx.benchmarks.nb201.Nb201": {"devices"}}
 """Settings that change nothing that a run computes."""
 CHANGES = {"nasx.data.imagenet.ImageNet": {"verify"}, "nasx.data.imagenet.Photos": {"verify", "test_fraction"}}
@@ -55,12 +58,15 @@ def test_a_half_done_sweep_goes_on_under_its_names_with_the_rows_that_it_would_h
     names = sorted(path.name for path in (here / "outputs").glob("darts-*"))
     assert len(names) == 3
     assert names[:2] == [DONE, HALF]
-    rows, whole = (records.parsed(path.read_text()) for path in (
-        here / "outputs" / HALF / "metrics.jsonl", KEPT / "whole-s1.jsonl"))
+    rows, whole = (
+        records.parsed(path.read_text())
+        for path in (here / "outputs" / HALF / "metrics.jsonl", KEPT / "whole-s1.jsonl")
+    )
     assert [row["genotype"] for row in rows] == [row["genotype"] for row in whole]
     for row, expected in zip(rows, whole, strict=True):
         assert {key: row[key] for key in expected if "loss" in key} == pytest.approx(
-            {key: expected[key] for key in expected if "loss" in key}, rel=1e-3)
+            {key: expected[key] for key in expected if "loss" in key}, rel=1e-3
+        )
 
 
 def test_its_runs_are_tabulated_beside_those_of_today(here: Path) -> None:
@@ -76,8 +82,14 @@ def test_its_runs_are_tabulated_beside_those_of_today(here: Path) -> None:
 
 
 def test_its_exports_and_records_are_followed(here: Path) -> None:
-    for words in (["evaluate", f"outputs/{TRAINED}/export", "dataset=digits"], ["info", f"from={DONE}"],
-                  ["export", f"from={TRAINED}"], ["table"], ["status"], ["report", "outputs"]):
+    for words in (
+        ["evaluate", f"outputs/{TRAINED}/export", "dataset=digits"],
+        ["info", f"from={DONE}"],
+        ["export", f"from={TRAINED}"],
+        ["table"],
+        ["status"],
+        ["report", "outputs"],
+    ):
         done = jobs.nasx(here, *words)
         assert done.code == 0, (words, done)
 
@@ -102,16 +114,24 @@ def test_a_later_format_is_refused_and_left_out(here: Path, file: str) -> None:
         assert "written by a later version of nasx" in " ".join(collect(here / "outputs").attrs["notes"])
 
 
-NODE: dict[str, Any] = {"_target_": "nasx.methods.sdarts.Sdarts", "perturbation": "adversarial", "random_start": False,
-                        "ascent": "train", "inner": {"_target_": "nasx.methods.gdas.Gdas", "gradient": "released"}}
+NODE: dict[str, Any] = {
+    "_target_": "nasx.methods.sdarts.Sdarts",
+    "perturbation": "adversarial",
+    "random_start": False,
+    "ascent": "train",
+    "inner": {"_target_": "nasx.methods.gdas.Gdas", "gradient": "released"},
+}
 
 
-@pytest.mark.parametrize(("changes", "kept"), [
-    ({}, {"perturbation", "inner"}),
-    ({"random_start": True}, {"perturbation", "inner", "random_start"}),
-    ({"random_start": True, "ascent": "eval", "perturbation": "random"}, {"perturbation", "inner"}),
-    ({"other": 1}, {"perturbation", "inner", "other"}),
-])
+@pytest.mark.parametrize(
+    ("changes", "kept"),
+    [
+        ({}, {"perturbation", "inner"}),
+        ({"random_start": True}, {"perturbation", "inner", "random_start"}),
+        ({"random_start": True, "ascent": "eval", "perturbation": "random"}, {"perturbation", "inner"}),
+        ({"other": 1}, {"perturbation", "inner", "other"}),
+    ],
+)
 def test_only_values_that_compute_what_was_computed_are_left_out(changes: dict[str, Any], kept: set[str]) -> None:
     found = versions.stable({"method": [{**NODE, **changes}]})["method"][0]
     assert found.keys() == kept | {"_target_"}
@@ -134,8 +154,11 @@ def test_a_component_that_computes_otherwise_gets_a_new_identity_and_takes_no_fo
 
 
 def test_a_configuration_of_before_is_completed_with_what_it_was_computed_with() -> None:
-    old = {"_target_": "nasx.methods.sdarts.Sdarts", "perturbation": "adversarial",
-           "inner": {"_target_": "nasx.methods.gdas.Gdas"}}
+    old = {
+        "_target_": "nasx.methods.sdarts.Sdarts",
+        "perturbation": "adversarial",
+        "inner": {"_target_": "nasx.methods.gdas.Gdas"},
+    }
     new = versions.completed({"method": old})["method"]
     assert (new["random_start"], new["ascent"], new["inner"]["gradient"]) == (False, "train", "straight_through")
     assert versions.stable(new) == old

@@ -17,23 +17,40 @@ def test_words_and_options_are_told_apart() -> None:
     assert got.number("n") == 3
 
 
-@pytest.mark.parametrize(("given", "said"), [
-    (["ot=x"], "did you mean out"), (["out="], "has no value"), (["--verbose"], "not understood"),
-    (["word"], "not understood"), ([], "needs from=")])
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["ot=x"], "did you mean out"),
+        (["out="], "has no value"),
+        (["--verbose"], "not understood"),
+        (["word"], "not understood"),
+        ([], "needs from="),
+    ],
+)
 def test_what_is_wrong_is_named_with_its_remedy(given: list[str], said: str) -> None:
     with pytest.raises(UserError, match=said):
         arguments.read("report", given, {"out": "r.html", "from": None})
 
 
-@pytest.mark.parametrize(("options", "plain", "word", "said"), [
-    ({}, "FOLDER", "out=/x", "has no option out; FOLDER is a word without out=: nasx this /x; see"),
-    ({}, "FOLDER", "ot=/x", "has no option ot; it takes FOLDER; see"),
-    ({}, None, "ot=/x", "has no option ot; it has none; see"),
-    ({"metric": "", "runs": ""}, "GROUP", "out=X", "has no option out; the folder of the runs is runs=X; see"),
-    ({"out": "", "title": ""}, "RUNS", "out_file=x", "it has out, title and it takes RUNS (did you mean out?); see"),
-    ({"out": "", "title": ""}, "RUNS", "runs=x", "RUNS is a word without runs=: nasx this x; see")])
+@pytest.mark.parametrize(
+    ("options", "plain", "word", "said"),
+    [
+        ({}, "FOLDER", "out=/x", "has no option out; FOLDER is a word without out=: nasx this /x; see"),
+        ({}, "FOLDER", "ot=/x", "has no option ot; it takes FOLDER; see"),
+        ({}, None, "ot=/x", "has no option ot; it has none; see"),
+        ({"metric": "", "runs": ""}, "GROUP", "out=X", "has no option out; the folder of the runs is runs=X; see"),
+        (
+            {"out": "", "title": ""},
+            "RUNS",
+            "out_file=x",
+            "it has out, title and it takes RUNS (did you mean out?); see",
+        ),
+        ({"out": "", "title": ""}, "RUNS", "runs=x", "RUNS is a word without runs=: nasx this x; see"),
+    ],
+)
 def test_what_to_write_instead_of_an_option_of_another_command(
-        options: dict[str, str | None], plain: str | None, word: str, said: str) -> None:
+    options: dict[str, str | None], plain: str | None, word: str, said: str
+) -> None:
     with pytest.raises(UserError) as told:
         arguments.read("this", [word], options, plain=plain)
     assert said in str(told.value)
@@ -45,11 +62,19 @@ def test_a_number_that_is_none(value: str) -> None:
         arguments.read("report", [f"n={value}"], {"n": "3"}).number("n")
 
 
-@pytest.mark.parametrize(("given", "found"), [
-    (["--paper", "idarts", "format=csv"], ["paper=idarts", "format=csv"]), (["--paper=idarts"], ["paper=idarts"]),
-    (["--filter", "method=darts"], ["filter=method=darts"]), (["--error", "false"], ["error=false"]),
-    (["--error"], ["error=true"]), (["--error", "paper=tse"], ["error=true", "paper=tse"]),
-    (["--error", "--paper", "tse"], ["error=true", "paper=tse"]), (["--cfg", "job", "-m"], ["--cfg", "job", "-m"])])
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        (["--paper", "idarts", "format=csv"], ["paper=idarts", "format=csv"]),
+        (["--paper=idarts"], ["paper=idarts"]),
+        (["--filter", "method=darts"], ["filter=method=darts"]),
+        (["--error", "false"], ["error=false"]),
+        (["--error"], ["error=true"]),
+        (["--error", "paper=tse"], ["error=true", "paper=tse"]),
+        (["--error", "--paper", "tse"], ["error=true", "paper=tse"]),
+        (["--cfg", "job", "-m"], ["--cfg", "job", "-m"]),
+    ],
+)
 def test_settings_may_be_written_with_dashes(given: list[str], found: list[str]) -> None:
     assert arguments.undashed(given, ("paper", "error", "filter"), ("error",)) == found
 
@@ -65,9 +90,16 @@ def test_plain_commands_take_dashes_too() -> None:
     }
 
 
-@pytest.mark.parametrize(("given", "found"), [
-    ("filter=method=darts,space=nb201", "filter=[method:darts,space:nb201]"), ("sort=-n", "sort=-n"),
-    ("filter=[search.lr=0.1]", "filter=[search.lr:0.1]"), ("filter=['a:b=c']", "filter=['a:b=c']"),
-    ("filter={method:darts}", "filter={method:darts}"), ("filter=null", "filter=null")])
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        ("filter=method=darts,space=nb201", "filter=[method:darts,space:nb201]"),
+        ("sort=-n", "sort=-n"),
+        ("filter=[search.lr=0.1]", "filter=[search.lr:0.1]"),
+        ("filter=['a:b=c']", "filter=['a:b=c']"),
+        ("filter={method:darts}", "filter={method:darts}"),
+        ("filter=null", "filter=null"),
+    ],
+)
 def test_a_filter_may_be_written_as_conditions(given: str, found: str) -> None:
     assert arguments.filtered(given) == found

@@ -90,7 +90,8 @@ def test_a_choice_goes_on_from_the_scores_that_it_has() -> None:
     assert agree.same(method.choose(toy.search(toy.Smooth()), rest), expected)
     assert len(method.seen) == 1
     assert {k: v for k, v in rest.notes.items() if k != "seconds"} == {
-        k: v for k, v in whole.notes.items() if k != "seconds"}
+        k: v for k, v in whole.notes.items() if k != "seconds"
+    }
 
 
 @pytest.mark.parametrize("name", agree.SPACES)
@@ -127,8 +128,19 @@ def test_the_score_in_the_documentation_works() -> None:
 
 
 # ------------------------------------------------------------------------------------------------------ whole runs
-WORDS = ("space=nb201", "space.layers=1", "space.channels=4", "dataset=digits", "dataset.size=16", "search.batch=8",
-         "search.evaluate_images=32", "quiet=true", "device=cpu", "threads=1", "method.candidates=6")
+WORDS = (
+    "space=nb201",
+    "space.layers=1",
+    "space.channels=4",
+    "dataset=digits",
+    "dataset.size=16",
+    "search.batch=8",
+    "search.evaluate_images=32",
+    "quiet=true",
+    "device=cpu",
+    "threads=1",
+    "method.candidates=6",
+)
 
 
 def searched(method: str, out: Path, *words: str) -> dict[str, Any]:
@@ -142,7 +154,8 @@ def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def comparable(record: dict[str, Any]) -> dict[str, Any]:
     return {k: record[k] for k in ("genotype", "lookup", "updates", "verdict")} | {
-        k: v for k, v in record["choice"].items() if k != "seconds"}
+        k: v for k, v in record["choice"].items() if k != "seconds"
+    }
 
 
 def test_a_run_takes_the_best_by_score_and_says_what_it_did(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -159,8 +172,9 @@ def test_a_run_takes_the_best_by_score_and_says_what_it_did(tmp_path: Path, caps
 
 
 @pytest.mark.parametrize("asked", [False, True], ids=["killed", "asked to stop"])
-def test_a_run_resumes_with_the_scores_that_it_made(asked: bool, tmp_path: Path,
-                                                    monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_resumes_with_the_scores_that_it_made(
+    asked: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Killed before its fourth score, with a checkpoint due after each; or by a signal, with none due."""
     due = "checkpoint_s=1000" if asked else "checkpoint_s=1e-9"
     whole = searched("snip", tmp_path / "whole", due)
@@ -198,5 +212,8 @@ def test_networks_of_text_are_refused_before_anything_is_built(method: str) -> N
     said = r"is for networks that read images, but those of this space read text"
     with pytest.raises(UserError, match=rf"method={method.capitalize()}: {said}"):
         check.check(cfg, choices, words)
-    assert [str(error) for error in rules._reads(inside, "search")] == [
-        str(error) for error in rules._reads(cfg, "search")] != []
+    assert (
+        [str(error) for error in rules._reads(inside, "search")]
+        == [str(error) for error in rules._reads(cfg, "search")]
+        != []
+    )

@@ -105,8 +105,11 @@ class Toy(ABC):
     def decisions(self) -> list[list[Decision]]:
         """One operation of each edge; then one edge of the last name."""
         each = {k: x.shape for k, x in self.a0().items()}
-        first = [Decision(k, tuple((e, o) for o in range(operations)))
-                 for k, (edges, operations) in each.items() for e in range(edges)]
+        first = [
+            Decision(k, tuple((e, o) for o in range(operations)))
+            for k, (edges, operations) in each.items()
+            for e in range(edges)
+        ]
         name, (edges, _) = list(each.items())[-1]
         return [first, [Decision(name, tuple((e, None) for e in range(edges)), 1, False)]]
 
@@ -161,9 +164,11 @@ class Quadratic(Toy):
         return (x - C).square().sum() / 2 + x @ D @ a + RHO / 2 * a.square().sum()
 
 
-M = real([[1.0, 0, 2], [0, 1, -1], [1, 1, 0], [2, -1, 1]],
-         [[0.0, 1, 1], [1, 0, 0], [-1, 2, 0], [0, 1, 1]],
-         [[1.0, 1, 0], [0, -1, 2], [1, 0, 1], [0, 0, -1]])
+M = real(
+    [[1.0, 0, 2], [0, 1, -1], [1, 1, 0], [2, -1, 1]],
+    [[0.0, 1, 1], [1, 0, 0], [-1, 2, 0], [0, 1, 1]],
+    [[1.0, 1, 0], [0, -1, 2], [1, 0, 1], [0, 0, -1]],
+)
 S = real([1.0, -1.0, 0.5, 2.0])
 
 
@@ -288,8 +293,14 @@ SCALAR: dict[str, Any] = {
     "darts2": {0.025: -1.26, 0.25: 0.0, 0.5: 1.4},  # by the inner learning rate
     "amended": {0.01: -1.288, 0.1: -0.28, 0.125: 0.0, 0.25: 1.4, 1.0: 9.8},  # by eta
     "amended_wrong_sign": {0.1: -2.52},
-    "idarts": {(0.25, 0): 0.0, (0.25, 1): 0.7, (0.25, 2): 1.05, (0.25, 5): 1.35625, (0.25, 50): 1.4,
-               (0.1, 2): -0.0336},  # by (gamma, K): K + 1 terms
+    "idarts": {
+        (0.25, 0): 0.0,
+        (0.25, 1): 0.7,
+        (0.25, 2): 1.05,
+        (0.25, 5): 1.35625,
+        (0.25, 50): 1.4,
+        (0.1, 2): -0.0336,
+    },  # by (gamma, K): K + 1 terms
 }
 QUADRATIC: dict[str, Any] = {
     "w_star": [0.0714285714, 0.3142857143],
@@ -297,21 +308,29 @@ QUADRATIC: dict[str, Any] = {
     "darts1": {"w0": [0.13, 0.105], "w_star": [0.0442857143, 0.0814285714]},
     "darts2": [0.118, -0.02525],  # at w0, inner learning rate 0.1
     "darts2_momentum": [0.1128875, -0.02535],  # the same with the next three
-    "momentum": 0.9, "buffer": [0.2, -0.1], "weight_decay": 0.01,
+    "momentum": 0.9,
+    "buffer": [0.2, -0.1],
+    "weight_decay": 0.01,
     "amended": {"w_star": [-0.0302142857, 0.0004285714], "w0": [0.1455, 0.009]},  # eta 0.1
-    "idarts": {0: [0.0181428571, -0.044], 1: [-0.00055, -0.1613285714],
-               2: [-0.0135703571, -0.2707921429]},  # at w*, gamma 0.1, by K
+    "idarts": {
+        0: [0.0181428571, -0.044],
+        1: [-0.00055, -0.1613285714],
+        2: [-0.0135703571, -0.2707921429],
+    },  # at w*, gamma 0.1, by K
     "idarts_w0": [0.16607875, -0.2239975],  # gamma 0.1, K = 2
     "w_after_5": [0.2265950469, 0.2185715312],  # five gradient steps of length 0.1 from w0
     "idarts_after_5": [0.0426258813, -0.2559325307],  # there, gamma 0.1, K = 2
     "tse_first_order": [-1.6250625, 0.710625],  # T = 3, learning rate 0.1, from w0
     "tse_exact": [-1.4586445313, 0.6940040625],
-    "single_a": [-0.625, 0.25], "single_w": [0.825, 0.15],  # at w0
+    "single_a": [-0.625, 0.25],
+    "single_w": [0.825, 0.15],  # at w0
 }
 ALIGNMENT: dict[str, Any] = {  # at w0; `signed` is the variant that divides by the absolute values
-    "cosine": -0.0385514178, "cosine_gradient": [0.0343704853, 0.3394859937, 0.0676862558],
+    "cosine": -0.0385514178,
+    "cosine_gradient": [0.0343704853, 0.3394859937, 0.0676862558],
     "cosine_norm": 0.4781809266,
-    "signed": -0.1092090616, "signed_gradient": [0.1621399692, 0.3822052843, 0.0144813365],
+    "signed": -0.1092090616,
+    "signed_gradient": [0.1621399692, 0.3822052843, 0.0144813365],
     "signed_norm": 0.6142271449,
 }
 COUNTEREXAMPLE: dict[str, float] = {"exact_term": -0.97, "amended_term_over_eta": 2.0}
@@ -373,9 +392,21 @@ class Watched:
         return self.problem.outcome(w, mix, batch, track=track, evaluation=evaluation)
 
 
-def search(problem: Toy | Watched, *, w: Tree | None = None, a: Tree | None = None, lr: float = 0.1,
-           momentum: float = 0.0, weight_decay: float = 0.0, nesterov: bool = False, buffer: Tree | None = None,
-           clip: float | None = None, adam: bool = False, a_lr: float = 1.0, a_weight_decay: float = 0.0) -> Recorder:
+def search(
+    problem: Toy | Watched,
+    *,
+    w: Tree | None = None,
+    a: Tree | None = None,
+    lr: float = 0.1,
+    momentum: float = 0.0,
+    weight_decay: float = 0.0,
+    nesterov: bool = False,
+    buffer: Tree | None = None,
+    clip: float | None = None,
+    adam: bool = False,
+    a_lr: float = 1.0,
+    a_weight_decay: float = 0.0,
+) -> Recorder:
     """A search at (w0, a0) unless given: SGD on the weights, plain SGD or Adam(0.5, 0.999) on the architecture.
 
     With the default architecture optimizer one step moves `a` by minus its gradient. `buffer` sets the momentum
@@ -387,13 +418,20 @@ def search(problem: Toy | Watched, *, w: Tree | None = None, a: Tree | None = No
     for k, x in (buffer or {}).items():
         w_opt.state[w[k]]["momentum_buffer"] = x.detach().clone()
     a_opt: torch.optim.Optimizer = (
-        torch.optim.Adam(a.values(), lr=a_lr, betas=(0.5, 0.999), weight_decay=a_weight_decay) if adam
-        else torch.optim.SGD(a.values(), lr=a_lr, weight_decay=a_weight_decay))
+        torch.optim.Adam(a.values(), lr=a_lr, betas=(0.5, 0.999), weight_decay=a_weight_decay)
+        if adam
+        else torch.optim.SGD(a.values(), lr=a_lr, weight_decay=a_weight_decay)
+    )
     bound: Problem = problem
     return Recorder(problem=bound, w=w, a=a, w_opt=w_opt, a_opt=a_opt, clip=clip)
 
 
-def ending(seed: int = 0, score: Callable[[Tree], float | None] = lambda mix: None, *, train: Iterable[Batch] = (),
-           val: Iterable[Batch] = ()) -> Ending:
+def ending(
+    seed: int = 0,
+    score: Callable[[Tree], float | None] = lambda mix: None,
+    *,
+    train: Iterable[Batch] = (),
+    val: Iterable[Batch] = (),
+) -> Ending:
     """What a method gets to choose with."""
     return Ending(score, iter(train), iter(val), torch.Generator().manual_seed(seed))

@@ -27,8 +27,9 @@ def nb201_api(path: str | None = None, *, device: str | None = None, verbose: bo
     except ModuleNotFoundError as error:
         if error.name != "nas_201_api":
             raise
-        raise UserError("nb201_api()", "the package nas-bench-201 is not installed",
-                        "install it: pip install nas-bench-201") from error
+        raise UserError(
+            "nb201_api()", "the package nas-bench-201 is not installed", "install it: pip install nas-bench-201"
+        ) from error
     from nasx.benchmarks.nb201 import Nb201
     from nasx.benchmarks.official import TableApi
 

@@ -25,8 +25,12 @@ Edges = tuple[tuple[str, ...], ...]
 
 # Names under which data sets are known elsewhere -> key of `Score.datasets`.
 _DATASET_NAMES = {
-    "cifar10": "cifar10", "cifar10-valid": "cifar10", "cifar100": "cifar100", "imagenet16": "imagenet16",
-    "imagenet16-120": "imagenet16", "imagenet16_120": "imagenet16",
+    "cifar10": "cifar10",
+    "cifar10-valid": "cifar10",
+    "cifar100": "cifar100",
+    "imagenet16": "imagenet16",
+    "imagenet16-120": "imagenet16",
+    "imagenet16_120": "imagenet16",
 }
 
 
@@ -124,8 +128,12 @@ class Benchmark(ABC):
         cells, whole = self.cells(edges), self.cells()
         restricted = {"edges": [list(row) for row in edges]} if cells < whole else {}
         found: dict[str, Any] = {
-            "reference": self.references(edges), "better_than": {}, "rank": {}, "below_optimum": {},
-            "among": {"cells": cells, "of": whole, **restricted} if whole else None}
+            "reference": self.references(edges),
+            "better_than": {},
+            "rank": {},
+            "below_optimum": {},
+            "among": {"cells": cells, "of": whole, **restricted} if whole else None,
+        }
         if score is not None:
             found |= {"better_than": self.better_than(score, edges), "rank": self.rank(score, edges)}
             for name, split, value, known in self._placed(score, edges):

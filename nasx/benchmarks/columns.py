@@ -32,11 +32,19 @@ from nasx.errors import UserError
 
 FORM, FIRST_FORM = "nasx nb201 table 2", "nasx nb201 table 1"
 MISSING = 65535
-IMAGES = {("cifar10", "valid"): 25000, ("cifar10", "test"): 10000, ("cifar100", "valid"): 5000,
-          ("cifar100", "test"): 5000, ("imagenet16", "valid"): 3000, ("imagenet16", "test"): 3000}
+IMAGES = {
+    ("cifar10", "valid"): 25000,
+    ("cifar10", "test"): 10000,
+    ("cifar100", "valid"): 5000,
+    ("cifar100", "test"): 5000,
+    ("imagenet16", "valid"): 3000,
+    ("imagenet16", "test"): 3000,
+}
 TITLES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "imagenet16": "ImageNet16-120"}
-NAMES = re.compile(r"(?P<dataset>cifar10|cifar100|imagenet16)\.(?:(?P<split>valid|test)\.(?P<epochs>[0-9]{1,4})\."
-                   r"(?P<what>runs|mean)|(?P<seconds>seconds))|latency\.(?P<device>[\w.-]{1,60})")
+NAMES = re.compile(
+    r"(?P<dataset>cifar10|cifar100|imagenet16)\.(?:(?P<split>valid|test)\.(?P<epochs>[0-9]{1,4})\."
+    r"(?P<what>runs|mean)|(?P<seconds>seconds))|latency\.(?P<device>[\w.-]{1,60})"
+)
 """Names that a column may have."""
 OFFICIAL = {("cifar10", "valid"): "cifar10-valid/x-valid", ("cifar10", "test"): "cifar10/ori-test"}
 """(data set, split) -> what the official files call it, where that is not x-<split>."""
@@ -76,8 +84,11 @@ class Column:
 
     def described(self) -> dict[str, Any]:
         """All facts but the values, as plain values."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in vars(self).items()
-                if key != "values"}
+        return {
+            key: list(value) if isinstance(value, tuple) else value
+            for key, value in vars(self).items()
+            if key != "values"
+        }
 
 
 def name_of(dataset: str, split: str, epochs: int, what: str) -> str:
@@ -94,11 +105,18 @@ def column(name: str, values: np.ndarray, source: str, **facts: Any) -> Column:
     title, after = TITLES.get(dataset, ""), f"after {found['epochs']} epochs"
     if found["what"] == "runs":
         origin = OFFICIAL.get((dataset, split), f"x-{split}")
-        unit, meaning = "images", (f"{title} {split} ({origin}), correct images of {IMAGES[dataset, split]} {after}, "
-                                   f"one training for each seed; {MISSING} = not run")
+        unit, meaning = (
+            "images",
+            (
+                f"{title} {split} ({origin}), correct images of {IMAGES[dataset, split]} {after}, "
+                f"one training for each seed; {MISSING} = not run"
+            ),
+        )
     elif found["what"] == "mean":
-        unit, meaning = "percent", (f"{title} {split} accuracy in percent {after}, a mean over seeds as the source "
-                                    "gives it; NaN = unknown")
+        unit, meaning = (
+            "percent",
+            (f"{title} {split} accuracy in percent {after}, a mean over seeds as the source gives it; NaN = unknown"),
+        )
     elif found["seconds"]:
         unit, meaning = "seconds", f"seconds of one 200-epoch training on {title} by the authors"
     else:
@@ -117,21 +135,31 @@ class Table:
         """Read a table file; raises UserError where it is damaged or of another kind."""
         arrays, about = unpack(path, FORM, FIRST_FORM)
         try:
-            held = _first_form(arrays, about) if about["form"] == FIRST_FORM else {
-                name: Column(arrays.pop(name), **{**facts, "seeds": tuple(facts.get("seeds", ()))})
-                for name, facts in about["columns"].items()}
+            held = (
+                _first_form(arrays, about)
+                if about["form"] == FIRST_FORM
+                else {
+                    name: Column(arrays.pop(name), **{**facts, "seeds": tuple(facts.get("seeds", ()))})
+                    for name, facts in about["columns"].items()
+                }
+            )
             sound = all(_sound(name, each) for name, each in held.items()) and (about["form"] != FORM or not arrays)
         except (KeyError, TypeError, ValueError, IndexError, AttributeError):
             sound = False
         if not sound:
-            raise UserError(str(path), "the columns of this table do not fit their description",
-                            "import the benchmark again with `nasx bench import nb201 FILE`")
+            raise UserError(
+                str(path),
+                "the columns of this table do not fit their description",
+                "import the benchmark again with `nasx bench import nb201 FILE`",
+            )
         return cls(held)
 
     def packed(self) -> bytes:
         """The content of a table file."""
-        return pack({name: each.values for name, each in self.columns.items()},
-                    {"form": FORM, "columns": {name: each.described() for name, each in self.columns.items()}})
+        return pack(
+            {name: each.values for name, each in self.columns.items()},
+            {"form": FORM, "columns": {name: each.described() for name, each in self.columns.items()}},
+        )
 
     def per_seed(self, dataset: str, split: str, epochs: int = 200) -> dict[int, np.ndarray]:
         """Seed -> accuracy (15625,) in percent, float64, NaN where that seed was not run."""
@@ -155,8 +183,9 @@ class Table:
             with np.errstate(invalid="ignore", divide="ignore"):
                 mean = np.where(present, counts, 0.0).sum(1) / n
                 spread = np.sqrt(np.where(present, (counts - mean[:, None]) ** 2, 0.0).sum(1) / (n - 1.0))
-            statistics = np.stack([mean * scale, np.where(n > 1, spread * scale, np.nan), np.where(n > 0, n, np.nan)],
-                                  1)
+            statistics = np.stack(
+                [mean * scale, np.where(n > 1, spread * scale, np.nan), np.where(n > 0, n, np.nan)], 1
+            )
         stated = self.columns.get(name_of(dataset, split, epochs, "mean"))
         if stated is not None:
             statistics[:, 0] = np.where(stated.present, stated.values, statistics[:, 0])
@@ -171,8 +200,12 @@ class Table:
 def _sound(name: str, each: Column) -> bool:
     """Whether a column is what its name and description say."""
     found, texts = NAMES.fullmatch(name), (each.meaning, each.unit, each.source, each.version, each.license, each.date)
-    if (found is None or not all(isinstance(text, str) for text in texts) or not isinstance(each.sha256, str | dict)
-            or not all(isinstance(seed, int) for seed in each.seeds)):
+    if (
+        found is None
+        or not all(isinstance(text, str) for text in texts)
+        or not isinstance(each.sha256, str | dict)
+        or not all(isinstance(seed, int) for seed in each.seeds)
+    ):
         return False
     if found["what"] == "runs":
         return each.values.dtype == np.uint16 and each.values.shape == (CELLS, len(each.seeds))
@@ -181,13 +214,19 @@ def _sound(name: str, each: Column) -> bool:
 
 def _first_form(arrays: dict[str, np.ndarray], about: dict[str, Any]) -> dict[str, Column]:
     """The columns of a file of nasx 0.1.0, in which all have one source."""
-    facts = {"source": about["source"], "version": about.get("version") or "", "sha256": about.get("sha256") or "",
-             "license": about.get("license") or ""}
+    facts = {
+        "source": about["source"],
+        "version": about.get("version") or "",
+        "sha256": about.get("sha256") or "",
+        "license": about.get("license") or "",
+    }
     measures: dict[str, list[int]] = {}
     for i, (dataset, split, epochs, _) in enumerate(about["runs"]):
         measures.setdefault(name_of(dataset, split, epochs, "runs"), []).append(i)
-    held = {name: column(name, arrays["counts"][:, own], seeds=tuple(int(about["runs"][i][3]) for i in own), **facts)
-            for name, own in measures.items()}
+    held = {
+        name: column(name, arrays["counts"][:, own], seeds=tuple(int(about["runs"][i][3]) for i in own), **facts)
+        for name, own in measures.items()
+    }
     for i, (dataset, split, epochs) in enumerate(about["measures"]):
         name = name_of(dataset, split, epochs, "mean")
         held[name] = column(name, arrays["means"][:, i], **facts)
@@ -206,8 +245,10 @@ def merged(old: Mapping[str, Column], new: Mapping[str, Column], say: Say) -> di
     for name, each in new.items():
         before = old.get(name)
         if before is not None and before.known > each.known:
-            say(f"{name}: kept as it is from {before.source}, which knows {before.known:,} values instead of "
-                f"{each.known:,}")
+            say(
+                f"{name}: kept as it is from {before.source}, which knows {before.known:,} values instead of "
+                f"{each.known:,}"
+            )
         elif before is None or before.sha256 != each.sha256 or not np.array_equal(before.values, each.values):
             found[name] = each
     return found

@@ -49,13 +49,21 @@ def fetch(file: File, address: str, folder: Path, by_hand: str, say: Say) -> Pat
     level = logging.getLogger("pooch").level
     pooch.get_logger().setLevel(logging.WARNING)
     try:
-        pooch.retrieve(address, file.sha256 and f"sha256:{file.sha256}", fname=no_link(target).name, path=folder,
-                       downloader=arriving)
+        pooch.retrieve(
+            address,
+            file.sha256 and f"sha256:{file.sha256}",
+            fname=no_link(target).name,
+            path=folder,
+            downloader=arriving,
+        )
     except (requests.exceptions.RequestException, Interrupted) as error:
         raise UserError(address, _reason(error), f"{arriving.kept()}{by_hand}") from error
     except ValueError as error:  # pooch's word for another checksum
-        raise UserError(address, f"served a file with another checksum than sha256 {file.sha256}",
-                        f"nothing of it was kept: run the same command again, or {by_hand}") from error
+        raise UserError(
+            address,
+            f"served a file with another checksum than sha256 {file.sha256}",
+            f"nothing of it was kept: run the same command again, or {by_hand}",
+        ) from error
     except OSError as error:
         fault = unwritable(arriving.part, error, ELSEWHERE)
         raise UserError(fault.where, f"{fault.fault} for {address}", f"{fault.remedy}; or {by_hand}") from error
@@ -131,8 +139,9 @@ class Resumed:
         import requests
 
         headers = {"Accept-Encoding": "identity", "User-Agent": "nasx"}  # sizes and ranges of the file itself
-        with requests.get(url, headers=headers | ({"Range": f"bytes={at}-"} if at else {}), stream=True,
-                          timeout=TIMEOUT_S) as response:
+        with requests.get(
+            url, headers=headers | ({"Range": f"bytes={at}-"} if at else {}), stream=True, timeout=TIMEOUT_S
+        ) as response:
             code, part = response.status_code, response.headers.get("Content-Range", "")
             if at and code == 416 and part == f"bytes */{at}":  # all had arrived
                 return None
@@ -164,18 +173,26 @@ class Resumed:
         from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
         at = os.lseek(handle, 0, os.SEEK_END)
-        with Progress(TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(),
-                      console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True) as bar:
+        with Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            DownloadColumn(),
+            TransferSpeedColumn(),
+            console=Console(stderr=True),
+            disable=not sys.stderr.isatty(),
+            transient=True,
+        ) as bar:
             task = bar.add_task(self.file.name, total=size, completed=at)
             try:
                 for block in response.raw.stream(BLOCK, decode_content=False):
                     at += len(block)
                     if at > self.most:
                         os.ftruncate(handle, 0)
-                        raise UserError(url, f"serves more than the {self.file.size:,} bytes of {self.file.name}",
-                                        self.by_hand)
+                        raise UserError(
+                            url, f"serves more than the {self.file.size:,} bytes of {self.file.name}", self.by_hand
+                        )
                     while block:
-                        block = block[os.write(handle, block):]
+                        block = block[os.write(handle, block) :]
                     bar.update(task, completed=at)
             except urllib3.exceptions.HTTPError as error:
                 raise Interrupted from error

@@ -38,8 +38,14 @@ def bench_offers() -> dict[str, dict[str, Any]]:
     """What can be had, by name: answers, size, license, source, and whether it is there already."""
     found: dict[str, dict[str, Any]] = {}
     for name, offer in OFFERS.items():
-        found[name] = {"answers": offer.answers, "size": f"{offer.size / MEGABYTE:.1f} MB", "license": offer.license,
-                       "source": offer.source, "here": _here(name), "command": f"nasx bench get {name}"}
+        found[name] = {
+            "answers": offer.answers,
+            "size": f"{offer.size / MEGABYTE:.1f} MB",
+            "license": offer.license,
+            "source": offer.source,
+            "here": _here(name),
+            "command": f"nasx bench get {name}",
+        }
         if name == LATENCY:
             found[name] |= {"devices": ", ".join(DEVICES), "of some": f"nasx bench get {name} devices=raspi4,pixel3"}
     return found
@@ -54,8 +60,10 @@ def _here(name: str) -> str:
     if name == LATENCY:
         held = [device for device in DEVICES if f"latency.{device}" in columns]
         return "no" if not held else f"{len(held)} of {len(DEVICES)}: {', '.join(held)}"
-    tests = [[each for what in ("mean", "runs") if (each := columns.get(name_of(dataset, "test", 200, what)))]
-             for dataset in DATASETS]
+    tests = [
+        [each for what in ("mean", "runs") if (each := columns.get(name_of(dataset, "test", 200, what)))]
+        for dataset in DATASETS
+    ]
     if not any(tests):
         return "no"
     sources = dict.fromkeys(f"{each.source}{each.date and f', {each.date}'}" for several in tests for each in several)
@@ -68,24 +76,34 @@ def asked(words: Iterable[str]) -> dict[str, Any]:
     for word in words:
         key, equals, value = word.partition("=")
         if key not in SETTINGS or not equals or not value:
-            raise UserError(f"nasx bench get {word}", "is not a setting",
-                            f"there are {', '.join(f'{name}=...' for name in SETTINGS)}")
+            raise UserError(
+                f"nasx bench get {word}",
+                "is not a setting",
+                f"there are {', '.join(f'{name}=...' for name in SETTINGS)}",
+            )
         found[key] = value
     devices = [device for device in found.get("devices", "").strip("[]").split(",") if device]
-    return {"devices": [device.strip() for device in devices], "brought": found.get("from"),
-            "mirror": found.get("mirror")}
+    return {
+        "devices": [device.strip() for device in devices],
+        "brought": found.get("from"),
+        "mirror": found.get("mirror"),
+    }
 
 
-def bench_get(name: str, devices: Sequence[str] = (), *, brought: str | None = None, mirror: str | None = None,
-              say: Say = silent) -> dict[str, Any]:
+def bench_get(
+    name: str, devices: Sequence[str] = (), *, brought: str | None = None, mirror: str | None = None, say: Say = silent
+) -> dict[str, Any]:
     """Bring the table `name` and add it to those that are there; `devices`: of latencies only these.
 
     `brought` is the path of a file (of latencies also of a folder of files) that was downloaded by hand, `mirror` an
     address in the place of the authors'. Returns a summary. Raises UserError; the old tables are then as they were.
     """
     if name not in OFFERS:
-        raise UserError(f"nasx bench get {name}", "there is no table of that name",
-                        f"there are {', '.join(OFFERS)}{did_you_mean(name, OFFERS)}")
+        raise UserError(
+            f"nasx bench get {name}",
+            "there is no table of that name",
+            f"there are {', '.join(OFFERS)}{did_you_mean(name, OFFERS)}",
+        )
     files = _wanted(name, devices, brought)
     if not files:
         return {"table": name, "state": "is there already", "here": _here(name), "next": FILL}
@@ -93,21 +111,27 @@ def bench_get(name: str, devices: Sequence[str] = (), *, brought: str | None = N
     if mirror and urlsplit(mirror).scheme not in ("http", "https"):
         raise UserError(f"mirror={mirror}", "is not the address of a web folder", "write https://HOST/FOLDER")
     if mirror and urlsplit(mirror).scheme == "http" and not brought and not all(file.sha256 for file in files):
-        raise UserError(f"mirror={mirror}", f"could be altered on its way, and {name} has no published checksum",
-                        "write https://HOST/FOLDER")
+        raise UserError(
+            f"mirror={mirror}",
+            f"could be altered on its way, and {name} has no published checksum",
+            "write https://HOST/FOLDER",
+        )
     folder = cache_folder() / "downloads"
     downloaded: list[Path] = []
     try:
         if brought:
             path = Path(brought).expanduser()
-            summary = _read(name, files, [verified(file, path / file.name if path.is_dir() else path)
-                                          for file in files], say)
+            summary = _read(
+                name, files, [verified(file, path / file.name if path.is_dir() else path) for file in files], say
+            )
         else:
             for file in files:
                 address = f"{mirror.rstrip('/')}/{file.name}" if mirror else file.address
                 say(f"{file.name}: {file.size / MEGABYTE:.1f} MB from {address}")
-                by_hand = (f"download {file.address} by hand and give it with `nasx bench get {name} "
-                           f"from={'FOLDER' if len(files) > 1 else 'FILE'}`, or name a mirror with mirror=URL")
+                by_hand = (
+                    f"download {file.address} by hand and give it with `nasx bench get {name} "
+                    f"from={'FOLDER' if len(files) > 1 else 'FILE'}`, or name a mirror with mirror=URL"
+                )
                 downloaded.append(fetch(file, address, folder, by_hand, say))
             summary = _read(name, files, downloaded, say)
             _remove(downloaded)
@@ -127,19 +151,29 @@ def _wanted(name: str, devices: Sequence[str], brought: str | None) -> list[File
     if devices and name != LATENCY:
         raise UserError(f"devices={','.join(devices)}", f"{name} is of no device", f"leave it out, or get {LATENCY}")
     if unknown := [device for device in devices if device not in DEVICES]:
-        raise UserError(f"devices={','.join(unknown)}", "no latencies can be had of it",
-                        f"there are {', '.join(DEVICES)}")
+        raise UserError(
+            f"devices={','.join(unknown)}", "no latencies can be had of it", f"there are {', '.join(DEVICES)}"
+        )
     if name == LATENCY and brought and not devices and not Path(brought).expanduser().is_dir():
         devices = [Path(brought).stem]
         if devices[0] not in DEVICES:
-            raise UserError(f"from={brought}", "is neither a folder of latencies nor named by a device",
-                            f"its name is DEVICE.pt; there are {', '.join(DEVICES)}")
+            raise UserError(
+                f"from={brought}",
+                "is neither a folder of latencies nor named by a device",
+                f"its name is DEVICE.pt; there are {', '.join(DEVICES)}",
+            )
     if name == NB101:
         return [] if Nb101().table() else list(offer.files)
-    known = {checksum for each in Nb201().table().columns.values()
-             for checksum in (each.sha256.values() if isinstance(each.sha256, dict) else [each.sha256])}
-    return [file for file in offer.files if file.sha256 not in known
-            and (name != LATENCY or not devices or file.stem in devices)]
+    known = {
+        checksum
+        for each in Nb201().table().columns.values()
+        for checksum in (each.sha256.values() if isinstance(each.sha256, dict) else [each.sha256])
+    }
+    return [
+        file
+        for file in offer.files
+        if file.sha256 not in known and (name != LATENCY or not devices or file.stem in devices)
+    ]
 
 
 def _read(name: str, files: Sequence[File], paths: Sequence[Path], say: Say) -> dict[str, Any]:
@@ -151,8 +185,13 @@ def _read(name: str, files: Sequence[File], paths: Sequence[Path], say: Say) -> 
     new = {f"latency.{file.stem}": latencies(file, path) for file, path in zip(files, paths, strict=True)}
     out = cache_folder() / "nb201.npz"
     kept = add(out, new, paths[0], say=say)
-    return {"file": str(out), "source": OFFERS[name].source, "cells": CELLS,
-            "columns": {column_: each.meaning for column_, each in new.items()}, "kept": kept}
+    return {
+        "file": str(out),
+        "source": OFFERS[name].source,
+        "cells": CELLS,
+        "columns": {column_: each.meaning for column_, each in new.items()},
+        "kept": kept,
+    }
 
 
 def latencies(file: File, path: Path) -> Column:
@@ -165,9 +204,16 @@ def latencies(file: File, path: Path) -> Column:
         raise UserError(str(path), f"this is no file of latencies ({error})", f"bring {file.address} again") from error
     ordered = np.empty(CELLS)
     ordered[list(official_order())] = values
-    return column(f"latency.{file.stem}", ordered, OFFERS[LATENCY].source, license=OFFERS[LATENCY].license,
-                  meaning=f"milliseconds of one forward pass on CIFAR-10, {DEVICES[file.stem].what}",
-                  version=HELP_COMMIT, sha256={file.name: file.sha256}, date=today())
+    return column(
+        f"latency.{file.stem}",
+        ordered,
+        OFFERS[LATENCY].source,
+        license=OFFERS[LATENCY].license,
+        meaning=f"milliseconds of one forward pass on CIFAR-10, {DEVICES[file.stem].what}",
+        version=HELP_COMMIT,
+        sha256={file.name: file.sha256},
+        date=today(),
+    )
 
 
 def _remove(paths: Sequence[Path]) -> None:

@@ -50,8 +50,11 @@ def cell_code(text: str) -> int:
     else:
         if len(tokens) == len(EDGES) and text.strip() == cell_text(code):
             return code
-    raise UserError(f"cell={text[:200]!r}", "this is not a NAS-Bench-201 cell",
-                    f"write |op~0|+|op~0|op~1|+|op~0|op~1|op~2| with op one of {', '.join(OPERATIONS)}")
+    raise UserError(
+        f"cell={text[:200]!r}",
+        "this is not a NAS-Bench-201 cell",
+        f"write |op~0|+|op~0|op~1|+|op~0|op~1|op~2| with op one of {', '.join(OPERATIONS)}",
+    )
 
 
 def cell_digits(code: int) -> tuple[int, ...]:
@@ -82,8 +85,11 @@ def canonical(text: str, zero: Zero = "mark") -> str:
     digits = cell_digits(cell_code(text))
     terms = {0: "0"}
     for node in (1, 2, 3):
-        branches = [_branch(OPERATIONS[digit], terms[source], zero)
-                    for digit, (target, source) in zip(digits, EDGES) if target == node]
+        branches = [
+            _branch(OPERATIONS[digit], terms[source], zero)
+            for digit, (target, source) in zip(digits, EDGES)
+            if target == node
+        ]
         if zero == "delete":
             branches = [branch for branch in branches if branch != "#"] or ["#"]
         terms[node] = "+".join(sorted(branches))

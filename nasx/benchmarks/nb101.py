@@ -38,8 +38,10 @@ PROTOCOL = "nas-bench-101, 108 epochs, mean over 3 repeats"
 OPERATIONS = ("conv3x3-bn-relu", "conv1x1-bn-relu", "maxpool3x3")
 CODES = {"input": -1, "output": -2, **{name: code for code, name in enumerate(OPERATIONS)}}
 MAX_VERTICES, MAX_EDGES = 7, 9
-ABSENT = ("NAS-Bench-101 is not here: `nasx bench get nb101` brings it (499 MB), and `nasx bench import nb101 FILE` "
-          "reads nasbench_only108.tfrecord or nasbench_full.tfrecord (1.95 GB)")
+ABSENT = (
+    "NAS-Bench-101 is not here: `nasx bench get nb101` brings it (499 MB), and `nasx bench import nb101 FILE` "
+    "reads nasbench_only108.tfrecord or nasbench_full.tfrecord (1.95 GB)"
+)
 
 Matrix = Sequence[Sequence[int]]
 Graph = tuple[Matrix, Sequence[str]]
@@ -77,8 +79,18 @@ def graph_hash(matrix: Matrix, labels: Sequence[str]) -> str:
     after = [[w for w in vertices if matrix[v][w]] for v in vertices]
     names = [_digest(str((len(after[v]), len(before[v]), CODES[labels[v]]))) for v in vertices]
     for _ in vertices:
-        names = [_digest("|".join(("".join(sorted(names[u] for u in before[v])),
-                                   "".join(sorted(names[w] for w in after[v])), names[v]))) for v in vertices]
+        names = [
+            _digest(
+                "|".join(
+                    (
+                        "".join(sorted(names[u] for u in before[v])),
+                        "".join(sorted(names[w] for w in after[v])),
+                        names[v],
+                    )
+                )
+            )
+            for v in vertices
+        ]
     return _digest(str(sorted(names)))
 
 
@@ -128,15 +140,21 @@ class Table:
             epochs = tuple(int(e) for e in about["epochs"])
             table = cls(about, epochs, *(arrays[name] for name in ("high", "low", "accuracy", "params", "seconds")))
             n = len(table.high)
-            sound = (108 in epochs and table.high.dtype == table.low.dtype == np.uint64
-                     and table.high.shape == table.low.shape == table.params.shape == table.seconds.shape == (n,)
-                     and table.accuracy.shape == (n, len(epochs), 3, 2)
-                     and bool((table.high[1:] >= table.high[:-1]).all()))
+            sound = (
+                108 in epochs
+                and table.high.dtype == table.low.dtype == np.uint64
+                and table.high.shape == table.low.shape == table.params.shape == table.seconds.shape == (n,)
+                and table.accuracy.shape == (n, len(epochs), 3, 2)
+                and bool((table.high[1:] >= table.high[:-1]).all())
+            )
         except (KeyError, TypeError, ValueError):
             sound = False
         if not sound:
-            raise UserError(str(path), "the columns of this table do not fit their description",
-                            "import the benchmark again with `nasx bench import nb101 FILE`")
+            raise UserError(
+                str(path),
+                "the columns of this table do not fit their description",
+                "import the benchmark again with `nasx bench import nb101 FILE`",
+            )
         return table
 
     def row(self, key: str) -> int | None:
@@ -183,8 +201,11 @@ class Nb101(Benchmark):
         except OSError as error:
             if self.path is None:
                 return None
-            raise UserError(f"benchmark.path={file}", f"no table there ({error.strerror})",
-                            "write one with `nasx bench import nb101 FILE`, or set benchmark.path=null") from error
+            raise UserError(
+                f"benchmark.path={file}",
+                f"no table there ({error.strerror})",
+                "write one with `nasx bench import nb101 FILE`, or set benchmark.path=null",
+            ) from error
         return _read(file, (stat.st_mtime_ns, stat.st_size))
 
     def table(self) -> Table | None:
@@ -216,15 +237,27 @@ class Nb101(Benchmark):
             values[split] = mean
             values[f"{split}_std"] = stdev(known, mean) if len(known) > 1 else None
             values[f"{split}_seeds"] = len(known) or None
-        return Score(benchmark="nb101", protocol=PROTOCOL, source=table.about["source"], datasets={"cifar10": values},
-                     params=int(table.params[row]), train_s=float(table.seconds[row]))
+        return Score(
+            benchmark="nb101",
+            protocol=PROTOCOL,
+            source=table.about["source"],
+            datasets={"cifar10": values},
+            params=int(table.params[row]),
+            train_s=float(table.seconds[row]),
+        )
 
     def reference(self, dataset: str, edges: Edges = ()) -> dict[str, dict[str, float | None]]:
         """Optimum, median and mean over all graphs (each graph's mean over repeats, 108 epochs), in percent."""
         if self._table is None or self.dataset_key(dataset) is None:
             return {}
-        return {split: {"optimum": float(np.nanmax(column)), "median": float(np.nanmedian(column)),
-                        "mean": float(np.nanmean(column))} for split, column in _means(self._table).items()}
+        return {
+            split: {
+                "optimum": float(np.nanmax(column)),
+                "median": float(np.nanmedian(column)),
+                "mean": float(np.nanmean(column)),
+            }
+            for split, column in _means(self._table).items()
+        }
 
     def accuracies(self, dataset: str, split: str, edges: Edges = ()) -> np.ndarray:
         if self._table is None or self.dataset_key(dataset) is None:
@@ -246,5 +279,10 @@ class Nb101(Benchmark):
         if self._table is None:
             return {"benchmark": "nb101", "file": str(self.file()), "cells": 0, "missing": ABSENT}
         shown = ("source", "version", "sha256", "license", "columns", "notes")
-        return {"benchmark": "nb101", "file": str(self.file()), "cells": len(self._table.high),
-                **{key: self._table.about.get(key) for key in shown}, "missing": None}
+        return {
+            "benchmark": "nb101",
+            "file": str(self.file()),
+            "cells": len(self._table.high),
+            **{key: self._table.about.get(key) for key in shown},
+            "missing": None,
+        }

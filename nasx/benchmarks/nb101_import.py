@@ -196,8 +196,9 @@ class Collected:
         self.params = np.concatenate([self.params, np.zeros(n, np.int32)])
 
 
-def import_nb101(path: str | Path, out: str | Path | None = None, *, say: Say = silent,
-                 complete: bool = True) -> dict[str, Any]:
+def import_nb101(
+    path: str | Path, out: str | Path | None = None, *, say: Say = silent, complete: bool = True
+) -> dict[str, Any]:
     """Read a NAS-Bench-101 tfrecord and write the compact table to `out` (None: where `Nb101` looks).
 
     `say` is told the progress. `complete=False` accepts a file with part of the graphs. Returns a summary: file,
@@ -213,8 +214,17 @@ def import_nb101(path: str | Path, out: str | Path | None = None, *, say: Say = 
                 for record in block:
                     try:
                         collected.take(record)
-                    except (ValueError, KeyError, TypeError, IndexError, AttributeError, struct.error,
-                            binascii.Error, RecursionError, OverflowError) as error:
+                    except (
+                        ValueError,
+                        KeyError,
+                        TypeError,
+                        IndexError,
+                        AttributeError,
+                        struct.error,
+                        binascii.Error,
+                        RecursionError,
+                        OverflowError,
+                    ) as error:
                         raise ValueError(f"record {runs}: {error}") from error
                     runs += 1
                 if number % 10 == 0:
@@ -224,21 +234,35 @@ def import_nb101(path: str | Path, out: str | Path | None = None, *, say: Say = 
     n = len(collected.rows)
     full = int((collected.repeats[:n, BUDGETS.index(108)] == 3).sum())
     if n == 0 or (complete and (n, full) != (CELLS, CELLS)):
-        raise UserError(str(path), f"it holds {n} graphs of {CELLS}, {full} of them with three runs of 108 epochs",
-                        REMEDY)
+        raise UserError(
+            str(path), f"it holds {n} graphs of {CELLS}, {full} of them with three runs of 108 epochs", REMEDY
+        )
     arrays, epochs = _arrays(collected)
     if lost := sorted(_budgets(out) - {*epochs}):
-        raise UserError(str(path), f"has no accuracies after {', '.join(map(str, lost))} epochs, as the table at {out} "
-                        "does", "import the file that has them all, or move the table away")
+        raise UserError(
+            str(path),
+            f"has no accuracies after {', '.join(map(str, lost))} epochs, as the table at {out} does",
+            "import the file that has them all, or move the table away",
+        )
     say(f"{path.name}: taking its checksum")
-    about = {"form": FORM, "epochs": epochs, "source": f"NAS-Bench-101 {path.name}", "version": path.name,
-             "sha256": sha256(path), "cells": n, "runs": runs, "license": "NAS-Bench-101: Apache-2.0",
-             "columns": {"high, low": "the graph's MD5 hash as two 64-bit numbers, sorted",
-                         "accuracy": f"fractions after {', '.join(map(str, epochs))} epochs by 3 repeats by "
-                                     "(validation, test) on CIFAR-10, end of training; NaN = not run",
-                         "params": "trainable parameters",
-                         "seconds": "training time of 108 epochs, mean over repeats"},
-             "notes": "imported by the user; published numbers are means over the three repeats of 108 epochs"}
+    about = {
+        "form": FORM,
+        "epochs": epochs,
+        "source": f"NAS-Bench-101 {path.name}",
+        "version": path.name,
+        "sha256": sha256(path),
+        "cells": n,
+        "runs": runs,
+        "license": "NAS-Bench-101: Apache-2.0",
+        "columns": {
+            "high, low": "the graph's MD5 hash as two 64-bit numbers, sorted",
+            "accuracy": f"fractions after {', '.join(map(str, epochs))} epochs by 3 repeats by "
+            "(validation, test) on CIFAR-10, end of training; NaN = not run",
+            "params": "trainable parameters",
+            "seconds": "training time of 108 epochs, mean over repeats",
+        },
+        "notes": "imported by the user; published numbers are means over the three repeats of 108 epochs",
+    }
     write_atomic(out, pack(arrays, about), ELSEWHERE)
     shown = ("source", "sha256", "cells", "runs", "epochs", "columns")
     return {"file": str(out), **{key: about[key] for key in shown}}
@@ -261,6 +285,11 @@ def _arrays(collected: Collected) -> tuple[dict[str, np.ndarray], list[int]]:
     known = ~np.isnan(seconds)
     with np.errstate(invalid="ignore"):
         mean = np.where(known, seconds, 0.0).sum(1) / known.sum(1)
-    arrays = {"high": keys[order, 0], "low": keys[order, 1], "accuracy": collected.accuracy[:n][order][:, used],
-              "params": collected.params[:n][order], "seconds": mean.astype(np.float32)}
+    arrays = {
+        "high": keys[order, 0],
+        "low": keys[order, 1],
+        "accuracy": collected.accuracy[:n][order][:, used],
+        "params": collected.params[:n][order],
+        "seconds": mean.astype(np.float32),
+    }
     return arrays, [BUDGETS[i] for i in used]

@@ -33,8 +33,10 @@ EMBEDDED = Path(__file__).parent / "data" / "nb201.npz"
 PROTOCOL = "nas-bench-201, 200 epochs, mean over seeds"
 MEASURES = tuple(IMAGES)
 """The six measures of `Nb201._opened`."""
-TEST_MISSING = (f"this table has validation accuracies only; `nasx bench get {TESTS}` brings test accuracies (3 MB), "
-                "or `nasx bench import nb201 FILE` reads those of the official files")
+TEST_MISSING = (
+    f"this table has validation accuracies only; `nasx bench get {TESTS}` brings test accuracies (3 MB), "
+    "or `nasx bench import nb201 FILE` reads those of the official files"
+)
 
 
 def params(code: int) -> int:
@@ -57,7 +59,7 @@ def within(edges: Edges) -> np.ndarray:
     codes = np.arange(CELLS)
     found = np.ones(CELLS, bool)
     for power, allowed in zip(range(len(EDGES) - 1, -1, -1), edges, strict=True):
-        digits = codes // len(OPERATIONS)**power % len(OPERATIONS)
+        digits = codes // len(OPERATIONS) ** power % len(OPERATIONS)
         found &= np.isin(digits, [OPERATIONS.index(name) for name in allowed if name in OPERATIONS])
     return found
 
@@ -92,10 +94,16 @@ class Nb201(Benchmark):
             return
         there = f"the table has {', '.join(timed) or 'those of no device'}"
         had = [device for device in absent if device in DEVICES]
-        brings = f"`nasx bench get {LATENCY} devices={','.join(had)}` brings {', '.join(had)}" if had else (
-            f"`nasx bench get {LATENCY}` brings {', '.join(DEVICES)}")
-        raise UserError(f"benchmark.devices=[{','.join(self.devices)}]",
-                        f"there are no latencies of {', '.join(absent)} in {self.file()}", f"{there}; {brings}")
+        brings = (
+            f"`nasx bench get {LATENCY} devices={','.join(had)}` brings {', '.join(had)}"
+            if had
+            else (f"`nasx bench get {LATENCY}` brings {', '.join(DEVICES)}")
+        )
+        raise UserError(
+            f"benchmark.devices=[{','.join(self.devices)}]",
+            f"there are no latencies of {', '.join(absent)} in {self.file()}",
+            f"{there}; {brings}",
+        )
 
     def file(self) -> Path:
         """The table file in use."""
@@ -116,8 +124,11 @@ class Nb201(Benchmark):
         try:
             stat = file.stat()
         except OSError as error:
-            raise UserError(f"benchmark.path={file}", f"no table there ({error.strerror})",
-                            "write one with `nasx bench import nb201 FILE`, or set benchmark.path=null") from error
+            raise UserError(
+                f"benchmark.path={file}",
+                f"no table there ({error.strerror})",
+                "write one with `nasx bench import nb201 FILE`, or set benchmark.path=null",
+            ) from error
         return _read(file, (stat.st_mtime_ns, stat.st_size))
 
     def query(self, genotype: object) -> Score | None:
@@ -135,8 +146,16 @@ class Nb201(Benchmark):
             values[f"{split}_std"] = _plain(spread)
             values[f"{split}_seeds"] = int(seeds) if seeds == seeds else None
         latency = {device: _plain(float(column[code])) for device, column in self._latencies.items()}
-        return Score(benchmark="nb201", protocol=PROTOCOL, source=self._source, datasets=datasets, latency=latency,
-                     params=params(code), flops=flops(code), train_s=_plain(float(table.seconds("cifar10")[code])))
+        return Score(
+            benchmark="nb201",
+            protocol=PROTOCOL,
+            source=self._source,
+            datasets=datasets,
+            latency=latency,
+            params=params(code),
+            flops=flops(code),
+            train_s=_plain(float(table.seconds("cifar10")[code])),
+        )
 
     @cached_property
     def _latencies(self) -> dict[str, np.ndarray]:
@@ -173,12 +192,19 @@ class Nb201(Benchmark):
         columns = self.table().columns
         sources: dict[str, dict[str, Any]] = {}
         for each in columns.values():
-            facts = sources.setdefault(each.source, {"version": each.version, "sha256": {}, "license": each.license,
-                                                     "date": each.date or None})
+            facts = sources.setdefault(
+                each.source, {"version": each.version, "sha256": {}, "license": each.license, "date": each.date or None}
+            )
             facts["sha256"] |= each.sha256 if isinstance(each.sha256, dict) else {each.version: each.sha256}
-        return {"benchmark": "nb201", "file": str(self.file()), "embedded": self.file() == EMBEDDED, "cells": CELLS,
-                "sources": sources, "columns": {name: each.told() for name, each in columns.items()},
-                "missing": self.missing()}
+        return {
+            "benchmark": "nb201",
+            "file": str(self.file()),
+            "embedded": self.file() == EMBEDDED,
+            "cells": CELLS,
+            "sources": sources,
+            "columns": {name: each.told() for name, each in columns.items()},
+            "missing": self.missing(),
+        }
 
 
 def _sources(table: Table) -> list[str]:

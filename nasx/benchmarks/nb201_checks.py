@@ -35,8 +35,11 @@ def consistent(path: Path, table: Table, budgets: Iterable[int]) -> None:
             seeds = np.stack(list(columns.values()), 1)
             known = ~np.isnan(seeds).all(1) & stated.present
             if (abs(np.nanmean(seeds[known], 1) - stated.values[known]) > 0.2).any():
-                raise UserError(str(path), f"the means of {dataset} {split} are not the means of its seeds",
-                                "the columns or rows of this file are mixed up")
+                raise UserError(
+                    str(path),
+                    f"the means of {dataset} {split} are not the means of its seeds",
+                    "the columns or rows of this file are mixed up",
+                )
 
 
 def agreement(path: Path, table: Table, remedy: str) -> str:
@@ -68,13 +71,18 @@ def agreement(path: Path, table: Table, remedy: str) -> str:
         apart = float((tested[both] - mean[both]).mean())
         if not (alike >= ALIKE and abs(apart) <= APART):
             raise UserError(
-                str(path), f"its {TITLES[dataset]} test accuracies after 200 epochs do not go with the validation "
+                str(path),
+                f"its {TITLES[dataset]} test accuracies after 200 epochs do not go with the validation "
                 f"accuracies of NAS-Bench-201 (correlation {alike:.3f}, mean difference {apart:+.1f})",
-                f"the columns or rows are mixed up, or they are of fewer epochs; {remedy}")
+                f"the columns or rows are mixed up, or they are of fewer epochs; {remedy}",
+            )
         said.append(f"{TITLES[dataset]} test accuracies correlate with its validation accuracies by {alike:.4f}")
     if compared and equal < compared / 2:
-        raise UserError(str(path), f"{equal} of its {compared} validation accuracies after 200 epochs are those of "
-                                   "NAS-Bench-201", remedy)
+        raise UserError(
+            str(path),
+            f"{equal} of its {compared} validation accuracies after 200 epochs are those of NAS-Bench-201",
+            remedy,
+        )
     if compared:
         said.insert(0, f"{equal} of {compared} validation accuracies after 200 epochs equal the embedded table's")
     return "; ".join(said) or "nothing to compare"

@@ -47,21 +47,40 @@ from nasx.core.files import write_atomic
 from nasx.errors import UserError
 
 # (trained on, evaluated on) as the official files spell them -> measure
-OFFICIAL = {("cifar10-valid", "x-valid"): ("cifar10", "valid"), ("cifar10", "ori-test"): ("cifar10", "test"),
-            ("cifar100", "x-valid"): ("cifar100", "valid"), ("cifar100", "x-test"): ("cifar100", "test"),
-            ("ImageNet16-120", "x-valid"): ("imagenet16", "valid"),
-            ("ImageNet16-120", "x-test"): ("imagenet16", "test")}
+OFFICIAL = {
+    ("cifar10-valid", "x-valid"): ("cifar10", "valid"),
+    ("cifar10", "ori-test"): ("cifar10", "test"),
+    ("cifar100", "x-valid"): ("cifar100", "valid"),
+    ("cifar100", "x-test"): ("cifar100", "test"),
+    ("ImageNet16-120", "x-valid"): ("imagenet16", "valid"),
+    ("ImageNet16-120", "x-test"): ("imagenet16", "test"),
+}
 TRAINED_ON = {"cifar10-valid": "cifar10", "cifar100": "cifar100", "ImageNet16-120": "imagenet16"}  # for seconds
 BUDGETS = {"12": 12, "200": 200, "less": 12, "full": 200}
 MAX_CELL_BYTES = 1 << 28  # one unpacked NATS-Bench cell; a larger one is no cell but a bomb
 CELL = ("arch_str", "ArchitectureString")
 """The column of a CSV that names the cell."""
-FOREIGN = {f"{name}TestAccuracy200Epochs": (dataset, "test", 200) for name, dataset in
-           (("CIFAR10", "cifar10"), ("CIFAR100", "cifar100"), ("ImageNet", "imagenet16"))}
+FOREIGN = {
+    f"{name}TestAccuracy200Epochs": (dataset, "test", 200)
+    for name, dataset in (("CIFAR10", "cifar10"), ("CIFAR100", "cifar100"), ("ImageNet", "imagenet16"))
+}
 """Columns of means in public tables of NATS-Bench's test accuracies -> measure."""
 _COLUMN = re.compile(r"(ep12_)?(cifar10|cifar100|imagenet16)_(valid|test)(?:_s(\d{1,9}))?")
-_FAULTS = (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, MemoryError,
-           RuntimeError, pickle.UnpicklingError, csv.Error, zlib.error)
+_FAULTS = (
+    OSError,
+    EOFError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    IndexError,
+    OverflowError,
+    MemoryError,
+    RuntimeError,
+    pickle.UnpicklingError,
+    csv.Error,
+    zlib.error,
+)
 
 
 Run = tuple[str, str, int, int]  # data set, valid or test, epochs, seed
@@ -96,8 +115,14 @@ def put(columns: dict[Any, np.ndarray], key: Run | Measure | str, row: int, valu
     columns.setdefault(key, np.full(CELLS, np.nan))[row] = value
 
 
-def import_nb201(path: str | Path, out: str | Path | None = None, *, say: Say = silent,
-                 complete: bool = True, source: str | None = None) -> dict[str, Any]:
+def import_nb201(
+    path: str | Path,
+    out: str | Path | None = None,
+    *,
+    say: Say = silent,
+    complete: bool = True,
+    source: str | None = None,
+) -> dict[str, Any]:
     """Read a NAS-Bench-201 file or folder into the table at `out` (None: where `Nb201` looks first).
 
     `say` gets what happens, the memory needed among it. `complete=False` accepts a source with part of the cells; it is
@@ -117,8 +142,9 @@ def import_nb201(path: str | Path, out: str | Path | None = None, *, say: Say = 
     except UserError as error:
         raise UserError(str(path), f"this is no {kind} ({error.where}: {error.fault})", remedy) from error
     except _FAULTS as error:
-        raise UserError(str(path), f"this is no {kind}, or it is damaged ({type(error).__name__}: {_short(error)})",
-                        remedy) from error
+        raise UserError(
+            str(path), f"this is no {kind}, or it is damaged ({type(error).__name__}: {_short(error)})", remedy
+        ) from error
     if not collected.runs and not collected.means:
         raise UserError(str(path), "no accuracy was found in it", remedy)
     cells = int(collected.seen.sum())
@@ -126,12 +152,26 @@ def import_nb201(path: str | Path, out: str | Path | None = None, *, say: Say = 
         raise UserError(str(path), f"it holds {cells} cells of {CELLS}", remedy)
     say(f"{path.name}: taking its checksum")
     source, checksum = source or f"{kind} {path.name}", sha256(path)
-    new = _columns(path, collected, source=source, version=path.name, sha256=checksum,
-                   license="NAS-Bench-201, NATS-Bench: MIT", date=today())
+    new = _columns(
+        path,
+        collected,
+        source=source,
+        version=path.name,
+        sha256=checksum,
+        license="NAS-Bench-201, NATS-Bench: MIT",
+        date=today(),
+    )
     agreement = checks.agreement(path, Table(new), remedy)
     kept = add(out, new, path, say=say, alone=not complete)
-    return {"file": str(out), "source": source, "sha256": checksum, "cells": cells, "agreement": agreement,
-            "columns": {name: each.told() for name, each in new.items()}, "kept": kept}
+    return {
+        "file": str(out),
+        "source": source,
+        "sha256": checksum,
+        "cells": cells,
+        "agreement": agreement,
+        "columns": {name: each.told() for name, each in new.items()},
+        "kept": kept,
+    }
 
 
 def today() -> str:
@@ -162,8 +202,9 @@ def _present(out: Path) -> dict[str, Column]:
     try:
         return merged(known, Table.read(out).columns, silent) if out.exists() else known
     except UserError as error:
-        raise UserError(error.where, error.fault, "move the file away: the import then begins with the table of the "
-                                                  "package") from error
+        raise UserError(
+            error.where, error.fault, "move the file away: the import then begins with the table of the package"
+        ) from error
 
 
 def _short(error: BaseException) -> str:
@@ -199,8 +240,10 @@ def read_csv(path: Path, say: Say) -> Collected:
         keys |= {name: dataset for dataset in DATASETS if (name := f"{dataset}_train_time_s") in names}
         ignored = [name for name in names if name not in keys and name != cell]
         say(f"{path.name}: {len(keys)} columns are read; ignored: {', '.join(ignored) or 'none'}")
-        homes = {name: collected.seconds if isinstance(key, str) else collected.runs if len(key) == 4 else
-                 collected.means for name, key in keys.items()}
+        homes = {
+            name: collected.seconds if isinstance(key, str) else collected.runs if len(key) == 4 else collected.means
+            for name, key in keys.items()
+        }
         for line in reader:
             row = collected.meet(line[cell])
             for name, key in keys.items():
@@ -213,11 +256,20 @@ def read_pth(path: Path, say: Say) -> Collected:
     """The official file: ``{'meta_archs', 'arch2infos': {index: {'less', 'full'}}, 'evaluated_indexes'}``."""
     size = path.stat().st_size / 2**30
     free = _free_memory_gb()
-    say(f"{path.name}: {size:.1f} GB; loading it takes about {6 * size:.1f} GB of memory"
-        + ("" if free is None else f" ({free:.1f} GB are free)"))
+    say(
+        f"{path.name}: {size:.1f} GB; loading it takes about {6 * size:.1f} GB of memory"
+        + ("" if free is None else f" ({free:.1f} GB are free)")
+    )
     scalar = np.float64(0).__reduce__()[0]
-    content = load_torch(path, [(scalar, "numpy.core.multiarray.scalar"), (scalar, "numpy._core.multiarray.scalar"),
-                                np.dtype, *(type(np.dtype(code)) for code in ("f8", "f4", "i8", "i4"))])
+    content = load_torch(
+        path,
+        [
+            (scalar, "numpy.core.multiarray.scalar"),
+            (scalar, "numpy._core.multiarray.scalar"),
+            np.dtype,
+            *(type(np.dtype(code)) for code in ("f8", "f4", "i8", "i4")),
+        ],
+    )
     collected = Collected()
     for index, budgets in content["arch2infos"].items():
         _take(collected, content["meta_archs"][index], budgets)
@@ -236,8 +288,11 @@ def load_torch(path: Path, allowed: Sequence[Any] = ()) -> Any:
     except Exception as error:  # noqa: BLE001 (over a damaged file torch's reader fails in any way)
         # torch's own message advises the unsafe load; only what the file asked for is passed on.
         asked = re.search(r"Unsupported (?:global|class): (?:GLOBAL )?([\w.]+)|GLOBAL ([\w.]+)", str(error))
-        raise ValueError(f"it asks for {asked[1] or asked[2]}, which no table needs" if asked
-                         else "it does not hold plain values and tensors") from None
+        raise ValueError(
+            f"it asks for {asked[1] or asked[2]}, which no table needs"
+            if asked
+            else "it does not hold plain values and tensors"
+        ) from None
 
 
 def read_folder(path: Path, say: Say) -> Collected:
@@ -285,8 +340,11 @@ def _accuracies(results: dict[Any, Any], epochs: int) -> Iterator[tuple[tuple[st
 
 
 def _seconds(results: dict[Any, Any], dataset: str) -> float:
-    times = [sum(float(t) for t in result["train_times"].values()) for (trained_on, _), result in results.items()
-             if TRAINED_ON.get(trained_on) == dataset and result.get("train_times")]
+    times = [
+        sum(float(t) for t in result["train_times"].values())
+        for (trained_on, _), result in results.items()
+        if TRAINED_ON.get(trained_on) == dataset and result.get("train_times")
+    ]
     return sum(times) / len(times) if times else float("nan")
 
 
@@ -326,8 +384,12 @@ class PlainUnpickler(pickle.Unpickler):
     """Builds plain values only: dicts (OrderedDict becomes dict), lists, text and numbers (numpy scalars too)."""
 
     allowed: dict[tuple[str, str], Any] = {  # noqa: RUF012 - never changed
-        ("collections", "OrderedDict"): dict, ("_codecs", "encode"): _encode, ("numpy", "dtype"): _Dtype,
-        ("numpy.core.multiarray", "scalar"): _scalar, ("numpy._core.multiarray", "scalar"): _scalar}
+        ("collections", "OrderedDict"): dict,
+        ("_codecs", "encode"): _encode,
+        ("numpy", "dtype"): _Dtype,
+        ("numpy.core.multiarray", "scalar"): _scalar,
+        ("numpy._core.multiarray", "scalar"): _scalar,
+    }
 
     def find_class(self, module: str, name: str) -> Any:
         try:
@@ -375,8 +437,10 @@ def _columns(path: Path, collected: Collected, **facts: str) -> dict[str, Column
             known = ~np.isnan(exact)
             if (abs(exact[known] - exact[known].round()) > 0.05).any():
                 raise UserError(
-                    str(path), f"accuracies of {measure[0]} {measure[1]} are no counts of {IMAGES[measure[:2]]} images",
-                    "this is another benchmark, or its numbers were changed")
+                    str(path),
+                    f"accuracies of {measure[0]} {measure[1]} are no counts of {IMAGES[measure[:2]]} images",
+                    "this is another benchmark, or its numbers were changed",
+                )
             counts[known, i] = exact[known].round()
         name = name_of(*measure, "runs")
         found[name] = column(name, counts, seeds=tuple(seeds), **facts)

@@ -90,8 +90,11 @@ class CellResults(ArchResults):
     @cached_property
     def all_results(self) -> dict[tuple[str, int], Trial]:
         """(data set, seed) -> that training."""
-        return {(name, seed): Trial(self.answers, self.row, name, self.epochs, seed)
-                for name, seeds in self.dataset_seed.items() for seed in seeds}
+        return {
+            (name, seed): Trial(self.answers, self.row, name, self.epochs, seed)
+            for name, seeds in self.dataset_seed.items()
+            for seed in seeds
+        }
 
     def get_dataset_seeds(self, dataset: str) -> list[int]:
         """The seeds of a data set. Raises NotKnown where the table has none."""
@@ -99,14 +102,18 @@ class CellResults(ArchResults):
         if not seeds:
             measure = next(own for (trained_on, _), own in OFFICIAL.items() if trained_on == dataset)
             mean = self.answers.means(measure, self.epochs)[self.row]
-            raise self.answers.lacking(f"{dataset}, {self.epochs} epochs, one seed", measure, self.epochs,
-                                       mean_known=bool(mean == mean))
+            raise self.answers.lacking(
+                f"{dataset}, {self.epochs} epochs, one seed", measure, self.epochs, mean_known=bool(mean == mean)
+            )
         return seeds
 
     def query(self, dataset: str, seed: int | None = None) -> Trial | dict[int, Trial]:
         seeds = self.get_dataset_seeds(dataset)
-        return {each: self.all_results[dataset, each] for each in seeds} if seed is None else \
-            self.all_results[dataset, seed]
+        return (
+            {each: self.all_results[dataset, each] for each in seeds}
+            if seed is None
+            else self.all_results[dataset, seed]
+        )
 
     def get_compute_costs(self, dataset: str) -> Known:
         return self.answers.cost_info(self.row, dataset, self.epochs)
@@ -120,8 +127,9 @@ class CellResults(ArchResults):
     def get_net_param(self, dataset: str, seed: int | None = None) -> NoReturn:
         raise NotKnown(f"{dataset}, weights", "trained weights are not in nasx's table", IN_FILE)
 
-    def get_metrics(self, dataset: str, setname: str, iepoch: int | None = None,
-                    is_random: bool | int = False) -> Known:
+    def get_metrics(
+        self, dataset: str, setname: str, iepoch: int | None = None, is_random: bool | int = False
+    ) -> Known:
         seed: int | None = None
         if isinstance(is_random, bool):
             if is_random:
@@ -174,12 +182,15 @@ class TableApi(NASBench201API):
         self.evaluated_indexes = [index for index, row in enumerate(rows) if held[row]]
         self.arch2infos_dict = Cells(self.answers, self.evaluated_indexes)
 
-    def get_more_info(self, index: Any, dataset: str, iepoch: int | None = None, hp: str | int = "12",
-                      is_random: bool | int = True) -> Known:
+    def get_more_info(
+        self, index: Any, dataset: str, iepoch: int | None = None, hp: str | int = "12", is_random: bool | int = True
+    ) -> Known:
         """Accuracies and training time of a cell. Raises NotKnown where the table has no accuracy of this data set."""
         if self.verbose:
-            print(f"Call the get_more_info function with index={index}, dataset={dataset}, iepoch={iepoch}, hp={hp}, "
-                  f"and is_random={is_random}.")
+            print(
+                f"Call the get_more_info function with index={index}, dataset={dataset}, iepoch={iepoch}, hp={hp}, "
+                f"and is_random={is_random}."
+            )
         index = self.query_index_by_arch(index)
         if index not in self.arch2infos_dict:
             raise ValueError(f"no results of the cell {index}")
@@ -195,18 +206,29 @@ class TableApi(NASBench201API):
         if not values:
             raise faults[f"{next(iter(SETS[dataset]))}-accuracy"]
         if dataset == "cifar10":
-            faults["valid-accuracy"] = NotKnown("cifar10, valid-accuracy", "networks that were trained on all 50,000 "
-                                                "images have no validation accuracy", "use dataset='cifar10-valid'")
+            faults["valid-accuracy"] = NotKnown(
+                "cifar10, valid-accuracy",
+                "networks that were trained on all 50,000 images have no validation accuracy",
+                "use dataset='cifar10-valid'",
+            )
         if "all_time" in train:
             values |= {"train-per-time": train["cur_time"], "train-all-time": train["all_time"]}
         return Known(f"{dataset}, {hp} epochs", values, faults)
 
-    def find_best(self, dataset: str, metric_on_set: str, FLOP_max: float | None = None,
-                  Param_max: float | None = None, hp: str | int = "12") -> tuple[int, float | None]:
+    def find_best(
+        self,
+        dataset: str,
+        metric_on_set: str,
+        FLOP_max: float | None = None,
+        Param_max: float | None = None,
+        hp: str | int = "12",
+    ) -> tuple[int, float | None]:
         """Index and accuracy of the most accurate cell within the bounds (M, MB); (-1, None) where none is."""
         if self.verbose:
-            print(f"Call find_best with dataset={dataset}, metric_on_set={metric_on_set}, hp={hp} | with #FLOPs < "
-                  f"{FLOP_max} and #Params < {Param_max}")
+            print(
+                f"Call find_best with dataset={dataset}, metric_on_set={metric_on_set}, hp={hp} | with #FLOPs < "
+                f"{FLOP_max} and #Params < {Param_max}"
+            )
         dataset, setname = remap_dataset_set_names(dataset, metric_on_set, self.verbose)
         best, highest = -1, None
         for index in self.evaluated_indexes:
@@ -258,8 +280,10 @@ def described(found: CellResults, extra_info: object = None, show: bool = False)
                 parts.append(f"{name} : [top1 = {found.get_metrics(dataset, setname)['accuracy']:.2f}%]")
             except NotKnown:
                 continue
-        lines += [f"{dataset:14s} FLOP={costs['flops']:6.2f} M, Params={costs['params']:.3f} MB, latency={latency} ms.",
-                  f"{dataset:14s} {', '.join(parts) or 'no accuracy in this table'}"]
+        lines += [
+            f"{dataset:14s} FLOP={costs['flops']:6.2f} M, Params={costs['params']:.3f} MB, latency={latency} ms.",
+            f"{dataset:14s} {', '.join(parts) or 'no accuracy in this table'}",
+        ]
     if show:
         print("\n".join(lines))
     return lines

@@ -14,9 +14,12 @@ from nasx.errors import UserError
 
 CLASSES = {"cifar10-valid": 10, "cifar10": 10, "cifar100": 100, "ImageNet16-120": 120}
 """Data sets as the official class names them, and their classes."""
-SETS = {"cifar10-valid": {"valid": "x-valid", "test": "ori-test"}, "cifar10": {"test": "ori-test"},
-        "cifar100": {"valid": "x-valid", "test": "x-test", "valtest": "ori-test"},
-        "ImageNet16-120": {"valid": "x-valid", "test": "x-test", "valtest": "ori-test"}}
+SETS = {
+    "cifar10-valid": {"valid": "x-valid", "test": "ori-test"},
+    "cifar10": {"test": "ori-test"},
+    "cifar100": {"valid": "x-valid", "test": "x-test", "valtest": "ori-test"},
+    "ImageNet16-120": {"valid": "x-valid", "test": "x-test", "valtest": "ori-test"},
+}
 """Data set -> prefix of `get_more_info` -> the set that it is measured on."""
 BUDGETS = ("12", "200")
 IN_FILE = "only the official file has it: nas_201_api.NASBench201API('NAS-Bench-201-v1_1-096897.pth')"
@@ -43,9 +46,12 @@ class Known(dict[str, Any]):
         if key in self.faults:
             raise self.faults[key]
         if key == "latency":
-            raise NotKnown(f"{self.where}, latency", "nasx's table has no latency measured by the benchmark's authors",
-                           "name a device of the table, for example nb201_api(device='raspi4'); "
-                           "`nasx bench info` lists them, `nasx bench get nb201-latency` brings them")
+            raise NotKnown(
+                f"{self.where}, latency",
+                "nasx's table has no latency measured by the benchmark's authors",
+                "name a device of the table, for example nb201_api(device='raspi4'); "
+                "`nasx bench info` lists them, `nasx bench get nb201-latency` brings them",
+            )
         if key.endswith(("loss", "accuracy", "time")) or key.startswith("T-"):
             raise NotKnown(f"{self.where}, {key}", "is not in nasx's table", IN_FILE)
         raise KeyError(key)
@@ -61,8 +67,9 @@ def budget(hp: object) -> str:
 def checked(dataset: str) -> str:
     """A data set as the official class names it. Raises UserError."""
     if dataset not in CLASSES:
-        raise UserError(f"dataset={dataset!r}", "is not a data set of NAS-Bench-201",
-                        f"use one of {', '.join(CLASSES)}")
+        raise UserError(
+            f"dataset={dataset!r}", "is not a data set of NAS-Bench-201", f"use one of {', '.join(CLASSES)}"
+        )
     return dataset
 
 
@@ -74,8 +81,11 @@ class Answers:
         self.latencies = None if device is None else table.columns.get(f"latency.{device}")
         if device is not None and self.latencies is None:
             known = [name.removeprefix("latency.") for name in table.columns if name.startswith("latency.")]
-            raise UserError(f"device={device}", "the table has no latencies of this device",
-                            f"it has {', '.join(known)}" if known else "`nasx bench get nb201-latency` brings them")
+            raise UserError(
+                f"device={device}",
+                "the table has no latencies of this device",
+                f"it has {', '.join(known)}" if known else "`nasx bench get nb201-latency` brings them",
+            )
         self._means: dict[tuple[str, str, int], np.ndarray] = {}
         self._runs: dict[tuple[str, str, int], dict[int, np.ndarray]] = {}
 

@@ -51,8 +51,9 @@ def ranking(scores: np.ndarray, accuracies: np.ndarray, *, k: int, resamples: in
     found: list[list[float]] = []
     for i in range(resamples + 1):
         rows = draws.integers(n, size=n) if i else np.arange(n)
-        found.append([kendall_tau(x[rows], y[rows]), spearman_rho(x[rows], y[rows]),
-                      regret(x[rows], accuracies[rows], k)])
+        found.append(
+            [kendall_tau(x[rows], y[rows]), spearman_rho(x[rows], y[rows]), regret(x[rows], accuracies[rows], k)]
+        )
     values = np.array(found)
     tau, rho, lost = (_estimate(own[0], own[1:]) for own in values.T)
     return Ranking(n, tau, rho, lost, float(accuracies.max()))
@@ -89,7 +90,7 @@ def regret(scores: np.ndarray, accuracies: np.ndarray, k: int) -> float:
     sure, tied = accuracies[scores > last], np.sort(accuracies[scores == last])[::-1]
     best, wanted, count = sure.max() if len(sure) else -np.inf, k - len(sure), len(tied)
     chance, expected = wanted / count, 0.0  # that the j-th best of the tied is the best of those chosen
-    for j, value in enumerate(tied[:count - wanted + 1], start=1):
+    for j, value in enumerate(tied[: count - wanted + 1], start=1):
         expected += chance * max(best, value)
         chance *= (count - j - wanted + 1) / max(count - j, 1)
     return float(accuracies.max() - expected)

@@ -98,8 +98,18 @@ def unpack(path: Path, *forms: str) -> tuple[Arrays, dict[str, Any]]:
         about = json.loads(arrays.pop("about").tobytes())
     except FileNotFoundError as error:
         raise UserError(str(path), "there is no such table", remedy) from error
-    except (OSError, ValueError, KeyError, EOFError, AttributeError, MemoryError, RecursionError, NotImplementedError,
-            zipfile.BadZipFile, zlib.error) as error:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        EOFError,
+        AttributeError,
+        MemoryError,
+        RecursionError,
+        NotImplementedError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
         raise UserError(str(path), f"the table cannot be read ({error or type(error).__name__})", remedy) from error
     if not isinstance(about, dict) or about.get("form") not in forms:
         raise UserError(str(path), f"this is not a table of the form '{forms[0]}'", remedy)

@@ -57,8 +57,11 @@ def read(command: str, words: Sequence[str], options: Mapping[str, str | None], 
         if equals and name.lstrip("-").isidentifier():
             name = name.lstrip("-")
             if name not in options:
-                raise UserError(f"{where} {word}", f"has no option {name}", _instead(where, name, value, options, plain)
-                                + f"; see {where} --help")
+                raise UserError(
+                    f"{where} {word}",
+                    f"has no option {name}",
+                    _instead(where, name, value, options, plain) + f"; see {where} --help",
+                )
             if not value:
                 raise UserError(f"{where} {word}", "has no value", f"give {name}=VALUE")
             found[name] = value
@@ -112,8 +115,16 @@ def filtered(text: str) -> str:
     return f"filter=[{value.strip('[]').replace('=', ':')}]"
 
 
-FLAGS = {"--help": "-h", "--hydra-help": "", "--version": "", "--resolve": "", "--run": "-r", "--multirun": "-m",
-         "--shell-completion": "-sc", "--shell_completion": "-sc"}
+FLAGS = {
+    "--help": "-h",
+    "--hydra-help": "",
+    "--version": "",
+    "--resolve": "",
+    "--run": "-r",
+    "--multirun": "-m",
+    "--shell-completion": "-sc",
+    "--shell_completion": "-sc",
+}
 
 
 VALUED = {"--cfg": "-c", "--package": "-p", "--config-dir": "-cd", "--info": "-i"}
@@ -180,8 +191,13 @@ def arrange(words: Sequence[str]) -> Line:
         elif name in FLAGS:
             options.append(name)
         else:
-            raise UserError(word, "there is no such option", f"options are {', '.join(known)}"
-                            + spelling.did_you_mean(name, known) + "; settings are written key=value")
+            raise UserError(
+                word,
+                "there is no such option",
+                f"options are {', '.join(known)}"
+                + spelling.did_you_mean(name, known)
+                + "; settings are written key=value",
+            )
     modes = [option for option in options if option.partition("=")[0] in MODES]
     if len(modes) > 1:
         raise UserError(" ".join(modes), "exclude each other", "give one of them")
@@ -204,8 +220,9 @@ def quoted(text: str) -> str:
         return text
     if value[:1] in ("[", "{"):
         return text
-    return f"{key}=" + ",".join(lineage.written(part) if numeric(part) or not part.isascii() else part
-                                for part in value.split(","))
+    return f"{key}=" + ",".join(
+        lineage.written(part) if numeric(part) or not part.isascii() else part for part in value.split(",")
+    )
 
 
 def numeric(text: str) -> bool:

@@ -70,12 +70,25 @@ def _query_cell(text: str) -> dict[str, Any]:
     equals = [cell_text(other) for other in range(CELLS) if canonical(cell_text(other)) == term]
     score = benchmark.query(text)
     assert score is not None  # every cell that cell_code accepts has a row
-    facts = {"row": code, "params": score.params, "multiply-adds": score.flops, "train_s": score.train_s,
-             "latency in ms": {device: f"{ms:.3f}" for device, ms in score.latency.items()} or None,
-             "function": term, "cells with this function": len(equals), "isomorphic to": _others(text, equals),
-             "source": score.source, "protocol": score.protocol}
-    return {"benchmark": "nb201", "genotype": text, "facts": facts, "rows": _rows(benchmark, score),
-            "missing": benchmark.missing()}
+    facts = {
+        "row": code,
+        "params": score.params,
+        "multiply-adds": score.flops,
+        "train_s": score.train_s,
+        "latency in ms": {device: f"{ms:.3f}" for device, ms in score.latency.items()} or None,
+        "function": term,
+        "cells with this function": len(equals),
+        "isomorphic to": _others(text, equals),
+        "source": score.source,
+        "protocol": score.protocol,
+    }
+    return {
+        "benchmark": "nb201",
+        "genotype": text,
+        "facts": facts,
+        "rows": _rows(benchmark, score),
+        "missing": benchmark.missing(),
+    }
 
 
 def _others(text: str, equals: list[str]) -> str | None:
@@ -110,9 +123,17 @@ def _rows(benchmark: Benchmark, score: Score) -> list[Row]:
     for dataset, values in score.datasets.items():
         reference = benchmark.reference(dataset)
         for split in ("valid", "test"):
-            rows.append({"dataset": dataset, "split": split, "mean": values[split], "std": values[f"{split}_std"],
-                         "runs": values[f"{split}_seeds"], "optimum": reference[split]["optimum"],
-                         "rank": ranks[dataset].get(split)})
+            rows.append(
+                {
+                    "dataset": dataset,
+                    "split": split,
+                    "mean": values[split],
+                    "std": values[f"{split}_std"],
+                    "runs": values[f"{split}_seeds"],
+                    "optimum": reference[split]["optimum"],
+                    "rank": ranks[dataset].get(split),
+                }
+            )
     return rows
 
 
@@ -130,8 +151,10 @@ def bench_fill(runs_root: str, devices: Sequence[str] = ()) -> list[Row]:
         raise UserError(f"runs={runs_root}", "there is no such folder", "name the folder that holds the runs")
     nb201, nb101 = Nb201(devices=tuple(devices)), Nb101()
     nb201.check()
-    return [{"run": str(file.parent.relative_to(root)), "state": _fill(file, nb201, nb101)}
-            for file in sorted(root.rglob("result.json"))]
+    return [
+        {"run": str(file.parent.relative_to(root)), "state": _fill(file, nb201, nb101)}
+        for file in sorted(root.rglob("result.json"))
+    ]
 
 
 def _fill(file: Path, nb201: Nb201, nb101: Nb101) -> str:
@@ -172,8 +195,10 @@ def _mapping(value: object) -> dict[str, Any]:
 
 
 # ------------------------------------------------------------------------------------------------ the command line
-USAGE = ("nasx bench get [NAME] | import nb201|nb101 SOURCE [out=FILE] | query GENOTYPE | info | fill [FOLDER] "
-         "[devices=A,B] | rank ...")
+USAGE = (
+    "nasx bench get [NAME] | import nb201|nb101 SOURCE [out=FILE] | query GENOTYPE | info | fill [FOLDER] "
+    "[devices=A,B] | rank ..."
+)
 
 
 def main(words: list[str]) -> int:
@@ -195,15 +220,21 @@ def main(words: list[str]) -> int:
         case ["info"]:
             for info in bench_info():
                 _show({key: value for key, value in info.items() if key != "reference"})
-                _grid([{"dataset": name, "split": split, **values} for name, splits in info["reference"].items()
-                       for split, values in splits.items()])
+                _grid(
+                    [
+                        {"dataset": name, "split": split, **values}
+                        for name, splits in info["reference"].items()
+                        for split, values in splits.items()
+                    ]
+                )
                 print()
         case ["fill", *settings]:
             folders = [word for word in settings if not word.startswith("devices=")]
             if len(folders) > 1:
                 raise UserError(f"nasx bench fill {' '.join(folders)}", "names several folders", USAGE)
-            rows = bench_fill(folders[0] if folders else "outputs",
-                              asked(word for word in settings if word not in folders)["devices"])
+            rows = bench_fill(
+                folders[0] if folders else "outputs", asked(word for word in settings if word not in folders)["devices"]
+            )
             _grid(rows)
             print(f"{sum(row['state'] == 'filled' for row in rows)} of {len(rows)} runs filled")
             return int(any(row["state"].startswith("unreadable") for row in rows))

@@ -19,6 +19,7 @@ COMMANDS = {
     "completion": "print the tab completion of bash, zsh or fish",
 }
 PLAIN: dict[str, str] = {
-    name: f"nasx.cli.{name}" for name in ("info", "export", "evaluate", "diagnose", "status", "doctor", "report",
-                                          "compare")}
+    name: f"nasx.cli.{name}"
+    for name in ("info", "export", "evaluate", "diagnose", "status", "doctor", "report", "compare")
+}
 """Commands that take plain words (nasx/cli/arguments.py): command -> module with `main(words)`."""

@@ -34,10 +34,16 @@ end
 complete -c nasx -f -a "(__nasx)"
 """
 SCRIPTS = {"bash": BASH, "zsh": ZSH, "fish": FISH}
-HOW = {"bash": 'eval "$(nasx completion bash)"', "zsh": 'eval "$(nasx completion zsh)"',
-       "fish": "nasx completion fish | source"}
-FIXED = {"completion": tuple(SCRIPTS), "bench": ("get", "import", "query", "info", "fill", "rank"),
-         "list": ("all", *listing.KINDS)}
+HOW = {
+    "bash": 'eval "$(nasx completion bash)"',
+    "zsh": 'eval "$(nasx completion zsh)"',
+    "fish": "nasx completion fish | source",
+}
+FIXED = {
+    "completion": tuple(SCRIPTS),
+    "bench": ("get", "import", "query", "info", "fill", "rank"),
+    "list": ("all", *listing.KINDS),
+}
 
 
 def install(words: list[str]) -> int:
@@ -47,8 +53,11 @@ def install(words: list[str]) -> int:
         print("nasx completion: print the tab completion of a shell\n\n" + "\n".join(f"  {h}" for h in HOW.values()))
         return 0
     if shell not in SCRIPTS:
-        raise UserError(f"nasx completion {shell}".rstrip(), "names no shell" if not shell else "there is none for it",
-                        f"there is completion for {', '.join(SCRIPTS)}; for example: {HOW['bash']}")
+        raise UserError(
+            f"nasx completion {shell}".rstrip(),
+            "names no shell" if not shell else "there is none for it",
+            f"there is completion for {', '.join(SCRIPTS)}; for example: {HOW['bash']}",
+        )
     print(SCRIPTS[shell], end="")
     return 0
 

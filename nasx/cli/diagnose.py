@@ -24,8 +24,18 @@ from nasx.errors import UserError, printable
 from nasx.runs import checkpoints, lineage, records
 
 Row = dict[str, Any]
-SHOWN = ("eigenvalue", "alignment_train", "alignment_val", "signed_train", "signed_val", "entropy", "saturation",
-         "change", "moved", "none_weight")
+SHOWN = (
+    "eigenvalue",
+    "alignment_train",
+    "alignment_val",
+    "signed_train",
+    "signed_val",
+    "entropy",
+    "saturation",
+    "change",
+    "moved",
+    "none_weight",
+)
 """Entries of one number, in the order of the printed columns."""
 
 
@@ -35,17 +45,29 @@ def main(words: Sequence[str]) -> int:
     named = [word if "=" in word or word.startswith("-") else f"from={word}" for word in rest]
     given = read("diagnose", named, {"from": None, "out": "outputs", "device": "auto", "threads": "", "allow": ""})
     folder = lineage.run_folder(given.options["from"], given.options["out"])
-    rows = list(diagnose(folder, device=given.options["device"],
-                         threads=given.number("threads") if given.options["threads"] else None,
-                         allow=given.allowed, settings=settings))
+    rows = list(
+        diagnose(
+            folder,
+            device=given.options["device"],
+            threads=given.number("threads") if given.options["threads"] else None,
+            allow=given.allowed,
+            settings=settings,
+        )
+    )
     path = folder / "diagnose.json"
     files.write_atomic(path, json.dumps(rows, indent=1) + "\n")
     print(printable("\n".join([*columns(rows), f"gradients, correlations and cosines: {path}"])))
     return 0
 
 
-def diagnose(folder: Path, *, device: str = "auto", threads: int | None = None,
-             allow: Sequence[str] = (), settings: Sequence[str] = ()) -> Iterator[Row]:
+def diagnose(
+    folder: Path,
+    *,
+    device: str = "auto",
+    threads: int | None = None,
+    allow: Sequence[str] = (),
+    settings: Sequence[str] = (),
+) -> Iterator[Row]:
     """A row of diagnostics for each checkpoint of the search in `folder`, the oldest first.
 
     Each equals the metrics row that the search itself would have written there, with the updates so far. Raises
@@ -56,7 +78,7 @@ def diagnose(folder: Path, *, device: str = "auto", threads: int | None = None,
         states = [state for path in found if (state := checkpoints.read(path, job.here.device)) is not None]
         for state in states:
             rows = records.parsed(state["metrics"]) if "metrics" in state else records.read_rows(folder)
-            yield row(job, state, rows[:state["rows"]])
+            yield row(job, state, rows[: state["rows"]])
     if not states:
         raise UserError(f"from={folder}", f"none of its {len(found)} checkpoints can be read", "start the search again")
 
@@ -70,32 +92,51 @@ def opened(folder: Path, allow: Sequence[str] = (), settings: Sequence[str] = ()
     if saved is None or saved.get("kind") != "search":
         raise UserError(f"from={folder}", "is no folder of a search", "name a folder that nasx search has written")
     if own := instantiate.foreign(saved, allow):
-        raise UserError(f"from={folder}", f"is made of classes of {', '.join(own)}, which are not run unasked",
-                        f"if you trust them add allow='[{','.join(own)}]'")
+        raise UserError(
+            f"from={folder}",
+            f"is made of classes of {', '.join(own)}, which are not run unasked",
+            f"if you trust them add allow='[{','.join(own)}]'",
+        )
     found = checkpoints.found(folder)
     if not found:
-        raise UserError(f"from={folder}", "has no checkpoint to look at",
-                        "wait for its first epoch, or name a search that trains a supernet")
+        raise UserError(
+            f"from={folder}",
+            "has no checkpoint to look at",
+            "wait for its first epoch, or name a search that trains a supernet",
+        )
     if settings:
         saved = {**saved, "dataset": lineage.with_settings(saved["dataset"], settings, allow)}
     homes = (*commands.HOMES, *allow)
-    faults = [fault for group in commands.GROUPS if group in saved
-              for fault in components.component_faults(group, saved[group], homes)]
+    faults = [
+        fault
+        for group in commands.GROUPS
+        if group in saved
+        for fault in components.component_faults(group, saved[group], homes)
+    ]
     if faults:
-        raise UserError(f"from={folder}", f"this version of nasx reads its configuration otherwise ({faults[0]})",
-                        "diagnose it with the version that wrote it")
+        raise UserError(
+            f"from={folder}",
+            f"this version of nasx reads its configuration otherwise ({faults[0]})",
+            "diagnose it with the version that wrote it",
+        )
     return saved, found
 
 
 @contextlib.contextmanager
-def restored(folder: Path, saved: Mapping[str, Any], device: str, threads: int | None,
-             allow: Sequence[str]) -> Iterator[Any]:
+def restored(
+    folder: Path, saved: Mapping[str, Any], device: str, threads: int | None, allow: Sequence[str]
+) -> Iterator[Any]:
     """The job of a saved search, `rebuilt` in a process that is set up as the search's own was."""
     from nasx.runs import environment
 
     chosen = environment.device(device)
-    with environment.prepared(chosen, threads=threads, deterministic=bool(saved.get("deterministic")),
-                              seed=saved["seed"], precision=saved["engine"].get("precision", "fp32")):
+    with environment.prepared(
+        chosen,
+        threads=threads,
+        deterministic=bool(saved.get("deterministic")),
+        seed=saved["seed"],
+        precision=saved["engine"].get("precision", "fp32"),
+    ):
         yield rebuilt(folder, saved, chosen, threads, allow)
 
 
@@ -105,8 +146,18 @@ def rebuilt(folder: Path, saved: Mapping[str, Any], chosen: Any, threads: int | 
     from nasx.runs.session import Session
     from nasx.search.job import SearchJob
 
-    cfg = {**saved, "device": str(chosen), "threads": threads, "allow": list(allow), "quiet": True,
-           "name": folder.name, "out": str(folder.parent), "checkpoint_s": 1e9, "seeds_per_job": 1, "workers": 0}
+    cfg = {
+        **saved,
+        "device": str(chosen),
+        "threads": threads,
+        "allow": list(allow),
+        "quiet": True,
+        "name": folder.name,
+        "out": str(folder.parent),
+        "checkpoint_s": 1e9,
+        "seeds_per_job": 1,
+        "workers": 0,
+    }
     info = {"choices": saved["choices"], "overrides": [], "command": "", "folders": []}
     return SearchJob(Session(records.Guest(folder), chosen, cfg, info, environment.Signals()))
 
@@ -122,8 +173,12 @@ def row(job: Any, state: Mapping[str, Any], rows: list[Row]) -> Row:
     job.begin_epoch(epoch - 1)  # the drop-path rate of that epoch
     mix = detached(job.problem.relax(job.search.a))
     genotype = str(job.genotype(mix))
-    return {"epoch": epoch, "updates": state["updates"], "genotype": genotype,
-            **job.watch.entries(epoch, mix, genotype)}
+    return {
+        "epoch": epoch,
+        "updates": state["updates"],
+        "genotype": genotype,
+        **job.watch.entries(epoch, mix, genotype),
+    }
 
 
 def columns(rows: Sequence[Row]) -> Iterator[str]:

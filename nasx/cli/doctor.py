@@ -35,12 +35,29 @@ if TYPE_CHECKING:
 Lines = Iterator[tuple[str, str]]
 LEAST_MB = 100
 """Free space that a small search needs; a checkpoint of the published DARTS search has 25 MB, and two are kept."""
-VARIABLES = ("NASX_DATA", "NASX_DEBUG", "XDG_CACHE_HOME", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS",
-             "PYTORCH_CUDA_ALLOC_CONF", "CUBLAS_WORKSPACE_CONFIG")
+VARIABLES = (
+    "NASX_DATA",
+    "NASX_DEBUG",
+    "XDG_CACHE_HOME",
+    "CUDA_VISIBLE_DEVICES",
+    "OMP_NUM_THREADS",
+    "PYTORCH_CUDA_ALLOC_CONF",
+    "CUBLAS_WORKSPACE_CONFIG",
+)
 ANYWHERE = ("folder", "photos")
 """Data sets that lie where dataset.path says."""
-STEP = ("space=nb201", "method=darts", "dataset=digits", "dataset.size=16", "space.layers=1", "space.channels=4",
-        "search.batch=8", "search.epochs=1", "search.updates_per_epoch=2", "quiet=true")
+STEP = (
+    "space=nb201",
+    "method=darts",
+    "dataset=digits",
+    "dataset.size=16",
+    "space.layers=1",
+    "space.channels=4",
+    "search.batch=8",
+    "search.epochs=1",
+    "search.updates_per_epoch=2",
+    "quiet=true",
+)
 """The first of two updates: after the second the supernet would be evaluated."""
 
 
@@ -54,14 +71,28 @@ def main(words: Sequence[str]) -> int:
             for name, text in make(*values):
                 print(f"{name.ljust(14)}{tilde(text)}".rstrip(), flush=True)
         except Exception as error:  # noqa: BLE001 (whatever fails here is what the report is about)
-            fault = error if isinstance(error, UserError) else UserError(
-                f"nasx doctor, {make.__name__}", f"{type(error).__name__}: {error}",
-                "install nasx again (uv sync), and report this text where it stays")
+            fault = (
+                error
+                if isinstance(error, UserError)
+                else UserError(
+                    f"nasx doctor, {make.__name__}",
+                    f"{type(error).__name__}: {error}",
+                    "install nasx again (uv sync), and report this text where it stays",
+                )
+            )
             faults.append(fault)
 
-    for make, values in ((versions, ()), (computes, (given["device"],)), (data, ()), (tables, ()), (extras, ()),
-                         (drawing, ()), (writes, (Path(given["out"]),)), (closed_form, (given["device"],)),
-                         (step, (given["device"],))):
+    for make, values in (
+        (versions, ()),
+        (computes, (given["device"],)),
+        (data, ()),
+        (tables, ()),
+        (extras, ()),
+        (drawing, ()),
+        (writes, (Path(given["out"]),)),
+        (closed_form, (given["device"],)),
+        (step, (given["device"],)),
+    ):
         part(make, *values)
     for fault in faults:
         print(tilde(f"wrong         {fault}"))
@@ -187,8 +218,9 @@ def writes(out: Path) -> Lines:
             os.fsync(file.fileno())
             fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        raise UserError(f"out={out}", f"{place} cannot be written to, or locks no files ({error.strerror or error})",
-                        remedy) from error
+        raise UserError(
+            f"out={out}", f"{place} cannot be written to, or locks no files ({error.strerror or error})", remedy
+        ) from error
     if free < LEAST_MB:
         raise UserError(f"out={out}", f"only {free:.0f} MiB are free", "free some space, or choose another out=FOLDER")
     yield "runs", f"can be written to {out}" + ("" if place == out.absolute() else " (not there yet)")
@@ -204,13 +236,17 @@ def closed_form(name: str) -> Lines:
     from nasx.runs import environment
 
     device = environment.device(name)
-    w, a, d = (torch.linspace(low, high, 5, dtype=torch.float64, device=device)
-               for low, high in ((1, 2), (-1, 3), (0.5, 1)))
+    w, a, d = (
+        torch.linspace(low, high, 5, dtype=torch.float64, device=device) for low, high in ((1, 2), (-1, 3), (0.5, 1))
+    )
     error = hypergradient_error(w, a, d, lr=0.1)
     yield "hypergradient", f"relative error {error:.0e}"
     if not error < 1e-9:
-        raise UserError(f"device={name}", f"a hypergradient differs from its closed form by {error:.0e}",
-                        "install torch again, or use another device")
+        raise UserError(
+            f"device={name}",
+            f"a hypergradient differs from its closed form by {error:.0e}",
+            "install torch again, or use another device",
+        )
 
 
 def hypergradient_error(w: torch.Tensor, a: torch.Tensor, d: torch.Tensor, lr: float) -> float:
@@ -251,6 +287,9 @@ def step(name: str) -> Lines:
             saved = here.run.load()
         moved = any(not torch.equal(x, before[key]) for key, x in job.search.w.items())
         if saved is None or not moved:
-            raise UserError(f"device={name}", "a search step on digits moved no weight, or left no checkpoint",
-                            "use another device, and report this text")
+            raise UserError(
+                f"device={name}",
+                "a search step on digits moved no weight, or left no checkpoint",
+                "use another device, and report this text",
+            )
     yield "search step", f"done and saved in {time.monotonic() - began:.1f} s"

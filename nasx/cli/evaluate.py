@@ -44,18 +44,27 @@ def main(words: Sequence[str]) -> int:
     settings, rest = lineage.dataset_words(words)
     said = read("evaluate", rest, OPTIONS, plain="MODEL")
     if len(said.plain) != 1:
-        raise UserError("nasx evaluate", f"needs one model, but {len(said.plain)} are named",
-                        "nasx evaluate outputs/RUN/export")
+        raise UserError(
+            "nasx evaluate", f"needs one model, but {len(said.plain)} are named", "nasx evaluate outputs/RUN/export"
+        )
     if said.options["split"] not in ("test", "train"):
         raise UserError(f"split={said.options['split']}", "there is no such split", "use split=test or split=train")
     model = named(said.plain[0], said.allowed)
     found = evaluate(model, said, settings)
-    for name, value in (("accuracy", found.accuracy), ("correct", found.correct), ("images", found.images),
-                        ("loss", found.loss)):
+    for name, value in (
+        ("accuracy", found.accuracy),
+        ("correct", found.correct),
+        ("images", found.images),
+        ("loss", found.loss),
+    ):
         print(f"{name.ljust(10)}{value}")
     if model.folder is not None:
-        print(*lineage.printed(["nasx", "export", f"from={model.folder}",
-                             *(word for word in words if word.startswith("allow="))]), sep="\n")
+        print(
+            *lineage.printed(
+                ["nasx", "export", f"from={model.folder}", *(word for word in words if word.startswith("allow="))]
+            ),
+            sep="\n",
+        )
     return 0
 
 
@@ -69,8 +78,9 @@ def named(name: str, allow: Sequence[str]) -> Model:
 
             run, result = lineage.opened(folder), export.finished(folder)
             with export.fitting(folder):
-                return Model(name, {**export.described(run.config, result, allow), "dataset": run.block("dataset")},
-                             folder)
+                return Model(
+                    name, {**export.described(run.config, result, allow), "dataset": run.block("dataset")}, folder
+                )
     return Model(name, metadata.facts(name)[1], None)
 
 
@@ -92,8 +102,9 @@ def evaluate(model: Model, said: Words, settings: Sequence[str]) -> Tested:
     try:
         node = dataset(given["dataset"], facts, settings, allow)
     except (KeyError, TypeError, IndexError, AttributeError) as error:
-        raise UserError(model.name, f"its description of the images is damaged ({type(error).__name__}: {error})",
-                        metadata.REMEDY) from error
+        raise UserError(
+            model.name, f"its description of the images is damaged ({type(error).__name__}: {error})", metadata.REMEDY
+        ) from error
     if given["dataset"] and isinstance(facts.get("classes"), list):  # before anything is downloaded
         fits(instantiate.build(node, allow), facts)
     from nasx.runs import environment
@@ -119,8 +130,12 @@ def measured_on(device: torch.device, model: Model, node: Mapping[str, Any], sai
     images = source.open(device, channels_last=measured["channels_last"], workers=environment.workers(None))
     fits(source, facts, len(images.classes))
     if list(images.classes) != facts["classes"]:
-        print(printable(f"note: the classes have other names: {', '.join(images.classes[:5])} here, "
-                        f"{', '.join(facts['classes'][:5])} in training"))
+        print(
+            printable(
+                f"note: the classes have other names: {', '.join(images.classes[:5])} here, "
+                f"{', '.join(facts['classes'][:5])} in training"
+            )
+        )
     layout = torch.channels_last if measured["channels_last"] else torch.preserve_format
     network = network.to(memory_format=layout)
     batches = images.ordered(given["split"], batch=batch)
@@ -132,8 +147,11 @@ def fits(source: Any, facts: Mapping[str, Any], count: int | None = None) -> Non
     if count is None:
         count = getattr(source, "number_of_classes", lambda: None)()
     if count not in (None, len(facts["classes"])):
-        raise UserError(f"dataset={source.name}", f"has {count} classes, the network {len(facts['classes'])}",
-                        "evaluate on images of the same classes")
+        raise UserError(
+            f"dataset={source.name}",
+            f"has {count} classes, the network {len(facts['classes'])}",
+            "evaluate on images of the same classes",
+        )
 
 
 def dataset(name: str, facts: Mapping[str, Any], settings: Sequence[str], allow: Sequence[str]) -> dict[str, Any]:

@@ -42,8 +42,11 @@ def main(words: Sequence[str]) -> int:
     said = read("export", words, OPTIONS)
     given = said.options
     if given["format"] not in WRITERS:
-        raise UserError(f"format={given['format']}", "there is no such format" + spelling.did_you_mean(
-            given["format"], WRITERS), f"use {', '.join(WRITERS)}")
+        raise UserError(
+            f"format={given['format']}",
+            "there is no such format" + spelling.did_you_mean(given["format"], WRITERS),
+            f"use {', '.join(WRITERS)}",
+        )
     folder = lineage.run_folder(given["from"], "outputs", "retrain")
     result = finished(folder)
     out = Path(given["out"]) if given["out"] else files.no_link(folder / "export")
@@ -57,8 +60,18 @@ def main(words: Sequence[str]) -> int:
         print(path)
     if given["format"] == "safetensors":
         place = lineage.opened(folder).block("dataset").get("path")
-        print(*lineage.printed(["nasx", "evaluate", lineage.positional(out), *([f"path={place}"] if place else []),
-                             *(word for word in words if word.startswith("allow="))]), sep="\n")
+        print(
+            *lineage.printed(
+                [
+                    "nasx",
+                    "evaluate",
+                    lineage.positional(out),
+                    *([f"path={place}"] if place else []),
+                    *(word for word in words if word.startswith("allow=")),
+                ]
+            ),
+            sep="\n",
+        )
     return 0
 
 
@@ -66,17 +79,29 @@ def finished(folder: Path) -> Facts:
     """The record of a finished retraining. Raises UserError."""
     found = records.finished(folder)
     if found is None:
-        raise UserError(f"from={folder}", "holds no finished run (no readable result.json)",
-                        "give the command of that retraining again: it resumes and finishes")
+        raise UserError(
+            f"from={folder}",
+            "holds no finished run (no readable result.json)",
+            "give the command of that retraining again: it resumes and finishes",
+        )
     if found.get("test_perplexity") is not None:
-        raise UserError(f"from={folder}", "holds a language model; exports are networks that classify images",
-                        "read its weights from the run's last checkpoint")
+        raise UserError(
+            f"from={folder}",
+            "holds a language model; exports are networks that classify images",
+            "read its weights from the run's last checkpoint",
+        )
     if found.get("kind") != "retrain":
-        raise UserError(f"from={folder}", f"is a run of nasx {found.get('kind')}: it has no trained network",
-                        f"train one: nasx retrain from={folder}")
+        raise UserError(
+            f"from={folder}",
+            f"is a run of nasx {found.get('kind')}: it has no trained network",
+            f"train one: nasx retrain from={folder}",
+        )
     if found.get("valid_accuracy") is not None and found["test_accuracy"] is None:
-        raise UserError(f"from={folder}", "has seen a part of the images only, to rank its cell",
-                        "train it on all: retrain.held_out=false")
+        raise UserError(
+            f"from={folder}",
+            "has seen a part of the images only, to rank its cell",
+            "train it on all: retrain.held_out=false",
+        )
     return found
 
 
@@ -105,8 +130,9 @@ def fitting(folder: Path) -> Iterator[None]:
         yield
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RuntimeError) as error:
         said = f"{type(error).__name__}: {error}".splitlines()[-1].strip()
-        raise UserError(f"from={folder}", f"its record, configuration and weights do not fit together ({said})",
-                        "train it again") from error
+        raise UserError(
+            f"from={folder}", f"its record, configuration and weights do not fit together ({said})", "train it again"
+        ) from error
 
 
 def described(held: Mapping[str, Any], result: Mapping[str, Any], allow: Sequence[str]) -> Facts:
@@ -117,14 +143,26 @@ def described(held: Mapping[str, Any], result: Mapping[str, Any], allow: Sequenc
     settings["channels"] = result.get("channels", settings["channels"])  # chosen where there was a bound of the cost
     images = result.get("images") or instantiate.build(held["dataset"], allow).open("cpu").described()
     return {
-        "format": export_model.FORMAT, "genotype": result["genotype"], "recipe": result["protocol"],
-        "space": held["space"], "settings": settings, "classes": images["classes"],
-        "normalization": {"mean": images["mean"], "std": images["std"]}, "image": images["shape"],
-        "dataset": {**held["dataset"], "path": None}, "accuracy": result["test_accuracy"],
-        "test": {"batch": instantiate.build(held["retrain"]).test_batch, "amp": bool(settings["amp"]),
-                 "channels_last": bool(settings["channels_last"])},
-        "commit": result.get("commit") or "unknown", "seed": result["seed"], "run": result["name"],
-        "nasx": __version__}
+        "format": export_model.FORMAT,
+        "genotype": result["genotype"],
+        "recipe": result["protocol"],
+        "space": held["space"],
+        "settings": settings,
+        "classes": images["classes"],
+        "normalization": {"mean": images["mean"], "std": images["std"]},
+        "image": images["shape"],
+        "dataset": {**held["dataset"], "path": None},
+        "accuracy": result["test_accuracy"],
+        "test": {
+            "batch": instantiate.build(held["retrain"]).test_batch,
+            "amp": bool(settings["amp"]),
+            "channels_last": bool(settings["channels_last"]),
+        },
+        "commit": result.get("commit") or "unknown",
+        "seed": result["seed"],
+        "run": result["name"],
+        "nasx": __version__,
+    }
 
 
 def kept(state: Mapping[str, Any]) -> Facts:
@@ -132,8 +170,11 @@ def kept(state: Mapping[str, Any]) -> Facts:
     from nasx.export.model import AUXILIARY
 
     averaged = state["average"]
-    weights = state["network"] if averaged is None else {
-        name.removeprefix("module."): x for name, x in averaged.items() if name.startswith("module.")}
+    weights = (
+        state["network"]
+        if averaged is None
+        else {name.removeprefix("module."): x for name, x in averaged.items() if name.startswith("module.")}
+    )
     return {name: x for name, x in weights.items() if not name.startswith(AUXILIARY)}
 
 
@@ -176,8 +217,15 @@ def onnx(network: nn.Module, facts: Facts) -> bytes:
     model, example, dynamic = _example(network, facts)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter, about itself
-        made = torch.onnx.export(model, (example,), dynamo=True, dynamic_shapes=(dynamic,), input_names=["images"],
-                                 output_names=["scores"], verbose=False)
+        made = torch.onnx.export(
+            model,
+            (example,),
+            dynamo=True,
+            dynamic_shapes=(dynamic,),
+            input_names=["images"],
+            output_names=["scores"],
+            verbose=False,
+        )
     assert made is not None
     proto = made.model_proto
     for node in [*proto.graph.node, *(node for function in proto.functions for node in function.node)]:
@@ -198,7 +246,10 @@ def _example(network: nn.Module, facts: Facts) -> tuple[Classifier, Any, Any]:
 
 
 WRITERS: dict[str, tuple[str, Callable[[Any, Facts], bytes]]] = {
-    "safetensors": ("model.safetensors", safetensors), "onnx": ("model.onnx", onnx), "torch": ("model.pt2", program)}
+    "safetensors": ("model.safetensors", safetensors),
+    "onnx": ("model.onnx", onnx),
+    "torch": ("model.pt2", program),
+}
 """Format -> (name of the file, its content of a network and its facts)."""
 
 
@@ -210,7 +261,9 @@ def card(facts: Facts, result: Mapping[str, Any], files: Sequence[str]) -> str:
     from nasx.results import render
 
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"text": lambda value: render.safe(str(value)).replace("`", "'"),
-                            "code": lambda value: str(value).replace("```", "'''")}
+    environment.filters |= {
+        "text": lambda value: render.safe(str(value)).replace("`", "'"),
+        "code": lambda value: str(value).replace("```", "'''"),
+    }
     template = environment.from_string(CARD.read_text(encoding="utf-8"))
     return template.render(facts=cleaned(facts), result=cleaned(dict(result)), files=files) + "\n"

@@ -76,8 +76,13 @@ def _axis(override: Override, groups: Collection[str], every: bool) -> Axis:
     else:
         listed = list(override.sweep_iterator())
     values = [Override._convert_value(value) for value in listed]
-    sets = (override.type is OverrideType.CHANGE and override.package is None and key not in groups
-            and all(part.isidentifier() for part in key.split(".")) and not any(map(_composes, values)))
+    sets = (
+        override.type is OverrideType.CHANGE
+        and override.package is None
+        and key not in groups
+        and all(part.isidentifier() for part in key.split("."))
+        and not any(map(_composes, values))
+    )
     return Axis(key, [f"{key}={Transformer.str(value)}" for value in listed], values, not sets)
 
 
@@ -135,8 +140,13 @@ def jobs(found: Sequence[Axis], at: Sequence[int], cfg: Any, *, every: bool) -> 
     free = [i for i, axis in enumerate(found) if not axis.composes and _there(base, axis.key.split("."))]
     sizes = [range(len(found[i].texts)) for i in free]
     first = (0,) * len(free)
-    wanted = itertools.product(*sizes) if every else itertools.chain([first], (
-        (*first[:k], place, *first[k + 1:]) for k, size in enumerate(sizes) for place in size[1:]))
+    wanted = (
+        itertools.product(*sizes)
+        if every
+        else itertools.chain(
+            [first], ((*first[:k], place, *first[k + 1 :]) for k, size in enumerate(sizes) for place in size[1:])
+        )
+    )
     fixed = "${" not in str([value for key, value in mapping(cfg, resolve=False).items() if key != "hydra"])
     for places in wanted:
         own, values = list(texts(found, at)), dict(base)
@@ -187,6 +197,7 @@ class Run(NamedTuple):
 
 def runs(command: str, values: Mapping[str, Any], choices: Mapping[str, Any]) -> list[tuple[Run, ...]]:
     """The runs of a job, one tuple per seed: of `nasx run` the search, and the retraining where there may be one."""
+
     def run(kind: str, cfg: Mapping[str, Any]) -> Run:
         identity = config_identity.identity(cfg, kind)
         return Run(Path(cfg["out"]) / config_identity.run_name(cfg, choices, kind, identity), kind, identity, cfg)
@@ -219,14 +230,24 @@ class Folders:
             for run in unit:
                 other, identity = self.seen.setdefault(run.folder, (said, run.identity))
                 if identity != run.identity:
-                    yield UserError(said, f"would share the run folder {run.folder} with {other}",
-                                    "leave name out: nasx then names each run" if job.values.get("name") else
-                                    "give one of them a name of its own (name=NAME), in a command of its own")
+                    yield UserError(
+                        said,
+                        f"would share the run folder {run.folder} with {other}",
+                        "leave name out: nasx then names each run"
+                        if job.values.get("name")
+                        else "give one of them a name of its own (name=NAME), in a command of its own",
+                    )
                 elif earlier is not None:
-                    yield UserError(said, f"is the same run as {earlier}, in {run.folder}",
-                                    "sweep over settings that change the numbers, and give each value once")
-                elif held(run.folder) != identity and (fault := records.differing(
-                        run.folder, config_identity.identifying(run.values, run.kind), config_identity.FACTS)):
+                    yield UserError(
+                        said,
+                        f"is the same run as {earlier}, in {run.folder}",
+                        "sweep over settings that change the numbers, and give each value once",
+                    )
+                elif held(run.folder) != identity and (
+                    fault := records.differing(
+                        run.folder, config_identity.identifying(run.values, run.kind), config_identity.FACTS
+                    )
+                ):
                     yield fault
             self.jobs.setdefault(folders, said)
 

@@ -17,31 +17,41 @@ if TYPE_CHECKING:
     from nasx.config.provenance import Origin
 
 EXAMPLES = {
-    "search": [("nasx search experiment=quickstart", "a first result, offline, in under two minutes"),
-               ("nasx search method=darts space=nb201 dataset=cifar10", "one search"),
-               ("nasx search method=darts method.order=2 search.epochs=10 device=cpu", "with other settings"),
-               ("nasx search --multirun method=darts,random seed=0,1,2,3", "eight searches")],
-    "retrain": [("nasx retrain from=outputs/<run>", "retrain what a search has found"),
-                ("nasx retrain space=darts genotype=DARTS_V2 retrain.epochs=100", "a published architecture"),
-                ("nasx retrain from=<run> --multirun seed=0,1,2", "three times")],
-    "run": [("nasx run experiment=quickstart", "search and look up"),
-            ("nasx run space=darts then=retrain retrain.epochs=100", "search, look up where possible, retrain")],
-    "study": [("nasx study study=tse method=tse space=darts", "four searches, the best cell three times more"),
-              ("nasx study study=best_of_four space=s2 dataset=svhn retrain=robust_small", "S1 to S4, as printed"),
-              ("nasx study study=transfer from=outputs/<run> dataset=cifar100", "a cell on another data set")],
-    "table": [("nasx table", "all runs under outputs/"),
-              ("nasx table format=latex out_file=table.tex filter='[space=nb201]'", "for a paper")],
+    "search": [
+        ("nasx search experiment=quickstart", "a first result, offline, in under two minutes"),
+        ("nasx search method=darts space=nb201 dataset=cifar10", "one search"),
+        ("nasx search method=darts method.order=2 search.epochs=10 device=cpu", "with other settings"),
+        ("nasx search --multirun method=darts,random seed=0,1,2,3", "eight searches"),
+    ],
+    "retrain": [
+        ("nasx retrain from=outputs/<run>", "retrain what a search has found"),
+        ("nasx retrain space=darts genotype=DARTS_V2 retrain.epochs=100", "a published architecture"),
+        ("nasx retrain from=<run> --multirun seed=0,1,2", "three times"),
+    ],
+    "run": [
+        ("nasx run experiment=quickstart", "search and look up"),
+        ("nasx run space=darts then=retrain retrain.epochs=100", "search, look up where possible, retrain"),
+    ],
+    "study": [
+        ("nasx study study=tse method=tse space=darts", "four searches, the best cell three times more"),
+        ("nasx study study=best_of_four space=s2 dataset=svhn retrain=robust_small", "S1 to S4, as printed"),
+        ("nasx study study=transfer from=outputs/<run> dataset=cifar100", "a cell on another data set"),
+    ],
+    "table": [
+        ("nasx table", "all runs under outputs/"),
+        ("nasx table format=latex out_file=table.tex filter='[space=nb201]'", "for a paper"),
+    ],
     "list": [("nasx list", "everything"), ("nasx list methods", "methods only")],
 }
 WHAT = {
     "search": "Searches an architecture: trains a supernet of `space` on `dataset`, moves its architecture by\n"
-              "`method`, discretizes, and looks the result up where a benchmark knows it. The same command resumes\n"
-              "an unfinished run and returns at once for a finished one.",
+    "`method`, discretizes, and looks the result up where a benchmark knows it. The same command resumes\n"
+    "an unfinished run and returns at once for a finished one.",
     "retrain": "Trains an architecture from scratch by a published recipe and reports its test accuracy. Space, data\n"
-               "set and recipe follow from the run that `from` names, unless they are given.",
+    "set and recipe follow from the run that `from` names, unless they are given.",
     "run": "Does what search does, then looks the architecture up or retrains it: one command, one configuration.",
     "study": "Does what a publication does: searches with several seeds, chooses a cell, retrains it with several\n"
-             "seeds, and reports mean ± deviation. Each step is an ordinary run; finished ones are not done again.",
+    "seeds, and reports mean ± deviation. Each step is an ordinary run; finished ones are not done again.",
     "table": "Collects finished runs into mean ± deviation with the number of runs, beside published numbers.",
     "list": "Shows what there is to choose from, with one line and the source of each.",
 }
@@ -79,32 +89,55 @@ def command(name: str, line: Line) -> str:
     except UserError as error:
         fault, found = str(error), provenance.trace(name)
     given = {} if fault else _given(line.overrides)
-    parts = [f"nasx {name}: {COMMANDS[name]}", WHAT[name],
-             f"usage: nasx {name} [option ...] key=value ..." if name != "list" else "usage: nasx list [what]"]
+    parts = [
+        f"nasx {name}: {COMMANDS[name]}",
+        WHAT[name],
+        f"usage: nasx {name} [option ...] key=value ..." if name != "list" else "usage: nasx list [what]",
+    ]
     parts.append("examples\n" + _rows(EXAMPLES[name]))
     entry = commands.COMMANDS[name]
     groups = [g for g in entry.groups if g not in entry.unread] + (["experiment", "launch"] if entry.groups else [])
     if fault:
-        parts.append("this line is not understood, so that the settings below are those of the default choices\n"
-                     + textwrap.indent(fault, "  "))
+        parts.append(
+            "this line is not understood, so that the settings below are those of the default choices\n"
+            + textwrap.indent(fault, "  ")
+        )
     if groups:
         folders = [Path(d) for d in (line.value("--config-dir"),) if d] + [paths.conf_dir()]
-        parts.append("choices (group=choice; * is chosen)\n" + _rows(
-            [(group, ", ".join(f"{c}*" if c == found.chosen.get(group) else c for c in choices(folders, group))
-              or "(none)") for group in groups]))
+        parts.append(
+            "choices (group=choice; * is chosen)\n"
+            + _rows(
+                [
+                    (
+                        group,
+                        ", ".join(f"{c}*" if c == found.chosen.get(group) else c for c in choices(folders, group))
+                        or "(none)",
+                    )
+                    for group in groups
+                ]
+            )
+        )
     own = [(key, told(key, lines, given)) for key, lines in found.lines.items() if "." not in key]
     parts.append(("settings of the job\n" if groups else "settings\n") + _rows(own))
     for group in ("study", "search", "retrain", "method", "space", "dataset", "stages"):
         rows = [(key, told(key, lines, given)) for key, lines in found.lines.items() if key.startswith(f"{group}.")]
         if group in groups and rows:
-            parts.append(f"settings of {group}={found.chosen.get(group)} (nasx {name} {group}=... --help shows "
-                         "another's)\n" + _rows(rows))
-    parts.append("options\n" + _rows([
-        ("--multirun, -m", "one job for each combination of values a,b,c"),
-        ("--cfg job", "show the composed configuration and stop"),
-        ("--info defaults", "show how it was composed; also: config, searchpath, plugins, all"),
-        ("--config-dir DIR", "a folder of your own with space/, method/, experiment/, ..."),
-        ("--hydra-help", "options of Hydra, on which this stands")]))
+            parts.append(
+                f"settings of {group}={found.chosen.get(group)} (nasx {name} {group}=... --help shows "
+                "another's)\n" + _rows(rows)
+            )
+    parts.append(
+        "options\n"
+        + _rows(
+            [
+                ("--multirun, -m", "one job for each combination of values a,b,c"),
+                ("--cfg job", "show the composed configuration and stop"),
+                ("--info defaults", "show how it was composed; also: config, searchpath, plugins, all"),
+                ("--config-dir DIR", "a folder of your own with space/, method/, experiment/, ..."),
+                ("--hydra-help", "options of Hydra, on which this stands"),
+            ]
+        )
+    )
     return "\n\n".join(parts)
 
 
@@ -148,5 +181,7 @@ def _given(overrides: Sequence[str]) -> dict[str, str]:
 def _rows(rows: list[tuple[str, str]]) -> str:
     left = min(max((len(key) for key, _ in rows), default=0), 72) + 2
     width = max(shutil.get_terminal_size((120, 24)).columns, left + 40)
-    return "\n".join(textwrap.fill(text, width, initial_indent=f"  {key.ljust(left)}",
-                                   subsequent_indent=" " * (left + 2)) for key, text in rows)
+    return "\n".join(
+        textwrap.fill(text, width, initial_indent=f"  {key.ljust(left)}", subsequent_indent=" " * (left + 2))
+        for key, text in rows
+    )

@@ -37,10 +37,28 @@ if TYPE_CHECKING:
     from nasx.runs.lineage import Parent
     from nasx.spaces.base import Space
 
-OPTIONS = ("genotype", "from", "space", "retrain", "dataset", "layers", "channels", "max_macs", "classes", "size",
-           "out", "allow")
-IMAGES = {"cifar10": (10, 32), "cifar100": (100, 32), "svhn": (10, 32), "imagenet16": (120, 16),
-          "imagenet": (1000, 224), "ptb": (10_000, 1)}
+OPTIONS = (
+    "genotype",
+    "from",
+    "space",
+    "retrain",
+    "dataset",
+    "layers",
+    "channels",
+    "max_macs",
+    "classes",
+    "size",
+    "out",
+    "allow",
+)
+IMAGES = {
+    "cifar10": (10, 32),
+    "cifar100": (100, 32),
+    "svhn": (10, 32),
+    "imagenet16": (120, 16),
+    "imagenet": (1000, 224),
+    "ptb": (10_000, 1),
+}
 """Classes and size of data sets that are always the same; others are read."""
 DRAWN = 400
 """Architectures drawn to learn which edges the cells of a space may have: an edge in 1 of 18 is missed once in 1e9."""
@@ -82,12 +100,20 @@ def architecture(said: Words) -> Facts:
 
     settings = sized(settings, space, genotype, classes, shape(space, size))
     price = cost(built(settings, space, genotype, classes), space.example(1, shape(space, size)))
-    held = {name: getattr(settings, name) or "the space's own" for name in ("layers", "channels", "stem")
-            if name in cfg["retrain"]}
+    held = {
+        name: getattr(settings, name) or "the space's own"
+        for name in ("layers", "channels", "stem")
+        if name in cfg["retrain"]
+    }
     facts: Facts = {
-        "genotype": genotype, "source": source, "space": choices["space"],
-        "recipe": f"{settings.recipe} (retrain={choices['retrain']})", **held, **described(space, classes, size),
-        "parameters": price.params}
+        "genotype": genotype,
+        "source": source,
+        "space": choices["space"],
+        "recipe": f"{settings.recipe} (retrain={choices['retrain']})",
+        **held,
+        **described(space, classes, size),
+        "parameters": price.params,
+    }
     if settings.auxiliary:
         facts["parameters with auxiliary head"] = price.params_with_auxiliary
     facts |= {"multiply-adds": price.macs, "operations": counted(genotype.operations())}
@@ -106,19 +132,26 @@ def origin(given: Mapping[str, str], run: Parent | None) -> tuple[str, str]:
     if run is not None:
         found = records.finished(run.folder) or {}
         if not found.get("genotype"):
-            raise UserError(f"from={given['from']}", f"{run.folder} holds no finished run",
-                            "give its command again: it resumes and finishes")
+            raise UserError(
+                f"from={given['from']}",
+                f"{run.folder} holds no finished run",
+                "give its command again: it resumes and finishes",
+            )
         return str(found["genotype"]), f"{run.folder}: {found['command']}"
     text, cells = given["genotype"].strip(), published.cells().values()
     cell = next((c for c in cells if text.lower() == c.name.lower() or text == c.text), None)
     if cell is None and re.fullmatch(r"[A-Za-z]\w*", text):
-        raise UserError(f"genotype={text}", "no published cell has that name" + spelling.did_you_mean(
-            text, published.cells()), f"write the genotype itself, or one of {', '.join(published.cells())}")
+        raise UserError(
+            f"genotype={text}",
+            "no published cell has that name" + spelling.did_you_mean(text, published.cells()),
+            f"write the genotype itself, or one of {', '.join(published.cells())}",
+        )
     return (text, "the text that was given") if cell is None else (cell.text, f"{cell.name}, {cell.source}")
 
 
-def configured(given: Mapping[str, str], text: str, run: Parent | None,
-               values: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+def configured(
+    given: Mapping[str, str], text: str, run: Parent | None, values: Sequence[str]
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """(configuration, choices) of `nasx retrain` for a genotype: as given, else as the run has it, else as usual.
 
     A search hands on space and data set, a retraining its recipe too. Raises UserError.
@@ -129,8 +162,14 @@ def configured(given: Mapping[str, str], text: str, run: Parent | None,
     groups = (*lineage.HANDED, *(["retrain"] if run is not None and run.record.get("kind") == "retrain" else []))
     theirs = {group: (str(run.choices.get(group) or ""), run.block(group)) for group in groups} if run else {}
     loader, keys = preflight.make_loader(), [value.partition("=")[0].partition(".")[2] for value in values]
-    chosen = {**given, **{group: given[group] or choice for group, (choice, _) in theirs.items()
-                          if choice in compose.options(loader, group)}}
+    chosen = {
+        **given,
+        **{
+            group: given[group] or choice
+            for group, (choice, _) in theirs.items()
+            if choice in compose.options(loader, group)
+        },
+    }
     chosen["space"] = chosen["space"] or home(text)
     cfg, choices = composed(chosen, values)
     for group, (choice, block) in theirs.items():
@@ -157,8 +196,11 @@ def home(text: str) -> str:
         except UserError:
             continue
         return name
-    raise UserError(f"genotype={text if len(text) <= 60 else text[:57] + '...'}", "is in no space",
-                    "check the text, or give space=... to learn the fault")
+    raise UserError(
+        f"genotype={text if len(text) <= 60 else text[:57] + '...'}",
+        "is in no space",
+        "check the text, or give space=... to learn the fault",
+    )
 
 
 def composed(given: Mapping[str, str], values: Sequence[str] = ()) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -214,12 +256,15 @@ def supernet(said: Words) -> Facts:
     params, macs = supernet_cost(space, classes, size)
     shapes = space.shapes()
     facts: Facts = {
-        "space": choices["space"], "genotypes": space.size(),
+        "space": choices["space"],
+        "genotypes": space.size(),
         **{name: cfg["space"][name] for name in ("layers", "channels") if name in cfg["space"]},
-        **described(space, classes, size), "parameters": params,
+        **described(space, classes, size),
+        "parameters": params,
         "architecture parameters": sum(prod(shape) for shape in shapes.values()),
         "shapes": ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in shapes.items()),
-        "multiply-adds": macs}
+        "multiply-adds": macs,
+    }
     if given["out"]:
         from nasx.report import cells
 
@@ -256,8 +301,10 @@ def possible(space: Space) -> dict[str, list[Edge]]:
             for source, target, operation in edges:
                 pair = (source.partition("\n")[0], target.partition("\n")[0])
                 found.setdefault(cell, {}).setdefault(pair, set()).add(operation)
-    return {cell: [(*pair, "\n".join(sorted(names))) for pair, names in sorted(pairs.items(), key=_by_target)]
-            for cell, pairs in found.items()}
+    return {
+        cell: [(*pair, "\n".join(sorted(names))) for pair, names in sorted(pairs.items(), key=_by_target)]
+        for cell, pairs in found.items()
+    }
 
 
 def _by_target(item: tuple[tuple[str, str], Any]) -> tuple[int, ...]:

@@ -21,9 +21,20 @@ from nasx.config import experiments, schema
 if TYPE_CHECKING:
     from rich.table import Table
 
-KINDS = {"methods": "method", "spaces": "space", "datasets": "dataset", "benchmarks": "benchmark",
-         "protocols": "search", "recipes": "retrain", "studies": "study", "engines": "engine", "loggers": "logger",
-         "launchers": "launch", "stages": "stages", "experiments": "experiment"}
+KINDS = {
+    "methods": "method",
+    "spaces": "space",
+    "datasets": "dataset",
+    "benchmarks": "benchmark",
+    "protocols": "search",
+    "recipes": "retrain",
+    "studies": "study",
+    "engines": "engine",
+    "loggers": "logger",
+    "launchers": "launch",
+    "stages": "stages",
+    "experiments": "experiment",
+}
 """What the user calls it -> the group."""
 BY_FILE = frozenset({"search", "retrain", "study", "engine", "stages", "launch", "experiment"})
 """Groups whose choices share a class, so that the file's first line tells them apart."""
@@ -53,8 +64,11 @@ def entries(group: str, folders: Sequence[Path]) -> Iterator[Entry]:
         module = schema.docstring(component.module) if component else ""
         about = component.summary or module.partition("\n")[0] if component else ""
         shared = list(targets.values()).count(targets[name]) > 1 and bool(own)
-        source = "" if group in BY_FILE or not component else _source(text, "# ") or _source(component.doc) or \
-            _source(module)
+        source = (
+            ""
+            if group in BY_FILE or not component
+            else _source(text, "# ") or _source(component.doc) or _source(module)
+        )
         yield Entry(name, own if shared or not about else about, source, _cost(module), _options(group, text))
 
 
@@ -68,7 +82,7 @@ def _first_comment(text: str) -> str:
     lines = [line.lstrip("# ").strip() for line in text.splitlines() if line.startswith("#")]
     told = [line for line in lines if not line.startswith(("@", "nasx ", "Source:", *experiments.MARKS))]
     ends = next((i for i, line in enumerate(told) if line.endswith((".", ":"))), len(told) - 1)
-    return " ".join(told[:ends + 1])
+    return " ".join(told[: ends + 1])
 
 
 def _source(docstring: str, mark: str = "") -> str:
@@ -100,6 +114,7 @@ def _options(group: str, text: str) -> str:
 
 def _said(node: Mapping[str, Any]) -> str:
     """key=value of a component's fields; a component inside it as Class(...)."""
+
     def said(value: Any) -> str:
         if isinstance(value, Mapping):
             return f"{str(value.get('_target_')).rpartition('.')[2]}({_said(value)})"
@@ -120,8 +135,10 @@ def _experiments(found: Sequence[Entry], folders: Sequence[str]) -> Table:
         told = experiments.find(entry.name, *map(Path, folders))
         assert told is not None
         lines = [told.about or entry.line, *(f"$ {command}" for command in told.commands)]
-        lines += [f"· {printed.row}: {printed.numbers}" + f", with {' '.join(printed.words)}" * bool(printed.words)
-                  for printed in told.printed]
+        lines += [
+            f"· {printed.row}: {printed.numbers}" + f", with {' '.join(printed.words)}" * bool(printed.words)
+            for printed in told.printed
+        ]
         lines += [f"no printed number: {told.nothing}"] * bool(told.nothing) + [f"cost: {told.cost}"] * bool(told.cost)
         table.add_row(entry.name, Text("\n".join(lines)))
     return table
@@ -151,10 +168,14 @@ def main(cfg: Mapping[str, Any], folders: Sequence[str]) -> None:
             table.add_column("cost", overflow="fold", ratio=3)
             table.add_column("options and defaults", overflow="fold", ratio=3)
         for entry in found:
-            table.add_row(*entry[:2], *([entry.source] if sourced else []), *(entry[3:] if priced else []),
-                          end_section=priced)
+            table.add_row(
+                *entry[:2], *([entry.source] if sourced else []), *(entry[3:] if priced else []), end_section=priced
+            )
         console.print(table)
         console.print()
     if whole:
-        console.print("more of one kind (sources, costs, options): nasx list methods; all settings: "
-                      "nasx search method=darts --help", markup=False)
+        console.print(
+            "more of one kind (sources, costs, options): nasx list methods; all settings: "
+            "nasx search method=darts --help",
+            markup=False,
+        )

@@ -110,8 +110,13 @@ def _list(cfg: dict[str, Any], info: dict[str, Any]) -> Any:
 
 
 JOBS: dict[str, tuple[Callable[[DictConfig], Any], Callable[[dict[str, Any], dict[str, Any]], Any]]] = {
-    "search": (search, _search), "retrain": (retrain, _retrain), "run": (run, _run), "study": (study, _study),
-    "table": (table, _table), "list": (list_, _list)}
+    "search": (search, _search),
+    "retrain": (retrain, _retrain),
+    "run": (run, _run),
+    "study": (study, _study),
+    "table": (table, _table),
+    "list": (list_, _list),
+}
 """Command -> (what Hydra runs, what does the work)."""
 
 
@@ -145,9 +150,12 @@ def _checked(command: str, cfg: DictConfig) -> Any:
     options = ["--config-dir", _relative(own, hydra.runtime.cwd)] if own else []
     info: dict[str, Any] = {
         "choices": {k: v for k, v in hydra.runtime.choices.items() if not k.startswith("hydra/")},
-        "overrides": overrides, "options": options, "argv": [command, *overrides],
+        "overrides": overrides,
+        "options": options,
+        "argv": [command, *overrides],
         "command": shlex.join(["nasx", command, *options, *overrides]),
-        "folders": [source.path for source in hydra.runtime.config_sources if source.schema == "file"]}
+        "folders": [source.path for source in hydra.runtime.config_sources if source.schema == "file"],
+    }
     work = JOBS[command][1]
     plain = {str(key): value for key, value in values.items()}
     if commands.COMMANDS[command].groups:
@@ -255,8 +263,11 @@ def dispatch(words: list[str]) -> int | None:
     if command not in COMMANDS:
         from nasx.core import spelling
 
-        raise UserError(f"nasx {command}", "there is no such command", f"there are {', '.join(COMMANDS)}"
-                        + spelling.did_you_mean(command, COMMANDS))
+        raise UserError(
+            f"nasx {command}",
+            "there is no such command",
+            f"there are {', '.join(COMMANDS)}" + spelling.did_you_mean(command, COMMANDS),
+        )
     if command == "completion":
         from nasx.cli import completion
 
@@ -303,8 +314,11 @@ def tabulated(text: str) -> str:
 
     cell = {name.lower(): cell for name, cell in published.cells().items()}.get(text.strip().lower())
     if cell is not None and cell.space == "darts":
-        raise UserError(f"genotype={text}", "a cell of the DARTS space, which no benchmark tabulates",
-                        f"train it: nasx retrain space=darts genotype={text}")
+        raise UserError(
+            f"genotype={text}",
+            "a cell of the DARTS space, which no benchmark tabulates",
+            f"train it: nasx retrain space=darts genotype={text}",
+        )
     return text if cell is None else cell.text
 
 

@@ -42,8 +42,11 @@ def rewritten(command: str, line: Line) -> Line:
     if found := [text.partition("=") for text in line.overrides if trust.calls(text) and text[:6] != "hydra."]:
         raise UserError.join([trust.resolving(key, value) for key, _, value in found])
     texts = [quoted(first_stage(text, line.overrides)) for text in line.overrides]
-    texts = [f"~{text.removesuffix('=null')}" if text == "pair=null" else text for text in texts
-             if text not in ("experiment=null", "launch=null")]
+    texts = [
+        f"~{text.removesuffix('=null')}" if text == "pair=null" else text
+        for text in texts
+        if text not in ("experiment=null", "launch=null")
+    ]
     if command in ("retrain", "study"):
         texts += lineage.inherited(command, texts, line.value("--config-dir"))
     if commands.COMMANDS[command].groups:
@@ -102,8 +105,10 @@ def examine(command: str, line: Line, loader: Loader | None = None) -> tuple[str
         found |= {str(fault): fault for fault in own.faults}
         for job in grid.jobs(axes, at, own.cfg, every=every) if own.resolves and line.runs else ():
             task = [text for text in job.overrides if not text.startswith("hydra")]
-            faults = [*check.faults(job.values, job.choices, task, command, own.usual, known),
-                      *lineage.parent_faults(job.values, command)]
+            faults = [
+                *check.faults(job.values, job.choices, task, command, own.usual, known),
+                *lineage.parent_faults(job.values, command),
+            ]
             if folders is not None and not faults and not found:
                 faults += folders.faults(job)
             found |= {str(fault): fault for fault in faults}
@@ -124,8 +129,13 @@ def _parsed(command: str, line: Line, loader: Loader) -> tuple[list[Override], l
             faults.append(_unreadable(text, loader, command, error))
             continue
         if override.is_sweep_override() and not line.multirun and line.runs:
-            faults.append(UserError(text, "lists several values", "add --multirun for one run each; or, for one list, "
-                                    f"write {override.get_key_element()}='[...]'"))
+            faults.append(
+                UserError(
+                    text,
+                    "lists several values",
+                    f"add --multirun for one run each; or, for one list, write {override.get_key_element()}='[...]'",
+                )
+            )
         elif lists_nothing := grid.empty(override):
             faults.append(lists_nothing)
         else:
@@ -139,11 +149,17 @@ def _unreadable(text: str, loader: Loader, command: str, error: HydraException) 
         entry = commands.COMMANDS[command]
         taken = [group for group in (*entry.groups, *commands.DELTAS) if entry.groups and group not in entry.unread]
         homes = [group for group in taken if text in options(loader, group)]
-        return UserError(text, "is not a setting", "did you mean " + " or ".join(f"{g}={text}" for g in homes) + "?"
-                         if homes else "settings are written key=value, for example method=darts")
+        return UserError(
+            text,
+            "is not a setting",
+            "did you mean " + " or ".join(f"{g}={text}" for g in homes) + "?"
+            if homes
+            else "settings are written key=value, for example method=darts",
+        )
     reason = str(error).partition("\n")[0].rstrip(".")
-    return UserError(text, f"cannot be read ({reason})",
-                     "put quotes round a value with special characters: key='\"value\"'")
+    return UserError(
+        text, f"cannot be read ({reason})", "put quotes round a value with special characters: key='\"value\"'"
+    )
 
 
 def _compose(command: str, loader: Loader, groups: Collection[str], texts: tuple[str, ...]) -> Composed:
@@ -159,8 +175,9 @@ def _compose(command: str, loader: Loader, groups: Collection[str], texts: tuple
         if not faulty and not any(o.is_add() or o.is_force_add() for o in rest):
             cfg = _composed(command, loader, list(texts))
         if cfg is None:  # something is wrong: compose without the overrides of values, and look at each
-            base = loader.load_configuration(command, [*kept, *(_text(o) for o in rest if o.is_hydra_override())],
-                                             RunMode.RUN)
+            base = loader.load_configuration(
+                command, [*kept, *(_text(o) for o in rest if o.is_hydra_override())], RunMode.RUN
+            )
             wrong, good = _key_faults(base, rest, command)
             faults += wrong
             kept += good
@@ -210,8 +227,7 @@ def _choice(loader: Loader, override: Override) -> Iterator[UserError]:
     """A group's name with a choice that does not exist."""
     group, known = override.key_or_group, options(loader, override.key_or_group)
     if override.is_add():
-        yield UserError(_text(override), f"{group} is there already",
-                        f"drop the +: {_text(override).lstrip('+')}")
+        yield UserError(_text(override), f"{group} is there already", f"drop the +: {_text(override).lstrip('+')}")
         return
     if override.is_delete():
         if group in commands.GROUPS:
@@ -223,8 +239,11 @@ def _choice(loader: Loader, override: Override) -> Iterator[UserError]:
         return
     for choice in value if isinstance(value, list) else [value]:
         if choice is not None and str(choice) not in known:
-            yield UserError(_text(override), f"there is no {group} {choice}",
-                            f"choose from {', '.join(known)}{spelling.did_you_mean(str(choice), known)}")
+            yield UserError(
+                _text(override),
+                f"there is no {group} {choice}",
+                f"choose from {', '.join(known)}{spelling.did_you_mean(str(choice), known)}",
+            )
 
 
 def _key_fault(cfg: Mapping[str, Any], override: Override, command: str) -> UserError | None:
@@ -237,8 +256,11 @@ def _key_fault(cfg: Mapping[str, Any], override: Override, command: str) -> User
 def look_at_others(cfg: Mapping[str, Any], command: str) -> None:
     """What `faults` asks of the components of nasx, asked of the user's own when their job begins. Raises UserError."""
     allow = tuple(cfg.get("allow") or ())
-    theirs = {group: instantiate.build(cfg[group], allow) for group in ("dataset", "logger", "benchmark")
-              if instantiate.foreign(cfg.get(group))}
+    theirs = {
+        group: instantiate.build(cfg[group], allow)
+        for group in ("dataset", "logger", "benchmark")
+        if instantiate.foreign(cfg.get(group))
+    }
     for component in theirs.values():
         if look := getattr(component, "check", None):
             look()

@@ -51,9 +51,23 @@ CHOICES = tuple(f"{dataset}.{split}" for dataset in DATASETS for split in ("vali
 SAMPLE = 200
 """Cells that are drawn of a search where n is not given (nasx: the standard error of tau of unrelated scores is then
 0.05)."""
-DEFAULTS = {"from": "", "column": "", "file": "", "against": "", "k": "10", "resamples": "1000", "n": "", "seed": "0",
-            "lower": "false", "images": "", "out_file": "", "out": "outputs", "device": "auto", "threads": "",
-            "allow": ""}
+DEFAULTS = {
+    "from": "",
+    "column": "",
+    "file": "",
+    "against": "",
+    "k": "10",
+    "resamples": "1000",
+    "n": "",
+    "seed": "0",
+    "lower": "false",
+    "images": "",
+    "out_file": "",
+    "out": "outputs",
+    "device": "auto",
+    "threads": "",
+    "allow": "",
+}
 HEAD = ("score", "against", "cells", "Kendall's tau-b", "Spearman's rho", "regret in %")
 
 
@@ -104,15 +118,29 @@ def main(words: Sequence[str]) -> int:
             accuracies = each.accuracies(measure)
             known = ~np.isnan(accuracies)
             if known.sum() < 2:
-                raise UserError(f"against={measure}", f"the benchmark has {known.sum()} of the {len(known)} cells of "
-                                f"{each.name}", "rank at least two cells that it has")
+                raise UserError(
+                    f"against={measure}",
+                    f"the benchmark has {known.sum()} of the {len(known)} cells of {each.name}",
+                    "rank at least two cells that it has",
+                )
             found = ranking(sign * each.scores[known], accuracies[known], k=k, resamples=resamples, seed=sampling.seed)
-            rows.append({"score": each.name, "against": measure, **as_record(found, k), "resamples": resamples,
-                         "seed": sampling.seed, "lower": sign < 0, **each.facts})
+            rows.append(
+                {
+                    "score": each.name,
+                    "against": measure,
+                    **as_record(found, k),
+                    "resamples": resamples,
+                    "seed": sampling.seed,
+                    "lower": sign < 0,
+                    **each.facts,
+                }
+            )
             kept[measure] = [plain(x) for x in accuracies.tolist()]
         if each.listed:
-            cells[each.name] = [{"architecture": cell, "score": plain(score), **{m: kept[m][i] for m in kept}}
-                                for i, (cell, score) in enumerate(zip(each.cells, each.scores.tolist(), strict=True))]
+            cells[each.name] = [
+                {"architecture": cell, "score": plain(score), **{m: kept[m][i] for m in kept}}
+                for i, (cell, score) in enumerate(zip(each.cells, each.scores.tolist(), strict=True))
+            ]
     print(table(rows))
     if written is not None:
         text = as_csv(rows) if written.suffix == ".csv" else json.dumps({"rows": rows, "cells": cells}, indent=1) + "\n"
@@ -150,8 +178,11 @@ def scored(given: Words, settings: Sequence[str], sampling: Sampling) -> Iterato
     against = given.several("against")
     for name in against:
         if name not in CHOICES:
-            raise UserError(f"against={name}", "is not an accuracy of a benchmark",
-                            f"use one of {', '.join(CHOICES)}{spelling.did_you_mean(name, CHOICES)}")
+            raise UserError(
+                f"against={name}",
+                "is not an accuracy of a benchmark",
+                f"use one of {', '.join(CHOICES)}{spelling.did_you_mean(name, CHOICES)}",
+            )
     benchmark = Nb201()
     if columns or file:
         answered(benchmark, against or ("cifar10.valid",))
@@ -162,8 +193,16 @@ def scored(given: Words, settings: Sequence[str], sampling: Sampling) -> Iterato
     images = positive(given, "images") if given.options["images"] else None
     threads = given.number("threads") if given.options["threads"] else None
     for folder in folders:
-        yield of_run(folder, against, sampling, settings, images=images, device=given.options["device"],
-                     threads=threads, allow=given.allowed)
+        yield of_run(
+            folder,
+            against,
+            sampling,
+            settings,
+            images=images,
+            device=given.options["device"],
+            threads=threads,
+            allow=given.allowed,
+        )
 
 
 def answered(benchmark: Benchmark, against: Sequence[str]) -> None:
@@ -172,10 +211,16 @@ def answered(benchmark: Benchmark, against: Sequence[str]) -> None:
         dataset, split = parts(name)
         if benchmark.reference(dataset).get(split, {}).get("optimum") is None:
             if not benchmark.cells() and not benchmark.missing():
-                raise UserError(f"against={name}", "no benchmark tabulates the cells of this space",
-                                "rank a search in the space of a benchmark")
-            raise UserError(f"against={name}", "the benchmark's table has no such accuracies",
-                            benchmark.missing() or "use a data set and a split that it has")
+                raise UserError(
+                    f"against={name}",
+                    "no benchmark tabulates the cells of this space",
+                    "rank a search in the space of a benchmark",
+                )
+            raise UserError(
+                f"against={name}",
+                "the benchmark's table has no such accuracies",
+                benchmark.missing() or "use a data set and a split that it has",
+            )
 
 
 def parts(measure: str) -> tuple[str, str]:
@@ -187,8 +232,10 @@ def parts(measure: str) -> tuple[str, str]:
 def looked_up(benchmark: Benchmark, cells: Sequence[str], measure: str) -> np.ndarray:
     """(cells,) accuracies in percent, NaN where unknown."""
     dataset, split = parts(measure)
-    found = [None if (score := benchmark.query(cell)) is None else score.datasets.get(dataset, {}).get(split)
-             for cell in cells]
+    found = [
+        None if (score := benchmark.query(cell)) is None else score.datasets.get(dataset, {}).get(split)
+        for cell in cells
+    ]
     return np.array([np.nan if value is None else value for value in found], np.float64)
 
 
@@ -202,8 +249,15 @@ def drawn(each: Scored, sampling: Sampling) -> Scored:
     if sampling.n is None or sampling.n >= len(each.cells):
         return each
     rows = np.sort(np.random.default_rng(sampling.seed).choice(len(each.cells), sampling.n, replace=False))
-    return Scored(each.name, each.benchmark, [each.cells[i] for i in rows], each.scores[rows], each.against,
-                  each.listed, each.facts)
+    return Scored(
+        each.name,
+        each.benchmark,
+        [each.cells[i] for i in rows],
+        each.scores[rows],
+        each.against,
+        each.listed,
+        each.facts,
+    )
 
 
 # ------------------------------------------------------------------------------------------ a column, a user's file
@@ -220,8 +274,11 @@ def of_column(benchmark: Nb201, name: str, against: tuple[str, ...]) -> Scored:
     elif name in known:
         values = columns[name].values.astype(np.float64)
     else:
-        raise UserError(f"column={name}", "is not a column of the NAS-Bench-201 table",
-                        f"it has {', '.join(dict.fromkeys(known))}{spelling.did_you_mean(name, known)}")
+        raise UserError(
+            f"column={name}",
+            "is not a column of the NAS-Bench-201 table",
+            f"it has {', '.join(dict.fromkeys(known))}{spelling.did_you_mean(name, known)}",
+        )
     rows = np.flatnonzero(~np.isnan(values))
     return Scored(name, benchmark, [cell_text(row) for row in rows.tolist()], values[rows], against)
 
@@ -266,8 +323,17 @@ def row_of(text: str, key: str) -> int:
 
 
 # ---------------------------------------------------------------------------------------------------- a search
-def of_run(folder: Path, against: tuple[str, ...], sampling: Sampling, settings: Sequence[str], *, images: int | None,
-           device: str, threads: int | None, allow: Sequence[str]) -> Scored:
+def of_run(
+    folder: Path,
+    against: tuple[str, ...],
+    sampling: Sampling,
+    settings: Sequence[str],
+    *,
+    images: int | None,
+    device: str,
+    threads: int | None,
+    allow: Sequence[str],
+) -> Scored:
     """The scores of a search: recorded ones of a zero-cost method, else one-shot accuracies. Raises UserError."""
     saved, found = diagnose.opened(folder, allow, settings)
     benchmark: Benchmark = instantiate.build(saved["benchmark"], allow)
@@ -275,28 +341,52 @@ def of_run(folder: Path, against: tuple[str, ...], sampling: Sampling, settings:
     against = against or (f"{dataset}.valid",)
     answered(benchmark, against)
     if known := recorded(folder):
-        return drawn(Scored(folder.name, benchmark, list(known), np.array(list(known.values())), against, listed=True,
-                            facts={"kind": "recorded"}), sampling)
+        return drawn(
+            Scored(
+                folder.name,
+                benchmark,
+                list(known),
+                np.array(list(known.values())),
+                against,
+                listed=True,
+                facts={"kind": "recorded"},
+            ),
+            sampling,
+        )
     if not instantiate.build(saved["method"], allow).trains:
-        raise UserError(f"from={folder}", "its method trains no supernet and has recorded no scores",
-                        "rank a search of a method that does")
+        raise UserError(
+            f"from={folder}",
+            "its method trains no supernet and has recorded no scores",
+            "rank a search of a method that does",
+        )
     with diagnose.restored(folder, saved, device, threads, allow) as job:
         read = (checkpoints.read(path, job.here.device) for path in reversed(found))
         state = next((own for own in read if own is not None), None)
         if state is None:
-            raise UserError(f"from={folder}", f"none of its {len(found)} checkpoints can be read",
-                            "start the search again")
+            raise UserError(
+                f"from={folder}", f"none of its {len(found)} checkpoints can be read", "start the search again"
+            )
         job.loop.load(state)
         genotypes = sample(job.space, sampling)
         cells = [str(genotype) for genotype in genotypes]
         for measure in against:
             if np.isnan(looked_up(benchmark, cells, measure)).all():
-                raise UserError(f"from={folder}", f"the benchmark has {measure} of none of {len(cells)} cells drawn",
-                                "rank a search in the space of a benchmark")
+                raise UserError(
+                    f"from={folder}",
+                    f"the benchmark has {measure} of none of {len(cells)} cells drawn",
+                    "rank a search in the space of a benchmark",
+                )
         most, _ = job.settings.evaluated
         scores = one_shot(job, genotypes, images or most, folder.name)
-    return Scored(folder.name, benchmark, cells, np.array(scores), against, listed=True,
-                  facts={"kind": "one-shot", "updates": state["updates"]})
+    return Scored(
+        folder.name,
+        benchmark,
+        cells,
+        np.array(scores),
+        against,
+        listed=True,
+        facts={"kind": "one-shot", "updates": state["updates"]},
+    )
 
 
 def recorded(folder: Path) -> dict[str, float]:
@@ -306,8 +396,11 @@ def recorded(folder: Path) -> dict[str, float]:
         rows = (record.get("choice") or {}).get("drawn") or ()
         scores = {str(cell): -math.inf if score is None else float(score) for cell, score, *_ in rows}
     except (TypeError, ValueError, AttributeError) as error:
-        raise UserError(str(folder / "result.json"), f"its recorded scores cannot be read ({error})",
-                        "rank a run that nasx has written") from error
+        raise UserError(
+            str(folder / "result.json"),
+            f"its recorded scores cannot be read ({error})",
+            "rank a run that nasx has written",
+        ) from error
     return {cell: -math.inf if math.isnan(score) else score for cell, score in scores.items()}
 
 
@@ -345,8 +438,16 @@ def table(rows: Sequence[Row]) -> str:
     """Rows as text, statistics with their intervals."""
     from tabulate import tabulate
 
-    lines = [(row["score"], row["against"], row["n"], *(interval(row, name) for name in ("kendall_tau", "spearman")),
-              f"{interval(row, 'regret')} (top {row['k']} of {row['n']}, best {row['best']:.2f})") for row in rows]
+    lines = [
+        (
+            row["score"],
+            row["against"],
+            row["n"],
+            *(interval(row, name) for name in ("kendall_tau", "spearman")),
+            f"{interval(row, 'regret')} (top {row['k']} of {row['n']}, best {row['best']:.2f})",
+        )
+        for row in rows
+    ]
     return tabulate(lines, HEAD, disable_numparse=True) + "\nin brackets: 95 % bootstrap intervals over cells"
 
 

@@ -20,8 +20,11 @@ def main(given: Sequence[str]) -> int:
     roots = list(asked.plain) or ["outputs"]
     frame = collect(roots)
     if frame.empty:
-        raise UserError(" ".join(roots), "no finished run there" + "".join(f"; {n}" for n in frame.attrs["notes"]),
-                        "name folders of runs, for example nasx report outputs")
+        raise UserError(
+            " ".join(roots),
+            "no finished run there" + "".join(f"; {n}" for n in frame.attrs["notes"]),
+            "name folders of runs, for example nasx report outputs",
+        )
     path = Path(asked.options["out"]).expanduser()
     if path.suffix.lower() not in (".html", ".htm"):
         raise UserError(f"out={path}", "is no name of an HTML page", "use for example out=report.html")

@@ -59,8 +59,7 @@ class State(NamedTuple):
         """The columns of `HEADINGS` as text."""
         left = "" if self.left_s is None else duration(self.left_s)
         counts = ("", "") if self.kind == "study" else (f"{self.epoch}/{self.epochs or '?'}", str(self.updates))
-        return (self.name, self.kind, self.state, *counts,
-                f"{duration(now - self.changed)} ago", left)
+        return (self.name, self.kind, self.state, *counts, f"{duration(now - self.changed)} ago", left)
 
 
 def main(words: Sequence[str]) -> int:
@@ -72,8 +71,10 @@ def main(words: Sequence[str]) -> int:
     if said.plain and not root.is_dir():
         raise UserError(f"nasx status {said.plain[0]}", "there is no such folder", "name the folder of the runs")
     now = time.time()
-    told = [text([state(Path(folder), root, now) for folder in records.run_folders(root)], root, now),
-            *sweeps(root, now)]
+    told = [
+        text([state(Path(folder), root, now) for folder in records.run_folders(root)], root, now),
+        *sweeps(root, now),
+    ]
     print(printable("\n".join(told)))
     return 0
 
@@ -84,16 +85,22 @@ def text(found: Sequence[State], root: Path, now: float) -> str:
         return f"no runs under {root}"
     rows = [HEADINGS, *(run.cells(now) for run in found)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(cell.rjust(width) if heading in ("epoch", "updates") else cell.ljust(width)
-                       for cell, width, heading in zip(row, widths, HEADINGS, strict=True)).rstrip() for row in rows]
+    lines = [
+        "  ".join(
+            cell.rjust(width) if heading in ("epoch", "updates") else cell.ljust(width)
+            for cell, width, heading in zip(row, widths, HEADINGS, strict=True)
+        ).rstrip()
+        for row in rows
+    ]
     counts = Counter(run.state for run in found)
     total = ", ".join(f"{counts[name]} {name}" for name in STATES if counts[name])
     known = [run.left_s for run in found if run.left_s is not None]
     ends = f"; the last of those running ends in {duration(max(known))}" if known else ""
     lines.append(f"{len(found)} {'run' if len(found) == 1 else 'runs'}: {total}{ends}")
     told = {"failed": "failed", "damaged": "damaged", "finished": "damaged"}
-    return "\n".join([*lines, *(f"{told[run.state]}: {run.name}\n  {run.fault}" for run in found
-                                if run.fault and run.state in told)])
+    return "\n".join(
+        [*lines, *(f"{told[run.state]}: {run.name}\n  {run.fault}" for run in found if run.fault and run.state in told)]
+    )
 
 
 def state(folder: Path, root: Path, now: float) -> State:
@@ -109,8 +116,11 @@ def state(folder: Path, root: Path, now: float) -> State:
     earlier = [] if over or rows or saved else sorted(folder.glob("stage-*/config.yaml"))
     if earlier:  # before its last stage: what is told is the stage that it is in
         within = state(earlier[-1].parent, folder, now)
-        return within._replace(name=os.path.relpath(earlier[-1].parent, root), fault=fault or within.fault,
-                               state="running" if running else "failed" if fault else "stopped")
+        return within._replace(
+            name=os.path.relpath(earlier[-1].parent, root),
+            fault=fault or within.fault,
+            state="running" if running else "failed" if fault else "stopped",
+        )
     last = rows[-1] if rows else {}
     epoch = _whole(last.get("epoch")) or 0
     updates = max([_whole(last.get("updates")) or 0, *(int(path.stem) for path in saved if path.stem.isdigit())])
@@ -172,8 +182,11 @@ def recorded(folder: Path) -> tuple[dict[str, Any] | None, str]:
 
 def left(rows: Sequence[Mapping[str, Any]], epochs: int | None, since_s: float) -> float | None:
     """Seconds until the last epoch ends, `since_s` after the last row; None where there is no row to tell by."""
-    timed = [(epoch, row["wall_s"]) for row in rows
-             if (epoch := _whole(row.get("epoch"))) and type(row.get("wall_s")) in (int, float)][-RECENT - 1:]
+    timed = [
+        (epoch, row["wall_s"])
+        for row in rows
+        if (epoch := _whole(row.get("epoch"))) and type(row.get("wall_s")) in (int, float)
+    ][-RECENT - 1 :]
     if not timed or epochs is None:
         return None
     (first, began), (last, ended) = timed[0] if len(timed) > 1 else (0, 0.0), timed[-1]
@@ -192,12 +205,23 @@ def sweeps(root: Path, now: float) -> Iterator[str]:
         planned, done = max(plan.get("jobs") or 0, len(found)), [job for job in found if job.ended and not job.fault]
         if not running and (folder != folders[-1] or len(done) == planned):
             continue
-        begun = [[state(root / run, root, now) for run in job.runs if (root / run).is_dir()]
-                 for job in found if not job.ended]
-        live = [runs for runs in begun if any(run.state == "running" for run in runs)
-                or (running and all(run.state == "finished" for run in runs))]  # at a job's very beginning and end
-        counts = {"done": len(done), "failed": sum(bool(job.fault) for job in found), "running": len(live),
-                  "stopped": len(begun) - len(live), "waiting": planned - len(found)}
+        begun = [
+            [state(root / run, root, now) for run in job.runs if (root / run).is_dir()]
+            for job in found
+            if not job.ended
+        ]
+        live = [
+            runs
+            for runs in begun
+            if any(run.state == "running" for run in runs) or (running and all(run.state == "finished" for run in runs))
+        ]  # at a job's very beginning and end
+        counts = {
+            "done": len(done),
+            "failed": sum(bool(job.fault) for job in found),
+            "running": len(live),
+            "stopped": len(begun) - len(live),
+            "waiting": planned - len(found),
+        }
         said = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
         taken = [record["wall_s"] for job in done for run in job.runs if (record := recorded(root / run)[0])]
         rest = sweep_left(taken, live, planned - len(found))
@@ -217,8 +241,11 @@ def sweep_left(taken: Sequence[float], live: Sequence[Sequence[State]], waiting:
     fact, so it is rather less. None where nothing tells.
     """
     known = [run for runs in live for run in runs if run.left_s is not None]
-    each = list(taken) or [run.left_s * run.epochs / (run.epochs - run.epoch) for run in known  # type: ignore[operator]
-                           if run.epochs and run.epoch < run.epochs]
+    each = list(taken) or [
+        run.left_s * run.epochs / (run.epochs - run.epoch)
+        for run in known
+        if run.left_s is not None and run.epochs and run.epoch < run.epochs
+    ]
     if not each:
         return None
     mean = sum(each) / len(each)

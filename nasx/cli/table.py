@@ -59,8 +59,11 @@ def _sorted(table: pd.DataFrame, by: Any) -> pd.DataFrame:
 
 def to_csv(table: pd.DataFrame) -> str:
     """Every number of `summary` in full precision: separate columns for mean, std and n; labels joined by `|`."""
-    plain = table.assign(labels=["|".join(x) for x in table["labels"]],
-                         overrides=[" ".join(x) for x in table["overrides"]]) if len(table) else table
+    plain = (
+        table.assign(labels=["|".join(x) for x in table["labels"]], overrides=[" ".join(x) for x in table["overrides"]])
+        if len(table)
+        else table
+    )
     places = ["folder", "folders", "parent_folder", "parent_overrides", "settings", "edges"]
     return render.spreadsheet(plain.drop(columns=places, errors="ignore"))
 
@@ -79,9 +82,13 @@ def main(cfg: Mapping[str, Any]) -> str:
     if not found and not paper:
         skipped = "; ".join(frame.attrs["notes"])
         usual = roots == ["outputs"]
-        raise UserError(f"{named}={','.join(roots)}", "no finished run there" + (f" ({skipped})" if skipped else ""),
-                        "search first, for example nasx search experiment=quickstart" if usual else
-                        "name the folder of the runs, for example out=outputs")
+        raise UserError(
+            f"{named}={','.join(roots)}",
+            "no finished run there" + (f" ({skipped})" if skipped else ""),
+            "search first, for example nasx search experiment=quickstart"
+            if usual
+            else "name the folder of the runs, for example out=outputs",
+        )
     frame = pick(frame, _plain(ask.get("filter")))
     if found and frame.empty:
         raise UserError(f"filter={_written(ask.get('filter'))}", f"none of {found} runs is left", "loosen the filter")

@@ -18,15 +18,26 @@ from nasx.config.rules import COMBINATIONS, READS
 from nasx.errors import UserError
 
 
-def check(cfg: Mapping[str, Any], choices: Mapping[str, Any] | None = None, overrides: Sequence[str] = (),
-          command: str = "search", usual: Usual = no_default) -> None:
+def check(
+    cfg: Mapping[str, Any],
+    choices: Mapping[str, Any] | None = None,
+    overrides: Sequence[str] = (),
+    command: str = "search",
+    usual: Usual = no_default,
+) -> None:
     """Raise one UserError with all `faults`."""
     if found := faults(cfg, choices, overrides, command, usual):
         raise UserError.join(found)
 
 
-def faults(cfg: Mapping[str, Any], choices: Mapping[str, Any] | None = None, overrides: Sequence[str] = (),
-           command: str = "search", usual: Usual = no_default, known: Known | None = None) -> list[UserError]:
+def faults(
+    cfg: Mapping[str, Any],
+    choices: Mapping[str, Any] | None = None,
+    overrides: Sequence[str] = (),
+    command: str = "search",
+    usual: Usual = no_default,
+    known: Known | None = None,
+) -> list[UserError]:
     """Every fault of the plain configuration `cfg` (`hydra` left out).
 
     `choices` are the group files that were chosen, `overrides` the words of the command line, `usual` tells what these
@@ -35,8 +46,11 @@ def faults(cfg: Mapping[str, Any], choices: Mapping[str, Any] | None = None, ove
     """
     known = known or Known()
     components = list(component_faults_of(cfg, choices or {}, command, usual, known))
-    found = [*_unread(command, overrides), *_keys(cfg, command, usual),
-             *classes.replaced(components, choices or {}, overrides)]
+    found = [
+        *_unread(command, overrides),
+        *_keys(cfg, command, usual),
+        *classes.replaced(components, choices or {}, overrides),
+    ]
     for look in COMBINATIONS:
         with contextlib.suppress(TypeError):  # a value of a wrong type, which is told above
             found += look(cfg, command)
@@ -58,8 +72,10 @@ def faults(cfg: Mapping[str, Any], choices: Mapping[str, Any] | None = None, ove
 
 def _unread(command: str, overrides: Sequence[str]) -> Iterator[UserError]:
     """Overrides of groups that the command reads nothing of: they would do nothing."""
-    other = {"search": "nasx run searches and retrains; nasx retrain retrains a finished search",
-             "retrain": "give it to the search: nasx search, or nasx run for both"}
+    other = {
+        "search": "nasx run searches and retrains; nasx retrain retrains a finished search",
+        "retrain": "give it to the search: nasx search, or nasx run for both",
+    }
     for text in overrides:
         key = head(text)
         if key in COMMANDS[command].unread:

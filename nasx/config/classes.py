@@ -28,8 +28,11 @@ def faults(where: str, target: str) -> Iterator[UserError]:
     asked, key = BASES.get(where.rpartition(".")[2]), f"{where}._target_={target}"
     if asked is not None and asked not in [f"{home}.{node.name}" for home, node in line]:
         base = asked.rpartition(".")[2]
-        yield UserError(key, f"{name} is no {base} of nasx",
-                        f"write class {name}({base}), with {base} from {asked.rpartition('.')[0]}")
+        yield UserError(
+            key,
+            f"{name} is no {base} of nasx",
+            f"write class {name}({base}), with {base} from {asked.rpartition('.')[0]}",
+        )
         return
     seen: dict[str, ast.FunctionDef | None] = {}
     for home, node in line:
@@ -39,11 +42,17 @@ def faults(where: str, target: str) -> Iterator[UserError]:
                 continue
             asks = f"{given}({', '.join(arg.arg for arg in how.args.args)})"
             if first is not None and abstract(first):
-                yield UserError(key, f"{name} has no {given}, which {home}.{node.name} asks for",
-                                f"define {asks} in {schema.locate(module)}")
+                yield UserError(
+                    key,
+                    f"{name} has no {given}, which {home}.{node.name} asks for",
+                    f"define {asks} in {schema.locate(module)}",
+                )
             elif first is not None and answers(how) and nothing(first):
-                yield UserError(key, f"{given} returns nothing", f"it must return {ast.unparse(how.returns)}"
-                                if how.returns else f"see {home}.{node.name}")
+                yield UserError(
+                    key,
+                    f"{given} returns nothing",
+                    f"it must return {ast.unparse(how.returns)}" if how.returns else f"see {home}.{node.name}",
+                )
 
 
 def ancestry(module: str, name: str) -> list[tuple[str, ast.ClassDef]] | None:
@@ -88,8 +97,11 @@ def answers(how: ast.FunctionDef) -> bool:
 
 def nothing(how: ast.FunctionDef) -> bool:
     """Whether a function has no way to return anything."""
-    return not any(isinstance(node, ast.Raise | ast.Yield | ast.YieldFrom)
-                   or (isinstance(node, ast.Return) and node.value is not None) for node in ast.walk(how))
+    return not any(
+        isinstance(node, ast.Raise | ast.Yield | ast.YieldFrom)
+        or (isinstance(node, ast.Return) and node.value is not None)
+        for node in ast.walk(how)
+    )
 
 
 def replaced(found: Sequence[UserError], choices: Mapping[str, Any], overrides: Sequence[str]) -> list[UserError]:
@@ -107,6 +119,12 @@ def replaced(found: Sequence[UserError], choices: Mapping[str, Any], overrides: 
         if stay:
             there = f"leaves settings of {group}={choices.get(group)} there that this class does not have"
             kept = [fault for fault in kept if fault not in stay]
-            kept.append(UserError(text, f"{there} ({', '.join(stay.values())})", f"write a file CONF/{group}/NAME.yaml "
-                                  f"with _target_: {said[2]} and its settings, and say --config-dir CONF {group}=NAME"))
+            kept.append(
+                UserError(
+                    text,
+                    f"{there} ({', '.join(stay.values())})",
+                    f"write a file CONF/{group}/NAME.yaml "
+                    f"with _target_: {said[2]} and its settings, and say --config-dir CONF {group}=NAME",
+                )
+            )
     return kept

@@ -15,8 +15,7 @@ class Command(NamedTuple):
     unread: tuple[str, ...] = ()
 
 
-GROUPS = ("space", "method", "dataset", "search", "retrain", "benchmark", "engine", "stages", "stop",
-          "logger")
+GROUPS = ("space", "method", "dataset", "search", "retrain", "benchmark", "engine", "stages", "stop", "logger")
 """Groups whose node is a component."""
 
 
@@ -34,14 +33,39 @@ COMMANDS = {
 }
 
 
-HOMES = ("nasx.spaces", "nasx.methods", "nasx.data", "nasx.benchmarks", "nasx.config.settings", "nasx.config.stages",
-         "nasx.diagnostics.stop",
-         "nasx.runs.loggers")
+HOMES = (
+    "nasx.spaces",
+    "nasx.methods",
+    "nasx.data",
+    "nasx.benchmarks",
+    "nasx.config.settings",
+    "nasx.config.stages",
+    "nasx.diagnostics.stop",
+    "nasx.runs.loggers",
+)
 """Where components of nasx live; nothing else of it may be named in `_target_`."""
 
 
-ELSEWHERE = frozenset({"out", "name", "device", "devices", "threads", "workers", "checkpoint_s", "allow", "draw",
-                       "quiet", "seeds_per_job", "logger", "launch", "objective", "hydra", "then"})
+ELSEWHERE = frozenset(
+    {
+        "out",
+        "name",
+        "device",
+        "devices",
+        "threads",
+        "workers",
+        "checkpoint_s",
+        "allow",
+        "draw",
+        "quiet",
+        "seeds_per_job",
+        "logger",
+        "launch",
+        "objective",
+        "hydra",
+        "then",
+    }
+)
 """Keys that say where and how a run goes, not what it computes: no part of its identity."""
 
 

@@ -34,8 +34,11 @@ def unknown(cfg: Mapping[str, Any], key: str, command: str) -> UserError | None:
             continue
         if path:
             target = str(node.get("_target_", "")).rpartition(".")[2]
-            return UserError(key, f"{target or path[:-1]} has no such setting",
-                             choices_text(part, [name for name in node if name != "_target_"]))
+            return UserError(
+                key,
+                f"{target or path[:-1]} has no such setting",
+                choices_text(part, [name for name in node if name != "_target_"]),
+            )
         read = [group for group in entry.groups if group not in entry.unread]
         elsewhere = [f"{group}.{part}" for group in read if part in (cfg.get(group) or ())]
         known = [*(name for name in cfg if name not in (*DELTAS, *entry.unread)), *(DELTAS if entry.groups else ())]
@@ -50,16 +53,20 @@ def choices_text(key: str, known: Iterable[str]) -> str:
     return (f"it has {', '.join(names)}" if names else "it has none") + did_you_mean(key, names)
 
 
-def value_faults(prefix: str, fields: Mapping[str, schema.Field], values: Mapping[str, Any],
-            usual: Usual) -> Iterator[UserError]:
+def value_faults(
+    prefix: str, fields: Mapping[str, schema.Field], values: Mapping[str, Any], usual: Usual
+) -> Iterator[UserError]:
     """Values that do not fit their field."""
     missing = {key for key, value in values.items() if value == "???"}
     for key in missing:
         yield UserError(f"{prefix}{key}", "needs a value", f"write {prefix}{key}=...")
     for key, must in schema.faults(fields, {k: v for k, v in values.items() if k not in missing}).items():
         given, alike = show(values[key]), usual(f"{prefix}{key}") or _literal(fields[key].default)
-        yield UserError(f"{prefix}{key}={given}", must, f"change {prefix}{key}" if alike in (None, given) else
-                        f"the default is {prefix}{key}={alike}")
+        yield UserError(
+            f"{prefix}{key}={given}",
+            must,
+            f"change {prefix}{key}" if alike in (None, given) else f"the default is {prefix}{key}={alike}",
+        )
 
 
 def _literal(text: str | None) -> str | None:
@@ -72,14 +79,18 @@ def _literal(text: str | None) -> str | None:
         return text
 
 
-def component_faults_of(cfg: Mapping[str, Any], choices: Mapping[str, Any], command: str, usual: Usual,
-                known: Known) -> Iterator[UserError]:
+def component_faults_of(
+    cfg: Mapping[str, Any], choices: Mapping[str, Any], command: str, usual: Usual, known: Known
+) -> Iterator[UserError]:
     allowed = (*HOMES, *allowed_packages(cfg))
     for group in COMMANDS[command].groups:
         node = cfg.get(group)
         if not isinstance(node, Mapping):
-            yield UserError(group if node is None else f"{group}={show(node)}", f"no {group} is chosen",
-                            f"choose one, for example {group}={choices.get(group) or '...'}; nasx list shows all")
+            yield UserError(
+                group if node is None else f"{group}={show(node)}",
+                f"no {group} is chosen",
+                f"choose one, for example {group}={choices.get(group) or '...'}; nasx list shows all",
+            )
         elif "_target_" not in node:
             yield UserError(group, "does not say which class it is", "its file needs a line _target_: package.Class")
         else:
@@ -91,8 +102,13 @@ def allowed_packages(cfg: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(str(name) for name in allow) if isinstance(allow, list | tuple) else ()
 
 
-def component_faults(where: str, node: Mapping[str, Any], allowed: Sequence[str] = HOMES,
-                     choices: Mapping[str, Any] | None = None, usual: Usual = no_default) -> Iterator[UserError]:
+def component_faults(
+    where: str,
+    node: Mapping[str, Any],
+    allowed: Sequence[str] = HOMES,
+    choices: Mapping[str, Any] | None = None,
+    usual: Usual = no_default,
+) -> Iterator[UserError]:
     """Faults of one component node, among the group files `choices`, and of the components inside it."""
     target = node["_target_"]
     refused = refusal(where, target, allowed)
@@ -109,7 +125,8 @@ def component_faults(where: str, node: Mapping[str, Any], allowed: Sequence[str]
             if key not in component.fields:
                 fault = f"{component.name} has no such setting"
                 yield setters.set_by(conf_dir(), choices or {}, where, key, fault) or UserError(
-                    f"{where}.{key}", fault, choices_text(key, component.fields))
+                    f"{where}.{key}", fault, choices_text(key, component.fields)
+                )
     for key, field in component.fields.items():
         if key not in given and field.default is None:
             what = schema.describe(field.annotation)

@@ -48,8 +48,11 @@ class Loader(ConfigLoaderImpl):
         """What composes nasx's own files for the launcher and sweeper of `cfg`; None where there are no others."""
         if self.own is None and not any("hydra.searchpath" in text for text in texts):
             return None
-        chosen = [f"{group}={choice}" for group, choice in cfg.hydra.runtime.choices.items() if choice is not None and (
-            group.startswith("hydra/") or (group == "launch" and _is_ours(group, choice)))]
+        chosen = [
+            f"{group}={choice}"
+            for group, choice in cfg.hydra.runtime.choices.items()
+            if choice is not None and (group.startswith("hydra/") or (group == "launch" and _is_ours(group, choice)))
+        ]
         return partial(_ours, command, tuple(chosen))
 
     def load_configuration(self, *args: Any, **words: Any) -> Any:
@@ -63,8 +66,11 @@ class Loader(ConfigLoaderImpl):
             said = getattr(error, "problem", None) or str(error)
             raise UserError(where, f"is no YAML of plain values ({said})", "correct the file") from error
         except Exception as error:
-            raise UserError("configuration", f"cannot be composed ({type(error).__name__}: {error})",
-                            "correct the file or the override that says so") from error
+            raise UserError(
+                "configuration",
+                f"cannot be composed ({type(error).__name__}: {error})",
+                "correct the file or the override that says so",
+            ) from error
 
 
 def _is_ours(group: str, choice: Any) -> bool:
@@ -108,8 +114,9 @@ def mapping(cfg: Any, *, resolve: bool) -> dict[str, Any]:
     return {str(key): value for key, value in values.items()}
 
 
-def published(command: str, choices: Mapping[str, Any], cfg: Mapping[str, Any],
-              config_dir: str | None) -> dict[str, Any]:
+def published(
+    command: str, choices: Mapping[str, Any], cfg: Mapping[str, Any], config_dir: str | None
+) -> dict[str, Any]:
     """The configuration of the same choices as their files, the pair and a published experiment give it.
 
     Without overrides. Keys of the top level (seed, out, from, ...) are those of `cfg`.
@@ -135,8 +142,11 @@ def translate(error: Exception) -> UserError:
     lines = [line.strip() for line in str(source).splitlines() if line.strip()]
     lines = [line for line in lines if not re.search(r"use \+|To append|object_type=|full_key:|HYDRA_FULL_ERROR", line)]
     key = getattr(source, "full_key", None)
-    return UserError(str(key or "configuration"), (lines or ["cannot be composed"])[0].rstrip("."),
-                     " ".join(lines[1:3]) or "correct the file or the override that sets it")
+    return UserError(
+        str(key or "configuration"),
+        (lines or ["cannot be composed"])[0].rstrip("."),
+        " ".join(lines[1:3]) or "correct the file or the override that sets it",
+    )
 
 
 def options(loader: Loader, group: str) -> list[str]:

@@ -50,8 +50,11 @@ def changed(cfg: Mapping[str, Any], published: Mapping[str, Any]) -> dict[str, l
     kind = kind_of(cfg)
     old, new = (_flat(identifying({**tree, "seed": 0}, kind)) for tree in (published, cfg))
     same = ("from", "genotype")
-    return {key: [old.get(key), new.get(key)] for key in sorted(old.keys() | new.keys())
-            if old.get(key) != new.get(key) and key not in same}
+    return {
+        key: [old.get(key), new.get(key)]
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key) and key not in same
+    }
 
 
 def _flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -72,8 +75,9 @@ def family(cfg: Mapping[str, Any], kind: str) -> str:
     return identity({**{k: v for k, v in cfg.items() if k not in FACTS}, "seed": None, "from": None}, kind)
 
 
-def run_name(cfg: Mapping[str, Any], choices: Mapping[str, Any], kind: str | None = None,
-             known: str | None = None) -> str:
+def run_name(
+    cfg: Mapping[str, Any], choices: Mapping[str, Any], kind: str | None = None, known: str | None = None
+) -> str:
     """The name of a run's folder: `name`, else <method>-<space>-<dataset>-s<seed>-<first digits of the identity>.
 
     A retraining has `retrain` in the place of the method, a study its own name before it. `known` is the identity,
@@ -81,10 +85,16 @@ def run_name(cfg: Mapping[str, Any], choices: Mapping[str, Any], kind: str | Non
     """
     if cfg.get("name"):
         return str(cfg["name"])
-    first = {"search": choices.get("method"), "study": f"{choices.get('study')}_{choices.get('method')}"
-             }.get(kind or kind_of(cfg), "retrain")
-    parts = (first, choices.get("space"), choices.get("dataset"), f"s{cfg.get('seed', 0)}",
-             (known or identity(cfg, kind))[:SHORT])
+    first = {"search": choices.get("method"), "study": f"{choices.get('study')}_{choices.get('method')}"}.get(
+        kind or kind_of(cfg), "retrain"
+    )
+    parts = (
+        first,
+        choices.get("space"),
+        choices.get("dataset"),
+        f"s{cfg.get('seed', 0)}",
+        (known or identity(cfg, kind))[:SHORT],
+    )
     return "-".join(re.sub(r"[^\w.]+", "_", str(part)) for part in parts)
 
 

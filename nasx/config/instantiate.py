@@ -28,8 +28,11 @@ def refusal(where: str, target: Any, allowed: Sequence[str]) -> UserError | None
     head, *_ = target.split(".")
     if head in sys.stdlib_module_names or not any(target.startswith(f"{name}.") for name in allowed):
         own = head != "nasx" and head not in sys.stdlib_module_names
-        return UserError(key, "only spaces, methods, data sets and benchmarks of nasx may be named here",
-                         f"to allow a package of yours add allow='[{head}]'" if own else "nasx list shows them")
+        return UserError(
+            key,
+            "only spaces, methods, data sets and benchmarks of nasx may be named here",
+            f"to allow a package of yours add allow='[{head}]'" if own else "nasx list shows them",
+        )
     component = schema.component(target)
     if component is not None and not any(f"{component.module}.".startswith(f"{name}.") for name in allowed):
         return UserError(key, f"is {component.module}'s, which is not allowed", "nasx list shows what may be named")
@@ -41,8 +44,13 @@ def refusal(where: str, target: Any, allowed: Sequence[str]) -> UserError | None
         if body is None:
             return UserError(key, f"there is no module {module}", "check the name, and that its package is installed")
         names = [node.name for node in body.body if isinstance(node, ast.ClassDef)]
-        return UserError(key, f"{module} has no class {name}", f"it has {', '.join(names)}{did_you_mean(name, names)}"
-                         if names else f"define it in {schema.locate(module)}, which has none")
+        return UserError(
+            key,
+            f"{module} has no class {name}",
+            f"it has {', '.join(names)}{did_you_mean(name, names)}"
+            if names
+            else f"define it in {schema.locate(module)}, which has none",
+        )
     return None
 
 
@@ -67,8 +75,11 @@ def build(node: Mapping[str, Any], allow: Sequence[str] = ()) -> Any:
     module, _, name = target.rpartition(".")
     if not target.startswith("nasx.") and str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))
-    given = {key: build(value, allow) if isinstance(value, Mapping) and "_target_" in value else schema.tuples(value)
-             for key, value in node.items() if key != "_target_"}
+    given = {
+        key: build(value, allow) if isinstance(value, Mapping) and "_target_" in value else schema.tuples(value)
+        for key, value in node.items()
+        if key != "_target_"
+    }
     found = getattr(importlib.import_module(module), name)
     if not trust.same(found, name, [module] if target.startswith("nasx.") else allow):
         raise UserError(f"component._target_={target}", "is not the class of that name", "name its own module")

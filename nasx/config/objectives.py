@@ -17,16 +17,28 @@ def faults(cfg: Mapping[str, Any], command: str, benchmark: Any) -> Iterator[Use
         return
     known = dict.fromkeys(quantity.name for quantity in recorded(cfg, command, benchmark))
     if objective not in known:
-        yield UserError(f"objective={objective}", f"is not a number that this nasx {command} records",
-                        f"it records {', '.join(known)}{spelling.did_you_mean(str(objective), known)}")
+        yield UserError(
+            f"objective={objective}",
+            f"is not a number that this nasx {command} records",
+            f"it records {', '.join(known)}{spelling.did_you_mean(str(objective), known)}",
+        )
 
 
 def recorded(cfg: Mapping[str, Any], command: str, benchmark: Any) -> Iterator[metrics.Quantity]:
     """The numbers that the run of a checked configuration records; of `nasx run then=auto` those of both its runs."""
-    kinds = {"run": {"lookup": ["search"], "retrain": ["retrain"]}.get(cfg.get("then", ""), ["search", "retrain"]),
-             }.get(command, [command])
-    answers = [f"{name}.{part}" for name, parts in benchmark.references().items() for part, values in parts.items()
-               if values.get("optimum") is not None] if "search" in kinds else []
+    kinds = {
+        "run": {"lookup": ["search"], "retrain": ["retrain"]}.get(cfg.get("then", ""), ["search", "retrain"]),
+    }.get(command, [command])
+    answers = (
+        [
+            f"{name}.{part}"
+            for name, parts in benchmark.references().items()
+            for part, values in parts.items()
+            if values.get("optimum") is not None
+        ]
+        if "search" in kinds
+        else []
+    )
     held_out = (cfg.get("retrain") or {}).get("held_out", False) and "retrain" in kinds
     facts = {schema.constant(cfg["space"]["_target_"], "data") or "images", "held_out" if held_out else "tested"}
     facts |= {"trained"} if trained(cfg.get("method") or {}) else set()

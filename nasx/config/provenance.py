@@ -101,7 +101,7 @@ def _values(text: str, node: Any, prefix: str) -> Iterator[tuple[str, str, str]]
         if isinstance(value, yaml.MappingNode) and value.value:
             yield from _values(text, value, f"{key}.")
             continue
-        rest = re.match(r"[ \t]*#[ \t]*(.*)", text[value.end_mark.index:].partition("\n")[0])
+        rest = re.match(r"[ \t]*#[ \t]*(.*)", text[value.end_mark.index :].partition("\n")[0])
         yield key, _written(text, value), rest[1].strip() if rest else ""
 
 
@@ -109,4 +109,4 @@ def _written(text: str, node: Any) -> str:
     """A value as the file writes it, on one line."""
     if isinstance(node, yaml.SequenceNode):
         return f"[{', '.join(_written(text, item) for item in node.value)}]"
-    return " ".join(text[node.start_mark.index:node.end_mark.index].split()) or "null"
+    return " ".join(text[node.start_mark.index : node.end_mark.index].split()) or "null"

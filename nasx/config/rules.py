@@ -17,8 +17,14 @@ from nasx.core.constraints import SEEDS
 from nasx.errors import UserError
 from nasx.spaces import rules
 
-READS = {"search": ("search",), "retrain": ("retrain",), "run": ("search", "retrain"),
-         "study": ("search", "retrain"), "table": (), "list": ()}
+READS = {
+    "search": ("search",),
+    "retrain": ("retrain",),
+    "run": ("search", "retrain"),
+    "study": ("search", "retrain"),
+    "table": (),
+    "list": (),
+}
 """Command -> the groups of training settings that it reads."""
 
 
@@ -44,8 +50,11 @@ def _folder_name(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
     if name is not None and not re.fullmatch(r"[\w+,=-][\w.+,=-]*", str(name)):
         yield UserError(f"name={name}", "is no plain folder name", "use letters, digits, . _ - and say where by out=")
     elif name is not None and (length := len(str(name).encode())) > LONGEST_NAME:
-        yield UserError(f"name={str(name)[:20]}...", f"has {length} bytes, and a folder's name may have {LONGEST_NAME}",
-                        "shorten it")
+        yield UserError(
+            f"name={str(name)[:20]}...",
+            f"has {length} bytes, and a folder's name may have {LONGEST_NAME}",
+            "shorten it",
+        )
 
 
 def _seeds(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
@@ -60,11 +69,17 @@ def _together(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
     """Several seeds by turns in one process: searches alone, each in a folder named by its seed."""
     count, name = cfg.get("seeds_per_job") or 1, cfg.get("name")
     if count > 1 and READS[command] and command != "search":
-        yield UserError(f"seeds_per_job={count}", f"nasx {command} takes one seed at a time",
-                        "use --multirun seed=0,1,2, or nasx search")
+        yield UserError(
+            f"seeds_per_job={count}",
+            f"nasx {command} takes one seed at a time",
+            "use --multirun seed=0,1,2, or nasx search",
+        )
     elif count > 1 and name:
-        yield UserError(f"name={name}", f"is one folder for seeds_per_job={count} runs",
-                        "leave the name out: each run is then named by its seed")
+        yield UserError(
+            f"name={name}",
+            f"is one folder for seeds_per_job={count} runs",
+            "leave the name out: each run is then named by its seed",
+        )
 
 
 def _auxiliary(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
@@ -72,11 +87,17 @@ def _auxiliary(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
     for group in READS[command]:
         weight, layers = _get(cfg, f"{group}.auxiliary"), _get(cfg, f"{group}.layers")
         if weight and kind in ("nb201", "nb1shot1"):
-            yield UserError(f"{group}.auxiliary={weight}", f"the networks of {kind} have no auxiliary head",
-                            f"set {group}.auxiliary=0")
+            yield UserError(
+                f"{group}.auxiliary={weight}",
+                f"the networks of {kind} have no auxiliary head",
+                f"set {group}.auxiliary=0",
+            )
         elif weight and kind == "darts" and layers == 1:
-            yield UserError("retrain.layers=1", "has one reduction, and the auxiliary head reads what two have left",
-                            "use 3 or more, or set retrain.auxiliary=0")
+            yield UserError(
+                "retrain.layers=1",
+                "has one reduction, and the auxiliary head reads what two have left",
+                "use 3 or more, or set retrain.auxiliary=0",
+            )
 
 
 def _stacks(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
@@ -85,8 +106,11 @@ def _stacks(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
     if "retrain" not in READS[command] or kind not in ("nb201", "nb1shot1"):
         return
     if kind == "nb1shot1" and layers and layers % rules.STACKS:
-        yield UserError(f"retrain.layers={layers}", f"cells do not share out among {rules.STACKS} stacks",
-                        f"use a multiple of {rules.STACKS}")
+        yield UserError(
+            f"retrain.layers={layers}",
+            f"cells do not share out among {rules.STACKS} stacks",
+            f"use a multiple of {rules.STACKS}",
+        )
     if stem not in (None, "cifar"):
         yield UserError(f"retrain.stem={stem}", f"networks of {kind} have one stem, cifar", "set retrain.stem=cifar")
 
@@ -96,8 +120,11 @@ def _benchmark(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
     for name in ("nb201", "nb101"):
         home = {"nb201": "nb201", "nb101": "nb1shot1"}[name]
         if target.startswith(f"nasx.benchmarks.{name}.") and not space.startswith(f"nasx.spaces.{home}."):
-            yield UserError(f"benchmark={name}", f"knows no architecture of {space.rpartition('.')[2]}",
-                            f"use space={home}, or benchmark=none")
+            yield UserError(
+                f"benchmark={name}",
+                f"knows no architecture of {space.rpartition('.')[2]}",
+                f"use space={home}, or benchmark=none",
+            )
 
 
 def _kinds(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
@@ -110,18 +137,22 @@ def _kinds(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
         found = _constant(cfg, group, "data")
         if found not in (None, wanted):
             remedy = next(word for word in fits[wanted].split() if word.startswith(group))
-            yield UserError(f"{group}={_get(cfg, f'{group}._target_').rpartition('.')[2]}",
-                            f"is for {found}, but the networks of this space read {wanted}",
-                            f"use {remedy}, or a space whose networks read {found}")
+            yield UserError(
+                f"{group}={_get(cfg, f'{group}._target_').rpartition('.')[2]}",
+                f"is for {found}, but the networks of this space read {wanted}",
+                f"use {remedy}, or a space whose networks read {found}",
+            )
 
 
 def _cells(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
     """Methods that compare the cells of a supernet need two of them."""
     compares = any(_constant(cfg, place, "compares") for place in _methods(cfg))
     if "search" in READS[command] and compares and _constant(cfg, "space", "single"):
-        yield UserError(f"method={str(_get(cfg, 'method._target_')).rpartition('.')[2]}",
-                        "compares the cells of a supernet, and that of this space has one alone",
-                        "use another method, for example method=darts")
+        yield UserError(
+            f"method={str(_get(cfg, 'method._target_')).rpartition('.')[2]}",
+            "compares the cells of a supernet, and that of this space has one alone",
+            "use another method, for example method=darts",
+        )
 
 
 def _reads(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
@@ -130,9 +161,11 @@ def _reads(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
     for place in _methods(cfg) if "search" in READS[command] else ():
         wanted = _constant(cfg, place, "reads")
         if found is not None and wanted not in (None, found):
-            yield UserError(f"method={str(_get(cfg, f'{place}._target_')).rpartition('.')[2]}",
-                            f"is for networks that read {wanted}, but those of this space read {found}",
-                            f"use a space whose networks read {wanted}, or another method, for example method=random")
+            yield UserError(
+                f"method={str(_get(cfg, f'{place}._target_')).rpartition('.')[2]}",
+                f"is for networks that read {wanted}, but those of this space read {found}",
+                f"use a space whose networks read {wanted}, or another method, for example method=random",
+            )
 
 
 def _constant(cfg: Mapping[str, Any], place: str, name: str) -> Any:
@@ -155,8 +188,11 @@ def _words(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
     if batch == 1:
         yield UserError("search.batch=1", "is too few rows for batch norm", "use 2 or more")
     if words is not None and words < 2 * batch:
-        yield UserError(f"search.evaluate_words={words}", f"is less than two for each of search.batch={batch} rows",
-                        f"use {2 * batch} or more, or null for all")
+        yield UserError(
+            f"search.evaluate_words={words}",
+            f"is less than two for each of search.batch={batch} rows",
+            f"use {2 * batch} or more, or null for all",
+        )
 
 
 def _devices(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
@@ -172,28 +208,39 @@ def _rates(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
             yield UserError(f"{group}.lr_min={low}", f"is above {group}.lr={lr}", "the rate falls from lr to lr_min")
         warmup, epochs = _get(cfg, f"{group}.warmup_epochs"), _get(cfg, f"{group}.epochs")
         if warmup is not None and epochs is not None and warmup >= epochs and warmup > 0:
-            yield UserError(f"{group}.warmup_epochs={warmup}", f"leaves nothing of {group}.epochs={epochs}",
-                            f"set it lower, or {group}.warmup_epochs=0")
+            yield UserError(
+                f"{group}.warmup_epochs={warmup}",
+                f"leaves nothing of {group}.epochs={epochs}",
+                f"set it lower, or {group}.warmup_epochs=0",
+            )
 
 
 def _eval_mode(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
     """An adversary that ascends in eval mode, on a supernet that keeps no statistics to evaluate by."""
     for place in _methods(cfg) if "search" in READS[command] and _get(cfg, "space.batch_norm") == "batch" else ():
         if _get(cfg, f"{place}.perturbation") == "adversarial" and _get(cfg, f"{place}.ascent") == "eval":
-            yield UserError(f"{place}.ascent=eval",
-                            "needs running statistics of batch norm, and this supernet keeps none",
-                            f"set space.batch_norm=tracked, as the released code has it, or {place}.ascent=train")
+            yield UserError(
+                f"{place}.ascent=eval",
+                "needs running statistics of batch norm, and this supernet keeps none",
+                f"set space.batch_norm=tracked, as the released code has it, or {place}.ascent=train",
+            )
 
 
 def _momentum(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
     for group in READS[command]:
         if _get(cfg, f"{group}.nesterov") and _get(cfg, f"{group}.momentum") == 0:
-            yield UserError(f"{group}.nesterov=true", f"needs momentum, and {group}.momentum=0",
-                            f"set {group}.nesterov=false, or {group}.momentum=0.9")
+            yield UserError(
+                f"{group}.nesterov=true",
+                f"needs momentum, and {group}.momentum=0",
+                f"set {group}.nesterov=false, or {group}.momentum=0.9",
+            )
     momentum = _get(cfg, "search.arch_momentum")
     if "search" in READS[command] and momentum and _get(cfg, "search.arch_optimizer") == "adam":
-        yield UserError(f"search.arch_momentum={momentum}", "is read by search.arch_optimizer=sgd only",
-                        "set search.arch_momentum=0; that of Adam is search.arch_betas")
+        yield UserError(
+            f"search.arch_momentum={momentum}",
+            "is read by search.arch_optimizer=sgd only",
+            "set search.arch_momentum=0; that of Adam is search.arch_betas",
+        )
 
 
 def _pieces(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
@@ -207,15 +254,19 @@ def _pieces(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
 def _source(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
     if command == "retrain" and (cfg.get("from") is None) == (cfg.get("genotype") is None):
         both = cfg.get("from") is not None
-        yield UserError("retrain", "from= and genotype= exclude each other" if both else "no architecture is given",
-                        "give one: from=<a run of nasx search>, or genotype=<its text>")
+        yield UserError(
+            "retrain",
+            "from= and genotype= exclude each other" if both else "no architecture is given",
+            "give one: from=<a run of nasx search>, or genotype=<its text>",
+        )
 
 
 def _skip_dropout(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
     rate, space = _get(cfg, "search.skip_dropout"), str(_get(cfg, "space._target_"))
     if "search" in READS[command] and rate and space.startswith("nasx.spaces.nb1shot1.space."):
-        yield UserError(f"search.skip_dropout={rate}", "this space has no skip connections",
-                        "set search.skip_dropout=0")
+        yield UserError(
+            f"search.skip_dropout={rate}", "this space has no skip connections", "set search.skip_dropout=0"
+        )
 
 
 def _study(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
@@ -223,25 +274,34 @@ def _study(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
         return
     searches, given = _get(cfg, "study.searches"), [key for key in ("from", "genotype") if cfg.get(key) is not None]
     if searches and given:
-        yield UserError(f"{given[0]}={cfg[given[0]]}",
-                        f"is not read where there are searches (study.searches={searches})",
-                        "take study=transfer, or leave it out")
+        yield UserError(
+            f"{given[0]}={cfg[given[0]]}",
+            f"is not read where there are searches (study.searches={searches})",
+            "take study=transfer, or leave it out",
+        )
     if searches == 0 and len(given) != 1:
-        yield UserError("study.searches=0", "trains a given cell, and "
-                        + ("both from= and genotype= are given" if given else "none is given"),
-                        "give one: from=<a run of nasx search>, or genotype=<its text>")
+        yield UserError(
+            "study.searches=0",
+            "trains a given cell, and " + ("both from= and genotype= are given" if given else "none is given"),
+            "give one: from=<a run of nasx search>, or genotype=<its text>",
+        )
     if searches == 0 and _get(cfg, "study.rank") != "none":
-        yield UserError(f"study.rank={_get(cfg, 'study.rank')}", "has nothing to choose from without searches",
-                        "set study.rank=none")
+        yield UserError(
+            f"study.rank={_get(cfg, 'study.rank')}",
+            "has nothing to choose from without searches",
+            "set study.rank=none",
+        )
 
 
 def _held_out(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
     short = command == "study" and _get(cfg, "study.rank") == "short"
     held = command in ("retrain", "run") and _get(cfg, "retrain.held_out")
     if (short or held) and _get(cfg, "dataset.split") == "full":
-        yield UserError("study.rank=short" if short else "retrain.held_out=true",
-                        "needs images that the training leaves out, and dataset.split=full leaves none",
-                        "choose another dataset.split")
+        yield UserError(
+            "study.rank=short" if short else "retrain.held_out=true",
+            "needs images that the training leaves out, and dataset.split=full leaves none",
+            "choose another dataset.split",
+        )
     warmup, epochs = _get(cfg, "retrain.warmup_epochs"), _get(cfg, "study.rank_epochs")
     if short and warmup is not None and epochs is not None and warmup >= epochs:
         yield UserError(f"study.rank_epochs={epochs}", f"is all warm-up (retrain.warmup_epochs={warmup})", "raise it")
@@ -253,8 +313,12 @@ def _needed(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
     space = cfg.get("space")
     if "search" not in READS[command] or not needed or not isinstance(space, Mapping):
         return
-    names = {str(name) for key in ("operations", "normal", "reduce", "cell") for row in space.get(key) or ()
-             for name in ([row] if isinstance(row, str) else row)}
+    names = {
+        str(name)
+        for key in ("operations", "normal", "reduce", "cell")
+        for row in space.get(key) or ()
+        for name in ([row] if isinstance(row, str) else row)
+    }
     for name in sorted(needed - names) if str(space.get("_target_")).startswith("nasx.spaces.") else ():
         yield UserError("method", f"adds to {name}, and this space has none", f"use a space with {name}")
 
@@ -270,8 +334,11 @@ def _keep(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
         published.check(keep, "darts")
     except UserError as error:
         short = keep if len(keep) <= 60 else f"{keep[:57]}..."
-        yield UserError(f"space.keep={short}", f"is no genotype ({error.fault})",
-                        "give a finished run of the first stage (space.edges=searched), or the genotype that it found")
+        yield UserError(
+            f"space.keep={short}",
+            f"is no genotype ({error.fault})",
+            "give a finished run of the first stage (space.edges=searched), or the genotype that it found",
+        )
 
 
 def _genotype(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
@@ -284,12 +351,39 @@ def _genotype(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
     try:
         yield from space_rules.lacking(cfg["space"], published.check(text, kind))
     except UserError as error:
-        yield error if not os.path.isfile(text) else UserError(
-            f"genotype={text}", "is a file, not a genotype",
-            f'give what it holds: genotype="$(cat {shlex.quote(text)})"')
+        yield (
+            error
+            if not os.path.isfile(text)
+            else UserError(
+                f"genotype={text}",
+                "is a file, not a genotype",
+                f'give what it holds: genotype="$(cat {shlex.quote(text)})"',
+            )
+        )
 
 
 COMBINATIONS: tuple[Callable[[Mapping[str, Any], str], Iterator[UserError]], ...] = (
-    _device, _folder_name, _seeds, _together, _auxiliary, _stacks, _benchmark, _kinds, _cells, _reads, _words, _devices,
-    _rates, _eval_mode, _momentum, _pieces, _source, _study, _held_out, _skip_dropout, _needed, _keep,
-    _genotype)
+    _device,
+    _folder_name,
+    _seeds,
+    _together,
+    _auxiliary,
+    _stacks,
+    _benchmark,
+    _kinds,
+    _cells,
+    _reads,
+    _words,
+    _devices,
+    _rates,
+    _eval_mode,
+    _momentum,
+    _pieces,
+    _source,
+    _study,
+    _held_out,
+    _skip_dropout,
+    _needed,
+    _keep,
+    _genotype,
+)

@@ -118,7 +118,7 @@ def _absolute(node: ast.ImportFrom, module: str) -> str:
     path = locate(module)
     parts = module.split(".")
     drop = node.level - (1 if path is not None and path.name == "__init__.py" else 0)
-    base = parts[:len(parts) - drop]
+    base = parts[: len(parts) - drop]
     return ".".join([*base, node.module] if node.module else base)
 
 
@@ -140,8 +140,7 @@ def component(target: str) -> Component | None:
 
 
 def default(target: str, name: str) -> Any:
-    """The default of a component's field with lists as tuples. Raises ValueError where it is no literal, nor names one.
-    """
+    """Default of a component's field, lists as tuples. Raises ValueError if it is neither a literal nor names one."""
     found = component(target)
     field = None if found is None else found.fields.get(name)
     if found is None or field is None or field.default is None:
@@ -204,8 +203,15 @@ def _arguments(node: ast.FunctionDef, module: str) -> tuple[dict[str, Field], bo
     args = [*node.args.posonlyargs, *node.args.args]
     plain = [None] * (len(args) - len(node.args.defaults)) + list(node.args.defaults)
     pairs = list(zip(args, plain))[1:] + list(zip(node.args.kwonlyargs, node.args.kw_defaults))
-    fields = {arg.arg: Field(arg.arg, evaluate(arg.annotation, module) if arg.annotation else Any,
-                             None if value is None else ast.unparse(value), arg.lineno) for arg, value in pairs}
+    fields = {
+        arg.arg: Field(
+            arg.arg,
+            evaluate(arg.annotation, module) if arg.annotation else Any,
+            None if value is None else ast.unparse(value),
+            arg.lineno,
+        )
+        for arg, value in pairs
+    }
     return fields, node.args.kwarg is not None
 
 
@@ -278,8 +284,14 @@ def _is_dots(node: ast.expr) -> bool:
 
 
 # -------------------------------------------------------------------------------------------------- values
-_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", NoneType: "null",
-          Part: "a component: a mapping with _target_"}
+_WORDS = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "text",
+    NoneType: "null",
+    Part: "a component: a mapping with _target_",
+}
 _SIGNS = {Gt: "above {}", Ge: "at least {}", Le: "at most {}", Lt: "below {}"}
 _BOUNDS = {Gt: "gt", Ge: "ge", Le: "le", Lt: "lt"}
 
@@ -331,10 +343,14 @@ def _model(fields: tuple[tuple[str, Field], ...]) -> Any:
     """The pydantic model of some fields; making one takes much longer than using it, and a sweep has many jobs."""
     from pydantic import ConfigDict, create_model
 
-    config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, protected_namespaces=(),
-                        arbitrary_types_allowed=True)
-    return create_model("Values", __config__=config,  # pydantic reads the bounds; `f_` keeps its own names free
-                        **{f"f_{name}": (field.annotation, ...) for name, field in fields})  # type: ignore[call-overload]
+    config = ConfigDict(
+        strict=True, extra="forbid", allow_inf_nan=False, protected_namespaces=(), arbitrary_types_allowed=True
+    )
+    return create_model(
+        "Values",
+        __config__=config,  # pydantic reads the bounds; `f_` keeps its own names free
+        **{f"f_{name}": (field.annotation, ...) for name, field in fields},
+    )  # type: ignore[call-overload]
 
 
 def _by_field(error: Any) -> dict[str, list[dict[str, Any]]]:

@@ -16,8 +16,14 @@ def set_by(conf: Path, choices: Mapping[str, Any], where: str, key: str, fault: 
         file = conf / group / f"{choice}.yaml"
         text = file.read_text(encoding="utf-8") if group != where and file.is_file() else ""
         if re.search(rf"^{where}:.*\n(?:[ #].*\n|\n)*?  {re.escape(key)}:", text, re.M):
-            fit = [path.stem for path in sorted((conf / where).glob("*.yaml"))
-                   if re.search(rf"^{key}:[ ]+[^#\s]", path.read_text(encoding="utf-8"), re.M)]
-            return UserError(f"{group}={choice}", f"sets {where}.{key}, and {fault}",
-                             f"use another {where} or {group}; the setting is there with {where}={', '.join(fit)}")
+            fit = [
+                path.stem
+                for path in sorted((conf / where).glob("*.yaml"))
+                if re.search(rf"^{key}:[ ]+[^#\s]", path.read_text(encoding="utf-8"), re.M)
+            ]
+            return UserError(
+                f"{group}={choice}",
+                f"sets {where}.{key}, and {fault}",
+                f"use another {where} or {group}; the setting is there with {where}={', '.join(fit)}",
+            )
     return None

@@ -58,9 +58,17 @@ class TextSettings:
 
     def options(self, epoch: int) -> dict[str, Any]:
         """What a training pass gives the network besides its input."""
-        return {"regularizers": Regularizers(
-            self.dropout_embedding, self.dropout_input, self.dropout_x, self.dropout_hidden, self.dropout_output,
-            self.activation, self.slowness)}
+        return {
+            "regularizers": Regularizers(
+                self.dropout_embedding,
+                self.dropout_input,
+                self.dropout_x,
+                self.dropout_hidden,
+                self.dropout_output,
+                self.activation,
+                self.slowness,
+            )
+        }
 
     @property
     def reading(self) -> dict[str, Any]:
@@ -132,8 +140,10 @@ class SearchSettings(SearchProtocol):
         """
         epochs, moving = max(self.epochs, 1), epoch - self.arch_warmup
         fading = (epochs - epoch - 1) / epochs if moving < 0 else math.exp(-self.FADE * moving)
-        return {"drop_path": self.drop_path * epoch / epochs,
-                **({"skip_dropout": self.skip_dropout * fading} if self.skip_dropout else {})}
+        return {
+            "drop_path": self.drop_path * epoch / epochs,
+            **({"skip_dropout": self.skip_dropout * fading} if self.skip_dropout else {}),
+        }
 
     @property
     def reading(self) -> dict[str, Any]:
@@ -370,5 +380,18 @@ class StudyJob(JobSettings):
 class ListJob:
     """`nasx list`."""
 
-    what: Literal["all", "methods", "spaces", "datasets", "benchmarks", "protocols", "recipes", "studies", "engines",
-                  "loggers", "stages", "launchers", "experiments"] = "all"
+    what: Literal[
+        "all",
+        "methods",
+        "spaces",
+        "datasets",
+        "benchmarks",
+        "protocols",
+        "recipes",
+        "studies",
+        "engines",
+        "loggers",
+        "stages",
+        "launchers",
+        "experiments",
+    ] = "all"

@@ -30,12 +30,14 @@ def faults(cfg: Config, overrides: Sequence[str], allowed: Sequence[str]) -> Ite
                 return
             for text in overrides:
                 if text.partition("=")[0].lstrip("+") == f"{group}.{key}":
-                    yield UserError(text, "each stage has a value of its own",
-                                    f"set stages.{group}.{key}=[{','.join(['...'] * n)}]")
+                    yield UserError(
+                        text, "each stage has a value of its own", f"set stages.{group}.{key}=[{','.join(['...'] * n)}]"
+                    )
     for i in range(n if n > 1 else 0):
         own = configured(cfg, i)
-        found = [fault for group in ("space", "search")
-                 for fault in components.component_faults(group, own[group], allowed)]
+        found = [
+            fault for group in ("space", "search") for fault in components.component_faults(group, own[group], allowed)
+        ]
         for fault in found or space_rules.faults(own["space"]):
             yield UserError(f"stages, stage {i + 1}: {fault.where}", fault.fault, fault.remedy)
     if n > 1 and not str((cfg.get("stop") or {}).get("_target_")).endswith(".NoStop"):
@@ -44,6 +46,9 @@ def faults(cfg: Config, overrides: Sequence[str], allowed: Sequence[str]) -> Ite
     left = len(next((row[0] if isinstance(row[0], list | tuple) else row for row in lists if row), ()))
     for kept in node["keep"]:
         if kept is not None and left and kept > left:
-            yield UserError(f"stages.keep={config_overrides.show(node['keep'])}", f"keeps {kept} of {left} operations",
-                            "each entry is at most the one before, the first at most the operations of an edge")
+            yield UserError(
+                f"stages.keep={config_overrides.show(node['keep'])}",
+                f"keeps {kept} of {left} operations",
+                "each entry is at most the one before, the first at most the operations of an edge",
+            )
         left = kept or left

@@ -65,5 +65,9 @@ def at(values: Config, i: int) -> dict[str, Any]:
 def configured(cfg: Config, i: int, space: Config | None = None) -> dict[str, Any]:
     """The configuration of stage i alone, on `space` (default: that of `cfg`, not narrowed)."""
     node = given(cfg)
-    return {**cfg, "stages": NONE, "space": {**(cfg["space"] if space is None else space), **at(node["space"], i)},
-            "search": {**cfg["search"], **at(node["search"], i)}}
+    return {
+        **cfg,
+        "stages": NONE,
+        "space": {**(cfg["space"] if space is None else space), **at(node["space"], i)},
+        "search": {**cfg["search"], **at(node["search"], i)},
+    }

@@ -38,8 +38,13 @@ def absent(text: str) -> UserError | None:
         return None
     kind, name = found[1], found[2]
     if name not in EXTRAS:
-        return UserError(f"hydra/{kind}={name}", f"there is no such {kind}", "nasx list launchers shows those of nasx"
-                         if kind == "launcher" else "take hydra/sweeper=optuna, or leave it out")
+        return UserError(
+            f"hydra/{kind}={name}",
+            f"there is no such {kind}",
+            "nasx list launchers shows those of nasx"
+            if kind == "launcher"
+            else "take hydra/sweeper=optuna, or leave it out",
+        )
     return UserError(f"hydra/{kind}={name}", "its package is not installed", extras.install(EXTRAS[name]))
 
 
@@ -51,22 +56,34 @@ def faults(cfg: Any, overrides: Sequence[Override], *, multirun: bool) -> Iterat
         if not multirun and not target.startswith(BASIC):
             yield UserError(where, "starts the jobs of a sweep, and this is none", "add --multirun")
     if cfg.hydra.job.get("chdir"):
-        yield UserError("hydra.job.chdir=true", "would start jobs in another folder, where out= and paths mean other "
-                        "places", "leave it out: each run has its own folder under out=")
+        yield UserError(
+            "hydra.job.chdir=true",
+            "would start jobs in another folder, where out= and paths mean other places",
+            "leave it out: each run has its own folder under out=",
+        )
     for override in overrides:
         if override.is_sweep_override() and override.key_or_group.startswith(("launch", "hydra")):
             yield UserError(str(override.input_line), "one launcher starts all jobs of a sweep", "give one value")
         if override.is_sweep_override() and override.is_interval_sweep() and sweeper.startswith(BASIC):
-            yield UserError(str(override.input_line), "an interval needs a sweeper that chooses values from it",
-                            "add hydra/sweeper=optuna and objective=..., or list values with commas")
+            yield UserError(
+                str(override.input_line),
+                "an interval needs a sweeper that chooses values from it",
+                "add hydra/sweeper=optuna and objective=..., or list values with commas",
+            )
     if not sweeper.startswith(BASIC) and cfg.get("objective") is None:
-        yield UserError("objective=null", "the sweeper needs a number to compare jobs by",
-                        "name one of result.json, for example objective=supernet.valid_accuracy")
+        yield UserError(
+            "objective=null",
+            "the sweeper needs a number to compare jobs by",
+            "name one of result.json, for example objective=supernet.valid_accuracy",
+        )
     given, names = cfg.hydra.sweeper.get("direction"), ("", "maximize", "minimize")
     direction, best = getattr(given, "name", given), names[metrics.better(str(cfg.get("objective")))]
     if direction in names and best not in ("", direction):
-        yield UserError(f"hydra.sweeper.direction={direction}", f"looks for the worst {cfg.objective}",
-                        f"add hydra.sweeper.direction={best}")
+        yield UserError(
+            f"hydra.sweeper.direction={direction}",
+            f"looks for the worst {cfg.objective}",
+            f"add hydra.sweeper.direction={best}",
+        )
     yield from _gpus(cfg, launcher)
 
 
@@ -124,8 +141,11 @@ def settle(folder: str) -> None:
     try:
         os.chdir(folder)
     except OSError as error:
-        raise UserError(folder, f"cannot be entered on this machine ({error.strerror})",
-                        "start sweeps over several machines in a folder that they share") from error
+        raise UserError(
+            folder,
+            f"cannot be entered on this machine ({error.strerror})",
+            "start sweeps over several machines in a folder that they share",
+        ) from error
 
 
 def objective(record: Mapping[str, Any], path: str) -> float:
@@ -134,6 +154,9 @@ def objective(record: Mapping[str, Any], path: str) -> float:
     for part in path.split("."):
         node = node.get(part) if isinstance(node, Mapping) else None
     if isinstance(node, bool) or not isinstance(node, (int, float)):
-        raise UserError(f"objective={path}", "is not a number of this job's record",
-                        f"its result.json is in the folder {record.get('name')}")
+        raise UserError(
+            f"objective={path}",
+            "is not a number of this job's record",
+            f"its result.json is in the folder {record.get('name')}",
+        )
     return float(node)

@@ -31,15 +31,20 @@ from nasx.errors import UserError
 PLUGINS = "hydra_plugins.hydra_"
 NAMED: dict[str, tuple[str, ...]] = {
     r"callbacks\.\w+\._target_": ("hydra.experimental.callbacks.LogJobReturnCallback",),
-    r"launcher\._target_": ("hydra._internal.core_plugins.basic_launcher.BasicLauncher",
-                            f"{PLUGINS}submitit_launcher.submitit_launcher.SlurmLauncher",
-                            f"{PLUGINS}submitit_launcher.submitit_launcher.LocalLauncher",
-                            f"{PLUGINS}ray_launcher.ray_launcher.RayLauncher",
-                            f"{PLUGINS}joblib_launcher.joblib_launcher.JoblibLauncher"),
-    r"sweeper\._target_": ("hydra._internal.core_plugins.basic_sweeper.BasicSweeper",
-                           f"{PLUGINS}optuna_sweeper.optuna_sweeper.OptunaSweeper"),
-    r"sweeper\.sampler\._target_": tuple(f"optuna.samplers.{name}Sampler" for name in (
-        "Grid", "TPE", "Random", "CmaEs", "NSGAII", "MOTPE")),
+    r"launcher\._target_": (
+        "hydra._internal.core_plugins.basic_launcher.BasicLauncher",
+        f"{PLUGINS}submitit_launcher.submitit_launcher.SlurmLauncher",
+        f"{PLUGINS}submitit_launcher.submitit_launcher.LocalLauncher",
+        f"{PLUGINS}ray_launcher.ray_launcher.RayLauncher",
+        f"{PLUGINS}joblib_launcher.joblib_launcher.JoblibLauncher",
+    ),
+    r"sweeper\._target_": (
+        "hydra._internal.core_plugins.basic_sweeper.BasicSweeper",
+        f"{PLUGINS}optuna_sweeper.optuna_sweeper.OptunaSweeper",
+    ),
+    r"sweeper\.sampler\._target_": tuple(
+        f"optuna.samplers.{name}Sampler" for name in ("Grid", "TPE", "Random", "CmaEs", "NSGAII", "MOTPE")
+    ),
     r"(job|hydra)_logging\.handlers\.\w+\.class": ("logging.StreamHandler", "logging.NullHandler"),
     r"(job|hydra)_logging\.formatters\.\w+\.\(\)": ("colorlog.ColoredFormatter",),
 }
@@ -54,7 +59,8 @@ FREE = re.compile(
     r"|comment|constraint|exclude|gres|cpus_per_gpu|gpus_per_task|mem_per_gpu|mem_per_cpu|account|signal_delay_s"
     r"|max_num_timeout|array_parallelism|additional_parameters\.requeue|n_jobs|verbose"
     r"|ray\.remote\.(num_gpus|num_cpus|max_retries)|ray\.init\.(num_cpus|num_gpus|include_dashboard))"
-    r"|sweeper\.(n_trials|n_jobs|direction|study_name|max_failure_rate|max_batch_size|sampler\.\w+|params\..+)")
+    r"|sweeper\.(n_trials|n_jobs|direction|study_name|max_failure_rate|max_batch_size|sampler\.\w+|params\..+)"
+)
 """Keys below `hydra` that a file may set, to a number or to words on one line."""
 MADE = re.compile(r"runtime\..+|overrides\.hydra.*|job\.(override_dirname|id|num|config_name)")
 """Keys below `hydra` that Hydra fills in."""
@@ -67,8 +73,10 @@ IN_A_FILE = "stands in a configuration file, and is only taken from the command 
 @cache
 def components(conf: Path) -> frozenset[str]:
     """The classes that the configurations in nasx's own folder `conf` name: the only ones of nasx that any may name."""
-    found = (re.findall(r"^\s*_target_:\s*([\w.]+)", path.read_text(encoding="utf-8"), re.M)
-             for path in conf.glob("*/*.yaml"))
+    found = (
+        re.findall(r"^\s*_target_:\s*([\w.]+)", path.read_text(encoding="utf-8"), re.M)
+        for path in conf.glob("*/*.yaml")
+    )
     return frozenset(name for names in found for name in names)
 
 
@@ -87,8 +95,11 @@ def allowing(texts: Sequence[str]) -> list[str]:
 def same(found: Any, name: str, homes: Sequence[str]) -> bool:
     """Whether an object is a class of this name that is defined in one of the modules or packages `homes`."""
     home = getattr(found, "__module__", "")
-    return isinstance(found, type) and found.__qualname__ == name and any(
-        home == place or home.startswith(f"{place}.") for place in homes)
+    return (
+        isinstance(found, type)
+        and found.__qualname__ == name
+        and any(home == place or home.startswith(f"{place}.") for place in homes)
+    )
 
 
 # ----------------------------------------------------------------------------------------------------- faults
@@ -121,8 +132,9 @@ def _called(hydra: Mapping[tuple[str, ...], Any]) -> Iterator[UserError]:
         if last in CALLED and value is not None:
             names = next((names for pattern, names in NAMED.items() if re.fullmatch(pattern, key)), ())
             if value not in names or not _genuine(str(value)):
-                yield UserError(where, "is not what may be called there", f"use {' or '.join(names)}" if names else
-                                "remove it")
+                yield UserError(
+                    where, "is not what may be called there", f"use {' or '.join(names)}" if names else "remove it"
+                )
         elif path[0].endswith("_logging") and ("." in path or ("://" in str(value) and value not in STREAMS)):
             yield UserError(where, "reaches into Python from the settings of a log", "remove it")
         elif key.startswith("job.env_") and LOADED.fullmatch(str(value) if last.isdigit() else last):
@@ -146,13 +158,16 @@ def _resolving(own: Any) -> Iterator[UserError]:
     """Values that call a resolver, which may read the environment, files or the clock."""
     for path, value in _leaves(own):
         if calls(value):
-            yield resolving('.'.join(path), value)
+            yield resolving(".".join(path), value)
 
 
 def resolving(key: str, value: Any) -> UserError:
     """The fault of a value that calls a resolver."""
-    return UserError(f"{key}={value}", "calls a resolver, and what it gives would be stored in the run",
-                     f"write the value, or let the shell put it in: {key}=\"$NAME\" on the command line")
+    return UserError(
+        f"{key}={value}",
+        "calls a resolver, and what it gives would be stored in the run",
+        f'write the value, or let the shell put it in: {key}="$NAME" on the command line',
+    )
 
 
 def calls(value: Any) -> bool:
@@ -164,23 +179,36 @@ def _top(own: Mapping[str, Any], given: set[str]) -> Iterator[UserError]:
     """Keys at the top level that a file has set, and only the command line may."""
     for key in LINE_ONLY:
         if key not in given and own.get(key) not in (None, [], ""):
-            yield UserError(f"{key}={own[key]}", f"{IN_A_FILE}{' or NASX_ALLOW' if key == 'allow' else ''}",
-                            f"if you trust that file add {key}=... to the command")
+            yield UserError(
+                f"{key}={own[key]}",
+                f"{IN_A_FILE}{' or NASX_ALLOW' if key == 'allow' else ''}",
+                f"if you trust that file add {key}=... to the command",
+            )
     out = own.get("out")
-    if "out" not in given and isinstance(out, str) and (out.startswith(("/", "~")) or ".." in Path(out).parts
-                                                        or "${" in out):
-        yield UserError(f"out={out}", "stands in a configuration file, and leaves the current folder",
-                        f"give it on the command line: out={out}")
+    if (
+        "out" not in given
+        and isinstance(out, str)
+        and (out.startswith(("/", "~")) or ".." in Path(out).parts or "${" in out)
+    ):
+        yield UserError(
+            f"out={out}",
+            "stands in a configuration file, and leaves the current folder",
+            f"give it on the command line: out={out}",
+        )
 
 
-def _section(hydra: Mapping[tuple[str, ...], Any], known: Mapping[tuple[str, ...], Any],
-             texts: Sequence[str]) -> Iterator[UserError]:
+def _section(
+    hydra: Mapping[tuple[str, ...], Any], known: Mapping[tuple[str, ...], Any], texts: Sequence[str]
+) -> Iterator[UserError]:
     """What files of the user's folder set in the section `hydra`."""
     line = [_key(text).removeprefix("hydra.") for text in texts if _key(text).startswith("hydra.")]
     for path, value in hydra.items():
         key = ".".join(path)
-        if MADE.fullmatch(key) or (path in known and known[path] == value) or any(
-                key == text or key.startswith(f"{text}.") for text in line):
+        if (
+            MADE.fullmatch(key)
+            or (path in known and known[path] == value)
+            or any(key == text or key.startswith(f"{text}.") for text in line)
+        ):
             continue
         if path[:2] == ("overrides", "task") and value in texts:
             continue
@@ -189,8 +217,9 @@ def _section(hydra: Mapping[tuple[str, ...], Any], known: Mapping[tuple[str, ...
         elif path[-1] in CALLED or (FREE.fullmatch(key) and _plain(value)):
             continue  # the first was looked at by itself
         else:
-            yield UserError(f"hydra.{key}={value}", IN_A_FILE,
-                            "remove it there; if you want it, give it on the command line")
+            yield UserError(
+                f"hydra.{key}={value}", IN_A_FILE, "remove it there; if you want it, give it on the command line"
+            )
 
 
 def _plain(value: Any) -> bool:

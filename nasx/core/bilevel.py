@@ -240,8 +240,9 @@ class Search:
         """Copies of the weights and momentum buffers, for methods that take real steps and come back."""
         state = self.w_opt.state
         buffers = [state[x].get("momentum_buffer") if x in state else None for x in self.w.values()]
-        return Snapshot([x.detach().clone() for x in self.w.values()],
-                        [None if b is None else b.clone() for b in buffers])
+        return Snapshot(
+            [x.detach().clone() for x in self.w.values()], [None if b is None else b.clone() for b in buffers]
+        )
 
     def restore_w(self, saved: Snapshot, *, momentum: bool = True) -> None:
         """Put the saved weights (and momentum buffers) back, bit for bit."""

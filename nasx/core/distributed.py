@@ -66,8 +66,11 @@ def device_name(name: str) -> str:
     if not there and name == "auto":
         return "cpu"
     if local >= there:
-        raise UserError(f"device={name}", f"{int(os.environ.get('LOCAL_WORLD_SIZE', count()))} processes for {there} "
-                        "GPUs", f"use {max(there, 1)}, or device=cpu")
+        raise UserError(
+            f"device={name}",
+            f"{int(os.environ.get('LOCAL_WORLD_SIZE', count()))} processes for {there} GPUs",
+            f"use {max(there, 1)}, or device=cpu",
+        )
     return f"cuda:{local}"
 
 
@@ -86,8 +89,9 @@ def joined(device: torch.device) -> Iterator[None]:
     except RuntimeError as error:
         if not isinstance(error, dist.DistError) and not any(word in str(error) for word in LOST):
             raise
-        raise UserError(f"process {rank()} of {count()}", ENDED, "the same command resumes from the last checkpoint"
-                        ) from error
+        raise UserError(
+            f"process {rank()} of {count()}", ENDED, "the same command resumes from the last checkpoint"
+        ) from error
 
 
 def lost(error: BaseException) -> bool:
@@ -101,8 +105,10 @@ def rows(batch: int, pieces: int) -> list[Tensor]:
 
     The shares of the processes are as equal as they can be; together they are the batch, and none overlaps another.
     """
-    return [piece[len(piece) * rank() // count():len(piece) * (rank() + 1) // count()]
-            for piece in torch.arange(batch).chunk(pieces)]
+    return [
+        piece[len(piece) * rank() // count() : len(piece) * (rank() + 1) // count()]
+        for piece in torch.arange(batch).chunk(pieces)
+    ]
 
 
 def total(x: Tensor) -> Tensor:

@@ -68,8 +68,11 @@ class Kept(Noted):
         super().__init__(batches)
         self.order, plain = before.asked, Draws()
         self.answers: list[torch.Generator | Tree] = [
-            plain.generator(batches[i], device, what) if isinstance(what, int)
-            else {k: x.clone() for k, x in plain.made(batches[i], what).items()} for i, what in self.order]
+            plain.generator(batches[i], device, what)
+            if isinstance(what, int)
+            else {k: x.clone() for k, x in plain.made(batches[i], what).items()}
+            for i, what in self.order
+        ]
 
     @property
     def generators(self) -> list[torch.Generator]:

@@ -86,7 +86,7 @@ def _placed(path: Path, data: bytes | Callable[[BinaryIO], object]) -> bool:
 def _write(handle: int, blob: bytes) -> None:
     view = memoryview(blob)
     while view:
-        view = view[os.write(handle, view):]
+        view = view[os.write(handle, view) :]
 
 
 def remove_left(folder: Path) -> None:
@@ -192,13 +192,19 @@ def no_link(path: Path) -> Path:
 def unwritable(path: Path, error: OSError, remedy: str = ELSEWHERE) -> UserError:
     """A UserError that says why `path` cannot be written and what to do."""
     if error.errno == errno.ELOOP:
-        return UserError(str(path), "is a link, and nasx writes through none here",
-                         "remove the link, or put what it names in its place")
-    remedies = {errno.ENOSPC: "free some space and run the same command: it resumes",
-                errno.EFBIG: "raise the file size limit (ulimit -f) and run the same command: it resumes",
-                errno.EDQUOT: "free some of your quota and run the same command: it resumes"}
-    return UserError(str(path), f"cannot be written ({error.strerror or error})",
-                     remedies.get(error.errno or 0, remedy))
+        return UserError(
+            str(path),
+            "is a link, and nasx writes through none here",
+            "remove the link, or put what it names in its place",
+        )
+    remedies = {
+        errno.ENOSPC: "free some space and run the same command: it resumes",
+        errno.EFBIG: "raise the file size limit (ulimit -f) and run the same command: it resumes",
+        errno.EDQUOT: "free some of your quota and run the same command: it resumes",
+    }
+    return UserError(
+        str(path), f"cannot be written ({error.strerror or error})", remedies.get(error.errno or 0, remedy)
+    )
 
 
 # ------------------------------------------------------------------------------------------------------- read
@@ -247,8 +253,11 @@ def _nodes(node: yaml.Node, known: dict[int, int]) -> int:
     if id(node) in known:
         return known[id(node)]
     known[id(node)] = NODES + 1
-    inner = (x for pair in node.value for x in pair) if isinstance(node, yaml.MappingNode) else (
-        node.value if isinstance(node, yaml.SequenceNode) else ())
+    inner = (
+        (x for pair in node.value for x in pair)
+        if isinstance(node, yaml.MappingNode)
+        else (node.value if isinstance(node, yaml.SequenceNode) else ())
+    )
     known[id(node)] = 1 + sum(_nodes(x, known) for x in inner)
     return known[id(node)]
 

@@ -25,8 +25,11 @@ class Metric(NamedTuple):
         if self is ACCURACY:
             return dict(means)
         kept = {name: value for name, value in means.items() if not name.endswith("_accuracy")}
-        found = {name.removesuffix("_loss") + "_perplexity": math.exp(value) for name, value in means.items()
-                 if name.endswith("_loss") and value < LARGEST}
+        found = {
+            name.removesuffix("_loss") + "_perplexity": math.exp(value)
+            for name, value in means.items()
+            if name.endswith("_loss") and value < LARGEST
+        }
         return kept | found
 
     def better(self, one: float, other: float | None) -> bool:
@@ -88,13 +91,17 @@ QUANTITIES = (
     Quantity("items_per_s", ("retrain",), (), 1),
     Quantity("test_accuracy", ("study",), ("images",), 1),
     Quantity("test_perplexity", ("study",), ("text",), -1),
-    Quantity("updates", RUNS), Quantity("passes", RUNS), Quantity("wall_s", (*RUNS, "study"), (), -1),
-    Quantity("peak_mb", RUNS, (), -1))
+    Quantity("updates", RUNS),
+    Quantity("passes", RUNS),
+    Quantity("wall_s", (*RUNS, "study"), (), -1),
+    Quantity("peak_mb", RUNS, (), -1),
+)
 """Every number that a finished run has measured. Settings, and statistics of a benchmark's table, are none."""
 
 
-def recorded(kinds: Collection[str], facts: Collection[str], answers: Collection[str] = (),
-             devices: Collection[str] = ()) -> Iterator[Quantity]:
+def recorded(
+    kinds: Collection[str], facts: Collection[str], answers: Collection[str] = (), devices: Collection[str] = ()
+) -> Iterator[Quantity]:
     """The numbers that runs of these kinds record where these facts hold; `answers` are the places of a look-up."""
     for quantity in QUANTITIES:
         if set(kinds).intersection(quantity.kinds) and set(quantity.needs).issubset(facts):

@@ -71,15 +71,21 @@ def _over(stream: Any, number: int) -> Any:
             return stream
         stream.flush()
     end: Any = Stream(number, "w", closefd=False)
-    return io.TextIOWrapper(end if raw is not None and raw is stream.buffer else io.BufferedWriter(end),
-                            encoding=getattr(stream, "encoding", "utf-8"), errors=getattr(stream, "errors", "replace"),
-                            line_buffering=getattr(stream, "line_buffering", True),
-                            write_through=getattr(stream, "write_through", False))
+    return io.TextIOWrapper(
+        end if raw is not None and raw is stream.buffer else io.BufferedWriter(end),
+        encoding=getattr(stream, "encoding", "utf-8"),
+        errors=getattr(stream, "errors", "replace"),
+        line_buffering=getattr(stream, "line_buffering", True),
+        write_through=getattr(stream, "write_through", False),
+    )
 
 
 def lost(stream: Stream | None) -> UserError | None:
     """Why output was lost, None where nothing was, or nobody was there to read it."""
     if stream is None or stream.fault is None or stream.fault.errno == errno.EPIPE:
         return None
-    return UserError("standard output", f"cannot be written ({stream.fault.strerror})",
-                     "what the command has computed is in its files; give the command again to read it")
+    return UserError(
+        "standard output",
+        f"cannot be written ({stream.fault.strerror})",
+        "what the command has computed is in its files; give the command again to read it",
+    )

@@ -33,8 +33,9 @@ class Decision(NamedTuple):
 
 def gradient(loss: Tensor, tree: Tree, *, retain: bool = False, create: bool = False) -> Tree:
     """d loss / d tree, zeros where the loss does not depend on a leaf. One backward pass."""
-    grads = torch.autograd.grad(loss, list(tree.values()), retain_graph=retain or create, create_graph=create,
-                                allow_unused=True)
+    grads = torch.autograd.grad(
+        loss, list(tree.values()), retain_graph=retain or create, create_graph=create, allow_unused=True
+    )
     return {k: torch.zeros_like(x) if g is None else g for (k, x), g in zip(tree.items(), grads, strict=True)}
 
 
@@ -93,8 +94,7 @@ def step_length(v: Tree, radius: float) -> Tensor:
     return radius / length.clamp_min(torch.finfo(length.dtype).tiny ** 0.5)
 
 
-def directional(g: Callable[[Tree], Tree], x: Tree, v: Tree, radius: float = 0.01,
-                eps: Number | None = None) -> Tree:
+def directional(g: Callable[[Tree], Tree], x: Tree, v: Tree, radius: float = 0.01, eps: Number | None = None) -> Tree:
     """Derivative of the tree-valued function `g` at `x` along `v`, by a central difference.
 
     (g(x + eps v) - g(x - eps v)) / (2 eps) with eps = radius / ||v|| unless given: error O(eps^2), exact where g is

@@ -75,8 +75,15 @@ def stable(value: Any, number: int = FORMAT) -> Any:
     unread = idle if all(value.get(key) == wanted for key, wanted in where.items()) else ()
     marked = {"revised": REVISED[target]} if number >= REVISED.get(target, number + 1) else {}
     named = {"_target_": _FIRST.get(target, target)} if "_target_" in value else {}
-    return marked | {key: stable(item, number) for key, item in value.items()
-                     if not (key in added and (item == added[key] or key in unread))} | named
+    return (
+        marked
+        | {
+            key: stable(item, number)
+            for key, item in value.items()
+            if not (key in added and (item == added[key] or key in unread))
+        }
+        | named
+    )
 
 
 def completed(value: Any) -> Any:

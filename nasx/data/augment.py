@@ -58,11 +58,25 @@ class Augment:
     dtype: torch.dtype = torch.float32
 
     @classmethod
-    def of(cls, component: Cropped, images: Normalized, *, cutout: int = 0, channels_last: bool = False,
-           dtype: torch.dtype = torch.float32) -> Augment:
+    def of(
+        cls,
+        component: Cropped,
+        images: Normalized,
+        *,
+        cutout: int = 0,
+        channels_last: bool = False,
+        dtype: torch.dtype = torch.float32,
+    ) -> Augment:
         """The training transform of a data set."""
-        return cls(pad=component.pad, flip=component.flip, mean=images.mean, std=images.std, cutout=cutout,
-                   channels_last=channels_last, dtype=dtype)
+        return cls(
+            pad=component.pad,
+            flip=component.flip,
+            mean=images.mean,
+            std=images.std,
+            cutout=cutout,
+            channels_last=channels_last,
+            dtype=dtype,
+        )
 
     def draws(self, n: int, height: int, width: int, gen: torch.Generator) -> Tensor:
         """What is random for n images, (DRAWS, n) on the CPU. The same numbers are drawn whatever is switched on,
@@ -88,8 +102,9 @@ class Augment:
         if self.cutout:
             half = self.cutout // 2
             above, beside = down - draws[CENTRE_Y, :, None], right - draws[CENTRE_X, :, None]
-            hit = ((above >= -half) & (above < half))[:, None, :, None] & \
-                  ((beside >= -half) & (beside < half))[:, None, None, :]
+            hit = ((above >= -half) & (above < half))[:, None, :, None] & ((beside >= -half) & (beside < half))[
+                :, None, None, :
+            ]
             out.masked_fill_(hit, 0)
         return out
 

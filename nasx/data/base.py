@@ -29,8 +29,12 @@ class Images:
 
     def described(self) -> dict[str, list[Any]]:
         """What a record keeps of a set: names of the classes, statistics, shape of an image."""
-        return {"classes": list(self.classes), "mean": list(self.mean), "std": list(self.std),
-                "shape": list(self.train_x.shape[1:])}
+        return {
+            "classes": list(self.classes),
+            "mean": list(self.mean),
+            "std": list(self.std),
+            "shape": list(self.train_x.shape[1:]),
+        }
 
 
 def data_root(path: str | None = None) -> Path:
@@ -55,8 +59,11 @@ def absent(name: str, path: str | None, looked: list[Path], expected: str, remed
     """The error for files of the set `name` that are nowhere."""
     places = ", ".join(map(str, looked))
     origin = "dataset.path" if path else "NASX_DATA" if os.environ.get("NASX_DATA") else "the default folder"
-    return UserError(f"dataset={name}", f"no files found; looked at {places} ({origin}); expected {expected}",
-                     f"{remedy}, or name the folder that has them by NASX_DATA or dataset.path; {OFFLINE}")
+    return UserError(
+        f"dataset={name}",
+        f"no files found; looked at {places} ({origin}); expected {expected}",
+        f"{remedy}, or name the folder that has them by NASX_DATA or dataset.path; {OFFLINE}",
+    )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

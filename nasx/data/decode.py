@@ -36,8 +36,20 @@ VERSION = 1
 ORIENTATION = 0x0112
 """The EXIF tag of how the camera was held; 1: upright."""
 
-DAMAGES = (OSError, ValueError, SyntaxError, RuntimeError, EOFError, LookupError, TypeError, AttributeError,
-           ArithmeticError, MemoryError, struct.error, zlib.error)
+DAMAGES = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    RuntimeError,
+    EOFError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    MemoryError,
+    struct.error,
+    zlib.error,
+)
 """How PIL's readers can fail at a damaged file."""
 
 
@@ -52,9 +64,14 @@ class Odd(IntFlag):
     FRAMES = 32
 
 
-DONE = {Odd.TURNED: "turned upright (EXIF)", Odd.DEEP: "scaled from 16 to 8 bits",
-        Odd.FLOATING: "scaled from 0..1 to 8 bits", Odd.TRANSPARENT: "with transparency put on white",
-        Odd.CONVERTED: "converted from CMYK or another colour space", Odd.FRAMES: "cut to the first of several frames"}
+DONE = {
+    Odd.TURNED: "turned upright (EXIF)",
+    Odd.DEEP: "scaled from 16 to 8 bits",
+    Odd.FLOATING: "scaled from 0..1 to 8 bits",
+    Odd.TRANSPARENT: "with transparency put on white",
+    Odd.CONVERTED: "converted from CMYK or another colour space",
+    Odd.FRAMES: "cut to the first of several frames",
+}
 
 
 class UnreadableError(Exception):

@@ -64,8 +64,12 @@ def pixels(path: Path) -> Tensor:
                 return decoded
         return torch.from_numpy(np.array(decode.decoded(raw)[0])).permute(2, 0, 1).contiguous()
     except decode.UnreadableError as error:
-        raise UserError(str(path), f"cannot be read ({error})", "repair, replace or remove it; the same command then "
-                        "resumes (dataset.verify=true finds all such images before a run)") from error
+        raise UserError(
+            str(path),
+            f"cannot be read ({error})",
+            "repair, replace or remove it; the same command then "
+            "resumes (dataset.verify=true finds all such images before a run)",
+        ) from error
 
 
 class Settings(Split, Protocol):
@@ -97,9 +101,13 @@ class Views(Dataset[Any]):
     def __init__(self, component: Settings, files: Files) -> None:
         self.files = files
         colour = [] if component.jitter is None else [v2.ColorJitter(*component.jitter)]
-        self.training = v2.Compose([
-            v2.RandomResizedCrop(component.size, component.scale, component.ratio, antialias=True),
-            *([v2.RandomHorizontalFlip()] if component.flip else []), *colour])
+        self.training = v2.Compose(
+            [
+                v2.RandomResizedCrop(component.size, component.scale, component.ratio, antialias=True),
+                *([v2.RandomHorizontalFlip()] if component.flip else []),
+                *colour,
+            ]
+        )
         self.plain = v2.Compose([v2.Resize(component.resize, antialias=True), v2.CenterCrop(component.size)])
 
     def __getitem__(self, keys: Sequence[Key]) -> Tensor | UserError:
@@ -120,7 +128,7 @@ class Views(Dataset[Any]):
 
 def pieces(keys: Sequence[Key]) -> Iterator[Sequence[Key]]:
     """The keys of a batch in pieces."""
-    return (keys[i:i + PIECE] for i in range(0, len(keys), PIECE))
+    return (keys[i : i + PIECE] for i in range(0, len(keys), PIECE))
 
 
 # ------------------------------------------------------------------------------------------------------- batches
@@ -129,50 +137,76 @@ class Decoded:
 
     carries = False
 
-    def __init__(self, component: Settings, train: Files, test: Files, classes: tuple[str, ...],
-                 device: torch.device | str, *, cutout: int, channels_last: bool, workers: int) -> None:
+    def __init__(
+        self,
+        component: Settings,
+        train: Files,
+        test: Files,
+        classes: tuple[str, ...],
+        device: torch.device | str,
+        *,
+        cutout: int,
+        channels_last: bool,
+        workers: int,
+    ) -> None:
         self.component, self.classes, self.device, self.workers = component, classes, torch.device(device), workers
         self.train_y, self.shape = train.labels, (3, component.size, component.size)
         bounds.check(self.shape, cutout=cutout)
         self.parts = {"train": Views(component, train), "test": Views(component, test)}
-        self.augment = Augment(pad=0, flip=False, mean=component.mean, std=component.std, cutout=cutout,
-                               channels_last=channels_last)
+        self.augment = Augment(
+            pad=0, flip=False, mean=component.mean, std=component.std, cutout=cutout, channels_last=channels_last
+        )
 
     def described(self) -> dict[str, list[Any]]:
         """What a record keeps of the set; see `Opened`."""
-        return {"classes": list(self.classes), "mean": list(self.component.mean), "std": list(self.component.std),
-                "shape": list(self.shape)}
+        return {
+            "classes": list(self.classes),
+            "mean": list(self.component.mean),
+            "std": list(self.component.std),
+            "shape": list(self.shape),
+        }
 
     def split(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """Images for the weights and for the architecture; see `Opened`."""
         return splits(self, self.component, seed)
 
-    def stream(self, name: str, index: np.ndarray | None = None, *, batch: int, seed: int,
-               rows: Tensor | None = None) -> DecodedStream:
+    def stream(
+        self, name: str, index: np.ndarray | None = None, *, batch: int, seed: int, rows: Tensor | None = None
+    ) -> DecodedStream:
         """Batches of training images; see `Opened`."""
         bounds.check(self.shape, group_of(name), batch=batch)
-        return DecodedStream(self, Order(torch.arange(len(self.train_y)) if index is None else index, batch=batch,
-                                         seed=seed, name=name), rows)
+        return DecodedStream(
+            self,
+            Order(torch.arange(len(self.train_y)) if index is None else index, batch=batch, seed=seed, name=name),
+            rows,
+        )
 
-    def ordered(self, part: Part, index: np.ndarray | None = None, *, batch: int, first: int = 0,
-                step: int = 1) -> Iterator[Batch]:
+    def ordered(
+        self, part: Part, index: np.ndarray | None = None, *, batch: int, first: int = 0, step: int = 1
+    ) -> Iterator[Batch]:
         """Images of a part in order; see `Opened`."""
         labels = self.parts[part].files.labels
         items = np.arange(len(labels)) if index is None else np.asarray(index)
-        wanted = [(i, items[i * batch:(i + 1) * batch]) for i in range(first, -(-len(items) // batch), step)]
+        wanted = [(i, items[i * batch : (i + 1) * batch]) for i in range(first, -(-len(items) // batch), step)]
         found = self.load(part, ([(int(item), None) for item in own] for _, own in wanted))
         for i, own in wanted:
             x = self.joined(found, len(own))
-            yield Batch(self.augment.plain(x), placed(torch.from_numpy(labels[own]), self.device),
-                        hashed(0, "evaluation", i))
+            yield Batch(
+                self.augment.plain(x), placed(torch.from_numpy(labels[own]), self.device), hashed(0, "evaluation", i)
+            )
 
     def load(self, part: Part, batches: Iterator[list[Key]]) -> Iterator[Tensor | UserError]:
         """The pieces of these batches, in order, decoded ahead by the workers. Raises UserError where one dies."""
         keys = (piece for batch in batches for piece in pieces(batch))
-        loader = DataLoader(self.parts[part], batch_size=None, sampler=keys,
-                            num_workers=self.workers, pin_memory=self.device.type == "cuda",
-                            worker_init_fn=quiet if self.workers else None,
-                            generator=torch.Generator())  # else it would draw from torch's own
+        loader = DataLoader(
+            self.parts[part],
+            batch_size=None,
+            sampler=keys,
+            num_workers=self.workers,
+            pin_memory=self.device.type == "cuda",
+            worker_init_fn=quiet if self.workers else None,
+            generator=torch.Generator(),
+        )  # else it would draw from torch's own
         found = iter(loader)
         LOADING.add(found)
         try:
@@ -180,9 +214,12 @@ class Decoded:
         except RuntimeError as error:
             if "DataLoader worker" not in str(error):
                 raise
-            raise UserError(f"workers={self.workers}", f"one of them has ended ({str(error).splitlines()[0]})",
-                            "lower workers, or give the machine more memory (of containers: more /dev/shm); the same "
-                            "command resumes") from error
+            raise UserError(
+                f"workers={self.workers}",
+                f"one of them has ended ({str(error).splitlines()[0]})",
+                "lower workers, or give the machine more memory (of containers: more /dev/shm); the same "
+                "command resumes",
+            ) from error
         finally:
             shut(found)
 

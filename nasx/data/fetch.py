@@ -52,13 +52,22 @@ def fetch(name: str, root: Path, url: str, md5: str, member: str) -> Path:
         finally:
             socket.setdefaulttimeout(before)
             shutil.rmtree(folder, ignore_errors=True)
-    except (OSError, RuntimeError, RecursionError, EOFError, tarfile.TarError, zlib.error,
-            http.client.HTTPException) as error:
+    except (
+        OSError,
+        RuntimeError,
+        RecursionError,
+        EOFError,
+        tarfile.TarError,
+        zlib.error,
+        http.client.HTTPException,
+    ) as error:
         raise UserError(
-            f"dataset={name}", f"{archive} could not be downloaded from {url} into {root} (md5 {md5}): "
+            f"dataset={name}",
+            f"{archive} could not be downloaded from {url} into {root} (md5 {md5}): "
             f"{type(error).__name__}: {error}; nothing was kept",
             f"get {archive} by other means and unpack it so that {target} exists, or name the folder that has it by "
-            f"NASX_DATA or dataset.path; offline: use dataset=digits") from error
+            f"NASX_DATA or dataset.path; offline: use dataset=digits",
+        ) from error
     return target
 
 
@@ -68,8 +77,11 @@ def unpack(path: Path, folder: Path) -> None:
         for entry in packed.getmembers():
             inside = (folder / entry.name).resolve().is_relative_to(folder.resolve())
             if not inside or not (entry.isreg() or entry.isdir()):
-                raise UserError(str(path), f"holds {entry.name}, which is no plain file below its folder",
-                                "it is not the published archive: remove it")
+                raise UserError(
+                    str(path),
+                    f"holds {entry.name}, which is no plain file below its folder",
+                    "it is not the published archive: remove it",
+                )
         filtered = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}  # not in every Python 3.11
         packed.extractall(folder, **filtered)  # type: ignore[arg-type]
 

@@ -95,10 +95,14 @@ def _decoded(files: Files, keys: np.ndarray, size: int | None, before: Pixels | 
         faults.append(survey.unreadable(where, bad, files.folder, len(keys), place.with_suffix(".unreadable.txt")))
     if other:
         lines = [f"{path.relative_to(files.folder)} ({shape})" for path, shape in other.items()]
-        faults.append(UserError(where, f"{len(other):,} of {len(keys):,} images have another size than {x.shape[3]} x "
-                                       f"{x.shape[2]}: {', '.join(lines[:survey.SHOWN])}"
-                                       + ", ..." * (len(lines) > survey.SHOWN),
-                                "set dataset.size to bring all images to one size"))
+        faults.append(
+            UserError(
+                where,
+                f"{len(other):,} of {len(keys):,} images have another size than {x.shape[3]} x "
+                f"{x.shape[2]}: {', '.join(lines[: survey.SHOWN])}" + ", ..." * (len(lines) > survey.SHOWN),
+                "set dataset.size to bring all images to one size",
+            )
+        )
     raise UserError.join(faults)
 
 
@@ -129,8 +133,18 @@ def read_npz(path: Path, test_fraction: float) -> Parts:
             if (size := sum(entry.file_size for entry in content.zip.infolist())) > bounds.memory() // 2:
                 raise ValueError(f"it unpacks to {size / 2**30:.1f} GB, more than half of this machine's memory")
             arrays = {name: np.atleast_1d(content[name]) for name in content.files}
-    except (OSError, ValueError, KeyError, EOFError, AttributeError, MemoryError, RecursionError, NotImplementedError,
-            zipfile.BadZipFile, zlib.error) as error:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        EOFError,
+        AttributeError,
+        MemoryError,
+        RecursionError,
+        NotImplementedError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
         raise UserError(f"dataset.path={path}", f"is not a readable .npz ({error})", expected) from error
     for names in (("train_x", "train_y", "test_x", "test_y"), ("x_train", "y_train", "x_test", "y_test")):
         if all(name in arrays for name in names):
@@ -141,8 +155,11 @@ def read_npz(path: Path, test_fraction: float) -> Parts:
         if "x" not in arrays or "y" not in arrays:
             raise UserError(f"dataset.path={path}", f"has {', '.join(arrays) or 'nothing'}", expected)
         if not len(arrays["x"]) == arrays["y"].size > 1:
-            raise UserError(f"dataset.path={path}", f"has {len(arrays['x'])} images and {arrays['y'].size} labels",
-                            "expected as many labels as images, and at least two")
+            raise UserError(
+                f"dataset.path={path}",
+                f"has {len(arrays['x'])} images and {arrays['y'].size} labels",
+                "expected as many labels as images, and at least two",
+            )
         train_at, test_at = _cut(path, arrays["y"].reshape(-1), test_fraction)
         train_x, test_x = arrays["x"][train_at], arrays["x"][test_at]
         train_y, test_y = arrays["y"].reshape(-1)[train_at], arrays["y"].reshape(-1)[test_at]
@@ -151,12 +168,18 @@ def read_npz(path: Path, test_fraction: float) -> Parts:
     found, labels = np.unique(np.concatenate([train_y.reshape(-1), test_y.reshape(-1)]), return_inverse=True)
     cut = len(train_x)
     if len(labels) != cut + len(test_x) or len(train_y.reshape(-1)) != cut or train_x.shape[1:] != test_x.shape[1:]:
-        raise UserError(f"dataset.path={path}", f"images {train_x.shape}, {test_x.shape} and labels {train_y.shape}, "
-                                                f"{test_y.shape} do not fit together", expected)
+        raise UserError(
+            f"dataset.path={path}",
+            f"images {train_x.shape}, {test_x.shape} and labels {train_y.shape}, {test_y.shape} do not fit together",
+            expected,
+        )
     if untrained := np.setdiff1d(labels[cut:], labels[:cut]).tolist():
         named = ", ".join(str(found[label]) for label in untrained[:5]) + ", ..." * (len(untrained) > 5)
-        raise UserError(f"dataset.path={path}", f"has test images of labels that no training image has: {named}",
-                        "remove these test images, or put images of these labels into the training arrays")
+        raise UserError(
+            f"dataset.path={path}",
+            f"has test images of labels that no training image has: {named}",
+            "remove these test images, or put images of these labels into the training arrays",
+        )
     log.info("%s: %d classes, %s + %s images, %s", path, len(found), f"{cut:,}", f"{len(test_x):,}", how)
     return train_x, labels[:cut].astype(np.int64), test_x, labels[cut:].astype(np.int64), tuple(map(str, found))
 
@@ -167,9 +190,12 @@ def _cut(path: Path, y: np.ndarray, test_fraction: float) -> tuple[np.ndarray, n
     for label in np.unique(y):
         own = np.flatnonzero(y == label)
         if len(own) < 2:
-            raise UserError(f"dataset.path={path}", f"has 1 image of label {label}, and a part of each class becomes "
-                            "the test set", "add images of it or remove it, or give train_x, train_y, test_x, test_y")
-        held[own[np.random.RandomState(0).permutation(len(own))[:held_out(len(own), test_fraction)]]] = True
+            raise UserError(
+                f"dataset.path={path}",
+                f"has 1 image of label {label}, and a part of each class becomes the test set",
+                "add images of it or remove it, or give train_x, train_y, test_x, test_y",
+            )
+        held[own[np.random.RandomState(0).permutation(len(own))[: held_out(len(own), test_fraction)]]] = True
     order = np.random.RandomState(0).permutation(len(y))
     return order[~held[order]], np.flatnonzero(held)
 
@@ -177,8 +203,11 @@ def _cut(path: Path, y: np.ndarray, test_fraction: float) -> tuple[np.ndarray, n
 def _planes(path: Path, x: np.ndarray) -> np.ndarray:
     """To (n, 3, h, w): grey images get three equal channels."""
     if x.dtype != np.uint8 or x.ndim not in (3, 4) or not x.size:
-        raise UserError(f"dataset.path={path}", f"images are {x.dtype} {x.shape}",
-                        "expected uint8 (n, h, w), (n, h, w, c) or (n, c, h, w)")
+        raise UserError(
+            f"dataset.path={path}",
+            f"images are {x.dtype} {x.shape}",
+            "expected uint8 (n, h, w), (n, h, w, c) or (n, c, h, w)",
+        )
     if x.ndim == 3:
         x = x[:, None]
     elif x.shape[1] not in (1, 3) and x.shape[3] in (1, 3):

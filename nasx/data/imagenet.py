@@ -59,18 +59,38 @@ class ImageNet:
         """Quick and torch-free: settings in range, folders there and alike. Raises UserError with all faults."""
         faults = [*split_faults(self), *statistics_faults(self.mean, self.std)]
         if not 8 <= self.size <= self.resize:
-            faults.append(UserError(f"dataset.size={self.size}, dataset.resize={self.resize}",
-                                    "do not fit together", "use 8 <= size <= resize; ImageNet has 224 and 256"))
+            faults.append(
+                UserError(
+                    f"dataset.size={self.size}, dataset.resize={self.resize}",
+                    "do not fit together",
+                    "use 8 <= size <= resize; ImageNet has 224 and 256",
+                )
+            )
         elif (needed := 15 * self.resize**2) > bounds.memory() // 2:  # three channels, as bytes and as float32
-            faults.append(UserError(f"dataset.resize={self.resize}",
-                                    f"one image of {self.resize} x {self.resize} needs {needed / 2**30:,.1f} GB, more "
-                                    "than half of this machine's memory", "lower it; ImageNet has 256"))
+            faults.append(
+                UserError(
+                    f"dataset.resize={self.resize}",
+                    f"one image of {self.resize} x {self.resize} needs {needed / 2**30:,.1f} GB, more "
+                    "than half of this machine's memory",
+                    "lower it; ImageNet has 256",
+                )
+            )
         if not (0 < self.scale[0] <= self.scale[1] <= 1 and 0 < self.ratio[0] <= self.ratio[1]):
-            faults.append(UserError(f"dataset.scale={list(self.scale)}, dataset.ratio={list(self.ratio)}",
-                                    "are no ranges", "use [0.08,1] and [0.75,1.3333]"))
+            faults.append(
+                UserError(
+                    f"dataset.scale={list(self.scale)}, dataset.ratio={list(self.ratio)}",
+                    "are no ranges",
+                    "use [0.08,1] and [0.75,1.3333]",
+                )
+            )
         if self.jitter is not None and (min(self.jitter) < 0 or self.jitter[3] > 0.5):
-            faults.append(UserError(f"dataset.jitter={list(self.jitter)}", "is out of range",
-                                    "brightness, contrast and saturation from 0, hue from 0 to 0.5; or null"))
+            faults.append(
+                UserError(
+                    f"dataset.jitter={list(self.jitter)}",
+                    "is out of range",
+                    "brightness, contrast and saturation from 0, hue from 0 to 0.5; or null",
+                )
+            )
         try:
             self.parts()
         except UserError as error:
@@ -91,8 +111,16 @@ class ImageNet:
             where, cache = f"dataset.path={found.train.folder}", data_root() / "folders"
             done = decode.summary(survey.verified(found.train.joined(found.test), where, cache))
         log.info("%s: %s%s", found.train.folder, found.said, f"; {done}" if done else "")
-        return Decoded(self, found.train, found.test, found.classes, device, cutout=cutout,
-                       channels_last=channels_last, workers=workers or 0)
+        return Decoded(
+            self,
+            found.train,
+            found.test,
+            found.classes,
+            device,
+            cutout=cutout,
+            channels_last=channels_last,
+            workers=workers or 0,
+        )
 
     def places(self) -> list[Path]:
         """Folders looked at, in order."""
@@ -101,11 +129,22 @@ class ImageNet:
 
     def parts(self) -> Layout:
         """The folders of both parts, and the classes. Raises UserError."""
-        root = next((place for place in self.places()
-                     if place.is_dir() and "train" in map(listing.split_of, listing.folders(place))), None)
+        root = next(
+            (
+                place
+                for place in self.places()
+                if place.is_dir() and "train" in map(listing.split_of, listing.folders(place))
+            ),
+            None,
+        )
         if root is None:
-            raise absent(self.name, self.path, self.places(), "train/<class>/*.JPEG and val/<class>/*.JPEG",
-                         "unpack the images there, one folder per class")
+            raise absent(
+                self.name,
+                self.path,
+                self.places(),
+                "train/<class>/*.JPEG and val/<class>/*.JPEG",
+                "unpack the images there, one folder per class",
+            )
         return listing.layout(root, published=True)
 
     def listed(self) -> Listing:
@@ -126,12 +165,16 @@ class Photos(ImageNet):
     def parts(self) -> Layout:
         """The folders of both parts, and the classes. Raises UserError."""
         if not self.path:
-            raise UserError("dataset.path=null", f"dataset={self.name} needs a folder of images",
-                            f"set dataset.path; {OFFLINE}")
+            raise UserError(
+                "dataset.path=null", f"dataset={self.name} needs a folder of images", f"set dataset.path; {OFFLINE}"
+            )
         root = data_root(self.path)
         if not root.is_dir():
-            raise UserError(f"dataset.path={self.path}", "there is no such folder",
-                            "name one with one folder per class, under train/ and val/ (or test/) or directly")
+            raise UserError(
+                f"dataset.path={self.path}",
+                "there is no such folder",
+                "name one with one folder per class, under train/ and val/ (or test/) or directly",
+            )
         if not 0 < self.test_fraction < 1:
             raise UserError(f"dataset.test_fraction={self.test_fraction}", "is not between 0 and 1", "try 0.2")
         return listing.layout(root)

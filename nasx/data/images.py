@@ -45,8 +45,10 @@ class _Cifar(Source):
 
     def locate(self) -> tuple[Path, bool] | None:
         """The folder that has files, and whether they are of the binary layout. A part of them is a fault."""
-        both = ((False, {**self.layout.train, **self.layout.test}),
-                (True, dict.fromkeys(self.layout.binary_train + self.layout.binary_test)))
+        both = (
+            (False, {**self.layout.train, **self.layout.test}),
+            (True, dict.fromkeys(self.layout.binary_train + self.layout.binary_test)),
+        )
         for folder in self.places():
             for binary, names in both:
                 lacks = missing(folder, names)
@@ -66,8 +68,11 @@ class _Cifar(Source):
         if self.download:
             return self.writable()
         first, second = sorted({**self.layout.train, **self.layout.test}), self.layout.binary_train
-        raise self.absent(self.places(), f"{', '.join(first)} (or the binary layout, {', '.join(second)}, ...)",
-                          f"set dataset.download=true or unpack {self.layout.url} there")
+        raise self.absent(
+            self.places(),
+            f"{', '.join(first)} (or the binary layout, {', '.join(second)}, ...)",
+            f"set dataset.download=true or unpack {self.layout.url} there",
+        )
 
     def read(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, tuple[str, ...]]:
         layout = self.layout
@@ -78,11 +83,17 @@ class _Cifar(Source):
         folder, binary = found
         remedy = self.remedy(folder)
         parts = []
-        for names, published, each in ((layout.binary_train, layout.train, layout.each_train),
-                                       (layout.binary_test, layout.test, layout.each_test)):
+        for names, published, each in (
+            (layout.binary_train, layout.train, layout.each_train),
+            (layout.binary_test, layout.test, layout.each_test),
+        ):
             if binary:
-                pairs = [record_images(folder / name, each * layout.classes // len(names), layout.label_bytes,
-                                       layout.classes, remedy) for name in names]
+                pairs = [
+                    record_images(
+                        folder / name, each * layout.classes // len(names), layout.label_bytes, layout.classes, remedy
+                    )
+                    for name in names
+                ]
             else:
                 pairs = [pickled_images(folder / name, md5, layout.labels, remedy) for name, md5 in published.items()]
             parts += [np.concatenate([x for x, _ in pairs]), np.concatenate([y for _, y in pairs])]
@@ -106,15 +117,27 @@ class Cifar10(_Cifar):
     name: ClassVar[str] = "cifar10"
     layout: ClassVar[Layout] = Layout(
         folder="cifar-10-batches-py",
-        train={"data_batch_1": "c99cafc152244af753f735de768cd75f", "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
-               "data_batch_3": "54ebc095f3ab1f0389bbae665268c751", "data_batch_4": "634d18415352ddfa80567beed471001a",
-               "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb"},
+        train={
+            "data_batch_1": "c99cafc152244af753f735de768cd75f",
+            "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
+            "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
+            "data_batch_4": "634d18415352ddfa80567beed471001a",
+            "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
+        },
         test={"test_batch": "40351d587109b95175f43aff81a1287e"},
-        meta=("batches.meta", "label_names", "5ff9c542aee3614f3951f8cda6e48888"), labels="labels",
-        binary="cifar-10-batches-bin", binary_train=tuple(f"data_batch_{i}.bin" for i in range(1, 6)),
-        binary_test=("test_batch.bin",), label_bytes=1, binary_names="batches.meta.txt",
-        classes=10, each_train=5000, each_test=1000,
-        url="https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz", md5="c58f30108f718f92721af3b95e74349a")
+        meta=("batches.meta", "label_names", "5ff9c542aee3614f3951f8cda6e48888"),
+        labels="labels",
+        binary="cifar-10-batches-bin",
+        binary_train=tuple(f"data_batch_{i}.bin" for i in range(1, 6)),
+        binary_test=("test_batch.bin",),
+        label_bytes=1,
+        binary_names="batches.meta.txt",
+        classes=10,
+        each_train=5000,
+        each_test=1000,
+        url="https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
+        md5="c58f30108f718f92721af3b95e74349a",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,12 +146,22 @@ class Cifar100(_Cifar):
 
     name: ClassVar[str] = "cifar100"
     layout: ClassVar[Layout] = Layout(
-        folder="cifar-100-python", train={"train": "16019d7e3df5f24257cddd939b257f8d"},
+        folder="cifar-100-python",
+        train={"train": "16019d7e3df5f24257cddd939b257f8d"},
         test={"test": "f0ef6b0ae62326f3e7ffdfab6717acfc"},
-        meta=("meta", "fine_label_names", "7973b15100ade9c7d40fb424638fde48"), labels="fine_labels",
-        binary="cifar-100-binary", binary_train=("train.bin",), binary_test=("test.bin",), label_bytes=2,
-        binary_names="fine_label_names.txt", classes=100, each_train=500, each_test=100,
-        url="https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz", md5="eb9058c3a382ffc7106e4002c42a8d85")
+        meta=("meta", "fine_label_names", "7973b15100ade9c7d40fb424638fde48"),
+        labels="fine_labels",
+        binary="cifar-100-binary",
+        binary_train=("train.bin",),
+        binary_test=("test.bin",),
+        label_bytes=2,
+        binary_names="fine_label_names.txt",
+        classes=100,
+        each_train=500,
+        each_test=100,
+        url="https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",
+        md5="eb9058c3a382ffc7106e4002c42a8d85",
+    )
 
 
 # ------------------------------------------------------------------------------------------- files under one root
@@ -140,8 +173,10 @@ class Svhn(Source):
 
     name: ClassVar[str] = "svhn"
     side: ClassVar[int] = 32
-    files: ClassVar[dict[str, str]] = {"train_32x32.mat": "e26dedcc434d2e4c54c9b2d4a06d8373",
-                                       "test_32x32.mat": "eb5a983be6a315427106f1b164d9cef3"}
+    files: ClassVar[dict[str, str]] = {
+        "train_32x32.mat": "e26dedcc434d2e4c54c9b2d4a06d8373",
+        "test_32x32.mat": "eb5a983be6a315427106f1b164d9cef3",
+    }
     url: ClassVar[str] = "https://ufldl.stanford.edu/housenumbers/"
 
     def number_of_classes(self) -> int:
@@ -154,8 +189,11 @@ class Svhn(Source):
     def find(self) -> None:
         lacks = missing(self.folder(), self.files)
         if lacks and not self.download:
-            raise self.absent([self.root / "svhn", self.root], ", ".join(lacks),
-                              f"set dataset.download=true or get them from {self.url}")
+            raise self.absent(
+                [self.root / "svhn", self.root],
+                ", ".join(lacks),
+                f"set dataset.download=true or get them from {self.url}",
+            )
         if lacks:
             self.writable()
 
@@ -193,7 +231,8 @@ class ImageNet16(Source):
         "train_data_batch_7": "564926d8cbf8fc4818ba23d2faac7564",
         "train_data_batch_8": "f4755871f718ccb653440b9dd0ebac66",
         "train_data_batch_9": "bb6dd660c38c58552125b1a92f86b5d4",
-        "train_data_batch_10": "8f03f34ac4b42271a294f91bf480f29b"}
+        "train_data_batch_10": "8f03f34ac4b42271a294f91bf480f29b",
+    }
     test: ClassVar[dict[str, str]] = {"val_data": "3410e3017fdaefba8d5073aaa65e4bd6"}
 
     def number_of_classes(self) -> int:
@@ -208,9 +247,12 @@ class ImageNet16(Source):
         best = min(self.places(), key=lambda folder: len(missing(folder, names)))
         lacks = missing(best, names)
         if lacks:
-            raise self.absent(self.places(), ", ".join(lacks),
-                              "get the 16 x 16 files from image-net.org (Downsampled ImageNet) or NAS-Bench-201's "
-                              "ImageNet16 and put them there")
+            raise self.absent(
+                self.places(),
+                ", ".join(lacks),
+                "get the 16 x 16 files from image-net.org (Downsampled ImageNet) or NAS-Bench-201's "
+                "ImageNet16 and put them there",
+            )
         return best
 
     def find(self) -> None:
@@ -250,11 +292,17 @@ class Folder(Source):
     def placed(self) -> None:
         """Raises UserError unless the settings fit and something lies at `path`; `find` looks into it as well."""
         if not self.path:
-            raise UserError("dataset.path=null", "dataset=folder needs a folder of images or a .npz file",
-                            f"set dataset.path; {OFFLINE}")
+            raise UserError(
+                "dataset.path=null",
+                "dataset=folder needs a folder of images or a .npz file",
+                f"set dataset.path; {OFFLINE}",
+            )
         if not self.root.exists():
-            raise UserError(f"dataset.path={self.path}", "there is no such folder or .npz file",
-                            "name one of images, one folder per class, under train/ and test/ (or val/) or directly")
+            raise UserError(
+                f"dataset.path={self.path}",
+                "there is no such folder or .npz file",
+                "name one of images, one folder per class, under train/ and test/ (or val/) or directly",
+            )
         if not 0 < self.test_fraction < 1:
             raise UserError(f"dataset.test_fraction={self.test_fraction}", "is not between 0 and 1", "try 0.2")
 
@@ -303,4 +351,4 @@ class Digits(Source):
         at = np.arange(self.size) * 8 // self.size
         grey = np.round(np.arange(17) * 255 / 16).astype(np.uint8)[x[:, at][:, :, at]]
         x = np.repeat(grey[:, None], 3, axis=1)
-        return x[:self.training], y[:self.training], x[self.training:], y[self.training:], tuple("0123456789")
+        return x[: self.training], y[: self.training], x[self.training :], y[self.training :], tuple("0123456789")

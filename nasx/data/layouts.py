@@ -53,8 +53,11 @@ def verify(path: Path, md5: str, remedy: str) -> bytes:
         raise UserError(str(path), f"cannot be read ({error.strerror})", remedy) from error
     found = hashlib.md5(content, usedforsecurity=False).hexdigest()
     if found != md5:
-        raise UserError(str(path), f"is corrupt or not the published file: md5 {found}, expected {md5} "
-                                   f"({len(content):,} bytes)", remedy)
+        raise UserError(
+            str(path),
+            f"is corrupt or not the published file: md5 {found}, expected {md5} ({len(content):,} bytes)",
+            remedy,
+        )
     return content
 
 
@@ -121,13 +124,25 @@ def unpickle(content: bytes, where: str, remedy: str) -> dict[str, Any]:
     try:
         loaded = _Unpickler(io.BytesIO(content), encoding="latin1").load()
     # A damaged pickle can fail in any of these ways inside the unpickler.
-    except (pickle.UnpicklingError, EOFError, AttributeError, ImportError, IndexError, KeyError, MemoryError,
-            OverflowError, TypeError, ValueError) as error:
+    except (
+        pickle.UnpicklingError,
+        EOFError,
+        AttributeError,
+        ImportError,
+        IndexError,
+        KeyError,
+        MemoryError,
+        OverflowError,
+        TypeError,
+        ValueError,
+    ) as error:
         raise UserError(where, f"is not a pickled dictionary of numbers ({error})", remedy) from error
     if not isinstance(loaded, dict):
         raise UserError(where, f"holds a {type(loaded).__name__}, expected a dictionary", remedy)
-    return {key if isinstance(key, str) else repr(key): value.value if isinstance(value, _PlainArray) else value
-            for key, value in loaded.items()}
+    return {
+        key if isinstance(key, str) else repr(key): value.value if isinstance(value, _PlainArray) else value
+        for key, value in loaded.items()
+    }
 
 
 def pickled_images(path: Path, md5: str, labels: str, remedy: str) -> tuple[np.ndarray, np.ndarray]:
@@ -139,8 +154,11 @@ def pickled_images(path: Path, md5: str, labels: str, remedy: str) -> tuple[np.n
     data, y = np.asarray(content["data"]), np.asarray(content[labels], np.int64)
     size = round((data.shape[1] / 3) ** 0.5) if data.ndim == 2 else 0
     if data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != 3 * size * size or y.shape != data.shape[:1]:
-        raise UserError(str(path), f"holds data {data.dtype} {data.shape} and labels {y.shape}, expected uint8 "
-                                   "(n, 3 size^2) and (n,)", remedy)
+        raise UserError(
+            str(path),
+            f"holds data {data.dtype} {data.shape} and labels {y.shape}, expected uint8 (n, 3 size^2) and (n,)",
+            remedy,
+        )
     return data.reshape(-1, 3, size, size), y
 
 
@@ -150,8 +168,9 @@ def pickled_names(path: Path, md5: str, key: str, remedy: str) -> tuple[str, ...
 
 
 # ------------------------------------------------------------------------------------------------ binary records
-def record_images(path: Path, records: int, label_bytes: int, classes: int, remedy: str
-                  ) -> tuple[np.ndarray, np.ndarray]:
+def record_images(
+    path: Path, records: int, label_bytes: int, classes: int, remedy: str
+) -> tuple[np.ndarray, np.ndarray]:
     """Images and labels of one file of the CIFAR binary layout; the last label byte counts (CIFAR-100: fine)."""
     length = label_bytes + 3072
     try:
@@ -159,8 +178,11 @@ def record_images(path: Path, records: int, label_bytes: int, classes: int, reme
     except OSError as error:
         raise UserError(str(path), f"cannot be read ({error.strerror})", remedy) from error
     if content.size != records * length:
-        raise UserError(str(path), f"has {content.size:,} bytes, expected {records * length:,} "
-                                   f"({records:,} records of {length:,})", remedy)
+        raise UserError(
+            str(path),
+            f"has {content.size:,} bytes, expected {records * length:,} ({records:,} records of {length:,})",
+            remedy,
+        )
     content = content.reshape(records, length)
     y = content[:, label_bytes - 1].astype(np.int64)
     if y.max() >= classes:

@@ -32,13 +32,37 @@ import numpy as np
 
 from nasx.errors import UserError, printable
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".avif", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm",
-            ".pgm", ".pnm")
-SYSTEM = frozenset({"__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin", "system volume information",
-                    "lost+found"})
+SUFFIXES = (
+    ".png",
+    ".jpg",
+    ".jpeg",
+    ".jpe",
+    ".jfif",
+    ".jp2",
+    ".avif",
+    ".bmp",
+    ".gif",
+    ".webp",
+    ".tif",
+    ".tiff",
+    ".ppm",
+    ".pgm",
+    ".pnm",
+)
+SYSTEM = frozenset(
+    {"__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin", "system volume information", "lost+found"}
+)
 """Names, in lower case, that are not part of a data set."""
-WORDS = {"train": "train", "training": "train", "test": "test", "testing": "test", "val": "val", "valid": "val",
-         "validation": "val", "dev": "val"}
+WORDS = {
+    "train": "train",
+    "training": "train",
+    "test": "test",
+    "testing": "test",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "dev": "val",
+}
 """What a split folder may be called -> its split."""
 WORD = re.compile(rf"({'|'.join(sorted(WORDS, key=len, reverse=True))})(sets?|data|dataset|images?|imgs?|split)?")
 
@@ -96,8 +120,9 @@ def entries(folder: Path) -> list[os.DirEntry[str]]:
         with os.scandir(folder) as found:
             return sorted((entry for entry in found if not hidden(entry.name)), key=lambda entry: entry.name)
     except OSError as error:
-        raise UserError(str(folder), f"cannot be read ({error.strerror})", "give this user the right to read it"
-                        ) from error
+        raise UserError(
+            str(folder), f"cannot be read ({error.strerror})", "give this user the right to read it"
+        ) from error
 
 
 def folders(folder: Path) -> list[str]:
@@ -151,26 +176,39 @@ def layout(root: Path, *, published: bool = False) -> Layout:
             others.append(name)
     if not splits and not published:
         if len(others) > 1 and all(map(split_of, others)):
-            raise UserError(str(root), f"has {names_of(others)}, which are not classes: they hold no class folders",
-                            "put the images of each class into a folder of their own, for example "
-                            f"{others[0]}/<class>/")
+            raise UserError(
+                str(root),
+                f"has {names_of(others)}, which are not classes: they hold no class folders",
+                f"put the images of each class into a folder of their own, for example {others[0]}/<class>/",
+            )
         return checked(Layout(root, ("",), None, ()))
     for split, names in splits.items():
         if len(names) > 1:
-            raise UserError(str(root), f"has several folders for one part: {names_of(names)}",
-                            f"put the images of the part {split} into one folder")
+            raise UserError(
+                str(root),
+                f"has several folders for one part: {names_of(names)}",
+                f"put the images of the part {split} into one folder",
+            )
     if "train" not in splits:
         more = "".join(f", but {names[0]}/" for names in splits.values())
-        raise UserError(str(root), f"has no train/ with class folders{more}",
-                        "put the training images of each class into train/<class>/")
+        raise UserError(
+            str(root),
+            f"has no train/ with class folders{more}",
+            "put the training images of each class into train/<class>/",
+        )
     if published and not splits.keys() & {"val", "test"}:
-        raise UserError(str(root), f"has {splits['train'][0]}/ but no val/ with class folders",
-                        f"put the validation images of each class into {root / 'val'}/<class>/")
+        raise UserError(
+            str(root),
+            f"has {splits['train'][0]}/ but no val/ with class folders",
+            f"put the validation images of each class into {root / 'val'}/<class>/",
+        )
     if not published and (unread := [name for name in others if holds_images(root / name)]):
         said = names_of([names[0] for names in splits.values()])
-        raise UserError(str(root), f"has {names_of(unread)} with images, which would not be read ({said} would)",
-                        "move them elsewhere; a folder of held-out images is called test/ or val/ and holds one folder "
-                        "per class")
+        raise UserError(
+            str(root),
+            f"has {names_of(unread)} with images, which would not be read ({said} would)",
+            "move them elsewhere; a folder of held-out images is called test/ or val/ and holds one folder per class",
+        )
     train, val, test = splits["train"][0], *(splits[split][0] if split in splits else None for split in ("val", "test"))
     if published:
         return checked(Layout(root, (train,), val or test, ()))
@@ -183,22 +221,32 @@ def checked(found: Layout) -> Layout:
     classes = folders(first)
     if len(classes) < 2:
         inner = first / classes[0] if classes and folders(first / classes[0]) else None
-        raise UserError(str(first), f"has {len(classes)} class folders, expected at least 2",
-                        f"name the folder inside it: dataset.path={inner}" if inner and first == found.root else
-                        "put the images of each class in a folder of their own")
+        raise UserError(
+            str(first),
+            f"has {len(classes)} class folders, expected at least 2",
+            f"name the folder inside it: dataset.path={inner}"
+            if inner and first == found.root
+            else "put the images of each class in a folder of their own",
+        )
     for folder in others:
         lacks, more = (sorted({*a} - {*b}) for a, b in ((classes, folders(folder)), (folders(folder), classes)))
         said = [f"{word} {names_of(names)}" for word, names in (("lacks", lacks), ("has more:", more)) if names]
         if said:
-            raise UserError(str(folder), f"has other class folders than {first.name}/: it {' and '.join(said)}",
-                            f"sort its images into the class folders of {first.name}/")
+            raise UserError(
+                str(folder),
+                f"has other class folders than {first.name}/: it {' and '.join(said)}",
+                f"sort its images into the class folders of {first.name}/",
+            )
     inside = folders(first / classes[0])
     if inside and all(folders(first / name) == inside for name in classes):
-        raise UserError(str(first), f"its folders {names_of(classes)} all hold the same sub-folders "
-                                    f"({names_of(inside)}), so that they are probably not the classes",
-                        f"use the layout {inside[0]}/{classes[0]}/ instead of {classes[0]}/{inside[0]}/"
-                        if any(map(split_of, inside)) else
-                        "name the folder whose sub-folders are the classes, or move the images up into the classes")
+        raise UserError(
+            str(first),
+            f"its folders {names_of(classes)} all hold the same sub-folders "
+            f"({names_of(inside)}), so that they are probably not the classes",
+            f"use the layout {inside[0]}/{classes[0]}/ instead of {classes[0]}/{inside[0]}/"
+            if any(map(split_of, inside))
+            else "name the folder whose sub-folders are the classes, or move the images up into the classes",
+        )
     return found._replace(classes=tuple(classes))
 
 
@@ -217,24 +265,38 @@ def listed(found: Layout, test_fraction: float) -> Listing:
         train = [path for part in found.train for path in below(found.root, part, name, unread)]
         test = [] if found.test is None else below(found.root, found.test, name, unread)
         if found.test is None and len(train) > 1:
-            held = set(np.random.RandomState(0).permutation(len(train))[:held_out(len(train), test_fraction)].tolist())
+            held = set(np.random.RandomState(0).permutation(len(train))[: held_out(len(train), test_fraction)].tolist())
             train, test = ([p for i, p in enumerate(train) if (i in held) is part] for part in (False, True))
         if not train or not test:
             place = found.root / (found.test if train and found.test else found.train[0]) / name
-            faults.append(UserError(str(place), "has 1 image, and a part of each class becomes the test set"
-                                    if train and not found.test else f"has no images ({', '.join(SUFFIXES)})",
-                                    "add images, or remove the class from all parts"))
+            faults.append(
+                UserError(
+                    str(place),
+                    "has 1 image, and a part of each class becomes the test set"
+                    if train and not found.test
+                    else f"has no images ({', '.join(SUFFIXES)})",
+                    "add images, or remove the class from all parts",
+                )
+            )
         parts["train"].append(train)
         parts["test"].append(test)
     if faults:
         raise UserError.join(faults)
     for part in {*found.train, *([found.test] if found.test else [])}:
-        unread.update("images outside of the class folders" for entry in entries(found.root / part)
-                      if not entry.is_dir() and image(entry.name))
-    train_part, test_part = (Files(found.root, np.array([os.fsencode(path) for paths in lists for path in paths]),
-                                   np.repeat(np.arange(len(lists), dtype=np.int64), [len(paths) for paths in lists]))
-                             for lists in parts.values())
-    said = (f"{len(found.classes)} classes, {len(train_part.names):,} + {len(test_part.names):,} images, {found.how()}")
+        unread.update(
+            "images outside of the class folders"
+            for entry in entries(found.root / part)
+            if not entry.is_dir() and image(entry.name)
+        )
+    train_part, test_part = (
+        Files(
+            found.root,
+            np.array([os.fsencode(path) for paths in lists for path in paths]),
+            np.repeat(np.arange(len(lists), dtype=np.int64), [len(paths) for paths in lists]),
+        )
+        for lists in parts.values()
+    )
+    said = f"{len(found.classes)} classes, {len(train_part.names):,} + {len(test_part.names):,} images, {found.how()}"
     if unread:
         said += "; not read: " + ", ".join(f"{n:,} {kind}" for kind, n in sorted(unread.items()))
     return Listing(train_part, test_part, found.classes, said)

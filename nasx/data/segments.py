@@ -78,16 +78,28 @@ def rows(words: Tensor, batch: int) -> Tensor:
     """Words (n,) as `batch` rows. Raises UserError where a row would be shorter than two words."""
     length = len(words) // batch
     if length < 2:
-        raise UserError(f"batch={batch}", f"cuts a text of {len(words):,} words into rows of {length}",
-                        "a row needs two words: use a smaller batch or a longer text")
-    return words[:length * batch].view(batch, length)
+        raise UserError(
+            f"batch={batch}",
+            f"cuts a text of {len(words):,} words into rows of {length}",
+            "a row needs two words: use a smaller batch or a longer text",
+        )
+    return words[: length * batch].view(batch, length)
 
 
 class Segments:
     """Endless segments of a text (see `stream.Batches`); `position` is the number of batches drawn."""
 
-    def __init__(self, words: Tensor, *, batch: int, bptt: int, short: float = 0.0, jitter: float = 0.0, seed: int,
-                 name: str = "") -> None:
+    def __init__(
+        self,
+        words: Tensor,
+        *,
+        batch: int,
+        bptt: int,
+        short: float = 0.0,
+        jitter: float = 0.0,
+        seed: int,
+        name: str = "",
+    ) -> None:
         self.rows = rows(words, batch)
         self.bptt, self.short, self.jitter, self.seed, self.name = bptt, short, jitter, seed, name
         self.position = 0
@@ -116,7 +128,7 @@ class Segments:
         if self.jitter:
             wanted = draw.normal(wanted, self.jitter).clip(SHORTEST, self.bptt + LONGER)
         ends = np.minimum(np.cumsum(np.maximum(wanted.astype(np.int64), 1)), self.total)
-        return np.diff(ends[:np.searchsorted(ends, self.total) + 1], prepend=0)
+        return np.diff(ends[: np.searchsorted(ends, self.total) + 1], prepend=0)
 
     def place(self, i: int) -> tuple[int, int]:
         """(pass, segment in it) of batch i."""
@@ -131,7 +143,7 @@ class Segments:
         lengths = self.lengths(k)
         start, size = int(lengths[:j].sum()), int(lengths[j])
         before = self.slot if j else Slot()
-        x, y = (self.rows[:, start + shift:start + shift + size] for shift in (0, 1))
+        x, y = (self.rows[:, start + shift : start + shift + size] for shift in (0, 1))
         return Segment(x, y, hashed(self.seed, self.name, "batch", i), size / self.bptt, Carried(before, Slot()))
 
     def __iter__(self) -> Iterator[Segment]:
@@ -157,8 +169,9 @@ class Read:
 
     carries = True
 
-    def __init__(self, text: Text, device: torch.device | str, *, bptt: int, short: float = 0.0, jitter: float = 0.0
-                 ) -> None:
+    def __init__(
+        self, text: Text, device: torch.device | str, *, bptt: int, short: float = 0.0, jitter: float = 0.0
+    ) -> None:
         self.classes, self.described, self.shape = text.words, text.described, (bptt,)
         self.parts = len(text.train), len(text.valid)
         self.train = torch.from_numpy(np.concatenate([text.train, text.valid])).to(device)
@@ -169,14 +182,23 @@ class Read:
         """The training text for the weights, the validation text for the architecture."""
         return np.arange(self.parts[0]), np.arange(self.parts[0], sum(self.parts))
 
-    def stream(self, name: str, index: np.ndarray | None = None, *, batch: int, seed: int,
-               rows: Tensor | None = None) -> Segments:
+    def stream(
+        self, name: str, index: np.ndarray | None = None, *, batch: int, seed: int, rows: Tensor | None = None
+    ) -> Segments:
         """Segments of the words from the first to the last of `index`."""
-        return Segments(part_of(self.train, index), batch=batch, bptt=self.bptt, short=self.short, jitter=self.jitter,
-                        seed=seed, name=name)
+        return Segments(
+            part_of(self.train, index),
+            batch=batch,
+            bptt=self.bptt,
+            short=self.short,
+            jitter=self.jitter,
+            seed=seed,
+            name=name,
+        )
 
-    def ordered(self, part: Part, index: np.ndarray | None = None, *, batch: int, first: int = 0,
-                step: int = 1) -> Iterator[Segment]:
+    def ordered(
+        self, part: Part, index: np.ndarray | None = None, *, batch: int, first: int = 0, step: int = 1
+    ) -> Iterator[Segment]:
         """A part once, in segments of equal length; the last may be shorter."""
         words = part_of(self.train if part == "train" else self.test, index)
         stream = Segments(words, batch=batch, bptt=self.bptt, seed=0, name="evaluation")
@@ -185,4 +207,4 @@ class Read:
 
 def part_of(words: Tensor, index: np.ndarray | None) -> Tensor:
     """The words from the first to the last of `index`, all where it is None."""
-    return words if index is None else words[int(index[0]):int(index[-1]) + 1]
+    return words if index is None else words[int(index[0]) : int(index[-1]) + 1]

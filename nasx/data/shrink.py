@@ -27,7 +27,7 @@ def square(x: np.ndarray) -> np.ndarray:
     height, width = x.shape[2:]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
-    return x[:, :, top:top + side, left:left + side]
+    return x[:, :, top : top + side, left : left + side]
 
 
 def shrunk(x: np.ndarray, size: int) -> np.ndarray:
@@ -36,6 +36,6 @@ def shrunk(x: np.ndarray, size: int) -> np.ndarray:
     w = weights(n, size).astype(np.float64)  # products and sums are whole numbers below 2^53: exact
     found = np.empty((*x.shape[:2], size, size), np.uint8)
     for k in range(0, len(x), CHUNK):
-        sums = w @ x[k:k + CHUNK].astype(np.float64) @ w.T
-        found[k:k + CHUNK] = np.floor((2 * sums + n * n) / (2 * n * n))
+        sums = w @ x[k : k + CHUNK].astype(np.float64) @ w.T
+        found[k : k + CHUNK] = np.floor((2 * sums + n * n) / (2 * n * n))
     return found

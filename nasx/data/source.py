@@ -39,14 +39,17 @@ SMALLEST = 8
 def split_faults(component: Split) -> Iterator[UserError]:
     """What is wrong with the settings of a split; its file is read."""
     if component.split not in ("halves", "seeded", "classes", "file", "full"):
-        yield UserError(f"dataset.split={component.split}", "no such split",
-                        "use halves, seeded, classes, file or full")
+        yield UserError(
+            f"dataset.split={component.split}", "no such split", "use halves, seeded, classes, file or full"
+        )
     if not 0 < component.fraction < 1:
         yield UserError(f"dataset.fraction={component.fraction}", "is not between 0 and 1", "DARTS uses 0.5")
     elif component.fraction_a is not None and not 0 < component.fraction_a <= 1 - component.fraction:
-        yield UserError(f"dataset.fraction_a={component.fraction_a}",
-                        f"is not between 0 and what dataset.fraction={component.fraction} leaves",
-                        "use null for all of the rest")
+        yield UserError(
+            f"dataset.fraction_a={component.fraction_a}",
+            f"is not between 0 and what dataset.fraction={component.fraction} leaves",
+            "use null for all of the rest",
+        )
     try:
         if component.split == "file":
             read_split(component.split_file)
@@ -59,8 +62,11 @@ def statistics_faults(mean: tuple[float, ...] | None, std: tuple[float, ...] | N
     if (mean is None) != (std is None):
         yield UserError("dataset.mean, dataset.std", "only one is given", "give both or neither")
     elif std is not None and (min(std) <= 0 or len(std) != len(mean or ())):
-        yield UserError(f"dataset.std={list(std)}", "does not fit dataset.mean or is not positive",
-                        "give one positive number a channel")
+        yield UserError(
+            f"dataset.std={list(std)}",
+            "does not fit dataset.mean or is not positive",
+            "give one positive number a channel",
+        )
 
 
 # --------------------------------------------------------------------------------------------- images in memory
@@ -130,18 +136,38 @@ class Source(ABC):
         own = train_x.shape[2:]
         train_x, test_x = self.scaled(train_x), self.scaled(test_x)
         if own != train_x.shape[2:]:
-            log.info("dataset=%s: images of %d x %d scaled to %d x %d by area averaging", self.name, own[1], own[0],
-                     self.size, self.size)
+            log.info(
+                "dataset=%s: images of %d x %d scaled to %d x %d by area averaging",
+                self.name,
+                own[1],
+                own[0],
+                self.size,
+                self.size,
+            )
         mean, std = (self.mean, self.std) if self.mean and self.std else statistics(train_x)
         if constant := [str(channel) for channel, value in enumerate(std) if not value]:
-            log.warning("dataset=%s: channel %s of the training images is constant; its std of 0 counts as 1",
-                        self.name, ", ".join(constant))
+            log.warning(
+                "dataset=%s: channel %s of the training images is constant; its std of 0 counts as 1",
+                self.name,
+                ", ".join(constant),
+            )
             std = tuple(value or 1.0 for value in std)
         if len(mean) != train_x.shape[1]:
-            raise UserError(f"dataset.mean={list(mean)}", f"has {len(mean)} values for {train_x.shape[1]} channels",
-                            "give one number a channel, or null")
-        return Images(train_x=np.ascontiguousarray(train_x), train_y=train_y, test_x=np.ascontiguousarray(test_x),
-                      test_y=test_y, classes=classes, mean=tuple(mean), std=tuple(std), name=self.name)
+            raise UserError(
+                f"dataset.mean={list(mean)}",
+                f"has {len(mean)} values for {train_x.shape[1]} channels",
+                "give one number a channel, or null",
+            )
+        return Images(
+            train_x=np.ascontiguousarray(train_x),
+            train_y=train_y,
+            test_x=np.ascontiguousarray(test_x),
+            test_y=test_y,
+            classes=classes,
+            mean=tuple(mean),
+            std=tuple(std),
+            name=self.name,
+        )
 
     def scaled(self, x: np.ndarray) -> np.ndarray:
         """Images uint8 (n, c, h, w) at `size`: of those that are not square, the centred square. Raises UserError."""
@@ -153,8 +179,11 @@ class Source(ABC):
 
     def too_large(self, height: int, width: int) -> UserError:
         """The error for a size above that of the images, which area averaging only makes smaller."""
-        return UserError(f"dataset.size={self.size}", f"is larger than the images ({width} x {height})",
-                         f"use at most {min(height, width)}, or null: images are only made smaller")
+        return UserError(
+            f"dataset.size={self.size}",
+            f"is larger than the images ({width} x {height})",
+            f"use at most {min(height, width)}, or null: images are only made smaller",
+        )
 
     def open(self, device: Any, *, cutout: int = 0, channels_last: bool = False, workers: int | None = None) -> Held:
         """The set on a device, ready to be drawn from; `workers` has nothing to do for images in memory."""
@@ -169,11 +198,17 @@ class Source(ABC):
     def writable(self) -> None:
         """Raises UserError unless a download could be put under the root; a folder that is named must be there."""
         if self.path and not self.root.exists():
-            raise UserError(f"dataset.path={self.path}", "there is no such folder",
-                            f"correct it, or make the folder: {self.name} is then downloaded into it; {OFFLINE}")
+            raise UserError(
+                f"dataset.path={self.path}",
+                "there is no such folder",
+                f"correct it, or make the folder: {self.name} is then downloaded into it; {OFFLINE}",
+            )
         place = self.root
         while not place.exists() and place != place.parent:
             place = place.parent
         if not (place.is_dir() and os.access(place, os.W_OK)):
-            raise UserError(f"dataset={self.name}", f"no files under {self.root}, and {place} cannot be written",
-                            f"name a folder by NASX_DATA or dataset.path; {OFFLINE}")
+            raise UserError(
+                f"dataset={self.name}",
+                f"no files under {self.root}, and {place} cannot be written",
+                f"name a folder by NASX_DATA or dataset.path; {OFFLINE}",
+            )

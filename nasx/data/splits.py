@@ -58,8 +58,11 @@ def splits(images: Counted | int, component: Split, seed: int) -> tuple[np.ndarr
     parts = [_cut(group, component) for group in groups]
     w, a = (np.sort(np.concatenate(part)) for part in zip(*parts, strict=True))
     if not w.size or not a.size:
-        raise UserError(f"dataset.fraction={component.fraction}", f"leaves one part of {n} images empty",
-                        "use a fraction between 0 and 1")
+        raise UserError(
+            f"dataset.fraction={component.fraction}",
+            f"leaves one part of {n} images empty",
+            "use a fraction between 0 and 1",
+        )
     return w, a
 
 
@@ -81,8 +84,11 @@ def read_split(file: str | None, n: int | None = None) -> tuple[np.ndarray, np.n
     except OSError as error:
         raise UserError(where, f"cannot be read ({error.strerror})", OFFICIAL) from error
     except (ValueError, KeyError, IndexError, TypeError, OverflowError, RecursionError) as error:
-        raise UserError(where, f"is not a split file ({type(error).__name__}: {error})",
-                        'expected {"train": ["int", ["0", ...]], "valid": ["int", ["1", ...]]}') from error
+        raise UserError(
+            where,
+            f"is not a split file ({type(error).__name__}: {error})",
+            'expected {"train": ["int", ["0", ...]], "valid": ["int", ["1", ...]]}',
+        ) from error
     both = np.concatenate([train, valid])
     if not train.size or not valid.size:
         fault = "has an empty part"

@@ -34,8 +34,19 @@ from nasx.data.base import Images
 from nasx.data.splits import Split, splits
 from nasx.errors import UserError
 
-__all__ = ["Batch", "Batches", "DeviceImages", "Held", "Opened", "Order", "Stream", "device_images", "evaluation",
-           "hashed", "splits"]
+__all__ = [
+    "Batch",
+    "Batches",
+    "DeviceImages",
+    "Held",
+    "Opened",
+    "Order",
+    "Stream",
+    "device_images",
+    "evaluation",
+    "hashed",
+    "splits",
+]
 Part = Literal["train", "test"]
 log = logging.getLogger("nasx")
 
@@ -61,9 +72,11 @@ class Batches(Protocol):
     @property
     def per_pass(self) -> int:
         """Batches that one pass takes, rounded up."""
+
     def __next__(self) -> Batch: ...
     def at(self, i: int) -> Batch:
         """Batch i, whatever has been drawn before; draws nothing."""
+
     def state_dict(self) -> dict[str, int]: ...
     def load_state_dict(self, state: dict[str, int]) -> None: ...
 
@@ -83,13 +96,15 @@ class Opened(Protocol):
     def split(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """Which of the training images a search trains the weights on, and which the architecture."""
 
-    def stream(self, name: str, index: np.ndarray | None = None, *, batch: int, seed: int,
-               rows: Tensor | None = None) -> Batches:
+    def stream(
+        self, name: str, index: np.ndarray | None = None, *, batch: int, seed: int, rows: Tensor | None = None
+    ) -> Batches:
         """Batches of training images (those of `index`; None: all), augmented. Names set streams of a seed apart.
         `rows`: the positions of each batch that are wanted, None for all."""
 
-    def ordered(self, part: Part, index: np.ndarray | None = None, *, batch: int, first: int = 0,
-                step: int = 1) -> Iterator[Batch]:
+    def ordered(
+        self, part: Part, index: np.ndarray | None = None, *, batch: int, first: int = 0, step: int = 1
+    ) -> Iterator[Batch]:
         """Images of a part once, in order, not augmented: every step-th batch from the batch `first` on."""
 
 
@@ -104,8 +119,9 @@ class DeviceImages(NamedTuple):
 
 def device_images(images: Images, device: torch.device | str) -> DeviceImages:
     """Puts the set on the device, once; CIFAR-10 takes 184 MB."""
-    return DeviceImages(*(torch.from_numpy(part).to(device)
-                          for part in (images.train_x, images.train_y, images.test_x, images.test_y)))
+    return DeviceImages(
+        *(torch.from_numpy(part).to(device) for part in (images.train_x, images.train_y, images.test_x, images.test_y))
+    )
 
 
 def hashed(*parts: int | str) -> int:
@@ -130,8 +146,12 @@ class Order:
         if len(index) == 0:
             raise UserError("dataset.split", "leaves a stream without images", "use another split or fraction")
         if batch > len(index):
-            log.warning("%s.batch=%d: only %d images are drawn from, so that a batch holds some of them more than once",
-                        group_of(name), batch, len(index))
+            log.warning(
+                "%s.batch=%d: only %d images are drawn from, so that a batch holds some of them more than once",
+                group_of(name),
+                batch,
+                len(index),
+            )
         self.index = torch.as_tensor(index, dtype=torch.int64).cpu()
         self.batch, self.seed, self.name = batch, seed, name
         self._pass: tuple[int, Tensor] = (-1, torch.empty(0, dtype=torch.int64))
@@ -152,7 +172,7 @@ class Order:
         last = first + self.batch
         while first < last:
             k, at = divmod(first, n)
-            parts.append(self._permuted(k)[at:at + last - first])
+            parts.append(self._permuted(k)[at : at + last - first])
             first += len(parts[-1])
         return self.index[torch.cat(parts)]
 
@@ -170,8 +190,18 @@ class Stream:
     Raises UserError for an empty index set or batch.
     """
 
-    def __init__(self, x: Tensor, y: Tensor, index: np.ndarray | Tensor | None, *, batch: int, seed: int,
-                 augment: Augment, name: str = "", rows: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        x: Tensor,
+        y: Tensor,
+        index: np.ndarray | Tensor | None,
+        *,
+        batch: int,
+        seed: int,
+        augment: Augment,
+        name: str = "",
+        rows: Tensor | None = None,
+    ) -> None:
         self.order = Order(torch.arange(len(x)) if index is None else index, batch=batch, seed=seed, name=name)
         self.x, self.y, self.augment, self.rows, self.position = x, y, augment, rows, 0
         self.per_pass = self.order.per_pass
@@ -203,8 +233,9 @@ class Stream:
             numbers = numbers[:, self.rows]
         numbers = placed(numbers, self.x.device)
         chosen = numbers[0]
-        return Batch(self.augment.apply(self.x.index_select(0, chosen), numbers[1:]), self.y.index_select(0, chosen),
-                     seed)
+        return Batch(
+            self.augment.apply(self.x.index_select(0, chosen), numbers[1:]), self.y.index_select(0, chosen), seed
+        )
 
     def state_dict(self) -> dict[str, int]:
         return {"position": self.position}
@@ -213,8 +244,17 @@ class Stream:
         self.position = int(state["position"])
 
 
-def evaluation(x: Tensor, y: Tensor, index: np.ndarray | Tensor | None, *, batch: int, augment: Augment,
-               seed: int = 0, first: int = 0, step: int = 1) -> Iterator[Batch]:
+def evaluation(
+    x: Tensor,
+    y: Tensor,
+    index: np.ndarray | Tensor | None,
+    *,
+    batch: int,
+    augment: Augment,
+    seed: int = 0,
+    first: int = 0,
+    step: int = 1,
+) -> Iterator[Batch]:
     """Every image of the index set once, in order, normalized only; the last batch may be smaller.
 
     Only every step-th batch from the batch `first` on.
@@ -237,8 +277,15 @@ class Held:
 
     carries = False
 
-    def __init__(self, component: Component, images: Images, device: torch.device | str, *, cutout: int = 0,
-                 channels_last: bool = False) -> None:
+    def __init__(
+        self,
+        component: Component,
+        images: Images,
+        device: torch.device | str,
+        *,
+        cutout: int = 0,
+        channels_last: bool = False,
+    ) -> None:
         self.component, self.images, self.data = component, images, device_images(images, device)
         self.classes, self.train_y, self.shape = images.classes, images.train_y, images.train_x.shape[1:]
         self.described = images.described
@@ -249,15 +296,25 @@ class Held:
         """Images for the weights and for the architecture; see `Opened`."""
         return splits(self.images, self.component, seed)
 
-    def stream(self, name: str, index: np.ndarray | None = None, *, batch: int, seed: int,
-               rows: Tensor | None = None) -> Stream:
+    def stream(
+        self, name: str, index: np.ndarray | None = None, *, batch: int, seed: int, rows: Tensor | None = None
+    ) -> Stream:
         """Batches of training images; see `Opened`."""
         bounds.check(self.shape, group_of(name), batch=batch)
-        return Stream(self.data.train_x, self.data.train_y, index, batch=batch, seed=seed, augment=self.augment,
-                      name=name, rows=rows)
+        return Stream(
+            self.data.train_x,
+            self.data.train_y,
+            index,
+            batch=batch,
+            seed=seed,
+            augment=self.augment,
+            name=name,
+            rows=rows,
+        )
 
-    def ordered(self, part: Part, index: np.ndarray | None = None, *, batch: int, first: int = 0,
-                step: int = 1) -> Iterator[Batch]:
+    def ordered(
+        self, part: Part, index: np.ndarray | None = None, *, batch: int, first: int = 0, step: int = 1
+    ) -> Iterator[Batch]:
         """Images of a part in order; see `Opened`."""
         x, y = (self.data.train_x, self.data.train_y) if part == "train" else (self.data.test_x, self.data.test_y)
         return evaluation(x, y, index, batch=batch, augment=self.augment, first=first, step=step)

@@ -37,8 +37,7 @@ def kept_at(cache: Path, root: Path, *what: object) -> Path:
 
 
 def stamps(files: Files) -> np.ndarray:
-    """Hash of each file's path, size and time of change, which differs for a changed file: uint64 (n, 2), 0 if missing.
-    """
+    """Hash of each file's path, size and modification time: uint64 (n, 2), 0 if missing."""
     found = np.zeros((len(files.names), 2), np.uint64)
     for i, (name, path) in enumerate(zip(files.names, files.paths(), strict=True)):
         try:
@@ -67,6 +66,7 @@ def keep(path: Path, **arrays: np.ndarray) -> None:
 
 def read(files: Sequence[Path], reader: Callable[[Path], T]) -> Iterator[T | decode.UnreadableError]:
     """What the reader finds in each file, in their order; its UnreadableError as a value."""
+
     def attempt(path: Path) -> T | decode.UnreadableError:
         try:
             return reader(path)
@@ -76,7 +76,7 @@ def read(files: Sequence[Path], reader: Callable[[Path], T]) -> Iterator[T | dec
     share = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     with ThreadPoolExecutor(max(share, 1)) as pool:
         for i in range(0, len(files), CHUNK):
-            yield from pool.map(attempt, files[i:i + CHUNK])
+            yield from pool.map(attempt, files[i : i + CHUNK])
 
 
 def unreadable(where: str, bad: Mapping[Path, str], root: Path, total: int, log: Path) -> UserError:
@@ -88,8 +88,11 @@ def unreadable(where: str, bad: Mapping[Path, str], root: Path, total: int, log:
         with contextlib.suppress(UserError):
             write_atomic(log, "".join(f"{line}\n" for line in lines))
             more += f", all in {log}"
-    return UserError(where, f"{len(lines):,} of {total:,} images cannot be read: {', '.join(lines[:SHOWN])}{more}",
-                     "repair or remove them and give the same command again; what was decoded is not decoded again")
+    return UserError(
+        where,
+        f"{len(lines):,} of {total:,} images cannot be read: {', '.join(lines[:SHOWN])}{more}",
+        "repair or remove them and give the same command again; what was decoded is not decoded again",
+    )
 
 
 def verified(files: Files, where: str, cache: Path) -> np.ndarray:

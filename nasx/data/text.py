@@ -47,8 +47,10 @@ class Ptb:
         lacks = missing(best, FILES)
         if not lacks:
             return best
-        put = ("put train.txt, valid.txt and test.txt there, a sentence a line and words apart by blanks, or name "
-               "their folder by NASX_DATA or dataset.path; nasx neither holds nor downloads them")
+        put = (
+            "put train.txt, valid.txt and test.txt there, a sentence a line and words apart by blanks, or name "
+            "their folder by NASX_DATA or dataset.path; nasx neither holds nor downloads them"
+        )
         if len(lacks) < len(FILES):
             raise UserError(str(best), f"is incomplete: no {', '.join(lacks)}", put)
         raise UserError(f"dataset={self.name}", "no files found; looked at " + ", ".join(map(str, self.places())), put)
@@ -63,8 +65,16 @@ class Ptb:
         parts = [numbered(folder / name, numbers) for name in FILES]
         return Text(train=parts[0], valid=parts[1], test=parts[2], words=tuple(numbers))
 
-    def open(self, device: Any, *, bptt: int = 35, short: float = 0.0, jitter: float = 0.0, channels_last: bool = False,
-             workers: int | None = None) -> Read:
+    def open(
+        self,
+        device: Any,
+        *,
+        bptt: int = 35,
+        short: float = 0.0,
+        jitter: float = 0.0,
+        channels_last: bool = False,
+        workers: int | None = None,
+    ) -> Read:
         """The text on a device, to be read in segments; the last two are for images and have nothing to do."""
         from nasx.data.segments import Read  # imports torch
 

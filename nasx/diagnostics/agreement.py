@@ -77,12 +77,12 @@ def watching(cells: Sequence[nn.Module]) -> Iterator[tuple[list[list[Tensor]], l
     heard: list[list[Heard]] = [[] for _ in cells]
 
     def watch(i: int, module: nn.Module) -> Any:
-        return module.register_forward_hook(
-            lambda _, __, out: nodes[i].extend([out] if type(out) is Tensor else out))
+        return module.register_forward_hook(lambda _, __, out: nodes[i].extend([out] if type(out) is Tensor else out))
 
     def listen(i: int, bundle: nn.Module) -> Any:
         return bundle.register_forward_pre_hook(
-            lambda module, given: heard[i].append(Heard(module, given[0].detach(), [own for own, _ in given[2]])))
+            lambda module, given: heard[i].append(Heard(module, given[0].detach(), [own for own, _ in given[2]]))
+        )
 
     hooks = [watch(i, module) for i, cell in enumerate(cells) for module in speakers(cell)]
     hooks += [listen(i, m) for i, cell in enumerate(cells) for m in cell.modules() if isinstance(m, EdgeBundle)]
@@ -101,7 +101,7 @@ def look(problem: Problem, w: Tree, mix: Tree, batch: Batch, cells: Sequence[nn.
     flat = list(chain.from_iterable(nodes))
     found = torch.autograd.grad(loss, [*leaves.values(), *flat], allow_unused=True)
     zeros = [torch.zeros_like(x) if g is None else g for x, g in zip([*leaves.values(), *flat], found, strict=True)]
-    own, rest = dict(zip(leaves, zeros, strict=False)), iter(zeros[len(leaves):])
+    own, rest = dict(zip(leaves, zeros, strict=False)), iter(zeros[len(leaves) :])
     slopes = [[next(rest).flatten(1) * len(batch.y) for _ in cell] for cell in nodes]
     return Look(own, [[node.detach().flatten(1) for node in cell] for cell in nodes], slopes, heard)
 
@@ -118,7 +118,7 @@ def pairwise(g: Tensor, *, signed: bool = False) -> Tensor | None:
         size = g.abs()
         ratio = (g @ g.T) / (size @ size.T).clamp_min(tiny)
     else:
-        u = g / g.norm(dim=1, keepdim=True).clamp_min(tiny ** 0.5)
+        u = g / g.norm(dim=1, keepdim=True).clamp_min(tiny**0.5)
         ratio = u @ u.T
     return (ratio.sum() - ratio.diagonal().sum()) / (layers * (layers - 1))
 
@@ -159,8 +159,11 @@ class Running:
     def add(self, train: Tree, val: Tree) -> None:
         """Take in the mixture gradients of one training and one validation batch."""
         values = alignments(train, self.groups, "train") | alignments(val, self.groups, "val")
-        self.sums = {name: self.sums[name] + value if name in self.sums else value
-                     for name, value in values.items() if value is not None}
+        self.sums = {
+            name: self.sums[name] + value if name in self.sums else value
+            for name, value in values.items()
+            if value is not None
+        }
         self.count, self.looks = self.count + 1, self.looks + 1
         for name, sums in by_operation(val, self.names).items():
             held = self.split.setdefault(name, {})
@@ -171,11 +174,14 @@ class Running:
     def entries(self) -> dict[str, Any]:
         """The means of this epoch, which start anew, and the split: name -> operation -> [first cells, last cells]."""
         means = {name: float(total) / self.count for name, total in self.sums.items()}
-        known, split = 1 - DECAY ** self.looks, {}
+        known, split = 1 - DECAY**self.looks, {}
         for name, sums in self.split.items():
             part = max(len(next(iter(sums.values()))) // 3, 1)
-            split[name] = {operation: [float(g[:part].sum()) / known, float(g[-part:].sum()) / known]
-                           for operation, g in sums.items() if len(g) > 1}
+            split[name] = {
+                operation: [float(g[:part].sum()) / known, float(g[-part:].sum()) / known]
+                for operation, g in sums.items()
+                if len(g) > 1
+            }
         self.sums, self.count = {}, 0
         return {"over_steps": means, "split": {name: sums for name, sums in split.items() if sums}}
 
@@ -199,8 +205,13 @@ def correlations(one: Look, other: Look) -> dict[str, list[float]]:
     """The correlation at each node of the first, the middle and the last cell."""
     count = len(one.values)
     places = {"first": 0, "middle": count // 2, "last": count - 1}
-    return {place: [correlation(*four) for four in zip(one.slopes[i], one.values[i], other.slopes[i], other.values[i],
-                                                       strict=True)] for place, i in places.items()}
+    return {
+        place: [
+            correlation(*four)
+            for four in zip(one.slopes[i], one.values[i], other.slopes[i], other.values[i], strict=True)
+        ]
+        for place, i in places.items()
+    }
 
 
 def stages(seen: Look) -> list[list[int]]:

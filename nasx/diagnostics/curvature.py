@@ -36,8 +36,9 @@ class Eigenvalue(NamedTuple):
     backward: int
 
 
-def eigenvalue(problem: Problem, w: Tree, a: Tree, batch: Batch, *, weight_decay: float = 0.0,
-               dense: int = DENSE) -> Eigenvalue:
+def eigenvalue(
+    problem: Problem, w: Tree, a: Tree, batch: Batch, *, weight_decay: float = 0.0, dense: int = DENSE
+) -> Eigenvalue:
     """Largest eigenvalue of d^2 L / da^2 + weight_decay I at (w, a) on `batch`. Nothing moves; one forward pass.
 
     Lanczos starts from a fixed vector and works to 3/4 of the dtype's digits; where it does not converge, the whole
@@ -46,8 +47,12 @@ def eigenvalue(problem: Problem, w: Tree, a: Tree, batch: Batch, *, weight_decay
     leaves = detached(a, requires_grad=True)
     loss = problem.outcome(detached(w), problem.relax(leaves), batch).loss
     slope = torch.autograd.grad(loss, list(leaves.values()), create_graph=True, allow_unused=True)
-    g = torch.cat([torch.zeros_like(x).flatten() if s is None else s.flatten()
-                   for x, s in zip(leaves.values(), slope, strict=True)])
+    g = torch.cat(
+        [
+            torch.zeros_like(x).flatten() if s is None else s.flatten()
+            for x, s in zip(leaves.values(), slope, strict=True)
+        ]
+    )
     size, used = g.numel(), 1
 
     def product(v: Tensor) -> Tensor:
@@ -56,8 +61,12 @@ def eigenvalue(problem: Problem, w: Tree, a: Tree, batch: Batch, *, weight_decay
         if not g.requires_grad:
             return torch.zeros_like(g)
         parts = torch.autograd.grad(g, list(leaves.values()), v, retain_graph=True, allow_unused=True)
-        return torch.cat([torch.zeros_like(x).flatten() if p is None else p.flatten()
-                          for x, p in zip(leaves.values(), parts, strict=True)])
+        return torch.cat(
+            [
+                torch.zeros_like(x).flatten() if p is None else p.flatten()
+                for x, p in zip(leaves.values(), parts, strict=True)
+            ]
+        )
 
     top = None if size <= dense else lanczos(product, size, g)
     if top is not None:
@@ -80,8 +89,15 @@ def lanczos(product: Callable[[Tensor], Tensor], size: int, like: Tensor) -> flo
     start = np.random.default_rng(0).standard_normal(size)
     tolerance = float(torch.finfo(like.dtype).eps) ** 0.75
     try:
-        found = eigsh(LinearOperator((size, size), matvec=matvec, dtype=np.float64), k=1, which="LA", v0=start,
-                      tol=tolerance, return_eigenvectors=False, maxiter=10)
+        found = eigsh(
+            LinearOperator((size, size), matvec=matvec, dtype=np.float64),
+            k=1,
+            which="LA",
+            v0=start,
+            tol=tolerance,
+            return_eigenvectors=False,
+            maxiter=10,
+        )
     except ArpackError:  # no convergence, or values that are not finite
         return None
     return float(found[0]) if math.isfinite(found[0]) else None  # what ARPACK makes of NaN depends on its version
@@ -91,6 +107,13 @@ def curvature(problem: Problem, w: Tree, a: Tree, val: Batch, *, weight_decay: f
     """The dominant eigenvalue as entries of a metrics row, with its cost."""
     began = time.perf_counter()
     found = eigenvalue(problem, w, a, val, weight_decay=weight_decay)
-    return {"eigenvalue": found.value if math.isfinite(found.value) else None,
-            "diagnostics": {"solver": found.solver, "batch_norm": BATCH_NORM, "forward": 1, "backward": found.backward,
-                            "seconds": round(time.perf_counter() - began, 4)}}
+    return {
+        "eigenvalue": found.value if math.isfinite(found.value) else None,
+        "diagnostics": {
+            "solver": found.solver,
+            "batch_norm": BATCH_NORM,
+            "forward": 1,
+            "backward": found.backward,
+            "seconds": round(time.perf_counter() - began, 4),
+        },
+    }

@@ -49,12 +49,16 @@ class Draws(Protocol):
 
 def short(values: Tensor) -> Any:
     """Nested lists with four significant digits, for records."""
-    return torch.tensor([float(f"{x:.4g}") for x in values.double().flatten().tolist()],
-                        dtype=torch.float64).view(values.shape).tolist()
+    return (
+        torch.tensor([float(f"{x:.4g}") for x in values.double().flatten().tolist()], dtype=torch.float64)
+        .view(values.shape)
+        .tolist()
+    )
 
 
-def measure(search: Search, train: Batch, val: Batch, *, cells: Sequence[nn.Module] = (),
-            weight_decay: float = 0.0) -> dict[str, Any]:
+def measure(
+    search: Search, train: Batch, val: Batch, *, cells: Sequence[nn.Module] = (), weight_decay: float = 0.0
+) -> dict[str, Any]:
     """All that needs passes, at the live weights, as entries of a metrics row, with their cost in passes and seconds.
 
     `cells` are the supernet's; without them nothing is said of nodes and operations.
@@ -79,8 +83,12 @@ def measure(search: Search, train: Batch, val: Batch, *, cells: Sequence[nn.Modu
 def added(cost: Cost | None, forward: int, backward: int, seconds: float) -> Cost:
     """`cost` and these passes and seconds together."""
     cost = cost or {"forward": 0, "backward": 0, "seconds": 0.0}
-    return {**cost, "forward": cost["forward"] + forward, "backward": cost["backward"] + backward,
-            "seconds": round(cost["seconds"] + seconds, 4)}
+    return {
+        **cost,
+        "forward": cost["forward"] + forward,
+        "backward": cost["backward"] + backward,
+        "seconds": round(cost["seconds"] + seconds, 4),
+    }
 
 
 def uncompiled() -> AbstractContextManager[Any]:
@@ -92,8 +100,21 @@ def uncompiled() -> AbstractContextManager[Any]:
 class Watch:
     """The diagnostics of one search: made before its first step, asked for a row's entries at each epoch's end."""
 
-    def __init__(self, search: Search, space: Any, supernet: nn.Module, train: Draws, val: Draws, *, every: int,
-                 steps: int, epochs: int, weight_decay: float, stop: Any, probe_every: int = 0) -> None:
+    def __init__(
+        self,
+        search: Search,
+        space: Any,
+        supernet: nn.Module,
+        train: Draws,
+        val: Draws,
+        *,
+        every: int,
+        steps: int,
+        epochs: int,
+        weight_decay: float,
+        stop: Any,
+        probe_every: int = 0,
+    ) -> None:
         self.search, self.train, self.val = search, train, val
         self.every, self.epochs, self.weight_decay, self.stop = every, epochs, weight_decay, stop
         self.cells = list(getattr(supernet, "cells", ()))
@@ -158,9 +179,13 @@ class Watch:
         """What the row of `epoch` says of mixture, cell and, where due, curvature and gradients."""
         now = means(mix)
         before = self.rows[-1]["mix"] if self.rows else self.start
-        row: dict[str, Any] = {"mix": now, "entropy": structure.entropy(now),
-                               "saturation": structure.saturation(now), "change": structure.change(now, before),
-                               "moved": structure.change(now, self.start)}
+        row: dict[str, Any] = {
+            "mix": now,
+            "entropy": structure.entropy(now),
+            "saturation": structure.saturation(now),
+            "change": structure.change(now, before),
+            "moved": structure.change(now, self.start),
+        }
         with suppress(UserError):  # a space of the user's own, with a genotype that no picture knows
             row["cells"] = structure.cells(genotype)
         weight = structure.none_weight(now, self.names)
@@ -171,8 +196,9 @@ class Watch:
             row["probes"] = self.probes.entries()
         row |= self._costly(epoch)
         if self.looked is not None:
-            row["diagnostics"] = added(row.get("diagnostics"), *(self.looked[key] for key in ("forward", "backward",
-                                                                                             "seconds")))
+            row["diagnostics"] = added(
+                row.get("diagnostics"), *(self.looked[key] for key in ("forward", "backward", "seconds"))
+            )
             self.looked = None
         return row
 
@@ -195,8 +221,11 @@ class Watch:
     def cost(self) -> dict[str, Any] | None:
         """Forward and backward passes and seconds of all diagnostics so far, None where there were none."""
         costs = [row["diagnostics"] for row in self.rows if "diagnostics" in row]
-        return {key: round(sum(cost[key] for cost in costs), 4) for key in ("forward", "backward", "seconds")} \
-            if costs else None
+        return (
+            {key: round(sum(cost[key] for cost in costs), 4) for key in ("forward", "backward", "seconds")}
+            if costs
+            else None
+        )
 
     @property
     def stopped(self) -> bool:

@@ -37,14 +37,15 @@ class Growth(NamedTuple):
     ratio: float
 
 
-def growth(series: Sequence[tuple[int, float]], *, window: int = 5, lag: int = 4, factor: float = 1.3,
-           start: int = 10) -> Growth | None:
+def growth(
+    series: Sequence[tuple[int, float]], *, window: int = 5, lag: int = 4, factor: float = 1.3, start: int = 10
+) -> Growth | None:
     """The first growth above `factor` in (epoch from 1, eigenvalue) pairs; None where there is none (yet)."""
     values = [value for _, value in series]
     half = window // 2
 
     def mean(k: int) -> float:
-        around = values[max(k - half, 0):k + half + 1]
+        around = values[max(k - half, 0) : k + half + 1]
         return sum(around) / len(around)
 
     for last in range(half + lag, len(series)):
@@ -106,5 +107,9 @@ class EigenvalueStop:
         if grown is None:
             return None
         kept = next(row for row in mine if row["epoch"] == grown.epoch)
-        return {**grown._asdict(), "genotype": kept["genotype"], "lookup": kept.get("lookup"),
-                "simulated": not self.acts}
+        return {
+            **grown._asdict(),
+            "genotype": kept["genotype"],
+            "lookup": kept.get("lookup"),
+            "simulated": not self.acts,
+        }

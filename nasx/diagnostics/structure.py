@@ -100,8 +100,13 @@ def describe(edges: Sequence[Edge]) -> dict[str, Any]:
         counts[FAMILIES[family(operation)]] += 1
     total = sum(counts.values())
     used = sum(FAMILIES[family(operation)] == "parametric" for operation in operations(on_path(edges)))
-    return {"depth": depth(edges), "width": width(edges), **counts, "parametric_used": used,
-            "skip_ratio": round(counts["skip"] / total, 4) if total else 0.0}
+    return {
+        "depth": depth(edges),
+        "width": width(edges),
+        **counts,
+        "parametric_used": used,
+        "skip_ratio": round(counts["skip"] / total, 4) if total else 0.0,
+    }
 
 
 def cells(genotype: str) -> dict[str, dict[str, Any]]:
@@ -139,14 +144,22 @@ def saturation(mix: Mixture) -> float:
 
 def change(one: Mixture, other: Mixture) -> float:
     """Sum of absolute differences of two mixtures of the same shape."""
-    return math.fsum(abs(p - q) for name in one for row, same in zip(one[name], other[name], strict=True)
-                     for p, q in zip(row, same, strict=True))
+    return math.fsum(
+        abs(p - q)
+        for name in one
+        for row, same in zip(one[name], other[name], strict=True)
+        for p, q in zip(row, same, strict=True)
+    )
 
 
 def none_weight(mix: Mixture, names: Mapping[str, Sequence[Sequence[str]]]) -> float | None:
     """Mean weight of `none` over the edges that have it; `names` are each edge's operations. None where none has."""
-    found = [row[own.index("none")] / sum(row) for name, lists in names.items()
-             for row, own in zip(mix.get(name, ()), lists, strict=False) if "none" in own and sum(row) > 0]
+    found = [
+        row[own.index("none")] / sum(row)
+        for name, lists in names.items()
+        for row, own in zip(mix.get(name, ()), lists, strict=False)
+        if "none" in own and sum(row) > 0
+    ]
     return _mean(found) if found else None
 
 

@@ -61,8 +61,13 @@ def verdict(rows: Sequence[Row], result: Mapping[str, Any], draw: Callable[[], s
     if rows:
         settled = f"It had not settled when it ended: {'; '.join(moves)}." if moves else "It had settled."
         said += [*_stopped(result), settled, *_probes(rows)]
-    return {"moving": bool(moves), "collapsed": bool(collapses), "doubtful": bool(doubts) and not collapses,
-            "reasons": collapses + doubts + moves, "text": " ".join(said)}
+    return {
+        "moving": bool(moves),
+        "collapsed": bool(collapses),
+        "doubtful": bool(doubts) and not collapses,
+        "reasons": collapses + doubts + moves,
+        "text": " ".join(said),
+    }
 
 
 def _moves(rows: Sequence[Row]) -> Iterator[str]:
@@ -72,13 +77,16 @@ def _moves(rows: Sequence[Row]) -> Iterator[str]:
         yield "one epoch is too short to settle"
         return
     last = max(len(rows) // 10, 1)
-    recent = rows[-last - 1:]
+    recent = rows[-last - 1 :]
     changes = sum(one.get("genotype") != other.get("genotype") for one, other in pairwise(recent))
     epochs = "epoch" if last == 1 else f"{last} epochs"
     if changes:
         yield f"the genotype changed in the last {epochs}"
-    steps = [structure.change(one["mix"], other["mix"]) / max(_edges(other["mix"]), 1)
-             for one, other in pairwise(recent) if one.get("mix") and other.get("mix")]
+    steps = [
+        structure.change(one["mix"], other["mix"]) / max(_edges(other["mix"]), 1)
+        for one, other in pairwise(recent)
+        if one.get("mix") and other.get("mix")
+    ]
     mean = sum(steps) / len(steps) if steps else 0.0
     if mean > STEP:
         yield f"the mixture moved by {mean:.3f} per edge and epoch in the last {epochs} (above {STEP:g})"
@@ -131,7 +139,7 @@ def _mixture(rows: Sequence[Row]) -> Iterator[str]:
     weight = rows[-1].get("none_weight") if rows else None
     if weight is not None and weight > NONE:
         yield f"none holds {weight:.2f} of the weight on average (above {NONE:g})"
-    half = rows[:len(rows) // 2]
+    half = rows[: len(rows) // 2]
     early = [structure.saturation(row["mix"]) for row in half[-1:] if row.get("mix")]
     if early and early[0] > SATURATED and structure.saturation(rows[-1]["mix"]) > SATURATED:
         yield f"the mixture was saturated ({early[0]:.2f} of 1) in the first half of the epochs"
@@ -149,9 +157,11 @@ def _eigenvalue(rows: Sequence[Row], result: Mapping[str, Any]) -> Iterator[str]
     if grown is None or apart[len(apart) // 2] > EVERY:  # taken more rarely: the rule's windows would be other ones
         return
     values, at = [value for _, value in kept], [epoch for epoch, _ in kept].index(grown.epoch)
-    if fmean(values[-WINDOW:]) > GROWTH * fmean(values[max(at - WINDOW // 2, 0):at + WINDOW // 2 + 1]):
-        yield (f"the dominant eigenvalue grew {grown.ratio:.2f}-fold between epochs {grown.epoch} and {grown.at} and "
-               f"did not come down again (DARTS-ES would have kept the cell of epoch {grown.epoch})")
+    if fmean(values[-WINDOW:]) > GROWTH * fmean(values[max(at - WINDOW // 2, 0) : at + WINDOW // 2 + 1]):
+        yield (
+            f"the dominant eigenvalue grew {grown.ratio:.2f}-fold between epochs {grown.epoch} and {grown.at} and "
+            f"did not come down again (DARTS-ES would have kept the cell of epoch {grown.epoch})"
+        )
 
 
 def _early(result: Mapping[str, Any]) -> bool:
@@ -162,8 +172,10 @@ def _early(result: Mapping[str, Any]) -> bool:
 def _stopped(result: Mapping[str, Any]) -> Iterator[str]:
     if _early(result):
         at, epoch, ratio = (result["stopped"][key] for key in ("at", "epoch", "ratio"))
-        yield (f"Stopped after epoch {at}, where the dominant eigenvalue had grown {ratio:.2f}-fold; this is the cell "
-               f"of epoch {epoch}.")
+        yield (
+            f"Stopped after epoch {at}, where the dominant eigenvalue had grown {ratio:.2f}-fold; this is the cell "
+            f"of epoch {epoch}."
+        )
 
 
 def _probes(rows: Sequence[Row]) -> Iterator[str]:

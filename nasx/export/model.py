@@ -101,8 +101,11 @@ def load(path: str | Path, device: str | torch.device = "cpu", allow: Sequence[s
     except (SafetensorError, OSError) as error:
         raise UserError(str(file), f"cannot be read as safetensors ({error})", REMEDY) from error
     if own := instantiate.foreign(facts.get("space"), allow):
-        raise UserError(str(file), f"is made of classes of {', '.join(own)}, which are not run unasked",
-                        f"if you trust them add allow=[{','.join(own)}]")
+        raise UserError(
+            str(file),
+            f"is made of classes of {', '.join(own)}, which are not run unasked",
+            f"if you trust them add allow=[{','.join(own)}]",
+        )
     try:
         described(facts, weights, allow)
         network = build(facts, allow)
@@ -134,6 +137,11 @@ def described(facts: Mapping[str, Any], weights: Mapping[str, Tensor], allow: Se
 def build(facts: Mapping[str, Any], allow: Sequence[str] = ()) -> Network:
     """The network that the facts describe, without its auxiliary head and with fresh weights."""
     space, settings = instantiate.build(facts["space"], allow), facts["settings"]
-    network: Network = space.network(space.parse(facts["genotype"]), len(facts["classes"]), layers=settings["layers"],
-                                     channels=settings["channels"], stem=settings["stem"])
+    network: Network = space.network(
+        space.parse(facts["genotype"]),
+        len(facts["classes"]),
+        layers=settings["layers"],
+        channels=settings["channels"],
+        stem=settings["stem"],
+    )
     return network

@@ -82,15 +82,30 @@ class Study:
         scores = [retrain[f"test_{self.metric.name}"] for retrain in done]
         choices = dict(self.info["choices"])
         return {
-            "kind": "study", "name": self.name, "status": "finished", "command": self.info["command"],
-            "started": self.started, "finished": records.now(), "choices": choices, "study": plan.study,
-            "overrides": list(self.info["overrides"]), "seed": seed, "identity": identity.identity(self.cfg, "study"),
-            "searches": [search["name"] for search in found], "rank": plan.rank, "ranking": ranking,
-            "kept": [search["name"] for search in kept if search], "retrains": [retrain["name"] for retrain in done],
-            f"test_{self.metric.name}": statistics.fmean(scores), "n": len(scores), "std_over": over(plan),
+            "kind": "study",
+            "name": self.name,
+            "status": "finished",
+            "command": self.info["command"],
+            "started": self.started,
+            "finished": records.now(),
+            "choices": choices,
+            "study": plan.study,
+            "overrides": list(self.info["overrides"]),
+            "seed": seed,
+            "identity": identity.identity(self.cfg, "study"),
+            "searches": [search["name"] for search in found],
+            "rank": plan.rank,
+            "ranking": ranking,
+            "kept": [search["name"] for search in kept if search],
+            "retrains": [retrain["name"] for retrain in done],
+            f"test_{self.metric.name}": statistics.fmean(scores),
+            "n": len(scores),
+            "std_over": over(plan),
             "test_std": statistics.stdev(scores) if len(scores) > 1 else None,
-            "wall_s": round(sum(step["wall_s"] for step in self.steps.values()), 3), "versions": environment.versions(),
-            "commit": environment.commit()}
+            "wall_s": round(sum(step["wall_s"] for step in self.steps.values()), 3),
+            "versions": environment.versions(),
+            "commit": environment.commit(),
+        }
 
     def ranked(self, search: Result) -> Result:
         """How a cell does: which run told it, and the metric that decides."""
@@ -103,8 +118,11 @@ class Study:
 
     def retrained(self, search: Result | None, seed: int, **changed: Any) -> Result:
         """A retraining of a search's cell (None: of the given one) with a seed, and other settings of the recipe."""
-        given = {key: self.cfg[key] for key in ("from", "genotype") if self.cfg[key]} if search is None else {
-            "from": str(Path(self.cfg["out"]) / search["name"])}
+        given = (
+            {key: self.cfg[key] for key in ("from", "genotype") if self.cfg[key]}
+            if search is None
+            else {"from": str(Path(self.cfg["out"]) / search["name"])}
+        )
         words = [lineage.override(key, value) if key == "from" else f"{key}={value}" for key, value in given.items()]
         words += [f"retrain.{key}={config_overrides.show(value)}" for key, value in changed.items()]
         return self.step("retrain", seed, words, **given, retrain={**self.cfg["retrain"], **changed})
@@ -117,8 +135,12 @@ class Study:
         overrides = [text for text in self.info["overrides"] if config_overrides.head(text) not in drop]
         overrides += [*words, f"seed={seed}"]
         command = shlex.join(["nasx", kind, *self.info.get("options", ()), *overrides])
-        info = {**self.info, "overrides": overrides, "command": command,
-                "choices": {key: value for key, value in self.info["choices"].items() if key != "study"}}
+        info = {
+            **self.info,
+            "overrides": overrides,
+            "command": command,
+            "choices": {key: value for key, value in self.info["choices"].items() if key != "study"},
+        }
         name = identity.run_name(cfg, info["choices"], kind)
         done = records.finished(Path(cfg["out"]) / name)
         if done is None or records.broken(Path(cfg["out"]) / name, done):
@@ -143,8 +165,10 @@ def show(result: Result, folder: Path) -> None:
     result, console = cleaned(result), Console(highlight=False, soft_wrap=True)
     console.print(f"\n[bold]{escape(result['name'])}[/bold]  finished {result['finished']}")
     metric = metrics.PERPLEXITY if "test_perplexity" in result else metrics.ACCURACY
-    on = {"short": "held-out training images" if metric is metrics.ACCURACY else "the validation text",
-          "full": "the test set"}.get(result["rank"], "")
+    on = {
+        "short": "held-out training images" if metric is metrics.ACCURACY else "the validation text",
+        "full": "the test set",
+    }.get(result["rank"], "")
     for i, name in enumerate(result["searches"]):
         told = f"  {metric.text(result['ranking'][i][metric.name])} on {on}" if result["ranking"] else ""
         kept = "  kept" if result["ranking"] and name in result["kept"] else ""
@@ -152,6 +176,9 @@ def show(result: Result, folder: Path) -> None:
     deviation = "" if result["test_std"] is None else f" ± {metric.scale * result['test_std']:.2f}"
     mean = f"{metric.scale * result[f'test_{metric.name}']:.2f}{deviation} {metric.unit}".rstrip()
     console.print(f"test {metric.name} {mean} (n = {result['n']}, {result['std_over']})", markup=False)
-    console.print(f"cost: {duration(result['wall_s'])} in {len(result['searches'])} searches and "
-                  f"{len({*result['retrains'], *(r['run'] for r in result['ranking'])})} retrainings", markup=False)
+    console.print(
+        f"cost: {duration(result['wall_s'])} in {len(result['searches'])} searches and "
+        f"{len({*result['retrains'], *(r['run'] for r in result['ranking'])})} retrainings",
+        markup=False,
+    )
     console.print("\n".join(lineage.following(result, folder)), markup=False)

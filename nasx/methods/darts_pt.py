@@ -52,6 +52,7 @@ class Projection:
 
     def without(self, decision: Decision, option: int) -> Callable[[Tree], Tree]:
         """The same without one option."""
+
         def shape(mix: Tree) -> Tree:
             found = self(mix)
             keep = torch.ones_like(found[decision.name])
@@ -75,8 +76,11 @@ class Projection:
 def place(decision: Decision, option: int) -> tuple[int | slice, int, int | slice]:
     """Index of an option into a mixture (cells, edges, operations)."""
     edge, operation = decision.options[option]
-    return (slice(None) if decision.cell is None else decision.cell, edge,
-            slice(None) if operation is None else operation)
+    return (
+        slice(None) if decision.cell is None else decision.cell,
+        edge,
+        slice(None) if operation is None else operation,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,11 +122,12 @@ class DartsPt(Around):
         if len(options) <= decision.keep:
             return options
         scores = self.accuracies(search, ending, projected, decision, options)
-        return sorted(sorted(options, key=scores.__getitem__)[:decision.keep])
+        return sorted(sorted(options, key=scores.__getitem__)[: decision.keep])
 
     @torch.no_grad()
-    def accuracies(self, search: Search, ending: Ending, projected: Projection, decision: Decision,
-                   options: Sequence[int]) -> dict[int, float]:
+    def accuracies(
+        self, search: Search, ending: Ending, projected: Projection, decision: Decision, options: Sequence[int]
+    ) -> dict[int, float]:
         """Accuracy without each of the options, over the same batches."""
         clean, totals = search.problem.relax(search.a), {option: torch.zeros(()) for option in options}
         for _ in range(self.batches or ending.epoch_updates):
@@ -143,8 +148,7 @@ class DartsPt(Around):
             while done < ending.epoch_updates:
                 updates = min(self.inner.steps_w, ending.epoch_updates - done)
                 draws = self.inner.train_batches if updates == self.inner.steps_w else updates
-                self.inner.step(search.shaping(projected), [next(ending.train) for _ in range(draws)],
-                                next(ending.val))
+                self.inner.step(search.shaping(projected), [next(ending.train) for _ in range(draws)], next(ending.val))
                 done += updates
                 search.updates += updates
                 ending.tick()

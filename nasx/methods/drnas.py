@@ -70,8 +70,7 @@ class DrNas(Around):
     def step(self, search: Search, train: Sequence[Batch], val: Batch) -> dict[str, Tensor]:
         def draw(a: Tree, batch: Batch) -> Tree:
             gen = search.generator(batch)
-            return search.problem.relax(
-                a, lambda logits: Sample.apply(dirichlet(logits).concentration, gen).to(logits))
+            return search.problem.relax(a, lambda logits: Sample.apply(dirichlet(logits).concentration, gen).to(logits))
 
         view = search.drawing(draw)
         return self.inner.step(view.pulling(self.penalty) if self.kl else view, train, val)
@@ -79,6 +78,10 @@ class DrNas(Around):
     def penalty(self, a: Tree) -> Tree:
         """The gradient of kl * KL(Dir(elu(a) + 1) || Dir(1)), summed over edges."""
         leaves = detached(a, requires_grad=True)
-        total = torch.stack([kl_divergence(q, Dirichlet(torch.ones_like(q.concentration), validate_args=False)).sum()
-                             for q in map(dirichlet, leaves.values())]).sum()
+        total = torch.stack(
+            [
+                kl_divergence(q, Dirichlet(torch.ones_like(q.concentration), validate_args=False)).sum()
+                for q in map(dirichlet, leaves.values())
+            ]
+        ).sum()
         return gradient(self.kl * total, leaves)

@@ -28,8 +28,9 @@ class Grasp(ZeroCost):
 
     def score(self, network: nn.Module, batch: Batch, gen: torch.Generator) -> float:
         w = weights(network)
-        g = torch.autograd.grad(loss(network, batch, gen), w, create_graph=True, allow_unused=True,
-                                materialize_grads=True)
+        g = torch.autograd.grad(
+            loss(network, batch, gen), w, create_graph=True, allow_unused=True, materialize_grads=True
+        )
         flow = torch.stack([(x.detach() * x).sum() for x in g]).sum()
         moved = torch.autograd.grad(flow, w, allow_unused=True, materialize_grads=True)
         return -float(torch.stack([(x.detach() * y).double().sum() for x, y in zip(w, moved, strict=True)]).sum())

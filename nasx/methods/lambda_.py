@@ -144,8 +144,11 @@ class Lambda(Method):
         g = gradient(outcome.loss, mix)
         _, delta = self.align(search, g)
         second = Second(lambda mix: search.problem.outcome(w, mix, val).loss, mix)
-        slope = (second.exact(delta) if self.difference == "exact" else
-                 search.probed("penalty", second, delta, radius=self.eps0))
+        slope = (
+            second.exact(delta)
+            if self.difference == "exact"
+            else search.probed("penalty", second, delta, radius=self.eps0)
+        )
         total = combine(g, slope, -self.coefficient(search))
         pulled = torch.stack([(live[k] * total[k]).sum() for k in live]).sum()
         return gradient(pulled, search.a), outcome

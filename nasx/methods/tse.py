@@ -66,5 +66,7 @@ class Tse(Method):
         if not search.warming:
             search.descend_a(self.unrolled(search, train))
         losses = [search.update_w(batch) for batch in train]
-        return {"train_loss": torch.stack([o.loss.detach() for o in losses]).mean(),
-                "train_accuracy": torch.stack([o.accuracy.detach() for o in losses]).mean()}
+        return {
+            "train_loss": torch.stack([o.loss.detach() for o in losses]).mean(),
+            "train_accuracy": torch.stack([o.accuracy.detach() for o in losses]).mean(),
+        }

@@ -32,8 +32,11 @@ class Around(Method):
         while isinstance(method, Around):
             drawing, method = drawing + method.draws, method.inner
         if drawing > 1:
-            raise UserError("method", "draws the mixture twice: the inner method would undo what the outer one draws",
-                            "put one of them around the innermost method")
+            raise UserError(
+                "method",
+                "draws the mixture twice: the inner method would undo what the outer one draws",
+                "put one of them around the innermost method",
+            )
 
     @property
     def trains(self) -> bool:  # type: ignore[override]

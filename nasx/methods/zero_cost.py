@@ -78,9 +78,10 @@ class ZeroCost(Method):
                 ending.told(i + 1, n)
         ending.keep()
         scores = [each["score"] for each in done]
-        ending.notes |= described([Scored(ending.text(mix), score, ending.score(mix))
-                                   for mix, score in zip(drawn, scores, strict=True)],
-                                  f"on one batch of {len(batch.x)} images" if self.sees else "without data")
+        ending.notes |= described(
+            [Scored(ending.text(mix), score, ending.score(mix)) for mix, score in zip(drawn, scores, strict=True)],
+            f"on one batch of {len(batch.x)} images" if self.sees else "without data",
+        )
         ending.notes["seconds"] = round(sum(each["seconds"] for each in done), 3)
         return drawn[scores.index(max(scores))]
 
@@ -104,10 +105,14 @@ def described(drawn: Sequence[Scored], on: str) -> dict[str, Any]:
     text = f"scored {len(drawn)} random architectures at initialization {on}"
     text += f": best {points[-1]:.4g}, median {points[2]:.4g}" if len(finite) else ""
     text += "" if tau is None else f"; Kendall's tau to the benchmark's validation accuracies {tau:.2f}"
-    return {"text": text, "candidates": len(drawn),
-            "mean": finite.mean().item() if len(finite) else None,
-            "quantiles": dict(zip(map(str, QUANTILES), points, strict=True)), "kendall_tau": tau,
-            "drawn": [[each.genotype, plain(each.score), each.accuracy] for each in drawn]}
+    return {
+        "text": text,
+        "candidates": len(drawn),
+        "mean": finite.mean().item() if len(finite) else None,
+        "quantiles": dict(zip(map(str, QUANTILES), points, strict=True)),
+        "kendall_tau": tau,
+        "drawn": [[each.genotype, plain(each.score), each.accuracy] for each in drawn],
+    }
 
 
 def plain(x: float) -> float | None:
@@ -140,6 +145,9 @@ def features(network: nn.Module, x: Tensor, gen: torch.Generator) -> Tensor:
     """The map (n, channels, h, w) that a network pools for its classifier. Raises UserError where it does not say."""
     found = getattr(network, "features", None)
     if found is None:
-        raise UserError("space", f"{type(network).__name__} has no method features(x, gen), which this method reads",
-                        "add it: the map before the global pool (nasx/spaces/base.py, Network)")
+        raise UserError(
+            "space",
+            f"{type(network).__name__} has no method features(x, gen), which this method reads",
+            "add it: the map before the global pool (nasx/spaces/base.py, Network)",
+        )
     return found(x, gen)

@@ -49,14 +49,28 @@ def _laid_out(edges: Sequence[Edge]) -> Any:
     graph = _graphviz().AGraph(directed=True, strict=False)
     type_ = {"fontname": f"{FONT}, Verdana, sans-serif", "fontcolor": INK}
     graph.graph_attr.update(rankdir="LR", bgcolor="white", pad="0.15", nodesep="0.22", ranksep="0.55", dpi="72")
-    graph.node_attr.update(style="filled", shape="rect", align="center", fontsize="17", height="0.5", width="0.5",
-                           penwidth="1.6", color=INK, **type_)
+    graph.node_attr.update(
+        style="filled",
+        shape="rect",
+        align="center",
+        fontsize="17",
+        height="0.5",
+        width="0.5",
+        penwidth="1.6",
+        color=INK,
+        **type_,
+    )
     graph.edge_attr.update(fontsize="15", arrowsize="0.8", penwidth="1.4", color=INK, **type_)
     nodes = list(dict.fromkeys(name for edge in edges for name in edge[:2]))
     sources, targets = {edge[0] for edge in edges}, {edge[1] for edge in edges}
     for name in nodes:
-        kind = "input" if name not in targets and name in sources and not name.isdigit() else \
-            "output" if name not in sources and not name.isdigit() else "node"
+        kind = (
+            "input"
+            if name not in targets and name in sources and not name.isdigit()
+            else "output"
+            if name not in sources and not name.isdigit()
+            else "node"
+        )
         graph.add_node(name, label=_label(name), fillcolor=FILL[kind])
     for i, (source, target, operation) in enumerate(edges):
         colour = FAMILIES[family(operation)] if operation else INK
@@ -74,8 +88,9 @@ def draw(run_folder: str | Path) -> list[Path]:
     try:
         text = (folder / "genotype.txt").read_text(encoding="utf-8")
     except OSError as fault:
-        raise UserError(str(folder / "genotype.txt"), f"cannot be read ({fault.strerror})",
-                        "name the folder of a finished search") from fault
+        raise UserError(
+            str(folder / "genotype.txt"), f"cannot be read ({fault.strerror})", "name the folder of a finished search"
+        ) from fault
     return draw_cells(genotype_edges(text, folder.name), folder / "cell")
 
 
@@ -140,9 +155,11 @@ def _graphviz() -> Any:
     except ModuleNotFoundError as fault:
         raise UserError("cell pictures", "pygraphviz is not installed", "run `uv pip install pygraphviz`") from fault
     except ImportError as fault:  # a bare container
-        raise UserError("cell pictures", f"pygraphviz cannot be loaded ({fault})",
-                        "install that library; on Debian and Ubuntu it needs `apt install libglib2.0-0 libxrender1 "
-                        "libxext6`") from fault
+        raise UserError(
+            "cell pictures",
+            f"pygraphviz cannot be loaded ({fault})",
+            "install that library; on Debian and Ubuntu it needs `apt install libglib2.0-0 libxrender1 libxext6`",
+        ) from fault
     with tempfile.TemporaryDirectory(prefix="nasx-fonts-") as folder, _variable("FONTCONFIG_FILE", folder), _hushed():
         first = pygraphviz.AGraph(directed=True)
         first.add_node("a")
@@ -159,9 +176,12 @@ def _variable(name: str, folder: str) -> Iterator[None]:
         yield
         return
     file = Path(folder, "fonts.conf")
-    file.write_text('<?xml version="1.0"?><!DOCTYPE fontconfig SYSTEM "fonts.dtd"><fontconfig>'
-                    f"<dir>{escape(matplotlib.get_data_path())}/fonts/ttf</dir><cachedir>{escape(folder)}</cachedir>"
-                    "<config><rescan><int>0</int></rescan></config></fontconfig>", encoding="utf-8")
+    file.write_text(
+        '<?xml version="1.0"?><!DOCTYPE fontconfig SYSTEM "fonts.dtd"><fontconfig>'
+        f"<dir>{escape(matplotlib.get_data_path())}/fonts/ttf</dir><cachedir>{escape(folder)}</cachedir>"
+        "<config><rescan><int>0</int></rescan></config></fontconfig>",
+        encoding="utf-8",
+    )
     os.environ[name] = str(file)
     try:
         yield

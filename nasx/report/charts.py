@@ -21,34 +21,88 @@ if TYPE_CHECKING:
 
 Rows = Sequence[Mapping[str, Any]]
 Groups = Mapping[str, Sequence[Rows]]
-TRAINING = (("train_loss", "Training loss", "cross-entropy (nats)", 1.0),
-            ("val_loss", "Loss on validation batches", "cross-entropy (nats)", 1.0),
-            ("train_accuracy", "Training accuracy", "accuracy (%)", 100.0),
-            ("valid_accuracy", "Accuracy on the validation split", "accuracy (%)", 100.0),
-            ("test_accuracy", "Test accuracy", "accuracy (%)", 100.0),
-            ("train_perplexity", "Training perplexity", "perplexity", 1.0),
-            ("valid_perplexity", "Perplexity on the validation text", "perplexity", 1.0))
+TRAINING = (
+    ("train_loss", "Training loss", "cross-entropy (nats)", 1.0),
+    ("val_loss", "Loss on validation batches", "cross-entropy (nats)", 1.0),
+    ("train_accuracy", "Training accuracy", "accuracy (%)", 100.0),
+    ("valid_accuracy", "Accuracy on the validation split", "accuracy (%)", 100.0),
+    ("test_accuracy", "Test accuracy", "accuracy (%)", 100.0),
+    ("train_perplexity", "Training perplexity", "perplexity", 1.0),
+    ("valid_perplexity", "Perplexity on the validation text", "perplexity", 1.0),
+)
 """Column of metrics.jsonl, title, unit, scale."""
-TRACES = (("eigenvalue", "Dominant eigenvalue of the Hessian", "eigenvalue", 1.0),
-          ("alignment_val", "Layer alignment, validation gradients", "mean cosine", 1.0),
-          ("alignment_train", "Layer alignment, training gradients", "mean cosine", 1.0),
-          ("over_steps.alignment_val", "Layer alignment, mean over steps", "mean cosine", 1.0),
-          ("cosine.node", "Node gradients, alike between cells", "mean cosine", 1.0),
-          ("cosine.output", "Convolution outputs, alike between cells", "mean cosine", 1.0),
-          ("found.skip", "Skip connections of the found cell", "number", 1.0),
-          ("found.parametric", "Operations with weights", "number", 1.0),
-          ("entropy", "Entropy of the mixture", "nats per edge", 1.0),
-          ("change", "Change of the mixture in an epoch", "L1 distance", 1.0),
-          ("none_weight", "Weight of none", "mean weight", 1.0))
-COLOURS = {**{colour.lower(): f"--c{i}" for i, colour in enumerate(style.CYCLE)},
-           **{colour.lower(): f"--op-{name}" for name, colour in style.FAMILIES.items()},
-           style.INK: "--ink", style.SOFT: "--soft", style.FAINT: "--line", "#eaeef2": "--grid"}
+TRACES = (
+    ("eigenvalue", "Dominant eigenvalue of the Hessian", "eigenvalue", 1.0),
+    ("alignment_val", "Layer alignment, validation gradients", "mean cosine", 1.0),
+    ("alignment_train", "Layer alignment, training gradients", "mean cosine", 1.0),
+    ("over_steps.alignment_val", "Layer alignment, mean over steps", "mean cosine", 1.0),
+    ("cosine.node", "Node gradients, alike between cells", "mean cosine", 1.0),
+    ("cosine.output", "Convolution outputs, alike between cells", "mean cosine", 1.0),
+    ("found.skip", "Skip connections of the found cell", "number", 1.0),
+    ("found.parametric", "Operations with weights", "number", 1.0),
+    ("entropy", "Entropy of the mixture", "nats per edge", 1.0),
+    ("change", "Change of the mixture in an epoch", "L1 distance", 1.0),
+    ("none_weight", "Weight of none", "mean weight", 1.0),
+)
+COLOURS = {
+    **{colour.lower(): f"--c{i}" for i, colour in enumerate(style.CYCLE)},
+    **{colour.lower(): f"--op-{name}" for name, colour in style.FAMILIES.items()},
+    style.INK: "--ink",
+    style.SOFT: "--soft",
+    style.FAINT: "--line",
+    "#eaeef2": "--grid",
+}
 """The project's colour -> the page's variable."""
-_ELEMENTS = frozenset({"svg", "g", "path", "defs", "use", "text", "tspan", "rect", "clipPath", "image", "polygon",
-                       "ellipse", "line", "polyline", "circle"})
-_ATTRIBUTES = frozenset({"d", "style", "id", "transform", "x", "y", "width", "height", "clip-path", "viewBox", "points",
-                         "fill", "stroke", "stroke-width", "stroke-dasharray", "cx", "cy", "rx", "ry", "text-anchor",
-                         "font-size", "font-style", "baseline-shift", "class", "href", "opacity", "fill-opacity"})
+_ELEMENTS = frozenset(
+    {
+        "svg",
+        "g",
+        "path",
+        "defs",
+        "use",
+        "text",
+        "tspan",
+        "rect",
+        "clipPath",
+        "image",
+        "polygon",
+        "ellipse",
+        "line",
+        "polyline",
+        "circle",
+    }
+)
+_ATTRIBUTES = frozenset(
+    {
+        "d",
+        "style",
+        "id",
+        "transform",
+        "x",
+        "y",
+        "width",
+        "height",
+        "clip-path",
+        "viewBox",
+        "points",
+        "fill",
+        "stroke",
+        "stroke-width",
+        "stroke-dasharray",
+        "cx",
+        "cy",
+        "rx",
+        "ry",
+        "text-anchor",
+        "font-size",
+        "font-style",
+        "baseline-shift",
+        "class",
+        "href",
+        "opacity",
+        "fill-opacity",
+    }
+)
 _SVG = "http://www.w3.org/2000/svg"
 _USED = re.compile(r"(?:^|url\()#([^)]+)")
 _NUMBER = re.compile(r"-?\d+\.\d{3,}")
@@ -123,8 +177,10 @@ def panel(groups: Groups, name: str, title: str, unit: str, scale: float) -> Fig
     """The number `name` over the epochs, a line a group; None where no row has it."""
     made = style.figure(4.1, 2.7)
     axes = made.subplots()
-    found = [curves.line(axes, runs, name, label, style.CYCLE[i % len(style.CYCLE)], scale,
-                         within=curves.bounds(unit)) for i, (label, runs) in enumerate(groups.items())]
+    found = [
+        curves.line(axes, runs, name, label, style.CYCLE[i % len(style.CYCLE)], scale, within=curves.bounds(unit))
+        for i, (label, runs) in enumerate(groups.items())
+    ]
     curves.finish(axes, title, unit, _last(groups))
     return made if any(found) else None
 

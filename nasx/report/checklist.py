@@ -38,24 +38,51 @@ def items(runs: Sequence[Row], groups: Sequence[Row], *, anytime: bool) -> list[
     changed = any(c.endswith("+") for c in commits)
     looked = [r for r in searches if r["benchmark"]]
     return [
-        Item(1, "Is the code that trains the final architectures open?",
-             *_code(commits, changed, "nasx retrain, or the benchmark's own training")),
+        Item(
+            1,
+            "Is the code that trains the final architectures open?",
+            *_code(commits, changed, "nasx retrain, or the benchmark's own training"),
+        ),
         Item(2, "Is the code of the search method open?", *_code(commits, changed, "nasx search")),
-        Item(3, "Is the code out now, rather than when it is tidy?", "yours",
-             "publish the commit" + (" and its uncommitted changes" if changed else "") + " with the results"),
-        _benchmark(groups), _ablation(groups), _evaluation(groups),
-        Item(7, "Is performance shown over time, not only at the end?", *(
-            ("yes", "the anytime curve above") if anytime else ("missing", "no run has a look-up of each epoch"))),
-        _random(groups), _repeated(groups),
-        Item(10, "Is a tabular or surrogate benchmark used where there is one?", *(
-            ("yes" if len(looked) == len(searches) else "partly",
-             f"{len(looked)} of {len(searches)} searches, in {', '.join(_several(r['benchmark'] for r in looked))}")
-            if looked else ("missing", "no search was looked up"))),
+        Item(
+            3,
+            "Is the code out now, rather than when it is tidy?",
+            "yours",
+            "publish the commit" + (" and its uncommitted changes" if changed else "") + " with the results",
+        ),
+        _benchmark(groups),
+        _ablation(groups),
+        _evaluation(groups),
+        Item(
+            7,
+            "Is performance shown over time, not only at the end?",
+            *(("yes", "the anytime curve above") if anytime else ("missing", "no run has a look-up of each epoch")),
+        ),
+        _random(groups),
+        _repeated(groups),
+        Item(
+            10,
+            "Is a tabular or surrogate benchmark used where there is one?",
+            *(
+                (
+                    "yes" if len(looked) == len(searches) else "partly",
+                    f"{len(looked)} of {len(searches)} searches, in "
+                    f"{', '.join(_several(r['benchmark'] for r in looked))}",
+                )
+                if looked
+                else ("missing", "no search was looked up")
+            ),
+        ),
         _confounders(runs),
-        Item(12, "Is it said how hyperparameters were tuned, and at what cost?", "yours",
-             "runs do not know of those before them; what differs from the published settings is listed above"),
+        Item(
+            12,
+            "Is it said how hyperparameters were tuned, and at what cost?",
+            "yours",
+            "runs do not know of those before them; what differs from the published settings is listed above",
+        ),
         _time(runs, searches),
-        _setup(runs)]
+        _setup(runs),
+    ]
 
 
 def _several(values: Iterable[Any]) -> list[str]:
@@ -71,8 +98,15 @@ def _code(commits: Sequence[str], changed: bool, which: str) -> tuple[str, str]:
 
 def _benchmark(groups: Sequence[Row]) -> Item:
     asks = "Do all methods share one benchmark: space, data, protocol?"
-    parts = {name: _several(g[column] for g in groups) for name, column in
-             (("spaces", "space"), ("data sets", "searched_on"), ("protocols", "protocol"), ("recipes", "recipe"))}
+    parts = {
+        name: _several(g[column] for g in groups)
+        for name, column in (
+            ("spaces", "space"),
+            ("data sets", "searched_on"),
+            ("protocols", "protocol"),
+            ("recipes", "recipe"),
+        )
+    }
     mixed = {name: found for name, found in parts.items() if len(found) > 1}
     told = "; ".join(f"{len(found)} {name} ({', '.join(found[:4])})" for name, found in mixed.items())
     if mixed:
@@ -86,15 +120,26 @@ def _ablation(groups: Sequence[Row]) -> Item:
     for g in groups:  # a retraining's hash names the search that it trains from
         setting = (g["overrides"], g["parent_overrides"]) if g["kind"] == "retrain" else g["family"]
         settings.setdefault(tuple(g[k] for k in ABLATED), set()).add(setting)
-    found = [f"{key[0]} on {key[1]}, {key[2]}: {len(own)} settings" for key, own in settings.items()
-             if len(own) > 1 and key[0]]
+    found = [
+        f"{key[0]} on {key[1]}, {key[2]}: {len(own)} settings"
+        for key, own in settings.items()
+        if len(own) > 1 and key[0]
+    ]
     return Item(5, asks, "yes" if found else "missing", "; ".join(found[:4]) or "each method has one setting")
 
 
 def _evaluation(groups: Sequence[Row]) -> Item:
     asks = "Are the final architectures evaluated in one way?"
-    ways = _several([f"look-up in {g['benchmark']}" if g["benchmark"] else f"retraining by {g['recipe']}"
-                     if g["kind"] == "retrain" else "" for g in groups])
+    ways = _several(
+        [
+            f"look-up in {g['benchmark']}"
+            if g["benchmark"]
+            else f"retraining by {g['recipe']}"
+            if g["kind"] == "retrain"
+            else ""
+            for g in groups
+        ]
+    )
     if not ways:
         return Item(6, asks, "missing", "no architecture was looked up or retrained")
     return Item(6, asks, "yes" if len(ways) == 1 else "partly", "; ".join(ways))
@@ -108,8 +153,12 @@ def _random(groups: Sequence[Row]) -> Item:
     if not pools:
         return Item(8, asks, "missing", "add method=random to the sweep: it costs nothing where cells are looked up")
     runs = len({folder for g in pools for folder in g["folders"]})
-    return Item(8, asks, "yes" if 0 < beside == len(own) else "partly",
-                f"{runs} random run{'s' * (runs > 1)}, tested beside {beside} of {len(own)} settings")
+    return Item(
+        8,
+        asks,
+        "yes" if 0 < beside == len(own) else "partly",
+        f"{runs} random run{'s' * (runs > 1)}, tested beside {beside} of {len(own)} settings",
+    )
 
 
 def _repeated(groups: Sequence[Row]) -> Item:
@@ -122,8 +171,11 @@ def _repeated(groups: Sequence[Row]) -> Item:
 def _confounders(runs: Sequence[Row]) -> Item:
     asks = "Are confounders held fixed: hardware, versions, code?"
     says = []
-    for column, one, many in (("device", "device", "devices"), ("versions", "set of versions", "sets of versions"),
-                              ("commit", "commit", "commits")):
+    for column, one, many in (
+        ("device", "device", "devices"),
+        ("versions", "set of versions", "sets of versions"),
+        ("commit", "commit", "commits"),
+    ):
         found, unknown = _several(r[column] for r in runs), sum(not r[column] for r in runs)
         says += [f"{len(found)} {many}"] if len(found) > 1 else []
         says += [f"{unknown} of {len(runs)} runs record no {one}"] if unknown else []
@@ -137,18 +189,32 @@ def _time(runs: Sequence[Row], searches: Sequence[Row]) -> Item:
     retrained = len(runs) - len(searches)
     if timed < len(runs):
         return Item(13, asks, "partly", f"{timed} of {len(runs)} runs record their time")
-    says = "wall time of every run below" + ("" if retrained else "; the final training is the benchmark's, not ours"
-                                             if any(r["benchmark"] for r in searches) else "; nothing was retrained")
+    says = "wall time of every run below" + (
+        ""
+        if retrained
+        else "; the final training is the benchmark's, not ours"
+        if any(r["benchmark"] for r in searches)
+        else "; nothing was retrained"
+    )
     return Item(13, asks, "yes" if retrained or any(r["benchmark"] for r in searches) else "partly", says)
 
 
 def _setup(runs: Sequence[Row]) -> Item:
     asks = "Is the whole set-up reported?"
-    there = {"configuration": [os.path.isfile(os.path.join(r["folder"], "config.yaml")) for r in runs],
-             "seed": [r["seed"] is not None and r["seed"] == r["seed"] for r in runs],
-             "versions": [bool(r["versions"]) for r in runs], "hardware": [bool(r["device"]) for r in runs]}
-    lacking = [f"{found.count(False)} of {len(runs)} runs have no {name}" for name, found in there.items()
-               if not all(found)]
+    there = {
+        "configuration": [os.path.isfile(os.path.join(r["folder"], "config.yaml")) for r in runs],
+        "seed": [r["seed"] is not None and r["seed"] == r["seed"] for r in runs],
+        "versions": [bool(r["versions"]) for r in runs],
+        "hardware": [bool(r["device"]) for r in runs],
+    }
+    lacking = [
+        f"{found.count(False)} of {len(runs)} runs have no {name}" for name, found in there.items() if not all(found)
+    ]
     state = "yes" if not lacking else "partly" if any(any(found) for found in there.values()) else "missing"
-    return Item(14, asks, state, "; ".join(lacking) or "every run's folder holds its resolved configuration, seed, "
-                                                       "versions and hardware; differences above")
+    return Item(
+        14,
+        asks,
+        state,
+        "; ".join(lacking)
+        or "every run's folder holds its resolved configuration, seed, versions and hardware; differences above",
+    )

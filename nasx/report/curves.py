@@ -29,16 +29,34 @@ if TYPE_CHECKING:
 Row = Mapping[str, Any]
 Runs = Mapping[str, Sequence[str | Path]]
 """Label -> run folders that differ in the seed only."""
-MEASURED: tuple[tuple[str, str, Any], ...] = (("train", "training", "-"), ("val", "validation batches", (0, (4, 2))),
-            ("valid", "whole validation split", (0, (1, 1.2))))
+MEASURED: tuple[tuple[str, str, Any], ...] = (
+    ("train", "training", "-"),
+    ("val", "validation batches", (0, (4, 2))),
+    ("valid", "whole validation split", (0, (1, 1.2))),
+)
 """First part of the column, in words, dash."""
 INSIDE: tuple[tuple[str, str, tuple[tuple[str, str, str], ...]], ...] = (
-    ("Found operations", "number", tuple((f"found.{kind}", words, FAMILIES[colour]) for kind, words, colour in (
-        ("parametric", "learned", "conv"), ("skip", "skip", "skip"), ("pool", "pooling", "pool"), ("none",) * 3))),
+    (
+        "Found operations",
+        "number",
+        tuple(
+            (f"found.{kind}", words, FAMILIES[colour])
+            for kind, words, colour in (
+                ("parametric", "learned", "conv"),
+                ("skip", "skip", "skip"),
+                ("pool", "pooling", "pool"),
+                ("none",) * 3,
+            )
+        ),
+    ),
     ("Entropy of the mixture", "nats per edge", (("entropy", "", CYCLE[0]),)),
     ("Hessian eigenvalue", "largest", (("eigenvalue", "", CYCLE[0]),)),
-    ("Layer alignment", "mean cosine", (("alignment_train", "training", CYCLE[0]),
-                                        ("alignment_val", "validation", CYCLE[1]))))
+    (
+        "Layer alignment",
+        "mean cosine",
+        (("alignment_train", "training", CYCLE[0]), ("alignment_val", "validation", CYCLE[1])),
+    ),
+)
 """Title, unit, and lines (column, label, colour) of the panels on what went on inside a search."""
 COUNTED = ("number", "mean weight", "L1 distance", "nats per edge", "cross-entropy (nats)")
 """Units of what is never below zero."""
@@ -93,11 +111,20 @@ def bounds(unit: str) -> tuple[float, float]:
     if "%" in unit:
         return 0.0, 100.0
     return {"perplexity": (1.0, math.inf), "mean cosine": (-1.0, 1.0)}.get(
-        unit, (0.0 if unit in COUNTED else -math.inf, math.inf))
+        unit, (0.0 if unit in COUNTED else -math.inf, math.inf)
+    )
 
 
-def line(axes: Axes, runs: Sequence[Sequence[Row]], name: str, label: str, colour: str, scale: float = 1.0,
-         dash: Any = "-", within: tuple[float, float] = (-math.inf, math.inf)) -> bool:
+def line(
+    axes: Axes,
+    runs: Sequence[Sequence[Row]],
+    name: str,
+    label: str,
+    colour: str,
+    scale: float = 1.0,
+    dash: Any = "-",
+    within: tuple[float, float] = (-math.inf, math.inf),
+) -> bool:
     """Mean and band of the number `name` over runs; False, and nothing drawn, where no row has it.
 
     The band ends where values do, at `within`.
@@ -110,8 +137,14 @@ def line(axes: Axes, runs: Sequence[Sequence[Row]], name: str, label: str, colou
     if np.isfinite(std).any():
         spread = np.nan_to_num(std)
         low, high = np.minimum(within[0], mean), np.maximum(within[1], mean)
-        axes.fill_between(epochs, np.maximum(mean - spread, low), np.minimum(mean + spread, high), color=colour,
-                          alpha=0.18, linewidth=0)
+        axes.fill_between(
+            epochs,
+            np.maximum(mean - spread, low),
+            np.minimum(mean + spread, high),
+            color=colour,
+            alpha=0.18,
+            linewidth=0,
+        )
     return True
 
 
@@ -142,8 +175,16 @@ def _measure(axes: Axes, groups: Mapping[str, Sequence[Sequence[Row]]], kind: st
     for i, (label, runs) in enumerate(groups.items()):
         for k, (name, words, dash) in enumerate(MEASURED):
             colour = CYCLE[(i if len(groups) > 1 else k) % len(CYCLE)]
-            drawn |= line(axes, runs, f"{name}_{kind}", f"{label}, {words}" if len(groups) > 1 else words, colour,
-                          scale, dash, bounds(unit))
+            drawn |= line(
+                axes,
+                runs,
+                f"{name}_{kind}",
+                f"{label}, {words}" if len(groups) > 1 else words,
+                colour,
+                scale,
+                dash,
+                bounds(unit),
+            )
     finish(axes, f"Supernet {kind}", unit, max(map(_last_epoch, groups.values()), default=1.0))
     if drawn and len(groups) == 1:
         axes.legend(loc="best")
@@ -162,21 +203,36 @@ def _legend(made: Figure, labels: Sequence[str], measured: bool) -> None:
 
     lines = [Line2D([], [], color=CYCLE[i % len(CYCLE)], label=label) for i, label in enumerate(labels)]
     lines += [Line2D([], [], color=SOFT, linestyle=dash, label=words) for _, words, dash in MEASURED if measured]
-    made.legend(handles=lines, loc="outside lower center", ncols=min(4, len(lines)) if not measured else
-                max(3, min(5, len(lines))))
+    made.legend(
+        handles=lines,
+        loc="outside lower center",
+        ncols=min(4, len(lines)) if not measured else max(3, min(5, len(lines))),
+    )
 
 
-def trajectory(axes: Axes, groups: Mapping[str, Sequence[Sequence[Row]]], dataset: str, split: str,
-               reference: Mapping[str, float]) -> bool:
+def trajectory(
+    axes: Axes, groups: Mapping[str, Sequence[Sequence[Row]]], dataset: str, split: str, reference: Mapping[str, float]
+) -> bool:
     """Look-up accuracy of the genotype at each epoch, with the benchmark's optimum and random mean as lines."""
     most = min(100.0, reference.get("optimum", 100.0))
-    drawn = [line(axes, runs, f"lookup.{dataset}.{split}", label, CYCLE[i % len(CYCLE)], within=(0.0, most))
-             for i, (label, runs) in enumerate(groups.items())]
+    drawn = [
+        line(axes, runs, f"lookup.{dataset}.{split}", label, CYCLE[i % len(CYCLE)], within=(0.0, most))
+        for i, (label, runs) in enumerate(groups.items())
+    ]
     for kind, where, words in (("optimum", "bottom", "optimum"), ("random", "top", "random mean")):
         if kind in reference and any(drawn):
             axes.axhline(reference[kind], color=SOFT, linewidth=1.0, linestyle=(0, (2, 2)), zorder=1)
-            axes.annotate(f"{words}\n{reference[kind]:.2f}", (1.0, reference[kind]), xytext=(4, 0), ha="left", va=where,
-                          xycoords=("axes fraction", "data"), textcoords="offset points", fontsize=8, color=SOFT)
+            axes.annotate(
+                f"{words}\n{reference[kind]:.2f}",
+                (1.0, reference[kind]),
+                xytext=(4, 0),
+                ha="left",
+                va=where,
+                xycoords=("axes fraction", "data"),
+                textcoords="offset points",
+                fontsize=8,
+                color=SOFT,
+            )
     axes.margins(y=0.12)
     last = max(map(_last_epoch, groups.values()), default=1.0)
     finish(axes, f"Found cell, {DATASETS.get(dataset, dataset)} {split}", "accuracy (%)", last)
@@ -190,12 +246,22 @@ def derived(rows: Sequence[Row]) -> list[Row]:
     for row in rows:
         held, stages, nodes = row.get("cells"), row.get("output_cosine"), row.get("node_cosine")
         cells = [name for name in held if not name.startswith("reduce")] if isinstance(held, Mapping) else []
-        counts = {kind: sum(_get(row, f"cells.{cell}.{kind}") for cell in cells)
-                  for kind in ("parametric", "skip", "pool", "none")}
-        learned = [stage[name] for stage in _list(stages) if isinstance(stage, Mapping) for name in stage
-                   if family(name) == "conv"]
-        cosines = {name: float(np.mean(known)) for name, values in (("node", _list(nodes)), ("output", learned))
-                   if (known := [x for x in values if isinstance(x, (int, float))])}
+        counts = {
+            kind: sum(_get(row, f"cells.{cell}.{kind}") for cell in cells)
+            for kind in ("parametric", "skip", "pool", "none")
+        }
+        learned = [
+            stage[name]
+            for stage in _list(stages)
+            if isinstance(stage, Mapping)
+            for name in stage
+            if family(name) == "conv"
+        ]
+        cosines = {
+            name: float(np.mean(known))
+            for name, values in (("node", _list(nodes)), ("output", learned))
+            if (known := [x for x in values if isinstance(x, (int, float))])
+        }
         made.append({**row, "found": counts if cells else None, "cosine": cosines})
     return made
 
@@ -208,8 +274,12 @@ def _inside(rows: Sequence[Row]) -> list[Any]:
     """Those of `INSIDE` of which the rows know something; a line that is zero throughout is left out."""
     panels = []
     for title, unit, lines in INSIDE:
-        known = [each for each in lines if any(_get(row, each[0]) == _get(row, each[0]) for row in rows)
-                 and (unit != "number" or any(_get(row, each[0]) > 0 for row in rows))]
+        known = [
+            each
+            for each in lines
+            if any(_get(row, each[0]) == _get(row, each[0]) for row in rows)
+            and (unit != "number" or any(_get(row, each[0]) > 0 for row in rows))
+        ]
         panels += [(title, unit, known)] if known else []
     return panels
 
@@ -242,15 +312,23 @@ def training(groups: Runs, path: str | Path) -> list[Path]:
         return save(made, path)
 
 
-def anytime(groups: Runs, path: str | Path, dataset: str = "cifar10", split: str = "test",
-            reference: Mapping[str, float] | None = None) -> list[Path]:
+def anytime(
+    groups: Runs,
+    path: str | Path,
+    dataset: str = "cifar10",
+    split: str = "test",
+    reference: Mapping[str, float] | None = None,
+) -> list[Path]:
     """Look-up accuracy over the epochs, a line a group, beside {"optimum": …, "random": …} of the benchmark."""
     read = _read_groups(groups)
     with style():
         made = figure(5.6, 3.6)
         if not trajectory(made.subplots(), read, dataset, split, reference or {}):
-            raise UserError(str(path), f"no look-up of {dataset} {split} in these runs",
-                            "name runs of a space with a benchmark, or split=valid")
+            raise UserError(
+                str(path),
+                f"no look-up of {dataset} {split} in these runs",
+                "name runs of a space with a benchmark, or split=valid",
+            )
         if len(groups) > 1:
             _legend(made, list(groups), measured=False)
         return save(made, path)
@@ -290,7 +368,7 @@ def search_picture(run_folder: str | Path, references: Mapping[str, Mapping[str,
             trajectory(axes[2], group, dataset, split, references.get(dataset, {}))
         if inside:
             _draw_inside(parts[1], inside, rows)
-        heat_maps.draw(parts[2 if inside else 1:], mixed, folder)
+        heat_maps.draw(parts[2 if inside else 1 :], mixed, folder)
         return save(made, folder / "search")[0]
 
 
@@ -310,8 +388,15 @@ def recorded(folders: Iterable[str | Path], dataset: str, split: str) -> dict[st
         values: Any = files.read_json(Path(folder) / "result.json")
         for key in ("reference", dataset, split):
             values = values.get(key) if isinstance(values, Mapping) else None
-        found.append({kind: float(values[key]) for kind, key in (("random", "mean"), ("optimum", "optimum"))
-                      if isinstance(values.get(key), (int, float))} if isinstance(values, Mapping) else {})
+        found.append(
+            {
+                kind: float(values[key])
+                for kind, key in (("random", "mean"), ("optimum", "optimum"))
+                if isinstance(values.get(key), (int, float))
+            }
+            if isinstance(values, Mapping)
+            else {}
+        )
     return found[0] if found and all(each == found[0] for each in found) else {}
 
 

@@ -51,9 +51,21 @@ def bests(groups: Sequence[Row]) -> tuple[list[Best], int]:
         found.append((key, Best("", best, measure, sum(int(g[f"{measure}_n"]) for g in own))))
     several = [item for item in found if item[1].runs > 1] or found
     several.sort(key=lambda item: (item[1].group["reduced"] is True, -item[1].runs, item[0][0] != "retrain"))
-    return [best._replace(where=", ".join(filter(None, (
-        _told(name, value) for i, (name, value) in enumerate(zip(COMPARABLE, key, strict=True))
-        if len({other[i] for other, _ in several}) > 1)))) for key, best in several], len(found) - len(several)
+    return [
+        best._replace(
+            where=", ".join(
+                filter(
+                    None,
+                    (
+                        _told(name, value)
+                        for i, (name, value) in enumerate(zip(COMPARABLE, key, strict=True))
+                        if len({other[i] for other, _ in several}) > 1
+                    ),
+                )
+            )
+        )
+        for key, best in several
+    ], len(found) - len(several)
 
 
 def _told(name: str, value: Any) -> str:
@@ -73,37 +85,52 @@ def _unit(measure: str) -> str:
 
 def sentences(groups: Sequence[Row], runs: Sequence[Row]) -> list[str]:
     """What was run, what came out best, and what that is worth, a sentence each."""
+
     def several(column: str) -> str:
         found = sorted({str(g[column]) for g in groups if g[column]})
         return ", ".join(found[:6]) + (f" and {len(found) - 6} more" if len(found) > 6 else "")
 
     searches = sum(r["kind"] == "search" for r in runs)
-    counts = [f"{n} {one if n == 1 else many}" for n, one, many in
-              ((searches, "search", "searches"), (len(runs) - searches, "retraining", "retrainings")) if n]
-    said = [f"{' and '.join(counts)} in {len(groups)} setting{'s' * (len(groups) > 1)}: {several('method')} on "
-            f"{several('space')}, data set {several('dataset')}."]
+    counts = [
+        f"{n} {one if n == 1 else many}"
+        for n, one, many in ((searches, "search", "searches"), (len(runs) - searches, "retraining", "retrainings"))
+        if n
+    ]
+    said = [
+        f"{' and '.join(counts)} in {len(groups)} setting{'s' * (len(groups) > 1)}: {several('method')} on "
+        f"{several('space')}, data set {several('dataset')}."
+    ]
     found, single = bests(groups)
     for best in found[:CONTEXTS]:
         which = _called(best, "lowest" if best.measure.endswith("perplexity") else "highest").capitalize()
-        said.append(f"{which}{f' ({best.where})' if best.where else ''}: {best.group['label']} with "
-                    f"{sheets.value(best.group, best.measure)}{_unit(best.measure)} ({words_of(best.measure)}, "
-                    f"n = {best.group['n']}).")
+        said.append(
+            f"{which}{f' ({best.where})' if best.where else ''}: {best.group['label']} with "
+            f"{sheets.value(best.group, best.measure)}{_unit(best.measure)} ({words_of(best.measure)}, "
+            f"n = {best.group['n']})."
+        )
     if single:
-        said.append(f"{single} run{'s' * (single > 1)} that nothing here may be compared with "
-                    f"{'stand' if single > 1 else 'stands'} in the tables.")
+        said.append(
+            f"{single} run{'s' * (single > 1)} that nothing here may be compared with "
+            f"{'stand' if single > 1 else 'stands'} in the tables."
+        )
     if len(found) > CONTEXTS:
         said.append(f"{len(found) - CONTEXTS} more of such means, which are not to be compared, stand in the tables.")
     ways = {way: [g["label"] for g in groups if g["versus"].startswith(way)] for way in ("better", "worse")}
     tested = sum(random_baseline.tested(g) for g in groups)
     if tested:
-        parts = [f"{', '.join(found[:4])} {'does' if len(found) == 1 else 'do'} {way} than random search"
-                 for way, found in ways.items() if found]
+        parts = [
+            f"{', '.join(found[:4])} {'does' if len(found) == 1 else 'do'} {way} than random search"
+            for way, found in ways.items()
+            if found
+        ]
         rest, it = tested - sum(map(len, ways.values())), "it" if parts else "random search"
         parts += [f"{rest} of {tested} settings cannot be told from {it}"] if rest else []
         said.append(f"{'; '.join(parts)} (Welch's t test over searches, 5 % level).")
     else:
-        said.append("Nothing here was tested beside random search (method=random, two searches or more of each, looked "
-                    "up or retrained alike): what chance alone would give is not known.")
+        said.append(
+            "Nothing here was tested beside random search (method=random, two searches or more of each, looked "
+            "up or retrained alike): what chance alone would give is not known."
+        )
     bad = sum(r["collapsed"] is True for r in runs)
     moving = sum(r["moving"] is True for r in runs)
     judged = sum(r["collapsed"] is not None for r in runs)

@@ -24,21 +24,43 @@ if TYPE_CHECKING:
 Row = Mapping[str, Any]
 OPERATIONS = {
     ("nb201", 5): ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3"),
-    ("darts", 8): ("none", "max_pool_3x3", "avg_pool_3x3", "skip_connect", "sep_conv_3x3", "sep_conv_5x5",
-                   "dil_conv_3x3", "dil_conv_5x5"),
-    ("darts", 7): ("max_pool_3x3", "avg_pool_3x3", "skip_connect", "sep_conv_3x3", "sep_conv_5x5", "dil_conv_3x3",
-                   "dil_conv_5x5"),
-    ("s2", 2): ("skip_connect", "sep_conv_3x3"), ("s3", 3): ("none", "skip_connect", "sep_conv_3x3"),
-    ("s4", 2): ("noise", "sep_conv_3x3"), ("amended_s2", 2): ("skip_connect", "sep_conv_3x3"),
+    ("darts", 8): (
+        "none",
+        "max_pool_3x3",
+        "avg_pool_3x3",
+        "skip_connect",
+        "sep_conv_3x3",
+        "sep_conv_5x5",
+        "dil_conv_3x3",
+        "dil_conv_5x5",
+    ),
+    ("darts", 7): (
+        "max_pool_3x3",
+        "avg_pool_3x3",
+        "skip_connect",
+        "sep_conv_3x3",
+        "sep_conv_5x5",
+        "dil_conv_3x3",
+        "dil_conv_5x5",
+    ),
+    ("s2", 2): ("skip_connect", "sep_conv_3x3"),
+    ("s3", 3): ("none", "skip_connect", "sep_conv_3x3"),
+    ("s4", 2): ("noise", "sep_conv_3x3"),
+    ("amended_s2", 2): ("skip_connect", "sep_conv_3x3"),
     ("amended_s3", 3): ("none", "skip_connect", "sep_conv_3x3"),
-    **{(f"nb1shot1_{i}", 3): NB101 for i in (1, 2, 3)}}
+    **{(f"nb1shot1_{i}", 3): NB101 for i in (1, 2, 3)},
+}
 """(space, number of operations) -> their published order."""
 NODES: dict[int, tuple[int, tuple[str, ...]]] = {
-    6: (1, ("input", "1", "2", "output")), 14: (2, ("cₖ₋₂", "cₖ₋₁", *map(str, range(4)))),
-    36: (1, ("x, h", *map(str, range(8))))}
+    6: (1, ("input", "1", "2", "output")),
+    14: (2, ("cₖ₋₂", "cₖ₋₁", *map(str, range(4)))),
+    36: (1, ("x, h", *map(str, range(8)))),
+}
 """Number of edges (NAS-Bench-201, DARTS, its recurrent cell) -> inputs, and nodes as drawings of cells name them."""
-EDGES = {count: [f"{names[j]}→{names[i]}" for i in range(inputs, len(names)) for j in range(i)]
-         for count, (inputs, names) in NODES.items()}
+EDGES = {
+    count: [f"{names[j]}→{names[i]}" for i in range(inputs, len(names)) for j in range(i)]
+    for count, (inputs, names) in NODES.items()
+}
 """Number of edges -> `source→target` names."""
 
 
@@ -67,8 +89,13 @@ def height(rows: Sequence[Row], name: str) -> float:
 def draw(parts: Sequence[Any], found: Mapping[str, Sequence[Row]], folder: Path) -> None:
     """Draw each name of the mixture into its part, all on one scale of colours."""
     # Never less than 2.5 times the even weight, so that an undecided mixture looks undecided.
-    top = min(1.0, max(max(float(np.max([row["mix"][name] for row in rows])) for name, rows in found.items()),
-                       2.5 / min(len(rows[0]["mix"][name][0]) for name, rows in found.items())))
+    top = min(
+        1.0,
+        max(
+            max(float(np.max([row["mix"][name] for row in rows])) for name, rows in found.items()),
+            2.5 / min(len(rows[0]["mix"][name][0]) for name, rows in found.items()),
+        ),
+    )
     for part, (name, rows) in zip(parts, found.items(), strict=True):
         _drawn(part, rows, name, _operations(folder, len(rows[0]["mix"][name][0])), top)
 
@@ -81,17 +108,28 @@ def _drawn(part: SubFigure, rows: Sequence[Row], name: str, operations: Sequence
     epochs = [int(row["epoch"]) for row in rows]
     edges, count = weights.shape[1:]
     panels = part.subplots(1, count, sharey=True, squeeze=False)[0]
-    columns = list(operations) if name != "output" and not name.startswith("input_") else [
-        "input", *map(str, range(1, count))]  # of NAS-Bench-1Shot1: the vertices that a block reads
+    columns = (
+        list(operations)
+        if name != "output" and not name.startswith("input_")
+        else ["input", *map(str, range(1, count))]
+    )  # of NAS-Bench-1Shot1: the vertices that a block reads
     for k, axes in enumerate(panels):
-        image = axes.imshow(weights[:, :, k].T, aspect="auto", interpolation="nearest", cmap=_shades(), vmin=0.0,
-                            vmax=top, extent=(epochs[0] - 0.5, epochs[-1] + 0.5, edges - 0.5, -0.5))
+        image = axes.imshow(
+            weights[:, :, k].T,
+            aspect="auto",
+            interpolation="nearest",
+            cmap=_shades(),
+            vmin=0.0,
+            vmax=top,
+            extent=(epochs[0] - 0.5, epochs[-1] + 0.5, edges - 0.5, -0.5),
+        )
         axes.set_title(columns[k], fontsize=8, fontweight="normal", pad=4)
         axes.grid(False)
         axes.tick_params(length=0, labelsize=7.5)
         axes.xaxis.set_major_locator(MaxNLocator(3, integer=True, min_n_ticks=1))
-        axes.set_yticks(range(edges), [name] if edges == 1 else EDGES.get(edges, [
-            str(i + (name == "ops")) for i in range(edges)]))
+        axes.set_yticks(
+            range(edges), [name] if edges == 1 else EDGES.get(edges, [str(i + (name == "ops")) for i in range(edges)])
+        )
         for side in axes.spines.values():
             side.set(visible=True, color=FAINT)
         for edge in range(1, edges):
@@ -102,8 +140,13 @@ def _drawn(part: SubFigure, rows: Sequence[Row], name: str, operations: Sequence
     bar.outline.set_visible(False)
     bar.ax.tick_params(length=0, labelsize=7.5)
     bar.ax.axhline(1 / count, color=INK, linewidth=0.8)  # where all operations weigh the same
-    part.suptitle(f"Mixture weights, {name} cell" if name not in ("cell", "edges") else "Mixture weights", x=0.008,
-                  ha="left", fontsize=10, fontweight="bold")
+    part.suptitle(
+        f"Mixture weights, {name} cell" if name not in ("cell", "edges") else "Mixture weights",
+        x=0.008,
+        ha="left",
+        fontsize=10,
+        fontweight="bold",
+    )
 
 
 def _shades() -> Any:
@@ -117,8 +160,9 @@ def mixtures(rows: Sequence[Row]) -> dict[str, list[Row]]:
     """Name of the mixture -> rows that have it as (edges, operations), at most four names (untied cells have more)."""
     names = [name for name in (rows[-1].get("mix") or {}) if np.ndim(rows[-1]["mix"][name]) == 2] if rows else []
     shapes = {name: np.shape(rows[-1]["mix"][name]) for name in names}
-    found = {name: [row for row in rows if np.shape((row.get("mix") or {}).get(name, ())) == shapes[name]]
-             for name in names}
+    found = {
+        name: [row for row in rows if np.shape((row.get("mix") or {}).get(name, ())) == shapes[name]] for name in names
+    }
     return dict(list(found.items())[:4])
 
 

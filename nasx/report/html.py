@@ -115,12 +115,29 @@ def page(frame: pd.DataFrame, title: str) -> str:
         notes.append(f"{album.left_out} pictures are left out to keep the page small: report fewer runs at once")
     if len(_contexts(groups)) > CONTEXTS:
         notes.append(f"pictures of the first {CONTEXTS} of {len(_contexts(groups))} spaces and data sets")
-    return environment.from_string(source).render(
-        title=title, version=__version__, lead=headline.sentences(groups, runs), cards=headline.cards(groups, runs),
-        sheets=sheets, beside=beside, notes=list(dict.fromkeys(notes)), contexts=contexts, costs=groups[:ROWS],
-        shown=ROWS, total=len(groups), value=results_sheets.value, cost=results_sheets.cost, machines=_machines(runs),
-        runs=runs[:ROWS], count=len(runs), items=checklist.items(runs, groups, anytime=anytime),
-        states=checklist.STATES) + "\n"
+    return (
+        environment.from_string(source).render(
+            title=title,
+            version=__version__,
+            lead=headline.sentences(groups, runs),
+            cards=headline.cards(groups, runs),
+            sheets=sheets,
+            beside=beside,
+            notes=list(dict.fromkeys(notes)),
+            contexts=contexts,
+            costs=groups[:ROWS],
+            shown=ROWS,
+            total=len(groups),
+            value=results_sheets.value,
+            cost=results_sheets.cost,
+            machines=_machines(runs),
+            runs=runs[:ROWS],
+            count=len(runs),
+            items=checklist.items(runs, groups, anytime=anytime),
+            states=checklist.STATES,
+        )
+        + "\n"
+    )
 
 
 def _together(text: str) -> str:
@@ -149,8 +166,10 @@ def _apart(rows: Sequence[Sequence[str]]) -> list[str]:
     used: list[str] = []
     while keys and len({tuple(map(row.get, used)) for row in each}) < len(each):
         used.append(keys.pop(0))
-    return [" ".join(row[key].removeprefix(key.rpartition(".")[0]).lstrip(".+") for key in used if key in row)
-            for row in each]
+    return [
+        " ".join(row[key].removeprefix(key.rpartition(".")[0]).lstrip(".+") for key in used if key in row)
+        for row in each
+    ]
 
 
 def _sheets(table: pd.DataFrame) -> tuple[list[Sheet], list[Sheet], list[str]]:
@@ -186,8 +205,14 @@ def _known(sheet: Sheet) -> Sheet:
         if any("n/a" in row for row in rows)
         else tuple(n for n in sheet.notes if n != results_sheets.NO_TEST)
     )
-    return replace(sheet, header=tuple(sheet.header[i] for i in kept), rows=rows, notes=notes, caption=caption,
-                   left=frozenset(k for k, i in enumerate(kept) if i in sheet.left))
+    return replace(
+        sheet,
+        header=tuple(sheet.header[i] for i in kept),
+        rows=rows,
+        notes=notes,
+        caption=caption,
+        left=frozenset(k for k, i in enumerate(kept) if i in sheet.left),
+    )
 
 
 def _machines(runs: Sequence[Row]) -> list[tuple[str, str, str, int]]:
@@ -217,17 +242,35 @@ def _context(title: str, groups: Sequence[Row], runs: Mapping[str, Row], album: 
     for dataset, split, lines in _lookups(read, [folder for g in shown for folder in g["folders"][:SEEDS]]):
         label = f"look-up accuracy over the epochs, {dataset} {split}"
         anytime += album.figure(lambda d=dataset, s=split, r=lines: charts.anytime(read, d, s, r), label)
-    made = {name: [figure for panel in panels for figure in album.figure(
-        lambda p=panel: charts.panel(read, *p), panel[1])] for name, panels in
-        (("curves", charts.TRAINING), ("traces", charts.TRACES))}
-    mixtures = [figure for g in shown for rows in every[g["label"]][:1] for figure in album.figure(
-        lambda f=g["folders"][0], r=rows: _heat_map(f, r), f"mixture weights of {g['label']}",
-        f"{g['label']}, first run")]
+    made = {
+        name: [figure for panel in panels for figure in album.figure(lambda p=panel: charts.panel(read, *p), panel[1])]
+        for name, panels in (("curves", charts.TRAINING), ("traces", charts.TRACES))
+    }
+    mixtures = [
+        figure
+        for g in shown
+        for rows in every[g["label"]][:1]
+        for figure in album.figure(
+            lambda f=g["folders"][0], r=rows: _heat_map(f, r),
+            f"mixture weights of {g['label']}",
+            f"{g['label']}, first run",
+        )
+    ]
     found = differences.rows([g["folders"][:SEEDS] for g in shown])
     legend = [(i % len(style.CYCLE), label) for i, label in enumerate(read)]
-    return Context(title, list(every), legend, anytime, made["curves"], made["traces"], mixtures,
-                   [figure for g in shown for figure in _cells(g, runs, album)],
-                   found, any(differences.UNKNOWN in row.values for row in found), note)
+    return Context(
+        title,
+        list(every),
+        legend,
+        anytime,
+        made["curves"],
+        made["traces"],
+        mixtures,
+        [figure for g in shown for figure in _cells(g, runs, album)],
+        found,
+        any(differences.UNKNOWN in row.values for row in found),
+        note,
+    )
 
 
 def _heat_map(folder: str, rows: Sequence[Row]) -> Any:
@@ -243,8 +286,11 @@ def _lookups(read: charts.Groups, folders: Sequence[str]) -> list[tuple[str, str
     if last is None:
         return []
     split = curves.looked_up(last)[1]  # type: ignore[index]
-    return [(dataset, split, curves.recorded(folders, dataset, split) or curves.reference(last, dataset, split))
-            for dataset, scores in last[-1]["lookup"].items() if isinstance(scores, Mapping)][:3]
+    return [
+        (dataset, split, curves.recorded(folders, dataset, split) or curves.reference(last, dataset, split))
+        for dataset, scores in last[-1]["lookup"].items()
+        if isinstance(scores, Mapping)
+    ][:3]
 
 
 def _cells(group: Row, runs: Mapping[str, Row], album: Album) -> list[Figure]:

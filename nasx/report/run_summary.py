@@ -103,22 +103,32 @@ def show(result: Mapping[str, Any], folder: Path) -> None:
     elif result.get("valid_accuracy") is not None:
         console.print(f"accuracy {100 * result['valid_accuracy']:.2f} % on held-out training images (last epoch)")
     elif result.get("test_perplexity") is not None:
-        console.print(f"test perplexity {result['test_perplexity']:.2f} of the weights after epoch "
-                      f"{result['best_epoch']}, the best on the validation text ({result['valid_perplexity']:.2f})")
+        console.print(
+            f"test perplexity {result['test_perplexity']:.2f} of the weights after epoch "
+            f"{result['best_epoch']}, the best on the validation text ({result['valid_perplexity']:.2f})"
+        )
     hardware = result["hardware"]
     threads = f" ({hardware['threads']} threads)" if hardware["device"] == "cpu" else ""
-    console.print(f"cost: {duration(result['wall_s'])}, {result['updates']:,} weight updates, "
-                  f"{result['passes']:,} passes, peak {result['peak_mb']:,.0f} MB on {hardware['name']}{threads}")
+    console.print(
+        f"cost: {duration(result['wall_s'])}, {result['updates']:,} weight updates, "
+        f"{result['passes']:,} passes, peak {result['peak_mb']:,.0f} MB on {hardware['name']}{threads}"
+    )
     if result.get("choice"):
         console.print(f"choice: {result['choice']['text']}", markup=False)
     if result.get("stages"):
-        console.print("stages before the last: " + ", ".join(
-            f"{stage['name']} ({duration(stage['wall_s'])}, {stage['updates']:,} weight updates)"
-            for stage in result["stages"]))
+        console.print(
+            "stages before the last: "
+            + ", ".join(
+                f"{stage['name']} ({duration(stage['wall_s'])}, {stage['updates']:,} weight updates)"
+                for stage in result["stages"]
+            )
+        )
     if result.get("diagnostics"):
         spent = result["diagnostics"]
-        console.print(f"of these the diagnostics took {spent['forward']:,} forward and {spent['backward']:,} backward "
-                      f"passes, {duration(spent['seconds'])}")
+        console.print(
+            f"of these the diagnostics took {spent['forward']:,} forward and {spent['backward']:,} backward "
+            f"passes, {duration(spent['seconds'])}"
+        )
     if result.get("verdict"):
         console.print(f"verdict: {result['verdict']['text']}", markup=False)
     if result.get("labels"):
@@ -128,14 +138,18 @@ def show(result: Mapping[str, Any], folder: Path) -> None:
     for line in lineage.following(result, folder):
         console.print(line, markup=False)
     if result["kind"] == "search" and untested(result.get("lookup") or {}):
-        console.print("test accuracies are not in this record; `nasx bench fill` adds them after this command:\n"
-                      f"nasx bench get {TESTS}", markup=False)
+        console.print(
+            "test accuracies are not in this record; `nasx bench fill` adds them after this command:\n"
+            f"nasx bench get {TESTS}",
+            markup=False,
+        )
 
 
 def untested(lookup: Mapping[str, Any]) -> bool:
     """Whether a look-up in NAS-Bench-201 lacks test accuracies."""
-    return lookup.get("benchmark") == "nb201" and any(lookup[name].get("test") is None for name in NAMES
-                                                      if name in lookup)
+    return lookup.get("benchmark") == "nb201" and any(
+        lookup[name].get("test") is None for name in NAMES if name in lookup
+    )
 
 
 def _lookup(console: Console, result: Mapping[str, Any]) -> None:
@@ -146,8 +160,10 @@ def _lookup(console: Console, result: Mapping[str, Any]) -> None:
         told = "perplexity" if "valid_perplexity" in (result.get("supernet") or {}) else "accuracy"
         console.print(f"no benchmark table answers for this cell: retrain it to learn its {told}")
         if result.get("missing"):
-            console.print(f"or look it up later: {result['missing']}; then `nasx bench fill` adds it to finished runs",
-                          markup=False)
+            console.print(
+                f"or look it up later: {result['missing']}; then `nasx bench fill` adds it to finished runs",
+                markup=False,
+            )
         return
     console.print(f"look-up: {found['source']}", markup=False)
     console.print(_accuracies(result, found))
@@ -155,14 +171,18 @@ def _lookup(console: Console, result: Mapping[str, Any]) -> None:
         console.print("; ".join(costs), markup=False)
     among = result.get("among") or {}
     if among.get("cells") != among.get("of"):
-        console.print(f"ranked among the {among['cells']:,} cells that this space allows; optimum, mean and median are "
-                      "theirs")
+        console.print(
+            f"ranked among the {among['cells']:,} cells that this space allows; optimum, mean and median are theirs"
+        )
     elif found.get("benchmark") == "nb101":
         console.print("ranked among all graphs of NAS-Bench-101, of which this space has a part")
     if foreign(result):
         sets = ", ".join(title for name, title in NAMES.items() if name in found)
-        console.print(f"these accuracies are of the cell trained on {sets}, not on {result['choices'].get('dataset')}: "
-                      "retrain it to measure its accuracy there", markup=False)
+        console.print(
+            f"these accuracies are of the cell trained on {sets}, not on {result['choices'].get('dataset')}: "
+            "retrain it to measure its accuracy there",
+            markup=False,
+        )
 
 
 def _accuracies(result: Mapping[str, Any], found: Mapping[str, Any]) -> Table:
@@ -170,20 +190,38 @@ def _accuracies(result: Mapping[str, Any], found: Mapping[str, Any]) -> Table:
     cells = (result.get("among") or {}).get("cells")
     table = Table(box=None, padding=(0, 1, 0, 0))
     rank = f"rank of\n{cells:,}" if cells else "rank"
-    for heading in ("accuracy\nin %", "this\ncell", "mean\nover", "better\nthan", rank, "\noptimum", "below\nit",
-                    "random\nmean", "\nmedian"):
+    for heading in (
+        "accuracy\nin %",
+        "this\ncell",
+        "mean\nover",
+        "better\nthan",
+        rank,
+        "\noptimum",
+        "below\nit",
+        "random\nmean",
+        "\nmedian",
+    ):
         table.add_column(heading, justify="right" if table.columns else "left", no_wrap=True)
     for name, title in NAMES.items():
         known = [part for part in PARTS if (found.get(name) or {}).get(part) is not None]
         if known:
             table.add_row(title)
         for part in known:
-            share, place, below, others = (((result.get(key) or {}).get(name) or {}).get(part)
-                                           for key in ("better_than", "rank", "below_optimum", "reference"))
-            table.add_row(f"  {PARTS[part]}", f"{found[name][part]:.2f}", over(found[name].get(f"{part}_seeds")),
-                          "" if share is None else percent(share), "" if place is None else f"{place:,}", *(
-                              "n/a" if x is None else f"{x:.2f}" for x in (
-                                  (others or {}).get("optimum"), below, *map((others or {}).get, ("mean", "median")))))
+            share, place, below, others = (
+                ((result.get(key) or {}).get(name) or {}).get(part)
+                for key in ("better_than", "rank", "below_optimum", "reference")
+            )
+            table.add_row(
+                f"  {PARTS[part]}",
+                f"{found[name][part]:.2f}",
+                over(found[name].get(f"{part}_seeds")),
+                "" if share is None else percent(share),
+                "" if place is None else f"{place:,}",
+                *(
+                    "n/a" if x is None else f"{x:.2f}"
+                    for x in ((others or {}).get("optimum"), below, *map((others or {}).get, ("mean", "median")))
+                ),
+            )
     return table
 
 
@@ -200,8 +238,9 @@ def _costs(found: Mapping[str, Any]) -> Iterator[str]:
         yield f"{found['params'] / 1e6:,.2f} M parameters"
     latency = found.get("latency") or {}
     if latency:
-        yield "latency " + ", ".join(f"{device} {'n/a' if ms is None else f'{ms:.2f} ms'}"
-                                     for device, ms in latency.items())
+        yield "latency " + ", ".join(
+            f"{device} {'n/a' if ms is None else f'{ms:.2f} ms'}" for device, ms in latency.items()
+        )
 
 
 def foreign(result: Mapping[str, Any]) -> bool:

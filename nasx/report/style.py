@@ -30,15 +30,42 @@ FORMATS = ("svg", "png")
 FONT = "DejaVu Sans"
 """The typeface of all pictures; it comes with matplotlib."""
 _STYLE: Any = {
-    "font.family": FONT, "font.size": 9.0, "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": SOFT,
-    "axes.linewidth": 0.8, "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 10.0,
-    "axes.titlelocation": "left", "axes.titleweight": "bold", "axes.titlepad": 8.0, "axes.grid": True,
-    "axes.axisbelow": True, "axes.formatter.useoffset": False, "grid.color": "#eaeef2", "grid.linewidth": 0.8,
-    "xtick.color": SOFT, "ytick.color": SOFT,
-    "xtick.labelcolor": INK, "ytick.labelcolor": INK, "xtick.major.size": 3.0, "ytick.major.size": 3.0,
-    "legend.frameon": False, "legend.fontsize": 8.5, "lines.linewidth": 1.8, "lines.solid_capstyle": "round",
-    "figure.facecolor": "white", "savefig.facecolor": "white", "svg.fonttype": "none", "svg.hashsalt": "nasx",
-    "text.parse_math": False, "path.simplify": True, "figure.dpi": 100.0, "savefig.dpi": 160.0}
+    "font.family": FONT,
+    "font.size": 9.0,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": SOFT,
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 10.0,
+    "axes.titlelocation": "left",
+    "axes.titleweight": "bold",
+    "axes.titlepad": 8.0,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.formatter.useoffset": False,
+    "grid.color": "#eaeef2",
+    "grid.linewidth": 0.8,
+    "xtick.color": SOFT,
+    "ytick.color": SOFT,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "xtick.major.size": 3.0,
+    "ytick.major.size": 3.0,
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "lines.linewidth": 1.8,
+    "lines.solid_capstyle": "round",
+    "figure.facecolor": "white",
+    "savefig.facecolor": "white",
+    "svg.fonttype": "none",
+    "svg.hashsalt": "nasx",
+    "text.parse_math": False,
+    "path.simplify": True,
+    "figure.dpi": 100.0,
+    "savefig.dpi": 160.0,
+}
 
 
 @contextmanager
@@ -83,8 +110,9 @@ def svg(made: Figure, **options: Any) -> str:
     stream = io.StringIO()
     made.savefig(stream, format="svg", metadata={"Date": None, "Creator": "nasx"}, **options)
     numbers: dict[str, str] = {}
-    text = re.sub(r"\bp[0-9a-f]{10}\b", lambda found: numbers.setdefault(found[0], f"p{len(numbers) + 1}"),
-                  stream.getvalue())
+    text = re.sub(
+        r"\bp[0-9a-f]{10}\b", lambda found: numbers.setdefault(found[0], f"p{len(numbers) + 1}"), stream.getvalue()
+    )
     return re.sub(r'"[^"<>]*"', lambda quoted: re.sub(r"-?\d+\.\d{4,}", _rounded, quoted[0]), text)
 
 
@@ -116,10 +144,10 @@ def whole(path: Path) -> bool:
         return False
     place = 8
     while place + 12 <= len(data):
-        end = place + 8 + int.from_bytes(data[place:place + 4], "big")
-        if zlib.crc32(data[place + 4:end]).to_bytes(4, "big") != data[end:end + 4]:
+        end = place + 8 + int.from_bytes(data[place : place + 4], "big")
+        if zlib.crc32(data[place + 4 : end]).to_bytes(4, "big") != data[end : end + 4]:
             return False
-        if data[place + 4:place + 8] == b"IEND":
+        if data[place + 4 : place + 8] == b"IEND":
             return True
         place = end + 4
     return False

@@ -21,12 +21,36 @@ from nasx.errors import UserError
 from nasx.results import random_baseline
 from nasx.results.collect import STANDING, rows_of
 
-KEYS = ["kind", "method", "space", "searched_on", "dataset", "protocol", "search", "recipe", "retrain", "labels",
-        "reduced", "best_of", "study"]
+KEYS = [
+    "kind",
+    "method",
+    "space",
+    "searched_on",
+    "dataset",
+    "protocol",
+    "search",
+    "recipe",
+    "retrain",
+    "labels",
+    "reduced",
+    "best_of",
+    "study",
+]
 """Columns whose values split rows, besides the configuration itself."""
 CARRIED = ("overrides", "family", "folder", "experiment", "parent_overrides", "parent_folder")  # told of a row's first
-MEASURES = ("supernet_valid", "test_accuracy", "supernet_perplexity", "valid_perplexity", "test_perplexity", "params",
-            "macs", "cost_s", "peak_mb", "updates", "passes")
+MEASURES = (
+    "supernet_valid",
+    "test_accuracy",
+    "supernet_perplexity",
+    "valid_perplexity",
+    "test_perplexity",
+    "params",
+    "macs",
+    "cost_s",
+    "peak_mb",
+    "updates",
+    "passes",
+)
 CHOSEN = {"method", "space", "dataset", "search", "retrain"}
 """Overrides that stand in a column of their own already."""
 
@@ -64,8 +88,10 @@ def summary(frame: pd.DataFrame, group: Sequence[str] = (), *, reference: bool =
         seeds = [m["seed"] for m in members]
         if first["kind"] == "search" and len(set(seeds)) < len(seeds):
             twice = sorted({str(s) for s in seeds if seeds.count(s) > 1})
-            notes.append(f"{first['method']} on {first['space']}: seed {', '.join(twice)} occurs more than once among "
-                         f"runs of one configuration (other code or settings?); n counts each")
+            notes.append(
+                f"{first['method']} on {first['space']}: seed {', '.join(twice)} occurs more than once among "
+                f"runs of one configuration (other code or settings?); n counts each"
+            )
         rows.append(row)
     notes += random_baseline.judge(rows, list(groups.values()))
     table = pd.DataFrame(rows)
@@ -74,8 +100,18 @@ def summary(frame: pd.DataFrame, group: Sequence[str] = (), *, reference: bool =
         table["setting"] = [" ".join(lines) for lines in table["settings"]]
         if reference:
             table = _with_reference(table)
-        order = ["kind", "space", "searched_on", "dataset", "protocol", "recipe", "cells", "reference", "method",
-                 "setting"]
+        order = [
+            "kind",
+            "space",
+            "searched_on",
+            "dataset",
+            "protocol",
+            "recipe",
+            "cells",
+            "reference",
+            "method",
+            "setting",
+        ]
         table = table.sort_values(order, kind="stable", ignore_index=True)
     table.attrs["notes"] = notes
     return table
@@ -103,16 +139,21 @@ def _statistics(measure: str, values: Iterable[float]) -> dict[str, float]:
 
 def _settings(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
     """What was set on the command line; and the first digits of the configuration's hash where that is the same."""
-    texts = [tuple(line for line in row["overrides"] if line.partition("=")[0].lstrip("+") not in CHOSEN)
-             for row in rows]
+    texts = [
+        tuple(line for line in row["overrides"] if line.partition("=")[0].lstrip("+") not in CHOSEN) for row in rows
+    ]
     clashes: dict[tuple[Any, ...], set[str]] = {}
     keys = [(*(row[k] for k in KEYS), text) for row, text in zip(rows, texts, strict=True)]
     for key, row in zip(keys, rows, strict=True):
         clashes.setdefault(key, set()).add(row["family"])
-    digits = {key: next(n for n in (8, 16, 32, None) if len({family[:n] for family in found}) == len(found))
-              for key, found in clashes.items()}
-    return [(*text, f"[{row['family'][:digits[key]]}]") if len(clashes[key]) > 1 and row["family"] else text
-            for key, row, text in zip(keys, rows, texts, strict=True)]
+    digits = {
+        key: next(n for n in (8, 16, 32, None) if len({family[:n] for family in found}) == len(found))
+        for key, found in clashes.items()
+    }
+    return [
+        (*text, f"[{row['family'][: digits[key]]}]") if len(clashes[key]) > 1 and row["family"] else text
+        for key, row, text in zip(keys, rows, texts, strict=True)
+    ]
 
 
 def errors(table: pd.DataFrame) -> pd.DataFrame:
@@ -121,10 +162,13 @@ def errors(table: pd.DataFrame) -> pd.DataFrame:
         return table
     found = table.rename(columns=lambda name: str(name).replace("test_accuracy_", "test_error_"))
     found["test_error_mean"] = 100 - found["test_error_mean"]
-    found["versus"] = [random_baseline.of_error(text) if n else text
-                       for text, n in zip(found["versus"], found["test_error_n"], strict=True)]
-    found.attrs["notes"] = [note.replace("test_accuracy", "test_error, lower is better")
-                            for note in table.attrs.get("notes", [])]
+    found["versus"] = [
+        random_baseline.of_error(text) if n else text
+        for text, n in zip(found["versus"], found["test_error_n"], strict=True)
+    ]
+    found.attrs["notes"] = [
+        note.replace("test_accuracy", "test_error, lower is better") for note in table.attrs.get("notes", [])
+    ]
     return found
 
 
@@ -137,8 +181,10 @@ def benchmark_reference(benchmark: str, dataset: str, edges: Edges = ()) -> dict
         found = _benchmark(benchmark).reference(dataset, edges)
     except (ImportError, AttributeError, UserError):
         return {}
-    return {kind: {part: float(found[part][key]) for part in found if found[part].get(key) is not None}
-            for kind, key in (("random", "mean"), ("optimum", "optimum"))}
+    return {
+        kind: {part: float(found[part][key]) for part in found if found[part].get(key) is not None}
+        for kind, key in (("random", "mean"), ("optimum", "optimum"))
+    }
 
 
 def _benchmark(name: str) -> Any:
@@ -148,10 +194,12 @@ def _benchmark(name: str) -> Any:
 
 def _with_reference(table: pd.DataFrame) -> pd.DataFrame:
     """`table` with the random and the optimal cell of each set of cells that searches chose from."""
-    datasets = list(dict.fromkeys(c.rsplit(".", 1)[0] for c in table.columns if c.endswith((".valid_mean",
-                                                                                         ".test_mean"))))
-    empty: dict[str, Any] = {str(c): 0 if c.endswith("_n") else math.nan if c.endswith(("_mean", "_std")) else ""
-                             for c in table.columns}
+    datasets = list(
+        dict.fromkeys(c.rsplit(".", 1)[0] for c in table.columns if c.endswith((".valid_mean", ".test_mean")))
+    )
+    empty: dict[str, Any] = {
+        str(c): 0 if c.endswith("_n") else math.nan if c.endswith(("_mean", "_std")) else "" for c in table.columns
+    }
     empty |= {"kind": "search", "n": 0, "reduced": False, "best_of": 0, "gpu": False, "labels": (), "overrides": ()}
     more = []
     searches = table[(table["kind"] == "search") & (table["benchmark"] != "")]
@@ -159,11 +207,17 @@ def _with_reference(table: pd.DataFrame) -> pd.DataFrame:
     for (space, benchmark, edges), cells in zip(sets, _cells(list(sets)), strict=True):
         values = {dataset: benchmark_reference(str(benchmark), dataset, edges) for dataset in datasets}
         for kind in ("random", "optimum"):
-            scores = {f"{dataset}.{part}_mean": value for dataset, named in values.items()
-                      for part, value in named.get(kind, {}).items()}
+            scores = {
+                f"{dataset}.{part}_mean": value
+                for dataset, named in values.items()
+                for part, value in named.get(kind, {}).items()
+            }
             if scores:
-                more.append(empty | {"space": space, "reference": kind, "benchmark": benchmark, "edges": edges,
-                                     "cells": cells} | scores)
+                more.append(
+                    empty
+                    | {"space": space, "reference": kind, "benchmark": benchmark, "edges": edges, "cells": cells}
+                    | scores
+                )
     return pd.concat([table, pd.DataFrame(more)], ignore_index=True) if more else table
 
 
@@ -179,6 +233,9 @@ def _cells(sets: Sequence[tuple[str, str, Edges]]) -> list[str]:
     """`64 cells` for each (space, benchmark, edges), with the operations where two have as many; empty: all cells."""
     counts = [_count(benchmark, edges) if edges else "" for _, benchmark, edges in sets]
     places = [(space, benchmark, count) for (space, benchmark, _), count in zip(sets, counts, strict=True)]
-    return [f"{count} of {', '.join(dict.fromkeys(name for row in edges for name in row))}"
-            if edges and places.count(place) > 1 else count
-            for (_, _, edges), count, place in zip(sets, counts, places, strict=True)]
+    return [
+        f"{count} of {', '.join(dict.fromkeys(name for row in edges for name in row))}"
+        if edges and places.count(place) > 1
+        else count
+        for (_, _, edges), count, place in zip(sets, counts, places, strict=True)
+    ]

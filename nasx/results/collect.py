@@ -38,12 +38,60 @@ SIZES = {"epochs", "updates_per_epoch", "layers", "channels", "cells", "fraction
 OWN_SIZE = ("folder",)
 """Data sets of which `size: null` is the images' own size, which may also be smaller than a number; of all others it is
 the published size, and of every other setting in `SIZES` the largest value."""
-COLUMNS = ("run", "folder", "kind", "method", "space", "dataset", "protocol", "search", "recipe", "retrain",
-           "searched_on", "experiment", "parent_family", "parent_folder", "parent_overrides", "labels", "reduced",
-           "best_of", "study", "std_over", "overrides", "family", "identity", "seed", "parent", "genotype",
-           "benchmark", "source", "edges", "supernet_valid", "test_accuracy", "supernet_perplexity", "valid_perplexity",
-           "test_perplexity", "params", "macs", "cost_s", "peak_mb", "updates", "passes", "device", "gpu", "versions",
-           "commit", "started", "finished", "broken", "environments", "collapsed", "doubtful", "moving", "verdict")
+COLUMNS = (
+    "run",
+    "folder",
+    "kind",
+    "method",
+    "space",
+    "dataset",
+    "protocol",
+    "search",
+    "recipe",
+    "retrain",
+    "searched_on",
+    "experiment",
+    "parent_family",
+    "parent_folder",
+    "parent_overrides",
+    "labels",
+    "reduced",
+    "best_of",
+    "study",
+    "std_over",
+    "overrides",
+    "family",
+    "identity",
+    "seed",
+    "parent",
+    "genotype",
+    "benchmark",
+    "source",
+    "edges",
+    "supernet_valid",
+    "test_accuracy",
+    "supernet_perplexity",
+    "valid_perplexity",
+    "test_perplexity",
+    "params",
+    "macs",
+    "cost_s",
+    "peak_mb",
+    "updates",
+    "passes",
+    "device",
+    "gpu",
+    "versions",
+    "commit",
+    "started",
+    "finished",
+    "broken",
+    "environments",
+    "collapsed",
+    "doubtful",
+    "moving",
+    "verdict",
+)
 """Columns of every frame; a look-up adds `<dataset>.valid` and `<dataset>.test`, and what `STANDING` names."""
 STANDING = re.compile(r"[\w-]+\.(valid|test)_(rank|below)|latency\.[\w.-]+")
 """Columns of where a cell stands in its table: its rank, percent points below the optimum, milliseconds on a device."""
@@ -92,8 +140,10 @@ def mark(row: Mapping[Any, Any]) -> tuple[str, ...]:
 
 def _doubts(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """Notes on runs in the frame: files that changed after their end, several environments."""
-    for column, say in (("broken", lambda text: records.damage(text.split())),
-                        ("environments", lambda text: f"computed in environments that differ in {text}")):
+    for column, say in (
+        ("broken", lambda text: records.damage(text.split())),
+        ("environments", lambda text: f"computed in environments that differ in {text}"),
+    ):
         found: dict[str, list[str]] = {}
         for row in rows:
             if row.get(column):
@@ -151,13 +201,21 @@ def _read(folder: str) -> tuple[dict[str, Any], str]:
 
 def _study(folder: str, record: Mapping[str, Any]) -> dict[str, Any]:
     """What a study says of its runs: the folders of those that it reports, and of those by which it has chosen."""
+
     def beside(names: Any) -> list[str]:
         return [os.path.normpath(os.path.join(os.path.dirname(folder), str(name))) for name in names]
 
-    return {"kind": "study", "identity": _text(record.get("identity")), "runs": beside(record["retrains"]),
-            "ranking": beside(rank["run"] for rank in record["ranking"]),
-            "said": {"study": str(record["study"]), "std_over": str(record["std_over"]),
-                     "best_of": len(record["searches"]) if record["rank"] != "none" else 0}}
+    return {
+        "kind": "study",
+        "identity": _text(record.get("identity")),
+        "runs": beside(record["retrains"]),
+        "ranking": beside(rank["run"] for rank in record["ranking"]),
+        "said": {
+            "study": str(record["study"]),
+            "std_over": str(record["std_over"]),
+            "best_of": len(record["searches"]) if record["rank"] != "none" else 0,
+        },
+    }
 
 
 def _studied(rows: Mapping[str, dict[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -183,37 +241,59 @@ def _row(folder: str, record: Mapping[str, Any]) -> dict[str, Any]:
     best = [int(label.removeprefix("best_of_")) for label in labels if label.removeprefix("best_of_").isdigit()]
     device = str(hardware.get("device") or "")
     row: dict[str, Any] = {
-        "run": _text(record.get("name") or os.path.basename(folder)), "folder": folder, "kind": record["kind"],
-        "method": _text(choices.get("method")) if search else "", "space": _text(choices.get("space")),
+        "run": _text(record.get("name") or os.path.basename(folder)),
+        "folder": folder,
+        "kind": record["kind"],
+        "method": _text(choices.get("method")) if search else "",
+        "space": _text(choices.get("space")),
         "dataset": _text(choices.get("dataset")),
         "protocol": _text(record.get("protocol")) if search else "",
         "search": _text(choices.get("search")) if search else "",
         "recipe": "" if search else _text(record.get("protocol")),
         "retrain": "" if search else _text(choices.get("retrain")),
         "searched_on": _text(choices.get("dataset")) if search else "",
-        "experiment": _text(choices.get("experiment")), "parent_family": "", "parent_folder": "",
+        "experiment": _text(choices.get("experiment")),
+        "parent_family": "",
+        "parent_folder": "",
         "parent_overrides": (),
         "labels": tuple(label for label in labels if not label.startswith("best_of_")),
-        "reduced": _reduced(record), "best_of": best[0] if best else 0, "study": "", "std_over": "",
-        "overrides": _overrides(record.get("overrides") or []), "family": _family(folder, record),
-        "identity": _text(record.get("identity")), "seed": _whole(record.get("seed")),
+        "reduced": _reduced(record),
+        "best_of": best[0] if best else 0,
+        "study": "",
+        "std_over": "",
+        "overrides": _overrides(record.get("overrides") or []),
+        "family": _family(folder, record),
+        "identity": _text(record.get("identity")),
+        "seed": _whole(record.get("seed")),
         "parent": _text(record.get("parent")),
-        "genotype": _text(record.get("genotype")), "benchmark": "", "source": "", "edges": _edges(record),
+        "genotype": _text(record.get("genotype")),
+        "benchmark": "",
+        "source": "",
+        "edges": _edges(record),
         "supernet_valid": _percent((record.get("supernet") or {}).get("valid_accuracy")),
-        "test_accuracy": _percent(record.get("test_accuracy")), "params": _number(record.get("params")),
+        "test_accuracy": _percent(record.get("test_accuracy")),
+        "params": _number(record.get("params")),
         "macs": _number(record.get("macs")),
         "supernet_perplexity": _number((record.get("supernet") or {}).get("valid_perplexity")),
         **{name: _number(record.get(name)) for name in ("valid_perplexity", "test_perplexity")},
         "cost_s": _number(record.get("wall_s")) * (record.get("processes") or 1) / (record.get("together") or 1),
         "peak_mb": _number(record.get("peak_mb")),
-        "updates": _number(record.get("updates")), "passes": _number(record.get("passes")),
-        "device": _text(hardware.get("name")) or device, "gpu": device.startswith("cuda"),
+        "updates": _number(record.get("updates")),
+        "passes": _number(record.get("passes")),
+        "device": _text(hardware.get("name")) or device,
+        "gpu": device.startswith("cuda"),
         "versions": _text(" ".join(f"{k}={v}" for k, v in sorted((record.get("versions") or {}).items()))),
-        "started": _text(record.get("started")), "finished": _text(record.get("finished")),
-        "searched": record.get("searched"), "commit": _text(record.get("commit")),
+        "started": _text(record.get("started")),
+        "finished": _text(record.get("finished")),
+        "searched": record.get("searched"),
+        "commit": _text(record.get("commit")),
         "broken": " ".join(records.broken(Path(folder), record)) if folder else "",
         "environments": ", ".join(map(_text, records.environments(_starts(record)))),
-        "collapsed": None, "doubtful": None, "moving": None, "verdict": ""}
+        "collapsed": None,
+        "doubtful": None,
+        "moving": None,
+        "verdict": "",
+    }
     if verdict := record.get("verdict"):
         row |= {name: bool(verdict.get(name)) for name in ("collapsed", "doubtful", "moving")}
         row["verdict"] = _text(verdict.get("text"))

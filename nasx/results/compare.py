@@ -41,8 +41,16 @@ SAME = {"kind": "nasx compare", "protocol": "protocol", "recipe": "recipe", "ben
 """Columns that must have one value in both groups together -> what it is called."""
 MEASURED = ("supernet_valid", "test_accuracy", "supernet_perplexity", "valid_perplexity", "test_perplexity")
 """Accuracies that nasx measures itself, on the data set of the run."""
-UNITS = {"supernet_perplexity": "", "valid_perplexity": "", "test_perplexity": "",
-         "cost_s": "s", "peak_mb": "MB", "params": "", "updates": "", "passes": ""}
+UNITS = {
+    "supernet_perplexity": "",
+    "valid_perplexity": "",
+    "test_perplexity": "",
+    "cost_s": "s",
+    "peak_mb": "MB",
+    "params": "",
+    "updates": "",
+    "passes": "",
+}
 """Metrics that are no accuracy in percent -> their unit."""
 RETRAININGS = "retrainings"
 """What the values are where each group has those of one cell."""
@@ -68,14 +76,18 @@ def group(word: str, runs: str, read: Callable[[str], pd.DataFrame] = collect) -
             found = results_conditions.pick(found, condition)
         shown = word.replace(":", "=")
         if found.empty:
-            raise UserError(shown, f"none of the {len(frame)} finished runs below {runs} is so",
-                            "see `nasx table`, or name another folder with runs=FOLDER")
+            raise UserError(
+                shown,
+                f"none of the {len(frame)} finished runs below {runs} is so",
+                "see `nasx table`, or name another folder with runs=FOLDER",
+            )
         return found.drop_duplicates("folder")  # two studies may report one run
     found = read(path).drop_duplicates("folder")
     if found.empty:
         there = "; ".join(found.attrs["notes"]) or "nothing is there"
-        raise UserError(word, f"holds no finished run ({there})",
-                        "name a folder of runs, or conditions such as method=darts")
+        raise UserError(
+            word, f"holds no finished run ({there})", "name a folder of runs, or conditions such as method=darts"
+        )
     return found
 
 
@@ -97,16 +109,21 @@ def text(names: Sequence[str], groups: Sequence[pd.DataFrame], metric: str = "au
         mean, variance = moments(own)
         runs = frame[metric].notna().sum()
         told = f" searches ({runs} runs, each search's mean is one value)" if len(own) < runs else ""
-        lines.append(f"  {letter}  {name.ljust(width)}{number(mean)} ± {number(math.sqrt(variance))}   n = {len(own)}"
-                     f"{told}")
+        lines.append(
+            f"  {letter}  {name.ljust(width)}{number(mean)} ± {number(math.sqrt(variance))}   n = {len(own)}{told}"
+        )
     lines += ["", sentence(found, unit, counted)]
     if counted == RETRAININGS:
-        lines.append("note: each group is one search's cell, trained several times: this tells of these cells alone, "
-                     "not of methods")
+        lines.append(
+            "note: each group is one search's cell, trained several times: this tells of these cells alone, "
+            "not of methods"
+        )
     for name, frame in zip(names, groups, strict=True):
         if best := sorted({int(k) for k in frame["best_of"] if k}):
-            lines.append(f"note: {name} holds cells chosen as the best of {' or '.join(map(str, best))} searches, "
-                         "which is no mean over searches")
+            lines.append(
+                f"note: {name} holds cells chosen as the best of {' or '.join(map(str, best))} searches, "
+                "which is no mean over searches"
+            )
         if (count := frame["family"].nunique()) > 1:
             lines.append(f"note: {name} holds runs of {count} configurations; its mean is over all of them")
     lines += ["", *_configurations(groups)]
@@ -120,8 +137,13 @@ def _both(names: Sequence[str], groups: Sequence[pd.DataFrame]) -> pd.DataFrame:
     twice = sorted({one[mark] for mark in one.keys() & other.keys()})
     if twice:
         more = ", …" if len(twice) > 3 else ""
-        faults.append(UserError(" and ".join(names), f"share {len(twice)} runs ({', '.join(twice[:3])}{more})",
-                                "name groups that have none in common"))
+        faults.append(
+            UserError(
+                " and ".join(names),
+                f"share {len(twice)} runs ({', '.join(twice[:3])}{more})",
+                "name groups that have none in common",
+            )
+        )
     both = pd.concat([frame.assign(side=name) for name, frame in zip(names, groups, strict=True)], ignore_index=True)
     for column, word in SAME.items():
         try:
@@ -145,14 +167,20 @@ def _one(both: pd.DataFrame, names: Sequence[str], column: str, word: str) -> No
     """Refuse where `column` has several values."""
     found = sorted({str(value) for value in both[column] if value})
     if len(found) > 1:
-        told = "; ".join(f"{name}: {', '.join(sorted(set(map(str, both[both['side'] == name][column]))))}"
-                         for name in dict.fromkeys(names))
+        told = "; ".join(
+            f"{name}: {', '.join(sorted(set(map(str, both[both['side'] == name][column]))))}"
+            for name in dict.fromkeys(names)
+        )
+
         def least(value: str) -> int:
             """How many runs of it the smaller group has."""
             return min(sum(both[both["side"] == name][column].astype(str) == value) for name in names)
 
-        raise UserError(" and ".join(names), f"mix runs of several kinds of {word} ({told})",
-                        f"keep one in both groups, for example by the condition {column}={max(found, key=least)}")
+        raise UserError(
+            " and ".join(names),
+            f"mix runs of several kinds of {word} ({told})",
+            f"keep one in both groups, for example by the condition {column}={max(found, key=least)}",
+        )
 
 
 def choose(both: pd.DataFrame) -> str:
@@ -163,8 +191,11 @@ def choose(both: pd.DataFrame) -> str:
         return random_baseline.retrained(both["test_accuracy"])
     lookups = [str(c) for c in both.columns if str(c).endswith((".test", ".valid")) and both[c].notna().all()]
     if not lookups:
-        raise UserError("nasx compare", "these searches have no look-up in common, and the supernet's accuracy does "
-                        "not rank methods", "retrain their cells, or name another, such as metric=cost_s")
+        raise UserError(
+            "nasx compare",
+            "these searches have no look-up in common, and the supernet's accuracy does not rank methods",
+            "retrain their cells, or name another, such as metric=cost_s",
+        )
     return random_baseline.ranking(lookups, set(both["dataset"]))
 
 
@@ -173,8 +204,11 @@ def _known(metric: str, both: pd.DataFrame) -> None:
     if metric not in known:
         from nasx.core.spelling import did_you_mean
 
-        raise UserError(f"metric={metric}", f"there is no such metric{did_you_mean(metric, known)}",
-                        f"these runs have {', '.join(known)}")
+        raise UserError(
+            f"metric={metric}",
+            f"there is no such metric{did_you_mean(metric, known)}",
+            f"these runs have {', '.join(known)}",
+        )
 
 
 def _values(names: Sequence[str], groups: Sequence[pd.DataFrame], metric: str) -> tuple[list[list[float]], str]:
@@ -187,8 +221,11 @@ def _values(names: Sequence[str], groups: Sequence[pd.DataFrame], metric: str) -
         if len(own) < 2:
             has = "has one run" if len(frame) == 1 else f"has {len(frame)} runs"
             missing = f", {n} of them with {metric}" if n < len(frame) else " of one search" if n > 1 else ""
-            raise UserError(name, f"{has}{missing}: no spread can be told from fewer than two",
-                            "run more seeds, for example --multirun seed=0,1,2,3")
+            raise UserError(
+                name,
+                f"{has}{missing}: no spread can be told from fewer than two",
+                "run more seeds, for example --multirun seed=0,1,2,3",
+            )
     return found, "searches"
 
 
@@ -202,8 +239,10 @@ def sentence(found: Difference, unit: str, counted: str = "searches") -> str:
     of = {"%": " points"}.get(unit, f" {unit}" if unit else "")
     way = "above" if found.mean > 0 else "below"
     first = f"B lies {number(abs(found.mean))}{of} {way} A" if found.mean else "B and A have the same mean"
-    told = (f"{LEVEL:.0%} interval of B - A: {_signed(found.low)} to {_signed(found.high)}; "
-            f"{p_text(found.p)} (Welch's t test, {found.n_a} and {found.n_b} {counted})").replace("95%", "95 %")
+    told = (
+        f"{LEVEL:.0%} interval of B - A: {_signed(found.low)} to {_signed(found.high)}; "
+        f"{p_text(found.p)} (Welch's t test, {found.n_a} and {found.n_b} {counted})"
+    ).replace("95%", "95 %")
     if math.isinf(found.df):
         last = "Neither group has any spread: these values are not draws of chance, and no test says more."
     elif found.found:
@@ -219,15 +258,23 @@ def _signed(x: float) -> str:
 
 def _configurations(groups: Sequence[pd.DataFrame]) -> list[str]:
     unread = [[folder for folder in frame["folder"] if not differences.configuration(folder)] for frame in groups]
-    lacking = [f"{letter}: config.yaml of {len(none)} of {len(frame)} runs cannot be read"
-               for letter, none, frame in zip("AB", unread, groups, strict=True) if none]
+    lacking = [
+        f"{letter}: config.yaml of {len(none)} of {len(frame)} runs cannot be read"
+        for letter, none, frame in zip("AB", unread, groups, strict=True)
+        if none
+    ]
     if any(len(none) == len(frame) for none, frame in zip(unread, groups, strict=True)):
         return [f"configurations: which settings differ is not known ({'; '.join(lacking)})"]
     but = f" ({'; '.join(lacking)})" if lacking else ""
     rows = differences.rows([list(frame["folder"]) for frame in groups])
     if not rows:
         return [f"configurations: no setting differs but the seed{but}"]
-    keys, left = (max(len(part) for part in column) + 2 for column in
-                  ([row.key for row in rows], [*(row.values[0] for row in rows), "A"]))
-    return [f"settings that differ{but}", f"  {''.ljust(keys)}{'A'.ljust(left)}B",
-            *(f"  {row.key.ljust(keys)}{row.values[0].ljust(left)}{row.values[1]}" for row in rows)]
+    keys, left = (
+        max(len(part) for part in column) + 2
+        for column in ([row.key for row in rows], [*(row.values[0] for row in rows), "A"])
+    )
+    return [
+        f"settings that differ{but}",
+        f"  {''.ljust(keys)}{'A'.ljust(left)}B",
+        *(f"  {row.key.ljust(keys)}{row.values[0].ljust(left)}{row.values[1]}" for row in rows),
+    ]

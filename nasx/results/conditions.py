@@ -23,8 +23,11 @@ def pick(frame: pd.DataFrame, wanted: Any) -> pd.DataFrame:
     if not isinstance(wanted, Mapping):
         texts = [wanted] if isinstance(wanted, str) else [str(text) for text in wanted or []]
         pairs = [re.split("[:=]", text, maxsplit=1) for text in texts]
-        faults = [UserError(f"filter={pair[0]}", "not of the form column=value", "write filter=method=darts")
-                  for pair in pairs if len(pair) < 2]
+        faults = [
+            UserError(f"filter={pair[0]}", "not of the form column=value", "write filter=method=darts")
+            for pair in pairs
+            if len(pair) < 2
+        ]
         if faults:
             raise UserError.join(faults)
         wanted = {column: [value for name, value in pairs if name == column] for column, _ in pairs}
@@ -35,8 +38,10 @@ def pick(frame: pd.DataFrame, wanted: Any) -> pd.DataFrame:
         else:
             _known("filter", str(column), frame.columns)
             cells = list(frame[column])
-        keep = [bool(choices & set(c)) if isinstance(c, tuple) else bool(choices & {str(c), overrides.show(c)})
-                for c in cells]
+        keep = [
+            bool(choices & set(c)) if isinstance(c, tuple) else bool(choices & {str(c), overrides.show(c)})
+            for c in cells
+        ]
         notes, frame = frame.attrs, frame[keep]
         frame.attrs = dict(notes)
     return frame
@@ -47,8 +52,11 @@ def _settings(frame: pd.DataFrame, key: str) -> list[Any]:
     held = [differences.configuration(folder) for folder in frame["folder"]]
     if not any(key in own for own in held):
         near = spelling.nearest(key, sorted({name for own in held for name in own}))
-        raise UserError(f"filter={key}", "no run has such a setting", f"did you mean {near}?" if near else
-                        "see config.yaml of a run, or nasx search --help")
+        raise UserError(
+            f"filter={key}",
+            "no run has such a setting",
+            f"did you mean {near}?" if near else "see config.yaml of a run, or nasx search --help",
+        )
     return [own.get(key) for own in held]
 
 
@@ -61,5 +69,8 @@ def _known(key: str, text: str, columns: Iterable[str], column: str | None = Non
         parts = [name for name in columns if word in re.split(r"[._]", name)]
         found = parts or [name for name in [spelling.nearest(word, columns)] if name]
         near = ["-" * text.startswith("-") + name for name in found]
-        raise UserError(f"{key}={text}", "no such column", f"did you mean {' or '.join(near)}?" if near else
-                        f"there are {', '.join(columns)}")
+        raise UserError(
+            f"{key}={text}",
+            "no such column",
+            f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(columns)}",
+        )

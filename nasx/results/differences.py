@@ -38,8 +38,11 @@ def _configuration(folder: Path) -> dict[str, str]:
     held = records.configuration(folder) or {}
     choices = held.get("choices") if isinstance(held.get("choices"), Mapping) else {}
     found: dict[str, Any] = {str(k): v for k, v in (choices or {}).items() if k not in DERIVED}
-    found |= {key: value for key, value in records.flatten({k: v for k, v in held.items() if k not in OWN}).items()
-              if not key.endswith("_target_")}
+    found |= {
+        key: value
+        for key, value in records.flatten({k: v for k, v in held.items() if k not in OWN}).items()
+        if not key.endswith("_target_")
+    }
     return {key: overrides.show(value) for key, value in found.items()}
 
 
@@ -49,8 +52,10 @@ def rows(groups: Sequence[Sequence[str]]) -> list[Row]:
     keys = dict.fromkeys(key for group in held for run in group for key in run)
     found = []
     for key in keys:
-        values = tuple(" / ".join(sorted({run.get(key, ABSENT) for run in group if run})) if any(group) else UNKNOWN
-                       for group in held)
+        values = tuple(
+            " / ".join(sorted({run.get(key, ABSENT) for run in group if run})) if any(group) else UNKNOWN
+            for group in held
+        )
         if len(set(values) - {UNKNOWN}) > 1:
             found.append(Row(key, values))
     return found

@@ -40,38 +40,85 @@ from nasx.results.render import Sheet
 from nasx.results.sheets import DATASETS, NO_TEST, chosen, distinct, marks, name, value
 from nasx.runs import records
 
-PAPERS = {"idarts": "iDARTS (ICML 2021)", "amended": "Amended-DARTS (ICLR 2021 submission)",
-          "single": "Single-DARTS (ICCV workshops 2021)", "lambda": "Λ-DARTS (ICLR 2023)",
-          "tse": "TSE-DARTS (MetaLearn 2021)"}
-METRICS = {"valid_accuracy": "valid %", "test_accuracy": "test %", "test_error": "test error %",
-           "top1_accuracy": "top-1 %", "top1_error": "top-1 error %", "top5_accuracy": "top-5 %",
-           "top5_error": "top-5 error %", "params_m": "params (M)", "mult_adds_m": "mult-adds (M)",
-           "flops_m": "FLOPs (M)", "search_gpu_days": "search GPU-days", "valid_perplexity": "valid perplexity",
-           "test_perplexity": "test perplexity", "parametric_ops_normal": "parametric operations"}
+PAPERS = {
+    "idarts": "iDARTS (ICML 2021)",
+    "amended": "Amended-DARTS (ICLR 2021 submission)",
+    "single": "Single-DARTS (ICCV workshops 2021)",
+    "lambda": "Λ-DARTS (ICLR 2023)",
+    "tse": "TSE-DARTS (MetaLearn 2021)",
+}
+METRICS = {
+    "valid_accuracy": "valid %",
+    "test_accuracy": "test %",
+    "test_error": "test error %",
+    "top1_accuracy": "top-1 %",
+    "top1_error": "top-1 error %",
+    "top5_accuracy": "top-5 %",
+    "top5_error": "top-5 error %",
+    "params_m": "params (M)",
+    "mult_adds_m": "mult-adds (M)",
+    "flops_m": "FLOPs (M)",
+    "search_gpu_days": "search GPU-days",
+    "valid_perplexity": "valid perplexity",
+    "test_perplexity": "test perplexity",
+    "parametric_ops_normal": "parametric operations",
+}
 SHORT = {paper: full.partition(" (")[0].replace("Λ", "Lambda") for paper, full in PAPERS.items()}
-RESULTS = {"supernet_valid_accuracy": "supernet valid accuracy", "supernet_valid_error": "supernet valid error",
-           "test_accuracy": "test accuracy", "test_error": "test error", "top1_accuracy": "top-1 accuracy",
-           "top1_error": "top-1 error", "valid_perplexity": "valid perplexity", "test_perplexity": "test perplexity",
-           "layer_alignment": "layer alignment", "search_gpu_days": "search GPU-days"}
+RESULTS = {
+    "supernet_valid_accuracy": "supernet valid accuracy",
+    "supernet_valid_error": "supernet valid error",
+    "test_accuracy": "test accuracy",
+    "test_error": "test error",
+    "top1_accuracy": "top-1 accuracy",
+    "top1_error": "top-1 error",
+    "valid_perplexity": "valid perplexity",
+    "test_perplexity": "test perplexity",
+    "layer_alignment": "layer alignment",
+    "search_gpu_days": "search GPU-days",
+}
 """What `told` tells, of the metrics of a row: what the row is about."""
 ALIKE = {"lambda_darts": "lambda", "lambda_": "lambda", "amended_darts": "amended", "single_darts": "single"}
-RETRAINED = {"valid_perplexity": "valid_perplexity", "test_perplexity": "test_perplexity",
-             "test_accuracy": "test_accuracy", "top1_accuracy": "test_accuracy", "test_error": "test_accuracy",
-             "top1_error": "test_accuracy", "params_m": "params"}
+RETRAINED = {
+    "valid_perplexity": "valid_perplexity",
+    "test_perplexity": "test_perplexity",
+    "test_accuracy": "test_accuracy",
+    "top1_accuracy": "test_accuracy",
+    "test_error": "test_accuracy",
+    "top1_error": "test_accuracy",
+    "params_m": "params",
+}
 CHOICES = frozenset({"search", "retrain"})
 """Choices that a run has in a column of its own, besides those that say what it is."""
 PLACES = frozenset({"from", "method", "space", "dataset"})
 """Words that say which run and which data: looked at by themselves."""
 ROW = ["label", "selection", "searched_on", "recipe"]
-TEXT = ["paper", "place", "label", "method", "variant", "space", "searched_on", "dataset", "metric", "std_over",
-        "selection", "protocol", "recipe", "note"]
+TEXT = [
+    "paper",
+    "place",
+    "label",
+    "method",
+    "variant",
+    "space",
+    "searched_on",
+    "dataset",
+    "metric",
+    "std_over",
+    "selection",
+    "protocol",
+    "recipe",
+    "note",
+]
 
 
 @lru_cache(maxsize=1)
 def _targets() -> pd.DataFrame:
     with files("nasx").joinpath("results/targets.csv").open(encoding="utf-8") as file:
-        table = pd.read_csv(file, dtype=dict.fromkeys(TEXT, "str"), keep_default_na=False,
-                            na_values={"mean": [""], "std": [""], "n": [""]})
+        table = pd.read_csv(
+            file,
+            dtype=dict.fromkeys(TEXT, "str"),
+            keep_default_na=False,
+            na_values={"mean": [""], "std": [""], "n": [""]},
+        )
     alike = table.groupby(["paper", "place", *ROW])["space"].transform("nunique")
     lines = ({str(k): v for k, v in line.items()} for line in table.to_dict("records"))
     table["row"] = [_name(line, several > 1) for line, several in zip(lines, alike, strict=True)]
@@ -81,8 +128,12 @@ def _targets() -> pd.DataFrame:
 def _name(line: Mapping[str, Any], spaces: bool) -> str:
     """A printed row's own name: paper, place and label, and what tells it from others of that label."""
     chosen = line["selection"] not in ("", "mean") and line["selection"] not in line["label"]
-    return (f"{SHORT[line['paper']]}, {line['place']}, {line['label']}" + f" ({line['selection']})" * chosen
-            + f" on {line['space']}" * spaces + f", {line['recipe']}" * bool(line["recipe"]))
+    return (
+        f"{SHORT[line['paper']]}, {line['place']}, {line['label']}"
+        + f" ({line['selection']})" * chosen
+        + f" on {line['space']}" * spaces
+        + f", {line['recipe']}" * bool(line["recipe"])
+    )
 
 
 def told(lines: Sequence[Mapping[str, Any]]) -> str:
@@ -95,10 +146,14 @@ def told(lines: Sequence[Mapping[str, Any]]) -> str:
         over = next((line["std_over"] for line in some if line["std_over"]), "")
         n = next((f"{int(line['n'])} " for line in some if not math.isnan(line["n"])), "")
         values = (_shown(line["mean"], line["std"], _digits(line)) or "as a range" for line in some)
-        numbers = ", ".join(f"{value} on {DATASETS.get(line['dataset'], line['dataset'])}"
-                            for value, line in zip(values, some, strict=True))
-        texts.append(f"{RESULTS[metric]} {numbers}" + (f" (over {n}{over})" if over not in ("", "not stated") else
-                                                       " (+- not explained)" if over else ""))
+        numbers = ", ".join(
+            f"{value} on {DATASETS.get(line['dataset'], line['dataset'])}"
+            for value, line in zip(values, some, strict=True)
+        )
+        texts.append(
+            f"{RESULTS[metric]} {numbers}"
+            + (f" (over {n}{over})" if over not in ("", "not stated") else " (+- not explained)" if over else "")
+        )
     return ", ".join(texts).replace("±", "+-")
 
 
@@ -155,13 +210,18 @@ def _fits(line: Mapping[str, Any], row: Mapping[str, Any]) -> bool:
     experiment = experiments.find(row["experiment"])
     if experiment and experiment.printed:
         return _chosen_alike(line, row) and any(
-            _named(printed, experiment, line, row) for printed in experiment.printed)
+            _named(printed, experiment, line, row) for printed in experiment.printed
+        )
     best = f"best of {int(row['best_of'])}" if row["best_of"] else ""
-    return (ALIKE.get(row["method"], row["method"]) == line["method"] != "" and row["space"] == line["space"]
-            and (row["kind"] == "search" or row["dataset"] == line["dataset"])
-            and _searched(line) in ("", row["searched_on"]) and (line["selection"] or "mean") == (best or "mean")
-            and ("stages=" in line["variant"]) == any(text.startswith("stages=") for text in row["overrides"])
-            and all(_holds(c, row) for c in line["variant"].split()))
+    return (
+        ALIKE.get(row["method"], row["method"]) == line["method"] != ""
+        and row["space"] == line["space"]
+        and (row["kind"] == "search" or row["dataset"] == line["dataset"])
+        and _searched(line) in ("", row["searched_on"])
+        and (line["selection"] or "mean") == (best or "mean")
+        and ("stages=" in line["variant"]) == any(text.startswith("stages=") for text in row["overrides"])
+        and all(_holds(c, row) for c in line["variant"].split())
+    )
 
 
 def _chosen_alike(line: Mapping[str, Any], row: Mapping[str, Any]) -> bool:
@@ -187,15 +247,20 @@ def _named(printed: Printed, experiment: Experiment, line: Mapping[str, Any], ro
     words = printed.settings
     chosen = {**experiment.choices, **words}
     searched = experiment.choices if "from" in words else chosen
-    if any(row[group] != chosen[group] for group in ("method", "space", "dataset") if group in chosen) or \
-            row["searched_on"] != searched.get("dataset", row["searched_on"]):
+    if any(row[group] != chosen[group] for group in ("method", "space", "dataset") if group in chosen) or row[
+        "searched_on"
+    ] != searched.get("dataset", row["searched_on"]):
         return False
     known = {word for other in experiment.printed for word in other.words}
-    given = {text.lstrip("+").partition("=")[0] for text in (*row["overrides"], *row["parent_overrides"])
-             if not row["reduced"] or text in known or text.partition("=")[0].rpartition(".")[2] not in SIZES}
+    given = {
+        text.lstrip("+").partition("=")[0]
+        for text in (*row["overrides"], *row["parent_overrides"])
+        if not row["reduced"] or text in known or text.partition("=")[0].rpartition(".")[2] not in SIZES
+    }
     other = {key for key in given if key in experiment.keys | CHOICES or key.startswith("method.")}
-    return not other - words.keys() and all(_holds(f"{key}={value}", row) for key, value in words.items()
-                                            if key not in PLACES)
+    return not other - words.keys() and all(
+        _holds(f"{key}={value}", row) for key, value in words.items() if key not in PLACES
+    )
 
 
 def _searched(line: Mapping[str, Any]) -> str:
@@ -261,8 +326,9 @@ def _ours(line: Mapping[str, Any], row: Mapping[str, Any]) -> tuple[float, float
     return mean * scale + offset, row.get(f"{measure}_std", math.nan) * abs(scale), 0 if math.isnan(mean) else int(n)
 
 
-def _same_protocol(paper: str, place: str, space: str, lines: Sequence[Mapping[str, Any]],
-                   matches: Sequence[Mapping[str, Any]]) -> None:
+def _same_protocol(
+    paper: str, place: str, space: str, lines: Sequence[Mapping[str, Any]], matches: Sequence[Mapping[str, Any]]
+) -> None:
     """Refuses runs that were searched under another protocol than the paper's, or made under several. Runs of
     experiments may differ: each has those of its printed row."""
     printed = {line["protocol"] for line in lines} - {""}
@@ -270,17 +336,22 @@ def _same_protocol(paper: str, place: str, space: str, lines: Sequence[Mapping[s
     where = f"paper={paper}, {place} ({space})"
     if printed and set(found) - printed:
         named = ", ".join(sorted(printed))
-        raise UserError(where, f"the paper searched under {named}, your runs under {', '.join(found)}",
-                        f"keep one with filter=protocol={named}, or search again with that protocol")
+        raise UserError(
+            where,
+            f"the paper searched under {named}, your runs under {', '.join(found)}",
+            f"keep one with filter=protocol={named}, or search again with that protocol",
+        )
     for key in ("protocol", "recipe"):
         values = sorted({row[key] for row in matches if row[key] and not row["experiment"]})
         if len(values) > 1:
-            raise UserError(where, f"your runs differ in {key} ({', '.join(values)})",
-                            f"keep one with filter={key}={values[0]}")
+            raise UserError(
+                where, f"your runs differ in {key} ({', '.join(values)})", f"keep one with filter={key}={values[0]}"
+            )
 
 
-def _section(paper: str, place: str, space: str, lines: Sequence[dict[str, Any]],
-             matches: Sequence[dict[str, Any]]) -> tuple[Sheet, list[dict[str, Any]]]:
+def _section(
+    paper: str, place: str, space: str, lines: Sequence[dict[str, Any]], matches: Sequence[dict[str, Any]]
+) -> tuple[Sheet, list[dict[str, Any]]]:
     columns = list(dict.fromkeys((line["dataset"], line["metric"]) for line in lines))
     datasets = list(dict.fromkeys(dataset for dataset, _ in columns))
     columns.sort(key=lambda c: (datasets.index(c[0]), list(METRICS).index(c[1]) if c[1] in METRICS else len(METRICS)))
@@ -305,38 +376,85 @@ def _section(paper: str, place: str, space: str, lines: Sequence[dict[str, Any]]
         mine = [row for row in matches if any(_fits(m, row) for m in members)]
         if body and (mine or body[-1][1] == "nasx"):
             rules.add(len(body))
-        body.append((label, "printed", str(n.pop()) if len(n) == 1 else "", over, first["protocol"],
-                     first["recipe"], *(cells.get(c, "") for c in columns)))
+        body.append(
+            (
+                label,
+                "printed",
+                str(n.pop()) if len(n) == 1 else "",
+                over,
+                first["protocol"],
+                first["recipe"],
+                *(cells.get(c, "") for c in columns),
+            )
+        )
         numbers += [{**m, "source": "printed"} for m in members]
         for row in mine:
             fitting = {(m["dataset"], m["metric"]): _ours(m, row) for m in members if _fits(m, row)}
-            words = " ".join(filter(None, [f"↳ nasx {name(row)}", settings[id(row)],
-                                           f"({marks(row)})" if marks(row) else ""]))
+            words = " ".join(
+                filter(None, [f"↳ nasx {name(row)}", settings[id(row)], f"({marks(row)})" if marks(row) else ""])
+            )
             over = row["std_over"] if row["n"] > 1 else ""
-            body.append((words, "nasx", str(row["n"]), over, row["protocol"], row["recipe"],
-                         *(_cell(fitting.get(c), row["n"]) for c in columns)))
-            numbers += [{"paper": paper, "place": place, "label": first["label"], "row": first["row"],
-                         "method": row["method"], "variant": row["setting"], "own": first["own"], "space": space,
-                         "searched_on": row["searched_on"], "dataset": dataset, "metric": metric, "mean": mean,
-                         "std": std, "n": n, "std_over": over, "selection": chosen(row) or "mean",
-                         "protocol": row["protocol"], "recipe": row["recipe"], "note": marks(row), "source": "nasx"}
-                        for (dataset, metric), (mean, std, n) in fitting.items()]
+            body.append(
+                (
+                    words,
+                    "nasx",
+                    str(row["n"]),
+                    over,
+                    row["protocol"],
+                    row["recipe"],
+                    *(_cell(fitting.get(c), row["n"]) for c in columns),
+                )
+            )
+            numbers += [
+                {
+                    "paper": paper,
+                    "place": place,
+                    "label": first["label"],
+                    "row": first["row"],
+                    "method": row["method"],
+                    "variant": row["setting"],
+                    "own": first["own"],
+                    "space": space,
+                    "searched_on": row["searched_on"],
+                    "dataset": dataset,
+                    "metric": metric,
+                    "mean": mean,
+                    "std": std,
+                    "n": n,
+                    "std_over": over,
+                    "selection": chosen(row) or "mean",
+                    "protocol": row["protocol"],
+                    "recipe": row["recipe"],
+                    "note": marks(row),
+                    "source": "nasx",
+                }
+                for (dataset, metric), (mean, std, n) in fitting.items()
+            ]
     heads = ["method", "source", "n", "± over", "protocol", "recipe"]
-    heads += [f"{DATASETS.get(dataset, dataset)} {METRICS.get(metric, metric.replace('_', ' '))}"
-              for dataset, metric in columns]
+    heads += [
+        f"{DATASETS.get(dataset, dataset)} {METRICS.get(metric, metric.replace('_', ' '))}"
+        for dataset, metric in columns
+    ]
     kept = [i for i in range(len(heads)) if any(row[i] for row in body)]
-    notes = [f"{', '.join(dict.fromkeys(labels[:4]))}{', …' if len(labels) > 4 else ''}: {remark}"
-             for remark, labels in remarks.items()]
+    notes = [
+        f"{', '.join(dict.fromkeys(labels[:4]))}{', …' if len(labels) > 4 else ''}: {remark}"
+        for remark, labels in remarks.items()
+    ]
     if shared:
         notes.append(f"set in all rows of ours: {shared}")
     if any(row["reduced"] is True for row in matches):
         notes.append("reduced: smaller than the paper's setting; not a reproduction")
     if any("n/a" in row for row in body):
         notes.append(NO_TEST)
-    sheet = Sheet(f"{PAPERS[paper]}, {place}: {space}", tuple(heads[i] for i in kept),
-                  tuple(tuple(row[i] or ("–" if i > 5 else "") for i in kept) for row in body),
-                  "Printed numbers as the paper gives them; rows marked ↳ are ours: mean ± sample standard deviation.",
-                  tuple(notes), frozenset(rules), frozenset(k for k, i in enumerate(kept) if i in (0, 1, 3, 4, 5)))
+    sheet = Sheet(
+        f"{PAPERS[paper]}, {place}: {space}",
+        tuple(heads[i] for i in kept),
+        tuple(tuple(row[i] or ("–" if i > 5 else "") for i in kept) for row in body),
+        "Printed numbers as the paper gives them; rows marked ↳ are ours: mean ± sample standard deviation.",
+        tuple(notes),
+        frozenset(rules),
+        frozenset(k for k, i in enumerate(kept) if i in (0, 1, 3, 4, 5)),
+    )
     return sheet, numbers
 
 

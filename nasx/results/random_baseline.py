@@ -55,12 +55,18 @@ def judge(rows: Sequence[MutableMapping[str, Any]], members: Sequence[Members]) 
                 row["versus_p"] = found.p
                 measures.add(name)
     names = ", ".join(f"{name}, lower is better" if "perplexity" in name else name for name in sorted(measures))
-    notes = [f"against random: mean minus that of random search on the same space and data set ({names}); better or"
-             " worse where p < 0.05 by Welch's t test over searches (of several retrainings of one their mean), not"
-             " corrected for the number of rows; unclear: these runs do not tell it from random search"]
-    return [*(notes if measures else []),
-            *(f"against random, {word}: not tested, {UNTESTED[word]} tell nothing of a method"
-              for word in sorted(untested))]
+    notes = [
+        f"against random: mean minus that of random search on the same space and data set ({names}); better or"
+        " worse where p < 0.05 by Welch's t test over searches (of several retrainings of one their mean), not"
+        " corrected for the number of rows; unclear: these runs do not tell it from random search"
+    ]
+    return [
+        *(notes if measures else []),
+        *(
+            f"against random, {word}: not tested, {UNTESTED[word]} tell nothing of a method"
+            for word in sorted(untested)
+        ),
+    ]
 
 
 def _alike(row: Mapping[str, Any], run: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -131,6 +137,9 @@ def verdicts(members: Members) -> str:
         return ""
     count = {name: sum(bool(m.get(name)) for m in judged) for name in ("collapsed", "doubtful", "moving")}
     said = [f"{count['collapsed'] or 'none'} of {len(judged)} collapsed"]
-    said += [f"{count[name]} {words}" for name, words in (("doubtful", "with a warning"), ("moving", "not settled"))
-             if count[name]]
+    said += [
+        f"{count[name]} {words}"
+        for name, words in (("doubtful", "with a warning"), ("moving", "not settled"))
+        if count[name]
+    ]
     return ", ".join(said)

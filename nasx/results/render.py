@@ -15,11 +15,34 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pandas as pd
 
-_LATEX = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{",
-          "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
-          ">": r"\textgreater{}", "|": r"\textbar{}", "±": r"$\pm$", "Λ": r"$\Lambda$", "α": r"$\alpha$",
-          "β": r"$\beta$", "λ": r"$\lambda$", "η": r"$\eta$", "×": r"$\times$", "→": r"$\rightarrow$",
-          "↳": r"$\hookrightarrow$", "−": "$-$", "–": "--", "—": "---", "…": r"\dots{}"}
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "±": r"$\pm$",
+    "Λ": r"$\Lambda$",
+    "α": r"$\alpha$",
+    "β": r"$\beta$",
+    "λ": r"$\lambda$",
+    "η": r"$\eta$",
+    "×": r"$\times$",
+    "→": r"$\rightarrow$",
+    "↳": r"$\hookrightarrow$",
+    "−": "$-$",
+    "–": "--",
+    "—": "---",
+    "…": r"\dots{}",
+}
 
 
 @dataclass(frozen=True)
@@ -54,8 +77,9 @@ def latex(sheets: Sequence[Sheet], notes: Sequence[str] = ()) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def console(sheets: Sequence[Sheet], notes: Sequence[str] = (), *, width: int | None = None,
-            color: bool = False) -> str:
+def console(
+    sheets: Sequence[Sheet], notes: Sequence[str] = (), *, width: int | None = None, color: bool = False
+) -> str:
     """For a terminal of `width` columns (None: as wide as the sheet needs)."""
     from rich import box
     from rich.console import Console
@@ -63,15 +87,33 @@ def console(sheets: Sequence[Sheet], notes: Sequence[str] = (), *, width: int | 
     from rich.text import Text
 
     stream = io.StringIO()
-    terminal = Console(file=stream, width=width or 10_000, force_terminal=color, no_color=not color, highlight=False,
-                       color_system="standard" if color else None, legacy_windows=False, markup=False)
+    terminal = Console(
+        file=stream,
+        width=width or 10_000,
+        force_terminal=color,
+        no_color=not color,
+        highlight=False,
+        color_system="standard" if color else None,
+        legacy_windows=False,
+        markup=False,
+    )
     for sheet in (part for whole in sheets for part in _parts(whole, width)):
-        table = Table(title=Text(sheet.title, style="bold"), title_justify="left", box=box.SIMPLE_HEAD,
-                      pad_edge=False, header_style="bold")
+        table = Table(
+            title=Text(sheet.title, style="bold"),
+            title_justify="left",
+            box=box.SIMPLE_HEAD,
+            pad_edge=False,
+            header_style="bold",
+        )
         for i, name in enumerate(sheet.header):
             words = i in sheet.left
-            table.add_column(Text(_stacked(name)), justify="left" if words else "right",
-                             no_wrap=not words, overflow="fold", vertical="middle")
+            table.add_column(
+                Text(_stacked(name)),
+                justify="left" if words else "right",
+                no_wrap=not words,
+                overflow="fold",
+                vertical="middle",
+            )
         for i, row in enumerate(sheet.rows):
             table.add_row(*map(Text, row), end_section=i + 1 in sheet.rules)
         terminal.print(table)
@@ -93,8 +135,10 @@ def _parts(sheet: Sheet, width: int | None) -> list[Sheet]:
     """`sheet` cut between its number columns so that every part fits `width`; the word columns come again."""
     if width is None:
         return [sheet]
-    sizes = [max(max(map(_width, _stacked(head).split("\n"))), *(_width(row[i]) for row in sheet.rows)) + 2
-             for i, head in enumerate(sheet.header)]
+    sizes = [
+        max(max(map(_width, _stacked(head).split("\n"))), *(_width(row[i]) for row in sheet.rows)) + 2
+        for i, head in enumerate(sheet.header)
+    ]
     words = [i for i in range(len(sheet.header)) if i in sheet.left]
     room = width - sum(sizes[i] for i in words)
     blocks: list[list[int]] = [[]]
@@ -106,10 +150,17 @@ def _parts(sheet: Sheet, width: int | None) -> list[Sheet]:
     for number, block in enumerate(blocks):
         kept = sorted([*words, *block])
         last = number == len(blocks) - 1
-        parts.append(Sheet(sheet.title + (" (continued)" if number else ""), tuple(sheet.header[i] for i in kept),
-                           tuple(tuple(row[i] for i in kept) for row in sheet.rows), sheet.caption if last else "",
-                           sheet.notes if last else (), sheet.rules,
-                           frozenset(k for k, i in enumerate(kept) if i in sheet.left)))
+        parts.append(
+            Sheet(
+                sheet.title + (" (continued)" if number else ""),
+                tuple(sheet.header[i] for i in kept),
+                tuple(tuple(row[i] for i in kept) for row in sheet.rows),
+                sheet.caption if last else "",
+                sheet.notes if last else (),
+                sheet.rules,
+                frozenset(k for k, i in enumerate(kept) if i in sheet.left),
+            )
+        )
     return parts
 
 
@@ -128,12 +179,12 @@ def _width(text: str) -> int:
 
 def safe(text: str) -> str:
     """`text` on one line of Markdown, literally: no markup of HTML, no link, no end of a cell."""
-    return (" ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
-            .replace("](", "]\\("))
+    return " ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("](", "]\\(")
 
 
 def spreadsheet(frame: pd.DataFrame) -> str:
     """`frame` as CSV. Texts that a spreadsheet would take for a formula get an apostrophe in front."""
+
     def quoted(value: Any) -> Any:
         return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
 
@@ -146,8 +197,10 @@ def _markdown(sheet: Sheet) -> str:
     widths = [max(3, *(_width(row[i]) for row in grid)) for i in range(len(sheet.header))]
 
     def line(row: Sequence[str]) -> str:
-        cells = [cell + " " * (w - _width(cell)) if i in sheet.left else " " * (w - _width(cell)) + cell
-                 for i, (cell, w) in enumerate(zip(row, widths, strict=True))]
+        cells = [
+            cell + " " * (w - _width(cell)) if i in sheet.left else " " * (w - _width(cell)) + cell
+            for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        ]
         return "| " + " | ".join(cells) + " |"
 
     ruler = ["-" * w if i in sheet.left else "-" * (w - 1) + ":" for i, w in enumerate(widths)]
@@ -167,7 +220,18 @@ def _latex(sheet: Sheet) -> str:
             body.append(r"    \midrule")
         body.append("    " + " & ".join(map(latex_escape, row)) + r" \\")
     words = latex_escape(" ".join(map(sentence, filter(None, [sheet.title, sheet.caption, *sheet.notes]))))
-    return "\n".join([r"\begin{table}[t]", r"  \centering", rf"  \caption{{{words}}}",
-                      rf"  \begin{{tabular}}{{{columns}}}", r"    \toprule",
-                      "    " + " & ".join(map(latex_escape, sheet.header)) + r" \\", r"    \midrule", *body,
-                      r"    \bottomrule", r"  \end{tabular}", r"\end{table}"])
+    return "\n".join(
+        [
+            r"\begin{table}[t]",
+            r"  \centering",
+            rf"  \caption{{{words}}}",
+            rf"  \begin{{tabular}}{{{columns}}}",
+            r"    \toprule",
+            "    " + " & ".join(map(latex_escape, sheet.header)) + r" \\",
+            r"    \midrule",
+            *body,
+            r"    \bottomrule",
+            r"  \end{tabular}",
+            r"\end{table}",
+        ]
+    )

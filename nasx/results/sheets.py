@@ -16,12 +16,20 @@ import pandas as pd
 from nasx.results.aggregate import errors
 from nasx.results.render import Sheet
 
-DATASETS = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "imagenet16": "ImageNet16-120", "imagenet": "ImageNet",
-            "svhn": "SVHN", "ptb": "PTB", "digits": "digits"}
+DATASETS = {
+    "cifar10": "CIFAR-10",
+    "cifar100": "CIFAR-100",
+    "imagenet16": "ImageNet16-120",
+    "imagenet": "ImageNet",
+    "svhn": "SVHN",
+    "ptb": "PTB",
+    "digits": "digits",
+}
 UNITS = {"days": 86400.0, "hours": 3600.0, "min": 60.0, "s": 1.0}
 """Of times, in seconds, largest first."""
-NO_TEST = ("n/a: `nasx bench get nb201-test` brings test accuracies, and `nasx bench fill` then adds them to finished "
-           "runs")
+NO_TEST = (
+    "n/a: `nasx bench get nb201-test` brings test accuracies, and `nasx bench fill` then adds them to finished runs"
+)
 
 
 class Measure(NamedTuple):
@@ -63,7 +71,8 @@ def name(row: Mapping[str, Any]) -> str:
     if row.get("reference"):
         of = f" of {row['cells']}" if row["cells"] else ""
         return {"random": f"random cell{of or ' (benchmark mean)'}", "optimum": f"optimum{of} (of each column)"}[
-            row["reference"]]
+            row["reference"]
+        ]
     return (row["method"] or "–") + (f" ({chosen(row)})" if chosen(row) else "")
 
 
@@ -76,8 +85,13 @@ def chosen(row: Mapping[str, Any]) -> str:
 
 def marks(row: Mapping[str, Any]) -> str:
     """Deviations that were switched on, a run smaller than its protocol, one computed in several environments."""
-    return ", ".join([*row["labels"], *(["reduced"] if row["reduced"] is True else []),
-                      *(["several environments"] if row.get("environments") else [])])
+    return ", ".join(
+        [
+            *row["labels"],
+            *(["reduced"] if row["reduced"] is True else []),
+            *(["several environments"] if row.get("environments") else []),
+        ]
+    )
 
 
 ABOUT = ("against random", "verdict", "device")
@@ -109,32 +123,73 @@ def sheets(table: pd.DataFrame, *, error: bool = False, group: Sequence[str] = (
     retrained = [row for row in rows if row["kind"] == "retrain"]
     if looked_up:
         datasets = [c.removesuffix(".valid_mean") for c in table.columns if c.endswith(".valid_mean")]
-        pairs = [(f"{DATASETS.get(d, d)} {part}", f"{d}.{part}") for d in datasets for part in ("valid", "test")
-                 if any(value(row, f"{d}.valid") for row in looked_up)]
+        pairs = [
+            (f"{DATASETS.get(d, d)} {part}", f"{d}.{part}")
+            for d in datasets
+            for part in ("valid", "test")
+            if any(value(row, f"{d}.valid") for row in looked_up)
+        ]
         benches = ", ".join(sorted({str(row["benchmark"]) for row in looked_up}))
-        made.append(_sheet(f"Searches, looked up in {benches}", looked_up, [Measure(*pair) for pair in pairs],
-                           "accuracy in %, valid: validation; both means over the table's seeds", missing="n/a"))
+        made.append(
+            _sheet(
+                f"Searches, looked up in {benches}",
+                looked_up,
+                [Measure(*pair) for pair in pairs],
+                "accuracy in %, valid: validation; both means over the table's seeds",
+                missing="n/a",
+            )
+        )
         own = [row for row in looked_up if not row["reference"]]
         standing = [measure for measure in _standing(table, datasets) if any(value(row, measure.name) for row in own)]
         if standing:
-            made.append(_sheet(f"Where these cells stand in {benches}", own, standing,
-                               "rank among the cells that the space allows, 1 is the best; below the optimum in "
-                               "percent points; latency in ms of one forward pass", priced=False))
+            made.append(
+                _sheet(
+                    f"Where these cells stand in {benches}",
+                    own,
+                    standing,
+                    "rank among the cells that the space allows, 1 is the best; below the optimum in "
+                    "percent points; latency in ms of one forward pass",
+                    priced=False,
+                )
+            )
     ranks = "it does not rank methods, retrain the cells for that"
     if told := [row for row in plain if not row["supernet_perplexity_n"]]:
-        made.append(_sheet("Searches without a look-up", told, [Measure("supernet valid", "supernet_valid")],
-                           f"accuracy of the supernet in %; {ranks}"))
+        made.append(
+            _sheet(
+                "Searches without a look-up",
+                told,
+                [Measure("supernet valid", "supernet_valid")],
+                f"accuracy of the supernet in %; {ranks}",
+            )
+        )
     if told := [row for row in plain if row["supernet_perplexity_n"]]:
-        made.append(_sheet("Searches on text", told, [Measure("supernet valid", "supernet_perplexity")],
-                           f"perplexity of the supernet; {ranks}"))
+        made.append(
+            _sheet(
+                "Searches on text",
+                told,
+                [Measure("supernet valid", "supernet_perplexity")],
+                f"perplexity of the supernet; {ranks}",
+            )
+        )
     if told := [row for row in retrained if not row["test_perplexity_n"]]:
         word = "error" if error else "accuracy"
-        made.append(_sheet("Retrained networks", told, [Measure(f"test {word}", f"test_{word}")],
-                           f"test {word} of the last epoch in %"))
+        made.append(
+            _sheet(
+                "Retrained networks",
+                told,
+                [Measure(f"test {word}", f"test_{word}")],
+                f"test {word} of the last epoch in %",
+            )
+        )
     if told := [row for row in retrained if row["test_perplexity_n"]]:
-        made.append(_sheet("Retrained language models", told, [
-            Measure("valid perplexity", "valid_perplexity"), Measure("test perplexity", "test_perplexity")],
-            "perplexity of the weights that are best on the validation text"))
+        made.append(
+            _sheet(
+                "Retrained language models",
+                told,
+                [Measure("valid perplexity", "valid_perplexity"), Measure("test perplexity", "test_perplexity")],
+                "perplexity of the weights that are best on the validation text",
+            )
+        )
     return made
 
 
@@ -143,28 +198,51 @@ def _standing(table: pd.DataFrame, datasets: Sequence[str]) -> list[Measure]:
     found = []
     for dataset in datasets:
         for part in ("valid", "test"):
-            found += [Measure(f"{DATASETS.get(dataset, dataset)} {part} rank", f"{dataset}.{part}_rank", 0),
-                      Measure(f"{DATASETS.get(dataset, dataset)} {part} below optimum", f"{dataset}.{part}_below")]
-    devices = [column.removesuffix("_mean") for column in table.columns
-               if column.startswith("latency.") and column.endswith("_mean")]
+            found += [
+                Measure(f"{DATASETS.get(dataset, dataset)} {part} rank", f"{dataset}.{part}_rank", 0),
+                Measure(f"{DATASETS.get(dataset, dataset)} {part} below optimum", f"{dataset}.{part}_below"),
+            ]
+    devices = [
+        column.removesuffix("_mean")
+        for column in table.columns
+        if column.startswith("latency.") and column.endswith("_mean")
+    ]
     if not any(measure.name + "_mean" in table.columns for measure in found) and not devices:
         return []  # records of earlier versions
-    return [*found, Measure("mult-adds (M)", "macs", scale=1e-6),
-            *(Measure(f"{device.removeprefix('latency.')} ms", device) for device in devices)]
+    return [
+        *found,
+        Measure("mult-adds (M)", "macs", scale=1e-6),
+        *(Measure(f"{device.removeprefix('latency.')} ms", device) for device in devices),
+    ]
 
 
-def _made(title: str, rows: list[dict[str, Any]], measures: Sequence[Measure], what: str, missing: str = "–",
-          group: Sequence[str] = (), priced: bool = True) -> Sheet:
+def _made(
+    title: str,
+    rows: list[dict[str, Any]],
+    measures: Sequence[Measure],
+    what: str,
+    missing: str = "–",
+    group: Sequence[str] = (),
+    priced: bool = True,
+) -> Sheet:
     """Columns of words that hold one value for all rows move to the caption; the protocol always stays.
 
     A sheet that is not `priced` follows one of the same rows: it has no cost, nor what that one says of the runs.
     """
-    words = [("method", name), ("space", lambda r: str(r["space"])), ("searched on", lambda r: str(r["searched_on"])),
-             ("trained on", lambda r: str(r["dataset"]) if r["kind"] == "retrain" else ""),
-             ("protocol", lambda r: str(r["protocol"])), ("study", lambda r: str(r["study"])),
-             ("recipe", lambda r: str(r["recipe"])), ("setting", lambda r: str(r["setting"])), ("marks", marks),
-             ("against random", lambda r: str(r["versus"])), ("verdict", lambda r: str(r["verdicts"])),
-             ("device", lambda r: str(r["device"]))]
+    words = [
+        ("method", name),
+        ("space", lambda r: str(r["space"])),
+        ("searched on", lambda r: str(r["searched_on"])),
+        ("trained on", lambda r: str(r["dataset"]) if r["kind"] == "retrain" else ""),
+        ("protocol", lambda r: str(r["protocol"])),
+        ("study", lambda r: str(r["study"])),
+        ("recipe", lambda r: str(r["recipe"])),
+        ("setting", lambda r: str(r["setting"])),
+        ("marks", marks),
+        ("against random", lambda r: str(r["versus"])),
+        ("verdict", lambda r: str(r["verdicts"])),
+        ("device", lambda r: str(r["device"])),
+    ]
     heads = {head.replace(" ", "_") for head, _ in words} | {"dataset", "labels"}  # shown by themselves
     words[8:8] = [(column.replace("_", " "), partial(_column, column)) for column in group if column not in heads]
     words = words if priced else [(head, text) for head, text in words if head not in ABOUT]
@@ -182,29 +260,39 @@ def _made(title: str, rows: list[dict[str, Any]], measures: Sequence[Measure], w
     kept = [(head, text) for head, text in kept if any(map(text, rows))]
     at = next((i for i, (head, _) in enumerate(kept) if head in ABOUT), len(kept))
     numbers: list[tuple[str, Callable[[Mapping[str, Any]], str]]] = [("n", lambda r: str(r["n"]) if r["n"] else "")]
-    numbers += [(each.head, partial(value, measure=each.name, digits=each.digits, scale=each.scale, missing=missing))
-                for each in measures]
+    numbers += [
+        (each.head, partial(value, measure=each.name, digits=each.digits, scale=each.scale, missing=missing))
+        for each in measures
+    ]
     numbers += [("params (M)", lambda r: value(r, "params", scale=1e-6, missing="–"))]
     numbers += [("cost", lambda r: cost(r) or "–")] if priced else []
     columns = [*kept[:at], *numbers, *kept[at:]]
     over = sorted({str(row["std_over"]) for row in own if row["n"] > 1})
-    caption = f"Mean ± sample standard deviation over {' or '.join(over)} (n of them); {what}." if over else \
-        f"Single runs (n = 1), so no ±; {what}."
+    caption = (
+        f"Mean ± sample standard deviation over {' or '.join(over)} (n of them); {what}."
+        if over
+        else f"Single runs (n = 1), so no ±; {what}."
+    )
     caption += f" All rows: {'; '.join(constant)}." if constant else ""
     notes = []
     if len(over) > 1:
-        notes.append("the ± is not over the same in all rows: " + "; ".join(
-            sorted({f"{name(r)}: {r['std_over']}" for r in own if r["n"] > 1})))
+        notes.append(
+            "the ± is not over the same in all rows: "
+            + "; ".join(sorted({f"{name(r)}: {r['std_over']}" for r in own if r["n"] > 1}))
+        )
     for column in ("protocol", "recipe"):
         several = sorted({str(row[column]) for row in own if row[column]})
         if len(several) > 1:
             notes.append(f"rows differ in {column} ({', '.join(several)}): compare within one {column} only")
     if any(row["reduced"] is True for row in own):
-        notes.append("reduced: smaller than the protocol (fewer epochs, cells, channels or pixels); not a published "
-                     "setting")
+        notes.append(
+            "reduced: smaller than the protocol (fewer epochs, cells, channels or pixels); not a published setting"
+        )
     if any(row["environments"] for row in own):
-        notes.append("several environments: runs that were resumed with other threads, versions or devices; the same "
-                     "command in one environment gives other bits")
+        notes.append(
+            "several environments: runs that were resumed with other threads, versions or devices; the same "
+            "command in one environment gives other bits"
+        )
     if any(row["best_of"] for row in own):
         notes.append("best of k: the best of k searches by a retraining of each, not a mean over searches")
     if any("test set" in chosen(row) for row in own):
@@ -214,5 +302,12 @@ def _made(title: str, rows: list[dict[str, Any]], measures: Sequence[Measure], w
     if any(each.name.endswith(".test") and not value(row, each.name) for row in rows for each in measures):
         notes.append(NO_TEST)
     left = frozenset(i for i, (head, _) in enumerate(columns) if head in dict(words))
-    return Sheet(title, tuple(head for head, _ in columns), tuple(tuple(f(row) for _, f in columns) for row in rows),
-                 caption, tuple(notes) if priced else (), frozenset({len(own)} if len(own) < len(rows) else ()), left)
+    return Sheet(
+        title,
+        tuple(head for head, _ in columns),
+        tuple(tuple(f(row) for _, f in columns) for row in rows),
+        caption,
+        tuple(notes) if priced else (),
+        frozenset({len(own)} if len(own) < len(rows) else ()),
+        left,
+    )

@@ -67,15 +67,24 @@ def last(folder: Path, device: Any = "cpu", rows: int | None = None) -> dict[str
         if rows is None or "metrics" in state or counted <= rows:
             return state
         short = counted
-        log.warning("%s: counts %d metrics rows, but metrics.jsonl holds %d whole ones; the checkpoint before is used",
-                    path, counted, rows)
+        log.warning(
+            "%s: counts %d metrics rows, but metrics.jsonl holds %d whole ones; the checkpoint before is used",
+            path,
+            counted,
+            rows,
+        )
     if short:
-        raise UserError(str(folder / "metrics.jsonl"),
-                        f"holds {rows} whole rows, fewer than any readable checkpoint counts ({short})",
-                        "put a copy of the file back, or move the folder away to start this run anew")
+        raise UserError(
+            str(folder / "metrics.jsonl"),
+            f"holds {rows} whole rows, fewer than any readable checkpoint counts ({short})",
+            "put a copy of the file back, or move the folder away to start this run anew",
+        )
     if paths:
-        raise UserError(str(folder / "checkpoints"), f"none of {len(paths)} checkpoints can be read",
-                        "move the folder away to start this run anew")
+        raise UserError(
+            str(folder / "checkpoints"),
+            f"none of {len(paths)} checkpoints can be read",
+            "move the folder away to start this run anew",
+        )
     return None
 
 
@@ -89,7 +98,7 @@ def read(path: Path, device: Any = "cpu") -> dict[str, Any] | None:
         log.warning("%s: cannot be read (%s); the checkpoint before is used", path, error.strerror or error)
         return None
     head = len(MAGIC) + 65
-    digest, body = data[len(MAGIC):head - 1], data[head:]
+    digest, body = data[len(MAGIC) : head - 1], data[head:]
     if data.startswith(MAGIC[:16]) and not data.startswith(READ):
         log.warning("%s: was written by a newer version of nasx; the checkpoint before is used", path)
         return None
@@ -101,7 +110,10 @@ def read(path: Path, device: Any = "cpu") -> dict[str, Any] | None:
         if type(state) is not dict or (type(state.get("rows", 0)), type(state.get("metrics", ""))) != (int, str):
             raise ValueError("it holds no state of a run")
     except Exception as error:  # noqa: BLE001 (what is not nasx's fails inside torch's reader in any way)
-        log.warning("%s: cannot be read safely (%s); the checkpoint before is used", path,
-                    str(error).partition("\n")[0] or type(error).__name__)
+        log.warning(
+            "%s: cannot be read safely (%s); the checkpoint before is used",
+            path,
+            str(error).partition("\n")[0] or type(error).__name__,
+        )
         return None
     return state

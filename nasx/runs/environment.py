@@ -33,16 +33,20 @@ def device(name: str) -> torch.device:
         raise UserError(f"device={name}", "is no device", "use auto, cpu, cuda or cuda:N") from error
     if chosen.type == "cuda" and (not torch.cuda.is_available() or (chosen.index or 0) >= torch.cuda.device_count()):
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        raise UserError(f"device={name}", f"is not there: torch {torch.__version__} sees {count} CUDA devices",
-                        "use device=auto or device=cpu")
+        raise UserError(
+            f"device={name}",
+            f"is not there: torch {torch.__version__} sees {count} CUDA devices",
+            "use device=auto or device=cpu",
+        )
     if chosen.type not in ("cpu", "cuda"):
         raise UserError(f"device={name}", "is not supported", "use auto, cpu, cuda or cuda:N")
     return chosen
 
 
 @contextlib.contextmanager
-def prepared(on: torch.device, *, threads: int | None, deterministic: bool, seed: int,
-             precision: str = "fp32") -> Iterator[None]:
+def prepared(
+    on: torch.device, *, threads: int | None, deterministic: bool, seed: int, precision: str = "fp32"
+) -> Iterator[None]:
     """Within the block threads, precision and determinism of this process are those of a job, and torch is seeded.
 
     TF32 is off unless asked for, on every torch version. After the block all but the seed is as it was before: the next
@@ -117,8 +121,14 @@ def hardware(on: torch.device) -> dict[str, Any]:
 def environment(on: torch.device) -> dict[str, Any]:
     """The host, and what the bits of a run depend on apart from its configuration, as it is now."""
     found, named = hardware(on), versions()
-    return {"host": socket.gethostname(), "device": f"{found['device']} ({found['name']})", "threads": found["threads"],
-            "torch": str(torch.__version__), "nasx": named["nasx"], "commit": commit()}
+    return {
+        "host": socket.gethostname(),
+        "device": f"{found['device']} ({found['name']})",
+        "threads": found["threads"],
+        "torch": str(torch.__version__),
+        "nasx": named["nasx"],
+        "commit": commit(),
+    }
 
 
 def versions() -> dict[str, str]:
@@ -157,7 +167,8 @@ def peak_mb(on: torch.device) -> float:
 def out_of_memory(error: BaseException) -> bool:
     """Whether memory has run out: a GPU's, that of torch's allocator on a CPU, or Python's."""
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
-        isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error))
+        isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+    )
 
 
 class StopRequested(KeyboardInterrupt):
@@ -191,8 +202,9 @@ class Signals:
     def __enter__(self) -> Signals:
         self._terminals = [file for file in (1, 2) if os.isatty(file)]
         try:
-            self._before = {n: signal.signal(n, self._ask) for n in self.numbers
-                            if signal.getsignal(n) is not signal.SIG_IGN}
+            self._before = {
+                n: signal.signal(n, self._ask) for n in self.numbers if signal.getsignal(n) is not signal.SIG_IGN
+            }
         except ValueError:  # not in the main thread (a launcher's worker): signals stay the launcher's
             self._before = {}
         return self

@@ -65,13 +65,21 @@ def run_folder(name: str, out: str, kind: str = "") -> Path:
     """
     folder = records.locate(name, out)
     if folder is None:
-        known = sorted(path.name for path in Path(out).glob("*/") if not path.name.startswith(".") and
-                       (not kind or (files.read_json(path / "result.json") or {}).get("kind") == kind))
+        known = sorted(
+            path.name
+            for path in Path(out).glob("*/")
+            if not path.name.startswith(".")
+            and (not kind or (files.read_json(path / "result.json") or {}).get("kind") == kind)
+        )
         more = f", … and {len(known) - 8} more" if len(known) > 8 else ""
         near = spelling.nearest(name.rstrip("/").rpartition("/")[2], known)
         what = f"finished run of nasx {kind}" if kind else "run"
-        there = f"did you mean from={near}?" if near else f"name the folder of a {what}, or a {what} in {out}/" + (
-            f": {', '.join(known[:8])}{more}" if known else " (it has none yet)")
+        there = (
+            f"did you mean from={near}?"
+            if near
+            else f"name the folder of a {what}, or a {what} in {out}/"
+            + (f": {', '.join(known[:8])}{more}" if known else " (it has none yet)")
+        )
         raise UserError(f"from={name}", "there is no such run", there)
     return folder
 
@@ -84,12 +92,18 @@ def opened(folder: Path) -> Parent:
     held = records.configuration(folder)
     choices = None if held is None else held.get("choices")
     groups = (*HANDED, "retrain") if held is not None and held.get("kind") == "retrain" else HANDED
-    if held is None or not isinstance(choices, Mapping) or any(
-            choices.get(group) and not isinstance(held.get(group), Mapping) for group in groups):
+    if (
+        held is None
+        or not isinstance(choices, Mapping)
+        or any(choices.get(group) and not isinstance(held.get(group), Mapping) for group in groups)
+    ):
         path = folder / "config.yaml"
-        raise UserError(str(path), "is damaged or cannot be read" if os.path.lexists(path) else "is missing",
-                        "this command takes the settings of the run from it: copy it again from where the run was made,"
-                        " or give genotype= in place of from=, with space= and dataset=")
+        raise UserError(
+            str(path),
+            "is damaged or cannot be read" if os.path.lexists(path) else "is missing",
+            "this command takes the settings of the run from it: copy it again from where the run was made,"
+            " or give genotype= in place of from=, with space= and dataset=",
+        )
     return Parent(folder, held, files.read_json(folder / "result.json") or {})
 
 
@@ -106,11 +120,17 @@ def searched(name: str, out: str) -> tuple[Path, dict[str, Any]]:
     folder = run_folder(name, out)
     found = records.finished(folder)
     if found is None:
-        raise UserError(f"from={name}", f"{folder} holds no finished run (no readable result.json)",
-                        "give the command of that search again: it resumes and finishes")
+        raise UserError(
+            f"from={name}",
+            f"{folder} holds no finished run (no readable result.json)",
+            "give the command of that search again: it resumes and finishes",
+        )
     if found.get("kind") != "search" or not found.get("genotype"):
-        raise UserError(f"from={name}", f"is a run of nasx {found.get('kind')}, not a search",
-                        f"use from={found['parent']}" if found.get("parent") else "name a run of nasx search")
+        raise UserError(
+            f"from={name}",
+            f"is a run of nasx {found.get('kind')}, not a search",
+            f"use from={found['parent']}" if found.get("parent") else "name a run of nasx search",
+        )
     return folder, found
 
 
@@ -157,12 +177,17 @@ def with_settings(node: Mapping[str, Any], texts: Sequence[str], allow: Sequence
         try:
             value = OverridesParser.create().parse_override(text).value()
         except HydraException:
-            raise UserError(text, "cannot be read", "put quotes round a value with special characters: "
-                                                    "key='\"value\"'") from None
+            raise UserError(
+                text, "cannot be read", "put quotes round a value with special characters: key='\"value\"'"
+            ) from None
         if key not in node or key == "_target_":
-            faults.append(UserError(text, f"{str(node.get('_target_')).rpartition('.')[2]} has no such setting",
-                                    f"it has {', '.join(k for k in node if k != '_target_')}"
-                                    + spelling.did_you_mean(key, node)))
+            faults.append(
+                UserError(
+                    text,
+                    f"{str(node.get('_target_')).rpartition('.')[2]} has no such setting",
+                    f"it has {', '.join(k for k in node if k != '_target_')}" + spelling.did_you_mean(key, node),
+                )
+            )
         found[key] = value
         faults += [] if faults else components.component_faults(group, found, (*config_commands.HOMES, *allow))
     if faults:
@@ -194,14 +219,18 @@ def inherited(command: str, texts: Sequence[str], config_dir: str | None = None)
     for key in (key for mine in each for key in mine):
         values = list(dict.fromkeys(mine.get(key, "(default)") for mine in each))
         if len(values) > 1:
-            raise UserError(f"from={','.join(names)}", f"the runs have different settings of {key}: "
-                            f"{', '.join(sorted(values))}", f"retrain those of one {key} at a time, or give {key}=...")
+            raise UserError(
+                f"from={','.join(names)}",
+                f"the runs have different settings of {key}: {', '.join(sorted(values))}",
+                f"retrain those of one {key} at a time, or give {key}=...",
+            )
         found[key] = values[0]
     return [f"{key}={value}" for key, value in found.items()]
 
 
-def _inherited(texts: Sequence[str], given: Mapping[str, str], run: Parent,
-               composed: Callable[[list[str]], Mapping[str, Any]]) -> dict[str, str]:
+def _inherited(
+    texts: Sequence[str], given: Mapping[str, str], run: Parent, composed: Callable[[list[str]], Mapping[str, Any]]
+) -> dict[str, str]:
     """What one parent hands on: key -> value as Hydra reads it."""
     choices = {group: str(run.choices[group]) for group in HANDED if run.choices.get(group)}
     found = {group: choice for group, choice in choices.items() if group not in given}
@@ -212,8 +241,13 @@ def _inherited(texts: Sequence[str], given: Mapping[str, str], run: Parent,
         return found  # preflight.examine finds the same, and tells it with all other faults
     for group in same:
         flat, held = records.flatten(base[group]), records.flatten(adopted(base[group], run.block(group)))
-        found |= {f"{group}.{key}": written(value) for key, value in held.items() if f"{group}.{key}" not in given
-                  and not key.endswith("_target_") and records.canonical(value) != records.canonical(flat.get(key))}
+        found |= {
+            f"{group}.{key}": written(value)
+            for key, value in held.items()
+            if f"{group}.{key}" not in given
+            and not key.endswith("_target_")
+            and records.canonical(value) != records.canonical(flat.get(key))
+        }
     cells = layers(str(run.record.get("genotype") or ""))
     if cells and "retrain.layers" not in given and base["retrain"].get("layers") not in (None, cells):
         found["retrain.layers"] = str(cells)
@@ -270,7 +304,7 @@ def user_words(command: str, *, allow_only: bool = False) -> list[str]:
 
 def _user_words(words: Sequence[str], allow_only: bool) -> Iterator[str]:
     for i, word in enumerate(words):
-        folder = "--config-dir" in (word, word.partition("=")[0]) or words[i - 1:i] == ["--config-dir"]
+        folder = "--config-dir" in (word, word.partition("=")[0]) or words[i - 1 : i] == ["--config-dir"]
         if word.startswith("allow=") or (folder and not allow_only):
             yield word
 

@@ -70,8 +70,12 @@ class Lock:
         if not b"process ".startswith(there.replace(b"\0", b"")[:8]):  # torn, or zeros: what a power loss may leave
             raise UserError(str(self.path), "is not a lock of nasx", "choose another folder, or move the file away")
         if elsewhere(there, self.handle):
-            log.warning("%s: %s did not end orderly, or cannot be seen from here: watching it for %.0f s", self.folder,
-                        name(there), PATIENCE_S)
+            log.warning(
+                "%s: %s did not end orderly, or cannot be seen from here: watching it for %.0f s",
+                self.folder,
+                name(there),
+                PATIENCE_S,
+            )
             if touched(self.path, PATIENCE_S):
                 raise in_use(self.folder, there)
         os.ftruncate(self.handle, 0)
@@ -91,9 +95,12 @@ class Lock:
         except OSError:  # tells nothing; what is written next will fail by itself
             return
         if there != self.text:
-            raise UserError(str(self.folder), "is no longer held by this process: " + (
-                f"{name(there)} has taken it over" if there else "its lock file was removed"),
-                "the same command resumes from the last checkpoint where nobody else does")
+            raise UserError(
+                str(self.folder),
+                "is no longer held by this process: "
+                + (f"{name(there)} has taken it over" if there else "its lock file was removed"),
+                "the same command resumes from the last checkpoint where nobody else does",
+            )
 
     def close(self) -> None:
         """Let it go."""
@@ -193,5 +200,6 @@ def name(text: bytes) -> str:
 
 
 def in_use(folder: Path, text: bytes) -> UserError:
-    return UserError(str(folder), f"is in use by {name(text)}",
-                     "wait for it, or stop it; the same command then resumes its work")
+    return UserError(
+        str(folder), f"is in use by {name(text)}", "wait for it, or stop it; the same command then resumes its work"
+    )

@@ -42,16 +42,21 @@ def scalars(row: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, flo
     for key, value in row.items():
         if isinstance(value, Mapping):
             yield from scalars(value, f"{prefix}{key}/")
-        elif isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) \
-                and prefix + key != "epoch":
+        elif (
+            isinstance(value, (int, float))
+            and not isinstance(value, bool)
+            and math.isfinite(value)
+            and prefix + key != "epoch"
+        ):
             yield prefix + key, float(value)
 
 
 def need(package: str, choice: str) -> None:
     """Raise UserError where `package` is not installed."""
     if importlib.util.find_spec(package) is None:
-        raise UserError(f"logger={choice}", f"{package} is not installed",
-                        f"{extras.install(choice)}, or leave the logger out")
+        raise UserError(
+            f"logger={choice}", f"{package} is not installed", f"{extras.install(choice)}, or leave the logger out"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,8 +81,11 @@ class TensorBoard:
     def _within(self, folder: Path) -> Path:
         """The folder of event files within that of a run. Raises UserError where it leads out of it."""
         if self.folder in ("", "..") or Path(self.folder).name != self.folder:
-            raise UserError(f"logger.folder={self.folder}", "is not the plain name of a folder",
-                            "name a folder within the run's, for example logger.folder=tensorboard")
+            raise UserError(
+                f"logger.folder={self.folder}",
+                "is not the plain name of a folder",
+                "name a folder within the run's, for example logger.folder=tensorboard",
+            )
         return no_link(folder / self.folder)
 
     def open(self, folder: Path, config: Mapping[str, Any]) -> Sink:
@@ -129,9 +137,16 @@ class _Wandb:
         if self.run is None:
             import wandb
 
-            self.run = wandb.init(project=self.ask.project, entity=self.ask.entity, mode=self.ask.mode,
-                                  id=self.folder.name, name=self.folder.name, dir=str(self.folder),
-                                  config=dict(self.config), resume="allow")
+            self.run = wandb.init(
+                project=self.ask.project,
+                entity=self.ask.entity,
+                mode=self.ask.mode,
+                id=self.folder.name,
+                name=self.folder.name,
+                dir=str(self.folder),
+                config=dict(self.config),
+                resume="allow",
+            )
         self.run.log(dict(scalars(row)), step=int(row["epoch"]))
 
     def close(self) -> None:

@@ -105,15 +105,34 @@ class Display:
     `peak` gives the peak memory in MB.
     """
 
-    def __init__(self, kind: str, *, total: int, done: int, unit: str = "update", amount: int = 1, quiet: bool = False,
-                 every_s: float = 30.0, peak: Callable[[], float] | None = None) -> None:
+    def __init__(
+        self,
+        kind: str,
+        *,
+        total: int,
+        done: int,
+        unit: str = "update",
+        amount: int = 1,
+        quiet: bool = False,
+        every_s: float = 30.0,
+        peak: Callable[[], float] | None = None,
+    ) -> None:
         self.kind, self.live = kind, CONSOLE.is_terminal and not quiet
         self.quiet, self.every_s, self.total = quiet, every_s, total
         self._last = self._began = time.monotonic()
         self._first = done
-        self.bar = Progress(SpinnerColumn(), TextColumn("epoch {task.fields[epoch]}"), BarColumn(bar_width=24),
-                            MofNCompleteColumn(), TextColumn("{task.fields[speed]}"), TimeRemainingColumn(compact=True),
-                            TextColumn("{task.fields[text]}"), console=CONSOLE, disable=not self.live, transient=True)
+        self.bar = Progress(
+            SpinnerColumn(),
+            TextColumn("epoch {task.fields[epoch]}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[speed]}"),
+            TimeRemainingColumn(compact=True),
+            TextColumn("{task.fields[text]}"),
+            console=CONSOLE,
+            disable=not self.live,
+            transient=True,
+        )
         self.task = self.bar.add_task("run", total=total, completed=done, epoch="-", text="", speed="")
         self.unit, self.amount, self.peak = unit, amount, peak
 
@@ -162,8 +181,10 @@ class Choosing:
         log.info("choosing the architecture: %d of %d decisions, %s left", done, total, duration(left))
 
 
-PARTS = {"search": {"train": "train", "val": "arch", "valid": "supernet"},
-         "retrain": {"train": "train", "valid": "valid", "test": "test"}}
+PARTS = {
+    "search": {"train": "train", "val": "arch", "valid": "supernet"},
+    "retrain": {"train": "train", "valid": "valid", "test": "test"},
+}
 """Kind of run -> first part of a metrics column, and its word: `arch` is what an architecture step saw, batches of the
 split that moves the architecture; `supernet` is the supernet's evaluation on that split."""
 LINE = 71
@@ -175,9 +196,11 @@ def words(kind: str, means: Mapping[str, Any]) -> list[str]:
     found = []
     for name, label in PARTS[kind].items():
         loss, accuracy, perplexity = (means.get(f"{name}_{of}") for of in ("loss", "accuracy", "perplexity"))
-        told = [*([f"{loss:.3f}"] if loss is not None else []),
-                *([f"{100 * accuracy:.1f} %"] if accuracy is not None else []),
-                *([f"perplexity {perplexity:.1f}"] if perplexity is not None else [])]
+        told = [
+            *([f"{loss:.3f}"] if loss is not None else []),
+            *([f"{100 * accuracy:.1f} %"] if accuracy is not None else []),
+            *([f"perplexity {perplexity:.1f}"] if perplexity is not None else []),
+        ]
         if told:
             found.append(" ".join([label, *told]))
     return found + [f"{name} {means[name]:.3f}" for name in ("alignment", "eigenvalue") if means.get(name) is not None]
@@ -185,8 +208,11 @@ def words(kind: str, means: Mapping[str, Any]) -> list[str]:
 
 def looked_up(lookup: Mapping[str, Any] | None) -> list[str]:
     """The validation accuracies of a look-up in a few words; none where there is none."""
-    found = [f"{name} {values['valid']:.2f} %" for name, values in (lookup or {}).items()
-             if type(values) is dict and values.get("valid") is not None]
+    found = [
+        f"{name} {values['valid']:.2f} %"
+        for name, values in (lookup or {}).items()
+        if type(values) is dict and values.get("valid") is not None
+    ]
     return ["cell in table: " + ", ".join(found)] if found else []
 
 

@@ -78,8 +78,12 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def unused(folder: Path) -> bool:
     """Whether no start has come so far that anything was kept: the folder is anybody's who asks for its name."""
-    return not (checkpoints.found(folder) or read_rows(folder) or (folder / "result.json").exists()
-                or any(folder.glob("*/config.yaml")))
+    return not (
+        checkpoints.found(folder)
+        or read_rows(folder)
+        or (folder / "result.json").exists()
+        or any(folder.glob("*/config.yaml"))
+    )
 
 
 def differing(folder: Path, identity: Mapping[str, Any], extra: Collection[str]) -> UserError | None:
@@ -102,10 +106,16 @@ def differing(folder: Path, identity: Mapping[str, Any], extra: Collection[str])
     shown = ", ".join(f"{k}: {old.get(k, none)} there, {new.get(k, none)} asked for" for k in keys[:12])
     more = f", and {len(keys) - 12} more" if len(keys) > 12 else ""
     if not keys:
-        return UserError(str(folder), "belongs to a version of nasx that computes the same configuration otherwise",
-                         "choose another name=NAME, or leave name out to let nasx name the run")
-    return UserError(str(folder), f"belongs to a run with another configuration ({shown}{more})",
-                     "choose another name=NAME, or leave name out to let nasx name the run")
+        return UserError(
+            str(folder),
+            "belongs to a version of nasx that computes the same configuration otherwise",
+            "choose another name=NAME, or leave name out to let nasx name the run",
+        )
+    return UserError(
+        str(folder),
+        f"belongs to a run with another configuration ({shown}{more})",
+        "choose another name=NAME, or leave name out to let nasx name the run",
+    )
 
 
 class Run:
@@ -129,8 +139,11 @@ class Run:
         inner = files.no_link(files.no_link(folder) / "checkpoints")
         config = folder / "config.yaml"
         if config.exists() and not inner.is_dir() and "identity" not in (read_yaml(config) or {}) and unused(folder):
-            raise UserError(str(folder), "holds a config.yaml, but is not the folder of a run",
-                            "choose another name=NAME or out=FOLDER")
+            raise UserError(
+                str(folder),
+                "holds a config.yaml, but is not the folder of a run",
+                "choose another name=NAME or out=FOLDER",
+            )
         try:
             files.make_folder(inner)
         except OSError as error:
@@ -161,8 +174,11 @@ class Run:
         path = self.folder / "config.yaml"
         if read_yaml(path) is None or unused(self.folder):
             if not unused(self.folder):
-                raise UserError(str(path), "is missing or torn, and nothing else says whose the files here are",
-                                "put a copy of the file back, or move the folder away to start this run anew")
+                raise UserError(
+                    str(path),
+                    "is missing or torn, and nothing else says whose the files here are",
+                    "put a copy of the file back, or move the folder away to start this run anew",
+                )
             held = {"format": versions.FORMAT, **extra, **self.identity}
             write_atomic(path, yaml.safe_dump(held, sort_keys=False, allow_unicode=True))
             return
@@ -237,8 +253,12 @@ class Run:
             known = text is not None and digest(text.encode()) == record["seal"][name]
             if text is not None and known:
                 write_atomic(self._held() / name, text)
-            log.warning("%s: %s; %s", self.folder, damage([name]), "it is written again" if known else
-                        "nothing here holds what it was")
+            log.warning(
+                "%s: %s; %s",
+                self.folder,
+                damage([name]),
+                "it is written again" if known else "nothing here holds what it was",
+            )
 
     def rows(self) -> list[dict[str, Any]]:
         """Metrics rows so far."""
@@ -278,7 +298,7 @@ class Run:
         rows = self.rows()
         state = checkpoints.last(self.folder, device, rows=len(rows))
         if state is not None and "metrics" not in state:  # format 1
-            state["metrics"] = "".join(json.dumps(row) + "\n" for row in rows[:state.get("rows", 0)])
+            state["metrics"] = "".join(json.dumps(row) + "\n" for row in rows[: state.get("rows", 0)])
         return state
 
 
@@ -322,8 +342,10 @@ def run_folders(root: str | os.PathLike[str]) -> Iterator[str]:
 def locate(name: str, out: str) -> Path | None:
     """The folder that a run's name means: NAME or OUT/NAME, first one that holds a run; None where neither is there."""
     there = [path for path in (Path(name), Path(out) / name) if path.is_dir()]
-    return next((path for path in there if (path / "config.yaml").is_file() or (path / "result.json").is_file()),
-                there[0] if there else None)
+    return next(
+        (path for path in there if (path / "config.yaml").is_file() or (path / "result.json").is_file()),
+        there[0] if there else None,
+    )
 
 
 def finished(folder: Path) -> dict[str, Any] | None:
@@ -331,9 +353,11 @@ def finished(folder: Path) -> dict[str, Any] | None:
     path = folder / "result.json"
     result = read_json(path)
     if result is None and os.path.lexists(path):
-        rest = ("put a copy of it back, or remove it: the same command then goes on from the last checkpoint"
-                if checkpoints.found(folder) else
-                "put a copy of it back, or move the folder away to start the run again")
+        rest = (
+            "put a copy of it back, or remove it: the same command then goes on from the last checkpoint"
+            if checkpoints.found(folder)
+            else "put a copy of it back, or move the folder away to start the run again"
+        )
         raise UserError(str(path), "cannot be read as a record: it is damaged, or may not be read", rest)
     if later := versions.newer(result or {}):
         raise UserError(str(path), later, NEWER)
@@ -349,8 +373,11 @@ def configuration(folder: Path) -> dict[str, Any] | None:
 def broken(folder: Path, record: Mapping[str, Any]) -> list[str]:
     """The files of a finished run that differ from the seal of its record; none where it has no seal."""
     seal = record.get("seal")
-    return [name for name in SEALED if isinstance(seal, Mapping) and name in seal
-            and digest(content(folder / name) or b"") != seal[name]]
+    return [
+        name
+        for name in SEALED
+        if isinstance(seal, Mapping) and name in seal and digest(content(folder / name) or b"") != seal[name]
+    ]
 
 
 def damage(names: Sequence[str]) -> str:

@@ -60,8 +60,11 @@ class Session:
             return
         if differ := records.environments([before, now]):
             told = ", ".join(f"{name} {before.get(name)}, now {now[name]}" for name in differ)
-            log.warning("%s: goes on in another environment (%s): it ends with other bits than a run in one would",
-                        self.run.folder, told)
+            log.warning(
+                "%s: goes on in another environment (%s): it ends with other bits than a run in one would",
+                self.run.folder,
+                told,
+            )
         self.starts = [*self.starts, {"update": update, **now}]
 
     def save(self, state: Mapping[str, Any], step: int) -> None:
@@ -74,8 +77,11 @@ class Session:
         state = self.run.load(self.device if distributed.count() == 1 else "cpu")  # told to other devices
         if state is None:
             if rows := self.run.rows():
-                log.warning("%s: there is no checkpoint: it begins anew, and %d metrics rows are computed again",
-                            self.run.folder, len(rows))
+                log.warning(
+                    "%s: there is no checkpoint: it begins anew, and %d metrics rows are computed again",
+                    self.run.folder,
+                    len(rows),
+                )
             self.run.keep_rows("")
             return None
         self.run.keep_rows(state["metrics"])
@@ -135,8 +141,11 @@ def session(cfg: Config, info: Config, kind: str = "search") -> Iterator[Session
     """Open (or create) the run folder of a configuration, and set the process up for it."""
     folder = Path(cfg["out"]) / identity.run_name(cfg, info["choices"], kind)
     if distributed.count() > 1 and kind != "retrain":
-        raise UserError(f"nasx {kind}", f"runs on one process, but torchrun has started {distributed.count()}",
-                        "start it without torchrun; only nasx retrain runs on several")
+        raise UserError(
+            f"nasx {kind}",
+            f"runs on one process, but torchrun has started {distributed.count()}",
+            "start it without torchrun; only nasx retrain runs on several",
+        )
     device = environment.device(distributed.device_name(cfg["device"]))
     engine = cfg.get("engine") or {}
     prepared = environment.prepared(
@@ -148,8 +157,13 @@ def session(cfg: Config, info: Config, kind: str = "search") -> Iterator[Session
     )
     extra = {"kind": kind, "choices": dict(info["choices"]), "identity": identity.identity(cfg, kind)}
     if not distributed.owner():
-        with prepared, distributed.joined(device), environment.Signals() as signals, progress.hushed(), \
-                memory(cfg, kind, device):
+        with (
+            prepared,
+            distributed.joined(device),
+            environment.Signals() as signals,
+            progress.hushed(),
+            memory(cfg, kind, device),
+        ):
             yield Session(records.Guest(folder), device, cfg, info, signals)
         return
     with (
@@ -186,6 +200,8 @@ def memory(cfg: Config, kind: str, device: torch.device) -> Iterator[None]:
             ways = ["set engine.checkpoint=true (the same numbers, slower)"]
         if cfg["seeds_per_job"] > 1:
             ways.append("lower seeds_per_job")
-        raise UserError(f"{kind}.batch={batch}", f"does not fit into the memory of {device}",
-                        ", ".join([*ways, f"lower {kind}.batch"]) + ", or give it more: the same command then resumes"
-                        ) from error
+        raise UserError(
+            f"{kind}.batch={batch}",
+            f"does not fit into the memory of {device}",
+            ", ".join([*ways, f"lower {kind}.batch"]) + ", or give it more: the same command then resumes",
+        ) from error

@@ -50,8 +50,9 @@ def sweep(folder: Path, words: Sequence[str], jobs: int | None) -> Iterator[None
         held.close()
 
 
-def note(path: Path, overrides: Sequence[str], runs: Sequence[Path] = (), *, ended: bool,
-         fault: str | None = None) -> None:
+def note(
+    path: Path, overrides: Sequence[str], runs: Sequence[Path] = (), *, ended: bool, fault: str | None = None
+) -> None:
     """Leave word of a job, at its start and at its end."""
     names = [os.path.relpath(run, path.parent.parent.parent) for run in runs]
     files.write_atomic(path, json.dumps(Job(list(overrides), names, ended, fault)._asdict()))
@@ -61,9 +62,16 @@ def jobs(folder: Path) -> list[Job]:
     """The jobs that have left word, in their order."""
     paths = sorted(folder.glob("job-*.json"), key=lambda path: (len(path.name), path.name))
     found = [files.read_json(path) or {} for path in paths]
-    return [Job([str(text) for text in told["overrides"]], [str(run) for run in told["runs"]], bool(told["ended"]),
-                told["fault"] and str(told["fault"])) for told in found
-            if told.keys() == set(Job._fields) and type(told["overrides"]) is type(told["runs"]) is list]
+    return [
+        Job(
+            [str(text) for text in told["overrides"]],
+            [str(run) for run in told["runs"]],
+            bool(told["ended"]),
+            told["fault"] and str(told["fault"]),
+        )
+        for told in found
+        if told.keys() == set(Job._fields) and type(told["overrides"]) is type(told["runs"]) is list
+    ]
 
 
 # --------------------------------------------------------------------------------------------------- at its end

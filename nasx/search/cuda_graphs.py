@@ -93,8 +93,12 @@ class Position:
         moved = {"w": search.w, "a": search.a, "statistics": dict(problem.supernet.named_buffers())}
         self.live = {(kind, name): x.detach() for kind, tree in moved.items() for name, x in tree.items()}
         for i, states in enumerate(self.states):
-            self.live |= {("optimizers", f"{i} {n} {key}"): x for n, state in enumerate(states.values())
-                          for key, x in state.items() if isinstance(x, Tensor)}
+            self.live |= {
+                ("optimizers", f"{i} {n} {key}"): x
+                for n, state in enumerate(states.values())
+                for key, x in state.items()
+                if isinstance(x, Tensor)
+            }
         self.copies = {key: x.clone() for key, x in self.live.items()}
 
     @torch.no_grad()
@@ -112,8 +116,7 @@ class Position:
         worst = 0.0
         for kind in dict.fromkeys(kind for kind, _ in self.copies):
             keys = [k for k in self.copies if k[0] == kind and k in other.copies and k in start.copies]
-            far, gone = (_norm([self.copies[k].double() - p.copies[k].double() for k in keys])
-                         for p in (other, start))
+            far, gone = (_norm([self.copies[k].double() - p.copies[k].double() for k in keys]) for p in (other, start))
             worst = max(worst, far / gone if gone else far) if far == far else far
         return worst
 
@@ -153,8 +156,12 @@ class Replayed:
         batches = [*train, val]
         if self.plain:
             return self.method.step(search, train, val)
-        key = (search.warming, search.epoch > 0, tuple(k for k, x in self.problem.options.items() if x),
-               tuple((b.x.shape, b.x.stride(), b.y.shape, b.rate) for b in batches))
+        key = (
+            search.warming,
+            search.epoch > 0,
+            tuple(k for k, x in self.problem.options.items() if x),
+            tuple((b.x.shape, b.x.stride(), b.y.shape, b.rate) for b in batches),
+        )
         with self._numbers(search) as view:
             if self.why is not None:
                 return self.method.step(view, train, val)
@@ -210,8 +217,9 @@ class Replayed:
             return None
         if len(self.cases) == CASES:
             del self.cases[next(iter(self.cases))]
-        self.cases[key] = Case([b._replace(x=b.x.clone(), y=b.y.clone()) for b in batches], noted,
-                               self.problem.passes - start.passes)
+        self.cases[key] = Case(
+            [b._replace(x=b.x.clone(), y=b.y.clone()) for b in batches], noted, self.problem.passes - start.passes
+        )
         return values
 
     def _second(self, case: Case, view: Search, batches: list[Batch]) -> Values:
@@ -267,8 +275,11 @@ class Replayed:
         self.cases.clear()
         gc.collect()  # the memory of graphs
         if self.required:
-            raise UserError("engine.graphs=on", f"steps cannot be replayed: {why}",
-                            "use engine.graphs=auto, which then takes them eagerly")
+            raise UserError(
+                "engine.graphs=on",
+                f"steps cannot be replayed: {why}",
+                "use engine.graphs=auto, which then takes them eagerly",
+            )
         self.why = why
         log.info("engine.graphs=auto: steps run eagerly: %s", why)
 
@@ -302,8 +313,10 @@ def cuda(device: torch.device) -> Capture:
                 graph.register_generator_state(generator)
         before = torch.cuda.current_stream(device)
         try:
-            with torch.cuda.device(device), torch.cuda.graph(graph, pool=pool, stream=stream,
-                                                             capture_error_mode="thread_local"):
+            with (
+                torch.cuda.device(device),
+                torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"),
+            ):
                 work()
         except BaseException:
             torch.cuda.set_stream(before)

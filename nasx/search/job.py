@@ -47,34 +47,70 @@ class SearchJob:
         self.space, self.method = build("space"), build("method")
         self.benchmark, self.source = build("benchmark"), build("dataset")
         engine, settings = build("engine"), self.settings
-        self.data = self.source.open(here.device, **settings.reading, channels_last=engine.channels_last,
-                                     workers=environment.workers(cfg["workers"]))
+        self.data = self.source.open(
+            here.device,
+            **settings.reading,
+            channels_last=engine.channels_last,
+            workers=environment.workers(cfg["workers"]),
+        )
         self.metric = metrics.OF[settings.data]
         w_index, self.a_index = self.data.split(cfg["seed"])
 
         torch.manual_seed(cfg["seed"])
         supernet = self.space.supernet(len(self.data.classes), naive=engine.supernet == "naive").to(here.device)
-        self.problem = RelaxedProblem(self.space, supernet, self.method.activate, auxiliary=settings.auxiliary,
-                                      engine=engine, classes=len(self.data.classes))
+        self.problem = RelaxedProblem(
+            self.space,
+            supernet,
+            self.method.activate,
+            auxiliary=settings.auxiliary,
+            engine=engine,
+            classes=len(self.data.classes),
+        )
         gen = torch.Generator().manual_seed(hashed(cfg["seed"], "architecture"))
         a = self.method.start(self.space.init(gen))
         a = {k: x.to(here.device).requires_grad_() for k, x in a.items()}
         w = weights(supernet)
-        self.search = Search(self.problem, w, a, weight_optimizer(w, settings), architecture_optimizer(a, settings),
-                             settings.clip)
+        self.search = Search(
+            self.problem, w, a, weight_optimizer(w, settings), architecture_optimizer(a, settings), settings.clip
+        )
         if self.stage.inherited is not None:
             go_on(self.search, supernet, self.space, *self.stage.inherited, len(self.data.classes))
-        train, val = (self.data.stream(name, index, batch=settings.batch, seed=cfg["seed"])
-                      for name, index in (("w", w_index), ("a", self.a_index)))
-        self.watch = Watch(self.search, self.space, supernet, train, val, every=settings.diagnose_every,
-                           steps=settings.diagnose_steps, epochs=settings.epochs, probe_every=settings.probe_every,
-                           weight_decay=settings.arch_weight_decay, stop=build("stop"))
+        train, val = (
+            self.data.stream(name, index, batch=settings.batch, seed=cfg["seed"])
+            for name, index in (("w", w_index), ("a", self.a_index))
+        )
+        self.watch = Watch(
+            self.search,
+            self.space,
+            supernet,
+            train,
+            val,
+            every=settings.diagnose_every,
+            steps=settings.diagnose_steps,
+            epochs=settings.epochs,
+            probe_every=settings.probe_every,
+            weight_decay=settings.arch_weight_decay,
+            stop=build("stop"),
+        )
         advance = self.watch.over(self.replayed(engine.graphs) or self.method.step, self.method.step)
-        self.loop = Loop(self.search, self.method, supernet, train, val, advance=advance, epochs=settings.epochs,
-                         updates_per_epoch=settings.updates_per_epoch or train.per_pass * self.method.updates_per_batch,
-                         lr=settings.lr, lr_min=settings.lr_min, warmup=settings.arch_warmup,
-                         lr_warmup=settings.warmup_epochs, span=self.stage.epochs, begin_epoch=self.begin_epoch,
-                         end_epoch=self.end_epoch, tick=self.tick)
+        self.loop = Loop(
+            self.search,
+            self.method,
+            supernet,
+            train,
+            val,
+            advance=advance,
+            epochs=settings.epochs,
+            updates_per_epoch=settings.updates_per_epoch or train.per_pass * self.method.updates_per_batch,
+            lr=settings.lr,
+            lr_min=settings.lr_min,
+            warmup=settings.arch_warmup,
+            lr_warmup=settings.warmup_epochs,
+            span=self.stage.epochs,
+            begin_epoch=self.begin_epoch,
+            end_epoch=self.end_epoch,
+            tick=self.tick,
+        )
 
     def replayed(self, wanted: str) -> Step | None:
         """What takes the steps from CUDA graphs where that is wanted and possible. Raises UserError for `on`."""
@@ -152,8 +188,10 @@ class SearchJob:
         self.watch.rows.append(row)
         self.loop.stopped = self.watch.stopped
         self.save()
-        progress.told(f"{row['epoch']}/{self.settings.epochs}",
-                      [*progress.words("search", row), *progress.looked_up(row["lookup"])])
+        progress.told(
+            f"{row['epoch']}/{self.settings.epochs}",
+            [*progress.words("search", row), *progress.looked_up(row["lookup"])],
+        )
 
     # ------------------------------------------------------------------------------------------------- the end
     def run(self) -> Result:
@@ -167,14 +205,22 @@ class SearchJob:
         if self.stage.last and self.stage.done:
             self.here.follows(sum(record["wall_s"] for record in self.stage.done))
         self.resume()
-        with Display("search", total=self.loop.total, done=self.search.updates, quiet=self.here.config["quiet"],
-                     peak=lambda: environment.peak_mb(self.here.device)) as self.display:
+        with Display(
+            "search",
+            total=self.loop.total,
+            done=self.search.updates,
+            quiet=self.here.config["quiet"],
+            peak=lambda: environment.peak_mb(self.here.device),
+        ) as self.display:
             began = time.monotonic()
             for _ in self.loop.steps():
                 if self.problem.compiled and not self.warm_up_s:
                     self.warm_up_s = round(time.monotonic() - began, 1)
-                    log.info("compiled: the first step took %s; the next run finds most of that work done in %s",
-                             duration(self.warm_up_s), os.environ["TORCHINDUCTOR_CACHE_DIR"])
+                    log.info(
+                        "compiled: the first step took %s; the next run finds most of that work done in %s",
+                        duration(self.warm_up_s),
+                        os.environ["TORCHINDUCTOR_CACHE_DIR"],
+                    )
                 yield
             self.result = self.record()
             self.here.run.decide(self.result["genotype"])
@@ -188,10 +234,22 @@ class SearchJob:
         if stopped and self.loop.stopped:
             return self.space.encode(self.space.parse(stopped["genotype"]))
         gen, train = torch.Generator().manual_seed(hashed(self.here.config["seed"], "choose")), self.watch.train
-        ending = Ending(self.score, self.loop.train, self.loop.val, gen, self.loop.updates_per_epoch, self.decided,
-                        self.save, lambda: self.here.check_signals(lambda: None), Choosing().told,
-                        lambda: self.here.pause(self.save), self.problem.network, lambda mix: str(self.genotype(mix)),
-                        lambda: train.at(train.position), self.chosen)
+        ending = Ending(
+            self.score,
+            self.loop.train,
+            self.loop.val,
+            gen,
+            self.loop.updates_per_epoch,
+            self.decided,
+            self.save,
+            lambda: self.here.check_signals(lambda: None),
+            Choosing().told,
+            lambda: self.here.pause(self.save),
+            self.problem.network,
+            lambda mix: str(self.genotype(mix)),
+            lambda: train.at(train.position),
+            self.chosen,
+        )
         return self.method.choose(self.search, ending)
 
     def final(self) -> dict[str, float]:
@@ -206,17 +264,32 @@ class SearchJob:
         genotype = self.genotype(mix)
         score = self.benchmark.query(genotype)
         found = None if score is None else score.as_record()
-        cost = {"updates": self.search.updates, "passes": self.problem.passes, "warm_up_s": self.warm_up_s,
-                "diagnostics": self.watch.cost()}
+        cost = {
+            "updates": self.search.updates,
+            "passes": self.problem.passes,
+            "warm_up_s": self.warm_up_s,
+            "diagnostics": self.watch.cost(),
+        }
         result = self.here.record(
-            "search", protocol=self.settings.protocol, genotype=str(genotype), operations=genotype.operations(),
-            labels=method.labels, lookup=found, missing=None if found else self.benchmark.missing(),
+            "search",
+            protocol=self.settings.protocol,
+            genotype=str(genotype),
+            operations=genotype.operations(),
+            labels=method.labels,
+            lookup=found,
+            missing=None if found else self.benchmark.missing(),
             **self.benchmark.ranked(score, instantiate.build(self.here.config["space"], self.here.config["allow"])),
-            benchmark_data=self.benchmark.dataset_key(self.source.name), images=self.data.described(),
-            parent=None, test_accuracy=None, choice=self.chosen or None,
+            benchmark_data=self.benchmark.dataset_key(self.source.name),
+            images=self.data.described(),
+            parent=None,
+            test_accuracy=None,
+            choice=self.chosen or None,
             supernet={**self.measured, "params": sum(x.numel() for x in self.search.w.values())},
-            params=None if found is None else found["params"], stopped=self.watch.ended(), changed=changed(self.here),
-            **search_stage.spent(self.stage.done if self.stage.last else (), **cost))
+            params=None if found is None else found["params"],
+            stopped=self.watch.ended(),
+            changed=changed(self.here),
+            **search_stage.spent(self.stage.done if self.stage.last else (), **cost),
+        )
         gen = torch.Generator().manual_seed(0)
         return {**result, "verdict": verdict.verdict(self.watch.rows, result, lambda: str(self.space.sample(gen)))}
 

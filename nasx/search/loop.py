@@ -26,8 +26,10 @@ Step = Callable[[Search, Sequence[Batch], Batch], dict[str, Tensor]]
 def fitted(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> dict[str, Any]:
     """An optimizer's saved state with the kernels of this device, which may be another than that of the checkpoint."""
     kernels = ("fused", "foreach", "capturable")
-    groups = [{**saved, **{k: live[k] for k in kernels if k in live}}
-              for saved, live in zip(state["param_groups"], optimizer.param_groups, strict=True)]
+    groups = [
+        {**saved, **{k: live[k] for k in kernels if k in live}}
+        for saved, live in zip(state["param_groups"], optimizer.param_groups, strict=True)
+    ]
     return {**state, "param_groups": groups}
 
 
@@ -105,8 +107,11 @@ class Loop:
         step = self.advance or self.method.step
         values = step(self.search, batches, next(self.val))
         if values is None:
-            raise UserError(f"method={type(self.method).__name__}", "its step has returned nothing",
-                            "return logs(...) of nasx.core.bilevel, or {} where there is nothing to log")
+            raise UserError(
+                f"method={type(self.method).__name__}",
+                "its step has returned nothing",
+                "return logs(...) of nasx.core.bilevel, or {} where there is nothing to log",
+            )
         self.meter.add(values, updates)
         self.search.updates += updates
 
@@ -114,9 +119,13 @@ class Loop:
         """Stop before a broken state is kept: raises UserError where a running mean (or a weight) is not finite."""
         wrong = broken(means, [*self.search.w.values(), *self.search.a.values()] if weights else [])
         if wrong:
-            raise UserError(f"search, update {self.search.updates}", f"{wrong} became NaN or infinite",
-                            f"lower search.lr={self.lr:g}" + ("" if self.search.clip else " or set search.clip=5")
-                            + "; checkpoints from before are kept, where there are any")
+            raise UserError(
+                f"search, update {self.search.updates}",
+                f"{wrong} became NaN or infinite",
+                f"lower search.lr={self.lr:g}"
+                + ("" if self.search.clip else " or set search.clip=5")
+                + "; checkpoints from before are kept, where there are any",
+            )
 
     # ------------------------------------------------------------------------------------------------ resume
     def buffers(self) -> dict[str, Tensor]:
@@ -126,12 +135,18 @@ class Loop:
 
     def state(self) -> dict[str, Any]:
         """Tensors and plain values that `load` continues from, bit for bit."""
-        return {"w": {k: x.detach() for k, x in self.search.w.items()},
-                "buffers": self.buffers(),
-                "a": {k: x.detach() for k, x in self.search.a.items()},
-                "w_opt": self.search.w_opt.state_dict(), "a_opt": self.search.a_opt.state_dict(),
-                "train": self.train.state_dict(), "val": self.val.state_dict(),
-                "updates": self.search.updates, "meter": self.meter.state(), "rng": torch.get_rng_state()}
+        return {
+            "w": {k: x.detach() for k, x in self.search.w.items()},
+            "buffers": self.buffers(),
+            "a": {k: x.detach() for k, x in self.search.a.items()},
+            "w_opt": self.search.w_opt.state_dict(),
+            "a_opt": self.search.a_opt.state_dict(),
+            "train": self.train.state_dict(),
+            "val": self.val.state_dict(),
+            "updates": self.search.updates,
+            "meter": self.meter.state(),
+            "rng": torch.get_rng_state(),
+        }
 
     def load(self, state: Mapping[str, Any]) -> None:
         with torch.no_grad():

@@ -10,17 +10,33 @@ from nasx.core.trees import Tree
 
 
 def weight_optimizer(w: Tree, settings: Any) -> torch.optim.SGD:
-    return torch.optim.SGD(list(w.values()), lr=settings.lr, momentum=settings.momentum, nesterov=settings.nesterov,
-                           weight_decay=settings.weight_decay, fused=on_cuda(w) or None)
+    return torch.optim.SGD(
+        list(w.values()),
+        lr=settings.lr,
+        momentum=settings.momentum,
+        nesterov=settings.nesterov,
+        weight_decay=settings.weight_decay,
+        fused=on_cuda(w) or None,
+    )
 
 
 def architecture_optimizer(a: Tree, settings: Any) -> torch.optim.Optimizer:
     """Adam with the protocol's betas, or SGD with its momentum (Single-DARTS' ablations)."""
     if settings.arch_optimizer == "sgd":
-        return torch.optim.SGD(list(a.values()), lr=settings.arch_lr, momentum=settings.arch_momentum,
-                               weight_decay=settings.arch_weight_decay)
-    return torch.optim.Adam(list(a.values()), lr=settings.arch_lr, betas=tuple(settings.arch_betas),
-                            weight_decay=settings.arch_weight_decay, fused=on_cuda(a) or None, capturable=on_cuda(a))
+        return torch.optim.SGD(
+            list(a.values()),
+            lr=settings.arch_lr,
+            momentum=settings.arch_momentum,
+            weight_decay=settings.arch_weight_decay,
+        )
+    return torch.optim.Adam(
+        list(a.values()),
+        lr=settings.arch_lr,
+        betas=tuple(settings.arch_betas),
+        weight_decay=settings.arch_weight_decay,
+        fused=on_cuda(a) or None,
+        capturable=on_cuda(a),
+    )
 
 
 def on_cuda(tree: Tree) -> bool:

@@ -37,8 +37,16 @@ if TYPE_CHECKING:
 class RelaxedProblem:
     """`bilevel.Problem` over a space; `options` is what a training pass gives the supernet besides, set by the loop."""
 
-    def __init__(self, space: Space, supernet: Supernet, activate: Activate, *, auxiliary: float = 0.0,
-                 engine: EngineSettings | None = None, classes: int | None = None) -> None:
+    def __init__(
+        self,
+        space: Space,
+        supernet: Supernet,
+        activate: Activate,
+        *,
+        auxiliary: float = 0.0,
+        engine: EngineSettings | None = None,
+        classes: int | None = None,
+    ) -> None:
         self.space, self.supernet, self.activate, self.classes = space, supernet, activate, classes
         self.auxiliary = auxiliary
         self.options: dict[str, Any] = {}
@@ -108,8 +116,11 @@ class RelaxedProblem:
         # methods have the numbers of the batch's seed itself
         gen = self.draws.generator(batch, self.device, salt=1) if self.random(options) else self.unseeded
         given = {**options, **recall(batch), "gen": gen}
-        with tracking(self.supernet, track), evaluating(self.supernet, evaluation), \
-                torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+        with (
+            tracking(self.supernet, track),
+            evaluating(self.supernet, evaluation),
+            torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16),
+        ):
             logits = functional_call(self.supernet, w, (batch.x, mix), given, strict=False)
         hand_on(batch, logits.state, track=track)
         y = batch.y.flatten()

@@ -45,16 +45,25 @@ def stage(cfg: Config, folder: Path, i: int) -> Stage:
     before = folder / name(i - 1)
     held, state = records.configuration(before), checkpoints.last(before)
     if held is None or state is None or state["updates"] != done[-1].get("updates"):
-        raise UserError(str(before), "has lost the last checkpoint, from which the next stage goes on",
-                        "use a method that trains a supernet; where files were lost, move the run's folder away")
+        raise UserError(
+            str(before),
+            "has lost the last checkpoint, from which the next stage goes on",
+            "use a method that trains a supernet; where files were lost, move the run's folder away",
+        )
     old, method = (instantiate.build(part, cfg.get("allow", ())) for part in (held["space"], cfg["method"]))
     narrowed = old.narrow(old.relax(state["a"], method.activate), node["keep"][i - 1])
-    return Stage(configured(cfg, i, written(narrowed, held["space"])), last, done, epochs,
-                 (old, state) if node["inherit"] else None)
+    return Stage(
+        configured(cfg, i, written(narrowed, held["space"])),
+        last,
+        done,
+        epochs,
+        (old, state) if node["inherit"] else None,
+    )
 
 
 def written(space: Any, node: Config) -> dict[str, Any]:
     """A space's component node: `node` with its fields."""
+
     def plain(value: Any) -> Any:
         return [plain(item) for item in value] if isinstance(value, tuple) else value
 
@@ -64,7 +73,10 @@ def written(space: Any, node: Config) -> dict[str, Any]:
 def spent(done: Sequence[Config], **own: Any) -> dict[str, Any]:
     """The costs `own` of the last stage and those of the stages before, added; with a list of these under `stages`."""
     diagnostics = [r["diagnostics"] for r in (*done, own) if r.get("diagnostics")]
-    return {**{key: value + sum(r[key] for r in done) for key, value in own.items() if key != "diagnostics"},
-            "diagnostics": {key: round(sum(d[key] for d in diagnostics), 4) for key in diagnostics[0]} if diagnostics
-            else None,
-            "stages": [{key: r[key] for key in ("name", "genotype", "updates", "passes", "wall_s")} for r in done]}
+    return {
+        **{key: value + sum(r[key] for r in done) for key, value in own.items() if key != "diagnostics"},
+        "diagnostics": {key: round(sum(d[key] for d in diagnostics), 4) for key in diagnostics[0]}
+        if diagnostics
+        else None,
+        "stages": [{key: r[key] for key in ("name", "genotype", "updates", "passes", "wall_s")} for r in done],
+    }

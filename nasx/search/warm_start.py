@@ -34,8 +34,9 @@ class Origin(NamedTuple):
     kept: list[int]
 
 
-def go_on(search: Search, supernet: nn.Module, space: Space, before: Space, state: Mapping[str, Any],
-          classes: int) -> None:
+def go_on(
+    search: Search, supernet: nn.Module, space: Space, before: Space, state: Mapping[str, Any], classes: int
+) -> None:
     """Put `state`, the last checkpoint of a search on the wider space `before`, into a search that has not begun."""
     with torch.device("meta"):
         old = before.supernet(classes)

@@ -284,8 +284,9 @@ class Separable(Bank):
     COMPOSED = 16
     """Up to so many channels the composed convolution is taken (measured: 1.1 to 2.4 times at 16, slower at 32)."""
 
-    def __init__(self, edges: int, channels: int, stride: int, *, kernel: int, dilation: int, depth: int,
-                 tracked: bool) -> None:
+    def __init__(
+        self, edges: int, channels: int, stride: int, *, kernel: int, dilation: int, depth: int, tracked: bool
+    ) -> None:
         super().__init__(edges, channels, stride)
         self.kernel, self.dilation, self.depth = kernel, dilation, depth
         self.pad = dilation * (kernel - 1) // 2
@@ -326,8 +327,14 @@ class Separable(Bank):
     def single(self, x: Tensor, i: int, noise: Tensor | None) -> Tensor:
         part = self.part(i)
         for block in range(self.depth):
-            x = F.conv2d(F.relu(x), self.depthwise[block][part], stride=self.stride if block == 0 else 1,
-                         padding=self.pad, dilation=self.dilation, groups=self.channels)
+            x = F.conv2d(
+                F.relu(x),
+                self.depthwise[block][part],
+                stride=self.stride if block == 0 else 1,
+                padding=self.pad,
+                dilation=self.dilation,
+                groups=self.channels,
+            )
             x = self.norms[block](F.conv2d(x, self.pointwise[block][part]), part=part)
         return x
 

@@ -64,8 +64,9 @@ class Supernet(nn.Module, ABC):
     """A relaxed network: it takes the mixture as an argument and owns no architecture parameter."""
 
     @abstractmethod
-    def forward(self, x: Tensor, mix: Tree, *, drop_path: Number = 0.0,
-                gen: torch.Generator | None = None) -> Logits: ...
+    def forward(
+        self, x: Tensor, mix: Tree, *, drop_path: Number = 0.0, gen: torch.Generator | None = None
+    ) -> Logits: ...
 
 
 class Space(ABC):
@@ -116,8 +117,16 @@ class Space(ABC):
         """Number of genotypes."""
 
     @abstractmethod
-    def network(self, genotype: Genotype, classes: int, *, layers: int | None = None, channels: int | None = None,
-                stem: str = "cifar", auxiliary: bool = False) -> Network:
+    def network(
+        self,
+        genotype: Genotype,
+        classes: int,
+        *,
+        layers: int | None = None,
+        channels: int | None = None,
+        stem: str = "cifar",
+        auxiliary: bool = False,
+    ) -> Network:
         """The discrete network, at the space's own retraining size where `layers` or `channels` is None."""
 
     # ------------------------------------------------------------------------------------- common to all spaces
@@ -152,21 +161,30 @@ class Space(ABC):
 
         The supernet adds an edge's bias to every entry of the edge's result.
         """
-        return mix | {f"{name}.bias": weights[name].sum(-1).unsqueeze(-2)
-                      for name in self.cells() if self.edge_operations(name)}
+        return mix | {
+            f"{name}.bias": weights[name].sum(-1).unsqueeze(-2) for name in self.cells() if self.edge_operations(name)
+        }
 
     def decisions(self) -> tuple[tuple[Decision, ...], ...]:
         """What a genotype decides, in phases: one operation of each edge, then edges where only some are kept."""
-        return (tuple(Decision(name, tuple((e, o) for o in range(len(row))))
-                      for name in self.cells() for e, row in enumerate(self.edge_operations(name))),)
+        return (
+            tuple(
+                Decision(name, tuple((e, o) for o in range(len(row))))
+                for name in self.cells()
+                for e, row in enumerate(self.edge_operations(name))
+            ),
+        )
 
     def narrow(self, mix: Tree, keep: int | None) -> Self:
         """This space with the `keep` strongest operations of each edge in their order (None: all).
 
         Pure; ties go to the lower index. Raises UserError where edges cannot have operations of their own.
         """
-        raise UserError("stages", f"the edges of {type(self).__name__} cannot keep operations of their own",
-                        "use a DARTS space or nb201, or stages=none")
+        raise UserError(
+            "stages",
+            f"the edges of {type(self).__name__} cannot keep operations of their own",
+            "use a DARTS space or nb201, or stages=none",
+        )
 
     def init(self, gen: torch.Generator) -> Tree:
         """Architecture parameters 1e-3 N(0, 1), on the CPU (DARTS' cnn/model_search.py; its paper says equal)."""

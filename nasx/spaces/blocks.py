@@ -71,8 +71,9 @@ def wrap(supernet: nn.Module, how: Callable[[Callable[..., Any]], Callable[..., 
 class ConvNorm(nn.Module):
     """[relu,] convolution, batch norm."""
 
-    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1, *, relu: bool, affine: bool,
-                 tracked: bool) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, kernel: int, stride: int = 1, *, relu: bool, affine: bool, tracked: bool
+    ) -> None:
         super().__init__()
         self.kernel, self.stride, self.relu = kernel, stride, relu
         self.weight = weight(outputs, inputs, kernel)
@@ -94,8 +95,9 @@ class FactorizedReduceNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         r = F.relu(x)
-        return self.norm(torch.cat([F.conv2d(r, self.weight1, stride=2),
-                                    F.conv2d(shifted(r), self.weight2, stride=2)], 1))
+        return self.norm(
+            torch.cat([F.conv2d(r, self.weight1, stride=2), F.conv2d(shifted(r), self.weight2, stride=2)], 1)
+        )
 
 
 class Ordered(nn.Module):
@@ -110,13 +112,12 @@ class Ordered(nn.Module):
         self.register_buffer("order", torch.tensor(list(order)), persistent=False)
 
     def forward(self, mix: Tensor) -> tuple[Tensor, ...]:
-        return self.sort(mix)[..., self.skip:].unbind(0)
+        return self.sort(mix)[..., self.skip :].unbind(0)
 
     def sort(self, mix: Tensor) -> Tensor:
         """(cells, edges, ...) in the executor's order."""
         return mix.index_select(1, self.get_buffer("order"))
 
     def edges(self, mix: Tree, name: str, cells: int) -> Iterator[Tensor | None]:
-        """One number for each edge of each cell, (edges,), from `mix[name]` (cells, 1, edges); None where it is absent.
-        """
+        """One number per edge of each cell, (edges,), from `mix[name]` (cells, 1, edges); None if absent."""
         return iter(self.sort(mix[name].squeeze(1)).unbind(0) if name in mix else [None] * cells)

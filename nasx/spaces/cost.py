@@ -24,8 +24,9 @@ def plain_only(stem: str, auxiliary: bool, space: str) -> None:
 def no_drop_path(drop_path: Number, space: str) -> None:
     """Raises UserError for drop-path in a network that has none."""
     if drop_path:
-        raise UserError(f"retrain.drop_path={drop_path}", f"networks of {space} have no drop-path",
-                        "set retrain.drop_path=0")
+        raise UserError(
+            f"retrain.drop_path={drop_path}", f"networks of {space} have no drop-path", "set retrain.drop_path=0"
+        )
 
 
 class Cost(NamedTuple):
@@ -62,14 +63,16 @@ def widest(build: Callable[[int], nn.Module], example: Tensor, limit: int) -> in
     For one item (`example`, see `cost`). Bisection: more channels never cost less. Raises UserError where not even
     two channels keep below.
     """
+
     def fits(channels: int) -> bool:
         with torch.device("meta"):
             return cost(build(channels), example).macs <= limit
 
     low, high = 2, 4
     if not fits(low):
-        raise UserError(f"retrain.max_macs={limit}", "is less than two channels need",
-                        "raise it, or lower retrain.layers")
+        raise UserError(
+            f"retrain.max_macs={limit}", "is less than two channels need", "raise it, or lower retrain.layers"
+        )
     while fits(high):
         low, high = high, 2 * high
     while high - low > 2:

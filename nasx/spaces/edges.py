@@ -40,8 +40,11 @@ def genotype_edges(text: str, space_name: str = "") -> dict[str, list[Edge]]:
         return _darts(text)
     except (ValueError, TypeError, KeyError, IndexError, SyntaxError, RecursionError, MemoryError) as fault:
         shown = text if len(text) <= 60 else text[:57] + "…"
-        raise UserError(f"{where}={shown}", str(fault).partition("\n")[0] or "cannot be read",
-                        "give the text that genotype.txt of a run holds") from fault
+        raise UserError(
+            f"{where}={shown}",
+            str(fault).partition("\n")[0] or "cannot be read",
+            "give the text that genotype.txt of a run holds",
+        ) from fault
 
 
 def _nb201(text: str) -> list[Edge]:
@@ -108,7 +111,7 @@ def _cell(pairs: list[Any], concat: Any, *, recurrent: bool) -> list[Edge]:
         nodes = [list(node) for node in pairs]
     else:
         width = 1 if recurrent else 2
-        nodes = [pairs[i:i + width] for i in range(0, len(pairs), width)]
+        nodes = [pairs[i : i + width] for i in range(0, len(pairs), width)]
     first = ["x, h"] if recurrent else ["c_{k-2}", "c_{k-1}"]
     names = [*first, *map(str, range(len(nodes)))]
     edges = []

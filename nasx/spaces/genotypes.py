@@ -43,13 +43,20 @@ NB201_DIGITS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_poo
 NASLIB_OPERATIONS = ("skip_connect", "none", "nor_conv_3x3", "nor_conv_1x1", "avg_pool_3x3")
 NASLIB_EDGES = ((0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3))
 NB201_EDGES = ((0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3))
-KATIB = (("separable_convolution_", "sep_conv_"), ("dilated_convolution_", "dil_conv_"), ("max_pooling_", "max_pool_"),
-         ("avg_pooling_", "avg_pool_"), ("skip_connection", "skip_connect"))
+KATIB = (
+    ("separable_convolution_", "sep_conv_"),
+    ("dilated_convolution_", "dil_conv_"),
+    ("max_pooling_", "max_pool_"),
+    ("avg_pooling_", "avg_pool_"),
+    ("skip_connection", "skip_connect"),
+)
 
-_TOKEN = re.compile(r"""(?:\s|\#[^\n]*)*(?:(?P<end>\Z)|(?P<int>[0-9]{1,6})(?![0-9A-Za-z_.])
+_TOKEN = re.compile(
+    r"""(?:\s|\#[^\n]*)*(?:(?P<end>\Z)|(?P<int>[0-9]{1,6})(?![0-9A-Za-z_.])
     |(?P<float>[-+]?(?:[0-9]{1,20}\.[0-9]{0,30}|\.[0-9]{1,30}|[0-9]{1,20}(?=[eE]))(?:[eE][-+]?[0-9]{1,3})?)(?![0-9A-Za-z_.])
     |(?P<string>'[^'\\\n]{0,80}'|"[^"\\\n]{0,80}")|(?P<name>[A-Za-z_][A-Za-z0-9_]{0,40})|(?P<mark>[()\[\]{},=:]))""",
-                    re.VERBOSE)
+    re.VERBOSE,
+)
 _CLOSING = {"(": ")", "[": "]", "{": "}"}
 
 
@@ -69,12 +76,12 @@ class _Reader:
 
     def fault(self, fault: str, at: int | None = None) -> UserError:
         at = self.at if at is None else at
-        return UserError(f"genotype, character {at + 1}", fault, f"the text there is {self.text[at:at + 20]!r}")
+        return UserError(f"genotype, character {at + 1}", fault, f"the text there is {self.text[at : at + 20]!r}")
 
     def peek(self) -> tuple[str, str]:
         found = _TOKEN.match(self.text, self.at)
         if found is None:
-            return "bad", self.text[self.at:].strip()[:1]
+            return "bad", self.text[self.at :].strip()[:1]
         kind = str(found.lastgroup)
         return kind, found.group(kind)
 
@@ -186,8 +193,11 @@ def checked(text: str) -> str:
     if not isinstance(text, str) or not text.strip():
         raise UserError("genotype=''", "there is nothing to read", "give a genotype or the name of a published one")
     if len(text) > MAX_LENGTH:
-        raise UserError("genotype", f"{len(text)} characters are more than any genotype has (at most {MAX_LENGTH})",
-                        "give the genotype alone")
+        raise UserError(
+            "genotype",
+            f"{len(text)} characters are more than any genotype has (at most {MAX_LENGTH})",
+            "give the genotype alone",
+        )
     return text
 
 
@@ -205,8 +215,11 @@ def darts_cells(text: str) -> tuple[Cell, Cell]:
             raise UserError("genotype", f"has no {key!r} cell", DARTS_FORM)
         concat = fields.get(f"{key}_concat", (2, 3, 4, 5))
         if concat != (2, 3, 4, 5):
-            raise UserError(f"genotype, {key}_concat={_short(concat)}", "the output of a cell joins nodes 2 to 5",
-                            "cells with other outputs (NASNet, AmoebaNet) are not in this space")
+            raise UserError(
+                f"genotype, {key}_concat={_short(concat)}",
+                "the output of a cell joins nodes 2 to 5",
+                "cells with other outputs (NASNet, AmoebaNet) are not in this space",
+            )
     return _pairs(fields["normal"], "normal"), _pairs(fields["reduce"], "reduce")
 
 
@@ -217,8 +230,9 @@ def untied_cells(text: str) -> tuple[Cell, ...]:
     if not isinstance(cells, tuple) or not cells:
         raise UserError("genotype", "has no list 'cells'", UNTIED_FORM)
     if fields.get("concat", (2, 3, 4, 5)) != (2, 3, 4, 5):
-        raise UserError(f"genotype, concat={_short(fields['concat'])}", "the output of a cell joins nodes 2 to 5",
-                        UNTIED_FORM)
+        raise UserError(
+            f"genotype, concat={_short(fields['concat'])}", "the output of a cell joins nodes 2 to 5", UNTIED_FORM
+        )
     return tuple(_pairs(cell, f"cells[{i}]") for i, cell in enumerate(cells))
 
 
@@ -240,15 +254,16 @@ def recurrent_cell(text: str) -> Cell:
         raise UserError("genotype", "has no list 'recurrent' of (operation, predecessor) pairs", RECURRENT_FORM)
     concat = fields.get("concat", tuple(range(1, len(pairs) + 1)))
     if concat != tuple(range(1, len(pairs) + 1)):
-        raise UserError(f"genotype, concat={_short(concat)}", f"the output of a cell joins nodes 1 to {len(pairs)}",
-                        RECURRENT_FORM)
+        raise UserError(
+            f"genotype, concat={_short(concat)}", f"the output of a cell joins nodes 1 to {len(pairs)}", RECURRENT_FORM
+        )
     return pairs
 
 
 def _darts_fields(text: str) -> Mapping[str, Any]:
     checked(text)
     calls = list(re.finditer(r"[A-Za-z_]{0,40}Genotype\s*\(", text))
-    written = [call for call in calls if not text[:call.start()].rpartition("\n")[2].lstrip().startswith("#")]
+    written = [call for call in calls if not text[: call.start()].rpartition("\n")[2].lstrip().startswith("#")]
     found = next(iter(written or calls), None)  # a commented one only where there is no other
     if found is None and not text.lstrip().startswith("{"):
         raise UserError("genotype, character 1", f"{_short(text)} is no DARTS genotype", DARTS_FORM)
@@ -271,8 +286,13 @@ def _darts_fields(text: str) -> Mapping[str, Any]:
 
 def _pair(value: Any) -> Pair | None:
     """(operation, predecessor) of a pair, without the weight that it may carry; None where it is not a pair."""
-    if (isinstance(value, tuple) and len(value) in (2, 3) and isinstance(value[0], str) and isinstance(value[1], int)
-            and all(isinstance(weight, int | float) for weight in value[2:])):
+    if (
+        isinstance(value, tuple)
+        and len(value) in (2, 3)
+        and isinstance(value[0], str)
+        and isinstance(value[1], int)
+        and all(isinstance(weight, int | float) for weight in value[2:])
+    ):
         return value[0], value[1]
     return None
 
@@ -287,19 +307,23 @@ def _pairs(cell: Any, where: str) -> Cell:
     for i, value in enumerate([pair for row in rows for pair in row] if nested else rows):
         pair = _pair(value)
         if pair is None:
-            raise UserError(f"genotype, {where}, pair {i + 1}", f"{_short(value)} is not an (operation, predecessor)",
-                            DARTS_FORM)
+            raise UserError(
+                f"genotype, {where}, pair {i + 1}", f"{_short(value)} is not an (operation, predecessor)", DARTS_FORM
+            )
         flat.append((_katib(pair[0]), pair[1]))
     if len(flat) != 8:
-        raise UserError(f"genotype, {where}", f"has {len(flat)} pairs instead of 8, two for each of the nodes 2 to 5",
-                        "cells of another number of nodes (NASNet, AmoebaNet) are not in this space")
+        raise UserError(
+            f"genotype, {where}",
+            f"has {len(flat)} pairs instead of 8, two for each of the nodes 2 to 5",
+            "cells of another number of nodes (NASNet, AmoebaNet) are not in this space",
+        )
     return tuple(flat)
 
 
 def _katib(name: str) -> str:
     for theirs, ours in KATIB:
         if name.startswith(theirs):
-            return ours + name[len(theirs):]
+            return ours + name[len(theirs) :]
     return name
 
 
@@ -327,18 +351,25 @@ def nb201_cell(text: str) -> tuple[str, ...]:
     if isinstance(value, tuple) and len(value) == 3:
         rows = [(row,) if _pair(row) else row for row in value]  # one pair in brackets without a comma
         flat = [pair for row in rows if isinstance(row, tuple) for inner in row if (pair := _pair(inner))]
-        if [len(row) if isinstance(row, tuple) else 0 for row in rows] == [1, 2, 3] and len(flat) == 6 and (
-                [source for _, source in flat] == [source for source, _ in NB201_EDGES]):
+        if (
+            [len(row) if isinstance(row, tuple) else 0 for row in rows] == [1, 2, 3]
+            and len(flat) == 6
+            and ([source for _, source in flat] == [source for source, _ in NB201_EDGES])
+        ):
             return tuple(name for name, _ in flat)
-    raise UserError("genotype", f"{_short(value)} is no NAS-Bench-201 cell",
-                    NB201_FORM + ", or six operation indices of NASLib")
+    raise UserError(
+        "genotype", f"{_short(value)} is no NAS-Bench-201 cell", NB201_FORM + ", or six operation indices of NASLib"
+    )
 
 
 def _numbered(indices: Sequence[int], names: Sequence[str]) -> tuple[str, ...]:
     for place, i in enumerate(indices):
         if not 0 <= i < len(names):
-            raise UserError(f"genotype, place {place + 1}", f"there is no operation number {i}",
-                            f"the numbers mean {', '.join(f'{k} {name}' for k, name in enumerate(names))}")
+            raise UserError(
+                f"genotype, place {place + 1}",
+                f"there is no operation number {i}",
+                f"the numbers mean {', '.join(f'{k} {name}' for k, name in enumerate(names))}",
+            )
     return tuple(names[i] for i in indices)
 
 
@@ -351,14 +382,18 @@ def _arch(text: str, offset: int) -> tuple[str, ...]:
     for node, part in enumerate(nodes, start=1):
         words = part.split("|")
         if len(words) != node + 2 or words[0] or words[-1]:
-            raise UserError(f"genotype, character {at + 1}", f"node {node} must have {node} operations between |",
-                            NB201_FORM)
+            raise UserError(
+                f"genotype, character {at + 1}", f"node {node} must have {node} operations between |", NB201_FORM
+            )
         at += 1
         for source, word in enumerate(words[1:-1]):
             name, mark, number = word.partition("~")
             if not mark or number != str(source) or not name:
-                raise UserError(f"genotype, character {at + 1}",
-                                f"{_short(word)} where an operation and ~{source} must stand", NB201_FORM)
+                raise UserError(
+                    f"genotype, character {at + 1}",
+                    f"{_short(word)} where an operation and ~{source} must stand",
+                    NB201_FORM,
+                )
             out.append(name)
             at += len(word) + 1
         at += 1  # past the +
@@ -382,7 +417,8 @@ def nb101_graph(text: str) -> tuple[tuple[tuple[int, ...], ...], tuple[str, ...]
         raise UserError("genotype", f"{_short(value)} is no adjacency matrix with operations", NB101_FORM)
     matrix, ops = value
     if not isinstance(matrix, tuple) or not all(
-            isinstance(row, tuple) and all(isinstance(x, int) for x in row) for row in matrix):
+        isinstance(row, tuple) and all(isinstance(x, int) for x in row) for row in matrix
+    ):
         raise UserError("genotype, matrix", f"{_short(matrix)} is no list of rows of 0 and 1", NB101_FORM)
     if not isinstance(ops, tuple) or not all(isinstance(op, str) for op in ops):
         raise UserError("genotype, ops", f"{_short(ops)} is no list of operation names", NB101_FORM)

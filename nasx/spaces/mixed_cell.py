@@ -62,8 +62,10 @@ class EdgeBundle(nn.Module):
         self.banks = nn.ModuleList(banks)
         self.rectifies = any(op.rectifies for op in banks)
         # Where every edge has the operation in the same column, a bank's scales are that column; else they are picked.
-        self.columns = [pairs[0][1] - skip if len({c for _, c in pairs}) == 1 and len(pairs) == len(edges) else None
-                        for pairs in self.members]
+        self.columns = [
+            pairs[0][1] - skip if len({c for _, c in pairs}) == 1 and len(pairs) == len(edges) else None
+            for pairs in self.members
+        ]
         widest = max(len(edge.operations) for edge in edges) - skip
         for i, pairs in enumerate(self.members):
             self.register_buffer(f"pick{i}", torch.tensor([p * widest + c - skip for p, c in pairs]), persistent=False)
@@ -72,8 +74,11 @@ class EdgeBundle(nn.Module):
         self.blended = tuple(sorted({p for i in self.plain for p, _ in self.members[i]}))
         absent = widest * len(edges)
         places = [[dict(self.members[i]).get(p) for i in self.plain] for p in self.blended]
-        flat = [absent if c is None else p * widest + c - skip
-                for p, row in zip(self.blended, places, strict=True) for c in row]
+        flat = [
+            absent if c is None else p * widest + c - skip
+            for p, row in zip(self.blended, places, strict=True)
+            for c in row
+        ]
         self.register_buffer("pick_plain", torch.tensor(flat, dtype=torch.int64), persistent=False)
         for i in self.plain:
             at = torch.tensor([self.blended.index(p) for p, _ in self.members[i]])
@@ -84,8 +89,9 @@ class EdgeBundle(nn.Module):
         at = self.columns[i]
         return rows.flatten().index_select(0, self.get_buffer(f"pick{i}")) if at is None else columns[at]
 
-    def draws(self, shape: torch.Size, like: Tensor, drop_path: Number, skip_dropout: Number,
-              gen: torch.Generator | None) -> list[Drawn]:
+    def draws(
+        self, shape: torch.Size, like: Tensor, drop_path: Number, skip_dropout: Number, gen: torch.Generator | None
+    ) -> list[Drawn]:
         """Random tensors for each bank of a pass over an input of this shape.
 
         `drop_path` drops whole results of all operations but the identity, `skip_dropout` elements of the identity's.
@@ -174,8 +180,16 @@ class RelaxedCell(nn.Module):
     `body` is a function of its tensors alone.
     """
 
-    def __init__(self, edges: Sequence[Edge], inputs: int, nodes: int, channels: int, style: Style,
-                 partial: int = 1, skip: int = 0) -> None:
+    def __init__(
+        self,
+        edges: Sequence[Edge],
+        inputs: int,
+        nodes: int,
+        channels: int,
+        style: Style,
+        partial: int = 1,
+        skip: int = 0,
+    ) -> None:
         super().__init__()
         self.inputs, self.nodes, self.partial = inputs, nodes, partial
         self.width = channels // partial
@@ -187,9 +201,17 @@ class RelaxedCell(nn.Module):
         self.sizes = [len(by_source[s]) for s in self.sources]
         self.run: Callable[..., list[Tensor]] = self.body
 
-    def forward(self, inputs: Sequence[Tensor], mix: Tensor, edge_weights: Tensor | None = None,
-                drop_path: Number = 0.0, gen: torch.Generator | None = None, naive: bool = False,
-                skip_dropout: Number = 0.0, bias: Tensor | None = None) -> list[Tensor]:
+    def forward(
+        self,
+        inputs: Sequence[Tensor],
+        mix: Tensor,
+        edge_weights: Tensor | None = None,
+        drop_path: Number = 0.0,
+        gen: torch.Generator | None = None,
+        naive: bool = False,
+        skip_dropout: Number = 0.0,
+        bias: Tensor | None = None,
+    ) -> list[Tensor]:
         """Outputs of the computed nodes, each (n, C, h', w').
 
         `mix` (edges, operations, without the first `skip`), `edge_weights` and `bias` (edges,) come in `order`: by
@@ -205,8 +227,15 @@ class RelaxedCell(nn.Module):
             drawn.append(bundle.draws(size, x, drop_path, skip_dropout, gen))
         return self.run(list(inputs), mix, edge_weights, drawn, naive, bias)
 
-    def body(self, inputs: list[Tensor], mix: Tensor, edge_weights: Tensor | None, drawn: list[list[Drawn]],
-             naive: bool, bias: Tensor | None = None) -> list[Tensor]:
+    def body(
+        self,
+        inputs: list[Tensor],
+        mix: Tensor,
+        edge_weights: Tensor | None,
+        drawn: list[list[Drawn]],
+        naive: bool,
+        bias: Tensor | None = None,
+    ) -> list[Tensor]:
         states = list(inputs)
         pending: list[Tensor | None] = [None] * (self.inputs + self.nodes)
         passing: list[Tensor | None] = [None] * (self.inputs + self.nodes)
@@ -225,13 +254,13 @@ class RelaxedCell(nn.Module):
             for edge, y, shift in zip(bundle.edges, bundle(seen, rows, draws, naive), by, strict=True):
                 pending[edge.target] = add(pending[edge.target], y if y is None or shift is None else y + shift)
             if self.partial > 1:
-                rest = x[:, self.width:]
+                rest = x[:, self.width :]
                 if bundle.stride == 2:
                     rest = F.max_pool2d(rest, 2, 2, ceil_mode=True)  # odd maps shrink as under the operations
                 shares = beta[node].unbind() if beta else [None] * len(bundle.edges)
                 for edge, share in zip(bundle.edges, shares, strict=True):
                     passing[edge.target] = add(passing[edge.target], rest if share is None else rest * share)
-        return states[self.inputs:]
+        return states[self.inputs :]
 
     def complete(self, total: Tensor | None, passing: Tensor | None, like: Tensor) -> Tensor:
         """A node's value from its pending sums; with partial channels, concatenated and shuffled."""

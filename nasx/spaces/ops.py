@@ -131,8 +131,9 @@ class DilConv(nn.Module):
 
     def __init__(self, channels: int, kernel: int, stride: int, norm: Norm = nn.BatchNorm2d) -> None:
         super().__init__()
-        self.depthwise = nn.Conv2d(channels, channels, kernel, stride, kernel - 1, dilation=2, groups=channels,
-                                   bias=False)
+        self.depthwise = nn.Conv2d(
+            channels, channels, kernel, stride, kernel - 1, dilation=2, groups=channels, bias=False
+        )
         self.pointwise = nn.Conv2d(channels, channels, 1, bias=False)
         self.norm = norm(channels)
 
@@ -195,8 +196,16 @@ OPERATIONS: dict[str, Maker] = {
 }
 
 
-def build(name: str, channels: int, stride: int = 1, *, affine: bool = True, tracked: bool = True,
-          momentum: float = 0.1, pool_norm: bool = False) -> nn.Module:
+def build(
+    name: str,
+    channels: int,
+    stride: int = 1,
+    *,
+    affine: bool = True,
+    tracked: bool = True,
+    momentum: float = 0.1,
+    pool_norm: bool = False,
+) -> nn.Module:
     """The operation `name` at equal input and output width. `pool_norm`: a norm after DARTS' pools (supernets only)."""
     known(name, "operation")
     norm = batch_norm(affine=affine, tracked=tracked, momentum=momentum)

@@ -50,8 +50,11 @@ def resolve(text: str, space: str) -> str:
         other = found[word.lower()].space
         raise UserError(f"genotype={word}", f"is a cell of the space {other}, not of {space}", f"add space={other}")
     if word.lower() not in known:
-        raise UserError(f"genotype={word}", f"no published cell of this space ({space}) has that name",
-                        f"write the genotype itself, or one of {', '.join(c.name for c in known.values())}")
+        raise UserError(
+            f"genotype={word}",
+            f"no published cell of this space ({space}) has that name",
+            f"write the genotype itself, or one of {', '.join(c.name for c in known.values())}",
+        )
     return known[word.lower()].text
 
 
@@ -60,8 +63,11 @@ def _darts(text: str) -> tuple[genotypes.Cell, ...]:
 
 
 READERS: dict[str, Callable[[str], Any]] = {
-    "darts": _darts, "darts_rnn": genotypes.recurrent_cell, "nb201": genotypes.nb201_cell,
-    "nb1shot1": genotypes.nb101_graph}
+    "darts": _darts,
+    "darts_rnn": genotypes.recurrent_cell,
+    "nb201": genotypes.nb201_cell,
+    "nb1shot1": genotypes.nb101_graph,
+}
 """What reads the text of a cell, by the name that `Published.space` and `Space.read_as` use."""
 
 

@@ -14,9 +14,22 @@ from nasx.spaces.genotypes import NB201_EDGES, Cell
 
 Lists = tuple[tuple[str, ...], ...]
 
-IMAGES = ("none", "noise", "max_pool_3x3", "avg_pool_3x3", "skip_connect", "sep_conv_3x3", "sep_conv_5x5",
-          "dil_conv_3x3", "dil_conv_5x5", "nor_conv_1x1", "nor_conv_3x3", "maxpool3x3", "conv3x3-bn-relu",
-          "conv1x1-bn-relu")
+IMAGES = (
+    "none",
+    "noise",
+    "max_pool_3x3",
+    "avg_pool_3x3",
+    "skip_connect",
+    "sep_conv_3x3",
+    "sep_conv_5x5",
+    "dil_conv_3x3",
+    "dil_conv_5x5",
+    "nor_conv_1x1",
+    "nor_conv_3x3",
+    "maxpool3x3",
+    "conv3x3-bn-relu",
+    "conv1x1-bn-relu",
+)
 """The operations of ops.py, in its order."""
 TEXT = ("none", "tanh", "relu", "sigmoid", "identity")
 """Those of the recurrent space."""
@@ -66,8 +79,9 @@ def lists(space: Any, key: str, edges: int) -> None:
     """Whether each edge has operations, and all of them equally many."""
     found = rows(space, key, edges)
     if len(found) != edges or len({len(row) for row in found}) != 1:
-        raise UserError(f"space.{key}", f"must hold {edges} lists of the same length",
-                        "give one list of operations for each edge")
+        raise UserError(
+            f"space.{key}", f"must hold {edges} lists of the same length", "give one list of operations for each edge"
+        )
     for i, row in enumerate(found):
         listed(row, _place(space, key, i))
 
@@ -79,8 +93,11 @@ def _place(space: Any, key: str, i: int) -> str:
 def divided(space: Any) -> None:
     """Whether partial channels are whole ones."""
     if space.channels % space.partial:
-        raise UserError(f"space.partial={space.partial}", f"does not divide {space.channels} channels",
-                        f"use a multiple of {space.partial} for space.channels, or a divisor of it for space.partial")
+        raise UserError(
+            f"space.partial={space.partial}",
+            f"does not divide {space.channels} channels",
+            f"use a multiple of {space.partial} for space.channels, or a divisor of it for space.partial",
+        )
 
 
 # ------------------------------------------------------------------------------------------------------- spaces
@@ -92,12 +109,16 @@ def darts(space: Any) -> None:
     if space.layers < 3:
         raise UserError(f"space.layers={space.layers}", "leaves no normal cell", "use 3 or more")
     if space.edges == "searched" and (space.edge_norm or space.partial > 1):
-        raise UserError("space.edges=searched", "edge weights are learned twice",
-                        "set space.edge_norm=false and space.partial=1")
+        raise UserError(
+            "space.edges=searched", "edge weights are learned twice", "set space.edge_norm=false and space.partial=1"
+        )
     divided(space)
     if space.keep is not None and space.edges != "fixed":
-        raise UserError("space.keep", f"is read by space.edges=fixed only, not by {space.edges}",
-                        "set space.edges=fixed, or space.keep=null")
+        raise UserError(
+            "space.keep",
+            f"is read by space.edges=fixed only, not by {space.edges}",
+            "set space.edges=fixed, or space.keep=null",
+        )
 
 
 def nb201(space: Any) -> None:
@@ -107,8 +128,11 @@ def nb201(space: Any) -> None:
 
 def nb1shot1(space: Any) -> None:
     if space.layers % STACKS:
-        raise UserError(f"space.layers={space.layers}", f"cells do not share out among {STACKS} stacks",
-                        f"use a multiple of {STACKS}")
+        raise UserError(
+            f"space.layers={space.layers}",
+            f"cells do not share out among {STACKS} stacks",
+            f"use a multiple of {STACKS}",
+        )
 
 
 def recurrent(space: Any) -> None:
@@ -117,7 +141,11 @@ def recurrent(space: Any) -> None:
 
 
 SPACES: dict[str, Callable[[Any], None]] = {
-    "darts": darts, "nb201": nb201, "nb1shot1": nb1shot1, "darts_rnn": recurrent}
+    "darts": darts,
+    "nb201": nb201,
+    "nb1shot1": nb1shot1,
+    "darts_rnn": recurrent,
+}
 """By the name that `Space.read_as` gives."""
 
 
@@ -126,8 +154,9 @@ def nb201_fits(space: Any, cell: Sequence[str]) -> None:
     """Whether the space has the six operations of a cell on its edges."""
     for name, own, (source, target) in zip(cell, rows(space, "cell", len(NB201_EDGES)), NB201_EDGES, strict=True):
         if name not in own:
-            raise UserError(f"genotype, edge {source}->{target}", f"this space has no operation {name}",
-                            f"it has {', '.join(own)}")
+            raise UserError(
+                f"genotype, edge {source}->{target}", f"this space has no operation {name}", f"it has {', '.join(own)}"
+            )
 
 
 def darts_fits(space: Any, cells: Sequence[Cell]) -> None:
@@ -142,16 +171,20 @@ def darts_fits(space: Any, cells: Sequence[Cell]) -> None:
 def darts_has(own: Sequence[str], name: str, edge: tuple[int, int], cell: str) -> None:
     """Whether `name` may stand on an edge with the operations `own`."""
     if name not in own or name == "none":
-        raise UserError(f"genotype, {cell}, node {edge[1]}", f"this space has no {name} on edge "
-                        f"{edge[0]}->{edge[1]}", f"it has {', '.join(x for x in own if x != 'none')} there")
+        raise UserError(
+            f"genotype, {cell}, node {edge[1]}",
+            f"this space has no {name} on edge {edge[0]}->{edge[1]}",
+            f"it has {', '.join(x for x in own if x != 'none')} there",
+        )
 
 
 def nb101_fits(space: Any, graph: tuple[Any, Sequence[str]]) -> None:
     """Whether the vertices between the first and the last have operations of NAS-Bench-101."""
     for place, name in enumerate(graph[1][1:-1], start=1):
         if name not in NB101:
-            raise UserError(f"genotype, ops[{place}]={name}", "no operation of NAS-Bench-101",
-                            f"use one of {', '.join(NB101)}")
+            raise UserError(
+                f"genotype, ops[{place}]={name}", "no operation of NAS-Bench-101", f"use one of {', '.join(NB101)}"
+            )
 
 
 def recurrent_fits(space: Any, cell: Cell) -> None:
@@ -163,5 +196,9 @@ def recurrent_fits(space: Any, cell: Cell) -> None:
 
 
 CELLS: dict[str, Callable[[Any, Any], None]] = {
-    "darts": darts_fits, "nb201": nb201_fits, "nb1shot1": nb101_fits, "darts_rnn": recurrent_fits}
+    "darts": darts_fits,
+    "nb201": nb201_fits,
+    "nb1shot1": nb101_fits,
+    "darts_rnn": recurrent_fits,
+}
 """Whether a space has what `published.READERS` has read."""

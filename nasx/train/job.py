@@ -33,11 +33,18 @@ def train(here: Session) -> Result:
     cfg, settings = here.config, instantiate.build(here.config["retrain"])
     space, source = instantiate.build(cfg["space"], cfg["allow"]), instantiate.build(cfg["dataset"], cfg["allow"])
     genotype, parent = architecture(cfg, space)
-    data = source.open(here.device, **settings.reading, channels_last=settings.channels_last,
-                       workers=environment.workers(cfg["workers"]))
+    data = source.open(
+        here.device,
+        **settings.reading,
+        channels_last=settings.channels_last,
+        workers=environment.workers(cfg["workers"]),
+    )
     if data.carries and distributed.count() > 1:
-        raise UserError("nasx retrain", f"a text is read by one process, but {distributed.count()} have been started",
-                        "start it without torchrun")
+        raise UserError(
+            "nasx retrain",
+            f"a text is read by one process, but {distributed.count()} have been started",
+            "start it without torchrun",
+        )
     settings = sized(settings, space, genotype, len(data.classes), data.shape)
     torch.manual_seed(cfg["seed"])
     network = built(settings, space, genotype, len(data.classes))
@@ -61,8 +68,15 @@ def train(here: Session) -> Result:
 
     test(), valid()  # a set that is too small for its batch is told now
     metric = metrics.OF[settings.data]
-    trainer = Trainer(network, settings, stream, test, settings.updates_per_epoch or stream.per_pass,
-                      valid if settings.validated else None, metric)
+    trainer = Trainer(
+        network,
+        settings,
+        stream,
+        test,
+        settings.updates_per_epoch or stream.per_pass,
+        valid if settings.validated else None,
+        metric,
+    )
     saved = distributed.told(here.resume())
     if saved is not None:
         trainer.load(saved)
@@ -105,14 +119,28 @@ def train(here: Session) -> Result:
         tested = named(tested, held_out=settings.held_out)
         log.info(told(tested, metric, settings))
         result = here.record(
-            "retrain", protocol=settings.recipe, labels=[], genotype=str(genotype), operations=genotype.operations(),
-            lookup=None, parent=parent and parent["name"], parent_lookup=parent and parent.get("lookup"),
+            "retrain",
+            protocol=settings.recipe,
+            labels=[],
+            genotype=str(genotype),
+            operations=genotype.operations(),
+            lookup=None,
+            parent=parent and parent["name"],
+            parent_lookup=parent and parent.get("lookup"),
             searched=lineage.kept(parent),
-            **{"test_accuracy": None, **tested}, images=data.described(), params=price.params,
-            params_with_auxiliary=price.params_with_auxiliary, macs=price.macs, layers=settings.layers,
-            channels=settings.channels, updates=trainer.updates, passes=trainer.updates,
+            **{"test_accuracy": None, **tested},
+            images=data.described(),
+            params=price.params,
+            params_with_auxiliary=price.params_with_auxiliary,
+            macs=price.macs,
+            layers=settings.layers,
+            channels=settings.channels,
+            updates=trainer.updates,
+            passes=trainer.updates,
             items_per_s=round(trainer.updates * settings.batch / max(here.elapsed_s, 1e-9), 1),
-            processes=distributed.count(), changed=identity.changed(cfg, published) if published else {})
+            processes=distributed.count(),
+            changed=identity.changed(cfg, published) if published else {},
+        )
         here.run.decide(genotype)
         result = here.run.finish(result)
     return result
@@ -138,17 +166,25 @@ def told(tested: Row, metric: Metric, settings: Retraining) -> str:
 
 def built(settings: Retraining, space: Space, genotype: Genotype, classes: int) -> Network:
     """The network that the recipe trains."""
-    return space.network(genotype, classes, layers=settings.layers, channels=settings.channels, stem=settings.stem,
-                         auxiliary=bool(settings.auxiliary))
+    return space.network(
+        genotype,
+        classes,
+        layers=settings.layers,
+        channels=settings.channels,
+        stem=settings.stem,
+        auxiliary=bool(settings.auxiliary),
+    )
 
 
-def sized(settings: Retraining, space: Space, genotype: Genotype, classes: int,
-          shape: tuple[int, ...]) -> Retraining:
+def sized(settings: Retraining, space: Space, genotype: Genotype, classes: int, shape: tuple[int, ...]) -> Retraining:
     """The settings with the channels that `max_macs` allows for items of this shape. Raises UserError."""
     if settings.max_macs is None:
         return settings
-    channels = widest(lambda width: built(replace(settings, channels=width), space, genotype, classes),
-                      space.example(1, shape), settings.max_macs)
+    channels = widest(
+        lambda width: built(replace(settings, channels=width), space, genotype, classes),
+        space.example(1, shape),
+        settings.max_macs,
+    )
     return replace(settings, channels=channels)
 
 
@@ -158,15 +194,17 @@ def architecture(cfg: Config, space: Space) -> tuple[Genotype, Result | None]:
         return space.parse(str(cfg["genotype"])), None
     name = cfg.get("from")
     if not name:
-        raise UserError("retrain", "no architecture is given",
-                        "give from=<a run of nasx search>, or genotype=<its text>")
+        raise UserError(
+            "retrain", "no architecture is given", "give from=<a run of nasx search>, or genotype=<its text>"
+        )
     folder, found = lineage.searched(name, cfg["out"])
     try:
         return space.parse(found["genotype"]), {**found, "name": folder.resolve().name}
     except UserError as error:
         searched = ((records.configuration(folder) or {}).get("space")) or {}
-        raise UserError(f"from={name}", f"its architecture does not fit space: {error}",
-                        other_space(searched, cfg["space"])) from error
+        raise UserError(
+            f"from={name}", f"its architecture does not fit space: {error}", other_space(searched, cfg["space"])
+        ) from error
 
 
 def other_space(searched: Mapping[str, Any], given: Mapping[str, Any]) -> str:
@@ -190,10 +228,14 @@ def rehearse(network: Network, settings: Retraining, example: Callable[[int], Te
         given = example(piece)
         shadow(given.to(dtype) if given.is_floating_point() else given, **settings.options(settings.epochs))
     except ValueError as error:  # batch norm over a single value
-        raise UserError(f"retrain.batch={settings.batch}, retrain.accumulate={settings.accumulate}",
-                        f"pieces of {piece} images are too small for batch norm ({error})",
-                        "use pieces of 2 images or more") from error
+        raise UserError(
+            f"retrain.batch={settings.batch}, retrain.accumulate={settings.accumulate}",
+            f"pieces of {piece} images are too small for batch norm ({error})",
+            "use pieces of 2 images or more",
+        ) from error
     if piece < distributed.count():
-        raise UserError(f"retrain.batch={settings.batch}, retrain.accumulate={settings.accumulate}",
-                        f"pieces of {piece} images are too few for {distributed.count()} processes",
-                        "use larger pieces or fewer processes")
+        raise UserError(
+            f"retrain.batch={settings.batch}, retrain.accumulate={settings.accumulate}",
+            f"pieces of {piece} images are too few for {distributed.count()} processes",
+            "use larger pieces or fewer processes",
+        )

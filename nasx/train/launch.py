@@ -49,16 +49,26 @@ def launch(count: int, work: Work, cfg: Config, info: Config) -> dict[str, Any]:
     if "shutdown_timeout" not in {field.name for field in dataclasses.fields(LaunchConfig)}:
         grace = {}  # torch before 2.12 waits for 30 s
     with tempfile.TemporaryDirectory(prefix="nasx-") as told, quiet():
-        plan = LaunchConfig(min_nodes=1, max_nodes=1, nproc_per_node=count, run_id=uuid.uuid4().hex, max_restarts=0,
-                            rdzv_backend="c10d", rdzv_endpoint="localhost:0", local_addr="localhost",
-                            signals_to_handle=SIGNALS, **grace)
+        plan = LaunchConfig(
+            min_nodes=1,
+            max_nodes=1,
+            nproc_per_node=count,
+            run_id=uuid.uuid4().hex,
+            max_restarts=0,
+            rdzv_backend="c10d",
+            rdzv_endpoint="localhost:0",
+            local_addr="localhost",
+            signals_to_handle=SIGNALS,
+            **grace,
+        )
         try:
             result: dict[str, Any] = elastic_launch(plan, process)(work, cfg, info, told)[0]
         except SignalException as stop:
             raise environment.StopRequested(stop.sigval) from None
         except ChildFailedError as error:
-            raise cause(Path(told), {rank: failure.exitcode for rank, failure in error.failures.items()}, count
-                        ) from None
+            raise cause(
+                Path(told), {rank: failure.exitcode for rank, failure in error.failures.items()}, count
+            ) from None
     return result
 
 
@@ -87,8 +97,11 @@ def cause(told: Path, codes: Mapping[int, int], count: int) -> BaseException:
     """The error to raise: of a process that was killed, else the first that a process has told."""
     for rank, code in codes.items():
         if code < 0:
-            return UserError(f"process {rank} of {count}", f"was ended by {signal.Signals(-code).name}, and the others "
-                             "after it", "the same command resumes from the last checkpoint")
+            return UserError(
+                f"process {rank} of {count}",
+                f"was ended by {signal.Signals(-code).name}, and the others after it",
+                "the same command resumes from the last checkpoint",
+            )
     for path in sorted(told.iterdir(), key=lambda path: (path.stat().st_mtime_ns, path.name)):
         error: BaseException = pickle.loads(path.read_bytes())
         return error

@@ -178,8 +178,13 @@ def mean_loss(scores: Tensor, part: Mixed, smoothing: float = 0.0) -> Tensor:
 # ----------------------------------------------------------------------------------------------------- weights
 def optimizer(network: nn.Module, settings: Retraining) -> torch.optim.SGD:
     """SGD with momentum; weight decay acts on all parameters, those of batch norm too, as in all released codes."""
-    return torch.optim.SGD(network.parameters(), lr=settings.lr, momentum=settings.momentum,
-                           nesterov=settings.nesterov, weight_decay=settings.weight_decay)
+    return torch.optim.SGD(
+        network.parameters(),
+        lr=settings.lr,
+        momentum=settings.momentum,
+        nesterov=settings.nesterov,
+        weight_decay=settings.weight_decay,
+    )
 
 
 class Average(AveragedModel):
@@ -216,4 +221,4 @@ def stalled(losses: Sequence[float], patience: int | None) -> bool:
     """Whether the last of the validation losses is above the least of those more than `patience` before it."""
     if patience is None or len(losses) < patience + 2:
         return False
-    return losses[-1] > min(losses[:len(losses) - 1 - patience])
+    return losses[-1] > min(losses[: len(losses) - 1 - patience])

@@ -153,8 +153,15 @@ class Trainer:
             test = self.evaluate(self.network, "test")
             found |= test
             self.tested |= test
-        self.end_epoch({"epoch": epoch + 1, "updates": self.updates, "lr": self.optimizer.param_groups[0]["lr"],
-                        **self.metric.told(means), **found})
+        self.end_epoch(
+            {
+                "epoch": epoch + 1,
+                "updates": self.updates,
+                "lr": self.optimizer.param_groups[0]["lr"],
+                **self.metric.told(means),
+                **found,
+            }
+        )
 
     def _judged(self, epoch: int) -> Row:
         """Evaluate after an epoch: what is best so far, and whether weights are averaged from now on."""
@@ -168,8 +175,11 @@ class Trainer:
         if first:
             self.best = value
         if self.valid is None:
-            self.tested = {**found, f"best_test_{self.metric.name}": self.best,
-                           "best_epoch": epoch + 1 if first else self.tested["best_epoch"]}
+            self.tested = {
+                **found,
+                f"best_test_{self.metric.name}": self.best,
+                "best_epoch": epoch + 1 if first else self.tested["best_epoch"],
+            }
         elif first:
             self.tested = {**found, "best_epoch": epoch + 1, "averaged": self.average is not None}
             self.kept = {name: x.detach().clone() for name, x in network.state_dict().items()}
@@ -188,21 +198,32 @@ class Trainer:
         """Stop before a broken state is kept: raises UserError where a mean (or a weight) is not finite."""
         wrong = broken(means, list(self.network.parameters()) if weights else [])
         if wrong:
-            raise UserError(f"retrain, update {self.updates}", f"{wrong} became NaN or infinite",
-                            f"lower retrain.lr={self.settings.lr:g}"
-                            + ("" if self.settings.clip else " or set retrain.clip=5")
-                            + "; checkpoints from before are kept, where there are any")
+            raise UserError(
+                f"retrain, update {self.updates}",
+                f"{wrong} became NaN or infinite",
+                f"lower retrain.lr={self.settings.lr:g}"
+                + ("" if self.settings.clip else " or set retrain.clip=5")
+                + "; checkpoints from before are kept, where there are any",
+            )
 
     # ------------------------------------------------------------------------------------------------ resume
     def state(self) -> dict[str, Any]:
         """Tensors and plain values that `load` continues from, bit for bit."""
         cuda = self.device.type == "cuda"
-        return {"network": self.network.state_dict(),
-                "average": None if self.average is None else self.average.state_dict(),
-                "optimizer": self.optimizer.state_dict(), "stream": self.stream.state_dict(), "updates": self.updates,
-                "meter": self.meter.state(), "tested": dict(self.tested), "best": self.best, "kept": self.kept,
-                "losses": list(self.losses), "rng": torch.get_rng_state(),
-                "rng_cuda": torch.cuda.get_rng_state(self.device) if cuda else None}
+        return {
+            "network": self.network.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "stream": self.stream.state_dict(),
+            "updates": self.updates,
+            "meter": self.meter.state(),
+            "tested": dict(self.tested),
+            "best": self.best,
+            "kept": self.kept,
+            "losses": list(self.losses),
+            "rng": torch.get_rng_state(),
+            "rng_cuda": torch.cuda.get_rng_state(self.device) if cuda else None,
+        }
 
     def load(self, state: Mapping[str, Any]) -> None:
         self.network.load_state_dict(state["network"])

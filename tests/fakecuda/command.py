@@ -14,8 +14,9 @@ import events
 def report(path: Path) -> None:
     events.deaf()
     rows = [f"{n}\t{event}" for event, n in sorted(events.seen.items())]
-    path.write_text("\n".join([*rows, f"launches {events.launches()} replays {events.replays()}"]) + "\n",
-                    encoding="utf-8")
+    path.write_text(
+        "\n".join([*rows, f"launches {events.launches()} replays {events.replays()}"]) + "\n", encoding="utf-8"
+    )
 
 
 if __name__ == "__main__":

@@ -22,15 +22,21 @@ import events
 import numpy as np
 import texts
 
-TINY = ("dataset=digits dataset.size=16 space.channels=4 search.batch=4 search.epochs=3 search.updates_per_epoch=4 "
-        "search.evaluate_images=16 device=cuda threads=1")
+TINY = (
+    "dataset=digits dataset.size=16 space.channels=4 search.batch=4 search.epochs=3 search.updates_per_epoch=4 "
+    "search.evaluate_images=16 device=cuda threads=1"
+)
 NB201 = f"search {TINY} space=nb201 space.layers=1"
 DARTS = f"search {TINY} space=darts space.layers=3"
 GRAPHS = "engine.graphs=on"
-RETRAIN = ("retrain space=darts genotype=DARTS_V2 dataset=digits dataset.size=32 retrain.epochs=2 "
-           "retrain.updates_per_epoch=3 retrain.layers=3 retrain.channels=4 retrain.batch=8 device=cuda threads=1")
-ALL = ("retrain.ema=0.999 retrain.mixup=0.2 retrain.cutmix=1 retrain.amp=true retrain.accumulate=2 "
-       "retrain.label_smoothing=0.1 retrain.channels_last=true retrain.updates_per_epoch=6")
+RETRAIN = (
+    "retrain space=darts genotype=DARTS_V2 dataset=digits dataset.size=32 retrain.epochs=2 "
+    "retrain.updates_per_epoch=3 retrain.layers=3 retrain.channels=4 retrain.batch=8 device=cuda threads=1"
+)
+ALL = (
+    "retrain.ema=0.999 retrain.mixup=0.2 retrain.cutmix=1 retrain.amp=true retrain.accumulate=2 "
+    "retrain.label_smoothing=0.1 retrain.channels_last=true retrain.updates_per_epoch=6"
+)
 CELL = "|none~0|+|nor_conv_3x3~0|none~1|+|skip_connect~0|nor_conv_1x1~1|avg_pool_3x3~2|"
 LONG = f"{NB201} search.epochs=60 search.evaluate_every=0 name=long {GRAPHS}"
 LARGE = "space.channels=16 space.layers=5 search.batch=64 dataset.size=32"
@@ -56,15 +62,18 @@ class Command(NamedTuple):
 
 REPLAYED = "steps are replayed from a CUDA graph"
 COMMANDS: dict[str, Command] = {
-    "search": Command(NB201), "search_darts": Command(DARTS, slow=True),
+    "search": Command(NB201),
+    "search_darts": Command(DARTS, slow=True),
     "graphs": Command(f"{NB201} method=gdas {GRAPHS} search.diagnose_steps=2", REPLAYED),
     "diagnosed": Command(f"{NB201} method=gdas {GRAPHS} search.diagnose_every=2 stop=eigenvalue", REPLAYED, slow=True),
-    "graphs_noise": Command(f"search {TINY} space=s4 space.layers=3 search.drop_path=0.3 {GRAPHS}", REPLAYED,
-                            slow=True),
+    "graphs_noise": Command(
+        f"search {TINY} space=s4 space.layers=3 search.drop_path=0.3 {GRAPHS}", REPLAYED, slow=True
+    ),
     "graphs_tracked": Command(f"{NB201} space.batch_norm=tracked {GRAPHS}", REPLAYED, slow=True),
     "graphs_idarts": Command(f"{NB201} method=idarts search.updates_per_epoch=8 {GRAPHS}", REPLAYED, slow=True),
-    "graphs_tse_short_chunk": Command(f"{NB201} method=tse method.T=3 search.updates_per_epoch=7 {GRAPHS}", REPLAYED,
-                                      slow=True),
+    "graphs_tse_short_chunk": Command(
+        f"{NB201} method=tse method.T=3 search.updates_per_epoch=7 {GRAPHS}", REPLAYED, slow=True
+    ),
     "graphs_random_ws": Command(f"{NB201} method=random_ws method.samples=3 {GRAPHS}", REPLAYED, slow=True),
     "graphs_drnas": Command(f"{NB201} method=drnas {GRAPHS}", REPLAYED, slow=True),
     "graphs_sgd": Command(f"{NB201} search.arch_optimizer=sgd {GRAPHS}", REPLAYED, slow=True),
@@ -80,37 +89,59 @@ COMMANDS: dict[str, Command] = {
     "naive": Command(f"{NB201} engine=naive engine.channels_last=true", slow=True),
     "checkpointing": Command(f"{NB201} method=idarts engine.checkpoint=true {GRAPHS}", REPLAYED, slow=True),
     "darts_pt": Command(f"{NB201} method=darts_pt method.tune=1 method.batches=1", slow=True),
-    "text": Command("search space=darts_rnn search.epochs=1 search.updates_per_epoch=6 search.batch=4 "
-                    "engine.graphs=auto dataset.path=text device=cuda threads=1", "batches vary in length", slow=True),
-    "decoded": Command("search space=darts space.layers=3 space.channels=4 dataset=photos dataset.path=photos "
-                       "dataset.size=16 dataset.resize=20 search.batch=4 search.epochs=2 search.updates_per_epoch=12 "
-                       f"search.evaluate_images=8 workers=1 device=cuda threads=1 {GRAPHS}", REPLAYED),
-    "recording_breaks": Command(f"{NB201} engine.graphs=auto name=breaks", "engine.graphs=auto: steps run eagerly: ",
-                                plant=True),
-    "recording_must_not_break": Command(f"{NB201} {GRAPHS} name=must", "engine.graphs=on: steps cannot be replayed: ",
-                                        2, plant=True),
-    "stopped": Command(LONG, exit=143, stop=6000), "resumed": Command(LONG, "resuming at update", after="stopped"),
+    "text": Command(
+        "search space=darts_rnn search.epochs=1 search.updates_per_epoch=6 search.batch=4 "
+        "engine.graphs=auto dataset.path=text device=cuda threads=1",
+        "batches vary in length",
+        slow=True,
+    ),
+    "decoded": Command(
+        "search space=darts space.layers=3 space.channels=4 dataset=photos dataset.path=photos "
+        "dataset.size=16 dataset.resize=20 search.batch=4 search.epochs=2 search.updates_per_epoch=12 "
+        f"search.evaluate_images=8 workers=1 device=cuda threads=1 {GRAPHS}",
+        REPLAYED,
+    ),
+    "recording_breaks": Command(
+        f"{NB201} engine.graphs=auto name=breaks", "engine.graphs=auto: steps run eagerly: ", plant=True
+    ),
+    "recording_must_not_break": Command(
+        f"{NB201} {GRAPHS} name=must", "engine.graphs=on: steps cannot be replayed: ", 2, plant=True
+    ),
+    "stopped": Command(LONG, exit=143, stop=6000),
+    "resumed": Command(LONG, "resuming at update", after="stopped"),
     "retrain": Command(f"{RETRAIN} name=plain retrain.auxiliary=0.4", slow=True),
     "retrain_all": Command(f"{RETRAIN} name=all {ALL}"),
     "retrain_deterministic": Command(f"{RETRAIN} deterministic=true", slow=True),
-    "retrain_nb201": Command(f"retrain space=nb201 genotype={CELL} dataset=digits dataset.size=16 retrain.epochs=2 "
-                             "retrain.updates_per_epoch=3 retrain.layers=1 retrain.channels=4 retrain.batch=8 "
-                             "device=cuda threads=1", slow=True),
+    "retrain_nb201": Command(
+        f"retrain space=nb201 genotype={CELL} dataset=digits dataset.size=16 retrain.epochs=2 "
+        "retrain.updates_per_epoch=3 retrain.layers=1 retrain.channels=4 retrain.batch=8 "
+        "device=cuda threads=1",
+        slow=True,
+    ),
     "retrain_stopped": Command(f"{RETRAIN} name=again retrain.epochs=40 {ALL}", exit=143, stop=6000, slow=True),
-    "retrain_resumed": Command(f"{RETRAIN} name=again retrain.epochs=40 {ALL}", "resuming at update",
-                               after="retrain_stopped", slow=True),
+    "retrain_resumed": Command(
+        f"{RETRAIN} name=again retrain.epochs=40 {ALL}", "resuming at update", after="retrain_stopped", slow=True
+    ),
     "retrain_decoded": Command(
         "retrain space=darts genotype=DARTS_V2 dataset=photos dataset.path=photos dataset.size=32 dataset.resize=40 "
         "retrain.epochs=2 retrain.updates_per_epoch=6 retrain.layers=3 retrain.channels=4 retrain.batch=4 workers=1 "
-        "retrain.mixup=0.2 device=cuda threads=1", slow=True),
+        "retrain.mixup=0.2 device=cuda threads=1",
+        slow=True,
+    ),
     "export": Command("export from=all out=model", after="retrain_all"),
     "evaluate": Command("evaluate model device=cuda", after="export"),
     "doctor": Command("doctor device=cuda", slow=True),
     "memory_search": Command(f"{NB201} {LARGE} seed=5", "does not fit into the memory of cuda", 2, gb="0.5"),
-    "memory_graphs": Command(f"{NB201} {LARGE} seed=6 search.evaluate_every=0 search.epochs=1 engine.graphs=auto",
-                             slow=True, gb="0.95"),
-    "memory_retrain": Command(f"{RETRAIN} retrain.batch=96 retrain.channels=36 retrain.layers=20",
-                              "retrain.accumulate=2", 2, slow=True, gb="3"),
+    "memory_graphs": Command(
+        f"{NB201} {LARGE} seed=6 search.evaluate_every=0 search.epochs=1 engine.graphs=auto", slow=True, gb="0.95"
+    ),
+    "memory_retrain": Command(
+        f"{RETRAIN} retrain.batch=96 retrain.channels=36 retrain.layers=20",
+        "retrain.accumulate=2",
+        2,
+        slow=True,
+        gb="3",
+    ),
 }
 LIMIT_S = 600.0
 """A command that takes longer hangs."""
@@ -126,7 +157,8 @@ def photos(folder: Path) -> None:
             (folder / part / name).mkdir(parents=True)
             for i in range(count):
                 Image.fromarray(draw.randint(0, 256, (24, 30, 3), dtype=np.uint8)).save(
-                    folder / part / name / f"{i}.jpg")
+                    folder / part / name / f"{i}.jpg"
+                )
 
 
 def marked(step: Callable[..., Any], name: str = "step", first: int = 4) -> Callable[..., Any]:
@@ -172,6 +204,7 @@ def child(command: Command, log: Path) -> None:
 
         Darts.step = step  # type: ignore[method-assign]
     if command.stop:
+
         def later() -> None:
             while events.launches() < command.stop:
                 time.sleep(0.02)
@@ -190,8 +223,13 @@ def child(command: Command, log: Path) -> None:
         traceback.print_exc()
         code = 1
     events.deaf()
-    found = {"exit": code, "launches": events.launches(), "replays": events.replays(),
-             "waits": events.of("step", "SYNC"), "violations": events.of("", "VIOLATION", "OUTSIDE")}
+    found = {
+        "exit": code,
+        "launches": events.launches(),
+        "replays": events.replays(),
+        "waits": events.of("step", "SYNC"),
+        "violations": events.of("", "VIOLATION", "OUTSIDE"),
+    }
     log.with_suffix(".json").write_text(json.dumps(found), encoding="utf-8")
     sys.stdout.flush()
     os._exit(0)

@@ -13,8 +13,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 SYNC, H2D, D2H, LAUNCH, VIOLATION, OUTSIDE, MALLOC, D2D = (1 << i for i in range(8))
-KIND = {SYNC: "SYNC", H2D: "H2D", D2H: "D2H", LAUNCH: "LAUNCH", VIOLATION: "VIOLATION", OUTSIDE: "OUTSIDE",
-        MALLOC: "MALLOC", D2D: "D2D"}
+KIND = {
+    SYNC: "SYNC",
+    H2D: "H2D",
+    D2H: "D2H",
+    LAUNCH: "LAUNCH",
+    VIOLATION: "VIOLATION",
+    OUTSIDE: "OUTSIDE",
+    MALLOC: "MALLOC",
+    D2D: "D2D",
+}
 """OUTSIDE: work on a stream that is not captured while another one is."""
 DEFAULT = SYNC | H2D | D2H | VIOLATION | OUTSIDE
 REPO = Path(__file__).resolve().parent.parent.parent

@@ -45,8 +45,14 @@ def differing(on: str, words: tuple[str, ...], *, last: bool) -> dict[str, Any]:
         problem.options = settings.options(1)
         a = {k: torch.zeros(s, device=DEVICE).requires_grad_() for k, s in space.shapes().items()}
         w = weights(net)
-        search = Search(problem, w, a, torch.optim.SGD(w.values(), lr=0.1, momentum=0.9, foreach=True),
-                        torch.optim.Adam(a.values(), lr=3e-4), 5.0)
+        search = Search(
+            problem,
+            w,
+            a,
+            torch.optim.SGD(w.values(), lr=0.1, momentum=0.9, foreach=True),
+            torch.optim.Adam(a.values(), lr=3e-4),
+            5.0,
+        )
         search.epoch, search.epochs = 1, 3
         descend = search.descend_w
 
@@ -80,7 +86,8 @@ def main() -> None:
     if args.plant:
         whole = ConvNormReLU.value
         ConvNormReLU.value = lambda self, x: (  # type: ignore[method-assign]
-            self.single(x, 0, None).unsqueeze(1) if self.edges == 1 else whole(self, x))
+            self.single(x, 0, None).unsqueeze(1) if self.edges == 1 else whole(self, x)
+        )
         cases = [("nb1shot1_1", SPACES["nb1shot1_1"])]
     rows = []
     for on, words in cases:

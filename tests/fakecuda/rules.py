@@ -105,8 +105,10 @@ def runtime() -> None:
     check("a recording", not recorded(lambda: x.add_(1)))
     check("fork and join", not recorded(lambda: forked(join=True)))
     for name, work in (
-        ("fork without join", lambda: forked(join=False)), ("item()", lambda: x.sum().item()),
-        ("a copy from pageable memory", lambda: torch.ones(3).to(DEVICE)), ("synchronize()", torch.cuda.synchronize),
+        ("fork without join", lambda: forked(join=False)),
+        ("item()", lambda: x.sum().item()),
+        ("a copy from pageable memory", lambda: torch.ones(3).to(DEVICE)),
+        ("synchronize()", torch.cuda.synchronize),
         ("memory pinned in another thread, in global mode", lambda: threaded(pinned)),
     ):
         fault = recorded(work)

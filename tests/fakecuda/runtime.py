@@ -97,15 +97,21 @@ def build(folder: Path) -> None:
     own = compiled(HERE / "runtime.c", folder / "runtime.o", *include)
     rest = sorted((offered | {n for n in asked if n.startswith("cublas")}) - own)
     launches = {n for n in rest if n.startswith("cublas") and PRODUCTS.search(n)}
-    (folder / "rest.c").write_text("extern int fake_gemm(void);\n" + "".join(
-        f"int {n}(void) {{ return {'fake_gemm()' if n in launches else '0'}; }}\n" for n in rest), encoding="utf-8")
+    (folder / "rest.c").write_text(
+        "extern int fake_gemm(void);\n"
+        + "".join(f"int {n}(void) {{ return {'fake_gemm()' if n in launches else '0'}; }}\n" for n in rest),
+        encoding="utf-8",
+    )
     number = int(cuda.split(".")[0]) * 1000 + int(cuda.split(".")[1]) * 10
     driver = compiled(HERE / "driver.c", folder / "driver.o", f"-DFAKE_CUDA_VERSION={number}")
     names = ({n for n in asked if re.match(r"cu[A-Z]", n)} | declared | {f"{n}_v2" for n in declared}) - driver
-    (folder / "names.c").write_text("".join(f"int {n}(void) {{ return 0; }}\n" for n in sorted(names)),
-                                    encoding="utf-8")
-    for library, parts in (("libfakecuda.so", ("runtime.o", "rest.c", "-lpthread")),
-                           ("libcuda.so.1", ("driver.o", "names.c", "-Wl,-soname,libcuda.so.1"))):
+    (folder / "names.c").write_text(
+        "".join(f"int {n}(void) {{ return 0; }}\n" for n in sorted(names)), encoding="utf-8"
+    )
+    for library, parts in (
+        ("libfakecuda.so", ("runtime.o", "rest.c", "-lpthread")),
+        ("libcuda.so.1", ("driver.o", "names.c", "-Wl,-soname,libcuda.so.1")),
+    ):
         subprocess.run(["gcc", *FLAGS, "-shared", *parts, "-o", library], cwd=folder, check=True)
     (folder / "libcuda.so").symlink_to("libcuda.so.1")
 
@@ -129,9 +135,19 @@ def environment(**more: str) -> dict[str, str]:
     """The environment of a process on the fake runtime."""
     folder = str(built())
     path = os.pathsep.join([str(HERE), str(REPO / "tests"), str(REPO), *filter(None, [os.environ.get("PYTHONPATH")])])
-    return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", "COLUMNS": "160",
-            "TRITON_CACHE_DIR": f"{folder}/triton", "TORCHINDUCTOR_CACHE_DIR": f"{folder}/inductor",
-            "LD_LIBRARY_PATH": folder, "TRITON_LIBCUDA_PATH": folder, "LD_PRELOAD": f"{folder}/libfakecuda.so", **more}
+    return {
+        **os.environ,
+        "PYTHONPATH": path,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONWARNINGS": "ignore",
+        "COLUMNS": "160",
+        "TRITON_CACHE_DIR": f"{folder}/triton",
+        "TORCHINDUCTOR_CACHE_DIR": f"{folder}/inductor",
+        "LD_LIBRARY_PATH": folder,
+        "TRITON_LIBCUDA_PATH": folder,
+        "LD_PRELOAD": f"{folder}/libfakecuda.so",
+        **more,
+    }
 
 
 def words(name: str, *arguments: str) -> list[str]:

@@ -18,7 +18,8 @@ DEVICE = torch.device("cuda", 0)
 SMALL = ("space.layers=3", "space.channels=4")
 SPACES: dict[str, tuple[str, ...]] = {
     file.stem: {"nb201": ("space.layers=1", "space.channels=4"), "darts_rnn": ()}.get(file.stem, SMALL)
-    for file in sorted((paths.conf_dir() / "space").glob("*.yaml"))}
+    for file in sorted((paths.conf_dir() / "space").glob("*.yaml"))
+}
 """Every space, with settings that make its supernet small."""
 
 

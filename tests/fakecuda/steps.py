@@ -81,10 +81,11 @@ def eager(space: Any, method: Method, settings: Any, tag: str) -> Row:
         method.step(search, train, val)
         events.phase[0] = "set-up"
         search.updates += method.steps_w
-        row = {"launches": events.launches() - before,
-               "peak_kib": (torch.cuda.max_memory_allocated() - base) // 1024}
-    return row | {"waits": events.of(f"{tag} step", "SYNC"),
-                  "pageable": [e for e in events.of(f"{tag} step", "H2D", "D2H") if "pageable" in e]}
+        row = {"launches": events.launches() - before, "peak_kib": (torch.cuda.max_memory_allocated() - base) // 1024}
+    return row | {
+        "waits": events.of(f"{tag} step", "SYNC"),
+        "pageable": [e for e in events.of(f"{tag} step", "H2D", "D2H") if "pageable" in e],
+    }
 
 
 def replayed(space: Any, method: Method, settings: Any, tag: str) -> Row:
@@ -104,9 +105,13 @@ def replayed(space: Any, method: Method, settings: Any, tag: str) -> Row:
         events.phase[0] = "set-up"
         search.updates += method.steps_w
         found.append((events.launches() - before[0], events.replays() - before[1]))
-    return {"refused": replay.why, "replays": [n for _, n in found], "replay_launches": found[-1][0],
-            "violations": events.of(f"{tag} ", "VIOLATION", "OUTSIDE"),
-            "replay_waits": events.of(f"{tag} replay", "SYNC")}
+    return {
+        "refused": replay.why,
+        "replays": [n for _, n in found],
+        "replay_launches": found[-1][0],
+        "violations": events.of(f"{tag} ", "VIOLATION", "OUTSIDE"),
+        "replay_waits": events.of(f"{tag} replay", "SYNC"),
+    }
 
 
 def walked(on: str, name: str, plant: str) -> Row | None:
@@ -175,8 +180,12 @@ def main() -> None:
     parser.add_argument("--plant", default="", help="mix, wait, copy, stream, launches or memory; several by commas")
     parser.add_argument("--ceilings", action="store_true", help="write them")
     args = parser.parse_args()
-    pairs = [(on, name) for on in wanted(args.space, SPACES) for name in wanted(args.method, VARIANTS)
-             if args.method or on in WIDELY or name == VARIANTS[name][0]]
+    pairs = [
+        (on, name)
+        for on in wanted(args.space, SPACES)
+        for name in wanted(args.method, VARIANTS)
+        if args.method or on in WIDELY or name == VARIANTS[name][0]
+    ]
     rows = []
     for plant in args.plant.split(","):
         rows += [row | {"plant": plant} for row in walk(pairs, plant, lambda row: print(row, flush=True))]

@@ -87,8 +87,9 @@ def softmax(logits: Tensor) -> Tensor:
     return torch.softmax(logits, -1)
 
 
-def search(fixture: Fixture, activate: Activate = softmax, *, naive: bool = False, plain: bool = False,
-           **settings: Any) -> Search:
+def search(
+    fixture: Fixture, activate: Activate = softmax, *, naive: bool = False, plain: bool = False, **settings: Any
+) -> Search:
     """The fixture's search: its weights, logits, optimizers, clipping and epoch.
 
     `plain` gives the architecture gradient descent of rate 1, so that a step moves it by minus the gradient. `settings`
@@ -100,12 +101,16 @@ def search(fixture: Fixture, activate: Activate = softmax, *, naive: bool = Fals
     a = {k: x.requires_grad_() for k, x in fixture.tree("alpha").items()}
     w_opt = torch.optim.SGD(w.values(), **{"lr": 0.1, **meta.get("w_opt", {})})
     given = {k: v for k, v in meta.get("a_opt", {}).items() if k != "kind"}
-    a_opt: torch.optim.Optimizer = (torch.optim.SGD(a.values(), lr=1.0) if plain or not given else
-                                    torch.optim.Adam(a.values(), **{**given, "betas": tuple(given["betas"])}))
+    a_opt: torch.optim.Optimizer = (
+        torch.optim.SGD(a.values(), lr=1.0)
+        if plain or not given
+        else torch.optim.Adam(a.values(), **{**given, "betas": tuple(given["betas"])})
+    )
     for k, x in fixture.tree("momentum").items():
         w_opt.state[w[k]]["momentum_buffer"] = x
-    return Search(problem, w, a, w_opt, a_opt, clip=meta.get("clip"), epoch=meta.get("epoch", 0),
-                  epochs=meta.get("epochs", 1))
+    return Search(
+        problem, w, a, w_opt, a_opt, clip=meta.get("clip"), epoch=meta.get("epoch", 0), epochs=meta.get("epochs", 1)
+    )
 
 
 class Seen(NamedTuple):

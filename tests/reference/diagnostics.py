@@ -42,8 +42,11 @@ def layer_alignment(layers: Sequence[Tensor], signed: bool = False) -> float:
     values = []
     for x, y in itertools.combinations([g.flatten().tolist() for g in layers], 2):
         product = sum(p * q for p, q in zip(x, y, strict=True))
-        scale = (sum(abs(p * q) for p, q in zip(x, y, strict=True)) if signed
-                 else math.sqrt(sum(p * p for p in x) * sum(q * q for q in y)))
+        scale = (
+            sum(abs(p * q) for p, q in zip(x, y, strict=True))
+            if signed
+            else math.sqrt(sum(p * p for p in x) * sum(q * q for q in y))
+        )
         values.append(product / scale)
     return sum(values) / len(values)
 
@@ -59,8 +62,9 @@ def paths(edges: Iterable[tuple[int, int]], start: int, ends: Iterable[int]) -> 
                 yield [start, *rest]
 
 
-def depth(edges: Iterable[tuple[int, int]], inputs: Iterable[int] = (0, 1),
-          concat: Iterable[int] = (2, 3, 4, 5)) -> int:
+def depth(
+    edges: Iterable[tuple[int, int]], inputs: Iterable[int] = (0, 1), concat: Iterable[int] = (2, 3, 4, 5)
+) -> int:
     """Edges on the longest path from an input to the cell output, the last step node -> output included."""
     edges, concat = list(edges), list(concat)
     return max((len(path) for start in inputs for path in paths(edges, start, concat)), default=0)

@@ -54,15 +54,30 @@ def darts1(loss2: Loss, w: Tree, a: Tree) -> Tree:
     return plain(grad(loss2(plain(w), a), a))
 
 
-def unrolled(loss1: Loss, w: Tree, a: Tree, lr: float, momentum: float = 0.0, buffers: Tree | None = None,
-             weight_decay: float = 0.0) -> Tree:
+def unrolled(
+    loss1: Loss,
+    w: Tree,
+    a: Tree,
+    lr: float,
+    momentum: float = 0.0,
+    buffers: Tree | None = None,
+    weight_decay: float = 0.0,
+) -> Tree:
     """w' = w - lr (momentum buf + d L1 / dw + weight_decay w), with its dependence on `a`."""
     g = grad(loss1(w, a), w)
     return {k: x - lr * (g[k] + weight_decay * x + (momentum * buffers[k] if buffers else 0.0)) for k, x in w.items()}
 
 
-def darts2(loss1: Loss, loss2: Loss, w: Tree, a: Tree, lr: float, momentum: float = 0.0,
-           buffers: Tree | None = None, weight_decay: float = 0.0) -> Tree:
+def darts2(
+    loss1: Loss,
+    loss2: Loss,
+    w: Tree,
+    a: Tree,
+    lr: float,
+    momentum: float = 0.0,
+    buffers: Tree | None = None,
+    weight_decay: float = 0.0,
+) -> Tree:
     w, a = leaves(w), leaves(a)
     moved = unrolled(loss1, w, a, lr, momentum, buffers, weight_decay)
     return plain(grad(loss2(moved, a), a))
@@ -158,8 +173,17 @@ def single(losses: dict[str, Loss], w: Tree, a: Tree, mode: str) -> tuple[Tree, 
     return plain(grad(losses["train"](w, a), w)), plain(grad(losses[chosen](w, a), a))
 
 
-def sgd(w: Tree, g: Tree, buffers: Tree | None, *, lr: float, momentum: float = 0.0, weight_decay: float = 0.0,
-        nesterov: bool = False, clip: float | None = None) -> tuple[Tree, Tree | None]:
+def sgd(
+    w: Tree,
+    g: Tree,
+    buffers: Tree | None,
+    *,
+    lr: float,
+    momentum: float = 0.0,
+    weight_decay: float = 0.0,
+    nesterov: bool = False,
+    clip: float | None = None,
+) -> tuple[Tree, Tree | None]:
     """One step of stochastic gradient descent as a function: (new weights, new buffers). Keeps graphs."""
     if clip is not None:
         length = torch.sqrt(inner(g, g))
@@ -202,9 +226,15 @@ def tse_exact(losses: Sequence[Loss], w: Tree, a: Tree, buffers: Tree | None = N
     return plain(grad(total, a))
 
 
-def tse_step(losses: Sequence[Loss], w: Tree, a: Tree, move: Callable[[Tree, Tree], Tree],
-             buffers: Tree | None = None, restore_momentum: bool = True, **sgd_settings: Any,
-             ) -> tuple[Tree, Tree, Tree | None]:
+def tse_step(
+    losses: Sequence[Loss],
+    w: Tree,
+    a: Tree,
+    move: Callable[[Tree, Tree], Tree],
+    buffers: Tree | None = None,
+    restore_momentum: bool = True,
+    **sgd_settings: Any,
+) -> tuple[Tree, Tree, Tree | None]:
     """A whole outer step, (w, a, buffers): pass 1, `move(a, gradient)`, pass 2 from the same w on the same batches."""
     first = tse(losses, w, a, buffers, **sgd_settings)
     a = move(plain(a), first.gradient)
@@ -247,16 +277,22 @@ def perturbation(g: Tensor, signed: bool = False) -> Tensor:
     return delta
 
 
-def alignment_gradient(loss: Loss, w: Tree, mix: Tree, group: Sequence[str], signed: bool = False,
-                       ) -> tuple[Tensor, Tree]:
+def alignment_gradient(
+    loss: Loss,
+    w: Tree,
+    mix: Tree,
+    group: Sequence[str],
+    signed: bool = False,
+) -> tuple[Tensor, Tree]:
     """(value, d value / dw) by double backward."""
     w = leaves(w)
     value = alignment(layer_gradients(loss, w, mix, group), signed)
     return value.detach(), plain(grad(value, w))
 
 
-def aligned_weight_gradient(loss: Loss, w: Tree, mix: Tree, group: Sequence[str], strength: float,
-                            signed: bool = False) -> Tree:
+def aligned_weight_gradient(
+    loss: Loss, w: Tree, mix: Tree, group: Sequence[str], strength: float, signed: bool = False
+) -> Tree:
     """d L1 / dw - strength d value / dw: the weights also ascend the alignment."""
     _, penalty = alignment_gradient(loss, w, mix, group, signed)
     w = leaves(w)
@@ -301,8 +337,16 @@ def gdas(logits: Tensor, gumbel: Tensor, tau: float) -> tuple[Tensor, Tensor]:
     return torch.nn.functional.one_hot(soft.argmax(-1), soft.shape[-1]).to(soft.dtype), soft
 
 
-def gdas_gradient(loss: Loss, w: Tree, logits: Tree, gumbel: Tree, tau: float, cells: dict[str, int],
-                  reading: str = "straight_through", biased: Sequence[str] = ()) -> Tree:
+def gdas_gradient(
+    loss: Loss,
+    w: Tree,
+    logits: Tree,
+    gumbel: Tree,
+    tau: float,
+    cells: dict[str, int],
+    reading: str = "straight_through",
+    biased: Sequence[str] = (),
+) -> Tree:
     """d L / d logits with the loss at the one-hot mixture and the derivative of the soft one.
 
     Row by row with the softmax Jacobian (diag(q) - q q') / tau; every cell of a name shares one draw. By `reading` the
@@ -319,8 +363,10 @@ def gdas_gradient(loss: Loss, w: Tree, logits: Tree, gumbel: Tree, tau: float, c
         if reading != "straight_through":
             other = upstream[f"{k}.bias"].sum(0).transpose(-1, -2) if k in biased else torch.zeros_like(total)
             total = torch.where(hard > 0, total, other)
-        rows = [(torch.diag(q) - torch.outer(q, q)) @ t / tau
-                for q, t in zip(soft.reshape(-1, soft.shape[-1]), total.reshape(-1, soft.shape[-1]), strict=True)]
+        rows = [
+            (torch.diag(q) - torch.outer(q, q)) @ t / tau
+            for q, t in zip(soft.reshape(-1, soft.shape[-1]), total.reshape(-1, soft.shape[-1]), strict=True)
+        ]
         result[k] = torch.stack(rows).reshape(soft.shape)
     return result
 

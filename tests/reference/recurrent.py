@@ -12,8 +12,11 @@ import torch
 from torch import Tensor
 
 FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "tanh": lambda v: 1 - 2 / (1 + (2 * v).exp()), "relu": lambda v: v * (v > 0),
-    "sigmoid": lambda v: 1 / (1 + (-v).exp()), "identity": lambda v: v}
+    "tanh": lambda v: 1 - 2 / (1 + (2 * v).exp()),
+    "relu": lambda v: v * (v > 0),
+    "sigmoid": lambda v: 1 / (1 + (-v).exp()),
+    "identity": lambda v: v,
+}
 
 
 class Weights(NamedTuple):
@@ -55,8 +58,9 @@ def first(word: Tensor, h: Tensor, weight: Tensor, masks: Masks) -> Tensor:
     return h + FUNCTIONS["sigmoid"](product[:, :d]) * (FUNCTIONS["tanh"](product[:, d:]) - h)
 
 
-def relaxed(word: Tensor, h: Tensor, w: Weights, mix: Tensor, names: Sequence[str], masks: Masks, *,
-            norm: bool = True) -> Tensor:
+def relaxed(
+    word: Tensor, h: Tensor, w: Weights, mix: Tensor, names: Sequence[str], masks: Masks, *, norm: bool = True
+) -> Tensor:
     """One word through the cell of mixed edges; mix (edges, operations)."""
     after = normalized if norm else lambda s: s
     states, row = [after(first(word, h, w.first, masks))], 0
@@ -79,8 +83,9 @@ def discrete(word: Tensor, h: Tensor, w: Weights, pairs: Sequence[tuple[str, int
     return sum(states[1:], torch.zeros_like(h)) / len(pairs)
 
 
-def scores(x: Tensor, w: Weights, step: Callable[[Tensor, Tensor], Tensor], h: Tensor,
-           masks: Masks) -> tuple[Tensor, Tensor, Tensor]:
+def scores(
+    x: Tensor, w: Weights, step: Callable[[Tensor, Tensor], Tensor], h: Tensor, masks: Masks
+) -> tuple[Tensor, Tensor, Tensor]:
     """(scores (n, steps, words), states (n, steps, d), what the decoder reads) of a text."""
     embedding = w.embedding * masks.embedding
     states, seen = [], []

@@ -22,14 +22,40 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-NORMAL = [("sep_conv_3x3", 0), ("sep_conv_3x3", 1), ("sep_conv_3x3", 0), ("sep_conv_3x3", 1), ("skip_connect", 0),
-          ("sep_conv_3x3", 1), ("skip_connect", 0), ("dil_conv_3x3", 2)]
-REDUCE = [("max_pool_3x3", 0), ("max_pool_3x3", 1), ("max_pool_3x3", 1), ("skip_connect", 2), ("max_pool_3x3", 0),
-          ("skip_connect", 2), ("max_pool_3x3", 1), ("skip_connect", 2)]
+NORMAL = [
+    ("sep_conv_3x3", 0),
+    ("sep_conv_3x3", 1),
+    ("sep_conv_3x3", 0),
+    ("sep_conv_3x3", 1),
+    ("skip_connect", 0),
+    ("sep_conv_3x3", 1),
+    ("skip_connect", 0),
+    ("dil_conv_3x3", 2),
+]
+REDUCE = [
+    ("max_pool_3x3", 0),
+    ("max_pool_3x3", 1),
+    ("max_pool_3x3", 1),
+    ("skip_connect", 2),
+    ("max_pool_3x3", 0),
+    ("skip_connect", 2),
+    ("max_pool_3x3", 1),
+    ("skip_connect", 2),
+]
 """DARTS_V2 (quark0/darts cnn/genotypes.py)."""
 MEAN, STD = (0.49139968, 0.48215827, 0.44653124), (0.24703233, 0.24348505, 0.26158768)
-SETTINGS: dict[str, Any] = {"seed": 0, "layers": 20, "channels": 36, "epochs": 600, "batch": 96, "lr": 0.025,
-                            "drop_path": 0.2, "auxiliary": 0.4, "cutout": 16, "updates": 521}
+SETTINGS: dict[str, Any] = {
+    "seed": 0,
+    "layers": 20,
+    "channels": 36,
+    "epochs": 600,
+    "batch": 96,
+    "lr": 0.025,
+    "drop_path": 0.2,
+    "auxiliary": 0.4,
+    "cutout": 16,
+    "updates": 521,
+}
 
 
 # ----------------------------------------------------------------------------------------------------- network
@@ -52,8 +78,12 @@ class Halved(nn.Module):
 
 
 def separable(c: int, size: int, stride: int, dilation: int = 1) -> list[nn.Module]:
-    return [nn.ReLU(), nn.Conv2d(c, c, size, stride, dilation * (size // 2), dilation, groups=c, bias=False),
-            nn.Conv2d(c, c, 1, bias=False), nn.BatchNorm2d(c)]
+    return [
+        nn.ReLU(),
+        nn.Conv2d(c, c, size, stride, dilation * (size // 2), dilation, groups=c, bias=False),
+        nn.Conv2d(c, c, 1, bias=False),
+        nn.BatchNorm2d(c),
+    ]
 
 
 def operation(name: str, c: int, stride: int) -> nn.Module:
@@ -73,8 +103,9 @@ class Cell(nn.Module):
         self.first = Halved(before, c) if after_reduction else relu_conv_bn(before, c)
         self.second = relu_conv_bn(last, c)
         self.edges = REDUCE if reduction else NORMAL
-        self.ops = nn.ModuleList([operation(name, c, 2 if reduction and source < 2 else 1)
-                                  for name, source in self.edges])
+        self.ops = nn.ModuleList(
+            [operation(name, c, 2 if reduction and source < 2 else 1) for name, source in self.edges]
+        )
 
     def forward(self, before: Tensor, last: Tensor, drop: float) -> Tensor:
         nodes = [self.first(before), self.second(last)]
@@ -102,9 +133,17 @@ class Net(nn.Module):
             before, last, reduced = last, 4 * c, reduction
             if i == 2 * layers // 3:
                 self.head = nn.Sequential(
-                    nn.ReLU(), nn.AvgPool2d(5, 3, count_include_pad=False), nn.Conv2d(last, 128, 1, bias=False),
-                    nn.BatchNorm2d(128), nn.ReLU(), nn.Conv2d(128, 768, 2, bias=False), nn.BatchNorm2d(768), nn.ReLU(),
-                    nn.Flatten(), nn.Linear(768, classes))
+                    nn.ReLU(),
+                    nn.AvgPool2d(5, 3, count_include_pad=False),
+                    nn.Conv2d(last, 128, 1, bias=False),
+                    nn.BatchNorm2d(128),
+                    nn.ReLU(),
+                    nn.Conv2d(128, 768, 2, bias=False),
+                    nn.BatchNorm2d(768),
+                    nn.ReLU(),
+                    nn.Flatten(),
+                    nn.Linear(768, classes),
+                )
         self.head_at, self.classifier = 2 * layers // 3, nn.Linear(last, classes)
 
     def forward(self, x: Tensor, drop: float = 0.0) -> tuple[Tensor, Tensor | None]:
@@ -131,13 +170,13 @@ def augmented(image: np.ndarray, cutout: int) -> np.ndarray:
     """Random crop of the image with 4 black pixels round it, mirrored or not, normalized, a square blanked."""
     padded = np.pad(image, ((0, 0), (4, 4), (4, 4)))
     top, left = random.randrange(9), random.randrange(9)
-    out = padded[:, top:top + 32, left:left + 32]
+    out = padded[:, top : top + 32, left : left + 32]
     if random.random() < 0.5:
         out = out[:, :, ::-1]
     out = normalized(out)
     y, x = random.randrange(32), random.randrange(32)
     half = cutout // 2
-    out[:, max(y - half, 0):y + half, max(x - half, 0):x + half] = 0
+    out[:, max(y - half, 0) : y + half, max(x - half, 0) : x + half] = 0
     return out
 
 
@@ -160,7 +199,7 @@ def train(folder: Path, **settings: Any) -> float:
         for _ in range(s["updates"]):
             if len(order) < s["batch"]:
                 order += random.sample(range(len(x)), len(x))
-            items, order = order[:s["batch"]], order[s["batch"]:]
+            items, order = order[: s["batch"]], order[s["batch"] :]
             images = torch.tensor(np.stack([augmented(x[i], s["cutout"]) for i in items]), dtype=torch.float32)
             labels = torch.tensor(y[items])
             logits, auxiliary = net(images, s["drop_path"] * epoch / s["epochs"])
@@ -175,8 +214,8 @@ def train(folder: Path, **settings: Any) -> float:
     correct = 0
     with torch.no_grad():
         for first in range(0, len(test_x), 500):
-            images = torch.tensor(normalized(test_x[first:first + 500]), dtype=torch.float32)
-            correct += int((net(images)[0].argmax(1).numpy() == test_y[first:first + 500]).sum())
+            images = torch.tensor(normalized(test_x[first : first + 500]), dtype=torch.float32)
+            correct += int((net(images)[0].argmax(1).numpy() == test_y[first : first + 500]).sum())
     print(f"test accuracy {correct / len(test_x):.4f}", flush=True)
     return correct / len(test_x)
 

@@ -26,8 +26,16 @@ from torch.nn import functional as F
 
 Tree = dict[str, Tensor]
 
-DARTS_OPS = ("none", "max_pool_3x3", "avg_pool_3x3", "skip_connect", "sep_conv_3x3", "sep_conv_5x5", "dil_conv_3x3",
-             "dil_conv_5x5")
+DARTS_OPS = (
+    "none",
+    "max_pool_3x3",
+    "avg_pool_3x3",
+    "skip_connect",
+    "sep_conv_3x3",
+    "sep_conv_5x5",
+    "dil_conv_3x3",
+    "dil_conv_5x5",
+)
 NB201_OPS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
 NB1SHOT1_PARENTS = {1: (1, 2, 2, 2, 2), 2: (1, 1, 2, 2, 3), 3: (1, 1, 1, 2, 2, 2)}
 
@@ -41,8 +49,16 @@ def conv(c_in: int, c_out: int, size: int, stride: int = 1, bias: bool = False) 
 
 
 def depthwise(channels: int, size: int, stride: int, dilation: int = 1) -> nn.Conv2d:
-    return nn.Conv2d(channels, channels, size, stride=stride, padding=dilation * (size // 2), dilation=dilation,
-                     groups=channels, bias=False)
+    return nn.Conv2d(
+        channels,
+        channels,
+        size,
+        stride=stride,
+        padding=dilation * (size // 2),
+        dilation=dilation,
+        groups=channels,
+        bias=False,
+    )
 
 
 # ------------------------------------------------------------------------------------------------ operations
@@ -97,8 +113,9 @@ class Pool(Operation):
 
 
 class ReLUConvNorm(Operation):
-    def __init__(self, c_in: int, c_out: int, size: int, stride: int = 1, affine: bool = False,
-                 bias: bool = False) -> None:
+    def __init__(
+        self, c_in: int, c_out: int, size: int, stride: int = 1, affine: bool = False, bias: bool = False
+    ) -> None:
         super().__init__()
         self.conv = conv(c_in, c_out, size, stride, bias)
         self.norm = norm(c_out, affine)
@@ -176,11 +193,20 @@ class PartialEdge(Edge):
 class DartsCell(nn.Module):
     """Two inputs, four nodes, 14 edges row by row; the output is the concatenation of the nodes."""
 
-    def __init__(self, lists: Sequence[Sequence[str]], c_before: int, c_last: int, c: int, reduction: bool,
-                 reduction_before: bool, k: int = 1) -> None:
+    def __init__(
+        self,
+        lists: Sequence[Sequence[str]],
+        c_before: int,
+        c_last: int,
+        c: int,
+        reduction: bool,
+        reduction_before: bool,
+        k: int = 1,
+    ) -> None:
         super().__init__()
-        self.preprocess0: Operation = (FactorizedReduce(c_before, c) if reduction_before
-                                       else ReLUConvNorm(c_before, c, 1))
+        self.preprocess0: Operation = (
+            FactorizedReduce(c_before, c) if reduction_before else ReLUConvNorm(c_before, c, 1)
+        )
         self.preprocess1 = ReLUConvNorm(c_last, c, 1)
         sources = [source for node in range(2, 6) for source in range(node)]
         self.edges = nn.ModuleList()
@@ -215,16 +241,28 @@ class DartsSupernet(nn.Module):
     `normal` and `reduce` are one list of names for all edges, or 14 lists. `stem`: "cifar" or "imagenet".
     """
 
-    def __init__(self, classes: int = 10, channels: int = 16, layers: int = 8, k: int = 1, stem: str = "cifar",
-                 normal: Sequence[str] | Sequence[Sequence[str]] = DARTS_OPS,
-                 reduce: Sequence[str] | Sequence[Sequence[str]] = DARTS_OPS) -> None:
+    def __init__(
+        self,
+        classes: int = 10,
+        channels: int = 16,
+        layers: int = 8,
+        k: int = 1,
+        stem: str = "cifar",
+        normal: Sequence[str] | Sequence[Sequence[str]] = DARTS_OPS,
+        reduce: Sequence[str] | Sequence[Sequence[str]] = DARTS_OPS,
+    ) -> None:
         super().__init__()
         width = 3 * channels
         if stem == "cifar":
             self.stem = nn.Sequential(conv(3, width, 3), norm(width, affine=True))
         else:
-            self.stem0 = nn.Sequential(conv(3, width // 2, 3, 2), norm(width // 2, affine=True), nn.ReLU(),
-                                       conv(width // 2, width, 3, 2), norm(width, affine=True))
+            self.stem0 = nn.Sequential(
+                conv(3, width // 2, 3, 2),
+                norm(width // 2, affine=True),
+                nn.ReLU(),
+                conv(width // 2, width, 3, 2),
+                norm(width, affine=True),
+            )
             self.stem1 = nn.Sequential(nn.ReLU(), conv(width, width, 3, 2), norm(width, affine=True))
         lists = {"normal": per_edge(normal), "reduce": per_edge(reduce)}
         self.cells, self.kinds, self.imagenet, self.partial = nn.ModuleList(), [], stem != "cifar", k > 1
@@ -298,8 +336,16 @@ class Nb201Supernet(nn.Module):
     v1 supernets and following `affine` in the newer ones.
     """
 
-    def __init__(self, classes: int = 10, channels: int = 16, n: int = 5, affine: bool = False,
-                 bias: bool = False, last_affine: bool = True, k: int = 1) -> None:
+    def __init__(
+        self,
+        classes: int = 10,
+        channels: int = 16,
+        n: int = 5,
+        affine: bool = False,
+        bias: bool = False,
+        last_affine: bool = True,
+        k: int = 1,
+    ) -> None:
         super().__init__()
         self.n = n
         self.stem = nn.Sequential(conv(3, channels, 3), norm(channels, affine=True))
@@ -336,8 +382,8 @@ class Nb1Shot1Cell(nn.Module):
         self.projections = nn.ModuleList([ConvNormReLU(c_in, c, 1) for _ in range(blocks)])
         self.projections.append(ConvNormReLU(c_in, blocks * c, 1))
         self.edges = nn.ModuleList(
-            Edge([Pool("max", c, 1, normed=False), ConvNormReLU(c, c, 3), ConvNormReLU(c, c, 1)])
-            for _ in range(blocks))
+            Edge([Pool("max", c, 1, normed=False), ConvNormReLU(c, c, 3), ConvNormReLU(c, c, 1)]) for _ in range(blocks)
+        )
 
     def forward(self, x: Tensor, mix: Tree, i: int) -> Tensor:
         outputs: list[Tensor] = []

@@ -83,8 +83,9 @@ def naswot(network: nn.Module, x: Tensor, gen: torch.Generator) -> float:
     with recorded() as seen:
         network(x, gen=gen)
     codes = [np.concatenate([(layer[i] > 0).flatten().numpy() for layer in seen]) for i in range(len(x))]
-    kernel = [[float(sum(a == b for a, b in zip(one.tolist(), two.tolist(), strict=True))) for two in codes]
-              for one in codes]
+    kernel = [
+        [float(sum(a == b for a, b in zip(one.tolist(), two.tolist(), strict=True))) for two in codes] for one in codes
+    ]
     return float(np.linalg.slogdet(np.array(kernel))[1])
 
 
@@ -130,8 +131,11 @@ def zen(network: nn.Module, shape: tuple[int, ...], gen: torch.Generator, gamma:
         x = torch.empty(shape, dtype=dtype).normal_(generator=gen)
         e = torch.empty(shape, dtype=dtype).normal_(generator=gen)
         given: list[Tensor] = []
-        hooks = [m.register_forward_hook(lambda m, inputs, out, given=given: given.append(inputs[0].detach()))
-                 for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
+        hooks = [
+            m.register_forward_hook(lambda m, inputs, out, given=given: given.append(inputs[0].detach()))
+            for m in network.modules()
+            if isinstance(m, nn.BatchNorm2d)
+        ]
         one = network.features(x, gen).detach()  # type: ignore[operator]
         for hook in hooks:
             hook.remove()

@@ -27,7 +27,7 @@ def edges_of(node: int) -> slice:
 @cache
 def pair_slices() -> list[slice]:
     counts = [sum(target == node for target, _ in PAIRS) for node in NODES]
-    return [slice(sum(counts[:j]), sum(counts[:j + 1])) for j in range(len(counts))]
+    return [slice(sum(counts[:j]), sum(counts[: j + 1])) for j in range(len(counts))]
 
 
 @cache

@@ -33,8 +33,10 @@ class DartsGenotype(Genotype):
             object.__setattr__(self, kind, canonical(getattr(self, kind), kind))
 
     def __str__(self) -> str:
-        return (f"Genotype(normal={list(self.normal)}, normal_concat=range(2, 6), "
-                f"reduce={list(self.reduce)}, reduce_concat=range(2, 6))")
+        return (
+            f"Genotype(normal={list(self.normal)}, normal_concat=range(2, 6), "
+            f"reduce={list(self.reduce)}, reduce_concat=range(2, 6))"
+        )
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -72,8 +74,11 @@ class UntiedDartsGenotype(Genotype):
     def layers(self, count: int) -> tuple[Cell, ...]:
         """The cell of each layer; raises UserError where the network has another number of them."""
         if count != len(self.cells):
-            raise UserError(f"retrain.layers={count}", f"the genotype has cells for {len(self.cells)} layers",
-                            f"set retrain.layers={len(self.cells)} or null")
+            raise UserError(
+                f"retrain.layers={count}",
+                f"the genotype has cells for {len(self.cells)} layers",
+                f"set retrain.layers={len(self.cells)} or null",
+            )
         return self.cells
 
 
@@ -90,16 +95,22 @@ def canonical(cell: Cell, where: str) -> Cell:
         raise UserError(f"genotype, {where}", f"has {len(pairs)} pairs instead of 8", genotypes.DARTS_FORM)
     out: list[tuple[str, int]] = []
     for j, node in enumerate(NODES):
-        two = pairs[2 * j:2 * j + 2]
+        two = pairs[2 * j : 2 * j + 2]
         for name, pred in two:
             rules.known(name, f"genotype, {where}, node {node}")
             if name == "none":
                 raise UserError(f"genotype, {where}, node {node}", "none cannot be selected", "name another operation")
             if not 0 <= pred < node:
-                raise UserError(f"genotype, {where}, node {node}", f"{pred} is no earlier node",
-                                f"predecessors of node {node} are 0 to {node - 1}")
+                raise UserError(
+                    f"genotype, {where}, node {node}",
+                    f"{pred} is no earlier node",
+                    f"predecessors of node {node} are 0 to {node - 1}",
+                )
         if two[0][1] == two[1][1]:
-            raise UserError(f"genotype, {where}, node {node}", f"both pairs have predecessor {two[0][1]}",
-                            "the two edges of a node leave two different nodes")
+            raise UserError(
+                f"genotype, {where}, node {node}",
+                f"both pairs have predecessor {two[0][1]}",
+                "the two edges of a node leave two different nodes",
+            )
         out += sorted(two, key=lambda pair: pair[1])
     return tuple(out)

@@ -38,7 +38,7 @@ from nasx.spaces.genotypes import Cell
 
 
 def plan(layers: int) -> tuple[str, ...]:
-    """"normal" or "reduce" for each cell; one or two layers are all reductions."""
+    """ "normal" or "reduce" for each cell; one or two layers are all reductions."""
     return tuple("reduce" if i in (layers // 3, 2 * layers // 3) else "normal" for i in range(layers))
 
 
@@ -77,23 +77,33 @@ class AuxiliaryHead(nn.Module):
     setting that leaves the head out.
     """
 
-    def __init__(self, channels: int, classes: int, stem: str = "cifar", *,
-                 without: str = "retrain.auxiliary=0") -> None:
+    def __init__(
+        self, channels: int, classes: int, stem: str = "cifar", *, without: str = "retrain.auxiliary=0"
+    ) -> None:
         super().__init__()
         self.without = without
         large = stem == "imagenet"
         self.sizes = (7, 8) if large else (8, 9, 10)
         self.features = nn.Sequential(
-            nn.ReLU(), nn.AvgPool2d(5, stride=2 if large else 3, count_include_pad=False),
-            nn.Conv2d(channels, 128, 1, bias=False), nn.BatchNorm2d(128), nn.ReLU(),
-            nn.Conv2d(128, 768, 2, bias=False), *([] if large else [nn.BatchNorm2d(768)]), nn.ReLU())
+            nn.ReLU(),
+            nn.AvgPool2d(5, stride=2 if large else 3, count_include_pad=False),
+            nn.Conv2d(channels, 128, 1, bias=False),
+            nn.BatchNorm2d(128),
+            nn.ReLU(),
+            nn.Conv2d(128, 768, 2, bias=False),
+            *([] if large else [nn.BatchNorm2d(768)]),
+            nn.ReLU(),
+        )
         self.classifier = nn.Linear(768, classes)
 
     def forward(self, x: Tensor) -> Tensor:
         if x.size(2) not in self.sizes or x.size(3) not in self.sizes:
-            raise UserError("auxiliary", f"the auxiliary head reads maps of {self.sizes[0]} to {self.sizes[-1]} "
-                            f"pixels, but those of these images are {x.size(2)}x{x.size(3)}",
-                            f"set {self.without}, or use images of the size that the stem is made for (32 or 224)")
+            raise UserError(
+                "auxiliary",
+                f"the auxiliary head reads maps of {self.sizes[0]} to {self.sizes[-1]} "
+                f"pixels, but those of these images are {x.size(2)}x{x.size(3)}",
+                f"set {self.without}, or use images of the size that the stem is made for (32 or 224)",
+            )
         return self.classifier(self.features(x).flatten(1))
 
 
@@ -109,11 +119,12 @@ class DartsCell(nn.Module):
 
     def __init__(self, pairs: Cell, before: int, last: int, channels: int, *, reduction: bool, reduced: bool) -> None:
         super().__init__()
-        self.preprocess0 = (ops.FactorizedReduce(before, channels) if reduced else ops.ReLUConvBN(before, channels))
+        self.preprocess0 = ops.FactorizedReduce(before, channels) if reduced else ops.ReLUConvBN(before, channels)
         self.preprocess1 = ops.ReLUConvBN(last, channels)
         self.predecessors = tuple(pred for _, pred in pairs)
         self.ops = nn.ModuleList(
-            [ops.build(name, channels, 2 if reduction and pred < 2 else 1) for name, pred in pairs])
+            [ops.build(name, channels, 2 if reduction and pred < 2 else 1) for name, pred in pairs]
+        )
         self.identity = tuple(isinstance(op, ops.Identity) for op in self.ops)
 
     def forward(self, before: Tensor, last: Tensor, drop_path: float, gen: torch.Generator | None) -> Tensor:
@@ -131,8 +142,9 @@ class DartsCell(nn.Module):
 class DartsNetwork(Network):
     """A network of one cell for each layer, `cells` in order; the auxiliary head speaks in training only."""
 
-    def __init__(self, cells: Sequence[Cell], classes: int, channels: int, *, stem: str = "cifar",
-                 auxiliary: bool = False) -> None:
+    def __init__(
+        self, cells: Sequence[Cell], classes: int, channels: int, *, stem: str = "cifar", auxiliary: bool = False
+    ) -> None:
         super().__init__()
         kinds = plan(len(cells))
         self.stem = Stem(stem, channels)

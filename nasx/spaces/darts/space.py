@@ -54,8 +54,16 @@ from nasx.spaces.selection import Lists, best, softmax_by_node, strongest, top
 if TYPE_CHECKING:
     from nasx.core.constraints import Channels, NonNegative, Positive, ThreeOrMoreLayers
 
-OPERATIONS = ("none", "max_pool_3x3", "avg_pool_3x3", "skip_connect", "sep_conv_3x3", "sep_conv_5x5", "dil_conv_3x3",
-              "dil_conv_5x5")
+OPERATIONS = (
+    "none",
+    "max_pool_3x3",
+    "avg_pool_3x3",
+    "skip_connect",
+    "sep_conv_3x3",
+    "sep_conv_5x5",
+    "dil_conv_3x3",
+    "dil_conv_5x5",
+)
 SIZES = {"cifar": (20, 36), "imagenet": (14, 48)}
 """Layers and channels of retrained networks, by stem."""
 
@@ -149,8 +157,9 @@ class Darts(Space):
         return mix
 
     def discretize(self, mix: Tree) -> Genotype:
-        found = {kind: [self._cell(kind, mix, i) for i in range(self.cells()[kind] if self.untied else 1)]
-                 for kind in KINDS}
+        found = {
+            kind: [self._cell(kind, mix, i) for i in range(self.cells()[kind] if self.untied else 1)] for kind in KINDS
+        }
         return self._join(found)
 
     def mask(self, operation: str) -> Tree:
@@ -169,8 +178,10 @@ class Darts(Space):
                 kept = self._kept[kind][place] if self.edges == "fixed" else [range(node) for node in NODES]
                 for node, preds in zip(NODES, kept, strict=True):
                     edges = [edges_of(node).start + pred for pred in preds]
-                    first += [Decision(kind, tuple((e, o) for o in choosable(self.edge_operations(kind)[e])), cell=cell)
-                              for e in edges]
+                    first += [
+                        Decision(kind, tuple((e, o) for o in choosable(self.edge_operations(kind)[e])), cell=cell)
+                        for e in edges
+                    ]
                     if len(edges) > 2 and self.edges == "pruned":
                         then.append(Decision(kind, tuple((e, None) for e in edges), 2, False, cell))
         return tuple(first), tuple(then)
@@ -183,8 +194,11 @@ class Darts(Space):
         if keep is None:
             return replace(self, **found)
         if self.untied:
-            raise UserError("stages.keep", "the cells are untied, but share the operations of an edge",
-                            "set space.untied=false, or stages.keep=[null]")
+            raise UserError(
+                "stages.keep",
+                "the cells are untied, but share the operations of an edge",
+                "set space.untied=false, or stages.keep=[null]",
+            )
         found |= {kind: strongest(mix[kind], self.edge_operations(kind), keep) for kind in KINDS}
         return replace(self, **found)
 
@@ -197,8 +211,11 @@ class Darts(Space):
         cell = self._strongest(kind, rows, betas, i)
         while kind == "normal" and self.max_skips is not None:
             at = [edges_of(NODES[place // 2]).start + pred for place, (_, pred) in enumerate(cell)]
-            skips = [(rows[e][names[e].index(name)], e) for e, (name, _) in zip(at, cell, strict=True)
-                     if name == "skip_connect"]
+            skips = [
+                (rows[e][names[e].index(name)], e)
+                for e, (name, _) in zip(at, cell, strict=True)
+                if name == "skip_connect"
+            ]
             if len(skips) <= self.max_skips or min(skips)[0] <= 0:
                 break
             weakest = min(skips)[1]
@@ -256,11 +273,20 @@ class Darts(Space):
         out = []
         for j, node in enumerate(NODES):
             start = edges_of(node).start
-            kept = [self._kept[kind][place if self.untied else 0][j]] if self.edges == "fixed" else combinations(
-                range(node), 2)
-            out.append(tuple(
-                choice for preds in kept for choice in product(
-                    *([(names[start + p][k], p) for k in choosable(names[start + p])] for p in preds))))
+            kept = (
+                [self._kept[kind][place if self.untied else 0][j]]
+                if self.edges == "fixed"
+                else combinations(range(node), 2)
+            )
+            out.append(
+                tuple(
+                    choice
+                    for preds in kept
+                    for choice in product(
+                        *([(names[start + p][k], p) for k in choosable(names[start + p])] for p in preds)
+                    )
+                )
+            )
         return tuple(out)
 
     def _free(self) -> Iterator[tuple[str, int, tuple[tuple[tuple[tuple[str, int], ...], ...], ...]]]:
@@ -284,7 +310,7 @@ class Darts(Space):
         cells = self._by_kind(genotype)
         for kind, place, nodes in self._free():
             for j, (node, allowed) in enumerate(zip(NODES, nodes, strict=True)):
-                given = cells[kind][place][2 * j:2 * j + 2]
+                given = cells[kind][place][2 * j : 2 * j + 2]
                 if given not in allowed:
                     raise self._foreign(kind, place, node, given)
         return genotype
@@ -294,23 +320,34 @@ class Darts(Space):
         cell = f"{kind} cell{f' {place}' if self.untied else ''}"
         for name, pred in given:
             rules.darts_has(names[edges_of(node).start + pred], name, (pred, node), cell)
-        return UserError(f"genotype, {cell}, node {node}", "this space keeps other edges than "
-                         + " and ".join(str(pred) for _, pred in given), "see space.edges and space.keep")
+        return UserError(
+            f"genotype, {cell}, node {node}",
+            "this space keeps other edges than " + " and ".join(str(pred) for _, pred in given),
+            "see space.edges and space.keep",
+        )
 
     def _by_kind(self, genotype: Genotype) -> dict[str, tuple[Cell, ...]]:
         """The cells of each kind: one where cells are tied, else as many as the supernet has."""
         if isinstance(genotype, UntiedDartsGenotype) != self.untied:
             own, other = ("untied", "tied") if self.untied else ("tied", "untied")
-            raise UserError("genotype", f"its cells are {other}, those of this space are {own}",
-                            f"use a space with space.untied={str(not self.untied).lower()}")
+            raise UserError(
+                "genotype",
+                f"its cells are {other}, those of this space are {own}",
+                f"use a space with space.untied={str(not self.untied).lower()}",
+            )
         if isinstance(genotype, DartsGenotype):
             return {"normal": (genotype.normal,), "reduce": (genotype.reduce,)}
         assert isinstance(genotype, UntiedDartsGenotype)
         if len(genotype.cells) != self.layers:
-            raise UserError("genotype", f"has {len(genotype.cells)} cells, this space {self.layers}",
-                            f"set space.layers={len(genotype.cells)}")
-        return {kind: tuple(c for c, k in zip(genotype.cells, plan(self.layers), strict=True) if k == kind)
-                for kind in KINDS}
+            raise UserError(
+                "genotype",
+                f"has {len(genotype.cells)} cells, this space {self.layers}",
+                f"set space.layers={len(genotype.cells)}",
+            )
+        return {
+            kind: tuple(c for c, k in zip(genotype.cells, plan(self.layers), strict=True) if k == kind)
+            for kind in KINDS
+        }
 
     def _join(self, found: dict[str, list[Cell]]) -> Genotype:
         if not self.untied:
@@ -327,11 +364,21 @@ class Darts(Space):
             count = {kind: self.cells()[kind] if self.untied else 1 for kind in KINDS}
             return {kind: (tuple((0, node - 1) for node in NODES),) * count[kind] for kind in KINDS}
         by_kind = self._by_kind(read(self.keep))
-        return {kind: tuple(tuple((cell[2 * j][1], cell[2 * j + 1][1]) for j in range(len(NODES))) for cell in cells)
-                for kind, cells in by_kind.items()}
+        return {
+            kind: tuple(tuple((cell[2 * j][1], cell[2 * j + 1][1]) for j in range(len(NODES))) for cell in cells)
+            for kind, cells in by_kind.items()
+        }
 
-    def network(self, genotype: Genotype, classes: int, *, layers: int | None = None, channels: int | None = None,
-                stem: str = "cifar", auxiliary: bool = False) -> Network:
+    def network(
+        self,
+        genotype: Genotype,
+        classes: int,
+        *,
+        layers: int | None = None,
+        channels: int | None = None,
+        stem: str = "cifar",
+        auxiliary: bool = False,
+    ) -> Network:
         """L = 20, C = 36 (cifar) or L = 14, C = 48 (imagenet) unless given; untied genotypes fix the layers."""
         depth, width = SIZES.get(stem, SIZES["cifar"])
         if isinstance(genotype, UntiedDartsGenotype):

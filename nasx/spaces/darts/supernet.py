@@ -58,30 +58,51 @@ class DartsSupernet(Supernet):
         for i, kind in enumerate(self.kinds):
             reduction = kind == "reduce"
             c = 2 * c if reduction else c
-            self.pre0.append(FactorizedReduceNorm(before, c, tracked=tracked) if halved else
-                             ConvNorm(before, c, 1, relu=True, affine=False, tracked=tracked))
+            self.pre0.append(
+                FactorizedReduceNorm(before, c, tracked=tracked)
+                if halved
+                else ConvNorm(before, c, 1, relu=True, affine=False, tracked=tracked)
+            )
             self.pre1.append(ConvNorm(last, c, 1, relu=True, affine=False, tracked=tracked))
-            edges = [Edge(e, s, t, 2 if reduction and s < 2 else 1, tuple(names))
-                     for e, ((s, t), names) in enumerate(zip(pairs, space.edge_operations(kind), strict=True))]
-            self.cells.append(RelaxedCell(edges, 2, 4, c, Style(tracked=tracked, pool_norm=True), space.partial,
-                                          skip))
+            edges = [
+                Edge(e, s, t, 2 if reduction and s < 2 else 1, tuple(names))
+                for e, ((s, t), names) in enumerate(zip(pairs, space.edge_operations(kind), strict=True))
+            ]
+            self.cells.append(RelaxedCell(edges, 2, 4, c, Style(tracked=tracked, pool_norm=True), space.partial, skip))
             before, last, halved = last, 4 * c, reduction
             if space.auxiliary and i == 2 * space.layers // 3:
                 self.auxiliary = space.auxiliary_head(last, classes)
         self.ordered = Ordered(self.cells[0].order, skip)  # type: ignore[arg-type]
         self.classifier = nn.Linear(last, classes)
 
-    def forward(self, x: Tensor, mix: Tree, *, drop_path: Number = 0.0, skip_dropout: Number = 0.0,
-                gen: torch.Generator | None = None) -> Logits:
+    def forward(
+        self,
+        x: Tensor,
+        mix: Tree,
+        *,
+        drop_path: Number = 0.0,
+        skip_dropout: Number = 0.0,
+        gen: torch.Generator | None = None,
+    ) -> Logits:
         rows: dict[str, Iterator[Tensor]] = {kind: iter(self.ordered(mix[kind])) for kind in set(self.kinds)}
-        shares, biases = ({kind: self.ordered.edges(mix, f"{kind}.{each}", len(mix[kind])) for kind in rows}
-                          for each in ("edge", "bias"))
+        shares, biases = (
+            {kind: self.ordered.edges(mix, f"{kind}.{each}", len(mix[kind])) for kind in rows}
+            for each in ("edge", "bias")
+        )
         before = self.stem0(x)
         last = self.stem1(before)
         auxiliary = None
         for i, (kind, cell, pre0, pre1) in enumerate(zip(self.kinds, self.cells, self.pre0, self.pre1, strict=True)):
-            nodes = cell([pre0(before), pre1(last)], next(rows[kind]), next(shares[kind]), drop_path, gen, self.naive,
-                         skip_dropout, next(biases[kind]))
+            nodes = cell(
+                [pre0(before), pre1(last)],
+                next(rows[kind]),
+                next(shares[kind]),
+                drop_path,
+                gen,
+                self.naive,
+                skip_dropout,
+                next(biases[kind]),
+            )
             before, last = last, torch.cat(nodes, 1)
             if self.auxiliary is not None and self.training and i == 2 * len(self.cells) // 3:
                 auxiliary = self.auxiliary(last)
@@ -97,8 +118,10 @@ def stem(kind: str, channels: int, tracked: bool) -> tuple[nn.Module, nn.Module,
     width = 3 * channels
     if kind == "cifar":
         return ConvNorm(3, width, 3, relu=False, affine=True, tracked=tracked), nn.Identity(), width, False
-    half = [ConvNorm(3, width // 2, 3, 2, relu=False, affine=True, tracked=tracked),
-            ConvNorm(width // 2, width, 3, 2, relu=True, affine=True, tracked=tracked)]
+    half = [
+        ConvNorm(3, width // 2, 3, 2, relu=False, affine=True, tracked=tracked),
+        ConvNorm(width // 2, width, 3, 2, relu=True, affine=True, tracked=tracked),
+    ]
     third = ConvNorm(width, width, 3, 2, relu=True, affine=True, tracked=tracked)
     if kind == "imagenet":
         return nn.Sequential(*half), third, width, True

@@ -47,11 +47,17 @@ class Nb101Genotype(Genotype):
             raise UserError("genotype, matrix", f"has {n} rows", f"NAS-Bench-101 has cells of 2 to {VERTICES} vertices")
         for i, row in enumerate(self.matrix):
             if len(row) != n or any(x not in (0, 1) or (x and j <= i) for j, x in enumerate(row)):
-                raise UserError(f"genotype, matrix, row {i + 1}", f"{list(row)} is not upper triangular",
-                                f"write {n} numbers 0 or 1, with 1 only right of the diagonal")
+                raise UserError(
+                    f"genotype, matrix, row {i + 1}",
+                    f"{list(row)} is not upper triangular",
+                    f"write {n} numbers 0 or 1, with 1 only right of the diagonal",
+                )
         if len(self.ops) != n or self.ops[:1] != (INPUT,) or self.ops[-1:] != (OUTPUT,):
-            raise UserError("genotype, ops", f"{list(self.ops)} does not label {n} vertices from input to output",
-                            genotypes.NB101_FORM)
+            raise UserError(
+                "genotype, ops",
+                f"{list(self.ops)} does not label {n} vertices from input to output",
+                genotypes.NB101_FORM,
+            )
         rules.nb101_fits(None, (self.matrix, self.ops))
 
     def __str__(self) -> str:

@@ -41,13 +41,14 @@ class Nb101Cell(nn.Module):
         norm = ops.batch_norm(momentum=momentum)
         fed = [v for v in range(1, self.last + 1) if cell.matrix[0][v]]
         self.projections = nn.ModuleDict({str(v): ops.ConvBNReLU(c_in, self.widths[v], norm=norm) for v in fed})
-        self.ops = nn.ModuleList([ops.build(name, self.widths[v], momentum=momentum)
-                                  for v, name in enumerate(cell.ops[1:-1], start=1)])
+        self.ops = nn.ModuleList(
+            [ops.build(name, self.widths[v], momentum=momentum) for v, name in enumerate(cell.ops[1:-1], start=1)]
+        )
 
     def forward(self, x: Tensor, gen: torch.Generator | None = None) -> Tensor:
         nodes = [x]
         for v, op in enumerate(self.ops, start=1):
-            terms = [nodes[u][:, :self.widths[v]] for u in range(1, v) if self.matrix[u][v]]
+            terms = [nodes[u][:, : self.widths[v]] for u in range(1, v) if self.matrix[u][v]]
             if self.matrix[0][v]:
                 terms.append(self.projections[str(v)](x))
             nodes.append(op(sum(terms[1:], start=terms[0]), gen))

@@ -112,9 +112,13 @@ class Nb1Shot1(Space):
 
     def decisions(self) -> tuple[tuple[Decision, ...], ...]:
         """One operation of each block; then the vertices that the blocks and the output read."""
-        return (*super().decisions(), tuple(
-            Decision(name, tuple((0, k) for k in range(self.shapes()[name][1])), keep, False)
-            for name, keep in self.choices.items()))
+        return (
+            *super().decisions(),
+            tuple(
+                Decision(name, tuple((0, k) for k in range(self.shapes()[name][1])), keep, False)
+                for name, keep in self.choices.items()
+            ),
+        )
 
     def cells(self) -> dict[str, int]:
         return dict.fromkeys(self.shapes(), self.layers)
@@ -156,12 +160,12 @@ class Nb1Shot1(Space):
         """Weight 1 on each chosen operation and vertex; a block that does not reach the output has no inputs."""
         assert isinstance(genotype, Nb101Genotype)
         mix = {name: torch.zeros(self.layers, *shape) for name, shape in self.shapes().items()}
-        for i, name in enumerate(genotype.ops[1:self.blocks + 1]):
+        for i, name in enumerate(genotype.ops[1 : self.blocks + 1]):
             mix["ops"][:, i, OPERATIONS.index(name)] = 1.0
         for target, key in [*self.inputs.items(), (-1, "output")]:
             if key:
                 column = [float(row[target]) for row in genotype.matrix]
-                mix[key][:, 0, :] = torch.tensor(column[:mix[key].size(-1)])
+                mix[key][:, 0, :] = torch.tensor(column[: mix[key].size(-1)])
         return mix
 
     def sample(self, gen: torch.Generator) -> Nb101Genotype:
@@ -175,16 +179,22 @@ class Nb1Shot1(Space):
     def parse(self, text: str) -> Nb101Genotype:
         genotype = Nb101Genotype.parse(text)
         if self.discretize(self.encode_checked(genotype)) != genotype:
-            raise UserError("genotype", f"is no cell of variant {self.variant}",
-                            f"its blocks and output must have {PARENTS[self.variant]} parents, a block that does "
-                            "not reach the output none, and vertex 5 must be empty where there are four blocks")
+            raise UserError(
+                "genotype",
+                f"is no cell of variant {self.variant}",
+                f"its blocks and output must have {PARENTS[self.variant]} parents, a block that does "
+                "not reach the output none, and vertex 5 must be empty where there are four blocks",
+            )
         return genotype
 
     def encode_checked(self, genotype: Nb101Genotype) -> Tree:
         """`encode`, after a check of the number of vertices."""
         if len(genotype.matrix) != VERTICES:
-            raise UserError("genotype, matrix", f"has {len(genotype.matrix)} vertices instead of {VERTICES}",
-                            "write the cell as this space does, pruned vertices included")
+            raise UserError(
+                "genotype, matrix",
+                f"has {len(genotype.matrix)} vertices instead of {VERTICES}",
+                "write the cell as this space does, pruned vertices included",
+            )
         return self.encode(genotype)
 
     def size(self) -> int:
@@ -209,14 +219,23 @@ class Nb1Shot1(Space):
                 found[cell.matrix] = cell.pruned().matrix
         return found
 
-    def network(self, genotype: Genotype, classes: int, *, layers: int | None = None, channels: int | None = None,
-                stem: str = "cifar", auxiliary: bool = False) -> Nb101Network:
+    def network(
+        self,
+        genotype: Genotype,
+        classes: int,
+        *,
+        layers: int | None = None,
+        channels: int | None = None,
+        stem: str = "cifar",
+        auxiliary: bool = False,
+    ) -> Nb101Network:
         """NAS-Bench-101's network: 9 cells and 128 channels unless given."""
         assert isinstance(genotype, Nb101Genotype)
         plain_only(stem, auxiliary, "nb1shot1")
         if (layers or 9) % 3:
-            raise UserError(f"retrain.layers={layers}", "cells do not share out among three stacks",
-                            "use a multiple of 3")
+            raise UserError(
+                f"retrain.layers={layers}", "cells do not share out among three stacks", "use a multiple of 3"
+            )
         return Nb101Network(genotype, classes, layers or 9, channels or 128, self.bn_momentum)
 
 

@@ -50,8 +50,9 @@ class ChoiceCell(nn.Module):
         super().__init__()
         self.blocks = space.blocks
         self.project = ConvNormReLU(2 * self.blocks, channels, kernel=1, style=style, inputs=inputs)
-        self.bundles = nn.ModuleList([EdgeBundle([Edge(b, b, b, 1, tuple(space.operations))], channels, style)
-                                      for b in range(self.blocks)])
+        self.bundles = nn.ModuleList(
+            [EdgeBundle([Edge(b, b, b, 1, tuple(space.operations))], channels, style) for b in range(self.blocks)]
+        )
         self.still: list[Drawn] = [(None, None)] * len(space.operations)  # nothing in this space is random
         self.run: Callable[..., Tensor] = self.body
 
@@ -66,15 +67,29 @@ class ChoiceCell(nn.Module):
             pieces = [self.project.single(x, i, None) for i in range(2 * self.blocks)]
         else:
             pieces = list(self.project.value(x).unbind(1))
-        return [*pieces[:self.blocks], torch.cat(pieces[self.blocks:], 1)]
+        return [*pieces[: self.blocks], torch.cat(pieces[self.blocks :], 1)]
 
-    def forward(self, x: Tensor, ops: Tensor, output: Tensor, inputs: Sequence[Tensor | None], naive: bool,
-                bias: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        ops: Tensor,
+        output: Tensor,
+        inputs: Sequence[Tensor | None],
+        naive: bool,
+        bias: Tensor | None = None,
+    ) -> Tensor:
         """`ops` (B, 3), `output` (B + 1,), `inputs[b]` (b + 1,) or None, `bias` (B,) of the blocks' results or None."""
         return self.run(x, ops, output, list(inputs), naive, bias)
 
-    def body(self, x: Tensor, ops: Tensor, output: Tensor, inputs: list[Tensor | None], naive: bool,
-             bias: Tensor | None = None) -> Tensor:
+    def body(
+        self,
+        x: Tensor,
+        ops: Tensor,
+        output: Tensor,
+        inputs: list[Tensor | None],
+        naive: bool,
+        bias: Tensor | None = None,
+    ) -> Tensor:
         *projected, direct = self.projections(x, naive)
         shares = output.unbind()
         nodes: list[Tensor] = []
@@ -110,8 +125,9 @@ class Nb1Shot1Supernet(Supernet):
         x = self.stem.value(x)[:, 0]  # as a slice of its weights, their gradient would lose their memory layout
         names = [mix[name].flatten(1).unbind(0) if name else [None] * len(self.cells) for name in self.inputs]
         biases = mix["ops.bias"].squeeze(1).unbind(0) if "ops.bias" in mix else [None] * len(self.cells)
-        rows = zip(mix["ops"].unbind(0), mix["output"].flatten(1).unbind(0), zip(*names, strict=True), biases,
-                   strict=True)
+        rows = zip(
+            mix["ops"].unbind(0), mix["output"].flatten(1).unbind(0), zip(*names, strict=True), biases, strict=True
+        )
         for i, (cell, (ops, output, inputs, bias)) in enumerate(zip(self.cells, rows, strict=True)):
             if i in self.down:
                 x = F.max_pool2d(x, 2, 2, 1)

@@ -123,8 +123,16 @@ class Nb201(Space):
     def size(self) -> int:
         return len(self.edge_operations("cell")[0]) ** len(EDGES)
 
-    def network(self, genotype: Genotype, classes: int, *, layers: int | None = None, channels: int | None = None,
-                stem: str = "cifar", auxiliary: bool = False) -> Nb201Network:
+    def network(
+        self,
+        genotype: Genotype,
+        classes: int,
+        *,
+        layers: int | None = None,
+        channels: int | None = None,
+        stem: str = "cifar",
+        auxiliary: bool = False,
+    ) -> Nb201Network:
         """The benchmark's network: 5 cells a stage and 16 channels where `layers` and `channels` are None."""
         assert isinstance(genotype, Nb201Genotype)
         plain_only(stem, auxiliary, "nb201")

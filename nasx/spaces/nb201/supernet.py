@@ -70,8 +70,15 @@ class Nb201Supernet(Supernet):
         self.norm = Norm(c, affine=True, tracked=tracked)
         self.classifier = nn.Linear(c, classes)
 
-    def forward(self, x: Tensor, mix: Tree, *, drop_path: Number = 0.0, skip_dropout: Number = 0.0,
-                gen: torch.Generator | None = None) -> Logits:
+    def forward(
+        self,
+        x: Tensor,
+        mix: Tree,
+        *,
+        drop_path: Number = 0.0,
+        skip_dropout: Number = 0.0,
+        gen: torch.Generator | None = None,
+    ) -> Logits:
         x = self.stem(x)
         shares, biases = (self.ordered.edges(mix, f"cell.{each}", len(self.cells)) for each in ("edge", "bias"))
         each_cell = zip(self.cells, self.ordered(mix["cell"]), shares, biases, strict=True)

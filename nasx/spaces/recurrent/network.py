@@ -34,7 +34,11 @@ if TYPE_CHECKING:
 
 SPREAD = 0.04
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "tanh": torch.tanh, "relu": F.relu, "sigmoid": torch.sigmoid, "identity": lambda x: x}
+    "tanh": torch.tanh,
+    "relu": F.relu,
+    "sigmoid": torch.sigmoid,
+    "identity": lambda x: x,
+}
 Step = Callable[[Tensor, Tensor, Tensor | None, Tensor | None], Tensor]
 """(word, state, mask of words, mask of states) -> state."""
 
@@ -86,8 +90,9 @@ class Words(nn.Module):
         self.weight = uniform(words, width)
         self.bias = nn.Parameter(torch.zeros(words))
 
-    def read(self, x: Tensor, step: Step, state: Tensor | None, rates: Regularizers | None,
-             gen: torch.Generator | None) -> Logits:
+    def read(
+        self, x: Tensor, step: Step, state: Tensor | None, rates: Regularizers | None, gen: torch.Generator | None
+    ) -> Logits:
         """Scores of the next words, with `step` from word to word; `rates` act in training."""
         masks = self.masks(len(x), rates, gen) if self.training and rates else Masks()
         inputs = times(F.embedding(x, times(self.weight, masks.embedding)), masks.input)
@@ -110,8 +115,13 @@ class Words(nn.Module):
             kept = torch.empty(shape, dtype=self.weight.dtype, device=self.weight.device)
             return kept.bernoulli_(1 - rate, generator=gen) / (1 - rate)
 
-        return Masks(drawn(rates.embedding, words, 1), drawn(rates.input, n, 1, width), drawn(rates.x, n, width),
-                     drawn(rates.hidden, n, width), drawn(rates.output, n, 1, width))
+        return Masks(
+            drawn(rates.embedding, words, 1),
+            drawn(rates.input, n, 1, width),
+            drawn(rates.x, n, width),
+            drawn(rates.hidden, n, width),
+            drawn(rates.output, n, 1, width),
+        )
 
     def penalty(self, states: Tensor, seen: Tensor, rates: Regularizers) -> Tensor:
         """What training adds to the loss, (); states (n, steps, width) and what the decoder sees of them."""
@@ -155,8 +165,15 @@ class RecurrentNetwork(Network):
         self.words = Words(words, width)
         self.cell = RecurrentCell(genotype, width)
 
-    def forward(self, x: Tensor, *, drop_path: float = 0.0, gen: torch.Generator | None = None,
-                state: Tensor | None = None, regularizers: Regularizers | None = None) -> Logits:
+    def forward(
+        self,
+        x: Tensor,
+        *,
+        drop_path: float = 0.0,
+        gen: torch.Generator | None = None,
+        state: Tensor | None = None,
+        regularizers: Regularizers | None = None,
+    ) -> Logits:
         no_drop_path(drop_path, "darts_rnn")
         return self.words.read(x, self.cell, state, regularizers, gen)
 
@@ -178,8 +195,9 @@ class RelaxedRecurrentCell(nn.Module):
         self.norm = Norm(width, tracked=space.batch_norm == "tracked")
         self.run: Callable[..., Tensor] = self.body
 
-    def body(self, word: Tensor, h: Tensor, x_mask: Tensor | None, h_mask: Tensor | None, mix: Tensor,
-             naive: bool) -> Tensor:
+    def body(
+        self, word: Tensor, h: Tensor, x_mask: Tensor | None, h_mask: Tensor | None, mix: Tensor, naive: bool
+    ) -> Tensor:
         """The state after a word; `mix` (edges, operations)."""
         node = self.single if naive else self.merged
         states = [self.norm(entered(word, h, self.first, x_mask, h_mask))]
@@ -198,8 +216,13 @@ class RelaxedRecurrentCell(nn.Module):
 
     def single(self, states: list[Tensor], weight: Tensor, rows: Tensor, h_mask: Tensor | None) -> Tensor:
         """Edge by edge and operation by operation, as the definition says."""
-        return torch.stack([row[k] * gated(times(s, h_mask), weight, s, ACTIVATIONS[name])
-                            for s, row in zip(states, rows.unbind(), strict=True) for k, name in self.names]).sum(0)
+        return torch.stack(
+            [
+                row[k] * gated(times(s, h_mask), weight, s, ACTIVATIONS[name])
+                for s, row in zip(states, rows.unbind(), strict=True)
+                for k, name in self.names
+            ]
+        ).sum(0)
 
 
 class RecurrentSupernet(Supernet):
@@ -211,8 +234,16 @@ class RecurrentSupernet(Supernet):
         self.words = Words(words, space.channels)
         self.cell = RelaxedRecurrentCell(space)
 
-    def forward(self, x: Tensor, mix: Tree, *, drop_path: Number = 0.0, gen: torch.Generator | None = None,
-                state: Tensor | None = None, regularizers: Regularizers | None = None) -> Logits:
+    def forward(
+        self,
+        x: Tensor,
+        mix: Tree,
+        *,
+        drop_path: Number = 0.0,
+        gen: torch.Generator | None = None,
+        state: Tensor | None = None,
+        regularizers: Regularizers | None = None,
+    ) -> Logits:
         no_drop_path(drop_path, "darts_rnn")
         (rows,) = mix["recurrent"].unbind(0)
 

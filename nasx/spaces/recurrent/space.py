@@ -76,9 +76,13 @@ class Recurrent(Space):
     def decisions(self) -> tuple[tuple[Decision, ...], ...]:
         """One operation of each edge; then one edge of each node."""
         edges = range(self.nodes * (self.nodes + 1) // 2)
-        return (tuple(Decision("recurrent", tuple((e, o) for o in self.choosable)) for e in edges),
-                tuple(Decision("recurrent", tuple((e, None) for e in edges[self.into(node)]), 1, False)
-                      for node in range(2, self.nodes + 1)))
+        return (
+            tuple(Decision("recurrent", tuple((e, o) for o in self.choosable)) for e in edges),
+            tuple(
+                Decision("recurrent", tuple((e, None) for e in edges[self.into(node)]), 1, False)
+                for node in range(2, self.nodes + 1)
+            ),
+        )
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         return {"recurrent": (self.nodes * (self.nodes + 1) // 2, len(self.operations))}
@@ -124,20 +128,31 @@ class Recurrent(Space):
     def parse(self, text: str) -> RecurrentGenotype:
         genotype = RecurrentGenotype.parse(text)
         if len(genotype.nodes) != self.nodes:
-            raise UserError("genotype", f"has {len(genotype.nodes)} nodes, the cells of this space have {self.nodes}",
-                            f"set space.nodes={len(genotype.nodes)}")
+            raise UserError(
+                "genotype",
+                f"has {len(genotype.nodes)} nodes, the cells of this space have {self.nodes}",
+                f"set space.nodes={len(genotype.nodes)}",
+            )
         rules.recurrent_fits(self, genotype.nodes)
         return genotype
 
     def size(self) -> int:
-        return factorial(self.nodes) * len(self.choosable)**self.nodes
+        return factorial(self.nodes) * len(self.choosable) ** self.nodes
 
     def example(self, n: int, shape: tuple[int, ...]) -> Tensor:
         """Segments of so many words."""
         return torch.zeros(n, *shape, dtype=torch.long, device="meta")
 
-    def network(self, genotype: Genotype, classes: int, *, layers: int | None = None, channels: int | None = None,
-                stem: str = "cifar", auxiliary: bool = False) -> Network:
+    def network(
+        self,
+        genotype: Genotype,
+        classes: int,
+        *,
+        layers: int | None = None,
+        channels: int | None = None,
+        stem: str = "cifar",
+        auxiliary: bool = False,
+    ) -> Network:
         """One cell of width 850 unless given (appendix A.1.2)."""
         from nasx.spaces.recurrent.network import RecurrentNetwork
 
