@@ -1,0 +1,188 @@
+"""MkDocs hook: pages and parts of pages that are generated from the code and from conf/.
+
+    uv run --group docs mkdocs build --strict
+
+Generated pages: index.md (README.md), contributing.md, changelog.md, commands.md (the `--help` of each command), and
+one page for each source file that a page links to, so that the site needs no code hosting. Markers in other pages:
+
+    <!-- settings: GROUP/CHOICE -->   the settings of conf/GROUP/CHOICE.yaml with default and source
+    <!-- deviations: MODULE -->       the deviations that the docstring of nasx/methods/MODULE.py lists
+    <!-- choices: GROUP -->           the files of conf/GROUP: name, description, source
+    <!-- experiments -->              a table of conf/experiment with a filter
+
+Equations in ```math blocks and in $`...`$ become MathML, which browsers render without a script.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import html
+import io
+import os
+import posixpath
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from latex2mathml.converter import convert
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import PluginError
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+
+from nasx.cli import listing
+from nasx.cli.commands import COMMANDS
+from nasx.cli.main import dispatch
+from nasx.config import experiments, provenance
+
+ROOT = Path(__file__).resolve().parent.parent
+COPIES = {"index.md": "README.md", "contributing.md": "CONTRIBUTING.md", "changelog.md": "CHANGELOG.md"}
+"""Page -> the file at the root of the repository that it shows."""
+SHOWN = {name: page for page, name in COPIES.items()}
+LINK = re.compile(r"(\]\()((?!\w+:|#)[^)#\s]+)([^)]*\))")
+LANGUAGES = {".py": "python", ".yaml": "yaml", ".toml": "toml", ".sh": "bash", ".cff": "yaml", ".j2": "jinja"}
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the generated pages."""
+    docs = Path(config.docs_dir)
+    texts = {page: (ROOT / name).read_text(encoding="utf-8") for page, name in COPIES.items()}
+    texts["commands.md"] = commands()
+    for page, text in texts.items():
+        files.append(File.generated(config, page, content=text))
+    texts |= {str(path.relative_to(docs).as_posix()): path.read_text(encoding="utf-8") for path in docs.rglob("*.md")}
+    for source in sorted({target for page, text in texts.items() for target in sources(page, text)}):
+        files.append(File.generated(config, f"source/{source}.md", content=code(source)))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Replace markers and equations, and lead links out of docs/ to the pages that stand for their targets."""
+    name = page.file.src_uri
+    if name.startswith("source/"):
+        return markdown
+
+    def link(match: re.Match[str]) -> str:
+        target = resolved(name, match[2])
+        if target in SHOWN:
+            there = SHOWN[target]
+        elif target.startswith("docs/"):
+            there = target.removeprefix("docs/")
+        elif (ROOT / target).is_file():
+            there = f"source/{target}.md"
+        else:
+            return match[0]
+        return match[1] + posixpath.relpath(there, posixpath.dirname(name) or ".") + match[3]
+
+    text = re.sub(r"<!-- (settings|deviations|choices): (\S+) -->", lambda m: MARKERS[m[1]](m[2]), markdown)
+    text = LINK.sub(link, text.replace("<!-- experiments -->", experiment_table()))
+    text = re.sub(
+        r"^```math\n(.*?)^```", lambda m: f'<div class="math">{math(m[1], "block")}</div>', text, flags=re.M | re.S
+    )
+    return re.sub(r"\$`(.+?)`\$", lambda m: math(m[1], "inline"), text)
+
+
+def math(latex: str, display: str) -> str:
+    return str(convert(latex.strip(), display=display))
+
+
+# ------------------------------------------------------------------------------------------------------------- links
+def resolved(page: str, target: str) -> str:
+    """The path, from the root of the repository, of the file that a page links to."""
+    folder = "" if page in COPIES else posixpath.join("docs", posixpath.dirname(page))
+    return posixpath.normpath(posixpath.join(folder, target))
+
+
+def sources(page: str, text: str) -> Iterator[str]:
+    """The files outside docs/ that a page links to, those of generated tables included."""
+    for group in re.findall(r"<!-- choices: (\S+) -->", text):
+        yield from (f"conf/{group}/{path.name}" for path in (ROOT / "conf" / group).glob("*.yaml"))
+    for match in LINK.finditer(text):
+        target = resolved(page, match[2])
+        if target not in SHOWN and not target.startswith("docs/") and (ROOT / target).is_file():
+            yield target
+
+
+def code(source: str) -> str:
+    """A page with the text of a file."""
+    text = (ROOT / source).read_text(encoding="utf-8")
+    head = f"---\ntitle: {source}\nsearch:\n  exclude: true\nhide: [toc]\n---\n\n# {source}\n\n"
+    return f"{head}````{LANGUAGES.get(Path(source).suffix, 'text')}\n{text.rstrip()}\n````\n"
+
+
+# --------------------------------------------------------------------------------------------------- generated parts
+def commands() -> str:
+    """The help of every command."""
+    parts = [
+        "# Commands\n\nThis page is the `--help` of each command. `nasx <command> --help` also lists the settings of "
+        "the choices on its line: `nasx search method=idarts space=s2 --help`.\n"
+    ]
+    os.environ["COLUMNS"] = "110"
+    for words in (["--help"], *([name, "--help"] for name in COMMANDS), ["bench", "rank", "--help"]):
+        out = io.StringIO()
+        with contextlib.redirect_stdout(out):
+            dispatch(words)
+        title = " ".join(["nasx", *words[:-1]])
+        parts.append(f"## {title}\n\n```text\n{out.getvalue().strip()}\n```\n")
+    return "\n".join(parts)
+
+
+def settings(choice: str) -> str:
+    """The settings of a file in conf/ as a table."""
+    rows = list(provenance.values((ROOT / "conf" / f"{choice}.yaml").read_text(encoding="utf-8")))
+    own = f"{choice.partition('/')[0]}."
+    whole = any(key.startswith(own) for key, _, _ in rows)
+    lines = [f"| `{key if whole else own + key}` | `{cell(value)}` | {cell(source)} |" for key, value, source in rows]
+    return "\n".join(["| setting | default | source |\n|---|---|---|", *lines]) if lines else "None."
+
+
+def deviations(module: str) -> str:
+    """The numbered deviations in a module's docstring, as a list."""
+    doc = ast.get_docstring(ast.parse((ROOT / "nasx" / "methods" / f"{module}.py").read_text(encoding="utf-8"))) or ""
+    found = re.search(r"^Deviations?:?\s*(.*)\Z", doc, re.M | re.S)
+    if found is None:
+        raise PluginError(f"nasx/methods/{module}.py lists no deviations")
+    items = re.split(r"(?:^|(?<=\s))\d+\. ", found[1].strip())
+    text = [" ".join(item.split()) for item in items if item.strip()]
+    return "\n".join(f"{i}. {prose(item)}" for i, item in enumerate(text, 1)) if len(items) > 1 else prose(text[0])
+
+
+def choices(group: str) -> str:
+    """The choices of a group as a table, for a page at the top of docs/."""
+    rows = [
+        f"| [`{entry.name}`](../conf/{group}/{entry.name}.yaml) | {cell(entry.line)} |"
+        for entry in listing.entries(group, [ROOT / "conf"])
+    ]
+    return "\n".join([f"| `{group}=` | |\n|---|---|", *rows])
+
+
+def experiment_table() -> str:
+    """All experiments as a table that an input filters."""
+    rows = ["| experiment | what it is, and the published numbers | command | cost |", "|---|---|---|---|"]
+    for path in sorted((ROOT / "conf" / "experiment").glob("*.yaml")):
+        found = experiments.find(path.stem)
+        assert found is not None, path
+        printed = "".join(
+            f"<br>{cell(p.row)}: {cell(p.numbers)}" + f", with `{' '.join(p.words)}`" * bool(p.words)
+            for p in found.printed
+        )
+        choice = " ".join(f"{k}={v}" for k, v in found.choices.items() if k in ("space", "method", "dataset", "stages"))
+        lines = "<br>".join(f"`{cell(line)}`" for line in found.commands)
+        rows.append(f"| `{path.stem}`<br>{choice} | {cell(found.about)}{printed} | {lines} | {cell(found.cost)} |")
+    box = '<input class="filter" type="search" placeholder="Filter, for example: idarts nb201" aria-label="Filter">'
+    return box + "\n\n" + "\n".join(rows)
+
+
+def cell(text: str) -> str:
+    """Text in a cell of a Markdown table."""
+    return html.escape(text, quote=False).replace("|", "\\|")
+
+
+def prose(text: str) -> str:
+    """Text of a docstring in Markdown: stars and underscores stay as they are."""
+    return re.sub(r"([*_<])", r"\\\1", text)
+
+
+MARKERS: dict[str, Any] = {"settings": settings, "deviations": deviations, "choices": choices}
