@@ -5,7 +5,7 @@
 Generated pages: index.md (README.md), contributing.md, changelog.md, commands.md (the `--help` of each command), and
 one page for each source file that a page links to, so that the site needs no code hosting. Markers in other pages:
 
-    <!-- settings: GROUP/CHOICE -->   the settings of conf/GROUP/CHOICE.yaml with default and source
+    <!-- settings: GROUP/CHOICE -->   adds default and source, from conf/GROUP/CHOICE.yaml, to the table that follows
     <!-- deviations: MODULE -->       the deviations that the docstring of nasx/methods/MODULE.py lists
     <!-- choices: GROUP -->           the files of conf/GROUP: name, description, source
     <!-- experiments -->              a table of conf/experiment with a filter
@@ -24,7 +24,6 @@ import posixpath
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from latex2mathml.converter import convert
 from mkdocs.config.defaults import MkDocsConfig
@@ -76,7 +75,9 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
             return match[0]
         return match[1] + posixpath.relpath(there, posixpath.dirname(name) or ".") + match[3]
 
-    text = re.sub(r"<!-- (settings|deviations|choices): (\S+) -->", lambda m: MARKERS[m[1]](m[2]), markdown)
+    text = re.sub(r"<!-- settings: (\S+) -->\n((?:\|.*\n)*)", lambda m: settings(m[1], m[2]), markdown)
+    text = re.sub(r"<!-- deviations: (\S+) -->", lambda m: deviations(m[1]), text)
+    text = re.sub(r"<!-- choices: (\S+) -->", lambda m: choices(m[1]), text)
     text = LINK.sub(link, text.replace("<!-- experiments -->", experiment_table()))
     text = re.sub(
         r"^```math\n(.*?)^```", lambda m: f'<div class="math">{math(m[1], "block")}</div>', text, flags=re.M | re.S
@@ -129,13 +130,23 @@ def commands() -> str:
     return "\n".join(parts)
 
 
-def settings(choice: str) -> str:
-    """The settings of a file in conf/ as a table."""
+def settings(choice: str, meanings: str) -> str:
+    """The settings of a file in conf/: the table of meanings that a page gives, with defaults and sources added.
+
+    Raises PluginError for a setting that the file does not have.
+    """
+    told = {key: " ".join(text.split()) for key, text in re.findall(r"^\| `([\w.]+)` \| (.*) \|$", meanings, re.M)}
     rows = list(provenance.values((ROOT / "conf" / f"{choice}.yaml").read_text(encoding="utf-8")))
-    own = f"{choice.partition('/')[0]}."
-    whole = any(key.startswith(own) for key, _, _ in rows)
-    lines = [f"| `{key if whole else own + key}` | `{cell(value)}` | {cell(source)} |" for key, value, source in rows]
-    return "\n".join(["| setting | default | source |\n|---|---|---|", *lines]) if lines else "None."
+    for i, (key, value, source) in enumerate(rows):
+        rows[i] = (key, value, rows[i - 1][2] if i and source == "the same" else source)
+    names = [key.removeprefix(f"{choice.partition('/')[0]}.") for key, _, _ in rows]
+    if unknown := told.keys() - set(names):
+        raise PluginError(f"conf/{choice}.yaml has no setting {', '.join(sorted(unknown))}")
+    lines = [
+        f"| `{name}` | `{cell(value)}` | {told.get(name, '')} | {cell(source)} |"
+        for name, (_, value, source) in zip(names, rows)
+    ]
+    return "\n".join(["| setting | default | meaning | source of the default |", "|---|---|---|---|", *lines, ""])
 
 
 def deviations(module: str) -> str:
@@ -160,17 +171,21 @@ def choices(group: str) -> str:
 
 def experiment_table() -> str:
     """All experiments as a table that an input filters."""
-    rows = ["| experiment | what it is, and the published numbers | command | cost |", "|---|---|---|---|"]
+    rows = ["| experiment | what it is | cost |", "|---|---|---|"]
     for path in sorted((ROOT / "conf" / "experiment").glob("*.yaml")):
         found = experiments.find(path.stem)
         assert found is not None, path
-        printed = "".join(
-            f"<br>{cell(p.row)}: {cell(p.numbers)}" + f", with `{' '.join(p.words)}`" * bool(p.words)
-            for p in found.printed
-        )
-        choice = " ".join(f"{k}={v}" for k, v in found.choices.items() if k in ("space", "method", "dataset", "stages"))
-        lines = "<br>".join(f"`{cell(line)}`" for line in found.commands)
-        rows.append(f"| `{path.stem}`<br>{choice} | {cell(found.about)}{printed} | {lines} | {cell(found.cost)} |")
+        printed = [
+            f"{cell(row.row)}: {cell(row.numbers)}" + f", with `{' '.join(row.words)}`" * bool(row.words)
+            for row in found.printed
+        ]
+        shown = "".join(f"<br>`{cell(line)}`" for line in found.commands)
+        if printed:
+            count = f"{len(printed)} published row{'s' * (len(printed) > 1)}"
+            shown += f"<details><summary>{count}</summary>{'<br>'.join(printed)}</details>"
+        groups = ("space", "method", "dataset", "stages")
+        choice = "<br>".join(f"{group}={found.choices[group]}" for group in groups if group in found.choices)
+        rows.append(f"| **{path.stem}**<br>{choice} | {cell(found.about)}{shown} | {cell(found.cost)} |")
     box = '<input class="filter" type="search" placeholder="Filter, for example: idarts nb201" aria-label="Filter">'
     return box + "\n\n" + "\n".join(rows)
 
@@ -181,8 +196,7 @@ def cell(text: str) -> str:
 
 
 def prose(text: str) -> str:
-    """Text of a docstring in Markdown: stars and underscores stay as they are."""
-    return re.sub(r"([*_<])", r"\\\1", text)
-
-
-MARKERS: dict[str, Any] = {"settings": settings, "deviations": deviations, "choices": choices}
+    """Text of a docstring in Markdown: outside `code`, stars, underscores and angle brackets stay as they are."""
+    parts = text.split("`")
+    parts[::2] = [re.sub(r"([*_<])", r"\\\1", part) for part in parts[::2]]
+    return "`".join(parts)

@@ -87,9 +87,11 @@ def test_p_in_words():
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def test_the_comparison_of_the_readme_holds_next_to_all_its_other_runs(make, capsys):
-    """Its retrainings and its search on the DARTS space inherit method=darts too."""
-    [line] = re.findall("^uv run nasx (compare .*)", (ROOT / "README.md").read_text(encoding="utf-8"), re.M)
+def test_the_documented_comparison_works_next_to_other_runs(make, capsys):
+    """Retrainings and a search on the DARTS space inherit method=darts too."""
+    [line] = re.findall(
+        "^nasx (compare .*)", (ROOT / "docs" / "tutorials" / "compare.md").read_text(encoding="utf-8"), re.M
+    )
     quick = {"choices": {"dataset": "digits", "experiment": "quickstart"}}
     make("darts", 0, 80.0, {"search": {"diagnose_every": 0}}, **quick, family="other")
     for method in ("darts", "random", "single"):

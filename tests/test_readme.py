@@ -1,9 +1,12 @@
-"""The README is true: its files are written, its commands run in order, its lists are those of `conf/`.
+"""The commands of README.md and of the pages in docs/ run, and their lists match `conf/`.
 
-A section's commands run in one temporary folder: those of the first section by bash, with `uv run X` as X of this
-environment and `pip` doing nothing; those of the others in processes that have imported torch before.
-`<!-- ci: a=1 b=2 -->` above a block says which overrides each search and retraining in it gets to be short (`|` between
-those of successive lines); `<!-- note: ... -->` what else differs. `uv run pytest` is what .ci/run runs.
+Tested are the ```bash blocks, and the ```python and ```yaml blocks whose first line is a path, which are written to
+that path. Commands in ```sh blocks are not run: they take hours, a cluster or a GPU, or another page runs them.
+
+The commands of a section of the README, or of a whole page in docs/, run in one temporary folder: those of the first
+section by bash, with `uv run X` as X of this environment; the others in processes that have imported torch before.
+`<!-- ci: a=1 b=2 -->` above a block gives the overrides that make each of its searches and retrainings short (`|`
+separates those of successive lines); `<!-- note: ... -->` states what else differs. .ci/run runs `uv run pytest`.
 """
 
 from __future__ import annotations
@@ -28,20 +31,23 @@ from nasx.spaces.nb201.genotype import Nb201Genotype
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = sorted((ROOT / "docs").rglob("*.md"))
 BLOCK = re.compile(
-    r"(?P<comments>(?:^<!--.*?-->\n)*)^```(?P<language>bash|console|python|yaml)\n(?P<text>.*?)^```", re.M | re.S
+    r"(?P<comments>(?:^<!--.*?-->\n)*)^```(?P<language>bash|python|yaml)\n(?P<text>.*?)^```", re.M | re.S
 )
+FILE = re.compile(r"# ([\w/]+\.(?:py|yaml))")
+HEAVY = re.compile(r"(?:uv run )?nasx (?:search|retrain) (?!.*--help$)")
 
 
 class Command(NamedTuple):
-    """A line of the README, and what CI appends to it."""
+    """A line of a block, and the overrides that CI appends to it."""
 
     line: str
     overrides: str
 
 
 class Section(NamedTuple):
-    """A section's commands and files, in their order."""
+    """The commands and files of a section or a page, in order."""
 
     title: str
     commands: list[Command]
@@ -49,26 +55,25 @@ class Section(NamedTuple):
 
 
 def sections() -> Iterator[Section]:
-    for part in re.split(r"^(?=## )", README, flags=re.M):
+    parts = [(part.splitlines()[0].lstrip("# "), part) for part in re.split(r"^(?=## )", README, flags=re.M)]
+    parts += [(str(page.relative_to(ROOT)), page.read_text(encoding="utf-8")) for page in PAGES]
+    for title, part in parts:
         commands: list[Command] = []
         files: dict[str, str] = {}
         for block in BLOCK.finditer(part):
-            lines = block["text"].splitlines()
-            if block["language"] in ("python", "yaml"):
-                files[lines[0].removeprefix("# ")] = block["text"]
+            lines = block["text"].replace("\\\n", "").splitlines()
+            if block["language"] != "bash":
+                if named := FILE.fullmatch(lines[0]):
+                    files[named[1]] = block["text"]
                 continue
             found = re.search(r"<!-- ci: (.*?) -->", block["comments"])
             each = found[1].split(" | ") if found else [""]
-            heavy = [
-                line
-                for line in lines
-                if line.startswith(("uv run nasx search", "uv run nasx retrain")) and not line.endswith("--help")
-            ]
+            heavy = [line for line in lines if HEAVY.match(line)]
             assert len(each) in (1, len(heavy)), lines
             given = dict(zip(heavy, each * len(heavy) if len(each) == 1 else each, strict=False))
-            commands += [Command(line, given.get(line, "")) for line in lines]
+            commands += [Command(line, given.get(line, "")) for line in lines if not line.startswith("uv run pytest")]
         if commands:
-            yield Section(part.splitlines()[0].lstrip("# "), commands, files)
+            yield Section(title, commands, files)
 
 
 SECTIONS = list(sections())
@@ -101,9 +106,8 @@ def shell(here: Path, line: str) -> str:
     tools = here.parent / "tools"
     tools.mkdir(exist_ok=True)
     run = f'shift; tool=$1; shift; exec "{Path(sys.executable).parent}/$tool" "$@"'
-    for name, text in (("pip", "exit 0"), ("uv", run)):
-        (tools / name).write_text(f"#!/bin/sh\n{text}\n")
-        (tools / name).chmod(stat.S_IRWXU)
+    (tools / "uv").write_text(f"#!/bin/sh\n{run}\n")
+    (tools / "uv").chmod(stat.S_IRWXU)
     env = {**os.environ, "PATH": f"{tools}:{os.environ['PATH']}", **outside(here)}
     env.pop("PYTHONDONTWRITEBYTECODE", None)  # as on a user's machine, where imports are compiled once
     done = subprocess.run(
@@ -120,9 +124,9 @@ def shell(here: Path, line: str) -> str:
     return done.stdout
 
 
-def nasx(here: Path, line: str) -> str:
-    """Run a line that starts with `uv run nasx` in a process of its own; returns what it printed."""
-    done = jobs.nasx(here, *shlex.split(line)[3:], env=outside(here), pictures=True)
+def nasx(here: Path, line: str, pictures: bool) -> str:
+    """Run a line that starts with `nasx` in a process of its own; returns what it printed."""
+    done = jobs.nasx(here, *shlex.split(line)[1:], env=outside(here), pictures=pictures)
     assert done.code == 0, f"{line}\n{done}"
     assert "Traceback" not in done.err, done
     return done.out
@@ -161,22 +165,21 @@ def test_every_command_runs(section: Section, tmp_path: Path) -> None:
     for name, text in section.files.items():
         (here / name).parent.mkdir(parents=True, exist_ok=True)
         (here / name).write_text(text)
+    pictures = not section.title.startswith("docs/tutorials/")  # the README's searches draw the same ones
     lines = " ".join(command.line for command in section.commands)
     if "dataset.path=my_images" in lines:
         images(here / "my_images")
     if "nb201.csv" in lines:
         table(here / "nb201.csv")
     for command in section.commands:
-        if command.line.startswith("uv run pytest"):
-            continue
         words = command.overrides.split()
         real = "dataset=" not in f"{command.line} {command.overrides}" and "retrain" not in command.line
         if words and real and "experiment=" not in command.line and cifar10() is None:
             words.append("dataset=digits")
-        run = nasx if command.line.startswith("uv run nasx") and section is not SECTIONS[0] else shell
-        printed = run(here, " ".join([command.line, *words]))
-        assert printed.strip() or command.line.startswith("pip "), command.line
-        if command.line.startswith("uv run nasx table"):
+        line = " ".join([command.line, *words])
+        printed = shell(here, line) if section is SECTIONS[0] else nasx(here, line.removeprefix("uv run "), pictures)
+        assert printed.strip(), command.line
+        if command.line.removeprefix("uv run ").startswith("nasx table"):
             assert "darts" in printed
             if "seed=0,1,2,3" in lines:
                 first, _, second = printed.partition("Where these cells stand in nb201")
@@ -192,7 +195,8 @@ def test_ci_runs_the_test_command_of_the_readme() -> None:
 
 
 def test_the_matrix_has_every_method_and_every_space() -> None:
-    rows = README.split("<!-- matrix -->\n", 1)[1].split("\n\n", 1)[0].splitlines()
+    page = (ROOT / "docs" / "methods" / "matrix.md").read_text(encoding="utf-8")
+    rows = page.split("<!-- matrix -->\n", 1)[1].split("\n\n", 1)[0].splitlines()
     cells = [[cell.strip(" `") for cell in row.strip("|").split("|")] for row in rows]
     images = {path.stem for path in (ROOT / "conf" / "space").glob("*.yaml")} - {"darts_rnn"}  # which reads text
     assert sorted(cells[0][1:]) == sorted(images)
@@ -201,7 +205,7 @@ def test_the_matrix_has_every_method_and_every_space() -> None:
 
 
 def test_every_link_leads_somewhere() -> None:
-    for name in ("README.md", "CONTRIBUTING.md", *(str(p.relative_to(ROOT)) for p in (ROOT / "docs").rglob("*.md"))):
+    for name in ("README.md", "CONTRIBUTING.md", *(str(page.relative_to(ROOT)) for page in PAGES)):
         text = (ROOT / name).read_text(encoding="utf-8")
         for target in re.findall(r"\]\(([^)#\s]+)", text):
             assert "://" in target or ((ROOT / name).parent / target).exists(), f"{name}: {target}"
