@@ -66,7 +66,7 @@ def write(root: Path, number: int, epochs: int) -> None:
                 "passes": 100,
                 "hardware": {"device": "cpu", "name": "synthetic"},
                 "versions": {"nasx": "0"},
-                "verdict": {"collapsed": draw.random() < 0.1, "moving": draw.random() < 0.3},
+                "verdict": {"collapsed": draw.random() < 0.1, "not_converged": draw.random() < 0.3},
             }
         )
 

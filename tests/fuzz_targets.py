@@ -246,7 +246,7 @@ def _record(**fields: Any) -> dict[str, Any]:
         "parent": None,
         "operations": {"nor_conv_3x3": 6},
         "reference": {"cifar10": {"valid": {"optimum": 91.6, "mean": 83.7, "median": 87.3}}},
-        "verdict": {"collapsed": False, "moving": True, "why": ["x"]},
+        "verdict": {"collapsed": False, "not_converged": True, "why": ["x"]},
         "started": "2026-11-25T18:23:06+0000",
         "finished": "2026-11-25T18:23:06+0000",
         "stopped": None,

@@ -109,7 +109,7 @@ def test_directional_leaves_the_point_alone() -> None:
     with bilevel.frozen(search.w), bilevel.frozen(search.a):
         directional(lambda w: search.grad_w(w, SMOOTH.relax(search.a), BATCH), search.w, tree(5))
         directional(lambda w: search.grad_a(w, BATCH), search.w, tree(5))
-        search.peek_w(tree(5))
+        search.virtual_step(tree(5))
         search.loss(search.w, search.a, BATCH)
     assert all(x.grad is None for x in [*search.w.values(), *search.a.values()])
 
@@ -172,14 +172,14 @@ def test_peek_equals_descend(setting: str, steps_before: int) -> None:
     for seed in range(steps_before):
         search.update_w(SMOOTH.batch(seed))
     g = weight_gradient(search.w)
-    peeked = search.peek_w(g)
+    peeked = search.virtual_step(g)
     search.descend_w(g)
     torch.testing.assert_close(toy.flat(peeked), toy.flat(search.w), rtol=0, atol=1e-15)
     assert all(x.is_leaf and x.requires_grad for x in peeked.values())
     assert all(peeked[k].data_ptr() != search.w[k].data_ptr() for k in peeked)
 
 
-def test_peek_with_a_given_buffer_is_the_closed_form() -> None:
+def test_a_virtual_step_with_a_given_buffer_is_the_closed_form() -> None:
     problem, q = toy.Quadratic(), toy.QUADRATIC
     buffer = toy.unflat(toy.real(q["buffer"]), problem.w0())
     search = toy.search(problem, lr=0.1, momentum=q["momentum"], weight_decay=q["weight_decay"], buffer=buffer)
@@ -187,13 +187,13 @@ def test_peek_with_a_given_buffer_is_the_closed_form() -> None:
     expected = toy.flat(problem.w0()) - 0.1 * (
         0.9 * toy.real(q["buffer"]) + toy.real(q["single_w"]) + 0.01 * toy.flat(problem.w0())
     )
-    torch.testing.assert_close(toy.flat(search.peek_w(g)), expected, rtol=0, atol=1e-15)
+    torch.testing.assert_close(toy.flat(search.virtual_step(g)), expected, rtol=0, atol=1e-15)
 
 
 def test_peek_does_not_clip() -> None:
     search = toy.search(toy.Quadratic(), clip=1e-3)
     g = toy.unflat(toy.real([3.0, 4.0]), search.w)
-    torch.testing.assert_close(toy.flat(search.peek_w(g)), toy.real([0.5 - 0.3, 0.25 - 0.4]), rtol=0, atol=1e-15)
+    torch.testing.assert_close(toy.flat(search.virtual_step(g)), toy.real([0.5 - 0.3, 0.25 - 0.4]), rtol=0, atol=1e-15)
 
 
 def test_peek_under_nesterov_takes_the_heavy_ball_step() -> None:
@@ -204,7 +204,7 @@ def test_peek_under_nesterov_takes_the_heavy_ball_step() -> None:
         saved = saved or heavy.save_w()
         search.restore_w(saved)
     g = tree(5)
-    assert torch.equal(toy.flat(heavy.peek_w(g)), toy.flat(nesterov.peek_w(g)))
+    assert torch.equal(toy.flat(heavy.virtual_step(g)), toy.flat(nesterov.virtual_step(g)))
 
 
 def test_clip_bounds_the_weight_gradient_by_its_global_norm() -> None:
@@ -284,11 +284,11 @@ def test_a_rate_scales_one_step_and_is_gone_after_it() -> None:
     search = toy.search(toy.Quadratic(), lr=1.0, weight_decay=0.1)
     g = toy.unflat(toy.real([3.0, 4.0]), search.w)
     expected = toy.real([0.5, 0.25]) - 0.2 * (toy.real([3.0, 4.0]) + 0.1 * toy.real([0.5, 0.25]))
-    torch.testing.assert_close(toy.flat(search.peek_w(g, 0.2)), expected, rtol=0, atol=1e-15)
+    torch.testing.assert_close(toy.flat(search.virtual_step(g, 0.2)), expected, rtol=0, atol=1e-15)
     search.descend_w(g, 0.2)
     torch.testing.assert_close(toy.flat(search.w), expected, rtol=0, atol=1e-15)
     assert search.lr == 1.0
-    assert search.rate(toy.TRAIN._replace(rate=0.25)) == 0.25
+    assert search.lr_of(toy.TRAIN._replace(rate=0.25)) == 0.25
 
 
 def test_lr_follows_the_optimizer() -> None:

@@ -310,7 +310,7 @@ def test_a_run_of_two_studies_counts_once(make, capsys):
 # ------------------------------------------------------------------------------------------------ beside random
 def test_a_table_sets_searches_beside_random_ones(make):
     for seed in (0, 1, 2):
-        make("darts", seed, 80 + seed, verdict={"collapsed": seed == 0, "moving": True})
+        make("darts", seed, 80 + seed, verdict={"collapsed": seed == 0, "not_converged": True})
         make("random", seed, 90 + seed)
     table = summary(collect("outputs"), reference=False).set_index("method")
     known = stats.ttest_ind([80, 81, 82], [90, 91, 92], equal_var=False).pvalue

@@ -72,7 +72,7 @@ def test_is_a_frozen_value(name: str) -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         setattr(method, first, getattr(method, first))
     assert dataclasses.replace(method) == method
-    assert set(method.labels) <= set(method.labelled)
+    assert set(method.labels) <= set(method.reproduces_faults)
     assert method.train_batches >= method.steps_w >= 1
 
 
@@ -328,13 +328,13 @@ def test_searches_and_chooses_on_a_real_space(name: str, space: str) -> None:
     assert all(bool(x.isfinite().all()) for x in (*search.a.values(), *search.w.values()))
     assert search.w.keys() == weights(problem.supernet).keys()
     train, val = (batch(seed) for seed in range(1000, 2000)), (batch(seed) for seed in range(1000))
-    ending = dataclasses.replace(
-        toy.ending(1, train=train, val=val),
+    selection = dataclasses.replace(
+        toy.selection(1, train=train, val=val),
         network=problem.network,
-        look=lambda: batch(500),
+        next_batch=lambda: batch(500),
         text=lambda mix: str(built.discretize(mix)),
     )
-    mix = method.choose(search, ending)
+    mix = method.select(search, selection)
     genotype = built.discretize(mix)
     assert built.parse(str(genotype)) == genotype
 

@@ -562,7 +562,7 @@ class Killed(Exception):
 
 def compares(space: str, method: str) -> bool:
     """Whether a method compares cells, of which the space has one alone."""
-    return bool(method_of(method).compares and full(space).single)
+    return bool(method_of(method).needs_two_cells and full(space).single)
 
 
 def words_for(space: str, method: str, out: Path) -> list[str]:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from nasx.core.bilevel import aside, hand_on, recall
+from nasx.core.bilevel import state_kwargs, store_state, without_writes
 from nasx.data.base import Text
 from nasx.data.segments import LONGER, SHORTEST, Read, Segments
 from nasx.data.text import Ptb
@@ -102,7 +102,7 @@ def test_resumed_equals_uninterrupted(stop: int) -> None:
     whole = list(itertools.islice(segments(), 30))
     first = segments()
     for _ in range(stop):
-        hand_on(next(first), torch.full((4, 2), 3.0))
+        store_state(next(first), torch.full((4, 2), 3.0))
     second = segments()
     second.load_state_dict(first.state_dict())
     for i, (one, other) in enumerate(zip(whole[stop:], itertools.islice(second, 30 - stop), strict=True)):
@@ -134,7 +134,7 @@ def test_rows_that_would_be_too_short_are_refused() -> None:
 
 # ------------------------------------------------------------------------------------------------------------ state
 def value(batch: Any) -> Tensor | None:
-    return recall(batch)["state"]
+    return state_kwargs(batch)["state"]
 
 
 def test_a_state_goes_from_each_batch_to_the_next_and_passes_start_anew() -> None:
@@ -145,7 +145,7 @@ def test_a_state_goes_from_each_batch_to_the_next_and_passes_start_anew() -> Non
         assert (value(batch) is None) == (j == 0)
         if j:
             assert torch.equal(value(batch), torch.tensor(float(i - 1)))  # type: ignore[arg-type]
-        hand_on(batch, torch.tensor(float(i)))
+        store_state(batch, torch.tensor(float(i)))
 
 
 def test_the_first_evaluation_stays_until_a_real_update_writes() -> None:
@@ -153,32 +153,32 @@ def test_the_first_evaluation_stays_until_a_real_update_writes() -> None:
     stream = segments()
     batches = [next(stream) for _ in range(3)]
     for number in (1.0, 2.0):
-        hand_on(batches[0], torch.tensor(number), track=False)
+        store_state(batches[0], torch.tensor(number), track=False)
     assert value(batches[1]) == 1.0
-    hand_on(batches[0], torch.tensor(3.0), track=True)
+    store_state(batches[0], torch.tensor(3.0), track=True)
     assert value(batches[1]) == 3.0
-    hand_on(batches[0], torch.tensor(4.0), track=False)
+    store_state(batches[0], torch.tensor(4.0), track=False)
     assert value(batches[1]) == 3.0
-    hand_on(batches[2], torch.tensor(5.0), track=True)
+    store_state(batches[2], torch.tensor(5.0), track=True)
     assert stream.state_dict()["carried"] == 5.0
 
 
 def test_looking_at_a_batch_hands_nothing_on() -> None:
     stream = segments()
-    hand_on(next(stream), torch.tensor(1.0))
+    store_state(next(stream), torch.tensor(1.0))
     seen = stream.at(stream.position)
     assert value(seen) == 1.0
-    hand_on(seen, torch.tensor(9.0))
+    store_state(seen, torch.tensor(9.0))
     batch = next(stream)
-    assert value(aside(batch)) == 1.0
-    hand_on(aside(batch), torch.tensor(9.0))
+    assert value(without_writes(batch)) == 1.0
+    store_state(without_writes(batch), torch.tensor(9.0))
     assert stream.slot.value is None
     assert torch.equal(seen.x, batch.x)
 
 
 def test_states_have_no_history() -> None:
     stream, state = segments(), torch.ones(4, 2, requires_grad=True)
-    hand_on(next(stream), 2 * state)
+    store_state(next(stream), 2 * state)
     assert not value(next(stream)).requires_grad  # type: ignore[union-attr]
 
 
@@ -210,7 +210,7 @@ def test_evaluation_reads_a_part_once_in_even_segments(batch: int) -> None:
         taken: list[Any] = []
         for i, segment in enumerate(data.ordered(part, index, batch=batch)):  # type: ignore[arg-type]
             assert (value(segment) is None) == (i == 0), "each goes on from the one before"
-            hand_on(segment, torch.tensor(0.0))
+            store_state(segment, torch.tensor(0.0))
             taken.append(segment)
         assert torch.equal(torch.cat([s.y for s in taken], 1), table[:, 1:])
         assert {s.x.shape[1] for s in taken[:-1]} <= {7}

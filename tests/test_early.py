@@ -183,8 +183,8 @@ def test_a_users_class_that_is_no_method(own: Callable[[str], list[str]], source
         METHOD + "class Mine(Method):\n    def step(self, search, train, val):\n        return {}\n",
         METHOD + "class Mine(Method):\n    def step(self, search, train, val):\n        raise NotImplementedError\n",
         "from nasx.methods.darts import Darts\nclass Mine(Darts):\n    pass\n",
-        "from nasx.methods.wrapper import Around\nclass Mixin:\n    def step(self, s, t, v):\n        return {}\n"
-        "class Mine(Mixin, Around):\n    inner: int = 0\n",
+        "from nasx.methods.wrapper import Wrapper\nclass Mixin:\n    def step(self, s, t, v):\n        return {}\n"
+        "class Mine(Mixin, Wrapper):\n    inner: int = 0\n",
         # a base that cannot be read is not judged
         "import nasx.core.bilevel\nclass Mine(nasx.core.bilevel.Method):\n    pass\n",
     ],

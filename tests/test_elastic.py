@@ -171,16 +171,16 @@ def test_an_error_of_a_process_is_raised_where_the_command_was_given(tmp_path: P
 def test_the_cause_of_an_end(tmp_path: Path) -> None:
     import pickle
 
-    found = launch.cause(tmp_path, {1: -signal.SIGKILL}, 4)
+    found = launch.worker_failure(tmp_path, {1: -signal.SIGKILL}, 4)
     assert isinstance(found, UserError)
     assert "process 1 of 4: was ended by SIGKILL" in str(found)
     for i, error in enumerate((environment.StopRequested(15), UserError("a", "b", "c"))):
         (tmp_path / str(i)).write_bytes(pickle.dumps(error))
         os.utime(tmp_path / str(i), (10 - i, 10 - i))
-    assert str(launch.cause(tmp_path, {0: 1}, 2)) == "a: b; c"  # the first
+    assert str(launch.worker_failure(tmp_path, {0: 1}, 2)) == "a: b; c"  # the first
     (tmp_path / "1").unlink()
-    stopped = launch.cause(tmp_path, {0: 1}, 2)
+    stopped = launch.worker_failure(tmp_path, {0: 1}, 2)
     assert isinstance(stopped, environment.StopRequested)
     assert stopped.exit_code == 143
     (tmp_path / "0").unlink()
-    assert "process 0 of 2 ended with exit code 3" in str(launch.cause(tmp_path, {0: 3}, 2))
+    assert "process 0 of 2 ended with exit code 3" in str(launch.worker_failure(tmp_path, {0: 3}, 2))

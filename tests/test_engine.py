@@ -16,7 +16,7 @@ from torch._dynamo.utils import counters
 
 from nasx.config.settings import EngineSettings
 from nasx.core.bilevel import Batch, Method, Search, Tree, gradients
-from nasx.search.loop import fitted
+from nasx.search.loop import on_device_of
 from nasx.search.problem import RelaxedProblem, weights
 from nasx.spaces.base import Space
 from nasx.spaces.darts.space import Darts
@@ -109,9 +109,9 @@ def test_steps_equal_those_of_the_naive_path(space: str, name: str) -> None:
 def test_a_checkpoint_of_other_kernels_keeps_those_of_this_device() -> None:
     x = torch.ones(2, requires_grad=True)
     live, other = (torch.optim.Adam([x], lr=0.1, capturable=c) for c in (False, True))
-    live.load_state_dict(fitted(live, {**other.state_dict(), "state": {}}))
+    live.load_state_dict(on_device_of(live, {**other.state_dict(), "state": {}}))
     assert live.param_groups[0]["capturable"] is False
-    assert fitted(other, live.state_dict())["param_groups"][0]["capturable"] is True
+    assert on_device_of(other, live.state_dict())["param_groups"][0]["capturable"] is True
 
 
 # ------------------------------------------------------------------------------------------------- compiled

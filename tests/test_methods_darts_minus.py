@@ -45,7 +45,7 @@ def test_both_steps_see_the_auxiliary_connection() -> None:
     MINUS.step(search, [train], val)
     assert agree.relative(search.a, a) < 1e-12
     assert agree.relative(toy.unflat(search.grads_w[0], w), dw) < 1e-12
-    chosen = MINUS.choose(search, toy.ending())
+    chosen = MINUS.select(search, toy.selection())
     assert agree.same(chosen, problem.relax(search.a)), "the choice is by p alone"
 
 

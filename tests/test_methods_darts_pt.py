@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from nasx.core.bilevel import Batch, Decision, Ending, Method, Outcome, Search, Tree
+from nasx.core.bilevel import Batch, Decision, Method, Outcome, Search, Selection, Tree
 from nasx.methods.darts import Darts as First
 from nasx.methods.darts_pt import DartsPt, Projection, in_turn
 from nasx.methods.sdarts import Sdarts
@@ -39,11 +39,11 @@ class Graded(toy.Smooth):
         return Outcome(self.value(w, mix, batch), (mix["a"][0] * toy.real(*self.grades)).sum().detach())
 
 
-def ending(**more: Any) -> Ending:
+def selection(**more: Any) -> Selection:
     def batches(start: int) -> Iterator[Batch]:
         return (toy.Smooth().batch(seed) for seed in itertools.count(start))
 
-    return Ending(lambda mix: None, batches(10), batches(1000), torch.Generator().manual_seed(3), **more)
+    return Selection(lambda mix: None, batches(10), batches(1000), torch.Generator().manual_seed(3), **more)
 
 
 def test_keeps_what_the_supernet_would_miss_most_not_what_weighs_most() -> None:
@@ -53,7 +53,7 @@ def test_keeps_what_the_supernet_would_miss_most_not_what_weighs_most() -> None:
     share = torch.softmax(a["a"], -1) * toy.real(*Graded().grades)
     expected = share.argmax(-1).tolist()
     assert expected != a["a"].argmax(-1).tolist()
-    found = DartsPt(inner=First(), tune=0, batches=1).choose(search, ending())["a"]
+    found = DartsPt(inner=First(), tune=0, batches=1).select(search, selection())["a"]
     best = max(range(2), key=lambda e: Graded().grades[e][expected[e]])
     for e in range(2):
         row = [float(o == expected[e] and e == best) for o in range(3)]
@@ -76,7 +76,7 @@ def test_an_edge_is_judged_against_all_the_others() -> None:
     search = toy.search(problem, a={"a": torch.zeros(4, 3, dtype=torch.float64)})
     edges = Decision("a", tuple((e, None) for e in range(4)), keep=2, operations=False)
     projected = Projection(problem.relax(search.a))
-    assert PT.judged(search, ending(), projected, edges) == [2, 3]
+    assert PT.judged(search, selection(), projected, edges) == [2, 3]
 
 
 @pytest.mark.parametrize("inner", [First(), Sdarts(inner=First())], ids=["darts", "sdarts"])
@@ -95,8 +95,8 @@ def test_tuning_is_the_inner_step_on_what_is_decided(inner: Method) -> None:
 
     problem.outcome = spy  # type: ignore[method-assign]
     told: list[tuple[int, int]] = []
-    end = ending(epoch_updates=3, told=lambda done, total: told.append((done, total)))
-    DartsPt(inner=inner, tune=1, batches=2).choose(search, end)
+    end = selection(epoch_updates=3, on_progress=lambda done, total: told.append((done, total)))
+    DartsPt(inner=inner, tune=1, batches=2).select(search, end)
     assert told == [(done, 3) for done in range(4)]
     assert len(end.decided) == 3, "two edges by turns, then one node"
     assert search.updates == 6, "an epoch after the first round, one after the second"
@@ -116,7 +116,7 @@ def test_tuning_counts_its_updates_for_the_inner_method() -> None:
             counts.append(search.updates)
             return super().step(search, train, val)
 
-    DartsPt(inner=Counted(), tune=1, batches=2).choose(toy.search(Graded()), ending(epoch_updates=3))
+    DartsPt(inner=Counted(), tune=1, batches=2).select(toy.search(Graded()), selection(epoch_updates=3))
     assert counts == [0, 1, 2, 3, 4, 5]
 
 
@@ -168,9 +168,9 @@ class Killed(Exception):
 def test_a_choice_goes_on_from_what_was_kept(at: int) -> None:
     """State saved after a round continues to the same mixture and the same weights, bit for bit."""
     whole = toy.search(Graded(), lr=0.1, momentum=0.9)
-    expected = PT.choose(whole, ending(epoch_updates=2))
+    expected = PT.select(whole, selection(epoch_updates=2))
 
-    search, end = toy.search(Graded(), lr=0.1, momentum=0.9), ending(epoch_updates=2)
+    search, end = toy.search(Graded(), lr=0.1, momentum=0.9), selection(epoch_updates=2)
     kept: dict[str, Any] = {}
     drawn = {"train": 0, "val": 0}
 
@@ -195,16 +195,16 @@ def test_a_choice_goes_on_from_what_was_kept(at: int) -> None:
         if len(end.decided) == at:
             raise Killed
 
-    end.keep, end.tick = keep, tick
+    end.save, end.tick = keep, tick
     with pytest.raises(Killed):
-        PT.choose(search, end)
-    other, again = toy.search(Graded(), w=kept["w"], a=kept["a"], lr=0.1, momentum=0.9), ending(epoch_updates=2)
+        PT.select(search, end)
+    other, again = toy.search(Graded(), w=kept["w"], a=kept["a"], lr=0.1, momentum=0.9), selection(epoch_updates=2)
     other.w_opt.load_state_dict(kept["w_opt"])
     other.updates, again.decided = kept["updates"], kept["decided"]
     for name, batches in (("train", again.train), ("val", again.val)):
         for _ in range(kept["drawn"][name]):
             next(batches)
-    found = PT.choose(other, again)
+    found = PT.select(other, again)
     assert agree.same(found, expected)
     assert agree.same(other.w, whole.w)
     assert agree.same(other.a, whole.a)
@@ -215,6 +215,6 @@ def test_around_a_method_that_trains_nothing_the_choice_is_that_method_s() -> No
     from nasx.methods.random import Random
 
     problem = toy.Smooth()
-    one = Random().choose(toy.search(problem), toy.ending(7))
-    two = DartsPt(inner=Random()).choose(toy.search(problem), toy.ending(7))
+    one = Random().select(toy.search(problem), toy.selection(7))
+    two = DartsPt(inner=Random()).select(toy.search(problem), toy.selection(7))
     assert agree.same(one, two)

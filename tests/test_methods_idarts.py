@@ -130,7 +130,7 @@ def test_step_equals_the_reference_on_the_real_net() -> None:
 
 # -------------------------------------------------------------------------------------------------------- leak
 def test_release_leak_is_labelled_and_off() -> None:
-    assert IDarts.labelled == ("release_leak",)
+    assert IDarts.reproduces_faults == ("release_leak",)
     assert not IDarts().release_leak
 
 

@@ -25,7 +25,7 @@ def draws(problem: toy.Toy, seed: int, n: int) -> list[Tree]:
 def test_one_draw_is_the_first_and_needs_no_table() -> None:
     problem = toy.Smooth()
     (first,) = draws(problem, 7, 1)
-    got = Random().choose(toy.search(problem), toy.ending(7))
+    got = Random().select(toy.search(problem), toy.selection(7))
     assert agree.same(got, first)
 
 
@@ -38,14 +38,14 @@ def test_best_of_several_by_the_table() -> None:
         asked.append(mix)
         return scores[len(asked) - 1]
 
-    got = Random(samples=6).choose(toy.search(problem), toy.ending(7, score))
+    got = Random(samples=6).select(toy.search(problem), toy.selection(7, score))
     assert all(agree.same(x, y) for x, y in zip(asked, all_draws, strict=True))
     assert agree.same(got, all_draws[4])
 
 
 def test_without_a_table_the_first_of_several_is_kept() -> None:
     problem = toy.Smooth()
-    got = Random(samples=6).choose(toy.search(problem), toy.ending(7))
+    got = Random(samples=6).select(toy.search(problem), toy.selection(7))
     assert agree.same(got, draws(problem, 7, 1)[0])
 
 
@@ -60,7 +60,7 @@ def test_draws_are_architectures_of_the_space(name: str) -> None:
     """A drawn mixture is one-hot where it is not zero, and discretizes to itself."""
     space, search = agree.SPACES[name], agree.real_search(name)
     for seed in range(3):
-        mix = Random().choose(search, toy.ending(seed))
+        mix = Random().select(search, toy.selection(seed))
         assert all(bool(((x == 0) | (x == 1)).all()) for x in mix.values())
         genotype = space.discretize(mix)
         again = space.encode(genotype)
@@ -83,11 +83,11 @@ def test_a_signal_ends_the_draws(method: Method) -> None:
         if next(ticks, None) is None:
             raise Asked
 
-    ending = dataclasses.replace(
-        toy.ending(7, lambda mix: 50.0),
+    selection = dataclasses.replace(
+        toy.selection(7, lambda mix: 50.0),
         tick=tick,
-        look=lambda: problem.batch(1),
+        next_batch=lambda: problem.batch(1),
         val=itertools.repeat(problem.batch(2)),
     )
     with pytest.raises(Asked):
-        method.choose(toy.search(problem), ending)
+        method.select(toy.search(problem), selection)

@@ -47,7 +47,7 @@ def test_choice_is_the_most_accurate_draw_each_on_the_next_batch() -> None:
         ]
     assert len(set(accuracies)) > 1
     best = draws[accuracies.index(max(accuracies))]  # the first of equals
-    got = RandomWs(samples=8).choose(search, toy.ending(3, val=itertools.cycle(batches)))
+    got = RandomWs(samples=8).select(search, toy.selection(3, val=itertools.cycle(batches)))
     assert agree.same(got, best)
 
 
@@ -57,4 +57,4 @@ def test_choice_does_not_ask_the_table() -> None:
 
     problem = toy.Smooth()
     val = itertools.cycle([problem.batch(1)])
-    RandomWs(samples=2).choose(toy.search(problem), toy.ending(0, score, val=val))
+    RandomWs(samples=2).select(toy.search(problem), toy.selection(0, score, val=val))

@@ -81,7 +81,7 @@ def test_a_space_whose_blocks_share_their_operations_says_so() -> None:
 @pytest.mark.parametrize("name", SPACES)
 def test_a_narrowed_supernet_is_the_wide_one_without_what_is_gone(name: str) -> None:
     """Fused, naive and, with the same weights, the wide supernet at a mixture that is zero elsewhere."""
-    from nasx.search.warm_start import carried, sources
+    from nasx.search.warm_start import sources, transfer
 
     wide = SPACES[name]
     space = narrowed(wide, 3)
@@ -97,7 +97,7 @@ def test_a_narrowed_supernet_is_the_wide_one_without_what_is_gone(name: str) -> 
     assert all(torch.allclose(g, grads[1][k], rtol=1e-9, atol=1e-12) for k, g in grads[0].items())
     old = small.build(wide, seed=1)
     with torch.no_grad():
-        for k, x in carried(dict(sources(old, net)), weights(net), weights(old)).items():
+        for k, x in transfer(dict(sources(old, net)), weights(net), weights(old)).items():
             weights(net)[k].copy_(x)
     full = {k: torch.zeros_like(x) for k, x in small.mixture(wide, 0).items()}
     for k in full:

@@ -65,13 +65,13 @@ WORDS = (
 def test_one_process_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     net, cpu = nn.Sequential(nn.BatchNorm2d(2)), torch.device("cpu")
-    assert distributed.parallel(net) is distributed.synchronized(net, cpu) is net
+    assert distributed.wrap_ddp(net) is distributed.convert_sync_batchnorm(net, cpu) is net
     assert type(net[0]) is nn.BatchNorm2d
-    assert distributed.owner()
-    assert [rows.tolist() for rows in distributed.rows(7, 2)] == [[0, 1, 2, 3], [4, 5, 6]]
-    assert distributed.told("x") == "x"
+    assert distributed.is_main_process()
+    assert [rows.tolist() for rows in distributed.rank_rows(7, 2)] == [[0, 1, 2, 3], [4, 5, 6]]
+    assert distributed.broadcast_object("x") == "x"
     x = torch.ones(3)
-    assert distributed.total(x) is x
+    assert distributed.all_reduce(x) is x
     assert distributed.device_name("cuda:3") == "cuda:3"
 
 
@@ -81,7 +81,7 @@ def test_shares_are_equal_and_lose_nothing(n: int, pieces: int, count: int, monk
     parts = []
     for rank in range(count):
         monkeypatch.setenv("RANK", str(rank))
-        parts.append([rows.tolist() for rows in distributed.rows(n, pieces)])
+        parts.append([rows.tolist() for rows in distributed.rank_rows(n, pieces)])
     assert [i for piece in zip(*parts, strict=True) for part in piece for i in part] == list(range(n))
     for piece in zip(*parts, strict=True):
         assert max(map(len, piece)) - min(map(len, piece)) <= 1
@@ -114,12 +114,12 @@ def norms() -> dict[str, Tensor]:
     with torch.no_grad():
         norm[0].weight.copy_(torch.tensor([0.5, 1.0, -2.0]))
         norm[0].bias.copy_(torch.tensor([0.1, 0.0, 3.0]))
-    norm, own = distributed.synchronized(norm, torch.device("cpu")), distributed.rows(7, 1)[0]
+    norm, own = distributed.convert_sync_batchnorm(norm, torch.device("cpu")), distributed.rank_rows(7, 1)[0]
     x = (3 * images(0, 7).x + 1)[own].requires_grad_()
     out = norm(x)
     (out * images(1, 7).x[own]).sum().backward()
     assert x.grad is not None
-    grads = {f"grad_{name}": distributed.total(p.grad) for name, p in norm.named_parameters()}
+    grads = {f"grad_{name}": distributed.all_reduce(p.grad) for name, p in norm.named_parameters()}
     return {"out": out.detach(), "grad": x.grad, **grads, **dict(norm.named_buffers())}
 
 
@@ -141,8 +141,8 @@ def training() -> dict[str, Any]:
 
     rows: list[dict[str, Any]] = []
     stream: Any = Batches()
-    tests = [images(s, n) for s, n in ((900, 8), (901, 8), (902, 3))][distributed.rank() :: distributed.count()]
-    made = Trainer(distributed.synchronized(net, torch.device("cpu")), SETTINGS, stream, lambda: tests, 3)
+    tests = [images(s, n) for s, n in ((900, 8), (901, 8), (902, 3))][distributed.rank() :: distributed.world_size()]
+    made = Trainer(distributed.convert_sync_batchnorm(net, torch.device("cpu")), SETTINGS, stream, lambda: tests, 3)
     made.end_epoch = rows.append
     made.run()
     assert made.average is not None
@@ -159,9 +159,9 @@ def process(rank: int, folder: str) -> None:
     }
     torch.set_num_threads(1)
     cpu = torch.device("cpu")
-    with distributed.joined(cpu):
-        told = distributed.told({"from": rank})
-        found = {"norms": norms(), "told": told, "gathered": distributed.gathered(rank), "training": training()}
+    with distributed.process_group(cpu):
+        told = distributed.broadcast_object({"from": rank})
+        found = {"norms": norms(), "told": told, "gathered": distributed.all_gather(rank), "training": training()}
     torch.save(found, Path(folder) / f"{rank}.pt")
 
 

@@ -22,7 +22,7 @@ from nasx.errors import UserError
 from nasx.runs import checkpoints, records
 from nasx.search import stage as search_stage
 from nasx.search.problem import weights
-from nasx.search.warm_start import go_on
+from nasx.search.warm_start import warm_start
 from nasx.spaces.base import Space
 from nasx.spaces.darts.space import Darts
 from nasx.spaces.nb201.space import Nb201
@@ -141,7 +141,7 @@ class Pair:
             "w_opt": self.old.w_opt.state_dict(),
             "a_opt": self.old.a_opt.state_dict(),
         }
-        go_on(self.new, net, self.space, wide, state, 10)
+        warm_start(self.new, net, self.space, wide, state, 10)
 
 
 @pytest.mark.parametrize("wide", [Nb201(layers=1, channels=8, partial=2), Darts(layers=3, channels=8, partial=2)])

@@ -24,14 +24,14 @@ def rows(count: int = 20, mix: Any = None, genotype: str = GOOD, **more: Any) ->
 
 def of(found: list[dict[str, Any]], genotype: str = GOOD, **more: Any) -> tuple[bool, bool, list[str]]:
     said = verdict(found, {"genotype": genotype, **more})
-    return said["collapsed"], said["moving"], said["reasons"]
+    return said["collapsed"], said["not_converged"], said["reasons"]
 
 
 def test_a_healthy_search_that_has_settled() -> None:
     assert verdict(rows(), {"genotype": GOOD}) == {
-        "moving": False,
+        "not_converged": False,
         "collapsed": False,
-        "doubtful": False,
+        "warning": False,
         "reasons": [],
         "text": "No sign of collapse. It had settled.",
     }
@@ -138,7 +138,7 @@ def test_a_growing_eigenvalue() -> None:
     assert of(found)[:2] == (False, False)
     assert "eigenvalue grew" in of(found)[2][0]
     said = verdict(found, {"genotype": GOOD})
-    assert said["doubtful"]
+    assert said["warning"]
     assert said["text"].startswith("No sign of collapse in the cell, but a warning: the dominant eigenvalue grew 1.")
     assert said["text"].endswith("(DARTS-ES would have kept the cell of epoch 11). It had settled.")
     steady = [{**row, "eigenvalue": 1.0} for row in rows(40)]
@@ -164,7 +164,7 @@ def test_the_rule_sees_every_second_epoch_however_often_the_eigenvalue_is_taken(
 def test_a_collapsed_search_is_told_its_warnings_too() -> None:
     found = [{**row, "eigenvalue": 1.0 if row["epoch"] < 20 else 2.0} for row in rows(40)]
     said = verdict(found, {"genotype": SKIPS})
-    assert (said["collapsed"], said["doubtful"]) == (True, False)
+    assert (said["collapsed"], said["warning"]) == (True, False)
     assert said["text"].startswith("The search collapsed: 6 of 6 operations")
     assert "the dominant eigenvalue grew" in said["text"]
 
@@ -176,7 +176,7 @@ def test_a_stopped_search_gives_an_earlier_cell_and_is_not_called_collapsed() ->
         "No sign of collapse. Stopped after epoch 24, where the dominant eigenvalue had grown 1.40-fold; this is the "
         "cell of epoch 18. It had settled."
     )
-    assert verdict(found, {"genotype": GOOD, "stopped": {**stopped, "simulated": True}})["doubtful"]
+    assert verdict(found, {"genotype": GOOD, "stopped": {**stopped, "simulated": True}})["warning"]
 
 
 def test_a_mixture_that_was_saturated_early() -> None:

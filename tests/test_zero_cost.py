@@ -21,7 +21,7 @@ from torch import nn
 
 from nasx.cli import preflight
 from nasx.config import check, rules
-from nasx.core.bilevel import Batch, Ending, Tree
+from nasx.core.bilevel import Batch, Selection, Tree
 from nasx.errors import UserError
 from nasx.jobs import search as jobs_search
 from nasx.methods.random import Random
@@ -45,16 +45,16 @@ class Listed(ZeroCost):
         return self.values[len(self.seen) - 1]
 
 
-def ending(seed: int = 0, score: Callable[[Tree], float | None] = lambda mix: None, **more: Any) -> Ending:
-    given = {"network": lambda mix, seed: (mix, seed), "text": str, "look": lambda: toy.TRAIN, **more}
-    return dataclasses.replace(toy.ending(seed, score), **given)
+def selection(seed: int = 0, score: Callable[[Tree], float | None] = lambda mix: None, **more: Any) -> Selection:
+    given = {"network": lambda mix, seed: (mix, seed), "text": str, "next_batch": lambda: toy.TRAIN, **more}
+    return dataclasses.replace(toy.selection(seed, score), **given)
 
 
 def test_the_best_of_those_that_random_search_draws_is_kept() -> None:
     problem, asked = toy.Smooth(), []
-    Random(samples=5).choose(toy.search(problem), toy.ending(7, lambda mix: asked.append(mix) or 1.0))
+    Random(samples=5).select(toy.search(problem), toy.selection(7, lambda mix: asked.append(mix) or 1.0))
     method = Listed(candidates=5, values=(1.0, math.nan, 3.0, 3.0, -math.inf))
-    got = method.choose(toy.search(problem), ending(7))
+    got = method.select(toy.search(problem), selection(7))
     assert agree.same(got, asked[2]), "the first of equals, and what is not a number is the lowest"
     assert all(agree.same(mix, drawn) for ((mix, _), _, _), drawn in zip(method.seen, asked, strict=True))
     assert all(network[1] == seed and batch is toy.TRAIN for network, batch, seed in method.seen)
@@ -63,8 +63,8 @@ def test_the_best_of_those_that_random_search_draws_is_kept() -> None:
 
 def test_what_is_recorded() -> None:
     accuracies = iter((50.0, 70.0, 60.0, 70.0))
-    last = ending(3, lambda mix: next(accuracies))
-    Listed(candidates=4, values=(1.0, 4.0, 2.0, -math.inf)).choose(toy.search(toy.Smooth()), last)
+    last = selection(3, lambda mix: next(accuracies))
+    Listed(candidates=4, values=(1.0, 4.0, 2.0, -math.inf)).select(toy.search(toy.Smooth()), last)
     notes = last.notes
     assert [row[1:] for row in notes["drawn"]] == [[1.0, 50.0], [4.0, 70.0], [2.0, 60.0], [None, 70.0]]
     assert notes["kendall_tau"] == pytest.approx(kendalltau([1, 4, 2, -9], [50, 70, 60, 70]).statistic)
@@ -84,10 +84,10 @@ def test_agreement_is_known_where_it_can_be() -> None:
 
 
 def test_a_choice_goes_on_from_the_scores_that_it_has() -> None:
-    whole, values = ending(5), (1.0, 5.0, 2.0, 4.0)
-    expected = Listed(candidates=4, values=values).choose(toy.search(toy.Smooth()), whole)
-    rest, method = ending(5, decided=whole.decided[:3]), Listed(candidates=4, values=values[3:])
-    assert agree.same(method.choose(toy.search(toy.Smooth()), rest), expected)
+    whole, values = selection(5), (1.0, 5.0, 2.0, 4.0)
+    expected = Listed(candidates=4, values=values).select(toy.search(toy.Smooth()), whole)
+    rest, method = selection(5, decided=whole.decided[:3]), Listed(candidates=4, values=values[3:])
+    assert agree.same(method.select(toy.search(toy.Smooth()), rest), expected)
     assert len(method.seen) == 1
     assert {k: v for k, v in rest.notes.items() if k != "seconds"} == {
         k: v for k, v in whole.notes.items() if k != "seconds"
@@ -120,8 +120,8 @@ def test_the_score_in_the_documentation_works() -> None:
     spoken: dict[str, Any] = {"__name__": "spoken"}
     exec(text.split("```python\n")[1].split("```")[0], spoken)
     problem: Any = agree.real_search("nb201").problem
-    last = ending(network=problem.network)
-    spoken["Params"](candidates=8).choose(toy.search(problem, w={"w": torch.ones(1)}, a={"a": torch.ones(1)}), last)
+    last = selection(network=problem.network)
+    spoken["Params"](candidates=8).select(toy.search(problem, w={"w": torch.ones(1)}, a={"a": torch.ones(1)}), last)
     gen = torch.Generator().manual_seed(0)
     sizes = [sum(x.numel() for x in problem.network(problem.sample(gen), 0).parameters()) for _ in range(8)]
     assert [score for _, score, _ in last.notes["drawn"]] == sizes

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nasx.core.bilevel import Activate, Batch, Decision, Ending, Outcome, Problem, Search, Tree
+from nasx.core.bilevel import Activate, Batch, Decision, Outcome, Problem, Search, Selection, Tree
 
 
 def real(*values: Any) -> Tensor:
@@ -426,12 +426,12 @@ def search(
     return Recorder(problem=bound, w=w, a=a, w_opt=w_opt, a_opt=a_opt, clip=clip)
 
 
-def ending(
+def selection(
     seed: int = 0,
     score: Callable[[Tree], float | None] = lambda mix: None,
     *,
     train: Iterable[Batch] = (),
     val: Iterable[Batch] = (),
-) -> Ending:
+) -> Selection:
     """What a method gets to choose with."""
-    return Ending(score, iter(train), iter(val), torch.Generator().manual_seed(seed))
+    return Selection(score, iter(train), iter(val), torch.Generator().manual_seed(seed))

@@ -75,7 +75,7 @@ def diagnose(
     """
     saved, found = opened(folder, allow, settings)
     with restored(folder, saved, device, threads, allow) as job:
-        states = [state for path in found if (state := checkpoints.read(path, job.here.device)) is not None]
+        states = [state for path in found if (state := checkpoints.read(path, job.ctx.device)) is not None]
         for state in states:
             rows = records.parsed(state["metrics"]) if "metrics" in state else records.read_rows(folder)
             yield row(job, state, rows[: state["rows"]])
@@ -159,7 +159,7 @@ def rebuilt(folder: Path, saved: Mapping[str, Any], chosen: Any, threads: int | 
         "workers": 0,
     }
     info = {"choices": saved["choices"], "overrides": [], "command": "", "folders": []}
-    return SearchJob(Session(records.Guest(folder), chosen, cfg, info, environment.Signals()))
+    return SearchJob(Session(records.ReadOnlyRun(folder), chosen, cfg, info, environment.Signals()))
 
 
 def row(job: Any, state: Mapping[str, Any], rows: list[Row]) -> Row:

@@ -278,13 +278,13 @@ def step(name: str) -> Lines:
         composed = preflight.make_loader().load_configuration("search", overrides, RunMode.RUN)
         cfg, choices = preflight.plain(composed)
         info = {"choices": choices, "overrides": overrides, "command": "nasx doctor"}
-        with session(cfg, info) as here:
-            job = SearchJob(here)
+        with session(cfg, info) as ctx:
+            job = SearchJob(ctx)
             before = {key: x.detach().clone() for key, x in job.search.w.items()}
             with contextlib.closing(job.steps()) as steps:
                 next(steps)
             job.save()
-            saved = here.run.load()
+            saved = ctx.run.load()
         moved = any(not torch.equal(x, before[key]) for key, x in job.search.w.items())
         if saved is None or not moved:
             raise UserError(

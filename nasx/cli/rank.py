@@ -360,7 +360,7 @@ def of_run(
             "rank a search of a method that does",
         )
     with diagnose.restored(folder, saved, device, threads, allow) as job:
-        read = (checkpoints.read(path, job.here.device) for path in reversed(found))
+        read = (checkpoints.read(path, job.ctx.device) for path in reversed(found))
         state = next((own for own in read if own is not None), None)
         if state is None:
             raise UserError(

@@ -146,8 +146,8 @@ def _kinds(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
 
 def _cells(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
     """Methods that compare the cells of a supernet need two of them."""
-    compares = any(_constant(cfg, place, "compares") for place in _methods(cfg))
-    if "search" in READS[command] and compares and _constant(cfg, "space", "single"):
+    needs_two_cells = any(_constant(cfg, place, "needs_two_cells") for place in _methods(cfg))
+    if "search" in READS[command] and needs_two_cells and _constant(cfg, "space", "single"):
         yield UserError(
             f"method={str(_get(cfg, 'method._target_')).rpartition('.')[2]}",
             "compares the cells of a supernet, and that of this space has one alone",

@@ -21,7 +21,7 @@ class Carried(Protocol):
     def write(self, state: Tensor, *, track: bool) -> None:
         """Leave the state after this batch: always where `track`, else only where nothing has been left yet."""
 
-    def aside(self) -> Carried:
+    def without_writes(self) -> Carried:
         """The same to read from, of which nothing is handed on."""
 
 
@@ -40,17 +40,17 @@ class Batch(NamedTuple):
     carried: Carried | None = None
 
 
-def recall(batch: Batch) -> dict[str, Tensor | None]:
+def state_kwargs(batch: Batch) -> dict[str, Tensor | None]:
     """The state that a batch goes on from, as networks take it; nothing where batches are independent."""
     return {} if batch.carried is None else {"state": batch.carried.read()}
 
 
-def aside(batch: Batch) -> Batch:
+def without_writes(batch: Batch) -> Batch:
     """The same batch, to look at: nothing of its evaluations is handed on."""
-    return batch if batch.carried is None else batch._replace(carried=batch.carried.aside())
+    return batch if batch.carried is None else batch._replace(carried=batch.carried.without_writes())
 
 
-def hand_on(batch: Batch, state: Tensor | None, *, track: bool = True) -> None:
+def store_state(batch: Batch, state: Tensor | None, *, track: bool = True) -> None:
     """Leave the state that a network ended a batch with to the batch after it."""
     if batch.carried is not None and state is not None:
         batch.carried.write(state.detach(), track=track)

@@ -27,8 +27,9 @@ from torch import Tensor, nn
 from nasx.core.batch import Batch
 from nasx.core.draws import Draws
 from nasx.core.trees import Decision, Number, Second, Tree, combine, detached, gradient, like, norm
+from nasx.errors import UserError
 
-from nasx.core.batch import Carried, aside, hand_on, recall  # isort: skip # noqa: F401 (for loops and networks)
+from nasx.core.batch import Carried, without_writes, store_state, state_kwargs  # isort: skip # noqa: F401 (for loops and networks)
 from nasx.core.trees import directional, dot, frozen, gradients, shift, step_length, vanishes  # isort: skip # noqa: F401
 
 Activate = Callable[[Tensor], Tensor]
@@ -101,12 +102,12 @@ class Search:
     updates: int = 0
     progress: float = 0.0
     warming: bool = False
-    draw: Callable[[Tree, Batch], Tree] | None = None
-    """What a wrapping method draws as mixture of a batch; None: the clean mixture."""
-    shape: Callable[[Tree], Tree] | None = None
-    """What wrapping methods make of every mixture then."""
-    pull: Callable[[Tree], Tree] | None = None
-    """What wrapping methods add to every architecture gradient."""
+    sampler: Callable[[Tree, Batch], Tree] | None = None
+    """Draws the mixture of a batch for a wrapping method; None: the mixture is `relax(a)`."""
+    transform: Callable[[Tree], Tree] | None = None
+    """Applied to every mixture, drawn or not, by wrapping methods."""
+    arch_penalty: Callable[[Tree], Tree] | None = None
+    """Gradient that wrapping methods add to every architecture gradient."""
     probe: Callable[[str, Tree, Callable[[], Tree]], None] | None = None
     """Called with each finite difference: its name, its value, and how to compute the same by double backward."""
     draws: Draws = field(default_factory=Draws)
@@ -118,11 +119,12 @@ class Search:
         return self.w_opt.param_groups[0]["lr"]
 
     def mixture(self, a: Tree, batch: Batch) -> Tree:
-        """Mixture weights of `a` for passes over `batch`. All that is random in a mixture enters here, by `draw`."""
-        return self.shaped(self.problem.relax(a) if self.draw is None else self.draw(a, batch))
+        """Mixture weights of `a` for passes over `batch`. All randomness of a mixture enters here, by `sampler`."""
+        return self.transformed(self.problem.relax(a) if self.sampler is None else self.sampler(a, batch))
 
-    def shaped(self, mix: Tree) -> Tree:
-        return mix if self.shape is None else self.shape(mix)
+    def transformed(self, mix: Tree) -> Tree:
+        """A mixture after the transforms of wrapping methods."""
+        return mix if self.transform is None else self.transform(mix)
 
     def generator(self, batch: Batch) -> torch.Generator:
         """A generator at the start of the batch's random numbers, on the device of the architecture."""
@@ -132,21 +134,21 @@ class Search:
         """The one-hot mixture of an architecture drawn uniformly from the space, by the batch's seed."""
         return self.draws.made(batch, self.problem.sample)
 
-    def drawing(self, draw: Callable[[Tree, Batch], Tree]) -> Self:
-        """A view for one step: the same weights, architecture and optimizers, but mixtures from `draw`.
+    def with_sampler(self, sampler: Callable[[Tree, Batch], Tree]) -> Self:
+        """A view for one step: the same weights, architecture and optimizers, but mixtures from `sampler`.
 
-        `draw` is a function of its arguments (noise comes from the batch's seed), so that probes see the same draw.
+        `sampler` is a function of its arguments (noise comes from the batch's seed), so that probes see the same draw.
         """
-        return replace(self, draw=draw)
+        return replace(self, sampler=sampler)
 
-    def shaping(self, shape: Callable[[Tree], Tree]) -> Self:
-        """A view for one step in which every mixture, clean or drawn, goes through `shape`."""
-        return replace(self, shape=lambda mix: self.shaped(shape(mix)))
+    def with_transform(self, transform: Callable[[Tree], Tree]) -> Self:
+        """A view for one step in which every mixture, clean or drawn, goes through `transform`."""
+        return replace(self, transform=lambda mix: self.transformed(transform(mix)))
 
-    def pulling(self, pull: Callable[[Tree], Tree]) -> Self:
-        """A view for one step that adds `pull(a)` to every architecture gradient: a penalty's own gradient."""
-        before = self.pull
-        return replace(self, pull=pull if before is None else lambda a: combine(before(a), pull(a), 1.0))
+    def with_arch_penalty(self, penalty: Callable[[Tree], Tree]) -> Self:
+        """A view for one step that adds `penalty(a)`, the gradient of a penalty, to every architecture gradient."""
+        before = self.arch_penalty
+        return replace(self, arch_penalty=penalty if before is None else lambda a: combine(before(a), penalty(a), 1.0))
 
     def probed(self, name: str, second: Second, v: Tree, found: Tree | None = None, **length: Any) -> Tree:
         """`second` along v by a central difference (of `length`), unless `found` by another; `probe` receives it."""
@@ -169,15 +171,15 @@ class Search:
         """d L / d a at fixed weights (no weight gradient is computed). One pass."""
         return gradient(self.loss(detached(w), self.a, batch), self.a)
 
-    def rate(self, batch: Batch) -> float:
+    def lr_of(self, batch: Batch) -> float:
         """Learning rate of a weight update on `batch`."""
         return self.lr * batch.rate
 
-    def clipped(self, g: Tree) -> Tree:
+    def clip_gradient(self, g: Tree) -> Tree:
         """A weight gradient bounded to the norm `clip`, where one is set."""
-        return self.bounded(g)[0]
+        return self.clip_with_factor(g)[0]
 
-    def bounded(self, g: Tree) -> tuple[Tree, Number]:
+    def clip_with_factor(self, g: Tree) -> tuple[Tree, Number]:
         """The same, and the factor (at most 1) that bounds it."""
         if self.clip is None:
             return g, 1.0
@@ -201,7 +203,7 @@ class Search:
 
     def descend_w(self, g: Tree, rate: float = 1.0) -> None:
         """Clip `g` (which stays as it is) and let the weight optimizer take its step; `rate` is that of its batch."""
-        moves = self.clipped(g)
+        moves = self.clip_gradient(g)
         for k, x in self.w.items():
             x.grad = like(moves[k].detach(), x)
         with scaled(self.w_opt, rate):
@@ -212,14 +214,14 @@ class Search:
         """Let the architecture optimizer take its step along `g` (never clipped; none while `warming`)."""
         if self.warming:
             return
-        if self.pull is not None:
-            g = combine(g, self.pull(self.a), 1.0)
+        if self.arch_penalty is not None:
+            g = combine(g, self.arch_penalty(self.a), 1.0)
         for k, x in self.a.items():
             x.grad = g[k].detach()
         self.a_opt.step()
         self.a_opt.zero_grad(set_to_none=True)
 
-    def peek_w(self, g: Tree, rate: float = 1.0) -> Tree:
+    def virtual_step(self, g: Tree, rate: float = 1.0) -> Tree:
         """Where one unclipped step along `g` would lead: w - rate lr (momentum * buffer + g + weight_decay * w).
 
         Fresh leaves; nothing moves. Equals `descend_w` without clipping for heavy-ball momentum. Under Nesterov
@@ -258,12 +260,12 @@ class Search:
 
 # --------------------------------------------------------------------------------------------------- method
 def unavailable(*_: object) -> Any:
-    """Stands in an `Ending` for what it was made without."""
-    raise NotImplementedError("this Ending was made without it")
+    """Stand in for a function that a `Selection` was made without."""
+    raise NotImplementedError("this Selection was made without it")
 
 
 @dataclass
-class Ending:
+class Selection:
     """What a method may use to choose when the search ends: batches of both splits and a generator of its own."""
 
     score: Callable[[Tree], float | None]
@@ -275,11 +277,11 @@ class Ending:
     """Weight updates of an epoch of the search."""
     decided: list[Any] = field(default_factory=list)
     """Plain values of the decisions so far. A checkpoint holds them: a resumed search begins with those it made."""
-    keep: Callable[[], None] = lambda: None
+    save: Callable[[], None] = lambda: None
     """Called after a decision, when `decided`, weights, architecture, optimizers and streams are all that matters."""
     tick: Callable[[], None] = lambda: None
     """Called after a pass: where a signal has asked for an end, it ends here, with what was kept last."""
-    told: Callable[[int, int], None] = lambda done, total: None
+    on_progress: Callable[[int, int], None] = lambda done, total: None
     """Called before and after a long choice's decisions with how many are made, of how many."""
     pause: Callable[[], None] = lambda: None
     """Called after a short decision instead of `keep`: keeps where a checkpoint is due or a signal asks for an end."""
@@ -287,10 +289,14 @@ class Ending:
     """The discrete network of a mixture at the size of the search, newly initialized from a seed."""
     text: Callable[[Tree], str] = unavailable
     """The text of a mixture's genotype."""
-    look: Callable[[], Batch] = unavailable
+    next_batch: Callable[[], Batch] = unavailable
     """The next training batch; it stays the next one."""
     notes: dict[str, Any] = field(default_factory=dict)
     """Plain values that the run's record keeps of the choice; `text` among them is a sentence for its last screen."""
+
+
+RENAMED_MEMBERS = {"choose": "select", "draws": "samples_mixture", "compares": "needs_two_cells"}
+"""Member of a method by its name in 0.1.0 -> its present name."""
 
 
 class Method(ABC):
@@ -302,19 +308,26 @@ class Method(ABC):
 
     trains: ClassVar[bool] = True
     """Whether the method trains a supernet at all."""
-    draws: ClassVar[bool] = False
-    """Whether the method draws mixtures for one inside it (`Search.drawing`)."""
-    compares: ClassVar[bool] = False
+    samples_mixture: ClassVar[bool] = False
+    """Whether the method draws mixtures for an inner method (`Search.with_sampler`)."""
+    needs_two_cells: ClassVar[bool] = False
     """Whether the method compares the cells of a supernet, so that it needs two of them."""
     reads: ClassVar[str | None] = None
     """What the networks must read that the method is for: images or text; None: either."""
-    labelled: ClassVar[tuple[str, ...]] = ()
+    reproduces_faults: ClassVar[tuple[str, ...]] = ()
     """Switches that reproduce a known fault of released code."""
+
+    def __init_subclass__(cls, **more: Any) -> None:
+        """Refuse members under the names of 0.1.0, which would be ignored. Raises UserError."""
+        super().__init_subclass__(**more)
+        for old, new in RENAMED_MEMBERS.items():
+            if callable(cls.__dict__.get(old)) or cls.__dict__.get(old) is True:
+                raise UserError(f"method {cls.__name__}", f"defines {old}, which is called {new} now", "rename it")
 
     @property
     def labels(self) -> list[str]:
         """Those of them that are on; every table shows them."""
-        return [name for name in self.labelled if getattr(self, name)]
+        return [name for name in self.reproduces_faults if getattr(self, name)]
 
     @property
     def steps_w(self) -> int:
@@ -343,7 +356,7 @@ class Method(ABC):
         """Logits to mixture weights along the last axis."""
         return torch.softmax(logits, dim=-1)
 
-    def choose(self, search: Search, ending: Ending) -> Tree:
+    def select(self, search: Search, selection: Selection) -> Tree:
         """The mixture to discretize when the search ends."""
         return detached(search.problem.relax(search.a))
 

@@ -32,16 +32,16 @@ from torch import Tensor, nn
 
 from nasx.errors import UserError
 
-PATIENCE = timedelta(minutes=10)
+COMM_TIMEOUT = timedelta(minutes=10)
 """The longest that a process waits for another: one may have to decode images that another has in its cache."""
-LOST = ("gloo", "NCCL", "Connection closed", "Connection reset", "Broken pipe", "Socket Timeout", "TCPStore")
+PEER_FAILURES = ("gloo", "NCCL", "Connection closed", "Connection reset", "Broken pipe", "Socket Timeout", "TCPStore")
 """What an error says when a process has gone."""
-ENDED = "lost the others: one of them has ended"
+PEER_ENDED = "lost the others: one of them has ended"
 T = TypeVar("T")
 N = TypeVar("N", bound=nn.Module)
 
 
-def count() -> int:
+def world_size() -> int:
     """Number of processes."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
@@ -51,93 +51,93 @@ def rank() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
-def owner() -> bool:
+def is_main_process() -> bool:
     """Whether this process owns the run folder."""
     return rank() == 0
 
 
 def device_name(name: str) -> str:
     """`auto` and `cuda` as the GPU of this process; other names as they are. Raises UserError."""
-    if count() == 1 or name == "cpu":
+    if world_size() == 1 or name == "cpu":
         return name
     local, there = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
     if name not in ("auto", "cuda"):
-        raise UserError(f"device={name}", f"is one device for {count()} processes", "use device=auto, cuda or cpu")
+        raise UserError(f"device={name}", f"is one device for {world_size()} processes", "use device=auto, cuda or cpu")
     if not there and name == "auto":
         return "cpu"
     if local >= there:
         raise UserError(
             f"device={name}",
-            f"{int(os.environ.get('LOCAL_WORLD_SIZE', count()))} processes for {there} GPUs",
+            f"{int(os.environ.get('LOCAL_WORLD_SIZE', world_size()))} processes for {there} GPUs",
             f"use {max(there, 1)}, or device=cpu",
         )
     return f"cuda:{local}"
 
 
 @contextlib.contextmanager
-def joined(device: torch.device) -> Iterator[None]:
+def process_group(device: torch.device) -> Iterator[None]:
     """Within the block the processes know each other. Raises UserError where one of them has ended."""
-    if count() == 1:
+    if world_size() == 1:
         yield
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
     try:
-        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=COMM_TIMEOUT)
         yield
         dist.destroy_process_group()
     except RuntimeError as error:
-        if not isinstance(error, dist.DistError) and not any(word in str(error) for word in LOST):
+        if not isinstance(error, dist.DistError) and not any(word in str(error) for word in PEER_FAILURES):
             raise
         raise UserError(
-            f"process {rank()} of {count()}", ENDED, "the same command resumes from the last checkpoint"
+            f"process {rank()} of {world_size()}", PEER_ENDED, "the same command resumes from the last checkpoint"
         ) from error
 
 
-def lost(error: BaseException) -> bool:
+def is_peer_failure(error: BaseException) -> bool:
     """Whether the error is that of `joined`."""
-    return isinstance(error, UserError) and error.fault == ENDED
+    return isinstance(error, UserError) and error.fault == PEER_ENDED
 
 
 # ------------------------------------------------------------------------------------------------------- talk
-def rows(batch: int, pieces: int) -> list[Tensor]:
+def rank_rows(batch: int, pieces: int) -> list[Tensor]:
     """For each piece of a batch the positions of this process's own images.
 
     The shares of the processes are as equal as they can be; together they are the batch, and none overlaps another.
     """
     return [
-        piece[len(piece) * rank() // count() : len(piece) * (rank() + 1) // count()]
+        piece[len(piece) * rank() // world_size() : len(piece) * (rank() + 1) // world_size()]
         for piece in torch.arange(batch).chunk(pieces)
     ]
 
 
-def total(x: Tensor) -> Tensor:
+def all_reduce(x: Tensor) -> Tensor:
     """The sum over the processes, for all of them."""
-    if count() > 1:
+    if world_size() > 1:
         x = x.clone()
         dist.all_reduce(x)
     return x
 
 
-def told(value: T) -> T:
+def broadcast_object(value: T) -> T:
     """The owner's value, for all. By way of the CPU, as all that is not summed: a GPU would have to be waited for."""
-    if count() == 1:
+    if world_size() == 1:
         return value
-    held: list[Any] = [value if owner() else None]
+    held: list[Any] = [value if is_main_process() else None]
     dist.broadcast_object_list(held, src=0, device=torch.device("cpu"))
     found: T = held[0]
     return found
 
 
-def gathered(value: int) -> list[int]:
+def all_gather(value: int) -> list[int]:
     """The value of every process, for all of them."""
     mine = torch.tensor([value])
-    parts = [torch.empty_like(mine) for _ in range(count())]
+    parts = [torch.empty_like(mine) for _ in range(world_size())]
     dist.all_gather(parts, mine)
     return [int(part) for part in parts]
 
 
-def parallel(network: nn.Module) -> nn.Module:
+def wrap_ddp(network: nn.Module) -> nn.Module:
     """The network as it is trained: its gradients are averaged over the processes, its weights those of the owner.
 
     Parameters that no output depends on (an operation behind `none`) keep no gradient, as in one process. To look for
@@ -145,7 +145,7 @@ def parallel(network: nn.Module) -> nn.Module:
     better one in the first update after each start, and a resumed run would differ in the last bits. Buffers are not
     sent around: synchronized batch norms are equal in all processes.
     """
-    if count() == 1:
+    if world_size() == 1:
         return network
     warnings.filterwarnings("ignore", "find_unused_parameters=True was specified", UserWarning)
     with warnings.catch_warnings():
@@ -153,9 +153,9 @@ def parallel(network: nn.Module) -> nn.Module:
         return nn.parallel.DistributedDataParallel(network, broadcast_buffers=False, find_unused_parameters=True)
 
 
-def quiet(network: nn.Module, last: bool) -> contextlib.AbstractContextManager[Any]:
+def no_sync(network: nn.Module, last: bool) -> contextlib.AbstractContextManager[Any]:
     """Within the block gradients are only added up; after the last piece of a batch they are averaged."""
-    return contextlib.nullcontext() if last or count() == 1 else network.no_sync()  # type: ignore[operator]
+    return contextlib.nullcontext() if last or world_size() == 1 else network.no_sync()  # type: ignore[operator]
 
 
 # ------------------------------------------------------------------------------------------------- batch norm
@@ -164,11 +164,11 @@ class Sum(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        return total(x)
+        return all_reduce(x)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        return total(grads[0].contiguous())
+        return all_reduce(grads[0].contiguous())
 
 
 class SyncNorm(nn.BatchNorm2d):
@@ -199,9 +199,9 @@ class SyncNorm(nn.BatchNorm2d):
         return (wide * scale[:, None, None] + shift[:, None, None]).to(x.dtype)
 
 
-def synchronized(network: N, device: torch.device) -> N:
+def convert_sync_batchnorm(network: N, device: torch.device) -> N:
     """The same network with synchronized batch norms; names and values of its state are kept."""
-    if count() == 1:
+    if world_size() == 1:
         return network
     if device.type == "cuda":
         return nn.SyncBatchNorm.convert_sync_batchnorm(network)

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nasx.core.bilevel import hand_on, recall
+from nasx.core.bilevel import state_kwargs, store_state
 
 if TYPE_CHECKING:
     from nasx.core.bilevel import Batch
@@ -40,8 +40,8 @@ def sums(network: nn.Module, batches: Iterable[Batch], device: torch.device, *, 
         for batch in batches:
             random.manual_seed(batch.seed)
             with torch.autocast(device.type, dtype=torch.bfloat16, enabled=amp):
-                logits = network(batch.x, gen=random, **recall(batch))
-            hand_on(batch, logits.state)
+                logits = network(batch.x, gen=random, **state_kwargs(batch))
+            store_state(batch, logits.state)
             scores, y = logits.main.to(torch.promote_types(logits.main.dtype, torch.float32)), batch.y.flatten()
             loss = F.cross_entropy(scores, y, reduction="sum").double()
             correct = (scores.argmax(1) == y).sum()

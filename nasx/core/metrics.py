@@ -20,7 +20,7 @@ class Metric(NamedTuple):
     unit: str
     sign: int
 
-    def told(self, means: Mapping[str, Any]) -> dict[str, Any]:
+    def convert(self, means: Mapping[str, Any]) -> dict[str, Any]:
         """Means of losses and accuracies with this metric in the place of accuracies."""
         if self is ACCURACY:
             return dict(means)

@@ -52,6 +52,14 @@ REVISED = {"nasx.data.images.Folder": 1}
 UNREAD = {"nasx.methods.sdarts.Sdarts": (("random_start", "ascent"), {"perturbation": "random"})}
 """Class of a component -> settings added since 0.1.0 that change nothing where others have the values given here."""
 
+RENAMED_KEYS = {"doubtful": "warning", "moving": "not_converged"}
+"""Key of a record's verdict as 0.1.0 wrote it -> its present name."""
+
+
+def renamed_keys(value: Mapping[str, Any]) -> dict[str, Any]:
+    """The verdict of a record of any version, with present keys."""
+    return {RENAMED_KEYS.get(key, key): item for key, item in value.items()}
+
 
 def present(target: str) -> str:
     """The present name of a class, which a file of an earlier version may name as it was then."""

@@ -60,7 +60,7 @@ class Carried(NamedTuple):
         if track or self.after.value is None:
             self.after.value = state
 
-    def aside(self) -> Carried:
+    def without_writes(self) -> Carried:
         return Carried(self.before, Slot())
 
 

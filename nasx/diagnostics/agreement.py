@@ -65,7 +65,7 @@ class Look(NamedTuple):
     heard: list[list[Heard]]
 
 
-def speakers(cell: nn.Module) -> list[nn.Module]:
+def output_modules(cell: nn.Module) -> list[nn.Module]:
     """The modules that put out a cell's nodes: the cell itself, unless it says otherwise."""
     return list(getattr(cell, "node_modules", [cell]))
 
@@ -84,7 +84,7 @@ def watching(cells: Sequence[nn.Module]) -> Iterator[tuple[list[list[Tensor]], l
             lambda module, given: heard[i].append(Heard(module, given[0].detach(), [own for own, _ in given[2]]))
         )
 
-    hooks = [watch(i, module) for i, cell in enumerate(cells) for module in speakers(cell)]
+    hooks = [watch(i, module) for i, cell in enumerate(cells) for module in output_modules(cell)]
     hooks += [listen(i, m) for i, cell in enumerate(cells) for m in cell.modules() if isinstance(m, EdgeBundle)]
     try:
         yield nodes, heard

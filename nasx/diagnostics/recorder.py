@@ -28,7 +28,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from nasx.core.bilevel import Batch, Search, Tree, aside, detached
+from nasx.core.bilevel import Batch, Search, Tree, detached, without_writes
 from nasx.diagnostics import agreement, structure
 from nasx.diagnostics.agreement import look
 from nasx.diagnostics.curvature import curvature
@@ -153,7 +153,7 @@ class Watch:
     def _look(self, running: agreement.Running, search: Search, train: Batch, val: Batch) -> None:
         began, mix = time.perf_counter(), detached(search.problem.relax(search.a))
         with uncompiled():
-            running.add(*(look(search.problem, search.w, mix, aside(batch)).mix for batch in (train, val)))
+            running.add(*(look(search.problem, search.w, mix, without_writes(batch)).mix for batch in (train, val)))
         self.looked = added(self.looked, 2, 2, time.perf_counter() - began)
 
     def _compare(self, name: str, found: Tree, exact: Callable[[], Tree]) -> None:

@@ -45,7 +45,7 @@ GROWTH, EVERY, WINDOW = 1.3, 2, 5
 
 
 def verdict(rows: Sequence[Row], result: Mapping[str, Any], draw: Callable[[], str] | None = None) -> dict[str, Any]:
-    """{"moving", "collapsed", "doubtful", "reasons", "text"} of a search's metrics rows and its record.
+    """{"not_converged", "collapsed", "warning", "reasons", "text"} of a search's metrics rows and its record.
 
     Works on what is there: without rows (a method that trains nothing) only the cell is judged. `draw` gives the text
     of an architecture drawn uniformly from the space; without it more than half skip connections are too many.
@@ -62,9 +62,9 @@ def verdict(rows: Sequence[Row], result: Mapping[str, Any], draw: Callable[[], s
         settled = f"It had not settled when it ended: {'; '.join(moves)}." if moves else "It had settled."
         said += [*_stopped(result), settled, *_probes(rows)]
     return {
-        "moving": bool(moves),
+        "not_converged": bool(moves),
         "collapsed": bool(collapses),
-        "doubtful": bool(doubts) and not collapses,
+        "warning": bool(doubts) and not collapses,
         "reasons": collapses + doubts + moves,
         "text": " ".join(said),
     }

@@ -17,21 +17,23 @@ def retrain(cfg: Config, info: Config) -> Result:
     count, folder = cfg["devices"], Path(cfg["out"]) / identity.run_name(cfg, info["choices"], "retrain")
     if count == 1 or records.finished(folder) is not None:
         return trained(cfg, info)
-    if distributed.count() > 1:
-        raise UserError(f"devices={count}", f"{distributed.count()} processes are started already", "leave devices out")
+    if distributed.world_size() > 1:
+        raise UserError(
+            f"devices={count}", f"{distributed.world_size()} processes are started already", "leave devices out"
+        )
     from nasx.train import launch
 
-    return launch.launch(count, trained, cfg, info)
+    return launch.launch_workers(count, trained, cfg, info)
 
 
 def trained(cfg: Config, info: Config) -> Result:
     """The same in this process, which may be one of several."""
     from nasx.train.job import train
 
-    with session(cfg, info, "retrain") as here:
-        done = distributed.told(here.run.done() if distributed.owner() else None)
-        result = train(here) if done is None else done
-        if distributed.owner():
-            run_summary.draw(here.run.folder)
-            run_summary.show(result, here.run.folder)
+    with session(cfg, info, "retrain") as ctx:
+        done = distributed.broadcast_object(ctx.run.done() if distributed.is_main_process() else None)
+        result = train(ctx) if done is None else done
+        if distributed.is_main_process():
+            run_summary.draw(ctx.run.folder)
+            run_summary.show(result, ctx.run.folder)
         return result

@@ -26,25 +26,25 @@ def search(cfg: Config, info: Config) -> Result:
     """Search, discretize and look up; resumes an unfinished run, returns a finished one's record at once."""
     if cfg["seeds_per_job"] > 1:
         return together(cfg, info)[0]
-    with session(cfg, info) as here:
-        done = here.run.done() or prepared(here).run()
-        shown(here, done)
+    with session(cfg, info) as ctx:
+        done = ctx.run.done() or prepared(ctx).run()
+        shown(ctx, done)
         return done
 
 
-def prepared(here: Session) -> SearchJob:
+def prepared(ctx: Session) -> SearchJob:
     """The search of a run (its last stage), after its earlier stages in folders within its own."""
-    for i in range(stages.count(here.config) - 1):
-        stage = search_stage.stage(here.config, here.run.folder, i)
-        own = {**stage.config, "out": str(here.run.folder), "name": stages.name(i), "seeds_per_job": 1}
-        with session(own, {**here.info, "published": None}) as inner:
+    for i in range(stages.count(ctx.config) - 1):
+        stage = search_stage.stage(ctx.config, ctx.run.folder, i)
+        own = {**stage.config, "out": str(ctx.run.folder), "name": stages.name(i), "seeds_per_job": 1}
+        with session(own, {**ctx.info, "published": None}) as inner:
             if inner.run.done() is None:
-                log.info("stage %d of %d in %s", i + 1, stages.count(here.config), inner.run.folder)
+                log.info("stage %d of %d in %s", i + 1, stages.count(ctx.config), inner.run.folder)
                 SearchJob(inner, stage).run()
             pictures(inner)
-    job = SearchJob(here)
+    job = SearchJob(ctx)
     if job.stage.done:
-        log.info("stage %d of %d, the run's own", stages.count(here.config), stages.count(here.config))
+        log.info("stage %d of %d, the run's own", stages.count(ctx.config), stages.count(ctx.config))
     return job
 
 
@@ -61,24 +61,24 @@ def together(cfg: Config, info: Config) -> list[Result]:
         for seed in range(cfg["seed"], cfg["seed"] + cfg["seeds_per_job"]):
             own = {**cfg, "seed": seed, "quiet": cfg["quiet"] or seed > cfg["seed"]}  # one bar for all
             try:
-                here = stack.enter_context(session(own, of_seed(info, seed)))
+                ctx = stack.enter_context(session(own, of_seed(info, seed)))
             except UserError as error:  # another process is in this seed's folder
                 faults.append(error)
                 continue
-            finished = here.run.done()
+            finished = ctx.run.done()
             if finished is not None:
-                shown(here, finished)
+                shown(ctx, finished)
                 done[seed] = finished
                 continue
             try:
-                with progress.told_to(here.run.folder):
-                    turns[seed] = Turn(prepared(here))
+                with progress.log_to(ctx.run.folder):
+                    turns[seed] = Turn(prepared(ctx))
             except UserError as error:
                 faults.append(error)
-                here.run.fail(error)
+                ctx.run.fail(error)
         for turn in turns.values():
-            turn.job.here.signals = here.signals  # the handlers in force are those opened last
-            turn.job.here.together = len(turns)
+            turn.job.ctx.signals = ctx.signals  # the handlers in force are those opened last
+            turn.job.ctx.concurrent_runs = len(turns)
         while turns:
             for seed, turn in list(turns.items()):
                 try:
@@ -86,11 +86,11 @@ def together(cfg: Config, info: Config) -> list[Result]:
                 except StopIteration:
                     job = turns.pop(seed).job
                     done[seed] = job.result
-                    with progress.told_to(job.here.run.folder):
-                        shown(job.here, job.result)
+                    with progress.log_to(job.ctx.run.folder):
+                        shown(job.ctx, job.result)
                 except UserError as error:
                     faults.append(error)
-                    turns.pop(seed).job.here.run.fail(error)
+                    turns.pop(seed).job.ctx.run.fail(error)
                 except environment.StopRequested:
                     for other in turns.values():
                         if other is not turn:
@@ -106,7 +106,7 @@ class Turn:
 
     def __init__(self, job: SearchJob) -> None:
         self.job, self.steps, self.random = job, job.steps(), torch.get_rng_state()
-        device = job.here.device
+        device = job.ctx.device
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         if self.stream is not None:
             self.stream.wait_stream(torch.cuda.current_stream(device))  # what built the job may still be on its way
@@ -114,7 +114,7 @@ class Turn:
     def take(self) -> None:
         """The next step. Raises StopIteration after the last, when the record is written."""
         torch.set_rng_state(self.random)
-        with progress.told_to(self.job.here.run.folder), torch.cuda.stream(self.stream):
+        with progress.log_to(self.job.ctx.run.folder), torch.cuda.stream(self.stream):
             next(self.steps)
         self.random = torch.get_rng_state()
 
@@ -132,12 +132,12 @@ def of_seed(info: Config, seed: int) -> Config:
     return {**info, "overrides": words, "command": shlex.join(["nasx", "search", *info.get("options", ()), *words])}
 
 
-def pictures(here: Session) -> None:
+def pictures(ctx: Session) -> None:
     """Draw what is missing of the cells and the curves."""
-    run_summary.draw(here.run.folder, curves=True, epochs=here.config["draw"] == "epochs")
+    run_summary.draw(ctx.run.folder, curves=True, epochs=ctx.config["draw"] == "epochs")
 
 
-def shown(here: Session, result: Result) -> None:
+def shown(ctx: Session, result: Result) -> None:
     """Draw what is missing, and tell the end of a search."""
-    pictures(here)
-    run_summary.show(result, here.run.folder)
+    pictures(ctx)
+    run_summary.show(result, ctx.run.folder)

@@ -26,14 +26,14 @@ import torch
 from torch import Tensor
 
 from nasx.core.bilevel import Batch, Number, Search, Tree
-from nasx.methods.wrapper import Around
+from nasx.methods.wrapper import Wrapper
 
 if TYPE_CHECKING:
     from nasx.core.constraints import NonNegativeFloat
 
 
 @dataclass(frozen=True, kw_only=True)
-class BetaDarts(Around):
+class BetaDarts(Wrapper):
     """Steps of the inner method, with a growing penalty on the logits."""
 
     growth: NonNegativeFloat = 0.5
@@ -48,4 +48,4 @@ class BetaDarts(Around):
         def pull(a: Tree) -> Tree:
             return {k: weight * torch.softmax(x.detach(), -1) / x[..., 0].numel() for k, x in a.items()}
 
-        return self.inner.step(search.pulling(pull), train, val)
+        return self.inner.step(search.with_arch_penalty(pull), train, val)

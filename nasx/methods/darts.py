@@ -52,15 +52,15 @@ class Darts(Method):
             outcome = search.outcome(detached(search.w), search.a, val)
             return gradient(outcome.loss, search.a), outcome
         mix = detached(search.mixture(search.a, train))
-        bounded = search.bounded if self.clip else lambda g: (g, 1.0)
-        step, c = bounded(search.grad_w(detached(search.w, requires_grad=True), mix, train))
-        w1 = search.peek_w(step, train.rate)
+        clip_with_factor = search.clip_with_factor if self.clip else lambda g: (g, 1.0)
+        step, c = clip_with_factor(search.grad_w(detached(search.w, requires_grad=True), mix, train))
+        w1 = search.virtual_step(step, train.rate)
         outcome = search.outcome(w1, search.a, val)
         v, direct = gradients(outcome.loss, w1, search.a)
-        v, _ = bounded(v)
+        v, _ = clip_with_factor(v)
         mixed = Second(lambda w, a: search.loss(w, a, train), search.w, search.a)
         cross = search.probed("Mv", mixed, v, radius=self.radius)
-        return combine(direct, cross, -search.rate(train) * c), outcome
+        return combine(direct, cross, -search.lr_of(train) * c), outcome
 
     def step(self, search: Search, train: Sequence[Batch], val: Batch) -> dict[str, Tensor]:
         if search.warming:

@@ -26,14 +26,14 @@ from typing import TYPE_CHECKING, ClassVar
 from torch import Tensor
 
 from nasx.core.bilevel import Batch, Number, Search, Tree, combine
-from nasx.methods.wrapper import Around
+from nasx.methods.wrapper import Wrapper
 
 if TYPE_CHECKING:
     from nasx.core.constraints import NonNegativeFloat
 
 
 @dataclass(frozen=True, kw_only=True)
-class DartsMinus(Around):
+class DartsMinus(Wrapper):
     """Steps of the inner method with an auxiliary skip connection that fades."""
 
     operation: ClassVar[str] = "skip_connect"
@@ -50,4 +50,4 @@ class DartsMinus(Around):
         def shape(mix: Tree) -> Tree:
             return mix | combine({k: mix[k] for k in skips}, skips, weight)
 
-        return self.inner.step(search.shaping(shape), train, val)
+        return self.inner.step(search.with_transform(shape), train, val)

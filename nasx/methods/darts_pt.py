@@ -33,8 +33,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from nasx.core.bilevel import Decision, Ending, Search, Tree, detached
-from nasx.methods.wrapper import Around
+from nasx.core.bilevel import Decision, Search, Selection, Tree, detached
+from nasx.methods.wrapper import Wrapper
 
 if TYPE_CHECKING:
     from nasx.core.constraints import NonNegative, NonNegativeFloat, Positive, PositiveFloat
@@ -84,7 +84,7 @@ def place(decision: Decision, option: int) -> tuple[int | slice, int, int | slic
 
 
 @dataclass(frozen=True, kw_only=True)
-class DartsPt(Around):
+class DartsPt(Wrapper):
     """The inner method's search, and a choice by perturbation at its end."""
 
     tune: NonNegative = 10
@@ -92,66 +92,68 @@ class DartsPt(Around):
     lr_min: NonNegativeFloat = 0.001
     batches: Positive | None = None
 
-    def choose(self, search: Search, ending: Ending) -> Tree:
+    def select(self, search: Search, selection: Selection) -> Tree:
         if not self.trains:
-            return self.inner.choose(search, ending)
-        rounds = [chosen for phase in search.problem.decisions() for chosen in in_turn(phase, ending.gen)]
+            return self.inner.select(search, selection)
+        rounds = [chosen for phase in search.problem.decisions() for chosen in in_turn(phase, selection.gen)]
         projected = Projection(search.problem.relax(search.a))
-        if not ending.decided:
+        if not selection.decided:
             search.w_opt.state.clear()
-        ending.told(len(ending.decided), len(rounds))
+        selection.on_progress(len(selection.decided), len(rounds))
         for number, chosen in enumerate(rounds):
-            if number < len(ending.decided):
-                for decision, kept in zip(chosen, ending.decided[number], strict=True):
+            if number < len(selection.decided):
+                for decision, kept in zip(chosen, selection.decided[number], strict=True):
                     projected.decide(decision, kept)
                 continue
             if number:
-                self.tuned(search, ending, projected, number - 1, len(rounds) - 1)
+                self.tuned(search, selection, projected, number - 1, len(rounds) - 1)
             found = []
             for decision in chosen:
-                found.append(self.judged(search, ending, projected, decision))
+                found.append(self.judged(search, selection, projected, decision))
                 projected.decide(decision, found[-1])
-            ending.decided.append(found)
-            ending.keep()
-            ending.told(number + 1, len(rounds))
+            selection.decided.append(found)
+            selection.save()
+            selection.on_progress(number + 1, len(rounds))
         return detached(projected(search.problem.relax(search.a)))
 
-    def judged(self, search: Search, ending: Ending, projected: Projection, decision: Decision) -> list[int]:
+    def judged(self, search: Search, selection: Selection, projected: Projection, decision: Decision) -> list[int]:
         """The options to keep: those that the supernet misses most; of equal ones the earlier."""
         options = list(range(len(decision.options)))
         if len(options) <= decision.keep:
             return options
-        scores = self.accuracies(search, ending, projected, decision, options)
+        scores = self.accuracies(search, selection, projected, decision, options)
         return sorted(sorted(options, key=scores.__getitem__)[: decision.keep])
 
     @torch.no_grad()
     def accuracies(
-        self, search: Search, ending: Ending, projected: Projection, decision: Decision, options: Sequence[int]
+        self, search: Search, selection: Selection, projected: Projection, decision: Decision, options: Sequence[int]
     ) -> dict[int, float]:
         """Accuracy without each of the options, over the same batches."""
         clean, totals = search.problem.relax(search.a), {option: torch.zeros(()) for option in options}
-        for _ in range(self.batches or ending.epoch_updates):
-            batch = next(ending.val)
+        for _ in range(self.batches or selection.epoch_updates):
+            batch = next(selection.val)
             for option in options:
                 mix = projected.without(decision, option)(clean)
                 totals[option] = totals[option] + search.problem.outcome(detached(search.w), mix, batch).accuracy.cpu()
-                ending.tick()
+                selection.tick()
         return {option: float(total) for option, total in totals.items()}
 
-    def tuned(self, search: Search, ending: Ending, projected: Projection, number: int, rounds: int) -> None:
+    def tuned(self, search: Search, selection: Selection, projected: Projection, number: int, rounds: int) -> None:
         """`tune` epochs of the inner method's steps on the supernet as decided so far."""
         for epoch in range(number * self.tune, (number + 1) * self.tune):
             lr = self.lr_min + (self.lr - self.lr_min) * (1 + math.cos(math.pi * epoch / (rounds * self.tune))) / 2
             for group in search.w_opt.param_groups:
                 group["lr"] = lr
             done = 0
-            while done < ending.epoch_updates:
-                updates = min(self.inner.steps_w, ending.epoch_updates - done)
+            while done < selection.epoch_updates:
+                updates = min(self.inner.steps_w, selection.epoch_updates - done)
                 draws = self.inner.train_batches if updates == self.inner.steps_w else updates
-                self.inner.step(search.shaping(projected), [next(ending.train) for _ in range(draws)], next(ending.val))
+                self.inner.step(
+                    search.with_transform(projected), [next(selection.train) for _ in range(draws)], next(selection.val)
+                )
                 done += updates
                 search.updates += updates
-                ending.tick()
+                selection.tick()
 
 
 def in_turn(decisions: Sequence[Decision], gen: torch.Generator) -> Iterator[list[Decision]]:

@@ -31,7 +31,7 @@ from torch.autograd.function import once_differentiable
 from torch.distributions import Dirichlet, kl_divergence
 
 from nasx.core.bilevel import Batch, Search, Tree, detached, gradient
-from nasx.methods.wrapper import Around
+from nasx.methods.wrapper import Wrapper
 
 if TYPE_CHECKING:
     from nasx.core.constraints import NonNegativeFloat
@@ -61,10 +61,10 @@ class Sample(torch.autograd.Function):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DrNas(Around):
+class DrNas(Wrapper):
     """Steps of the inner method, each on a Dirichlet sample."""
 
-    draws: ClassVar[bool] = True
+    samples_mixture: ClassVar[bool] = True
     kl: NonNegativeFloat = 0.0
 
     def step(self, search: Search, train: Sequence[Batch], val: Batch) -> dict[str, Tensor]:
@@ -72,8 +72,8 @@ class DrNas(Around):
             gen = search.generator(batch)
             return search.problem.relax(a, lambda logits: Sample.apply(dirichlet(logits).concentration, gen).to(logits))
 
-        view = search.drawing(draw)
-        return self.inner.step(view.pulling(self.penalty) if self.kl else view, train, val)
+        view = search.with_sampler(draw)
+        return self.inner.step(view.with_arch_penalty(self.penalty) if self.kl else view, train, val)
 
     def penalty(self, a: Tree) -> Tree:
         """The gradient of kl * KL(Dir(elu(a) + 1) || Dir(1)), summed over edges."""

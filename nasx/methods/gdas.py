@@ -38,7 +38,7 @@ import torch
 from torch import Tensor
 
 from nasx.core.bilevel import Activate, Batch, Number, Search, Tree
-from nasx.methods.wrapper import Around, concrete
+from nasx.methods.wrapper import Wrapper, concrete
 
 if TYPE_CHECKING:
     from nasx.core.constraints import PositiveFloat
@@ -63,10 +63,10 @@ def hard(tau: Number, gen: torch.Generator, slope: Literal["all", "sampled", "ot
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gdas(Around):
+class Gdas(Wrapper):
     """Steps of the inner method, each on a sampled architecture."""
 
-    draws: ClassVar[bool] = True
+    samples_mixture: ClassVar[bool] = True
     tau_max: PositiveFloat = 10.0
     tau_min: PositiveFloat = 0.1
     gradient: Literal["released", "sampled", "straight_through"] = "sampled"
@@ -85,4 +85,4 @@ class Gdas(Around):
                 return mix
             return problem.biased(mix, problem.relax(a, hard(tau, search.generator(batch), "others")))
 
-        return self.inner.step(search.drawing(draw), train, val)
+        return self.inner.step(search.with_sampler(draw), train, val)

@@ -68,7 +68,7 @@ if TYPE_CHECKING:
 class IDarts(Method):
     """T weight steps, then one architecture step along the truncated implicit gradient."""
 
-    labelled: ClassVar[tuple[str, ...]] = ("release_leak",)
+    reproduces_faults: ClassVar[tuple[str, ...]] = ("release_leak",)
     T: Repeats = 4
     K: Terms = 2
     gamma: PositiveFloat | None = None
@@ -114,7 +114,7 @@ class IDarts(Method):
         w = detached(search.w, requires_grad=True)
         outcome = search.outcome(w, search.a, val)
         v, direct = gradients(outcome.loss, w, search.a)
-        gamma = search.rate(train) if self.gamma is None else self.gamma
+        gamma = search.lr_of(train) if self.gamma is None else self.gamma
         s, cross = self.series(search, train, v, gamma)
         return combine(direct, cross, -gamma), outcome, v, s
 

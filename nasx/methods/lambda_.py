@@ -95,7 +95,7 @@ def signed(g: Tensor) -> Alignment:
 class Lambda(Method):
     """First-order DARTS with the layer-alignment regularizer on the weights."""
 
-    compares: ClassVar[bool] = True
+    needs_two_cells: ClassVar[bool] = True
     strength: NonNegativeFloat = 0.125
     eps0: PositiveFloat = 1e-4
     alignment: Literal["cosine", "signed"] = "cosine"

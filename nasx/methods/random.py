@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor
 
-from nasx.core.bilevel import Batch, Ending, Method, Search, Tree
+from nasx.core.bilevel import Batch, Method, Search, Selection, Tree
 
 if TYPE_CHECKING:
     from nasx.core.constraints import Draws
@@ -33,12 +33,12 @@ class Random(Method):
     def step(self, search: Search, train: Sequence[Batch], val: Batch) -> dict[str, Tensor]:
         raise NotImplementedError("random search trains nothing")
 
-    def choose(self, search: Search, ending: Ending) -> Tree:
-        best, best_score = search.problem.sample(ending.gen), None
+    def select(self, search: Search, selection: Selection) -> Tree:
+        best, best_score = search.problem.sample(selection.gen), None
         for draw in range(self.samples):
-            mix = best if draw == 0 else search.problem.sample(ending.gen)
-            accuracy = ending.score(mix)
-            ending.tick()
+            mix = best if draw == 0 else search.problem.sample(selection.gen)
+            accuracy = selection.score(mix)
+            selection.tick()
             if accuracy is None:
                 break
             if best_score is None or accuracy > best_score:

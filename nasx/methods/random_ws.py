@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from nasx.core.bilevel import Batch, Ending, Method, Search, Tree, detached, logs
+from nasx.core.bilevel import Batch, Method, Search, Selection, Tree, detached, logs
 
 if TYPE_CHECKING:
     from nasx.core.constraints import Draws
@@ -37,12 +37,12 @@ class RandomWs(Method):
         return logs(search.update_w(train[0], search.sampled(train[0])))
 
     @torch.no_grad()
-    def choose(self, search: Search, ending: Ending) -> Tree:
-        best, best_accuracy = search.problem.sample(ending.gen), torch.tensor(-1.0)
+    def select(self, search: Search, selection: Selection) -> Tree:
+        best, best_accuracy = search.problem.sample(selection.gen), torch.tensor(-1.0)
         for draw in range(self.samples):
-            mix = best if draw == 0 else search.problem.sample(ending.gen)
-            accuracy = search.problem.outcome(detached(search.w), mix, next(ending.val)).accuracy
-            ending.tick()
+            mix = best if draw == 0 else search.problem.sample(selection.gen)
+            accuracy = search.problem.outcome(detached(search.w), mix, next(selection.val)).accuracy
+            selection.tick()
             if accuracy > best_accuracy:
                 best, best_accuracy = mix, accuracy
         return best

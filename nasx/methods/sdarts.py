@@ -38,7 +38,7 @@ import torch
 from torch import Tensor
 
 from nasx.core.bilevel import Activate, Batch, Number, Search, Tree, detached
-from nasx.methods.wrapper import Around
+from nasx.methods.wrapper import Wrapper
 
 if TYPE_CHECKING:
     from nasx.core.constraints import NonNegativeFloat, Repeats
@@ -65,10 +65,10 @@ def given(weights: Sequence[Tensor]) -> Activate:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sdarts(Around):
+class Sdarts(Wrapper):
     """Steps of the inner method, those on training batches at perturbed mixture weights."""
 
-    draws: ClassVar[bool] = True
+    samples_mixture: ClassVar[bool] = True
     perturbation: Literal["random", "adversarial"] = "random"
     eps_start: NonNegativeFloat = 0.03
     eps_end: NonNegativeFloat = 0.3
@@ -92,7 +92,7 @@ class Sdarts(Around):
             q = self.adversarial(search, [x.detach() for x in p], eps, batch)
             return search.problem.relax(a, given([x + (y - y.detach()) for x, y in zip(q, p, strict=True)]))
 
-        return self.inner.step(search.drawing(draw), train, val)
+        return self.inner.step(search.with_sampler(draw), train, val)
 
     def random(self, eps: Number, gen: torch.Generator) -> Activate:
         """The method's activation with noise of radius `eps`."""
@@ -114,7 +114,7 @@ class Sdarts(Around):
         w, a = detached(search.w), detached(search.a)
 
         def loss(q: Sequence[Tensor]) -> Tensor:
-            mix = search.shaped(search.problem.relax(a, given(q)))
+            mix = search.transformed(search.problem.relax(a, given(q)))
             return search.problem.outcome(w, mix, batch, evaluation=self.ascent == "eval").loss
 
         gen = search.generator(batch)

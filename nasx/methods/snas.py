@@ -26,17 +26,17 @@ from typing import TYPE_CHECKING, ClassVar
 from torch import Tensor
 
 from nasx.core.bilevel import Batch, Number, Search, Tree
-from nasx.methods.wrapper import Around, concrete
+from nasx.methods.wrapper import Wrapper, concrete
 
 if TYPE_CHECKING:
     from nasx.core.constraints import PositiveFloat
 
 
 @dataclass(frozen=True, kw_only=True)
-class Snas(Around):
+class Snas(Wrapper):
     """Steps of the inner method, each on a sample of a concrete distribution."""
 
-    draws: ClassVar[bool] = True
+    samples_mixture: ClassVar[bool] = True
     tau_max: PositiveFloat = 10.0
     tau_min: PositiveFloat = 1.0
 
@@ -50,4 +50,4 @@ class Snas(Around):
         def draw(a: Tree, batch: Batch) -> Tree:
             return search.problem.relax(a, concrete(tau, search.generator(batch)))
 
-        return self.inner.step(search.drawing(draw), train, val)
+        return self.inner.step(search.with_sampler(draw), train, val)

@@ -12,26 +12,26 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nasx.core.bilevel import Activate, Batch, Ending, Method, Number, Search, Tree
+from nasx.core.bilevel import Activate, Batch, Method, Number, Search, Selection, Tree
 from nasx.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Around(Method):
+class Wrapper(Method):
     """A method around another: what it does not say itself is the inner one's.
 
-    One that changes the mixtures of the inner steps says `draws` and overrides `step` with
-    `inner.step(search.drawing(...), train, val)`.
+    One that changes the mixtures of the inner steps sets `samples_mixture` and overrides `step` with
+    `inner.step(search.with_sampler(...), train, val)`.
     """
 
     inner: Method
 
     def __post_init__(self) -> None:
         method: Method = self
-        drawing = 0
-        while isinstance(method, Around):
-            drawing, method = drawing + method.draws, method.inner
-        if drawing > 1:
+        samplers = 0
+        while isinstance(method, Wrapper):
+            samplers, method = samplers + method.samples_mixture, method.inner
+        if samplers > 1:
             raise UserError(
                 "method",
                 "draws the mixture twice: the inner method would undo what the outer one draws",
@@ -43,8 +43,8 @@ class Around(Method):
         return self.inner.trains
 
     @property
-    def compares(self) -> bool:  # type: ignore[override]
-        return self.inner.compares
+    def needs_two_cells(self) -> bool:  # type: ignore[override]
+        return self.inner.needs_two_cells
 
     @property
     def reads(self) -> str | None:  # type: ignore[override]
@@ -75,8 +75,8 @@ class Around(Method):
     def activate(self, logits: Tensor) -> Tensor:
         return self.inner.activate(logits)
 
-    def choose(self, search: Search, ending: Ending) -> Tree:
-        return self.inner.choose(search, ending)
+    def select(self, search: Search, selection: Selection) -> Tree:
+        return self.inner.select(search, selection)
 
 
 def gumbel(like: Tensor, gen: torch.Generator) -> Tensor:

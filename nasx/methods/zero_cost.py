@@ -33,7 +33,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nasx.core.bilevel import Batch, Ending, Method, Search, Tree
+from nasx.core.bilevel import Batch, Method, Search, Selection, Tree
 from nasx.errors import UserError
 
 if TYPE_CHECKING:
@@ -60,29 +60,32 @@ class ZeroCost(Method):
     def step(self, search: Search, train: Sequence[Batch], val: Batch) -> dict[str, Tensor]:
         raise NotImplementedError("a zero-cost method trains nothing")
 
-    def choose(self, search: Search, ending: Ending) -> Tree:
-        n, done, batch = self.candidates, ending.decided, ending.look()
+    def select(self, search: Search, selection: Selection) -> Tree:
+        n, done, batch = self.candidates, selection.decided, selection.next_batch()
         drawn = []
         for _ in range(n):
-            drawn.append(search.problem.sample(ending.gen))
-            ending.tick()
-        seeds = torch.randint(2**62, (n,), generator=ending.gen).tolist()
-        ending.told(len(done), n)
+            drawn.append(search.problem.sample(selection.gen))
+            selection.tick()
+        seeds = torch.randint(2**62, (n,), generator=selection.gen).tolist()
+        selection.on_progress(len(done), n)
         for i in range(len(done), n):
             began = time.monotonic()
             gen = torch.Generator(batch.x.device).manual_seed(seeds[i])
-            value = self.score(ending.network(drawn[i], seeds[i]), batch, gen)
+            value = self.score(selection.network(drawn[i], seeds[i]), batch, gen)
             done.append({"score": -math.inf if math.isnan(value) else value, "seconds": time.monotonic() - began})
-            ending.pause()
+            selection.pause()
             if (i + 1) % max(n // 10, 1) == 0:
-                ending.told(i + 1, n)
-        ending.keep()
+                selection.on_progress(i + 1, n)
+        selection.save()
         scores = [each["score"] for each in done]
-        ending.notes |= described(
-            [Scored(ending.text(mix), score, ending.score(mix)) for mix, score in zip(drawn, scores, strict=True)],
+        selection.notes |= described(
+            [
+                Scored(selection.text(mix), score, selection.score(mix))
+                for mix, score in zip(drawn, scores, strict=True)
+            ],
             f"on one batch of {len(batch.x)} images" if self.sees else "without data",
         )
-        ending.notes["seconds"] = round(sum(each["seconds"] for each in done), 3)
+        selection.notes["seconds"] = round(sum(each["seconds"] for each in done), 3)
         return drawn[scores.index(max(scores))]
 
 

@@ -132,10 +132,12 @@ def sentences(groups: Sequence[Row], runs: Sequence[Row]) -> list[str]:
             "up or retrained alike): what chance alone would give is not known."
         )
     bad = sum(r["collapsed"] is True for r in runs)
-    moving = sum(r["moving"] is True for r in runs)
+    unsettled = sum(r["not_converged"] is True for r in runs)
     judged = sum(r["collapsed"] is not None for r in runs)
     if judged:
-        said.append(f"{bad or 'None'} of {judged} searches collapsed, {moving or 'none'} had not settled at the end.")
+        said.append(
+            f"{bad or 'None'} of {judged} searches collapsed, {unsettled or 'none'} had not settled at the end."
+        )
     return said
 
 

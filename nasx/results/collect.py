@@ -88,8 +88,8 @@ COLUMNS = (
     "broken",
     "environments",
     "collapsed",
-    "doubtful",
-    "moving",
+    "warning",
+    "not_converged",
     "verdict",
 )
 """Columns of every frame; a look-up adds `<dataset>.valid` and `<dataset>.test`, and what `STANDING` names."""
@@ -290,12 +290,12 @@ def _row(folder: str, record: Mapping[str, Any]) -> dict[str, Any]:
         "broken": " ".join(records.broken(Path(folder), record)) if folder else "",
         "environments": ", ".join(map(_text, records.environments(_starts(record)))),
         "collapsed": None,
-        "doubtful": None,
-        "moving": None,
+        "warning": None,
+        "not_converged": None,
         "verdict": "",
     }
-    if verdict := record.get("verdict"):
-        row |= {name: bool(verdict.get(name)) for name in ("collapsed", "doubtful", "moving")}
+    if verdict := versions.renamed_keys(record.get("verdict") or {}):
+        row |= {name: bool(verdict.get(name)) for name in ("collapsed", "warning", "not_converged")}
         row["verdict"] = _text(verdict.get("text"))
     lookup = record.get("lookup") or {}
     row["benchmark"], row["source"] = _text(lookup.get("benchmark")), _text(lookup.get("source"))

@@ -135,11 +135,11 @@ def verdicts(members: Members) -> str:
     judged = [m for m in members if m.get("collapsed") is not None]
     if not judged:
         return ""
-    count = {name: sum(bool(m.get(name)) for m in judged) for name in ("collapsed", "doubtful", "moving")}
+    count = {name: sum(bool(m.get(name)) for m in judged) for name in ("collapsed", "warning", "not_converged")}
     said = [f"{count['collapsed'] or 'none'} of {len(judged)} collapsed"]
     said += [
         f"{count[name]} {words}"
-        for name, words in (("doubtful", "with a warning"), ("moving", "not settled"))
+        for name, words in (("warning", "with a warning"), ("not_converged", "not settled"))
         if count[name]
     ]
     return ", ".join(said)

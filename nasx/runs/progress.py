@@ -25,7 +25,7 @@ _told: ContextVar[Path | None] = ContextVar("told", default=None)
 
 
 @contextlib.contextmanager
-def told_to(folder: Path) -> Iterator[None]:
+def log_to(folder: Path) -> Iterator[None]:
     """What is logged within belongs to the log of one run among several that this process works on."""
     token = _told.set(folder)
     try:

@@ -134,7 +134,7 @@ class Run:
     def __init__(self, folder: Path, identity: Mapping[str, Any], extra: Mapping[str, Any]) -> None:
         self.folder = folder
         self.identity = json.loads(canonical(identity))
-        self.told: Callable[[Mapping[str, Any]], None] = lambda row: None
+        self.on_row: Callable[[Mapping[str, Any]], None] = lambda row: None
         """Called with each metrics row that was written."""
         inner = files.no_link(files.no_link(folder) / "checkpoints")
         config = folder / "config.yaml"
@@ -285,7 +285,7 @@ class Run:
         line = json.dumps(row) + "\n"
         files.append(path, line)
         self._lines.append(line)
-        self.told(row)
+        self.on_row(row)
 
     # ------------------------------------------------------------------------------------------ checkpoints
     def save(self, state: Mapping[str, Any], step: int) -> None:
@@ -302,7 +302,7 @@ class Run:
         return state
 
 
-class Guest(Run):
+class ReadOnlyRun(Run):
     """A run folder in the hands of another process: nothing of it is read, written or locked here."""
 
     def __init__(self, folder: Path) -> None:

@@ -35,7 +35,7 @@ class Session:
     before_s: float = 0.0
     began: float = field(default_factory=time.monotonic)
     saved: float = field(default_factory=time.monotonic)
-    together: int = 1
+    concurrent_runs: int = 1
     """Runs that take turns in this process: each has the time of all."""
     starts: list[dict[str, Any]] = field(default_factory=list)
     """The environments that the run was computed in, each with the update at which it began."""
@@ -43,7 +43,7 @@ class Session:
     def __post_init__(self) -> None:
         self._begins(0)
 
-    def follows(self, seconds: float) -> None:
+    def add_elapsed(self, seconds: float) -> None:
         """Count from here on, after `seconds` of work that other runs have done for this one."""
         self.before_s, self.began = seconds, time.monotonic()
 
@@ -54,7 +54,7 @@ class Session:
 
     def _begins(self, update: int) -> None:
         """Add this start to `starts` unless its environment is that of the one before; warn where bits may differ."""
-        now = {**environment.environment(self.device), "processes": distributed.count()}
+        now = {**environment.environment(self.device), "processes": distributed.world_size()}
         before = self.starts[-1] if self.starts else {"update": update, **now}
         if self.starts and all(before.get(name) == value for name, value in now.items()):
             return
@@ -74,7 +74,7 @@ class Session:
 
     def resume(self) -> dict[str, Any] | None:
         """The newest readable checkpoint; metrics.jsonl then holds the rows that it counts, and no others."""
-        state = self.run.load(self.device if distributed.count() == 1 else "cpu")  # told to other devices
+        state = self.run.load(self.device if distributed.world_size() == 1 else "cpu")  # told to other devices
         if state is None:
             if rows := self.run.rows():
                 log.warning(
@@ -98,8 +98,8 @@ class Session:
     def check_signals(self, save: Callable[[], None]) -> None:
         """After a step: save and stop if a signal asked for it, in any of the processes."""
         asked = self.signals.asked
-        if distributed.count() > 1:
-            asked = max(distributed.gathered(asked or 0)) or None
+        if distributed.world_size() > 1:
+            asked = max(distributed.all_gather(asked or 0)) or None
         if asked is not None:
             save()
             raise environment.StopRequested(asked)
@@ -127,7 +127,7 @@ class Session:
             "family": identity.family(self.config, kind),
             **facts,
             "wall_s": round(self.elapsed_s, 3),
-            "together": self.together,
+            "together": self.concurrent_runs,
             "peak_mb": environment.peak_mb(self.device),
             "hardware": environment.hardware(self.device),
             "versions": environment.versions(),
@@ -140,10 +140,10 @@ class Session:
 def session(cfg: Config, info: Config, kind: str = "search") -> Iterator[Session]:
     """Open (or create) the run folder of a configuration, and set the process up for it."""
     folder = Path(cfg["out"]) / identity.run_name(cfg, info["choices"], kind)
-    if distributed.count() > 1 and kind != "retrain":
+    if distributed.world_size() > 1 and kind != "retrain":
         raise UserError(
             f"nasx {kind}",
-            f"runs on one process, but torchrun has started {distributed.count()}",
+            f"runs on one process, but torchrun has started {distributed.world_size()}",
             "start it without torchrun; only nasx retrain runs on several",
         )
     device = environment.device(distributed.device_name(cfg["device"]))
@@ -156,26 +156,26 @@ def session(cfg: Config, info: Config, kind: str = "search") -> Iterator[Session
         precision=engine.get("precision", "fp32"),
     )
     extra = {"kind": kind, "choices": dict(info["choices"]), "identity": identity.identity(cfg, kind)}
-    if not distributed.owner():
+    if not distributed.is_main_process():
         with (
             prepared,
-            distributed.joined(device),
+            distributed.process_group(device),
             environment.Signals() as signals,
             progress.hushed(),
             memory(cfg, kind, device),
         ):
-            yield Session(records.Guest(folder), device, cfg, info, signals)
+            yield Session(records.ReadOnlyRun(folder), device, cfg, info, signals)
         return
     with (
         prepared,
         records.Run(folder, identity.identifying(cfg, kind), extra) as run,
-        distributed.joined(device),
+        distributed.process_group(device),
         environment.Signals() as signals,
         contextlib.ExitStack() as stack,
         progress.logged(folder, quiet=cfg["quiet"]),
     ):
         logger = instantiate.build(cfg["logger"], cfg["allow"]).open(folder, identity.identifying(cfg, kind))
-        run.told = logger.write
+        run.on_row = logger.write
         stack.callback(logger.close)
         try:
             with memory(cfg, kind, device):

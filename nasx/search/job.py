@@ -12,7 +12,7 @@ import torch
 
 from nasx.config import identity, instantiate, stages
 from nasx.core import metrics
-from nasx.core.bilevel import Ending, Search, Tree, detached
+from nasx.core.bilevel import Search, Selection, Tree, detached
 from nasx.data.stream import hashed
 from nasx.diagnostics import verdict
 from nasx.diagnostics.recorder import Watch
@@ -25,7 +25,7 @@ from nasx.search import stage as search_stage
 from nasx.search.loop import Loop, Step
 from nasx.search.optimizers import architecture_optimizer, weight_optimizer
 from nasx.search.problem import RelaxedProblem, weights
-from nasx.search.warm_start import go_on
+from nasx.search.warm_start import warm_start
 
 log = logging.getLogger("nasx")
 
@@ -33,14 +33,14 @@ log = logging.getLogger("nasx")
 class SearchJob:
     """One search: its components, and what happens when an epoch begins, after a step, when an epoch ends."""
 
-    def __init__(self, here: Session, stage: search_stage.Stage | None = None) -> None:
-        self.stage = stage or search_stage.stage(here.config, here.run.folder, stages.count(here.config) - 1)
+    def __init__(self, ctx: Session, stage: search_stage.Stage | None = None) -> None:
+        self.stage = stage or search_stage.stage(ctx.config, ctx.run.folder, stages.count(ctx.config) - 1)
         cfg = self.stage.config
 
         def build(group: str) -> Any:
             return instantiate.build(cfg[group], cfg["allow"])
 
-        self.here, self.settings, self.warm_up_s = here, build("search"), 0.0
+        self.ctx, self.settings, self.warm_up_s = ctx, build("search"), 0.0
         self.decided: list[Any] = []
         self.measured: dict[str, float] = {}
         self.chosen: dict[str, Any] = {}
@@ -48,7 +48,7 @@ class SearchJob:
         self.benchmark, self.source = build("benchmark"), build("dataset")
         engine, settings = build("engine"), self.settings
         self.data = self.source.open(
-            here.device,
+            ctx.device,
             **settings.reading,
             channels_last=engine.channels_last,
             workers=environment.workers(cfg["workers"]),
@@ -57,7 +57,7 @@ class SearchJob:
         w_index, self.a_index = self.data.split(cfg["seed"])
 
         torch.manual_seed(cfg["seed"])
-        supernet = self.space.supernet(len(self.data.classes), naive=engine.supernet == "naive").to(here.device)
+        supernet = self.space.supernet(len(self.data.classes), naive=engine.supernet == "naive").to(ctx.device)
         self.problem = RelaxedProblem(
             self.space,
             supernet,
@@ -68,13 +68,13 @@ class SearchJob:
         )
         gen = torch.Generator().manual_seed(hashed(cfg["seed"], "architecture"))
         a = self.method.start(self.space.init(gen))
-        a = {k: x.to(here.device).requires_grad_() for k, x in a.items()}
+        a = {k: x.to(ctx.device).requires_grad_() for k, x in a.items()}
         w = weights(supernet)
         self.search = Search(
             self.problem, w, a, weight_optimizer(w, settings), architecture_optimizer(a, settings), settings.clip
         )
         if self.stage.inherited is not None:
-            go_on(self.search, supernet, self.space, *self.stage.inherited, len(self.data.classes))
+            warm_start(self.search, supernet, self.space, *self.stage.inherited, len(self.data.classes))
         train, val = (
             self.data.stream(name, index, batch=settings.batch, seed=cfg["seed"])
             for name, index in (("w", w_index), ("a", self.a_index))
@@ -116,10 +116,10 @@ class SearchJob:
         """What takes the steps from CUDA graphs where that is wanted and possible. Raises UserError for `on`."""
         if wanted == "off":
             return None
-        why = cuda_graphs.reason(self.here.device, carries=self.data.carries)
+        why = cuda_graphs.reason(self.ctx.device, carries=self.data.carries)
         if why is None:
             return cuda_graphs.Replayed(
-                self.method, self.problem, cuda_graphs.cuda(self.here.device), required=wanted == "on"
+                self.method, self.problem, cuda_graphs.cuda(self.ctx.device), required=wanted == "on"
             )
         if wanted == "on":
             raise UserError("engine.graphs=on", f"steps cannot be replayed: {why}", "use engine.graphs=auto")
@@ -145,46 +145,46 @@ class SearchJob:
         most, batch = self.settings.evaluated
         batches = self.data.ordered("train", self.a_index[:most], batch=batch)
         means = self.problem.evaluate(self.search.w, self.problem.relax(self.search.a), batches)
-        return self.metric.told({"valid_loss": means["loss"], "valid_accuracy": means["accuracy"]})
+        return self.metric.convert({"valid_loss": means["loss"], "valid_accuracy": means["accuracy"]})
 
     # ------------------------------------------------------------------------------------------------ the loop
     def resume(self) -> None:
         """Continue from the newest readable checkpoint, if there is one."""
-        saved = self.here.resume()
+        saved = self.ctx.resume()
         if saved is None:
             return
         self.loop.load(saved)
-        self.problem.passes, self.watch.rows = saved["passes"], self.here.run.rows()
+        self.problem.passes, self.watch.rows = saved["passes"], self.ctx.run.rows()
         self.decided, self.measured = saved.get("decided", []), saved.get("measured", {})
         self.watch.load(saved["watch"])
         self.loop.stopped = self.watch.stopped
-        log.info("%s: resuming at update %d of %d", self.here.run.folder, self.search.updates, self.loop.total)
+        log.info("%s: resuming at update %d of %d", self.ctx.run.folder, self.search.updates, self.loop.total)
 
     def save(self) -> None:
         self.loop.guard(self.loop.meter.means(), weights=True)
         state = {**self.loop.state(), "passes": self.problem.passes, "watch": self.watch.state()}
         state |= {"decided": self.decided, "measured": self.measured}
-        self.here.save(state, self.search.updates)
+        self.ctx.save(state, self.search.updates)
 
     def begin_epoch(self, epoch: int) -> None:
         self.problem.options = self.settings.options(epoch)
 
     def tick(self, _: Loop) -> None:
-        if (due := self.display.due()) or self.here.device.type == "cpu":  # reading values back would make a GPU wait
+        if (due := self.display.due()) or self.ctx.device.type == "cpu":  # reading values back would make a GPU wait
             means = self.loop.meter.means()
             self.loop.guard(means)
             if due and means:
                 epoch = f"{self.search.epoch + 1}/{self.settings.epochs}"
-                self.display.show(self.search.updates, epoch, self.metric.told(means))
-        self.here.pause(self.save)
+                self.display.show(self.search.updates, epoch, self.metric.convert(means))
+        self.ctx.pause(self.save)
 
     def end_epoch(self, row: dict[str, Any]) -> None:
-        row, mix = self.metric.told(row), detached(self.problem.relax(self.search.a))
+        row, mix = self.metric.convert(row), detached(self.problem.relax(self.search.a))
         if self.settings.evaluate_every and row["epoch"] % self.settings.evaluate_every == 0:
             row |= self.evaluate()
         row |= {"genotype": str(self.genotype(mix)), "lookup": self.lookup(mix)}
-        row |= self.watch.entries(row["epoch"], mix, row["genotype"]) | {"wall_s": round(self.here.elapsed_s, 3)}
-        self.here.run.append(row)
+        row |= self.watch.entries(row["epoch"], mix, row["genotype"]) | {"wall_s": round(self.ctx.elapsed_s, 3)}
+        self.ctx.run.append(row)
         self.watch.rows.append(row)
         self.loop.stopped = self.watch.stopped
         self.save()
@@ -203,14 +203,14 @@ class SearchJob:
     def steps(self) -> Generator[None, None, None]:
         """`run`, step by step; `result` is the record at the end."""
         if self.stage.last and self.stage.done:
-            self.here.follows(sum(record["wall_s"] for record in self.stage.done))
+            self.ctx.add_elapsed(sum(record["wall_s"] for record in self.stage.done))
         self.resume()
         with Display(
             "search",
             total=self.loop.total,
             done=self.search.updates,
-            quiet=self.here.config["quiet"],
-            peak=lambda: environment.peak_mb(self.here.device),
+            quiet=self.ctx.config["quiet"],
+            peak=lambda: environment.peak_mb(self.ctx.device),
         ) as self.display:
             began = time.monotonic()
             for _ in self.loop.steps():
@@ -223,18 +223,18 @@ class SearchJob:
                     )
                 yield
             self.result = self.record()
-            self.here.run.decide(self.result["genotype"])
-            self.result = self.here.run.finish(self.result)
+            self.ctx.run.decide(self.result["genotype"])
+            self.result = self.ctx.run.finish(self.result)
 
-    def choose(self) -> Tree:
+    def select(self) -> Tree:
         """The mixture to discretize: the method's choice, or that of the epoch which early stopping goes back to."""
         if not self.stage.last:  # the next stage narrows the space by the mixture itself
             return detached(self.problem.relax(self.search.a))
         stopped = self.watch.ended()
         if stopped and self.loop.stopped:
             return self.space.encode(self.space.parse(stopped["genotype"]))
-        gen, train = torch.Generator().manual_seed(hashed(self.here.config["seed"], "choose")), self.watch.train
-        ending = Ending(
+        gen, train = torch.Generator().manual_seed(hashed(self.ctx.config["seed"], "choose")), self.watch.train
+        selection = Selection(
             self.score,
             self.loop.train,
             self.loop.val,
@@ -242,15 +242,15 @@ class SearchJob:
             self.loop.updates_per_epoch,
             self.decided,
             self.save,
-            lambda: self.here.check_signals(lambda: None),
+            lambda: self.ctx.check_signals(lambda: None),
             Choosing().told,
-            lambda: self.here.pause(self.save),
+            lambda: self.ctx.pause(self.save),
             self.problem.network,
             lambda mix: str(self.genotype(mix)),
             lambda: train.at(train.position),
             self.chosen,
         )
-        return self.method.choose(self.search, ending)
+        return self.method.select(self.search, selection)
 
     def final(self) -> dict[str, float]:
         """The supernet's last evaluation: that of the last epoch's row where it has one."""
@@ -260,7 +260,7 @@ class SearchJob:
     def record(self) -> Result:
         method = self.method
         self.measured = self.measured or (self.final() if method.trains else {})  # a choice may go on training
-        mix = self.choose()
+        mix = self.select()
         genotype = self.genotype(mix)
         score = self.benchmark.query(genotype)
         found = None if score is None else score.as_record()
@@ -270,7 +270,7 @@ class SearchJob:
             "warm_up_s": self.warm_up_s,
             "diagnostics": self.watch.cost(),
         }
-        result = self.here.record(
+        result = self.ctx.record(
             "search",
             protocol=self.settings.protocol,
             genotype=str(genotype),
@@ -278,7 +278,7 @@ class SearchJob:
             labels=method.labels,
             lookup=found,
             missing=None if found else self.benchmark.missing(),
-            **self.benchmark.ranked(score, instantiate.build(self.here.config["space"], self.here.config["allow"])),
+            **self.benchmark.ranked(score, instantiate.build(self.ctx.config["space"], self.ctx.config["allow"])),
             benchmark_data=self.benchmark.dataset_key(self.source.name),
             images=self.data.described(),
             parent=None,
@@ -287,14 +287,14 @@ class SearchJob:
             supernet={**self.measured, "params": sum(x.numel() for x in self.search.w.values())},
             params=None if found is None else found["params"],
             stopped=self.watch.ended(),
-            changed=changed(self.here),
+            changed=changed(self.ctx),
             **search_stage.spent(self.stage.done if self.stage.last else (), **cost),
         )
         gen = torch.Generator().manual_seed(0)
         return {**result, "verdict": verdict.verdict(self.watch.rows, result, lambda: str(self.space.sample(gen)))}
 
 
-def changed(here: Session) -> Result:
+def changed(ctx: Session) -> Result:
     """Settings that differ from the published configuration: key -> [published, used]."""
-    published = here.info.get("published")
-    return identity.changed(here.config, published) if published else {}
+    published = ctx.info.get("published")
+    return identity.changed(ctx.config, published) if published else {}

@@ -23,7 +23,7 @@ from nasx.errors import UserError
 Step = Callable[[Search, Sequence[Batch], Batch], dict[str, Tensor]]
 
 
-def fitted(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> dict[str, Any]:
+def on_device_of(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> dict[str, Any]:
     """An optimizer's saved state with the kernels of this device, which may be another than that of the checkpoint."""
     kernels = ("fused", "foreach", "capturable")
     groups = [
@@ -154,7 +154,7 @@ class Loop:
                 for k, x in live.items():
                     x.copy_(state[name][k])
         for optimizer, name in ((self.search.w_opt, "w_opt"), (self.search.a_opt, "a_opt")):
-            optimizer.load_state_dict(fitted(optimizer, state[name]))
+            optimizer.load_state_dict(on_device_of(optimizer, state[name]))
         self.train.load_state_dict(state["train"])
         self.val.load_state_dict(state["val"])
         self.search.updates = state["updates"]

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import functional_call
 
-from nasx.core.bilevel import Activate, Batch, Decision, Outcome, Tree, detached, hand_on, recall
+from nasx.core.bilevel import Activate, Batch, Decision, Outcome, Tree, detached, state_kwargs, store_state
 from nasx.core.draws import Draws, placed
 from nasx.runs import environment
 from nasx.spaces.activation_checkpointing import recompute
@@ -115,14 +115,14 @@ class RelaxedProblem:
         options = {} if evaluation else self.options
         # methods have the numbers of the batch's seed itself
         gen = self.draws.generator(batch, self.device, salt=1) if self.random(options) else self.unseeded
-        given = {**options, **recall(batch), "gen": gen}
+        given = {**options, **state_kwargs(batch), "gen": gen}
         with (
             tracking(self.supernet, track),
             evaluating(self.supernet, evaluation),
             torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16),
         ):
             logits = functional_call(self.supernet, w, (batch.x, mix), given, strict=False)
-        hand_on(batch, logits.state, track=track)
+        store_state(batch, logits.state, track=track)
         y = batch.y.flatten()
         loss = F.cross_entropy(logits.main.to(self.dtype), y)
         if self.auxiliary and logits.auxiliary is not None:

@@ -26,7 +26,7 @@ from nasx.spaces.base import Space
 from nasx.spaces.mixed_cell import EdgeBundle
 
 
-class Origin(NamedTuple):
+class TensorSource(NamedTuple):
     """Where a tensor comes from: its name before, the edges merged there (0: none), and those of them that stay."""
 
     name: str
@@ -34,7 +34,7 @@ class Origin(NamedTuple):
     kept: list[int]
 
 
-def go_on(
+def warm_start(
     search: Search, supernet: nn.Module, space: Space, before: Space, state: Mapping[str, Any], classes: int
 ) -> None:
     """Put `state`, the last checkpoint of a search on the wider space `before`, into a search that has not begun."""
@@ -43,16 +43,16 @@ def go_on(
     live = {**search.w, **{k: x for k, x in supernet.named_buffers() if x.is_floating_point()}}
     origins = {name: found for name, found in sources(old, supernet) if name in live}
     with torch.no_grad():
-        for name, x in carried(origins, live, {**state["w"], **state["buffers"]}).items():
+        for name, x in transfer(origins, live, {**state["w"], **state["buffers"]}).items():
             live[name].copy_(x)
         for name, x in search.a.items():
-            x.copy_(picked(before, space, name, state["a"][name]))
+            x.copy_(select_operations(before, space, name, state["a"][name]))
     for key, tree in moments(state["w_opt"], state["w"]).items():
-        for name, x in carried(origins, search.w, tree).items():
+        for name, x in transfer(origins, search.w, tree).items():
             search.w_opt.state[search.w[name]][key] = x.to(search.w[name], copy=True)
     for key, tree in moments(state["a_opt"], state["a"]).items():
         for name, x in tree.items():
-            kept = x if x.shape != state["a"][name].shape else picked(before, space, name, x)
+            kept = x if x.shape != state["a"][name].shape else select_operations(before, space, name, x)
             search.a_opt.state[search.a[name]][key] = kept.to(search.a[name].device, copy=True)
 
 
@@ -66,7 +66,7 @@ def moments(saved: Mapping[str, Any], tree: Tree) -> dict[str, Tree]:
     return found
 
 
-def picked(before: Space, space: Space, name: str, x: Tensor) -> Tensor:
+def select_operations(before: Space, space: Space, name: str, x: Tensor) -> Tensor:
     """Of x ([cells,] edges, operations of `before`) the entries of the operations that `space` has."""
     lists = [getattr(each, "edge_operations", lambda name: ())(name) for each in (before, space)]
     if "." in name or not lists[1]:  # weights of edges and pairs
@@ -75,7 +75,7 @@ def picked(before: Space, space: Space, name: str, x: Tensor) -> Tensor:
     return x.gather(-1, torch.tensor(at, device=x.device).expand(*x.shape[:-2], -1, -1))
 
 
-def carried(origins: Mapping[str, Origin], live: Mapping[str, Tensor], tree: Tree) -> Tree:
+def transfer(origins: Mapping[str, TensorSource], live: Mapping[str, Tensor], tree: Tree) -> Tree:
     """A tree with the names of before -> the same with today's names, in the shapes of `live`."""
     found = {}
     for name, (before, edges, kept) in origins.items():
@@ -91,7 +91,7 @@ def carried(origins: Mapping[str, Origin], live: Mapping[str, Tensor], tree: Tre
     return found
 
 
-def sources(old: nn.Module, new: nn.Module) -> Iterator[tuple[str, Origin]]:
+def sources(old: nn.Module, new: nn.Module) -> Iterator[tuple[str, TensorSource]]:
     """(name in `new`, its origin in `old`) of all tensors that have one; a bank's origin has the same operation."""
     former = {path: {operation(bundle, j): j for j in range(len(bundle.banks))} for path, bundle in bundles(old)}
     places = dict(bundles(old))
@@ -104,10 +104,10 @@ def sources(old: nn.Module, new: nn.Module) -> Iterator[tuple[str, Origin]]:
             for rest, _ in (*bank.named_parameters(), *bank.named_buffers()):
                 name = f"{path}.banks.{i}.{rest}"
                 within.add(name)
-                yield name, Origin(f"{path}.banks.{j}.{rest}", 0 if bank.plain else len(there), kept)
+                yield name, TensorSource(f"{path}.banks.{j}.{rest}", 0 if bank.plain else len(there), kept)
     for name, _ in (*new.named_parameters(), *new.named_buffers()):
         if name not in within:
-            yield name, Origin(name, 0, [])
+            yield name, TensorSource(name, 0, [])
 
 
 def operation(bundle: EdgeBundle, i: int) -> str:

@@ -28,21 +28,21 @@ if TYPE_CHECKING:
 from nasx.train.trainer import Row, Trainer, log
 
 
-def train(here: Session) -> Result:
+def train(ctx: Session) -> Result:
     """Train the architecture that the configuration gives or its parent run has found; resumes, and records."""
-    cfg, settings = here.config, instantiate.build(here.config["retrain"])
+    cfg, settings = ctx.config, instantiate.build(ctx.config["retrain"])
     space, source = instantiate.build(cfg["space"], cfg["allow"]), instantiate.build(cfg["dataset"], cfg["allow"])
     genotype, parent = architecture(cfg, space)
     data = source.open(
-        here.device,
+        ctx.device,
         **settings.reading,
         channels_last=settings.channels_last,
         workers=environment.workers(cfg["workers"]),
     )
-    if data.carries and distributed.count() > 1:
+    if data.carries and distributed.world_size() > 1:
         raise UserError(
             "nasx retrain",
-            f"a text is read by one process, but {distributed.count()} have been started",
+            f"a text is read by one process, but {distributed.world_size()} have been started",
             "start it without torchrun",
         )
     settings = sized(settings, space, genotype, len(data.classes), data.shape)
@@ -51,14 +51,14 @@ def train(here: Session) -> Result:
     rehearse(network, settings, lambda n: space.example(n, data.shape))
     price = cost(network, space.example(1, data.shape))
     layout = torch.channels_last if settings.channels_last else torch.preserve_format
-    network = distributed.synchronized(network.to(here.device).to(memory_format=layout), here.device)
+    network = distributed.convert_sync_batchnorm(network.to(ctx.device).to(memory_format=layout), ctx.device)
 
-    rows = None if recipe.mixes(settings) else torch.cat(distributed.rows(settings.batch, settings.accumulate))
+    rows = None if recipe.mixes(settings) else torch.cat(distributed.rank_rows(settings.batch, settings.accumulate))
     own, held = data.split(cfg["seed"]) if settings.held_out or settings.validated else (None, None)
     stream = data.stream("retrain", own, batch=settings.batch, seed=cfg["seed"], rows=rows)
 
     def read(part: str, index: Any, batch: int) -> Iterator[Batch]:
-        return data.ordered(part, index, batch=batch, first=distributed.rank(), step=distributed.count())
+        return data.ordered(part, index, batch=batch, first=distributed.rank(), step=distributed.world_size())
 
     def test() -> Iterator[Batch]:
         return read("train" if settings.held_out else "test", held if settings.held_out else None, settings.test_batch)
@@ -77,26 +77,26 @@ def train(here: Session) -> Result:
         valid if settings.validated else None,
         metric,
     )
-    saved = distributed.told(here.resume())
+    saved = distributed.broadcast_object(ctx.resume())
     if saved is not None:
         trainer.load(saved)
 
     def save() -> None:
         trainer.guard(trainer.meter.means(), weights=True)
-        here.save(trainer.state(), trainer.updates)
+        ctx.save(trainer.state(), trainer.updates)
 
     def tick(_: Trainer) -> None:
-        here.check_signals(save)
-        means = trainer.meter.means() if here.device.type == "cpu" or display.due() else {}
+        ctx.check_signals(save)
+        means = trainer.meter.means() if ctx.device.type == "cpu" or display.due() else {}
         trainer.guard(means)
         if means and display.due():
-            display.show(trainer.updates, f"{trainer.epoch + 1}/{settings.epochs}", metric.told(means))
-        if time.monotonic() - here.saved > cfg["checkpoint_s"]:
+            display.show(trainer.updates, f"{trainer.epoch + 1}/{settings.epochs}", metric.convert(means))
+        if time.monotonic() - ctx.saved > cfg["checkpoint_s"]:
             save()
 
     def end_epoch(row: Row) -> None:
         row = named(row, held_out=settings.held_out)
-        here.run.append({**row, "wall_s": round(here.elapsed_s, 3)})
+        ctx.run.append({**row, "wall_s": round(ctx.elapsed_s, 3)})
         save()
         progress.told(f"{row['epoch']}/{settings.epochs}", progress.words("retrain", row))
 
@@ -107,18 +107,18 @@ def train(here: Session) -> Result:
         done=trainer.updates,
         unit="image",
         amount=settings.batch,
-        quiet=cfg["quiet"] or not distributed.owner(),
-        peak=lambda: environment.peak_mb(here.device),
+        quiet=cfg["quiet"] or not distributed.is_main_process(),
+        peak=lambda: environment.peak_mb(ctx.device),
     ) as display:
         if saved is not None:
-            log.info("%s: resuming at update %d of %d", here.run.folder, trainer.updates, trainer.total)
+            log.info("%s: resuming at update %d of %d", ctx.run.folder, trainer.updates, trainer.total)
         trainer.run()
-        tested, published = trainer.tested, here.info.get("published")
-        if not distributed.owner():
+        tested, published = trainer.tested, ctx.info.get("published")
+        if not distributed.is_main_process():
             return tested
         tested = named(tested, held_out=settings.held_out)
         log.info(told(tested, metric, settings))
-        result = here.record(
+        result = ctx.record(
             "retrain",
             protocol=settings.recipe,
             labels=[],
@@ -137,12 +137,12 @@ def train(here: Session) -> Result:
             channels=settings.channels,
             updates=trainer.updates,
             passes=trainer.updates,
-            items_per_s=round(trainer.updates * settings.batch / max(here.elapsed_s, 1e-9), 1),
-            processes=distributed.count(),
+            items_per_s=round(trainer.updates * settings.batch / max(ctx.elapsed_s, 1e-9), 1),
+            processes=distributed.world_size(),
             changed=identity.changed(cfg, published) if published else {},
         )
-        here.run.decide(genotype)
-        result = here.run.finish(result)
+        ctx.run.decide(genotype)
+        result = ctx.run.finish(result)
     return result
 
 
@@ -233,9 +233,9 @@ def rehearse(network: Network, settings: Retraining, example: Callable[[int], Te
             f"pieces of {piece} images are too small for batch norm ({error})",
             "use pieces of 2 images or more",
         ) from error
-    if piece < distributed.count():
+    if piece < distributed.world_size():
         raise UserError(
             f"retrain.batch={settings.batch}, retrain.accumulate={settings.accumulate}",
-            f"pieces of {piece} images are too few for {distributed.count()} processes",
+            f"pieces of {piece} images are too few for {distributed.world_size()} processes",
             "use larger pieces or fewer processes",
         )

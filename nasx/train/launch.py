@@ -36,7 +36,7 @@ GRACE_S = 45
 SIGNALS = "SIGTERM,SIGINT,SIGUSR1"
 
 
-def launch(count: int, work: Work, cfg: Config, info: Config) -> dict[str, Any]:
+def launch_workers(count: int, work: Work, cfg: Config, info: Config) -> dict[str, Any]:
     """`work(cfg, info)` in `count` processes; the owner's result. `work` is a function that can be named.
 
     Raises what a process has raised; UserError where one has died without a word.
@@ -48,7 +48,7 @@ def launch(count: int, work: Work, cfg: Config, info: Config) -> dict[str, Any]:
     grace: dict[str, Any] = {"shutdown_timeout": GRACE_S}
     if "shutdown_timeout" not in {field.name for field in dataclasses.fields(LaunchConfig)}:
         grace = {}  # torch before 2.12 waits for 30 s
-    with tempfile.TemporaryDirectory(prefix="nasx-") as told, quiet():
+    with tempfile.TemporaryDirectory(prefix="nasx-") as errors, quiet_agent():
         plan = LaunchConfig(
             min_nodes=1,
             max_nodes=1,
@@ -62,18 +62,18 @@ def launch(count: int, work: Work, cfg: Config, info: Config) -> dict[str, Any]:
             **grace,
         )
         try:
-            result: dict[str, Any] = elastic_launch(plan, process)(work, cfg, info, told)[0]
+            result: dict[str, Any] = elastic_launch(plan, worker)(work, cfg, info, errors)[0]
         except SignalException as stop:
             raise environment.StopRequested(stop.sigval) from None
         except ChildFailedError as error:
-            raise cause(
-                Path(told), {rank: failure.exitcode for rank, failure in error.failures.items()}, count
+            raise worker_failure(
+                Path(errors), {rank: failure.exitcode for rank, failure in error.failures.items()}, count
             ) from None
     return result
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
+def quiet_agent() -> Iterator[None]:
     """Within the block the agent says nothing by itself; after it signals and environment are as before."""
     level = logging.root.manager.disable
     held = {name: os.environ.get(name) for name in ("TORCHELASTIC_SIGNALS_TO_HANDLE", "TORCH_CPP_LOG_LEVEL")}
@@ -93,7 +93,7 @@ def quiet() -> Iterator[None]:
                 os.environ[name] = value
 
 
-def cause(told: Path, codes: Mapping[int, int], count: int) -> BaseException:
+def worker_failure(errors: Path, codes: Mapping[int, int], count: int) -> BaseException:
     """The error to raise: of a process that was killed, else the first that a process has told."""
     for rank, code in codes.items():
         if code < 0:
@@ -102,7 +102,7 @@ def cause(told: Path, codes: Mapping[int, int], count: int) -> BaseException:
                 f"was ended by {signal.Signals(-code).name}, and the others after it",
                 "the same command resumes from the last checkpoint",
             )
-    for path in sorted(told.iterdir(), key=lambda path: (path.stat().st_mtime_ns, path.name)):
+    for path in sorted(errors.iterdir(), key=lambda path: (path.stat().st_mtime_ns, path.name)):
         error: BaseException = pickle.loads(path.read_bytes())
         return error
     rank, code = next(iter(codes.items()))
@@ -110,28 +110,28 @@ def cause(told: Path, codes: Mapping[int, int], count: int) -> BaseException:
 
 
 # ---------------------------------------------------------------------------------------------- in each process
-def process(work: Work, cfg: Config, info: Config, told: str) -> dict[str, Any]:
+def worker(work: Work, cfg: Config, info: Config, errors: str) -> dict[str, Any]:
     """What each process does; an error is written down for the one that has started it."""
     os.setsid()  # Ctrl-C of a terminal reaches the starter alone, which passes it on
-    threading.Thread(target=outlived, daemon=True).start()
+    threading.Thread(target=exit_with_parent, daemon=True).start()
     cpus = len(os.sched_getaffinity(0))
     try:
         with streams.guarded():
-            return work({**cfg, "threads": cfg["threads"] or max(cpus // distributed.count(), 1)}, info)
+            return work({**cfg, "threads": cfg["threads"] or max(cpus // distributed.world_size(), 1)}, info)
     except BaseException as error:  # noqa: BLE001 (raised again where the command was given)
         error = of_system(error) or error
         if not isinstance(error, UserError | environment.StopRequested):
             traceback.print_exc()
             error = RuntimeError(f"process {distributed.rank()}: {type(error).__name__}: {error}")
-        elif distributed.lost(error):
+        elif distributed.is_peer_failure(error):
             time.sleep(1)  # the agent shall see first the one that died
-        part = Path(told) / f".{distributed.rank()}"
+        part = Path(errors) / f".{distributed.rank()}"
         part.write_bytes(pickle.dumps(error))
         part.rename(part.with_name(str(distributed.rank())))
         os._exit(1)
 
 
-def outlived() -> None:
+def exit_with_parent() -> None:
     """Ask for an end, with a checkpoint, when the process that has started this one is gone."""
     parent = multiprocessing.parent_process()
     if parent is not None:

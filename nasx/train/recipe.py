@@ -50,7 +50,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, get_swa_avg_fn
 
-from nasx.core.bilevel import recall
+from nasx.core.bilevel import state_kwargs
 from nasx.core.draws import placed
 from nasx.core.schedules import cosine
 
@@ -108,7 +108,7 @@ class Mixed(NamedTuple):
 
 def states(batch: Batch, sizes: list[int]) -> list[dict[str, Tensor | None]]:
     """The state that a batch goes on from, as a network takes it, in parts of these sizes."""
-    given = recall(batch)
+    given = state_kwargs(batch)
     whole = given.get("state")
     parts: Sequence[Tensor | None] = [None] * len(sizes) if whole is None else whole.split(sizes)
     return [dict.fromkeys(given, part) for part in parts]

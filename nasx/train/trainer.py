@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from nasx.core import distributed
 from nasx.core import evaluate as core_evaluate
 from nasx.core.batch import Batches
-from nasx.core.bilevel import Batch, hand_on, scaled
+from nasx.core.bilevel import Batch, scaled, store_state
 from nasx.core.draws import placed
 from nasx.core.meter import Meter, broken
 from nasx.core.metrics import ACCURACY, Metric
@@ -80,13 +80,13 @@ class Trainer:
     def __post_init__(self) -> None:
         self.device = next(self.network.parameters()).device
         self.random = torch.Generator(self.device)
-        self.rows = distributed.rows(self.settings.batch, self.settings.accumulate)
+        self.rows = distributed.rank_rows(self.settings.batch, self.settings.accumulate)
         self.sizes = [len(rows) for rows in self.rows]
         self.optimizer = recipe.optimizer(self.network, self.settings)
         self.average = None if self.settings.ema is None else recipe.averaged(self.network, self.settings.ema)
         if self.settings.compile:
             self.network.compile()
-        self.parallel = distributed.parallel(self.network)
+        self.parallel = distributed.wrap_ddp(self.network)
 
     @property
     def total(self) -> int:
@@ -110,7 +110,7 @@ class Trainer:
 
     def step(self, batch: Batch) -> dict[str, Tensor]:
         """One weight update; the main head's loss and accuracy before it."""
-        settings, alone = self.settings, distributed.count() == 1
+        settings, alone = self.settings, distributed.world_size() == 1
         own = recipe.mix(batch, mixup=settings.mixup, cutmix=settings.cutmix)
         if recipe.mixes(settings) and not alone:
             own = own.rows(placed(torch.cat(self.rows), own.y.device))
@@ -121,15 +121,15 @@ class Trainer:
         means, last, sizes, ends = torch.zeros(2, device=self.device), len(self.rows) - 1, self.sizes, []
         given = {**settings.options(self.epoch), "gen": self.random}
         for i, (part, state) in enumerate(zip(own.split(sizes), recipe.states(batch, sizes), strict=True)):
-            with distributed.quiet(self.parallel, i == last):
+            with distributed.no_sync(self.parallel, i == last):
                 with self._precision():
                     logits = self.parallel(part.x, **given, **state)
                 ends.append(logits.state)
                 found = recipe.outcome(logits, part, auxiliary=settings.auxiliary, smoothing=settings.label_smoothing)
                 share = len(part.y) / settings.batch
-                (found.objective * (share * distributed.count())).backward()  # whose gradients are averaged
+                (found.objective * (share * distributed.world_size())).backward()  # whose gradients are averaged
             means = means + torch.stack([found.loss, found.accuracy]) * share
-        hand_on(batch, torch.cat(ends) if batch.carried is not None else None)
+        store_state(batch, torch.cat(ends) if batch.carried is not None else None)
         if settings.clip is not None:
             torch.nn.utils.clip_grad_norm_(self.network.parameters(), settings.clip)
         with scaled(self.optimizer, batch.rate):
@@ -137,7 +137,7 @@ class Trainer:
         if self.average is not None:
             self.average.update_parameters(self.network)
         self.updates += 1
-        return dict(zip(("train_loss", "train_accuracy"), distributed.total(means), strict=True))
+        return dict(zip(("train_loss", "train_accuracy"), distributed.all_reduce(means), strict=True))
 
     def _precision(self) -> torch.autocast:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.settings.amp)
@@ -158,7 +158,7 @@ class Trainer:
                 "epoch": epoch + 1,
                 "updates": self.updates,
                 "lr": self.optimizer.param_groups[0]["lr"],
-                **self.metric.told(means),
+                **self.metric.convert(means),
                 **found,
             }
         )
@@ -192,7 +192,7 @@ class Trainer:
         """Loss and metric of a network on the test or validation set."""
         batches = self.test if part == "test" or self.valid is None else self.valid
         found = core_evaluate.sums(network, batches(), self.device, amp=self.settings.amp)
-        return self.metric.told(core_evaluate.means(distributed.total(found)).row(part))
+        return self.metric.convert(core_evaluate.means(distributed.all_reduce(found)).row(part))
 
     def guard(self, means: Mapping[str, float], *, weights: bool = False) -> None:
         """Stop before a broken state is kept: raises UserError where a mean (or a weight) is not finite."""

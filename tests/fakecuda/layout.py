@@ -58,7 +58,7 @@ def differing(on: str, words: tuple[str, ...], *, last: bool) -> dict[str, Any]:
 
         def watched(g: Any, rate: Any = 1.0) -> None:
             nonlocal total
-            for k, x in search.clipped(g).items():
+            for k, x in search.clip_gradient(g).items():
                 total += 1
                 if like(x, w[k]) is not x:
                     wrong[k] = f"{tuple(x.shape)}: {w[k].stride()}, gradient {x.stride()}"

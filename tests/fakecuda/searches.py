@@ -57,7 +57,7 @@ class Carry:
     def write(self, x: Any, *, track: bool) -> None:
         self.x = x
 
-    def aside(self) -> Carry:
+    def without_writes(self) -> Carry:
         return Carry()
 
 
