@@ -41,6 +41,11 @@ class Outcome(NamedTuple):
     loss: Tensor
     accuracy: Tensor
 
+    @classmethod
+    def mean(cls, outcomes: Sequence[Outcome]) -> Outcome:
+        """The mean of several outcomes, without gradients."""
+        return cls(*(torch.stack([x.detach() for x in values]).mean() for values in zip(*outcomes, strict=True)))
+
 
 class Problem(Protocol):
     """All that a method sees of space, network and criterion. Both functions are pure."""
@@ -343,6 +348,10 @@ class Method(ABC):
     def updates_per_batch(self) -> int:
         """Weight updates that an epoch has for each batch of a pass over the training split."""
         return 1
+
+    def chunk(self, left: int) -> tuple[int, int]:
+        """Weight updates of the next step, and the training batches that it takes, where `left` updates remain."""
+        return (self.steps_w, self.train_batches) if left >= self.steps_w else (left, left)
 
     @abstractmethod
     def step(self, search: Search, train: Sequence[Batch], val: Batch) -> dict[str, Tensor]:

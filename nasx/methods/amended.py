@@ -25,40 +25,28 @@ Deviations
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from torch import Tensor
-
-from nasx.core.bilevel import Batch, Method, Outcome, Search, Second, Tree, combine, detached, gradients, logs
+from nasx.core.bilevel import Batch, Search, combine, detached, gradients
+from nasx.methods.alternating import Alternating, Difference, Hypergradient
 
 if TYPE_CHECKING:
     from nasx.core.constraints import NonNegativeFloat, PositiveFloat
 
 
 @dataclass(frozen=True, kw_only=True)
-class Amended(Method):
+class Amended(Alternating):
     """Alternating steps with the amended second-order term."""
 
     eta: NonNegativeFloat = 0.1
     radius: PositiveFloat = 0.01
 
-    def hypergradient(self, search: Search, train: Batch, val: Batch) -> tuple[Tree, Outcome]:
-        """The amended hypergradient and L2's outcome. Nothing moves."""
+    def hypergradient(self, search: Search, train: Batch, val: Batch) -> Hypergradient:
         w = detached(search.w, requires_grad=True)
         outcome = search.outcome(w, search.a, val)
         v, direct = gradients(outcome.loss, w, search.a)
-        mix = detached(search.mixture(search.a, train))
-        hessian = Second(lambda w: search.problem.outcome(w, mix, train).loss, search.w)
-        mixed = Second(lambda w, a: search.loss(w, a, train), search.w, search.a)
-        hv = search.probed("Hv", hessian, v, radius=self.radius)
-        cross = search.probed("MHv", mixed, hv, radius=self.radius)
-        return combine(direct, cross, -self.eta), outcome
-
-    def step(self, search: Search, train: Sequence[Batch], val: Batch) -> dict[str, Tensor]:
-        if search.warming:
-            return logs(search.update_w(train[0]))
-        g, validated = self.hypergradient(search, train[0], val)
-        search.descend_a(g)
-        return logs(search.update_w(train[0]), validated)
+        products = Difference(search, train, self.radius)
+        Hv = products.hessian(v, "Hv")
+        MHv = products.mixed(Hv, "MHv")
+        return Hypergradient(combine(direct, MHv, -self.eta), outcome, v, Hv)

@@ -25,20 +25,18 @@ Deviations
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from torch import Tensor
-
-from nasx.core.bilevel import Batch, Method, Outcome, Search, Second, Tree, combine, detached, gradient, gradients, logs
+from nasx.core.bilevel import Batch, Number, Search, combine, detached, gradients
+from nasx.methods.alternating import Alternating, Difference, Hypergradient, first_order
 
 if TYPE_CHECKING:
     from nasx.core.constraints import PositiveFloat
 
 
 @dataclass(frozen=True, kw_only=True)
-class Darts(Method):
+class Darts(Alternating):
     """Alternating first- or second-order bilevel steps."""
 
     order: Literal[1, 2] = 1
@@ -46,31 +44,22 @@ class Darts(Method):
     first: Literal["architecture", "weights"] = "architecture"
     clip: bool = False
 
-    def hypergradient(self, search: Search, train: Batch, val: Batch) -> tuple[Tree, Outcome]:
-        """d L2 / d a of this method, and L2's outcome. Nothing moves."""
+    @property
+    def weights_first(self) -> bool:
+        return self.first == "weights"
+
+    def hypergradient(self, search: Search, train: Batch, val: Batch) -> Hypergradient:
         if self.order == 1:
-            outcome = search.outcome(detached(search.w), search.a, val)
-            return gradient(outcome.loss, search.a), outcome
+            return first_order(search, val)
         mix = detached(search.mixture(search.a, train))
-        clip_with_factor = search.clip_with_factor if self.clip else lambda g: (g, 1.0)
-        step, c = clip_with_factor(search.grad_w(detached(search.w, requires_grad=True), mix, train))
-        w1 = search.virtual_step(step, train.rate)
+        g_w = search.grad_w(detached(search.w, requires_grad=True), mix, train)
+        c: Number = 1.0
+        if self.clip:
+            g_w, c = search.clip_with_factor(g_w)
+        w1 = search.virtual_step(g_w, train.rate)
         outcome = search.outcome(w1, search.a, val)
         v, direct = gradients(outcome.loss, w1, search.a)
-        v, _ = clip_with_factor(v)
-        mixed = Second(lambda w, a: search.loss(w, a, train), search.w, search.a)
-        cross = search.probed("Mv", mixed, v, radius=self.radius)
-        return combine(direct, cross, -search.lr_of(train) * c), outcome
-
-    def step(self, search: Search, train: Sequence[Batch], val: Batch) -> dict[str, Tensor]:
-        if search.warming:
-            return logs(search.update_w(train[0]))
-        if self.first == "weights":
-            trained = search.update_w(train[0])
-            g, validated = self.hypergradient(search, train[0], val)
-            search.descend_a(g)
-        else:
-            g, validated = self.hypergradient(search, train[0], val)
-            search.descend_a(g)
-            trained = search.update_w(train[0])
-        return logs(trained, validated)
+        if self.clip:
+            v = search.clip_gradient(v)
+        Mv = Difference(search, train, self.radius).mixed(v, "Mv")
+        return Hypergradient(combine(direct, Mv, -search.lr_of(train) * c), outcome, v, v)

@@ -25,7 +25,6 @@ Deviations
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -34,6 +33,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from nasx.core.bilevel import Decision, Search, Selection, Tree, detached
+from nasx.core.schedules import cosine
 from nasx.methods.wrapper import Wrapper
 
 if TYPE_CHECKING:
@@ -141,16 +141,14 @@ class DartsPt(Wrapper):
     def tuned(self, search: Search, selection: Selection, projected: Projection, number: int, rounds: int) -> None:
         """`tune` epochs of the inner method's steps on the supernet as decided so far."""
         for epoch in range(number * self.tune, (number + 1) * self.tune):
-            lr = self.lr_min + (self.lr - self.lr_min) * (1 + math.cos(math.pi * epoch / (rounds * self.tune))) / 2
+            lr = cosine(self.lr, self.lr_min, epoch, rounds * self.tune)
             for group in search.w_opt.param_groups:
                 group["lr"] = lr
             done = 0
             while done < selection.epoch_updates:
-                updates = min(self.inner.steps_w, selection.epoch_updates - done)
-                draws = self.inner.train_batches if updates == self.inner.steps_w else updates
-                self.inner.step(
-                    search.with_transform(projected), [next(selection.train) for _ in range(draws)], next(selection.val)
-                )
+                updates, count = self.inner.chunk(selection.epoch_updates - done)
+                train = [next(selection.train) for _ in range(count)]
+                self.inner.step(search.with_transform(projected), train, next(selection.val))
                 done += updates
                 search.updates += updates
                 selection.tick()

@@ -43,29 +43,15 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from nasx.core.bilevel import (
-    Batch,
-    Method,
-    Number,
-    Outcome,
-    Search,
-    Second,
-    Tree,
-    combine,
-    detached,
-    dot,
-    gradient,
-    gradients,
-    logs,
-    step_length,
-)
+from nasx.core.bilevel import Batch, Number, Search, Tree, combine, detached, gradients, logs, step_length
+from nasx.methods.alternating import Alternating, Difference, Exact, Hypergradient
 
 if TYPE_CHECKING:
     from nasx.core.constraints import PositiveFloat, Repeats, Terms
 
 
 @dataclass(frozen=True, kw_only=True)
-class IDarts(Method):
+class IDarts(Alternating):
     """T weight steps, then one architecture step along the truncated implicit gradient."""
 
     reproduces_faults: ClassVar[tuple[str, ...]] = ("release_leak",)
@@ -84,53 +70,43 @@ class IDarts(Method):
     def updates_per_batch(self) -> int:
         return self.T
 
+    @property
+    def weights_first(self) -> bool:
+        return True
+
     def series(self, search: Search, train: Batch, v: Tree, gamma: Number) -> tuple[Tree, Tree]:
         """The Neumann sum s = sum_k (I - gamma H)^k v, and M s."""
-        mixed = Second(lambda w, a: search.loss(w, a, train), search.w, search.a)
-        w, g1 = detached(search.w, requires_grad=True), {}
-        if self.products == "difference":
-            mix = detached(search.mixture(search.a, train))
-            curved = Second(lambda w: search.problem.outcome(w, mix, train).loss, search.w)
-        else:  # one graph for all products
-            g1 = gradient(mixed.loss(w, search.a), w, create=True)
-
-        def hessian(u: Tree) -> Tree:
-            if self.products == "difference":
-                return search.probed("Hu", curved, u, radius=self.radius)
-            return gradient(dot(g1, u), w, retain=True)
-
+        difference = Difference(search, train, self.radius)
+        products = difference if self.products == "difference" else Exact(search, train)
         s = u = v
         for _ in range(self.K):
-            u = combine(u, hessian(u), -gamma)
+            u = combine(u, products.hessian(u), -gamma)
             s = combine(s, u, 1.0)
         if self.products == "exact":
-            return s, gradient(dot(g1, s), search.a)
-        g1 = {}  # its graph is freed before the passes of a difference
+            return s, products.mixed(s)
+        del products  # frees a double-backward graph before the passes of the difference
         eps = step_length(v, self.radius) if self.products == "released" else None
-        return s, search.probed("Ms", mixed, s, radius=self.radius, eps=eps)
+        return s, difference.mixed(s, "Ms", eps)
 
-    def hypergradient(self, search: Search, train: Batch, val: Batch) -> tuple[Tree, Outcome, Tree, Tree]:
-        """The hypergradient, L2's outcome, v and s. Nothing moves."""
+    def hypergradient(self, search: Search, train: Batch, val: Batch) -> Hypergradient:
         w = detached(search.w, requires_grad=True)
         outcome = search.outcome(w, search.a, val)
         v, direct = gradients(outcome.loss, w, search.a)
         gamma = search.lr_of(train) if self.gamma is None else self.gamma
-        s, cross = self.series(search, train, v, gamma)
-        return combine(direct, cross, -gamma), outcome, v, s
+        s, Ms = self.series(search, train, v, gamma)
+        return Hypergradient(combine(direct, Ms, -gamma), outcome, v, s)
 
     def step(self, search: Search, train: Sequence[Batch], val: Batch) -> dict[str, Tensor]:
-        if self.release_leak:
-            g, validated, v, s = self.hypergradient(search, train[-1], val)
-            search.descend_a(g)
-            leak = step_length(v, self.radius)
-            with torch.no_grad():
-                for k, x in search.w.items():
-                    x.sub_(leak * (s[k] - v[k]))
-            return logs(val=validated)
-        for batch in train:
-            trained = search.update_w(batch)
-        if search.warming:
-            return logs(trained)
-        g, validated, _, _ = self.hypergradient(search, train[-1], val)
-        search.descend_a(g)
-        return logs(trained, validated)
+        return self.leak(search, train[-1], val) if self.release_leak else super().step(search, train, val)
+
+    def leak(self, search: Search, train: Batch, val: Batch) -> dict[str, Tensor]:
+        """The released step of deviation 1: an architecture step, and w <- w - R (s - v) in the place of SGD."""
+        found = self.hypergradient(search, train, val)
+        search.descend_a(found.g)
+        assert found.v is not None
+        assert found.s is not None
+        length = step_length(found.v, self.radius)
+        with torch.no_grad():
+            for k, x in search.w.items():
+                x.sub_(length * (found.s[k] - found.v[k]))
+        return logs(val=found.outcome)

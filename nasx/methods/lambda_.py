@@ -4,9 +4,9 @@
     Lambda+- = mean over pairs of g_l . g_l' / (|g_l| . |g_l'|)           (absolute values elementwise)
     w-gradient = d/dw L1 - lambda_e * d/dw Lambda
 
-p_l is layer l's own copy of the mixture weights. With Delta = d (sum over pairs) / d g,
+p_l is layer l's own copy of the mixture weights. With Delta = d Lambda / d g,
 
-    d/dw Lambda = [d/dw L1(w, P + eps Delta) - d/dw L1(w, P - eps Delta)] / (2 eps C(L, 2)),   eps = eps0 / ||Delta||_F
+    d/dw Lambda = [d/dw L1(w, P + eps Delta) - d/dw L1(w, P - eps Delta)] / (2 eps),   eps = eps0 / ||Delta||_F
 
 perturbed in p-space (P leaves the simplex, as intended). The architecture step is DARTS' first order.
 
@@ -41,9 +41,7 @@ from torch import Tensor
 
 from nasx.core.bilevel import (
     Batch,
-    Method,
     Number,
-    Outcome,
     Search,
     Second,
     Tree,
@@ -56,6 +54,7 @@ from nasx.core.bilevel import (
     step_length,
     vanishes,
 )
+from nasx.methods.alternating import Alternating, Hypergradient, first_order
 
 if TYPE_CHECKING:
     from nasx.core.constraints import NonNegativeFloat, PositiveFloat
@@ -92,7 +91,7 @@ def signed(g: Tensor) -> Alignment:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lambda(Method):
+class Lambda(Alternating):
     """First-order DARTS with the layer-alignment regularizer on the weights."""
 
     needs_two_cells: ClassVar[bool] = True
@@ -103,6 +102,10 @@ class Lambda(Method):
     schedule: Literal["epoch", "constant"] = "epoch"
     target: Literal["inner", "outer"] = "inner"
     first: Literal["architecture", "weights"] = "architecture"
+
+    @property
+    def weights_first(self) -> bool:
+        return self.first == "weights"
 
     def coefficient(self, search: Search) -> Number:
         """lambda of the current epoch."""
@@ -135,25 +138,8 @@ class Lambda(Method):
             found = {k: (moved[k] - base[k]) / eps for k in moved}
         return search.probed("penalty", second, delta, found, radius=self.eps0)
 
-    def outer(self, search: Search, val: Batch) -> tuple[Tree, Outcome]:
-        """Architecture gradient of L2 - lambda * Lambda(L2), through d p / d a."""
-        live = search.mixture(search.a, val)
-        mix = detached(live, requires_grad=True)
-        w = detached(search.w)
-        outcome = search.problem.outcome(w, mix, val)
-        g = gradient(outcome.loss, mix)
-        _, delta = self.align(search, g)
-        second = Second(lambda mix: search.problem.outcome(w, mix, val).loss, mix)
-        slope = (
-            second.exact(delta)
-            if self.difference == "exact"
-            else search.probed("penalty", second, delta, radius=self.eps0)
-        )
-        total = combine(g, slope, -self.coefficient(search))
-        pulled = torch.stack([(live[k] * total[k]).sum() for k in live]).sum()
-        return gradient(pulled, search.a), outcome
-
-    def move_w(self, search: Search, batch: Batch) -> dict[str, Tensor]:
+    def move_w(self, search: Search, train: Sequence[Batch]) -> dict[str, Tensor]:
+        (batch,) = train
         mix = detached(search.mixture(search.a, batch), requires_grad=True)
         outcome = search.problem.outcome(search.w, mix, batch, track=True)
         g_w, g_mix = gradients(outcome.loss, search.w, mix)
@@ -164,16 +150,19 @@ class Lambda(Method):
         search.descend_w(g_w, batch.rate)
         return logs(outcome, alignment=value)
 
-    def move_a(self, search: Search, val: Batch) -> dict[str, Tensor]:
-        if search.warming:
-            return {}
+    def hypergradient(self, search: Search, train: Batch, val: Batch) -> Hypergradient:
         if self.target == "inner" or vanishes(self.coefficient(search)):
-            return logs(val=search.update_a(val))
-        g, outcome = self.outer(search, val)
-        search.descend_a(g)
-        return logs(val=outcome)
-
-    def step(self, search: Search, train: Sequence[Batch], val: Batch) -> dict[str, Tensor]:
-        if self.first == "weights":
-            return self.move_w(search, train[0]) | self.move_a(search, val)
-        return self.move_a(search, val) | self.move_w(search, train[0])
+            return first_order(search, val)
+        live = search.mixture(search.a, val)
+        mix, w = detached(live, requires_grad=True), detached(search.w)
+        outcome = search.problem.outcome(w, mix, val)
+        g = gradient(outcome.loss, mix)
+        _, delta = self.align(search, g)
+        second = Second(lambda mix: search.problem.outcome(w, mix, val).loss, mix)
+        if self.difference == "exact":
+            slope = second.exact(delta)
+        else:
+            slope = search.probed("penalty", second, delta, radius=self.eps0)
+        total = combine(g, slope, -self.coefficient(search))
+        pulled = torch.stack([(live[k] * total[k]).sum() for k in live]).sum()  # d p / d a applied to `total`
+        return Hypergradient(gradient(pulled, search.a), outcome)

@@ -33,7 +33,7 @@ class Single(Method):
     """Simultaneous single-level steps; `mode` gives the ablations of Table 4."""
 
     activation: Literal["sigmoid", "softmax"] = "sigmoid"
-    initial: float | None = -1.9459101490553132
+    initial: float | None = -1.9459101490553132  # -ln 7
     mode: Literal["same_batch", "same_split_other_batch", "other_split"] = "same_batch"
 
     @property
@@ -47,16 +47,17 @@ class Single(Method):
         return torch.sigmoid(logits) if self.activation == "sigmoid" else torch.softmax(logits, -1)
 
     def step(self, search: Search, train: Sequence[Batch], val: Batch) -> dict[str, Tensor]:
+        batch, other = train[0], val if self.mode == "other_split" else train[-1]
         if search.warming:
-            return logs(search.update_w(train[0]))
+            return logs(search.update_w(batch))
         if self.mode == "same_batch":
-            mix = search.mixture(search.a, train[0])
-            outcome = search.problem.outcome(search.w, mix, train[0], track=True)
+            mix = search.mixture(search.a, batch)
+            outcome = search.problem.outcome(search.w, mix, batch, track=True)
             g_w, g_a = gradients(outcome.loss, search.w, search.a)
-            search.descend_w(g_w, train[0].rate)
+            search.descend_w(g_w, batch.rate)
             search.descend_a(g_a)
             return logs(outcome)
-        g_a = search.grad_a(detached(search.w), train[1] if self.mode == "same_split_other_batch" else val)
-        outcome = search.update_w(train[0])
+        g_a = search.grad_a(detached(search.w), other)
+        outcome = search.update_w(batch)
         search.descend_a(g_a)
         return logs(outcome)

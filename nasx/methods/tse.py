@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from nasx.core.bilevel import Batch, Method, Search, Tree, combine, gradients
+from nasx.core.bilevel import Batch, Method, Outcome, Search, Tree, combine, gradients, logs
 
 if TYPE_CHECKING:
     from nasx.core.constraints import Repeats
@@ -65,8 +65,4 @@ class Tse(Method):
     def step(self, search: Search, train: Sequence[Batch], val: Batch) -> dict[str, Tensor]:
         if not search.warming:
             search.descend_a(self.unrolled(search, train))
-        losses = [search.update_w(batch) for batch in train]
-        return {
-            "train_loss": torch.stack([o.loss.detach() for o in losses]).mean(),
-            "train_accuracy": torch.stack([o.accuracy.detach() for o in losses]).mean(),
-        }
+        return logs(Outcome.mean([search.update_w(batch) for batch in train]))

@@ -101,9 +101,8 @@ class Loop:
         self.begin_epoch(epoch)
 
     def _step(self, left: int) -> None:
-        updates = min(self.method.steps_w, left)
-        draws = self.method.train_batches if updates == self.method.steps_w else updates
-        batches = [next(self.train) for _ in range(draws)]
+        updates, count = self.method.chunk(left)
+        batches = [next(self.train) for _ in range(count)]
         step = self.advance or self.method.step
         values = step(self.search, batches, next(self.val))
         if values is None:

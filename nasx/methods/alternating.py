@@ -1,0 +1,119 @@
+"""Methods that alternate T weight steps with one architecture step along a hypergradient.
+
+A method is its hypergradient: d L2 / d a along w*(a), of which each paper approximates the second-order part. The two
+second-order products that such approximations need, of the training loss L1 on one batch,
+
+    H u = d^2 L1 / dw^2 u,     M u = d^2 L1 / da dw u        (u a tree like the weights)
+
+are methods of an object: `Exact` takes them by double backward, `Difference` by central differences.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+from torch import Tensor
+
+from nasx.core.bilevel import Batch, Method, Number, Outcome, Search, Second, Tree, detached, dot, gradient, logs
+
+
+class Hypergradient(NamedTuple):
+    """The hypergradient `g` (a tree like `a`) and L2's outcome; of second-order methods also v and s (like `w`).
+
+    v = d L2 / dw, and s is the tree that M is applied to: v itself (DARTS), H v (Amended), a series (iDARTS).
+    """
+
+    g: Tree
+    outcome: Outcome
+    v: Tree | None = None
+    s: Tree | None = None
+
+
+def first_order(search: Search, val: Batch) -> Hypergradient:
+    """d L2 / d a at the current weights. One pass, without weight gradients."""
+    outcome = search.outcome(detached(search.w), search.a, val)
+    return Hypergradient(gradient(outcome.loss, search.a), outcome)
+
+
+class Difference:
+    """H u and M u at the current weights by central differences of total length `radius`. Two passes each.
+
+    A search's `probe` receives each product under the name given.
+    """
+
+    def __init__(self, search: Search, batch: Batch, radius: float) -> None:
+        self.search, self.batch, self.radius = search, batch, radius
+
+    @cached_property
+    def _loss_w(self) -> Second:
+        search, batch = self.search, self.batch
+        mix = detached(search.mixture(search.a, batch))
+        return Second(lambda w: search.problem.outcome(w, mix, batch).loss, search.w)
+
+    @cached_property
+    def _loss_wa(self) -> Second:
+        search, batch = self.search, self.batch
+        return Second(lambda w, a: search.loss(w, a, batch), search.w, search.a)
+
+    def hessian(self, u: Tree, name: str = "Hu") -> Tree:
+        """H u, a tree like the weights."""
+        return self.search.probed(name, self._loss_w, u, radius=self.radius)
+
+    def mixed(self, u: Tree, name: str = "Mu", eps: Number | None = None) -> Tree:
+        """M u, a tree like the architecture; the probe's step is radius / ||u|| unless `eps`."""
+        return self.search.probed(name, self._loss_wa, u, radius=self.radius, eps=eps)
+
+
+class Exact:
+    """H u and M u at the current weights by double backward through one graph, which all products share. One pass."""
+
+    def __init__(self, search: Search, batch: Batch) -> None:
+        self.w, self.a = detached(search.w, requires_grad=True), search.a
+        self.slope = gradient(search.loss(self.w, self.a, batch), self.w, create=True)
+
+    def hessian(self, u: Tree) -> Tree:
+        """H u, a tree like the weights. The graph is kept."""
+        return gradient(dot(self.slope, u), self.w, retain=True)
+
+    def mixed(self, u: Tree) -> Tree:
+        """M u, a tree like the architecture. Frees the graph, so this is the last product."""
+        return gradient(dot(self.slope, u), self.a)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Alternating(Method):
+    """Weight steps on the training batches, and one architecture step along `hypergradient`."""
+
+    @property
+    def weights_first(self) -> bool:
+        """Whether a step moves the weights before the architecture."""
+        return False
+
+    @abstractmethod
+    def hypergradient(self, search: Search, train: Batch, val: Batch) -> Hypergradient:
+        """The method's approximation of d L2(w*(a), a) / d a. Nothing moves."""
+
+    def move_w(self, search: Search, train: Sequence[Batch]) -> dict[str, Tensor]:
+        """One weight step on each training batch; logs the last one."""
+        for batch in train:
+            outcome = search.update_w(batch)
+        return logs(outcome)
+
+    def move_a(self, search: Search, train: Batch, val: Batch) -> dict[str, Tensor]:
+        """One architecture step along the hypergradient; nothing while the search warms up."""
+        if search.warming:
+            return {}
+        found = self.hypergradient(search, train, val)
+        search.descend_a(found.g)
+        return logs(val=found.outcome)
+
+    def step(self, search: Search, train: Sequence[Batch], val: Batch) -> dict[str, Tensor]:
+        if self.weights_first:
+            moved_w = self.move_w(search, train)
+            return moved_w | self.move_a(search, train[-1], val)
+        moved_a = self.move_a(search, train[-1], val)
+        return self.move_w(search, train) | moved_a
