@@ -53,11 +53,11 @@ def test_a_name_may_look_like_a_number_or_have_any_letters(key: str, text: str) 
 @pytest.mark.parametrize(
     ("words", "place", "remedy"),
     [
-        (["genotype=missing.txt", "space=darts"], "'missing.txt' is no DARTS genotype", "write Genotype("),
+        (["genotype=missing.txt", "space=darts"], "'missing.txt' is not a DARTS genotype", "write Genotype("),
         (["genotype=held.txt"], "genotype=held.txt: is a file", 'genotype="$(cat held.txt)"'),
         (["genotype=DARTS_V2", "space=nb201"], "genotype=DARTS_V2: is a cell of the space darts", "add space=darts"),
-        (["genotype=|a|b", "space=nb201"], "genotype, character 1: '|a|b' is no NAS-Bench-201 cell", "write |op~0|"),
-        (["genotype=[[1]]", "space=nb1shot1_1"], "is no adjacency matrix", "write {"),
+        (["genotype=|a|b", "space=nb201"], "genotype, character 1: '|a|b' is not a NAS-Bench-201 cell", "write |op~0|"),
+        (["genotype=[[1]]", "space=nb1shot1_1"], "is not an adjacency matrix", "write {"),
         (["genotype=a ${seed}", "space=darts"], "genotype", ""),
     ],
 )

@@ -126,7 +126,7 @@ def test_pictures_are_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]
         (("genotype=DARTS_V3",), "no published cell has that name .did you mean DARTS_V"),
         ((f"genotype={NO_BRANCH}",), "is in no space"),
         (("genotype=DARTS_V2", "retrain=imagenet"), "there is no retrain imagenet.*did you mean imagenet_"),
-        (("genotype=DARTS_V2", "space=nb201"), "is no NAS-Bench-201 cell"),
+        (("genotype=DARTS_V2", "space=nb201"), "is not a NAS-Bench-201 cell"),
         (("genotype=DARTS_V2", "from=x"), "both given"),
         (("space=s1", "out=cell.pdf"), "is no picture; end it in .svg"),
         (("space=s1", "layers=many"), "layers=many: is no integer"),

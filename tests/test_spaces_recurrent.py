@@ -157,11 +157,11 @@ def test_text_is_that_of_the_released_code() -> None:
         ("Genotype(recurrent=[('relu', 0)], concat=range(1, 2))", "has 1 nodes"),
         ("Genotype(recurrent=[('relu', 1)], concat=range(1, 2))", "no earlier node"),
         ("Genotype(recurrent=[('none', 0)], concat=range(1, 2))", "cannot be selected"),
-        ("Genotype(recurrent=[('relu', 0), ('relu', 0)], concat=[2])", "joins nodes 1 to 2"),
-        ("Genotype(recurrent=[], concat=[])", "has no list 'recurrent'"),
+        ("Genotype(recurrent=[('relu', 0), ('relu', 0)], concat=[2])", "join nodes 1 to 2"),
+        ("Genotype(recurrent=[], concat=[])", "has no .operation, predecessor. pairs|has no list 'recurrent'"),
         ("DARTS_V3", "no published cell"),
         ("DARTS_V2", "a cell of the space darts"),
-        ("Genotype(normal=[], reduce=[])", "has no list 'recurrent'"),
+        ("Genotype(normal=[], reduce=[])", "has no .operation, predecessor. pairs|has no list 'recurrent'"),
     ],
 )
 def test_faults_of_a_genotype_are_told(given: str, fault: str) -> None:

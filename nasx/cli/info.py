@@ -119,9 +119,8 @@ def architecture(said: Words) -> Facts:
     facts |= {"multiply-adds": price.macs, "operations": counted(genotype.operations())}
     if given["out"]:
         from nasx.report import cells
-        from nasx.spaces.edges import genotype_edges
 
-        facts["drawing"] = named(cells.draw_cells(genotype_edges(str(genotype)), given["out"]))
+        facts["drawing"] = named(cells.draw_cells(genotype.edges(), given["out"]))
     return facts
 
 
@@ -292,12 +291,10 @@ def possible(space: Space) -> dict[str, list[Edge]]:
     """
     import torch
 
-    from nasx.spaces.edges import genotype_edges
-
     gen = torch.Generator().manual_seed(0)
     found: dict[str, dict[tuple[str, str], set[str]]] = {}
     for _ in range(DRAWN):
-        for cell, edges in genotype_edges(str(space.sample(gen))).items():
+        for cell, edges in space.sample(gen).edges().items():
             for source, target, operation in edges:
                 pair = (source.partition("\n")[0], target.partition("\n")[0])
                 found.setdefault(cell, {}).setdefault(pair, set()).add(operation)

@@ -1,6 +1,6 @@
 """Pictures of cells, in the style that DARTS papers use: inputs green, nodes blue, output yellow, left to right.
 
-Edges (source, target, operation) are those of diagnostics/edges.py; those of `none` are drawn faint and dotted.
+Edges (source, target, operation) are those of spaces/edges.py; those of `none` are drawn faint and dotted.
 
 Drawing needs pygraphviz, whose wheel carries Graphviz; no `dot` program is called. The typeface is that of all other
 pictures and comes with matplotlib, so the same cell gives the same bytes on every machine.
@@ -91,7 +91,7 @@ def draw(run_folder: str | Path) -> list[Path]:
         raise UserError(
             str(folder / "genotype.txt"), f"cannot be read ({fault.strerror})", "name the folder of a finished search"
         ) from fault
-    return draw_cells(genotype_edges(text, folder.name), folder / "cell")
+    return draw_cells(genotype_edges(text), folder / "cell")
 
 
 def names(run_folder: str | Path) -> list[str]:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from nasx.core.trees import Decision, Number, Tree
 from nasx.errors import UserError
+from nasx.spaces.edges import Edge, genotype_edges
 
 Activate = Callable[[Tensor], Tensor]
 
@@ -47,6 +48,10 @@ class Genotype(ABC):
     @abstractmethod
     def operations(self) -> dict[str, int]:
         """How often each operation occurs."""
+
+    def edges(self) -> dict[str, list[Edge]]:
+        """Cell name -> its edges (source, target, operation). Override it for a text that `genotypes` cannot read."""
+        return genotype_edges(str(self))
 
 
 class Network(nn.Module, ABC):

