@@ -35,7 +35,7 @@ from nasx.cli import status, table
 from nasx.core import files
 from nasx.errors import UserError
 from nasx.results import collect
-from nasx.runs import checkpoints, lock, records
+from nasx.runs import checkpoints, lock, records, run_folder
 
 CONTEXT = multiprocessing.get_context("fork")
 EPOCHS, OPEN = 4, 3
@@ -82,7 +82,7 @@ def write(out: Path, note: Notes, seed: int) -> None:
         done = sum((out / f"run-{i}" / "result.json").exists() for i in range(len(os.listdir(out))))
         folder = out / f"run-{draw.randrange(max(done - 2, 0), done + OPEN)}"
         try:
-            with records.Run(folder, {"seed": folder.name}, {"kind": "search"}) as run:
+            with run_folder.Run(folder, {"seed": folder.name}, {"kind": "search"}) as run:
                 if records.finished(folder) is None:
                     work(run, note, draw)
                 note("opened", folder.name)
@@ -90,7 +90,7 @@ def write(out: Path, note: Notes, seed: int) -> None:
             note("refused" if "is in use" in str(error) else f"fault {error}")
 
 
-def work(run: records.Run, note: Notes, draw: random.Random) -> None:
+def work(run: run_folder.Run, note: Notes, draw: random.Random) -> None:
     """The run from its checkpoint to its end."""
     inside = os.open(run.folder / "inside", os.O_RDWR | os.O_CREAT)
     try:
@@ -189,7 +189,7 @@ def verify(out: Path, finished: dict[str, str]) -> list[str]:
             faults.append(f"the last checkpoint of {name} is not that of its end")
     for folder in map(Path, records.run_folders(out)):
         try:
-            with records.Run(folder, {"seed": folder.name}, {"kind": "search"}) as run:
+            with run_folder.Run(folder, {"seed": folder.name}, {"kind": "search"}) as run:
                 run.load()
         except UserError as error:
             faults.append(f"{folder.name} cannot go on: {error}")

@@ -15,7 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from nasx.runs import records
+from nasx.runs import run_folder
 
 METHODS = ("darts", "random", "gdas", "idarts", "lambda", "pc_darts", "sdarts", "single")
 OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
@@ -28,7 +28,9 @@ def write(root: Path, number: int, epochs: int) -> None:
     method, lr = METHODS[setting % len(METHODS)], 0.01 * (1 + setting // len(METHODS))
     choices = {"method": method, "space": "nb201", "dataset": "cifar10", "search": "nb201_v1"}
     identity = {"seed": seed, "search": {"lr": lr, "epochs": epochs}, "method": {"name": method}}
-    with records.Run(root / f"{method}-s{seed}-{number:08x}", identity, {"kind": "search", "choices": choices}) as run:
+    with run_folder.Run(
+        root / f"{method}-s{seed}-{number:08x}", identity, {"kind": "search", "choices": choices}
+    ) as run:
         lookup = {"benchmark": "nb201", "source": "synthetic", "cifar10": {"valid": draw.gauss(88, 2), "test": None}}
         ops = [draw.choice(OPERATIONS) for _ in range(6)]
         genotype = f"|{ops[0]}~0|+|{ops[1]}~0|{ops[2]}~1|+|{ops[3]}~0|{ops[4]}~1|{ops[5]}~2|"

@@ -34,7 +34,7 @@ from nasx.data import folder, layouts, splits
 from nasx.errors import UserError
 from nasx.export import model
 from nasx.results import collect, differences
-from nasx.runs import checkpoints, records
+from nasx.runs import checkpoints, records, run_folder
 
 
 def _spaces() -> list[Any]:
@@ -368,7 +368,7 @@ def read_rows(root: Path, data: bytes) -> None:
     (root / "run" / "metrics.jsonl").write_bytes(data)
     records.read_rows(root / "run")
     status.main(["run"])
-    with records.Run(root / "run", {"seed": 0}, {"kind": "search", "search": {"epochs": 3}}) as run:
+    with run_folder.Run(root / "run", {"seed": 0}, {"kind": "search", "search": {"epochs": 3}}) as run:
         run.keep_rows('{"epoch": 1}\n')
         assert run.rows() == records.read_rows(root / "run") == [{"epoch": 1}]
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from nasx.benchmarks import nb201_import
+from nasx.benchmarks import foreign_files
 from nasx.benchmarks.base import DATASETS
 from nasx.benchmarks.columns import IMAGES, Table
 from nasx.benchmarks.isomorphism import cell_code, cell_text
@@ -316,7 +316,7 @@ def test_part_of_the_cells_is_refused(tmp_path: Path, cache: Path) -> None:
 
 
 def test_a_cell_that_unpacks_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nb201_import, "MAX_CELL_BYTES", 10_000)
+    monkeypatch.setattr(foreign_files, "MAX_CELL_BYTES", 10_000)
     with pytest.raises(UserError, match="more than 10000 bytes"):
         import_nb201(write_folder(tmp_path / "nats"), complete=False)
 

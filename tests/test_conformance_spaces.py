@@ -27,7 +27,7 @@ from nasx.config.settings import EngineSettings
 from nasx.core.bilevel import Batch, Search, gradient
 from nasx.errors import UserError
 from nasx.jobs import search as jobs_search
-from nasx.runs import records
+from nasx.runs import run_folder
 from nasx.search.loop import Loop
 from nasx.search.problem import RelaxedProblem, weights
 from nasx.spaces import ops
@@ -652,16 +652,16 @@ def test_every_space_with_every_method_searches_and_resumes(
     parsed = full(space, **depth).parse(whole["genotype"])
     assert str(parsed) == whole["genotype"]
 
-    append, left = records.Run.append, [1]
+    append, left = run_folder.Run.append, [1]
 
-    def dying(self: records.Run, row: Any) -> None:
+    def dying(self: run_folder.Run, row: Any) -> None:
         if not left[0]:
             raise Killed  # at the end of the second epoch: its updates are lost, the first epoch's are kept
         left[0] -= 1
         append(self, row)
 
     with without_pictures.context() as patched:
-        patched.setattr(records.Run, "append", dying)
+        patched.setattr(run_folder.Run, "append", dying)
         try:
             search(words_for(space, method, tmp_path / "broken"))
         except Killed:

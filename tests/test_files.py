@@ -21,7 +21,7 @@ from nasx.core import files
 from nasx.data import survey
 from nasx.errors import UserError
 from nasx.report import cells, style
-from nasx.runs import lock, records
+from nasx.runs import lock, run_folder
 
 IDENTITY, EXTRA = {"seed": 0}, {"kind": "search", "choices": {"method": "darts"}, "identity": "0"}
 PART = ".nasx-0123456789abcdef.part"
@@ -225,12 +225,12 @@ def test_no_folder_of_a_run_is_reached_through_a_link(tmp_path: Path) -> None:
         link.parent.mkdir(exist_ok=True)
         link.symlink_to(aim if name == "run" else aim / "checkpoints")
         with pytest.raises(UserError, match=r"is a link, and nasx writes through none here; remove the link"):
-            records.Run(tmp_path / name, IDENTITY, EXTRA)
+            run_folder.Run(tmp_path / name, IDENTITY, EXTRA)
     assert (aim / "checkpoints" / ".half.part").read_text() == "another's"
     assert sorted(path.name for path in aim.iterdir()) == ["checkpoints"]
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
     with pytest.raises(UserError, match="is a link"):
-        records.Run(tmp_path / "dangling", IDENTITY, EXTRA)
+        run_folder.Run(tmp_path / "dangling", IDENTITY, EXTRA)
     with pytest.raises(UserError, match="is a link"):
         cells.draw_epochs({}, tmp_path / "run")
 
@@ -265,7 +265,7 @@ def test_a_folder_of_another_program_is_not_taken(tmp_path: Path) -> None:
     (tmp_path / "app").mkdir()
     (tmp_path / "app" / "config.yaml").write_text("key: precious\n")
     with pytest.raises(UserError, match=r"holds a config\.yaml, but is not the folder of a run"):
-        records.Run(tmp_path / "app", IDENTITY, EXTRA)
+        run_folder.Run(tmp_path / "app", IDENTITY, EXTRA)
     assert (tmp_path / "app" / "config.yaml").read_text() == "key: precious\n"
     assert len(list((tmp_path / "app").iterdir())) == 1
 

@@ -18,7 +18,7 @@ from test_config import faults
 from nasx.cli import grid
 from nasx.config import identity as config_identity
 from nasx.config.compose import make_loader, plain
-from nasx.runs import records
+from nasx.runs import run_folder
 
 DIGITS = ("--multirun", "dataset=digits")
 OWN = """# @package _global_
@@ -187,7 +187,7 @@ def test_a_folder_of_another_configuration_is_told_before_the_first_job(
     folder = Path("outputs") / config_identity.run_name(cfg, choices, "search")
     extra = {"kind": "search", "choices": choices, "identity": config_identity.identity(cfg, "search")}
     for identity in (extra["identity"], extra["identity"][:8]):  # as older versions wrote it
-        with records.Run(folder, config_identity.identifying(cfg, "search"), {**extra, "identity": identity}) as run:
+        with run_folder.Run(folder, config_identity.identifying(cfg, "search"), {**extra, "identity": identity}) as run:
             run.append({"epoch": 1})
         assert faults(*DIGITS, "seed=0,1,2") == []
     held = yaml.safe_load((folder / "config.yaml").read_text())

@@ -17,7 +17,7 @@ sys.path.insert(0, {scripts!r})
 import hammer
 hammer.LONG = 0.2
 from nasx.runs import checkpoints, lock; from nasx.core import files
-from nasx.runs import records
+from nasx.runs import records, run_folder
 {without}
 sys.exit(hammer.main())
 """
@@ -35,7 +35,7 @@ def torn(path, data):
     path.write_text(data[:len(data) // 2])
     time.sleep(0.05)
     path.write_text(data)
-records.write_atomic = torn
+run_folder.write_atomic = torn
 """
 CASES = {
     "": "",

@@ -25,7 +25,7 @@ from fuzz_targets import SAMPLES, read_run, write_run
 from fuzzing import Escaped, watched
 from test_config import faults
 
-from nasx.benchmarks import nb101_import, nb201_import, store
+from nasx.benchmarks import foreign_files, nb101_import, nb201_import, store
 from nasx.benchmarks.nb201 import Nb201
 from nasx.cli import arguments, evaluate, export, info, listing, main, report
 from nasx.cli import help as help_
@@ -125,7 +125,7 @@ def composed(here: Path, text: str, group: str = "experiment") -> list[str]:
         "nasx.data.images.np.load",
         "nasx.spaces.nb201.space.Nb201.__init__.__globals__",
         "mine_evil.Thing",
-        "nasx.runs.records.Run",
+        "nasx.runs.run_folder.Run",
         "..os.system",
         "os",
         "",
@@ -268,7 +268,7 @@ def test_a_genotype_is_read_and_never_evaluated(text: str, here: Path) -> None:
 
 # ---------------------------------------------------------------------------------------------------- tables
 def test_a_bomb_in_a_table_is_refused_unpacked(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nb201_import, "MAX_CELL_BYTES", 1 << 20)
+    monkeypatch.setattr(foreign_files, "MAX_CELL_BYTES", 1 << 20)
     (here / "source").mkdir()
     (here / "source" / "000000.pickle.pbz2").write_bytes(bz2.compress(bytes(1 << 22)))
     with pytest.raises(UserError, match="unpacks to more than"):

@@ -16,16 +16,16 @@ from typing import Any
 import pytest
 
 from nasx.errors import UserError
-from nasx.runs import lock, records
+from nasx.runs import lock, records, run_folder
 
 ELSEWHERE = """
 import fcntl, sys
 from pathlib import Path
 from nasx.runs import lock
-from nasx.runs import records
+from nasx.runs import records, run_folder
 fcntl.flock = lambda *_: None  # a shared folder that does not pass it on
 lock.kernel, lock.BEAT_S = lambda: "elsewhere", 0.05
-with records.Run(Path(sys.argv[1]), {"seed": 0}, {}) as run:
+with run_folder.Run(Path(sys.argv[1]), {"seed": 0}, {}) as run:
     print("held", flush=True)
     for line in sys.stdin:
         run.append({"epoch": 1})
@@ -36,21 +36,21 @@ with records.Run(Path(sys.argv[1]), {"seed": 0}, {}) as run:
 # ----------------------------------------------------------------------------------------------- on one host
 def test_a_second_process_is_told_who_is_running(tmp_path: Path, holder: subprocess.Popen[str]) -> None:
     with pytest.raises(UserError, match=rf"is in use by process {holder.pid} on \S+; wait for it, or stop it"):
-        records.Run(tmp_path / "run", {"seed": 0}, {})
+        run_folder.Run(tmp_path / "run", {"seed": 0}, {})
 
 
 def test_the_lock_of_a_dead_process_is_free(tmp_path: Path, holder: subprocess.Popen[str]) -> None:
     holder.kill()
     holder.wait()
     assert str(holder.pid) in (tmp_path / "run" / "lock").read_text()
-    with records.Run(tmp_path / "run", {"seed": 0}, {"kind": "search", "search": {"epochs": 50}}):
+    with run_folder.Run(tmp_path / "run", {"seed": 0}, {"kind": "search", "search": {"epochs": 50}}):
         assert (tmp_path / "run" / "lock").read_text().startswith(f"process {os.getpid()} on ")
 
 
 def test_a_forked_worker_does_not_keep_the_lock_of_a_killed_holder(tmp_path: Path) -> None:
     code = (
-        "import os, sys, time\nfrom pathlib import Path\nfrom nasx.runs import records\n"
-        "with records.Run(Path(sys.argv[1]), {'seed': 0}, {}):\n"
+        "import os, sys, time\nfrom pathlib import Path\nfrom nasx.runs import records, run_folder\n"
+        "with run_folder.Run(Path(sys.argv[1]), {'seed': 0}, {}):\n"
         "    os.write(1, f'{os.fork()}\\n'.encode())\n    time.sleep(100)\n"
     )
     line = [sys.executable, "-c", code, str(tmp_path / "run")]
@@ -60,7 +60,7 @@ def test_a_forked_worker_does_not_keep_the_lock_of_a_killed_holder(tmp_path: Pat
         made.kill()
         made.wait()
         try:
-            records.Run(tmp_path / "run", {"seed": 0}, {}).close()
+            run_folder.Run(tmp_path / "run", {"seed": 0}, {}).close()
         finally:
             os.kill(worker, 9)
 
@@ -75,7 +75,7 @@ def test_a_lock_file_that_may_not_be_opened_is_told(tmp_path: Path, monkeypatch:
 
     monkeypatch.setattr(os, "open", refuses)
     with pytest.raises(UserError, match=r"lock: cannot be written \(Permission denied\); .*out=FOLDER"):
-        records.Run(tmp_path / "run", {"seed": 0}, {})
+        run_folder.Run(tmp_path / "run", {"seed": 0}, {})
 
 
 def test_a_file_system_without_locks_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,12 +84,12 @@ def test_a_file_system_without_locks_is_told(tmp_path: Path, monkeypatch: pytest
 
     monkeypatch.setattr(fcntl, "flock", refuses)
     with pytest.raises(UserError, match=r"lock: cannot be written \(No locks available\)"):
-        records.Run(tmp_path / "run", {"seed": 0}, {})
+        run_folder.Run(tmp_path / "run", {"seed": 0}, {})
 
 
 def test_a_start_outlasts_a_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A look holds a shared lock for a moment: the start that meets it tries again."""
-    with records.Run(tmp_path / "run", {"seed": 0}, {}):
+    with run_folder.Run(tmp_path / "run", {"seed": 0}, {}):
         pass
     looker = os.open(tmp_path / "run" / "lock", os.O_RDONLY)
     fcntl.flock(looker, fcntl.LOCK_SH)
@@ -100,13 +100,13 @@ def test_a_start_outlasts_a_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         fcntl.flock(looker, fcntl.LOCK_UN)
 
     monkeypatch.setattr(time, "sleep", waits)
-    with records.Run(tmp_path / "run", {"seed": 0}, {}):
+    with run_folder.Run(tmp_path / "run", {"seed": 0}, {}):
         assert len(tries) == 1
     os.close(looker)
 
 
 def test_an_orderly_end_leaves_no_name(tmp_path: Path) -> None:
-    with records.Run(tmp_path / "run", {"seed": 0}, {}):
+    with run_folder.Run(tmp_path / "run", {"seed": 0}, {}):
         assert (tmp_path / "run" / "lock").read_text().startswith(f"process {os.getpid()} on ")
     assert (tmp_path / "run" / "lock").read_text() == ""
 
@@ -136,7 +136,7 @@ def test_a_heart_that_beats_elsewhere_is_respected(
     before = (tmp_path / "run" / "lock").read_bytes()
     assert str(lock.holder(tmp_path / "run")).startswith(f"process {elsewhere.pid} on "), "status tells it too"
     with pytest.raises(UserError, match=rf"is in use by process {elsewhere.pid} on \S+; wait for it"):
-        records.Run(tmp_path / "run", {"seed": 0}, {})
+        run_folder.Run(tmp_path / "run", {"seed": 0}, {})
     assert (tmp_path / "run" / "lock").read_bytes() == before
 
 
@@ -152,11 +152,11 @@ def test_two_mounts_of_one_folder_that_share_no_flock(tmp_path: Path, monkeypatc
     monkeypatch.setattr(lock, "PATIENCE_S", 10.0)
     try:
         with (
-            records.Run(mounts[0] / "run", {"seed": 0}, {}),
+            run_folder.Run(mounts[0] / "run", {"seed": 0}, {}),
             pytest.raises(UserError, match=rf"is in use by process {os.getpid()} on "),
         ):
-            records.Run(mounts[1] / "run", {"seed": 0}, {})
-        with records.Run(mounts[1] / "run", {"seed": 0}, {}):
+            run_folder.Run(mounts[1] / "run", {"seed": 0}, {})
+        with run_folder.Run(mounts[1] / "run", {"seed": 0}, {}):
             pass
     finally:
         for mount in mounts:
@@ -169,10 +169,10 @@ def test_one_that_beats_no_more_is_taken_over(
     monkeypatch.setattr(lock, "PATIENCE_S", 0.2)
     elsewhere.kill()
     elsewhere.wait()
-    with records.Run(tmp_path / "run", {"seed": 0}, {}):
+    with run_folder.Run(tmp_path / "run", {"seed": 0}, {}):
         assert (tmp_path / "run" / "lock").read_text().startswith(f"process {os.getpid()} on ")
     monkeypatch.setattr(lock, "touched", None)  # after an orderly end nobody is watched
-    with records.Run(tmp_path / "run", {"seed": 0}, {}):
+    with run_folder.Run(tmp_path / "run", {"seed": 0}, {}):
         pass
 
 
@@ -181,7 +181,7 @@ def test_a_sleeper_that_was_taken_over_writes_no_more(
 ) -> None:
     monkeypatch.setattr(lock, "PATIENCE_S", 0.2)
     elsewhere.send_signal(19)  # SIGSTOP: a suspended machine
-    with records.Run(tmp_path / "run", {"seed": 0}, {}) as run:
+    with run_folder.Run(tmp_path / "run", {"seed": 0}, {}) as run:
         run.append({"epoch": 7})
         elsewhere.send_signal(18)
         _, said = elsewhere.communicate("write\n")
@@ -198,10 +198,10 @@ def test_a_fresh_beat_elsewhere_is_told_and_an_old_one_is_not(tmp_path: Path) ->
 
 @pytest.mark.parametrize("how", ["removed", "replaced"])
 def test_without_its_lock_file_a_run_stops_writing(tmp_path: Path, how: str) -> None:
-    with records.Run(tmp_path / "run", {"seed": 0}, {}) as run:
+    with run_folder.Run(tmp_path / "run", {"seed": 0}, {}) as run:
         (tmp_path / "run" / "lock").unlink()
         if how == "replaced":
-            second = records.Run(tmp_path / "run", {"seed": 0}, {})
+            second = run_folder.Run(tmp_path / "run", {"seed": 0}, {})
         for write in (lambda: run.append({"epoch": 1}), lambda: run.save({"updates": 1}, 1), lambda: run.finish({})):
             with pytest.raises(UserError, match="is no longer held by this process"):
                 write()

@@ -14,7 +14,7 @@ import yaml
 
 from nasx.config import identity, instantiate
 from nasx.errors import UserError
-from nasx.runs import loggers, records
+from nasx.runs import loggers, records, run_folder
 
 ROW = {
     "epoch": 3,
@@ -46,9 +46,9 @@ def test_a_missing_package_is_named_with_its_extra(made, package, monkeypatch):
 
 
 def test_a_run_tells_each_row_it_has_written(tmp_path):
-    with records.Run(tmp_path / "a", {}, {}) as run:
+    with run_folder.Run(tmp_path / "a", {}, {}) as run:
         seen = []
-        run.told = lambda row: seen.append((row, len(run.rows())))
+        run.on_row = lambda row: seen.append((row, len(run.rows())))
         run.append({"epoch": 1})
     assert seen == [({"epoch": 1}, 1)]
 

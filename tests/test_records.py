@@ -21,15 +21,15 @@ import torch
 
 from nasx.core import files, versions
 from nasx.errors import UserError
-from nasx.runs import checkpoints, records
+from nasx.runs import checkpoints, records, run_folder
 
 IDENTITY = {"seed": 0, "search": {"lr": 0.025, "betas": [0.5, 0.999]}, "space": {"layers": 5}}
 EXTRA = {"kind": "search", "choices": {"method": "darts"}, "identity": "00000000"}
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Iterator[records.Run]:
-    with records.Run(tmp_path / "run", IDENTITY, EXTRA) as opened:
+def run(tmp_path: Path) -> Iterator[run_folder.Run]:
+    with run_folder.Run(tmp_path / "run", IDENTITY, EXTRA) as opened:
         yield opened
 
 
@@ -38,17 +38,17 @@ def _log_reaches_the_test(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logging.getLogger("nasx"), "propagate", True)
 
 
-def paths(run: records.Run) -> list[Path]:
+def paths(run: run_folder.Run) -> list[Path]:
     return sorted((run.folder / "checkpoints").iterdir())
 
 
-def saved(run: records.Run, *steps: int) -> None:
+def saved(run: run_folder.Run, *steps: int) -> None:
     for step in steps:
         run.save({"w": torch.full((2, 3), float(step)), "updates": step}, step)
 
 
 # ------------------------------------------------------------------------------------------------ the folder
-def test_a_folder_says_what_it_holds(run: records.Run) -> None:
+def test_a_folder_says_what_it_holds(run: run_folder.Run) -> None:
     held = files.read_yaml(run.folder / "config.yaml")
     assert held == {"format": versions.FORMAT, **EXTRA, **IDENTITY}
     assert run.result is None
@@ -56,23 +56,23 @@ def test_a_folder_says_what_it_holds(run: records.Run) -> None:
     assert records.finished(run.folder) == {"format": versions.FORMAT, "status": "finished", "value": 1.5, "seal": {}}
 
 
-def test_the_same_configuration_opens_it_again(run: records.Run) -> None:
+def test_the_same_configuration_opens_it_again(run: run_folder.Run) -> None:
     run.close()
-    with records.Run(run.folder, json.loads(json.dumps(IDENTITY)), {**EXTRA, "identity": "x"}):
+    with run_folder.Run(run.folder, json.loads(json.dumps(IDENTITY)), {**EXTRA, "identity": "x"}):
         pass
 
 
-def test_a_name_under_which_nothing_was_kept_is_free(run: records.Run) -> None:
+def test_a_name_under_which_nothing_was_kept_is_free(run: run_folder.Run) -> None:
     run.fail(UserError("retrain", "does not fit", "lower it"))
     run.close()
-    with records.Run(run.folder, {"seed": 1}, EXTRA) as other:
+    with run_folder.Run(run.folder, {"seed": 1}, EXTRA) as other:
         assert files.read_yaml(run.folder / "config.yaml") == {"format": versions.FORMAT, **EXTRA, "seed": 1}
         other.append({"epoch": 1})
     with pytest.raises(UserError, match="belongs to a run with another configuration"):
-        records.Run(run.folder, IDENTITY, EXTRA)
+        run_folder.Run(run.folder, IDENTITY, EXTRA)
 
 
-def test_another_configuration_is_refused_with_the_differing_keys(run: records.Run) -> None:
+def test_another_configuration_is_refused_with_the_differing_keys(run: run_folder.Run) -> None:
     saved(run, 1)
     run.close()
     before = (run.folder / "config.yaml").read_bytes()
@@ -82,7 +82,7 @@ def test_another_configuration_is_refused_with_the_differing_keys(run: records.R
         "space": {"layers": 5, "new": True},
     }
     with pytest.raises(UserError) as told:
-        records.Run(run.folder, other, EXTRA)
+        run_folder.Run(run.folder, other, EXTRA)
     text = str(told.value)
     assert "search.lr: 0.025 there, 0.1 asked for, " in text
     assert "\n" not in text  # lines would read as several faults
@@ -94,28 +94,28 @@ def test_another_configuration_is_refused_with_the_differing_keys(run: records.R
     assert "layers" not in text
     assert "name=" in told.value.remedy
     assert (run.folder / "config.yaml").read_bytes() == before
-    with records.Run(run.folder, IDENTITY, EXTRA):  # the refusal holds no lock
+    with run_folder.Run(run.folder, IDENTITY, EXTRA):  # the refusal holds no lock
         pass
 
 
-def test_a_torn_configuration_is_written_again(run: records.Run) -> None:
+def test_a_torn_configuration_is_written_again(run: run_folder.Run) -> None:
     run.close()
     (run.folder / "config.yaml").write_text("seed: [")
-    with records.Run(run.folder, IDENTITY, EXTRA):
+    with run_folder.Run(run.folder, IDENTITY, EXTRA):
         assert files.read_yaml(run.folder / "config.yaml") == {"format": versions.FORMAT, **EXTRA, **IDENTITY}
     (run.folder / "result.json").write_text("{}")
     (run.folder / "config.yaml").unlink()
     with pytest.raises(UserError, match="nothing else says whose the files here are"):  # not this one's answer
-        records.Run(run.folder, IDENTITY, EXTRA)
+        run_folder.Run(run.folder, IDENTITY, EXTRA)
 
 
-def test_checkpoints_that_no_configuration_goes_with_are_not_taken(run: records.Run) -> None:
+def test_checkpoints_that_no_configuration_goes_with_are_not_taken(run: run_folder.Run) -> None:
     saved(run, 1)
     run.close()
     for harm in (lambda path: path.write_text("seed: ["), Path.unlink):
         harm(run.folder / "config.yaml")
         with pytest.raises(UserError, match=r"config\.yaml: is missing or torn, and nothing else says whose"):
-            records.Run(run.folder, {"seed": 1}, EXTRA)
+            run_folder.Run(run.folder, {"seed": 1}, EXTRA)
     assert [path.name for path in paths(run)] == ["000000001.ckpt"]
 
 
@@ -123,23 +123,23 @@ def test_checkpoints_that_no_configuration_goes_with_are_not_taken(run: records.
 def test_a_read_only_place_is_refused(tmp_path: Path) -> None:
     (tmp_path / "locked").mkdir(mode=0o500)
     with pytest.raises(UserError, match=r"cannot be written.*out=FOLDER"):
-        records.Run(tmp_path / "locked" / "run", IDENTITY, EXTRA)
+        run_folder.Run(tmp_path / "locked" / "run", IDENTITY, EXTRA)
 
 
 def test_a_place_below_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"cannot be written.*out=FOLDER"):
-        records.Run(tmp_path / "file" / "run", IDENTITY, EXTRA)
+        run_folder.Run(tmp_path / "file" / "run", IDENTITY, EXTRA)
 
 
 def test_an_existing_folder_that_may_not_be_written_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "access", lambda path, mode: False)  # root passes every real check
     with pytest.raises(UserError, match=r"read-only.*out=FOLDER"):
-        records.Run(tmp_path / "run", IDENTITY, EXTRA)
+        run_folder.Run(tmp_path / "run", IDENTITY, EXTRA)
 
 
 # ------------------------------------------------------------------------------------------------ the files
-def test_leftovers_of_a_kill_are_removed_by_the_next_start_alone(run: records.Run) -> None:
+def test_leftovers_of_a_kill_are_removed_by_the_next_start_alone(run: run_folder.Run) -> None:
     parts = [
         run.folder / ".result.json.17.part",
         run.folder / ".search.png.part",
@@ -151,19 +151,19 @@ def test_leftovers_of_a_kill_are_removed_by_the_next_start_alone(run: records.Ru
     kept = run.folder / "export" / ".model.safetensors.17.part"
     kept.write_bytes(b"of another command")
     with pytest.raises(UserError, match="is in use"):
-        records.Run(run.folder, IDENTITY, EXTRA)
+        run_folder.Run(run.folder, IDENTITY, EXTRA)
     assert all(part.exists() for part in parts), "who has no lock removes nothing"
     run.close()
-    with records.Run(run.folder, IDENTITY, EXTRA):
+    with run_folder.Run(run.folder, IDENTITY, EXTRA):
         assert not any(part.exists() for part in parts)
         assert kept.exists()
 
 
-def test_why_a_start_failed_is_kept_until_the_next_one(run: records.Run) -> None:
+def test_why_a_start_failed_is_kept_until_the_next_one(run: run_folder.Run) -> None:
     run.fail(UserError("search.lr=9", "is too much", "lower it"))
     assert (run.folder / "fault.txt").read_text() == "search.lr=9: is too much; lower it\n"
     run.close()
-    with records.Run(run.folder, IDENTITY, EXTRA) as again:
+    with run_folder.Run(run.folder, IDENTITY, EXTRA) as again:
         assert not (run.folder / "fault.txt").exists()
         again.finish({"status": "finished"})
         again.fail(UserError("a sweep", "another seed failed"))
@@ -194,7 +194,7 @@ def test_a_file_is_the_old_one_until_it_is_the_new_one(tmp_path: Path, monkeypat
     assert path.read_text() == "new"
 
 
-def test_a_full_disk_is_told_and_the_old_checkpoint_stays(run: records.Run) -> None:
+def test_a_full_disk_is_told_and_the_old_checkpoint_stays(run: run_folder.Run) -> None:
     saved(run, 1)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -220,7 +220,7 @@ def test_what_cannot_be_written_has_a_remedy(number: int, remedy: str) -> None:
     assert remedy in files.unwritable(Path("x"), OSError(number, os.strerror(number))).remedy
 
 
-def test_metrics_rows_survive_a_torn_line(run: records.Run) -> None:
+def test_metrics_rows_survive_a_torn_line(run: run_folder.Run) -> None:
     run.append({"epoch": 1, "loss": 0.1})
     run.append({"epoch": 2, "loss": 1 / 3})
     path = run.folder / "metrics.jsonl"
@@ -235,12 +235,14 @@ def test_metrics_rows_survive_a_torn_line(run: records.Run) -> None:
 
 
 @pytest.mark.parametrize("line", ["[1]", "3", "null", '"text"', "true"])
-def test_rows_that_are_no_objects_are_left_out(run: records.Run, line: str) -> None:
+def test_rows_that_are_no_objects_are_left_out(run: run_folder.Run, line: str) -> None:
     (run.folder / "metrics.jsonl").write_text(f'{{"epoch": 1}}\n{line}\n{{"epoch": 2}}\n' + "[" * 100_000 + "\n")
     assert run.rows() == [{"epoch": 1}, {"epoch": 2}]
 
 
-def test_a_row_is_on_the_disk_before_a_checkpoint_counts_it(run: records.Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_row_is_on_the_disk_before_a_checkpoint_counts_it(
+    run: run_folder.Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     synced, whole, path = [], os.fsync, run.folder / "metrics.jsonl"
 
     def notes(handle: int) -> None:
@@ -254,7 +256,7 @@ def test_a_row_is_on_the_disk_before_a_checkpoint_counts_it(run: records.Run, mo
     assert synced == ['{"epoch": 1}\n', '{"epoch": 1}\n{"epoch": 2}\n']
 
 
-def test_rows_after_the_checkpoint_are_forgotten(run: records.Run) -> None:
+def test_rows_after_the_checkpoint_are_forgotten(run: run_folder.Run) -> None:
     for epoch in (1, 2, 3):
         run.append({"epoch": epoch})
     run.keep_rows('{"epoch": 1}\n{"epoch": 2}\n')
@@ -263,13 +265,13 @@ def test_rows_after_the_checkpoint_are_forgotten(run: records.Run) -> None:
     assert run.rows() == records.read_rows(run.folder) == []
 
 
-def test_a_record_of_another_state_is_not_finished(run: records.Run) -> None:
+def test_a_record_of_another_state_is_not_finished(run: run_folder.Run) -> None:
     (run.folder / "result.json").write_text('{"status": "running"}')
     assert records.finished(run.folder) is None
 
 
 # ---------------------------------------------------------------------------------------------- checkpoints
-def test_the_last_two_checkpoints_are_kept(run: records.Run) -> None:
+def test_the_last_two_checkpoints_are_kept(run: run_folder.Run) -> None:
     assert run.load() is None
     saved(run, 3, 12, 120)
     assert [path.name for path in paths(run)] == ["000000012.ckpt", "000000120.ckpt"]
@@ -293,7 +295,7 @@ DAMAGE = {
 
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
-    run: records.Run, damage: str, caplog: pytest.LogCaptureFixture
+    run: run_folder.Run, damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     saved(run, 1, 2)
     newest = paths(run)[-1]
@@ -305,7 +307,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
     assert "the checkpoint before is used" in caplog.text
 
 
-def test_a_damaged_checkpoint_that_is_later_takes_no_ones_place(run: records.Run) -> None:
+def test_a_damaged_checkpoint_that_is_later_takes_no_ones_place(run: run_folder.Run) -> None:
     saved(run, 6, 9)
     paths(run)[-1].write_bytes(b"")
     (run.folder / "checkpoints" / "000000008.ckpt").write_bytes(b"")  # a kill before the third was removed
@@ -314,13 +316,13 @@ def test_a_damaged_checkpoint_that_is_later_takes_no_ones_place(run: records.Run
     assert [path.name for path in paths(run)] == ["000000006.ckpt", "000000007.ckpt"]
 
 
-def test_a_checkpoint_that_is_gone_or_cannot_be_read_is_damaged(run: records.Run) -> None:
+def test_a_checkpoint_that_is_gone_or_cannot_be_read_is_damaged(run: run_folder.Run) -> None:
     (run.folder / "checkpoints" / "000000002.ckpt").mkdir()  # as root every file can be read
     assert checkpoints.read(run.folder / "checkpoints" / "000000002.ckpt") is None
     assert checkpoints.read(run.folder / "checkpoints" / "000000003.ckpt") is None
 
 
-def test_none_readable_says_what_to_move_away(run: records.Run) -> None:
+def test_none_readable_says_what_to_move_away(run: run_folder.Run) -> None:
     saved(run, 1, 2)
     for path in paths(run):
         path.write_bytes(path.read_bytes()[:-1])
@@ -328,7 +330,7 @@ def test_none_readable_says_what_to_move_away(run: records.Run) -> None:
         run.load()
 
 
-def test_leftovers_of_a_kill_are_not_read(run: records.Run) -> None:
+def test_leftovers_of_a_kill_are_not_read(run: run_folder.Run) -> None:
     saved(run, 1)
     (run.folder / "checkpoints" / ".000000002.ckpt.17.part").write_bytes(b"half a checkpoint")
     loaded = run.load()
@@ -353,7 +355,7 @@ def planted(path: Path, body: bytes) -> None:
 
 @pytest.mark.parametrize("form", ["pickle", "torch", "torch_legacy"])
 def test_a_hostile_checkpoint_is_refused_and_nothing_runs(
-    run: records.Run, form: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    run: run_folder.Run, form: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     saved(run, 1)
     trace, body = tmp_path / "executed", io.BytesIO()

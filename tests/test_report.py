@@ -16,7 +16,7 @@ from nasx.report import cells, charts, checklist, html
 from nasx.results import sheets
 from nasx.results.aggregate import summary
 from nasx.results.collect import collect, rows_of
-from nasx.runs import records
+from nasx.runs import run_folder
 
 CELL = "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|skip_connect~0|nor_conv_3x3~1|nor_conv_3x3~2|"
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>$\\frac{_"
@@ -33,7 +33,7 @@ def make(tmp_path, monkeypatch):
         number = next(count)
         choices = {"method": method, "space": "nb201", "dataset": "cifar10"} | fields.pop("choices", {})
         identity = {"seed": seed, **(settings or {})}
-        with records.Run(tmp_path / "outputs" / f"run{number}", identity, {"choices": choices}) as run:
+        with run_folder.Run(tmp_path / "outputs" / f"run{number}", identity, {"choices": choices}) as run:
             lookup = {"benchmark": "nb201", "cifar10": {"valid": valid, "test": None}}
             for epoch in range(1, epochs + 1):
                 run.append(

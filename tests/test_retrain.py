@@ -29,7 +29,7 @@ from nasx.config.settings import RetrainSettings
 from nasx.data.stream import Batch
 from nasx.errors import UserError
 from nasx.jobs import retrain
-from nasx.runs import records
+from nasx.runs import records, run_folder
 from nasx.spaces.base import Logits
 from nasx.spaces.darts.network import dropped
 from nasx.spaces.nb201.space import Nb201
@@ -491,7 +491,7 @@ cli.main(["retrain", *lines])
 
 
 def final(folder: Path) -> dict[str, Any]:
-    held = records.Run.__new__(records.Run)
+    held = run_folder.Run.__new__(run_folder.Run)
     held.folder = folder
     state = held.load()
     assert state is not None

@@ -21,7 +21,7 @@ from nasx.core import files
 from nasx.errors import UserError
 from nasx.report import run_summary
 from nasx.results import collect
-from nasx.runs import checkpoints, records
+from nasx.runs import checkpoints, records, run_folder
 
 IDENTITY = {"seed": 0}
 EXTRA = {"kind": "search", "choices": {"method": "darts"}, "identity": "00000000"}
@@ -29,8 +29,8 @@ WORDS = (*jobs.TINY_NB201, "method=darts", "method.order=1", "search.epochs=3", 
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Iterator[records.Run]:
-    with records.Run(tmp_path / "run", IDENTITY, EXTRA) as opened:
+def run(tmp_path: Path) -> Iterator[run_folder.Run]:
+    with run_folder.Run(tmp_path / "run", IDENTITY, EXTRA) as opened:
         opened.keep_rows("")
         yield opened
 
@@ -40,7 +40,7 @@ def _log_reaches_the_test(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logging.getLogger("nasx"), "propagate", True)
 
 
-def written(run: records.Run, *epochs: int) -> None:
+def written(run: run_folder.Run, *epochs: int) -> None:
     """A row and a checkpoint for each epoch."""
     for epoch in epochs:
         run.append({"epoch": epoch, "loss": 1 / epoch})
@@ -65,7 +65,7 @@ def flipped(path: Path, place: int = 15) -> None:
     ],
 )
 def test_damaged_rows_are_written_again_from_the_checkpoint(
-    harm: Any, run: records.Run, caplog: pytest.LogCaptureFixture
+    harm: Any, run: run_folder.Run, caplog: pytest.LogCaptureFixture
 ) -> None:
     written(run, 1, 2, 3)
     path = run.folder / "metrics.jsonl"
@@ -82,7 +82,7 @@ def test_damaged_rows_are_written_again_from_the_checkpoint(
 
 
 def test_rows_that_no_checkpoint_holds_yet_are_dropped_in_silence(
-    run: records.Run, caplog: pytest.LogCaptureFixture
+    run: run_folder.Run, caplog: pytest.LogCaptureFixture
 ) -> None:
     written(run, 1)
     run.append({"epoch": 2})
@@ -109,7 +109,7 @@ def test_a_flipped_bit_in_the_rows_does_not_end_a_search(tmp_path: Path) -> None
 
 
 # ------------------------------------------------------------------------------------------- checkpoints of format 1
-def older(run: records.Run, *counts: int) -> None:
+def older(run: run_folder.Run, *counts: int) -> None:
     """A checkpoint of format 1 for each number of rows that it counts."""
     for step, rows in enumerate(counts, 1):
         blob = io.BytesIO()
@@ -120,14 +120,16 @@ def older(run: records.Run, *counts: int) -> None:
         path.write_bytes(b"nasx checkpoint 1\n" + digest + b"\n" + data)
 
 
-def test_a_checkpoint_of_format_1_has_the_rows_of_the_file(run: records.Run) -> None:
+def test_a_checkpoint_of_format_1_has_the_rows_of_the_file(run: run_folder.Run) -> None:
     run.append({"epoch": 1, "loss": 0.5})
     run.append({"epoch": 2})
     older(run, 1)
     assert run.load() == {"updates": 1, "rows": 1, "metrics": '{"epoch": 1, "loss": 0.5}\n'}
 
 
-def test_lost_rows_send_a_resume_to_the_checkpoint_before(run: records.Run, caplog: pytest.LogCaptureFixture) -> None:
+def test_lost_rows_send_a_resume_to_the_checkpoint_before(
+    run: run_folder.Run, caplog: pytest.LogCaptureFixture
+) -> None:
     run.append({"epoch": 1})
     older(run, 1, 2)
     loaded = run.load()
@@ -138,13 +140,13 @@ def test_lost_rows_send_a_resume_to_the_checkpoint_before(run: records.Run, capl
     assert run.load()["updates"] == 2  # type: ignore[index]
 
 
-def test_rows_that_every_checkpoint_misses_are_told(run: records.Run) -> None:
+def test_rows_that_every_checkpoint_misses_are_told(run: run_folder.Run) -> None:
     older(run, 1, 2)
     with pytest.raises(UserError, match=r"metrics\.jsonl: holds 0 whole rows, fewer than any .*; put a copy"):
         run.load()
 
 
-def test_a_newer_checkpoint_is_named_as_such(run: records.Run, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_newer_checkpoint_is_named_as_such(run: run_folder.Run, caplog: pytest.LogCaptureFixture) -> None:
     written(run, 1, 2)
     path = checkpoints.found(run.folder)[-1]
     path.write_bytes(b"nasx checkpoint 9\n" + path.read_bytes()[18:])
@@ -153,7 +155,7 @@ def test_a_newer_checkpoint_is_named_as_such(run: records.Run, caplog: pytest.Lo
 
 
 # ------------------------------------------------------------------------------------------- a finished run
-def finished(run: records.Run) -> dict[str, Any]:
+def finished(run: run_folder.Run) -> dict[str, Any]:
     written(run, 1, 2)
     run.decide("a genotype")
     run.finish({"status": "finished", "kind": "search", "genotype": "a genotype", "choices": {}, "name": "run"})
@@ -162,7 +164,7 @@ def finished(run: records.Run) -> dict[str, Any]:
     return found
 
 
-def test_a_record_seals_genotype_and_rows(run: records.Run) -> None:
+def test_a_record_seals_genotype_and_rows(run: run_folder.Run) -> None:
     record = finished(run)
     assert record["seal"] == {
         name: hashlib.sha256((run.folder / name).read_bytes()).hexdigest() for name in ("genotype.txt", "metrics.jsonl")
@@ -172,7 +174,7 @@ def test_a_record_seals_genotype_and_rows(run: records.Run) -> None:
     assert records.broken(run.folder, {"seal": 3}) == []
 
 
-def test_rows_that_are_damaged_while_a_run_works_are_right_at_its_end(run: records.Run) -> None:
+def test_rows_that_are_damaged_while_a_run_works_are_right_at_its_end(run: run_folder.Run) -> None:
     written(run, 1)
     whole = (run.folder / "metrics.jsonl").read_bytes()
     flipped(run.folder / "metrics.jsonl")
@@ -186,7 +188,7 @@ def test_rows_that_are_damaged_while_a_run_works_are_right_at_its_end(run: recor
 
 @pytest.mark.parametrize("name", ["genotype.txt", "metrics.jsonl"])
 def test_a_broken_seal_is_mended_where_the_text_is_known(
-    name: str, run: records.Run, caplog: pytest.LogCaptureFixture
+    name: str, run: run_folder.Run, caplog: pytest.LogCaptureFixture
 ) -> None:
     record, path = finished(run), run.folder / name
     whole = path.read_bytes()
@@ -206,7 +208,7 @@ def test_a_broken_seal_is_mended_where_the_text_is_known(
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", "\x00\x01", '{"status": "finis'])
-def test_a_record_that_cannot_be_read_is_an_error(text: str, run: records.Run) -> None:
+def test_a_record_that_cannot_be_read_is_an_error(text: str, run: run_folder.Run) -> None:
     path = run.folder / "result.json"
     path.write_text(text)
     with pytest.raises(UserError, match=r"result\.json: cannot be read as a record.*move the folder away to start"):

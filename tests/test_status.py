@@ -16,7 +16,7 @@ import pytest
 
 from nasx.cli import status
 from nasx.errors import UserError
-from nasx.runs import lock, records
+from nasx.runs import lock, records, run_folder
 
 EXTRA = {"kind": "search", "search": {"epochs": 50}}
 NOW = 1_800_000_000.0
@@ -115,13 +115,13 @@ def test_looking_who_holds_a_run_takes_nothing(tmp_path: Path, holder: subproces
     folder = tmp_path / "run"
     assert str(lock.holder(folder)).startswith(f"process {holder.pid} on ")
     with pytest.raises(UserError, match="is in use"):
-        records.Run(folder, {"seed": 0}, EXTRA)
+        run_folder.Run(folder, {"seed": 0}, EXTRA)
     holder.kill()
     holder.wait()
     before = (folder / "lock").read_bytes()
     assert lock.holder(folder) is None
     assert (folder / "lock").read_bytes() == before
-    with records.Run(folder, {"seed": 0}, EXTRA):
+    with run_folder.Run(folder, {"seed": 0}, EXTRA):
         pass
     assert lock.holder(folder) is None
     assert lock.holder(tmp_path) is None, "no lock file is made"

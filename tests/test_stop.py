@@ -13,7 +13,7 @@ from hydra.types import RunMode
 from nasx.cli import preflight
 from nasx.diagnostics import stop
 from nasx.jobs import search as jobs_search
-from nasx.runs import records
+from nasx.runs import run_folder
 
 
 def rows(values: list[float], every: int = 2) -> list[dict[str, Any]]:
@@ -168,24 +168,24 @@ def test_a_search_stops_with_the_earlier_cell_and_resumes_at_any_point(
     assert whole["diagnostics"]["forward"] == 3
     assert not any("eigenvalue grew" in reason for reason in whole["verdict"]["reasons"])
 
-    appended, finish, count = records.Run.append, records.Run.finish, [0]
+    appended, finish, count = run_folder.Run.append, run_folder.Run.finish, [0]
 
-    def append(self: records.Run, row: Any) -> None:
+    def append(self: run_folder.Run, row: Any) -> None:
         count[0] += 1
         if count[0] == 2:
             raise Killed
         appended(self, row)
 
-    def finishing(self: records.Run, result: Any) -> None:
+    def finishing(self: run_folder.Run, result: Any) -> None:
         raise Killed
 
-    monkeypatch.setattr(records.Run, "append", append)
+    monkeypatch.setattr(run_folder.Run, "append", append)
     with pytest.raises(Killed):  # before the second row is written
         search(tmp_path / "broken", "stop=eigenvalue", *EAGER)
-    monkeypatch.setattr(records.Run, "finish", finishing)
+    monkeypatch.setattr(run_folder.Run, "finish", finishing)
     with pytest.raises(Killed):  # after the decision, before the record
         search(tmp_path / "broken", "stop=eigenvalue", *EAGER)
-    monkeypatch.setattr(records.Run, "finish", finish)
+    monkeypatch.setattr(run_folder.Run, "finish", finish)
     again = search(tmp_path / "broken", "stop=eigenvalue", *EAGER)
     assert kept(tmp_path / "broken") == found
     same = ("genotype", "stopped", "updates", "supernet", "verdict", "lookup")

@@ -20,7 +20,7 @@ from nasx.errors import UserError
 from nasx.jobs import retrain as jobs_retrain
 from nasx.jobs import search as jobs_search
 from nasx.jobs.study import study
-from nasx.runs import checkpoints, records
+from nasx.runs import checkpoints, run_folder
 
 MODEL = ("space=darts_rnn", "space.nodes=3", "quiet=true", "device=cpu", "threads=1", "name=run")
 TINY = (
@@ -106,16 +106,16 @@ def resumed(
     command: str, words: tuple[str, ...], out: Path, monkeypatch: pytest.MonkeyPatch, saves: int
 ) -> dict[str, Any]:
     """The record of a run that saves at every update, is killed after so many checkpoints and started again."""
-    left, save = [saves], records.Run.save
+    left, save = [saves], run_folder.Run.save
 
-    def dying(self: records.Run, *given: Any) -> None:
+    def dying(self: run_folder.Run, *given: Any) -> None:
         save(self, *given)
         left[0] -= 1
         if not left[0]:
             raise Killed
 
     with monkeypatch.context() as patched:
-        patched.setattr(records.Run, "save", dying)
+        patched.setattr(run_folder.Run, "save", dying)
         with pytest.raises(Killed):
             start(command, *words, "checkpoint_s=1e-9", f"out={out}")
     return start(command, *words, f"out={out}")

@@ -17,7 +17,7 @@ from nasx.config import identity
 from nasx.core import versions
 from nasx.errors import UserError
 from nasx.results.collect import collect
-from nasx.runs import records
+from nasx.runs import records, run_folder
 
 KEPT = Path(__file__).parent / "versions" / "0.1.0"
 SETTINGS: dict[str, list[str]] = json.loads((KEPT / "settings.json").read_text(encoding="utf-8"))
@@ -109,7 +109,7 @@ def test_a_later_format_is_refused_and_left_out(here: Path, file: str) -> None:
     cfg = {key: value for key, value in held.items() if key not in identity.FACTS}
     extra = {key: held[key] for key in identity.FACTS if key in held}
     with pytest.raises(UserError, match=f"has format {versions.FORMAT + 1}; this version of nasx reads formats up to"):
-        records.finished(path.parent) if file == "result.json" else records.Run(path.parent, cfg, extra)
+        records.finished(path.parent) if file == "result.json" else run_folder.Run(path.parent, cfg, extra)
     if file == "result.json":
         assert "written by a later version of nasx" in " ".join(collect(here / "outputs").attrs["notes"])
 
@@ -148,9 +148,9 @@ def test_a_component_that_computes_otherwise_gets_a_new_identity_and_takes_no_fo
     (tmp_path / "config.yaml").write_text(json.dumps({"kind": "search", "identity": "x", **settings}))
     (tmp_path / "metrics.jsonl").write_text("{}\n")
     with pytest.raises(UserError, match="a version of nasx that computes the same configuration otherwise"):
-        records.Run(tmp_path, settings, {"kind": "search", "identity": "x"})
+        run_folder.Run(tmp_path, settings, {"kind": "search", "identity": "x"})
     (tmp_path / "config.yaml").write_text(json.dumps({"format": 1, "kind": "search", "identity": "x", **settings}))
-    records.Run(tmp_path, settings, {"kind": "search", "identity": "x"}).close()
+    run_folder.Run(tmp_path, settings, {"kind": "search", "identity": "x"}).close()
 
 
 def test_a_configuration_of_before_is_completed_with_what_it_was_computed_with() -> None:

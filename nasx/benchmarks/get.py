@@ -20,11 +20,12 @@ import numpy as np
 from nasx.benchmarks.base import DATASETS
 from nasx.benchmarks.columns import Column, column, name_of
 from nasx.benchmarks.download import fetch, verified
+from nasx.benchmarks.foreign_files import load_torch
 from nasx.benchmarks.isomorphism import CELLS, official_order
 from nasx.benchmarks.nb101 import Nb101
 from nasx.benchmarks.nb101_import import import_nb101
 from nasx.benchmarks.nb201 import Nb201
-from nasx.benchmarks.nb201_import import add, import_nb201, load_torch, today
+from nasx.benchmarks.nb201_import import add, import_nb201, today
 from nasx.benchmarks.offers import DEVICES, HELP_COMMIT, LATENCY, MEGABYTE, NB101, OFFERS, TESTS, File
 from nasx.benchmarks.store import Say, cache_folder, silent
 from nasx.core.spelling import did_you_mean

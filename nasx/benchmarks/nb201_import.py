@@ -20,16 +20,12 @@ the test accuracies do not go with them.
 
 from __future__ import annotations
 
-import bz2
-import contextlib
 import csv
 import gzip
-import io
 import pickle
 import re
-import resource
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -40,6 +36,7 @@ import numpy as np
 from nasx.benchmarks import nb201_checks as checks
 from nasx.benchmarks.base import DATASETS
 from nasx.benchmarks.columns import IMAGES, MISSING, Column, Table, column, merged, name_of
+from nasx.benchmarks.foreign_files import load_plain, load_torch
 from nasx.benchmarks.isomorphism import CELLS, cell_code
 from nasx.benchmarks.nb201 import EMBEDDED
 from nasx.benchmarks.store import ELSEWHERE, Say, cache_folder, one_writer, sha256, silent
@@ -57,7 +54,6 @@ OFFICIAL = {
 }
 TRAINED_ON = {"cifar10-valid": "cifar10", "cifar100": "cifar100", "ImageNet16-120": "imagenet16"}  # for seconds
 BUDGETS = {"12": 12, "200": 200, "less": 12, "full": 200}
-MAX_CELL_BYTES = 1 << 28  # one unpacked NATS-Bench cell; a larger one is no cell but a bomb
 CELL = ("arch_str", "ArchitectureString")
 """The column of a CSV that names the cell."""
 FOREIGN = {
@@ -276,25 +272,6 @@ def read_pth(path: Path, say: Say) -> Collected:
     return collected
 
 
-def load_torch(path: Path, allowed: Sequence[Any] = ()) -> Any:
-    """The content of a torch file: plain values, tensors and the `allowed` globals. Raises ValueError for others."""
-    import torch  # here only: nothing else of this package needs it
-
-    try:
-        with torch.serialization.safe_globals(list(allowed)):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, MemoryError):
-        raise
-    except Exception as error:  # noqa: BLE001 (over a damaged file torch's reader fails in any way)
-        # torch's own message advises the unsafe load; only what the file asked for is passed on.
-        asked = re.search(r"Unsupported (?:global|class): (?:GLOBAL )?([\w.]+)|GLOBAL ([\w.]+)", str(error))
-        raise ValueError(
-            f"it asks for {asked[1] or asked[2]}, which no table needs"
-            if asked
-            else "it does not hold plain values and tensors"
-        ) from None
-
-
 def read_folder(path: Path, say: Say) -> Collected:
     """NATS-Bench's topology folder: one bzip2 pickle ``{'12': state, '200': state, ...}`` a cell."""
     files = sorted(file for file in path.iterdir() if re.fullmatch(r"\d+\.pickle\.pbz2", file.name))
@@ -355,74 +332,6 @@ def _free_memory_gb() -> float | None:
         return None
     found = re.search(r"MemAvailable:\s+(\d+) kB", text)
     return int(found[1]) / 2**20 if found else None
-
-
-# ------------------------------------------------------------------------------------------------ foreign pickles
-class _Dtype:
-    """Stands for numpy's dtype while a scalar is rebuilt; keeps only the type code."""
-
-    def __init__(self, code: str, *flags: object) -> None:
-        if code not in ("f8", "f4", "f2", "i8", "i4", "u8", "u4", "b1"):
-            raise pickle.UnpicklingError(f"a number of the type {code!r}")
-        self.code = code
-
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
-        self.code = (">" if state[1] == ">" else "<") + self.code
-
-
-def _scalar(kind: _Dtype, raw: bytes) -> float | int:
-    return np.frombuffer(raw, np.dtype(kind.code), count=1)[0].item()
-
-
-def _encode(text: str, encoding: str) -> bytes:
-    if encoding != "latin1":
-        raise pickle.UnpicklingError(f"bytes in {encoding!r}")
-    return text.encode("latin1")
-
-
-class PlainUnpickler(pickle.Unpickler):
-    """Builds plain values only: dicts (OrderedDict becomes dict), lists, text and numbers (numpy scalars too)."""
-
-    allowed: dict[tuple[str, str], Any] = {  # noqa: RUF012 - never changed
-        ("collections", "OrderedDict"): dict,
-        ("_codecs", "encode"): _encode,
-        ("numpy", "dtype"): _Dtype,
-        ("numpy.core.multiarray", "scalar"): _scalar,
-        ("numpy._core.multiarray", "scalar"): _scalar,
-    }
-
-    def find_class(self, module: str, name: str) -> Any:
-        try:
-            return self.allowed[module, name]
-        except KeyError:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no table needs") from None
-
-
-@contextlib.contextmanager
-def bounded(extra: int) -> Iterator[None]:
-    """Within, MemoryError for more than `extra` bytes beyond those in use: ten bytes of a pickle can ask for 32 GB."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    pages = int(Path("/proc/self/statm").read_text().split()[0]) if Path("/proc/self/statm").exists() else None
-    limit = None if pages is None else pages * resource.getpagesize() + extra
-    if limit is not None and (soft == resource.RLIM_INFINITY or limit < soft):
-        resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
-
-
-def load_plain(file: Path) -> dict[str, Any]:
-    """A bzip2-compressed pickle of plain values; refuses everything else, and what unpacks to too much."""
-    with bz2.open(file) as stream:
-        raw = stream.read(MAX_CELL_BYTES + 1)
-    if len(raw) > MAX_CELL_BYTES:
-        raise ValueError(f"it unpacks to more than {MAX_CELL_BYTES} bytes")
-    with bounded(8 * MAX_CELL_BYTES):
-        content = PlainUnpickler(io.BytesIO(raw)).load()
-    if not isinstance(content, dict):
-        raise ValueError(f"it holds a {type(content).__name__}")
-    return content
 
 
 # ------------------------------------------------------------------------------------------------ into a table

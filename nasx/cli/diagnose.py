@@ -21,7 +21,7 @@ from nasx.cli.arguments import read
 from nasx.config import commands, components, instantiate
 from nasx.core import files
 from nasx.errors import UserError, printable
-from nasx.runs import checkpoints, lineage, records
+from nasx.runs import checkpoints, lineage, records, run_folder
 
 Row = dict[str, Any]
 SHOWN = (
@@ -159,7 +159,7 @@ def rebuilt(folder: Path, saved: Mapping[str, Any], chosen: Any, threads: int | 
         "workers": 0,
     }
     info = {"choices": saved["choices"], "overrides": [], "command": "", "folders": []}
-    return SearchJob(Session(records.ReadOnlyRun(folder), chosen, cfg, info, environment.Signals()))
+    return SearchJob(Session(run_folder.ReadOnlyRun(folder), chosen, cfg, info, environment.Signals()))
 
 
 def row(job: Any, state: Mapping[str, Any], rows: list[Row]) -> Row:

@@ -22,7 +22,7 @@ from omegaconf import OmegaConf
 from nasx.config import identity as config_identity
 from nasx.config.compose import mapping, plain
 from nasx.errors import UserError
-from nasx.runs import records
+from nasx.runs import run_folder
 
 MOST = 100_000
 """Jobs of one command: each is checked before the first begins, and Hydra lists them all in memory."""
@@ -244,7 +244,7 @@ class Folders:
                         "sweep over settings that change the numbers, and give each value once",
                     )
                 elif held(run.folder) != identity and (
-                    fault := records.differing(
+                    fault := run_folder.differing(
                         run.folder, config_identity.identifying(run.values, run.kind), config_identity.FACTS
                     )
                 ):

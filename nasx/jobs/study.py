@@ -30,7 +30,7 @@ from nasx.core import metrics
 from nasx.errors import cleaned
 from nasx.jobs import retrain as jobs_retrain
 from nasx.jobs import search as jobs_search
-from nasx.runs import environment, lineage, records
+from nasx.runs import environment, lineage, records, run_folder
 from nasx.runs.progress import duration
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def study(cfg: Config, info: Config) -> Result:
     """All steps that are not done yet, and the record of the study."""
     folder = Path(cfg["out"]) / identity.run_name(cfg, info["choices"], "study")
     extra = {"kind": "study", "choices": dict(info["choices"]), "identity": identity.identity(cfg, "study")}
-    with records.Run(folder, identity.identifying(cfg, "study"), extra) as held:
+    with run_folder.Run(folder, identity.identifying(cfg, "study"), extra) as held:
         result = records.finished(folder)
         if result is None:
             try:

@@ -21,7 +21,7 @@ from nasx.core import files
 from nasx.errors import UserError, cleaned, printable
 from nasx.report import cells
 from nasx.report.style import FORMATS, whole
-from nasx.runs import lineage, records
+from nasx.runs import lineage, records, run_folder
 from nasx.runs.progress import duration
 
 log = logging.getLogger("nasx")
@@ -60,7 +60,7 @@ def opened(cfg: Mapping[str, Any], choices: Mapping[str, Any], kind: str) -> Pat
             tempfile.TemporaryFile(dir=above).close()
         except OSError as error:
             raise files.unwritable(folder, error) from error
-    if other := records.differing(folder, identity.identifying(cfg, kind), identity.FACTS):
+    if other := run_folder.differing(folder, identity.identifying(cfg, kind), identity.FACTS):
         raise other
     return folder
 

@@ -1,7 +1,7 @@
 """Loggers: where metrics rows go besides metrics.jsonl. None is needed and none is the default.
 
 `logger=tensorboard`, `logger=wandb`; the packages are extras: uv sync --extra tensorboard, --extra wandb. A logger
-is told each row when the run has written it (`records.Run.append`), and opens what it writes to at the first row: a
+is told each row when the run has written it (`run_folder.Run.append`), and opens what it writes to at the first row: a
 finished run opens nothing. It changes no number and is no part of a run's identity. A resumed run goes on where its
 last checkpoint was: TensorBoard hides what was logged beyond it, W&B resumes the run of the same name.
 

@@ -15,7 +15,7 @@ import torch
 from nasx.config import identity, instantiate
 from nasx.core import distributed
 from nasx.errors import UserError
-from nasx.runs import environment, progress, records
+from nasx.runs import environment, progress, records, run_folder
 
 log = logging.getLogger("nasx")
 Config = Mapping[str, Any]
@@ -26,7 +26,7 @@ Result = dict[str, Any]
 class Session:
     """A run folder held by this process, its device, and the time that the run has taken so far."""
 
-    run: records.Run
+    run: run_folder.Run
     device: torch.device
     config: Config
     info: Config
@@ -164,11 +164,11 @@ def session(cfg: Config, info: Config, kind: str = "search") -> Iterator[Session
             progress.hushed(),
             memory(cfg, kind, device),
         ):
-            yield Session(records.ReadOnlyRun(folder), device, cfg, info, signals)
+            yield Session(run_folder.ReadOnlyRun(folder), device, cfg, info, signals)
         return
     with (
         prepared,
-        records.Run(folder, identity.identifying(cfg, kind), extra) as run,
+        run_folder.Run(folder, identity.identifying(cfg, kind), extra) as run,
         distributed.process_group(device),
         environment.Signals() as signals,
         contextlib.ExitStack() as stack,

@@ -1,0 +1,113 @@
+"""Read pickles and torch files of other authors without running anything in them.
+
+A pickle may name any function to call while it is loaded. `load_plain` builds plain values only and refuses every other
+global; `load_torch` is `torch.load(weights_only=True)` with the globals that the caller allows.
+"""
+
+from __future__ import annotations
+
+import bz2
+import contextlib
+import io
+import pickle
+import re
+import resource
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+MAX_CELL_BYTES = 1 << 28
+"""Size of an unpacked NATS-Bench cell at most; a larger file is a decompression bomb."""
+
+
+def load_torch(path: Path, allowed: Sequence[Any] = ()) -> Any:
+    """Load a torch file that holds plain values, tensors and the `allowed` globals. Raises ValueError for others."""
+    import torch  # slow, and needed for these files only
+
+    try:
+        with torch.serialization.safe_globals(list(allowed)):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # noqa: BLE001 (torch's reader raises anything for a damaged file)
+        # torch's own message advises the unsafe load; only the name of the refused global is passed on.
+        asked = re.search(r"Unsupported (?:global|class): (?:GLOBAL )?([\w.]+)|GLOBAL ([\w.]+)", str(error))
+        raise ValueError(
+            f"it asks for {asked[1] or asked[2]}, which no table needs"
+            if asked
+            else "it does not hold plain values and tensors"
+        ) from None
+
+
+class _Dtype:
+    """Stand-in for numpy's dtype while a scalar is rebuilt; it keeps only the type code."""
+
+    def __init__(self, code: str, *flags: object) -> None:
+        if code not in ("f8", "f4", "f2", "i8", "i4", "u8", "u4", "b1"):
+            raise pickle.UnpicklingError(f"a number of the type {code!r}")
+        self.code = code
+
+    def __setstate__(self, state: Sequence[object]) -> None:
+        self.code = (">" if state[1] == ">" else "<") + self.code
+
+
+def _scalar(kind: _Dtype, raw: bytes) -> object:
+    return np.frombuffer(raw, np.dtype(kind.code), count=1)[0].item()
+
+
+def _encode(text: str, encoding: str) -> bytes:
+    if encoding != "latin1":
+        raise pickle.UnpicklingError(f"bytes in {encoding!r}")
+    return text.encode("latin1")
+
+
+_ALLOWED: dict[tuple[str, str], object] = {
+    ("collections", "OrderedDict"): dict,
+    ("_codecs", "encode"): _encode,
+    ("numpy", "dtype"): _Dtype,
+    ("numpy.core.multiarray", "scalar"): _scalar,
+    ("numpy._core.multiarray", "scalar"): _scalar,
+}
+
+
+class PlainUnpickler(pickle.Unpickler):
+    """Build plain values only: dicts (OrderedDict becomes dict), lists, text and numbers, including numpy scalars."""
+
+    def find_class(self, module: str, name: str) -> object:
+        """Return the stand-in for a global. Raises UnpicklingError for every other one."""
+        try:
+            return _ALLOWED[module, name]
+        except KeyError:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no table needs") from None
+
+
+@contextlib.contextmanager
+def memory_limit(extra: int) -> Iterator[None]:
+    """Raise MemoryError in the block for more than `extra` bytes above those in use.
+
+    Ten bytes of a pickle can ask for 32 GB.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    statm = Path("/proc/self/statm")
+    limit = int(statm.read_text().split()[0]) * resource.getpagesize() + extra if statm.exists() else None
+    if limit is not None and (soft == resource.RLIM_INFINITY or limit < soft):
+        resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+def load_plain(file: Path) -> dict[Any, Any]:
+    """Load a bzip2-compressed pickle of a dict of plain values. Raises ValueError, UnpicklingError or MemoryError."""
+    with bz2.open(file) as stream:
+        raw = stream.read(MAX_CELL_BYTES + 1)
+    if len(raw) > MAX_CELL_BYTES:
+        raise ValueError(f"it unpacks to more than {MAX_CELL_BYTES} bytes")
+    with memory_limit(8 * MAX_CELL_BYTES):
+        content = PlainUnpickler(io.BytesIO(raw)).load()
+    if not isinstance(content, dict):
+        raise ValueError(f"it holds a {type(content).__name__}")
+    return content

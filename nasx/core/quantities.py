@@ -1,0 +1,294 @@
+"""The one table of the numbers that a run records.
+
+Tables, charts, comparisons, `objective=` and the last screen read `QUANTITIES`: a number that is added here appears in
+all of them. No torch.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from fnmatch import fnmatchcase
+from functools import lru_cache
+from typing import NamedTuple
+
+
+class Unit(NamedTuple):
+    """A unit: its symbol in text, the label of an axis, and the range of its values."""
+
+    symbol: str
+    axis: str
+    low: float = -math.inf
+    high: float = math.inf
+
+
+PERCENT = Unit("%", "accuracy (%)", 0.0, 100.0)
+POINTS = Unit("points", "percentage points", 0.0, 100.0)
+NATS = Unit("nats", "cross-entropy (nats)", 0.0)
+ENTROPY = Unit("nats", "nats per edge", 0.0)
+PERPLEXITY = Unit("", "perplexity", 1.0)
+COSINE = Unit("", "mean cosine", -1.0, 1.0)
+NUMBER = Unit("", "number", 0.0)
+WEIGHT = Unit("", "mean weight", 0.0, 1.0)
+DISTANCE = Unit("", "L1 distance", 0.0)
+REAL = Unit("", "value")
+SECONDS = Unit("s", "seconds", 0.0)
+MILLISECONDS = Unit("ms", "milliseconds", 0.0)
+MEGABYTES = Unit("MB", "megabytes", 0.0)
+
+
+class Quantity(NamedTuple):
+    """A number that a run records: where it stands, how people read it, and which outputs show it."""
+
+    name: str
+    """Its key in result.json or in a row of metrics.jsonl, dots between levels. One * stands for one level: a data set
+    of the benchmark, or a device."""
+    title: str
+    """Title of its chart, and of the comparison."""
+    unit: Unit = NUMBER
+    kinds: tuple[str, ...] = ()
+    """Where it is recorded: result.json of a search, retrain or study, or each epoch (metrics.jsonl)."""
+    needs: tuple[str, ...] = ()
+    """Facts of a configuration without which it is not recorded: images or text, trained, looked_up, tested, held_out
+    (nasx.config.objectives)."""
+    better: int = 0
+    """+1 where higher is better, -1 where lower is, 0 where that depends."""
+    scale: float = 1.0
+    """Factor from the recorded number to `unit`."""
+    column: str = ""
+    """Its column in tables, with the * of `name`; empty: no column."""
+    head: str = ""
+    """Heading of that column in a printed table; empty: CSV only."""
+    digits: int = 2
+    """Digits after the point in a printed table."""
+    printed: float = 1.0
+    """Factor from `unit` to the unit of the heading."""
+    chart: str = ""
+    """Section of the report that draws it over the epochs: training or inside; empty: none."""
+    panel: str = ""
+    """Panel of search.svg that draws it; empty: none."""
+    label: str = ""
+    """Its line in that panel."""
+
+    @property
+    def measured(self) -> bool:
+        """Whether nasx measured it as an accuracy or a perplexity on the data set of the run."""
+        return self.unit in (PERCENT, PERPLEXITY) and "*" not in self.name
+
+    def text(self, value: float) -> str:
+        """Format a recorded number for people: `94.21 %`, `58.10`."""
+        return f"{self.scale * value:.{self.digits}f} {self.unit.symbol}".rstrip()
+
+    def read(self, tree: Mapping[str, object]) -> Iterator[tuple[str, float]]:
+        """Yield (what * stands for, the number in `unit`) from a record or a row; NaN where the number is null.
+
+        Nothing for a * that has no such key. Raises ValueError or TypeError where there is something else.
+        """
+        head, star, tail = self.name.partition("*")
+        if not star:
+            yield "", self.scale * number(value_at(tree, self.name))
+            return
+        held = value_at(tree, head.rstrip("."))
+        for place, child in held.items() if isinstance(held, Mapping) else ():
+            inner = child if not tail else child.get(tail[1:], _ABSENT) if isinstance(child, Mapping) else _ABSENT
+            if inner is not _ABSENT and re.fullmatch(r"[\w.-]+", place):
+                yield place, self.scale * number(inner)
+
+
+_ABSENT = object()
+RUNS = ("search", "retrain")
+ALL = (*RUNS, "study")
+_FOUND = "Found operations"
+_ALIGNED = "Layer alignment"
+
+
+def _looked_up(part: str) -> list[Quantity]:
+    """What a benchmark answers for the found cell, on one split of each data set."""
+    kinds, needs = ("search",), ("looked_up",)
+    word = {"valid": "validation", "test": "test"}[part]
+    return [
+        Quantity(
+            f"lookup.*.{part}", f"Found cell, * {word}", PERCENT, (*kinds, "epoch"), needs, 1,
+            column=f"*.{part}", head=f"* {part}",
+        ),
+        Quantity(f"better_than.*.{part}", f"Share of worse cells, * {word}", WEIGHT, kinds, needs, 1),
+        Quantity(
+            f"rank.*.{part}", f"Rank, * {word}", NUMBER, kinds, needs, -1,
+            column=f"*.{part}_rank", head=f"* {part} rank", digits=0,
+        ),
+        Quantity(
+            f"below_optimum.*.{part}", f"Below the optimum, * {word}", POINTS, kinds, needs, -1,
+            column=f"*.{part}_below", head=f"* {part} below optimum",
+        ),
+    ]  # fmt: skip
+
+
+QUANTITIES = (
+    # ------------------------------------------------------------------------------- results of searches
+    Quantity(
+        "supernet.valid_accuracy", "Supernet validation accuracy", PERCENT, ("search",), ("images", "trained"), 1, 100,
+        column="supernet_valid", head="supernet valid",
+    ),
+    Quantity(
+        "supernet.valid_perplexity", "Supernet validation perplexity", PERPLEXITY, ("search",), ("text", "trained"), -1,
+        column="supernet_perplexity", head="supernet valid",
+    ),
+    Quantity("supernet.valid_loss", "Supernet validation loss", NATS, ("search",), ("trained",), -1),
+    *_looked_up("valid"),
+    *_looked_up("test"),
+    Quantity(
+        "lookup.latency.*", "Latency on *", MILLISECONDS, ("search",), ("looked_up",), -1,
+        column="latency.*", head="* ms",
+    ),
+    Quantity("supernet.params", "Parameters of the supernet", NUMBER, ("search",)),
+    # ---------------------------------------------------------------------------- results of retrainings
+    Quantity(
+        "test_accuracy", "Test accuracy", PERCENT, ("retrain", "epoch"), ("images", "tested"), 1, 100,
+        column="test_accuracy", head="test accuracy", chart="training",
+    ),
+    Quantity("test_accuracy", "Test accuracy", PERCENT, ("study",), ("images",), 1, 100),
+    Quantity(
+        "valid_accuracy", "Accuracy on the validation split", PERCENT, ("retrain", "epoch"), ("images", "held_out"), 1,
+        100, chart="training",
+    ),
+    Quantity("best_test_accuracy", "Best test accuracy", PERCENT, ("retrain",), ("images", "tested"), 1, 100),
+    Quantity("best_valid_accuracy", "Best held-out accuracy", PERCENT, ("retrain",), ("images", "held_out"), 1, 100),
+    Quantity(
+        "valid_perplexity", "Perplexity on the validation text", PERPLEXITY, ("retrain", "epoch"), ("text",), -1,
+        column="valid_perplexity", head="valid perplexity", chart="training",
+    ),
+    Quantity(
+        "test_perplexity", "Test perplexity", PERPLEXITY, ("retrain", "study"), ("text",), -1,
+        column="test_perplexity", head="test perplexity",
+    ),
+    Quantity("test_loss", "Test loss", NATS, ("retrain", "epoch"), ("tested",), -1),
+    Quantity("valid_loss", "Validation loss", NATS, ("retrain", "epoch"), ("held_out",), -1),
+    Quantity("valid_loss", "Validation loss", NATS, ("retrain",), ("text",), -1),
+    Quantity(
+        "params", "Parameters", NUMBER, RUNS, ("looked_up",),
+        column="params", head="params (M)", printed=1e-6,
+    ),
+    Quantity("params", "Parameters", NUMBER, ("retrain",)),
+    Quantity("params_with_auxiliary", "Parameters with the auxiliary head", NUMBER, ("retrain",)),
+    Quantity(
+        "macs", "Multiply-adds", NUMBER, ("retrain",),
+        column="macs", head="mult-adds (M)", printed=1e-6,
+    ),
+    Quantity("items_per_s", "Items per second", NUMBER, ("retrain",), (), 1),
+    # ---------------------------------------------------------------------------------------------- cost
+    Quantity("updates", "Weight updates", NUMBER, (*RUNS, "epoch"), column="updates", digits=0),
+    Quantity("passes", "Forward and backward passes", NUMBER, RUNS, column="passes", digits=0),
+    Quantity("wall_s", "Wall time", SECONDS, (*ALL, "epoch"), (), -1, column="cost_s"),
+    Quantity("peak_mb", "Peak memory", MEGABYTES, ALL, (), -1, column="peak_mb", digits=0),
+    # ----------------------------------------------------------------------------------- over the epochs
+    Quantity("train_loss", "Training loss", NATS, ("epoch",), chart="training"),
+    Quantity("val_loss", "Loss on validation batches", NATS, ("epoch",), chart="training"),
+    Quantity("train_accuracy", "Training accuracy", PERCENT, ("epoch",), scale=100, chart="training"),
+    Quantity("val_accuracy", "Accuracy on validation batches", PERCENT, ("epoch",), scale=100),
+    Quantity("train_perplexity", "Training perplexity", PERPLEXITY, ("epoch",), chart="training"),
+    Quantity("val_perplexity", "Perplexity on validation batches", PERPLEXITY, ("epoch",)),
+    Quantity(
+        "eigenvalue", "Dominant eigenvalue of the Hessian", REAL, ("epoch",),
+        chart="inside", panel="Hessian eigenvalue",
+    ),
+    Quantity(
+        "alignment_train", "Layer alignment, training gradients", COSINE, ("epoch",),
+        chart="inside", panel=_ALIGNED, label="training",
+    ),
+    Quantity(
+        "alignment_val", "Layer alignment, validation gradients", COSINE, ("epoch",),
+        chart="inside", panel=_ALIGNED, label="validation",
+    ),
+    Quantity("alignment", "Layer alignment of the training step", COSINE, ("epoch",)),
+    Quantity("over_steps.alignment_val", "Layer alignment, mean over steps", COSINE, ("epoch",), chart="inside"),
+    Quantity("cosine.node", "Similarity of node gradients between cells", COSINE, ("epoch",), chart="inside"),
+    Quantity("cosine.output", "Similarity of convolution outputs between cells", COSINE, ("epoch",), chart="inside"),
+    Quantity(
+        "found.parametric", "Operations with weights", NUMBER, ("epoch",),
+        chart="inside", panel=_FOUND, label="learned",
+    ),
+    Quantity(
+        "found.skip", "Skip connections of the found cell", NUMBER, ("epoch",),
+        chart="inside", panel=_FOUND, label="skip",
+    ),
+    Quantity("found.pool", "Pooling operations of the found cell", NUMBER, ("epoch",), panel=_FOUND, label="pooling"),
+    Quantity("found.none", "Zero operations of the found cell", NUMBER, ("epoch",), panel=_FOUND, label="none"),
+    Quantity(
+        "entropy", "Entropy of the mixture", ENTROPY, ("epoch",), chart="inside", panel="Entropy of the mixture"
+    ),
+    Quantity("change", "Change of the mixture per epoch", DISTANCE, ("epoch",), chart="inside"),
+    Quantity("none_weight", "Weight of none", WEIGHT, ("epoch",), chart="inside"),
+    Quantity("saturation", "Saturation of the mixture", WEIGHT, ("epoch",)),
+    Quantity("moved", "Edges that changed their operation", NUMBER, ("epoch",)),
+    Quantity("lr", "Learning rate of the weights", REAL, ("epoch",)),
+)  # fmt: skip
+"""Every number that a run measures. Settings, and statistics of a benchmark's table, are none of them.
+
+`found.*` and `cosine.*` are computed from a row when it is read (nasx.report.curves.derived).
+"""
+
+
+def value_at(tree: object, name: str) -> object:
+    """The value at a dotted name, None where there is none."""
+    for part in name.split("."):
+        tree = tree.get(part) if isinstance(tree, Mapping) else None
+    return tree
+
+
+def number(value: object) -> float:
+    """A recorded number as a float, NaN for null and for true and false. Raises ValueError or TypeError for others."""
+    return math.nan if value is None or isinstance(value, bool) else float(value)  # type: ignore[arg-type]
+
+
+def recorded(
+    kinds: Collection[str], facts: Collection[str], answers: Iterable[str] = (), devices: Iterable[str] = ()
+) -> Iterator[Quantity]:
+    """Yield the numbers in the result.json of runs of these kinds where these facts hold.
+
+    `answers` are the data sets and splits (cifar10.valid) that a look-up answers for, `devices` those whose latency it
+    states.
+    """
+    answers = list(answers)
+    for quantity in QUANTITIES:
+        if set(kinds).intersection(quantity.kinds) and set(quantity.needs).issubset(facts):
+            head, star, tail = quantity.name.partition("*")
+            places = [place.removesuffix(tail) for place in answers if place.endswith(tail)] if tail else devices
+            yield from (quantity._replace(name=head + place + tail) for place in (places if star else [""]))
+
+
+def better(name: str) -> int:
+    """Whether higher (+1) or lower (-1) is better for a recorded number, 0 where that depends or it is unknown."""
+    return next((q.better for q in QUANTITIES if fnmatchcase(name, q.name)), 0)
+
+
+@lru_cache(maxsize=1024)
+def of_column(column: str) -> Quantity | None:
+    """The quantity of a column of tables, None for columns of other things."""
+    return next((q for q in QUANTITIES if q.column and fnmatchcase(column, q.column)), None)
+
+
+def columns() -> list[str]:
+    """The columns of numbers that every table has."""
+    return [q.column for q in QUANTITIES if q.column and "*" not in q.column]
+
+
+def measures(names: Iterable[str]) -> list[str]:
+    """Those of these columns that hold numbers of `QUANTITIES`, in the order of that table and then of the columns."""
+    known = {name: of_column(name) for name in names}
+    return sorted((n for n, q in known.items() if q), key=lambda n: ("*" in _of(n).column, _order(n)))
+
+
+def lookups(names: Iterable[str]) -> list[str]:
+    """Those of these columns that hold accuracies of a look-up: `cifar10.valid`."""
+    return [name for name in names if (q := of_column(name)) and q.name.startswith("lookup.") and q.unit is PERCENT]
+
+
+def _of(column: str) -> Quantity:
+    found = of_column(column)
+    assert found is not None
+    return found
+
+
+def _order(column: str) -> int:
+    return 0 if "*" in _of(column).column else columns().index(column)

@@ -1,0 +1,300 @@
+"""The run folder that a process writes: a kill at any moment loses nothing.
+
+    config.yaml     resolved configuration, group choices and identity
+    metrics.jsonl   one JSON object per epoch
+    result.json     the record of a finished run, with the sha256 of metrics.jsonl and genotype.txt (its seal)
+    checkpoints/    the last two, with the metrics rows so far (runs/checkpoints.py)
+    log.txt         what was printed          lock   of the process that writes here (runs/lock.py)
+    fault.txt       why the last start failed, if it did
+
+Every file appears whole or not at all (core/files.py), except metrics.jsonl, whose last line may be torn by a kill: it
+is restored from the checkpoint. Neither the folder nor anything in it is written through a link.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from nasx.core import files, versions
+from nasx.core.files import read_json, read_yaml, unwritable, write_atomic
+from nasx.errors import UserError
+from nasx.runs import checkpoints
+from nasx.runs.lock import Lock
+from nasx.runs.records import (
+    GENOTYPE,
+    METRICS,
+    NEWER,
+    broken,
+    canonical,
+    content,
+    damage,
+    digest,
+    finished,
+    flatten,
+    parsed,
+    read_rows,
+)
+
+log = logging.getLogger("nasx")
+
+
+def unused(folder: Path) -> bool:
+    """Whether no start has come so far that anything was kept: the folder is anybody's who asks for its name."""
+    return not (
+        checkpoints.found(folder)
+        or read_rows(folder)
+        or (folder / "result.json").exists()
+        or any(folder.glob("*/config.yaml"))
+    )
+
+
+def differing(folder: Path, identity: Mapping[str, Any], extra: Collection[str]) -> UserError | None:
+    """Why a folder belongs to another configuration, None where it belongs to this one or to none that is known.
+
+    `extra` are keys of config.yaml that are no part of the identity.
+    """
+    held = read_yaml(folder / "config.yaml")
+    if held is None or unused(folder):
+        return None
+    if later := versions.newer(held):
+        return UserError(str(folder / "config.yaml"), later, NEWER)
+    there, asked = {k: v for k, v in held.items() if k not in extra}, json.loads(canonical(identity))
+    if versions.stable(there, held.get("format", 0)) == versions.stable(asked):
+        return None
+    there = versions.completed(there)
+    old, new = flatten(there), flatten(asked)
+    none = "(absent)"
+    keys = [k for k in sorted(old.keys() | new.keys()) if old.get(k, none) != new.get(k, none)]
+    shown = ", ".join(f"{k}: {old.get(k, none)} there, {new.get(k, none)} asked for" for k in keys[:12])
+    more = f", and {len(keys) - 12} more" if len(keys) > 12 else ""
+    if not keys:
+        return UserError(
+            str(folder),
+            "belongs to a version of nasx that computes the same configuration otherwise",
+            "choose another name=NAME, or leave name out to let nasx name the run",
+        )
+    return UserError(
+        str(folder),
+        f"belongs to a run with another configuration ({shown}{more})",
+        "choose another name=NAME, or leave name out to let nasx name the run",
+    )
+
+
+class Run:
+    """One run folder, held by one process at a time.
+
+    `identity` is the configuration that changes the numbers. Opening a folder that belongs to another configuration
+    raises a UserError that shows the differing keys, unless nothing was kept there yet; opening one that another
+    process holds says which.
+    """
+
+    _lock: Lock | None = None
+    _lines: list[str] | None = None
+    """Those of metrics.jsonl; None where nothing has been decided about the rows that are there."""
+    _genotype: str | None = None
+
+    def __init__(self, folder: Path, identity: Mapping[str, Any], extra: Mapping[str, Any]) -> None:
+        self.folder = folder
+        self.identity = json.loads(canonical(identity))
+        self.on_row: Callable[[Mapping[str, Any]], None] = lambda row: None
+        """Called with each metrics row that was written."""
+        inner = files.no_link(files.no_link(folder) / "checkpoints")
+        config = folder / "config.yaml"
+        if config.exists() and not inner.is_dir() and "identity" not in (read_yaml(config) or {}) and unused(folder):
+            raise UserError(
+                str(folder),
+                "holds a config.yaml, but is not the folder of a run",
+                "choose another name=NAME or out=FOLDER",
+            )
+        try:
+            files.make_folder(inner)
+        except OSError as error:
+            raise unwritable(folder, error) from error
+        if not os.access(folder, os.W_OK):
+            raise UserError(str(folder), "is read-only", "choose another folder with out=FOLDER")
+        self._lock = Lock(folder)
+        try:
+            self._tidy()
+            self._claim(extra)
+        except BaseException:
+            self.close()
+            raise
+
+    def _tidy(self) -> None:
+        """Remove what a killed process has left half-written, and why the last start failed.
+
+        Only the holder of the lock writes here.
+        """
+        for folder in (self.folder, self.folder / "checkpoints"):
+            for part in folder.glob(".*.part"):
+                with contextlib.suppress(OSError):
+                    part.unlink()
+        with contextlib.suppress(OSError):
+            (self.folder / "fault.txt").unlink()
+
+    def _claim(self, extra: Mapping[str, Any]) -> None:
+        path = self.folder / "config.yaml"
+        if read_yaml(path) is None or unused(self.folder):
+            if not unused(self.folder):
+                raise UserError(
+                    str(path),
+                    "is missing or torn, and nothing else says whose the files here are",
+                    "put a copy of the file back, or move the folder away to start this run anew",
+                )
+            held = {"format": versions.FORMAT, **extra, **self.identity}
+            write_atomic(path, yaml.safe_dump(held, sort_keys=False, allow_unicode=True))
+            return
+        if other := differing(self.folder, self.identity, {"format", *extra}):
+            raise other
+
+    def close(self) -> None:
+        """Release the lock."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def _held(self) -> Path:
+        """The folder, to write into. Raises UserError where it is no longer this process's."""
+        if self._lock is not None:
+            self._lock.check()
+        return self.folder
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # ---------------------------------------------------------------------------------------------- records
+    @property
+    def result(self) -> dict[str, Any] | None:
+        """The record of the finished run, or None."""
+        return read_json(self.folder / "result.json")
+
+    def fail(self, error: Exception) -> None:
+        """Write down why this start failed, for `nasx status`; the next start removes it."""
+        with contextlib.suppress(UserError):  # the disk may be what failed, or the lock
+            if self.result is None:
+                write_atomic(self._held() / "fault.txt", f"{error or type(error).__name__}\n")
+
+    def decide(self, genotype: object) -> None:
+        """Write the genotype's text."""
+        self._genotype = f"{genotype}\n"
+        write_atomic(self._held() / GENOTYPE, self._genotype)
+
+    def finish(self, result: Mapping[str, Any]) -> dict[str, Any]:
+        """Write the record with its seal, and return it; from here on the run is finished. Its checkpoints stay."""
+        folder = self._held()
+        texts = {GENOTYPE: self._genotype, METRICS: None if self._lines is None else "".join(self._lines)}
+        held = {name: text for name, text in texts.items() if text is not None}
+        for name, text in held.items():
+            if content(folder / name) != text.encode():  # damaged while the run was at work
+                write_atomic(folder / name, text)
+        seal = {name: digest(text.encode()) for name, text in held.items()}
+        sealed = {"format": versions.FORMAT, **result, "seal": seal}
+        write_atomic(folder / "result.json", json.dumps(sealed, indent=1, default=str) + "\n")
+        return sealed
+
+    def done(self) -> dict[str, Any] | None:
+        """The record of a finished run, None where it is not finished; damaged files that it seals are mended.
+
+        Raises UserError where the record cannot be read.
+        """
+        record = finished(self.folder)
+        if record is not None:
+            self._mend(record)
+        return record
+
+    def _mend(self, record: Mapping[str, Any]) -> None:
+        """Write files that differ from the seal again: the record holds the genotype, the last checkpoint the rows."""
+        for name in broken(self.folder, record):
+            text = f"{record.get('genotype')}\n" if name == GENOTYPE else None
+            if name == METRICS:
+                with contextlib.suppress(UserError):  # no checkpoint can be read
+                    text = (checkpoints.last(self.folder) or {}).get("metrics")
+            known = text is not None and digest(text.encode()) == record["seal"][name]
+            if text is not None and known:
+                write_atomic(self._held() / name, text)
+            log.warning(
+                "%s: %s; %s",
+                self.folder,
+                damage([name]),
+                "it is written again" if known else "nothing here holds what it was",
+            )
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Metrics rows so far."""
+        return read_rows(self.folder) if self._lines is None else parsed("".join(self._lines))
+
+    def keep_rows(self, text: str) -> None:
+        """Let metrics.jsonl hold `text`, the rows that a checkpoint holds, and nothing else.
+
+        Rows written after that checkpoint are computed again; rows that are damaged or lost are written again.
+        """
+        path = self._held() / METRICS
+        there = content(path)
+        if not (there or b"").startswith(text.encode()):
+            log.warning("%s: is damaged, or lacks rows; it is written again from the checkpoint", path)
+        if there != text.encode():
+            write_atomic(path, text)
+        self._lines = text.splitlines(keepends=True)
+
+    def append(self, row: Mapping[str, Any]) -> None:
+        """Add one metrics row; it is on the disk when this returns."""
+        path = self._held() / METRICS
+        if self._lines is None:
+            self._lines = (content(path) or b"").decode(errors="replace").splitlines(keepends=True)
+        line = json.dumps(row) + "\n"
+        files.append(path, line)
+        self._lines.append(line)
+        self.on_row(row)
+
+    # ------------------------------------------------------------------------------------------ checkpoints
+    def save(self, state: Mapping[str, Any], step: int) -> None:
+        """Write checkpoint `step` (tensors and plain values only), with the metrics rows, and keep the last two."""
+        lines = self._lines or []
+        checkpoints.save(self._held(), {**state, "rows": len(lines), "metrics": "".join(lines)}, step)
+
+    def load(self, device: Any = "cpu") -> dict[str, Any] | None:
+        """The newest readable checkpoint, its metrics rows included: see `checkpoints.last`."""
+        rows = self.rows()
+        state = checkpoints.last(self.folder, device, rows=len(rows))
+        if state is not None and "metrics" not in state:  # format 1
+            state["metrics"] = "".join(json.dumps(row) + "\n" for row in rows[: state.get("rows", 0)])
+        return state
+
+
+class ReadOnlyRun(Run):
+    """A run folder in the hands of another process: nothing of it is read, written or locked here."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def fail(self, error: Exception) -> None:
+        pass
+
+    def finish(self, result: Mapping[str, Any]) -> dict[str, Any]:
+        return dict(result)
+
+    def rows(self) -> list[dict[str, Any]]:
+        return []
+
+    def keep_rows(self, text: str) -> None:
+        pass
+
+    def append(self, row: Mapping[str, Any]) -> None:
+        pass
+
+    def save(self, state: Mapping[str, Any], step: int) -> None:
+        pass
+
+    def load(self, device: Any = "cpu") -> dict[str, Any] | None:
+        return None
