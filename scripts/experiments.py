@@ -26,7 +26,7 @@ from PIL import Image
 
 from nasx.config import experiments
 from nasx.config.paths import conf_dir
-from nasx.results import published
+from nasx.results import published, targets
 from nasx.results.aggregate import summary
 from nasx.results.collect import collect
 
@@ -77,7 +77,7 @@ def chosen() -> Iterator[tuple[str, experiments.Experiment, experiments.Printed,
     """(name, experiment, row, the tables that it stands for); those first that stand for most, by the papers' own rows
     if they can."""
     found = {file.stem: experiments.find(file.stem) for file in sorted((conf_dir() / "experiment").glob("*.yaml"))}
-    lines = published.load()
+    lines = targets.load()
     lines = lines[
         lines["metric"].isin(["test_accuracy", "test_error", "top1_accuracy", "top1_error", "test_perplexity"])
     ]
@@ -188,7 +188,7 @@ def main() -> int:
 def beside_which(out: Path, papers: set[str]) -> list[str]:
     """The printed rows that the runs of a folder stand beside."""
     ours, found = summary(collect(out), reference=False), []
-    for paper, short in published.SHORT.items():
+    for paper, short in targets.SHORT.items():
         if short in papers:
             _, numbers = published.compare(ours, paper)
             found += list(numbers[numbers["source"] == "nasx"]["row"].unique()) if "source" in numbers else []

@@ -20,7 +20,7 @@ from nasx.benchmarks.isomorphism import CELLS, cell_code, cell_text, official_or
 from nasx.benchmarks.nb201 import EMBEDDED, Nb201
 from nasx.cli import bench, table
 from nasx.config import identity, objectives
-from nasx.core import metrics
+from nasx.core import quantities
 from nasx.errors import UserError
 
 LATENCIES = np.arange(CELLS) / 100 + 1
@@ -69,7 +69,7 @@ def test_a_latency_may_be_an_objective_and_lower_is_better(timed: None) -> None:
     assert {"lookup.latency.phone", "rank.cifar10.valid", "below_optimum.imagenet16.valid"} <= known
     assert not {name for name in known if "test" in name}
     names = ("lookup.latency.phone", "rank.cifar10.valid", "lookup.cifar10.valid")
-    assert [metrics.better(name) for name in names] == [-1, -1, 1]
+    assert [quantities.better(name) for name in names] == [-1, -1, 1]
 
 
 # ------------------------------------------------------------------------------------------------ the record

@@ -16,7 +16,7 @@ from hydra.types import RunMode
 from nasx.cli import arguments, listing, preflight
 from nasx.config import commands, experiments, paths
 from nasx.errors import UserError
-from nasx.results import published
+from nasx.results import published, targets
 from nasx.results.aggregate import summary
 from nasx.results.collect import collect
 
@@ -24,13 +24,13 @@ FOLDER = paths.conf_dir() / "experiment"
 FILES = {file.stem: file for file in sorted(FOLDER.glob("*.yaml"))}
 HEADS = {name: experiments.read(file.read_text(encoding="utf-8")) for name, file in FILES.items()}
 ROWS: dict[str, list[dict[str, Any]]] = {}
-for _line in published.load().to_dict("records"):
+for _line in targets.load().to_dict("records"):
     ROWS.setdefault(str(_line["row"]), []).append({str(k): v for k, v in _line.items()})
 NOT_RUN = Path(published.__file__).with_name("not_run.yaml")
 
 
 def named(dataset: str) -> str:
-    return published.DATASETS.get(dataset, dataset)
+    return targets.DATASETS.get(dataset, dataset)
 
 
 def not_run() -> dict[tuple[str, str], str]:
@@ -70,7 +70,7 @@ def test_the_printed_numbers_are_those_of_the_papers(name: str) -> None:
     for printed in HEADS[name].printed:
         assert printed.row in ROWS, f"{name}: no such row: {printed.row}"
         lines = [line for line in ROWS[printed.row] if named(line["dataset"]) in printed.datasets]
-        assert printed.numbers == published.told(lines), f"{name}: {printed.row}"
+        assert printed.numbers == targets.describe(lines), f"{name}: {printed.row}"
         assert printed.datasets <= {named(line["dataset"]) for line in ROWS[printed.row]}
 
 
@@ -250,7 +250,7 @@ def test_finished_runs_stand_beside_the_rows_that_their_experiments_name_and_no_
             ways.append((name, apart(printed)))
     ours = summary(collect(tmp_path), reference=False)
     beside: dict[str, set[int]] = {}
-    for paper in published.PAPERS:
+    for paper in targets.PAPERS:
         _, numbers = published.compare(ours, paper)
         for line in numbers[(numbers["source"] == "nasx") & numbers["metric"].isin(MEASURED)].to_dict("records"):
             accuracy = 100 - line["mean"] if str(line["metric"]).endswith("error") else line["mean"]

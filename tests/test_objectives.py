@@ -14,7 +14,7 @@ from test_config import faults
 
 from nasx.cli import preflight
 from nasx.config import instantiate, objectives, sweeps
-from nasx.core import metrics
+from nasx.core import quantities
 from nasx.jobs import search
 from nasx.runs import records
 
@@ -174,4 +174,4 @@ def test_a_near_name_is_suggested() -> None:
     ],
 )
 def test_which_is_better(name: str, better: int) -> None:
-    assert metrics.better(name) == better
+    assert quantities.better(name) == better

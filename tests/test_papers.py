@@ -12,7 +12,7 @@ from finished import retrained, writer
 
 from nasx.cli import table as cli_table
 from nasx.errors import UserError
-from nasx.results import published
+from nasx.results import published, targets
 from nasx.results import sheets as results_sheets
 from nasx.results.aggregate import summary
 from nasx.results.collect import collect
@@ -24,9 +24,9 @@ def make(tmp_path):
 
 
 def test_the_carried_numbers_are_those_of_the_papers():
-    table = published.load()
+    table = targets.load()
     assert len(table) == 988
-    assert set(table["paper"]) == set(published.PAPERS)
+    assert set(table["paper"]) == set(targets.PAPERS)
     for paper, label, space, dataset, metric, mean, std in [
         ("idarts", "iDARTS", "nb201", "cifar10", "test_accuracy", 93.58, 0.32),
         ("idarts", "iDARTS", "darts", "cifar10", "test_error", 2.37, 0.03),
@@ -51,7 +51,7 @@ def test_the_carried_numbers_are_those_of_the_papers():
 
 def test_a_deviation_that_the_printed_seeds_give_is_over_searches():
     """Amended-DARTS' Table 5 prints three seeds and their mean: the deviation of the mean is theirs."""
-    table, found = published.load(), {}
+    table, found = targets.load(), {}
     for key, rows in table[table["metric"] == "test_error"].groupby(["paper", "place", "label", "space", "dataset"]):
         seeds = rows[rows["selection"].str.startswith("seed ")]["mean"]
         mean = rows[rows["selection"] == "mean"]
@@ -106,7 +106,7 @@ def test_an_error_has_the_sign_of_an_error(make):
     assert "test_error_mean" not in rows[0]
 
 
-@pytest.mark.parametrize("paper", sorted(published.PAPERS))
+@pytest.mark.parametrize("paper", sorted(targets.PAPERS))
 def test_without_runs_a_paper_is_shown_as_printed(paper, tmp_path):
     for form in ("markdown", "latex", "csv", "console"):
         text = cli_table.main({"runs": str(tmp_path), "paper": paper, "format": form, "out_file": str(tmp_path / "t")})

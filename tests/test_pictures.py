@@ -13,6 +13,7 @@ import xml.etree.ElementTree as ET
 import numpy as np
 import pytest
 
+from nasx.core import quantities
 from nasx.errors import UserError
 from nasx.report import cells, curves, heat_maps, style
 from nasx.spaces import families
@@ -327,19 +328,19 @@ def test_a_band_is_the_mean_and_the_sample_deviation_of_what_is_there():
 @pytest.mark.parametrize(
     ("unit", "values", "low", "high"),
     [
-        ("accuracy (%)", (99.0, 60.0), 0.0, 100.0),
-        ("cross-entropy (nats)", (0.1, 2.0), 0.0, math.inf),
-        ("mean cosine", (0.9, -0.2), -1.0, 1.0),
-        ("perplexity", (1.5, 90.0), 1.0, math.inf),
-        ("eigenvalue", (0.1, 0.9), -math.inf, math.inf),
+        (quantities.PERCENT, (99.0, 60.0), 0.0, 100.0),
+        (quantities.NATS, (0.1, 2.0), 0.0, math.inf),
+        (quantities.COSINE, (0.9, -0.2), -1.0, 1.0),
+        (quantities.PERPLEXITY, (1.5, 90.0), 1.0, math.inf),
+        (quantities.REAL, (0.1, 0.9), -math.inf, math.inf),
     ],
 )
 def test_a_band_ends_where_values_do(unit, values, low, high):
     runs = [[{"epoch": e, "x": value} for e in (1, 2)] for value in values]
-    assert curves.bounds(unit) == (low, high)
+    assert (unit.low, unit.high) == (low, high)
     with style.style():
         axes = style.figure(3, 3).subplots()
-        assert curves.line(axes, runs, "x", "a", "red", within=curves.bounds(unit))
+        assert curves.line(axes, runs, quantities.Quantity("x", "X", unit), "a", "red")
     band = axes.collections[0].get_paths()[0].vertices[:, 1]
     mean, std = float(np.mean(values)), float(np.std(values, ddof=1))
     assert band.max() == pytest.approx(min(mean + std, high))

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from nasx.config import schema
-from nasx.core import metrics, spelling
+from nasx.core import quantities, spelling
 from nasx.errors import UserError
 
 
@@ -24,7 +24,7 @@ def faults(cfg: Mapping[str, Any], command: str, benchmark: Any) -> Iterator[Use
         )
 
 
-def recorded(cfg: Mapping[str, Any], command: str, benchmark: Any) -> Iterator[metrics.Quantity]:
+def recorded(cfg: Mapping[str, Any], command: str, benchmark: Any) -> Iterator[quantities.Quantity]:
     """The numbers that the run of a checked configuration records; of `nasx run then=auto` those of both its runs."""
     kinds = {
         "run": {"lookup": ["search"], "retrain": ["retrain"]}.get(cfg.get("then", ""), ["search", "retrain"]),
@@ -43,7 +43,7 @@ def recorded(cfg: Mapping[str, Any], command: str, benchmark: Any) -> Iterator[m
     facts = {schema.constant(cfg["space"]["_target_"], "data") or "images", "held_out" if held_out else "tested"}
     facts |= {"trained"} if trained(cfg.get("method") or {}) else set()
     facts |= {"looked_up"} if answers else set()
-    return metrics.recorded(kinds, facts, answers, getattr(benchmark, "devices", ()))
+    return quantities.recorded(kinds, facts, answers, getattr(benchmark, "devices", ()))
 
 
 def trained(method: Mapping[str, Any]) -> bool:

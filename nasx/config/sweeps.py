@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nasx.core import extras, metrics
+from nasx.core import extras, quantities
 from nasx.errors import UserError
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def faults(cfg: Any, overrides: Sequence[Override], *, multirun: bool) -> Iterat
             "name one of result.json, for example objective=supernet.valid_accuracy",
         )
     given, names = cfg.hydra.sweeper.get("direction"), ("", "maximize", "minimize")
-    direction, best = getattr(given, "name", given), names[metrics.better(str(cfg.get("objective")))]
+    direction, best = getattr(given, "name", given), names[quantities.better(str(cfg.get("objective")))]
     if direction in names and best not in ("", direction):
         yield UserError(
             f"hydra.sweeper.direction={direction}",

@@ -76,6 +76,11 @@ class Quantity(NamedTuple):
         """Whether nasx measured it as an accuracy or a perplexity on the data set of the run."""
         return self.unit in (PERCENT, PERPLEXITY) and "*" not in self.name
 
+    def place(self, column: str) -> str:
+        """What the * of `column` stands for in the name of a column."""
+        before, _, after = self.column.partition("*")
+        return column.removeprefix(before).removesuffix(after) if "*" in self.column else ""
+
     def text(self, value: float) -> str:
         """Format a recorded number for people: `94.21 %`, `58.10`."""
         return f"{self.scale * value:.{self.digits}f} {self.unit.symbol}".rstrip()
@@ -165,22 +170,22 @@ QUANTITIES = (
     Quantity("test_loss", "Test loss", NATS, ("retrain", "epoch"), ("tested",), -1),
     Quantity("valid_loss", "Validation loss", NATS, ("retrain", "epoch"), ("held_out",), -1),
     Quantity("valid_loss", "Validation loss", NATS, ("retrain",), ("text",), -1),
-    Quantity(
-        "params", "Parameters", NUMBER, RUNS, ("looked_up",),
-        column="params", head="params (M)", printed=1e-6,
-    ),
-    Quantity("params", "Parameters", NUMBER, ("retrain",)),
+    Quantity("params", "Parameters", NUMBER, ("retrain",), column="params", head="params (M)", printed=1e-6),
+    Quantity("params", "Parameters", NUMBER, ("search",), ("looked_up",), column="params"),
     Quantity("params_with_auxiliary", "Parameters with the auxiliary head", NUMBER, ("retrain",)),
     Quantity(
         "macs", "Multiply-adds", NUMBER, ("retrain",),
         column="macs", head="mult-adds (M)", printed=1e-6,
     ),
     Quantity("items_per_s", "Items per second", NUMBER, ("retrain",), (), 1),
+    # what a benchmark knows of a cell's cost; not every benchmark does, so these are no objectives
+    Quantity("lookup.params", "Parameters", NUMBER, ("search",), ("never",), column="params"),
+    Quantity("lookup.flops", "Multiply-adds", NUMBER, ("search",), ("never",), column="macs"),
     # ---------------------------------------------------------------------------------------------- cost
     Quantity("updates", "Weight updates", NUMBER, (*RUNS, "epoch"), column="updates", digits=0),
     Quantity("passes", "Forward and backward passes", NUMBER, RUNS, column="passes", digits=0),
     Quantity("wall_s", "Wall time", SECONDS, (*ALL, "epoch"), (), -1, column="cost_s"),
-    Quantity("peak_mb", "Peak memory", MEGABYTES, ALL, (), -1, column="peak_mb", digits=0),
+    Quantity("peak_mb", "Peak memory", MEGABYTES, RUNS, (), -1, column="peak_mb", digits=0),
     # ----------------------------------------------------------------------------------- over the epochs
     Quantity("train_loss", "Training loss", NATS, ("epoch",), chart="training"),
     Quantity("val_loss", "Loss on validation batches", NATS, ("epoch",), chart="training"),
@@ -268,27 +273,31 @@ def of_column(column: str) -> Quantity | None:
     return next((q for q in QUANTITIES if q.column and fnmatchcase(column, q.column)), None)
 
 
+def better_column(column: str) -> int:
+    """`better` for a column of tables."""
+    quantity = of_column(column)
+    return quantity.better if quantity else 0
+
+
+def per_epoch(name: str) -> Quantity:
+    """The number at `name` in a row of metrics.jsonl. Raises KeyError where no row has it."""
+    for quantity in QUANTITIES:
+        if "epoch" in quantity.kinds and fnmatchcase(name, quantity.name):
+            return quantity._replace(name=name)
+    raise KeyError(name)
+
+
 def columns() -> list[str]:
     """The columns of numbers that every table has."""
-    return [q.column for q in QUANTITIES if q.column and "*" not in q.column]
+    return list(dict.fromkeys(q.column for q in QUANTITIES if q.column and "*" not in q.column))
 
 
 def measures(names: Iterable[str]) -> list[str]:
-    """Those of these columns that hold numbers of `QUANTITIES`, in the order of that table and then of the columns."""
-    known = {name: of_column(name) for name in names}
-    return sorted((n for n, q in known.items() if q), key=lambda n: ("*" in _of(n).column, _order(n)))
+    """Those of these columns that hold numbers of `QUANTITIES`: first the ones that every table has."""
+    fixed, known = columns(), [name for name in names if of_column(name)]
+    return [name for name in fixed if name in known] + [name for name in known if name not in fixed]
 
 
 def lookups(names: Iterable[str]) -> list[str]:
     """Those of these columns that hold accuracies of a look-up: `cifar10.valid`."""
     return [name for name in names if (q := of_column(name)) and q.name.startswith("lookup.") and q.unit is PERCENT]
-
-
-def _of(column: str) -> Quantity:
-    found = of_column(column)
-    assert found is not None
-    return found
-
-
-def _order(column: str) -> int:
-    return 0 if "*" in _of(column).column else columns().index(column)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nasx.core.quantities import QUANTITIES, Quantity
 from nasx.errors import UserError
 from nasx.report import cells, curves, style
 
@@ -21,29 +22,6 @@ if TYPE_CHECKING:
 
 Rows = Sequence[Mapping[str, Any]]
 Groups = Mapping[str, Sequence[Rows]]
-TRAINING = (
-    ("train_loss", "Training loss", "cross-entropy (nats)", 1.0),
-    ("val_loss", "Loss on validation batches", "cross-entropy (nats)", 1.0),
-    ("train_accuracy", "Training accuracy", "accuracy (%)", 100.0),
-    ("valid_accuracy", "Accuracy on the validation split", "accuracy (%)", 100.0),
-    ("test_accuracy", "Test accuracy", "accuracy (%)", 100.0),
-    ("train_perplexity", "Training perplexity", "perplexity", 1.0),
-    ("valid_perplexity", "Perplexity on the validation text", "perplexity", 1.0),
-)
-"""Column of metrics.jsonl, title, unit, scale."""
-TRACES = (
-    ("eigenvalue", "Dominant eigenvalue of the Hessian", "eigenvalue", 1.0),
-    ("alignment_val", "Layer alignment, validation gradients", "mean cosine", 1.0),
-    ("alignment_train", "Layer alignment, training gradients", "mean cosine", 1.0),
-    ("over_steps.alignment_val", "Layer alignment, mean over steps", "mean cosine", 1.0),
-    ("cosine.node", "Node gradients, alike between cells", "mean cosine", 1.0),
-    ("cosine.output", "Convolution outputs, alike between cells", "mean cosine", 1.0),
-    ("found.skip", "Skip connections of the found cell", "number", 1.0),
-    ("found.parametric", "Operations with weights", "number", 1.0),
-    ("entropy", "Entropy of the mixture", "nats per edge", 1.0),
-    ("change", "Change of the mixture in an epoch", "L1 distance", 1.0),
-    ("none_weight", "Weight of none", "mean weight", 1.0),
-)
 COLOURS = {
     **{colour.lower(): f"--c{i}" for i, colour in enumerate(style.CYCLE)},
     **{colour.lower(): f"--op-{name}" for name, colour in style.FAMILIES.items()},
@@ -173,15 +151,20 @@ def drawn(make: Callable[[], Figure | None], prefix: str, label: str) -> str:
 
 
 # -------------------------------------------------------------------------------------------------------- panels
-def panel(groups: Groups, name: str, title: str, unit: str, scale: float) -> Figure | None:
-    """The number `name` over the epochs, a line a group; None where no row has it."""
+def panels(section: str) -> list[Quantity]:
+    """The numbers that a section of the report draws over the epochs."""
+    return [quantity for quantity in QUANTITIES if quantity.chart == section]
+
+
+def panel(groups: Groups, quantity: Quantity) -> Figure | None:
+    """A number over the epochs, one line per group; None where no row has it."""
     made = style.figure(4.1, 2.7)
     axes = made.subplots()
     found = [
-        curves.line(axes, runs, name, label, style.CYCLE[i % len(style.CYCLE)], scale, within=curves.bounds(unit))
+        curves.line(axes, runs, quantity, label, style.CYCLE[i % len(style.CYCLE)])
         for i, (label, runs) in enumerate(groups.items())
     ]
-    curves.finish(axes, title, unit, _last(groups))
+    curves.finish(axes, quantity.title, quantity.unit, _last(groups))
     return made if any(found) else None
 
 

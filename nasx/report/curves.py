@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nasx.core import files
+from nasx.core.quantities import NUMBER, PERCENT, QUANTITIES, Quantity, Unit, number, per_epoch, value_at
 from nasx.errors import UserError
 from nasx.report import heat_maps
 from nasx.report.style import CYCLE, FAMILIES, SOFT, figure, save, style
@@ -35,31 +36,6 @@ MEASURED: tuple[tuple[str, str, Any], ...] = (
     ("valid", "whole validation split", (0, (1, 1.2))),
 )
 """First part of the column, in words, dash."""
-INSIDE: tuple[tuple[str, str, tuple[tuple[str, str, str], ...]], ...] = (
-    (
-        "Found operations",
-        "number",
-        tuple(
-            (f"found.{kind}", words, FAMILIES[colour])
-            for kind, words, colour in (
-                ("parametric", "learned", "conv"),
-                ("skip", "skip", "skip"),
-                ("pool", "pooling", "pool"),
-                ("none",) * 3,
-            )
-        ),
-    ),
-    ("Entropy of the mixture", "nats per edge", (("entropy", "", CYCLE[0]),)),
-    ("Hessian eigenvalue", "largest", (("eigenvalue", "", CYCLE[0]),)),
-    (
-        "Layer alignment",
-        "mean cosine",
-        (("alignment_train", "training", CYCLE[0]), ("alignment_val", "validation", CYCLE[1])),
-    ),
-)
-"""Title, unit, and lines (column, label, colour) of the panels on what went on inside a search."""
-COUNTED = ("number", "mean weight", "L1 distance", "nats per edge", "cross-entropy (nats)")
-"""Units of what is never below zero."""
 DATASETS = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "imagenet16": "ImageNet16-120"}
 
 
@@ -82,11 +58,9 @@ def read_metrics(run_folder: str | Path) -> list[dict[str, Any]]:
 
 
 def _get(row: Row, name: str) -> float:
-    """The number at `name` (dots lead inwards), NaN where there is none."""
-    node: Any = row
-    for part in name.split("."):
-        node = node.get(part) if isinstance(node, Mapping) else None
-    return float(node) if isinstance(node, (int, float)) and not isinstance(node, bool) else math.nan
+    """The number at `name` (dots between levels), NaN where there is none."""
+    found = value_at(row, name)
+    return number(found) if isinstance(found, int | float) else math.nan
 
 
 def band(runs: Sequence[Sequence[Row]], name: str, scale: float = 1.0) -> tuple[np.ndarray, ...]:
@@ -106,37 +80,27 @@ def band(runs: Sequence[Sequence[Row]], name: str, scale: float = 1.0) -> tuple[
 
 
 # ------------------------------------------------------------------------------------------------------ panels
-def bounds(unit: str) -> tuple[float, float]:
-    """The least and the largest value of a quantity with this unit."""
-    if "%" in unit:
-        return 0.0, 100.0
-    return {"perplexity": (1.0, math.inf), "mean cosine": (-1.0, 1.0)}.get(
-        unit, (0.0 if unit in COUNTED else -math.inf, math.inf)
-    )
-
-
 def line(
     axes: Axes,
     runs: Sequence[Sequence[Row]],
-    name: str,
+    quantity: Quantity,
     label: str,
     colour: str,
-    scale: float = 1.0,
     dash: Any = "-",
-    within: tuple[float, float] = (-math.inf, math.inf),
+    most: float = math.inf,
 ) -> bool:
-    """Mean and band of the number `name` over runs; False, and nothing drawn, where no row has it.
+    """Draw mean and band of a number over runs; False, and nothing drawn, where no row has it.
 
-    The band ends where values do, at `within`.
+    The band ends where the unit's values do, and at `most`.
     """
-    epochs, mean, std, _ = band(runs, name, scale)
+    epochs, mean, std, _ = band(runs, quantity.name, quantity.scale)
     if not len(epochs):
         return False
     marker = "o" if len(epochs) < 3 else None
     axes.plot(epochs, mean, color=colour, label=label, linestyle=dash, marker=marker, markersize=4)
     if np.isfinite(std).any():
         spread = np.nan_to_num(std)
-        low, high = np.minimum(within[0], mean), np.maximum(within[1], mean)
+        low, high = np.minimum(quantity.unit.low, mean), np.maximum(min(quantity.unit.high, most), mean)
         axes.fill_between(
             epochs,
             np.maximum(mean - spread, low),
@@ -148,18 +112,18 @@ def line(
     return True
 
 
-def finish(axes: Axes, title: str, unit: str, last: float) -> None:
+def finish(axes: Axes, title: str, unit: Unit, last: float) -> None:
     """Title, names of the axes, whole epochs up to `last`; no axis goes where a band does but its quantity cannot."""
     from matplotlib.ticker import MaxNLocator
 
     low, high = axes.get_ylim()
-    least, most = bounds(unit)
-    margin = 0.02 * (high - low) if unit in COUNTED else 0.0  # a line at zero shows in full
+    least, most = unit.low, unit.high
+    margin = 0.02 * (high - low) if unit.low == 0.0 and unit is not PERCENT else 0.0  # a line at zero shows in full
     if max(low, least - margin) < min(high, most):  # an empty panel may lie outside
         axes.set_ylim(max(low, least - margin), min(high, most))
     axes.set_title(title)
     axes.set_xlabel("epoch")
-    axes.set_ylabel(unit)
+    axes.set_ylabel(unit.axis)
     axes.set_xlim(0 if last > 1 else 0.5, max(last, 1.5))
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
 
@@ -170,22 +134,15 @@ def _last_epoch(runs: Sequence[Sequence[Row]]) -> float:
 
 def _measure(axes: Axes, groups: Mapping[str, Sequence[Sequence[Row]]], kind: str) -> bool:
     """Training and validation loss or metric: colours tell them apart for one group, dashes for several."""
-    scale, drawn = 100.0 if kind == "accuracy" else 1.0, False
-    unit = {"accuracy": "accuracy (%)", "loss": "cross-entropy (nats)"}.get(kind, kind)
+    drawn = False
     for i, (label, runs) in enumerate(groups.items()):
         for k, (name, words, dash) in enumerate(MEASURED):
             colour = CYCLE[(i if len(groups) > 1 else k) % len(CYCLE)]
-            drawn |= line(
-                axes,
-                runs,
-                f"{name}_{kind}",
-                f"{label}, {words}" if len(groups) > 1 else words,
-                colour,
-                scale,
-                dash,
-                bounds(unit),
-            )
-    finish(axes, f"Supernet {kind}", unit, max(map(_last_epoch, groups.values()), default=1.0))
+            shown = f"{label}, {words}" if len(groups) > 1 else words
+            drawn |= line(axes, runs, per_epoch(f"{name}_{kind}"), shown, colour, dash)
+    finish(
+        axes, f"Supernet {kind}", per_epoch(f"train_{kind}").unit, max(map(_last_epoch, groups.values()), default=1.0)
+    )
     if drawn and len(groups) == 1:
         axes.legend(loc="best")
     return drawn
@@ -215,8 +172,9 @@ def trajectory(
 ) -> bool:
     """Look-up accuracy of the genotype at each epoch, with the benchmark's optimum and random mean as lines."""
     most = min(100.0, reference.get("optimum", 100.0))
+    quantity = per_epoch(f"lookup.{dataset}.{split}")
     drawn = [
-        line(axes, runs, f"lookup.{dataset}.{split}", label, CYCLE[i % len(CYCLE)], within=(0.0, most))
+        line(axes, runs, quantity, label, CYCLE[i % len(CYCLE)], most=most)
         for i, (label, runs) in enumerate(groups.items())
     ]
     for kind, where, words in (("optimum", "bottom", "optimum"), ("random", "top", "random mean")):
@@ -235,7 +193,7 @@ def trajectory(
             )
     axes.margins(y=0.12)
     last = max(map(_last_epoch, groups.values()), default=1.0)
-    finish(axes, f"Found cell, {DATASETS.get(dataset, dataset)} {split}", "accuracy (%)", last)
+    finish(axes, f"Found cell, {DATASETS.get(dataset, dataset)} {split}", quantity.unit, last)
     return any(drawn)
 
 
@@ -270,25 +228,22 @@ def _list(held: Any) -> list[Any]:
     return held if isinstance(held, list) else []
 
 
-def _inside(rows: Sequence[Row]) -> list[Any]:
-    """Those of `INSIDE` of which the rows know something; a line that is zero throughout is left out."""
-    panels = []
-    for title, unit, lines in INSIDE:
-        known = [
-            each
-            for each in lines
-            if any(_get(row, each[0]) == _get(row, each[0]) for row in rows)
-            and (unit != "number" or any(_get(row, each[0]) > 0 for row in rows))
-        ]
-        panels += [(title, unit, known)] if known else []
+def _inside(rows: Sequence[Row]) -> dict[str, list[Quantity]]:
+    """The panels of search.svg for which the rows hold data; a count that is zero throughout is left out."""
+    panels: dict[str, list[Quantity]] = {}
+    for quantity in QUANTITIES:
+        values = [x for row in rows if (x := _get(row, quantity.name)) == x] if quantity.panel else []
+        if values and (quantity.unit is not NUMBER or max(values) > 0):
+            panels.setdefault(quantity.panel, []).append(quantity)
     return panels
 
 
-def _draw_inside(part: Any, panels: Sequence[Any], rows: Sequence[Row]) -> None:
-    for axes, (title, unit, lines) in zip(part.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-        for name, label, colour in lines:
-            line(axes, [rows], name, label, colour, within=bounds(unit))
-        finish(axes, title, unit, _last_epoch([rows]))
+def _draw_inside(part: Any, panels: Mapping[str, Sequence[Quantity]], rows: Sequence[Row]) -> None:
+    for axes, (title, lines) in zip(part.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        for i, quantity in enumerate(lines):
+            kind = quantity.name.removeprefix("found.").replace("parametric", "conv")
+            line(axes, [rows], quantity, quantity.label, FAMILIES.get(kind, CYCLE[i]))
+        finish(axes, title, lines[0].unit, _last_epoch([rows]))
         if len(lines) > 1:
             axes.legend(loc="best", fontsize=7.5, frameon=True, framealpha=0.8, edgecolor="none", borderpad=0.2)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from nasx.core.quantities import better_column, lookups, of_column
 from nasx.results import random_baseline, sheets
 
 CONTEXTS = 3
@@ -38,7 +39,7 @@ def bests(groups: Sequence[Row]) -> tuple[list[Best], int]:
     contexts: dict[tuple[Any, ...], list[Row]] = {}
     for g in groups:
         contexts.setdefault(tuple(g[k] for k in COMPARABLE), []).append(g)
-    looked_up = [k.removesuffix("_mean") for k in groups[0] if k.endswith((".test_mean", ".valid_mean"))]
+    looked_up = lookups(k.removesuffix("_mean") for k in groups[0] if k.endswith("_mean"))
     found: list[tuple[tuple[Any, ...], Best]] = []
     for key, own in contexts.items():
         names = ["test_accuracy", "test_perplexity"] if key[0] == "retrain" else looked_up
@@ -46,7 +47,7 @@ def bests(groups: Sequence[Row]) -> tuple[list[Best], int]:
         if not counted or not max(counted)[0]:
             continue
         measure = max(counted)[3]
-        sign = -1 if measure.endswith("perplexity") else 1
+        sign = better_column(measure)
         best = max((g for g in own if g[f"{measure}_n"]), key=lambda g: sign * g[f"{measure}_mean"])
         found.append((key, Best("", best, measure, sum(int(g[f"{measure}_n"]) for g in own))))
     several = [item for item in found if item[1].runs > 1] or found
@@ -79,8 +80,9 @@ def _called(best: Best, mean: str) -> str:
     return "single run" if best.runs == 1 else f"{mean} mean" if best.group["n"] > 1 else mean
 
 
-def _unit(measure: str) -> str:
-    return "" if measure.endswith("perplexity") else " %"
+def unit(measure: str) -> str:
+    quantity = of_column(measure)
+    return f" {quantity.unit.symbol}".rstrip() if quantity else ""
 
 
 def sentences(groups: Sequence[Row], runs: Sequence[Row]) -> list[str]:
@@ -102,10 +104,10 @@ def sentences(groups: Sequence[Row], runs: Sequence[Row]) -> list[str]:
     ]
     found, single = bests(groups)
     for best in found[:CONTEXTS]:
-        which = _called(best, "lowest" if best.measure.endswith("perplexity") else "highest").capitalize()
+        which = _called(best, "lowest" if better_column(best.measure) < 0 else "highest").capitalize()
         said.append(
             f"{which}{f' ({best.where})' if best.where else ''}: {best.group['label']} with "
-            f"{sheets.value(best.group, best.measure)}{_unit(best.measure)} ({words_of(best.measure)}, "
+            f"{sheets.value(best.group, best.measure)}{unit(best.measure)} ({words_of(best.measure)}, "
             f"n = {best.group['n']})."
         )
     if single:
@@ -157,7 +159,7 @@ def cards(groups: Sequence[Row], runs: Sequence[Row]) -> list[tuple[str, str, st
     made = [("runs", str(len(runs)), f"{len(groups)} settings, {seeds} seeds")]
     if len(found) == 1:  # of several none is the best
         best = found[0]
-        told = f"{_unit(best.measure)} {words_of(best.measure)}".strip()
+        told = f"{unit(best.measure)} {words_of(best.measure)}".strip()
         made.append((f"{_called(best, 'best')} · {best.group['label']}", sheets.value(best.group, best.measure), told))
     judged = [r for r in runs if r["collapsed"] is not None]
     if judged:

@@ -22,9 +22,10 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from nasx import __version__
+from nasx.core.quantities import better_column, lookups
 from nasx.errors import UserError
 from nasx.report import charts, checklist, curves, headline, heat_maps, style
-from nasx.results import differences, published, random_baseline, render
+from nasx.results import differences, published, random_baseline, render, targets
 from nasx.results import sheets as results_sheets
 from nasx.results.aggregate import summary
 from nasx.results.collect import rows_of
@@ -178,11 +179,11 @@ def _sheets(table: pd.DataFrame) -> tuple[list[Sheet], list[Sheet], list[str]]:
     found: list[Sheet] = []
     bare = table[table["reference"] == ""].reset_index(drop=True)
     bare.attrs = table.attrs
-    for paper in published.PAPERS:
+    for paper in targets.PAPERS:
         try:
             sheets, numbers = published.compare(bare, paper)
         except UserError as fault:
-            notes.append(f"not beside {published.PAPERS[paper]}: {fault.fault.partition(chr(10))[0]}")
+            notes.append(f"not beside {targets.PAPERS[paper]}: {fault.fault.partition(chr(10))[0]}")
             continue
         if "source" in numbers.columns:
             found += sheets
@@ -243,8 +244,10 @@ def _context(title: str, groups: Sequence[Row], runs: Mapping[str, Row], album: 
         label = f"look-up accuracy over the epochs, {dataset} {split}"
         anytime += album.figure(lambda d=dataset, s=split, r=lines: charts.anytime(read, d, s, r), label)
     made = {
-        name: [figure for panel in panels for figure in album.figure(lambda p=panel: charts.panel(read, *p), panel[1])]
-        for name, panels in (("curves", charts.TRAINING), ("traces", charts.TRACES))
+        name: [
+            figure for panel in panels for figure in album.figure(lambda p=panel: charts.panel(read, p), panel.title)
+        ]
+        for name, panels in (("curves", charts.panels("training")), ("traces", charts.panels("inside")))
     }
     mixtures = [
         figure
@@ -318,14 +321,14 @@ def _measure(runs: Sequence[Row]) -> str:
     """What the cells of these runs are ranked by: their look-up or their test; empty where they have neither."""
     if not runs or runs[0]["kind"] == "retrain":
         return random_baseline.retrained([run["test_accuracy"] for run in runs]) if runs else ""
-    known = [key for key in runs[0] if key.endswith((".test", ".valid")) and all(run[key] == run[key] for run in runs)]
+    known = [column for column in lookups(runs[0]) if all(run[column] == run[column] for run in runs)]
     return random_baseline.ranking(known, {runs[0]["dataset"]}) if known else ""
 
 
 def _rank(run: Row, measure: str) -> tuple[float, int]:
     """Best first, then by seed."""
     value = run[measure] if measure else 0.0
-    return (value if measure.endswith("perplexity") else -value, run["seed"] or 0)
+    return (-better_column(measure) * value, run["seed"] or 0)
 
 
 def _found(runs: Sequence[Row], count: int, measure: str) -> str:
@@ -336,6 +339,6 @@ def _found(runs: Sequence[Row], count: int, measure: str) -> str:
         said.append(f"seed{'s' * (len(seeds) > 1)} {', '.join(seeds[:6])}{', …' if len(seeds) > 6 else ''}")
     if measure:
         values = list(dict.fromkeys(f"{run[measure]:.2f}" for run in runs))
-        unit = "" if measure.endswith("perplexity") else " %"
+        unit = headline.unit(measure)
         said.append(f"{headline.words_of(measure).removeprefix('look-up, ')} {', '.join(values[:6])}{unit}")
     return " · ".join(said)

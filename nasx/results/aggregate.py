@@ -17,9 +17,10 @@ from typing import Any
 import pandas as pd
 
 from nasx.benchmarks.base import Edges
+from nasx.core.quantities import lookups, measures
 from nasx.errors import UserError
 from nasx.results import random_baseline
-from nasx.results.collect import STANDING, rows_of
+from nasx.results.collect import rows_of
 
 KEYS = [
     "kind",
@@ -37,20 +38,10 @@ KEYS = [
     "study",
 ]
 """Columns whose values split rows, besides the configuration itself."""
-CARRIED = ("overrides", "family", "folder", "experiment", "parent_overrides", "parent_folder")  # told of a row's first
-MEASURES = (
-    "supernet_valid",
-    "test_accuracy",
-    "supernet_perplexity",
-    "valid_perplexity",
-    "test_perplexity",
-    "params",
-    "macs",
-    "cost_s",
-    "peak_mb",
-    "updates",
-    "passes",
-)
+CARRIED = ("overrides", "family", "folder", "experiment", "parent_overrides", "parent_folder")
+"""Columns that a row has from its first run."""
+ORDER = ["kind", "space", "searched_on", "dataset", "protocol", "recipe", "cells", "reference", "method", "setting"]
+"""Columns by which rows are sorted."""
 CHOSEN = {"method", "space", "dataset", "search", "retrain"}
 """Overrides that stand in a column of their own already."""
 
@@ -63,7 +54,7 @@ def summary(frame: pd.DataFrame, group: Sequence[str] = (), *, reference: bool =
     the searches allow (column `cells`: `64 cells`, empty for the whole table). `attrs["notes"]` carries what a reader
     must know.
     """
-    measures = [*MEASURES, *(c for c in frame.columns if c.endswith((".valid", ".test")) or STANDING.fullmatch(c))]
+    names = measures(map(str, frame.columns))
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in rows_of(frame):
         # A retraining's own hash names the search that it trains from; its command line tells configurations apart.
@@ -83,7 +74,7 @@ def summary(frame: pd.DataFrame, group: Sequence[str] = (), *, reference: bool =
         row["benchmark"], row["cells"] = first["benchmark"], ""
         row["edges"] = next((m["edges"] for m in members if m["edges"]), ())  # earlier versions did not record them
         row["source"] = " / ".join(sorted({m["source"] for m in members if m["source"]}))
-        for measure in measures:
+        for measure in names:
             row |= _statistics(measure, [m[measure] for m in members])
         seeds = [m["seed"] for m in members]
         if first["kind"] == "search" and len(set(seeds)) < len(seeds):
@@ -100,19 +91,7 @@ def summary(frame: pd.DataFrame, group: Sequence[str] = (), *, reference: bool =
         table["setting"] = [" ".join(lines) for lines in table["settings"]]
         if reference:
             table = _with_reference(table)
-        order = [
-            "kind",
-            "space",
-            "searched_on",
-            "dataset",
-            "protocol",
-            "recipe",
-            "cells",
-            "reference",
-            "method",
-            "setting",
-        ]
-        table = table.sort_values(order, kind="stable", ignore_index=True)
+        table = table.sort_values(ORDER, kind="stable", ignore_index=True)
     table.attrs["notes"] = notes
     return table
 
@@ -129,8 +108,8 @@ def _std_over(members: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _statistics(measure: str, values: Iterable[float]) -> dict[str, float]:
-    """Mean and sample standard deviation of the values that are there, and how many they are."""
-    known = [float(x) for x in values if isinstance(x, (int, float)) and not math.isnan(x)]
+    """Mean, sample standard deviation and count of the values that are known, rounded once (math.fsum)."""
+    known = [x for x in values if not math.isnan(x)]
     n = len(known)
     mean = math.fsum(known) / n if n else math.nan
     std = math.sqrt(math.fsum((x - mean) ** 2 for x in known) / (n - 1)) if n > 1 else math.nan
@@ -194,9 +173,8 @@ def _benchmark(name: str) -> Any:
 
 def _with_reference(table: pd.DataFrame) -> pd.DataFrame:
     """`table` with the random and the optimal cell of each set of cells that searches chose from."""
-    datasets = list(
-        dict.fromkeys(c.rsplit(".", 1)[0] for c in table.columns if c.endswith((".valid_mean", ".test_mean")))
-    )
+    means = [str(c).removesuffix("_mean") for c in table.columns if str(c).endswith("_mean")]
+    datasets = list(dict.fromkeys(column.rpartition(".")[0] for column in lookups(means)))
     empty: dict[str, Any] = {
         str(c): 0 if c.endswith("_n") else math.nan if c.endswith(("_mean", "_std")) else "" for c in table.columns
     }

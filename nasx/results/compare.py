@@ -30,28 +30,15 @@ from typing import Any
 
 import pandas as pd
 
+from nasx.core.quantities import lookups, measures, of_column
 from nasx.errors import UserError
 from nasx.results import conditions as results_conditions
 from nasx.results import differences, random_baseline
-from nasx.results.aggregate import MEASURES
 from nasx.results.collect import COLUMNS, collect, mark
 from nasx.results.significance import LEVEL, Difference, by_search, moments, p_text, welch
 
 SAME = {"kind": "nasx compare", "protocol": "protocol", "recipe": "recipe", "benchmark": "benchmark"}
 """Columns that must have one value in both groups together -> what it is called."""
-MEASURED = ("supernet_valid", "test_accuracy", "supernet_perplexity", "valid_perplexity", "test_perplexity")
-"""Accuracies that nasx measures itself, on the data set of the run."""
-UNITS = {
-    "supernet_perplexity": "",
-    "valid_perplexity": "",
-    "test_perplexity": "",
-    "cost_s": "s",
-    "peak_mb": "MB",
-    "params": "",
-    "updates": "",
-    "passes": "",
-}
-"""Metrics that are no accuracy in percent -> their unit."""
 RETRAININGS = "retrainings"
 """What the values are where each group has those of one cell."""
 
@@ -96,13 +83,15 @@ def text(names: Sequence[str], groups: Sequence[pd.DataFrame], metric: str = "au
     both = _both(names, groups)
     metric = choose(both) if metric == "auto" else metric
     _known(metric, both)
-    if metric in MEASURED:
+    quantity = of_column(metric)
+    assert quantity is not None  # _known refuses others
+    if quantity.measured:
         _one(both, names, "dataset", "data set")
     groups = [frame if metric in frame else frame.assign(**{metric: math.nan}) for frame in groups]
     values, counted = _values(names, groups, metric)
     found = welch(*values)
     assert found is not None  # _values refuses smaller groups
-    unit = UNITS.get(metric, "%")
+    unit = quantity.unit.symbol
     lines = [f"{metric}{f' ({unit})' if unit else ''}"]
     width = max(map(len, names)) + 2
     for letter, name, own, frame in zip("AB", names, values, groups, strict=True):
@@ -189,18 +178,18 @@ def choose(both: pd.DataFrame) -> str:
     """
     if both["kind"].iloc[0] == "retrain":
         return random_baseline.retrained(both["test_accuracy"])
-    lookups = [str(c) for c in both.columns if str(c).endswith((".test", ".valid")) and both[c].notna().all()]
-    if not lookups:
+    found = [column for column in lookups(map(str, both.columns)) if both[column].notna().all()]
+    if not found:
         raise UserError(
             "nasx compare",
             "these searches have no look-up in common, and the supernet's accuracy does not rank methods",
             "retrain their cells, or name another, such as metric=cost_s",
         )
-    return random_baseline.ranking(lookups, set(both["dataset"]))
+    return random_baseline.ranking(found, set(both["dataset"]))
 
 
 def _known(metric: str, both: pd.DataFrame) -> None:
-    known = [str(c) for c in both.columns if c in MEASURES or str(c).endswith((".valid", ".test"))]
+    known = measures(map(str, both.columns))
     if metric not in known:
         from nasx.core.spelling import did_you_mean
 

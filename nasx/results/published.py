@@ -1,12 +1,5 @@
 """The numbers that the papers print, beside ours: `nasx table paper=idarts|amended|single|lambda|tse`.
 
-`nasx/results/targets.csv` holds one printed number a row:
-    paper, place (table, figure or section), label (the row as printed), method (the nasx method that it is, if any),
-    variant (further conditions on our configuration, `key=value`, blanks between), own (1: the paper's own method),
-    space, searched_on (`each`: on every data set separately), dataset, metric, mean, std, n, std_over (what the
-    paper's ± is over), selection (best of 4, best, mean, seed 1), protocol, recipe, note
-Accuracies and errors in percent, parameters and operations in millions, costs in GPU-days.
-
 Rules
 1. A run stands beside a printed number only where space, data set and method are the same; an ablation or a baseline
    that nasx does not have stands alone. A run of an experiment stands beside the rows that the experiment names
@@ -26,7 +19,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -38,45 +30,9 @@ from nasx.errors import UserError
 from nasx.results.collect import SIZES
 from nasx.results.render import Sheet
 from nasx.results.sheets import DATASETS, NO_TEST, chosen, distinct, marks, name, value
+from nasx.results.targets import METRICS, PAPERS, ROW, digits, load, means, shown
 from nasx.runs import records
 
-PAPERS = {
-    "idarts": "iDARTS (ICML 2021)",
-    "amended": "Amended-DARTS (ICLR 2021 submission)",
-    "single": "Single-DARTS (ICCV workshops 2021)",
-    "lambda": "Λ-DARTS (ICLR 2023)",
-    "tse": "TSE-DARTS (MetaLearn 2021)",
-}
-METRICS = {
-    "valid_accuracy": "valid %",
-    "test_accuracy": "test %",
-    "test_error": "test error %",
-    "top1_accuracy": "top-1 %",
-    "top1_error": "top-1 error %",
-    "top5_accuracy": "top-5 %",
-    "top5_error": "top-5 error %",
-    "params_m": "params (M)",
-    "mult_adds_m": "mult-adds (M)",
-    "flops_m": "FLOPs (M)",
-    "search_gpu_days": "search GPU-days",
-    "valid_perplexity": "valid perplexity",
-    "test_perplexity": "test perplexity",
-    "parametric_ops_normal": "parametric operations",
-}
-SHORT = {paper: full.partition(" (")[0].replace("Λ", "Lambda") for paper, full in PAPERS.items()}
-RESULTS = {
-    "supernet_valid_accuracy": "supernet valid accuracy",
-    "supernet_valid_error": "supernet valid error",
-    "test_accuracy": "test accuracy",
-    "test_error": "test error",
-    "top1_accuracy": "top-1 accuracy",
-    "top1_error": "top-1 error",
-    "valid_perplexity": "valid perplexity",
-    "test_perplexity": "test perplexity",
-    "layer_alignment": "layer alignment",
-    "search_gpu_days": "search GPU-days",
-}
-"""What `told` tells, of the metrics of a row: what the row is about."""
 ALIKE = {"lambda_darts": "lambda", "lambda_": "lambda", "amended_darts": "amended", "single_darts": "single"}
 RETRAINED = {
     "valid_perplexity": "valid_perplexity",
@@ -91,78 +47,6 @@ CHOICES = frozenset({"search", "retrain"})
 """Choices that a run has in a column of its own, besides those that say what it is."""
 PLACES = frozenset({"from", "method", "space", "dataset"})
 """Words that say which run and which data: looked at by themselves."""
-ROW = ["label", "selection", "searched_on", "recipe"]
-TEXT = [
-    "paper",
-    "place",
-    "label",
-    "method",
-    "variant",
-    "space",
-    "searched_on",
-    "dataset",
-    "metric",
-    "std_over",
-    "selection",
-    "protocol",
-    "recipe",
-    "note",
-]
-
-
-@lru_cache(maxsize=1)
-def _targets() -> pd.DataFrame:
-    with files("nasx").joinpath("results/targets.csv").open(encoding="utf-8") as file:
-        table = pd.read_csv(
-            file,
-            dtype=dict.fromkeys(TEXT, "str"),
-            keep_default_na=False,
-            na_values={"mean": [""], "std": [""], "n": [""]},
-        )
-    alike = table.groupby(["paper", "place", *ROW])["space"].transform("nunique")
-    lines = ({str(k): v for k, v in line.items()} for line in table.to_dict("records"))
-    table["row"] = [_name(line, several > 1) for line, several in zip(lines, alike, strict=True)]
-    return table
-
-
-def _name(line: Mapping[str, Any], spaces: bool) -> str:
-    """A printed row's own name: paper, place and label, and what tells it from others of that label."""
-    chosen = line["selection"] not in ("", "mean") and line["selection"] not in line["label"]
-    return (
-        f"{SHORT[line['paper']]}, {line['place']}, {line['label']}"
-        + f" ({line['selection']})" * chosen
-        + f" on {line['space']}" * spaces
-        + f", {line['recipe']}" * bool(line["recipe"])
-    )
-
-
-def told(lines: Sequence[Mapping[str, Any]]) -> str:
-    """The results among a row's numbers: `test error 2.71 +- 0.09 on CIFAR-10 (over retrainings)`."""
-    texts: list[str] = []
-    for metric in sorted({line["metric"] for line in lines} & set(RESULTS), key=list(RESULTS).index):
-        some = [line for line in lines if line["metric"] == metric]
-        if metric == "search_gpu_days" and texts:
-            continue
-        over = next((line["std_over"] for line in some if line["std_over"]), "")
-        n = next((f"{int(line['n'])} " for line in some if not math.isnan(line["n"])), "")
-        values = (_shown(line["mean"], line["std"], _digits(line)) or "as a range" for line in some)
-        numbers = ", ".join(
-            f"{value} on {DATASETS.get(line['dataset'], line['dataset'])}"
-            for value, line in zip(values, some, strict=True)
-        )
-        texts.append(
-            f"{RESULTS[metric]} {numbers}"
-            + (f" (over {n}{over})" if over not in ("", "not stated") else " (+- not explained)" if over else "")
-        )
-    return ", ".join(texts).replace("±", "+-")
-
-
-def load(paper: str | None = None) -> pd.DataFrame:
-    """The printed numbers, of one paper or of all five; `row` is the name of the row that a number stands in."""
-    if paper is not None and paper not in PAPERS:
-        raise UserError(f"paper={paper}", "no such paper", f"there are {', '.join(PAPERS)}")
-    table = _targets()
-    return (table if paper is None else table[table["paper"] == paper]).reset_index(drop=True)
 
 
 def compare(ours: pd.DataFrame, paper: str) -> tuple[list[Sheet], pd.DataFrame]:
@@ -228,14 +112,7 @@ def _chosen_alike(line: Mapping[str, Any], row: Mapping[str, Any]) -> bool:
     """Whether our cells were chosen as the printed row says of its own; what it does not say is no hindrance."""
     if line["selection"].startswith("best of"):
         return f"best of {int(row['best_of'])}" == line["selection"]
-    return not row["best_of"] or line["row"] not in _means()
-
-
-@lru_cache(maxsize=1)
-def _means() -> frozenset[str]:
-    """The printed rows that are means over searches."""
-    table = _targets()
-    return frozenset(table["row"][(table["selection"] == "mean") | (table["std_over"] == "searches")])
+    return not row["best_of"] or line["row"] not in means()
 
 
 def _named(printed: Printed, experiment: Experiment, line: Mapping[str, Any], row: Mapping[str, Any]) -> bool:
@@ -365,12 +242,12 @@ def _section(
     shared, own = distinct(matches)
     settings = {id(row): setting for row, setting in zip(matches, own, strict=True)}
     for members in printed.values():
-        cells = {(m["dataset"], m["metric"]): _shown(m["mean"], m["std"], _digits(m)) for m in members}
+        cells = {(m["dataset"], m["metric"]): shown(m["mean"], m["std"], digits(m)) for m in members}
         first = members[0]
         for remark in dict.fromkeys(m["note"] for m in members if m["note"]):
             remarks.setdefault(remark, []).append(first["label"])
-        shown = first["selection"] not in ("", "mean") and first["selection"] not in first["label"]
-        label = first["label"] + (f" ({first['selection']})" if shown else "")
+        selected = first["selection"] not in ("", "mean") and first["selection"] not in first["label"]
+        label = first["label"] + (f" ({first['selection']})" if selected else "")
         n = {int(m["n"]) for m in members if not math.isnan(m["n"])}
         over = next((m["std_over"] for m in members if m["std_over"]), "")
         mine = [row for row in matches if any(_fits(m, row) for m in members)]
@@ -456,17 +333,6 @@ def _section(
         frozenset(k for k, i in enumerate(kept) if i in (0, 1, 3, 4, 5)),
     )
     return sheet, numbers
-
-
-def _digits(line: Mapping[str, Any]) -> int:
-    return {"mult_adds_m": 0, "params_m": 1, "parametric_ops_normal": 0}.get(line["metric"], 2)
-
-
-def _shown(mean: float, std: float, digits: int) -> str:
-    if math.isnan(mean):
-        return ""
-    short = f"{mean:.{digits}f}" if float(f"{mean:.{digits}f}") == mean else f"{mean:g}"
-    return short + ("" if math.isnan(std) else f" ± {std:.2f}")
 
 
 def _cell(found: tuple[float, float, int] | None, n: int) -> str:

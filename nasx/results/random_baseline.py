@@ -19,6 +19,7 @@ import math
 from collections.abc import Collection, Iterable, Mapping, MutableMapping, Sequence
 from typing import Any
 
+from nasx.core.quantities import better_column, lookups
 from nasx.results.differences import configuration
 from nasx.results.significance import Difference, by_search, p_text, welch
 
@@ -54,7 +55,7 @@ def judge(rows: Sequence[MutableMapping[str, Any]], members: Sequence[Members]) 
             if found is not None:
                 row["versus_p"] = found.p
                 measures.add(name)
-    names = ", ".join(f"{name}, lower is better" if "perplexity" in name else name for name in sorted(measures))
+    names = ", ".join(f"{name}, lower is better" if better_column(name) < 0 else name for name in sorted(measures))
     notes = [
         f"against random: mean minus that of random search on the same space and data set ({names}); better or"
         " worse where p < 0.05 by Welch's t test over searches (of several retrainings of one their mean), not"
@@ -93,10 +94,10 @@ def against(own: Members, pool: Members) -> tuple[str, Difference | None]:
     both = [*own, *pool]
     name = retrained([m["test_accuracy"] for m in both])
     if own[0]["kind"] == "search":
-        lookups = [k for k in own[0] if k.endswith((".test", ".valid")) and not any(math.isnan(m[k]) for m in both)]
-        if not lookups:
+        known = [column for column in lookups(own[0]) if not any(math.isnan(m[column]) for m in both)]
+        if not known:
             return "", None
-        name = ranking(lookups, {own[0]["dataset"]})
+        name = ranking(known, {own[0]["dataset"]})
     one, other = by_search(pool, name), by_search(own, name)
     return (name, welch(one, other)) if one and other else ("", None)
 
@@ -116,7 +117,7 @@ def versus(found: Difference | None, measure: str) -> str:
     """`better: +4.21 (p = 0.013)`, `unclear: +0.30 (p = 0.71)`; `n < 2` where nothing can be tested."""
     if found is None:
         return "n < 2"
-    way = ("better" if (found.mean > 0) != ("perplexity" in measure) else "worse") if found.found else "unclear"
+    way = ("better" if (found.mean > 0) != (better_column(measure) < 0) else "worse") if found.found else "unclear"
     return f"{way}: {found.mean:+.2f} ({p_text(found.p)})".replace("-", "−")
 
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from nasx.core.quantities import of_column
 from nasx.results.aggregate import errors
 from nasx.results.render import Sheet
 
@@ -39,6 +40,16 @@ class Measure(NamedTuple):
     name: str
     digits: int = 2
     scale: float = 1.0
+    missing: str = ""
+
+
+def measure_of(column: str) -> Measure:
+    """A measure of `summary` as its quantity is printed. Raises KeyError for a column of other things."""
+    quantity = of_column(column)
+    if quantity is None:
+        raise KeyError(column)
+    place = quantity.place(column)
+    return Measure(quantity.head.replace("*", DATASETS.get(place, place)), column, quantity.digits, quantity.printed)
 
 
 def value(row: Mapping[str, Any], measure: str, digits: int = 2, scale: float = 1.0, missing: str = "") -> str:
@@ -123,8 +134,8 @@ def sheets(table: pd.DataFrame, *, error: bool = False, group: Sequence[str] = (
     retrained = [row for row in rows if row["kind"] == "retrain"]
     if looked_up:
         datasets = [c.removesuffix(".valid_mean") for c in table.columns if c.endswith(".valid_mean")]
-        pairs = [
-            (f"{DATASETS.get(d, d)} {part}", f"{d}.{part}")
+        accuracies = [
+            measure_of(f"{d}.{part}")
             for d in datasets
             for part in ("valid", "test")
             if any(value(row, f"{d}.valid") for row in looked_up)
@@ -134,7 +145,7 @@ def sheets(table: pd.DataFrame, *, error: bool = False, group: Sequence[str] = (
             _sheet(
                 f"Searches, looked up in {benches}",
                 looked_up,
-                [Measure(*pair) for pair in pairs],
+                accuracies,
                 "accuracy in %, valid: validation; both means over the table's seeds",
                 missing="n/a",
             )
@@ -158,7 +169,7 @@ def sheets(table: pd.DataFrame, *, error: bool = False, group: Sequence[str] = (
             _sheet(
                 "Searches without a look-up",
                 told,
-                [Measure("supernet valid", "supernet_valid")],
+                [measure_of("supernet_valid")],
                 f"accuracy of the supernet in %; {ranks}",
             )
         )
@@ -167,7 +178,7 @@ def sheets(table: pd.DataFrame, *, error: bool = False, group: Sequence[str] = (
             _sheet(
                 "Searches on text",
                 told,
-                [Measure("supernet valid", "supernet_perplexity")],
+                [measure_of("supernet_perplexity")],
                 f"perplexity of the supernet; {ranks}",
             )
         )
@@ -177,7 +188,7 @@ def sheets(table: pd.DataFrame, *, error: bool = False, group: Sequence[str] = (
             _sheet(
                 "Retrained networks",
                 told,
-                [Measure(f"test {word}", f"test_{word}")],
+                [Measure("test error", "test_error") if error else measure_of("test_accuracy")],
                 f"test {word} of the last epoch in %",
             )
         )
@@ -186,7 +197,7 @@ def sheets(table: pd.DataFrame, *, error: bool = False, group: Sequence[str] = (
             _sheet(
                 "Retrained language models",
                 told,
-                [Measure("valid perplexity", "valid_perplexity"), Measure("test perplexity", "test_perplexity")],
+                [measure_of("valid_perplexity"), measure_of("test_perplexity")],
                 "perplexity of the weights that are best on the validation text",
             )
         )
@@ -198,10 +209,7 @@ def _standing(table: pd.DataFrame, datasets: Sequence[str]) -> list[Measure]:
     found = []
     for dataset in datasets:
         for part in ("valid", "test"):
-            found += [
-                Measure(f"{DATASETS.get(dataset, dataset)} {part} rank", f"{dataset}.{part}_rank", 0),
-                Measure(f"{DATASETS.get(dataset, dataset)} {part} below optimum", f"{dataset}.{part}_below"),
-            ]
+            found += [measure_of(f"{dataset}.{part}_{what}") for what in ("rank", "below")]
     devices = [
         column.removesuffix("_mean")
         for column in table.columns
@@ -211,8 +219,7 @@ def _standing(table: pd.DataFrame, datasets: Sequence[str]) -> list[Measure]:
         return []  # records of earlier versions
     return [
         *found,
-        Measure("mult-adds (M)", "macs", scale=1e-6),
-        *(Measure(f"{device.removeprefix('latency.')} ms", device) for device in devices),
+        *map(measure_of, ["macs", *devices]),
     ]
 
 
@@ -259,12 +266,15 @@ def _made(
             constant.append(f"{head} {values.pop()}")
     kept = [(head, text) for head, text in kept if any(map(text, rows))]
     at = next((i for i, (head, _) in enumerate(kept) if head in ABOUT), len(kept))
+    measures = [*measures, measure_of("params")._replace(missing="–")]
     numbers: list[tuple[str, Callable[[Mapping[str, Any]], str]]] = [("n", lambda r: str(r["n"]) if r["n"] else "")]
     numbers += [
-        (each.head, partial(value, measure=each.name, digits=each.digits, scale=each.scale, missing=missing))
+        (
+            each.head,
+            partial(value, measure=each.name, digits=each.digits, scale=each.scale, missing=each.missing or missing),
+        )
         for each in measures
     ]
-    numbers += [("params (M)", lambda r: value(r, "params", scale=1e-6, missing="–"))]
     numbers += [("cost", lambda r: cost(r) or "–")] if priced else []
     columns = [*kept[:at], *numbers, *kept[at:]]
     over = sorted({str(row["std_over"]) for row in own if row["n"] > 1})

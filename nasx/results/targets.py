@@ -1,0 +1,150 @@
+"""The numbers that the papers print.
+
+`nasx/results/targets.csv` holds one printed number a row:
+    paper, place (table, figure or section), label (the row as printed), method (the nasx method that it is, if any),
+    variant (further conditions on our configuration, `key=value`, blanks between), own (1: the paper's own method),
+    space, searched_on (`each`: on every data set separately), dataset, metric, mean, std, n, std_over (what the
+    paper's ± is over), selection (best of 4, best, mean, seed 1), protocol, recipe, note
+Accuracies and errors in percent, parameters and operations in millions, costs in GPU-days.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from importlib.resources import files
+from typing import Any
+
+import pandas as pd
+
+from nasx.errors import UserError
+from nasx.results.sheets import DATASETS
+
+PAPERS = {
+    "idarts": "iDARTS (ICML 2021)",
+    "amended": "Amended-DARTS (ICLR 2021 submission)",
+    "single": "Single-DARTS (ICCV workshops 2021)",
+    "lambda": "Λ-DARTS (ICLR 2023)",
+    "tse": "TSE-DARTS (MetaLearn 2021)",
+}
+METRICS = {
+    "valid_accuracy": "valid %",
+    "test_accuracy": "test %",
+    "test_error": "test error %",
+    "top1_accuracy": "top-1 %",
+    "top1_error": "top-1 error %",
+    "top5_accuracy": "top-5 %",
+    "top5_error": "top-5 error %",
+    "params_m": "params (M)",
+    "mult_adds_m": "mult-adds (M)",
+    "flops_m": "FLOPs (M)",
+    "search_gpu_days": "search GPU-days",
+    "valid_perplexity": "valid perplexity",
+    "test_perplexity": "test perplexity",
+    "parametric_ops_normal": "parametric operations",
+}
+SHORT = {paper: full.partition(" (")[0].replace("Λ", "Lambda") for paper, full in PAPERS.items()}
+RESULTS = {
+    "supernet_valid_accuracy": "supernet valid accuracy",
+    "supernet_valid_error": "supernet valid error",
+    "test_accuracy": "test accuracy",
+    "test_error": "test error",
+    "top1_accuracy": "top-1 accuracy",
+    "top1_error": "top-1 error",
+    "valid_perplexity": "valid perplexity",
+    "test_perplexity": "test perplexity",
+    "layer_alignment": "layer alignment",
+    "search_gpu_days": "search GPU-days",
+}
+"""Metrics that `describe` names, in this order."""
+ROW = ["label", "selection", "searched_on", "recipe"]
+TEXT = [
+    "paper",
+    "place",
+    "label",
+    "method",
+    "variant",
+    "space",
+    "searched_on",
+    "dataset",
+    "metric",
+    "std_over",
+    "selection",
+    "protocol",
+    "recipe",
+    "note",
+]
+
+
+@lru_cache(maxsize=1)
+def _targets() -> pd.DataFrame:
+    with files("nasx").joinpath("results/targets.csv").open(encoding="utf-8") as file:
+        table = pd.read_csv(
+            file,
+            dtype=dict.fromkeys(TEXT, "str"),
+            keep_default_na=False,
+            na_values={"mean": [""], "std": [""], "n": [""]},
+        )
+    alike = table.groupby(["paper", "place", *ROW])["space"].transform("nunique")
+    lines = ({str(k): v for k, v in line.items()} for line in table.to_dict("records"))
+    table["row"] = [_name(line, several > 1) for line, several in zip(lines, alike, strict=True)]
+    return table
+
+
+def _name(line: Mapping[str, Any], spaces: bool) -> str:
+    """A printed row's own name: paper, place and label, and what tells it from others of that label."""
+    chosen = line["selection"] not in ("", "mean") and line["selection"] not in line["label"]
+    return (
+        f"{SHORT[line['paper']]}, {line['place']}, {line['label']}"
+        + f" ({line['selection']})" * chosen
+        + f" on {line['space']}" * spaces
+        + f", {line['recipe']}" * bool(line["recipe"])
+    )
+
+
+def describe(lines: Sequence[Mapping[str, Any]]) -> str:
+    """The results among a row's numbers: `test error 2.71 +- 0.09 on CIFAR-10 (over retrainings)`."""
+    texts: list[str] = []
+    for metric in sorted({line["metric"] for line in lines} & set(RESULTS), key=list(RESULTS).index):
+        some = [line for line in lines if line["metric"] == metric]
+        if metric == "search_gpu_days" and texts:
+            continue
+        over = next((line["std_over"] for line in some if line["std_over"]), "")
+        n = next((f"{int(line['n'])} " for line in some if not math.isnan(line["n"])), "")
+        values = (shown(line["mean"], line["std"], digits(line)) or "as a range" for line in some)
+        numbers = ", ".join(
+            f"{value} on {DATASETS.get(line['dataset'], line['dataset'])}"
+            for value, line in zip(values, some, strict=True)
+        )
+        texts.append(
+            f"{RESULTS[metric]} {numbers}"
+            + (f" (over {n}{over})" if over not in ("", "not stated") else " (+- not explained)" if over else "")
+        )
+    return ", ".join(texts).replace("±", "+-")
+
+
+def load(paper: str | None = None) -> pd.DataFrame:
+    """The printed numbers, of one paper or of all five; `row` is the name of the row that a number stands in."""
+    if paper is not None and paper not in PAPERS:
+        raise UserError(f"paper={paper}", "no such paper", f"there are {', '.join(PAPERS)}")
+    table = _targets()
+    return (table if paper is None else table[table["paper"] == paper]).reset_index(drop=True)
+
+
+@lru_cache(maxsize=1)
+def means() -> frozenset[str]:
+    """The printed rows that are means over searches."""
+    table = _targets()
+    return frozenset(table["row"][(table["selection"] == "mean") | (table["std_over"] == "searches")])
+
+
+def digits(line: Mapping[str, Any]) -> int:
+    return {"mult_adds_m": 0, "params_m": 1, "parametric_ops_normal": 0}.get(line["metric"], 2)
+
+
+def shown(mean: float, std: float, digits: int) -> str:
+    if math.isnan(mean):
+        return ""
+    short = f"{mean:.{digits}f}" if float(f"{mean:.{digits}f}") == mean else f"{mean:g}"
+    return short + ("" if math.isnan(std) else f" ± {std:.2f}")
