@@ -70,7 +70,7 @@ ROWS = (
     ),
     Row(
         "damaged metrics rows",
-        "nasx/runs/records.py",
+        "nasx/runs/run_folder.py",
         "if there != text.encode():",
         "if False:",
         "test_seals.py::test_damaged_rows_are_written_again_from_the_checkpoint",
@@ -85,8 +85,8 @@ ROWS = (
     Row(
         "files of a finished run changed",
         "nasx/runs/records.py",
-        '(content(folder / name) or b"") != seal[name]]',
-        "== 0]",
+        '(content(folder / name) or b"") != seal[name]',
+        "== 0",
         "test_seals.py::test_tables_reports_and_status_name_a_broken_seal",
     ),
     Row(
@@ -154,7 +154,7 @@ ROWS = (
     ),
     Row(
         "folder of another program",
-        "nasx/runs/records.py",
+        "nasx/runs/run_folder.py",
         'if config.exists() and not inner.is_dir() and "identity" not in (read_yaml(config) or {}) and unused(folder):',
         "if False:",
         "test_files.py::test_a_folder_of_another_program_is_not_taken",
@@ -280,7 +280,7 @@ ROWS = (
     ),
     Row(
         "read-only or closed folder",
-        "nasx/runs/records.py",
+        "nasx/runs/run_folder.py",
         "raise unwritable(folder, error) from error",
         "raise",
         "test_faults.py::test_a_place_that_cannot_be_written_is_refused_before_any_work",
@@ -350,7 +350,7 @@ ROWS = (
     ),
     Row(
         "lock taken over or removed",
-        "nasx/runs/records.py",
+        "nasx/runs/run_folder.py",
         "self._lock.check()",
         "pass",
         "test_lock.py::test_without_its_lock_file_a_run_stops_writing",

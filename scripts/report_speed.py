@@ -1,6 +1,6 @@
 """How long tables and reports of many runs take: python scripts/report_speed.py [RUNS] [EPOCHS].
 
-Writes RUNS synthetic searches (default 2,000, of 50 epochs each) through nasx.runs.records into a temporary folder, 40
+Writes RUNS synthetic searches (default 2,000, of 50 epochs each) through nasx.runs.run_folder into a temporary folder, 40
 settings of 50 seeds, then times `nasx table` and `nasx report` as processes of their own, each three times. Prints the
 seconds of each time, those of the processor too, which grow little when other work runs beside, and the page's size.
 """

@@ -8,7 +8,7 @@
     # Published: nothing; <why>
     # Cost: <what it takes, on which card, by whose account>
 
-<row> and <numbers> are what `results.published.name` and `told` make of the printed numbers inside the
+<row> and <numbers> are what `results.targets` makes of the printed numbers inside the
 package, so that the file, the list of experiments and the tables beside the papers cannot drift apart. A user's own
 files need none of it. Imports nothing heavy.
 """
