@@ -1,8 +1,8 @@
 """How long tables and reports of many runs take: python scripts/report_speed.py [RUNS] [EPOCHS].
 
-Writes RUNS synthetic searches (default 2,000, of 50 epochs each) through nasx.runs.run_folder into a temporary folder, 40
-settings of 50 seeds, then times `nasx table` and `nasx report` as processes of their own, each three times. Prints the
-seconds of each time, those of the processor too, which grow little when other work runs beside, and the page's size.
+Writes RUNS synthetic searches (default 2,000, of 50 epochs each) through nasx.runs.run_folder into a temporary folder:
+40 settings of 50 seeds. Then times `nasx table` and `nasx report` in their own processes, three times each. Prints wall
+seconds, CPU seconds (which depend less on other work on the machine) and the size of the page.
 """
 
 from __future__ import annotations
