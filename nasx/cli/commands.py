@@ -1,6 +1,7 @@
 """The commands: their names, and those that need no configuration."""
 
 COMMANDS = {
+    "quickstart": "a first result in two minutes on a CPU, offline: three ways to choose a cell, compared",
     "search": "search an architecture, then look it up where a benchmark knows it",
     "retrain": "train a found or published architecture from scratch and test it",
     "run": "search, then look up or retrain, in one configuration",
@@ -20,6 +21,6 @@ COMMANDS = {
 }
 PLAIN: dict[str, str] = {
     name: f"nasx.cli.{name}"
-    for name in ("info", "export", "evaluate", "diagnose", "status", "doctor", "report", "compare")
+    for name in ("quickstart", "info", "export", "evaluate", "diagnose", "status", "doctor", "report", "compare")
 }
 """Commands that take plain words (nasx/cli/arguments.py): command -> module with `main(words)`."""

@@ -1,0 +1,139 @@
+"""Compare three ways to choose a cell of NAS-Bench-201: random search, a zero-cost score, a differentiable search.
+
+    nasx quickstart [seed=0] [out=outputs] [open=auto]
+
+Works offline on a CPU in about two minutes. The three are ordinary runs under `out` (names below): a second call shows
+them again, a killed one resumes.
+
+    quickstart-random    the best of 100 random cells by the accuracies of the benchmark, as if each had been trained
+    quickstart-synflow   the same 100 cells, scored at initialization without data (SynFlow); the best score
+    quickstart-search    a differentiable search on the handwritten digits in the package (experiment=quickstart)
+
+All accuracies are those of the benchmark: each cell trained on CIFAR-10 for 200 epochs. `open=true` opens the picture,
+`auto` does so where there is a screen.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import sys
+import webbrowser
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from nasx.benchmarks.nb201 import Nb201
+from nasx.cli import arguments
+from nasx.errors import UserError, printable
+from nasx.report import histogram
+from nasx.report.run_summary import percent
+from nasx.runs import records
+from nasx.runs.progress import duration
+
+OPTIONS = {"seed": "0", "out": "outputs", "open": "auto"}
+CANDIDATES = 100
+STEPS = {
+    "random": ["method=random", f"method.samples={CANDIDATES}"],
+    "synflow": ["method=synflow", f"method.candidates={CANDIDATES}", "space.layers=5", "space.channels=16"],
+    "search": [],
+}
+"""Run -> what it changes in experiment=quickstart."""
+
+
+class Chosen(NamedTuple):
+    """A cell, how it was chosen, its validation accuracy in percent, and what choosing it cost."""
+
+    by: str
+    accuracy: float
+    cost: str
+    genotype: str = ""
+
+
+def main(given: Sequence[str]) -> int:
+    """`nasx quickstart [seed=...] [out=...] [open=...]`."""
+    asked = arguments.read("quickstart", given, OPTIONS)
+    seed, out = asked.number("seed"), asked.options["out"]
+    if asked.options["open"] not in ("auto", "true", "false"):
+        raise UserError(f"open={asked.options['open']}", "is not auto, true or false", "use open=false")
+    results = []
+    for i, (name, words) in enumerate(STEPS.items(), 1):
+        print(f"[{i}/{len(STEPS)}] {name}", file=sys.stderr, flush=True)
+        results.append(_run(f"quickstart-{name}-s{seed}", [*words, f"seed={seed}"], out))
+    table = Nb201()
+    accuracies = table.accuracies("cifar10", "valid")
+    hours = CANDIDATES * float(table.table().seconds("cifar10").mean()) / 3600
+    drawn, scored, searched = results
+    chosen = [
+        Chosen("optimum of the table", float(accuracies.max()), "15,625 trainings"),
+        Chosen(f"best of {CANDIDATES} random cells", _found(drawn), f"{CANDIDATES} trainings, ~{hours:.0f} GPU-hours"),
+        Chosen(f"{CANDIDATES} cells by SynFlow", _found(scored), f"{duration(scored['wall_s'])} on this CPU"),
+        Chosen(
+            f"{searched['choices']['method']} search on digits",
+            _found(searched),
+            f"{duration(searched['wall_s'])} on this CPU",
+            searched["genotype"],
+        ),
+        Chosen("one random cell (median)", float(np.median(accuracies)), "nothing"),
+    ]
+    picture = Path(out).expanduser() / f"quickstart-s{seed}"
+    made = histogram.draw(
+        accuracies,
+        {each.by: [each.accuracy] for each in chosen[1:]},
+        "All 15,625 cells of NAS-Bench-201",
+        "CIFAR-10 validation accuracy after 200 epochs (%)",
+    )
+    written = histogram.write(made, picture)
+    _show(chosen, accuracies, written[-1])
+    if asked.options["open"] == "true" or (asked.options["open"] == "auto" and _screen()):
+        webbrowser.open(written[-1].resolve().as_uri())
+    return 0
+
+
+def _run(name: str, words: Sequence[str], out: str) -> Mapping[str, Any]:
+    """The record of a search, which is run where it is not finished. Its own summary is not printed."""
+    from nasx.cli.main import application
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        application("search", ["experiment=quickstart", *words, f"name={name}", f"out={out}"])
+    record = records.finished(Path(out).expanduser() / name)
+    assert record is not None, name
+    return record
+
+
+def _found(record: Mapping[str, Any]) -> float:
+    return float(record["lookup"]["cifar10"]["valid"])
+
+
+def _show(chosen: Sequence[Chosen], accuracies: np.ndarray, picture: Path) -> None:
+    """Print the last screen: a table of at most 80 columns, what it means, the next commands."""
+    console = Console(highlight=False, soft_wrap=True)
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column("cell chosen by")
+    for heading in ("accuracy", "better than"):
+        table.add_column(heading, justify="right")
+    table.add_column("cost of the choice")
+    for each in chosen:
+        better = float((accuracies < each.accuracy).mean())
+        table.add_row(each.by, f"{each.accuracy:.2f} %", percent(better), each.cost)
+    console.print("\n[bold]NAS-Bench-201: which cell is worth training on CIFAR-10?[/bold]")
+    console.print(table)
+    console.print(
+        "Accuracy: on CIFAR-10's validation images, after 200 epochs, from the benchmark's\n"
+        "table; better than: the share of all 15,625 cells. The search saw digits only."
+    )
+    console.print(f"cell found by the search: {chosen[-2].genotype}", markup=False)
+    console.print(f"picture: {printable(str(picture))}", markup=False)
+    console.print("next: nasx search method=darts space=nb201     the full search, on CIFAR-10 (a GPU)")
+    console.print("      nasx table                               all finished runs")
+
+
+def _screen() -> bool:
+    """Whether somebody sits at a screen: a terminal, a display, no CI."""
+    seen = sys.platform in ("darwin", "win32") or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+    return seen and sys.stdout.isatty() and "CI" not in os.environ and "SSH_CONNECTION" not in os.environ

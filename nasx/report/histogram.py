@@ -1,0 +1,70 @@
+"""Histogram of the accuracies of a whole tabular benchmark, with the cells that searches found as markers.
+
+Shapes: `accuracies` is (cells,), in percent; a marker is a label and an accuracy in percent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from nasx.report.style import CYCLE, FAINT, INK, SOFT, figure, save, style
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+BINS = 60
+
+
+def draw(accuracies: np.ndarray, found: Mapping[str, Sequence[float]], title: str, xlabel: str) -> Figure:
+    """A histogram of `accuracies` and one row of markers above it per entry of `found` (label -> percent).
+
+    The axis starts at the 5 % quantile, or below the lowest marker: most benchmarks have a long tail of cells that
+    learn nothing. What lies left of it is counted in the label of the first bin.
+    """
+    marks = np.array([value for values in found.values() for value in values])
+    low = float(np.floor(min([np.quantile(accuracies, 0.05), *marks]) - 1))
+    high = float(np.ceil(max([accuracies.max(), *marks])))
+    hidden = int((accuracies < low).sum())
+    with style():
+        made = figure(7.2, 2.6 + 0.24 * len(found))
+        axes = made.subplots()
+        counts, edges = np.histogram(accuracies, BINS, (low, high))
+        axes.stairs(counts, edges, fill=True, color=FAINT)
+        top = float(counts.max())
+        step = 0.14 * top
+        for row, (label, values) in enumerate(found.items()):
+            colour, height = CYCLE[row % len(CYCLE)], top + (len(found) - row) * step
+            for value in values:
+                axes.vlines(value, 0, height, color=colour, linewidth=1.0)
+            axes.plot(values, [height] * len(values), "v", color=colour, markersize=6, clip_on=False)
+            left = float(np.mean(values)) > (low + high) / 2
+            axes.annotate(
+                f"{label}: {', '.join(f'{value:.2f}' for value in sorted(values))}",
+                (min(values) if left else max(values), height),
+                xytext=(-7 if left else 7, 0),
+                textcoords="offset points",
+                ha="right" if left else "left",
+                va="center",
+                color=INK,
+                fontsize=8.5,
+                bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.0},
+            )
+        if hidden:
+            axes.text(
+                0.0, -0.2, f"{hidden:,} cells lie left of the axis", transform=axes.transAxes, fontsize=7.5, color=SOFT
+            )
+        axes.set(
+            title=title, xlabel=xlabel, ylabel="cells", xlim=(low, high), ylim=(0, top + (len(found) + 0.6) * step)
+        )
+        axes.grid(visible=False)
+    return made
+
+
+def write(made: Figure, path: Path) -> list[Path]:
+    """Write the picture as SVG and PNG beside each other; returns the files."""
+    with style():
+        return save(made, path)
