@@ -129,7 +129,7 @@ def test_pictures_are_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]
         (("genotype=DARTS_V2", "space=nb201"), "is not a NAS-Bench-201 cell"),
         (("genotype=DARTS_V2", "from=x"), "both given"),
         (("space=s1", "out=cell.pdf"), "is no picture; end it in .svg"),
-        (("space=s1", "layers=many"), "layers=many: is no integer"),
+        (("space=s1", "layers=many"), "layers=many: is not an integer"),
         (("sapce=s1",), "did you mean space"),
         (("from=nowhere",), "there is no such run"),
     ],

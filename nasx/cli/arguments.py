@@ -21,12 +21,19 @@ class Words(NamedTuple):
     plain: tuple[str, ...]
     options: dict[str, str]
 
-    def number(self, name: str) -> int:
-        """An option as an integer. Raises UserError."""
+    def number(self, name: str, least: int | None = None) -> int:
+        """An option as an integer of at least `least`. Raises UserError."""
         try:
-            return int(self.options[name])
+            value = int(self.options[name])
         except ValueError:
-            raise UserError(f"{name}={self.options[name]}", "is no integer", f"for example {name}=1") from None
+            raise UserError(f"{name}={self.options[name]}", "is not an integer", f"for example {name}=1") from None
+        if least is not None and value < least:
+            raise UserError(f"{name}={value}", f"is less than {least}", f"for example {name}={max(least, 10)}")
+        return value
+
+    def optional(self, name: str, least: int | None = None) -> int | None:
+        """The same, None where the option is empty."""
+        return self.number(name, least) if self.options[name] else None
 
     def several(self, name: str) -> tuple[str, ...]:
         """An option's values, which commas part, with or without brackets round them."""

@@ -49,7 +49,7 @@ def main(words: Sequence[str]) -> int:
         diagnose(
             folder,
             device=given.options["device"],
-            threads=given.number("threads") if given.options["threads"] else None,
+            threads=given.optional("threads"),
             allow=given.allowed,
             settings=settings,
         )

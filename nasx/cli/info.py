@@ -230,7 +230,7 @@ def images(said: Words, cfg: Mapping[str, Any], space: Space, stem: str, run: Pa
     else:
         found = source.open("cpu")
         classes, size = len(found.classes), found.shape[1]
-    given = [said.number(name) if said.options[name] else None for name in ("classes", "size")]
+    given = [said.optional(name) for name in ("classes", "size")]
     return given[0] or classes, given[1] or size
 
 

@@ -22,14 +22,13 @@ defined in nasx/benchmarks/ranking.py.
 from __future__ import annotations
 
 import csv
-import io
 import json
 import math
 import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -51,22 +50,13 @@ CHOICES = tuple(f"{dataset}.{split}" for dataset in DATASETS for split in ("vali
 SAMPLE = 200
 """Cells that are drawn of a search where n is not given (nasx: the standard error of tau of unrelated scores is then
 0.05)."""
-DEFAULTS = {
-    "from": "",
-    "column": "",
-    "file": "",
-    "against": "",
+DEFAULTS = dict.fromkeys(("from", "column", "file", "against", "n", "images", "out_file", "threads", "allow"), "") | {
     "k": "10",
     "resamples": "1000",
-    "n": "",
     "seed": "0",
     "lower": "false",
-    "images": "",
-    "out_file": "",
     "out": "outputs",
     "device": "auto",
-    "threads": "",
-    "allow": "",
 }
 HEAD = ("score", "against", "cells", "Kendall's tau-b", "Spearman's rho", "regret in %")
 
@@ -92,10 +82,11 @@ class Scored:
 
 
 class Sampling(NamedTuple):
-    """How many cells are drawn (None: not given), by which seed."""
+    """How many cells are drawn (None: not given) by which seed, and on how many images each is evaluated."""
 
     n: int | None
     seed: int
+    images: int | None
 
 
 def main(words: Sequence[str]) -> int:
@@ -105,8 +96,8 @@ def main(words: Sequence[str]) -> int:
         return 0
     settings, rest = lineage.dataset_words(words)
     given = read("bench rank", rest, DEFAULTS)
-    k, resamples = positive(given, "k"), positive(given, "resamples")
-    sampling = Sampling(positive(given, "n", least=2) if given.options["n"] else None, given.number("seed"))
+    k, resamples = given.number("k", 1), given.number("resamples", 1)
+    sampling = Sampling(given.optional("n", 2), given.number("seed"), given.optional("images", 1))
     sign = -1.0 if given.flag("lower") else 1.0
     if not 0 <= sampling.seed < 2**63:
         raise UserError(f"seed={sampling.seed}", "is not in 0 ... 2**63 - 1", "use seed=0")
@@ -124,17 +115,8 @@ def main(words: Sequence[str]) -> int:
                     "rank at least two cells that it has",
                 )
             found = ranking(sign * each.scores[known], accuracies[known], k=k, resamples=resamples, seed=sampling.seed)
-            rows.append(
-                {
-                    "score": each.name,
-                    "against": measure,
-                    **as_record(found, k),
-                    "resamples": resamples,
-                    "seed": sampling.seed,
-                    "lower": sign < 0,
-                    **each.facts,
-                }
-            )
+            facts = {"resamples": resamples, "seed": sampling.seed, "lower": sign < 0, **each.facts}
+            rows.append({"score": each.name, "against": measure, **as_record(found, k), **facts})
             kept[measure] = [plain(x) for x in accuracies.tolist()]
         if each.listed:
             cells[each.name] = [
@@ -147,14 +129,6 @@ def main(words: Sequence[str]) -> int:
         files.write_atomic(written, text, "name another file: out_file=FILE")
         print(f"written to {written}")
     return 0
-
-
-def positive(given: Words, name: str, least: int = 1) -> int:
-    """An option that is an integer of at least `least`. Raises UserError."""
-    value = given.number(name)
-    if value < least:
-        raise UserError(f"{name}={value}", f"is less than {least}", f"for example {name}={max(least, 10)}")
-    return value
 
 
 def target(text: str) -> Path | None:
@@ -190,19 +164,8 @@ def scored(given: Words, settings: Sequence[str], sampling: Sampling) -> Iterato
     tabular += [of_file(benchmark, Path(file).expanduser(), against or ("cifar10.valid",))] if file else []
     folders = [lineage.run_folder(name, given.options["out"]) for name in runs]
     yield from (drawn(each, sampling) for each in tabular)
-    images = positive(given, "images") if given.options["images"] else None
-    threads = given.number("threads") if given.options["threads"] else None
     for folder in folders:
-        yield of_run(
-            folder,
-            against,
-            sampling,
-            settings,
-            images=images,
-            device=given.options["device"],
-            threads=threads,
-            allow=given.allowed,
-        )
+        yield of_run(folder, given, settings, sampling, against)
 
 
 def answered(benchmark: Benchmark, against: Sequence[str]) -> None:
@@ -249,15 +212,7 @@ def drawn(each: Scored, sampling: Sampling) -> Scored:
     if sampling.n is None or sampling.n >= len(each.cells):
         return each
     rows = np.sort(np.random.default_rng(sampling.seed).choice(len(each.cells), sampling.n, replace=False))
-    return Scored(
-        each.name,
-        each.benchmark,
-        [each.cells[i] for i in rows],
-        each.scores[rows],
-        each.against,
-        each.listed,
-        each.facts,
-    )
+    return replace(each, cells=[each.cells[i] for i in rows], scores=each.scores[rows])
 
 
 # ------------------------------------------------------------------------------------------ a column, a user's file
@@ -323,43 +278,24 @@ def row_of(text: str, key: str) -> int:
 
 
 # ---------------------------------------------------------------------------------------------------- a search
-def of_run(
-    folder: Path,
-    against: tuple[str, ...],
-    sampling: Sampling,
-    settings: Sequence[str],
-    *,
-    images: int | None,
-    device: str,
-    threads: int | None,
-    allow: Sequence[str],
-) -> Scored:
+def of_run(folder: Path, given: Words, settings: Sequence[str], sampling: Sampling, against: tuple[str, ...]) -> Scored:
     """The scores of a search: recorded ones of a zero-cost method, else one-shot accuracies. Raises UserError."""
+    allow = given.allowed
     saved, found = diagnose.opened(folder, allow, settings)
     benchmark: Benchmark = instantiate.build(saved["benchmark"], allow)
     dataset = benchmark.dataset_key(str(saved["choices"].get("dataset"))) or "cifar10"
     against = against or (f"{dataset}.valid",)
     answered(benchmark, against)
     if known := recorded(folder):
-        return drawn(
-            Scored(
-                folder.name,
-                benchmark,
-                list(known),
-                np.array(list(known.values())),
-                against,
-                listed=True,
-                facts={"kind": "recorded"},
-            ),
-            sampling,
-        )
+        scores, facts = np.array(list(known.values())), {"kind": "recorded"}
+        return drawn(Scored(folder.name, benchmark, list(known), scores, against, True, facts), sampling)
     if not instantiate.build(saved["method"], allow).trains:
         raise UserError(
             f"from={folder}",
             "its method trains no supernet and has recorded no scores",
             "rank a search of a method that does",
         )
-    with diagnose.restored(folder, saved, device, threads, allow) as job:
+    with diagnose.restored(folder, saved, given.options["device"], given.optional("threads"), allow) as job:
         read = (checkpoints.read(path, job.ctx.device) for path in reversed(found))
         state = next((own for own in read if own is not None), None)
         if state is None:
@@ -376,17 +312,9 @@ def of_run(
                     f"the benchmark has {measure} of none of {len(cells)} cells drawn",
                     "rank a search in the space of a benchmark",
                 )
-        most, _ = job.settings.evaluated
-        scores = one_shot(job, genotypes, images or most, folder.name)
-    return Scored(
-        folder.name,
-        benchmark,
-        cells,
-        np.array(scores),
-        against,
-        listed=True,
-        facts={"kind": "one-shot", "updates": state["updates"]},
-    )
+        scores = np.array(one_shot(job, genotypes, sampling.images or job.settings.evaluated[0], folder.name))
+    facts = {"kind": "one-shot", "updates": state["updates"]}
+    return Scored(folder.name, benchmark, cells, scores, against, True, facts)
 
 
 def recorded(folder: Path) -> dict[str, float]:
@@ -461,8 +389,6 @@ def interval(row: Row, name: str) -> str:
 
 def as_csv(rows: Sequence[Row]) -> str:
     """Rows as CSV, with the keys of all."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
+    import pandas as pd
+
+    return str(pd.DataFrame(rows, dtype=object).to_csv(index=False, lineterminator="\n"))
