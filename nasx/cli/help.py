@@ -68,7 +68,7 @@ usage: nasx <command> key=value ...
 {rows}
 
 first steps
-  nasx search experiment=quickstart   a first result, offline, in under two minutes
+  nasx quickstart                     a first result, offline, in two minutes
   nasx list                           what there is to choose from
   nasx <command> --help               settings, defaults and examples of a command
   nasx --version
