@@ -70,7 +70,7 @@ class Column:
     @property
     def present(self) -> np.ndarray:
         """Where the value is known: bool in the shape of `values`."""
-        return self.values != MISSING if self.values.dtype == np.uint16 else ~np.isnan(self.values)
+        return np.asarray(self.values != MISSING if self.values.dtype == np.uint16 else ~np.isnan(self.values))
 
     @property
     def known(self) -> int:

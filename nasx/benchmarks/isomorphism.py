@@ -26,7 +26,7 @@ from nasx.errors import UserError
 
 OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
 EDGES = ((1, 0), (2, 0), (2, 1), (3, 0), (3, 1), (3, 2))  # (node, predecessor), in the order of the cell string
-CELLS = len(OPERATIONS) ** len(EDGES)
+CELLS: int = len(OPERATIONS) ** len(EDGES)
 Zero = Literal["mark", "operation", "delete"]
 
 _DIGIT = {name: digit for digit, name in enumerate(OPERATIONS)}

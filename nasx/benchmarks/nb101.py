@@ -169,7 +169,7 @@ class Table:
 
     def repeats(self, row: int, epochs: int = 108) -> np.ndarray:
         """(3, 2) accuracies in percent of one graph: repeats by valid, test."""
-        return self.accuracy[row, self.epochs.index(epochs)].astype(np.float64) * 100.0
+        return np.multiply(self.accuracy[row, self.epochs.index(epochs)], 100.0, dtype=np.float64)
 
 
 @lru_cache(maxsize=2)
@@ -263,7 +263,7 @@ class Nb101(Benchmark):
         if self._table is None or self.dataset_key(dataset) is None:
             return np.empty(0)
         column = _means(self._table)[split]
-        return column[~np.isnan(column)]
+        return np.asarray(column[~np.isnan(column)])
 
     def cells(self, edges: Edges = ()) -> int:
         return 0 if self._table is None else len(self._table.high)

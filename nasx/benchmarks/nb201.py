@@ -181,7 +181,7 @@ class Nb201(Benchmark):
 
     def accuracies(self, dataset: str, split: str, edges: Edges = ()) -> np.ndarray:
         column = self._opened[1][within(edges), MEASURES.index((dataset, split)), 0]
-        return column[~np.isnan(column)]
+        return np.asarray(column[~np.isnan(column)])
 
     def missing(self) -> str | None:
         """One sentence on what the table in use lacks and how to get it, None if nothing."""

@@ -55,7 +55,8 @@ class Classifier(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Scores (n, classes) of normalized images (n, channels, h, w)."""
-        return self.network(x).main
+        scores: Tensor = self.network(x).main
+        return scores
 
     def normalize(self, images: Tensor) -> Tensor:
         """What the network reads, of images uint8 (n, channels, h, w)."""

@@ -138,7 +138,7 @@ def _sharp(graph: Any) -> bytes:
     """PNG at twice the resolution of the screen; the layout is the one that is there."""
     graph.graph_attr.update(dpi="160")
     try:
-        return graph.draw(format="png")
+        return bytes(graph.draw(format="png"))
     finally:
         graph.graph_attr.update(dpi="72")
 

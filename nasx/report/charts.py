@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from nasx.core.quantities import QUANTITIES, Quantity
 from nasx.errors import UserError
 from nasx.report import cells, curves, style
+from nasx.spaces.edges import Edge
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -174,7 +175,7 @@ def anytime(groups: Groups, dataset: str, split: str, reference: Mapping[str, fl
     return made if curves.trajectory(made.subplots(), groups, dataset, split, reference) else None
 
 
-def cell(edges: Sequence[cells.Edge], prefix: str, label: str) -> str:
+def cell(edges: Sequence[Edge], prefix: str, label: str) -> str:
     """One cell, inline."""
     return inline(cells.svg(edges), prefix, label)
 

@@ -111,7 +111,7 @@ def _fits(line: Mapping[str, Any], row: Mapping[str, Any]) -> bool:
 def _chosen_alike(line: Mapping[str, Any], row: Mapping[str, Any]) -> bool:
     """Whether our cells were chosen as the printed row says of its own; what it does not say is no hindrance."""
     if line["selection"].startswith("best of"):
-        return f"best of {int(row['best_of'])}" == line["selection"]
+        return bool(line["selection"] == f"best of {int(row['best_of'])}")
     return not row["best_of"] or line["row"] not in means()
 
 
@@ -141,7 +141,7 @@ def _named(printed: Printed, experiment: Experiment, line: Mapping[str, Any], ro
 
 
 def _searched(line: Mapping[str, Any]) -> str:
-    return line["dataset"] if line["searched_on"] == "each" else line["searched_on"]
+    return str(line["dataset"] if line["searched_on"] == "each" else line["searched_on"])
 
 
 def _holds(condition: str, row: Mapping[str, Any]) -> bool:
@@ -160,7 +160,7 @@ def _holds(condition: str, row: Mapping[str, Any]) -> bool:
     for line in (*row["overrides"], *row["parent_overrides"]):
         name, _, setting = line.partition("=")
         if name.lstrip("+") == key:
-            return setting == wanted
+            return bool(setting == wanted)
     found = (_configured(folder, key) for folder in (row["folder"], row["parent_folder"]))
     return str(next((value for value in found if value is not None), None)) == wanted
 

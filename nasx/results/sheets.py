@@ -81,10 +81,12 @@ def name(row: Mapping[str, Any]) -> str:
     """The method as a table shows it; reference rows and best-of-k rows are marked."""
     if row.get("reference"):
         of = f" of {row['cells']}" if row["cells"] else ""
-        return {"random": f"random cell{of or ' (benchmark mean)'}", "optimum": f"optimum{of} (of each column)"}[
-            row["reference"]
-        ]
-    return (row["method"] or "–") + (f" ({chosen(row)})" if chosen(row) else "")
+        return (
+            f"random cell{of or ' (benchmark mean)'}"
+            if row["reference"] == "random"
+            else f"optimum{of} (of each column)"
+        )
+    return str(row["method"] or "–") + (f" ({chosen(row)})" if chosen(row) else "")
 
 
 def chosen(row: Mapping[str, Any]) -> str:
