@@ -35,7 +35,12 @@ WORDS = (
     "device=cpu",
     "threads=1",
 )
-VALID = Table.read(EMBEDDED).statistics("cifar10", "valid")[:, 0]
+
+
+@pytest.fixture(scope="module")
+def valid() -> np.ndarray[Any, Any]:
+    """The validation accuracies of all cells on CIFAR-10."""
+    return Table.read(EMBEDDED).statistics("cifar10", "valid")[:, 0]
 
 
 @pytest.fixture(autouse=True)
@@ -57,7 +62,7 @@ def ranked(*words: str) -> dict[str, Any]:
 
 
 # ------------------------------------------------------------------------------------------------ columns and files
-def test_a_column_against_several_accuracies(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_column_against_several_accuracies(capsys: pytest.CaptureFixture[str], valid: np.ndarray[Any, Any]) -> None:
     rows = ranked(
         "column=params,cifar10.seconds",
         "against=cifar10.valid,cifar100.valid",
@@ -72,7 +77,7 @@ def test_a_column_against_several_accuracies(capsys: pytest.CaptureFixture[str])
         for dataset in ("cifar10", "cifar100")
     ]
     cells = np.sort(np.random.default_rng(4).choice(CELLS, 200, replace=False))
-    expected = stats.kendalltau([params(int(cell)) for cell in cells], VALID[cells].round(4)).statistic
+    expected = stats.kendalltau([params(int(cell)) for cell in cells], valid[cells].round(4)).statistic
     assert rows[0]["kendall_tau"] == pytest.approx(expected, abs=1e-3)
     assert rows[0]["kendall_tau_low"] < rows[0]["kendall_tau"] < rows[0]["kendall_tau_high"]
     shown = capsys.readouterr().out
@@ -81,11 +86,11 @@ def test_a_column_against_several_accuracies(capsys: pytest.CaptureFixture[str])
     assert "top 5 of 200" in shown
 
 
-def test_all_cells_are_taken_where_n_is_not_given_and_a_column_agrees_with_itself() -> None:
+def test_all_cells_are_taken_where_n_is_not_given_and_a_column_agrees_with_itself(valid: np.ndarray[Any, Any]) -> None:
     (row,) = ranked("column=cifar10.valid", "resamples=1")["rows"]
     assert (row["n"], row["regret"]) == (CELLS, 0.0)
     assert (row["kendall_tau"], row["spearman"]) == pytest.approx((1.0, 1.0), abs=1e-12)
-    assert row["best"] == pytest.approx(VALID.max())
+    assert row["best"] == pytest.approx(valid.max())
 
 
 def test_lower_is_better_turns_the_order_round() -> None:
@@ -94,7 +99,7 @@ def test_lower_is_better_turns_the_order_round() -> None:
     assert up["regret"] != down["regret"]
 
 
-def test_a_file_by_string_or_by_official_index(tmp_path: Path) -> None:
+def test_a_file_by_string_or_by_official_index(tmp_path: Path, valid: np.ndarray[Any, Any]) -> None:
     cells = np.random.default_rng(0).choice(CELLS, 200, replace=False).tolist()
     index = {row: i for i, row in enumerate(official_order())}
     scores = np.random.default_rng(1).normal(size=200)
@@ -106,8 +111,8 @@ def test_a_file_by_string_or_by_official_index(tmp_path: Path) -> None:
     assert {**one, "score": ""} == {**two, "score": ""}
     assert one["n"] == 200
     rounded = [round(float(score), 6) for score in scores]
-    assert one["kendall_tau"] == pytest.approx(stats.kendalltau(rounded, VALID[cells]).statistic, abs=1e-12)
-    assert one["spearman"] == pytest.approx(stats.spearmanr(rounded, VALID[cells]).statistic, abs=1e-12)
+    assert one["kendall_tau"] == pytest.approx(stats.kendalltau(rounded, valid[cells]).statistic, abs=1e-12)
+    assert one["spearman"] == pytest.approx(stats.spearmanr(rounded, valid[cells]).statistic, abs=1e-12)
 
 
 def test_rows_as_csv(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -177,7 +182,9 @@ def test_help_shows_the_options(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 # ----------------------------------------------------------------------------------------------------- searches
-def test_one_shot_accuracies_of_a_search(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_shot_accuracies_of_a_search(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], valid: np.ndarray[Any, Any]
+) -> None:
     """Each is the accuracy of the supernet of the last checkpoint with one operation on each edge."""
     searched()
     found = ranked("from=run", "n=12", "seed=3", "resamples=10", "k=2")
@@ -212,7 +219,7 @@ def test_one_shot_accuracies_of_a_search(tmp_path: Path, capsys: pytest.CaptureF
             with torch.no_grad():
                 right += int((supernet(batch.x, job.space.encode(genotype)).main.argmax(1) == batch.y).sum())
         assert each["score"] == pytest.approx(right / 40)
-        assert each["cifar10.valid"] == pytest.approx(VALID[cell_code(each["architecture"])])
+        assert each["cifar10.valid"] == pytest.approx(valid[cell_code(each["architecture"])])
     scores, accuracies = ([each[name] for each in cells] for name in ("score", "cifar10.valid"))
     assert len(set(scores)) > 2
     assert row["kendall_tau"] == pytest.approx(stats.kendalltau(scores, accuracies).statistic, abs=1e-12)

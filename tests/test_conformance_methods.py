@@ -14,12 +14,9 @@ from typing import Any
 import agree
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 from torch import Tensor
-from variants import VARIANTS
+from variants import BUILT, TRAINING, VARIANTS, class_of
 
-from nasx.config import instantiate, paths
 from nasx.core.bilevel import Method, Search, frozen
 from nasx.data.segments import Segments
 from nasx.search.problem import RelaxedProblem, weights
@@ -27,17 +24,6 @@ from nasx.search.problem import RelaxedProblem, weights
 import small
 import toy
 
-
-def method_of(name: str, *overrides: str) -> Method:
-    """The method of conf/method/<name>.yaml, built as the command line builds it (on the DARTS space: all have it)."""
-    with initialize_config_dir(str(paths.conf_dir()), version_base="1.3"):
-        cfg = compose("search", [f"method={name}", "space=darts", *overrides])
-    built: Method = instantiate.build(OmegaConf.to_container(cfg.method, resolve=True))
-    return built
-
-
-BUILT: dict[str, Method] = {name: method_of(*words) for name, words in VARIANTS.items()}
-TRAINING = [name for name, method in BUILT.items() if method.trains]
 MOVES_NO_ARCHITECTURE = {"random_ws"}
 
 
@@ -63,10 +49,11 @@ def state(search: Search) -> list[Tensor]:
 
 
 # ------------------------------------------------------------------------------------------------------ general
-@pytest.mark.parametrize("name", BUILT)
+@pytest.mark.parametrize("name", VARIANTS)
 def test_is_a_frozen_value(name: str) -> None:
     method = BUILT[name]
     assert isinstance(method, Method)
+    assert method.trains == (name in TRAINING)
     assert dataclasses.is_dataclass(method)
     first = dataclasses.fields(method)[0].name
     with pytest.raises(dataclasses.FrozenInstanceError):
@@ -142,7 +129,7 @@ def test_a_batch_s_rate_scales_the_learning_rate_of_the_weights(name: str) -> No
     assert all(torch.equal(x, y) for x, y in zip(*ends, strict=True))
 
 
-@pytest.mark.parametrize("name", [name for name in TRAINING if hasattr(BUILT[name], "hypergradient")])
+@pytest.mark.parametrize("name", [name for name in TRAINING if hasattr(class_of(name), "hypergradient")])
 def test_hypergradient_leaves_everything_as_it_is(name: str) -> None:
     problem, search, batches, val = parts(BUILT[name])
     search.update_w(batches[0])  # fills the momentum buffers
@@ -308,7 +295,7 @@ def test_one_pass_gives_both_gradients(name: str) -> None:
 
 # -------------------------------------------------------------------------------------------------- real spaces
 @pytest.mark.parametrize("space", [*agree.SPACES, *agree.TEXT])
-@pytest.mark.parametrize("name", BUILT)
+@pytest.mark.parametrize("name", VARIANTS)
 def test_searches_and_chooses_on_a_real_space(name: str, space: str) -> None:
     """Two steps (where it trains) leave finite values, and what it chooses is an architecture of the space."""
     method, built = BUILT[name], {**agree.SPACES, **agree.TEXT}[space]

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import texts
 import torch
+import variants
 from hydra import compose, initialize_config_dir
 from hydra.types import RunMode
 from omegaconf import OmegaConf
@@ -510,9 +511,7 @@ def looped(name: str, method: Any, engine: EngineSettings | None = None) -> Loop
 
 
 def method_of(name: str) -> Any:
-    with initialize_config_dir(str(paths.conf_dir()), version_base="1.3"):
-        cfg = compose("search", [f"method={name}", "space=darts", "~pair"])
-    return instantiate.build(OmegaConf.to_container(cfg.method, resolve=True))
+    return variants.method_of(name, "~pair")
 
 
 @pytest.mark.parametrize("method", ["darts", "gdas", "lambda"])

@@ -14,9 +14,14 @@ from PIL import Image
 
 from nasx.data import decode
 from nasx.data.decode import Odd, UnreadableError
-from nasx.data.decoded import pixels
 from nasx.data.images import Folder
 from nasx.errors import UserError
+
+
+def pixels(path: Path) -> torch.Tensor:
+    from nasx.data import decoded  # imports torchvision, too slow for test collection
+
+    return decoded.pixels(path)
 
 
 @pytest.mark.parametrize("name", KINDS)

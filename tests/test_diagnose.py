@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-import test_conformance_methods as methods
 import torch
+from variants import BUILT, TRAINING
 
 from nasx.core.bilevel import Method, Tree, detached
 from nasx.diagnostics import agreement, recorder, stop
@@ -140,9 +140,9 @@ def of(method: Method) -> Any:
     return found
 
 
-@pytest.mark.parametrize("name", methods.TRAINING)
+@pytest.mark.parametrize("name", TRAINING)
 def test_every_method_is_told_of_completely_and_takes_the_same_path(name: str) -> None:
-    method, space = methods.BUILT[name], SPACES["nb201"]
+    method, space = BUILT[name], SPACES["nb201"]
     ends = []
     for steps in (0, 1):
         search = of(method)

@@ -11,8 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_conformance_methods import BUILT, TRAINING
-from torch._dynamo.utils import counters
+from variants import BUILT, TRAINING
 
 from nasx.config.settings import EngineSettings
 from nasx.core.bilevel import Batch, Method, Search, Tree, gradients
@@ -120,6 +119,8 @@ def test_a_checkpoint_of_other_kernels_keeps_those_of_this_device() -> None:
 @pytest.mark.parametrize("space", ["nb201", "darts"])
 def test_compiled_cells_equal_the_naive_path_in_as_few_graphs_as_there_are_kinds(space: str, last: bool) -> None:
     """nb201: three widths, so three graphs for all cells; darts: one for each kind, width and input size."""
+    from torch._dynamo.utils import counters  # too slow for test collection
+
     torch._dynamo.reset()
     counters.clear()
     chosen = {"nb201": Nb201(layers=2, channels=4), "darts": Darts(layers=3, channels=4)}[space]

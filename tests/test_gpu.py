@@ -13,8 +13,8 @@ import jobs
 import pytest
 import torch
 from folders import equal
-from test_conformance_methods import BUILT, TRAINING
 from test_engine import SPACES, apart, position
+from variants import BUILT, TRAINING
 
 from nasx.config.settings import EngineSettings
 from nasx.core.bilevel import Batch, Method, Search

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from test_conformance_methods import BUILT, TRAINING
 from test_engine import SPACES, apart, batches, position, prepared
 from torch import Tensor
+from variants import BUILT, TRAINING
 
 from nasx.core.bilevel import Batch, Search
 from nasx.core.draws import Draws

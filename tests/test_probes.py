@@ -13,6 +13,7 @@ import pytest
 import test_conformance_methods as conformance
 import torch
 from test_diagnose import Fixed
+from variants import BUILT, TRAINING
 
 from nasx.core import trees
 from nasx.core.bilevel import Batch, Method, Search, Second, Tree, detached
@@ -28,7 +29,6 @@ import small
 import toy
 from reference import methods
 
-BUILT, TRAINING = conformance.BUILT, conformance.TRAINING
 TAKEN = {  # how many differences of which name a step takes; the others take none
     "darts order=2": {"Mv": 1},
     "darts clip": {"Mv": 1},

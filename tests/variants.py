@@ -1,6 +1,13 @@
-"""Every method, and its settings that take other steps: name -> method of conf/method and overrides."""
+"""Every method, and its settings that take other steps: name -> method of conf/method and overrides.
+
+Configurations are composed when a test first asks for one, so that test collection composes none.
+"""
 
 from __future__ import annotations
+
+import functools
+import re
+from typing import Any
 
 from nasx.config import paths
 
@@ -30,3 +37,40 @@ SHORT: dict[str, tuple[str, ...]] = {
 }
 """Chunks and tuning short enough for tests."""
 VARIANTS: dict[str, tuple[str, ...]] = {name: (name,) for name in METHODS} | SHORT | OTHER
+
+
+@functools.cache
+def method_of(name: str, *overrides: str) -> Any:
+    """The method of conf/method/NAME.yaml, built as the command line builds it (on the DARTS space: all have it)."""
+    from hydra import compose, initialize_config_dir
+    from omegaconf import OmegaConf
+
+    from nasx.config import instantiate
+
+    with initialize_config_dir(str(paths.conf_dir()), version_base="1.3"):
+        cfg = compose("search", [f"method={name}", "space=darts", *overrides])
+    return instantiate.build(OmegaConf.to_container(cfg.method, resolve=True))
+
+
+def class_of(name: str) -> Any:
+    """The class of a variant, by the first `_target_` of its YAML."""
+    from hydra.utils import get_class
+
+    text = (paths.conf_dir() / "method" / f"{VARIANTS[name][0]}.yaml").read_text(encoding="utf-8")
+    found = re.search(r"_target_: (\S+)", text)
+    assert found is not None
+    return get_class(found[1])
+
+
+class Built(dict[str, Any]):
+    """Variant -> method, built on first use."""
+
+    def __missing__(self, name: str) -> Any:
+        return self.setdefault(name, method_of(*VARIANTS[name]))
+
+
+BUILT = Built()
+
+
+TRAINING = [name for name in VARIANTS if class_of(name).trains]
+"""The variants that train a supernet."""
