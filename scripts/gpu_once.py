@@ -187,7 +187,7 @@ class Prepared:
         from nasx.search.job import SearchJob
 
         line = [*words, f"out={folder}", f"name=run{len(list(folder.iterdir()))}", "quiet=true", "device=cuda"]
-        self.config, choices = preflight.plain(
+        self.config, choices = preflight.resolved(
             preflight.make_loader(None).load_configuration("search", line, RunMode.RUN)
         )
         check.check(self.config, choices, line)

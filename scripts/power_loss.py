@@ -138,8 +138,10 @@ def job(words: tuple[str, ...]) -> Callable[[], Any]:
         return functools.partial(importlib.import_module(commands.PLAIN[command]).main, rest)
     from nasx.cli import arguments, preflight
 
-    line = preflight.rewritten(command, arguments.arrange(rest))
-    cfg, choices = compose.plain(compose.make_loader().load_configuration(command, list(line.overrides), RunMode.RUN))
+    line = preflight.normalize(command, arguments.split_options(rest))
+    cfg, choices = compose.resolved(
+        compose.make_loader().load_configuration(command, list(line.overrides), RunMode.RUN)
+    )
     info = {
         "choices": choices,
         "overrides": list(line.overrides),

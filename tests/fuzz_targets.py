@@ -41,7 +41,7 @@ def _spaces() -> list[Any]:
     files = sorted((paths.conf_dir() / "space").glob("*.yaml"))
     return [
         instantiate.build(
-            preflight.plain(
+            preflight.resolved(
                 preflight.make_loader().load_configuration("search", [f"space={file.stem}"], preflight.RunMode.RUN)
             )[0]["space"]
         )
@@ -137,8 +137,8 @@ def examined(root: Path, asked: tuple[str, list[str]]) -> None:
     name, words = asked
     if any("\x00" in word for word in words):  # no shell can say it
         return
-    line = arguments.arrange(words)
-    preflight.examine(name, preflight.rewritten(name, line))
+    line = arguments.split_options(words)
+    preflight.check_line(name, preflight.normalize(name, line))
 
 
 def asked_lines(root: Path) -> st.SearchStrategy[Any]:
@@ -162,7 +162,7 @@ def composed(root: Path, drawn: tuple[str, str]) -> None:
     (root / "mine" / group / "own.yaml").write_bytes(text.encode("utf-8", "surrogatepass"))
     list(listing.entries(group, [root / "mine"]))
     verb = "study" if group == "study" else "search"
-    help_.command(verb, arguments.arrange(["--config-dir=mine", f"{group}=own"]))
+    help_.command(verb, arguments.split_options(["--config-dir=mine", f"{group}=own"]))
     others = ["space=darts"] * (group in ("stages", "study")) + ["dataset=digits"] * (group != "dataset")
     examined(root, (verb, ["--config-dir=mine", f"{group}=own", *others]))
 

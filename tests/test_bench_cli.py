@@ -111,7 +111,7 @@ def test_query_takes_strings_digits_and_names_and_tells_isomorphic_cells(tmp_pat
     [
         (["query", "DARTS_V2"], "which no benchmark tabulates"),
         (["query", "resnet50"], "not a NAS-Bench-201 cell"),
-        (["query"], "this is not how it is called"),
+        (["query"], "is not a valid call"),
         (["query", "{"], "no graph"),
         (["fill", "nowhere"], "no such folder"),
         (["import", "nb301", "x"], "no such benchmark"),

@@ -263,7 +263,7 @@ def test_a_mirror_and_a_file_brought_by_hand(
     get.bench_get(TESTS)
     check()
     asked = len(server.asked)
-    assert get.bench_get(TESTS)["state"] == "is there already"
+    assert get.bench_get(TESTS)["state"] == "already exists"
     assert len(server.asked) == asked
 
 
@@ -332,7 +332,7 @@ def test_records_without_a_checksum_are_kept_only_where_they_are_whole(
     assert table is not None
     assert table.repeats(0).mean(0) == pytest.approx([92.0, 81.0], abs=1e-4)
     assert left(cache) == ["nb101.npz"]
-    assert get.bench_get(NB101)["state"] == "is there already"
+    assert get.bench_get(NB101)["state"] == "already exists"
 
 
 # ------------------------------------------------------------------------------------------------ the real files
@@ -369,7 +369,7 @@ def test_the_published_latencies_are_those_of_the_files(server: Server, cache: P
     get.bench_get(LATENCY, devices[:2], mirror=server.address)
     get.bench_get(LATENCY, devices[2:], brought=str(PUBLIC / "help-latency"))
     assert server.asked == ["", ""]
-    assert get.bench_get(LATENCY, devices)["state"] == "is there already"
+    assert get.bench_get(LATENCY, devices)["state"] == "already exists"
     table, order = Nb201().table(), list(official_order())
     for device in devices:
         expected = torch.load(PUBLIC / "help-latency" / f"{device}.pt", weights_only=True)

@@ -116,7 +116,7 @@ def test_a_file_by_string_or_by_official_index(tmp_path: Path, valid: np.ndarray
 
 
 def test_rows_as_csv(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main.outcome(["bench", "rank", "column=flops", "n=30", "resamples=5", "out_file=rows.csv"]) == 0
+    assert main.run_command(["bench", "rank", "column=flops", "n=30", "resamples=5", "out_file=rows.csv"]) == 0
     with (tmp_path / "rows.csv").open(newline="") as stream:
         (row,) = csv.DictReader(stream)
     assert (row["score"], row["against"], row["n"]) == ("flops", "cifar10.valid", "30")
@@ -165,7 +165,7 @@ def test_a_bad_file_is_refused_with_its_line(kind: str, tmp_path: Path) -> None:
         (("column=params", f"seed={2**63}"), "is not in 0"),
         (("column=params", f"out_file={__file__}/a.csv"), "cannot be written"),
         (("file=nowhere.csv",), "nowhere.csv"),
-        (("from=nowhere",), "there is no such run"),
+        (("from=nowhere",), "run not found"),
         (("column=params", "ks=3"), "has no option ks"),
     ],
 )
@@ -176,7 +176,7 @@ def test_bad_words_are_refused(words: tuple[str, ...], said: str) -> None:
 
 
 def test_help_shows_the_options(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main.outcome(["bench", "rank", "--help"]) == 0
+    assert main.run_command(["bench", "rank", "--help"]) == 0
     shown = capsys.readouterr().out
     assert all(f"{name}=" in shown for name in rank.DEFAULTS)
 
@@ -200,11 +200,11 @@ def test_one_shot_accuracies_of_a_search(
     assert "run: 12 cells on 40 validation images each" in capsys.readouterr().err
 
     folder = Path("outputs/run")
-    saved, _ = diagnose.opened(folder)
+    saved, _ = diagnose.open_search(folder)
     state = checkpoints.last(folder)
     assert state is not None
     with environment.prepared(torch.device("cpu"), threads=1, deterministic=False, seed=0, precision="fp32"):
-        job = diagnose.rebuilt(folder, saved, torch.device("cpu"), 1, ())
+        job = diagnose.rebuild_job(folder, saved, torch.device("cpu"), 1, ())
     supernet = job.space.supernet(10, naive=True)
     assert not supernet.load_state_dict({**state["w"], **state["buffers"]}, strict=False).missing_keys
     gen, drawn = torch.Generator().manual_seed(3), []

@@ -108,7 +108,7 @@ def test_each_step_is_printed_by_the_one_before(layout: str, tmp_path: Path) -> 
     moved = jobs.nasx(tmp_path, "diagnose", str(searched.relative_to(tmp_path)), "path=moved", "threads=1")
     assert moved.code == 0, moved
     lost = jobs.nasx(tmp_path, "evaluate", str(trained.relative_to(tmp_path)))
-    assert (lost.code, "there is no such folder" in lost.err) == (2, True), lost
+    assert (lost.code, "does not exist" in lost.err) == (2, True), lost
     assert (
         facts(jobs.nasx(tmp_path, "evaluate", str(trained.relative_to(tmp_path)), "path=moved").out)["accuracy"]
         == accuracy

@@ -139,18 +139,18 @@ def test_the_module_runs_too(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "place", "remedy"),
     [
-        (["search", "method=idart"], "method=idart: there is no method idart", "did you mean idarts?"),
+        (["search", "method=idart"], "method=idart: unknown method 'idart'", "did you mean idarts?"),
         (["search", "methd.lr=3"], "methd.lr: nasx search has no such setting", "did you mean method?"),
         (["search", "search.epochs=-1"], "search.epochs=-1: must be at least 0", "the default is search.epochs=50"),
         (["search", "dataset=cifar10", "dataset.download=false"], "dataset=cifar10", "dataset=digits"),
-        (["serach"], "nasx serach: there is no such command", "did you mean search?"),
-        (["search", "--multrun"], "--multrun: there is no such option", "did you mean --multirun?"),
+        (["serach"], "nasx serach: unknown command", "did you mean search?"),
+        (["search", "--multrun"], "--multrun: unknown option", "did you mean --multirun?"),
         (["search", "--cfg"], "--cfg: needs a value", "--cfg job"),
         (["search", "--multirun", "seed=0,1,x"], "seed=x: must be a whole number", "the default is seed=0"),
-        (["search", "--config-dir", "nowhere"], "--config-dir nowhere: there is no such folder", "name a folder"),
-        (["search", "--config-name", "x"], "--config-name: there is no such option", "options are"),
-        (["search", "--experimental-rerun", "x"], "--experimental-rerun: there is no such option", "options are"),
-        (["retrain", "from=nowhere"], "from=nowhere: there is no such run", "outputs/"),
+        (["search", "--config-dir", "nowhere"], "--config-dir nowhere: does not exist", "name a folder"),
+        (["search", "--config-name", "x"], "--config-name: unknown option", "options are"),
+        (["search", "--experimental-rerun", "x"], "--experimental-rerun: unknown option", "options are"),
+        (["retrain", "from=nowhere"], "from=nowhere: run not found", "outputs/"),
         (["list", "method"], "what=method: must be one of all, methods", ""),
         (
             ["status", "out=/x"],
@@ -159,10 +159,10 @@ def test_the_module_runs_too(tmp_path: Path) -> None:
         ),
         (["table", "fromat=csv"], "fromat: nasx table has no such setting", "did you mean format?"),
         (["info", "genotype=DARTS_V3"], "no published cell has that name (did you mean DARTS_V", "write the genotype"),
-        (["info", "genotype=DARTS_V2", "retrain=darts"], "there is no retrain darts", "did you mean darts_cifar?"),
-        (["export", "from=nowhere"], "from=nowhere: there is no such run", "outputs/"),
+        (["info", "genotype=DARTS_V2", "retrain=darts"], "unknown retrain 'darts'", "did you mean darts_cifar?"),
+        (["export", "from=nowhere"], "from=nowhere: run not found", "outputs/"),
         (["evaluate"], "nasx evaluate: needs one model", "nasx evaluate outputs/RUN/export"),
-        (["completion", "tcsh"], "nasx completion tcsh: there is none for it", "bash"),
+        (["completion", "tcsh"], "nasx completion tcsh: is not a supported shell", "bash"),
     ],
 )
 def test_a_fault_names_place_and_remedy_and_leaves_nothing(
@@ -272,7 +272,7 @@ def test_retrain_takes_space_and_data_set_from_the_run(tmp_path: Path) -> None:
     assert job["info"]["choices"]["retrain"] == "nb201"
     near = call(tmp_path, "retrain", "from=fuond")
     assert near.returncode == 2
-    assert "from=fuond: there is no such run; did you mean from=found?" in near.stderr
+    assert "from=fuond: run not found; did you mean from=found?" in near.stderr
 
 
 # ---------------------------------------------------------------------------------------------- completion
@@ -339,14 +339,14 @@ def test_every_shell_has_a_script() -> None:
     ],
 )
 def test_options_come_before_overrides(words: list[str], options: list[str], overrides: list[str]) -> None:
-    line = arguments.arrange(words)
+    line = arguments.split_options(words)
     assert (list(line.options), list(line.overrides)) == (options, overrides)
 
 
 @pytest.mark.parametrize("words", [["--cfg", "job", "--info"], ["-m", "--cfg=job"], ["--resolve"]])
 def test_options_that_do_not_go_together(words: list[str]) -> None:
     with pytest.raises(UserError):
-        arguments.arrange(words)
+        arguments.split_options(words)
 
 
 def test_bench_gets_its_words(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -371,7 +371,7 @@ def test_list_tells_every_choice_with_a_line(tmp_path: Path) -> None:
     assert "eta=0.1" not in short
     assert "nasx list methods" in short
     assert "eta=0.1" in " ".join(long.split())
-    with pytest.raises(UserError, match="there is no such command"):
+    with pytest.raises(UserError, match="unknown command"):
         main.dispatch(["lst"])
 
 

@@ -35,7 +35,7 @@ def test_a_genotype_arrives_as_it_was_written(space: str, text: str, tmp_path: P
     "text", ['a "b" \\ c, {d: [e]} $f ~h', "421211", "3.5", "a|b", 'x\\"y', "", "[[1, 2]", "k=v, w"]
 )
 def test_hydra_reads_what_was_written(text: str) -> None:
-    line = arguments.quoted(f"genotype={text}")
+    line = arguments.quote_override(f"genotype={text}")
     assert OverridesParser.create().parse_override(line).value() == text
 
 
@@ -44,10 +44,10 @@ def test_hydra_reads_what_was_written(text: str) -> None:
 def test_a_name_may_look_like_a_number_or_have_any_letters(key: str, text: str) -> None:
     if key == "dataset.path" and text.isascii():
         return  # a value as any other
-    assert OverridesParser.create().parse_override(arguments.quoted(f"{key}={text}")).value() == text
-    [sweep] = OverridesParser.create().parse_overrides([arguments.quoted(f"{key}={text},7")])
+    assert OverridesParser.create().parse_override(arguments.quote_override(f"{key}={text}")).value() == text
+    [sweep] = OverridesParser.create().parse_overrides([arguments.quote_override(f"{key}={text},7")])
     assert [value.text if hasattr(value, "text") else value for value in sweep.sweep_iterator()] == [text, "7"]
-    assert arguments.quoted(f"{key}=null") == f"{key}=null"
+    assert arguments.quote_override(f"{key}=null") == f"{key}=null"
 
 
 @pytest.mark.parametrize(

@@ -20,14 +20,14 @@ ANY_CONF = sorted(p for group in commands.GROUPS for p in (paths.conf_dir() / gr
 
 def composed(command: str, *overrides: str, config_dir: Path | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
     loader = preflight.make_loader(None if config_dir is None else str(config_dir))
-    return preflight.plain(loader.load_configuration(command, list(overrides), RunMode.RUN))
+    return preflight.resolved(loader.load_configuration(command, list(overrides), RunMode.RUN))
 
 
 def faults(*overrides: str, command: str = "search", config_dir: Path | None = None) -> list[str]:
     """The lines of the error that the command line gives; empty where it is right."""
     words = [*overrides] + ([] if config_dir is None else [f"--config-dir={config_dir}"])
     try:
-        preflight.examine(command, preflight.rewritten(command, arguments.arrange(words)))
+        preflight.check_line(command, preflight.normalize(command, arguments.split_options(words)))
     except UserError as error:
         return str(error).splitlines()
     return []
@@ -216,7 +216,7 @@ def test_the_other_commands_compose_alike(command: str, folder: Path) -> None:
 
 
 def test_a_pair_can_be_left_out(folder: Path) -> None:
-    line = preflight.rewritten("search", arguments.arrange(["space=other", "method=random", "pair=null"]))
+    line = preflight.normalize("search", arguments.split_options(["space=other", "method=random", "pair=null"]))
     assert composed("search", *line.overrides, config_dir=folder)[0]["seed"] == 0
 
 
@@ -232,7 +232,7 @@ def test_all_faults_are_told_at_once() -> None:
     assert "search.epochs=-1: must be at least 0; the default is search.epochs=50" in text
     assert "methd.lr: nasx search has no such setting" in text
     assert "(did you mean method?)" in text
-    assert "dataset=digit: there is no dataset digit; choose from" in text
+    assert "dataset=digit: unknown dataset 'digit'; choose from" in text
     assert "search.lrr: SearchSettings has no such setting" in text
     assert "epochs: nasx search has no such setting; did you mean search.epochs?" in text
 
@@ -242,8 +242,8 @@ def test_all_faults_are_told_at_once() -> None:
     [
         (["+foo=1"], ["foo: nasx search has no such setting"]),
         (["++search.foo=1"], ["search.foo: SearchSettings has no such setting"]),
-        (["+method.order=2"], ["is there already; drop the +"]),
-        (["+method=darts"], ["method is there already; drop the +"]),
+        (["+method.order=2"], ["already exists; drop the +"]),
+        (["+method=darts"], ["method already exists; drop the +"]),
         (["search.lr=fast"], ["search.lr=fast: must be a number above 0; the default is search.lr=0.025"]),
         (["search.arch_betas=[0.5]"], ["must be a list of 2"]),
         (["search.nesterov=1"], ["must be true or false"]),
@@ -253,23 +253,23 @@ def test_all_faults_are_told_at_once() -> None:
         (["darts"], ["darts: is not a setting; did you mean space=darts or method=darts or search=darts?"]),
         (["darts_cifar"], ["darts_cifar: is not a setting; settings are written key=value"]),
         (["label_smoothing=0.1"], ["nasx search has no such setting; it has "]),
-        (["experiment=quikstart"], ["there is no experiment quikstart", "did you mean quickstart?"]),
+        (["experiment=quikstart"], ["unknown experiment 'quikstart'", "did you mean quickstart?"]),
         (["~method"], ["~method: a method is needed"]),
-        (["method="], ["names no method"]),
-        (["device=gpu"], ["device=gpu: no such device; use auto, cpu"]),
-        (["name=../x"], ["is no plain folder name"]),
+        (["method="], ["needs the name of a method"]),
+        (["device=gpu"], ["device=gpu: unknown device; use auto, cpu"]),
+        (["name=../x"], ["is not a plain folder name"]),
         (["search.auxiliary=0.4"], ["the networks of nb201 have no auxiliary head"]),
         (["search.lr_min=1"], ["is above search.lr=0.025"]),
         (["search.nesterov=true", "search.momentum=0"], ["needs momentum"]),
-        (["search.arch_momentum=0.9"], ["search.arch_momentum=0.9: is read by search.arch_optimizer=sgd only"]),
+        (["search.arch_momentum=0.9"], ["search.arch_momentum=0.9: is only used by search.arch_optimizer=sgd"]),
         (["search.arch_momentum=0.9", "search.arch_optimizer=sgd"], []),
-        (["benchmark=nb101"], ["knows no architecture of Nb201; use space=nb1shot1, or benchmark=none"]),
+        (["benchmark=nb101"], ["has no architectures of Nb201; use space=nb1shot1, or benchmark=none"]),
         (["method=pc_darts", "space=darts", "dataset=digits"], []),
         (["method=pc_darts", "dataset=digits"], []),
         (
             ["method=sdarts", "method.perturbation=adversarial"],
             [
-                "method.ascent=eval: needs running statistics of batch norm, and this supernet keeps none; "
+                "method.ascent=eval: needs running statistics of batch norm, but this supernet keeps none; "
                 "set space.batch_norm=tracked"
             ],
         ),
@@ -281,11 +281,11 @@ def test_all_faults_are_told_at_once() -> None:
         (["method._target_=pathlib.Path.unlink"], ["may be named here"]),
         (["method._target_=nasx.runs.run_folder.Run"], ["may be named here"]),
         (["method._target_=nasx.methods.darts.Dart"], ["has no class Dart", "did you mean Darts?"]),
-        (["method._target_=nope.Nope", "allow=[nope]"], ["there is no module nope"]),
+        (["method._target_=nope.Nope", "allow=[nope]"], ["module nope not found"]),
         (["method._target_=nope.Nope"], ["add allow='[nope]'"]),
         (["space.layers=${nope}"], ["nope"]),
         (["seed='"], ["cannot be read"]),
-        (["+hydra.callbacks.x._target_=os.system"], ["is not what may be called there"]),
+        (["+hydra.callbacks.x._target_=os.system"], ["is not an allowed callable"]),
     ],
 )
 def test_fault(words: list[str], parts: list[str]) -> None:
@@ -313,7 +313,7 @@ def test_a_method_that_sets_what_a_space_lacks_names_the_spaces_that_have_it() -
     ("words", "part"),
     [
         ([], "no architecture is given"),
-        (["from=a", "genotype=b"], "there is no such run"),
+        (["from=a", "genotype=b"], "run not found"),
         (["genotype=best_found", "method=darts"], "nasx retrain reads no method settings"),
         (["genotype=best_found", "retrain.warmup_epochs=200"], "leaves nothing of retrain.epochs=200"),
         (["genotype=best_found", "epochs=3"], "did you mean retrain.epochs?"),
@@ -350,7 +350,9 @@ def test_a_users_component_is_checked_like_ours(package: str, tmp_path: Path) ->
     (tmp_path / "method" / "mine.yaml").write_text(f"_target_: {package}\nfirst: 1\nordr: 2\n")
     found = faults("method=mine", "allow=[mine_for_test]", "dataset=digits", config_dir=tmp_path)
     assert len(found) == 2
-    assert found[0].startswith(f"method._target_={package}: Mine is no Method of nasx; write class Mine(Method)")
+    assert found[0].startswith(
+        f"method._target_={package}: Mine does not inherit from Method of nasx; write class Mine(Method)"
+    )
     assert found[1].startswith("method.ordr: Mine has no such setting; it has first, order")
     assert "add allow='[mine_for_test]'" in faults("method=mine", "dataset=digits", config_dir=tmp_path)[0]
 

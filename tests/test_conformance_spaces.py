@@ -614,7 +614,7 @@ def words_for(space: str, method: str, out: Path) -> list[str]:
 
 
 def search(words: list[str]) -> dict[str, Any]:
-    cfg, choices = preflight.plain(preflight.make_loader().load_configuration("search", words, RunMode.RUN))
+    cfg, choices = preflight.resolved(preflight.make_loader().load_configuration("search", words, RunMode.RUN))
     check.check(cfg, choices, words)
     return jobs_search.search(cfg, {"choices": choices, "overrides": words, "command": "nasx search"})
 

@@ -45,8 +45,7 @@ from nasx.errors import UserError
         ),
         (
             ["search", "seed=18446744073709551614", "seeds_per_job=3"],
-            "seed=18446744073709551614: leads to the seed 18446744073709551616, and the largest is "
-            "18446744073709551615",
+            "seed=18446744073709551614: leads to seed 18446744073709551616, but the largest is 18446744073709551615",
         ),
         (
             ["search", f"name={'x' * 260}"],

@@ -77,7 +77,7 @@ def test_sizes(tmp_path: Path) -> None:
 def test_faults(tmp_path: Path, cache: Path) -> None:
     with pytest.raises(UserError, match=r"dataset.path=null.*digits"):
         Folder().check()
-    with pytest.raises(UserError, match=r"dataset.path=.*nowhere: there is no such folder"):
+    with pytest.raises(UserError, match=r"dataset.path=.*nowhere: does not exist"):
         Folder(path=str(tmp_path / "nowhere")).check()
     draw(tmp_path / "one" / "a" / "0.png")
     with pytest.raises(UserError, match="has 1 class folders, expected at least 2; put the images of each class in a"):

@@ -189,7 +189,7 @@ def test_missing_parts_and_classes(here: Path, tmp_path: Path) -> None:
         ImageNet(path=str(tmp_path / "nowhere")).check()
     with pytest.raises(UserError, match="dataset=photos needs a folder"):
         Photos().check()
-    with pytest.raises(UserError, match=r"dataset.path=.*nowhere: there is no such folder"):
+    with pytest.raises(UserError, match=r"dataset.path=.*nowhere: does not exist"):
         Photos(path=str(tmp_path / "nowhere")).check()
     (here / "val" / CLASSES[1]).rename(tmp_path / "kept")
     (here / "val" / "other").mkdir()

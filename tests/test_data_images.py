@@ -198,7 +198,7 @@ def test_a_download_needs_a_folder_to_write_to(here: Path, monkeypatch: pytest.M
     for kind in (Cifar10, Svhn):
         with pytest.raises(UserError, match=r"file cannot be written.*dataset=digits"):
             kind().check()
-        with pytest.raises(UserError, match=r"dataset.path=.*typo: there is no such folder; correct it, or make"):
+        with pytest.raises(UserError, match=r"dataset.path=.*typo: does not exist; correct it, or make"):
             kind(path=str(here / "typo")).check()
     assert not (here / "typo").exists()
 

@@ -56,10 +56,10 @@ def test_a_healthy_machine(tmp_path: Path) -> None:
     ("words", "fault"),
     [
         (["device=cuda:99"], "device=cuda:99: is not there: torch"),
-        (["device=nonsense"], "device=nonsense: is no device; use auto, cpu"),
+        (["device=nonsense"], "device=nonsense: is not a device; use auto, cpu"),
         (
             ["out=file/runs"],
-            "out=file/runs: ~/file is no folder; choose a folder that you may write to with out=FOLDER",
+            "out=file/runs: ~/file is not a folder; choose a folder that you may write to with out=FOLDER",
         ),
     ],
 )

@@ -15,7 +15,7 @@ import torch
 from test_config import faults
 
 from nasx.cli import diagnose
-from nasx.cli.arguments import read
+from nasx.cli.arguments import parse
 from nasx.config import instantiate, schema
 from nasx.errors import UserError
 from nasx.search.loop import Loop
@@ -34,7 +34,7 @@ def darts(name: str) -> str:
 
 
 SETTINGS = [
-    (["space=nb1shot1_1", "space.layers=1"], "space.layers=1: cells do not share out among 3 stacks; use a"),
+    (["space=nb1shot1_1", "space.layers=1"], "space.layers=1: cells cannot be divided evenly among 3 stacks; use a"),
     (
         ["space=nb201", "space.operations=[skip_connect,conv_9x9]"],
         "space.operations=[skip_connect,conv_9x9]: no such operation: conv_9x9; choose from none, noise,",
@@ -158,14 +158,14 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[s
         ),
         (
             METHOD + "class Mine:\n    def step(self, search, train, val):\n        return {}\n",
-            "Mine is no Method of nasx; write class Mine(Method), with Method from nasx.core.bilevel",
+            "Mine does not inherit from Method of nasx; write class Mine(Method), with Method from nasx.core.bilevel",
         ),
         (
             METHOD
             + "class Mine(Method):\n    def step(self, search, train, val):\n        search.update_w(train[0])\n",
             "step returns nothing; it must return dict[str, Tensor]",
         ),
-        ("def f(:\n", "imp.py, line 1: is no Python (invalid syntax); mend the file"),
+        ("def f(:\n", "imp.py, line 1: is not valid Python (invalid syntax); correct the file"),
         ("x = '\0'\n", "imp.py"),
         ("x = 1\n", "own_for_test.imp has no class Mine; define it in "),
         ("class Min: pass\n", "own_for_test.imp has no class Mine; it has Min (did you mean Min?)"),
@@ -195,16 +195,16 @@ def test_a_users_class_that_may_be_one(own: Callable[[str], list[str]], source: 
 
 def test_packages_that_must_be_allowed() -> None:
     node = {"method": {"_target_": "mine.a.B", "inner": {"_target_": "other.C"}}, "space": {"_target_": "nasx.x.Y"}}
-    assert instantiate.foreign(node) == ["mine", "other"]
-    assert instantiate.foreign(node, ["mine.a"]) == ["other"]
+    assert instantiate.foreign_packages(node) == ["mine", "other"]
+    assert instantiate.foreign_packages(node, ["mine.a"]) == ["other"]
 
 
 def test_a_run_with_classes_of_ones_own_says_that_they_must_be_allowed(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("kind: search\nmethod: {_target_: mine.a.B}\n")
-    with pytest.raises(UserError, match=r"is made of classes of mine, which are .* add allow='\[mine\]'"):
+    with pytest.raises(UserError, match=r"uses classes of mine, which are .* add allow='\[mine\]'"):
         next(diagnose.diagnose(tmp_path))
     with pytest.raises(UserError, match="has no checkpoint"):
-        next(diagnose.diagnose(tmp_path, allow=read("diagnose", ["allow=[mine]"], {"allow": ""}).several("allow")))
+        next(diagnose.diagnose(tmp_path, allow=parse("diagnose", ["allow=[mine]"], {"allow": ""}).several("allow")))
 
 
 def test_a_step_that_returns_nothing() -> None:
@@ -223,13 +223,13 @@ def test_a_step_that_returns_nothing() -> None:
     [
         (
             ["space=darts", "genotype=DARTS_V2", "retrain.layers=1"],
-            "retrain.layers=1: has one reduction, and the auxiliary head reads what two have left; use 3 or "
+            "retrain.layers=1: has only one reduction, but the auxiliary head needs two; use 3 or "
             "more, or set "
             "retrain.auxiliary=0",
         ),
         (
             ["space=nb1shot1_1", "genotype=x", "retrain.layers=4"],
-            "retrain.layers=4: cells do not share out among 3 stacks",
+            "retrain.layers=4: cells cannot be divided evenly among 3 stacks",
         ),
         (
             ["space=nb1shot1_1", "genotype=x", "retrain.auxiliary=0.4"],

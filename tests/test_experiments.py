@@ -135,7 +135,7 @@ def refused(command: str, folder: Path) -> list[str]:
     """Faults of a command, but the look at the data set, which need not be on this machine."""
     _, verb, *words = texts(command, folder).split()
     try:
-        preflight.examine(verb, preflight.rewritten(verb, arguments.arrange(words)))
+        preflight.check_line(verb, preflight.normalize(verb, arguments.split_options(words)))
     except UserError as fault:
         return [text for text in str(fault).splitlines() if not text.lstrip().startswith("dataset")]
     return []
@@ -244,7 +244,7 @@ def test_finished_runs_stand_beside_the_rows_that_their_experiments_name_and_no_
     """One run for each way in which a file's rows are computed, of all files together."""
     loader, ways = preflight.make_loader(), []
     for name, head in HEADS.items():
-        cfg, choices = preflight.plain(loader.load_configuration("run", [f"experiment={name}"], RunMode.RUN))
+        cfg, choices = preflight.resolved(loader.load_configuration("run", [f"experiment={name}"], RunMode.RUN))
         for printed in {printed.words: printed for printed in head.printed}.values():
             finish(tmp_path, len(ways), name, cfg, choices, printed)
             ways.append((name, apart(printed)))

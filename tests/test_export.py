@@ -207,11 +207,11 @@ def test_faults_of_export(here: Path, tmp_path: Path) -> None:
     searched.mkdir()
     (searched / "result.json").write_text('{"status": "finished", "kind": "search"}')
     for words, message in (
-        (["format=tflite", f"from={run}"], "there is no such format"),
+        (["format=tflite", f"from={run}"], "unknown format"),
         ([], "needs from="),
         ([f"from={unfinished}"], "holds no finished run"),
         ([f"from={searched}"], "has no trained network; train one: nasx retrain"),
-        (["from=nowhere"], "there is no such run"),
+        (["from=nowhere"], "run not found"),
     ):
         with pytest.raises(UserError, match=message):
             export.main(words)
@@ -238,7 +238,7 @@ def test_faults_of_evaluate_and_load(here: Path, tmp_path: Path) -> None:
         ([str(tmp_path / "other.safetensors")], "is no export of this version"),
         ([str(tmp_path / "wider.safetensors")], "do not fit its genotype"),
         ([str(tmp_path / "foreign.safetensors")], "_target_=os.system"),
-        ([str(file), "split=valid"], "there is no such split"),
+        ([str(file), "split=valid"], "unknown split"),
         ([str(file), "batch=0"], "batch=0: is not positive"),
         ([str(file), "dataset=cifar100", f"path={tmp_path}"], "has 100 classes, the network 10"),
         ([str(file), "dataset=folder", f"path={tmp_path / 'two.npz'}"], "has 2 classes"),

@@ -40,7 +40,9 @@ WORDS = (*jobs.TINY_NB201, "method=darts", "method.order=1", "checkpoint_s=0.001
 
 def composed(*overrides: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """(configuration, info) of a search, as the command gives them to nasx.jobs.search."""
-    cfg, choices = preflight.plain(preflight.make_loader().load_configuration("search", list(overrides), RunMode.RUN))
+    cfg, choices = preflight.resolved(
+        preflight.make_loader().load_configuration("search", list(overrides), RunMode.RUN)
+    )
     return cfg, {"choices": choices, "overrides": list(overrides), "command": "nasx search"}
 
 
@@ -109,7 +111,7 @@ def test_a_log_on_a_full_disk_is_no_fault_of_its_own(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(files, "stream", lambda path: os.fdopen(os.open("/dev/full", os.O_WRONLY), "w"))
-    with progress.logged(tmp_path, quiet=False):
+    with progress.log_to_folder(tmp_path, quiet=False):
         progress.log.info("a line")
     assert re.fullmatch(r"[\d:]+ a line\n", capsys.readouterr().err), "the screen has it, and nothing of the fault"
 
@@ -170,7 +172,9 @@ def test_checkpoints_that_are_missing(every: bool, tmp_path: Path, whole: Path) 
     for path in checkpoints.found(tmp_path / "runs" / "run")[0 if every else -1 :]:
         path.unlink()
     done = ends(tmp_path, whole)
-    assert ("there is no checkpoint: it begins anew, and 1 metrics rows are computed again" in done.err) == every
+    assert (
+        "there is no checkpoint: it starts from scratch, and 1 metrics rows are computed again" in done.err
+    ) == every
 
 
 # --------------------------------------------------------------------------------------------------- signals

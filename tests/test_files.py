@@ -247,7 +247,7 @@ def test_a_lock_is_taken_in_a_file_of_its_own_alone(how: str, tmp_path: Path, vi
         "pipe": lambda: os.mkfifo(path),
         "folder": path.mkdir,
     }[how]()
-    with pytest.raises(UserError, match=r"lock: (is a link|is not a lock of nasx|cannot be written)"):
+    with pytest.raises(UserError, match=r"lock: (is a link|is not a lock file of nasx|cannot be written)"):
         lock.Lock(folder)
     assert victim.read_text() == "mine"
     assert how != "another's" or path.read_text() == "mine"
@@ -315,7 +315,7 @@ def test_readers_of_foreign_runs_bear_a_bomb(
     with pytest.raises(UserError, match="no run has such a setting"):
         table.main({"out": "runs", "filter": ["search.lr:1"]})
     assert status.main(["runs"]) == 0
-    with pytest.raises(UserError, match="is no folder of a search"):
+    with pytest.raises(UserError, match="is not the folder of a search"):
         list(diagnose.diagnose(folder))
     assert store.MAX_BYTES
 
@@ -327,4 +327,4 @@ def test_the_users_own_configurations_are_bounded(tmp_path: Path) -> None:
         (tmp_path / group).mkdir()
         (tmp_path / group / "own.yaml").write_text(f"# @package _global_\n{BOMBS[name]}\n")
         [found] = faults(f"{group}=own", "dataset=digits", config_dir=tmp_path)
-        assert "is no YAML of plain values (its aliases stand for more than" in found
+        assert "is not valid YAML (its aliases stand for more than" in found

@@ -107,10 +107,10 @@ def test_what_is_read_of_a_stranger_s_files_does_not_steer_a_terminal(
     compare.main(["method=m0", "method=m1", "runs=runs"])
     bench._show({"source": STEER, STEER: {STEER: 1}})
     bench._grid([{STEER: STEER}])
-    print(doctor.tilde(STEER), *lineage.following({"kind": "search", "command": STEER}, Path(STEER)))
+    print(doctor.tilde(STEER), *lineage.next_commands({"kind": "search", "command": STEER}, Path(STEER)))
     record = json.loads((folder / "result.json").read_text())
     run_summary.show({**record, "finished": "", "updates": 1, "passes": 2}, Path(STEER))
-    sweep_log.note(tmp_path / "job-0.json", [STEER], ended=True, fault=STEER)
+    sweep_log.record_job(tmp_path / "job-0.json", [STEER], ended=True, fault=STEER)
     assert sweep_log.summary(tmp_path, ValueError(f"{STEER} ")) == 1
     said = capsys.readouterr()
     assert "owned" in said.out
@@ -131,7 +131,7 @@ def test_no_line_of_the_log_steers_a_terminal(
     shown = io.StringIO()
     monkeypatch.setattr(logging.getLogger("nasx"), "handlers", [])  # those of the test's own capture
     monkeypatch.setattr(progress, "CONSOLE", Console(file=shown, force_terminal=terminal, color_system=None, width=200))
-    with progress.logged(tmp_path, quiet=False):
+    with progress.log_to_folder(tmp_path, quiet=False):
         logging.getLogger("nasx").info("%s: %s", STEER, said)
     for text in (shown.getvalue() if terminal else capsys.readouterr().err, (tmp_path / "log.txt").read_text()):
         assert "owned" in text

@@ -17,7 +17,7 @@ from test_config import faults
 
 from nasx.cli import grid
 from nasx.config import identity as config_identity
-from nasx.config.compose import make_loader, plain
+from nasx.config.compose import make_loader, resolved
 from nasx.runs import run_folder
 
 DIGITS = ("--multirun", "dataset=digits")
@@ -52,7 +52,7 @@ def test_each_job_is_what_hydra_composes(words: list[str], tmp_path: Path) -> No
     for at in grid.combinations(axes):
         cfg = loader.load_configuration("search", list(grid.texts(axes, at)), RunMode.RUN)
         for job in grid.jobs(axes, at, cfg, every=True):
-            whole = plain(loader.load_configuration("search", job.overrides, RunMode.RUN))
+            whole = resolved(loader.load_configuration("search", job.overrides, RunMode.RUN))
             assert (job.values, job.choices) == whole
             composed += 1
     assert composed == math.prod(listed.values())
@@ -183,7 +183,7 @@ def test_a_folder_of_another_configuration_is_told_before_the_first_job(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    cfg, choices = plain(make_loader().load_configuration("search", ["dataset=digits", "seed=1"], RunMode.RUN))
+    cfg, choices = resolved(make_loader().load_configuration("search", ["dataset=digits", "seed=1"], RunMode.RUN))
     folder = Path("outputs") / config_identity.run_name(cfg, choices, "search")
     extra = {"kind": "search", "choices": choices, "identity": config_identity.identity(cfg, "search")}
     for identity in (extra["identity"], extra["identity"][:8]):  # as older versions wrote it

@@ -198,7 +198,7 @@ def test_a_list_and_a_help_are_shown_all_the_same(data: bytes, here: Path) -> No
     (here / "mine" / "space" / "own.yaml").write_bytes(data)
     [entry] = listing.entries("space", [here / "mine"])
     assert entry.name == "own"
-    assert "own" in help_.command("search", arguments.arrange(["--config-dir=mine", "space=own"]))
+    assert "own" in help_.command("search", arguments.split_options(["--config-dir=mine", "space=own"]))
 
 
 # -------------------------------------------------------------------------------------------------- names
@@ -372,7 +372,7 @@ def test_an_exports_description_builds_only_components(here: Path) -> None:
     (here / "model.safetensors").write_bytes(
         save({"x": torch.zeros(1)}, model.text({**facts, "space": {"_target_": "mine.space.Space"}}))
     )
-    with pytest.raises(UserError, match=r"is made of classes of mine, .*; if you trust them add allow=\[mine\]"):
+    with pytest.raises(UserError, match=r"uses classes of mine, .*; if you trust them add allow=\[mine\]"):
         model.load(here)
     huge = {
         **facts,

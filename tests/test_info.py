@@ -124,14 +124,14 @@ def test_pictures_are_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     [
         ((), "nothing is named; give genotype=DARTS_V2"),
         (("genotype=DARTS_V3",), "no published cell has that name .did you mean DARTS_V"),
-        ((f"genotype={NO_BRANCH}",), "is in no space"),
-        (("genotype=DARTS_V2", "retrain=imagenet"), "there is no retrain imagenet.*did you mean imagenet_"),
+        ((f"genotype={NO_BRANCH}",), "belongs to no space of nasx"),
+        (("genotype=DARTS_V2", "retrain=imagenet"), "unknown retrain 'imagenet.'*did you mean imagenet_"),
         (("genotype=DARTS_V2", "space=nb201"), "is not a NAS-Bench-201 cell"),
         (("genotype=DARTS_V2", "from=x"), "both given"),
-        (("space=s1", "out=cell.pdf"), "is no picture; end it in .svg"),
+        (("space=s1", "out=cell.pdf"), "is not an image file; end it in .svg"),
         (("space=s1", "layers=many"), "layers=many: is not an integer"),
         (("sapce=s1",), "did you mean space"),
-        (("from=nowhere",), "there is no such run"),
+        (("from=nowhere",), "run not found"),
     ],
 )
 def test_faults_name_place_and_remedy(words: tuple[str, ...], message: str) -> None:

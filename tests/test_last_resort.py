@@ -110,13 +110,13 @@ def test_what_the_system_can_do_is_one_line(
 
     monkeypatch.setattr(main, "dispatch", fails)
     monkeypatch.delenv("NASX_DEBUG", raising=False)
-    assert main.outcome(["list"]) == 2
+    assert main.run_command(["list"]) == 2
     told = capsys.readouterr().err
     assert told.startswith("nasx: ")
     assert told.count("\n") == 1
     assert all(part in told for part in parts), told
     monkeypatch.setenv("NASX_DEBUG", "1")
-    assert main.outcome(["list"]) == 2
+    assert main.run_command(["list"]) == 2
     assert "Traceback" in capsys.readouterr().err
 
 
@@ -129,7 +129,7 @@ def test_a_bug_is_no_fault_of_the_system(error: Exception, monkeypatch: pytest.M
 
     monkeypatch.setattr(main, "dispatch", fails)
     with pytest.raises(type(error)):
-        main.outcome(["list"])
+        main.run_command(["list"])
 
 
 @pytest.mark.parametrize(
@@ -206,5 +206,5 @@ def test_a_fault_that_has_a_remedy_stays_as_it_is(
         raise UserError("here", "is wrong", "mend it")
 
     monkeypatch.setattr(main, "dispatch", fails)
-    assert main.outcome([]) == 2
+    assert main.run_command([]) == 2
     assert capsys.readouterr().err == "nasx: here: is wrong; mend it\n"

@@ -61,7 +61,7 @@ def call(folder: Path, code: str, *words: str) -> subprocess.CompletedProcess[st
         (["dataset=digits", "hydra/launcher=joblib"], ["hydra/launcher", "add --multirun"]),
         (["dataset=digits", "experiment=tune_arch_lr"], ["hydra/sweeper", "add --multirun"]),
         ([*SWEEP, "launch=joblib,slurm"], ["one launcher starts all jobs"]),
-        ([*SWEEP, "launch=slrum"], ["there is no launch slrum", "did you mean slurm?"]),
+        ([*SWEEP, "launch=slrum"], ["unknown launch 'slrum'", "did you mean slurm?"]),
         ([*SWEEP, "launch=slurm", "device=cpu"], ["device=cpu", "add hydra.launcher.gpus_per_node=0"]),
         ([*SWEEP, "launch=slurm", "hydra.launcher.partion=x"], ["partion"]),
         ([*SWEEP, "search.lr=interval(0.01,0.1)"], ["an interval needs a sweeper", "hydra/sweeper=optuna"]),
@@ -123,9 +123,9 @@ def test_every_extra_that_an_error_names_is_there() -> None:
 
 
 def test_a_launcher_nobody_knows() -> None:
-    assert "there is no such launcher" in str(sweeps.absent("Could not find 'hydra/launcher/nope'"))
-    assert "'.[optuna]'" in str(sweeps.absent("In 'hydra/config': Could not find 'hydra/sweeper/optuna'\n"))
-    assert sweeps.absent("Could not find 'space/nope'") is None
+    assert "unknown launcher" in str(sweeps.missing_plugin("Could not find 'hydra/launcher/nope'"))
+    assert "'.[optuna]'" in str(sweeps.missing_plugin("In 'hydra/config': Could not find 'hydra/sweeper/optuna'\n"))
+    assert sweeps.missing_plugin("Could not find 'space/nope'") is None
 
 
 def test_how_a_sweep_runs_is_no_part_of_a_run() -> None:
@@ -170,10 +170,10 @@ def test_a_launchers_handler_is_called_when_the_work_is_saved() -> None:
 
 def test_a_job_works_where_the_command_was_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    sweeps.settle("/")
+    sweeps.enter_folder("/")
     assert Path.cwd() == Path("/")
     with pytest.raises(UserError, match="in a folder that they share"):
-        sweeps.settle(str(tmp_path / "nowhere"))
+        sweeps.enter_folder(str(tmp_path / "nowhere"))
 
 
 def test_an_objective_is_a_number_of_the_record() -> None:
@@ -185,8 +185,8 @@ def test_an_objective_is_a_number_of_the_record() -> None:
 
 
 def test_a_summary_tells_jobs_that_died_without_a_word(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    sweep_log.note(tmp_path / "job-0.json", ["seed=0"], ended=True)
-    sweep_log.note(tmp_path / "job-1.json", ["seed=1"], ended=True, fault="seed=1: brings bad luck")
+    sweep_log.record_job(tmp_path / "job-0.json", ["seed=0"], ended=True)
+    sweep_log.record_job(tmp_path / "job-1.json", ["seed=1"], ended=True, fault="seed=1: brings bad luck")
     assert sweep_log.summary(tmp_path, UserError("seed=1", "brings bad luck")) == 1
     told = capsys.readouterr().err
     assert "sweep: 1 of 2 jobs finished\n" in told

@@ -77,9 +77,9 @@ def search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
 
 def composed(command: str, *words: str) -> dict[str, Any]:
     """The configuration that a line gives, from= taken into account as the command does."""
-    line = preflight.rewritten(command, cli_arguments.arrange(list(words)))
+    line = preflight.normalize(command, cli_arguments.split_options(list(words)))
     loader = preflight.make_loader()
-    return preflight.plain(loader.load_configuration(command, list(line.overrides), RunMode.RUN))[0]
+    return preflight.resolved(loader.load_configuration(command, list(line.overrides), RunMode.RUN))[0]
 
 
 # ------------------------------------------------------------------------------------------------- inheriting
@@ -132,7 +132,7 @@ def test_defaults_never_stand_in_for_a_parents_settings(
     damage(path)
     for command in ("retrain", "study"):
         with pytest.raises(UserError, match=told):
-            preflight.rewritten(command, cli_arguments.arrange(["from=found"]))
+            preflight.normalize(command, cli_arguments.split_options(["from=found"]))
     for reader, line in ((info.main, ["from=found"]), (evaluate.main, ["found", "device=cpu"])):
         with pytest.raises(UserError, match=told):
             reader(line)
@@ -161,12 +161,12 @@ def test_runs_of_different_settings_are_not_retrained_in_one_sweep(search: Make)
     for name, size in (("a", 24), ("b", 24), ("c", 32)):
         search(name, dataset={**FOLDER, "size": size})
     line = ["from=a,b", "--multirun"]
-    assert "dataset.size=24" in preflight.rewritten("retrain", cli_arguments.arrange(line)).overrides
+    assert "dataset.size=24" in preflight.normalize("retrain", cli_arguments.split_options(line)).overrides
     with pytest.raises(UserError, match=r"different settings of dataset\.size: 24, 32; retrain those of one dataset\."):
-        preflight.rewritten("retrain", cli_arguments.arrange(["from=a,b,c", "--multirun"]))
+        preflight.normalize("retrain", cli_arguments.split_options(["from=a,b,c", "--multirun"]))
     search("d", dataset={**FOLDER, "size": None})
     with pytest.raises(UserError, match=r"dataset\.size: \(default\), 24"):
-        preflight.rewritten("retrain", cli_arguments.arrange(["from=a,d", "--multirun"]))
+        preflight.normalize("retrain", cli_arguments.split_options(["from=a,d", "--multirun"]))
     assert composed("retrain", "from=d", "dataset.size=8")["dataset"]["size"] == 8
 
 
@@ -199,45 +199,45 @@ def test_what_is_written_is_read_back(value: Any) -> None:
 )
 def test_printed_commands_name_the_run_whatever_it_is_called(out: str, name: str) -> None:
     folder = Path(out) / name
-    table, retrain = lineage.following({"kind": "search", "command": "nasx search seed=1"}, folder)
+    table, retrain = lineage.next_commands({"kind": "search", "command": "nasx search seed=1"}, folder)
     line = shlex.split(retrain)
     assert line[:2] == ["nasx", "retrain"]
     parsed = {
         o.key_or_group: o.value()
-        for o in OverridesParser.create().parse_overrides(list(cli_arguments.arrange(line[2:]).overrides))
+        for o in OverridesParser.create().parse_overrides(list(cli_arguments.split_options(line[2:]).overrides))
     }
     assert parsed == {"from": f"{out}/{name}"} | ({"out": out} if out != "outputs" else {})
     assert shlex.split(table)[:3] == ["next:", "nasx", "table"]
     done = {"kind": "retrain", "command": "nasx retrain", "test_accuracy": 0.5}
-    _, evaluate, export = map(shlex.split, lineage.following(done, folder))
-    read = arguments.read("evaluate", evaluate[2:], {}, plain="MODEL")
+    _, evaluate, export = map(shlex.split, lineage.next_commands(done, folder))
+    read = arguments.parse("evaluate", evaluate[2:], {}, plain="MODEL")
     assert (evaluate[:2], [Path(word) for word in read.plain]) == (["nasx", "evaluate"], [folder])
-    assert arguments.read("export", export[2:], {"from": None}).options == {"from": f"{out}/{name}"}
+    assert arguments.parse("export", export[2:], {"from": None}).options == {"from": f"{out}/{name}"}
 
 
 def test_the_next_command_names_the_users_own_files() -> None:
     command = "nasx search --config-dir 'my conf' 'allow=[mine]' method=signed out=runs"
-    assert lineage.following({"kind": "search", "command": command}, Path("runs/x")) == [
+    assert lineage.next_commands({"kind": "search", "command": command}, Path("runs/x")) == [
         "next: nasx table out=runs",
         "      nasx retrain from=runs/x out=runs --config-dir 'my conf' 'allow=[mine]'",
     ]
-    assert lineage.following({"kind": "search", "command": "a 'b"}, Path("outputs/x"))[1:] == [
+    assert lineage.next_commands({"kind": "search", "command": "a 'b"}, Path("outputs/x"))[1:] == [
         "      nasx retrain from=outputs/x"
     ]
     done = {"kind": "retrain", "command": command, "test_accuracy": 0.5}
-    assert lineage.following(done, Path("outputs/x"))[1:] == [
+    assert lineage.next_commands(done, Path("outputs/x"))[1:] == [
         "      nasx evaluate outputs/x 'allow=[mine]'",
         "      nasx export from=outputs/x 'allow=[mine]'",
     ]
-    assert len(lineage.following({**done, "test_accuracy": None, "valid_accuracy": 0.5}, Path("outputs/x"))) == 1
-    assert len(lineage.following({**done, "kind": "study"}, Path("outputs/x"))) == 1
+    assert len(lineage.next_commands({**done, "test_accuracy": None, "valid_accuracy": 0.5}, Path("outputs/x"))) == 1
+    assert len(lineage.next_commands({**done, "kind": "study"}, Path("outputs/x"))) == 1
     assert jobs_search.of_seed({"overrides": ["seed=3", "device=cpu"], "options": ["--config-dir", "mine"]}, 4)[
         "command"
     ] == ("nasx search --config-dir mine device=cpu seed=4")
 
 
 def test_settings_of_a_line_are_checked_by_name_and_type() -> None:
-    ours, rest = lineage.dataset_words(["path=my photos, all", "--dataset.size=16", "x", "dataset=folder"])
+    ours, rest = lineage.split_dataset_overrides(["path=my photos, all", "--dataset.size=16", "x", "dataset=folder"])
     assert rest == ["x", "dataset=folder"]
     assert lineage.with_settings(FOLDER, ours) == {**FOLDER, "path": "my photos, all", "size": 16}
     with pytest.raises(UserError, match=r"dataset\.sise=3: Folder has no such setting.*did you mean size"):

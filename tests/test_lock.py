@@ -132,7 +132,7 @@ def elsewhere(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
 def test_a_heart_that_beats_elsewhere_is_respected(
     tmp_path: Path, elsewhere: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lock, "PATIENCE_S", 20.0)
+    monkeypatch.setattr(lock, "TAKEOVER_S", 20.0)
     before = (tmp_path / "run" / "lock").read_bytes()
     assert str(lock.holder(tmp_path / "run")).startswith(f"process {elsewhere.pid} on "), "status tells it too"
     with pytest.raises(UserError, match=rf"is in use by process {elsewhere.pid} on \S+; wait for it"):
@@ -149,7 +149,7 @@ def test_two_mounts_of_one_folder_that_share_no_flock(tmp_path: Path, monkeypatc
         if not shutil.which("bindfs") or subprocess.run(["bindfs", tmp_path / "folder", mount], check=False).returncode:
             pytest.skip("bindfs is not there or may not mount")
     monkeypatch.setattr(lock, "BEAT_S", 0.1)
-    monkeypatch.setattr(lock, "PATIENCE_S", 10.0)
+    monkeypatch.setattr(lock, "TAKEOVER_S", 10.0)
     try:
         with (
             run_folder.Run(mounts[0] / "run", {"seed": 0}, {}),
@@ -166,12 +166,12 @@ def test_two_mounts_of_one_folder_that_share_no_flock(tmp_path: Path, monkeypatc
 def test_one_that_beats_no_more_is_taken_over(
     tmp_path: Path, elsewhere: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lock, "PATIENCE_S", 0.2)
+    monkeypatch.setattr(lock, "TAKEOVER_S", 0.2)
     elsewhere.kill()
     elsewhere.wait()
     with run_folder.Run(tmp_path / "run", {"seed": 0}, {}):
         assert (tmp_path / "run" / "lock").read_text().startswith(f"process {os.getpid()} on ")
-    monkeypatch.setattr(lock, "touched", None)  # after an orderly end nobody is watched
+    monkeypatch.setattr(lock, "touched_within", None)  # after an orderly end nobody is watched
     with run_folder.Run(tmp_path / "run", {"seed": 0}, {}):
         pass
 
@@ -179,7 +179,7 @@ def test_one_that_beats_no_more_is_taken_over(
 def test_a_sleeper_that_was_taken_over_writes_no_more(
     tmp_path: Path, elsewhere: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lock, "PATIENCE_S", 0.2)
+    monkeypatch.setattr(lock, "TAKEOVER_S", 0.2)
     elsewhere.send_signal(19)  # SIGSTOP: a suspended machine
     with run_folder.Run(tmp_path / "run", {"seed": 0}, {}) as run:
         run.append({"epoch": 7})

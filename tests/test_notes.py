@@ -29,9 +29,9 @@ def sweep(tmp_path: Path) -> Path:
     made(runs[0], rows=50, files=finished(wall_s=100.0))
     made(runs[1], files={"fault.txt": "seed=1: brings bad luck"})
     made(runs[2], rows=4)
-    sweep_log.note(folder / "job-0.json", ["seed=0"], [runs[0]], ended=True)
-    sweep_log.note(folder / "job-1.json", ["seed=1"], [runs[1]], ended=True, fault="seed=1: brings bad luck")
-    sweep_log.note(folder / "job-2.json", ["seed=2"], [runs[2]], ended=False)
+    sweep_log.record_job(folder / "job-0.json", ["seed=0"], [runs[0]], ended=True)
+    sweep_log.record_job(folder / "job-1.json", ["seed=1"], [runs[1]], ended=True, fault="seed=1: brings bad luck")
+    sweep_log.record_job(folder / "job-2.json", ["seed=2"], [runs[2]], ended=False)
     return folder
 
 
@@ -55,7 +55,7 @@ def test_a_sweep_that_works_tells_what_is_left(sweep: Path, tmp_path: Path) -> N
 
 def test_a_sweep_is_told_until_it_has_come_to_its_end(sweep: Path, tmp_path: Path) -> None:
     for number in range(1, 5):
-        sweep_log.note(sweep / f"job-{number}.json", [], ended=True)
+        sweep_log.record_job(sweep / f"job-{number}.json", [], ended=True)
     assert list(status.sweeps(tmp_path, NOW)) == []
 
 
@@ -63,7 +63,7 @@ def test_only_the_newest_of_those_that_ended_is_told(sweep: Path, tmp_path: Path
     newer = tmp_path / ".sweeps" / "20270115-070000-8"  # a clock that was put back does not make it older
     os.utime(sweep / "sweep.json", (NOW, NOW))
     with sweep_log.sweep(newer, [*COMMAND, "x=1"], None):
-        sweep_log.note(newer / "job-0.json", ["seed=0"], ended=False)
+        sweep_log.record_job(newer / "job-0.json", ["seed=0"], ended=False)
         os.utime(newer / "sweep.json", (NOW + 1, NOW + 1))
         assert [line for line in status.sweeps(tmp_path, NOW) if "sweep of" in line] == [
             "sweep of 1 jobs, running: 1 running"
@@ -140,7 +140,7 @@ def test_a_failed_job_is_tried_again_and_the_others_are_not(tmp_path: Path) -> N
     failed = jobs.nasx(tmp_path, *words)
     assert failed.code == 1, failed
     assert "sweep: 2 of 3 jobs finished\n  failed: " in failed.err
-    assert "nothing else says whose the files here are" in failed.err
+    assert "nothing else shows which run the files belong to" in failed.err
     (runs[1] / "metrics.jsonl").unlink()
     again = jobs.nasx(tmp_path, *words)
     assert again.code == 0, again

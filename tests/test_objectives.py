@@ -117,7 +117,7 @@ def test_what_may_be_an_objective_is_what_a_record_holds(
     monkeypatch.setattr(search, "pictures", lambda folder: None)
     if "darts_rnn" in words[0]:
         words = (*words, f"dataset.path={texts.write(tmp_path / 'text', train=120)}")
-    cfg, choices = preflight.plain(preflight.make_loader().load_configuration(command, list(words), RunMode.RUN))
+    cfg, choices = preflight.resolved(preflight.make_loader().load_configuration(command, list(words), RunMode.RUN))
     known = {quantity.name for quantity in objectives.recorded(cfg, command, instantiate.build(cfg["benchmark"]))}
     assert known >= set(there.split())
     assert not known & set(absent.split())

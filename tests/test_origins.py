@@ -17,7 +17,7 @@ from nasx.errors import UserError
 
 def shown(command: str, *words: str) -> dict[str, str]:
     """Key -> what help says of it."""
-    lines = [line.split(maxsplit=1) for line in help_.command(command, arguments.arrange(words)).splitlines()]
+    lines = [line.split(maxsplit=1) for line in help_.command(command, arguments.split_options(words)).splitlines()]
     return {line[0]: line[1] for line in lines if len(line) == 2}
 
 
@@ -69,7 +69,7 @@ def test_help_shows_what_runs_and_why() -> None:
 
 
 def test_help_marks_what_is_chosen() -> None:
-    text = help_.command("search", arguments.arrange(["method=pc_darts,darts", "space=darts", "--multirun"]))
+    text = help_.command("search", arguments.split_options(["method=pc_darts,darts", "space=darts", "--multirun"]))
     assert "* is chosen" in text
     assert "pc_darts*" in text
     assert " darts*, darts_no_none" in text
@@ -77,7 +77,7 @@ def test_help_marks_what_is_chosen() -> None:
 
 
 def test_help_for_a_line_with_a_fault_tells_it() -> None:
-    text = help_.command("search", arguments.arrange(["method=idart", "search.epoch=3"]))
+    text = help_.command("search", arguments.split_options(["method=idart", "search.epoch=3"]))
     assert "did you mean idarts?" in text
     assert "did you mean epochs?" in text
     assert "search.epochs" in text
@@ -85,16 +85,16 @@ def test_help_for_a_line_with_a_fault_tells_it() -> None:
 
 def test_an_error_names_the_default_of_these_choices(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"the default is search\.epochs=250"):
-        preflight.examine("search", arguments.arrange(["method=gdas", "dataset=digits", "search.epochs=-1"]))
+        preflight.check_line("search", arguments.split_options(["method=gdas", "dataset=digits", "search.epochs=-1"]))
     with pytest.raises(UserError, match="the default is threads=1"):
-        preflight.examine("search", arguments.arrange(["experiment=quickstart", "threads=-1"]))
+        preflight.check_line("search", arguments.split_options(["experiment=quickstart", "threads=-1"]))
     (tmp_path / "method").mkdir()
     (tmp_path / "method" / "mine.yaml").write_text(
         (paths.conf_dir() / "method" / "darts.yaml").read_text().replace("radius: 0.01", "radius: 0.07")
     )
     words = [f"--config-dir={tmp_path}", "method=mine", "dataset=digits", "method.radius=x"]
     with pytest.raises(UserError, match=r"the default is method.radius=0\.07"):
-        preflight.examine("search", arguments.arrange(words))
+        preflight.check_line("search", arguments.split_options(words))
 
 
 def test_values_are_read_with_their_comments() -> None:

@@ -28,11 +28,13 @@ LOOKUP = {
 
 
 def test_a_searchs_words_have_one_meaning_each() -> None:
-    assert progress.words("search", ROW) == ["train 2.266 18.8 %", "arch 2.415 0.0 %", "supernet 2.390 12.5 %"]
-    assert progress.words(
+    assert progress.metric_texts("search", ROW) == ["train 2.266 18.8 %", "arch 2.415 0.0 %", "supernet 2.390 12.5 %"]
+    assert progress.metric_texts(
         "retrain", {"train_loss": 1.0, "valid_accuracy": 0.5, "test_accuracy": 0.25, "test_loss": 2.0}
     ) == ["train 1.000", "valid 50.0 %", "test 2.000 25.0 %"]
-    assert progress.words("search", {"train_loss": 5.0, "train_perplexity": 148.41}) == ["train 5.000 perplexity 148.4"]
+    assert progress.metric_texts("search", {"train_loss": 5.0, "train_perplexity": 148.41}) == [
+        "train 5.000 perplexity 148.4"
+    ]
     assert progress.looked_up(LOOKUP) == ["cell in table: cifar10 84.60 %, cifar100 60.81 %, imagenet16 34.86 %"]
     assert progress.looked_up(None) == progress.looked_up({"cifar10": {"valid": None}}) == []
 
@@ -40,15 +42,17 @@ def test_a_searchs_words_have_one_meaning_each() -> None:
 @pytest.mark.parametrize("value", [None, 0.25])
 def test_an_eigenvalue_that_did_not_converge_is_left_out(value: float | None) -> None:
     """The diagnostics record None where the power iteration found none: this ended a run with a TypeError."""
-    told = progress.words("search", {"eigenvalue": value, "alignment": value})
+    told = progress.metric_texts("search", {"eigenvalue": value, "alignment": value})
     assert told == ([] if value is None else ["alignment 0.250", "eigenvalue 0.250"])
 
 
 @pytest.mark.parametrize("more", [{}, {"alignment": -0.123, "eigenvalue": 12345.678}])
 def test_an_epochs_lines_fit_80_columns(more: dict[str, float], tmp_path: Path) -> None:
     large = {key: value * 40 if "loss" in key else 1.0 for key, value in ROW.items()}
-    with progress.logged(tmp_path, quiet=False):
-        progress.told("600/600", [*progress.words("search", {**large, **more}), *progress.looked_up(LOOKUP)])
+    with progress.log_to_folder(tmp_path, quiet=False):
+        progress.log_epoch(
+            "600/600", [*progress.metric_texts("search", {**large, **more}), *progress.looked_up(LOOKUP)]
+        )
         progress.Display("search", total=234600, done=0).show(123456, "600/600", {**large, **more})
     told = (tmp_path / "log.txt").read_text().splitlines()
     assert max(map(len, told)) <= 80

@@ -105,7 +105,7 @@ def test_a_torn_configuration_is_written_again(run: run_folder.Run) -> None:
         assert files.read_yaml(run.folder / "config.yaml") == {"format": versions.FORMAT, **EXTRA, **IDENTITY}
     (run.folder / "result.json").write_text("{}")
     (run.folder / "config.yaml").unlink()
-    with pytest.raises(UserError, match="nothing else says whose the files here are"):  # not this one's answer
+    with pytest.raises(UserError, match="nothing else shows which run the files belong to"):  # not this one's answer
         run_folder.Run(run.folder, IDENTITY, EXTRA)
 
 

@@ -311,9 +311,9 @@ def test_the_same_runs_give_the_same_bytes(make):
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        (["nowhere"], "no finished run there"),
-        (["outputs", "out=a.pdf"], "is no name of an HTML page"),
-        (["outputs", "out=no/folder/a.html"], "there is no folder"),
+        (["nowhere"], "contains no finished run"),
+        (["outputs", "out=a.pdf"], "is not the name of an HTML file"),
+        (["outputs", "out=no/folder/a.html"], "there is not a folder"),
         (["outputs", "titel=x"], "did you mean title"),
     ],
 )

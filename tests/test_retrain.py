@@ -383,9 +383,9 @@ def test_broken_numbers_stop_the_run() -> None:
 # -------------------------------------------------------------------------------------------------- a real run
 def composed(*overrides: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """(configuration, info) of a command line, as the command gives them to nasx.jobs.search."""
-    line = preflight.rewritten("retrain", arguments.arrange(list(overrides)))
+    line = preflight.normalize("retrain", arguments.split_options(list(overrides)))
     loader = preflight.make_loader()
-    cfg, choices = preflight.plain(loader.load_configuration("retrain", list(line.overrides), RunMode.RUN))
+    cfg, choices = preflight.resolved(loader.load_configuration("retrain", list(line.overrides), RunMode.RUN))
     check.check(cfg, choices, line.overrides, "retrain")
     return cfg, {
         "choices": choices,
@@ -666,7 +666,7 @@ def test_a_folder_that_holds_a_run_goes_before_one_that_only_has_its_name(
 
 
 def faults(tmp_path: Path) -> Iterator[tuple[dict[str, Any], str]]:
-    yield asked(tmp_path, "nowhere"), r"from=nowhere: there is no such run"
+    yield asked(tmp_path, "nowhere"), r"from=nowhere: run not found"
     yield asked(tmp_path, None), r"retrain: no architecture is given"
     parent(tmp_path, status="running")
     yield asked(tmp_path, "found"), r"from=found: .*holds no finished run.*resumes"

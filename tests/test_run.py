@@ -324,7 +324,7 @@ def test_a_few_updates_on_real_cifar10(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "place", "remedy"),
     [
-        (["method=idart"], "method=idart: there is no method idart", "did you mean idarts?"),
+        (["method=idart"], "method=idart: unknown method 'idart'", "did you mean idarts?"),
         (["methd.lr=3"], "methd.lr: nasx search has no such setting", "did you mean method?"),
         (["search.epochs=-1"], "search.epochs=-1: must be at least 0", "the default is search.epochs=50"),
         (["dataset.download=false"], "dataset=cifar10: no files found; looked at ", "offline: use dataset=digits"),

@@ -66,7 +66,7 @@ def faults(*words: str) -> str:
 # -------------------------------------------------------------------------------------------------- settings
 def test_each_stage_has_its_own_values_and_all_share_the_rest() -> None:
     cfg = composed("space=darts", "stages=pdarts")
-    found = [stages.configured(cfg, i) for i in range(stages.count(cfg))]
+    found = [stages.stage_config(cfg, i) for i in range(stages.count(cfg))]
     assert [c["space"]["layers"] for c in found] == [5, 11, 17]
     assert [c["search"]["skip_dropout"] for c in found] == [0.1, 0.4, 0.7]
     for own in found:
@@ -75,19 +75,19 @@ def test_each_stage_has_its_own_values_and_all_share_the_rest() -> None:
     check.check(cfg)
     one = composed("space=darts")
     assert stages.count(one) == 1
-    assert stages.configured(one, 0) == {**one, "stages": stages.NONE} == one
+    assert stages.stage_config(one, 0) == {**one, "stages": stages.NONE} == one
 
 
 def test_a_file_of_stages_may_leave_settings_out() -> None:
     cfg = composed("space=darts", "stages=pdarts", "~stages.search", "~stages.inherit", "dataset=digits")
     check.check(cfg)
-    assert stages.configured(cfg, 2)["space"]["layers"] == 17
+    assert stages.stage_config(cfg, 2)["space"]["layers"] == 17
     check.check(composed("space=darts", "stages=pdarts", "~stages.space", "~stages.keep", "~stages.search"))
 
 
 def test_without_priors_nothing_is_dropped_and_nothing_limited() -> None:
     cfg = composed("space=darts", "stages=pdarts_no_priors", "method=lambda")
-    last = stages.configured(cfg, 2)
+    last = stages.stage_config(cfg, 2)
     assert (last["search"]["skip_dropout"], last["space"]["max_skips"], last["space"]["layers"]) == (0, None, 17)
     assert last["method"]["schedule"] == "epoch", "lambda grows anew in each stage, with its epochs"
 

@@ -198,7 +198,7 @@ def test_no_runs_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["nowhere"], r"nasx status nowhere: there is no such folder; name the folder"),
+        (["nowhere"], r"nasx status nowhere: does not exist; name the folder"),
         (["a", "b"], r"nasx status a b: names several folders; name one"),
         (["out=runs"], r"has no option out"),
     ],

@@ -133,7 +133,7 @@ EAGER = ["stop.every=1", "stop.window=1", "stop.lag=1", "stop.factor=1e-6", "sto
 
 def search(out: Path, *overrides: str) -> dict[str, Any]:
     words = [*TINY, *overrides, f"out={out}", "name=run"]
-    cfg, choices = preflight.plain(preflight.make_loader().load_configuration("search", words, RunMode.RUN))
+    cfg, choices = preflight.resolved(preflight.make_loader().load_configuration("search", words, RunMode.RUN))
     jobs_search.search(cfg, {"choices": choices, "overrides": words, "command": "nasx search"})
     return json.loads((out / "run" / "result.json").read_text())
 

@@ -31,10 +31,10 @@ ACCURACY = {0: 0.90, 1: 0.93, 2: 0.93, 3: 0.91}
 
 def composed(*words: str, command: str = "study") -> tuple[dict[str, Any], dict[str, Any]]:
     """(configuration, what the command line knows) of `nasx COMMAND WORDS`."""
-    line = preflight.rewritten(command, arguments.Line((), words))
-    preflight.examine(command, line)
+    line = preflight.normalize(command, arguments.Line((), words))
+    preflight.check_line(command, line)
     made = preflight.make_loader().load_configuration(command, list(line.overrides), RunMode.RUN)
-    cfg, choices = preflight.plain(made)
+    cfg, choices = preflight.resolved(made)
     return cfg, {
         "choices": choices,
         "overrides": list(words),
@@ -192,11 +192,11 @@ def test_tables_say_what_a_study_reports(steps: Steps) -> None:
     ("words", "message"),
     [
         (("study=darts", "genotype=all_conv3x3", "space=nb201"), "is not read where there are searches"),
-        (("study=transfer",), "study.searches=0: trains a given cell, and none is given"),
+        (("study=transfer",), "study.searches=0: trains a given cell, but none is given"),
         (("study=darts", "study.searches=0", "genotype=all_conv3x3"), "study.rank=short: has nothing to choose from"),
         (("study=darts", "dataset.split=full"), "study.rank=short: needs images that the training leaves out"),
         (("study=darts", "retrain.warmup_epochs=100", "study.rank_epochs=50"), "study.rank_epochs=50: is all warm-up"),
-        (("study=dart",), "there is no study dart"),
+        (("study=dart",), "unknown study 'dart'"),
         (("study.searchs=3",), "study.searchs"),
         (("study.retrains=0",), "study.retrains=0"),
     ],
@@ -235,7 +235,7 @@ def test_a_ranking_leaves_the_test_set_alone(tmp_path: Path) -> None:
     assert not any(name.startswith("test") for name in row)
     done = nasx(tmp_path, "export", f"from={folder(tmp_path)}")
     assert done.code == 2
-    assert "has seen a part of the images only, to rank its cell" in done.err
+    assert "was trained on a part of the images only, to rank its cell" in done.err
 
 
 TINY = (

@@ -64,7 +64,7 @@ def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def start(command: str, *words: str) -> dict[str, Any]:
-    cfg, choices = preflight.plain(preflight.make_loader().load_configuration(command, list(words), RunMode.RUN))
+    cfg, choices = preflight.resolved(preflight.make_loader().load_configuration(command, list(words), RunMode.RUN))
     check.check(cfg, choices, list(words), command)
     info = {"choices": choices, "overrides": list(words), "command": f"nasx {command}"}
     found: dict[str, Any] = getattr(importlib.import_module(f"nasx.jobs.{command}"), command)(cfg, info)
@@ -207,16 +207,16 @@ def test_a_training_lowers_perplexity_and_resumes_bit_for_bit(
         (("space=darts_rnn", "search.cutout=16"), "search.cutout"),
         (
             ("retrain", "space=darts_rnn", "genotype=DARTS_RNN_V1", "devices=2"),
-            "devices=2: a text is read by one process",
+            "devices=2: text is read by one process",
         ),
-        (("space=darts_rnn", "benchmark=nb201"), "knows no architecture of Recurrent"),
+        (("space=darts_rnn", "benchmark=nb201"), "has no architectures of Recurrent"),
     ],
 )
 def test_what_does_not_fit_is_told_before_any_work(words: tuple[str, ...], fault: str, text: Path) -> None:
     path = (f"dataset.path={text}",) if "dataset=digits" not in words else ()
     command, words = ("retrain", words[1:]) if words[0] == "retrain" else ("search", words)
     with pytest.raises(UserError) as told:
-        preflight.examine(command, arguments.arrange([*words, *path]))
+        preflight.check_line(command, arguments.split_options([*words, *path]))
     assert fault in str(told.value)
 
 
@@ -224,7 +224,7 @@ def test_a_missing_text_is_told_before_any_work(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setenv("NASX_DATA", str(tmp_path))
     for command, more in (("search", ()), ("retrain", ("genotype=DARTS_RNN_V2",))):
         with pytest.raises(UserError, match=r"dataset=ptb: no files found"):
-            preflight.examine(command, arguments.arrange(["space=darts_rnn", *more]))
+            preflight.check_line(command, arguments.split_options(["space=darts_rnn", *more]))
 
 
 @pytest.mark.parametrize(
@@ -260,7 +260,7 @@ def test_a_study_keeps_the_cell_that_validates_best(
     monkeypatch.setattr(jobs_search, "search", search)
     monkeypatch.setattr(jobs_retrain, "retrain", retrain)
     words = ["space=darts_rnn", "study=best_of_four", "quiet=true", f"dataset.path={text}", f"out={tmp_path}"]
-    cfg, choices = preflight.plain(preflight.make_loader().load_configuration("study", words, RunMode.RUN))
+    cfg, choices = preflight.resolved(preflight.make_loader().load_configuration("study", words, RunMode.RUN))
     check.check(cfg, choices, words, "study")
     found = study(cfg, {"choices": choices, "overrides": words, "command": "nasx study"})
     assert found["kept"] == ["s1"]

@@ -19,13 +19,13 @@ from hydra._internal.utils import _locate
 from test_config import faults
 
 from nasx.cli import arguments, preflight
-from nasx.cli.arguments import read
+from nasx.cli.arguments import parse
 from nasx.config import commands, instantiate, paths, trust
 from nasx.errors import UserError
 from nasx.runs.loggers import TensorBoard
 
 WORDS = ("space=nb201", "dataset=digits")
-LIST = {name for names in trust.NAMED.values() for name in names}
+LIST = {name for names in trust.CALLABLES.values() for name in names}
 PLACES = {
     r"callbacks\.\w+\._target_": "callbacks.x._target_",
     r"launcher\._target_": "launcher._target_",
@@ -79,14 +79,14 @@ def importable(name: str) -> bool:
 
 def test_nothing_reachable_is_called_outside_the_list() -> None:
     """From each allowed name's modules and from the class itself, to three names deep: only the names themselves."""
-    assert PLACES.keys() == trust.NAMED.keys()
+    assert PLACES.keys() == trust.CALLABLES.keys()
     walked, called = 0, set()
     for start in [*prefixes(), *(name for name in LIST if importable(name.rpartition(".")[0]))]:
         for name, _ in reachable(start, 3 if start.count(".") else 2):
             walked += 1
             for pattern, key in PLACES.items():
                 refused = list(trust._called({tuple(key.split(".")): name}))
-                assert bool(refused) == (name not in trust.NAMED[pattern]), (key, name)
+                assert bool(refused) == (name not in trust.CALLABLES[pattern]), (key, name)
                 called |= {name} if not refused else set()
     assert walked > 5000
     assert called == {name for name in LIST if importable(name.rpartition(".")[0])}
@@ -98,15 +98,15 @@ def test_every_class_of_nasx_that_may_be_named_is_one_that_its_configurations_na
     known, walked = trust.components(paths.conf_dir()), 0
     assert len(known) > 40
     for name in known:
-        assert instantiate.refusal("x", name, commands.HOMES) is None
+        assert instantiate.target_fault("x", name, commands.HOMES) is None
         module, _, own = name.rpartition(".")
-        assert trust.same(getattr(importlib.import_module(module), own), own, [module])
+        assert trust.is_class(getattr(importlib.import_module(module), own), own, [module])
     for home in sorted(
         {name.rpartition(".")[0] for name in known} | {"nasx.data", "nasx.spaces", "nasx.config.settings"}
     ):
         for name, _ in reachable(home, 2):
             walked += 1
-            assert (instantiate.refusal("x", name, commands.HOMES) is None) == (name in known), name
+            assert (instantiate.target_fault("x", name, commands.HOMES) is None) == (name in known), name
     assert walked > 1000
 
 
@@ -118,9 +118,9 @@ def test_a_name_that_is_shadowed_is_not_the_class(monkeypatch: pytest.MonkeyPatc
     trust._genuine.cache_clear()
     assert list(trust._called(key)) != []
     trust._genuine.cache_clear()
-    assert not trust.same(os.system, "system", ["posix"])
-    assert not trust.same(Path, "Path", ["nasx"])
-    assert trust.same(Path, "Path", ["pathlib"])
+    assert not trust.is_class(os.system, "system", ["posix"])
+    assert not trust.is_class(Path, "Path", ["nasx"])
+    assert trust.is_class(Path, "Path", ["pathlib"])
 
 
 def test_what_an_allowed_package_imports_is_not_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,7 +136,7 @@ def test_what_an_allowed_package_imports_is_not_its_own(tmp_path: Path, monkeypa
             instantiate.build(node, ["mine_for_trust"])
     assert type(instantiate.build({"_target_": "mine_for_trust.Own"}, ["mine_for_trust"])).__name__ == "Own"
     (tmp_path / "mine_for_trust2.py").write_text("class Own: pass\nimport subprocess\nOwn = subprocess.Popen\n")
-    with pytest.raises(UserError, match="is not the class of that name"):
+    with pytest.raises(UserError, match="is not defined there"):
         instantiate.build({"_target_": "mine_for_trust2.Own", "args": "touch here"}, ["mine_for_trust2"])
     assert not (tmp_path / "here").exists()
 
@@ -228,8 +228,8 @@ def test_plain_settings_of_a_launcher_may_stand_in_a_file(tmp_path: Path) -> Non
     )
     assert own(tmp_path, text, "launch", "device=cpu") == []
     assert own(tmp_path, text.replace("two words", "two words, setup: [id]"), "launch", "device=cpu") == [
-        "hydra.launcher.setup.0=id: stands in a configuration file, and is only taken from the command line; remove it "
-        "there; if you want it, give it on the command line"
+        "hydra.launcher.setup.0=id: is set in a configuration file, but is only accepted on the command line; "
+        "remove it there; if you want it, give it on the command line"
     ]
     assert own(tmp_path, text, "launch", "device=cpu", "hydra.launcher.setup=[id]") == []
     for launch in ("slurm", "joblib", "local"):
@@ -264,7 +264,7 @@ def test_a_file_does_not_allow_what_it_names(text: str, tmp_path: Path, monkeypa
     (tmp_path / "conf" / "logger" / "own.yaml").write_text("_target_: evil.Log\n")
     found = own(tmp_path, f"# @package _global_\n{text}\n")
     assert (
-        "allow=['evil']: stands in a configuration file, and is only taken from the command line or NASX_ALLOW; "
+        "allow=['evil']: is set in a configuration file, but is only accepted on the command line or NASX_ALLOW; "
         "if you trust that file add allow=... to the command"
     ) in found
     assert not (tmp_path / "imported").exists()
@@ -290,13 +290,13 @@ def test_the_environment_allows_as_the_command_line_does(tmp_path: Path, monkeyp
     assert any("to allow a package of yours add allow='[good]'" in line for line in own(tmp_path, text, "logger"))
     monkeypatch.setenv("NASX_ALLOW", "other, good")
     assert own(tmp_path, text, "logger") == []
-    line = preflight.rewritten("search", arguments.arrange(["seed=1"]))
+    line = preflight.normalize("search", arguments.split_options(["seed=1"]))
     assert line.overrides == ("seed=1", "allow=[other,good]")
-    assert preflight.rewritten("search", arguments.arrange(["allow=[x]"])).overrides == ("allow=[x]",)
-    assert preflight.rewritten("table", arguments.arrange(["sort=n"])).overrides == ("sort=n",)
-    assert read("x", ["allow=[mine]"], {"allow": ""}).allowed == ("mine", "other", "good")
+    assert preflight.normalize("search", arguments.split_options(["allow=[x]"])).overrides == ("allow=[x]",)
+    assert preflight.normalize("table", arguments.split_options(["sort=n"])).overrides == ("sort=n",)
+    assert parse("x", ["allow=[mine]"], {"allow": ""}).allowed == ("mine", "other", "good")
     monkeypatch.delenv("NASX_ALLOW")
-    assert read("x", [], {"allow": ""}).allowed == ()
+    assert parse("x", [], {"allow": ""}).allowed == ()
 
 
 # ------------------------------------------------------------------------------------------------ resolvers (B7)
@@ -328,13 +328,13 @@ def test_a_resolver_is_refused_in_files_and_on_the_line(
         own(tmp_path, f"# @package _global_\nspace: {{operations: [none, {quoted}]}}\n"),
         faults(f"name={value}", *WORDS),
     ):
-        assert any("calls a resolver, and what it gives would be stored in the run" in line for line in found), found
+        assert any("calls a resolver, and its result would be stored in the run" in line for line in found), found
         assert "hunter2" not in str(found)
 
 
 def test_a_reference_to_another_value_is_none(tmp_path: Path) -> None:
     assert own(tmp_path, "# @package _global_\nname: run-${seed}-${search.batch}\n") == []
-    assert not any(map(trust.calls, ["${seed}", "a ${..b.c[0]} ${x-y}", "$x", 3, None, "{}"]))
+    assert not any(map(trust.calls_resolver, ["${seed}", "a ${..b.c[0]} ${x-y}", "$x", 3, None, "{}"]))
 
 
 def test_no_run_holds_what_the_environment_says(tmp_path: Path) -> None:
@@ -350,8 +350,8 @@ def test_nasxs_own_files_call_resolvers_in_hydras_section_alone() -> None:
     for path in sorted(paths.conf_dir().rglob("*.yaml")):
         node = yaml.safe_load(path.read_text(encoding="utf-8"))
         rest = {key: value for key, value in node.items() if key not in ("hydra", "defaults")}
-        assert not [value for _, value in trust._leaves(rest) if trust.calls(value)], path
-        assert not set(trust.LINE_ONLY) & {key for key in rest if rest[key] not in (None, [])}, path
+        assert not [value for _, value in trust._leaves(rest) if trust.calls_resolver(value)], path
+        assert not set(trust.COMMAND_LINE_KEYS) & {key for key in rest if rest[key] not in (None, [])}, path
 
 
 def test_no_address_is_plain_http() -> None:

@@ -106,8 +106,8 @@ def test_a_later_format_is_refused_and_left_out(here: Path, file: str) -> None:
     path = here / "outputs" / DONE / file
     held = yaml.safe_load(path.read_text())
     path.write_text(json.dumps({"format": versions.FORMAT + 1, **held}))
-    cfg = {key: value for key, value in held.items() if key not in identity.FACTS}
-    extra = {key: held[key] for key in identity.FACTS if key in held}
+    cfg = {key: value for key, value in held.items() if key not in identity.METADATA_KEYS}
+    extra = {key: held[key] for key in identity.METADATA_KEYS if key in held}
     with pytest.raises(UserError, match=f"has format {versions.FORMAT + 1}; this version of nasx reads formats up to"):
         records.finished(path.parent) if file == "result.json" else run_folder.Run(path.parent, cfg, extra)
     if file == "result.json":
@@ -147,7 +147,7 @@ def test_a_component_that_computes_otherwise_gets_a_new_identity_and_takes_no_fo
     assert versions.completed(versions.stable(moved)) == {**moved, "edge_norm": False}
     (tmp_path / "config.yaml").write_text(json.dumps({"kind": "search", "identity": "x", **settings}))
     (tmp_path / "metrics.jsonl").write_text("{}\n")
-    with pytest.raises(UserError, match="a version of nasx that computes the same configuration otherwise"):
+    with pytest.raises(UserError, match="a version of nasx that computes the same configuration differently"):
         run_folder.Run(tmp_path, settings, {"kind": "search", "identity": "x"})
     (tmp_path / "config.yaml").write_text(json.dumps({"format": 1, "kind": "search", "identity": "x", **settings}))
     run_folder.Run(tmp_path, settings, {"kind": "search", "identity": "x"}).close()

@@ -9,7 +9,7 @@ from nasx.errors import UserError
 
 
 def test_words_and_options_are_told_apart() -> None:
-    got = arguments.read(
+    got = arguments.parse(
         "report", ["runs/a", "out=x.html", "--title=My runs"], {"out": "r.html", "title": "", "n": "3"}, plain="RUN"
     )
     assert got.plain == ("runs/a",)
@@ -29,7 +29,7 @@ def test_words_and_options_are_told_apart() -> None:
 )
 def test_what_is_wrong_is_named_with_its_remedy(given: list[str], said: str) -> None:
     with pytest.raises(UserError, match=said):
-        arguments.read("report", given, {"out": "r.html", "from": None})
+        arguments.parse("report", given, {"out": "r.html", "from": None})
 
 
 @pytest.mark.parametrize(
@@ -52,14 +52,14 @@ def test_what_to_write_instead_of_an_option_of_another_command(
     options: dict[str, str | None], plain: str | None, word: str, said: str
 ) -> None:
     with pytest.raises(UserError) as told:
-        arguments.read("this", [word], options, plain=plain)
+        arguments.parse("this", [word], options, plain=plain)
     assert said in str(told.value)
 
 
 @pytest.mark.parametrize("value", ["1x", ""])
 def test_a_number_that_is_none(value: str) -> None:
     with pytest.raises(UserError, match=r"integer|no value"):
-        arguments.read("report", [f"n={value}"], {"n": "3"}).number("n")
+        arguments.parse("report", [f"n={value}"], {"n": "3"}).number("n")
 
 
 @pytest.mark.parametrize(
@@ -76,16 +76,16 @@ def test_a_number_that_is_none(value: str) -> None:
     ],
 )
 def test_settings_may_be_written_with_dashes(given: list[str], found: list[str]) -> None:
-    assert arguments.undashed(given, ("paper", "error", "filter"), ("error",)) == found
+    assert arguments.normalize_flags(given, ("paper", "error", "filter"), ("error",)) == found
 
 
 def test_a_setting_with_dashes_and_nothing_after_it_needs_a_value() -> None:
     with pytest.raises(UserError, match="--paper: needs a value; write paper=VALUE"):
-        arguments.undashed(["--paper"], ("paper",))
+        arguments.normalize_flags(["--paper"], ("paper",))
 
 
 def test_plain_commands_take_dashes_too() -> None:
-    assert arguments.read("report", ["a", "--title", "My runs"], {"title": ""}, plain="RUN").options == {
+    assert arguments.parse("report", ["a", "--title", "My runs"], {"title": ""}, plain="RUN").options == {
         "title": "My runs"
     }
 
@@ -102,4 +102,4 @@ def test_plain_commands_take_dashes_too() -> None:
     ],
 )
 def test_a_filter_may_be_written_as_conditions(given: str, found: str) -> None:
-    assert arguments.filtered(given) == found
+    assert arguments.normalize_filter(given) == found

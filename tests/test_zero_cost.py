@@ -207,7 +207,7 @@ def test_scores_that_see_no_data_are_the_same_on_any_batch(tmp_path: Path) -> No
 @pytest.mark.parametrize("method", ["synflow", "naswot", "snip", "grasp", "zen"])
 def test_networks_of_text_are_refused_before_anything_is_built(method: str) -> None:
     words = ["space=darts_rnn", f"method={method}"]
-    cfg, choices = preflight.plain(preflight.make_loader().load_configuration("search", words, RunMode.RUN))
+    cfg, choices = preflight.resolved(preflight.make_loader().load_configuration("search", words, RunMode.RUN))
     inside = {**cfg, "method": {"_target_": "nasx.methods.darts_pt.DartsPt", "inner": cfg["method"]}}
     said = r"is for networks that read images, but those of this space read text"
     with pytest.raises(UserError, match=rf"method={method.capitalize()}: {said}"):

@@ -37,7 +37,7 @@ ELSEWHERE = "set NASX_DATA to a folder that you may write to"
 
 
 def fetch(file: File, address: str, folder: Path, by_hand: str, say: Say) -> Path:
-    """The file in `folder`, downloaded from `address` unless it is there already, its size and sha256 verified.
+    """The file in `folder`, downloaded from `address` unless it already exists, its size and sha256 verified.
 
     `by_hand` is the remedy that faults of the network end with. Raises UserError: the address cannot be reached or does
     not serve this file, the checksum is another one (nothing is kept then), the disk is full.

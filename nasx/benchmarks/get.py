@@ -1,7 +1,7 @@
 """Bring a public table by its name: `nasx bench get` (what there is: offers.py; how it is downloaded: download.py).
 
 A file is downloaded into the folder `downloads` beside the tables, verified, read into the compact table by column
-(columns.py), and removed. What is there already is not downloaded again. The address is that of the authors, or a
+(columns.py), and removed. What already exists is not downloaded again. The address is that of the authors, or a
 mirror's: a folder on a web server that holds the files by their names (`mirror=URL`, else the environment variable
 NASX_MIRROR).
 """
@@ -36,7 +36,7 @@ SETTINGS = ("devices", "from", "mirror")
 
 
 def bench_offers() -> dict[str, dict[str, Any]]:
-    """What can be had, by name: answers, size, license, source, and whether it is there already."""
+    """What can be had, by name: answers, size, license, source, and whether it already exists."""
     found: dict[str, dict[str, Any]] = {}
     for name, offer in OFFERS.items():
         found[name] = {
@@ -107,7 +107,7 @@ def bench_get(
         )
     files = _wanted(name, devices, brought)
     if not files:
-        return {"table": name, "state": "is there already", "here": _here(name), "next": FILL}
+        return {"table": name, "state": "already exists", "here": _here(name), "next": FILL}
     mirror = mirror or os.environ.get("NASX_MIRROR")
     if mirror and urlsplit(mirror).scheme not in ("http", "https"):
         raise UserError(f"mirror={mirror}", "is not the address of a web folder", "write https://HOST/FOLDER")

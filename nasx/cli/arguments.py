@@ -15,10 +15,10 @@ from nasx.errors import UserError
 from nasx.runs import lineage
 
 
-class Words(NamedTuple):
+class Arguments(NamedTuple):
     """What a line says: the words without `=`, and the options as text, defaults filled in."""
 
-    plain: tuple[str, ...]
+    positional: tuple[str, ...]
     options: dict[str, str]
 
     def number(self, name: str, least: int | None = None) -> int:
@@ -52,14 +52,16 @@ class Words(NamedTuple):
         return value == "true"
 
 
-def read(command: str, words: Sequence[str], options: Mapping[str, str | None], *, plain: str | None = None) -> Words:
-    """Split a command's words by what it knows.
+def parse(
+    command: str, words: Sequence[str], options: Mapping[str, str | None], *, positional: str | None = None
+) -> Arguments:
+    """Parse the words of a command.
 
-    `options` maps names to defaults (None: must be given); `plain` names the words without `=` that the command takes
+    `options` maps names to defaults (None: required). `positional` names the words without `=` that the command takes
     (None: it takes none). Raises UserError for an unknown or missing option, with the nearest name.
     """
     where, found, rest = f"nasx {command}", dict(options), []
-    for word in undashed(words, options, [k for k, v in options.items() if v in ("true", "false")]):
+    for word in normalize_flags(words, options, [k for k, v in options.items() if v in ("true", "false")]):
         name, equals, value = word.partition("=")
         if equals and name.lstrip("-").isidentifier():
             name = name.lstrip("-")
@@ -67,35 +69,35 @@ def read(command: str, words: Sequence[str], options: Mapping[str, str | None], 
                 raise UserError(
                     f"{where} {word}",
                     f"has no option {name}",
-                    _instead(where, name, value, options, plain) + f"; see {where} --help",
+                    _instead(where, name, value, options, positional) + f"; see {where} --help",
                 )
             if not value:
                 raise UserError(f"{where} {word}", "has no value", f"give {name}=VALUE")
             found[name] = value
-        elif word.startswith("-") or plain is None:
-            raise UserError(f"{where} {word}", "is not understood", f"see {where} --help")
+        elif word.startswith("-") or positional is None:
+            raise UserError(f"{where} {word}", "is not recognized", f"see {where} --help")
         else:
             rest.append(word)
     if missing := [name for name, value in found.items() if value is None]:
         raise UserError(where, f"needs {' and '.join(f'{name}=...' for name in missing)}", f"see {where} --help")
-    return Words(tuple(rest), {name: value for name, value in found.items() if value is not None})
+    return Arguments(tuple(rest), {name: value for name, value in found.items() if value is not None})
 
 
 FOLDERS = ("out", "runs", "folder", "from")
 """Options that name runs, here or in another command."""
 
 
-def _instead(where: str, name: str, value: str, options: Collection[str], plain: str | None) -> str:
+def _instead(where: str, name: str, value: str, options: Collection[str], positional: str | None) -> str:
     """What to write in the place of an option that a command does not have."""
     if name in FOLDERS and "runs" in options:
         return f"the folder of the runs is runs={value}"
-    if name in FOLDERS and plain:
-        return f"{plain} is a word without {name}=: {where} {value}".rstrip()
-    has = [f"it has {', '.join(options)}"] * bool(options) + [f"it takes {plain}"] * bool(plain)
+    if name in FOLDERS and positional:
+        return f"{positional} is a word without {name}=: {where} {value}".rstrip()
+    has = [f"it has {', '.join(options)}"] * bool(options) + [f"it takes {positional}"] * bool(positional)
     return (" and ".join(has) or "it has none") + spelling.did_you_mean(name, options)
 
 
-def undashed(words: Sequence[str], keys: Collection[str], flags: Collection[str] = ()) -> list[str]:
+def normalize_flags(words: Sequence[str], keys: Collection[str], flags: Collection[str] = ()) -> list[str]:
     """`--paper idarts` and `--paper=idarts` as `paper=idarts`, for the settings `keys`; `--error` as `error=true` for
     those of them that are true or false, `flags`."""
     found, rest = [], list(words)
@@ -114,7 +116,7 @@ def undashed(words: Sequence[str], keys: Collection[str], flags: Collection[str]
     return found
 
 
-def filtered(text: str) -> str:
+def normalize_filter(text: str) -> str:
     """`filter=method=darts,space=nb201`, also in brackets, as Hydra reads it: filter=[method:darts,space:nb201]."""
     key, _, value = text.partition("=")
     if key != "filter" or re.search(r"[{'\"]", value) or value == "null":
@@ -140,11 +142,11 @@ VALUED = {"--cfg": "-c", "--package": "-p", "--config-dir": "-cd", "--info": "-i
 MODES = ("--run", "--multirun", "--cfg", "--info", "--shell-completion")
 
 
-GRAMMARLESS = ("genotype", "from", "space.keep")
+FREE_TEXT_KEYS = ("genotype", "from", "space.keep")
 """Keys of texts in a grammar of their own."""
 
 
-NAMES = ("name", "out", "out_file")
+NAME_KEYS = ("name", "out", "out_file")
 """Keys of names, of which several are a sweep."""
 
 
@@ -175,7 +177,7 @@ class Line(NamedTuple):
         return not self.has("--help", "--hydra-help", "--cfg", "--info", "--shell-completion", "--version")
 
 
-def arrange(words: Sequence[str]) -> Line:
+def split_options(words: Sequence[str]) -> Line:
     """Options in their long form, with `=` where they take a value, and the rest. Raises UserError."""
     short = {s: name for name, s in {**FLAGS, **VALUED}.items() if s and "_" not in name}
     known = [name for name in (*FLAGS, *VALUED) if "_" not in name]
@@ -200,7 +202,7 @@ def arrange(words: Sequence[str]) -> Line:
         else:
             raise UserError(
                 word,
-                "there is no such option",
+                "unknown option",
                 f"options are {', '.join(known)}"
                 + spelling.did_you_mean(name, known)
                 + "; settings are written key=value",
@@ -209,11 +211,11 @@ def arrange(words: Sequence[str]) -> Line:
     if len(modes) > 1:
         raise UserError(" ".join(modes), "exclude each other", "give one of them")
     if "--resolve" in options and not any(option.startswith("--cfg=") for option in options):
-        raise UserError("--resolve", "says how --cfg shows values", "write --cfg job --resolve")
+        raise UserError("--resolve", "only applies to --cfg", "write --cfg job --resolve")
     return Line(tuple(options), tuple(overrides))
 
 
-def quoted(text: str) -> str:
+def quote_override(text: str) -> str:
     """A word with quotes where Hydra's grammar would trip over its value or take it for a number.
 
     That is text in a grammar of its own, names of digits, and letters beyond ASCII anywhere outside lists.
@@ -221,18 +223,18 @@ def quoted(text: str) -> str:
     key, equals, value = text.partition("=")
     if not equals or value[:1] in ("'", '"'):
         return text
-    if key in GRAMMARLESS and not re.fullmatch(r"[\w.,/+-]*", value):
+    if key in FREE_TEXT_KEYS and not re.fullmatch(r"[\w.,/+-]*", value):
         return lineage.override(key, value)
-    if value.isascii() and not (key in (*GRAMMARLESS, *NAMES) and re.fullmatch(r"[\w.,/+-]*", value)):
+    if value.isascii() and not (key in (*FREE_TEXT_KEYS, *NAME_KEYS) and re.fullmatch(r"[\w.,/+-]*", value)):
         return text
     if value[:1] in ("[", "{"):
         return text
     return f"{key}=" + ",".join(
-        lineage.written(part) if numeric(part) or not part.isascii() else part for part in value.split(",")
+        lineage.quote_value(part) if is_numeric(part) or not part.isascii() else part for part in value.split(",")
     )
 
 
-def numeric(text: str) -> bool:
+def is_numeric(text: str) -> bool:
     """Whether Hydra would read a word as a number or as true or false."""
     try:
         return text.lower() in ("true", "false") or float(text) is not None

@@ -41,7 +41,7 @@ def bench_import(kind: str, path: str, out: str | None = None, say: Say = silent
     Returns the summary of the table that was written. Raises UserError; an old table is then left as it was.
     """
     if kind not in IMPORTS:
-        raise UserError(f"bench import {kind}", "there is no such benchmark", f"choose one of {', '.join(IMPORTS)}")
+        raise UserError(f"bench import {kind}", "unknown benchmark", f"choose one of {', '.join(IMPORTS)}")
     return IMPORTS[kind](path, out, say=say)
 
 
@@ -105,7 +105,7 @@ def _query_graph(text: str) -> dict[str, Any]:
     except ValueError as error:
         raise UserError("genotype", str(error), remedy) from error
     if graph is None:
-        raise UserError("genotype", "this is no graph with a matrix and operations", remedy)
+        raise UserError("genotype", "is not a graph with a matrix and operations", remedy)
     if pruned is None:
         raise UserError("genotype", "the output cannot be reached from the input", "add an edge")
     score = benchmark.query(text)
@@ -148,7 +148,7 @@ def bench_fill(runs_root: str, devices: Sequence[str] = ()) -> list[Row]:
     """
     root = Path(runs_root).expanduser()
     if not root.is_dir():
-        raise UserError(f"runs={runs_root}", "there is no such folder", "name the folder that holds the runs")
+        raise UserError(f"runs={runs_root}", "does not exist", "name the folder that holds the runs")
     nb201, nb101 = Nb201(devices=tuple(devices)), Nb101()
     nb201.check()
     return [
@@ -239,7 +239,7 @@ def main(words: list[str]) -> int:
             print(f"{sum(row['state'] == 'filled' for row in rows)} of {len(rows)} runs filled")
             return int(any(row["state"].startswith("unreadable") for row in rows))
         case _:
-            raise UserError(f"nasx bench {' '.join(words)}".strip(), "this is not how it is called", USAGE)
+            raise UserError(f"nasx bench {' '.join(words)}".strip(), "is not a valid call", USAGE)
     return 0
 
 

@@ -19,15 +19,15 @@ def main(given: Sequence[str]) -> int:
     marked = [
         ",".join(part.replace("=", ":", 1) for part in word.split(",")) if word in filters else word for word in given
     ]
-    asked = arguments.read("compare", marked, OPTIONS, plain="GROUP")
-    if len(asked.plain) != 2:
+    asked = arguments.parse("compare", marked, OPTIONS, positional="GROUP")
+    if len(asked.positional) != 2:
         raise UserError(
             "nasx compare",
-            f"needs two groups of runs, {len(asked.plain)} given",
+            f"needs two groups of runs, {len(asked.positional)} given",
             "for example nasx compare method=darts method=random",
         )
-    names = [word.replace(":", "=") if _condition(word) else word for word in asked.plain]
+    names = [word.replace(":", "=") if _condition(word) else word for word in asked.positional]
     read = cache(collect)  # both groups may be conditions over the same runs
-    groups = [group(word, asked.options["runs"], read) for word in asked.plain]
+    groups = [group(word, asked.options["runs"], read) for word in asked.positional]
     print(printable(text(names, groups, asked.options["metric"])))
     return 0

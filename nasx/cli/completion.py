@@ -55,8 +55,8 @@ def install(words: list[str]) -> int:
     if shell not in SCRIPTS:
         raise UserError(
             f"nasx completion {shell}".rstrip(),
-            "names no shell" if not shell else "there is none for it",
-            f"there is completion for {', '.join(SCRIPTS)}; for example: {HOW['bash']}",
+            "needs a shell" if not shell else "is not a supported shell",
+            f"supported shells are {', '.join(SCRIPTS)}; for example: {HOW['bash']}",
         )
     print(SCRIPTS[shell], end="")
     return 0

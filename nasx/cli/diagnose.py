@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nasx.cli.arguments import read
+from nasx.cli.arguments import parse
 from nasx.config import commands, components, instantiate
 from nasx.core import files
 from nasx.errors import UserError, printable
@@ -41,9 +41,9 @@ SHOWN = (
 
 def main(words: Sequence[str]) -> int:
     """Diagnose, write and print."""
-    settings, rest = lineage.dataset_words(words)
+    settings, rest = lineage.split_dataset_overrides(words)
     named = [word if "=" in word or word.startswith("-") else f"from={word}" for word in rest]
-    given = read("diagnose", named, {"from": None, "out": "outputs", "device": "auto", "threads": "", "allow": ""})
+    given = parse("diagnose", named, {"from": None, "out": "outputs", "device": "auto", "threads": "", "allow": ""})
     folder = lineage.run_folder(given.options["from"], given.options["out"])
     rows = list(
         diagnose(
@@ -73,8 +73,8 @@ def diagnose(
     Each equals the metrics row that the search itself would have written there, with the updates so far. Raises
     UserError where `folder` is no search, trains nothing, or has no readable checkpoint.
     """
-    saved, found = opened(folder, allow, settings)
-    with restored(folder, saved, device, threads, allow) as job:
+    saved, found = open_search(folder, allow, settings)
+    with restored_job(folder, saved, device, threads, allow) as job:
         states = [state for path in found if (state := checkpoints.read(path, job.ctx.device)) is not None]
         for state in states:
             rows = records.parsed(state["metrics"]) if "metrics" in state else records.read_rows(folder)
@@ -83,18 +83,20 @@ def diagnose(
         raise UserError(f"from={folder}", f"none of its {len(found)} checkpoints can be read", "start the search again")
 
 
-def opened(folder: Path, allow: Sequence[str] = (), settings: Sequence[str] = ()) -> tuple[dict[str, Any], list[Path]]:
+def open_search(
+    folder: Path, allow: Sequence[str] = (), settings: Sequence[str] = ()
+) -> tuple[dict[str, Any], list[Path]]:
     """Configuration and checkpoints, the newest last, of the search in `folder`.
 
     Raises UserError where `folder` is not a search, has no checkpoint, or needs code that `allow` does not name.
     """
     saved = records.configuration(folder)
     if saved is None or saved.get("kind") != "search":
-        raise UserError(f"from={folder}", "is no folder of a search", "name a folder that nasx search has written")
-    if own := instantiate.foreign(saved, allow):
+        raise UserError(f"from={folder}", "is not the folder of a search", "name a folder that nasx search has written")
+    if own := instantiate.foreign_packages(saved, allow):
         raise UserError(
             f"from={folder}",
-            f"is made of classes of {', '.join(own)}, which are not run unasked",
+            f"uses classes of {', '.join(own)}, which are not trusted",
             f"if you trust them add allow='[{','.join(own)}]'",
         )
     found = checkpoints.found(folder)
@@ -116,17 +118,17 @@ def opened(folder: Path, allow: Sequence[str] = (), settings: Sequence[str] = ()
     if faults:
         raise UserError(
             f"from={folder}",
-            f"this version of nasx reads its configuration otherwise ({faults[0]})",
+            f"its configuration does not fit this version of nasx ({faults[0]})",
             "diagnose it with the version that wrote it",
         )
     return saved, found
 
 
 @contextlib.contextmanager
-def restored(
+def restored_job(
     folder: Path, saved: Mapping[str, Any], device: str, threads: int | None, allow: Sequence[str]
 ) -> Iterator[Any]:
-    """The job of a saved search, `rebuilt` in a process that is set up as the search's own was."""
+    """The job of a saved search, `rebuild_job` in a process that is set up as the search's own was."""
     from nasx.runs import environment
 
     chosen = environment.device(device)
@@ -137,10 +139,10 @@ def restored(
         seed=saved["seed"],
         precision=saved["engine"].get("precision", "fp32"),
     ):
-        yield rebuilt(folder, saved, chosen, threads, allow)
+        yield rebuild_job(folder, saved, chosen, threads, allow)
 
 
-def rebuilt(folder: Path, saved: Mapping[str, Any], chosen: Any, threads: int | None, allow: Sequence[str]) -> Any:
+def rebuild_job(folder: Path, saved: Mapping[str, Any], chosen: Any, threads: int | None, allow: Sequence[str]) -> Any:
     """The search job that a run folder's configuration describes, without its folder being taken."""
     from nasx.runs import environment
     from nasx.runs.session import Session

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nasx import __version__
-from nasx.cli.arguments import read
+from nasx.cli.arguments import parse
 from nasx.config import instantiate, paths
 from nasx.core import files
 from nasx.errors import UserError, printable
@@ -63,7 +63,7 @@ STEP = (
 
 def main(words: Sequence[str]) -> int:
     """Print the report; 1 where a fault was found that every search meets."""
-    given = read("doctor", words, {"out": "outputs", "device": "auto"}).options
+    given = parse("doctor", words, {"out": "outputs", "device": "auto"}).options
     faults: list[UserError] = []
 
     def part(make: Callable[..., Lines], *values: Any) -> None:
@@ -77,7 +77,7 @@ def main(words: Sequence[str]) -> int:
                 else UserError(
                     f"nasx doctor, {make.__name__}",
                     f"{type(error).__name__}: {error}",
-                    "install nasx again (uv sync), and report this text where it stays",
+                    "install nasx again (uv sync), and report this text if it still fails",
                 )
             )
             faults.append(fault)
@@ -208,7 +208,7 @@ def writes(out: Path) -> Lines:
     place = next(path for path in (out.expanduser().absolute(), *out.expanduser().absolute().parents) if path.exists())
     remedy = "choose a folder that you may write to with out=FOLDER"
     if not place.is_dir():
-        raise UserError(f"out={out}", f"{place} is no folder", remedy)
+        raise UserError(f"out={out}", f"{place} is not a folder", remedy)
     free = shutil.disk_usage(place).free / 2**20
     yield "free space", f"{free / 2**10:,.1f} GiB for {out}"
     try:
@@ -276,7 +276,7 @@ def step(name: str) -> Lines:
     with tempfile.TemporaryDirectory(prefix="nasx-doctor-") as folder:
         overrides = [*STEP, f"out={folder}", f"device={name}"]
         composed = preflight.make_loader().load_configuration("search", overrides, RunMode.RUN)
-        cfg, choices = preflight.plain(composed)
+        cfg, choices = preflight.resolved(composed)
         info = {"choices": choices, "overrides": overrides, "command": "nasx doctor"}
         with session(cfg, info) as ctx:
             job = SearchJob(ctx)

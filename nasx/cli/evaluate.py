@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from nasx.cli.arguments import Words, read
+from nasx.cli.arguments import Arguments, parse
 from nasx.config import instantiate
 from nasx.errors import UserError, printable
 from nasx.export import metadata
@@ -41,15 +41,17 @@ class Model(NamedTuple):
 
 def main(words: Sequence[str]) -> int:
     """Print accuracy, correct answers, images and loss, one fact a line, and of a run the next command."""
-    settings, rest = lineage.dataset_words(words)
-    said = read("evaluate", rest, OPTIONS, plain="MODEL")
-    if len(said.plain) != 1:
+    settings, rest = lineage.split_dataset_overrides(words)
+    said = parse("evaluate", rest, OPTIONS, positional="MODEL")
+    if len(said.positional) != 1:
         raise UserError(
-            "nasx evaluate", f"needs one model, but {len(said.plain)} are named", "nasx evaluate outputs/RUN/export"
+            "nasx evaluate",
+            f"needs one model, but {len(said.positional)} are named",
+            "nasx evaluate outputs/RUN/export",
         )
     if said.options["split"] not in ("test", "train"):
-        raise UserError(f"split={said.options['split']}", "there is no such split", "use split=test or split=train")
-    model = named(said.plain[0], said.allowed)
+        raise UserError(f"split={said.options['split']}", "unknown split", "use split=test or split=train")
+    model = find_model(said.positional[0], said.allowed)
     found = evaluate(model, said, settings)
     for name, value in (
         ("accuracy", found.accuracy),
@@ -60,7 +62,7 @@ def main(words: Sequence[str]) -> int:
         print(f"{name.ljust(10)}{value}")
     if model.folder is not None:
         print(
-            *lineage.printed(
+            *lineage.format_commands(
                 ["nasx", "export", f"from={model.folder}", *(word for word in words if word.startswith("allow="))]
             ),
             sep="\n",
@@ -68,7 +70,7 @@ def main(words: Sequence[str]) -> int:
     return 0
 
 
-def named(name: str, allow: Sequence[str]) -> Model:
+def find_model(name: str, allow: Sequence[str]) -> Model:
     """The export or the run of that name, without torch. Raises UserError."""
     path = Path(name)
     if not path.is_file() and not (path / metadata.FILE).is_file():
@@ -76,15 +78,15 @@ def named(name: str, allow: Sequence[str]) -> Model:
         if folder is not None and any((folder / name).exists() for name in ("config.yaml", "result.json")):
             from nasx.cli import export
 
-            run, result = lineage.opened(folder), export.finished(folder)
-            with export.fitting(folder):
+            run, result = lineage.open_parent(folder), export.finished_retraining(folder)
+            with export.consistency_errors(folder):
                 return Model(
-                    name, {**export.described(run.config, result, allow), "dataset": run.block("dataset")}, folder
+                    name, {**export.model_facts(run.config, result, allow), "dataset": run.block("dataset")}, folder
                 )
     return Model(name, metadata.facts(name)[1], None)
 
 
-def loaded(model: Model, device: torch.device, allow: Sequence[str]) -> Classifier:
+def load_classifier(model: Model, device: torch.device, allow: Sequence[str]) -> Classifier:
     """The network with its weights. Raises UserError."""
     from nasx.export import model as export_model
 
@@ -92,29 +94,29 @@ def loaded(model: Model, device: torch.device, allow: Sequence[str]) -> Classifi
         return export_model.load(model.name, device, allow)
     from nasx.cli import export
 
-    network, facts = export.trained(model.folder, export.finished(model.folder), allow)
+    network, facts = export.trained_network(model.folder, export.finished_retraining(model.folder), allow)
     return export_model.Classifier(network, facts).to(device).eval()  # type: ignore[arg-type]
 
 
-def evaluate(model: Model, said: Words, settings: Sequence[str]) -> Tested:
+def evaluate(model: Model, said: Arguments, settings: Sequence[str]) -> Tested:
     """What the words ask for. Raises UserError."""
     given, allow, facts = said.options, said.allowed, model.facts
     try:
-        node = dataset(given["dataset"], facts, settings, allow)
+        node = dataset_node(given["dataset"], facts, settings, allow)
     except (KeyError, TypeError, IndexError, AttributeError) as error:
         raise UserError(
             model.name, f"its description of the images is damaged ({type(error).__name__}: {error})", metadata.REMEDY
         ) from error
     if given["dataset"] and isinstance(facts.get("classes"), list):  # before anything is downloaded
-        fits(instantiate.build(node, allow), facts)
+        check_classes(instantiate.build(node, allow), facts)
     from nasx.runs import environment
 
     device = environment.device(given["device"])
     with environment.prepared(device, threads=None, deterministic=False, seed=0):
-        return measured_on(device, model, node, said)
+        return evaluate_on(device, model, node, said)
 
 
-def measured_on(device: torch.device, model: Model, node: Mapping[str, Any], said: Words) -> Tested:
+def evaluate_on(device: torch.device, model: Model, node: Mapping[str, Any], said: Arguments) -> Tested:
     """The same, when this process is set up."""
     import torch
 
@@ -122,13 +124,13 @@ def measured_on(device: torch.device, model: Model, node: Mapping[str, Any], sai
     from nasx.runs import environment
 
     given, allow, facts = said.options, said.allowed, model.facts
-    network, measured = loaded(model, device, allow).network, facts["test"]
+    network, measured = load_classifier(model, device, allow).network, facts["test"]
     batch = said.number("batch") if given["batch"] else measured["batch"]
     if batch < 1:
         raise UserError(f"batch={batch}", "is not positive", "use at least 1")
     source = instantiate.build({**node, **facts["normalization"]}, allow)
     images = source.open(device, channels_last=measured["channels_last"], workers=environment.workers(None))
-    fits(source, facts, len(images.classes))
+    check_classes(source, facts, len(images.classes))
     if list(images.classes) != facts["classes"]:
         print(
             printable(
@@ -142,7 +144,7 @@ def measured_on(device: torch.device, model: Model, node: Mapping[str, Any], sai
     return core_evaluate.means(core_evaluate.sums(network, batches, device, amp=measured["amp"]))
 
 
-def fits(source: Any, facts: Mapping[str, Any], count: int | None = None) -> None:
+def check_classes(source: Any, facts: Mapping[str, Any], count: int | None = None) -> None:
     """Raises UserError where the network has another number of classes than the set, of which `count` is known."""
     if count is None:
         count = getattr(source, "number_of_classes", lambda: None)()
@@ -154,14 +156,14 @@ def fits(source: Any, facts: Mapping[str, Any], count: int | None = None) -> Non
         )
 
 
-def dataset(name: str, facts: Mapping[str, Any], settings: Sequence[str], allow: Sequence[str]) -> dict[str, Any]:
+def dataset_node(name: str, facts: Mapping[str, Any], settings: Sequence[str], allow: Sequence[str]) -> dict[str, Any]:
     """The data set's component: that of the training or the one named, with the `settings` of the line."""
     held = facts["dataset"]
     if not name:
         return lineage.with_settings(held, settings, allow)
-    from nasx.cli.info import composed
+    from nasx.cli.info import compose_retrain
 
-    node = composed({"dataset": name})[0]["dataset"]
+    node = compose_retrain({"dataset": name})[0]["dataset"]
     if node["_target_"] != held.get("_target_") and "size" in node:  # the whole image, in the size of the training's
         node |= {key: facts["image"][1] for key in ("size", "resize") if key in node}
-    return lineage.with_settings(lineage.adopted(node, held), settings, allow)
+    return lineage.with_settings(lineage.adopt_settings(node, held), settings, allow)

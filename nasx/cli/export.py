@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nasx import __version__
-from nasx.cli.arguments import read
+from nasx.cli.arguments import parse
 from nasx.config import instantiate
 from nasx.core import extras, files, spelling
 from nasx.errors import UserError, cleaned
@@ -39,18 +39,18 @@ Facts = dict[str, Any]
 
 def main(words: Sequence[str]) -> int:
     """Write the files and print their paths, one a line, and how to test what was written."""
-    said = read("export", words, OPTIONS)
+    said = parse("export", words, OPTIONS)
     given = said.options
     if given["format"] not in WRITERS:
         raise UserError(
             f"format={given['format']}",
-            "there is no such format" + spelling.did_you_mean(given["format"], WRITERS),
+            "unknown format" + spelling.did_you_mean(given["format"], WRITERS),
             f"use {', '.join(WRITERS)}",
         )
     folder = lineage.run_folder(given["from"], "outputs", "retrain")
-    result = finished(folder)
+    result = finished_retraining(folder)
     out = Path(given["out"]) if given["out"] else files.no_link(folder / "export")
-    network, facts = trained(folder, result, said.allowed)
+    network, facts = trained_network(folder, result, said.allowed)
     name, packed = WRITERS[given["format"]]
     model = packed(network, facts)
     readme = card(facts, result, [file for file, _ in WRITERS.values() if file == name or (out / file).exists()])
@@ -59,13 +59,13 @@ def main(words: Sequence[str]) -> int:
     for path in (out / name, out / "README.md"):
         print(path)
     if given["format"] == "safetensors":
-        place = lineage.opened(folder).block("dataset").get("path")
+        place = lineage.open_parent(folder).block("dataset").get("path")
         print(
-            *lineage.printed(
+            *lineage.format_commands(
                 [
                     "nasx",
                     "evaluate",
-                    lineage.positional(out),
+                    lineage.as_positional(out),
                     *([f"path={place}"] if place else []),
                     *(word for word in words if word.startswith("allow=")),
                 ]
@@ -75,7 +75,7 @@ def main(words: Sequence[str]) -> int:
     return 0
 
 
-def finished(folder: Path) -> Facts:
+def finished_retraining(folder: Path) -> Facts:
     """The record of a finished retraining. Raises UserError."""
     found = records.finished(folder)
     if found is None:
@@ -99,13 +99,13 @@ def finished(folder: Path) -> Facts:
     if found.get("valid_accuracy") is not None and found["test_accuracy"] is None:
         raise UserError(
             f"from={folder}",
-            "has seen a part of the images only, to rank its cell",
+            "was trained on a part of the images only, to rank its cell",
             "train it on all: retrain.held_out=false",
         )
     return found
 
 
-def trained(folder: Path, result: Mapping[str, Any], allow: Sequence[str]) -> tuple[nn.Module, Facts]:
+def trained_network(folder: Path, result: Mapping[str, Any], allow: Sequence[str]) -> tuple[nn.Module, Facts]:
     """The network with its last weights, as it was tested, and what is to be known of it. Raises UserError.
 
     The run's own `allow` is not believed: the folder may be another's.
@@ -114,9 +114,9 @@ def trained(folder: Path, result: Mapping[str, Any], allow: Sequence[str]) -> tu
 
     state = checkpoints.last(folder)
     if state is None:
-        raise UserError(f"from={folder}", "has no checkpoint any more", "train it again")
-    with fitting(folder):
-        facts, weights = described(lineage.opened(folder).config, result, allow), kept(state)
+        raise UserError(f"from={folder}", "no longer has a checkpoint", "train it again")
+    with consistency_errors(folder):
+        facts, weights = model_facts(lineage.open_parent(folder).config, result, allow), last_weights(state)
         export_model.described(facts, weights, allow)
         network = export_model.build(facts, allow)
         network.load_state_dict(weights)
@@ -124,7 +124,7 @@ def trained(folder: Path, result: Mapping[str, Any], allow: Sequence[str]) -> tu
 
 
 @contextlib.contextmanager
-def fitting(folder: Path) -> Iterator[None]:
+def consistency_errors(folder: Path) -> Iterator[None]:
     """Within the block, what does not fit together in a run's folder is a UserError."""
     try:
         yield
@@ -135,7 +135,7 @@ def fitting(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def described(held: Mapping[str, Any], result: Mapping[str, Any], allow: Sequence[str]) -> Facts:
+def model_facts(held: Mapping[str, Any], result: Mapping[str, Any], allow: Sequence[str]) -> Facts:
     """What is to be known of a trained network, from its run's configuration and record."""
     from nasx.export import model as export_model
 
@@ -165,7 +165,7 @@ def described(held: Mapping[str, Any], result: Mapping[str, Any], allow: Sequenc
     }
 
 
-def kept(state: Mapping[str, Any]) -> Facts:
+def last_weights(state: Mapping[str, Any]) -> Facts:
     """The weights that were tested, without the auxiliary head, of a checkpoint."""
     from nasx.export.model import AUXILIARY
 

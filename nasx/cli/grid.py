@@ -20,11 +20,11 @@ from hydra.core.override_parser.types import IntervalSweep, Override, OverrideTy
 from omegaconf import OmegaConf
 
 from nasx.config import identity as config_identity
-from nasx.config.compose import mapping, plain
+from nasx.config.compose import mapping, resolved
 from nasx.errors import UserError
 from nasx.runs import run_folder
 
-MOST = 100_000
+MAX_JOBS = 100_000
 """Jobs of one command: each is checked before the first begins, and Hydra lists them all in memory."""
 
 
@@ -47,7 +47,7 @@ class Job(NamedTuple):
 
 
 # ---------------------------------------------------------------------------------------------------- axes
-def first(overrides: Sequence[Override]) -> tuple[str, ...]:
+def first_job(overrides: Sequence[Override]) -> tuple[str, ...]:
     """The overrides of the first job; of a key that is given twice the last one counts."""
     return tuple({override.get_key_element(): _text(override) for override in overrides}.values())
 
@@ -94,29 +94,29 @@ def _composes(value: Any) -> bool:
 
 
 def count(override: Override) -> int:
-    """How many values an override lists, `MOST` + 1 where there are more; a range is not listed."""
+    """How many values an override lists, `MAX_JOBS` + 1 where there are more; a range is not listed."""
     given = override._value
     if not isinstance(given, RangeSweep):
         return len(list(override.sweep_iterator())) if override.is_choice_sweep() else 1
     try:
         span = ((given.stop or 0) - (given.start or 0)) / (given.step or 0)
     except (ZeroDivisionError, OverflowError):
-        return MOST + 1
-    return max(math.ceil(span), 0) if span < MOST else MOST + 1
+        return MAX_JOBS + 1
+    return max(math.ceil(span), 0) if span < MAX_JOBS else MAX_JOBS + 1
 
 
-def empty(override: Override) -> UserError | None:
+def lists_nothing(override: Override) -> UserError | None:
     """The fault of an override that lists no value (a glob that matches nothing), None where it lists one."""
     if count(override):
         return None
     return UserError(str(override.input_line), "lists no value", "nasx list shows the choices of each group")
 
 
-def many(overrides: Sequence[Override]) -> UserError | None:
+def too_many(overrides: Sequence[Override]) -> UserError | None:
     """The fault of more combinations than can be checked, None where they are fewer."""
-    if math.prod(map(count, overrides)) <= MOST:
+    if math.prod(map(count, overrides)) <= MAX_JOBS:
         return None
-    return UserError("--multirun", f"asks for more than {MOST:,} jobs", "split it into several sweeps")
+    return UserError("--multirun", f"asks for more than {MAX_JOBS:,} jobs", "split it into several sweeps")
 
 
 # ---------------------------------------------------------------------------------------------------- jobs
@@ -136,7 +136,7 @@ def jobs(found: Sequence[Axis], at: Sequence[int], cfg: Any, *, every: bool) -> 
     `every`: of all combinations of the other values; else the first, and one for each further value of each key (a
     sweeper that chooses as it goes combines them itself). Raises OmegaConf's error where `cfg` cannot be resolved.
     """
-    base, choices = plain(cfg)
+    base, choices = resolved(cfg)
     free = [i for i, axis in enumerate(found) if not axis.composes and _there(base, axis.key.split("."))]
     sizes = [range(len(found[i].texts)) for i in free]
     first = (0,) * len(free)
@@ -182,7 +182,7 @@ def _resolved(cfg: Any, changed: Mapping[str, Any]) -> dict[str, Any]:
     own = copy.deepcopy(cfg)
     for key, value in changed.items():
         OmegaConf.update(own, key, value)
-    return plain(own)[0]
+    return resolved(own)[0]
 
 
 # ------------------------------------------------------------------------------------------------- folders
@@ -243,16 +243,16 @@ class Folders:
                         f"is the same run as {earlier}, in {run.folder}",
                         "sweep over settings that change the numbers, and give each value once",
                     )
-                elif held(run.folder) != identity and (
+                elif saved_identity(run.folder) != identity and (
                     fault := run_folder.differing(
-                        run.folder, config_identity.identifying(run.values, run.kind), config_identity.FACTS
+                        run.folder, config_identity.identifying(run.values, run.kind), config_identity.METADATA_KEYS
                     )
                 ):
                     yield fault
             self.jobs.setdefault(folders, said)
 
 
-def held(folder: Path) -> str | None:
+def saved_identity(folder: Path) -> str | None:
     """The identity at the head of a folder's config.yaml; None where it is not there (older runs have a short one)."""
     try:
         with (folder / "config.yaml").open("rb") as file:

@@ -83,8 +83,8 @@ def command(name: str, line: Line) -> str:
 
     fault = ""
     try:
-        line = preflight.rewritten(name, line)
-        preflight.examine(name, line)
+        line = preflight.normalize(name, line)
+        preflight.check_line(name, line)
         found = provenance.trace(name, line.overrides, line.value("--config-dir"))
     except UserError as error:
         fault, found = str(error), provenance.trace(name)
@@ -117,10 +117,12 @@ def command(name: str, line: Line) -> str:
                 ]
             )
         )
-    own = [(key, told(key, lines, given)) for key, lines in found.lines.items() if "." not in key]
+    own = [(key, describe_key(key, lines, given)) for key, lines in found.lines.items() if "." not in key]
     parts.append(("settings of the job\n" if groups else "settings\n") + _rows(own))
     for group in ("study", "search", "retrain", "method", "space", "dataset", "stages"):
-        rows = [(key, told(key, lines, given)) for key, lines in found.lines.items() if key.startswith(f"{group}.")]
+        rows = [
+            (key, describe_key(key, lines, given)) for key, lines in found.lines.items() if key.startswith(f"{group}.")
+        ]
         if group in groups and rows:
             parts.append(
                 f"settings of {group}={found.chosen.get(group)} (nasx {name} {group}=... --help shows "
@@ -141,7 +143,7 @@ def command(name: str, line: Line) -> str:
     return "\n\n".join(parts)
 
 
-def told(key: str, lines: Sequence[Origin], given: Mapping[str, str]) -> str:
+def describe_key(key: str, lines: Sequence[Origin], given: Mapping[str, str]) -> str:
     """`value  (where it comes from)` of a key: its comment, and which other lines set it, the last of which counts."""
     first, last = lines[0], lines[-1]
     said = [] if first.file else [first.comment]
@@ -157,7 +159,7 @@ def told(key: str, lines: Sequence[Origin], given: Mapping[str, str]) -> str:
     return given.get(key, last.value) + (f"  ({why})" if why else "")
 
 
-def plain(name: str) -> str:
+def plain_help(name: str) -> str:
     """`nasx <command> --help` of a command without a configuration: what its module documents."""
     return f"nasx {name}: {COMMANDS[name]}\n\n{schema.docstring(PLAIN[name])}"
 

@@ -26,7 +26,7 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nasx.cli.arguments import Words, read
+from nasx.cli.arguments import Arguments, parse
 from nasx.config import instantiate
 from nasx.core import spelling
 from nasx.errors import UserError, printable
@@ -67,14 +67,16 @@ Facts = dict[str, Any]
 
 def main(words: Sequence[str]) -> int:
     """Print one fact a line."""
-    said = read("info", words, dict.fromkeys(OPTIONS, ""))
+    said = parse("info", words, dict.fromkeys(OPTIONS, ""))
     given = said.options
     if given["genotype"] and given["from"]:
         raise UserError("nasx info", "genotype and from are both given", "give one of them")
     if not (given["genotype"] or given["from"] or given["space"]):
-        raise UserError("nasx info", "nothing is named", "give genotype=DARTS_V2, from=<a run> or space=s1")
+        raise UserError(
+            "nasx info", "needs a genotype, a run or a space", "give genotype=DARTS_V2, from=<a run> or space=s1"
+        )
     if given["out"] and Path(given["out"]).suffix not in (".svg", ".png"):
-        raise UserError(f"out={given['out']}", "is no picture", "end it in .svg or .png")
+        raise UserError(f"out={given['out']}", "is not an image file", "end it in .svg or .png")
     facts = architecture(said) if given["genotype"] or given["from"] else supernet(said)
     width = max(map(len, facts)) + 2
     for name, value in facts.items():
@@ -83,14 +85,14 @@ def main(words: Sequence[str]) -> int:
 
 
 # --------------------------------------------------------------------------------------------- an architecture
-def architecture(said: Words) -> Facts:
+def architecture(said: Arguments) -> Facts:
     """Facts of `genotype=` or `from=`, as the recipe trains it. Raises UserError."""
     given, allow = dict(said.options), said.allowed
-    composed(given)  # a choice that does not exist is told before anything heavy is imported
-    run = lineage.opened(lineage.run_folder(given["from"], "outputs")) if given["from"] else None
-    text, source = origin(given, run)
+    compose_retrain(given)  # a choice that does not exist is told before anything heavy is imported
+    run = lineage.open_parent(lineage.run_folder(given["from"], "outputs")) if given["from"] else None
+    text, source = genotype_and_source(given, run)
     sizes = [name for name in ("layers", "channels", "max_macs") if given[name]]
-    cfg, choices = configured(given, text, run, [f"retrain.{name}={said.number(name)}" for name in sizes])
+    cfg, choices = retrain_config(given, text, run, [f"retrain.{name}={said.number(name)}" for name in sizes])
     space, settings = instantiate.build(cfg["space"], allow), instantiate.build(cfg["retrain"])
     genotype = space.parse(text)
     classes, size = images(said, cfg, space, settings.stem, run)
@@ -111,20 +113,20 @@ def architecture(said: Words) -> Facts:
         "space": choices["space"],
         "recipe": f"{settings.recipe} (retrain={choices['retrain']})",
         **held,
-        **described(space, classes, size),
+        **input_facts(space, classes, size),
         "parameters": price.params,
     }
     if settings.auxiliary:
         facts["parameters with auxiliary head"] = price.params_with_auxiliary
-    facts |= {"multiply-adds": price.macs, "operations": counted(genotype.operations())}
+    facts |= {"multiply-adds": price.macs, "operations": count_operations(genotype.operations())}
     if given["out"]:
         from nasx.report import cells
 
-        facts["drawing"] = named(cells.draw_cells(genotype.edges(), given["out"]))
+        facts["drawing"] = join_paths(cells.draw_cells(genotype.edges(), given["out"]))
     return facts
 
 
-def origin(given: Mapping[str, str], run: Parent | None) -> tuple[str, str]:
+def genotype_and_source(given: Mapping[str, str], run: Parent | None) -> tuple[str, str]:
     """(text of the genotype, where it comes from). Raises UserError."""
     from nasx.spaces import published
 
@@ -148,7 +150,7 @@ def origin(given: Mapping[str, str], run: Parent | None) -> tuple[str, str]:
     return (text, "the text that was given") if cell is None else (cell.text, f"{cell.name}, {cell.source}")
 
 
-def configured(
+def retrain_config(
     given: Mapping[str, str], text: str, run: Parent | None, values: Sequence[str]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """(configuration, choices) of `nasx retrain` for a genotype: as given, else as the run has it, else as usual.
@@ -158,7 +160,10 @@ def configured(
     from nasx.cli import preflight
     from nasx.config import compose
 
-    groups = (*lineage.HANDED, *(["retrain"] if run is not None and run.record.get("kind") == "retrain" else []))
+    groups = (
+        *lineage.INHERITED_GROUPS,
+        *(["retrain"] if run is not None and run.record.get("kind") == "retrain" else []),
+    )
     theirs = {group: (str(run.choices.get(group) or ""), run.block(group)) for group in groups} if run else {}
     loader, keys = preflight.make_loader(), [value.partition("=")[0].partition(".")[2] for value in values]
     chosen = {
@@ -169,11 +174,11 @@ def configured(
             if choice in compose.options(loader, group)
         },
     }
-    chosen["space"] = chosen["space"] or home(text)
-    cfg, choices = composed(chosen, values)
+    chosen["space"] = chosen["space"] or find_space(text)
+    cfg, choices = compose_retrain(chosen, values)
     for group, (choice, block) in theirs.items():
         if choices[group] == choice:
-            cfg[group] = lineage.adopted(cfg[group], block, keys if group == "retrain" else ())
+            cfg[group] = lineage.adopt_settings(cfg[group], block, keys if group == "retrain" else ())
         elif not given[group] and block:  # a file of the user's own, which is not read here
             cfg[group], choices[group] = dict(block), choice
     if "channels" in keys and "max_macs" not in keys and "max_macs" in cfg["retrain"]:
@@ -181,7 +186,7 @@ def configured(
     return cfg, choices
 
 
-def home(text: str) -> str:
+def find_space(text: str) -> str:
     """The first space that has the genotype: DARTS' and NAS-Bench-201's before their relatives. Raises UserError."""
     from nasx.cli import preflight
     from nasx.config import compose
@@ -189,7 +194,7 @@ def home(text: str) -> str:
     loader = preflight.make_loader()
     names = sorted(compose.options(loader, "space"), key=lambda name: (name not in ("darts", "nb201"), name))
     for name in names:
-        space: Space = instantiate.build(composed({"space": name})[0]["space"])
+        space: Space = instantiate.build(compose_retrain({"space": name})[0]["space"])
         try:
             space.parse(text)
         except UserError:
@@ -197,12 +202,12 @@ def home(text: str) -> str:
         return name
     raise UserError(
         f"genotype={text if len(text) <= 60 else text[:57] + '...'}",
-        "is in no space",
-        "check the text, or give space=... to learn the fault",
+        "belongs to no space of nasx",
+        "check the text, or give space=... to see what is wrong with it",
     )
 
 
-def composed(given: Mapping[str, str], values: Sequence[str] = ()) -> tuple[dict[str, Any], dict[str, Any]]:
+def compose_retrain(given: Mapping[str, str], values: Sequence[str] = ()) -> tuple[dict[str, Any], dict[str, Any]]:
     """(configuration, choices) of `nasx retrain` with these choices. Raises UserError for one that does not exist."""
     from hydra.types import RunMode
 
@@ -210,11 +215,13 @@ def composed(given: Mapping[str, str], values: Sequence[str] = ()) -> tuple[dict
 
     chosen = [f"{group}={given[group]}" for group in ("space", "retrain", "dataset") if given.get(group)]
     line = arguments.Line(("--cfg=job",), (*chosen, *values))
-    preflight.examine("retrain", line)
-    return preflight.plain(preflight.make_loader().load_configuration("retrain", list(line.overrides), RunMode.RUN))
+    preflight.check_line("retrain", line)
+    return preflight.resolved(preflight.make_loader().load_configuration("retrain", list(line.overrides), RunMode.RUN))
 
 
-def images(said: Words, cfg: Mapping[str, Any], space: Space, stem: str, run: Parent | None = None) -> tuple[int, int]:
+def images(
+    said: Arguments, cfg: Mapping[str, Any], space: Space, stem: str, run: Parent | None = None
+) -> tuple[int, int]:
     """Classes and side in pixels: as given, else the data set's, else what the stem is made for."""
     source = instantiate.build(cfg["dataset"], said.allowed)
     told = run.record.get("images") if run is not None and not said.options["dataset"] else None
@@ -239,17 +246,17 @@ def shape(space: Space, size: int) -> tuple[int, ...]:
     return (size,) if space.data == "text" else (3, size, size)
 
 
-def described(space: Space, classes: int, size: int) -> Facts:
+def input_facts(space: Space, classes: int, size: int) -> Facts:
     """What the networks read, in words."""
     return {"words": classes} if space.data == "text" else {"classes": classes, "image": f"{size}x{size}"}
 
 
 # ----------------------------------------------------------------------------------------------------- a space
-def supernet(said: Words) -> Facts:
+def supernet(said: Arguments) -> Facts:
     """Facts of a space and of its supernet. Raises UserError."""
     given = said.options
     sized = [f"space.{name}={said.number(name)}" for name in ("layers", "channels") if given[name]]
-    cfg, choices = composed(given, sized)
+    cfg, choices = compose_retrain(given, sized)
     space: Space = instantiate.build(cfg["space"])
     classes, size = images(said, cfg, space, cfg["space"].get("stem", "cifar"))
     params, macs = supernet_cost(space, classes, size)
@@ -258,7 +265,7 @@ def supernet(said: Words) -> Facts:
         "space": choices["space"],
         "genotypes": space.size(),
         **{name: cfg["space"][name] for name in ("layers", "channels") if name in cfg["space"]},
-        **described(space, classes, size),
+        **input_facts(space, classes, size),
         "parameters": params,
         "architecture parameters": sum(prod(shape) for shape in shapes.values()),
         "shapes": ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in shapes.items()),
@@ -267,7 +274,7 @@ def supernet(said: Words) -> Facts:
     if given["out"]:
         from nasx.report import cells
 
-        facts["drawing"] = named(cells.draw_cells(possible(space), given["out"]))
+        facts["drawing"] = join_paths(cells.draw_cells(possible(space), given["out"]))
     return facts
 
 
@@ -310,10 +317,10 @@ def _by_target(item: tuple[tuple[str, str], Any]) -> tuple[int, ...]:
 
 
 # -------------------------------------------------------------------------------------------------------- text
-def counted(operations: Mapping[str, int]) -> str:
+def count_operations(operations: Mapping[str, int]) -> str:
     """Operations with their numbers, the most frequent first."""
     return ", ".join(f"{name} {n}" for name, n in Counter(operations).most_common())
 
 
-def named(paths: Sequence[Path]) -> str:
+def join_paths(paths: Sequence[Path]) -> str:
     return " ".join(map(str, paths))

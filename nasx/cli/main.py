@@ -142,7 +142,7 @@ def _checked(command: str, cfg: DictConfig) -> Any:
 
     hydra = HydraConfig.get()
     if hydra.mode == RunMode.MULTIRUN:
-        sweeps.settle(hydra.runtime.cwd)
+        sweeps.enter_folder(hydra.runtime.cwd)
     values = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(values, dict)
     overrides = list(hydra.overrides.task)
@@ -162,7 +162,7 @@ def _checked(command: str, cfg: DictConfig) -> Any:
         info["published"] = published(command, info["choices"], plain, own)
     if hydra.mode != RunMode.MULTIRUN:  # the whole line was checked before Hydra started
         try:
-            preflight.look_at_others(plain, command)
+            preflight.check_foreign(plain, command)
             return work(plain, info)
         except Exception as error:  # noqa: BLE001 (raised again by `_hydra`, past Hydra's own shortened trace)
             _raised.append(error)
@@ -170,13 +170,13 @@ def _checked(command: str, cfg: DictConfig) -> Any:
     path = Path(hydra.sweep.dir) / f"job-{hydra.job.num}.json"
     runs: list[Path] = []
     try:
-        check.check(plain, info["choices"], overrides, command, provenance.lazily(command, overrides, own))
+        check.check(plain, info["choices"], overrides, command, provenance.default_lookup(command, overrides, own))
         if wrong := list(lineage.parent_faults(plain, command)):
             raise UserError.join(wrong)
-        preflight.look_at_others(plain, command)
+        preflight.check_foreign(plain, command)
         grouped = commands.COMMANDS[command].groups
         runs = [unit[0].folder for unit in grid.runs(command, plain, info["choices"])] if grouped else []
-        sweep_log.note(path, overrides, runs, ended=False)
+        sweep_log.record_job(path, overrides, runs, ended=False)
         result = work(plain, info)
         if plain.get("objective"):
             result = sweeps.objective(result, plain["objective"])
@@ -187,9 +187,9 @@ def _checked(command: str, cfg: DictConfig) -> Any:
         told = f"{fault}" if fault else f"{type(error).__name__}: {error}"
         print(f"nasx: job {hydra.job.num} failed: {printable(told)}", file=sys.stderr, flush=True)
         with contextlib.suppress(UserError):  # the disk may be what failed
-            sweep_log.note(path, overrides, runs, ended=True, fault=told)
+            sweep_log.record_job(path, overrides, runs, ended=True, fault=told)
         raise
-    sweep_log.note(path, overrides, runs, ended=True)
+    sweep_log.record_job(path, overrides, runs, ended=True)
     return result
 
 
@@ -205,14 +205,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     if "RANK" in os.environ:  # DDP warns, in C++, of what distributed.py asks for on purpose
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     with streams.guarded() as output:
-        code = outcome(words)
+        code = run_command(words)
         sys.stdout.flush()
         if not code and (fault := streams.lost(output)):
-            code = tell(fault, 2)
+            code = print_error(fault, 2)
     sys.exit(code)
 
 
-def outcome(words: list[str]) -> int:
+def run_command(words: list[str]) -> int:
     """The exit code of a command; what it raises is told on standard error, but for a bug."""
     try:
         return dispatch(words) or 0
@@ -221,16 +221,16 @@ def outcome(words: list[str]) -> int:
         print(f"\n{said}the same command resumes it:\n  {shlex.join(['nasx', *words])}", file=sys.stderr)
         return int(getattr(stop, "exit_code", 130))
     except UserError as error:
-        return tell(error, 2)
+        return print_error(error, 2)
     except Exception as error:
         fault = of_system(error)
         if fault is None:
             raise
         fault.__cause__ = error
-        return tell(fault, 2)
+        return print_error(fault, 2)
 
 
-def tell(error: Exception, code: int) -> int:
+def print_error(error: Exception, code: int) -> int:
     """Print one readable message, the trace only on request; returns the exit code."""
     if os.environ.get("NASX_DEBUG") == "1":
         traceback.print_exception(error)
@@ -265,8 +265,8 @@ def dispatch(words: list[str]) -> int | None:
 
         raise UserError(
             f"nasx {command}",
-            "there is no such command",
-            f"there are {', '.join(COMMANDS)}" + spelling.did_you_mean(command, COMMANDS),
+            "unknown command",
+            f"commands are {', '.join(COMMANDS)}" + spelling.did_you_mean(command, COMMANDS),
         )
     if command == "completion":
         from nasx.cli import completion
@@ -275,16 +275,16 @@ def dispatch(words: list[str]) -> int | None:
     if command == "bench":
         return bench(rest)
     if command in PLAIN:
-        return plain(command, rest)
+        return plain_command(command, rest)
     return application(command, rest)
 
 
-def plain(command: str, words: list[str]) -> int | None:
+def plain_command(command: str, words: list[str]) -> int | None:
     """A command without a configuration; its help is what its module documents."""
     if "--help" in words or words[:1] == ["-h"]:
         from nasx.cli import help as help_
 
-        print(help_.plain(command))
+        print(help_.plain_help(command))
         return 0
     from importlib import import_module
 
@@ -305,10 +305,10 @@ def bench(words: list[str]) -> int | None:
         return 0
     import nasx.cli.bench
 
-    return nasx.cli.bench.main([*words[:1], *map(tabulated, words[1:])] if words[0] == "query" else words)
+    return nasx.cli.bench.main([*words[:1], *map(resolve_name, words[1:])] if words[0] == "query" else words)
 
 
-def tabulated(text: str) -> str:
+def resolve_name(text: str) -> str:
     """The cell that a published name stands for; other text as it is. Raises UserError where no table can hold it."""
     from nasx.spaces import published
 
@@ -325,13 +325,13 @@ def tabulated(text: str) -> str:
 def application(command: str, words: list[str]) -> int | None:
     """One of the commands with a configuration, by Hydra."""
     from nasx.cli import arguments, preflight
-    from nasx.cli.arguments import filtered, undashed
+    from nasx.cli.arguments import normalize_filter, normalize_flags
     from nasx.config import commands
 
     fields = commands.settings(command)
     flags = [name for name, field in fields.items() if field.annotation is bool]
-    given = undashed(words, fields, flags)
-    line = arguments.arrange([filtered(word) for word in given] if command == "table" else given)
+    given = normalize_flags(words, fields, flags)
+    line = arguments.split_options([normalize_filter(word) for word in given] if command == "table" else given)
     if command == "list":
         line = line._replace(overrides=tuple(f"what={word}" if word.isalpha() else word for word in line.overrides))
     if line.has("--help"):
@@ -341,8 +341,8 @@ def application(command: str, words: list[str]) -> int | None:
         return 0
     if line.has("--shell-completion", "--hydra-help"):
         return _hydra(command, line, None)
-    line = preflight.rewritten(command, line)
-    out, jobs = preflight.examine(command, line)
+    line = preflight.normalize(command, line)
+    out, jobs = preflight.check_line(command, line)
     if not (line.multirun and line.runs):
         return _hydra(command, line, None)
     from nasx.runs import sweep_log
@@ -380,7 +380,7 @@ def _hydra(command: str, line: Line, folder: Path | None) -> int | None:
         return None
     fault: Exception | None = None
     try:
-        with sweeps.unrepeated():
+        with sweeps.without_validation():
             task()
     except KeyboardInterrupt:
         sweep_log.summary(folder, None)

@@ -1,12 +1,11 @@
-"""What the command line asks for, looked at before Hydra acts on it.
+"""Check a command line before Hydra acts on it.
 
-`arrange` puts options before overrides, as Hydra's parser wants them. `examine` checks the configuration of every job
-that the line asks for, and reports all faults at once in nasx's own words: Hydra stops at the first, and advises
-`+key=` for a typo, which would add a key that nobody reads.
+`check_line` checks the configuration of every job of the line and reports all faults at once. Hydra stops at the first
+fault, and for a typo it suggests `+key=`, which would add a key that nothing reads.
 
-A sweep is checked as a whole: `grid` composes each combination of choices once and sets the other values in it. No two
-jobs may have one run folder, and none a folder that holds another configuration. A sweeper that chooses values as it
-goes (optuna) combines them itself: of its jobs the first is checked, and each further value of each key.
+A sweep is checked as a whole: `grid` composes each combination of choices once and sets the other values in it. Two
+jobs may not share a run folder, and no job may use a folder that holds another configuration. If a sweeper chooses values as
+it goes (optuna), the first job is checked, and each further value of each key.
 """
 
 from __future__ import annotations
@@ -24,37 +23,37 @@ from hydra.types import RunMode
 from omegaconf.errors import OmegaConfBaseException
 
 from nasx.cli import grid
-from nasx.cli.arguments import Line, quoted
+from nasx.cli.arguments import Line, quote_override
 from nasx.config import check, commands, components, instantiate, limits, objectives, provenance, rules, sweeps, trust
-from nasx.config.compose import Loader, make_loader, mapping, options, plain, translate
-from nasx.config.known import Known
+from nasx.config.compose import Loader, make_loader, mapping, options, resolved, translate
+from nasx.config.known import FaultCache
 from nasx.core import spelling
 from nasx.errors import UserError
 from nasx.runs import lineage
 
-MOST = 20
+MAX_FAULTS = 20
 """Faults after which no further job of a sweep is checked."""
 
 
 # ------------------------------------------------------------------------------------------------- rewrite
-def rewritten(command: str, line: Line) -> Line:
+def normalize(command: str, line: Line) -> Line:
     """The line with what a user may write and Hydra's grammar does not take: see the functions below."""
-    if found := [text.partition("=") for text in line.overrides if trust.calls(text) and text[:6] != "hydra."]:
-        raise UserError.join([trust.resolving(key, value) for key, _, value in found])
-    texts = [quoted(first_stage(text, line.overrides)) for text in line.overrides]
+    if found := [text.partition("=") for text in line.overrides if trust.calls_resolver(text) and text[:6] != "hydra."]:
+        raise UserError.join([trust.resolver_fault(key, value) for key, _, value in found])
+    texts = [quote_override(resolve_keep(text, line.overrides)) for text in line.overrides]
     texts = [
         f"~{text.removesuffix('=null')}" if text == "pair=null" else text
         for text in texts
         if text not in ("experiment=null", "launch=null")
     ]
     if command in ("retrain", "study"):
-        texts += lineage.inherited(command, texts, line.value("--config-dir"))
+        texts += lineage.inherited_overrides(command, texts, line.value("--config-dir"))
     if commands.COMMANDS[command].groups:
-        texts = trust.allowing(texts)
+        texts = trust.with_allow(texts)
     return line._replace(overrides=tuple(texts))
 
 
-def first_stage(text: str, texts: Sequence[str]) -> str:
+def resolve_keep(text: str, texts: Sequence[str]) -> str:
     """`space.keep=` with a finished run (its folder, or its name under `out`) replaced by the genotype it found."""
     key, _, value = text.partition("=")
     out = next((t.partition("=")[2] for t in texts if t.startswith("out=")), "outputs").strip("'\"")
@@ -78,10 +77,10 @@ class Composed(NamedTuple):
     resolves: bool
     """Whether all interpolations in it have a value."""
     faults: list[UserError]
-    usual: components.Usual
+    default_of: components.DefaultLookup
 
 
-def examine(command: str, line: Line, loader: Loader | None = None) -> tuple[str, int | None]:
+def check_line(command: str, line: Line, loader: Loader | None = None) -> tuple[str, int | None]:
     """Raise one UserError with the faults of all jobs that the line asks for.
 
     Returns `out` of the first job, and how many there are (None where a sweeper decides as it goes).
@@ -90,29 +89,29 @@ def examine(command: str, line: Line, loader: Loader | None = None) -> tuple[str
     groups = ({*loader.list_groups(""), *commands.DELTAS} - {"hydra"}) if grouped else set()
     compose = cache(partial(_compose, command, loader, frozenset(groups)))
     parsed, faults = _parsed(command, line, loader)
-    first = compose(grid.first(parsed))
-    every = first.cfg is None or sweeps.lists(first.cfg)
+    first = compose(grid.first_job(parsed))
+    every = first.cfg is None or sweeps.is_exhaustive(first.cfg)
     if first.cfg is not None and line.runs and grouped:
         faults += sweeps.faults(first.cfg, parsed, multirun=line.multirun)
-        parsed += sweeps.searched(first.cfg, parsed, OverridesParser.create(loader))
-    if every and (many := grid.many(parsed)):
+        parsed += sweeps.sweeper_params(first.cfg, parsed, OverridesParser.create(loader))
+    if every and (many := grid.too_many(parsed)):
         raise UserError.join([*faults, *first.faults, many])
     axes = grid.axes(parsed, groups, every=every)
     folders = grid.Folders(command, axes) if line.multirun and every and grouped else None
-    found, known = {str(fault): fault for fault in faults}, Known()
+    found, known = {str(fault): fault for fault in faults}, FaultCache()
     for at in grid.combinations(axes):
         own = compose(grid.texts(axes, at))
         found |= {str(fault): fault for fault in own.faults}
         for job in grid.jobs(axes, at, own.cfg, every=every) if own.resolves and line.runs else ():
             task = [text for text in job.overrides if not text.startswith("hydra")]
             faults = [
-                *check.faults(job.values, job.choices, task, command, own.usual, known),
+                *check.faults(job.values, job.choices, task, command, own.default_of, known),
                 *lineage.parent_faults(job.values, command),
             ]
             if folders is not None and not faults and not found:
                 faults += folders.faults(job)
             found |= {str(fault): fault for fault in faults}
-            if len(found) >= MOST:
+            if len(found) >= MAX_FAULTS:
                 break
     if found:
         raise UserError.join(list(found.values()))
@@ -136,7 +135,7 @@ def _parsed(command: str, line: Line, loader: Loader) -> tuple[list[Override], l
                     f"add --multirun for one run each; or, for one list, write {override.get_key_element()}='[...]'",
                 )
             )
-        elif lists_nothing := grid.empty(override):
+        elif lists_nothing := grid.lists_nothing(override):
             faults.append(lists_nothing)
         else:
             parsed.append(override)
@@ -158,7 +157,7 @@ def _unreadable(text: str, loader: Loader, command: str, error: HydraException) 
         )
     reason = str(error).partition("\n")[0].rstrip(".")
     return UserError(
-        text, f"cannot be read ({reason})", "put quotes round a value with special characters: key='\"value\"'"
+        text, f"cannot be read ({reason})", "put quotes around a value with special characters: key='\"value\"'"
     )
 
 
@@ -182,14 +181,14 @@ def _compose(command: str, loader: Loader, groups: Collection[str], texts: tuple
             faults += wrong
             kept += good
             cfg = loader.load_configuration(command, kept, RunMode.RUN)
-        distrusted = list(trust.faults(cfg, texts, loader.ours(command, cfg, texts)))
+        distrusted = list(trust.faults(cfg, texts, loader.base_config(command, cfg, texts)))
         faults += distrusted
-        resolves = not distrusted and bool(plain(cfg))  # else nothing of it is resolved or built
+        resolves = not distrusted and bool(resolved(cfg))  # else nothing of it is resolved or built
     except UserError as error:
         faults.append(error)
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         faults.append(translate(error))
-    return Composed(cfg, resolves, faults, provenance.lazily(command, kept, loader.own))
+    return Composed(cfg, resolves, faults, provenance.default_lookup(command, kept, loader.config_dir))
 
 
 def _composed(command: str, loader: Loader, texts: list[str]) -> Any:
@@ -227,7 +226,7 @@ def _choice(loader: Loader, override: Override) -> Iterator[UserError]:
     """A group's name with a choice that does not exist."""
     group, known = override.key_or_group, options(loader, override.key_or_group)
     if override.is_add():
-        yield UserError(_text(override), f"{group} is there already", f"drop the +: {_text(override).lstrip('+')}")
+        yield UserError(_text(override), f"{group} already exists", f"drop the +: {_text(override).lstrip('+')}")
         return
     if override.is_delete():
         if group in commands.GROUPS:
@@ -235,38 +234,38 @@ def _choice(loader: Loader, override: Override) -> Iterator[UserError]:
         return
     value = override.value()
     if value in (None, "") and group not in commands.DELTAS:
-        yield UserError(_text(override), f"names no {group}", f"choose from {', '.join(known)}")
+        yield UserError(_text(override), f"needs the name of a {group}", f"choose from {', '.join(known)}")
         return
     for choice in value if isinstance(value, list) else [value]:
         if choice is not None and str(choice) not in known:
             yield UserError(
                 _text(override),
-                f"there is no {group} {choice}",
+                f"unknown {group} {str(choice)!r}",
                 f"choose from {', '.join(known)}{spelling.did_you_mean(str(choice), known)}",
             )
 
 
 def _key_fault(cfg: Mapping[str, Any], override: Override, command: str) -> UserError | None:
-    fault = components.unknown(cfg, override.key_or_group, command)
+    fault = components.unknown_key(cfg, override.key_or_group, command)
     if fault is None and override.is_add() and not override.is_force_add():
-        return UserError(_text(override), "is there already", f"drop the +: {_text(override)[1:]}")
+        return UserError(_text(override), "already exists", f"drop the +: {_text(override)[1:]}")
     return fault
 
 
-def look_at_others(cfg: Mapping[str, Any], command: str) -> None:
+def check_foreign(cfg: Mapping[str, Any], command: str) -> None:
     """What `faults` asks of the components of nasx, asked of the user's own when their job begins. Raises UserError."""
     allow = tuple(cfg.get("allow") or ())
     theirs = {
         group: instantiate.build(cfg[group], allow)
         for group in ("dataset", "logger", "benchmark")
-        if instantiate.foreign(cfg.get(group))
+        if instantiate.foreign_packages(cfg.get(group))
     }
     for component in theirs.values():
         if look := getattr(component, "check", None):
             look()
     found: list[UserError] = []
     if "dataset" in theirs:
-        found += limits.faults(cfg, theirs["dataset"], rules.READS[command])
+        found += limits.faults(cfg, theirs["dataset"], rules.TRAINING_GROUPS[command])
     if "benchmark" in theirs and cfg.get("objective") is not None:
         found += objectives.faults(cfg, command, theirs["benchmark"])
     if found:

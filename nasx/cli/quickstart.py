@@ -65,7 +65,7 @@ class Chosen(NamedTuple):
 def main(given: Sequence[str]) -> int:
     """`nasx quickstart [seed=...] [out=...] [open=...]`."""
     changed = [word for word in given if word.startswith("search.")]
-    asked = arguments.read("quickstart", [word for word in given if word not in changed], OPTIONS)
+    asked = arguments.parse("quickstart", [word for word in given if word not in changed], OPTIONS)
     seed, out = asked.number("seed"), asked.options["out"]
     if asked.options["open"] not in ("auto", "true", "false"):
         raise UserError(f"open={asked.options['open']}", "is not auto, true or false", "use open=false")

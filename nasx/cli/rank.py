@@ -39,7 +39,7 @@ from nasx.benchmarks.isomorphism import CELLS, cell_code, cell_text, official_or
 from nasx.benchmarks.nb201 import Nb201, flops, params
 from nasx.benchmarks.ranking import as_record, ranking
 from nasx.cli import diagnose
-from nasx.cli.arguments import Words, read
+from nasx.cli.arguments import Arguments, parse
 from nasx.config import instantiate, schema
 from nasx.core import files, spelling
 from nasx.errors import UserError
@@ -78,7 +78,7 @@ class Scored:
 
     def accuracies(self, measure: str) -> np.ndarray:
         """(cells,) in percent, NaN where the benchmark does not have them."""
-        return looked_up(self.benchmark, self.cells, measure)
+        return accuracies(self.benchmark, self.cells, measure)
 
 
 class Sampling(NamedTuple):
@@ -94,8 +94,8 @@ def main(words: Sequence[str]) -> int:
     if "--help" in words or "-h" in words:
         print("nasx bench rank: " + schema.docstring("nasx.cli.rank"))
         return 0
-    settings, rest = lineage.dataset_words(words)
-    given = read("bench rank", rest, DEFAULTS)
+    settings, rest = lineage.split_dataset_overrides(words)
+    given = parse("bench rank", rest, DEFAULTS)
     k, resamples = given.number("k", 1), given.number("resamples", 1)
     sampling = Sampling(given.optional("n", 2), given.number("seed"), given.optional("images", 1))
     sign = -1.0 if given.flag("lower") else 1.0
@@ -117,10 +117,10 @@ def main(words: Sequence[str]) -> int:
             found = ranking(sign * each.scores[known], accuracies[known], k=k, resamples=resamples, seed=sampling.seed)
             facts = {"resamples": resamples, "seed": sampling.seed, "lower": sign < 0, **each.facts}
             rows.append({"score": each.name, "against": measure, **as_record(found, k), **facts})
-            kept[measure] = [plain(x) for x in accuracies.tolist()]
+            kept[measure] = [finite(x) for x in accuracies.tolist()]
         if each.listed:
             cells[each.name] = [
-                {"architecture": cell, "score": plain(score), **{m: kept[m][i] for m in kept}}
+                {"architecture": cell, "score": finite(score), **{m: kept[m][i] for m in kept}}
                 for i, (cell, score) in enumerate(zip(each.cells, each.scores.tolist(), strict=True))
             ]
     print(table(rows))
@@ -136,7 +136,7 @@ def target(text: str) -> Path | None:
     if not text:
         return None
     if not text.endswith((".json", ".csv")):
-        raise UserError(f"out_file={text}", "its ending names no format", "use FILE.json or FILE.csv")
+        raise UserError(f"out_file={text}", "its file extension is unknown", "use FILE.json or FILE.csv")
     path = Path(text).expanduser()
     above = next(each for each in path.absolute().parents if each.exists())
     if path.is_dir() or not above.is_dir() or not os.access(above, os.W_OK):
@@ -144,7 +144,7 @@ def target(text: str) -> Path | None:
     return path
 
 
-def scored(given: Words, settings: Sequence[str], sampling: Sampling) -> Iterator[Scored]:
+def scored(given: Arguments, settings: Sequence[str], sampling: Sampling) -> Iterator[Scored]:
     """The scores that the options name. Faults of a file or a column are raised before a search is evaluated."""
     runs, columns, file = given.several("from"), given.several("column"), given.options["file"]
     if not (runs or columns or file):
@@ -159,16 +159,16 @@ def scored(given: Words, settings: Sequence[str], sampling: Sampling) -> Iterato
             )
     benchmark = Nb201()
     if columns or file:
-        answered(benchmark, against or ("cifar10.valid",))
+        check_tabulated(benchmark, against or ("cifar10.valid",))
     tabular = [of_column(benchmark, name, against or ("cifar10.valid",)) for name in columns]
     tabular += [of_file(benchmark, Path(file).expanduser(), against or ("cifar10.valid",))] if file else []
     folders = [lineage.run_folder(name, given.options["out"]) for name in runs]
-    yield from (drawn(each, sampling) for each in tabular)
+    yield from (subsample(each, sampling) for each in tabular)
     for folder in folders:
         yield of_run(folder, given, settings, sampling, against)
 
 
-def answered(benchmark: Benchmark, against: Sequence[str]) -> None:
+def check_tabulated(benchmark: Benchmark, against: Sequence[str]) -> None:
     """Raises UserError where the benchmark's table lacks one of the accuracies, with what brings it."""
     for name in against:
         dataset, split = parts(name)
@@ -192,7 +192,7 @@ def parts(measure: str) -> tuple[str, str]:
     return dataset, split
 
 
-def looked_up(benchmark: Benchmark, cells: Sequence[str], measure: str) -> np.ndarray:
+def accuracies(benchmark: Benchmark, cells: Sequence[str], measure: str) -> np.ndarray:
     """(cells,) accuracies in percent, NaN where unknown."""
     dataset, split = parts(measure)
     found = [
@@ -202,12 +202,12 @@ def looked_up(benchmark: Benchmark, cells: Sequence[str], measure: str) -> np.nd
     return np.array([np.nan if value is None else value for value in found], np.float64)
 
 
-def plain(value: float) -> float | None:
+def finite(value: float) -> float | None:
     """A number as JSON has it."""
     return value if math.isfinite(value) else None
 
 
-def drawn(each: Scored, sampling: Sampling) -> Scored:
+def subsample(each: Scored, sampling: Sampling) -> Scored:
     """n of the cells, drawn without replacement by the seed; all where n is not given."""
     if sampling.n is None or sampling.n >= len(each.cells):
         return each
@@ -224,7 +224,7 @@ def of_column(benchmark: Nb201, name: str, against: tuple[str, ...]) -> Scored:
     if name in computed:
         values = np.array([computed[name](row) for row in range(CELLS)], np.float64)
     elif name in CHOICES:
-        answered(benchmark, [name])
+        check_tabulated(benchmark, [name])
         values = benchmark.table().statistics(*parts(name))[:, 0]
     elif name in known:
         values = columns[name].values.astype(np.float64)
@@ -278,24 +278,26 @@ def row_of(text: str, key: str) -> int:
 
 
 # ---------------------------------------------------------------------------------------------------- a search
-def of_run(folder: Path, given: Words, settings: Sequence[str], sampling: Sampling, against: tuple[str, ...]) -> Scored:
+def of_run(
+    folder: Path, given: Arguments, settings: Sequence[str], sampling: Sampling, against: tuple[str, ...]
+) -> Scored:
     """The scores of a search: recorded ones of a zero-cost method, else one-shot accuracies. Raises UserError."""
     allow = given.allowed
-    saved, found = diagnose.opened(folder, allow, settings)
+    saved, found = diagnose.open_search(folder, allow, settings)
     benchmark: Benchmark = instantiate.build(saved["benchmark"], allow)
     dataset = benchmark.dataset_key(str(saved["choices"].get("dataset"))) or "cifar10"
     against = against or (f"{dataset}.valid",)
-    answered(benchmark, against)
+    check_tabulated(benchmark, against)
     if known := recorded(folder):
         scores, facts = np.array(list(known.values())), {"kind": "recorded"}
-        return drawn(Scored(folder.name, benchmark, list(known), scores, against, True, facts), sampling)
+        return subsample(Scored(folder.name, benchmark, list(known), scores, against, True, facts), sampling)
     if not instantiate.build(saved["method"], allow).trains:
         raise UserError(
             f"from={folder}",
             "its method trains no supernet and has recorded no scores",
             "rank a search of a method that does",
         )
-    with diagnose.restored(folder, saved, given.options["device"], given.optional("threads"), allow) as job:
+    with diagnose.restored_job(folder, saved, given.options["device"], given.optional("threads"), allow) as job:
         read = (checkpoints.read(path, job.ctx.device) for path in reversed(found))
         state = next((own for own in read if own is not None), None)
         if state is None:
@@ -306,7 +308,7 @@ def of_run(folder: Path, given: Words, settings: Sequence[str], sampling: Sampli
         genotypes = sample(job.space, sampling)
         cells = [str(genotype) for genotype in genotypes]
         for measure in against:
-            if np.isnan(looked_up(benchmark, cells, measure)).all():
+            if np.isnan(accuracies(benchmark, cells, measure)).all():
                 raise UserError(
                     f"from={folder}",
                     f"the benchmark has {measure} of none of {len(cells)} cells drawn",

@@ -16,20 +16,20 @@ OPTIONS = {"out": "report.html", "title": "Architecture search"}
 
 def main(given: Sequence[str]) -> int:
     """`nasx report [RUNS ...] [out=...] [title=...]`: write the page and say where it is."""
-    asked = arguments.read("report", given, OPTIONS, plain="RUNS")
-    roots = list(asked.plain) or ["outputs"]
+    asked = arguments.parse("report", given, OPTIONS, positional="RUNS")
+    roots = list(asked.positional) or ["outputs"]
     frame = collect(roots)
     if frame.empty:
         raise UserError(
             " ".join(roots),
-            "no finished run there" + "".join(f"; {n}" for n in frame.attrs["notes"]),
+            "contains no finished run" + "".join(f"; {n}" for n in frame.attrs["notes"]),
             "name folders of runs, for example nasx report outputs",
         )
     path = Path(asked.options["out"]).expanduser()
     if path.suffix.lower() not in (".html", ".htm"):
-        raise UserError(f"out={path}", "is no name of an HTML page", "use for example out=report.html")
+        raise UserError(f"out={path}", "is not the name of an HTML file", "use for example out=report.html")
     if not path.parent.is_dir():
-        raise UserError(f"out={path}", f"there is no folder {path.parent}", "make it, or name another file")
+        raise UserError(f"out={path}", f"folder {path.parent} does not exist", "make it, or name another file")
     text = printable(page(frame, asked.options["title"]))
     write_atomic(path, text, "name another file with out=FILE")
     print(f"{path}: {frame['folder'].nunique()} runs, {len(text.encode()) / 1e6:.2f} MB")

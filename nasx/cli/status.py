@@ -31,7 +31,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from nasx.cli.arguments import read
+from nasx.cli.arguments import parse
 from nasx.core import files
 from nasx.errors import UserError, printable
 from nasx.runs import checkpoints, lock, peek, records, sweep_log
@@ -64,12 +64,14 @@ class State(NamedTuple):
 
 def main(words: Sequence[str]) -> int:
     """Print a line a run and a total."""
-    said = read("status", words, {}, plain="FOLDER")
-    if len(said.plain) > 1:
-        raise UserError(f"nasx status {' '.join(said.plain)}", "names several folders", "name one that holds them all")
-    root = Path(said.plain[0] if said.plain else "outputs").expanduser()
-    if said.plain and not root.is_dir():
-        raise UserError(f"nasx status {said.plain[0]}", "there is no such folder", "name the folder of the runs")
+    said = parse("status", words, {}, positional="FOLDER")
+    if len(said.positional) > 1:
+        raise UserError(
+            f"nasx status {' '.join(said.positional)}", "names several folders", "name one that holds them all"
+        )
+    root = Path(said.positional[0] if said.positional else "outputs").expanduser()
+    if said.positional and not root.is_dir():
+        raise UserError(f"nasx status {said.positional[0]}", "does not exist", "name the folder of the runs")
     now = time.time()
     told = [
         text([state(Path(folder), root, now) for folder in records.run_folders(root)], root, now),

@@ -76,7 +76,7 @@ def main(cfg: Mapping[str, Any]) -> str:
     roots = [str(runs)] if isinstance(runs, (str, Path)) else [str(root) for root in runs]
     form = str(ask.get("format") or "console")
     if form not in ("console", "markdown", "latex", "csv"):
-        raise UserError(f"format={form}", "no such format", "use console, markdown, latex or csv")
+        raise UserError(f"format={form}", "unknown format", "use console, markdown, latex or csv")
     frame = collect(roots)
     paper, found = ask.get("paper"), len(frame)
     if not found and not paper:
@@ -84,7 +84,7 @@ def main(cfg: Mapping[str, Any]) -> str:
         usual = roots == ["outputs"]
         raise UserError(
             f"{named}={','.join(roots)}",
-            "no finished run there" + (f" ({skipped})" if skipped else ""),
+            "contains no finished run" + (f" ({skipped})" if skipped else ""),
             "search first, for example nasx search experiment=quickstart"
             if usual
             else "name the folder of the runs, for example out=outputs",
@@ -131,7 +131,9 @@ def _plain(node: Any) -> Any:
 def _written(node: Any) -> str:
     """A filter as one writes it."""
     plain = _plain(node)
-    return overrides.show([str(text).replace(":", "=", 1) for text in plain] if isinstance(plain, list) else plain)
+    return overrides.format_value(
+        [str(text).replace(":", "=", 1) for text in plain] if isinstance(plain, list) else plain
+    )
 
 
 def _for_terminal(made: Sequence[Sheet], notes: Sequence[str], *, to_file: bool) -> str:

@@ -10,11 +10,18 @@ from typing import Any
 
 from nasx.config import classes, limits, objectives, space_rules, stage_rules
 from nasx.config.commands import COMMANDS, DELTAS, HOMES, settings
-from nasx.config.components import Usual, allowed_packages, choices_text, component_faults_of, no_default, value_faults
-from nasx.config.instantiate import build, foreign
-from nasx.config.known import Known
-from nasx.config.overrides import head
-from nasx.config.rules import COMBINATIONS, READS
+from nasx.config.components import (
+    DefaultLookup,
+    allowed_packages,
+    choices_text,
+    component_faults_of,
+    no_default,
+    value_faults,
+)
+from nasx.config.instantiate import build, foreign_packages
+from nasx.config.known import FaultCache
+from nasx.config.overrides import first_part
+from nasx.config.rules import COMBINATIONS, TRAINING_GROUPS
 from nasx.errors import UserError
 
 
@@ -23,10 +30,10 @@ def check(
     choices: Mapping[str, Any] | None = None,
     overrides: Sequence[str] = (),
     command: str = "search",
-    usual: Usual = no_default,
+    default_of: DefaultLookup = no_default,
 ) -> None:
     """Raise one UserError with all `faults`."""
-    if found := faults(cfg, choices, overrides, command, usual):
+    if found := faults(cfg, choices, overrides, command, default_of):
         raise UserError.join(found)
 
 
@@ -35,21 +42,21 @@ def faults(
     choices: Mapping[str, Any] | None = None,
     overrides: Sequence[str] = (),
     command: str = "search",
-    usual: Usual = no_default,
-    known: Known | None = None,
+    default_of: DefaultLookup = no_default,
+    known: FaultCache | None = None,
 ) -> list[UserError]:
-    """Every fault of the plain configuration `cfg` (`hydra` left out).
+    """All faults of the plain configuration `cfg`, which has no section `hydra`.
 
-    `choices` are the group files that were chosen, `overrides` the words of the command line, `usual` tells what these
-    files set a key to, `known` keeps what was found. Looks at the disk only where a data set of nasx does (its
-    `check()`), and imports nothing but that component, if nothing else is wrong.
+    `choices` are the chosen group files, `overrides` those of the command line, `default_of` returns the value that
+    these files give a key, and `known` caches faults. The disk is only read by the `check()` of a component of nasx, which is
+    imported for it only if nothing else is wrong.
     """
-    known = known or Known()
-    components = list(component_faults_of(cfg, choices or {}, command, usual, known))
+    known = known or FaultCache()
+    components = list(component_faults_of(cfg, choices or {}, command, default_of, known))
     found = [
         *_unread(command, overrides),
-        *_keys(cfg, command, usual),
-        *classes.replaced(components, choices or {}, overrides),
+        *_keys(cfg, command, default_of),
+        *classes.merge_replaced(components, choices or {}, overrides),
     ]
     for look in COMBINATIONS:
         with contextlib.suppress(TypeError):  # a value of a wrong type, which is told above
@@ -63,9 +70,9 @@ def faults(
             key = json.dumps([group, cfg[group], allowed_packages(cfg)], sort_keys=True, default=str)
             found += known.of_look(key, partial(_look, cfg, group))
     if not found and "dataset" in COMMANDS[command].groups:  # components of others are made by the job alone
-        if not foreign(cfg["dataset"]):
-            found += limits.faults(cfg, build(cfg["dataset"]), READS[command])
-        if cfg.get("objective") is not None and not foreign(cfg["benchmark"]):
+        if not foreign_packages(cfg["dataset"]):
+            found += limits.faults(cfg, build(cfg["dataset"]), TRAINING_GROUPS[command])
+        if cfg.get("objective") is not None and not foreign_packages(cfg["benchmark"]):
             found += objectives.faults(cfg, command, build(cfg["benchmark"]))
     return list({str(fault): fault for fault in found}.values())
 
@@ -77,12 +84,12 @@ def _unread(command: str, overrides: Sequence[str]) -> Iterator[UserError]:
         "retrain": "give it to the search: nasx search, or nasx run for both",
     }
     for text in overrides:
-        key = head(text)
+        key = first_part(text)
         if key in COMMANDS[command].unread:
             yield UserError(text, f"nasx {command} reads no {key} settings", other.get(command, ""))
 
 
-def _keys(cfg: Mapping[str, Any], command: str, usual: Usual) -> Iterator[UserError]:
+def _keys(cfg: Mapping[str, Any], command: str, default_of: DefaultLookup) -> Iterator[UserError]:
     """Keys at the top level."""
     entry, fields = COMMANDS[command], settings(command)
     plain = {key: value for key, value in cfg.items() if key not in (*entry.groups, "hydra")}
@@ -90,11 +97,13 @@ def _keys(cfg: Mapping[str, Any], command: str, usual: Usual) -> Iterator[UserEr
     for key in plain:
         if key not in fields:
             yield UserError(key, f"nasx {command} has no such setting", choices_text(key, known))
-    yield from value_faults("", fields, plain, usual)
+    yield from value_faults("", fields, plain, default_of)
 
 
 def _look(cfg: Mapping[str, Any], group: str) -> None:
     """A component's own look at the machine: missing data or packages are a fault now, not after the net is built."""
-    look = None if foreign(cfg[group]) else getattr(build(cfg[group]), "check", None)  # others: by the job alone
+    look = (
+        None if foreign_packages(cfg[group]) else getattr(build(cfg[group]), "check", None)
+    )  # others: by the job alone
     if look is not None:
         look()

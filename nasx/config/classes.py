@@ -30,7 +30,7 @@ def faults(where: str, target: str) -> Iterator[UserError]:
         base = asked.rpartition(".")[2]
         yield UserError(
             key,
-            f"{name} is no {base} of nasx",
+            f"{name} does not inherit from {base} of nasx",
             f"write class {name}({base}), with {base} from {asked.rpartition('.')[0]}",
         )
         return
@@ -47,7 +47,7 @@ def faults(where: str, target: str) -> Iterator[UserError]:
                     f"{name} has no {given}, which {home}.{node.name} asks for",
                     f"define {asks} in {schema.locate(module)}",
                 )
-            elif first is not None and answers(how) and nothing(first):
+            elif first is not None and returns_value(how) and returns_nothing(first):
                 yield UserError(
                     key,
                     f"{given} returns nothing",
@@ -90,12 +90,12 @@ def abstract(how: ast.FunctionDef) -> bool:
     return any(schema.last(mark) == "abstractmethod" for mark in how.decorator_list)
 
 
-def answers(how: ast.FunctionDef) -> bool:
+def returns_value(how: ast.FunctionDef) -> bool:
     """Whether a function is said to return something."""
     return how.returns is not None and ast.unparse(how.returns) != "None"
 
 
-def nothing(how: ast.FunctionDef) -> bool:
+def returns_nothing(how: ast.FunctionDef) -> bool:
     """Whether a function has no way to return anything."""
     return not any(
         isinstance(node, ast.Raise | ast.Yield | ast.YieldFrom)
@@ -104,7 +104,7 @@ def nothing(how: ast.FunctionDef) -> bool:
     )
 
 
-def replaced(found: Sequence[UserError], choices: Mapping[str, Any], overrides: Sequence[str]) -> list[UserError]:
+def merge_replaced(found: Sequence[UserError], choices: Mapping[str, Any], overrides: Sequence[str]) -> list[UserError]:
     """`found`, with one fault for all the settings that stay where the command line puts another class in a place."""
     kept = list(found)
     for text in overrides:

@@ -46,7 +46,7 @@ HOMES = (
 """Where components of nasx live; nothing else of it may be named in `_target_`."""
 
 
-ELSEWHERE = frozenset(
+NON_IDENTITY_KEYS = frozenset(
     {
         "out",
         "name",

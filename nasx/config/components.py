@@ -9,23 +9,23 @@ from typing import Any
 
 from nasx.config import classes, schema, setters
 from nasx.config.commands import COMMANDS, DELTAS, HOMES
-from nasx.config.instantiate import refusal
-from nasx.config.known import Known
-from nasx.config.overrides import show
+from nasx.config.instantiate import target_fault
+from nasx.config.known import FaultCache
+from nasx.config.overrides import format_value
 from nasx.config.paths import conf_dir
 from nasx.core.spelling import did_you_mean
 from nasx.errors import UserError
 
 # -------------------------------------------------------------------------------------------------- checks
-Usual = Callable[[str], str | None]
+DefaultLookup = Callable[[str], str | None]
 """Dotted key -> the value that files give it, as one writes it on the command line; None where they give none."""
 
 
 def no_default(key: str) -> None:
-    """`Usual` where no files are known."""
+    """`DefaultLookup` where no files are known."""
 
 
-def unknown(cfg: Mapping[str, Any], key: str, command: str) -> UserError | None:
+def unknown_key(cfg: Mapping[str, Any], key: str, command: str) -> UserError | None:
     """The fault of a dotted key that the composed configuration does not have, None where it has it."""
     entry, node, path = COMMANDS[command], cfg, ""
     for part in key.split("."):
@@ -54,14 +54,14 @@ def choices_text(key: str, known: Iterable[str]) -> str:
 
 
 def value_faults(
-    prefix: str, fields: Mapping[str, schema.Field], values: Mapping[str, Any], usual: Usual
+    prefix: str, fields: Mapping[str, schema.Field], values: Mapping[str, Any], default_of: DefaultLookup
 ) -> Iterator[UserError]:
     """Values that do not fit their field."""
     missing = {key for key, value in values.items() if value == "???"}
     for key in missing:
         yield UserError(f"{prefix}{key}", "needs a value", f"write {prefix}{key}=...")
     for key, must in schema.faults(fields, {k: v for k, v in values.items() if k not in missing}).items():
-        given, alike = show(values[key]), usual(f"{prefix}{key}") or _literal(fields[key].default)
+        given, alike = format_value(values[key]), default_of(f"{prefix}{key}") or _literal(fields[key].default)
         yield UserError(
             f"{prefix}{key}={given}",
             must,
@@ -74,27 +74,29 @@ def _literal(text: str | None) -> str | None:
     if text is None:
         return None
     try:
-        return show(ast.literal_eval(text))
+        return format_value(ast.literal_eval(text))
     except ValueError:
         return text
 
 
 def component_faults_of(
-    cfg: Mapping[str, Any], choices: Mapping[str, Any], command: str, usual: Usual, known: Known
+    cfg: Mapping[str, Any], choices: Mapping[str, Any], command: str, default_of: DefaultLookup, known: FaultCache
 ) -> Iterator[UserError]:
     allowed = (*HOMES, *allowed_packages(cfg))
     for group in COMMANDS[command].groups:
         node = cfg.get(group)
         if not isinstance(node, Mapping):
             yield UserError(
-                group if node is None else f"{group}={show(node)}",
+                group if node is None else f"{group}={format_value(node)}",
                 f"no {group} is chosen",
                 f"choose one, for example {group}={choices.get(group) or '...'}; nasx list shows all",
             )
         elif "_target_" not in node:
-            yield UserError(group, "does not say which class it is", "its file needs a line _target_: package.Class")
+            yield UserError(group, "has no _target_", "its file needs a line _target_: package.Class")
         else:
-            yield from known.of_node(node, allowed, partial(component_faults, group, node, allowed, choices, usual))
+            yield from known.of_node(
+                node, allowed, partial(component_faults, group, node, allowed, choices, default_of)
+            )
 
 
 def allowed_packages(cfg: Mapping[str, Any]) -> tuple[str, ...]:
@@ -107,11 +109,11 @@ def component_faults(
     node: Mapping[str, Any],
     allowed: Sequence[str] = HOMES,
     choices: Mapping[str, Any] | None = None,
-    usual: Usual = no_default,
+    default_of: DefaultLookup = no_default,
 ) -> Iterator[UserError]:
     """Faults of one component node, among the group files `choices`, and of the components inside it."""
     target = node["_target_"]
-    refused = refusal(where, target, allowed)
+    refused = target_fault(where, target, allowed)
     if refused is not None:
         yield refused
         return
@@ -133,5 +135,7 @@ def component_faults(
             yield UserError(f"{where}.{key}", f"{component.name} needs a value", f"it must be {what}")
     inner = {key: value for key, value in given.items() if isinstance(value, Mapping) and "_target_" in value}
     for key, value in inner.items():
-        yield from component_faults(f"{where}.{key}", value, allowed, usual=usual)
-    yield from value_faults(f"{where}.", component.fields, {k: v for k, v in given.items() if k not in inner}, usual)
+        yield from component_faults(f"{where}.{key}", value, allowed, default_of=default_of)
+    yield from value_faults(
+        f"{where}.", component.fields, {k: v for k, v in given.items() if k not in inner}, default_of
+    )

@@ -28,7 +28,7 @@ from nasx.core import files
 from nasx.errors import UserError
 
 
-class Bounded(FileConfigSource):
+class BoundedFileSource(FileConfigSource):
     """Hydra's source of files, which reads none that stands for more than the bounds of `files.compose_yaml`."""
 
     def load_config(self, config_path: str) -> ConfigResult:
@@ -41,12 +41,12 @@ class Bounded(FileConfigSource):
 class Loader(ConfigLoaderImpl):
     """Hydra's loader, which answers a file that it cannot digest with a UserError too."""
 
-    own: str | None = None
+    config_dir: str | None = None
     """The user's own folder of configurations."""
 
-    def ours(self, command: str, cfg: Any, texts: Sequence[str]) -> Callable[[], Any] | None:
+    def base_config(self, command: str, cfg: Any, texts: Sequence[str]) -> Callable[[], Any] | None:
         """What composes nasx's own files for the launcher and sweeper of `cfg`; None where there are no others."""
-        if self.own is None and not any("hydra.searchpath" in text for text in texts):
+        if self.config_dir is None and not any("hydra.searchpath" in text for text in texts):
             return None
         chosen = [
             f"{group}={choice}"
@@ -64,7 +64,7 @@ class Loader(ConfigLoaderImpl):
             mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
             where = f"{mark.name}, line {mark.line + 1}" if mark else "configuration"
             said = getattr(error, "problem", None) or str(error)
-            raise UserError(where, f"is no YAML of plain values ({said})", "correct the file") from error
+            raise UserError(where, f"is not valid YAML ({said})", "correct the file") from error
         except Exception as error:
             raise UserError(
                 "configuration",
@@ -89,19 +89,19 @@ def make_loader(config_dir: str | None = None) -> Loader:
     """Hydra's loader over nasx's configurations and, before them, the user's own folder."""
     version.setbase("1.3")
     Plugins.instance()  # registers its own sources
-    SourcesRegistry.instance().types["file"] = Bounded
+    SourcesRegistry.instance().types["file"] = BoundedFileSource
     path = create_config_search_path(str(paths.conf_dir()))
     if config_dir is not None:
         folder = Path(config_dir).resolve()
         if not folder.is_dir():
-            raise UserError(f"--config-dir {config_dir}", "there is no such folder", "name a folder of configurations")
+            raise UserError(f"--config-dir {config_dir}", "does not exist", "name a folder of configurations")
         path.prepend("command-line", f"file://{folder}", SearchPathQuery(provider="schema"))
     loader = Loader(path)
-    loader.own = config_dir
+    loader.config_dir = config_dir
     return loader
 
 
-def plain(cfg: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+def resolved(cfg: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """(the resolved configuration without `hydra`, the chosen group files) of a composed configuration."""
     choices = {key: value for key, value in cfg.hydra.runtime.choices.items() if not key.startswith("hydra/")}
     own = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
@@ -129,12 +129,12 @@ def published(
 @lru_cache(maxsize=64)
 def _of_files(command: str, chosen: tuple[str, ...], config_dir: str | None) -> dict[str, Any]:
     """What the chosen files give; the jobs of a sweep share it."""
-    return plain(make_loader(config_dir).load_configuration(command, list(chosen), RunMode.RUN))[0]
+    return resolved(make_loader(config_dir).load_configuration(command, list(chosen), RunMode.RUN))[0]
 
 
 def translate(error: Exception) -> UserError:
     """Hydra's or OmegaConf's error in one sentence, without the advice to add a key."""
-    known = sweeps.absent(str(error))
+    known = sweeps.missing_plugin(str(error))
     if known is not None:
         return known
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else None

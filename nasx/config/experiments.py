@@ -1,16 +1,16 @@
-"""What an experiment says of itself: the comment at the head of conf/experiment/<name>.yaml, in paragraphs.
+"""The description of an experiment: the comment at the head of conf/experiment/<name>.yaml, in paragraphs.
 
     # @package _global_
-    # nasx run experiment=<name>               the command; more may follow; a long one goes on after \\
-    # What it is, in a sentence. More may follow.
+    # nasx run experiment=<name>               the command; more may follow; a long one continues after \\
+    # A description of one or more sentences.
     # Published: <row>: <numbers>              for each printed row that the command computes
-    # Published: <row>: <numbers>, with <words>    the same, with these words on the command line besides
+    # Published: <row>: <numbers>, with <overrides>    the same, with these overrides added to the command
     # Published: nothing; <why>
-    # Cost: <what it takes, on which card, by whose account>
+    # Cost: <time and hardware, and the source of the figure>
 
-<row> and <numbers> are what `results.targets` makes of the printed numbers inside the
-package, so that the file, the list of experiments and the tables beside the papers cannot drift apart. A user's own
-files need none of it. Imports nothing heavy.
+<row> and <numbers> are the texts that `results.published.name` and `told` give for the printed numbers inside the
+package, so that the file, the list of experiments and the tables cannot disagree. A user's own files need none of it.
+Imports nothing heavy.
 """
 
 from __future__ import annotations

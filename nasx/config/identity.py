@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nasx.config.commands import COMMANDS, ELSEWHERE
+from nasx.config.commands import COMMANDS, NON_IDENTITY_KEYS
 from nasx.core import versions
 
-FACTS = ("format", "kind", "choices", "identity")
+METADATA_KEYS = ("format", "kind", "choices", "identity")
 """Keys of a run's config.yaml that are no settings."""
 SHORT = 8
 """Digits of an identity in a folder's name. What has the same name is told apart by its whole configuration."""
@@ -30,7 +30,7 @@ def identifying(cfg: Mapping[str, Any], kind: str | None = None) -> dict[str, An
     So `nasx run` and `nasx search` share the folder of the search. A parent run counts by its name, not by its path.
     """
     kind = kind or kind_of(cfg)
-    drop = {*ELSEWHERE, *COMMANDS[kind].unread} | ({"from", "genotype"} if kind == "search" else set())
+    drop = {*NON_IDENTITY_KEYS, *COMMANDS[kind].unread} | ({"from", "genotype"} if kind == "search" else set())
     kept = {key: value for key, value in cfg.items() if key not in drop}
     if kept.get("from"):
         kept["from"] = Path(str(kept["from"])).name
@@ -72,7 +72,7 @@ def identity(cfg: Mapping[str, Any], kind: str | None = None) -> str:
 
 def family(cfg: Mapping[str, Any], kind: str) -> str:
     """The identity that runs of one setting share, whatever their seed and parent."""
-    return identity({**{k: v for k, v in cfg.items() if k not in FACTS}, "seed": None, "from": None}, kind)
+    return identity({**{k: v for k, v in cfg.items() if k not in METADATA_KEYS}, "seed": None, "from": None}, kind)
 
 
 def run_name(

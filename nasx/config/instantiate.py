@@ -18,11 +18,11 @@ from nasx.core.spelling import did_you_mean
 from nasx.errors import UserError
 
 
-def refusal(where: str, target: Any, allowed: Sequence[str]) -> UserError | None:
+def target_fault(where: str, target: Any, allowed: Sequence[str]) -> UserError | None:
     """The fault of a `_target_`, None where it may be built. Nothing is imported."""
     key = f"{where}._target_={target}"
     if not isinstance(target, str) or not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", target):
-        return UserError(key, "is no class", "write package.module.Class")
+        return UserError(key, "is not a class path", "write package.module.Class")
     if versions.present(target) != target:
         return UserError(key, "was renamed", f"write {versions.present(target)}")
     head, *_ = target.split(".")
@@ -35,14 +35,16 @@ def refusal(where: str, target: Any, allowed: Sequence[str]) -> UserError | None
         )
     component = schema.component(target)
     if component is not None and not any(f"{component.module}.".startswith(f"{name}.") for name in allowed):
-        return UserError(key, f"is {component.module}'s, which is not allowed", "nasx list shows what may be named")
+        return UserError(
+            key, f"is defined in {component.module}, which is not allowed", "nasx list shows what may be named"
+        )
     if component is not None and head == "nasx" and target not in trust.components(conf_dir()):
         return UserError(key, "is not a class that a configuration may name", "nasx list shows what may be named")
     if component is None:
         module, _, name = target.rpartition(".")
         body = schema.tree(module)
         if body is None:
-            return UserError(key, f"there is no module {module}", "check the name, and that its package is installed")
+            return UserError(key, f"module {module} not found", "check the name, and that its package is installed")
         names = [node.name for node in body.body if isinstance(node, ast.ClassDef)]
         return UserError(
             key,
@@ -54,12 +56,12 @@ def refusal(where: str, target: Any, allowed: Sequence[str]) -> UserError | None
     return None
 
 
-def foreign(node: Any, allow: Sequence[str] = ()) -> list[str]:
+def foreign_packages(node: Any, allow: Sequence[str] = ()) -> list[str]:
     """Packages besides nasx whose classes a configuration names and `allow` does not, sorted."""
     if not isinstance(node, Mapping):
         return []
     own = str(node.get("_target_", "nasx.")).partition(".")[0]
-    found = {own, *(name for value in node.values() for name in foreign(value))}
+    found = {own, *(name for value in node.values() for name in foreign_packages(value))}
     return sorted(found - {"nasx", *sys.stdlib_module_names, *(name.partition(".")[0] for name in allow)})
 
 
@@ -69,7 +71,7 @@ def build(node: Mapping[str, Any], allow: Sequence[str] = ()) -> Any:
     Raises UserError where the target is not allowed. `check` has looked at the values before.
     """
     target = versions.present(node["_target_"])
-    refused = refusal("component", target, (*HOMES, *allow))
+    refused = target_fault("component", target, (*HOMES, *allow))
     if refused is not None:
         raise refused
     module, _, name = target.rpartition(".")
@@ -81,6 +83,6 @@ def build(node: Mapping[str, Any], allow: Sequence[str] = ()) -> Any:
         if key != "_target_"
     }
     found = getattr(importlib.import_module(module), name)
-    if not trust.same(found, name, [module] if target.startswith("nasx.") else allow):
-        raise UserError(f"component._target_={target}", "is not the class of that name", "name its own module")
+    if not trust.is_class(found, name, [module] if target.startswith("nasx.") else allow):
+        raise UserError(f"component._target_={target}", "is not defined there", "name the module that defines it")
     return found(**given)

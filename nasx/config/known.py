@@ -8,7 +8,7 @@ from typing import Any
 from nasx.errors import UserError
 
 
-class Known:
+class FaultCache:
     """What was found so far; `Known()` knows nothing."""
 
     def __init__(self) -> None:

@@ -41,12 +41,12 @@ def recorded(cfg: Mapping[str, Any], command: str, benchmark: Any) -> Iterator[q
     )
     held_out = (cfg.get("retrain") or {}).get("held_out", False) and "retrain" in kinds
     facts = {schema.constant(cfg["space"]["_target_"], "data") or "images", "held_out" if held_out else "tested"}
-    facts |= {"trained"} if trained(cfg.get("method") or {}) else set()
+    facts |= {"trained"} if trains_supernet(cfg.get("method") or {}) else set()
     facts |= {"looked_up"} if answers else set()
     return quantities.recorded(kinds, facts, answers, getattr(benchmark, "devices", ()))
 
 
-def trained(method: Mapping[str, Any]) -> bool:
+def trains_supernet(method: Mapping[str, Any]) -> bool:
     """Whether a method, or the innermost one that it wraps, trains a supernet."""
     while isinstance(method.get("inner"), Mapping):
         method = method["inner"]

@@ -6,14 +6,14 @@ import re
 from typing import Any
 
 
-def show(value: Any) -> str:
+def format_value(value: Any) -> str:
     """A value as one writes it on the command line."""
     words = {None: "null", True: "true", False: "false"}
     if isinstance(value, list | tuple):
-        return "[" + ",".join(show(item) for item in value) + "]"
+        return "[" + ",".join(format_value(item) for item in value) + "]"
     return words.get(value, str(value)) if value is None or isinstance(value, bool) else str(value)
 
 
-def head(text: str) -> str:
+def first_part(text: str) -> str:
     """The group or the first part of the key that an override sets."""
     return re.split(r"[=.@]", text.lstrip("+~"), maxsplit=1)[0]

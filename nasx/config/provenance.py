@@ -37,7 +37,7 @@ class Origins(NamedTuple):
     chosen: dict[str, str]
     lines: dict[str, list[Origin]]
 
-    def usual(self, key: str) -> str | None:
+    def default_value(self, key: str) -> str | None:
         """The value that a key has if the command line does not set it, as one writes it there; None: no file does."""
         return self.lines[key][-1].value.replace(", ", ",").strip("\"'") if key in self.lines else None
 
@@ -65,26 +65,30 @@ def trace(command: str, overrides: Sequence[str] = (), config_dir: str | None = 
     return found
 
 
-def lazily(command: str, overrides: Sequence[str], config_dir: str | None = None) -> Callable[[str], str | None]:
-    """`Origins.usual` of these choices; the files are read when the first key is asked for."""
+def default_lookup(
+    command: str, overrides: Sequence[str], config_dir: str | None = None
+) -> Callable[[str], str | None]:
+    """`Origins.default_value` of these choices; the files are read when the first key is asked for."""
     held: list[Origins] = []
 
-    def usual(key: str) -> str | None:
+    def default_of(key: str) -> str | None:
         if not held:
             try:
                 held.append(trace(command, overrides, config_dir))
             except UserError:
                 held.append(Origins({}, {}))
-        return held[0].usual(key)
+        return held[0].default_value(key)
 
-    return usual
+    return default_of
 
 
 def choosing(overrides: Sequence[str]) -> list[str]:
     """The overrides that choose a group's file, of several values the first."""
     groups = {*commands.DELTAS, *(group for command in commands.COMMANDS.values() for group in command.groups)}
     return [
-        text if "[" in text else text.partition(",")[0] for text in overrides if config_overrides.head(text) in groups
+        text if "[" in text else text.partition(",")[0]
+        for text in overrides
+        if config_overrides.first_part(text) in groups
     ]
 
 

@@ -17,7 +17,7 @@ from nasx.core.constraints import SEEDS
 from nasx.errors import UserError
 from nasx.spaces import rules
 
-READS = {
+TRAINING_GROUPS = {
     "search": ("search",),
     "retrain": ("retrain",),
     "run": ("search", "retrain"),
@@ -42,13 +42,17 @@ def _get(cfg: Mapping[str, Any], path: str) -> Any:
 def _device(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
     device = cfg.get("device")
     if device is not None and not re.fullmatch(r"auto|cpu|cuda(:\d+)?", str(device)):
-        yield UserError(f"device={device}", "no such device", "use auto, cpu, cuda, or cuda:0")
+        yield UserError(f"device={device}", "unknown device", "use auto, cpu, cuda, or cuda:0")
 
 
 def _folder_name(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
     name = cfg.get("name")
     if name is not None and not re.fullmatch(r"[\w+,=-][\w.+,=-]*", str(name)):
-        yield UserError(f"name={name}", "is no plain folder name", "use letters, digits, . _ - and say where by out=")
+        yield UserError(
+            f"name={name}",
+            "is not a plain folder name",
+            "use letters, digits and . _ -; set the parent folder with out=",
+        )
     elif name is not None and (length := len(str(name).encode())) > LONGEST_NAME:
         yield UserError(
             f"name={str(name)[:20]}...",
@@ -62,13 +66,13 @@ def _seeds(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
     first, study = cfg.get("seed") or 0, cfg.get("study") or {} if command == "study" else {}
     last = first + max(cfg.get("seeds_per_job") or 1, study.get("searches", 0) + study.get("retrains", 0), 1) - 1
     if first < SEEDS <= last:
-        yield UserError(f"seed={first}", f"leads to the seed {last}, and the largest is {SEEDS - 1}", "lower seed")
+        yield UserError(f"seed={first}", f"leads to seed {last}, but the largest is {SEEDS - 1}", "lower seed")
 
 
 def _together(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
     """Several seeds by turns in one process: searches alone, each in a folder named by its seed."""
     count, name = cfg.get("seeds_per_job") or 1, cfg.get("name")
-    if count > 1 and READS[command] and command != "search":
+    if count > 1 and TRAINING_GROUPS[command] and command != "search":
         yield UserError(
             f"seeds_per_job={count}",
             f"nasx {command} takes one seed at a time",
@@ -84,7 +88,7 @@ def _together(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
 
 def _auxiliary(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
     kind = _constant(cfg, "space", "read_as")
-    for group in READS[command]:
+    for group in TRAINING_GROUPS[command]:
         weight, layers = _get(cfg, f"{group}.auxiliary"), _get(cfg, f"{group}.layers")
         if weight and kind in ("nb201", "nb1shot1"):
             yield UserError(
@@ -95,7 +99,7 @@ def _auxiliary(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
         elif weight and kind == "darts" and layers == 1:
             yield UserError(
                 "retrain.layers=1",
-                "has one reduction, and the auxiliary head reads what two have left",
+                "has only one reduction, but the auxiliary head needs two",
                 "use 3 or more, or set retrain.auxiliary=0",
             )
 
@@ -103,12 +107,12 @@ def _auxiliary(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
 def _stacks(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
     """Cells and stem of networks that are as the benchmark has them."""
     kind, layers, stem = _constant(cfg, "space", "read_as"), _get(cfg, "retrain.layers"), _get(cfg, "retrain.stem")
-    if "retrain" not in READS[command] or kind not in ("nb201", "nb1shot1"):
+    if "retrain" not in TRAINING_GROUPS[command] or kind not in ("nb201", "nb1shot1"):
         return
     if kind == "nb1shot1" and layers and layers % rules.STACKS:
         yield UserError(
             f"retrain.layers={layers}",
-            f"cells do not share out among {rules.STACKS} stacks",
+            f"cells cannot be divided evenly among {rules.STACKS} stacks",
             f"use a multiple of {rules.STACKS}",
         )
     if stem not in (None, "cifar"):
@@ -122,7 +126,7 @@ def _benchmark(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
         if target.startswith(f"nasx.benchmarks.{name}.") and not space.startswith(f"nasx.spaces.{home}."):
             yield UserError(
                 f"benchmark={name}",
-                f"knows no architecture of {space.rpartition('.')[2]}",
+                f"has no architectures of {space.rpartition('.')[2]}",
                 f"use space={home}, or benchmark=none",
             )
 
@@ -133,7 +137,7 @@ def _kinds(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
     if wanted is None:
         return
     fits = {"text": "dataset=ptb search=ptb retrain=ptb", "images": "dataset=cifar10 search=darts retrain=darts_cifar"}
-    for group in ("dataset", *READS[command]):
+    for group in ("dataset", *TRAINING_GROUPS[command]):
         found = _constant(cfg, group, "data")
         if found not in (None, wanted):
             remedy = next(word for word in fits[wanted].split() if word.startswith(group))
@@ -147,10 +151,10 @@ def _kinds(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
 def _cells(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
     """Methods that compare the cells of a supernet need two of them."""
     needs_two_cells = any(_constant(cfg, place, "needs_two_cells") for place in _methods(cfg))
-    if "search" in READS[command] and needs_two_cells and _constant(cfg, "space", "single"):
+    if "search" in TRAINING_GROUPS[command] and needs_two_cells and _constant(cfg, "space", "single"):
         yield UserError(
             f"method={str(_get(cfg, 'method._target_')).rpartition('.')[2]}",
-            "compares the cells of a supernet, and that of this space has one alone",
+            "compares the cells of a supernet, but this space has only one",
             "use another method, for example method=darts",
         )
 
@@ -158,7 +162,7 @@ def _cells(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
 def _reads(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
     """Methods that are for networks of images, or of text, alone."""
     found = _constant(cfg, "space", "data")
-    for place in _methods(cfg) if "search" in READS[command] else ():
+    for place in _methods(cfg) if "search" in TRAINING_GROUPS[command] else ():
         wanted = _constant(cfg, place, "reads")
         if found is not None and wanted not in (None, found):
             yield UserError(
@@ -183,7 +187,7 @@ def _methods(cfg: Mapping[str, Any]) -> Iterator[str]:
 
 def _words(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
     words, batch = _get(cfg, "search.evaluate_words"), _get(cfg, "search.batch")
-    if "search" not in READS[command] or _constant(cfg, "space", "data") != "text" or batch is None:
+    if "search" not in TRAINING_GROUPS[command] or _constant(cfg, "space", "data") != "text" or batch is None:
         return
     if batch == 1:
         yield UserError("search.batch=1", "is too few rows for batch norm", "use 2 or more")
@@ -198,11 +202,11 @@ def _words(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
 def _devices(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
     """Text is read in order, each segment on from the one before."""
     if _constant(cfg, "space", "data") == "text" and (devices := cfg.get("devices") or 1) > 1:
-        yield UserError(f"devices={devices}", "a text is read by one process", "leave devices out")
+        yield UserError(f"devices={devices}", "text is read by one process", "leave devices out")
 
 
 def _rates(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
-    for group in READS[command]:
+    for group in TRAINING_GROUPS[command]:
         lr, low = _get(cfg, f"{group}.lr"), _get(cfg, f"{group}.lr_min")
         if lr is not None and low is not None and low > lr > 0:
             yield UserError(f"{group}.lr_min={low}", f"is above {group}.lr={lr}", "the rate falls from lr to lr_min")
@@ -217,17 +221,19 @@ def _rates(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
 
 def _eval_mode(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
     """An adversary that ascends in eval mode, on a supernet that keeps no statistics to evaluate by."""
-    for place in _methods(cfg) if "search" in READS[command] and _get(cfg, "space.batch_norm") == "batch" else ():
+    for place in (
+        _methods(cfg) if "search" in TRAINING_GROUPS[command] and _get(cfg, "space.batch_norm") == "batch" else ()
+    ):
         if _get(cfg, f"{place}.perturbation") == "adversarial" and _get(cfg, f"{place}.ascent") == "eval":
             yield UserError(
                 f"{place}.ascent=eval",
-                "needs running statistics of batch norm, and this supernet keeps none",
+                "needs running statistics of batch norm, but this supernet keeps none",
                 f"set space.batch_norm=tracked, as the released code has it, or {place}.ascent=train",
             )
 
 
 def _momentum(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
-    for group in READS[command]:
+    for group in TRAINING_GROUPS[command]:
         if _get(cfg, f"{group}.nesterov") and _get(cfg, f"{group}.momentum") == 0:
             yield UserError(
                 f"{group}.nesterov=true",
@@ -235,16 +241,16 @@ def _momentum(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
                 f"set {group}.nesterov=false, or {group}.momentum=0.9",
             )
     momentum = _get(cfg, "search.arch_momentum")
-    if "search" in READS[command] and momentum and _get(cfg, "search.arch_optimizer") == "adam":
+    if "search" in TRAINING_GROUPS[command] and momentum and _get(cfg, "search.arch_optimizer") == "adam":
         yield UserError(
             f"search.arch_momentum={momentum}",
-            "is read by search.arch_optimizer=sgd only",
-            "set search.arch_momentum=0; that of Adam is search.arch_betas",
+            "is only used by search.arch_optimizer=sgd",
+            "set search.arch_momentum=0; Adam uses search.arch_betas",
         )
 
 
 def _pieces(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
-    if "retrain" not in READS[command]:
+    if "retrain" not in TRAINING_GROUPS[command]:
         return
     batch, pieces = _get(cfg, "retrain.batch"), _get(cfg, "retrain.accumulate")
     if batch and pieces and batch % pieces:
@@ -263,7 +269,7 @@ def _source(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
 
 def _skip_dropout(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
     rate, space = _get(cfg, "search.skip_dropout"), str(_get(cfg, "space._target_"))
-    if "search" in READS[command] and rate and space.startswith("nasx.spaces.nb1shot1.space."):
+    if "search" in TRAINING_GROUPS[command] and rate and space.startswith("nasx.spaces.nb1shot1.space."):
         yield UserError(
             f"search.skip_dropout={rate}", "this space has no skip connections", "set search.skip_dropout=0"
         )
@@ -276,13 +282,13 @@ def _study(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
     if searches and given:
         yield UserError(
             f"{given[0]}={cfg[given[0]]}",
-            f"is not read where there are searches (study.searches={searches})",
+            f"is not used when the study searches (study.searches={searches})",
             "take study=transfer, or leave it out",
         )
     if searches == 0 and len(given) != 1:
         yield UserError(
             "study.searches=0",
-            "trains a given cell, and " + ("both from= and genotype= are given" if given else "none is given"),
+            "trains a given cell, but " + ("both from= and genotype= are given" if given else "none is given"),
             "give one: from=<a run of nasx search>, or genotype=<its text>",
         )
     if searches == 0 and _get(cfg, "study.rank") != "none":
@@ -299,7 +305,7 @@ def _held_out(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
     if (short or held) and _get(cfg, "dataset.split") == "full":
         yield UserError(
             "study.rank=short" if short else "retrain.held_out=true",
-            "needs images that the training leaves out, and dataset.split=full leaves none",
+            "needs images that the training leaves out, but dataset.split=full leaves none",
             "choose another dataset.split",
         )
     warmup, epochs = _get(cfg, "retrain.warmup_epochs"), _get(cfg, "study.rank_epochs")
@@ -311,7 +317,7 @@ def _needed(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
     """A method that needs an operation by name, on a space that has none such."""
     needed = {str(name) for place in _methods(cfg) if (name := _constant(cfg, place, "operation"))}
     space = cfg.get("space")
-    if "search" not in READS[command] or not needed or not isinstance(space, Mapping):
+    if "search" not in TRAINING_GROUPS[command] or not needed or not isinstance(space, Mapping):
         return
     names = {
         str(name)
@@ -320,13 +326,13 @@ def _needed(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
         for name in ([row] if isinstance(row, str) else row)
     }
     for name in sorted(needed - names) if str(space.get("_target_")).startswith("nasx.spaces.") else ():
-        yield UserError("method", f"adds to {name}, and this space has none", f"use a space with {name}")
+        yield UserError("method", f"adds to {name}, but this space does not have it", f"use a space with {name}")
 
 
 def _keep(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
     """The edges of a first stage; read without torch."""
     keep = _get(cfg, "space.keep")
-    if "search" not in READS[command] or not isinstance(keep, str):
+    if "search" not in TRAINING_GROUPS[command] or not isinstance(keep, str):
         return
     from nasx.spaces import published
 
@@ -336,7 +342,7 @@ def _keep(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
         short = keep if len(keep) <= 60 else f"{keep[:57]}..."
         yield UserError(
             f"space.keep={short}",
-            f"is no genotype ({error.fault})",
+            f"is not a genotype ({error.fault})",
             "give a finished run of the first stage (space.edges=searched), or the genotype that it found",
         )
 
@@ -349,7 +355,7 @@ def _genotype(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
     from nasx.spaces import published
 
     try:
-        yield from space_rules.lacking(cfg["space"], published.check(text, kind))
+        yield from space_rules.missing_from(cfg["space"], published.check(text, kind))
     except UserError as error:
         yield (
             error

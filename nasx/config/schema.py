@@ -74,9 +74,11 @@ def tree(module: str) -> ast.Module | None:
     try:
         return None if path is None else ast.parse(path.read_text(encoding="utf-8"), str(path))
     except SyntaxError as error:
-        raise UserError(f"{path}, line {error.lineno}", f"is no Python ({error.msg})", "mend the file") from error
+        raise UserError(
+            f"{path}, line {error.lineno}", f"is not valid Python ({error.msg})", "correct the file"
+        ) from error
     except ValueError as error:
-        raise UserError(str(path), f"is no Python ({error})", "mend the file") from error
+        raise UserError(str(path), f"is not valid Python ({error})", "correct the file") from error
 
 
 def docstring(module: str) -> str:

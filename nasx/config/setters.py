@@ -23,7 +23,7 @@ def set_by(conf: Path, choices: Mapping[str, Any], where: str, key: str, fault: 
             ]
             return UserError(
                 f"{group}={choice}",
-                f"sets {where}.{key}, and {fault}",
+                f"sets {where}.{key}, but {fault}",
                 f"use another {where} or {group}; the setting is there with {where}={', '.join(fit)}",
             )
     return None

@@ -39,7 +39,7 @@ def faults(node: Mapping[str, Any]) -> Iterator[UserError]:
             yield error
 
 
-def lacking(node: Mapping[str, Any], cell: Any) -> Iterator[UserError]:
+def missing_from(node: Mapping[str, Any], cell: Any) -> Iterator[UserError]:
     """What of a cell, as `published.check` has read it, the space does not have."""
     kind, space = settings(node)
     if kind in rules.CELLS:

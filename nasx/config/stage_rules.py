@@ -9,7 +9,7 @@ from nasx.errors import UserError
 
 if TYPE_CHECKING:
     pass
-from nasx.config.stages import Config, configured, count, given
+from nasx.config.stages import Config, count, stage_config, with_defaults
 
 
 def faults(cfg: Config, overrides: Sequence[str], allowed: Sequence[str]) -> Iterator[UserError]:
@@ -17,13 +17,13 @@ def faults(cfg: Config, overrides: Sequence[str], allowed: Sequence[str]) -> Ite
     from nasx.config import components, space_rules
     from nasx.config import overrides as config_overrides
 
-    node = given(cfg)
+    node = with_defaults(cfg)
     n = count(cfg)
     for group in ("space", "search"):
         for key, value in node[group].items():
             if isinstance(value, list | tuple) and len(value) != n:
                 yield UserError(
-                    f"stages.{group}.{key}={config_overrides.show(value)}",
+                    f"stages.{group}.{key}={config_overrides.format_value(value)}",
                     f"has {len(value)} values for {n} stages",
                     "give one for each stage, or one for all (stages.keep has one entry less than stages)",
                 )
@@ -34,7 +34,7 @@ def faults(cfg: Config, overrides: Sequence[str], allowed: Sequence[str]) -> Ite
                         text, "each stage has a value of its own", f"set stages.{group}.{key}=[{','.join(['...'] * n)}]"
                     )
     for i in range(n if n > 1 else 0):
-        own = configured(cfg, i)
+        own = stage_config(cfg, i)
         found = [
             fault for group in ("space", "search") for fault in components.component_faults(group, own[group], allowed)
         ]
@@ -47,7 +47,7 @@ def faults(cfg: Config, overrides: Sequence[str], allowed: Sequence[str]) -> Ite
     for kept in node["keep"]:
         if kept is not None and left and kept > left:
             yield UserError(
-                f"stages.keep={config_overrides.show(node['keep'])}",
+                f"stages.keep={config_overrides.format_value(node['keep'])}",
                 f"keeps {kept} of {left} operations",
                 "each entry is at most the one before, the first at most the operations of an edge",
             )

@@ -42,14 +42,14 @@ class Stages:
     search: dict[str, Any] = field(default_factory=dict)
 
 
-def given(cfg: Config) -> Config:
+def with_defaults(cfg: Config) -> Config:
     """The settings of stages; those that a file of the user's leaves out have their defaults."""
     return {**NONE, **(cfg.get("stages") or {})}
 
 
 def count(cfg: Config) -> int:
     """Stages of a configuration."""
-    return len(given(cfg)["keep"]) + 1
+    return len(with_defaults(cfg)["keep"]) + 1
 
 
 def name(i: int) -> str:
@@ -57,17 +57,17 @@ def name(i: int) -> str:
     return f"stage-{i + 1}"
 
 
-def at(values: Config, i: int) -> dict[str, Any]:
+def stage_values(values: Config, i: int) -> dict[str, Any]:
     """The values of stage i."""
     return {key: value[i] if isinstance(value, list | tuple) else value for key, value in values.items()}
 
 
-def configured(cfg: Config, i: int, space: Config | None = None) -> dict[str, Any]:
+def stage_config(cfg: Config, i: int, space: Config | None = None) -> dict[str, Any]:
     """The configuration of stage i alone, on `space` (default: that of `cfg`, not narrowed)."""
-    node = given(cfg)
+    node = with_defaults(cfg)
     return {
         **cfg,
         "stages": NONE,
-        "space": {**(cfg["space"] if space is None else space), **at(node["space"], i)},
-        "search": {**cfg["search"], **at(node["search"], i)},
+        "space": {**(cfg["space"] if space is None else space), **stage_values(node["space"], i)},
+        "search": {**cfg["search"], **stage_values(node["search"], i)},
     }

@@ -31,7 +31,7 @@ BASIC = "hydra._internal.core_plugins."
 
 
 # --------------------------------------------------------------------------------------------- before it starts
-def absent(text: str) -> UserError | None:
+def missing_plugin(text: str) -> UserError | None:
     """The fault that Hydra's message about a launcher or sweeper means, None where it means something else."""
     found = re.search(r"Could not find 'hydra/(launcher|sweeper)/(\w+)'", text)
     if found is None:
@@ -40,7 +40,7 @@ def absent(text: str) -> UserError | None:
     if name not in EXTRAS:
         return UserError(
             f"hydra/{kind}={name}",
-            f"there is no such {kind}",
+            f"unknown {kind}",
             "nasx list launchers shows those of nasx"
             if kind == "launcher"
             else "take hydra/sweeper=optuna, or leave it out",
@@ -54,11 +54,11 @@ def faults(cfg: Any, overrides: Sequence[Override], *, multirun: bool) -> Iterat
     chosen = cfg.hydra.runtime.choices.get("launch")
     for where, target in ((f"launch={chosen}" if chosen else "hydra/launcher", launcher), ("hydra/sweeper", sweeper)):
         if not multirun and not target.startswith(BASIC):
-            yield UserError(where, "starts the jobs of a sweep, and this is none", "add --multirun")
+            yield UserError(where, "starts the jobs of a sweep, but this is a single job", "add --multirun")
     if cfg.hydra.job.get("chdir"):
         yield UserError(
             "hydra.job.chdir=true",
-            "would start jobs in another folder, where out= and paths mean other places",
+            "would start jobs in another folder, where out= and relative paths point elsewhere",
             "leave it out: each run has its own folder under out=",
         )
     for override in overrides:
@@ -87,7 +87,7 @@ def faults(cfg: Any, overrides: Sequence[Override], *, multirun: bool) -> Iterat
     yield from _gpus(cfg, launcher)
 
 
-def searched(cfg: Any, overrides: Sequence[Override], parser: OverridesParser) -> list[Override]:
+def sweeper_params(cfg: Any, overrides: Sequence[Override], parser: OverridesParser) -> list[Override]:
     """What the sweeper's own settings (hydra.sweeper.params) let it choose, where the command line says nothing."""
     given = {override.key_or_group for override in overrides}
     params = cfg.hydra.sweeper.get("params") or {}
@@ -103,28 +103,28 @@ def _gpus(cfg: Any, launcher: str) -> Iterator[UserError]:
         return
     remedy = f"add hydra.launcher.{key}=0"
     if cfg.get("device") == "cpu":
-        yield UserError("device=cpu", "each job asks the launcher for a GPU all the same", remedy)
+        yield UserError("device=cpu", "each job still asks the launcher for a GPU", remedy)
         return
     here = not (OmegaConf.select(cfg.hydra.launcher, "ray.init.address") or os.environ.get("RAY_ADDRESS"))
     if key.startswith("ray") and here and not list(Path("/dev").glob("nvidia[0-9]*")):
-        yield UserError("launch=ray", "each job asks for a GPU, and this machine has none", remedy)
+        yield UserError("launch=ray", "each job asks for a GPU, but this machine has none", remedy)
 
 
-def lists(cfg: Any) -> bool:
+def is_exhaustive(cfg: Any) -> bool:
     """Whether the sweeper's jobs are all combinations of the values that are listed; else it chooses as it goes."""
     return str(cfg.hydra.sweeper._target_).startswith(BASIC)
 
 
 def count(cfg: Any, values: Sequence[int]) -> int | None:
     """How many jobs the sweep has, given how many values each override lists; None where the sweeper does not say."""
-    if lists(cfg):
+    if is_exhaustive(cfg):
         return math.prod(values)
     trials: int | None = cfg.hydra.sweeper.get("n_trials")
     return trials
 
 
 @contextlib.contextmanager
-def unrepeated() -> Iterator[None]:
+def without_validation() -> Iterator[None]:
     """Within the block Hydra's sweeper does not compose every job before the first: `preflight` has checked them."""
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
@@ -136,14 +136,14 @@ def unrepeated() -> Iterator[None]:
 
 
 # ------------------------------------------------------------------------------------------------ while it runs
-def settle(folder: str) -> None:
+def enter_folder(folder: str) -> None:
     """Work where the command was given: a launcher's worker may have started elsewhere. Raises UserError."""
     try:
         os.chdir(folder)
     except OSError as error:
         raise UserError(
             folder,
-            f"cannot be entered on this machine ({error.strerror})",
+            f"does not exist or is not accessible on this machine ({error.strerror})",
             "start sweeps over several machines in a folder that they share",
         ) from error
 

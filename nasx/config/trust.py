@@ -1,19 +1,21 @@
 """What a configuration file may make nasx, Hydra and Python's logging do: less than the command line may.
 
-A file may come from a stranger, so of a file nothing is believed that names code, a place, or the environment:
+A file may come from a stranger, so nothing in a file that names code, a place or the environment is trusted:
 
-- A class is named by its exact dotted name: components by one that nasx's own configurations name (`components`) or by
-  one defined in a package that the user allows (`allow=` on the command line, or NASX_ALLOW); what Hydra, its plugins
-  and Python's logging build (`_target_`, `class`, `()`) by one of `NAMED`. The object of that name must be that class.
-- `allow` and `out_file` are taken from the command line alone, `out` also from a file where it stays below the current
-  folder.
-- The section `hydra` is that of nasx's own files and of the command line, but for `FREE`, plain numbers and words that
-  say what a job asks of a cluster. Elsewhere a file could name Hydra's output folders, a program to run before a job,
-  or environment variables.
-- Values refer to other values (`${seed}`) and call no resolver: `${oc.env:NAME}` would store what the environment holds
-  in a run folder, which people publish. This holds for the command line as well, where the shell does the same.
+- Classes are named by their exact dotted names. A component must be a class that nasx's own configurations name
+  (`components`) or one defined in a package that the user allows (`allow=` on the command line, or NASX_ALLOW). What
+  Hydra, its plugins and Python's logging build (`_target_`, `class`, `()`) must be one of `CALLABLES`, and the object
+  of that name must be that class.
+- `allow` and `out_file` are accepted on the command line only; `out` also in a file if it
+  stays below the current folder.
+- The section `hydra` comes from nasx's own files and the command line. Other files may only set `FILE_KEYS`: numbers
+  and words that say what a job asks of a cluster. Anything else could name Hydra's output folders, a program to run before
+  a job, or environment variables.
+- Values may refer to other values (`${seed}`) but may not call resolvers: `${oc.env:NAME}` would store a value of the
+  environment in a run folder, which people publish. This holds for the command line as well, where the shell does the
+  same.
 
-`faults` imports nothing but the classes of `NAMED`, and builds nothing.
+`faults` imports nothing but the classes of `CALLABLES`, and builds nothing.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from typing import Any
 from nasx.errors import UserError
 
 PLUGINS = "hydra_plugins.hydra_"
-NAMED: dict[str, tuple[str, ...]] = {
+CALLABLES: dict[str, tuple[str, ...]] = {
     r"callbacks\.\w+\._target_": ("hydra.experimental.callbacks.LogJobReturnCallback",),
     r"launcher\._target_": (
         "hydra._internal.core_plugins.basic_launcher.BasicLauncher",
@@ -49,12 +51,12 @@ NAMED: dict[str, tuple[str, ...]] = {
     r"(job|hydra)_logging\.formatters\.\w+\.\(\)": ("colorlog.ColoredFormatter",),
 }
 """Key below `hydra` -> the names that it may have."""
-CALLED = ("_target_", "class", "()", "custom_search_space")
+CALLABLE_KEYS = ("_target_", "class", "()", "custom_search_space")
 """Keys whose value is called, wherever they stand."""
 STREAMS = ("ext://sys.stdout", "ext://sys.stderr")
-LOADED = re.compile(r"PATH|IFS|ENV|NASX_ALLOW|(LD|DYLD|PYTHON|BASH|GIT)_?\w*")
+DANGEROUS_VARIABLES = re.compile(r"PATH|IFS|ENV|NASX_ALLOW|(LD|DYLD|PYTHON|BASH|GIT)_?\w*")
 """Environment variables that choose what programs run."""
-FREE = re.compile(
+FILE_KEYS = re.compile(
     r"launcher\.(timeout_min|cpus_per_task|gpus_per_node|tasks_per_node|mem_gb|nodes|name|stderr_to_stdout|partition|qos"
     r"|comment|constraint|exclude|gres|cpus_per_gpu|gpus_per_task|mem_per_gpu|mem_per_cpu|account|signal_delay_s"
     r"|max_num_timeout|array_parallelism|additional_parameters\.requeue|n_jobs|verbose"
@@ -62,11 +64,11 @@ FREE = re.compile(
     r"|sweeper\.(n_trials|n_jobs|direction|study_name|max_failure_rate|max_batch_size|sampler\.\w+|params\..+)"
 )
 """Keys below `hydra` that a file may set, to a number or to words on one line."""
-MADE = re.compile(r"runtime\..+|overrides\.hydra.*|job\.(override_dirname|id|num|config_name)")
+HYDRA_KEYS = re.compile(r"runtime\..+|overrides\.hydra.*|job\.(override_dirname|id|num|config_name)")
 """Keys below `hydra` that Hydra fills in."""
-LINE_ONLY = ("allow", "out_file")
+COMMAND_LINE_KEYS = ("allow", "out_file")
 """Keys at the top level that no file sets."""
-IN_A_FILE = "stands in a configuration file, and is only taken from the command line"
+IN_A_FILE = "is set in a configuration file, but is only accepted on the command line"
 
 
 # ------------------------------------------------------------------------------------------------- components
@@ -85,14 +87,14 @@ def from_environment() -> tuple[str, ...]:
     return tuple(re.findall(r"[^\s,\[\]]+", os.environ.get("NASX_ALLOW", "")))
 
 
-def allowing(texts: Sequence[str]) -> list[str]:
+def with_allow(texts: Sequence[str]) -> list[str]:
     """The overrides with `allow=` of NASX_ALLOW, unless they have one."""
     names = from_environment()
     given = any(_key(text) == "allow" for text in texts)
     return [*texts, *([f"allow=[{','.join(names)}]"] if names and not given else [])]
 
 
-def same(found: Any, name: str, homes: Sequence[str]) -> bool:
+def is_class(found: Any, name: str, homes: Sequence[str]) -> bool:
     """Whether an object is a class of this name that is defined in one of the modules or packages `homes`."""
     home = getattr(found, "__module__", "")
     return (
@@ -129,15 +131,15 @@ def _called(hydra: Mapping[tuple[str, ...], Any]) -> Iterator[UserError]:
     for path, value in hydra.items():
         key, last = ".".join(path), path[-1]
         where = f"hydra.{key}={value}"
-        if last in CALLED and value is not None:
-            names = next((names for pattern, names in NAMED.items() if re.fullmatch(pattern, key)), ())
+        if last in CALLABLE_KEYS and value is not None:
+            names = next((names for pattern, names in CALLABLES.items() if re.fullmatch(pattern, key)), ())
             if value not in names or not _genuine(str(value)):
                 yield UserError(
-                    where, "is not what may be called there", f"use {' or '.join(names)}" if names else "remove it"
+                    where, "is not an allowed callable", f"use {' or '.join(names)}" if names else "remove it"
                 )
         elif path[0].endswith("_logging") and ("." in path or ("://" in str(value) and value not in STREAMS)):
-            yield UserError(where, "reaches into Python from the settings of a log", "remove it")
-        elif key.startswith("job.env_") and LOADED.fullmatch(str(value) if last.isdigit() else last):
+            yield UserError(where, "refers to Python objects from the logging settings", "remove it")
+        elif key.startswith("job.env_") and DANGEROUS_VARIABLES.fullmatch(str(value) if last.isdigit() else last):
             yield UserError(where, "chooses which programs run", "set it in your shell")
 
 
@@ -157,27 +159,27 @@ def _genuine(name: str) -> bool:
 def _resolving(own: Any) -> Iterator[UserError]:
     """Values that call a resolver, which may read the environment, files or the clock."""
     for path, value in _leaves(own):
-        if calls(value):
-            yield resolving(".".join(path), value)
+        if calls_resolver(value):
+            yield resolver_fault(".".join(path), value)
 
 
-def resolving(key: str, value: Any) -> UserError:
+def resolver_fault(key: str, value: Any) -> UserError:
     """The fault of a value that calls a resolver."""
     return UserError(
         f"{key}={value}",
-        "calls a resolver, and what it gives would be stored in the run",
+        "calls a resolver, and its result would be stored in the run",
         f'write the value, or let the shell put it in: {key}="$NAME" on the command line',
     )
 
 
-def calls(value: Any) -> bool:
+def calls_resolver(value: Any) -> bool:
     """Whether a text has an interpolation that is more than a reference to another value."""
     return isinstance(value, str) and "${" in re.sub(r"\$\{[\w.\[\]-]*\}", "", value)
 
 
 def _top(own: Mapping[str, Any], given: set[str]) -> Iterator[UserError]:
     """Keys at the top level that a file has set, and only the command line may."""
-    for key in LINE_ONLY:
+    for key in COMMAND_LINE_KEYS:
         if key not in given and own.get(key) not in (None, [], ""):
             yield UserError(
                 f"{key}={own[key]}",
@@ -192,7 +194,7 @@ def _top(own: Mapping[str, Any], given: set[str]) -> Iterator[UserError]:
     ):
         yield UserError(
             f"out={out}",
-            "stands in a configuration file, and leaves the current folder",
+            "is set in a configuration file, and points outside the current folder",
             f"give it on the command line: out={out}",
         )
 
@@ -205,7 +207,7 @@ def _section(
     for path, value in hydra.items():
         key = ".".join(path)
         if (
-            MADE.fullmatch(key)
+            HYDRA_KEYS.fullmatch(key)
             or (path in known and known[path] == value)
             or any(key == text or key.startswith(f"{text}.") for text in line)
         ):
@@ -213,8 +215,8 @@ def _section(
         if path[:2] == ("overrides", "task") and value in texts:
             continue
         if path[:2] == ("sweeper", "params") and re.match(r"[+~]*(hydra\b|allow$|out$|out_file$|name$)", path[2]):
-            yield UserError(f"hydra.{key}={value}", "a sweep does not choose it", "remove it")
-        elif path[-1] in CALLED or (FREE.fullmatch(key) and _plain(value)):
+            yield UserError(f"hydra.{key}={value}", "cannot be chosen by a sweep", "remove it")
+        elif path[-1] in CALLABLE_KEYS or (FILE_KEYS.fullmatch(key) and _plain(value)):
             continue  # the first was looked at by itself
         else:
             yield UserError(

@@ -172,7 +172,7 @@ class Photos(ImageNet):
         if not root.is_dir():
             raise UserError(
                 f"dataset.path={self.path}",
-                "there is no such folder",
+                "does not exist",
                 "name one with one folder per class, under train/ and val/ (or test/) or directly",
             )
         if not 0 < self.test_fraction < 1:

@@ -300,7 +300,7 @@ class Folder(Source):
         if not self.root.exists():
             raise UserError(
                 f"dataset.path={self.path}",
-                "there is no such folder or .npz file",
+                "does not exist or .npz file",
                 "name one of images, one folder per class, under train/ and test/ (or val/) or directly",
             )
         if not 0 < self.test_fraction < 1:

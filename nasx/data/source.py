@@ -200,7 +200,7 @@ class Source(ABC):
         if self.path and not self.root.exists():
             raise UserError(
                 f"dataset.path={self.path}",
-                "there is no such folder",
+                "does not exist",
                 f"correct it, or make the folder: {self.name} is then downloaded into it; {OFFLINE}",
             )
         place = self.root

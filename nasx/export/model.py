@@ -101,10 +101,10 @@ def load(path: str | Path, device: str | torch.device = "cpu", allow: Sequence[s
             weights = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118 (no mapping)
     except (SafetensorError, OSError) as error:
         raise UserError(str(file), f"cannot be read as safetensors ({error})", REMEDY) from error
-    if own := instantiate.foreign(facts.get("space"), allow):
+    if own := instantiate.foreign_packages(facts.get("space"), allow):
         raise UserError(
             str(file),
-            f"is made of classes of {', '.join(own)}, which are not run unasked",
+            f"uses classes of {', '.join(own)}, which are not trusted",
             f"if you trust them add allow=[{','.join(own)}]",
         )
     try:

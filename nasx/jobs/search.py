@@ -25,7 +25,7 @@ log = logging.getLogger("nasx")
 def search(cfg: Config, info: Config) -> Result:
     """Search, discretize and look up; resumes an unfinished run, returns a finished one's record at once."""
     if cfg["seeds_per_job"] > 1:
-        return together(cfg, info)[0]
+        return search_concurrently(cfg, info)[0]
     with session(cfg, info) as ctx:
         done = ctx.run.done() or prepared(ctx).run()
         shown(ctx, done)
@@ -48,7 +48,7 @@ def prepared(ctx: Session) -> SearchJob:
     return job
 
 
-def together(cfg: Config, info: Config) -> list[Result]:
+def search_concurrently(cfg: Config, info: Config) -> list[Result]:
     """`seeds_per_job` searches from `seed` on, step by step by turns, each in its own folder and on its own stream.
 
     Each is the search that its seed alone would have been. One that fails does not stop the others; its error is

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 Config = Mapping[str, Any]
 Result = dict[str, Any]
-OWN = frozenset({"study", "seed", "name", "from", "genotype"})
+STUDY_KEYS = frozenset({"study", "seed", "name", "from", "genotype"})
 """Keys of a study that its steps are not given as they are."""
 
 
@@ -100,7 +100,7 @@ class Study:
             "retrains": [retrain["name"] for retrain in done],
             f"test_{self.metric.name}": statistics.fmean(scores),
             "n": len(scores),
-            "std_over": over(plan),
+            "std_over": std_over(plan),
             "test_std": statistics.stdev(scores) if len(scores) > 1 else None,
             "wall_s": round(sum(step["wall_s"] for step in self.steps.values()), 3),
             "versions": environment.versions(),
@@ -124,15 +124,15 @@ class Study:
             else {"from": str(Path(self.cfg["out"]) / search["name"])}
         )
         words = [lineage.override(key, value) if key == "from" else f"{key}={value}" for key, value in given.items()]
-        words += [f"retrain.{key}={config_overrides.show(value)}" for key, value in changed.items()]
+        words += [f"retrain.{key}={config_overrides.format_value(value)}" for key, value in changed.items()]
         return self.step("retrain", seed, words, **given, retrain={**self.cfg["retrain"], **changed})
 
     def step(self, kind: str, seed: int, words: Sequence[str] = (), **changed: Any) -> Result:
         """The record of a step, which is done now unless it is finished; `words` set on a command line what changed."""
         cfg = {**self.cfg, "seed": seed, "from": None, "genotype": None, "name": None, **changed}
         del cfg["study"]
-        drop = {*OWN, *commands.COMMANDS[kind].unread}
-        overrides = [text for text in self.info["overrides"] if config_overrides.head(text) not in drop]
+        drop = {*STUDY_KEYS, *commands.COMMANDS[kind].unread}
+        overrides = [text for text in self.info["overrides"] if config_overrides.first_part(text) not in drop]
         overrides += [*words, f"seed={seed}"]
         command = shlex.join(["nasx", kind, *self.info.get("options", ()), *overrides])
         info = {
@@ -151,7 +151,7 @@ class Study:
         return done
 
 
-def over(plan: StudySettings) -> str:
+def std_over(plan: StudySettings) -> str:
     """What the deviation is over."""
     if not plan.searches or (plan.searches == 1 < plan.retrains and plan.rank == "none"):
         return "retrainings of one cell"
@@ -181,4 +181,4 @@ def show(result: Result, folder: Path) -> None:
         f"{len({*result['retrains'], *(r['run'] for r in result['ranking'])})} retrainings",
         markup=False,
     )
-    console.print("\n".join(lineage.following(result, folder)), markup=False)
+    console.print("\n".join(lineage.next_commands(result, folder)), markup=False)

@@ -60,7 +60,7 @@ def opened(cfg: Mapping[str, Any], choices: Mapping[str, Any], kind: str) -> Pat
             tempfile.TemporaryFile(dir=above).close()
         except OSError as error:
             raise files.unwritable(folder, error) from error
-    if other := run_folder.differing(folder, identity.identifying(cfg, kind), identity.FACTS):
+    if other := run_folder.differing(folder, identity.identifying(cfg, kind), identity.METADATA_KEYS):
         raise other
     return folder
 
@@ -135,7 +135,7 @@ def show(result: Mapping[str, Any], folder: Path) -> None:
         console.print(f"[yellow]reproduces known faults of released code: {', '.join(result['labels'])}[/yellow]")
     pictures = sorted(path.name for path in folder.glob("*.png"))
     console.print(printable(f"files: {folder}" + (f" ({', '.join(pictures)})" if pictures else "")), markup=False)
-    for line in lineage.following(result, folder):
+    for line in lineage.next_commands(result, folder):
         console.print(line, markup=False)
     if result["kind"] == "search" and untested(result.get("lookup") or {}):
         console.print(

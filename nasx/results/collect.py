@@ -26,7 +26,7 @@ from nasx.errors import printable
 from nasx.runs import records, result_file
 from nasx.runs.result_file import Record, RetrainRecord, SearchRecord, StudyRecord, Unreadable
 
-ELSEWHERE = commands.ELSEWHERE | {"seed", "from", "parent"}
+ELSEWHERE = commands.NON_IDENTITY_KEYS | {"seed", "from", "parent"}
 """Keys that do not tell one configuration from another: where and how it runs, the seed, and whose cell it trains."""
 SIZES = {"epochs", "updates_per_epoch", "layers", "channels", "cells", "fraction", "fraction_a", "size"}
 """Settings that make a run smaller than its protocol when they are lowered."""

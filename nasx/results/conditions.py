@@ -39,7 +39,7 @@ def pick(frame: pd.DataFrame, wanted: Any) -> pd.DataFrame:
             _known("filter", str(column), frame.columns)
             cells = list(frame[column])
         keep = [
-            bool(choices & set(c)) if isinstance(c, tuple) else bool(choices & {str(c), overrides.show(c)})
+            bool(choices & set(c)) if isinstance(c, tuple) else bool(choices & {str(c), overrides.format_value(c)})
             for c in cells
         ]
         notes, frame = frame.attrs, frame[keep]

@@ -43,7 +43,7 @@ def _configuration(folder: Path) -> dict[str, str]:
         for key, value in records.flatten({k: v for k, v in held.items() if k not in OWN}).items()
         if not key.endswith("_target_")
     }
-    return {key: overrides.show(value) for key, value in found.items()}
+    return {key: overrides.format_value(value) for key, value in found.items()}
 
 
 def rows(groups: Sequence[Sequence[str]]) -> list[Row]:

@@ -23,9 +23,9 @@ from nasx.errors import UserError
 
 log = logging.getLogger("nasx")
 MAGIC = b"nasx checkpoint 2\n"
-READ = (b"nasx checkpoint 1\n", MAGIC)
+READABLE = (b"nasx checkpoint 1\n", MAGIC)
 """First lines of the formats that can be read; all of one length."""
-KEPT = 2
+MAX_KEPT = 2
 
 
 def save(folder: Path, state: Mapping[str, Any], step: int) -> None:
@@ -39,7 +39,7 @@ def save(folder: Path, state: Mapping[str, Any], step: int) -> None:
     path = folder / "checkpoints" / f"{step:09d}.ckpt"
     write_atomic(path, MAGIC + digest + b"\n" + data)
     there = found(folder)
-    kept = [old for old in there if old.name <= path.name][-KEPT:]
+    kept = [old for old in there if old.name <= path.name][-MAX_KEPT:]
     for old in sorted(set(there) - set(kept)):  # a later one was damaged, or its rows were lost
         with contextlib.suppress(OSError):
             os.unlink(old)
@@ -77,13 +77,13 @@ def last(folder: Path, device: Any = "cpu", rows: int | None = None) -> dict[str
         raise UserError(
             str(folder / "metrics.jsonl"),
             f"holds {rows} whole rows, fewer than any readable checkpoint counts ({short})",
-            "put a copy of the file back, or move the folder away to start this run anew",
+            "put a copy of the file back, or move the folder away to restart this run",
         )
     if paths:
         raise UserError(
             str(folder / "checkpoints"),
             f"none of {len(paths)} checkpoints can be read",
-            "move the folder away to start this run anew",
+            "move the folder away to restart this run",
         )
     return None
 
@@ -99,10 +99,10 @@ def read(path: Path, device: Any = "cpu") -> dict[str, Any] | None:
         return None
     head = len(MAGIC) + 65
     digest, body = data[len(MAGIC) : head - 1], data[head:]
-    if data.startswith(MAGIC[:16]) and not data.startswith(READ):
+    if data.startswith(MAGIC[:16]) and not data.startswith(READABLE):
         log.warning("%s: was written by a newer version of nasx; the checkpoint before is used", path)
         return None
-    if not data.startswith(READ) or hashlib.sha256(body).hexdigest().encode() != digest:
+    if not data.startswith(READABLE) or hashlib.sha256(body).hexdigest().encode() != digest:
         log.warning("%s: damaged (its checksum differs); the checkpoint before is used", path)
         return None
     try:

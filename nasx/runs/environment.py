@@ -30,12 +30,12 @@ def device(name: str) -> torch.device:
     try:
         chosen = torch.device(name)
     except RuntimeError as error:
-        raise UserError(f"device={name}", "is no device", "use auto, cpu, cuda or cuda:N") from error
+        raise UserError(f"device={name}", "is not a device", "use auto, cpu, cuda or cuda:N") from error
     if chosen.type == "cuda" and (not torch.cuda.is_available() or (chosen.index or 0) >= torch.cuda.device_count()):
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         raise UserError(
             f"device={name}",
-            f"is not there: torch {torch.__version__} sees {count} CUDA devices",
+            f"is not available: torch {torch.__version__} sees {count} CUDA devices",
             "use device=auto or device=cpu",
         )
     if chosen.type not in ("cpu", "cuda"):

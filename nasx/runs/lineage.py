@@ -25,15 +25,15 @@ from omegaconf.errors import OmegaConfBaseException
 
 from nasx.config import commands as config_commands
 from nasx.config import components, overrides, provenance
-from nasx.config.compose import make_loader, plain
+from nasx.config.compose import make_loader, resolved
 from nasx.core import files, spelling
 from nasx.errors import UserError, printable
 from nasx.runs import records
 from nasx.spaces import genotypes
 
-HANDED = ("space", "dataset")
+INHERITED_GROUPS = ("space", "dataset")
 """Groups that a search hands on to a retraining."""
-WORDS = ("true", "false", "null", "nan", "inf", "on", "off", "yes", "no")
+NOT_TEXT = ("true", "false", "null", "nan", "inf", "on", "off", "yes", "no")
 """What Hydra or YAML does not read as text."""
 
 
@@ -80,18 +80,18 @@ def run_folder(name: str, out: str, kind: str = "") -> Path:
             else f"name the folder of a {what}, or a {what} in {out}/"
             + (f": {', '.join(known[:8])}{more}" if known else " (it has none yet)")
         )
-        raise UserError(f"from={name}", "there is no such run", there)
+        raise UserError(f"from={name}", "run not found", there)
     return folder
 
 
-def opened(folder: Path) -> Parent:
+def open_parent(folder: Path) -> Parent:
     """Configuration and record of the run in `folder`; the record is empty where it is missing or damaged.
 
     Raises UserError where the configuration is missing, cut off or damaged: defaults would stand in for its settings.
     """
     held = records.configuration(folder)
     choices = None if held is None else held.get("choices")
-    groups = (*HANDED, "retrain") if held is not None and held.get("kind") == "retrain" else HANDED
+    groups = (*INHERITED_GROUPS, "retrain") if held is not None and held.get("kind") == "retrain" else INHERITED_GROUPS
     if (
         held is None
         or not isinstance(choices, Mapping)
@@ -112,10 +112,10 @@ def parent(name: str, out: str) -> Parent:
     folder = run_folder(name, out)
     if not any(os.path.lexists(folder / file) for file in ("config.yaml", "result.json")):
         raise UserError(f"from={name}", f"{folder} is not a folder of a run", "name a folder that nasx has written")
-    return opened(folder)
+    return open_parent(folder)
 
 
-def searched(name: str, out: str) -> tuple[Path, dict[str, Any]]:
+def finished_search(name: str, out: str) -> tuple[Path, dict[str, Any]]:
     """Folder and record of the finished search that `from=` names. Raises UserError where there is none."""
     folder = run_folder(name, out)
     found = records.finished(folder)
@@ -134,17 +134,28 @@ def searched(name: str, out: str) -> tuple[Path, dict[str, Any]]:
     return folder, found
 
 
-KEPT = ("name", "choices", "protocol", "seed", "overrides", "labels", "changed", "family", "identity", "genotype")
+PARENT_FIELDS = (
+    "name",
+    "choices",
+    "protocol",
+    "seed",
+    "overrides",
+    "labels",
+    "changed",
+    "family",
+    "identity",
+    "genotype",
+)
 """What a retraining's record keeps of that of its search, which may be elsewhere when both are read."""
 
 
-def kept(record: Mapping[str, Any] | None) -> dict[str, Any] | None:
+def parent_fields(record: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """The part of a search's record that the record of a retraining keeps; None where no search is known."""
-    return None if record is None else {"kind": "search", **{key: record.get(key) for key in KEPT}}
+    return None if record is None else {"kind": "search", **{key: record.get(key) for key in PARENT_FIELDS}}
 
 
 # --------------------------------------------------------------------------------------------------- inheriting
-def adopted(node: Mapping[str, Any], held: Mapping[str, Any], given: Collection[str] = ()) -> dict[str, Any]:
+def adopt_settings(node: Mapping[str, Any], held: Mapping[str, Any], given: Collection[str] = ()) -> dict[str, Any]:
     """The component `node` with the settings of `held`, the same component of a parent.
 
     Settings in `given`, and those that only one of the two has, stay as `node` has them; where `held` is a component
@@ -155,7 +166,7 @@ def adopted(node: Mapping[str, Any], held: Mapping[str, Any], given: Collection[
     return {**node, **{key: value for key, value in held.items() if key in node and key not in given}}
 
 
-def dataset_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
+def split_dataset_overrides(words: Sequence[str]) -> tuple[list[str], list[str]]:
     """The words of a command that set something of the data set (`path=` among them), as Hydra reads them; the rest."""
     ours, rest = [], []
     for word in words:
@@ -178,7 +189,7 @@ def with_settings(node: Mapping[str, Any], texts: Sequence[str], allow: Sequence
             value = OverridesParser.create().parse_override(text).value()
         except HydraException:
             raise UserError(
-                text, "cannot be read", "put quotes round a value with special characters: key='\"value\"'"
+                text, "cannot be read", "put quotes around a value with special characters: key='\"value\"'"
             ) from None
         if key not in node or key == "_target_":
             faults.append(
@@ -195,10 +206,10 @@ def with_settings(node: Mapping[str, Any], texts: Sequence[str], allow: Sequence
     return found
 
 
-def inherited(command: str, texts: Sequence[str], config_dir: str | None = None) -> list[str]:
+def inherited_overrides(command: str, texts: Sequence[str], config_dir: str | None = None) -> list[str]:
     """The overrides that a line with `from=` inherits: space, data set, and their settings where files differ.
 
-    A genotype with one cell for each layer fixes `retrain.layers`. Raises UserError where there is no such run, and
+    A genotype with one cell for each layer fixes `retrain.layers`. Raises UserError where run not found, and
     where several runs of a sweep would hand on different settings.
     """
     given = {text.partition("=")[0].lstrip("+~"): text for text in texts}
@@ -211,7 +222,7 @@ def inherited(command: str, texts: Sequence[str], config_dir: str | None = None)
     def composed(chosen: list[str]) -> dict[str, Any]:
         key = tuple(chosen)
         if key not in cache:
-            cache[key] = plain(make_loader(config_dir).load_configuration(command, chosen, RunMode.RUN))[0]
+            cache[key] = resolved(make_loader(config_dir).load_configuration(command, chosen, RunMode.RUN))[0]
         return cache[key]
 
     each = [_inherited(texts, given, parent(name, out), composed) for name in names]
@@ -232,7 +243,7 @@ def _inherited(
     texts: Sequence[str], given: Mapping[str, str], run: Parent, composed: Callable[[list[str]], Mapping[str, Any]]
 ) -> dict[str, str]:
     """What one parent hands on: key -> value as Hydra reads it."""
-    choices = {group: str(run.choices[group]) for group in HANDED if run.choices.get(group)}
+    choices = {group: str(run.choices[group]) for group in INHERITED_GROUPS if run.choices.get(group)}
     found = {group: choice for group, choice in choices.items() if group not in given}
     same = [group for group, choice in choices.items() if group in found or given[group].partition("=")[2] == choice]
     try:
@@ -240,9 +251,9 @@ def _inherited(
     except (UserError, HydraException, OmegaConfBaseException, ValueError):
         return found  # preflight.examine finds the same, and tells it with all other faults
     for group in same:
-        flat, held = records.flatten(base[group]), records.flatten(adopted(base[group], run.block(group)))
+        flat, held = records.flatten(base[group]), records.flatten(adopt_settings(base[group], run.block(group)))
         found |= {
-            f"{group}.{key}": written(value)
+            f"{group}.{key}": quote_value(value)
             for key, value in held.items()
             if f"{group}.{key}" not in given
             and not key.endswith("_target_")
@@ -274,15 +285,15 @@ def _values(text: str) -> list[str]:
 
 
 # ------------------------------------------------------------------------------------------------------ writing
-def written(value: Any) -> str:
+def quote_value(value: Any) -> str:
     """A plain value as Hydra's grammar reads it back: text is quoted where it would be taken for something else."""
     if isinstance(value, list | tuple):
-        return f"[{','.join(map(written, value))}]"
+        return f"[{','.join(map(quote_value, value))}]"
     if isinstance(value, Mapping):
-        return "{" + ",".join(f"{key}:{written(item)}" for key, item in value.items()) + "}"
+        return "{" + ",".join(f"{key}:{quote_value(item)}" for key, item in value.items()) + "}"
     if not isinstance(value, str):
-        return overrides.show(value)
-    if re.fullmatch(r"[A-Za-z_./][A-Za-z0-9_./+-]*", value) and value.lower() not in WORDS:
+        return overrides.format_value(value)
+    if re.fullmatch(r"[A-Za-z_./][A-Za-z0-9_./+-]*", value) and value.lower() not in NOT_TEXT:
         return value
     plain_text = re.sub(r"(\\*)\$\{", r"\1\1\\${", value)  # no interpolation
     return QuotedString(plain_text, Quote.double).with_quotes()
@@ -290,10 +301,10 @@ def written(value: Any) -> str:
 
 def override(key: str, value: Any) -> str:
     """`key=value` for a command line that Hydra reads."""
-    return f"{key}={written(value)}"
+    return f"{key}={quote_value(value)}"
 
 
-def user_words(command: str, *, allow_only: bool = False) -> list[str]:
+def user_options(command: str, *, allow_only: bool = False) -> list[str]:
     """The words of a command that name the user's own files and packages, which the next command needs as well."""
     try:
         words = shlex.split(command)
@@ -309,25 +320,25 @@ def _user_words(words: Sequence[str], allow_only: bool) -> Iterator[str]:
             yield word
 
 
-def following(record: Mapping[str, Any], folder: Path) -> list[str]:
+def next_commands(record: Mapping[str, Any], folder: Path) -> list[str]:
     """The commands that come after a finished run, as one types them into a shell."""
     command, out = str(record.get("command")), str(folder.parent)
     where = [] if out == "outputs" else [override("out", out)]
     lines = [["nasx", "table", *where]]
     if record["kind"] == "search":
-        lines.append(["nasx", "retrain", override("from", str(folder)), *where, *user_words(command)])
+        lines.append(["nasx", "retrain", override("from", str(folder)), *where, *user_options(command)])
     elif record["kind"] == "retrain" and record.get("test_accuracy") is not None:
-        allow = user_words(command, allow_only=True)
-        lines += [["nasx", "evaluate", positional(folder), *allow], ["nasx", "export", f"from={folder}", *allow]]
-    return printed(*lines)
+        allow = user_options(command, allow_only=True)
+        lines += [["nasx", "evaluate", as_positional(folder), *allow], ["nasx", "export", f"from={folder}", *allow]]
+    return format_commands(*lines)
 
 
-def positional(path: Path) -> str:
+def as_positional(path: Path) -> str:
     """A path as a word that nasx/cli/arguments.py does not take for `key=value`."""
     return f"./{path}" if "=" in str(path) and not path.is_absolute() else str(path)
 
 
-def printed(*commands: Sequence[str]) -> list[str]:
+def format_commands(*commands: Sequence[str]) -> list[str]:
     """Commands as lines that begin with `next: `; ? stands for what would steer a terminal."""
     return [f"{'next:' if i == 0 else '     '} {printable(shlex.join(words))}" for i, words in enumerate(commands)]
 
@@ -338,6 +349,6 @@ def parent_faults(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
     read = command == "retrain" or (command == "study" and isinstance(study, Mapping) and study.get("searches") == 0)
     if read and name and cfg.get("genotype") is None:
         try:
-            searched(str(name), str(cfg.get("out")))
+            finished_search(str(name), str(cfg.get("out")))
         except UserError as error:
             yield error

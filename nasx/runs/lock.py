@@ -34,7 +34,7 @@ log = logging.getLogger("nasx")
 TRY_S = 0.3
 """How long a start tries for flock: `holder` has it for some microseconds when it looks."""
 BEAT_S = 10.0
-PATIENCE_S = 35.0
+TAKEOVER_S = 35.0
 """Three beats and what a busy file server may need."""
 
 
@@ -48,7 +48,7 @@ class Lock:
         except OSError as error:
             raise unwritable(self.path, error) from error
         who = f"process {os.getpid()} on {socket.gethostname()}"
-        self.text = f"{who}\n{place(self.handle)} {secrets.token_hex(8)}\n".encode()
+        self.text = f"{who}\n{lock_domain(self.handle)} {secrets.token_hex(8)}\n".encode()
         try:
             self._take()
         except BaseException as error:
@@ -68,15 +68,17 @@ class Lock:
             raise in_use(self.folder, os.pread(self.handle, 300, 0)) from error
         there = os.pread(self.handle, 300, 0)
         if not b"process ".startswith(there.replace(b"\0", b"")[:8]):  # torn, or zeros: what a power loss may leave
-            raise UserError(str(self.path), "is not a lock of nasx", "choose another folder, or move the file away")
-        if elsewhere(there, self.handle):
+            raise UserError(
+                str(self.path), "is not a lock file of nasx", "choose another folder, or move the file away"
+            )
+        if held_elsewhere(there, self.handle):
             log.warning(
                 "%s: %s did not end orderly, or cannot be seen from here: watching it for %.0f s",
                 self.folder,
-                name(there),
-                PATIENCE_S,
+                holder_name(there),
+                TAKEOVER_S,
             )
-            if touched(self.path, PATIENCE_S):
+            if touched_within(self.path, TAKEOVER_S):
                 raise in_use(self.folder, there)
         os.ftruncate(self.handle, 0)
         os.pwrite(self.handle, self.text, 0)
@@ -98,7 +100,7 @@ class Lock:
             raise UserError(
                 str(self.folder),
                 "is no longer held by this process: "
-                + (f"{name(there)} has taken it over" if there else "its lock file was removed"),
+                + (f"{holder_name(there)} has taken it over" if there else "its lock file was removed"),
                 "the same command resumes from the last checkpoint where nobody else does",
             )
 
@@ -138,9 +140,9 @@ def holder(folder: Path) -> str | None:
         try:
             fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
-            return name(there)
-        fresh = time.time() - os.fstat(handle).st_mtime < PATIENCE_S  # only told: two clocks may do
-        return name(there) if elsewhere(there, handle) and fresh else None
+            return holder_name(there)
+        fresh = time.time() - os.fstat(handle).st_mtime < TAKEOVER_S  # only told: two clocks may do
+        return holder_name(there) if held_elsewhere(there, handle) and fresh else None
     except OSError:  # a pipe or a folder of that name; a file system without locks, where no run can be
         return None
     finally:
@@ -160,7 +162,7 @@ def flock(handle: int) -> None:
             time.sleep(0.01)
 
 
-def touched(path: Path, seconds: float) -> bool:
+def touched_within(path: Path, seconds: float) -> bool:
     """Whether somebody touches the file within so many seconds; opened anew each time, for NFS to ask its server."""
 
     def changed() -> int:
@@ -183,23 +185,25 @@ def kernel() -> str:
         return socket.gethostname()
 
 
-def place(handle: int) -> str:
+def lock_domain(handle: int) -> str:
     """The kernel and the mount by which an open file is reached: flock holds among those who share both."""
     return f"{kernel()}/{os.fstat(handle).st_dev}"
 
 
-def elsewhere(text: bytes, handle: int) -> bool:
+def held_elsewhere(text: bytes, handle: int) -> bool:
     """Whether the text of a lock names a holder that reaches it by another kernel or mount than this open file."""
     said = text.decode(errors="replace").splitlines()[1:2]
-    return bool(said) and said[0].partition(" ")[0] != place(handle)
+    return bool(said) and said[0].partition(" ")[0] != lock_domain(handle)
 
 
-def name(text: bytes) -> str:
+def holder_name(text: bytes) -> str:
     """The holder in the words of its lock."""
     return text.decode(errors="replace").partition("\n")[0].strip() or "another process"
 
 
 def in_use(folder: Path, text: bytes) -> UserError:
     return UserError(
-        str(folder), f"is in use by {name(text)}", "wait for it, or stop it; the same command then resumes its work"
+        str(folder),
+        f"is in use by {holder_name(text)}",
+        "wait for it, or stop it; the same command then resumes its work",
     )

@@ -30,7 +30,7 @@ class Sink(Protocol):
     def close(self) -> None: ...
 
 
-class Nothing:
+class NullSink:
     """Takes rows and does nothing with them."""
 
     def write(self, row: Mapping[str, Any]) -> None: ...
@@ -51,7 +51,7 @@ def scalars(row: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, flo
             yield prefix + key, float(value)
 
 
-def need(package: str, choice: str) -> None:
+def require(package: str, choice: str) -> None:
     """Raise UserError where `package` is not installed."""
     if importlib.util.find_spec(package) is None:
         raise UserError(
@@ -64,7 +64,7 @@ class NoLogger:
     """Logs nowhere else."""
 
     def open(self, folder: Path, config: Mapping[str, Any]) -> Sink:
-        return Nothing()
+        return NullSink()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +75,7 @@ class TensorBoard:
 
     def check(self) -> None:
         """Raises UserError where TensorBoard is not installed, or the folder is not one within the run's."""
-        need("tensorboard", "tensorboard")
+        require("tensorboard", "tensorboard")
         self._within(Path())
 
     def _within(self, folder: Path) -> Path:
@@ -122,7 +122,7 @@ class Wandb:
 
     def check(self) -> None:
         """Raises UserError where wandb is not installed."""
-        need("wandb", "wandb")
+        require("wandb", "wandb")
 
     def open(self, folder: Path, config: Mapping[str, Any]) -> Sink:
         return _Wandb(self, folder, config)

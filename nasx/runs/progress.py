@@ -21,17 +21,17 @@ from nasx.errors import printable
 
 log = logging.getLogger("nasx")
 CONSOLE = Console(stderr=True)
-_told: ContextVar[Path | None] = ContextVar("told", default=None)
+_log_folder: ContextVar[Path | None] = ContextVar("told", default=None)
 
 
 @contextlib.contextmanager
 def log_to(folder: Path) -> Iterator[None]:
     """What is logged within belongs to the log of one run among several that this process works on."""
-    token = _told.set(folder)
+    token = _log_folder.set(folder)
     try:
         yield
     finally:
-        _told.reset(token)
+        _log_folder.reset(token)
 
 
 class Printable(logging.Formatter):
@@ -56,7 +56,7 @@ class LogFile(logging.FileHandler):
 
 
 @contextlib.contextmanager
-def logged(folder: Path, *, quiet: bool) -> Iterator[None]:
+def log_to_folder(folder: Path, *, quiet: bool) -> Iterator[None]:
     """Within the block nasx's log goes to `folder`/log.txt and to the screen (only warnings there where `quiet`)."""
     plain = Printable("%(asctime)s %(message)s", "%H:%M:%S")
     try:
@@ -73,7 +73,7 @@ def logged(folder: Path, *, quiet: bool) -> Iterator[None]:
     screen.setLevel(logging.WARNING if quiet else logging.INFO)
     log.setLevel(logging.INFO)
     log.propagate = False
-    file.addFilter(lambda record: _told.get() in (None, folder))
+    file.addFilter(lambda record: _log_folder.get() in (None, folder))
     within = any(not isinstance(handler, logging.FileHandler) for handler in log.handlers)  # a run inside another one
     handlers = [file] if within else [file, screen]
     for handler in handlers:
@@ -87,7 +87,7 @@ def logged(folder: Path, *, quiet: bool) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def hushed() -> Iterator[None]:
+def warnings_only() -> Iterator[None]:
     """Within the block only warnings of nasx are seen: another process tells the rest."""
     before = log.level
     log.setLevel(logging.WARNING)
@@ -157,20 +157,22 @@ class Display:
         speed = f"{rate * self.amount:,.{0 if self.amount > 1 else 1}f} {self.unit}s/s"
         speed += f", peak {self.peak():,.0f} MB" if self.peak else ""
         if self.live:
-            text = "  ".join(words(self.kind, means))
+            text = "  ".join(metric_texts(self.kind, means))
             self.bar.update(self.task, completed=done, epoch=epoch, text=text, speed=speed)
         elif not self.quiet:
             left = (self.total - done) / rate if rate else 0.0
-            told(epoch, [f"{done}/{self.total}", *words(self.kind, means), f"{speed}, {duration(left)} left"])
+            log_epoch(
+                epoch, [f"{done}/{self.total}", *metric_texts(self.kind, means), f"{speed}, {duration(left)} left"]
+            )
 
 
-class Choosing:
+class SelectionProgress:
     """Tells how far a choice at the end of a search has come, which may take longer than the search."""
 
     began: tuple[float, int] | None = None
     """When the first decision of this process was begun, and how many there were."""
 
-    def told(self, done: int, total: int) -> None:
+    def update(self, done: int, total: int) -> None:
         """`done` of `total` decisions are made."""
         if self.began is None:
             self.began = time.monotonic(), done
@@ -191,7 +193,7 @@ LINE = 71
 """Signs of a line of the log after its time: 80 columns."""
 
 
-def words(kind: str, means: Mapping[str, Any]) -> list[str]:
+def metric_texts(kind: str, means: Mapping[str, Any]) -> list[str]:
     """The means that people watch, each in a few words; accuracies in percent."""
     found = []
     for name, label in PARTS[kind].items():
@@ -216,7 +218,7 @@ def looked_up(lookup: Mapping[str, Any] | None) -> list[str]:
     return ["cell in table: " + ", ".join(found)] if found else []
 
 
-def lines(head: str, parts: Sequence[str]) -> list[str]:
+def wrap(head: str, parts: Sequence[str]) -> list[str]:
     """The head and the parts, two spaces apart, on as many lines of the log as they need; further ones are indented."""
     found = [head]
     for part in parts:
@@ -226,9 +228,9 @@ def lines(head: str, parts: Sequence[str]) -> list[str]:
     return found
 
 
-def told(epoch: str, parts: Sequence[str]) -> None:
+def log_epoch(epoch: str, parts: Sequence[str]) -> None:
     """Log what there is to say of an epoch."""
-    for line in lines(f"epoch {epoch}", parts):
+    for line in wrap(f"epoch {epoch}", parts):
         log.info(line)
 
 

@@ -78,7 +78,7 @@ def differing(folder: Path, identity: Mapping[str, Any], extra: Collection[str])
     if not keys:
         return UserError(
             str(folder),
-            "belongs to a version of nasx that computes the same configuration otherwise",
+            "belongs to a version of nasx that computes the same configuration differently",
             "choose another name=NAME, or leave name out to let nasx name the run",
         )
     return UserError(
@@ -146,8 +146,8 @@ class Run:
             if not unused(self.folder):
                 raise UserError(
                     str(path),
-                    "is missing or torn, and nothing else says whose the files here are",
-                    "put a copy of the file back, or move the folder away to start this run anew",
+                    "is missing or torn, and nothing else shows which run the files belong to",
+                    "put a copy of the file back, or move the folder away to restart this run",
                 )
             held = {"format": versions.FORMAT, **extra, **self.identity}
             write_atomic(path, yaml.safe_dump(held, sort_keys=False, allow_unicode=True))

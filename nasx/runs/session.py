@@ -78,7 +78,7 @@ class Session:
         if state is None:
             if rows := self.run.rows():
                 log.warning(
-                    "%s: there is no checkpoint: it begins anew, and %d metrics rows are computed again",
+                    "%s: there is no checkpoint: it starts from scratch, and %d metrics rows are computed again",
                     self.run.folder,
                     len(rows),
                 )
@@ -161,8 +161,8 @@ def session(cfg: Config, info: Config, kind: str = "search") -> Iterator[Session
             prepared,
             distributed.process_group(device),
             environment.Signals() as signals,
-            progress.hushed(),
-            memory(cfg, kind, device),
+            progress.warnings_only(),
+            out_of_memory_errors(cfg, kind, device),
         ):
             yield Session(run_folder.ReadOnlyRun(folder), device, cfg, info, signals)
         return
@@ -172,13 +172,13 @@ def session(cfg: Config, info: Config, kind: str = "search") -> Iterator[Session
         distributed.process_group(device),
         environment.Signals() as signals,
         contextlib.ExitStack() as stack,
-        progress.logged(folder, quiet=cfg["quiet"]),
+        progress.log_to_folder(folder, quiet=cfg["quiet"]),
     ):
         logger = instantiate.build(cfg["logger"], cfg["allow"]).open(folder, identity.identifying(cfg, kind))
         run.on_row = logger.write
         stack.callback(logger.close)
         try:
-            with memory(cfg, kind, device):
+            with out_of_memory_errors(cfg, kind, device):
                 yield Session(run, device, cfg, info, signals)
         except Exception as error:
             run.fail(error)
@@ -186,7 +186,7 @@ def session(cfg: Config, info: Config, kind: str = "search") -> Iterator[Session
 
 
 @contextlib.contextmanager
-def memory(cfg: Config, kind: str, device: torch.device) -> Iterator[None]:
+def out_of_memory_errors(cfg: Config, kind: str, device: torch.device) -> Iterator[None]:
     """Within the block memory that runs out is a UserError that names the settings to lower."""
     try:
         yield

@@ -50,7 +50,7 @@ def sweep(folder: Path, words: Sequence[str], jobs: int | None) -> Iterator[None
         held.close()
 
 
-def note(
+def record_job(
     path: Path, overrides: Sequence[str], runs: Sequence[Path] = (), *, ended: bool, fault: str | None = None
 ) -> None:
     """Leave word of a job, at its start and at its end."""

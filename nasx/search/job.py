@@ -18,7 +18,7 @@ from nasx.diagnostics import verdict
 from nasx.diagnostics.recorder import Watch
 from nasx.errors import UserError
 from nasx.runs import environment, progress
-from nasx.runs.progress import Choosing, Display, duration
+from nasx.runs.progress import Display, SelectionProgress, duration
 from nasx.runs.session import Result, Session
 from nasx.search import cuda_graphs
 from nasx.search import stage as search_stage
@@ -188,9 +188,9 @@ class SearchJob:
         self.watch.rows.append(row)
         self.loop.stopped = self.watch.stopped
         self.save()
-        progress.told(
+        progress.log_epoch(
             f"{row['epoch']}/{self.settings.epochs}",
-            [*progress.words("search", row), *progress.looked_up(row["lookup"])],
+            [*progress.metric_texts("search", row), *progress.looked_up(row["lookup"])],
         )
 
     # ------------------------------------------------------------------------------------------------- the end
@@ -243,7 +243,7 @@ class SearchJob:
             self.decided,
             self.save,
             lambda: self.ctx.check_signals(lambda: None),
-            Choosing().told,
+            SelectionProgress().update,
             lambda: self.ctx.pause(self.save),
             self.problem.network,
             lambda mix: str(self.genotype(mix)),

@@ -11,7 +11,7 @@ from nasx.errors import UserError
 
 if TYPE_CHECKING:
     pass
-from nasx.config.stages import Config, configured, count, given, name
+from nasx.config.stages import Config, count, name, stage_config, with_defaults
 
 
 class Stage(NamedTuple):
@@ -36,12 +36,12 @@ def stage(cfg: Config, folder: Path, i: int) -> Stage:
     from nasx.config import instantiate
     from nasx.runs import checkpoints, records
 
-    node = given(cfg)
+    node = with_defaults(cfg)
     last, done = i + 1 == count(cfg), tuple(records.finished(folder / name(k)) or {} for k in range(i))
-    lengths = [configured(cfg, k)["search"]["epochs"] for k in range(count(cfg))]
+    lengths = [stage_config(cfg, k)["search"]["epochs"] for k in range(count(cfg))]
     epochs = (sum(lengths[:i]), sum(lengths)) if node["inherit"] else (0, lengths[i])
     if i == 0:
-        return Stage(configured(cfg, i), last, done, epochs, None)
+        return Stage(stage_config(cfg, i), last, done, epochs, None)
     before = folder / name(i - 1)
     held, state = records.configuration(before), checkpoints.last(before)
     if held is None or state is None or state["updates"] != done[-1].get("updates"):
@@ -53,7 +53,7 @@ def stage(cfg: Config, folder: Path, i: int) -> Stage:
     old, method = (instantiate.build(part, cfg.get("allow", ())) for part in (held["space"], cfg["method"]))
     narrowed = old.narrow(old.relax(state["a"], method.activate), node["keep"][i - 1])
     return Stage(
-        configured(cfg, i, written(narrowed, held["space"])),
+        stage_config(cfg, i, written(narrowed, held["space"])),
         last,
         done,
         epochs,

@@ -130,7 +130,7 @@ def nb1shot1(space: Any) -> None:
     if space.layers % STACKS:
         raise UserError(
             f"space.layers={space.layers}",
-            f"cells do not share out among {STACKS} stacks",
+            f"cells cannot be divided evenly among {STACKS} stacks",
             f"use a multiple of {STACKS}",
         )
 

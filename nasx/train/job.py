@@ -42,7 +42,7 @@ def train(ctx: Session) -> Result:
     if data.carries and distributed.world_size() > 1:
         raise UserError(
             "nasx retrain",
-            f"a text is read by one process, but {distributed.world_size()} have been started",
+            f"text is read by one process, but {distributed.world_size()} have been started",
             "start it without torchrun",
         )
     settings = sized(settings, space, genotype, len(data.classes), data.shape)
@@ -98,7 +98,7 @@ def train(ctx: Session) -> Result:
         row = named(row, held_out=settings.held_out)
         ctx.run.append({**row, "wall_s": round(ctx.elapsed_s, 3)})
         save()
-        progress.told(f"{row['epoch']}/{settings.epochs}", progress.words("retrain", row))
+        progress.log_epoch(f"{row['epoch']}/{settings.epochs}", progress.metric_texts("retrain", row))
 
     trainer.tick, trainer.end_epoch = tick, end_epoch
     with Display(
@@ -127,7 +127,7 @@ def train(ctx: Session) -> Result:
             lookup=None,
             parent=parent and parent["name"],
             parent_lookup=parent and parent.get("lookup"),
-            searched=lineage.kept(parent),
+            searched=lineage.parent_fields(parent),
             **{"test_accuracy": None, **tested},
             images=data.described(),
             params=price.params,
@@ -197,7 +197,7 @@ def architecture(cfg: Config, space: Space) -> tuple[Genotype, Result | None]:
         raise UserError(
             "retrain", "no architecture is given", "give from=<a run of nasx search>, or genotype=<its text>"
         )
-    folder, found = lineage.searched(name, cfg["out"])
+    folder, found = lineage.finished_search(name, cfg["out"])
     try:
         return space.parse(found["genotype"]), {**found, "name": folder.resolve().name}
     except UserError as error:
@@ -213,7 +213,11 @@ def other_space(searched: Mapping[str, Any], given: Mapping[str, Any]) -> str:
     keys = [key for key in old if old[key] != new.get(key) and key != "_target_"]
     if old.get("_target_") != new.get("_target_") or not keys:
         return "use the space of the search"
-    return "the search had " + " ".join(f"space.{key}={overrides.show(old[key])}" for key in keys) + ": give the same"
+    return (
+        "the search had "
+        + " ".join(f"space.{key}={overrides.format_value(old[key])}" for key in keys)
+        + ": give the same"
+    )
 
 
 def rehearse(network: Network, settings: Retraining, example: Callable[[int], Tensor]) -> None:

@@ -234,7 +234,7 @@ class Nb1Shot1(Space):
         plain_only(stem, auxiliary, "nb1shot1")
         if (layers or 9) % 3:
             raise UserError(
-                f"retrain.layers={layers}", "cells do not share out among three stacks", "use a multiple of 3"
+                f"retrain.layers={layers}", "cells cannot be divided evenly among three stacks", "use a multiple of 3"
             )
         return Nb101Network(genotype, classes, layers or 9, channels or 128, self.bn_momentum)
 
