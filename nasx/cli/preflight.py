@@ -4,8 +4,8 @@
 fault, and for a typo it suggests `+key=`, which would add a key that nothing reads.
 
 A sweep is checked as a whole: `grid` composes each combination of choices once and sets the other values in it. Two
-jobs may not share a run folder, and no job may use a folder that holds another configuration. If a sweeper chooses values as
-it goes (optuna), the first job is checked, and each further value of each key.
+jobs may not share a run folder, and no job may use a folder that holds another configuration. If a sweeper chooses
+values as it goes (optuna), the first job is checked, and each further value of each key.
 """
 
 from __future__ import annotations

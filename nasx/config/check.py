@@ -48,8 +48,8 @@ def faults(
     """All faults of the plain configuration `cfg`, which has no section `hydra`.
 
     `choices` are the chosen group files, `overrides` those of the command line, `default_of` returns the value that
-    these files give a key, and `known` caches faults. The disk is only read by the `check()` of a component of nasx, which is
-    imported for it only if nothing else is wrong.
+    these files give a key, and `known` caches faults. The disk is only read by the `check()` of a component of nasx,
+    which is imported for it only if nothing else is wrong.
     """
     known = known or FaultCache()
     components = list(component_faults_of(cfg, choices or {}, command, default_of, known))
