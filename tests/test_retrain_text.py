@@ -134,7 +134,7 @@ def test_a_trained_network_reads_the_text_unbroken_whatever_the_segments(bptt: i
     found = core_evaluate.means(core_evaluate.sums(network, opened(bptt).ordered("test", batch=1), torch.device("cpu")))
     assert found.loss == pytest.approx(total / 40, rel=1e-12)
     assert found.images == 40
-    assert PERPLEXITY.told(found.row())["test_perplexity"] == pytest.approx(math.exp(total / 40), rel=1e-12)
+    assert PERPLEXITY.convert(found.row())["test_perplexity"] == pytest.approx(math.exp(total / 40), rel=1e-12)
 
 
 def test_a_supernet_reads_the_text_unbroken_whatever_the_segments() -> None:
@@ -207,7 +207,7 @@ def scripted(losses: Sequence[float], **changes: Any) -> tuple[Trainer, list[dic
 
     def evaluate(network: nn.Module, part: str) -> dict[str, float]:
         seen.append((part, held(network)))
-        return PERPLEXITY.told({f"{part}_loss": next(rest) if part == "valid" else 1.5})
+        return PERPLEXITY.convert({f"{part}_loss": next(rest) if part == "valid" else 1.5})
 
     made.evaluate = evaluate  # type: ignore[method-assign]
     made.end_epoch = rows.append
@@ -257,8 +257,13 @@ def test_the_stall_of_that_test_is_the_third() -> None:
 # --------------------------------------------------------------------------------------------------------- metrics
 def test_metrics_are_told_and_compared() -> None:
     row = {"train_loss": 2.0, "train_accuracy": 0.5, "lr": 0.1, "val_loss": 800.0}
-    assert ACCURACY.told(row) == row
-    assert PERPLEXITY.told(row) == {"train_loss": 2.0, "train_perplexity": math.exp(2.0), "lr": 0.1, "val_loss": 800.0}
+    assert ACCURACY.convert(row) == row
+    assert PERPLEXITY.convert(row) == {
+        "train_loss": 2.0,
+        "train_perplexity": math.exp(2.0),
+        "lr": 0.1,
+        "val_loss": 800.0,
+    }
     assert ACCURACY.better(0.6, 0.5)
     assert not ACCURACY.better(0.5, 0.5)
     assert PERPLEXITY.better(50.0, 60.0)

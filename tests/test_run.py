@@ -362,5 +362,5 @@ def test_a_compiled_search_says_what_its_first_step_took_and_where_that_is_kept(
     main.dispatch([*SWEEP, "engine.compile=on", "name=compiled"])
     folder = tmp_path / "runs" / "compiled"
     assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "cache" / "nasx" / "compiled")
-    assert f"done in {tmp_path / 'cache' / 'nasx' / 'compiled'}" in (folder / "log.txt").read_text()
+    assert f"is cached in {tmp_path / 'cache' / 'nasx' / 'compiled'}" in (folder / "log.txt").read_text()
     assert record(folder)["warm_up_s"] > 0

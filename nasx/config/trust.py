@@ -6,11 +6,11 @@ A file may come from a stranger, so nothing in a file that names code, a place o
   (`components`) or one defined in a package that the user allows (`allow=` on the command line, or NASX_ALLOW). What
   Hydra, its plugins and Python's logging build (`_target_`, `class`, `()`) must be one of `CALLABLES`, and the object
   of that name must be that class.
-- `allow` and `out_file` are accepted on the command line only; `out` also in a file if it
-  stays below the current folder.
+- `allow` and `out_file` are accepted on the command line only; `out` also in a file if it stays below the current
+  folder.
 - The section `hydra` comes from nasx's own files and the command line. Other files may only set `FILE_KEYS`: numbers
-  and words that say what a job asks of a cluster. Anything else could name Hydra's output folders, a program to run before
-  a job, or environment variables.
+  and words that say what a job asks of a cluster. Anything else could name Hydra's output folders, a program to run
+  before a job, or environment variables.
 - Values may refer to other values (`${seed}`) but may not call resolvers: `${oc.env:NAME}` would store a value of the
   environment in a run folder, which people publish. This holds for the command line as well, where the shell does the
   same.

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nasx.errors import UserError
+
 
 class Meter:
     """Running means of logged values, summed on the device in float64 and read back only when asked for."""
@@ -37,10 +39,22 @@ class Meter:
         self.sums, self.counts = dict(state["sums"]), dict(state["counts"])
 
 
-def broken(means: Mapping[str, float], weights: Sequence[Tensor] = ()) -> str:
-    """Names of the means that are not finite, else `a weight` where one of the weights is not; empty where all are."""
+def check_finite(
+    means: Mapping[str, float], weights: Sequence[Tensor], *, kind: str, update: int, lr: float, clip: float | None
+) -> None:
+    """Raise UserError where a mean or one of the weights is NaN or infinite.
+
+    `kind` is the group of the settings `lr` and `clip` (search or retrain), which the remedy names.
+    """
     names = [name for name, value in means.items() if not math.isfinite(value)]
     if weights and not names:
         norms = torch._foreach_norm([x.detach() for x in weights])
         names = [] if bool(torch.stack(norms).isfinite().all()) else ["a weight"]
-    return ", ".join(names)
+    if names:
+        raise UserError(
+            f"{kind}, update {update}",
+            f"{', '.join(names)} became NaN or infinite",
+            f"lower {kind}.lr={lr:g}"
+            + ("" if clip else f" or set {kind}.clip=5")
+            + "; checkpoints from before are kept, where there are any",
+        )

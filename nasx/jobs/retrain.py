@@ -28,11 +28,11 @@ def retrain(cfg: Config, info: Config) -> Result:
 
 def trained(cfg: Config, info: Config) -> Result:
     """The same in this process, which may be one of several."""
-    from nasx.train.job import train
+    from nasx.train.job import RetrainJob
 
     with session(cfg, info, "retrain") as ctx:
         done = distributed.broadcast_object(ctx.run.done() if distributed.is_main_process() else None)
-        result = train(ctx) if done is None else done
+        result = RetrainJob(ctx).run() if done is None else done
         if distributed.is_main_process():
             run_summary.draw(ctx.run.folder)
             run_summary.show(result, ctx.run.folder)

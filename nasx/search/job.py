@@ -1,11 +1,11 @@
-"""One search: its components, and what happens when an epoch begins, after a step, and when an epoch ends."""
+"""One search: its components, metrics rows, checkpoints and record."""
 
 from __future__ import annotations
 
 import logging
 import os
 import time
-from collections.abc import Generator
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -17,8 +17,9 @@ from nasx.data.stream import hashed
 from nasx.diagnostics import verdict
 from nasx.diagnostics.recorder import Watch
 from nasx.errors import UserError
-from nasx.runs import environment, progress
-from nasx.runs.progress import Display, SelectionProgress, duration
+from nasx.runs import environment
+from nasx.runs.job import Job
+from nasx.runs.progress import SelectionProgress, duration
 from nasx.runs.session import Result, Session
 from nasx.search import cuda_graphs
 from nasx.search import stage as search_stage
@@ -30,8 +31,10 @@ from nasx.search.warm_start import warm_start
 log = logging.getLogger("nasx")
 
 
-class SearchJob:
-    """One search: its components, and what happens when an epoch begins, after a step, when an epoch ends."""
+class SearchJob(Job):
+    """One search in its run folder."""
+
+    kind = "search"
 
     def __init__(self, ctx: Session, stage: search_stage.Stage | None = None) -> None:
         self.stage = stage or search_stage.stage(ctx.config, ctx.run.folder, stages.count(ctx.config) - 1)
@@ -40,7 +43,7 @@ class SearchJob:
         def build(group: str) -> Any:
             return instantiate.build(cfg[group], cfg["allow"])
 
-        self.ctx, self.settings, self.warm_up_s = ctx, build("search"), 0.0
+        self.settings, self.warm_up_s = build("search"), 0.0
         self.decided: list[Any] = []
         self.measured: dict[str, float] = {}
         self.chosen: dict[str, Any] = {}
@@ -53,7 +56,6 @@ class SearchJob:
             channels_last=engine.channels_last,
             workers=environment.workers(cfg["workers"]),
         )
-        self.metric = metrics.OF[settings.data]
         w_index, self.a_index = self.data.split(cfg["seed"])
 
         torch.manual_seed(cfg["seed"])
@@ -92,7 +94,7 @@ class SearchJob:
             weight_decay=settings.arch_weight_decay,
             stop=build("stop"),
         )
-        advance = self.watch.over(self.replayed(engine.graphs) or self.method.step, self.method.step)
+        advance = self.watch.over(self.replayed(engine.graphs, ctx.device) or self.method.step, self.method.step)
         self.loop = Loop(
             self.search,
             self.method,
@@ -111,16 +113,15 @@ class SearchJob:
             end_epoch=self.end_epoch,
             tick=self.tick,
         )
+        super().__init__(ctx, self.loop, metrics.OF[settings.data], settings.epochs)
 
-    def replayed(self, wanted: str) -> Step | None:
+    def replayed(self, wanted: str, device: torch.device) -> Step | None:
         """What takes the steps from CUDA graphs where that is wanted and possible. Raises UserError for `on`."""
         if wanted == "off":
             return None
-        why = cuda_graphs.reason(self.ctx.device, carries=self.data.carries)
+        why = cuda_graphs.reason(device, carries=self.data.carries)
         if why is None:
-            return cuda_graphs.Replayed(
-                self.method, self.problem, cuda_graphs.cuda(self.ctx.device), required=wanted == "on"
-            )
+            return cuda_graphs.Replayed(self.method, self.problem, cuda_graphs.cuda(device), required=wanted == "on")
         if wanted == "on":
             raise UserError("engine.graphs=on", f"steps cannot be replayed: {why}", "use engine.graphs=auto")
         log.info("steps run eagerly: %s", why)
@@ -147,85 +148,48 @@ class SearchJob:
         means = self.problem.evaluate(self.search.w, self.problem.relax(self.search.a), batches)
         return self.metric.convert({"valid_loss": means["loss"], "valid_accuracy": means["accuracy"]})
 
-    # ------------------------------------------------------------------------------------------------ the loop
+    # ------------------------------------------------------------------------------------------------- the job
     def resume(self) -> None:
-        """Continue from the newest readable checkpoint, if there is one."""
-        saved = self.ctx.resume()
-        if saved is None:
-            return
-        self.loop.load(saved)
-        self.problem.passes, self.watch.rows = saved["passes"], self.ctx.run.rows()
-        self.decided, self.measured = saved.get("decided", []), saved.get("measured", {})
-        self.watch.load(saved["watch"])
-        self.loop.stopped = self.watch.stopped
-        log.info("%s: resuming at update %d of %d", self.ctx.run.folder, self.search.updates, self.loop.total)
+        if self.stage.last and self.stage.done:
+            self.ctx.add_elapsed(sum(record["wall_s"] for record in self.stage.done))
+        super().resume()
 
-    def save(self) -> None:
-        self.loop.guard(self.loop.meter.means(), weights=True)
-        state = {**self.loop.state(), "passes": self.problem.passes, "watch": self.watch.state()}
-        state |= {"decided": self.decided, "measured": self.measured}
-        self.ctx.save(state, self.search.updates)
+    def load(self, state: Mapping[str, Any]) -> None:
+        super().load(state)
+        self.problem.passes, self.watch.rows = state["passes"], self.ctx.run.rows()
+        self.decided, self.measured = state.get("decided", []), state.get("measured", {})
+        self.watch.load(state["watch"])
+        self.loop.stopped = self.watch.stopped
+
+    def state(self) -> dict[str, Any]:
+        own = {"passes": self.problem.passes, "watch": self.watch.state()}
+        return {**super().state(), **own, "decided": self.decided, "measured": self.measured}
 
     def begin_epoch(self, epoch: int) -> None:
+        """Set what the supernet's training passes take in an epoch (drop-path)."""
         self.problem.options = self.settings.options(epoch)
 
-    def tick(self, _: Loop) -> None:
-        if (due := self.display.due()) or self.ctx.device.type == "cpu":  # reading values back would make a GPU wait
-            means = self.loop.meter.means()
-            self.loop.guard(means)
-            if due and means:
-                epoch = f"{self.search.epoch + 1}/{self.settings.epochs}"
-                self.display.show(self.search.updates, epoch, self.metric.convert(means))
-        self.ctx.pause(self.save)
+    def tick(self, _: object) -> None:
+        if self.problem.compiled and not self.warm_up_s:
+            self.warm_up_s = round(time.monotonic() - self.began, 1)
+            log.info(
+                "compiled: the first step took %s; the compiled code is cached in %s for later runs",
+                duration(self.warm_up_s),
+                os.environ["TORCHINDUCTOR_CACHE_DIR"],
+            )
+        super().tick(_)
 
-    def end_epoch(self, row: dict[str, Any]) -> None:
-        row, mix = self.metric.convert(row), detached(self.problem.relax(self.search.a))
+    def row(self, means: dict[str, Any]) -> dict[str, Any]:
+        row, mix = self.metric.convert(means), detached(self.problem.relax(self.search.a))
         if self.settings.evaluate_every and row["epoch"] % self.settings.evaluate_every == 0:
             row |= self.evaluate()
         row |= {"genotype": str(self.genotype(mix)), "lookup": self.lookup(mix)}
-        row |= self.watch.entries(row["epoch"], mix, row["genotype"]) | {"wall_s": round(self.ctx.elapsed_s, 3)}
-        self.ctx.run.append(row)
+        row |= self.watch.entries(row["epoch"], mix, row["genotype"])
         self.watch.rows.append(row)
         self.loop.stopped = self.watch.stopped
-        self.save()
-        progress.log_epoch(
-            f"{row['epoch']}/{self.settings.epochs}",
-            [*progress.metric_texts("search", row), *progress.looked_up(row["lookup"])],
-        )
+        return row
 
     # ------------------------------------------------------------------------------------------------- the end
-    def run(self) -> Result:
-        """Search to the end and write the record."""
-        for _ in self.steps():
-            pass
-        return self.result
-
-    def steps(self) -> Generator[None, None, None]:
-        """`run`, step by step; `result` is the record at the end."""
-        if self.stage.last and self.stage.done:
-            self.ctx.add_elapsed(sum(record["wall_s"] for record in self.stage.done))
-        self.resume()
-        with Display(
-            "search",
-            total=self.loop.total,
-            done=self.search.updates,
-            quiet=self.ctx.config["quiet"],
-            peak=lambda: environment.peak_mb(self.ctx.device),
-        ) as self.display:
-            began = time.monotonic()
-            for _ in self.loop.steps():
-                if self.problem.compiled and not self.warm_up_s:
-                    self.warm_up_s = round(time.monotonic() - began, 1)
-                    log.info(
-                        "compiled: the first step took %s; the next run finds most of that work done in %s",
-                        duration(self.warm_up_s),
-                        os.environ["TORCHINDUCTOR_CACHE_DIR"],
-                    )
-                yield
-            self.result = self.record()
-            self.ctx.run.decide(self.result["genotype"])
-            self.result = self.ctx.run.finish(self.result)
-
     def select(self) -> Tree:
         """The mixture to discretize: the method's choice, or that of the epoch which early stopping goes back to."""
         if not self.stage.last:  # the next stage narrows the space by the mixture itself

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from nasx.core.batch import Batches
 from nasx.core.bilevel import Batch, Method, Search
-from nasx.core.meter import Meter, broken
+from nasx.core.meter import Meter, check_finite
 from nasx.core.schedules import rate
 from nasx.errors import UserError
 
@@ -68,7 +68,13 @@ class Loop:
         """Weight updates of the whole search."""
         return self.epochs * self.updates_per_epoch if self.method.trains else 0
 
+    @property
+    def position(self) -> tuple[int, int]:
+        """Weight updates so far, and the present epoch, from 0."""
+        return self.search.updates, self.search.epoch
+
     def run(self) -> None:
+        """Run to the end."""
         for _ in self.steps():
             pass
 
@@ -116,15 +122,8 @@ class Loop:
 
     def guard(self, means: Mapping[str, float], *, weights: bool = False) -> None:
         """Stop before a broken state is kept: raises UserError where a running mean (or a weight) is not finite."""
-        wrong = broken(means, [*self.search.w.values(), *self.search.a.values()] if weights else [])
-        if wrong:
-            raise UserError(
-                f"search, update {self.search.updates}",
-                f"{wrong} became NaN or infinite",
-                f"lower search.lr={self.lr:g}"
-                + ("" if self.search.clip else " or set search.clip=5")
-                + "; checkpoints from before are kept, where there are any",
-            )
+        tensors = [*self.search.w.values(), *self.search.a.values()] if weights else []
+        check_finite(means, tensors, kind="search", update=self.search.updates, lr=self.lr, clip=self.search.clip)
 
     # ------------------------------------------------------------------------------------------------ resume
     def buffers(self) -> dict[str, Tensor]:

@@ -1,9 +1,8 @@
-"""One retraining: network, data and trainer of a configuration, checkpoints, and the record."""
+"""One retraining: network, data and trainer of a configuration, metrics rows and record."""
 
 from __future__ import annotations
 
 import copy
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -16,8 +15,8 @@ from nasx.core import distributed, metrics
 from nasx.core.bilevel import Batch
 from nasx.core.metrics import Metric
 from nasx.errors import UserError
-from nasx.runs import environment, lineage, progress, records
-from nasx.runs.progress import Display
+from nasx.runs import environment, lineage, records
+from nasx.runs.job import Job
 from nasx.spaces.cost import cost, widest
 from nasx.train import recipe
 
@@ -28,122 +27,102 @@ if TYPE_CHECKING:
 from nasx.train.trainer import Row, Trainer, log
 
 
-def train(ctx: Session) -> Result:
-    """Train the architecture that the configuration gives or its parent run has found; resumes, and records."""
-    cfg, settings = ctx.config, instantiate.build(ctx.config["retrain"])
-    space, source = instantiate.build(cfg["space"], cfg["allow"]), instantiate.build(cfg["dataset"], cfg["allow"])
-    genotype, parent = architecture(cfg, space)
-    data = source.open(
-        ctx.device,
-        **settings.reading,
-        channels_last=settings.channels_last,
-        workers=environment.workers(cfg["workers"]),
-    )
-    if data.carries and distributed.world_size() > 1:
-        raise UserError(
-            "nasx retrain",
-            f"text is read by one process, but {distributed.world_size()} have been started",
-            "start it without torchrun",
+class RetrainJob(Job):
+    """The training of the architecture that a configuration gives, or that its parent run has found."""
+
+    kind = "retrain"
+    unit = "image"
+
+    def __init__(self, ctx: Session) -> None:
+        cfg, settings = ctx.config, instantiate.build(ctx.config["retrain"])
+        space, source = instantiate.build(cfg["space"], cfg["allow"]), instantiate.build(cfg["dataset"], cfg["allow"])
+        self.genotype, self.parent = architecture(cfg, space)
+        self.data = source.open(
+            ctx.device,
+            **settings.reading,
+            channels_last=settings.channels_last,
+            workers=environment.workers(cfg["workers"]),
         )
-    settings = sized(settings, space, genotype, len(data.classes), data.shape)
-    torch.manual_seed(cfg["seed"])
-    network = built(settings, space, genotype, len(data.classes))
-    rehearse(network, settings, lambda n: space.example(n, data.shape))
-    price = cost(network, space.example(1, data.shape))
-    layout = torch.channels_last if settings.channels_last else torch.preserve_format
-    network = distributed.convert_sync_batchnorm(network.to(ctx.device).to(memory_format=layout), ctx.device)
+        if self.data.carries and distributed.world_size() > 1:
+            raise UserError(
+                "nasx retrain",
+                f"text is read by one process, but {distributed.world_size()} have been started",
+                "start it without torchrun",
+            )
+        classes, shape = len(self.data.classes), self.data.shape
+        self.settings = settings = sized(settings, space, self.genotype, classes, shape)
+        torch.manual_seed(cfg["seed"])
+        network = built(settings, space, self.genotype, classes)
+        rehearse(network, settings, lambda n: space.example(n, shape))
+        self.cost = cost(network, space.example(1, shape))
+        layout = torch.channels_last if settings.channels_last else torch.preserve_format
+        network = distributed.convert_sync_batchnorm(network.to(ctx.device).to(memory_format=layout), ctx.device)
 
-    rows = None if recipe.mixes(settings) else torch.cat(distributed.rank_rows(settings.batch, settings.accumulate))
-    own, held = data.split(cfg["seed"]) if settings.held_out or settings.validated else (None, None)
-    stream = data.stream("retrain", own, batch=settings.batch, seed=cfg["seed"], rows=rows)
+        rows = None if recipe.mixes(settings) else torch.cat(distributed.rank_rows(settings.batch, settings.accumulate))
+        split = settings.held_out or settings.validated
+        self.held: Tensor | None  # indices of the held-out items
+        own, self.held = self.data.split(cfg["seed"]) if split else (None, None)
+        stream = self.data.stream("retrain", own, batch=settings.batch, seed=cfg["seed"], rows=rows)
+        self.test(), self.valid()  # raises now where a set is too small for its batch
+        metric = metrics.OF[settings.data]
+        self.trainer = Trainer(
+            network,
+            settings,
+            stream,
+            self.test,
+            settings.updates_per_epoch or stream.per_pass,
+            self.valid if settings.validated else None,
+            metric,
+            self.tick,
+            self.end_epoch,
+        )
+        self.amount = settings.batch
+        super().__init__(ctx, self.trainer, metric, settings.epochs)
 
-    def read(part: str, index: Any, batch: int) -> Iterator[Batch]:
-        return data.ordered(part, index, batch=batch, first=distributed.rank(), step=distributed.world_size())
+    def ordered(self, part: str, index: Any, batch: int) -> Iterator[Batch]:
+        """This rank's batches of a part of the data set, in their order."""
+        return self.data.ordered(part, index, batch=batch, first=distributed.rank(), step=distributed.world_size())
 
-    def test() -> Iterator[Batch]:
-        return read("train" if settings.held_out else "test", held if settings.held_out else None, settings.test_batch)
+    def test(self) -> Iterator[Batch]:
+        """Batches of the test set, or of the held-out training images."""
+        if self.settings.held_out:
+            return self.ordered("train", self.held, self.settings.test_batch)
+        return self.ordered("test", None, self.settings.test_batch)
 
-    def valid() -> Iterator[Batch]:
-        return read("train", held, settings.valid_batch)
+    def valid(self) -> Iterator[Batch]:
+        """Batches of the validation set."""
+        return self.ordered("train", self.held, self.settings.valid_batch)
 
-    test(), valid()  # a set that is too small for its batch is told now
-    metric = metrics.OF[settings.data]
-    trainer = Trainer(
-        network,
-        settings,
-        stream,
-        test,
-        settings.updates_per_epoch or stream.per_pass,
-        valid if settings.validated else None,
-        metric,
-    )
-    saved = distributed.broadcast_object(ctx.resume())
-    if saved is not None:
-        trainer.load(saved)
+    def row(self, means: Row) -> Row:
+        return named(means, held_out=self.settings.held_out)
 
-    def save() -> None:
-        trainer.guard(trainer.meter.means(), weights=True)
-        ctx.save(trainer.state(), trainer.updates)
-
-    def tick(_: Trainer) -> None:
-        ctx.check_signals(save)
-        means = trainer.meter.means() if ctx.device.type == "cpu" or display.due() else {}
-        trainer.guard(means)
-        if means and display.due():
-            display.show(trainer.updates, f"{trainer.epoch + 1}/{settings.epochs}", metric.convert(means))
-        if time.monotonic() - ctx.saved > cfg["checkpoint_s"]:
-            save()
-
-    def end_epoch(row: Row) -> None:
-        row = named(row, held_out=settings.held_out)
-        ctx.run.append({**row, "wall_s": round(ctx.elapsed_s, 3)})
-        save()
-        progress.log_epoch(f"{row['epoch']}/{settings.epochs}", progress.metric_texts("retrain", row))
-
-    trainer.tick, trainer.end_epoch = tick, end_epoch
-    with Display(
-        "retrain",
-        total=trainer.total,
-        done=trainer.updates,
-        unit="image",
-        amount=settings.batch,
-        quiet=cfg["quiet"] or not distributed.is_main_process(),
-        peak=lambda: environment.peak_mb(ctx.device),
-    ) as display:
-        if saved is not None:
-            log.info("%s: resuming at update %d of %d", ctx.run.folder, trainer.updates, trainer.total)
-        trainer.run()
-        tested, published = trainer.tested, ctx.info.get("published")
-        if not distributed.is_main_process():
-            return tested
-        tested = named(tested, held_out=settings.held_out)
-        log.info(told(tested, metric, settings))
-        result = ctx.record(
+    def record(self) -> Result:
+        settings, parent, updates = self.settings, self.parent, self.trainer.updates
+        tested, published = named(self.trainer.tested, held_out=settings.held_out), self.ctx.info.get("published")
+        log.info(told(tested, self.metric, settings))
+        return self.ctx.record(
             "retrain",
             protocol=settings.recipe,
             labels=[],
-            genotype=str(genotype),
-            operations=genotype.operations(),
+            genotype=str(self.genotype),
+            operations=self.genotype.operations(),
             lookup=None,
             parent=parent and parent["name"],
             parent_lookup=parent and parent.get("lookup"),
             searched=lineage.parent_fields(parent),
             **{"test_accuracy": None, **tested},
-            images=data.described(),
-            params=price.params,
-            params_with_auxiliary=price.params_with_auxiliary,
-            macs=price.macs,
+            images=self.data.described(),
+            params=self.cost.params,
+            params_with_auxiliary=self.cost.params_with_auxiliary,
+            macs=self.cost.macs,
             layers=settings.layers,
             channels=settings.channels,
-            updates=trainer.updates,
-            passes=trainer.updates,
-            items_per_s=round(trainer.updates * settings.batch / max(ctx.elapsed_s, 1e-9), 1),
+            updates=updates,
+            passes=updates,
+            items_per_s=round(updates * settings.batch / max(self.ctx.elapsed_s, 1e-9), 1),
             processes=distributed.world_size(),
-            changed=identity.changed(cfg, published) if published else {},
+            changed=identity.changed(self.ctx.config, published) if published else {},
         )
-        ctx.run.decide(genotype)
-        result = ctx.run.finish(result)
-    return result
 
 
 def named(row: Row, *, held_out: bool) -> Row:

@@ -18,7 +18,7 @@ Deviation: released codes leave out or shorten the last batch of an epoch; here 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -30,10 +30,9 @@ from nasx.core import evaluate as core_evaluate
 from nasx.core.batch import Batches
 from nasx.core.bilevel import Batch, scaled, store_state
 from nasx.core.draws import placed
-from nasx.core.meter import Meter, broken
+from nasx.core.meter import Meter, check_finite
 from nasx.core.metrics import ACCURACY, Metric
 from nasx.data.stream import hashed
-from nasx.errors import UserError
 from nasx.train import recipe
 
 if TYPE_CHECKING:
@@ -98,7 +97,18 @@ class Trainer:
         """The epoch of the next update, from 0."""
         return self.updates // self.updates_per_epoch
 
+    @property
+    def position(self) -> tuple[int, int]:
+        """Updates so far, and the epoch of the next one, from 0."""
+        return self.updates, self.epoch
+
     def run(self) -> None:
+        """Run to the end."""
+        for _ in self.steps():
+            pass
+
+    def steps(self) -> Iterator[int]:
+        """Run step by step: yields the updates so far after each."""
         while self.updates < self.total:
             epoch = self.epoch
             for group in self.optimizer.param_groups:
@@ -107,6 +117,7 @@ class Trainer:
             if self.epoch > epoch:
                 self._close(epoch)
             self.tick(self)  # last, so that no checkpoint is taken between an epoch's end and its row
+            yield self.updates
 
     def step(self, batch: Batch) -> dict[str, Tensor]:
         """One weight update; the main head's loss and accuracy before it."""
@@ -196,15 +207,8 @@ class Trainer:
 
     def guard(self, means: Mapping[str, float], *, weights: bool = False) -> None:
         """Stop before a broken state is kept: raises UserError where a mean (or a weight) is not finite."""
-        wrong = broken(means, list(self.network.parameters()) if weights else [])
-        if wrong:
-            raise UserError(
-                f"retrain, update {self.updates}",
-                f"{wrong} became NaN or infinite",
-                f"lower retrain.lr={self.settings.lr:g}"
-                + ("" if self.settings.clip else " or set retrain.clip=5")
-                + "; checkpoints from before are kept, where there are any",
-            )
+        tensors, settings = list(self.network.parameters()) if weights else [], self.settings
+        check_finite(means, tensors, kind="retrain", update=self.updates, lr=settings.lr, clip=settings.clip)
 
     # ------------------------------------------------------------------------------------------------ resume
     def state(self) -> dict[str, Any]:

@@ -1,0 +1,142 @@
+"""One search or retraining in its run folder: resume, steps, checkpoints, metrics rows, progress and record."""
+
+from __future__ import annotations
+
+import logging
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Generator, Iterator, Mapping
+from typing import Any, ClassVar, Protocol
+
+from nasx.core import distributed
+from nasx.core.meter import Meter
+from nasx.core.metrics import Metric
+from nasx.runs import environment, progress
+from nasx.runs.progress import Display
+from nasx.runs.session import Result, Session
+
+log = logging.getLogger("nasx")
+
+
+class Engine(Protocol):
+    """A loop over updates that writes nothing: `search.loop.Loop` or `train.trainer.Trainer`.
+
+    It calls `Job.end_epoch(means)` after each epoch, and `Job.tick(engine)` after each step and, after the last one of
+    an epoch, after `end_epoch`.
+    """
+
+    meter: Meter
+
+    @property
+    def total(self) -> int:
+        """Updates of the whole job."""
+
+    @property
+    def position(self) -> tuple[int, int]:
+        """Updates so far, and the present epoch, from 0."""
+
+    def steps(self) -> Iterator[int]:
+        """Run to the end; yields the updates so far after each step."""
+
+    def guard(self, means: Mapping[str, float], *, weights: bool = False) -> None:
+        """Raise UserError where a mean, or with `weights` a weight, is not finite."""
+
+    def state(self) -> dict[str, Any]:
+        """Tensors and plain values that `load` continues from, bit for bit."""
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Continue from `state`."""
+
+
+class Job(ABC):
+    """An engine in a run folder. A subclass builds the engine from the configuration and makes rows and the record.
+
+    Progress is shown in `unit`s, `amount` of them per update.
+    """
+
+    kind: ClassVar[str]
+    unit: ClassVar[str] = "update"
+    amount = 1
+    result: Result
+    """The record, after the last step; on other ranks than 0 it is empty."""
+    began: float
+    """When the first step of this process began (monotonic)."""
+
+    def __init__(self, ctx: Session, engine: Engine, metric: Metric, epochs: int) -> None:
+        self.ctx, self.engine, self.metric, self.epochs = ctx, engine, metric, epochs
+
+    @abstractmethod
+    def row(self, means: dict[str, Any]) -> dict[str, Any]:
+        """The metrics row of an epoch with these means."""
+
+    @abstractmethod
+    def record(self) -> Result:
+        """The record of the finished run."""
+
+    def state(self) -> dict[str, Any]:
+        """Content of a checkpoint."""
+        return self.engine.state()
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Continue from a checkpoint."""
+        self.engine.load(state)
+
+    def resume(self) -> None:
+        """Continue from the newest readable checkpoint, if there is one."""
+        saved = distributed.broadcast_object(self.ctx.resume())
+        if saved is not None:
+            self.load(saved)
+            updates, _ = self.engine.position
+            log.info("%s: resuming at update %d of %d", self.ctx.run.folder, updates, self.engine.total)
+
+    def save(self) -> None:
+        """Write a checkpoint. Raises UserError before it where a weight or a running mean is not finite."""
+        self.engine.guard(self.engine.meter.means(), weights=True)
+        self.ctx.save(self.state(), self.engine.position[0])
+
+    def tick(self, _: object) -> None:
+        """After each step: check the running means, show them, write a checkpoint if one is due or a signal came."""
+        due = self.display.due()
+        if due or self.ctx.device.type == "cpu":  # on a GPU, reading values back synchronizes
+            means = self.engine.meter.means()
+            self.engine.guard(means)
+            if due and means:
+                updates, epoch = self.engine.position
+                self.display.show(updates, f"{epoch + 1}/{self.epochs}", self.metric.convert(means))
+        self.ctx.pause(self.save)
+
+    def end_epoch(self, means: dict[str, Any]) -> None:
+        """Write and log the row of an epoch, then a checkpoint."""
+        row = self.row(means)
+        row["wall_s"] = round(self.ctx.elapsed_s, 3)
+        self.ctx.run.append(row)
+        self.save()
+        words = [*progress.metric_texts(self.kind, row), *progress.looked_up(row.get("lookup"))]
+        progress.log_epoch(f"{row['epoch']}/{self.epochs}", words)
+
+    def run(self) -> Result:
+        """Run to the end and write the record."""
+        for _ in self.steps():
+            pass
+        return self.result
+
+    def steps(self) -> Generator[None, None, None]:
+        """`run`, step by step, so that several jobs can take turns."""
+        self.resume()
+        with Display(
+            self.kind,
+            total=self.engine.total,
+            done=self.engine.position[0],
+            unit=self.unit,
+            amount=self.amount,
+            quiet=self.ctx.config["quiet"] or not distributed.is_main_process(),
+            peak=lambda: environment.peak_mb(self.ctx.device),
+        ) as self.display:
+            self.began = time.monotonic()
+            for _ in self.engine.steps():
+                yield
+            self.result = {}
+            if distributed.is_main_process():
+                result = self.record()
+                self.ctx.run.decide(result["genotype"])
+                self.result = self.ctx.run.finish(result)
