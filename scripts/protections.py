@@ -57,8 +57,8 @@ ROWS = (
     Row(
         "truncated or flipped checkpoint",
         "nasx/runs/checkpoints.py",
-        "if not data.startswith(READ) or hashlib.sha256(body).hexdigest().encode() != digest:",
-        "if not data.startswith(READ):",
+        "if not data.startswith(READABLE) or hashlib.sha256(body).hexdigest().encode() != digest:",
+        "if not data.startswith(READABLE):",
         "test_records.py::test_a_damaged_checkpoint_is_named_and_the_one_before_is_used",
     ),
     Row(
@@ -225,7 +225,7 @@ ROWS = (
     Row(
         "classes of others built by a check",
         "nasx/config/check.py",
-        "None if foreign(cfg[group]) else ",
+        "None if foreign_packages(cfg[group]) else ",
         "",
         "test_trust.py::test_nothing_of_the_users_is_built_while_a_line_is_checked",
     ),
@@ -295,7 +295,7 @@ ROWS = (
     Row(
         "kill or signal among scores at initialization",
         "nasx/methods/zero_cost.py",
-        "            ending.pause()\n",
+        "            selection.pause()\n",
         "",
         "test_zero_cost.py::test_a_run_resumes_with_the_scores_that_it_made",
     ),
@@ -344,7 +344,7 @@ ROWS = (
     Row(
         "two hosts, flock not passed on",
         "nasx/runs/lock.py",
-        "if touched(self.path, PATIENCE_S):",
+        "if touched_within(self.path, TAKEOVER_S):",
         "if False:",
         "test_lock.py::test_a_heart_that_beats_elsewhere_is_respected",
     ),
@@ -400,8 +400,8 @@ ROWS = (
     Row(
         "sweep started again",
         "nasx/jobs/search.py",
-        "done = here.run.done() or prepared(here).run()",
-        "done = prepared(here).run()",
+        "done = ctx.run.done() or prepared(ctx).run()",
+        "done = prepared(ctx).run()",
         "test_notes.py::test_a_failed_job_is_tried_again_and_the_others_are_not",
     ),
     Row(
@@ -463,7 +463,7 @@ ROWS = (
     Row(
         "a process of several dies",
         "nasx/core/distributed.py",
-        "if not isinstance(error, dist.DistError) and not any(word in str(error) for word in LOST):",
+        "if not isinstance(error, dist.DistError) and not any(word in str(error) for word in PEER_FAILURES):",
         "if True:",
         "test_processes.py::test_a_killed_process_ends_the_other_and_one_process_goes_on",
     ),

@@ -209,7 +209,7 @@ def test_a_run_with_classes_of_ones_own_says_that_they_must_be_allowed(tmp_path:
 
 def test_a_step_that_returns_nothing() -> None:
     """Where the source does not show it."""
-    method: Any = SimpleNamespace(trains=True, steps_w=1, train_batches=1, step=lambda search, train, val: None)
+    method: Any = SimpleNamespace(trains=True, chunk=lambda left: (1, 1), step=lambda search, train, val: None)
     search: Any = SimpleNamespace(updates=0, w_opt=SimpleNamespace(param_groups=[{}]))
     batches: Any = itertools.repeat(None)
     loop = Loop(search, method, torch.nn.Identity(), batches, batches, epochs=1, updates_per_epoch=1, lr=1, lr_min=0)
