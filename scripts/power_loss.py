@@ -184,7 +184,7 @@ def command(case: Case, words: tuple[str, ...], **how: Any) -> Callable[[], Any]
         from nasx.jobs import search
 
         if not case.drawn:
-            search.ending.draw = lambda *_, **__: None
+            search.run_summary.draw = lambda *_, **__: None
         ready = job(words)
         if how:
             power.watch(".", **how)

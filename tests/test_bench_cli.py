@@ -112,9 +112,9 @@ def test_query_takes_strings_digits_and_names_and_tells_isomorphic_cells(tmp_pat
         (["query", "DARTS_V2"], "which no benchmark tabulates"),
         (["query", "resnet50"], "not a NAS-Bench-201 cell"),
         (["query"], "is not a valid call"),
-        (["query", "{"], "no graph"),
-        (["fill", "nowhere"], "no such folder"),
-        (["import", "nb301", "x"], "no such benchmark"),
+        (["query", "{"], "is not a graph"),
+        (["fill", "nowhere"], "nowhere: does not exist"),
+        (["import", "nb301", "x"], "unknown benchmark"),
         (["import", "nb101", "nowhere"], "nowhere"),
     ],
 )

@@ -95,7 +95,7 @@ def test_fill_adds_what_the_table_knows_and_nothing_else(tmp_path: Path, cache: 
     assert json.loads(filled.read_text())["lookup"]["cifar10"]["test"] == 91.55
     cache.unlink()
     assert again() == "kept"  # and do not go again
-    with pytest.raises(UserError, match="no such folder"):
+    with pytest.raises(UserError, match="nowhere: does not exist"):
         bench.bench_fill(str(tmp_path / "nowhere"))
 
 

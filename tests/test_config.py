@@ -299,7 +299,7 @@ def test_fault(words: list[str], parts: list[str]) -> None:
 
 def test_a_method_that_sets_what_a_space_lacks_names_the_spaces_that_have_it() -> None:
     found = faults("method=pc_darts", "space=nb1shot1_1", "dataset=digits")
-    assert [line.partition(", and")[0] for line in found] == [
+    assert [line.partition(", but")[0] for line in found] == [
         f"method=pc_darts: sets space.{key}" for key in ("partial", "edge_norm")
     ]
     assert all(
@@ -440,7 +440,7 @@ def test_what_a_published_experiment_sets_is_published() -> None:
 def test_nothing_heavy_is_imported() -> None:
     code = (
         "import sys; from nasx.cli import arguments, completion, help, listing, main, preflight\n"
-        "preflight.examine('search', arguments.arrange(['dataset=digits']))\n"
+        "preflight.check_line('search', arguments.split_options(['dataset=digits']))\n"
         "print([m for m in ('torch', 'torchvision', 'scipy', 'pandas', 'matplotlib') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

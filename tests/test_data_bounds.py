@@ -86,7 +86,7 @@ def test_the_command_line_refuses_it_without_torch(words: list[str], message: st
     code = (
         "import sys; from nasx.cli import arguments, preflight; from nasx.errors import UserError\n"
         "command, *words = sys.argv[1:]\n"
-        "try: preflight.examine(command, preflight.rewritten(command, arguments.arrange(words)))\n"
+        "try: preflight.check_line(command, preflight.normalize(command, arguments.split_options(words)))\n"
         "except UserError as error: print(error)\n"
         "print('torch' in sys.modules)"
     )

@@ -55,7 +55,7 @@ def test_a_healthy_machine(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "fault"),
     [
-        (["device=cuda:99"], "device=cuda:99: is not there: torch"),
+        (["device=cuda:99"], "device=cuda:99: is not available: torch"),
         (["device=nonsense"], "device=nonsense: is not a device; use auto, cpu"),
         (
             ["out=file/runs"],

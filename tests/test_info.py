@@ -122,10 +122,10 @@ def test_pictures_are_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ((), "nothing is named; give genotype=DARTS_V2"),
+        ((), "needs a genotype, a run or a space; give genotype=DARTS_V2"),
         (("genotype=DARTS_V3",), "no published cell has that name .did you mean DARTS_V"),
         ((f"genotype={NO_BRANCH}",), "belongs to no space of nasx"),
-        (("genotype=DARTS_V2", "retrain=imagenet"), "unknown retrain 'imagenet.'*did you mean imagenet_"),
+        (("genotype=DARTS_V2", "retrain=imagenet"), "unknown retrain 'imagenet'.*did you mean imagenet_"),
         (("genotype=DARTS_V2", "space=nb201"), "is not a NAS-Bench-201 cell"),
         (("genotype=DARTS_V2", "from=x"), "both given"),
         (("space=s1", "out=cell.pdf"), "is not an image file; end it in .svg"),

@@ -51,7 +51,7 @@ def test_a_checkpoint_tells_what_the_search_would_have_told_there(runs: Path) ->
 
 
 def test_what_cannot_be_diagnosed_says_why(runs: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no folder of a search"):
+    with pytest.raises(UserError, match="is not the folder of a search"):
         list(later.diagnose(tmp_path))
     random = jobs.nasx(runs, *WORDS, "method=random", "name=random")
     assert random.code == 0, random

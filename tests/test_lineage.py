@@ -210,8 +210,8 @@ def test_printed_commands_name_the_run_whatever_it_is_called(out: str, name: str
     assert shlex.split(table)[:3] == ["next:", "nasx", "table"]
     done = {"kind": "retrain", "command": "nasx retrain", "test_accuracy": 0.5}
     _, evaluate, export = map(shlex.split, lineage.next_commands(done, folder))
-    read = arguments.parse("evaluate", evaluate[2:], {}, plain="MODEL")
-    assert (evaluate[:2], [Path(word) for word in read.plain]) == (["nasx", "evaluate"], [folder])
+    read = arguments.parse("evaluate", evaluate[2:], {}, positional="MODEL")
+    assert (evaluate[:2], [Path(word) for word in read.positional]) == (["nasx", "evaluate"], [folder])
     assert arguments.parse("export", export[2:], {"from": None}).options == {"from": f"{out}/{name}"}
 
 

@@ -174,7 +174,7 @@ def test_every_command_runs(section: Section, tmp_path: Path) -> None:
     for command in section.commands:
         words = command.overrides.split()
         real = "dataset=" not in f"{command.line} {command.overrides}" and "retrain" not in command.line
-        if words and real and "experiment=" not in command.line and cifar10() is None:
+        if words and real and "quickstart" not in command.line and cifar10() is None:
             words.append("dataset=digits")
         line = " ".join([command.line, *words])
         printed = shell(here, line) if section is SECTIONS[0] else nasx(here, line.removeprefix("uv run "), pictures)

@@ -313,7 +313,7 @@ def test_the_same_runs_give_the_same_bytes(make):
     [
         (["nowhere"], "contains no finished run"),
         (["outputs", "out=a.pdf"], "is not the name of an HTML file"),
-        (["outputs", "out=no/folder/a.html"], "there is not a folder"),
+        (["outputs", "out=no/folder/a.html"], "folder no/folder does not exist"),
         (["outputs", "titel=x"], "did you mean title"),
     ],
 )

@@ -191,7 +191,7 @@ def test_tables_say_what_a_study_reports(steps: Steps) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("study=darts", "genotype=all_conv3x3", "space=nb201"), "is not read where there are searches"),
+        (("study=darts", "genotype=all_conv3x3", "space=nb201"), "is not used when the study searches"),
         (("study=transfer",), "study.searches=0: trains a given cell, but none is given"),
         (("study=darts", "study.searches=0", "genotype=all_conv3x3"), "study.rank=short: has nothing to choose from"),
         (("study=darts", "dataset.split=full"), "study.rank=short: needs images that the training leaves out"),

@@ -10,9 +10,12 @@ from nasx.errors import UserError
 
 def test_words_and_options_are_told_apart() -> None:
     got = arguments.parse(
-        "report", ["runs/a", "out=x.html", "--title=My runs"], {"out": "r.html", "title": "", "n": "3"}, plain="RUN"
+        "report",
+        ["runs/a", "out=x.html", "--title=My runs"],
+        {"out": "r.html", "title": "", "n": "3"},
+        positional="RUN",
     )
-    assert got.plain == ("runs/a",)
+    assert got.positional == ("runs/a",)
     assert got.options == {"out": "x.html", "title": "My runs", "n": "3"}
     assert got.number("n") == 3
 
@@ -22,8 +25,8 @@ def test_words_and_options_are_told_apart() -> None:
     [
         (["ot=x"], "did you mean out"),
         (["out="], "has no value"),
-        (["--verbose"], "not understood"),
-        (["word"], "not understood"),
+        (["--verbose"], "is not recognized"),
+        (["word"], "is not recognized"),
         ([], "needs from="),
     ],
 )
@@ -52,7 +55,7 @@ def test_what_to_write_instead_of_an_option_of_another_command(
     options: dict[str, str | None], plain: str | None, word: str, said: str
 ) -> None:
     with pytest.raises(UserError) as told:
-        arguments.parse("this", [word], options, plain=plain)
+        arguments.parse("this", [word], options, positional=plain)
     assert said in str(told.value)
 
 
@@ -85,7 +88,7 @@ def test_a_setting_with_dashes_and_nothing_after_it_needs_a_value() -> None:
 
 
 def test_plain_commands_take_dashes_too() -> None:
-    assert arguments.parse("report", ["a", "--title", "My runs"], {"title": ""}, plain="RUN").options == {
+    assert arguments.parse("report", ["a", "--title", "My runs"], {"title": ""}, positional="RUN").options == {
         "title": "My runs"
     }
 
