@@ -180,7 +180,7 @@ def test_every_command_runs(section: Section, tmp_path: Path) -> None:
         printed = shell(here, line) if section is SECTIONS[0] else nasx(here, line.removeprefix("uv run "), pictures)
         assert printed.strip(), command.line
         if command.line.removeprefix("uv run ").startswith("nasx table"):
-            assert "darts" in printed
+            assert "tse_drnas" in printed or "darts" in printed
             if "seed=0,1,2,3" in lines:
                 first, _, second = printed.partition("Where these cells stand in nb201")
                 rows = [[cell.strip() for cell in row.split("|")] for row in first.splitlines() if "|" in row]
