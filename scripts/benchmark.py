@@ -35,12 +35,12 @@ from nasx.methods.idarts import IDarts
 from nasx.methods.lambda_ import Lambda
 from nasx.methods.single import Single
 from nasx.methods.tse import Tse
-from nasx.runs import environment
-from nasx.search.optimizers import architecture_optimizer, weight_optimizer
-from nasx.search.problem import RelaxedProblem, weights
+from nasx.searcher.optimizers import architecture_optimizer, weight_optimizer
+from nasx.searcher.problem import RelaxedProblem, weights
 from nasx.spaces.base import Space
 from nasx.spaces.darts.space import Darts
 from nasx.spaces.nb201.space import Nb201
+from nasx.tracking import environment
 
 NO_KERNEL = {
     "view",

@@ -26,7 +26,7 @@ from typing import Any
 
 from methods_matrix import same, state
 
-from nasx.runs import checkpoints, records
+from nasx.tracking import checkpoints, records
 
 
 def words(args: argparse.Namespace, out: Path) -> list[str]:

@@ -183,8 +183,8 @@ class Prepared:
         from nasx.cli import preflight
         from nasx.config import check
         from nasx.jobs.search import Turn
-        from nasx.runs.session import session
-        from nasx.search.job import SearchJob
+        from nasx.searcher.job import SearchJob
+        from nasx.tracking.session import session
 
         line = [*words, f"out={folder}", f"name=run{len(list(folder.iterdir()))}", "quiet=true", "device=cuda"]
         self.config, choices = preflight.resolved(
@@ -197,7 +197,7 @@ class Prepared:
 
     def prepared(self) -> contextlib.AbstractContextManager[None]:
         """What the process has for this search (another one may have had the turn)."""
-        from nasx.runs import environment
+        from nasx.tracking import environment
 
         return environment.prepared(
             self.device, threads=None, deterministic=False, seed=0, precision=self.config["engine"]["precision"]
@@ -432,7 +432,7 @@ def main() -> int:
     if not torch.cuda.is_available():
         sys.exit(f"torch {torch.__version__} sees no CUDA device; --dry-run needs none")
     from nasx.report import run_summary
-    from nasx.runs import environment
+    from nasx.tracking import environment
 
     run_summary.draw = lambda *a, **k: None  # type: ignore[assignment]  no drawing package is imported
     report, device = Report(args.out), environment.device("cuda")

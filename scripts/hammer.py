@@ -35,7 +35,7 @@ from nasx.cli import status, table
 from nasx.core import files
 from nasx.errors import UserError
 from nasx.results import collect
-from nasx.runs import checkpoints, lock, records, run_folder
+from nasx.tracking import checkpoints, lock, records, run_folder
 
 CONTEXT = multiprocessing.get_context("fork")
 EPOCHS, OPEN = 4, 3

@@ -16,7 +16,7 @@ import yaml
 
 from nasx.config.paths import conf_dir
 from nasx.core import files
-from nasx.runs import checkpoints, records
+from nasx.tracking import checkpoints, records
 
 SMALL = {
     "nb201": ["space.layers=1", "space.channels=4"],

@@ -17,7 +17,7 @@ from nasx.core.bilevel import Batch, Search, Second, Tree, detached, dot, gradie
 from nasx.data.images import Cifar10
 from nasx.methods.darts import Darts
 from nasx.methods.lambda_ import Lambda
-from nasx.search.problem import RelaxedProblem, weights
+from nasx.searcher.problem import RelaxedProblem, weights
 from nasx.spaces.nb201.space import Nb201
 
 Found = dict[str, list[tuple[float, float]]]

@@ -25,7 +25,7 @@ from kills import add, compared, equal_rows, family, small, target, told
 
 from nasx.config import schema
 from nasx.config.paths import conf_dir
-from nasx.runs import checkpoints, records
+from nasx.tracking import checkpoints, records
 
 
 def refused(method: str, space: str) -> bool:

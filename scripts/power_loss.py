@@ -46,7 +46,7 @@ import power
 
 from nasx.core import files
 from nasx.report import style
-from nasx.runs import records
+from nasx.tracking import records
 
 IMPORTED = (
     *forks.IMPORTED,

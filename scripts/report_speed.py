@@ -1,6 +1,6 @@
 """How long tables and reports of many runs take: python scripts/report_speed.py [RUNS] [EPOCHS].
 
-Writes RUNS synthetic searches (default 2,000, of 50 epochs each) through nasx.runs.run_folder into a temporary folder:
+Writes RUNS synthetic searches (default 2,000, of 50 epochs each) by nasx.tracking.run_folder into a temporary folder:
 40 settings of 50 seeds. Then times `nasx table` and `nasx report` in their own processes, three times each. Prints wall
 seconds, CPU seconds (which depend less on other work on the machine) and the size of the page.
 """
@@ -15,7 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from nasx.runs import run_folder
+from nasx.tracking import run_folder
 
 METHODS = ("darts", "random", "gdas", "idarts", "lambda", "pc_darts", "sdarts", "single")
 OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")

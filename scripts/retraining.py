@@ -20,7 +20,7 @@ from pathlib import Path
 from kills import Command
 
 from nasx.results.significance import moments, p_text, welch
-from nasx.runs import records
+from nasx.tracking import records
 
 SIZE = {"layers": 4, "channels": 8, "epochs": 4, "batch": 32, "updates": 100}
 REFERENCE = Path(__file__).resolve().parent.parent / "tests" / "reference" / "retraining.py"

@@ -20,9 +20,9 @@ from benchmark import batches, both, build, pairs, saved_mb
 
 from nasx.config.settings import EngineSettings
 from nasx.methods.darts import Darts as Method
-from nasx.runs import environment
 from nasx.spaces.darts.space import Darts
 from nasx.spaces.nb201.space import Nb201
+from nasx.tracking import environment
 
 BASE = {"nb201": {"layers": 5, "channels": 16, "batch": 64}, "darts": {"layers": 8, "channels": 16, "batch": 64}}
 QUICK = {"nb201": {"layers": 1, "channels": 16, "batch": 16}, "darts": {"layers": 3, "channels": 16, "batch": 8}}

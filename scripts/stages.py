@@ -20,7 +20,7 @@ from forks import starters
 from kills import add, compared, equal_rows, small, told
 
 from nasx.config import stages
-from nasx.runs import checkpoints, records
+from nasx.tracking import checkpoints, records
 
 
 class Case(NamedTuple):

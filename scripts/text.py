@@ -19,7 +19,7 @@ from pathlib import Path
 from forks import starters
 from kills import compared
 
-from nasx.runs import checkpoints, records
+from nasx.tracking import checkpoints, records
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 import texts

@@ -38,7 +38,7 @@ from typing import Any, NamedTuple, Protocol
 
 from kills import SMALL, Command, compared, small
 
-from nasx.runs import checkpoints, records
+from nasx.tracking import checkpoints, records
 
 PHASES = ("start-up", "set-up", "training", "checkpoint", "epoch's end", "result", "pictures", "end")
 COMMON = ("device=cpu", "threads=1", "quiet=true", "checkpoint_s=0.001")

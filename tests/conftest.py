@@ -19,7 +19,7 @@ for number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM, sig
 HOLD = """
 import sys
 from pathlib import Path
-from nasx.runs import records, run_folder
+from nasx.tracking import records, run_folder
 with run_folder.Run(Path(sys.argv[1]), {"seed": 0}, {"kind": "search", "search": {"epochs": 50}}):
     print("held", flush=True)
     sys.stdin.read()

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from nasx.core import files
-from nasx.runs import checkpoints, records
+from nasx.tracking import checkpoints, records
 
 CLOCK = {"wall_s", "seconds", "elapsed_s", "started", "compile_s"}
 

@@ -34,7 +34,7 @@ from nasx.data import folder, layouts, splits
 from nasx.errors import UserError
 from nasx.export import model
 from nasx.results import collect, differences
-from nasx.runs import checkpoints, records, run_folder
+from nasx.tracking import checkpoints, records, run_folder
 
 
 def _spaces() -> list[Any]:

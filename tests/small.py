@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from nasx.core.bilevel import Batch, Search, Tree
-from nasx.search.problem import RelaxedProblem, weights
+from nasx.searcher.problem import RelaxedProblem, weights
 from nasx.spaces import banks
 from nasx.spaces.base import Space, Supernet
 from nasx.spaces.darts.space import Darts

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from nasx.core.bilevel import Batch, Tree, detached
 from nasx.diagnostics import agreement, structure
-from nasx.search.problem import RelaxedProblem
+from nasx.searcher.problem import RelaxedProblem
 from nasx.spaces.base import Space
 from nasx.spaces.nb1shot1.space import Nb1Shot1
 from nasx.spaces.nb201.space import Nb201

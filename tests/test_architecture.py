@@ -16,15 +16,15 @@ ROOT = Path(__file__).resolve().parent.parent
 FILES = sorted((ROOT / "nasx").rglob("*.py"))
 MODULES = {".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for p in FILES}
 LOOPS = (
-    "search/loop.py",
-    "search/job.py",
+    "searcher/loop.py",
+    "searcher/job.py",
     "train/trainer.py",
     "train/job.py",
     "train/recipe.py",
     "jobs/search.py",
     "jobs/retrain.py",
     "jobs/run.py",
-    "runs/session.py",
+    "tracking/session.py",
 )
 CONCRETE = (
     "nasx.methods.",
@@ -106,11 +106,11 @@ def test_light_modules_import_nothing_heavy() -> None:
         "core/spelling",
         "core/versions",
         "core/constraints",
-        "runs/records",
-        "runs/checkpoints",
-        "runs/lock",
-        "runs/sweep_log",
-        "runs/lineage",
+        "tracking/records",
+        "tracking/checkpoints",
+        "tracking/lock",
+        "tracking/sweep_log",
+        "tracking/lineage",
         "results/collect",
     ]
     for module in light:

@@ -19,7 +19,7 @@ from nasx.benchmarks.nb201 import EMBEDDED, params
 from nasx.cli import diagnose, main, rank
 from nasx.errors import UserError
 from nasx.jobs import search
-from nasx.runs import checkpoints, environment
+from nasx.tracking import checkpoints, environment
 
 WORDS = (
     "space=nb201",

@@ -16,7 +16,7 @@ from nasx.cli import arguments, completion, listing, main
 from nasx.cli.commands import COMMANDS
 from nasx.config import paths
 from nasx.errors import UserError
-from nasx.runs import lineage
+from nasx.tracking import lineage
 
 HEAVY = "('torch', 'torchvision', 'scipy', 'matplotlib', 'pandas')"
 WATCH = f"""

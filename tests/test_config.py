@@ -279,7 +279,7 @@ def test_all_faults_are_told_at_once() -> None:
         (["method._target_=os.system"], ["only spaces, methods, data sets and benchmarks of nasx"]),
         (["method._target_=os.system", "allow=[os]"], ["only spaces, methods, data sets and benchmarks of nasx"]),
         (["method._target_=pathlib.Path.unlink"], ["may be named here"]),
-        (["method._target_=nasx.runs.run_folder.Run"], ["may be named here"]),
+        (["method._target_=nasx.tracking.run_folder.Run"], ["may be named here"]),
         (["method._target_=nasx.methods.darts.Dart"], ["has no class Dart", "did you mean Darts?"]),
         (["method._target_=nope.Nope", "allow=[nope]"], ["module nope not found"]),
         (["method._target_=nope.Nope"], ["add allow='[nope]'"]),

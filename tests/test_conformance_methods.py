@@ -19,7 +19,7 @@ from variants import BUILT, TRAINING, VARIANTS, class_of
 
 from nasx.core.bilevel import Method, Search, frozen
 from nasx.data.segments import Segments
-from nasx.search.problem import RelaxedProblem, weights
+from nasx.searcher.problem import RelaxedProblem, weights
 
 import small
 import toy

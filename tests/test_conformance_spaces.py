@@ -28,13 +28,13 @@ from nasx.config.settings import EngineSettings
 from nasx.core.bilevel import Batch, Search, gradient
 from nasx.errors import UserError
 from nasx.jobs import search as jobs_search
-from nasx.runs import run_folder
-from nasx.search.loop import Loop
-from nasx.search.problem import RelaxedProblem, weights
+from nasx.searcher.loop import Loop
+from nasx.searcher.problem import RelaxedProblem, weights
 from nasx.spaces import ops
 from nasx.spaces.base import Genotype, Space, Tree
 from nasx.spaces.mixed_cell import RelaxedCell
 from nasx.spaces.nb1shot1.supernet import ChoiceCell
+from nasx.tracking import run_folder
 from nasx.train.job import built
 
 import small

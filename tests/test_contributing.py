@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from nasx.core.bilevel import gradient
-from nasx.search.problem import weights
+from nasx.searcher.problem import weights
 from nasx.spaces import banks, mixed_cell, ops, rules
 from nasx.spaces.darts.space import Darts
 from nasx.spaces.nb201.genotype import Nb201Genotype

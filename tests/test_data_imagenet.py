@@ -29,7 +29,7 @@ from nasx.data.imagenet import ImageNet, Photos
 from nasx.data.splits import splits
 from nasx.data.stream import Batch
 from nasx.errors import UserError
-from nasx.runs import records
+from nasx.tracking import records
 
 Image = pytest.importorskip("PIL.Image")
 CLASSES = ("n01440764", "n01443537", "n01484850")

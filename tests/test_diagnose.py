@@ -12,7 +12,7 @@ from variants import BUILT, TRAINING
 
 from nasx.core.bilevel import Method, Tree, detached
 from nasx.diagnostics import agreement, recorder, stop
-from nasx.search.problem import RelaxedProblem
+from nasx.searcher.problem import RelaxedProblem
 from nasx.spaces.base import Space
 from nasx.spaces.blocks import wrap
 from nasx.spaces.darts.space import Darts

@@ -18,7 +18,7 @@ from nasx.cli import diagnose
 from nasx.cli.arguments import parse
 from nasx.config import instantiate, schema
 from nasx.errors import UserError
-from nasx.search.loop import Loop
+from nasx.searcher.loop import Loop
 from nasx.spaces.darts.network import AuxiliaryHead
 from nasx.spaces.darts.space import Darts
 from nasx.spaces.nb1shot1.space import Nb1Shot1

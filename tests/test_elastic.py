@@ -14,7 +14,7 @@ from folders import equal
 
 from nasx.core import files
 from nasx.errors import UserError
-from nasx.runs import environment
+from nasx.tracking import environment
 from nasx.train import launch
 
 WORDS = (

@@ -15,8 +15,8 @@ from variants import BUILT, TRAINING
 
 from nasx.config.settings import EngineSettings
 from nasx.core.bilevel import Batch, Method, Search, Tree, gradients
-from nasx.search.loop import on_device_of
-from nasx.search.problem import RelaxedProblem, weights
+from nasx.searcher.loop import on_device_of
+from nasx.searcher.problem import RelaxedProblem, weights
 from nasx.spaces.base import Space
 from nasx.spaces.darts.space import Darts
 from nasx.spaces.nb1shot1.space import Nb1Shot1

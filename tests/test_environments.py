@@ -16,8 +16,8 @@ from test_resume import reached
 
 from nasx.cli import table
 from nasx.results import collect
-from nasx.runs import checkpoints, environment, records
-from nasx.runs.session import session
+from nasx.tracking import checkpoints, environment, records
+from nasx.tracking.session import session
 
 WORDS = (
     "search",

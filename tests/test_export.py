@@ -19,7 +19,7 @@ from nasx.cli import evaluate, export
 from nasx.data.images import Digits
 from nasx.errors import UserError
 from nasx.export import model as export_model
-from nasx.runs import checkpoints
+from nasx.tracking import checkpoints
 
 WORDS = (
     "retrain",

@@ -32,8 +32,8 @@ from nasx.core import files
 from nasx.data import fetch
 from nasx.errors import UserError
 from nasx.jobs import search
-from nasx.runs import checkpoints, progress
-from nasx.search.loop import Loop
+from nasx.searcher.loop import Loop
+from nasx.tracking import checkpoints, progress
 
 WORDS = (*jobs.TINY_NB201, "method=darts", "method.order=1", "checkpoint_s=0.001", "name=run")
 

@@ -21,7 +21,7 @@ from nasx.core import files
 from nasx.data import survey
 from nasx.errors import UserError
 from nasx.report import cells, style
-from nasx.runs import lock, run_folder
+from nasx.tracking import lock, run_folder
 
 IDENTITY, EXTRA = {"seed": 0}, {"kind": "search", "choices": {"method": "darts"}, "identity": "0"}
 PART = ".nasx-0123456789abcdef.part"
@@ -107,7 +107,7 @@ def test_no_module_writes_by_itself() -> None:
     their own."""
     own = {
         "core/files.py",
-        "runs/lock.py",
+        "tracking/lock.py",
         "train/launch.py",
         "data/fetch.py",
         "benchmarks/download.py",

@@ -18,7 +18,7 @@ from nasx.data import listing
 from nasx.errors import cleaned
 from nasx.report import run_summary
 from nasx.results import render
-from nasx.runs import lineage, progress, sweep_log
+from nasx.tracking import lineage, progress, sweep_log
 
 STEER, MARKUP, FORMULA, LINK = (
     "\x1b]0;owned\x07\x1b[2J\u202e",

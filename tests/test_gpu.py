@@ -18,9 +18,9 @@ from variants import BUILT, TRAINING
 
 from nasx.config.settings import EngineSettings
 from nasx.core.bilevel import Batch, Method, Search
-from nasx.search.cuda_graphs import Replayed, cuda
-from nasx.search.optimizers import on_cuda
-from nasx.search.problem import RelaxedProblem, weights
+from nasx.searcher.cuda_graphs import Replayed, cuda
+from nasx.searcher.optimizers import on_cuda
+from nasx.searcher.problem import RelaxedProblem, weights
 from nasx.spaces.base import Space
 
 import small

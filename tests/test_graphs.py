@@ -19,7 +19,7 @@ from nasx.core.bilevel import Batch, Search
 from nasx.core.draws import Draws
 from nasx.errors import UserError
 from nasx.methods.darts import Darts as First
-from nasx.search.cuda_graphs import Moment, Replayed, reason
+from nasx.searcher.cuda_graphs import Moment, Replayed, reason
 from nasx.spaces.darts.space import Darts
 
 import small

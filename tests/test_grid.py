@@ -18,7 +18,7 @@ from test_config import faults
 from nasx.cli import grid
 from nasx.config import identity as config_identity
 from nasx.config.compose import make_loader, resolved
-from nasx.runs import run_folder
+from nasx.tracking import run_folder
 
 DIGITS = ("--multirun", "dataset=digits")
 OWN = """# @package _global_

@@ -16,8 +16,8 @@ import sys
 sys.path.insert(0, {scripts!r})
 import hammer
 hammer.LONG = 0.2
-from nasx.runs import checkpoints, lock; from nasx.core import files
-from nasx.runs import records, run_folder
+from nasx.tracking import checkpoints, lock; from nasx.core import files
+from nasx.tracking import records, run_folder
 {without}
 sys.exit(hammer.main())
 """

@@ -35,8 +35,8 @@ from nasx.data import fetch, folder, layouts, splits
 from nasx.errors import UserError
 from nasx.export import model
 from nasx.results import collect
-from nasx.runs import checkpoints, records
 from nasx.spaces import genotypes
+from nasx.tracking import checkpoints, records
 
 
 class Payload:
@@ -125,7 +125,7 @@ def composed(here: Path, text: str, group: str = "experiment") -> list[str]:
         "nasx.data.images.np.load",
         "nasx.spaces.nb201.space.Nb201.__init__.__globals__",
         "mine_evil.Thing",
-        "nasx.runs.run_folder.Run",
+        "nasx.tracking.run_folder.Run",
         "..os.system",
         "os",
         "",

@@ -20,7 +20,7 @@ from test_config import composed, faults
 
 from nasx.config import identity, sweeps
 from nasx.errors import UserError
-from nasx.runs import environment, records, sweep_log
+from nasx.tracking import environment, records, sweep_log
 
 SWEEP = ("--multirun", "dataset=digits")
 WITHOUT_PLUGINS = """

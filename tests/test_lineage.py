@@ -22,7 +22,7 @@ from nasx.config import identity, instantiate
 from nasx.errors import UserError
 from nasx.jobs import run
 from nasx.jobs import search as jobs_search
-from nasx.runs import lineage
+from nasx.tracking import lineage
 
 CELL = "|nor_conv_3x3~0|+|none~0|none~1|+|none~0|none~1|nor_conv_3x3~2|"
 EDGES = [pair for i in range(4) for pair in (("skip_connect", 0), ("sep_conv_3x3", i + 1))]

@@ -16,13 +16,13 @@ from typing import Any
 import pytest
 
 from nasx.errors import UserError
-from nasx.runs import lock, records, run_folder
+from nasx.tracking import lock, records, run_folder
 
 ELSEWHERE = """
 import fcntl, sys
 from pathlib import Path
-from nasx.runs import lock
-from nasx.runs import records, run_folder
+from nasx.tracking import lock
+from nasx.tracking import records, run_folder
 fcntl.flock = lambda *_: None  # a shared folder that does not pass it on
 lock.kernel, lock.BEAT_S = lambda: "elsewhere", 0.05
 with run_folder.Run(Path(sys.argv[1]), {"seed": 0}, {}) as run:
@@ -49,7 +49,7 @@ def test_the_lock_of_a_dead_process_is_free(tmp_path: Path, holder: subprocess.P
 
 def test_a_forked_worker_does_not_keep_the_lock_of_a_killed_holder(tmp_path: Path) -> None:
     code = (
-        "import os, sys, time\nfrom pathlib import Path\nfrom nasx.runs import records, run_folder\n"
+        "import os, sys, time\nfrom pathlib import Path\nfrom nasx.tracking import records, run_folder\n"
         "with run_folder.Run(Path(sys.argv[1]), {'seed': 0}, {}):\n"
         "    os.write(1, f'{os.fork()}\\n'.encode())\n    time.sleep(100)\n"
     )

@@ -14,7 +14,7 @@ import yaml
 
 from nasx.config import identity, instantiate
 from nasx.errors import UserError
-from nasx.runs import loggers, records, run_folder
+from nasx.tracking import loggers, records, run_folder
 
 ROW = {
     "epoch": 3,

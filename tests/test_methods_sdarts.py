@@ -16,7 +16,7 @@ from nasx.methods.amended import Amended
 from nasx.methods.darts import Darts as First
 from nasx.methods.lambda_ import Lambda
 from nasx.methods.sdarts import Sdarts, given, normalized
-from nasx.search.problem import RelaxedProblem
+from nasx.searcher.problem import RelaxedProblem
 from nasx.spaces.darts.space import Darts
 from nasx.spaces.nb201.space import Nb201
 

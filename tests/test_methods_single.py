@@ -11,7 +11,7 @@ import torch
 
 from nasx.core.bilevel import Search
 from nasx.methods.single import Single
-from nasx.search.optimizers import architecture_optimizer
+from nasx.searcher.optimizers import architecture_optimizer
 
 import toy
 from reference import methods

@@ -14,7 +14,7 @@ from torch import Tensor
 from nasx.config.settings import SearchSettings
 from nasx.core.bilevel import gradient
 from nasx.errors import UserError
-from nasx.search.problem import RelaxedProblem, weights
+from nasx.searcher.problem import RelaxedProblem, weights
 from nasx.spaces.base import Space
 from nasx.spaces.darts.genotype import KINDS, NODES, DartsGenotype
 from nasx.spaces.darts.space import OPERATIONS, Darts, edges_of
@@ -81,7 +81,7 @@ def test_a_space_whose_blocks_share_their_operations_says_so() -> None:
 @pytest.mark.parametrize("name", SPACES)
 def test_a_narrowed_supernet_is_the_wide_one_without_what_is_gone(name: str) -> None:
     """Fused, naive and, with the same weights, the wide supernet at a mixture that is zero elsewhere."""
-    from nasx.search.warm_start import sources, transfer
+    from nasx.searcher.warm_start import sources, transfer
 
     wide = SPACES[name]
     space = narrowed(wide, 3)

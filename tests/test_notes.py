@@ -14,7 +14,7 @@ import pytest
 from test_status import NOW, finished, made
 
 from nasx.cli import status
-from nasx.runs import lock, sweep_log
+from nasx.tracking import lock, sweep_log
 
 COMMAND = ["search", "--multirun", "seed=0,1,2,3"]
 

@@ -16,7 +16,7 @@ from nasx.cli import preflight
 from nasx.config import instantiate, objectives, sweeps
 from nasx.core import quantities
 from nasx.jobs import search
-from nasx.runs import records
+from nasx.tracking import records
 
 IMAGES = ("dataset=digits", "dataset.size=16", "threads=1", "quiet=true", "name=run")
 SEARCH = (

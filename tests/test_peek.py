@@ -16,7 +16,7 @@ from test_status import finished, made, told
 from nasx.cli import status
 from nasx.config import identity
 from nasx.core import files
-from nasx.runs import peek, records
+from nasx.tracking import peek, records
 
 
 # ---------------------------------------------------------------------------------------------------- lines

@@ -23,7 +23,7 @@ from nasx.diagnostics.probes import Probes
 from nasx.methods.amended import Amended
 from nasx.methods.darts import Darts
 from nasx.methods.lambda_ import Lambda
-from nasx.search.problem import RelaxedProblem
+from nasx.searcher.problem import RelaxedProblem
 
 import small
 import toy

@@ -20,9 +20,9 @@ from nasx.config.settings import RetrainSettings
 from nasx.core import distributed
 from nasx.data.stream import Batch
 from nasx.errors import UserError
-from nasx.runs import records
 from nasx.spaces.darts.genotype import read
 from nasx.spaces.darts.network import DartsNetwork
+from nasx.tracking import records
 from nasx.train import recipe
 from nasx.train.trainer import Trainer
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from nasx.runs import progress
+from nasx.tracking import progress
 
 ROW = {
     "epoch": 1,

@@ -61,7 +61,7 @@ def test_a_number_that_is_added_is_a_column_an_objective_and_a_chart(
     monkeypatch.setattr(quantities, "QUANTITIES", (*QUANTITIES, new))
     for module in (charts, curves):
         monkeypatch.setattr(module, "QUANTITIES", (*QUANTITIES, new))
-    monkeypatch.setattr("nasx.runs.result_file.QUANTITIES", (*QUANTITIES, new))
+    monkeypatch.setattr("nasx.tracking.result_file.QUANTITIES", (*QUANTITIES, new))
     quantities.of_column.cache_clear()
     try:
         make = writer(tmp_path)

@@ -9,7 +9,7 @@ from nasx.benchmarks.nb201 import Nb201
 from nasx.cli import quickstart
 from nasx.errors import UserError
 from nasx.report import histogram
-from nasx.runs import records
+from nasx.tracking import records
 
 SMALL = ["search.epochs=1", "search.updates_per_epoch=2", "search.batch=8", "search.evaluate_images=8"]
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from nasx.config import instantiate, paths
 from nasx.config.settings import EngineSettings
 from nasx.core.bilevel import Method, frozen
-from nasx.search.problem import RelaxedProblem
+from nasx.searcher.problem import RelaxedProblem
 from nasx.spaces.activation_checkpointing import recompute
 from nasx.spaces.banks import Norm
 from nasx.spaces.base import Space

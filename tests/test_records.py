@@ -21,7 +21,7 @@ import torch
 
 from nasx.core import files, versions
 from nasx.errors import UserError
-from nasx.runs import checkpoints, records, run_folder
+from nasx.tracking import checkpoints, records, run_folder
 
 IDENTITY = {"seed": 0, "search": {"lr": 0.025, "betas": [0.5, 0.999]}, "space": {"layers": 5}}
 EXTRA = {"kind": "search", "choices": {"method": "darts"}, "identity": "00000000"}

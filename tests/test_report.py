@@ -16,7 +16,7 @@ from nasx.report import cells, charts, checklist, html
 from nasx.results import sheets
 from nasx.results.aggregate import summary
 from nasx.results.collect import collect, rows_of
-from nasx.runs import run_folder
+from nasx.tracking import run_folder
 
 CELL = "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|skip_connect~0|nor_conv_3x3~1|nor_conv_3x3~2|"
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>$\\frac{_"
@@ -25,7 +25,7 @@ EMPTY = {"meta", "img", "link", "br", "wbr", "input"}
 
 @pytest.fixture
 def make(tmp_path, monkeypatch):
-    """Write one finished search of three epochs through nasx.runs.records; keywords replace fields of its record."""
+    """Write one finished search of three epochs by nasx.tracking.records; keywords replace fields of its record."""
     monkeypatch.chdir(tmp_path)
     count = iter(range(1000))
 

@@ -29,10 +29,10 @@ from nasx.config.settings import RetrainSettings
 from nasx.data.stream import Batch
 from nasx.errors import UserError
 from nasx.jobs import retrain
-from nasx.runs import records, run_folder
 from nasx.spaces.base import Logits
 from nasx.spaces.darts.network import dropped
 from nasx.spaces.nb201.space import Nb201
+from nasx.tracking import records, run_folder
 from nasx.train import recipe
 from nasx.train.job import architecture, other_space, rehearse
 from nasx.train.trainer import Trainer
@@ -465,7 +465,7 @@ FULL = (
 )
 KILLED = """
 import os, signal, sys
-from nasx.runs import checkpoints
+from nasx.tracking import checkpoints
 from nasx.cli import main as cli; from nasx.train import trainer as retrain
 
 def end(*_, **__):

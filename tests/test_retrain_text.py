@@ -19,7 +19,7 @@ from nasx.core.bilevel import detached
 from nasx.core.metrics import ACCURACY, PERPLEXITY
 from nasx.data.base import Text
 from nasx.data.segments import Read
-from nasx.search.problem import RelaxedProblem, weights
+from nasx.searcher.problem import RelaxedProblem, weights
 from nasx.spaces.recurrent.space import Recurrent
 from nasx.train import recipe
 from nasx.train.trainer import Trainer

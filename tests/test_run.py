@@ -19,9 +19,9 @@ from nasx.benchmarks.nb201 import EMBEDDED
 from nasx.benchmarks.nb201 import Nb201 as Table
 from nasx.cli import main
 from nasx.core import files
-from nasx.runs import records
 from nasx.spaces.darts.space import Darts
 from nasx.spaces.nb201.space import Nb201
+from nasx.tracking import records
 
 FIELDS = {
     "kind",

@@ -21,7 +21,7 @@ from nasx.core import files
 from nasx.errors import UserError
 from nasx.report import run_summary
 from nasx.results import collect
-from nasx.runs import checkpoints, records, run_folder
+from nasx.tracking import checkpoints, records, run_folder
 
 IDENTITY = {"seed": 0}
 EXTRA = {"kind": "search", "choices": {"method": "darts"}, "identity": "00000000"}

@@ -19,13 +19,13 @@ from nasx.config import check, paths, stages
 from nasx.core import files
 from nasx.core.schedules import cosine
 from nasx.errors import UserError
-from nasx.runs import checkpoints, records
-from nasx.search import stage as search_stage
-from nasx.search.problem import weights
-from nasx.search.warm_start import warm_start
+from nasx.searcher import stage as search_stage
+from nasx.searcher.problem import weights
+from nasx.searcher.warm_start import warm_start
 from nasx.spaces.base import Space
 from nasx.spaces.darts.space import Darts
 from nasx.spaces.nb201.space import Nb201
+from nasx.tracking import checkpoints, records
 
 import small
 

@@ -16,7 +16,7 @@ import pytest
 
 from nasx.cli import status
 from nasx.errors import UserError
-from nasx.runs import lock, records, run_folder
+from nasx.tracking import lock, records, run_folder
 
 EXTRA = {"kind": "search", "search": {"epochs": 50}}
 NOW = 1_800_000_000.0

@@ -13,7 +13,7 @@ from hydra.types import RunMode
 from nasx.cli import preflight
 from nasx.diagnostics import stop
 from nasx.jobs import search as jobs_search
-from nasx.runs import run_folder
+from nasx.tracking import run_folder
 
 
 def rows(values: list[float], every: int = 2) -> list[dict[str, Any]]:

@@ -21,7 +21,7 @@ from nasx.jobs import retrain, search
 from nasx.jobs import study as studies
 from nasx.results.aggregate import summary
 from nasx.results.collect import collect
-from nasx.runs import records
+from nasx.tracking import records
 
 CELL = "|nor_conv_3x3~0|+|none~0|{}~1|+|none~0|none~1|nor_conv_3x3~2|"
 OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3")

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from nasx.core.bilevel import detached, gradient
-from nasx.search.problem import weights
+from nasx.searcher.problem import weights
 from nasx.spaces.banks import Norm
 from nasx.spaces.base import Space
 from nasx.spaces.blocks import tracking

@@ -20,7 +20,7 @@ from nasx.errors import UserError
 from nasx.jobs import retrain as jobs_retrain
 from nasx.jobs import search as jobs_search
 from nasx.jobs.study import study
-from nasx.runs import checkpoints, run_folder
+from nasx.tracking import checkpoints, run_folder
 
 MODEL = ("space=darts_rnn", "space.nodes=3", "quiet=true", "device=cpu", "threads=1", "name=run")
 TINY = (

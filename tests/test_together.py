@@ -12,7 +12,7 @@ import jobs
 import pytest
 from test_resume import equal
 
-from nasx.runs.lock import Lock
+from nasx.tracking.lock import Lock
 
 WORDS = (*jobs.TINY_NB201, "method=darts", "checkpoint_s=0.001")
 

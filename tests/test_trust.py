@@ -22,7 +22,7 @@ from nasx.cli import arguments, preflight
 from nasx.cli.arguments import parse
 from nasx.config import commands, instantiate, paths, trust
 from nasx.errors import UserError
-from nasx.runs.loggers import TensorBoard
+from nasx.tracking.loggers import TensorBoard
 
 WORDS = ("space=nb201", "dataset=digits")
 LIST = {name for names in trust.CALLABLES.values() for name in names}

@@ -17,7 +17,7 @@ from nasx.config import identity
 from nasx.core import versions
 from nasx.errors import UserError
 from nasx.results.collect import collect
-from nasx.runs import records, run_folder
+from nasx.tracking import records, run_folder
 
 KEPT = Path(__file__).parent / "versions" / "0.1.0"
 SETTINGS: dict[str, list[str]] = json.loads((KEPT / "settings.json").read_text(encoding="utf-8"))

@@ -28,7 +28,7 @@ from nasx.methods.random import Random
 from nasx.methods.snip import Snip
 from nasx.methods.synflow import Synflow
 from nasx.methods.zero_cost import Scored, ZeroCost, agreement, described
-from nasx.runs import environment
+from nasx.tracking import environment
 
 import toy
 

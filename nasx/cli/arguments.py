@@ -12,7 +12,7 @@ from typing import NamedTuple
 from nasx.config import trust
 from nasx.core import spelling
 from nasx.errors import UserError
-from nasx.runs import lineage
+from nasx.tracking import lineage
 
 
 class Arguments(NamedTuple):

@@ -21,7 +21,7 @@ from nasx.cli.arguments import parse
 from nasx.config import commands, components, instantiate
 from nasx.core import files
 from nasx.errors import UserError, printable
-from nasx.runs import checkpoints, lineage, records, run_folder
+from nasx.tracking import checkpoints, lineage, records, run_folder
 
 Row = dict[str, Any]
 SHOWN = (
@@ -129,7 +129,7 @@ def restored_job(
     folder: Path, saved: Mapping[str, Any], device: str, threads: int | None, allow: Sequence[str]
 ) -> Iterator[Any]:
     """The job of a saved search, `rebuild_job` in a process that is set up as the search's own was."""
-    from nasx.runs import environment
+    from nasx.tracking import environment
 
     chosen = environment.device(device)
     with environment.prepared(
@@ -144,9 +144,9 @@ def restored_job(
 
 def rebuild_job(folder: Path, saved: Mapping[str, Any], chosen: Any, threads: int | None, allow: Sequence[str]) -> Any:
     """The search job that a run folder's configuration describes, without its folder being taken."""
-    from nasx.runs import environment
-    from nasx.runs.session import Session
-    from nasx.search.job import SearchJob
+    from nasx.searcher.job import SearchJob
+    from nasx.tracking import environment
+    from nasx.tracking.session import Session
 
     cfg = {
         **saved,

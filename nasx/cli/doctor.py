@@ -111,7 +111,7 @@ def tilde(text: str) -> str:
 # ------------------------------------------------------------------------------------------------- the machine
 def versions() -> Lines:
     """nasx, what its numbers depend on, the system, and settings from the environment."""
-    from nasx.runs import environment
+    from nasx.tracking import environment
 
     found = environment.versions()
     yield "nasx", f"{__version__}" + (f", commit {commit}" if (commit := environment.commit()) else "")
@@ -124,7 +124,7 @@ def computes(name: str) -> Lines:
     """The device that a run would take, and what else there is."""
     import torch
 
-    from nasx.runs import environment
+    from nasx.tracking import environment
 
     device = environment.device(name)
     found = environment.hardware(device)
@@ -233,7 +233,7 @@ def closed_form(name: str) -> Lines:
     """
     import torch
 
-    from nasx.runs import environment
+    from nasx.tracking import environment
 
     device = environment.device(name)
     w, a, d = (
@@ -269,8 +269,8 @@ def step(name: str) -> Lines:
     from hydra.types import RunMode
 
     from nasx.cli import preflight
-    from nasx.runs.session import session
-    from nasx.search.job import SearchJob
+    from nasx.searcher.job import SearchJob
+    from nasx.tracking.session import session
 
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="nasx-doctor-") as folder:

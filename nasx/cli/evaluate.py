@@ -20,7 +20,7 @@ from nasx.cli.arguments import Arguments, parse
 from nasx.config import instantiate
 from nasx.errors import UserError, printable
 from nasx.export import metadata
-from nasx.runs import lineage, records
+from nasx.tracking import lineage, records
 
 if TYPE_CHECKING:
     import torch
@@ -109,7 +109,7 @@ def evaluate(model: Model, said: Arguments, settings: Sequence[str]) -> Tested:
         ) from error
     if given["dataset"] and isinstance(facts.get("classes"), list):  # before anything is downloaded
         check_classes(instantiate.build(node, allow), facts)
-    from nasx.runs import environment
+    from nasx.tracking import environment
 
     device = environment.device(given["device"])
     with environment.prepared(device, threads=None, deterministic=False, seed=0):
@@ -121,7 +121,7 @@ def evaluate_on(device: torch.device, model: Model, node: Mapping[str, Any], sai
     import torch
 
     from nasx.core import evaluate as core_evaluate
-    from nasx.runs import environment
+    from nasx.tracking import environment
 
     given, allow, facts = said.options, said.allowed, model.facts
     network, measured = load_classifier(model, device, allow).network, facts["test"]

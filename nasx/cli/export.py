@@ -25,7 +25,7 @@ from nasx.cli.arguments import parse
 from nasx.config import instantiate
 from nasx.core import extras, files, spelling
 from nasx.errors import UserError, cleaned
-from nasx.runs import checkpoints, lineage, records
+from nasx.tracking import checkpoints, lineage, records
 
 if TYPE_CHECKING:
     from torch import nn

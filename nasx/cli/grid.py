@@ -22,7 +22,7 @@ from omegaconf import OmegaConf
 from nasx.config import identity as config_identity
 from nasx.config.compose import mapping, resolved
 from nasx.errors import UserError
-from nasx.runs import run_folder
+from nasx.tracking import run_folder
 
 MAX_JOBS = 100_000
 """Jobs of one command: each is checked before the first begins, and Hydra lists them all in memory."""

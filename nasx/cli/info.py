@@ -30,12 +30,12 @@ from nasx.cli.arguments import Arguments, parse
 from nasx.config import instantiate
 from nasx.core import spelling
 from nasx.errors import UserError, printable
-from nasx.runs import lineage, records
+from nasx.tracking import lineage, records
 
 if TYPE_CHECKING:
     from nasx.report.cells import Edge
-    from nasx.runs.lineage import Parent
     from nasx.spaces.base import Space
+    from nasx.tracking.lineage import Parent
 
 OPTIONS = (
     "genotype",

@@ -138,7 +138,7 @@ def _checked(command: str, cfg: DictConfig) -> Any:
     from nasx.cli import grid, preflight
     from nasx.config import check, commands, provenance, sweeps
     from nasx.config.compose import published
-    from nasx.runs import lineage, sweep_log
+    from nasx.tracking import lineage, sweep_log
 
     hydra = HydraConfig.get()
     if hydra.mode == RunMode.MULTIRUN:
@@ -345,7 +345,7 @@ def application(command: str, words: list[str]) -> int | None:
     out, jobs = preflight.check_line(command, line)
     if not (line.multirun and line.runs):
         return _hydra(command, line, None)
-    from nasx.runs import sweep_log
+    from nasx.tracking import sweep_log
 
     folder = Path(out) / ".sweeps" / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
     with sweep_log.sweep(folder, [command, *words], jobs):
@@ -363,7 +363,7 @@ def _hydra(command: str, line: Line, folder: Path | None) -> int | None:
 
     from nasx.cli import preflight
     from nasx.config import paths, sweeps
-    from nasx.runs import sweep_log
+    from nasx.tracking import sweep_log
 
     own = any(text.startswith("hydra.sweep.dir=") for text in line.overrides)
     placed = [] if folder is None or own else [f"hydra.sweep.dir={json.dumps(str(folder))}"]

@@ -29,7 +29,7 @@ from nasx.config.compose import Loader, make_loader, mapping, options, resolved,
 from nasx.config.known import FaultCache
 from nasx.core import spelling
 from nasx.errors import UserError
-from nasx.runs import lineage
+from nasx.tracking import lineage
 
 MAX_FAULTS = 20
 """Faults after which no further job of a sweep is checked."""

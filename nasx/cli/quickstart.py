@@ -34,8 +34,8 @@ from nasx.cli import arguments
 from nasx.errors import UserError, printable
 from nasx.report import histogram
 from nasx.report.run_summary import percent
-from nasx.runs import records
-from nasx.runs.progress import duration
+from nasx.tracking import records
+from nasx.tracking.progress import duration
 
 OPTIONS = {"seed": "0", "out": "outputs", "open": "auto"}
 CANDIDATES = 100

@@ -43,7 +43,7 @@ from nasx.cli.arguments import Arguments, parse
 from nasx.config import instantiate, schema
 from nasx.core import files, spelling
 from nasx.errors import UserError
-from nasx.runs import checkpoints, lineage
+from nasx.tracking import checkpoints, lineage
 
 Row = dict[str, Any]
 CHOICES = tuple(f"{dataset}.{split}" for dataset in DATASETS for split in ("valid", "test"))
@@ -348,7 +348,7 @@ def sample(space: Any, sampling: Sampling) -> list[Any]:
 
 def one_shot(job: Any, genotypes: Sequence[Any], images: int | None, name: str) -> list[float]:
     """The validation accuracy in [0, 1] of each cell, by the supernet's weights; progress goes to standard error."""
-    from nasx.runs.progress import duration
+    from nasx.tracking.progress import duration
 
     index, (_, batch) = job.a_index[:images], job.settings.evaluated
     found: list[float] = []

@@ -34,7 +34,7 @@ import yaml
 from nasx.cli.arguments import parse
 from nasx.core import files
 from nasx.errors import UserError, printable
-from nasx.runs import checkpoints, lock, peek, records, sweep_log
+from nasx.tracking import checkpoints, lock, peek, records, sweep_log
 
 STATES = ("finished", "running", "stopped", "failed", "not begun", "damaged")
 HEADINGS = ("run", "kind", "state", "epoch", "updates", "changed", "left")
@@ -257,7 +257,7 @@ def sweep_left(taken: Sequence[float], live: Sequence[Sequence[State]], waiting:
 
 def duration(seconds: float) -> str:
     """`progress.duration` of what may be negative: clocks jump."""
-    from nasx.runs import progress
+    from nasx.tracking import progress
 
     return progress.duration(max(seconds, 0.0))
 

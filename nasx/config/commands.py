@@ -41,7 +41,7 @@ HOMES = (
     "nasx.config.settings",
     "nasx.config.stages",
     "nasx.diagnostics.stop",
-    "nasx.runs.loggers",
+    "nasx.tracking.loggers",
 )
 """Where components of nasx live; nothing else of it may be named in `_target_`."""
 

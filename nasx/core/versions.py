@@ -16,9 +16,9 @@ from typing import Any
 FORMAT = 1
 """Format of a run folder, in its config.yaml and result.json. Those of 0.1.0 hold no number, and are read too."""
 RENAMED = {
-    "nasx.loggers.NoLogger": "nasx.runs.loggers.NoLogger",
-    "nasx.loggers.TensorBoard": "nasx.runs.loggers.TensorBoard",
-    "nasx.loggers.Wandb": "nasx.runs.loggers.Wandb",
+    "nasx.loggers.NoLogger": "nasx.tracking.loggers.NoLogger",
+    "nasx.loggers.TensorBoard": "nasx.tracking.loggers.TensorBoard",
+    "nasx.loggers.Wandb": "nasx.tracking.loggers.Wandb",
     "nasx.settings.EngineSettings": "nasx.config.settings.EngineSettings",
     "nasx.settings.RetrainSettings": "nasx.config.settings.RetrainSettings",
     "nasx.settings.SearchSettings": "nasx.config.settings.SearchSettings",

@@ -8,8 +8,8 @@ from nasx.config import identity
 from nasx.core import distributed
 from nasx.errors import UserError
 from nasx.report import run_summary
-from nasx.runs import records
-from nasx.runs.session import Config, Result, session
+from nasx.tracking import records
+from nasx.tracking.session import Config, Result, session
 
 
 def retrain(cfg: Config, info: Config) -> Result:

@@ -7,7 +7,7 @@ from pathlib import Path
 from nasx.config import identity, instantiate
 from nasx.jobs.retrain import retrain
 from nasx.jobs.search import search
-from nasx.runs.session import Config, Result
+from nasx.tracking.session import Config, Result
 
 
 def run(cfg: Config, info: Config) -> Result:

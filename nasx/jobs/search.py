@@ -14,10 +14,10 @@ import torch
 from nasx.config import stages
 from nasx.errors import UserError
 from nasx.report import run_summary
-from nasx.runs import environment, progress
-from nasx.runs.session import Config, Result, Session, session
-from nasx.search import stage as search_stage
-from nasx.search.job import SearchJob
+from nasx.searcher import stage as search_stage
+from nasx.searcher.job import SearchJob
+from nasx.tracking import environment, progress
+from nasx.tracking.session import Config, Result, Session, session
 
 log = logging.getLogger("nasx")
 

@@ -30,8 +30,8 @@ from nasx.core import metrics
 from nasx.errors import cleaned
 from nasx.jobs import retrain as jobs_retrain
 from nasx.jobs import search as jobs_search
-from nasx.runs import environment, lineage, records, run_folder
-from nasx.runs.progress import duration
+from nasx.tracking import environment, lineage, records, run_folder
+from nasx.tracking.progress import duration
 
 if TYPE_CHECKING:
     from nasx.config.settings import StudySettings

@@ -15,8 +15,8 @@ import numpy as np
 
 from nasx.errors import UserError
 from nasx.report.style import FAINT, INK, figure
-from nasx.runs import records
 from nasx.spaces.rules import NB101
+from nasx.tracking import records
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure

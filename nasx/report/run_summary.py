@@ -21,8 +21,8 @@ from nasx.core import files
 from nasx.errors import UserError, cleaned, printable
 from nasx.report import cells
 from nasx.report.style import FORMATS, whole
-from nasx.runs import lineage, records, run_folder
-from nasx.runs.progress import duration
+from nasx.tracking import lineage, records, run_folder
+from nasx.tracking.progress import duration
 
 log = logging.getLogger("nasx")
 NAMES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "imagenet16": "ImageNet16-120"}

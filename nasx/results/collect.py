@@ -23,8 +23,8 @@ from nasx.benchmarks.base import DATASETS, Edges
 from nasx.config import commands
 from nasx.core.quantities import columns, lookups, measures
 from nasx.errors import printable
-from nasx.runs import records, result_file
-from nasx.runs.result_file import Record, RetrainRecord, SearchRecord, StudyRecord, Unreadable
+from nasx.tracking import records, result_file
+from nasx.tracking.result_file import Record, RetrainRecord, SearchRecord, StudyRecord, Unreadable
 
 ELSEWHERE = commands.NON_IDENTITY_KEYS | {"seed", "from", "parent"}
 """Keys that do not tell one configuration from another: where and how it runs, the seed, and whose cell it trains."""

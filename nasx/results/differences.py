@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from nasx.config import overrides
-from nasx.runs import records
+from nasx.tracking import records
 
 OWN = frozenset({"format", "kind", "identity", "seed", "from", "choices", "allow"})
 DERIVED = frozenset({"experiment", "launch", "pair"})

@@ -31,7 +31,7 @@ from nasx.results.collect import SIZES
 from nasx.results.render import Sheet
 from nasx.results.sheets import DATASETS, NO_TEST, chosen, distinct, marks, name, value
 from nasx.results.targets import METRICS, PAPERS, ROW, digits, load, means, shown
-from nasx.runs import records
+from nasx.tracking import records
 
 ALIKE = {"lambda_darts": "lambda", "lambda_": "lambda", "amended_darts": "amended", "single_darts": "single"}
 RETRAINED = {

@@ -15,15 +15,15 @@ from nasx.core import distributed, metrics
 from nasx.core.bilevel import Batch
 from nasx.core.metrics import Metric
 from nasx.errors import UserError
-from nasx.runs import environment, lineage, records
-from nasx.runs.job import Job
 from nasx.spaces.cost import cost, widest
+from nasx.tracking import environment, lineage, records
+from nasx.tracking.job import Job
 from nasx.train import recipe
 
 if TYPE_CHECKING:
     from nasx.config.settings import Retraining
-    from nasx.runs.session import Config, Result, Session
     from nasx.spaces.base import Genotype, Network, Space
+    from nasx.tracking.session import Config, Result, Session
 from nasx.train.trainer import Row, Trainer, log
 
 

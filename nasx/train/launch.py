@@ -27,7 +27,7 @@ from typing import Any
 
 from nasx.core import distributed, streams
 from nasx.errors import UserError, of_system
-from nasx.runs import environment
+from nasx.tracking import environment
 
 Config = Mapping[str, Any]
 Work = Callable[[Config, Config], dict[str, Any]]

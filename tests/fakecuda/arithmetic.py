@@ -10,8 +10,8 @@ def skipped() -> None:
     import torch
 
     import nasx.core.evaluate
-    import nasx.search.cuda_graphs
-    import nasx.search.loop
+    import nasx.searcher.cuda_graphs
+    import nasx.searcher.loop
     import nasx.train.trainer
     from nasx.report import run_summary
 
@@ -30,7 +30,7 @@ def skipped() -> None:
     def apart(*a: Any, **k: Any) -> float:  # tensors hold what their memory held
         return 0.0
 
-    nasx.search.cuda_graphs.Position.apart = apart  # type: ignore[method-assign]
-    nasx.core.meter.check_finite = nasx.search.loop.check_finite = nasx.train.trainer.check_finite = check_finite
+    nasx.searcher.cuda_graphs.Position.apart = apart  # type: ignore[method-assign]
+    nasx.core.meter.check_finite = nasx.searcher.loop.check_finite = nasx.train.trainer.check_finite = check_finite
     nasx.core.evaluate.means = means
     run_summary.draw = draw

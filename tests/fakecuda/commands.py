@@ -185,12 +185,12 @@ def child(command: Command, log: Path) -> None:
     if command.gb:
         os.environ["FAKE_GB"] = command.gb
     arithmetic.skipped()
-    import nasx.search.cuda_graphs
-    import nasx.search.loop
+    import nasx.searcher.cuda_graphs
+    import nasx.searcher.loop
     import nasx.train.trainer
 
-    nasx.search.cuda_graphs.Replayed._second = marked(nasx.search.cuda_graphs.Replayed._second, "recording", 0)  # type: ignore[method-assign]
-    nasx.search.loop.Loop._step = marked(nasx.search.loop.Loop._step)  # type: ignore[method-assign]
+    nasx.searcher.cuda_graphs.Replayed._second = marked(nasx.searcher.cuda_graphs.Replayed._second, "recording", 0)  # type: ignore[method-assign]
+    nasx.searcher.loop.Loop._step = marked(nasx.searcher.loop.Loop._step)  # type: ignore[method-assign]
     nasx.train.trainer.Trainer.step = marked(nasx.train.trainer.Trainer.step)  # type: ignore[method-assign]
     if command.plant:
         from nasx.methods.darts import Darts

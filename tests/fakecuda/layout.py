@@ -17,7 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from nasx.config.settings import EngineSettings
 from nasx.core.bilevel import Batch, Search, like
-from nasx.search.problem import RelaxedProblem, weights
+from nasx.searcher.problem import RelaxedProblem, weights
 from nasx.spaces.banks import ConvNormReLU
 
 WIDE = {"darts": ("space.layers=3", "space.channels=20")}

@@ -1,4 +1,4 @@
-"""Does the fake runtime keep CUDA's rules, and does nasx.search.cuda_graphs end a broken recording? runtime.py rules.py
+"""Does the fake runtime keep CUDA's rules? Does nasx.searcher.cuda_graphs end a broken recording? runtime.py rules.py
 
 Each rule of stream capture is broken once, which has to be found; a recording that keeps them has to pass before and
 after. The last line of the output is {check: detail where it failed, else null} as JSON.
@@ -16,7 +16,7 @@ from typing import Any
 import events
 import torch
 
-from nasx.search import cuda_graphs
+from nasx.searcher import cuda_graphs
 
 DEVICE = torch.device("cuda", 0)
 x = torch.zeros(64, device=DEVICE)
@@ -118,7 +118,7 @@ def runtime() -> None:
 
 
 def nasx() -> None:
-    """Recordings of nasx.search.cuda_graphs: other threads, random numbers, and what is left after they break."""
+    """Recordings of nasx.searcher.cuda_graphs: other threads, random numbers, and what is left after they break."""
     record = cuda_graphs.cuda(DEVICE)
     record(lambda: threaded(pinned), [])
     check("nasx: another thread pins memory during a recording", True)

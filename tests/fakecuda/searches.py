@@ -11,8 +11,8 @@ from omegaconf import OmegaConf
 from nasx.config import instantiate, paths
 from nasx.config.settings import EngineSettings
 from nasx.core.bilevel import Batch, Method, Search
-from nasx.search.optimizers import architecture_optimizer, weight_optimizer
-from nasx.search.problem import RelaxedProblem, weights
+from nasx.searcher.optimizers import architecture_optimizer, weight_optimizer
+from nasx.searcher.problem import RelaxedProblem, weights
 
 DEVICE = torch.device("cuda", 0)
 SMALL = ("space.layers=3", "space.channels=4")

@@ -27,7 +27,7 @@ from searches import DEVICE, SPACES, batches, composed, started
 from variants import VARIANTS
 
 from nasx.core.bilevel import Method
-from nasx.search import cuda_graphs
+from nasx.searcher import cuda_graphs
 
 arithmetic.skipped()
 Row = dict[str, Any]

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from nasx.core import versions
 from nasx.core.bilevel import Activate, Batch, Method, Search, Tree, gradients
-from nasx.search.problem import RelaxedProblem, weights
+from nasx.searcher.problem import RelaxedProblem, weights
 from nasx.spaces.base import Space, Supernet
 
 FOLDER = Path(__file__).parent

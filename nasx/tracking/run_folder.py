@@ -3,8 +3,8 @@
     config.yaml     resolved configuration, group choices and identity
     metrics.jsonl   one JSON object per epoch
     result.json     the record of a finished run, with the sha256 of metrics.jsonl and genotype.txt (its seal)
-    checkpoints/    the last two, with the metrics rows so far (runs/checkpoints.py)
-    log.txt         what was printed          lock   of the process that writes here (runs/lock.py)
+    checkpoints/    the last two, with the metrics rows so far (tracking/checkpoints.py)
+    log.txt         what was printed          lock   of the process that writes here (tracking/lock.py)
     fault.txt       why the last start failed, if it did
 
 Every file appears whole or not at all (core/files.py), except metrics.jsonl, whose last line may be torn by a kill: it
@@ -26,9 +26,9 @@ import yaml
 from nasx.core import files, versions
 from nasx.core.files import read_json, read_yaml, unwritable, write_atomic
 from nasx.errors import UserError
-from nasx.runs import checkpoints
-from nasx.runs.lock import Lock
-from nasx.runs.records import (
+from nasx.tracking import checkpoints
+from nasx.tracking.lock import Lock
+from nasx.tracking.records import (
     GENOTYPE,
     METRICS,
     NEWER,

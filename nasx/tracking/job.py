@@ -11,9 +11,9 @@ from typing import Any, ClassVar, Protocol
 from nasx.core import distributed
 from nasx.core.meter import Meter
 from nasx.core.metrics import Metric
-from nasx.runs import environment, progress
-from nasx.runs.progress import Display
-from nasx.runs.session import Result, Session
+from nasx.tracking import environment, progress
+from nasx.tracking.progress import Display
+from nasx.tracking.session import Result, Session
 
 log = logging.getLogger("nasx")
 

@@ -15,7 +15,7 @@ import torch
 from nasx.config import identity, instantiate
 from nasx.core import distributed
 from nasx.errors import UserError
-from nasx.runs import environment, progress, records, run_folder
+from nasx.tracking import environment, progress, records, run_folder
 
 log = logging.getLogger("nasx")
 Config = Mapping[str, Any]

@@ -1,4 +1,4 @@
-"""Read what runs have written: rows, configurations and the record of a finished run (runs/run_folder.py writes)."""
+"""Read what runs have written: rows, configurations, the record of a finished run (tracking/run_folder.py writes)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 from nasx.core import versions
 from nasx.core.files import read_json, read_yaml
 from nasx.errors import UserError
-from nasx.runs import checkpoints
+from nasx.tracking import checkpoints
 
 log = logging.getLogger("nasx")
 GENOTYPE, METRICS = "genotype.txt", "metrics.jsonl"

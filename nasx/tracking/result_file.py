@@ -25,7 +25,7 @@ from nasx.config import identity
 from nasx.core import files, versions
 from nasx.core.quantities import QUANTITIES, columns
 from nasx.errors import printable
-from nasx.runs import records
+from nasx.tracking import records
 
 
 def _text(value: object) -> str:

@@ -28,8 +28,8 @@ from nasx.config import components, overrides, provenance
 from nasx.config.compose import make_loader, resolved
 from nasx.core import files, spelling
 from nasx.errors import UserError, printable
-from nasx.runs import records
 from nasx.spaces import genotypes
+from nasx.tracking import records
 
 INHERITED_GROUPS = ("space", "dataset")
 """Groups that a search hands on to a retraining."""

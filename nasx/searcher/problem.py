@@ -24,10 +24,10 @@ from torch.func import functional_call
 
 from nasx.core.bilevel import Activate, Batch, Decision, Outcome, Tree, detached, state_kwargs, store_state
 from nasx.core.draws import Draws, placed
-from nasx.runs import environment
 from nasx.spaces.activation_checkpointing import recompute
 from nasx.spaces.banks import Bank
 from nasx.spaces.blocks import evaluating, tracking, wrap
+from nasx.tracking import environment
 
 if TYPE_CHECKING:
     from nasx.config.settings import EngineSettings

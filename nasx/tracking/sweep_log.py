@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 from nasx.core import files
 from nasx.errors import printable
-from nasx.runs.lock import Lock
+from nasx.tracking.lock import Lock
 
 
 class Job(NamedTuple):

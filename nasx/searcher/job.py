@@ -17,16 +17,16 @@ from nasx.data.stream import hashed
 from nasx.diagnostics import verdict
 from nasx.diagnostics.recorder import Watch
 from nasx.errors import UserError
-from nasx.runs import environment
-from nasx.runs.job import Job
-from nasx.runs.progress import SelectionProgress, duration
-from nasx.runs.session import Result, Session
-from nasx.search import cuda_graphs
-from nasx.search import stage as search_stage
-from nasx.search.loop import Loop, Step
-from nasx.search.optimizers import architecture_optimizer, weight_optimizer
-from nasx.search.problem import RelaxedProblem, weights
-from nasx.search.warm_start import warm_start
+from nasx.searcher import cuda_graphs
+from nasx.searcher import stage as search_stage
+from nasx.searcher.loop import Loop, Step
+from nasx.searcher.optimizers import architecture_optimizer, weight_optimizer
+from nasx.searcher.problem import RelaxedProblem, weights
+from nasx.searcher.warm_start import warm_start
+from nasx.tracking import environment
+from nasx.tracking.job import Job
+from nasx.tracking.progress import SelectionProgress, duration
+from nasx.tracking.session import Result, Session
 
 log = logging.getLogger("nasx")
 

@@ -34,7 +34,7 @@ def stage(cfg: Config, folder: Path, i: int) -> Stage:
     Raises UserError where what the stage before has left cannot be read, and where its space cannot be narrowed.
     """
     from nasx.config import instantiate
-    from nasx.runs import checkpoints, records
+    from nasx.tracking import checkpoints, records
 
     node = with_defaults(cfg)
     last, done = i + 1 == count(cfg), tuple(records.finished(folder / name(k)) or {} for k in range(i))
