@@ -1,9 +1,10 @@
-"""Finite differences against double backward: every method reports those that it takes, and nothing else changes."""
+"""Error bars of a gradient: every method reports its finite differences and its series, and nothing else changes."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +21,19 @@ from nasx.core.bilevel import Batch, Method, Search, Second, Tree, detached
 from nasx.data.segments import Segments
 from nasx.diagnostics import recorder, stop
 from nasx.diagnostics.probes import Probes
+from nasx.methods.alternating import conjugate_gradients
 from nasx.methods.amended import Amended
 from nasx.methods.darts import Darts
+from nasx.methods.idarts import CG_PRODUCTS, IDarts
 from nasx.methods.lambda_ import Lambda
+from nasx.report import curves
 from nasx.searcher.problem import RelaxedProblem
 
 import small
 import toy
 from reference import methods
 
-TAKEN = {  # how many differences of which name a step takes; the others take none
+TAKEN = {  # how many differences of which name a step takes; the others take none. Each is compared twice
     "darts order=2": {"Mv": 1},
     "darts clip": {"Mv": 1},
     "amended": {"Hv": 1, "MHv": 1},
@@ -102,11 +106,18 @@ def test_every_difference_is_compared_and_no_bit_of_the_search_changes(
     assert all(torch.equal(x, y) for x, y in zip(ends[0][0], ends[1][0], strict=True))
     assert agree.same(ends[0][1], ends[1][1])
     expected = TAKEN.get(name, {})
-    assert {k: found["count"] for k, found in row["probes"].items()} == {k: 2 * count for k, count in expected.items()}
+    taken_names = {k: found["count"] for k, found in row["probes"].items()}
+    series = {"g-2K": 2, "g-CG": 2} if isinstance(method, IDarts) else {}
+    assert taken_names == series | {k + end: 2 * count for k, count in expected.items() for end in ("", "-half")}
     taken = sum(2 * count for count in expected.values())
-    assert counts[0] == (0 if name == "lambda one-sided" else taken)
-    if taken:
-        assert row["diagnostics"] == {"forward": taken, "backward": 2 * taken, "seconds": row["diagnostics"]["seconds"]}
+    again = {"idarts difference": 2 * 5, "idarts released": 2}.get(name, 0)  # 2K products, and the mixed one
+    assert counts[0] == (taken if name == "lambda one-sided" else 2 * taken + again)
+    passes = 3 * taken, 4 * taken
+    if series:  # twice the terms: K = 2; conjugate gradients: the most products that they may take
+        forward, backward = {"exact": (1, 6), "released": (3, 7), "difference": (10, 10)}[method.products]
+        passes = passes[0] + 2 * (forward + 1), passes[1] + 2 * (backward + CG_PRODUCTS + 2)
+    if taken or series:
+        assert (row["diagnostics"]["forward"], row["diagnostics"]["backward"]) == passes
     else:
         assert "diagnostics" not in row
 
@@ -126,22 +137,60 @@ def test_a_text_s_states_stay_where_they_are() -> None:
 
 
 # -------------------------------------------------------------------------------------------------------- values
+def listening(search: Search, probes: Probes) -> Search:
+    """The search with its comparisons taken in by `probes`."""
+    return replace(search, probe=lambda name, found, better, passes: probes.add(name, found, better()))
+
+
 def test_where_the_loss_is_quadratic_cosine_and_relative_norm_are_one() -> None:
-    search, probes = toy.search(toy.Quadratic(), lr=0.1), Probes()
-    search.probe = lambda name, found, exact: probes.add(name, found, exact())
+    probes = Probes()
+    search = listening(toy.search(toy.Quadratic(), lr=0.1), probes)
     Amended().hypergradient(search, toy.TRAIN, toy.VAL)
     Darts(order=2).hypergradient(search, toy.TRAIN, toy.VAL)
     found = probes.entries()
-    assert set(found) == {"Hv", "MHv", "Mv"}
+    assert set(found) == {name + end for name in ("Hv", "MHv", "Mv") for end in ("", "-half")}
     for one in found.values():
-        assert one == {"cosine": pytest.approx(1, abs=1e-12), "norm": pytest.approx(1, abs=1e-10), "count": 1}
+        assert one["cosine"] == pytest.approx(1, abs=1e-12)
+        assert one["norm"] == pytest.approx(1, abs=1e-10)
+        assert one["difference"] < 1e-10
+        assert one["count"] == 1
     assert probes.entries() == {}, "the next epoch starts empty"
+
+
+def test_half_the_radius_errs_a_quarter() -> None:
+    """The error of a central difference is c r^2, so that the difference to half the radius is 3/4 of it."""
+    problem, probes = toy.Smooth(), Probes()
+    search = listening(toy.search(problem, lr=0.1), probes)
+    Darts(order=2, radius=0.02).hypergradient(search, problem.batch(1), problem.batch(2))
+    found = probes.entries()
+    assert found["Mv-half"]["difference"] / found["Mv"]["difference"] == pytest.approx(0.75, rel=1e-3)
+
+
+@pytest.mark.parametrize("products", ["exact", "released", "difference"])
+def test_a_series_is_compared_with_twice_its_terms_and_with_the_solution(products: Any) -> None:
+    """On the quadratic problem: the exact hypergradient is that of conjugate gradients, in as many steps as weights."""
+    problem, probes = toy.Quadratic(), Probes()
+    search = listening(toy.search(problem, w=problem.w_star(), lr=0.1), probes)
+    g = toy.flat(IDarts(K=1, products=products).hypergradient(search, toy.TRAIN, toy.VAL).g)
+    found = probes.entries()
+    for name, expected in (("g-2K", toy.QUADRATIC["idarts"][2]), ("g-CG", toy.QUADRATIC["exact"])):
+        e = toy.real(expected)
+        assert found[name]["cosine"] == pytest.approx(float(g @ e / g.norm() / e.norm()), abs=1e-8)
+        assert found[name]["difference"] == pytest.approx(float((g - e).norm() / e.norm()), abs=1e-8)
+
+
+def test_conjugate_gradients_end_where_the_curvature_is_not_positive() -> None:
+    H = torch.diag(toy.real([2.0, -1.0]))
+    v = {"x": toy.real([1.0, 0.0])}
+    product: Callable[[Tree], Tree] = lambda u: {"x": H @ u["x"]}  # noqa: E731
+    assert torch.equal(conjugate_gradients(product, v, 5)["x"], toy.real([0.5, 0.0]))
+    assert not conjugate_gradients(product, {"x": toy.real([0.0, 1.0])}, 5)["x"].any()
 
 
 def heard(search: Search, work: Callable[[], Any]) -> dict[str, list[tuple[Tree, Tree]]]:
     """The differences that `work` takes and the same by double backward, by name."""
     found: dict[str, list[tuple[Tree, Tree]]] = {}
-    search.probe = lambda name, value, exact: found.setdefault(name, []).append((value, exact()))
+    search.probe = lambda name, value, better, passes: found.setdefault(name, []).append((value, better()))
     work()
     return found
 
@@ -171,7 +220,12 @@ def test_cosine_and_norm_are_those_of_the_two_vectors() -> None:
     for found, exact in (([3.0, 0, 0], [1.0, 1, 0]), ([0.0, 0, 2], [0.0, 0, -4])):
         probes.add("x", *({"a": toy.real(x[:2]), "b": toy.real(x[2:])} for x in (found, exact)))
     assert probes.entries() == {
-        "x": {"cosine": pytest.approx((0.5**0.5 - 1) / 2), "count": 2, "norm": pytest.approx((3 / 2**0.5 + 0.5) / 2)}
+        "x": {
+            "cosine": pytest.approx((0.5**0.5 - 1) / 2),
+            "norm": pytest.approx((3 / 2**0.5 + 0.5) / 2),
+            "difference": pytest.approx(((5 / 2) ** 0.5 + 1.5) / 2),
+            "count": 2,
+        }
     }
 
 
@@ -217,6 +271,8 @@ def test_a_resumed_epoch_counts_what_was_compared_before() -> None:
     assert ends[0]["probes"]["Hv"]["count"] == 2
     older = {k: v for k, v in made.state().items() if k != "probes"}
     watch(search, 2).load(older)
+    made.load(older | {"probes": {"sums": {"Hv": torch.ones(3)}}})
+    assert not made.probes.sums, "sums without the relative difference are those of an older version"
 
 
 def test_a_run_tells_it_in_rows_and_verdict(tmp_path: Path) -> None:
@@ -230,8 +286,11 @@ def test_a_run_tells_it_in_rows_and_verdict(tmp_path: Path) -> None:
         found[every] = rows, json.loads((folder / "result.json").read_text())
     assert [row["probes"]["MHv"]["count"] for row in found[2][0]] == [3, 3]
     said = found[2][1]["verdict"]["text"]
-    assert "Against double backward its finite differences had on average: Hv a cosine of " in said
+    assert "Error bars of its gradient, on average: against double backward, Hv a cosine of " in said
+    assert "against half the radius, Hv a cosine of " in said
     assert "(6 compared)" in said
     assert "double backward" not in found[0][1]["verdict"]["text"]
+    picture = curves.search_picture(tmp_path / "runs" / "p2").read_text()
+    assert all(word in picture for word in ("Error bars, relative difference", "MHv-half"))
     for one, other in zip(found[0][0], found[2][0], strict=True):
         assert {k: one[k] for k in one if k != "wall_s"} == {k: other[k] for k in one if k != "wall_s"}

@@ -37,7 +37,7 @@ def test_a_healthy_search_that_has_settled() -> None:
     }
 
 
-def test_what_is_said_of_finite_differences() -> None:
+def test_what_is_said_of_error_bars() -> None:
     """Means over all comparisons, not over epochs; nothing where none was asked for."""
     found = rows(4)
     found[1]["probes"] = {}
@@ -45,16 +45,17 @@ def test_what_is_said_of_finite_differences() -> None:
     found[3]["probes"] = {
         "Hv": {"cosine": 0.1, "norm": 6.0, "count": 3},
         "MHv": {"cosine": -0.002, "norm": 1234.0, "count": 3},
+        "g-2K": {"cosine": 0.9, "norm": 0.8, "count": 3},
     }
     said = verdict(found, {"genotype": GOOD})
     assert said["text"] == (
-        "No sign of collapse. It had settled. Against double backward its finite differences had on average: Hv a "
-        "cosine of 0.20 and 5 times the length (4 compared); MHv a cosine of -0.00 and 1.23e+03 times the length "
-        "(3 compared)."
+        "No sign of collapse. It had settled. Error bars of its gradient, on average: against double backward, Hv a "
+        "cosine of 0.20 and 5 times the length (4 compared), MHv a cosine of -0.00 and 1.23e+03 times the length "
+        "(3 compared); against twice the terms, g a cosine of 0.90 and 0.8 times the length (3 compared)."
     )
     assert not said["reasons"]
     assert verdict(found[:2], {"genotype": GOOD})["text"].endswith(
-        "It took no finite difference that search.probe_every could compare with double backward."
+        "Its gradient has no approximation that search.probe_every could compare."
     )
 
 

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, NamedTuple, Protocol, Self
 
@@ -26,6 +25,7 @@ from torch import Tensor, nn
 
 from nasx.core.batch import Batch
 from nasx.core.draws import Draws
+from nasx.core.schedules import scaled
 from nasx.core.trees import Decision, Number, Second, Tree, combine, detached, gradient, like, norm
 from nasx.errors import UserError
 
@@ -113,8 +113,8 @@ class Search:
     """Applied to every mixture, drawn or not, by wrapping methods."""
     arch_penalty: Callable[[Tree], Tree] | None = None
     """Gradient that wrapping methods add to every architecture gradient."""
-    probe: Callable[[str, Tree, Callable[[], Tree]], None] | None = None
-    """Called with each finite difference: its name, its value, and how to compute the same by double backward."""
+    probe: Callable[[str, Tree, Callable[[], Tree], tuple[int, int]], None] | None = None
+    """Receives what `compare` is given. None: nothing is compared, at no cost."""
     draws: Draws = field(default_factory=Draws)
     """Where random numbers come from."""
 
@@ -156,11 +156,20 @@ class Search:
         return replace(self, arch_penalty=penalty if before is None else lambda a: combine(before(a), penalty(a), 1.0))
 
     def probed(self, name: str, second: Second, v: Tree, found: Tree | None = None, **length: Any) -> Tree:
-        """`second` along v by a central difference (of `length`), unless `found` by another; `probe` receives it."""
+        """`second` along v by a central difference of `length`, unless `found` by another one.
+
+        Compared with double backward as `name`, and with a central difference of half the length as `name-half`.
+        """
         found = second.central(v, **length) if found is None else found
-        if self.probe is not None:
-            self.probe(name, found, lambda: second.exact(v))
+        self.compare(name, found, lambda: second.exact(v), 1, 2)
+        half: dict[str, Any] = {k: None if x is None else x / 2 for k, x in length.items()}
+        self.compare(f"{name}-half", found, lambda: second.central(v, **half), 2, 2)
         return found
+
+    def compare(self, name: str, found: Tree, better: Callable[[], Tree], forward: int, backward: int) -> None:
+        """Let `probe` compare `found` with a `better` estimate, which costs so many passes. Nothing moves."""
+        if self.probe is not None:
+            self.probe(name, found, better, (forward, backward))
 
     def outcome(self, w: Tree, a: Tree, batch: Batch) -> Outcome:
         return self.problem.outcome(w, self.mixture(a, batch), batch)
@@ -377,16 +386,3 @@ def logs(train: Outcome | None = None, val: Outcome | None = None, **more: Tenso
         if outcome is not None:
             named |= {f"{prefix}_loss": outcome.loss.detach(), f"{prefix}_accuracy": outcome.accuracy.detach()}
     return named | {name: value.detach() for name, value in more.items()}
-
-
-@contextmanager
-def scaled(optimizer: torch.optim.Optimizer, rate: float) -> Iterator[None]:
-    """Within the block an optimizer's learning rates are `rate` times theirs."""
-    before = [group["lr"] for group in optimizer.param_groups]
-    for group, lr in zip(optimizer.param_groups, before, strict=True):
-        group["lr"] = lr * rate
-    try:
-        yield
-    finally:
-        for group, lr in zip(optimizer.param_groups, before, strict=True):
-            group["lr"] = lr

@@ -32,6 +32,7 @@ COSINE = Unit("", "mean cosine", -1.0, 1.0)
 NUMBER = Unit("", "number", 0.0)
 WEIGHT = Unit("", "mean weight", 0.0, 1.0)
 DISTANCE = Unit("", "L1 distance", 0.0)
+RATIO = Unit("", "ratio", 0.0)
 REAL = Unit("", "value")
 SECONDS = Unit("s", "seconds", 0.0)
 MILLISECONDS = Unit("ms", "milliseconds", 0.0)
@@ -222,6 +223,15 @@ QUANTITIES = (
     Quantity(
         "entropy", "Entropy of the mixture", ENTROPY, ("epoch",), chart="inside", panel="Entropy of the mixture"
     ),
+    Quantity(
+        "probes.*.cosine", "Error bar of *, cosine", COSINE, ("epoch",), chart="inside", panel="Error bars, cosine"
+    ),
+    Quantity(
+        "probes.*.difference", "Error bar of *, relative difference", RATIO, ("epoch",),
+        chart="inside", panel="Error bars, relative difference",
+    ),
+    Quantity("probes.*.norm", "Error bar of *, relative length", RATIO, ("epoch",)),
+    Quantity("probes.*.count", "Comparisons of *", NUMBER, ("epoch",)),
     Quantity("change", "Change of the mixture per epoch", DISTANCE, ("epoch",), chart="inside"),
     Quantity("none_weight", "Weight of none", WEIGHT, ("epoch",), chart="inside"),
     Quantity("saturation", "Saturation of the mixture", WEIGHT, ("epoch",)),

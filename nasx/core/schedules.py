@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 
 def cosine(base: float, low: float, epoch: int, epochs: int) -> float:
@@ -13,3 +19,16 @@ def cosine(base: float, low: float, epoch: int, epochs: int) -> float:
 def rate(base: float, low: float, epoch: int, epochs: int, warmup: int) -> float:
     """The cosine's rate, times (e + 1) / W in the first W epochs (PC-DARTS, released code of its ImageNet search)."""
     return cosine(base, low, epoch, epochs) * min((epoch + 1) / max(warmup, 1), 1)
+
+
+@contextmanager
+def scaled(optimizer: torch.optim.Optimizer, rate: float) -> Iterator[None]:
+    """Within the block an optimizer's learning rates are `rate` times theirs."""
+    before = [group["lr"] for group in optimizer.param_groups]
+    for group, lr in zip(optimizer.param_groups, before, strict=True):
+        group["lr"] = lr * rate
+    try:
+        yield
+    finally:
+        for group, lr in zip(optimizer.param_groups, before, strict=True):
+            group["lr"] = lr

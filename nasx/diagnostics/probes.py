@@ -1,13 +1,18 @@
-"""How far a method's finite differences are from double backward, on the batches and at the weights of its own steps.
+"""Error bars of a method's gradient: each approximation in it against a better one, at the same weights and batch.
 
-    cosine   <d, e> / (||d|| ||e||)        d the difference, e the same second derivative along the same direction
-    norm     ||d|| / ||e||                 by double backward
+    cosine       <d, e> / (||d|| ||e||)        d what the method uses, e the better estimate of the same
+    norm         ||d|| / ||e||
+    difference   ||d - e|| / ||e||
 
-On a smooth loss both tend to 1 with the square of the probe's length. With relu they need not: between the two points
-of a probe lie kinks, whose jumps the difference counts and double backward does not see (docs/methods/README.md).
+A method hands both over by a name (`Search.compare`); a step may use a name several times:
 
-A method reports each difference by a name of its own (`Search.probed`), for example Mv; a step may report several by
-one name. Values stay on the device until a row is written.
+    NAME         a finite difference (for example Mv) against double backward along the same direction
+    NAME-half    the same against a finite difference of half the length
+    g-2K, g-CG   iDARTS' hypergradient against the series with twice the terms, and against conjugate gradients
+
+On a smooth loss a finite difference approaches double backward with the square of its length. With relu it need not:
+between the two points of a probe lie kinks, whose jumps the difference counts and double backward does not see
+(docs/methods/kinks.md). Values stay on the device until a row is written.
 """
 
 from __future__ import annotations
@@ -20,27 +25,35 @@ from torch import Tensor
 
 from nasx.core.bilevel import Tree
 
+STATISTICS = ("cosine", "norm", "difference")
+
+
+def compared(found: Tree, better: Tree) -> Tensor:
+    """(3,) float64: the `STATISTICS` of two trees with the same names."""
+    d, e = (torch.cat([tree[k].detach().double().flatten() for k in better]) for tree in (found, better))
+    tiny = torch.finfo(d.dtype).tiny ** 0.5
+    lengths = d.norm().clamp_min(tiny), e.norm().clamp_min(tiny)
+    return torch.stack([d @ e / (lengths[0] * lengths[1]), lengths[0] / lengths[1], (d - e).norm() / lengths[1]])
+
 
 class Probes:
-    """Means over an epoch of cosine and relative norm, by the name of the difference."""
+    """Means of the statistics over an epoch, by the name of the comparison."""
 
     def __init__(self) -> None:
         self.sums: dict[str, Tensor] = {}
 
-    def add(self, name: str, found: Tree, exact: Tree) -> None:
-        """Take in one difference and the same by double backward."""
-        d, e = (torch.cat([tree[k].detach().double().flatten() for k in exact]) for tree in (found, exact))
-        tiny = torch.finfo(d.dtype).tiny ** 0.5
-        lengths = d.norm().clamp_min(tiny), e.norm().clamp_min(tiny)
-        values = torch.stack([d @ e / (lengths[0] * lengths[1]), lengths[0] / lengths[1], torch.ones_like(lengths[0])])
+    def add(self, name: str, found: Tree, better: Tree) -> None:
+        """Take in one comparison."""
+        values = compared(found, better)
+        values = torch.cat([values, torch.ones_like(values[:1])])
         self.sums[name] = self.sums[name] + values if name in self.sums else values
 
     def entries(self) -> dict[str, Any]:
-        """{name: {cosine, norm, count}} of this epoch, after which the next one starts; empty where none was taken."""
+        """{name: {cosine, norm, difference, count}} of this epoch, and start the next; empty without comparisons."""
         found = {}
         for name, sums in self.sums.items():
-            cosine, norm, count = sums.tolist()
-            found[name] = {"cosine": cosine / count, "norm": norm / count, "count": int(count)}
+            *values, count = sums.tolist()
+            found[name] = {key: x / count for key, x in zip(STATISTICS, values, strict=True)} | {"count": int(count)}
         self.sums = {}
         return found
 
@@ -49,4 +62,5 @@ class Probes:
         return {"sums": dict(self.sums)}
 
     def load(self, state: Mapping[str, Any]) -> None:
-        self.sums = dict(state["sums"])
+        """Continue from a state. Sums of older versions, which lack a statistic, are dropped."""
+        self.sums = {name: sums for name, sums in state["sums"].items() if len(sums) == len(STATISTICS) + 1}

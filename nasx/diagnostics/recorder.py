@@ -3,8 +3,7 @@
 Free and always there: entropy, change and cells (diagnostics.structure). On request, every `search.diagnose_every`
 epochs: the dominant eigenvalue (diagnostics.curvature), alignment, correlation, operator and node gradients, output
 cosine (diagnostics.agreement). Every `search.diagnose_steps` steps: the alignments as means over an epoch, and the
-layer split. Every `search.probe_every` steps: each finite difference of the method against double backward
-(diagnostics.probes).
+layer split. Every `search.probe_every` steps: the error bars of the method's gradient (diagnostics.probes).
 
 Nothing moves and nothing is drawn: at an epoch's end the batches are those that come next, looked at without taking
 them, and between them those of the step itself, so a search with diagnostics takes the same path as one without.
@@ -12,8 +11,8 @@ Passes go through the cells as they are written, not as they were compiled: comp
 and no hook hears what happens inside.
 
 Cost of `measure`: three forward passes, three backward ones, one backward pass a Hessian row or Lanczos step, and each
-operation of the cells once more; of a look at a step two forward and two backward passes; of a compared difference one
-forward and two backward passes. Each row holds its own.
+operation of the cells once more; of a look at a step two forward and two backward passes; of a difference three
+forward and four backward passes. Each row holds its own.
 """
 
 from __future__ import annotations
@@ -156,11 +155,11 @@ class Watch:
             running.add(*(look(search.problem, search.w, mix, without_writes(batch)).mix for batch in (train, val)))
         self.looked = added(self.looked, 2, 2, time.perf_counter() - began)
 
-    def _compare(self, name: str, found: Tree, exact: Callable[[], Tree]) -> None:
+    def _compare(self, name: str, found: Tree, better: Callable[[], Tree], passes: tuple[int, int]) -> None:
         began = time.perf_counter()
         with uncompiled():
-            self.probes.add(name, found, exact())
-        self.looked = added(self.looked, 1, 2, time.perf_counter() - began)
+            self.probes.add(name, found, better())
+        self.looked = added(self.looked, *passes, time.perf_counter() - began)
 
     def state(self) -> dict[str, Any]:
         """What a resumed search goes on from."""

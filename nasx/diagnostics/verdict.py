@@ -11,8 +11,7 @@ Collapsed, one of which is enough:
     none        `none` holds more than half of an edge's weight on average
     saturated   in the first half of the epochs the mixture was already nearly one-hot (`SATURATED`) and stayed so
 
-Reported without a judgement: how far finite differences were from double backward, where `search.probe_every` compares
-them.
+Reported without a judgement: the error bars of the method's gradient, where `search.probe_every` measures them.
 
 In doubt, a warning and no more:
     eigenvalue  the dominant eigenvalue grew by more than 1.3 under the rule of stop.py (RobustDARTS section 4.3) and
@@ -40,6 +39,8 @@ CHANCE, DRAWN = 0.05, 1000
 NONE = 0.5
 SATURATED = 0.9
 """1 - entropy / ln(operations) above which an edge's weights cannot move much by gradients through a softmax."""
+BETTER = {"": "double backward", "half": "half the radius", "2K": "twice the terms", "CG": "conjugate gradients"}
+"""What an approximation is compared with (diagnostics.probes), by the end of the comparison's name."""
 GROWTH, EVERY, WINDOW = 1.3, 2, 5
 """The published rule: by more than this factor, evaluated every two epochs, means over five evaluations."""
 
@@ -180,13 +181,17 @@ def _stopped(result: Mapping[str, Any]) -> Iterator[str]:
 
 def _probes(rows: Sequence[Row]) -> Iterator[str]:
     compared = [row["probes"] for row in rows if "probes" in row]
-    found = []
+    found: dict[str, list[str]] = {}
     for name in dict.fromkeys(name for probes in compared for name in probes):
         own = [probes[name] for probes in compared if name in probes]
         count = sum(one["count"] for one in own)
         cosine, norm = (sum(one[key] * one["count"] for one in own) / count for key in ("cosine", "norm"))
-        found.append(f"{name} a cosine of {cosine:.2f} and {norm:.3g} times the length ({count} compared)")
+        kind, _, better = name.partition("-")
+        found.setdefault(BETTER.get(better, better), []).append(
+            f"{kind} a cosine of {cosine:.2f} and {norm:.3g} times the length ({count} compared)"
+        )
     if found:
-        yield f"Against double backward its finite differences had on average: {'; '.join(found)}."
+        told = (f"against {better}, {', '.join(each)}" for better, each in found.items())
+        yield f"Error bars of its gradient, on average: {'; '.join(told)}."
     elif compared:
-        yield "It took no finite difference that search.probe_every could compare with double backward."
+        yield "Its gradient has no approximation that search.probe_every could compare."

@@ -11,14 +11,28 @@ are methods of an object: `Exact` takes them by double backward, `Difference` by
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
-from nasx.core.bilevel import Batch, Method, Number, Outcome, Search, Second, Tree, detached, dot, gradient, logs
+from nasx.core.bilevel import (
+    Batch,
+    Method,
+    Number,
+    Outcome,
+    Search,
+    Second,
+    Tree,
+    combine,
+    detached,
+    dot,
+    gradient,
+    logs,
+)
 
 
 class Hypergradient(NamedTuple):
@@ -82,6 +96,26 @@ class Exact:
     def mixed(self, u: Tree) -> Tree:
         """M u, a tree like the architecture. Frees the graph, so this is the last product."""
         return gradient(dot(self.slope, u), self.a)
+
+
+def conjugate_gradients(product: Callable[[Tree], Tree], v: Tree, steps: int, tolerance: float = 1e-10) -> Tree:
+    """x with H x = v, as far as `steps` Hessian products (`product`) reach.
+
+    Ends where the residual is `tolerance` times v, and before a direction along which the curvature is not positive
+    (truncated Newton: Nocedal and Wright (2006), algorithm 7.1); zero where that is the first one. The host waits.
+    """
+    x, r, p = {k: torch.zeros_like(t) for k, t in v.items()}, v, v
+    left = start = dot(r, r)
+    for _ in range(steps):
+        Hp = product(p)
+        curved = dot(p, Hp)
+        if not bool(curved > 0) or not bool(left > tolerance**2 * start):
+            break
+        length = left / curved
+        x, r = combine(x, p, length), combine(r, Hp, -length)
+        before, left = left, dot(r, r)
+        p = combine(r, p, left / before)
+    return x
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -37,17 +37,20 @@ Deviations
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from nasx.core.bilevel import Batch, Number, Search, Tree, combine, detached, gradients, logs, step_length
-from nasx.methods.alternating import Alternating, Difference, Exact, Hypergradient
+from nasx.methods.alternating import Alternating, Difference, Exact, Hypergradient, conjugate_gradients
 
 if TYPE_CHECKING:
     from nasx.core.constraints import PositiveFloat, Repeats, Terms
+
+CG_PRODUCTS = 20
+"""Most Hessian products of the conjugate gradients that `search.probe_every` compares with (nasx: ten times K)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,12 +77,12 @@ class IDarts(Alternating):
     def weights_first(self) -> bool:
         return True
 
-    def series(self, search: Search, train: Batch, v: Tree, gamma: Number) -> tuple[Tree, Tree]:
-        """The Neumann sum s = sum_k (I - gamma H)^k v, and M s."""
+    def series(self, search: Search, train: Batch, v: Tree, gamma: Number, K: int) -> tuple[Tree, Tree]:
+        """The Neumann sum s = sum over k = 0..K of (I - gamma H)^k v, and M s."""
         difference = Difference(search, train, self.radius)
         products = difference if self.products == "difference" else Exact(search, train)
         s = u = v
-        for _ in range(self.K):
+        for _ in range(K):
             u = combine(u, products.hessian(u), -gamma)
             s = combine(s, u, 1.0)
         if self.products == "exact":
@@ -93,8 +96,34 @@ class IDarts(Alternating):
         outcome = search.outcome(w, search.a, val)
         v, direct = gradients(outcome.loss, w, search.a)
         gamma = search.lr_of(train) if self.gamma is None else self.gamma
-        s, Ms = self.series(search, train, v, gamma)
-        return Hypergradient(combine(direct, Ms, -gamma), outcome, v, s)
+        s, Ms = self.series(search, train, v, gamma, self.K)
+        g = combine(direct, Ms, -gamma)
+        if search.probe is not None:
+            self.error_bars(search, train, v, direct, g, gamma)
+        return Hypergradient(g, outcome, v, s)
+
+    def error_bars(self, search: Search, train: Batch, v: Tree, direct: Tree, g: Tree, gamma: Number) -> None:
+        """Compare g with twice the terms, and with conjugate gradients in the place of the series."""
+        K, unprobed = max(2 * self.K, 1), replace(search, probe=None)
+
+        def longer() -> Tree:
+            return combine(direct, self.series(unprobed, train, v, gamma, K)[1], -gamma)
+
+        def solved() -> Tree:
+            products = Exact(search, train)
+            return combine(direct, products.mixed(conjugate_gradients(products.hessian, v, CG_PRODUCTS)), -1.0)
+
+        search.compare("g-2K", g, longer, *self.series_passes(K))
+        search.compare("g-CG", g, solved, 1, CG_PRODUCTS + 2)
+
+    def series_passes(self, K: int) -> tuple[int, int]:
+        """Forward and backward passes of a series of K products and of the mixed product."""
+        match self.products:
+            case "exact":
+                return 1, K + 2
+            case "released":
+                return 3, K + 3
+        return 2 * K + 2, 2 * K + 2
 
     def step(self, search: Search, train: Sequence[Batch], val: Batch) -> dict[str, Tensor]:
         return self.leak(search, train[-1], val) if self.release_leak else super().step(search, train, val)

@@ -228,11 +228,24 @@ def _list(held: Any) -> list[Any]:
     return held if isinstance(held, list) else []
 
 
+def expanded(quantities: Sequence[Quantity], rows: Sequence[Row]) -> list[Quantity]:
+    """The quantities, those with a * once for each key that the rows have in its place."""
+    found: list[Quantity] = []
+    for quantity in quantities:
+        head, star, _ = quantity.name.partition(".*")
+        held = [value_at(row, head) for row in rows] if star else []
+        found += [] if star else [quantity]
+        for key in dict.fromkeys(key for each in held if isinstance(each, Mapping) for key in each):
+            name, title = quantity.name.replace("*", key), quantity.title.replace("*", key)
+            found.append(quantity._replace(name=name, title=title, label=key))
+    return found
+
+
 def _inside(rows: Sequence[Row]) -> dict[str, list[Quantity]]:
     """The panels of search.svg for which the rows hold data; a count that is zero throughout is left out."""
     panels: dict[str, list[Quantity]] = {}
-    for quantity in QUANTITIES:
-        values = [x for row in rows if (x := _get(row, quantity.name)) == x] if quantity.panel else []
+    for quantity in expanded([quantity for quantity in QUANTITIES if quantity.panel], rows):
+        values = [x for row in rows if (x := _get(row, quantity.name)) == x]
         if values and (quantity.unit is not NUMBER or max(values) > 0):
             panels.setdefault(quantity.panel, []).append(quantity)
     return panels

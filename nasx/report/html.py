@@ -243,9 +243,12 @@ def _context(title: str, groups: Sequence[Row], runs: Mapping[str, Row], album: 
     for dataset, split, lines in _lookups(read, [folder for g in shown for folder in g["folders"][:SEEDS]]):
         label = f"look-up accuracy over the epochs, {dataset} {split}"
         anytime += album.figure(lambda d=dataset, s=split, r=lines: charts.anytime(read, d, s, r), label)
+    drawn = [row for runs in read.values() for rows in runs for row in rows]
     made = {
         name: [
-            figure for panel in panels for figure in album.figure(lambda p=panel: charts.panel(read, p), panel.title)
+            figure
+            for panel in curves.expanded(panels, drawn)
+            for figure in album.figure(lambda p=panel: charts.panel(read, p), panel.title)
         ]
         for name, panels in (("curves", charts.panels("training")), ("traces", charts.panels("inside")))
     }

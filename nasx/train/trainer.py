@@ -28,10 +28,11 @@ from torch import Tensor, nn
 from nasx.core import distributed
 from nasx.core import evaluate as core_evaluate
 from nasx.core.batch import Batches
-from nasx.core.bilevel import Batch, scaled, store_state
+from nasx.core.bilevel import Batch, store_state
 from nasx.core.draws import placed
 from nasx.core.meter import Meter, check_finite
 from nasx.core.metrics import ACCURACY, Metric
+from nasx.core.schedules import scaled
 from nasx.data.stream import hashed
 from nasx.train import recipe
 
