@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from nasx.core.bilevel import Batch, Search, Tree
 from nasx.searcher.problem import RelaxedProblem, weights
-from nasx.spaces import banks
+from nasx.spaces import edge_operations
 from nasx.spaces.base import Space, Supernet
 from nasx.spaces.darts.space import Darts
-from nasx.spaces.mixed_cell import EdgeBundle, RelaxedCell
+from nasx.spaces.mixed_cell import MixedEdges, RelaxedCell
 from nasx.spaces.nb1shot1.space import Nb1Shot1
 from nasx.spaces.nb201.space import Nb201
 
@@ -85,33 +85,33 @@ def put(conv: Any, value: Tensor) -> None:
         conv.weight.copy_(value)
 
 
-def put_norm(norm: Any, source: banks.Norm, part: slice | None = None) -> None:
+def put_norm(norm: Any, source: edge_operations.Norm, part: slice | None = None) -> None:
     if source.weight is not None and source.bias is not None:
         with torch.no_grad():
             norm.weight.copy_(source.weight if part is None else source.weight[part])
             norm.bias.copy_(source.bias if part is None else source.bias[part])
 
 
-def put_operation(op: nn.Module, bank: banks.Bank, i: int) -> None:
+def put_operation(op: nn.Module, bank: edge_operations.EdgeOperations, i: int) -> None:
     part = bank.part(i)
     match bank:
-        case banks.Conv() | banks.ConvNormReLU():
+        case edge_operations.Conv() | edge_operations.ConvNormReLU():
             put(op.conv, bank.weight[part])
             put_norm(op.norm, bank.norm, part)
-        case banks.FactorizedReduce():
+        case edge_operations.FactorizedReduce():
             half = bank.part(i, bank.channels // 2)
             put(op.conv1, bank.weight1[half])
             put(op.conv2, bank.weight2[half])
-        case banks.Separable() if bank.depth == 1:
+        case edge_operations.Separable() if bank.depth == 1:
             put(op.depthwise, bank.depthwise[0][part])
             put(op.pointwise, bank.pointwise[0][part])
-        case banks.Separable():
+        case edge_operations.Separable():
             for block in range(2):
                 put(getattr(op, f"depthwise{block + 1}"), bank.depthwise[block][part])
                 put(getattr(op, f"pointwise{block + 1}"), bank.pointwise[block][part])
 
 
-def put_bundle(edges: nn.ModuleList, bundle: EdgeBundle) -> None:
+def put_bundle(edges: nn.ModuleList, bundle: MixedEdges) -> None:
     for bank, pairs in zip(bundle.banks, bundle.members, strict=True):
         for i, (local, column) in enumerate(pairs):
             put_operation(edges[bundle.edges[local].row].ops[column], bank, i)

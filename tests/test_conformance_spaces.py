@@ -30,7 +30,7 @@ from nasx.errors import UserError
 from nasx.jobs import search as jobs_search
 from nasx.searcher.loop import Loop
 from nasx.searcher.problem import RelaxedProblem, weights
-from nasx.spaces import ops
+from nasx.spaces import modules, operations
 from nasx.spaces.base import Genotype, Space, Tree
 from nasx.spaces.mixed_cell import RelaxedCell
 from nasx.spaces.nb1shot1.supernet import ChoiceCell
@@ -298,7 +298,9 @@ def plain_darts(space: Any, cell: RelaxedCell, pairs: Any, reduction: bool, args
         if name == "noise":
             outputs.append(drawn[b][k][0][i])
         else:
-            op = ops.build(name, nodes[pred].size(1), stride, affine=False, tracked=False, pool_norm=True).double()
+            op = operations.build(
+                name, nodes[pred].size(1), stride, affine=False, tracked=False, pool_norm=True
+            ).double()
             small.put_operation(op, cell.bundles[b].banks[k], i)  # type: ignore[union-attr,index]
             outputs.append(op(nodes[pred]))
         if at % 2:
@@ -311,7 +313,7 @@ def plain_choice(space: Any, cell: ChoiceCell, genotype: Any, x: Tensor) -> Tens
     c = cell.project.channels
 
     def projection(i: int) -> nn.Module:
-        op = ops.ConvBNReLU(x.size(1), c, norm=ops.batch_norm(tracked=False)).double()
+        op = modules.ConvBNReLU(x.size(1), c, norm=modules.batch_norm(tracked=False)).double()
         small.put_operation(op, cell.project, i)
         return op
 
@@ -320,7 +322,7 @@ def plain_choice(space: Any, cell: ChoiceCell, genotype: Any, x: Tensor) -> Tens
         given = [projection(b)(x), *nodes]
         chosen = [bool(genotype.matrix[p][b + 1]) for p in range(b + 1)] if space.inputs[b + 1] else [True] * (b + 1)
         total = sum((y for y, on in zip(given, chosen, strict=True) if on), start=torch.zeros_like(given[0]))
-        op = ops.build(name, c, tracked=False).double()
+        op = operations.build(name, c, tracked=False).double()
         (bank,) = [
             k
             for k, pairs in zip(cell.bundles[b].banks, cell.bundles[b].members, strict=True)  # type: ignore

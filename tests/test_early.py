@@ -37,12 +37,12 @@ SETTINGS = [
     (["space=nb1shot1_1", "space.layers=1"], "space.layers=1: cells cannot be divided evenly among 3 stacks; use a"),
     (
         ["space=nb201", "space.operations=[skip_connect,conv_9x9]"],
-        "space.operations=[skip_connect,conv_9x9]: no such operation: conv_9x9; choose from none, noise,",
+        "space.operations=[skip_connect,conv_9x9]: conv_9x9 is not an operation; choose from none, noise,",
     ),
     (["space=darts", "space.operations=[]"], "space.operations=[]: a space needs operations; choose from none, noise,"),
     (["space=nb201", "space.operations=[none,skip_connect,none]"], "none is listed twice; list each operation once"),
     (["space=darts", "space.operations=[none]"], "no operation can be selected; add one other than none"),
-    (["space=nb201", "space.cell=[[none],[none],[none],[none],[none],[foo]]"], "space.cell[5]=[foo]: no such"),
+    (["space=nb201", "space.cell=[[none],[none],[none],[none],[none],[foo]]"], "space.cell[5]=[foo]: foo is not"),
     (["space=darts", "space.normal=[[skip_connect]]"], "space.normal: must hold 14 lists of the same length"),
     (["space=darts", "space.partial=3"], "space.partial=3: does not divide 16 channels"),
     (["space=darts", "space.edges=searched", "space.edge_norm=true"], "edge weights are learned twice"),
@@ -58,7 +58,7 @@ def test_settings_that_a_space_would_refuse(words: list[str], told: str) -> None
 
 def test_settings_of_text_too() -> None:
     found = faults("space=darts_rnn", "dataset=ptb", "space.operations=[tanh,sin]")
-    assert found[0].startswith("space.operations=[tanh,sin]: no such operation: sin; choose from none, tanh,")
+    assert found[0].startswith("space.operations=[tanh,sin]: sin is not an operation; choose from none, tanh,")
 
 
 def test_a_sweep_tells_each_value() -> None:

@@ -15,7 +15,7 @@ from nasx.spaces import genotypes
 from nasx.spaces.darts.genotype import DartsGenotype, UntiedDartsGenotype, read
 from nasx.spaces.nb1shot1.genotype import Nb101Genotype
 from nasx.spaces.nb201.genotype import Nb201Genotype
-from nasx.spaces.ops import OPERATIONS
+from nasx.spaces.operations import OPERATIONS
 
 NORMAL = (
     "[('sep_conv_3x3', 0), ('sep_conv_3x3', 1), ('sep_conv_3x3', 0), ('sep_conv_3x3', 1), ('sep_conv_3x3', 1), "
@@ -137,7 +137,7 @@ def test_nb101_dialects_are_one_cell(text: str) -> None:
         (PLAIN.replace("range(2, 6)", "range(2, 7)"), "must join nodes 2 to 5"),
         (PLAIN.replace("'dil_conv_3x3', 2", "'dil_conv_3x3', 5"), "5 is no earlier node"),
         (PLAIN.replace("'dil_conv_3x3', 2", "'dil_conv_3x3', 0"), "both pairs have predecessor 0"),
-        (PLAIN.replace("'dil_conv_3x3'", "'dil_conv_9x9'"), "no such operation"),
+        (PLAIN.replace("'dil_conv_3x3'", "'dil_conv_9x9'"), "is not an operation"),
         (PLAIN.replace("'dil_conv_3x3'", "'none'"), "none cannot be selected"),
         (PLAIN.replace(", ('dil_conv_3x3', 2)", ""), "has 7 pairs instead of 8"),
         (PLAIN.replace("reduce=", "reuse="), "reuse is not a field"),
@@ -173,7 +173,7 @@ def test_darts_faults_name_place_and_fault(text: str, fault: str) -> None:
     [
         ("|nor_conv_3x3~0|", "1 nodes instead of 3"),
         (str(BEST).replace("~2", "~1"), "character 81: 'nor_conv_1x1~1'"),
-        (str(BEST).replace("skip_connect", "skip"), "operation 4='skip': no such operation"),
+        (str(BEST).replace("skip_connect", "skip"), "operation 4='skip': is not an operation"),
         ("999999", "9 is not an operation number"),
         ("[5, 0, 0, 0, 0, 0]", "place 1: 5 is not an operation number"),
         ("[0, 0]", "not a NAS-Bench-201 cell"),

@@ -18,7 +18,7 @@ from nasx.searcher.problem import RelaxedProblem, weights
 from nasx.spaces.base import Space
 from nasx.spaces.darts.genotype import KINDS, NODES, DartsGenotype
 from nasx.spaces.darts.space import OPERATIONS, Darts, edges_of
-from nasx.spaces.mixed_cell import EdgeBundle
+from nasx.spaces.mixed_cell import MixedEdges
 from nasx.spaces.nb1shot1.space import Nb1Shot1
 from nasx.spaces.nb201.space import Nb201
 
@@ -198,7 +198,7 @@ def test_partial_channels_of_a_nb201_cell_by_hand() -> None:
     rows = torch.rand(6, 4, generator=gen, dtype=torch.float64)  # without none
     nodes, place = [x], {}
     for source, bundle in enumerate(cell.bundles):
-        assert isinstance(bundle, EdgeBundle)
+        assert isinstance(bundle, MixedEdges)
         for local, edge in enumerate(bundle.edges):
             place[(source, edge.target)] = (bundle, local, sum(len(b.edges) for b in cell.bundles[:source]) + local)
     for target in (1, 2, 3):

@@ -10,9 +10,9 @@ from nasx.spaces.cost import cost
 from nasx.spaces.darts.genotype import DartsGenotype
 from nasx.spaces.darts.network import AuxiliaryHead, DartsNetwork, Stem, dropped, plan
 from nasx.spaces.darts.space import Darts
+from nasx.spaces.modules import FactorizedReduce
 from nasx.spaces.nb201.genotype import OPERATIONS
 from nasx.spaces.nb201.space import Nb201
-from nasx.spaces.ops import FactorizedReduce
 
 SPACE = Darts()
 V2 = SPACE.parse("DARTS_V2")

@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 
 from nasx.errors import UserError
-from nasx.spaces import ops, rules
+from nasx.spaces import modules, operations, rules
 
-NAMES = sorted(ops.OPERATIONS)
+NAMES = sorted(operations.OPERATIONS)
 
 
 def image(c: int = 4, size: int = 8) -> torch.Tensor:
@@ -25,13 +25,13 @@ def bn(x: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("size", [8, 7])
 def test_shape_is_that_of_the_strided_input(name: str, stride: int, size: int) -> None:
     x = image(size=size)
-    assert ops.build(name, 4, stride).double()(x).shape == x[:, :, ::stride, ::stride].shape
+    assert operations.build(name, 4, stride).double()(x).shape == x[:, :, ::stride, ::stride].shape
 
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("affine", [True, False])
 def test_affine_and_tracking_reach_every_norm(name: str, affine: bool) -> None:
-    op = ops.build(name, 4, 2, affine=affine, tracked=affine, momentum=0.25, pool_norm=True)
+    op = operations.build(name, 4, 2, affine=affine, tracked=affine, momentum=0.25, pool_norm=True)
     norms = [m for m in op.modules() if isinstance(m, torch.nn.BatchNorm2d)]
     assert all(m.affine == affine and m.track_running_stats == affine and m.momentum == 0.25 for m in norms)
     assert not any(k.endswith("conv.bias") for k in op.state_dict())
@@ -39,23 +39,23 @@ def test_affine_and_tracking_reach_every_norm(name: str, affine: bool) -> None:
 
 def test_compositions() -> None:
     x, r = image(), F.relu(image())
-    sep = ops.build("sep_conv_5x5", 4, 2, affine=False).double()
+    sep = operations.build("sep_conv_5x5", 4, 2, affine=False).double()
     y = bn(F.conv2d(F.conv2d(r, sep.depthwise1.weight, None, 2, 2, 1, 4), sep.pointwise1.weight))
     y = bn(F.conv2d(F.conv2d(F.relu(y), sep.depthwise2.weight, None, 1, 2, 1, 4), sep.pointwise2.weight))
     torch.testing.assert_close(sep(x), y)
     for kernel, pad in ((3, 2), (5, 4)):
-        dil = ops.build(f"dil_conv_{kernel}x{kernel}", 4, 2, affine=False).double()
+        dil = operations.build(f"dil_conv_{kernel}x{kernel}", 4, 2, affine=False).double()
         y = bn(F.conv2d(F.conv2d(r, dil.depthwise.weight, None, 2, pad, 2, 4), dil.pointwise.weight))
         torch.testing.assert_close(dil(x), y)
-    nor = ops.build("nor_conv_3x3", 4).double()
+    nor = operations.build("nor_conv_3x3", 4).double()
     torch.testing.assert_close(nor(x), bn(F.conv2d(r, nor.conv.weight, padding=1)))
-    nb101 = ops.build("conv3x3-bn-relu", 4).double()
+    nb101 = operations.build("conv3x3-bn-relu", 4).double()
     torch.testing.assert_close(nb101(x), F.relu(bn(F.conv2d(x, nb101.conv.weight, padding=1))))
 
 
 def test_factorized_reduce_reads_even_and_odd_pixels() -> None:
     x = image()
-    op = ops.FactorizedReduce(4, 6, ops.batch_norm(affine=False)).double()
+    op = modules.FactorizedReduce(4, 6, modules.batch_norm(affine=False)).double()
     even = F.conv2d(F.relu(x)[:, :, ::2, ::2], op.conv1.weight)
     odd = F.conv2d(F.relu(x)[:, :, 1::2, 1::2], op.conv2.weight)
     torch.testing.assert_close(op(x), bn(torch.cat([even, odd], 1)))
@@ -63,18 +63,18 @@ def test_factorized_reduce_reads_even_and_odd_pixels() -> None:
 
 def test_average_pool_leaves_the_padding_out() -> None:
     ones = torch.ones(1, 2, 4, 4)
-    assert torch.equal(ops.build("avg_pool_3x3", 2)(ones), ones)
+    assert torch.equal(operations.build("avg_pool_3x3", 2)(ones), ones)
 
 
 def test_skip_is_identity_at_stride_1_and_none_is_zero() -> None:
     x = image()
-    assert ops.build("skip_connect", 4)(x) is x
-    assert isinstance(ops.build("skip_connect", 4, 2), ops.FactorizedReduce)
-    assert torch.equal(ops.build("none", 4, 2)(x), torch.zeros(2, 4, 4, 4, dtype=torch.float64))
+    assert operations.build("skip_connect", 4)(x) is x
+    assert isinstance(operations.build("skip_connect", 4, 2), modules.FactorizedReduce)
+    assert torch.equal(operations.build("none", 4, 2)(x), torch.zeros(2, 4, 4, 4, dtype=torch.float64))
 
 
 def test_noise_is_drawn_from_the_generator_and_ignores_its_input() -> None:
-    noise = ops.build("noise", 4, 2)
+    noise = operations.build("noise", 4, 2)
     first = noise(image(), torch.Generator().manual_seed(1))
     again = noise(image() * 5, torch.Generator().manual_seed(1))
     other = noise.eval()(image(), torch.Generator().manual_seed(2))
@@ -85,7 +85,7 @@ def test_noise_is_drawn_from_the_generator_and_ignores_its_input() -> None:
 
 def test_residual_block() -> None:
     x = image()
-    block = ops.ResidualBlock(4, 8, ops.batch_norm(affine=False)).double()
+    block = modules.ResidualBlock(4, 8, modules.batch_norm(affine=False)).double()
     y = bn(F.conv2d(F.relu(x), block.conv_a.conv.weight, stride=2, padding=1))
     y = bn(F.conv2d(F.relu(y), block.conv_b.conv.weight, padding=1))
     torch.testing.assert_close(block(x), y + F.conv2d(F.avg_pool2d(x, 2), block.shortcut.weight))
@@ -93,9 +93,9 @@ def test_residual_block() -> None:
 
 
 def test_the_names_that_are_known_without_torch_are_all() -> None:
-    assert tuple(ops.OPERATIONS) == rules.IMAGES
+    assert list(operations.OPERATIONS) == rules.IMAGES
 
 
 def test_unknown_operation_is_named() -> None:
-    with pytest.raises(UserError, match=r"sep_conv_9x9.*no such operation"):
-        ops.build("sep_conv_9x9", 4)
+    with pytest.raises(UserError, match=r"sep_conv_9x9.*is not an operation"):
+        operations.build("sep_conv_9x9", 4)

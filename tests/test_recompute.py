@@ -16,9 +16,9 @@ from nasx.config.settings import EngineSettings
 from nasx.core.bilevel import Method, frozen
 from nasx.searcher.problem import RelaxedProblem
 from nasx.spaces.activation_checkpointing import recompute
-from nasx.spaces.banks import Norm
 from nasx.spaces.base import Space
 from nasx.spaces.darts.space import Darts
+from nasx.spaces.edge_operations import Norm
 from nasx.spaces.mixed_cell import RelaxedCell
 from nasx.spaces.nb1shot1.space import Nb1Shot1
 from nasx.spaces.nb1shot1.supernet import ChoiceCell

@@ -290,7 +290,7 @@ V2 = "DARTS_V2"
     [
         ({"operations": ()}, "needs operations"),
         ({"operations": ("none",)}, "no operation can be selected"),
-        ({"operations": ("sep_conv_3",)}, "no such operation"),
+        ({"operations": ("sep_conv_3",)}, "is not an operation"),
         ({"normal": ((*OPS2,),) * 13}, "14 lists"),
         ({"partial": 3}, "does not divide"),
         ({"edges": "searched", "edge_norm": True}, "learned twice"),

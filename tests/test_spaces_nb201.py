@@ -80,7 +80,7 @@ def test_space_refuses_what_it_does_not_have() -> None:
         space.parse("333133")
     with pytest.raises(UserError, match="listed twice"):
         Nb201(operations=("none", "none"))
-    with pytest.raises(UserError, match="no such operation"):
+    with pytest.raises(UserError, match="is not an operation"):
         Nb201(operations=("nor_conv_9x9",))
     with pytest.raises(UserError, match="no auxiliary head"):
         Nb201().network(Nb201Genotype(("none",) * 6), 10, auxiliary=True)

@@ -8,10 +8,10 @@ import torch.nn.functional as F
 
 from nasx.core.bilevel import detached, gradient
 from nasx.searcher.problem import weights
-from nasx.spaces.banks import Norm
 from nasx.spaces.base import Space
 from nasx.spaces.blocks import tracking
 from nasx.spaces.darts.space import Darts
+from nasx.spaces.edge_operations import Norm
 from nasx.spaces.nb1shot1.space import Nb1Shot1
 from nasx.spaces.nb201.space import Nb201
 

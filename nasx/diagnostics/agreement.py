@@ -38,7 +38,7 @@ import torch
 from torch import Tensor, nn
 
 from nasx.core.bilevel import Batch, Problem, Tree, detached
-from nasx.spaces.mixed_cell import EdgeBundle
+from nasx.spaces.mixed_cell import MixedEdges
 
 DECAY = 0.999
 """Of the running split (Lambda-DARTS, figure 2)."""
@@ -50,7 +50,7 @@ Names = Mapping[str, Sequence[Sequence[str]]]
 class Heard(NamedTuple):
     """What a bundle of edges was run on: its input, and what each bank drew."""
 
-    bundle: EdgeBundle
+    bundle: MixedEdges
     x: Tensor
     noise: list[Tensor | None]
 
@@ -85,7 +85,7 @@ def watching(cells: Sequence[nn.Module]) -> Iterator[tuple[list[list[Tensor]], l
         )
 
     hooks = [watch(i, module) for i, cell in enumerate(cells) for module in output_modules(cell)]
-    hooks += [listen(i, m) for i, cell in enumerate(cells) for m in cell.modules() if isinstance(m, EdgeBundle)]
+    hooks += [listen(i, m) for i, cell in enumerate(cells) for m in cell.modules() if isinstance(m, MixedEdges)]
     try:
         yield nodes, heard
     finally:

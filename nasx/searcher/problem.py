@@ -25,8 +25,8 @@ from torch.func import functional_call
 from nasx.core.bilevel import Activate, Batch, Decision, Outcome, Tree, detached, state_kwargs, store_state
 from nasx.core.draws import Draws, placed
 from nasx.spaces.activation_checkpointing import recompute
-from nasx.spaces.banks import Bank
 from nasx.spaces.blocks import evaluating, tracking, wrap
+from nasx.spaces.edge_operations import EdgeOperations
 from nasx.tracking import environment
 
 if TYPE_CHECKING:
@@ -59,7 +59,9 @@ class RelaxedProblem:
         self.device, self.dtype = first.device, first.dtype
         self.draws = Draws()
         self.unseeded = torch.Generator(self.device)
-        self.noisy = any(isinstance(m, Bank) and type(m).draw is not Bank.draw for m in supernet.modules())
+        self.noisy = any(
+            isinstance(m, EdgeOperations) and type(m).draw is not EdgeOperations.draw for m in supernet.modules()
+        )
         self.passes = 0
         self.masks: dict[str, Tree] = {}  # on the device: a copy at each step would stall it
 

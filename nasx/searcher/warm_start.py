@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from nasx.core.bilevel import Search, Tree
 from nasx.spaces.base import Space
-from nasx.spaces.mixed_cell import EdgeBundle
+from nasx.spaces.mixed_cell import MixedEdges
 
 
 class TensorSource(NamedTuple):
@@ -110,12 +110,12 @@ def sources(old: nn.Module, new: nn.Module) -> Iterator[tuple[str, TensorSource]
             yield name, TensorSource(name, 0, [])
 
 
-def operation(bundle: EdgeBundle, i: int) -> str:
+def operation(bundle: MixedEdges, i: int) -> str:
     """The operation of a bundle's bank i."""
     local, column = bundle.members[i][0]
     return bundle.edges[local].operations[column]
 
 
-def bundles(net: nn.Module) -> Iterator[tuple[str, EdgeBundle]]:
+def bundles(net: nn.Module) -> Iterator[tuple[str, MixedEdges]]:
     """The edge bundles of a supernet with their names."""
-    return ((name, module) for name, module in net.named_modules() if isinstance(module, EdgeBundle))
+    return ((name, module) for name, module in net.named_modules() if isinstance(module, MixedEdges))

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
-from nasx.spaces.banks import Norm
+from nasx.spaces.edge_operations import Norm
 
 
 def recompute(supernet: nn.Module) -> nn.Module:

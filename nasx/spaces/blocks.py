@@ -1,4 +1,4 @@
-"""What the supernets of all spaces share: blocks, and how cells are run (mixed_cell.py, banks.py).
+"""What the supernets of all spaces share: blocks, and how cells are run (mixed_cell.py, edge_operations.py).
 
 A supernet takes the mixture as an argument and owns no architecture parameter. Batch norm uses batch statistics and
 keeps no buffers unless the space says `batch_norm=tracked`; a pass marked by `tracking` then moves the running ones.
@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nasx.spaces.banks import Norm, shifted, weight
 from nasx.spaces.base import Tree
+from nasx.spaces.edge_operations import Norm, shifted, weight
 
 if TYPE_CHECKING:
     pass

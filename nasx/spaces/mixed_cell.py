@@ -1,6 +1,6 @@
-"""Edge bundles and relaxed cells: the executor that all spaces share.
+"""Mixed edges and relaxed cells, which the supernets of all spaces share.
 
-An `EdgeBundle` is everything that happens to one node's output: its banks run once for all edges that leave the node,
+`MixedEdges` is everything that happens to one node's output: its operations run once for all edges that leave the node,
 and edge e's result sum_o mix[e, o] op_o(x) is added to the pending sum of the node where e ends. `RelaxedCell` walks
 the nodes in order; a node is complete when all its predecessors have contributed. `none` is never computed.
 
@@ -18,7 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nasx.core.trees import Number, vanishes
-from nasx.spaces.banks import Bank, Style, bank
+from nasx.spaces.edge_operations import EdgeOperations, Style
+from nasx.spaces.operations import merge
 
 
 class Edge(NamedTuple):
@@ -31,8 +32,8 @@ class Edge(NamedTuple):
     operations: tuple[str, ...]
 
 
-Drawn = tuple[Tensor | None, Tensor | None]
-"""What one bank draws in a pass: the operation's own random tensor (E first), and a mask that its result is multiplied
+RandomTensors = tuple[Tensor | None, Tensor | None]
+"""Random tensors of one operation in a pass: its own one (E first), and a mask that its result is multiplied
 with, (n, E, 1, 1, 1) for drop-path, (n, E, C, h', w') for dropout on skip connections."""
 
 
@@ -43,7 +44,7 @@ def drop_mask(shape: tuple[int, ...], rate: Number, like: Tensor, gen: torch.Gen
     return (uniform < keep).to(like.dtype) / keep
 
 
-class EdgeBundle(nn.Module):
+class MixedEdges(nn.Module):
     """All edges that leave one node with one stride; `channels` is the width that operations see.
 
     The mixture comes without its first `skip` columns, which no edge computes.
@@ -58,10 +59,10 @@ class EdgeBundle(nn.Module):
                 if name != "none":
                     members.setdefault(name, []).append((local, column))
         self.members = list(members.values())
-        banks = [bank(name, len(pairs), channels, self.stride, style) for name, pairs in members.items()]
+        banks = [merge(name, len(pairs), channels, self.stride, style) for name, pairs in members.items()]
         self.banks = nn.ModuleList(banks)
         self.rectifies = any(op.rectifies for op in banks)
-        # Where every edge has the operation in the same column, a bank's scales are that column; else they are picked.
+        # An operation in the same column of every edge: its scales are that column; else they are gathered.
         self.columns = [
             pairs[0][1] - skip if len({c for _, c in pairs}) == 1 and len(pairs) == len(edges) else None
             for pairs in self.members
@@ -85,34 +86,34 @@ class EdgeBundle(nn.Module):
             self.register_buffer(f"place{i}", at, persistent=False)
 
     def scale(self, i: int, rows: Tensor, columns: Sequence[Tensor]) -> Tensor:
-        """Mixture weights of bank i, (E_bank,), from the bundle's rows (E, operations) and their columns."""
+        """Mixture weights of operation i, (its edges,), from the rows (E, operations) and their columns."""
         at = self.columns[i]
         return rows.flatten().index_select(0, self.get_buffer(f"pick{i}")) if at is None else columns[at]
 
     def draws(
         self, shape: torch.Size, like: Tensor, drop_path: Number, skip_dropout: Number, gen: torch.Generator | None
-    ) -> list[Drawn]:
-        """Random tensors for each bank of a pass over an input of this shape.
+    ) -> list[RandomTensors]:
+        """Random tensors of each operation for a pass over an input of this shape.
 
         `drop_path` drops whole results of all operations but the identity, `skip_dropout` elements of the identity's.
         """
         drawn = []
         for op in self.banks:
-            assert isinstance(op, Bank)
+            assert isinstance(op, EdgeOperations)
             rate = skip_dropout if op.identity else drop_path
             size = (shape[0], op.edges, *(shape[1:] if op.identity else (1, 1, 1)))
             mask = None if vanishes(rate) else drop_mask(size, rate, like, gen)
             drawn.append((op.draw(shape, like, gen), mask))
         return drawn
 
-    def forward(self, x: Tensor, rows: Tensor, drawn: list[Drawn], naive: bool = False) -> list[Tensor | None]:
+    def forward(self, x: Tensor, rows: Tensor, drawn: list[RandomTensors], naive: bool = False) -> list[Tensor | None]:
         """The weighted sum of operations of each edge, (n, C, h', w') a piece; None where an edge has only `none`.
 
-        `rows` are the mixture weights of this bundle's edges, (E, operations), in their order here.
+        `rows` are the mixture weights of these edges, (E, operations), in their order.
         """
         return self.edgewise(x, rows, drawn) if naive else self.merged(x, rows, drawn)
 
-    def merged(self, x: Tensor, rows: Tensor, drawn: list[Drawn]) -> list[Tensor | None]:
+    def merged(self, x: Tensor, rows: Tensor, drawn: list[RandomTensors]) -> list[Tensor | None]:
         r = F.relu(x) if self.rectifies else x
         columns = rows.unbind(1)
         sums: dict[tuple[int, ...], Tensor] = {}
@@ -153,18 +154,18 @@ class EdgeBundle(nn.Module):
             scales = scales * kept
         return torch.bmm(scales, values.flatten(2)).unflatten(2, shape)
 
-    def edgewise(self, x: Tensor, rows: Tensor, drawn: list[Drawn]) -> list[Tensor | None]:
+    def edgewise(self, x: Tensor, rows: Tensor, drawn: list[RandomTensors]) -> list[Tensor | None]:
         """The naive path: edge by edge, operation by operation, over slices of the merged weights."""
         out: list[Tensor | None] = [None] * len(self.edges)
         for local, column, y in self.apart(x, drawn):
             out[local] = add(out[local], rows[local, column - self.skip] * y)
         return out
 
-    def apart(self, x: Tensor, drawn: list[Drawn]) -> Iterator[tuple[int, int, Tensor]]:
-        """Each edge's operations by themselves, unscaled: (edge here, column of the mixture, (n, C, h', w'))."""
+    def apart(self, x: Tensor, drawn: list[RandomTensors]) -> Iterator[tuple[int, int, Tensor]]:
+        """Each edge's operations one by one, unscaled: (edge here, column of the mixture, (n, C, h', w'))."""
         for local in range(len(self.edges)):
             for op, pairs, (noise, mask) in zip(self.banks, self.members, drawn, strict=True):
-                assert isinstance(op, Bank)
+                assert isinstance(op, EdgeOperations)
                 for i, (where, column) in enumerate(pairs):
                     if where == local:
                         y = op.single(x, i, noise)
@@ -196,7 +197,7 @@ class RelaxedCell(nn.Module):
         by_source = [[e for e in edges if e.source == s] for s in range(inputs + nodes)]
         self.sources = [s for s, leaving in enumerate(by_source) if leaving]
         self.order = [e.row for leaving in by_source for e in leaving]
-        bundles = [EdgeBundle(by_source[s], self.width, style, skip) for s in self.sources]
+        bundles = [MixedEdges(by_source[s], self.width, style, skip) for s in self.sources]
         self.bundles, self.stride = nn.ModuleList(bundles), bundles[0].stride
         self.sizes = [len(by_source[s]) for s in self.sources]
         self.run: Callable[..., list[Tensor]] = self.body
@@ -215,13 +216,13 @@ class RelaxedCell(nn.Module):
         """Outputs of the computed nodes, each (n, C, h', w').
 
         `mix` (edges, operations, without the first `skip`), `edge_weights` and `bias` (edges,) come in `order`: by
-        source node, as the bundles are. An edge's bias is added to every entry of its mixed operations' result.
+        source node. An edge's bias is added to every entry of its mixed operations' result.
         """
         x = inputs[0]
         n, _, h, w = x.shape
         drawn = []
         for source, bundle in zip(self.sources, self.bundles, strict=True):
-            assert isinstance(bundle, EdgeBundle)
+            assert isinstance(bundle, MixedEdges)
             half = self.stride if source >= self.inputs else 1
             size = torch.Size((n, self.width, -(-h // half), -(-w // half)))
             drawn.append(bundle.draws(size, x, drop_path, skip_dropout, gen))
@@ -232,7 +233,7 @@ class RelaxedCell(nn.Module):
         inputs: list[Tensor],
         mix: Tensor,
         edge_weights: Tensor | None,
-        drawn: list[list[Drawn]],
+        drawn: list[list[RandomTensors]],
         naive: bool,
         bias: Tensor | None = None,
     ) -> list[Tensor]:
@@ -240,7 +241,7 @@ class RelaxedCell(nn.Module):
         pending: list[Tensor | None] = [None] * (self.inputs + self.nodes)
         passing: list[Tensor | None] = [None] * (self.inputs + self.nodes)
         leaving = zip(self.bundles, mix.split(self.sizes), drawn, strict=True)
-        bundles: dict[int, tuple[Any, Tensor, list[Drawn]]] = dict(zip(self.sources, leaving, strict=True))
+        bundles: dict[int, tuple[Any, Tensor, list[RandomTensors]]] = dict(zip(self.sources, leaving, strict=True))
         beta = {} if edge_weights is None else dict(zip(self.sources, edge_weights.split(self.sizes), strict=True))
         shifts = {} if bias is None else dict(zip(self.sources, bias.split(self.sizes), strict=True))
         for node in range(self.inputs + self.nodes):

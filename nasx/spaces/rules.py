@@ -6,6 +6,7 @@ A space asks when it is made; `nasx.config.space_rules` asks before a run is beg
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ from nasx.spaces.genotypes import NB201_EDGES, Cell
 
 Lists = tuple[tuple[str, ...], ...]
 
-IMAGES = (
+IMAGES = [
     "none",
     "noise",
     "max_pool_3x3",
@@ -29,8 +30,9 @@ IMAGES = (
     "maxpool3x3",
     "conv3x3-bn-relu",
     "conv1x1-bn-relu",
-)
-"""The operations of ops.py, in its order."""
+]
+"""The operations of operations.py in its order; `operations.operation` appends those of the user's own."""
+NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,60}", re.ASCII)
 TEXT = ("none", "tanh", "relu", "sigmoid", "identity")
 """Those of the recurrent space."""
 NB101 = ("maxpool3x3", "conv3x3-bn-relu", "conv1x1-bn-relu")
@@ -44,23 +46,23 @@ STACKS = 3
 
 
 def known(name: str, where: str) -> None:
-    """Whether `name` is an operation of ops.py."""
+    """Raises UserError unless `name` is a registered operation."""
     if name not in IMAGES:
-        raise UserError(f"{where}={name!r}", "no such operation", f"use one of {', '.join(IMAGES)}")
+        raise UserError(f"{where}={name!r}", "is not an operation", f"use one of {', '.join(IMAGES)}")
 
 
 def listed(names: Sequence[str], where: str, among: Sequence[str] = ()) -> None:
-    """Whether `names` are one or more different operations `among` those that there are (those of ops.py)."""
+    """Raises UserError unless `names` are one or more different operations `among` these (default: all registered)."""
     among = among or IMAGES
-    told = f"{where}=[{','.join(map(str, names))}]"
+    place = f"{where}=[{','.join(map(str, names))}]"
     if not names:
-        raise UserError(told, "a space needs operations", f"choose from {', '.join(among)}")
+        raise UserError(place, "a space needs operations", f"choose from {', '.join(among)}")
     for name in names:
         if name not in among:
-            raise UserError(told, f"no such operation: {name}", f"choose from {', '.join(among)}")
+            raise UserError(place, f"{name} is not an operation", f"choose from {', '.join(among)}")
     twice = [name for name in names if list(names).count(name) > 1]
     if twice:
-        raise UserError(told, f"{twice[0]} is listed twice", "list each operation once")
+        raise UserError(place, f"{twice[0]} is listed twice", "list each operation once")
 
 
 def choosable(names: Sequence[str], where: str) -> None:

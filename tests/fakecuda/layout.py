@@ -18,7 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from nasx.config.settings import EngineSettings
 from nasx.core.bilevel import Batch, Search, like
 from nasx.searcher.problem import RelaxedProblem, weights
-from nasx.spaces.banks import ConvNormReLU
+from nasx.spaces.edge_operations import ConvNormReLU
 
 WIDE = {"darts": ("space.layers=3", "space.channels=20")}
 """Widths at which separable convolutions are not composed."""

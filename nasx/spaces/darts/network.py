@@ -32,7 +32,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nasx.errors import UserError
-from nasx.spaces import ops
+from nasx.spaces import modules, operations
 from nasx.spaces.base import Logits, Network
 from nasx.spaces.genotypes import Cell
 
@@ -119,13 +119,15 @@ class DartsCell(nn.Module):
 
     def __init__(self, pairs: Cell, before: int, last: int, channels: int, *, reduction: bool, reduced: bool) -> None:
         super().__init__()
-        self.preprocess0 = ops.FactorizedReduce(before, channels) if reduced else ops.ReLUConvBN(before, channels)
-        self.preprocess1 = ops.ReLUConvBN(last, channels)
+        self.preprocess0 = (
+            modules.FactorizedReduce(before, channels) if reduced else modules.ReLUConvBN(before, channels)
+        )
+        self.preprocess1 = modules.ReLUConvBN(last, channels)
         self.predecessors = tuple(pred for _, pred in pairs)
         self.ops = nn.ModuleList(
-            [ops.build(name, channels, 2 if reduction and pred < 2 else 1) for name, pred in pairs]
+            [operations.build(name, channels, 2 if reduction and pred < 2 else 1) for name, pred in pairs]
         )
-        self.identity = tuple(isinstance(op, ops.Identity) for op in self.ops)
+        self.identity = tuple(operations.is_identity(op) for op in self.ops)
 
     def forward(self, before: Tensor, last: Tensor, drop_path: float, gen: torch.Generator | None) -> Tensor:
         nodes = [self.preprocess0(before), self.preprocess1(last)]

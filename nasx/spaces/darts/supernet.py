@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from nasx.core.trees import Number
-from nasx.spaces.banks import Style
 from nasx.spaces.base import Logits, Supernet, Tree
 from nasx.spaces.blocks import ConvNorm, FactorizedReduceNorm, Ordered, Sizes
+from nasx.spaces.edge_operations import Style
 from nasx.spaces.mixed_cell import Edge, RelaxedCell
 
 

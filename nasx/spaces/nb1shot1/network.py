@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nasx.errors import UserError
-from nasx.spaces import ops
+from nasx.spaces import modules, operations
 from nasx.spaces.base import Logits, Network
 from nasx.spaces.cost import no_drop_path
 
@@ -38,11 +38,14 @@ class Nb101Cell(nn.Module):
         super().__init__()
         self.matrix, self.last = cell.matrix, len(cell.matrix) - 1
         self.widths = widths(cell.matrix, c_in, c_out)
-        norm = ops.batch_norm(momentum=momentum)
+        norm = modules.batch_norm(momentum=momentum)
         fed = [v for v in range(1, self.last + 1) if cell.matrix[0][v]]
-        self.projections = nn.ModuleDict({str(v): ops.ConvBNReLU(c_in, self.widths[v], norm=norm) for v in fed})
+        self.projections = nn.ModuleDict({str(v): modules.ConvBNReLU(c_in, self.widths[v], norm=norm) for v in fed})
         self.ops = nn.ModuleList(
-            [ops.build(name, self.widths[v], momentum=momentum) for v, name in enumerate(cell.ops[1:-1], start=1)]
+            [
+                operations.build(name, self.widths[v], momentum=momentum)
+                for v, name in enumerate(cell.ops[1:-1], start=1)
+            ]
         )
 
     def forward(self, x: Tensor, gen: torch.Generator | None = None) -> Tensor:
@@ -67,7 +70,7 @@ class Nb101Network(Network):
         cell = genotype.pruned()
         if len(_reached(cell.matrix, 0)) < len(cell.matrix):
             raise UserError("genotype", "its output is not connected to its input", "choose another cell")
-        self.stem = ops.ConvBNReLU(3, channels, 3, norm=ops.batch_norm(momentum=momentum))
+        self.stem = modules.ConvBNReLU(3, channels, 3, norm=modules.batch_norm(momentum=momentum))
         self.cells = nn.ModuleList()
         before = channels
         for i in range(layers):

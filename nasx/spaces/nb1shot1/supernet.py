@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nasx.core.trees import Number
-from nasx.spaces.banks import ConvNormReLU, Style
 from nasx.spaces.base import Logits, Supernet, Tree
 from nasx.spaces.blocks import ConvNorm, Sizes
-from nasx.spaces.mixed_cell import Drawn, Edge, EdgeBundle
+from nasx.spaces.edge_operations import ConvNormReLU, Style
+from nasx.spaces.mixed_cell import Edge, MixedEdges, RandomTensors
 
 
 class Settings(Sizes, Protocol):
@@ -49,11 +49,11 @@ class ChoiceCell(nn.Module):
     def __init__(self, space: Settings, inputs: int, channels: int, style: Style) -> None:
         super().__init__()
         self.blocks = space.blocks
-        self.project = ConvNormReLU(2 * self.blocks, channels, kernel=1, style=style, inputs=inputs)
+        self.project = ConvNormReLU(2 * self.blocks, channels, 1, style, kernel=1, inputs=inputs)
         self.bundles = nn.ModuleList(
-            [EdgeBundle([Edge(b, b, b, 1, tuple(space.operations))], channels, style) for b in range(self.blocks)]
+            [MixedEdges([Edge(b, b, b, 1, tuple(space.operations))], channels, style) for b in range(self.blocks)]
         )
-        self.still: list[Drawn] = [(None, None)] * len(space.operations)  # nothing in this space is random
+        self.still: list[RandomTensors] = [(None, None)] * len(space.operations)  # nothing in this space is random
         self.run: Callable[..., Tensor] = self.body
 
     @property
@@ -111,7 +111,7 @@ class Nb1Shot1Supernet(Supernet):
         self.naive, self.inputs = naive, list(space.inputs.values())
         style = Style(tracked=space.batch_norm == "tracked", momentum=space.bn_momentum)
         c = width = space.channels
-        self.stem = ConvNormReLU(1, c, kernel=3, style=style, inputs=3)
+        self.stem = ConvNormReLU(1, c, 1, style, kernel=3, inputs=3)
         self.down = (space.cells_per_stack, 2 * space.cells_per_stack)
         self.cells = nn.ModuleList()
         for i in range(space.layers):

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nasx.spaces import ops
+from nasx.spaces import modules, operations
 from nasx.spaces.base import Logits, Network
 from nasx.spaces.cost import no_drop_path
 
@@ -22,7 +22,7 @@ class Nb201Cell(nn.Module):
 
     def __init__(self, genotype: Nb201Genotype, channels: int) -> None:
         super().__init__()
-        self.ops = nn.ModuleList([ops.build(name, channels) for name in genotype.ops])
+        self.ops = nn.ModuleList([operations.build(name, channels) for name in genotype.ops])
 
     def forward(self, x: Tensor, gen: torch.Generator | None = None) -> Tensor:
         nodes: list[Tensor] = [x]
@@ -43,7 +43,7 @@ class Nb201Network(Network):
         for stage in range(3):
             width = channels * 2**stage
             if stage:
-                self.blocks.append(ops.ResidualBlock(width // 2, width))
+                self.blocks.append(modules.ResidualBlock(width // 2, width))
             self.blocks.extend(Nb201Cell(genotype, width) for _ in range(layers))
         self.norm = nn.BatchNorm2d(4 * channels)
         self.classifier = nn.Linear(4 * channels, classes)

@@ -12,7 +12,7 @@ Source: X. Dong and Y. Yang, NAS-Bench-201, ICLR 2020, sections 2.1 and 2.2; rel
 
 Deviations
 1. Convolutions have no bias where batch norm has no affine part (one later version of the released supernet has).
-2. Residual blocks accept odd sizes (see ops.py); the benchmark's sizes are even.
+2. Residual blocks accept odd sizes (see modules.py); the benchmark's sizes are even.
 3. With `partial` = K operations see the first C / K channels; the rest passes by, unweighted (DrNAS, section 4.2; the
    PC-DARTS of Lambda-DARTS' release). With `edge_norm` a softmax over the edges of a node weighs both, as PC-DARTS does
    on its own space (eq. 3); no release has that here. It cannot change which operation of an edge is the strongest.

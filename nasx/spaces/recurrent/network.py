@@ -24,9 +24,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nasx.core.trees import Number
-from nasx.spaces.banks import Norm
 from nasx.spaces.base import Logits, Network, Supernet, Tree
 from nasx.spaces.cost import no_drop_path
+from nasx.spaces.edge_operations import Norm
 
 if TYPE_CHECKING:
     from nasx.core.regularizers import Regularizers

@@ -1,17 +1,16 @@
-"""Banks: one operation on all edges that leave a node, run once.
+"""One operation on all edges that leave a node, run once.
 
-Every edge that leaves a node applies its operations to the same tensor. A `Bank` holds one operation of E such edges
-with merged weights (E * C, ...), so relu, pooling and normalization run once and E convolutions become one. The
+Every edge that leaves a node applies its operations to the same tensor. `EdgeOperations` holds one operation of E such
+edges with merged weights (E * C, ...), so relu, pooling and normalization run once and E convolutions become one. The
 mixture weight of an edge scales the operation's last batch norm (its affine scale is free inside search cells), so
-scaling costs nothing and its gradient falls out of batch norm's backward pass.
+scaling costs nothing and batch norm's backward pass computes its gradient.
 
 Two paths give the same values: `forward` (merged) and `single` (edge i alone, as an ordinary operation over a slice
-of the merged weights). Tests compare both with plain modules.
+of the merged weights). Tests compare both with the plain modules of modules.py. operations.py registers them by name.
 
 Shapes: x (n, C, h, w); scale (E,) mixture weights; forward -> (n, E, C, h', w'). Batch norm uses batch statistics,
 without affine parameters, as in the search cells of DARTS and NAS-Bench-201; merged weights keep the fan-in, hence the
-initial distribution, of E separate convolutions. `draw` carries random tensors drawn once a pass: both paths see the
-same ones.
+initial distribution, of E separate convolutions. `draw` returns the random tensors of a pass, which both paths use.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ EPS = 1e-5  # PyTorch's batch-norm default, as in all released supernets
 
 
 class Style(NamedTuple):
-    """How a space normalizes: running statistics, affine convolutions, batch norm behind pools, its momentum."""
+    """How batch norms are made: running statistics, affine parameters, batch norm behind pools, momentum."""
 
     tracked: bool = False
     affine: bool = False
@@ -44,7 +43,7 @@ class Norm(nn.Module):
 
     def __init__(self, channels: int, *, affine: bool = False, tracked: bool = False, momentum: float = 0.1) -> None:
         super().__init__()
-        self.momentum, self.tracked, self.tracking = momentum, tracked, False
+        self.channels, self.momentum, self.tracked, self.tracking = channels, momentum, tracked, False
         self.weight: nn.Parameter | None = nn.Parameter(torch.ones(channels)) if affine else None
         self.bias: nn.Parameter | None = nn.Parameter(torch.zeros(channels)) if affine else None
         self.mean: Tensor | None
@@ -79,7 +78,7 @@ def spread(scale: Tensor, channels: int) -> Tensor:
 
 
 def shifted(x: Tensor) -> Tensor:
-    """x without its first row and column; of an odd size, with a zero row or column at the far end (as in ops.py).
+    """x without its first row and column; of an odd size, with a zero row or column at the far end (as in modules.py).
 
     Without it a map of one pixel would become an empty one, of which torch's convolution makes numbers of its own.
     """
@@ -94,17 +93,20 @@ def weight(out: int, fan: int, kernel: int) -> nn.Parameter:
     return nn.Parameter(w)
 
 
-class Bank(nn.Module):
-    """One operation on `edges` edges. Subclasses give the merged and the single-edge path."""
+class EdgeOperations(nn.Module):
+    """One operation on `edges` edges; subclasses define the merged and the single-edge path.
+
+    `stride` divides height and width, rounded up; `style` says how batch norms are made.
+    """
 
     identity = False
     """Whether the operation passes its input on unchanged (exempt from drop-path)."""
     rectifies = False
-    """Whether the operation starts with a relu, which all of a bundle's banks share."""
+    """Whether the operation starts with a relu, which all operations of a node share."""
     plain = False
-    """Whether the operation has no weights, so that its value is the same on every edge: `value(x)`, (n, C, h', w')."""
+    """Whether the operation has no weights, so that `value` computes it once for all edges."""
 
-    def __init__(self, edges: int, channels: int, stride: int) -> None:
+    def __init__(self, edges: int, channels: int, stride: int, style: Style) -> None:
         super().__init__()
         self.edges, self.channels, self.stride = edges, channels, stride
 
@@ -120,27 +122,30 @@ class Bank(nn.Module):
         """Random tensor (E first) that the operation needs for a pass over an input of this shape, if any."""
         return None
 
-    def forward(self, x: Tensor, r: Tensor, scale: Tensor, noise: Tensor | None) -> Tensor:
-        """Scaled outputs of all edges (n, E, C, h', w'); `r` = relu(x), shared by all banks."""
+    def value(self, x: Tensor) -> Tensor:
+        """The output (n, C, h', w') of an operation without weights, the same on every edge (`plain`)."""
         raise NotImplementedError
+
+    def forward(self, x: Tensor, r: Tensor, scale: Tensor, noise: Tensor | None) -> Tensor:
+        """Scaled outputs of all edges (n, E, C, h', w'); `r` = relu(x), shared by all operations.
+
+        Without a merged path of its own an operation runs edge by edge, which is slower and equal.
+        """
+        if self.plain:
+            return self.value(x).unsqueeze(1) * scale.view(1, -1, 1, 1, 1)
+        return torch.stack([self.single(x, i, noise) * share for i, share in enumerate(scale.unbind())], 1)
 
     def single(self, x: Tensor, i: int, noise: Tensor | None) -> Tensor:
         """Unscaled output of edge i, (n, C, h', w'), as an ordinary operation."""
-        raise NotImplementedError
+        return self.value(x)
 
 
-class Skip(Bank):
+class Skip(EdgeOperations):
     """Identity."""
 
     identity = plain = True
 
     def value(self, x: Tensor) -> Tensor:
-        return x
-
-    def forward(self, x: Tensor, r: Tensor, scale: Tensor, noise: Tensor | None) -> Tensor:
-        return x.unsqueeze(1) * scale.view(1, -1, 1, 1, 1)
-
-    def single(self, x: Tensor, i: int, noise: Tensor | None) -> Tensor:
         return x
 
 
@@ -152,7 +157,7 @@ def averaging(size: int, stride: int, device: torch.device, dtype: torch.dtype) 
     return (near / near.sum(1, keepdim=True)).to(device)  # copied in full: streams of several searches share it
 
 
-class Pool(Bank):
+class Pool(EdgeOperations):
     """3x3 max or average pooling (padding not counted), in DARTS' supernets followed by batch norm.
 
     Without parameters of its own it is the same on every edge, so it runs once. The average is separable, so it is
@@ -162,10 +167,10 @@ class Pool(Bank):
 
     plain = True
 
-    def __init__(self, edges: int, channels: int, stride: int, *, kind: str, norm: bool, tracked: bool) -> None:
-        super().__init__(edges, channels, stride)
+    def __init__(self, edges: int, channels: int, stride: int, style: Style, *, kind: str) -> None:
+        super().__init__(edges, channels, stride, style)
         self.kind = kind
-        self.norm = Norm(channels, tracked=tracked) if norm else None
+        self.norm = Norm(channels, tracked=style.tracked) if style.pool_norm else None
 
     def value(self, x: Tensor) -> Tensor:
         last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
@@ -182,14 +187,11 @@ class Pool(Bank):
     def normed(self, y: Tensor) -> Tensor:
         return y if self.norm is None else self.norm(y)
 
-    def forward(self, x: Tensor, r: Tensor, scale: Tensor, noise: Tensor | None) -> Tensor:
-        return self.value(x).unsqueeze(1) * scale.view(1, -1, 1, 1, 1)
-
     def single(self, x: Tensor, i: int, noise: Tensor | None) -> Tensor:
         return self.pooled(x)
 
 
-class Noise(Bank):
+class Noise(EdgeOperations):
     """RobustDARTS S4: N(0, 1) in the shape of the strided input; ignores its input and carries no gradient."""
 
     def draw(self, shape: torch.Size, like: Tensor, gen: torch.Generator | None) -> Tensor:
@@ -206,16 +208,16 @@ class Noise(Bank):
         return noise[i]
 
 
-class Conv(Bank):
+class Conv(EdgeOperations):
     """NAS-Bench-201: relu, k x k convolution, batch norm."""
 
     rectifies = True
 
-    def __init__(self, edges: int, channels: int, stride: int, *, kernel: int, tracked: bool, affine: bool) -> None:
-        super().__init__(edges, channels, stride)
+    def __init__(self, edges: int, channels: int, stride: int, style: Style, *, kernel: int) -> None:
+        super().__init__(edges, channels, stride, style)
         self.kernel = kernel
         self.weight = weight(edges * channels, channels, kernel)
-        self.norm = Norm(edges * channels, affine=affine, tracked=tracked)
+        self.norm = Norm(edges * channels, affine=style.affine, tracked=style.tracked)
 
     def forward(self, x: Tensor, r: Tensor, scale: Tensor, noise: Tensor | None) -> Tensor:
         y = F.conv2d(r, self.weight, stride=self.stride, padding=self.kernel // 2)
@@ -227,11 +229,13 @@ class Conv(Bank):
         return self.norm(y, part=part)
 
 
-class ConvNormReLU(Bank):
+class ConvNormReLU(EdgeOperations):
     """NAS-Bench-101: k x k convolution, affine batch norm, relu (so the mixture weight scales the result)."""
 
-    def __init__(self, edges: int, channels: int, *, kernel: int, style: Style, inputs: int | None = None) -> None:
-        super().__init__(edges, channels, 1)
+    def __init__(
+        self, edges: int, channels: int, stride: int, style: Style, *, kernel: int, inputs: int | None = None
+    ) -> None:
+        super().__init__(edges, channels, stride, style)
         self.kernel = kernel
         self.weight = weight(edges * channels, channels if inputs is None else inputs, kernel)
         self.norm = Norm(edges * channels, affine=True, tracked=style.tracked, momentum=style.momentum)
@@ -248,17 +252,17 @@ class ConvNormReLU(Bank):
         return F.relu(self.norm(F.conv2d(x, self.weight[part], padding=self.kernel // 2), part=part))
 
 
-class FactorizedReduce(Bank):
+class FactorizedReduce(EdgeOperations):
     """Skip at stride 2: relu, two 1x1 stride-2 convolutions to C/2 (the second one pixel on), concat, batch norm."""
 
     rectifies = True
 
-    def __init__(self, edges: int, channels: int, stride: int, *, tracked: bool) -> None:
-        super().__init__(edges, channels, stride)
+    def __init__(self, edges: int, channels: int, stride: int, style: Style) -> None:
+        super().__init__(edges, channels, stride, style)
         half = channels // 2
         self.weight1 = weight(edges * half, channels, 1)
         self.weight2 = weight(edges * half, channels, 1)
-        self.norm = Norm(edges * channels, tracked=tracked)
+        self.norm = Norm(edges * channels, tracked=style.tracked)
 
     def forward(self, x: Tensor, r: Tensor, scale: Tensor, noise: Tensor | None) -> Tensor:
         y1 = self.split(F.conv2d(r, self.weight1, stride=2))
@@ -272,7 +276,7 @@ class FactorizedReduce(Bank):
         return self.norm(torch.cat([y1, y2], 1), part=self.part(i))
 
 
-class Separable(Bank):
+class Separable(EdgeOperations):
     """`depth` blocks of relu, depthwise k x k, pointwise 1x1, batch norm: dil_conv (1 block) and sep_conv (2).
 
     Nothing nonlinear stands between depthwise and pointwise, so both are one convolution with the outer product of
@@ -285,15 +289,15 @@ class Separable(Bank):
     """Up to so many channels the composed convolution is taken (measured: 1.1 to 2.4 times at 16, slower at 32)."""
 
     def __init__(
-        self, edges: int, channels: int, stride: int, *, kernel: int, dilation: int, depth: int, tracked: bool
+        self, edges: int, channels: int, stride: int, style: Style, *, kernel: int, dilation: int, depth: int
     ) -> None:
-        super().__init__(edges, channels, stride)
+        super().__init__(edges, channels, stride, style)
         self.kernel, self.dilation, self.depth = kernel, dilation, depth
         self.pad = dilation * (kernel - 1) // 2
         wide = edges * channels
         self.depthwise = nn.ParameterList([weight(wide, 1, kernel) for _ in range(depth)])
         self.pointwise = nn.ParameterList([weight(wide, channels, 1) for _ in range(depth)])
-        self.norms = nn.ModuleList([Norm(wide, tracked=tracked) for _ in range(depth)])
+        self.norms = nn.ModuleList([Norm(wide, tracked=style.tracked) for _ in range(depth)])
 
     def composed(self, block: int) -> Tensor:
         """One dense kernel per edge, (E * C, C, k, k): pointwise[o, i] depthwise[i]."""
@@ -337,28 +341,3 @@ class Separable(Bank):
             )
             x = self.norms[block](F.conv2d(x, self.pointwise[block][part]), part=part)
         return x
-
-
-def bank(name: str, edges: int, channels: int, stride: int, style: Style) -> Bank:
-    """The bank of an operation by the name that its space uses for it."""
-    tracked = style.tracked
-    match name:
-        case "skip_connect" if stride == 1:
-            return Skip(edges, channels, stride)
-        case "skip_connect":
-            return FactorizedReduce(edges, channels, stride, tracked=tracked)
-        case "max_pool_3x3" | "maxpool3x3":
-            return Pool(edges, channels, stride, kind="max", norm=style.pool_norm, tracked=tracked)
-        case "avg_pool_3x3":
-            return Pool(edges, channels, stride, kind="avg", norm=style.pool_norm, tracked=tracked)
-        case "nor_conv_1x1" | "nor_conv_3x3":
-            return Conv(edges, channels, stride, kernel=int(name[-1]), tracked=tracked, affine=style.affine)
-        case "conv1x1-bn-relu" | "conv3x3-bn-relu":
-            return ConvNormReLU(edges, channels, kernel=int(name[4]), style=style)
-        case "sep_conv_3x3" | "sep_conv_5x5":
-            return Separable(edges, channels, stride, kernel=int(name[-1]), dilation=1, depth=2, tracked=tracked)
-        case "dil_conv_3x3" | "dil_conv_5x5":
-            return Separable(edges, channels, stride, kernel=int(name[-1]), dilation=2, depth=1, tracked=tracked)
-        case "noise":
-            return Noise(edges, channels, stride)
-    raise ValueError(f"no bank for operation {name!r}")

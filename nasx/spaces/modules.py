@@ -1,4 +1,4 @@
-"""The operations of all spaces as plain modules: `forward(x, gen=None)`, x (n, channels, h, w).
+"""The operations of nasx as plain modules of discrete networks: `forward(x, gen=None)`, x (n, channels, h, w).
 
 Compositions (all convolutions without bias; order as written):
 
@@ -18,7 +18,7 @@ Deviations
 1. `none` returns exact zeros; the released code multiplies by 0, which lets a NaN through.
 2. FactorizedReduce accepts odd sizes: the shifted copy is padded by one zero row and column at the far end, which
    changes nothing at even sizes. The released code fails there.
-3. `noise` draws from a generator that is handed in, so that one batch seed fixes a whole forward pass.
+3. `noise` draws from a generator that the caller passes, so that one batch seed fixes a whole forward pass.
 """
 
 from __future__ import annotations
@@ -30,19 +30,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nasx.spaces.rules import known
-
 Norm = Callable[[int], nn.Module]
 Generator = torch.Generator | None
 
 
 def batch_norm(*, affine: bool = True, tracked: bool = True, momentum: float = 0.1) -> Norm:
-    """A maker of batch-norm layers: channels -> layer. Not `tracked`: batch statistics in evaluation too."""
+    """Return a maker of batch norms, channels -> layer; not `tracked`: batch statistics in evaluation too."""
     return partial(nn.BatchNorm2d, affine=affine, track_running_stats=tracked, momentum=momentum)
 
 
 class Identity(nn.Module):
-    """x itself."""
+    """Return x."""
 
     def forward(self, x: Tensor, gen: Generator = None) -> Tensor:
         return x
@@ -170,43 +168,3 @@ class ResidualBlock(nn.Module):
         # an odd map loses its last row in the pooling but not in the strided convolution: pad by repetition
         pooled = self.pool(F.pad(x, (0, x.size(3) % 2, 0, x.size(2) % 2), mode="replicate"))
         return self.conv_b(self.conv_a(x)) + self.shortcut(pooled)
-
-
-def _skip(channels: int, stride: int, norm: Norm, pool_norm: Norm | None) -> nn.Module:
-    return Identity() if stride == 1 else FactorizedReduce(channels, channels, norm)
-
-
-Maker = Callable[[int, int, Norm, Norm | None], nn.Module]
-
-OPERATIONS: dict[str, Maker] = {
-    "none": lambda c, s, norm, pool_norm: Zero(s),
-    "noise": lambda c, s, norm, pool_norm: Noise(s),
-    "max_pool_3x3": lambda c, s, norm, pool_norm: Pool("max", c, s, pool_norm),
-    "avg_pool_3x3": lambda c, s, norm, pool_norm: Pool("avg", c, s, pool_norm),
-    "skip_connect": _skip,
-    "sep_conv_3x3": lambda c, s, norm, pool_norm: SepConv(c, 3, s, norm),
-    "sep_conv_5x5": lambda c, s, norm, pool_norm: SepConv(c, 5, s, norm),
-    "dil_conv_3x3": lambda c, s, norm, pool_norm: DilConv(c, 3, s, norm),
-    "dil_conv_5x5": lambda c, s, norm, pool_norm: DilConv(c, 5, s, norm),
-    "nor_conv_1x1": lambda c, s, norm, pool_norm: ReLUConvBN(c, c, 1, s, norm),
-    "nor_conv_3x3": lambda c, s, norm, pool_norm: ReLUConvBN(c, c, 3, s, norm),
-    "maxpool3x3": lambda c, s, norm, pool_norm: Pool("max", c, s),
-    "conv3x3-bn-relu": lambda c, s, norm, pool_norm: ConvBNReLU(c, c, 3, s, norm),
-    "conv1x1-bn-relu": lambda c, s, norm, pool_norm: ConvBNReLU(c, c, 1, s, norm),
-}
-
-
-def build(
-    name: str,
-    channels: int,
-    stride: int = 1,
-    *,
-    affine: bool = True,
-    tracked: bool = True,
-    momentum: float = 0.1,
-    pool_norm: bool = False,
-) -> nn.Module:
-    """The operation `name` at equal input and output width. `pool_norm`: a norm after DARTS' pools (supernets only)."""
-    known(name, "operation")
-    norm = batch_norm(affine=affine, tracked=tracked, momentum=momentum)
-    return OPERATIONS[name](channels, stride, norm, norm if pool_norm else None)
