@@ -27,7 +27,7 @@ from nasx.errors import UserError
         (["retrain", "genotype=DARTS_V2", "space=darts", "retrain.batch=100000000000"], "retrain.batch=100000000000: "),
         (
             ["search", "dataset=digits", "dataset.size=8", "search.cutout=1000"],
-            r"search.cutout=1000: is larger than the images \(8 x 8\), and may blank all of one; use at most "
+            r"search.cutout=1000: is larger than the images \(8 x 8\) and may erase a whole image; use at most "
             r"8, or 0 for",
         ),
         (

@@ -69,7 +69,7 @@ def test_sizes(tmp_path: Path) -> None:
     draw(tmp_path / "all" / "a" / "1.png", 9, 8)
     draw(tmp_path / "all" / "b" / "0.png", 12, 10)
     draw(tmp_path / "all" / "b" / "1.png", 20, 8)
-    with pytest.raises(UserError, match=r"2 of 4 images have another size than .*png \(20 x 8\).*; set dataset.size"):
+    with pytest.raises(UserError, match=r"2 of 4 images differ in size from .*png \(20 x 8\).*; set dataset.size"):
         Folder(path=str(tmp_path / "all")).load()
     assert Folder(path=str(tmp_path / "all"), size=8).load().train_x.shape == (2, 3, 8, 8)
 
@@ -91,7 +91,9 @@ def test_other_classes_in_the_test_folders_are_refused(part: str, tmp_path: Path
     """A misspelt folder would leave a class without test images, and a better number than the true one."""
     for place in ("train/a/0", "train/b/0", f"{part}/a/0", f"{part}/c/0"):
         draw(tmp_path / f"{place}.png")
-    with pytest.raises(UserError, match=rf"{part}: has other class folders than train/: it lacks b/ and has more: c/"):
+    with pytest.raises(
+        UserError, match=rf"{part}: differs from train/ in its class folders: it lacks b/ and has more: c/"
+    ):
         Folder(path=str(tmp_path)).check()
     (tmp_path / part / "c" / "0.png").unlink()
     (tmp_path / part / "c").rename(tmp_path / part / "b")
@@ -136,12 +138,12 @@ def test_npz_split_and_faults(tmp_path: Path) -> None:
         ({"z": x}, "has z; expected train_x"),
         ({"x": x / 255, "y": y}, "images are float64"),
         ({"x": x[:, :, :, None].repeat(5, 3), "y": y}, "expected 1 or 3 channels"),
-        ({"train_x": x, "train_y": y[:3], "test_x": x, "test_y": y}, "do not fit together"),
+        ({"train_x": x, "train_y": y[:3], "test_x": x, "test_y": y}, "do not match"),
         (
             {"train_x": x, "train_y": y, "test_x": x[:3], "test_y": np.array([7, 8, 5])},
-            "has test images of labels that no training image has: 5, 8; remove",
+            "has test labels without training images: 5, 8; remove",
         ),
-        ({"x": x, "y": np.arange(10)}, "has 1 image of label 0, and a part of each class becomes"),
+        ({"x": x, "y": np.arange(10)}, "has 1 image of label 0, but the test set is cut"),
         ({"x": np.array([{}], dtype=object), "y": y}, "is not a readable .npz"),
     ):
         np.savez(file, **arrays)
@@ -175,7 +177,7 @@ def test_a_channel_that_is_constant_is_named_and_does_no_harm(tmp_path: Path, mo
     images = source.load()
     assert images.std[2] == 1.0
     assert min(images.std[:2]) > 0
-    assert said == ["dataset=folder: channel 2 of the training images is constant; its std of 0 counts as 1"]
+    assert said == ["dataset=folder: channel 2 of the training images is constant; its std of 0 is replaced by 1"]
     batch = next(source.open("cpu").ordered("test", batch=2))
     assert torch.isfinite(batch.x).all()
     assert (batch.x[:, 2] == 0).all()

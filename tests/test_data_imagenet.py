@@ -195,7 +195,7 @@ def test_missing_parts_and_classes(here: Path, tmp_path: Path) -> None:
     (here / "val" / "other").mkdir()
     with pytest.raises(
         UserError,
-        match=rf"val: has other class folders than train/: it lacks {CLASSES[1]}/ and "
+        match=rf"val: differs from train/ in its class folders: it lacks {CLASSES[1]}/ and "
         r"has more: other/; sort its images",
     ):
         ImageNet().check()
@@ -214,7 +214,7 @@ def test_missing_parts_and_classes(here: Path, tmp_path: Path) -> None:
     ("settings", "message"),
     [
         ({"size": 300}, "dataset.size=300, dataset.resize=256"),
-        ({"scale": (0.5, 0.2)}, "are no ranges"),
+        ({"scale": (0.5, 0.2)}, "are not ranges"),
         ({"jitter": (0.1, 0.1, 0.1, 0.7)}, "is out of range"),
         ({"fraction": 1.5}, "dataset.fraction=1.5"),
         ({"std": (0.0, 1.0, 1.0)}, "dataset.std"),
@@ -241,7 +241,7 @@ def test_a_damaged_image_is_named(here: Path, workers: int) -> None:
 
 def test_a_worker_that_dies_is_told(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decoded.Views, "__getitem__", lambda self, keys: os.kill(os.getpid(), signal.SIGKILL))
-    with pytest.raises(UserError, match=r"workers=1: one of them has ended .*; lower workers"):
+    with pytest.raises(UserError, match=r"workers=1: a worker process died .*; lower workers"):
         batches(ImageNet(**SMALL).open("cpu", workers=1), 1)
 
 

@@ -196,9 +196,9 @@ def test_a_download_needs_a_folder_to_write_to(here: Path, monkeypatch: pytest.M
     (here / "file").write_text("in the way")
     monkeypatch.setenv("NASX_DATA", str(here / "file" / "data"))
     for kind in (Cifar10, Svhn):
-        with pytest.raises(UserError, match=r"file cannot be written.*dataset=digits"):
+        with pytest.raises(UserError, match=r"file is not writable.*dataset=digits"):
             kind().check()
-        with pytest.raises(UserError, match=r"dataset.path=.*typo: does not exist; correct it, or make"):
+        with pytest.raises(UserError, match=r"dataset.path=.*typo: does not exist; correct it, or create"):
             kind(path=str(here / "typo")).check()
     assert not (here / "typo").exists()
 
@@ -386,7 +386,7 @@ def test_faulty_settings_are_named_together() -> None:
         assert part in str(caught.value)
     with pytest.raises(UserError, match="has 1 values for 3 channels"):
         Digits(mean=(0.5,), std=(1.0,)).load()
-    with pytest.raises(UserError, match=r"dataset.split=file: no file is named"):
+    with pytest.raises(UserError, match=r"dataset.split=file: split_file is not set"):
         Digits(split="file").check()
 
 

@@ -156,7 +156,7 @@ def test_names_outside_of_utf8_are_read(tmp_path: Path) -> None:
         ),
         (
             ["part1/a/1.png", "part1/b/1.png", "part2/a/1.png", "part2/b/1.png"],
-            "all hold the same sub-folders .*name the folder whose sub-folders are the classes",
+            "all hold the same sub-folders .*use the folder whose sub-folders are the classes",
         ),
         (
             ["train/a/1.png", "train/b/1.png", "heldout/a/1.png", "heldout/b/1.png"],
@@ -175,16 +175,16 @@ def test_names_outside_of_utf8_are_read(tmp_path: Path) -> None:
             ["train/1.png", "train/2.png", "test/1.png", "labels.csv"],
             "has test/, train/, which are not classes: they hold",
         ),
-        (["pets/a/1.png", "pets/b/1.png"], "has 1 class folders, expected at least 2; name the folder inside it: data"),
+        (["pets/a/1.png", "pets/b/1.png"], "has 1 class folders, expected at least 2; use the folder inside it: data"),
         (
             ["train/a/1.png", "train/b/1.png", "val/a/1.png", "val/A/1.png"],
-            "val: has other class folders than train/: it lacks b/ and has more: A/",
+            "val: differs from train/ in its class folders: it lacks b/ and has more: A/",
         ),
         (
             ["train/a/1.png", "train/b/1.png", "test/a/1.png", "test/b/1.png", "val/a/1.png"],
-            "val: has other class folders than train/: it lacks b/",
+            "val: differs from train/ in its class folders: it lacks b/",
         ),
-        (["a/1.png", "b/1.txt", "c/1.png", "c/2.png"], r"/a: has 1 image, and .*\n.*/b: has no images \(.png, "),
+        (["a/1.png", "b/1.txt", "c/1.png", "c/2.png"], r"/a: has 1 image, but .*\n.*/b: has no images \(.png, "),
         (["train/a/1.png", "train/b/1.png", "val/a/1.txt", "val/b/1.png"], "val/a: has no images"),
     ],
 )
@@ -253,5 +253,5 @@ def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pyte
         return real(path)  # type: ignore[call-overload]
 
     monkeypatch.setattr(os, "scandir", closed)
-    with pytest.raises(UserError, match=r"/b: cannot be read \(Permission denied\); give this user the right"):
+    with pytest.raises(UserError, match=r"/b: cannot be read \(Permission denied\); give this user permission"):
         listed(tmp_path)

@@ -69,8 +69,8 @@ def test_every_layout_is_the_same_in_memory_and_from_the_disk(layout: str, tmp_p
     tail = said[0].partition("; ")[2]
     assert said[0].startswith(f"{root}: 3 classes, {len(images.train_y)} + {len(images.test_y)} images, {how}; ")
     assert tail == (
-        "9 turned upright (EXIF), 9 scaled from 16 to 8 bits, 3 scaled from 0..1 to 8 bits, 18 with "
-        "transparency put on white, 3 converted from CMYK or another colour space"
+        "9 turned upright (EXIF), 9 scaled from 16 to 8 bits, 3 scaled from 0..1 to 8 bits, 18 "
+        "composited on white, 3 converted from CMYK or another colour space"
     )
     assert said == [said[0], said[0]]  # photos log the same
 
@@ -97,9 +97,9 @@ def test_bad_files_are_named_at_once_and_a_retry_decodes_only_what_is_new(
         "train/cat/truncated.jpg (",
         "val/großer hund/truncated.png (",
         "train/cat/empty.png (an empty file)",
-        "train/cat/gone.png (a link to nothing)",
-        "; repair or remove them and give the same command again",
-        "train/zebra/a page.jpg (not an image, or of an unknown format)",
+        "train/cat/gone.png (a broken link)",
+        "; repair or remove them and run the same command again",
+        "train/zebra/a page.jpg (not an image, or an unknown format)",
     ):
         assert part in text, text
     assert len(seen) == len(shown) + 5
@@ -136,8 +136,8 @@ def test_sizes_and_unreadable_files_are_named_together(tmp_path: Path) -> None:
     write(tmp_path / "train" / "cat" / "empty.png", b"")
     with pytest.raises(
         UserError,
-        match=r"(?s)1 of \d+ images cannot be read: .*empty.png.*\n.*: 12 of \d+ images have "
-        r"another size than 14 x 11: .*\(11 x 14\).*set dataset.size",
+        match=r"(?s)1 of \d+ images cannot be read: .*empty.png.*\n.*: 12 of \d+ images "
+        r"differ in size from 14 x 11: .*\(11 x 14\).*set dataset.size",
     ):
         Folder(path=str(tmp_path)).load()
 

@@ -71,9 +71,9 @@ def test_the_official_file_of_nas_bench_201(tmp_path: Path) -> None:
         ("[]", "is not a split file"),
         ('{"train": ["int", ["0"]]}', "KeyError: 'valid'"),
         ('{"train": ["int", ["a"]], "valid": ["int", ["1"]]}', "is not a split file"),
-        ('{"train": ["int", ["0", "1"]], "valid": ["int", ["1"]]}', "names an image twice"),
-        ('{"train": ["int", ["0"]], "valid": ["int", ["8"]]}', "names image 8, but the set has 8"),
-        ('{"train": ["int", ["-1"]], "valid": ["int", ["1"]]}', "names image -1"),
+        ('{"train": ["int", ["0", "1"]], "valid": ["int", ["1"]]}', "contains an image twice"),
+        ('{"train": ["int", ["0"]], "valid": ["int", ["8"]]}', "contains image 8, but the set has 8"),
+        ('{"train": ["int", ["-1"]], "valid": ["int", ["1"]]}', "contains image -1"),
         ('{"train": ["int", ["0"]], "valid": ["int", []]}', "has an empty part"),
     ],
 )

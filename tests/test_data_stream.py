@@ -97,7 +97,7 @@ def test_a_batch_that_is_larger_than_the_set_is_told(monkeypatch: pytest.MonkeyP
         order = Order(np.arange(23), batch=24, seed=0, name=name)
         assert len(set(order.items(0, torch.Generator()).tolist())) == 23
         assert told.pop() == (
-            f"{group}.batch=24: only 23 images are drawn from, so that a batch holds some of them more than once"
+            f"{group}.batch=24: larger than the set of 23 images, so a batch contains some of them more than once"
         )
 
 

@@ -60,7 +60,7 @@ def test_missing_files_are_told_with_places_and_remedy(tmp_path: Path, monkeypat
         Ptb().check()
 
 
-@pytest.mark.parametrize(("content", "fault"), [(b"", "is empty"), (b"caf\xe9\n", "no text in UTF-8")])
+@pytest.mark.parametrize(("content", "fault"), [(b"", "is empty"), (b"caf\xe9\n", "not UTF-8 text")])
 def test_damaged_files_are_told(tmp_path: Path, content: bytes, fault: str) -> None:
     (files(tmp_path) / "train.txt").write_bytes(content)
     with pytest.raises(UserError, match=fault):

@@ -1,6 +1,6 @@
 """Random crop, flip, normalization and cutout of a whole batch, on the device that holds the images.
 
-For each image, with draws of its own:
+Drawn independently for each image:
 
     crop      pad `pad` black pixels on every side, take the h x w window at (top, left), both uniform on 0..2 pad
     flip      mirror left to right with probability 1/2
@@ -28,7 +28,7 @@ DRAWS = 5
 
 
 class Cropped(Protocol):
-    """The settings of a data set component that augmentation needs."""
+    """Data set settings that the augmentation reads."""
 
     @property
     def pad(self) -> int: ...
@@ -37,7 +37,7 @@ class Cropped(Protocol):
 
 
 class Normalized(Protocol):
-    """Mean and std per channel, as an Images has."""
+    """Mean and std per channel on the scale [0, 1]."""
 
     @property
     def mean(self) -> tuple[float, ...]: ...
@@ -67,7 +67,7 @@ class Augment:
         channels_last: bool = False,
         dtype: torch.dtype = torch.float32,
     ) -> Augment:
-        """The training transform of a data set."""
+        """Return the training transform of a data set."""
         return cls(
             pad=component.pad,
             flip=component.flip,
@@ -79,13 +79,15 @@ class Augment:
         )
 
     def draws(self, n: int, height: int, width: int, gen: torch.Generator) -> Tensor:
-        """What is random for n images, (DRAWS, n) on the CPU. The same numbers are drawn whatever is switched on,
-        so switching the cutout on does not move the crops."""
+        """Draw the random numbers of n images, int64 (DRAWS, n) on the CPU.
+
+        The numbers do not depend on the settings: switching the cutout on leaves the crops unchanged.
+        """
         limits = (2 * self.pad + 1, 2 * self.pad + 1, 2, height, width)
         return torch.stack([torch.randint(limit, (n,), generator=gen) for limit in limits])
 
     def apply(self, x: Tensor, draws: Tensor) -> Tensor:
-        """The transformed images (n, c, h, w) of uint8 `x`; `draws` on the same device. No host synchronization."""
+        """Transform uint8 images (n, c, h, w) by `draws`, on the same device and without host synchronization."""
         n, c, height, width = x.shape
         down, right = torch.arange(height, device=x.device), torch.arange(width, device=x.device)
         if self.pad or self.flip:
@@ -109,7 +111,7 @@ class Augment:
         return out
 
     def plain(self, x: Tensor) -> Tensor:
-        """Normalization alone, for evaluation: a new tensor of `dtype`."""
+        """Normalize without augmentation, into a new tensor of `dtype`."""
         layout = torch.channels_last if self.channels_last else torch.contiguous_format
         mean, std = _column(self.mean, x.device, self.dtype), _column(self.std, x.device, self.dtype)
         out = torch.empty(x.shape, dtype=self.dtype, device=x.device, memory_format=layout)
@@ -120,7 +122,7 @@ _columns: dict[tuple[tuple[float, ...], torch.device, torch.dtype], Tensor] = {}
 
 
 def _column(values: tuple[float, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Values per channel as (c, 1, 1) on the device; kept, because making them there would wait for the device."""
+    """Values per channel as (c, 1, 1) on the device, cached because copying them there synchronizes with it."""
     key = (tuple(values), device, dtype)
     if key not in _columns:
         _columns[key] = torch.tensor(values, dtype=dtype, device=device).view(-1, 1, 1)

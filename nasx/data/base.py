@@ -1,4 +1,4 @@
-"""Types of data sets, and the folder in which they lie."""
+"""Data set types and the folder that holds the data sets."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ OFFLINE = "offline: use dataset=digits"
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Images:
-    """A whole set: images uint8 (n, c, h, w), labels int64 (n,), mean and std per channel on the scale [0, 1]."""
+    """An image data set: images uint8 (n, c, h, w), labels int64 (n,), mean and std per channel on the scale [0, 1]."""
 
     train_x: np.ndarray
     train_y: np.ndarray
@@ -28,7 +28,7 @@ class Images:
     name: str
 
     def described(self) -> dict[str, list[Any]]:
-        """What a record keeps of a set: names of the classes, statistics, shape of an image."""
+        """Return the entries for result.json: class names, statistics, shape of an image."""
         return {
             "classes": list(self.classes),
             "mean": list(self.mean),
@@ -38,7 +38,7 @@ class Images:
 
 
 def data_root(path: str | None = None) -> Path:
-    """Where data sets lie: `path`, else NASX_DATA, else nasx in the XDG cache."""
+    """Return the folder of the data sets: `path`, else NASX_DATA, else nasx in the XDG cache."""
     chosen = path or os.environ.get("NASX_DATA")
     if chosen:
         return Path(chosen).expanduser()
@@ -46,7 +46,7 @@ def data_root(path: str | None = None) -> Path:
 
 
 def statistics(x: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation per channel of uint8 (n, c, h, w), on the scale [0, 1]; exact, by counting."""
+    """Return mean and standard deviation per channel of uint8 (n, c, h, w), on the scale [0, 1], from exact counts."""
     levels = np.arange(256) / 255
     counts = np.stack([np.bincount(x[:, c].ravel(), minlength=256) for c in range(x.shape[1])])
     share = counts / counts.sum(1, keepdims=True)
@@ -56,19 +56,19 @@ def statistics(x: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
 
 
 def absent(name: str, path: str | None, looked: list[Path], expected: str, remedy: str) -> UserError:
-    """The error for files of the set `name` that are nowhere."""
+    """Return the error for a data set `name` whose files were not found."""
     places = ", ".join(map(str, looked))
     origin = "dataset.path" if path else "NASX_DATA" if os.environ.get("NASX_DATA") else "the default folder"
     return UserError(
         f"dataset={name}",
         f"no files found; looked at {places} ({origin}); expected {expected}",
-        f"{remedy}, or name the folder that has them by NASX_DATA or dataset.path; {OFFLINE}",
+        f"{remedy}, or set NASX_DATA or dataset.path to their folder; {OFFLINE}",
     )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Text:
-    """Word numbers int64 (n,) of each part, and the words."""
+    """A text data set: word indices int64 (n,) of each part, and the vocabulary."""
 
     train: np.ndarray
     valid: np.ndarray
@@ -76,5 +76,5 @@ class Text:
     words: tuple[str, ...]
 
     def described(self) -> dict[str, Any]:
-        """What a record keeps of a text: how many words each part has, and how many the vocabulary."""
+        """Return the entries for result.json: sizes of the vocabulary and of each part, in words."""
         return {"words": len(self.words), **{name: len(getattr(self, name)) for name in ("train", "valid", "test")}}

@@ -1,9 +1,9 @@
-"""Upper bounds of settings by the size of an image and the memory of this machine. Torch-free.
+"""Upper bounds of settings, from the image size and the memory of this machine. Torch-free.
 
-dataset.pad     below the shorter side: every random crop holds at least one row and column of its image
-cutout          at most the shorter side: beyond it some cutouts blank the whole image wherever they are centred
-batch           its images as float32 take at most half of the memory (activations and gradients come on top)
-images          those that are held in memory take at most half of it
+dataset.pad     below the shorter side: every random crop contains at least one row and column of its image
+cutout          at most the shorter side: a larger cutout can erase the whole image
+batch           its images as float32 take at most half of the memory (activations and gradients are extra)
+images          a data set held in memory takes at most half of it
 """
 
 from __future__ import annotations
@@ -16,44 +16,44 @@ from nasx.errors import UserError
 
 
 def memory() -> int:
-    """This machine's, in bytes."""
+    """Return the physical memory of this machine, in bytes."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def faults(
     shape: Sequence[int], group: str = "", *, pad: int = 0, cutout: int = 0, batch: int = 0
 ) -> Iterator[UserError]:
-    """What is too large for images of this shape (c, h, w); `group` (search, retrain) names cutout and batch."""
+    """Yield an error for each setting too large for images (c, h, w); `group` (search, retrain) prefixes the names."""
     height, width = shape[1:]
     side, place, size = min(height, width), f"{group}." if group else "", f"{width} x {height}"
     if pad >= side:
         yield UserError(
             f"dataset.pad={pad}",
-            f"is not below the side of the images ({size}): a random crop may hold nothing of its image",
+            f"is not below the side of the images ({size}): a random crop may contain only padding",
             f"use at most {side - 1}, or 0 for no crop",
         )
     if cutout > side:
         yield UserError(
             f"{place}cutout={cutout}",
-            f"is larger than the images ({size}), and may blank all of one",
+            f"is larger than the images ({size}) and may erase a whole image",
             f"use at most {side}, or 0 for none",
         )
     if (needed := 4 * batch * math.prod(shape)) > memory() // 2:
         yield UserError(
             f"{place}batch={batch}",
             _too_much(batch, size, needed),
-            f"use at most {memory() // 8 // math.prod(shape):,} (less is left by the network), or lower dataset.size",
+            f"use at most {memory() // 8 // math.prod(shape):,} (fewer, with the network), or lower dataset.size",
         )
 
 
 def check(shape: Sequence[int], group: str = "", *, pad: int = 0, cutout: int = 0, batch: int = 0) -> None:
-    """Raise one UserError with what is too large for images of this shape (c, h, w)."""
+    """Raise one UserError for all settings that are too large for images of shape (c, h, w)."""
     if found := list(faults(shape, group, pad=pad, cutout=cutout, batch=batch)):
         raise UserError.join(found)
 
 
 def held(name: str, count: int, height: int, width: int, remedy: str = "lower dataset.size") -> None:
-    """Raise UserError where so many images of three channels do not fit into memory."""
+    """Raise UserError unless `count` images of three channels fit into half of the memory."""
     if (needed := 3 * count * height * width) > memory() // 2:
         raise UserError(f"dataset={name}", _too_much(count, f"{width} x {height}", needed), remedy)
 

@@ -1,9 +1,9 @@
-"""Decode an image file to RGB with 8 bits, by the same rules in memory (folder.py) and from the disk (decoded.py).
+"""Decode an image file to 8-bit RGB, by the same rules in memory (folder.py) and from disk (decoded.py).
 
-    orientation     as the camera noted it (EXIF)
+    orientation     applied from EXIF
     16-bit grey     value / 257, rounded: 0 -> 0, 8000 -> 31, 50000 -> 195, 65535 -> 255
     floating point  255 value, rounded; values outside 0..1 are refused, since their scale is unknown
-    transparency    composited on white, whether it is a channel or a transparent colour
+    transparency    composited on white, for an alpha channel and for a transparent colour
     CMYK, YCbCr, HSV, palettes, 1 bit      converted to RGB as PIL converts them; colour profiles are not applied
     several frames (GIF, TIFF, WebP)       the first
     32-bit integers, LAB                   refused: their range or conversion is unknown
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 VERSION = 1
-"""Counts the changes of these rules: decoded images that are kept under another number are decoded again."""
+"""Version of these rules: images cached under another version are decoded again."""
 ORIENTATION = 0x0112
-"""The EXIF tag of how the camera was held; 1: upright."""
+"""The EXIF orientation tag; 1: upright."""
 
 DAMAGES = (
     OSError,
@@ -50,11 +50,11 @@ DAMAGES = (
     struct.error,
     zlib.error,
 )
-"""How PIL's readers can fail at a damaged file."""
+"""Exceptions that PIL's readers raise on a damaged file."""
 
 
 class Odd(IntFlag):
-    """What had to be done to an image that is not plain RGB or grey with 8 bits."""
+    """Conversions of an image that is not plain RGB or grey with 8 bits."""
 
     TURNED = 1
     DEEP = 2
@@ -68,35 +68,35 @@ DONE = {
     Odd.TURNED: "turned upright (EXIF)",
     Odd.DEEP: "scaled from 16 to 8 bits",
     Odd.FLOATING: "scaled from 0..1 to 8 bits",
-    Odd.TRANSPARENT: "with transparency put on white",
+    Odd.TRANSPARENT: "composited on white",
     Odd.CONVERTED: "converted from CMYK or another colour space",
     Odd.FRAMES: "cut to the first of several frames",
 }
 
 
 class UnreadableError(Exception):
-    """An image that cannot be decoded; its text is the reason, as it stands in parentheses behind the file's name."""
+    """An image that cannot be decoded; the message is the reason, printed in parentheses after the file name."""
 
 
 def rgb(path: Path) -> tuple[Image, Odd]:
-    """The image in a file, of mode RGB, and what was done to it. Raises UnreadableError."""
+    """Read an image file as mode RGB; return it with its conversions. Raises UnreadableError."""
     return decoded(raw(path))
 
 
 def raw(path: Path) -> bytes:
-    """The bytes of an image file. Raises UnreadableError."""
+    """Return the bytes of an image file. Raises UnreadableError."""
     try:
         content = path.read_bytes()
     except OSError as error:
         link = path.is_symlink() and not path.exists()
-        raise UnreadableError("a link to nothing" if link else error.strerror or str(error)) from error
+        raise UnreadableError("a broken link" if link else error.strerror or str(error)) from error
     if not content:
         raise UnreadableError("an empty file")
     return content
 
 
 def plain_jpeg(content: bytes) -> bool:
-    """Whether the bytes of a file are an upright JPEG in RGB or grey, which all JPEG decoders show in the same way."""
+    """Whether the bytes are an upright JPEG in RGB or grey, which all JPEG decoders decode identically."""
     from PIL import Image
 
     if not content.startswith(b"\xff\xd8"):
@@ -109,14 +109,14 @@ def plain_jpeg(content: bytes) -> bool:
 
 
 def decoded(content: bytes) -> tuple[Image, Odd]:
-    """The image in the bytes of a file, of mode RGB, and what was done to it. Raises UnreadableError."""
+    """Decode the bytes of an image file to mode RGB; return it with its conversions. Raises UnreadableError."""
     from PIL import Image, UnidentifiedImageError
 
     try:
         with Image.open(BytesIO(content)) as image:
             return _upright(image)
     except UnidentifiedImageError as error:
-        raise UnreadableError("not an image, or of an unknown format") from error
+        raise UnreadableError("not an image, or an unknown format") from error
     except (*DAMAGES, Image.DecompressionBombError) as error:
         raise UnreadableError(str(error) or type(error).__name__) from error
 
@@ -126,17 +126,17 @@ def _upright(image: Image) -> tuple[Image, Odd]:
 
     odd = Odd(0)
     if re.search(r";16[BLNS]", str(getattr(image, "tile", ""))):  # before getexif, which reads a whole PNG
-        odd |= Odd.DEEP  # colours: PIL cuts them to 8 bits
+        odd |= Odd.DEEP  # PIL cuts 16-bit colours to 8 bits
     if image.getexif().get(ORIENTATION, 1) in range(2, 9):
         odd |= Odd.TURNED
-    if getattr(image, "is_animated", False) and image.format != "MPO":  # a camera's photo with a preview behind it
+    if getattr(image, "is_animated", False) and image.format != "MPO":  # MPO: a photo followed by its preview
         odd |= Odd.FRAMES
     found, more = _converted(ImageOps.exif_transpose(image), image.format)
     return found, odd | more
 
 
 def _converted(image: Image, kind: str | None) -> tuple[Image, Odd]:
-    """An upright image of any mode, read from a file of this kind, as RGB."""
+    """Convert an upright image of any mode, read from a file of format `kind`, to RGB."""
     from PIL import Image as images
 
     mode = image.mode
@@ -154,7 +154,7 @@ def _converted(image: Image, kind: str | None) -> tuple[Image, Odd]:
 
 
 def _scaled(image: Image, kind: str | None) -> tuple[Image, Odd]:
-    """Grey with more than 8 bits as RGB."""
+    """Convert grey with more than 8 bits to RGB."""
     from PIL import Image as images
 
     values, odd = np.asarray(image).astype(np.float64), Odd.DEEP
@@ -173,7 +173,7 @@ def _scaled(image: Image, kind: str | None) -> tuple[Image, Odd]:
 
 
 def summary(odd: Iterable[int]) -> str:
-    """What was done to how many images: '2 scaled from 16 to 8 bits, 1 turned upright (EXIF)'; empty for none."""
+    """Count the conversions: '2 scaled from 16 to 8 bits, 1 turned upright (EXIF)'; empty for none."""
     counts = Counter(int(flags) for flags in odd)
     totals = {flag: sum(n for flags, n in counts.items() if flags & flag) for flag in DONE}
     return ", ".join(f"{n:,} {DONE[flag]}" for flag, n in totals.items() if n)

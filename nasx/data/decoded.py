@@ -1,18 +1,18 @@
-"""Batches of images that are decoded from a disk as they are needed.
+"""Batches of images decoded from disk on demand.
 
-Which images a batch holds, and how each is cropped, mirrored and coloured, is drawn from (seed, batch, place in the
-batch), by the same rules as for images in memory (stream.py). So batches are the same for any number of worker
-processes, for any number of training processes, and after any resume. Workers decode some batches ahead, in pieces of
-`PIECE` images; a batch goes to the device as bytes and is normalized there.
+The images of a batch, their crops, flips and colour jitter are functions of (seed, batch, position in the batch), by
+the same rules as for images in memory (stream.py). Batches are therefore the same for any number of workers, for any
+number of training processes, and after a resume. Workers decode batches ahead, in chunks of `PIECE` images; a batch
+moves to the device as bytes and is normalized there.
 
-An upright JPEG in RGB or grey is decoded by torchcodec where it is installed (the extra imagenet), faster than
-PIL and with the same bits; everything else, and everything that torchcodec refuses, by PIL (decode.py). A damaged image
-ends the run with its name.
+Upright JPEGs in RGB or grey are decoded by torchcodec if it is installed (the extra imagenet), faster than PIL and
+with the same bits; all other images, and those that torchcodec rejects, by PIL (decode.py). A damaged image ends the
+run with an error that names it.
 
 Deviations
 1. Released codes transform PIL images; here torchvision's transforms work on tensors: resizing and hue differ from
    PIL's by rounding.
-2. The orientation that a camera has noted in an image is followed; released codes ignore it.
+2. The EXIF orientation is applied; released codes ignore it.
 
 Shapes: images uint8 (n, 3, size, size) before normalization.
 """
@@ -46,18 +46,18 @@ if TYPE_CHECKING:
     from nasx.data.listing import Files
 
 PIECE = 32
-"""Images that a worker decodes at once: few enough that the batches ahead fit into memory, whatever their size."""
+"""Images that a worker decodes at once, few enough that prefetched batches of any size fit into memory."""
 Key = tuple[int, int | None]
-"""An image of a part, and the seed of its crop; None for the view of evaluation."""
+"""The index of an image in its part, and the seed of its crop; None for evaluation."""
 
 
 # -------------------------------------------------------------------------------------------------------- images
 def pixels(path: Path) -> Tensor:
-    """The image in a file, uint8 (3, h, w), by the rules of decode.py. Raises UserError where it cannot be read."""
+    """Read an image file as uint8 (3, h, w) by the rules of decode.py. Raises UserError if it cannot be read."""
     try:
         raw = decode.raw(path)
         if decode.plain_jpeg(raw):
-            with contextlib.suppress(ImportError, RuntimeError, ValueError):  # PIL has the last word
+            with contextlib.suppress(ImportError, RuntimeError, ValueError):  # fall back to PIL
                 from torchcodec.decoders import decode_jpeg
 
                 decoded: Any = decode_jpeg(raw, mode="RGB")  # a list only for a list of sources
@@ -73,7 +73,7 @@ def pixels(path: Path) -> Tensor:
 
 
 class Settings(Split, Protocol):
-    """What a set of decoded images reads of its component."""
+    """Data set settings that the decoded images read."""
 
     @property
     def size(self) -> int: ...
@@ -96,7 +96,7 @@ class Settings(Split, Protocol):
 
 
 class Views(Dataset[Any]):
-    """Pieces of a part as a worker makes them: a list of keys -> uint8 (k, 3, size, size), or the fault as a value."""
+    """The data set of a worker: a list of k keys -> uint8 (k, 3, size, size), or a UserError returned as a value."""
 
     def __init__(self, component: Settings, files: Files) -> None:
         self.files = files
@@ -113,11 +113,11 @@ class Views(Dataset[Any]):
     def __getitem__(self, keys: Sequence[Key]) -> Tensor | UserError:
         try:
             return torch.stack([self.view(*key) for key in keys])
-        except UserError as fault:  # an exception would lose its type on the way from a worker
+        except UserError as fault:  # DataLoader would change the type of a raised one
             return fault
 
     def view(self, item: int, seed: int | None) -> Tensor:
-        """One image as training (with a seed) or evaluation sees it."""
+        """Return one image, uint8 (3, size, size), transformed for training (with a seed) or for evaluation."""
         image = pixels(self.files.folder / os.fsdecode(self.files.names[item]))
         if seed is None:
             return self.plain(image)
@@ -127,13 +127,13 @@ class Views(Dataset[Any]):
 
 
 def pieces(keys: Sequence[Key]) -> Iterator[Sequence[Key]]:
-    """The keys of a batch in pieces."""
+    """Split the keys of a batch into chunks of `PIECE`."""
     return (keys[i : i + PIECE] for i in range(0, len(keys), PIECE))
 
 
 # ------------------------------------------------------------------------------------------------------- batches
 class Decoded:
-    """An opened set (see `Opened`) whose images lie on a disk."""
+    """A data set (see `Opened`) whose images are on disk."""
 
     carries = False
 
@@ -158,7 +158,7 @@ class Decoded:
         )
 
     def described(self) -> dict[str, list[Any]]:
-        """What a record keeps of the set; see `Opened`."""
+        """Return the entries for result.json; see `Opened`."""
         return {
             "classes": list(self.classes),
             "mean": list(self.component.mean),
@@ -167,13 +167,13 @@ class Decoded:
         }
 
     def split(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """Images for the weights and for the architecture; see `Opened`."""
+        """Return the image indices for weights and architecture; see `Opened`."""
         return splits(self, self.component, seed)
 
     def stream(
         self, name: str, index: np.ndarray | None = None, *, batch: int, seed: int, rows: Tensor | None = None
     ) -> DecodedStream:
-        """Batches of training images; see `Opened`."""
+        """Return a stream of training batches; see `Opened`."""
         bounds.check(self.shape, group_of(name), batch=batch)
         return DecodedStream(
             self,
@@ -184,7 +184,7 @@ class Decoded:
     def ordered(
         self, part: Part, index: np.ndarray | None = None, *, batch: int, first: int = 0, step: int = 1
     ) -> Iterator[Batch]:
-        """Images of a part in order; see `Opened`."""
+        """Yield the images of a part in order; see `Opened`."""
         labels = self.parts[part].files.labels
         items = np.arange(len(labels)) if index is None else np.asarray(index)
         wanted = [(i, items[i * batch : (i + 1) * batch]) for i in range(first, -(-len(items) // batch), step)]
@@ -196,7 +196,7 @@ class Decoded:
             )
 
     def load(self, part: Part, batches: Iterator[list[Key]]) -> Iterator[Tensor | UserError]:
-        """The pieces of these batches, in order, decoded ahead by the workers. Raises UserError where one dies."""
+        """Yield the chunks of `batches` in order, prefetched by the workers. Raises UserError if a worker dies."""
         keys = (piece for batch in batches for piece in pieces(batch))
         loader = DataLoader(
             self.parts[part],
@@ -206,7 +206,7 @@ class Decoded:
             pin_memory=self.device.type == "cuda",
             worker_init_fn=quiet if self.workers else None,
             generator=torch.Generator(),
-        )  # else it would draw from torch's own
+        )  # the default would draw from torch's global generator
         found = iter(loader)
         LOADING.add(found)
         try:
@@ -216,20 +216,19 @@ class Decoded:
                 raise
             raise UserError(
                 f"workers={self.workers}",
-                f"one of them has ended ({str(error).splitlines()[0]})",
-                "lower workers, or give the machine more memory (of containers: more /dev/shm); the same "
-                "command resumes",
+                f"a worker process died ({str(error).splitlines()[0]})",
+                "lower workers, or give the machine more memory (a container: more /dev/shm); the same command resumes",
             ) from error
         finally:
             shut(found)
 
     def joined(self, found: Iterator[Tensor | UserError], count: int) -> Tensor:
-        """The next `count` images on the device. Raises the UserError of a damaged one."""
+        """Return the next `count` images on the device. Raises the UserError of a damaged image."""
         parts: list[Tensor] = []
         while sum(map(len, parts)) < count:
             piece = next(found)
             if isinstance(piece, UserError):
-                # another one: an error whose own frame names it is a circle, with the workers in it (see __next__)
+                # a new one: an error referenced by its own frame is a reference cycle that holds the workers
                 raise UserError(piece.where, piece.fault, piece.remedy)
             parts.append(piece.to(self.device, non_blocking=True))
         return torch.cat(parts)
@@ -250,8 +249,8 @@ class DecodedStream:
 
     def __next__(self) -> Batch:
         if self._ahead is None:
-            # A twin's keys: with its own the stream would be part of a circle, and workers that the garbage collector
-            # ends are waited for, 5 s each, since it closes their queues first.
+            # The keys of a copy: its own would make a reference cycle, and the garbage collector waits 5 s for each
+            # worker because it closes the queues first.
             twin = DecodedStream(self.opened, self.order, self.rows)
             self._ahead = self.opened.load("train", map(twin.keys, itertools.count(self.position)))
         batch = self._made(self.position, self._ahead)
@@ -259,16 +258,16 @@ class DecodedStream:
         return batch
 
     def at(self, i: int) -> Batch:
-        """Batch i, whatever has been drawn before; decoded here and now."""
+        """Return batch i, decoded in this process; the position does not move."""
         views = self.opened.parts["train"]
         return self._made(i, (views[piece] for piece in pieces(self.keys(i))))
 
     def items(self, i: int) -> Tensor:
-        """Which images batch i holds, (batch,) on the CPU."""
+        """Return the image indices of batch i, (batch,) on the CPU."""
         return self.order.items(i, self._gen.manual_seed(self.order.seed_of(i)))
 
     def keys(self, i: int) -> list[Key]:
-        """The wanted images of batch i, each with the seed of its crop."""
+        """Return the images of batch i at `rows`, each with the seed of its crop."""
         items, seed = self.items(i), self.order.seed_of(i)
         return [(int(items[row]), hashed(seed, "image", row)) for row in self.rows.tolist()]
 
@@ -287,23 +286,23 @@ class DecodedStream:
 
 
 LOADING: WeakSet[Any] = WeakSet()
-"""Iterators of loaders that may have workers: an error keeps the frames alive that hold them."""
+"""Iterators of loaders that may have workers; the frames of a raised error keep them alive."""
 
 
 def shut(found: Any) -> None:
-    """End the workers of a loader's iterator and wait for them; does nothing without workers, or a second time."""
+    """Shut the workers of a loader's iterator down and wait for them; idempotent."""
     getattr(found, "_shutdown_workers", lambda: None)()  # what torch does when the iterator is collected
 
 
-@atexit.register  # later than that of multiprocessing, so it runs first: terminated workers are a fault to torch
+@atexit.register  # registered after multiprocessing's handler, so it runs first: torch reports terminated workers
 def shut_all() -> None:
-    """End all workers that still load when the interpreter ends."""
+    """Shut down all workers at interpreter exit."""
     for found in list(LOADING):
         shut(found)
 
 
 def quiet(worker: int) -> None:
-    """A worker leaves Ctrl-C to the process that it works for, and ends with it."""
+    """Make a worker ignore Ctrl-C, which its parent process handles."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)

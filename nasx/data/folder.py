@@ -1,12 +1,12 @@
 """The user's own images in memory: a folder with one folder per class, or a .npz file.
 
     PATH/...                                               the layouts of listing.py
-    PATH.npz with train_x, train_y, test_x, test_y         (or x_train, ...; or x and y, of which each class is split)
+    PATH.npz with train_x, train_y, test_x, test_y         (or x_train, ...; or x and y, whose classes are each split)
 
 Arrays are uint8 (n, h, w), (n, h, w, c) or (n, c, h, w); labels are integers. Image files become RGB by the rules of
-decode.py and, where `size` is given, are cut to their centred square and resized to size x size. Training images of a
-folder are put into a fixed random order, so that no batch of consecutive ones holds a single class: batch norm without
-running statistics would be lost on it. Decoded images are kept in the cache (survey.py).
+decode.py and, if `size` is set, are cropped to their centred square and resized to size x size. Training images of a
+folder are shuffled with a fixed seed, so that a batch of consecutive images never holds a single class, which would
+break batch norm without running statistics. Decoded images are cached (survey.py).
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from nasx.data.listing import Files, Listing, held_out
 from nasx.errors import UserError
 
 log = logging.getLogger("nasx")
-ON_DISK = "lower dataset.size, or use dataset=photos, which decodes from the disk"
+ON_DISK = "lower dataset.size, or use dataset=photos, which decodes from disk"
 Parts = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, tuple[str, ...]]
 
 
 class Pixels(NamedTuple):
-    """Decoded images uint8 (n, 3, h, w), the keys of their files (n, 2), and what was done to them (n,)."""
+    """Decoded images uint8 (n, 3, h, w), keys of their files (n, 2), conversions (n,) as decode.Odd."""
 
     x: np.ndarray
     keys: np.ndarray
@@ -38,7 +38,7 @@ class Pixels(NamedTuple):
 
 
 def read_folder(found: Listing, size: int | None, cache: Path) -> Parts:
-    """Training images and labels, test images and labels, class names of an image folder. Raises UserError."""
+    """Read the training and test images and labels and the class names of an image folder. Raises UserError."""
     order = np.random.RandomState(0).permutation(len(found.train.names))
     train = Files(found.train.folder, found.train.names[order], found.train.labels[order])
     files, cut = train.joined(found.test), len(order)
@@ -52,7 +52,7 @@ def read_folder(found: Listing, size: int | None, cache: Path) -> Parts:
 
 
 def _kept(place: Path) -> Pixels | None:
-    """What runs before have decoded, None where there is nothing whole."""
+    """Load the cached images; None if there are none or the file is damaged."""
     try:
         pixels = Pixels(**survey.load(place))
     except TypeError:
@@ -62,14 +62,14 @@ def _kept(place: Path) -> Pixels | None:
 
 
 def _decoded(files: Files, keys: np.ndarray, size: int | None, before: Pixels | None, place: Path) -> Pixels:
-    """All images, those of `before` as they are; kept at `place`, also where a fault is raised."""
+    """Decode the images that are not in `before`; cache all of them at `place`, even if an error is raised."""
     rows = {} if before is None else {key.tobytes(): i for i, key in enumerate(before.keys)}
     at = np.array([rows.get(key.tobytes(), -1) for key in keys])
     new, paths = np.flatnonzero(at < 0), files.paths()
     x, odd = np.empty((0, 3, 0, 0), np.uint8), np.zeros(len(keys), np.uint8)
     if before is not None and len(new) < len(keys):
         x = _space(len(keys), *before.x.shape[2:])
-        for i in np.flatnonzero(at >= 0):  # one by one: as a whole they would be copied once more
+        for i in np.flatnonzero(at >= 0):  # one by one, which saves a copy of all images
             x[i], odd[i] = before.x[at[i]], before.odd[at[i]]
     bad: dict[Path, str] = {}
     other: dict[Path, str] = {}
@@ -98,7 +98,7 @@ def _decoded(files: Files, keys: np.ndarray, size: int | None, before: Pixels | 
         faults.append(
             UserError(
                 where,
-                f"{len(other):,} of {len(keys):,} images have another size than {x.shape[3]} x "
+                f"{len(other):,} of {len(keys):,} images differ in size from {x.shape[3]} x "
                 f"{x.shape[2]}: {', '.join(lines[: survey.SHOWN])}" + ", ..." * (len(lines) > survey.SHOWN),
                 "set dataset.size to bring all images to one size",
             )
@@ -107,7 +107,7 @@ def _decoded(files: Files, keys: np.ndarray, size: int | None, before: Pixels | 
 
 
 def _fitted(path: Path, size: int | None) -> tuple[np.ndarray, int]:
-    """An image uint8 (3, h, w), and what was done to it. Raises UnreadableError."""
+    """Read one image as uint8 (3, h, w), with its conversions. Raises UnreadableError."""
     from PIL import Image  # a dependency of torchvision
 
     image, odd = decode.rgb(path)
@@ -119,14 +119,14 @@ def _fitted(path: Path, size: int | None) -> tuple[np.ndarray, int]:
 
 
 def _space(n: int, height: int, width: int) -> np.ndarray:
-    """Room for n images. Raises UserError where they are too many for this machine."""
+    """Allocate n images. Raises UserError if they do not fit into memory."""
     bounds.held("folder", n, height, width, ON_DISK)
     return np.empty((n, 3, height, width), np.uint8)
 
 
 # ---------------------------------------------------------------------------------------------------- .npz files
 def read_npz(path: Path, test_fraction: float) -> Parts:
-    """Training images and labels, test images and labels, class names of a .npz file. Raises UserError."""
+    """Read the training and test images and labels and the class names of a .npz file. Raises UserError."""
     expected = "expected train_x, train_y, test_x, test_y, or x and y"
     try:
         with np.load(path, allow_pickle=False) as content:
@@ -170,30 +170,30 @@ def read_npz(path: Path, test_fraction: float) -> Parts:
     if len(labels) != cut + len(test_x) or len(train_y.reshape(-1)) != cut or train_x.shape[1:] != test_x.shape[1:]:
         raise UserError(
             f"dataset.path={path}",
-            f"images {train_x.shape}, {test_x.shape} and labels {train_y.shape}, {test_y.shape} do not fit together",
+            f"images {train_x.shape}, {test_x.shape} and labels {train_y.shape}, {test_y.shape} do not match",
             expected,
         )
     if untrained := np.setdiff1d(labels[cut:], labels[:cut]).tolist():
         named = ", ".join(str(found[label]) for label in untrained[:5]) + ", ..." * (len(untrained) > 5)
         raise UserError(
             f"dataset.path={path}",
-            f"has test images of labels that no training image has: {named}",
-            "remove these test images, or put images of these labels into the training arrays",
+            f"has test labels without training images: {named}",
+            "remove these test images, or add training images of these labels",
         )
     log.info("%s: %d classes, %s + %s images, %s", path, len(found), f"{cut:,}", f"{len(test_x):,}", how)
     return train_x, labels[:cut].astype(np.int64), test_x, labels[cut:].astype(np.int64), tuple(map(str, found))
 
 
 def _cut(path: Path, y: np.ndarray, test_fraction: float) -> tuple[np.ndarray, np.ndarray]:
-    """Places of the training images, in a random order, and of the test images, cut from each class."""
+    """Return the indices of the training images, shuffled, and of the test images, cut from each class."""
     held = np.zeros(len(y), bool)
     for label in np.unique(y):
         own = np.flatnonzero(y == label)
         if len(own) < 2:
             raise UserError(
                 f"dataset.path={path}",
-                f"has 1 image of label {label}, and a part of each class becomes the test set",
-                "add images of it or remove it, or give train_x, train_y, test_x, test_y",
+                f"has 1 image of label {label}, but the test set is cut from each class",
+                "add images of this label or remove it, or give train_x, train_y, test_x, test_y",
             )
         held[own[np.random.RandomState(0).permutation(len(own))[: held_out(len(own), test_fraction)]]] = True
     order = np.random.RandomState(0).permutation(len(y))
@@ -201,7 +201,7 @@ def _cut(path: Path, y: np.ndarray, test_fraction: float) -> tuple[np.ndarray, n
 
 
 def _planes(path: Path, x: np.ndarray) -> np.ndarray:
-    """To (n, 3, h, w): grey images get three equal channels."""
+    """Convert to (n, 3, h, w); the channel of grey images is repeated."""
     if x.dtype != np.uint8 or x.ndim not in (3, 4) or not x.size:
         raise UserError(
             f"dataset.path={path}",

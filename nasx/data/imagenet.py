@@ -1,14 +1,14 @@
-"""Sets too large for memory: ImageNet, and any folder of images. Decoded from the disk as needed.
+"""Data sets too large for memory, decoded from disk on demand: ImageNet, and any folder of images.
 
-ImageNet lies in PATH/train/<class>/*.JPEG and PATH/val/<class>/*.JPEG, any other folder in a layout of listing.py.
-Files of a class are taken in the order of their paths. Torch-free: decoded.py crops and draws the batches.
+ImageNet is read from PATH/train/<class>/*.JPEG and PATH/val/<class>/*.JPEG, any other folder in a layout of listing.py.
+The files of a class are sorted by path. Torch-free: decoded.py crops and draws the batches.
 
     training     window of `scale` of the area and `ratio` of width to height, resized to size x size; mirrored with
-                 probability 1/2; brightness, contrast, saturation and hue moved by up to `jitter`, in random order
+                 probability 1/2; brightness, contrast, saturation and hue changed by up to `jitter`, in random order
     evaluation   the shorter side resized to `resize`, then the centre, size x size
 
-With `verify` every image is decoded once before the first update, so that all that cannot be read are named at once;
-what was found is kept (survey.py). Without it a run ends at the first damaged image that it draws.
+With `verify` every image is decoded once before the first update, so that one error names all unreadable images; the
+result is cached (survey.py). Without it a run ends at the first damaged image that it draws.
 
 Source: released code of DARTS, cnn/train_imagenet.py; O. Russakovsky et al. 2015 (ImageNet, ILSVRC 2012).
 """
@@ -34,7 +34,7 @@ log = logging.getLogger("nasx")
 
 @dataclass(frozen=True, kw_only=True)
 class ImageNet:
-    """ImageNet-1k (ILSVRC 2012): 1,281,167 training and 50,000 validation images of 1,000 classes, on a disk."""
+    """ImageNet-1k (ILSVRC 2012): 1,281,167 training and 50,000 validation images of 1,000 classes, on disk."""
 
     path: str | None = None
     size: int = 224
@@ -56,13 +56,13 @@ class ImageNet:
     folders: ClassVar[tuple[str, ...]] = ("imagenet", "ILSVRC2012")
 
     def check(self) -> None:
-        """Quick and torch-free: settings in range, folders there and alike. Raises UserError with all faults."""
+        """Check settings and folders, without torch and without listing files. Raises one UserError with all faults."""
         faults = [*split_faults(self), *statistics_faults(self.mean, self.std)]
         if not 8 <= self.size <= self.resize:
             faults.append(
                 UserError(
                     f"dataset.size={self.size}, dataset.resize={self.resize}",
-                    "do not fit together",
+                    "are out of range",
                     "use 8 <= size <= resize; ImageNet has 224 and 256",
                 )
             )
@@ -79,7 +79,7 @@ class ImageNet:
             faults.append(
                 UserError(
                     f"dataset.scale={list(self.scale)}, dataset.ratio={list(self.ratio)}",
-                    "are no ranges",
+                    "are not ranges",
                     "use [0.08,1] and [0.75,1.3333]",
                 )
             )
@@ -88,7 +88,7 @@ class ImageNet:
                 UserError(
                     f"dataset.jitter={list(self.jitter)}",
                     "is out of range",
-                    "brightness, contrast and saturation from 0, hue from 0 to 0.5; or null",
+                    "use brightness, contrast and saturation of at least 0, hue from 0 to 0.5; or null",
                 )
             )
         try:
@@ -99,11 +99,14 @@ class ImageNet:
             raise UserError.join(faults)
 
     def known_shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of the images."""
+        """Return channels, height and width of the images."""
         return 3, self.size, self.size
 
     def open(self, device: Any, *, cutout: int = 0, channels_last: bool = False, workers: int | None = 0) -> Decoded:
-        """The set on a device, decoded by so many `workers` and this process. Lists all files. Raises UserError."""
+        """Open the data set for a device, decoding in `workers` processes (0: in this one); lists all files.
+
+        Raises UserError.
+        """
         from nasx.data.decoded import Decoded  # imports torchvision
 
         found, done = self.listed(), ""
@@ -123,7 +126,7 @@ class ImageNet:
         )
 
     def places(self) -> list[Path]:
-        """Folders looked at, in order."""
+        """Return the folders to search, in order."""
         root = data_root(self.path)
         return [*(root / name for name in self.folders), *([root] if self.path or not self.folders else [])]
 
@@ -149,12 +152,12 @@ class ImageNet:
 
     def listed(self) -> Listing:
         """All images of both parts. Raises UserError."""
-        return listing.listed(self.parts(), 0.0)  # no test set is cut: there is a folder of it
+        return listing.listed(self.parts(), 0.0)  # val/ is the test set
 
 
 @dataclass(frozen=True, kw_only=True)
 class Photos(ImageNet):
-    """Any folder of images too large for memory, with one folder per class (layouts: nasx/data/listing.py)."""
+    """An image folder too large for memory, with one folder per class (layouts: nasx/data/listing.py)."""
 
     verify: bool = True
     test_fraction: float = 0.2
@@ -173,7 +176,7 @@ class Photos(ImageNet):
             raise UserError(
                 f"dataset.path={self.path}",
                 "does not exist",
-                "name one with one folder per class, under train/ and val/ (or test/) or directly",
+                "set it to a folder with one folder per class, under train/ and val/ (or test/) or directly",
             )
         if not 0 < self.test_fraction < 1:
             raise UserError(f"dataset.test_fraction={self.test_fraction}", "is not between 0 and 1", "try 0.2")

@@ -1,8 +1,8 @@
-"""Image classification sets that fit into memory, as arrays of bytes. Torch-free; source.py says what they share.
+"""Image classification data sets held in memory as bytes. Torch-free; source.py has their common base.
 
 Sources: Krizhevsky 2009 (CIFAR); Netzer et al. 2011 (SVHN, the `train` part only: 73,257 images); Chrabaszcz et al.
 2017 and Dong & Yang 2020 (ImageNet16-120); Alpaydin & Kaynak 1998 (digits). Crop, flip and normalization follow the
-released code of DARTS and NAS-Bench-201; each value's source stands in conf/dataset/.
+released code of DARTS and NAS-Bench-201; conf/dataset/ gives the source of each value.
 
 Deviations: (1) CIFAR-100 is read with its 100 fine labels; (2) SVHN's label 10 is the digit 0, as in torchvision;
 (3) the digits are enlarged to `size` by repeating pixels, because the 8 x 8 originals are smaller than a network's
@@ -39,12 +39,12 @@ class _Cifar(Source):
         return self.layout.classes
 
     def places(self) -> list[Path]:
-        """Folders looked at, in order; `path` may also name the folder of files itself."""
+        """Return the folders to search, in order; `path` may be the parent or the folder of the files."""
         here = [self.root / self.layout.folder, self.root / self.layout.binary]
         return [*here, self.root] if self.path else here
 
     def locate(self) -> tuple[Path, bool] | None:
-        """The folder that has files, and whether they are of the binary layout. A part of them is a fault."""
+        """Return the folder of the files, and whether their layout is binary. Raises UserError if some are missing."""
         both = (
             (False, {**self.layout.train, **self.layout.test}),
             (True, dict.fromkeys(self.layout.binary_train + self.layout.binary_test)),
@@ -101,7 +101,7 @@ class _Cifar(Source):
         return parts[0], parts[1], parts[2], parts[3], self.names(folder, binary)
 
     def names(self, folder: Path, binary: bool) -> tuple[str, ...]:
-        """Class names from the meta file, or numbers where the folder has none."""
+        """Return the class names from the meta file, or numbers without one."""
         file, key, md5 = self.layout.meta
         if not binary and (folder / file).is_file():
             return pickled_names(folder / file, md5, key, self.remedy(folder))
@@ -199,7 +199,7 @@ class Svhn(Source):
 
     def read(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, tuple[str, ...]]:
         self.find()
-        from scipy.io import loadmat  # slow to import: only where needed
+        from scipy.io import loadmat  # slow to import
 
         folder, parts = self.folder(), []
         for file in missing(folder, self.files):
@@ -277,7 +277,7 @@ class ImageNet16(Source):
 class Folder(Source):
     """A folder with one folder of images per class (layouts: nasx/data/listing.py), or a .npz file.
 
-    `size`: image files are cut to the centred square and resized (bilinear, also to larger ones); arrays are averaged.
+    `size`: image files are cropped to the centred square and resized (bilinear, up or down); arrays are averaged.
     """
 
     test_fraction: float = 0.2
@@ -290,7 +290,7 @@ class Folder(Source):
             self.listed()
 
     def placed(self) -> None:
-        """Raises UserError unless the settings fit and something lies at `path`; `find` looks into it as well."""
+        """Raise UserError unless the settings are valid and `path` exists; `find` also reads it."""
         if not self.path:
             raise UserError(
                 "dataset.path=null",
@@ -300,14 +300,15 @@ class Folder(Source):
         if not self.root.exists():
             raise UserError(
                 f"dataset.path={self.path}",
-                "does not exist or .npz file",
-                "name one of images, one folder per class, under train/ and test/ (or val/) or directly",
+                "does not exist",
+                "set it to a .npz file, or to a folder with one folder per class, under train/ and test/ (or val/) or "
+                "directly",
             )
         if not 0 < self.test_fraction < 1:
             raise UserError(f"dataset.test_fraction={self.test_fraction}", "is not between 0 and 1", "try 0.2")
 
     def listed(self) -> Listing:
-        """The images of the folder. Raises UserError where it cannot be read as one, or they do not fit into memory."""
+        """List the images of the folder. Raises UserError for an unknown layout, or if they do not fit into memory."""
         found = listing.listed(listing.layout(self.root), self.test_fraction)
         if self.size is not None:
             bounds.held(self.name, len(found.train.names) + len(found.test.names), self.size, self.size, ON_DISK)
@@ -325,8 +326,8 @@ class Folder(Source):
 class Digits(Source):
     """UCI handwritten digits, inside the package: 1,437 training and 360 test images, 8 x 8 with 17 grey levels.
 
-    The split is fixed in the file (scripts/build_digits.py). Enlarged to `size` x `size` by repeating pixels, and
-    to three equal channels. No flip: a mirrored digit is another sign.
+    The split is fixed in the file (scripts/build_digits.py). Pixels are repeated to enlarge images to `size` x `size`,
+    and the channel is repeated to three. No flip: a mirrored digit is a different symbol.
     """
 
     flip: bool = False
@@ -342,7 +343,7 @@ class Digits(Source):
     def find(self) -> None:
         bounds.held(self.name, 1797, self.size, self.size)
         if not self.file.is_file():
-            raise UserError(str(self.file), "is missing from the installation", "install nasx again")
+            raise UserError(str(self.file), "is missing from the installation", "reinstall nasx")
 
     def read(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, tuple[str, ...]]:
         self.find()

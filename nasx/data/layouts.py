@@ -1,7 +1,7 @@
-"""Readers of the published file layouts. Foreign pickles are read without executing anything of them.
+"""Readers of the published file layouts. Pickles are read without executing their code.
 
 * CIFAR python layout: pickled dictionaries, "data" uint8 (n, 3072) in planes red, green, blue, row-major 32 x 32;
-  "labels", or "fine_labels" for CIFAR-100. Checked by the md5 that torchvision lists.
+  "labels", or "fine_labels" for CIFAR-100. Checked against the md5 that torchvision lists.
 * CIFAR binary layout: records of one label byte (CIFAR-100: coarse, then fine) and 3,072 pixel bytes. No checksums
   are published for these files, so size, label range and class counts are checked instead.
 * Downsampled ImageNet (Chrabaszcz et al. 2017): pickled dictionaries, "data" uint8 (n, 3 s^2), "labels" 1..1000.
@@ -26,7 +26,7 @@ from nasx.errors import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """The published files of a CIFAR set; md5 as torchvision lists them."""
+    """The published files of a CIFAR data set; md5 as torchvision lists them."""
 
     folder: str
     train: dict[str, str]
@@ -46,7 +46,7 @@ class Layout:
 
 
 def verify(path: Path, md5: str, remedy: str) -> bytes:
-    """The content of `path`; raises UserError unless its md5 is the published one."""
+    """Return the content of `path`. Raises UserError unless its md5 is the published one."""
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -63,7 +63,7 @@ def verify(path: Path, md5: str, remedy: str) -> bytes:
 
 # -------------------------------------------------------------------------------------------- restricted pickles
 class _PlainType:
-    """Stands for numpy.dtype while unpickling; knows only numbers."""
+    """Replacement of numpy.dtype while unpickling, for numeric types only."""
 
     def __init__(self, name: object, *_: object) -> None:
         if not isinstance(name, str) or np.dtype(name).kind not in "biuf":
@@ -76,14 +76,14 @@ class _PlainType:
 
 
 class _PlainArray:
-    """Stands for numpy.ndarray while unpickling; built from raw bytes and a plain type only."""
+    """Replacement of numpy.ndarray while unpickling, built from raw bytes and a numeric type only."""
 
     value: np.ndarray
 
     def __setstate__(self, state: Sequence[Any]) -> None:
         _, shape, plain, fortran, raw = state
         if not isinstance(plain, _PlainType) or not isinstance(raw, bytes | str):
-            raise pickle.UnpicklingError("an array that is not made of numbers is refused")
+            raise pickle.UnpicklingError("a non-numeric array is refused")
         content = raw.encode("latin1") if isinstance(raw, str) else raw
         self.value = np.frombuffer(content, plain.type).reshape(shape, order="F" if fortran else "C")
 
@@ -93,7 +93,7 @@ class _PlainArray:
 
 
 class _Text:
-    """Python 3 writes bytes into old pickle protocols as latin-1 text; no other codec is needed."""
+    """Decoder of bytes, which Python 3 writes into old pickle protocols as latin-1 text; other codecs are refused."""
 
     @classmethod
     def encode(cls, text: str, codec: str) -> bytes:
@@ -103,7 +103,7 @@ class _Text:
 
 
 class _Unpickler(pickle.Unpickler):
-    # Bound methods, not functions: a pickle may set attributes of what it is given, and these refuse it.
+    # Bound methods, not functions: a pickle may set attributes of a global, which bound methods refuse.
     allowed: ClassVar[dict[tuple[str, str], Any]] = {
         ("numpy.core.multiarray", "_reconstruct"): _PlainArray.empty,
         ("numpy._core.multiarray", "_reconstruct"): _PlainArray.empty,
@@ -120,10 +120,10 @@ class _Unpickler(pickle.Unpickler):
 
 
 def unpickle(content: bytes, where: str, remedy: str) -> dict[str, Any]:
-    """A pickled dictionary of plain values and numeric arrays. Anything else in it is refused unexecuted."""
+    """Unpickle a dictionary of plain values and numeric arrays. Raises UserError for anything else, unexecuted."""
     try:
         loaded = _Unpickler(io.BytesIO(content), encoding="latin1").load()
-    # A damaged pickle can fail in any of these ways inside the unpickler.
+    # Exceptions of the unpickler on a damaged pickle.
     except (
         pickle.UnpicklingError,
         EOFError,
@@ -146,7 +146,7 @@ def unpickle(content: bytes, where: str, remedy: str) -> dict[str, Any]:
 
 
 def pickled_images(path: Path, md5: str, labels: str, remedy: str) -> tuple[np.ndarray, np.ndarray]:
-    """Images and labels (as stored) of one pickled file whose "data" is uint8 (n, 3 s^2)."""
+    """Read images and labels (as stored) of a pickled file whose "data" is uint8 (n, 3 s^2). Raises UserError."""
     content = unpickle(verify(path, md5, remedy), str(path), remedy)
     missing = [key for key in ("data", labels) if key not in content]
     if missing:
@@ -163,7 +163,7 @@ def pickled_images(path: Path, md5: str, labels: str, remedy: str) -> tuple[np.n
 
 
 def pickled_names(path: Path, md5: str, key: str, remedy: str) -> tuple[str, ...]:
-    """Class names from a pickled meta file."""
+    """Read the class names from a pickled meta file. Raises UserError."""
     return tuple(map(str, unpickle(verify(path, md5, remedy), str(path), remedy)[key]))
 
 
@@ -171,7 +171,7 @@ def pickled_names(path: Path, md5: str, key: str, remedy: str) -> tuple[str, ...
 def record_images(
     path: Path, records: int, label_bytes: int, classes: int, remedy: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Images and labels of one file of the CIFAR binary layout; the last label byte counts (CIFAR-100: fine)."""
+    """Read images and labels of a file in the CIFAR binary layout; the last label byte counts (CIFAR-100: fine)."""
     length = label_bytes + 3072
     try:
         content = np.fromfile(path, np.uint8)
@@ -191,7 +191,7 @@ def record_images(
 
 
 def balanced(y: np.ndarray, classes: int, each: int, where: str, remedy: str) -> None:
-    """Raises UserError unless every class occurs `each` times."""
+    """Raise UserError unless every class occurs `each` times."""
     counts = np.bincount(y, minlength=classes)
     if (counts != each).any():
         worst = int(np.argmax(np.abs(counts - each)))
@@ -199,5 +199,5 @@ def balanced(y: np.ndarray, classes: int, each: int, where: str, remedy: str) ->
 
 
 def missing(folder: Path, names: Mapping[str, object] | Sequence[str]) -> list[str]:
-    """Which of the files `names` the folder lacks."""
+    """Return those of the files `names` that the folder lacks."""
     return [name for name in names if not (folder / name).is_file()]

@@ -1,22 +1,21 @@
-"""List the images of a folder with one folder per class, without reading any: for `folder`, `photos` and `imagenet`.
+"""List the images of a folder with one folder per class, without reading them: for `folder`, `photos` and `imagenet`.
 
     PATH/train/<class>/*, PATH/test/<class>/*       val or valid for test; both: val joins the training images
     PATH/train/<class>/*                            the test set is cut from train/, `test_fraction` of each class
     PATH/<class>/*                                  the same, from each class
 
-A split folder is known by its name in any case and common form (train, Training, training_set, TrainImages, train2017)
-and holds class folders; a folder train/ that holds images is a class. Classes are the names of the class folders in
-sorted order, the same in all splits; images are those files at any depth of a class folder whose suffix, in any case,
-is one of `SUFFIXES`, in the order of their paths. What would go unread is refused: a folder with images that stands
-with the split folders, two folders for one split, and classes that all hold the same sub-folders, since those are
-probably the classes or the splits. Files of other kinds, and images outside of class folders, are counted in
-`Listing.said`.
+A split folder is recognized by its name in any case and common form (train, Training, training_set, TrainImages,
+train2017) and holds class folders; a folder train/ that holds images is a class. Classes are the sorted names of the
+class folders, the same in all splits; images are the files at any depth of a class folder with a suffix of `SUFFIXES`
+in any case, sorted by path. Layouts in which images would be skipped are refused: a folder with images next to the
+split folders, two folders for one split, and classes that all hold the same sub-folders, which are probably the
+classes or the splits. Other files, and images outside of class folders, are counted in `Listing.said`.
 
-Hidden entries (a leading dot: .ipynb_checkpoints, ._name, .DS_Store) and those that systems leave (`SYSTEM`) are
+Hidden entries (a leading dot: .ipynb_checkpoints, ._name, .DS_Store) and files of operating systems (`SYSTEM`) are
 skipped everywhere.
 
-Links to files and to folders are followed, inside PATH or out of it. A link to a folder that contains it is refused; a
-link to nothing counts as an image that cannot be read.
+Links to files and folders are followed, inside and outside of PATH. A link to a folder that contains it is refused; a
+broken link counts as an unreadable image.
 """
 
 from __future__ import annotations
@@ -52,7 +51,7 @@ SUFFIXES = (
 SYSTEM = frozenset(
     {"__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin", "system volume information", "lost+found"}
 )
-"""Names, in lower case, that are not part of a data set."""
+"""Lower-case names of entries that operating systems create."""
 WORDS = {
     "train": "train",
     "training": "train",
@@ -63,19 +62,19 @@ WORDS = {
     "validation": "val",
     "dev": "val",
 }
-"""What a split folder may be called -> its split."""
+"""Names of split folders -> split."""
 WORD = re.compile(rf"({'|'.join(sorted(WORDS, key=len, reverse=True))})(sets?|data|dataset|images?|imgs?|split)?")
 
 
 class Files(NamedTuple):
-    """Images of a part: the folder, paths below it as bytes (n,), labels int64 (n,)."""
+    """Image files of a part: the folder, relative paths as bytes (n,), labels int64 (n,)."""
 
     folder: Path
     names: np.ndarray
     labels: np.ndarray
 
     def joined(self, other: Files) -> Files:
-        """These images and then the others of the same folder."""
+        """Return these files followed by `other` of the same folder."""
         return Files(self.folder, *(np.concatenate(pair) for pair in zip(self[1:], other[1:], strict=True)))
 
     def paths(self) -> list[Path]:
@@ -83,8 +82,11 @@ class Files(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """Which folders below `root` are read. `train`: those of training images (("",): the root itself); `test`: None
-    where the test set is cut from the training images; `classes`: names of the class folders in each of them."""
+    """The folders below `root` that are read.
+
+    `train`: folders of training images (("",): the root); `test`: None if the test set is cut from the training images;
+    `classes`: names of the class folders in each.
+    """
 
     root: Path
     train: tuple[str, ...]
@@ -92,7 +94,7 @@ class Layout(NamedTuple):
     classes: tuple[str, ...]
 
     def how(self) -> str:
-        """Where the parts come from, in a few words."""
+        """Describe the origin of the parts in a few words."""
         names = [f"{name}/" for name in self.train if name]
         if self.test is None:
             return f"test set cut from {names[0] if names else 'each class'}"
@@ -100,7 +102,7 @@ class Layout(NamedTuple):
 
 
 class Listing(NamedTuple):
-    """The images of both parts, the classes, and what the log says: counts, sources of the parts, what is unread."""
+    """The images of both parts, the classes, and a line for the log: counts, origin of the parts, skipped files."""
 
     train: Files
     test: Files
@@ -110,28 +112,28 @@ class Listing(NamedTuple):
 
 # ------------------------------------------------------------------------------------------------------- entries
 def hidden(name: str) -> bool:
-    """Whether an entry of a folder is skipped wherever it stands."""
+    """Whether an entry of a folder is hidden or a system file, and skipped."""
     return name.startswith(".") or name.lower() in SYSTEM
 
 
 def entries(folder: Path) -> list[os.DirEntry[str]]:
-    """What a folder holds, by name, hidden entries left out. Raises UserError where it cannot be read."""
+    """Return the entries of a folder that are not hidden, sorted by name. Raises UserError if it cannot be read."""
     try:
         with os.scandir(folder) as found:
             return sorted((entry for entry in found if not hidden(entry.name)), key=lambda entry: entry.name)
     except OSError as error:
         raise UserError(
-            str(folder), f"cannot be read ({error.strerror})", "give this user the right to read it"
+            str(folder), f"cannot be read ({error.strerror})", "give this user permission to read it"
         ) from error
 
 
 def folders(folder: Path) -> list[str]:
-    """Names of the folders in a folder."""
+    """Return the names of the folders in a folder."""
     return [entry.name for entry in entries(folder) if entry.is_dir()]
 
 
 def files(folder: Path, above: tuple[tuple[int, int], ...] = (), prefix: str = "") -> Iterator[str]:
-    """Paths of the files at any depth below a folder, in the order of their parts. Raises UserError for a circle."""
+    """Yield the paths of the files at any depth below a folder, sorted by parts. Raises UserError for a link cycle."""
     status = os.stat(folder)
     mark = (status.st_dev, status.st_ino)
     if mark in above:
@@ -139,32 +141,32 @@ def files(folder: Path, above: tuple[tuple[int, int], ...] = (), prefix: str = "
     for entry in entries(folder):
         if entry.is_dir():
             yield from files(folder / entry.name, (*above, mark), f"{prefix}{entry.name}/")
-        elif entry.is_file() or not os.path.exists(entry.path):  # no pipes and devices; broken links count
+        elif entry.is_file() or not os.path.exists(entry.path):  # not pipes and devices, but broken links
             yield prefix + entry.name
 
 
 def image(name: str) -> bool:
-    """Whether a file has the suffix of an image."""
+    """Whether a file name has the suffix of an image."""
     return name.lower().endswith(SUFFIXES)
 
 
 def holds_images(folder: Path) -> bool:
-    """Whether there is an image at any depth of a folder."""
+    """Whether a folder contains an image at any depth."""
     return any(image(name) for name in files(folder))
 
 
 # ------------------------------------------------------------------------------------------------------- layouts
 def split_of(name: str) -> str | None:
-    """The split (train, val, test) that a folder's name says, None where it says none or several."""
+    """Return the split (train, val, test) in a folder's name; None if it contains none or several."""
     spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()
     found = {WORDS[match[1]] for part in re.findall(r"[a-z]+", spaced) if (match := WORD.fullmatch(part))}
     return found.pop() if len(found) == 1 else None
 
 
 def layout(root: Path, *, published: bool = False) -> Layout:
-    """The layout of a folder. Raises UserError where a part of it would go unread, or the classes differ.
+    """Return the layout of a folder. Raises UserError if images would be skipped, or the classes differ.
 
-    `published`: as ImageNet is published, train/ and val/, whatever else (an unlabelled test/) stands with them.
+    `published`: the layout of ImageNet, train/ and val/; other folders (an unlabelled test/) are ignored.
     """
     splits: dict[str, list[str]] = {}
     others = []
@@ -179,7 +181,7 @@ def layout(root: Path, *, published: bool = False) -> Layout:
             raise UserError(
                 str(root),
                 f"has {names_of(others)}, which are not classes: they hold no class folders",
-                f"put the images of each class into a folder of their own, for example {others[0]}/<class>/",
+                f"put the images of each class into a separate folder, for example {others[0]}/<class>/",
             )
         return checked(Layout(root, ("",), None, ()))
     for split, names in splits.items():
@@ -207,7 +209,7 @@ def layout(root: Path, *, published: bool = False) -> Layout:
         raise UserError(
             str(root),
             f"has {names_of(unread)} with images, which would not be read ({said} would)",
-            "move them elsewhere; a folder of held-out images is called test/ or val/ and holds one folder per class",
+            "move them elsewhere; a folder of held-out images is named test/ or val/ and holds one folder per class",
         )
     train, val, test = splits["train"][0], *(splits[split][0] if split in splits else None for split in ("val", "test"))
     if published:
@@ -216,7 +218,7 @@ def layout(root: Path, *, published: bool = False) -> Layout:
 
 
 def checked(found: Layout) -> Layout:
-    """The layout with its classes, the same in all its folders. Raises UserError."""
+    """Return the layout with its classes. Raises UserError unless they are the same in all its folders."""
     first, *others = [found.root / name for name in (*found.train, *([found.test] if found.test else []))]
     classes = folders(first)
     if len(classes) < 2:
@@ -224,9 +226,9 @@ def checked(found: Layout) -> Layout:
         raise UserError(
             str(first),
             f"has {len(classes)} class folders, expected at least 2",
-            f"name the folder inside it: dataset.path={inner}"
+            f"use the folder inside it: dataset.path={inner}"
             if inner and first == found.root
-            else "put the images of each class in a folder of their own",
+            else "put the images of each class in a separate folder",
         )
     for folder in others:
         lacks, more = (sorted({*a} - {*b}) for a, b in ((classes, folders(folder)), (folders(folder), classes)))
@@ -234,7 +236,7 @@ def checked(found: Layout) -> Layout:
         if said:
             raise UserError(
                 str(folder),
-                f"has other class folders than {first.name}/: it {' and '.join(said)}",
+                f"differs from {first.name}/ in its class folders: it {' and '.join(said)}",
                 f"sort its images into the class folders of {first.name}/",
             )
     inside = folders(first / classes[0])
@@ -242,22 +244,22 @@ def checked(found: Layout) -> Layout:
         raise UserError(
             str(first),
             f"its folders {names_of(classes)} all hold the same sub-folders "
-            f"({names_of(inside)}), so that they are probably not the classes",
+            f"({names_of(inside)}) and are probably not the classes",
             f"use the layout {inside[0]}/{classes[0]}/ instead of {classes[0]}/{inside[0]}/"
             if any(map(split_of, inside))
-            else "name the folder whose sub-folders are the classes, or move the images up into the classes",
+            else "use the folder whose sub-folders are the classes, or move the images up into the classes",
         )
     return found._replace(classes=tuple(classes))
 
 
 def names_of(names: list[str]) -> str:
-    """The first of several folders' names in a sentence."""
+    """Format the first few folder names for a sentence."""
     return ", ".join(f"{name}/" for name in names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 # ------------------------------------------------------------------------------------------------------- listing
 def listed(found: Layout, test_fraction: float) -> Listing:
-    """The images of both parts, class by class. Raises one UserError for all classes with too few images."""
+    """List the images of both parts, class by class. Raises one UserError for all classes with too few images."""
     parts: dict[str, list[list[str]]] = {"train": [], "test": []}
     unread: Counter[str] = Counter()
     faults = []
@@ -272,7 +274,7 @@ def listed(found: Layout, test_fraction: float) -> Listing:
             faults.append(
                 UserError(
                     str(place),
-                    "has 1 image, and a part of each class becomes the test set"
+                    "has 1 image, but the test set is cut from each class"
                     if train and not found.test
                     else f"has no images ({', '.join(SUFFIXES)})",
                     "add images, or remove the class from all parts",
@@ -303,12 +305,12 @@ def listed(found: Layout, test_fraction: float) -> Listing:
 
 
 def held_out(n: int, test_fraction: float) -> int:
-    """How many of the n images of a class are cut off for the test set: at least one, and not all."""
+    """Return the number of test images of a class of n: at least one, and not all."""
     return min(max(1, round(test_fraction * n)), n - 1)
 
 
 def below(root: Path, part: str, name: str, unread: Counter[str]) -> list[str]:
-    """Paths, below the root, of the images of a class in a part; other files are counted in `unread`."""
+    """Return the paths, relative to the root, of the images of a class in a part; count other files in `unread`."""
     found = []
     for path in files(root / part / name, (), "/".join(filter(None, (part, name))) + "/"):
         if image(path):

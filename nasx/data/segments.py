@@ -1,25 +1,25 @@
-"""A text read in segments side by side, and the state that goes on from segment to segment.
+"""Segments of a text for truncated backpropagation through time, and the hidden state carried between them.
 
-The words of a part are cut into `batch` rows of equal length, what is left over is dropped. A pass reads the rows from
-left to right in segments: `bptt` words long, a share `short` of them half as long, and with `jitter` normal about that
-length (at least 5 words, at most bptt + 20). Lengths are drawn from (seed, pass), so batch i is a function of
-(seed, i) but for the state that it goes on from. A batch of s words has the rate s / bptt.
+The words of a part are cut into `batch` rows of equal length; the remainder is dropped. A pass reads the rows from
+left to right in segments of `bptt` words, a share `short` of them half as long; with `jitter` > 0 the length is drawn
+from a normal distribution around that (at least 5 words, at most bptt + 20). Lengths are drawn from (seed, pass), so
+batch i is a function of (seed, i) except for the carried state. A batch of s words has the rate s / bptt.
 
-State. Between two batches lies a slot, None until one has been evaluated: the batch before writes it, the batch after
-reads it (see `bilevel.Carried`). The first batch of a pass reads None. A stream holds the slot of the batch that comes
-next, which its checkpoint keeps.
+State. A slot between two consecutive batches holds the hidden state: the first writes it, the second reads it (see
+`bilevel.Carried`). It is None until written, and for the first batch of a pass. A stream holds the slot that its next
+batch reads and saves it in its checkpoint.
 
 Source: DARTS' released code, rnn/train_search.py, rnn/train.py, rnn/utils.py, which follow AWD-LSTM (Merity et al.
 2018).
 
 Deviations
-1. The validation batches of a search go through their text as training batches do, each on from the one before, and
-   vary in length; the released code takes bptt words from the position of the training text, modulo their length.
-2. Means of evaluations are over the words that are predicted; the released code divides by one word more a row.
-3. A last segment of a single word is kept, which the released code leaves out.
+1. The validation batches of a search are consecutive segments of varying length, as the training batches are; the
+   released code takes bptt words at the position of the training text, modulo the length of the validation text.
+2. Evaluation averages over the predicted words; the released code divides by one more word per row.
+3. A last segment of a single word is kept; the released code drops it.
 4. An epoch is a fixed number of updates, the mean number of segments in a pass, so a pass may straddle two epochs.
 
-Shapes: x, y (batch, s) words and the words after them.
+Shapes: x, y (batch, s) words and their successors.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ from nasx.data.stream import Part, hashed
 from nasx.errors import UserError
 
 SHORTEST, LONGER = 5, 20
-"""Words of the shortest segment that is drawn, and by how many one may be longer than bptt."""
+"""Length of the shortest segment, and the most by which one exceeds bptt, in words."""
 
 
 class Slot:
-    """The state between two batches."""
+    """The hidden state between two batches."""
 
     def __init__(self, value: Tensor | None = None) -> None:
         self.value = value
@@ -75,7 +75,7 @@ class Segment(NamedTuple):
 
 
 def rows(words: Tensor, batch: int) -> Tensor:
-    """Words (n,) as `batch` rows. Raises UserError where a row would be shorter than two words."""
+    """Cut words (n,) into rows (batch, n // batch). Raises UserError if a row is shorter than two words."""
     length = len(words) // batch
     if length < 2:
         raise UserError(
@@ -106,22 +106,22 @@ class Segments:
         self.slot = Slot()
         self.lengths = lru_cache(2)(self._lengths)
         self._first = [0]
-        """The number of each pass's first batch, as far as is known."""
+        """Index of the first batch of each pass computed so far."""
 
     @property
     def total(self) -> int:
-        """Words of a row that are predicted in a pass."""
+        """Number of words of a row that are predicted in a pass."""
         return self.rows.shape[1] - 1
 
     @property
     def per_pass(self) -> int:
-        """Batches of a pass, on average."""
+        """Mean number of batches in a pass, rounded."""
         mean = (1 - self.short) * self.bptt + self.short * max(self.bptt // 2, 1)
         return max(round(self.total / mean), 1)
 
     def _lengths(self, k: int) -> np.ndarray:
-        """Words of each segment of pass k."""
-        draw = np.random.RandomState(hashed(self.seed, self.name, "pass", k) % 2**32)  # frozen in all versions of numpy
+        """Return the lengths of the segments of pass k, in words."""
+        draw = np.random.RandomState(hashed(self.seed, self.name, "pass", k) % 2**32)  # frozen by numpy
         shortest = SHORTEST if self.jitter else max(self.bptt // 2, 1)
         most = -(-self.total // shortest)
         wanted = np.where(draw.random_sample(most) < self.short, self.bptt / 2, self.bptt)
@@ -131,14 +131,14 @@ class Segments:
         return np.diff(ends[: np.searchsorted(ends, self.total) + 1], prepend=0)
 
     def place(self, i: int) -> tuple[int, int]:
-        """(pass, segment in it) of batch i."""
+        """Return (pass, segment in the pass) of batch i."""
         while self._first[-1] <= i:
             self._first.append(self._first[-1] + len(self.lengths(len(self._first) - 1)))
         k = int(np.searchsorted(self._first, i, side="right")) - 1
         return k, i - self._first[k]
 
     def at(self, i: int) -> Segment:
-        """Batch i, whatever has been drawn before; it reads what lies before the next batch, and hands nothing on."""
+        """Return batch i without moving the position; it reads the state of the next batch and writes none."""
         k, j = self.place(i)
         lengths = self.lengths(k)
         start, size = int(lengths[:j].sum()), int(lengths[j])
@@ -165,7 +165,7 @@ class Segments:
 
 
 class Read:
-    """An opened text (see `stream.Opened`), on a device. Indices count the words of training and validation text."""
+    """A text on a device (see `stream.Opened`); indices count the words of the training and validation text."""
 
     carries = True
 
@@ -179,13 +179,13 @@ class Read:
         self.bptt, self.short, self.jitter = bptt, short, jitter
 
     def split(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """The training text for the weights, the validation text for the architecture."""
+        """Return the word indices of the training text for the weights, of the validation text for the architecture."""
         return np.arange(self.parts[0]), np.arange(self.parts[0], sum(self.parts))
 
     def stream(
         self, name: str, index: np.ndarray | None = None, *, batch: int, seed: int, rows: Tensor | None = None
     ) -> Segments:
-        """Segments of the words from the first to the last of `index`."""
+        """Return a stream of segments of the words from the first to the last of `index`."""
         return Segments(
             part_of(self.train, index),
             batch=batch,
@@ -199,12 +199,12 @@ class Read:
     def ordered(
         self, part: Part, index: np.ndarray | None = None, *, batch: int, first: int = 0, step: int = 1
     ) -> Iterator[Segment]:
-        """A part once, in segments of equal length; the last may be shorter."""
+        """Yield a part once, in segments of equal length; the last may be shorter."""
         words = part_of(self.train if part == "train" else self.test, index)
         stream = Segments(words, batch=batch, bptt=self.bptt, seed=0, name="evaluation")
         return (next(stream) for _ in range(len(stream.lengths(0))))
 
 
 def part_of(words: Tensor, index: np.ndarray | None) -> Tensor:
-    """The words from the first to the last of `index`, all where it is None."""
+    """Return the words from the first to the last of `index`; all words if it is None."""
     return words if index is None else words[int(index[0]) : int(index[-1]) + 1]

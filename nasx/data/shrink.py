@@ -1,9 +1,9 @@
-"""Images made smaller by area averaging, in whole numbers: the same bytes on every machine.
+"""Downscaling by area averaging in integer arithmetic: the same bytes on every machine.
 
-Pixel j of an axis of n, shrunk to m, is the mean of the source over [j n / m, (j + 1) n / m): with overlaps counted in
-units of 1 / m, source pixel i = [i m, (i + 1) m) weighs max(0, min((i + 1) m, (j + 1) n) - max(i m, j n)), and the
-weights of each j add up to n. Both axes together divide by n^2, rounded half up. For m = n / 2 that is the mean of
-2 x 2 pixels.
+Pixel j of an axis of n pixels, reduced to m, is the mean of the source over [j n / m, (j + 1) n / m). In units of
+1 / m, source pixel i = [i m, (i + 1) m) has the weight max(0, min((i + 1) m, (j + 1) n) - max(i m, j n)), and the
+weights of each j sum to n. The sum over both axes is divided by n^2 and rounded half up. For m = n / 2 this is the
+mean of 2 x 2 pixels.
 
 Shapes: images uint8 (k, c, n, n) -> uint8 (k, c, m, m).
 """
@@ -13,17 +13,17 @@ from __future__ import annotations
 import numpy as np
 
 CHUNK = 1024
-"""Images that are shrunk at once: 25 MB of float64 for CIFAR's."""
+"""Images that are reduced at once: 25 MB of float64 for CIFAR."""
 
 
 def weights(n: int, m: int) -> np.ndarray:
-    """Overlaps (m, n) of source and target pixels in units of 1 / m of a source pixel; each row adds up to n."""
+    """Return the overlaps (m, n) of target and source pixels in units of 1 / m of a source pixel; rows sum to n."""
     i, j = np.arange(n), np.arange(m)[:, None]
     return np.maximum(0, np.minimum((i + 1) * m, (j + 1) * n) - np.maximum(i * m, j * n))
 
 
 def square(x: np.ndarray) -> np.ndarray:
-    """The centred square of images (k, c, h, w)."""
+    """Crop images (k, c, h, w) to the centred square."""
     height, width = x.shape[2:]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
@@ -31,9 +31,9 @@ def square(x: np.ndarray) -> np.ndarray:
 
 
 def shrunk(x: np.ndarray, size: int) -> np.ndarray:
-    """Square images uint8 (k, c, n, n) as uint8 (k, c, size, size), size <= n."""
+    """Reduce square images uint8 (k, c, n, n) to uint8 (k, c, size, size), size <= n."""
     n = x.shape[2]
-    w = weights(n, size).astype(np.float64)  # products and sums are whole numbers below 2^53: exact
+    w = weights(n, size).astype(np.float64)  # exact: products and sums are integers below 2^53
     found = np.empty((*x.shape[:2], size, size), np.uint8)
     for k in range(0, len(x), CHUNK):
         sums = w @ x[k : k + CHUNK].astype(np.float64) @ w.T

@@ -1,13 +1,13 @@
-"""What a set of images is, where its files lie, and the settings that all sets have. Torch-free until it is opened.
+"""Base class of the image data sets in memory: settings, location of the files, checks. Torch-free until `open`.
 
-`size` scales all images to size x size by area averaging when they are loaded (shrink.py), in a search as in a
-retraining; null leaves them as they are. Mean and std, where they are given, stay those of the settings; pad and cutout
-count pixels of the scaled images. A channel that is constant over the training images has a std of 0, which counts as
-1: normalized, the channel is 0.
+`size` scales all images to size x size by area averaging when they are loaded (shrink.py), in a search and in a
+retraining; null keeps their size. `mean` and `std`, if set, are not recomputed; `pad` and `cutout` are in pixels of the
+scaled images. A channel that is constant over the training images has a std of 0, which is replaced by 1: the
+normalized channel is 0.
 
-A component (`Cifar10`, ...) is a frozen set of settings with `check()`, quick, and `open(device) -> Opened`, from which
-batches are drawn (stream.py). Those whose images fit into memory are a `Source` and have `load() -> Images` besides.
-Files are looked for under `path`, else the environment's NASX_DATA, else ~/.cache/nasx (XDG).
+A component (`Cifar10`, ...) is a frozen dataclass of settings with a fast `check()` and `open(device) -> Opened`, from
+which batches are drawn (stream.py). Data sets that fit into memory derive from `Source` and also have
+`load() -> Images`. Files are searched under `path`, else the environment variable NASX_DATA, else ~/.cache/nasx (XDG).
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ from nasx.data.base import OFFLINE, Images, absent, data_root, statistics
 
 log = logging.getLogger("nasx")
 SMALLEST = 8
-"""Side of the smallest images: a network halves them twice."""
+"""Smallest side of an image, since a network halves it twice."""
 
 
 # -------------------------------------------------------------------------------------------------------- checks
 def split_faults(component: Split) -> Iterator[UserError]:
-    """What is wrong with the settings of a split; its file is read."""
+    """Yield the faults of the settings of a split; reads its file."""
     if component.split not in ("halves", "seeded", "classes", "file", "full"):
         yield UserError(
-            f"dataset.split={component.split}", "no such split", "use halves, seeded, classes, file or full"
+            f"dataset.split={component.split}", "is not a split", "use halves, seeded, classes, file or full"
         )
     if not 0 < component.fraction < 1:
         yield UserError(f"dataset.fraction={component.fraction}", "is not between 0 and 1", "DARTS uses 0.5")
@@ -48,7 +48,7 @@ def split_faults(component: Split) -> Iterator[UserError]:
         yield UserError(
             f"dataset.fraction_a={component.fraction_a}",
             f"is not between 0 and what dataset.fraction={component.fraction} leaves",
-            "use null for all of the rest",
+            "use null for the whole rest",
         )
     try:
         if component.split == "file":
@@ -58,21 +58,21 @@ def split_faults(component: Split) -> Iterator[UserError]:
 
 
 def statistics_faults(mean: tuple[float, ...] | None, std: tuple[float, ...] | None) -> Iterator[UserError]:
-    """What is wrong with mean and std per channel."""
+    """Yield the faults of mean and std per channel."""
     if (mean is None) != (std is None):
         yield UserError("dataset.mean, dataset.std", "only one is given", "give both or neither")
     elif std is not None and (min(std) <= 0 or len(std) != len(mean or ())):
         yield UserError(
             f"dataset.std={list(std)}",
-            "does not fit dataset.mean or is not positive",
-            "give one positive number a channel",
+            "does not match dataset.mean or is not positive",
+            "give one positive number per channel",
         )
 
 
 # --------------------------------------------------------------------------------------------- images in memory
 @dataclass(frozen=True, kw_only=True)
 class Source(ABC):
-    """Settings that every set in memory has. `mean`, `std`: null takes the training images' own."""
+    """Base of the data sets in memory. `mean`, `std`: null uses the statistics of the training images."""
 
     path: str | None = None
     size: int | None = None
@@ -86,25 +86,25 @@ class Source(ABC):
     split_file: str | None = None
 
     data: ClassVar[str] = "images"
-    """What networks read of it: images or text."""
+    """The kind of input: images or text."""
     name: ClassVar[str]
     side: ClassVar[int | None] = None
-    """Height and width of the set's own images, None where only its files show it."""
+    """Height and width of the original images; None if only the files show it."""
 
     @abstractmethod
     def find(self) -> None:
-        """Raises UserError that names every place looked at, unless the files are there (or can be downloaded)."""
+        """Raise UserError, with all searched folders, unless the files exist or can be downloaded."""
 
     @abstractmethod
     def read(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, tuple[str, ...]]:
-        """Training images and labels, test images and labels, class names."""
+        """Read training images and labels, test images and labels, class names. Raises UserError."""
 
     def number_of_classes(self) -> int | None:
-        """How many classes the set has, None where only its files show it."""
+        """Return the number of classes; None if only the files show it."""
         return None
 
     def known_shape(self) -> tuple[int, int, int] | None:
-        """Channels, height and width of the images, None where only the set's files show it."""
+        """Return channels, height and width of the images; None if only the files show it."""
         side = self.size or self.side
         return None if side is None else (3, side, side)
 
@@ -113,7 +113,7 @@ class Source(ABC):
         return data_root(self.path)
 
     def check(self) -> None:
-        """Quick and torch-free: settings in range, files there. Raises UserError with all faults."""
+        """Check settings and existence of the files, without torch. Raises one UserError with all faults."""
         faults = [*split_faults(self), *statistics_faults(self.mean, self.std)]
         if self.pad < 0:
             faults.append(UserError(f"dataset.pad={self.pad}", "is negative", "use 0 for no random crop"))
@@ -131,7 +131,7 @@ class Source(ABC):
             raise UserError.join(faults)
 
     def load(self) -> Images:
-        """All images in memory; downloads where the set allows it. Raises UserError."""
+        """Load all images, after a download if `download` is set. Raises UserError."""
         train_x, train_y, test_x, test_y, classes = self.read()
         own = train_x.shape[2:]
         train_x, test_x = self.scaled(train_x), self.scaled(test_x)
@@ -147,7 +147,7 @@ class Source(ABC):
         mean, std = (self.mean, self.std) if self.mean and self.std else statistics(train_x)
         if constant := [str(channel) for channel, value in enumerate(std) if not value]:
             log.warning(
-                "dataset=%s: channel %s of the training images is constant; its std of 0 counts as 1",
+                "dataset=%s: channel %s of the training images is constant; its std of 0 is replaced by 1",
                 self.name,
                 ", ".join(constant),
             )
@@ -156,7 +156,7 @@ class Source(ABC):
             raise UserError(
                 f"dataset.mean={list(mean)}",
                 f"has {len(mean)} values for {train_x.shape[1]} channels",
-                "give one number a channel, or null",
+                "give one number per channel, or null",
             )
         return Images(
             train_x=np.ascontiguousarray(train_x),
@@ -170,7 +170,7 @@ class Source(ABC):
         )
 
     def scaled(self, x: np.ndarray) -> np.ndarray:
-        """Images uint8 (n, c, h, w) at `size`: of those that are not square, the centred square. Raises UserError."""
+        """Scale images uint8 (n, c, h, w) to `size`, after a crop to the centred square. Raises UserError."""
         if self.size is None or x.shape[2:] == (self.size, self.size):
             return x
         if min(x.shape[2:]) < self.size:
@@ -178,30 +178,30 @@ class Source(ABC):
         return shrink.shrunk(shrink.square(x), self.size)
 
     def too_large(self, height: int, width: int) -> UserError:
-        """The error for a size above that of the images, which area averaging only makes smaller."""
+        """Return the error for a `size` above that of the images, which area averaging cannot enlarge."""
         return UserError(
             f"dataset.size={self.size}",
             f"is larger than the images ({width} x {height})",
-            f"use at most {min(height, width)}, or null: images are only made smaller",
+            f"use at most {min(height, width)}, or null: images are never enlarged",
         )
 
     def open(self, device: Any, *, cutout: int = 0, channels_last: bool = False, workers: int | None = None) -> Held:
-        """The set on a device, ready to be drawn from; `workers` has nothing to do for images in memory."""
+        """Load the data set onto a device. `workers` is ignored: images in memory need none. Raises UserError."""
         from nasx.data.stream import Held  # imports torch
 
         return Held(self, self.load(), device, cutout=cutout, channels_last=channels_last)
 
     def absent(self, looked: list[Path], expected: str, remedy: str) -> UserError:
-        """The error for files that are nowhere."""
+        """Return the error for files that were not found."""
         return absent(self.name, self.path, looked, expected, remedy)
 
     def writable(self) -> None:
-        """Raises UserError unless a download could be put under the root; a folder that is named must be there."""
+        """Raise UserError unless a download can be written under the root; a folder given as `path` must exist."""
         if self.path and not self.root.exists():
             raise UserError(
                 f"dataset.path={self.path}",
                 "does not exist",
-                f"correct it, or make the folder: {self.name} is then downloaded into it; {OFFLINE}",
+                f"correct it, or create the folder: {self.name} is then downloaded into it; {OFFLINE}",
             )
         place = self.root
         while not place.exists() and place != place.parent:
@@ -209,6 +209,6 @@ class Source(ABC):
         if not (place.is_dir() and os.access(place, os.W_OK)):
             raise UserError(
                 f"dataset={self.name}",
-                f"no files under {self.root}, and {place} cannot be written",
-                f"name a folder by NASX_DATA or dataset.path; {OFFLINE}",
+                f"no files under {self.root}, and {place} is not writable",
+                f"set NASX_DATA or dataset.path to a folder; {OFFLINE}",
             )

@@ -1,12 +1,12 @@
-"""Which training images train the weights, and which the architecture. Torch-free.
+"""Split of the training images into those for the weights w and those for the architecture a. Torch-free.
 
-    halves   the first `fraction` of the unshuffled index list trains w, the rest trains a (DARTS, train_search.py)
+    halves   the first `fraction` of the unshuffled indices trains w, the rest trains a (DARTS, train_search.py)
     seeded   the same sizes, disjoint, drawn with the run's seed
-    classes  the same within each class (PC-DARTS on ImageNet, train_search_imagenet.py)
+    classes  seeded within each class (PC-DARTS on ImageNet, train_search_imagenet.py)
     file     NAS-Bench-201's official file: {"train": ["int", ["0", ...]], "valid": ["int", ["1", ...]]}
     full     all images train both (single-level searches)
 
-Where `fraction_a` is given, a gets that share of all images instead of the whole rest. Disjoint except `full`.
+If `fraction_a` is set, a gets that share of all images instead of the whole rest. All but `full` are disjoint.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ OFFICIAL = "the official CIFAR-10 file is configs/nas-benchmark/cifar-split.txt 
 
 
 class Split(Protocol):
-    """The settings of a split; every data set component has them."""
+    """The settings of a split, fields of every data set component."""
 
     @property
     def split(self) -> Literal["halves", "seeded", "classes", "file", "full"]: ...
@@ -36,21 +36,24 @@ class Split(Protocol):
 
 
 class Counted(Protocol):
-    """Anything with training labels, int64 (n,)."""
+    """An object with training labels, int64 (n,)."""
 
     @property
     def train_y(self) -> np.ndarray: ...
 
 
 def splits(images: Counted | int, component: Split, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Indices int64, ascending, of the training images for w and for a. `images`: a set, or the number of images."""
+    """Return the ascending int64 indices of the training images for w and for a. Raises UserError.
+
+    `images`: a data set, or the number of training images.
+    """
     n = images if isinstance(images, int) else len(images.train_y)
     every = np.arange(n, dtype=np.int64)
     if component.split == "full":
         return every, every.copy()
     if component.split == "file":
         return read_split(component.split_file, n)
-    # The legacy generator's numbers are frozen by numpy, so a seed means the same split in every version.
+    # numpy has frozen the legacy generator, so a seed gives the same split in every version.
     order = every if component.split == "halves" else np.random.RandomState(seed % 2**32).permutation(every)
     groups = [order]
     if component.split == "classes" and not isinstance(images, int):
@@ -67,16 +70,16 @@ def splits(images: Counted | int, component: Split, seed: int) -> tuple[np.ndarr
 
 
 def _cut(order: np.ndarray, component: Split) -> tuple[np.ndarray, np.ndarray]:
-    """The first part of `order` for w, and what follows it for a."""
+    """Return the first part of `order`, for w, and the next one, for a."""
     cut, n = int(component.fraction * len(order)), len(order)
     end = n if component.fraction_a is None else cut + int(component.fraction_a * n)
     return order[:cut], order[cut:end]
 
 
 def read_split(file: str | None, n: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """The two index lists of a NAS-Bench-201 split file for `n` images (None: not compared)."""
+    """Read the index lists of a NAS-Bench-201 split file for `n` images (None: any number). Raises UserError."""
     if file is None:
-        raise UserError("dataset.split=file", "no file is named", f"set dataset.split_file; {OFFICIAL}")
+        raise UserError("dataset.split=file", "split_file is not set", f"set dataset.split_file; {OFFICIAL}")
     where = f"dataset.split_file={file}"
     try:
         content = json.loads(Path(file).expanduser().read_text(encoding="utf-8"))
@@ -93,9 +96,9 @@ def read_split(file: str | None, n: int | None = None) -> tuple[np.ndarray, np.n
     if not train.size or not valid.size:
         fault = "has an empty part"
     elif np.unique(both).size != both.size:
-        fault = "names an image twice"
+        fault = "contains an image twice"
     elif both.min() < 0 or (n is not None and both.max() >= n):
-        fault = f"names image {both.min() if both.min() < 0 else both.max()}, but the set has {n:,} training images"
+        fault = f"contains image {both.min() if both.min() < 0 else both.max()}, but the set has {n:,} training images"
     else:
         return train, valid
     raise UserError(where, fault, OFFICIAL)

@@ -1,13 +1,13 @@
-"""An opened data set: endless seeded batches of training images, and ordered ones for evaluation.
+"""Endless seeded streams of training batches, and ordered batches for evaluation.
 
-Batch i is a pure function of (seed, i): pass k over the index set is the permutation drawn from (seed, k), batch i
-holds the items i b .. (i+1) b - 1 of the passes laid end to end (so it may straddle two, and holds an item more than
-once where b is larger than the set, which is warned of), and its augmentation and its `seed` are drawn from (seed, i).
-A stream therefore resumes exactly from its position alone.
+Batch i is a pure function of (seed, i). Pass k over the index set is a permutation drawn from (seed, k); batch i of
+size b holds the items i b .. (i+1) b - 1 of the concatenated passes, so it may straddle two passes, and repeats items
+(with a warning) if b is larger than the index set. Augmentation and `seed` of a batch are drawn from (seed, i). The
+position alone therefore resumes a stream exactly.
 
-Of several processes each may ask for its own `rows` of every batch; draws are those of the whole batch.
+With several processes each may request its own `rows` of every batch; random draws are those of the whole batch.
 
-Here are the streams of images that lie on the device as bytes; decoded.py has those of images on a disk.
+This module streams images that are on the device as bytes; decoded.py streams images from disk.
 
 Deviations: DARTS makes a new loader iterator for every architecture step, which draws batches with replacement across
 steps, and NAS-Bench-201's search loader draws every architecture image with replacement; here a pass is finished first,
@@ -52,9 +52,9 @@ log = logging.getLogger("nasx")
 
 
 class Batch(NamedTuple):
-    """Images (n, c, h, w) already augmented, labels (n,), and the seed from which random operations draw.
+    """Augmented images (n, c, h, w), labels (n,), and the seed of random operations.
 
-    Images are independent and all batches as large: the learning rate is not scaled, and nothing is carried on.
+    Images are independent and all batches have the same size, so the rate is 1 and no state is carried.
     """
 
     x: Tensor
@@ -65,51 +65,54 @@ class Batch(NamedTuple):
 
 
 class Batches(Protocol):
-    """An endless stream of training batches; `position` is the number of batches drawn, and all that a resume needs."""
+    """An endless stream of training batches; `position` is the number of batches drawn."""
 
     position: int
 
     @property
     def per_pass(self) -> int:
-        """Batches that one pass takes, rounded up."""
+        """Number of batches in a pass, rounded up."""
 
     def __next__(self) -> Batch: ...
     def at(self, i: int) -> Batch:
-        """Batch i, whatever has been drawn before; draws nothing."""
+        """Return batch i without moving the position."""
 
     def state_dict(self) -> dict[str, int]: ...
     def load_state_dict(self, state: dict[str, int]) -> None: ...
 
 
 class Opened(Protocol):
-    """A data set on a device, ready to be drawn from. `train_y` int64 (n,) on the CPU, `shape` (c, h, w)."""
+    """A data set opened on a device. `train_y` int64 (n,) on the CPU, `shape` (c, h, w)."""
 
     classes: tuple[str, ...]
     train_y: np.ndarray
     shape: tuple[int, ...]
     carries: bool
-    """Whether each batch goes on from the one before it, as text does."""
+    """Whether batches carry a state from one to the next, as those of text do."""
 
     def described(self) -> dict[str, list[Any]]:
-        """What a record keeps of a set: names of the classes, statistics, shape of an image."""
+        """Return the entries for result.json: class names, statistics, shape of an image."""
 
     def split(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """Which of the training images a search trains the weights on, and which the architecture."""
+        """Return the indices of the training images for the weights and for the architecture, int64 each."""
 
     def stream(
         self, name: str, index: np.ndarray | None = None, *, batch: int, seed: int, rows: Tensor | None = None
     ) -> Batches:
-        """Batches of training images (those of `index`; None: all), augmented. Names set streams of a seed apart.
-        `rows`: the positions of each batch that are wanted, None for all."""
+        """Return a stream of augmented training batches.
+
+        `index`: the images to draw from (None: all); `rows`: the positions of each batch to return (None: all).
+        Streams with different names are independent for the same seed.
+        """
 
     def ordered(
         self, part: Part, index: np.ndarray | None = None, *, batch: int, first: int = 0, step: int = 1
     ) -> Iterator[Batch]:
-        """Images of a part once, in order, not augmented: every step-th batch from the batch `first` on."""
+        """Yield the images of a part once, in order, not augmented: every step-th batch from batch `first` on."""
 
 
 class DeviceImages(NamedTuple):
-    """A whole set on the device: images uint8 (n, c, h, w), labels int64 (n,)."""
+    """A data set on the device: images uint8 (n, c, h, w), labels int64 (n,)."""
 
     train_x: Tensor
     train_y: Tensor
@@ -118,24 +121,24 @@ class DeviceImages(NamedTuple):
 
 
 def device_images(images: Images, device: torch.device | str) -> DeviceImages:
-    """Puts the set on the device, once; CIFAR-10 takes 184 MB."""
+    """Copy the data set to the device; CIFAR-10 takes 184 MB."""
     return DeviceImages(
         *(torch.from_numpy(part).to(device) for part in (images.train_x, images.train_y, images.test_x, images.test_y))
     )
 
 
 def hashed(*parts: int | str) -> int:
-    """A seed in [0, 2^63) from numbers and names; unlike hash(), the same in every process."""
+    """Hash numbers and names to a seed in [0, 2^63), the same in every process."""
     return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), "big") >> 1
 
 
 def group_of(name: str) -> str:
-    """The group of settings that a stream of this name is drawn for."""
+    """Return the settings group (search or retrain) of a stream name."""
     return "retrain" if name == "retrain" else "search"
 
 
 class Order:
-    """Which items batch i holds, a pure function of (seed, name, i). `index` are the items to draw from.
+    """The items of batch i as a pure function of (seed, name, i), drawn from `index`.
 
     Raises UserError for an empty index set or batch.
     """
@@ -147,7 +150,7 @@ class Order:
             raise UserError("dataset.split", "leaves a stream without images", "use another split or fraction")
         if batch > len(index):
             log.warning(
-                "%s.batch=%d: only %d images are drawn from, so that a batch holds some of them more than once",
+                "%s.batch=%d: larger than the set of %d images, so a batch contains some of them more than once",
                 group_of(name),
                 batch,
                 len(index),
@@ -158,15 +161,15 @@ class Order:
 
     @property
     def per_pass(self) -> int:
-        """Batches that one pass takes, rounded up."""
+        """Number of batches in a pass, rounded up."""
         return -(-len(self.index) // self.batch)
 
     def seed_of(self, i: int) -> int:
-        """The seed of batch i."""
+        """Return the seed of batch i."""
         return hashed(self.seed, self.name, "batch", i)
 
     def items(self, i: int, gen: torch.Generator) -> Tensor:
-        """The items of batch i, (batch,) on the CPU; `gen` has the seed of the batch, and is drawn from first here."""
+        """Return the items of batch i, (batch,) on the CPU; `gen` must be freshly seeded with `seed_of(i)`."""
         n = len(self.index)
         first, parts = i * self.batch, []
         last = first + self.batch
@@ -184,9 +187,9 @@ class Order:
 
 
 class Stream:
-    """Endless batches of images on a device, always full; `position` is the number of batches drawn.
+    """Endless full batches of images on a device; `position` is the number of batches drawn.
 
-    `index` are the images to draw from (None: all), `rows` the positions of a batch that are wanted (None: all).
+    `index`: the images to draw from (None: all); `rows`: the positions of each batch to return (None: all).
     Raises UserError for an empty index set or batch.
     """
 
@@ -216,15 +219,15 @@ class Stream:
         return batch
 
     def next(self) -> Batch:
-        """The next batch; next(stream) is the same."""
+        """Return the next batch, as next(stream) does."""
         return self.__next__()
 
     def items(self, i: int) -> Tensor:
-        """Which images batch i holds, (batch,) on the CPU."""
+        """Return the image indices of batch i, (batch,) on the CPU."""
         return self.order.items(i, self._gen.manual_seed(self.order.seed_of(i)))
 
     def at(self, i: int) -> Batch:
-        """Batch i, whatever has been drawn before."""
+        """Return batch i without moving the position."""
         seed = self.order.seed_of(i)
         items = self.order.items(i, self._gen.manual_seed(seed))
         draws = self.augment.draws(len(items), self.x.shape[2], self.x.shape[3], self._gen)
@@ -255,9 +258,9 @@ def evaluation(
     first: int = 0,
     step: int = 1,
 ) -> Iterator[Batch]:
-    """Every image of the index set once, in order, normalized only; the last batch may be smaller.
+    """Yield the images of `index` once, in order, normalized only: every step-th batch from batch `first` on.
 
-    Only every step-th batch from the batch `first` on.
+    The last batch may be smaller.
     """
     if index is not None:
         index = torch.as_tensor(index, dtype=torch.int64).to(x.device)
@@ -269,11 +272,11 @@ def evaluation(
 
 
 class Component(Cropped, Split, Protocol):
-    """The settings of a set of images that an opened one needs."""
+    """Data set settings that an opened image data set reads."""
 
 
 class Held:
-    """An opened set (see `Opened`) whose images lie on the device as bytes."""
+    """A data set (see `Opened`) whose images are on the device as bytes."""
 
     carries = False
 
@@ -293,13 +296,13 @@ class Held:
         self.augment = Augment.of(component, images, cutout=cutout, channels_last=channels_last)
 
     def split(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """Images for the weights and for the architecture; see `Opened`."""
+        """Return the image indices for weights and architecture; see `Opened`."""
         return splits(self.images, self.component, seed)
 
     def stream(
         self, name: str, index: np.ndarray | None = None, *, batch: int, seed: int, rows: Tensor | None = None
     ) -> Stream:
-        """Batches of training images; see `Opened`."""
+        """Return a stream of training batches; see `Opened`."""
         bounds.check(self.shape, group_of(name), batch=batch)
         return Stream(
             self.data.train_x,
@@ -315,6 +318,6 @@ class Held:
     def ordered(
         self, part: Part, index: np.ndarray | None = None, *, batch: int, first: int = 0, step: int = 1
     ) -> Iterator[Batch]:
-        """Images of a part in order; see `Opened`."""
+        """Yield the images of a part in order; see `Opened`."""
         x, y = (self.data.train_x, self.data.train_y) if part == "train" else (self.data.test_x, self.data.test_y)
         return evaluation(x, y, index, batch=batch, augment=self.augment, first=first, step=step)

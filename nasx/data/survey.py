@@ -1,8 +1,8 @@
-"""Read many image files by several threads, name all that cannot be read at once, and keep what was found.
+"""Read many image files with threads, report all unreadable ones in one error, and cache the results.
 
-What is kept lies in one .npz file for each folder of images under NASX_DATA/folders, keyed by every file's path, size
-and time of change. So a folder that has been read once is not decoded again, and after a fault only those files are
-that are new or were repaired. Where it cannot be written the images are decoded each time.
+Each folder of images has one cache file (.npz) under NASX_DATA/folders, keyed by path, size and modification time of
+every file. A folder is decoded once; after an error only new and repaired files are. If the cache is not writable, the
+images are decoded each time.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from nasx.errors import UserError
 
 T = TypeVar("T")
 SHOWN = 10
-"""Names of files that an error lists; all of them go to a file."""
+"""Number of files that an error lists; the full list goes to a file."""
 CHUNK = 256
-"""Files that are given to the threads at once; Ctrl-C waits for so many."""
+"""Files submitted to the threads at once; Ctrl-C waits for this many."""
 
 
 def kept_at(cache: Path, root: Path, *what: object) -> Path:
-    """The file that keeps what was found of the images below `root` when they were read in the way `what`."""
+    """Return the cache file of the images below `root`, read with the settings `what`."""
     key = hashlib.sha256(repr((str(root.resolve()), decode.VERSION, *what)).encode())
     return cache / f"{key.hexdigest()[:32]}.npz"
 
 
 def stamps(files: Files) -> np.ndarray:
-    """Hash of each file's path, size and modification time: uint64 (n, 2), 0 if missing."""
+    """Hash path, size and modification time of each file: uint64 (n, 2), 0 if missing."""
     found = np.zeros((len(files.names), 2), np.uint64)
     for i, (name, path) in enumerate(zip(files.names, files.paths(), strict=True)):
         try:
@@ -50,7 +50,7 @@ def stamps(files: Files) -> np.ndarray:
 
 
 def load(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of a kept file, empty where there is none or it is damaged."""
+    """Load the arrays of a cache file; empty if it is missing or damaged."""
     try:
         with np.load(path, allow_pickle=False) as content:
             return dict(content)
@@ -59,13 +59,13 @@ def load(path: Path) -> dict[str, np.ndarray]:
 
 
 def keep(path: Path, **arrays: np.ndarray) -> None:
-    """Write a kept file, whole or not at all; one that cannot be written is not a fault of the run."""
+    """Write a cache file atomically; a failure to write is ignored."""
     with contextlib.suppress(UserError):  # the stub takes names for allow_pickle
         write_atomic(path, lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
 
 
 def read(files: Sequence[Path], reader: Callable[[Path], T]) -> Iterator[T | decode.UnreadableError]:
-    """What the reader finds in each file, in their order; its UnreadableError as a value."""
+    """Yield the result of `reader` for each file, in order; an UnreadableError is yielded as a value."""
 
     def attempt(path: Path) -> T | decode.UnreadableError:
         try:
@@ -80,7 +80,7 @@ def read(files: Sequence[Path], reader: Callable[[Path], T]) -> Iterator[T | dec
 
 
 def unreadable(where: str, bad: Mapping[Path, str], root: Path, total: int, log: Path) -> UserError:
-    """One error for all files that cannot be read, with their reasons; a long list goes to the file `log`."""
+    """Return one error for all unreadable files, with their reasons; writes a long list to the file `log`."""
     lines = [f"{path.relative_to(root)} ({reason})" for path, reason in bad.items()]
     more = ""
     if len(lines) > SHOWN:
@@ -91,14 +91,14 @@ def unreadable(where: str, bad: Mapping[Path, str], root: Path, total: int, log:
     return UserError(
         where,
         f"{len(lines):,} of {total:,} images cannot be read: {', '.join(lines[:SHOWN])}{more}",
-        "repair or remove them and give the same command again; what was decoded is not decoded again",
+        "repair or remove them and run the same command again; decoded images are cached",
     )
 
 
 def verified(files: Files, where: str, cache: Path) -> np.ndarray:
-    """What was done to each image (decode.Odd, uint8 (n,)); every one is decoded once, here or in a run before.
+    """Return the conversions of each image (decode.Odd, uint8 (n,)), after decoding those not verified before.
 
-    Raises one UserError that names all that cannot be read.
+    Raises one UserError for all unreadable images.
     """
     place, keys, paths = kept_at(cache, files.folder, "verified"), stamps(files), files.paths()
     known = load(place)

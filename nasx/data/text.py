@@ -1,8 +1,8 @@
-"""Texts that a language model learns: three files of plain words, which the user brings. Torch-free until opened.
+"""Text data sets for language models: three plain-text files provided by the user. Torch-free until `open`.
 
-A line is a sentence, words are apart by blanks, and each line ends in the word <eos>. The vocabulary is all words of
-the three files, numbered in the order in which they first occur. Penn Treebank as prepared by Mikolov et al. 2010 has
-929,589, 73,760 and 82,430 words of 10,000, <eos> and <unk> among them. nasx neither holds nor downloads it.
+A line is a sentence of words separated by blanks, to which the word <eos> is appended. The vocabulary holds all words
+of the three files, numbered by first occurrence. Penn Treebank as prepared by Mikolov et al. 2010 has 929,589, 73,760
+and 82,430 words and a vocabulary of 10,000, including <eos> and <unk>. nasx neither contains nor downloads it.
 
 Source: DARTS' released code, rnn/data.py.
 """
@@ -29,7 +29,7 @@ FILES = ("train.txt", "valid.txt", "test.txt")
 
 @dataclass(frozen=True, kw_only=True)
 class Ptb:
-    """Penn Treebank, or any text in three files; bring train.txt, valid.txt and test.txt."""
+    """Penn Treebank, or any text in three files train.txt, valid.txt and test.txt."""
 
     path: str | None = None
 
@@ -37,30 +37,30 @@ class Ptb:
     name: ClassVar[str] = "ptb"
 
     def places(self) -> list[Path]:
-        """Folders looked at, in order; `path` may name the folder of files itself."""
+        """Return the folders to search, in order; `path` may be the parent or the folder of the files."""
         root = data_root(self.path)
         return [root / self.name, root] if self.path else [root / self.name]
 
     def folder(self) -> Path:
-        """The folder with the three files. Raises UserError that names every place looked at."""
+        """Return the folder with the three files. Raises UserError with all searched folders."""
         best = min(self.places(), key=lambda folder: len(missing(folder, FILES)))
         lacks = missing(best, FILES)
         if not lacks:
             return best
         put = (
-            "put train.txt, valid.txt and test.txt there, a sentence a line and words apart by blanks, or name "
-            "their folder by NASX_DATA or dataset.path; nasx neither holds nor downloads them"
+            "put train.txt, valid.txt and test.txt there, one sentence per line and words separated by blanks, or set "
+            "NASX_DATA or dataset.path to their folder; nasx neither contains nor downloads them"
         )
         if len(lacks) < len(FILES):
             raise UserError(str(best), f"is incomplete: no {', '.join(lacks)}", put)
         raise UserError(f"dataset={self.name}", "no files found; looked at " + ", ".join(map(str, self.places())), put)
 
     def check(self) -> None:
-        """Quick and torch-free: the files are there. Raises UserError."""
+        """Check that the files exist, without torch. Raises UserError."""
         self.folder()
 
     def load(self) -> Text:
-        """The whole text in memory. Raises UserError."""
+        """Load the whole text into memory. Raises UserError."""
         folder, numbers = self.folder(), dict[str, int]()
         parts = [numbered(folder / name, numbers) for name in FILES]
         return Text(train=parts[0], valid=parts[1], test=parts[2], words=tuple(numbers))
@@ -75,21 +75,24 @@ class Ptb:
         channels_last: bool = False,
         workers: int | None = None,
     ) -> Read:
-        """The text on a device, to be read in segments; the last two are for images and have nothing to do."""
+        """Load the text onto a device, for segments of about `bptt` words. Raises UserError.
+
+        `channels_last` and `workers` apply to images and are ignored.
+        """
         from nasx.data.segments import Read  # imports torch
 
         return Read(self.load(), device, bptt=bptt, short=short, jitter=jitter)
 
 
 def numbered(file: Path, numbers: dict[str, int]) -> np.ndarray:
-    """The word numbers of a file, (n,); new words are added to `numbers`. Raises UserError."""
+    """Return the word indices of a file, int64 (n,); adds new words to `numbers`. Raises UserError."""
     try:
         with file.open(encoding="utf-8") as lines:
             found = [numbers.setdefault(word, len(numbers)) for line in lines for word in (*line.split(), END)]
     except OSError as error:
         raise UserError(str(file), f"cannot be read ({error.strerror})", "check the file") from error
     except UnicodeDecodeError as error:
-        raise UserError(str(file), f"is no text in UTF-8 (byte {error.start})", "convert it to UTF-8") from error
+        raise UserError(str(file), f"is not UTF-8 text (byte {error.start})", "convert it to UTF-8") from error
     if not found:
-        raise UserError(str(file), "is empty", "put the text there, a sentence a line")
+        raise UserError(str(file), "is empty", "put the text there, one sentence per line")
     return np.array(found, np.int64)
