@@ -1,20 +1,60 @@
-"""nasx: differentiable architecture search that composes spaces, methods and data sets."""
+"""nasx: differentiable architecture search that composes spaces, methods and data sets.
+
+The functions and classes below are imported at their first use, so that `import nasx` does not import torch.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from nasx.errors import UserError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from nasx.export.model import Classifier
+    from nasx.api.jobs import retrain, search
+    from nasx.api.models import create_model, list_models
+    from nasx.api.runs import RetrainRun, RunFrame, SearchRun, runs
+    from nasx.core.bilevel import Batch, Method, Outcome, Problem, Search
+    from nasx.export.model import load
+    from nasx.spaces.base import Space
 
 __version__ = "0.1.0"
+__all__ = [
+    "Batch",
+    "Method",
+    "Outcome",
+    "Problem",
+    "RetrainRun",
+    "RunFrame",
+    "Search",
+    "SearchRun",
+    "Space",
+    "UserError",
+    "create_model",
+    "list_models",
+    "load",
+    "retrain",
+    "runs",
+    "search",
+]
+_HOMES = {
+    "nasx.api.jobs": ("retrain", "search"),
+    "nasx.api.models": ("create_model", "list_models"),
+    "nasx.api.runs": ("RetrainRun", "RunFrame", "SearchRun", "runs"),
+    "nasx.core.bilevel": ("Batch", "Method", "Outcome", "Problem", "Search"),
+    "nasx.export.model": ("load",),
+    "nasx.spaces.base": ("Space",),
+}
+"""Module -> the names of `__all__` that are imported from it at their first use."""
 
 
-def load(path: str | Path, device: str = "cpu", allow: Sequence[str] = ()) -> Classifier:
-    """The trained network that `nasx export` has written to `path`: see nasx/export/model.py."""
-    from nasx.export import model  # torch is imported here and not with the package
+def __getattr__(name: str) -> Any:
+    for module, names in _HOMES.items():
+        if name in names:
+            globals()[name] = found = getattr(import_module(module), name)
+            return found
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
-    return model.load(path, device, allow)
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

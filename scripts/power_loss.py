@@ -17,7 +17,7 @@ byte, the other pictures whole, the same files, and no temporary file. A state t
 tried before is counted and not tried again (`seen`).
 
 A command is forked from one process that has imported torch and computed nothing. It is what the installed script
-runs after Hydra has composed its configuration (`nasx.cli.main.JOBS`); tests/test_power.py runs whole command lines.
+runs after Hydra has composed its configuration (`nasx.cli.invoke.WORK`); tests/test_power.py runs whole command lines.
 
 OUT/trials-*.jsonl has a line per trial; OUT/power_loss.md a line per command. Exit code 1 where anything differs.
 """
@@ -129,8 +129,7 @@ def job(words: tuple[str, ...]) -> Callable[[], Any]:
     """What a command line does after it was read and composed."""
     from hydra.types import RunMode
 
-    from nasx.cli import commands
-    from nasx.cli import main as cli_main
+    from nasx.cli import commands, invoke
     from nasx.config import compose
 
     command, *rest = words
@@ -150,7 +149,7 @@ def job(words: tuple[str, ...]) -> Callable[[], Any]:
         "folders": [],
         "argv": list(words),
     }
-    return functools.partial(cli_main.JOBS[command][1], cfg, info)
+    return functools.partial(invoke.WORK[command], cfg, info)
 
 
 def forked(here: Path, act: Callable[[], Any], told: Path) -> int:

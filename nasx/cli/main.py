@@ -62,62 +62,15 @@ def list_(cfg: DictConfig) -> Any:
     return _job("list", cfg)
 
 
-def _search(cfg: dict[str, Any], info: dict[str, Any]) -> Any:
-    return _unless_done("search", cfg, info)
-
-
-def _retrain(cfg: dict[str, Any], info: dict[str, Any]) -> Any:
-    return _unless_done("retrain", cfg, info)
-
-
-def _unless_done(kind: str, cfg: dict[str, Any], info: dict[str, Any]) -> Any:
-    """The record of a finished run, without torch; else the run."""
-    from nasx.report import run_summary
-
-    if done := run_summary.again(cfg, info["choices"], kind):
-        return done
-    import nasx.jobs.retrain
-    import nasx.jobs.search
-
-    return {"search": nasx.jobs.search.search, "retrain": nasx.jobs.retrain.retrain}[kind](cfg, info)
-
-
-def _run(cfg: dict[str, Any], info: dict[str, Any]) -> Any:
-    from nasx.report import run_summary
-
-    run_summary.opened(cfg, info["choices"], "search")
-    import nasx.jobs.run
-
-    return nasx.jobs.run.run(cfg, info)
-
-
-def _study(cfg: dict[str, Any], info: dict[str, Any]) -> Any:
-    import nasx.jobs.study
-
-    return nasx.jobs.study.study(cfg, info)
-
-
-def _table(cfg: dict[str, Any], info: dict[str, Any]) -> Any:
-    import nasx.cli.table
-
-    nasx.cli.table.main(cfg)
-
-
-def _list(cfg: dict[str, Any], info: dict[str, Any]) -> Any:
-    import nasx.cli.listing
-
-    nasx.cli.listing.main(cfg, info["folders"])
-
-
-JOBS: dict[str, tuple[Callable[[DictConfig], Any], Callable[[dict[str, Any], dict[str, Any]], Any]]] = {
-    "search": (search, _search),
-    "retrain": (retrain, _retrain),
-    "run": (run, _run),
-    "study": (study, _study),
-    "table": (table, _table),
-    "list": (list_, _list),
+TASKS: dict[str, Callable[[DictConfig], Any]] = {
+    "search": search,
+    "retrain": retrain,
+    "run": run,
+    "study": study,
+    "table": table,
+    "list": list_,
 }
-"""Command -> (what Hydra runs, what does the work)."""
+"""Command -> what Hydra runs."""
 
 
 _raised: list[Exception] = []
@@ -135,9 +88,8 @@ def _checked(command: str, cfg: DictConfig) -> Any:
     from hydra.types import RunMode
     from omegaconf import OmegaConf
 
-    from nasx.cli import grid, preflight
+    from nasx.cli import grid, invoke, preflight
     from nasx.config import check, commands, provenance, sweeps
-    from nasx.config.compose import published
     from nasx.tracking import lineage, sweep_log
 
     hydra = HydraConfig.get()
@@ -148,18 +100,11 @@ def _checked(command: str, cfg: DictConfig) -> Any:
     overrides = list(hydra.overrides.task)
     own = next((s.path for s in hydra.runtime.config_sources if s.provider == "command-line"), None)
     options = ["--config-dir", _relative(own, hydra.runtime.cwd)] if own else []
-    info: dict[str, Any] = {
-        "choices": {k: v for k, v in hydra.runtime.choices.items() if not k.startswith("hydra/")},
-        "overrides": overrides,
-        "options": options,
-        "argv": [command, *overrides],
-        "command": shlex.join(["nasx", command, *options, *overrides]),
-        "folders": [source.path for source in hydra.runtime.config_sources if source.schema == "file"],
-    }
-    work = JOBS[command][1]
+    choices = {k: v for k, v in hydra.runtime.choices.items() if not k.startswith("hydra/")}
     plain = {str(key): value for key, value in values.items()}
-    if commands.COMMANDS[command].groups:
-        info["published"] = published(command, info["choices"], plain, own)
+    info = invoke.job_info(command, plain, choices, overrides, options)
+    info["folders"] = [source.path for source in hydra.runtime.config_sources if source.schema == "file"]
+    work = invoke.WORK[command]
     if hydra.mode != RunMode.MULTIRUN:  # the whole line was checked before Hydra started
         try:
             preflight.check_foreign(plain, command)
@@ -369,7 +314,7 @@ def _hydra(command: str, line: Line, folder: Path | None) -> int | None:
     placed = [] if folder is None or own else [f"hydra.sweep.dir={json.dumps(str(folder))}"]
     sys.argv = ["nasx", *line.options, *line.overrides, *placed]
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    task = hydra.main(config_path=str(paths.conf_dir()), config_name=command, version_base="1.3")(JOBS[command][0])
+    task = hydra.main(config_path=str(paths.conf_dir()), config_name=command, version_base="1.3")(TASKS[command])
     if folder is None:
         try:
             task()

@@ -16,8 +16,6 @@ All accuracies are those of the benchmark: each cell trained on CIFAR-10 for 200
 
 from __future__ import annotations
 
-import contextlib
-import io
 import os
 import sys
 import webbrowser
@@ -30,11 +28,11 @@ from rich.console import Console
 from rich.table import Table
 
 from nasx.benchmarks.nb201 import Nb201
-from nasx.cli import arguments
+from nasx.cli import arguments, invoke
 from nasx.errors import UserError, printable
 from nasx.report import histogram
 from nasx.report.run_summary import percent
-from nasx.tracking import records
+from nasx.tracking import lineage
 from nasx.tracking.progress import duration
 
 OPTIONS = {"seed": "0", "out": "outputs", "open": "auto"}
@@ -105,14 +103,8 @@ def main(given: Sequence[str]) -> int:
 
 
 def _run(name: str, words: Sequence[str], out: str) -> Mapping[str, Any]:
-    """The record of a search, which is run where it is not finished. Its own summary is not printed."""
-    from nasx.cli.main import application
-
-    with contextlib.redirect_stdout(io.StringIO()):
-        application("search", [*words, f"name={name}", f"out={out}"])
-    record = records.finished(Path(out).expanduser() / name)
-    assert record is not None, name
-    return record
+    """The record of a search, which is run where it is not finished."""
+    return invoke.call("search", [*words, f"name={name}", lineage.override("out", out)]).record
 
 
 def _found(record: Mapping[str, Any]) -> float:

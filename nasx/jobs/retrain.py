@@ -35,5 +35,6 @@ def trained(cfg: Config, info: Config) -> Result:
         result = RetrainJob(ctx).run() if done is None else done
         if distributed.is_main_process():
             run_summary.draw(ctx.run.folder)
-            run_summary.show(result, ctx.run.folder)
+            if info.get("summary", True):
+                run_summary.show(result, ctx.run.folder)
         return result

@@ -138,6 +138,7 @@ def pictures(ctx: Session) -> None:
 
 
 def shown(ctx: Session, result: Result) -> None:
-    """Draw what is missing, and tell the end of a search."""
+    """Draw what is missing, and print the summary of a search unless it was called from Python."""
     pictures(ctx)
-    run_summary.show(result, ctx.run.folder)
+    if ctx.info.get("summary", True):
+        run_summary.show(result, ctx.run.folder)

@@ -65,8 +65,12 @@ def opened(cfg: Mapping[str, Any], choices: Mapping[str, Any], kind: str) -> Pat
     return folder
 
 
-def again(cfg: Mapping[str, Any], choices: Mapping[str, Any], kind: str) -> dict[str, Any] | None:
-    """Show a run that has finished with all its pictures, without torch; None where there is something to do.
+def again(
+    cfg: Mapping[str, Any], choices: Mapping[str, Any], kind: str, *, summary: bool = True
+) -> dict[str, Any] | None:
+    """The record of a run that has finished with all its pictures, without torch; None where there is something to do.
+
+    With `summary`, print its summary.
 
     Raises UserError like `opened`.
     """
@@ -81,7 +85,7 @@ def again(cfg: Mapping[str, Any], choices: Mapping[str, Any], kind: str) -> dict
         missing = lacking(folder, [*cells.names(folder), *curves])
     except (UserError, OSError, ValueError):  # no genotype to draw
         return None
-    if not missing:
+    if not missing and summary:
         show(done, folder)
     return None if missing else done
 

@@ -58,7 +58,8 @@ class Network(nn.Module, ABC):
     """A discrete network. Random operations draw from `gen` (None: the device's default generator).
 
     A network that reads text also takes `state` and `regularizers`. One that reads images has a method
-    `features(x, gen)`: the map (n, channels, h, w) that it pools for its classifier. method=zen alone needs it.
+    `features(x, gen=None, maps=None)`, which returns the map (n, channels, h, w) that it pools for its `classifier`,
+    and appends the map after each cell to `maps`. Only method=zen and `nasx.create_model` need it.
     """
 
     @abstractmethod

@@ -168,16 +168,20 @@ class DartsNetwork(Network):
         last, scores = self._run(x, drop_path, gen)
         return Logits(self.classifier(F.adaptive_avg_pool2d(last, 1).flatten(1)), scores)
 
-    def features(self, x: Tensor, gen: torch.Generator | None = None) -> Tensor:
-        """The map (n, c, h, w) that the classifier pools."""
-        return self._run(x, 0.0, gen)[0]
+    def features(self, x: Tensor, gen: torch.Generator | None = None, maps: list[Tensor] | None = None) -> Tensor:
+        """The map (n, c, h, w) that the classifier pools; `maps` receives the map after each cell."""
+        return self._run(x, 0.0, gen, maps)[0]
 
-    def _run(self, x: Tensor, drop_path: float, gen: torch.Generator | None) -> tuple[Tensor, Tensor | None]:
+    def _run(
+        self, x: Tensor, drop_path: float, gen: torch.Generator | None, maps: list[Tensor] | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         """Output of the last cell, and scores of the auxiliary head."""
         before, last = self.stem(x)
         scores = None
         for i, cell in enumerate(self.cells):
             before, last = last, cell(before, last, drop_path, gen)
+            if maps is not None:
+                maps.append(last)
             if self.training and self.auxiliary is not None and i == self.head_at:
                 scores = self.auxiliary(last)
         return last, scores

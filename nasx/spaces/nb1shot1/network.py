@@ -84,11 +84,13 @@ class Nb101Network(Network):
         no_drop_path(drop_path, "nb1shot1")
         return Logits(self.classifier(self.features(x, gen).mean((2, 3))))
 
-    def features(self, x: Tensor, gen: torch.Generator | None = None) -> Tensor:
-        """The map (n, 4 C, h, w) that the classifier pools."""
+    def features(self, x: Tensor, gen: torch.Generator | None = None, maps: list[Tensor] | None = None) -> Tensor:
+        """The map (n, 4 C, h, w) that the classifier pools; `maps` receives the map after each cell."""
         x = self.stem(x)
         for i, cell in enumerate(self.cells):
             if i and i % self.stack == 0:
                 x = F.max_pool2d(x, 2, 2)
             x = cell(x, gen)
+            if maps is not None:
+                maps.append(x)
         return x

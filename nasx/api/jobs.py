@@ -1,0 +1,124 @@
+"""`nasx.search` and `nasx.retrain`: the commands of these names as functions.
+
+They check, run, resume and record exactly like the command line: the same overrides give the same run folder, so a call
+continues what `nasx search` began, and the other way round.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from nasx.api.runs import RetrainRun, Run, SearchRun, open_run
+from nasx.cli import invoke
+from nasx.core import spelling
+from nasx.errors import UserError, of_system
+from nasx.spaces import published
+from nasx.tracking import lineage, records
+
+Override = str | Mapping[str, object]
+"""`"key=value"`, as on the command line, or a mapping of (dotted or nested) keys to values."""
+
+
+def search(*overrides: Override, config_dir: str | None = None, **settings: object) -> SearchRun:
+    """Search an architecture, and look it up where a benchmark has it; like `nasx search`.
+
+    A run that was interrupted continues, and one that has finished is returned at once. Progress goes to the notebook,
+    or to standard error; `quiet=True` turns it off. One call is one run: for several seeds, write a loop.
+
+    >>> run = nasx.search(method="darts", space="nb201", dataset="digits", seed=1)
+    >>> run = nasx.search({"search.epochs": 2, "dataset.size": 16}, experiment="quickstart", method="idarts")
+    >>> run = nasx.search("method=darts", "method.order=2", search={"epochs": 2}, out="elsewhere")
+
+    Args:
+        overrides: settings, each as text (`"search.epochs=2"`) or a mapping (`{"search.epochs": 2}`).
+        config_dir: a folder of your own YAML files, like `--config-dir`.
+        settings: choices, and settings whose key is a Python name: `method="darts"`, `seed=1`, `search={"epochs": 2}`.
+
+    Raises:
+        UserError: what the command line prints for the same fault, before anything is computed.
+        KeyboardInterrupt: the run was interrupted; its checkpoint is written, and the same call resumes it.
+    """
+    run = open_run(_call("search", _texts(*overrides, settings), config_dir))
+    assert isinstance(run, SearchRun)
+    return run
+
+
+def retrain(
+    architecture: str | os.PathLike[str] | Run,
+    *overrides: Override,
+    config_dir: str | None = None,
+    **settings: object,
+) -> RetrainRun:
+    """Train an architecture from scratch and test it; like `nasx retrain`.
+
+    >>> found = nasx.search(space="darts", dataset="cifar10")
+    >>> trained = nasx.retrain(found, {"retrain.epochs": 600})
+    >>> trained = nasx.retrain("DARTS_V2", seed=3)
+
+    Args:
+        architecture: a finished search (what `nasx.search` returned, its folder, or its name below `out`), the name of
+            a published cell (`nasx.list_models()`), or the text of a genotype (which needs `space=`).
+        overrides, config_dir, settings: see `nasx.search`. A search hands on its space and data set.
+
+    Raises:
+        UserError: what the command line prints for the same fault, before anything is computed.
+        KeyboardInterrupt: the run was interrupted; its checkpoint is written, and the same call resumes it.
+    """
+    key, value = identify(architecture, str(settings.get("out", "outputs")))
+    texts = _texts({key: value}, *overrides, settings)
+    cell = find_published(value)
+    if key == "genotype" and cell is not None and not any(text.startswith("space=") for text in texts):
+        texts.append(f"space={cell.space}")
+    run = open_run(_call("retrain", texts, config_dir))
+    assert isinstance(run, RetrainRun)
+    return run
+
+
+def find_published(name: str) -> published.Published | None:
+    """The published cell of that name, upper or lower case; None where there is none."""
+    return {known.lower(): cell for known, cell in published.cells().items()}.get(name.strip().lower())
+
+
+def identify(architecture: str | os.PathLike[str] | Run, out: str = "outputs") -> tuple[str, str]:
+    """(`genotype`, a published name or a text) or (`from`, the folder of a run or its name below `out`).
+
+    Raises UserError for a misspelled name.
+    """
+    if isinstance(architecture, Run):
+        return "from", str(architecture.folder)
+    text = os.fspath(architecture)
+    if find_published(text) or (re.search(r"[|(\[{]", text) and not Path(text).exists()):
+        return "genotype", text
+    if records.locate(text, out) is None and (near := spelling.nearest(text, published.cells())):
+        raise UserError(text, "is neither a published cell nor a run", f"did you mean {near}?")
+    return "from", text
+
+
+def _texts(*overrides: Override) -> list[str]:
+    """The overrides as one writes them on the command line, text quoted."""
+    found: list[str] = []
+    for each in overrides:
+        if isinstance(each, str):
+            found.append(each)
+        else:
+            found += [lineage.override(key, _plain(value)) for key, value in records.flatten(each).items()]
+    return found
+
+
+def _plain(value: object) -> object:
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
+def _call(command: Literal["search", "retrain"], texts: list[str], config_dir: str | None) -> Path:
+    """The folder of the finished job; faults of the system are UserErrors, as on the command line."""
+    try:
+        return invoke.call(command, texts, config_dir).folder
+    except Exception as error:
+        fault = of_system(error)
+        if fault is None:
+            raise
+        raise fault from error

@@ -1,0 +1,189 @@
+"""`nasx.create_model` and `nasx.list_models`, in timm's manner: discrete architectures as modules of plain tensors."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from nasx.api.jobs import find_published, identify
+from nasx.api.runs import Run
+from nasx.cli import export, info
+from nasx.config import components, instantiate
+from nasx.errors import UserError
+from nasx.spaces import published
+from nasx.spaces.base import Genotype, Network
+from nasx.tracking import lineage
+from nasx.train.job import sized
+
+
+class FeatureInfo(NamedTuple):
+    """A feature map: its channels, and the side of the image divided by its own."""
+
+    channels: int
+    reduction: int
+
+
+class Model(nn.Module):
+    """A discrete network that returns plain tensors.
+
+    `model(images)` is a tensor (n, num_classes). With an auxiliary head it is, in training mode, a pair of such tensors
+    (main and auxiliary scores, as in torchvision's GoogLeNet). With `features_only` it is a list: the last map of each
+    resolution (n, channels, h, w), the largest first.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        genotype: Genotype,
+        num_classes: int,
+        *,
+        drop_path: float = 0.0,
+        features_only: bool = False,
+    ) -> None:
+        super().__init__()
+        self.network, self.genotype, self.num_classes = network, genotype, num_classes
+        self.drop_path, self.features_only = drop_path, features_only
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor] | list[Tensor]:
+        if self.features_only:
+            return self.forward_maps(x)
+        logits = self.network(x, drop_path=self.drop_path if self.training else 0.0)
+        main: Tensor = logits.main
+        return main if logits.auxiliary is None else (main, logits.auxiliary)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """The map (n, channels, h, w) that is pooled for the classifier."""
+        return self.forward_maps(x)[-1]
+
+    def forward_maps(self, x: Tensor) -> list[Tensor]:
+        """The last map of each resolution, the largest first."""
+        maps: list[Tensor] = []
+        last: Tensor = self.network.features(x, maps=maps)  # type: ignore[operator]  # a method, see Network
+        return list({tuple(found.shape[-2:]): found for found in (*maps, last)}.values())
+
+    def feature_info(self, size: int = 32) -> list[FeatureInfo]:
+        """What `forward_maps` returns for images of `size` pixels; nothing is computed."""
+        shadow = copy.deepcopy(self).to("meta").eval()
+        shapes = [found.shape for found in shadow.forward_maps(torch.zeros(1, 3, size, size, device="meta"))]
+        return [FeatureInfo(shape[1], size // shape[2]) for shape in shapes]
+
+
+def list_models(filter: str = "*") -> list[str]:  # noqa: A002 (timm's name)
+    """The names of published cells for images that match a pattern (`*` and `?`, upper or lower case), sorted.
+
+    >>> nasx.list_models("lambda*s4")
+    ['Lambda_DARTS_c10_s4']
+    """
+    names = [name for name, cell in published.cells().items() if cell.space != "darts_rnn"]
+    return sorted((name for name in names if fnmatchcase(name.lower(), filter.lower())), key=str.lower)
+
+
+def create_model(
+    architecture: str | os.PathLike[str] | Run,
+    *,
+    num_classes: int | None = None,
+    channels: int | None = None,
+    layers: int | None = None,
+    pretrained: bool = False,
+    features_only: bool = False,
+    auxiliary: bool = False,
+    drop_path: float = 0.0,
+    recipe: str | None = None,
+    space: str | None = None,
+    allow: Sequence[str] = (),
+) -> Model:
+    """The discrete network of an architecture as a torch module that returns plain tensors.
+
+    >>> model = nasx.create_model("DARTS_V2", num_classes=100)  # 20 cells and 36 channels, for CIFAR
+    >>> model = nasx.create_model("PDARTS", recipe="imagenet_darts", num_classes=1000)
+    >>> model = nasx.create_model("|none~0|+|none~0|none~1|+|nor_conv_3x3~0|none~1|none~2|", channels=8)
+    >>> model = nasx.create_model("outputs/mine-retrain", pretrained=True)
+    >>> maps = nasx.create_model("DARTS_V2", features_only=True)(images)
+
+    Args:
+        architecture: the name of a published cell, the text of a genotype, or a finished search or retraining (what
+            `nasx.search` and `nasx.retrain` return, its folder, or its name below outputs/).
+        num_classes: classes; None: those of the retraining, else 10 (1000 with the stem for ImageNet). 0: the model
+            returns pooled features (n, channels), without a classifier.
+        channels, layers: size of the network; None: that of the retraining, of `recipe`, or of the space.
+        pretrained: the weights of a retraining, as they were tested. Where `num_classes` differs from its own, the
+            classifier is new.
+        features_only: return the last feature map of each resolution in place of scores.
+        auxiliary: add the auxiliary head of the DARTS networks.
+        drop_path: probability of drop-path in training (DARTS networks).
+        recipe: the retraining recipe whose stem and size are used (`nasx list recipes`), for example imagenet_darts.
+        space: the space of a genotype's text; None: the first that has it.
+        allow: packages of yours with the space of a run.
+
+    Raises:
+        UserError: an unknown name, a text that no space has, sizes that the network cannot have, missing weights.
+    """
+    key, value = identify(architecture)
+    cell = find_published(value) if key == "genotype" else None
+    given = {**dict.fromkeys(info.OPTIONS, ""), key: value, "retrain": recipe or ""}
+    given["space"] = space or (cell.space if cell else "")
+    run = lineage.open_parent(lineage.run_folder(value, "outputs")) if key == "from" else None
+    text, _ = info.genotype_and_source(given, run)
+    trained = run.record if run is not None and run.record.get("kind") == "retrain" else {}
+    sizes = {
+        "layers": trained.get("layers") or lineage.layers(text) or None if layers is None else layers,
+        "channels": trained.get("channels") if channels is None else channels,
+    }
+    values = [f"retrain.{name}={size}" for name, size in sizes.items() if size is not None]
+    cfg, _ = info.retrain_config(given, text, run, values)
+    own, node = instantiate.build(cfg["space"], allow), {**cfg["retrain"], "drop_path": drop_path}
+    if own.data != "images":
+        raise UserError(value, "is a recurrent cell", f"name a cell for images: {', '.join(list_models()[:3])}, ...")
+    if found := list(components.component_faults("retrain", node)):
+        raise UserError.join(found)
+    genotype, settings = own.parse(value if cell else text), instantiate.build(node)
+    size, usual = (224, 1000) if settings.stem == "imagenet" else (32, 10)
+    images = trained.get("images")
+    own_classes = len(images["classes"]) if isinstance(images, Mapping) else usual
+    classes = own_classes if num_classes is None else num_classes
+    if classes < 0:
+        raise UserError(f"num_classes={classes}", "is negative", "use 0 for pooled features")
+    network: Network
+    if pretrained:
+        if run is None:
+            raise UserError("pretrained=True", "no weights are published with nasx", "name a finished retraining")
+        if auxiliary or recipe or layers is not None or channels is not None:
+            raise UserError("pretrained=True", "fixes the network", "leave layers, channels, auxiliary and recipe out")
+        network, own_classes = _pretrained(run, allow)
+    else:
+        settings = sized(settings, own, genotype, own_classes, (3, size, size))
+        network = own.network(
+            genotype,
+            own_classes,
+            layers=settings.layers,
+            channels=settings.channels,
+            stem=settings.stem,
+            auxiliary=auxiliary,
+        )
+    if classes != own_classes:
+        _replace_classifiers(network, classes)
+    return Model(network, genotype, classes, drop_path=drop_path, features_only=features_only)
+
+
+def _pretrained(run: lineage.Parent, allow: Sequence[str]) -> tuple[Network, int]:
+    """The network of a retraining with its last weights, and its number of classes. Raises UserError."""
+    network, facts = export.trained_network(run.folder, export.finished_retraining(run.folder), allow)
+    assert isinstance(network, Network)
+    network.train()
+    return network, len(facts["classes"])
+
+
+def _replace_classifiers(network: Network, classes: int) -> None:
+    """New classifiers of the network and of its auxiliary head, newly initialized; for 0 classes none."""
+    for module in [
+        module for module in network.modules() if isinstance(getattr(module, "classifier", None), nn.Linear)
+    ]:
+        old = module.classifier
+        assert isinstance(old, nn.Linear)
+        module.classifier = nn.Linear(old.in_features, classes) if classes else nn.Identity()

@@ -1,0 +1,180 @@
+"""Finished runs for Python: one as a dataclass, many as a pandas frame with a row per run, and a row per epoch of each.
+
+Numbers are in the units of nasx.core.quantities, the same as in `nasx table`: accuracies in percent, times in seconds.
+`attrs["units"]` of each frame maps a column to the symbol of its unit ("" for pure numbers). No torch.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from nasx.core.quantities import QUANTITIES, measures, of_column, per_epoch
+from nasx.errors import UserError
+from nasx.report import run_summary
+from nasx.report.curves import derived, read_metrics
+from nasx.results.collect import COLUMNS, collect, rows_of
+from nasx.tracking import result_file
+from nasx.tracking.result_file import RetrainRecord, SearchRecord
+
+FIRST = ("run", "kind", "method", "space", "dataset", "seed")
+"""The columns that come first in both frames."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A finished run: what `nasx.search` and `nasx.retrain` return."""
+
+    name: str
+    folder: Path
+    """Its run folder, below `out`: configuration, metrics.jsonl, result.json, checkpoints, pictures."""
+    genotype: str
+    seed: int
+    measures: Mapping[str, float] = field(repr=False)
+    """Column of `nasx.runs` -> number, in the same unit; numbers that the run does not have are left out."""
+
+    def epochs(self) -> pd.DataFrame:
+        """One row per epoch: see `RunFrame.epochs`. Searches that train nothing have no epochs."""
+        return _epochs([{"run": self.name, "seed": self.seed, "folder": str(self.folder)}], ("run", "seed"))
+
+    def show(self) -> None:
+        """Print the summary that the command line prints at the end of the run."""
+        run_summary.show(result_file.read(self.folder).content, self.folder)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchRun(Run):
+    """A finished search."""
+
+    accuracy: float | None
+    """Validation accuracy of the found cell in percent, by the benchmark, on the data set that was searched on; None
+    where the benchmark does not have that data set. `lookup` has those of other data sets."""
+    lookup: Mapping[str, float]
+    """`cifar10.valid`, `cifar10.test`, ... -> accuracy of the found cell in percent, by the benchmark; empty where no
+    benchmark has the cell."""
+    verdict: str
+    """Whether the search collapsed, in a sentence."""
+    record: SearchRecord = field(repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrainRun(Run):
+    """A finished retraining."""
+
+    accuracy: float | None
+    """Test accuracy in percent after the last epoch (on held-out training images with `retrain.held_out`); None for a
+    language model, whose `test_perplexity` is in `measures`."""
+    record: RetrainRecord = field(repr=False)
+
+
+def open_run(folder: Path) -> SearchRun | RetrainRun:
+    """The finished run in `folder`. Raises UserError where there is none."""
+    try:
+        record = result_file.read(folder)
+        found = {name: value for name, value in record.measured().items() if not math.isnan(value)}
+    except (result_file.Unreadable, TypeError, ValueError) as error:
+        raise UserError(str(folder), f"holds no finished run ({error})", "name a finished run") from error
+    known: dict[str, Any] = {
+        "name": folder.name,
+        "folder": folder,
+        "genotype": record.genotype,
+        "seed": record.seed or 0,
+        "measures": found,
+    }
+    if isinstance(record, RetrainRecord):
+        held_out = record.content.get("valid_accuracy") if record.held_out else None
+        accuracy = 100 * held_out if isinstance(held_out, float) else found.get("test_accuracy")
+        return RetrainRun(**known, accuracy=accuracy, record=record)
+    if not isinstance(record, SearchRecord):
+        raise UserError(str(folder), f"is a run of nasx {record.kind}", "name a search or a retraining")
+    lookup = {name: found[name] for name in found if name.endswith((".valid", ".test"))}
+    return SearchRun(
+        **known,
+        accuracy=lookup.get(f"{record.content.get('benchmark_data')}.valid"),
+        lookup=lookup,
+        verdict=record.verdict.text if record.verdict else "",
+        record=record,
+    )
+
+
+class RunFrame(pd.DataFrame):
+    """A pandas frame with one row per run; what is selected from it is a RunFrame again.
+
+    >>> runs = nasx.runs("outputs")
+    >>> runs.groupby("method")["cifar10.valid"].agg(["mean", "std", "count"])
+    >>> runs[runs.method == "darts"].epochs().pivot(index="epoch", columns="run", values="train_accuracy")
+    """
+
+    @property
+    def _constructor(self) -> Callable[..., RunFrame]:
+        return RunFrame
+
+    def epochs(self) -> pd.DataFrame:
+        """One row per epoch of these runs, from their metrics.jsonl.
+
+        Columns: run, kind, method, space, dataset, seed, epoch, then every number that the runs recorded (losses in
+        nats, accuracies in percent, `lookup.<data set>.valid` of the cell found so far, diagnostics), genotype, folder.
+        """
+        kept = self[[name for name in (*FIRST, "folder") if name in self.columns]]
+        return _epochs(rows_of(kept.drop_duplicates("folder")), [name for name in FIRST if name in self.columns])
+
+
+def runs(root: str | os.PathLike[str] | Iterable[str | os.PathLike[str]] = "outputs") -> RunFrame:
+    """All finished searches and retrainings below one or several folders, as a pandas frame with one row per run.
+
+    Columns: run, kind, method, space, dataset, seed; then numbers (test_accuracy, `cifar10.valid`, cost_s, params, ...)
+    and facts (genotype, verdict, folder, device, commit, ...). A retraining has method and space of its search.
+    `attrs["units"]` maps a column to its unit, `attrs["notes"]` says what was left out and why.
+
+    Args:
+        root: a folder, a glob, or several; searched at any depth.
+
+    Raises:
+        UserError: a folder does not exist.
+    """
+    roots = [os.fspath(root)] if isinstance(root, str | os.PathLike) else [os.fspath(each) for each in root]
+    for each in roots:
+        if not any(letter in each for letter in "*?[") and not os.path.isdir(os.path.expanduser(each)):
+            raise UserError(each, "does not exist", "name the folder of the runs, for example nasx.runs('outputs')")
+    frame = collect(roots)
+    numbers = measures(map(str, frame.columns))
+    facts = [str(name) for name in frame.columns if name in COLUMNS and name not in (*FIRST, *numbers)]
+    found = RunFrame(frame[[*FIRST, *numbers, *facts]])
+    found.attrs = {**frame.attrs, "units": {name: q.unit.symbol for name in numbers if (q := of_column(name))}}
+    return found
+
+
+def _epochs(found: Iterable[Mapping[str, Any]], first: Iterable[str]) -> pd.DataFrame:
+    """One row per epoch of the runs in the folders `found`, which also give the columns `first`."""
+    rows: list[dict[str, Any]] = []
+    for run in found:
+        facts = {name: run[name] for name in first}
+        held = read_metrics(run["folder"]) if (Path(run["folder"]) / "metrics.jsonl").is_file() else []
+        for row in derived(held):
+            own = {name: x for name, x in row.items() if isinstance(x, int | float) and not isinstance(x, bool)}
+            known = {
+                quantity.name.replace("*", place): value
+                for quantity in QUANTITIES
+                if "epoch" in quantity.kinds
+                for place, value in quantity.read(row)
+            }
+            text = {"genotype": row.get("genotype"), "folder": run["folder"]}
+            rows.append(
+                {**facts, "epoch": row["epoch"], **known, **{k: x for k, x in own.items() if k not in known}, **text}
+            )
+    names = list(dict.fromkeys(name for row in rows for name in row if name not in ("genotype", "folder")))
+    frame = pd.DataFrame(rows, columns=[*(names or [*first, "epoch"]), "genotype", "folder"])
+    frame = frame.dropna(axis="columns", how="all") if rows else frame
+    frame.attrs["units"] = {}
+    for name in map(str, frame.columns):
+        try:
+            frame.attrs["units"][name] = per_epoch(name).unit.symbol
+        except KeyError:  # a fact, or a number that a user's method logs
+            continue
+    return frame

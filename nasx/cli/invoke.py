@@ -1,0 +1,124 @@
+"""Do one job of a command in this process: what Hydra's application, `nasx quickstart` and nasx.api call.
+
+Nothing here imports torch before a job has passed all checks and has something to do.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from nasx.config import commands
+
+Config = dict[str, Any]
+
+
+class Done(NamedTuple):
+    """A finished run: its record, its folder."""
+
+    record: Config
+    folder: Path
+
+
+def call(command: Literal["search", "retrain"], overrides: Sequence[str], config_dir: str | None = None) -> Done:
+    """Check, compose and do one job, like `nasx COMMAND OVERRIDES`, but print no summary.
+
+    Raises UserError like the command line, and before anything is computed.
+    """
+    from hydra.types import RunMode
+
+    from nasx.cli import preflight
+    from nasx.cli.arguments import Line
+    from nasx.config import compose, identity
+
+    options = [] if config_dir is None else ["--config-dir", config_dir]
+    line = preflight.normalize(command, Line(("=".join(options),) if options else (), tuple(overrides)))
+    loader = compose.make_loader(config_dir)
+    preflight.check_line(command, line, loader)
+    cfg, choices = compose.resolved(loader.load_configuration(command, list(line.overrides), RunMode.RUN))
+    preflight.check_foreign(cfg, command)
+    info = job_info(command, cfg, choices, line.overrides, options)
+    record = WORK[command](cfg, {**info, "summary": False})
+    return Done(record, Path(cfg["out"]) / identity.run_name(cfg, choices, command))
+
+
+def job_info(
+    command: str, cfg: Mapping[str, Any], choices: Mapping[str, Any], overrides: Sequence[str], options: Sequence[str]
+) -> Config:
+    """What a job knows of its command line: choices, overrides, the command, the published configuration.
+
+    `options` is empty or `--config-dir FOLDER`.
+    """
+    from nasx.config.compose import published
+
+    info: Config = {
+        "choices": dict(choices),
+        "overrides": list(overrides),
+        "options": list(options),
+        "argv": [command, *overrides],
+        "command": shlex.join(["nasx", command, *options, *overrides]),
+        "folders": [],
+    }
+    if commands.COMMANDS[command].groups:
+        info["published"] = published(command, info["choices"], cfg, options[1] if options else None)
+    return info
+
+
+def _unless_done(kind: str, cfg: Config, info: Config) -> Any:
+    """The record of a finished run, without torch; else the run."""
+    from nasx.report import run_summary
+
+    if done := run_summary.again(cfg, info["choices"], kind, summary=info.get("summary", True)):
+        return done
+    import nasx.jobs.retrain
+    import nasx.jobs.search
+
+    return {"search": nasx.jobs.search.search, "retrain": nasx.jobs.retrain.retrain}[kind](cfg, info)
+
+
+def _search(cfg: Config, info: Config) -> Any:
+    return _unless_done("search", cfg, info)
+
+
+def _retrain(cfg: Config, info: Config) -> Any:
+    return _unless_done("retrain", cfg, info)
+
+
+def _run(cfg: Config, info: Config) -> Any:
+    from nasx.report import run_summary
+
+    run_summary.opened(cfg, info["choices"], "search")
+    import nasx.jobs.run
+
+    return nasx.jobs.run.run(cfg, info)
+
+
+def _study(cfg: Config, info: Config) -> Any:
+    import nasx.jobs.study
+
+    return nasx.jobs.study.study(cfg, info)
+
+
+def _table(cfg: Config, info: Config) -> Any:
+    import nasx.cli.table
+
+    nasx.cli.table.main(cfg)
+
+
+def _list(cfg: Config, info: Config) -> Any:
+    import nasx.cli.listing
+
+    nasx.cli.listing.main(cfg, info["folders"])
+
+
+WORK: dict[str, Callable[[Config, Config], Any]] = {
+    "search": _search,
+    "retrain": _retrain,
+    "run": _run,
+    "study": _study,
+    "table": _table,
+    "list": _list,
+}
+"""Command -> what does the work, of a resolved configuration and `job_info`."""
