@@ -107,7 +107,7 @@ def test_the_spaces_refuse_the_same_themselves(make: object) -> None:
         (["space=s3", f"genotype={darts('sep_conv_5x5')}"], "this space has no sep_conv_5x5 on edge 0->2; it has "),
         (
             ["space=nb1shot1_1", 'genotype={"matrix": [[0,1,0],[0,0,1],[0,0,0]], "ops": ["input","x","output"]}'],
-            "genotype, ops[1]=x: no operation of NAS-Bench-101; use one of maxpool3x3,",
+            "genotype, ops[1]=x: is not an operation of NAS-Bench-101; use one of maxpool3x3,",
         ),
     ],
 )

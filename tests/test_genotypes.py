@@ -135,7 +135,7 @@ def test_nb101_dialects_are_one_cell(text: str) -> None:
         (PLAIN + ")", "unmatched '\\)'"),
         (PLAIN.replace("range(2, 6)", "range(0, 999999)"), "the range has more than 64 numbers"),
         (PLAIN.replace("range(2, 6)", "range(2, 7)"), "must join nodes 2 to 5"),
-        (PLAIN.replace("'dil_conv_3x3', 2", "'dil_conv_3x3', 5"), "5 is no earlier node"),
+        (PLAIN.replace("'dil_conv_3x3', 2", "'dil_conv_3x3', 5"), "5 is not an earlier node"),
         (PLAIN.replace("'dil_conv_3x3', 2", "'dil_conv_3x3', 0"), "both pairs have predecessor 0"),
         (PLAIN.replace("'dil_conv_3x3'", "'dil_conv_9x9'"), "is not an operation"),
         (PLAIN.replace("'dil_conv_3x3'", "'none'"), "none cannot be selected"),

@@ -173,7 +173,7 @@ def test_networks_run(variant: int) -> None:
         (((0,),), ("input",), "has 1 rows"),
         (((0, 1), (0, 0)), ("output", "input"), "does not label"),
         (((0, 2), (0, 0)), ("input", "output"), "not upper"),
-        (((0, 1, 0), (0, 0, 1), (0, 0, 0)), ("input", "conv5x5", "output"), "no operation of NAS-Bench-101"),
+        (((0, 1, 0), (0, 0, 1), (0, 0, 0)), ("input", "conv5x5", "output"), "is not an operation of NAS-Bench-101"),
     ],
 )
 def test_faulty_graphs(matrix: tuple, ops: tuple, fault: str) -> None:
@@ -183,7 +183,7 @@ def test_faulty_graphs(matrix: tuple, ops: tuple, fault: str) -> None:
 
 def test_parse_refuses_cells_of_other_spaces() -> None:
     text = str(Nb1Shot1(variant=3).sample(generator(2)))
-    with pytest.raises(UserError, match="is no cell of variant 1"):
+    with pytest.raises(UserError, match="is not a cell of variant 1"):
         Nb1Shot1(variant=1).parse(text)
     with pytest.raises(UserError, match="has 2 vertices instead of 7"):
         Nb1Shot1(variant=1).parse('{"matrix":[[0,1],[0,0]],"ops":["input","output"]}')

@@ -7,8 +7,8 @@
     nasx bench fill [FOLDER] [devices=raspi4,pixel3]
     nasx bench rank from=RUN | column=NAME | file=FILE.csv    (nasx bench rank --help; nasx/cli/rank.py)
 
-Each has a function that returns plain values; `main` prints them. A genotype's own text tells which benchmark it
-belongs to, so no space is asked.
+Each has a function that returns plain values; `main` prints them. The text of a genotype determines its
+benchmark, so no space is needed.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Row = dict[str, Any]
 
 
 def bench_import(kind: str, path: str, out: str | None = None, say: Say = silent) -> dict[str, Any]:
-    """Convert a published benchmark into nasx's table. `kind` is nb201 or nb101; `say` is told the progress.
+    """Convert a published benchmark into nasx's table. `kind` is nb201 or nb101; `say` receives progress messages.
 
     Returns the summary of the table that was written. Raises UserError; an old table is then left as it was.
     """
@@ -202,7 +202,7 @@ USAGE = (
 
 
 def main(words: list[str]) -> int:
-    """Do what `words` (after `nasx bench`) ask for and print it; 0, or 1 where a run could not be read."""
+    """Run the subcommand in `words` (after `nasx bench`) and print its result; return 1 where a run cannot be read."""
     match words:
         case ["get"]:
             _show(bench_offers())

@@ -71,7 +71,7 @@ def diagnose(
     """A row of diagnostics for each checkpoint of the search in `folder`, the oldest first.
 
     Each equals the metrics row that the search itself would have written there, with the updates so far. Raises
-    UserError where `folder` is no search, trains nothing, or has no readable checkpoint.
+    UserError where `folder` is not a search, trains nothing, or has no readable checkpoint.
     """
     saved, found = open_search(folder, allow, settings)
     with restored_job(folder, saved, device, threads, allow) as job:

@@ -172,7 +172,7 @@ def tables() -> Lines:
 
 
 def drawing() -> Lines:
-    """Whether cells can be drawn: a run is complete without pictures, so that it is no fault that a search meets."""
+    """Whether cells can be drawn; not an error, since a run is complete without pictures."""
     from nasx.report import cells
 
     try:

@@ -99,7 +99,7 @@ def load_classifier(model: Model, device: torch.device, allow: Sequence[str]) ->
 
 
 def evaluate(model: Model, said: Arguments, settings: Sequence[str]) -> Tested:
-    """What the words ask for. Raises UserError."""
+    """Parse the command line. Raises UserError."""
     given, allow, facts = said.options, said.allowed, model.facts
     try:
         node = dataset_node(given["dataset"], facts, settings, allow)
@@ -145,7 +145,7 @@ def evaluate_on(device: torch.device, model: Model, node: Mapping[str, Any], sai
 
 
 def check_classes(source: Any, facts: Mapping[str, Any], count: int | None = None) -> None:
-    """Raises UserError where the network has another number of classes than the set, of which `count` is known."""
+    """Raises UserError where the network has another number of classes than the data set's `count`."""
     if count is None:
         count = getattr(source, "number_of_classes", lambda: None)()
     if count not in (None, len(facts["classes"])):

@@ -116,7 +116,7 @@ def too_many(overrides: Sequence[Override]) -> UserError | None:
     """The fault of more combinations than can be checked, None where they are fewer."""
     if math.prod(map(count, overrides)) <= MAX_JOBS:
         return None
-    return UserError("--multirun", f"asks for more than {MAX_JOBS:,} jobs", "split it into several sweeps")
+    return UserError("--multirun", f"gives more than {MAX_JOBS:,} jobs", "split it into several sweeps")
 
 
 # ---------------------------------------------------------------------------------------------------- jobs

@@ -136,7 +136,7 @@ def command(name: str, line: Line) -> str:
                 ("--cfg job", "show the composed configuration and stop"),
                 ("--info defaults", "show how it was composed; also: config, searchpath, plugins, all"),
                 ("--config-dir DIR", "a folder of your own with space/, method/, experiment/, ..."),
-                ("--hydra-help", "options of Hydra, on which this stands"),
+                ("--hydra-help", "options of Hydra"),
             ]
         )
     )

@@ -88,7 +88,7 @@ def main(words: Sequence[str]) -> int:
 def architecture(said: Arguments) -> Facts:
     """Facts of `genotype=` or `from=`, as the recipe trains it. Raises UserError."""
     given, allow = dict(said.options), said.allowed
-    compose_retrain(given)  # a choice that does not exist is told before anything heavy is imported
+    compose_retrain(given)  # an unknown choice is reported before anything heavy is imported
     run = lineage.open_parent(lineage.run_folder(given["from"], "outputs")) if given["from"] else None
     text, source = genotype_and_source(given, run)
     sizes = [name for name in ("layers", "channels", "max_macs") if given[name]]

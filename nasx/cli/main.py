@@ -147,7 +147,7 @@ def _relative(folder: str, cwd: str) -> str:
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point: exits with the code that the module's docstring gives."""
     words = list(sys.argv[1:] if argv is None else argv)
-    if "RANK" in os.environ:  # DDP warns, in C++, of what distributed.py asks for on purpose
+    if "RANK" in os.environ:  # DDP warns, in C++, of settings that distributed.py sets on purpose
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     with streams.guarded() as output:
         code = run_command(words)
@@ -158,7 +158,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def run_command(words: list[str]) -> int:
-    """The exit code of a command; what it raises is told on standard error, but for a bug."""
+    """Return the exit code of a command; expected errors are printed on standard error, bugs are raised."""
     try:
         return dispatch(words) or 0
     except KeyboardInterrupt as stop:
@@ -189,7 +189,7 @@ def _bulleted(text: str) -> str:
 
 
 def dispatch(words: list[str]) -> int | None:
-    """Do what the words ask for; returns the exit code."""
+    """Run the command line; return the exit code."""
     if not words or words[0] in ("--help", "-h", "help"):
         from nasx.cli import help as help_
 
@@ -254,7 +254,7 @@ def bench(words: list[str]) -> int | None:
 
 
 def resolve_name(text: str) -> str:
-    """The cell that a published name stands for; other text as it is. Raises UserError where no table can hold it."""
+    """Return the cell of a published name, or other text unchanged. Raises UserError where no table can contain it."""
     from nasx.spaces import published
 
     cell = {name.lower(): cell for name, cell in published.cells().items()}.get(text.strip().lower())
@@ -330,7 +330,7 @@ def _hydra(command: str, line: Line, folder: Path | None) -> int | None:
     except KeyboardInterrupt:
         sweep_log.summary(folder, None)
         raise
-    except Exception as error:  # noqa: BLE001 (told in the summary, with the others)
+    except Exception as error:  # noqa: BLE001 (reported in the summary, with the others)
         fault = error
         if os.environ.get("NASX_DEBUG") == "1":
             traceback.print_exception(error)

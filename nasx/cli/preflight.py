@@ -81,7 +81,7 @@ class Composed(NamedTuple):
 
 
 def check_line(command: str, line: Line, loader: Loader | None = None) -> tuple[str, int | None]:
-    """Raise one UserError with the faults of all jobs that the line asks for.
+    """Raise one UserError with the errors of all jobs of the command line.
 
     Returns `out` of the first job, and how many there are (None where a sweeper decides as it goes).
     """
@@ -143,7 +143,7 @@ def _parsed(command: str, line: Line, loader: Loader) -> tuple[list[Override], l
 
 
 def _unreadable(text: str, loader: Loader, command: str, error: HydraException) -> UserError:
-    """A word that is no override."""
+    """An argument that is not an override."""
     if "=" not in text and not text.startswith("~"):
         entry = commands.COMMANDS[command]
         taken = [group for group in (*entry.groups, *commands.DELTAS) if entry.groups and group not in entry.unread]

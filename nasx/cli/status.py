@@ -4,16 +4,16 @@
 
     finished    its record is written
     running     a process holds its lock
-    failed      its last start ended with an error, which is told below the total
-    stopped     it has begun and was killed or asked to stop; the same command resumes it
+    failed      its last start ended with an error, which is printed below the total
+    stopped     it was killed or stopped; the same command resumes it
     not begun   its folder is there, but neither a metrics row nor a checkpoint
     damaged     its record is there and cannot be read
 
-A sweep (--multirun) is told below the runs while it works, and afterwards until it has come to its end: how many of its
+A sweep (--multirun) is listed below the runs until it has finished: how many of its
 jobs are done, failed, running, stopped and waiting, and about how long it will take.
 
-Epochs and updates are those of the last metrics row, or of a later checkpoint. Time left is told for running ones:
-seconds an epoch (mean over the last ten rows, of their wall_s) times epochs to go, less the time since the last row.
+Epochs and updates are those of the last metrics row, or of a later checkpoint. The time left is shown for running ones:
+seconds per epoch (mean over the last ten rows, of their wall_s) times epochs to go, less the time since the last row.
 Nothing is written, and no run is disturbed.
 """
 
@@ -116,7 +116,7 @@ def state(folder: Path, root: Path, now: float) -> State:
     fault, (held, epochs) = "" if over else _fault(folder), planned(folder / "config.yaml")
     kind = str((record or {}).get("kind") or held)
     earlier = [] if over or rows or saved else sorted(folder.glob("stage-*/config.yaml"))
-    if earlier:  # before its last stage: what is told is the stage that it is in
+    if earlier:  # before its last stage: its current stage is shown
         within = state(earlier[-1].parent, folder, now)
         return within._replace(
             name=os.path.relpath(earlier[-1].parent, root),
@@ -183,7 +183,7 @@ def recorded(folder: Path) -> tuple[dict[str, Any] | None, str]:
 
 
 def left(rows: Sequence[Mapping[str, Any]], epochs: int | None, since_s: float) -> float | None:
-    """Seconds until the last epoch ends, `since_s` after the last row; None where there is no row to tell by."""
+    """Seconds until the last epoch ends, `since_s` after the last row; None without a row."""
     timed = [
         (epoch, row["wall_s"])
         for row in rows

@@ -59,7 +59,7 @@ def faults(
         *classes.merge_replaced(components, choices or {}, overrides),
     ]
     for look in COMBINATIONS:
-        with contextlib.suppress(TypeError):  # a value of a wrong type, which is told above
+        with contextlib.suppress(TypeError):  # a value of a wrong type, which is reported above
             found += look(cfg, command)
     if isinstance(cfg.get("space"), Mapping) and not any(fault.where.startswith("space") for fault in found):
         found += space_rules.faults(cfg["space"])

@@ -1,4 +1,4 @@
-"""Whether a class of the user's is what its place in the configuration asks for, read from its source.
+"""Checks that a class of the user has the interface that its place in the configuration requires, read from its source.
 
 Nothing is imported, so what is not there in the text (a base made at run time) is not judged.
 """
@@ -44,7 +44,7 @@ def faults(where: str, target: str) -> Iterator[UserError]:
             if first is not None and abstract(first):
                 yield UserError(
                     key,
-                    f"{name} has no {given}, which {home}.{node.name} asks for",
+                    f"{name} has no {given}, which {home}.{node.name} requires",
                     f"define {asks} in {schema.locate(module)}",
                 )
             elif first is not None and returns_value(how) and returns_nothing(first):

@@ -8,7 +8,7 @@
     # Published: nothing; <why>
     # Cost: <time and hardware, and the source of the figure>
 
-<row> and <numbers> are the texts that `results.published.name` and `told` give for the printed numbers inside the
+<row> and <numbers> are the texts that `results.published.name` and `told` return for the printed numbers inside the
 package, so that the file, the list of experiments and the tables cannot disagree. A user's own files need none of it.
 Imports nothing heavy.
 """

@@ -14,9 +14,9 @@ from nasx.config.commands import COMMANDS, NON_IDENTITY_KEYS
 from nasx.core import versions
 
 METADATA_KEYS = ("format", "kind", "choices", "identity")
-"""Keys of a run's config.yaml that are no settings."""
+"""Keys of a run's config.yaml that are not settings."""
 SHORT = 8
-"""Digits of an identity in a folder's name. What has the same name is told apart by its whole configuration."""
+"""Digits of an identity in a folder's name. Runs of the same name are distinguished by their whole configuration."""
 
 
 def kind_of(cfg: Mapping[str, Any]) -> str:
@@ -99,7 +99,7 @@ def run_name(
 
 
 def _canonical(value: Any) -> Any:
-    """Equal numbers alike: 5 and 5.0 are one setting."""
+    """Return equal numbers as one value: 5 and 5.0 are the same setting."""
     if isinstance(value, Mapping):
         return {str(key): _canonical(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -57,7 +57,7 @@ def target_fault(where: str, target: Any, allowed: Sequence[str]) -> UserError |
 
 
 def foreign_packages(node: Any, allow: Sequence[str] = ()) -> list[str]:
-    """Packages besides nasx whose classes a configuration names and `allow` does not, sorted."""
+    """Packages other than nasx whose classes a configuration names and `allow` does not, sorted."""
     if not isinstance(node, Mapping):
         return []
     own = str(node.get("_target_", "nasx.")).partition(".")[0]

@@ -1,7 +1,7 @@
 """What is wrong with a configuration that no value alone can show: pure functions of the plain configuration.
 
 `nasx.config.check.check` calls each with the configuration and the command; where a value has a wrong type a function
-may raise TypeError, since that fault is told by itself.
+may raise TypeError, since that fault is reported separately.
 """
 
 from __future__ import annotations

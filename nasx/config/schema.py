@@ -1,4 +1,4 @@
-"""What a component can be told, read from its source without importing it.
+"""The settings of a component, read from its source without importing it.
 
 A component is a class named by `_target_`. Its fields (name, annotation, default) are read from the syntax tree of
 its module, inherited dataclass fields included, so that a typo is answered without importing torch. Annotations are
@@ -6,7 +6,7 @@ evaluated in a small fixed namespace: int, float, bool, str, None, Any, Literal,
 the aliases of `nasx.core.constraints`, and aliases that the module itself defines or imports from a readable module.
 Nothing of the text is executed.
 
-Lists become tuples: a YAML list satisfies `tuple[...]` and `list[...]` alike, and the component receives a tuple.
+Lists become tuples: a YAML list satisfies both `tuple[...]` and `list[...]`, and the component receives a tuple.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def locate(module: str) -> Path | None:
 
 @cache
 def tree(module: str) -> ast.Module | None:
-    """The syntax tree of a module, None where there is no source. Raises UserError where that is no Python."""
+    """The syntax tree of a module, None where there is no source. Raises UserError where it is not valid Python."""
     path = locate(module)
     try:
         return None if path is None else ast.parse(path.read_text(encoding="utf-8"), str(path))
@@ -152,7 +152,7 @@ def default(target: str, name: str) -> Any:
     while isinstance(node, ast.Name | ast.Attribute):
         there = definition(module, last(node))
         if there is None or not isinstance(there[1], ast.Assign | ast.AnnAssign) or there[1].value is None:
-            raise ValueError(f"{field.default} is no literal")
+            raise ValueError(f"{field.default} is not a literal")
         module, node = there[0], there[1].value
     return tuples(ast.literal_eval(node))
 
@@ -175,7 +175,7 @@ def constant(target: str, name: str) -> Any:
 
 
 def _fields(node: ast.ClassDef, module: str) -> Iterator[tuple[str, Field]]:
-    """Dataclass fields, those of the bases first; a class that is no dataclass declares none of its own."""
+    """Dataclass fields, those of the bases first; a class that is not a dataclass declares none of its own."""
     for base in reversed(node.bases):
         found = definition(module, last(base))
         if found and isinstance(found[1], ast.ClassDef):

@@ -57,7 +57,7 @@ class TextSettings:
     """Factor of the mean square of the state's change from word to word, in the training loss."""
 
     def options(self, epoch: int) -> dict[str, Any]:
-        """What a training pass gives the network besides its input."""
+        """Arguments of the network in a training pass, in addition to its input."""
         return {
             "regularizers": Regularizers(
                 self.dropout_embedding,
@@ -83,7 +83,7 @@ class SearchProtocol:
     protocol: str
     """Name under which results are compared; results of two protocols never share a table."""
     epochs: NonNegative
-    """Passes over the training split, counted in weight updates (iDARTS: T of them in an epoch)."""
+    """Passes over the training split, counted in weight updates (iDARTS: T of them per epoch)."""
     batch: Positive
     lr: PositiveFloat
     """Learning rate of the weights (SGD) in the first epoch."""
@@ -104,7 +104,7 @@ class SearchProtocol:
     arch_warmup: NonNegative
     """Epochs in which only the weights move."""
     updates_per_epoch: Positive | None
-    """Weight updates in an epoch; null: as many as one pass over the training split needs (iDARTS: times T)."""
+    """Weight updates per epoch; null: as many as one pass over the training split needs (iDARTS: times T)."""
     evaluate_every: NonNegative
     """Epochs between full evaluations of the supernet on the validation split; 0: at the end only."""
     diagnose_every: NonNegative
@@ -133,7 +133,7 @@ class SearchSettings(SearchProtocol):
     """How fast dropout on skip connections fades, in 1 / epochs (P-DARTS, released code: scale_factor)."""
 
     def options(self, epoch: int) -> dict[str, Any]:
-        """What a training pass of an epoch (from 0) gives the network besides its input.
+        """Arguments of the network in the training passes of an epoch (from 0), in addition to its input.
 
         Drop-path grows linearly from 0. Dropout on skip connections falls linearly as long as the architecture is
         frozen, and exponentially, from the full rate again, as soon as it moves (P-DARTS, released code).
@@ -186,7 +186,7 @@ class Recipe:
     """Pieces that a batch is computed in, to fit a smaller memory; only batch norm sees the pieces."""
     amp: bool = False
     updates_per_epoch: Positive | None = None
-    """Weight updates in an epoch; null: as many as one pass over the training set needs."""
+    """Weight updates per epoch; null: as many as one pass over the training set needs."""
     evaluate_every: NonNegative = 1
     """Epochs between evaluations (of images on the test set, of text on the validation set); 0: at the end only."""
 
@@ -308,7 +308,7 @@ class JobSettings:
     objective: str | None = None
     """The number of result.json that a sweeper compares jobs by; null: none."""
     draw: Literal["cell", "epochs"] = "cell"
-    """epochs: of a search, besides the found cell that of each epoch, into the run's folder `epochs`."""
+    """epochs: of a search, also the cell of each epoch, into the run's folder `epochs`."""
     seeds_per_job: Count = 1
     """Searches that one process takes by turns, of seeds seed, seed + 1, ...: each as its seed alone would be."""
 

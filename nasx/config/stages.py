@@ -2,8 +2,8 @@
 
     stage 1      the space as it is, with the settings of stage 1
     stage i + 1  of each edge's operations the `keep[i]` strongest of stage i (null: all; edges that were searched are
-                 then fixed); everything else anew, or (`inherit`) weights, architecture, optimizers and the learning
-                 rate's cosine go on
+                 then fixed); all else newly initialized, or (`inherit`) weights, architecture, optimizers and the
+                 cosine of the learning rate continue
 
 An earlier stage is an ordinary search in a folder of its own, RUN/stage-1, RUN/stage-2, ..., and the last one is the
 run itself: resume, kill, records and pictures are those of any search, and no loop knows of stages. In the YAML a
@@ -13,7 +13,7 @@ Sources: Chen, Xie, Wu, Tian, P-DARTS (2019), section 3.2; Chen, Wang, Cheng, Ta
 released code; Amended-DARTS, appendix B.2 (edges first).
 
 Deviations
-1. Each stage draws the same order of training and validation images; the released codes shuffle anew.
+1. Each stage draws the same order of training and validation images; the released codes shuffle again.
 2. A stage that inherits starts with its kept operations' logits; the released code of DrNAS keeps those of dropped ones
    at 0 and masks them: a Dirichlet sample restricted to some entries and normalized is one of these entries alone.
 3. P-DARTS clips the architecture's gradient; here only weights are clipped.

@@ -103,11 +103,11 @@ def _gpus(cfg: Any, launcher: str) -> Iterator[UserError]:
         return
     remedy = f"add hydra.launcher.{key}=0"
     if cfg.get("device") == "cpu":
-        yield UserError("device=cpu", "each job still asks the launcher for a GPU", remedy)
+        yield UserError("device=cpu", "each job still requests a GPU from the launcher", remedy)
         return
     here = not (OmegaConf.select(cfg.hydra.launcher, "ray.init.address") or os.environ.get("RAY_ADDRESS"))
     if key.startswith("ray") and here and not list(Path("/dev").glob("nvidia[0-9]*")):
-        yield UserError("launch=ray", "each job asks for a GPU, but this machine has none", remedy)
+        yield UserError("launch=ray", "each job requests a GPU, but this machine has none", remedy)
 
 
 def is_exhaustive(cfg: Any) -> bool:

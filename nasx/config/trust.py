@@ -9,8 +9,8 @@ A file may come from a stranger, so nothing in a file that names code, a place o
 - `allow` and `out_file` are accepted on the command line only; `out` also in a file if it stays below the current
   folder.
 - The section `hydra` comes from nasx's own files and the command line. Other files may only set `FILE_KEYS`: numbers
-  and words that say what a job asks of a cluster. Anything else could name Hydra's output folders, a program to run
-  before a job, or environment variables.
+  and settings of the resources that a job requests from a cluster. Anything else could name Hydra's output folders,
+  a program to run before a job, or environment variables.
 - Values may refer to other values (`${seed}`) but may not call resolvers: `${oc.env:NAME}` would store a value of the
   environment in a run folder, which people publish. This holds for the command line as well, where the shell does the
   same.
@@ -52,7 +52,7 @@ CALLABLES: dict[str, tuple[str, ...]] = {
 }
 """Key below `hydra` -> the names that it may have."""
 CALLABLE_KEYS = ("_target_", "class", "()", "custom_search_space")
-"""Keys whose value is called, wherever they stand."""
+"""Keys whose value is called, at any place."""
 STREAMS = ("ext://sys.stdout", "ext://sys.stderr")
 DANGEROUS_VARIABLES = re.compile(r"PATH|IFS|ENV|NASX_ALLOW|(LD|DYLD|PYTHON|BASH|GIT)_?\w*")
 """Environment variables that choose what programs run."""

@@ -119,7 +119,7 @@ class Turn:
         self.random = torch.get_rng_state()
 
     def save(self) -> None:
-        """A checkpoint of where it stands."""
+        """Return a checkpoint of the current state."""
         torch.set_rng_state(self.random)
         with torch.cuda.stream(self.stream):
             self.job.save()

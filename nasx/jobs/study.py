@@ -108,7 +108,7 @@ class Study:
         }
 
     def ranked(self, search: Result) -> Result:
-        """How a cell does: which run told it, and the metric that decides."""
+        """The result of a cell: the run that measured it, and the metric that decides."""
         name, full = self.metric.name, self.plan.rank == "full"
         changed = {} if full else {"epochs": self.plan.rank_epochs}
         if not full and not self.recipe.validated:

@@ -1,4 +1,4 @@
-"""beta-DARTS: the softmax's weights are kept alike by a penalty on the smooth maximum of each edge's logits.
+"""beta-DARTS: softmax weights are kept close to each other by a penalty on the smooth maximum of each edge's logits.
 
     loss of the architecture + lambda_e * mean over edges of log sum_o exp(a_o),   lambda_e = growth * e
 

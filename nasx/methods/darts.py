@@ -19,7 +19,7 @@ Deviations
    first, the NAS-Bench-201 scripts the weights.
 4. Batch-norm running statistics never follow a probe; where a space keeps any, only real weight steps move them.
 5. Architecture parameters start at 1e-3 N(0, 1), as released; the paper says equal (`Space.init`).
-6. Validation batches go round the shuffled split; the released code shuffles it anew at every step.
+6. Validation batches cycle through the shuffled split; the released code shuffles it again at every step.
 7. The architecture is never clipped; the NAS-Bench-201 v1 scripts clip weights and architecture together.
 """
 

@@ -1,4 +1,4 @@
-"""DARTS-: an auxiliary skip connection beside every mixed operation, which fades until the search ends.
+"""DARTS-: an auxiliary skip connection next to every mixed operation, which decays to zero by the end of the search.
 
     edge = beta_e x + sum_o p_o o(x),   beta_e = beta (1 - e / E)
 

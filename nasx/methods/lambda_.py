@@ -23,7 +23,7 @@ architecture step one pass. Where lambda_e = 0 (the first epoch) the extra passe
 Deviations
 1. lambda_e = lambda * e / (E - 1) by epoch, as released; the paper writes lambda t / T.
 2. The released NAS-Bench-201 script uses lambda = 0.25, weight decay 3e-4 and no Nesterov momentum; here the paper's
-   values stand (0.125, 5e-4, Nesterov).
+   values are kept (0.125, 5e-4, Nesterov).
 3. `target=outer` adds the same term to the architecture's objective, through d p / d a (Table 5's ablation).
 4. Where a cell is described by several mixtures (NAS-Bench-1Shot1), they are concatenated into one g_l.
 5. Only weights are clipped, never the architecture (the released code clips both).

@@ -11,8 +11,8 @@ Source: Tanaka, Kunin, Yamins, Ganguli (2020), SynFlow (the saliency of a weight
 Cost per architecture: one pass of a single image, in float64. No image of the data set is read.
 
 Batch norm is left out, as in the measure `synflow` of that code (bn=False; `synflow_bn` is the one with it): values
-that are normalized by the statistics of one image change signs, so that relu is no longer the identity, and what flows
-into a layer no longer flows out of it.
+that are normalized by the statistics of one image change signs, so that relu is not the identity, and the flow into
+a layer differs from the flow out of it.
 
 Deviations
 1. The noise of S4 is not part of the linear network; it is added as it is, drawn from the architecture's seed.

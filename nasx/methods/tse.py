@@ -11,7 +11,7 @@ Source: Miroslav Fil, Binxin Ru, Clare Lyle, Yarin Gal (2021), eq. 6, algorithm 
 Cost per chunk: 2 T passes, that is two per weight update kept; one architecture step. Extra memory: one copy of the
 weights (and momentum buffers).
 
-Consequence: at batch 64 and T = 100 an epoch of CIFAR-10's half has four architecture steps, 200 in 50 epochs (DARTS:
+Consequence: at batch 64 and T = 100 half of CIFAR-10 gives four architecture steps per epoch, 200 in 50 epochs (DARTS:
 19,550). At the default rate logits move by at most about 0.06, so the mixture stays near uniform and the method ranks
 operations by their early sensitivity. `search.arch_lr` changes that.
 

@@ -1,7 +1,7 @@
-"""Methods around methods: what a wrapping method does not say itself is said by the one inside it.
+"""Methods that wrap another method and delegate to it whatever they do not override.
 
-Most combinations of the papers are such: noise in the mixtures of another method's steps (SmoothDARTS), a sample in
-their place (GDAS, DrNAS), another choice at the end (DARTS-PT). A wrapping method never looks at what it wraps.
+Most combinations in the papers have this form: noise in the mixtures of another method's steps (SmoothDARTS), a sample
+in their place (GDAS, DrNAS), another selection at the end (DARTS-PT). A wrapper does not depend on the method inside.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from nasx.errors import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class Wrapper(Method):
-    """A method around another: what it does not say itself is the inner one's.
+    """A method around another one, to which it delegates whatever it does not override.
 
     One that changes the mixtures of the inner steps sets `samples_mixture` and overrides `step` with
     `inner.step(search.with_sampler(...), train, val)`.

@@ -145,7 +145,7 @@ def loss(network: nn.Module, batch: Batch, gen: torch.Generator) -> Tensor:
 
 
 def features(network: nn.Module, x: Tensor, gen: torch.Generator) -> Tensor:
-    """The map (n, channels, h, w) that a network pools for its classifier. Raises UserError where it does not say."""
+    """The map (n, channels, h, w) that a network pools for its classifier. Raises UserError without `features`."""
     found = getattr(network, "features", None)
     if found is None:
         raise UserError(

@@ -43,7 +43,7 @@ from nasx.errors import UserError
 
 log = logging.getLogger("nasx")
 CASES = 8
-"""Kinds of steps whose graphs are kept, for instance whole chunks and the short one at the end of an epoch."""
+"""Kinds of steps whose graphs are kept, for instance whole chunks and the shorter last one of each epoch."""
 NOISE = 10.0
 """How many times as far from an eager step as another eager step a replay may be (kernels that add in any order)."""
 BROKEN: list[torch.cuda.CUDAGraph] = []

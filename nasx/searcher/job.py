@@ -166,7 +166,7 @@ class SearchJob(Job):
         return {**super().state(), **own, "decided": self.decided, "measured": self.measured}
 
     def begin_epoch(self, epoch: int) -> None:
-        """Set what the supernet's training passes take in an epoch (drop-path)."""
+        """Set the arguments of the supernet's training passes for this epoch (drop-path)."""
         self.problem.options = self.settings.options(epoch)
 
     def tick(self, _: object) -> None:

@@ -37,8 +37,8 @@ def on_device_of(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> 
 class Loop:
     """One search from its current position to its end.
 
-    `begin_epoch(epoch)` is called before an epoch's first step (again after a resume), `end_epoch(row)` with its
-    means, `tick(loop)` after every step and, after the last of an epoch, after `end_epoch`.
+    `begin_epoch(epoch)` is called before the first step of each epoch (again after a resume), `end_epoch(row)` with its
+    means, and `tick(loop)` after every step (after the last step of each epoch: after `end_epoch`).
     """
 
     search: Search
@@ -60,7 +60,7 @@ class Loop:
     advance: Step | None = None
     """Takes the steps, the method itself where None."""
     stopped: bool = False
-    """Set at an epoch's end to end the search there."""
+    """Set at the end of an epoch to end the search there."""
     meter: Meter = field(default_factory=Meter)
 
     @property

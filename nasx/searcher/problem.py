@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 class RelaxedProblem:
-    """`bilevel.Problem` over a space; `options` is what a training pass gives the supernet besides, set by the loop."""
+    """`bilevel.Problem` over a space; `options` are further arguments of the supernet in training, set by the loop."""
 
     def __init__(
         self,

@@ -1,9 +1,8 @@
-"""What a search space is. A space knows no method, no data set and no loop.
+"""The interface of a search space. A space does not depend on methods, data sets or loops.
 
-An architecture is described three times: by logits `a` (what a search moves), by mixture weights `mix` (what the
-supernet multiplies its operations with, one copy per cell), and by a `Genotype` (what is written down, looked up and
-retrained). `relax` leads from the first to the second, `discretize` from the second to the third, `encode` back to a
-one-hot mixture.
+An architecture has three forms: logits `a`, which a search updates; mixture weights `mix`, one copy per cell, by which
+the supernet multiplies its operations; and a `Genotype`, which is stored, looked up and retrained. `relax` maps the
+first to the second, `discretize` the second to the third, and `encode` a genotype to a one-hot mixture.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ Activate = Callable[[Tensor], Tensor]
 class Logits(NamedTuple):
     """Class scores (items, classes) of the main head, and of the auxiliary head where there is one in training.
 
-    `penalty` () is added to the loss in training. `state` is what the next batch goes on from, where batches do.
+    `penalty` () is added to the training loss. `state` is the recurrent state that the next batch continues from.
     """
 
     main: Tensor
@@ -47,7 +46,7 @@ class Genotype(ABC):
 
     @abstractmethod
     def operations(self) -> dict[str, int]:
-        """How often each operation occurs."""
+        """Return the number of times that each operation occurs."""
 
     def edges(self) -> dict[str, list[Edge]]:
         """Cell name -> its edges (source, target, operation). Override it for a text that `genotypes` cannot read."""
@@ -79,12 +78,12 @@ class Space(ABC):
     """A search space; concrete spaces are frozen keyword-only dataclasses."""
 
     data: ClassVar[str] = "images"
-    """What its networks read: images or text."""
+    """The input of its networks: images or text."""
     single: ClassVar[bool] = False
-    """Whether a supernet has one cell alone, so that no two can be compared."""
+    """Whether a supernet has a single cell, so that cells cannot be compared with each other."""
     read_as: ClassVar[str] = ""
-    """By which of `published.READERS` its genotypes are read, and by which `rules` they and its settings are checked
-    before anything is imported; empty for a space whose settings are others."""
+    """The key of its genotypes' reader in `published.READERS` and of its `rules`, which check genotypes and settings
+    before anything is imported; empty for a space with other settings."""
 
     @abstractmethod
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -146,7 +145,7 @@ class Space(ABC):
         return torch.zeros(n, *shape, device="meta")
 
     def edge_operations(self, name: str) -> tuple[tuple[str, ...], ...]:
-        """The operations of each edge of a parameter in the order of its last axis; none where that holds others."""
+        """The operations of each edge of a parameter in the order of its last axis; empty if it has other entries."""
         return ()
 
     def allowed(self) -> tuple[tuple[str, ...], ...]:
@@ -154,7 +153,7 @@ class Space(ABC):
         return tuple(row for name in self.cells() for row in self.edge_operations(name))
 
     def mask(self, operation: str) -> Tree:
-        """A tree like the mixture, on the CPU: 1 where an operation of this name stands, 0 elsewhere."""
+        """A tree like the mixture, on the CPU: 1 at operations of this name, 0 elsewhere."""
         found = {}
         for name, cells in self.cells().items():
             lists = self.edge_operations(name)

@@ -1,4 +1,4 @@
-"""What the supernets of all spaces share: blocks, and how cells are run (mixed_cell.py, edge_operations.py).
+"""Building blocks of the supernets of all spaces.
 
 A supernet takes the mixture as an argument and owns no architecture parameter. Batch norm uses batch statistics and
 keeps no buffers unless the space says `batch_norm=tracked`; a pass marked by `tracking` then moves the running ones.
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Sizes(Protocol):
-    """What every supernet of images reads of its space."""
+    """Settings of a space that every supernet of images reads."""
 
     @property
     def batch_norm(self) -> str: ...

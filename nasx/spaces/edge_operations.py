@@ -80,7 +80,7 @@ def spread(scale: Tensor, channels: int) -> Tensor:
 def shifted(x: Tensor) -> Tensor:
     """x without its first row and column; of an odd size, with a zero row or column at the far end (as in modules.py).
 
-    Without it a map of one pixel would become an empty one, of which torch's convolution makes numbers of its own.
+    Without the padding a map of one pixel would become empty, for which torch's convolution returns arbitrary values.
     """
     h, w = x.shape[2] % 2, x.shape[3] % 2
     return (F.pad(x, (0, w, 0, h)) if h or w else x)[:, :, 1:, 1:]
@@ -279,7 +279,7 @@ class FactorizedReduce(EdgeOperations):
 class Separable(EdgeOperations):
     """`depth` blocks of relu, depthwise k x k, pointwise 1x1, batch norm: dil_conv (1 block) and sep_conv (2).
 
-    Nothing nonlinear stands between depthwise and pointwise, so both are one convolution with the outer product of
+    There is no nonlinearity between depthwise and pointwise, so both are one convolution with the outer product of
     their weights. At few channels this `composed` one is the faster: a depthwise convolution is bound by memory, and
     its backward pass most of all. Otherwise the two run one after the other, merged over edges.
     """

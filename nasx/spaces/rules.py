@@ -1,6 +1,6 @@
-"""What the settings of a space must satisfy, and the operations that each may have, without torch.
+"""Rules for the settings and operations of each space, without torch.
 
-A space asks when it is made; `nasx.config.space_rules` asks before a run is begun, so that a fault is told at once.
+A space applies them when it is created, `nasx.config.space_rules` before a run starts, to report errors early.
 `space` is a space, or anything that has its settings as attributes. All raise UserError.
 """
 
@@ -66,7 +66,7 @@ def listed(names: Sequence[str], where: str, among: Sequence[str] = ()) -> None:
 
 
 def choosable(names: Sequence[str], where: str) -> None:
-    """Whether a genotype may have one of these operations, where `none` is never selected."""
+    """Raise UserError unless one of these operations can be selected; `none` cannot."""
     if not set(names) - {"none"}:
         raise UserError(f"{where}=[{','.join(names)}]", "no operation can be selected", "add one other than none")
 
@@ -78,7 +78,7 @@ def rows(space: Any, key: str, edges: int) -> Lists:
 
 
 def lists(space: Any, key: str, edges: int) -> None:
-    """Whether each edge has operations, and all of them equally many."""
+    """Raise UserError unless every edge has the same number of operations."""
     found = rows(space, key, edges)
     if len(found) != edges or len({len(row) for row in found}) != 1:
         raise UserError(
@@ -93,7 +93,7 @@ def _place(space: Any, key: str, i: int) -> str:
 
 
 def divided(space: Any) -> None:
-    """Whether partial channels are whole ones."""
+    """Raise UserError unless `partial` divides the channels."""
     if space.channels % space.partial:
         raise UserError(
             f"space.partial={space.partial}",
@@ -153,7 +153,7 @@ SPACES: dict[str, Callable[[Any], None]] = {
 
 # ---------------------------------------------------------------------------------------------------- genotypes
 def nb201_fits(space: Any, cell: Sequence[str]) -> None:
-    """Whether the space has the six operations of a cell on its edges."""
+    """Raise UserError unless the space has the six operations of a cell on its edges."""
     for name, own, (source, target) in zip(cell, rows(space, "cell", len(NB201_EDGES)), NB201_EDGES, strict=True):
         if name not in own:
             raise UserError(
@@ -162,7 +162,7 @@ def nb201_fits(space: Any, cell: Sequence[str]) -> None:
 
 
 def darts_fits(space: Any, cells: Sequence[Cell]) -> None:
-    """Whether the space has the operations of a normal and a reduction cell; untied cells are not looked at."""
+    """Raise UserError unless the space has the operations of both cells; untied cells are not checked."""
     for kind, cell in zip(KINDS, cells, strict=True) if len(cells) == len(KINDS) and not space.untied else ():
         for place, (name, pred) in enumerate(cell):
             edge = (pred, NODES[place // 2])
@@ -171,7 +171,7 @@ def darts_fits(space: Any, cells: Sequence[Cell]) -> None:
 
 
 def darts_has(own: Sequence[str], name: str, edge: tuple[int, int], cell: str) -> None:
-    """Whether `name` may stand on an edge with the operations `own`."""
+    """Raise UserError unless an edge with the operations `own` can have `name`."""
     if name not in own or name == "none":
         raise UserError(
             f"genotype, {cell}, node {edge[1]}",
@@ -181,16 +181,18 @@ def darts_has(own: Sequence[str], name: str, edge: tuple[int, int], cell: str) -
 
 
 def nb101_fits(space: Any, graph: tuple[Any, Sequence[str]]) -> None:
-    """Whether the vertices between the first and the last have operations of NAS-Bench-101."""
+    """Raise UserError unless the inner vertices have operations of NAS-Bench-101."""
     for place, name in enumerate(graph[1][1:-1], start=1):
         if name not in NB101:
             raise UserError(
-                f"genotype, ops[{place}]={name}", "no operation of NAS-Bench-101", f"use one of {', '.join(NB101)}"
+                f"genotype, ops[{place}]={name}",
+                "is not an operation of NAS-Bench-101",
+                f"use one of {', '.join(NB101)}",
             )
 
 
 def recurrent_fits(space: Any, cell: Cell) -> None:
-    """Whether the space has the operation of each node."""
+    """Raise UserError unless the space has the operation of each node."""
     own = [name for name in space.operations if name != "none"]
     for node, (name, _) in enumerate(cell, start=1):
         if name not in own:
@@ -203,4 +205,4 @@ CELLS: dict[str, Callable[[Any, Any], None]] = {
     "nb1shot1": nb101_fits,
     "darts_rnn": recurrent_fits,
 }
-"""Whether a space has what `published.READERS` has read."""
+"""Checks of what `published.READERS` return against a space."""

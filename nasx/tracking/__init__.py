@@ -1,1 +1,1 @@
-"""What a run folder holds besides its record: checkpoints, the lock, notes; whole files or none."""
+"""The run folder: checkpoints, lock, metrics, record; files are written whole or not at all."""

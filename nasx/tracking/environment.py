@@ -89,7 +89,7 @@ def _restored() -> Iterator[None]:
 
 
 def keep_compiled() -> None:
-    """Let torch's compiler keep what it makes in the user's cache, which outlives a reboot, unless told otherwise."""
+    """Let torch's compiler keep its cache in the user's cache folder, which survives a reboot, unless it is set."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache / "nasx" / "compiled"))
 
@@ -184,7 +184,7 @@ class StopRequested(KeyboardInterrupt):
 
 
 class Signals:
-    """Within the block SIGINT, SIGTERM, SIGHUP, SIGUSR1 and SIGUSR2 ask for an end; a second one ends at once.
+    """Within the block SIGINT, SIGTERM, SIGHUP, SIGUSR1 and SIGUSR2 request an end; a second one ends at once.
 
     What this process was started to ignore stays ignored (nohup, a script's background).
 

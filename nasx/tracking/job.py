@@ -67,7 +67,7 @@ class Job(ABC):
 
     @abstractmethod
     def row(self, means: dict[str, Any]) -> dict[str, Any]:
-        """The metrics row of an epoch with these means."""
+        """Return the metrics row of this epoch with these means."""
 
     @abstractmethod
     def record(self) -> Result:
@@ -106,7 +106,7 @@ class Job(ABC):
         self.ctx.pause(self.save)
 
     def end_epoch(self, means: dict[str, Any]) -> None:
-        """Write and log the row of an epoch, then a checkpoint."""
+        """Write and log the row of this epoch, then a checkpoint."""
         row = self.row(means)
         row["wall_s"] = round(self.ctx.elapsed_s, 3)
         self.ctx.run.append(row)

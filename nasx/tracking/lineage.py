@@ -249,7 +249,7 @@ def _inherited(
     try:
         base = composed(provenance.choosing([*texts, *(f"{group}={choice}" for group, choice in found.items())]))
     except (UserError, HydraException, OmegaConfBaseException, ValueError):
-        return found  # preflight.examine finds the same, and tells it with all other faults
+        return found  # preflight.examine finds the same and reports it with all other faults
     for group in same:
         flat, held = records.flatten(base[group]), records.flatten(adopt_settings(base[group], run.block(group)))
         found |= {

@@ -94,7 +94,7 @@ class Lock:
             there = self.path.read_bytes()
         except FileNotFoundError:
             there = b""
-        except OSError:  # tells nothing; what is written next will fail by itself
+        except OSError:  # nothing is known; the next write fails by itself
             return
         if there != self.text:
             raise UserError(
@@ -141,7 +141,7 @@ def holder(folder: Path) -> str | None:
             fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             return holder_name(there)
-        fresh = time.time() - os.fstat(handle).st_mtime < TAKEOVER_S  # only told: two clocks may do
+        fresh = time.time() - os.fstat(handle).st_mtime < TAKEOVER_S  # only reported: the two clocks may differ
         return holder_name(there) if held_elsewhere(there, handle) and fresh else None
     except OSError:  # a pipe or a folder of that name; a file system without locks, where no run can be
         return None
@@ -163,7 +163,7 @@ def flock(handle: int) -> None:
 
 
 def touched_within(path: Path, seconds: float) -> bool:
-    """Whether somebody touches the file within so many seconds; opened anew each time, for NFS to ask its server."""
+    """Whether somebody touches the file within so many seconds; opened again each time, so that NFS asks its server."""
 
     def changed() -> int:
         with path.open("rb") as file:
@@ -178,7 +178,7 @@ def touched_within(path: Path, seconds: float) -> bool:
 
 
 def kernel() -> str:
-    """What tells one running kernel from another: containers of one host share it, a restarted host has a new one."""
+    """An identifier of the running kernel: containers of one host share it, a restarted host has a new one."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:

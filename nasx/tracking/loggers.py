@@ -1,8 +1,8 @@
-"""Loggers: where metrics rows go besides metrics.jsonl. None is needed and none is the default.
+"""Loggers: receivers of metrics rows in addition to metrics.jsonl. None is needed and none is the default.
 
 `logger=tensorboard`, `logger=wandb`; the packages are extras: uv sync --extra tensorboard, --extra wandb. A logger
-is told each row when the run has written it (`run_folder.Run.append`), and opens what it writes to at the first row: a
-finished run opens nothing. It changes no number and is no part of a run's identity. A resumed run goes on where its
+receives each row after the run has written it (`run_folder.Run.append`), and opens its output at the first row: a
+finished run opens nothing. It changes no number and is not part of a run's identity. A resumed run goes on where its
 last checkpoint was: TensorBoard hides what was logged beyond it, W&B resumes the run of the same name.
 
 Shapes: a row is an entry of metrics.jsonl. Its numbers become scalars at step `epoch`, inner names joined by `/`;
@@ -24,7 +24,7 @@ from nasx.errors import UserError
 
 
 class Sink(Protocol):
-    """What rows are told to."""
+    """A receiver of metrics rows."""
 
     def write(self, row: Mapping[str, Any]) -> None: ...
     def close(self) -> None: ...

@@ -21,7 +21,7 @@ from nasx.errors import printable
 
 log = logging.getLogger("nasx")
 CONSOLE = Console(stderr=True)
-_log_folder: ContextVar[Path | None] = ContextVar("told", default=None)
+_log_folder: ContextVar[Path | None] = ContextVar("log_folder", default=None)
 
 
 @contextlib.contextmanager
@@ -42,7 +42,7 @@ class Printable(logging.Formatter):
 
 
 class LogFile(logging.FileHandler):
-    """log.txt. On a full disk its lines are lost, and what needs the disk more tells the fault."""
+    """log.txt. On a full disk its lines are lost, and the next write that matters reports the error."""
 
     def _open(self) -> TextIOWrapper:
         return files.stream(Path(self.baseFilename))
@@ -88,7 +88,7 @@ def log_to_folder(folder: Path, *, quiet: bool) -> Iterator[None]:
 
 @contextlib.contextmanager
 def warnings_only() -> Iterator[None]:
-    """Within the block only warnings of nasx are seen: another process tells the rest."""
+    """Show only warnings of nasx inside the block: another process reports the rest."""
     before = log.level
     log.setLevel(logging.WARNING)
     try:
@@ -170,7 +170,7 @@ class SelectionProgress:
     """Tells how far a choice at the end of a search has come, which may take longer than the search."""
 
     began: tuple[float, int] | None = None
-    """When the first decision of this process was begun, and how many there were."""
+    """Time of the first decision of this process, and the number of decisions."""
 
     def update(self, done: int, total: int) -> None:
         """`done` of `total` decisions are made."""
@@ -229,7 +229,7 @@ def wrap(head: str, parts: Sequence[str]) -> list[str]:
 
 
 def log_epoch(epoch: str, parts: Sequence[str]) -> None:
-    """Log what there is to say of an epoch."""
+    """Log the summary of an epoch."""
     for line in wrap(f"epoch {epoch}", parts):
         log.info(line)
 

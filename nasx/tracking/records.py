@@ -29,7 +29,7 @@ def canonical(value: Any) -> str:
 
 
 def read_rows(folder: Path) -> list[dict[str, Any]]:
-    """Metrics rows of a run, up to a torn line (killed while writing); lines that are no objects are left out."""
+    """Metrics rows of a run, up to a torn line (killed while writing); lines that are not objects are left out."""
     try:
         text = (folder / METRICS).read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:

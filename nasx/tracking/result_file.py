@@ -4,7 +4,7 @@
     RetrainRecord   the trained cell, the search that found it
     StudyRecord     which runs a study made, and those that it reports
 
-Numbers are read from `Record.content` by nasx.core.quantities, the table that says where each of them stands.
+Numbers are read from `Record.content` by nasx.core.quantities, the table that gives the place of each of them.
 """
 
 from __future__ import annotations

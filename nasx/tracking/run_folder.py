@@ -47,7 +47,7 @@ log = logging.getLogger("nasx")
 
 
 def unused(folder: Path) -> bool:
-    """Whether no start has come so far that anything was kept: the folder is anybody's who asks for its name."""
+    """Whether no run has kept anything here, so that the folder can be used by any run of this name."""
     return not (
         checkpoints.found(folder)
         or read_rows(folder)
@@ -59,7 +59,7 @@ def unused(folder: Path) -> bool:
 def differing(folder: Path, identity: Mapping[str, Any], extra: Collection[str]) -> UserError | None:
     """Why a folder belongs to another configuration, None where it belongs to this one or to none that is known.
 
-    `extra` are keys of config.yaml that are no part of the identity.
+    `extra` are keys of config.yaml that are not part of the identity.
     """
     held = read_yaml(folder / "config.yaml")
     if held is None or unused(folder):
@@ -162,7 +162,7 @@ class Run:
             self._lock = None
 
     def _held(self) -> Path:
-        """The folder, to write into. Raises UserError where it is no longer this process's."""
+        """Return the folder for writing. Raises UserError where this process does not hold its lock any more."""
         if self._lock is not None:
             self._lock.check()
         return self.folder

@@ -74,7 +74,9 @@ class Session:
 
     def resume(self) -> dict[str, Any] | None:
         """The newest readable checkpoint; metrics.jsonl then holds the rows that it counts, and no others."""
-        state = self.run.load(self.device if distributed.world_size() == 1 else "cpu")  # told to other devices
+        state = self.run.load(
+            self.device if distributed.world_size() == 1 else "cpu"
+        )  # the other devices receive it by broadcast
         if state is None:
             if rows := self.run.rows():
                 log.warning(

@@ -103,7 +103,7 @@ def canonical(cell: Cell, where: str) -> Cell:
             if not 0 <= pred < node:
                 raise UserError(
                     f"genotype, {where}, node {node}",
-                    f"{pred} is no earlier node",
+                    f"{pred} is not an earlier node",
                     f"predecessors of node {node} are 0 to {node - 1}",
                 )
         if two[0][1] == two[1][1]:

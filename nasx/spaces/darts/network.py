@@ -142,7 +142,7 @@ class DartsCell(nn.Module):
 
 
 class DartsNetwork(Network):
-    """A network of one cell for each layer, `cells` in order; the auxiliary head speaks in training only."""
+    """A network of one cell for each layer, `cells` in order; the auxiliary head is used in training only."""
 
     def __init__(
         self, cells: Sequence[Cell], classes: int, channels: int, *, stem: str = "cifar", auxiliary: bool = False

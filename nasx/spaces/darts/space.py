@@ -5,7 +5,7 @@ A cell has inputs 0 and 1, nodes 2 to 5 and 14 edges, row-major: node 2 from 0, 
 keeps two edges with one operation each. Discretization, for each node: score an edge by its largest weight over the
 operations other than `none`; keep the two best edges (ties: the lower predecessor); on each take its best operation
 other than `none` (ties: the lower index). With `max_skips` the weakest skip connections of a normal cell are then taken
-out one by one, and the cell is chosen anew each time, until at most so many are left (P-DARTS, section 3.3).
+out one by one, and the cell is selected again each time, until at most that many are left (P-DARTS, section 3.3).
 
 Edge weights (both scale the rows of mix["normal"], mix["reduce"], so the executor need not know of them)
     edge_norm        one logit for each edge, softmax over the edges of a node (PC-DARTS, eq. 3); mix also has

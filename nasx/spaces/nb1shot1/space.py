@@ -73,7 +73,7 @@ class Nb1Shot1(Space):
 
     def __post_init__(self) -> None:
         if self.variant not in PARENTS:
-            raise UserError(f"space.variant={self.variant}", "there is no such space", "use 1, 2 or 3")
+            raise UserError(f"space.variant={self.variant}", "is not a NAS-Bench-1Shot1 space", "use 1, 2 or 3")
         rules.nb1shot1(self)
 
     # ---------------------------------------------------------------------------------------------- structure
@@ -181,7 +181,7 @@ class Nb1Shot1(Space):
         if self.discretize(self.encode_checked(genotype)) != genotype:
             raise UserError(
                 "genotype",
-                f"is no cell of variant {self.variant}",
+                f"is not a cell of variant {self.variant}",
                 f"its blocks and output must have {PARENTS[self.variant]} parents, a block that does "
                 "not reach the output none, and vertex 5 must be empty where there are four blocks",
             )
@@ -248,7 +248,7 @@ def _labelled_codes(matrix: Matrix) -> set[int]:
     smallest = np.full(len(labels), np.iinfo(np.int64).max)
     for order in permutations(range(inner)):
         vertex = [0, *(k + 1 for k in order), inner + 1]
-        bits = 1  # a leading 1 tells matrices of different sizes apart
+        bits = 1  # a leading 1 distinguishes matrices of different sizes
         for i in vertex:
             for j in vertex:
                 bits = 2 * bits + matrix[i][j]

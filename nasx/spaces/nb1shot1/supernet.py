@@ -20,7 +20,7 @@ from nasx.spaces.mixed_cell import Edge, MixedEdges, RandomTensors
 
 
 class Settings(Sizes, Protocol):
-    """What the supernet reads of its space."""
+    """Settings of a space that its supernet reads."""
 
     @property
     def blocks(self) -> int: ...

@@ -19,7 +19,7 @@ from nasx.spaces.mixed_cell import Edge, RelaxedCell
 
 
 class Settings(Sizes, Protocol):
-    """What the supernet reads of its space."""
+    """Settings of a space that its supernet reads."""
 
     @property
     def affine(self) -> bool: ...

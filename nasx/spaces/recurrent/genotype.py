@@ -32,7 +32,9 @@ class RecurrentGenotype(Genotype):
             if name not in OPERATIONS or name == "none":
                 raise UserError(where, f"{name!r} cannot be selected", f"use one of {', '.join(OPERATIONS[1:])}")
             if not 0 <= pred < node:
-                raise UserError(where, f"{pred} is no earlier node", f"predecessors of node {node} are 0 to {node - 1}")
+                raise UserError(
+                    where, f"{pred} is not an earlier node", f"predecessors of node {node} are 0 to {node - 1}"
+                )
 
     def __str__(self) -> str:
         return f"Genotype(recurrent={list(self.nodes)}, concat=range(1, {len(self.nodes) + 1}))"

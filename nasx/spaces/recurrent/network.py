@@ -44,7 +44,7 @@ Step = Callable[[Tensor, Tensor, Tensor | None, Tensor | None], Tensor]
 
 
 class Settings(Protocol):
-    """What the supernet reads of its space."""
+    """Settings of a space that its supernet reads."""
 
     @property
     def batch_norm(self) -> str: ...
