@@ -145,6 +145,7 @@ VALUE = re.compile(r"^\s*[\w.]+:\s*[^#\s][^#]*$")
             "stop",
             "study",
             "logger",
+            "debug",
         )
     ],
     ids=lambda p: f"{p.parent.name}/{p.stem}",

@@ -96,7 +96,9 @@ def command(name: str, line: Line) -> str:
     ]
     parts.append("examples\n" + _rows(EXAMPLES[name]))
     entry = commands.COMMANDS[name]
-    groups = [g for g in entry.groups if g not in entry.unread] + (["experiment", "launch"] if entry.groups else [])
+    groups = [g for g in entry.groups if g not in entry.unread] + (
+        ["experiment", "launch", "debug"] if entry.groups else []
+    )
     if fault:
         parts.append(
             "this line is not understood, so that the settings below are those of the default choices\n"

@@ -34,9 +34,10 @@ KINDS = {
     "launchers": "launch",
     "stages": "stages",
     "experiments": "experiment",
+    "debug": "debug",
 }
 """What the user calls it -> the group."""
-BY_FILE = frozenset({"search", "retrain", "study", "engine", "stages", "launch", "experiment"})
+BY_FILE = frozenset({"search", "retrain", "study", "engine", "stages", "launch", "experiment", "debug"})
 """Groups whose choices share a class, so that the file's first line tells them apart."""
 
 

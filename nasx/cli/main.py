@@ -147,6 +147,7 @@ def _relative(folder: str, cwd: str) -> str:
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point: exits with the code that the module's docstring gives."""
     words = list(sys.argv[1:] if argv is None else argv)
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # the profiler prints its own starts and stops
     if "RANK" in os.environ:  # DDP warns, in C++, of settings that distributed.py sets on purpose
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     with streams.guarded() as output:

@@ -44,7 +44,7 @@ def normalize(command: str, line: Line) -> Line:
     texts = [
         f"~{text.removesuffix('=null')}" if text == "pair=null" else text
         for text in texts
-        if text not in ("experiment=null", "launch=null")
+        if text not in ("experiment=null", "launch=null", "debug=null")
     ]
     if command in ("retrain", "study"):
         texts += lineage.inherited_overrides(command, texts, line.value("--config-dir"))

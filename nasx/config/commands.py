@@ -19,7 +19,7 @@ GROUPS = ("space", "method", "dataset", "search", "retrain", "benchmark", "engin
 """Groups whose node is a component."""
 
 
-DELTAS = ("pair", "experiment", "launch")
+DELTAS = ("pair", "experiment", "launch", "debug")
 """Groups whose files change the nodes of others."""
 
 
@@ -58,6 +58,7 @@ NON_IDENTITY_KEYS = frozenset(
         "allow",
         "draw",
         "quiet",
+        "profile",
         "seeds_per_job",
         "logger",
         "launch",

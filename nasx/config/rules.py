@@ -26,8 +26,6 @@ TRAINING_GROUPS = {
     "list": (),
 }
 """Command -> the groups of training settings that it reads."""
-
-
 LONGEST_NAME = 200
 """Bytes: file systems take 255, and nasx adds to it (name-retrain, temporary files)."""
 
@@ -83,6 +81,10 @@ def _together(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
             f"name={name}",
             f"is one folder for seeds_per_job={count} runs",
             "leave the name out: each run is then named by its seed",
+        )
+    elif count > 1 and cfg.get("profile"):
+        yield UserError(
+            f"seeds_per_job={count}", "cannot be profiled: torch profiles one run at a time", "use profile=0"
         )
 
 

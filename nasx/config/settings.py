@@ -305,6 +305,7 @@ class JobSettings:
     checkpoint_s: PositiveFloat = 300.0
     allow: tuple[str, ...] = ()
     quiet: bool = False
+    profile: NonNegative = 0
     objective: str | None = None
     """The number of result.json that a sweeper compares jobs by; null: none."""
     draw: Literal["cell", "epochs"] = "cell"
@@ -394,4 +395,5 @@ class ListJob:
         "stages",
         "launchers",
         "experiments",
+        "debug",
     ] = "all"

@@ -87,6 +87,8 @@ def again(
         return None
     if not missing and summary:
         show(done, folder)
+        if cfg["profile"] and not (folder / "profile").exists():
+            print(f"profile: nothing was recorded, since this run had finished; add name={folder.name}-profile")
     return None if missing else done
 
 

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Protocol
 from nasx.core import distributed
 from nasx.core.meter import Meter
 from nasx.core.metrics import Metric
-from nasx.tracking import environment, progress
+from nasx.tracking import environment, profiler, progress
 from nasx.tracking.progress import Display
 from nasx.tracking.session import Result, Session
 
@@ -123,6 +123,7 @@ class Job(ABC):
     def steps(self) -> Generator[None, None, None]:
         """`run`, step by step, so that several jobs can take turns."""
         self.resume()
+        profile = self.ctx.config["profile"] if distributed.is_main_process() else 0
         with Display(
             self.kind,
             total=self.engine.total,
@@ -133,8 +134,10 @@ class Job(ABC):
             peak=lambda: environment.peak_mb(self.ctx.device),
         ) as self.display:
             self.began = time.monotonic()
-            for _ in self.engine.steps():
-                yield
+            with profiler.profiled(profile, self.ctx.run.folder, self.ctx.device) as step:
+                for _ in self.engine.steps():
+                    step()
+                    yield
             self.result = {}
             if distributed.is_main_process():
                 result = self.record()

@@ -1,9 +1,9 @@
 """Loggers: receivers of metrics rows in addition to metrics.jsonl. None is needed and none is the default.
 
-`logger=tensorboard`, `logger=wandb`; the packages are extras: uv sync --extra tensorboard, --extra wandb. A logger
+`logger=tensorboard`, `logger=wandb`, `logger=mlflow`; each package is an extra of nasx of that name. A logger
 receives each row after the run has written it (`run_folder.Run.append`), and opens its output at the first row: a
-finished run opens nothing. It changes no number and is not part of a run's identity. A resumed run goes on where its
-last checkpoint was: TensorBoard hides what was logged beyond it, W&B resumes the run of the same name.
+finished run opens nothing. It changes no number and is not part of a run's identity. A resumed run continues from its
+last checkpoint: TensorBoard hides what was logged beyond it, W&B and MLflow continue the run of the same name.
 
 Shapes: a row is an entry of metrics.jsonl. Its numbers become scalars at step `epoch`, inner names joined by `/`;
 lists (mixture weights) and texts stay in metrics.jsonl alone.
@@ -12,7 +12,10 @@ lists (mixture weights) and texts stay in metrics.jsonl alone.
 from __future__ import annotations
 
 import importlib.util
+import logging
 import math
+import os
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +24,7 @@ from typing import Any, Literal, Protocol
 from nasx.core import extras
 from nasx.core.files import no_link
 from nasx.errors import UserError
+from nasx.tracking import records
 
 
 class Sink(Protocol):
@@ -152,3 +156,65 @@ class _Wandb:
     def close(self) -> None:
         if self.run is not None:
             self.run.finish()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mlflow:
+    """A run of MLflow, in a database of its own unless a server is named."""
+
+    experiment: str = "nasx"
+    tracking_uri: str | None = None
+    """What MLflow calls the tracking URI; null: mlflow.db in the folder of runs."""
+
+    def check(self) -> None:
+        """Raises UserError where MLflow, or what its databases need, is not installed."""
+        for package in ("mlflow", *(() if self.tracking_uri else ("sqlalchemy", "alembic"))):
+            require(package, "mlflow")
+
+    def open(self, folder: Path, config: Mapping[str, Any]) -> Sink:
+        return _Mlflow(self, folder, config)
+
+
+class _Mlflow:
+    TAG = "nasx.run"
+    """The tag that holds the name of the run folder."""
+
+    def __init__(self, ask: Mlflow, folder: Path, config: Mapping[str, Any]) -> None:
+        self.ask, self.folder, self.config = ask, folder, config
+        self.client: Any = None
+        self.run = ""
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        if self.client is None:
+            self._begin()
+        from mlflow.entities import Metric
+
+        now, step = int(1000 * time.time()), int(row["epoch"])
+        self.client.log_batch(self.run, metrics=[Metric(name, value, now, step) for name, value in scalars(row)])
+
+    def _begin(self) -> None:
+        """Open the run of this folder's name, or start it."""
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # nothing leaves the machine unasked
+        import mlflow
+        from mlflow.entities import Param
+
+        logging.getLogger("mlflow").setLevel(logging.WARNING)
+        home, name = self.folder.absolute().parent, self.folder.name
+        client = mlflow.MlflowClient(self.ask.tracking_uri or f"sqlite:///{home / 'mlflow.db'}")
+        held = client.get_experiment_by_name(self.ask.experiment)
+        place = None if self.ask.tracking_uri else str(home / "mlartifacts")
+        number = held.experiment_id if held else client.create_experiment(self.ask.experiment, place)
+        found = client.search_runs([number], f"tags.`{self.TAG}` = '{name}'", max_results=1)
+        self.client, self.run = (
+            client,
+            (found or [client.create_run(number, run_name=name, tags={self.TAG: name})])[0].info.run_id,
+        )
+        client.update_run(self.run, status="RUNNING")
+        if not found:
+            settings = [Param(key, str(value)) for key, value in records.flatten(self.config).items()]
+            for first in range(0, len(settings), 100):  # MLflow's bound of a batch
+                client.log_batch(self.run, params=settings[first : first + 100])
+
+    def close(self) -> None:
+        if self.client is not None:
+            self.client.set_terminated(self.run)
