@@ -34,7 +34,7 @@ def watch(root: str, notes: str | None = None, kill: int | None = None, half: bo
     """Interpose on this process's file operations at and below `root`, from now on."""
     whole = {
         name: getattr(os, name)
-        for name in ("open", "close", "write", "pwrite", "fsync", "replace", "mkdir", "unlink", "rmdir", "ftruncate")
+        for name in ("open", "close", "write", "fsync", "replace", "mkdir", "unlink", "rmdir", "ftruncate")
     }
     top, done = os.path.realpath(root), 0
     tokens: dict[int, int] = {}
@@ -101,11 +101,6 @@ def watch(root: str, notes: str | None = None, kill: int | None = None, half: bo
             )
         )
 
-    def places(handle: int, data: Any, place: int) -> int:
-        if handle not in tokens:
-            return int(whole["pwrite"](handle, data, place))
-        return int(counted(("write", tokens[handle], place, bytes(data)), lambda: whole["pwrite"](handle, data, place)))
-
     def syncs(handle: int) -> None:
         if handle not in tokens:
             return whole["fsync"](handle)  # type: ignore[no-any-return]
@@ -134,7 +129,6 @@ def watch(root: str, notes: str | None = None, kill: int | None = None, half: bo
         "open": opens,
         "close": closes,
         "write": writes,
-        "pwrite": places,
         "fsync": syncs,
         "ftruncate": cuts,
         **{kind: named(kind) for kind in ("replace", "mkdir", "unlink", "rmdir")},

@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from nasx.core.system import signals
+
 torch.set_num_threads(1)
-for number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+for number in signals("SIGINT", "SIGHUP", "SIGQUIT", "SIGTERM", "SIGUSR1", "SIGUSR2"):
     if signal.getsignal(number) is signal.SIG_IGN:  # nohup, a script's background: what tests start would inherit it
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 HOLD = """

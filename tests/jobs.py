@@ -20,8 +20,11 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
+if "forkserver" not in multiprocessing.get_all_start_methods():
+    pytest.skip("commands are forked from a process that has imported torch", allow_module_level=True)
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
     [

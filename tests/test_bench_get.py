@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import errno
-import fcntl
 import gzip
 import hashlib
 import os
@@ -29,6 +28,7 @@ from nasx.benchmarks.nb101 import Nb101, prune
 from nasx.benchmarks.nb201 import EMBEDDED, Nb201
 from nasx.benchmarks.offers import DEVICES, LATENCY, NB101, OFFERS, TESTS, File
 from nasx.cli import bench
+from nasx.core import system
 from nasx.errors import UserError
 
 PUBLIC = SHARED / "data" / "public"
@@ -146,7 +146,7 @@ def test_two_commands_do_not_write_one_file(tests: bytes, cache: Path) -> None:
     with part.open("wb") as held:
         held.write(tests[:100])
         held.flush()
-        fcntl.flock(held, fcntl.LOCK_EX)
+        system.lock_file(held.fileno())
         with pytest.raises(UserError, match="is being downloaded by another process"):
             get.bench_get(TESTS)
     assert part.read_bytes() == tests[:100]
@@ -154,8 +154,8 @@ def test_two_commands_do_not_write_one_file(tests: bytes, cache: Path) -> None:
 
 def test_two_commands_do_not_lose_each_others_columns(tests: bytes, cache: Path) -> None:
     cache.mkdir(parents=True)
-    folder = os.open(cache, os.O_RDONLY | os.O_DIRECTORY)
-    fcntl.flock(folder, fcntl.LOCK_EX)
+    folder = system.open_folder(cache)
+    system.lock_file(folder)
     other = threading.Thread(target=get.bench_get, args=(TESTS,))
     other.start()
     other.join(0.5)

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from nasx.cli import doctor
-from nasx.core import bilevel
+from nasx.core import bilevel, system
 from nasx.errors import UserError
 from nasx.report import cells
 
@@ -75,11 +75,11 @@ def test_what_every_search_needs_is_a_fault_with_its_remedy(words: list[str], fa
 
 # --------------------------------------------------------------------------------------------- where runs go
 def test_a_folder_that_cannot_be_written_or_locked_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuses(*_: object) -> None:
+    def refuses(*_: object, **__: object) -> None:
         raise OSError(37, "No locks available")
 
     assert "runs" in pairs(doctor.writes(tmp_path))
-    monkeypatch.setattr(doctor.fcntl, "flock", refuses)
+    monkeypatch.setattr(system, "lock_file", refuses)
     with pytest.raises(UserError, match=r"cannot be written to, or locks no files \(No locks available\); choose"):
         pairs(doctor.writes(tmp_path))
     assert list(tmp_path.iterdir()) == []

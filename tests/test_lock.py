@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import shutil
 import subprocess
@@ -15,15 +14,16 @@ from typing import Any
 
 import pytest
 
+from nasx.core import system
 from nasx.errors import UserError
 from nasx.tracking import lock, records, run_folder
 
 ELSEWHERE = """
-import fcntl, sys
+import sys
 from pathlib import Path
-from nasx.tracking import lock
-from nasx.tracking import records, run_folder
-fcntl.flock = lambda *_: None  # a shared folder that does not pass it on
+from nasx.core import system
+from nasx.tracking import lock, records, run_folder
+system.lock_file = lambda *_, **__: None  # a shared folder that does not pass it on
 lock.kernel, lock.BEAT_S = lambda: "elsewhere", 0.05
 with run_folder.Run(Path(sys.argv[1]), {"seed": 0}, {}) as run:
     print("held", flush=True)
@@ -79,10 +79,10 @@ def test_a_lock_file_that_may_not_be_opened_is_told(tmp_path: Path, monkeypatch:
 
 
 def test_a_file_system_without_locks_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuses(*_: object) -> None:
+    def refuses(*_: object, **__: object) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(fcntl, "flock", refuses)
+    monkeypatch.setattr(system, "lock_file", refuses)
     with pytest.raises(UserError, match=r"lock: cannot be written \(No locks available\)"):
         run_folder.Run(tmp_path / "run", {"seed": 0}, {})
 
@@ -92,17 +92,16 @@ def test_a_start_outlasts_a_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     with run_folder.Run(tmp_path / "run", {"seed": 0}, {}):
         pass
     looker = os.open(tmp_path / "run" / "lock", os.O_RDONLY)
-    fcntl.flock(looker, fcntl.LOCK_SH)
+    system.lock_file(looker, shared=True)
     tries = []
 
     def waits(seconds: float) -> None:
         tries.append(seconds)
-        fcntl.flock(looker, fcntl.LOCK_UN)
+        os.close(looker)
 
     monkeypatch.setattr(time, "sleep", waits)
     with run_folder.Run(tmp_path / "run", {"seed": 0}, {}):
         assert len(tries) == 1
-    os.close(looker)
 
 
 def test_an_orderly_end_leaves_no_name(tmp_path: Path) -> None:

@@ -47,12 +47,12 @@ def in_place(path, text):
     os.write(handle, text.encode())
     os.fsync(handle)
     os.close(handle)
-    files.sync(path.parent)
+    files.sync_folder(path.parent)
 files.write_atomic = in_place
 """
 WITHOUT = {
     "no fsync of the file": UNSYNCED,
-    "no fsync of the folder": "files.sync = lambda folder: None",
+    "no fsync of the folder": "files.sync_folder = lambda folder: None",
     "no rename": IN_PLACE,
 }
 
@@ -105,7 +105,8 @@ def test_a_replay_ends_as_the_disk_does(tmp_path: Path) -> None:
         + """
 files.append(path, "more")
 handle = os.open(path.with_name("lock"), os.O_RDWR | os.O_CREAT)
-os.pwrite(handle, b"abcdef", 2)
+os.lseek(handle, 2, os.SEEK_SET)
+os.write(handle, b"abcdef")
 os.ftruncate(handle, 4)
 os.close(handle)
 os.mkdir(path.with_name("inner"))

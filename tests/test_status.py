@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
@@ -15,6 +14,7 @@ import jobs
 import pytest
 
 from nasx.cli import status
+from nasx.core import system
 from nasx.errors import UserError
 from nasx.tracking import lock, records, run_folder
 
@@ -129,10 +129,10 @@ def test_looking_who_holds_a_run_takes_nothing(tmp_path: Path, holder: subproces
 
 
 def test_a_file_system_without_locks_has_no_holder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuses(*_: object) -> None:
+    def refuses(*_: object, **__: object) -> None:
         raise OSError(37, "No locks available")
 
-    monkeypatch.setattr(fcntl, "flock", refuses)
+    monkeypatch.setattr(system, "lock_file", refuses)
     assert lock.holder(made(tmp_path / "run")) is None
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import logging
 import os
 import shutil
@@ -22,7 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 from nasx.benchmarks.offers import File
 from nasx.benchmarks.store import Say, sha256
-from nasx.core.files import OWN, no_link, unwritable
+from nasx.core.files import no_link, unwritable
+from nasx.core.system import CLOSE_EARLY, lock_file, open_file, replace
 from nasx.errors import UserError
 
 if TYPE_CHECKING:
@@ -108,7 +108,10 @@ class Resumed:
                     if (size := os.lseek(handle, 0, os.SEEK_END)) <= before:
                         raise
                     self.say(f"{self.file.name}: the connection was lost after {size:,} bytes; going on from there")
-            os.replace(self.part, output_file)
+            if not CLOSE_EARLY:
+                replace(self.part, output_file)
+        if CLOSE_EARLY:
+            replace(self.part, output_file)
 
     def kept(self) -> str:
         """The beginning of a remedy: what has arrived stays."""
@@ -120,11 +123,11 @@ class Resumed:
     @contextlib.contextmanager
     def _opened(self) -> Iterator[int]:
         """The file of what has arrived, for one process at a time."""
-        handle = os.open(self.part, os.O_RDWR | os.O_CREAT | OWN, 0o666)
+        handle = open_file(self.part, os.O_RDWR | os.O_CREAT)
         try:
             with contextlib.suppress(OSError):  # a file system without locks
                 try:
-                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    lock_file(handle)
                 except BlockingIOError as error:
                     raise UserError(str(self.part), "is being downloaded by another process", "wait for it") from error
             yield handle

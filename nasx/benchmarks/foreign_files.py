@@ -7,16 +7,16 @@ global; `load_torch` is `torch.load(weights_only=True)` with the globals that th
 from __future__ import annotations
 
 import bz2
-import contextlib
 import io
 import pickle
 import re
-import resource
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from nasx.core.system import memory_limit
 
 MAX_CELL_BYTES = 1 << 28
 """Size of an unpacked NATS-Bench cell at most; a larger file is a decompression bomb."""
@@ -81,23 +81,6 @@ class PlainUnpickler(pickle.Unpickler):
             return _ALLOWED[module, name]
         except KeyError:
             raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no table needs") from None
-
-
-@contextlib.contextmanager
-def memory_limit(extra: int) -> Iterator[None]:
-    """Raise MemoryError in the block for more than `extra` bytes above those in use.
-
-    Ten bytes of a pickle can ask for 32 GB.
-    """
-    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    statm = Path("/proc/self/statm")
-    limit = int(statm.read_text().split()[0]) * resource.getpagesize() + extra if statm.exists() else None
-    if limit is not None and (soft == resource.RLIM_INFINITY or limit < soft):
-        resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
 def load_plain(file: Path) -> dict[Any, Any]:

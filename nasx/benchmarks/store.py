@@ -7,7 +7,6 @@ JSON object: form, source, version, sha256 of the source, and what each column m
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -21,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from nasx.core.files import make_folder, remove_empty, unwritable
+from nasx.core.system import lock_file, open_folder
 from nasx.errors import UserError
 
 Say = Callable[[str], None]
@@ -49,12 +49,12 @@ def one_writer(table: Path) -> Iterator[None]:
     """Within, no other process adds columns to this table: it would write back what it has read before."""
     try:
         made = make_folder(table.parent)
-        handle = os.open(table.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        handle = open_folder(table.parent)
     except OSError as error:
         raise unwritable(table, error, ELSEWHERE) from error
     try:
         with contextlib.suppress(OSError):  # a file system without locks
-            fcntl.flock(handle, fcntl.LOCK_EX)
+            lock_file(handle, wait=True)
         yield
     finally:
         os.close(handle)

@@ -11,7 +11,6 @@ something is wrong that every search needs, with what would mend it; a data set 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import platform
 import re
@@ -26,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from nasx import __version__
 from nasx.cli.arguments import parse
 from nasx.config import instantiate, paths
-from nasx.core import files
+from nasx.core import files, system
 from nasx.errors import UserError, printable
 
 if TYPE_CHECKING:
@@ -128,7 +127,7 @@ def computes(name: str) -> Lines:
 
     device = environment.device(name)
     found = environment.hardware(device)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = system.cpus()
     yield "device", f"{found['device']}: {found['name']}"
     yield "threads", f"{found['threads']} on {cores} cores"
     for i in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
@@ -216,7 +215,7 @@ def writes(out: Path) -> Lines:
             file.write(b"nasx")
             file.flush()
             os.fsync(file.fileno())
-            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+            system.lock_file(file.fileno())
     except OSError as error:
         raise UserError(
             f"out={out}", f"{place} cannot be written to, or locks no files ({error.strerror or error})", remedy

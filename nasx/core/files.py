@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import json
 import os
 import re
@@ -24,14 +23,13 @@ from typing import Any, BinaryIO
 
 import yaml
 
+from nasx.core.system import CLOSE_EARLY, NONBLOCK, lock_file, open_file, replace, sync_file, sync_folder
 from nasx.errors import UserError
 
 SAFE: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """The safe loader, that of libyaml where it is there: ten times as fast."""
 TEMPORARY = re.compile(r"\.nasx-[0-9a-f]{16}\.part")
 """Names of temporary files."""
-OWN = os.O_NOFOLLOW | os.O_CLOEXEC
-"""Flags of every file that nasx opens to write."""
 ELSEWHERE = "choose a folder that you may write to with out=FOLDER"
 _cleaned: set[str] = set()
 """Folders that this process has looked through for temporary files of killed writers."""
@@ -59,27 +57,31 @@ def write_atomic(path: Path, data: bytes | str | Callable[[BinaryIO], object], r
 def _placed(path: Path, data: bytes | Callable[[BinaryIO], object]) -> bool:
     """Write `path` once. False where another writer took the temporary file for one that was left, and removed it."""
     part = path.with_name(f".nasx-{secrets.token_hex(8)}.part")
-    handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | OWN, 0o666)
-    try:
-        with contextlib.suppress(OSError):  # a file system without locks
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if isinstance(data, bytes):
-            _write(handle, data)
-        else:
-            with os.fdopen(handle, "wb", closefd=False) as file:
-                data(file)
-        os.fsync(handle)
+    handle = open_file(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+    with contextlib.ExitStack() as opened:
+        opened.callback(os.close, handle)
         try:
-            os.replace(part, path)
-        except FileNotFoundError:
-            return False
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(part)
-        raise
-    finally:
-        os.close(handle)
-    sync(path.parent)
+            with contextlib.suppress(OSError):  # a file system without locks
+                lock_file(handle)
+            if isinstance(data, bytes):
+                _write(handle, data)
+            else:
+                with os.fdopen(handle, "wb", closefd=False) as file:
+                    data(file)
+            os.fsync(handle)
+            if CLOSE_EARLY:
+                opened.close()
+            try:
+                replace(part, path)
+            except FileNotFoundError:
+                return False
+        except BaseException:
+            if CLOSE_EARLY:
+                opened.close()
+            with contextlib.suppress(OSError):
+                os.unlink(part)
+            raise
+    sync_folder(path.parent)
     return True
 
 
@@ -102,12 +104,15 @@ def remove_left(folder: Path) -> None:
 def _remove(left: Path) -> None:
     """Remove a temporary file, unless a writer holds it."""
     with contextlib.suppress(OSError):  # a link, another's file, a writer that lives
-        handle = os.open(left, os.O_RDWR | os.O_NONBLOCK | OWN)
+        handle = open_file(left, os.O_RDWR | NONBLOCK)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.unlink(left)
+            lock_file(handle)
+            if not CLOSE_EARLY:
+                os.unlink(left)
         finally:
             os.close(handle)
+        if CLOSE_EARLY:  # a writer that has taken the name in between holds it open
+            os.unlink(left)
 
 
 def make_folder(folder: Path) -> list[Path]:
@@ -118,7 +123,7 @@ def make_folder(folder: Path) -> list[Path]:
     try:
         os.mkdir(folder)
         made.insert(0, folder)
-        sync(folder.parent)
+        sync_folder(folder.parent)
     except OSError as error:
         if isinstance(error, FileExistsError) and folder.is_dir():  # another process was quicker
             return made
@@ -134,40 +139,20 @@ def remove_empty(folders: list[Path]) -> None:
             os.rmdir(folder)
 
 
-def sync(folder: Path) -> None:
-    """Make what was renamed, made and removed in a folder durable."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # a file system that syncs no folders
-            raise
-    finally:
-        os.close(handle)
-
-
 def sync_all(path: Path) -> None:
     """Make a file, or a folder with all that is in it, durable."""
     for folder, _, names in os.walk(path):
         for name in names:
-            _sync_file(Path(folder, name))
-        sync(Path(folder))
+            sync_file(Path(folder, name))
+        sync_folder(Path(folder))
     if not path.is_dir():
-        _sync_file(path)
-
-
-def _sync_file(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY | OWN)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        sync_file(path)
 
 
 def append(path: Path, text: str) -> None:
     """Add `text` to a file; it is on the disk when this returns. Raises UserError."""
     try:
-        handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | OWN, 0o666)
+        handle = open_file(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         try:
             _write(handle, text.encode())
             os.fsync(handle)
@@ -179,7 +164,7 @@ def append(path: Path, text: str) -> None:
 
 def stream(path: Path) -> TextIOWrapper:
     """A text file that is open at its end, such as a log. Raises OSError."""
-    return open(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | OWN, 0o666), "a", encoding="utf-8")
+    return open(open_file(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT), "a", encoding="utf-8")
 
 
 def no_link(path: Path) -> Path:

@@ -36,6 +36,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from nasx.core.draws import placed
+from nasx.core.system import signals
 from nasx.data import bounds, decode
 from nasx.data.augment import Augment
 from nasx.data.splits import Split, splits
@@ -305,4 +306,5 @@ def quiet(worker: int) -> None:
     """Make a worker ignore Ctrl-C, which its parent process handles."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    for number in signals("SIGUSR1"):
+        signal.signal(number, signal.SIG_IGN)

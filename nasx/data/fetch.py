@@ -16,7 +16,8 @@ import time
 import zlib
 from pathlib import Path
 
-from nasx.core.files import make_folder, sync, sync_all
+from nasx.core.files import make_folder, sync_all
+from nasx.core.system import sync_folder
 from nasx.errors import UserError
 
 TIMEOUT_S = 30
@@ -45,7 +46,7 @@ def fetch(name: str, root: Path, url: str, md5: str, member: str) -> Path:
             sync_all(folder / member)
             try:
                 (folder / member).rename(target)
-                sync(root)
+                sync_folder(root)
             except OSError:
                 if not target.exists():  # else another run was faster; its files were checked too
                     raise

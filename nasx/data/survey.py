@@ -19,6 +19,7 @@ from typing import TypeVar
 import numpy as np
 
 from nasx.core.files import write_atomic
+from nasx.core.system import cpus
 from nasx.data import decode
 from nasx.data.listing import Files
 from nasx.errors import UserError
@@ -73,7 +74,7 @@ def read(files: Sequence[Path], reader: Callable[[Path], T]) -> Iterator[T | dec
         except decode.UnreadableError as error:
             return error
 
-    share = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    share = cpus() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     with ThreadPoolExecutor(max(share, 1)) as pool:
         for i in range(0, len(files), CHUNK):
             yield from pool.map(attempt, files[i : i + CHUNK])

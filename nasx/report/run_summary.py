@@ -115,9 +115,10 @@ def show(result: Mapping[str, Any], folder: Path) -> None:
         )
     hardware = result["hardware"]
     threads = f" ({hardware['threads']} threads)" if hardware["device"] == "cpu" else ""
+    peak = "" if result["peak_mb"] is None else f", peak {result['peak_mb']:,.0f} MB"  # not measured on Windows
     console.print(
         f"cost: {duration(result['wall_s'])}, {result['updates']:,} weight updates, "
-        f"{result['passes']:,} passes, peak {result['peak_mb']:,.0f} MB on {hardware['name']}{threads}"
+        f"{result['passes']:,} passes{peak} on {hardware['name']}{threads}"
     )
     if result.get("choice"):
         console.print(f"choice: {result['choice']['text']}", markup=False)

@@ -18,7 +18,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nasx.core.files import sync, write_atomic
+from nasx.core.files import write_atomic
+from nasx.core.system import sync_folder
 from nasx.errors import UserError
 
 log = logging.getLogger("nasx")
@@ -44,7 +45,7 @@ def save(folder: Path, state: Mapping[str, Any], step: int) -> None:
         with contextlib.suppress(OSError):
             os.unlink(old)
     if len(there) > len(kept):
-        sync(path.parent)
+        sync_folder(path.parent)
 
 
 def found(folder: Path) -> list[Path]:

@@ -7,7 +7,6 @@ import functools
 import multiprocessing
 import os
 import platform
-import resource
 import signal
 import socket
 import subprocess
@@ -20,6 +19,7 @@ from typing import Any
 import torch
 
 from nasx import __version__
+from nasx.core import system
 from nasx.errors import UserError
 
 
@@ -103,7 +103,7 @@ def workers(asked: int | None) -> int:
         return 0
     if asked is not None:
         return asked
-    return max(len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")) - 1, 0)
+    return max(system.cpus() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")) - 1, 0)
 
 
 def hardware(on: torch.device) -> dict[str, Any]:
@@ -157,11 +157,12 @@ def commit() -> str | None:
     return head + ("+" if dirty else "")
 
 
-def peak_mb(on: torch.device) -> float:
-    """Peak memory in megabytes: of the GPU's allocator on CUDA, of the process on a CPU."""
+def peak_mb(on: torch.device) -> float | None:
+    """Peak memory in megabytes: of the GPU's allocator on CUDA, of the process on a CPU (None on Windows)."""
     if on.type == "cuda":
         return round(torch.cuda.max_memory_allocated(on) / 2**20, 1)
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10, 1)
+    peak = system.peak_memory_mb()
+    return None if peak is None else round(peak, 1)
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -184,7 +185,9 @@ class StopRequested(KeyboardInterrupt):
 
 
 class Signals:
-    """Within the block SIGINT, SIGTERM, SIGHUP, SIGUSR1 and SIGUSR2 request an end; a second one ends at once.
+    """Within the block SIGINT, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2 and Windows' SIGBREAK request an end.
+
+    A second one ends at once.
 
     What this process was started to ignore stays ignored (nohup, a script's background).
 
@@ -192,7 +195,7 @@ class Signals:
     of the signal is called: submitit's puts a job that is preempted or out of time back into the queue.
     """
 
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+    numbers = system.signals("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGBREAK")
 
     def __init__(self) -> None:
         self.asked: int | None = None
@@ -218,7 +221,7 @@ class Signals:
                 before(error.signal, None)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGHUP:  # writing to a terminal that has gone would be an error before the checkpoint
+        if number in system.signals("SIGHUP"):  # writing to a closed terminal would be an error before the checkpoint
             for terminal in self._terminals:
                 os.dup2(os.open(os.devnull, os.O_WRONLY), terminal)
         if self.asked is not None:

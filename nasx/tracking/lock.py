@@ -16,7 +16,6 @@ flock is not passed on. `check`, before every write, ends it then: its successor
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import os
 import secrets
@@ -27,7 +26,8 @@ import weakref
 from functools import partial
 from pathlib import Path
 
-from nasx.core.files import OWN, unwritable
+from nasx.core import system
+from nasx.core.files import unwritable
 from nasx.errors import UserError
 
 log = logging.getLogger("nasx")
@@ -44,7 +44,7 @@ class Lock:
     def __init__(self, folder: Path) -> None:
         self.folder, self.path = folder, folder / "lock"
         try:
-            self.handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK | OWN, 0o644)
+            self.handle = system.open_file(self.path, os.O_RDWR | os.O_CREAT | system.NONBLOCK, 0o644)
         except OSError as error:
             raise unwritable(self.path, error) from error
         who = f"process {os.getpid()} on {socket.gethostname()}"
@@ -57,7 +57,7 @@ class Lock:
                 raise unwritable(self.path, error) from error
             raise
         self.ended = threading.Event()
-        os.register_at_fork(after_in_child=partial(_forked, weakref.ref(self)))
+        system.after_fork_in_child(partial(_forked, weakref.ref(self)))
         self.heart = threading.Thread(target=self._beat, name="nasx-lock", daemon=True)
         self.heart.start()
 
@@ -65,8 +65,8 @@ class Lock:
         try:
             flock(self.handle)
         except BlockingIOError as error:
-            raise in_use(self.folder, os.pread(self.handle, 300, 0)) from error
-        there = os.pread(self.handle, 300, 0)
+            raise in_use(self.folder, _text(self.handle)) from error
+        there = _text(self.handle)
         if not b"process ".startswith(there.replace(b"\0", b"")[:8]):  # torn, or zeros: what a power loss may leave
             raise UserError(
                 str(self.path), "is not a lock file of nasx", "choose another folder, or move the file away"
@@ -81,12 +81,13 @@ class Lock:
             if touched_within(self.path, TAKEOVER_S):
                 raise in_use(self.folder, there)
         os.ftruncate(self.handle, 0)
-        os.pwrite(self.handle, self.text, 0)
+        os.lseek(self.handle, 0, os.SEEK_SET)
+        os.write(self.handle, self.text)
 
     def _beat(self) -> None:
         while not self.ended.wait(BEAT_S):
             with contextlib.suppress(OSError):  # a file server away for a while
-                os.utime(self.handle)
+                system.touch(self.handle, self.path)
 
     def check(self) -> None:
         """Raises UserError where this process no longer holds the folder."""
@@ -111,7 +112,7 @@ class Lock:
         self.ended.set()
         self.heart.join()
         with contextlib.suppress(OSError):
-            if os.pread(self.handle, 300, 0) == self.text:
+            if _text(self.handle) == self.text:
                 os.ftruncate(self.handle, 0)
         os.close(self.handle)
 
@@ -132,13 +133,13 @@ def holder(folder: Path) -> str | None:
     in that moment only tries again (TRY_S), and two who look do not see each other.
     """
     try:
-        handle = os.open(folder / "lock", os.O_RDONLY | os.O_NONBLOCK | OWN)  # a pipe of that name would wait
+        handle = system.open_file(folder / "lock", os.O_RDONLY | system.NONBLOCK)  # a pipe of that name would wait
     except OSError:
         return None
     try:
-        there = os.pread(handle, 300, 0)
+        there = _text(handle)
         try:
-            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            system.lock_file(handle, shared=True)
         except BlockingIOError:
             return holder_name(there)
         fresh = time.time() - os.fstat(handle).st_mtime < TAKEOVER_S  # only reported: the two clocks may differ
@@ -149,12 +150,18 @@ def holder(folder: Path) -> str | None:
         os.close(handle)
 
 
+def _text(handle: int) -> bytes:
+    """The text of a lock, from its beginning."""
+    os.lseek(handle, 0, os.SEEK_SET)
+    return os.read(handle, 300)
+
+
 def flock(handle: int) -> None:
     """Lock an open file for this process alone. Raises BlockingIOError where another keeps it for TRY_S."""
     end = time.monotonic() + TRY_S
     while True:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            system.lock_file(handle)
             return
         except BlockingIOError:
             if time.monotonic() > end:

@@ -102,7 +102,7 @@ class Display:
 
     On a terminal a bar shows epoch, losses, accuracies, speed, peak memory and time left; elsewhere there is a line per
     epoch, and one every `every_s` seconds within long epochs. The speed is in `unit`s, `amount` of them per update;
-    `peak` gives the peak memory in MB.
+    `peak` returns the peak memory in MB, or None where it is unknown.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class Display:
         amount: int = 1,
         quiet: bool = False,
         every_s: float = 30.0,
-        peak: Callable[[], float] | None = None,
+        peak: Callable[[], float | None] | None = None,
     ) -> None:
         self.kind, self.live = kind, CONSOLE.is_terminal and not quiet
         self.quiet, self.every_s, self.total = quiet, every_s, total
@@ -155,7 +155,8 @@ class Display:
         self._last = time.monotonic()
         rate = (done - self._first) / max(self._last - self._began, 1e-9)
         speed = f"{rate * self.amount:,.{0 if self.amount > 1 else 1}f} {self.unit}s/s"
-        speed += f", peak {self.peak():,.0f} MB" if self.peak else ""
+        peak = self.peak() if self.peak else None
+        speed += "" if peak is None else f", peak {peak:,.0f} MB"
         if self.live:
             text = "  ".join(metric_texts(self.kind, means))
             self.bar.update(self.task, completed=done, epoch=epoch, text=text, speed=speed)

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from nasx.core import distributed, streams
+from nasx.core.system import cpus, new_session, signals
 from nasx.errors import UserError, of_system
 from nasx.tracking import environment
 
@@ -33,7 +34,7 @@ Config = Mapping[str, Any]
 Work = Callable[[Config, Config], dict[str, Any]]
 GRACE_S = 45
 """How long processes have for a last step and a checkpoint after they were asked to end, before they are killed."""
-SIGNALS = "SIGTERM,SIGINT,SIGUSR1"
+SIGNALS = ",".join(number.name for number in signals("SIGTERM", "SIGINT", "SIGUSR1"))
 
 
 def launch_workers(count: int, work: Work, cfg: Config, info: Config) -> dict[str, Any]:
@@ -112,12 +113,11 @@ def worker_failure(errors: Path, codes: Mapping[int, int], count: int) -> BaseEx
 # ---------------------------------------------------------------------------------------------- in each process
 def worker(work: Work, cfg: Config, info: Config, errors: str) -> dict[str, Any]:
     """What each process does; an error is written down for the one that has started it."""
-    os.setsid()  # Ctrl-C of a terminal reaches the starter alone, which passes it on
+    new_session()  # Ctrl-C of a terminal reaches the starter alone, which passes it on
     threading.Thread(target=exit_with_parent, daemon=True).start()
-    cpus = len(os.sched_getaffinity(0))
     try:
         with streams.guarded():
-            return work({**cfg, "threads": cfg["threads"] or max(cpus // distributed.world_size(), 1)}, info)
+            return work({**cfg, "threads": cfg["threads"] or max(cpus() // distributed.world_size(), 1)}, info)
     except BaseException as error:  # noqa: BLE001 (raised again where the command was given)
         error = of_system(error) or error
         if not isinstance(error, UserError | environment.StopRequested):

@@ -1,0 +1,170 @@
+"""What differs between operating systems: locks of files, opening, renaming and syncing, CPUs, memory, signals.
+
+Everything that exists on Unix or on Windows alone is used here and nowhere else (tests/test_architecture.py). On Unix a
+lock is flock. Windows has msvcrt.locking, which differs in three ways:
+
+1. It locks bytes and not files, and what is locked cannot be read by others: the byte at `LOCK_BYTE`, far behind the
+   text of every file that nasx locks.
+2. It has no shared lock. Two processes that ask in the same moment who holds a run may both get "another process".
+3. An open file can be neither renamed nor removed: `CLOSE_EARLY` says to close it first, and `replace` waits for
+   readers. A folder can be neither opened nor synced: NTFS keeps its own journal.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+try:
+    import fcntl
+    import resource
+
+    UNIX = True
+except ImportError:
+    import msvcrt
+
+    UNIX = False
+
+LOCK_BYTE = 1 << 30
+"""Place of the byte that Windows locks."""
+READERS_S = 2.0
+"""How long Windows waits for those who read the file that is replaced."""
+NONBLOCK = getattr(os, "O_NONBLOCK", 0)
+"""Flag of `open_file` with which a pipe is opened without waiting for its other end."""
+CLOSE_EARLY = not UNIX
+"""Whether a file must be closed before it is renamed or removed."""
+
+
+# ------------------------------------------------------------------------------------------------------ files
+def open_file(path: str | Path, flags: int, mode: int = 0o666) -> int:
+    """A handle of a file, in binary, that is never reached through a link. Raises OSError."""
+    if not hasattr(os, "O_NOFOLLOW") and os.path.islink(path):
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
+    for name in ("O_NOFOLLOW", "O_BINARY"):
+        flags |= getattr(os, name, 0)
+    return os.open(path, flags, mode)
+
+
+def lock_file(handle: int, *, shared: bool = False, wait: bool = False) -> None:
+    """Lock an open file until it is closed.
+
+    Raises BlockingIOError where another process holds it, OSError where the file system has no locks.
+    """
+    if UNIX:
+        fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
+        return
+    place = os.lseek(handle, 0, os.SEEK_CUR)
+    os.lseek(handle, LOCK_BYTE, os.SEEK_SET)
+    try:
+        while True:
+            try:
+                msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined, unused-ignore]
+                return
+            except PermissionError as error:
+                if not wait:
+                    raise BlockingIOError(errno.EWOULDBLOCK, os.strerror(errno.EWOULDBLOCK)) from error
+                time.sleep(0.1)
+    finally:
+        os.lseek(handle, place, os.SEEK_SET)
+
+
+def open_folder(folder: Path) -> int:
+    """A handle of a folder, to be locked; on Windows that of a file in it, which stays. Raises OSError."""
+    if UNIX:
+        return os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    return open_file(folder / ".nasx-lock", os.O_RDWR | os.O_CREAT)
+
+
+def replace(part: Path, path: str | Path) -> None:
+    """Rename a file to `path`. Raises OSError. On Windows it waits for those who read the old one."""
+    end = time.monotonic() + READERS_S
+    while True:
+        try:
+            return os.replace(part, path)
+        except PermissionError:
+            if UNIX or time.monotonic() > end:
+                raise
+            time.sleep(0.01)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make what was renamed, made and removed in a folder durable. Raises OSError."""
+    if not UNIX:
+        return
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # a file system that syncs no folders
+            raise
+    finally:
+        os.close(handle)
+
+
+def sync_file(path: Path) -> None:
+    """Make the content of a file durable. Raises OSError."""
+    handle = open_file(path, os.O_RDONLY if UNIX else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def touch(handle: int, path: Path) -> None:
+    """Set the times of an open file, whose path is `path`, to now. Raises OSError."""
+    os.utime(handle if os.utime in os.supports_fd else path)
+
+
+# ---------------------------------------------------------------------------------------------------- process
+def cpus() -> int:
+    """Number of CPUs that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def peak_memory_mb() -> float | None:
+    """Peak memory of this process in mebibytes; None on Windows."""
+    if not UNIX:
+        return None
+    kib = 2**10 if sys.platform == "darwin" else 1  # macOS counts bytes
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / kib / 2**10
+
+
+@contextlib.contextmanager
+def memory_limit(extra: int) -> Iterator[None]:
+    """Raise MemoryError in the block for more than `extra` bytes above those in use; only Linux says how many are."""
+    statm = Path("/proc/self/statm")
+    if not UNIX or not statm.exists():
+        yield
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    limit = int(statm.read_text().split()[0]) * resource.getpagesize() + extra
+    if soft == resource.RLIM_INFINITY or limit < soft:
+        resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+def signals(*names: str) -> tuple[signal.Signals, ...]:
+    """Those of the named signals that this system has."""
+    return tuple(getattr(signal, name) for name in names if hasattr(signal, name))
+
+
+def new_session() -> None:
+    """Leave the terminal's process group, so that its Ctrl-C does not reach this process; nothing on Windows."""
+    if hasattr(os, "setsid"):
+        os.setsid()
+
+
+def after_fork_in_child(call: Any) -> None:
+    """Have `call()` made in each process that is forked from this one; Windows forks none."""
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=call)
