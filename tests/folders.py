@@ -26,7 +26,7 @@ def rows(folder: Path) -> list[dict[str, Any]]:
 
 def state(folder: Path) -> dict[str, Any]:
     """The last checkpoint: weights, architecture, optimizers, positions, counters."""
-    data = sorted((folder / "checkpoints").glob("*.ckpt"))[-1].read_bytes()
+    data = sorted((folder / "checkpoints").glob("[0-9]*.ckpt"))[-1].read_bytes()
     found = torch.load(io.BytesIO(data[len(checkpoints.MAGIC) + 65 :]), weights_only=True)
     return {**timeless(found), "metrics": [timeless(row) for row in records.parsed(found["metrics"])]}
 

@@ -14,6 +14,7 @@ COMMANDS = {
     "report": "one HTML page of finished runs: tables, curves, cells, cost",
     "compare": "two groups of runs: difference, interval, and what else differs",
     "diagnose": "curvature, alignment and cells of a search, from its checkpoints",
+    "whatif": "branch a search off at an epoch with other settings: what would have saved it?",
     "status": "the state of all runs under a folder, also while they write",
     "doctor": "what this machine offers, and a self-check: the text that a bug report needs",
     "bench": "download, import, query and fill benchmark tables; rank scores against them",
@@ -21,6 +22,17 @@ COMMANDS = {
 }
 PLAIN: dict[str, str] = {
     name: f"nasx.cli.{name}"
-    for name in ("quickstart", "info", "export", "evaluate", "diagnose", "status", "doctor", "report", "compare")
+    for name in (
+        "quickstart",
+        "info",
+        "export",
+        "evaluate",
+        "diagnose",
+        "whatif",
+        "status",
+        "doctor",
+        "report",
+        "compare",
+    )
 }
 """Commands that take plain words (nasx/cli/arguments.py): command -> module with `main(words)`."""

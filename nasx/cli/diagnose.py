@@ -119,7 +119,7 @@ def open_search(
         raise UserError(
             f"from={folder}",
             f"its configuration does not fit this version of nasx ({faults[0]})",
-            "diagnose it with the version that wrote it",
+            "use the version that wrote it",
         )
     return saved, found
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nasx.config.commands import COMMANDS, NON_IDENTITY_KEYS
+from nasx.config.commands import COMMANDS, NON_IDENTITY_KEYS, NON_IDENTITY_SETTINGS
 from nasx.core import versions
 
 METADATA_KEYS = ("format", "kind", "choices", "identity")
@@ -34,8 +34,9 @@ def identifying(cfg: Mapping[str, Any], kind: str | None = None) -> dict[str, An
     kept = {key: value for key, value in cfg.items() if key not in drop}
     if kept.get("from"):
         kept["from"] = Path(str(kept["from"])).name
-    if isinstance(kept.get("benchmark"), Mapping):  # latencies are looked up, and change nothing else
-        kept["benchmark"] = {key: value for key, value in kept["benchmark"].items() if key != "devices"}
+    for group, names in NON_IDENTITY_SETTINGS.items():
+        if isinstance(kept.get(group), Mapping):
+            kept[group] = {key: value for key, value in kept[group].items() if key not in names}
     return kept
 
 
@@ -72,7 +73,10 @@ def identity(cfg: Mapping[str, Any], kind: str | None = None) -> str:
 
 def family(cfg: Mapping[str, Any], kind: str) -> str:
     """The identity that runs of one setting share, whatever their seed and parent."""
-    return identity({**{k: v for k, v in cfg.items() if k not in METADATA_KEYS}, "seed": None, "from": None}, kind)
+    shared = {**{k: v for k, v in cfg.items() if k not in METADATA_KEYS}, "seed": None, "from": None}
+    if cfg.get("branch"):  # which search it leaves is part of its seed; where it leaves it is a setting
+        shared["branch"] = {"epoch": cfg["branch"]["epoch"]}
+    return identity(shared, kind)
 
 
 def run_name(

@@ -113,6 +113,8 @@ class SearchProtocol:
     """Steps between looks at the layers' gradients (alignment as a mean over the epoch, layer split); 0: none."""
     probe_every: NonNegative = 0
     """Steps between comparisons of the method's finite differences with double backward; 0: none."""
+    keep_every: NonNegative = 0
+    """Epochs between checkpoints that are kept for `nasx whatif`; 0: none. Not part of the identity."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -34,8 +34,8 @@ RENAMED = {
 """Class of a component by its name in 0.1.0 -> its present name."""
 _FIRST = {new: old for old, new in RENAMED.items()}
 INTRODUCED: dict[str, dict[str, Any]] = {
-    "nasx.config.settings.SearchSettings": {"arch_momentum": 0, "probe_every": 0},
-    "nasx.config.settings.TextSearchSettings": {"arch_momentum": 0, "probe_every": 0},
+    "nasx.config.settings.SearchSettings": {"arch_momentum": 0, "probe_every": 0, "keep_every": 0},
+    "nasx.config.settings.TextSearchSettings": {"arch_momentum": 0, "probe_every": 0, "keep_every": 0},
     "nasx.spaces.nb201.space.Nb201": {"edge_norm": False},
     "nasx.methods.gdas.Gdas": {"gradient": "straight_through"},
     "nasx.methods.sdarts.Sdarts": {"random_start": False, "ascent": "train"},

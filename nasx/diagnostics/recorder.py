@@ -168,7 +168,9 @@ class Watch:
 
     def load(self, state: dict[str, Any]) -> None:
         self.taken, self.looked = state["taken"], state["looked"]
-        if self.running is not None:
+        if (
+            self.running is not None and state["running"] is not None
+        ):  # None: of a branch's parent, which looked at none
             self.running.load(state["running"])
         if "probes" in state:  # not in checkpoints of older versions
             self.probes.load(state["probes"])

@@ -147,15 +147,8 @@ def _mixture(rows: Sequence[Row]) -> Iterator[str]:
 
 
 def _eigenvalue(rows: Sequence[Row], result: Mapping[str, Any]) -> Iterator[str]:
-    if _early(result):
-        return  # the cell is from before the growth
-    kept: list[tuple[int, float]] = []
-    for epoch, value in stop.series(rows):
-        if not kept or epoch - kept[-1][0] >= EVERY:
-            kept.append((epoch, value))
-    apart = sorted(later - epoch for (epoch, _), (later, _) in pairwise(kept))
-    grown = stop.growth(kept, factor=GROWTH)
-    if grown is None or apart[len(apart) // 2] > EVERY:  # taken more rarely: the rule's windows would be other ones
+    kept, grown = growth(rows)
+    if grown is None or _early(result):  # early: the cell is from before the growth
         return
     values, at = [value for _, value in kept], [epoch for epoch, _ in kept].index(grown.epoch)
     if fmean(values[-WINDOW:]) > GROWTH * fmean(values[max(at - WINDOW // 2, 0) : at + WINDOW // 2 + 1]):
@@ -163,6 +156,19 @@ def _eigenvalue(rows: Sequence[Row], result: Mapping[str, Any]) -> Iterator[str]
             f"the dominant eigenvalue grew {grown.ratio:.2f}-fold between epochs {grown.epoch} and {grown.at} and "
             f"did not come down again (DARTS-ES would have kept the cell of epoch {grown.epoch})"
         )
+
+
+def growth(rows: Sequence[Row]) -> tuple[list[tuple[int, float]], stop.Growth | None]:
+    """The (epoch, eigenvalue) pairs that the published rule reads, and the growth that it finds in them, if any."""
+    kept: list[tuple[int, float]] = []
+    for epoch, value in stop.series(rows):
+        if not kept or epoch - kept[-1][0] >= EVERY:
+            kept.append((epoch, value))
+    apart = sorted(later - epoch for (epoch, _), (later, _) in pairwise(kept))
+    grown = stop.growth(kept, factor=GROWTH)
+    if grown is None or apart[len(apart) // 2] > EVERY:  # taken more rarely: the rule's windows would be other ones
+        return kept, None
+    return kept, grown
 
 
 def _early(result: Mapping[str, Any]) -> bool:

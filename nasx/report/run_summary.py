@@ -120,6 +120,10 @@ def show(result: Mapping[str, Any], folder: Path) -> None:
         f"cost: {duration(result['wall_s'])}, {result['updates']:,} weight updates, "
         f"{result['passes']:,} passes{peak} on {hardware['name']}{threads}"
     )
+    if result.get("branch"):
+        origin = result["branch"]
+        changed = ", ".join(f"{key}: {old} -> {new}" for key, (old, new) in origin["changed"].items()) or "none"
+        console.print(f"branch of {origin['run']} after epoch {origin['epoch']}; changed: {changed}", markup=False)
     if result.get("choice"):
         console.print(f"choice: {result['choice']['text']}", markup=False)
     if result.get("stages"):

@@ -26,7 +26,11 @@ from nasx.errors import printable
 from nasx.tracking import records, result_file
 from nasx.tracking.result_file import Record, RetrainRecord, SearchRecord, StudyRecord, Unreadable
 
-ELSEWHERE = commands.NON_IDENTITY_KEYS | {"seed", "from", "parent"}
+ELSEWHERE = (
+    commands.NON_IDENTITY_KEYS
+    | {"seed", "from", "parent"}
+    | {f"{group}.{name}" for group, names in commands.NON_IDENTITY_SETTINGS.items() for name in names}
+)
 """Keys that do not tell one configuration from another: where and how it runs, the seed, and whose cell it trains."""
 SIZES = {"epochs", "updates_per_epoch", "layers", "channels", "cells", "fraction", "fraction_a", "size"}
 """Settings that make a run smaller than its protocol when they are lowered."""
@@ -275,7 +279,7 @@ def _overrides(lines: Iterable[str]) -> tuple[str, ...]:
     kept: dict[str, str] = {}
     for line in lines:
         key = line.partition("=")[0].lstrip("+~").partition("@")[0]
-        if key.partition(".")[0] not in ELSEWHERE:
+        if not ELSEWHERE.intersection((key, key.partition(".")[0])):
             kept[key] = line
     return tuple(sorted(kept.values()))
 

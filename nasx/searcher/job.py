@@ -19,6 +19,7 @@ from nasx.diagnostics.recorder import Watch
 from nasx.errors import UserError
 from nasx.searcher import cuda_graphs
 from nasx.searcher import stage as search_stage
+from nasx.searcher.branch import branch_state
 from nasx.searcher.loop import Loop, Step
 from nasx.searcher.optimizers import architecture_optimizer, weight_optimizer
 from nasx.searcher.problem import RelaxedProblem, weights
@@ -113,6 +114,7 @@ class SearchJob(Job):
             end_epoch=self.end_epoch,
             tick=self.tick,
         )
+        self.keep_every = settings.keep_every
         super().__init__(ctx, self.loop, metrics.OF[settings.data], settings.epochs)
 
     def replayed(self, wanted: str, device: torch.device) -> Step | None:
@@ -153,6 +155,10 @@ class SearchJob(Job):
         if self.stage.last and self.stage.done:
             self.ctx.add_elapsed(sum(record["wall_s"] for record in self.stage.done))
         super().resume()
+
+    def origin(self) -> dict[str, Any] | None:
+        branch = self.ctx.config.get("branch")
+        return branch and branch_state(self.ctx.info["origin"], branch, self.loop, self.ctx.device)
 
     def load(self, state: Mapping[str, Any]) -> None:
         super().load(state)
@@ -252,6 +258,7 @@ class SearchJob(Job):
             params=None if found is None else found["params"],
             stopped=self.watch.ended(),
             changed=changed(self.ctx),
+            **({"branch": self.ctx.info["branch"]} if "branch" in self.ctx.info else {}),
             **search_stage.spent(self.stage.done if self.stage.last else (), **cost),
         )
         gen = torch.Generator().manual_seed(0)

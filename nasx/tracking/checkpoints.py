@@ -1,6 +1,7 @@
 """Checkpoints of a run: the last two, each whole and with a checksum, read by torch's safe loader alone.
 
     checkpoints/NNNNNNNNN.ckpt      a line with the format, the sha256 of the rest, torch's file; N: updates so far
+    checkpoints/epoch-NNNN.ckpt     the same, at the end of an epoch: kept where `search.keep_every` asks for it
 
 They hold tensors and plain values only. Since format 2 a checkpoint holds the text of its metrics rows (`metrics`);
 format 1 holds only how many there are (`rows`). A damaged one is named and the one before is used. torch is imported
@@ -29,16 +30,26 @@ READABLE = (b"nasx checkpoint 1\n", MAGIC)
 MAX_KEPT = 2
 
 
-def save(folder: Path, state: Mapping[str, Any], step: int) -> None:
-    """Write checkpoint `step` of the run in `folder` (tensors and plain values only) and keep the last two."""
+class Unfit(UserError):
+    """A kept checkpoint that the search which is to go on from it cannot take."""
+
+
+def save(folder: Path, state: Mapping[str, Any], step: int, epoch: int | None = None) -> None:
+    """Write checkpoint `step` of the run in `folder` (tensors and plain values only) and keep the last two.
+
+    With `epoch` it is first written a second time, as the kept checkpoint of that epoch: a run that has come further
+    never lacks it.
+    """
     import torch
 
     blob = io.BytesIO()
     torch.save(dict(state), blob)
     data = blob.getvalue()
-    digest = hashlib.sha256(data).hexdigest().encode()
+    data = MAGIC + hashlib.sha256(data).hexdigest().encode() + b"\n" + data
     path = folder / "checkpoints" / f"{step:09d}.ckpt"
-    write_atomic(path, MAGIC + digest + b"\n" + data)
+    if epoch is not None:
+        write_atomic(path.with_name(f"epoch-{epoch:04d}.ckpt"), data)
+    write_atomic(path, data)
     there = found(folder)
     kept = [old for old in there if old.name <= path.name][-MAX_KEPT:]
     for old in sorted(set(there) - set(kept)):  # a later one was damaged, or its rows were lost
@@ -51,6 +62,19 @@ def save(folder: Path, state: Mapping[str, Any], step: int) -> None:
 def found(folder: Path) -> list[Path]:
     """The checkpoints of a run, the newest last."""
     return sorted((folder / "checkpoints").glob("[0-9]*.ckpt"))
+
+
+def kept(folder: Path) -> dict[int, Path]:
+    """Epoch -> its kept checkpoint, in the order of epochs."""
+    paths = (folder / "checkpoints").glob("epoch-*.ckpt")
+    found = {int(path.stem[6:]): path for path in paths if path.stem[6:].isdecimal()}
+    return dict(sorted(found.items()))
+
+
+def checksum(path: Path) -> str:
+    """The sha256 that a checkpoint states of itself; `read` compares it with the content."""
+    with path.open("rb") as file:
+        return file.read(len(MAGIC) + 64)[len(MAGIC) :].decode("ascii", errors="replace")
 
 
 def last(folder: Path, device: Any = "cpu", rows: int | None = None) -> dict[str, Any] | None:

@@ -57,6 +57,8 @@ class Job(ABC):
     kind: ClassVar[str]
     unit: ClassVar[str] = "update"
     amount = 1
+    keep_every = 0
+    """Epochs between checkpoints that are kept; 0: none."""
     result: Result
     """The record, after the last step; on other ranks than 0 it is empty."""
     began: float
@@ -81,18 +83,26 @@ class Job(ABC):
         """Continue from a checkpoint."""
         self.engine.load(state)
 
+    def origin(self) -> dict[str, Any] | None:
+        """The state that a run without a checkpoint starts from: that of its parent at the epoch where it branches off;
+        None where it starts from scratch."""
+        return None
+
     def resume(self) -> None:
         """Continue from the newest readable checkpoint, if there is one."""
-        saved = distributed.broadcast_object(self.ctx.resume())
+        saved = distributed.broadcast_object(self.ctx.resume(self.origin))
         if saved is not None:
             self.load(saved)
             updates, _ = self.engine.position
             log.info("%s: resuming at update %d of %d", self.ctx.run.folder, updates, self.engine.total)
 
-    def save(self) -> None:
-        """Write a checkpoint. Raises UserError before it where a weight or a running mean is not finite."""
+    def save(self, epoch: int | None = None) -> None:
+        """Write a checkpoint, with `epoch` one that is kept as that of the epoch.
+
+        Raises UserError before it where a weight or a running mean is not finite.
+        """
         self.engine.guard(self.engine.meter.means(), weights=True)
-        self.ctx.save(self.state(), self.engine.position[0])
+        self.ctx.save(self.state(), self.engine.position[0], epoch)
 
     def tick(self, _: object) -> None:
         """After each step: check the running means, show them, write a checkpoint if one is due or a signal came."""
@@ -110,7 +120,10 @@ class Job(ABC):
         row = self.row(means)
         row["wall_s"] = round(self.ctx.elapsed_s, 3)
         self.ctx.run.append(row)
-        self.save()
+        kept = bool(self.keep_every) and row["epoch"] % self.keep_every == 0
+        self.save(row["epoch"] if kept else None)
+        if kept and row["epoch"] == self.keep_every:
+            progress.log_kept(self.ctx.run.folder, self.epochs // self.keep_every)
         words = [*progress.metric_texts(self.kind, row), *progress.looked_up(row.get("lookup"))]
         progress.log_epoch(f"{row['epoch']}/{self.epochs}", words)
 

@@ -18,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 from nasx.core import files
 from nasx.errors import printable
+from nasx.tracking import checkpoints
 
 log = logging.getLogger("nasx")
 CONSOLE = Console(stderr=True)
@@ -233,6 +234,14 @@ def log_epoch(epoch: str, parts: Sequence[str]) -> None:
     """Log the summary of an epoch."""
     for line in wrap(f"epoch {epoch}", parts):
         log.info(line)
+
+
+def log_kept(folder: Path, count: int) -> None:
+    """Say what `count` kept checkpoints will take on the disk, when the first one is there."""
+    path = next(iter(checkpoints.kept(folder).values()), None)
+    if path is not None:
+        each = path.stat().st_size / 1e6
+        log.info("%s: keeps %d checkpoints of %.1f MB, %.0f MB in all", path.parent, count, each, count * each)
 
 
 def duration(seconds: float) -> str:

@@ -3,7 +3,7 @@
     config.yaml     resolved configuration, group choices and identity
     metrics.jsonl   one JSON object per epoch
     result.json     the record of a finished run, with the sha256 of metrics.jsonl and genotype.txt (its seal)
-    checkpoints/    the last two, with the metrics rows so far (tracking/checkpoints.py)
+    checkpoints/    the last two and the kept ones, with the metrics rows so far (tracking/checkpoints.py)
     log.txt         what was printed          lock   of the process that writes here (tracking/lock.py)
     fault.txt       why the last start failed, if it did
 
@@ -258,10 +258,13 @@ class Run:
         self.on_row(row)
 
     # ------------------------------------------------------------------------------------------ checkpoints
-    def save(self, state: Mapping[str, Any], step: int) -> None:
-        """Write checkpoint `step` (tensors and plain values only), with the metrics rows, and keep the last two."""
+    def save(self, state: Mapping[str, Any], step: int, epoch: int | None = None) -> None:
+        """Write checkpoint `step` (tensors and plain values only), with the metrics rows, and keep the last two.
+
+        With `epoch` it also stays as the kept checkpoint of that epoch.
+        """
         lines = self._lines or []
-        checkpoints.save(self._held(), {**state, "rows": len(lines), "metrics": "".join(lines)}, step)
+        checkpoints.save(self._held(), {**state, "rows": len(lines), "metrics": "".join(lines)}, step, epoch)
 
     def load(self, device: Any = "cpu") -> dict[str, Any] | None:
         """The newest readable checkpoint, its metrics rows included: see `checkpoints.last`."""
@@ -293,7 +296,7 @@ class ReadOnlyRun(Run):
     def append(self, row: Mapping[str, Any]) -> None:
         pass
 
-    def save(self, state: Mapping[str, Any], step: int) -> None:
+    def save(self, state: Mapping[str, Any], step: int, epoch: int | None = None) -> None:
         pass
 
     def load(self, device: Any = "cpu") -> dict[str, Any] | None:

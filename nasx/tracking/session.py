@@ -67,16 +67,24 @@ class Session:
             )
         self.starts = [*self.starts, {"update": update, **now}]
 
-    def save(self, state: Mapping[str, Any], step: int) -> None:
-        """Write a checkpoint, with the metrics rows so far, the environments and the time taken."""
-        self.run.save({**state, "starts": self.starts, "elapsed_s": self.elapsed_s, "started": self.started}, step)
+    def save(self, state: Mapping[str, Any], step: int, epoch: int | None = None) -> None:
+        """Write a checkpoint, with the metrics rows so far, the environments and the time taken; see `Run.save`."""
+        state = {**state, "starts": self.starts, "elapsed_s": self.elapsed_s, "started": self.started}
+        self.run.save(state, step, epoch)
         self.saved = time.monotonic()
 
-    def resume(self) -> dict[str, Any] | None:
-        """The newest readable checkpoint; metrics.jsonl then holds the rows that it counts, and no others."""
-        state = self.run.load(
-            self.device if distributed.world_size() == 1 else "cpu"
-        )  # the other devices receive it by broadcast
+    def resume(self, origin: Callable[[], dict[str, Any] | None] = lambda: None) -> dict[str, Any] | None:
+        """The newest readable checkpoint; metrics.jsonl then holds the rows that it counts, and no others.
+
+        Where there is none yet, the state is that of `origin`: a checkpoint of the run that this one branches off.
+        """
+        # the other devices receive it by broadcast
+        state = self.run.load(self.device if distributed.world_size() == 1 else "cpu")
+        if state is None and (state := origin()) is not None:
+            state["started"] = self.started
+            self.run.keep_rows("")
+            for row in records.parsed(state["metrics"]):  # a logger gets them too
+                self.run.append(row)
         if state is None:
             if rows := self.run.rows():
                 log.warning(

@@ -1,0 +1,387 @@
+"""Branch a finished or stopped search off at an epoch, with other settings: what would have saved it?
+
+    nasx whatif RUN epoch=E [method.KEY=VALUE ...] [search.KEY=VALUE ...] [stop=CHOICE] [method=CHOICE] [KEY=VALUE ...]
+    nasx whatif RUN ... auto [KEY=VALUE ...]
+
+The branch goes on from the checkpoint that RUN kept after epoch E (search with `search.keep_every=N`), bit for bit, as
+a run of its own: the same command resumes it, and it stands in tables, reports and comparisons. Its record names RUN,
+the epoch, the checkpoint's sha256 and the changed settings. Without a changed setting it equals RUN to the last bit.
+
+With `method=CHOICE` the method of RUN stays inside one that wraps another (sdarts, beta_darts, darts_minus); all other
+settings stay as RUN has them. Space, data set, batch size and whatever else the first E epochs depend on cannot change.
+
+auto   branches at the last kept epoch before the dominant eigenvalue or the share of skip connections began to rise
+       (nasx/diagnostics/onset.py), once for each remedy, and compares the ends in a table and a figure; several RUNs
+       (seeds) give means. Remedies: ten times the weight decay (RobustDARTS, DARTS-ADA), perturbed mixtures
+       (SmoothDARTS), aligned layers (Lambda-DARTS), a penalty on logits (beta-DARTS), a tenth of the architecture's
+       learning rate; stopping there (DARTS-ES) costs no branch.
+
+Keys of the branch itself: out, name, device, threads, workers, checkpoint_s, draw, logger, quiet, allow.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import shlex
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf.errors import OmegaConfBaseException
+
+from nasx.cli import arguments, diagnose
+from nasx.config import check, commands, components, overrides, stages, trust
+from nasx.config.compose import make_loader, options, published, resolved, translate
+from nasx.core import files, spelling
+from nasx.diagnostics.branches import outcomes
+from nasx.diagnostics.onset import onset
+from nasx.errors import UserError, printable
+from nasx.report import branches
+from nasx.tracking import checkpoints, lineage, lock, records
+
+JOB = commands.NON_IDENTITY_KEYS - {"devices", "seeds_per_job", "launch", "objective", "hydra", "then"}
+"""Keys that say where and how the branch runs."""
+CHANGED = ("method", "search", "stop")
+"""Groups in which a branch may differ from its parent."""
+FIXED = {
+    "batch": "the images of an epoch",
+    "updates_per_epoch": "the length of an epoch",
+    "protocol": "the name under which results are compared",
+    "auxiliary": "the shape of the supernet",
+    "arch_optimizer": "the moments that the checkpoint holds",
+    "bptt": "the segments of the text",
+    "short": "the segments of the text",
+    "jitter": "the segments of the text",
+}
+"""Search setting -> what it would change, which the checkpoint depends on."""
+MOST_DECAY, MORE_DECAY = 0.03, 10
+"""RobustDARTS, DARTS-ADA: the decay of the weights grows tenfold, to at most 0.03."""
+
+
+class Request(NamedTuple):
+    """The words of a line: runs, changed settings, settings of the branch as a job, options of this command."""
+
+    runs: tuple[str, ...]
+    auto: bool
+    epoch: int | None
+    changes: tuple[str, ...]
+    job: tuple[str, ...]
+    allow: tuple[str, ...]
+    out: str
+
+
+class Branch(NamedTuple):
+    """A configuration to run and its facts, as jobs take them."""
+
+    cfg: dict[str, Any]
+    info: dict[str, Any]
+
+
+def main(words: Sequence[str]) -> int:
+    """`nasx whatif RUN ... epoch=E|auto [KEY=VALUE ...]`."""
+    asked = request(words)
+    parents = [lineage.run_folder(name, asked.out) for name in asked.runs]
+    if asked.epoch is not None:
+        made = _run(branch(parents[0], asked.epoch, asked.changes, asked))
+        branches.show([outcomes(parents[0], asked.epoch, {" ".join(asked.changes) or "the same again": made})])
+        return 0
+    plans = [(folder, epoch := start(folder), dict(plan(folder, epoch, asked))) for folder in parents]
+    found = [outcomes(folder, epoch, dict(_try(folder, epoch, remedies))) for folder, epoch, remedies in plans]
+    more = f"-and-{len(parents) - 1}-more" if len(parents) > 1 else ""
+    path = Path(asked.out).expanduser() / f"whatif-{parents[0].name}{more}"
+    ends = [{**each._asdict(), "ends": {name: end._asdict() for name, end in each.ends.items()}} for each in found]
+    files.write_atomic(path.with_name(f"{path.name}.json"), json.dumps(ends, indent=1) + "\n")
+    pictures = branches.picture(found, path)
+    branches.show(found)
+    print(printable(f"files: {path}.json, {', '.join(each.name for each in pictures)}"))
+    return 0
+
+
+def request(words: Sequence[str]) -> Request:
+    """What the words ask for. Raises UserError."""
+    taken = {
+        key: value
+        for key, eq, value in (word.partition("=") for word in words)
+        if eq and key in ("epoch", "out", "allow")
+    }
+    runs = [word.removeprefix("from=") for word in words if "=" not in word or word.startswith(("from=", "./", "/"))]
+    rest = [
+        word for word in words if "=" in word and word.partition("=")[0] not in (*taken, "from") and word not in runs
+    ]
+    auto, runs = "auto" in runs, [run for run in runs if run != "auto"]
+    given = arguments.parse(
+        "whatif", [f"{key}={value}" for key, value in taken.items()], {"epoch": "", "out": "outputs", "allow": ""}
+    )
+    where, epoch = "nasx whatif", given.optional("epoch", 1)
+    if unknown := [word for word in runs if word.startswith("-")]:
+        raise UserError(f"{where} {unknown[0]}", "is not recognized", f"see {where} --help")
+    if not runs or (not auto and len(runs) > 1):
+        raise UserError(
+            where, f"needs {'a run' if not runs else 'one run, or auto'}", f"{where} RUN epoch=E method.KEY=VALUE"
+        )
+    if auto == (epoch is not None):
+        raise UserError(where, "needs either epoch=E or auto", f"{where} {runs[0]} auto")
+    changes = [word for word in rest if overrides.first_part(word) in CHANGED]
+    job = [word for word in rest if overrides.first_part(word) in JOB]
+    faults = [fault for word in rest if word not in job and (fault := _refusal(word)) is not None]
+    if auto and changes:
+        faults.append(
+            UserError(
+                f"{where} auto",
+                f"changes settings by itself, but {changes[0]} is given",
+                "give epoch=E in place of auto",
+            )
+        )
+    if auto and any(word.startswith("name=") for word in job):
+        faults.append(UserError(f"{where} auto", "makes several runs, but name= is given", "leave name out"))
+    if faults:
+        raise UserError.join(faults)
+    return Request(tuple(runs), auto, epoch, tuple(changes), tuple(job), given.allowed, given.options["out"])
+
+
+def _refusal(word: str) -> UserError | None:
+    """Why a branch cannot take a setting; None where it can."""
+    key = word.partition("=")[0].lstrip("+~")
+    first, _, name = key.partition(".")
+    if first in ("space", "dataset", "benchmark"):
+        what = {"space": "the shape of the supernet", "dataset": "the images of the first epochs"}.get(
+            first, "what is looked up"
+        )
+        return UserError(
+            word, f"would change {what}, which a branch shares with its parent", "start another search: nasx search"
+        )
+    if first == "search" and (not name or name in FIXED):
+        what = FIXED.get(name, "the whole protocol")
+        return UserError(
+            word, f"would change {what}, which a branch shares with its parent", "start another search: nasx search"
+        )
+    if first in CHANGED:
+        return None
+    known = [*(f"{group}.KEY" for group in CHANGED), "method", "stop", *sorted(JOB), "epoch"]
+    return UserError(
+        word,
+        "cannot differ between a branch and its parent",
+        f"a branch may set {', '.join(known)}" + spelling.did_you_mean(key, known),
+    )
+
+
+# ------------------------------------------------------------------------------------------------- one branch
+def opened(folder: Path, allow: Sequence[str]) -> dict[str, Any]:
+    """The configuration of a parent, whose run is not at work. Raises UserError, also where it is not trusted."""
+    saved, _ = diagnose.open_search(folder, allow)
+    if (holder := lock.holder(folder)) is not None:
+        raise UserError(str(folder), f"is in use by {holder}", "wait for its end, or stop it")
+    if stages.count(saved) > 1:
+        raise UserError(
+            str(folder),
+            "is a search in several stages",
+            f"branch off its last stage only by a new search; first stage: {folder / stages.name(0)}",
+        )
+    return saved
+
+
+def kept(folder: Path, epoch: int) -> Path:
+    """The kept checkpoint of an epoch. Raises UserError where there is none."""
+    found = checkpoints.kept(folder)
+    if epoch not in found:
+        known = (
+            f"it kept those of epochs {', '.join(map(str, found))}"
+            if found
+            else "it kept none: search with search.keep_every=1"
+        )
+        raise UserError(f"epoch={epoch}", f"{folder} has no checkpoint of this epoch", known)
+    return found[epoch]
+
+
+def branch(folder: Path, epoch: int, changes: Sequence[str], asked: Request) -> Branch:
+    """The branch of the search in `folder` at an epoch with these changes. Raises one UserError with all faults."""
+    saved = opened(folder, asked.allow)
+    path = kept(folder, epoch)
+    chosen = [word for word in changes if word.partition("=")[0] in commands.GROUPS]
+    base, picked = _composed([*chosen, *asked.job], str(saved["choices"].get("space")))
+    own = {key: base[key] for key in base if key in JOB}
+    held = {key: saved[key] for key in (*commands.GROUPS, "seed", "deterministic") if key in saved and key not in JOB}
+    groups = [word.partition("=")[0] for word in chosen]
+    cfg = {
+        **base,
+        **held,
+        **own,
+        **{group: base[group] for group in groups},
+        "allow": list(asked.allow),
+        "out": asked.out,
+    }
+    if "method" in groups and "inner" in cfg["method"]:
+        cfg["method"] = {**cfg["method"], "inner": saved["method"].get("inner", saved["method"])}
+    for word in changes:
+        if word not in chosen:
+            cfg = _with(cfg, word)
+    choices = {**saved["choices"], **{group: picked[group] for group in groups}}
+    check.check(cfg, choices, changes)
+    if stages.count(saved) == 1 and epoch >= cfg["search"]["epochs"]:
+        raise UserError(
+            f"epoch={epoch}",
+            f"is not before the end of the branch, which has {cfg['search']['epochs']} epochs",
+            "choose an earlier epoch, or raise search.epochs",
+        )
+    return Branch(
+        {**cfg, "branch": _origin(folder, saved, epoch, path)},
+        _facts(folder, saved, cfg, choices, epoch, path, changes, asked),
+    )
+
+
+def _composed(texts: Sequence[str], space: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """`nasx search` with settings of a job and chosen components: values and choices. Raises UserError."""
+    loader = make_loader()
+    for text in texts:
+        group, _, choice = text.partition("=")
+        if group in commands.GROUPS and choice not in (known := options(loader, group)):
+            raise UserError(
+                text,
+                f"unknown {group} {choice!r}",
+                f"choose from {', '.join(known)}{spelling.did_you_mean(choice, known)}",
+            )
+    where = [f"space={space}"] if space in options(loader, "space") else []
+    try:
+        cfg = loader.load_configuration("search", [*where, *map(arguments.quote_override, texts)], RunMode.RUN)
+        return resolved(cfg)
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        raise translate(error) from error
+
+
+def _with(cfg: dict[str, Any], text: str) -> dict[str, Any]:
+    """`cfg` with one dotted override. Raises UserError where it cannot be read, or sets what is not there."""
+    if trust.calls_resolver(text):
+        raise trust.resolver_fault(*text.split("=", 1))
+    try:
+        override = OverridesParser.create().parse_override(text)
+    except HydraException:
+        raise UserError(
+            text, "cannot be read", "put quotes around a value with special characters: key='\"value\"'"
+        ) from None
+    if override.is_sweep_override():
+        raise UserError(text, "lists several values", "give one; another value is another branch")
+    if (fault := components.unknown_key(cfg, override.key_or_group, "search")) is not None:
+        raise fault
+
+    def put(node: Mapping[str, Any], path: Sequence[str]) -> dict[str, Any]:
+        return {**node, path[0]: put(node[path[0]], path[1:]) if path[1:] else override.value()}
+
+    return put(cfg, override.key_or_group.split("."))
+
+
+def _origin(folder: Path, saved: Mapping[str, Any], epoch: int, path: Path) -> dict[str, Any]:
+    return {
+        "run": folder.name,
+        "identity": saved.get("identity"),
+        "epoch": epoch,
+        "checkpoint": checkpoints.checksum(path),
+    }
+
+
+def _facts(
+    folder: Path,
+    saved: Mapping[str, Any],
+    cfg: Mapping[str, Any],
+    choices: Mapping[str, Any],
+    epoch: int,
+    path: Path,
+    changes: Sequence[str],
+    asked: Request,
+) -> dict[str, Any]:
+    """The facts of the branch that its record states."""
+    record = files.read_json(folder / "result.json") or {}
+    before, after = (
+        records.flatten({group: tree[group] for group in CHANGED if group in tree}) for tree in (saved, cfg)
+    )
+    differ = {
+        key: [before.get(key), after.get(key)]
+        for key in sorted(before.keys() | after.keys())
+        if before.get(key) != after.get(key) and key != "search.keep_every"
+    }
+    words = [str(folder), f"epoch={epoch}", *changes, *asked.job]
+    words += [] if asked.out == "outputs" else [f"out={asked.out}"]
+    words += [f"allow=[{','.join(asked.allow)}]"] if asked.allow else []
+    try:
+        standard = published("search", choices, cfg, None)
+    except (UserError, HydraException, OmegaConfBaseException):  # a choice in a folder of the user's own
+        standard = None
+    return {
+        "choices": choices,
+        "overrides": [*map(str, record.get("overrides") or ()), *changes, f"branch.epoch={epoch}"],
+        "options": [],
+        "command": shlex.join(["nasx", "whatif", *words]),
+        "folders": [],
+        "published": standard,
+        "origin": path,
+        "branch": {**_origin(folder, saved, epoch, path), "changed": differ},
+    }
+
+
+def _run(branch: Branch) -> Path:
+    """The folder of the branch, which is run to its end unless it is finished."""
+    from nasx.report import run_summary
+
+    folder = run_summary.opened(branch.cfg, branch.info["choices"], "search")
+    if not run_summary.again(branch.cfg, branch.info["choices"], "search"):
+        from nasx.jobs.search import search
+
+        search(branch.cfg, branch.info)
+    return folder
+
+
+# ------------------------------------------------------------------------------------------------------- auto
+def start(folder: Path) -> int:
+    """The kept epoch at which `auto` branches off. Raises UserError where no collapse is seen, or none was kept."""
+    began = onset(records.read_rows(folder))
+    if began is None:
+        raise UserError(
+            f"nasx whatif {folder} auto",
+            "neither its eigenvalue nor its share of skip connections rose to a collapse",
+            "choose the epoch yourself: epoch=E",
+        )
+    found = [epoch for epoch in checkpoints.kept(folder) if epoch <= began.epoch]
+    if not found:
+        raise UserError(
+            f"nasx whatif {folder} auto",
+            f"{began.reason}, but no checkpoint was kept before",
+            "search again with search.keep_every=1",
+        )
+    return found[-1]
+
+
+def _try(
+    folder: Path, epoch: int, remedies: Mapping[str, Branch | UserError]
+) -> Iterator[tuple[str, Path | UserError]]:
+    """Run the branches; one that does not fit its checkpoint is told in the table, and the others go on."""
+    for name, each in remedies.items():
+        if isinstance(each, UserError):
+            yield name, each
+            continue
+        print(printable(f"{folder.name} from epoch {epoch}: {name}"), file=sys.stderr, flush=True)
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):
+                yield name, _run(each)
+        except checkpoints.Unfit as fault:
+            yield name, fault
+
+
+def plan(folder: Path, epoch: int, asked: Request) -> Iterator[tuple[str, Branch | UserError]]:
+    """The remedies that differ from what the search in `folder` did, each with its branch, or why it has none."""
+    saved = opened(folder, asked.allow)
+    search, method = saved["search"], str(saved["choices"].get("method"))
+    remedies = {
+        "weight decay x 10": [f"search.weight_decay={min(MORE_DECAY * search['weight_decay'], MOST_DECAY):g}"],
+        **{name: [f"method={name}"] for name in ("sdarts", "lambda", "beta_darts") if name != method},
+        "arch_lr / 10": [f"search.arch_lr={search['arch_lr'] / 10:g}"],
+    }
+    for name, changes in remedies.items():
+        try:
+            yield name, branch(folder, epoch, changes, asked)
+        except UserError as fault:
+            yield name, fault

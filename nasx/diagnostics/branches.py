@@ -1,0 +1,48 @@
+"""How a search and its branches ended (`nasx whatif`), read from their folders. No torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from nasx.core.quantities import number, value_at
+from nasx.diagnostics import structure
+from nasx.diagnostics.onset import skip_share
+from nasx.errors import UserError
+from nasx.report import curves
+from nasx.report.branches import ITSELF, STOPPED, Outcome, Outcomes
+from nasx.tracking import records
+
+
+def outcomes(parent: Path, epoch: int, branches: Mapping[str, Path | UserError]) -> Outcomes:
+    """The ends of the search in `parent` and of its branches at `epoch`; an error is why there is no branch."""
+    rows = curves.read_metrics(parent)
+    measure = ".".join(curves.looked_up(rows) or ())
+    at = next(row for row in rows if row["epoch"] == epoch)
+    ends = {ITSELF: ended(parent, measure)} if records.finished(parent) else {}
+    total = ends[ITSELF].passes if ends else None
+    passes = None if total is None else total * at["updates"] / rows[-1]["updates"]
+    ends[STOPPED] = Outcome("", str(at["genotype"]), _accuracy(at, measure), skip_share(at), None, passes, at["wall_s"])
+    for name, place in branches.items():
+        ends[name] = Outcome("", refused=str(place)) if isinstance(place, UserError) else ended(place, measure)
+    return Outcomes(str(parent), epoch, measure, ends)
+
+
+def ended(folder: Path, measure: str) -> Outcome:
+    """The end of the finished search in `folder`."""
+    record = records.finished(folder)
+    assert record is not None, folder
+    genotype, verdict = str(record["genotype"]), record.get("verdict") or {}
+    try:
+        skips = skip_share({"cells": structure.cells(genotype)})
+    except UserError:  # a space of the user's own
+        skips = None
+    accuracy = _accuracy(record, measure)
+    return Outcome(str(folder), genotype, accuracy, skips, verdict.get("collapsed"), record["passes"], record["wall_s"])
+
+
+def _accuracy(row: Mapping[str, Any], measure: str) -> float | None:
+    value = number(value_at(row, f"lookup.{measure}"))
+    return None if not measure or math.isnan(value) else value

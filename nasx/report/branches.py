@@ -1,0 +1,207 @@
+"""What became of a search and of its branches (`nasx whatif`): one table and one figure.
+
+A branch is better than the search itself where its cell has a higher accuracy in the benchmark or, where no benchmark
+answers, where the search collapsed and the branch did not. Passes are those of a whole search: of a
+branch, its parent's up to the epoch and its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from rich.console import Console
+from rich.table import Table
+
+from nasx.core.quantities import Quantity, per_epoch
+from nasx.errors import printable
+from nasx.report import curves, style
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+ITSELF, STOPPED = "no change", "stopping there"
+Row = Mapping[str, Any]
+
+
+class Outcome(NamedTuple):
+    """The end of one search."""
+
+    folder: str
+    """Empty where no search was run: the parent's cell at the epoch of the branch, or a branch that cannot be."""
+    genotype: str = ""
+    accuracy: float | None = None
+    """Of the cell in the benchmark, in percent; None where none answers."""
+    skips: float | None = None
+    """Largest share of skip connections in a cell that is not a reduction cell."""
+    collapsed: bool | None = None
+    """By the verdict; None where no search was run to its end."""
+    passes: float | None = None
+    wall_s: float | None = None
+    refused: str = ""
+    """Why there is no branch."""
+
+
+class Outcomes(NamedTuple):
+    """The ends of one search and of its branches at an epoch."""
+
+    parent: str
+    epoch: int
+    measure: str
+    """The benchmark's data set and split (cifar10.valid), empty where none answers."""
+    ends: dict[str, Outcome]
+    """Name -> end: `ITSELF` first where the search is finished, then `STOPPED`, then the branches."""
+
+    def gain(self, name: str) -> float | None:
+        """Accuracy of a branch minus that of the search itself; None where one is unknown."""
+        one, other = (self.ends[key].accuracy if key in self.ends else None for key in (name, ITSELF))
+        return None if one is None or other is None or name == ITSELF else one - other
+
+    def better(self, name: str) -> bool | None:
+        """Whether a branch ended better; None where that is not known."""
+        if (gain := self.gain(name)) is not None:
+            return gain > 0
+        one, other = (self.ends[key].collapsed if key in self.ends else None for key in (name, ITSELF))
+        return None if one is None or other is None or name == ITSELF else other and not one
+
+    def extra(self, name: str) -> float | None:
+        """Passes over those of the search itself, minus 1; None where they are unknown."""
+        one, other = (self.ends[key].passes if key in self.ends else None for key in (name, ITSELF))
+        return None if one is None or not other or name == ITSELF else one / other - 1
+
+
+# ------------------------------------------------------------------------------------------------------- table
+def show(found: Sequence[Outcomes]) -> None:
+    """Print the table to the terminal: means ± standard deviations over the searches."""
+    console, measure = Console(highlight=False, soft_wrap=True), found[0].measure
+    headings = ["branch", *(["accuracy", "gain"] if measure else []), "better", "collapsed", "skips", "passes"]
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for heading in headings:
+        first = not table.columns
+        table.add_column(heading, justify="left" if first else "right", no_wrap=not first, overflow="fold")
+    for line in lines(found):
+        table.add_row(*(line[heading] for heading in headings))
+    parents = ", ".join(f"{Path(each.parent).name} from epoch {each.epoch}" for each in found)
+    console.print(f"\n[bold]what if:[/bold] {printable(parents)}")
+    console.print(table)
+    console.print(printable("\n".join(notes(found))), markup=False)
+
+
+def lines(found: Sequence[Outcomes]) -> Iterator[dict[str, str]]:
+    """Heading -> text, for the search itself and each branch."""
+    for name in found[0].ends:
+        own = [each.ends[name] for each in found if name in each.ends]
+        if all(x.refused for x in own):
+            yield {
+                "branch": name,
+                **dict.fromkeys(("gain", "better", "collapsed", "skips", "passes"), ""),
+                "accuracy": "-",
+            }
+            continue
+        extra = [x for each in found if name in each.ends and (x := each.extra(name)) is not None]
+        skips = [x.skips for x in own if x.skips is not None]
+        yield {
+            "branch": name,
+            "accuracy": _mean([x.accuracy for x in own]),
+            "gain": _mean([each.gain(name) for each in found if name in each.ends], sign="+"),
+            "better": _count([each.better(name) for each in found if name in each.ends]),
+            "collapsed": _count([x.collapsed for x in own]),
+            "skips": f"{fmean(skips):.2f}" if skips else "",
+            "passes": f"{100 * fmean(extra):+.0f} %" if extra else "",
+        }
+
+
+def notes(found: Sequence[Outcomes]) -> Iterator[str]:
+    """What the columns mean, and why branches are missing."""
+    if found[0].measure:
+        dataset, _, split = found[0].measure.partition(".")
+        yield f"accuracy: of the cell in the benchmark, {curves.DATASETS.get(dataset, dataset)} {split}, in %"
+    yield "skips: share of skip connections; passes: of the whole search"
+    yield f"{STOPPED}: the cell of the epoch at which the branches begin"
+    for each in found:
+        yield from (f"{name}: not possible: {x.refused}" for name, x in each.ends.items() if x.refused)
+
+
+def _mean(values: Sequence[float | None], sign: str = "") -> str:
+    known = [x for x in values if x is not None]
+    if not known:
+        return ""
+    return f"{fmean(known):{sign}.2f}" + (f" ± {stdev(known):.2f}" if len(known) > 1 else "")
+
+
+def _count(values: Sequence[bool | None]) -> str:
+    known = [x for x in values if x is not None]
+    return f"{sum(known)} of {len(known)}" if known else ""
+
+
+# ------------------------------------------------------------------------------------------------------ figure
+def picture(found: Sequence[Outcomes], path: Path) -> list[Path]:
+    """Draw the branches over the epochs, means over the searches, and the accuracies at their ends, a dot a search.
+
+    Writes SVG and PNG and returns their paths.
+    """
+    groups = {
+        name: [
+            curves.derived(curves.read_metrics(each.ends[name].folder))
+            for each in found
+            if name in each.ends and each.ends[name].folder
+        ]
+        for name in found[0].ends
+    }
+    groups = {name: runs for name, runs in groups.items() if runs}
+    measure = found[0].measure
+    panels = [per_epoch("found.skip"), *([per_epoch(f"lookup.{measure}")] if measure else [])]
+    with style.style():
+        made = style.figure(3.6 * (len(panels) + bool(measure)), 3.6)
+        axes = made.subplots(1, len(panels) + bool(measure), squeeze=False)[0]
+        for one, quantity in zip(axes, panels, strict=False):
+            _over_epochs(one, groups, quantity, [each.epoch for each in found])
+        if measure:
+            _at_the_end(axes[-1], found, list(groups))
+            axes[1].set_title("Found cell, benchmark")
+        handles, labels = axes[0].get_legend_handles_labels()
+        made.legend(handles, labels, loc="outside lower center", ncols=4)
+        return style.save(made, path)
+
+
+def _over_epochs(
+    axes: Axes, groups: Mapping[str, Sequence[Sequence[Row]]], quantity: Quantity, epochs: Sequence[int]
+) -> None:
+    last = 1.0
+    for i, (name, runs) in enumerate(groups.items()):
+        at, mean, _, _ = curves.band(runs, quantity.name, quantity.scale)
+        own = at >= (0 if name == ITSELF else min(epochs))  # before, all are their parents
+        axes.plot(at[own], mean[own], color=style.CYCLE[i - 1] if i else style.INK, label=name, zorder=3 - bool(i))
+        last = max(last, *at)
+    for epoch in set(epochs):
+        axes.axvline(epoch, color=style.SOFT, linewidth=1.0, linestyle=(0, (2, 2)), zorder=1)
+    curves.finish(axes, quantity.title, quantity.unit, last)
+
+
+def _at_the_end(axes: Axes, found: Sequence[Outcomes], colours: Sequence[str]) -> None:
+    names = [name for name in found[0].ends if not all(name in each.ends and each.ends[name].refused for each in found)]
+    for y, name in enumerate(names):
+        values = [each.ends[name].accuracy for each in found if name in each.ends]
+        known = [x for x in values if x is not None]
+        i = colours.index(name) if name in colours else None
+        colour = style.SOFT if i is None else style.CYCLE[i - 1] if i else style.INK
+        axes.plot(known, [y] * len(known), "o", color=colour, markersize=5, alpha=0.7)
+        axes.plot([fmean(known)], [y], "|", color=colour, markersize=14, markeredgewidth=2)
+        extra = [x for each in found if name in each.ends and (x := each.extra(name)) is not None]
+        if extra:
+            axes.annotate(
+                f"{100 * fmean(extra):+.0f} %",
+                (1.0, y),
+                xycoords=("axes fraction", "data"),
+                xytext=(4, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=8,
+                color=style.SOFT,
+            )
+    axes.set_yticks(range(len(names)), names)
+    axes.invert_yaxis()
+    axes.set_title("At the end, and extra passes")
+    axes.set_xlabel("accuracy in the benchmark (%)")

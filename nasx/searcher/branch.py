@@ -1,0 +1,59 @@
+"""A search that branches off another one: from a checkpoint that was kept, with other settings (`nasx whatif`).
+
+Everything that moves comes from the checkpoint: weights, architecture, moments of the optimizers, positions of the
+streams, random numbers, rows. All settings, those of the optimizers included, are the branch's own. So a branch without
+a changed setting ends with the bits of its parent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from nasx.errors import UserError
+from nasx.searcher.loop import Loop
+from nasx.tracking import checkpoints
+
+
+def branch_state(path: Path, branch: Mapping[str, Any], loop: Loop, device: Any) -> dict[str, Any]:
+    """The state of the kept checkpoint at `path`, with the settings of the optimizers of `loop`.
+
+    `branch` holds the epoch and the checkpoint's sha256. Raises UserError where the checkpoint is missing, damaged or
+    another one, Unfit where it does not fit the search that is to go on from it.
+    """
+    where = f"epoch={branch['epoch']}"
+    state = (
+        checkpoints.read(path, device)
+        if path.is_file() and checkpoints.checksum(path) == branch["checkpoint"]
+        else None
+    )
+    if state is None:
+        raise UserError(
+            where,
+            f"{path} is missing, damaged or not the checkpoint that this branch was started from",
+            "put a copy of it back, or choose another epoch",
+        )
+    live = loop.state()
+    for name, what in (("w", "weights"), ("buffers", "running statistics"), ("a", "architecture parameters")):
+        if _shapes(state.get(name)) != _shapes(live[name]):
+            raise checkpoints.Unfit(
+                where,
+                f"the {what} of the checkpoint have other names or shapes than those of this search",
+                "change only settings that leave the supernet and its architecture parameters as they are",
+            )
+    if missing := live.keys() - state.keys():
+        raise checkpoints.Unfit(where, f"{path} lacks {', '.join(sorted(missing))}", "choose another epoch")
+    if state["updates"] != branch["epoch"] * loop.updates_per_epoch:
+        raise checkpoints.Unfit(
+            where,
+            f"an epoch of the parent had {state['updates'] // branch['epoch']} weight updates, "
+            f"one of this search has {loop.updates_per_epoch}",
+            "keep method, data set and batch size such that an epoch has as many updates",
+        )
+    own = {name: {**state[name], "param_groups": live[name]["param_groups"]} for name in ("w_opt", "a_opt")}
+    return {**state, **own}
+
+
+def _shapes(tree: Any) -> dict[str, Any] | None:
+    return {k: getattr(x, "shape", None) for k, x in tree.items()} if isinstance(tree, Mapping) else None
