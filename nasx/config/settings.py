@@ -288,8 +288,7 @@ class EngineSettings:
     graphs: Literal["off", "auto", "on"] = "off"
     """Whole steps from CUDA graphs. auto: where they can be; on: an error where they cannot."""
     checkpoint: bool = False
-    """Keep only the inputs of each cell for the backward pass and compute the cell again there: less memory, the same
-    numbers, one more forward pass of the cells for each backward pass."""
+    """Keep only the inputs of cells, and compute cells again in the backward pass: less memory, the same numbers."""
 
 
 @dataclass(frozen=True, kw_only=True)
