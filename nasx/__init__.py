@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from nasx.export.model import load
     from nasx.spaces.base import Space
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "Batch",
     "Method",

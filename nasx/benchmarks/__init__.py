@@ -20,6 +20,7 @@ def nb201_api(path: str | None = None, *, device: str | None = None, verbose: bo
     Raises:
         UserError: The package nas-bench-201 is not installed, the table cannot be read, or it has unknown device.
     """
+    from nasx.core import extras
     from nasx.errors import UserError
 
     try:
@@ -27,9 +28,7 @@ def nb201_api(path: str | None = None, *, device: str | None = None, verbose: bo
     except ModuleNotFoundError as error:
         if error.name != "nas_201_api":
             raise
-        raise UserError(
-            "nb201_api()", "the package nas-bench-201 is not installed", "install it: pip install nas-bench-201"
-        ) from error
+        raise UserError("nb201_api()", "the package nas-bench-201 is not installed", extras.install()) from error
     from nasx.benchmarks.nb201 import Nb201
     from nasx.benchmarks.official import TableApi
 

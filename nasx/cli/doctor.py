@@ -26,6 +26,7 @@ from nasx import __version__
 from nasx.cli.arguments import parse
 from nasx.config import instantiate, paths
 from nasx.core import files, system
+from nasx.core.extras import install
 from nasx.errors import UserError, printable
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def main(words: Sequence[str]) -> int:
                 else UserError(
                     f"nasx doctor, {make.__name__}",
                     f"{type(error).__name__}: {error}",
-                    "install nasx again (uv sync), and report this text if it still fails",
+                    f"{install()}, and report this text if it still fails",
                 )
             )
             faults.append(fault)

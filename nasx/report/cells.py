@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
 
+from nasx.core import extras
 from nasx.core.files import no_link
 from nasx.errors import UserError
 from nasx.report.style import FAMILIES, FONT, FORMATS, INK, whole, write
@@ -153,7 +154,7 @@ def _graphviz() -> Any:
     try:
         import pygraphviz
     except ModuleNotFoundError as fault:
-        raise UserError("cell pictures", "pygraphviz is not installed", "run `uv pip install pygraphviz`") from fault
+        raise UserError("cell pictures", "pygraphviz is not installed", extras.install()) from fault
     except ImportError as fault:  # a bare container
         raise UserError(
             "cell pictures",
