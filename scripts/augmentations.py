@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from nasx.cli.info import compose_retrain
+from nasx.cli.info import compose_job
 from nasx.config import instantiate
 from nasx.data.stream import Batch
 from nasx.report import style
@@ -33,7 +33,7 @@ def shown(x: Tensor, said: dict[str, list[Any]]) -> np.ndarray:
 
 def main(file: str, *words: str) -> None:
     """Draw to `file`."""
-    cfg, _ = compose_retrain({}, words)
+    cfg, _ = compose_job({}, words)
     source, settings = instantiate.build(cfg["dataset"]), instantiate.build(cfg["retrain"])
 
     def batch(cutout: int) -> Batch:

@@ -103,6 +103,14 @@ def test_every_method_on_every_space() -> None:
     walked(run("steps.py"), 220)
 
 
+def test_predicted_memory_is_that_of_the_allocator() -> None:
+    """Within 10 %, for passes of several methods on several spaces; the workspaces of cuDNN are in neither."""
+    rows = run("memory.py")
+    assert len(rows) >= 10
+    apart = {row["name"]: row["predicted"] / row["measured"] - 1 for row in rows}
+    assert not {name: share for name, share in apart.items() if abs(share) > 0.1}
+
+
 PLANTS = {
     "mix": "error",
     "wait": "waits",

@@ -351,8 +351,8 @@ def cramped() -> None:
     [
         (
             (*jobs.TINY_NB201, "search.batch=4096", "dataset.size=32"),
-            r"search\.batch=4096: does not fit into the memory of cpu; set engine\.checkpoint=true .*, lower "
-            r"search\.batch",
+            r"search\.batch=4096: does not fit into the memory of cpu: a step needs 2\.\d GB; set "
+            r"engine\.checkpoint=true \(2\.\d GB\), .*set search\.batch=2048 \(1\.\d GB\), .*lower search\.batch",
         ),
         (
             (

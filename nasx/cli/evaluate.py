@@ -161,9 +161,9 @@ def dataset_node(name: str, facts: Mapping[str, Any], settings: Sequence[str], a
     held = facts["dataset"]
     if not name:
         return lineage.with_settings(held, settings, allow)
-    from nasx.cli.info import compose_retrain
+    from nasx.cli.info import compose_job
 
-    node = compose_retrain({"dataset": name})[0]["dataset"]
+    node = compose_job({"dataset": name})[0]["dataset"]
     if node["_target_"] != held.get("_target_") and "size" in node:  # the whole image, in the size of the training's
         node |= {key: facts["image"][1] for key in ("size", "resize") if key in node}
     return lineage.with_settings(lineage.adopt_settings(node, held), settings, allow)

@@ -4,6 +4,7 @@
     nasx info from=RUN [...]                            the architecture that a run has found, as RUN, or a retraining
                                                         of it, trains it: its space, data set, recipe and classes
     nasx info space=NAME [dataset=...]                                          a space and its supernet
+    nasx info space=NAME method=NAME [batch=N]          the same, and the peak memory of a step of a search
 
     layers=N channels=N     another size than that of the recipe (of an architecture) or of the space (of a supernet)
     max_macs=N              as many channels as N multiply-adds allow
@@ -14,7 +15,8 @@
 
 Parameters leave the auxiliary head out unless the line says otherwise; those of a supernet leave the architecture out.
 Multiply-adds are those of convolutions and linear layers for one image (one word of text), counted by torch on its
-meta device.
+meta device. The peak memory is that of all tensors of one step on a GPU, from shapes; the data set, CUDA's context and
+the workspaces of its libraries come on top.
 """
 
 from __future__ import annotations
@@ -43,6 +45,8 @@ OPTIONS = (
     "space",
     "retrain",
     "dataset",
+    "method",
+    "batch",
     "layers",
     "channels",
     "max_macs",
@@ -77,6 +81,8 @@ def main(words: Sequence[str]) -> int:
         )
     if given["out"] and Path(given["out"]).suffix not in (".svg", ".png"):
         raise UserError(f"out={given['out']}", "is not an image file", "end it in .svg or .png")
+    if (given["method"] or given["batch"]) and not given["space"]:
+        raise UserError("nasx info", "method and batch are those of a search on a space", "give space=NAME")
     facts = architecture(said) if given["genotype"] or given["from"] else supernet(said)
     width = max(map(len, facts)) + 2
     for name, value in facts.items():
@@ -88,7 +94,7 @@ def main(words: Sequence[str]) -> int:
 def architecture(said: Arguments) -> Facts:
     """Facts of `genotype=` or `from=`, as the recipe trains it. Raises UserError."""
     given, allow = dict(said.options), said.allowed
-    compose_retrain(given)  # an unknown choice is reported before anything heavy is imported
+    compose_job(given)  # an unknown choice is reported before anything heavy is imported
     run = lineage.open_parent(lineage.run_folder(given["from"], "outputs")) if given["from"] else None
     text, source = genotype_and_source(given, run)
     sizes = [name for name in ("layers", "channels", "max_macs") if given[name]]
@@ -175,7 +181,7 @@ def retrain_config(
         },
     }
     chosen["space"] = chosen["space"] or find_space(text)
-    cfg, choices = compose_retrain(chosen, values)
+    cfg, choices = compose_job(chosen, values)
     for group, (choice, block) in theirs.items():
         if choices[group] == choice:
             cfg[group] = lineage.adopt_settings(cfg[group], block, keys if group == "retrain" else ())
@@ -194,7 +200,7 @@ def find_space(text: str) -> str:
     loader = preflight.make_loader()
     names = sorted(compose.options(loader, "space"), key=lambda name: (name not in ("darts", "nb201"), name))
     for name in names:
-        space: Space = instantiate.build(compose_retrain({"space": name})[0]["space"])
+        space: Space = instantiate.build(compose_job({"space": name})[0]["space"])
         try:
             space.parse(text)
         except UserError:
@@ -207,16 +213,19 @@ def find_space(text: str) -> str:
     )
 
 
-def compose_retrain(given: Mapping[str, str], values: Sequence[str] = ()) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(configuration, choices) of `nasx retrain` with these choices. Raises UserError for one that does not exist."""
+def compose_job(
+    given: Mapping[str, str], values: Sequence[str] = (), command: str = "retrain"
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(configuration, choices) of a command with these choices. Raises UserError for one that does not exist."""
     from hydra.types import RunMode
 
     from nasx.cli import arguments, preflight
 
-    chosen = [f"{group}={given[group]}" for group in ("space", "retrain", "dataset") if given.get(group)]
+    groups = ("space", "dataset", "retrain" if command == "retrain" else "method")
+    chosen = [f"{group}={given[group]}" for group in groups if given.get(group)]
     line = arguments.Line(("--cfg=job",), (*chosen, *values))
-    preflight.check_line("retrain", line)
-    return preflight.resolved(preflight.make_loader().load_configuration("retrain", list(line.overrides), RunMode.RUN))
+    preflight.check_line(command, line)
+    return preflight.resolved(preflight.make_loader().load_configuration(command, list(line.overrides), RunMode.RUN))
 
 
 def images(
@@ -256,7 +265,7 @@ def supernet(said: Arguments) -> Facts:
     """Facts of a space and of its supernet. Raises UserError."""
     given = said.options
     sized = [f"space.{name}={said.number(name)}" for name in ("layers", "channels") if given[name]]
-    cfg, choices = compose_retrain(given, sized)
+    cfg, choices = compose_job(given, sized)
     space: Space = instantiate.build(cfg["space"])
     classes, size = images(said, cfg, space, cfg["space"].get("stem", "cifar"))
     params, macs = supernet_cost(space, classes, size)
@@ -271,11 +280,36 @@ def supernet(said: Arguments) -> Facts:
         "shapes": ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in shapes.items()),
         "multiply-adds": macs,
     }
+    if given["method"] or given["batch"]:
+        batch = [f"search.batch={said.number('batch')}"] if given["batch"] else []
+        facts |= step_memory(
+            compose_job(given, [*sized, *batch], "search")[0], said.allowed, classes, shape(space, size)
+        )
     if given["out"]:
         from nasx.report import cells
 
         facts["drawing"] = join_paths(cells.draw_cells(possible(space), given["out"]))
     return facts
+
+
+def step_memory(cfg: Mapping[str, Any], allow: Sequence[str], classes: int, shape: tuple[int, ...]) -> Facts:
+    """Predicted peak memory of a search step, by what it is taken, and with the settings that lower it."""
+    from nasx.searcher.memory import Memory
+    from nasx.tracking import environment
+    from nasx.tracking.progress import memory
+
+    space, method, settings, engine = (
+        instantiate.build(cfg[group], allow) for group in ("space", "method", "search", "engine")
+    )
+    step = Memory(space, method, settings, engine, classes, shape)
+    peak, there = step.peak(), environment.available(environment.device("auto"))
+    return {
+        "batch": settings.batch,
+        "peak memory of a step": memory(peak.total),
+        "of it before the step": f"weights {memory(peak.weights)}, optimizers {memory(peak.states)}",
+        **{f"peak with {words}": memory(lower.total) for words, lower in step.lighter(peak)},
+        **({"free memory of the GPU": memory(there)} if there else {}),
+    }
 
 
 def supernet_cost(space: Space, classes: int, size: int) -> tuple[int, int]:

@@ -21,15 +21,18 @@ from nasx.searcher import cuda_graphs
 from nasx.searcher import stage as search_stage
 from nasx.searcher.branch import branch_state
 from nasx.searcher.loop import Loop, Step
+from nasx.searcher.memory import Memory, Peak
 from nasx.searcher.optimizers import architecture_optimizer, weight_optimizer
 from nasx.searcher.problem import RelaxedProblem, weights
 from nasx.searcher.warm_start import warm_start
 from nasx.tracking import environment
 from nasx.tracking.job import Job
-from nasx.tracking.progress import SelectionProgress, duration
+from nasx.tracking.progress import SelectionProgress, duration, memory
 from nasx.tracking.session import Result, Session
 
 log = logging.getLogger("nasx")
+LONG = 1000
+"""Updates of a run whose memory is predicted at its start: a prediction takes as long as a few updates."""
 
 
 class SearchJob(Job):
@@ -116,6 +119,33 @@ class SearchJob(Job):
         )
         self.keep_every = settings.keep_every
         super().__init__(ctx, self.loop, metrics.OF[settings.data], settings.epochs)
+        own = sum(x.numel() * x.element_size() for x in (*supernet.parameters(), *supernet.buffers(), *a.values()))
+        self.beside = torch.cuda.memory_allocated(ctx.device) - own if ctx.device.type == "cuda" else 0
+        self.memory = Memory(self.space, self.method, settings, engine, len(self.data.classes), self.data.shape)
+        ctx.needs = self.needs
+
+    # ------------------------------------------------------------------------------------------------- the cost
+    def needs(self, peak: Peak | None = None) -> tuple[str, list[str]]:
+        """The peak memory of a step in words, and the settings that lower it, each with the peak that it leaves."""
+        peak = peak or self.memory.peak()
+        said = f"a step needs {memory(peak.total + self.beside)}"
+        if self.beside > 0:
+            said += f" with the {memory(self.beside)} that data and other runs take"
+        less = self.memory.lighter(peak)
+        return said, [f"set {words} ({memory(lower.total + self.beside)})" for words, lower in less]
+
+    def expect(self) -> None:
+        """Log the predicted peak memory, with a warning where a GPU does not have it."""
+        try:
+            peak = self.memory.peak()
+        except Exception as error:  # noqa: BLE001  a method that reads values back cannot be predicted, but may run
+            log.debug("the peak memory is not predicted: %s", error)
+            return
+        total, there = peak.total + self.beside, environment.available(self.ctx.device)
+        free = "" if there is None else f"; {memory(there)} are free for this process"
+        log.info("predicted peak memory of a step: %s%s", memory(total), free)
+        if there is not None and total > there:
+            log.warning("a step does not fit: %s", ", or ".join(self.needs(peak)[1]))
 
     def replayed(self, wanted: str, device: torch.device) -> Step | None:
         """What takes the steps from CUDA graphs where that is wanted and possible. Raises UserError for `on`."""
@@ -155,6 +185,8 @@ class SearchJob(Job):
         if self.stage.last and self.stage.done:
             self.ctx.add_elapsed(sum(record["wall_s"] for record in self.stage.done))
         super().resume()
+        if self.loop.total - self.search.updates >= LONG:
+            self.expect()
 
     def origin(self) -> dict[str, Any] | None:
         branch = self.ctx.config.get("branch")

@@ -165,6 +165,13 @@ def peak_mb(on: torch.device) -> float | None:
     return None if peak is None else round(peak, 1)
 
 
+def available(on: torch.device) -> int | None:
+    """Bytes of a GPU that this process has or can still get; None for a CPU, whose memory others share."""
+    if on.type != "cuda":
+        return None
+    return int(torch.cuda.mem_get_info(on)[0] + torch.cuda.memory_reserved(on))
+
+
 def out_of_memory(error: BaseException) -> bool:
     """Whether memory has run out: a GPU's, that of torch's allocator on a CPU, or Python's."""
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (

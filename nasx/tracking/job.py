@@ -8,6 +8,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterator, Mapping
 from typing import Any, ClassVar, Protocol
 
+import torch
+
 from nasx.core import distributed
 from nasx.core.meter import Meter
 from nasx.core.metrics import Metric
@@ -16,6 +18,10 @@ from nasx.tracking.progress import Display
 from nasx.tracking.session import Result, Session
 
 log = logging.getLogger("nasx")
+TIMED = (3, 10)
+"""Steps of a process between which an update is timed."""
+LONG_S = 60.0
+"""Seconds of a rest that is worth a line."""
 
 
 class Engine(Protocol):
@@ -61,6 +67,10 @@ class Job(ABC):
     """Epochs between checkpoints that are kept; 0: none."""
     result: Result
     """The record, after the last step; on other ranks than 0 it is empty."""
+    ticks = 0
+    """Steps of this process so far."""
+    timed: tuple[float, int]
+    """When the first of `TIMED` had ended (monotonic), and the updates so far."""
     began: float
     """When the first step of this process began (monotonic)."""
 
@@ -104,8 +114,26 @@ class Job(ABC):
         self.engine.guard(self.engine.meter.means(), weights=True)
         self.ctx.save(self.state(), self.engine.position[0], epoch)
 
+    def estimate(self) -> None:
+        """Log, once, how long the rest of a long run takes by its first steps, without those that warm up."""
+        self.ticks += 1
+        if self.ticks not in TIMED:
+            return
+        if self.ctx.device.type == "cuda":
+            torch.cuda.synchronize(self.ctx.device)
+        now, updates = time.monotonic(), self.engine.position[0]
+        if self.ticks == TIMED[0]:
+            self.timed = now, updates
+            return
+        each, left = (now - self.timed[0]) / max(updates - self.timed[1], 1), self.engine.total - updates
+        if each * left >= LONG_S:
+            peak, taken = environment.peak_mb(self.ctx.device), progress.duration(each * left)
+            of = "" if peak is None else f"; peak memory so far {progress.memory(peak * 2**20)}"
+            log.info("about %s for the %d updates that are left, %.2g s each%s", taken, left, each, of)
+
     def tick(self, _: object) -> None:
         """After each step: check the running means, show them, write a checkpoint if one is due or a signal came."""
+        self.estimate()
         due = self.display.due()
         if due or self.ctx.device.type == "cpu":  # on a GPU, reading values back synchronizes
             means = self.engine.meter.means()

@@ -244,6 +244,11 @@ def log_kept(folder: Path, count: int) -> None:
         log.info("%s: keeps %d checkpoints of %.1f MB, %.0f MB in all", path.parent, count, each, count * each)
 
 
+def memory(size: float) -> str:
+    """Bytes as 512 MB or 3.4 GB."""
+    return f"{size / 2**20:,.0f} MB" if size < 2**30 else f"{size / 2**30:,.1f} GB"
+
+
 def duration(seconds: float) -> str:
     """Seconds as 42s, 3m 10s, 2h 05m or 3d 4h."""
     s = round(seconds)

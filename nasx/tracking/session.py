@@ -39,6 +39,8 @@ class Session:
     """Runs that take turns in this process: each has the time of all."""
     starts: list[dict[str, Any]] = field(default_factory=list)
     """The environments that the run was computed in, each with the update at which it began."""
+    needs: Callable[[], tuple[str, list[str]]] | None = None
+    """Says how much memory a step needs, and which settings lower that to how much; None: not known yet."""
 
     def __post_init__(self) -> None:
         self._begins(0)
@@ -172,9 +174,10 @@ def session(cfg: Config, info: Config, kind: str = "search") -> Iterator[Session
             distributed.process_group(device),
             environment.Signals() as signals,
             progress.warnings_only(),
-            out_of_memory_errors(cfg, kind, device),
         ):
-            yield Session(run_folder.ReadOnlyRun(folder), device, cfg, info, signals)
+            ctx = Session(run_folder.ReadOnlyRun(folder), device, cfg, info, signals)
+            with out_of_memory_errors(ctx, kind):
+                yield ctx
         return
     with (
         prepared,
@@ -188,30 +191,44 @@ def session(cfg: Config, info: Config, kind: str = "search") -> Iterator[Session
         run.on_row = logger.write
         stack.callback(logger.close)
         try:
-            with out_of_memory_errors(cfg, kind, device):
-                yield Session(run, device, cfg, info, signals)
+            ctx = Session(run, device, cfg, info, signals)
+            with out_of_memory_errors(ctx, kind):
+                yield ctx
         except Exception as error:
             run.fail(error)
             raise
 
 
 @contextlib.contextmanager
-def out_of_memory_errors(cfg: Config, kind: str, device: torch.device) -> Iterator[None]:
-    """Within the block memory that runs out is a UserError that names the settings to lower."""
+def out_of_memory_errors(ctx: Session, kind: str) -> Iterator[None]:
+    """Within the block memory that runs out is a UserError: what is needed and free, and which settings need less."""
     try:
         yield
     except Exception as error:
         if not environment.out_of_memory(error):
             raise
-        batch, ways = cfg[kind]["batch"], []
+        cfg = ctx.config
+        needs, ways = memory_needed(ctx)
         if kind == "retrain":
             ways = [f"set retrain.accumulate={2 * cfg[kind]['accumulate']} (the same batch in smaller pieces)"]
-        elif not cfg["engine"]["checkpoint"]:
+        elif not ways and not cfg["engine"]["checkpoint"]:
             ways = ["set engine.checkpoint=true (the same numbers, slower)"]
         if cfg["seeds_per_job"] > 1:
             ways.append("lower seeds_per_job")
         raise UserError(
-            f"{kind}.batch={batch}",
-            f"does not fit into the memory of {device}",
+            f"{kind}.batch={cfg[kind]['batch']}",
+            f"does not fit into the memory of {ctx.device}{needs}",
             ", ".join([*ways, f"lower {kind}.batch"]) + ", or give it more: the same command then resumes",
         ) from error
+
+
+def memory_needed(ctx: Session) -> tuple[str, list[str]]:
+    """What a step needs and the process can have, and settings that need less; nothing where that is not known."""
+    try:
+        needs, ways = ctx.needs() if ctx.needs else ("", [])
+    except Exception:  # noqa: BLE001  without memory anything may fail, and the message has to appear
+        return "", []
+    there = environment.available(ctx.device)
+    if not needs:
+        return "", ways
+    return f": {needs}" + (f", {progress.memory(there)} are free for this process" if there else ""), ways

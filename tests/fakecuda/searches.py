@@ -23,18 +23,18 @@ SPACES: dict[str, tuple[str, ...]] = {
 """Every space, with settings that make its supernet small."""
 
 
-def composed(*words: str) -> tuple[Any, Method, Any]:
-    """Space, method and search settings of `nasx search WORDS`."""
+def composed(*words: str, groups: tuple[str, ...] = ("space", "method", "search")) -> tuple[Any, ...]:
+    """Components of `nasx search WORDS`."""
     with initialize_config_dir(str(paths.conf_dir()), version_base="1.3"):
         c: Any = OmegaConf.to_container(compose("search", list(words)), resolve=True)
-    return instantiate.build(c["space"]), instantiate.build(c["method"]), instantiate.build(c["search"])
+    return tuple(instantiate.build(c[group]) for group in groups)
 
 
 def started(space: Any, method: Method, settings: Any, engine: EngineSettings | None = None) -> Search:
     """A search in the middle of its second epoch, with the optimizers of nasx."""
     torch.manual_seed(0)
     with DEVICE:
-        net = space.supernet(10)
+        net = space.supernet(10, naive=engine is not None and engine.supernet == "naive")
     problem = RelaxedProblem(space, net, method.activate, auxiliary=settings.auxiliary, engine=engine)
     a = method.start(space.init(torch.Generator().manual_seed(0)))
     a = {k: x.to(DEVICE).requires_grad_() for k, x in a.items()}

@@ -1,0 +1,165 @@
+"""The peak memory of a search step, from shapes alone.
+
+One step of the method runs on tensors without values (torch's FakeTensorMode, on a CPU whatever the device of the
+search), and every storage is counted from its creation to its end, as the CUDA allocator counts it. So parameters,
+running statistics, optimizer states, gradients, copies of the weights and what autograd keeps are all in the peak, for
+the passes that the method really takes.
+
+Not counted: the workspaces of cuDNN and cuBLAS, the CUDA context, the data set, and what one kernel allocates and frees
+inside itself. A compiled step and one replayed from a CUDA graph are counted as the eager one.
+A space that caches tensors must not cache those of this mode (`Pool` in spaces/banks.py).
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from nasx.core.bilevel import Batch, Method, Search, Tree
+from nasx.core.draws import Draws, Make, Seeded
+from nasx.searcher.optimizers import architecture_optimizer, weight_optimizer
+from nasx.searcher.problem import RelaxedProblem, weights
+
+if TYPE_CHECKING:
+    from nasx.config.settings import EngineSettings
+    from nasx.spaces.base import Space
+
+BLOCK = 512
+"""The CUDA allocator rounds every tensor up to so many bytes."""
+PARTIAL = 4
+"""Partial channels that are offered: those of PC-DARTS."""
+WORTH = 0.9
+"""A setting is named where it leaves at most this share of the memory."""
+
+
+class Peak(NamedTuple):
+    """Bytes of all tensors at the peak of a step, and of those that are there at its start."""
+
+    total: int
+    weights: int
+    """Weights, running statistics and architecture."""
+    states: int
+    """States of both optimizers."""
+
+
+class Storages(TorchDispatchMode):
+    """Counts the bytes of all storages that operations return while it is active."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = self.peak = 0
+        self.seen: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for x in out if isinstance(out, tuple | list) else (out,):
+            if isinstance(x, Tensor):
+                self.add(x)
+        return out
+
+    def add(self, x: Tensor) -> None:
+        storage = x.untyped_storage()
+        key = storage._cdata
+        if key in self.seen:
+            return
+        size = -(-storage.nbytes() // BLOCK) * BLOCK
+        self.seen.add(key)
+        self.bytes += size
+        self.peak = max(self.peak, self.bytes)
+        weakref.finalize(storage, self.remove, key, size)
+
+    def remove(self, key: int, size: int) -> None:
+        self.seen.discard(key)
+        self.bytes -= size
+
+
+class Shapes(Draws):
+    """Random architectures are drawn with values, which a sample needs, and lose them."""
+
+    def __init__(self, mode: FakeTensorMode) -> None:
+        self.mode = mode
+
+    def made(self, batch: Seeded, make: Make) -> Tree:
+        with unset_fake_temporarily():
+            found = super().made(batch, make)
+        return {k: self.mode.from_tensor(x) for k, x in found.items()}
+
+
+class Carry:
+    """The state between the batches of a text."""
+
+    def __init__(self) -> None:
+        self.state: Tensor | None = None
+
+    def read(self) -> Tensor | None:
+        return self.state
+
+    def write(self, state: Tensor, *, track: bool) -> None:
+        self.state = state
+
+    def without_writes(self) -> Carry:
+        return self
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Memory of a step: the components of a search, and classes and shape of the items that it reads."""
+
+    space: Space
+    method: Method
+    settings: Any
+    engine: EngineSettings
+    classes: int
+    shape: tuple[int, ...]
+
+    def batch(self, seed: int) -> Batch:
+        """A batch of the search, in the mode that is active."""
+        text = self.space.data == "text"
+        like = self.space.example(self.settings.batch, self.shape)
+        x, y = torch.empty(like.shape, dtype=like.dtype), torch.empty(like.shape[: 2 if text else 1], dtype=torch.long)
+        return Batch(x, y, seed, carried=Carry() if text else None)
+
+    def peak(self) -> Peak:
+        """Memory of a step in an epoch in which weights and architecture move."""
+        space, method, settings = self.space, self.method, self.settings
+        eager = replace(self.engine, compile="off", channels_last=False)  # FakeTensorMode refuses `Module.to(layout)`
+        epochs = max(settings.epochs, 1)
+        epoch = min(max(settings.arch_warmup, 1), epochs - 1)
+        with FakeTensorMode(allow_non_fake_inputs=True) as mode, Storages() as storages:
+            supernet = space.supernet(self.classes, naive=eager.supernet == "naive")
+            problem = RelaxedProblem(space, supernet, method.activate, auxiliary=settings.auxiliary, engine=eager)
+            a = {k: x.requires_grad_() for k, x in method.start(space.init(torch.Generator())).items()}
+            w, own = weights(supernet), storages.bytes
+            optimizers = weight_optimizer(w, settings), architecture_optimizer(a, settings)
+            for tree, optimizer in zip((w, a), optimizers, strict=True):  # the states that the first step makes
+                for x in tree.values():
+                    x.grad = torch.zeros_like(x)
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+            held = storages.peak = storages.bytes
+            problem.options, problem.draws = settings.options(epoch), Shapes(mode)
+            search = Search(problem, w, a, *optimizers, settings.clip, epoch, epochs, draws=problem.draws)
+            method.step(search, [self.batch(i) for i in range(method.train_batches)], self.batch(method.train_batches))
+            return Peak(storages.peak, own, held - own)
+
+    def lighter(self, peak: Peak) -> Iterator[tuple[str, Peak]]:
+        """Settings by which the step needs less memory than `peak`, each with the peak that it leaves."""
+        space, settings, engine = self.space, self.settings, self.engine
+        ways = {
+            "engine.checkpoint=true": replace(self, engine=replace(engine, checkpoint=True)),
+            "engine.precision=bf16": replace(self, engine=replace(engine, precision="bf16")),
+            f"search.batch={settings.batch // 2}": replace(self, settings=replace(settings, batch=settings.batch // 2)),
+        }
+        if getattr(space, "partial", 0) == 1 and space.channels % PARTIAL == 0:  # type: ignore[attr-defined]
+            ways[f"space.partial={PARTIAL}"] = replace(self, space=replace(space, partial=PARTIAL))  # type: ignore[type-var]
+        for words, other in ways.items():
+            found = other.peak() if other != self and other.settings.batch > 1 else None
+            if found is not None and found.total < WORTH * peak.total:
+                yield words, found
