@@ -9,7 +9,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
-from nasx.config import trust
+from nasx.config import plugins, trust
 from nasx.core import spelling
 from nasx.errors import UserError
 from nasx.tracking import lineage
@@ -41,8 +41,8 @@ class Arguments(NamedTuple):
 
     @property
     def allowed(self) -> tuple[str, ...]:
-        """The packages whose classes may be built: those of allow= and of NASX_ALLOW."""
-        return (*self.several("allow"), *trust.from_environment())
+        """The packages whose classes may be built: those of allow=, of NASX_ALLOW and of plugins."""
+        return (*self.several("allow"), *trust.from_environment(), *plugins.packages())
 
     def flag(self, name: str) -> bool:
         """An option as true or false. Raises UserError."""
@@ -81,6 +81,15 @@ def parse(
     if missing := [name for name, value in found.items() if value is None]:
         raise UserError(where, f"needs {' and '.join(f'{name}=...' for name in missing)}", f"see {where} --help")
     return Arguments(tuple(rest), {name: value for name, value in found.items() if value is not None})
+
+
+def with_config_dir(words: Sequence[str]) -> list[str]:
+    """The words without `--config-dir FOLDER`, whose folder becomes the first of NASX_CONFIG_DIR in this process."""
+    rest = normalize_flags(words, ["config-dir"])
+    for word in [word for word in rest if word.startswith("config-dir=")]:
+        rest.remove(word)
+        plugins.prepend(word.partition("=")[2])
+    return rest
 
 
 FOLDERS = ("out", "runs", "folder", "from")

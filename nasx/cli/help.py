@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nasx.cli.commands import COMMANDS, PLAIN
-from nasx.config import commands, paths, schema
+from nasx.config import commands, plugins, schema
 from nasx.errors import UserError
 
 if TYPE_CHECKING:
@@ -73,6 +73,8 @@ first steps
   nasx <command> --help               settings, defaults and examples of a command
   nasx --version
 
+your own files, for every command: --config-dir FOLDER or NASX_CONFIG_DIR
+
 exit codes: 0 done, 1 a job failed, 2 the command can be mended, 130 stopped (the same command resumes)"""
 
 
@@ -105,7 +107,7 @@ def command(name: str, line: Line) -> str:
             + textwrap.indent(fault, "  ")
         )
     if groups:
-        folders = [Path(d) for d in (line.value("--config-dir"),) if d] + [paths.conf_dir()]
+        folders = plugins.folders(line.value("--config-dir"))
         parts.append(
             "choices (group=choice; * is chosen)\n"
             + _rows(

@@ -145,14 +145,35 @@ def _experiments(found: Sequence[Entry], folders: Sequence[str]) -> Table:
     return table
 
 
+def _paper(paper: str) -> Table:
+    """Each printed row and figure of a paper with its commands, or why there is none."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from nasx.results import coverage, targets
+
+    title = f"{targets.PAPERS[paper]}: printed rows and figures"
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 1, 0))
+    table.add_column("row or figure", overflow="fold", ratio=2)
+    table.add_column("data sets, or what it shows; command, or why there is none", overflow="fold", ratio=5)
+    for entry in (*coverage.rows(paper), *coverage.figures(paper)):
+        lines = [entry.shows, *(f"$ {command}" for command in entry.commands)]
+        name = entry.name.removeprefix(f"{targets.SHORT[paper]}, ")
+        table.add_row(Text(name), Text("\n".join([*lines, *([entry.reason] if entry.reason else [])])))
+    return table
+
+
 def main(cfg: Mapping[str, Any], folders: Sequence[str]) -> None:
-    """Print the tables that `cfg["what"]` asks for."""
+    """Print the tables that `cfg["what"]` and `cfg["paper"]` ask for."""
     from rich.console import Console
     from rich.table import Table
 
     console = Console(highlight=False, markup=False)
     if not console.is_terminal:
         console.width = 160
+    if cfg.get("paper"):
+        console.print(_paper(cfg["paper"]))
+        return
     whole = cfg["what"] == "all"
     for kind in KINDS if whole else [cfg["what"]]:
         found = list(entries(KINDS[kind], [Path(folder) for folder in folders]))

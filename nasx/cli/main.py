@@ -206,6 +206,10 @@ def dispatch(words: list[str]) -> int | None:
     if fault := working_folder():
         raise fault
     command, rest = words[0], words[1:]
+    if command == "bench" or command in PLAIN:
+        from nasx.cli import arguments
+
+        rest = arguments.with_config_dir(rest)
     if command not in COMMANDS:
         from nasx.core import spelling
 
@@ -308,13 +312,14 @@ def _hydra(command: str, line: Line, folder: Path | None) -> int | None:
     from omegaconf.errors import OmegaConfBaseException
 
     from nasx.cli import preflight
-    from nasx.config import paths, sweeps
+    from nasx.config import compose, paths, sweeps
     from nasx.tracking import sweep_log
 
     own = any(text.startswith("hydra.sweep.dir=") for text in line.overrides)
     placed = [] if folder is None or own else [f"hydra.sweep.dir={json.dumps(str(folder))}"]
     sys.argv = ["nasx", *line.options, *line.overrides, *placed]
     os.environ["HYDRA_FULL_ERROR"] = "1"
+    compose.register()
     task = hydra.main(config_path=str(paths.conf_dir()), config_name=command, version_base="1.3")(TASKS[command])
     if folder is None:
         try:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from nasx.config import classes, schema, setters
+from nasx.config import classes, plugins, schema, setters
 from nasx.config.commands import COMMANDS, DELTAS, HOMES
 from nasx.config.instantiate import target_fault
 from nasx.config.known import FaultCache
@@ -100,8 +100,9 @@ def component_faults_of(
 
 
 def allowed_packages(cfg: Mapping[str, Any]) -> tuple[str, ...]:
+    """The packages besides nasx whose classes may be named: those of `allow` and of plugins."""
     allow = cfg.get("allow") or ()
-    return tuple(str(name) for name in allow) if isinstance(allow, list | tuple) else ()
+    return (*map(str, allow if isinstance(allow, list | tuple) else ()), *plugins.packages())
 
 
 def component_faults(

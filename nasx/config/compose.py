@@ -14,16 +14,17 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.core_plugins.file_config_source import FileConfigSource
 from hydra._internal.sources_registry import SourcesRegistry
 from hydra._internal.utils import create_config_search_path
-from hydra.core.config_search_path import SearchPathQuery
+from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
 from hydra.core.object_type import ObjectType
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from hydra.plugins.config_source import ConfigResult
+from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from nasx.config import commands, experiments, paths, sweeps
+from nasx.config import commands, experiments, paths, plugins, sweeps
 from nasx.core import files
 from nasx.errors import UserError
 
@@ -38,15 +39,31 @@ class BoundedFileSource(FileConfigSource):
         return super().load_config(config_path)
 
 
+class UserFolders(SearchPathPlugin):
+    """Adds the folders of NASX_CONFIG_DIR and of plugins to Hydra's search path."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        for folder in plugins.user_folders():
+            search_path.append("nasx-user", f"file://{folder}")
+
+
+def register() -> None:
+    """Make Hydra read files within bounds, and from the folders of `UserFolders` too."""
+    found = Plugins.instance()  # registers its own sources
+    SourcesRegistry.instance().types["file"] = BoundedFileSource
+    if UserFolders not in found.discover(SearchPathPlugin):
+        found.register(UserFolders)
+
+
 class Loader(ConfigLoaderImpl):
     """Hydra's loader, which answers a file that it cannot digest with a UserError too."""
 
     config_dir: str | None = None
-    """The user's own folder of configurations."""
+    """The folder of --config-dir."""
 
     def base_config(self, command: str, cfg: Any, texts: Sequence[str]) -> Callable[[], Any] | None:
         """What composes nasx's own files for the launcher and sweeper of `cfg`; None where there are no others."""
-        if self.config_dir is None and not any("hydra.searchpath" in text for text in texts):
+        if not plugins.user_folders(self.config_dir) and not any("hydra.searchpath" in text for text in texts):
             return None
         chosen = [
             f"{group}={choice}"
@@ -86,16 +103,13 @@ def _ours(command: str, chosen: tuple[str, ...]) -> Any:
 
 
 def make_loader(config_dir: str | None = None) -> Loader:
-    """Hydra's loader over nasx's configurations and, before them, the user's own folder."""
+    """Hydra's loader over all folders of configurations. Raises UserError like `plugins.user_folders`."""
     version.setbase("1.3")
-    Plugins.instance()  # registers its own sources
-    SourcesRegistry.instance().types["file"] = BoundedFileSource
+    register()
+    plugins.user_folders(config_dir)
     path = create_config_search_path(str(paths.conf_dir()))
     if config_dir is not None:
-        folder = Path(config_dir).resolve()
-        if not folder.is_dir():
-            raise UserError(f"--config-dir {config_dir}", "does not exist", "name a folder of configurations")
-        path.prepend("command-line", f"file://{folder}", SearchPathQuery(provider="schema"))
+        path.prepend("command-line", f"file://{Path(config_dir).resolve()}", SearchPathQuery(provider="schema"))
     loader = Loader(path)
     loader.config_dir = config_dir
     return loader

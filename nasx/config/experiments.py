@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from nasx.config import commands as config_commands
-from nasx.config import paths
+from nasx.config import plugins
 
 MARKS = ("Published: ", "Cost: ")
 
@@ -109,8 +109,8 @@ def command(name: str, experiment: Experiment, printed: Printed | None = None) -
 
 @lru_cache(maxsize=256)
 def find(name: str | None, *folders: Path) -> Experiment | None:
-    """The experiment of that name, in the user's `folders` before ours; None where there is none."""
-    for folder in (*folders, paths.conf_dir()):
+    """The experiment of that name in `folders` (none: nasx's own and those of NASX_CONFIG_DIR and plugins), or None."""
+    for folder in folders or plugins.folders():
         file = folder / "experiment" / f"{name}.yaml"
         if name and file.is_file():
             return read(file.read_text(encoding="utf-8"))
@@ -120,5 +120,5 @@ def find(name: str | None, *folders: Path) -> Experiment | None:
 def published(choices: Mapping[str, object], config_dir: str | None = None) -> list[str]:
     """`experiment=...` of the choices where that computes printed rows: what it sets is then published itself."""
     name = choices.get("experiment")
-    found = find(str(name), *([Path(config_dir)] if config_dir else [])) if name else None
+    found = find(str(name), *plugins.folders(config_dir)) if name else None
     return [f"experiment={name}"] if found and found.printed else []

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nasx.config import schema, trust
+from nasx.config import plugins, schema, trust
 from nasx.config.commands import HOMES
 from nasx.config.paths import conf_dir
 from nasx.core import versions
@@ -70,6 +70,7 @@ def build(node: Mapping[str, Any], allow: Sequence[str] = ()) -> Any:
 
     Raises UserError where the target is not allowed. `check` has looked at the values before.
     """
+    allow = (*allow, *plugins.packages())
     target = versions.present(node["_target_"])
     refused = target_fault("component", target, (*HOMES, *allow))
     if refused is not None:

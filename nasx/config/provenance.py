@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
@@ -16,7 +15,7 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf.errors import OmegaConfBaseException
 
-from nasx.config import commands, paths
+from nasx.config import commands, plugins
 from nasx.config import overrides as config_overrides
 from nasx.config.compose import make_loader, translate
 from nasx.core.files import compose_yaml
@@ -45,7 +44,7 @@ class Origins(NamedTuple):
 def trace(command: str, overrides: Sequence[str] = (), config_dir: str | None = None) -> Origins:
     """What the files say that a command line chooses; overrides that set values are left out. Raises UserError."""
     loader, groups = make_loader(config_dir), choosing(overrides)
-    folders = [*([Path(config_dir)] if config_dir else []), paths.conf_dir()]
+    folders = plugins.folders(config_dir)
     try:
         loader.load_configuration(command, groups, RunMode.RUN)  # a file that is not a configuration gets our own error
         files = loader.compute_defaults_list(command, groups, RunMode.RUN).defaults

@@ -12,7 +12,7 @@ Lists become tuples: a YAML list satisfies both `tuple[...]` and `list[...]`, an
 from __future__ import annotations
 
 import ast
-import sys
+import importlib.util
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -60,7 +60,10 @@ class Component:
 def locate(module: str) -> Path | None:
     """The source file of a module, found without importing it or its parents. The current folder counts too."""
     head, *rest = module.split(".")
-    spec = PathFinder.find_spec(head, [*sys.path, str(Path.cwd())])
+    try:  # by all finders: some editable installations have their own
+        spec = importlib.util.find_spec(head) or PathFinder.find_spec(head, [str(Path.cwd())])
+    except ValueError:  # a module without a specification, such as __main__
+        return None
     for name in rest:
         folders = list(spec.submodule_search_locations or []) if spec else []
         spec = PathFinder.find_spec(name, folders) if folders else None

@@ -204,8 +204,7 @@ class RetrainSettings(Recipe):
     layers: Layers | None
     """Cells (of a stage, in nb201); null: the space's own retraining size."""
     max_macs: Positive | None = None
-    """Multiply-adds of one image that the network may have: the most channels (an even number) that keep below are
-    taken, and `channels` is not read; null: `channels`."""
+    """Most multiply-adds of one image: the most channels (an even number) below it are taken; null: `channels`."""
     stem: Literal["cifar", "imagenet"]
     lr_min: NonNegativeFloat = 0.0
     momentum: Below1 = 0.9
@@ -398,3 +397,4 @@ class ListJob:
         "experiments",
         "debug",
     ] = "all"
+    paper: Literal["idarts", "amended", "single", "lambda", "tse"] | None = None

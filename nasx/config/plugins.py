@@ -1,0 +1,79 @@
+"""Folders of configurations besides nasx's own: `--config-dir`, those of NASX_CONFIG_DIR, and those of plugins.
+
+A plugin is an installed distribution with an entry point of the group `nasx.plugins` that names one of its packages:
+
+    [project.entry-points."nasx.plugins"]
+    mine = "my_package"
+
+The folder `conf` in that package is a folder of configurations, and configurations may name the package's classes, as
+if `allow` did: who installs a distribution runs its code already. Nothing of it is imported here.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from functools import cache
+from importlib.metadata import entry_points
+from pathlib import Path
+
+from nasx.config import paths, schema
+from nasx.errors import UserError
+
+GROUP = "nasx.plugins"
+VARIABLE = "NASX_CONFIG_DIR"
+
+
+@cache
+def packages() -> tuple[str, ...]:
+    """The packages that plugins declare, sorted."""
+    return tuple(sorted({point.value for point in entry_points(group=GROUP)}))
+
+
+def _of_plugins() -> Iterator[Path]:
+    for package in packages():
+        source = schema.locate(package)
+        if source is None:
+            raise UserError(f"plugin {package}", "is declared as an entry point, but not found", "install it again")
+        if (source.parent / "conf").is_dir():
+            yield source.parent / "conf"
+
+
+def user_folders(config_dir: str | None = None) -> list[Path]:
+    """All folders of configurations but nasx's own; `config_dir` is that of `--config-dir`.
+
+    Raises UserError for one that does not exist, and for a file that two folders have.
+    """
+    named = [_there(f"--config-dir {config_dir}", config_dir)] if config_dir else []
+    named += [_there(f"{VARIABLE}={text}", text) for text in os.environ.get(VARIABLE, "").split(os.pathsep) if text]
+    found = list(dict.fromkeys([*named, *_of_plugins()]))
+    if found:
+        _without_twins([paths.conf_dir(), *found])
+    return found
+
+
+def _there(where: str, text: str) -> Path:
+    if not Path(text).is_dir():
+        raise UserError(where, "does not exist", "name a folder of configurations")
+    return Path(text).resolve()
+
+
+def prepend(folder: str) -> None:
+    """Make `folder` the first of NASX_CONFIG_DIR in this process. Raises UserError where it does not exist."""
+    known = os.environ.get(VARIABLE, "")
+    os.environ[VARIABLE] = os.pathsep.join(filter(None, [str(_there(f"--config-dir {folder}", folder)), known]))
+
+
+def folders(config_dir: str | None = None) -> list[Path]:
+    """All folders of configurations, nasx's own first."""
+    return [paths.conf_dir(), *user_folders(config_dir)]
+
+
+def _without_twins(among: list[Path]) -> None:
+    """Raise UserError where two folders have a file of the same name: Hydra would silently read the first."""
+    seen: dict[Path, Path] = {}
+    for folder in among:
+        for file in folder.glob("*/*.yaml"):
+            first = seen.setdefault(file.relative_to(folder), folder)
+            if first != folder:
+                raise UserError(str(file), f"has the name of a file in {first}", "rename it")

@@ -1,0 +1,91 @@
+"""What nasx computes of the five papers: for each printed row and figure a command, or why there is none.
+
+    rows      results/targets.csv; commands by conf/experiment/*.yaml, reasons by results/not_run.yaml
+    figures   results/figures.yaml, where a command may still lack a part of what the figure shows
+
+`nasx list experiments paper=...` prints both. Imports no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from nasx.config import experiments, paths
+from nasx.core.files import load_yaml
+from nasx.results import targets
+
+HERE = Path(__file__).parent
+
+
+class Entry(NamedTuple):
+    """A printed row on its data sets, or a figure: what it shows, and the commands for it or why there is none."""
+
+    name: str
+    shows: str
+    commands: tuple[str, ...] = ()
+    reason: str = ""
+    """Why there is no command, or what the commands leave out."""
+
+
+def named(dataset: str) -> str:
+    """A data set as tables call it."""
+    return targets.DATASETS.get(dataset, dataset)
+
+
+def rows(paper: str) -> list[Entry]:
+    """The printed rows of a paper, in its order; a row with several reasons or commands stands several times.
+
+    A row on a data set for which nothing is said has neither command nor reason.
+    """
+    found: list[Entry] = []
+    lines: dict[str, list[dict[str, Any]]] = {}
+    for line in targets.load(paper).to_dict("records"):
+        lines.setdefault(str(line["row"]), []).append({str(key): value for key, value in line.items()})
+    for row, own in lines.items():
+        left = dict.fromkeys(named(line["dataset"]) for line in own)
+        for command, datasets in computed().get(row, ()):
+            found.append(Entry(row, ", ".join(x for x in left if x in datasets), (command,)))
+        for reason, datasets in not_run().get(row, {}).items():
+            found.append(Entry(row, ", ".join(x for x in left if x in datasets), (), reason))
+        told = {name for entry in found if entry.name == row for name in entry.shows.split(", ")}
+        if missing := [x for x in left if x not in told]:
+            found.append(Entry(row, ", ".join(missing)))
+    return found
+
+
+@lru_cache(maxsize=1)
+def computed() -> dict[str, list[tuple[str, frozenset[str]]]]:
+    """Row -> (command, data sets) of the experiments that name it."""
+    found: dict[str, list[tuple[str, frozenset[str]]]] = {}
+    for path in sorted((paths.conf_dir() / "experiment").glob("*.yaml")):
+        head = experiments.find(path.stem)
+        for printed in head.printed if head else ():
+            command = experiments.command(path.stem, head, printed) if head else ""
+            found.setdefault(printed.row, []).append((command, printed.datasets))
+    return found
+
+
+@lru_cache(maxsize=1)
+def not_run() -> dict[str, dict[str, frozenset[str]]]:
+    """Row -> reason -> data sets of not_run.yaml. Raises KeyError for a row that no paper prints."""
+    table = targets.load()
+    datasets = {str(row): {named(name) for name in own["dataset"]} for row, own in table.groupby("row")}
+    found: dict[str, dict[str, frozenset[str]]] = {}
+    for reason, places in load_yaml((HERE / "not_run.yaml").read_text(encoding="utf-8")).items():
+        for place, labels in places.items():
+            for label in labels:
+                [(text, only)] = label.items() if isinstance(label, dict) else [(label, None)]
+                row = f"{place}, {text}"
+                found.setdefault(row, {})[reason] = frozenset(only or datasets[row])
+    return found
+
+
+def figures(paper: str) -> Iterator[Entry]:
+    """The figures of a paper."""
+    held = load_yaml((HERE / "figures.yaml").read_text(encoding="utf-8"))
+    for name, own in held[targets.SHORT[paper]].items():
+        reason = own.get("reason") or (f"without {own['lacks']}" if "lacks" in own else "")
+        yield Entry(f"{targets.SHORT[paper]}, {name}", own["shows"], tuple(own.get("commands", ())), reason)
