@@ -367,9 +367,9 @@ def test_list_tells_every_choice_with_a_line(tmp_path: Path) -> None:
         assert {entry.name for entry in entries} == {file.stem for file in (paths.conf_dir() / group).glob("*.yaml")}
         assert all(entry.line for entry in entries), kind
     assert all(entry.source for entry in listing.entries("method", [paths.conf_dir()]))
-    short, long = (call(tmp_path, "list", *words).stdout for words in ([], ["methods"]))
+    short, long = (call(tmp_path, "list", *words).stdout for words in ([], ["methods", "amended"]))
     assert "eta=0.1" not in short
-    assert "nasx list methods" in short
+    assert "nasx list methods amended" in short
     assert "eta=0.1" in " ".join(long.split())
     with pytest.raises(UserError, match="unknown command"):
         main.dispatch(["lst"])

@@ -119,21 +119,56 @@ def test_the_command_of_a_row() -> None:
     assert (head.about, head.cost) == ("What.", "little.")
 
 
-def test_the_list_tells_command_number_and_cost(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_the_list_has_a_row_for_each_and_all_of_one(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One row of 80 columns for each experiment; all that its file says by its name; words filter as in the docs."""
+    monkeypatch.setenv("COLUMNS", "80")
     (tmp_path / "experiment").mkdir()
     (tmp_path / "experiment" / "own.yaml").write_text("# @package _global_\n# nasx search experiment=own\n# My own.\n")
-    listing.main({"what": "experiments"}, [str(tmp_path), str(paths.conf_dir())])
-    said = " ".join(capsys.readouterr().out.split())
+    folders = [str(tmp_path), str(paths.conf_dir())]
+
+    def said(what: str, *words: str) -> list[str]:
+        listing.main({"what": what, "words": words}, folders)
+        return capsys.readouterr().out.splitlines()
+
+    lines = said("experiments")
+    assert [line.split()[0] for line in lines[2 : 3 + len(HEADS)]] == sorted([*HEADS, "own"])
+    assert max(map(len, lines)) <= 80
+    assert "darts_c10 darts darts err. 3.00 % (+19)" in [" ".join(line.split()) for line in lines]
     for name, head in HEADS.items():
-        assert f"{name} {head.about}" in said
+        told = " ".join(" ".join(said("experiments", name)).replace(" published ", " ").replace(" run ", " ").split())
         for text in (
-            *(f"$ {command}" for command in head.commands),
+            head.about,
+            *head.commands,
             head.nothing,
-            f"cost: {head.cost}",
-            *(f"· {printed.row}: {printed.numbers}" for printed in head.printed),
+            head.cost,
+            *(p.row + ": " + p.numbers for p in head.printed),
         ):
-            assert text in said, text
-    assert "own My own. $ nasx search experiment=own" in said
+            assert text.replace(" published ", " ").replace(" run ", " ") in told, text
+    names = [line.split()[0] for line in said("experiments", "TSE", "space=nb201")[2:-3]]
+    assert names == [n for n, h in HEADS.items() if h.choices.get("space") == "nb201" and "tse" in str((n, h)).lower()]
+    assert "My own." in " ".join(said("all", "own"))
+    for what, words, fault in (
+        ("experiments", ("drats",), "no entry has this word; leave words out"),
+        ("all", ("experimens",), "did you mean experiments?"),
+        ("foo", (), "what=foo: unknown kind"),
+    ):
+        with pytest.raises(UserError) as found:
+            said(what, *words)
+        assert fault in str(found.value)
+
+
+def test_the_words_of_the_list_become_settings() -> None:
+    assert listing.overrides(["methods"]) == ["what=methods"]
+    assert listing.overrides(["method", "darts"]) == ["what=methods", "words=[darts]"]
+    assert listing.overrides(["experiments", "space=nb201", "paper=tse"]) == [
+        "paper=tse",
+        "what=experiments",
+        'words=["space=nb201"]',
+    ]
+    assert listing.overrides(["idarts"]) == ["words=[idarts]"]
+    assert listing.overrides([]) == []
 
 
 # ---------------------------------------------------------------------------------------------------- that they run

@@ -41,7 +41,12 @@ EXAMPLES = {
         ("nasx table", "all runs under outputs/"),
         ("nasx table format=latex out_file=table.tex filter='[space=nb201]'", "for a paper"),
     ],
-    "list": [("nasx list", "everything"), ("nasx list methods", "methods only")],
+    "list": [
+        ("nasx list", "everything"),
+        ("nasx list methods", "methods only"),
+        ("nasx list experiments tse space=darts", "those with these words"),
+        ("nasx list experiments darts_c10", "commands, published numbers and cost of one"),
+    ],
 }
 WHAT = {
     "search": "Searches an architecture: trains a supernet of `space` on `dataset`, moves its architecture by\n"
@@ -94,7 +99,7 @@ def command(name: str, line: Line) -> str:
     parts = [
         f"nasx {name}: {COMMANDS[name]}",
         WHAT[name],
-        f"usage: nasx {name} [option ...] key=value ..." if name != "list" else "usage: nasx list [what]",
+        f"usage: nasx {name} [option ...] key=value ..." if name != "list" else "usage: nasx list [kind] [word ...]",
     ]
     parts.append("examples\n" + _rows(EXAMPLES[name]))
     entry = commands.COMMANDS[name]

@@ -1,5 +1,4 @@
-"""`nasx list`: what there is to choose from, a line each; of one kind, its sources, costs and options too, of
-experiments their commands, printed numbers and costs.
+"""`nasx list [KIND] [WORD ...]`: what there is to choose from, one row for each entry; all of one entry by its name.
 
 Reads files; imports no component.
 
@@ -11,12 +10,17 @@ options are the keys of its file with their values.
 
 from __future__ import annotations
 
+import os
 import re
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nasx.config import experiments, schema
+from nasx.core import spelling
+from nasx.errors import UserError
+from nasx.tracking import lineage
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -37,6 +41,8 @@ KINDS = {
     "debug": "debug",
 }
 """What the user calls it -> the group."""
+WIDE = 120
+"""Columns from which tables show sources and costs too; also the width of what is not a terminal."""
 BY_FILE = frozenset({"search", "retrain", "study", "engine", "stages", "launch", "experiment", "debug"})
 """Groups whose choices share a class, so that the file's first line tells them apart."""
 
@@ -124,24 +130,104 @@ def _said(node: Mapping[str, Any]) -> str:
     return " ".join(f"{key}={said(value)}" for key, value in node.items() if key not in ("_target_", "defaults"))
 
 
-def _experiments(found: Sequence[Entry], folders: Sequence[str]) -> Table:
-    """Each experiment with the commands, the printed numbers and the cost that its file tells."""
-    from rich.table import Table
-    from rich.text import Text
+def overrides(words: Sequence[str]) -> list[str]:
+    """The words of `nasx list` as overrides: a kind (`methods`, also `method`), then words that entries must have."""
+    settings = [word for word in words if re.match(r"(what|paper|words|hydra\.\S+)=", word)]
+    first, *rest = [word for word in words if word not in settings] or [""]
+    kind = {group: kind for kind, group in KINDS.items()}.get(first, first)
+    filters = [*rest] if kind in (*KINDS, "all", "") else [first, *rest]
+    return [
+        *settings,
+        *([f"what={kind}"] if kind and filters == rest else []),
+        *([lineage.override("words", filters)] if filters else []),
+    ]
 
-    table = Table(title="experiments: experiment=...", title_justify="left", box=None, padding=(0, 2, 1, 0))
-    table.add_column("name", no_wrap=True)
-    table.add_column("what it is, how to run it, what was published, what it costs", overflow="fold")
-    for entry in found:
-        told = experiments.find(entry.name, *map(Path, folders))
-        assert told is not None
-        lines = [told.about or entry.line, *(f"$ {command}" for command in told.commands)]
-        lines += [
-            f"· {printed.row}: {printed.numbers}" + f", with {' '.join(printed.words)}" * bool(printed.words)
-            for printed in told.printed
+
+class _Row(NamedTuple):
+    """An entry of a kind, with the head of its file where it is an experiment."""
+
+    kind: str
+    entry: Entry
+    head: experiments.Experiment | None
+
+    def has(self, words: Sequence[str]) -> bool:
+        """Whether all words stand in what is known of the entry, in any case."""
+        told: list[str] = [self.kind, *self.entry]
+        if self.head:
+            told += [f"{group}={choice}" for group, choice in self.head.choices.items()]
+            told += [self.head.about, *self.head.commands, *(f"{p.row} {p.numbers}" for p in self.head.printed)]
+        text = "\n".join(told).lower()
+        return all(word.lower() in text for word in words)
+
+    def choice(self, group: str) -> str:
+        """What an experiment chooses in a group: in the command that it documents, or in its file."""
+        assert self.head is not None
+        given = dict(word.split("=", 1) for word in " ".join(self.head.commands[:1]).split() if "=" in word)
+        first, *more = (given.get(group) or self.head.choices.get(group, "")).split(",")
+        return first + f" (+{len(more)})" * bool(more)
+
+    def published(self) -> str:
+        """The first printed number of an experiment, and how many more rows it computes."""
+        assert self.head is not None
+        words = {"error": "err. {} %", "accuracy": "acc. {} %", "perplexity": "ppl. {}"}
+        for printed in self.head.printed:
+            if found := re.search(rf"({'|'.join(words)}) (\d[\d.]*)", printed.numbers):
+                more = len(self.head.printed) - 1
+                return words[found[1]].format(found[2]) + f" (+{more})" * bool(more)
+        return ""
+
+
+def _rows(kind: str, folders: Sequence[str]) -> Iterator[_Row]:
+    among = [Path(folder) for folder in folders]
+    for entry in entries(KINDS[kind], among):
+        yield _Row(kind, entry, experiments.find(entry.name, *among) if kind == "experiments" else None)
+
+
+def _details(row: _Row, width: int) -> str:
+    """Everything that is known of one entry."""
+    entry, head = row.entry, row.head
+    parts = [("", head.about if head and head.about else entry.line)]
+    if head:
+        parts += [("run", command) for command in head.commands]
+        parts += [
+            ("published", f"{p.row}: {p.numbers}" + f", with {' '.join(p.words)}" * bool(p.words)) for p in head.printed
         ]
-        lines += [f"no printed number: {told.nothing}"] * bool(told.nothing) + [f"cost: {told.cost}"] * bool(told.cost)
-        table.add_row(entry.name, Text("\n".join(lines)))
+        parts += [("not published", head.nothing), ("cost", head.cost)]
+    else:
+        parts += [("source", entry.source), ("cost", entry.cost), ("options", entry.options)]
+    lines, said = [f"{KINDS[row.kind]}={entry.name}"], ""
+    for name, text in parts:
+        if text:
+            start = "  " if not name else "  " + ("" if name == said else name).ljust(15)
+            lines += textwrap.wrap(
+                text, width, initial_indent=start, subsequent_indent=" " * len(start), break_on_hyphens=False
+            )
+            said = name
+    return "\n".join(lines)
+
+
+def _table(kind: str, rows: Sequence[_Row], width: int) -> Table:
+    """One row for each entry; experiments with their choices and their first published number."""
+    from rich.table import Table
+
+    table = Table(
+        title=f"{kind}: {KINDS[kind]}=...", title_justify="left", box=None, padding=(0, 2, 0, 0), pad_edge=False
+    )
+    table.add_column("name", no_wrap=True, min_width=max(len(row.entry.name) for row in rows))
+    if kind == "experiments":
+        for name in ("space", "method", "published", *(["cost"] if width >= WIDE else [])):
+            table.add_column(name, no_wrap=True, overflow="ellipsis")
+        for row in rows:
+            assert row.head is not None
+            cost = [row.head.cost] if width >= WIDE else []
+            table.add_row(row.entry.name, row.choice("space"), row.choice("method"), row.published(), *cost)
+        return table
+    sourced = width >= WIDE and any(row.entry.source for row in rows)
+    table.add_column("what it is", overflow="fold", ratio=3)
+    if sourced:
+        table.add_column("source", overflow="fold", ratio=2)
+    for row in rows:
+        table.add_row(*row.entry[: 3 if sourced else 2])
     return table
 
 
@@ -164,40 +250,36 @@ def _paper(paper: str) -> Table:
 
 
 def main(cfg: Mapping[str, Any], folders: Sequence[str]) -> None:
-    """Print the tables that `cfg["what"]` and `cfg["paper"]` ask for."""
+    """Print what `cfg["what"]`, `cfg["words"]` and `cfg["paper"]` ask for. Raises UserError where nothing fits."""
     from rich.console import Console
-    from rich.table import Table
 
     console = Console(highlight=False, markup=False)
-    if not console.is_terminal:
-        console.width = 160
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = WIDE
     if cfg.get("paper"):
         console.print(_paper(cfg["paper"]))
         return
-    whole = cfg["what"] == "all"
-    for kind in KINDS if whole else [cfg["what"]]:
-        found = list(entries(KINDS[kind], [Path(folder) for folder in folders]))
-        sourced, priced = (not whole and any(getattr(entry, part) for entry in found) for part in ("source", "cost"))
-        table = Table(title=f"{kind}: {KINDS[kind]}=...", title_justify="left", box=None, padding=(0, 2, 0, 0))
-        if kind == "experiments" and not whole:
-            console.print(_experiments(found, folders))
-            continue
-        table.add_column("name", no_wrap=True)
-        table.add_column("what it is", overflow="fold", ratio=3)
-        if sourced:
-            table.add_column("source", overflow="fold", ratio=2)
-        if priced:
-            table.add_column("cost", overflow="fold", ratio=3)
-            table.add_column("options and defaults", overflow="fold", ratio=3)
-        for entry in found:
-            table.add_row(
-                *entry[:2], *([entry.source] if sourced else []), *(entry[3:] if priced else []), end_section=priced
-            )
-        console.print(table)
-        console.print()
-    if whole:
-        console.print(
-            "more of one kind (sources, costs, options): nasx list methods; all settings: "
-            "nasx search method=darts --help",
-            markup=False,
+    words = tuple(cfg.get("words") or ())
+    if cfg["what"] not in ("all", *KINDS):
+        near = spelling.did_you_mean(cfg["what"], KINDS)
+        raise UserError(f"what={cfg['what']}", "unknown kind", f"choose from all, {', '.join(KINDS)}{near}")
+    kinds = list(KINDS) if cfg["what"] == "all" else [cfg["what"]]
+    rows = [row for kind in kinds for row in _rows(kind, folders)]
+    if exact := [row for row in rows if words == (row.entry.name,)]:
+        console.print("\n\n".join(_details(row, console.width) for row in exact), soft_wrap=True)
+        return
+    found = [row for row in rows if row.has(words)]
+    if not found:
+        names = [*KINDS, *(row.entry.name for row in rows)]
+        raise UserError(
+            f"nasx list {' '.join(words)}",
+            "no entry has all these words" if len(words) > 1 else "no entry has this word",
+            "leave words out" + spelling.did_you_mean(words[0], names),
         )
+    for kind in kinds:
+        if shown := [row for row in found if row.kind == kind]:
+            console.print(_table(kind, shown, console.width))
+            console.print()
+    first = found[0]
+    console.print(f"all of one entry: nasx list {first.kind} {first.entry.name}")
+    console.print("entries with some words: nasx list experiments tse space=darts")

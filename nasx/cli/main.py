@@ -283,7 +283,9 @@ def application(command: str, words: list[str]) -> int | None:
     given = normalize_flags(words, fields, flags)
     line = arguments.split_options([normalize_filter(word) for word in given] if command == "table" else given)
     if command == "list":
-        line = line._replace(overrides=tuple(f"what={word}" if word.isalpha() else word for word in line.overrides))
+        from nasx.cli import listing
+
+        line = line._replace(overrides=tuple(listing.overrides(line.overrides)))
     if line.has("--help"):
         from nasx.cli import help as help_
 

@@ -381,20 +381,8 @@ class StudyJob(JobSettings):
 class ListJob:
     """`nasx list`."""
 
-    what: Literal[
-        "all",
-        "methods",
-        "spaces",
-        "datasets",
-        "benchmarks",
-        "protocols",
-        "recipes",
-        "studies",
-        "engines",
-        "loggers",
-        "stages",
-        "launchers",
-        "experiments",
-        "debug",
-    ] = "all"
+    what: str = "all"
+    """A kind of `nasx.cli.listing.KINDS`, or all."""
+    words: tuple[str, ...] = ()
+    """Words that an entry must have; one entry's name: all of it."""
     paper: Literal["idarts", "amended", "single", "lambda", "tse"] | None = None
