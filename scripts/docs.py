@@ -2,8 +2,9 @@
 
     uv run --group docs mkdocs build --strict
 
-Generated pages: index.md (README.md), contributing.md, changelog.md, commands.md (the `--help` of each command), and
-one page for each source file that a page links to, so that the site needs no code hosting. Markers in other pages:
+Generated pages: index.md (README.md), contributing.md, changelog.md, commands.md (the `--help` of each command), the
+notebooks with their saved outputs, and one page for each source file that a page links to, so that the site needs no
+code hosting. Markers in other pages:
 
     <!-- settings: GROUP/CHOICE -->   adds default and source, from conf/GROUP/CHOICE.yaml, to the table that follows
     <!-- deviations: MODULE -->       the deviations that the docstring of nasx/methods/MODULE.py lists
@@ -30,6 +31,7 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
+from nbconvert import MarkdownExporter
 
 from nasx.cli import listing
 from nasx.cli.commands import COMMANDS
@@ -49,6 +51,10 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     docs = Path(config.docs_dir)
     texts = {page: (ROOT / name).read_text(encoding="utf-8") for page, name in COPIES.items()}
     texts["commands.md"] = commands()
+    for path in sorted(docs.glob("notebooks/*.ipynb")):
+        texts[f"notebooks/{path.stem}.md"], pictures = notebook(path)
+        for name, data in pictures.items():
+            files.append(File.generated(config, f"notebooks/{name}", content=data))
     for page, text in texts.items():
         files.append(File.generated(config, page, content=text))
     texts |= {str(path.relative_to(docs).as_posix()): path.read_text(encoding="utf-8") for path in docs.rglob("*.md")}
@@ -111,6 +117,13 @@ def code(source: str) -> str:
     text = (ROOT / source).read_text(encoding="utf-8")
     head = f"---\ntitle: {source}\nsearch:\n  exclude: true\nhide: [toc]\n---\n\n# {source}\n\n"
     return f"{head}````{LANGUAGES.get(Path(source).suffix, 'text')}\n{text.rstrip()}\n````\n"
+
+
+def notebook(path: Path) -> tuple[str, dict[str, bytes]]:
+    """A notebook as Markdown, and the pictures in it by name."""
+    text, resources = MarkdownExporter().from_filename(str(path), resources={"unique_key": path.stem})
+    head, _, rest = text.lstrip().partition("\n")
+    return f"{head}\n\n[Download this notebook]({path.name})\n{rest}", resources["outputs"]
 
 
 # --------------------------------------------------------------------------------------------------- generated parts

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import jobs
 import pandas as pd
@@ -279,3 +280,29 @@ def test_names_of_models() -> None:
     assert "DARTS_V2" in nasx.list_models()
     assert "DARTS_RNN_V1" not in nasx.list_models()
     assert nasx.list_models("nothing") == []
+
+
+# --------------------------------------------------------------------------------------------------- own loops
+def blocks() -> list[str]:
+    """The Python files of docs/howto/own-loop.md."""
+    page = (ROOT / "docs" / "howto" / "own-loop.md").read_text(encoding="utf-8")
+    return re.findall(r"^```python\n(.*?)^```", page, re.M | re.S)
+
+
+def test_a_method_searches_in_a_loop_of_ones_own() -> None:
+    """Only a hidden layer solves XOR, so the search is right or wrong."""
+    scope: dict[str, Any] = {"__name__": "own"}
+    exec(compile(blocks()[0], "own_supernet.py", "exec"), scope)
+    assert scope["chosen"] == "relu"
+    assert scope["mix"].max() > 0.9
+    assert scope["logs"]["val_accuracy"] > 0.8
+
+
+def test_a_space_is_searched_on_data_of_ones_own() -> None:
+    scope: dict[str, Any] = {"__name__": "own"}
+    exec(compile(blocks()[1], "own_data.py", "exec"), scope)
+    assert scope["model"](torch.zeros(3, 3, 8, 8)).shape == (3, 2)
+    start = scope["space"].init(torch.Generator().manual_seed(0))
+    assert all(not torch.equal(x, start[name]) for name, x in scope["search"].a.items()), (
+        "the architecture has not moved"
+    )

@@ -99,7 +99,7 @@ def lacking(folder: Path, names: list[str]) -> bool:
 
 def show(result: Mapping[str, Any], folder: Path) -> None:
     """Print the end of a run to the terminal (standard output)."""
-    result, console = cleaned(dict(result)), Console(highlight=False, soft_wrap=True)
+    result, console = cleaned(dict(result)), Console(highlight=False, soft_wrap=True, force_jupyter=False)
     console.print(f"\n[bold]{escape(result['name'])}[/bold]  finished {result['finished']}")
     console.print(result["genotype"], markup=False)
     if result["kind"] == "search":

@@ -1,8 +1,10 @@
-"""What a person sees while a run works: a live line on a terminal, a plain log elsewhere, and log.txt in the folder."""
+"""What a person sees while a run works: a live line on a terminal or in a notebook, a plain log elsewhere, and log.txt
+in the folder."""
 
 from __future__ import annotations
 
 import contextlib
+import html
 import logging
 import sys
 import time
@@ -65,7 +67,10 @@ def log_to_folder(folder: Path, *, quiet: bool) -> Iterator[None]:
     except OSError as error:
         raise files.unwritable(folder / "log.txt", error) from error
     file.setFormatter(plain)
-    screen: logging.Handler = logging.StreamHandler(sys.stderr)
+    screen: logging.Handler = logging.StreamHandler(
+        sys.stdout if CONSOLE.is_jupyter else sys.stderr
+    )  # a notebook shows
+    # standard error as a fault
     if CONSOLE.is_terminal and not quiet:  # the bar's own console, so that lines appear above it
         screen = RichHandler(console=CONSOLE, show_path=False, markup=False, show_level=False)
         screen.setFormatter(Printable("%(message)s"))
@@ -101,9 +106,9 @@ def warnings_only() -> Iterator[None]:
 class Display:
     """Progress of one run, as a context. `show` may be called every step: it reads values at most twice a second.
 
-    On a terminal a bar shows epoch, losses, accuracies, speed, peak memory and time left; elsewhere there is a line per
-    epoch, and one every `every_s` seconds within long epochs. The speed is in `unit`s, `amount` of them per update;
-    `peak` returns the peak memory in MB, or None where it is unknown.
+    On a terminal and in a notebook a bar shows epoch, losses, accuracies, speed, peak memory and time left; elsewhere
+    there is a line per epoch, and one every `every_s` seconds within long epochs. The speed is in `unit`s, `amount` of
+    them per update; `peak` returns the peak memory in MB, or None where it is unknown.
     """
 
     def __init__(
@@ -119,6 +124,7 @@ class Display:
         peak: Callable[[], float | None] | None = None,
     ) -> None:
         self.kind, self.live = kind, CONSOLE.is_terminal and not quiet
+        self.notebook = NotebookBar(total) if CONSOLE.is_jupyter and not quiet else None
         self.quiet, self.every_s, self.total = quiet, every_s, total
         self._last = self._began = time.monotonic()
         self._first = done
@@ -145,10 +151,12 @@ class Display:
     def __exit__(self, *_: object) -> None:
         if self.live:
             self.bar.stop()
+        if self.notebook is not None:
+            self.notebook.clear()
 
     def due(self) -> bool:
         """Whether it is time to read values back from the device."""
-        wait = 0.5 if self.live else self.every_s
+        wait = 0.5 if self.live or self.notebook else self.every_s
         return time.monotonic() - self._last >= wait
 
     def show(self, done: int, epoch: str, means: Mapping[str, float]) -> None:
@@ -163,9 +171,30 @@ class Display:
             self.bar.update(self.task, completed=done, epoch=epoch, text=text, speed=speed)
         elif not self.quiet:
             left = (self.total - done) / rate if rate else 0.0
-            log_epoch(
-                epoch, [f"{done}/{self.total}", *metric_texts(self.kind, means), f"{speed}, {duration(left)} left"]
-            )
+            parts = [f"{done}/{self.total}", *metric_texts(self.kind, means), f"{speed}, {duration(left)} left"]
+            if self.notebook is not None:
+                self.notebook.show(done, "  ".join([f"epoch {epoch}", *parts]))
+            else:
+                log_epoch(epoch, parts)
+
+
+class NotebookBar:
+    """One line with a bar in the output of a notebook's cell; it needs no widgets, and is empty after the run."""
+
+    def __init__(self, total: int) -> None:
+        from IPython.display import display
+
+        self.total = total
+        self.handle = display({"text/plain": ""}, raw=True, display_id=True)
+
+    def show(self, done: int, text: str) -> None:
+        """Replace the line."""
+        bar = f'<progress value="{done}" max="{self.total}"></progress> <code>{html.escape(printable(text))}</code>'
+        self.handle.update({"text/html": bar, "text/plain": text}, raw=True)
+
+    def clear(self) -> None:
+        """Empty the line."""
+        self.handle.update({"text/plain": ""}, raw=True)
 
 
 class SelectionProgress:
