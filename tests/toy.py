@@ -1,22 +1,17 @@
-"""Bilevel problems with closed forms, their exact expectations, and a search around them. All in float64.
+# ruff: noqa: F401 (the problems of nasx.auditing are part of this module)
+"""More bilevel problems with closed forms, and what is expected of all of them. All in float64.
 
-    Scalar          L = (w x - a)^2, x = 1 on training batches and 2 on validation batches
-    Quadratic       L1 = w'Aw / 2 - w'B a, L2 = ||w - c||^2 / 2 + w'D a + rho ||a||^2 / 2
     Alignment       L = sum over cells of p_l' M_l w (+ curvature (sum of s'p_l)^2 ||w||^2 / 2)
     Counterexample  L1 = w'Hw / 2 + a (w_1 + w_2), L2 = v'w: the amended term opposes the exact one
     Correlation     L = sum over samples of ||p W x_j - y_j||^2 / 2
     Smooth          a small classifier with no closed form: curved in everything, softmax mixture, optional noise
 
-The constants are small round numbers; test_toy.py derives what is expected of them with plain matrices.
-
-Shapes: architecture parameters (edges, operations), mixtures (cells, edges, operations). `relax` is the identity
-(with the cell axis in front) for all but `Smooth`, unless the caller passes an activation. `Batch.x` of `TRAIN` is
-[1] and of `VAL` is [2]; the first four problems read nothing else of a batch.
+test_toy.py derives what is expected of them with plain matrices. `relax` is the identity for all but `Smooth`, unless
+the caller passes an activation.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,146 +19,31 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nasx.core.bilevel import Activate, Batch, Decision, Outcome, Problem, Search, Selection, Tree
-
-
-def real(*values: Any) -> Tensor:
-    """A float64 tensor of nested lists; several arguments make the leading axis."""
-    return torch.tensor(values[0] if len(values) == 1 else values, dtype=torch.float64)
-
-
-def flat(tree: Tree) -> Tensor:
-    """All leaves as one detached vector, in the order of the tree."""
-    return torch.cat([x.detach().reshape(-1) for x in tree.values()])
-
-
-def unflat(vector: Tensor, like: Tree) -> Tree:
-    """The tree shaped `like` whose `flat` is `vector`."""
-    pieces = vector.split([x.numel() for x in like.values()])
-    return {k: piece.reshape(x.shape).clone() for (k, x), piece in zip(like.items(), pieces, strict=True)}
-
-
-def train(seed: int = 0) -> Batch:
-    """A training batch; those of the closed forms differ in the seed alone."""
-    return Batch(real([1.0]), torch.zeros(1, dtype=torch.long), seed)
-
-
-def val(seed: int = 1000) -> Batch:
-    """A validation batch."""
-    return Batch(real([2.0]), torch.zeros(1, dtype=torch.long), seed)
-
+from nasx.auditing.problems import (
+    RHO,
+    A,
+    B,
+    C,
+    D,
+    Quadratic,
+    Recorder,
+    Scalar,
+    flat,
+    identity,
+    is_train,
+    real,
+    search,
+    train,
+    unflat,
+    val,
+)
+from nasx.auditing.problems import ClosedForm as Toy
+from nasx.core.bilevel import Activate, Batch, Decision, Outcome, Selection, Tree
 
 TRAIN, VAL = train(), val()
 
 
-def identity(logits: Tensor) -> Tensor:
-    return logits
-
-
 # ---------------------------------------------------------------------------------------------------- problems
-@dataclass
-class Toy(ABC):
-    """A bilevel.Problem of one loss function; `activation` is what `relax` applies when it is given none."""
-
-    activation: Activate = identity
-    cells: int = 1
-    groups: tuple[tuple[str, ...], ...] = (("a",),)
-
-    @abstractmethod
-    def w0(self) -> Tree:
-        """The weights at which the expectations hold."""
-
-    @abstractmethod
-    def a0(self) -> Tree:
-        """The architecture parameters at which the expectations hold."""
-
-    @abstractmethod
-    def value(self, w: Tree, mix: Tree, batch: Batch) -> Tensor:
-        """The loss, ()."""
-
-    def relax(self, a: Tree, activate: Activate | None = None) -> Tree:
-        activate = self.activation if activate is None else activate
-        return {k: activate(x).expand(self.cells, *x.shape) for k, x in a.items()}
-
-    def sample(self, gen: torch.Generator) -> Tree:
-        def one_hot(x: Tensor) -> Tensor:
-            choice = torch.randint(x.shape[-1], x.shape[:-1], generator=gen)
-            return torch.nn.functional.one_hot(choice, x.shape[-1]).to(torch.float64).expand(self.cells, *x.shape)
-
-        return {k: one_hot(x) for k, x in self.a0().items()}
-
-    def mask(self, operation: str) -> Tree:
-        """The first operation of each edge is a skip connection."""
-        found = {k: torch.zeros(self.cells, *x.shape, dtype=torch.float64) for k, x in self.a0().items()}
-        for x in found.values():
-            x[..., 0] = float(operation == "skip_connect")
-        return found
-
-    def biased(self, mix: Tree, weights: Tree) -> Tree:
-        return mix | {f"{k}.bias": x.sum(-1).unsqueeze(-2) for k, x in weights.items()}
-
-    def decisions(self) -> list[list[Decision]]:
-        """One operation of each edge; then one edge of the last name."""
-        each = {k: x.shape for k, x in self.a0().items()}
-        first = [
-            Decision(k, tuple((e, o) for o in range(operations)))
-            for k, (edges, operations) in each.items()
-            for e in range(edges)
-        ]
-        name, (edges, _) = list(each.items())[-1]
-        return [first, [Decision(name, tuple((e, None) for e in range(edges)), 1, False)]]
-
-    def outcome(self, w: Tree, mix: Tree, batch: Batch, *, track: bool = False, evaluation: bool = False) -> Outcome:
-        loss = self.value(w, mix, batch)
-        return Outcome(loss, torch.zeros((), dtype=torch.float64))
-
-
-def is_train(batch: Batch) -> bool:
-    return bool(batch.x[0] == 1)
-
-
-@dataclass
-class Scalar(Toy):
-    """T1. w (1,), a (1, 1); w0 = a0 minimizes the training loss."""
-
-    def w0(self) -> Tree:
-        return {"w": real([0.7])}
-
-    def a0(self) -> Tree:
-        return {"a": real([[0.7]])}
-
-    def value(self, w: Tree, mix: Tree, batch: Batch) -> Tensor:
-        return (w["w"] * batch.x - mix["a"].reshape(-1)).square().sum()
-
-
-A = real([2.0, 0.5], [0.5, 1.0])
-B = real([1.0, 0.0], [0.5, -1.0])
-C = real([1.0, -1.0])
-D = real([0.2, 0.1], [0.0, 0.3])
-RHO = 0.1
-
-
-@dataclass
-class Quadratic(Toy):
-    """T2. The two weights are two leaves, so that global norms differ from norms of leaves; a (1, 2)."""
-
-    def w0(self) -> Tree:
-        return {"first": real([0.5]), "second": real([0.25])}
-
-    def w_star(self) -> Tree:
-        """The minimizer of the training loss at a0."""
-        return unflat(torch.linalg.solve(A, B @ flat(self.a0())), self.w0())
-
-    def a0(self) -> Tree:
-        return {"a": real([[0.3, -0.2]])}
-
-    def value(self, w: Tree, mix: Tree, batch: Batch) -> Tensor:
-        x, a = torch.cat([w["first"], w["second"]]), mix["a"].reshape(-1)
-        if is_train(batch):
-            return x @ A @ x / 2 - x @ B @ a
-        return (x - C).square().sum() / 2 + x @ D @ a + RHO / 2 * a.square().sum()
-
-
 M = real(
     [[1.0, 0, 2], [0, 1, -1], [1, 1, 0], [2, -1, 1]],
     [[0.0, 1, 1], [1, 0, 0], [-1, 2, 0], [0, 1, 1]],
@@ -338,22 +218,6 @@ COUNTEREXAMPLE: dict[str, float] = {"exact_term": -0.97, "amended_term_over_eta"
 
 # ------------------------------------------------------------------------------------------------------ search
 @dataclass
-class Recorder(Search):
-    """A search that keeps copies of the gradients it is given, as vectors, before clipping."""
-
-    grads_w: list[Tensor] = field(default_factory=list)
-    grads_a: list[Tensor] = field(default_factory=list)
-
-    def descend_w(self, g: Tree, rate: float = 1.0) -> None:
-        self.grads_w.append(flat({k: g[k] for k in self.w}).clone())
-        super().descend_w(g, rate)
-
-    def descend_a(self, g: Tree) -> None:
-        self.grads_a.append(flat({k: g[k] for k in self.a}).clone())
-        super().descend_a(g)
-
-
-@dataclass
 class Watched:
     """A problem that notes the batches it evaluates, in order, and whether statistics were tracked."""
 
@@ -390,40 +254,6 @@ class Watched:
         self.seeds.append(batch.seed)
         self.tracked.append(track)
         return self.problem.outcome(w, mix, batch, track=track, evaluation=evaluation)
-
-
-def search(
-    problem: Toy | Watched,
-    *,
-    w: Tree | None = None,
-    a: Tree | None = None,
-    lr: float = 0.1,
-    momentum: float = 0.0,
-    weight_decay: float = 0.0,
-    nesterov: bool = False,
-    buffer: Tree | None = None,
-    clip: float | None = None,
-    adam: bool = False,
-    a_lr: float = 1.0,
-    a_weight_decay: float = 0.0,
-) -> Recorder:
-    """A search at (w0, a0) unless given: SGD on the weights, plain SGD or Adam(0.5, 0.999) on the architecture.
-
-    With the default architecture optimizer one step moves `a` by minus its gradient. `buffer` sets the momentum
-    buffers; `clip` is off, so that expectations are exact.
-    """
-    w = {k: x.detach().clone().requires_grad_() for k, x in (w or problem.w0()).items()}
-    a = {k: x.detach().clone().requires_grad_() for k, x in (a or problem.a0()).items()}
-    w_opt = torch.optim.SGD(w.values(), lr=lr, momentum=momentum, weight_decay=weight_decay, nesterov=nesterov)
-    for k, x in (buffer or {}).items():
-        w_opt.state[w[k]]["momentum_buffer"] = x.detach().clone()
-    a_opt: torch.optim.Optimizer = (
-        torch.optim.Adam(a.values(), lr=a_lr, betas=(0.5, 0.999), weight_decay=a_weight_decay)
-        if adam
-        else torch.optim.SGD(a.values(), lr=a_lr, weight_decay=a_weight_decay)
-    )
-    bound: Problem = problem
-    return Recorder(problem=bound, w=w, a=a, w_opt=w_opt, a_opt=a_opt, clip=clip)
 
 
 def selection(

@@ -16,16 +16,17 @@ a leading axis over the cells that share an architecture parameter, so a method 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, NamedTuple, Protocol, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from nasx.core.batch import Batch
 from nasx.core.draws import Draws
 from nasx.core.schedules import scaled
+from nasx.core.selection import Selection
 from nasx.core.trees import Decision, Number, Second, Tree, combine, detached, gradient, like, norm
 from nasx.errors import UserError
 
@@ -273,44 +274,16 @@ class Search:
 
 
 # --------------------------------------------------------------------------------------------------- method
-def unavailable(*_: object) -> Any:
-    """Stand in for a function that a `Selection` was made without."""
-    raise NotImplementedError("this Selection was made without it")
-
-
-@dataclass
-class Selection:
-    """What a method may use to choose when the search ends: batches of both splits and a generator of its own."""
-
-    score: Callable[[Tree], float | None]
-    """A benchmark's validation accuracy of a mixture's genotype, None where none answers."""
-    train: Iterator[Batch]
-    val: Iterator[Batch]
-    gen: torch.Generator
-    epoch_updates: int = 1
-    """Weight updates of an epoch of the search."""
-    decided: list[Any] = field(default_factory=list)
-    """Plain values of the decisions so far. A checkpoint holds them: a resumed search begins with those it made."""
-    save: Callable[[], None] = lambda: None
-    """Called after a decision, when `decided`, weights, architecture, optimizers and streams are all that matters."""
-    tick: Callable[[], None] = lambda: None
-    """Called after a pass: where a signal has asked for an end, it ends here, with what was kept last."""
-    on_progress: Callable[[int, int], None] = lambda done, total: None
-    """Called before and after a long choice's decisions with how many are made, of how many."""
-    pause: Callable[[], None] = lambda: None
-    """Called after a short decision instead of `keep`: keeps where a checkpoint is due or a signal asks for an end."""
-    network: Callable[[Tree, int], nn.Module] = unavailable
-    """The discrete network of a mixture at the size of the search, newly initialized from a seed."""
-    text: Callable[[Tree], str] = unavailable
-    """The text of a mixture's genotype."""
-    next_batch: Callable[[], Batch] = unavailable
-    """The next training batch; it stays the next one."""
-    notes: dict[str, Any] = field(default_factory=dict)
-    """Plain values that the run's record keeps of the choice; `text` among them is a sentence for its last screen."""
-
-
 RENAMED_MEMBERS = {"choose": "select", "draws": "samples_mixture", "compares": "needs_two_cells"}
 """Member of a method by its name in 0.1.0 -> its present name."""
+
+
+class Cost(NamedTuple):
+    """Passes of one step, and its peak memory beyond that of a first-order step, in copies of the weights."""
+
+    forward: int
+    backward: int
+    copies: int = 0
 
 
 class Method(ABC):
@@ -342,6 +315,18 @@ class Method(ABC):
     def labels(self) -> list[str]:
         """Those of them that are on; every table shows them."""
         return [name for name in self.reproduces_faults if getattr(self, name)]
+
+    @property
+    def cost(self) -> Cost | None:
+        """What a step costs, as the method states it; `nasx audit` counts it. None: not stated."""
+        return None
+
+    def response(self, h: Tensor, lr: float) -> Tensor | None:
+        """p(h) (n,) where the hypergradient is d/da L2 - M p(H) d/dw L2, for eigenvalues h (n,) of H. None: not stated.
+
+        The exact hypergradient has 1 / h. `nasx audit` measures it.
+        """
+        return None
 
     @property
     def steps_w(self) -> int:

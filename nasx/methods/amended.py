@@ -6,7 +6,7 @@ all at the current weights; both products are central differences on one trainin
 
 Source: Bi, Hu, Xie, Chen, Wei, Tian (2019), eqs. 5, 8, 14-15.
 Cost per architecture step: five passes (one validation pass, two probes for H v, two for M H v). Per weight step:
-one pass. Extra memory: two weight-sized trees.
+one pass. Extra memory: one copy of the weights.
 
 Deviations
 1. Sign: minus, as eqs. 5 and 8 have it and descent needs (the exact second term is -M H^-1 v and H is positive
@@ -28,7 +28,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from nasx.core.bilevel import Batch, Search, combine, detached, gradients
+from torch import Tensor
+
+from nasx.core.bilevel import Batch, Cost, Search, combine, detached, gradients
 from nasx.methods.alternating import Alternating, Difference, Hypergradient
 
 if TYPE_CHECKING:
@@ -41,6 +43,13 @@ class Amended(Alternating):
 
     eta: NonNegativeFloat = 0.1
     radius: PositiveFloat = 0.01
+
+    @property
+    def cost(self) -> Cost:
+        return Cost(6, 6, 1)
+
+    def response(self, h: Tensor, lr: float) -> Tensor:
+        return self.eta * h
 
     def hypergradient(self, search: Search, train: Batch, val: Batch) -> Hypergradient:
         w = detached(search.w, requires_grad=True)

@@ -6,8 +6,8 @@
 M = d^2 L1 / da dw; M u is a central difference of d/da L1 along u with probes of length `radius` in all.
 
 Source: Liu, Simonyan, Yang (2019), eqs. 6-8, algorithm 1.
-Cost per architecture step: order 1, one pass (architecture gradient only); order 2, four passes and one tree of
-probe weights. Per weight step: one pass.
+Cost per architecture step: order 1, one pass (architecture gradient only); order 2, four passes and the memory of three
+more copies of the weights. Per weight step: one pass.
 
 Deviations
 1. Under Nesterov momentum the virtual step w' is the heavy-ball step above, as in the released NAS-Bench-201 code.
@@ -28,7 +28,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from nasx.core.bilevel import Batch, Number, Search, combine, detached, gradients
+import torch
+from torch import Tensor
+
+from nasx.core.bilevel import Batch, Cost, Number, Search, combine, detached, gradients
 from nasx.methods.alternating import Alternating, Difference, Hypergradient, first_order
 
 if TYPE_CHECKING:
@@ -47,6 +50,13 @@ class Darts(Alternating):
     @property
     def weights_first(self) -> bool:
         return self.first == "weights"
+
+    @property
+    def cost(self) -> Cost:
+        return Cost(2, 2) if self.order == 1 else Cost(5, 5, 3)
+
+    def response(self, h: Tensor, lr: float) -> Tensor:
+        return torch.full_like(h, lr if self.order == 2 else 0.0)
 
     def hypergradient(self, search: Search, train: Batch, val: Batch) -> Hypergradient:
         if self.order == 1:

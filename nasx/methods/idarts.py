@@ -9,9 +9,9 @@ series converges to H^-1 v for gamma < 1 / lambda_max(H); its error is O((1 - ga
 Source: Zhang, Su, Pan, Chang, Abbasnejad, Haffari (2021), eqs. 6-9, algorithm 1.
 Cost per architecture step: one validation pass, K Hessian products (`difference`: two passes each; otherwise one
 double-backward product each over one kept graph) and one mixed product (`exact`: one product; otherwise two passes).
-Per step: T weight passes. Extra memory: three weight-sized trees, and a double-backward graph but for `difference`. An
-epoch is one pass of architecture steps, so T passes of weight steps, as in the released code of both spaces that it
-has code for.
+Per step: T weight passes. Extra memory: four copies of the weights (`difference`), or about six with the graph of
+double backward. An epoch is one pass of architecture steps, so T passes of weight steps, as in the released code of
+both spaces that it has code for.
 
 How the products are taken (`products`). The equation needs H u and M s; `exact` computes both by double backward. The
 released NAS-Bench-201 notebook does so for H, and takes M s as a central difference of step radius / ||v||, with the
@@ -43,7 +43,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from nasx.core.bilevel import Batch, Number, Search, Tree, combine, detached, gradients, logs, step_length
+from nasx.core.bilevel import Batch, Cost, Number, Search, Tree, combine, detached, gradients, logs, step_length
 from nasx.methods.alternating import Alternating, Difference, Exact, Hypergradient, conjugate_gradients
 
 if TYPE_CHECKING:
@@ -76,6 +76,16 @@ class IDarts(Alternating):
     @property
     def weights_first(self) -> bool:
         return True
+
+    @property
+    def cost(self) -> Cost:
+        forward, backward = self.series_passes(self.K)
+        steps = 1 + (0 if self.release_leak else self.T)
+        return Cost(steps + forward, steps + backward, 4 if self.products == "difference" else 6)
+
+    def response(self, h: Tensor, lr: float) -> Tensor:
+        gamma = lr if self.gamma is None else self.gamma
+        return gamma * torch.stack([(1 - gamma * h) ** k for k in range(self.K + 1)]).sum(0)
 
     def series(self, search: Search, train: Batch, v: Tree, gamma: Number, K: int) -> tuple[Tree, Tree]:
         """The Neumann sum s = sum over k = 0..K of (I - gamma H)^k v, and M s."""

@@ -41,6 +41,7 @@ from torch import Tensor
 
 from nasx.core.bilevel import (
     Batch,
+    Cost,
     Number,
     Search,
     Second,
@@ -106,6 +107,16 @@ class Lambda(Alternating):
     @property
     def weights_first(self) -> bool:
         return self.first == "weights"
+
+    @property
+    def cost(self) -> Cost:
+        """That of an epoch whose lambda is not 0."""
+        if self.difference == "exact":
+            return Cost(3, 4, 1)
+        return Cost(3, 3, 1) if self.difference == "one_sided" and self.target == "inner" else Cost(4, 4, 1)
+
+    def response(self, h: Tensor, lr: float) -> Tensor | None:
+        return torch.zeros_like(h) if self.target == "inner" else None
 
     def coefficient(self, search: Search) -> Number:
         """lambda of the current epoch."""

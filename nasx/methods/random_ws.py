@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from nasx.core.bilevel import Batch, Method, Search, Selection, Tree, detached, logs
+from nasx.core.bilevel import Batch, Cost, Method, Search, Selection, Tree, detached, logs
 
 if TYPE_CHECKING:
     from nasx.core.constraints import Draws
@@ -32,6 +32,10 @@ class RandomWs(Method):
     """Single-path training and selection by shared weights."""
 
     samples: Draws = 100
+
+    @property
+    def cost(self) -> Cost:
+        return Cost(1, 1)
 
     def step(self, search: Search, train: Sequence[Batch], val: Batch) -> dict[str, Tensor]:
         return logs(search.update_w(train[0], search.sampled(train[0])))

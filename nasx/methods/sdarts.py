@@ -37,7 +37,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from nasx.core.bilevel import Activate, Batch, Number, Search, Tree, detached
+from nasx.core.bilevel import Activate, Batch, Cost, Number, Search, Tree, detached
 from nasx.methods.wrapper import Wrapper
 
 if TYPE_CHECKING:
@@ -75,6 +75,11 @@ class Sdarts(Wrapper):
     ascents: Repeats = 7
     random_start: bool = True
     ascent: Literal["eval", "train"] = "eval"
+
+    @property
+    def cost(self) -> Cost | None:
+        """That of `inner`. Not stated for `adversarial`: it depends on how many mixtures `inner` asks for."""
+        return self.inner.cost if self.perturbation == "random" else None
 
     def eps(self, search: Search) -> Number:
         """Radius of the current epoch."""

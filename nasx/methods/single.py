@@ -25,7 +25,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from nasx.core.bilevel import Batch, Method, Search, Tree, detached, gradients, logs
+from nasx.core.bilevel import Batch, Cost, Method, Search, Tree, detached, gradients, logs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +39,10 @@ class Single(Method):
     @property
     def train_batches(self) -> int:
         return 2 if self.mode == "same_split_other_batch" else 1
+
+    @property
+    def cost(self) -> Cost:
+        return Cost(1, 1) if self.mode == "same_batch" else Cost(2, 2)
 
     def start(self, a: Tree) -> Tree:
         return a if self.initial is None else {k: torch.full_like(x, self.initial) for k, x in a.items()}

@@ -8,8 +8,8 @@ The sum of training losses estimates training speed; only its first-order term i
 adds d L_t / d w * d w_t / d a). No validation data enters.
 
 Source: Miroslav Fil, Binxin Ru, Clare Lyle, Yarin Gal (2021), eq. 6, algorithm 1, appendix D.
-Cost per chunk: 2 T passes, that is two per weight update kept; one architecture step. Extra memory: one copy of the
-weights (and momentum buffers).
+Cost per chunk: 2 T passes, that is two per weight update kept; one architecture step. Extra memory: two copies of
+the weights (the saved weights and momentum buffers).
 
 Consequence: at batch 64 and T = 100 half of CIFAR-10 gives four architecture steps per epoch, 200 in 50 epochs (DARTS:
 19,550). At the default rate logits move by at most about 0.06, so the mixture stays near uniform and the method ranks
@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from nasx.core.bilevel import Batch, Method, Outcome, Search, Tree, combine, gradients, logs
+from nasx.core.bilevel import Batch, Cost, Method, Outcome, Search, Tree, combine, gradients, logs
 
 if TYPE_CHECKING:
     from nasx.core.constraints import Repeats
@@ -49,6 +49,10 @@ class Tse(Method):
     @property
     def steps_w(self) -> int:
         return self.T
+
+    @property
+    def cost(self) -> Cost:
+        return Cost(2 * self.T, 2 * self.T, 2)
 
     def unrolled(self, search: Search, train: Sequence[Batch]) -> Tree:
         """The summed architecture gradient of real weight steps on `train`, which are undone (bit for bit)."""

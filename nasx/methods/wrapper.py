@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nasx.core.bilevel import Activate, Batch, Method, Number, Search, Selection, Tree
+from nasx.core.bilevel import Activate, Batch, Cost, Method, Number, Search, Selection, Tree
 from nasx.errors import UserError
 
 
@@ -53,6 +53,13 @@ class Wrapper(Method):
     @property
     def labels(self) -> list[str]:
         return self.inner.labels
+
+    @property
+    def cost(self) -> Cost | None:
+        return self.inner.cost
+
+    def response(self, h: Tensor, lr: float) -> Tensor | None:
+        return self.inner.response(h, lr)
 
     @property
     def steps_w(self) -> int:

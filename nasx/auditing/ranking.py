@@ -1,0 +1,91 @@
+"""A short search on NAS-Bench-201: how its supernet ranks cells, what it finds, and whether it collapses.
+
+    tau       Kendall's tau-b between one-shot accuracies (by the supernet's weights) and accuracies of the benchmark,
+              over the same random cells after every epoch
+    regret    validation accuracy of the best cell of the benchmark minus that of the cell found, and of the mean cell
+
+No threshold: a search of a minute on digits says whether a method works at all, not how good it is. A search that fails
+is a failed check.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from nasx.auditing.findings import Finding
+from nasx.benchmarks.isomorphism import CELLS, cell_text
+from nasx.benchmarks.nb201 import Nb201
+from nasx.benchmarks.ranking import kendall_tau
+from nasx.errors import UserError
+from nasx.searcher.job import SearchJob
+from nasx.tracking.session import session
+
+CELLS_RANKED = 60
+"""Cells (nasx: the standard error of tau of unrelated scores is then 0.09)."""
+IMAGES = 128
+"""Validation images of a one-shot accuracy."""
+
+
+class RankedJob(SearchJob):
+    """A search whose metrics rows hold the tau of its supernet."""
+
+    def row(self, means: dict[str, Any]) -> dict[str, Any]:
+        return {**super().row(means), "tau": self.tau()}
+
+    def tau(self) -> float | None:
+        """Kendall's tau-b of the supernet as it is; None where all one-shot accuracies are equal."""
+        codes = np.random.default_rng(self.ctx.config["seed"]).choice(CELLS, CELLS_RANKED, replace=False)
+        genotypes = [self.space.parse(cell_text(int(code))) for code in codes]
+        known = [self.benchmark.query(genotype).datasets["cifar10"]["valid"] for genotype in genotypes]
+        index = self.a_index[:IMAGES]
+        scores = [
+            self.problem.evaluate(
+                self.search.w, self.problem.encode(genotype), self.data.ordered("train", index, batch=IMAGES)
+            )["accuracy"]
+            for genotype in genotypes
+        ]
+        found = kendall_tau(np.array(scores), np.array(known))
+        return found if found == found else None
+
+
+def audit(cfg: Mapping[str, Any], choices: Mapping[str, Any], seeds: int) -> list[Finding]:
+    """The findings of the search, for each of `seeds` seeds from that of the configuration."""
+    found: list[Finding] = []
+    with tempfile.TemporaryDirectory(prefix="nasx-audit-") as folder:
+        for seed in range(cfg["seed"], cfg["seed"] + seeds):
+            found += searched({**cfg, "seed": seed, "out": folder, "name": f"s{seed}", "quiet": True}, choices)
+    return found
+
+
+def searched(cfg: Mapping[str, Any], choices: Mapping[str, Any]) -> Iterator[Finding]:
+    """One search, in a folder that is removed afterwards."""
+    info = {"choices": dict(choices), "overrides": [], "options": [], "command": "nasx audit", "folders": []}
+    which = f"seed {cfg['seed']}"
+    try:
+        with session(cfg, info) as ctx:
+            record, rows = RankedJob(ctx).run(), ctx.run.rows()
+    except UserError as error:
+        yield Finding("search", "fail", f"{which}: {error}", {"seed": cfg["seed"]}, "nasx: a search must end")
+        return
+    taus = [row["tau"] for row in rows]
+    if taus:
+        shown = ", ".join("-" if tau is None else f"{tau:.2f}" for tau in taus)
+        yield Finding("tau", "note", f"{which}: {shown} after each epoch", {"seed": cfg["seed"], "tau": taus})
+    accuracies = Nb201().accuracies("cifar10", "valid")
+    own = float(record["lookup"]["cifar10"]["valid"])
+    best, mean = float(accuracies.max()), float(accuracies.mean())
+    yield Finding(
+        "regret",
+        "note",
+        f"{which}: {best - own:.2f} points below the optimum, {own - mean:+.2f} against the mean cell (CIFAR-10 "
+        f"validation, {own:.2f} %)",
+        {"seed": cfg["seed"], "genotype": record["genotype"], "accuracy": own, "optimum": best, "mean": mean},
+    )
+    verdict = record["verdict"]
+    yield Finding(
+        "collapse", "note", f"{which}: {verdict['text']}", {"seed": cfg["seed"], **verdict}, "docs/diagnostics.md"
+    )

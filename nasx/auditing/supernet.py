@@ -1,0 +1,301 @@
+"""A method's steps on a small supernet of NAS-Bench-201 in float64, fed with the handwritten digits of the package.
+
+    own definition   the same step with every finite difference (`Search.probed`) taken by double backward instead
+    unrolled         d/da L2(w_T(a), a) through T plain steps of SGD on the step's training batch, by autograd
+    cost             passes counted by hooks; peak memory beyond a first-order step by torch's profiler
+    determinism      two runs from one state under other global seeds end bit for bit alike
+    state            a new method and a new search continue from weights, architecture and optimizers bit for bit
+
+With relu, finite differences of the published lengths do not approach double backward (docs/methods/kinks.md). So the
+definition is checked on the same supernet with every relu replaced by a softplus, with probes a tenth as long as the
+method's, and the distance at its own probes with relu is reported.
+"""
+
+from __future__ import annotations
+
+import copy
+import gc
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from nasx.auditing.closed_forms import against
+from nasx.auditing.findings import Finding, passed
+from nasx.auditing.problems import Recorder, copied
+from nasx.config import instantiate
+from nasx.core.bilevel import Batch, Method, Search, Second, Tree, detached, gradient
+from nasx.searcher.optimizers import architecture_optimizer, weight_optimizer
+from nasx.searcher.problem import RelaxedProblem, weights
+
+Config = Mapping[str, Any]
+S = TypeVar("S", bound=Search)
+WARM_STEPS = 20
+"""Weight updates before anything is measured."""
+UNROLLED = 20
+"""Steps of the unrolled hypergradient."""
+SMOOTH = 1e-2
+"""Relative difference of finite differences to double backward where the loss is smooth (docs/methods/kinks.md)."""
+SLACK = 0.5
+"""Copies of the weights by which the measured peak may exceed the stated one: activations of the batch."""
+
+
+class Softplus(TorchFunctionMode):
+    """Inside, every relu is a softplus of beta 5."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func in (F.relu, torch.relu):
+            return F.softplus(args[0], beta=5.0)
+        return func(*args, **(kwargs or {}))
+
+
+class ExactRecorder(Recorder):
+    """A recorder whose finite differences are double backward."""
+
+    def probed(self, name: str, second: Second, v: Tree, found: Tree | None = None, **length: Any) -> Tree:
+        return second.exact(v)
+
+
+class TenthRecorder(Recorder):
+    """A recorder whose finite differences are a tenth as long."""
+
+    def probed(self, name: str, second: Second, v: Tree, found: Tree | None = None, **length: Any) -> Tree:
+        short: dict[str, Any] = {k: None if x is None else x / 10 for k, x in length.items()}
+        return second.central(v, **short) if found is None else found
+
+
+# ------------------------------------------------------------------------------------------------------ the search
+class Start:
+    """A search at one state, of which any number of equal copies can be made, and its batches."""
+
+    def __init__(self, cfg: Config, method: Method, *, warm: int = WARM_STEPS) -> None:
+        space, settings = instantiate.build(cfg["space"]), instantiate.build(cfg["search"])
+        self.settings, self.allow = settings, cfg["allow"]
+        data = instantiate.build(cfg["dataset"]).open(
+            torch.device("cpu"), **settings.reading, channels_last=False, workers=0
+        )
+        self.streams = [
+            data.stream(name, index, batch=settings.batch, seed=cfg["seed"])
+            for name, index in zip(("w", "a"), data.split(cfg["seed"]), strict=True)
+        ]
+        torch.manual_seed(cfg["seed"])
+        net = space.supernet(len(data.classes)).double()
+        self.problem = RelaxedProblem(space, net, method.activate, classes=len(data.classes))
+        gen = torch.Generator().manual_seed(cfg["seed"])
+        a = {k: x.double() for k, x in method.start(space.init(gen)).items()}
+        self.origin = self.searched(weights(net), a, Search)
+        for i in range(warm):
+            self.origin.update_w(self.batch(0, i))
+        self.buffers = copied(dict(net.named_buffers()))
+
+    def searched(self, w: Tree, a: Tree, kind: type[S]) -> S:
+        """A new search at copies of w and a."""
+        w, a = (detached(copied(tree), requires_grad=True) for tree in (w, a))
+        found = kind(
+            self.problem,
+            w,
+            a,
+            weight_optimizer(w, self.settings),
+            architecture_optimizer(a, self.settings),
+            self.settings.clip,
+        )
+        found.epoch, found.epochs = 1, 3
+        return found
+
+    def copy(self, kind: type[S], of: Search | None = None) -> S:
+        """An equal of a search (of the start) in new tensors and optimizers; running statistics are the start's."""
+        of = of or self.origin
+        found = self.searched(of.w, of.a, kind)
+        for new, old in ((found.w_opt, of.w_opt), (found.a_opt, of.a_opt)):
+            new.load_state_dict(copy.deepcopy(old.state_dict()))  # load_state_dict alone would share the buffers
+        with torch.no_grad():
+            for name, x in self.problem.supernet.named_buffers():
+                x.copy_(self.buffers[name])
+        return found
+
+    def batch(self, stream: int, i: int) -> Batch:
+        """Batch i of the training (0) or validation (1) stream, in float64."""
+        found: Batch = self.streams[stream].at(i)
+        return found._replace(x=found.x.double())
+
+    def batches(self, method: Method, step: int) -> tuple[list[Batch], Batch]:
+        """What step number `step` of a method is given."""
+        first = WARM_STEPS + step * method.train_batches
+        return [self.batch(0, first + k) for k in range(method.train_batches)], self.batch(1, step)
+
+
+def finished(search: Search) -> list[Tensor]:
+    """All that a step may leave: weights, architecture, optimizers."""
+    state = [x for optimizer in (search.w_opt, search.a_opt) for own in optimizer.state.values() for x in own.values()]
+    return [x.detach().clone() for x in (*search.w.values(), *search.a.values(), *state) if isinstance(x, Tensor)]
+
+
+def same(x: Sequence[Tensor], y: Sequence[Tensor]) -> bool:
+    """Bit for bit."""
+    return len(x) == len(y) and all(torch.equal(one, other) for one, other in zip(x, y, strict=True))
+
+
+# --------------------------------------------------------------------------------------------------------- accuracy
+def accuracy(start: Start, build: Callable[[], Method]) -> Iterator[Finding]:
+    """The gradient of one step against that of the same step with exact products, and against unrolling."""
+    train, val = start.batches(build(), 0)
+
+    def stepped(kind: type[Recorder]) -> Recorder:
+        search = start.copy(kind)
+        build().step(search, train, val)
+        return search
+
+    with Softplus():
+        short, exact = stepped(TenthRecorder), stepped(ExactRecorder)
+        for part, found, better in differing(short, exact):
+            said = against("own definition (softplus)", found, better, f"the {part} with exact products, probes / 10")
+            source = "docs/methods/kinks.md: a smooth supernet is within 1e-2 at the published radius already"
+            yield said._replace(outcome=passed(said.values["difference"] <= SMOOTH), source=source)
+    own, exact = stepped(Recorder), stepped(ExactRecorder)
+    for part, found, better in differing(own, exact):
+        yield against("own definition (relu)", found, better, f"the {part} with exact products")
+    if own.taken:
+        taken = own.taken[0]
+        e = unrolled(taken.view, taken.w, taken.a, train[-1], val)
+        yield against(f"unrolled ({UNROLLED} steps)", taken.g, e, f"d/da L2 through {UNROLLED} steps of SGD")
+
+
+def differing(own: Recorder, exact: Recorder) -> Iterator[tuple[str, Tree, Tree]]:
+    """The first gradient of a step that differs; those after it were taken elsewhere."""
+    at = own.taken[0].moved if own.taken else len(own.grads_w)
+    pairs = [("weight gradient", x, y) for x, y in zip(own.grads_w, exact.grads_w, strict=True)]
+    pairs[at:at] = [("architecture gradient", x, y) for x, y in zip(own.grads_a, exact.grads_a, strict=True)]
+    for part, x, y in pairs:
+        if not torch.equal(x, y):
+            yield part, {"g": x}, {"g": y}
+            return
+
+
+def unrolled(view: Search, w: Tree, a: Tree, train: Batch, val: Batch, steps: int = UNROLLED) -> Tree:
+    """d/da L2(w_T(a), a) by autograd through T plain steps of SGD from w on one training batch."""
+    leaves = detached(a, requires_grad=True)
+    moved = detached(w, requires_grad=True)
+    for _ in range(steps):
+        g = gradient(view.loss(moved, leaves, train), moved, create=True)
+        moved = {k: x - view.lr * g[k] for k, x in moved.items()}
+    return gradient(view.loss(moved, leaves, val), leaves)
+
+
+# ------------------------------------------------------------------------------------------------------------- cost
+def passes(start: Start, method: Method) -> tuple[int, int]:
+    """Forward and backward passes of one step, by hooks on the supernet's output."""
+    count = {"forward": 0, "backward": 0}
+
+    def backward(g: Tensor) -> None:
+        count["backward"] += 1
+
+    def forward(module: Any, inputs: Any, output: Any) -> None:
+        count["forward"] += 1
+        if output.main.requires_grad:
+            output.main.register_hook(backward)
+
+    hook = start.problem.supernet.register_forward_hook(forward)
+    method.step(start.copy(Search), *start.batches(method, 0))
+    hook.remove()
+    return count["forward"], count["backward"]
+
+
+def memory(work: Callable[[], object]) -> int:
+    """Bytes that torch has allocated on the CPU at the peak of some work, above its beginning."""
+    from torch.profiler import ProfilerActivity, profile
+
+    gc.collect()  # else the memory of earlier searches may be freed inside
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        work()
+    events: Any = profiler.profiler.kineto_results.events()
+    sizes = [own.nbytes() for own in sorted(events, key=lambda own: own.start_ns()) if own.name() == "[memory]"]
+    return int(np.cumsum(sizes).max(initial=0))
+
+
+def cost(start: Start, wide: Start, build: Callable[[], Method]) -> Iterator[Finding]:
+    """Passes and memory of a step against what the method states. `wide` has more weights than activations."""
+    method = build()
+    counted, stated = passes(start, method), method.cost
+    values: dict[str, Any] = {"forward": counted[0], "backward": counted[1]}
+    text = f"{counted[0]} forward and {counted[1]} backward passes a step"
+    if stated is None:
+        yield Finding("passes", "note", f"{text} (none stated)", values)
+    else:
+        ok = counted == stated[:2]
+        told = "" if ok else f", stated are {stated.forward} and {stated.backward}"
+        yield Finding("passes", passed(ok), text + told, values, "the method's own statement (Method.cost)")
+    method = build()
+    train, val = wide.batches(method, 0)
+
+    def plain() -> None:
+        search = wide.copy(Search)
+        search.update_a(val)
+        search.update_w(train[-1])
+
+    used = memory(lambda: method.step(wide.copy(Search), train, val))  # what is freed inside is made inside
+    size = sum(x.numel() * x.element_size() for x in wide.origin.w.values())
+    copies = (used - memory(plain)) / size
+    values = {"copies": round(copies, 3)}
+    text = f"{max(copies, 0):.1f} copies of the weights beyond a first-order step at the peak"
+    if stated is None:
+        yield Finding("memory", "note", f"{text} (none stated)", values)
+    else:
+        ok = copies <= stated.copies + SLACK
+        yield Finding(
+            "memory", passed(ok), f"{text}, stated are {stated.copies}", values, "the method's own statement, plus 0.5"
+        )
+
+
+# ------------------------------------------------------------------------------------------------- reproducibility
+def reproducibility(start: Start, build: Callable[[], Method]) -> Iterator[Finding]:
+    """Determinism under other global seeds, and continuing from saved state. `build` makes the method anew."""
+    ends, middle = [], start.origin
+    for seed in (0, 1):
+        method, search = build(), start.copy(Search)
+        torch.manual_seed(seed), random.seed(seed), np.random.seed(seed)
+        method.step(search, *start.batches(method, 0))
+        if seed == 0:
+            middle = start.copy(Search, search)
+        method.step(search, *start.batches(method, 1))
+        ends.append(finished(search))
+    source = "nasx: bit for bit, as every run resumes"
+    if not same(*ends):
+        yield Finding(
+            "determinism",
+            "fail",
+            "two runs from one state, on the same batches, differ: draw random numbers by search.generator(batch)",
+            {},
+            source,
+        )
+        return
+    yield Finding("determinism", "pass", "two runs under other global seeds end bit for bit alike", {}, source)
+    method = build()
+    method.step(middle, *start.batches(method, 1))
+    ok = same(finished(middle), ends[0])
+    said = "continues bit for bit" if ok else "goes on otherwise: state in the method itself is in no checkpoint"
+    yield Finding("state", passed(ok), f"a new method at the saved state {said}", {}, source)
+    other, plain = build(), start.copy(Search)
+    train, val = start.batches(other, 0)
+    other.step(plain, [batch._replace(seed=batch.seed + 1) for batch in train], val._replace(seed=val.seed + 1))
+    again = start.copy(Search)
+    other = build()
+    other.step(again, train, val)
+    random_ = not same(finished(plain), finished(again))
+    told = "draws random numbers, all from the seeds of its batches" if random_ else "draws no random numbers"
+    yield Finding("seeds", "note", told, {"random": random_})
+
+
+def audit(cfg: Config, wide: Config, build: Callable[[], Method]) -> list[Finding]:
+    """All checks on supernets: `cfg` for accuracy and passes, `wide` for memory."""
+    start = Start(cfg, build())
+    found = list(reproducibility(start, build))
+    if found[0].outcome == "pass":  # else no two steps can be compared
+        found += accuracy(start, build)
+    return [*found, *cost(start, Start(wide, build(), warm=0), build)]

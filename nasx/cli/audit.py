@@ -1,0 +1,147 @@
+"""Check a method's gradient: exactness, cost, reproducibility, and a short search.
+
+    nasx audit METHOD ... [method.KEY=VALUE ...] [quick=true] [seed=0] [seeds=1] [epochs=6] [out=outputs/audit]
+    nasx audit MINE --config-dir mine/conf allow='[mine]'         a method of your own, from a folder of your own
+
+Works offline on a CPU, in one to two minutes for a method; --quick leaves the search out. The parts:
+
+    closed forms    the architecture gradient against the exact one; its sign, factors, and the weights it is taken at
+    supernet        in float64: finite differences against double backward, the gradient against an unrolled one; passes
+                    and memory against what the method states; determinism, resuming
+    search          NAS-Bench-201 on the digits of the package: Kendall's tau of the supernet against the benchmark
+                    after every epoch, regret, verdict
+
+Prints a page, and writes it to out/METHOD.md and out/METHOD.json. The exit code is 0 where all checks pass, and 1 where
+one fails.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import textwrap
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.types import RunMode
+
+from nasx import __version__
+from nasx.cli import preflight
+from nasx.cli.arguments import Line, parse
+from nasx.config import compose, instantiate
+from nasx.core import files
+from nasx.errors import UserError, printable
+
+if TYPE_CHECKING:
+    from nasx.auditing.findings import Finding
+
+OPTIONS = {
+    "quick": "false",
+    "seed": "0",
+    "seeds": "1",
+    "epochs": "6",
+    "out": "outputs/audit",
+    "allow": "",
+    "config_dir": "",
+}
+BASE = ("experiment=quickstart",)
+SMALL = ("space.channels=4", "dataset.size=8", "search.batch=16")
+WIDE = ("space.channels=16", "dataset.size=8", "search.batch=2")
+"""Of the supernet whose memory is measured: more weights than activations."""
+SEARCH = ("space.channels=8", "dataset.size=8", "search.updates_per_epoch=24", "search.evaluate_images=128")
+Parts = dict[str, "list[Finding]"]
+
+
+def main(words: Sequence[str]) -> int:
+    """`nasx audit METHOD ...`."""
+    overrides = [word for word in words if word.startswith("method.")]
+    rest = [word.replace("--config-dir", "--config_dir") for word in words if word not in overrides]
+    given = parse("audit", rest, OPTIONS, positional="METHOD")
+    if not given.positional:
+        raise UserError("nasx audit", "needs a method", "for example: nasx audit darts; nasx list shows them")
+    numbers = [given.number("seed", 0), given.number("seeds", 1), given.number("epochs", 1)]
+    allow = [f"allow=[{','.join(given.allowed)}]"] if given.allowed else []
+    common = [*overrides, *allow, f"seed={numbers[0]}"]
+    configurations = {
+        name: [
+            configuration(given.options["config_dir"], [*BASE, f"method={name}", *common, *own])
+            for own in (SMALL, WIDE, (*SEARCH, f"search.epochs={numbers[2]}"))
+        ]
+        for name in given.positional
+    }
+    os.environ.setdefault("KINETO_LOG_LEVEL", "9")  # torch's profiler would print lines of its own
+    folder, failed = Path(given.options["out"]).expanduser(), []
+    for name, own in configurations.items():
+        began = time.monotonic()
+        parts = audit(own, quick=given.flag("quick"), seeds=numbers[1])
+        record = {
+            "method": name,
+            "configuration": own[0][0]["method"],
+            "version": __version__,
+            "seed": numbers[0],
+            "seconds": round(time.monotonic() - began, 1),
+            "passed": not failures(parts),
+            "parts": {part: [each._asdict() for each in found] for part, found in parts.items()},
+        }
+        text = page(name, parts, record["seconds"])
+        folder.mkdir(parents=True, exist_ok=True)
+        files.write_atomic(folder / f"{name}.json", json.dumps(record, indent=1) + "\n")
+        files.write_atomic(folder / f"{name}.md", text)
+        print(printable(text), flush=True)
+        print(f"written to {folder / name}.md and .json", flush=True)
+        failed += failures(parts)
+    return 1 if failed else 0
+
+
+def configuration(config_dir: str, words: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A checked configuration of a search, and its choices. Raises UserError with all its faults."""
+    line = preflight.normalize("search", Line((f"--config-dir={config_dir}",) if config_dir else (), tuple(words)))
+    loader = compose.make_loader(config_dir or None)
+    preflight.check_line("search", line, loader)
+    return compose.resolved(loader.load_configuration("search", list(line.overrides), RunMode.RUN))
+
+
+def audit(configurations: Sequence[tuple[dict[str, Any], dict[str, Any]]], *, quick: bool, seeds: int) -> Parts:
+    """The findings of all parts for one method; `configurations` are of a small, a wide and a searched supernet."""
+    from nasx.auditing import closed_forms, ranking, supernet
+    from nasx.tracking import environment
+
+    (small, _), (wide, _), (searched, choices) = configurations
+    build: Callable[[], Any] = lambda: instantiate.build(small["method"], small["allow"])  # noqa: E731
+    parts: Parts = {}
+    with environment.prepared(environment.device("cpu"), threads=1, deterministic=True, seed=small["seed"]):
+        if build().trains:
+            parts["closed forms"] = closed_forms.audit(build)
+            parts["supernet"] = supernet.audit(small, wide, build)
+    if not quick:
+        parts["search"] = ranking.audit(searched, choices, seeds)
+    return parts
+
+
+def failures(parts: Mapping[str, Sequence[Finding]]) -> list[Finding]:
+    """The checks that failed."""
+    return [each for found in parts.values() for each in found if each.outcome == "fail"]
+
+
+def page(name: str, parts: Mapping[str, Sequence[Finding]], seconds: float) -> str:
+    """The findings as Markdown of at most 80 columns."""
+    failed = failures(parts)
+    verdict = f"FAILED: {', '.join(dict.fromkeys(each.check for each in failed))}" if failed else "passed"
+    lines = [f"# Audit of {name}: {verdict}", ""]
+    for part, found in parts.items():
+        lines += [f"## {part.capitalize()}", ""]
+        for each in found:
+            text = f"- {each.outcome}: **{each.check}**: {each.text.rstrip('.')}."
+            text += f" Threshold: {each.source}." if each.source and each.outcome == "fail" else ""
+            lines += textwrap.wrap(text, 80, subsequent_indent="  ", break_long_words=False)
+        lines.append("")
+    sources = dict.fromkeys(f"{each.check}: {each.source}" for own in parts.values() for each in own if each.source)
+    if sources:
+        lines += ["## Thresholds", ""]
+        for source in sources:
+            lines += textwrap.wrap(f"- {source}.", 80, subsequent_indent="  ", break_long_words=False)
+        lines.append("")
+    lines.append(f"nasx {__version__}, {seconds:.0f} s on a CPU.")
+    return "\n".join(lines) + "\n"
