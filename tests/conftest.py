@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from nasx.core.system import signals
+from nasx.core.system import UNIX, signals
 
 torch.set_num_threads(1)
 for number in signals("SIGINT", "SIGHUP", "SIGQUIT", "SIGTERM", "SIGUSR1", "SIGUSR2"):
@@ -26,6 +26,11 @@ with run_folder.Run(Path(sys.argv[1]), {"seed": 0}, {"kind": "search", "search":
     print("held", flush=True)
     sys.stdin.read()
 """
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if not UNIX and item.get_closest_marker("unix"):
+        pytest.skip("this system is not Unix")
 
 
 @pytest.fixture

@@ -58,6 +58,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     return seen
 
 
+@pytest.mark.unix
 def test_a_file_is_synced_before_its_name_and_the_name_with_its_folders(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -236,7 +237,9 @@ def test_no_folder_of_a_run_is_reached_through_a_link(tmp_path: Path) -> None:
         cells.draw_epochs({}, tmp_path / "run")
 
 
-@pytest.mark.parametrize("how", ["link", "second name", "another's", "pipe", "folder"])
+@pytest.mark.parametrize(
+    "how", ["link", "second name", "another's", pytest.param("pipe", marks=pytest.mark.unix), "folder"]
+)
 def test_a_lock_is_taken_in_a_file_of_its_own_alone(how: str, tmp_path: Path, victim: Path) -> None:
     folder = tmp_path / "run"
     folder.mkdir()

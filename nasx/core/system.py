@@ -128,6 +128,13 @@ def cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def physical_memory() -> int:
+    """Physical memory of this machine in bytes; `sys.maxsize` where the system does not say, as on Windows."""
+    if not hasattr(os, "sysconf"):
+        return sys.maxsize
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
 def peak_memory_mb() -> float | None:
     """Peak memory of this process in mebibytes; None on Windows."""
     if not UNIX:

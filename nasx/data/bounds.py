@@ -9,15 +9,10 @@ images          a data set held in memory takes at most half of it
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator, Sequence
 
+from nasx.core.system import physical_memory
 from nasx.errors import UserError
-
-
-def memory() -> int:
-    """Return the physical memory of this machine, in bytes."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def faults(
@@ -38,11 +33,12 @@ def faults(
             f"is larger than the images ({size}) and may erase a whole image",
             f"use at most {side}, or 0 for none",
         )
-    if (needed := 4 * batch * math.prod(shape)) > memory() // 2:
+    if (needed := 4 * batch * math.prod(shape)) > physical_memory() // 2:
         yield UserError(
             f"{place}batch={batch}",
             _too_much(batch, size, needed),
-            f"use at most {memory() // 8 // math.prod(shape):,} (fewer, with the network), or lower dataset.size",
+            f"use at most {physical_memory() // 8 // math.prod(shape):,} (fewer, with the network), or lower "
+            "dataset.size",
         )
 
 
@@ -54,12 +50,12 @@ def check(shape: Sequence[int], group: str = "", *, pad: int = 0, cutout: int = 
 
 def held(name: str, count: int, height: int, width: int, remedy: str = "lower dataset.size") -> None:
     """Raise UserError unless `count` images of three channels fit into half of the memory."""
-    if (needed := 3 * count * height * width) > memory() // 2:
+    if (needed := 3 * count * height * width) > physical_memory() // 2:
         raise UserError(f"dataset={name}", _too_much(count, f"{width} x {height}", needed), remedy)
 
 
 def _too_much(count: int, size: str, needed: int) -> str:
     return (
         f"{count:,} images of {size} need {needed / 2**30:,.1f} GB, more than half of this machine's "
-        f"{memory() / 2**30:.1f} GB"
+        f"{physical_memory() / 2**30:.1f} GB"
     )

@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from nasx.core.system import physical_memory
 from nasx.data import bounds, decode, survey
 from nasx.data.decode import UnreadableError
 from nasx.data.listing import Files, Listing, held_out
@@ -130,7 +131,7 @@ def read_npz(path: Path, test_fraction: float) -> Parts:
     expected = "expected train_x, train_y, test_x, test_y, or x and y"
     try:
         with np.load(path, allow_pickle=False) as content:
-            if (size := sum(entry.file_size for entry in content.zip.infolist())) > bounds.memory() // 2:
+            if (size := sum(entry.file_size for entry in content.zip.infolist())) > physical_memory() // 2:
                 raise ValueError(f"it unpacks to {size / 2**30:.1f} GB, more than half of this machine's memory")
             arrays = {name: np.atleast_1d(content[name]) for name in content.files}
     except (

@@ -20,7 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from nasx.data import bounds, decode, listing, survey
+from nasx.core.system import physical_memory
+from nasx.data import decode, listing, survey
 from nasx.data.base import OFFLINE, absent, data_root
 from nasx.data.listing import Layout, Listing
 from nasx.data.source import split_faults, statistics_faults
@@ -66,7 +67,7 @@ class ImageNet:
                     "use 8 <= size <= resize; ImageNet has 224 and 256",
                 )
             )
-        elif (needed := 15 * self.resize**2) > bounds.memory() // 2:  # three channels, as bytes and as float32
+        elif (needed := 15 * self.resize**2) > physical_memory() // 2:  # three channels, as bytes and as float32
             faults.append(
                 UserError(
                     f"dataset.resize={self.resize}",
