@@ -9,7 +9,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
-from nasx.config import plugins, trust
+from nasx.config import field_names, plugins, trust
 from nasx.core import spelling
 from nasx.errors import UserError
 from nasx.tracking import lineage
@@ -209,6 +209,10 @@ def split_options(words: Sequence[str]) -> Line:
         elif name in FLAGS:
             options.append(name)
         else:
+            given = name.lstrip("-").replace("-", "_")
+            if given in field_names.OURS:
+                ours = " or ".join(field_names.OURS[given])
+                raise UserError(word, "unknown option", f"settings are written key=value, and this one is {ours}")
             raise UserError(
                 word,
                 "unknown option",

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from nasx.config import classes, plugins, schema, setters
+from nasx.config import classes, field_names, plugins, schema, setters
 from nasx.config.commands import COMMANDS, DELTAS, HOMES
 from nasx.config.instantiate import target_fault
 from nasx.config.known import FaultCache
@@ -28,23 +28,24 @@ def no_default(key: str) -> None:
 def unknown_key(cfg: Mapping[str, Any], key: str, command: str) -> UserError | None:
     """The fault of a dotted key that the composed configuration does not have, None where it has it."""
     entry, node, path = COMMANDS[command], cfg, ""
+    read = [group for group in entry.groups if group not in entry.unread]
     for part in key.split("."):
         if part in node:
             path, node = f"{path}{part}.", node[part] if isinstance(node[part], Mapping) else {}
             continue
+        elsewhere = [f"{group}.{part}" for group in read if part in (cfg.get(group) or ())]
+        theirs = field_names.remedy(part, cfg, read)
         if path:
             target = str(node.get("_target_", "")).rpartition(".")[2]
-            return UserError(
-                key,
-                f"{target or path[:-1]} has no such setting",
-                choices_text(part, [name for name in node if name != "_target_"]),
-            )
-        read = [group for group in entry.groups if group not in entry.unread]
-        elsewhere = [f"{group}.{part}" for group in read if part in (cfg.get(group) or ())]
+            names = [name for name in node if name != "_target_"]
+            remedy = theirs or choices_text(part, names)
+            if elsewhere and not did_you_mean(part, names):
+                remedy = f"did you mean {' or '.join(elsewhere)}?"
+            return UserError(key, f"{target or path[:-1]} has no such setting", remedy)
         known = [*(name for name in cfg if name not in (*DELTAS, *entry.unread)), *(DELTAS if entry.groups else ())]
         if elsewhere and part == key:
             return UserError(key, f"nasx {command} has no such setting", f"did you mean {' or '.join(elsewhere)}?")
-        return UserError(key, f"nasx {command} has no such setting", choices_text(part, known))
+        return UserError(key, f"nasx {command} has no such setting", theirs or choices_text(part, known))
     return None
 
 
