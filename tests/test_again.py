@@ -96,7 +96,7 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     assert run_summary.again(*asked(tmp_path / "new" / "one"), "search") is None
     assert [path.name for path in tmp_path.rglob("*")] == ["file"], "nothing is made by the look"
-    with pytest.raises(UserError, match=r"cannot be written .*; choose a folder that you may write to with out=FOLDER"):
+    with pytest.raises(UserError, match=r"cannot be written .*; choose a writable folder with out=FOLDER"):
         run_summary.again(*asked(tmp_path / "file" / "x"), "search")
 
 
@@ -118,7 +118,7 @@ def nasx(tmp_path: Path, *words: str) -> str:
         (("search", *WORDS, "search.lr=0.5"), "search.lr: 0.025 there, 0.5 asked for"),
         (("run", *WORDS, "search.lr=0.5"), "search.lr: 0.025 there, 0.5 asked for"),
         (("search", *WORDS, "out=/dev/null/x"), "cannot be written"),
-        (("evaluate", "nope"), "nope: there is no such file"),
+        (("evaluate", "nope"), "nope: does not exist"),
     ],
 )
 def test_none_of_it_imports_torch(run: Path, words: tuple[str, ...], told: str) -> None:

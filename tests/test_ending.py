@@ -100,7 +100,7 @@ def test_a_restricted_space_is_told_how_many_it_is_ranked_among(capsys: pytest.C
     text = shown(capsys, record(worst, edges))
     assert "this mean better rank of below random in % cell over than 729 optimum it mean median" in text
     assert "39.77 3 seeds 0 % 729 91.61 51.84" in text
-    assert "ranked among the 729 cells that this space allows" in text
+    assert "are over the 729 cells of this space" in text
 
 
 def test_only_test_accuracies_are_called_missing(capsys: pytest.CaptureFixture[str]) -> None:

@@ -226,7 +226,7 @@ def test_no_folder_of_a_run_is_reached_through_a_link(tmp_path: Path) -> None:
     for name, link in (("run", tmp_path / "run"), ("own", tmp_path / "own" / "checkpoints")):
         link.parent.mkdir(exist_ok=True)
         link.symlink_to(aim if name == "run" else aim / "checkpoints")
-        with pytest.raises(UserError, match=r"is a link, and nasx writes through none here; remove the link"):
+        with pytest.raises(UserError, match=r"is a link, which nasx does not write through here; remove the link"):
             run_folder.Run(tmp_path / name, IDENTITY, EXTRA)
     assert (aim / "checkpoints" / ".half.part").read_text() == "another's"
     assert sorted(path.name for path in aim.iterdir()) == ["checkpoints"]
@@ -316,7 +316,7 @@ def test_readers_of_foreign_runs_bear_a_bomb(
     monkeypatch.chdir(tmp_path)
     assert report.main(["runs"]) == 0
     assert "darts" in table.main({"out": "runs"})
-    with pytest.raises(UserError, match="no run has such a setting"):
+    with pytest.raises(UserError, match="is not a setting of these runs"):
         table.main({"out": "runs", "filter": ["search.lr:1"]})
     assert status.main(["runs"]) == 0
     with pytest.raises(UserError, match="is not the folder of a search"):
@@ -331,4 +331,4 @@ def test_the_users_own_configurations_are_bounded(tmp_path: Path) -> None:
         (tmp_path / group).mkdir()
         (tmp_path / group / "own.yaml").write_text(f"# @package _global_\n{BOMBS[name]}\n")
         [found] = faults(f"{group}=own", "dataset=digits", config_dir=tmp_path)
-        assert "is not valid YAML (its aliases stand for more than" in found
+        assert "is not valid YAML (its aliases expand to more than" in found

@@ -230,7 +230,7 @@ def test_random_numbers_of_a_batch_that_a_step_has_made_are_refused() -> None:
 
     both = pair(SPACES["nb201"], Making())
     same(both, Making())
-    assert "a batch that the step was not given" in str(both.step.why)
+    assert "a batch that is not an argument of the step" in str(both.step.why)
 
 
 def test_numbers_are_filled_where_they_have_changed() -> None:

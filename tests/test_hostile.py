@@ -78,7 +78,7 @@ def test_pickles_are_refused_everywhere(data: bytes, here: Path) -> None:
     (here / "source" / "000000.pickle.pbz2").write_bytes(bz2.compress(data))
     (here / "source.pth").write_bytes(data)
     for path in (here / "source", here / "source.pth"):
-        with pytest.raises(UserError, match="this is no NA"):
+        with pytest.raises(UserError, match="is not a NA"):
             nb201_import.import_nb201(path, here / "out.npz", complete=False)
     assert not (here / "out.npz").exists()
 
@@ -372,7 +372,7 @@ def test_an_exports_description_builds_only_components(here: Path) -> None:
     (here / "model.safetensors").write_bytes(
         save({"x": torch.zeros(1)}, model.text({**facts, "space": {"_target_": "mine.space.Space"}}))
     )
-    with pytest.raises(UserError, match=r"uses classes of mine, .*; if you trust them add allow=\[mine\]"):
+    with pytest.raises(UserError, match=r"uses classes of mine, .*; if you trust them, add allow=\[mine\]"):
         model.load(here)
     huge = {
         **facts,
@@ -435,7 +435,7 @@ def test_what_fuzzing_found(here: Path) -> None:
         splits.read_split(str(here / "split"), 4)
     whole = [bench101.HASH, 108, "01", ["input,output"], ""]
     (here / "x.tfrecord").write_bytes(bench101.frame(json.dumps(whole).encode()))
-    with pytest.raises(UserError, match="this is no NAS-Bench-101 tfrecord"):
+    with pytest.raises(UserError, match="is not a NAS-Bench-101 tfrecord"):
         nb101_import.import_nb101(here / "x.tfrecord", here / "out.npz")
     (here / "run").mkdir()
     for text in ("true", "[]", "choices: 3", "choices: {space: ../x}", "dataset: [x]\nchoices: {space: 'darts,nb201'}"):

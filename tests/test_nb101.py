@@ -278,7 +278,7 @@ def test_an_import_that_knows_less_does_not_replace_one_that_knows_more(tmp_path
     out = tmp_path / "o.npz"
     import_nb101(write(tmp_path / "full.tfrecord", 3, (4, 108)), out, complete=False)
     before = out.read_bytes()
-    with pytest.raises(UserError, match=r"has no accuracies after 4 epochs, as the table at .*o\.npz does"):
+    with pytest.raises(UserError, match=r"lacks the accuracies after 4 epochs that the table at .*o\.npz has"):
         import_nb101(write(tmp_path / "only108.tfrecord", 3), out, complete=False)
     assert out.read_bytes() == before
     import_nb101(tmp_path / "full.tfrecord", out, complete=False)
@@ -319,7 +319,7 @@ def test_without_the_file_nothing_is_known(tmp_path: Path) -> None:
     assert Nb101().reference("cifar10") == {}
     assert "bench import nb101" in str(Nb101().missing())
     assert bench.bench_query(json.dumps({"matrix": OFFICIAL, "ops": LABELS}))["facts"]["hash"] == HASH
-    with pytest.raises(UserError, match="no table there"):
+    with pytest.raises(UserError, match="no table found"):
         Nb101(path=str(tmp_path / "x.npz")).query(Cell(OFFICIAL, LABELS))
 
 
@@ -328,7 +328,7 @@ def test_without_the_file_nothing_is_known(tmp_path: Path) -> None:
     [
         ("flipped", "the checksum of record 1"),
         ("length", "checksum of record 0"),
-        ("huge", "no tfrecord"),
+        ("huge", "not a tfrecord"),
         ("truncated", "ends inside record 1"),
         ("cut", "ends inside record 2"),
         ("json", "record 0"),
@@ -338,8 +338,8 @@ def test_without_the_file_nothing_is_known(tmp_path: Path) -> None:
         ("base64", "record 0"),
         ("evaluations", "2 evaluations"),
         ("empty", "0 graphs"),
-        ("key", "is no hash"),
-        ("text", "no tfrecord"),
+        ("key", "is not a hash"),
+        ("text", "not a tfrecord"),
         ("absent", "No such file"),
     ],
 )

@@ -284,7 +284,7 @@ def test_damaged_table_is_refused_by_name(damage: str, tmp_path: Path) -> None:
 
 
 def test_missing_table_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"benchmark\.path=.*no table there"):
+    with pytest.raises(UserError, match=r"benchmark\.path=.*no table found"):
         Nb201(path=str(tmp_path / "nowhere.npz")).query(BEST)
 
 

@@ -282,7 +282,7 @@ def test_the_first_picture_on_a_machine_logs_nothing(tmp_path):
 
 
 def test_another_format_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"no such picture format: gif; use \.svg or \.png"):
+    with pytest.raises(UserError, match=r"gif is not a picture format; use \.svg or \.png"):
         style.write(tmp_path / "a.gif", {"svg": None, "png": None})
 
 
@@ -438,7 +438,7 @@ def test_missing_data_is_said(search, tmp_path):
     empty = tmp_path / "empty"
     empty.mkdir()
     (empty / "metrics.jsonl").write_text('{"epoch": 1}\n')
-    with pytest.raises(UserError, match="no look-up of cifar10 test"):
+    with pytest.raises(UserError, match="no benchmark accuracy on cifar10 test"):
         curves.anytime({"a": [search()]}, tmp_path / "a.svg")
     with pytest.raises(UserError, match="no losses"):
         curves.training({"a": [empty]}, tmp_path / "a.svg")

@@ -267,7 +267,7 @@ def test_a_killed_process_ends_the_other_and_one_process_goes_on(tmp_path: Path)
     os.kill(other, signal.SIGKILL)
     _, err = started.communicate(timeout=60)
     assert started.returncode != 0
-    assert "process 0 of 2: lost the others: one of them has ended; the same command resumes" in err
+    assert "process 0 of 2: lost the connection to the others: one of them died; the same command resumes" in err
     assert not (folder / "result.json").exists()
     done = one(tmp_path, *words)
     assert done.returncode == 0, done.stderr

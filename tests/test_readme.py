@@ -182,7 +182,7 @@ def test_every_command_runs(section: Section, tmp_path: Path) -> None:
         if command.line.removeprefix("uv run ").startswith("nasx table"):
             assert "tse_drnas" in printed or "darts" in printed
             if "seed=0,1,2,3" in lines:
-                first, _, second = printed.partition("Where these cells stand in nb201")
+                first, _, second = printed.partition("Ranks of these cells in nb201")
                 rows = [[cell.strip() for cell in row.split("|")] for row in first.splitlines() if "|" in row]
                 count = rows[0].index("n")
                 assert sorted(row[1] for row in rows if row[count] == "4") == ["darts", "random"], printed

@@ -133,8 +133,8 @@ def test_a_page_holds_what_the_runs_say(make, capsys):
         "0.025",
         "A CPU",
         "torch=2",
-        "None of 6 searches collapsed, 6 had not settled",
-        "Is there random search as a baseline?",
+        "None of 6 searches collapsed, 6 had not converged",
+        "Is random search a baseline?",
     ):
         assert said in words, said
     assert "search.epochs" not in words
@@ -238,7 +238,7 @@ def test_what_is_drawn_is_limited_and_said(make, monkeypatch):
     assert "Drawn: 2 of 4 settings" in " ".join(page.texts)
     monkeypatch.setattr(html, "BUDGET", 0)
     text, page = written()
-    assert "pictures are left out to keep the page small" in " ".join(page.texts)
+    assert "pictures are omitted to keep the page small" in " ".join(page.texts)
     assert text.count("<svg") == 1
 
 
@@ -425,7 +425,7 @@ def test_a_lone_retraining_is_not_the_highest_mean(make):
     text = " ".join(" ".join(written()[1].texts).split())
     assert "Highest mean: idarts with 91.00 ± 1.00 % (look-up, CIFAR-10 validation, n = 3)." in text
     assert "best mean · idarts 91.00 ± 1.00" in text
-    assert "1 run that nothing here may be compared with stands in the tables." in text
+    assert "1 run without comparable runs is listed in the tables." in text
     assert "with 12.22" not in text
     assert "12.22" in text, "it stands in its table"
 
@@ -436,7 +436,7 @@ def test_retrained_networks_come_first_where_they_are_as_many(make):
         make("darts", seed, kind="retrain", test_accuracy=0.95 + seed / 100, lookup=None, verdict=None)
     text = " ".join(" ".join(written()[1].texts).split())
     assert "Highest mean (retrained, " in text
-    assert text.index("Highest mean (retrained") < text.index("Highest mean (looked up")
+    assert text.index("Highest mean (retrained") < text.index("Highest mean (benchmark accuracy")
     assert "best mean" not in text
 
 

@@ -673,7 +673,7 @@ def faults(tmp_path: Path) -> Iterator[tuple[dict[str, Any], str]]:
     parent(tmp_path, kind="retrain", parent="first")
     yield asked(tmp_path, "found"), r"is a run of nasx retrain, not a search; use from=first"
     parent(tmp_path, genotype="|nor_conv_3x3~0|")
-    yield asked(tmp_path, "found"), r"does not fit space"
+    yield asked(tmp_path, "found"), r"is not in the space"
 
 
 def test_a_parent_that_cannot_be_used(tmp_path: Path) -> None:
@@ -684,7 +684,7 @@ def test_a_parent_that_cannot_be_used(tmp_path: Path) -> None:
 
 def test_a_cell_of_another_space_says_which_settings_differ(tmp_path: Path) -> None:
     parent(tmp_path)
-    message = r"the search had .*space\.operations=\[none,skip_connect,nor_conv_1x1,nor_conv_3x3\]: give the same"
+    message = r"the search had .*space\.operations=\[none,skip_connect,nor_conv_1x1,nor_conv_3x3\]: use the same"
     with pytest.raises(UserError, match=message):
         architecture(asked(tmp_path, "found"), Nb201(operations=("none", "skip_connect")))
     assert other_space({"_target_": "a.B"}, {"_target_": "a.C"}) == "use the space of the search"

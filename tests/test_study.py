@@ -185,7 +185,7 @@ def test_tables_say_what_a_study_reports(steps: Steps) -> None:
     assert (rows[""]["std_over"], rows[""]["n"]) == ("searches, each retrained once", 4)  # by which tse has chosen
     text = cli_table.main({"runs": "outputs", "format": "markdown"})
     assert "darts (best of 4)" in text
-    assert "he ± is not over the same in all rows" in text
+    assert "he ± has a different meaning in some rows" in text
 
 
 @pytest.mark.parametrize(

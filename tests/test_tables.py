@@ -153,7 +153,7 @@ def test_missing_test_accuracies_are_said(make):
     make()
     (sheet,) = sheets.sheets(summary(collect(make.root), reference=False))
     assert sheet.rows[0][sheet.header.index("CIFAR-10 test")] == "n/a"
-    assert any(note.startswith("n/a: `nasx bench get nb201-test` brings test accuracies") for note in sheet.notes)
+    assert any(note.startswith("n/a: `nasx bench get nb201-test` downloads test accuracies") for note in sheet.notes)
 
 
 def test_reference_rows_are_the_benchmark_and_carry_no_n(make, monkeypatch):
@@ -338,12 +338,12 @@ def test_truth_is_filtered_by_as_it_is_written(make):
         ({"filter": {"method": "x"}}, "none of 1 runs is left"),
         ({"sort": "cifar10.vald"}, "did you mean cifar10.valid?"),
         ({"group": ["devise"]}, "did you mean device"),
-        ({"paper": "nas"}, "no such paper; there are idarts"),
+        ({"paper": "nas"}, "is not a paper; choose from idarts"),
         ({"runs": "/nowhere/at/all"}, "runs=/nowhere/at/all: contains no finished run"),
         ({"runs": [], "out": "/nowhere"}, "out=/nowhere: contains no finished run; name the folder of the runs"),
         ({"runs": [], "out": "outputs"}, "out=outputs: contains no finished run; search first"),
-        ({"sort": "-cost"}, "sort=-cost: no such column; did you mean -cost_s?"),
-        ({"sort": "cfar10.valid"}, "sort=cfar10.valid: no such column; did you mean cifar10.valid"),
+        ({"sort": "-cost"}, "sort=-cost: is not a column; did you mean -cost_s?"),
+        ({"sort": "cfar10.valid"}, "sort=cfar10.valid: is not a column; did you mean cifar10.valid"),
         ({"filter": ["method:dart"]}, "filter=[method=dart]: none of 1 runs is left"),
     ],
 )

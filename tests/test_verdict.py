@@ -33,7 +33,7 @@ def test_a_healthy_search_that_has_settled() -> None:
         "collapsed": False,
         "warning": False,
         "reasons": [],
-        "text": "No sign of collapse. It had settled.",
+        "text": "No sign of collapse. It converged.",
     }
 
 
@@ -49,7 +49,7 @@ def test_what_is_said_of_error_bars() -> None:
     }
     said = verdict(found, {"genotype": GOOD})
     assert said["text"] == (
-        "No sign of collapse. It had settled. Error bars of its gradient, on average: against double backward, Hv a "
+        "No sign of collapse. It converged. Error bars of its gradient, on average: against double backward, Hv a "
         "cosine of 0.20 and 5 times the length (4 compared), MHv a cosine of -0.00 and 1.23e+03 times the length "
         "(3 compared); against twice the terms, g a cosine of 0.90 and 0.8 times the length (3 compared)."
     )
@@ -141,7 +141,7 @@ def test_a_growing_eigenvalue() -> None:
     said = verdict(found, {"genotype": GOOD})
     assert said["warning"]
     assert said["text"].startswith("No sign of collapse in the cell, but a warning: the dominant eigenvalue grew 1.")
-    assert said["text"].endswith("(DARTS-ES would have kept the cell of epoch 11). It had settled.")
+    assert said["text"].endswith("(DARTS-ES would have kept the cell of epoch 11). It converged.")
     steady = [{**row, "eigenvalue": 1.0} for row in rows(40)]
     assert of(steady) == (False, False, [])
     short = [{**row, "eigenvalue": float(row["epoch"])} for row in rows(6)]
@@ -174,8 +174,8 @@ def test_a_stopped_search_gives_an_earlier_cell_and_is_not_called_collapsed() ->
     found = [{**row, "eigenvalue": 1.0 if row["epoch"] < 20 else 2.0} for row in rows(40)]
     stopped = {"epoch": 18, "at": 24, "ratio": 1.4, "simulated": False}
     assert verdict(found, {"genotype": GOOD, "stopped": stopped})["text"] == (
-        "No sign of collapse. Stopped after epoch 24, where the dominant eigenvalue had grown 1.40-fold; this is the "
-        "cell of epoch 18. It had settled."
+        "No sign of collapse. Stopped after epoch 24, when the dominant eigenvalue had grown 1.40-fold; the result is "
+        "the cell of epoch 18. It converged."
     )
     assert verdict(found, {"genotype": GOOD, "stopped": {**stopped, "simulated": True}})["warning"]
 
@@ -196,7 +196,7 @@ def test_a_search_that_still_moves() -> None:
             "the mixture moved by 0.020 per edge and epoch in the last 2 epochs (above 0.01)",
         ],
     )
-    assert of(rows(1))[2] == ["one epoch is too short to settle"]
+    assert of(rows(1))[2] == ["one epoch is too short to converge"]
 
 
 def test_of_a_method_that_trains_nothing_no_collapse_is_told() -> None:

@@ -18,7 +18,7 @@ def nb201_api(path: str | None = None, *, device: str | None = None, verbose: bo
         verbose: Whether each call prints a line, as the official class does.
 
     Raises:
-        UserError: The package nas-bench-201 is not installed, the table cannot be read, or it has unknown device.
+        UserError: The package nas-bench-201 is not installed, the table cannot be read, or it does not have `device`.
     """
     from nasx.core import extras
     from nasx.errors import UserError

@@ -1,8 +1,8 @@
-"""What a tabular benchmark is: published accuracies of architectures that somebody else trained.
+"""Interface of tabular benchmarks: published accuracies of trained architectures.
 
-A benchmark is asked with a genotype and answers with a `Score`, or with None where it does not hold the cell. It knows
-a genotype by its text form (or, for graphs, by the two attributes that describe a graph) and imports no space.
-Accuracies are in percent, as the benchmarks publish them; accuracies that nasx measures itself are fractions.
+A query with a genotype returns a `Score`, or None if the benchmark does not contain the cell. Genotypes are read from
+their text form (graphs from two attributes), so that no space is imported. Accuracies are in percent, as the benchmarks
+publish them; accuracies measured by nasx are fractions.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 DATASETS = ("cifar10", "cifar100", "imagenet16")
 EQUAL = 1e-9
-"""Percent points by which equal means may differ."""
+"""Largest difference of means that count as equal, in percentage points."""
 Edges = tuple[tuple[str, ...], ...]
-"""The operations that each edge of a cell may have, where a space does not have them all; empty: all cells."""
+"""The operations allowed on each edge, if a space restricts them; empty: all cells."""
 
-# Names under which data sets are known elsewhere -> key of `Score.datasets`.
+# Other names of the data sets -> key of `Score.datasets`.
 _DATASET_NAMES = {
     "cifar10": "cifar10",
     "cifar10-valid": "cifar10",
@@ -36,13 +36,13 @@ _DATASET_NAMES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """What a benchmark publishes for one architecture.
+    """The published results of one architecture.
 
-    `datasets` maps cifar10, cifar100, imagenet16 (those that the benchmark has) to ``valid`` and ``test`` (mean over
-    seeds, percent, None where the table lacks it), ``valid_std`` and ``test_std`` (sample standard deviation over
-    seeds, None below two seeds) and ``valid_seeds``, ``test_seeds`` (how many runs the mean is over, None if unknown).
-    `params` and `flops` (multiply-adds, as the benchmark counts them) are those of the 10-class network, `train_s` the
-    seconds of one training on CIFAR-10, `latency` the milliseconds of one forward pass by device (None: not known).
+    `datasets` maps cifar10, cifar100, imagenet16 (those of the benchmark) to ``valid`` and ``test`` (mean over seeds in
+    percent, None if missing), ``valid_std`` and ``test_std`` (sample standard deviation over seeds, None below two
+    seeds) and ``valid_seeds``, ``test_seeds`` (number of runs in the mean, None if unknown). `params` and `flops`
+    (multiply-adds, as the benchmark counts them) are those of the 10-class network, `train_s` is the time of one
+    training on CIFAR-10 in seconds, `latency` maps devices to the time of one forward pass in milliseconds.
     """
 
     benchmark: str
@@ -55,7 +55,7 @@ class Score:
     latency: dict[str, float | None] = field(default_factory=dict)
 
     def as_record(self) -> dict[str, Any]:
-        """The `lookup` object of a run's result.json: plain JSON values, accuracies rounded to 1e-4 percent."""
+        """Return the `lookup` object of result.json: plain JSON values, accuracies rounded to 1e-4 percent."""
         record: dict[str, Any] = {"benchmark": self.benchmark, "source": self.source, "protocol": self.protocol}
         for name, values in self.datasets.items():
             record[name] = {key: value if value is None else round(value, 4) for key, value in values.items()}
@@ -70,24 +70,24 @@ class Benchmark(ABC):
 
     @abstractmethod
     def query(self, genotype: object) -> Score | None:
-        """The published results of `genotype`, or None where the table does not hold it (or there is no table)."""
+        """Return the published results of `genotype`; None if the table does not contain it or does not exist."""
 
     @abstractmethod
     def reference(self, dataset: str, edges: Edges = ()) -> dict[str, dict[str, float | None]]:
-        """Over the table's cells, ``{"valid": {...}, "test": {...}}`` with optimum, median, mean (percent or None).
+        """Return ``{"valid": {...}, "test": {...}}`` with optimum, median, mean (percent or None) over the cells.
 
-        `mean` is the expectation of an architecture drawn uniformly. Empty where there is no table for `dataset`.
-        A benchmark that cannot tell cells by the operations of their edges takes all, whatever `edges` says.
+        `mean` is the expectation of an architecture drawn uniformly. Empty if there is no table for `dataset`.
+        A benchmark whose cells are not described by edge operations ignores `edges`.
         """
 
     def accuracies(self, dataset: str, split: str, edges: Edges = ()) -> np.ndarray:
-        """The known accuracies of the cells that `reference` is over, in percent, in any order; empty if unknown."""
+        """Return the known accuracies of the cells of `reference` in percent, unordered; empty if unknown."""
         return np.empty(0)
 
     def better_than(self, score: Score, edges: Edges = ()) -> dict[str, dict[str, float]]:
-        """The share of the cells that are worse, in [0, 1], by data set and split; {} if unknown.
+        """Return the share of worse cells in [0, 1], by data set and split; {} if unknown.
 
-        It is the chance that an architecture drawn uniformly is worse.
+        This is the probability that an architecture drawn uniformly is worse.
         """
         found: dict[str, dict[str, float]] = {name: {} for name in score.datasets}
         for name, split, value, known in self._placed(score, edges):
@@ -95,14 +95,14 @@ class Benchmark(ABC):
         return found
 
     def rank(self, score: Score, edges: Edges = ()) -> dict[str, dict[str, int]]:
-        """One more than the number of cells that are better, by data set and split: 1 is the best; {} if unknown."""
+        """Return one plus the number of better cells (1 is the best), by data set and split; {} if unknown."""
         found: dict[str, dict[str, int]] = {name: {} for name in score.datasets}
         for name, split, value, known in self._placed(score, edges):
             found[name][split] = 1 + int((known > value + EQUAL).sum())
         return found
 
     def _placed(self, score: Score, edges: Edges) -> Iterator[tuple[str, str, float, np.ndarray]]:
-        """Data set, split, the cell's accuracy, and those of all cells, wherever both are known."""
+        """Yield data set, split, accuracy of the cell and of all cells, where both are known."""
         for name, values in score.datasets.items():
             for split in ("valid", "test"):
                 value, known = values.get(split), self.accuracies(name, split, edges)
@@ -110,19 +110,19 @@ class Benchmark(ABC):
                     yield name, split, value, known
 
     def cells(self, edges: Edges = ()) -> int:
-        """How many architectures `reference` and `better_than` are over; 0 without a table."""
+        """Return the number of architectures in `reference` and `better_than`; 0 without a table."""
         return 0
 
     def references(self, edges: Edges = ()) -> dict[str, dict[str, dict[str, float | None]]]:
-        """`reference` of every data set that the table answers for."""
+        """Return `reference` of every data set in the table."""
         found = {name: self.reference(name, edges) for name in DATASETS}
         return {name: values for name, values in found.items() if values}
 
     def ranked(self, score: Score | None, among: Space | Edges = ()) -> dict[str, Any]:
-        """What a run's result.json says of a cell's rank among those of a space (or of these edges).
+        """Return the rank of a cell among those of a space (or of these edges), for result.json.
 
-        `reference`, `better_than`, `rank`, `below_optimum` (percent points that the best cell has more), and `among`:
-        of how many cells, and of how many the table has; the edges' operations where these are fewer.
+        Keys: `reference`, `better_than`, `rank`, `below_optimum` (percentage points below the best cell) and `among`:
+        the number of compared cells and of cells in the table, and the operations of the edges if restricted.
         """
         edges = among if isinstance(among, tuple) else among.allowed()
         cells, whole = self.cells(edges), self.cells()
@@ -142,12 +142,12 @@ class Benchmark(ABC):
 
     @abstractmethod
     def info(self) -> dict[str, Any]:
-        """Where the table comes from, its checksum, what each column means, and what is missing: plain values."""
+        """Return source, checksum, columns and missing parts of the table, as plain values."""
 
     def missing(self) -> str | None:
-        """What the table lacks and how to get it, else None."""
+        """Describe what the table lacks and how to get it; None if nothing is missing."""
         return None
 
     def dataset_key(self, name: str) -> str | None:
-        """The key in `Score.datasets` of a data set's name as nasx or the benchmark spells it, None if unknown."""
+        """Return the key in `Score.datasets` of a data set, named as in nasx or in the benchmark; None if unknown."""
         return _DATASET_NAMES.get(name.lower())

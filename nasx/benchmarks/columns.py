@@ -1,13 +1,13 @@
-"""The columns of a NAS-Bench-201 table: one value for each of the 15,625 cells, and where each column comes from.
+"""The columns of a NAS-Bench-201 table: one value for each of the 15,625 cells, and the origin of each column.
 
     cifar10.valid.200.runs    correct images after 200 epochs, one sub-column for each seed
-    cifar10.test.200.mean     accuracy in percent, a mean over seeds as its source gives it
+    cifar10.test.200.mean     accuracy in percent, the mean over seeds given by its source
     cifar10.seconds           seconds of one training
     latency.DEVICE            milliseconds of one forward pass on a device
 
 A table file is a packed .npz (store.py) with one member for each column; its description gives each column's meaning,
-unit, source, version, sha256, license and date. An import adds columns and replaces those of the same name, so that
-what other sources know stays (`merged`). A row is a cell's six operations as a base-5 number (`isomorphism.cell_code`).
+unit, source, version, sha256, license and date. An import adds columns and replaces those of the same name; columns of
+other sources remain (`merged`). The row of a cell is its six operations as a base-5 number (`isomorphism.cell_code`).
 
 Accuracies of single trainings are counts of correctly classified images: an accuracy is a count over a known number of
 images (`IMAGES`), so 16-bit integers are exact.
@@ -45,14 +45,14 @@ NAMES = re.compile(
     r"(?P<dataset>cifar10|cifar100|imagenet16)\.(?:(?P<split>valid|test)\.(?P<epochs>[0-9]{1,4})\."
     r"(?P<what>runs|mean)|(?P<seconds>seconds))|latency\.(?P<device>[\w.-]{1,60})"
 )
-"""Names that a column may have."""
+"""Pattern of valid column names."""
 OFFICIAL = {("cifar10", "valid"): "cifar10-valid/x-valid", ("cifar10", "test"): "cifar10/ori-test"}
-"""(data set, split) -> what the official files call it, where that is not x-<split>."""
+"""(data set, split) -> name in the official files, where that is not x-<split>."""
 
 
 @dataclass(frozen=True, eq=False)
 class Column:
-    """One value for each cell (one for each seed, in the order of `seeds`), and what is known of its origin."""
+    """Values of all cells (for runs one per seed, in the order of `seeds`), and their origin."""
 
     values: np.ndarray
     meaning: str
@@ -62,28 +62,28 @@ class Column:
     seeds: tuple[int, ...] = ()
     version: str = ""
     sha256: str | dict[str, str] = ""
-    """Of the source's file, or of each of its files."""
+    """sha256 of the source file, or of each of its files."""
     license: str = ""
     date: str = ""
-    """Day of the import (ISO 8601, UTC); empty for what comes with nasx."""
+    """Day of the import (ISO 8601, UTC); empty for columns included in nasx."""
 
     @property
     def present(self) -> np.ndarray:
-        """Where the value is known: bool in the shape of `values`."""
+        """Mask of the known values: bool in the shape of `values`."""
         return np.asarray(self.values != MISSING if self.values.dtype == np.uint16 else ~np.isnan(self.values))
 
     @property
     def known(self) -> int:
-        """How many values are known."""
+        """Number of known values."""
         return int(self.present.sum())
 
     def told(self) -> str:
-        """Meaning, seeds and source in a line."""
+        """Describe meaning, seeds and source in one line."""
         seeds = f"; seeds {', '.join(map(str, self.seeds))}" if self.seeds else ""
         return f"{self.meaning}{seeds}; from {self.source}{f', {self.date}' if self.date else ''}"
 
     def described(self) -> dict[str, Any]:
-        """All facts but the values, as plain values."""
+        """Return all fields except `values`, as plain values."""
         return {
             key: list(value) if isinstance(value, tuple) else value
             for key, value in vars(self).items()
@@ -92,12 +92,12 @@ class Column:
 
 
 def name_of(dataset: str, split: str, epochs: int, what: str) -> str:
-    """The name of a column of accuracies; `what` is runs or mean."""
+    """Return the name of an accuracy column; `what` is runs or mean."""
     return f"{dataset}.{split}.{epochs}.{what}"
 
 
 def column(name: str, values: np.ndarray, source: str, **facts: Any) -> Column:
-    """A column with the meaning and unit that its name gives. Raises ValueError for a name that no column has."""
+    """Make a column with the meaning and unit of its name. Raises ValueError for an unknown name."""
     found = NAMES.fullmatch(name)
     if found is None:
         raise ValueError(f"there is no column {name}")
@@ -115,7 +115,7 @@ def column(name: str, values: np.ndarray, source: str, **facts: Any) -> Column:
     elif found["what"] == "mean":
         unit, meaning = (
             "percent",
-            (f"{title} {split} accuracy in percent {after}, a mean over seeds as the source gives it; NaN = unknown"),
+            (f"{title} {split} accuracy in percent {after}, the mean over seeds given by the source; NaN = unknown"),
         )
     elif found["seconds"]:
         unit, meaning = "seconds", f"seconds of one 200-epoch training on {title} by the authors"
@@ -132,7 +132,7 @@ class Table:
 
     @classmethod
     def read(cls, path: Path) -> Table:
-        """Read a table file; raises UserError where it is damaged or of another kind."""
+        """Read a table file. Raises UserError if it is damaged or of another kind."""
         arrays, about = unpack(path, FORM, FIRST_FORM)
         try:
             held = (
@@ -149,20 +149,20 @@ class Table:
         if not sound:
             raise UserError(
                 str(path),
-                "the columns of this table do not fit their description",
+                "the columns of this table do not match their description",
                 "import the benchmark again with `nasx bench import nb201 FILE`",
             )
         return cls(held)
 
     def packed(self) -> bytes:
-        """The content of a table file."""
+        """Return the bytes of a table file."""
         return pack(
             {name: each.values for name, each in self.columns.items()},
             {"form": FORM, "columns": {name: each.described() for name, each in self.columns.items()}},
         )
 
     def per_seed(self, dataset: str, split: str, epochs: int = 200) -> dict[int, np.ndarray]:
-        """Seed -> accuracy (15625,) in percent, float64, NaN where that seed was not run."""
+        """Return seed -> accuracy (15625,) in percent, float64, NaN where that seed was not run."""
         held = self.columns.get(name_of(dataset, split, epochs, "runs"))
         if held is None:
             return {}
@@ -170,10 +170,10 @@ class Table:
         return dict(zip(held.seeds, percent.T, strict=True))
 
     def statistics(self, dataset: str, split: str, epochs: int = 200) -> np.ndarray:
-        """(15625, 3): mean over seeds, sample standard deviation, number of seeds; NaN where unknown.
+        """Return (15625, 3): mean over seeds, sample standard deviation, number of seeds; NaN where unknown.
 
-        A mean that a source states goes before the mean of the seeds' values (in some public tables the two differ
-        by one image).
+        A mean given by a source takes precedence over the mean of the runs (in some public tables the two differ by one
+        image).
         """
         statistics = np.full((CELLS, 3), np.nan)
         held = self.columns.get(name_of(dataset, split, epochs, "runs"))
@@ -192,13 +192,13 @@ class Table:
         return statistics
 
     def seconds(self, dataset: str) -> np.ndarray:
-        """(15625,): seconds of one 200-epoch training, NaN where unknown."""
+        """Return the seconds of one 200-epoch training, (15625,), NaN where unknown."""
         held = self.columns.get(f"{dataset}.seconds")
         return np.full(CELLS, np.nan) if held is None else held.values
 
 
 def _sound(name: str, each: Column) -> bool:
-    """Whether a column is what its name and description say."""
+    """Whether the values of a column match its name and description."""
     found, texts = NAMES.fullmatch(name), (each.meaning, each.unit, each.source, each.version, each.license, each.date)
     if (
         found is None
@@ -213,7 +213,7 @@ def _sound(name: str, each: Column) -> bool:
 
 
 def _first_form(arrays: dict[str, np.ndarray], about: dict[str, Any]) -> dict[str, Column]:
-    """The columns of a file of nasx 0.1.0, in which all have one source."""
+    """Read the columns of a file of nasx 0.1.0, which all have one source."""
     facts = {
         "source": about["source"],
         "version": about.get("version") or "",
@@ -237,18 +237,15 @@ def _first_form(arrays: dict[str, np.ndarray], about: dict[str, Any]) -> dict[st
 
 
 def merged(old: Mapping[str, Column], new: Mapping[str, Column], say: Say) -> dict[str, Column]:
-    """The columns of both. Of two with one name the new one holds, unless the old one knows more cells.
+    """Merge two sets of columns. A new column replaces one of the same name unless the old one has more known values.
 
-    A column is taken whole, so that all its values have one source. What is the same as before keeps its date.
+    Columns are never mixed, so that all values of one have one source. An unchanged column keeps its date.
     """
     found = dict(old)
     for name, each in new.items():
         before = old.get(name)
         if before is not None and before.known > each.known:
-            say(
-                f"{name}: kept as it is from {before.source}, which knows {before.known:,} values instead of "
-                f"{each.known:,}"
-            )
+            say(f"{name}: kept from {before.source}, which has {before.known:,} values instead of {each.known:,}")
         elif before is None or before.sha256 != each.sha256 or not np.array_equal(before.values, each.values):
             found[name] = each
     return found

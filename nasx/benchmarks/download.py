@@ -1,10 +1,10 @@
-"""Download a published file by pooch, resumed after an interruption, and checked before anybody reads it.
+"""Download a published file with pooch, resume after an interruption, and verify it before it is read.
 
-pooch verifies the sha256 and moves the file to its place only then; it does not resume. `Resumed` is its downloader
-here: it keeps what has arrived in a file of its own (.part, named by the checksum) and asks the server for the rest
-(HTTP Range, RFC 9110, section 14). A server that cannot resume sends the whole file again.
+pooch verifies the sha256 before it moves the file into place, but does not resume. Its downloader `Resumed` keeps
+partial downloads in a .part file named by the checksum and requests the rest (HTTP Range, RFC 9110, section 14). A
+server that cannot resume sends the whole file again.
 
-What is received is bounded: by the pinned size, or by `SLACK` times a rough one.
+The received size is limited to the pinned size, or to `SLACK` times an approximate one.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ if TYPE_CHECKING:
 
 BLOCK = 1 << 16
 TIMEOUT_S = (15, 60)
-"""Of a connection, and of the next bytes of an answer."""
+"""Timeout in seconds of a connection and of each read."""
 SLACK = 2
-"""A file of a roughly known size may be so many times as large."""
-ELSEWHERE = "set NASX_DATA to a folder that you may write to"
+"""Largest ratio of a file's size to an approximate one."""
+ELSEWHERE = "set NASX_DATA to a folder that you can write to"
 
 
 def fetch(file: File, address: str, folder: Path, by_hand: str, say: Say) -> Path:
-    """The file in `folder`, downloaded from `address` unless it already exists, its size and sha256 verified.
+    """Return the file in `folder`, downloaded from `address` unless it exists, its size and sha256 verified.
 
-    `by_hand` is the remedy that faults of the network end with. Raises UserError: the address cannot be reached or does
-    not serve this file, the checksum is another one (nothing is kept then), the disk is full.
+    `by_hand` is appended to the remedy of network errors. Raises UserError: the address cannot be reached or does not
+    serve this file, the checksum differs (the download is then removed), the disk is full.
     """
     import pooch
     import requests
@@ -58,11 +58,11 @@ def fetch(file: File, address: str, folder: Path, by_hand: str, say: Say) -> Pat
         )
     except (requests.exceptions.RequestException, Interrupted) as error:
         raise UserError(address, _reason(error), f"{arriving.kept()}{by_hand}") from error
-    except ValueError as error:  # pooch's word for another checksum
+    except ValueError as error:  # raised by pooch for a wrong checksum
         raise UserError(
             address,
-            f"served a file with another checksum than sha256 {file.sha256}",
-            f"nothing of it was kept: run the same command again, or {by_hand}",
+            f"served a file whose sha256 is not {file.sha256}",
+            f"the download was removed: run the same command again, or {by_hand}",
         ) from error
     except OSError as error:
         fault = unwritable(arriving.part, error, ELSEWHERE)
@@ -73,7 +73,7 @@ def fetch(file: File, address: str, folder: Path, by_hand: str, say: Say) -> Pat
 
 
 def verified(file: File, path: Path) -> Path:
-    """`path`, a file that was brought by hand. Raises UserError where it is not `file`."""
+    """Return `path`, a file downloaded by hand. Raises UserError unless its size and sha256 are those of `file`."""
     remedy = f"download {file.address} again"
     try:
         size = path.stat().st_size
@@ -81,14 +81,14 @@ def verified(file: File, path: Path) -> Path:
     except OSError as error:
         raise UserError(f"from={path}", f"cannot be read ({error.strerror or error})", remedy) from error
     if file.sha256 and size != file.size:
-        raise UserError(f"from={path}", f"has {size:,} bytes, and {file.name} has {file.size:,}", remedy)
+        raise UserError(f"from={path}", f"has {size:,} bytes, but {file.name} has {file.size:,}", remedy)
     if found != file.sha256:
-        raise UserError(f"from={path}", f"has the sha256 {found}, and {file.name} has {file.sha256}", remedy)
+        raise UserError(f"from={path}", f"has the sha256 {found}, but {file.name} has {file.sha256}", remedy)
     return path
 
 
 class Resumed:
-    """A downloader for pooch that goes on where an earlier one was interrupted."""
+    """A downloader for pooch that resumes an interrupted download."""
 
     def __init__(self, file: File, folder: Path, say: Say, by_hand: str) -> None:
         self.file, self.say, self.by_hand = file, say, by_hand
@@ -96,7 +96,7 @@ class Resumed:
         self.most = file.size if file.sha256 else SLACK * file.size
 
     def __call__(self, url: str, output_file: str, pooch: Any) -> None:
-        """Download `url` to `output_file`. Raises what requests raises, OSError, or UserError."""
+        """Download `url` to `output_file`. Raises requests' exceptions, OSError, or UserError."""
         with self._opened() as handle:
             while True:
                 before = os.lseek(handle, 0, os.SEEK_END)
@@ -107,22 +107,22 @@ class Resumed:
                 except Interrupted:
                     if (size := os.lseek(handle, 0, os.SEEK_END)) <= before:
                         raise
-                    self.say(f"{self.file.name}: the connection was lost after {size:,} bytes; going on from there")
+                    self.say(f"{self.file.name}: the connection was lost after {size:,} bytes; resuming")
             if not CLOSE_EARLY:
                 replace(self.part, output_file)
         if CLOSE_EARLY:
             replace(self.part, output_file)
 
     def kept(self) -> str:
-        """The beginning of a remedy: what has arrived stays."""
+        """Return the beginning of a remedy, which states how much of the file is kept."""
         with contextlib.suppress(OSError):
             if size := self.part.stat().st_size:
-                return f"{size:,} bytes have arrived, and the same command goes on from there; or "
+                return f"{size:,} bytes were received, and the same command resumes from there; or "
         return ""
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[int]:
-        """The file of what has arrived, for one process at a time."""
+        """Open the .part file for one process at a time."""
         handle = open_file(self.part, os.O_RDWR | os.O_CREAT)
         try:
             with contextlib.suppress(OSError):  # a file system without locks
@@ -138,17 +138,20 @@ class Resumed:
                 self.part.unlink(missing_ok=True)
 
     def _receive(self, url: str, handle: int, at: int) -> None:
-        """Ask for what is missing after `at` bytes and append it."""
+        """Request the bytes from `at` on and append them."""
         import requests
 
-        headers = {"Accept-Encoding": "identity", "User-Agent": "nasx"}  # sizes and ranges of the file itself
+        headers = {
+            "Accept-Encoding": "identity",
+            "User-Agent": "nasx",
+        }  # no compression: sizes and ranges refer to the file
         with requests.get(
             url, headers=headers | ({"Range": f"bytes={at}-"} if at else {}), stream=True, timeout=TIMEOUT_S
         ) as response:
             code, part = response.status_code, response.headers.get("Content-Range", "")
-            if at and code == 416 and part == f"bytes */{at}":  # all had arrived
+            if at and code == 416 and part == f"bytes */{at}":  # the file was complete
                 return None
-            if at and code in (206, 416) and not part.startswith(f"bytes {at}-"):  # of another part than asked for
+            if at and code in (206, 416) and not part.startswith(f"bytes {at}-"):  # not the requested part
                 os.ftruncate(handle, 0)
                 return self._receive(url, handle, 0)
             if code not in (200, 206):
@@ -162,15 +165,15 @@ class Resumed:
         return None
 
     def _fits(self, url: str, handle: int, at: int, size: int | None) -> None:
-        """Refuse a file of another size, and one that the disk has no room for, before it is downloaded."""
+        """Raise UserError before the download if the size differs or the disk has too little space."""
         if size is not None and (size > self.most or (self.file.sha256 and size != self.file.size)):
             os.ftruncate(handle, 0)
-            raise UserError(url, f"serves {size:,} bytes, and {self.file.name} has {self.file.size:,}", self.by_hand)
+            raise UserError(url, f"serves {size:,} bytes, but {self.file.name} has {self.file.size:,}", self.by_hand)
         if shutil.disk_usage(self.part.parent).free < (size or self.file.size) - at:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def _append(self, url: str, handle: int, response: Response, size: int) -> None:
-        """Write the answer's bytes, with a progress bar on a terminal. Raises Interrupted."""
+        """Append the bytes of the response, with a progress bar on a terminal. Raises Interrupted."""
         import urllib3
         from rich.console import Console
         from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
@@ -199,16 +202,16 @@ class Resumed:
                     bar.update(task, completed=at)
             except urllib3.exceptions.HTTPError as error:
                 raise Interrupted from error
-        if self.file.sha256 and at < self.file.size:  # an answer without a length
+        if self.file.sha256 and at < self.file.size:  # a response without a length
             raise Interrupted
 
 
 class Interrupted(Exception):
-    """The connection was lost while the file arrived."""
+    """The connection was lost during the download."""
 
 
 def _reason(error: Exception) -> str:
-    """Why an address could not be reached, in a few words."""
+    """Describe in a few words why an address could not be reached."""
     from requests import exceptions
 
     inner: BaseException | None = error
@@ -223,14 +226,14 @@ def _reason(error: Exception) -> str:
     said = f" ({found})" if found else ""
     match error:
         case Interrupted():
-            return "the connection was lost before the file had arrived"
+            return "the connection was lost before the file was complete"
         case exceptions.ProxyError():
-            return f"the proxy refuses the connection, or cannot be reached{said}"
+            return f"the proxy refuses the connection or cannot be reached{said}"
         case exceptions.SSLError():
-            return f"its certificate cannot be verified{said}; a proxy's own one is named by REQUESTS_CA_BUNDLE"
+            return f"its certificate cannot be verified{said}; set REQUESTS_CA_BUNDLE to the certificate of a proxy"
         case exceptions.Timeout():
-            return "does not answer in time"
+            return "does not respond in time"
         case exceptions.ConnectionError():
             return f"cannot be reached{said}"
         case _:
-            return f"cannot be asked ({' '.join(str(error).split())[:200]})"
+            return f"cannot be requested ({' '.join(str(error).split())[:200]})"

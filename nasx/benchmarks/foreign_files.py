@@ -1,6 +1,6 @@
-"""Read pickles and torch files of other authors without running anything in them.
+"""Read pickles and torch files of other authors without executing code in them.
 
-A pickle may name any function to call while it is loaded. `load_plain` builds plain values only and refuses every other
+A pickle can call any function while it is loaded. `load_plain` builds plain values only and refuses every other
 global; `load_torch` is `torch.load(weights_only=True)` with the globals that the caller allows.
 """
 
@@ -19,12 +19,12 @@ import numpy as np
 from nasx.core.system import memory_limit
 
 MAX_CELL_BYTES = 1 << 28
-"""Size of an unpacked NATS-Bench cell at most; a larger file is a decompression bomb."""
+"""Largest size of an unpacked NATS-Bench cell; a larger file is a decompression bomb."""
 
 
 def load_torch(path: Path, allowed: Sequence[Any] = ()) -> Any:
     """Load a torch file that holds plain values, tensors and the `allowed` globals. Raises ValueError for others."""
-    import torch  # slow, and needed for these files only
+    import torch  # slow to import
 
     try:
         with torch.serialization.safe_globals(list(allowed)):
@@ -32,17 +32,17 @@ def load_torch(path: Path, allowed: Sequence[Any] = ()) -> Any:
     except (OSError, MemoryError):
         raise
     except Exception as error:  # noqa: BLE001 (torch's reader raises anything for a damaged file)
-        # torch's own message advises the unsafe load; only the name of the refused global is passed on.
+        # torch's message recommends the unsafe load; only the name of the refused global is reported.
         asked = re.search(r"Unsupported (?:global|class): (?:GLOBAL )?([\w.]+)|GLOBAL ([\w.]+)", str(error))
         raise ValueError(
-            f"it asks for {asked[1] or asked[2]}, which no table needs"
+            f"it refers to {asked[1] or asked[2]}, which no table needs"
             if asked
-            else "it does not hold plain values and tensors"
+            else "it does not contain plain values and tensors only"
         ) from None
 
 
 class _Dtype:
-    """Stand-in for numpy's dtype while a scalar is rebuilt; it keeps only the type code."""
+    """Replacement of numpy's dtype while a scalar is rebuilt; keeps only the type code."""
 
     def __init__(self, code: str, *flags: object) -> None:
         if code not in ("f8", "f4", "f2", "i8", "i4", "u8", "u4", "b1"):
@@ -76,11 +76,11 @@ class PlainUnpickler(pickle.Unpickler):
     """Build plain values only: dicts (OrderedDict becomes dict), lists, text and numbers, including numpy scalars."""
 
     def find_class(self, module: str, name: str) -> object:
-        """Return the stand-in for a global. Raises UnpicklingError for every other one."""
+        """Return the replacement of an allowed global. Raises UnpicklingError for every other one."""
         try:
             return _ALLOWED[module, name]
         except KeyError:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no table needs") from None
+            raise pickle.UnpicklingError(f"it refers to {module}.{name}, which no table needs") from None
 
 
 def load_plain(file: Path) -> dict[Any, Any]:
@@ -92,5 +92,5 @@ def load_plain(file: Path) -> dict[Any, Any]:
     with memory_limit(8 * MAX_CELL_BYTES):
         content = PlainUnpickler(io.BytesIO(raw)).load()
     if not isinstance(content, dict):
-        raise ValueError(f"it holds a {type(content).__name__}")
+        raise ValueError(f"it contains a {type(content).__name__}")
     return content

@@ -1,9 +1,8 @@
-"""Bring a public table by its name: `nasx bench get` (what there is: offers.py; how it is downloaded: download.py).
+"""Download a public table by name: `nasx bench get` (tables: offers.py; downloads: download.py).
 
-A file is downloaded into the folder `downloads` beside the tables, verified, read into the compact table by column
-(columns.py), and removed. What already exists is not downloaded again. The address is that of the authors, or a
-mirror's: a folder on a web server that holds the files by their names (`mirror=URL`, else the environment variable
-NASX_MIRROR).
+A file is downloaded into the folder `downloads` next to the tables, verified, added column by column to the compact
+table (columns.py), and removed. Existing columns are not downloaded again. The address is that of the authors, or of a
+mirror: a folder on a web server with files of the same names (`mirror=URL`, else the environment variable NASX_MIRROR).
 """
 
 from __future__ import annotations
@@ -31,12 +30,12 @@ from nasx.benchmarks.store import Say, cache_folder, silent
 from nasx.core.spelling import did_you_mean
 from nasx.errors import UserError
 
-FILL = "`nasx bench fill` adds what it answers to finished runs"
+FILL = "`nasx bench fill` adds its values to finished runs"
 SETTINGS = ("devices", "from", "mirror")
 
 
 def bench_offers() -> dict[str, dict[str, Any]]:
-    """What can be had, by name: answers, size, license, source, and whether it already exists."""
+    """Return the available tables by name: content, size, license, source, and whether each already exists."""
     found: dict[str, dict[str, Any]] = {}
     for name, offer in OFFERS.items():
         found[name] = {
@@ -53,7 +52,7 @@ def bench_offers() -> dict[str, dict[str, Any]]:
 
 
 def _here(name: str) -> str:
-    """Whether a table is there, in words."""
+    """Describe whether a table exists."""
     if name == NB101:
         table = Nb101().table()
         return "no" if table is None else f"yes, from {table.about['source']}"
@@ -72,7 +71,7 @@ def _here(name: str) -> str:
 
 
 def asked(words: Iterable[str]) -> dict[str, Any]:
-    """The keywords of `bench_get` that the words after `nasx bench get NAME` stand for. Raises UserError."""
+    """Parse the arguments after `nasx bench get NAME` into keywords of `bench_get`. Raises UserError."""
     found = {}
     for word in words:
         key, equals, value = word.partition("=")
@@ -80,7 +79,7 @@ def asked(words: Iterable[str]) -> dict[str, Any]:
             raise UserError(
                 f"nasx bench get {word}",
                 "is not a setting",
-                f"there are {', '.join(f'{name}=...' for name in SETTINGS)}",
+                f"choose from {', '.join(f'{name}=...' for name in SETTINGS)}",
             )
         found[key] = value
     devices = [device for device in found.get("devices", "").strip("[]").split(",") if device]
@@ -94,16 +93,16 @@ def asked(words: Iterable[str]) -> dict[str, Any]:
 def bench_get(
     name: str, devices: Sequence[str] = (), *, brought: str | None = None, mirror: str | None = None, say: Say = silent
 ) -> dict[str, Any]:
-    """Bring the table `name` and add it to those that are there; `devices`: of latencies only these.
+    """Download the table `name` and add it to the existing ones; `devices`: only the latencies of these.
 
-    `brought` is the path of a file (of latencies also of a folder of files) that was downloaded by hand, `mirror` an
-    address in the place of the authors'. Returns a summary. Raises UserError; the old tables are then as they were.
+    `brought` is the path of a file (for latencies also of a folder) downloaded by hand, `mirror` an address to use
+    instead of the authors'. Returns a summary. Raises UserError and leaves the existing tables unchanged.
     """
     if name not in OFFERS:
         raise UserError(
             f"nasx bench get {name}",
-            "there is no table of that name",
-            f"there are {', '.join(OFFERS)}{did_you_mean(name, OFFERS)}",
+            "is not a table",
+            f"choose from {', '.join(OFFERS)}{did_you_mean(name, OFFERS)}",
         )
     files = _wanted(name, devices, brought)
     if not files:
@@ -114,7 +113,7 @@ def bench_get(
     if mirror and urlsplit(mirror).scheme == "http" and not brought and not all(file.sha256 for file in files):
         raise UserError(
             f"mirror={mirror}",
-            f"could be altered on its way, and {name} has no published checksum",
+            f"is not encrypted, and {name} has no published checksum to detect a change",
             "write https://HOST/FOLDER",
         )
     folder = cache_folder() / "downloads"
@@ -130,38 +129,38 @@ def bench_get(
                 address = f"{mirror.rstrip('/')}/{file.name}" if mirror else file.address
                 say(f"{file.name}: {file.size / MEGABYTE:.1f} MB from {address}")
                 by_hand = (
-                    f"download {file.address} by hand and give it with `nasx bench get {name} "
-                    f"from={'FOLDER' if len(files) > 1 else 'FILE'}`, or name a mirror with mirror=URL"
+                    f"download {file.address} by hand and run `nasx bench get {name} "
+                    f"from={'FOLDER' if len(files) > 1 else 'FILE'}`, or use a mirror with mirror=URL"
                 )
                 downloaded.append(fetch(file, address, folder, by_hand, say))
             summary = _read(name, files, downloaded, say)
             _remove(downloaded)
     except UserError as error:
-        if error.where in map(str, downloaded):  # the file's own fault
+        if error.where in map(str, downloaded):  # an error in the file
             _remove(downloaded)
         raise
     finally:
-        with contextlib.suppress(OSError):  # what has arrived stays, to go on from there
+        with contextlib.suppress(OSError):  # partial downloads stay, for a resume
             folder.rmdir()
     return {"table": name, **summary, "license": OFFERS[name].license, "next": FILL}
 
 
 def _wanted(name: str, devices: Sequence[str], brought: str | None) -> list[File]:
-    """The files to bring: those that were asked for, less those whose columns are there. Raises UserError."""
+    """Return the requested files whose columns do not exist yet. Raises UserError."""
     offer = OFFERS[name]
     if devices and name != LATENCY:
-        raise UserError(f"devices={','.join(devices)}", f"{name} is of no device", f"leave it out, or get {LATENCY}")
+        raise UserError(f"devices={','.join(devices)}", f"{name} has no devices", f"leave it out, or get {LATENCY}")
     if unknown := [device for device in devices if device not in DEVICES]:
         raise UserError(
-            f"devices={','.join(unknown)}", "no latencies can be had of it", f"there are {', '.join(DEVICES)}"
+            f"devices={','.join(unknown)}", "has no published latencies", f"choose from {', '.join(DEVICES)}"
         )
     if name == LATENCY and brought and not devices and not Path(brought).expanduser().is_dir():
         devices = [Path(brought).stem]
         if devices[0] not in DEVICES:
             raise UserError(
                 f"from={brought}",
-                "is neither a folder of latencies nor named by a device",
-                f"its name is DEVICE.pt; there are {', '.join(DEVICES)}",
+                "is neither a folder of latencies nor named after a device",
+                f"name it DEVICE.pt with a device of {', '.join(DEVICES)}",
             )
     if name == NB101:
         return [] if Nb101().table() else list(offer.files)
@@ -178,7 +177,7 @@ def _wanted(name: str, devices: Sequence[str], brought: str | None) -> list[File
 
 
 def _read(name: str, files: Sequence[File], paths: Sequence[Path], say: Say) -> dict[str, Any]:
-    """Read verified files into the tables; the summary of the import."""
+    """Add verified files to the tables; return the summary of the import."""
     if name == NB101:
         return import_nb101(paths[0], say=say)
     if name == TESTS:
@@ -196,13 +195,13 @@ def _read(name: str, files: Sequence[File], paths: Sequence[Path], say: Say) -> 
 
 
 def latencies(file: File, path: Path) -> Column:
-    """The column of a file of latencies: a list of 15,625 milliseconds in the official order. Raises UserError."""
+    """Read a file of latencies, a list of 15,625 milliseconds in the official order. Raises UserError."""
     try:
         values = np.asarray(load_torch(path), dtype=np.float64)
         if values.shape != (CELLS,) or not (np.isfinite(values) & (values > 0)).all():
-            raise ValueError(f"it does not hold {CELLS:,} positive numbers")
+            raise ValueError(f"it does not contain {CELLS:,} positive numbers")
     except (OSError, ValueError, TypeError, MemoryError) as error:
-        raise UserError(str(path), f"this is no file of latencies ({error})", f"bring {file.address} again") from error
+        raise UserError(str(path), f"is not a file of latencies ({error})", f"download {file.address} again") from error
     ordered = np.empty(CELLS)
     ordered[list(official_order())] = values
     return column(

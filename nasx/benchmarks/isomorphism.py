@@ -1,4 +1,4 @@
-"""Which NAS-Bench-201 cells compute the same function.
+"""Isomorphism of NAS-Bench-201 cells: which cells compute the same function.
 
 A cell is a sum of branches at each node, so its output is a term over the input ``0``: a convolution or pooling edge
 applies itself to a node's term, ``(term)@operation``; a skip edge is the node's term; a zero edge is ``#``; a node is
@@ -8,7 +8,7 @@ Three readings of a zero edge, with the number of classes among the 15,625 cells
 
 * ``mark``: a zero edge, or any edge that leaves a node whose only term is zero, is written ``#`` (the reference's
   ``to_unique_str(consider_zero=True)``, NAS-Bench-201, section 2.1): **6,466** classes.
-* ``operation``: zero is an operation like another, only skip is resolved (``consider_zero=False``): **12,751**.
+* ``operation``: zero is an ordinary operation, only skip is resolved (``consider_zero=False``): **12,751**.
 * ``delete``: zero branches are left out of a sum: **5,390**; 341 cells then have the term ``#``, that is, their output
   does not depend on their input.
 
@@ -35,9 +35,9 @@ _TOKEN = {f"{name}~{source}": (digit, source) for name, digit in _DIGIT.items() 
 
 @lru_cache(maxsize=CELLS)
 def cell_code(text: str) -> int:
-    """The row of a cell: its six operations as the digits of a base-5 number, the first edge the highest digit.
+    """Return the row of a cell: its six operations as digits of a base-5 number, most significant edge first.
 
-    Raises UserError where `text` is not a NAS-Bench-201 cell such as ``|a~0|+|b~0|c~1|+|d~0|e~1|f~2|``.
+    Raises UserError if `text` is not a NAS-Bench-201 cell such as ``|a~0|+|b~0|c~1|+|d~0|e~1|f~2|``.
     """
     nodes = text.strip().split("+")
     tokens = [token for node in nodes for token in node.split("|")[1:-1]]
@@ -52,28 +52,28 @@ def cell_code(text: str) -> int:
             return code
     raise UserError(
         f"cell={text[:200]!r}",
-        "this is not a NAS-Bench-201 cell",
+        "is not a NAS-Bench-201 cell",
         f"write |op~0|+|op~0|op~1|+|op~0|op~1|op~2| with op one of {', '.join(OPERATIONS)}",
     )
 
 
 def cell_digits(code: int) -> tuple[int, ...]:
-    """The six operation indices of a row, in string order."""
+    """Return the six operation indices of a row, in string order."""
     return tuple(code // 5**power % 5 for power in range(5, -1, -1))
 
 
 def cell_text(code: int) -> str:
-    """The string of a row: the inverse of `cell_code`."""
+    """Return the string of a row, the inverse of `cell_code`."""
     a, b, c, d, e, f = (OPERATIONS[digit] for digit in cell_digits(code))
     return f"|{a}~0|+|{b}~0|{c}~1|+|{d}~0|{e}~1|{f}~2|"
 
 
 @lru_cache(maxsize=1)
 def official_order() -> tuple[int, ...]:
-    """The row of each cell in the order of the official index (`arch_index`): entry i is the row of cell i.
+    """Return the rows in the order of the official index (`arch_index`): entry i is the row of cell i.
 
-    The authors list all cells (the last edge varies fastest, as in rows) and shuffle the list by Python's generator
-    with the seed 88 (AutoDL-Projects, exps/NAS-Bench-201/main.py).
+    The authors list all cells (the last edge varies fastest, as in rows) and shuffle the list with Python's generator
+    and the seed 88 (AutoDL-Projects, exps/NAS-Bench-201/main.py).
     """
     order = list(range(CELLS))
     random.Random(88).shuffle(order)
@@ -81,7 +81,7 @@ def official_order() -> tuple[int, ...]:
 
 
 def canonical(text: str, zero: Zero = "mark") -> str:
-    """The term of a cell (module docstring): equal exactly for the cells of one class under the reading `zero`."""
+    """Return the term of a cell (module docstring), equal exactly for cells of one class under the reading `zero`."""
     digits = cell_digits(cell_code(text))
     terms = {0: "0"}
     for node in (1, 2, 3):

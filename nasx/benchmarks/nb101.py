@@ -11,8 +11,8 @@ output compute nothing and are pruned. The key is the benchmark's own isomorphis
 with hexadecimal digests joined as text. Published numbers: the mean over the three repeats after 108 epochs.
 
 Shapes: keys (n,) uint64 twice (high half sorted, low half), accuracy (n, budgets, 3, 2) float32 fractions (valid,
-test; NaN where absent), params (n,) int32, seconds (n,) float32. The benchmark is 0.5 to 2 GB and comes with no part
-of nasx: `nasx bench get nb101` brings it once.
+test; NaN where absent), params (n,) int32, seconds (n,) float32. The benchmark (0.5 to 2 GB) is not part of nasx:
+`nasx bench get nb101` downloads it once.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ OPERATIONS = ("conv3x3-bn-relu", "conv1x1-bn-relu", "maxpool3x3")
 CODES = {"input": -1, "output": -2, **{name: code for code, name in enumerate(OPERATIONS)}}
 MAX_VERTICES, MAX_EDGES = 7, 9
 ABSENT = (
-    "NAS-Bench-101 is not here: `nasx bench get nb101` brings it (499 MB), and `nasx bench import nb101 FILE` "
-    "reads nasbench_only108.tfrecord or nasbench_full.tfrecord (1.95 GB)"
+    "NAS-Bench-101 is missing: `nasx bench get nb101` downloads it (499 MB), and `nasx bench import nb101 FILE` "
+    "imports nasbench_only108.tfrecord or nasbench_full.tfrecord (1.95 GB)"
 )
 
 Matrix = Sequence[Sequence[int]]
@@ -48,13 +48,13 @@ Graph = tuple[Matrix, Sequence[str]]
 
 
 def prune(matrix: Matrix, labels: Sequence[str]) -> tuple[tuple[tuple[int, ...], ...], tuple[str, ...]] | None:
-    """The part of a graph that lies on paths from the first to the last vertex; None where there is no such path.
+    """Return the subgraph on paths from the first to the last vertex; None if there is no such path.
 
-    Raises ValueError where the matrix is not square and upper triangular, or a label is unknown or misplaced.
+    Raises ValueError if the matrix is not square and upper triangular, or a label is unknown or misplaced.
     """
     n = len(labels)
     if n < 2 or len(matrix) != n or any(len(row) != n for row in matrix):
-        raise ValueError(f"{n} labels do not fit the matrix")
+        raise ValueError(f"the matrix does not match {n} labels")
     if any(matrix[u][v] not in ((0, 1) if u < v else (0,)) for u in range(n) for v in range(n)):
         raise ValueError("the matrix is not upper triangular with entries 0 and 1")
     if labels[0] != "input" or labels[-1] != "output" or not set(labels[1:-1]) <= set(OPERATIONS):
@@ -73,7 +73,7 @@ def prune(matrix: Matrix, labels: Sequence[str]) -> tuple[tuple[tuple[int, ...],
 
 
 def graph_hash(matrix: Matrix, labels: Sequence[str]) -> str:
-    """The benchmark's key of a (pruned) graph: 32 hexadecimal digits, equal for isomorphic graphs."""
+    """Return the key of a (pruned) graph: 32 hexadecimal digits, equal for isomorphic graphs."""
     vertices = range(len(labels))
     before = [[u for u in vertices if matrix[u][v]] for v in vertices]
     after = [[w for w in vertices if matrix[v][w]] for v in vertices]
@@ -94,7 +94,7 @@ def graph_hash(matrix: Matrix, labels: Sequence[str]) -> str:
     return _digest(str(sorted(names)))
 
 
-_key = lru_cache(maxsize=1024)(graph_hash)  # hashing costs a hundred times the look-up; searches ask again and again
+_key = lru_cache(maxsize=1024)(graph_hash)  # hashing takes a hundred times as long as the look-up
 
 
 def _digest(text: str) -> str:
@@ -102,9 +102,10 @@ def _digest(text: str) -> str:
 
 
 def graph_of(genotype: object) -> Graph | None:
-    """Matrix and labels of a genotype: its attributes `matrix` and `operations_list` or `ops`, else its text form
+    """Return matrix and labels of a genotype, None if it has neither attributes nor a text form of a graph.
 
-    ``{"matrix": [[0, 1], [0, 0]], "ops": ["input", "output"]}`` (JSON). None where it has neither.
+    The attributes are `matrix` and `operations_list` or `ops`; the text form is the JSON
+    ``{"matrix": [[0, 1], [0, 0]], "ops": ["input", "output"]}``.
     """
     matrix = getattr(genotype, "matrix", None)
     labels = getattr(genotype, "operations_list", None) or getattr(genotype, "ops", None)
@@ -122,7 +123,7 @@ def graph_of(genotype: object) -> Graph | None:
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """A NAS-Bench-101 table in memory (shapes: module docstring); `epochs` names the budgets."""
+    """A NAS-Bench-101 table in memory (shapes: module docstring); `epochs` lists the budgets."""
 
     about: dict[str, Any]
     epochs: tuple[int, ...]
@@ -134,7 +135,7 @@ class Table:
 
     @classmethod
     def read(cls, path: Path) -> Table:
-        """Read a table file; raises UserError where it is damaged or of another kind."""
+        """Read a table file. Raises UserError if it is damaged or of another kind."""
         arrays, about = unpack(path, FORM)
         try:
             epochs = tuple(int(e) for e in about["epochs"])
@@ -152,23 +153,23 @@ class Table:
         if not sound:
             raise UserError(
                 str(path),
-                "the columns of this table do not fit their description",
+                "the columns of this table do not match their description",
                 "import the benchmark again with `nasx bench import nb101 FILE`",
             )
         return table
 
     def row(self, key: str) -> int | None:
-        """The row of a graph's hash, None where the table does not hold it."""
+        """Return the row of a graph's hash; None if the table does not contain it."""
         high, low = int(key[:16], 16), int(key[16:], 16)
         at = int(self.high.searchsorted(np.uint64(high)))
-        while at < len(self.high) and self.high[at] == high:  # two keys with one high half are possible, if unlikely
+        while at < len(self.high) and self.high[at] == high:  # keys may share the high half
             if self.low[at] == low:
                 return at
             at += 1
         return None
 
     def repeats(self, row: int, epochs: int = 108) -> np.ndarray:
-        """(3, 2) accuracies in percent of one graph: repeats by valid, test."""
+        """Return the accuracies of one graph in percent, (3, 2): repeats by valid, test."""
         return np.multiply(self.accuracy[row, self.epochs.index(epochs)], 100.0, dtype=np.float64)
 
 
@@ -178,19 +179,19 @@ def _read(path: Path, stamp: tuple[int, int]) -> Table:
 
 
 def _means(table: Table) -> dict[str, np.ndarray]:
-    """Of each graph the mean over repeats after 108 epochs, in percent."""
+    """Return the mean over repeats after 108 epochs of each graph, in percent."""
     means = np.nanmean(table.accuracy[:, table.epochs.index(108)].astype(np.float64), axis=1) * 100.0
     return dict(zip(("valid", "test"), means.T))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Nb101(Benchmark):
-    """NAS-Bench-101 look-ups. `path`: a table file; None takes the imported one. Without one, every answer is None."""
+    """NAS-Bench-101 queries. `path`: a table file; None uses the imported one. Without a table all results are None."""
 
     path: str | None = None
 
     def file(self) -> Path:
-        """Where the table is, or would be."""
+        """The path of the table, which may not exist."""
         return cache_folder() / "nb101.npz" if self.path is None else Path(self.path).expanduser()
 
     @cached_property
@@ -203,19 +204,20 @@ class Nb101(Benchmark):
                 return None
             raise UserError(
                 f"benchmark.path={file}",
-                f"no table there ({error.strerror})",
+                f"no table found ({error.strerror})",
                 "write one with `nasx bench import nb101 FILE`, or set benchmark.path=null",
             ) from error
         return _read(file, (stat.st_mtime_ns, stat.st_size))
 
     def table(self) -> Table | None:
-        """The table, None where none was imported. Raises UserError where the file is damaged."""
+        """The table; None if none was imported. Raises UserError if the file is damaged."""
         return self._table
 
     def query(self, genotype: object) -> Score | None:
-        """The published 108-epoch results; None without a table, for another kind of genotype, and for graphs that
+        """Return the published 108-epoch results.
 
-        the benchmark does not hold (output not reached, more than 7 vertices or 9 edges after pruning).
+        None without a table, for other kinds of genotypes, and for graphs outside of the benchmark (output not reached,
+        more than 7 vertices or 9 edges after pruning).
         """
         table, graph = self._table, graph_of(genotype)
         if table is None or graph is None:
@@ -232,7 +234,7 @@ class Nb101(Benchmark):
     def _score(self, table: Table, row: int) -> Score:
         values: dict[str, float | None] = {}
         for split, column in zip(("valid", "test"), zip(*table.repeats(row).tolist())):
-            known = [x for x in column if x == x]  # NaN, and only NaN, differs from itself
+            known = [x for x in column if x == x]  # not NaN
             mean = sum(known) / len(known) if known else None
             values[split] = mean
             values[f"{split}_std"] = stdev(known, mean) if len(known) > 1 else None
@@ -247,7 +249,7 @@ class Nb101(Benchmark):
         )
 
     def reference(self, dataset: str, edges: Edges = ()) -> dict[str, dict[str, float | None]]:
-        """Optimum, median and mean over all graphs (each graph's mean over repeats, 108 epochs), in percent."""
+        """Return optimum, median and mean over all graphs (mean over repeats, 108 epochs), in percent."""
         if self._table is None or self.dataset_key(dataset) is None:
             return {}
         return {
@@ -272,7 +274,7 @@ class Nb101(Benchmark):
         return "cifar10" if super().dataset_key(name) == "cifar10" else None
 
     def missing(self) -> str | None:
-        """How to get the table where there is none, else None."""
+        """Describe how to get the table; None if it exists."""
         return ABSENT if self._table is None else None
 
     def info(self) -> dict[str, Any]:

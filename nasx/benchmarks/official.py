@@ -1,24 +1,24 @@
-"""NAS-Bench-201 by the interface of its authors' package, answered from nasx's compact table.
+"""The interface of NAS-Bench-201's official package over nasx's compact table.
 
 `TableApi` is a `nas_201_api.NASBench201API` in the official index order (`isomorphism.official_order`), with the names
-and units of that class: accuracies in percent, seconds, parameters in MB (10^6), multiply-adds in M. What the official
-file holds and the table does not raises `NotKnown` when it is read: dictionaries have the keys that are known, and
-raise it for the other official ones.
+and units of that class: accuracies in percent, seconds, parameters in MB (10^6), multiply-adds in M. A value that the
+official file has and the table lacks raises `NotKnown` on access: dictionaries contain the known keys, and raise it for
+the other official ones.
 
-    known               from
-    accuracy            `columns`: the last epoch, of each seed where the table has seeds, else the mean over seeds
+    value               source
+    accuracy            `columns`: the last epoch, per seed if the table has seeds, else the mean over seeds
     flops, params       the formulas of nb201.py
     train time          `SET.seconds`, 200 epochs; `cifar10` (trained on all 50,000 images) has none
-    latency             `latency.DEVICE`, where a device was chosen
-    never               losses, training accuracy, evaluation times, earlier epochs, weights
+    latency             `latency.DEVICE`, if a device is set
+    never known         losses, training accuracy, evaluation times, earlier epochs, weights
 
 Deviations from the official class
-1. The training time of one seed is the mean over the seeds of its cell; in the public copy that build_nb201.py reads
+1. The training time of one seed is the mean over the seeds of its cell; in the public copy read by build_nb201.py
    both are equal.
 2. `show(-1)` shows all cells; in the official class it raises KeyError.
-3. Parameters are those of the network; that copy states other numbers for 150 cells.
-4. An accuracy over the whole test set of CIFAR-100 or ImageNet16-120 (`ori-test`), and that of networks trained on half
-   of CIFAR-10, are not in the table.
+3. Parameters are those of the network; the public copy has other numbers for 150 cells.
+4. Accuracies over the whole test set of CIFAR-100 or ImageNet16-120 (`ori-test`), and of networks trained on half of
+   CIFAR-10, are not in the table.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from nasx.errors import UserError
 
 
 class Trial(ResultsCount):
-    """One training of a cell, by one seed."""
+    """One training of a cell, with one seed."""
 
     def __init__(self, answers: Answers, row: int, dataset: str, epochs: int, seed: int | None) -> None:
         flop, param = answers.costs(row, dataset)
@@ -72,7 +72,7 @@ class Trial(ResultsCount):
 
 
 def last_epoch(iepoch: int | None, epochs: int) -> None:
-    """Raises for an epoch that no training has, and NotKnown for all but the last one."""
+    """Raise UserError for an epoch outside of the training, NotKnown for all but the last epoch."""
     if iepoch is not None and iepoch != epochs - 1:
         if not 0 <= iepoch < epochs:
             raise UserError(f"iepoch={iepoch}", f"a training has the epochs 0 to {epochs - 1}", "use iepoch=None")
@@ -89,7 +89,7 @@ class CellResults(ArchResults):
 
     @cached_property
     def all_results(self) -> dict[tuple[str, int], Trial]:
-        """(data set, seed) -> that training."""
+        """(data set, seed) -> training."""
         return {
             (name, seed): Trial(self.answers, self.row, name, self.epochs, seed)
             for name, seeds in self.dataset_seed.items()
@@ -97,7 +97,7 @@ class CellResults(ArchResults):
         }
 
     def get_dataset_seeds(self, dataset: str) -> list[int]:
-        """The seeds of a data set. Raises NotKnown where the table has none."""
+        """Return the seeds of a data set. Raises NotKnown if the table has none."""
         seeds = list(self.dataset_seed[checked(dataset)])
         if not seeds:
             measure = next(own for (trained_on, _), own in OFFICIAL.items() if trained_on == dataset)
@@ -144,7 +144,7 @@ class CellResults(ArchResults):
 
 
 class Cells(Mapping[int, dict[str, CellResults]]):
-    """Official index -> budget -> results, made when they are asked for."""
+    """Official index -> budget -> results, made on access."""
 
     def __init__(self, answers: Answers, evaluated: list[int]) -> None:
         self.answers, self.evaluated, self.held = answers, evaluated, frozenset(evaluated)
@@ -165,13 +165,13 @@ class Cells(Mapping[int, dict[str, CellResults]]):
 
 
 class TableApi(NASBench201API):
-    """`nas_201_api.NASBench201API` over a table of nasx; made by `nasx.benchmarks.nb201_api`."""
+    """`nas_201_api.NASBench201API` over a table of nasx, returned by `nasx.benchmarks.nb201_api`."""
 
     def __init__(self, benchmark: Nb201, *, device: str | None = None, verbose: bool = True) -> None:
         table, rows = benchmark.table(), official_order()
         self.filename, self.verbose = benchmark.file().name, verbose
         self.reset_time()
-        self._avaliable_hps = set(BUDGETS)  # the official class spells it so
+        self._avaliable_hps = set(BUDGETS)  # sic, as in the official class
         self.answers = Answers(table, device)
         self.meta_archs = [cell_text(row) for row in rows]
         self.archstr2index = {cell: index for index, cell in enumerate(self.meta_archs)}
@@ -185,7 +185,7 @@ class TableApi(NASBench201API):
     def get_more_info(
         self, index: Any, dataset: str, iepoch: int | None = None, hp: str | int = "12", is_random: bool | int = True
     ) -> Known:
-        """Accuracies and training time of a cell. Raises NotKnown where the table has no accuracy of this data set."""
+        """Return accuracies and training time of a cell. Raises NotKnown if the table has no accuracy."""
         if self.verbose:
             print(
                 f"Call the get_more_info function with index={index}, dataset={dataset}, iepoch={iepoch}, hp={hp}, "
@@ -208,7 +208,7 @@ class TableApi(NASBench201API):
         if dataset == "cifar10":
             faults["valid-accuracy"] = NotKnown(
                 "cifar10, valid-accuracy",
-                "networks that were trained on all 50,000 images have no validation accuracy",
+                "networks trained on all 50,000 images have no validation accuracy",
                 "use dataset='cifar10-valid'",
             )
         if "all_time" in train:
@@ -223,7 +223,7 @@ class TableApi(NASBench201API):
         Param_max: float | None = None,
         hp: str | int = "12",
     ) -> tuple[int, float | None]:
-        """Index and accuracy of the most accurate cell within the bounds (M, MB); (-1, None) where none is."""
+        """Return index and accuracy of the best cell within the bounds (M, MB); (-1, None) if there is none."""
         if self.verbose:
             print(
                 f"Call find_best with dataset={dataset}, metric_on_set={metric_on_set}, hp={hp} | with #FLOPs < "
@@ -244,7 +244,7 @@ class TableApi(NASBench201API):
         return best, highest
 
     def get_net_config(self, index: int, dataset: str) -> dict[str, Any]:
-        """Name, channels, cells a stage, cell and classes of the network of a data set."""
+        """Return name, channels, cells per stage, cell and classes of the network of a data set."""
         if index not in self.arch2infos_dict:
             raise ValueError(f"no results of the cell {index}")
         return Trial(self.answers, official_order()[index], checked(dataset), 200, None).get_config(None)
@@ -255,7 +255,7 @@ class TableApi(NASBench201API):
         return self._query_info_str_by_arch(arch, budget(hp), described)
 
     def show(self, index: int = -1) -> None:
-        """Print what is known of a cell, or of all (index < 0)."""
+        """Print the known values of a cell, or of all (index < 0)."""
         if index >= 0:
             return self._show(index, described)
         print(self)
@@ -269,7 +269,7 @@ class TableApi(NASBench201API):
 
 
 def described(found: CellResults, extra_info: object = None, show: bool = False) -> list[str]:
-    """The lines of the official class, with what is known."""
+    """Return the lines that the official class prints, with the known values."""
     names = found.get_dataset_names()
     lines = [found.arch_str, f"datasets : {names}, extra-info : {extra_info}"]
     for dataset in names:

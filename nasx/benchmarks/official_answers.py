@@ -1,4 +1,4 @@
-"""What the table knows of a NAS-Bench-201 cell, by the names of the official interface (official.py)."""
+"""The known values of a NAS-Bench-201 cell, by the names of the official interface (official.py)."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from nasx.benchmarks.nb201_import import OFFICIAL, TRAINED_ON
 from nasx.errors import UserError
 
 CLASSES = {"cifar10-valid": 10, "cifar10": 10, "cifar100": 100, "ImageNet16-120": 120}
-"""Data sets as the official class names them, and their classes."""
+"""Official names of the data sets -> number of classes."""
 SETS = {
     "cifar10-valid": {"valid": "x-valid", "test": "ori-test"},
     "cifar10": {"test": "ori-test"},
     "cifar100": {"valid": "x-valid", "test": "x-test", "valtest": "ori-test"},
     "ImageNet16-120": {"valid": "x-valid", "test": "x-test", "valtest": "ori-test"},
 }
-"""Data set -> prefix of `get_more_info` -> the set that it is measured on."""
+"""Data set -> prefix of `get_more_info` -> evaluated split."""
 BUDGETS = ("12", "200")
 IN_FILE = "only the official file has it: nas_201_api.NASBench201API('NAS-Bench-201-v1_1-096897.pth')"
 IMPORT = "`nasx bench import nb201 FILE` (the official .pth or a NATS-Bench folder)"
 
 
 class NotKnown(UserError, KeyError):
-    """What the official file holds and the table does not, with what brings it. A KeyError, as for an absent key."""
+    """A value in the official file that the table lacks; the remedy names its source. A KeyError, as of a dict."""
 
     __str__ = Exception.__str__
 
@@ -49,8 +49,8 @@ class Known(dict[str, Any]):
             raise NotKnown(
                 f"{self.where}, latency",
                 "nasx's table has no latency measured by the benchmark's authors",
-                "name a device of the table, for example nb201_api(device='raspi4'); "
-                "`nasx bench info` lists them, `nasx bench get nb201-latency` brings them",
+                "choose a device of the table, for example nb201_api(device='raspi4'); "
+                "`nasx bench info` lists them, `nasx bench get nb201-latency` downloads them",
             )
         if key.endswith(("loss", "accuracy", "time")) or key.startswith("T-"):
             raise NotKnown(f"{self.where}, {key}", "is not in nasx's table", IN_FILE)
@@ -58,14 +58,14 @@ class Known(dict[str, Any]):
 
 
 def budget(hp: object) -> str:
-    """A training budget as the official class names it. Raises UserError."""
+    """Return the official name of a training budget. Raises UserError."""
     if str(hp) not in BUDGETS:
         raise UserError(f"hp={hp!r}", "is not a training budget of NAS-Bench-201", "use hp='12' or hp='200'")
     return str(hp)
 
 
 def checked(dataset: str) -> str:
-    """A data set as the official class names it. Raises UserError."""
+    """Return the official name of a data set. Raises UserError."""
     if dataset not in CLASSES:
         raise UserError(
             f"dataset={dataset!r}", "is not a data set of NAS-Bench-201", f"use one of {', '.join(CLASSES)}"
@@ -74,7 +74,7 @@ def checked(dataset: str) -> str:
 
 
 class Answers:
-    """What a table knows of a cell, by official names. Whole columns are unpacked once, when they are first needed."""
+    """The values of a table by official names. Columns are unpacked once, at first use."""
 
     def __init__(self, table: Table, device: str | None) -> None:
         self.table = table
@@ -84,7 +84,7 @@ class Answers:
             raise UserError(
                 f"device={device}",
                 "the table has no latencies of this device",
-                f"it has {', '.join(known)}" if known else "`nasx bench get nb201-latency` brings them",
+                f"it has {', '.join(known)}" if known else "`nasx bench get nb201-latency` downloads them",
             )
         self._means: dict[tuple[str, str, int], np.ndarray] = {}
         self._runs: dict[tuple[str, str, int], dict[int, np.ndarray]] = {}
@@ -93,26 +93,26 @@ class Answers:
         return self  # the official class copies what it returns; the table is never changed
 
     def means(self, measure: tuple[str, str], epochs: int) -> np.ndarray:
-        """(15625,): means over seeds in percent, NaN where unknown."""
+        """Return the means over seeds, (15625,) in percent, NaN where unknown."""
         key = (*measure, epochs)
         if key not in self._means:
             self._means[key] = self.table.statistics(*measure, epochs)[:, 0]
         return self._means[key]
 
     def runs(self, measure: tuple[str, str], epochs: int) -> dict[int, np.ndarray]:
-        """Seed -> (15625,) in percent, NaN where unknown."""
+        """Return seed -> accuracies, (15625,) in percent, NaN where unknown."""
         key = (*measure, epochs)
         if key not in self._runs:
             self._runs[key] = self.table.per_seed(*measure, epochs)
         return self._runs[key]
 
     def seeds(self, row: int, dataset: str, epochs: int) -> list[int]:
-        """The seeds whose accuracy is known on any set of a data set, ascending."""
+        """Return the ascending seeds with a known accuracy on any split of a data set."""
         runs = [self.runs(measure, epochs) for (trained_on, _), measure in OFFICIAL.items() if trained_on == dataset]
         return sorted({seed for own in runs for seed, values in own.items() if values[row] == values[row]})
 
     def accuracy(self, row: int, dataset: str, setname: str, epochs: int, seed: int | None) -> float:
-        """Percent; `seed` None: the mean over seeds. Raises NotKnown."""
+        """Return an accuracy in percent; `seed` None: the mean over seeds. Raises NotKnown."""
         measure, where = OFFICIAL.get((dataset, setname)), f"{dataset}, {setname}, {epochs} epochs"
         if measure is None:
             raise NotKnown(where, "this accuracy is not in nasx's table", IN_FILE)
@@ -126,15 +126,15 @@ class Answers:
 
     @staticmethod
     def lacking(where: str, measure: tuple[str, str], epochs: int, *, mean_known: bool = False) -> NotKnown:
-        """The fault of an accuracy that an import can bring."""
+        """Return the error for an accuracy that an import can add."""
         if mean_known:
             return NotKnown(where, "the table has the mean over seeds only", f"use is_random=False, or {IMPORT}")
         brings = "`nasx bench get nb201-test` (means over seeds) or " if measure[1] == "test" and epochs == 200 else ""
         other = "; the table has hp='200'" if epochs == 12 else ""
-        return NotKnown(where, f"the table has no such accuracy{other}", f"{brings}{IMPORT} brings it")
+        return NotKnown(where, f"the table has no such accuracy{other}", f"{brings}{IMPORT} adds it")
 
     def costs(self, row: int, dataset: str) -> tuple[float, float]:
-        """Multiply-adds in M and parameters in MB of the network of a data set (CLASSES, 32 or 16 pixels)."""
+        """Return multiply-adds in M and parameters in MB of the network of a data set (CLASSES, 32 or 16 pixels)."""
         head = 64 + 1  # weights and bias of the classifier, for each class
         maps = flops(row) - 10 * head
         maps = maps // 4 if dataset == "ImageNet16-120" else maps
@@ -142,13 +142,13 @@ class Answers:
         return (maps + 10 * head + more) / 1e6, (params(row) + more) / 1e6
 
     def seconds(self, row: int, dataset: str, epochs: int) -> float | None:
-        """Seconds of a training, None where unknown."""
+        """Return the seconds of a training; None if unknown."""
         name = TRAINED_ON.get(dataset) if epochs == 200 else None
         value = float(self.table.seconds(name)[row]) if name else float("nan")
         return value if value == value else None
 
     def cost_info(self, row: int, dataset: str, epochs: int) -> Known:
-        """What `get_cost_info` returns."""
+        """Return the result of `get_cost_info`."""
         flop, param = self.costs(row, dataset)
         values = {"flops": flop, "params": param}
         if self.latencies is not None and (value := float(self.latencies.values[row])) == value:
@@ -156,6 +156,6 @@ class Answers:
         return Known(f"{dataset}, {epochs} epochs", values | self.times(row, dataset, epochs))
 
     def times(self, row: int, dataset: str, epochs: int) -> dict[str, float]:
-        """The training times, where they are known."""
+        """Return the known training times."""
         total = self.seconds(row, dataset, epochs)
         return {} if total is None else {"T-train@epoch": total / epochs, "T-train@total": total}

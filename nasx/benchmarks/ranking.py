@@ -1,12 +1,12 @@
-"""How well scores rank architectures by accuracy: Kendall's tau-b, Spearman's rho and top-k regret, with intervals.
+"""Agreement of scores with accuracies: Kendall's tau-b, Spearman's rho and top-k regret, with intervals.
 
     tau-b    = (C - D) / sqrt((C + D + S)(C + D + A))    C, D: concordant and discordant pairs of architectures;
                                                          S, A: pairs with equal scores alone, equal accuracies alone
     rho      = Pearson's correlation of the ranks; equal values have their mean rank
     regret@k = best accuracy of all - best accuracy of the k architectures with the largest scores (in percent)
 
-Where several architectures have the k-th largest score, regret@k is the mean over all choices among them, so that it
-does not depend on the order of the rows. A score of minus infinity is the lowest.
+If several architectures have the k-th largest score, regret@k is the mean over all choices among them, so that it does
+not depend on the order of the rows. A score of minus infinity is the lowest.
 
 Intervals are percentile bootstrap intervals over architectures: B samples of n drawn with replacement, the 2.5th and
 97.5th percentile of the statistic. Resamples in which a correlation is undefined are left out. The interval of a
@@ -27,7 +27,7 @@ LEVEL = 0.95
 
 
 class Estimate(NamedTuple):
-    """A statistic with its interval; None where it is undefined."""
+    """A statistic with its interval; None if undefined."""
 
     value: float | None
     low: float | None
@@ -35,7 +35,7 @@ class Estimate(NamedTuple):
 
 
 class Ranking(NamedTuple):
-    """How `n` scores rank accuracies; `best` is the largest accuracy, in percent."""
+    """Statistics of `n` scores and accuracies; `best` is the largest accuracy, in percent."""
 
     n: int
     tau: Estimate
@@ -45,9 +45,9 @@ class Ranking(NamedTuple):
 
 
 def ranking(scores: np.ndarray, accuracies: np.ndarray, *, k: int, resamples: int = 1000, seed: int = 0) -> Ranking:
-    """All statistics of scores and accuracies, both (n,) without NaN; n and k are 1 or more."""
+    """Compute all statistics of scores and accuracies, both (n,) without NaN; n and k are at least 1."""
     draws, n = np.random.default_rng(seed), len(scores)
-    x, y = places(scores), places(accuracies)  # sorted several times as fast as float64
+    x, y = places(scores), places(accuracies)  # integers sort several times faster than float64
     found: list[list[float]] = []
     for i in range(resamples + 1):
         rows = draws.integers(n, size=n) if i else np.arange(n)
@@ -60,21 +60,21 @@ def ranking(scores: np.ndarray, accuracies: np.ndarray, *, k: int, resamples: in
 
 
 def places(values: np.ndarray) -> np.ndarray:
-    """(n,) unsigned: the place of each value among the different ones, in their order."""
+    """Return the dense rank of each value, (n,) unsigned."""
     found = np.unique(values, return_inverse=True)[1]
     return found.astype(np.uint16 if len(values) <= 1 << 16 else np.uint32)
 
 
 def kendall_tau(scores: np.ndarray, accuracies: np.ndarray) -> float:
-    """Kendall's tau-b; NaN where all scores or all accuracies are equal."""
-    from scipy.stats import kendalltau  # slow to import: only where needed
+    """Return Kendall's tau-b; NaN if all scores or all accuracies are equal."""
+    from scipy.stats import kendalltau  # slow to import
 
-    method = "asymptotic" if len(scores) > 2 else "exact"  # how the p value is found, which is not used: the cheap way
+    method = "asymptotic" if len(scores) > 2 else "exact"  # the cheapest p value, which is not used
     return float(kendalltau(scores, accuracies, method=method).statistic)
 
 
 def spearman_rho(scores: np.ndarray, accuracies: np.ndarray) -> float:
-    """Spearman's rank correlation; NaN where all scores or all accuracies are equal."""
+    """Return Spearman's rank correlation; NaN if all scores or all accuracies are equal."""
     from scipy.stats import rankdata
 
     x, y = rankdata(scores), rankdata(accuracies)
@@ -84,12 +84,12 @@ def spearman_rho(scores: np.ndarray, accuracies: np.ndarray) -> float:
 
 
 def regret(scores: np.ndarray, accuracies: np.ndarray, k: int) -> float:
-    """Best accuracy of all minus the best of the k largest scores, ties in the score averaged over their choices."""
+    """Return the best accuracy minus the best one of the k largest scores, averaged over choices among ties."""
     k = min(k, len(scores))
     last = np.partition(scores, -k)[-k]  # the k-th largest score
     sure, tied = accuracies[scores > last], np.sort(accuracies[scores == last])[::-1]
     best, wanted, count = sure.max() if len(sure) else -np.inf, k - len(sure), len(tied)
-    chance, expected = wanted / count, 0.0  # that the j-th best of the tied is the best of those chosen
+    chance, expected = wanted / count, 0.0  # probability that the j-th best of the tied is the best chosen one
     for j, value in enumerate(tied[: count - wanted + 1], start=1):
         expected += chance * max(best, value)
         chance *= (count - j - wanted + 1) / max(count - j, 1)
@@ -107,7 +107,7 @@ def _estimate(value: float, resampled: np.ndarray) -> Estimate:
 
 
 def as_record(found: Ranking, k: int) -> dict[str, Any]:
-    """The numbers as plain values by their names in tables."""
+    """Return the numbers as plain values, by their names in tables."""
     record: dict[str, Any] = {"n": found.n}
     for name, each in (("kendall_tau", found.tau), ("spearman", found.rho), ("regret", found.regret)):
         record |= {name: each.value, f"{name}_low": each.low, f"{name}_high": each.high}

@@ -1,7 +1,7 @@
-"""The files that benchmark tables live in: compact arrays with a description inside, written whole or not at all.
+"""Files of benchmark tables: compact arrays with a description, written atomically.
 
-A table is an uncompressed ``.npz`` (zip members carry a CRC, so a flipped bit is noticed) whose member ``about`` is a
-JSON object: form, source, version, sha256 of the source, and what each column means. Nothing in it is pickled.
+A table is an uncompressed ``.npz`` (zip members have a CRC, which detects flipped bits) whose member ``about`` is a
+JSON object: form, source, version, sha256 of the source, and the meaning of each column. Nothing in it is pickled.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ Arrays = dict[str, np.ndarray]
 
 
 MAX_BYTES = 1 << 30
-"""Of an unpacked table; the largest, NAS-Bench-101, has a tenth of it."""
-ELSEWHERE = "name another file with out=FILE"
-"""The remedy where a table cannot be written."""
+"""Largest size of an unpacked table; the largest table, NAS-Bench-101, has a tenth of it."""
+ELSEWHERE = "set another file with out=FILE"
+"""Remedy for a table that cannot be written."""
 
 
 def silent(message: str) -> None:
-    """A `Say` that says nothing."""
+    """Discard a message; the default `Say`."""
 
 
 def cache_folder() -> Path:
-    """Where imported tables live: ``$NASX_DATA/benchmarks``, else nasx/benchmarks in the user's XDG cache."""
+    """Return the folder of imported tables: ``$NASX_DATA/benchmarks``, else nasx/benchmarks in the XDG cache."""
     if root := os.environ.get("NASX_DATA"):
         return Path(root).expanduser() / "benchmarks"
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "nasx" / "benchmarks"
@@ -46,7 +46,7 @@ def cache_folder() -> Path:
 
 @contextlib.contextmanager
 def one_writer(table: Path) -> Iterator[None]:
-    """Within, no other process adds columns to this table: it would write back what it has read before."""
+    """Lock a table within the block, so that concurrent imports do not overwrite each other's columns."""
     try:
         made = make_folder(table.parent)
         handle = open_folder(table.parent)
@@ -58,11 +58,11 @@ def one_writer(table: Path) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
-        remove_empty(made)  # where nothing was written
+        remove_empty(made)  # if nothing was written
 
 
 def sha256(path: Path) -> str:
-    """Hex digest of a file, or of a folder's file names and contents in name order."""
+    """Return the hex digest of a file, or of the sorted file names and contents of a folder."""
     digest = hashlib.sha256()
     for file in sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]:
         if path.is_dir():
@@ -74,12 +74,12 @@ def sha256(path: Path) -> str:
 
 
 def pack(arrays: Arrays, about: dict[str, Any]) -> bytes:
-    """An uncompressed .npz with `about` as JSON inside; the same content gives the same bytes on every machine."""
+    """Return an uncompressed .npz with `about` as JSON; the bytes depend only on the content."""
     blob = BytesIO()
     text = np.frombuffer(json.dumps(about, indent=1, sort_keys=True).encode(), np.uint8)
     with zipfile.ZipFile(blob, "w", zipfile.ZIP_STORED) as archive:
         for name, array in sorted({**arrays, "about": text}.items()):
-            entry = zipfile.ZipInfo(name + ".npy", date_time=(1980, 1, 1, 0, 0, 0))  # no clock in the bytes
+            entry = zipfile.ZipInfo(name + ".npy", date_time=(1980, 1, 1, 0, 0, 0))  # a fixed date, for equal bytes
             entry.create_system, entry.external_attr = 3, 0o644 << 16
             member = BytesIO()
             np.lib.format.write_array(member, np.ascontiguousarray(array), version=(1, 0), allow_pickle=False)
@@ -88,7 +88,7 @@ def pack(arrays: Arrays, about: dict[str, Any]) -> bytes:
 
 
 def unpack(path: Path, *forms: str) -> tuple[Arrays, dict[str, Any]]:
-    """Read what `pack` wrote. Raises UserError where the file is damaged or holds a table of none of the `forms`."""
+    """Read a file written by `pack`. Raises UserError if it is damaged or its form is not one of `forms`."""
     remedy = "move the file away, or import the benchmark again with `nasx bench import`"
     try:
         with np.load(path, allow_pickle=False) as archive:
@@ -97,7 +97,7 @@ def unpack(path: Path, *forms: str) -> tuple[Arrays, dict[str, Any]]:
             arrays = {name: archive[name] for name in archive.files}
         about = json.loads(arrays.pop("about").tobytes())
     except FileNotFoundError as error:
-        raise UserError(str(path), "there is no such table", remedy) from error
+        raise UserError(str(path), "does not exist", remedy) from error
     except (
         OSError,
         ValueError,
@@ -110,7 +110,7 @@ def unpack(path: Path, *forms: str) -> tuple[Arrays, dict[str, Any]]:
         zipfile.BadZipFile,
         zlib.error,
     ) as error:
-        raise UserError(str(path), f"the table cannot be read ({error or type(error).__name__})", remedy) from error
+        raise UserError(str(path), f"cannot be read ({error or type(error).__name__})", remedy) from error
     if not isinstance(about, dict) or about.get("form") not in forms:
-        raise UserError(str(path), f"this is not a table of the form '{forms[0]}'", remedy)
+        raise UserError(str(path), f"is not a table of the form '{forms[0]}'", remedy)
     return arrays, about

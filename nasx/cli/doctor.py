@@ -206,7 +206,7 @@ def _version(package: str) -> str | None:
 def writes(out: Path) -> Lines:
     """Whether a file can be written and locked where runs go, and the space there. Makes no folder."""
     place = next(path for path in (out.expanduser().absolute(), *out.expanduser().absolute().parents) if path.exists())
-    remedy = "choose a folder that you may write to with out=FOLDER"
+    remedy = "choose a writable folder with out=FOLDER"
     if not place.is_dir():
         raise UserError(f"out={out}", f"{place} is not a folder", remedy)
     free = shutil.disk_usage(place).free / 2**20

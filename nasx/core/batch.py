@@ -1,4 +1,4 @@
-"""A batch of a search or a retraining, and the state that batches of a text hand on to each other."""
+"""Batches of a search or a retraining, and the hidden state carried between batches of a text."""
 
 from __future__ import annotations
 
@@ -9,28 +9,27 @@ from torch import Tensor
 
 
 class Carried(Protocol):
-    """What an evaluation of a batch leaves for the batch after it: the hidden state of a recurrent network.
+    """The hidden state of a recurrent network that a batch passes to the next one.
 
-    It belongs to the stream, so that losses stay pure: evaluating a batch again, at other weights too, reads what it
-    read before. The real weight update's state is the one that stays.
+    It belongs to the stream, so that losses are pure: a repeated evaluation of a batch, also at other weights, reads
+    the same state. The state written by the weight update is the one that is kept.
     """
 
     def read(self) -> Tensor | None:
-        """The state after the batch before, None where there is none: at the start of a text."""
+        """Return the state after the previous batch; None at the start of a text."""
 
     def write(self, state: Tensor, *, track: bool) -> None:
-        """Leave the state after this batch: always where `track`, else only where nothing has been left yet."""
+        """Store the state after this batch if `track`, or if none has been stored yet."""
 
     def without_writes(self) -> Carried:
-        """The same to read from, of which nothing is handed on."""
+        """Return a copy that reads the same state and discards writes."""
 
 
 class Batch(NamedTuple):
-    """Inputs, targets, and the seed from which random operations draw.
+    """Inputs, targets, and the seed of random operations.
 
-    Images (n, c, h, w) already augmented with labels (n,), or n segments of a text (n, steps) with the word after each
-    word (n, steps). `rate` scales the learning rate of a weight update on the batch. `carried` is None where batches
-    do not go on from one another.
+    Augmented images (n, c, h, w) with labels (n,), or n segments of a text (n, steps) with the next words (n, steps).
+    `rate` scales the learning rate of a weight update on the batch. `carried` is None for independent batches.
     """
 
     x: Tensor
@@ -41,17 +40,17 @@ class Batch(NamedTuple):
 
 
 def state_kwargs(batch: Batch) -> dict[str, Tensor | None]:
-    """The state that a batch goes on from, as networks take it; nothing where batches are independent."""
+    """Return the carried state as keyword arguments of a network; empty for independent batches."""
     return {} if batch.carried is None else {"state": batch.carried.read()}
 
 
 def without_writes(batch: Batch) -> Batch:
-    """The same batch, to look at: nothing of its evaluations is handed on."""
+    """Return the batch with a carried state that discards writes."""
     return batch if batch.carried is None else batch._replace(carried=batch.carried.without_writes())
 
 
 def store_state(batch: Batch, state: Tensor | None, *, track: bool = True) -> None:
-    """Leave the state that a network ended a batch with to the batch after it."""
+    """Store the final state of a network on a batch for the next batch."""
     if batch.carried is not None and state is not None:
         batch.carried.write(state.detach(), track=track)
 

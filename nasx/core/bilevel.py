@@ -1,13 +1,13 @@
-"""The bilevel problem, as every method sees it.
+"""The interface between methods and the bilevel problem.
 
     min over a of L2(w*(a), a)   with   w*(a) = argmin over w of L1(w, a)
 
 `w` are the supernet's weights, `a` the architecture parameters, `mix = relax(a)` the mixture weights that scale the
-operations. L1 is the loss on training batches, L2 on validation batches. A method sees two pure functions, `relax`
-and `outcome`, and moves `w` and `a` only through `Search`; it knows neither the space nor the network nor the data.
+operations. L1 is the loss on training batches, L2 on validation batches. A method uses two pure functions, `relax` and
+`outcome`, and updates `w` and `a` only through `Search`; it is independent of space, network and data.
 
-All second-order work is one primitive, `Second` (trees.py). Weights are never edited and restored: a probe evaluates
-the loss at other weights by substitution, so the live weights stay bit-identical.
+All second-order terms use one primitive, `Second` (trees.py). Weights are never modified and restored: a probe
+evaluates the loss at other weights by substitution, so the current weights stay bit-identical.
 
 Shapes: a tree maps names to tensors; two trees in one expression have the same names and shapes. `mix` tensors have
 a leading axis over the cells that share an architecture parameter, so a method can read and perturb each cell.
@@ -37,49 +37,48 @@ Activate = Callable[[Tensor], Tensor]
 
 
 class Outcome(NamedTuple):
-    """Mean loss () and accuracy () in [0, 1] of one forward pass; the accuracy carries no gradient."""
+    """Mean loss () and accuracy () in [0, 1] of one forward pass; the accuracy has no gradient."""
 
     loss: Tensor
     accuracy: Tensor
 
     @classmethod
     def mean(cls, outcomes: Sequence[Outcome]) -> Outcome:
-        """The mean of several outcomes, without gradients."""
+        """Return the mean of several outcomes, without gradients."""
         return cls(*(torch.stack([x.detach() for x in values]).mean() for values in zip(*outcomes, strict=True)))
 
 
 class Problem(Protocol):
-    """All that a method sees of space, network and criterion. Both functions are pure."""
+    """Space, network and criterion as pure functions of architecture and weights."""
 
     groups: tuple[tuple[str, ...], ...]
-    """Names of the mixture that together describe one cell, for each cell type that layer regularizers act on."""
+    """Groups of mixture names that describe one cell, for each cell type to which layer regularizers apply."""
 
     def relax(self, a: Tree, activate: Activate | None = None) -> Tree:
-        """Mixture weights of `a`; `activate` maps logits to weights along the last axis (default: the method's)."""
+        """Return the mixture of `a`; `activate` maps logits to weights on the last axis (default: the method's)."""
 
     def sample(self, gen: torch.Generator) -> Tree:
-        """The one-hot mixture of an architecture drawn uniformly from the space."""
+        """Draw the one-hot mixture of an architecture uniformly from the space."""
 
     def mask(self, operation: str) -> Tree:
-        """A tree like the mixture: 1 where an operation of this name stands, 0 elsewhere."""
+        """Return a tree like the mixture, 1 for operations of this name and 0 elsewhere."""
 
     def biased(self, mix: Tree, weights: Tree) -> Tree:
-        """`mix` with a number that is added to all entries of each edge's result: the sum of the edge's `weights`."""
+        """Return `mix` extended by a constant added to the output of each edge: the sum of the edge's `weights`."""
 
     def decisions(self) -> Sequence[Sequence[Decision]]:
-        """What a genotype decides, in phases: operations first, then edges."""
+        """Return the decisions of a genotype, in phases: operations first, then edges."""
 
     def outcome(self, w: Tree, mix: Tree, batch: Batch, *, track: bool = False, evaluation: bool = False) -> Outcome:
-        """Loss and accuracy at (w, mix); `track` lets batch-norm running statistics follow, where they are kept.
+        """Evaluate loss and accuracy at (w, mix); `track` updates the running statistics of batch norm, if any.
 
-        `evaluation`: in eval mode, with running statistics where they are kept and without what training adds
-        (dropout, drop-path, auxiliary loss).
+        `evaluation`: in eval mode, with running statistics if any, and without dropout, drop-path and auxiliary loss.
         """
 
 
 # --------------------------------------------------------------------------------------------------- search
 class Snapshot(NamedTuple):
-    """Copies of the weights and of the weight optimizer's momentum buffers."""
+    """Copies of the weights and of the momentum buffers of the weight optimizer."""
 
     w: list[Tensor]
     buffers: list[Tensor | None]
@@ -87,14 +86,14 @@ class Snapshot(NamedTuple):
 
 @dataclass
 class Search:
-    """What a step may read or move: the live weights `w`, the architecture `a`, and their optimizers.
+    """The state that a step reads and updates: the weights `w`, the architecture `a`, and their optimizers.
 
-    `w` and `a` are trees of leaves that the optimizers own. `clip` bounds the global norm of the weight gradient
-    (never of the architecture gradient). `progress` is the fraction of the search that is done, in [0, 1]; while
-    `warming`, the architecture stays where it is.
+    `w` and `a` are trees of leaves owned by the optimizers. `clip` is the largest global norm of the weight gradient
+    (never of the architecture gradient). `progress` is the completed fraction of the search, in [0, 1]; while
+    `warming`, the architecture is not updated.
 
     In steps that may be replayed from a CUDA graph, `epoch`, `updates`, `progress` and `lr` are 0-d tensors on the
-    device: calculate with them, but do not ask (`if`, `int`, `math`), or the steps are taken eagerly.
+    device: compute with them, but never read their values (`if`, `int`, `math`), or the steps run eagerly.
     """
 
     problem: Problem
@@ -109,15 +108,15 @@ class Search:
     progress: float = 0.0
     warming: bool = False
     sampler: Callable[[Tree, Batch], Tree] | None = None
-    """Draws the mixture of a batch for a wrapping method; None: the mixture is `relax(a)`."""
+    """Sampler of the mixture of a batch, set by wrappers; None: the mixture is `relax(a)`."""
     transform: Callable[[Tree], Tree] | None = None
-    """Applied to every mixture, drawn or not, by wrapping methods."""
+    """Transform of every mixture, sampled or not, set by wrappers."""
     arch_penalty: Callable[[Tree], Tree] | None = None
-    """Gradient that wrapping methods add to every architecture gradient."""
+    """Gradient added to every architecture gradient, set by wrappers."""
     probe: Callable[[str, Tree, Callable[[], Tree], tuple[int, int]], None] | None = None
-    """Receives what `compare` is given. None: nothing is compared, at no cost."""
+    """Receiver of the arguments of `compare`. None: no comparison, at no cost."""
     draws: Draws = field(default_factory=Draws)
-    """Where random numbers come from."""
+    """Source of random numbers."""
 
     @property
     def lr(self) -> float:
@@ -125,41 +124,41 @@ class Search:
         return self.w_opt.param_groups[0]["lr"]
 
     def mixture(self, a: Tree, batch: Batch) -> Tree:
-        """Mixture weights of `a` for passes over `batch`. All randomness of a mixture enters here, by `sampler`."""
+        """Return the mixture weights of `a` for passes over `batch`; `sampler` is their only source of randomness."""
         return self.transformed(self.problem.relax(a) if self.sampler is None else self.sampler(a, batch))
 
     def transformed(self, mix: Tree) -> Tree:
-        """A mixture after the transforms of wrapping methods."""
+        """Return a mixture after the transforms of wrappers."""
         return mix if self.transform is None else self.transform(mix)
 
     def generator(self, batch: Batch) -> torch.Generator:
-        """A generator at the start of the batch's random numbers, on the device of the architecture."""
+        """Return a generator with the seed of the batch, on the device of the architecture."""
         return self.draws.generator(batch, next(iter(self.a.values())).device)
 
     def sampled(self, batch: Batch) -> Tree:
-        """The one-hot mixture of an architecture drawn uniformly from the space, by the batch's seed."""
+        """Draw the one-hot mixture of an architecture uniformly from the space, with the batch's seed."""
         return self.draws.made(batch, self.problem.sample)
 
     def with_sampler(self, sampler: Callable[[Tree, Batch], Tree]) -> Self:
-        """A view for one step: the same weights, architecture and optimizers, but mixtures from `sampler`.
+        """Return a view for one step with the same weights, architecture and optimizers, but mixtures from `sampler`.
 
-        `sampler` is a function of its arguments (noise comes from the batch's seed), so that probes see the same draw.
+        `sampler` must be a function of its arguments (noise from the batch's seed), so that probes use the same draw.
         """
         return replace(self, sampler=sampler)
 
     def with_transform(self, transform: Callable[[Tree], Tree]) -> Self:
-        """A view for one step in which every mixture, clean or drawn, goes through `transform`."""
+        """Return a view for one step that applies `transform` to every mixture, sampled or not."""
         return replace(self, transform=lambda mix: self.transformed(transform(mix)))
 
     def with_arch_penalty(self, penalty: Callable[[Tree], Tree]) -> Self:
-        """A view for one step that adds `penalty(a)`, the gradient of a penalty, to every architecture gradient."""
+        """Return a view for one step that adds `penalty(a)`, a gradient, to every architecture gradient."""
         before = self.arch_penalty
         return replace(self, arch_penalty=penalty if before is None else lambda a: combine(before(a), penalty(a), 1.0))
 
     def probed(self, name: str, second: Second, v: Tree, found: Tree | None = None, **length: Any) -> Tree:
-        """`second` along v by a central difference of `length`, unless `found` by another one.
+        """Return `found`, or `second` along v by a central difference of `length`, and compare it if probes are on.
 
-        Compared with double backward as `name`, and with a central difference of half the length as `name-half`.
+        The comparison `name` is with double backward, `name-half` with a central difference of half the length.
         """
         found = second.central(v, **length) if found is None else found
         self.compare(name, found, lambda: second.exact(v), 1, 2)
@@ -168,7 +167,7 @@ class Search:
         return found
 
     def compare(self, name: str, found: Tree, better: Callable[[], Tree], forward: int, backward: int) -> None:
-        """Let `probe` compare `found` with a `better` estimate, which costs so many passes. Nothing moves."""
+        """Let `probe` compare `found` with a `better` estimate, which costs `forward` and `backward` passes."""
         if self.probe is not None:
             self.probe(name, found, better, (forward, backward))
 
@@ -179,23 +178,23 @@ class Search:
         return self.outcome(w, a, batch).loss
 
     def grad_w(self, w: Tree, mix: Tree, batch: Batch) -> Tree:
-        """d L / d w at fixed mixture weights; `w` are leaves. One pass."""
+        """Compute d L / d w at fixed mixture weights; `w` are leaves. One pass."""
         return gradient(self.problem.outcome(w, mix, batch).loss, w)
 
     def grad_a(self, w: Tree, batch: Batch) -> Tree:
-        """d L / d a at fixed weights (no weight gradient is computed). One pass."""
+        """Compute d L / d a at fixed weights, without weight gradients. One pass."""
         return gradient(self.loss(detached(w), self.a, batch), self.a)
 
     def lr_of(self, batch: Batch) -> float:
-        """Learning rate of a weight update on `batch`."""
+        """Return the learning rate of a weight update on `batch`."""
         return self.lr * batch.rate
 
     def clip_gradient(self, g: Tree) -> Tree:
-        """A weight gradient bounded to the norm `clip`, where one is set."""
+        """Clip a weight gradient to the norm `clip`, if set."""
         return self.clip_with_factor(g)[0]
 
     def clip_with_factor(self, g: Tree) -> tuple[Tree, Number]:
-        """The same, and the factor (at most 1) that bounds it."""
+        """Clip a weight gradient, and return it with the factor (at most 1)."""
         if self.clip is None:
             return g, 1.0
         scale = (self.clip / (norm(g) + 1e-6)).clamp(max=1.0)
@@ -203,21 +202,21 @@ class Search:
 
     # ------------------------------------------------------------------------------------------------ moves
     def update_w(self, batch: Batch, mix: Tree | None = None) -> Outcome:
-        """One ordinary weight update on `batch`: gradient at the live weights, clip, descend. One pass."""
+        """Do one weight update on `batch`: gradient at the current weights, clip, optimizer step. One pass."""
         mix = detached(self.mixture(self.a, batch) if mix is None else mix)
         outcome = self.problem.outcome(self.w, mix, batch, track=True)
         self.descend_w(gradient(outcome.loss, self.w), batch.rate)
         return outcome
 
     def update_a(self, batch: Batch) -> Outcome:
-        """One first-order architecture update on `batch`. One pass, architecture gradient only."""
+        """Do one first-order architecture update on `batch`. One pass, architecture gradient only."""
         outcome = self.outcome(detached(self.w), self.a, batch)
         if not self.warming:
             self.descend_a(gradient(outcome.loss, self.a))
         return outcome
 
     def descend_w(self, g: Tree, rate: float = 1.0) -> None:
-        """Clip `g` (which stays as it is) and let the weight optimizer take its step; `rate` is that of its batch."""
+        """Take a step of the weight optimizer along a clipped copy of `g`; `rate` is that of the batch."""
         moves = self.clip_gradient(g)
         for k, x in self.w.items():
             x.grad = like(moves[k].detach(), x)
@@ -226,7 +225,7 @@ class Search:
         self.w_opt.zero_grad(set_to_none=True)
 
     def descend_a(self, g: Tree) -> None:
-        """Let the architecture optimizer take its step along `g` (never clipped; none while `warming`)."""
+        """Take a step of the architecture optimizer along `g`, unclipped; no step while `warming`."""
         if self.warming:
             return
         if self.arch_penalty is not None:
@@ -237,10 +236,10 @@ class Search:
         self.a_opt.zero_grad(set_to_none=True)
 
     def virtual_step(self, g: Tree, rate: float = 1.0) -> Tree:
-        """Where one unclipped step along `g` would lead: w - rate lr (momentum * buffer + g + weight_decay * w).
+        """Return w - rate lr (momentum * buffer + g + weight_decay * w), the result of one unclipped step along `g`.
 
-        Fresh leaves; nothing moves. Equals `descend_w` without clipping for heavy-ball momentum. Under Nesterov
-        momentum the same heavy-ball step is taken, as DARTS' released architect does (listed in methods/darts.py).
+        Returns fresh leaves and changes no state. Equals `descend_w` without clipping for heavy-ball momentum. Under
+        Nesterov momentum it is the same heavy-ball step, as in DARTS' released architect (listed in methods/darts.py).
         """
         group = self.w_opt.param_groups[0]
         moved = {}
@@ -254,7 +253,7 @@ class Search:
 
     # -------------------------------------------------------------------------------------------- snapshots
     def save_w(self) -> Snapshot:
-        """Copies of the weights and momentum buffers, for methods that take real steps and come back."""
+        """Copy the weights and momentum buffers, for methods that take steps and undo them."""
         state = self.w_opt.state
         buffers = [state[x].get("momentum_buffer") if x in state else None for x in self.w.values()]
         return Snapshot(
@@ -262,7 +261,7 @@ class Search:
         )
 
     def restore_w(self, saved: Snapshot, *, momentum: bool = True) -> None:
-        """Put the saved weights (and momentum buffers) back, bit for bit."""
+        """Restore the saved weights (and momentum buffers), bit for bit."""
         with torch.no_grad():
             for x, copy, buffer in zip(self.w.values(), saved.w, saved.buffers, strict=True):
                 x.copy_(copy)
@@ -275,7 +274,7 @@ class Search:
 
 # --------------------------------------------------------------------------------------------------- method
 RENAMED_MEMBERS = {"choose": "select", "draws": "samples_mixture", "compares": "needs_two_cells"}
-"""Member of a method by its name in 0.1.0 -> its present name."""
+"""Name of a method's member in 0.1.0 -> current name."""
 
 
 class Cost(NamedTuple):
@@ -287,33 +286,33 @@ class Cost(NamedTuple):
 
 
 class Method(ABC):
-    """One outer step of a search. Frozen hyperparameters only: no state, no data, no device.
+    """Base of the search methods: frozen hyperparameters and one outer step; no state, data or device.
 
-    A subclass is a frozen keyword-only dataclass. `step` receives `train_batches` training batches (fewer when an
-    epoch ends in the middle of a chunk) and one validation batch, and returns 0-d tensors to log.
+    A subclass is a frozen keyword-only dataclass. `step` receives `train_batches` training batches (fewer if an epoch
+    ends within a chunk) and one validation batch, and returns 0-d tensors to log.
     """
 
     trains: ClassVar[bool] = True
-    """Whether the method trains a supernet at all."""
+    """Whether the method trains a supernet."""
     samples_mixture: ClassVar[bool] = False
-    """Whether the method draws mixtures for an inner method (`Search.with_sampler`)."""
+    """Whether the method samples mixtures for an inner method (`Search.with_sampler`)."""
     needs_two_cells: ClassVar[bool] = False
-    """Whether the method compares the cells of a supernet, so that it needs two of them."""
+    """Whether the method compares cells of a supernet, and needs at least two."""
     reads: ClassVar[str | None] = None
-    """What the networks must read that the method is for: images or text; None: either."""
+    """The input that the method supports: images or text; None: both."""
     reproduces_faults: ClassVar[tuple[str, ...]] = ()
-    """Switches that reproduce a known fault of released code."""
+    """Names of the fields that reproduce a known fault of released code."""
 
     def __init_subclass__(cls, **more: Any) -> None:
-        """Refuse members under the names of 0.1.0, which would be ignored. Raises UserError."""
+        """Raise UserError for members with names of 0.1.0, which would be ignored."""
         super().__init_subclass__(**more)
         for old, new in RENAMED_MEMBERS.items():
             if callable(cls.__dict__.get(old)) or cls.__dict__.get(old) is True:
-                raise UserError(f"method {cls.__name__}", f"defines {old}, which is called {new} now", "rename it")
+                raise UserError(f"method {cls.__name__}", f"defines {old}, which was renamed to {new}", "rename it")
 
     @property
     def labels(self) -> list[str]:
-        """Those of them that are on; every table shows them."""
+        """Return the fault switches that are on; every table shows them."""
         return [name for name in self.reproduces_faults if getattr(self, name)]
 
     @property
@@ -340,32 +339,32 @@ class Method(ABC):
 
     @property
     def updates_per_batch(self) -> int:
-        """Weight updates that an epoch has for each batch of a pass over the training split."""
+        """Weight updates per batch of a pass over the training split."""
         return 1
 
     def chunk(self, left: int) -> tuple[int, int]:
-        """Weight updates of the next step, and the training batches that it takes, where `left` updates remain."""
+        """Return the weight updates and the training batches of the next step, if `left` updates remain."""
         return (self.steps_w, self.train_batches) if left >= self.steps_w else (left, left)
 
     @abstractmethod
     def step(self, search: Search, train: Sequence[Batch], val: Batch) -> dict[str, Tensor]:
-        """One outer step. Logged names: train_loss, train_accuracy, val_loss, val_accuracy and the method's own."""
+        """Do one outer step. Returns train_loss, train_accuracy, val_loss, val_accuracy and the method's own names."""
 
     def start(self, a: Tree) -> Tree:
-        """Initial architecture parameters, given the space's own initial values."""
+        """Return the initial architecture parameters, given those of the space."""
         return a
 
     def activate(self, logits: Tensor) -> Tensor:
-        """Logits to mixture weights along the last axis."""
+        """Map logits to mixture weights along the last axis."""
         return torch.softmax(logits, dim=-1)
 
     def select(self, search: Search, selection: Selection) -> Tree:
-        """The mixture to discretize when the search ends."""
+        """Return the mixture to discretize at the end of the search."""
         return detached(search.problem.relax(search.a))
 
 
 def logs(train: Outcome | None = None, val: Outcome | None = None, **more: Tensor) -> dict[str, Tensor]:
-    """The names that every loop, table and curve knows, from the outcomes of a step."""
+    """Return the logged values of a step under the names used by loops, tables and curves."""
     named: dict[str, Tensor] = {}
     for prefix, outcome in (("train", train), ("val", val)):
         if outcome is not None:

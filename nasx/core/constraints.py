@@ -10,7 +10,7 @@ Positive = Annotated[int, Gt(0)]
 
 
 Layers = Annotated[int, Gt(0), Le(1000)]
-"""Cells of a network, at most fifty times as many as published ones have (20)."""
+"""Cells of a network, at most fifty times the published number (20)."""
 
 
 ThreeOrMoreLayers = Annotated[int, Ge(3), Le(1000)]
@@ -20,15 +20,15 @@ Channels = Annotated[int, Gt(0), Le(65536)]
 
 
 Count = Annotated[int, Gt(0), Le(1024)]
-"""Processes, threads, and searches that take turns, on one machine."""
+"""Processes, threads, and interleaved searches on one machine."""
 
 
 Draws = Annotated[int, Gt(0), Le(100_000)]
-"""Architectures that a choice draws: a hundred times the most that were published (NASWOT: 1,000); each is recorded."""
+"""Architectures drawn by a choice, at most a hundred times the published maximum (NASWOT: 1,000); each is recorded."""
 
 
 Repeats = Annotated[int, Gt(0), Le(1000)]
-"""Passes of one step or score, which no signal interrupts: ten times the most that were published (TSE: T = 100)."""
+"""Passes of one uninterruptible step or score, at most ten times the published maximum (TSE: T = 100)."""
 
 
 Terms = Annotated[int, Ge(0), Le(1000)]
@@ -47,7 +47,7 @@ Workers = Annotated[int, Ge(0), Le(1024)]
 
 
 SEEDS = 2**64
-"""How many seeds torch's generators take, from 0."""
+"""Number of seeds of torch's generators, from 0."""
 
 
 Seed = Annotated[int, Ge(0), Lt(SEEDS)]
@@ -63,4 +63,4 @@ Fraction = Annotated[float, Ge(0), Le(1)]
 
 
 Below1 = Annotated[float, Ge(0), Lt(1)]
-"""At least 0 and below 1: momenta, drop probabilities, decay rates that must not stand still."""
+"""At least 0 and below 1: momenta, drop probabilities, decay rates."""

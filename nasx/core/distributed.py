@@ -1,20 +1,20 @@
-"""Several processes for one training; with one process everything here does nothing.
+"""Data-parallel training on several processes; with one process all functions are no-ops.
 
     nasx retrain devices=N ...                              gloo on CPUs, nccl on GPUs, one process for each device
-    torchrun --nproc-per-node=N -m nasx retrain ...         the same, started from outside
+    torchrun --nproc-per-node=N -m nasx retrain ...         the same, with torch's launcher
 
-Every process knows the same global batch, so the batches do not depend on the number of processes, and takes its own
-slice of every piece; where images are mixed, after that. torch's DistributedDataParallel averages the gradients. Batch
-norm is synchronized: statistics are those of the whole piece, by torch's SyncBatchNorm on GPUs and by `SyncNorm` on
-CPUs, where torch has none. So N processes compute what one computes, up to the order of floating-point sums, and a
-training may go on with another number of them. Two things are equal in distribution only: drop-path and the `noise`
-operation, which draw from (seed of the batch, process) where there are several.
+Every rank draws the same global batch, so batches do not depend on the number of processes, and uses its slice of every
+accumulation step, after MixUp and CutMix. torch's DistributedDataParallel averages the gradients. Batch norm is
+synchronized over the whole accumulation step, by torch's SyncBatchNorm on GPUs and by `SyncNorm` on CPUs, for which
+torch has none. N processes therefore compute what one computes, up to the order of floating-point sums, and a training
+may resume with another number. Only drop-path and the `noise` operation, which draw from (seed of the batch, rank) with
+several processes, are merely equal in distribution.
 
-The process of rank 0 owns the run folder: it alone reads, writes and prints. When a process dies the others lose their
-connection to it (gloo) or are ended by the agent (nccl); the same command resumes from the last checkpoint, and with as
-many processes as before to the same bits, as far as the sums of the backend are the same each time: gloo's are.
+Rank 0 owns the run folder: it alone reads, writes and prints. When a process dies the others lose their connection to
+it (gloo) or are terminated by the agent (nccl); the same command resumes from the last checkpoint, with the same number
+of processes to the same bits if the backend's sums are deterministic, as gloo's are.
 
-nccl has not been tried yet.
+nccl has not been tested yet.
 """
 
 from __future__ import annotations
@@ -33,31 +33,31 @@ from torch import Tensor, nn
 from nasx.errors import UserError
 
 COMM_TIMEOUT = timedelta(minutes=10)
-"""The longest that a process waits for another: one may have to decode images that another has in its cache."""
+"""Longest wait for another process, which may have to decode images that this one has cached."""
 PEER_FAILURES = ("gloo", "NCCL", "Connection closed", "Connection reset", "Broken pipe", "Socket Timeout", "TCPStore")
-"""What an error says when a process has gone."""
-PEER_ENDED = "lost the others: one of them has ended"
+"""Texts in the errors of torch after a process died."""
+PEER_ENDED = "lost the connection to the others: one of them died"
 T = TypeVar("T")
 N = TypeVar("N", bound=nn.Module)
 
 
 def world_size() -> int:
-    """Number of processes."""
+    """Return the number of processes."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def rank() -> int:
-    """This process's number, from 0."""
+    """Return the rank of this process, from 0."""
     return int(os.environ.get("RANK", "0"))
 
 
 def is_main_process() -> bool:
-    """Whether this process owns the run folder."""
+    """Whether this process has rank 0 and owns the run folder."""
     return rank() == 0
 
 
 def device_name(name: str) -> str:
-    """`auto` and `cuda` as the GPU of this process; other names as they are. Raises UserError."""
+    """Resolve `auto` and `cuda` to the GPU of this process; return other names unchanged. Raises UserError."""
     if world_size() == 1 or name == "cpu":
         return name
     local, there = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
@@ -76,7 +76,7 @@ def device_name(name: str) -> str:
 
 @contextlib.contextmanager
 def process_group(device: torch.device) -> Iterator[None]:
-    """Within the block the processes know each other. Raises UserError where one of them has ended."""
+    """Initialize the process group within the block. Raises UserError if a process died."""
     if world_size() == 1:
         yield
         return
@@ -95,15 +95,15 @@ def process_group(device: torch.device) -> Iterator[None]:
 
 
 def is_peer_failure(error: BaseException) -> bool:
-    """Whether the error is that of `joined`."""
+    """Whether the error was raised by `process_group` because another process died."""
     return isinstance(error, UserError) and error.fault == PEER_ENDED
 
 
 # ------------------------------------------------------------------------------------------------------- talk
 def rank_rows(batch: int, pieces: int) -> list[Tensor]:
-    """For each piece of a batch the positions of this process's own images.
+    """Return the positions of this rank's images in each of `pieces` parts of a batch.
 
-    The shares of the processes are as equal as they can be; together they are the batch, and none overlaps another.
+    The ranks partition each part as evenly as possible.
     """
     return [
         piece[len(piece) * rank() // world_size() : len(piece) * (rank() + 1) // world_size()]
@@ -112,7 +112,7 @@ def rank_rows(batch: int, pieces: int) -> list[Tensor]:
 
 
 def all_reduce(x: Tensor) -> Tensor:
-    """The sum over the processes, for all of them."""
+    """Sum `x` over all ranks."""
     if world_size() > 1:
         x = x.clone()
         dist.all_reduce(x)
@@ -120,7 +120,7 @@ def all_reduce(x: Tensor) -> Tensor:
 
 
 def broadcast_object(value: T) -> T:
-    """The owner's value, for all. By way of the CPU, as all that is not summed: a GPU would have to be waited for."""
+    """Broadcast rank 0's object to all ranks, over gloo so that the GPU is not synchronized."""
     if world_size() == 1:
         return value
     held: list[Any] = [value if is_main_process() else None]
@@ -130,7 +130,7 @@ def broadcast_object(value: T) -> T:
 
 
 def all_gather(value: int) -> list[int]:
-    """The value of every process, for all of them."""
+    """Gather the value of every rank, in rank order."""
     mine = torch.tensor([value])
     parts = [torch.empty_like(mine) for _ in range(world_size())]
     dist.all_gather(parts, mine)
@@ -138,29 +138,31 @@ def all_gather(value: int) -> list[int]:
 
 
 def wrap_ddp(network: nn.Module) -> nn.Module:
-    """The network as it is trained: its gradients are averaged over the processes, its weights those of the owner.
+    """Wrap the network in DistributedDataParallel, with rank 0's weights; unchanged with one process.
 
-    Parameters that no output depends on (an operation behind `none`) keep no gradient, as in one process. To look for
-    them has a second good: torch then keeps the order in which it sums gradients, where it would otherwise learn a
-    better one in the first update after each start, and a resumed run would differ in the last bits. Buffers are not
-    sent around: synchronized batch norms are equal in all processes.
+    Unused parameters (an operation behind `none`) keep no gradient, as in one process. find_unused_parameters also
+    fixes the order of gradient sums, which torch would otherwise change after the first update of each start, so that
+    a resumed run would differ in the last bits. Buffers are not broadcast, because synchronized batch norms are equal
+    on all ranks.
     """
     if world_size() == 1:
         return network
     warnings.filterwarnings("ignore", "find_unused_parameters=True was specified", UserWarning)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)  # its heir is too new
+        warnings.filterwarnings(
+            "ignore", "`broadcast_buffers` is deprecated", FutureWarning
+        )  # its successor is too new
         return nn.parallel.DistributedDataParallel(network, broadcast_buffers=False, find_unused_parameters=True)
 
 
 def no_sync(network: nn.Module, last: bool) -> contextlib.AbstractContextManager[Any]:
-    """Within the block gradients are only added up; after the last piece of a batch they are averaged."""
+    """Accumulate gradients without averaging within the block, unless it is the `last` part of a batch."""
     return contextlib.nullcontext() if last or world_size() == 1 else network.no_sync()  # type: ignore[operator]
 
 
 # ------------------------------------------------------------------------------------------------- batch norm
 class Sum(torch.autograd.Function):
-    """The sum over the processes; the gradient of each one's part is the sum of the gradients of all."""
+    """Differentiable sum over ranks; the gradient of each rank's part is the sum of the gradients of all ranks."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -172,9 +174,9 @@ class Sum(torch.autograd.Function):
 
 
 class SyncNorm(nn.BatchNorm2d):
-    """Batch norm over the images of all processes, by one differentiable sum of (sum x, sum x^2, count).
+    """Batch norm over the images of all ranks, by one differentiable sum of (sum x, sum x^2, count).
 
-    Running statistics take the unbiased variance, as torch's do. x (n, c, h, w); n may be 0 in a process.
+    Running statistics use the unbiased variance, as torch's do. x (n, c, h, w); n may be 0 on a rank.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -200,7 +202,7 @@ class SyncNorm(nn.BatchNorm2d):
 
 
 def convert_sync_batchnorm(network: N, device: torch.device) -> N:
-    """The same network with synchronized batch norms; names and values of its state are kept."""
+    """Replace batch norms by synchronized ones; the state dict is unchanged."""
     if world_size() == 1:
         return network
     if device.type == "cuda":

@@ -1,8 +1,8 @@
-"""Random numbers of a step: all of them come from the seeds of its batches.
+"""Random numbers of a step, drawn from the seeds of its batches only.
 
-A generator lies on the device that uses its numbers, so that no step waits for a copy. On a CPU the numbers of a seed
-are those of every earlier version. `Draws` is what methods and networks ask. `Noted` notes what they ask, and `Kept`
-answers a step that a CUDA graph records, so that the graph is replayed with the seeds of other batches.
+A generator is on the device that uses its numbers, so that no step waits for a copy. On a CPU the numbers of a seed
+equal those of every earlier version. Methods and networks draw from `Draws`. `Noted` records their requests, and `Kept`
+serves a step recorded in a CUDA graph, so that the graph can be replayed with the seeds of other batches.
 """
 
 from __future__ import annotations
@@ -19,36 +19,36 @@ Make = Callable[[torch.Generator], Tree]
 
 
 class Seeded(Protocol):
-    """A batch, as far as random numbers are concerned."""
+    """An object with a seed, such as a batch."""
 
     @property
     def seed(self) -> int: ...
 
 
 class Draws:
-    """Generators, and tensors made on the host, from the seed of a batch: the same for the same arguments."""
+    """Generators, and tensors made on the host, as functions of the seed of a batch."""
 
     def generator(self, batch: Seeded, device: torch.device, salt: int = 0) -> torch.Generator:
-        """A generator on `device` at the start of the batch's numbers; each `salt` gives independent ones."""
+        """Return a generator on `device` with the batch's seed; different `salt` give independent numbers."""
         return torch.Generator(device).manual_seed(batch.seed ^ salt)
 
     def made(self, batch: Seeded, make: Make) -> Tree:
-        """What `make` computes on the host from a CPU generator, and puts on the device."""
+        """Return the result of `make`, computed on the host from a CPU generator and copied to the device."""
         return make(torch.Generator().manual_seed(batch.seed))
 
 
 class Noted(Draws):
-    """The same, with a note of what was asked for: (number of the batch, salt or maker)."""
+    """Draws that record their requests as (index of the batch, salt or maker)."""
 
     def __init__(self, batches: Sequence[Seeded]) -> None:
         self.batches = batches
         self.asked: list[tuple[int, int | Make]] = []
 
     def note(self, batch: Seeded, what: int | Make) -> int:
-        """Add an entry, and return its position."""
+        """Record a request and return its position."""
         number = next((i for i, own in enumerate(self.batches) if own is batch), None)
         if number is None:
-            raise RuntimeError("random numbers are drawn for a batch that the step was not given")
+            raise RuntimeError("random numbers are drawn for a batch that is not an argument of the step")
         self.asked.append((number, what))
         return len(self.asked) - 1
 
@@ -62,7 +62,7 @@ class Noted(Draws):
 
 
 class Kept(Noted):
-    """Answers in the order of an earlier step, by generators and tensors of fixed addresses; `seed` updates them."""
+    """Draws in the order of an earlier step, from generators and tensors at fixed addresses; `seed` updates them."""
 
     def __init__(self, batches: Sequence[Seeded], before: Noted, device: torch.device) -> None:
         super().__init__(batches)
@@ -108,7 +108,7 @@ class Kept(Noted):
 
 
 def placed(x: Tensor, device: torch.device) -> Tensor:
-    """`x` on `device`; a copy from the host to a GPU leaves from pinned memory, so that nothing waits for it."""
+    """Move `x` to `device`, to a GPU from pinned memory without synchronization."""
     if device.type == "cuda" and x.device.type == "cpu":
         return x.pin_memory().to(device, non_blocking=True)
     return x.to(device)

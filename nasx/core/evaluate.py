@@ -1,7 +1,7 @@
-"""Loss and accuracy of a trained network on a test set: over images, or over the words of a text.
+"""Loss and accuracy of a trained network on a test set, over images or over the words of a text.
 
-The sums are taken over whole batches and divided once, so that the accuracy is the exact quotient of two integers:
-whoever evaluates the same weights on the same images gets the same number, on one process or on several.
+Sums over whole batches are divided once, so the accuracy is the exact quotient of two integers: the same weights and
+images give the same number, with any number of processes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Tested(NamedTuple):
-    """Mean cross entropy, accuracy, and the integers that it is the quotient of."""
+    """Mean cross entropy in nats, accuracy in [0, 1], and its numerator and denominator."""
 
     loss: float
     accuracy: float
@@ -28,12 +28,15 @@ class Tested(NamedTuple):
     images: int
 
     def row(self, part: str = "test") -> dict[str, float]:
-        """The two numbers under the names that records have for them."""
+        """Return loss and accuracy under their names in records."""
         return {f"{part}_loss": self.loss, f"{part}_accuracy": self.accuracy}
 
 
 def sums(network: nn.Module, batches: Iterable[Batch], device: torch.device, *, amp: bool = False) -> Tensor:
-    """Summed cross entropy, correct answers and images, (3,) float64, with random operations drawn from each batch."""
+    """Return the sums of cross entropy, correct predictions and images, (3,) float64.
+
+    Random operations draw from the seed of each batch.
+    """
     network.eval()
     total, random = torch.zeros(3, dtype=torch.float64, device=device), torch.Generator(device)
     with torch.no_grad():
@@ -50,6 +53,6 @@ def sums(network: nn.Module, batches: Iterable[Batch], device: torch.device, *, 
 
 
 def means(total: Tensor) -> Tested:
-    """What the sums of all batches say."""
+    """Convert the sums over all batches to means."""
     loss, correct, count = total.tolist()
     return Tested(loss / count, correct / count, int(correct), int(count))

@@ -1,13 +1,13 @@
-"""How a package that nasx needs is installed: from a clone, by its extra, since nasx is on no package index.
+"""Installation of required packages from a clone, by extra, because nasx is not on a package index.
 
-The version of the package is then one that nasx was tested with.
+This installs a tested version of the package.
 """
 
 from __future__ import annotations
 
 
 def install(extra: str | None = None) -> str:
-    """The remedy where a package of this extra of pyproject.toml is missing, or one that nasx always needs (None)."""
+    """Return the remedy for a missing package of this extra of pyproject.toml (None: a required package)."""
     if extra is None:
         return "in a clone of nasx run `uv sync` or `pip install .`"
     return f"in a clone of nasx run `uv sync --extra {extra}` or `pip install '.[{extra}]'`"

@@ -1,11 +1,11 @@
-"""Files that appear whole or not at all, and the bounded reading of those that may be torn, missing or hostile.
+"""Atomic writes, and bounded reads of files that may be incomplete, missing or malicious.
 
-`write_atomic` writes every file that nasx makes (`append` and `stream` the two that grow). It writes a temporary file
-of a random name in the target's folder, fsyncs it, renames it, and fsyncs the folder: a reader, and whoever comes after
-a kill or a power loss, finds the old content or all of the new one. Nothing is written through a link.
+`write_atomic` writes every file of nasx (`append` and `stream` the two that grow). It writes a temporary file with a
+random name in the target's folder, fsyncs it, renames it, and fsyncs the folder: readers see either the old or the new
+content, also after a kill or a power loss. Links are never written through.
 
-A writer holds flock on its temporary file. One that nobody holds was left by a killed writer; the next writer in that
-folder removes it.
+A writer holds flock on its temporary file. An unlocked one belongs to a killed writer; the next writer in that folder
+removes it.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ from nasx.core.system import CLOSE_EARLY, NONBLOCK, lock_file, open_file, replac
 from nasx.errors import UserError
 
 SAFE: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-"""The safe loader, that of libyaml where it is there: ten times as fast."""
+"""The safe loader, from libyaml if available, which is ten times faster."""
 TEMPORARY = re.compile(r"\.nasx-[0-9a-f]{16}\.part")
-"""Names of temporary files."""
-ELSEWHERE = "choose a folder that you may write to with out=FOLDER"
+"""Pattern of the names of temporary files."""
+ELSEWHERE = "choose a writable folder with out=FOLDER"
 _cleaned: set[str] = set()
-"""Folders that this process has looked through for temporary files of killed writers."""
+"""Folders that this process has searched for temporary files of killed writers."""
 
 
 # ------------------------------------------------------------------------------------------------------ write
 def write_atomic(path: Path, data: bytes | str | Callable[[BinaryIO], object], remedy: str = ELSEWHERE) -> None:
-    """Write `data` so that `path` holds either the old content or all of the new one; makes the folders it needs.
+    """Write `data` to `path` atomically; creates missing folders.
 
-    `data` may be a function that writes to a binary file, where the content is large. Raises UserError where the disk
-    is full or the folder cannot be written, with `remedy` unless a better one is known; the old file is then untouched,
-    and no folder is made.
+    `data` may be a function that writes large content to a binary file. Raises UserError if the disk is full or the
+    folder is not writable, with `remedy` unless a better one is known; the old file is then unchanged, and no folder is
+    created.
     """
     made: list[Path] = []
     try:
@@ -55,7 +55,7 @@ def write_atomic(path: Path, data: bytes | str | Callable[[BinaryIO], object], r
 
 
 def _placed(path: Path, data: bytes | Callable[[BinaryIO], object]) -> bool:
-    """Write `path` once. False where another writer took the temporary file for one that was left, and removed it."""
+    """Write `path` once. Return False if another writer removed the temporary file as an abandoned one."""
     part = path.with_name(f".nasx-{secrets.token_hex(8)}.part")
     handle = open_file(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
     with contextlib.ExitStack() as opened:
@@ -92,18 +92,18 @@ def _write(handle: int, blob: bytes) -> None:
 
 
 def remove_left(folder: Path) -> None:
-    """Remove the temporary files of killed writers in `folder`, once in the life of a process."""
+    """Remove the temporary files of killed writers in `folder`, once per process."""
     if (name := os.path.abspath(folder)) in _cleaned:
         return
     _cleaned.add(name)
-    with contextlib.suppress(OSError):  # one may write into a folder that one may not list
+    with contextlib.suppress(OSError):  # a folder may be writable but not readable
         for left in filter(TEMPORARY.fullmatch, os.listdir(folder)):
             _remove(folder / left)
 
 
 def _remove(left: Path) -> None:
     """Remove a temporary file, unless a writer holds it."""
-    with contextlib.suppress(OSError):  # a link, another's file, a writer that lives
+    with contextlib.suppress(OSError):  # a link, a file of another user, a live writer
         handle = open_file(left, os.O_RDWR | NONBLOCK)
         try:
             lock_file(handle)
@@ -116,7 +116,7 @@ def _remove(left: Path) -> None:
 
 
 def make_folder(folder: Path) -> list[Path]:
-    """Make a folder and those above it that are missing, each durable; returns what was made, the innermost first."""
+    """Create a folder and its missing parents, each durable; return the created folders, innermost first."""
     if folder.is_dir():
         return []
     made = make_folder(folder.parent) if folder.parent != folder else []
@@ -125,7 +125,7 @@ def make_folder(folder: Path) -> list[Path]:
         made.insert(0, folder)
         sync_folder(folder.parent)
     except OSError as error:
-        if isinstance(error, FileExistsError) and folder.is_dir():  # another process was quicker
+        if isinstance(error, FileExistsError) and folder.is_dir():  # created by another process
             return made
         remove_empty(made)
         raise
@@ -133,14 +133,14 @@ def make_folder(folder: Path) -> list[Path]:
 
 
 def remove_empty(folders: list[Path]) -> None:
-    """Remove folders that were made in vain, innermost first."""
+    """Remove created folders that stayed empty, innermost first."""
     for folder in folders:
         with contextlib.suppress(OSError):
             os.rmdir(folder)
 
 
 def sync_all(path: Path) -> None:
-    """Make a file, or a folder with all that is in it, durable."""
+    """Make a file, or a folder with its content, durable (fsync)."""
     for folder, _, names in os.walk(path):
         for name in names:
             sync_file(Path(folder, name))
@@ -150,7 +150,7 @@ def sync_all(path: Path) -> None:
 
 
 def append(path: Path, text: str) -> None:
-    """Add `text` to a file; it is on the disk when this returns. Raises UserError."""
+    """Append `text` to a file, durably. Raises UserError."""
     try:
         handle = open_file(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         try:
@@ -163,24 +163,24 @@ def append(path: Path, text: str) -> None:
 
 
 def stream(path: Path) -> TextIOWrapper:
-    """A text file that is open at its end, such as a log. Raises OSError."""
+    """Open a text file for appending, such as a log. Raises OSError."""
     return open(open_file(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT), "a", encoding="utf-8")
 
 
 def no_link(path: Path) -> Path:
-    """`path`. Raises UserError where it is a link: what nasx owns is never reached through one."""
+    """Return `path`. Raises UserError if it is a link: files of nasx are never accessed through links."""
     if path.is_symlink():
         raise unwritable(path, OSError(errno.ELOOP, os.strerror(errno.ELOOP)))
     return path
 
 
 def unwritable(path: Path, error: OSError, remedy: str = ELSEWHERE) -> UserError:
-    """A UserError that says why `path` cannot be written and what to do."""
+    """Return the UserError for a `path` that cannot be written, with the cause and a remedy."""
     if error.errno == errno.ELOOP:
         return UserError(
             str(path),
-            "is a link, and nasx writes through none here",
-            "remove the link, or put what it names in its place",
+            "is a link, which nasx does not write through here",
+            "remove the link, or replace it by its target",
         )
     remedies = {
         errno.ENOSPC: "free some space and run the same command: it resumes",
@@ -194,7 +194,7 @@ def unwritable(path: Path, error: OSError, remedy: str = ELSEWHERE) -> UserError
 
 # ------------------------------------------------------------------------------------------------------- read
 def read_json(path: Path) -> dict[str, Any] | None:
-    """The object in a JSON file, or None where it is missing, torn or not an object."""
+    """Read the object in a JSON file; None if it is missing, incomplete or not an object."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -203,7 +203,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 
 def read_yaml(path: Path) -> dict[str, Any] | None:
-    """The mapping in a YAML file (plain values only), or None where it is missing, torn, unbounded or no mapping."""
+    """Read the mapping of plain values in a YAML file; None if it is missing, invalid, too large or not a mapping."""
     try:
         return parse_yaml(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -211,7 +211,7 @@ def read_yaml(path: Path) -> dict[str, Any] | None:
 
 
 def parse_yaml(text: str) -> dict[str, Any] | None:
-    """The mapping in YAML text, or None where it is torn, unbounded or not a mapping."""
+    """Parse the mapping in a YAML text; None if it is invalid, too large or not a mapping."""
     try:
         value = load_yaml(text)
     except (ValueError, RecursionError, yaml.YAMLError):
@@ -220,21 +220,21 @@ def parse_yaml(text: str) -> dict[str, Any] | None:
 
 
 LETTERS, NODES = 1 << 22, 100_000
-"""Bounds of a YAML text: its letters, and its nodes with every alias written out. A search's own file has 200."""
+"""Limits of a YAML text: characters, and nodes with every alias expanded. The config.yaml of a search has 200 nodes."""
 
 
 def compose_yaml(text: str, loader: Any = SAFE) -> yaml.Node | None:
-    """The nodes of a YAML text. Raises YAMLError where it is none, or larger than the bounds: aliases multiply."""
+    """Compose the nodes of a YAML text. Raises YAMLError if it is invalid or, with aliases expanded, too large."""
     if len(text) > LETTERS:
-        raise yaml.YAMLError(f"it is longer than {LETTERS} letters")
+        raise yaml.YAMLError(f"it is longer than {LETTERS} characters")
     node: yaml.Node | None = yaml.compose(text, loader)
     if node is not None and _nodes(node, {}) > NODES:
-        raise yaml.YAMLError(f"its aliases stand for more than {NODES} values")
+        raise yaml.YAMLError(f"its aliases expand to more than {NODES} values")
     return node
 
 
 def _nodes(node: yaml.Node, known: dict[int, int]) -> int:
-    """How many nodes there are in `node`, itself and every alias's included; a node within itself has no end."""
+    """Count the nodes in `node`, including itself and expanded aliases; a recursive node is infinite."""
     if id(node) in known:
         return known[id(node)]
     known[id(node)] = NODES + 1
@@ -248,6 +248,6 @@ def _nodes(node: yaml.Node, known: dict[int, int]) -> int:
 
 
 def load_yaml(text: str) -> Any:
-    """The plain values of a YAML text. Raises YAMLError like `compose_yaml`, ValueError and RecursionError."""
+    """Load the plain values of a YAML text. Raises YAMLError like `compose_yaml`, ValueError and RecursionError."""
     node = compose_yaml(text)
     return None if node is None else SAFE("").construct_document(node)

@@ -1,4 +1,4 @@
-"""Running means of an epoch's values."""
+"""Running means of the values of an epoch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nasx.errors import UserError
 
 
 class Meter:
-    """Running means of logged values, summed on the device in float64 and read back only when asked for."""
+    """Running means of logged values, summed on the device in float64 and copied to the host only by `means`."""
 
     def __init__(self) -> None:
         self.sums: dict[str, Tensor] = {}
@@ -42,9 +42,9 @@ class Meter:
 def check_finite(
     means: Mapping[str, float], weights: Sequence[Tensor], *, kind: str, update: int, lr: float, clip: float | None
 ) -> None:
-    """Raise UserError where a mean or one of the weights is NaN or infinite.
+    """Raise UserError if a mean or one of the weights is NaN or infinite.
 
-    `kind` is the group of the settings `lr` and `clip` (search or retrain), which the remedy names.
+    `kind` is the settings group (search or retrain) of `lr` and `clip` in the remedy.
     """
     names = [name for name, value in means.items() if not math.isfinite(value)]
     if weights and not names:
@@ -56,5 +56,5 @@ def check_finite(
             f"{', '.join(names)} became NaN or infinite",
             f"lower {kind}.lr={lr:g}"
             + ("" if clip else f" or set {kind}.clip=5")
-            + "; checkpoints from before are kept, where there are any",
+            + "; earlier checkpoints are kept, if any",
         )

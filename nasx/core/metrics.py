@@ -1,6 +1,6 @@
-"""The metric reported next to the loss: accuracy of images, perplexity of text.
+"""The metric reported with the loss: accuracy for images, perplexity for text.
 
-Perplexity is exp(mean cross entropy of a word, in nats). That of training batches includes what training adds to the
+Perplexity is exp(mean cross entropy per word, in nats). On training batches it includes the regularization terms of the
 loss. No torch.
 """
 
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 
 class Metric(NamedTuple):
-    """A number by which models are compared: `scale` and `unit` as people read it, `sign` +1 where higher is better."""
+    """A metric of models: `scale` and `unit` for display, `sign` +1 if higher is better, else -1."""
 
     name: str
     scale: float
@@ -20,7 +20,7 @@ class Metric(NamedTuple):
     sign: int
 
     def convert(self, means: Mapping[str, Any]) -> dict[str, Any]:
-        """Means of losses and accuracies with this metric in the place of accuracies."""
+        """Replace the accuracies in means of losses and accuracies by this metric."""
         if self is ACCURACY:
             return dict(means)
         kept = {name: value for name, value in means.items() if not name.endswith("_accuracy")}
@@ -32,17 +32,17 @@ class Metric(NamedTuple):
         return kept | found
 
     def better(self, one: float, other: float | None) -> bool:
-        """Whether `one` beats `other`; None is beaten by all."""
+        """Whether `one` is better than `other`; every number is better than None."""
         return other is None or self.sign * one > self.sign * other
 
     def text(self, value: float) -> str:
-        """As people read it: `94.21 %`, `58.10`."""
+        """Format for display: `94.21 %`, `58.10`."""
         return f"{self.scale * value:.2f} {self.unit}".rstrip()
 
 
 ACCURACY = Metric("accuracy", 100.0, "%", 1)
 PERPLEXITY = Metric("perplexity", 1.0, "", -1)
 OF = {"images": ACCURACY, "text": PERPLEXITY}
-"""What networks read -> how they are measured."""
+"""Kind of input -> metric."""
 LARGEST = 700.0
-"""Loss whose exponential a number still holds."""
+"""Largest loss whose exponential is a finite float."""

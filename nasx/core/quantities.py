@@ -1,7 +1,7 @@
-"""The one table of the numbers that a run records.
+"""The table of all numbers that a run records.
 
-Tables, charts, comparisons, `objective=` and the last screen read `QUANTITIES`: a number that is added here appears in
-all of them. No torch.
+Tables, charts, comparisons, `objective=` and the summary of a run read `QUANTITIES`: a number added here appears in all
+of them. No torch.
 """
 
 from __future__ import annotations
@@ -40,21 +40,21 @@ MEGABYTES = Unit("MB", "megabytes", 0.0)
 
 
 class Quantity(NamedTuple):
-    """A number that a run records: where it stands, how people read it, and which outputs show it."""
+    """A recorded number: its key, its display format, and the outputs that show it."""
 
     name: str
-    """Its key in result.json or in a row of metrics.jsonl, dots between levels. One * stands for one level: a data set
-    of the benchmark, or a device."""
+    """Dotted key in result.json or in a row of metrics.jsonl. A * matches one level: a data set of the benchmark, or a
+    device."""
     title: str
     """Title of its chart, and of the comparison."""
     unit: Unit = NUMBER
     kinds: tuple[str, ...] = ()
-    """Where it is recorded: result.json of a search, retrain or study, or each epoch (metrics.jsonl)."""
+    """The files that contain it: result.json of a search, retrain or study, or metrics.jsonl (epoch)."""
     needs: tuple[str, ...] = ()
-    """Facts of a configuration without which it is not recorded: images or text, trained, looked_up, tested, held_out
+    """Facts of a configuration required to record it: images or text, trained, looked_up, tested, held_out
     (nasx.config.objectives)."""
     better: int = 0
-    """+1 where higher is better, -1 where lower is, 0 where that depends."""
+    """+1 if higher is better, -1 if lower is better, 0 if neither."""
     scale: float = 1.0
     """Factor from the recorded number to `unit`."""
     column: str = ""
@@ -74,22 +74,22 @@ class Quantity(NamedTuple):
 
     @property
     def measured(self) -> bool:
-        """Whether nasx measured it as an accuracy or a perplexity on the data set of the run."""
+        """Whether it is an accuracy or a perplexity measured by nasx on the data set of the run."""
         return self.unit in (PERCENT, PERPLEXITY) and "*" not in self.name
 
     def place(self, column: str) -> str:
-        """What the * of `column` stands for in the name of a column."""
+        """Return the text that the * of `column` matches in the name of a column."""
         before, _, after = self.column.partition("*")
         return column.removeprefix(before).removesuffix(after) if "*" in self.column else ""
 
     def text(self, value: float) -> str:
-        """Format a recorded number for people: `94.21 %`, `58.10`."""
+        """Format a recorded number for display: `94.21 %`, `58.10`."""
         return f"{self.scale * value:.{self.digits}f} {self.unit.symbol}".rstrip()
 
     def read(self, tree: Mapping[str, object]) -> Iterator[tuple[str, float]]:
-        """Yield (what * stands for, the number in `unit`) from a record or a row; NaN where the number is null.
+        """Yield (match of *, number in `unit`) from a record or a row; NaN for null.
 
-        Nothing for a * that has no such key. Raises ValueError or TypeError where there is something else.
+        Yields nothing for missing keys. Raises ValueError or TypeError for a value that is not a number.
         """
         head, star, tail = self.name.partition("*")
         if not star:
@@ -110,7 +110,7 @@ _ALIGNED = "Layer alignment"
 
 
 def _looked_up(part: str) -> list[Quantity]:
-    """What a benchmark answers for the found cell, on one split of each data set."""
+    """Return the quantities of a benchmark for the found cell, on one split of each data set."""
     kinds, needs = ("search",), ("looked_up",)
     word = {"valid": "validation", "test": "test"}[part]
     return [
@@ -179,7 +179,7 @@ QUANTITIES = (
         column="macs", head="mult-adds (M)", printed=1e-6,
     ),
     Quantity("items_per_s", "Items per second", NUMBER, ("retrain",), (), 1),
-    # what a benchmark knows of a cell's cost; not every benchmark does, so these are no objectives
+    # costs of a cell in a benchmark, which not every benchmark has, so these are not objectives
     Quantity("lookup.params", "Parameters", NUMBER, ("search",), ("never",), column="params"),
     Quantity("lookup.flops", "Multiply-adds", NUMBER, ("search",), ("never",), column="macs"),
     # ---------------------------------------------------------------------------------------------- cost
@@ -238,31 +238,30 @@ QUANTITIES = (
     Quantity("moved", "Edges that changed their operation", NUMBER, ("epoch",)),
     Quantity("lr", "Learning rate of the weights", REAL, ("epoch",)),
 )  # fmt: skip
-"""Every number that a run measures. Settings, and statistics of a benchmark's table, are none of them.
+"""Every number that a run measures; settings, and statistics of a benchmark, are not included.
 
 `found.*` and `cosine.*` are computed from a row when it is read (nasx.report.curves.derived).
 """
 
 
 def value_at(tree: object, name: str) -> object:
-    """The value at a dotted name, None where there is none."""
+    """Return the value at a dotted key; None if there is none."""
     for part in name.split("."):
         tree = tree.get(part) if isinstance(tree, Mapping) else None
     return tree
 
 
 def number(value: object) -> float:
-    """A recorded number as a float, NaN for null and for true and false. Raises ValueError or TypeError for others."""
+    """Convert a recorded number to float; NaN for null, true and false. Raises ValueError or TypeError for others."""
     return math.nan if value is None or isinstance(value, bool) else float(value)  # type: ignore[arg-type]
 
 
 def recorded(
     kinds: Collection[str], facts: Collection[str], answers: Iterable[str] = (), devices: Iterable[str] = ()
 ) -> Iterator[Quantity]:
-    """Yield the numbers in the result.json of runs of these kinds where these facts hold.
+    """Yield the quantities in the result.json of runs of these kinds with these facts.
 
-    `answers` are the data sets and splits (cifar10.valid) that a look-up answers for, `devices` those whose latency it
-    states.
+    `answers` are the data sets and splits (cifar10.valid) of the benchmark, `devices` those with latencies in it.
     """
     answers = list(answers)
     for quantity in QUANTITIES:
@@ -273,24 +272,24 @@ def recorded(
 
 
 def better(name: str) -> int:
-    """Whether higher (+1) or lower (-1) is better for a recorded number, 0 where that depends or it is unknown."""
+    """Return +1 if higher is better for a recorded number, -1 if lower is, 0 if neither or unknown."""
     return next((q.better for q in QUANTITIES if fnmatchcase(name, q.name)), 0)
 
 
 @lru_cache(maxsize=1024)
 def of_column(column: str) -> Quantity | None:
-    """The quantity of a column of tables, None for columns of other things."""
+    """Return the quantity of a table column; None if the column is not a quantity."""
     return next((q for q in QUANTITIES if q.column and fnmatchcase(column, q.column)), None)
 
 
 def better_column(column: str) -> int:
-    """`better` for a column of tables."""
+    """Return `better` of a table column."""
     quantity = of_column(column)
     return quantity.better if quantity else 0
 
 
 def per_epoch(name: str) -> Quantity:
-    """The number at `name` in a row of metrics.jsonl. Raises KeyError where no row has it."""
+    """Return the quantity with the key `name` in metrics.jsonl. Raises KeyError if there is none."""
     for quantity in QUANTITIES:
         if "epoch" in quantity.kinds and fnmatchcase(name, quantity.name):
             return quantity._replace(name=name)
@@ -298,16 +297,16 @@ def per_epoch(name: str) -> Quantity:
 
 
 def columns() -> list[str]:
-    """The columns of numbers that every table has."""
+    """Return the number columns of every table."""
     return list(dict.fromkeys(q.column for q in QUANTITIES if q.column and "*" not in q.column))
 
 
 def measures(names: Iterable[str]) -> list[str]:
-    """Those of these columns that hold numbers of `QUANTITIES`: first the ones that every table has."""
+    """Return those of these columns that are in `QUANTITIES`, the columns of every table first."""
     fixed, known = columns(), [name for name in names if of_column(name)]
     return [name for name in fixed if name in known] + [name for name in known if name not in fixed]
 
 
 def lookups(names: Iterable[str]) -> list[str]:
-    """Those of these columns that hold accuracies of a look-up: `cifar10.valid`."""
+    """Return those of these columns that are benchmark accuracies: `cifar10.valid`."""
     return [name for name in names if (q := of_column(name)) and q.name.startswith("lookup.") and q.unit is PERCENT]

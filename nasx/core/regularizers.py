@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class Regularizers(NamedTuple):
-    """What a language model is given in training: rates of dropout, and factors of what is added to its loss."""
+    """Dropout rates of a language model, and factors of the penalties added to its loss."""
 
     embedding: float = 0.0
     input: float = 0.0

@@ -12,18 +12,18 @@ if TYPE_CHECKING:
 
 
 def cosine(base: float, low: float, epoch: int, epochs: int) -> float:
-    """Learning rate of an epoch: low + (base - low) (1 + cos(pi e / E)) / 2 (DARTS, released code)."""
+    """Return the learning rate of an epoch: low + (base - low) (1 + cos(pi e / E)) / 2 (DARTS, released code)."""
     return low + (base - low) * (1 + math.cos(math.pi * epoch / epochs)) / 2
 
 
 def rate(base: float, low: float, epoch: int, epochs: int, warmup: int) -> float:
-    """The cosine's rate, times (e + 1) / W in the first W epochs (PC-DARTS, released code of its ImageNet search)."""
+    """Return the cosine rate, times (e + 1) / W in the first W epochs (PC-DARTS, released ImageNet search code)."""
     return cosine(base, low, epoch, epochs) * min((epoch + 1) / max(warmup, 1), 1)
 
 
 @contextmanager
 def scaled(optimizer: torch.optim.Optimizer, rate: float) -> Iterator[None]:
-    """Within the block an optimizer's learning rates are `rate` times theirs."""
+    """Multiply an optimizer's learning rates by `rate` within the block."""
     before = [group["lr"] for group in optimizer.param_groups]
     for group, lr in zip(optimizer.param_groups, before, strict=True):
         group["lr"] = lr * rate

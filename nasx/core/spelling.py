@@ -1,4 +1,4 @@
-"""Suggestions for misspelled names: the known name with the fewest edits, where one is similar enough."""
+"""Suggestions for misspelled names: the known name with the fewest edits, if one is similar enough."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
-    """The known name that `word` most probably stands for, None where none is similar."""
+    """Return the known name most similar to `word`; None if none is similar."""
     names = list(known)
     parts = [name for name in names if name in re.split(r"[^a-z0-9]|_", word)]  # out_file for out
     near = _similar(word, names, 0.8) or parts or _similar(word, names, 0.6) or _similar(word.lower(), names, 0.6)
@@ -16,21 +16,21 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """` (did you mean NAME?)`, empty where no name is similar."""
+    """Return ` (did you mean NAME?)`, or an empty text if no name is similar."""
     near = nearest(word, known)
     return f" (did you mean {near}?)" if near else ""
 
 
 def _similar(word: str, names: list[str], cutoff: float) -> list[str]:
-    """The names whose difflib ratio reaches the cutoff, those with the fewest edits first, then by ratio."""
+    """Return the names whose difflib ratio reaches the cutoff, sorted by edits, then by ratio."""
     close = difflib.get_close_matches(word, names, max(len(names), 1), cutoff)
     return sorted(close, key=lambda name: edits(word, name))
 
 
 def edits(one: str, other: str) -> int:
-    """Insertions, deletions, substitutions and transpositions of neighbours that turn one word into the other.
+    """Return the optimal string alignment distance of two words.
 
-    The optimal string alignment distance: no part is edited twice.
+    It counts insertions, deletions, substitutions and transpositions of neighbours; no part is edited twice.
     """
     rows = [list(range(len(other) + 1))]
     for i, a in enumerate(one, 1):

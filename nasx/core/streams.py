@@ -1,7 +1,7 @@
-"""Standard streams that never end the work: their reader may go away, their disk may fill up.
+"""Standard streams whose errors never stop a run, such as a closed pipe or a full disk.
 
-After the first error of a stream the rest of what is written to it is discarded. A descriptor that was closed before
-the start is opened on /dev/null, so that no file of a run gets its number.
+After the first error of a stream all further output to it is discarded. A descriptor that is closed at the start is
+opened on /dev/null, so that no file of a run gets its number.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from nasx.errors import UserError
 
 
 class Stream(io.FileIO):
-    """The unbuffered end of a standard stream; `fault` is the error after which it discards everything."""
+    """The raw layer of a standard stream; `fault` is the error after which it discards all output."""
 
     fault: OSError | None = None
 
     def write(self, data: Any, /) -> Any:
-        """How many bytes were taken, None where none can be at this moment (a pipe that does not block)."""
+        """Return the number of bytes written; None if a non-blocking pipe is full."""
         if self.fault is None:
             try:
                 return super().write(data)
@@ -34,16 +34,16 @@ class Stream(io.FileIO):
 
 @contextlib.contextmanager
 def guarded() -> Iterator[Stream | None]:
-    """Within the block standard output and error are such streams; gives that of the output.
+    """Guard standard output and error within the block; yield the stream of standard output.
 
-    None where the streams are not those of the process (a test's) or are guarded already. Standard output shows ? for
-    signs that its encoding lacks.
+    Yields None if the streams are replaced (by a test) or already guarded. Standard output prints ? for characters that
+    its encoding lacks.
     """
     for number in (0, 1, 2):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free descriptor
     out, err = sys.stdout, sys.stderr
     if isinstance(out, io.TextIOWrapper):
         out.reconfigure(errors="replace")
@@ -58,13 +58,13 @@ def guarded() -> Iterator[Stream | None]:
 
 
 def _raw(stream: Any) -> Any:
-    """The unbuffered end of a text stream (its buffer itself under PYTHONUNBUFFERED), None where it has none."""
+    """Return the raw layer of a text stream (its buffer under PYTHONUNBUFFERED); None if it has none."""
     buffer = getattr(stream, "buffer", None)
     return getattr(buffer, "raw", buffer)
 
 
 def _over(stream: Any, number: int) -> Any:
-    """A text stream over a `Stream` in the place of one that Python has made for the descriptor `number`."""
+    """Return a text stream over a `Stream` that replaces Python's stream of the descriptor `number`."""
     raw = _raw(stream)
     if stream is not None:
         if type(raw) is not io.FileIO or raw.fileno() != number:
@@ -81,11 +81,11 @@ def _over(stream: Any, number: int) -> Any:
 
 
 def lost(stream: Stream | None) -> UserError | None:
-    """Why output was lost, None where nothing was, or nobody was there to read it."""
+    """Return the error for lost output; None if nothing was lost, or the reader closed the pipe."""
     if stream is None or stream.fault is None or stream.fault.errno == errno.EPIPE:
         return None
     return UserError(
         "standard output",
         f"cannot be written ({stream.fault.strerror})",
-        "what the command has computed is in its files; give the command again to read it",
+        "the results are in the files of the command; run it again to print them",
     )

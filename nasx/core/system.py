@@ -1,13 +1,13 @@
-"""What differs between operating systems: locks of files, opening, renaming and syncing, CPUs, memory, signals.
+"""Platform differences: file locks, opening, renaming and syncing of files, CPUs, memory, signals.
 
-Everything that exists on Unix or on Windows alone is used here and nowhere else (tests/test_architecture.py). On Unix a
-lock is flock. Windows has msvcrt.locking, which differs in three ways:
+This is the only module that uses functions of Unix or Windows alone (tests/test_architecture.py). On Unix a lock is
+flock. Windows has msvcrt.locking, with three differences:
 
-1. It locks bytes and not files, and what is locked cannot be read by others: the byte at `LOCK_BYTE`, far behind the
-   text of every file that nasx locks.
-2. It has no shared lock. Two processes that ask in the same moment who holds a run may both get "another process".
-3. An open file can be neither renamed nor removed: `CLOSE_EARLY` says to close it first, and `replace` waits for
-   readers. A folder can be neither opened nor synced: NTFS keeps its own journal.
+1. It locks bytes instead of files, and other processes cannot read them: nasx locks the byte at `LOCK_BYTE`, far beyond
+   the text of every locked file.
+2. It has no shared lock. Two processes that query the holder of a run at once may both get "another process".
+3. An open file cannot be renamed or removed: with `CLOSE_EARLY` it is closed first, and `replace` waits for readers. A
+   folder cannot be opened or synced; NTFS has its own journal.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ except ImportError:
     UNIX = False
 
 LOCK_BYTE = 1 << 30
-"""Place of the byte that Windows locks."""
+"""Offset of the byte that Windows locks."""
 READERS_S = 2.0
-"""How long Windows waits for those who read the file that is replaced."""
+"""Seconds that Windows waits for readers of a replaced file."""
 NONBLOCK = getattr(os, "O_NONBLOCK", 0)
-"""Flag of `open_file` with which a pipe is opened without waiting for its other end."""
+"""Flag of `open_file` that opens a pipe without waiting for its other end."""
 CLOSE_EARLY = not UNIX
 """Whether a file must be closed before it is renamed or removed."""
 
 
 # ------------------------------------------------------------------------------------------------------ files
 def open_file(path: str | Path, flags: int, mode: int = 0o666) -> int:
-    """A handle of a file, in binary, that is never reached through a link. Raises OSError."""
+    """Open a file in binary mode, never through a link; return its descriptor. Raises OSError."""
     if not hasattr(os, "O_NOFOLLOW") and os.path.islink(path):
         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
     for name in ("O_NOFOLLOW", "O_BINARY"):
@@ -55,7 +55,7 @@ def open_file(path: str | Path, flags: int, mode: int = 0o666) -> int:
 def lock_file(handle: int, *, shared: bool = False, wait: bool = False) -> None:
     """Lock an open file until it is closed.
 
-    Raises BlockingIOError where another process holds it, OSError where the file system has no locks.
+    Raises BlockingIOError if another process holds it, OSError if the file system has no locks.
     """
     if UNIX:
         fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
@@ -76,14 +76,14 @@ def lock_file(handle: int, *, shared: bool = False, wait: bool = False) -> None:
 
 
 def open_folder(folder: Path) -> int:
-    """A handle of a folder, to be locked; on Windows that of a file in it, which stays. Raises OSError."""
+    """Open a folder for locking, on Windows a permanent file in it; return the descriptor. Raises OSError."""
     if UNIX:
         return os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     return open_file(folder / ".nasx-lock", os.O_RDWR | os.O_CREAT)
 
 
 def replace(part: Path, path: str | Path) -> None:
-    """Rename a file to `path`. Raises OSError. On Windows it waits for those who read the old one."""
+    """Rename a file to `path`. On Windows it waits for readers of the old file. Raises OSError."""
     end = time.monotonic() + READERS_S
     while True:
         try:
@@ -95,21 +95,21 @@ def replace(part: Path, path: str | Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make what was renamed, made and removed in a folder durable. Raises OSError."""
+    """Make renames, creations and removals in a folder durable (fsync). Raises OSError."""
     if not UNIX:
         return
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # a file system that syncs no folders
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # a file system without fsync of folders
             raise
     finally:
         os.close(handle)
 
 
 def sync_file(path: Path) -> None:
-    """Make the content of a file durable. Raises OSError."""
+    """Make the content of a file durable (fsync). Raises OSError."""
     handle = open_file(path, os.O_RDONLY if UNIX else os.O_RDWR)
     try:
         os.fsync(handle)
@@ -118,13 +118,13 @@ def sync_file(path: Path) -> None:
 
 
 def touch(handle: int, path: Path) -> None:
-    """Set the times of an open file, whose path is `path`, to now. Raises OSError."""
+    """Set the times of an open file at `path` to now. Raises OSError."""
     os.utime(handle if os.utime in os.supports_fd else path)
 
 
 # ---------------------------------------------------------------------------------------------------- process
 def cpus() -> int:
-    """Number of CPUs that this process may use."""
+    """Return the number of CPUs available to this process."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -136,7 +136,7 @@ def physical_memory() -> int:
 
 
 def peak_memory_mb() -> float | None:
-    """Peak memory of this process in mebibytes; None on Windows."""
+    """Return the peak memory of this process in MiB; None on Windows."""
     if not UNIX:
         return None
     kib = 2**10 if sys.platform == "darwin" else 1  # macOS counts bytes
@@ -145,7 +145,7 @@ def peak_memory_mb() -> float | None:
 
 @contextlib.contextmanager
 def memory_limit(extra: int) -> Iterator[None]:
-    """Raise MemoryError in the block for more than `extra` bytes above those in use; only Linux says how many are."""
+    """Raise MemoryError in the block for more than `extra` bytes above those in use (Linux only)."""
     statm = Path("/proc/self/statm")
     if not UNIX or not statm.exists():
         yield

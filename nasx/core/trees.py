@@ -1,4 +1,4 @@
-"""Trees: named tensors, flat. Gradients of and arithmetic on them, derivatives along a direction, choices in them.
+"""Trees (flat mappings of names to tensors): gradients, arithmetic, directional derivatives, decisions.
 
 Two trees in one expression have the same names and shapes.
 """
@@ -18,10 +18,10 @@ Number = float | Tensor
 
 
 class Decision(NamedTuple):
-    """`keep` of several options: each an index (edge, operation) into mix[name], or (edge, None) for a whole edge.
+    """A decision to keep `keep` of several options, (edge, operation) of mix[name] or (edge, None) for a whole edge.
 
-    `cell` is the place along the mixture's first axis, None where all cells share the decision. Of `operations` the
-    kept one gets weight 1; kept edges keep their weights.
+    `cell` is the index on the mixture's first axis; None if all cells share the decision. A kept operation gets weight
+    1; kept edges keep their weights.
     """
 
     name: str
@@ -32,7 +32,7 @@ class Decision(NamedTuple):
 
 
 def gradient(loss: Tensor, tree: Tree, *, retain: bool = False, create: bool = False) -> Tree:
-    """d loss / d tree, zeros where the loss does not depend on a leaf. One backward pass."""
+    """Compute d loss / d tree, zero for leaves that the loss does not depend on. One backward pass."""
     grads = torch.autograd.grad(
         loss, list(tree.values()), retain_graph=retain or create, create_graph=create, allow_unused=True
     )
@@ -40,65 +40,65 @@ def gradient(loss: Tensor, tree: Tree, *, retain: bool = False, create: bool = F
 
 
 def gradients(loss: Tensor, x: Tree, y: Tree) -> tuple[Tree, Tree]:
-    """(d loss / d x, d loss / d y) in one backward pass."""
+    """Compute (d loss / d x, d loss / d y) in one backward pass."""
     joint = gradient(loss, {f"{i} {k}": t for i, tree in enumerate((x, y)) for k, t in tree.items()})
     return {k: joint[f"0 {k}"] for k in x}, {k: joint[f"1 {k}"] for k in y}
 
 
 def detached(tree: Tree, *, requires_grad: bool = False) -> Tree:
-    """The same values without history; as fresh leaves where `requires_grad`. Storage is shared."""
+    """Detach a tree, as fresh leaves if `requires_grad`. Storage is shared."""
     return {k: x.detach().requires_grad_(requires_grad) for k, x in tree.items()}
 
 
 def vanishes(number: Number) -> bool:
-    """Whether a coefficient is zero; of one on the device that is not known (asking would make the host wait)."""
+    """Whether a coefficient is known to be zero; False for a tensor, which is not read to avoid synchronization."""
     return not isinstance(number, Tensor) and number == 0
 
 
 def scaling(tensors: list[Tensor], scale: Number) -> list[Tensor]:
-    """scale * x for each tensor; a scale of their own dtype, which fused kernels need."""
+    """Compute scale * x for each tensor, with a scale of the same dtype, which fused kernels need."""
     return list(torch._foreach_mul(tensors, scale.to(tensors[0].dtype) if isinstance(scale, Tensor) else scale))
 
 
 def like(g: Tensor, x: Tensor) -> Tensor:
-    """`g` in the memory layout of `x`, which fused optimizers need; `g` itself where it has it."""
+    """Return `g` in the memory layout of `x`, which fused optimizers need; `g` itself if it has it."""
     same = all(a == b for n, a, b in zip(x.shape, g.stride(), x.stride(), strict=True) if n != 1)
     return g if same else torch.empty_like(x).copy_(g)
 
 
 def shift(x: Tree, v: Tree, scale: Number) -> Tree:
-    """x + scale * v, detached, as fresh leaves."""
+    """Compute x + scale * v, detached, as fresh leaves."""
     scaled = scaling([v[k].detach() for k in x], scale)
     moved = torch._foreach_add([t.detach() for t in x.values()], scaled)
     return {k: t.requires_grad_() for k, t in zip(x, moved, strict=True)}
 
 
 def combine(x: Tree, y: Tree, scale: Number) -> Tree:
-    """x + scale * y, for gradients (no leaves made)."""
+    """Compute x + scale * y of gradients, without new leaves."""
     return dict(zip(x, torch._foreach_add(list(x.values()), scaling([y[k] for k in x], scale)), strict=True))
 
 
 def norm(tree: Tree) -> Tensor:
-    """Global Euclidean norm, as a 0-d tensor (no host synchronization)."""
+    """Compute the global Euclidean norm as a 0-d tensor, without host synchronization."""
     return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(tree.values()))))
 
 
 def dot(x: Tree, y: Tree) -> Tensor:
-    """Global inner product, as a 0-d tensor."""
+    """Compute the global inner product as a 0-d tensor."""
     return torch.stack([(x[k] * y[k]).sum() for k in x]).sum()
 
 
 def step_length(v: Tree, radius: float) -> Tensor:
-    """The probe length radius / ||v||, so that the probe moves by `radius` in all. Finite where v = 0."""
+    """Return the probe length radius / ||v||, for a probe at distance `radius`. Finite if v = 0."""
     length = norm(v)
     return radius / length.clamp_min(torch.finfo(length.dtype).tiny ** 0.5)
 
 
 def directional(g: Callable[[Tree], Tree], x: Tree, v: Tree, radius: float = 0.01, eps: Number | None = None) -> Tree:
-    """Derivative of the tree-valued function `g` at `x` along `v`, by a central difference.
+    """Compute the derivative of the tree-valued function `g` at `x` along `v`, by a central difference.
 
-    (g(x + eps v) - g(x - eps v)) / (2 eps) with eps = radius / ||v|| unless given: error O(eps^2), exact where g is
-    quadratic along v. Costs two evaluations of `g`. `g` receives fresh leaves, `x` is not touched.
+    (g(x + eps v) - g(x - eps v)) / (2 eps) with eps = radius / ||v|| unless given: error O(eps^2), exact if g is
+    quadratic along v. Costs two evaluations of `g`. `g` receives fresh leaves; `x` is unchanged.
     """
     eps = step_length(v, radius) if eps is None else eps
     plus, minus = g(shift(x, v, eps)), g(shift(x, v, -eps))
@@ -106,9 +106,9 @@ def directional(g: Callable[[Tree], Tree], x: Tree, v: Tree, radius: float = 0.0
 
 
 class Second(NamedTuple):
-    """d^2 loss / dy dx of loss(x, y), or d^2 loss / dx^2 of loss(x) where `y` is None, applied to a tree v like x.
+    """d^2 loss / dy dx of loss(x, y), or d^2 loss / dx^2 of loss(x) if `y` is None, applied to a tree v like x.
 
-    `y` are leaves. Nothing moves.
+    `y` are leaves. No state changes.
     """
 
     loss: Callable[..., Tensor]
@@ -116,18 +116,18 @@ class Second(NamedTuple):
     y: Tree | None = None
 
     def slope(self, x: Tree) -> Tree:
-        """d loss / dy (d loss / dx without `y`) at x. One pass."""
+        """Compute d loss / dy (d loss / dx without `y`) at x. One pass."""
         if self.y is not None:
             return gradient(self.loss(detached(x), self.y), self.y)
         leaves = detached(x, requires_grad=True)
         return gradient(self.loss(leaves), leaves)
 
     def central(self, v: Tree, radius: float = 0.01, eps: Tensor | float | None = None) -> Tree:
-        """Along v, by a central difference. Two passes."""
+        """Compute the product with v by a central difference. Two passes."""
         return directional(self.slope, self.x, v, radius, eps)
 
     def exact(self, v: Tree) -> Tree:
-        """Along v, by double backward: one pass, and one backward pass through it."""
+        """Compute the product with v by double backward: one pass, and one backward pass through it."""
         x = detached(self.x, requires_grad=True)
         y = x if self.y is None else self.y
         slope = dot(gradient(self.loss(x) if self.y is None else self.loss(x, y), x, create=True), v)
@@ -136,7 +136,7 @@ class Second(NamedTuple):
 
 @contextmanager
 def frozen(tree: Tree) -> Iterator[Tree]:
-    """Checks (in debug runs and tests) that a block leaves `tree` bit-identical."""
+    """Check (in debug runs and tests) that a block leaves `tree` bit-identical."""
     before = {k: x.detach().clone() for k, x in tree.items()}
     yield tree
     moved = [k for k, x in tree.items() if not torch.equal(x.detach(), before[k])]

@@ -1,11 +1,11 @@
-"""Formats of a run's files, and the settings that later versions have added: an upgrade orphans no run.
+"""Formats of run folders, and settings added by later versions, so that an upgrade keeps all runs usable.
 
-The identity of a run is a hash of its settings as the first version had them. A setting that a later version adds is
-left out of it while its value computes what was computed before. So the runs and half-done sweeps of an earlier version
-keep their names, are continued by the same command and stand in the same row of a table.
+The identity of a run is a hash of its settings as the first version had them. A setting added by a later version is
+left out of the hash while its value reproduces the earlier behavior. Runs and unfinished sweeps of an earlier version
+therefore keep their names, are continued by the same command and share the same row of a table.
 
-Adding a setting: list it in `INTRODUCED` with that value. A value that computes something else gives a new identity,
-the default of the new version included.
+To add a setting, list it in `INTRODUCED` with that value. Every other value, including the default of the new version,
+gives a new identity.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 FORMAT = 1
-"""Format of a run folder, in its config.yaml and result.json. Those of 0.1.0 hold no number, and are read too."""
+"""Format of a run folder, in config.yaml and result.json. Files of 0.1.0, without a number, are read too."""
 RENAMED = {
     "nasx.loggers.NoLogger": "nasx.tracking.loggers.NoLogger",
     "nasx.loggers.TensorBoard": "nasx.tracking.loggers.TensorBoard",
@@ -31,7 +31,7 @@ RENAMED = {
     "nasx.spaces.recurrent.Recurrent": "nasx.spaces.recurrent.space.Recurrent",
     "nasx.stages.Stages": "nasx.config.stages.Stages",
 }
-"""Class of a component by its name in 0.1.0 -> its present name."""
+"""Name of a component's class in 0.1.0 -> current name."""
 _FIRST = {new: old for old, new in RENAMED.items()}
 INTRODUCED: dict[str, dict[str, Any]] = {
     "nasx.config.settings.SearchSettings": {"arch_momentum": 0, "probe_every": 0, "keep_every": 0},
@@ -44,34 +44,33 @@ INTRODUCED: dict[str, dict[str, Any]] = {
     "nasx.data.images.Svhn": {"size": None},
     "nasx.data.images.ImageNet16": {"size": None},
 }
-"""Class of a component -> setting added since 0.1.0 -> the value that computes what 0.1.0 computed."""
+"""Class of a component -> setting added since 0.1.0 -> the value that reproduces 0.1.0."""
 REVISED = {"nasx.data.images.Folder": 1}
-"""Class of a component that has kept its settings and computes otherwise -> the format since which it does.
+"""Class of a component with a changed computation but the same settings -> the format of the change.
 
-`Folder`: other rules say which folders, files and arrays are training or test images."""
+`Folder`: the rules for training and test images changed."""
 UNREAD = {"nasx.methods.sdarts.Sdarts": (("random_start", "ascent"), {"perturbation": "random"})}
-"""Class of a component -> settings added since 0.1.0 that change nothing where others have the values given here."""
+"""Class of a component -> settings added since 0.1.0 that have no effect if others have the values given here."""
 
 RENAMED_KEYS = {"doubtful": "warning", "moving": "not_converged"}
-"""Key of a record's verdict as 0.1.0 wrote it -> its present name."""
+"""Key of a verdict in records of 0.1.0 -> current name."""
 
 
 def renamed_keys(value: Mapping[str, Any]) -> dict[str, Any]:
-    """The verdict of a record of any version, with present keys."""
+    """Return the verdict of a record of any version, with current keys."""
     return {RENAMED_KEYS.get(key, key): item for key, item in value.items()}
 
 
 def present(target: str) -> str:
-    """The present name of a class, which a file of an earlier version may name as it was then."""
+    """Return the current name of a class in a file of any version."""
     return RENAMED.get(target, target)
 
 
 def stable(value: Any, number: int = FORMAT) -> Any:
-    """A configuration as the first version would have written it: without the added settings whose values compute what
-    was computed before they were added, with the class names of then.
+    """Convert a configuration to the first version: original class names, without added settings at neutral values.
 
-    A component that computes otherwise since some format is marked, where `number`, the format of the file that holds
-    the configuration, is not an earlier one.
+    A neutral value reproduces the behavior before the setting was added. A component whose computation changed in some
+    format is marked, unless `number`, the format of the file with the configuration, is an earlier one.
     """
     if isinstance(value, list | tuple):
         return [stable(item, number) for item in value]
@@ -95,8 +94,7 @@ def stable(value: Any, number: int = FORMAT) -> Any:
 
 
 def completed(value: Any) -> Any:
-    """A configuration of any version with present class names, and the settings that it lacks at the values that it was
-    computed with."""
+    """Convert a configuration of any version to current class names; missing settings get the values it ran with."""
     if isinstance(value, list):
         return [completed(item) for item in value]
     if not isinstance(value, Mapping):
@@ -107,7 +105,7 @@ def completed(value: Any) -> Any:
 
 
 def newer(held: Mapping[str, Any]) -> str:
-    """Why a file's content cannot be read: a later version has written it; "" where it can."""
+    """Return the fault of content written by a later version; "" if this version can read it."""
     number = held.get("format", 0)
     if type(number) is int and number <= FORMAT:
         return ""

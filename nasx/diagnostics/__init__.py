@@ -1,1 +1,1 @@
-"""What a search says of itself while it runs: curvature, agreement, cells, when to stop, and the verdict."""
+"""Diagnostics of a search: curvature, gradient agreement, cell structure, early stopping, verdict."""

@@ -1,6 +1,6 @@
-"""Whether layers and batches pull together: gradients by each cell's own mixture, and what its nodes and operations do.
+"""Agreement of layers and batches: gradients with respect to each cell's mixture, of its nodes and operations.
 
-    operator gradients  g_l = d L / d p_l, p_l cell l's own copy of the mixture weights
+    operator gradients  g_l = d L / d p_l, with p_l the copy of the mixture weights in cell l
     alignment           mean over pairs of cells of cos(g_l, g_l')
     signed alignment    mean over pairs of g_l . g_l' / (|g_l| . |g_l'|)
     split               running sum over edges of d L2 / d p of each operation, in the first and in the last cells
@@ -8,10 +8,10 @@
                         G = d L_j / d X of each sample (mean loss times N); train with train for single-level search
     node cosine         mean over pairs of cells of one kind and shape of cos(d L / d x_j), node by node
     output cosine       the same of cos(o(x), o'(x')), x and o an edge's input and operation in one cell, x' and o' in
-                        the other: how alike the features are that the mixture weighs
+                        the other: the similarity of the features that the mixture weights
 
-Merged operations never exist one by one in a pass. The inputs of each bundle of edges are kept as they go by, and its
-operations are then run apart, one at a time, so that no more than one operation's outputs are held.
+A pass does not compute merged operations separately. Therefore hooks record the inputs of each bundle of edges, and its
+operations are run afterwards, one at a time, so that only one operation's outputs are in memory.
 
 Sources: alignment, Lambda-DARTS section 3.2, eqs. 5 and 24; split, figures 2 and 7; node and output cosine, appendix
 A.2.2; correlation and operator gradients, Single-DARTS eq. 8, figure 2, section 5.2.2.
@@ -19,8 +19,8 @@ A.2.2; correlation and operator gradients, Single-DARTS eq. 8, figure 2, section
 Deviations
 1. The correlation sums over N x M Gram matrices, which equals <G_val' X_val, G_train' X_train> (a d x d product) and
    is smaller where a node has more than a few hundred values.
-2. Lambda-DARTS averages the alignment over all steps of an epoch and splits the gradients of all steps; here that is
-   so with search.diagnose_steps=1 only. Otherwise the alignment is that of one batch, and there is no split.
+2. Lambda-DARTS averages the alignment over all steps of an epoch and splits the gradients of all steps; here only
+   search.diagnose_steps=1 does. Otherwise the alignment is that of one batch, and there is no split.
 3. The first and the last third of a type's cells are split: five of NAS-Bench-201's fifteen, as in the paper's figure.
 4. The running sum (decay 0.999) is divided by 1 - 0.999^t, so that it is a mean from the first step on.
 
@@ -41,14 +41,14 @@ from nasx.core.bilevel import Batch, Problem, Tree, detached
 from nasx.spaces.mixed_cell import MixedEdges
 
 DECAY = 0.999
-"""Of the running split (Lambda-DARTS, figure 2)."""
+"""Decay of the running split (Lambda-DARTS, figure 2)."""
 Names = Mapping[str, Sequence[Sequence[str]]]
-"""Name of the mixture -> each edge's operations."""
+"""Mixture name -> operations of each edge."""
 
 
 # ------------------------------------------------------------------------------------------------------ one pass
 class Heard(NamedTuple):
-    """What a bundle of edges was run on: its input, and what each bank drew."""
+    """Recorded arguments of a bundle of edges: its input, and the random draws of each bank."""
 
     bundle: MixedEdges
     x: Tensor
@@ -56,8 +56,8 @@ class Heard(NamedTuple):
 
 
 class Look(NamedTuple):
-    """One pass: mixture gradients; of each watched cell its nodes' values and sample gradients, (n, D) each, and what
-    its bundles were run on."""
+    """One pass: mixture gradients; for each watched cell node values and per-sample gradients, (n, D) each, and the
+    recorded inputs of its bundles."""
 
     mix: Tree
     values: list[list[Tensor]]
@@ -66,13 +66,13 @@ class Look(NamedTuple):
 
 
 def output_modules(cell: nn.Module) -> list[nn.Module]:
-    """The modules that put out a cell's nodes: the cell itself, unless it says otherwise."""
+    """Return the modules whose outputs are the nodes of a cell: its `node_modules`, else the cell itself."""
     return list(getattr(cell, "node_modules", [cell]))
 
 
 @contextmanager
 def watching(cells: Sequence[nn.Module]) -> Iterator[tuple[list[list[Tensor]], list[list[Heard]]]]:
-    """The nodes of each cell, and what its bundles are run on, in the pass inside the block."""
+    """Record the nodes of each cell and the inputs of its bundles during the pass in the block."""
     nodes: list[list[Tensor]] = [[] for _ in cells]
     heard: list[list[Heard]] = [[] for _ in cells]
 
@@ -94,7 +94,10 @@ def watching(cells: Sequence[nn.Module]) -> Iterator[tuple[list[list[Tensor]], l
 
 
 def look(problem: Problem, w: Tree, mix: Tree, batch: Batch, cells: Sequence[nn.Module] = ()) -> Look:
-    """Gradients of one batch by the mixture and by the nodes of the watched cells. One forward, one backward pass."""
+    """Compute the gradients of one batch with respect to the mixture and to the nodes of the watched cells.
+
+    Cost: one forward and one backward pass.
+    """
     leaves = detached(mix, requires_grad=True)
     with watching(cells) as (nodes, heard):
         loss = problem.outcome(detached(w), leaves, batch).loss
@@ -108,7 +111,7 @@ def look(problem: Problem, w: Tree, mix: Tree, batch: Batch, cells: Sequence[nn.
 
 # -------------------------------------------------------------------------------------------------------- layers
 def pairwise(g: Tensor, *, signed: bool = False) -> Tensor | None:
-    """Mean () over pairs of rows of g (L, D) of their cosine, or of the signed ratio; None for fewer than two rows."""
+    """Return the mean () over pairs of rows of g (L, D) of the cosine, or of the signed ratio; None below two rows."""
     layers = g.shape[0]
     if layers < 2:
         return None
@@ -124,19 +127,22 @@ def pairwise(g: Tensor, *, signed: bool = False) -> Tensor | None:
 
 
 def alignment(g: Tree, groups: Sequence[Sequence[str]], *, signed: bool = False) -> Tensor | None:
-    """Layer alignment () of mixture gradients (cells, edges, operations), mean over groups of at least two cells."""
+    """Return the layer alignment () of mixture gradients (cells, edges, operations), the mean over groups of cells.
+
+    Groups of a single cell are left out; None if no group remains.
+    """
     found = [pairwise(torch.cat([g[name].flatten(1) for name in names], 1), signed=signed) for names in groups]
     known = [value for value in found if value is not None]
     return sum(known[1:], known[0]) / len(known) if known else None
 
 
 def alignments(g: Tree, groups: Sequence[Sequence[str]], part: str) -> dict[str, Tensor | None]:
-    """Both alignments of the gradients on one batch (`part` is train or val), by the names that rows have for them."""
+    """Return both alignments of the gradients on one batch (`part` is train or val), keyed as in metrics rows."""
     return {f"alignment_{part}": alignment(g, groups), f"signed_{part}": alignment(g, groups, signed=True)}
 
 
 def by_operation(g: Tree, names: Names) -> dict[str, dict[str, Tensor]]:
-    """Sum over edges of mixture gradients: name of the mixture -> operation -> (cells,)."""
+    """Sum mixture gradients over edges: mixture name -> operation -> (cells,)."""
     found: dict[str, dict[str, Tensor]] = {}
     for name, lists in names.items():
         sums = found.setdefault(name, {})
@@ -147,7 +153,7 @@ def by_operation(g: Tree, names: Names) -> dict[str, dict[str, Tensor]]:
 
 
 class Running:
-    """The split as a running sum over the looks of a search, and the alignments as means over those of an epoch."""
+    """The split as a running sum over a search, and the alignments as means over an epoch."""
 
     def __init__(self, groups: Sequence[Sequence[str]], names: Names) -> None:
         self.groups, self.names = groups, names
@@ -157,7 +163,7 @@ class Running:
         self.count = 0
 
     def add(self, train: Tree, val: Tree) -> None:
-        """Take in the mixture gradients of one training and one validation batch."""
+        """Add the mixture gradients of one training and one validation batch."""
         values = alignments(train, self.groups, "train") | alignments(val, self.groups, "val")
         self.sums = {
             name: self.sums[name] + value if name in self.sums else value
@@ -172,7 +178,7 @@ class Running:
                 held[operation] = DECAY * before + (1 - DECAY) * g.double()
 
     def entries(self) -> dict[str, Any]:
-        """The means of this epoch, which start anew, and the split: name -> operation -> [first cells, last cells]."""
+        """Return the means of this epoch, then reset them, and the split: name -> operation -> [first, last cells]."""
         means = {name: float(total) / self.count for name, total in self.sums.items()}
         known, split = 1 - DECAY**self.looks, {}
         for name, sums in self.split.items():
@@ -186,7 +192,7 @@ class Running:
         return {"over_steps": means, "split": {name: sums for name, sums in split.items() if sums}}
 
     def state(self) -> dict[str, Any]:
-        """Tensors and plain values that `load` goes on from."""
+        """Return tensors and plain values to resume from with `load`."""
         return {"looks": self.looks, "split": self.split, "sums": self.sums, "count": self.count}
 
     def load(self, state: Mapping[str, Any]) -> None:
@@ -195,14 +201,14 @@ class Running:
 
 # --------------------------------------------------------------------------------------------------------- nodes
 def correlation(grad_val: Tensor, x_val: Tensor, grad_train: Tensor, x_train: Tensor) -> float:
-    """1/(N M) sum over j, k of (g_j . g_k) (x_j . x_k), per-sample gradients and values (n, D) or (n, ...)."""
+    """Return 1/(N M) sum over j, k of (g_j . g_k) (x_j . x_k) of per-sample gradients and values (n, D) or (n, ...)."""
     g = grad_val.flatten(1).double() @ grad_train.flatten(1).double().T
     x = x_val.flatten(1).double() @ x_train.flatten(1).double().T
     return float((g * x).sum() / g.numel())
 
 
 def correlations(one: Look, other: Look) -> dict[str, list[float]]:
-    """The correlation at each node of the first, the middle and the last cell."""
+    """Return the correlation at each node of the first, the middle and the last cell."""
     count = len(one.values)
     places = {"first": 0, "middle": count // 2, "last": count - 1}
     return {
@@ -215,7 +221,7 @@ def correlations(one: Look, other: Look) -> dict[str, list[float]]:
 
 
 def stages(seen: Look) -> list[list[int]]:
-    """Cells that may be compared, those of one kind (edges and operations) and shape, in their order."""
+    """Group the cells with equal edges, operations and shape, in order."""
     found: dict[Any, list[int]] = {}
     for i, (nodes, heard) in enumerate(zip(seen.values, seen.heard, strict=True)):
         kind = tuple(own.bundle.edges for own in heard), tuple(node.shape for node in nodes)
@@ -224,7 +230,7 @@ def stages(seen: Look) -> list[list[int]]:
 
 
 def node_cosine(seen: Look) -> list[float]:
-    """Mean cosine of d L / d x_j over pairs of cells of one stage and over nodes j: a value a stage."""
+    """Return the mean cosine of d L / d x_j over pairs of cells and nodes j of each stage."""
     found = []
     for cells in stages(seen):
         nodes = zip(*(seen.slopes[i] for i in cells), strict=True)
@@ -234,8 +240,10 @@ def node_cosine(seen: Look) -> list[float]:
 
 @torch.no_grad()
 def output_cosine(seen: Look) -> list[dict[str, float]]:
-    """Mean cosine of an operation's outputs over pairs of cells of one stage and over edges: {operation: value} a
-    stage. At the live weights; costs each operation once."""
+    """Return the mean cosine of an operation's outputs over pairs of cells and edges, {operation: value} per stage.
+
+    At the current weights; runs each operation once.
+    """
     found: list[dict[str, float]] = []
     for cells in stages(seen):
         values: dict[str, list[float]] = {}

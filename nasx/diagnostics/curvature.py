@@ -1,13 +1,13 @@
 """The largest eigenvalue of the architecture Hessian, d^2 L2 / da^2 + wd I, on one validation batch.
 
-Weights are fixed (not unrolled) and batch norm uses batch statistics (train mode); running ones never follow. The
-Hessian is dense (one double backward a row) up to `DENSE` entries of `a`, else Lanczos (scipy eigsh, largest
+Weights are fixed (not unrolled) and batch norm uses batch statistics (train mode) without updating the running ones.
+The Hessian is dense (one double backward per row) up to `DENSE` entries of `a`, else Lanczos (scipy eigsh, largest
 algebraic) over one retained graph.
 
 Source: Zela et al. (2020), automl/RobustDARTS src/search/analyze.py (the decay term is the code's).
-Cost: one forward pass, and one backward pass a Hessian row or Lanczos step.
+Cost: one forward pass, and one backward pass per Hessian row or Lanczos step.
 
-Deviation: the Hessian is made symmetric before its eigenvalues are taken; the released code takes real parts.
+Deviation: the Hessian is symmetrized before its eigenvalues are computed; the released code uses their real parts.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from torch import Tensor
 from nasx.core.bilevel import Batch, Problem, Tree, detached
 
 DENSE = 64
-"""Largest number of architecture parameters whose Hessian is computed whole."""
+"""Largest number of architecture parameters with a dense Hessian."""
 BATCH_NORM = "train"
 
 
 class Eigenvalue(NamedTuple):
-    """The value, how it was found (dense or lanczos), and backward passes."""
+    """The value, the algorithm (dense or lanczos), and the number of backward passes."""
 
     value: float
     solver: str
@@ -39,10 +39,10 @@ class Eigenvalue(NamedTuple):
 def eigenvalue(
     problem: Problem, w: Tree, a: Tree, batch: Batch, *, weight_decay: float = 0.0, dense: int = DENSE
 ) -> Eigenvalue:
-    """Largest eigenvalue of d^2 L / da^2 + weight_decay I at (w, a) on `batch`. Nothing moves; one forward pass.
+    """Compute the largest eigenvalue of d^2 L / da^2 + weight_decay I at (w, a) on `batch`, with one forward pass.
 
-    Lanczos starts from a fixed vector and works to 3/4 of the dtype's digits; where it does not converge, the whole
-    Hessian is computed. NaN where the Hessian is not finite.
+    Lanczos starts from a fixed vector and uses a tolerance of 3/4 of the dtype's digits; if it does not converge, the
+    dense Hessian is computed. NaN if the Hessian is not finite. No state changes.
     """
     leaves = detached(a, requires_grad=True)
     loss = problem.outcome(detached(w), problem.relax(leaves), batch).loss
@@ -78,7 +78,7 @@ def eigenvalue(
 
 
 def lanczos(product: Callable[[Tensor], Tensor], size: int, like: Tensor) -> float | None:
-    """Largest eigenvalue of a symmetric map on vectors (size,), None where it does not converge (or size < 3)."""
+    """Return the largest eigenvalue of a symmetric map on vectors (size,); None without convergence, or if size < 3."""
     from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
 
     def matvec(v: np.ndarray) -> np.ndarray:
@@ -98,13 +98,13 @@ def lanczos(product: Callable[[Tensor], Tensor], size: int, like: Tensor) -> flo
             return_eigenvectors=False,
             maxiter=10,
         )
-    except ArpackError:  # no convergence, or values that are not finite
+    except ArpackError:  # no convergence, or non-finite values
         return None
-    return float(found[0]) if math.isfinite(found[0]) else None  # what ARPACK makes of NaN depends on its version
+    return float(found[0]) if math.isfinite(found[0]) else None  # ARPACK's result for NaN depends on its version
 
 
 def curvature(problem: Problem, w: Tree, a: Tree, val: Batch, *, weight_decay: float = 0.0) -> dict[str, Any]:
-    """The dominant eigenvalue as entries of a metrics row, with its cost."""
+    """Return the dominant eigenvalue and its cost as entries of a metrics row."""
     began = time.perf_counter()
     found = eigenvalue(problem, w, a, val, weight_decay=weight_decay)
     return {

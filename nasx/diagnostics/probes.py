@@ -1,18 +1,18 @@
 """Error bars of a method's gradient: each approximation in it against a better one, at the same weights and batch.
 
-    cosine       <d, e> / (||d|| ||e||)        d what the method uses, e the better estimate of the same
+    cosine       <d, e> / (||d|| ||e||)        d: value used by the method, e: better estimate of it
     norm         ||d|| / ||e||
     difference   ||d - e|| / ||e||
 
-A method hands both over by a name (`Search.compare`); a step may use a name several times:
+A method passes both under a name to `Search.compare`; a step may use a name several times:
 
     NAME         a finite difference (for example Mv) against double backward along the same direction
     NAME-half    the same against a finite difference of half the length
     g-2K, g-CG   iDARTS' hypergradient against the series with twice the terms, and against conjugate gradients
 
-On a smooth loss a finite difference approaches double backward with the square of its length. With relu it need not:
-between the two points of a probe lie kinks, whose jumps the difference counts and double backward does not see
-(docs/methods/kinks.md). Values stay on the device until a row is written.
+On a smooth loss the error of a finite difference falls with the square of its length. With relu it may not: the
+difference includes the jumps at kinks between its two points, which double backward does not (docs/methods/kinks.md).
+Values stay on the device until a row is written.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ STATISTICS = ("cosine", "norm", "difference")
 
 
 def compared(found: Tree, better: Tree) -> Tensor:
-    """(3,) float64: the `STATISTICS` of two trees with the same names."""
+    """Return the `STATISTICS` of two trees with the same names, (3,) float64."""
     d, e = (torch.cat([tree[k].detach().double().flatten() for k in better]) for tree in (found, better))
     tiny = torch.finfo(d.dtype).tiny ** 0.5
     lengths = d.norm().clamp_min(tiny), e.norm().clamp_min(tiny)
@@ -43,13 +43,13 @@ class Probes:
         self.sums: dict[str, Tensor] = {}
 
     def add(self, name: str, found: Tree, better: Tree) -> None:
-        """Take in one comparison."""
+        """Add one comparison."""
         values = compared(found, better)
         values = torch.cat([values, torch.ones_like(values[:1])])
         self.sums[name] = self.sums[name] + values if name in self.sums else values
 
     def entries(self) -> dict[str, Any]:
-        """{name: {cosine, norm, difference, count}} of this epoch, and start the next; empty without comparisons."""
+        """Return and reset {name: {cosine, norm, difference, count}} of this epoch; empty without comparisons."""
         found = {}
         for name, sums in self.sums.items():
             *values, count = sums.tolist()
@@ -58,9 +58,9 @@ class Probes:
         return found
 
     def state(self) -> dict[str, Any]:
-        """Tensors that `load` continues from."""
+        """Return the tensors to resume from with `load`."""
         return {"sums": dict(self.sums)}
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Continue from a state. Sums of older versions, which lack a statistic, are dropped."""
+        """Resume from a state. Sums of older versions, which lack a statistic, are dropped."""
         self.sums = {name: sums for name, sums in state["sums"].items() if len(sums) == len(STATISTICS) + 1}

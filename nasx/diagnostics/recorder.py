@@ -1,18 +1,17 @@
-"""The diagnostics of a search: what its metrics rows say of curvature, agreement, cells and mixture, and when.
+"""Record the diagnostics of a search in its metrics rows, on schedule.
 
-Free and always there: entropy, change and cells (diagnostics.structure). On request, every `search.diagnose_every`
-epochs: the dominant eigenvalue (diagnostics.curvature), alignment, correlation, operator and node gradients, output
-cosine (diagnostics.agreement). Every `search.diagnose_steps` steps: the alignments as means over an epoch, and the
-layer split. Every `search.probe_every` steps: the error bars of the method's gradient (diagnostics.probes).
+Always, at no cost: entropy, change and cells (diagnostics.structure). Every `search.diagnose_every` epochs: the
+dominant eigenvalue (diagnostics.curvature), alignment, correlation, operator and node gradients, output cosine
+(diagnostics.agreement). Every `search.diagnose_steps` steps: the alignments as means over an epoch, and the layer
+split. Every `search.probe_every` steps: the error bars of the method's gradient (diagnostics.probes).
 
-Nothing moves and nothing is drawn: at an epoch's end the batches are those that come next, looked at without taking
-them, and between them those of the step itself, so a search with diagnostics takes the same path as one without.
-Passes go through the cells as they are written, not as they were compiled: compiled ones have no second derivatives,
-and no hook hears what happens inside.
+Diagnostics change no state and draw no random numbers, so a search with them follows the same trajectory as one
+without. At the end of an epoch they use the next batches without advancing the streams, within an epoch the batches of
+the step. They run the cells in eager mode, because compiled cells have no second derivatives and ignore hooks.
 
-Cost of `measure`: three forward passes, three backward ones, one backward pass a Hessian row or Lanczos step, and each
-operation of the cells once more; of a look at a step two forward and two backward passes; of a difference three
-forward and four backward passes. Each row holds its own.
+Cost: `measure` takes three forward passes, three backward passes, one backward pass per Hessian row or Lanczos step,
+and each operation of the cells once more; the diagnostics of a step two forward and two backward passes; a finite
+difference three forward and four backward passes. Each row records its cost.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ Step = Callable[[Search, Sequence[Batch], Batch], dict[str, Tensor]]
 
 
 class Draws(Protocol):
-    """A stream that gives a batch by its position and draws nothing by it."""
+    """A stream with access to batches by position, without side effects."""
 
     position: int
 
@@ -47,7 +46,7 @@ class Draws(Protocol):
 
 
 def short(values: Tensor) -> Any:
-    """Nested lists with four significant digits, for records."""
+    """Convert to nested lists with four significant digits, for records."""
     return (
         torch.tensor([float(f"{x:.4g}") for x in values.double().flatten().tolist()], dtype=torch.float64)
         .view(values.shape)
@@ -58,9 +57,9 @@ def short(values: Tensor) -> Any:
 def measure(
     search: Search, train: Batch, val: Batch, *, cells: Sequence[nn.Module] = (), weight_decay: float = 0.0
 ) -> dict[str, Any]:
-    """All that needs passes, at the live weights, as entries of a metrics row, with their cost in passes and seconds.
+    """Compute the diagnostics that need passes, at the current weights, as entries of a metrics row with their cost.
 
-    `cells` are the supernet's; without them nothing is said of nodes and operations.
+    `cells` are the cells of the supernet; without them nodes and operations are skipped.
     """
     problem, w = search.problem, search.w
     row, began = curvature(problem, w, search.a, val, weight_decay=weight_decay), time.perf_counter()
@@ -80,7 +79,7 @@ def measure(
 
 
 def added(cost: Cost | None, forward: int, backward: int, seconds: float) -> Cost:
-    """`cost` and these passes and seconds together."""
+    """Add passes and seconds to `cost`."""
     cost = cost or {"forward": 0, "backward": 0, "seconds": 0.0}
     return {
         **cost,
@@ -91,13 +90,13 @@ def added(cost: Cost | None, forward: int, backward: int, seconds: float) -> Cos
 
 
 def uncompiled() -> AbstractContextManager[Any]:
-    """Compiled functions run as they are written inside the block."""
-    compiled = "torch._dynamo" in sys.modules  # else nothing is, and its import would take a second
+    """Run compiled functions in eager mode within the block."""
+    compiled = "torch._dynamo" in sys.modules  # else nothing is compiled; importing it takes a second
     return torch.compiler.set_stance("force_eager") if compiled else nullcontext()
 
 
 class Watch:
-    """The diagnostics of one search: made before its first step, asked for a row's entries at each epoch's end."""
+    """The diagnostics of one search, created before its first step; `entries` returns those of an epoch."""
 
     def __init__(
         self,
@@ -127,14 +126,14 @@ class Watch:
         self.looked: Cost | None = None
 
     def due(self, epoch: int) -> bool:
-        """Whether the costly part is due after `epoch` (from 1): after 1, 1 + every, ..., and after the last."""
+        """Whether the diagnostics with passes are due after `epoch` (from 1): 1, 1 + every, ..., and the last."""
         return bool(self.every) and ((epoch - 1) % self.every == 0 or epoch == self.epochs)
 
     # ---------------------------------------------------------------------------------------------- at each step
     def over(self, step: Step, eager: Step) -> Step:
-        """`step`, before which a look is taken where one is due; `step` itself where none ever is.
+        """Wrap `step` to record diagnostics before it when due; return `step` itself if they never are.
 
-        `eager` is the same step as it is written, for those in which differences are compared.
+        `eager` is the same step in eager mode, used when finite differences are compared.
         """
         if self.running is None and not self.probe_every:
             return step
@@ -162,7 +161,7 @@ class Watch:
         self.looked = added(self.looked, *passes, time.perf_counter() - began)
 
     def state(self) -> dict[str, Any]:
-        """What a resumed search goes on from."""
+        """Return the state to resume from with `load`."""
         running = None if self.running is None else self.running.state()
         return {"taken": self.taken, "looked": self.looked, "running": running, "probes": self.probes.state()}
 
@@ -172,12 +171,12 @@ class Watch:
             self.running is not None and state["running"] is not None
         ):  # None: of a branch's parent, which looked at none
             self.running.load(state["running"])
-        if "probes" in state:  # not in checkpoints of older versions
+        if "probes" in state:  # older checkpoints have none
             self.probes.load(state["probes"])
 
     # ------------------------------------------------------------------------------------------ at an epoch's end
     def entries(self, epoch: int, mix: Tree, genotype: str) -> dict[str, Any]:
-        """What the row of `epoch` says of mixture, cell and, where due, curvature and gradients."""
+        """Return the entries of the row of `epoch`: mixture, cell and, when due, curvature and gradients."""
         now = means(mix)
         before = self.rows[-1]["mix"] if self.rows else self.start
         row: dict[str, Any] = {
@@ -187,7 +186,7 @@ class Watch:
             "change": structure.change(now, before),
             "moved": structure.change(now, self.start),
         }
-        with suppress(UserError):  # a space of the user's own, with a genotype that no picture knows
+        with suppress(UserError):  # a user-defined space without known edges
             row["cells"] = structure.cells(genotype)
         weight = structure.none_weight(now, self.names)
         row |= {} if weight is None else {"none_weight": weight}
@@ -204,7 +203,7 @@ class Watch:
         return row
 
     def _costly(self, epoch: int) -> dict[str, Any]:
-        """What needs passes and is due after `epoch`."""
+        """Return the diagnostics with passes that are due after `epoch`."""
         search, decay = self.search, self.weight_decay
         if not self.due(epoch) and not self.stop.due(epoch):
             return {}
@@ -216,11 +215,11 @@ class Watch:
             return curvature(search.problem, search.w, search.a, val, weight_decay=decay)
 
     def ended(self) -> dict[str, Any] | None:
-        """What the stopping rule has found in the rows so far."""
+        """Return the result of the stopping rule on the rows so far."""
         return self.stop.found(self.rows, self.epochs)
 
     def cost(self) -> dict[str, Any] | None:
-        """Forward and backward passes and seconds of all diagnostics so far, None where there were none."""
+        """Return forward and backward passes and seconds of all diagnostics so far; None without any."""
         costs = [row["diagnostics"] for row in self.rows if "diagnostics" in row]
         return (
             {key: round(sum(cost[key] for cost in costs), 4) for key in ("forward", "backward", "seconds")}
@@ -230,10 +229,10 @@ class Watch:
 
     @property
     def stopped(self) -> bool:
-        """Whether the search ends here."""
+        """Whether the stopping rule ends the search."""
         return self.stop.acts and self.ended() is not None
 
 
 def means(mix: Tree) -> dict[str, Any]:
-    """A mixture as metrics rows hold it: mean over cells, nested lists (edges, operations)."""
+    """Convert a mixture for metrics rows: mean over cells, nested lists (edges, operations)."""
     return {name: x.mean(0).tolist() for name, x in mix.items()}

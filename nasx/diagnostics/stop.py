@@ -1,20 +1,20 @@
 """Early stopping of a search by the dominant eigenvalue of the architecture Hessian. Pure Python, no torch.
 
-    lambda_k   eigenvalue after evaluation k = 0, 1, ...: one each `every` epochs, the first after the first epoch
+    lambda_k   eigenvalue of evaluation k = 0, 1, ...: one every `every` epochs, the first after the first epoch
     m_k        mean of lambda_j over the evaluations |j - k| <= window // 2 (those before the first are left out)
     stop when  m_k / m_(k - lag) > factor and the epoch of evaluation k - lag is at least `start`;
                the architecture of that epoch, k - lag, is the result
 
 m_k is known window // 2 evaluations after evaluation k. With the published numbers (every 2, window 5, lag 4) the
-decision falls 12 epochs after the epoch whose architecture is returned. Epochs of `start` count from 0, as in the
+decision is made 12 epochs after the epoch whose architecture is returned. `start` counts epochs from 0, as in the
 released code; epochs in metrics rows count from 1 (completed epochs), so start=10 allows row 11 at the earliest.
 
 Source: Zela, Elsken, Saikia, Marrakchi, Brox, Hutter (2020), section 4.3 (DARTS-ES); automl/RobustDARTS,
 src/search/analyze.py, EVLocalAvg.
 
 Deviations
-1. Where m_(k - lag) is not above 0 nothing is decided; the released ratio of two negative means would stop there.
-2. `found` reads the metrics rows alone, so a resumed search decides as an uninterrupted one.
+1. If m_(k - lag) is not above 0 there is no decision; the released ratio of two negative means would stop.
+2. `found` reads only the metrics rows, so a resumed search decides as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Row = Mapping[str, Any]
 
 
 class Growth(NamedTuple):
-    """Where an eigenvalue series first grew too fast: the epoch before, the epoch when it was seen, m_k / m_(k-lag)."""
+    """The first growth of an eigenvalue series: the epoch before it, the epoch of detection, m_k / m_(k-lag)."""
 
     epoch: int
     at: int
@@ -40,7 +40,7 @@ class Growth(NamedTuple):
 def growth(
     series: Sequence[tuple[int, float]], *, window: int = 5, lag: int = 4, factor: float = 1.3, start: int = 10
 ) -> Growth | None:
-    """The first growth above `factor` in (epoch from 1, eigenvalue) pairs; None where there is none (yet)."""
+    """Find the first growth above `factor` in (epoch from 1, eigenvalue) pairs; None if there is none (yet)."""
     values = [value for _, value in series]
     half = window // 2
 
@@ -57,23 +57,23 @@ def growth(
 
 
 def series(rows: Sequence[Row]) -> list[tuple[int, float]]:
-    """(epoch, eigenvalue) of the metrics rows that have one."""
+    """Return (epoch, eigenvalue) of the metrics rows with an eigenvalue."""
     return [(int(row["epoch"]), float(row["eigenvalue"])) for row in rows if row.get("eigenvalue") is not None]
 
 
 @dataclass(frozen=True, kw_only=True)
 class NoStop:
-    """The search runs all its epochs; no eigenvalue is computed for it."""
+    """No early stopping; needs no eigenvalues."""
 
     acts: ClassVar[bool] = False
-    """Whether the search ends where `found` says."""
+    """Whether `found` ends the search."""
 
     def due(self, epoch: int) -> bool:
         """Whether an eigenvalue is needed after `epoch` (from 1)."""
         return False
 
     def found(self, rows: Sequence[Row], epochs: int) -> dict[str, Any] | None:
-        """What the result records of the stop, None where there is none."""
+        """Return the entries of the stop for result.json; None if there is none."""
         return None
 
 
@@ -90,7 +90,7 @@ class EigenvalueStop:
 
     @property
     def acts(self) -> bool:
-        """Whether the search ends where `found` says; `simulate` only records it."""
+        """Whether `found` ends the search; with `simulate` it is only recorded."""
         return self.mode == "stop"
 
     def due(self, epoch: int) -> bool:
@@ -98,9 +98,9 @@ class EigenvalueStop:
         return (epoch - 1) % self.every == 0
 
     def found(self, rows: Sequence[Row], epochs: int) -> dict[str, Any] | None:
-        """The first stop that the rows give: epoch, at, ratio, genotype, lookup; None where there is none.
+        """Return the first stop in the rows: epoch, at, ratio, genotype, lookup; None if there is none.
 
-        The last of `epochs` decides nothing: the search ends there anyway.
+        A detection in the last of `epochs` does not count, because the search ends there anyway.
         """
         mine = [row for row in rows if self.due(row["epoch"]) and row["epoch"] < epochs]
         grown = growth(series(mine), window=self.window, lag=self.lag, factor=self.factor, start=self.start)

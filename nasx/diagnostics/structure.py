@@ -1,14 +1,14 @@
-"""What a cell and a mixture look like, without a pass: depth, width, counts, entropy, change. Pure Python, no torch.
+"""Structure of cells and mixtures, without passes: depth, width, counts, entropy, change. Pure Python, no torch.
 
 A cell is a list of edges (source, target, operation), as `edges.genotype_edges` reads it from a genotype.
 
-    depth       edges on the longest path from an input to the cell's output, the last step node -> output included
-                where the space has one (concatenated nodes); `none` carries nothing; 0 where no path is left
-    width       one half for each edge that starts at an input and carries something
-    counts      skip, pool, parametric (all that has weights), none, noise; skip_ratio = skip / all operations;
-                parametric_used, those of the parametric ones that lie on a path from an input to the output
+    depth       edges on the longest path from an input to the cell's output, including the last step node -> output
+                if the space has one (concatenated nodes); edges with `none` do not count; 0 without a path
+    width       one half for each edge without `none` that starts at an input
+    counts      skip, pool, parametric (operations with weights), none, noise; skip_ratio = skip / all operations;
+                parametric_used: parametric operations on a path from an input to the output
     entropy     mean over edges of - sum p ln p in nats, p the mixture row divided by its sum
-    saturation  mean over edges of 1 - entropy / ln(operations): 0 for equal weights, 1 for one-hot rows
+    saturation  mean over edges of 1 - entropy / ln(operations): 0 for uniform weights, 1 for one-hot rows
     change      L1 distance of two mixtures
     none_weight mean weight of `none` over the edges that have it
 
@@ -17,12 +17,12 @@ section 3.3; counts, TSE-DARTS figure 3 and Amended-DARTS table 3; none weight, 
 Lambda-DARTS figure 3. Entropy and saturation are nasx's.
 
 Deviations
-1. Lambda-DARTS does not say from where the change is measured: nasx logs it from the epoch before and from the start.
+1. Lambda-DARTS does not define the reference of the change: nasx logs it from the previous epoch and from the start.
 2. Rows are divided by their sums, which are 1 for a softmax but not for a sigmoid or for rows scaled by edge weights;
    rows of closed edges (all zero) and rows of one operation are left out.
 
-Shapes: a mixture is {name: (edges, operations)} as nested lists, mean over the cells that share it, as metrics rows
-hold it. Names with a dot hold weights of edges, not of operations, and count in `change` only.
+Shapes: a mixture is {name: (edges, operations)} as nested lists, mean over the cells that share it, as in metrics rows.
+Names with a dot are weights of edges, not of operations, and count only in `change`.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ FAMILIES = {"skip": "skip", "pool": "pool", "conv": "parametric", "none": "none"
 
 # ---------------------------------------------------------------------------------------------------------- cells
 def live(edges: Sequence[Edge]) -> list[Edge]:
-    """The edges that carry something."""
+    """Return the edges whose operation is not `none`."""
     return [edge for edge in edges if edge[2] != "none"]
 
 
 def depth(edges: Sequence[Edge]) -> int:
-    """Edges on the longest path from an input to the output; 0 where there is none."""
+    """Return the number of edges on the longest path from an input to the output; 0 without a path."""
     leaving: dict[str, list[str]] = {}
     for source, target, _ in live(edges):
         leaving.setdefault(source, []).append(target)
@@ -64,19 +64,19 @@ def depth(edges: Sequence[Edge]) -> int:
 
 
 def width(edges: Sequence[Edge]) -> float:
-    """One half for each edge that starts at an input and carries something."""
+    """Return one half of the number of edges without `none` that start at an input."""
     return 0.5 * sum(source in INPUTS for source, _, _ in live(edges))
 
 
 def on_path(edges: Sequence[Edge]) -> list[Edge]:
-    """The edges that carry something from an input to the output."""
+    """Return the edges on paths from an input to the output."""
     carrying = live(edges)
     forth, back = _reached(carrying, INPUTS, 0), _reached(carrying, OUTPUTS, 1)
     return [edge for edge in carrying if edge[0] in forth and edge[1] in back]
 
 
 def operations(edges: Sequence[Edge]) -> Iterator[str]:
-    """The operations of a cell: on its edges, or (NAS-Bench-101) on those of its nodes that lie on a live path."""
+    """Yield the operations of a cell, on its edges or (NAS-Bench-101) on its nodes on a path to the output."""
     named = [operation for _, _, operation in edges if operation]
     if named:
         yield from named
@@ -94,7 +94,7 @@ def _reached(edges: Sequence[Edge], start: frozenset[str], side: int) -> set[str
 
 
 def describe(edges: Sequence[Edge]) -> dict[str, Any]:
-    """Depth, width and counts of one cell."""
+    """Return depth, width and counts of one cell."""
     counts = dict.fromkeys(FAMILIES.values(), 0)
     for operation in operations(edges):
         counts[FAMILIES[family(operation)]] += 1
@@ -110,13 +110,13 @@ def describe(edges: Sequence[Edge]) -> dict[str, Any]:
 
 
 def cells(genotype: str) -> dict[str, dict[str, Any]]:
-    """`describe` of each cell of a genotype's text. Raises UserError where it cannot be read."""
+    """Return `describe` of each cell in the text of a genotype. Raises UserError if it cannot be parsed."""
     return {name: describe(edges) for name, edges in genotype_edges(genotype).items()}
 
 
 # -------------------------------------------------------------------------------------------------------- mixture
 def rows(mix: Mixture) -> Iterator[list[float]]:
-    """Rows over operations as distributions, one for each open edge with a choice."""
+    """Yield normalized rows over operations, one for each open edge with several operations."""
     for name, edges in mix.items():
         for row in edges if "." not in name else ():
             total = sum(row)
@@ -133,17 +133,17 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def entropy(mix: Mixture) -> float:
-    """Mean entropy of an edge's weights, in nats."""
+    """Return the mean entropy of the weights of an edge, in nats."""
     return _mean([_entropy(row) for row in rows(mix)])
 
 
 def saturation(mix: Mixture) -> float:
-    """0 where all operations of each edge weigh the same, 1 where one has all the weight."""
+    """Return the mean saturation: 0 for uniform weights, 1 for one-hot rows."""
     return _mean([1 - _entropy(row) / math.log(len(row)) for row in rows(mix)])
 
 
 def change(one: Mixture, other: Mixture) -> float:
-    """Sum of absolute differences of two mixtures of the same shape."""
+    """Return the sum of absolute differences of two mixtures of the same shape."""
     return math.fsum(
         abs(p - q)
         for name in one
@@ -153,7 +153,7 @@ def change(one: Mixture, other: Mixture) -> float:
 
 
 def none_weight(mix: Mixture, names: Mapping[str, Sequence[Sequence[str]]]) -> float | None:
-    """Mean weight of `none` over the edges that have it; `names` are each edge's operations. None where none has."""
+    """Return the mean weight of `none` over the edges with it; `names`: operations of each edge. None without any."""
     found = [
         row[own.index("none")] / sum(row)
         for name, lists in names.items()
@@ -164,10 +164,12 @@ def none_weight(mix: Mixture, names: Mapping[str, Sequence[Sequence[str]]]) -> f
 
 
 def operation_names(space: Any, names: Sequence[str]) -> dict[str, Sequence[Sequence[str]]]:
-    """Each edge's operations in the order of the mixture's last axis, for the names of which the space says it."""
+    """Return the operations of each edge in the order of the mixture's last axis, if the space defines them."""
     lists = getattr(space, "edge_operations", None)
     if lists is not None:
-        named = {name: lists(name) for name in names if "." not in name}  # weights of edges and pairs have none
+        named = {
+            name: lists(name) for name in names if "." not in name
+        }  # weights of edges and pairs have no operations
         return {name: own for name, own in named.items() if own}
     own = tuple(getattr(space, "operations", ()))
     shapes = {name: space.shapes()[name] for name in names}

@@ -1,23 +1,23 @@
-"""What became of a search, in words: still moving or settled, collapsed or not. From its record alone, no torch.
+"""The verdict on a search, in words: converged or not, collapsed or not. Uses only its record; no torch.
 
-Moving: in the last tenth of the epochs (at least one) the genotype changed, or the mixture moved by more than `STEP`
-per edge and epoch.
+Not converged: in the last tenth of the epochs (at least one) the genotype changed, or the mixture moved by more than
+`STEP` per edge and epoch.
 
-Collapsed, one of which is enough:
-    skip        more than half of a cell's operations are skip connections (the published DARTS_V1 has 4 of 8, no more),
+Collapsed, if any of these holds:
+    skip        more than half of a cell's operations are skip connections (the published DARTS_V1 has only 4 of 8),
                 and of architectures drawn uniformly from the space less than `CHANCE` have a cell with as many
     weightless  no operation with weights lies on a path through a cell that is not a reduction cell
     cut off     no path leads from input to output
-    none        `none` holds more than half of an edge's weight on average
+    none        `none` has more than half of an edge's weight on average
     saturated   in the first half of the epochs the mixture was already nearly one-hot (`SATURATED`) and stayed so
 
-Reported without a judgement: the error bars of the method's gradient, where `search.probe_every` measures them.
+Reported without a verdict: the error bars of the method's gradient, if `search.probe_every` measures them.
 
-In doubt, a warning and no more:
+Warning only:
     eigenvalue  the dominant eigenvalue grew by more than 1.3 under the rule of stop.py (RobustDARTS section 4.3) and
-                was still so high at the end; searches that found good cells show it too
+                stayed high to the end; this also occurs in searches that find good cells
 
-Sources and reasons of the thresholds, and how often they are right: docs/diagnostics.md.
+Sources, reasons and accuracy of the thresholds: docs/diagnostics.md.
 """
 
 from __future__ import annotations
@@ -32,24 +32,24 @@ from nasx.errors import UserError
 
 Row = Mapping[str, Any]
 STEP = 0.01
-"""L1 change of the mixture per edge and epoch above which it still moves."""
+"""L1 change of the mixture per edge and epoch above which it has not converged."""
 SKIPS = 0.5
 CHANCE, DRAWN = 0.05, 1000
-"""Where edges have two operations, as on S2, every third cell has more than half skips; so many are drawn to tell."""
+"""Number of architectures drawn: with two operations per edge, as on S2, a third of all cells has over half skips."""
 NONE = 0.5
 SATURATED = 0.9
-"""1 - entropy / ln(operations) above which an edge's weights cannot move much by gradients through a softmax."""
+"""1 - entropy / ln(operations) above which gradients through a softmax barely change an edge's weights."""
 BETTER = {"": "double backward", "half": "half the radius", "2K": "twice the terms", "CG": "conjugate gradients"}
-"""What an approximation is compared with (diagnostics.probes), by the end of the comparison's name."""
+"""Suffix of a comparison's name -> the better estimate (diagnostics.probes)."""
 GROWTH, EVERY, WINDOW = 1.3, 2, 5
-"""The published rule: by more than this factor, evaluated every two epochs, means over five evaluations."""
+"""The published rule: growth factor, evaluation every two epochs, means over five evaluations."""
 
 
 def verdict(rows: Sequence[Row], result: Mapping[str, Any], draw: Callable[[], str] | None = None) -> dict[str, Any]:
-    """{"not_converged", "collapsed", "warning", "reasons", "text"} of a search's metrics rows and its record.
+    """Return {"not_converged", "collapsed", "warning", "reasons", "text"} of a search's metrics rows and its record.
 
-    Works on what is there: without rows (a method that trains nothing) only the cell is judged. `draw` gives the text
-    of an architecture drawn uniformly from the space; without it more than half skip connections are too many.
+    Without rows (a method that trains nothing) only the cell is considered. `draw` returns the text of an architecture
+    drawn uniformly from the space; without it more than half skip connections always count as collapsed.
     """
     moves, doubts = list(_moves(rows)), list(_eigenvalue(rows, result))
     collapses = [*_cells(result, draw), *_mixture(rows)]
@@ -60,7 +60,7 @@ def verdict(rows: Sequence[Row], result: Mapping[str, Any], draw: Callable[[], s
     else:
         said = ["No sign of collapse" + (f" in the cell, but a warning: {'; '.join(doubts)}." if doubts else ".")]
     if rows:
-        settled = f"It had not settled when it ended: {'; '.join(moves)}." if moves else "It had settled."
+        settled = f"It had not converged at the end: {'; '.join(moves)}." if moves else "It converged."
         said += [*_stopped(result), settled, *_probes(rows)]
     return {
         "not_converged": bool(moves),
@@ -75,7 +75,7 @@ def _moves(rows: Sequence[Row]) -> Iterator[str]:
     if not rows:
         return
     if len(rows) < 2:
-        yield "one epoch is too short to settle"
+        yield "one epoch is too short to converge"
         return
     last = max(len(rows) // 10, 1)
     recent = rows[-last - 1 :]
@@ -100,12 +100,12 @@ def _edges(mix: structure.Mixture) -> int:
 def _cells(result: Mapping[str, Any], draw: Callable[[], str] | None) -> Iterator[str]:
     try:
         cells = structure.cells(str(result.get("genotype")))
-    except UserError:  # a space whose genotypes this version cannot draw
+    except UserError:  # a space without known edges
         return
     lots: list[dict[str, float]] = []
 
     def by_lot(name: str, ratio: float) -> float:
-        """The share of drawn architectures that have a cell of this kind with so large a share of skip connections."""
+        """Return the share of drawn architectures with a cell of this kind with at least this share of skips."""
         if draw is None:
             return 0.0
         if not lots:
@@ -124,12 +124,12 @@ def _cells(result: Mapping[str, Any], draw: Callable[[], str] | None) -> Iterato
 
 
 def kind(name: str) -> str:
-    """What cells have in common that are drawn alike: untied ones are numbered."""
+    """Return the kind of a cell: its name without the number of untied cells."""
     return name.rstrip("0123456789")
 
 
 def skips(cells: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
-    """The largest share of skip connections of the cells of each kind."""
+    """Return the largest share of skip connections among the cells of each kind."""
     found: dict[str, float] = {}
     for name, cell in cells.items():
         found[kind(name)] = max(found.get(kind(name), 0.0), cell["skip_ratio"])
@@ -139,7 +139,7 @@ def skips(cells: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
 def _mixture(rows: Sequence[Row]) -> Iterator[str]:
     weight = rows[-1].get("none_weight") if rows else None
     if weight is not None and weight > NONE:
-        yield f"none holds {weight:.2f} of the weight on average (above {NONE:g})"
+        yield f"none has {weight:.2f} of the weight on average (above {NONE:g})"
     half = rows[: len(rows) // 2]
     early = [structure.saturation(row["mix"]) for row in half[-1:] if row.get("mix")]
     if early and early[0] > SATURATED and structure.saturation(rows[-1]["mix"]) > SATURATED:
@@ -148,13 +148,13 @@ def _mixture(rows: Sequence[Row]) -> Iterator[str]:
 
 def _eigenvalue(rows: Sequence[Row], result: Mapping[str, Any]) -> Iterator[str]:
     kept, grown = growth(rows)
-    if grown is None or _early(result):  # early: the cell is from before the growth
+    if grown is None or _early(result):  # early: the cell precedes the growth
         return
     values, at = [value for _, value in kept], [epoch for epoch, _ in kept].index(grown.epoch)
     if fmean(values[-WINDOW:]) > GROWTH * fmean(values[max(at - WINDOW // 2, 0) : at + WINDOW // 2 + 1]):
         yield (
             f"the dominant eigenvalue grew {grown.ratio:.2f}-fold between epochs {grown.epoch} and {grown.at} and "
-            f"did not come down again (DARTS-ES would have kept the cell of epoch {grown.epoch})"
+            f"stayed high (DARTS-ES would have kept the cell of epoch {grown.epoch})"
         )
 
 
@@ -166,13 +166,13 @@ def growth(rows: Sequence[Row]) -> tuple[list[tuple[int, float]], stop.Growth | 
             kept.append((epoch, value))
     apart = sorted(later - epoch for (epoch, _), (later, _) in pairwise(kept))
     grown = stop.growth(kept, factor=GROWTH)
-    if grown is None or apart[len(apart) // 2] > EVERY:  # taken more rarely: the rule's windows would be other ones
+    if grown is None or apart[len(apart) // 2] > EVERY:  # evaluated less often than the rule requires
         return kept, None
     return kept, grown
 
 
 def _early(result: Mapping[str, Any]) -> bool:
-    """Whether the search was stopped and gave an earlier architecture, which the growth says nothing against."""
+    """Whether the search was stopped and returned an architecture from before the growth."""
     return bool(result.get("stopped")) and not result["stopped"]["simulated"]
 
 
@@ -180,8 +180,8 @@ def _stopped(result: Mapping[str, Any]) -> Iterator[str]:
     if _early(result):
         at, epoch, ratio = (result["stopped"][key] for key in ("at", "epoch", "ratio"))
         yield (
-            f"Stopped after epoch {at}, where the dominant eigenvalue had grown {ratio:.2f}-fold; this is the cell "
-            f"of epoch {epoch}."
+            f"Stopped after epoch {at}, when the dominant eigenvalue had grown {ratio:.2f}-fold; the result is the "
+            f"cell of epoch {epoch}."
         )
 
 

@@ -1,4 +1,4 @@
-"""What the file of an export says of its network, without torch: see export/model.py for the facts themselves."""
+"""Read the metadata of an export without torch; export/model.py lists its keys."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from nasx.errors import UserError
 FORMAT = "nasx 1"
 FILE = "model.safetensors"
 PLAIN = ("format", "genotype", "recipe", "commit", "run", "nasx")
-"""Metadata that are text; all others are JSON."""
+"""Keys whose values are text; all others are JSON."""
 REMEDY = "export the run again: nasx export from=..."
 
 
 def facts(path: str | Path) -> tuple[Path, dict[str, Any]]:
-    """The file of an export (itself, or that of its folder) and its metadata. Raises UserError."""
+    """Return the file of an export, given itself or its folder, and its metadata. Raises UserError."""
     from safetensors import SafetensorError, safe_open
 
     file = Path(path) / FILE if Path(path).is_dir() else Path(path)
     if not file.is_file():
-        raise UserError(str(file), "there is no such file", "name what nasx export has written")
+        raise UserError(str(file), "does not exist", "use a file written by nasx export")
     try:
         with safe_open(file, "np") as content:
             held = content.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise UserError(str(file), f"cannot be read as safetensors ({error})", REMEDY) from error
     if held.get("format") != FORMAT:
-        raise UserError(str(file), f"is no export of this version of nasx (format {held.get('format')})", REMEDY)
+        raise UserError(str(file), f"is not an export of this version of nasx (format {held.get('format')})", REMEDY)
     try:
         read = {name: value if name in PLAIN else json.loads(value) for name, value in held.items()}
     except (ValueError, RecursionError) as error:
-        raise UserError(str(file), f"its description is damaged ({error})", REMEDY) from error
+        raise UserError(str(file), f"its metadata are damaged ({error})", REMEDY) from error
     return file, versions.completed(read)

@@ -1,19 +1,19 @@
-"""A trained network in one file that needs no run folder: weights in safetensors, everything else in its metadata.
+"""A trained network in one self-contained file: weights in safetensors, everything else in its metadata.
 
     network = nasx.load("model.safetensors")
     scores = network(network.normalize(images))         images uint8 (n, 3, h, w) -> scores (n, classes)
 
-Metadata (text; JSON where it is no plain word):
+Metadata (text, or JSON for other values):
 
-    format      nasx 1                      genotype    the architecture, as nasx reads and writes it
-    space       its component               settings    the recipe's settings; recipe, its name
-    classes     their names                 normalization  mean and std a channel, on the scale [0, 1]
-    image       channels, height, width     dataset     its component, without the path
-    accuracy    of the last weights on the test set     test  batch size and precision that this was measured with
-    commit      of nasx, in training        seed, run, nasx (its version)
+    format      nasx 1                      genotype    the architecture in the text form of its space
+    space       component                   settings    settings of the recipe; recipe: its name
+    classes     class names                 normalization  mean and std per channel, on the scale [0, 1]
+    image       channels, height, width     dataset     component, without the path
+    accuracy    of the last weights on the test set     test  batch size and precision of that evaluation
+    commit      of nasx during training     seed, run, nasx (version)
 
-The auxiliary head is left out: it speaks in training only. Of averaged weights the average is kept, since that was
-tested. Nothing of the file is executed: only components of nasx, and of packages that `allow` names, are built.
+The auxiliary head is not exported, because only training uses it. Of averaged weights the average is exported, because
+it was tested. No code in the file is executed: only components of nasx, and of packages listed in `allow`, are built.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ AUXILIARY = "auxiliary."
 
 
 class Classifier(nn.Module):
-    """A trained network that answers with class scores; `facts` are the file's metadata."""
+    """A trained network that returns class scores; `facts` are the metadata of the file."""
 
     mean: Tensor
     std: Tensor
@@ -54,58 +54,58 @@ class Classifier(nn.Module):
             self.register_buffer(name, values.view(-1, 1, 1), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Scores (n, classes) of normalized images (n, channels, h, w)."""
+        """Return the scores (n, classes) of normalized images (n, channels, h, w)."""
         scores: Tensor = self.network(x).main
         return scores
 
     def normalize(self, images: Tensor) -> Tensor:
-        """What the network reads, of images uint8 (n, channels, h, w)."""
+        """Normalize images uint8 (n, channels, h, w) to the float input of the network."""
         return (images.to(self.mean.dtype) / 255 - self.mean) / self.std
 
 
 def save(path: Path, network: nn.Module, facts: Mapping[str, Any]) -> None:
-    """Write weights and facts; the file appears whole or not at all."""
+    """Write weights and facts atomically."""
     files.write_atomic(path, packed(network, facts))
 
 
 def packed(network: nn.Module, facts: Mapping[str, Any]) -> bytes:
-    """The content of model.safetensors: weights in their own precision and contiguous, and the facts.
+    """Return the bytes of model.safetensors: contiguous weights in their own precision, and the facts.
 
-    The same network and facts give the same bytes: the library writes its header in an order that differs from process
-    to process, so the header is written again in the order of names. Offsets in it count from its end.
+    The bytes depend only on network and facts: the header of the library, whose order differs between processes, is
+    rewritten in the order of names. Its offsets count from the end of the header.
     """
     from safetensors.torch import save as library
 
     blob = library({name: x.detach().cpu().contiguous() for name, x in network.state_dict().items()}, text(facts))
     end = 8 + int.from_bytes(blob[:8], "little")
     header = json.dumps(json.loads(blob[8:end]), sort_keys=True, separators=(",", ":")).encode()
-    header += b" " * (-len(header) % 8)  # weights stay aligned to 8 bytes
+    header += b" " * (-len(header) % 8)  # align the weights to 8 bytes
     return len(header).to_bytes(8, "little") + header + blob[end:]
 
 
 def text(facts: Mapping[str, Any]) -> dict[str, str]:
-    """Metadata as safetensors and ONNX hold them."""
+    """Convert the facts to the text metadata of safetensors and ONNX."""
     return {name: str(value) if name in PLAIN else json.dumps(value) for name, value in facts.items()}
 
 
 def load(path: str | Path, device: str | torch.device = "cpu", allow: Sequence[str] = ()) -> Classifier:
-    """The network of an export (its file, or the folder that holds model.safetensors), ready to evaluate.
+    """Load the network of an export (its file, or the folder of model.safetensors) in evaluation mode.
 
-    Raises UserError where the file is missing, damaged, or no export of nasx.
+    Raises UserError if the file is missing, damaged, or not an export of nasx.
     """
     from safetensors import SafetensorError, safe_open
 
     file, facts = metadata.facts(path)
     try:
         with safe_open(file, "pt", device=str(device)) as content:
-            weights = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118 (no mapping)
+            weights = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118 (not a mapping)
     except (SafetensorError, OSError) as error:
         raise UserError(str(file), f"cannot be read as safetensors ({error})", REMEDY) from error
     if own := instantiate.foreign_packages(facts.get("space"), allow):
         raise UserError(
             str(file),
             f"uses classes of {', '.join(own)}, which are not trusted",
-            f"if you trust them add allow=[{','.join(own)}]",
+            f"if you trust them, add allow=[{','.join(own)}]",
         )
     try:
         described(facts, weights, allow)
@@ -113,14 +113,14 @@ def load(path: str | Path, device: str | torch.device = "cpu", allow: Sequence[s
         network.load_state_dict(weights)
         return Classifier(network, facts).to(device).eval()
     except UserError as error:
-        raise UserError(str(file), f"its description is damaged ({error})", REMEDY) from error
+        raise UserError(str(file), f"its metadata are damaged ({error})", REMEDY) from error
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, RuntimeError) as error:
         said = f"{type(error).__name__}: {error}".splitlines()[-1].strip()
-        raise UserError(str(file), f"its weights do not fit its genotype and settings ({said})", REMEDY) from error
+        raise UserError(str(file), f"its weights do not match its genotype and settings ({said})", REMEDY) from error
 
 
 def described(facts: Mapping[str, Any], weights: Mapping[str, Tensor], allow: Sequence[str]) -> None:
-    """Raises before anything large is built where the description is damaged or asks for more than the file holds."""
+    """Raise ValueError or UserError, before building, if the metadata are damaged or exceed the file's content."""
     space, settings = facts["space"], facts["settings"]
     found = list(components.component_faults("space", space, (*commands.HOMES, *allow)))
     if found:
@@ -136,7 +136,7 @@ def described(facts: Mapping[str, Any], weights: Mapping[str, Tensor], allow: Se
 
 
 def build(facts: Mapping[str, Any], allow: Sequence[str] = ()) -> Network:
-    """The network that the facts describe, without its auxiliary head and with fresh weights."""
+    """Build the network described by the facts, without its auxiliary head and with fresh weights."""
     space, settings = instantiate.build(facts["space"], allow), facts["settings"]
     network: Network = space.network(
         space.parse(facts["genotype"]),

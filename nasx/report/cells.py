@@ -1,9 +1,9 @@
-"""Pictures of cells, in the style that DARTS papers use: inputs green, nodes blue, output yellow, left to right.
+"""Pictures of cells in the style of the DARTS papers: inputs green, nodes blue, output yellow, left to right.
 
-Edges (source, target, operation) are those of spaces/edges.py; those of `none` are drawn faint and dotted.
+Edges (source, target, operation) are those of spaces/edges.py; edges with `none` are faint and dotted.
 
-Drawing needs pygraphviz, whose wheel carries Graphviz; no `dot` program is called. The typeface is that of all other
-pictures and comes with matplotlib, so the same cell gives the same bytes on every machine.
+Drawing needs pygraphviz, whose wheel includes Graphviz; no `dot` program is called. The font is that of all pictures
+and is included in matplotlib, so the same cell gives the same bytes on every machine.
 """
 
 from __future__ import annotations
@@ -32,21 +32,21 @@ _INDEXED = re.compile(r"c_\{k(-\d)?\}")
 
 # -------------------------------------------------------------------------------------------------------- draw
 def draw_cell(edges: Sequence[Edge], path: str | Path) -> list[Path]:
-    """Draw one cell to `path` (.svg, .png, or both where it has no suffix) and return what was written.
+    """Draw one cell to `path` (.svg, .png, or both without a suffix) and return the written files.
 
-    Raises UserError where pygraphviz is missing. The same edges give the same bytes.
+    Raises UserError if pygraphviz is missing. The same edges give the same bytes.
     """
     graph = _laid_out(edges)
     return write(path, {"svg": lambda: graph.draw(format="svg"), "png": lambda: _sharp(graph)})
 
 
 def svg(edges: Sequence[Edge]) -> str:
-    """The picture of one cell as the text of an SVG file. Raises UserError where pygraphviz is missing."""
+    """Return the picture of one cell as the text of an SVG file. Raises UserError if pygraphviz is missing."""
     return str(_laid_out(edges).draw(format="svg").decode())
 
 
 def _laid_out(edges: Sequence[Edge]) -> Any:
-    """The cell as a graph with its nodes placed."""
+    """Return the cell as a graph with a computed layout."""
     graph = _graphviz().AGraph(directed=True, strict=False)
     type_ = {"fontname": f"{FONT}, Verdana, sans-serif", "fontcolor": INK}
     graph.graph_attr.update(rankdir="LR", bgcolor="white", pad="0.15", nodesep="0.22", ranksep="0.55", dpi="72")
@@ -77,37 +77,37 @@ def _laid_out(edges: Sequence[Edge]) -> Any:
         colour = FAMILIES[family(operation)] if operation else INK
         faint = {"style": "dotted", "arrowsize": "0.6", "fontsize": "12"} if operation == "none" else {}
         lines = "<br/>".join(f" {escape(line)} " for line in operation.split("\n"))
-        label = f'<{lines}<br/><font point-size="4"> </font>>' if operation else ""  # clear of its edge
+        label = f'<{lines}<br/><font point-size="4"> </font>>' if operation else ""  # space between label and edge
         graph.add_edge(source, target, key=str(i), label=label, color=colour, **{"fontcolor": colour, **faint})
     graph.layout("dot")
     return graph
 
 
 def draw(run_folder: str | Path) -> list[Path]:
-    """Draw the found cell of a run: cell.svg and cell.png, or cell-<name>.* for each cell type where it has several."""
+    """Draw the cell found by a run: cell.svg and cell.png, or cell-<name>.* for each of several cell types."""
     folder = Path(run_folder)
     try:
         text = (folder / "genotype.txt").read_text(encoding="utf-8")
     except OSError as fault:
         raise UserError(
-            str(folder / "genotype.txt"), f"cannot be read ({fault.strerror})", "name the folder of a finished search"
+            str(folder / "genotype.txt"), f"cannot be read ({fault.strerror})", "use the folder of a finished search"
         ) from fault
     return draw_cells(genotype_edges(text), folder / "cell")
 
 
 def names(run_folder: str | Path) -> list[str]:
-    """The pictures that `draw` makes of a run, without suffix."""
+    """Return the names, without suffix, of the pictures that `draw` makes of a run."""
     text = (Path(run_folder) / "genotype.txt").read_text(encoding="utf-8")
     return [path.name for path, _ in _placed(genotype_edges(text), Path(run_folder) / "cell")]
 
 
 def draw_cells(cells: Mapping[str, Sequence[Edge]], path: str | Path) -> list[Path]:
-    """Draw one cell to `path`, several to PATH-<name>, with the suffix of `path`, and return what was written."""
+    """Draw one cell to `path`, several to PATH-<name>, with the suffix of `path`; return the written files."""
     return [written for place, edges in _placed(cells, Path(path)) for written in draw_cell(edges, place)]
 
 
 def draw_epochs(genotypes: Mapping[int, str], folder: Path) -> None:
-    """Draw the cells of each epoch into `folder`, epoch-001.svg and .png and so on; what is whole is left alone."""
+    """Draw the cells of each epoch into `folder` (epoch-001.svg, epoch-001.png, ...); complete pictures are skipped."""
     no_link(folder)
     drawn: dict[tuple[Edge, ...], list[bytes]] = {}
     for epoch, text in genotypes.items():
@@ -121,22 +121,22 @@ def draw_epochs(genotypes: Mapping[int, str], folder: Path) -> None:
 
 
 def _placed(cells: Mapping[str, Sequence[Edge]], path: Path) -> Iterator[tuple[Path, Sequence[Edge]]]:
-    """Where each cell is drawn."""
+    """Yield the path and the edges of each cell."""
     for name, edges in cells.items():
         plain = re.sub(r"[^A-Za-z0-9_]", "_", name)
         yield path if len(cells) == 1 else path.with_name(f"{path.stem}-{plain}{path.suffix}"), edges
 
 
 def _label(name: str) -> str:
-    """`c_{k-2}` with a real subscript, whose size is said so that its box is made for it; everything else as it is."""
+    """Convert `c_{k-2}` to HTML with a subscript of explicit size, which Graphviz needs for its box."""
     head, _, tail = name.partition("_{")
-    if not _INDEXED.fullmatch(name):  # a name from outside is never markup
+    if not _INDEXED.fullmatch(name):  # user-defined names are never markup
         return name.replace("\n", "\\n")
     return f'<{head}<font point-size="12"><sub>{tail.rstrip("}").replace("-", "−")}</sub></font>>'
 
 
 def _sharp(graph: Any) -> bytes:
-    """PNG at twice the resolution of the screen; the layout is the one that is there."""
+    """Render the existing layout as PNG at twice the screen resolution."""
     graph.graph_attr.update(dpi="160")
     try:
         return bytes(graph.draw(format="png"))
@@ -146,16 +146,16 @@ def _sharp(graph: Any) -> bytes:
 
 @lru_cache(maxsize=1)
 def _graphviz() -> Any:
-    """pygraphviz, told once to take the type that comes with matplotlib: the same pictures on every machine.
+    """Import pygraphviz, configured once to use matplotlib's font, for the same pictures on every machine.
 
-    Its font library reads the machine's templates too and complains of those that are newer than it; that complaint
-    of the first layout, and no later one, is kept from the terminal. A user's own FONTCONFIG_FILE is respected.
+    Its font library also reads the machine's templates and warns about newer ones during the first layout; these
+    warnings are suppressed. A FONTCONFIG_FILE set by the user is respected.
     """
     try:
         import pygraphviz
     except ModuleNotFoundError as fault:
         raise UserError("cell pictures", "pygraphviz is not installed", extras.install()) from fault
-    except ImportError as fault:  # a bare container
+    except ImportError as fault:  # a minimal container
         raise UserError(
             "cell pictures",
             f"pygraphviz cannot be loaded ({fault})",
@@ -170,7 +170,7 @@ def _graphviz() -> Any:
 
 @contextmanager
 def _variable(name: str, folder: str) -> Iterator[None]:
-    """Let the environment variable `name` point to a font configuration in `folder`, unless the user has set it."""
+    """Set the environment variable `name` to a font configuration in `folder`, unless the user has set it."""
     import matplotlib
 
     if name in os.environ:
@@ -192,7 +192,7 @@ def _variable(name: str, folder: str) -> Iterator[None]:
 
 @contextmanager
 def _hushed() -> Iterator[None]:
-    """Nothing that a C library writes to the error stream is seen."""
+    """Suppress what C libraries write to the error stream."""
     sys.stderr.flush()
     kept, sink = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:

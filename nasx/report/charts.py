@@ -1,8 +1,8 @@
-"""Charts of a report: small single panels as SVG text that a page takes in, in the page's own colours.
+"""Charts of a report: small single panels as inline SVG, in the colours of the page.
 
-A panel is drawn by `curves` and then taken apart: only drawing elements and drawing attributes stay (so no script
-and no link can), names of parts get a prefix of their own, numbers two digits, and the project's colours become the
-page's variables, so that one chart is right on white and on black. Shapes: groups are {label: [rows of each run]}.
+A panel is drawn by `curves` and then filtered: only drawing elements and attributes are kept (no scripts, no links),
+ids get a prefix, numbers two digits, and the project's colours become CSS variables of the page, so that a chart is
+readable on white and on black. Shapes: groups are {label: [rows of each run]}.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ COLOURS = {
     style.FAINT: "--line",
     "#eaeef2": "--grid",
 }
-"""The project's colour -> the page's variable."""
+"""The project's colour -> CSS variable of the page."""
 _ELEMENTS = frozenset(
     {
         "svg",
@@ -89,7 +89,7 @@ _NUMBER = re.compile(r"-?\d+\.\d{3,}")
 
 # -------------------------------------------------------------------------------------------------------- inline
 def inline(text: str, prefix: str, label: str) -> str:
-    """An SVG file's text as an element of a page; `prefix` keeps its parts' names apart from other pictures'."""
+    """Convert the text of an SVG file to an element of a page; `prefix` makes its ids unique in the page."""
     root = ET.fromstring(re.sub(r"<!DOCTYPE[^>]*>", "", text))
     used = {name for node in root.iter() for value in node.attrib.values() for name in _USED.findall(value)}
     for node in root.iter():
@@ -107,7 +107,7 @@ def inline(text: str, prefix: str, label: str) -> str:
 
 
 def _strip(node: ET.Element, prefix: str) -> None:
-    """Keep what draws, in place; rename the parts; two digits; the page's colours."""
+    """Keep drawing elements only, in place; prefix ids, round numbers, replace colours."""
     kept = {}
     for key, value in node.attrib.items():
         name = key.rpartition("}")[2]
@@ -143,7 +143,7 @@ def _coloured(value: str, name: str) -> str:
 
 
 def drawn(make: Callable[[], Figure | None], prefix: str, label: str) -> str:
-    """The figure that `make` draws, inline and without a background; empty where it draws none."""
+    """Return the figure made by `make` as inline SVG without background; empty if it makes none."""
     with style.style():
         made = make()
         if made is None:
@@ -153,12 +153,12 @@ def drawn(make: Callable[[], Figure | None], prefix: str, label: str) -> str:
 
 # -------------------------------------------------------------------------------------------------------- panels
 def panels(section: str) -> list[Quantity]:
-    """The numbers that a section of the report draws over the epochs."""
+    """Return the quantities that a section of the report draws over the epochs."""
     return [quantity for quantity in QUANTITIES if quantity.chart == section]
 
 
 def panel(groups: Groups, quantity: Quantity) -> Figure | None:
-    """A number over the epochs, one line per group; None where no row has it."""
+    """Draw a quantity over the epochs, one line per group; None if no row has it."""
     made = style.figure(4.1, 2.7)
     axes = made.subplots()
     found = [
@@ -170,18 +170,18 @@ def panel(groups: Groups, quantity: Quantity) -> Figure | None:
 
 
 def anytime(groups: Groups, dataset: str, split: str, reference: Mapping[str, float]) -> Figure | None:
-    """Look-up accuracy of the cell at each epoch, with the optimum and the random mean as lines."""
+    """Draw the benchmark accuracy of the cell at each epoch, with the optimum and the random mean as lines."""
     made = style.figure(4.1, 2.7)
     return made if curves.trajectory(made.subplots(), groups, dataset, split, reference) else None
 
 
 def cell(edges: Sequence[Edge], prefix: str, label: str) -> str:
-    """One cell, inline."""
+    """Draw one cell as inline SVG."""
     return inline(cells.svg(edges), prefix, label)
 
 
 def read(folder: str, most: int = 120) -> list[Mapping[str, Any]]:
-    """A run's rows, thinned to about `most` epochs, the last always among them; empty where there are none."""
+    """Read the rows of a run, thinned to about `most` epochs including the last; empty if there are none."""
     try:
         rows = curves.derived(curves.read_metrics(Path(folder)))
     except UserError:

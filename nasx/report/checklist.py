@@ -1,7 +1,7 @@
-"""The fourteen best practices of research on architecture search, filled in from the runs of a report.
+"""The fourteen best practices of research on architecture search, evaluated on the runs of a report.
 
-Each item is `yes` (the runs show it), `partly`, `missing` (the runs show that it is not so), or `yours` (no run can
-tell: the author must say). The questions are in our words.
+Each item is `yes` (the runs show it), `partly`, `missing` (the runs show the opposite), or `yours` (the runs do not
+show it: the author must state it). The wording of the questions is ours.
 
 Source: Lindauer and Hutter, "Best practices for scientific research on neural architecture search", JMLR 21 (2020),
 sections 2 to 4.
@@ -17,12 +17,12 @@ from nasx.results import random_baseline
 
 Row = Mapping[str, Any]
 ABLATED = ("method", "space", "dataset", "kind", "searched_on", "protocol", "recipe", "reduced")
-"""Columns in which the settings of an ablation agree."""
-STATES = {"yes": "yes", "partly": "partly", "missing": "missing", "yours": "for you to say"}
+"""Columns that are equal within an ablation."""
+STATES = {"yes": "yes", "partly": "partly", "missing": "missing", "yours": "for you to state"}
 
 
 class Item(NamedTuple):
-    """One practice: its number in the paper, what it asks, its state, and what the runs say of it."""
+    """One practice: its number in the paper, the question, the state, and the evidence in the runs."""
 
     number: int
     asks: str
@@ -31,8 +31,11 @@ class Item(NamedTuple):
 
 
 def items(runs: Sequence[Row], groups: Sequence[Row], *, anytime: bool) -> list[Item]:
-    """All fourteen. `runs` are rows of `collect`, `groups` rows of `summary` without references; `anytime` says
-    whether the report has a curve of performance over time."""
+    """Return all fourteen items.
+
+    `runs` are rows of `collect`, `groups` rows of `summary` without references; `anytime`: whether the report has a
+    curve of performance over time.
+    """
     searches = [r for r in runs if r["kind"] == "search"]
     commits = _several(r["commit"] for r in runs)
     changed = any(c.endswith("+") for c in commits)
@@ -40,13 +43,13 @@ def items(runs: Sequence[Row], groups: Sequence[Row], *, anytime: bool) -> list[
     return [
         Item(
             1,
-            "Is the code that trains the final architectures open?",
+            "Is the code that trains the final architectures public?",
             *_code(commits, changed, "nasx retrain, or the benchmark's own training"),
         ),
-        Item(2, "Is the code of the search method open?", *_code(commits, changed, "nasx search")),
+        Item(2, "Is the code of the search method public?", *_code(commits, changed, "nasx search")),
         Item(
             3,
-            "Is the code out now, rather than when it is tidy?",
+            "Is the code released now, without waiting for a clean-up?",
             "yours",
             "publish the commit" + (" and its uncommitted changes" if changed else "") + " with the results",
         ),
@@ -56,13 +59,17 @@ def items(runs: Sequence[Row], groups: Sequence[Row], *, anytime: bool) -> list[
         Item(
             7,
             "Is performance shown over time, not only at the end?",
-            *(("yes", "the anytime curve above") if anytime else ("missing", "no run has a look-up of each epoch")),
+            *(
+                ("yes", "the anytime curve above")
+                if anytime
+                else ("missing", "no run has a benchmark accuracy for each epoch")
+            ),
         ),
         _random(groups),
         _repeated(groups),
         Item(
             10,
-            "Is a tabular or surrogate benchmark used where there is one?",
+            "Is a tabular or surrogate benchmark used if one exists?",
             *(
                 (
                     "yes" if len(looked) == len(searches) else "partly",
@@ -70,15 +77,15 @@ def items(runs: Sequence[Row], groups: Sequence[Row], *, anytime: bool) -> list[
                     f"{', '.join(_several(r['benchmark'] for r in looked))}",
                 )
                 if looked
-                else ("missing", "no search was looked up")
+                else ("missing", "no search has a benchmark accuracy")
             ),
         ),
         _confounders(runs),
         Item(
             12,
-            "Is it said how hyperparameters were tuned, and at what cost?",
+            "Are the tuning of hyperparameters and its cost reported?",
             "yours",
-            "runs do not know of those before them; what differs from the published settings is listed above",
+            "runs do not record earlier runs; differences from the published settings are listed above",
         ),
         _time(runs, searches),
         _setup(runs),
@@ -91,7 +98,7 @@ def _several(values: Iterable[Any]) -> list[str]:
 
 def _code(commits: Sequence[str], changed: bool, which: str) -> tuple[str, str]:
     if not commits:
-        return "partly", f"{which}; these runs record no commit (an installed wheel): name the version"
+        return "partly", f"{which}; these runs record no commit (an installed wheel): state the version"
     at = f"{which}, commit {', '.join(commits[:3])}{', …' if len(commits) > 3 else ''}"
     return ("partly", f"{at}; + marks uncommitted changes") if changed else ("yes", at)
 
@@ -115,9 +122,9 @@ def _benchmark(groups: Sequence[Row]) -> Item:
 
 
 def _ablation(groups: Sequence[Row]) -> Item:
-    asks = "Are there ablations: one method with a part switched off or set otherwise?"
+    asks = "Are there ablations: one method with a part switched off or changed?"
     settings: dict[tuple[Any, ...], set[Any]] = {}
-    for g in groups:  # a retraining's hash names the search that it trains from
+    for g in groups:  # the hash of a retraining depends on its search
         setting = (g["overrides"], g["parent_overrides"]) if g["kind"] == "retrain" else g["family"]
         settings.setdefault(tuple(g[k] for k in ABLATED), set()).add(setting)
     found = [
@@ -129,47 +136,47 @@ def _ablation(groups: Sequence[Row]) -> Item:
 
 
 def _evaluation(groups: Sequence[Row]) -> Item:
-    asks = "Are the final architectures evaluated in one way?"
+    asks = "Are the final architectures evaluated in the same way?"
     ways = _several(
         [
-            f"look-up in {g['benchmark']}"
+            f"query of {g['benchmark']}"
             if g["benchmark"]
-            else f"retraining by {g['recipe']}"
+            else f"retraining with {g['recipe']}"
             if g["kind"] == "retrain"
             else ""
             for g in groups
         ]
     )
     if not ways:
-        return Item(6, asks, "missing", "no architecture was looked up or retrained")
+        return Item(6, asks, "missing", "no architecture has a benchmark accuracy or was retrained")
     return Item(6, asks, "yes" if len(ways) == 1 else "partly", "; ".join(ways))
 
 
 def _random(groups: Sequence[Row]) -> Item:
-    asks = "Is there random search as a baseline?"
+    asks = "Is random search a baseline?"
     pools = [g for g in groups if g["method"] == random_baseline.RANDOM]
     own = [g for g in groups if g["method"] != random_baseline.RANDOM and (g["benchmark"] or g["kind"] == "retrain")]
     beside = sum(random_baseline.tested(g) for g in own)
     if not pools:
-        return Item(8, asks, "missing", "add method=random to the sweep: it costs nothing where cells are looked up")
+        return Item(8, asks, "missing", "add method=random to the sweep: it costs nothing with a tabular benchmark")
     runs = len({folder for g in pools for folder in g["folders"]})
     return Item(
         8,
         asks,
         "yes" if 0 < beside == len(own) else "partly",
-        f"{runs} random run{'s' * (runs > 1)}, tested beside {beside} of {len(own)} settings",
+        f"{runs} random run{'s' * (runs > 1)}, compared with {beside} of {len(own)} settings",
     )
 
 
 def _repeated(groups: Sequence[Row]) -> Item:
-    asks = "Are runs repeated with other seeds, and are these told?"
+    asks = "Are runs repeated with different seeds, and are the seeds reported?"
     least, most = min(g["n"] for g in groups), max(g["n"] for g in groups)
     many = f"{least} runs of each setting" if least == most else f"{least} to {most} runs of a setting"
     return Item(9, asks, "yes" if least > 2 else "partly" if most > 1 else "missing", f"{many}; seeds below")
 
 
 def _confounders(runs: Sequence[Row]) -> Item:
-    asks = "Are confounders held fixed: hardware, versions, code?"
+    asks = "Are confounders fixed: hardware, versions, code?"
     says = []
     for column, one, many in (
         ("device", "device", "devices"),
@@ -184,7 +191,7 @@ def _confounders(runs: Sequence[Row]) -> Item:
 
 
 def _time(runs: Sequence[Row], searches: Sequence[Row]) -> Item:
-    asks = "Is the time of the whole method told, from search to final network?"
+    asks = "Is the time of the whole method reported, from search to final network?"
     timed = sum(r["cost_s"] == r["cost_s"] for r in runs)
     retrained = len(runs) - len(searches)
     if timed < len(runs):
@@ -200,7 +207,7 @@ def _time(runs: Sequence[Row], searches: Sequence[Row]) -> Item:
 
 
 def _setup(runs: Sequence[Row]) -> Item:
-    asks = "Is the whole set-up reported?"
+    asks = "Is the whole setup reported?"
     there = {
         "configuration": [os.path.isfile(os.path.join(r["folder"], "config.yaml")) for r in runs],
         "seed": [r["seed"] is not None and r["seed"] == r["seed"] for r in runs],
@@ -216,5 +223,5 @@ def _setup(runs: Sequence[Row]) -> Item:
         asks,
         state,
         "; ".join(lacking)
-        or "every run's folder holds its resolved configuration, seed, versions and hardware; differences above",
+        or "every run folder contains the resolved configuration, seed, versions and hardware; differences are above",
     )

@@ -1,9 +1,9 @@
-"""Curves over the epochs of a search, from `metrics.jsonl`: losses and accuracies, look-ups, what went on inside.
+"""Curves over the epochs of a search, from `metrics.jsonl`: losses, accuracies, benchmark accuracies, diagnostics.
 
-Over several seeds a line is the mean and its band one sample standard deviation to either side, over the runs that
-have that epoch, as far as the quantity goes (an accuracy to 100 %, that of a benchmark's cell to its optimum); a single
-run has no band. Accuracies that nasx measured are fractions in the file and percent in the
-picture. Rows that are torn or foreign are skipped; of two rows of one epoch the later counts (a resumed run).
+For several seeds a line is the mean over the runs that have the epoch, with a band of one sample standard deviation,
+clipped to the range of the quantity (100 % for an accuracy, the optimum for a benchmark accuracy); a single run has no
+band. Accuracies measured by nasx are fractions in the file and percent in the picture. Invalid rows are skipped; of two
+rows of one epoch the later counts (a resumed run).
 """
 
 from __future__ import annotations
@@ -29,24 +29,24 @@ if TYPE_CHECKING:
 
 Row = Mapping[str, Any]
 Runs = Mapping[str, Sequence[str | Path]]
-"""Label -> run folders that differ in the seed only."""
+"""Label -> run folders that differ only in the seed."""
 MEASURED: tuple[tuple[str, str, Any], ...] = (
     ("train", "training", "-"),
     ("val", "validation batches", (0, (4, 2))),
     ("valid", "whole validation split", (0, (1, 1.2))),
 )
-"""First part of the column, in words, dash."""
+"""Prefix of the column, description, dash pattern."""
 DATASETS = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "imagenet16": "ImageNet16-120"}
 
 
 # -------------------------------------------------------------------------------------------------------- read
 def read_metrics(run_folder: str | Path) -> list[dict[str, Any]]:
-    """The rows of `metrics.jsonl` in the order of epochs, the last of each. Raises UserError where there is none."""
+    """Read the last row of each epoch from `metrics.jsonl`, sorted by epoch. Raises UserError if it cannot be read."""
     path = Path(run_folder) / "metrics.jsonl"
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError as fault:
-        raise UserError(str(path), f"cannot be read ({fault.strerror})", "name the folder of a run") from fault
+        raise UserError(str(path), f"cannot be read ({fault.strerror})", "use the folder of a run") from fault
     rows: dict[int, dict[str, Any]] = {}
     for line in lines:
         try:
@@ -58,15 +58,15 @@ def read_metrics(run_folder: str | Path) -> list[dict[str, Any]]:
 
 
 def _get(row: Row, name: str) -> float:
-    """The number at `name` (dots between levels), NaN where there is none."""
+    """Return the number at the dotted key `name`; NaN if there is none."""
     found = value_at(row, name)
     return number(found) if isinstance(found, int | float) else math.nan
 
 
 def band(runs: Sequence[Sequence[Row]], name: str, scale: float = 1.0) -> tuple[np.ndarray, ...]:
-    """Epochs (e,), mean (e,), sample standard deviation (e,) and n (e,) of `name` over runs, where any has it.
+    """Return epochs, mean, sample standard deviation (NaN if n = 1) and n of `name` over runs, each (e,).
 
-    The standard deviation is NaN where n = 1.
+    Epochs in which no run has it are left out.
     """
     values: dict[int, list[float]] = {}
     for rows in runs:
@@ -89,9 +89,9 @@ def line(
     dash: Any = "-",
     most: float = math.inf,
 ) -> bool:
-    """Draw mean and band of a number over runs; False, and nothing drawn, where no row has it.
+    """Draw mean and band of a quantity over runs; return False if no row has it.
 
-    The band ends where the unit's values do, and at `most`.
+    The band is clipped to the range of the unit and to `most`.
     """
     epochs, mean, std, _ = band(runs, quantity.name, quantity.scale)
     if not len(epochs):
@@ -113,13 +113,15 @@ def line(
 
 
 def finish(axes: Axes, title: str, unit: Unit, last: float) -> None:
-    """Title, names of the axes, whole epochs up to `last`; no axis goes where a band does but its quantity cannot."""
+    """Set title, axis labels, integer epochs up to `last`; clip the axis to the range of the unit."""
     from matplotlib.ticker import MaxNLocator
 
     low, high = axes.get_ylim()
     least, most = unit.low, unit.high
-    margin = 0.02 * (high - low) if unit.low == 0.0 and unit is not PERCENT else 0.0  # a line at zero shows in full
-    if max(low, least - margin) < min(high, most):  # an empty panel may lie outside
+    margin = (
+        0.02 * (high - low) if unit.low == 0.0 and unit is not PERCENT else 0.0
+    )  # keep a line at zero fully visible
+    if max(low, least - margin) < min(high, most):  # an empty panel may be outside
         axes.set_ylim(max(low, least - margin), min(high, most))
     axes.set_title(title)
     axes.set_xlabel("epoch")
@@ -133,7 +135,7 @@ def _last_epoch(runs: Sequence[Sequence[Row]]) -> float:
 
 
 def _measure(axes: Axes, groups: Mapping[str, Sequence[Sequence[Row]]], kind: str) -> bool:
-    """Training and validation loss or metric: colours tell them apart for one group, dashes for several."""
+    """Draw training and validation loss or metric, distinguished by colour for one group, by dashes for several."""
     drawn = False
     for i, (label, runs) in enumerate(groups.items()):
         for k, (name, words, dash) in enumerate(MEASURED):
@@ -149,13 +151,13 @@ def _measure(axes: Axes, groups: Mapping[str, Sequence[Sequence[Row]]], kind: st
 
 
 def _metric(groups: Iterable[Sequence[Sequence[Row]]]) -> str:
-    """What the runs tell besides their losses."""
+    """Return the name of the metric of the runs."""
     text = any("train_perplexity" in row for runs in groups for rows in runs for row in rows)
     return "perplexity" if text else "accuracy"
 
 
 def _legend(made: Figure, labels: Sequence[str], measured: bool) -> None:
-    """Below the panels: a colour a group and, where they are drawn, a dash a measure."""
+    """Draw the legend below the panels: a colour per group and, if `measured`, a dash per measure."""
     from matplotlib.lines import Line2D
 
     lines = [Line2D([], [], color=CYCLE[i % len(CYCLE)], label=label) for i, label in enumerate(labels)]
@@ -170,7 +172,7 @@ def _legend(made: Figure, labels: Sequence[str], measured: bool) -> None:
 def trajectory(
     axes: Axes, groups: Mapping[str, Sequence[Sequence[Row]]], dataset: str, split: str, reference: Mapping[str, float]
 ) -> bool:
-    """Look-up accuracy of the genotype at each epoch, with the benchmark's optimum and random mean as lines."""
+    """Draw the benchmark accuracy of the genotype at each epoch, with optimum and random mean as lines."""
     most = min(100.0, reference.get("optimum", 100.0))
     quantity = per_epoch(f"lookup.{dataset}.{split}")
     drawn = [
@@ -198,8 +200,11 @@ def trajectory(
 
 
 def derived(rows: Sequence[Row]) -> list[Row]:
-    """The rows with what is counted from them: `found`, how many operations of each family the genotype has (reduction
-    cells left out); `cosine`, of node gradients and of convolutions' outputs, means over the stages."""
+    """Return the rows with derived quantities.
+
+    `found`: number of operations of each family in the genotype, without reduction cells; `cosine`: of node gradients
+    and of convolution outputs, as means over the stages.
+    """
     made: list[Row] = []
     for row in rows:
         held, stages, nodes = row.get("cells"), row.get("output_cosine"), row.get("node_cosine")
@@ -229,7 +234,7 @@ def _list(held: Any) -> list[Any]:
 
 
 def expanded(quantities: Sequence[Quantity], rows: Sequence[Row]) -> list[Quantity]:
-    """The quantities, those with a * once for each key that the rows have in its place."""
+    """Expand each quantity with a * to one for each key in the rows."""
     found: list[Quantity] = []
     for quantity in quantities:
         head, star, _ = quantity.name.partition(".*")
@@ -242,7 +247,7 @@ def expanded(quantities: Sequence[Quantity], rows: Sequence[Row]) -> list[Quanti
 
 
 def _inside(rows: Sequence[Row]) -> dict[str, list[Quantity]]:
-    """The panels of search.svg for which the rows hold data; a count that is zero throughout is left out."""
+    """Return the panels of search.svg for which the rows have data; counts that are always zero are left out."""
     panels: dict[str, list[Quantity]] = {}
     for quantity in expanded([quantity for quantity in QUANTITIES if quantity.panel], rows):
         values = [x for row in rows if (x := _get(row, quantity.name)) == x]
@@ -267,14 +272,14 @@ def _read_groups(groups: Runs) -> dict[str, list[list[dict[str, Any]]]]:
 
 
 def training(groups: Runs, path: str | Path) -> list[Path]:
-    """Losses and accuracies of groups of runs, with bands over seeds. Writes SVG, PNG or both by the suffix."""
+    """Draw losses and accuracies of groups of runs, with bands over seeds, as SVG, PNG or both by the suffix."""
     read = _read_groups(groups)
     with style():
         made = figure(9.0, 3.4)
         left, right = made.subplots(1, 2)
         drawn = [_measure(left, read, "loss"), _measure(right, read, _metric(read.values()))]
         if not any(drawn):
-            raise UserError(str(path), "no losses or accuracies in these runs", "name runs with finished epochs")
+            raise UserError(str(path), "no losses or accuracies in these runs", "use runs with finished epochs")
         if len(groups) > 1:
             _legend(made, list(groups), measured=True)
         return save(made, path)
@@ -287,15 +292,15 @@ def anytime(
     split: str = "test",
     reference: Mapping[str, float] | None = None,
 ) -> list[Path]:
-    """Look-up accuracy over the epochs, a line a group, beside {"optimum": …, "random": …} of the benchmark."""
+    """Draw the benchmark accuracy over the epochs, one line per group, with the lines {"optimum": …, "random": …}."""
     read = _read_groups(groups)
     with style():
         made = figure(5.6, 3.6)
         if not trajectory(made.subplots(), read, dataset, split, reference or {}):
             raise UserError(
                 str(path),
-                f"no look-up of {dataset} {split} in these runs",
-                "name runs of a space with a benchmark, or split=valid",
+                f"no benchmark accuracy on {dataset} {split} in these runs",
+                "use runs of a space with a benchmark, or split=valid",
             )
         if len(groups) > 1:
             _legend(made, list(groups), measured=False)
@@ -303,22 +308,21 @@ def anytime(
 
 
 def mixture(run_folder: str | Path, path: str | Path) -> list[Path]:
-    """Heat map of the mixture weights of one run over its epochs."""
+    """Draw a heat map of the mixture weights of one run over its epochs."""
     with style():
         return save(heat_maps.heat_map(Path(run_folder), read_metrics(run_folder)), path)
 
 
 def search_picture(run_folder: str | Path, references: Mapping[str, Mapping[str, float]] | None = None) -> Path:
-    """One picture of a search: losses, accuracies, look-up trajectory, what went on inside, mixture weights.
+    """Draw a search in one picture: losses, accuracies, benchmark accuracy, diagnostics, mixture weights.
 
     Writes search.svg and search.png into the run folder and returns the path of the SVG. `references` maps data sets
-    to {"optimum": …, "random": …}; by default those of the run's benchmark are asked for. Panels without data are left
-    out.
+    to {"optimum": …, "random": …}, by default those of the run's benchmark. Panels without data are left out.
     """
     folder = Path(run_folder)
     rows = derived(read_metrics(folder))
     if not rows:
-        raise UserError(str(folder / "metrics.jsonl"), "no epoch is finished", "wait for the first one")
+        raise UserError(str(folder / "metrics.jsonl"), "no epoch is finished", "wait for the first epoch")
     group: dict[str, Sequence[Sequence[Row]]] = {"this run": [rows]}
     mixed, asked = heat_maps.mixtures(rows), looked_up(rows)
     inside = _inside(rows)
@@ -341,7 +345,7 @@ def search_picture(run_folder: str | Path, references: Mapping[str, Mapping[str,
 
 
 def looked_up(rows: Sequence[Row]) -> tuple[str, str] | None:
-    """The first data set that was looked up, by its test accuracy if that is known, else by validation."""
+    """Return the first data set and split with a benchmark accuracy, test before validation."""
     for dataset in rows[-1].get("lookup") or {}:
         for split in ("test", "valid"):
             if any(not math.isnan(_get(row, f"lookup.{dataset}.{split}")) for row in rows):
@@ -350,7 +354,7 @@ def looked_up(rows: Sequence[Row]) -> tuple[str, str] | None:
 
 
 def recorded(folders: Iterable[str | Path], dataset: str, split: str) -> dict[str, float]:
-    """{"optimum": …, "random": …} of the cells that the runs could find, by their records; empty where these differ."""
+    """Return {"optimum": …, "random": …} over the cells the runs could find, by their records; {} if these differ."""
     found = []
     for folder in folders:
         values: Any = files.read_json(Path(folder) / "result.json")
@@ -369,7 +373,7 @@ def recorded(folders: Iterable[str | Path], dataset: str, split: str) -> dict[st
 
 
 def reference(rows: Sequence[Row], dataset: str, split: str) -> dict[str, float]:
-    """{"optimum": …, "random": …} of the benchmark that the last row was looked up in."""
+    """Return {"optimum": …, "random": …} of the benchmark of the last row."""
     from nasx.results.aggregate import benchmark_reference
 
     benchmark = str((rows[-1].get("lookup") or {}).get("benchmark") or "none")

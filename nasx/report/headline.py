@@ -1,7 +1,7 @@
-"""The first words of a report: what was run, what came out best, and what that is worth; as sentences and as cards.
+"""The headline of a report, as sentences and cards: what was run, the best results, and their significance.
 
-The best is told among settings that may be compared: one kind of run, space, data set, benchmark, protocol and recipe.
-Where there are several such sets, none of their bests is called the best of all.
+Only comparable settings are ranked: of one kind of run, space, data set, benchmark, protocol and recipe. With several
+such sets there is no overall best.
 """
 
 from __future__ import annotations
@@ -13,28 +13,28 @@ from nasx.core.quantities import better_column, lookups, of_column
 from nasx.results import random_baseline, sheets
 
 CONTEXTS = 3
-"""Sets of settings of which the best is told, at most."""
+"""Largest number of sets of settings whose best is reported."""
 COMPARABLE = ("kind", "space", "searched_on", "dataset", "benchmark", "protocol", "recipe", "reduced")
-"""Columns in which settings agree whose means may be compared."""
+"""Columns that must be equal for means to be comparable."""
 Row = dict[str, Any]
 
 
 class Best(NamedTuple):
-    """The setting with the best mean among those that may be compared with each other."""
+    """The setting with the best mean among comparable ones."""
 
     where: str
-    """What tells these settings from others, empty where there are no others."""
+    """Description of this set of settings; empty if it is the only one."""
     group: Row
     measure: str
     runs: int
-    """Of all these settings."""
+    """Number of runs of all these settings."""
 
 
 def bests(groups: Sequence[Row]) -> tuple[list[Best], int]:
-    """The best of each set of settings that may be compared, by the measure that most of them have; and how many single
-    runs are left out, since one run is not a mean: none where there is nothing else.
+    """Return the best of each set of comparable settings, and the number of single runs that were left out.
 
-    Those at published size come first, then those of most runs, then retrained networks.
+    Settings are ranked by the measure that most of them have. A single run is not a mean, and counts only if there are
+    no means. Sets at published size come first, then those with most runs, then retrained networks.
     """
     contexts: dict[tuple[Any, ...], list[Row]] = {}
     for g in groups:
@@ -71,12 +71,12 @@ def bests(groups: Sequence[Row]) -> tuple[list[Best], int]:
 
 def _told(name: str, value: Any) -> str:
     if name == "kind":
-        return {"search": "looked up", "retrain": "retrained"}.get(str(value), str(value))
+        return {"search": "benchmark accuracy", "retrain": "retrained"}.get(str(value), str(value))
     return ("reduced" if value else "") if name == "reduced" else sheets.DATASETS.get(str(value), str(value))
 
 
 def _called(best: Best, mean: str) -> str:
-    """What the best of its settings is called: a single run is not a mean."""
+    """Return the label of a best result: a single run is not a mean."""
     return "single run" if best.runs == 1 else f"{mean} mean" if best.group["n"] > 1 else mean
 
 
@@ -86,7 +86,7 @@ def unit(measure: str) -> str:
 
 
 def sentences(groups: Sequence[Row], runs: Sequence[Row]) -> list[str]:
-    """What was run, what came out best, and what that is worth, a sentence each."""
+    """Return sentences on what was run, the best results, and their significance."""
 
     def several(column: str) -> str:
         found = sorted({str(g[column]) for g in groups if g[column]})
@@ -112,11 +112,11 @@ def sentences(groups: Sequence[Row], runs: Sequence[Row]) -> list[str]:
         )
     if single:
         said.append(
-            f"{single} run{'s' * (single > 1)} that nothing here may be compared with "
-            f"{'stand' if single > 1 else 'stands'} in the tables."
+            f"{single} run{'s' * (single > 1)} without comparable runs "
+            f"{'are' if single > 1 else 'is'} listed in the tables."
         )
     if len(found) > CONTEXTS:
-        said.append(f"{len(found) - CONTEXTS} more of such means, which are not to be compared, stand in the tables.")
+        said.append(f"{len(found) - CONTEXTS} more such means, which are not comparable, are listed in the tables.")
     ways = {way: [g["label"] for g in groups if g["versus"].startswith(way)] for way in ("better", "worse")}
     tested = sum(random_baseline.tested(g) for g in groups)
     if tested:
@@ -126,25 +126,25 @@ def sentences(groups: Sequence[Row], runs: Sequence[Row]) -> list[str]:
             if found
         ]
         rest, it = tested - sum(map(len, ways.values())), "it" if parts else "random search"
-        parts += [f"{rest} of {tested} settings cannot be told from {it}"] if rest else []
+        parts += [f"{rest} of {tested} settings do not differ significantly from {it}"] if rest else []
         said.append(f"{'; '.join(parts)} (Welch's t test over searches, 5 % level).")
     else:
         said.append(
-            "Nothing here was tested beside random search (method=random, two searches or more of each, looked "
-            "up or retrained alike): what chance alone would give is not known."
+            "No setting was compared with random search (method=random, at least two searches of each, with benchmark "
+            "accuracies or the same retraining): the result of chance is not known."
         )
     bad = sum(r["collapsed"] is True for r in runs)
     unsettled = sum(r["not_converged"] is True for r in runs)
     judged = sum(r["collapsed"] is not None for r in runs)
     if judged:
         said.append(
-            f"{bad or 'None'} of {judged} searches collapsed, {unsettled or 'none'} had not settled at the end."
+            f"{bad or 'None'} of {judged} searches collapsed, {unsettled or 'none'} had not converged at the end."
         )
     return said
 
 
 def words_of(measure: str) -> str:
-    """`cifar10.valid` as `CIFAR-10 validation`."""
+    """Format `cifar10.valid` as `CIFAR-10 validation`."""
     dataset, _, part = measure.rpartition(".")
     if not dataset:
         return measure.replace("_", " ")
@@ -157,7 +157,7 @@ def cards(groups: Sequence[Row], runs: Sequence[Row]) -> list[tuple[str, str, st
     hours = sum(r["cost_s"] for r in runs if r["cost_s"] == r["cost_s"])
     spent = sheets.cost({"cost_s_mean": hours, "gpu": any(r["gpu"] for r in runs)})
     made = [("runs", str(len(runs)), f"{len(groups)} settings, {seeds} seeds")]
-    if len(found) == 1:  # of several none is the best
+    if len(found) == 1:  # several sets have no overall best
         best = found[0]
         told = f"{unit(best.measure)} {words_of(best.measure)}".strip()
         made.append((f"{_called(best, 'best')} · {best.group['label']}", sheets.value(best.group, best.measure), told))

@@ -1,8 +1,8 @@
-"""Mixture weights over the epochs of a search, as heat maps: one panel an operation.
+"""Heat maps of the mixture weights over the epochs of a search, one panel per operation.
 
-Edges go downwards and are named as in the drawing of the cell, epochs to the right; the colour is the mixture weight
-(mean over the cells that share the edge). Operations are named by the run's config.yaml, else by the space's published
-order; of NAS-Bench-1Shot1 the rows are vertices, and where a vertex chooses what it reads, the columns are.
+Rows are edges, named as in the drawing of the cell, columns are epochs; the colour is the mixture weight (mean over the
+cells that share the edge). Names of operations come from the run's config.yaml, else from the published order of the
+space. For NAS-Bench-1Shot1 the rows are vertices, and for a vertex that selects its inputs the columns are vertices.
 """
 
 from __future__ import annotations
@@ -50,13 +50,13 @@ OPERATIONS = {
     ("amended_s3", 3): ("none", "skip_connect", "sep_conv_3x3"),
     **{(f"nb1shot1_{i}", 3): NB101 for i in (1, 2, 3)},
 }
-"""(space, number of operations) -> their published order."""
+"""(space, number of operations) -> published order of the operations."""
 NODES: dict[int, tuple[int, tuple[str, ...]]] = {
     6: (1, ("input", "1", "2", "output")),
     14: (2, ("cₖ₋₂", "cₖ₋₁", *map(str, range(4)))),
     36: (1, ("x, h", *map(str, range(8)))),
 }
-"""Number of edges (NAS-Bench-201, DARTS, its recurrent cell) -> inputs, and nodes as drawings of cells name them."""
+"""Number of edges (NAS-Bench-201, DARTS, recurrent cell) -> inputs, and node names as in drawings of cells."""
 EDGES = {
     count: [f"{names[j]}→{names[i]}" for i in range(inputs, len(names)) for j in range(i)]
     for count, (inputs, names) in NODES.items()
@@ -65,10 +65,10 @@ EDGES = {
 
 
 def heat_map(folder: Path, rows: Sequence[Row]) -> Figure:
-    """The mixture weights of a run's rows, as a figure; within `style`. Raises UserError where they have none."""
+    """Draw the mixture weights of a run's rows as a figure, within `style`. Raises UserError if there are none."""
     found = mixtures(rows)
     if not found:
-        raise UserError(str(folder), "no mixture weights in metrics.jsonl", "name a search of nasx")
+        raise UserError(str(folder), "no mixture weights in metrics.jsonl", "use the folder of a search")
     heights = [height(values, name) for name, values in found.items()]
     made = figure(9.0, sum(heights))
     draw(rows_of(made, heights), found, folder)
@@ -76,19 +76,19 @@ def heat_map(folder: Path, rows: Sequence[Row]) -> Figure:
 
 
 def rows_of(made: Figure, heights: Sequence[float]) -> list[SubFigure]:
-    """Parts of a figure, one below the other, with these heights in inches."""
+    """Split a figure into rows with these heights in inches."""
     grid: Any = made.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)
     return [row[0] for row in grid]
 
 
 def height(rows: Sequence[Row], name: str) -> float:
-    """Inches that the heat maps of one name of the mixture take."""
+    """Return the height of the heat maps of one mixture, in inches."""
     return 1.15 + 0.14 * len(rows[0]["mix"][name])
 
 
 def draw(parts: Sequence[Any], found: Mapping[str, Sequence[Row]], folder: Path) -> None:
-    """Draw each name of the mixture into its part, all on one scale of colours."""
-    # Never less than 2.5 times the even weight, so that an undecided mixture looks undecided.
+    """Draw each mixture into its part, all with one colour scale."""
+    # At least 2.5 times the uniform weight, so that an undecided mixture looks undecided.
     top = min(
         1.0,
         max(
@@ -101,7 +101,7 @@ def draw(parts: Sequence[Any], found: Mapping[str, Sequence[Row]], folder: Path)
 
 
 def _drawn(part: SubFigure, rows: Sequence[Row], name: str, operations: Sequence[str], top: float) -> None:
-    """Heat maps of one name of the mixture: a panel an operation."""
+    """Draw the heat maps of one mixture, one panel per operation."""
     from matplotlib.ticker import MaxNLocator
 
     weights = np.array([row["mix"][name] for row in rows], dtype=float)  # (epochs, edges, operations)
@@ -112,7 +112,7 @@ def _drawn(part: SubFigure, rows: Sequence[Row], name: str, operations: Sequence
         list(operations)
         if name != "output" and not name.startswith("input_")
         else ["input", *map(str, range(1, count))]
-    )  # of NAS-Bench-1Shot1: the vertices that a block reads
+    )  # NAS-Bench-1Shot1: the vertices that a block reads
     for k, axes in enumerate(panels):
         image = axes.imshow(
             weights[:, :, k].T,
@@ -139,7 +139,7 @@ def _drawn(part: SubFigure, rows: Sequence[Row], name: str, operations: Sequence
     bar = part.colorbar(image, ax=list(panels), pad=0.015, fraction=0.03, aspect=25)
     bar.outline.set_visible(False)
     bar.ax.tick_params(length=0, labelsize=7.5)
-    bar.ax.axhline(1 / count, color=INK, linewidth=0.8)  # where all operations weigh the same
+    bar.ax.axhline(1 / count, color=INK, linewidth=0.8)  # the uniform weight
     part.suptitle(
         f"Mixture weights, {name} cell" if name not in ("cell", "edges") else "Mixture weights",
         x=0.008,
@@ -150,14 +150,14 @@ def _drawn(part: SubFigure, rows: Sequence[Row], name: str, operations: Sequence
 
 
 def _shades() -> Any:
-    """White to deep blue, evenly darker: readable in grey and by every eye."""
+    """A colour map from white to deep blue with uniform lightness, readable in grey and for the colour-blind."""
     from matplotlib.colors import LinearSegmentedColormap
 
     return LinearSegmentedColormap.from_list("nasx", ["#f6f8fa", "#b6d7ea", "#5aa5d0", "#0072B2", "#003a63"])
 
 
 def mixtures(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    """Name of the mixture -> rows that have it as (edges, operations), at most four names (untied cells have more)."""
+    """Return mixture name -> rows with (edges, operations) weights, at most four (untied cells have more)."""
     names = [name for name in (rows[-1].get("mix") or {}) if np.ndim(rows[-1]["mix"][name]) == 2] if rows else []
     shapes = {name: np.shape(rows[-1]["mix"][name]) for name in names}
     found = {
@@ -167,7 +167,7 @@ def mixtures(rows: Sequence[Row]) -> dict[str, list[Row]]:
 
 
 def _operations(folder: Path, count: int) -> list[str]:
-    """Names of a space's operations: config.yaml's list if it has one of that length, else the published order."""
+    """Return the names of the operations, from config.yaml if its list has `count` names, else in published order."""
     cfg = records.configuration(folder) or {}
     space, choices = cfg.get("space"), cfg.get("choices")
     for key in ("operations", "ops"):

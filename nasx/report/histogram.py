@@ -1,4 +1,4 @@
-"""Histogram of the accuracies of a whole tabular benchmark, with the cells that searches found as markers.
+"""Histogram of all accuracies of a tabular benchmark, with the cells found by searches as markers.
 
 Shapes: `accuracies` is (cells,), in percent; a marker is a label and an accuracy in percent.
 """
@@ -20,10 +20,10 @@ BINS = 60
 
 
 def draw(accuracies: np.ndarray, found: Mapping[str, Sequence[float]], title: str, xlabel: str) -> Figure:
-    """A histogram of `accuracies` and one row of markers above it per entry of `found` (label -> percent).
+    """Draw a histogram of `accuracies`, with one row of markers above it per entry of `found` (label -> percent).
 
-    The axis starts at the 5 % quantile, or below the lowest marker: most benchmarks have a long tail of cells that
-    learn nothing. What lies left of it is counted in the label of the first bin.
+    The axis starts at the 5 % quantile, or below the lowest marker: most benchmarks have a long tail of cells that do
+    not train. A note states the number of cells left of the axis.
     """
     marks = np.array([value for values in found.values() for value in values])
     low = float(np.floor(min([np.quantile(accuracies, 0.05), *marks]) - 1))
@@ -55,7 +55,7 @@ def draw(accuracies: np.ndarray, found: Mapping[str, Sequence[float]], title: st
             )
         if hidden:
             axes.text(
-                0.0, -0.2, f"{hidden:,} cells lie left of the axis", transform=axes.transAxes, fontsize=7.5, color=SOFT
+                0.0, -0.2, f"{hidden:,} cells are left of the axis", transform=axes.transAxes, fontsize=7.5, color=SOFT
             )
         axes.set(
             title=title, xlabel=xlabel, ylabel="cells", xlim=(low, high), ylim=(0, top + (len(found) + 0.6) * step)
@@ -65,6 +65,6 @@ def draw(accuracies: np.ndarray, found: Mapping[str, Sequence[float]], title: st
 
 
 def write(made: Figure, path: Path) -> list[Path]:
-    """Write the picture as SVG and PNG beside each other; returns the files."""
+    """Write the picture as SVG and PNG; return the files."""
     with style():
         return save(made, path)

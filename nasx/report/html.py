@@ -1,12 +1,12 @@
-"""One HTML page of finished runs: what was run, how good, how sure, at what cost; it needs no network.
+"""Write finished runs as one HTML page that needs no network.
 
 nasx report [RUNS ...] [out=report.html] [title=TITLE]
 
-RUNS are run folders, folders of runs or globs (default: outputs/). The page holds the results beside published numbers
-of the same protocol and beside random search, accuracy over time, losses, mixture weights, diagnostics where they were
-recorded, the found cells, the settings that differ, hardware, cost, and the checklist of best practices of
-architecture search. It follows the reader's light or dark setting and prints. What is drawn is limited, so that the
-page stays below 2 MB: the page says what it leaves out.
+RUNS are run folders, folders of runs or globs (default: outputs/). The page contains the results with published numbers
+of the same protocol and with random search, accuracy over time, losses, mixture weights, recorded diagnostics, the
+found cells, the settings that differ, hardware, cost, and the checklist of best practices of architecture search. It
+follows the light or dark setting of the browser and can be printed. Drawings are limited to keep the page below 2 MB;
+the page states what is omitted.
 """
 
 from __future__ import annotations
@@ -33,28 +33,28 @@ from nasx.results.render import Sheet
 from nasx.spaces.edges import genotype_edges
 
 LINES, SEEDS, CONTEXTS, CELLS = 7, 12, 3, 3
-"""Drawn at most: settings a chart, runs of a setting, pairs of space and data set, different cells of a setting."""
+"""Drawing limits: settings per chart, runs per setting, pairs of space and data set, distinct cells per setting."""
 ROWS = 200
-"""Rows of a table at most."""
+"""Largest number of rows of a table."""
 BUDGET = 1_500_000
-"""Letters of pictures after which none is added."""
+"""Characters of SVG after which no picture is added."""
 Row = dict[str, Any]
 
 
 class Figure(NamedTuple):
-    """A picture and what stands below it."""
+    """A picture and its caption."""
 
     svg: str
     caption: str = ""
 
 
 class Context(NamedTuple):
-    """The settings that were searched on one space and data set, or retrained so, with their pictures."""
+    """The settings searched or retrained on one space and data set, with their pictures."""
 
     title: str
     settings: list[str]
     legend: list[tuple[int, str]]
-    """Colour and label of the settings that have curves."""
+    """Colours and labels of the settings with curves."""
     anytime: list[Figure]
     curves: list[Figure]
     traces: list[Figure]
@@ -62,19 +62,19 @@ class Context(NamedTuple):
     cells: list[Figure]
     differences: list[differences.Row]
     unknown: bool
-    """Whether the configurations of some setting cannot be read."""
+    """Whether a configuration of a setting is unreadable."""
     note: str
 
 
 class Album:
-    """Draws pictures until the page would become too large; counts what it left out, and says why one is lacking."""
+    """Collects pictures until the page becomes too large; counts the omitted ones and notes why one is missing."""
 
     def __init__(self) -> None:
         self.size = self.number = self.left_out = 0
         self.faults: list[str] = []
 
     def add(self, make: Any, caption: str = "") -> list[Figure]:
-        """The picture as a list of one, or an empty list. `make(prefix)` gives SVG text, empty for no picture."""
+        """Return the picture in a list, or an empty list. `make(prefix)` returns SVG text, empty for no picture."""
         if self.size > BUDGET:
             self.left_out += 1
             return []
@@ -88,12 +88,12 @@ class Album:
         return [Figure(svg, caption)] if svg else []
 
     def figure(self, make: Any, label: str, caption: str = "") -> list[Figure]:
-        """The same for what gives a figure of matplotlib."""
+        """Add a picture like `add`, from a function that returns a matplotlib figure."""
         return self.add(lambda prefix: charts.drawn(make, prefix, label), caption)
 
 
 def page(frame: pd.DataFrame, title: str) -> str:
-    """The whole page as text. `frame` is from `collect` and not empty."""
+    """Return the page as text. `frame` is a non-empty result of `collect`."""
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup, escape
 
@@ -101,7 +101,7 @@ def page(frame: pd.DataFrame, title: str) -> str:
     groups = rows_of(table[table["reference"] == ""])
     for group, label in zip(groups, labels(groups), strict=True):
         group["label"] = label
-    runs, album = rows_of(frame.drop_duplicates("folder")), Album()  # two studies may report one run
+    runs, album = rows_of(frame.drop_duplicates("folder")), Album()  # two studies may contain one run
     known = {run["folder"]: run for run in runs}
     contexts = [_context(name, own, known, album) for name, own in _contexts(groups)[:CONTEXTS]]
     sheets, beside, notes = _sheets(table)
@@ -109,13 +109,13 @@ def page(frame: pd.DataFrame, title: str) -> str:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"sentence": render.sentence, "together": _together, "seconds": results_sheets.seconds}
     environment.filters["breakable"] = lambda text: Markup(re.sub(r"([._])", r"\1<wbr>", str(escape(text))))
-    environment.filters["picture"] = Markup  # made by nasx.report.charts, which keeps nothing but what draws
+    environment.filters["picture"] = Markup  # from nasx.report.charts, which keeps drawing elements only
     source = files("nasx").joinpath("report/report.html.j2").read_text(encoding="utf-8")
     notes += album.faults
     if album.left_out:
-        notes.append(f"{album.left_out} pictures are left out to keep the page small: report fewer runs at once")
+        notes.append(f"{album.left_out} pictures are omitted to keep the page small: report fewer runs at once")
     if len(_contexts(groups)) > CONTEXTS:
-        notes.append(f"pictures of the first {CONTEXTS} of {len(_contexts(groups))} spaces and data sets")
+        notes.append(f"pictures for the first {CONTEXTS} of {len(_contexts(groups))} pairs of space and data set")
     return (
         environment.from_string(source).render(
             title=title,
@@ -142,12 +142,12 @@ def page(frame: pd.DataFrame, title: str) -> str:
 
 
 def _together(text: str) -> str:
-    """The text with no line broken before a unit or within a p value."""
+    """Insert non-breaking spaces before units and within p values."""
     return text.replace(" %", "\u00a0%").replace("(p = ", "(p\u00a0=\u00a0").replace(" ± ", "\u00a0±\u00a0")
 
 
 def labels(groups: Sequence[Row]) -> list[str]:
-    """What each setting is called in a chart: the method, with the fewest settings that tell it from its namesakes."""
+    """Label each setting in charts by its method and the fewest settings that make the label unique."""
     alike: dict[tuple[str, ...], list[int]] = {}
     for i, g in enumerate(groups):
         alike.setdefault((g["space"], g["searched_on"], g["dataset"], g["kind"], results_sheets.name(g)), []).append(i)
@@ -161,7 +161,7 @@ def labels(groups: Sequence[Row]) -> list[str]:
 
 
 def _apart(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Of each row's `key=value` those that tell it from the others, keys that take most values first, by last name."""
+    """Return those `key=value` of each row that distinguish it, keys with most values first, by their last part."""
     each = [{line.partition("=")[0]: line for line in lines} for lines in rows]
     keys = sorted({key: None for row in each for key in row}, key=lambda key: -len({row.get(key) for row in each}))
     used: list[str] = []
@@ -174,7 +174,7 @@ def _apart(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _sheets(table: pd.DataFrame) -> tuple[list[Sheet], list[Sheet], list[str]]:
-    """The tables of results, those of publications with which protocol and method agree, and the notes."""
+    """Return the tables of results, those of publications with the same protocol and method, and the notes."""
     notes = list(table.attrs["notes"])
     found: list[Sheet] = []
     bare = table[table["reference"] == ""].reset_index(drop=True)
@@ -183,7 +183,7 @@ def _sheets(table: pd.DataFrame) -> tuple[list[Sheet], list[Sheet], list[str]]:
         try:
             sheets, numbers = published.compare(bare, paper)
         except UserError as fault:
-            notes.append(f"not beside {targets.PAPERS[paper]}: {fault.fault.partition(chr(10))[0]}")
+            notes.append(f"not compared with {targets.PAPERS[paper]}: {fault.fault.partition(chr(10))[0]}")
             continue
         if "source" in numbers.columns:
             found += sheets
@@ -191,7 +191,7 @@ def _sheets(table: pd.DataFrame) -> tuple[list[Sheet], list[Sheet], list[str]]:
 
 
 def _known(sheet: Sheet) -> Sheet:
-    """The sheet without columns of which nothing is known, and with words that hold for all rows in the caption."""
+    """Drop empty columns of a sheet, and move values that are equal in all rows to the caption."""
     kept, told = [], []
     for i, head in enumerate(sheet.header):
         found = {row[i] for row in sheet.rows} - {"", "–", "n/a"}
@@ -217,14 +217,14 @@ def _known(sheet: Sheet) -> Sheet:
 
 
 def _machines(runs: Sequence[Row]) -> list[tuple[str, str, str, int]]:
-    """(device, versions, commit, runs), the most frequent first."""
+    """Return (device, versions, commit, number of runs), the most frequent first."""
     found = Counter((r["device"] or "not recorded", r["versions"], r["commit"]) for r in runs)
     return [(*key, n) for key, n in found.most_common(12)]
 
 
 # ----------------------------------------------------------------------------------------------------- pictures
 def _contexts(groups: Sequence[Row]) -> list[tuple[str, list[Row]]]:
-    """Settings by what may share a chart: kind, space, data set; those with most runs first."""
+    """Group settings by kind, space and data set, which share charts; those with most runs first."""
     found: dict[str, list[Row]] = {}
     for g in groups:
         what = "Searches" if g["kind"] == "search" else "Retrainings"
@@ -235,13 +235,13 @@ def _contexts(groups: Sequence[Row]) -> list[tuple[str, list[Row]]]:
 def _context(title: str, groups: Sequence[Row], runs: Mapping[str, Row], album: Album) -> Context:
     shown = sorted(sorted(groups, key=lambda g: -g["n"])[:LINES], key=groups.index)
     every = {g["label"]: [rows for folder in g["folders"][:SEEDS] if (rows := charts.read(folder))] for g in shown}
-    read = {label: runs for label, runs in every.items() if runs}  # what trains nothing takes no colour
+    read = {label: runs for label, runs in every.items() if runs}  # settings without curves get no colour
     note = f"Drawn: {len(shown)} of {len(groups)} settings, those with most runs." if len(shown) < len(groups) else ""
     if any(len(g["folders"]) > SEEDS for g in shown):
         note += f" Curves are over the first {SEEDS} runs of a setting."
     anytime: list[Figure] = []
     for dataset, split, lines in _lookups(read, [folder for g in shown for folder in g["folders"][:SEEDS]]):
-        label = f"look-up accuracy over the epochs, {dataset} {split}"
+        label = f"benchmark accuracy over the epochs, {dataset} {split}"
         anytime += album.figure(lambda d=dataset, s=split, r=lines: charts.anytime(read, d, s, r), label)
     drawn = [row for runs in read.values() for rows in runs for row in rows]
     made = {
@@ -284,9 +284,9 @@ def _heat_map(folder: str, rows: Sequence[Row]) -> Any:
 
 
 def _lookups(read: charts.Groups, folders: Sequence[str]) -> list[tuple[str, str, dict[str, float]]]:
-    """(data set, split, reference lines) of each data set that some run looked up in its epochs.
+    """Return (data set, split, reference lines) of each data set with benchmark accuracies in the runs' epochs.
 
-    The lines are those of the cells that all these runs could find; where records do not tell, of the whole benchmark.
+    The lines refer to the cells that all these runs could find; without records, to the whole benchmark.
     """
     last = next((rows for runs in read.values() for rows in runs if rows and curves.looked_up(rows)), None)
     if last is None:
@@ -300,7 +300,7 @@ def _lookups(read: charts.Groups, folders: Sequence[str]) -> list[tuple[str, str
 
 
 def _cells(group: Row, runs: Mapping[str, Row], album: Album) -> list[Figure]:
-    """The cells that a setting found most often, drawn, the best first; below each its runs and its accuracy."""
+    """Draw the cells that a setting found most often, the best first, captioned with runs and accuracy."""
     own = [runs[folder] for folder in group["folders"][:ROWS] if folder in runs and runs[folder]["genotype"]]
     measure = _measure(own)
     cells: dict[str, list[Row]] = {}
@@ -311,7 +311,7 @@ def _cells(group: Row, runs: Mapping[str, Row], album: Album) -> list[Figure]:
     for text in (text for text in cells if text in most):
         try:
             parts = genotype_edges(text)
-        except UserError:  # a space of the user's own, with a genotype that no picture knows
+        except UserError:  # a user-defined space whose genotype cannot be drawn
             continue
         for name, edges in list(parts.items())[:2]:
             caption = f"{group['label']}" + (f", cell {name}" if len(parts) > 1 else "")
@@ -321,7 +321,7 @@ def _cells(group: Row, runs: Mapping[str, Row], album: Album) -> list[Figure]:
 
 
 def _measure(runs: Sequence[Row]) -> str:
-    """What the cells of these runs are ranked by: their look-up or their test; empty where they have neither."""
+    """Return the column that ranks the cells of these runs: benchmark or test accuracy; empty if they have neither."""
     if not runs or runs[0]["kind"] == "retrain":
         return random_baseline.retrained([run["test_accuracy"] for run in runs]) if runs else ""
     known = [column for column in lookups(runs[0]) if all(run[column] == run[column] for run in runs)]
@@ -329,13 +329,13 @@ def _measure(runs: Sequence[Row]) -> str:
 
 
 def _rank(run: Row, measure: str) -> tuple[float, int]:
-    """Best first, then by seed."""
+    """Return the sort key: best first, then by seed."""
     value = run[measure] if measure else 0.0
     return (-better_column(measure) * value, run["seed"] or 0)
 
 
 def _found(runs: Sequence[Row], count: int, measure: str) -> str:
-    """The runs that found a cell, and what it is worth: `2 of 3 runs · seeds 0, 2 · CIFAR-10 validation 88.35 %`."""
+    """Describe the runs that found a cell: `2 of 3 runs · seeds 0, 2 · CIFAR-10 validation 88.35 %`."""
     seeds = [str(seed) for seed in sorted(run["seed"] for run in runs if run["seed"] is not None)]
     said = [f"{len(runs)} of {count} runs"]
     if seeds:

@@ -30,10 +30,10 @@ PARTS = {"valid": "validation", "test": "test"}
 
 
 def draw(folder: Path, *, curves: bool = False, epochs: bool = False) -> None:
-    """Draw the pictures of a finished run that are missing or torn: cells, curves of a search, each epoch's cells.
+    """Draw the missing or incomplete pictures of a finished run: cells, curves of a search, cells of each epoch.
 
-    A run is complete without them, so a fault is told and not raised. Nothing that draws is imported where all are
-    there.
+    A run is complete without them, so an error is logged and not raised. The drawing libraries are imported only if a
+    picture is missing.
     """
     try:
         if lacking(folder, cells.names(folder)):
@@ -52,11 +52,11 @@ def draw(folder: Path, *, curves: bool = False, epochs: bool = False) -> None:
 
 
 def opened(cfg: Mapping[str, Any], choices: Mapping[str, Any], kind: str) -> Path:
-    """The folder of a run that is about to start. Raises UserError where it cannot be made, or is another's."""
+    """Create the folder of a run. Raises UserError if it cannot be created, or belongs to another run."""
     folder = Path(cfg["out"]) / identity.run_name(cfg, choices, kind)
     if not files.no_link(folder).exists():
         above = next(path for path in folder.absolute().parents if path.exists())
-        try:  # rights do not tell it: /proc has those of any folder; a file without a name leaves nothing if killed
+        try:  # permissions do not show it (/proc); an unnamed file leaves no trace if the process is killed
             tempfile.TemporaryFile(dir=above).close()
         except OSError as error:
             raise files.unwritable(folder, error) from error
@@ -83,7 +83,7 @@ def again(
     curves = ["search"] if kind == "search" and records.read_rows(folder) else []
     try:
         missing = lacking(folder, [*cells.names(folder), *curves])
-    except (UserError, OSError, ValueError):  # no genotype to draw
+    except (UserError, OSError, ValueError):  # no genotype
         return None
     if not missing and summary:
         show(done, folder)
@@ -93,12 +93,12 @@ def again(
 
 
 def lacking(folder: Path, names: list[str]) -> bool:
-    """Whether a picture of these names is missing or torn in one of its formats."""
+    """Whether one of these pictures is missing or incomplete in one of its formats."""
     return not all(whole(folder / f"{name}.{kind}") for name in names for kind in FORMATS)
 
 
 def show(result: Mapping[str, Any], folder: Path) -> None:
-    """Print the end of a run to the terminal (standard output)."""
+    """Print the summary of a run to standard output."""
     result, console = cleaned(dict(result)), Console(highlight=False, soft_wrap=True, force_jupyter=False)
     console.print(f"\n[bold]{escape(result['name'])}[/bold]  finished {result['finished']}")
     console.print(result["genotype"], markup=False)
@@ -157,15 +157,17 @@ def show(result: Mapping[str, Any], folder: Path) -> None:
 
 
 def untested(lookup: Mapping[str, Any]) -> bool:
-    """Whether a look-up in NAS-Bench-201 lacks test accuracies."""
+    """Whether the benchmark results of a NAS-Bench-201 cell lack test accuracies."""
     return lookup.get("benchmark") == "nb201" and any(
         lookup[name].get("test") is None for name in NAMES if name in lookup
     )
 
 
 def _lookup(console: Console, result: Mapping[str, Any]) -> None:
-    """The benchmark's answer, a row for each data set and split: the cell's accuracy, its rank, how far it is below the
-    optimum, a random cell's mean and the median; then the cell's costs."""
+    """Print the benchmark results of a cell, one row for each data set and split, and its costs.
+
+    A row has the accuracy, the rank, the difference from the optimum, the mean of a random cell and the median.
+    """
     found = result.get("lookup")
     if found is None:
         told = "perplexity" if "valid_perplexity" in (result.get("supernet") or {}) else "accuracy"
@@ -182,22 +184,20 @@ def _lookup(console: Console, result: Mapping[str, Any]) -> None:
         console.print("; ".join(costs), markup=False)
     among = result.get("among") or {}
     if among.get("cells") != among.get("of"):
-        console.print(
-            f"ranked among the {among['cells']:,} cells that this space allows; optimum, mean and median are theirs"
-        )
+        console.print(f"ranked among the {among['cells']:,} cells of this space, as are optimum, mean and median")
     elif found.get("benchmark") == "nb101":
         console.print("ranked among all graphs of NAS-Bench-101, of which this space has a part")
     if foreign(result):
         sets = ", ".join(title for name, title in NAMES.items() if name in found)
         console.print(
-            f"these accuracies are of the cell trained on {sets}, not on {result['choices'].get('dataset')}: "
+            f"these are accuracies of the cell trained on {sets}, not on {result['choices'].get('dataset')}: "
             "retrain it to measure its accuracy there",
             markup=False,
         )
 
 
 def _accuracies(result: Mapping[str, Any], found: Mapping[str, Any]) -> Table:
-    """Accuracies in percent, a row for each data set and split; 80 columns wide."""
+    """Make the table of accuracies in percent, one row for each data set and split, 80 columns wide."""
     cells = (result.get("among") or {}).get("cells")
     table = Table(box=None, padding=(0, 1, 0, 0))
     rank = f"rank of\n{cells:,}" if cells else "rank"
@@ -237,12 +237,12 @@ def _accuracies(result: Mapping[str, Any], found: Mapping[str, Any]) -> Table:
 
 
 def over(seeds: float | None) -> str:
-    """What an accuracy is a mean over; None: an unknown number of seeds."""
+    """Describe the number of seeds in a mean; None: unknown."""
     return "seeds" if seeds is None else "1 seed" if seeds == 1 else f"{seeds:.0f} seeds"
 
 
 def _costs(found: Mapping[str, Any]) -> Iterator[str]:
-    """What the cell costs by the table: multiply-adds, parameters, milliseconds on each device that was asked for."""
+    """Yield the costs of the cell in the table: multiply-adds, parameters, latency on each requested device."""
     if found.get("flops") is not None:
         yield f"{found['flops'] / 1e6:,.2f} M multiply-adds"
     if found.get("params") is not None:
@@ -255,16 +255,16 @@ def _costs(found: Mapping[str, Any]) -> Iterator[str]:
 
 
 def foreign(result: Mapping[str, Any]) -> bool:
-    """Whether the benchmark's accuracies are of another data set than the one that was searched on."""
+    """Whether the benchmark has no accuracies on the data set of the search."""
     if "benchmark_data" in result:
         return result["benchmark_data"] is None
     return NAMES.keys().isdisjoint([(result.get("choices") or {}).get("dataset")])  # a record of an earlier version
 
 
 def percent(share: float) -> str:
-    """A share in [0, 1] in percent, rounded down: only all is 100 %, and only none is 0 %.
+    """Format a fraction in percent, rounded down: only 1 gives 100 %, and only 0 gives 0 %.
 
-    Shares below 1 % and from 99 % on have two digits.
+    Below 1 % and from 99 % on it has two digits.
     """
     exact = Fraction(share).limit_denominator(10**9) * 100
     if exact in (0, 100) or 1 <= exact < 99:

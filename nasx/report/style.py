@@ -1,7 +1,7 @@
-"""What all pictures share: colours, type, and how a figure is written so that the same data give the same bytes.
+"""Style of all pictures: colours, font, and writing of figures with bytes that depend only on the data.
 
-Colours are those of Okabe and Ito (2008), which stay apart for the common kinds of colour blindness; an operation has
-the same colour in a cell and in a curve: learned operations blue, pooling green, skip orange, none grey.
+Colours are those of Okabe and Ito (2008), distinguishable for the common kinds of colour blindness. An operation has
+the same colour in cells and curves: operations with weights blue, pooling green, skip orange, none grey.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
 INK, SOFT, FAINT = "#24292f", "#6e7781", "#d0d7de"
 CYCLE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Okabe and Ito's palette, in the order in which lines take it."""
+"""Palette of Okabe and Ito, in the order of the lines."""
 FAMILIES = {"skip": "#B35900", "pool": "#00795A", "none": "#8c959f", "noise": "#8c959f", "conv": "#0A5C94"}
 """Operation family -> colour of its edge (darkened for thin lines on white)."""
 FORMATS = ("svg", "png")
 FONT = "DejaVu Sans"
-"""The typeface of all pictures; it comes with matplotlib."""
+"""The font of all pictures, included in matplotlib."""
 _STYLE: Any = {
     "font.family": FONT,
     "font.size": 9.0,
@@ -70,10 +70,10 @@ _STYLE: Any = {
 
 @contextmanager
 def style() -> Iterator[None]:
-    """matplotlib with the project's look and without a screen, whatever the user's own settings are."""
+    """Use matplotlib with the project's style and without a display, independent of the user's settings."""
     import matplotlib
 
-    logging.getLogger("matplotlib.font_manager").setLevel(logging.WARNING)  # its first use on a machine is no news
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.WARNING)  # it logs its first use on a machine
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(_STYLE)
@@ -81,7 +81,7 @@ def style() -> Iterator[None]:
 
 
 def figure(width: float, height: float) -> Figure:
-    """An empty figure (inches) that belongs to no window system."""
+    """Return an empty figure, in inches, without a window system."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -91,7 +91,7 @@ def figure(width: float, height: float) -> Figure:
 
 
 def save(made: Figure, path: str | Path) -> list[Path]:
-    """Write `made` as SVG or PNG by the suffix of `path`, or as both where it has none; without dates."""
+    """Write `made` as SVG or PNG by the suffix of `path`, or as both without a suffix; without dates."""
     return write(path, {"svg": lambda: svg(made).encode(), "png": lambda: _png(made)})
 
 
@@ -102,10 +102,10 @@ def _png(made: Figure) -> bytes:
 
 
 def svg(made: Figure, **options: Any) -> str:
-    """`made` as the text of an SVG file, without date.
+    """Return `made` as the text of an SVG file, without date.
 
-    The last bits of matplotlib's layout are not the same in every process. So the parts that clip, which it names by
-    hashes of positions, are numbered here, and positions are rounded to a thousandth of a point.
+    The last bits of matplotlib's layout differ between processes. Therefore clip paths, whose ids are hashes of
+    positions, are numbered, and positions are rounded to a thousandth of a point.
     """
     stream = io.StringIO()
     made.savefig(stream, format="svg", metadata={"Date": None, "Creator": "nasx"}, **options)
@@ -121,19 +121,19 @@ def _rounded(number: re.Match[str]) -> str:
 
 
 def write(path: str | Path, made: Mapping[str, Callable[[], bytes]]) -> list[Path]:
-    """Write a picture in the format of the suffix of `path`, or in all formats of `made` where it has none."""
+    """Write a picture in the format of the suffix of `path`, or in all formats of `made` without a suffix."""
     path = Path(path)
     kind = path.suffix.lower().lstrip(".")
     if kind and kind not in made:
-        raise UserError(str(path), f"no such picture format: {kind}", f"use {' or '.join('.' + k for k in made)}")
+        raise UserError(str(path), f"{kind} is not a picture format", f"use {' or '.join('.' + k for k in made)}")
     targets = [path] if kind else [path.with_name(f"{path.name}.{k}") for k in made]
     for target in targets:
-        files.write_atomic(target, made[target.suffix.lower().lstrip(".")](), "name another")
+        files.write_atomic(target, made[target.suffix.lower().lstrip(".")](), "use another path")
     return targets
 
 
 def whole(path: Path) -> bool:
-    """Whether the picture is there to its end: all chunks of a PNG with their checksums, an SVG's closing tag."""
+    """Whether a picture is complete: all chunks of a PNG with their checksums, or the closing tag of an SVG."""
     try:
         data = path.read_bytes()
     except OSError:

@@ -1,1 +1,1 @@
-"""What became of finished runs: tables, pictures, reports, verdicts."""
+"""Results of finished runs: tables, comparisons, statistics."""

@@ -1,10 +1,10 @@
-"""Finished runs in numbers: mean ± sample standard deviation with n, one row a configuration.
+"""Aggregate finished runs: mean ± sample standard deviation with n, one row per configuration.
 
-    mean = (1/n) Σ x_i      std = sqrt(Σ (x_i − mean)² / (n − 1)),  none where n = 1
+    mean = (1/n) Σ x_i      std = sqrt(Σ (x_i − mean)² / (n − 1)),  none if n = 1
 
-A row gathers the runs that differ in nothing but the seed. Runs of different configurations, protocols, recipes or
-deviations never share a row. What the ± is over is a column: independent searches, retrainings of one cell, or
-retrainings of several cells. Accuracies in percent, `cost_s` in seconds, parameters as counts.
+A row aggregates runs that differ only in the seed. Runs of different configurations, protocols, recipes or deviations
+never share a row. A column states what the ± is over: independent searches, retrainings of one cell, or retrainings of
+several cells. Accuracies in percent, `cost_s` in seconds, parameters as counts.
 """
 
 from __future__ import annotations
@@ -37,27 +37,26 @@ KEYS = [
     "best_of",
     "study",
 ]
-"""Columns whose values split rows, besides the configuration itself."""
+"""Columns whose values split rows, in addition to the configuration."""
 CARRIED = ("overrides", "family", "folder", "experiment", "parent_overrides", "parent_folder")
-"""Columns that a row has from its first run."""
+"""Columns copied from the first run of a row."""
 ORDER = ["kind", "space", "searched_on", "dataset", "protocol", "recipe", "cells", "reference", "method", "setting"]
-"""Columns by which rows are sorted."""
+"""Sort keys of the rows."""
 CHOSEN = {"method", "space", "dataset", "search", "retrain"}
-"""Overrides that stand in a column of their own already."""
+"""Overrides that have a column."""
 
 
 def summary(frame: pd.DataFrame, group: Sequence[str] = (), *, reference: bool = True) -> pd.DataFrame:
-    """One row a configuration: for each measure `<m>_mean`, `<m>_std` (NaN where n = 1) and `<m>_n`.
+    """Return one row per configuration: for each measure `<m>_mean`, `<m>_std` (NaN if n = 1) and `<m>_n`.
 
-    `frame` is from `collect`; `group` names further columns that split rows. Where `reference`, rows for the
-    benchmark's random and optimal cell follow (column `reference`), one pair for each set of cells that the spaces of
-    the searches allow (column `cells`: `64 cells`, empty for the whole table). `attrs["notes"]` carries what a reader
-    must know.
+    `frame` is from `collect`; `group` lists additional columns that split rows. If `reference`, rows for the random and
+    the optimal cell of the benchmark follow (column `reference`), one pair for each set of cells that the spaces of the
+    searches contain (column `cells`: `64 cells`, empty for the whole table). `attrs["notes"]` are notes for readers.
     """
     names = measures(map(str, frame.columns))
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in rows_of(frame):
-        # A retraining's own hash names the search that it trains from; its command line tells configurations apart.
+        # The hash of a retraining depends on its search, so its configuration is identified by the command line.
         configuration = row["overrides"] if row["parent"] else row["family"] or row["overrides"]
         key = (*(row[k] for k in KEYS), configuration, row["parent_family"], *(row[k] for k in group))
         groups.setdefault(key, []).append(row)
@@ -72,7 +71,7 @@ def summary(frame: pd.DataFrame, group: Sequence[str] = (), *, reference: bool =
         row["gpu"] = all(m["gpu"] for m in members)
         row["environments"] = sum(bool(m["environments"]) for m in members)
         row["benchmark"], row["cells"] = first["benchmark"], ""
-        row["edges"] = next((m["edges"] for m in members if m["edges"]), ())  # earlier versions did not record them
+        row["edges"] = next((m["edges"] for m in members if m["edges"]), ())  # not recorded by earlier versions
         row["source"] = " / ".join(sorted({m["source"] for m in members if m["source"]}))
         for measure in names:
             row |= _statistics(measure, [m[measure] for m in members])
@@ -108,7 +107,7 @@ def _std_over(members: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _statistics(measure: str, values: Iterable[float]) -> dict[str, float]:
-    """Mean, sample standard deviation and count of the values that are known, rounded once (math.fsum)."""
+    """Return mean, sample standard deviation and count of the known values, with one rounding (math.fsum)."""
     known = [x for x in values if not math.isnan(x)]
     n = len(known)
     mean = math.fsum(known) / n if n else math.nan
@@ -117,7 +116,7 @@ def _statistics(measure: str, values: Iterable[float]) -> dict[str, float]:
 
 
 def _settings(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
-    """What was set on the command line; and the first digits of the configuration's hash where that is the same."""
+    """Return the overrides of each row, with the first digits of the configuration hash if they are ambiguous."""
     texts = [
         tuple(line for line in row["overrides"] if line.partition("=")[0].lstrip("+") not in CHOSEN) for row in rows
     ]
@@ -136,7 +135,7 @@ def _settings(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
 
 
 def errors(table: pd.DataFrame) -> pd.DataFrame:
-    """`summary`'s rows with the test error, 100 - accuracy, in place of the test accuracy."""
+    """Replace the test accuracy in the rows of `summary` by the test error, 100 - accuracy."""
     if "test_accuracy_mean" not in table:
         return table
     found = table.rename(columns=lambda name: str(name).replace("test_accuracy_", "test_error_"))
@@ -152,7 +151,7 @@ def errors(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def benchmark_reference(benchmark: str, dataset: str, edges: Edges = ()) -> dict[str, dict[str, float]]:
-    """{"random": {"valid": …, "test": …}, "optimum": …} of a benchmark's cells in percent; empty where it has none.
+    """Return {"random": {"valid": …, "test": …}, "optimum": …} of a benchmark's cells in percent; empty if unknown.
 
     `edges` restricts the cells, see `Benchmark.reference`.
     """
@@ -167,12 +166,12 @@ def benchmark_reference(benchmark: str, dataset: str, edges: Edges = ()) -> dict
 
 
 def _benchmark(name: str) -> Any:
-    """The benchmark of that name with its usual settings. Raises ImportError or AttributeError."""
+    """Return the benchmark of that name with default settings. Raises ImportError or AttributeError."""
     return getattr(importlib.import_module(f"nasx.benchmarks.{name}"), name.capitalize())()
 
 
 def _with_reference(table: pd.DataFrame) -> pd.DataFrame:
-    """`table` with the random and the optimal cell of each set of cells that searches chose from."""
+    """Append the random and the optimal cell of each set of cells that the searches chose from."""
     means = [str(c).removesuffix("_mean") for c in table.columns if str(c).endswith("_mean")]
     datasets = list(dict.fromkeys(column.rpartition(".")[0] for column in lookups(means)))
     empty: dict[str, Any] = {
@@ -203,12 +202,12 @@ def _count(benchmark: str, edges: Edges) -> str:
     try:
         n = _benchmark(benchmark).cells(edges)
     except (ImportError, AttributeError, UserError):
-        return ""  # nor are there values for a row
+        return ""  # the row has no values either
     return f"{n:,} cell{'s' * (n != 1)}"
 
 
 def _cells(sets: Sequence[tuple[str, str, Edges]]) -> list[str]:
-    """`64 cells` for each (space, benchmark, edges), with the operations where two have as many; empty: all cells."""
+    """Label each (space, benchmark, edges) `64 cells`, with the operations if ambiguous; empty: all cells."""
     counts = [_count(benchmark, edges) if edges else "" for _, benchmark, edges in sets]
     places = [(space, benchmark, count) for (space, benchmark, _), count in zip(sets, counts, strict=True)]
     return [

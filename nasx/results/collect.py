@@ -1,11 +1,10 @@
-"""Finished runs as one frame: `collect` reads `result.json` of every run folder below a root.
+"""Read finished runs into one frame: `collect` reads `result.json` of every run folder below a root.
 
-One row per finished run. Numbers are in the units of nasx.core.quantities: accuracies in percent, `cost_s` in seconds
-of one device. Whatever cannot be used is named in `frame.attrs["notes"]` and counted in `frame.attrs["skipped"]`: a
-half-written or torn record, a record of another program, a run that has not finished, a second copy of a run (which
-would count twice in n).
+There is one row per finished run. Numbers are in the units of nasx.core.quantities: accuracies in percent, `cost_s` in
+seconds of one device. Skipped runs are listed in `frame.attrs["notes"]` and counted in `frame.attrs["skipped"]`:
+incomplete records, records of other programs, unfinished runs, second copies of a run (which would count twice in n).
 
-Nothing here imports torch; 2,000 runs are read in a few tenths of a second.
+This module does not import torch; 2,000 runs are read in a few tenths of a second.
 """
 
 from __future__ import annotations
@@ -31,17 +30,17 @@ ELSEWHERE = (
     | {"seed", "from", "parent"}
     | {f"{group}.{name}" for group, names in commands.NON_IDENTITY_SETTINGS.items() for name in names}
 )
-"""Keys that do not tell one configuration from another: where and how it runs, the seed, and whose cell it trains."""
+"""Keys that are not part of a configuration: where and how it runs, the seed, and the source of the trained cell."""
 SIZES = {"epochs", "updates_per_epoch", "layers", "channels", "cells", "fraction", "fraction_a", "size"}
-"""Settings that make a run smaller than its protocol when they are lowered."""
+"""Settings that reduce a run below its protocol if they are lowered."""
 OWN_SIZE = ("folder",)
-"""Data sets for which `size: null` is the images' own size, which may be smaller than a number. For all others it is
-the published size, and for every other setting in `SIZES` the largest value."""
+"""Data sets for which `size: null` is the size of the images, which may be smaller than a number. For all other data
+sets it is the published size, and for every other setting in `SIZES` the largest value."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One finished run in a table; the fields, but for `values`, are columns of every frame."""
+    """One finished run in a table; all fields except `values` are columns of every frame."""
 
     run: str
     folder: str
@@ -88,20 +87,20 @@ class Row:
     """Column -> number, see nasx.core.quantities."""
 
     def cells(self) -> dict[str, object]:
-        """Column -> value."""
+        """Return column -> value."""
         return {name: value for name, value in vars(self).items() if name != "values"} | dict(self.values)
 
 
 FACTS = tuple(each.name for each in fields(Row) if each.name != "values")
 COLUMNS = (*FACTS, *columns())
-"""Columns of every frame; a look-up adds `<dataset>.valid`, `<dataset>.test`, ranks, distances and latencies."""
+"""Columns of every frame; a benchmark adds `<dataset>.valid`, `<dataset>.test`, ranks, distances and latencies."""
 
 
 def collect(root: str | Path | Sequence[str | Path]) -> pd.DataFrame:
-    """One row per finished run in the folders (or globs) `root`, at any depth, in the order of folder names.
+    """Return one row per finished run at any depth of the folders (or globs) `root`, sorted by folder name.
 
-    The frame has `COLUMNS` and the look-up columns; `attrs["notes"]` says what was left out, and `attrs["skipped"]`
-    counts it by reason. Never raises for a bad record.
+    The frame has `COLUMNS` and the benchmark columns; `attrs["notes"]` lists the skipped runs, and `attrs["skipped"]`
+    counts them by reason. Never raises for an invalid record.
     """
     rows: dict[str, Row] = {}
     retrained: dict[str, RetrainRecord] = {}
@@ -137,18 +136,18 @@ def collect(root: str | Path | Sequence[str | Path]) -> pd.DataFrame:
 
 
 def rows_of(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """The rows of a frame as mappings: a much faster `to_dict("records")` for columns with different names."""
+    """Return the rows of a frame as dicts, much faster than `to_dict("records")`; column names must be unique."""
     names = [str(name) for name in frame.columns]
     return [dict(zip(names, row)) for row in zip(*(frame[name].tolist() for name in frame.columns), strict=True)]
 
 
 def mark(row: Mapping[Any, Any]) -> tuple[str, ...]:
-    """What tells a run from all others but its copies."""
+    """Return a key that is equal only for a run and its copies."""
     return tuple(str(row.get(key) or "") for key in Record.COPIED)
 
 
 def _doubts(rows: Iterable[Row]) -> Iterator[str]:
-    """Notes on runs in the frame: files that changed after their end, several environments."""
+    """Yield notes on runs in the frame: files changed after the end, several environments."""
     broken: dict[str, list[str]] = {}
     several: dict[str, list[str]] = {}
     for row in rows:
@@ -170,7 +169,7 @@ def _dataset_order(column: str) -> tuple[int, str, int]:
 
 
 def _folders(roots: Sequence[str | Path]) -> Iterator[str]:
-    """Every folder that looks like a run's, sorted, not descending into runs or hidden folders."""
+    """Yield every folder that looks like a run, sorted, without descending into runs or hidden folders."""
     for root in roots:
         text = os.path.expanduser(os.fspath(root))
         for start in sorted(glob.glob(text)) if glob.has_magic(text) and not os.path.exists(text) else [text]:
@@ -180,8 +179,10 @@ def _folders(roots: Sequence[str | Path]) -> Iterator[str]:
 
 
 def _reported(rows: Mapping[str, Row], studies: Mapping[str, StudyRecord]) -> Iterator[Row]:
-    """The rows of runs. Those that studies report carry the studies' names, once for each, and are no longer plain
-    retrainings, unless a study ranks by them."""
+    """Yield the rows of runs; a run reported by studies appears once per study, under the study's name.
+
+    It then no longer appears as a plain retraining, unless a study ranks by it.
+    """
     reported: dict[str, list[StudyRecord]] = {}
     ranking: set[str] = set()
     for place, study in studies.items():
@@ -197,7 +198,7 @@ def _reported(rows: Mapping[str, Row], studies: Mapping[str, StudyRecord]) -> It
 
 
 def _row(folder: str, record: Record) -> Row:
-    """The row of a search or a retraining; `folder` is empty for one that only another record tells of."""
+    """Return the row of a search or a retraining; `folder` is empty if the run is known only from another record."""
     if isinstance(record, RetrainRecord) and record.held_out:
         raise Unreadable("retrainings on a part of the images, which rank cells")
     try:
@@ -249,7 +250,7 @@ def _row(folder: str, record: Record) -> Row:
 
 
 def _kept(record: RetrainRecord) -> Row | None:
-    """The row of a retraining's search by what its own record keeps of it."""
+    """Return the row of a retraining's search, from the copy in the record of the retraining."""
     try:
         search = record.search()
         return _row("", search) if search else None
@@ -258,9 +259,9 @@ def _kept(record: RetrainRecord) -> Row | None:
 
 
 def _reduced(record: Record) -> bool:
-    """Whether the run was smaller than the published setting: as recorded, else by the settings that differ from it.
+    """Whether the run was smaller than the published setting, as recorded or else by the changed settings.
 
-    `changed` maps a key to [published, used]; None for a number of updates means a whole epoch.
+    `changed` maps a key to [published, used]; None as a number of updates means a whole epoch.
     """
     if record.reduced is not None:
         return record.reduced
@@ -275,7 +276,7 @@ def _reduced(record: Record) -> bool:
 
 
 def _overrides(lines: Iterable[str]) -> tuple[str, ...]:
-    """What the command line changed, sorted, without the keys of `ELSEWHERE`; the last of several values holds."""
+    """Return the sorted overrides without the keys of `ELSEWHERE`; the last of several values counts."""
     kept: dict[str, str] = {}
     for line in lines:
         key = line.partition("=")[0].lstrip("+~").partition("@")[0]
@@ -285,10 +286,10 @@ def _overrides(lines: Iterable[str]) -> tuple[str, ...]:
 
 
 def _inherited(rows: Mapping[str, Row], kept: Callable[[str], Row | None]) -> dict[str, Row]:
-    """The rows, with method, space and search protocol of a retraining from the search whose cell it trains.
+    """Copy method, space and search protocol into each retraining from the search whose cell it trains.
 
-    That is the run next to it, else the only one of that name (and, of several, with that cell); where there is none,
-    what the retraining's own record keeps of it (`kept`).
+    The search is the run next to it, else the only one of that name (and, among several, with that cell), else the copy
+    in the record of the retraining (`kept`).
     """
     places: dict[str, Row] = {}
     names: dict[str, dict[str, Row]] = {}
@@ -310,12 +311,12 @@ def _inherited(rows: Mapping[str, Row], kept: Callable[[str], Row | None]) -> di
 
 
 def _child(row: Row, parent: Row | None) -> Row:
-    """The row of a retraining with what it has from its search."""
+    """Return the row of a retraining with the fields of its search."""
     if parent is None:
         return row
     return replace(
         row,
-        method=parent.method,  # its own is a default that it does not read
+        method=parent.method,  # a retraining ignores its own, a default
         space=row.space or parent.space,
         protocol=parent.protocol,
         search=parent.search,

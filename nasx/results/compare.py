@@ -1,9 +1,9 @@
-"""Compare two groups of finished runs: the difference of their means, how sure it is, and what else differs.
+"""Compare two groups of finished runs: difference of the means, its uncertainty, and differing settings.
 
 nasx compare A B [metric=METRIC] [runs=FOLDER]
 
-A and B are each a folder of runs, a run, a glob, or a filter over the runs below `runs` (default outputs/), several
-conditions joined by a comma; a condition is on a column (method, space, seed, ...) or a setting of the configuration:
+A and B are each a folder of runs, a run, a glob, or a filter over the runs below `runs` (default outputs/): conditions
+joined by commas, each on a column (method, space, seed, ...) or a setting of the configuration:
 
   nasx compare method=darts method=idarts
   nasx compare method=darts,space=nb201 method=random,space=nb201 metric=cifar10.valid
@@ -12,12 +12,13 @@ conditions joined by a comma; a condition is on a column (method, space, seed, .
 
 metric is a column of `nasx table format=csv` without _mean: cifar10.valid, cifar10.test, test_accuracy,
 supernet_valid, test_perplexity, valid_perplexity, supernet_perplexity, cost_s, peak_mb, params, updates, passes. By
-default retrained networks are compared by their test accuracy or perplexity, and searches by their look-up.
+default retrained networks are compared by test accuracy or perplexity, and searches by benchmark accuracy.
 
 The difference is mean(B) - mean(A) with a 95 % interval and a p value (Welch's t test over searches, significance.py).
-Several retrainings of one search count as one value, their mean; where each group holds those of a single cell, the
-test is over them and says so. Refused, since the answer would mislead: groups of fewer than two, a run (or its copy) in
-both groups, runs of several protocols, recipes or benchmarks, and measured accuracies on several data sets.
+Several retrainings of one search count as one value, their mean; if each group consists of retrainings of a single
+cell, the test is over these, with a note. These comparisons would mislead and are refused: groups of fewer than two
+values, a run (or its copy) in both groups, runs of several protocols, recipes or benchmarks, and measured accuracies on
+several data sets.
 """
 
 from __future__ import annotations
@@ -38,21 +39,21 @@ from nasx.results.collect import COLUMNS, collect, mark
 from nasx.results.significance import LEVEL, Difference, by_search, moments, p_text, welch
 
 SAME = {"kind": "nasx compare", "protocol": "protocol", "recipe": "recipe", "benchmark": "benchmark"}
-"""Columns that must have one value in both groups together -> what it is called."""
+"""Columns that must have a single value over both groups -> name in errors."""
 RETRAININGS = "retrainings"
-"""What the values are where each group has those of one cell."""
+"""Name of the values if each group has retrainings of one cell."""
 
 
 def _condition(word: str) -> bool:
-    """Whether a word starts with a condition: a column of `collect` or a dotted setting, and a value."""
+    """Whether an argument starts with a condition: a column of `collect` or a dotted setting, and a value."""
     name, *rest = re.split("[=:]", word, maxsplit=1)
     return bool(rest) and (name in COLUMNS or re.fullmatch(r"[a-z_]+(\.\w+)+", name) is not None)
 
 
 def group(word: str, runs: str, read: Callable[[str], pd.DataFrame] = collect) -> pd.DataFrame:
-    """The finished runs that a word names: a folder, a glob, or conditions over the runs below `runs`.
+    """Return the finished runs of an argument: a folder, a glob, or conditions over the runs below `runs`.
 
-    Raises UserError where there are none.
+    Raises UserError if there are none.
     """
     path = os.path.expanduser(word)
     conditions = word.split(",")
@@ -65,21 +66,21 @@ def group(word: str, runs: str, read: Callable[[str], pd.DataFrame] = collect) -
         if found.empty:
             raise UserError(
                 shown,
-                f"none of the {len(frame)} finished runs below {runs} is so",
-                "see `nasx table`, or name another folder with runs=FOLDER",
+                f"matches none of the {len(frame)} finished runs below {runs}",
+                "see `nasx table`, or set another folder with runs=FOLDER",
             )
-        return found.drop_duplicates("folder")  # two studies may report one run
+        return found.drop_duplicates("folder")  # two studies may contain one run
     found = read(path).drop_duplicates("folder")
     if found.empty:
-        there = "; ".join(found.attrs["notes"]) or "nothing is there"
+        there = "; ".join(found.attrs["notes"]) or "it is empty"
         raise UserError(
-            word, f"holds no finished run ({there})", "name a folder of runs, or conditions such as method=darts"
+            word, f"contains no finished run ({there})", "use a folder of runs, or conditions such as method=darts"
         )
     return found
 
 
 def text(names: Sequence[str], groups: Sequence[pd.DataFrame], metric: str = "auto") -> str:
-    """The comparison in words. Raises UserError where the groups cannot be compared."""
+    """Return the comparison as text. Raises UserError if the groups cannot be compared."""
     both = _both(names, groups)
     metric = choose(both) if metric == "auto" else metric
     _known(metric, both)
@@ -104,23 +105,22 @@ def text(names: Sequence[str], groups: Sequence[pd.DataFrame], metric: str = "au
     lines += ["", sentence(found, unit, counted)]
     if counted == RETRAININGS:
         lines.append(
-            "note: each group is one search's cell, trained several times: this tells of these cells alone, "
-            "not of methods"
+            "note: each group consists of retrainings of one cell: the comparison is of these cells, not of methods"
         )
     for name, frame in zip(names, groups, strict=True):
         if best := sorted({int(k) for k in frame["best_of"] if k}):
             lines.append(
-                f"note: {name} holds cells chosen as the best of {' or '.join(map(str, best))} searches, "
-                "which is no mean over searches"
+                f"note: {name} contains cells chosen as the best of {' or '.join(map(str, best))} searches, "
+                "which is not a mean over searches"
             )
         if (count := frame["family"].nunique()) > 1:
-            lines.append(f"note: {name} holds runs of {count} configurations; its mean is over all of them")
+            lines.append(f"note: {name} contains runs of {count} configurations; its mean is over all of them")
     lines += ["", *_configurations(groups)]
     return "\n".join(lines)
 
 
 def _both(names: Sequence[str], groups: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """Both groups as one frame. Raises one UserError with all that forbids to compare them."""
+    """Return both groups as one frame. Raises one UserError with all reasons why they cannot be compared."""
     faults = []
     one, other = (dict(pair for row in frame.to_dict("records") for pair in _marks(row)) for frame in groups)
     twice = sorted({one[mark] for mark in one.keys() & other.keys()})
@@ -130,7 +130,7 @@ def _both(names: Sequence[str], groups: Sequence[pd.DataFrame]) -> pd.DataFrame:
             UserError(
                 " and ".join(names),
                 f"share {len(twice)} runs ({', '.join(twice[:3])}{more})",
-                "name groups that have none in common",
+                "use groups without common runs",
             )
         )
     both = pd.concat([frame.assign(side=name) for name, frame in zip(names, groups, strict=True)], ignore_index=True)
@@ -145,7 +145,7 @@ def _both(names: Sequence[str], groups: Sequence[pd.DataFrame]) -> pd.DataFrame:
 
 
 def _marks(row: Mapping[Any, Any]) -> Iterator[tuple[Any, str]]:
-    """What tells a run from all others but its copies -> its folder's name: its place, and its record."""
+    """Yield (key, folder name) of a run, with keys that are equal for copies: its folder, and its record."""
     place = os.path.realpath(row["folder"])
     yield place, os.path.basename(place)
     if row["identity"]:
@@ -153,7 +153,7 @@ def _marks(row: Mapping[Any, Any]) -> Iterator[tuple[Any, str]]:
 
 
 def _one(both: pd.DataFrame, names: Sequence[str], column: str, word: str) -> None:
-    """Refuse where `column` has several values."""
+    """Raise UserError if `column` has several values."""
     found = sorted({str(value) for value in both[column] if value})
     if len(found) > 1:
         told = "; ".join(
@@ -162,7 +162,7 @@ def _one(both: pd.DataFrame, names: Sequence[str], column: str, word: str) -> No
         )
 
         def least(value: str) -> int:
-            """How many runs of it the smaller group has."""
+            """Return the number of runs with this value in the smaller group."""
             return min(sum(both[both["side"] == name][column].astype(str) == value) for name in names)
 
         raise UserError(
@@ -173,8 +173,10 @@ def _one(both: pd.DataFrame, names: Sequence[str], column: str, word: str) -> No
 
 
 def choose(both: pd.DataFrame) -> str:
-    """The metric to compare by: test accuracy of retrainings; of searches the look-up on their own data set, else on
-    the first that is known, test before validation. Raises UserError where there is none.
+    """Return the metric to compare: test accuracy of retrainings, benchmark accuracy of searches.
+
+    The benchmark accuracy is on the data set of the searches, else on the first known one, test before validation.
+    Raises UserError if there is none.
     """
     if both["kind"].iloc[0] == "retrain":
         return random_baseline.retrained(both["test_accuracy"])
@@ -182,8 +184,8 @@ def choose(both: pd.DataFrame) -> str:
     if not found:
         raise UserError(
             "nasx compare",
-            "these searches have no look-up in common, and the supernet's accuracy does not rank methods",
-            "retrain their cells, or name another, such as metric=cost_s",
+            "these searches have no benchmark accuracy in common, and the supernet's accuracy does not rank methods",
+            "retrain their cells, or set another metric, such as metric=cost_s",
         )
     return random_baseline.ranking(found, set(both["dataset"]))
 
@@ -195,13 +197,13 @@ def _known(metric: str, both: pd.DataFrame) -> None:
 
         raise UserError(
             f"metric={metric}",
-            f"there is no such metric{did_you_mean(metric, known)}",
-            f"these runs have {', '.join(known)}",
+            f"is not a metric of these runs{did_you_mean(metric, known)}",
+            f"choose from {', '.join(known)}",
         )
 
 
 def _values(names: Sequence[str], groups: Sequence[pd.DataFrame], metric: str) -> tuple[list[list[float]], str]:
-    """The metric of each search in both groups, and what the values are. Raises UserError for fewer than two."""
+    """Return the metric of each search in both groups, and the name of the values. Raises UserError for one value."""
     found = [by_search(frame.to_dict("records"), metric) for frame in groups]
     known = [int(frame[metric].notna().sum()) for frame in groups]
     if all(len(own) == 1 < n for own, n in zip(found, known, strict=True)):
@@ -212,32 +214,32 @@ def _values(names: Sequence[str], groups: Sequence[pd.DataFrame], metric: str) -
             missing = f", {n} of them with {metric}" if n < len(frame) else " of one search" if n > 1 else ""
             raise UserError(
                 name,
-                f"{has}{missing}: no spread can be told from fewer than two",
+                f"{has}{missing}: a spread needs at least two",
                 "run more seeds, for example --multirun seed=0,1,2,3",
             )
     return found, "searches"
 
 
 def number(x: float) -> str:
-    """Two digits after the point; none for what is large."""
+    """Format with two decimals; with none if large."""
     return f"{x:,.0f}" if abs(x) >= 1e4 else f"{x:.2f}"
 
 
 def sentence(found: Difference, unit: str, counted: str = "searches") -> str:
-    """The difference of B from A, its interval, and what may be said of it; `counted` are the groups' values."""
+    """Describe the difference of B from A, its interval and its significance; `counted` names the values."""
     of = {"%": " points"}.get(unit, f" {unit}" if unit else "")
     way = "above" if found.mean > 0 else "below"
-    first = f"B lies {number(abs(found.mean))}{of} {way} A" if found.mean else "B and A have the same mean"
+    first = f"B is {number(abs(found.mean))}{of} {way} A" if found.mean else "B and A have the same mean"
     told = (
         f"{LEVEL:.0%} interval of B - A: {_signed(found.low)} to {_signed(found.high)}; "
         f"{p_text(found.p)} (Welch's t test, {found.n_a} and {found.n_b} {counted})"
     ).replace("95%", "95 %")
     if math.isinf(found.df):
-        last = "Neither group has any spread: these values are not draws of chance, and no test says more."
+        last = "Neither group has any spread: the values are not random, and a test does not apply."
     elif found.found:
         last = "A difference this large is unlikely to be chance."
     else:
-        last = f"These {counted} do not tell the groups apart: the interval holds zero. That does not show them equal."
+        last = f"The difference is not significant over these {counted}: the interval contains zero."
     return f"{first}; {told}.\n{last}"
 
 
@@ -253,11 +255,11 @@ def _configurations(groups: Sequence[pd.DataFrame]) -> list[str]:
         if none
     ]
     if any(len(none) == len(frame) for none, frame in zip(unread, groups, strict=True)):
-        return [f"configurations: which settings differ is not known ({'; '.join(lacking)})"]
+        return [f"configurations: differing settings are unknown ({'; '.join(lacking)})"]
     but = f" ({'; '.join(lacking)})" if lacking else ""
     rows = differences.rows([list(frame["folder"]) for frame in groups])
     if not rows:
-        return [f"configurations: no setting differs but the seed{but}"]
+        return [f"configurations: no setting differs except the seed{but}"]
     keys, left = (
         max(len(part) for part in column) + 2
         for column in ([row.key for row in rows], [*(row.values[0] for row in rows), "A"])

@@ -1,4 +1,4 @@
-"""Rows of a frame of runs that a condition keeps."""
+"""Filters on a frame of runs."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from nasx.results import differences
 
 
 def pick(frame: pd.DataFrame, wanted: Any) -> pd.DataFrame:
-    """Rows of `frame` whose columns have the values `wanted` ({column: value(s)} or `column:value` texts).
+    """Return the rows of `frame` whose columns have the values `wanted` ({column: value(s)} or `column:value` texts).
 
-    A column that is named twice may have either value; `labels` and `overrides` must contain it. A name with a dot that
-    is no column is a setting of the runs' configurations, such as search.lr.
+    A column given twice may have either value; `labels` and `overrides` must contain it. A dotted name that is not a
+    column is a setting of the configurations, such as search.lr. Raises UserError for an unknown column or setting.
     """
     if not isinstance(wanted, Mapping):
         texts = [wanted] if isinstance(wanted, str) else [str(text) for text in wanted or []]
         pairs = [re.split("[:=]", text, maxsplit=1) for text in texts]
         faults = [
-            UserError(f"filter={pair[0]}", "not of the form column=value", "write filter=method=darts")
+            UserError(f"filter={pair[0]}", "is not of the form column=value", "write filter=method=darts")
             for pair in pairs
             if len(pair) < 2
         ]
@@ -48,20 +48,20 @@ def pick(frame: pd.DataFrame, wanted: Any) -> pd.DataFrame:
 
 
 def _settings(frame: pd.DataFrame, key: str) -> list[Any]:
-    """The value of a setting in each run's configuration. Raises UserError where no run has it."""
+    """Return the value of a setting in the configuration of each run. Raises UserError if no run has it."""
     held = [differences.configuration(folder) for folder in frame["folder"]]
     if not any(key in own for own in held):
         near = spelling.nearest(key, sorted({name for own in held for name in own}))
         raise UserError(
             f"filter={key}",
-            "no run has such a setting",
+            "is not a setting of these runs",
             f"did you mean {near}?" if near else "see config.yaml of a run, or nasx search --help",
         )
     return [own.get(key) for own in held]
 
 
 def _known(key: str, text: str, columns: Iterable[str], column: str | None = None) -> None:
-    """Raise UserError where there is no `column` (None: `text`), with what was written and the nearest names."""
+    """Raise UserError, with the nearest names, unless `column` (None: `text`) is a column."""
     column = column or text
     if column not in columns:
         columns = [name.removesuffix("_mean") for name in columns if not name.endswith(("_std", "_n"))]
@@ -71,6 +71,6 @@ def _known(key: str, text: str, columns: Iterable[str], column: str | None = Non
         near = ["-" * text.startswith("-") + name for name in found]
         raise UserError(
             f"{key}={text}",
-            "no such column",
-            f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(columns)}",
+            "is not a column",
+            f"did you mean {' or '.join(near)}?" if near else f"choose from {', '.join(columns)}",
         )

@@ -1,7 +1,7 @@
-"""In which settings groups of runs differ: the keys of their config.yaml that do not have the same values everywhere.
+"""Settings that differ between groups of runs: keys of config.yaml with unequal values.
 
-A group is a list of run folders. Choices of groups (method, space, search, …) stand for themselves; `_target_` and what
-says nothing of the numbers (seed, identity, whose cell is trained) are left out.
+A group is a list of run folders. Config groups (method, space, search, …) are shown by their choice; `_target_` and
+keys without influence on the numbers (seed, identity, the source of the trained cell) are left out.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from nasx.tracking import records
 
 OWN = frozenset({"format", "kind", "identity", "seed", "from", "choices", "allow"})
 DERIVED = frozenset({"experiment", "launch", "pair"})
-"""Choices that only set other keys, which are shown themselves."""
+"""Choices that only set other keys, which are shown instead."""
 ABSENT, UNKNOWN = "(none)", "?"
-"""The value of a setting that a configuration does not have, and in a group of which no configuration can be read."""
+"""Values of a missing setting, and of a group without readable configurations."""
 
 
 class Row(NamedTuple):
-    """A setting and its value in each group, several values of a group joined by ` / `."""
+    """A setting and its value in each group; several values in a group are joined by ` / `."""
 
     key: str
     values: tuple[str, ...]
 
 
 def configuration(folder: str) -> dict[str, str]:
-    """Dotted setting -> value as one writes it on the command line; empty where config.yaml cannot be read."""
+    """Return dotted setting -> value as on the command line; empty if config.yaml cannot be read."""
     return _configuration(Path(folder).absolute())
 
 
@@ -47,7 +47,7 @@ def _configuration(folder: Path) -> dict[str, str]:
 
 
 def rows(groups: Sequence[Sequence[str]]) -> list[Row]:
-    """The settings that differ between groups of run folders, in the order of the files, choices first."""
+    """Return the settings that differ between groups of run folders, in the order of the files, choices first."""
     held = [[configuration(folder) for folder in group] for group in groups]
     keys = dict.fromkeys(key for group in held for run in group for key in run)
     found = []

@@ -1,17 +1,17 @@
-"""The numbers that the papers print, beside ours: `nasx table paper=idarts|amended|single|lambda|tse`.
+"""Compare finished runs with the printed numbers of the papers: `nasx table paper=idarts|amended|single|lambda|tse`.
 
 Rules
-1. A run stands beside a printed number only where space, data set and method are the same; an ablation or a baseline
-   that nasx does not have stands alone. A run of an experiment stands beside the rows that the experiment names
-   (nasx.config.experiments), where it was given the words that the experiment gives for them, and beside no others.
-2. Protocols are never mixed: where our runs of a printed table were searched under another protocol than the paper's,
-   or under several, or were retrained with several recipes, `compare` refuses and says which filter helps. DARTS alone
-   scores 54.30 or 59.84 on CIFAR-10 by the protocol (NAS-Bench-201 against NATS-Bench).
-3. What the ± is over stands in its own column: the papers differ (retrainings of the best cell, independent searches,
+1. A run is compared with a printed number only if space, data set and method are the same; ablations and baselines that
+   nasx lacks are shown alone. A run of an experiment is compared only with the rows that the experiment lists
+   (nasx.config.experiments), and only if it has the overrides that the experiment lists for them.
+2. Protocols are never mixed: if our runs of a printed table were searched under another protocol than the paper's, or
+   under several, or were retrained with several recipes, `compare` raises an error that suggests a filter. DARTS alone
+   scores 54.30 or 59.84 on CIFAR-10 depending on the protocol (NAS-Bench-201 or NATS-Bench).
+3. A column states what the ± is over, because the papers differ (retrainings of the best cell, independent searches,
    best of four).
-4. Reduced runs are shown and marked; they are no reproduction.
-5. Nor does a cell that was chosen among several stand beside a mean over searches, or beside the best of another
-   number. Where the paper does not say how its cell was chosen, ours says it: `best of 4` in its label.
+4. Reduced runs are shown and marked; they are not a reproduction.
+5. A cell chosen among several is not compared with a mean over searches, nor with the best of a different number. If
+   the paper does not state how its cell was chosen, our label does: `best of 4`.
 """
 
 from __future__ import annotations
@@ -44,16 +44,16 @@ RETRAINED = {
     "params_m": "params",
 }
 CHOICES = frozenset({"search", "retrain"})
-"""Choices that a run has in a column of its own, besides those that say what it is."""
+"""Choices with a separate column, in addition to those that identify a run."""
 PLACES = frozenset({"from", "method", "space", "dataset"})
-"""Words that say which run and which data: looked at by themselves."""
+"""Overrides that select the run and its data, which are compared separately."""
 
 
 def compare(ours: pd.DataFrame, paper: str) -> tuple[list[Sheet], pd.DataFrame]:
-    """Sheets of `paper`'s tables with our rows below the printed ones, and the same as one number a row.
+    """Return sheets of `paper`'s tables with our rows below the printed ones, and a frame with one number per row.
 
-    `ours` is `summary` of the runs, without reference rows. Tables for which there is a run come first alone;
-    where there is none for any table, all are shown as printed. Raises UserError where protocols would mix.
+    `ours` is `summary` of the runs, without reference rows. Only tables with a run are returned; without any run all
+    tables are returned as printed. Raises UserError if protocols would mix.
     """
     printed = load(paper)
     rows = [{str(k): v for k, v in row.items()} for row in ours.to_dict("records")] if len(ours) else []
@@ -81,14 +81,14 @@ def compare(ours: pd.DataFrame, paper: str) -> tuple[list[Sheet], pd.DataFrame]:
     table = pd.DataFrame(numbers if sheets else printed)
     table.attrs["notes"] = list(ours.attrs.get("notes", []))
     if sheets and left:
-        table.attrs["notes"].append(f"{PAPERS[paper]}, not shown for want of runs: {', '.join(left)}")
+        table.attrs["notes"].append(f"{PAPERS[paper]}, not shown, without runs: {', '.join(left)}")
     if not sheets:
-        table.attrs["notes"].append(f"no run of nasx belongs beside {PAPERS[paper]}: the numbers are as printed")
+        table.attrs["notes"].append(f"no run is comparable with {PAPERS[paper]}: only printed numbers are shown")
     return sheets or bare, table
 
 
 def _fits(line: Mapping[str, Any], row: Mapping[str, Any]) -> bool:
-    """Whether our row `row` is the method, space, data set and selection of the printed number and can have it."""
+    """Whether our row `row` has the method, space, data set, selection and metric of the printed number."""
     if not _measure(line, row):
         return False
     experiment = experiments.find(row["experiment"])
@@ -109,16 +109,19 @@ def _fits(line: Mapping[str, Any], row: Mapping[str, Any]) -> bool:
 
 
 def _chosen_alike(line: Mapping[str, Any], row: Mapping[str, Any]) -> bool:
-    """Whether our cells were chosen as the printed row says of its own; what it does not say is no hindrance."""
+    """Whether our cells were chosen in the way the printed row states, if it does."""
     if line["selection"].startswith("best of"):
         return bool(line["selection"] == f"best of {int(row['best_of'])}")
     return not row["best_of"] or line["row"] not in means()
 
 
 def _named(printed: Printed, experiment: Experiment, line: Mapping[str, Any], row: Mapping[str, Any]) -> bool:
-    """Whether our row is what the experiment computes for the printed number: its own choices but for the words that it
-    gives, and neither other words of those, nor another setting of the method. A reduced row, which is marked (rule 4),
-    may have what makes it small."""
+    """Whether our row is what the experiment computes for the printed number.
+
+    It must have the choices of the experiment and the overrides that the experiment lists for the number, without other
+    values of these or other settings of the method. A reduced row, which is marked (rule 4), may have settings that
+    reduce it.
+    """
     if printed.row != line["row"] or DATASETS.get(line["dataset"], line["dataset"]) not in printed.datasets:
         return False
     words = printed.settings
@@ -145,11 +148,11 @@ def _searched(line: Mapping[str, Any]) -> str:
 
 
 def _holds(condition: str, row: Mapping[str, Any]) -> bool:
-    """Whether our configuration fulfils `key=value`: by the command line, else by the run's config.yaml."""
+    """Whether our configuration has `key=value`, on the command line or else in the run's config.yaml."""
     key, _, wanted = condition.partition("=")
-    if wanted.isupper():  # RUN: what only the user knows
+    if wanted.isupper():  # RUN: a placeholder for the user's run
         return True
-    if key == "space.keep":  # recorded as what that run has found
+    if key == "space.keep":  # recorded as the operations that the run found
         search = row["parent_folder"] or row["folder"]
         kept = Path(search).parent / wanted / "genotype.txt"
         return kept.is_file() and bool(kept.read_text(encoding="utf-8").strip() == _configured(search, key))
@@ -178,14 +181,14 @@ def _configured(folder: str, key: str) -> Any:
 
 
 def _seed(folder: str) -> str:
-    """The seed of the search that a run is, or whose cell it trains."""
+    """Return the seed of a search, or of the search whose cell a retraining trains."""
     parent = _configured(folder, "from")
     beside = Path(folder).parent / Path(str(parent)).name
     return str(_configured(str(beside) if parent and beside.is_dir() else folder, "seed"))
 
 
 def _measure(line: Mapping[str, Any], row: Mapping[str, Any]) -> str:
-    """The column of `summary` that holds the printed number's metric; empty where our row has none."""
+    """Return the column of `summary` with the metric of the printed number; empty if our row has none."""
     metric, dataset = line["metric"], line["dataset"]
     if row["kind"] == "retrain":
         return RETRAINED.get(metric, "")
@@ -195,7 +198,7 @@ def _measure(line: Mapping[str, Any], row: Mapping[str, Any]) -> str:
 
 
 def _ours(line: Mapping[str, Any], row: Mapping[str, Any]) -> tuple[float, float, int]:
-    """Mean, sample standard deviation and n of our row in the printed number's metric and unit; NaN if not known."""
+    """Return mean, sample standard deviation (NaN if unknown) and n of our row in the unit of the printed number."""
     measure = _measure(line, row)
     scale = {"cost_s": 1 / 86400, "params": 1e-6}.get(measure, -1.0 if line["metric"].endswith("error") else 1.0)
     mean, n = row.get(f"{measure}_mean", math.nan), row.get(f"{measure}_n", 0)
@@ -206,8 +209,10 @@ def _ours(line: Mapping[str, Any], row: Mapping[str, Any]) -> tuple[float, float
 def _same_protocol(
     paper: str, place: str, space: str, lines: Sequence[Mapping[str, Any]], matches: Sequence[Mapping[str, Any]]
 ) -> None:
-    """Refuses runs that were searched under another protocol than the paper's, or made under several. Runs of
-    experiments may differ: each has those of its printed row."""
+    """Raise UserError for runs searched under another protocol than the paper's, or under several.
+
+    Runs of experiments may differ, because each has the protocol of its printed row.
+    """
     printed = {line["protocol"] for line in lines} - {""}
     found = sorted({row["protocol"] for row in matches if row["protocol"]})
     where = f"paper={paper}, {place} ({space})"
@@ -318,7 +323,7 @@ def _section(
         for remark, labels in remarks.items()
     ]
     if shared:
-        notes.append(f"set in all rows of ours: {shared}")
+        notes.append(f"set in all our rows: {shared}")
     if any(row["reduced"] is True for row in matches):
         notes.append("reduced: smaller than the paper's setting; not a reproduction")
     if any("n/a" in row for row in body):

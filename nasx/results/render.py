@@ -1,7 +1,7 @@
-"""One sheet of a table, set as Markdown, LaTeX (booktabs), or for the terminal.
+"""Render a sheet of a table as Markdown, LaTeX (booktabs), or for the terminal.
 
-A sheet is text already: numbers are rounded where the sheet is made (`wording`, `published`), so the three
-forms say the same. The same sheet gives the same bytes. CSV is not set from a sheet, it is written from the numbers.
+A sheet consists of text: numbers are rounded when it is made (`sheets`, `published`), so the three formats agree. The
+same sheet gives the same bytes. CSV is not rendered from a sheet, but written from the numbers.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _LATEX = {
 
 @dataclass(frozen=True)
 class Sheet:
-    """Title, header, rows of text, what the numbers are, and what a reader must know to read them rightly."""
+    """Title, header, rows of text, caption and notes."""
 
     title: str
     header: tuple[str, ...]
@@ -55,23 +55,23 @@ class Sheet:
     caption: str = ""
     notes: tuple[str, ...] = ()
     rules: frozenset[int] = field(default_factory=frozenset)
-    """Rows above which a thin rule is drawn, where the form has one."""
+    """Rows with a thin rule above, in formats that have one."""
     left: frozenset[int] = field(default_factory=frozenset)
-    """Columns of words; all others are numbers and stand right."""
+    """Text columns; all others are numbers and right-aligned."""
 
 
 def latex_escape(text: str) -> str:
-    """`text` as LaTeX prints it literally."""
+    """Escape `text` so that LaTeX prints it literally."""
     return "".join(_LATEX.get(letter, letter) for letter in text)
 
 
 def markdown(sheets: Sequence[Sheet], notes: Sequence[str] = ()) -> str:
-    """GitHub Markdown; columns are padded, so the source reads well too."""
+    """Render GitHub Markdown, with padded columns for a readable source."""
     return "\n\n".join([*map(_markdown, sheets), *_footer(notes)]) + "\n"
 
 
 def latex(sheets: Sequence[Sheet], notes: Sequence[str] = ()) -> str:
-    """One `table` environment a sheet; needs `\\usepackage{booktabs}`."""
+    """Render one LaTeX `table` environment per sheet; needs `\\usepackage{booktabs}`."""
     comments = "\n".join("% " + " ".join(note.split()) for note in notes)
     parts = ["% needs \\usepackage{booktabs}", *map(_latex, sheets), *([comments] if comments else [])]
     return "\n\n".join(parts) + "\n"
@@ -80,7 +80,7 @@ def latex(sheets: Sequence[Sheet], notes: Sequence[str] = ()) -> str:
 def console(
     sheets: Sequence[Sheet], notes: Sequence[str] = (), *, width: int | None = None, color: bool = False
 ) -> str:
-    """For a terminal of `width` columns (None: as wide as the sheet needs)."""
+    """Render for a terminal of `width` columns (None: as wide as the sheet)."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -126,13 +126,13 @@ def console(
 
 
 def _stacked(name: str) -> str:
-    """`CIFAR-10 valid` on two lines: numbers are narrow, their headings need not make them wide."""
+    """Break `CIFAR-10 valid` into two lines, to keep number columns narrow."""
     head, _, tail = name.rpartition(" ")
     return f"{head}\n{tail}" if head and tail in ("valid", "test", "accuracy", "error", "(M)") else name
 
 
 def _parts(sheet: Sheet, width: int | None) -> list[Sheet]:
-    """`sheet` cut between its number columns so that every part fits `width`; the word columns come again."""
+    """Split a sheet between number columns so that every part fits `width`; text columns are repeated."""
     if width is None:
         return [sheet]
     sizes = [
@@ -165,7 +165,7 @@ def _parts(sheet: Sheet, width: int | None) -> list[Sheet]:
 
 
 def sentence(text: str) -> str:
-    """`text` with a capital and a full stop; names at its start keep their spelling."""
+    """Add a capital and a full stop to `text`; names at its start keep their spelling."""
     text = " ".join(text.split())
     first = text.partition(" ")[0].rstrip(":;,")
     text = text[:1].upper() + text[1:] if first.isalpha() and first.islower() else text  # names keep their spelling
@@ -173,17 +173,17 @@ def sentence(text: str) -> str:
 
 
 def _width(text: str) -> int:
-    """Columns of a terminal that `text` takes (combining marks take none, wide letters two)."""
+    """Return the width of `text` in terminal columns (0 for combining marks, 2 for wide characters)."""
     return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
 
 
 def safe(text: str) -> str:
-    """`text` on one line of Markdown, literally: no markup of HTML, no link, no end of a cell."""
+    """Escape `text` to one literal line of Markdown, without HTML, links, or cell separators."""
     return " ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("](", "]\\(")
 
 
 def spreadsheet(frame: pd.DataFrame) -> str:
-    """`frame` as CSV. Texts that a spreadsheet would take for a formula get an apostrophe in front."""
+    """Return `frame` as CSV. Texts that a spreadsheet would parse as a formula are prefixed with an apostrophe."""
 
     def quoted(value: Any) -> Any:
         return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value

@@ -1,6 +1,6 @@
-"""Rows of `summary` in words: sheets of text, one for searches with a look-up, one without, one of networks.
+"""Format the rows of `summary` as sheets of text: searches with a benchmark accuracy, without one, retrained networks.
 
-Where a sheet holds more than one protocol or recipe it says so; what holds for all rows moves to the caption.
+A note states that a sheet contains several protocols or recipes; values that are equal in all rows move to the caption.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ DATASETS = {
     "digits": "digits",
 }
 UNITS = {"days": 86400.0, "hours": 3600.0, "min": 60.0, "s": 1.0}
-"""Of times, in seconds, largest first."""
+"""Units of time in seconds, largest first."""
 NO_TEST = (
-    "n/a: `nasx bench get nb201-test` brings test accuracies, and `nasx bench fill` then adds them to finished runs"
+    "n/a: `nasx bench get nb201-test` downloads test accuracies, `nasx bench fill` then adds them to finished runs"
 )
 
 
 class Measure(NamedTuple):
-    """A column of numbers: its heading, the measure of `summary`, and how it is shown."""
+    """A column of numbers: heading, measure of `summary`, and number format."""
 
     head: str
     name: str
@@ -44,7 +44,7 @@ class Measure(NamedTuple):
 
 
 def measure_of(column: str) -> Measure:
-    """A measure of `summary` as its quantity is printed. Raises KeyError for a column of other things."""
+    """Return the Measure of a column of `summary`. Raises KeyError if it is not a quantity."""
     quantity = of_column(column)
     if quantity is None:
         raise KeyError(column)
@@ -53,7 +53,7 @@ def measure_of(column: str) -> Measure:
 
 
 def value(row: Mapping[str, Any], measure: str, digits: int = 2, scale: float = 1.0, missing: str = "") -> str:
-    """`91.55 ± 0.12`, without ± where n = 1, with its own n where it is not the row's; `missing` where not known."""
+    """Format `91.55 ± 0.12`, without ± if n = 1, with n if it differs from the row's; `missing` if unknown."""
     mean, std, n = row.get(f"{measure}_mean", math.nan), row.get(f"{measure}_std", math.nan), row.get(f"{measure}_n", 0)
     if mean is None or math.isnan(mean):
         return missing
@@ -62,7 +62,7 @@ def value(row: Mapping[str, Any], measure: str, digits: int = 2, scale: float = 
 
 
 def cost(row: Mapping[str, Any]) -> str:
-    """Wall time of a run in the largest unit that keeps it above one: s, min, GPU-hours or GPU-days (CPU- on a CPU)."""
+    """Format the wall time in the largest unit that keeps it above one: s, min, GPU-hours, GPU-days (CPU- on a CPU)."""
     seconds = row.get("cost_s_mean", math.nan)
     if seconds is None or math.isnan(seconds):
         return ""
@@ -72,13 +72,13 @@ def cost(row: Mapping[str, Any]) -> str:
 
 
 def seconds(text: str) -> float | None:
-    """The seconds of a text by `cost`, to sort by; None for any other text."""
+    """Parse a text by `cost` to seconds, for sorting; None for any other text."""
     found = re.fullmatch(rf"([\d.]+)[^A-Z]*[CG]PU-({'|'.join(UNITS)})", text)
     return float(found[1]) * UNITS[found[2]] if found else None
 
 
 def name(row: Mapping[str, Any]) -> str:
-    """The method as a table shows it; reference rows and best-of-k rows are marked."""
+    """Format the method of a row; reference rows and best-of-k rows are marked."""
     if row.get("reference"):
         of = f" of {row['cells']}" if row["cells"] else ""
         return (
@@ -90,14 +90,14 @@ def name(row: Mapping[str, Any]) -> str:
 
 
 def chosen(row: Mapping[str, Any]) -> str:
-    """How the row's cell was chosen: `best of 4`, with `chosen on the test set` where it was; else empty."""
+    """Describe the choice of the row's cell: `best of 4`, with `chosen on the test set` if so; else empty."""
     if not row.get("best_of"):
         return ""
     return f"best of {int(row['best_of'])}" + ", chosen on the test set" * row["std_over"].endswith("by test accuracy")
 
 
 def marks(row: Mapping[str, Any]) -> str:
-    """Deviations that were switched on, a run smaller than its protocol, one computed in several environments."""
+    """List the marks of a row: deviations switched on, reduced, several environments."""
     return ", ".join(
         [
             *row["labels"],
@@ -108,7 +108,7 @@ def marks(row: Mapping[str, Any]) -> str:
 
 
 ABOUT = ("against random", "verdict", "device")
-"""Columns of words that stand behind the numbers."""
+"""Text columns after the numbers."""
 
 
 def _column(column: str, row: Mapping[str, Any]) -> str:
@@ -116,16 +116,15 @@ def _column(column: str, row: Mapping[str, Any]) -> str:
 
 
 def distinct(rows: Sequence[Mapping[str, Any]]) -> tuple[str, list[str]]:
-    """What was set on the command line of all rows, and what besides on that of each."""
+    """Return the overrides common to all rows, and the additional ones of each row."""
     shared = [line for line in rows[0]["settings"] if all(line in row["settings"] for row in rows)] if rows else []
     return " ".join(shared), [" ".join(line for line in row["settings"] if line not in shared) for row in rows]
 
 
 def sheets(table: pd.DataFrame, *, error: bool = False, group: Sequence[str] = ()) -> list[Sheet]:
-    """`summary`'s rows as sheets: searches with a look-up and where their cells stand, searches without, retrained
-    networks.
+    """Format the rows of `summary` as sheets: searches with benchmark accuracies, without, and retrained networks.
 
-    `group` are the columns of `collect` by which rows were split besides; they are shown.
+    `group` are the additional columns of `collect` that split rows; they are shown.
     """
     made = []
     table = errors(table) if error else table
@@ -157,19 +156,19 @@ def sheets(table: pd.DataFrame, *, error: bool = False, group: Sequence[str] = (
         if standing:
             made.append(
                 _sheet(
-                    f"Where these cells stand in {benches}",
+                    f"Ranks of these cells in {benches}",
                     own,
                     standing,
-                    "rank among the cells that the space allows, 1 is the best; below the optimum in "
-                    "percent points; latency in ms of one forward pass",
+                    "rank among the cells of the space, 1 is the best; below the optimum in "
+                    "percentage points; latency in ms of one forward pass",
                     priced=False,
                 )
             )
-    ranks = "it does not rank methods, retrain the cells for that"
+    ranks = "it does not rank methods: retrain the cells to do so"
     if told := [row for row in plain if not row["supernet_perplexity_n"]]:
         made.append(
             _sheet(
-                "Searches without a look-up",
+                "Searches without a benchmark accuracy",
                 told,
                 [measure_of("supernet_valid")],
                 f"accuracy of the supernet in %; {ranks}",
@@ -207,7 +206,7 @@ def sheets(table: pd.DataFrame, *, error: bool = False, group: Sequence[str] = (
 
 
 def _standing(table: pd.DataFrame, datasets: Sequence[str]) -> list[Measure]:
-    """The measures of where a cell stands in its benchmark, and of what it costs by it."""
+    """Return the measures of a cell's rank and costs in its benchmark."""
     found = []
     for dataset in datasets:
         for part in ("valid", "test"):
@@ -234,9 +233,9 @@ def _made(
     group: Sequence[str] = (),
     priced: bool = True,
 ) -> Sheet:
-    """Columns of words that hold one value for all rows move to the caption; the protocol always stays.
+    """Make a sheet; text columns with a single value move to the caption, except the protocol.
 
-    A sheet that is not `priced` follows one of the same rows: it has no cost, nor what that one says of the runs.
+    A sheet that is not `priced` follows one of the same rows, and repeats neither cost nor marks of the runs.
     """
     words = [
         ("method", name),
@@ -252,7 +251,7 @@ def _made(
         ("verdict", lambda r: str(r["verdicts"])),
         ("device", lambda r: str(r["device"])),
     ]
-    heads = {head.replace(" ", "_") for head, _ in words} | {"dataset", "labels"}  # shown by themselves
+    heads = {head.replace(" ", "_") for head, _ in words} | {"dataset", "labels"}  # shown separately
     words[8:8] = [(column.replace("_", " "), partial(_column, column)) for column in group if column not in heads]
     words = words if priced else [(head, text) for head, text in words if head not in ABOUT]
     own = [row for row in rows if not row["reference"]]
@@ -289,7 +288,7 @@ def _made(
     notes = []
     if len(over) > 1:
         notes.append(
-            "the ± is not over the same in all rows: "
+            "the ± has a different meaning in some rows: "
             + "; ".join(sorted({f"{name(r)}: {r['std_over']}" for r in own if r["n"] > 1}))
         )
     for column in ("protocol", "recipe"):
@@ -308,9 +307,9 @@ def _made(
     if any(row["best_of"] for row in own):
         notes.append("best of k: the best of k searches by a retraining of each, not a mean over searches")
     if any("test set" in chosen(row) for row in own):
-        notes.append("chosen on the test set: by the images that its accuracy is of, which flatters it")
+        notes.append("chosen on the test set: by the images of its test accuracy, which is therefore optimistic")
     if any(" / " in str(row["device"]) for row in own):
-        notes.append("cost is a mean over different devices where a row names several")
+        notes.append("cost is a mean over different devices if a row lists several")
     if any(each.name.endswith(".test") and not value(row, each.name) for row in rows for each in measures):
         notes.append(NO_TEST)
     left = frozenset(i for i, (head, _) in enumerate(columns) if head in dict(words))

@@ -1,15 +1,14 @@
-"""Whether two groups of runs differ: Welch's t test for means of unequal variance.
+"""Welch's t test of the difference of two groups of runs, for means of unequal variance.
 
     d  = mean(b) - mean(a)                     s² = s_a²/n_a + s_b²/n_b     (sample variances, n - 1)
     df = s⁴ / ((s_a²/n_a)²/(n_a - 1) + (s_b²/n_b)²/(n_b - 1))              Welch and Satterthwaite
     interval  d ± t(df, 0.975) s               p = 2 P(T_df > |d| / s)
 
-The values of a group must be independent: one a search, since retrainings of one cell are alike (`by_search`). Where
-neither group has any spread the interval is the point d, and p is 1 for d = 0, else 0: such values were not drawn by
-chance.
+The values of a group must be independent: one per search, because retrainings of one cell are correlated (`by_search`).
+If neither group has any spread, the interval is the point d, and p is 1 for d = 0, else 0: such values are not random.
 
 Source: Welch, "The generalization of Student's problem when several different population variances are involved",
-Biometrika 34 (1947). Quantiles by scipy.special, imported only when asked for: tables do without scipy.
+Biometrika 34 (1947). Quantiles by scipy.special, imported at first use.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 LEVEL = 0.95
-"""Confidence of the interval; 1 - LEVEL is the p value below which a difference is called one."""
+"""Confidence level of the interval; 1 - LEVEL is the significance level."""
 
 
 class Difference(NamedTuple):
@@ -35,12 +34,12 @@ class Difference(NamedTuple):
 
     @property
     def found(self) -> bool:
-        """Whether the interval leaves out zero."""
+        """Whether the interval excludes zero."""
         return self.p < 1 - LEVEL
 
 
 def welch(a: Sequence[float], b: Sequence[float]) -> Difference | None:
-    """The difference of b from a; None where a group has fewer than two values."""
+    """Test the difference of b from a; None if a group has fewer than two values."""
     if min(len(a), len(b)) < 2:
         return None
     (mean_a, var_a), (mean_b, var_b) = moments(a), moments(b)
@@ -57,8 +56,10 @@ def welch(a: Sequence[float], b: Sequence[float]) -> Difference | None:
 
 
 def by_search(runs: Iterable[Mapping[Any, Any]], measure: str) -> list[float]:
-    """The measure of each search in `runs` (rows of `collect`): of several retrainings of its cell their mean. Runs
-    that do not have it are left out; a cell that was given by hand is a search of its own."""
+    """Return the measure of each search in `runs` (rows of `collect`), as the mean over retrainings of its cell.
+
+    Runs without the measure are left out; a cell given on the command line counts as one search.
+    """
     values: dict[str, list[float]] = {}
     for run in runs:
         if not math.isnan(run[measure]):
@@ -68,11 +69,11 @@ def by_search(runs: Iterable[Mapping[Any, Any]], measure: str) -> list[float]:
 
 
 def moments(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and sample variance (n - 1) of two values or more."""
+    """Return mean and sample variance (n - 1) of at least two values."""
     mean = math.fsum(values) / len(values)
     return mean, math.fsum((x - mean) ** 2 for x in values) / (len(values) - 1)
 
 
 def p_text(p: float) -> str:
-    """`p = 0.042`, or `p < 0.001`."""
+    """Format `p = 0.042` or `p < 0.001`."""
     return "p < 0.001" if p < 0.001 else f"p = {p:.2g}" if p < 0.1 else f"p = {p:.2f}"

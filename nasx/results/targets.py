@@ -1,8 +1,8 @@
-"""The numbers that the papers print.
+"""The printed numbers of the papers.
 
-`nasx/results/targets.csv` holds one printed number a row:
-    paper, place (table, figure or section), label (the row as printed), method (the nasx method that it is, if any),
-    variant (further conditions on our configuration, `key=value`, blanks between), own (1: the paper's own method),
+`nasx/results/targets.csv` holds one printed number per row:
+    paper, place (table, figure or section), label (the row as printed), method (the corresponding nasx method, if any),
+    variant (conditions on our configuration, `key=value`, separated by blanks), own (1: the paper's own method),
     space, searched_on (`each`: on every data set separately), dataset, metric, mean, std, n, std_over (what the
     paper's ± is over), selection (best of 4, best, mean, seed 1), protocol, recipe, note
 Accuracies and errors in percent, parameters and operations in millions, costs in GPU-days.
@@ -57,7 +57,7 @@ RESULTS = {
     "layer_alignment": "layer alignment",
     "search_gpu_days": "search GPU-days",
 }
-"""Metrics that `describe` names, in this order."""
+"""Metrics in `describe`, in this order."""
 ROW = ["label", "selection", "searched_on", "recipe"]
 TEXT = [
     "paper",
@@ -93,7 +93,7 @@ def _targets() -> pd.DataFrame:
 
 
 def _name(line: Mapping[str, Any], spaces: bool) -> str:
-    """A printed row's own name: paper, place and label, and what tells it from others of that label."""
+    """Return the unique name of a printed row: paper, place, label, and what distinguishes equal labels."""
     chosen = line["selection"] not in ("", "mean") and line["selection"] not in line["label"]
     return (
         f"{SHORT[line['paper']]}, {line['place']}, {line['label']}"
@@ -104,7 +104,7 @@ def _name(line: Mapping[str, Any], spaces: bool) -> str:
 
 
 def describe(lines: Sequence[Mapping[str, Any]]) -> str:
-    """The results among a row's numbers: `test error 2.71 +- 0.09 on CIFAR-10 (over retrainings)`."""
+    """Describe the results of a printed row: `test error 2.71 +- 0.09 on CIFAR-10 (over retrainings)`."""
     texts: list[str] = []
     for metric in sorted({line["metric"] for line in lines} & set(RESULTS), key=list(RESULTS).index):
         some = [line for line in lines if line["metric"] == metric]
@@ -125,16 +125,16 @@ def describe(lines: Sequence[Mapping[str, Any]]) -> str:
 
 
 def load(paper: str | None = None) -> pd.DataFrame:
-    """The printed numbers, of one paper or of all five; `row` is the name of the row that a number stands in."""
+    """Load the printed numbers of one paper or of all five; the column `row` is the name of the printed row."""
     if paper is not None and paper not in PAPERS:
-        raise UserError(f"paper={paper}", "no such paper", f"there are {', '.join(PAPERS)}")
+        raise UserError(f"paper={paper}", "is not a paper", f"choose from {', '.join(PAPERS)}")
     table = _targets()
     return (table if paper is None else table[table["paper"] == paper]).reset_index(drop=True)
 
 
 @lru_cache(maxsize=1)
 def means() -> frozenset[str]:
-    """The printed rows that are means over searches."""
+    """Return the names of the printed rows that are means over searches."""
     table = _targets()
     return frozenset(table["row"][(table["selection"] == "mean") | (table["std_over"] == "searches")])
 

@@ -1,4 +1,4 @@
-"""One retraining: network, data and trainer of a configuration, metrics rows and record."""
+"""The retraining job: network, data and trainer of a configuration, rows of metrics.jsonl, result.json."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from nasx.train.trainer import Row, Trainer, log
 
 
 class RetrainJob(Job):
-    """The training of the architecture that a configuration gives, or that its parent run has found."""
+    """Training of the architecture given by a configuration or found by its parent run."""
 
     kind = "retrain"
     unit = "image"
@@ -46,7 +46,7 @@ class RetrainJob(Job):
         if self.data.carries and distributed.world_size() > 1:
             raise UserError(
                 "nasx retrain",
-                f"text is read by one process, but {distributed.world_size()} have been started",
+                f"text needs a single process, but {distributed.world_size()} were started",
                 "start it without torchrun",
             )
         classes, shape = len(self.data.classes), self.data.shape
@@ -63,7 +63,7 @@ class RetrainJob(Job):
         self.held: Tensor | None  # indices of the held-out items
         own, self.held = self.data.split(cfg["seed"]) if split else (None, None)
         stream = self.data.stream("retrain", own, batch=settings.batch, seed=cfg["seed"], rows=rows)
-        self.test(), self.valid()  # raises now where a set is too small for its batch
+        self.test(), self.valid()  # raises now if a set is too small for its batch
         metric = metrics.OF[settings.data]
         self.trainer = Trainer(
             network,
@@ -80,17 +80,17 @@ class RetrainJob(Job):
         super().__init__(ctx, self.trainer, metric, settings.epochs)
 
     def ordered(self, part: str, index: Any, batch: int) -> Iterator[Batch]:
-        """This rank's batches of a part of the data set, in their order."""
+        """Yield this rank's batches of a part of the data set, in order."""
         return self.data.ordered(part, index, batch=batch, first=distributed.rank(), step=distributed.world_size())
 
     def test(self) -> Iterator[Batch]:
-        """Batches of the test set, or of the held-out training images."""
+        """Yield the batches of the test set, or of the held-out training images."""
         if self.settings.held_out:
             return self.ordered("train", self.held, self.settings.test_batch)
         return self.ordered("test", None, self.settings.test_batch)
 
     def valid(self) -> Iterator[Batch]:
-        """Batches of the validation set."""
+        """Yield the batches of the validation set."""
         return self.ordered("train", self.held, self.settings.valid_batch)
 
     def row(self, means: Row) -> Row:
@@ -126,12 +126,12 @@ class RetrainJob(Job):
 
 
 def named(row: Row, *, held_out: bool) -> Row:
-    """Results on held-out training images are not those of a test."""
+    """Rename test results on held-out training images to validation results."""
     return {name.replace("test_", "valid_"): value for name, value in row.items()} if held_out else row
 
 
 def told(tested: Row, metric: Metric, settings: Retraining) -> str:
-    """The result in a sentence."""
+    """Describe the result in a sentence."""
     part = "valid" if settings.held_out else "test"
     value, epoch = metric.text(tested[f"{part}_{metric.name}"]), tested["best_epoch"]
     if settings.validated:
@@ -140,11 +140,11 @@ def told(tested: Row, metric: Metric, settings: Retraining) -> str:
     said = f"{part} {metric.name} {value} after the last epoch"
     if best == value:
         return said
-    return f"{said}; the best, {best} after epoch {epoch}, was chosen on the {part} set and is no result"
+    return f"{said}; the best, {best} after epoch {epoch}, was chosen on the {part} set and is not a result"
 
 
 def built(settings: Retraining, space: Space, genotype: Genotype, classes: int) -> Network:
-    """The network that the recipe trains."""
+    """Build the network that the recipe trains."""
     return space.network(
         genotype,
         classes,
@@ -156,7 +156,7 @@ def built(settings: Retraining, space: Space, genotype: Genotype, classes: int) 
 
 
 def sized(settings: Retraining, space: Space, genotype: Genotype, classes: int, shape: tuple[int, ...]) -> Retraining:
-    """The settings with the channels that `max_macs` allows for items of this shape. Raises UserError."""
+    """Return the settings with the channels that `max_macs` allows for inputs of this shape. Raises UserError."""
     if settings.max_macs is None:
         return settings
     channels = widest(
@@ -168,26 +168,24 @@ def sized(settings: Retraining, space: Space, genotype: Genotype, classes: int, 
 
 
 def architecture(cfg: Config, space: Space) -> tuple[Genotype, Result | None]:
-    """The genotype of `genotype=`, or of the finished search `from=` and that search's record. Raises UserError."""
+    """Return the genotype of `genotype=`, or that of the finished search `from=` with its record. Raises UserError."""
     if cfg.get("genotype"):
         return space.parse(str(cfg["genotype"])), None
     name = cfg.get("from")
     if not name:
-        raise UserError(
-            "retrain", "no architecture is given", "give from=<a run of nasx search>, or genotype=<its text>"
-        )
+        raise UserError("retrain", "no architecture is given", "set from=<a run of nasx search> or genotype=<text>")
     folder, found = lineage.finished_search(name, cfg["out"])
     try:
         return space.parse(found["genotype"]), {**found, "name": folder.resolve().name}
     except UserError as error:
         searched = ((records.configuration(folder) or {}).get("space")) or {}
         raise UserError(
-            f"from={name}", f"its architecture does not fit space: {error}", other_space(searched, cfg["space"])
+            f"from={name}", f"its architecture is not in the space: {error}", other_space(searched, cfg["space"])
         ) from error
 
 
 def other_space(searched: Mapping[str, Any], given: Mapping[str, Any]) -> str:
-    """What would make the given space that of the search."""
+    """Return the remedy that makes the given space equal to that of the search."""
     old, new = records.flatten(searched), records.flatten(given)
     keys = [key for key in old if old[key] != new.get(key) and key != "_target_"]
     if old.get("_target_") != new.get("_target_") or not keys:
@@ -195,14 +193,14 @@ def other_space(searched: Mapping[str, Any], given: Mapping[str, Any]) -> str:
     return (
         "the search had "
         + " ".join(f"space.{key}={overrides.format_value(old[key])}" for key in keys)
-        + ": give the same"
+        + ": use the same"
     )
 
 
 def rehearse(network: Network, settings: Retraining, example: Callable[[int], Tensor]) -> None:
-    """One training pass without arithmetic: settings that the network cannot take raise UserError now, not at night.
+    """Run one training pass on meta tensors. Raises UserError for batch settings that the network cannot run.
 
-    `example` gives an input of so many items without values.
+    `example(n)` returns an input of n items on the meta device.
     """
     shadow = copy.deepcopy(network).to("meta").train()
     piece = -(-settings.batch // settings.accumulate)
@@ -210,7 +208,7 @@ def rehearse(network: Network, settings: Retraining, example: Callable[[int], Te
     try:
         given = example(piece)
         shadow(given.to(dtype) if given.is_floating_point() else given, **settings.options(settings.epochs))
-    except ValueError as error:  # batch norm over a single value
+    except ValueError as error:  # batch norm of a single value
         raise UserError(
             f"retrain.batch={settings.batch}, retrain.accumulate={settings.accumulate}",
             f"pieces of {piece} images are too small for batch norm ({error})",

@@ -1,9 +1,9 @@
-"""Several processes for one job, started by the command itself: `devices=N`, by torch's elastic agent.
+"""Launch one job on several processes (`devices=N`) with torch's elastic agent.
 
-The agent watches the processes: when one dies it ends the others within `GRACE_S` seconds, and this process tells why
-by one message. A signal that asks for an end is passed on to all; they agree on the step after which they stop, and
-write a checkpoint. Processes whose starter dies stop in the same way. What the processes do together is in
-distributed.py; `torchrun -m nasx ...` starts the same processes from outside.
+The agent monitors the workers: when one dies it terminates the others within `GRACE_S` seconds, and this process
+reports the cause in one message. A termination signal is forwarded to all workers, which agree on the step after which
+they stop, and write a checkpoint. Workers whose parent dies stop in the same way. Collectives are in distributed.py;
+`torchrun -m nasx ...` starts the same workers.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ from nasx.tracking import environment
 Config = Mapping[str, Any]
 Work = Callable[[Config, Config], dict[str, Any]]
 GRACE_S = 45
-"""How long processes have for a last step and a checkpoint after they were asked to end, before they are killed."""
+"""Seconds that workers have for a last step and a checkpoint after a termination signal, before they are killed."""
 SIGNALS = ",".join(number.name for number in signals("SIGTERM", "SIGINT", "SIGUSR1"))
 
 
 def launch_workers(count: int, work: Work, cfg: Config, info: Config) -> dict[str, Any]:
-    """`work(cfg, info)` in `count` processes; the owner's result. `work` is a function that can be named.
+    """Run `work(cfg, info)` in `count` processes and return rank 0's result. `work` must be picklable by name.
 
-    Raises what a process has raised; UserError where one has died without a word.
+    Raises the exception of a worker; UserError if one died without an exception.
     """
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -75,7 +75,7 @@ def launch_workers(count: int, work: Work, cfg: Config, info: Config) -> dict[st
 
 @contextlib.contextmanager
 def quiet_agent() -> Iterator[None]:
-    """Within the block the agent says nothing by itself; after it signals and environment are as before."""
+    """Silence the agent's log within the block; restore signal handlers and environment after it."""
     level = logging.root.manager.disable
     held = {name: os.environ.get(name) for name in ("TORCHELASTIC_SIGNALS_TO_HANDLE", "TORCH_CPP_LOG_LEVEL")}
     main = threading.current_thread() is threading.main_thread()
@@ -95,12 +95,12 @@ def quiet_agent() -> Iterator[None]:
 
 
 def worker_failure(errors: Path, codes: Mapping[int, int], count: int) -> BaseException:
-    """The error to raise: of a process that was killed, else the first that a process has told."""
+    """Return the error to raise: that of a killed worker, else the first one that a worker recorded."""
     for rank, code in codes.items():
         if code < 0:
             return UserError(
                 f"process {rank} of {count}",
-                f"was ended by {signal.Signals(-code).name}, and the others after it",
+                f"was killed by {signal.Signals(-code).name}, and the others were terminated",
                 "the same command resumes from the last checkpoint",
             )
     for path in sorted(errors.iterdir(), key=lambda path: (path.stat().st_mtime_ns, path.name)):
@@ -112,19 +112,19 @@ def worker_failure(errors: Path, codes: Mapping[int, int], count: int) -> BaseEx
 
 # ---------------------------------------------------------------------------------------------- in each process
 def worker(work: Work, cfg: Config, info: Config, errors: str) -> dict[str, Any]:
-    """What each process does; an error is written down for the one that has started it."""
-    new_session()  # Ctrl-C of a terminal reaches the starter alone, which passes it on
+    """Run `work` in a worker process; an error is written to `errors` for the parent."""
+    new_session()  # a terminal's Ctrl-C reaches only the parent, which forwards it
     threading.Thread(target=exit_with_parent, daemon=True).start()
     try:
         with streams.guarded():
             return work({**cfg, "threads": cfg["threads"] or max(cpus() // distributed.world_size(), 1)}, info)
-    except BaseException as error:  # noqa: BLE001 (raised again where the command was given)
+    except BaseException as error:  # noqa: BLE001 (raised again in the parent)
         error = of_system(error) or error
         if not isinstance(error, UserError | environment.StopRequested):
             traceback.print_exc()
             error = RuntimeError(f"process {distributed.rank()}: {type(error).__name__}: {error}")
         elif distributed.is_peer_failure(error):
-            time.sleep(1)  # the agent shall see first the one that died
+            time.sleep(1)  # so that the agent first sees the worker that died
         part = Path(errors) / f".{distributed.rank()}"
         part.write_bytes(pickle.dumps(error))
         part.rename(part.with_name(str(distributed.rank())))
@@ -132,7 +132,7 @@ def worker(work: Work, cfg: Config, info: Config, errors: str) -> dict[str, Any]
 
 
 def exit_with_parent() -> None:
-    """Ask for an end, with a checkpoint, when the process that has started this one is gone."""
+    """Request a stop with a checkpoint when the parent process dies."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         wait([parent.sentinel])

@@ -1,13 +1,13 @@
-"""What a training recipe consists of: learning rates, drop-path, mixed images, the objective, averaged weights.
+"""Components of a training recipe: learning rate, drop-path, MixUp and CutMix, objective, averaged weights.
 
-Learning rate of epoch e of E, with base rate r and floor l (fixed within an epoch, as in all released codes):
+Learning rate of epoch e of E, with base rate r and floor l (constant within an epoch, as in all released codes):
 
     cosine   l + (r - l) (1 + cos(pi e / E)) / 2                                DARTS
     step     r decay^e                                                          DARTS on ImageNet
     linear   l + (r - l) (E - 5 - e) / (E - 5)      while E - e > 5             P-DARTS, PC-DARTS on ImageNet
              l + (r - l) (E - e) / (5 (E - 5))      in the last 5 epochs: a slope 5 times flatter
     constant r                                                                  DARTS on Penn Treebank
-    warm-up  r (e + 1) / W                          while e < W, whatever the schedule
+    warm-up  r (e + 1) / W                          while e < W, for all schedules
 
 Drop-path probability: p e / E. Objective: cross entropy of the main head plus `auxiliary` times that of the auxiliary
 head, both against smoothed labels (1 - s) onehot + s / classes.
@@ -16,9 +16,9 @@ MixUp (Zhang et al. 2018): x_i <- c x_i + (1 - c) x_j, loss c L(y_i) + (1 - c) L
 batch and j a permutation of the batch. CutMix (Yun et al. 2019): a box of height h sqrt(1 - c) and width w sqrt(1 - c),
 its centre uniform and its borders clipped, is pasted from x_j; then c is the share of pixels that stayed.
 
-Averaged SGD (Polyak and Juditsky 1992; "non-monotonically triggered" in Merity et al. 2018): SGD goes on as before,
-and the mean of its iterates is evaluated, from the validation on whose loss is above the least of all those that lie
-more than `patience` validations back.
+Averaged SGD (Polyak and Juditsky 1992; "non-monotonically triggered" in Merity et al. 2018): SGD continues unchanged,
+and the mean of its iterates is evaluated. Averaging starts when a validation loss is above the smallest of those more
+than `patience` validations before it.
 
 Sources: H. Liu et al., DARTS, ICLR 2019; X. Chen et al., P-DARTS, ICCV 2019; Y. Xu et al., PC-DARTS, ICLR 2020; their
 released code; C. Szegedy et al. 2016 (label smoothing).
@@ -27,13 +27,14 @@ Deviations
 1. Warm-up multiplies the base rate, as PC-DARTS does; P-DARTS multiplies the decayed rate
    (released codes, train_imagenet.py).
 2. With 5 epochs or fewer the linear schedule has no flat end: l + (r - l) (E - e) / E.
-3. Where both MixUp and CutMix are on, each batch takes one of them with probability 1/2. CutMix acts on every batch;
+3. If both MixUp and CutMix are on, each batch uses one of them with probability 1/2. CutMix acts on every batch;
    its released code for CIFAR, on half of them.
-4. Averaged weights average the running statistics of batch norm too, so that they belong to the averaged weights.
-5. torch's ASGD leaves the first iterate after the switch out of the mean, and takes each step at the rate of the step
-   before (which matters where the rate follows a segment's length); here the mean is over all, and rates are their own.
-6. Text: a segment's learning rate is the recipe's times its length / bptt, as released. Where numbers are not finite
-   the run stops; the released code goes back to the best weights and tries again.
+4. The running statistics of batch norm are averaged too, to match the averaged weights.
+5. torch's ASGD leaves the first iterate after the switch out of the mean, and takes each step at the rate of the
+   previous step (which matters if the rate depends on a segment's length); here the mean covers all iterates, and each
+   step has its own rate.
+6. Text: a segment's learning rate is the recipe's times its length / bptt, as released. If numbers are not finite
+   the run stops; the released code returns to the best weights and tries again.
 
 Shapes: x (n, 3, h, w), y (n,), logits (n, classes); of text x, y (n, steps), logits (n * steps, words).
 """
@@ -60,12 +61,12 @@ if TYPE_CHECKING:
     from nasx.spaces.base import Logits
 
 FLAT = 5
-"""Epochs of the flatter end of the linear schedule."""
+"""Number of epochs in the flat end of the linear schedule."""
 
 
 # ------------------------------------------------------------------------------------------------- schedules
 def rate(settings: Retraining, epoch: int) -> float:
-    """Learning rate of an epoch, counted from 0."""
+    """Return the learning rate of an epoch, counted from 0."""
     if epoch < settings.warmup_epochs:
         return settings.lr * (epoch + 1) / settings.warmup_epochs
     match settings.schedule:
@@ -80,7 +81,7 @@ def rate(settings: Retraining, epoch: int) -> float:
 
 
 def linear(epoch: int, epochs: int) -> float:
-    """The linear schedule as a fraction of the base rate."""
+    """Return the linear schedule as a fraction of the base rate."""
     left, slope = epochs - epoch, epochs - FLAT
     if slope <= 0:
         return left / epochs
@@ -89,7 +90,7 @@ def linear(epoch: int, epochs: int) -> float:
 
 # ------------------------------------------------------------------------------------------------ mixed images
 class Mixed(NamedTuple):
-    """Images with labels `y` to a share of `share`, and labels `other` to the rest."""
+    """Mixed images (n, 3, h, w) with labels `y` of weight `share` and labels `other` of weight 1 - `share`."""
 
     x: Tensor
     y: Tensor
@@ -97,17 +98,17 @@ class Mixed(NamedTuple):
     share: float
 
     def rows(self, which: Tensor) -> Mixed:
-        """Some of the images."""
+        """Return the images with the indices `which`."""
         return Mixed(self.x[which], self.y[which], self.other[which], self.share)
 
     def split(self, sizes: list[int]) -> Iterator[Mixed]:
-        """The same images in parts of these sizes."""
+        """Split the images into parts of these sizes."""
         for part in zip(self.x.split(sizes), self.y.split(sizes), self.other.split(sizes), strict=True):
             yield Mixed(*part, self.share)
 
 
 def states(batch: Batch, sizes: list[int]) -> list[dict[str, Tensor | None]]:
-    """The state that a batch goes on from, as a network takes it, in parts of these sizes."""
+    """Split the hidden state carried into a batch into parts of these sizes, as keyword arguments of a network."""
     given = state_kwargs(batch)
     whole = given.get("state")
     parts: Sequence[Tensor | None] = [None] * len(sizes) if whole is None else whole.split(sizes)
@@ -115,15 +116,15 @@ def states(batch: Batch, sizes: list[int]) -> list[dict[str, Tensor | None]]:
 
 
 def mixes(settings: Retraining) -> bool:
-    """Whether images are mixed among themselves, so that a part of a batch needs the whole."""
+    """Whether the recipe mixes images within a batch, so that a part of a batch needs the whole."""
     return bool(settings.mixup or settings.cutmix)
 
 
 def mix(batch: Batch, *, mixup: float = 0.0, cutmix: float = 0.0) -> Mixed:
-    """The batch with images mixed among themselves, drawn from the batch's seed; as it is where both are 0."""
+    """Mix the images of a batch, with draws from its seed; unchanged if `mixup` and `cutmix` are 0."""
     if not (mixup or cutmix):
         return Mixed(batch.x, batch.y, batch.y, 1.0)
-    draw = np.random.RandomState([batch.seed >> 32, batch.seed & 0xFFFFFFFF])  # its numbers are frozen in all versions
+    draw = np.random.RandomState([batch.seed >> 32, batch.seed & 0xFFFFFFFF])  # frozen by numpy
     cut = bool(cutmix) and (not mixup or draw.uniform() < 0.5)
     share = float(draw.beta(cutmix, cutmix) if cut else draw.beta(mixup, mixup))
     partner = placed(torch.from_numpy(draw.permutation(len(batch.y))), batch.x.device)
@@ -137,14 +138,14 @@ def mix(batch: Batch, *, mixup: float = 0.0, cutmix: float = 0.0) -> Mixed:
 
 
 def span(side: int, centre: int, share: float) -> tuple[int, int]:
-    """First and last (excluded) pixel of CutMix's box along a side."""
+    """Return the first and last (exclusive) pixel of CutMix's box along a side."""
     half = int(side * math.sqrt(1 - share)) // 2
     return max(centre - half, 0), min(centre + half, side)
 
 
 # --------------------------------------------------------------------------------------------------- objective
 class Outcome(NamedTuple):
-    """What is minimized (), the main head's loss () alone, and its accuracy () in [0, 1]."""
+    """The objective (), the main head's loss () and its accuracy () in [0, 1]; all 0-d tensors."""
 
     objective: Tensor
     loss: Tensor
@@ -152,7 +153,7 @@ class Outcome(NamedTuple):
 
 
 def outcome(logits: Logits, part: Mixed, *, auxiliary: float = 0.0, smoothing: float = 0.0) -> Outcome:
-    """Means over the images of `part`. Logits of half precision are widened first."""
+    """Compute the means over the images of `part`, in float32 if the logits have half precision."""
     loss = mean_loss(logits.main, part, smoothing)
     objective = loss
     if auxiliary and logits.auxiliary is not None:
@@ -167,7 +168,7 @@ def outcome(logits: Logits, part: Mixed, *, auxiliary: float = 0.0, smoothing: f
 
 
 def mean_loss(scores: Tensor, part: Mixed, smoothing: float = 0.0) -> Tensor:
-    """Cross entropy of scores (n, classes) against smoothed and mixed labels."""
+    """Compute the cross entropy of scores (n, classes) against smoothed and mixed labels."""
     scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
     first = F.cross_entropy(scores, part.y.flatten(), label_smoothing=smoothing)
     if part.share == 1:
@@ -177,7 +178,7 @@ def mean_loss(scores: Tensor, part: Mixed, smoothing: float = 0.0) -> Tensor:
 
 # ----------------------------------------------------------------------------------------------------- weights
 def optimizer(network: nn.Module, settings: Retraining) -> torch.optim.SGD:
-    """SGD with momentum; weight decay acts on all parameters, those of batch norm too, as in all released codes."""
+    """Return SGD with momentum and weight decay on all parameters, including batch norm, as in all released codes."""
     return torch.optim.SGD(
         network.parameters(),
         lr=settings.lr,
@@ -188,12 +189,12 @@ def optimizer(network: nn.Module, settings: Retraining) -> torch.optim.SGD:
 
 
 class Average(AveragedModel):
-    """torch's average, without its copy of the count from the host at each update, for which a GPU would wait."""
+    """torch's AveragedModel with the update count on the CPU, which avoids a synchronization per update."""
 
     @torch.no_grad()
     def update_parameters(self, model: nn.Module) -> None:
         own, new = ([*net.parameters(), *net.buffers()] for net in (self.module, model))
-        count = int(self.n_averaged)  # it stays on the CPU
+        count = int(self.n_averaged)  # on the CPU
         if count == 0:
             for x, y in zip(own, new, strict=True):
                 x.copy_(y)
@@ -209,16 +210,16 @@ class Average(AveragedModel):
 
 
 def averaged(network: nn.Module, decay: float | None) -> Average:
-    """A copy of the network that follows it: w_ema <- decay w_ema + (1 - decay) w after every update.
+    """Return an averaged copy of the network: w_ema <- decay w_ema + (1 - decay) w after every update.
 
-    With `decay` None, the mean of the weights after all updates from now on.
+    If `decay` is None, the mean of the weights after all following updates.
     """
     how = None if decay is None else get_ema_multi_avg_fn(decay)
     return Average(network, multi_avg_fn=how, use_buffers=True)
 
 
 def stalled(losses: Sequence[float], patience: int | None) -> bool:
-    """Whether the last of the validation losses is above the least of those more than `patience` before it."""
+    """Whether the last validation loss is above the smallest of those more than `patience` before it."""
     if patience is None or len(losses) < patience + 2:
         return False
     return losses[-1] > min(losses[: len(losses) - 1 - patience])

@@ -1,18 +1,18 @@
-"""The training loop of a discrete network: from scratch, by a recipe, tested on the test set.
+"""The training loop of a discrete network, trained from scratch by a recipe and evaluated on the test set.
 
-An epoch is one pass over the training set, counted in updates on full batches of an endless stream. Where the recipe
-holds out a validation set, the weights that are best on it after an epoch are kept, and tested at the end. Where it
-holds out none (images), the result of a run is the test accuracy after the **last** epoch; the best epoch is recorded
-beside it, but it was chosen on the test set and is no result (DARTS, released code, cnn/train.py).
+An epoch is one pass over the training set, counted in updates on full batches of an endless stream. With a validation
+set, the best weights on it after an epoch are kept and tested at the end. Without one (images), the result is the test
+accuracy after the **last** epoch; the best epoch is recorded too, but it was chosen on the test set and is not a result
+(DARTS, released code, cnn/train.py).
 
-Where the recipe averages weights, the averaged network is the one that is evaluated. Images are mixed, and drop-path
-and dropout are drawn, from the seed of the batch. `train_loss` is that of the main head against the recipe's
-(smoothed, mixed) labels; `valid_loss` and `test_loss` are the plain cross entropy.
+If the recipe averages weights, the averaged network is evaluated. MixUp, CutMix, drop-path and dropout are drawn from
+the seed of the batch. `train_loss` is the loss of the main head against the recipe's (smoothed, mixed) labels;
+`valid_loss` and `test_loss` are the plain cross entropy.
 
-Resume: `Trainer.state()` holds weights, buffers, averages, the best weights, optimizer, stream, running means, counters
-and torch's generators; everything else is a function of the configuration, so a killed run continues bit for bit.
+Resume: `Trainer.state()` contains weights, buffers, averages, the best weights, optimizer, stream, running means,
+counters and torch's generators; all else is a function of the configuration, so a killed run continues bit for bit.
 
-Deviation: released codes leave out or shorten the last batch of an epoch; here a batch may straddle two epochs.
+Deviation: released codes drop or shorten the last batch of an epoch; here a batch may straddle two epochs.
 """
 
 from __future__ import annotations
@@ -48,11 +48,11 @@ Row = dict[str, Any]
 # ------------------------------------------------------------------------------------------------------ loop
 @dataclass
 class Trainer:
-    """One training from its current position to its end; it writes nothing.
+    """One training from its current position to its end, without file output.
 
-    `end_epoch(row)` is called with an epoch's means, `tick(trainer)` after every update (and after the end of its
-    epoch). `stream` gives this process's own images of each batch, all of them where the recipe mixes images; `test()`
-    and `valid()` yield its own batches of these sets.
+    `end_epoch(row)` is called with the means of an epoch, `tick(trainer)` after every update (and after `end_epoch`).
+    `stream` yields this rank's images of each batch, or all images if the recipe mixes them; `test()` and `valid()`
+    yield this rank's batches of these sets.
     """
 
     network: Network
@@ -61,7 +61,7 @@ class Trainer:
     test: Callable[[], Iterable[Batch]]
     updates_per_epoch: int
     valid: Callable[[], Iterable[Batch]] | None = None
-    """The set that chooses the weights which are tested; None: the last ones are."""
+    """The set that selects the tested weights; None: the last weights are tested."""
     metric: Metric = ACCURACY
     tick: Callable[[Trainer], None] = lambda trainer: None
     end_epoch: Callable[[Row], None] = lambda row: None
@@ -69,11 +69,11 @@ class Trainer:
     meter: Meter = field(default_factory=Meter)
     tested: Row = field(default_factory=dict)
     best: float | None = None
-    """The metric of the best evaluation so far."""
+    """The best metric so far."""
     kept: dict[str, Tensor] | None = None
-    """The weights that were best on the validation set."""
+    """The best weights on the validation set."""
     losses: list[float] = field(default_factory=list)
-    """Those of all evaluations so far."""
+    """Losses of all evaluations so far."""
     optimizer: torch.optim.SGD = field(init=False)
     average: Average | None = field(init=False)
 
@@ -90,26 +90,26 @@ class Trainer:
 
     @property
     def total(self) -> int:
-        """Updates of the whole training."""
+        """Number of updates of the whole training."""
         return self.settings.epochs * self.updates_per_epoch
 
     @property
     def epoch(self) -> int:
-        """The epoch of the next update, from 0."""
+        """The epoch of the next update, counted from 0."""
         return self.updates // self.updates_per_epoch
 
     @property
     def position(self) -> tuple[int, int]:
-        """Updates so far, and the epoch of the next one, from 0."""
+        """Number of updates so far, and the epoch of the next one, counted from 0."""
         return self.updates, self.epoch
 
     def run(self) -> None:
-        """Run to the end."""
+        """Train to the end."""
         for _ in self.steps():
             pass
 
     def steps(self) -> Iterator[int]:
-        """Run step by step: yields the updates so far after each."""
+        """Train step by step; yield the number of updates so far after each."""
         while self.updates < self.total:
             epoch = self.epoch
             for group in self.optimizer.param_groups:
@@ -117,16 +117,16 @@ class Trainer:
             self.meter.add(self.step(next(self.stream)))
             if self.epoch > epoch:
                 self._close(epoch)
-            self.tick(self)  # last, so that no checkpoint is taken between an epoch's end and its row
+            self.tick(self)  # last, so that no checkpoint falls between the end of an epoch and its row
             yield self.updates
 
     def step(self, batch: Batch) -> dict[str, Tensor]:
-        """One weight update; the main head's loss and accuracy before it."""
+        """Do one weight update; return loss and accuracy of the main head before it."""
         settings, alone = self.settings, distributed.world_size() == 1
         own = recipe.mix(batch, mixup=settings.mixup, cutmix=settings.cutmix)
         if recipe.mixes(settings) and not alone:
             own = own.rows(placed(torch.cat(self.rows), own.y.device))
-        # once a batch, so that its pieces draw different paths
+        # once per batch, so that its parts draw different paths
         self.random.manual_seed(batch.seed if alone else hashed(batch.seed, "process", distributed.rank()))
         self.network.train()
         self.optimizer.zero_grad(set_to_none=True)
@@ -139,7 +139,7 @@ class Trainer:
                 ends.append(logits.state)
                 found = recipe.outcome(logits, part, auxiliary=settings.auxiliary, smoothing=settings.label_smoothing)
                 share = len(part.y) / settings.batch
-                (found.objective * (share * distributed.world_size())).backward()  # whose gradients are averaged
+                (found.objective * (share * distributed.world_size())).backward()  # DDP averages gradients
             means = means + torch.stack([found.loss, found.accuracy]) * share
         store_state(batch, torch.cat(ends) if batch.carried is not None else None)
         if settings.clip is not None:
@@ -176,7 +176,7 @@ class Trainer:
         )
 
     def _judged(self, epoch: int) -> Row:
-        """Evaluate after an epoch: what is best so far, and whether weights are averaged from now on."""
+        """Evaluate after an epoch; update the best weights, and start averaging if the validation loss stalls."""
         part = "test" if self.valid is None else "valid"
         network = self.network if self.average is None else self.average.module
         found = self.evaluate(network, part)
@@ -197,23 +197,23 @@ class Trainer:
             self.kept = {name: x.detach().clone() for name, x in network.state_dict().items()}
         if self.average is None and recipe.stalled(self.losses, self.settings.patience):
             self.average = recipe.averaged(self.network, None)
-            log.info("the validation stalls: weights are averaged from now on")
+            log.info("the validation loss stalls: weights are averaged from now on")
         return found
 
     def evaluate(self, network: nn.Module, part: str) -> Row:
-        """Loss and metric of a network on the test or validation set."""
+        """Return loss and metric of a network on the test or validation set."""
         batches = self.test if part == "test" or self.valid is None else self.valid
         found = core_evaluate.sums(network, batches(), self.device, amp=self.settings.amp)
         return self.metric.convert(core_evaluate.means(distributed.all_reduce(found)).row(part))
 
     def guard(self, means: Mapping[str, float], *, weights: bool = False) -> None:
-        """Stop before a broken state is kept: raises UserError where a mean (or a weight) is not finite."""
+        """Raise UserError if a mean (or a weight) is not finite, before the state is saved."""
         tensors, settings = list(self.network.parameters()) if weights else [], self.settings
         check_finite(means, tensors, kind="retrain", update=self.updates, lr=settings.lr, clip=settings.clip)
 
     # ------------------------------------------------------------------------------------------------ resume
     def state(self) -> dict[str, Any]:
-        """Tensors and plain values that `load` continues from, bit for bit."""
+        """Return the tensors and plain values from which `load` resumes bit for bit."""
         cuda = self.device.type == "cuda"
         return {
             "network": self.network.state_dict(),
