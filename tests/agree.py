@@ -1,8 +1,8 @@
-"""Agreement with the reference implementations: losses as they take them, relative errors, small real searches.
+"""Compare with the reference implementations: losses in their signature, relative errors, small real searches.
 
-Small nets are float64 and piecewise smooth: a relu or a max-pool whose argument changes sign inside a probe gives the
-difference quotient a jump that the derivative at the point does not have. `RADIUS` is so small that no argument
-changes sign at the points tested here (rounding then costs about 1e-9); `smoothed` takes the kinks away instead.
+Small networks are float64 and piecewise smooth: if the argument of a relu or a max-pool changes sign within a probe,
+the difference quotient includes a jump that the derivative at the point does not. `RADIUS` is so small that no argument
+changes sign at the tested points (rounding then costs about 1e-9); `smoothed` removes the kinks instead.
 """
 
 from __future__ import annotations

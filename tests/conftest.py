@@ -1,5 +1,6 @@
-"""One thread per test process (the problems are tiny, and a fixed thread count keeps sums in one order), and signals at
-their defaults, however the suite was started."""
+"""One thread per test process (the problems are tiny, and a fixed thread count fixes the order of sums), and default
+signal handlers, independent of how the suite was started.
+"""
 
 from __future__ import annotations
 

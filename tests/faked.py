@@ -1,4 +1,4 @@
-"""Code for other processes: the jobs of nasx replaced by a function `search(cfg, info)` that the code has defined."""
+"""Code for other processes that replaces the jobs of nasx by a function `search(cfg, info)` defined in the code."""
 
 JOBS = """
 import sys, types

@@ -1,4 +1,4 @@
-"""Records of finished runs, as tests of tables write them."""
+"""Records of finished runs for tests of tables."""
 
 from __future__ import annotations
 

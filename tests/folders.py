@@ -1,4 +1,4 @@
-"""Two run folders, compared to the last bit; what a clock says is no part of a result."""
+"""Compare two run folders bit for bit, except for times."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the fuzzers feed to each parser; whatever a parser raises must be a UserError."""
+"""The targets of the fuzzers: each parser may raise only UserError."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Valid samples, twisted, and a watch over what is done with them.
+"""Mutate valid samples, and watch what parsers do with them.
 
-hypothesis draws what is done to a sample (cut, doubled, replaced by hostile values), so that a seed repeats a finding
-and it can be shrunk. `watched` sees to it that nothing is executed and that nothing is written outside a folder: by an
-audit hook of Python's, beneath everything that a parser may call.
+hypothesis draws the mutation of a sample (cut, doubled, replaced by hostile values), so that a finding has a seed and
+can be shrunk. `watched` checks with an audit hook of Python, below everything that a parser can call, that no
+code is executed and no file outside of a folder is written.
 """
 
 from __future__ import annotations

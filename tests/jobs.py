@@ -1,8 +1,8 @@
-"""Whole commands in processes of their own, killed and started again.
+"""Run whole commands in separate processes, which tests kill and restart.
 
-The processes are forked from one that has imported torch already (multiprocessing's fork server), so that a command
-starts in a moment; what they do is `nasx.cli.main.main`, as the installed script does it. The server is single-threaded
-and has computed nothing, so that a fork is as good as a fresh start.
+The processes are forked from a server that has already imported torch (multiprocessing's fork server), so a command
+starts fast; they run `nasx.cli.main.main`, as the installed script does. The server is single-threaded and has computed
+nothing, so a fork is equivalent to a fresh start.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""A folder of one's own images as people have them: three classes, every kind of file, names with spaces and unicode.
+"""A realistic folder of user images: three classes, every kind of file, names with spaces and unicode.
 
-`KINDS` has the bytes of a file of each kind and the RGB pixels (h, w, 3) that it shows, known by construction; `BAD`
-the bytes of files that only look like images.
+`KINDS` maps a kind to the bytes of a file and its RGB pixels (h, w, 3), known by construction; `BAD` has the bytes of
+files that only look like images.
 """
 
 from __future__ import annotations

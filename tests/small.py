@@ -1,4 +1,4 @@
-"""Small real supernets in float64, and the mapping of their merged weights onto plain modules."""
+"""Small real supernets in float64, and the mapping of their merged weights to plain modules."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is told of a run's folder before torch is imported: finished already, another configuration, no parent."""
+"""Checks of an existing run folder before torch is imported: finished, another configuration, no parent."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
-"""Alignment, split, correlation and cosines equal their slow definitions, in float64; for every space of conf/space
-with a plain supernet of one module an operation, whose every edge is heard by itself."""
+"""Alignment, split, correlation and cosines equal slow definitions in float64, for every space of conf/space, with a
+plain supernet of one module per operation whose edges are recorded separately.
+"""
 
 from __future__ import annotations
 

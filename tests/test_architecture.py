@@ -1,11 +1,13 @@
-"""The rules of the house, as tests: import direction, file size, loops that name nobody, YAML that says its sources."""
+"""Rules of the code base: import direction, file size, generic loops, sources of YAML values, words."""
 
 from __future__ import annotations
 
 import ast
+import io
 import re
 import subprocess
 import sys
+import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -92,6 +94,36 @@ def test_loops_name_no_method_and_no_space(file: str) -> None:
 
 def test_no_module_is_a_drawer() -> None:
     assert not [name(p) for p in FILES if p.stem in ("utils", "helpers", "manager", "misc", "common")]
+
+
+AVOIDED = re.compile(
+    r"\b(told|besides?|anew|alike|lest|of which|of whom|by itself|by themselves|somebody|nobody|anybody|whoever|hereby"
+    r"|thereof|handed (on|over)|in vain|percent points|at night)\b"
+)
+"""Words without a place in plain technical English."""
+
+
+def texts(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield (line, text) of the docstrings, messages and comments of a module."""
+    source = path.read_text(encoding="utf-8")
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and " " in node.value:
+            yield node.lineno, node.value
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            yield token.start[0], token.string
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_texts_avoid_foreign_words(path: Path) -> None:
+    assert not [
+        (line, found[0]) for line, text in texts(path) if (found := AVOIDED.search(re.sub("`[^`]*`", "", text)))
+    ]
+
+
+def test_comments_of_conf_avoid_foreign_words() -> None:
+    comments = {file: re.findall("#.*", file.read_text(encoding="utf-8")) for file in (ROOT / "conf").rglob("*.yaml")}
+    assert not [(file.name, text) for file, found in comments.items() for text in found if AVOIDED.search(text)]
 
 
 def test_light_modules_import_nothing_heavy() -> None:

@@ -1,4 +1,4 @@
-"""What a table knows of a cell is in the record of a run, on the screen, in tables, and beside a paper's numbers."""
+"""Benchmark values in the record of a run, on the screen, in tables, and next to a paper's numbers."""
 
 from __future__ import annotations
 

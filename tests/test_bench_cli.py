@@ -1,4 +1,4 @@
-"""`nasx bench` and what leads to it, as a user meets them: subprocesses in an empty folder."""
+"""`nasx bench` and related messages, in subprocesses in an empty folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables of NAS-Bench-201 from CSV files, and columns of several sources side by side."""
+"""NAS-Bench-201 tables from CSV files, and columns of several sources in one table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`nasx bench get`: a table by its name, over a network that fails in every way (a server on loopback)."""
+"""`nasx bench get`: download of a table by name over an unreliable network (a server on loopback)."""
 
 from __future__ import annotations
 

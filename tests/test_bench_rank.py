@@ -1,4 +1,4 @@
-"""`nasx bench rank`: a column, a user's file, finished searches."""
+"""`nasx bench rank`: rank by a column, a file of scores, finished searches."""
 
 from __future__ import annotations
 

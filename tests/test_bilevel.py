@@ -1,4 +1,4 @@
-"""The primitives that every method stands on: the directional derivative, and moves that leave no trace."""
+"""The primitives of all methods: the directional derivative, and updates without side effects."""
 
 from __future__ import annotations
 

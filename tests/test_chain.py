@@ -1,4 +1,4 @@
-"""Own images from a search to an export, each step by the command that the step before has printed."""
+"""From user images over a search to an export, each step with the command printed by the previous one."""
 
 from __future__ import annotations
 

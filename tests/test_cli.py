@@ -1,4 +1,4 @@
-"""The command line as a user meets it: a subprocess in an empty folder."""
+"""The command line in subprocesses, in an empty folder."""
 
 from __future__ import annotations
 

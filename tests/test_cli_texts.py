@@ -1,4 +1,4 @@
-"""Texts on the command line: genotypes and names arrive as they were written, or are refused at once."""
+"""Texts on the command line: genotypes and names arrive unchanged or are refused at once."""
 
 from __future__ import annotations
 

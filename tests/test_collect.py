@@ -1,4 +1,4 @@
-"""What is collected of finished runs, and what is left out."""
+"""Collected fields of finished runs, and skipped runs."""
 
 from __future__ import annotations
 

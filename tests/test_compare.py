@@ -1,4 +1,4 @@
-"""Welch's test against known values and scipy, the comparison of two groups in words, and what it refuses."""
+"""Welch's test against known values and scipy, the comparison of two groups as text, and refused comparisons."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The configuration: schema read from source, all faults at once, precedence, identity."""
+"""The configuration: schema read from source, all faults in one error, precedence, identity."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What every method must do: each file of conf/method, on a smooth toy problem and on a small real supernet.
+"""Requirements of all methods: each file of conf/method, on a smooth toy problem and on a small real supernet.
 
-A new method is covered as soon as its file is there; `TRACES` and `COSTS` say more of those whose numbers are known.
+A new method is covered automatically; `TRACES` and `COSTS` list known numbers.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What every space must do: each file of conf/space, built as the command line builds it, only smaller.
+"""Requirements of all spaces: each file of conf/space, built as by the command line, but smaller.
 
-A new space is covered as soon as its file is there; `FACTS` says more of those whose numbers are known.
+A new space is covered automatically; `FACTS` lists known numbers.
 """
 
 from __future__ import annotations

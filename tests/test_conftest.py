@@ -1,4 +1,4 @@
-"""What tests start does not depend on how the suite was started."""
+"""Processes started by tests do not depend on how the suite was started."""
 
 from __future__ import annotations
 

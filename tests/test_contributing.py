@@ -1,4 +1,4 @@
-"""The operation of CONTRIBUTING.md works from a folder of one's own, in supernets and in discrete networks."""
+"""The operation of CONTRIBUTING.md works from a user folder, in supernets and in discrete networks."""
 
 from __future__ import annotations
 

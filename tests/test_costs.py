@@ -1,4 +1,4 @@
-"""Multiply-adds by arithmetic alone, beside torch's counter and beside three published numbers; the widest network."""
+"""Multiply-adds by arithmetic, against torch's counter and three published numbers; the widest network."""
 
 from __future__ import annotations
 

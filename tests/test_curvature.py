@@ -1,4 +1,4 @@
-"""The dominant eigenvalue equals the full Hessian's, in float64."""
+"""The dominant eigenvalue equals that of the full Hessian, in float64."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The batched transform equals an obvious loop over images, bit for bit, with the same draws."""
+"""The batched transform equals a plain loop over images bit for bit, with the same draws."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Small files in the published layouts train an epoch by the command line; damaged and missing ones end with one line.
+"""Small files in the published layouts train for an epoch from the command line; damaged or missing ones give an error.
 
-The published checksums cannot be those of small files, so each set is allowed here as a package of the user's own that
-differs in the checksums and in the number of images alone; the built-in sets are asked to read the same small files.
+Small files cannot have the published checksums, so each data set is a user package that differs only in checksums and
+number of images; the built-in data sets must refuse the same small files.
 """
 
 from __future__ import annotations

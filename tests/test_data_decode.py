@@ -1,4 +1,4 @@
-"""Image files of every kind show the pixels that a person sees, in memory and from the disk, by PIL and torchcodec."""
+"""Image files of every kind decode to the displayed pixels, in memory and from disk, with PIL and torchcodec."""
 
 from __future__ import annotations
 

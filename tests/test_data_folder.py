@@ -1,4 +1,4 @@
-"""Any image folder and .npz."""
+"""Image folders and .npz files."""
 
 from __future__ import annotations
 

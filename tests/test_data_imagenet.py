@@ -1,4 +1,4 @@
-"""Images on a disk, in the layout of ImageNet: the same batches for any number of workers; faults name files."""
+"""Images on disk in the layout of ImageNet: the same batches for any number of workers; errors name files."""
 
 from __future__ import annotations
 

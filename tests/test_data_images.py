@@ -1,4 +1,4 @@
-"""Every set is read from small files in its published layout; faults name place, fault and remedy."""
+"""Every data set is read from small files in its published layout; errors state place, fault and remedy."""
 
 from __future__ import annotations
 

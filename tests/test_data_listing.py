@@ -1,4 +1,4 @@
-"""Which images of a folder are read: layouts, names, hidden files, links, and what is refused."""
+"""Listing of an image folder: layouts, names, hidden files, links, refused folders."""
 
 from __future__ import annotations
 

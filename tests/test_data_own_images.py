@@ -1,7 +1,7 @@
-"""One's own images, in four layouts: `folder` and `photos` read the same, say what they read, and name bad files.
+"""User images in four layouts: `folder` and `photos` read the same, log the same, and name bad files.
 
-Files of every kind (own_images.py), with names of spaces and unicode, hidden files of systems, and files that only look
-like images.
+Files of every kind (own_images.py), with spaces and unicode in names, hidden system files, and files that look like
+images.
 """
 
 from __future__ import annotations

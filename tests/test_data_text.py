@@ -1,4 +1,4 @@
-"""Texts: reading three files, segments against a written-out pass, and the state that goes on between them."""
+"""Texts: reading three files, segments against an explicit pass, and the carried state."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a row says, when, and at what cost."""
+"""Diagnostics in metrics rows: values, schedule and cost."""
 
 from __future__ import annotations
 

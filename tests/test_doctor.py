@@ -1,4 +1,4 @@
-"""`nasx doctor`: a healthy machine, faults that stop every search, notes that stop none, and no path of the home."""
+"""`nasx doctor`: a healthy machine, faults that stop every search, notes that stop none, no path of the home folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is told before torch is imported and before a folder is made."""
+"""Errors before torch is imported and before a folder is created."""
 
 from __future__ import annotations
 

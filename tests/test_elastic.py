@@ -1,4 +1,4 @@
-"""`devices=2`: the command starts its processes itself; killed and stopped ones end all, and resume bit for bit."""
+"""`devices=2`: the command starts its processes; killed and stopped ones end all, and resume bit for bit."""
 
 from __future__ import annotations
 

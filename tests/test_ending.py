@@ -1,4 +1,4 @@
-"""What a finished search prints of its look-up: ranks that do not flatter, and which data the accuracies are of."""
+"""The printed benchmark results of a finished search: exact ranks, and the data set of the accuracies."""
 
 from __future__ import annotations
 

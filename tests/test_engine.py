@@ -1,7 +1,7 @@
 """The engine takes the same steps as the naive path: whole outer steps of every method, in float64.
 
-What is compared is where weights and architecture have moved to, relative to how far they moved. Central differences
-divide rounding errors by their probe's length, hence the second tolerance.
+Compared are the changes of weights and architecture, relative to their size. Central differences divide rounding errors
+by the probe length, hence the second tolerance.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a run was computed with: environments in checkpoint and record, and nothing left for the next job."""
+"""The environment of a run in checkpoint and record, and no side effects on the next job."""
 
 from __future__ import annotations
 

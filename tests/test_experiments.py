@@ -1,6 +1,7 @@
-"""Experiments and printed rows, each side read: every file tells its command, its rows and its cost as the printed
-numbers have them; every printed row is named by a file or by the list of those that are not run, with the reason; every
-command passes the checks; a finished run of an experiment stands beside the rows that it names and beside no others."""
+"""Experiments and printed rows match in both directions: every file states its command, rows and cost like the printed
+numbers; every printed row is in a file or in the list of rows that are not run, with a reason; every command passes the
+checks; a finished run of an experiment is compared only with the rows that the experiment lists.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An export, loaded where no run folder is, answers as the trained network; its accuracy is the same number."""
+"""An export, loaded without a run folder, gives the outputs and the accuracy of the trained network."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """The GPU path on machines without a GPU: torch's CUDA build on a runtime whose kernels do nothing (tests/fakecuda).
 
-What is found: tensors of two devices in one operation, waits for the device inside a step, steps that no CUDA graph
-can record, crashes of whole commands, more kernels or memory than before, gradients whose layout fused optimizers
-refuse. No number is right there and no time means anything. Each check finds a fault that is planted for it.
+Detected are tensors of two devices in one operation, synchronizations inside a step, steps that a CUDA graph cannot
+capture, crashes of whole commands, more kernels or memory than before, gradients in a layout that fused optimizers
+refuse. Numbers and times are meaningless. Each check must detect a planted fault.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Faults of the machine around a run: what is told, what is kept, and that the same command goes on afterwards."""
+"""Faults of the machine during a run: the message, the kept files, and the resume by the same command."""
 
 from __future__ import annotations
 

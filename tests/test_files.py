@@ -1,4 +1,4 @@
-"""The one writer: whole files, nothing through a link, nothing left by those that were killed; and bounded YAML."""
+"""The atomic writer: complete files, no writes through links, no files left by killed writers; and bounded YAML."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Keys and values of a stranger's records where they are shown: on a terminal, in Markdown, CSV, LaTeX and HTML."""
+"""Hostile keys and values of records in all outputs: terminal, Markdown, CSV, LaTeX, HTML."""
 
 from __future__ import annotations
 

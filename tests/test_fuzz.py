@@ -1,4 +1,4 @@
-"""Every parser for a moment under its fuzzer; scripts/fuzz.py does the same for as long as one likes."""
+"""Every parser under its fuzzer for a moment; scripts/fuzz.py runs for any time."""
 
 from __future__ import annotations
 

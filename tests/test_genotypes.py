@@ -1,4 +1,4 @@
-"""Genotype text in every dialect; nothing is evaluated, and garbage is always answered by a UserError."""
+"""Genotype text in every dialect; nothing is evaluated, and invalid text always raises UserError."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""On a CUDA device: parity, no host synchronization, replayed steps, no memory growth, resume. Written without one.
+"""On a CUDA device: parity, no host synchronization, replayed steps, no memory growth, resume. Written without a GPU.
 
 uv run pytest -m gpu tests/test_gpu.py
 """

@@ -1,6 +1,6 @@
-"""Replayed steps on a CPU: a stand-in for CUDA graphs repeats the recorded work, the bookkeeping is the real one.
+"""Replayed steps on a CPU: a replacement of CUDA graphs repeats the recorded work; the bookkeeping is the real one.
 
-What a replay reads has to be at fixed addresses, what a step has moved has to be put back: all comparisons are exact.
+A replay reads from fixed addresses, and the state changed by a recording must be restored: all comparisons are exact.
 """
 
 from __future__ import annotations

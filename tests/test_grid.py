@@ -1,4 +1,4 @@
-"""A sweep is checked as a whole: its jobs are Hydra's, choices are composed once, no two jobs share a folder."""
+"""A sweep is checked as a whole: the jobs equal Hydra's, choices are composed once, no two jobs share a folder."""
 
 from __future__ import annotations
 

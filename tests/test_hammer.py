@@ -1,4 +1,4 @@
-"""scripts/hammer.py for some seconds: nothing is lost or torn; and it finds what it is there to find."""
+"""scripts/hammer.py for some seconds: no file is lost or incomplete; planted faults are detected."""
 
 from __future__ import annotations
 

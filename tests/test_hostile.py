@@ -1,4 +1,4 @@
-"""Files and words from someone who means harm: refused with a UserError, nothing executed, nothing written outside."""
+"""Malicious files and arguments: refused with a UserError, no code executed, nothing written outside."""
 
 from __future__ import annotations
 

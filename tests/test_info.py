@@ -1,4 +1,4 @@
-"""`nasx info`: known parameter counts, multiply-adds and sizes, as a user reads them."""
+"""`nasx info`: known parameter counts, multiply-adds and sizes, as printed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the system does to a command: a reader that goes away, a full disk, no files, no memory, no working folder."""
+"""System failures during a command: closed pipe, full disk, no file handles, no memory, no working folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Diagnostics from checkpoints: what the search itself would have written."""
+"""Diagnostics from checkpoints equal those of the search."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Launchers and sweepers: what is refused at once, what a launcher's process needs, whole sweeps through real ones."""
+"""Launchers and sweepers: refused settings, the environment of launched processes, sweeps through real launchers."""
 
 from __future__ import annotations
 

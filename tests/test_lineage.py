@@ -1,4 +1,4 @@
-"""What a run hands on: settings that a retraining inherits, and commands that work as they are printed."""
+"""Lineage of runs: settings that a retraining inherits, and printed commands that work."""
 
 from __future__ import annotations
 

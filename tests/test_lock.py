@@ -1,4 +1,4 @@
-"""The lock of a run: one writer on a host and on several, dead and sleeping holders, and who looks takes nothing."""
+"""The lock of a run: one writer on one or several hosts, dead and sleeping holders, readers without side effects."""
 
 from __future__ import annotations
 

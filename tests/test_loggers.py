@@ -1,4 +1,4 @@
-"""Loggers: what of a row they take, that they open nothing unasked, and that runs tell them their rows."""
+"""Loggers: the values they receive, no import before use, and the rows of runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Amended-DARTS: closed forms, the sign, the explicit product, and the paper's claim that does not hold."""
+"""Amended-DARTS: closed forms, the sign, the explicit product, and the counterexample to the paper's claim."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""beta-DARTS: the penalty's gradient in closed form, its schedule, and where it enters."""
+"""beta-DARTS: the penalty's gradient in closed form, its schedule, and the gradients it is added to."""
 
 from __future__ import annotations
 

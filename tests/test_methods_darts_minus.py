@@ -1,4 +1,4 @@
-"""DARTS-: the auxiliary skip connection in the supernet, its schedule, and that the choice does not see it."""
+"""DARTS-: the auxiliary skip connection in the supernet, its schedule, and its absence from the choice."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""DARTS-PT: what it keeps on problems whose accuracy is known, its rounds, its tuning, and that it resumes."""
+"""DARTS-PT: choices on problems with known accuracy, rounds, tuning, resume."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""DrNAS: the Dirichlet sample, its pathwise gradient, the KL penalty, and what each batch sees."""
+"""DrNAS: the Dirichlet sample, its pathwise gradient, the KL penalty, and the sample of each batch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Random search: draws from the space, keeps the best that a table knows, trains nothing."""
+"""Random search: draws from the space, keeps the best by the benchmark, trains nothing."""
 
 from __future__ import annotations
 

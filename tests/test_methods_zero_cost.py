@@ -1,4 +1,4 @@
-"""Zero-cost scores: each equals a slow reference on real spaces in float64, and its closed form where there is one."""
+"""Zero-cost scores equal slow references on real spaces in float64, and closed forms if known."""
 
 from __future__ import annotations
 

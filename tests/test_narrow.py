@@ -1,4 +1,4 @@
-"""Narrowed spaces: kept operations, the limit of skip connections, partial channels, dropout on skip connections."""
+"""Restricted spaces: kept operations, the limit of skip connections, partial channels, dropout on skip connections."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""NAS-Bench-101: the benchmark's hash, the tfrecord import, look-ups; on made-up files in the official structure."""
+"""NAS-Bench-101: the benchmark's hash, the tfrecord import, queries; on synthetic files in the official structure."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The official interface of NAS-Bench-201 over nasx's table: official index, snippets of users, and the official class.
+"""The official interface of NAS-Bench-201 over nasx's table: official index, typical snippets, and the official class.
 
-Expected values come from the published numbers, from the columns of the table, or from the official class itself.
+Expected values are the published numbers, the columns of the table, or results of the official class.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The NAS-Bench-201 table inside the package, its look-ups, and the classes of cells that compute the same."""
+"""The NAS-Bench-201 table inside the package, its queries, and the isomorphism classes of cells."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sweeps while they work and after: what their jobs leave word of, and what `nasx status` makes of it."""
+"""The logs of sweeps, during and after them, and their display by `nasx status`."""
 
 from __future__ import annotations
 

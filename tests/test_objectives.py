@@ -1,4 +1,4 @@
-"""`objective=` is a number that the record will hold: the one table of recorded numbers, held against real records."""
+"""`objective=` is a number in the record: the table of recorded numbers against real records."""
 
 from __future__ import annotations
 

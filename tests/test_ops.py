@@ -1,4 +1,4 @@
-"""Every operation: its composition from torch's own functions, its shapes, its parameters."""
+"""Every operation: its composition from torch's functions, its shapes, its parameters."""
 
 from __future__ import annotations
 

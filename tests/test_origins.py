@@ -1,4 +1,4 @@
-"""Where values come from: what help and errors call the default is what runs."""
+"""Provenance of values: the default in help and errors is the value that runs."""
 
 from __future__ import annotations
 

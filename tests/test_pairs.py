@@ -1,4 +1,4 @@
-"""Published settings of a method on a space: conf/pair holds deltas only, each with its source, and each composes."""
+"""Published settings of a method on a space: conf/pair has only deltas, each with its source, and each composes."""
 
 from __future__ import annotations
 

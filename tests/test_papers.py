@@ -1,4 +1,4 @@
-"""Our numbers beside the printed ones."""
+"""Our numbers compared with the printed ones."""
 
 from __future__ import annotations
 

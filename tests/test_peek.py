@@ -1,4 +1,4 @@
-"""Parts of files equal those of the whole, and take no more memory than they need."""
+"""Parts of files equal those of the whole, with bounded memory."""
 
 from __future__ import annotations
 

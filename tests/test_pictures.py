@@ -1,4 +1,4 @@
-"""Cells and curves: what is read, what is drawn, and that the same data give the same bytes."""
+"""Cells and curves: input, content, and bytes that depend only on the data."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""A kill and a power loss at file operations of whole commands: the same command ends as if nothing had happened.
+"""Kills and power losses at file operations of whole commands: the same command gives the result of an undisturbed run.
 
-The model of the disk is tried on writers that are right and on writers that are not. The whole campaign, at every
-operation of seven commands, is scripts/power_loss.py.
+The disk model is tested on correct and on faulty writers. The whole campaign, over all operations of seven commands, is
+scripts/power_loss.py.
 """
 
 from __future__ import annotations

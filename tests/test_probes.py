@@ -1,4 +1,4 @@
-"""Error bars of a gradient: every method reports its finite differences and its series, and nothing else changes."""
+"""Error bars of a gradient: every method reports its finite differences and its series, without other changes."""
 
 from __future__ import annotations
 

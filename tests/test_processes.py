@@ -1,4 +1,4 @@
-"""Two processes compute what one does, resume each other's runs, and notice when one of them dies."""
+"""Two processes compute what one does, resume each other's runs, and detect the death of a process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The lines of a log: one meaning per word, percent, 80 columns, and values that are not there."""
+"""The lines of a log: one meaning per word, percent, 80 columns, missing values."""
 
 from __future__ import annotations
 

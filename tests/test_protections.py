@@ -1,4 +1,4 @@
-"""scripts/protections.py names what is there: lines that occur once, and tests that exist."""
+"""The entries of scripts/protections.py are valid: lines that occur once, and tests that exist."""
 
 from __future__ import annotations
 

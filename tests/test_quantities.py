@@ -1,4 +1,4 @@
-"""The one table of recorded numbers: what is added there appears in every output, and what runs record is there."""
+"""The table of recorded numbers: an added number appears in every output, and all recorded numbers are in it."""
 
 from __future__ import annotations
 

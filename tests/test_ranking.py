@@ -1,4 +1,4 @@
-"""Rank statistics: equal to scipy, to O(n^2) references, and to the mean over all orders of ties."""
+"""Rank statistics equal scipy, O(n^2) references, and the mean over all orders of ties."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Activation checkpointing changes memory and nothing else: values, first and second derivatives, statistics."""
+"""Activation checkpointing changes only memory: equal values, first and second derivatives, statistics."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The run folder under faults: torn, damaged, hostile and missing files, a full disk, a second process."""
+"""The run folder under faults: incomplete, damaged, hostile and missing files, a full disk, a second process."""
 
 from __future__ import annotations
 

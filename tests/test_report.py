@@ -1,4 +1,4 @@
-"""The report page: one file without the network, true numbers, hostile names kept harmless, and what it leaves out."""
+"""The report page: one file without network access, correct numbers, escaped names, and omitted pictures."""
 
 from __future__ import annotations
 

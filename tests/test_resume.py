@@ -1,4 +1,4 @@
-"""Killed, stopped and started again: the result is that of a run that nobody touched, bit for bit."""
+"""Killed, stopped and restarted runs equal an uninterrupted run bit for bit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How language models are trained: rates by length, states in pieces, averaged SGD, and the best weights tested."""
+"""Training of language models: rates by length, split states, averaged SGD, test of the best weights."""
 
 from __future__ import annotations
 

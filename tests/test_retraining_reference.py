@@ -1,4 +1,4 @@
-"""The network that is retrained equals a plain one, written from the description, in float64."""
+"""The retrained network equals a plain one, written from the description, in float64."""
 
 from __future__ import annotations
 

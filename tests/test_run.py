@@ -1,4 +1,4 @@
-"""Whole searches as a user starts them: what the folder, the record, the table and a retraining then say."""
+"""Whole searches from the command line: folder, record, table and retraining."""
 
 from __future__ import annotations
 

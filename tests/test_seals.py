@@ -1,4 +1,4 @@
-"""What a damaged metrics.jsonl, genotype.txt or result.json costs: checkpoints hold rows, records seal both files."""
+"""A damaged metrics.jsonl, genotype.txt or result.json: checkpoints have the rows, records the hashes."""
 
 from __future__ import annotations
 

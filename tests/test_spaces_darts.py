@@ -1,4 +1,4 @@
-"""The DARTS space and its relatives: counts, discretization against the words of its definition, edge weights."""
+"""The DARTS space and its variants: counts, discretization by its definition, edge weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""NAS-Bench-1Shot1: facts of the three spaces, discretization against the words of its definition."""
+"""NAS-Bench-1Shot1: facts of the three spaces, discretization by its definition."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""NAS-Bench-201: facts of the space, and its discretization against the definition."""
+"""NAS-Bench-201: facts of the space, discretization by its definition."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Published cells: each is read, fits its space, and has its published size where one is known."""
+"""Published cells: each parses, is in its space, and has its published size if known."""
 
 from __future__ import annotations
 

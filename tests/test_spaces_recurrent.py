@@ -1,4 +1,4 @@
-"""The recurrent space: published sizes, derivation, and both networks against the cell written down from the paper."""
+"""The recurrent space: published sizes, derivation, and both networks against the equations of the paper."""
 
 from __future__ import annotations
 

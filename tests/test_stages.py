@@ -1,4 +1,4 @@
-"""Searches in stages: what each stage gets, what it takes along, killed in every stage, and what is wrong with some."""
+"""Searches in stages: the settings and weights of each stage, kills in every stage, invalid stages."""
 
 from __future__ import annotations
 

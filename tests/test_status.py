@@ -1,4 +1,4 @@
-"""`nasx status`: each state from the files that lead to it, columns, time left, and real runs while they write."""
+"""`nasx status`: each state from its files, columns, remaining time, and real runs while they write."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cells and mixtures described: against slow definitions and cells whose depth the literature knows."""
+"""Structure of cells and mixtures, against slow definitions and cells of known depth."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Studies: which steps they take, how they choose, that none is done twice, and what tables say of them."""
+"""Studies: their steps, their choices, no repeated step, and their rows in tables."""
 
 from __future__ import annotations
 

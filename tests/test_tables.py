@@ -1,4 +1,4 @@
-"""Tables of runs: what shares a row, the numbers, the notes, and the forms."""
+"""Tables of runs: aggregation, numbers, notes, formats."""
 
 from __future__ import annotations
 

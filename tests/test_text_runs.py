@@ -1,4 +1,4 @@
-"""Searches and trainings on a text that the test writes: what they learn, and that they resume bit for bit."""
+"""Searches and trainings on a synthetic text: they learn, and resume bit for bit."""
 
 from __future__ import annotations
 

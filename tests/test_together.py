@@ -1,4 +1,4 @@
-"""Several seeds in one process: each is the search that its seed alone would have been."""
+"""Several seeds in one process: each search equals the one run alone with its seed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""scripts/torture.py, short, on digits: killed at random moments, ended, equal; and what it compares can differ."""
+"""scripts/torture.py, short, on digits: killed at random moments, equal results; planted differences are found."""
 
 from __future__ import annotations
 

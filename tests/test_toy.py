@@ -1,4 +1,4 @@
-"""The expectations of toy.py, derived again: matrices in numpy, no product code, no reference code."""
+"""The expectations of toy.py, derived independently: matrices in numpy, without product or reference code."""
 
 from __future__ import annotations
 

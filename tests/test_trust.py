@@ -1,4 +1,4 @@
-"""What a stranger's configuration may make nasx and Hydra do: nothing that runs, writes or reads beyond the list."""
+"""A hostile configuration makes nasx and Hydra neither run nor write nor read anything beyond the list."""
 
 from __future__ import annotations
 

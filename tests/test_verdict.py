@@ -1,4 +1,4 @@
-"""What a search is called, from synthetic rows and records, each threshold from both sides."""
+"""The verdict on synthetic rows and records, at both sides of each threshold."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs, exports and a half-done sweep of version 0.1.0, kept in tests/versions, are read, continued and tabulated."""
+"""Runs, exports and an unfinished sweep of version 0.1.0, kept in tests/versions, are read, continued and tabulated."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Words of the commands without a configuration."""
+"""Arguments of the commands without a configuration."""
 
 from __future__ import annotations
 

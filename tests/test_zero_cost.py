@@ -1,4 +1,4 @@
-"""What all zero-cost methods share: draws, the best by score, what is recorded, resuming, and whole runs of it."""
+"""The common part of zero-cost methods: draws, the best by score, record, resume, and whole runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A text that can be learnt: the alphabet of eight letters, a few letters a line from a random one on."""
+"""A text that can be learned: the alphabet of eight letters, a few letters per line from a random one on."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@
     Correlation     L = sum over samples of ||p W x_j - y_j||^2 / 2
     Smooth          a small classifier with no closed form: curved in everything, softmax mixture, optional noise
 
-test_toy.py derives what is expected of them with plain matrices. `relax` is the identity for all but `Smooth`, unless
+test_toy.py derives the expectations with plain matrices. `relax` is the identity for all but `Smooth`, unless
 the caller passes an activation.
 """
 

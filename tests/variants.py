@@ -1,6 +1,6 @@
-"""Every method, and its settings that take other steps: name -> method of conf/method and overrides.
+"""Every method, and settings that change its steps: name -> method of conf/method and overrides.
 
-Configurations are composed when a test first asks for one, so that test collection composes none.
+Configurations are composed at first use, so that test collection composes none.
 """
 
 from __future__ import annotations

@@ -156,7 +156,7 @@ FREE_TEXT_KEYS = ("genotype", "from", "space.keep")
 
 
 NAME_KEYS = ("name", "out", "out_file")
-"""Keys of names, of which several are a sweep."""
+"""Keys whose values are names; several values are a sweep."""
 
 
 INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")

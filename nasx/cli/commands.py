@@ -2,7 +2,7 @@
 
 COMMANDS = {
     "quickstart": "a first result in two minutes on a CPU, offline: three ways to choose a cell, compared",
-    "search": "search an architecture, then look it up where a benchmark knows it",
+    "search": "search an architecture, then look it up in the benchmark",
     "retrain": "train a found or published architecture from scratch and test it",
     "run": "search, then look up or retrain, in one configuration",
     "study": "several searches, the best cell, its retrainings: what a publication reports",

@@ -187,7 +187,7 @@ def safetensors(network: nn.Module, facts: Facts) -> bytes:
 
 
 def program(network: nn.Module, facts: Facts) -> bytes:
-    """torch.export's format; the metadata lie beside the graph as JSON."""
+    """Return the bytes of a torch.export program, with the metadata as an extra JSON file."""
     import io
     import json
 

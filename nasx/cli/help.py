@@ -57,7 +57,7 @@ WHAT = {
     "run": "Does what search does, then looks the architecture up or retrains it: one command, one configuration.",
     "study": "Does what a publication does: searches with several seeds, chooses a cell, retrains it with several\n"
     "seeds, and reports mean ± deviation. Each step is an ordinary run; finished ones are not done again.",
-    "table": "Collects finished runs into mean ± deviation with the number of runs, beside published numbers.",
+    "table": "Collects finished runs into mean ± deviation with the number of runs, next to published numbers.",
     "list": "Shows what there is to choose from, with one line and the source of each.",
 }
 
@@ -153,7 +153,7 @@ def command(name: str, line: Line) -> str:
 
 
 def describe_key(key: str, lines: Sequence[Origin], given: Mapping[str, str]) -> str:
-    """`value  (where it comes from)` of a key: its comment, and which other lines set it, the last of which counts."""
+    """Format `value  (source)` of a key: its comment, and the other lines that set it; the last one counts."""
     first, last = lines[0], lines[-1]
     said = [] if first.file else [first.comment]
     if key in given:

@@ -313,7 +313,7 @@ def step_memory(cfg: Mapping[str, Any], allow: Sequence[str], classes: int, shap
 
 
 def supernet_cost(space: Space, classes: int, size: int) -> tuple[int, int]:
-    """Parameters of the supernet, and multiply-adds of one item when every operation is computed by itself."""
+    """Parameters of the supernet, and multiply-adds of one item when every operation is computed separately."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 

@@ -113,7 +113,7 @@ def _options(group: str, text: str) -> str:
 
     try:
         node = load_yaml(text)
-    except (ValueError, RecursionError, yaml.YAMLError):  # told when it is chosen
+    except (ValueError, RecursionError, yaml.YAMLError):  # an error when it is chosen
         return ""
     inner = node.get(group) if isinstance(node, Mapping) else {}
     return _said(inner if isinstance(inner, Mapping) else node)

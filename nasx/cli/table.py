@@ -10,7 +10,7 @@ The numbers are those of `results.aggregate`, the words those of `results.sheets
     sort      column or list of columns of `summary`, `-column` for descending (default: space, data set, protocol, …)
     filter    {column: value or list of values}, or a list of `column:value` texts, over the columns of `collect`
     group     further columns of `collect` that split rows (device, commit, seed, …)
-    paper     null | idarts | amended | single | lambda | tse: our numbers beside the published ones
+    paper     null | idarts | amended | single | lambda | tse: our numbers next to the published ones
     error     true: retrained networks show test error instead of accuracy (test_error, which sort= always knows)
 
 Nothing here imports torch.

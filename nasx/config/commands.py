@@ -8,7 +8,7 @@ from nasx.config import schema
 
 
 class Command(NamedTuple):
-    """A command's own keys (a class of nasx.config.settings), its groups, and groups of which it reads nothing."""
+    """A command's own keys (a class of nasx.config.settings), its groups, and groups that it does not read."""
 
     settings: str
     groups: tuple[str, ...] = ()

@@ -31,7 +31,7 @@ class Origin(NamedTuple):
 
 
 class Origins(NamedTuple):
-    """Group -> choice, and dotted key -> the lines that set it, the last of which counts."""
+    """Group -> choice, and dotted key -> the lines that set it; the last one counts."""
 
     chosen: dict[str, str]
     lines: dict[str, list[Origin]]

@@ -11,7 +11,7 @@ from nasx.errors import UserError
 
 
 def set_by(conf: Path, choices: Mapping[str, Any], where: str, key: str, fault: str) -> UserError | None:
-    """The fault of `where`.`key`, told of the choice whose file in `conf` sets it; None where no other group's does."""
+    """The fault of `where`.`key`, of the choice whose file in `conf` sets it; None if no other group does."""
     for group, choice in choices.items():
         file = conf / group / f"{choice}.yaml"
         text = file.read_text(encoding="utf-8") if group != where and file.is_file() else ""

@@ -217,7 +217,7 @@ def _section(
         if path[:2] == ("sweeper", "params") and re.match(r"[+~]*(hydra\b|allow$|out$|out_file$|name$)", path[2]):
             yield UserError(f"hydra.{key}={value}", "cannot be chosen by a sweep", "remove it")
         elif path[-1] in CALLABLE_KEYS or (FILE_KEYS.fullmatch(key) and _plain(value)):
-            continue  # the first was looked at by itself
+            continue  # the first was checked separately
         else:
             yield UserError(
                 f"hydra.{key}={value}", IN_A_FILE, "remove it there; if you want it, give it on the command line"

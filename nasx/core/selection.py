@@ -1,4 +1,4 @@
-"""What a method may use to choose an architecture when the search ends."""
+"""The resources of a method for the choice of an architecture at the end of a search."""
 
 from __future__ import annotations
 
@@ -14,36 +14,36 @@ from nasx.core.trees import Tree
 
 
 def unavailable(*_: object) -> Any:
-    """Stand in for a function that a `Selection` was made without."""
+    """Default of the functions of a `Selection`. Raises NotImplementedError."""
     raise NotImplementedError("this Selection was made without it")
 
 
 @dataclass
 class Selection:
-    """What a method may use to choose when the search ends: batches of both splits and a generator of its own."""
+    """The resources of a method's final choice: batches of both splits, a generator, and callbacks."""
 
     score: Callable[[Tree], float | None]
-    """A benchmark's validation accuracy of a mixture's genotype, None where none answers."""
+    """Validation accuracy of a mixture's genotype in the benchmark; None if unknown."""
     train: Iterator[Batch]
     val: Iterator[Batch]
     gen: torch.Generator
     epoch_updates: int = 1
-    """Weight updates of an epoch of the search."""
+    """Weight updates per epoch of the search."""
     decided: list[Any] = field(default_factory=list)
-    """Plain values of the decisions so far. A checkpoint holds them: a resumed search begins with those it made."""
+    """Plain values of the decisions so far, saved in checkpoints; a resumed search starts with them."""
     save: Callable[[], None] = lambda: None
-    """Called after a decision, when `decided`, weights, architecture, optimizers and streams are all that matters."""
+    """Called after a decision, when `decided`, weights, architecture, optimizers and streams are the whole state."""
     tick: Callable[[], None] = lambda: None
-    """Called after a pass: where a signal has asked for an end, it ends here, with what was kept last."""
+    """Called after a pass: ends the search after a termination signal, with the state kept last."""
     on_progress: Callable[[int, int], None] = lambda done, total: None
-    """Called before and after a long choice's decisions with how many are made, of how many."""
+    """Called with (done, total) before and after the decisions of a long choice."""
     pause: Callable[[], None] = lambda: None
-    """Called after a short decision instead of `keep`: keeps where a checkpoint is due or a signal asks for an end."""
+    """Called after a short decision instead of `keep`: keeps only if a checkpoint is due or after a signal."""
     network: Callable[[Tree, int], nn.Module] = unavailable
-    """The discrete network of a mixture at the size of the search, newly initialized from a seed."""
+    """The discrete network of a mixture at the size of the search, initialized from a seed."""
     text: Callable[[Tree], str] = unavailable
-    """The text of a mixture's genotype."""
+    """The text form of a mixture's genotype."""
     next_batch: Callable[[], Batch] = unavailable
-    """The next training batch; it stays the next one."""
+    """The next training batch; the stream does not advance."""
     notes: dict[str, Any] = field(default_factory=dict)
-    """Plain values that the run's record keeps of the choice; `text` among them is a sentence for its last screen."""
+    """Plain values for result.json; `text` is a sentence for the summary of the run."""

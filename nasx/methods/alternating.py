@@ -1,6 +1,6 @@
 """Methods that alternate T weight steps with one architecture step along a hypergradient.
 
-A method is its hypergradient: d L2 / d a along w*(a), of which each paper approximates the second-order part. The two
+A method is its hypergradient: d L2 / d a along w*(a), whose second-order part each paper approximates. The two
 second-order products that such approximations need, of the training loss L1 on one batch,
 
     H u = d^2 L1 / dw^2 u,     M u = d^2 L1 / da dw u        (u a tree like the weights)

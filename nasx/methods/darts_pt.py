@@ -14,8 +14,8 @@ Cost after the search: an evaluation of `batches` forward passes for each operat
 is kept in a checkpoint; what is lost by a kill is at most one round's tuning and evaluations.
 
 Deviations
-1. Each edge of a node is judged against all its others, as released; the released code evaluates the edges that are
-   left anew after each drop, with other batches, and so with the same outcome but for the noise.
+1. Each edge of a node is judged against all its others, as released; the released code evaluates the
+   remaining edges again after each drop, with other batches, and so with the same result up to noise.
 2. A candidate is judged on `batches` batches of the validation stream (null: as many as an epoch has updates), all
    candidates on the same ones, with batch statistics as released; the released code reads the whole validation split.
 3. Ties: the first operation is kept, the last edge is dropped, as released.

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 
 def hard(tau: Number, gen: torch.Generator, slope: Literal["all", "sampled", "others"]) -> Activate:
-    """A sampler of one-hot weights along the last axis, of which some entries have the gradient of the soft sample.
+    """A sampler of one-hot weights along the last axis; some entries have the gradient of the soft sample.
 
     `others` gives the entries that were not sampled alone: 0, with their gradient.
     """

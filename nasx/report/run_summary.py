@@ -68,7 +68,7 @@ def opened(cfg: Mapping[str, Any], choices: Mapping[str, Any], kind: str) -> Pat
 def again(
     cfg: Mapping[str, Any], choices: Mapping[str, Any], kind: str, *, summary: bool = True
 ) -> dict[str, Any] | None:
-    """The record of a run that has finished with all its pictures, without torch; None where there is something to do.
+    """Return the record of a finished run with all its pictures, without torch; None if one of them is missing.
 
     With `summary`, print its summary.
 
@@ -184,9 +184,9 @@ def _lookup(console: Console, result: Mapping[str, Any]) -> None:
         console.print("; ".join(costs), markup=False)
     among = result.get("among") or {}
     if among.get("cells") != among.get("of"):
-        console.print(f"ranked among the {among['cells']:,} cells of this space, as are optimum, mean and median")
+        console.print(f"rank, optimum, mean and median are over the {among['cells']:,} cells of this space")
     elif found.get("benchmark") == "nb101":
-        console.print("ranked among all graphs of NAS-Bench-101, of which this space has a part")
+        console.print("ranked among all graphs of NAS-Bench-101, a superset of this space")
     if foreign(result):
         sets = ", ".join(title for name, title in NAMES.items() if name in found)
         console.print(

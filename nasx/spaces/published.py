@@ -1,6 +1,6 @@
 """Cells that were published, as facts: name, source, space, text.
 
-The data are in published.yaml beside this file. A name can replace its text wherever a genotype is read
+The data are in published.yaml in this folder. A name can replace its text wherever a genotype is read
 (`nasx retrain genotype=DARTS_V2`). Only cells of the spaces of this package are listed: NASNet and AmoebaNet have
 five nodes and other outputs.
 """

@@ -4,12 +4,12 @@ flock is released by the kernel when its holder ends, however it ends, and holds
 by one mount of one kernel. NFS and most cluster file systems pass it on to other hosts and mounts, some do not. So a
 start that gets it and finds the name of a holder elsewhere (another host or mount, or this host before it went down)
 watches the file for PATIENCE_S seconds, and is refused when the file is touched meanwhile. No clocks are compared. An
-orderly end empties the file: nobody has to wait after it.
+orderly end empties the file: no process waits after it.
 
 The file is never opened through a link, and is emptied only where its text is that of a lock: a file of that name that
 is another program's, or a second name of one, stays as it is.
 
-A holder may lose its lock in two ways: somebody removes the file, or the process was asleep (a suspended machine) where
+A holder may lose its lock in two ways: the file is removed, or the process was asleep (a suspended machine) where
 flock is not passed on. `check`, before every write, ends it then: its successor's files stay whole.
 """
 
@@ -95,14 +95,14 @@ class Lock:
             there = self.path.read_bytes()
         except FileNotFoundError:
             there = b""
-        except OSError:  # nothing is known; the next write fails by itself
+        except OSError:  # unknown; the next write fails
             return
         if there != self.text:
             raise UserError(
                 str(self.folder),
                 "is no longer held by this process: "
                 + (f"{holder_name(there)} has taken it over" if there else "its lock file was removed"),
-                "the same command resumes from the last checkpoint where nobody else does",
+                "the same command resumes from the last checkpoint if no other process does",
             )
 
     def close(self) -> None:
@@ -170,7 +170,7 @@ def flock(handle: int) -> None:
 
 
 def touched_within(path: Path, seconds: float) -> bool:
-    """Whether somebody touches the file within so many seconds; opened again each time, so that NFS asks its server."""
+    """Whether the file is touched within `seconds`; it is opened again each time, so that NFS queries its server."""
 
     def changed() -> int:
         with path.open("rb") as file:

@@ -2,7 +2,7 @@
 
 Files, in the folder `profile` of the run: trace.json.gz, to be opened at https://ui.perfetto.dev or in chrome://tracing,
 and operations.txt, the operations that took the most time. The profiler only observes: no number of a run depends on
-it, so `profile` is no part of a run's identity.
+it, so `profile` is not part of a run's identity.
 """
 
 from __future__ import annotations

@@ -78,7 +78,7 @@ def jobs(folder: Path) -> list[Job]:
 def summary(folder: Path, fault: BaseException | None) -> int:
     """After a sweep: how many jobs finished, and which failed with what. 1 where one failed.
 
-    `fault` is what ended the sweep: a job's own error, or the launcher's where a job died without a word.
+    `fault` is what ended the sweep: a job's own error, or the launcher's if a job died without one.
     """
     found = jobs(folder)
     planned = (files.read_json(folder / "sweep.json") or {}).get("jobs") or len(found)
