@@ -134,7 +134,7 @@ def request(words: Sequence[str]) -> Request:
         faults.append(
             UserError(
                 f"{where} auto",
-                f"changes settings by itself, but {changes[0]} is given",
+                f"already changes settings, but {changes[0]} is given",
                 "give epoch=E in place of auto",
             )
         )
@@ -358,7 +358,7 @@ def start(folder: Path) -> int:
 def _try(
     folder: Path, epoch: int, remedies: Mapping[str, Branch | UserError]
 ) -> Iterator[tuple[str, Path | UserError]]:
-    """Run the branches; one that does not fit its checkpoint is told in the table, and the others go on."""
+    """Run the branches; one that does not fit its checkpoint is reported in the table, and the others continue."""
     for name, each in remedies.items():
         if isinstance(each, UserError):
             yield name, each

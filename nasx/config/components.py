@@ -101,7 +101,7 @@ def component_faults_of(
 
 
 def allowed_packages(cfg: Mapping[str, Any]) -> tuple[str, ...]:
-    """The packages besides nasx whose classes may be named: those of `allow` and of plugins."""
+    """The packages other than nasx whose classes are allowed: those of `allow` and of plugins."""
     allow = cfg.get("allow") or ()
     return (*map(str, allow if isinstance(allow, list | tuple) else ()), *plugins.packages())
 

@@ -1,4 +1,4 @@
-"""Folders of configurations besides nasx's own: `--config-dir`, those of NASX_CONFIG_DIR, and those of plugins.
+"""Additional folders of configurations: `--config-dir`, those of NASX_CONFIG_DIR, and those of plugins.
 
 A plugin is an installed distribution with an entry point of the group `nasx.plugins` that names one of its packages:
 
