@@ -284,5 +284,5 @@ def responses(method: Method, p: Tensor) -> Iterator[Finding]:
 
 
 def audit(build: Callable[[], Method]) -> list[Finding]:
-    """All checks on closed forms. `build` makes the method anew for each problem."""
+    """All checks on closed forms. `build` makes a new method for each problem."""
     return [*exactness(build), *composition(build())]

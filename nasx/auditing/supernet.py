@@ -3,7 +3,7 @@
     own definition   the same step with every finite difference (`Search.probed`) taken by double backward instead
     unrolled         d/da L2(w_T(a), a) through T plain steps of SGD on the step's training batch, by autograd
     cost             passes counted by hooks; peak memory beyond a first-order step by torch's profiler
-    determinism      two runs from one state under other global seeds end bit for bit alike
+    determinism      two runs from one state under other global seeds end bit-identical
     state            a new method and a new search continue from weights, architecture and optimizers bit for bit
 
 With relu, finite differences of the published lengths do not approach double backward (docs/methods/kinks.md). So the
@@ -73,7 +73,7 @@ class TenthRecorder(Recorder):
 
 # ------------------------------------------------------------------------------------------------------ the search
 class Start:
-    """A search at one state, of which any number of equal copies can be made, and its batches."""
+    """A search at one state, with its batches, that can be copied any number of times."""
 
     def __init__(self, cfg: Config, method: Method, *, warm: int = WARM_STEPS) -> None:
         space, settings = instantiate.build(cfg["space"]), instantiate.build(cfg["search"])
@@ -255,7 +255,7 @@ def cost(start: Start, wide: Start, build: Callable[[], Method]) -> Iterator[Fin
 
 # ------------------------------------------------------------------------------------------------- reproducibility
 def reproducibility(start: Start, build: Callable[[], Method]) -> Iterator[Finding]:
-    """Determinism under other global seeds, and continuing from saved state. `build` makes the method anew."""
+    """Determinism under other global seeds, and continuing from saved state. `build` makes a new method."""
     ends, middle = [], start.origin
     for seed in (0, 1):
         method, search = build(), start.copy(Search)
@@ -275,7 +275,7 @@ def reproducibility(start: Start, build: Callable[[], Method]) -> Iterator[Findi
             source,
         )
         return
-    yield Finding("determinism", "pass", "two runs under other global seeds end bit for bit alike", {}, source)
+    yield Finding("determinism", "pass", "two runs under other global seeds end bit-identical", {}, source)
     method = build()
     method.step(middle, *start.batches(method, 1))
     ok = same(finished(middle), ends[0])
