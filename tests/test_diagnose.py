@@ -68,7 +68,11 @@ def test_a_row_with_everything(name: str) -> None:
     assert cost["forward"] == made.search.problem.passes == 3
     assert cost["batch_norm"] == "train"
     assert row["correlation"].keys() == {"first", "middle", "last"}
-    assert np.array(row["operator_gradients"][next(iter(mix))]).shape == mix[next(iter(mix))].shape
+    for i, key in enumerate(("operator_gradients_train", "operator_gradients")):
+        leaves = {k: x.clone().requires_grad_() for k, x in mix.items()}
+        loss = made.search.problem.outcome(made.search.w, leaves, small.batch(10 * i, n=2, size=8)).loss
+        for k, g in zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True):
+            assert np.allclose(row[key][k], g, rtol=1e-3, atol=0), (key, k)  # four digits
     assert all(torch.equal(x, w[k]) for k, x in made.search.w.items())
     batches = [small.batch(0, n=2, size=8), small.batch(10, n=2, size=8)]
     g = [agreement.look(made.search.problem, made.search.w, mix, b).mix for b in batches]
@@ -113,6 +117,7 @@ EVERYTHING = {
     "signed_train",
     "signed_val",
     "operator_gradients",
+    "operator_gradients_train",
     "correlation",
     "correlation_single",
     "node_cosine",

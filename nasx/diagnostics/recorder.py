@@ -69,6 +69,7 @@ def measure(
         found = agreement.alignments(seen.mix, problem.groups, part)
         row |= {name: None if value is None else float(value) for name, value in found.items()}
     row["operator_gradients"] = {name: short(g) for name, g in validated.mix.items()}
+    row["operator_gradients_train"] = {name: short(g) for name, g in trained.mix.items()}
     if cells:
         row["correlation"] = agreement.correlations(validated, trained)
         row["correlation_single"] = agreement.correlations(trained, trained)
