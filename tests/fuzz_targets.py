@@ -345,6 +345,8 @@ READERS = (
     "export from=runs/a",
     "info from=runs/a",
     "diagnose from=runs/a",
+    "whatif runs/a auto",
+    "whatif runs/a epoch=1",
     "retrain",
 )
 
@@ -525,6 +527,7 @@ COMMANDS = [
     ["evaluate", "runs/a", "batch=2"],
     ["report", "runs", "title=x"],
     ["diagnose", "from=runs/a"],
+    ["whatif", "runs/a", "epoch=1", "search.lr=0.1"],
     ["completion", "bash"],
     ["nonsense"],
     ["--version"],

@@ -122,6 +122,7 @@ IMPORTED = (
     "nasx.cli.export",
     "nasx.cli.evaluate",
     "nasx.cli.diagnose",
+    "nasx.cli.whatif",
     "nasx.report.html",
     "nasx.results.compare",
     "nasx.report.cells",

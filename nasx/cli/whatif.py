@@ -338,7 +338,10 @@ def _run(branch: Branch) -> Path:
 # ------------------------------------------------------------------------------------------------------- auto
 def start(folder: Path) -> int:
     """The kept epoch at which `auto` branches off. Raises UserError where no collapse is seen, or none was kept."""
-    began = onset(records.read_rows(folder))
+    try:
+        began = onset(records.read_rows(folder))
+    except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:  # rows of another hand
+        raise UserError(str(folder / "metrics.jsonl"), "holds rows that are not those of a search", "") from error
     if began is None:
         raise UserError(
             f"nasx whatif {folder} auto",

@@ -20,7 +20,9 @@ def outcomes(parent: Path, epoch: int, branches: Mapping[str, Path | UserError])
     """The ends of the search in `parent` and of its branches at `epoch`; an error is why there is no branch."""
     rows = curves.read_metrics(parent)
     measure = ".".join(curves.looked_up(rows) or ())
-    at = next(row for row in rows if row["epoch"] == epoch)
+    at = next((row for row in rows if row["epoch"] == epoch), {})
+    if not {"genotype", "updates", "wall_s"} <= at.keys():
+        raise UserError(str(parent / "metrics.jsonl"), f"has no whole row of epoch {epoch}", "choose another epoch")
     ends = {ITSELF: ended(parent, measure)} if records.finished(parent) else {}
     total = ends[ITSELF].passes if ends else None
     passes = None if total is None else total * at["updates"] / rows[-1]["updates"]
