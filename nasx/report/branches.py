@@ -158,6 +158,7 @@ def picture(found: Sequence[Outcomes], path: Path) -> list[Path]:
         axes = made.subplots(1, len(panels) + bool(measure), squeeze=False)[0]
         for one, quantity in zip(axes, panels, strict=False):
             _over_epochs(one, groups, quantity, [each.epoch for each in found])
+        axes[0].set_title("Skip connections")
         if measure:
             _at_the_end(axes[-1], found, list(groups))
             axes[1].set_title("Found cell, benchmark")
