@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 from nasx.errors import UserError
 
 if TYPE_CHECKING:
+    from nasx.api.architectures import list_models
     from nasx.api.jobs import retrain, search
-    from nasx.api.models import create_model, list_models
+    from nasx.api.models import create_model
     from nasx.api.runs import RetrainRun, RunFrame, SearchRun, runs
     from nasx.core.bilevel import Batch, Method, Outcome, Problem, Search
     from nasx.export.model import load
@@ -38,8 +39,9 @@ __all__ = [
     "search",
 ]
 _HOMES = {
+    "nasx.api.architectures": ("list_models",),
     "nasx.api.jobs": ("retrain", "search"),
-    "nasx.api.models": ("create_model", "list_models"),
+    "nasx.api.models": ("create_model",),
     "nasx.api.runs": ("RetrainRun", "RunFrame", "SearchRun", "runs"),
     "nasx.core.bilevel": ("Batch", "Method", "Outcome", "Problem", "Search"),
     "nasx.export.model": ("load",),
@@ -48,12 +50,14 @@ _HOMES = {
 """Module -> the names of `__all__` that are imported from it at their first use."""
 
 
-def __getattr__(name: str) -> Any:
-    for module, names in _HOMES.items():
-        if name in names:
-            globals()[name] = found = getattr(import_module(module), name)
-            return found
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+if not TYPE_CHECKING:  # type checkers know the names, and find typos
+
+    def __getattr__(name: str) -> Any:
+        for module, names in _HOMES.items():
+            if name in names:
+                globals()[name] = found = getattr(import_module(module), name)
+                return found
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

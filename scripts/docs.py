@@ -75,6 +75,8 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
             there = SHOWN[target]
         elif target.startswith("docs/"):
             there = target.removeprefix("docs/")
+            if there.endswith(".ipynb") and not name.startswith("notebooks/"):  # its page, not the file
+                there = f"{there.removesuffix('.ipynb')}.md"
         elif (ROOT / target).is_file():
             there = f"source/{target}.md"
         else:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import folders
 import jobs
 import pandas as pd
 import pytest
@@ -69,7 +71,8 @@ def test_import_and_errors_come_without_torch(tmp_path: Path) -> None:
         "import sys, nasx; dir(nasx)\n"
         "try: nasx.search(method='drats')\n"
         "except nasx.UserError as error: print(error)\n"
-        "print(nasx.list_models.__name__ if 'torch' in sys.modules else 'no torch')"
+        "nasx.list_models(), nasx.runs('.')\n"
+        "print('torch' if 'torch' in sys.modules else 'no torch')"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert "unknown method 'drats'" in done.stdout, done
@@ -119,6 +122,28 @@ def test_a_call_is_the_run_of_the_same_command(here: Path, found: nasx.SearchRun
     assert again == found
     assert (found.folder / "result.json").stat().st_mtime_ns == written, "it was searched again"
     assert [path.name for path in (here / "outputs").iterdir() if path.name.startswith("darts-")] == [found.name]
+
+
+def test_an_interrupted_call_is_resumed(here: Path, found: nasx.SearchRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C in the second epoch, as a notebook's stop button sends it: the same call then ends with the same rows."""
+    from nasx.searcher.loop import Loop
+
+    step, taken = Loop._step, []
+
+    def interrupted(loop: Loop, left: int) -> None:
+        step(loop, left)
+        taken.append(left)
+        if len(taken) == 3:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(Loop, "_step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        nasx.search(SMALL, seed=1, quiet=True, out="again")
+    run = nasx.search(SMALL, seed=1, quiet=True, out="again")
+    assert len(taken) == 4, "steps were taken twice"
+    assert run.folder == Path("again") / found.name
+    assert folders.rows(run.folder) == folders.rows(found.folder)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_what_a_search_returns_is_in_its_record(found: nasx.SearchRun) -> None:

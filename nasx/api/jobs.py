@@ -7,16 +7,14 @@ continues what `nasx search` began, and the other way round.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
+from nasx.api.architectures import find_published, identify
 from nasx.api.runs import RetrainRun, Run, SearchRun, open_run
 from nasx.cli import invoke
-from nasx.core import spelling
-from nasx.errors import UserError, of_system
-from nasx.spaces import published
+from nasx.errors import of_system
 from nasx.tracking import lineage, records
 
 Override = str | Mapping[str, object]
@@ -76,26 +74,6 @@ def retrain(
     run = open_run(_call("retrain", texts, config_dir))
     assert isinstance(run, RetrainRun)
     return run
-
-
-def find_published(name: str) -> published.Published | None:
-    """The published cell of that name, upper or lower case; None where there is none."""
-    return {known.lower(): cell for known, cell in published.cells().items()}.get(name.strip().lower())
-
-
-def identify(architecture: str | os.PathLike[str] | Run, out: str = "outputs") -> tuple[str, str]:
-    """(`genotype`, a published name or a text) or (`from`, the folder of a run or its name below `out`).
-
-    Raises UserError for a misspelled name.
-    """
-    if isinstance(architecture, Run):
-        return "from", str(architecture.folder)
-    text = os.fspath(architecture)
-    if find_published(text) or (re.search(r"[|(\[{]", text) and not Path(text).exists()):
-        return "genotype", text
-    if records.locate(text, out) is None and (near := spelling.nearest(text, published.cells())):
-        raise UserError(text, "is neither a published cell nor a run", f"did you mean {near}?")
-    return "from", text
 
 
 def _texts(*overrides: Override) -> list[str]:

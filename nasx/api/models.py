@@ -1,22 +1,20 @@
-"""`nasx.create_model` and `nasx.list_models`, in timm's manner: discrete architectures as modules of plain tensors."""
+"""`nasx.create_model`, in timm's manner: discrete architectures as modules that return plain tensors."""
 
 from __future__ import annotations
 
 import copy
 import os
 from collections.abc import Mapping, Sequence
-from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from nasx.api.jobs import find_published, identify
+from nasx.api.architectures import find_published, identify, list_models
 from nasx.api.runs import Run
 from nasx.cli import export, info
 from nasx.config import components, instantiate
 from nasx.errors import UserError
-from nasx.spaces import published
 from nasx.spaces.base import Genotype, Network
 from nasx.tracking import lineage
 from nasx.train.job import sized
@@ -72,16 +70,6 @@ class Model(nn.Module):
         shadow = copy.deepcopy(self).to("meta").eval()
         shapes = [found.shape for found in shadow.forward_maps(torch.zeros(1, 3, size, size, device="meta"))]
         return [FeatureInfo(shape[1], size // shape[2]) for shape in shapes]
-
-
-def list_models(filter: str = "*") -> list[str]:  # noqa: A002 (timm's name)
-    """The names of published cells for images that match a pattern (`*` and `?`, upper or lower case), sorted.
-
-    >>> nasx.list_models("lambda*s4")
-    ['Lambda_DARTS_c10_s4']
-    """
-    names = [name for name, cell in published.cells().items() if cell.space != "darts_rnn"]
-    return sorted((name for name in names if fnmatchcase(name.lower(), filter.lower())), key=str.lower)
 
 
 def create_model(

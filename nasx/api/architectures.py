@@ -1,0 +1,44 @@
+"""What names an architecture: a published cell, the text of a genotype, a run. No torch."""
+
+from __future__ import annotations
+
+import os
+import re
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from nasx.api.runs import Run
+from nasx.core import spelling
+from nasx.errors import UserError
+from nasx.spaces import published
+from nasx.tracking import records
+
+
+def list_models(filter: str = "*") -> list[str]:  # noqa: A002 (timm's name)
+    """The names of published cells for images that match a pattern (`*` and `?`, upper or lower case), sorted.
+
+    >>> nasx.list_models("lambda*s4")
+    ['Lambda_DARTS_c10_s4']
+    """
+    names = [name for name, cell in published.cells().items() if cell.space != "darts_rnn"]
+    return sorted((name for name in names if fnmatchcase(name.lower(), filter.lower())), key=str.lower)
+
+
+def find_published(name: str) -> published.Published | None:
+    """The published cell of that name, upper or lower case; None where there is none."""
+    return {known.lower(): cell for known, cell in published.cells().items()}.get(name.strip().lower())
+
+
+def identify(architecture: str | os.PathLike[str] | Run, out: str = "outputs") -> tuple[str, str]:
+    """(`genotype`, a published name or a text) or (`from`, the folder of a run or its name below `out`).
+
+    Raises UserError for a misspelled name.
+    """
+    if isinstance(architecture, Run):
+        return "from", str(architecture.folder)
+    text = os.fspath(architecture)
+    if find_published(text) or (re.search(r"[|(\[{]", text) and not Path(text).exists()):
+        return "genotype", text
+    if records.locate(text, out) is None and (near := spelling.nearest(text, published.cells())):
+        raise UserError(text, "is neither a published cell nor a run", f"did you mean {near}?")
+    return "from", text
