@@ -2,7 +2,7 @@
 
     own definition   the same step with every finite difference (`Search.probed`) taken by double backward instead
     unrolled         d/da L2(w_T(a), a) through T plain steps of SGD on the step's training batch, by autograd
-    cost             passes counted by hooks; peak memory beyond a first-order step by torch's profiler
+    cost             passes counted by hooks; storages at the peak, beyond those of a first-order step
     determinism      two runs from one state under other global seeds end bit-identical
     state            a new method and a new search continue from weights, architecture and optimizers bit for bit
 
@@ -30,6 +30,7 @@ from nasx.auditing.findings import Finding, passed
 from nasx.auditing.problems import Recorder, copied
 from nasx.config import instantiate
 from nasx.core.bilevel import Batch, Method, Search, Second, Tree, detached, gradient
+from nasx.searcher.memory import Storages
 from nasx.searcher.optimizers import architecture_optimizer, weight_optimizer
 from nasx.searcher.problem import RelaxedProblem, weights
 
@@ -208,15 +209,11 @@ def passes(start: Start, method: Method) -> tuple[int, int]:
 
 
 def memory(work: Callable[[], object]) -> int:
-    """Bytes that torch has allocated on the CPU at the peak of some work, above its beginning."""
-    from torch.profiler import ProfilerActivity, profile
-
-    gc.collect()  # else the memory of earlier searches may be freed inside
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+    """Bytes of the tensors that some work makes, at their peak."""
+    gc.collect()  # cycles of earlier searches
+    with Storages() as storages:
         work()
-    events: Any = profiler.profiler.kineto_results.events()
-    sizes = [own.nbytes() for own in sorted(events, key=lambda own: own.start_ns()) if own.name() == "[memory]"]
-    return int(np.cumsum(sizes).max(initial=0))
+    return storages.peak
 
 
 def cost(start: Start, wide: Start, build: Callable[[], Method]) -> Iterator[Finding]:
@@ -239,7 +236,7 @@ def cost(start: Start, wide: Start, build: Callable[[], Method]) -> Iterator[Fin
         search.update_a(val)
         search.update_w(train[-1])
 
-    used = memory(lambda: method.step(wide.copy(Search), train, val))  # what is freed inside is made inside
+    used = memory(lambda: method.step(wide.copy(Search), train, val))
     size = sum(x.numel() * x.element_size() for x in wide.origin.w.values())
     copies = (used - memory(plain)) / size
     values = {"copies": round(copies, 3)}

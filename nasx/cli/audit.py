@@ -18,7 +18,6 @@ one fails.
 from __future__ import annotations
 
 import json
-import os
 import textwrap
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -71,7 +70,6 @@ def main(words: Sequence[str]) -> int:
         ]
         for name in given.positional
     }
-    os.environ.setdefault("KINETO_LOG_LEVEL", "9")  # torch's profiler would print lines of its own
     folder, failed = Path(given.options["out"]).expanduser(), []
     for name, own in configurations.items():
         began = time.monotonic()
