@@ -21,7 +21,7 @@ from variants import BUILT, TRAINING
 from nasx.auditing import closed_forms, problems, supernet
 from nasx.auditing.findings import Finding
 from nasx.auditing.problems import Quadratic, Recorder
-from nasx.cli.audit import SMALL, WIDE, page
+from nasx.cli.audit import SMALL, WIDE, attempted, page
 from nasx.config import compose
 from nasx.core.bilevel import Batch, Method, Search, Tree, combine, detached, gradient
 from nasx.methods.alternating import Alternating, Hypergradient, first_order
@@ -304,6 +304,15 @@ def test_a_method_of_ones_own_is_audited_and_the_exit_code_says_what_was_found(t
     done = jobs.nasx(tmp_path, "audit", "wrong", *own, "method.scale=1.0", "--quick")
     assert done.code == 0, done
     assert "search" not in json.loads((tmp_path / "made" / "wrong.json").read_text())["parts"]
+
+
+def test_what_a_method_raises_is_a_finding() -> None:
+    class Raising(Darts):
+        def hypergradient(self, search: Search, train: Batch, val: Batch) -> Hypergradient:
+            raise TypeError("no\nsuch thing")
+
+    (found,) = attempted(lambda: closed_forms.audit(Raising), "fail")
+    assert (found.check, found.outcome, found.text) == ("error", "fail", "TypeError: no such thing")
 
 
 @pytest.mark.parametrize(

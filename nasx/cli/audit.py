@@ -18,11 +18,13 @@ one fails.
 from __future__ import annotations
 
 import json
+import os
 import textwrap
 import time
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from hydra.types import RunMode
 
@@ -109,13 +111,28 @@ def audit(configurations: Sequence[tuple[dict[str, Any], dict[str, Any]]], *, qu
     (small, _), (wide, _), (searched, choices) = configurations
     build: Callable[[], Any] = lambda: instantiate.build(small["method"], small["allow"])  # noqa: E731
     parts: Parts = {}
-    with environment.prepared(environment.device("cpu"), threads=1, deterministic=True, seed=small["seed"]):
+    with environment.prepared(
+        environment.device("cpu"), threads=1, deterministic=small["deterministic"], seed=small["seed"]
+    ):
         if build().trains:
-            parts["closed forms"] = closed_forms.audit(build)
-            parts["supernet"] = supernet.audit(small, wide, build)
+            parts["closed forms"] = attempted(lambda: closed_forms.audit(build), "note")  # which have no network
+            parts["supernet"] = attempted(lambda: supernet.audit(small, wide, build), "fail")
     if not quick:
-        parts["search"] = ranking.audit(searched, choices, seeds)
+        parts["search"] = attempted(lambda: ranking.audit(searched, choices, seeds), "fail")
     return parts
+
+
+def attempted(work: Callable[[], list[Finding]], outcome: Literal["note", "fail"]) -> list[Finding]:
+    """The findings of some work; what it raises is one. `NASX_DEBUG=1` prints the trace."""
+    from nasx.auditing.findings import Finding
+
+    try:
+        return work()
+    except Exception as error:  # noqa: BLE001 (a method under audit may raise anything)
+        if os.environ.get("NASX_DEBUG") == "1":
+            traceback.print_exc()
+        text = " ".join(f"{type(error).__name__}: {error}".split())
+        return [Finding("error", outcome, text, {}, "nasx: a step must not raise")]
 
 
 def failures(parts: Mapping[str, Sequence[Finding]]) -> list[Finding]:
