@@ -124,7 +124,7 @@ def code(source: str) -> str:
 def notebook(path: Path) -> tuple[str, dict[str, bytes]]:
     """A notebook as Markdown, and the pictures in it by name."""
     text, resources = MarkdownExporter().from_filename(str(path), resources={"unique_key": path.stem})
-    head, _, rest = text.lstrip().partition("\n")
+    head, _, rest = re.sub(r"\n(\s*\n){3,}", "\n\n", text.lstrip()).partition("\n")
     return f"{head}\n\n[Download this notebook]({path.name})\n{rest}", resources["outputs"]
 
 

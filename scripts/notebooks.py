@@ -29,7 +29,7 @@ def main(names: list[str]) -> None:
                 record_timing=False,
                 coalesce_streams=True,
             ).execute()
-        notebook.metadata.pop("language_info", None)
+        notebook.metadata["language_info"] = {"name": "python"}
         nbformat.write(notebook, path)
         print(path)
 

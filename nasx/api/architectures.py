@@ -17,8 +17,9 @@ from nasx.tracking import records
 def list_models(filter: str = "*") -> list[str]:  # noqa: A002 (timm's name)
     """The names of published cells for images that match a pattern (`*` and `?`, upper or lower case), sorted.
 
-    >>> nasx.list_models("lambda*s4")
-    ['Lambda_DARTS_c10_s4']
+    Examples:
+        >>> nasx.list_models("lambda*s4")
+        ['Lambda_DARTS_c10_s4']
     """
     names = [name for name, cell in published.cells().items() if cell.space != "darts_rnn"]
     return sorted((name for name in names if fnmatchcase(name.lower(), filter.lower())), key=str.lower)

@@ -27,9 +27,10 @@ def search(*overrides: Override, config_dir: str | None = None, **settings: obje
     A run that was interrupted continues, and one that has finished is returned at once. Progress goes to the notebook,
     or to standard error; `quiet=True` turns it off. One call is one run: for several seeds, write a loop.
 
-    >>> run = nasx.search(method="darts", space="nb201", dataset="digits", seed=1)
-    >>> run = nasx.search({"search.epochs": 2, "dataset.size": 16}, experiment="quickstart", method="idarts")
-    >>> run = nasx.search("method=darts", "method.order=2", search={"epochs": 2}, out="elsewhere")
+    Examples:
+        >>> run = nasx.search(method="darts", space="nb201", dataset="digits", seed=1)
+        >>> run = nasx.search({"search.epochs": 2, "dataset.size": 16}, experiment="quickstart", method="idarts")
+        >>> run = nasx.search("method=darts", "method.order=2", search={"epochs": 2}, out="elsewhere")
 
     Args:
         overrides: settings, each as text (`"search.epochs=2"`) or a mapping (`{"search.epochs": 2}`).
@@ -53,9 +54,10 @@ def retrain(
 ) -> RetrainRun:
     """Train an architecture from scratch and test it; like `nasx retrain`.
 
-    >>> found = nasx.search(space="darts", dataset="cifar10")
-    >>> trained = nasx.retrain(found, {"retrain.epochs": 600})
-    >>> trained = nasx.retrain("DARTS_V2", seed=3)
+    Examples:
+        >>> found = nasx.search(space="darts", dataset="cifar10")
+        >>> trained = nasx.retrain(found, {"retrain.epochs": 600})
+        >>> trained = nasx.retrain("DARTS_V2", seed=3)
 
     Args:
         architecture: a finished search (what `nasx.search` returned, its folder, or its name below `out`), the name of

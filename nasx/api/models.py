@@ -88,11 +88,12 @@ def create_model(
 ) -> Model:
     """The discrete network of an architecture as a torch module that returns plain tensors.
 
-    >>> model = nasx.create_model("DARTS_V2", num_classes=100)  # 20 cells and 36 channels, for CIFAR
-    >>> model = nasx.create_model("PDARTS", recipe="imagenet_darts", num_classes=1000)
-    >>> model = nasx.create_model("|none~0|+|none~0|none~1|+|nor_conv_3x3~0|none~1|none~2|", channels=8)
-    >>> model = nasx.create_model("outputs/mine-retrain", pretrained=True)
-    >>> maps = nasx.create_model("DARTS_V2", features_only=True)(images)
+    Examples:
+        >>> model = nasx.create_model("DARTS_V2", num_classes=100)  # 20 cells and 36 channels, for CIFAR
+        >>> model = nasx.create_model("PDARTS", recipe="imagenet_darts", num_classes=1000)
+        >>> model = nasx.create_model("|none~0|+|none~0|none~1|+|nor_conv_3x3~0|none~1|none~2|", channels=8)
+        >>> model = nasx.create_model("outputs/mine-retrain", pretrained=True)
+        >>> maps = nasx.create_model("DARTS_V2", features_only=True)(images)
 
     Args:
         architecture: the name of a published cell, the text of a genotype, or a finished search or retraining (what

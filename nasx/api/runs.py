@@ -106,9 +106,10 @@ def open_run(folder: Path) -> SearchRun | RetrainRun:
 class RunFrame(pd.DataFrame):
     """A pandas frame with one row per run; what is selected from it is a RunFrame again.
 
-    >>> runs = nasx.runs("outputs")
-    >>> runs.groupby("method")["cifar10.valid"].agg(["mean", "std", "count"])
-    >>> runs[runs.method == "darts"].epochs().pivot(index="epoch", columns="run", values="train_accuracy")
+    Examples:
+        >>> runs = nasx.runs("outputs")
+        >>> runs.groupby("method")["cifar10.valid"].agg(["mean", "std", "count"])
+        >>> runs[runs.method == "darts"].epochs().pivot(index="epoch", columns="run", values="train_accuracy")
     """
 
     @property
@@ -120,7 +121,10 @@ class RunFrame(pd.DataFrame):
 
         Columns: run, kind, method, space, dataset, seed, epoch, then every number that the runs recorded (losses in
         nats, accuracies in percent, `lookup.<data set>.valid` of the cell found so far, diagnostics), genotype, folder.
+        Raises UserError for a selection of columns without `folder`.
         """
+        if "folder" not in self.columns:
+            raise UserError("epochs()", "needs the column folder", "select it too, or select rows only")
         kept = self[[name for name in (*FIRST, "folder") if name in self.columns]]
         return _epochs(rows_of(kept.drop_duplicates("folder")), [name for name in FIRST if name in self.columns])
 
