@@ -86,7 +86,7 @@ def test_each_step_is_printed_by_the_one_before(layout: str, tmp_path: Path) -> 
     assert (block["path"], block["size"], block["mean"]) == (IMAGES, 16, [0.4, 0.45, 0.5])
     assert found["images"]["classes"] == list(CLASSES)
 
-    accuracy = repr(found["test_accuracy"])
+    accuracy = f"{100 * found['test_accuracy']:.2f} %"
     done = jobs.nasx(tmp_path, *printed(done, "evaluate"))
     assert facts(done.out)["accuracy"] == accuracy, done
     done = jobs.nasx(tmp_path, *printed(done, "export"))

@@ -152,4 +152,4 @@ def test_a_bounded_run_records_its_width_and_is_exported_with_it(tmp_path: Path)
     done = nasx(tmp_path, "export", "from=runs/bounded", "out=model")
     assert done.code == 0, done
     done = nasx(tmp_path, "evaluate", "model")
-    assert done.out.splitlines()[0].split()[1] == str(found["test_accuracy"])
+    assert done.out.splitlines()[0].split()[1] == f"{100 * found['test_accuracy']:.2f}"

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+import re
 import statistics
 
 import pytest
@@ -294,6 +295,23 @@ def test_a_narrow_terminal_gets_parts_that_lose_nothing():
     text = render.console([sheet], width=50)
     assert all(len(line) <= 50 for line in text.splitlines())
     assert all(cell in text for cell in cells)
+
+
+def test_a_terminal_of_80_columns_reads_each_setting_once():
+    """Words once, then numbers by row; before, each part repeated the settings in slices of eight letters."""
+    settings = [f"search.arch_lr=0.00{i} space.layers={i} search.updates_per_epoch=100" for i in range(1, 4)]
+    rows = [("darts", "nb201-v1", text, "91.55 ± 0.12", "n/a", f"{i}0.00 ± 1.00", "3", "1.2 GPU-hours")
+            for i, text in enumerate(settings)]  # fmt: skip
+    rows.append(("random cell (benchmark mean)", "", "", "83.69", "n/a", "61.30", "", "–"))
+    header = ("method", "protocol", "setting", "CIFAR-10 valid", "CIFAR-10 test", "CIFAR-100 valid", "n", "cost")
+    text = render.console([render.Sheet("t", header, tuple(rows), left=frozenset({0, 1, 2}))], width=80)
+    assert max(map(len, text.splitlines())) <= 80
+    for i in range(1, 4):
+        for word in settings[i - 1].split()[:2]:
+            assert text.count(word) == 1
+        assert len(re.findall(rf"^ {i} +darts ", text, re.M)) == text.count(" # ")
+    assert "n/a" not in text, "a column without any number tells nothing"
+    assert [text.count(cell) for cell in ("91.55 ± 0.12", "83.69", "61.30", "1.2 GPU-hours")] == [3, 1, 1, 3]
 
 
 # ---------------------------------------------------------------------------------------------------------- ask

@@ -4,8 +4,8 @@
                   [device=auto|cpu|cuda] [allow=PACKAGE]
 
 MODEL is model.safetensors, the folder that holds it, or a finished run of nasx retrain (its folder, or its name under
-outputs/). Images, batch size and precision are those of the training, so that on the same device the accuracy is the
-same to the last digit; an export does not tell where the images lie, path= does. With dataset=NAME of the same kind
+outputs/). Images, batch size and precision are those of the training, so that on the same device the answers are the
+same to the last image; an export does not tell where the images lie, path= does. With dataset=NAME of the same kind
 (another folder of images) all other settings stay those of the training; of another kind, its images get the size of
 the training's. dataset.KEY=VALUE changes one setting. allow=PACKAGE names a package of yours with the space.
 """
@@ -40,7 +40,7 @@ class Model(NamedTuple):
 
 
 def main(words: Sequence[str]) -> int:
-    """Print accuracy, correct answers, images and loss, one fact a line, and of a run the next command."""
+    """Print accuracy, correct answers, images and loss, one fact per line, and for a run the next command."""
     settings, rest = lineage.split_dataset_overrides(words)
     said = parse("evaluate", rest, OPTIONS, positional="MODEL")
     if len(said.positional) != 1:
@@ -53,12 +53,9 @@ def main(words: Sequence[str]) -> int:
         raise UserError(f"split={said.options['split']}", "unknown split", "use split=test or split=train")
     model = find_model(said.positional[0], said.allowed)
     found = evaluate(model, said, settings)
-    for name, value in (
-        ("accuracy", found.accuracy),
-        ("correct", found.correct),
-        ("images", found.images),
-        ("loss", found.loss),
-    ):
+    accuracy = f"{100 * found.accuracy:.2f} %"
+    facts = {"accuracy": accuracy, "correct": found.correct, "images": found.images, "loss": found.loss}
+    for name, value in facts.items():
         print(f"{name.ljust(10)}{value}")
     if model.folder is not None:
         print(

@@ -7,6 +7,7 @@ same sheet gives the same bytes. CSV is not rendered from a sheet, but written f
 from __future__ import annotations
 
 import io
+import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -127,40 +128,57 @@ def console(
 
 def _stacked(name: str) -> str:
     """Break `CIFAR-10 valid` into two lines, to keep number columns narrow."""
-    head, _, tail = name.rpartition(" ")
-    return f"{head}\n{tail}" if head and tail in ("valid", "test", "accuracy", "error", "(M)") else name
+    return re.sub(r"^(.+?) ((?:valid|test|accuracy|error)\b.*|\(M\))$", r"\1\n\2", name)
+
+
+LABEL, NAME = "#", 28
+"""Heading of the column that joins the parts of a sheet, and the widest that its first column is there."""
+MISSING = frozenset({"n/a", "–", ""})
+"""Cells without a number."""
 
 
 def _parts(sheet: Sheet, width: int | None) -> list[Sheet]:
-    """Split a sheet between number columns so that every part fits `width`; text columns are repeated."""
-    if width is None:
-        return [sheet]
+    """Split a sheet so that every part fits `width`: first its text columns, then its numbers by row.
+
+    Columns without any number are left out of the parts.
+    """
     sizes = [
-        max(max(map(_width, _stacked(head).split("\n"))), *(_width(row[i]) for row in sheet.rows)) + 2
+        max(max(map(_width, _stacked(head).split("\n"))), *(_width(row[i]) for row in sheet.rows)) + 3
         for i, head in enumerate(sheet.header)
     ]
-    words = [i for i in range(len(sheet.header)) if i in sheet.left]
-    room = width - sum(sizes[i] for i in words)
+    if width is None or sum(sizes) <= width or not sheet.left:
+        return [sheet]
+    first, *words = sorted(sheet.left)
+    labels = [str(number) for number in range(1, len(sheet.rows) + 1)]
+    room = width - min(sizes[first], NAME) - len(labels[-1]) - 3
     blocks: list[list[int]] = [[]]
-    for i in (i for i in range(len(sheet.header)) if i not in sheet.left):
+    for i in range(len(sheet.header)):
+        if i in sheet.left or MISSING.issuperset(row[i] for row in sheet.rows):
+            continue
         if blocks[-1] and sum(sizes[k] for k in blocks[-1]) + sizes[i] > room:
             blocks.append([])
         blocks[-1].append(i)
-    parts = []
-    for number, block in enumerate(blocks):
-        kept = sorted([*words, *block])
-        last = number == len(blocks) - 1
-        parts.append(
-            Sheet(
-                sheet.title + (" (continued)" if number else ""),
-                tuple(sheet.header[i] for i in kept),
-                tuple(tuple(row[i] for i in kept) for row in sheet.rows),
-                sheet.caption if last else "",
-                sheet.notes if last else (),
-                sheet.rules,
-                frozenset(k for k, i in enumerate(kept) if i in sheet.left),
-            )
+
+    if not any(blocks):
+        return [sheet]
+
+    def part(columns: list[int], title: str, rows: list[int], rules: frozenset[int], *, last: bool) -> Sheet:
+        kept = [first, *columns]
+        return Sheet(
+            title,
+            (LABEL, *(sheet.header[i] for i in kept)),
+            tuple((labels[r], *(sheet.rows[r][i] for i in kept)) for r in rows),
+            sheet.caption if last else "",
+            sheet.notes if last else (),
+            rules,
+            frozenset(k + 1 for k, i in enumerate(kept) if i in sheet.left),
         )
+
+    described = [r for r, row in enumerate(sheet.rows) if any(row[i] for i in words)]
+    parts = [part(words, sheet.title, described, frozenset(), last=False)] if described else []
+    for block in filter(None, blocks):
+        title = sheet.title + (" (continued)" if parts else "")
+        parts.append(part(block, title, list(range(len(labels))), sheet.rules, last=block is blocks[-1]))
     return parts
 
 
