@@ -144,11 +144,12 @@ def test_a_killed_branch_resumes_by_the_same_command(here: Path) -> None:
         (["epoch=1", "search.weight_decy=1"], r"search.weight_decy: SearchSettings has no such setting.*weight_decay"),
         (["epoch=1", "search.lr=-1"], r"search.lr=-1"),
         (["epoch=1", "method=lamda"], r"method=lamda: unknown method 'lamda'.*did you mean lambda"),
+        (["epoch=1", "method=pc_darts"], r"method=pc_darts: sets space.partial=4, which would change the shape"),
         (["epoch=1", "search.lr=0.1,0.2"], r"lists several values"),
         (["epoch=1", "method.order=${oc.env:HOME}"], r"calls a resolver"),
         (["epoch=1", "auto"], r"needs either epoch=E or auto"),
         ([], r"needs either epoch=E or auto"),
-        (["auto", "search.lr=1"], r"auto: changes settings by itself"),
+        (["auto", "search.lr=1"], r"auto: already changes settings"),
         (["auto"], r"neither its eigenvalue nor its share of skip connections rose"),
     ],
 )
@@ -200,6 +201,12 @@ def test_a_checkpoint_of_another_supernet_is_refused(here: Path) -> None:
     with (
         diagnose.restored_job(folder, wider, "cpu", 1, ()) as job,
         pytest.raises(checkpoints.Unfit, match="weights of the checkpoint have other names or shapes"),
+    ):
+        branch_state(path, origin, job.loop, torch.device("cpu"))
+    random = {**saved, "method": {"_target_": "nasx.methods.random.Random", "samples": 1}}
+    with (
+        diagnose.restored_job(folder, random, "cpu", 1, ()) as job,
+        pytest.raises(checkpoints.Unfit, match="the method trains nothing"),
     ):
         branch_state(path, origin, job.loop, torch.device("cpu"))
     with diagnose.restored_job(folder, saved, "cpu", 1, ()) as job:

@@ -35,8 +35,8 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf.errors import OmegaConfBaseException
 
-from nasx.cli import arguments, diagnose
-from nasx.config import check, commands, components, overrides, stages, trust
+from nasx.cli import arguments, diagnose, preflight
+from nasx.config import check, commands, components, overrides, paths, provenance, stages, trust
 from nasx.config.compose import make_loader, options, published, resolved, translate
 from nasx.core import files, spelling
 from nasx.diagnostics.branches import outcomes
@@ -49,17 +49,21 @@ JOB = commands.NON_IDENTITY_KEYS - {"devices", "seeds_per_job", "launch", "objec
 """Keys that say where and how the branch runs."""
 CHANGED = ("method", "search", "stop")
 """Groups in which a branch may differ from its parent."""
-FIXED = {
-    "batch": "the images of an epoch",
-    "updates_per_epoch": "the length of an epoch",
-    "protocol": "the name under which results are compared",
-    "auxiliary": "the shape of the supernet",
-    "arch_optimizer": "the moments that the checkpoint holds",
-    "bptt": "the segments of the text",
-    "short": "the segments of the text",
-    "jitter": "the segments of the text",
+SHARED = {
+    "space": "the shape of the supernet",
+    "dataset": "the images of the first epochs",
+    "benchmark": "what is looked up",
+    "search": "the whole protocol",
+    "search.batch": "the images of an epoch",
+    "search.updates_per_epoch": "the length of an epoch",
+    "search.protocol": "the name under which results are compared",
+    "search.auxiliary": "the shape of the supernet",
+    "search.arch_optimizer": "the moments that the checkpoint holds",
+    "search.bptt": "the segments of the text",
+    "search.short": "the segments of the text",
+    "search.jitter": "the segments of the text",
 }
-"""Search setting -> what it would change, which the checkpoint depends on."""
+"""Group or search setting -> what it would change, which a branch shares with its parent."""
 MOST_DECAY, MORE_DECAY = 0.03, 10
 """RobustDARTS, DARTS-ADA: the decay of the weights grows tenfold, to at most 0.03."""
 
@@ -148,16 +152,9 @@ def request(words: Sequence[str]) -> Request:
 def _refusal(word: str) -> UserError | None:
     """Why a branch cannot take a setting; None where it can."""
     key = word.partition("=")[0].lstrip("+~")
-    first, _, name = key.partition(".")
-    if first in ("space", "dataset", "benchmark"):
-        what = {"space": "the shape of the supernet", "dataset": "the images of the first epochs"}.get(
-            first, "what is looked up"
-        )
-        return UserError(
-            word, f"would change {what}, which a branch shares with its parent", "start another search: nasx search"
-        )
-    if first == "search" and (not name or name in FIXED):
-        what = FIXED.get(name, "the whole protocol")
+    first = key.partition(".")[0]
+    what = SHARED.get(key if first == "search" else first)
+    if what:
         return UserError(
             word, f"would change {what}, which a branch shares with its parent", "start another search: nasx search"
         )
@@ -181,7 +178,7 @@ def opened(folder: Path, allow: Sequence[str]) -> dict[str, Any]:
         raise UserError(
             str(folder),
             "is a search in several stages",
-            f"branch off its last stage only by a new search; first stage: {folder / stages.name(0)}",
+            f"name the folder of one that is not the last: {folder / stages.name(0)}",
         )
     return saved
 
@@ -190,11 +187,7 @@ def kept(folder: Path, epoch: int) -> Path:
     """The kept checkpoint of an epoch. Raises UserError where there is none."""
     found = checkpoints.kept(folder)
     if epoch not in found:
-        known = (
-            f"it kept those of epochs {', '.join(map(str, found))}"
-            if found
-            else "it kept none: search with search.keep_every=1"
-        )
+        known = f"it kept those of epochs {', '.join(map(str, found))}" if found else "search with search.keep_every=1"
         raise UserError(f"epoch={epoch}", f"{folder} has no checkpoint of this epoch", known)
     return found[epoch]
 
@@ -216,6 +209,8 @@ def branch(folder: Path, epoch: int, changes: Sequence[str], asked: Request) -> 
         "allow": list(asked.allow),
         "out": asked.out,
     }
+    if "method" in groups:
+        _same_space(str(picked["method"]), base["space"], saved["space"])
     if "method" in groups and "inner" in cfg["method"]:
         cfg["method"] = {**cfg["method"], "inner": saved["method"].get("inner", saved["method"])}
     for word in changes:
@@ -223,7 +218,7 @@ def branch(folder: Path, epoch: int, changes: Sequence[str], asked: Request) -> 
             cfg = _with(cfg, word)
     choices = {**saved["choices"], **{group: picked[group] for group in groups}}
     check.check(cfg, choices, changes)
-    if stages.count(saved) == 1 and epoch >= cfg["search"]["epochs"]:
+    if epoch >= cfg["search"]["epochs"]:
         raise UserError(
             f"epoch={epoch}",
             f"is not before the end of the branch, which has {cfg['search']['epochs']} epochs",
@@ -233,6 +228,19 @@ def branch(folder: Path, epoch: int, changes: Sequence[str], asked: Request) -> 
         {**cfg, "branch": _origin(folder, saved, epoch, path)},
         _facts(folder, saved, cfg, choices, epoch, path, changes, asked),
     )
+
+
+def _same_space(method: str, needed: Mapping[str, Any], held: Mapping[str, Any]) -> None:
+    """Raise UserError where the file of a method sets something of the space that the parent's space does not have."""
+    text = (paths.conf_dir() / "method" / f"{method}.yaml").read_text(encoding="utf-8")
+    for key, _, _ in provenance.values(text):
+        group, _, name = key.partition(".")
+        if group == "space" and needed.get(name) != held.get(name):
+            raise UserError(
+                f"method={method}",
+                f"sets {key}={overrides.format_value(needed.get(name))}, which would change the shape of the supernet",
+                "start another search: nasx search",
+            )
 
 
 def _composed(texts: Sequence[str], space: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -327,6 +335,7 @@ def _run(branch: Branch) -> Path:
     """The folder of the branch, which is run to its end unless it is finished."""
     from nasx.report import run_summary
 
+    preflight.check_foreign(branch.cfg, "search")
     folder = run_summary.opened(branch.cfg, branch.info["choices"], "search")
     if not run_summary.again(branch.cfg, branch.info["choices"], "search"):
         from nasx.jobs.search import search

@@ -34,6 +34,8 @@ def branch_state(path: Path, branch: Mapping[str, Any], loop: Loop, device: Any)
             f"{path} is missing, damaged or not the checkpoint that this branch was started from",
             "put a copy of it back, or choose another epoch",
         )
+    if not loop.total:
+        raise checkpoints.Unfit(where, "the method trains nothing", "choose one that trains a supernet")
     live = loop.state()
     for name, what in (("w", "weights"), ("buffers", "running statistics"), ("a", "architecture parameters")):
         if _shapes(state.get(name)) != _shapes(live[name]):
