@@ -223,8 +223,7 @@ class RetrainSettings(Recipe):
     cutmix: NonNegativeFloat = 0.0
     channels_last: bool = False
     held_out: bool = False
-    """Train on the images that train the weights in a search, and test on those that train the architecture: to choose
-    between cells without the test set."""
+    """Train on the training images of a search and test on its validation images: a choice without the test set."""
     compile: bool = False
 
     def options(self, epoch: int) -> dict[str, Any]:
@@ -288,6 +287,8 @@ class EngineSettings:
     """Whole steps from CUDA graphs. auto: where they can be; on: an error where they cannot."""
     checkpoint: bool = False
     """Keep only the inputs of cells, and compute cells again in the backward pass: less memory, the same numbers."""
+    calibrate: NonNegativeFloat = 0.0
+    """Share of a run's time that may go into measuring compile, channels_last and graphs at its start; 0: none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -361,8 +362,7 @@ class StudySettings:
     searches: Searches
     """Independent searches, of seeds seed, seed + 1, ...; 0: none, the architecture is that of from= or genotype=."""
     rank: Literal["none", "short", "full"]
-    """How the best cell is chosen. short: by `rank_epochs` epochs of each, on the search's own split of the training
-    images; full: by a full retraining of each, on the test set; none: not at all, all cells are kept."""
+    """How the best cell is chosen. short: `rank_epochs` epochs on the search's split; full: retrained; none: all."""
     rank_epochs: Positive
     retrains: Count
     """Retrainings of each kept cell, of seeds not used before, which the reported mean and deviation are over."""

@@ -34,6 +34,7 @@ RENAMED = {
 """Name of a component's class in 0.1.0 -> current name."""
 _FIRST = {new: old for old, new in RENAMED.items()}
 INTRODUCED: dict[str, dict[str, Any]] = {
+    "nasx.config.settings.EngineSettings": {"calibrate": 0},
     "nasx.config.settings.SearchSettings": {"arch_momentum": 0, "probe_every": 0, "keep_every": 0},
     "nasx.config.settings.TextSearchSettings": {"arch_momentum": 0, "probe_every": 0, "keep_every": 0},
     "nasx.spaces.nb201.space.Nb201": {"edge_norm": False},

@@ -14,6 +14,7 @@ import torch
 from nasx.config import stages
 from nasx.errors import UserError
 from nasx.report import run_summary
+from nasx.searcher import calibration
 from nasx.searcher import stage as search_stage
 from nasx.searcher.job import SearchJob
 from nasx.tracking import environment, progress
@@ -42,7 +43,7 @@ def prepared(ctx: Session) -> SearchJob:
                 log.info("stage %d of %d in %s", i + 1, stages.count(ctx.config), inner.run.folder)
                 SearchJob(inner, stage).run()
             pictures(inner)
-    job = SearchJob(ctx)
+    job = calibration.calibrated(ctx)
     if job.stage.done:
         log.info("stage %d of %d, the run's own", stages.count(ctx.config), stages.count(ctx.config))
     return job

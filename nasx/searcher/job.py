@@ -6,6 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -40,7 +41,10 @@ class SearchJob(Job):
 
     kind = "search"
 
-    def __init__(self, ctx: Session, stage: search_stage.Stage | None = None) -> None:
+    def __init__(
+        self, ctx: Session, stage: search_stage.Stage | None = None, path: Mapping[str, Any] | None = None
+    ) -> None:
+        """`path`: settings of the engine that replace those of the configuration (calibration.py)."""
         self.stage = stage or search_stage.stage(ctx.config, ctx.run.folder, stages.count(ctx.config) - 1)
         cfg = self.stage.config
 
@@ -53,7 +57,8 @@ class SearchJob(Job):
         self.chosen: dict[str, Any] = {}
         self.space, self.method = build("space"), build("method")
         self.benchmark, self.source = build("benchmark"), build("dataset")
-        engine, settings = build("engine"), self.settings
+        self.engine_settings = engine = replace(build("engine"), **(path or {}))
+        settings = self.settings
         self.data = self.source.open(
             ctx.device,
             **settings.reading,

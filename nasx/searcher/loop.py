@@ -82,11 +82,11 @@ class Loop:
         """Run step by step: gives the updates so far after each, so that several searches can take turns."""
         started = -1
         if self.search.updates >= self.total > 0:  # all is done but the choice
-            self._enter(self.epochs - 1)
+            self.enter(self.epochs - 1)
         while self.search.updates < self.total and not self.stopped:
             epoch, inside = divmod(self.search.updates, self.updates_per_epoch)
             if epoch != started:
-                self._enter(epoch)
+                self.enter(epoch)
                 started = epoch
             self.search.progress = self.search.updates / self.total
             self._step(self.updates_per_epoch - inside)
@@ -98,7 +98,8 @@ class Loop:
             self.tick(self)  # last, so that no checkpoint is taken between an epoch's end and its row
             yield self.search.updates
 
-    def _enter(self, epoch: int) -> None:
+    def enter(self, epoch: int) -> None:
+        """Set what a step of this epoch reads: learning rate, warm-up, options of the network."""
         self.search.epoch, self.search.epochs = epoch, self.epochs
         self.search.warming = epoch < self.warmup
         before, epochs = self.span or (0, self.epochs)

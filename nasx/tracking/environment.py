@@ -90,8 +90,12 @@ def _restored() -> Iterator[None]:
 
 def keep_compiled() -> None:
     """Let torch's compiler keep its cache in the user's cache folder, which survives a reboot, unless it is set."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache / "nasx" / "compiled"))
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache() / "compiled"))
+
+
+def cache() -> Path:
+    """The user's cache folder of nasx."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "nasx"
 
 
 def workers(asked: int | None) -> int:

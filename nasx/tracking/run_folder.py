@@ -5,6 +5,7 @@
     result.json     the record of a finished run, with the sha256 of metrics.jsonl and genotype.txt (its seal)
     checkpoints/    the last two and the kept ones, with the metrics rows so far (tracking/checkpoints.py)
     log.txt         what was printed          lock   of the process that writes here (tracking/lock.py)
+    engine.json     how steps are computed, where that was measured (searcher/calibration.py)
     fault.txt       why the last start failed, if it did
 
 Every file appears whole or not at all (core/files.py), except metrics.jsonl, whose last line may be torn by a kill: it
@@ -190,6 +191,10 @@ class Run:
         self._genotype = f"{genotype}\n"
         write_atomic(self._held() / GENOTYPE, self._genotype)
 
+    def note(self, name: str, content: Mapping[str, Any]) -> None:
+        """Write a JSON file of the run."""
+        write_atomic(self._held() / name, json.dumps(content, indent=1) + "\n")
+
     def finish(self, result: Mapping[str, Any]) -> dict[str, Any]:
         """Write the record with its seal, and return it; from here on the run is finished. Its checkpoints stay."""
         folder = self._held()
@@ -282,6 +287,9 @@ class ReadOnlyRun(Run):
         self.folder = folder
 
     def fail(self, error: Exception) -> None:
+        pass
+
+    def note(self, name: str, content: Mapping[str, Any]) -> None:
         pass
 
     def finish(self, result: Mapping[str, Any]) -> dict[str, Any]:

@@ -23,10 +23,16 @@ SPACES: dict[str, tuple[str, ...]] = {
 """Every space, with settings that make its supernet small."""
 
 
-def composed(*words: str, groups: tuple[str, ...] = ("space", "method", "search")) -> tuple[Any, ...]:
-    """Components of `nasx search WORDS`."""
+def configuration(*words: str) -> dict[str, Any]:
+    """The configuration of `nasx search WORDS`."""
     with initialize_config_dir(str(paths.conf_dir()), version_base="1.3"):
         c: Any = OmegaConf.to_container(compose("search", list(words)), resolve=True)
+    return c  # type: ignore[no-any-return]
+
+
+def composed(*words: str, groups: tuple[str, ...] = ("space", "method", "search")) -> tuple[Any, ...]:
+    """Components of `nasx search WORDS`."""
+    c = configuration(*words)
     return tuple(instantiate.build(c[group]) for group in groups)
 
 
