@@ -1,4 +1,4 @@
-"""Every parser under its fuzzer for a moment; scripts/fuzz.py runs for any time."""
+"""Every parser under its fuzzer for a moment; tests/stress/fuzz.py runs for any time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""scripts/hammer.py for some seconds: no file is lost or incomplete; planted faults are detected."""
+"""tests/stress/hammer.py for some seconds: no file is lost or incomplete; planted faults are detected."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
+SCRIPTS = Path(__file__).resolve().parent / "stress"
 HAMMER = """
 import sys
 sys.path.insert(0, {scripts!r})

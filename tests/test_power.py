@@ -1,7 +1,7 @@
 """Kills and power losses at file operations of whole commands: the same command gives the result of an undisturbed run.
 
 The disk model is tested on correct and on faulty writers. The whole campaign, over all operations of seven commands, is
-scripts/power_loss.py.
+tests/stress/power_loss.py.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 import jobs
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
+sys.path.insert(0, str(Path(__file__).resolve().parent / "stress"))
 import power
 import power_loss
 
@@ -180,7 +180,7 @@ def ready(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Ready]:
 
 
 def attempt(made: Ready, how: str, at: int, here: Path) -> None:
-    """One trial of scripts/power_loss.py, of a whole command line."""
+    """One trial of tests/stress/power_loss.py, of a whole command line."""
     own, start, ops, whole = made
     if how in ("kill", "half"):
         power.put(start, here)

@@ -1,4 +1,4 @@
-"""scripts/torture.py, short, on digits: killed at random moments, equal results; planted differences are found."""
+"""tests/stress/torture.py, short, on digits: killed at random moments, equal results; planted differences are found."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 import jobs
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
+sys.path.insert(0, str(Path(__file__).resolve().parent / "stress"))
 import torture
 
 KILLS = 4

@@ -1,7 +1,7 @@
 """Searches, retrainings and a whole sweep on real CIFAR-10, killed with kill -9 at random moments and started again.
 
-    NASX_DATA=DIR uv run python scripts/torture.py OUT                    100 kills of single runs, 20 of a sweep
-    NASX_DATA=DIR uv run python scripts/torture.py OUT --only nb201-darts --kills 10
+    NASX_DATA=DIR uv run python tests/stress/torture.py OUT                    100 kills of single runs, 20 of a sweep
+    NASX_DATA=DIR uv run python tests/stress/torture.py OUT --only nb201-darts --kills 10
 
 Each case runs once untouched. Then the same command in another folder is killed and started again, as often as chance
 wants, until it ends; everything that it leaves (last checkpoint, metrics rows, genotype, record; clocks apart) must be
@@ -36,6 +36,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 from kills import SMALL, Command, compared, small
 
 from nasx.tracking import checkpoints, records
@@ -378,7 +379,7 @@ def main() -> int:
 
     with ThreadPoolExecutor(args.jobs) as pool:
         rows = list(pool.map(one, chosen))
-    text = f"`scripts/torture.py {' '.join(sys.argv[1:])}`\n\n{table(rows)}"
+    text = f"`tests/stress/torture.py {' '.join(sys.argv[1:])}`\n\n{table(rows)}"
     (args.out / "torture.md").write_text(text, encoding="utf-8")
     print(text)
     return int(any(row["faults"] for row in rows))

@@ -1,10 +1,10 @@
 """A kill and a power loss at every file operation of seven commands on digits: the same command ends as if untouched.
 
-    uv run python scripts/power_loss.py OUT                       all, from where an earlier start has come to
-    uv run python scripts/power_loss.py OUT --only search,table
-    uv run python scripts/power_loss.py OUT --share 0/4           the first of four processes that share the trials
+    uv run python tests/stress/power_loss.py OUT                       all, from where an earlier start has come to
+    uv run python tests/stress/power_loss.py OUT --only search,table
+    uv run python tests/stress/power_loss.py OUT --share 0/4           the first of four processes that share the trials
 
-Each command runs once untouched while its file operations are noted (scripts/power.py). Then, for each of them:
+Each command runs once untouched while its file operations are noted (tests/stress/power.py). Then, for each of them:
 
     kill     the command again, in a fresh folder, ends by os._exit before the operation, and once more in the middle
              of it where it is a write
@@ -40,6 +40,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 import forks
 import kills
 import power
@@ -394,7 +395,7 @@ def main() -> int:
             if row["outcome"] != "equal":
                 print(json.dumps(row), flush=True)
     found = rows(out)
-    text = f"`scripts/power_loss.py {' '.join(sys.argv[1:])}`\n\n{table(found, operations)}"
+    text = f"`tests/stress/power_loss.py {' '.join(sys.argv[1:])}`\n\n{table(found, operations)}"
     (out / "power_loss.md").write_text(text, encoding="utf-8")
     print(text)
     return int(any(row["outcome"] != "equal" for row in found))

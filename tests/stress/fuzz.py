@@ -1,6 +1,6 @@
 """Fuzz the parsers: valid samples, twisted by hypothesis, until anything but a UserError is raised or the time is over.
 
-    uv run python scripts/fuzz.py [TARGET ...] [--seconds 300] [--seed 0]
+    uv run python tests/stress/fuzz.py [TARGET ...] [--seconds 300] [--seed 0]
 
 Targets: those of tests/fuzz_targets.py, by default all, one after the other. Prints one JSON line a target: executions,
 seconds, and what was found, shrunk to the smallest sample; exit code 1 where something was found.
@@ -22,7 +22,7 @@ from typing import Any
 import hypothesis
 from hypothesis import HealthCheck, Phase, Verbosity, given, settings
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from fuzz_targets import TARGETS
 from fuzzing import Escaped, fed, warm
 

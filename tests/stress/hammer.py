@@ -1,6 +1,6 @@
 """Writers and readers hammer one results folder, writers being killed all the while: no record is lost, none is torn.
 
-    uv run python scripts/hammer.py OUT --seconds 60
+    uv run python tests/stress/hammer.py OUT --seconds 60
 
 Four writers work on runs in one folder, as `nasx search` would, less the arithmetic: they take a run that is not
 finished (often one that another writer is at, too), go on from its checkpoint, append a row an epoch, save, and write
