@@ -8,7 +8,8 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from test_cli import DARTS, FAKE, call, created, ran
 
-from nasx.cli import arguments
+from nasx.cli import arguments, main
+from nasx.cli.commands import COMMANDS
 
 
 @pytest.mark.parametrize(
@@ -72,3 +73,16 @@ def test_a_text_that_is_no_genotype_is_told_before_anything_is_imported_or_made(
     assert remedy in done.stderr
     assert "HEAVY []" in done.stderr
     assert created(tmp_path) == ["held.txt"]
+
+
+@pytest.mark.parametrize("columns", ["80", "110"])
+def test_every_help_fits_the_terminal(
+    columns: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    for words in ((), *((name,) for name in COMMANDS), ("bench", "rank")):
+        assert main.dispatch([*words, "--help"]) in (0, None)
+        text = capsys.readouterr().out
+        assert words or "\n  nasx --version\n" in text
+        wide = [line for line in text.splitlines() if len(line) > int(columns)]
+        assert not [line for line in wide if " " in line.strip()], f"{words}: {wide}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -64,23 +65,25 @@ WHAT = {
 
 def overview() -> str:
     """`nasx --help`."""
-    width = max(map(len, COMMANDS)) + 2
-    rows = "\n".join(f"  {name.ljust(width)}{line}" for name, line in COMMANDS.items())
-    return f"""nasx: differentiable architecture search; spaces, methods and data sets in any combination
-
-usage: nasx <command> key=value ...
-
-{rows}
-
-first steps
-  nasx quickstart                     a first result, offline, in two minutes
-  nasx list                           what there is to choose from
-  nasx <command> --help               settings, defaults and examples of a command
-  nasx --version
-
-your own files, for every command: --config-dir FOLDER or NASX_CONFIG_DIR
-
-exit codes: 0 done, 1 a job failed, 2 the command can be mended, 130 stopped (the same command resumes)"""
+    steps = [
+        ("nasx quickstart", "a first result, offline, in two minutes"),
+        ("nasx list", "what there is to choose from"),
+        ("nasx <command> --help", "settings, defaults and examples of a command"),
+        ("nasx --version", ""),
+    ]
+    return "\n\n".join(
+        [
+            fitted("nasx: differentiable architecture search; spaces, methods and data sets in any combination"),
+            "usage: nasx <command> key=value ...",
+            _rows(list(COMMANDS.items())),
+            "first steps\n" + _rows(steps),
+            fitted("your own files, for every command: --config-dir FOLDER or NASX_CONFIG_DIR"),
+            fitted(
+                "exit codes: 0 done, 1 a job failed, 2 the command can be mended, 130 stopped (the same command "
+                "resumes)"
+            ),
+        ]
+    )
 
 
 def command(name: str, line: Line) -> str:
@@ -97,8 +100,8 @@ def command(name: str, line: Line) -> str:
         fault, found = str(error), provenance.trace(name)
     given = {} if fault else _given(line.overrides)
     parts = [
-        f"nasx {name}: {COMMANDS[name]}",
-        WHAT[name],
+        fitted(f"nasx {name}: {COMMANDS[name]}"),
+        fitted(WHAT[name]),
         f"usage: nasx {name} [option ...] key=value ..." if name != "list" else "usage: nasx list [kind] [word ...]",
     ]
     parts.append("examples\n" + _rows(EXAMPLES[name]))
@@ -170,12 +173,12 @@ def describe_key(key: str, lines: Sequence[Origin], given: Mapping[str, str]) ->
 
 def plain_help(name: str) -> str:
     """`nasx <command> --help` of a command without a configuration: what its module documents."""
-    return f"nasx {name}: {COMMANDS[name]}\n\n{schema.docstring(PLAIN[name])}"
+    return fitted(f"nasx {name}: {COMMANDS[name]}\n\n{schema.docstring(PLAIN[name])}")
 
 
 def bench() -> str:
     """`nasx bench --help`: the usage that its module documents."""
-    return f"nasx bench: {COMMANDS['bench']}\n\n" + schema.docstring("nasx.cli.bench").split("\n\n")[1]
+    return fitted(f"nasx bench: {COMMANDS['bench']}\n\n" + schema.docstring("nasx.cli.bench").split("\n\n")[1])
 
 
 def choices(folders: list[Path], group: str) -> list[str]:
@@ -189,10 +192,41 @@ def _given(overrides: Sequence[str]) -> dict[str, str]:
     return {key: value.strip("\"'") for key, _, value in pairs}
 
 
+def _columns() -> int:
+    return shutil.get_terminal_size((120, 24)).columns
+
+
 def _rows(rows: list[tuple[str, str]]) -> str:
-    left = min(max((len(key) for key, _ in rows), default=0), 72) + 2
-    width = max(shutil.get_terminal_size((120, 24)).columns, left + 40)
-    return "\n".join(
-        textwrap.fill(text, width, initial_indent=f"  {key.ljust(left)}", subsequent_indent=" " * (left + 2))
-        for key, text in rows
-    )
+    """Keys and texts in two columns; a key that is wider than half of the terminal stands on a line of its own."""
+    width = _columns()
+    left = max((len(key) for key, _ in rows if len(key) <= width // 2), default=4) + 2
+    lines: list[str] = []
+    for key, text in rows:
+        if len(key) > left:
+            lines.append(f"  {key}")
+            key = ""
+        start, below = f"  {key.ljust(left)}", " " * (left + 2)
+        lines += textwrap.wrap(text, width, initial_indent=start, subsequent_indent=below) or [start.rstrip()]
+    return "\n".join(lines)
+
+
+def fitted(text: str) -> str:
+    """A text with the paragraphs and lines that are wider than the terminal wrapped; indents stay."""
+    width, blocks = _columns(), []
+    for block in text.split("\n\n"):
+        lines = block.splitlines()
+        if all(len(line) <= width for line in lines):
+            blocks.append(block)
+        elif not any(line.startswith(" ") for line in lines):
+            blocks.append(textwrap.fill(" ".join(lines), width))
+        else:
+            blocks.append("\n".join(_hanging(line, width) for line in lines))
+    return "\n\n".join(blocks)
+
+
+def _hanging(line: str, width: int) -> str:
+    """An indented line on as many lines as it needs, below its own text: what follows two spaces, or its start."""
+    indent = len(line) - len(line.lstrip())
+    named = re.match(r" *\S+ {2,}", line)
+    below = " " * (len(named[0]) if named else indent + 4)
+    return line if len(line) <= width else textwrap.fill(line, width, subsequent_indent=below, break_on_hyphens=False)

@@ -92,7 +92,9 @@ class Sampling(NamedTuple):
 def main(words: Sequence[str]) -> int:
     """Rank, print and write."""
     if "--help" in words or "-h" in words:
-        print("nasx bench rank: " + schema.docstring("nasx.cli.rank"))
+        from nasx.cli import help as help_
+
+        print(help_.fitted("nasx bench rank: " + schema.docstring("nasx.cli.rank")))
         return 0
     settings, rest = lineage.split_dataset_overrides(words)
     given = parse("bench rank", rest, DEFAULTS)

@@ -27,7 +27,6 @@ OURS: dict[str, tuple[str, ...]] = {
     "data_path": ("dataset.path",),
     "drop_path_prob": ("search.drop_path", "retrain.drop_path"),
     "drop_path_probability": ("search.drop_path", "retrain.drop_path"),
-    "epoch": ("search.epochs", "retrain.epochs"),
     "gpu": ("device",),
     "grad_clip": ("search.clip", "retrain.clip"),
     "gradient_clip": ("search.clip", "retrain.clip"),
