@@ -280,6 +280,8 @@ def test_passes_are_those_of_the_cost_table(name: str) -> None:
     cost, passes = counted(BUILT[name])
     assert passes == cost.forward
     assert cost == COSTS.get(name, cost)
+    stated = BUILT[name].cost
+    assert stated is None or (cost.forward, cost.backward) == stated[:2]
 
 
 def test_lambda_of_strength_zero_is_as_cheap_as_darts() -> None:
