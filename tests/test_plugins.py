@@ -67,9 +67,9 @@ def test_a_plugin_needs_neither_config_dir_nor_allow(installed: Path) -> None:
 
 
 def test_nothing_of_a_plugin_is_imported_by_checks(installed: Path) -> None:
+    """An import would end the test."""
     (installed / "plugin_for_test" / "__init__.py").write_text("raise SystemExit('imported')")
     assert not faults("method=mine", "dataset=digits")
-    assert "plugin_for_test" not in sys.modules or not hasattr(sys.modules["plugin_for_test"], "SystemExit")
 
 
 def test_a_package_without_the_entry_point_is_still_refused(installed: Path) -> None:
