@@ -154,7 +154,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[s
     [
         (
             METHOD + "class Mine(Method):\n    pass\n",
-            "Mine has no step, which nasx.core.bilevel.Method asks for; define step(self, search, train, val) in ",
+            "Mine has no step, which nasx.core.bilevel.Method requires; define step(self, search, train, val) in ",
         ),
         (
             METHOD + "class Mine:\n    def step(self, search, train, val):\n        return {}\n",
