@@ -175,6 +175,7 @@ VALUE = re.compile(r"^\s*[\w.]+:\s*[^#\s][^#]*$")
             "experiment",
             "stages",
             "stop",
+            "budget",
             "study",
             "logger",
             "debug",

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nasx.errors import UserError
+
 if TYPE_CHECKING:
     from nasx.spaces.base import Space
 
@@ -108,6 +110,10 @@ class Benchmark(ABC):
                 value, known = values.get(split), self.accuracies(name, split, edges)
                 if value is not None and len(known):
                     yield name, split, value, known
+
+    def latencies(self, device: str) -> np.ndarray:
+        """Milliseconds of all cells on a device, in the table's order. Raises UserError where they are unknown."""
+        raise UserError(f"budget.device={device}", "this benchmark has no latencies", "use benchmark=nb201")
 
     def cells(self, edges: Edges = ()) -> int:
         """Return the number of architectures in `reference` and `better_than`; 0 without a table."""

@@ -15,7 +15,7 @@ imports (`nb201_import`) also contains the embedded columns and is preferred.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -156,6 +156,27 @@ class Nb201(Benchmark):
             flops=flops(code),
             train_s=_plain(float(table.seconds("cifar10")[code])),
         )
+
+    def plane(self, dataset: str, quantity: str, device: str, edges: Edges = ()) -> tuple[np.ndarray, np.ndarray]:
+        """Cost (`macs`, `params`, or `latency` on a device) and validation accuracy in percent of all cells."""
+        kept = within(edges)
+        if quantity == "latency":
+            costs = np.asarray(self.latencies(device), float)
+        else:
+            count = {"macs": flops, "params": params}[quantity]
+            costs = np.array([count(code) for code in range(CELLS)], float)
+        return costs[kept], self._opened[1][kept, MEASURES.index((dataset, "valid")), 0]
+
+    def latencies(self, device: str) -> np.ndarray:
+        replace(self, devices=(device,)).check()
+        column = self.table().columns[f"latency.{device}"]
+        if column.known < CELLS:
+            raise UserError(
+                f"budget.device={device}",
+                f"{self.file()} knows {column.known:,} of {CELLS:,} cells",
+                "use another device",
+            )
+        return column.values
 
     @cached_property
     def _latencies(self) -> dict[str, np.ndarray]:

@@ -15,7 +15,19 @@ class Command(NamedTuple):
     unread: tuple[str, ...] = ()
 
 
-GROUPS = ("space", "method", "dataset", "search", "retrain", "benchmark", "engine", "stages", "stop", "logger")
+GROUPS = (
+    "space",
+    "method",
+    "dataset",
+    "search",
+    "retrain",
+    "benchmark",
+    "engine",
+    "stages",
+    "stop",
+    "budget",
+    "logger",
+)
 """Groups whose node is a component."""
 
 
@@ -25,7 +37,7 @@ DELTAS = ("pair", "experiment", "launch", "debug")
 
 COMMANDS = {
     "search": Command("SearchJob", GROUPS, ("retrain",)),
-    "retrain": Command("RetrainJob", GROUPS, ("method", "search", "benchmark", "stages", "stop")),
+    "retrain": Command("RetrainJob", GROUPS, ("method", "search", "benchmark", "stages", "stop", "budget")),
     "run": Command("RunJob", GROUPS),
     "study": Command("StudyJob", (*GROUPS, "study")),
     "table": Command("TableJob"),
@@ -41,6 +53,7 @@ HOMES = (
     "nasx.config.settings",
     "nasx.config.stages",
     "nasx.diagnostics.stop",
+    "nasx.searcher.budget",
     "nasx.tracking.loggers",
 )
 """Where components of nasx live; nothing else of it may be named in `_target_`."""

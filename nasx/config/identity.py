@@ -31,7 +31,8 @@ def identifying(cfg: Mapping[str, Any], kind: str | None = None) -> dict[str, An
     """
     kind = kind or kind_of(cfg)
     drop = {*NON_IDENTITY_KEYS, *COMMANDS[kind].unread} | ({"from", "genotype"} if kind == "search" else set())
-    kept = {key: value for key, value in cfg.items() if key not in drop}
+    before = versions.INTRODUCED_GROUPS
+    kept = {k: value for k, value in cfg.items() if k not in drop and not (k in before and value == before[k])}
     if kept.get("from"):
         kept["from"] = Path(str(kept["from"])).name
     for group, names in NON_IDENTITY_SETTINGS.items():

@@ -43,6 +43,7 @@ def recorded(cfg: Mapping[str, Any], command: str, benchmark: Any) -> Iterator[q
     facts = {schema.constant(cfg["space"]["_target_"], "data") or "images", "held_out" if held_out else "tested"}
     facts |= {"trained"} if trains_supernet(cfg.get("method") or {}) else set()
     facts |= {"looked_up"} if answers else set()
+    facts |= {"budgeted"} if "quantity" in (cfg.get("budget") or {}) else set()
     return quantities.recorded(kinds, facts, answers, getattr(benchmark, "devices", ()))
 
 

@@ -12,7 +12,7 @@ import shlex
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from nasx.config import schema, space_rules
+from nasx.config import budget_rules, schema, space_rules
 from nasx.core.constraints import SEEDS
 from nasx.errors import UserError
 from nasx.spaces import rules
@@ -394,4 +394,5 @@ COMBINATIONS: tuple[Callable[[Mapping[str, Any], str], Iterator[UserError]], ...
     _needed,
     _keep,
     _genotype,
+    budget_rules.faults,
 )

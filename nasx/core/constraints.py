@@ -19,6 +19,10 @@ ThreeOrMoreLayers = Annotated[int, Ge(3), Le(1000)]
 Channels = Annotated[int, Gt(0), Le(65536)]
 
 
+Pixels = Annotated[int, Gt(0), Le(4096)]
+"""Height and width of an image."""
+
+
 Count = Annotated[int, Gt(0), Le(1024)]
 """Processes, threads, and interleaved searches on one machine."""
 

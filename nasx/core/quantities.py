@@ -147,6 +147,16 @@ QUANTITIES = (
         "lookup.latency.*", "Latency on *", MILLISECONDS, ("search",), ("looked_up",), -1,
         column="latency.*", head="* ms",
     ),
+    Quantity("budget.cost", "Cost of the network found", NUMBER, ("search",), ("budgeted",), -1, column="budget.cost"),
+    Quantity(
+        "budget.ratio", "Cost of the network found / budget", NUMBER, ("search",), ("budgeted",), -1,
+        column="budget.ratio", head="cost / budget",
+    ),
+    Quantity(
+        "budget.nearest.cost", "Cost of the nearest network within the budget", NUMBER, ("search",), ("never",), -1,
+        column="budget.nearest",
+    ),
+    Quantity("expected_cost", "Expected cost of the mixture", NUMBER, ("epoch",), chart="inside"),
     Quantity("supernet.params", "Parameters of the supernet", NUMBER, ("search",)),
     # ---------------------------------------------------------------------------- results of retrainings
     Quantity(

@@ -46,6 +46,8 @@ INTRODUCED: dict[str, dict[str, Any]] = {
     "nasx.data.images.ImageNet16": {"size": None},
 }
 """Class of a component -> setting added since 0.1.0 -> the value that reproduces 0.1.0."""
+INTRODUCED_GROUPS: dict[str, dict[str, Any]] = {"budget": {"_target_": "nasx.searcher.budget.NoBudget"}}
+"""Group added since 0.1.0 -> the component that reproduces 0.1.0."""
 REVISED = {"nasx.data.images.Folder": 1}
 """Class of a component with a changed computation but the same settings -> the format of the change.
 

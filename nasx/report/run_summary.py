@@ -17,7 +17,7 @@ from rich.table import Table
 
 from nasx.benchmarks.offers import TESTS
 from nasx.config import identity
-from nasx.core import files
+from nasx.core import budgets, files
 from nasx.errors import UserError, cleaned, printable
 from nasx.report import cells
 from nasx.report.style import FORMATS, whole
@@ -113,6 +113,8 @@ def show(result: Mapping[str, Any], folder: Path) -> None:
             f"test perplexity {result['test_perplexity']:.2f} of the weights after epoch "
             f"{result['best_epoch']}, the best on the validation text ({result['valid_perplexity']:.2f})"
         )
+    for line in _budget(result.get("budget") or {}):
+        console.print(line, markup=False)
     hardware = result["hardware"]
     threads = f" ({hardware['threads']} threads)" if hardware["device"] == "cpu" else ""
     peak = "" if result["peak_mb"] is None else f", peak {result['peak_mb']:,.0f} MB"  # not measured on Windows
@@ -154,6 +156,34 @@ def show(result: Mapping[str, Any], folder: Path) -> None:
             f"nasx bench get {TESTS}",
             markup=False,
         )
+
+
+def _budget(budget: Mapping[str, Any]) -> Iterator[str]:
+    """What the discrete network costs, whether that is within the budget, and what the nearest one within it is."""
+    if not budget:
+        return
+    quantity, found, near = budget["quantity"], budget["found"], budget["nearest"]
+    limit = budgets.text(budget["target"], quantity)
+    if found["cost"] <= budget["target"]:
+        yield f"budget: {budgets.text(found['cost'], quantity)} of {limit}: met"
+        return
+    over = 100 * (found["cost"] / budget["target"] - 1)
+    yield f"budget: {found['genotype']} costs {budgets.text(found['cost'], quantity)}, {over:.1f} % over {limit}"
+    if near is None:
+        yield "no swap of its operations brings it within the budget: the edges that were chosen cost too much"
+        return
+    yield f"nearest within the budget ({budgets.text(near['cost'], quantity)}{_compared(near, found)}):"
+    yield near["genotype"]
+    if budget["enforced"]:
+        yield "it is the result, as budget.enforce=true asks"
+    else:
+        yield "budget.enforce=true makes it the result of the search"
+
+
+def _compared(near: Mapping[str, Any], found: Mapping[str, Any]) -> str:
+    """Validation accuracy on CIFAR-10 of both architectures by the benchmark, where it knows them."""
+    one, other = (((each.get("lookup") or {}).get("cifar10") or {}).get("valid") for each in (near, found))
+    return "" if one is None or other is None else f", {one:.2f} % CIFAR-10 validation instead of {other:.2f} %"
 
 
 def untested(lookup: Mapping[str, Any]) -> bool:

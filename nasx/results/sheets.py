@@ -133,6 +133,7 @@ def sheets(table: pd.DataFrame, *, error: bool = False, group: Sequence[str] = (
     looked_up = [row for row in rows if row["kind"] == "search" and row["benchmark"]]
     plain = [row for row in rows if row["kind"] == "search" and not row["benchmark"]]
     retrained = [row for row in rows if row["kind"] == "retrain"]
+    budgeted = [measure_of("budget.ratio")] if any(value(row, "budget.ratio") for row in rows) else []
     if looked_up:
         datasets = [c.removesuffix(".valid_mean") for c in table.columns if c.endswith(".valid_mean")]
         accuracies = [
@@ -146,7 +147,7 @@ def sheets(table: pd.DataFrame, *, error: bool = False, group: Sequence[str] = (
             _sheet(
                 f"Searches, looked up in {benches}",
                 looked_up,
-                accuracies,
+                [*accuracies, *budgeted],
                 "accuracy in %, valid: validation; both means over the table's seeds",
                 missing="n/a",
             )
@@ -170,7 +171,7 @@ def sheets(table: pd.DataFrame, *, error: bool = False, group: Sequence[str] = (
             _sheet(
                 "Searches without a benchmark accuracy",
                 told,
-                [measure_of("supernet_valid")],
+                [measure_of("supernet_valid"), *budgeted],
                 f"accuracy of the supernet in %; {ranks}",
             )
         )

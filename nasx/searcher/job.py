@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from nasx.config import identity, instantiate, stages
-from nasx.core import metrics
+from nasx.core import metrics, versions
 from nasx.core.bilevel import Search, Selection, Tree, detached
 from nasx.data.stream import hashed
 from nasx.diagnostics import verdict
@@ -49,7 +49,7 @@ class SearchJob(Job):
         cfg = self.stage.config
 
         def build(group: str) -> Any:
-            return instantiate.build(cfg[group], cfg["allow"])
+            return instantiate.build(cfg.get(group) or versions.INTRODUCED_GROUPS[group], cfg["allow"])
 
         self.settings, self.warm_up_s = build("search"), 0.0
         self.decided: list[Any] = []
@@ -77,12 +77,19 @@ class SearchJob(Job):
             engine=engine,
             classes=len(self.data.classes),
         )
+        self.limit = build("budget").open(self.problem, self.benchmark, getattr(self.data, "shape", ()))
         gen = torch.Generator().manual_seed(hashed(cfg["seed"], "architecture"))
         a = self.method.start(self.space.init(gen))
         a = {k: x.to(ctx.device).requires_grad_() for k, x in a.items()}
         w = weights(supernet)
         self.search = Search(
-            self.problem, w, a, weight_optimizer(w, settings), architecture_optimizer(a, settings), settings.clip
+            self.problem,
+            w,
+            a,
+            weight_optimizer(w, settings),
+            architecture_optimizer(a, settings),
+            settings.clip,
+            arch_penalty=None if self.limit is None else self.limit.penalty,
         )
         if self.stage.inherited is not None:
             warm_start(self.search, supernet, self.space, *self.stage.inherited, len(self.data.classes))
@@ -227,6 +234,8 @@ class SearchJob(Job):
         if self.settings.evaluate_every and row["epoch"] % self.settings.evaluate_every == 0:
             row |= self.evaluate()
         row |= {"genotype": str(self.genotype(mix)), "lookup": self.lookup(mix)}
+        if self.limit is not None:
+            row["expected_cost"] = self.limit.expected(mix)
         row |= self.watch.entries(row["epoch"], mix, row["genotype"])
         self.watch.rows.append(row)
         self.loop.stopped = self.watch.stopped
@@ -267,7 +276,12 @@ class SearchJob(Job):
     def record(self) -> Result:
         method = self.method
         self.measured = self.measured or (self.final() if method.trains else {})  # a choice may go on training
-        mix = self.select()
+        mix, budget = self.select(), None
+        if self.limit is not None:
+            mix, budget = self.limit.kept(mix)
+            for each in filter(None, (budget["found"], budget["nearest"])):
+                score = self.benchmark.query(self.space.parse(each["genotype"]))
+                each["lookup"] = None if score is None else score.as_record()
         genotype = self.genotype(mix)
         score = self.benchmark.query(genotype)
         found = None if score is None else score.as_record()
@@ -294,6 +308,7 @@ class SearchJob(Job):
             supernet={**self.measured, "params": sum(x.numel() for x in self.search.w.values())},
             params=None if found is None else found["params"],
             stopped=self.watch.ended(),
+            **({} if budget is None else {"budget": budget}),
             changed=changed(self.ctx),
             **({"branch": self.ctx.info["branch"]} if "branch" in self.ctx.info else {}),
             **search_stage.spent(self.stage.done if self.stage.last else (), **cost),

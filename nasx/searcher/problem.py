@@ -63,6 +63,7 @@ class RelaxedProblem:
             isinstance(m, EdgeOperations) and type(m).draw is not EdgeOperations.draw for m in supernet.modules()
         )
         self.passes = 0
+        self.last_loss: Tensor | None = None
         self.masks: dict[str, Tree] = {}  # on the device: a copy at each step would stall it
 
     def random(self, options: Mapping[str, Any]) -> bool:
@@ -131,6 +132,7 @@ class RelaxedProblem:
             loss = loss + self.auxiliary * F.cross_entropy(logits.auxiliary.to(self.dtype), y)
         if logits.penalty is not None:
             loss = loss + logits.penalty.to(self.dtype)
+        self.last_loss = loss.detach()
         with torch.no_grad():
             accuracy = (logits.main.argmax(1) == y).to(loss.dtype).mean()
         return Outcome(loss, accuracy)

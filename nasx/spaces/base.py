@@ -8,8 +8,8 @@ first to the second, `discretize` the second to the third, and `encode` a genoty
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import ClassVar, NamedTuple, Self
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from nasx.core.trees import Decision, Number, Tree
 from nasx.errors import UserError
 from nasx.spaces.edges import Edge, genotype_edges
+from nasx.spaces.expected_cost import CostModel, Counter, EdgeCosts, Site, edge_table
 
 Activate = Callable[[Tensor], Tensor]
 
@@ -179,6 +180,36 @@ class Space(ABC):
                 for e, row in enumerate(self.edge_operations(name))
             ),
         )
+
+    def places(self, name: str) -> int:
+        """How many cells decide for themselves what a parameter's mixture says: 1 where all share the decision."""
+        return 1
+
+    def edge_shares(self, mix: Tree) -> Tree:
+        """Probability (cells, edges) that an edge is kept, for parameters whose edges have weights of their own."""
+        return {}
+
+    def sites(self, shape: tuple[int, ...], **size: Any) -> Iterator[Site]:
+        """All edges of the network that `network` makes with `size` (layers, channels, stem), for items of `shape`.
+
+        Raises UserError where networks do not cost what their edges cost.
+        """
+        raise UserError(
+            "budget", f"no cost of the networks of {type(self).__name__} is known", "set budget=none, or define sites"
+        )
+
+    def cost_model(self, counter: Counter, classes: int, shape: tuple[int, ...], **size: Any) -> CostModel:
+        """The cost of the networks that `network` makes with `size`, as a function of the mixture; on the CPU."""
+        genotype = self.sample(torch.Generator().manual_seed(0))
+        with torch.device("meta"):
+            network = self.network(genotype, classes, **size)
+        table = edge_table(self, self.sites(shape, **size), counter)
+        edges = float(EdgeCosts(self, table, 0.0)(self.encode(genotype)))
+        return EdgeCosts(self, table, counter.network(network, self.example(1, shape)) - edges)
+
+    def tabulated(self, values: Sequence[float]) -> CostModel:
+        """Costs by a benchmark's table of all cells. Raises UserError where the space has none."""
+        raise UserError("budget", f"no benchmark has a table of all cells of {type(self).__name__}", "use budget=macs")
 
     def narrow(self, mix: Tree, keep: int | None) -> Self:
         """This space with the `keep` strongest operations of each edge in their order (None: all).

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import NamedTuple
+from functools import cache
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from nasx.core.trees import Number
 from nasx.errors import UserError
+from nasx.spaces import operations
 
 
 def plain_only(stem: str, auxiliary: bool, space: str) -> None:
@@ -45,16 +47,43 @@ def cost(network: nn.Module, example: Tensor) -> Cost:
     which makes their 557, 586 and 597 million of our 543, 571 and 582; by that custom DARTS_V2 has 544 (530 here),
     where its own paper prints 574 and says not how: others found 523 and 545 (quark0/darts, issue 46, unanswered).
     """
-    from torch.utils.flop_counter import FlopCounterMode
-
     counts = {name: x.numel() for name, x in network.named_parameters()}
     total = sum(counts.values())
     head = sum(n for name, n in counts.items() if name.startswith("auxiliary."))
-    shadow = copy.deepcopy(network).to("meta").eval()
-    dtype = next(shadow.parameters()).dtype
+    dtype = next((x.dtype for x in network.parameters()), example.dtype)
+    return Cost(total - head, total, _macs(network, example.to(dtype) if example.is_floating_point() else example))
+
+
+def _macs(module: nn.Module, example: Tensor) -> int:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    shadow = copy.deepcopy(module).to("meta").eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        shadow(example.to(dtype) if example.is_floating_point() else example)
-    return Cost(total - head, total, counter.get_total_flops() // 2)
+        shadow(example)
+    return int(counter.get_total_flops() // 2)
+
+
+@cache
+def operation_cost(name: str, channels: int, stride: int, height: int, width: int) -> Cost:
+    """What an operation of operations.py costs on one input (channels, height, width)."""
+    with torch.device("meta"):
+        return cost(operations.build(name, channels, stride), torch.zeros(1, channels, height, width))
+
+
+class Counts(NamedTuple):
+    """Exact counts of `macs` (multiply-adds of one item, see `cost`) or `params` (without the auxiliary head)."""
+
+    quantity: Literal["macs", "params"]
+
+    def operation(self, name: str, channels: int, stride: int, height: int, width: int) -> float:
+        """Cost of an operation of equal input and output width; height and width are those of its input."""
+        if self.quantity == "params":
+            height = width = 8  # the same at all resolutions, so that fewer are counted
+        return float(getattr(operation_cost(name, channels, stride, height, width), self.quantity))
+
+    def network(self, network: nn.Module, example: Tensor) -> float:
+        """Cost of a whole network for one item."""
+        return float(getattr(cost(network, example), self.quantity))
 
 
 def widest(build: Callable[[int], nn.Module], example: Tensor, limit: int) -> int:

@@ -20,6 +20,11 @@ def top(weights: Sequence[float], k: int) -> tuple[int, ...]:
     return tuple(sorted(sorted(range(len(weights)), key=lambda i: -weights[i])[:k]))
 
 
+def choosable(names: Sequence[str]) -> tuple[int, ...]:
+    """Indices of the operations that a genotype may have where `none` is never selected."""
+    return tuple(k for k, name in enumerate(names) if name != "none")
+
+
 def strongest(mix: Tensor, lists: Lists, keep: int) -> Lists:
     """Each edge's `keep` operations of the largest weight in the first cell of `mix` (cells, edges, operations)."""
     rows = mix.detach().cpu()[0].tolist() if len(mix) else [[0.0] * len(own) for own in lists]

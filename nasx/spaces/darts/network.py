@@ -25,7 +25,8 @@ Shapes: x (n, 3, h, w) -> Logits, each (n, classes).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -34,12 +35,36 @@ from torch import Tensor, nn
 from nasx.errors import UserError
 from nasx.spaces import modules, operations
 from nasx.spaces.base import Logits, Network
+from nasx.spaces.expected_cost import Site
 from nasx.spaces.genotypes import Cell
+from nasx.spaces.rules import EDGES
+
+SIZES = {"cifar": (20, 36), "imagenet": (14, 48)}
+"""Layers and channels of retrained networks, by stem."""
 
 
 def plan(layers: int) -> tuple[str, ...]:
     """ "normal" or "reduce" for each cell; one or two layers are all reductions."""
     return tuple("reduce" if i in (layers // 3, 2 * layers // 3) else "normal" for i in range(layers))
+
+
+def sites(layers: int, channels: int, stem: str, shape: tuple[int, ...], *, untied: bool) -> Iterator[Site]:
+    """The 14 edges of each cell of a network for images of `shape` (3, height, width).
+
+    `untied`: each cell of a kind decides for itself.
+    """
+    h, w = shape[-2:]
+    for _ in range(0 if stem == "cifar" else 3):
+        h, w = -(-h // 2), -(-w // 2)
+    count: Counter[str] = Counter()
+    for kind in plan(layers):
+        reduction = kind == "reduce"
+        channels, before = channels * (2 if reduction else 1), (h, w)
+        h, w = (-(-h // 2), -(-w // 2)) if reduction else before
+        for edge, (source, _) in enumerate(EDGES):
+            halves = reduction and source < 2
+            yield Site(kind, count[kind] if untied else 0, edge, channels, 1 + halves, *(before if halves else (h, w)))
+        count[kind] += 1
 
 
 class Stem(nn.Module):

@@ -47,9 +47,10 @@ from nasx.spaces import rules
 from nasx.spaces.base import Activate, Genotype, Network, Space, Supernet, Tree
 from nasx.spaces.darts.edges import PAIRS, Pair, edges_of, incidence, kept_mask, pair_slices
 from nasx.spaces.darts.genotype import EDGES, KINDS, NODES, DartsGenotype, UntiedDartsGenotype, read
-from nasx.spaces.darts.network import AuxiliaryHead, DartsNetwork, plan
+from nasx.spaces.darts.network import SIZES, AuxiliaryHead, DartsNetwork, plan, sites
+from nasx.spaces.expected_cost import Site
 from nasx.spaces.genotypes import Cell
-from nasx.spaces.selection import Lists, best, softmax_by_node, strongest, top
+from nasx.spaces.selection import Lists, best, choosable, softmax_by_node, strongest, top
 
 if TYPE_CHECKING:
     from nasx.core.constraints import Channels, NonNegative, Positive, ThreeOrMoreLayers
@@ -64,8 +65,6 @@ OPERATIONS = (
     "dil_conv_3x3",
     "dil_conv_5x5",
 )
-SIZES = {"cifar": (20, 36), "imagenet": (14, 48)}
-"""Layers and channels of retrained networks, by stem."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,6 +126,9 @@ class Darts(Space):
         suffixes = ["", *([".edge"] if self.edge_norm else []), *([".pair"] if self.edges == "searched" else [])]
         return {kind + suffix: plan(self.layers).count(kind) for kind in KINDS for suffix in suffixes}
 
+    def places(self, name: str) -> int:
+        return self.cells()[name] if self.untied else 1
+
     @property
     def groups(self) -> tuple[tuple[str, ...], ...]:
         """Normal cells only: layer regularizers leave the reduction cells alone (Lambda-DARTS, section 4)."""
@@ -157,10 +159,12 @@ class Darts(Space):
         return mix
 
     def discretize(self, mix: Tree) -> Genotype:
-        found = {
-            kind: [self._cell(kind, mix, i) for i in range(self.cells()[kind] if self.untied else 1)] for kind in KINDS
-        }
-        return self._join(found)
+        return self._join({kind: [self._cell(kind, mix, i) for i in range(self.places(kind))] for kind in KINDS})
+
+    def edge_shares(self, mix: Tree) -> Tree:
+        """With searched edges the sum of the weights of the pairs that hold an edge."""
+        pairs = {kind: mix[f"{kind}.pair"] for kind in KINDS if self.edges == "searched"}
+        return {kind: (pair @ incidence(pair.dtype, pair.device))[:, 0] for kind, pair in pairs.items()}
 
     def mask(self, operation: str) -> Tree:
         found = super().mask(operation)
@@ -173,7 +177,7 @@ class Darts(Space):
         first: list[Decision] = []
         then: list[Decision] = []
         for kind in KINDS:
-            for place in range(self.cells()[kind] if self.untied else 1):
+            for place in range(self.places(kind)):
                 cell = place if self.untied else None
                 kept = self._kept[kind][place] if self.edges == "fixed" else [range(node) for node in NODES]
                 for node, preds in zip(NODES, kept, strict=True):
@@ -292,7 +296,7 @@ class Darts(Space):
     def _free(self) -> Iterator[tuple[str, int, tuple[tuple[tuple[tuple[str, int], ...], ...], ...]]]:
         """(kind, place, options) of every cell that is chosen independently."""
         for kind in KINDS:
-            for place in range(self.cells()[kind] if self.untied else 1):
+            for place in range(self.places(kind)):
                 yield kind, place, self.options(kind, place)
 
     def size(self) -> int:
@@ -361,8 +365,7 @@ class Darts(Space):
         if self.edges != "fixed":
             return {}
         if self.keep is None:
-            count = {kind: self.cells()[kind] if self.untied else 1 for kind in KINDS}
-            return {kind: (tuple((0, node - 1) for node in NODES),) * count[kind] for kind in KINDS}
+            return {kind: (tuple((0, node - 1) for node in NODES),) * self.places(kind) for kind in KINDS}
         by_kind = self._by_kind(read(self.keep))
         return {
             kind: tuple(tuple((cell[2 * j][1], cell[2 * j + 1][1]) for j in range(len(NODES))) for cell in cells)
@@ -387,7 +390,9 @@ class Darts(Space):
         cells = genotype.layers(layers or depth)
         return DartsNetwork(cells, classes, channels or width, stem=stem, auxiliary=auxiliary)
 
-
-def choosable(names: tuple[str, ...]) -> tuple[int, ...]:
-    """Indices of the operations that a genotype may have: all but `none`."""
-    return tuple(k for k, name in enumerate(names) if name != "none")
+    def sites(self, shape: tuple[int, ...], **size: Any) -> Iterator[Site]:
+        """Edges of the network that `network` makes with `size`, see `Space.sites`."""
+        stem = size.get("stem", "cifar")
+        depth, width = SIZES.get(stem, SIZES["cifar"])
+        layers = self.layers if self.untied else size.get("layers") or depth
+        return sites(layers, size.get("channels") or width, stem, shape, untied=self.untied)

@@ -42,7 +42,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations, permutations, product
 from math import comb, prod
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -52,10 +52,12 @@ from nasx.errors import UserError
 from nasx.spaces import rules
 from nasx.spaces.base import Genotype, Space, Supernet, Tree
 from nasx.spaces.cost import plain_only
+from nasx.spaces.expected_cost import CostModel, Counter
 from nasx.spaces.selection import best, top
 
 if TYPE_CHECKING:
     from nasx.core.constraints import Channels, Layers, PositiveFloat
+from nasx.spaces.nb1shot1.cost import WiringCosts, wiring_costs
 from nasx.spaces.nb1shot1.genotype import DUMMY, INPUT, OPERATIONS, OUTPUT, PARENTS, VERTICES, Matrix, Nb101Genotype
 from nasx.spaces.nb1shot1.network import Nb101Network
 
@@ -237,6 +239,15 @@ class Nb1Shot1(Space):
                 f"retrain.layers={layers}", "cells cannot be divided evenly among three stacks", "use a multiple of 3"
             )
         return Nb101Network(genotype, classes, layers or 9, channels or 128, self.bn_momentum)
+
+    def cost_model(self, counter: Counter, classes: int, shape: tuple[int, ...], **size: Any) -> CostModel:
+        layers, channels = size.get("layers") or 9, size.get("channels") or 128
+        genotype = self.sample(torch.Generator().manual_seed(0))
+        with torch.device("meta"):
+            network = self.network(genotype, classes, **size)
+        cells = wiring_costs(self, counter, layers, channels, shape)
+        outside = counter.network(network, self.example(1, shape)) - float(cells(self.encode(genotype)))
+        return WiringCosts(cells.choices, cells.options, cells.fixed + outside, cells.table)
 
 
 def _labelled_codes(matrix: Matrix) -> set[int]:

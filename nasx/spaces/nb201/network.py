@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
@@ -11,10 +11,17 @@ from torch import Tensor, nn
 from nasx.spaces import modules, operations
 from nasx.spaces.base import Logits, Network
 from nasx.spaces.cost import no_drop_path
+from nasx.spaces.expected_cost import Site
+from nasx.spaces.nb201.genotype import EDGES, Nb201Genotype
 
-if TYPE_CHECKING:
-    pass
-from nasx.spaces.nb201.genotype import Nb201Genotype
+
+def sites(layers: int, channels: int, shape: tuple[int, ...]) -> Iterator[Site]:
+    """The six edges of each cell of a network of `layers` cells a stage for images of `shape` (3, height, width)."""
+    h, w = shape[-2:]
+    for stage in range(3):
+        h, w = (-(-h // 2), -(-w // 2)) if stage else (h, w)
+        for edge in layers * list(range(len(EDGES))):
+            yield Site("cell", 0, edge, channels * 2**stage, 1, h, w)
 
 
 class Nb201Cell(nn.Module):

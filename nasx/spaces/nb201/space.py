@@ -25,8 +25,9 @@ mix["cell.edge"] (3 N, 1, 6), and mix["cell"] is scaled by it; network x (n, 3, 
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -34,13 +35,15 @@ import torch.nn.functional as F
 from nasx.spaces import genotypes, rules
 from nasx.spaces.base import Activate, Genotype, Space, Supernet, Tree
 from nasx.spaces.cost import plain_only
+from nasx.spaces.expected_cost import Site
 from nasx.spaces.published import resolve
 from nasx.spaces.selection import Lists, best, softmax_by_node, strongest
 
 if TYPE_CHECKING:
     from nasx.core.constraints import Channels, Layers, Positive
+from nasx.spaces.nb201.cost import CellCosts
 from nasx.spaces.nb201.genotype import EDGES, OPERATIONS, Nb201Genotype
-from nasx.spaces.nb201.network import Nb201Network
+from nasx.spaces.nb201.network import Nb201Network, sites
 
 NODES = [slice(0, 1), slice(1, 3), slice(3, 6)]
 """The edges that enter each node."""
@@ -137,3 +140,9 @@ class Nb201(Space):
         assert isinstance(genotype, Nb201Genotype)
         plain_only(stem, auxiliary, "nb201")
         return Nb201Network(genotype, classes, layers or 5, channels or 16)
+
+    def tabulated(self, values: Sequence[float]) -> CellCosts:
+        return CellCosts.of(values, self.edge_operations("cell"))
+
+    def sites(self, shape: tuple[int, ...], **size: Any) -> Iterator[Site]:
+        return sites(size.get("layers") or 5, size.get("channels") or 16, shape)

@@ -1,0 +1,80 @@
+"""Faults of a search under a budget, found without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from nasx.config import schema
+from nasx.config.instantiate import build
+from nasx.config.stages import count
+from nasx.core import budgets
+from nasx.errors import UserError
+from nasx.spaces import rules
+
+
+def faults(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
+    """What is wrong with `budget` that no value alone can show; nothing where there is none."""
+    node, space = cfg.get("budget"), cfg.get("space") or {}
+    if command == "retrain" or not isinstance(node, Mapping) or "quantity" not in node:
+        return
+    kind = schema.constant(str(space.get("_target_")), "read_as")
+    if (schema.constant(str(space.get("_target_")), "data") or "images") != "images":
+        yield UserError(
+            f"budget={node['quantity']}",
+            "is for networks that read images, but this space reads text",
+            "set budget=none",
+        )
+        return
+    if node["target"] != "???":
+        try:
+            target = budgets.target(node["target"], node["quantity"])
+        except UserError as error:
+            yield error
+        else:
+            if target.relative and count(cfg) > 1:
+                yield UserError(
+                    f"budget.target={node['target']}",
+                    "is a fraction of the mean, which is another one in each stage",
+                    "give a number with a unit, such as 20M",
+                )
+    if node["layers"] and kind == "nb1shot1" and node["layers"] % rules.STACKS:
+        yield UserError(
+            f"budget.layers={node['layers']}",
+            f"cells cannot be divided evenly among {rules.STACKS} stacks",
+            f"use a multiple of {rules.STACKS}",
+        )
+    if node["layers"] and space.get("untied") and node["layers"] != space.get("layers"):
+        yield UserError(
+            f"budget.layers={node['layers']}",
+            f"the genotypes of this space have a cell for each of {space.get('layers')} layers",
+            "leave budget.layers out",
+        )
+    if node["stem"] != "cifar" and kind in ("nb201", "nb1shot1"):
+        yield UserError(
+            f"budget.stem={node['stem']}", f"networks of {kind} have one stem, cifar", "set budget.stem=cifar"
+        )
+    if node["quantity"] == "latency":
+        yield from _latency(cfg, node)
+
+
+def _latency(cfg: Mapping[str, Any], node: Mapping[str, Any]) -> Iterator[UserError]:
+    """Latencies are those of a table of NAS-Bench-201."""
+    table, space = cfg.get("benchmark") or {}, str((cfg.get("space") or {}).get("_target_"))
+    where = f"budget.device={node['device']}"
+    if str(table.get("_target_")) != "nasx.benchmarks.nb201.Nb201" or not space.startswith("nasx.spaces.nb201."):
+        yield UserError(
+            where, "latencies are known for cells of NAS-Bench-201 only", "use space=nb201, or budget=macs or params"
+        )
+        return
+    for key in ("layers", "channels", "image"):
+        if node[key] is not None:
+            yield UserError(
+                f"budget.{key}={node[key]}",
+                "latencies are those of the benchmark's networks of 5 cells a stage, 16 channels and 32 pixels",
+                f"leave budget.{key} out",
+            )
+    try:
+        build({**table, "devices": [node["device"]]}).check()
+    except UserError as error:
+        yield UserError(where, error.fault, error.remedy)

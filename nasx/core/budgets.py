@@ -1,0 +1,51 @@
+"""The target of a budget: a number with a unit, or a fraction of the mean cost of a space's networks. Without torch."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import NamedTuple
+
+from nasx.errors import UserError
+
+UNITS = {
+    "macs": {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9},
+    "params": {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9},
+    "latency": {"": 1.0, "us": 1e-3, "ms": 1.0, "s": 1e3},
+}
+"""Quantity -> suffix of a target -> its size in multiply-adds, parameters or milliseconds."""
+NAMES = {"macs": "multiply-adds", "params": "parameters", "latency": "latency"}
+
+
+class Target(NamedTuple):
+    """What networks may cost: `amount` in multiply-adds, parameters or milliseconds, or as a fraction of the mean."""
+
+    amount: float
+    relative: bool
+
+
+def target(value: float | str, quantity: str) -> Target:
+    """Read a target: `5M`, `3ms`, a number above 1, or a fraction of the mean in (0, 1]. Raises UserError."""
+    units = UNITS[quantity]
+    suffixes = [suffix for suffix in units if suffix]
+    write = f"write a number with {', '.join(suffixes[:-1])} or {suffixes[-1]}, or a fraction of the mean up to 1"
+    found = re.fullmatch(r"([0-9.]+(?:[eE][+-]?[0-9]+)?)\s*([A-Za-z]*)", str(value).strip())
+    try:
+        number = float(found[1]) if found else math.nan
+    except ValueError:
+        number = math.nan
+    if found is None or not math.isfinite(number):
+        raise UserError(f"budget.target={value}", "is not a positive number", write)
+    if found[2] not in units:
+        raise UserError(f"budget.target={value}", f"has the unknown unit {found[2]!r} for {NAMES[quantity]}", write)
+    if number <= 0:
+        raise UserError(f"budget.target={value}", "is not above 0", write)
+    return Target(number * units[found[2]], relative=not found[2] and number <= 1)
+
+
+def text(amount: float, quantity: str) -> str:
+    """A cost for people: `41.20 M multiply-adds`, `3.21 ms`."""
+    if quantity == "latency":
+        return f"{amount:.2f} ms"
+    size, suffix = (1e6, " M") if amount >= 1e5 else (1e3, " k") if amount >= 1e3 else (1, "")
+    return f"{amount / size:.{2 if suffix else 0}f}{suffix} {NAMES[quantity]}"

@@ -1,0 +1,182 @@
+"""A budget: the expected cost of the discrete network joins the objective of the architecture.
+
+With E(a) = E[cost](relax(a)) of spaces/expected_cost.py, target T, weight b and the loss L that the search minimizes:
+
+    hinge           L + b max(0, E / T - 1)             nasx
+    linear          L + b (E - T) / T                   ProxylessNAS, released code: add#linear
+    logarithmic     L (log E / log T)^b                 FBNet, eq. 2; ProxylessNAS, released code: mul#log
+    multiplicative  L (E / T)^b                         MnasNet, eq. 2, with w = b, for a loss instead of an accuracy
+
+The gradient is added to every architecture gradient (`Search.arch_penalty`), whatever the method is.
+
+Sources: H. Cai, L. Zhu, S. Han, ProxylessNAS, ICLR 2019, section 3.3 and released code (search/nas_manager.py); B. Wu
+et al., FBNet, CVPR 2019, section 3.3; M. Tan et al., MnasNet, CVPR 2019, section 3.1.
+
+Deviations
+1. Of the products the gradient is dL + L d log R, with R the factor of L. The gradient as published is R times this
+   (and alpha times for FBNet): a positive number, which only scales the architecture's learning rate, and not Adam's
+   steps.
+2. L is the loss of the latest pass of the step, a number without gradient. Methods of second order evaluate it at
+   weights, or on a batch, next to those of the hypergradient.
+3. Logarithms are of multiply-adds, parameters, or microseconds.
+4. Mixtures are relax(a) also for methods that draw them (DrNAS, GDAS, SNAS): for GDAS and SNAS these are the
+   probabilities of what they draw, for DrNAS those by which it chooses its architecture.
+
+Shapes: a as in the space; costs in multiply-adds, parameters or milliseconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+
+from nasx.core import budgets
+from nasx.core.bilevel import Tree, detached, gradient
+from nasx.errors import UserError
+from nasx.spaces.cost import Counts
+from nasx.spaces.expected_cost import CostModel, nearest
+
+if TYPE_CHECKING:
+    from nasx.benchmarks.base import Benchmark
+    from nasx.core.constraints import Channels, Layers, Pixels, PositiveFloat
+    from nasx.searcher.problem import RelaxedProblem
+    from nasx.spaces.base import Genotype
+
+WEIGHTS = {"hinge": 1.0, "linear": 0.1, "logarithmic": 0.6, "multiplicative": 0.07}
+"""Form -> its weight where none is set. linear: ProxylessNAS' release; logarithmic: the same, and beta of FBNet;
+multiplicative: |w| of MnasNet; hinge: nasx, above the target the cost outweighs the loss."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoBudget:
+    """No budget."""
+
+    def open(self, problem: RelaxedProblem, benchmark: Benchmark, shape: tuple[int, ...]) -> None:
+        """Nothing that a search keeps to."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """A target of the discrete network's cost, and how the expected cost joins the architecture's objective."""
+
+    quantity: Literal["macs", "params", "latency"]
+    target: float | str
+    form: Literal["hinge", "linear", "logarithmic", "multiplicative"] = "hinge"
+    weight: PositiveFloat | None = None
+    enforce: bool = False
+    layers: Layers | None = None
+    channels: Channels | None = None
+    stem: Literal["cifar", "imagenet", "single"] = "cifar"
+    image: Pixels | None = None
+    device: str | None = None
+
+    def open(self, problem: RelaxedProblem, benchmark: Benchmark, shape: tuple[int, ...]) -> Limit:
+        """The limit of a search on images of `shape` (channels, height, width).
+
+        Raises UserError where no network of the space keeps to it.
+        """
+        space, classes = problem.space, problem.classes
+        assert classes is not None
+        shape = shape if self.image is None else (*shape[:-2], self.image, self.image)
+        size: dict[str, Any] = {"layers": self.layers, "channels": self.channels, "stem": self.stem}
+        model: CostModel
+        if self.quantity == "latency":
+            model = space.tabulated(benchmark.latencies(str(self.device)).tolist())
+
+            def count(genotype: Genotype) -> float:
+                return float(model(space.encode(genotype)))
+        else:
+            counts = Counts(self.quantity)
+            model = space.cost_model(counts, classes, shape, **size)
+
+            def count(genotype: Genotype) -> float:
+                with torch.device("meta"):
+                    network = space.network(genotype, classes, **size)
+                return counts.network(network, space.example(1, shape))
+
+        uniform = space.relax({k: torch.zeros(x) for k, x in space.shapes().items()}, lambda x: torch.softmax(x, -1))
+        amount, relative = budgets.target(self.target, self.quantity)
+        mean, least = float(model(uniform)), model.least()
+        target = amount * mean if relative else amount
+        if target < least:
+            raise UserError(
+                f"budget.target={self.target}",
+                f"no network of this space costs less than {budgets.text(least, self.quantity)}",
+                f"raise it (the mean is {budgets.text(mean, self.quantity)}), or lower budget.channels",
+            )
+        return Limit(self, problem, model, target, count)
+
+
+class Limit:
+    """What an open search keeps to: `target` in multiply-adds, parameters or milliseconds."""
+
+    def __init__(
+        self,
+        budget: Budget,
+        problem: RelaxedProblem,
+        model: CostModel,
+        target: float,
+        count: Callable[[Genotype], float],
+    ) -> None:
+        self.budget, self.problem, self.target, self.count = budget, problem, target, count
+        self.model, self.there = model, model.to(problem.device)
+        self.weight = WEIGHTS[budget.form] if budget.weight is None else budget.weight
+
+    def penalty(self, a: Tree) -> Tree:
+        """The gradient that joins that of the loss, a tree like `a`."""
+        leaves = detached(a, requires_grad=True)
+        expected = self.there(self.problem.relax(leaves))
+        slope = self.slope(expected.detach())
+        return {k: slope.to(x.dtype) * x for k, x in gradient(expected, leaves).items()}
+
+    def slope(self, expected: Tensor) -> Tensor:
+        """What the gradient of the expected cost is multiplied with, ()."""
+        b, t, form = self.weight, self.target, self.budget.form
+        if form == "hinge":
+            return b / t * (expected > t).to(expected.dtype)
+        if form == "linear":
+            return torch.full_like(expected, b / t)
+        loss = self.problem.last_loss
+        assert loss is not None, "an architecture gradient before any pass"
+        if form == "multiplicative":
+            return loss.double() * b / expected
+        unit = 1e3 if self.budget.quantity == "latency" else 1.0
+        return loss.double() * b / (expected * torch.log(unit * expected))
+
+    def expected(self, mix: Tree) -> float:
+        """The expected cost of a mixture."""
+        return float(self.there(mix))
+
+    def kept(self, mix: Tree) -> tuple[Tree, dict[str, Any]]:
+        """The mixture to discretize, and the record: what was found, and the nearest architecture within the budget.
+
+        The mixture is that of the nearest architecture where the one found costs more and `enforce` is set.
+        """
+        space, budget = self.problem.space, self.budget
+        mix = {name: x.detach().cpu() for name, x in mix.items()}
+
+        def told(tree: Tree) -> dict[str, Any]:
+            genotype = space.discretize(tree)
+            return {"genotype": str(genotype), "cost": self.count(genotype)}
+
+        found = told(mix)
+        met = found["cost"] <= self.target
+        close = None if met else nearest(space, mix, self.model, self.target)
+        near = None if close is None else told(close)
+        enforced = budget.enforce and close is not None
+        cost = near["cost"] if enforced and near is not None else found["cost"]
+        return (close if enforced and close is not None else mix), {
+            "quantity": budget.quantity,
+            "target": self.target,
+            "expected": float(self.model(mix)),
+            "cost": cost,
+            "ratio": cost / self.target,
+            "met": cost <= self.target,
+            "enforced": enforced,
+            "found": found,
+            "nearest": near,
+        }

@@ -1,0 +1,234 @@
+"""The expected cost of the discrete network of a mixture, and its gradient.
+
+An architecture is drawn in two steps: the space's rule chooses the edges, and each of these edges takes one operation,
+independently, with the probability that the mixture gives it among the operations that can be chosen there. Cost is a
+sum over a network's parts, so the expectation is linear in these probabilities and exact:
+
+    E[cost](mix) = fixed + sum over edges e, operations o of  kept_e  p_eo  c_eo
+    p_eo = mix_eo / sum over choosable o' of mix_eo'
+
+c_eo is the cost of operation o summed over all cells of the network that share the decision, each at its own width and
+resolution. `fixed` holds stems, preprocessing, reductions between stages, and classifier.
+
+Deviations from the mixture that a supernet is trained with
+1. Weights are normalized over the operations that can be chosen: `none` is not among them on the DARTS space, and
+   sigmoids (FairDARTS, Single-DARTS) need not sum to 1. For a softmax over choosable operations p = mix.
+2. kept_e is 1 on the edges that discretization would keep of this mixture (the two strongest of a node of the DARTS
+   space; the wiring of NAS-Bench-1Shot1), 0 on those that it drops, and constant for the gradient: a cost moves the
+   operations of kept edges, never the choice of edges. Where pairs of edges have weights of their own
+   (`space.edges=searched`) kept_e is the sum of the weights of the pairs that hold edge e, and has a gradient.
+3. `space.max_skips` is not considered. The cost of the discrete network itself always is that of its genotype.
+
+Costs are counted on the discrete network, not on the supernet: at the size that is retrained, without partial channels.
+
+Shapes: mix as in the space, probabilities and c (cells or 1, edges, operations), cost ().
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from nasx.core.trees import Decision, Tree
+
+
+class Site(NamedTuple):
+    """An edge of one cell of a discrete network."""
+
+    name: str
+    """Of the parameter that decides its operation."""
+    place: int
+    """Along the mixture's first axis; 0 where all cells share the decision."""
+    edge: int
+    channels: int
+    stride: int
+    height: int
+    width: int
+    """Of the operation's input."""
+
+
+class Counter(Protocol):
+    """What a cost is: exact counts (cost.py)."""
+
+    def operation(self, name: str, channels: int, stride: int, height: int, width: int) -> float:
+        """Cost of an operation of equal input and output width; height and width are those of its input."""
+
+    def network(self, network: nn.Module, example: Tensor) -> float:
+        """Cost of a whole network for one item."""
+
+
+class Choices(Protocol):
+    """What a cost model reads of a space."""
+
+    def shapes(self) -> dict[str, tuple[int, ...]]: ...
+
+    def cells(self) -> dict[str, int]: ...
+
+    def places(self, name: str) -> int: ...
+
+    def edge_operations(self, name: str) -> tuple[tuple[str, ...], ...]: ...
+
+    def edge_shares(self, mix: Tree) -> Tree: ...
+
+    def decisions(self) -> tuple[tuple[Decision, ...], ...]: ...
+
+    def discretize(self, mix: Tree) -> Any: ...
+
+    def encode(self, genotype: Any) -> Tree: ...
+
+
+class CostModel(ABC):
+    """The cost of all discrete networks of a space at one size, as a function of the mixture."""
+
+    @abstractmethod
+    def __call__(self, mix: Tree) -> Tensor:
+        """Expected cost () in float64; of a one-hot mixture the exact cost of its network. Never waits for a device."""
+
+    @abstractmethod
+    def least(self) -> float:
+        """A cost that no network of the space is below."""
+
+    @abstractmethod
+    def to(self, device: torch.device) -> CostModel:
+        """The same on another device."""
+
+
+def reachable(space: Choices) -> Tree:
+    """Like the mixture, cells that share a decision in one: 1 on each operation that a genotype may have, 0 elsewhere.
+
+    Names that hold no operations are left out.
+    """
+    found: Tree = {}
+    for name in space.cells():
+        rows = space.edge_operations(name)
+        if rows:
+            found[name] = torch.zeros(space.places(name), len(rows), len(rows[0]), dtype=torch.float64)
+    for decision in space.decisions()[0]:
+        for edge, operation in decision.options:
+            assert operation is not None
+            found[decision.name][slice(None) if decision.cell is None else decision.cell, edge, operation] = 1.0
+    return found
+
+
+def probabilities(rows: Tensor, among: Tensor) -> Tensor:
+    """Weights (..., operations) normalized over the operations that can be chosen; 0 on edges that have none."""
+    weights = rows.double() * among
+    total = weights.sum(-1, keepdim=True)
+    return weights / torch.where(total > 0, total, torch.ones_like(total))
+
+
+def strongest_mask(strength: Tensor, keep: int) -> Tensor:
+    """Last axis: 1 on the `keep` largest values, 0 elsewhere; lower indices win ties."""
+    order = torch.sort(strength.detach(), dim=-1, descending=True, stable=True).indices[..., :keep]
+    return torch.zeros_like(strength, dtype=torch.float64).scatter_(-1, order, 1.0)
+
+
+class EdgeCosts(CostModel):
+    """A space whose networks cost what their edges cost, and something fixed."""
+
+    def __init__(self, space: Choices, table: Tree, fixed: float) -> None:
+        """`table` (places, edges, operations) in float64 holds the costs c_eo, as `edge_table` counts them."""
+        self.space, self.table, self.fixed, self.among = space, table, fixed, reachable(space)
+        self.weighed = space.edge_shares(
+            {name: torch.zeros(1, *shape) for name, shape in space.shapes().items()}
+        ).keys()
+        self.choices = [
+            (d.name, slice(None) if d.cell is None else d.cell, torch.tensor([e for e, _ in d.options]), d.keep)
+            for phase in space.decisions()[1:]
+            for d in phase
+        ]
+
+    def to(self, device: torch.device) -> EdgeCosts:
+        moved = EdgeCosts(self.space, {name: x.to(device) for name, x in self.table.items()}, self.fixed)
+        moved.among = {name: x.to(device) for name, x in self.among.items()}
+        moved.choices = [(name, place, edges.to(device), keep) for name, place, edges, keep in self.choices]
+        return moved
+
+    def least(self) -> float:
+        total = self.fixed
+        for name, table in self.table.items():
+            costs = torch.where(self.among[name] > 0, table, torch.inf).amin(-1)
+            kept = torch.isfinite(costs)
+            for own, place, edges, keep in self.choices:
+                if own == name:
+                    kept[place, edges] = strongest_mask(-costs[place][..., edges], keep).bool()
+            total += float(costs[kept].sum()) if name not in self.weighed else 0.0
+        return total
+
+    def __call__(self, mix: Tree) -> Tensor:
+        total = torch.full((), self.fixed, dtype=torch.float64, device=next(iter(self.table.values())).device)
+        shares = self.space.edge_shares(mix)
+        for name, table in self.table.items():
+            rows, among = mix[name][: len(table)], self.among[name]
+            per_edge = (probabilities(rows, among) * table).sum(-1)
+            if name in shares:
+                per_edge = per_edge * shares[name][: len(table)].double()
+            strength, kept = (rows.double() * among).amax(-1), torch.ones_like(per_edge)
+            for own, place, edges, keep in self.choices:
+                if own == name:
+                    kept[place, edges] = strongest_mask(strength[place][..., edges], keep)
+            total = total + (per_edge * kept).sum()
+        return total
+
+
+def edge_table(space: Choices, sites: Iterable[Site], counter: Counter) -> Tree:
+    """The costs c_eo of a network with these edges, (places, edges, operations) in float64."""
+    table = {name: torch.zeros_like(x) for name, x in reachable(space).items()}
+    for site in sites:
+        names = space.edge_operations(site.name)[site.edge]
+        costs = [counter.operation(name, site.channels, site.stride, site.height, site.width) for name in names]
+        table[site.name][site.place, site.edge] += torch.tensor(costs, dtype=torch.float64)
+    return table
+
+
+def swaps(space: Choices, mix: Tree, weights: Tree) -> Iterator[tuple[Tree, float]]:
+    """Mixtures that discretize to another operation on one kept edge than `mix`, and how much weight each swap loses.
+
+    The new operation takes over the weight of the old one, so that the same edges are kept; what is lost is the
+    difference of the two in `weights`, the mixture before any swap. Both trees lie on the CPU.
+    """
+    hot = space.encode(space.discretize(mix))
+    for name, among in reachable(space).items():
+        for place in range(len(among)):
+            cells = slice(None) if len(among) == 1 else place
+            for edge, operation in (hot[name][place] > 0).nonzero().tolist():
+                row = weights[name][place, edge].tolist()
+                for other in among[place, edge].nonzero().flatten().tolist():
+                    if other != operation:
+                        swapped = dict(mix) | {name: mix[name].clone()}
+                        swapped[name][cells, edge] = 0.0
+                        swapped[name][cells, edge, other] = mix[name][place, edge, operation]
+                        yield swapped, row[operation] - row[other]
+
+
+def nearest(space: Choices, mix: Tree, model: CostModel, target: float) -> Tree | None:
+    """A mixture whose architecture costs at most `target`: `mix` with operations of kept edges swapped greedily.
+
+    Of the swaps that reach the target at once, the one that loses the least mixture weight is made; where none does,
+    the one that loses the least for each unit of cost saved. Edges stay those that the rule keeps of `mix`. None where
+    these edges allow no architecture within the target. Deterministic; ties go to the first edge and operation.
+    """
+
+    def cost(tree: Tree) -> float:
+        return float(model(space.encode(space.discretize(tree))))
+
+    mix = {name: x.detach().cpu() for name, x in mix.items()}
+    now, costs = mix, cost(mix)
+    while costs > target:
+        found = [(lost, price, swapped) for swapped, lost in swaps(space, now, mix) if (price := cost(swapped)) < costs]
+        if not found:
+            return None
+        enough = [each for each in found if each[1] <= target]
+        best = min(enough, key=lambda each: each[0]) if enough else min(found, key=lambda each: rate(each, costs))
+        _, costs, now = best
+    return now
+
+
+def rate(swap: tuple[float, float, Tree], costs: float) -> float:
+    """Mixture weight that a swap loses for each unit of cost that it saves."""
+    lost, price, _ = swap
+    return lost / (costs - price)

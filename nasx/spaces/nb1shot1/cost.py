@@ -1,0 +1,103 @@
+"""The expected cost of cells of NAS-Bench-1Shot1.
+
+The wiring of a cell decides the channels of its vertices and which of them have a projection, so a cost is no sum over
+edges: the operations have a table of their own for each wiring, and the wiring is the one that discretization chooses
+(expected_cost.py, deviation 2). Within a wiring the expectation is linear in the probabilities of the operations.
+
+Shapes: fixed (wirings,), table (wirings, blocks, operations).
+"""
+
+from __future__ import annotations
+
+from collections import Counter as Counts
+from collections.abc import Sequence
+from functools import cache
+from itertools import combinations, product
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from nasx.core.trees import Tree
+from nasx.spaces import modules
+from nasx.spaces.expected_cost import CostModel, Counter, probabilities, strongest_mask
+from nasx.spaces.nb1shot1.genotype import OPERATIONS, Nb101Genotype
+from nasx.spaces.nb1shot1.network import widths
+
+
+class Wirings(Protocol):
+    """What is read of a space."""
+
+    @property
+    def blocks(self) -> int: ...
+
+    @property
+    def choices(self) -> dict[str, int]: ...
+
+    def shapes(self) -> dict[str, tuple[int, ...]]: ...
+
+    def build(self, names: tuple[str, ...], chosen: dict[str, tuple[int, ...]]) -> Nb101Genotype: ...
+
+
+class WiringCosts(CostModel):
+    """Costs by wiring, in the order of `itertools.product` over the options of each choice of vertices."""
+
+    def __init__(self, choices: dict[str, int], options: Sequence[Tensor], fixed: Tensor, table: Tensor) -> None:
+        """`options`: for each choice of vertices all that may be chosen, (options, vertices) of 0 and 1."""
+        self.choices, self.options, self.fixed, self.table = choices, options, fixed, table
+
+    def to(self, device: torch.device) -> WiringCosts:
+        options = [x.to(device) for x in self.options]
+        return WiringCosts(self.choices, options, self.fixed.to(device), self.table.to(device))
+
+    def least(self) -> float:
+        return float((self.fixed + self.table.amin(-1).sum(-1)).min())
+
+    def __call__(self, mix: Tree) -> Tensor:
+        wiring = torch.zeros(1, dtype=torch.int64, device=self.fixed.device)
+        for (name, keep), options in zip(self.choices.items(), self.options, strict=True):
+            chosen = strongest_mask(mix[name][0, 0].double(), keep)
+            wiring = wiring * len(options) + (options @ chosen).argmax()
+        rows = mix["ops"][0]
+        shares = probabilities(rows, torch.ones_like(rows, dtype=torch.float64))
+        return self.fixed.index_select(0, wiring)[0] + (self.table.index_select(0, wiring)[0] * shares).sum()
+
+
+def wiring_costs(space: Wirings, counter: Counter, layers: int, channels: int, shape: tuple[int, ...]) -> WiringCosts:
+    """The costs of the cells of networks of `layers` cells for images of `shape`, without stem and classifier."""
+
+    @cache
+    def projection(before: int, width: int, h: int, w: int) -> float:
+        with torch.device("meta"):
+            return counter.network(modules.ConvBNReLU(before, width), torch.zeros(1, before, h, w))
+
+    (h, w), before = shape[-2:], channels
+    kinds: Counts[tuple[int, int, int, int]] = Counts()
+    for i in range(layers):
+        stack = i // (layers // 3)
+        kinds[before, channels * 2**stack, h // 2**stack, w // 2**stack] += 1
+        before = channels * 2**stack
+    vertices = {name: space.shapes()[name][-1] for name in space.choices}
+    subsets = [list(combinations(range(vertices[name]), keep)) for name, keep in space.choices.items()]
+    fixed, table = [], []
+    for chosen in product(*subsets):
+        cell = space.build((OPERATIONS[0],) * space.blocks, dict(zip(space.choices, chosen, strict=True)))
+        matrix = cell.pruned().matrix
+        live = [v for v in range(1, space.blocks + 1) if any(cell.matrix[v])]
+        projections, rows = 0.0, [[0.0] * len(OPERATIONS) for _ in range(space.blocks)]
+        for (c_in, c_out, height, width), count in kinds.items():
+            sizes = widths(matrix, c_in, c_out)
+            for v in range(1, len(matrix)):
+                if matrix[0][v]:
+                    projections += count * projection(c_in, sizes[v], height, width)
+            for v, block in enumerate(live, start=1):
+                for k, name in enumerate(OPERATIONS):
+                    rows[block - 1][k] += count * counter.operation(name, sizes[v], 1, height, width)
+        fixed.append(projections)
+        table.append(rows)
+    options = [
+        torch.tensor([[float(v in subset) for v in range(vertices[name])] for subset in those], dtype=torch.float64)
+        for name, those in zip(space.choices, subsets, strict=True)
+    ]
+    fixed_costs, costs = (torch.tensor(x, dtype=torch.float64) for x in (fixed, table))
+    return WiringCosts(dict(space.choices), options, fixed_costs, costs)

@@ -1,0 +1,45 @@
+"""The expected cost of cells of NAS-Bench-201 by a table of all cells, for costs that are no sum over edges (latency).
+
+    E[cost](mix) = sum over cells of p_1(o_1) ... p_6(o_6) cost(o_1, ..., o_6)
+
+exact, and linear in the probabilities of each edge. Shapes: table (operations,) * 6.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from nasx.core.trees import Tree
+from nasx.spaces.expected_cost import CostModel, probabilities
+from nasx.spaces.nb201.genotype import EDGES, OPERATIONS
+from nasx.spaces.selection import Lists
+
+
+class CellCosts(CostModel):
+    """The cost of each cell of a space with these operations on its edges."""
+
+    def __init__(self, table: Tensor) -> None:
+        self.table = table
+
+    @classmethod
+    def of(cls, values: Sequence[float], lists: Lists) -> CellCosts:
+        """From the values of all 15,625 cells in the order of the benchmark: base-5 numbers, first edge first."""
+        table = torch.as_tensor(values, dtype=torch.float64).reshape((len(OPERATIONS),) * len(EDGES))
+        for edge, names in enumerate(lists):
+            table = table.index_select(edge, torch.tensor([OPERATIONS.index(name) for name in names]))
+        return cls(table)
+
+    def to(self, device: torch.device) -> CellCosts:
+        return CellCosts(self.table.to(device))
+
+    def least(self) -> float:
+        return float(self.table.min())
+
+    def __call__(self, mix: Tree) -> Tensor:
+        total = self.table
+        for row in mix["cell"][0]:
+            total = torch.tensordot(probabilities(row, torch.ones_like(row, dtype=torch.float64)), total, 1)
+        return total
