@@ -144,3 +144,10 @@ def test_the_last_screen_says_what_the_nearest_network_is(capsys: pytest.Capture
         "near",
         "budget.enforce=true makes it the result of the search",
     ]
+
+
+def test_the_size_of_the_counted_network_does_not_make_a_run_reduced(tmp_path: Path) -> None:
+    content = {"kind": "search", "choices": {}, "changed": {"budget.layers": [None, 3], "budget.channels": [None, 8]}}
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "result.json").write_text(json.dumps(content))
+    assert collect(tmp_path)["reduced"].tolist() == [False]

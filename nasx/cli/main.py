@@ -342,4 +342,9 @@ def _hydra(command: str, line: Line, folder: Path | None) -> int | None:
         fault = error
         if os.environ.get("NASX_DEBUG") == "1":
             traceback.print_exception(error)
-    return sweep_log.summary(folder, fault)
+    code = sweep_log.summary(folder, fault)
+    if any("budget" in text for text in line.overrides):
+        from nasx.report import pareto
+
+        pareto.after_sweep(folder)
+    return code

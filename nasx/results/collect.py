@@ -267,6 +267,8 @@ def _reduced(record: Record) -> bool:
         return record.reduced
     free = {"size"} if record.choices.get("dataset") in OWN_SIZE else set()
     for key, (published, used) in record.changed.items():
+        if key.startswith("budget."):  # of the network whose cost is counted
+            continue
         name = key.rpartition(".")[2]
         several = isinstance(published, list) and isinstance(used, list) and len(published) == len(used)
         for old, new in zip(published, used, strict=True) if several else [(published, used)]:

@@ -159,14 +159,14 @@ class Limit:
         space, budget = self.problem.space, self.budget
         mix = {name: x.detach().cpu() for name, x in mix.items()}
 
-        def told(tree: Tree) -> dict[str, Any]:
+        def described(tree: Tree) -> dict[str, Any]:
             genotype = space.discretize(tree)
             return {"genotype": str(genotype), "cost": self.count(genotype)}
 
-        found = told(mix)
+        found = described(mix)
         met = found["cost"] <= self.target
         close = None if met else nearest(space, mix, self.model, self.target)
-        near = None if close is None else told(close)
+        near = None if close is None else described(close)
         enforced = budget.enforce and close is not None
         cost = near["cost"] if enforced and near is not None else found["cost"]
         return (close if enforced and close is not None else mix), {

@@ -1,0 +1,203 @@
+"""Accuracy against cost of the searches of a sweep under a budget, and what they miss of the true front.
+
+    front          points that no other beats in one of accuracy and cost without losing in the other
+    hypervolume    area that the points dominate within the box from (0, worst) to (most, best): cost up to the
+                   costliest cell, accuracy above that of the median cell; as a share of the true front's
+    regret         accuracy of the best cell within the target, minus that of the cell found
+
+On NAS-Bench-201 accuracy and cost of all cells are known, so that all three are exact. Elsewhere the accuracy is that
+of the supernet, which does not rank architectures, and only the points and their own front are shown.
+
+Shapes: points (n, 2), cost and accuracy in percent.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from nasx.core import budgets, files
+from nasx.errors import UserError
+from nasx.report import style
+from nasx.results.render import Sheet, console, markdown
+from nasx.tracking import records, sweep_log
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+log = logging.getLogger("nasx")
+
+
+class Point(NamedTuple):
+    """A search under a budget."""
+
+    run: str
+    label: str
+    """Its method."""
+    target: float
+    cost: float
+    accuracy: float
+    """In percent."""
+
+
+class Plane(NamedTuple):
+    """Cost and accuracy (cells,) of every cell of a benchmark, NaN where unknown."""
+
+    cost: np.ndarray
+    accuracy: np.ndarray
+    title: str
+
+
+def front(points: np.ndarray) -> np.ndarray:
+    """Those of (n, 2) points (cost, accuracy) that no other dominates, by rising cost; equal ones once."""
+    ordered = points[np.lexsort((-points[:, 1], points[:, 0]))]
+    before = np.concatenate([[-np.inf], np.maximum.accumulate(ordered[:, 1])[:-1]]) if len(ordered) else ordered[:, 1]
+    return ordered[ordered[:, 1] > before]
+
+
+def hypervolume(points: np.ndarray, most: float, worst: float) -> float:
+    """Area that points (cost, accuracy) dominate below the cost `most` and above the accuracy `worst`."""
+    inside = front(points[(points[:, 0] < most) & (points[:, 1] > worst)])
+    ends = np.append(inside[1:, 0], most)
+    return float(((ends - inside[:, 0]) * (inside[:, 1] - worst)).sum())
+
+
+def regret(plane: Plane, target: float, accuracy: float) -> float:
+    """Accuracy of the best cell that costs at most `target`, minus `accuracy`, in percentage points."""
+    return float(np.nanmax(plane.accuracy[plane.cost <= target])) - accuracy
+
+
+# -------------------------------------------------------------------------------------------------------- reading
+def plane_of(config: Mapping[str, Any], record: Mapping[str, Any]) -> Plane | None:
+    """All cells of the benchmark of a run, with the cost that its budget limits; None where there is no table."""
+    from nasx.benchmarks.nb201 import Nb201
+    from nasx.config import instantiate
+
+    if (record.get("lookup") or {}).get("benchmark") != "nb201":
+        return None
+    benchmark = instantiate.build(config["benchmark"])
+    assert isinstance(benchmark, Nb201)
+    dataset = record.get("benchmark_data") or "cifar10"
+    budget = config["budget"]
+    edges = tuple(tuple(row) for row in (record.get("among") or {}).get("edges") or ())
+    return Plane(*benchmark.plane(dataset, budget["quantity"], str(budget["device"]), edges), dataset)
+
+
+def point_of(record: Mapping[str, Any], plane: Plane | None) -> Point | None:
+    """A finished search as a point: by the benchmark where there is a plane, else by its own count and supernet."""
+    budget, method = record["budget"], str(record["choices"].get("method"))
+    if plane is None:
+        accuracy = (record.get("supernet") or {}).get("valid_accuracy")
+        return accuracy and Point(record["name"], method, budget["target"], budget["cost"], 100 * accuracy)
+    found = record["lookup"]
+    cost = {"macs": found["flops"], "params": found["params"], "latency": budget["cost"]}[budget["quantity"]]
+    return Point(record["name"], method, budget["target"], cost, found[plane.title]["valid"])
+
+
+def after_sweep(notes: Path) -> None:
+    """Print the table of a sweep's searches under a budget, and write OUT/pareto-QUANTITY-SPACE-TIME.svg, .png and .md.
+
+    `notes` is the folder OUT/.sweeps/TIME. One of each for every quantity and space that two or more searches have
+    finished with. A fault is only logged.
+    """
+    out = notes.parent.parent
+    folders = [out / run for job in sweep_log.jobs(notes) for run in job.runs]
+    sets: dict[tuple[str, ...], list[tuple[Path, dict[str, Any]]]] = {}
+    for folder in folders:
+        record = records.finished(folder)
+        if record and record.get("kind") == "search" and record.get("budget"):
+            key = (record["budget"]["quantity"], str(record["choices"].get("space")))
+            sets.setdefault(key, []).append((folder, record))
+    for (quantity, space), runs in sorted(sets.items()):
+        if len(runs) < 2:
+            continue
+        try:
+            plane = plane_of(records.configuration(runs[0][0]) or {}, runs[0][1])
+            points = [point for _, record in runs if (point := point_of(record, plane))]
+            if len(points) > 1:
+                write(out / f"pareto-{quantity}-{space}-{notes.name}", points, plane, quantity)
+        except (UserError, OSError, ValueError, KeyError) as error:
+            log.warning("no picture of accuracy against %s: %s", quantity, error)
+
+
+# -------------------------------------------------------------------------------------------------------- showing
+def sheet(points: Sequence[Point], plane: Plane | None, quantity: str) -> Sheet:
+    """A row for each method and target: means over the runs, the regret, and the hypervolume below."""
+    head = ["method", "target", "n", "cost", "within", "accuracy %"]
+    exact = ["best within the target %", "regret"] if plane else []
+    rows = []
+    for label, target in sorted({(p.label, p.target) for p in points}):
+        own = [p for p in points if (p.label, p.target) == (label, target)]
+        accuracy = float(np.mean([p.accuracy for p in own]))
+        missed = regret(plane, target, accuracy) if plane is not None else 0.0
+        rows.append(
+            (
+                label,
+                budgets.text(target, quantity),
+                str(len(own)),
+                budgets.text(float(np.mean([p.cost for p in own])), quantity),
+                f"{sum(p.cost <= target for p in own)} of {len(own)}",
+                f"{accuracy:.2f}",
+                *((f"{accuracy + missed:.2f}", f"{missed:.2f}") if exact else ()),
+            )
+        )
+    notes = ["means over the runs"]
+    if plane is None:
+        notes.append("accuracy of the supernet, which does not rank architectures: retrain them for that")
+    else:
+        notes.append(
+            "regret: percentage points below the best cell within the target; a cell above it may have less than 0"
+        )
+        notes += [
+            f"hypervolume of {label}: {100 * share(points, label, plane):.1f} % of the true front's"
+            for label in sorted({p.label for p in points})
+        ]
+    return Sheet("Accuracy against cost", (*head, *exact), tuple(rows), notes=tuple(notes), left=frozenset({0}))
+
+
+def share(points: Sequence[Point], label: str, plane: Plane) -> float:
+    """Hypervolume of the points of a method as a share of that of all cells."""
+    own = np.array([(p.cost, p.accuracy) for p in points if p.label == label])
+    known = np.column_stack([plane.cost, plane.accuracy])[~np.isnan(plane.accuracy)]
+    most, worst = float(known[:, 0].max()), float(np.median(known[:, 1]))
+    return hypervolume(own, most, worst) / hypervolume(known, most, worst)
+
+
+def draw(points: Sequence[Point], plane: Plane | None, quantity: str) -> Figure:
+    """Points by method, their targets as ticks at the bottom; all cells and the true front where they are known."""
+    scale = 1.0 if quantity == "latency" else 1e-6
+    unit = "ms" if quantity == "latency" else "M"
+    with style.style():
+        made = style.figure(6.4, 4.2)
+        axes = made.subplots()
+        if plane is not None:
+            known = np.column_stack([plane.cost, plane.accuracy])[~np.isnan(plane.accuracy)]
+            axes.plot(known[:, 0] * scale, known[:, 1], ".", color=style.FAINT, markersize=1.5, rasterized=True)
+            best = front(known)
+            axes.step(best[:, 0] * scale, best[:, 1], where="post", color=style.INK, label="true front", linewidth=1.2)
+            low = min(float(np.median(known[:, 1])), *(p.accuracy for p in points))
+            axes.set_ylim(low - 1, float(known[:, 1].max()) + 0.5)
+        for i, label in enumerate(sorted({p.label for p in points})):
+            own = [p for p in points if p.label == label]
+            colour = style.CYCLE[i % len(style.CYCLE)]
+            axes.plot([p.cost * scale for p in own], [p.accuracy for p in own], "o", color=colour, label=label)
+        for target in sorted({p.target for p in points}):
+            axes.axvline(target * scale, ymax=0.04, color=style.SOFT, linewidth=1.2)
+        what = "accuracy in %, by the benchmark" if plane is not None else "accuracy of the supernet in %"
+        axes.set(xlabel=f"{budgets.NAMES[quantity]} ({unit}); ticks: targets", ylabel=what)
+        axes.legend(loc="lower right")
+    return made
+
+
+def write(path: Path, points: Sequence[Point], plane: Plane | None, quantity: str) -> None:
+    """Print the table; write it as Markdown, and the picture, next to each other."""
+    made = sheet(points, plane, quantity)
+    files.write_atomic(path.with_name(f"{path.name}.md"), markdown([made]))
+    with style.style():
+        pictures = style.save(draw(points, plane, quantity), path)
+    print(console([made]))
+    print(f"picture: {pictures[-1]}")
