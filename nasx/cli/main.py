@@ -9,6 +9,7 @@ completion and typos answer at once. Exit codes: 0 done, 1 a job of a sweep fail
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import os
@@ -322,6 +323,8 @@ def _hydra(command: str, line: Line, folder: Path | None) -> int | None:
     sys.argv = ["nasx", *line.options, *line.overrides, *placed]
     os.environ["HYDRA_FULL_ERROR"] = "1"
     compose.register()
+    # Python 3.14 checks that help texts are strings; Hydra passes an object that composes its text when it is shown.
+    argparse.HelpFormatter._get_help_string = lambda self, action: action.help and str(action.help)  # type: ignore
     task = hydra.main(config_path=str(paths.conf_dir()), config_name=command, version_base="1.3")(TASKS[command])
     if folder is None:
         try:
