@@ -16,7 +16,7 @@ def configurations() -> dict[str, dict]:
     return {command: composed(command, "dataset=digits")[0] for command in ("search", "retrain", "run")}
 
 
-@pytest.mark.parametrize("name", [*field_names.OURS, *field_names.NEEDLESS])
+@pytest.mark.parametrize("name", sorted([*field_names.OURS, *field_names.NEEDLESS]))
 def test_each_name_leads_to_settings_that_exist(name: str, configurations: dict[str, dict]) -> None:
     answers = []
     for command, cfg in configurations.items():
