@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from nasx.core.files import make_folder, remove_empty, unwritable
+from nasx.core.files import NPZ_FAULTS, make_folder, remove_empty, unwritable
 from nasx.core.system import lock_file, open_folder
 from nasx.errors import UserError
 
@@ -98,18 +97,7 @@ def unpack(path: Path, *forms: str) -> tuple[Arrays, dict[str, Any]]:
         about = json.loads(arrays.pop("about").tobytes())
     except FileNotFoundError as error:
         raise UserError(str(path), "does not exist", remedy) from error
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        EOFError,
-        AttributeError,
-        MemoryError,
-        RecursionError,
-        NotImplementedError,
-        zipfile.BadZipFile,
-        zlib.error,
-    ) as error:
+    except NPZ_FAULTS as error:
         raise UserError(str(path), f"cannot be read ({error or type(error).__name__})", remedy) from error
     if not isinstance(about, dict) or about.get("form") not in forms:
         raise UserError(str(path), f"is not a table of the form '{forms[0]}'", remedy)

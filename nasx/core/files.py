@@ -16,6 +16,8 @@ import json
 import os
 import re
 import secrets
+import zipfile
+import zlib
 from collections.abc import Callable
 from io import TextIOWrapper
 from pathlib import Path
@@ -30,6 +32,11 @@ SAFE: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """The safe loader, from libyaml if available, which is ten times faster."""
 TEMPORARY = re.compile(r"\.nasx-[0-9a-f]{16}\.part")
 """Pattern of the names of temporary files."""
+NPZ_FAULTS = (
+    *(OSError, ValueError, KeyError, EOFError, AttributeError, MemoryError, RecursionError, NotImplementedError),
+    *(zipfile.BadZipFile, zlib.error),
+)
+"""What numpy raises for a damaged .npz file."""
 ELSEWHERE = "choose a writable folder with out=FOLDER"
 _cleaned: set[str] = set()
 """Folders that this process has searched for temporary files of killed writers."""

@@ -12,13 +12,12 @@ break batch norm without running statistics. Decoded images are cached (survey.p
 from __future__ import annotations
 
 import logging
-import zipfile
-import zlib
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from nasx.core.files import NPZ_FAULTS
 from nasx.core.system import physical_memory
 from nasx.data import bounds, decode, survey
 from nasx.data.decode import UnreadableError
@@ -134,18 +133,7 @@ def read_npz(path: Path, test_fraction: float) -> Parts:
             if (size := sum(entry.file_size for entry in content.zip.infolist())) > physical_memory() // 2:
                 raise ValueError(f"it unpacks to {size / 2**30:.1f} GB, more than half of this machine's memory")
             arrays = {name: np.atleast_1d(content[name]) for name in content.files}
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        EOFError,
-        AttributeError,
-        MemoryError,
-        RecursionError,
-        NotImplementedError,
-        zipfile.BadZipFile,
-        zlib.error,
-    ) as error:
+    except NPZ_FAULTS as error:
         raise UserError(f"dataset.path={path}", f"is not a readable .npz ({error})", expected) from error
     for names in (("train_x", "train_y", "test_x", "test_y"), ("x_train", "y_train", "x_test", "y_test")):
         if all(name in arrays for name in names):

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from nasx.core.files import write_atomic
+from nasx.core.files import NPZ_FAULTS, write_atomic
 from nasx.core.system import cpus
 from nasx.data import decode
 from nasx.data.listing import Files
@@ -55,7 +54,7 @@ def load(path: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as content:
             return dict(content)
-    except (OSError, ValueError, KeyError, EOFError, MemoryError, zipfile.BadZipFile):
+    except NPZ_FAULTS:
         return {}
 
 
