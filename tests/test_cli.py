@@ -151,7 +151,7 @@ def test_the_module_runs_too(tmp_path: Path) -> None:
         (["search", "--config-name", "x"], "--config-name: unknown option", "options are"),
         (["search", "--experimental-rerun", "x"], "--experimental-rerun: unknown option", "options are"),
         (["retrain", "from=nowhere"], "from=nowhere: run not found", "outputs/"),
-        (["list", "method"], "what=method: must be one of all, methods", ""),
+        (["list", "metods"], "nasx list metods: no entry has this word", "did you mean methods?"),
         (
             ["status", "out=/x"],
             "has no option out; FOLDER is a word without out=: nasx status /x",
@@ -252,7 +252,8 @@ def test_a_users_own_folder(tmp_path: Path) -> None:
     words = ("-m", "seed=1", "experiment=own", f"--config-dir={tmp_path}/mine")
     other = call(tmp_path / "mine", "search", *words, code=FAKE)
     assert ran(other)[0]["info"]["command"] == "nasx search --config-dir . seed=1 experiment=own"
-    assert "My own." in call(tmp_path, "list", "experiments", "--config-dir", "mine").stdout
+    assert "\nown " in call(tmp_path, "list", "experiments", "--config-dir", "mine").stdout
+    assert "My own." in call(tmp_path, "list", "experiments", "own", "--config-dir", "mine").stdout
 
 
 # ------------------------------------------------------------------------------------------------- retrain

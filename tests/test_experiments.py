@@ -137,6 +137,10 @@ def test_the_list_has_a_row_for_each_and_all_of_one(
     assert [line.split()[0] for line in lines[2 : 3 + len(HEADS)]] == sorted([*HEADS, "own"])
     assert max(map(len, lines)) <= 80
     assert "darts_c10 darts darts err. 3.00 % (+19)" in [" ".join(line.split()) for line in lines]
+    monkeypatch.setenv("COLUMNS", "120")
+    wide = [" ".join(line.split()) for line in said("experiments")]
+    assert any(line.startswith("darts_c10 darts darts err. 3.00 % (+19) 0.4 (order 1)") for line in wide)
+    monkeypatch.setenv("COLUMNS", "80")
     for name, head in HEADS.items():
         told = " ".join(" ".join(said("experiments", name)).replace(" published ", " ").replace(" run ", " ").split())
         for text in (

@@ -215,8 +215,11 @@ def _table(kind: str, rows: Sequence[_Row], width: int) -> Table:
     )
     table.add_column("name", no_wrap=True, min_width=max(len(row.entry.name) for row in rows))
     if kind == "experiments":
-        for name in ("space", "method", "published", *(["cost"] if width >= WIDE else [])):
+        for name in ("space", "method", "published"):
             table.add_column(name, no_wrap=True, overflow="ellipsis")
+        if width >= WIDE:
+            table.expand = True  # the cost takes the rest of the width
+            table.add_column("cost", no_wrap=True, overflow="ellipsis", ratio=1)
         for row in rows:
             assert row.head is not None
             cost = [row.head.cost] if width >= WIDE else []
