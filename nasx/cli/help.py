@@ -210,8 +210,12 @@ def _rows(rows: list[tuple[str, str]]) -> str:
     return "\n".join(lines)
 
 
+_ENTRY = re.compile(r" *\S+(?: \S+)* {2,}(?=\S)")
+"""A name and the spaces before its description."""
+
+
 def fitted(text: str) -> str:
-    """A text with the paragraphs and lines that are wider than the terminal wrapped; indents stay."""
+    """Wrap the paragraphs and lines of a text that are wider than the terminal; indents stay."""
     width, blocks = _columns(), []
     for block in text.split("\n\n"):
         lines = block.splitlines()
@@ -220,13 +224,33 @@ def fitted(text: str) -> str:
         elif not any(line.startswith(" ") for line in lines):
             blocks.append(textwrap.fill(" ".join(lines), width))
         else:
-            blocks.append("\n".join(_hanging(line, width) for line in lines))
+            blocks.append("\n".join(_hanging(line, width) for line in _entries(lines)))
     return "\n\n".join(blocks)
 
 
+def _entries(lines: Sequence[str]) -> list[str]:
+    """Join the lines that continue the description of a named entry, below its start."""
+    joined: list[str] = []
+    column = 0
+    for line in lines:
+        if column and len(line) - len(line.lstrip()) == column:
+            joined[-1] += f" {line.lstrip()}"
+        else:
+            named = _ENTRY.match(line)
+            column = len(named[0]) if named else 0
+            joined.append(line)
+    return joined
+
+
 def _hanging(line: str, width: int) -> str:
-    """An indented line on as many lines as it needs, below its own text: what follows two spaces, or its start."""
-    indent = len(line) - len(line.lstrip())
-    named = re.match(r" *\S+ {2,}", line)
+    """Wrap an indented line below its description, or below its start; a description far to the right gets new lines."""
+    if len(line) <= width:
+        return line
+    named, indent = _ENTRY.match(line), len(line) - len(line.lstrip())
+    if named and len(named[0]) > width // 2:
+        below = " " * (indent + 4)
+        return f"{named[0].rstrip()}\n" + textwrap.fill(
+            line[named.end() :], width, initial_indent=below, subsequent_indent=below
+        )
     below = " " * (len(named[0]) if named else indent + 4)
-    return line if len(line) <= width else textwrap.fill(line, width, subsequent_indent=below, break_on_hyphens=False)
+    return textwrap.fill(line, width, subsequent_indent=below, break_on_hyphens=False)
