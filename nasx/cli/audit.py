@@ -86,7 +86,6 @@ def main(words: Sequence[str]) -> int:
             "parts": {part: [each._asdict() for each in found] for part, found in parts.items()},
         }
         text = page(name, parts, record["seconds"])
-        folder.mkdir(parents=True, exist_ok=True)
         files.write_atomic(folder / f"{name}.json", json.dumps(record, indent=1) + "\n")
         files.write_atomic(folder / f"{name}.md", text)
         print(printable(text), flush=True)

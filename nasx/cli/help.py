@@ -243,7 +243,7 @@ def _entries(lines: Sequence[str]) -> list[str]:
 
 
 def _hanging(line: str, width: int) -> str:
-    """Wrap an indented line below its description, or below its start; a description far to the right gets new lines."""
+    """Wrap an indented line below its description, or below its start where the description is far to the right."""
     if len(line) <= width:
         return line
     named, indent = _ENTRY.match(line), len(line) - len(line.lstrip())
