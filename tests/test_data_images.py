@@ -419,4 +419,6 @@ def test_data_import_only_what_all_may() -> None:
     for file in Path(sets.__file__).parent.glob("*.py"):
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("nasx"):
-                assert str(node.module).startswith(("nasx.errors", "nasx.core.draws", "nasx.core.files", "nasx.data"))
+                assert str(node.module).startswith(
+                    ("nasx.errors", "nasx.core.draws", "nasx.core.files", "nasx.core.system", "nasx.data")
+                )

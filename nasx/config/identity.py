@@ -35,9 +35,9 @@ def identifying(cfg: Mapping[str, Any], kind: str | None = None) -> dict[str, An
     kept = {k: value for k, value in cfg.items() if k not in drop and not (k in before and value == before[k])}
     if kept.get("from"):
         kept["from"] = Path(str(kept["from"])).name
-    for group, names in NON_IDENTITY_SETTINGS.items():
+    for group, name in (key.split(".") for key in sorted(NON_IDENTITY_SETTINGS)):
         if isinstance(kept.get(group), Mapping):
-            kept[group] = {key: value for key, value in kept[group].items() if key not in names}
+            kept[group] = {key: value for key, value in kept[group].items() if key != name}
     return kept
 
 

@@ -25,11 +25,7 @@ from nasx.errors import printable
 from nasx.tracking import records, result_file
 from nasx.tracking.result_file import Record, RetrainRecord, SearchRecord, StudyRecord, Unreadable
 
-ELSEWHERE = (
-    commands.NON_IDENTITY_KEYS
-    | {"seed", "from", "parent"}
-    | {f"{group}.{name}" for group, names in commands.NON_IDENTITY_SETTINGS.items() for name in names}
-)
+ELSEWHERE = commands.NON_IDENTITY_KEYS | commands.NON_IDENTITY_SETTINGS | {"seed", "from", "parent"}
 """Keys that are not part of a configuration: where and how it runs, the seed, and the source of the trained cell."""
 SIZES = {"epochs", "updates_per_epoch", "layers", "channels", "cells", "fraction", "fraction_a", "size"}
 """Settings that reduce a run below its protocol if they are lowered."""
