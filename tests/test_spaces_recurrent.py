@@ -155,7 +155,7 @@ def test_text_is_that_of_the_released_code() -> None:
     ("given", "fault"),
     [
         ("Genotype(recurrent=[('relu', 0)], concat=range(1, 2))", "has 1 nodes"),
-        ("Genotype(recurrent=[('relu', 1)], concat=range(1, 2))", "no earlier node"),
+        ("Genotype(recurrent=[('relu', 1)], concat=range(1, 2))", "is not an earlier node"),
         ("Genotype(recurrent=[('none', 0)], concat=range(1, 2))", "cannot be selected"),
         ("Genotype(recurrent=[('relu', 0), ('relu', 0)], concat=[2])", "join nodes 1 to 2"),
         ("Genotype(recurrent=[], concat=[])", "has no .operation, predecessor. pairs|has no list 'recurrent'"),
