@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import http.server
+import logging
 import math
 import os
 import pty
@@ -111,6 +112,7 @@ def test_a_log_on_a_full_disk_is_no_fault_of_its_own(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(files, "stream", lambda path: os.fdopen(os.open("/dev/full", os.O_WRONLY), "w"))
+    monkeypatch.setattr(progress.log, "handlers", [logging.NullHandler()])  # of the program that uses nasx
     with progress.log_to_folder(tmp_path, quiet=False):
         progress.log.info("a line")
     assert re.fullmatch(r"[\d:]+ a line\n", capsys.readouterr().err), "the screen has it, and nothing of the fault"

@@ -24,6 +24,8 @@ from nasx.tracking import checkpoints
 
 log = logging.getLogger("nasx")
 CONSOLE = Console(stderr=True)
+SCREEN = "nasx screen"
+"""Name of the handler that writes log lines to the screen; a program that uses nasx may have handlers of its own."""
 _log_folder: ContextVar[Path | None] = ContextVar("log_folder", default=None)
 
 
@@ -67,10 +69,8 @@ def log_to_folder(folder: Path, *, quiet: bool) -> Iterator[None]:
     except OSError as error:
         raise files.unwritable(folder / "log.txt", error) from error
     file.setFormatter(plain)
-    screen: logging.Handler = logging.StreamHandler(
-        sys.stdout if CONSOLE.is_jupyter else sys.stderr
-    )  # a notebook shows
-    # standard error as a fault
+    # a notebook shows standard error as an error
+    screen: logging.Handler = logging.StreamHandler(sys.stdout if CONSOLE.is_jupyter else sys.stderr)
     if CONSOLE.is_terminal and not quiet:  # the bar's own console, so that lines appear above it
         screen = RichHandler(console=CONSOLE, show_path=False, markup=False, show_level=False)
         screen.setFormatter(Printable("%(message)s"))
@@ -80,7 +80,8 @@ def log_to_folder(folder: Path, *, quiet: bool) -> Iterator[None]:
     log.setLevel(logging.INFO)
     log.propagate = False
     file.addFilter(lambda record: _log_folder.get() in (None, folder))
-    within = any(not isinstance(handler, logging.FileHandler) for handler in log.handlers)  # a run inside another one
+    screen.name = SCREEN
+    within = any(handler.name == SCREEN for handler in log.handlers)  # a run inside another one
     handlers = [file] if within else [file, screen]
     for handler in handlers:
         log.addHandler(handler)
