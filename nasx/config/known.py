@@ -1,4 +1,4 @@
-"""Faults that were found before: the jobs of a sweep share most of their configuration and look at the same files."""
+"""Cache of faults: the jobs of a sweep share most of their configuration and read the same files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from nasx.errors import UserError
 
 
 class FaultCache:
-    """What was found so far; `Known()` knows nothing."""
+    """Faults found so far, by configuration node and by file."""
 
     def __init__(self) -> None:
         self._nodes: dict[Any, tuple[Any, list[UserError]]] = {}  # a node is kept, so that its address stays its own

@@ -1,8 +1,8 @@
-"""Sweeps: what may be asked of Hydra's launchers and sweepers, and what their jobs need (notes.py: what they leave).
+"""Rules for sweeps: settings of Hydra's launchers and sweepers, and needs of their jobs (tracking/sweep_log.py: results).
 
 Where the jobs of `--multirun` run is configuration (conf/launch): one after the other in this process, or by a plugin
 of Hydra's in other processes and on other machines. A job that a launcher starts again finds its run folder and goes
-on from its checkpoint (`machine.Signals` says how a preempted one gets back into the queue).
+on from its checkpoint (tracking/environment.py, `Signals`, puts a preempted one back into the queue).
 
 A sweeper that looks for the best setting (hydra/sweeper=optuna) needs a number: `objective` names one of the job's
 record by its keys, for example supernet.valid_accuracy or lookup.cifar10.valid.
