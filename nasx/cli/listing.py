@@ -167,7 +167,7 @@ class _Row(NamedTuple):
         return first + f" (+{len(more)})" * bool(more)
 
     def published(self) -> str:
-        """The first printed number of an experiment, and how many more rows it computes."""
+        """Return the first published number of an experiment and the number of further rows that it computes."""
         assert self.head is not None
         words = {"error": "err. {} %", "accuracy": "acc. {} %", "perplexity": "ppl. {}"}
         for printed in self.head.printed:
@@ -253,7 +253,7 @@ def _paper(paper: str) -> Table:
 
 
 def main(cfg: Mapping[str, Any], folders: Sequence[str]) -> None:
-    """Print what `cfg["what"]`, `cfg["words"]` and `cfg["paper"]` ask for. Raises UserError where nothing fits."""
+    """Print what `cfg["what"]`, `cfg["words"]` and `cfg["paper"]` ask for. Raises UserError if nothing matches."""
     from rich.console import Console
 
     console = Console(highlight=False, markup=False)

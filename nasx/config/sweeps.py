@@ -1,4 +1,4 @@
-"""Rules for sweeps: settings of Hydra's launchers and sweepers, and needs of their jobs (tracking/sweep_log.py: results).
+"""Rules for sweeps: settings of Hydra's launchers and sweepers, and requirements of their jobs.
 
 Where the jobs of `--multirun` run is configuration (conf/launch): one after the other in this process, or by a plugin
 of Hydra's in other processes and on other machines. A job that a launcher starts again finds its run folder and goes

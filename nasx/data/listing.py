@@ -94,7 +94,7 @@ class Layout(NamedTuple):
     classes: tuple[str, ...]
 
     def how(self) -> str:
-        """Describe the origin of the parts in a few words."""
+        """Describe briefly where the splits come from."""
         names = [f"{name}/" for name in self.train if name]
         if self.test is None:
             return f"test set cut from {names[0] if names else 'each class'}"

@@ -41,7 +41,7 @@ SHORTEST, LONGER = 5, 20
 
 
 class Slot:
-    """The hidden state between two batches."""
+    """Hidden state carried from one batch to the next."""
 
     def __init__(self, value: Tensor | None = None) -> None:
         self.value = value

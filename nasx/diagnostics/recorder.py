@@ -204,7 +204,7 @@ class Watch:
         return row
 
     def _costly(self, epoch: int) -> dict[str, Any]:
-        """Return the diagnostics with passes that are due after `epoch`."""
+        """Return the diagnostics that are due after `epoch` and need passes of their own."""
         search, decay = self.search, self.weight_decay
         if not self.due(epoch) and not self.stop.due(epoch):
             return {}

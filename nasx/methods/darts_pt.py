@@ -139,7 +139,7 @@ class DartsPt(Wrapper):
         return {option: float(total) for option, total in totals.items()}
 
     def tuned(self, search: Search, selection: Selection, projected: Projection, number: int, rounds: int) -> None:
-        """`tune` epochs of the inner method's steps on the supernet as decided so far."""
+        """Run `tune` epochs of the inner method on the supernet with the decisions made so far."""
         for epoch in range(number * self.tune, (number + 1) * self.tune):
             lr = cosine(self.lr, self.lr_min, epoch, rounds * self.tune)
             for group in search.w_opt.param_groups:

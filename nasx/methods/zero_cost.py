@@ -52,9 +52,9 @@ class ZeroCost(Method):
 
     @abstractmethod
     def score(self, network: nn.Module, batch: Batch, gen: torch.Generator) -> float:
-        """The score of a newly initialized network, which it may change; larger is better.
+        """Return the score of a newly initialized network (larger is better). May modify the network.
 
-        `gen`, on the batch's device, is for all that is random in the score and in the network's operations.
+        `gen`, on the batch's device, is the generator for all randomness in the score and the network's operations.
         """
 
     def step(self, search: Search, train: Sequence[Batch], val: Batch) -> dict[str, Tensor]:

@@ -53,7 +53,7 @@ class Plane(NamedTuple):
 
 
 def front(points: np.ndarray) -> np.ndarray:
-    """Those of (n, 2) points (cost, accuracy) that no other dominates, by rising cost; equal ones once."""
+    """Return the non-dominated ones of (n, 2) points (cost, accuracy) by rising cost, without duplicates."""
     ordered = points[np.lexsort((-points[:, 1], points[:, 0]))]
     before = np.concatenate([[-np.inf], np.maximum.accumulate(ordered[:, 1])[:-1]]) if len(ordered) else ordered[:, 1]
     return ordered[ordered[:, 1] > before]

@@ -153,7 +153,7 @@ SPACES: dict[str, Callable[[Any], None]] = {
 
 # ---------------------------------------------------------------------------------------------------- genotypes
 def nb201_fits(space: Any, cell: Sequence[str]) -> None:
-    """Raise UserError unless the space has the six operations of a cell on its edges."""
+    """Raise UserError unless the space has the cell's operation on each of its six edges."""
     for name, own, (source, target) in zip(cell, rows(space, "cell", len(NB201_EDGES)), NB201_EDGES, strict=True):
         if name not in own:
             raise UserError(

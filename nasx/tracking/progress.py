@@ -189,7 +189,7 @@ class NotebookBar:
         self.handle = display({"text/plain": ""}, raw=True, display_id=True)
 
     def show(self, done: int, text: str) -> None:
-        """Replace the line."""
+        """Replace the displayed line."""
         bar = f'<progress value="{done}" max="{self.total}"></progress> <code>{html.escape(printable(text))}</code>'
         self.handle.update({"text/html": bar, "text/plain": text}, raw=True)
 

@@ -93,7 +93,7 @@ class Words(nn.Module):
     def read(
         self, x: Tensor, step: Step, state: Tensor | None, rates: Regularizers | None, gen: torch.Generator | None
     ) -> Logits:
-        """Scores of the next words, with `step` from word to word; `rates` act in training."""
+        """Return next-word scores; `step` is applied to each word in turn, dropout `rates` only in training."""
         masks = self.masks(len(x), rates, gen) if self.training and rates else Masks()
         inputs = times(F.embedding(x, times(self.weight, masks.embedding)), masks.input)
         h = torch.zeros_like(inputs[:, 0]) if state is None else state.to(inputs.dtype)
@@ -158,7 +158,7 @@ class RecurrentCell(nn.Module):
 
 
 class RecurrentNetwork(Network):
-    """A language model of one discrete cell."""
+    """A language model built from one discrete cell."""
 
     def __init__(self, genotype: RecurrentGenotype, words: int, width: int) -> None:
         super().__init__()
@@ -226,7 +226,7 @@ class RelaxedRecurrentCell(nn.Module):
 
 
 class RecurrentSupernet(Supernet):
-    """A language model of one relaxed cell."""
+    """A language model built from one relaxed cell."""
 
     def __init__(self, space: Settings, words: int, *, naive: bool = False) -> None:
         super().__init__()
