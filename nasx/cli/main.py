@@ -79,7 +79,7 @@ _raised: list[Exception] = []
 
 
 def _job(command: str, cfg: DictConfig) -> Any:
-    """Check the composed configuration, then run the job. Raises and never exits, so that a sweep's other jobs can finish."""
+    """Check the composed configuration, then run the job. Raises and never exits, so that a sweep continues."""
     with streams.guarded():  # a launcher may have started this process
         return _checked(command, cfg)
 
