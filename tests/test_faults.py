@@ -342,19 +342,20 @@ def test_a_weight_that_is_not_finite_is_in_no_checkpoint(tmp_path: Path, monkeyp
 
 
 # ---------------------------------------------------------------------------------------------------- memory
-def cramped() -> None:
-    """Leave 400 MB more than what the process has taken to begin."""
+def cramped(mb: int) -> None:
+    """Leave so many MB of address space more than what the process has taken to begin."""
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (used + 400 * 2**20, -1))
+    resource.setrlimit(resource.RLIMIT_AS, (used + mb * 2**20, -1))
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "said", "mb"),
     [
         (
             (*jobs.TINY_NB201, "search.batch=4096", "dataset.size=32"),
             r"search\.batch=4096: does not fit into the memory of cpu: a step needs 2\.\d GB; set "
             r"engine\.checkpoint=true \(2\.\d GB\), .*set search\.batch=2048 \(1\.\d GB\), .*lower search\.batch",
+            1000,  # less than a step, and enough for the threads and modules of a prediction
         ),
         (
             (
@@ -369,11 +370,12 @@ def cramped() -> None:
             ),
             r"retrain\.batch=1400: does not fit into the memory of cpu; set retrain\.accumulate=2 .*, lower "
             r"retrain\.batch",
+            400,
         ),
     ],
 )
-def test_memory_that_runs_out_names_what_to_lower(words: tuple[str, ...], said: str, tmp_path: Path) -> None:
-    done = jobs.nasx(tmp_path, *words, prepare=cramped)
+def test_memory_that_runs_out_names_what_to_lower(words: tuple[str, ...], said: str, mb: int, tmp_path: Path) -> None:
+    done = jobs.nasx(tmp_path, *words, prepare=partial(cramped, mb))
     assert done.code == 2, done
     assert "Traceback" not in done.err
     assert re.search(said, done.err), done.err
