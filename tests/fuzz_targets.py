@@ -312,19 +312,7 @@ def read_run(root: Path, drawn: tuple[list[Any], str]) -> None:
     differences._configuration.cache_clear()
     frame = collect.collect("runs")
     if reader in ("console", "markdown", "latex", "csv"):
-        table.main(
-            {
-                "runs": ["runs"],
-                "out": "runs",
-                "format": reader,
-                "out_file": None,
-                "sort": None,
-                "filter": [],
-                "group": [],
-                "paper": None,
-                "error": False,
-            }
-        )
+        table.main({"runs": ["runs"], "format": reader})
     elif reader == "differences":
         differences.rows([list(frame["folder"])[:1], list(frame["folder"])[1:]])
     elif reader == "retrain":

@@ -25,11 +25,6 @@ def list_models(filter: str = "*") -> list[str]:  # noqa: A002 (timm's name)
     return sorted((name for name in names if fnmatchcase(name.lower(), filter.lower())), key=str.lower)
 
 
-def find_published(name: str) -> published.Published | None:
-    """The published cell of that name, upper or lower case; None where there is none."""
-    return {known.lower(): cell for known, cell in published.cells().items()}.get(name.strip().lower())
-
-
 def identify(architecture: str | os.PathLike[str] | Run, out: str = "outputs") -> tuple[str, str]:
     """(`genotype`, a published name or a text) or (`from`, the folder of a run or its name below `out`).
 
@@ -38,7 +33,7 @@ def identify(architecture: str | os.PathLike[str] | Run, out: str = "outputs") -
     if isinstance(architecture, Run):
         return "from", str(architecture.folder)
     text = os.fspath(architecture)
-    if find_published(text) or (re.search(r"[|(\[{]", text) and not Path(text).exists()):
+    if published.find(text) or (re.search(r"[|(\[{]", text) and not Path(text).exists()):
         return "genotype", text
     if records.locate(text, out) is None and (near := spelling.nearest(text, published.cells())):
         raise UserError(text, "is neither a published cell nor a run", f"did you mean {near}?")

@@ -11,10 +11,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from nasx.api.architectures import find_published, identify
+from nasx.api.architectures import identify
 from nasx.api.runs import RetrainRun, Run, SearchRun, open_run
 from nasx.cli import invoke
 from nasx.errors import of_system
+from nasx.spaces import published
 from nasx.tracking import lineage, records
 
 Override = str | Mapping[str, object]
@@ -70,7 +71,7 @@ def retrain(
     """
     key, value = identify(architecture, str(settings.get("out", "outputs")))
     texts = _texts({key: value}, *overrides, settings)
-    cell = find_published(value)
+    cell = published.find(value)
     if key == "genotype" and cell is not None and not any(text.startswith("space=") for text in texts):
         texts.append(f"space={cell.space}")
     run = open_run(_call("retrain", texts, config_dir))

@@ -10,11 +10,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from nasx.api.architectures import find_published, identify, list_models
+from nasx.api.architectures import identify, list_models
 from nasx.api.runs import Run
 from nasx.cli import export, info
 from nasx.config import components, instantiate
 from nasx.errors import UserError
+from nasx.spaces import published
 from nasx.spaces.base import Genotype, Network
 from nasx.tracking import lineage
 from nasx.train.job import sized
@@ -114,7 +115,7 @@ def create_model(
         UserError: an unknown name, a text that no space has, sizes that the network cannot have, missing weights.
     """
     key, value = identify(architecture)
-    cell = find_published(value) if key == "genotype" else None
+    cell = published.find(value) if key == "genotype" else None
     given = {**dict.fromkeys(info.OPTIONS, ""), key: value, "retrain": recipe or ""}
     given["space"] = space or (cell.space if cell else "")
     run = lineage.open_parent(lineage.run_folder(value, "outputs")) if key == "from" else None

@@ -145,8 +145,8 @@ def genotype_and_source(given: Mapping[str, str], run: Parent | None) -> tuple[s
                 "give its command again: it resumes and finishes",
             )
         return str(found["genotype"]), f"{run.folder}: {found['command']}"
-    text, cells = given["genotype"].strip(), published.cells().values()
-    cell = next((c for c in cells if text.lower() == c.name.lower() or text == c.text), None)
+    text = given["genotype"].strip()
+    cell = published.find(text) or next((c for c in published.cells().values() if c.text == text), None)
     if cell is None and re.fullmatch(r"[A-Za-z]\w*", text):
         raise UserError(
             f"genotype={text}",

@@ -263,7 +263,7 @@ def resolve_name(text: str) -> str:
     """Return the cell of a published name, or other text unchanged. Raises UserError where no table can contain it."""
     from nasx.spaces import published
 
-    cell = {name.lower(): cell for name, cell in published.cells().items()}.get(text.strip().lower())
+    cell = published.find(text)
     if cell is not None and cell.space == "darts":
         raise UserError(
             f"genotype={text}",

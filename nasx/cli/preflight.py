@@ -238,11 +238,16 @@ def _choice(loader: Loader, override: Override) -> Iterator[UserError]:
         return
     for choice in value if isinstance(value, list) else [value]:
         if choice is not None and str(choice) not in known:
-            yield UserError(
-                _text(override),
-                f"unknown {group} {str(choice)!r}",
-                f"choose from {', '.join(known)}{spelling.did_you_mean(str(choice), known)}",
-            )
+            yield unknown_choice(_text(override), group, str(choice), known)
+
+
+def unknown_choice(text: str, group: str, choice: str, known: Sequence[str]) -> UserError:
+    """Return the error for a choice that a group does not have."""
+    return UserError(
+        text,
+        f"unknown {group} {choice!r}",
+        f"choose from {', '.join(known)}{spelling.did_you_mean(choice, known)}",
+    )
 
 
 def _key_fault(cfg: Mapping[str, Any], override: Override, command: str) -> UserError | None:

@@ -249,11 +249,7 @@ def _composed(texts: Sequence[str], space: str) -> tuple[dict[str, Any], dict[st
     for text in texts:
         group, _, choice = text.partition("=")
         if group in commands.GROUPS and choice not in (known := options(loader, group)):
-            raise UserError(
-                text,
-                f"unknown {group} {choice!r}",
-                f"choose from {', '.join(known)}{spelling.did_you_mean(choice, known)}",
-            )
+            raise preflight.unknown_choice(text, group, choice, known)
     where = [f"space={space}"] if space in options(loader, "space") else []
     try:
         cfg = loader.load_configuration("search", [*where, *map(arguments.quote_override, texts)], RunMode.RUN)

@@ -39,23 +39,27 @@ def cells() -> dict[str, Published]:
     return {row["name"]: Published(**row) for row in rows}
 
 
+def find(name: str) -> Published | None:
+    """Return the published cell of this name, upper or lower case; None where there is none."""
+    return {cell.name.lower(): cell for cell in cells().values()}.get(name.strip().lower())
+
+
 def resolve(text: str, space: str) -> str:
     """`text` itself, or the genotype that it names; raises UserError for a word that names no cell of `space`."""
     word = text.strip() if isinstance(text, str) else ""
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_\-]{0,60}", word):
         return text
-    found = {cell.name.lower(): cell for cell in cells().values()}
-    known = {name: cell for name, cell in found.items() if cell.space == space}
-    if word.lower() in found and word.lower() not in known:
-        other = found[word.lower()].space
-        raise UserError(f"genotype={word}", f"is a cell of the space {other}, not of {space}", f"add space={other}")
-    if word.lower() not in known:
+    cell = find(word)
+    if cell is None:
         raise UserError(
             f"genotype={word}",
             f"no published cell of this space ({space}) has that name",
-            f"write the genotype itself, or one of {', '.join(c.name for c in known.values())}",
+            f"write the genotype itself, or one of {', '.join(c.name for c in cells().values() if c.space == space)}",
         )
-    return known[word.lower()].text
+    if cell.space != space:
+        other = cell.space
+        raise UserError(f"genotype={word}", f"is a cell of the space {other}, not of {space}", f"add space={other}")
+    return cell.text
 
 
 def _darts(text: str) -> tuple[genotypes.Cell, ...]:

@@ -150,20 +150,9 @@ def read(out: Path, note: Notes, seed: int) -> None:
 
 def runs_in_table(out: Path) -> int:
     """How many runs `nasx table` counts; none where it says so, as it does until the first one is finished."""
-    cfg: dict[str, Any] = {
-        "runs": [],
-        "out": str(out),
-        "format": "csv",
-        "out_file": None,
-        "sort": None,
-        "filter": [],
-        "group": [],
-        "paper": None,
-        "error": False,
-    }
     try:
         with contextlib.redirect_stdout(io.StringIO()) as told:
-            table.main(cfg)
+            table.main({"out": str(out), "format": "csv"})
     except UserError as error:
         if "no finished run" not in str(error):
             raise
