@@ -214,7 +214,7 @@ def composition(method: Method) -> Iterator[Finding]:
     found = best_fit(seen, seen.within)
     of = "d/da L2" if seen.reads_val else "the gradient of the training loss (no validation batch is read)"
     if found.remainder > TOLERANCE:
-        old = best_fit(seen, [*seen.earlier, *(replace_a(at, seen.taken.a) for at in seen.earlier)])
+        old = best_fit(seen, [*seen.earlier, *(at._replace(a=seen.taken.a) for at in seen.earlier)])
         if old.remainder <= TOLERANCE:
             yield Finding(
                 "stale weights",
@@ -236,10 +236,6 @@ def composition(method: Method) -> Iterator[Finding]:
     yield from coefficient(found.c, of)
     if seen.reads_val:
         yield from responses(method, found.response)
-
-
-def replace_a(at: Point, a: Tree) -> Point:
-    return Point(at.w, a)
 
 
 def coefficient(c: float, of: str) -> Iterator[Finding]:

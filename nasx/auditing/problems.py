@@ -213,10 +213,13 @@ class Recorder(Search):
     """A search that keeps copies of the gradients it is given, as vectors, before clipping, and where it was."""
 
     grads_w: list[Tensor] = field(default_factory=list)
-    grads_a: list[Tensor] = field(default_factory=list)
     taken: list[Taken] = field(default_factory=list)
     visited: list[Tree] = field(default_factory=list)
     """The weights before each weight step."""
+
+    @property
+    def grads_a(self) -> list[Tensor]:
+        return [flat({k: each.g[k] for k in self.a}) for each in self.taken]
 
     def descend_w(self, g: Tree, rate: float = 1.0) -> None:
         self.grads_w.append(flat({k: g[k] for k in self.w}).clone())
@@ -224,7 +227,6 @@ class Recorder(Search):
         super().descend_w(g, rate)
 
     def descend_a(self, g: Tree) -> None:
-        self.grads_a.append(flat({k: g[k] for k in self.a}).clone())
         self.taken.append(Taken(copied(g), self, copied(self.w), copied(self.a), len(self.visited)))
         super().descend_a(g)
 

@@ -30,6 +30,7 @@ from nasx.auditing.findings import Finding, passed
 from nasx.auditing.problems import Recorder, copied
 from nasx.config import instantiate
 from nasx.core.bilevel import Batch, Method, Search, Second, Tree, detached, gradient
+from nasx.core.trees import shortened
 from nasx.searcher.memory import Storages
 from nasx.searcher.optimizers import architecture_optimizer, weight_optimizer
 from nasx.searcher.problem import RelaxedProblem, weights
@@ -68,8 +69,7 @@ class TenthRecorder(Recorder):
     """A recorder whose finite differences are a tenth as long."""
 
     def probed(self, name: str, second: Second, v: Tree, found: Tree | None = None, **length: Any) -> Tree:
-        short: dict[str, Any] = {k: None if x is None else x / 10 for k, x in length.items()}
-        return second.central(v, **short) if found is None else found
+        return second.central(v, **shortened(length, 10)) if found is None else found
 
 
 # ------------------------------------------------------------------------------------------------------ the search
@@ -78,7 +78,7 @@ class Start:
 
     def __init__(self, cfg: Config, method: Method, *, warm: int = WARM_STEPS) -> None:
         space, settings = instantiate.build(cfg["space"]), instantiate.build(cfg["search"])
-        self.settings, self.allow = settings, cfg["allow"]
+        self.settings = settings
         data = instantiate.build(cfg["dataset"]).open(
             torch.device("cpu"), **settings.reading, channels_last=False, workers=0
         )

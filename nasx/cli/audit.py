@@ -45,7 +45,6 @@ OPTIONS = {
     "epochs": "6",
     "out": "outputs/audit",
     "allow": "",
-    "config_dir": "",
 }
 BASE = ("experiment=quickstart",)
 SMALL = ("space.channels=4", "dataset.size=8", "search.batch=16")
@@ -58,21 +57,21 @@ Parts = dict[str, "list[Finding]"]
 def main(words: Sequence[str]) -> int:
     """`nasx audit METHOD ...`."""
     overrides = [word for word in words if word.startswith("method.")]
-    rest = [word.replace("--config-dir", "--config_dir") for word in words if word not in overrides]
-    given = parse("audit", rest, OPTIONS, positional="METHOD")
+    given = parse("audit", [word for word in words if word not in overrides], OPTIONS, positional="METHOD")
     if not given.positional:
         raise UserError("nasx audit", "needs a method", "for example: nasx audit darts; nasx list shows them")
     numbers = [given.number("seed", 0), given.number("seeds", 1), given.number("epochs", 1)]
     allow = [f"allow=[{','.join(given.allowed)}]"] if given.allowed else []
     common = [*overrides, *allow, f"seed={numbers[0]}"]
+    loader = compose.make_loader()
     configurations = {
         name: [
-            configuration(given.options["config_dir"], [*BASE, f"method={name}", *common, *own])
+            configuration(loader, [*BASE, f"method={name}", *common, *own])
             for own in (SMALL, WIDE, (*SEARCH, f"search.epochs={numbers[2]}"))
         ]
         for name in given.positional
     }
-    folder, failed = Path(given.options["out"]).expanduser(), []
+    folder, passed = Path(given.options["out"]).expanduser(), True
     for name, own in configurations.items():
         began = time.monotonic()
         parts = audit(own, quick=given.flag("quick"), seeds=numbers[1])
@@ -90,14 +89,13 @@ def main(words: Sequence[str]) -> int:
         files.write_atomic(folder / f"{name}.md", text)
         print(printable(text), flush=True)
         print(f"written to {folder / name}.md and .json", flush=True)
-        failed += failures(parts)
-    return 1 if failed else 0
+        passed &= record["passed"]
+    return 0 if passed else 1
 
 
-def configuration(config_dir: str, words: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+def configuration(loader: compose.Loader, words: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
     """A checked configuration of a search, and its choices. Raises UserError with all its faults."""
-    line = preflight.normalize("search", Line((f"--config-dir={config_dir}",) if config_dir else (), tuple(words)))
-    loader = compose.make_loader(config_dir or None)
+    line = preflight.normalize("search", Line((), tuple(words)))
     preflight.check_line("search", line, loader)
     return compose.resolved(loader.load_configuration("search", list(line.overrides), RunMode.RUN))
 

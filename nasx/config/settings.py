@@ -116,6 +116,11 @@ class SearchProtocol:
     keep_every: NonNegative = 0
     """Epochs between checkpoints that are kept for `nasx whatif`; 0: none. Not part of the identity."""
 
+    @property
+    def moving_epoch(self) -> int:
+        """An epoch in which both weights and architecture move, where there is one."""
+        return min(max(self.arch_warmup, 1), max(self.epochs, 1) - 1)
+
 
 @dataclass(frozen=True, kw_only=True)
 class SearchSettings(SearchProtocol):

@@ -27,7 +27,7 @@ from nasx.core.batch import Batch
 from nasx.core.draws import Draws
 from nasx.core.schedules import scaled
 from nasx.core.selection import Selection
-from nasx.core.trees import Decision, Number, Second, Tree, combine, detached, gradient, like, norm
+from nasx.core.trees import Decision, Number, Second, Tree, combine, detached, gradient, like, norm, shortened
 from nasx.errors import UserError
 
 from nasx.core.batch import Carried, without_writes, store_state, state_kwargs  # isort: skip # noqa: F401 (for loops and networks)
@@ -162,8 +162,7 @@ class Search:
         """
         found = second.central(v, **length) if found is None else found
         self.compare(name, found, lambda: second.exact(v), 1, 2)
-        half: dict[str, Any] = {k: None if x is None else x / 2 for k, x in length.items()}
-        self.compare(f"{name}-half", found, lambda: second.central(v, **half), 2, 2)
+        self.compare(f"{name}-half", found, lambda: second.central(v, **shortened(length, 2)), 2, 2)
         return found
 
     def compare(self, name: str, found: Tree, better: Callable[[], Tree], forward: int, backward: int) -> None:

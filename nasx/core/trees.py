@@ -5,9 +5,9 @@ Two trees in one expression have the same names and shapes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -141,3 +141,8 @@ def frozen(tree: Tree) -> Iterator[Tree]:
     yield tree
     moved = [k for k, x in tree.items() if not torch.equal(x.detach(), before[k])]
     assert not moved, f"moved: {moved}"
+
+
+def shortened(length: Mapping[str, Any], by: float) -> dict[str, Any]:
+    """Return the arguments for a central difference of a `by`-th of its length; None stays None."""
+    return {name: None if x is None else x / by for name, x in length.items()}

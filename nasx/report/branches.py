@@ -54,22 +54,32 @@ class Outcomes(NamedTuple):
     ends: dict[str, Outcome]
     """Name -> end: `ITSELF` first where the search is finished, then `STOPPED`, then the branches."""
 
+    def both(self, name: str, field: str) -> tuple[Any, Any] | None:
+        """A field of a branch and of the search itself; None where one is unknown."""
+        one, other = (getattr(self.ends[key], field) if key in self.ends else None for key in (name, ITSELF))
+        return None if one is None or other is None or name == ITSELF else (one, other)
+
     def gain(self, name: str) -> float | None:
         """Accuracy of a branch minus that of the search itself; None where one is unknown."""
-        one, other = (self.ends[key].accuracy if key in self.ends else None for key in (name, ITSELF))
-        return None if one is None or other is None or name == ITSELF else one - other
+        found = self.both(name, "accuracy")
+        return None if found is None else found[0] - found[1]
 
     def better(self, name: str) -> bool | None:
         """Whether a branch ended better; None where that is not known."""
         if (gain := self.gain(name)) is not None:
             return gain > 0
-        one, other = (self.ends[key].collapsed if key in self.ends else None for key in (name, ITSELF))
-        return None if one is None or other is None or name == ITSELF else other and not one
+        found = self.both(name, "collapsed")
+        return None if found is None else found[1] and not found[0]
 
     def extra(self, name: str) -> float | None:
         """Passes over those of the search itself, minus 1; None where they are unknown."""
-        one, other = (self.ends[key].passes if key in self.ends else None for key in (name, ITSELF))
-        return None if one is None or not other or name == ITSELF else one / other - 1
+        found = self.both(name, "passes")
+        return None if found is None or not found[1] else found[0] / found[1] - 1
+
+
+def extras(found: Sequence[Outcomes], name: str) -> list[float]:
+    """The known `extra` of a branch over the searches."""
+    return [x for each in found if name in each.ends and (x := each.extra(name)) is not None]
 
 
 # ------------------------------------------------------------------------------------------------------- table
@@ -100,7 +110,7 @@ def lines(found: Sequence[Outcomes]) -> Iterator[dict[str, str]]:
                 "accuracy": "-",
             }
             continue
-        extra = [x for each in found if name in each.ends and (x := each.extra(name)) is not None]
+        extra = extras(found, name)
         skips = [x.skips for x in own if x.skips is not None]
         yield {
             "branch": name,
@@ -151,16 +161,17 @@ def picture(found: Sequence[Outcomes], path: Path) -> list[Path]:
         for name in found[0].ends
     }
     groups = {name: runs for name, runs in groups.items() if runs}
+    colors = {name: style.CYCLE[i - 1] if i else style.INK for i, name in enumerate(groups)}
     measure = found[0].measure
     panels = [per_epoch("found.skip"), *([per_epoch(f"lookup.{measure}")] if measure else [])]
     with style.style():
         made = style.figure(3.6 * (len(panels) + bool(measure)), 3.6)
         axes = made.subplots(1, len(panels) + bool(measure), squeeze=False)[0]
         for one, quantity in zip(axes, panels, strict=False):
-            _over_epochs(one, groups, quantity, [each.epoch for each in found])
+            _over_epochs(one, groups, quantity, [each.epoch for each in found], colors)
         axes[0].set_title("Skip connections")
         if measure:
-            _at_the_end(axes[-1], found, list(groups))
+            _at_the_end(axes[-1], found, colors)
             axes[1].set_title("Found cell, benchmark")
         handles, labels = axes[0].get_legend_handles_labels()
         made.legend(handles, labels, loc="outside lower center", ncols=4)
@@ -168,30 +179,34 @@ def picture(found: Sequence[Outcomes], path: Path) -> list[Path]:
 
 
 def _over_epochs(
-    axes: Axes, groups: Mapping[str, Sequence[Sequence[Row]]], quantity: Quantity, epochs: Sequence[int]
+    axes: Axes,
+    groups: Mapping[str, Sequence[Sequence[Row]]],
+    quantity: Quantity,
+    epochs: Sequence[int],
+    colors: Mapping[str, str],
 ) -> None:
     last = 1.0
     for i, (name, runs) in enumerate(groups.items()):
         at, mean, _, _ = curves.band(runs, quantity.name, quantity.scale)
         own = at >= (0 if name == ITSELF else min(epochs))  # before, all are their parents
-        axes.plot(at[own], mean[own], color=style.CYCLE[i - 1] if i else style.INK, label=name, zorder=3 - bool(i))
+        axes.plot(at[own], mean[own], color=colors[name], label=name, zorder=3 - bool(i))
         last = max(last, *at)
     for epoch in set(epochs):
         axes.axvline(epoch, color=style.SOFT, linewidth=1.0, linestyle=(0, (2, 2)), zorder=1)
     curves.finish(axes, quantity.title, quantity.unit, last)
 
 
-def _at_the_end(axes: Axes, found: Sequence[Outcomes], colours: Sequence[str]) -> None:
-    names = [name for name in found[0].ends if not all(name in each.ends and each.ends[name].refused for each in found)]
-    for y, name in enumerate(names):
-        values = [each.ends[name].accuracy for each in found if name in each.ends]
-        known = [x for x in values if x is not None]
-        i = colours.index(name) if name in colours else None
-        colour = style.SOFT if i is None else style.CYCLE[i - 1] if i else style.INK
-        axes.plot(known, [y] * len(known), "o", color=colour, markersize=5, alpha=0.7)
-        axes.plot([fmean(known)], [y], "|", color=colour, markersize=14, markeredgewidth=2)
-        extra = [x for each in found if name in each.ends and (x := each.extra(name)) is not None]
-        if extra:
+def _at_the_end(axes: Axes, found: Sequence[Outcomes], colors: Mapping[str, str]) -> None:
+    values = {
+        name: [x for each in found if name in each.ends and (x := each.ends[name].accuracy) is not None]
+        for name in found[0].ends
+    }
+    values = {name: known for name, known in values.items() if known}
+    for y, (name, known) in enumerate(values.items()):
+        color = colors.get(name, style.SOFT)
+        axes.plot(known, [y] * len(known), "o", color=color, markersize=5, alpha=0.7)
+        axes.plot([fmean(known)], [y], "|", color=color, markersize=14, markeredgewidth=2)
+        if extra := extras(found, name):
             axes.annotate(
                 f"{100 * fmean(extra):+.0f} %",
                 (1.0, y),
@@ -202,7 +217,7 @@ def _at_the_end(axes: Axes, found: Sequence[Outcomes], colours: Sequence[str]) -
                 fontsize=8,
                 color=style.SOFT,
             )
-    axes.set_yticks(range(len(names)), names)
+    axes.set_yticks(range(len(values)), list(values))
     axes.invert_yaxis()
     axes.set_title("At the end, and extra passes")
     axes.set_xlabel("accuracy in the benchmark (%)")

@@ -51,6 +51,10 @@ class Plane(NamedTuple):
     accuracy: np.ndarray
     title: str
 
+    def known(self) -> np.ndarray:
+        """Cost and accuracy (n, 2) of the cells whose accuracy is known."""
+        return np.column_stack([self.cost, self.accuracy])[~np.isnan(self.accuracy)]
+
 
 def front(points: np.ndarray) -> np.ndarray:
     """Return the non-dominated ones of (n, 2) points (cost, accuracy) by rising cost, without duplicates."""
@@ -161,8 +165,7 @@ def sheet(points: Sequence[Point], plane: Plane | None, quantity: str) -> Sheet:
 
 def share(points: Sequence[Point], label: str, plane: Plane) -> float:
     """Hypervolume of the points of a method as a share of that of all cells."""
-    own = np.array([(p.cost, p.accuracy) for p in points if p.label == label])
-    known = np.column_stack([plane.cost, plane.accuracy])[~np.isnan(plane.accuracy)]
+    own, known = np.array([(p.cost, p.accuracy) for p in points if p.label == label]), plane.known()
     most, worst = float(known[:, 0].max()), float(np.median(known[:, 1]))
     return hypervolume(own, most, worst) / hypervolume(known, most, worst)
 
@@ -171,25 +174,24 @@ def draw(points: Sequence[Point], plane: Plane | None, quantity: str) -> Figure:
     """Points by method, their targets as ticks at the bottom; all cells and the true front where they are known."""
     scale = 1.0 if quantity == "latency" else 1e-6
     unit = "ms" if quantity == "latency" else "M"
-    with style.style():
-        made = style.figure(6.4, 4.2)
-        axes = made.subplots()
-        if plane is not None:
-            known = np.column_stack([plane.cost, plane.accuracy])[~np.isnan(plane.accuracy)]
-            axes.plot(known[:, 0] * scale, known[:, 1], ".", color=style.FAINT, markersize=1.5, rasterized=True)
-            best = front(known)
-            axes.step(best[:, 0] * scale, best[:, 1], where="post", color=style.INK, label="true front", linewidth=1.2)
-            low = min(float(np.median(known[:, 1])), *(p.accuracy for p in points))
-            axes.set_ylim(low - 1, float(known[:, 1].max()) + 0.5)
-        for i, label in enumerate(sorted({p.label for p in points})):
-            own = [p for p in points if p.label == label]
-            colour = style.CYCLE[i % len(style.CYCLE)]
-            axes.plot([p.cost * scale for p in own], [p.accuracy for p in own], "o", color=colour, label=label)
-        for target in sorted({p.target for p in points}):
-            axes.axvline(target * scale, ymax=0.04, color=style.SOFT, linewidth=1.2)
-        what = "accuracy in %, by the benchmark" if plane is not None else "accuracy of the supernet in %"
-        axes.set(xlabel=f"{budgets.NAMES[quantity]} ({unit}); ticks: targets", ylabel=what)
-        axes.legend(loc="lower right")
+    made = style.figure(6.4, 4.2)
+    axes = made.subplots()
+    if plane is not None:
+        known = plane.known()
+        axes.plot(known[:, 0] * scale, known[:, 1], ".", color=style.FAINT, markersize=1.5, rasterized=True)
+        best = front(known)
+        axes.step(best[:, 0] * scale, best[:, 1], where="post", color=style.INK, label="true front", linewidth=1.2)
+        low = min(float(np.median(known[:, 1])), *(p.accuracy for p in points))
+        axes.set_ylim(low - 1, float(known[:, 1].max()) + 0.5)
+    for i, label in enumerate(sorted({p.label for p in points})):
+        own = [p for p in points if p.label == label]
+        colour = style.CYCLE[i % len(style.CYCLE)]
+        axes.plot([p.cost * scale for p in own], [p.accuracy for p in own], "o", color=colour, label=label)
+    for target in sorted({p.target for p in points}):
+        axes.axvline(target * scale, ymax=0.04, color=style.SOFT, linewidth=1.2)
+    what = "accuracy in %, by the benchmark" if plane is not None else "accuracy of the supernet in %"
+    axes.set(xlabel=f"{budgets.NAMES[quantity]} ({unit}); ticks: targets", ylabel=what)
+    axes.legend(loc="lower right")
     return made
 
 

@@ -164,12 +164,12 @@ class Limit:
             return {"genotype": str(genotype), "cost": self.count(genotype)}
 
         found = described(mix)
-        met = found["cost"] <= self.target
-        close = None if met else nearest(space, mix, self.model, self.target)
-        near = None if close is None else described(close)
-        enforced = budget.enforce and close is not None
-        cost = near["cost"] if enforced and near is not None else found["cost"]
-        return (close if enforced and close is not None else mix), {
+        chosen, cost, near, enforced = mix, found["cost"], None, False
+        if cost > self.target and (close := nearest(space, mix, self.model, self.target)) is not None:
+            near, enforced = described(close), budget.enforce
+            if enforced:
+                chosen, cost = close, near["cost"]
+        return chosen, {
             "quantity": budget.quantity,
             "target": self.target,
             "expected": float(self.model(mix)),

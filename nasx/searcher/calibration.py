@@ -20,6 +20,7 @@ Precision is never changed. Text, deterministic=true and searches in stages stay
 from __future__ import annotations
 
 import functools
+import gc
 import hashlib
 import json
 import logging
@@ -81,7 +82,12 @@ def calibrated(ctx: Session) -> SearchJob:
     path = fastest(rows)
     ctx.run.note(KEPT, {"path": path, "measured": rows})
     log.info("engine=auto: %s", told(path, rows, why))
-    return SearchJob(ctx, path=path) if path else job
+    if not path:
+        return job
+    ctx.needs = None  # a method of the first job, whose tensors the second one would count as those of other runs
+    del job
+    gc.collect()
+    return SearchJob(ctx, path=path)
 
 
 def kept(folder: Path) -> Path_ | None:
@@ -239,7 +245,7 @@ class Steps:
 
     def __init__(self, job: SearchJob, step: Callable[..., Any] | None = None) -> None:
         self.job, self.step = job, step or job.loop.advance or job.method.step
-        job.loop.enter(min(max(job.settings.arch_warmup, 1), job.settings.epochs - 1))
+        job.loop.enter(job.settings.moving_epoch)
 
     def seconds(self) -> float:
         """Take a step; how long it took."""

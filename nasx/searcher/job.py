@@ -176,7 +176,11 @@ class SearchJob(Job):
         return self.space.discretize({k: x.detach().cpu() for k, x in mix.items()})
 
     def lookup(self, mix: Tree) -> Result | None:
-        score = self.benchmark.query(self.genotype(mix))
+        return self.looked_up(self.genotype(mix))
+
+    def looked_up(self, genotype: Any) -> Result | None:
+        """The benchmark's numbers of a genotype, None where it has none."""
+        score = self.benchmark.query(genotype)
         return None if score is None else score.as_record()
 
     def score(self, mix: Tree) -> float | None:
@@ -280,8 +284,7 @@ class SearchJob(Job):
         if self.limit is not None:
             mix, budget = self.limit.kept(mix)
             for each in filter(None, (budget["found"], budget["nearest"])):
-                score = self.benchmark.query(self.space.parse(each["genotype"]))
-                each["lookup"] = None if score is None else score.as_record()
+                each["lookup"] = self.looked_up(self.space.parse(each["genotype"]))
         genotype = self.genotype(mix)
         score = self.benchmark.query(genotype)
         found = None if score is None else score.as_record()

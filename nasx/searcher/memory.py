@@ -7,7 +7,7 @@ the passes that the method really takes.
 
 Not counted: the workspaces of cuDNN and cuBLAS, the CUDA context, the data set, and what one kernel allocates and frees
 inside itself. A compiled step and one replayed from a CUDA graph are counted as the eager one.
-A space that caches tensors must not cache those of this mode (`Pool` in spaces/banks.py).
+A space that caches tensors must not cache those of this mode (`Pool` in spaces/edge_operations.py).
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from nasx.core.bilevel import Batch, Method, Search, Tree
 from nasx.core.draws import Draws, Make, Seeded
+from nasx.data.segments import Carried, Slot
 from nasx.searcher.optimizers import architecture_optimizer, weight_optimizer
 from nasx.searcher.problem import RelaxedProblem, weights
 
@@ -92,22 +93,6 @@ class Shapes(Draws):
         return {k: self.mode.from_tensor(x) for k, x in found.items()}
 
 
-class Carry:
-    """The state between the batches of a text."""
-
-    def __init__(self) -> None:
-        self.state: Tensor | None = None
-
-    def read(self) -> Tensor | None:
-        return self.state
-
-    def write(self, state: Tensor, *, track: bool) -> None:
-        self.state = state
-
-    def without_writes(self) -> Carry:
-        return self
-
-
 @dataclass(frozen=True)
 class Memory:
     """Memory of a step: the components of a search, and classes and shape of the items that it reads."""
@@ -124,14 +109,13 @@ class Memory:
         text = self.space.data == "text"
         like = self.space.example(self.settings.batch, self.shape)
         x, y = torch.empty(like.shape, dtype=like.dtype), torch.empty(like.shape[: 2 if text else 1], dtype=torch.long)
-        return Batch(x, y, seed, carried=Carry() if text else None)
+        return Batch(x, y, seed, carried=Carried(Slot(), Slot()) if text else None)
 
     def peak(self) -> Peak:
         """Memory of a step in an epoch in which weights and architecture move."""
         space, method, settings = self.space, self.method, self.settings
         eager = replace(self.engine, compile="off", channels_last=False)  # FakeTensorMode refuses `Module.to(layout)`
-        epochs = max(settings.epochs, 1)
-        epoch = min(max(settings.arch_warmup, 1), epochs - 1)
+        epoch, epochs = settings.moving_epoch, max(settings.epochs, 1)
         with FakeTensorMode(allow_non_fake_inputs=True) as mode, Storages() as storages:
             supernet = space.supernet(self.classes, naive=eager.supernet == "naive")
             problem = RelaxedProblem(space, supernet, method.activate, auxiliary=settings.auxiliary, engine=eager)

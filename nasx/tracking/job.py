@@ -25,7 +25,7 @@ LONG_S = 60.0
 
 
 class Engine(Protocol):
-    """A loop over updates that writes nothing: `search.loop.Loop` or `train.trainer.Trainer`.
+    """A loop over updates that writes nothing: `searcher.loop.Loop` or `train.trainer.Trainer`.
 
     It calls `Job.end_epoch(means)` after each epoch, and `Job.tick(engine)` after each step and, after the last one of
     an epoch, after `end_epoch`.

@@ -34,7 +34,7 @@ from nasx.errors import UserError
 from nasx.spaces import rules
 from nasx.spaces.base import Genotype, Network, Space, Supernet, Tree
 from nasx.spaces.cost import plain_only
-from nasx.spaces.selection import best
+from nasx.spaces.selection import best, choosable
 
 if TYPE_CHECKING:
     from nasx.core.constraints import Channels, Nodes
@@ -63,7 +63,7 @@ class Recurrent(Space):
     @property
     def choosable(self) -> tuple[int, ...]:
         """Indices of the operations that a genotype may have."""
-        return tuple(k for k, name in enumerate(self.operations) if name != "none")
+        return choosable(self.operations)
 
     def into(self, node: int) -> slice:
         """The edges into a node (from 1), in the order of their sources."""
