@@ -14,7 +14,7 @@ import yaml
 from folders import equal, rows, state
 
 from nasx.cli import diagnose, whatif
-from nasx.config import identity
+from nasx.config import identity, paths
 from nasx.diagnostics.onset import Onset, onset
 from nasx.errors import UserError
 from nasx.report import branches
@@ -130,6 +130,17 @@ def test_a_killed_branch_resumes_by_the_same_command(here: Path) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------ refusals
+def test_a_method_of_a_folder_of_ones_own_may_not_change_the_space_either(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "method").mkdir()
+    (tmp_path / "method" / "mine.yaml").write_text((paths.conf_dir() / "method" / "pc_darts.yaml").read_text())
+    monkeypatch.setenv("NASX_CONFIG_DIR", str(tmp_path))
+    with pytest.raises(UserError, match=r"method=mine: sets space.partial=4, which would change the shape"):
+        whatif._same_space("mine", {"partial": 4, "edge_norm": True}, {"partial": 1, "edge_norm": True})
+    whatif._same_space("mine", {"partial": 4}, {"partial": 4})
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -298,3 +309,13 @@ def test_better_is_a_higher_accuracy_and_without_a_benchmark_an_end_without_coll
     assert lines[1]["gain"] == "+1.00 ± 0.00"
     assert lines[1]["better"] == "2 of 2"
     assert lines[1]["passes"] == "+50 %"
+
+
+def test_a_remedy_that_no_search_could_take_is_left_out_of_the_figure(tmp_path: Path) -> None:
+    """Refused for one search, and what the other one did anyway."""
+    itself = branches.Outcome("", accuracy=50.0)
+    first = branches.Outcomes(
+        "runs/a", 1, "cifar10.valid", {"no change": itself, "lambda": branches.Outcome("", refused="no")}
+    )
+    second = branches.Outcomes("runs/b", 1, "cifar10.valid", {"no change": itself})
+    assert len(branches.picture([first, second], tmp_path / "figure")) == 2

@@ -6,12 +6,15 @@ import os
 import re
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from nasx.api.runs import Run
 from nasx.core import spelling
 from nasx.errors import UserError
 from nasx.spaces import published
 from nasx.tracking import records
+
+if TYPE_CHECKING:
+    from nasx.api.runs import Run
 
 
 def list_models(filter: str = "*") -> list[str]:  # noqa: A002 (timm's name)
@@ -30,6 +33,8 @@ def identify(architecture: str | os.PathLike[str] | Run, out: str = "outputs") -
 
     Raises UserError for a misspelled name.
     """
+    from nasx.api.runs import Run
+
     if isinstance(architecture, Run):
         return "from", str(architecture.folder)
     text = os.fspath(architecture)

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from nasx.core.files import NPZ_FAULTS, make_folder, remove_empty, unwritable
+from nasx.core.files import NPZ_FAULTS, make_folder, remove_empty, unwritable, user_cache
 from nasx.core.system import lock_file, open_folder
 from nasx.errors import UserError
 
@@ -38,9 +38,8 @@ def silent(message: str) -> None:
 
 def cache_folder() -> Path:
     """Return the folder of imported tables: ``$NASX_DATA/benchmarks``, else nasx/benchmarks in the XDG cache."""
-    if root := os.environ.get("NASX_DATA"):
-        return Path(root).expanduser() / "benchmarks"
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "nasx" / "benchmarks"
+    root = os.environ.get("NASX_DATA")
+    return (Path(root).expanduser() if root else user_cache()) / "benchmarks"
 
 
 @contextlib.contextmanager

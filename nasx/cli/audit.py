@@ -26,12 +26,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from hydra.types import RunMode
-
 from nasx import __version__
-from nasx.cli import preflight
-from nasx.cli.arguments import Line, parse
-from nasx.config import compose, instantiate
+from nasx.cli import invoke
+from nasx.cli.arguments import parse
+from nasx.config import instantiate
 from nasx.core import files
 from nasx.errors import UserError, printable
 
@@ -63,10 +61,9 @@ def main(words: Sequence[str]) -> int:
     numbers = [given.number("seed", 0), given.number("seeds", 1), given.number("epochs", 1)]
     allow = [f"allow=[{','.join(given.allowed)}]"] if given.allowed else []
     common = [*overrides, *allow, f"seed={numbers[0]}"]
-    loader = compose.make_loader()
     configurations = {
         name: [
-            configuration(loader, [*BASE, f"method={name}", *common, *own])
+            invoke.composed("search", [*BASE, f"method={name}", *common, *own])[1:]
             for own in (SMALL, WIDE, (*SEARCH, f"search.epochs={numbers[2]}"))
         ]
         for name in given.positional
@@ -91,13 +88,6 @@ def main(words: Sequence[str]) -> int:
         print(f"written to {folder / name}.md and .json", flush=True)
         passed &= record["passed"]
     return 0 if passed else 1
-
-
-def configuration(loader: compose.Loader, words: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A checked configuration of a search, and its choices. Raises UserError with all its faults."""
-    line = preflight.normalize("search", Line((), tuple(words)))
-    preflight.check_line("search", line, loader)
-    return compose.resolved(loader.load_configuration("search", list(line.overrides), RunMode.RUN))
 
 
 def audit(configurations: Sequence[tuple[dict[str, Any], dict[str, Any]]], *, quick: bool, seeds: int) -> Parts:

@@ -96,7 +96,7 @@ def load_classifier(model: Model, device: torch.device, allow: Sequence[str]) ->
 
 
 def evaluate(model: Model, said: Arguments, settings: Sequence[str]) -> Tested:
-    """Parse the command line. Raises UserError."""
+    """Test a model on the images that the command line names. Raises UserError."""
     given, allow, facts = said.options, said.allowed, model.facts
     try:
         node = dataset_node(given["dataset"], facts, settings, allow)

@@ -8,9 +8,12 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from nasx.config import commands
+
+if TYPE_CHECKING:
+    from nasx.cli.arguments import Line
 
 Config = dict[str, Any]
 
@@ -27,21 +30,34 @@ def call(command: Literal["search", "retrain"], overrides: Sequence[str], config
 
     Raises UserError like the command line, and before anything is computed.
     """
+    line, cfg, choices = composed(command, overrides, config_dir)
+    options = [] if config_dir is None else ["--config-dir", config_dir]
+    return do(command, cfg, {**job_info(command, cfg, choices, line.overrides, options), "summary": False})
+
+
+def composed(command: str, overrides: Sequence[str], config_dir: str | None = None) -> tuple[Line, Config, Config]:
+    """A command line in normal form, its checked configuration and choices. Raises UserError with all faults."""
     from hydra.types import RunMode
 
     from nasx.cli import preflight
     from nasx.cli.arguments import Line
-    from nasx.config import compose, identity
+    from nasx.config import compose
 
-    options = [] if config_dir is None else ["--config-dir", config_dir]
-    line = preflight.normalize(command, Line(("=".join(options),) if options else (), tuple(overrides)))
+    options = () if config_dir is None else (f"--config-dir={config_dir}",)
+    line = preflight.normalize(command, Line(options, tuple(overrides)))
     loader = compose.make_loader(config_dir)
     preflight.check_line(command, line, loader)
-    cfg, choices = compose.resolved(loader.load_configuration(command, list(line.overrides), RunMode.RUN))
+    return line, *compose.resolved(loader.load_configuration(command, list(line.overrides), RunMode.RUN))
+
+
+def do(command: Literal["search", "retrain"], cfg: Config, info: Config) -> Done:
+    """Run a checked configuration to its end unless it is finished. Raises UserError."""
+    from nasx.cli import preflight
+    from nasx.config import identity
+
     preflight.check_foreign(cfg, command)
-    info = job_info(command, cfg, choices, line.overrides, options)
-    record = WORK[command](cfg, {**info, "summary": False})
-    return Done(record, Path(cfg["out"]) / identity.run_name(cfg, choices, command))
+    record = WORK[command](cfg, info)
+    return Done(record, Path(cfg["out"]) / identity.run_name(cfg, info["choices"], command))
 
 
 def job_info(

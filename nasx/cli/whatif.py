@@ -21,8 +21,6 @@ Keys of the branch itself: out, name, device, threads, workers, checkpoint_s, dr
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import shlex
 import sys
@@ -35,8 +33,8 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf.errors import OmegaConfBaseException
 
-from nasx.cli import arguments, diagnose, preflight
-from nasx.config import check, commands, components, overrides, paths, provenance, stages, trust
+from nasx.cli import arguments, diagnose, invoke, preflight
+from nasx.config import check, commands, components, overrides, plugins, provenance, stages, trust
 from nasx.config.compose import make_loader, options, published, resolved, translate
 from nasx.core import files, spelling
 from nasx.diagnostics.branches import outcomes
@@ -92,7 +90,7 @@ def main(words: Sequence[str]) -> int:
     asked = request(words)
     parents = [lineage.run_folder(name, asked.out) for name in asked.runs]
     if asked.epoch is not None:
-        made = _run(branch(parents[0], asked.epoch, asked.changes, asked))
+        made = invoke.do("search", *branch(parents[0], asked.epoch, asked.changes, asked)).folder
         branches.show([outcomes(parents[0], asked.epoch, {" ".join(asked.changes) or "the same again": made})])
         return 0
     plans = [(folder, epoch := start(folder), dict(plan(folder, epoch, asked))) for folder in parents]
@@ -194,21 +192,18 @@ def kept(folder: Path, epoch: int) -> Path:
 
 def branch(folder: Path, epoch: int, changes: Sequence[str], asked: Request) -> Branch:
     """The branch of the search in `folder` at an epoch with these changes. Raises one UserError with all faults."""
-    saved = opened(folder, asked.allow)
+    return branch_of(folder, opened(folder, asked.allow), epoch, changes, asked)
+
+
+def branch_of(folder: Path, saved: dict[str, Any], epoch: int, changes: Sequence[str], asked: Request) -> Branch:
+    """`branch` of an opened search, whose configuration is `saved`."""
     path = kept(folder, epoch)
     chosen = [word for word in changes if word.partition("=")[0] in commands.GROUPS]
     base, picked = _composed([*chosen, *asked.job], str(saved["choices"].get("space")))
-    own = {key: base[key] for key in base if key in JOB}
-    held = {key: saved[key] for key in (*commands.GROUPS, "seed", "deterministic") if key in saved and key not in JOB}
     groups = [word.partition("=")[0] for word in chosen]
-    cfg = {
-        **base,
-        **held,
-        **own,
-        **{group: base[group] for group in groups},
-        "allow": list(asked.allow),
-        "out": asked.out,
-    }
+    own = {*JOB, *groups}
+    held = {key: saved[key] for key in (*commands.GROUPS, "seed", "deterministic") if key in saved and key not in own}
+    cfg = {**base, **held, "allow": list(asked.allow), "out": asked.out}
     if "method" in groups:
         _same_space(str(picked["method"]), base["space"], saved["space"])
     if "method" in groups and "inner" in cfg["method"]:
@@ -224,16 +219,22 @@ def branch(folder: Path, epoch: int, changes: Sequence[str], asked: Request) -> 
             f"is not before the end of the branch, which has {cfg['search']['epochs']} epochs",
             "choose an earlier epoch, or raise search.epochs",
         )
+    origin = {
+        "run": folder.name,
+        "identity": saved.get("identity"),
+        "epoch": epoch,
+        "checkpoint": checkpoints.checksum(path),
+    }
     return Branch(
-        {**cfg, "branch": _origin(folder, saved, epoch, path)},
-        _facts(folder, saved, cfg, choices, epoch, path, changes, asked),
+        {**cfg, "branch": origin}, {**_facts(folder, saved, cfg, choices, origin, changes, asked), "origin": path}
     )
 
 
 def _same_space(method: str, needed: Mapping[str, Any], held: Mapping[str, Any]) -> None:
     """Raise UserError where the file of a method sets something of the space that the parent's space does not have."""
-    text = (paths.conf_dir() / "method" / f"{method}.yaml").read_text(encoding="utf-8")
-    for key, _, _ in provenance.values(text):
+    file = plugins.file("method", method)
+    assert file is not None, method  # it was composed
+    for key, _, _ in provenance.values(file.read_text(encoding="utf-8")):
         group, _, name = key.partition(".")
         if group == "space" and needed.get(name) != held.get(name):
             raise UserError(
@@ -279,22 +280,12 @@ def _with(cfg: dict[str, Any], text: str) -> dict[str, Any]:
     return put(cfg, override.key_or_group.split("."))
 
 
-def _origin(folder: Path, saved: Mapping[str, Any], epoch: int, path: Path) -> dict[str, Any]:
-    return {
-        "run": folder.name,
-        "identity": saved.get("identity"),
-        "epoch": epoch,
-        "checkpoint": checkpoints.checksum(path),
-    }
-
-
 def _facts(
     folder: Path,
     saved: Mapping[str, Any],
     cfg: Mapping[str, Any],
     choices: Mapping[str, Any],
-    epoch: int,
-    path: Path,
+    origin: Mapping[str, Any],
     changes: Sequence[str],
     asked: Request,
 ) -> dict[str, Any]:
@@ -306,9 +297,9 @@ def _facts(
     differ = {
         key: [before.get(key), after.get(key)]
         for key in sorted(before.keys() | after.keys())
-        if before.get(key) != after.get(key) and key != "search.keep_every"
+        if before.get(key) != after.get(key) and key not in commands.NON_IDENTITY_SETTINGS
     }
-    words = [str(folder), f"epoch={epoch}", *changes, *asked.job]
+    words = [str(folder), f"epoch={origin['epoch']}", *changes, *asked.job]
     words += [] if asked.out == "outputs" else [f"out={asked.out}"]
     words += [f"allow=[{','.join(asked.allow)}]"] if asked.allow else []
     try:
@@ -317,27 +308,13 @@ def _facts(
         standard = None
     return {
         "choices": choices,
-        "overrides": [*map(str, record.get("overrides") or ()), *changes, f"branch.epoch={epoch}"],
+        "overrides": [*map(str, record.get("overrides") or ()), *changes, f"branch.epoch={origin['epoch']}"],
         "options": [],
         "command": shlex.join(["nasx", "whatif", *words]),
         "folders": [],
         "published": standard,
-        "origin": path,
-        "branch": {**_origin(folder, saved, epoch, path), "changed": differ},
+        "branch": {**origin, "changed": differ},
     }
-
-
-def _run(branch: Branch) -> Path:
-    """The folder of the branch, which is run to its end unless it is finished."""
-    from nasx.report import run_summary
-
-    preflight.check_foreign(branch.cfg, "search")
-    folder = run_summary.opened(branch.cfg, branch.info["choices"], "search")
-    if not run_summary.again(branch.cfg, branch.info["choices"], "search"):
-        from nasx.jobs.search import search
-
-        search(branch.cfg, branch.info)
-    return folder
 
 
 # ------------------------------------------------------------------------------------------------------- auto
@@ -373,8 +350,7 @@ def _try(
             continue
         print(printable(f"{folder.name} from epoch {epoch}: {name}"), file=sys.stderr, flush=True)
         try:
-            with contextlib.redirect_stdout(io.StringIO()):
-                yield name, _run(each)
+            yield name, invoke.do("search", each.cfg, {**each.info, "summary": False}).folder
         except checkpoints.Unfit as fault:
             yield name, fault
 
@@ -390,6 +366,6 @@ def plan(folder: Path, epoch: int, asked: Request) -> Iterator[tuple[str, Branch
     }
     for name, changes in remedies.items():
         try:
-            yield name, branch(folder, epoch, changes, asked)
+            yield name, branch_of(folder, saved, epoch, changes, asked)
         except UserError as fault:
             yield name, fault

@@ -110,11 +110,8 @@ def command(name: str, experiment: Experiment, printed: Printed | None = None) -
 @lru_cache(maxsize=256)
 def find(name: str | None, *folders: Path) -> Experiment | None:
     """The experiment of that name in `folders` (none: nasx's own and those of NASX_CONFIG_DIR and plugins), or None."""
-    for folder in folders or plugins.folders():
-        file = folder / "experiment" / f"{name}.yaml"
-        if name and file.is_file():
-            return read(file.read_text(encoding="utf-8"))
-    return None
+    file = plugins.file("experiment", name, *folders) if name else None
+    return None if file is None else read(file.read_text(encoding="utf-8"))
 
 
 def published(choices: Mapping[str, object], config_dir: str | None = None) -> list[str]:

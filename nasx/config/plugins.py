@@ -69,6 +69,11 @@ def folders(config_dir: str | None = None) -> list[Path]:
     return [paths.conf_dir(), *user_folders(config_dir)]
 
 
+def file(group: str, choice: str, *among: Path) -> Path | None:
+    """The file of a choice in the first folder of `among` (none: `folders()`) that has one; None where none has."""
+    return next((path for folder in among or folders() if (path := folder / group / f"{choice}.yaml").is_file()), None)
+
+
 def _without_twins(among: list[Path]) -> None:
     """Raise UserError where two folders have a file of the same name: Hydra would silently read the first."""
     seen: dict[Path, Path] = {}

@@ -42,6 +42,11 @@ _cleaned: set[str] = set()
 """Folders that this process has searched for temporary files of killed writers."""
 
 
+def user_cache() -> Path:
+    """Return the user's cache folder of nasx: in XDG_CACHE_HOME, else in ~/.cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "nasx"
+
+
 # ------------------------------------------------------------------------------------------------------ write
 def write_atomic(path: Path, data: bytes | str | Callable[[BinaryIO], object], remedy: str = ELSEWHERE) -> None:
     """Write `data` to `path` atomically; creates missing folders.

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from nasx.core.files import user_cache
 from nasx.errors import UserError
 
 OFFLINE = "offline: use dataset=digits"
@@ -40,9 +41,7 @@ class Images:
 def data_root(path: str | None = None) -> Path:
     """Return the folder of the data sets: `path`, else NASX_DATA, else nasx in the XDG cache."""
     chosen = path or os.environ.get("NASX_DATA")
-    if chosen:
-        return Path(chosen).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "nasx"
+    return Path(chosen).expanduser() if chosen else user_cache()
 
 
 def statistics(x: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -187,7 +187,7 @@ def cache(job: SearchJob) -> Path:
     step = {k: v for k, v in job.ctx.config["search"].items() if k not in ("epochs", "updates_per_epoch", "protocol")}
     about = [environment.hardware(job.ctx.device), environment.versions(), environment.commit(), os.cpu_count()]
     key = json.dumps([cfg, step, about, list(job.data.shape), len(job.data.classes)], sort_keys=True, default=str)
-    return environment.cache() / "engine" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
+    return files.user_cache() / "engine" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
 
 
 # ----------------------------------------------------------------------------------------------- another process

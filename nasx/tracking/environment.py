@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from nasx import __version__
-from nasx.core import system
+from nasx.core import files, system
 from nasx.errors import UserError
 
 
@@ -90,12 +90,7 @@ def _restored() -> Iterator[None]:
 
 def keep_compiled() -> None:
     """Let torch's compiler keep its cache in the user's cache folder, which survives a reboot, unless it is set."""
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache() / "compiled"))
-
-
-def cache() -> Path:
-    """The user's cache folder of nasx."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "nasx"
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(files.user_cache() / "compiled"))
 
 
 def workers(asked: int | None) -> int:

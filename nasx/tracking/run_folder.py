@@ -24,7 +24,6 @@ from typing import Any
 
 import yaml
 
-from nasx.config.commands import NON_IDENTITY_SETTINGS
 from nasx.core import files, versions
 from nasx.core.files import read_json, read_yaml, unwritable, write_atomic
 from nasx.errors import UserError
@@ -71,12 +70,9 @@ def differing(folder: Path, identity: Mapping[str, Any], extra: Collection[str])
     there, asked = {k: v for k, v in held.items() if k not in extra}, json.loads(canonical(identity))
     if versions.stable(there, held.get("format", 0)) == versions.stable(asked):
         return None
-    there = versions.completed(there)
-    old, new = flatten(there), flatten(asked)
+    old, new = flatten(versions.completed(there)), flatten(versions.completed(asked))
     none = "(absent)"
-    keys = [
-        k for k in sorted((old.keys() | new.keys()) - NON_IDENTITY_SETTINGS) if old.get(k, none) != new.get(k, none)
-    ]
+    keys = [k for k in sorted(old.keys() | new.keys()) if old.get(k, none) != new.get(k, none)]
     shown = ", ".join(f"{k}: {old.get(k, none)} there, {new.get(k, none)} asked for" for k in keys[:12])
     more = f", and {len(keys) - 12} more" if len(keys) > 12 else ""
     if not keys:
