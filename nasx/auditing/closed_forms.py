@@ -245,7 +245,7 @@ def coefficient(c: float, of: str) -> Iterator[Finding]:
     elif abs(c - 1) > TOLERANCE:
         yield Finding("factor", "fail", f"{c:.4g} times {of}, instead of once", {"coefficient": c}, OWN)
     else:
-        yield Finding("first order", "pass", f"once {of}", {"coefficient": c}, OWN)
+        yield Finding("first order", "pass", f"equal to {of}", {"coefficient": c}, OWN)
 
 
 def responses(method: Method, p: Tensor) -> Iterator[Finding]:

@@ -221,12 +221,12 @@ def cost(start: Start, wide: Start, build: Callable[[], Method]) -> Iterator[Fin
     method = build()
     counted, stated = passes(start, method), method.cost
     values: dict[str, Any] = {"forward": counted[0], "backward": counted[1]}
-    text = f"{counted[0]} forward and {counted[1]} backward passes a step"
+    text = f"{counted[0]} forward and {counted[1]} backward passes per step"
     if stated is None:
         yield Finding("passes", "note", f"{text} (none stated)", values)
     else:
         ok = counted == stated[:2]
-        told = "" if ok else f", stated are {stated.forward} and {stated.backward}"
+        told = "" if ok else f"; the method states {stated.forward} and {stated.backward}"
         yield Finding("passes", passed(ok), text + told, values, "the method's own statement (Method.cost)")
     method = build()
     train, val = wide.batches(method, 0)
@@ -246,7 +246,11 @@ def cost(start: Start, wide: Start, build: Callable[[], Method]) -> Iterator[Fin
     else:
         ok = copies <= stated.copies + SLACK
         yield Finding(
-            "memory", passed(ok), f"{text}, stated are {stated.copies}", values, "the method's own statement, plus 0.5"
+            "memory",
+            passed(ok),
+            f"{text}; the method states {stated.copies}",
+            values,
+            "the method's own statement, plus 0.5",
         )
 
 
