@@ -1,4 +1,4 @@
-"""nasx: differentiable architecture search that composes spaces, methods and data sets.
+"""nasx: differentiable architecture search that composes spaces, methods and datasets.
 
 The functions and classes below are imported at their first use, so that `import nasx` does not import torch.
 """

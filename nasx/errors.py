@@ -78,7 +78,9 @@ def of_system(error: BaseException) -> UserError | None:
                 REMEDIES.get(error.errno or 0, "") or "NASX_DEBUG=1 shows where",
             )
         case MemoryError():
-            return UserError("memory", f"does not suffice ({known})", "free some, or lower the batch or the image size")
+            return UserError(
+                "memory", f"does not suffice ({known})", "free some memory, or reduce the batch size or image size"
+            )
         case RecursionError():
             return UserError("the input", f"is nested too deeply ({known})", "NASX_DEBUG=1 shows where")
         case ImportError() if not str(error.name or "").startswith("nasx"):
@@ -93,5 +95,5 @@ def working_folder() -> UserError | None:
     try:
         os.getcwd()
     except OSError:
-        return UserError("the working folder", "does not exist any more", "change to one that does")
+        return UserError("the working folder", "no longer exists", "change to an existing folder")
     return None

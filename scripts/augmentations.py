@@ -1,6 +1,6 @@
 """Draw what a recipe does to training images, one row an image: the original, the training view, cutout, MixUp, CutMix.
 
-    python scripts/augmentations.py FILE.png [key=value ...]   the data set and the recipe, as nasx retrain reads them
+    python scripts/augmentations.py FILE.png [key=value ...]   the dataset and the recipe, as nasx retrain reads them
 
 Each column adds to the one before it, from the draws of one batch of the training stream, except that MixUp and CutMix
 are shown side by side. The last column is the batch as the recipe itself makes it. A step that the recipe leaves out is

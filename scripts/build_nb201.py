@@ -55,7 +55,7 @@ def build(package: Path) -> bytes:
 
 
 def read(path: Path, dataset: str) -> tuple[np.ndarray, np.ndarray]:
-    """Counts (15625, 3) uint16 and seconds (15625,) float32 of a data set."""
+    """Counts (15625, 3) uint16 and seconds (15625,) float32 of a dataset."""
     counts, seconds = np.full((CELLS, len(SEEDS)), MISSING, np.uint16), np.full(CELLS, np.nan, np.float32)
     with path.open("rb") as stream:
         cells: dict[str, dict[str, Any]] = PlainUnpickler(stream).load()

@@ -6,7 +6,7 @@ end to end, and that its run then stands beside the rows that its file names.
 One experiment serves several tables: those that serve most come first, each with the words of that row; then a file for
 each system that none of them has.
 Searches and retrainings are tiny (one to three cells, 4 channels, a few updates), on CIFAR-10 where that is the
-experiment's data set, else on images and a text that are made here. OUT holds the runs; OUT/experiments.md tells of
+experiment's dataset, else on images and a text that are made here. OUT holds the runs; OUT/experiments.md tells of
 each command what it gave and beside which rows it stands. Commands that are finished are not repeated.
 """
 

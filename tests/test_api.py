@@ -299,7 +299,7 @@ def test_other_wrong_models(found: nasx.SearchRun, trained: nasx.RetrainRun) -> 
         nasx.create_model("|foo~0|")
     with pytest.raises(nasx.UserError, match="it has no trained network"):
         nasx.create_model(found, pretrained=True)
-    with pytest.raises(nasx.UserError, match="fixes the network"):
+    with pytest.raises(nasx.UserError, match="already determines the network"):
         nasx.create_model(trained, pretrained=True, channels=8)
 
 

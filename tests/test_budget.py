@@ -293,11 +293,11 @@ def test_targets(value: Any, quantity: str, amount: float, relative: bool) -> No
         (["budget=params", "budget.weight=0"], "budget.weight=0: must be above 0"),
         (["budget=params", "budget.form=cubic"], "budget.form=cubic: must be one of hinge"),
         (["budget=macs", "space=darts_rnn"], "budget=macs: is for networks that read images"),
-        (["budget=macs", "stages=drnas_nb201", "method=drnas"], "is a fraction of the mean, which is another one"),
+        (["budget=macs", "stages=drnas_nb201", "method=drnas"], "is a fraction of the mean, but the mean differs"),
         (["budget=macs", "budget.stem=imagenet"], "networks of nb201 have one stem"),
         (["budget=macs", "space=nb1shot1_1", "budget.layers=4"], "cells cannot be divided evenly among 3 stacks"),
         (["budget=latency"], "has no latencies of raspi4"),
-        (["budget=latency", "space=darts"], "latencies are known for cells of NAS-Bench-201 only"),
+        (["budget=latency", "space=darts"], "latencies are available only for NAS-Bench-201 cells"),
     ],
 )
 def test_faults_of_the_command_line(words: list[str], told: str) -> None:

@@ -151,7 +151,7 @@ def test_the_module_runs_too(tmp_path: Path) -> None:
         (["search", "--config-name", "x"], "--config-name: unknown option", "options are"),
         (["search", "--experimental-rerun", "x"], "--experimental-rerun: unknown option", "options are"),
         (["retrain", "from=nowhere"], "from=nowhere: run not found", "outputs/"),
-        (["list", "metods"], "nasx list metods: no entry has this word", "did you mean methods?"),
+        (["list", "metods"], "nasx list metods: no entry matches this word", "did you mean methods?"),
         (
             ["status", "out=/x"],
             "has no option out; FOLDER is a word without out=: nasx status /x",

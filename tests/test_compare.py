@@ -220,7 +220,7 @@ def test_metrics_that_are_not_there_and_data_sets_that_differ(make):
         make("random", seed, choices={"dataset": "digits"})
     with pytest.raises(UserError, match=r"is not a metric of these runs.*did you mean cifar10.valid"):
         compare.main(["method=darts", "method=random", "metric=cifar10.vald"])
-    with pytest.raises(UserError, match="kinds of data set"):
+    with pytest.raises(UserError, match="kinds of dataset"):
         compare.main(["method=darts", "method=random", "metric=supernet_valid"])
 
 

@@ -121,7 +121,7 @@ def test_the_widest_equals_a_slow_search(build: Callable[[int], nn.Module]) -> N
     assert list(macs.values()) == sorted(macs.values())
     for limit in (macs[2], macs[4] - 1, macs[8] + 1, macs[14], (macs[18] + macs[20]) // 2):
         assert widest(build, IMAGE, limit) == max(channels for channels, cost_ in macs.items() if cost_ <= limit)
-    with pytest.raises(UserError, match=rf"retrain.max_macs={macs[2] - 1}: is less than two channels need"):
+    with pytest.raises(UserError, match=rf"retrain.max_macs={macs[2] - 1}: is too low even for two channels"):
         widest(build, IMAGE, macs[2] - 1)
 
 

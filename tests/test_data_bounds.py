@@ -1,4 +1,4 @@
-"""Values that are too large are refused at once: for the image size, the data set, the memory of the machine."""
+"""Values that are too large are refused at once: for the image size, the dataset, the memory of the machine."""
 
 from __future__ import annotations
 

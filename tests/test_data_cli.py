@@ -1,7 +1,7 @@
 """Small files in the published layouts train for an epoch from the command line; damaged or missing ones give an error.
 
-Small files cannot have the published checksums, so each data set is a user package that differs only in checksums and
-number of images; the built-in data sets must refuse the same small files.
+Small files cannot have the published checksums, so each dataset is a user package that differs only in checksums and
+number of images; the built-in datasets must refuse the same small files.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Every data set is read from small files in its published layout; errors state place, fault and remedy."""
+"""Every dataset is read from small files in its published layout; errors state place, fault and remedy."""
 
 from __future__ import annotations
 

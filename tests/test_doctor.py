@@ -80,7 +80,9 @@ def test_a_folder_that_cannot_be_written_or_locked_is_told(tmp_path: Path, monke
 
     assert "runs" in pairs(doctor.writes(tmp_path))
     monkeypatch.setattr(system, "lock_file", refuses)
-    with pytest.raises(UserError, match=r"cannot be written to, or locks no files \(No locks available\); choose"):
+    with pytest.raises(
+        UserError, match=r"is not writable, or does not support file locking \(No locks available\); choose"
+    ):
         pairs(doctor.writes(tmp_path))
     assert list(tmp_path.iterdir()) == []
 

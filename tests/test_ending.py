@@ -1,4 +1,4 @@
-"""The printed benchmark results of a finished search: exact ranks, and the data set of the accuracies."""
+"""The printed benchmark results of a finished search: exact ranks, and the dataset of the accuracies."""
 
 from __future__ import annotations
 

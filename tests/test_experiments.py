@@ -155,7 +155,7 @@ def test_the_list_has_a_row_for_each_and_all_of_one(
     assert names == [n for n, h in HEADS.items() if h.choices.get("space") == "nb201" and "tse" in str((n, h)).lower()]
     assert "My own." in " ".join(said("all", "own"))
     for what, words, fault in (
-        ("experiments", ("drats",), "no entry has this word; leave words out"),
+        ("experiments", ("drats",), "no entry matches this word; use fewer words"),
         ("all", ("experimens",), "did you mean experiments?"),
         ("foo", (), "what=foo: unknown kind"),
     ):
@@ -184,7 +184,7 @@ def searched(folder: Path, head: Any) -> None:
 
 
 def refused(command: str, folder: Path) -> list[str]:
-    """Faults of a command, but the look at the data set, which need not be on this machine."""
+    """Faults of a command, but the look at the dataset, which need not be on this machine."""
     _, verb, *words = texts(command, folder).split()
     try:
         preflight.check_line(verb, preflight.normalize(verb, arguments.split_options(words)))

@@ -107,7 +107,7 @@ def test_a_loaded_network_reads_bytes_and_knows_its_origin(here: Path, tmp_path:
     assert facts["recipe"] == trained["protocol"] == "darts-cifar"
     assert facts["space"]["_target_"] == "nasx.spaces.darts.space.Darts"
     assert facts["commit"] == (trained["commit"] or "unknown")
-    assert facts["normalization"]["mean"] == pytest.approx(images.mean, abs=1e-6)  # the data set's file rounds them
+    assert facts["normalization"]["mean"] == pytest.approx(images.mean, abs=1e-6)  # the dataset's file rounds them
     assert facts["normalization"]["std"] == pytest.approx(images.std, abs=1e-6)
     assert facts["dataset"]["path"] is None
     card = (tmp_path / "README.md").read_text()

@@ -226,7 +226,9 @@ def test_no_folder_of_a_run_is_reached_through_a_link(tmp_path: Path) -> None:
     for name, link in (("run", tmp_path / "run"), ("own", tmp_path / "own" / "checkpoints")):
         link.parent.mkdir(exist_ok=True)
         link.symlink_to(aim if name == "run" else aim / "checkpoints")
-        with pytest.raises(UserError, match=r"is a link, which nasx does not write through here; remove the link"):
+        with pytest.raises(
+            UserError, match=r"is a symbolic link, which nasx does not write through here; remove the link"
+        ):
             run_folder.Run(tmp_path / name, IDENTITY, EXTRA)
     assert (aim / "checkpoints" / ".half.part").read_text() == "another's"
     assert sorted(path.name for path in aim.iterdir()) == ["checkpoints"]

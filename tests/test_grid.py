@@ -141,7 +141,7 @@ def test_a_long_sweep_composes_no_more_than_a_short_one_before_its_first_job(tmp
         (["name=same", "seed=3,4"], ["seed=4: would share the run folder outputs/same with seed=3; leave name out"]),
         (["seed=3,3"], ["seed=3: is the same run as seed=3"]),
         (["quiet=true,false"], ["quiet=False: is the same run as quiet=True"]),
-        (["seeds_per_job=2", "name=x"], ["is one folder for seeds_per_job=2"]),
+        (["seeds_per_job=2", "name=x"], ["would put in one folder all runs of seeds_per_job=2"]),
         (["seeds_per_job=2", "seed=0,1"], ["seed=1: is the same run as seed=0"]),
     ],
 )
@@ -202,7 +202,7 @@ def test_jobs_of_one_short_name_never_share_a_folder(monkeypatch: pytest.MonkeyP
     found = faults(*DIGITS, "search.lr=range(1,18)")
     assert found
     assert all("would share the run folder outputs/darts-nb201-digits-s0-" in line for line in found)
-    assert all("give one of them a name of its own" in line for line in found)
+    assert all("run one of them in a separate command" in line for line in found)
 
 
 def test_a_sweeper_that_chooses_is_asked_for_no_combination(compositions: list[list[str]]) -> None:

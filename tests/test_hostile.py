@@ -238,7 +238,7 @@ def test_a_foreign_run_cannot_allow_its_own_package(here: Path) -> None:
     for command in (lambda: export.main(["from=run"]), lambda: evaluate.main(["run", "device=cpu"])):
         with pytest.raises(UserError):
             command()
-    info.main(["from=run"])  # by the spaces and data sets of nasx that its choices name
+    info.main(["from=run"])  # by the spaces and datasets of nasx that its choices name
     assert "evil" not in sys.modules
 
 
@@ -367,7 +367,7 @@ def test_an_exports_description_builds_only_components(here: Path) -> None:
         "genotype": "x",
     }
     (here / "model.safetensors").write_bytes(save({"x": torch.zeros(1)}, model.text(facts)))
-    with pytest.raises(UserError, match="only spaces, methods, data sets and benchmarks"):
+    with pytest.raises(UserError, match="only spaces, methods, datasets and benchmarks"):
         model.load(here)
     (here / "model.safetensors").write_bytes(
         save({"x": torch.zeros(1)}, model.text({**facts, "space": {"_target_": "mine.space.Space"}}))

@@ -152,7 +152,7 @@ def test_a_working_folder_that_was_deleted(words: str, code: str, tmp_path: Path
     done = shell(tmp_path, f'mkdir gone && cd gone && rmdir "$PWD" && nasx {words}', code)
     assert (done.returncode, done.stderr, done.stdout) == (
         2,
-        "nasx: the working folder: does not exist any more; change to one that does\n",
+        "nasx: the working folder: no longer exists; change to an existing folder\n",
         "",
     )
 

@@ -74,7 +74,7 @@ def call(folder: Path, code: str, *words: str) -> subprocess.CompletedProcess[st
         ),
         (
             [*SWEEP, "hydra/sweeper=optuna", "objective=supernet.valid_accuracy"],
-            ["looks for the worst supernet.valid_accuracy", "add hydra.sweeper.direction=maximize"],
+            ["would search for the worst supernet.valid_accuracy", "add hydra.sweeper.direction=maximize"],
         ),
     ],
 )

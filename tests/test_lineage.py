@@ -41,7 +41,7 @@ FOLDER = {
     "size": 24,
     "test_fraction": 0.2,
 }
-"""The data set block of a search on own images, as config.yaml holds it."""
+"""The dataset block of a search on own images, as config.yaml holds it."""
 Make = Callable[..., Path]
 
 
@@ -139,7 +139,7 @@ def test_defaults_never_stand_in_for_a_parents_settings(
 
 
 def test_a_folder_of_something_else_is_no_parent(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=f"from={tmp_path}: .* is not a folder of a run; name a folder that nasx has"):
+    with pytest.raises(UserError, match=f"from={tmp_path}: .* is not a folder of a run; name a folder created by nasx"):
         lineage.parent(str(tmp_path), "outputs")
 
 

@@ -282,7 +282,7 @@ def test_the_first_picture_on_a_machine_logs_nothing(tmp_path):
 
 
 def test_another_format_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"gif is not a picture format; use \.svg or \.png"):
+    with pytest.raises(UserError, match=r"gif is not a supported image format; use \.svg or \.png"):
         style.write(tmp_path / "a.gif", {"svg": None, "png": None})
 
 

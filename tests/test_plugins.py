@@ -131,7 +131,7 @@ def test_a_file_that_two_folders_have_is_an_error(folder: Path) -> None:
     (folder / "method" / "darts.yaml").write_text("_target_: nasx.methods.darts.Darts\nradius: 0.07\n")
     [found] = faults("method=darts", "dataset=digits", config_dir=folder)
     assert found.endswith("rename it")
-    assert "has the name of a file in" in found
+    assert "has the same name as a file in" in found
 
 
 def test_a_folder_that_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

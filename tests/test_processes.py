@@ -286,7 +286,7 @@ def test_a_search_refuses_several_processes(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 2
-    assert "nasx search: runs on one process, but torchrun has started 2" in done.stderr
+    assert "nasx search: runs in a single process, but torchrun has started 2" in done.stderr
     assert not (tmp_path / "outputs").exists()
 
 

@@ -114,7 +114,7 @@ def test_checkpoints_that_no_configuration_goes_with_are_not_taken(run: run_fold
     run.close()
     for harm in (lambda path: path.write_text("seed: ["), Path.unlink):
         harm(run.folder / "config.yaml")
-        with pytest.raises(UserError, match=r"config\.yaml: is missing or torn, and nothing else shows which run"):
+        with pytest.raises(UserError, match=r"config\.yaml: is missing or truncated, and nothing else shows which run"):
             run_folder.Run(run.folder, {"seed": 1}, EXTRA)
     assert [path.name for path in paths(run)] == ["000000001.ckpt"]
 

@@ -306,7 +306,7 @@ def test_faulty_fields(changes: dict, fault: str) -> None:
 def test_parse_refuses_what_the_space_lacks() -> None:
     with pytest.raises(UserError, match=r"normal cell, node 5: this space has no dil_conv_3x3 on edge 2->5"):
         Darts(operations=OPERATIONS[:6]).parse(V2)
-    with pytest.raises(UserError, match="keeps other edges"):
+    with pytest.raises(UserError, match="keeps different edges"):
         Darts(edges="fixed").parse(V2)
     with pytest.raises(UserError, match="cells are tied"):
         Darts(untied=True).parse(V2)

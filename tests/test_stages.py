@@ -89,7 +89,7 @@ def test_without_priors_nothing_is_dropped_and_nothing_limited() -> None:
     cfg = composed("space=darts", "stages=pdarts_no_priors", "method=lambda")
     last = stages.stage_config(cfg, 2)
     assert (last["search"]["skip_dropout"], last["space"]["max_skips"], last["space"]["layers"]) == (0, None, 17)
-    assert last["method"]["schedule"] == "epoch", "lambda grows anew in each stage, with its epochs"
+    assert last["method"]["schedule"] == "epoch", "lambda grows from 0 again in each stage, with its epochs"
 
 
 @pytest.mark.parametrize(
@@ -98,14 +98,14 @@ def test_without_priors_nothing_is_dropped_and_nothing_limited() -> None:
         (["stages.keep=[5]"], "has 3 values for 2 stages"),
         (
             ["space.layers=4"],
-            r"space.layers=4: each stage has a value of its own; set stages.space.layers=[...,...,...]",
+            r"space.layers=4: each stage needs its own value; set stages.space.layers=[...,...,...]",
         ),
         (["stages.keep=[5,6]"], "keeps 6 of 5 operations"),
         (["stages.keep=[9,3]"], "keeps 9 of 8 operations"),
         (["stages.space.layers=[3,0,4]"], "stages, stage 2: space.layers=0: must be at least 3"),
         (["stages=drnas_darts", "space.channels=18"], "stages, stage 2: space.partial=4: does not divide 18 channels"),
         (["+stages.space.layrs=3"], "stages, stage 1: space.layrs: Darts has no such setting"),
-        (["stop=eigenvalue"], "stages end after their epochs"),
+        (["stop=eigenvalue"], "stages run for a fixed number of epochs"),
         (["stages.inherit=3"], "must be true or false"),
     ],
 )
@@ -295,7 +295,7 @@ def test_a_stage_gets_the_space_that_the_one_before_has_narrowed(drnas: Path, tm
     broken = tmp_path / "broken"
     shutil.copytree(drnas, broken)
     shutil.rmtree(broken / "stage-1" / "checkpoints")
-    with pytest.raises(UserError, match="stage-1: has lost the last checkpoint"):
+    with pytest.raises(UserError, match="stage-1: is missing the last checkpoint"):
         search_stage.stage(cfg, broken, 1)
 
 

@@ -161,7 +161,7 @@ def test_a_method_of_a_folder_of_ones_own_may_not_change_the_space_either(
         (["epoch=1", "auto"], r"needs either epoch=E or auto"),
         ([], r"needs either epoch=E or auto"),
         (["auto", "search.lr=1"], r"auto: already changes settings"),
-        (["auto"], r"neither its eigenvalue nor its share of skip connections rose"),
+        (["auto"], r"no collapse was detected by its eigenvalue"),
     ],
 )
 def test_what_a_branch_cannot_do_is_refused(

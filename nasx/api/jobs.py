@@ -63,7 +63,7 @@ def retrain(
     Args:
         architecture: a finished search (what `nasx.search` returned, its folder, or its name below `out`), the name of
             a published cell (`nasx.list_models()`), or the text of a genotype (which needs `space=`).
-        overrides, config_dir, settings: see `nasx.search`. A search hands on its space and data set.
+        overrides, config_dir, settings: see `nasx.search`. A search hands on its space and dataset.
 
     Raises:
         UserError: what the command line prints for the same fault, before anything is computed.

@@ -98,7 +98,7 @@ def create_model(
 
     Args:
         architecture: the name of a published cell, the text of a genotype, or a finished search or retraining (what
-            `nasx.search` and `nasx.retrain` return, its folder, or its name below outputs/).
+            `nasx.search` and `nasx.retrain` return, its folder, or its name under outputs/).
         num_classes: classes; None: those of the retraining, else 10 (1000 with the stem for ImageNet). 0: the model
             returns pooled features (n, channels), without a classifier.
         channels, layers: size of the network; None: that of the retraining, of `recipe`, or of the space.
@@ -144,7 +144,9 @@ def create_model(
         if run is None:
             raise UserError("pretrained=True", "no weights are published with nasx", "name a finished retraining")
         if auxiliary or recipe or layers is not None or channels is not None:
-            raise UserError("pretrained=True", "fixes the network", "leave layers, channels, auxiliary and recipe out")
+            raise UserError(
+                "pretrained=True", "already determines the network", "leave layers, channels, auxiliary and recipe out"
+            )
         network, own_classes = _pretrained(run, allow)
     else:
         settings = sized(settings, own, genotype, own_classes, (3, size, size))

@@ -53,8 +53,8 @@ class SearchRun(Run):
     """A finished search."""
 
     accuracy: float | None
-    """Validation accuracy of the found cell in percent, by the benchmark, on the data set that was searched on; None
-    where the benchmark does not have that data set. `lookup` has those of other data sets."""
+    """Validation accuracy of the found cell in percent, by the benchmark, on the dataset that was searched on; None
+    where the benchmark does not have that dataset. `lookup` has those of other datasets."""
     lookup: Mapping[str, float]
     """`cifar10.valid`, `cifar10.test`, ... -> accuracy of the found cell in percent, by the benchmark; empty where no
     benchmark has the cell."""
@@ -120,7 +120,7 @@ class RunFrame(pd.DataFrame):
         """One row per epoch of these runs, from their metrics.jsonl.
 
         Columns: run, kind, method, space, dataset, seed, epoch, then every number that the runs recorded (losses in
-        nats, accuracies in percent, `lookup.<data set>.valid` of the cell found so far, diagnostics), genotype, folder.
+        nats, accuracies in percent, `lookup.<dataset>.valid` of the cell found so far, diagnostics), genotype, folder.
         Raises UserError for a selection of columns without `folder`.
         """
         if "folder" not in self.columns:

@@ -25,7 +25,7 @@ EQUAL = 1e-9
 Edges = tuple[tuple[str, ...], ...]
 """The operations allowed on each edge, if a space restricts them; empty: all cells."""
 
-# Other names of the data sets -> key of `Score.datasets`.
+# Other names of the datasets -> key of `Score.datasets`.
 _DATASET_NAMES = {
     "cifar10": "cifar10",
     "cifar10-valid": "cifar10",
@@ -87,7 +87,7 @@ class Benchmark(ABC):
         return np.empty(0)
 
     def better_than(self, score: Score, edges: Edges = ()) -> dict[str, dict[str, float]]:
-        """Return the share of worse cells in [0, 1], by data set and split; {} if unknown.
+        """Return the share of worse cells in [0, 1], by dataset and split; {} if unknown.
 
         This is the probability that an architecture drawn uniformly is worse.
         """
@@ -97,14 +97,14 @@ class Benchmark(ABC):
         return found
 
     def rank(self, score: Score, edges: Edges = ()) -> dict[str, dict[str, int]]:
-        """Return one plus the number of better cells (1 is the best), by data set and split; {} if unknown."""
+        """Return one plus the number of better cells (1 is the best), by dataset and split; {} if unknown."""
         found: dict[str, dict[str, int]] = {name: {} for name in score.datasets}
         for name, split, value, known in self._placed(score, edges):
             found[name][split] = 1 + int((known > value + EQUAL).sum())
         return found
 
     def _placed(self, score: Score, edges: Edges) -> Iterator[tuple[str, str, float, np.ndarray]]:
-        """Yield data set, split, accuracy of the cell and of all cells, where both are known."""
+        """Yield dataset, split, accuracy of the cell and of all cells, where both are known."""
         for name, values in score.datasets.items():
             for split in ("valid", "test"):
                 value, known = values.get(split), self.accuracies(name, split, edges)
@@ -120,7 +120,7 @@ class Benchmark(ABC):
         return 0
 
     def references(self, edges: Edges = ()) -> dict[str, dict[str, dict[str, float | None]]]:
-        """Return `reference` of every data set in the table."""
+        """Return `reference` of every dataset in the table."""
         found = {name: self.reference(name, edges) for name in DATASETS}
         return {name: values for name, values in found.items() if values}
 
@@ -155,5 +155,5 @@ class Benchmark(ABC):
         return None
 
     def dataset_key(self, name: str) -> str | None:
-        """Return the key in `Score.datasets` of a data set, named as in nasx or in the benchmark; None if unknown."""
+        """Return the key in `Score.datasets` of a dataset, named as in nasx or in the benchmark; None if unknown."""
         return _DATASET_NAMES.get(name.lower())

@@ -47,7 +47,7 @@ NAMES = re.compile(
 )
 """Pattern of valid column names."""
 OFFICIAL = {("cifar10", "valid"): "cifar10-valid/x-valid", ("cifar10", "test"): "cifar10/ori-test"}
-"""(data set, split) -> name in the official files, where that is not x-<split>."""
+"""(dataset, split) -> name in the official files, where that is not x-<split>."""
 
 
 @dataclass(frozen=True, eq=False)

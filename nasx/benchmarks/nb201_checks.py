@@ -1,7 +1,7 @@
 """Checks that imported columns are those of NAS-Bench-201.
 
 Validation accuracies are compared with the embedded ones, which exist for every cell. Test accuracies are not embedded;
-they must correlate with the validation accuracies of the same cells, which those of shuffled rows, of another data set
+they must correlate with the validation accuracies of the same cells, which those of shuffled rows, of another dataset
 or of fewer epochs do not.
 """
 
@@ -21,7 +21,7 @@ ALIKE, APART, ENOUGH = 0.98, 6.0, 1000
 """Test accuracies of at least `ENOUGH` cells must have a correlation of at least `ALIKE` with the embedded validation
 accuracies, and their means may differ by at most `APART` percent. Measured on the public tables: 0.995, 0.999, 0.998
 and 3.4, 0.1, -0.2 (CIFAR-10, CIFAR-100, ImageNet16-120), at least 0.993 for single seeds; at most 0.968 for columns of
-another data set, at most 0.952 for those of 12 epochs."""
+another dataset, at most 0.952 for those of 12 epochs."""
 
 
 def consistent(path: Path, table: Table, budgets: Iterable[int]) -> None:
@@ -74,7 +74,7 @@ def agreement(path: Path, table: Table, remedy: str) -> str:
                 str(path),
                 f"its {TITLES[dataset]} test accuracies after 200 epochs do not match the validation "
                 f"accuracies of NAS-Bench-201 (correlation {alike:.3f}, mean difference {apart:+.1f})",
-                f"the columns or rows are mixed up, or they are of fewer epochs; {remedy}",
+                f"the columns or rows are mixed up, or the accuracies were measured after fewer epochs; {remedy}",
             )
         said.append(f"{TITLES[dataset]} test and validation accuracies have a correlation of {alike:.4f}")
     if compared and equal < compared / 2:

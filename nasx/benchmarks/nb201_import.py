@@ -79,13 +79,13 @@ _FAULTS = (
 )
 
 
-Run = tuple[str, str, int, int]  # data set, valid or test, epochs, seed
+Run = tuple[str, str, int, int]  # dataset, valid or test, epochs, seed
 Measure = tuple[str, str, int]  # the same without a seed: a mean over seeds
 
 
 @dataclass
 class Collected:
-    """Percentages per run and per measure, seconds per data set, and the cells read so far.
+    """Percentages per run and per measure, seconds per dataset, and the cells read so far.
 
     Shapes: (15625,) float64, NaN where unknown.
     """
@@ -200,7 +200,7 @@ def _present(out: Path) -> dict[str, Column]:
         return merged(known, Table.read(out).columns, silent) if out.exists() else known
     except UserError as error:
         raise UserError(
-            error.where, error.fault, "move the file away: the import then starts from the table of the package"
+            error.where, error.fault, "move the file away: the import then starts from the table shipped with nasx"
         ) from error
 
 

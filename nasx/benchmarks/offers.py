@@ -124,7 +124,7 @@ OFFERS = {
                 "cb5d777ec3368be83c8f9b3aa4d520696051cb0eb8d94b8f85b519f9ea4afa3e",
             ),
         ),
-        answers="test accuracies of all 15,625 cells of NAS-Bench-201 on three data sets, 200 epochs, means over seeds",
+        answers="test accuracies of all 15,625 cells of NAS-Bench-201 on three datasets, 200 epochs, means over seeds",
         source="nats-bench-landscape (https://github.com/v-tao/nats-bench-landscape; numbers of NATS-Bench)",
         license="numbers of NATS-Bench: MIT (https://github.com/D-X-Y/NATS-Bench/blob/main/LICENSE.md); the collection "
         "has no licence file",

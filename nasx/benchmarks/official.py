@@ -89,7 +89,7 @@ class CellResults(ArchResults):
 
     @cached_property
     def all_results(self) -> dict[tuple[str, int], Trial]:
-        """(data set, seed) -> training."""
+        """(dataset, seed) -> training."""
         return {
             (name, seed): Trial(self.answers, self.row, name, self.epochs, seed)
             for name, seeds in self.dataset_seed.items()
@@ -97,7 +97,7 @@ class CellResults(ArchResults):
         }
 
     def get_dataset_seeds(self, dataset: str) -> list[int]:
-        """Return the seeds of a data set. Raises NotKnown if the table has none."""
+        """Return the seeds of a dataset. Raises NotKnown if the table has none."""
         seeds = list(self.dataset_seed[checked(dataset)])
         if not seeds:
             measure = next(own for (trained_on, _), own in OFFICIAL.items() if trained_on == dataset)
@@ -244,7 +244,7 @@ class TableApi(NASBench201API):
         return best, highest
 
     def get_net_config(self, index: int, dataset: str) -> dict[str, Any]:
-        """Return name, channels, cells per stage, cell and classes of the network of a data set."""
+        """Return name, channels, cells per stage, cell and classes of the network of a dataset."""
         if index not in self.arch2infos_dict:
             raise ValueError(f"no results of the cell {index}")
         return Trial(self.answers, official_order()[index], checked(dataset), 200, None).get_config(None)

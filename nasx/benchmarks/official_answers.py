@@ -13,14 +13,14 @@ from nasx.benchmarks.nb201_import import OFFICIAL, TRAINED_ON
 from nasx.errors import UserError
 
 CLASSES = {"cifar10-valid": 10, "cifar10": 10, "cifar100": 100, "ImageNet16-120": 120}
-"""Official names of the data sets -> number of classes."""
+"""Official names of the datasets -> number of classes."""
 SETS = {
     "cifar10-valid": {"valid": "x-valid", "test": "ori-test"},
     "cifar10": {"test": "ori-test"},
     "cifar100": {"valid": "x-valid", "test": "x-test", "valtest": "ori-test"},
     "ImageNet16-120": {"valid": "x-valid", "test": "x-test", "valtest": "ori-test"},
 }
-"""Data set -> prefix of `get_more_info` -> evaluated split."""
+"""Dataset -> prefix of `get_more_info` -> evaluated split."""
 BUDGETS = ("12", "200")
 IN_FILE = "only the official file has it: nas_201_api.NASBench201API('NAS-Bench-201-v1_1-096897.pth')"
 IMPORT = "`nasx bench import nb201 FILE` (the official .pth or a NATS-Bench folder)"
@@ -65,11 +65,9 @@ def budget(hp: object) -> str:
 
 
 def checked(dataset: str) -> str:
-    """Return the official name of a data set. Raises UserError."""
+    """Return the official name of a dataset. Raises UserError."""
     if dataset not in CLASSES:
-        raise UserError(
-            f"dataset={dataset!r}", "is not a data set of NAS-Bench-201", f"use one of {', '.join(CLASSES)}"
-        )
+        raise UserError(f"dataset={dataset!r}", "is not a dataset of NAS-Bench-201", f"use one of {', '.join(CLASSES)}")
     return dataset
 
 
@@ -107,7 +105,7 @@ class Answers:
         return self._runs[key]
 
     def seeds(self, row: int, dataset: str, epochs: int) -> list[int]:
-        """Return the ascending seeds with a known accuracy on any split of a data set."""
+        """Return the ascending seeds with a known accuracy on any split of a dataset."""
         runs = [self.runs(measure, epochs) for (trained_on, _), measure in OFFICIAL.items() if trained_on == dataset]
         return sorted({seed for own in runs for seed, values in own.items() if values[row] == values[row]})
 
@@ -134,7 +132,7 @@ class Answers:
         return NotKnown(where, f"the table has no such accuracy{other}", f"{brings}{IMPORT} adds it")
 
     def costs(self, row: int, dataset: str) -> tuple[float, float]:
-        """Return multiply-adds in M and parameters in MB of the network of a data set (CLASSES, 32 or 16 pixels)."""
+        """Return multiply-adds in M and parameters in MB of the network of a dataset (CLASSES, 32 or 16 pixels)."""
         head = 64 + 1  # weights and bias of the classifier, for each class
         maps = flops(row) - 10 * head
         maps = maps // 4 if dataset == "ImageNet16-120" else maps

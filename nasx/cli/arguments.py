@@ -222,7 +222,7 @@ def split_options(words: Sequence[str]) -> Line:
             )
     modes = [option for option in options if option.partition("=")[0] in MODES]
     if len(modes) > 1:
-        raise UserError(" ".join(modes), "exclude each other", "give one of them")
+        raise UserError(" ".join(modes), "are mutually exclusive", "give one of them")
     if "--resolve" in options and not any(option.startswith("--cfg=") for option in options):
         raise UserError("--resolve", "only applies to --cfg", "write --cfg job --resolve")
     return Line(tuple(options), tuple(overrides))

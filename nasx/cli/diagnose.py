@@ -5,7 +5,7 @@
 What `search.diagnose_every` would have said at the moment of each checkpoint that the run still has (the last two):
 eigenvalue, alignment, correlation, operator and node gradients, and the free entries. Printed as one column a
 checkpoint and written to RUN/diagnose.json. Nothing of the run itself changes; a run in progress may be asked too. The
-data set is that of the search; path= says where its files lie now. RUN may be written from=RUN, as for the other
+dataset is that of the search; path= says where its files lie now. RUN may be written from=RUN, as for the other
 commands.
 """
 
@@ -103,7 +103,7 @@ def open_search(
     if not found:
         raise UserError(
             f"from={folder}",
-            "has no checkpoint to look at",
+            "has no checkpoint yet",
             "wait for its first epoch, or name a search that trains a supernet",
         )
     if settings:

@@ -2,10 +2,10 @@
 
     nasx doctor [out=FOLDER] [device=auto|cpu|cuda|cuda:N]
 
-Versions, device, data sets and benchmark tables found, extras, free space, whether runs can be written under out=
+Versions, device, datasets and benchmark tables found, extras, free space, whether runs can be written under out=
 (by default outputs/), then two checks on the device: a hypergradient against its closed form, and one step of a search
 on the digits inside the package, with its checkpoint. Paths of the home folder are printed with ~. Exit code 1 where
-something is wrong that every search needs, with what would mend it; a data set that is missing is only a note.
+something is wrong that every search needs, with what would mend it; a dataset that is missing is only a note.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ VARIABLES = (
     "CUBLAS_WORKSPACE_CONFIG",
 )
 ANYWHERE = ("folder", "photos")
-"""Data sets that lie where dataset.path says."""
+"""Datasets that lie where dataset.path says."""
 STEP = (
     "space=nb201",
     "method=darts",
@@ -77,7 +77,7 @@ def main(words: Sequence[str]) -> int:
                 else UserError(
                     f"nasx doctor, {make.__name__}",
                     f"{type(error).__name__}: {error}",
-                    f"{install()}, and report this text if it still fails",
+                    f"{install()}, and report this message if it still fails",
                 )
             )
             faults.append(fault)
@@ -138,7 +138,7 @@ def computes(name: str) -> Lines:
 
 # --------------------------------------------------------------------------------------------- what was found
 def data() -> Lines:
-    """Every data set of conf/ that needs no path, and whether its files are there."""
+    """Every dataset of conf/ that needs no path, and whether its files are there."""
     from nasx.data.base import data_root
 
     yield "data", f"{data_root()}" + ("" if data_root().is_dir() else " (not there yet)")
@@ -148,7 +148,7 @@ def data() -> Lines:
 
 
 def found(file: Path) -> str:
-    """Whether the files of a data set's own configuration are there; nothing is downloaded."""
+    """Whether the files of a dataset's own configuration are there; nothing is downloaded."""
     fields = {key: value for key, value in (files.read_yaml(file) or {}).items() if key != "defaults"}
     if "download" in fields:
         fields["download"] = False
@@ -219,7 +219,9 @@ def writes(out: Path) -> Lines:
             system.lock_file(file.fileno())
     except OSError as error:
         raise UserError(
-            f"out={out}", f"{place} cannot be written to, or locks no files ({error.strerror or error})", remedy
+            f"out={out}",
+            f"{place} is not writable, or does not support file locking ({error.strerror or error})",
+            remedy,
         ) from error
     if free < LEAST_MB:
         raise UserError(f"out={out}", f"only {free:.0f} MiB are free", "free some space, or choose another out=FOLDER")
@@ -289,7 +291,7 @@ def step(name: str) -> Lines:
         if saved is None or not moved:
             raise UserError(
                 f"device={name}",
-                "a search step on digits moved no weight, or left no checkpoint",
-                "use another device, and report this text",
+                "a search step on digits changed no weights or wrote no checkpoint",
+                "use another device, and report this message",
             )
     yield "search step", f"done and saved in {time.monotonic() - began:.1f} s"

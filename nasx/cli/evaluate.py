@@ -1,4 +1,4 @@
-"""The accuracy of an export, or of a finished retraining, on a data set.
+"""The accuracy of an export, or of a finished retraining, on a dataset.
 
     nasx evaluate MODEL [dataset=NAME] [path=FOLDER] [dataset.KEY=VALUE ...] [split=test|train] [batch=N]
                   [device=auto|cpu|cuda] [allow=PACKAGE]
@@ -142,7 +142,7 @@ def evaluate_on(device: torch.device, model: Model, node: Mapping[str, Any], sai
 
 
 def check_classes(source: Any, facts: Mapping[str, Any], count: int | None = None) -> None:
-    """Raises UserError where the network has another number of classes than the data set's `count`."""
+    """Raises UserError where the network has another number of classes than the dataset's `count`."""
     if count is None:
         count = getattr(source, "number_of_classes", lambda: None)()
     if count not in (None, len(facts["classes"])):
@@ -154,7 +154,7 @@ def check_classes(source: Any, facts: Mapping[str, Any], count: int | None = Non
 
 
 def dataset_node(name: str, facts: Mapping[str, Any], settings: Sequence[str], allow: Sequence[str]) -> dict[str, Any]:
-    """The data set's component: that of the training or the one named, with the `settings` of the line."""
+    """The dataset's component: that of the training or the one named, with the `settings` of the line."""
     held = facts["dataset"]
     if not name:
         return lineage.with_settings(held, settings, allow)

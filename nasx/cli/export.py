@@ -131,7 +131,7 @@ def consistency_errors(folder: Path) -> Iterator[None]:
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RuntimeError) as error:
         said = f"{type(error).__name__}: {error}".splitlines()[-1].strip()
         raise UserError(
-            f"from={folder}", f"its record, configuration and weights do not fit together ({said})", "train it again"
+            f"from={folder}", f"its record, configuration and weights do not match ({said})", "train it again"
         ) from error
 
 

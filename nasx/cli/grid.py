@@ -235,13 +235,13 @@ class Folders:
                         f"would share the run folder {run.folder} with {other}",
                         "leave name out: nasx then names each run"
                         if job.values.get("name")
-                        else "give one of them a name of its own (name=NAME), in a command of its own",
+                        else "run one of them in a separate command with its own name (name=NAME)",
                     )
                 elif earlier is not None:
                     yield UserError(
                         said,
                         f"is the same run as {earlier}, in {run.folder}",
-                        "sweep over settings that change the numbers, and give each value once",
+                        "sweep over settings that affect the result, and give each value once",
                     )
                 elif saved_identity(run.folder) != identity and (
                     fault := run_folder.differing(

@@ -36,7 +36,7 @@ EXAMPLES = {
     "study": [
         ("nasx study study=tse method=tse space=darts", "four searches, the best cell three times more"),
         ("nasx study study=best_of_four space=s2 dataset=svhn retrain=robust_small", "S1 to S4, as printed"),
-        ("nasx study study=transfer from=outputs/<run> dataset=cifar100", "a cell on another data set"),
+        ("nasx study study=transfer from=outputs/<run> dataset=cifar100", "a cell on another dataset"),
     ],
     "table": [
         ("nasx table", "all runs under outputs/"),
@@ -73,7 +73,7 @@ def overview() -> str:
     ]
     return "\n\n".join(
         [
-            fitted("nasx: differentiable architecture search; spaces, methods and data sets in any combination"),
+            fitted("nasx: differentiable architecture search; spaces, methods and datasets in any combination"),
             "usage: nasx <command> key=value ...",
             _rows(list(COMMANDS.items())),
             "first steps\n" + _rows(steps),

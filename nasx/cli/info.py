@@ -2,20 +2,20 @@
 
     nasx info genotype=NAME|TEXT [space=...] [retrain=RECIPE] [dataset=...]     an architecture as the recipe trains it
     nasx info from=RUN [...]                            the architecture that a run has found, as RUN, or a retraining
-                                                        of it, trains it: its space, data set, recipe and classes
+                                                        of it, trains it: its space, dataset, recipe and classes
     nasx info space=NAME [dataset=...]                                          a space and its supernet
     nasx info space=NAME method=NAME [batch=N]          the same, and the peak memory of a step of a search
 
     layers=N channels=N     another size than that of the recipe (of an architecture) or of the space (of a supernet)
     max_macs=N              as many channels as N multiply-adds allow
-    classes=N size=N        other images than the data set's; without dataset= the recipe's stem chooses: imagenet is
+    classes=N size=N        other images than the dataset's; without dataset= the recipe's stem chooses: imagenet is
                             1000 classes of 224 x 224 pixels, cifar 10 of 32 x 32; of text, classes are words
     out=FILE.svg|FILE.png   a drawing: of each cell of the architecture, or of all that the cells of the space may have
-    allow=PACKAGE           a package of yours with the space or data set of RUN
+    allow=PACKAGE           a package of yours with the space or dataset of RUN
 
 Parameters leave the auxiliary head out unless the line says otherwise; those of a supernet leave the architecture out.
 Multiply-adds are those of convolutions and linear layers for one image (one word of text), counted by torch on its
-meta device. The peak memory is that of all tensors of one step on a GPU, from shapes; the data set, CUDA's context and
+meta device. The peak memory is that of all tensors of one step on a GPU, from shapes; the dataset, CUDA's context and
 the workspaces of its libraries come on top.
 """
 
@@ -63,7 +63,7 @@ IMAGES = {
     "imagenet": (1000, 224),
     "ptb": (10_000, 1),
 }
-"""Classes and size of data sets that are always the same; others are read."""
+"""Classes and size of datasets that are always the same; others are read."""
 DRAWN = 400
 """Architectures drawn to learn which edges the cells of a space may have: an edge in 1 of 18 is missed once in 1e9."""
 Facts = dict[str, Any]
@@ -161,7 +161,7 @@ def retrain_config(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """(configuration, choices) of `nasx retrain` for a genotype: as given, else as the run has it, else as usual.
 
-    A search hands on space and data set, a retraining its recipe too. Raises UserError.
+    A search hands on space and dataset, a retraining its recipe too. Raises UserError.
     """
     from nasx.cli import preflight
     from nasx.config import compose
@@ -231,7 +231,7 @@ def compose_job(
 def images(
     said: Arguments, cfg: Mapping[str, Any], space: Space, stem: str, run: Parent | None = None
 ) -> tuple[int, int]:
-    """Classes and side in pixels: as given, else the data set's, else what the stem is made for."""
+    """Classes and side in pixels: as given, else the dataset's, else what the stem is made for."""
     source = instantiate.build(cfg["dataset"], said.allowed)
     told = run.record.get("images") if run is not None and not said.options["dataset"] else None
     if isinstance(told, Mapping):

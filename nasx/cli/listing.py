@@ -244,7 +244,7 @@ def _paper(paper: str) -> Table:
     title = f"{targets.PAPERS[paper]}: printed rows and figures"
     table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 1, 0))
     table.add_column("row or figure", overflow="fold", ratio=2)
-    table.add_column("data sets, or what it shows; command, or why there is none", overflow="fold", ratio=5)
+    table.add_column("datasets, or what it shows; command, or why there is none", overflow="fold", ratio=5)
     for entry in (*coverage.rows(paper), *coverage.figures(paper)):
         lines = [entry.shows, *(f"$ {command}" for command in entry.commands)]
         name = entry.name.removeprefix(f"{targets.SHORT[paper]}, ")
@@ -276,8 +276,8 @@ def main(cfg: Mapping[str, Any], folders: Sequence[str]) -> None:
         names = [*KINDS, *(row.entry.name for row in rows)]
         raise UserError(
             f"nasx list {' '.join(words)}",
-            "no entry has all these words" if len(words) > 1 else "no entry has this word",
-            "leave words out" + spelling.did_you_mean(words[0], names),
+            "no entry matches all of these words" if len(words) > 1 else "no entry matches this word",
+            "use fewer words" + spelling.did_you_mean(words[0], names),
         )
     for kind in kinds:
         if shown := [row for row in found if row.kind == kind]:

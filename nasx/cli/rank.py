@@ -138,7 +138,7 @@ def target(text: str) -> Path | None:
     if not text:
         return None
     if not text.endswith((".json", ".csv")):
-        raise UserError(f"out_file={text}", "its file extension is unknown", "use FILE.json or FILE.csv")
+        raise UserError(f"out_file={text}", "has an unknown file extension", "use FILE.json or FILE.csv")
     path = Path(text).expanduser()
     above = next(each for each in path.absolute().parents if each.exists())
     if path.is_dir() or not above.is_dir() or not os.access(above, os.W_OK):
@@ -184,12 +184,12 @@ def check_tabulated(benchmark: Benchmark, against: Sequence[str]) -> None:
             raise UserError(
                 f"against={name}",
                 "the benchmark's table has no such accuracies",
-                benchmark.missing() or "use a data set and a split that it has",
+                benchmark.missing() or "use a dataset and a split that it has",
             )
 
 
 def parts(measure: str) -> tuple[str, str]:
-    """Data set and split of one of CHOICES."""
+    """Dataset and split of one of CHOICES."""
     dataset, _, split = measure.partition(".")
     return dataset, split
 
@@ -331,7 +331,7 @@ def recorded(folder: Path) -> dict[str, float]:
         raise UserError(
             str(folder / "result.json"),
             f"its recorded scores cannot be read ({error})",
-            "rank a run that nasx has written",
+            "rank a run created by nasx",
         ) from error
     return {cell: -math.inf if math.isnan(score) else score for cell, score in scores.items()}
 

@@ -7,7 +7,7 @@ The numbers are those of `results.aggregate`, the words those of `results.sheets
     out       the folder of runs that is read when `runs` is empty
     format    console | markdown | latex | csv
     out_file  where to write (default: the terminal)
-    sort      column or list of columns of `summary`, `-column` for descending (default: space, data set, protocol, …)
+    sort      column or list of columns of `summary`, `-column` for descending (default: space, dataset, protocol, …)
     filter    {column: value or list of values}, or a list of `column:value` texts, over the columns of `collect`
     group     further columns of `collect` that split rows (device, commit, seed, …)
     paper     null | idarts | amended | single | lambda | tse: our numbers next to the published ones
@@ -91,7 +91,7 @@ def main(cfg: Mapping[str, Any]) -> str:
         )
     frame = pick(frame, _plain(ask.get("filter")))
     if found and frame.empty:
-        raise UserError(f"filter={_written(ask.get('filter'))}", f"none of {found} runs is left", "loosen the filter")
+        raise UserError(f"filter={_written(ask.get('filter'))}", f"none of {found} runs is left", "use a wider filter")
     group = [group] if isinstance(group := _plain(ask.get("group")) or [], str) else list(group)
     for column in group:
         _known("group", column, frame.columns)

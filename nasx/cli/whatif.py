@@ -8,7 +8,7 @@ a run of its own: the same command resumes it, and it stands in tables, reports 
 the epoch, the checkpoint's sha256 and the changed settings. Without a changed setting it equals RUN to the last bit.
 
 With `method=CHOICE` the method of RUN stays inside one that wraps another (sdarts, beta_darts, darts_minus); all other
-settings stay as RUN has them. Space, data set, batch size and whatever else the first E epochs depend on cannot change.
+settings stay as RUN has them. Space, dataset, batch size and whatever else the first E epochs depend on cannot change.
 
 auto   branches at the last kept epoch before the dominant eigenvalue or the share of skip connections began to rise
        (nasx/diagnostics/onset.py), once for each remedy, and compares the ends in a table and a figure; several RUNs
@@ -141,7 +141,7 @@ def request(words: Sequence[str]) -> Request:
             )
         )
     if auto and any(word.startswith("name=") for word in job):
-        faults.append(UserError(f"{where} auto", "makes several runs, but name= is given", "leave name out"))
+        faults.append(UserError(f"{where} auto", "starts several runs, but name= is given", "leave name out"))
     if faults:
         raise UserError.join(faults)
     return Request(tuple(runs), auto, epoch, tuple(changes), tuple(job), given.allowed, given.options["out"])
@@ -171,7 +171,7 @@ def opened(folder: Path, allow: Sequence[str]) -> dict[str, Any]:
     """The configuration of a parent, whose run is not at work. Raises UserError, also where it is not trusted."""
     saved, _ = diagnose.open_search(folder, allow)
     if (holder := lock.holder(folder)) is not None:
-        raise UserError(str(folder), f"is in use by {holder}", "wait for its end, or stop it")
+        raise UserError(str(folder), f"is in use by {holder}", "wait for it to finish, or stop it")
     if stages.count(saved) > 1:
         raise UserError(
             str(folder),
@@ -327,14 +327,14 @@ def start(folder: Path) -> int:
     if began is None:
         raise UserError(
             f"nasx whatif {folder} auto",
-            "neither its eigenvalue nor its share of skip connections rose to a collapse",
+            "no collapse was detected by its eigenvalue or its share of skip connections",
             "choose the epoch yourself: epoch=E",
         )
     found = [epoch for epoch in checkpoints.kept(folder) if epoch <= began.epoch]
     if not found:
         raise UserError(
             f"nasx whatif {folder} auto",
-            f"{began.reason}, but no checkpoint was kept before",
+            f"{began.reason}, but no earlier checkpoint was kept",
             "search again with search.keep_every=1",
         )
     return found[-1]

@@ -35,7 +35,7 @@ def faults(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
             if target.relative and count(cfg) > 1:
                 yield UserError(
                     f"budget.target={node['target']}",
-                    "is a fraction of the mean, which is another one in each stage",
+                    "is a fraction of the mean, but the mean differs between stages",
                     "give a number with a unit, such as 20M",
                 )
     if node["layers"] and kind == "nb1shot1" and node["layers"] % rules.STACKS:
@@ -64,7 +64,7 @@ def _latency(cfg: Mapping[str, Any], node: Mapping[str, Any]) -> Iterator[UserEr
     where = f"budget.device={node['device']}"
     if str(table.get("_target_")) != "nasx.benchmarks.nb201.Nb201" or not space.startswith("nasx.spaces.nb201."):
         yield UserError(
-            where, "latencies are known for cells of NAS-Bench-201 only", "use space=nb201, or budget=macs or params"
+            where, "latencies are available only for NAS-Bench-201 cells", "use space=nb201, or budget=macs or params"
         )
         return
     for key in ("layers", "channels", "image"):

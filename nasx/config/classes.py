@@ -124,7 +124,7 @@ def merge_replaced(found: Sequence[UserError], choices: Mapping[str, Any], overr
                     text,
                     f"{there} ({', '.join(stay.values())})",
                     f"write a file CONF/{group}/NAME.yaml "
-                    f"with _target_: {said[2]} and its settings, and say --config-dir CONF {group}=NAME",
+                    f"with _target_: {said[2]} and its settings, and pass --config-dir CONF {group}=NAME",
                 )
             )
     return kept

@@ -86,7 +86,7 @@ class Loader(ConfigLoaderImpl):
             raise UserError(
                 "configuration",
                 f"cannot be composed ({type(error).__name__}: {error})",
-                "correct the file or the override that says so",
+                "correct the file or the override that causes this",
             ) from error
 
 

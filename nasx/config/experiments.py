@@ -36,7 +36,7 @@ class Printed(NamedTuple):
 
     @property
     def datasets(self) -> frozenset[str]:
-        """The data sets that the numbers are on, as tables call them."""
+        """The datasets that the numbers are on, as tables call them."""
         return frozenset(re.findall(r" on ([^ ,]+)", self.numbers))
 
     @property

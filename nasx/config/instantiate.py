@@ -30,7 +30,7 @@ def target_fault(where: str, target: Any, allowed: Sequence[str]) -> UserError |
         own = head != "nasx" and head not in sys.stdlib_module_names
         return UserError(
             key,
-            "only spaces, methods, data sets and benchmarks of nasx may be named here",
+            "only spaces, methods, datasets and benchmarks of nasx may be named here",
             f"to allow a package of yours add allow='[{head}]'" if own else "nasx list shows them",
         )
     component = schema.component(target)

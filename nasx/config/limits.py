@@ -1,7 +1,7 @@
-"""Upper bounds that depend on the data set, before torch is imported: cutout and batch by its images and the memory.
+"""Upper bounds that depend on the dataset, before torch is imported: cutout and batch by its images and the memory.
 
-Those of a setting alone stand in its annotation (nasx/config/settings.py), those of a data set's settings in its
-`check()`. Where only the files of a data set show the size of its images, the same bounds are checked when it is
+Those of a setting alone stand in its annotation (nasx/config/settings.py), those of a dataset's settings in its
+`check()`. Where only the files of a dataset show the size of its images, the same bounds are checked when it is
 opened.
 """
 
@@ -15,7 +15,7 @@ from nasx.errors import UserError
 
 
 def faults(cfg: Mapping[str, Any], dataset: Any, groups: Sequence[str]) -> Iterator[UserError]:
-    """What is too large for the images of a data set, in these groups of training settings."""
+    """What is too large for the images of a dataset, in these groups of training settings."""
     shape: tuple[int, ...] | None = getattr(dataset, "known_shape", lambda: None)()
     if shape is None:
         return

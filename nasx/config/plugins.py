@@ -81,4 +81,4 @@ def _without_twins(among: list[Path]) -> None:
         for file in folder.glob("*/*.yaml"):
             first = seen.setdefault(file.relative_to(folder), folder)
             if first != folder:
-                raise UserError(str(file), f"has the name of a file in {first}", "rename it")
+                raise UserError(str(file), f"has the same name as a file in {first}", "rename it")

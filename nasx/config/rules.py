@@ -79,7 +79,7 @@ def _together(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
     elif count > 1 and name:
         yield UserError(
             f"name={name}",
-            f"is one folder for seeds_per_job={count} runs",
+            f"would put in one folder all runs of seeds_per_job={count} runs",
             "leave the name out: each run is then named by its seed",
         )
     elif count > 1 and cfg.get("profile"):
@@ -230,7 +230,7 @@ def _eval_mode(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
             yield UserError(
                 f"{place}.ascent=eval",
                 "needs running statistics of batch norm, but this supernet keeps none",
-                f"set space.batch_norm=tracked, as the released code has it, or {place}.ascent=train",
+                f"set space.batch_norm=tracked, as in the released code, or {place}.ascent=train",
             )
 
 
@@ -264,7 +264,7 @@ def _source(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
         both = cfg.get("from") is not None
         yield UserError(
             "retrain",
-            "from= and genotype= exclude each other" if both else "no architecture is given",
+            "from= and genotype= are mutually exclusive" if both else "no architecture is given",
             "give one: from=<a run of nasx search>, or genotype=<its text>",
         )
 
@@ -365,7 +365,7 @@ def _genotype(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
             else UserError(
                 f"genotype={text}",
                 "is a file, not a genotype",
-                f'give what it holds: genotype="$(cat {shlex.quote(text)})"',
+                f'pass its contents: genotype="$(cat {shlex.quote(text)})"',
             )
         )
 

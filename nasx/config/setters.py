@@ -24,6 +24,6 @@ def set_by(conf: Path, choices: Mapping[str, Any], where: str, key: str, fault: 
             return UserError(
                 f"{group}={choice}",
                 f"sets {where}.{key}, but {fault}",
-                f"use another {where} or {group}; the setting is there with {where}={', '.join(fit)}",
+                f"use another {where} or {group}; the setting exists with {where}={', '.join(fit)}",
             )
     return None

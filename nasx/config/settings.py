@@ -1,4 +1,4 @@
-"""What can be set that is not a space, a method, a data set or a benchmark: how a search and a retraining run.
+"""What can be set that is not a space, a method, a dataset or a benchmark: how a search and a retraining run.
 
 Frozen dataclasses without torch: values are checked before anything heavy is imported. They and their sources are in
 conf/search, conf/retrain and conf/engine; a default here is "off", or the published value that all protocols share.
@@ -72,7 +72,7 @@ class TextSettings:
 
     @property
     def reading(self) -> dict[str, Any]:
-        """How a data set is opened."""
+        """How a dataset is opened."""
         return {"bptt": self.bptt, "short": self.short, "jitter": self.jitter}
 
 

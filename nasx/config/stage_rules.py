@@ -25,13 +25,13 @@ def faults(cfg: Config, overrides: Sequence[str], allowed: Sequence[str]) -> Ite
                 yield UserError(
                     f"stages.{group}.{key}={config_overrides.format_value(value)}",
                     f"has {len(value)} values for {n} stages",
-                    "give one for each stage, or one for all (stages.keep has one entry less than stages)",
+                    "give one for each stage, or one for all (stages.keep has one entry fewer than there are stages)",
                 )
                 return
             for text in overrides:
                 if text.partition("=")[0].lstrip("+") == f"{group}.{key}":
                     yield UserError(
-                        text, "each stage has a value of its own", f"set stages.{group}.{key}=[{','.join(['...'] * n)}]"
+                        text, "each stage needs its own value", f"set stages.{group}.{key}=[{','.join(['...'] * n)}]"
                     )
     for i in range(n if n > 1 else 0):
         own = stage_config(cfg, i)
@@ -41,7 +41,11 @@ def faults(cfg: Config, overrides: Sequence[str], allowed: Sequence[str]) -> Ite
         for fault in found or space_rules.faults(own["space"]):
             yield UserError(f"stages, stage {i + 1}: {fault.where}", fault.fault, fault.remedy)
     if n > 1 and not str((cfg.get("stop") or {}).get("_target_")).endswith(".NoStop"):
-        yield UserError("stop", "stages end after their epochs, not by an eigenvalue", "set stop=off, or stages=none")
+        yield UserError(
+            "stop",
+            "stages run for a fixed number of epochs and cannot be stopped by an eigenvalue",
+            "set stop=off, or stages=none",
+        )
     lists = [cfg["space"].get(key) for key in ("normal", "cell", "operations")]
     left = len(next((row[0] if isinstance(row[0], list | tuple) else row for row in lists if row), ()))
     for kept in node["keep"]:

@@ -81,7 +81,7 @@ def faults(cfg: Any, overrides: Sequence[Override], *, multirun: bool) -> Iterat
     if direction in names and best not in ("", direction):
         yield UserError(
             f"hydra.sweeper.direction={direction}",
-            f"looks for the worst {cfg.objective}",
+            f"would search for the worst {cfg.objective}",
             f"add hydra.sweeper.direction={best}",
         )
     yield from _gpus(cfg, launcher)

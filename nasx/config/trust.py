@@ -168,7 +168,7 @@ def resolver_fault(key: str, value: Any) -> UserError:
     return UserError(
         f"{key}={value}",
         "calls a resolver, and its result would be stored in the run",
-        f'write the value, or let the shell put it in: {key}="$NAME" on the command line',
+        f'write the value, or let the shell substitute it: {key}="$NAME" on the command line',
     )
 
 

@@ -191,8 +191,8 @@ def unwritable(path: Path, error: OSError, remedy: str = ELSEWHERE) -> UserError
     if error.errno == errno.ELOOP:
         return UserError(
             str(path),
-            "is a link, which nasx does not write through here",
-            "remove the link, or replace it by its target",
+            "is a symbolic link, which nasx does not write through here",
+            "remove the link, or replace it with its target",
         )
     remedies = {
         errno.ENOSPC: "free some space and run the same command: it resumes",

@@ -56,5 +56,5 @@ def check_finite(
             f"{', '.join(names)} became NaN or infinite",
             f"lower {kind}.lr={lr:g}"
             + ("" if clip else f" or set {kind}.clip=5")
-            + "; earlier checkpoints are kept, if any",
+            + "; any earlier checkpoints are kept",
         )

@@ -43,7 +43,7 @@ class Quantity(NamedTuple):
     """A recorded number: its key, its display format, and the outputs that show it."""
 
     name: str
-    """Dotted key in result.json or in a row of metrics.jsonl. A * matches one level: a data set of the benchmark, or a
+    """Dotted key in result.json or in a row of metrics.jsonl. A * matches one level: a dataset of the benchmark, or a
     device."""
     title: str
     """Title of its chart, and of the comparison."""
@@ -74,7 +74,7 @@ class Quantity(NamedTuple):
 
     @property
     def measured(self) -> bool:
-        """Whether it is an accuracy or a perplexity measured by nasx on the data set of the run."""
+        """Whether it is an accuracy or a perplexity measured by nasx on the dataset of the run."""
         return self.unit in (PERCENT, PERPLEXITY) and "*" not in self.name
 
     def place(self, column: str) -> str:
@@ -110,7 +110,7 @@ _ALIGNED = "Layer alignment"
 
 
 def _looked_up(part: str) -> list[Quantity]:
-    """Return the quantities of a benchmark for the found cell, on one split of each data set."""
+    """Return the quantities of a benchmark for the found cell, on one split of each dataset."""
     kinds, needs = ("search",), ("looked_up",)
     word = {"valid": "validation", "test": "test"}[part]
     return [
@@ -271,7 +271,7 @@ def recorded(
 ) -> Iterator[Quantity]:
     """Yield the quantities in the result.json of runs of these kinds with these facts.
 
-    `answers` are the data sets and splits (cifar10.valid) of the benchmark, `devices` those with latencies in it.
+    `answers` are the datasets and splits (cifar10.valid) of the benchmark, `devices` those with latencies in it.
     """
     answers = list(answers)
     for quantity in QUANTITIES:

@@ -28,7 +28,7 @@ DRAWS = 5
 
 
 class Cropped(Protocol):
-    """Data set settings that the augmentation reads."""
+    """Dataset settings that the augmentation reads."""
 
     @property
     def pad(self) -> int: ...
@@ -67,7 +67,7 @@ class Augment:
         channels_last: bool = False,
         dtype: torch.dtype = torch.float32,
     ) -> Augment:
-        """Return the training transform of a data set."""
+        """Return the training transform of a dataset."""
         return cls(
             pad=component.pad,
             flip=component.flip,

@@ -1,4 +1,4 @@
-"""Data set types and the folder that holds the data sets."""
+"""Dataset types and the folder that holds the datasets."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ OFFLINE = "offline: use dataset=digits"
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Images:
-    """An image data set: images uint8 (n, c, h, w), labels int64 (n,), mean and std per channel on the scale [0, 1]."""
+    """An image dataset: images uint8 (n, c, h, w), labels int64 (n,), mean and std per channel on the scale [0, 1]."""
 
     train_x: np.ndarray
     train_y: np.ndarray
@@ -39,7 +39,7 @@ class Images:
 
 
 def data_root(path: str | None = None) -> Path:
-    """Return the folder of the data sets: `path`, else NASX_DATA, else nasx in the XDG cache."""
+    """Return the folder of the datasets: `path`, else NASX_DATA, else nasx in the XDG cache."""
     chosen = path or os.environ.get("NASX_DATA")
     return Path(chosen).expanduser() if chosen else user_cache()
 
@@ -55,7 +55,7 @@ def statistics(x: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
 
 
 def absent(name: str, path: str | None, looked: list[Path], expected: str, remedy: str) -> UserError:
-    """Return the error for a data set `name` whose files were not found."""
+    """Return the error for a dataset `name` whose files were not found."""
     places = ", ".join(map(str, looked))
     origin = "dataset.path" if path else "NASX_DATA" if os.environ.get("NASX_DATA") else "the default folder"
     return UserError(
@@ -67,7 +67,7 @@ def absent(name: str, path: str | None, looked: list[Path], expected: str, remed
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Text:
-    """A text data set: word indices int64 (n,) of each part, and the vocabulary."""
+    """A text dataset: word indices int64 (n,) of each part, and the vocabulary."""
 
     train: np.ndarray
     valid: np.ndarray

@@ -3,7 +3,7 @@
 dataset.pad     below the shorter side: every random crop contains at least one row and column of its image
 cutout          at most the shorter side: a larger cutout can erase the whole image
 batch           its images as float32 take at most half of the memory (activations and gradients are extra)
-images          a data set held in memory takes at most half of it
+images          a dataset held in memory takes at most half of it
 """
 
 from __future__ import annotations

@@ -74,7 +74,7 @@ def pixels(path: Path) -> Tensor:
 
 
 class Settings(Split, Protocol):
-    """Data set settings that the decoded images read."""
+    """Dataset settings that the decoded images read."""
 
     @property
     def size(self) -> int: ...
@@ -97,7 +97,7 @@ class Settings(Split, Protocol):
 
 
 class Views(Dataset[Any]):
-    """The data set of a worker: a list of k keys -> uint8 (k, 3, size, size), or a UserError returned as a value."""
+    """The dataset of a worker: a list of k keys -> uint8 (k, 3, size, size), or a UserError returned as a value."""
 
     def __init__(self, component: Settings, files: Files) -> None:
         self.files = files
@@ -134,7 +134,7 @@ def pieces(keys: Sequence[Key]) -> Iterator[Sequence[Key]]:
 
 # ------------------------------------------------------------------------------------------------------- batches
 class Decoded:
-    """A data set (see `Opened`) whose images are on disk."""
+    """A dataset (see `Opened`) whose images are on disk."""
 
     carries = False
 

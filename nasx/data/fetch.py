@@ -66,7 +66,7 @@ def fetch(name: str, root: Path, url: str, md5: str, member: str) -> Path:
             f"dataset={name}",
             f"{archive} could not be downloaded from {url} into {root} (md5 {md5}): "
             f"{type(error).__name__}: {error}; nothing was kept",
-            f"get {archive} by other means and unpack it so that {target} exists, or set NASX_DATA or dataset.path to "
+            f"get {archive} manually and unpack it so that {target} exists, or set NASX_DATA or dataset.path to "
             f"its folder; offline: use dataset=digits",
         ) from error
     return target

@@ -1,4 +1,4 @@
-"""Data sets too large for memory, decoded from disk on demand: ImageNet, and any folder of images.
+"""Datasets too large for memory, decoded from disk on demand: ImageNet, and any folder of images.
 
 ImageNet is read from PATH/train/<class>/*.JPEG and PATH/val/<class>/*.JPEG, any other folder in a layout of listing.py.
 The files of a class are sorted by path. Torch-free: decoded.py crops and draws the batches.
@@ -104,7 +104,7 @@ class ImageNet:
         return 3, self.size, self.size
 
     def open(self, device: Any, *, cutout: int = 0, channels_last: bool = False, workers: int | None = 0) -> Decoded:
-        """Open the data set for a device, decoding in `workers` processes (0: in this one); lists all files.
+        """Open the dataset for a device, decoding in `workers` processes (0: in this one); lists all files.
 
         Raises UserError.
         """

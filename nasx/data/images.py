@@ -1,4 +1,4 @@
-"""Image classification data sets held in memory as bytes. Torch-free; source.py has their common base.
+"""Image classification datasets held in memory as bytes. Torch-free; source.py has their common base.
 
 Sources: Krizhevsky 2009 (CIFAR); Netzer et al. 2011 (SVHN, the `train` part only: 73,257 images); Chrabaszcz et al.
 2017 and Dong & Yang 2020 (ImageNet16-120); Alpaydin & Kaynak 1998 (digits). Crop, flip and normalization follow the

@@ -26,7 +26,7 @@ from nasx.errors import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """The published files of a CIFAR data set; md5 as torchvision lists them."""
+    """The published files of a CIFAR dataset; md5 as torchvision lists them."""
 
     folder: str
     train: dict[str, str]

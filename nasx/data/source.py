@@ -1,4 +1,4 @@
-"""Base class of the image data sets in memory: settings, location of the files, checks. Torch-free until `open`.
+"""Base class of the image datasets in memory: settings, location of the files, checks. Torch-free until `open`.
 
 `size` scales all images to size x size by area averaging when they are loaded (shrink.py), in a search and in a
 retraining; null keeps their size. `mean` and `std`, if set, are not recomputed; `pad` and `cutout` are in pixels of the
@@ -6,7 +6,7 @@ scaled images. A channel that is constant over the training images has a std of 
 normalized channel is 0.
 
 A component (`Cifar10`, ...) is a frozen dataclass of settings with a fast `check()` and `open(device) -> Opened`, from
-which batches are drawn (stream.py). Data sets that fit into memory derive from `Source` and also have
+which batches are drawn (stream.py). Datasets that fit into memory derive from `Source` and also have
 `load() -> Images`. Files are searched under `path`, else the environment variable NASX_DATA, else ~/.cache/nasx (XDG).
 """
 
@@ -48,7 +48,7 @@ def split_faults(component: Split) -> Iterator[UserError]:
         yield UserError(
             f"dataset.fraction_a={component.fraction_a}",
             f"is not between 0 and what dataset.fraction={component.fraction} leaves",
-            "use null for the whole rest",
+            "use null for all of the remainder",
         )
     try:
         if component.split == "file":
@@ -72,7 +72,7 @@ def statistics_faults(mean: tuple[float, ...] | None, std: tuple[float, ...] | N
 # --------------------------------------------------------------------------------------------- images in memory
 @dataclass(frozen=True, kw_only=True)
 class Source(ABC):
-    """Base of the data sets in memory. `mean`, `std`: null uses the statistics of the training images."""
+    """Base of the datasets in memory. `mean`, `std`: null uses the statistics of the training images."""
 
     path: str | None = None
     size: int | None = None
@@ -186,7 +186,7 @@ class Source(ABC):
         )
 
     def open(self, device: Any, *, cutout: int = 0, channels_last: bool = False, workers: int | None = None) -> Held:
-        """Load the data set onto a device. `workers` is ignored: images in memory need none. Raises UserError."""
+        """Load the dataset onto a device. `workers` is ignored: images in memory need none. Raises UserError."""
         from nasx.data.stream import Held  # imports torch
 
         return Held(self, self.load(), device, cutout=cutout, channels_last=channels_last)

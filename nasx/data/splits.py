@@ -23,7 +23,7 @@ OFFICIAL = "the official CIFAR-10 file is configs/nas-benchmark/cifar-split.txt 
 
 
 class Split(Protocol):
-    """The settings of a split, fields of every data set component."""
+    """The settings of a split, fields of every dataset component."""
 
     @property
     def split(self) -> Literal["halves", "seeded", "classes", "file", "full"]: ...
@@ -45,7 +45,7 @@ class Counted(Protocol):
 def splits(images: Counted | int, component: Split, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the ascending int64 indices of the training images for w and for a. Raises UserError.
 
-    `images`: a data set, or the number of training images.
+    `images`: a dataset, or the number of training images.
     """
     n = images if isinstance(images, int) else len(images.train_y)
     every = np.arange(n, dtype=np.int64)

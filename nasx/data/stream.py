@@ -82,7 +82,7 @@ class Batches(Protocol):
 
 
 class Opened(Protocol):
-    """A data set opened on a device. `train_y` int64 (n,) on the CPU, `shape` (c, h, w)."""
+    """A dataset opened on a device. `train_y` int64 (n,) on the CPU, `shape` (c, h, w)."""
 
     classes: tuple[str, ...]
     train_y: np.ndarray
@@ -112,7 +112,7 @@ class Opened(Protocol):
 
 
 class DeviceImages(NamedTuple):
-    """A data set on the device: images uint8 (n, c, h, w), labels int64 (n,)."""
+    """A dataset on the device: images uint8 (n, c, h, w), labels int64 (n,)."""
 
     train_x: Tensor
     train_y: Tensor
@@ -121,7 +121,7 @@ class DeviceImages(NamedTuple):
 
 
 def device_images(images: Images, device: torch.device | str) -> DeviceImages:
-    """Copy the data set to the device; CIFAR-10 takes 184 MB."""
+    """Copy the dataset to the device; CIFAR-10 takes 184 MB."""
     return DeviceImages(
         *(torch.from_numpy(part).to(device) for part in (images.train_x, images.train_y, images.test_x, images.test_y))
     )
@@ -272,11 +272,11 @@ def evaluation(
 
 
 class Component(Cropped, Split, Protocol):
-    """Data set settings that an opened image data set reads."""
+    """Dataset settings that an opened image dataset reads."""
 
 
 class Held:
-    """A data set (see `Opened`) whose images are on the device as bytes."""
+    """A dataset (see `Opened`) whose images are on the device as bytes."""
 
     carries = False
 

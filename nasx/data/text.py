@@ -1,4 +1,4 @@
-"""Text data sets for language models: three plain-text files provided by the user. Torch-free until `open`.
+"""Text datasets for language models: three plain-text files provided by the user. Torch-free until `open`.
 
 A line is a sentence of words separated by blanks, to which the word <eos> is appended. The vocabulary holds all words
 of the three files, numbered by first occurrence. Penn Treebank as prepared by Mikolov et al. 2010 has 929,589, 73,760

@@ -22,7 +22,7 @@ def outcomes(parent: Path, epoch: int, branches: Mapping[str, Path | UserError])
     measure = ".".join(curves.looked_up(rows) or ())
     at = next((row for row in rows if row["epoch"] == epoch), {})
     if not {"genotype", "updates", "wall_s"} <= at.keys():
-        raise UserError(str(parent / "metrics.jsonl"), f"has no whole row of epoch {epoch}", "choose another epoch")
+        raise UserError(str(parent / "metrics.jsonl"), f"has no complete row for epoch {epoch}", "choose another epoch")
     ends = {ITSELF: ended(parent, measure)} if records.finished(parent) else {}
     total = ends[ITSELF].passes if ends else None
     passes = None if total is None else total * at["updates"] / rows[-1]["updates"]

@@ -33,5 +33,5 @@ def facts(path: str | Path) -> tuple[Path, dict[str, Any]]:
     try:
         read = {name: value if name in PLAIN else json.loads(value) for name, value in held.items()}
     except (ValueError, RecursionError) as error:
-        raise UserError(str(file), f"its metadata are damaged ({error})", REMEDY) from error
+        raise UserError(str(file), f"its metadata is damaged ({error})", REMEDY) from error
     return file, versions.completed(read)

@@ -113,7 +113,7 @@ def load(path: str | Path, device: str | torch.device = "cpu", allow: Sequence[s
         network.load_state_dict(weights)
         return Classifier(network, facts).to(device).eval()
     except UserError as error:
-        raise UserError(str(file), f"its metadata are damaged ({error})", REMEDY) from error
+        raise UserError(str(file), f"its metadata is damaged ({error})", REMEDY) from error
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, RuntimeError) as error:
         said = f"{type(error).__name__}: {error}".splitlines()[-1].strip()
         raise UserError(str(file), f"its weights do not match its genotype and settings ({said})", REMEDY) from error

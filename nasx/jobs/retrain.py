@@ -19,7 +19,7 @@ def retrain(cfg: Config, info: Config) -> Result:
         return trained(cfg, info)
     if distributed.world_size() > 1:
         raise UserError(
-            f"devices={count}", f"{distributed.world_size()} processes are started already", "leave devices out"
+            f"devices={count}", f"{distributed.world_size()} processes have already been started", "leave devices out"
         )
     from nasx.train import launch
 

@@ -8,7 +8,7 @@ value. On a plain chain of L layers R = 1' |W_L| ... |W_1| 1, and the weights of
 
 Source: Tanaka, Kunin, Yamins, Ganguli (2020), SynFlow (the saliency of a weight); Abdelfattah, Mehrotra, Dudziak, Lane
 (2021), zero-cost proxy `synflow` (its sum as a score), and their released code, foresight/pruners.
-Cost per architecture: one pass of a single image, in float64. No image of the data set is read.
+Cost per architecture: one pass of a single image, in float64. No image of the dataset is read.
 
 Batch norm is left out, as in the measure `synflow` of that code (bn=False; `synflow_bn` is the one with it): values
 that are normalized by the statistics of one image change signs, so that relu is not the identity, and the flow into

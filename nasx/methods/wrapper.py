@@ -35,7 +35,7 @@ class Wrapper(Method):
             raise UserError(
                 "method",
                 "draws the mixture twice: the inner method would undo what the outer one draws",
-                "put one of them around the innermost method",
+                "wrap the innermost method with only one of them",
             )
 
     @property

@@ -9,7 +9,7 @@ before a norm by k adds log k.
 
 Source: Lin, Wang, Sun, Chen, Sun, Qian, Li, Jin (2021), algorithm 1; released code,
 ZeroShotProxy/compute_zen_score.py and evolution_search.py.
-Cost per architecture: 2 `repeats` forward passes. No image of the data set is read, only their size and number.
+Cost per architecture: 2 `repeats` forward passes. No image of the dataset is read, only their size and number.
 
 Deviations
 1. Skip connections of a cell are part of it and stay; the paper takes the residual links out of its ResNets.

@@ -50,7 +50,7 @@ class Outcomes(NamedTuple):
     parent: str
     epoch: int
     measure: str
-    """The benchmark's data set and split (cifar10.valid), empty where none answers."""
+    """The benchmark's dataset and split (cifar10.valid), empty where none answers."""
     ends: dict[str, Outcome]
     """Name -> end: `ITSELF` first where the search is finished, then `STOPPED`, then the branches."""
 

@@ -109,7 +109,7 @@ def _benchmark(groups: Sequence[Row]) -> Item:
         name: _several(g[column] for g in groups)
         for name, column in (
             ("spaces", "space"),
-            ("data sets", "searched_on"),
+            ("datasets", "searched_on"),
             ("protocols", "protocol"),
             ("recipes", "recipe"),
         )

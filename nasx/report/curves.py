@@ -316,13 +316,13 @@ def mixture(run_folder: str | Path, path: str | Path) -> list[Path]:
 def search_picture(run_folder: str | Path, references: Mapping[str, Mapping[str, float]] | None = None) -> Path:
     """Draw a search in one picture: losses, accuracies, benchmark accuracy, diagnostics, mixture weights.
 
-    Writes search.svg and search.png into the run folder and returns the path of the SVG. `references` maps data sets
+    Writes search.svg and search.png into the run folder and returns the path of the SVG. `references` maps datasets
     to {"optimum": …, "random": …}, by default those of the run's benchmark. Panels without data are left out.
     """
     folder = Path(run_folder)
     rows = derived(read_metrics(folder))
     if not rows:
-        raise UserError(str(folder / "metrics.jsonl"), "no epoch is finished", "wait for the first epoch")
+        raise UserError(str(folder / "metrics.jsonl"), "no epoch has finished yet", "wait for the first epoch")
     group: dict[str, Sequence[Sequence[Row]]] = {"this run": [rows]}
     mixed, asked = heat_maps.mixtures(rows), looked_up(rows)
     inside = _inside(rows)
@@ -345,7 +345,7 @@ def search_picture(run_folder: str | Path, references: Mapping[str, Mapping[str,
 
 
 def looked_up(rows: Sequence[Row]) -> tuple[str, str] | None:
-    """Return the first data set and split with a benchmark accuracy, test before validation."""
+    """Return the first dataset and split with a benchmark accuracy, test before validation."""
     for dataset in rows[-1].get("lookup") or {}:
         for split in ("test", "valid"):
             if any(not math.isnan(_get(row, f"lookup.{dataset}.{split}")) for row in rows):

@@ -1,6 +1,6 @@
 """The headline of a report, as sentences and cards: what was run, the best results, and their significance.
 
-Only comparable settings are ranked: of one kind of run, space, data set, benchmark, protocol and recipe. With several
+Only comparable settings are ranked: of one kind of run, space, dataset, benchmark, protocol and recipe. With several
 such sets there is no overall best.
 """
 
@@ -100,7 +100,7 @@ def sentences(groups: Sequence[Row], runs: Sequence[Row]) -> list[str]:
     ]
     said = [
         f"{' and '.join(counts)} in {len(groups)} setting{'s' * (len(groups) > 1)}: {several('method')} on "
-        f"{several('space')}, data set {several('dataset')}."
+        f"{several('space')}, dataset {several('dataset')}."
     ]
     found, single = bests(groups)
     for best in found[:CONTEXTS]:

@@ -33,7 +33,7 @@ from nasx.results.render import Sheet
 from nasx.spaces.edges import genotype_edges
 
 LINES, SEEDS, CONTEXTS, CELLS = 7, 12, 3, 3
-"""Drawing limits: settings per chart, runs per setting, pairs of space and data set, distinct cells per setting."""
+"""Drawing limits: settings per chart, runs per setting, pairs of space and dataset, distinct cells per setting."""
 ROWS = 200
 """Largest number of rows of a table."""
 BUDGET = 1_500_000
@@ -49,7 +49,7 @@ class Figure(NamedTuple):
 
 
 class Context(NamedTuple):
-    """The settings searched or retrained on one space and data set, with their pictures."""
+    """The settings searched or retrained on one space and dataset, with their pictures."""
 
     title: str
     settings: list[str]
@@ -115,7 +115,7 @@ def page(frame: pd.DataFrame, title: str) -> str:
     if album.left_out:
         notes.append(f"{album.left_out} pictures are omitted to keep the page small: report fewer runs at once")
     if len(_contexts(groups)) > CONTEXTS:
-        notes.append(f"pictures for the first {CONTEXTS} of {len(_contexts(groups))} pairs of space and data set")
+        notes.append(f"pictures for the first {CONTEXTS} of {len(_contexts(groups))} pairs of space and dataset")
     return (
         environment.from_string(source).render(
             title=title,
@@ -224,7 +224,7 @@ def _machines(runs: Sequence[Row]) -> list[tuple[str, str, str, int]]:
 
 # ----------------------------------------------------------------------------------------------------- pictures
 def _contexts(groups: Sequence[Row]) -> list[tuple[str, list[Row]]]:
-    """Group settings by kind, space and data set, which share charts; those with most runs first."""
+    """Group settings by kind, space and dataset, which share charts; those with most runs first."""
     found: dict[str, list[Row]] = {}
     for g in groups:
         what = "Searches" if g["kind"] == "search" else "Retrainings"
@@ -284,7 +284,7 @@ def _heat_map(folder: str, rows: Sequence[Row]) -> Any:
 
 
 def _lookups(read: charts.Groups, folders: Sequence[str]) -> list[tuple[str, str, dict[str, float]]]:
-    """Return (data set, split, reference lines) of each data set with benchmark accuracies in the runs' epochs.
+    """Return (dataset, split, reference lines) of each dataset with benchmark accuracies in the runs' epochs.
 
     The lines refer to the cells that all these runs could find; without records, to the whole benchmark.
     """

@@ -194,7 +194,7 @@ def untested(lookup: Mapping[str, Any]) -> bool:
 
 
 def _lookup(console: Console, result: Mapping[str, Any]) -> None:
-    """Print the benchmark results of a cell, one row for each data set and split, and its costs.
+    """Print the benchmark results of a cell, one row for each dataset and split, and its costs.
 
     A row has the accuracy, the rank, the difference from the optimum, the mean of a random cell and the median.
     """
@@ -227,7 +227,7 @@ def _lookup(console: Console, result: Mapping[str, Any]) -> None:
 
 
 def _accuracies(result: Mapping[str, Any], found: Mapping[str, Any]) -> Table:
-    """Make the table of accuracies in percent, one row for each data set and split, 80 columns wide."""
+    """Make the table of accuracies in percent, one row for each dataset and split, 80 columns wide."""
     cells = (result.get("among") or {}).get("cells")
     table = Table(box=None, padding=(0, 1, 0, 0))
     rank = f"rank of\n{cells:,}" if cells else "rank"
@@ -285,7 +285,7 @@ def _costs(found: Mapping[str, Any]) -> Iterator[str]:
 
 
 def foreign(result: Mapping[str, Any]) -> bool:
-    """Whether the benchmark has no accuracies on the data set of the search."""
+    """Whether the benchmark has no accuracies on the dataset of the search."""
     if "benchmark_data" in result:
         return result["benchmark_data"] is None
     return NAMES.keys().isdisjoint([(result.get("choices") or {}).get("dataset")])  # a record of an earlier version

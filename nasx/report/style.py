@@ -125,7 +125,9 @@ def write(path: str | Path, made: Mapping[str, Callable[[], bytes]]) -> list[Pat
     path = Path(path)
     kind = path.suffix.lower().lstrip(".")
     if kind and kind not in made:
-        raise UserError(str(path), f"{kind} is not a picture format", f"use {' or '.join('.' + k for k in made)}")
+        raise UserError(
+            str(path), f"{kind} is not a supported image format", f"use {' or '.join('.' + k for k in made)}"
+        )
     targets = [path] if kind else [path.with_name(f"{path.name}.{k}") for k in made]
     for target in targets:
         files.write_atomic(target, made[target.suffix.lower().lstrip(".")](), "use another path")

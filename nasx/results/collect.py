@@ -30,7 +30,7 @@ ELSEWHERE = commands.NON_IDENTITY_KEYS | commands.NON_IDENTITY_SETTINGS | {"seed
 SIZES = {"epochs", "updates_per_epoch", "layers", "channels", "cells", "fraction", "fraction_a", "size"}
 """Settings that reduce a run below its protocol if they are lowered."""
 OWN_SIZE = ("folder",)
-"""Data sets for which `size: null` is the size of the images, which may be smaller than a number. For all other data
+"""Datasets for which `size: null` is the size of the images, which may be smaller than a number. For all other data
 sets it is the published size, and for every other setting in `SIZES` the largest value."""
 
 

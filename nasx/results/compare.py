@@ -18,7 +18,7 @@ The difference is mean(B) - mean(A) with a 95 % interval and a p value (Welch's 
 Several retrainings of one search count as one value, their mean; if each group consists of retrainings of a single
 cell, the test is over these, with a note. These comparisons would mislead and are refused: groups of fewer than two
 values, a run (or its copy) in both groups, runs of several protocols, recipes or benchmarks, and measured accuracies on
-several data sets.
+several datasets.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def text(names: Sequence[str], groups: Sequence[pd.DataFrame], metric: str = "au
     quantity = of_column(metric)
     assert quantity is not None  # _known refuses others
     if quantity.measured:
-        _one(both, names, "dataset", "data set")
+        _one(both, names, "dataset", "dataset")
     groups = [frame if metric in frame else frame.assign(**{metric: math.nan}) for frame in groups]
     values, counted = _values(names, groups, metric)
     found = welch(*values)
@@ -175,7 +175,7 @@ def _one(both: pd.DataFrame, names: Sequence[str], column: str, word: str) -> No
 def choose(both: pd.DataFrame) -> str:
     """Return the metric to compare: test accuracy of retrainings, benchmark accuracy of searches.
 
-    The benchmark accuracy is on the data set of the searches, else on the first known one, test before validation.
+    The benchmark accuracy is on the dataset of the searches, else on the first known one, test before validation.
     Raises UserError if there is none.
     """
     if both["kind"].iloc[0] == "retrain":
@@ -214,7 +214,7 @@ def _values(names: Sequence[str], groups: Sequence[pd.DataFrame], metric: str) -
             missing = f", {n} of them with {metric}" if n < len(frame) else " of one search" if n > 1 else ""
             raise UserError(
                 name,
-                f"{has}{missing}: a spread needs at least two",
+                f"{has}{missing}: a standard deviation needs at least two",
                 "run more seeds, for example --multirun seed=0,1,2,3",
             )
     return found, "searches"

@@ -21,7 +21,7 @@ HERE = Path(__file__).parent
 
 
 class Entry(NamedTuple):
-    """A printed row on its data sets, or a figure: what it shows, and the commands for it or why there is none."""
+    """A printed row on its datasets, or a figure: what it shows, and the commands for it or why there is none."""
 
     name: str
     shows: str
@@ -31,14 +31,14 @@ class Entry(NamedTuple):
 
 
 def named(dataset: str) -> str:
-    """A data set as tables call it."""
+    """A dataset as tables call it."""
     return targets.DATASETS.get(dataset, dataset)
 
 
 def rows(paper: str) -> list[Entry]:
     """The printed rows of a paper, in its order; a row with several reasons or commands stands several times.
 
-    A row on a data set for which nothing is said has neither command nor reason.
+    A row on a dataset for which nothing is said has neither command nor reason.
     """
     found: list[Entry] = []
     lines: dict[str, list[dict[str, Any]]] = {}
@@ -58,7 +58,7 @@ def rows(paper: str) -> list[Entry]:
 
 @lru_cache(maxsize=1)
 def computed() -> dict[str, list[tuple[str, frozenset[str]]]]:
-    """Row -> (command, data sets) of the experiments that name it."""
+    """Row -> (command, datasets) of the experiments that name it."""
     found: dict[str, list[tuple[str, frozenset[str]]]] = {}
     for path in sorted((paths.conf_dir() / "experiment").glob("*.yaml")):
         head = experiments.find(path.stem)
@@ -70,7 +70,7 @@ def computed() -> dict[str, list[tuple[str, frozenset[str]]]]:
 
 @lru_cache(maxsize=1)
 def not_run() -> dict[str, dict[str, frozenset[str]]]:
-    """Row -> reason -> data sets of not_run.yaml. Raises KeyError for a row that no paper prints."""
+    """Row -> reason -> datasets of not_run.yaml. Raises KeyError for a row that no paper prints."""
     table = targets.load()
     datasets = {str(row): {named(name) for name in own["dataset"]} for row, own in table.groupby("row")}
     found: dict[str, dict[str, frozenset[str]]] = {}

@@ -1,7 +1,7 @@
 """Compare finished runs with the printed numbers of the papers: `nasx table paper=idarts|amended|single|lambda|tse`.
 
 Rules
-1. A run is compared with a printed number only if space, data set and method are the same; ablations and baselines that
+1. A run is compared with a printed number only if space, dataset and method are the same; ablations and baselines that
    nasx lacks are shown alone. A run of an experiment is compared only with the rows that the experiment lists
    (nasx.config.experiments), and only if it has the overrides that the experiment lists for them.
 2. Protocols are never mixed: if our runs of a printed table were searched under another protocol than the paper's, or
@@ -88,7 +88,7 @@ def compare(ours: pd.DataFrame, paper: str) -> tuple[list[Sheet], pd.DataFrame]:
 
 
 def _fits(line: Mapping[str, Any], row: Mapping[str, Any]) -> bool:
-    """Whether our row `row` has the method, space, data set, selection and metric of the printed number."""
+    """Whether our row `row` has the method, space, dataset, selection and metric of the printed number."""
     if not _measure(line, row):
         return False
     experiment = experiments.find(row["experiment"])

@@ -3,11 +3,11 @@
     verdicts  number of searches that collapsed, have a warning, or did not converge (by the verdicts in their records)
     versus    mean minus that of the random runs, with Welch's p over searches (significance.py)
 
-The random runs of a row have the method `random` with one draw per seed, the same space and data set, the same
+The random runs of a row have the method `random` with one draw per seed, the same space and dataset, the same
 benchmark or the same retraining, reduced or not; among several configurations the one with most runs is used. Their
 search protocol is irrelevant, because random search trains nothing. Retrainings of one search count as one value, their
 mean. A single cell, or one chosen among several, is not tested: no number of retrainings makes it a sample of the
-method. The measure is the benchmark accuracy on the data set of the row, else on the first that all runs have, test
+method. The measure is the benchmark accuracy on the dataset of the row, else on the first that all runs have, test
 before validation; for retrained networks the test accuracy, or the test perplexity of language models.
 
 Shapes: rows and members are parallel lists: a row of `summary`, and the rows of `collect` that it aggregates.
@@ -57,7 +57,7 @@ def judge(rows: Sequence[MutableMapping[str, Any]], members: Sequence[Members]) 
                 measures.add(name)
     names = ", ".join(f"{name}, lower is better" if better_column(name) < 0 else name for name in sorted(measures))
     notes = [
-        f"against random: mean minus that of random search on the same space and data set ({names}); better or"
+        f"against random: mean minus that of random search on the same space and dataset ({names}); better or"
         " worse if p < 0.05 by Welch's t test over searches (mean over the retrainings of one search), not"
         " corrected for the number of rows; unclear: no significant difference from random search"
     ]
@@ -105,7 +105,7 @@ def against(own: Members, pool: Members) -> tuple[str, Difference | None]:
 
 
 def ranking(lookups: Sequence[str], own: Collection[str]) -> str:
-    """Return the benchmark column that ranks searches: on an `own` data set, else the first; test before validation."""
+    """Return the benchmark column that ranks searches: on an `own` dataset, else the first; test before validation."""
     first = next((k for k in lookups if k.rpartition(".")[0] in own), lookups[0]).rpartition(".")[0]
     return f"{first}.test" if f"{first}.test" in lookups else f"{first}.valid"
 

@@ -51,7 +51,7 @@ def branch_state(path: Path, branch: Mapping[str, Any], loop: Loop, device: Any)
             where,
             f"an epoch of the parent had {state['updates'] // branch['epoch']} weight updates, "
             f"one of this search has {loop.updates_per_epoch}",
-            "keep method, data set and batch size such that an epoch has as many updates",
+            "keep method, dataset and batch size such that an epoch has as many updates",
         )
     own = {name: {**state[name], "param_groups": live[name]["param_groups"]} for name in ("w_opt", "a_opt")}
     return {**state, **own}

@@ -278,7 +278,7 @@ class Replayed:
             raise UserError(
                 "engine.graphs=on",
                 f"steps cannot be replayed: {why}",
-                "use engine.graphs=auto, which then takes them eagerly",
+                "use engine.graphs=auto, which falls back to eager execution",
             )
         self.why = why
         log.info("engine.graphs=auto: steps run eagerly: %s", why)

@@ -184,7 +184,7 @@ class SearchJob(Job):
         return None if score is None else score.as_record()
 
     def score(self, mix: Tree) -> float | None:
-        """The benchmark's validation accuracy on this data set (CIFAR-10 where it does not know the set)."""
+        """The benchmark's validation accuracy on this dataset (CIFAR-10 where it does not know the set)."""
         found = self.lookup(mix)
         key = self.benchmark.dataset_key(self.source.name) or "cifar10"
         return None if found is None or key not in found else found[key]["valid"]

@@ -5,7 +5,7 @@ search), and every storage is counted from its creation to its end, as the CUDA 
 running statistics, optimizer states, gradients, copies of the weights and what autograd keeps are all in the peak, for
 the passes that the method really takes.
 
-Not counted: the workspaces of cuDNN and cuBLAS, the CUDA context, the data set, and what one kernel allocates and frees
+Not counted: the workspaces of cuDNN and cuBLAS, the CUDA context, the dataset, and what one kernel allocates and frees
 inside itself. A compiled step and one replayed from a CUDA graph are counted as the eager one.
 A space that caches tensors must not cache those of this mode (`Pool` in spaces/edge_operations.py).
 """

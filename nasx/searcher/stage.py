@@ -47,8 +47,8 @@ def stage(cfg: Config, folder: Path, i: int) -> Stage:
     if held is None or state is None or state["updates"] != done[-1].get("updates"):
         raise UserError(
             str(before),
-            "has lost the last checkpoint, from which the next stage goes on",
-            "use a method that trains a supernet; where files were lost, move the run's folder away",
+            "is missing the last checkpoint, which the next stage starts from",
+            "use a method that trains a supernet; if files were deleted, move the run folder elsewhere",
         )
     old, method = (instantiate.build(part, cfg.get("allow", ())) for part in (held["space"], cfg["method"]))
     narrowed = old.narrow(old.relax(state["a"], method.activate), node["keep"][i - 1])

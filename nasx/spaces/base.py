@@ -1,4 +1,4 @@
-"""The interface of a search space. A space does not depend on methods, data sets or loops.
+"""The interface of a search space. A space does not depend on methods, datasets or loops.
 
 An architecture has three forms: logits `a`, which a search updates; mixture weights `mix`, one copy per cell, by which
 the supernet multiplies its operations; and a `Genotype`, which is stored, looked up and retrained. `relax` maps the

@@ -100,7 +100,7 @@ def widest(build: Callable[[int], nn.Module], example: Tensor, limit: int) -> in
     low, high = 2, 4
     if not fits(low):
         raise UserError(
-            f"retrain.max_macs={limit}", "is less than two channels need", "raise it, or lower retrain.layers"
+            f"retrain.max_macs={limit}", "is too low even for two channels", "raise it, or lower retrain.layers"
         )
     while fits(high):
         low, high = high, 2 * high

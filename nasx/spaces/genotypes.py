@@ -162,7 +162,7 @@ def checked(text: str) -> str:
         raise UserError(
             "genotype",
             f"{len(text)} characters are too many (at most {MAX_LENGTH})",
-            "give the genotype alone",
+            "give only the genotype",
         )
     return text
 
@@ -280,7 +280,7 @@ def _eight(cell: Any, where: str) -> Cell:
         raise UserError(
             f"genotype, {where}",
             f"has {len(found)} pairs instead of 8, two for each of the nodes 2 to 5",
-            "cells of another number of nodes (NASNet, AmoebaNet) are not in this space",
+            "cells with a different number of nodes (NASNet, AmoebaNet) are not in this space",
         )
     return found
 

@@ -1,6 +1,6 @@
-"""What a run hands on to the commands that follow it: its space, its data set, how its network is built.
+"""What a run hands on to the commands that follow it: its space, its dataset, how its network is built.
 
-    nasx retrain from=RUN, nasx study from=RUN                  the space and the data set that RUN was searched with
+    nasx retrain from=RUN, nasx study from=RUN                  the space and the dataset that RUN was searched with
     nasx info from=RUN, nasx evaluate RUN, nasx diagnose RUN    the same, and the recipe of a retraining
     next: nasx ...                                              commands at the end of a run, to be used as printed
 
@@ -111,7 +111,7 @@ def parent(name: str, out: str) -> Parent:
     """The run of that name. Raises UserError where there is none, or a folder that holds something else."""
     folder = run_folder(name, out)
     if not any(os.path.lexists(folder / file) for file in ("config.yaml", "result.json")):
-        raise UserError(f"from={name}", f"{folder} is not a folder of a run", "name a folder that nasx has written")
+        raise UserError(f"from={name}", f"{folder} is not a folder of a run", "name a folder created by nasx")
     return open_parent(folder)
 
 
@@ -167,7 +167,7 @@ def adopt_settings(node: Mapping[str, Any], held: Mapping[str, Any], given: Coll
 
 
 def split_dataset_overrides(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The words of a command that set something of the data set (`path=` among them), as Hydra reads them; the rest."""
+    """The words of a command that set something of the dataset (`path=` among them), as Hydra reads them; the rest."""
     ours, rest = [], []
     for word in words:
         key, equals, value = word.lstrip("-").partition("=")
@@ -207,7 +207,7 @@ def with_settings(node: Mapping[str, Any], texts: Sequence[str], allow: Sequence
 
 
 def inherited_overrides(command: str, texts: Sequence[str], config_dir: str | None = None) -> list[str]:
-    """The overrides that a line with `from=` inherits: space, data set, and their settings where files differ.
+    """The overrides that a line with `from=` inherits: space, dataset, and their settings where files differ.
 
     A genotype with one cell for each layer fixes `retrain.layers`. Raises UserError where run not found, and
     where several runs of a sweep would hand on different settings.

@@ -87,7 +87,7 @@ class TensorBoard:
         if self.folder in ("", "..") or Path(self.folder).name != self.folder:
             raise UserError(
                 f"logger.folder={self.folder}",
-                "is not the plain name of a folder",
+                "is not a plain folder name",
                 "name a folder within the run's, for example logger.folder=tensorboard",
             )
         return no_link(folder / self.folder)

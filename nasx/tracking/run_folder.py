@@ -146,7 +146,7 @@ class Run:
             if not unused(self.folder):
                 raise UserError(
                     str(path),
-                    "is missing or torn, and nothing else shows which run the files belong to",
+                    "is missing or truncated, and nothing else shows which run the files belong to",
                     "put a copy of the file back, or move the folder away to restart this run",
                 )
             held = {"format": versions.FORMAT, **extra, **self.identity}

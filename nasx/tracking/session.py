@@ -155,7 +155,7 @@ def session(cfg: Config, info: Config, kind: str = "search") -> Iterator[Session
     if distributed.world_size() > 1 and kind != "retrain":
         raise UserError(
             f"nasx {kind}",
-            f"runs on one process, but torchrun has started {distributed.world_size()}",
+            f"runs in a single process, but torchrun has started {distributed.world_size()}",
             "start it without torchrun; only nasx retrain runs on several",
         )
     device = environment.device(distributed.device_name(cfg["device"]))
@@ -218,7 +218,8 @@ def out_of_memory_errors(ctx: Session, kind: str) -> Iterator[None]:
         raise UserError(
             f"{kind}.batch={cfg[kind]['batch']}",
             f"does not fit into the memory of {ctx.device}{needs}",
-            ", ".join([*ways, f"lower {kind}.batch"]) + ", or give it more: the same command then resumes",
+            ", ".join([*ways, f"lower {kind}.batch"])
+            + ", or use a device with more memory, then run the same command again to resume",
         ) from error
 
 

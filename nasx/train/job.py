@@ -80,7 +80,7 @@ class RetrainJob(Job):
         super().__init__(ctx, self.trainer, metric, settings.epochs)
 
     def ordered(self, part: str, index: Any, batch: int) -> Iterator[Batch]:
-        """Yield this rank's batches of a part of the data set, in order."""
+        """Yield this rank's batches of a part of the dataset, in order."""
         return self.data.ordered(part, index, batch=batch, first=distributed.rank(), step=distributed.world_size())
 
     def test(self) -> Iterator[Batch]:

@@ -110,7 +110,7 @@ def canonical(cell: Cell, where: str) -> Cell:
             raise UserError(
                 f"genotype, {where}, node {node}",
                 f"both pairs have predecessor {two[0][1]}",
-                "the two edges of a node leave two different nodes",
+                "the two edges into a node must come from different nodes",
             )
         out += sorted(two, key=lambda pair: pair[1])
     return tuple(out)

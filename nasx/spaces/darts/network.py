@@ -127,7 +127,7 @@ class AuxiliaryHead(nn.Module):
                 "auxiliary",
                 f"the auxiliary head reads maps of {self.sizes[0]} to {self.sizes[-1]} "
                 f"pixels, but those of these images are {x.size(2)}x{x.size(3)}",
-                f"set {self.without}, or use images of the size that the stem is made for (32 or 224)",
+                f"set {self.without}, or use images of the size that the stem is designed for (32 or 224)",
             )
         return self.classifier(self.features(x).flatten(1))
 

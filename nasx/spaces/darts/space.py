@@ -326,7 +326,7 @@ class Darts(Space):
             rules.darts_has(names[edges_of(node).start + pred], name, (pred, node), cell)
         return UserError(
             f"genotype, {cell}, node {node}",
-            "this space keeps other edges than " + " and ".join(str(pred) for _, pred in given),
+            "this space keeps different edges from " + " and ".join(str(pred) for _, pred in given),
             "see space.edges and space.keep",
         )
 
