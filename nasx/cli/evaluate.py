@@ -3,9 +3,10 @@
     nasx evaluate MODEL [dataset=NAME] [path=FOLDER] [dataset.KEY=VALUE ...] [split=test|train] [batch=N]
                   [device=auto|cpu|cuda] [allow=PACKAGE]
 
-MODEL is model.safetensors, the folder that holds it, or a finished run of nasx retrain (its folder, or its name under
-outputs/). Images, batch size and precision are those of the training, so that on the same device the answers are the
-same to the last image; an export does not tell where the images lie, path= does. With dataset=NAME of the same kind
+MODEL is model.safetensors, model.onnx (in onnxruntime on the CPU), the folder that holds one of them, or a finished run
+of nasx retrain (its folder, or its name under outputs/). Images, batch size and precision are those of the training, so
+that on the same device the answers are the same to the last image; an export does not tell where the images lie, path=
+does. With dataset=NAME of the same kind
 (another folder of images) all other settings stay those of the training; of another kind, its images get the size of
 the training's. dataset.KEY=VALUE changes one setting. allow=PACKAGE names a package of yours with the space.
 """
@@ -19,14 +20,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from nasx.cli.arguments import Arguments, parse
 from nasx.config import instantiate
 from nasx.errors import UserError, printable
-from nasx.export import metadata
+from nasx.export import metadata, runtime
 from nasx.tracking import lineage, records
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
     from nasx.core.evaluate import Tested
-    from nasx.export.model import Classifier
 
 OPTIONS = {"dataset": "", "split": "test", "batch": "", "device": "auto", "allow": ""}
 
@@ -37,6 +38,11 @@ class Model(NamedTuple):
     name: str
     facts: Mapping[str, Any]
     folder: Path | None
+
+    @property
+    def onnx(self) -> bool:
+        """Whether onnxruntime runs it."""
+        return self.name.endswith(".onnx")
 
 
 def main(words: Sequence[str]) -> int:
@@ -70,6 +76,10 @@ def main(words: Sequence[str]) -> int:
 def find_model(name: str, allow: Sequence[str]) -> Model:
     """The export or the run of that name, without torch. Raises UserError."""
     path = Path(name)
+    if not (path / metadata.FILE).is_file() and (path / runtime.FILE).is_file():
+        path = path / runtime.FILE
+    if path.suffix == ".onnx":
+        return Model(str(path), runtime.load(path).facts, None)
     if not path.is_file() and not (path / metadata.FILE).is_file():
         folder = records.locate(name, "outputs")
         if folder is not None and any((folder / name).exists() for name in ("config.yaml", "result.json")):
@@ -83,16 +93,17 @@ def find_model(name: str, allow: Sequence[str]) -> Model:
     return Model(name, metadata.facts(name)[1], None)
 
 
-def load_classifier(model: Model, device: torch.device, allow: Sequence[str]) -> Classifier:
+def load_network(model: Model, device: torch.device, allow: Sequence[str]) -> nn.Module:
     """The network with its weights. Raises UserError."""
     from nasx.export import model as export_model
 
+    if model.onnx:
+        return export_model.OnnxNetwork(runtime.load(model.name))
     if model.folder is None:
-        return export_model.load(model.name, device, allow)
+        return export_model.load(model.name, device, allow).network
     from nasx.cli import export
 
-    network, facts = export.trained_network(model.folder, export.finished_retraining(model.folder), allow)
-    return export_model.Classifier(network, facts).to(device).eval()  # type: ignore[arg-type]
+    return export.trained_network(model.folder, export.finished_retraining(model.folder), allow)[0].to(device)
 
 
 def evaluate(model: Model, said: Arguments, settings: Sequence[str]) -> Tested:
@@ -106,9 +117,11 @@ def evaluate(model: Model, said: Arguments, settings: Sequence[str]) -> Tested:
         ) from error
     if given["dataset"] and isinstance(facts.get("classes"), list):  # before anything is downloaded
         check_classes(instantiate.build(node, allow), facts)
+    if model.onnx and given["device"] not in ("auto", "cpu"):
+        raise UserError(f"device={given['device']}", "is not where nasx runs ONNX files", "use device=cpu")
     from nasx.tracking import environment
 
-    device = environment.device(given["device"])
+    device = environment.device("cpu" if model.onnx else given["device"])
     with environment.prepared(device, threads=None, deterministic=False, seed=0):
         return evaluate_on(device, model, node, said)
 
@@ -121,7 +134,7 @@ def evaluate_on(device: torch.device, model: Model, node: Mapping[str, Any], sai
     from nasx.tracking import environment
 
     given, allow, facts = said.options, said.allowed, model.facts
-    network, measured = load_classifier(model, device, allow).network, facts["test"]
+    network, measured = load_network(model, device, allow), facts["test"]
     batch = said.number("batch") if given["batch"] else measured["batch"]
     if batch < 1:
         raise UserError(f"batch={batch}", "is not positive", "use at least 1")

@@ -6,7 +6,7 @@ RUN is a finished run of nasx retrain: its folder, or its name under outputs/. F
 gets README.md, the model card, and
 
     safetensors   model.safetensors, for nasx.load("FOLDER") and nasx evaluate FOLDER
-    onnx          model.onnx, any number of images (needs the extra onnx)
+    onnx          model.onnx, any number of images, for nasx evaluate FOLDER/model.onnx (needs the extra onnx)
     torch         model.pt2, for torch.export.load, any number of images
 
 The weights are the last ones, since the accuracy after the last epoch is the result. All formats read normalized
@@ -58,14 +58,14 @@ def main(words: Sequence[str]) -> int:
     files.write_atomic(out / "README.md", readme)
     for path in (out / name, out / "README.md"):
         print(path)
-    if given["format"] == "safetensors":
+    if given["format"] != "torch":
         place = lineage.open_parent(folder).block("dataset").get("path")
         print(
             *lineage.format_commands(
                 [
                     "nasx",
                     "evaluate",
-                    lineage.as_positional(out),
+                    lineage.as_positional(out / name if given["format"] == "onnx" else out),
                     *([f"path={place}"] if place else []),
                     *(word for word in words if word.startswith("allow=")),
                 ]
@@ -142,6 +142,7 @@ def model_facts(held: Mapping[str, Any], result: Mapping[str, Any], allow: Seque
     settings = dict(held["retrain"])
     settings["channels"] = result.get("channels", settings["channels"])  # chosen where there was a bound of the cost
     images = result.get("images") or instantiate.build(held["dataset"], allow).open("cpu").described()
+    steps = images.get("preprocessing")  # runs of earlier versions have not recorded it
     return {
         "format": export_model.FORMAT,
         "genotype": result["genotype"],
@@ -151,6 +152,9 @@ def model_facts(held: Mapping[str, Any], result: Mapping[str, Any], allow: Seque
         "classes": images["classes"],
         "normalization": {"mean": images["mean"], "std": images["std"]},
         "image": images["shape"],
+        "preprocessing": instantiate.build(held["dataset"], allow).preprocessing(images["shape"])
+        if steps is None
+        else steps,
         "dataset": {**held["dataset"], "path": None},
         "accuracy": result["test_accuracy"],
         "test": {

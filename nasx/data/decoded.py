@@ -94,6 +94,7 @@ class Settings(Split, Protocol):
     def std(self) -> tuple[float, ...]: ...
     @property
     def verify(self) -> bool: ...
+    def preprocessing(self, shape: Sequence[int]) -> list[list[Any]]: ...
 
 
 class Views(Dataset[Any]):
@@ -165,6 +166,7 @@ class Decoded:
             "mean": list(self.component.mean),
             "std": list(self.component.std),
             "shape": list(self.shape),
+            "preprocessing": self.component.preprocessing(self.shape),
         }
 
     def split(self, seed: int) -> tuple[np.ndarray, np.ndarray]:

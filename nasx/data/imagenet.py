@@ -16,6 +16,7 @@ Source: released code of DARTS, cnn/train_imagenet.py; O. Russakovsky et al. 201
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -102,6 +103,10 @@ class ImageNet:
     def known_shape(self) -> tuple[int, int, int]:
         """Return channels, height and width of the images."""
         return 3, self.size, self.size
+
+    def preprocessing(self, shape: Sequence[int]) -> list[list[Any]]:
+        """Return the steps from an RGB image of any size to `shape`, as Source.preprocessing does."""
+        return [["resize", self.resize, "bilinear"], ["center_crop", self.size]]
 
     def open(self, device: Any, *, cutout: int = 0, channels_last: bool = False, workers: int | None = 0) -> Decoded:
         """Open the dataset for a device, decoding in `workers` processes (0: in this one); lists all files.

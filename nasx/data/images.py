@@ -283,6 +283,7 @@ class Folder(Source):
     test_fraction: float = 0.2
 
     name: ClassVar[str] = "folder"
+    resampling: ClassVar[str] = "bilinear"
 
     def find(self) -> None:
         self.placed()
@@ -334,6 +335,7 @@ class Digits(Source):
     size: int = 32
 
     name: ClassVar[str] = "digits"
+    resampling: ClassVar[str] = "nearest"
     file: ClassVar[Path] = Path(__file__).with_name("digits.npz")
     training: ClassVar[int] = 1437
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import logging
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -88,6 +88,8 @@ class Source(ABC):
     data: ClassVar[str] = "images"
     """The kind of input: images or text."""
     name: ClassVar[str]
+    resampling: ClassVar[str] = "area"
+    """How an image is resized: area (shrink.py), bilinear (PIL) or nearest."""
     side: ClassVar[int | None] = None
     """Height and width of the original images; None if only the files show it."""
 
@@ -107,6 +109,14 @@ class Source(ABC):
         """Return channels, height and width of the images; None if only the files show it."""
         side = self.size or self.side
         return None if side is None else (3, side, side)
+
+    def preprocessing(self, shape: Sequence[int]) -> list[list[Any]]:
+        """Return the steps from an RGB image of any size to `shape` (channels, height, width), in order.
+
+        `["square"]` crops to the centred square, `["resize", side, resampling]` resizes the shorter side,
+        `["center_crop", side]` crops. Empty where `shape` is not square: images must have it.
+        """
+        return [["square"], ["resize", shape[1], self.resampling]] if shape[1] == shape[2] else []
 
     @property
     def root(self) -> Path:

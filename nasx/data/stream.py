@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -91,7 +91,7 @@ class Opened(Protocol):
     """Whether batches carry a state from one to the next, as those of text do."""
 
     def described(self) -> dict[str, list[Any]]:
-        """Return the entries for result.json: class names, statistics, shape of an image."""
+        """Return the entries for result.json: class names, statistics, shape and preprocessing of an image."""
 
     def split(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the indices of the training images for the weights and for the architecture, int64 each."""
@@ -274,6 +274,8 @@ def evaluation(
 class Component(Cropped, Split, Protocol):
     """Dataset settings that an opened image dataset reads."""
 
+    def preprocessing(self, shape: Sequence[int]) -> list[list[Any]]: ...
+
 
 class Held:
     """A dataset (see `Opened`) whose images are on the device as bytes."""
@@ -291,9 +293,12 @@ class Held:
     ) -> None:
         self.component, self.images, self.data = component, images, device_images(images, device)
         self.classes, self.train_y, self.shape = images.classes, images.train_y, images.train_x.shape[1:]
-        self.described = images.described
         bounds.check(self.shape, pad=component.pad, cutout=cutout)
         self.augment = Augment.of(component, images, cutout=cutout, channels_last=channels_last)
+
+    def described(self) -> dict[str, list[Any]]:
+        """Return the entries for result.json; see `Opened`."""
+        return {**self.images.described(), "preprocessing": self.component.preprocessing(self.shape)}
 
     def split(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the image indices for weights and architecture; see `Opened`."""

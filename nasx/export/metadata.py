@@ -1,8 +1,9 @@
-"""Read the metadata of an export without torch; export/model.py lists its keys."""
+"""Read the metadata of an export without torch; export/model.py lists its keys, runtime.py reads ONNX files."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +29,16 @@ def facts(path: str | Path) -> tuple[Path, dict[str, Any]]:
             held = content.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise UserError(str(file), f"cannot be read as safetensors ({error})", REMEDY) from error
+    return file, read(file, held)
+
+
+def read(file: Path, held: Mapping[str, str]) -> dict[str, Any]:
+    """Convert the text metadata of `file` to plain values. Raises UserError."""
     if held.get("format") != FORMAT:
         raise UserError(str(file), f"is not an export of this version of nasx (format {held.get('format')})", REMEDY)
     try:
-        read = {name: value if name in PLAIN else json.loads(value) for name, value in held.items()}
+        values = {name: value if name in PLAIN else json.loads(value) for name, value in held.items()}
     except (ValueError, RecursionError) as error:
         raise UserError(str(file), f"its metadata is damaged ({error})", REMEDY) from error
-    return file, versions.completed(read)
+    completed: dict[str, Any] = versions.completed(values)
+    return completed

@@ -9,6 +9,7 @@ Metadata (text, or JSON for other values):
     space       component                   settings    settings of the recipe; recipe: its name
     classes     class names                 normalization  mean and std per channel, on the scale [0, 1]
     image       channels, height, width     dataset     component, without the path
+    preprocessing   steps from an image of any size to `image`, before normalization (Source.preprocessing)
     accuracy    of the last weights on the test set     test  batch size and precision of that evaluation
     commit      of nasx during training     seed, run, nasx (version)
 
@@ -31,11 +32,13 @@ from nasx.core import files
 from nasx.errors import UserError
 from nasx.export import metadata
 from nasx.export.metadata import FORMAT, PLAIN, REMEDY
+from nasx.spaces.base import Logits
 
 if TYPE_CHECKING:
+    from nasx.export.runtime import OnnxModel
     from nasx.spaces.base import Network
 
-__all__ = ["FORMAT", "PLAIN", "Classifier", "build", "described", "load", "save", "text"]
+__all__ = ["FORMAT", "PLAIN", "Classifier", "OnnxNetwork", "build", "described", "load", "save", "text"]
 AUXILIARY = "auxiliary."
 
 
@@ -61,6 +64,18 @@ class Classifier(nn.Module):
     def normalize(self, images: Tensor) -> Tensor:
         """Normalize images uint8 (n, channels, h, w) to the float input of the network."""
         return (images.to(self.mean.dtype) / 255 - self.mean) / self.std
+
+
+class OnnxNetwork(nn.Module):
+    """The network of an ONNX file as a module on the CPU, for code that evaluates modules."""
+
+    def __init__(self, model: OnnxModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor, **_: object) -> Logits:
+        """Return the scores (n, classes) of normalized images (n, channels, h, w)."""
+        return Logits(torch.from_numpy(self.model(x.numpy())))
 
 
 def save(path: Path, network: nn.Module, facts: Mapping[str, Any]) -> None:

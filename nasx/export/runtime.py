@@ -1,0 +1,106 @@
+"""model.onnx of `nasx export format=onnx` in onnxruntime on the CPU, without torch.
+
+    model = load("model.onnx")
+    probabilities = model.predict(images)           images uint8 (n, channels, h, w) -> (n, classes)
+    latency = measure_latency("model.onnx")         median, 10th and 90th percentile in milliseconds
+
+The metadata is that of model.safetensors (export/model.py lists them), as properties of the file.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nasx.core import extras, timing
+from nasx.core.timing import Latency
+from nasx.errors import UserError
+from nasx.export import metadata
+
+FILE = "model.onnx"
+READ = ("classes", "normalization", "image", "dataset", "test")
+"""Metadata without which a file cannot be run on images."""
+
+
+class OnnxModel:
+    """A network in an onnxruntime session on the CPU; `facts` are the metadata of the file."""
+
+    def __init__(self, file: Path, session: Any, facts: dict[str, Any]) -> None:
+        self.file, self.session, self.facts = file, session, facts
+        self.classes = tuple(str(name) for name in facts["classes"])
+        self.mean, self.std = (
+            np.array(facts["normalization"][name], np.float32).reshape(-1, 1, 1) for name in ("mean", "std")
+        )
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        """Return the scores (n, classes) of normalized images float32 (n, channels, h, w)."""
+        scores: np.ndarray = self.session.run(["scores"], {"images": np.ascontiguousarray(x, np.float32)})[0]
+        return scores
+
+    def normalize(self, images: np.ndarray) -> np.ndarray:
+        """Normalize images uint8 (n, channels, h, w) to the float32 input of the network."""
+        return (images.astype(np.float32) / 255 - self.mean) / self.std
+
+    def predict(self, images: np.ndarray) -> np.ndarray:
+        """Return the probabilities (n, classes) of images uint8 (n, channels, h, w)."""
+        scores = self(self.normalize(images))
+        powers = np.exp(scores - scores.max(1, keepdims=True))
+        return powers / powers.sum(1, keepdims=True)
+
+
+def load(path: str | Path, threads: int = 0) -> OnnxModel:
+    """Open model.onnx, given itself or its folder, with that many threads (0: one per core).
+
+    Raises UserError if the file is missing, damaged, or not an export of nasx, or if onnxruntime is not installed.
+    """
+    file = Path(path) / FILE if Path(path).is_dir() else Path(path)
+    if not file.is_file():
+        raise UserError(str(file), "does not exist", "use a file written by nasx export format=onnx")
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise UserError(str(file), "onnxruntime is not installed", extras.install("onnx")) from error
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.log_severity_level = 4  # errors are raised
+    try:
+        session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its exceptions have no common class
+        said = str(error).splitlines()[0]
+        raise UserError(str(file), f"cannot be read as ONNX ({said})", metadata.REMEDY) from error
+    facts = metadata.read(file, session.get_modelmeta().custom_metadata_map)
+    try:
+        fault, model = _fault(session, facts), OnnxModel(file, session, facts)
+    except (KeyError, TypeError, ValueError) as error:
+        fault = f"{type(error).__name__}: {error}"
+    if fault:
+        raise UserError(str(file), f"its metadata is damaged ({fault})", metadata.REMEDY)
+    return model
+
+
+def _fault(session: Any, facts: dict[str, Any]) -> str:
+    """What does not fit together in the metadata and the graph; empty for nothing."""
+    if missing := [name for name in READ if name not in facts]:
+        return f"without {', '.join(missing)}"
+    if not isinstance(facts["classes"], list) or not isinstance(facts["normalization"], dict):
+        return "classes and normalization"
+    wanted = [("images", list(facts["image"]))], [("scores", [len(facts["classes"])])]
+    found = [[(x.name, x.shape[1:]) for x in part] for part in (session.get_inputs(), session.get_outputs())]
+    if found != list(wanted):
+        return f"the graph maps {found[0]} to {found[1]}, the metadata says {wanted[0]} and {wanted[1]}"
+    return ""
+
+
+def measure_latency(
+    path: str | Path, *, threads: int = 1, batch: int = 1, repeats: int = 100, warm: int = 10
+) -> Latency:
+    """Time the network of an ONNX file on this CPU, on `batch` random images at once. Raises UserError.
+
+    Preprocessing is not included.
+    """
+    model = load(path, threads)
+    x = np.random.default_rng(0).standard_normal((batch, *model.facts["image"]), np.float32)
+    [latency] = timing.interleaved([lambda: model(x)], repeats=repeats, warm=warm)
+    return latency
