@@ -65,16 +65,16 @@ def built(path: dict[str, Any], *words: str) -> Any:
     return calibration.rebuilt(cfg, {"choices": {}, "overrides": [], "command": ""}, Path("none"), "cpu", path)
 
 
-def wrong(monkeypatch: pytest.MonkeyPatch, by: float) -> None:
-    """Paths with channels_last scale one weight's gradient by 1 + `by`."""
+def wrong(monkeypatch: pytest.MonkeyPatch, by: float, path: str) -> None:
+    """Problems on a path scale the gradient of one weight by 1 + `by`."""
     whole = RelaxedProblem.outcome
 
     def outcome(self: Any, w: Any, mix: Any, batch: Any, **more: Any) -> Any:
-        found = whole(self, w, mix, batch, **more)
-        if batch.x.is_contiguous(memory_format=torch.channels_last) and found.loss.requires_grad:
-            loss = found.loss
-            return found._replace(loss=loss + by * (loss - loss.detach()))
-        return found
+        last = batch.x.is_contiguous(memory_format=torch.channels_last)
+        if self.compiled if path == "compile" else last:
+            name, x = list(w.items())[-3]
+            w = {**w, name: x + by * (x - x.detach())}
+        return whole(self, w, mix, batch, **more)
 
     monkeypatch.setattr(RelaxedProblem, "outcome", outcome)
 
@@ -83,13 +83,41 @@ def test_a_right_path_is_measured_and_a_wrong_one_refused(monkeypatch: pytest.Mo
     [found] = calibration.measured(built, [LAST])
     assert found["refused"] is None
     assert found["ratio"] > 0
-    assert 0 <= found["apart"] <= calibration.LEAST
-    wrong(monkeypatch, 0.05)
+    assert 0 <= found["apart"] <= 1e-10
+    assert torch.get_default_dtype() == torch.float32
+    wrong(monkeypatch, 0.05, "channels_last")
     rows = list(calibration.measured(built, [LAST, {"graphs": "auto"}]))
-    assert "from the eager one" in rows[0]["refused"]
-    assert rows[0]["apart"] > calibration.LEAST
+    assert "its step in torch.float64 is" in rows[0]["refused"]
     assert rows[0]["ratio"] == 0
     assert "CUDA graphs need a CUDA device" in rows[1]["refused"], "a path that fails does not stop the others"
+
+
+@pytest.mark.parametrize("factor", [-1.0, float("nan")])
+def test_a_path_that_is_wrong_in_single_precision_only_is_refused(
+    factor: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = RelaxedProblem.outcome
+
+    def outcome(self: Any, w: Any, mix: Any, batch: Any, **more: Any) -> Any:
+        found = whole(self, w, mix, batch, **more)
+        last = batch.x.is_contiguous(memory_format=torch.channels_last) and batch.x.dtype == torch.float32
+        return found._replace(loss=found.loss * factor) if last else found
+
+    monkeypatch.setattr(RelaxedProblem, "outcome", outcome)
+    [row] = calibration.measured(built, [LAST])
+    assert row["apart"] <= calibration.EXACT
+    assert row["ratio"] == 0
+    assert "its step in torch.float32 is" in row["refused"]
+
+
+@pytest.mark.slow
+def test_a_compiled_path_is_measured_and_a_wrong_one_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    [found] = calibration.measured(built, [{"compile": "on"}])
+    assert found["refused"] is None
+    assert 0 <= found["apart"] <= 1e-10
+    wrong(monkeypatch, 0.05, "compile")
+    [found] = calibration.measured(built, [{"compile": "on"}])
+    assert "its step in torch.float64 is" in found["refused"]
 
 
 def test_rehearsed_steps_leave_nothing_behind() -> None:
