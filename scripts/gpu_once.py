@@ -180,15 +180,14 @@ class Prepared:
     def __init__(self, stack: contextlib.ExitStack, folder: Path, words: tuple[str, ...]) -> None:
         from hydra.types import RunMode
 
-        from nasx.cli import preflight
-        from nasx.config import check
+        from nasx.config import check, compose
         from nasx.jobs.search import Turn
         from nasx.searcher.job import SearchJob
         from nasx.tracking.session import session
 
         line = [*words, f"out={folder}", f"name=run{len(list(folder.iterdir()))}", "quiet=true", "device=cuda"]
-        self.config, choices = preflight.resolved(
-            preflight.make_loader(None).load_configuration("search", line, RunMode.RUN)
+        self.config, choices = compose.resolved(
+            compose.make_loader(None).load_configuration("search", line, RunMode.RUN)
         )
         check.check(self.config, choices, line)
         here = stack.enter_context(session(self.config, {"choices": choices, "overrides": line, "command": "gpu_once"}))

@@ -20,6 +20,7 @@ import test_genotypes
 import test_nb101 as bench101
 import torch
 from fuzzing import Target, as_json, mangled, twisted
+from hydra.types import RunMode
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
@@ -29,7 +30,7 @@ from nasx.benchmarks.nb101 import graph_of, prune
 from nasx.benchmarks.nb201 import Nb201
 from nasx.cli import arguments, listing, main, preflight, report, status, table
 from nasx.cli import help as help_
-from nasx.config import commands, instantiate, paths
+from nasx.config import commands, compose, instantiate, paths
 from nasx.data import folder, layouts, splits
 from nasx.errors import UserError
 from nasx.export import model
@@ -41,9 +42,9 @@ def _spaces() -> list[Any]:
     files = sorted((paths.conf_dir() / "space").glob("*.yaml"))
     return [
         instantiate.build(
-            preflight.resolved(
-                preflight.make_loader().load_configuration("search", [f"space={file.stem}"], preflight.RunMode.RUN)
-            )[0]["space"]
+            compose.resolved(compose.make_loader().load_configuration("search", [f"space={file.stem}"], RunMode.RUN))[
+                0
+            ]["space"]
         )
         for file in files
     ]

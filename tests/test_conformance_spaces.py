@@ -26,12 +26,13 @@ from nasx.cli import preflight
 from nasx.config import check, instantiate, paths
 from nasx.config.settings import EngineSettings
 from nasx.core.bilevel import Batch, Search, gradient
+from nasx.core.trees import Tree
 from nasx.errors import UserError
 from nasx.jobs import search as jobs_search
 from nasx.searcher.loop import Loop
 from nasx.searcher.problem import RelaxedProblem, weights
 from nasx.spaces import modules, operations
-from nasx.spaces.base import Genotype, Space, Tree
+from nasx.spaces.base import Genotype, Space
 from nasx.spaces.mixed_cell import RelaxedCell
 from nasx.spaces.nb1shot1.supernet import ChoiceCell
 from nasx.tracking import run_folder

@@ -129,7 +129,8 @@ def entries(tree: Tree) -> Iterator[Tensor]:
 def implicit(view: Search, at: Point, train: Batch, val: Batch) -> Tensor:
     """d/da L2 - M H^-1 v (m,): the exact hypergradient where the weights minimize L1."""
     d = derivatives(view, at, train, val)
-    return d.direct - d.M @ torch.linalg.solve(d.H, d.v)
+    out: Tensor = d.direct - d.M @ torch.linalg.solve(d.H, d.v)
+    return out
 
 
 class Fit(NamedTuple):

@@ -191,7 +191,8 @@ class Quadratic(ClosedForm):
     def exact(self) -> Tensor:
         """The exact hypergradient (m,) at w_star, a0."""
         w, a = flat(self.w_star()), flat(self.a0())
-        return self.D.T @ w + RHO * a + self.B.T @ torch.linalg.solve(self.A, w - self.c + self.D @ a)
+        out: Tensor = self.D.T @ w + RHO * a + self.B.T @ torch.linalg.solve(self.A, w - self.c + self.D @ a)
+        return out
 
 
 # ------------------------------------------------------------------------------------------------------ search

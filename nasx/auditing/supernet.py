@@ -213,7 +213,8 @@ def memory(work: Callable[[], object]) -> int:
     gc.collect()  # cycles of earlier searches
     with Storages() as storages:
         work()
-    return storages.peak
+    count: int = storages.peak
+    return count
 
 
 def cost(start: Start, wide: Start, build: Callable[[], Method]) -> Iterator[Finding]:

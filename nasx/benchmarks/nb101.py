@@ -170,7 +170,8 @@ class Table:
 
     def repeats(self, row: int, epochs: int = 108) -> np.ndarray:
         """Return the accuracies of one graph in percent, (3, 2): repeats by valid, test."""
-        return np.multiply(self.accuracy[row, self.epochs.index(epochs)], 100.0, dtype=np.float64)
+        percent: np.ndarray = np.multiply(self.accuracy[row, self.epochs.index(epochs)], 100.0, dtype=np.float64)
+        return percent
 
 
 @lru_cache(maxsize=2)

@@ -270,15 +270,15 @@ def step(name: str) -> Lines:
     import torch
     from hydra.types import RunMode
 
-    from nasx.cli import preflight
+    from nasx.config import compose
     from nasx.searcher.job import SearchJob
     from nasx.tracking.session import session
 
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="nasx-doctor-") as folder:
         overrides = [*STEP, f"out={folder}", f"device={name}"]
-        composed = preflight.make_loader().load_configuration("search", overrides, RunMode.RUN)
-        cfg, choices = preflight.resolved(composed)
+        composed = compose.make_loader().load_configuration("search", overrides, RunMode.RUN)
+        cfg, choices = compose.resolved(composed)
         info = {"choices": choices, "overrides": overrides, "command": "nasx doctor"}
         with session(cfg, info) as ctx:
             job = SearchJob(ctx)

@@ -35,8 +35,8 @@ from nasx.errors import UserError, printable
 from nasx.tracking import lineage, records
 
 if TYPE_CHECKING:
-    from nasx.report.cells import Edge
     from nasx.spaces.base import Space
+    from nasx.spaces.edges import Edge
     from nasx.tracking.lineage import Parent
 
 OPTIONS = (
@@ -163,7 +163,6 @@ def retrain_config(
 
     A search hands on space and dataset, a retraining its recipe too. Raises UserError.
     """
-    from nasx.cli import preflight
     from nasx.config import compose
 
     groups = (
@@ -171,7 +170,7 @@ def retrain_config(
         *(["retrain"] if run is not None and run.record.get("kind") == "retrain" else []),
     )
     theirs = {group: (str(run.choices.get(group) or ""), run.block(group)) for group in groups} if run else {}
-    loader, keys = preflight.make_loader(), [value.partition("=")[0].partition(".")[2] for value in values]
+    loader, keys = compose.make_loader(), [value.partition("=")[0].partition(".")[2] for value in values]
     chosen = {
         **given,
         **{
@@ -194,10 +193,9 @@ def retrain_config(
 
 def find_space(text: str) -> str:
     """The first space that has the genotype: DARTS' and NAS-Bench-201's before their relatives. Raises UserError."""
-    from nasx.cli import preflight
     from nasx.config import compose
 
-    loader = preflight.make_loader()
+    loader = compose.make_loader()
     names = sorted(compose.options(loader, "space"), key=lambda name: (name not in ("darts", "nb201"), name))
     for name in names:
         space: Space = instantiate.build(compose_job({"space": name})[0]["space"])
@@ -220,12 +218,13 @@ def compose_job(
     from hydra.types import RunMode
 
     from nasx.cli import arguments, preflight
+    from nasx.config import compose
 
     groups = ("space", "dataset", "retrain" if command == "retrain" else "method")
     chosen = [f"{group}={given[group]}" for group in groups if given.get(group)]
     line = arguments.Line(("--cfg=job",), (*chosen, *values))
     preflight.check_line(command, line)
-    return preflight.resolved(preflight.make_loader().load_configuration(command, list(line.overrides), RunMode.RUN))
+    return compose.resolved(compose.make_loader().load_configuration(command, list(line.overrides), RunMode.RUN))
 
 
 def images(

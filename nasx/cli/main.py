@@ -314,7 +314,6 @@ def _hydra(command: str, line: Line, folder: Path | None) -> int | None:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from nasx.cli import preflight
     from nasx.config import compose, paths, sweeps
     from nasx.tracking import sweep_log
 
@@ -330,7 +329,7 @@ def _hydra(command: str, line: Line, folder: Path | None) -> int | None:
         try:
             task()
         except (HydraException, OmegaConfBaseException) as error:
-            raise preflight.translate(error) from error
+            raise compose.translate(error) from error
         if _raised:
             raise _raised.pop()
         return None

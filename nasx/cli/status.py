@@ -194,7 +194,8 @@ def left(rows: Sequence[Mapping[str, Any]], epochs: int | None, since_s: float) 
     (first, began), (last, ended) = timed[0] if len(timed) > 1 else (0, 0.0), timed[-1]
     if last <= first or last >= epochs:  # after the last epoch there may be a choice, of no known length
         return None
-    return max((ended - began) / (last - first) * (epochs - last) - max(since_s, 0.0), 0.0)
+    left_s: float = max((ended - began) / (last - first) * (epochs - last) - max(since_s, 0.0), 0.0)
+    return left_s
 
 
 # ---------------------------------------------------------------------------------------------------- sweeps

@@ -23,15 +23,41 @@ from typing import Any, ClassVar, NamedTuple, Protocol, Self
 import torch
 from torch import Tensor
 
-from nasx.core.batch import Batch
+from nasx.core.batch import Batch, Carried, state_kwargs, store_state, without_writes
 from nasx.core.draws import Draws
 from nasx.core.schedules import scaled
 from nasx.core.selection import Selection
-from nasx.core.trees import Decision, Number, Second, Tree, combine, detached, gradient, like, norm, shortened
+from nasx.core.trees import (
+    Decision,
+    Number,
+    Second,
+    Tree,
+    combine,
+    detached,
+    directional,
+    dot,
+    frozen,
+    gradient,
+    gradients,
+    like,
+    norm,
+    shift,
+    shortened,
+    step_length,
+    vanishes,
+)
 from nasx.errors import UserError
 
-from nasx.core.batch import Carried, without_writes, store_state, state_kwargs  # isort: skip # noqa: F401 (for loops and networks)
-from nasx.core.trees import directional, dot, frozen, gradients, shift, step_length, vanishes  # isort: skip # noqa: F401
+# What methods import: the interface, and the tools on trees of tensors.
+# fmt: off
+__all__ = [
+    "Activate", "Batch", "Carried", "Cost", "Decision", "Method", "Number", "Outcome", "Problem", "Search",
+    "Second", "Selection", "Snapshot", "Tree", "combine", "detached", "directional", "dot", "frozen",
+    "gradient", "gradients", "like", "logs", "norm", "shift", "shortened", "state_kwargs", "step_length",
+    "store_state", "vanishes", "without_writes",
+]
+# fmt: on
+
 
 Activate = Callable[[Tensor], Tensor]
 
@@ -121,7 +147,8 @@ class Search:
     @property
     def lr(self) -> float:
         """Current learning rate of the weights."""
-        return self.w_opt.param_groups[0]["lr"]
+        rate: float = self.w_opt.param_groups[0]["lr"]
+        return rate
 
     def mixture(self, a: Tree, batch: Batch) -> Tree:
         """Return the mixture weights of `a` for passes over `batch`; `sampler` is their only source of randomness."""

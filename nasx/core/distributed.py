@@ -198,7 +198,8 @@ class SyncNorm(nn.BatchNorm2d):
                 self.running_var.lerp_((var * n / (n - 1)).to(self.running_var.dtype), self.momentum)
         scale = (var + self.eps).rsqrt() if self.weight is None else self.weight * (var + self.eps).rsqrt()
         shift = -mean * scale if self.bias is None else self.bias - mean * scale
-        return (wide * scale[:, None, None] + shift[:, None, None]).to(x.dtype)
+        out: Tensor = (wide * scale[:, None, None] + shift[:, None, None]).to(x.dtype)
+        return out
 
 
 def convert_sync_batchnorm(network: N, device: torch.device) -> N:
@@ -206,7 +207,8 @@ def convert_sync_batchnorm(network: N, device: torch.device) -> N:
     if world_size() == 1:
         return network
     if device.type == "cuda":
-        return nn.SyncBatchNorm.convert_sync_batchnorm(network)
+        converted: N = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+        return converted
     for module in list(network.modules()):
         for name, child in module.named_children():
             if type(child) is nn.BatchNorm2d:

@@ -80,7 +80,8 @@ def combine(x: Tree, y: Tree, scale: Number) -> Tree:
 
 def norm(tree: Tree) -> Tensor:
     """Compute the global Euclidean norm as a 0-d tensor, without host synchronization."""
-    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(tree.values()))))
+    out: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(tree.values()))))
+    return out
 
 
 def dot(x: Tree, y: Tree) -> Tensor:

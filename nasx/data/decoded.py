@@ -26,7 +26,7 @@ import os
 import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 from weakref import WeakSet
 
 import numpy as np
@@ -59,10 +59,9 @@ def pixels(path: Path) -> Tensor:
         raw = decode.raw(path)
         if decode.plain_jpeg(raw):
             with contextlib.suppress(ImportError, RuntimeError, ValueError):  # fall back to PIL
-                from torchcodec.decoders import decode_jpeg
+                from torchcodec.decoders import decode_jpeg  # type: ignore[attr-defined]
 
-                decoded: Any = decode_jpeg(raw, mode="RGB")  # a list only for a list of sources
-                return decoded
+                return cast(Tensor, decode_jpeg(raw, mode="RGB"))  # a list only for a list of sources
         return torch.from_numpy(np.array(decode.decoded(raw)[0])).permute(2, 0, 1).contiguous()
     except decode.UnreadableError as error:
         raise UserError(
@@ -122,10 +121,12 @@ class Views(Dataset[Any]):
         """Return one image, uint8 (3, size, size), transformed for training (with a seed) or for evaluation."""
         image = pixels(self.files.folder / os.fsdecode(self.files.names[item]))
         if seed is None:
-            return self.plain(image)
+            plain: Tensor = self.plain(image)
+            return plain
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)  # torch.manual_seed would reach the GPUs too
-            return self.training(image)
+            transformed: Tensor = self.training(image)
+            return transformed
 
 
 def pieces(keys: Sequence[Key]) -> Iterator[Sequence[Key]]:

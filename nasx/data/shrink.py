@@ -19,7 +19,8 @@ CHUNK = 1024
 def weights(n: int, m: int) -> np.ndarray:
     """Return the overlaps (m, n) of target and source pixels in units of 1 / m of a source pixel; rows sum to n."""
     i, j = np.arange(n), np.arange(m)[:, None]
-    return np.maximum(0, np.minimum((i + 1) * m, (j + 1) * n) - np.maximum(i * m, j * n))
+    overlaps: np.ndarray = np.maximum(0, np.minimum((i + 1) * m, (j + 1) * n) - np.maximum(i * m, j * n))
+    return overlaps
 
 
 def square(x: np.ndarray) -> np.ndarray:

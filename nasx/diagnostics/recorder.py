@@ -217,7 +217,8 @@ class Watch:
 
     def ended(self) -> dict[str, Any] | None:
         """Return the result of the stopping rule on the rows so far."""
-        return self.stop.found(self.rows, self.epochs)
+        found: dict[str, Any] | None = self.stop.found(self.rows, self.epochs)
+        return found
 
     def cost(self) -> dict[str, Any] | None:
         """Return forward and backward passes and seconds of all diagnostics so far; None without any."""

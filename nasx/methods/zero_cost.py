@@ -153,4 +153,5 @@ def features(network: nn.Module, x: Tensor, gen: torch.Generator) -> Tensor:
             f"{type(network).__name__} has no method features(x, gen), which this method reads",
             "add it: the map before the global pool (nasx/spaces/base.py, Network)",
         )
-    return found(x, gen)
+    out: Tensor = found(x, gen)
+    return out

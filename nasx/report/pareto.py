@@ -53,7 +53,8 @@ class Plane(NamedTuple):
 
     def known(self) -> np.ndarray:
         """Cost and accuracy (n, 2) of the cells whose accuracy is known."""
-        return np.column_stack([self.cost, self.accuracy])[~np.isnan(self.accuracy)]
+        points: np.ndarray = np.column_stack([self.cost, self.accuracy])[~np.isnan(self.accuracy)]
+        return points
 
 
 def front(points: np.ndarray) -> np.ndarray:

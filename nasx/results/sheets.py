@@ -93,7 +93,10 @@ def chosen(row: Mapping[str, Any]) -> str:
     """Describe the choice of the row's cell: `best of 4`, with `chosen on the test set` if so; else empty."""
     if not row.get("best_of"):
         return ""
-    return f"best of {int(row['best_of'])}" + ", chosen on the test set" * row["std_over"].endswith("by test accuracy")
+    text: str = f"best of {int(row['best_of'])}" + ", chosen on the test set" * row["std_over"].endswith(
+        "by test accuracy"
+    )
+    return text
 
 
 def marks(row: Mapping[str, Any]) -> str:

@@ -252,7 +252,8 @@ class SearchJob(Job):
             return detached(self.problem.relax(self.search.a))
         stopped = self.watch.ended()
         if stopped and self.loop.stopped:
-            return self.space.encode(self.space.parse(stopped["genotype"]))
+            earlier: Tree = self.space.encode(self.space.parse(stopped["genotype"]))
+            return earlier
         gen, train = torch.Generator().manual_seed(hashed(self.ctx.config["seed"], "choose")), self.watch.train
         selection = Selection(
             self.score,
@@ -270,7 +271,8 @@ class SearchJob(Job):
             lambda: train.at(train.position),
             self.chosen,
         )
-        return self.method.select(self.search, selection)
+        chosen: Tree = self.method.select(self.search, selection)
+        return chosen
 
     def final(self) -> dict[str, float]:
         """The supernet's last evaluation: that of the last epoch's row where it has one."""

@@ -54,7 +54,7 @@ class Storages(TorchDispatchMode):
     """Counts the bytes of all storages that operations return while it is active."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.bytes = self.peak = 0
         self.seen: set[int] = set()
 

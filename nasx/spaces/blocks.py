@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nasx.spaces.base import Tree
+from nasx.core.trees import Tree
 from nasx.spaces.edge_operations import Norm, shifted, weight
 
 if TYPE_CHECKING:
@@ -81,7 +81,8 @@ class ConvNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(x) if self.relu else x
-        return self.norm(F.conv2d(x, self.weight, stride=self.stride, padding=self.kernel // 2))
+        out: Tensor = self.norm(F.conv2d(x, self.weight, stride=self.stride, padding=self.kernel // 2))
+        return out
 
 
 class FactorizedReduceNorm(nn.Module):
@@ -95,9 +96,9 @@ class FactorizedReduceNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         r = F.relu(x)
-        return self.norm(
-            torch.cat([F.conv2d(r, self.weight1, stride=2), F.conv2d(shifted(r), self.weight2, stride=2)], 1)
-        )
+        halves = torch.cat([F.conv2d(r, self.weight1, stride=2), F.conv2d(shifted(r), self.weight2, stride=2)], 1)
+        out: Tensor = self.norm(halves)
+        return out
 
 
 class Ordered(nn.Module):

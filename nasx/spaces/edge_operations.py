@@ -116,7 +116,8 @@ class EdgeOperations(nn.Module):
 
     def split(self, x: Tensor) -> Tensor:
         """(n, E * C, h, w) -> (n, E, C, h, w)."""
-        return x.unflatten(1, (self.edges, -1))
+        out: Tensor = x.unflatten(1, (self.edges, -1))
+        return out
 
     def draw(self, shape: torch.Size, like: Tensor, gen: torch.Generator | None) -> Tensor | None:
         """Random tensor (E first) that the operation needs for a pass over an input of this shape, if any."""
@@ -227,7 +228,8 @@ class Conv(EdgeOperations):
     def single(self, x: Tensor, i: int, noise: Tensor | None) -> Tensor:
         part = self.part(i)
         y = F.conv2d(F.relu(x), self.weight[part], stride=self.stride, padding=self.kernel // 2)
-        return self.norm(y, part=part)
+        out: Tensor = self.norm(y, part=part)
+        return out
 
 
 class ConvNormReLU(EdgeOperations):
@@ -274,7 +276,8 @@ class FactorizedReduce(EdgeOperations):
     def single(self, x: Tensor, i: int, noise: Tensor | None) -> Tensor:
         r, half = F.relu(x), self.part(i, self.channels // 2)
         y1, y2 = F.conv2d(r, self.weight1[half], stride=2), F.conv2d(shifted(r), self.weight2[half], stride=2)
-        return self.norm(torch.cat([y1, y2], 1), part=self.part(i))
+        out: Tensor = self.norm(torch.cat([y1, y2], 1), part=self.part(i))
+        return out
 
 
 class Separable(EdgeOperations):
@@ -304,7 +307,8 @@ class Separable(EdgeOperations):
         """One dense kernel per edge, (E * C, C, k, k): pointwise[o, i] depthwise[i]."""
         e, c, k = self.edges, self.channels, self.kernel
         dense = self.pointwise[block].view(e, c, c, 1, 1) * self.depthwise[block].view(e, 1, c, k, k)
-        return dense.view(e * c, c, k, k)
+        out: Tensor = dense.view(e * c, c, k, k)
+        return out
 
     def spread_out(self, r: Tensor) -> Tensor:
         """First block: one input (n, C, h, w) for all edges -> (n, E * C, h', w')."""

@@ -152,7 +152,8 @@ class MixedEdges(nn.Module):
                 if (mask := masks[i]) is not None:
                     kept[..., column].index_copy_(1, self.get_buffer(f"place{i}"), mask.flatten(1))
             scales = scales * kept
-        return torch.bmm(scales, values.flatten(2)).unflatten(2, shape)
+        out: Tensor = torch.bmm(scales, values.flatten(2)).unflatten(2, shape)
+        return out
 
     def edgewise(self, x: Tensor, rows: Tensor, drawn: list[RandomTensors]) -> list[Tensor | None]:
         """The naive path: edge by edge, operation by operation, over slices of the merged weights."""

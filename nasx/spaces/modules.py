@@ -91,7 +91,8 @@ class ReLUConvBN(nn.Module):
         self.norm = norm(c_out)
 
     def forward(self, x: Tensor, gen: Generator = None) -> Tensor:
-        return self.norm(self.conv(F.relu(x)))
+        out: Tensor = self.norm(self.conv(F.relu(x)))
+        return out
 
 
 class ConvBNReLU(nn.Module):
@@ -121,7 +122,8 @@ class SepConv(nn.Module):
 
     def forward(self, x: Tensor, gen: Generator = None) -> Tensor:
         x = self.norm1(self.pointwise1(self.depthwise1(F.relu(x))))
-        return self.norm2(self.pointwise2(self.depthwise2(F.relu(x))))
+        out: Tensor = self.norm2(self.pointwise2(self.depthwise2(F.relu(x))))
+        return out
 
 
 class DilConv(nn.Module):
@@ -136,7 +138,8 @@ class DilConv(nn.Module):
         self.norm = norm(channels)
 
     def forward(self, x: Tensor, gen: Generator = None) -> Tensor:
-        return self.norm(self.pointwise(self.depthwise(F.relu(x))))
+        out: Tensor = self.norm(self.pointwise(self.depthwise(F.relu(x))))
+        return out
 
 
 class FactorizedReduce(nn.Module):
@@ -151,7 +154,8 @@ class FactorizedReduce(nn.Module):
     def forward(self, x: Tensor, gen: Generator = None) -> Tensor:
         x = F.relu(x)
         shifted = F.pad(x, (0, x.size(3) % 2, 0, x.size(2) % 2))[:, :, 1:, 1:]
-        return self.norm(torch.cat([self.conv1(x), self.conv2(shifted)], dim=1))
+        out: Tensor = self.norm(torch.cat([self.conv1(x), self.conv2(shifted)], dim=1))
+        return out
 
 
 class ResidualBlock(nn.Module):
@@ -167,4 +171,5 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor, gen: Generator = None) -> Tensor:
         # an odd map loses its last row in the pooling but not in the strided convolution: pad by repetition
         pooled = self.pool(F.pad(x, (0, x.size(3) % 2, 0, x.size(2) % 2), mode="replicate"))
-        return self.conv_b(self.conv_a(x)) + self.shortcut(pooled)
+        out: Tensor = self.conv_b(self.conv_a(x)) + self.shortcut(pooled)
+        return out

@@ -105,7 +105,8 @@ class Session:
     @property
     def checkpoint_due(self) -> bool:
         """Whether so much time has passed since the last checkpoint that the next step should end with one."""
-        return time.monotonic() - self.saved > self.config["checkpoint_s"]
+        due: bool = time.monotonic() - self.saved > self.config["checkpoint_s"]
+        return due
 
     def check_signals(self, save: Callable[[], None]) -> None:
         """After a step: save and stop if a signal asked for it, in any of the processes."""

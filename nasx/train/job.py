@@ -81,7 +81,10 @@ class RetrainJob(Job):
 
     def ordered(self, part: str, index: Any, batch: int) -> Iterator[Batch]:
         """Yield this rank's batches of a part of the dataset, in order."""
-        return self.data.ordered(part, index, batch=batch, first=distributed.rank(), step=distributed.world_size())
+        batches: Iterator[Batch] = self.data.ordered(
+            part, index, batch=batch, first=distributed.rank(), step=distributed.world_size()
+        )
+        return batches
 
     def test(self) -> Iterator[Batch]:
         """Yield the batches of the test set, or of the held-out training images."""

@@ -129,7 +129,8 @@ class AuxiliaryHead(nn.Module):
                 f"pixels, but those of these images are {x.size(2)}x{x.size(3)}",
                 f"set {self.without}, or use images of the size that the stem is designed for (32 or 224)",
             )
-        return self.classifier(self.features(x).flatten(1))
+        out: Tensor = self.classifier(self.features(x).flatten(1))
+        return out
 
 
 def dropped(x: Tensor, drop_path: float, gen: torch.Generator | None) -> Tensor:

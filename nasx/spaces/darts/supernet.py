@@ -11,8 +11,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from nasx.core.trees import Number
-from nasx.spaces.base import Logits, Supernet, Tree
+from nasx.core.trees import Number, Tree
+from nasx.spaces.base import Logits, Supernet
 from nasx.spaces.blocks import ConvNorm, FactorizedReduceNorm, Ordered, Sizes
 from nasx.spaces.edge_operations import Style
 from nasx.spaces.mixed_cell import Edge, RelaxedCell

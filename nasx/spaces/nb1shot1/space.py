@@ -47,10 +47,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 import torch
 
-from nasx.core.trees import Decision
+from nasx.core.trees import Decision, Tree
 from nasx.errors import UserError
 from nasx.spaces import rules
-from nasx.spaces.base import Genotype, Space, Supernet, Tree
+from nasx.spaces.base import Genotype, Space, Supernet
 from nasx.spaces.cost import plain_only
 from nasx.spaces.expected_cost import CostModel, Counter
 from nasx.spaces.selection import best, top
@@ -201,7 +201,10 @@ class Nb1Shot1(Space):
 
     def size(self) -> int:
         """Number of choices; `distinct` counts cells."""
-        return len(OPERATIONS) ** self.blocks * prod(comb(self.shapes()[n][-1], k) for n, k in self.choices.items())
+        count: int = len(OPERATIONS) ** self.blocks * prod(
+            comb(self.shapes()[n][-1], k) for n, k in self.choices.items()
+        )
+        return count
 
     def distinct(self) -> int:
         """Number of choices that differ once blocks that do not reach the output are left out."""

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nasx.core.trees import Number
-from nasx.spaces.base import Logits, Supernet, Tree
+from nasx.core.trees import Number, Tree
+from nasx.spaces.base import Logits, Supernet
 from nasx.spaces.blocks import ConvNorm, Sizes
 from nasx.spaces.edge_operations import ConvNormReLU, Style
 from nasx.spaces.mixed_cell import Edge, MixedEdges, RandomTensors

@@ -32,8 +32,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 import torch
 import torch.nn.functional as F
 
+from nasx.core.trees import Tree
 from nasx.spaces import genotypes, rules
-from nasx.spaces.base import Activate, Genotype, Space, Supernet, Tree
+from nasx.spaces.base import Activate, Genotype, Space, Supernet
 from nasx.spaces.cost import plain_only
 from nasx.spaces.expected_cost import Site
 from nasx.spaces.published import resolve
@@ -124,7 +125,8 @@ class Nb201(Space):
         return Nb201Genotype(cell)
 
     def size(self) -> int:
-        return len(self.edge_operations("cell")[0]) ** len(EDGES)
+        count: int = len(self.edge_operations("cell")[0]) ** len(EDGES)
+        return count
 
     def network(
         self,

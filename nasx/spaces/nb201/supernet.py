@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nasx.core.trees import Number
-from nasx.spaces.base import Logits, Supernet, Tree
+from nasx.core.trees import Number, Tree
+from nasx.spaces.base import Logits, Supernet
 from nasx.spaces.blocks import ConvNorm, Ordered, Sizes
 from nasx.spaces.edge_operations import Norm, Style, weight
 from nasx.spaces.mixed_cell import Edge, RelaxedCell
@@ -42,7 +42,8 @@ class Residual(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         h, w = x.shape[2] % 2, x.shape[3] % 2  # odd maps: pad by repetition, as the network does (modules.py)
         pooled = F.avg_pool2d(F.pad(x, (0, w, 0, h), mode="replicate") if h or w else x, 2)
-        return self.conv2(self.conv1(x)) + F.conv2d(pooled, self.shortcut)
+        out: Tensor = self.conv2(self.conv1(x)) + F.conv2d(pooled, self.shortcut)
+        return out
 
 
 class Nb201Supernet(Supernet):

@@ -23,8 +23,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nasx.core.trees import Number
-from nasx.spaces.base import Logits, Network, Supernet, Tree
+from nasx.core.trees import Number, Tree
+from nasx.spaces.base import Logits, Network, Supernet
 from nasx.spaces.cost import no_drop_path
 from nasx.spaces.edge_operations import Norm
 

@@ -29,10 +29,10 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from nasx.core.trees import Decision
+from nasx.core.trees import Decision, Tree
 from nasx.errors import UserError
 from nasx.spaces import rules
-from nasx.spaces.base import Genotype, Network, Space, Supernet, Tree
+from nasx.spaces.base import Genotype, Network, Space, Supernet
 from nasx.spaces.cost import plain_only
 from nasx.spaces.selection import best, choosable
 
@@ -137,7 +137,8 @@ class Recurrent(Space):
         return genotype
 
     def size(self) -> int:
-        return factorial(self.nodes) * len(self.choosable) ** self.nodes
+        count: int = factorial(self.nodes) * len(self.choosable) ** self.nodes
+        return count
 
     def example(self, n: int, shape: tuple[int, ...]) -> Tensor:
         """Segments of so many words."""
