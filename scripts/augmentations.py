@@ -18,7 +18,7 @@ from torch import Tensor
 
 from nasx.cli.info import compose_job
 from nasx.config import instantiate
-from nasx.data.stream import Batch
+from nasx.data.batch_stream import Batch
 from nasx.report import style
 from nasx.train import recipe
 

@@ -28,7 +28,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from nasx.config.settings import EngineSettings
 from nasx.core.bilevel import Batch, Method, Search, detached, gradients
 from nasx.data.augment import Augment
-from nasx.data.stream import Stream
+from nasx.data.batch_stream import Stream
 from nasx.methods.amended import Amended
 from nasx.methods.darts import Darts as DartsMethod
 from nasx.methods.idarts import IDarts

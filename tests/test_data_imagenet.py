@@ -24,10 +24,10 @@ from jobs import Job, nasx
 from torch import Tensor
 
 from nasx.data import decoded
+from nasx.data.batch_stream import Batch
 from nasx.data.decoded import Decoded
 from nasx.data.imagenet import ImageNet, Photos
 from nasx.data.splits import splits
-from nasx.data.stream import Batch
 from nasx.errors import UserError
 from nasx.tracking import records
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from nasx.data.augment import Augment
+from nasx.data.batch_stream import Batch, Order, Stream, device_images, evaluation, hashed
 from nasx.data.images import Digits
-from nasx.data.stream import Batch, Order, Stream, device_images, evaluation, hashed
 from nasx.errors import UserError
 
 AUGMENT = Augment(pad=2, flip=True, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25), cutout=4)

@@ -17,7 +17,7 @@ from nasx.cli import bench, compare, doctor, export, info, report, status, table
 from nasx.data import listing
 from nasx.errors import cleaned
 from nasx.report import run_summary
-from nasx.results import render
+from nasx.results import table_formats
 from nasx.tracking import lineage, progress, sweep_log
 
 STEER, MARKUP, FORMULA, LINK = (
@@ -169,7 +169,7 @@ def test_numbers_stay_numbers_in_a_spreadsheet() -> None:
     import pandas as pd
 
     frame = pd.DataFrame({"=x": [-1.5, 2.0], "text": ["-x", "plain"], "n": [-3, 4], "none": [None, "=1"]})
-    assert render.spreadsheet(frame) == "'=x,text,n,none\n-1.5,'-x,-3,\n2.0,plain,4,'=1\n"
+    assert table_formats.spreadsheet(frame) == "'=x,text,n,none\n-1.5,'-x,-3,\n2.0,plain,4,'=1\n"
 
 
 def test_a_model_card_holds_it_as_text() -> None:
@@ -181,6 +181,7 @@ def test_a_model_card_holds_it_as_text() -> None:
         "settings": {"epochs": key},
         "seed": key,
         "image": [key, 1, 2],
+        "preprocessing": [key],
         "classes": [key],
         "normalization": {"mean": [key], "std": [key]},
         "nasx": key,

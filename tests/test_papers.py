@@ -12,8 +12,7 @@ from finished import retrained, writer
 
 from nasx.cli import table as cli_table
 from nasx.errors import UserError
-from nasx.results import published, targets
-from nasx.results import sheets as results_sheets
+from nasx.results import published, table_columns, targets
 from nasx.results.aggregate import summary
 from nasx.results.collect import collect
 
@@ -200,7 +199,7 @@ def test_a_chosen_cell_stands_beside_no_mean_over_searches_and_is_marked(make):
     )
     assert not len(beside()[1])
     row = {**summary(collect(make.root), reference=False).set_index("kind").loc["retrain"]}
-    assert results_sheets.name(row) == "lambda (best of 4, chosen on the test set)"
+    assert table_columns.name(row) == "lambda (best of 4, chosen on the test set)"
     line = {"selection": "", "row": "a row that does not say how its cell was chosen"}
     assert published._chosen_alike(line, row)
     assert not published._chosen_alike({**line, "selection": "best of 2"}, row)

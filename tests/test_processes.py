@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from nasx.config.settings import RetrainSettings
 from nasx.core import distributed
-from nasx.data.stream import Batch
+from nasx.data.batch_stream import Batch
 from nasx.errors import UserError
 from nasx.spaces.darts.genotype import read
 from nasx.spaces.darts.network import DartsNetwork

@@ -13,7 +13,7 @@ import pytest
 from nasx.cli import report
 from nasx.errors import UserError
 from nasx.report import cells, charts, checklist, html
-from nasx.results import sheets
+from nasx.results import table_columns
 from nasx.results.aggregate import summary
 from nasx.results.collect import collect, rows_of
 from nasx.tracking import run_folder
@@ -299,8 +299,8 @@ def test_times_are_sorted_by_their_seconds(make):
     found = [float(value) for name, value in page.attributes if name == "data-sort"]
     assert found == [100_224.0, 90.0, 100_000.0, 90.0]  # 1.16 and 1.5 CPU-days and min, then the records' own
     assert "dataset.sort" in text
-    assert sheets.seconds("1.50 ± 0.10 (n=3) GPU-hours") == 5400
-    assert sheets.seconds("1.50 hours") is None
+    assert table_columns.seconds("1.50 ± 0.10 (n=3) GPU-hours") == 5400
+    assert table_columns.seconds("1.50 hours") is None
 
 
 def test_the_same_runs_give_the_same_bytes(make):

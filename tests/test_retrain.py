@@ -26,7 +26,7 @@ from nasx.cli import arguments, preflight
 from nasx.config import check, instantiate, paths
 from nasx.config import compose as composing
 from nasx.config.settings import RetrainSettings
-from nasx.data.stream import Batch
+from nasx.data.batch_stream import Batch
 from nasx.errors import UserError
 from nasx.jobs import retrain
 from nasx.spaces.base import Logits

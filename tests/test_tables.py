@@ -17,7 +17,7 @@ from nasx.cli import table as cli_table
 from nasx.config import identity
 from nasx.errors import UserError
 from nasx.results import aggregate as numbers
-from nasx.results import conditions, render, sheets
+from nasx.results import conditions, table_columns, table_formats
 from nasx.results.aggregate import benchmark_reference, summary
 from nasx.results.collect import collect, rows_of
 
@@ -44,7 +44,7 @@ def test_one_run_has_no_deviation(make):
     make(valid=90.123)
     table = summary(collect(make.root), reference=False)
     assert math.isnan(table["cifar10.valid_std"][0])
-    text = render.markdown(sheets.sheets(table))
+    text = table_formats.markdown(table_columns.sheets(table))
     assert "90.12 |" in text
     assert "Single runs (n = 1)" in text
     assert "±" not in text.replace("so no ±", "")
@@ -136,7 +136,7 @@ def test_columns_that_split_rows_are_shown(make):
     for seed in (3, 4):
         make(seed=seed)
     for group, header in ((["seed"], "seed"), (["device", "seed"], "seed"), (["commit"], None), ([], None)):
-        (sheet,) = sheets.sheets(summary(collect(make.root), group), group=group)
+        (sheet,) = table_columns.sheets(summary(collect(make.root), group), group=group)
         assert ("seed" in sheet.header) == (header == "seed")
         if header:
             assert {row[sheet.header.index("seed")] for row in sheet.rows} >= {"3", "4"}
@@ -145,14 +145,14 @@ def test_columns_that_split_rows_are_shown(make):
 def test_protocols_in_one_sheet_are_said(make):
     make()
     make(protocol="nats", seed=1)
-    (sheet,) = sheets.sheets(summary(collect(make.root)))
+    (sheet,) = table_columns.sheets(summary(collect(make.root)))
     assert "protocol" in sheet.header
     assert "rows differ in protocol (nats, nb201-v1): compare within one protocol only" in sheet.notes
 
 
 def test_missing_test_accuracies_are_said(make):
     make()
-    (sheet,) = sheets.sheets(summary(collect(make.root), reference=False))
+    (sheet,) = table_columns.sheets(summary(collect(make.root), reference=False))
     assert sheet.rows[0][sheet.header.index("CIFAR-10 test")] == "n/a"
     assert any(note.startswith("n/a: `nasx bench get nb201-test` downloads test accuracies") for note in sheet.notes)
 
@@ -161,7 +161,7 @@ def test_reference_rows_are_the_benchmark_and_carry_no_n(make, monkeypatch):
     make()
     values = {"random": {"valid": 83.5, "test": 87.0}, "optimum": {"valid": 91.61, "test": 94.37}}
     monkeypatch.setattr(numbers, "benchmark_reference", lambda benchmark, dataset, edges=(): values)
-    (sheet,) = sheets.sheets(summary(collect(make.root)))
+    (sheet,) = table_columns.sheets(summary(collect(make.root)))
     valid, n = sheet.header.index("CIFAR-10 valid"), sheet.header.index("n")
     assert [(row[0], row[valid], row[n]) for row in sheet.rows[1:]] == [
         ("optimum (of each column)", "91.61", ""),
@@ -185,7 +185,7 @@ def test_reference_rows_are_of_the_cells_that_a_space_allows(make):
         make(seed=seed, family=family, among=among, overrides=[f"seed={seed}", f"x={edges}"])
     table = summary(collect(make.root))
     assert sorted(table[table["reference"] == ""]["n"]) == [1, 1, 1, 2]
-    made = {sheets.name(row): row["cifar10.valid_mean"] for row in rows_of(table) if row["reference"]}
+    made = {table_columns.name(row): row["cifar10.valid_mean"] for row in rows_of(table) if row["reference"]}
     assert {name: round(value, 2) for name, value in made.items() if "3x3" not in name} == {
         "optimum (of each column)": 91.61,
         "random cell (benchmark mean)": 83.69,
@@ -215,7 +215,7 @@ def test_what_the_deviation_of_a_retraining_is_over(make, cells, over):
     row = only(table, kind="retrain")
     assert (row["method"], row["space"], row["n"], row["std_over"]) == ("idarts", "darts", len(cells), over)
     assert row["test_accuracy_mean"] == pytest.approx(97 + (len(cells) - 1) / 20, abs=1e-9)
-    accuracy, error = (render.markdown(sheets.sheets(table, error=flag)) for flag in (False, True))
+    accuracy, error = (table_formats.markdown(table_columns.sheets(table, error=flag)) for flag in (False, True))
     assert "test accuracy" in accuracy
     assert over in accuracy
     assert "test error" in error
@@ -248,7 +248,7 @@ def test_reduced_is_read_from_what_was_changed(make):
 def test_cost_names_its_unit(make, seconds, device, text):
     make(wall_s=seconds, hardware={"device": device, "name": "X"})
     row = summary(collect(make.root), reference=False).to_dict("records")[0]
-    assert sheets.cost(row) == text
+    assert table_columns.cost(row) == text
 
 
 # -------------------------------------------------------------------------------------------------------- forms
@@ -274,10 +274,10 @@ def test_forms_are_deterministic_and_say_the_same(make, capsys):
 
 
 def test_latex_is_escaped_and_markdown_keeps_its_columns():
-    sheet = render.Sheet(
+    sheet = table_formats.Sheet(
         "50 % of a_b & c", ("a_b", "n"), (("x|y", "1.0 ± 0.1"),), notes=("under_score",), left=frozenset({0})
     )
-    latex = render.latex([sheet])
+    latex = table_formats.latex([sheet])
     assert r"a\_b & n \\" in latex
     assert r"x\textbar{}y & 1.0 $\pm$ 0.1 \\" in latex
     assert r"50 \% of a\_b \& c." in latex
@@ -285,14 +285,14 @@ def test_latex_is_escaped_and_markdown_keeps_its_columns():
     assert r"{lr}" in latex
     assert r"Under\_score" not in latex
     assert r"under\_score." in latex
-    lines = render.markdown([sheet]).splitlines()
+    lines = table_formats.markdown([sheet]).splitlines()
     assert lines[2:5] == ["| a_b  |         n |", "| ---- | --------: |", "| x\\|y | 1.0 ± 0.1 |"]
 
 
 def test_a_narrow_terminal_gets_parts_that_lose_nothing():
     cells = [f"{i}.{i}{i} ± 0.{i}" for i in range(9)]
-    sheet = render.Sheet("t", ("name", *(f"c{i}" for i in range(9))), (("row", *cells),), left=frozenset({0}))
-    text = render.console([sheet], width=50)
+    sheet = table_formats.Sheet("t", ("name", *(f"c{i}" for i in range(9))), (("row", *cells),), left=frozenset({0}))
+    text = table_formats.console([sheet], width=50)
     assert all(len(line) <= 50 for line in text.splitlines())
     assert all(cell in text for cell in cells)
 
@@ -304,7 +304,7 @@ def test_a_terminal_of_80_columns_reads_each_setting_once():
             for i, text in enumerate(settings)]  # fmt: skip
     rows.append(("random cell (benchmark mean)", "", "", "83.69", "n/a", "61.30", "", "–"))
     header = ("method", "protocol", "setting", "CIFAR-10 valid", "CIFAR-10 test", "CIFAR-100 valid", "n", "cost")
-    text = render.console([render.Sheet("t", header, tuple(rows), left=frozenset({0, 1, 2}))], width=80)
+    text = table_formats.console([table_formats.Sheet("t", header, tuple(rows), left=frozenset({0, 1, 2}))], width=80)
     assert max(map(len, text.splitlines())) <= 80
     for i in range(1, 4):
         for word in settings[i - 1].split()[:2]:

@@ -262,11 +262,11 @@ def card(facts: Facts, result: Mapping[str, Any], files: Sequence[str]) -> str:
     """The model card."""
     import jinja2
 
-    from nasx.results import render
+    from nasx.results import table_formats
 
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {
-        "text": lambda value: render.safe(str(value)).replace("`", "'"),
+        "text": lambda value: table_formats.safe(str(value)).replace("`", "'"),
         "code": lambda value: str(value).replace("```", "'''"),
     }
     template = environment.from_string(CARD.read_text(encoding="utf-8"))

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from nasx import __version__
 from nasx.cli.commands import COMMANDS, PLAIN
-from nasx.core import streams
+from nasx.core import standard_streams
 from nasx.errors import UserError, of_system, printable, working_folder
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ _raised: list[Exception] = []
 
 def _job(command: str, cfg: DictConfig) -> Any:
     """Check the composed configuration, then run the job. Raises and never exits, so that a sweep continues."""
-    with streams.guarded():  # a launcher may have started this process
+    with standard_streams.guarded():  # a launcher may have started this process
         return _checked(command, cfg)
 
 
@@ -151,10 +151,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # the profiler prints its own starts and stops
     if "RANK" in os.environ:  # DDP warns, in C++, of settings that distributed.py sets on purpose
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    with streams.guarded() as output:
+    with standard_streams.guarded() as output:
         code = run_command(words)
         sys.stdout.flush()
-        if not code and (fault := streams.lost(output)):
+        if not code and (fault := standard_streams.lost(output)):
             code = print_error(fault, 2)
     sys.exit(code)
 

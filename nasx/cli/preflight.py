@@ -26,7 +26,7 @@ from nasx.cli import grid
 from nasx.cli.arguments import Line, quote_override
 from nasx.config import check, commands, components, instantiate, limits, objectives, provenance, rules, sweeps, trust
 from nasx.config.compose import Loader, make_loader, mapping, options, resolved, translate
-from nasx.config.known import FaultCache
+from nasx.config.fault_cache import FaultCache
 from nasx.core import spelling
 from nasx.errors import UserError
 from nasx.tracking import lineage

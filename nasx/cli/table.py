@@ -28,12 +28,12 @@ import pandas as pd
 from nasx.config import overrides
 from nasx.core import files
 from nasx.errors import UserError
-from nasx.results import render
+from nasx.results import table_formats
 from nasx.results.aggregate import errors, summary
 from nasx.results.collect import collect
 from nasx.results.conditions import _known, pick
-from nasx.results.render import Sheet
-from nasx.results.sheets import sheets
+from nasx.results.table_columns import sheets
+from nasx.results.table_formats import Sheet
 
 
 def _sorted(table: pd.DataFrame, by: Any) -> pd.DataFrame:
@@ -65,7 +65,7 @@ def to_csv(table: pd.DataFrame) -> str:
         else table
     )
     places = ["folder", "folders", "parent_folder", "parent_overrides", "settings", "edges"]
-    return render.spreadsheet(plain.drop(columns=places, errors="ignore"))
+    return table_formats.spreadsheet(plain.drop(columns=places, errors="ignore"))
 
 
 def main(cfg: Mapping[str, Any]) -> str:
@@ -107,11 +107,11 @@ def main(cfg: Mapping[str, Any]) -> str:
     notes = table.attrs.get("notes", [])
     out_file = ask.get("out_file")
     if form == "csv":
-        text = render.spreadsheet(table) if paper else to_csv(table)
+        text = table_formats.spreadsheet(table) if paper else to_csv(table)
     elif form == "console":
         text = _for_terminal(made, notes, to_file=bool(out_file))
     else:
-        text = {"markdown": render.markdown, "latex": render.latex}[form](made, notes)
+        text = {"markdown": table_formats.markdown, "latex": table_formats.latex}[form](made, notes)
     if out_file:
         files.write_atomic(Path(os.path.expanduser(str(out_file))), text, "name another file: out_file=FILE")
     else:
@@ -142,4 +142,4 @@ def _for_terminal(made: Sequence[Sheet], notes: Sequence[str], *, to_file: bool)
 
     on_screen = not to_file and sys.stdout.isatty()
     width = shutil.get_terminal_size().columns if on_screen else None
-    return render.console(made, notes, width=width, color=on_screen and "NO_COLOR" not in os.environ)
+    return table_formats.console(made, notes, width=width, color=on_screen and "NO_COLOR" not in os.environ)

@@ -18,8 +18,8 @@ from nasx.config.components import (
     no_default,
     value_faults,
 )
+from nasx.config.fault_cache import FaultCache
 from nasx.config.instantiate import build, foreign_packages
-from nasx.config.known import FaultCache
 from nasx.config.overrides import first_part
 from nasx.config.rules import COMBINATIONS, TRAINING_GROUPS
 from nasx.errors import UserError

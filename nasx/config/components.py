@@ -9,8 +9,8 @@ from typing import Any
 
 from nasx.config import classes, field_names, plugins, schema, setters
 from nasx.config.commands import COMMANDS, DELTAS, HOMES
+from nasx.config.fault_cache import FaultCache
 from nasx.config.instantiate import target_fault
-from nasx.config.known import FaultCache
 from nasx.config.overrides import format_value
 from nasx.config.paths import conf_dir
 from nasx.core.spelling import did_you_mean

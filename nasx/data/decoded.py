@@ -1,9 +1,9 @@
 """Batches of images decoded from disk on demand.
 
 The images of a batch, their crops, flips and colour jitter are functions of (seed, batch, position in the batch), by
-the same rules as for images in memory (stream.py). Batches are therefore the same for any number of workers, for any
-number of training processes, and after a resume. Workers decode batches ahead, in chunks of `PIECE` images; a batch
-moves to the device as bytes and is normalized there.
+the same rules as for images in memory (batch_stream.py). Batches are therefore the same for any number of workers,
+for any number of training processes, and after a resume. Workers decode batches ahead, in chunks of `PIECE` images;
+a batch moves to the device as bytes and is normalized there.
 
 Upright JPEGs in RGB or grey are decoded by torchcodec if it is installed (the extra imagenet), faster than PIL and
 with the same bits; all other images, and those that torchcodec rejects, by PIL (decode.py). A damaged image ends the
@@ -39,8 +39,8 @@ from nasx.core.draws import placed
 from nasx.core.system import signals
 from nasx.data import bounds, decode
 from nasx.data.augment import Augment
+from nasx.data.batch_stream import Batch, Order, Part, group_of, hashed
 from nasx.data.splits import Split, splits
-from nasx.data.stream import Batch, Order, Part, group_of, hashed
 from nasx.errors import UserError
 
 if TYPE_CHECKING:

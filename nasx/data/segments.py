@@ -33,7 +33,7 @@ import torch
 from torch import Tensor
 
 from nasx.data.base import Text
-from nasx.data.stream import Part, hashed
+from nasx.data.batch_stream import Part, hashed
 from nasx.errors import UserError
 
 SHORTEST, LONGER = 5, 20

@@ -6,7 +6,7 @@ scaled images. A channel that is constant over the training images has a std of 
 normalized channel is 0.
 
 A component (`Cifar10`, ...) is a frozen dataclass of settings with a fast `check()` and `open(device) -> Opened`, from
-which batches are drawn (stream.py). Datasets that fit into memory derive from `Source` and also have
+which batches are drawn (batch_stream.py). Datasets that fit into memory derive from `Source` and also have
 `load() -> Images`. Files are searched under `path`, else the environment variable NASX_DATA, else ~/.cache/nasx (XDG).
 """
 
@@ -27,7 +27,7 @@ from nasx.data.splits import Split, read_split
 from nasx.errors import UserError
 
 if TYPE_CHECKING:
-    from nasx.data.stream import Held
+    from nasx.data.batch_stream import Held
 from nasx.data.base import OFFLINE, Images, absent, data_root, statistics
 
 log = logging.getLogger("nasx")
@@ -197,7 +197,7 @@ class Source(ABC):
 
     def open(self, device: Any, *, cutout: int = 0, channels_last: bool = False, workers: int | None = None) -> Held:
         """Load the dataset onto a device. `workers` is ignored: images in memory need none. Raises UserError."""
-        from nasx.data.stream import Held  # imports torch
+        from nasx.data.batch_stream import Held  # imports torch
 
         return Held(self, self.load(), device, cutout=cutout, channels_last=channels_last)
 

@@ -47,7 +47,8 @@ class OnnxModel:
         """Return the probabilities (n, classes) of images uint8 (n, channels, h, w)."""
         scores = self(self.normalize(images))
         powers = np.exp(scores - scores.max(1, keepdims=True))
-        return powers / powers.sum(1, keepdims=True)
+        probabilities: np.ndarray = powers / powers.sum(1, keepdims=True)
+        return probabilities
 
 
 def load(path: str | Path, threads: int = 0) -> OnnxModel:

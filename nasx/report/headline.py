@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from nasx.core.quantities import better_column, lookups, of_column
-from nasx.results import random_baseline, sheets
+from nasx.results import random_baseline, table_columns
 
 CONTEXTS = 3
 """Largest number of sets of settings whose best is reported."""
@@ -72,7 +72,7 @@ def bests(groups: Sequence[Row]) -> tuple[list[Best], int]:
 def _told(name: str, value: Any) -> str:
     if name == "kind":
         return {"search": "benchmark accuracy", "retrain": "retrained"}.get(str(value), str(value))
-    return ("reduced" if value else "") if name == "reduced" else sheets.DATASETS.get(str(value), str(value))
+    return ("reduced" if value else "") if name == "reduced" else table_columns.DATASETS.get(str(value), str(value))
 
 
 def _called(best: Best, mean: str) -> str:
@@ -107,7 +107,7 @@ def sentences(groups: Sequence[Row], runs: Sequence[Row]) -> list[str]:
         which = _called(best, "lowest" if better_column(best.measure) < 0 else "highest").capitalize()
         said.append(
             f"{which}{f' ({best.where})' if best.where else ''}: {best.group['label']} with "
-            f"{sheets.value(best.group, best.measure)}{unit(best.measure)} ({words_of(best.measure)}, "
+            f"{table_columns.value(best.group, best.measure)}{unit(best.measure)} ({words_of(best.measure)}, "
             f"n = {best.group['n']})."
         )
     if single:
@@ -148,19 +148,21 @@ def words_of(measure: str) -> str:
     dataset, _, part = measure.rpartition(".")
     if not dataset:
         return measure.replace("_", " ")
-    return f"look-up, {sheets.DATASETS.get(dataset, dataset)} {'validation' if part == 'valid' else part}"
+    return f"look-up, {table_columns.DATASETS.get(dataset, dataset)} {'validation' if part == 'valid' else part}"
 
 
 def cards(groups: Sequence[Row], runs: Sequence[Row]) -> list[tuple[str, str, str]]:
     found, _ = bests(groups)
     seeds = len({r["seed"] for r in runs})
     hours = sum(r["cost_s"] for r in runs if r["cost_s"] == r["cost_s"])
-    spent = sheets.cost({"cost_s_mean": hours, "gpu": any(r["gpu"] for r in runs)})
+    spent = table_columns.cost({"cost_s_mean": hours, "gpu": any(r["gpu"] for r in runs)})
     made = [("runs", str(len(runs)), f"{len(groups)} settings, {seeds} seeds")]
     if len(found) == 1:  # several sets have no overall best
         best = found[0]
         told = f"{unit(best.measure)} {words_of(best.measure)}".strip()
-        made.append((f"{_called(best, 'best')} · {best.group['label']}", sheets.value(best.group, best.measure), told))
+        made.append(
+            (f"{_called(best, 'best')} · {best.group['label']}", table_columns.value(best.group, best.measure), told)
+        )
     judged = [r for r in runs if r["collapsed"] is not None]
     if judged:
         made.append(("collapsed", f"{sum(r['collapsed'] for r in judged)} of {len(judged)}", "searches"))

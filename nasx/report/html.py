@@ -25,11 +25,10 @@ from nasx import __version__
 from nasx.core.quantities import better_column, lookups
 from nasx.errors import UserError
 from nasx.report import charts, checklist, curves, headline, heat_maps, style
-from nasx.results import differences, published, random_baseline, render, targets
-from nasx.results import sheets as results_sheets
+from nasx.results import differences, published, random_baseline, table_columns, table_formats, targets
 from nasx.results.aggregate import summary
 from nasx.results.collect import rows_of
-from nasx.results.render import Sheet
+from nasx.results.table_formats import Sheet
 from nasx.spaces.edges import genotype_edges
 
 LINES, SEEDS, CONTEXTS, CELLS = 7, 12, 3, 3
@@ -107,7 +106,11 @@ def page(frame: pd.DataFrame, title: str) -> str:
     sheets, beside, notes = _sheets(table)
     anytime = any(c.anytime for c in contexts)
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"sentence": render.sentence, "together": _together, "seconds": results_sheets.seconds}
+    environment.filters |= {
+        "sentence": table_formats.sentence,
+        "together": _together,
+        "seconds": table_columns.seconds,
+    }
     environment.filters["breakable"] = lambda text: Markup(re.sub(r"([._])", r"\1<wbr>", str(escape(text))))
     environment.filters["picture"] = Markup  # from nasx.report.charts, which keeps drawing elements only
     source = files("nasx").joinpath("report/report.html.j2").read_text(encoding="utf-8")
@@ -129,8 +132,8 @@ def page(frame: pd.DataFrame, title: str) -> str:
             costs=groups[:ROWS],
             shown=ROWS,
             total=len(groups),
-            value=results_sheets.value,
-            cost=results_sheets.cost,
+            value=table_columns.value,
+            cost=table_columns.cost,
             machines=_machines(runs),
             runs=runs[:ROWS],
             count=len(runs),
@@ -150,7 +153,7 @@ def labels(groups: Sequence[Row]) -> list[str]:
     """Label each setting in charts by its method and the fewest settings that make the label unique."""
     alike: dict[tuple[str, ...], list[int]] = {}
     for i, g in enumerate(groups):
-        alike.setdefault((g["space"], g["searched_on"], g["dataset"], g["kind"], results_sheets.name(g)), []).append(i)
+        alike.setdefault((g["space"], g["searched_on"], g["dataset"], g["kind"], table_columns.name(g)), []).append(i)
     found = [""] * len(groups)
     for (*_, name), own in alike.items():
         texts = [f"{name} {rest}".strip() for rest in _apart([groups[i]["settings"] for i in own])]
@@ -187,7 +190,7 @@ def _sheets(table: pd.DataFrame) -> tuple[list[Sheet], list[Sheet], list[str]]:
             continue
         if "source" in numbers.columns:
             found += sheets
-    return [_known(sheet) for sheet in results_sheets.sheets(table)], [_known(sheet) for sheet in found], notes
+    return [_known(sheet) for sheet in table_columns.sheets(table)], [_known(sheet) for sheet in found], notes
 
 
 def _known(sheet: Sheet) -> Sheet:
@@ -204,7 +207,7 @@ def _known(sheet: Sheet) -> Sheet:
     notes = (
         sheet.notes
         if any("n/a" in row for row in rows)
-        else tuple(n for n in sheet.notes if n != results_sheets.NO_TEST)
+        else tuple(n for n in sheet.notes if n != table_columns.NO_TEST)
     )
     return replace(
         sheet,

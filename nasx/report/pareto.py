@@ -23,7 +23,7 @@ import numpy as np
 from nasx.core import budgets, files
 from nasx.errors import UserError
 from nasx.report import style
-from nasx.results.render import Sheet, console, markdown
+from nasx.results.table_formats import Sheet, console, markdown
 from nasx.tracking import records, sweep_log
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from nasx.config import experiments, paths
 from nasx.core.files import load_yaml
-from nasx.results import sheets, targets
+from nasx.results import table_columns, targets
 
 HERE = Path(__file__).parent
 
@@ -32,7 +32,7 @@ class Entry(NamedTuple):
 
 def named(dataset: str) -> str:
     """A dataset as tables call it."""
-    return sheets.DATASETS.get(dataset, dataset)
+    return table_columns.DATASETS.get(dataset, dataset)
 
 
 def rows(paper: str) -> list[Entry]:

@@ -28,8 +28,8 @@ from nasx.config import experiments
 from nasx.config.experiments import Experiment, Printed
 from nasx.errors import UserError
 from nasx.results.collect import SIZES
-from nasx.results.render import Sheet
-from nasx.results.sheets import DATASETS, NO_TEST, chosen, distinct, marks, name, value
+from nasx.results.table_columns import DATASETS, NO_TEST, chosen, distinct, marks, name, value
+from nasx.results.table_formats import Sheet
 from nasx.results.targets import METRICS, PAPERS, ROW, digits, load, means, shown
 from nasx.tracking import records
 

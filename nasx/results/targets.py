@@ -19,7 +19,7 @@ from typing import Any
 import pandas as pd
 
 from nasx.errors import UserError
-from nasx.results.sheets import DATASETS
+from nasx.results.table_columns import DATASETS
 
 PAPERS = {
     "idarts": "iDARTS (ICML 2021)",

@@ -266,7 +266,7 @@ class Steps:
         return self.now() - began
 
     def compared(self, batch: Batch) -> Batch:
-        """The batch, of which a search in float64 gets a few images."""
+        """Return the batch; a search in float64 gets its first images only."""
         if self.job.problem.dtype != torch.float64:
             return batch
         return batch._replace(x=batch.x[:COMPARED].double(), y=batch.y[:COMPARED])

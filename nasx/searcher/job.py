@@ -14,7 +14,7 @@ import torch
 from nasx.config import identity, instantiate, stages
 from nasx.core import metrics, versions
 from nasx.core.bilevel import Search, Selection, Tree, detached
-from nasx.data.stream import hashed
+from nasx.data.batch_stream import hashed
 from nasx.diagnostics import verdict
 from nasx.diagnostics.recorder import Watch
 from nasx.errors import UserError

@@ -25,7 +25,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
-from nasx.core import distributed, streams
+from nasx.core import distributed, standard_streams
 from nasx.core.system import cpus, new_session, signals
 from nasx.errors import UserError, of_system
 from nasx.tracking import environment
@@ -116,7 +116,7 @@ def worker(work: Work, cfg: Config, info: Config, errors: str) -> dict[str, Any]
     new_session()  # a terminal's Ctrl-C reaches only the parent, which forwards it
     threading.Thread(target=exit_with_parent, daemon=True).start()
     try:
-        with streams.guarded():
+        with standard_streams.guarded():
             return work({**cfg, "threads": cfg["threads"] or max(cpus() // distributed.world_size(), 1)}, info)
     except BaseException as error:  # noqa: BLE001 (raised again in the parent)
         error = of_system(error) or error

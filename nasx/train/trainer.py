@@ -33,7 +33,7 @@ from nasx.core.draws import placed
 from nasx.core.meter import Meter, check_finite
 from nasx.core.metrics import ACCURACY, Metric
 from nasx.core.schedules import scaled
-from nasx.data.stream import hashed
+from nasx.data.batch_stream import hashed
 from nasx.train import recipe
 
 if TYPE_CHECKING:

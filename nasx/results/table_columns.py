@@ -15,7 +15,7 @@ import pandas as pd
 
 from nasx.core.quantities import of_column
 from nasx.results.aggregate import errors
-from nasx.results.render import Sheet
+from nasx.results.table_formats import Sheet
 
 DATASETS = {
     "cifar10": "CIFAR-10",
