@@ -297,7 +297,7 @@ def test_targets(value: Any, quantity: str, amount: float, relative: bool) -> No
         (["budget=macs", "budget.stem=imagenet"], "networks of nb201 have one stem"),
         (["budget=macs", "space=nb1shot1_1", "budget.layers=4"], "cells cannot be divided evenly among 3 stacks"),
         (["budget=latency"], "has no latencies of raspi4"),
-        (["budget=latency", "space=darts"], "latencies are available only for NAS-Bench-201 cells"),
+        (["budget=latency", "space=darts"], "latencies of this device are available only for NAS-Bench-201"),
     ],
 )
 def test_faults_of_the_command_line(words: list[str], told: str) -> None:

@@ -195,7 +195,7 @@ def test_a_failed_export_leaves_nothing(here: Path, tmp_path: Path, monkeypatch:
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "elsewhere").mkdir()
     (here / "runs" / "plain" / "export").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(UserError, match="is a link"):
+    with pytest.raises(UserError, match="is a symbolic link"):
         export.main([f"from={here / 'runs' / 'plain'}"])
     (here / "runs" / "plain" / "export").unlink()
 

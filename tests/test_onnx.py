@@ -105,9 +105,11 @@ def test_timings_are_interleaved_and_those_of_warm_calls(monkeypatch: pytest.Mon
         order.append(i)
         now[0] += int(next(spent[i]))
 
-    first, second = timing.interleaved([lambda: call(0), lambda: call(1)], repeats=3, warm=1)
-    assert order == [0, 1] * 4
-    assert (first.median_ms, second.median_ms, first.n) == (2.0, 5.0, 3)
+    found = timing.rounds([lambda: call(0), lambda: call(1)], 3, 1)
+    assert found.tolist() == [[1, 5], [2, 5], [3, 8]]
+    assert all(set(order[i : i + 2]) == {0, 1} for i in range(0, 8, 2)), "each in each round"
+    first = timing.summary(found[:, 0])
+    assert (first.median_ms, first.n) == (2.0, 3)
     assert (first.low_ms, first.high_ms) == (pytest.approx(1.2), pytest.approx(2.8))
 
 

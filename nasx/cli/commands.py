@@ -11,6 +11,7 @@ COMMANDS = {
     "info": "parameters, multiply-adds and a drawing of an architecture or a space",
     "export": "write a trained network as safetensors, ONNX or torch.export, with its model card",
     "evaluate": "test an export or a retraining on a dataset",
+    "latency": "time the operations of a space on this device: the table of budget=latency",
     "report": "one HTML page of finished runs: tables, curves, cells, cost",
     "compare": "two groups of runs: difference, interval, and what else differs",
     "diagnose": "curvature, alignment and cells of a search, from its checkpoints",
@@ -33,6 +34,7 @@ PLAIN: dict[str, str] = {
         "audit",
         "status",
         "doctor",
+        "latency",
         "report",
         "compare",
     )

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from nasx import __version__
 from nasx.cli.arguments import parse
 from nasx.config import instantiate
-from nasx.core import extras, files, spelling
+from nasx.core import files, spelling
 from nasx.errors import UserError, cleaned
 from nasx.tracking import checkpoints, lineage, records
 
@@ -207,33 +207,13 @@ def program(network: nn.Module, facts: Facts) -> bytes:
 
 def onnx(network: nn.Module, facts: Facts) -> bytes:
     """ONNX, with the metadata as its properties. Raises UserError where the extra is not installed."""
-    try:
-        import onnx as onnx_
-        import onnxscript  # noqa: F401 (torch's exporter needs it)
-    except ImportError as error:
-        raise UserError("format=onnx", f"{error.name} is not installed", extras.install("onnx")) from error
-    import warnings
-
-    import torch
-
+    from nasx.export import graph
     from nasx.export import model as export_model
 
-    model, example, dynamic = _example(network, facts)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the exporter, about itself
-        made = torch.onnx.export(
-            model,
-            (example,),
-            dynamo=True,
-            dynamic_shapes=(dynamic,),
-            input_names=["images"],
-            output_names=["scores"],
-            verbose=False,
-        )
-    assert made is not None
-    proto = made.model_proto
-    for node in [*proto.graph.node, *(node for function in proto.functions for node in function.node)]:
-        del node.metadata_props[:]  # stack traces, with paths of this machine
+    model, example, _ = _example(network, facts)
+    proto = graph.graph(model, example, ["images"], "scores")
+    import onnx as onnx_
+
     onnx_.helper.set_model_props(proto, export_model.text(facts))
     return bytes(proto.SerializeToString())
 

@@ -10,7 +10,7 @@ from nasx.config.instantiate import build
 from nasx.config.stages import count
 from nasx.core import budgets
 from nasx.errors import UserError
-from nasx.spaces import rules
+from nasx.spaces import latency, rules
 
 
 def faults(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
@@ -59,12 +59,17 @@ def faults(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
 
 
 def _latency(cfg: Mapping[str, Any], node: Mapping[str, Any]) -> Iterator[UserError]:
-    """Latencies are those of a table of NAS-Bench-201."""
+    """Latencies are those of a table of NAS-Bench-201, or of a table that `nasx latency` wrote."""
     table, space = cfg.get("benchmark") or {}, str((cfg.get("space") or {}).get("_target_"))
     where = f"budget.device={node['device']}"
+    if str(node["device"]).endswith(latency.SUFFIX):
+        yield from _measured(space, node)
+        return
     if str(table.get("_target_")) != "nasx.benchmarks.nb201.Nb201" or not space.startswith("nasx.spaces.nb201."):
         yield UserError(
-            where, "latencies are available only for NAS-Bench-201 cells", "use space=nb201, or budget=macs or params"
+            where,
+            "latencies of this device are available only for NAS-Bench-201 cells",
+            "use space=nb201, or measure your own: nasx latency, then budget.device=FILE.json",
         )
         return
     for key in ("layers", "channels", "image"):
@@ -78,3 +83,17 @@ def _latency(cfg: Mapping[str, Any], node: Mapping[str, Any]) -> Iterator[UserEr
         build({**table, "devices": [node["device"]]}).check()
     except UserError as error:
         yield UserError(where, error.fault, error.remedy)
+
+
+def _measured(space: str, node: Mapping[str, Any]) -> Iterator[UserError]:
+    """A table is that of networks of one space and size."""
+    where = f"budget.device={node['device']}"
+    try:
+        table = latency.read(node["device"])
+    except UserError as error:
+        yield error
+        return
+    if table.about["space"] != space:
+        yield UserError(where, f"is a table of {table.about['space']}", "measure this space: nasx latency")
+    for key, own in latency.differing(table, {key: node[key] for key in ("layers", "channels", "image")}):
+        yield UserError(f"budget.{key}={node[key]}", f"the table is that of {key}={own}", f"leave budget.{key} out")

@@ -46,6 +46,6 @@ def target(value: float | str, quantity: str) -> Target:
 def text(amount: float, quantity: str) -> str:
     """A cost for people: `41.20 M multiply-adds`, `3.21 ms`."""
     if quantity == "latency":
-        return f"{amount:.2f} ms"
+        return f"{amount:.{2 if amount >= 1 else 3}f} ms"
     size, suffix = (1e6, " M") if amount >= 1e5 else (1e3, " k") if amount >= 1e3 else (1, "")
     return f"{amount / size:.{2 if suffix else 0}f}{suffix} {NAMES[quantity]}"

@@ -22,13 +22,21 @@ class Latency(NamedTuple):
     n: int
 
 
-def interleaved(calls: Sequence[Callable[[], object]], *, repeats: int, warm: int) -> list[Latency]:
-    """Time each of `calls` in `repeats` rounds, after `warm` rounds that are not counted; at least one of each."""
-    spent = np.empty((repeats, len(calls)))
+def rounds(calls: Sequence[Callable[[], object]], repeats: int, warm: int) -> np.ndarray:
+    """Return the milliseconds (repeats, calls) of each call in each round, after `warm` rounds that are not counted.
+
+    The order of the calls in a round is drawn from a fixed seed.
+    """
+    spent, gen = np.empty((repeats, len(calls))), np.random.default_rng(0)
     for turn in range(-warm, repeats):
-        for i, call in enumerate(calls):
+        for i in gen.permutation(len(calls)):
             began = time.perf_counter_ns()
-            call()
-            spent[max(turn, 0), i] = time.perf_counter_ns() - began
-    low, median, high = np.quantile(spent / 1e6, (0.1, 0.5, 0.9), axis=0)
-    return [Latency(float(median[i]), float(low[i]), float(high[i]), repeats) for i in range(len(calls))]
+            calls[i]()
+            spent[max(turn, 0), i] = (time.perf_counter_ns() - began) / 1e6
+    return spent
+
+
+def summary(spent: np.ndarray) -> Latency:
+    """Summarize milliseconds (n,)."""
+    low, median, high = np.quantile(spent, (0.1, 0.5, 0.9)).tolist()
+    return Latency(median, low, high, len(spent))

@@ -51,6 +51,28 @@ class OnnxModel:
         return probabilities
 
 
+def library() -> Any:
+    """Return the package onnxruntime. Raises UserError where it is not installed."""
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise UserError("onnxruntime", "is not installed", extras.install("onnx")) from error
+    return onnxruntime
+
+
+def session(source: str | bytes, threads: int) -> Any:
+    """Open an ONNX file, or its bytes, in onnxruntime on the CPU (0 threads: one per core). Raises UserError."""
+    onnxruntime = library()
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.log_severity_level = 4  # errors are raised
+    try:
+        return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its exceptions have no common class
+        said, where = str(error).splitlines()[0], source if isinstance(source, str) else "onnxruntime"
+        raise UserError(where, f"cannot be read as ONNX ({said})", metadata.REMEDY) from error
+
+
 def load(path: str | Path, threads: int = 0) -> OnnxModel:
     """Open model.onnx, given itself or its folder, with that many threads (0: one per core).
 
@@ -59,21 +81,10 @@ def load(path: str | Path, threads: int = 0) -> OnnxModel:
     file = Path(path) / FILE if Path(path).is_dir() else Path(path)
     if not file.is_file():
         raise UserError(str(file), "does not exist", "use a file written by nasx export format=onnx")
+    opened = session(str(file), threads)
+    facts = metadata.read(file, opened.get_modelmeta().custom_metadata_map)
     try:
-        import onnxruntime
-    except ImportError as error:
-        raise UserError(str(file), "onnxruntime is not installed", extras.install("onnx")) from error
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    options.log_severity_level = 4  # errors are raised
-    try:
-        session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # its exceptions have no common class
-        said = str(error).splitlines()[0]
-        raise UserError(str(file), f"cannot be read as ONNX ({said})", metadata.REMEDY) from error
-    facts = metadata.read(file, session.get_modelmeta().custom_metadata_map)
-    try:
-        fault, model = _fault(session, facts), OnnxModel(file, session, facts)
+        fault, model = _fault(opened, facts), OnnxModel(file, opened, facts)
     except (KeyError, TypeError, ValueError) as error:
         fault = f"{type(error).__name__}: {error}"
     if fault:
@@ -103,5 +114,4 @@ def measure_latency(
     """
     model = load(path, threads)
     x = np.random.default_rng(0).standard_normal((batch, *model.facts["image"]), np.float32)
-    [latency] = timing.interleaved([lambda: model(x)], repeats=repeats, warm=warm)
-    return latency
+    return timing.summary(timing.rounds([lambda: model(x)], repeats, warm)[:, 0])

@@ -37,6 +37,7 @@ from torch import Tensor
 from nasx.core import budgets
 from nasx.core.bilevel import Tree, detached, gradient
 from nasx.errors import UserError
+from nasx.spaces import latency
 from nasx.spaces.cost import Counts
 from nasx.spaces.expected_cost import CostModel, nearest
 
@@ -85,7 +86,10 @@ class Budget:
         size: dict[str, Any] = {"layers": self.layers, "channels": self.channels, "stem": self.stem}
         model: CostModel
         if self.quantity == "latency":
-            model = space.tabulated(benchmark.latencies(str(self.device)).tolist())
+            if str(self.device).endswith(latency.SUFFIX):
+                model = space.measured(latency.read(str(self.device)))
+            else:
+                model = space.tabulated(benchmark.latencies(str(self.device)).tolist())
 
             def count(genotype: Genotype) -> float:
                 return float(model(space.encode(genotype)))

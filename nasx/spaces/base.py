@@ -18,6 +18,7 @@ from nasx.core.trees import Decision, Number, Tree
 from nasx.errors import UserError
 from nasx.spaces.edges import Edge, genotype_edges
 from nasx.spaces.expected_cost import CostModel, Counter, EdgeCosts, Site, edge_table
+from nasx.spaces.latency import Latencies
 
 Activate = Callable[[Tensor], Tensor]
 
@@ -210,6 +211,12 @@ class Space(ABC):
     def tabulated(self, values: Sequence[float]) -> CostModel:
         """Costs by a benchmark's table of all cells. Raises UserError where the space has none."""
         raise UserError("budget", f"no benchmark has a table of all cells of {type(self).__name__}", "use budget=macs")
+
+    def measured(self, table: Latencies) -> CostModel:
+        """Costs by a table of measured latencies, of networks of its size. Raises UserError."""
+        return EdgeCosts(
+            self, edge_table(self, self.sites(tuple(table.about["image"]), **table.size), table), table.fixed_ms
+        )
 
     def narrow(self, mix: Tree, keep: int | None) -> Self:
         """This space with the `keep` strongest operations of each edge in their order (None: all).

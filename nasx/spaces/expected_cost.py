@@ -51,11 +51,15 @@ class Site(NamedTuple):
     """Of the operation's input."""
 
 
-class Counter(Protocol):
-    """What a cost is: exact counts (cost.py)."""
+class OperationCosts(Protocol):
+    """What an operation costs: exact counts (cost.py), measured latencies (latency.py)."""
 
     def operation(self, name: str, channels: int, stride: int, height: int, width: int) -> float:
         """Cost of an operation of equal input and output width; height and width are those of its input."""
+
+
+class Counter(OperationCosts, Protocol):
+    """What operations and whole networks cost."""
 
     def network(self, network: nn.Module, example: Tensor) -> float:
         """Cost of a whole network for one item."""
@@ -175,7 +179,7 @@ class EdgeCosts(CostModel):
         return total
 
 
-def edge_table(space: Choices, sites: Iterable[Site], counter: Counter) -> Tree:
+def edge_table(space: Choices, sites: Iterable[Site], counter: OperationCosts) -> Tree:
     """The costs c_eo of a network with these edges, (places, edges, operations) in float64."""
     table = {name: torch.zeros_like(x) for name, x in reachable(space).items()}
     for site in sites:

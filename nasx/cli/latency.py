@@ -1,0 +1,190 @@
+"""How long the operations of a space and its networks take on this device: the table of `budget=latency`.
+
+    nasx latency space=NAME [layers=N] [channels=N] [image=32] [classes=10] [stem=cifar|imagenet|single]
+                 [runtime=onnxruntime|eager|compiled] [device=cpu|cuda] [threads=1] [batch=1] [networks=20]
+                 [repeats=100] [seed=0] [out=FILE.json] [allow=PACKAGE]
+    nasx latency from=RUN       times the network that a search under such a budget has found: is the target met?
+
+Every operation is timed at each of its shapes in the networks of that size (the space's own retraining size unless
+given), next to as many random networks, warm and in turns; times are medians with the 10th and 90th percentile. The
+additive model, a network costs what its operations cost, is fitted to these networks, and its error is printed.
+
+The table is kept in the user's cache, one for each device, runtime, size and versions, or written to FILE.json. The
+same command prints a table that exists; remove the file to measure again. A search uses it by budget.device=FILE.json.
+onnxruntime is that of the extra onnx, on the CPU.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nasx.cli.arguments import Arguments, parse
+from nasx.config import instantiate
+from nasx.core import budgets, files, spelling
+from nasx.errors import UserError
+from nasx.spaces import latency
+from nasx.spaces.latency import Latencies
+from nasx.tracking import lineage
+
+if TYPE_CHECKING:
+    import torch
+
+OPTIONS = {
+    "space": "",
+    "from": "",
+    "layers": "",
+    "channels": "",
+    "image": "32",
+    "classes": "10",
+    "stem": "cifar",
+    "runtime": "onnxruntime",
+    "device": "cpu",
+    "threads": "1",
+    "batch": "1",
+    "networks": "20",
+    "repeats": "100",
+    "seed": "0",
+    "out": "",
+    "allow": "",
+}
+RUNTIMES = ("onnxruntime", "eager", "compiled")
+
+
+def main(words: Sequence[str]) -> int:
+    """Measure a table, or time the network of a search, and print it."""
+    said = parse("latency", words, OPTIONS)
+    given = said.options
+    if bool(given["space"]) == bool(given["from"]):
+        raise UserError("nasx latency", "needs a space or a run", "give either space=nb201 or from=RUN")
+    if given["runtime"] not in RUNTIMES:
+        near = spelling.did_you_mean(given["runtime"], RUNTIMES)
+        raise UserError(f"runtime={given['runtime']}", f"unknown runtime{near}", f"use {', '.join(RUNTIMES)}")
+    if given["runtime"] == "onnxruntime" and given["device"] != "cpu":
+        raise UserError(
+            f"device={given['device']}", "is not where nasx runs onnxruntime", "use device=cpu, or runtime=eager"
+        )
+    if given["out"] and not given["out"].endswith(latency.SUFFIX):
+        raise UserError(f"out={given['out']}", "is not a JSON file", f"end it in {latency.SUFFIX}")
+    print(*(found(said) if given["from"] else measured(said)), sep="\n")
+    return 0
+
+
+def measured(said: Arguments) -> list[str]:
+    """The lines of a table, measured unless it exists. Raises UserError."""
+    from nasx.cli.info import compose_job
+
+    given, allow = said.options, said.allowed
+    numbers = {name: said.number(name, 1) for name in ("image", "classes", "threads", "batch", "repeats")}
+    count, seed = said.number("networks", 2), said.number("seed", 0)
+    cfg, choices = compose_job({"space": given["space"]})
+    space = instantiate.build(cfg["space"], allow)
+    if space.data != "images":
+        raise UserError(f"space={given['space']}", "reads text", "latencies are those of networks that read images")
+
+    from nasx.tracking import environment
+
+    device = environment.device(given["device"])
+    with environment.prepared(device, threads=numbers["threads"], deterministic=False, seed=seed):
+        about: dict[str, Any] = {
+            "space": cfg["space"]["_target_"],
+            **{name: said.optional(name, 1) for name in ("layers", "channels")},
+            "stem": given["stem"],
+            "image": [3, numbers["image"], numbers["image"]],
+            "classes": numbers["classes"],
+            "batch": numbers["batch"],
+            "threads": numbers["threads"],
+            **where(given["runtime"], device),
+        }
+        digest = hashlib.sha256(json.dumps([about, cfg["space"]], sort_keys=True).encode()).hexdigest()[:8]
+        name = f"{choices['space']}-{given['runtime']}-{digest}{latency.SUFFIX}"
+        path = Path(given["out"]).expanduser() if given["out"] else files.user_cache() / "latency" / name
+        if path.exists():
+            table = latency.read(path)
+            if any(table.about.get(key) != value for key, value in about.items()):
+                raise UserError(str(path), "is another table", "choose another file, or remove it")
+            return lines(table, path, choices["space"], f"measured {table.about['date']}; remove the file to repeat")
+        from nasx.export import latency as export_latency
+
+        about["date"] = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        table = export_latency.measure(space, about, device, count=count, repeats=numbers["repeats"], seed=seed)
+    files.write_atomic(path, table.text())
+    return lines(table, path, choices["space"], "")
+
+
+def where(runtime: str, device: torch.device) -> dict[str, Any]:
+    """The runtime, the device, and the versions that latencies depend on. Raises UserError."""
+    from nasx.tracking import environment
+
+    versions = environment.versions()
+    if runtime == "onnxruntime":
+        from nasx.export.runtime import library
+
+        versions["onnxruntime"] = library().__version__
+    return {"runtime": runtime, "device": environment.hardware(device), "versions": versions}
+
+
+def lines(table: Latencies, path: Path, space: str, note: str) -> list[str]:
+    """A table for people."""
+    from nasx.export import latency as export_latency
+
+    width = max(len(key.operation) for key in table.operations) + 2
+    rows = [f"{'operation'.ljust(width)}channels     size  stride  median ms  10 to 90 %"]
+    for key, one in table.operations.items():
+        size = f"{key.width} x {key.height}"
+        spread = f"{one.low_ms:.4f} to {one.high_ms:.4f}"
+        rows.append(
+            f"{key.operation.ljust(width)}{key.channels:8}{size:>9}{key.stride:8}{one.median_ms:11.4f}  {spread}"
+        )
+    whole = sorted(one.latency.median_ms for one in table.networks)
+    error, tau = export_latency.error(table)
+    target = f"{whole[len(whole) // 2]:.3f}ms"
+    words = ["nasx", "search", f"space={space}", "budget=latency", lineage.override("budget.device", str(path))]
+    return [
+        *rows,
+        f"{len(whole)} networks: {whole[0]:.3f} to {whole[-1]:.3f} ms ({table.about['runtime']}, "
+        f"threads={table.about['threads']}, batch={table.about['batch']}, n={table.networks[0].latency.n})",
+        f"additive model on these networks: median relative error {100 * error:.1f} %, Kendall's tau {tau:.2f} "
+        f"({table.fixed_ms:.3f} ms + {table.scale:.2f} x operations, fitted to them)",
+        f"table: {path}" + f" ({note})" * bool(note),
+        *lineage.format_commands([*words, f"budget.target={target}"]),
+    ]
+
+
+def found(said: Arguments) -> list[str]:
+    """The lines of the network that a search has found, timed as its table was. Raises UserError."""
+    folder, record = lineage.finished_search(said.options["from"], "outputs")
+    run = lineage.open_parent(folder)
+    budget, kept = run.config.get("budget") or {}, record.get("budget")
+    if kept is None or not str(budget.get("device")).endswith(latency.SUFFIX):
+        raise UserError(
+            f"from={said.options['from']}",
+            "is not a search under a budget of a measured table",
+            "search with budget=latency budget.device=FILE.json",
+        )
+    table = latency.read(budget["device"])
+    about = table.about
+    space = instantiate.build(run.block("space"), said.allowed)
+    genotype = space.parse(record["genotype"])
+
+    from nasx.export import latency as export_latency
+    from nasx.tracking import environment
+
+    device = environment.device(about["device"]["device"])
+    with environment.prepared(device, threads=about["threads"], deterministic=False, seed=0):
+        here = where(about["runtime"], device)
+        [timed] = export_latency.timed(space, [genotype], dict(about), device, said.number("repeats", 1))
+    met = "met" if timed.median_ms <= kept["target"] else "not met"
+    spread = f"10 to 90 %: {timed.low_ms:.3f} to {timed.high_ms:.3f} ms"
+    other = [name for name in ("device", "versions") if here[name] != about[name]]
+    return [
+        *[f"note: the table is of another {' and '.join(other)}"] * bool(other),
+        f"genotype   {genotype}",
+        f"predicted  {budgets.text(kept['cost'], 'latency')}",
+        f"measured   {budgets.text(timed.median_ms, 'latency')} ({spread}, n={timed.n})",
+        f"target     {budgets.text(kept['target'], 'latency')}: {met}",
+    ]

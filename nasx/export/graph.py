@@ -1,0 +1,44 @@
+"""A torch module as an ONNX graph: what `nasx export format=onnx` writes and `nasx latency` runs."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree
+
+from nasx.core import extras
+from nasx.errors import UserError
+
+
+def graph(module: nn.Module, example: Tensor | list[Tensor], names: Sequence[str], output: str) -> Any:
+    """Return the ONNX model of `module(example)` for any number of images, without paths of this machine.
+
+    The first axis of each tensor counts images, two or more in `example`. `names` are those of the tensors. Raises
+    UserError where the extra is not installed.
+    """
+    try:
+        import onnx  # noqa: F401
+        import onnxscript  # noqa: F401 (torch's exporter needs both)
+    except ImportError as error:
+        raise UserError("onnx", f"{error.name} is not installed", extras.install("onnx")) from error
+    images = torch.export.Dim("images")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the exporter, about itself
+        made = torch.onnx.export(
+            module,
+            (example,),
+            dynamo=True,
+            dynamic_shapes=_pytree.tree_map(lambda _: {0: images}, (example,)),
+            input_names=list(names),
+            output_names=[output],
+            verbose=False,
+        )
+    assert made is not None
+    proto = made.model_proto
+    for node in [*proto.graph.node, *(node for function in proto.functions for node in function.node)]:
+        del node.metadata_props[:]  # stack traces, with paths of this machine
+    return proto

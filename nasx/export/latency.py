@@ -1,0 +1,182 @@
+"""Measure how long the operations of a space and its whole networks take on this device.
+
+An operation is timed as the difference of two modules: the sum of `COPIES` operations of its kind, each with weights
+and an input of its own, and one alone. The difference, divided by COPIES - 1, is free of the cost of a call, and holds
+the addition that joins an edge to a node. All modules take turns in each round, in a new order, so that a change of the
+machine's load reaches all of them; the first rounds, which warm up (and compile), are not counted.
+
+Shapes: inputs (batch, channels, height, width).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from nasx.benchmarks.ranking import kendall_tau
+from nasx.core import timing
+from nasx.core.timing import Latency
+from nasx.export import graph, runtime
+from nasx.spaces import operations
+from nasx.spaces.base import Genotype, Space
+from nasx.spaces.expected_cost import EdgeCosts, edge_table
+from nasx.spaces.latency import Key, Latencies, Timed
+
+Runtime = Literal["eager", "compiled", "onnxruntime"]
+COPIES = 5
+WARM = 10
+"""Rounds that are not counted."""
+
+
+class Summed(nn.Module):
+    """Operations of a discrete network, each on an input of its own, and the sum of their outputs."""
+
+    def __init__(self, parts: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(parts)
+
+    def forward(self, inputs: list[Tensor]) -> Tensor:
+        """An input (n, c, h, w) for each operation -> (n, c, h', w')."""
+        outputs = [part(x) for part, x in zip(self.parts, inputs, strict=True)]
+        total: Tensor = sum(outputs[1:], start=outputs[0])
+        return total
+
+
+class Scores(nn.Module):
+    """A network that returns its scores alone."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, inputs: list[Tensor]) -> Tensor:
+        """One tensor of images (n, channels, h, w) -> scores (n, classes)."""
+        scores: Tensor = self.network(inputs[0]).main
+        return scores
+
+
+def call(
+    module: nn.Module, inputs: list[Tensor], kind: Runtime, device: torch.device, threads: int
+) -> Callable[[], object]:
+    """A call that runs `module(inputs)` once and waits for the result. Raises UserError."""
+    module = module.eval()
+    if kind == "onnxruntime":
+        names = [f"x{i}" for i in range(len(inputs))]
+        proto = graph.graph(module, [torch.cat([x, x]) for x in inputs], names, "y")
+        session = runtime.session(proto.SerializeToString(), threads)
+        feed = dict(zip(names, (x.numpy() for x in inputs), strict=True))
+        return lambda: session.run(None, feed)
+    module = module.to(device)
+    run = torch.compile(module, dynamic=False) if kind == "compiled" else module
+    held = [x.to(device) for x in inputs]
+
+    def forward() -> object:
+        with torch.inference_mode():
+            y = run(held)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return y
+
+    return forward
+
+
+def distinct(space: Space, count: int, seed: int) -> list[Genotype]:
+    """Draw `count` different genotypes (all of the space, where it has fewer)."""
+    gen, found = torch.Generator().manual_seed(seed), dict[Genotype, None]()
+    for _ in range(100 * count):
+        if len(found) == min(count, space.size()):
+            break
+        found[space.sample(gen)] = None
+    return list(found)
+
+
+def keys(space: Space, shape: Sequence[int], size: dict[str, Any]) -> list[Key]:
+    """The operations of the space at all places of its networks, each once. Raises UserError where there are none."""
+    return list(
+        dict.fromkeys(
+            Key(name, site.channels, site.stride, site.height, site.width)
+            for site in space.sites(tuple(shape), **size)
+            for name in space.edge_operations(site.name)[site.edge]
+        )
+    )
+
+
+def networks(
+    space: Space, genotypes: Sequence[Genotype], about: dict[str, Any], device: torch.device
+) -> list[Callable[[], object]]:
+    """Calls of whole networks of the size that `about` gives, on random images."""
+    size = {name: about[name] for name in ("layers", "channels", "stem")}
+    x = torch.randn(about["batch"], *about["image"])
+    return [
+        call(Scores(space.network(one, about["classes"], **size)), [x], about["runtime"], device, about["threads"])
+        for one in genotypes
+    ]
+
+
+def timed(
+    space: Space, genotypes: Sequence[Genotype], about: dict[str, Any], device: torch.device, repeats: int
+) -> list[Latency]:
+    """Time whole networks of the size that `about` gives."""
+    return list(map(timing.summary, timing.rounds(networks(space, genotypes, about, device), repeats, WARM).T))
+
+
+def measure(
+    space: Space, about: dict[str, Any], device: torch.device, *, count: int, repeats: int, seed: int
+) -> Latencies:
+    """Time all operations of `space` and `count` of its networks, and fit the additive model to the latter.
+
+    `about` has the runtime, threads, batch, classes, image (channels, height, width), layers, channels, stem.
+    Raises UserError for a space whose networks do not cost what their edges cost.
+    """
+    kind, threads, batch = about["runtime"], about["threads"], about["batch"]
+    size = {name: about[name] for name in ("layers", "channels", "stem")}
+    places = keys(space, about["image"], size)
+    genotypes = distinct(space, count, seed)
+    calls = networks(space, genotypes, about, device)
+    for key in places:
+        for copies in (1, COPIES):
+            parts = Summed([operations.build(key.operation, key.channels, key.stride) for _ in range(copies)])
+            inputs = [torch.randn(batch, key.channels, key.height, key.width) for _ in range(copies)]
+            calls.append(call(parts, inputs, kind, device, threads))
+    spent = timing.rounds(calls, repeats, WARM)
+    whole, pairs = spent[:, : len(genotypes)], spent[:, len(genotypes) :]
+    each = (pairs[:, 1::2] - pairs[:, ::2]) / (COPIES - 1)
+    return fitted(
+        space,
+        about,
+        {key: timing.summary(each[:, i]) for i, key in enumerate(places)},
+        dict(zip(genotypes, map(timing.summary, whole.T), strict=True)),
+    )
+
+
+def fitted(space: Space, about: dict[str, Any], found: dict[Key, Latency], whole: dict[Genotype, Latency]) -> Latencies:
+    """The table with `scale` and `fixed` of the additive model fitted to whole networks.
+
+    Both are Theil and Sen's: the median slope over all pairs of networks, and the median of what is left; a slope that
+    is not positive is replaced by 1.
+    """
+    from scipy.stats import theilslopes
+
+    plain = Latencies(about, found, (), 0.0, 1.0)
+    edges = EdgeCosts(space, edge_table(space, space.sites(tuple(about["image"]), **plain.size), plain), 0.0)
+    sums = np.array([float(edges(space.encode(one))) for one in whole])
+    measured = np.array([latency.median_ms for latency in whole.values()])
+    slope = float(theilslopes(measured, sums).slope) if np.ptp(sums) > 0 else 1.0
+    scale = slope if slope > 0 else 1.0
+    fixed = float(np.median(measured - scale * sums))
+    rows = [
+        Timed(str(one), latency, fixed + scale * total)
+        for (one, latency), total in zip(whole.items(), sums.tolist(), strict=True)
+    ]
+    return Latencies(about, found, tuple(rows), fixed, scale)
+
+
+def error(table: Latencies) -> tuple[float, float]:
+    """Return the median relative error of the additive model over the networks of a table, and Kendall's tau."""
+    measured = np.array([one.latency.median_ms for one in table.networks])
+    predicted = np.array([one.predicted_ms for one in table.networks])
+    return float(np.median(np.abs(predicted / measured - 1))), kendall_tau(predicted, measured)

@@ -1,0 +1,122 @@
+"""A table of latencies that were measured on a device, by which networks cost (`nasx latency` writes it). Torch-free.
+
+    latency(network) = fixed + scale * sum over its edges of the latency of the edge's operation at its shape
+
+The operations are timed outside of a network, each with the addition that joins its output to the others of a node. In
+a network, caches and the runtime's optimizations act across them: `scale` and `fixed` are fitted to whole networks,
+which were timed in the same rounds (export/latency.py).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from nasx.core.files import read_json
+from nasx.core.timing import Latency
+from nasx.errors import UserError
+
+FORMAT = "nasx latency 1"
+SUFFIX = ".json"
+SIZES = ("layers", "channels", "stem")
+AGAIN = "measure it with nasx latency"
+
+
+class Key(NamedTuple):
+    """An operation at its place: height and width are those of its input."""
+
+    operation: str
+    channels: int
+    stride: int
+    height: int
+    width: int
+
+
+class Timed(NamedTuple):
+    """A whole network: its genotype, its latency, and what the table says of it."""
+
+    genotype: str
+    latency: Latency
+    predicted_ms: float
+
+
+@dataclass(frozen=True)
+class Latencies:
+    """A table. `about`: device, runtime, threads, batch, versions, date; the space, the size, and the image."""
+
+    about: Mapping[str, Any]
+    operations: Mapping[Key, Latency]
+    networks: tuple[Timed, ...]
+    fixed_ms: float
+    scale: float
+
+    @property
+    def size(self) -> dict[str, Any]:
+        """Layers, channels and stem of the networks, as `Space.network` takes them (None: the space's own)."""
+        return {name: self.about[name] for name in SIZES}
+
+    def operation(self, name: str, channels: int, stride: int, height: int, width: int) -> float:
+        """Return the milliseconds of an operation within a network. Raises UserError where it was not measured."""
+        found = self.operations.get(key := Key(name, channels, stride, height, width))
+        if found is None:
+            raise UserError("budget.device", f"the table has no latency of {said(key)}", AGAIN)
+        return self.scale * found.median_ms
+
+    def text(self) -> str:
+        """Return the content of the file."""
+        return json.dumps(
+            {
+                "format": FORMAT,
+                **self.about,
+                "fixed_ms": self.fixed_ms,
+                "scale": self.scale,
+                "operations": [{**key._asdict(), **found._asdict()} for key, found in self.operations.items()],
+                "networks": [
+                    {"genotype": one.genotype, "predicted_ms": one.predicted_ms, **one.latency._asdict()}
+                    for one in self.networks
+                ],
+            },
+            indent=1,
+        )
+
+
+def said(key: Key) -> str:
+    """An operation for people."""
+    return f"{key.operation}, {key.channels} channels, {key.width} x {key.height}, stride {key.stride}"
+
+
+def read(path: str | Path) -> Latencies:
+    """Read a table. Raises UserError where the file is missing or damaged."""
+    held = read_json(Path(path))
+    if held is None or held.get("format") != FORMAT:
+        there = "is not a table of nasx latency" if Path(path).is_file() else "does not exist"
+        raise UserError(f"budget.device={path}", there, AGAIN)
+    try:
+        about = {key: value for key, value in held.items() if key not in ("operations", "networks", "format")}
+        found = Latencies(
+            about,
+            {Key(*(row[name] for name in Key._fields)): _latency(row) for row in held["operations"]},
+            tuple(Timed(str(row["genotype"]), _latency(row), float(row["predicted_ms"])) for row in held["networks"]),
+            float(about.pop("fixed_ms")),
+            float(about.pop("scale")),
+        )
+        for name in (*SIZES, "space", "image", "classes", "runtime", "threads", "batch"):
+            about[name]
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"budget.device={path}", f"is damaged ({type(error).__name__}: {error})", AGAIN) from error
+    return found
+
+
+def _latency(row: Mapping[str, Any]) -> Latency:
+    return Latency(float(row["median_ms"]), float(row["low_ms"]), float(row["high_ms"]), int(row["n"]))
+
+
+def differing(table: Latencies, given: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
+    """Yield (key of `given`, the table's value) where a value that is not None is another one than the table's."""
+    own = {**table.size, "image": table.about["image"][-1]}
+    for name, value in given.items():
+        if value is not None and value != own[name]:
+            yield name, own[name]
