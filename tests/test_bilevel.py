@@ -280,6 +280,19 @@ def test_warming_holds_the_architecture_and_its_optimizer() -> None:
     assert not search.a_opt.state
 
 
+@pytest.mark.parametrize("broken", ["empty", "other", "none", "tensor"])
+@pytest.mark.parametrize("which", ["a", "w"])
+def test_a_gradient_that_lacks_a_leaf(which: str, broken: str) -> None:
+    made = toy.search(SMOOTH)
+    search = Search(SMOOTH, made.w, made.a, made.w_opt, made.a_opt)
+    name = next(iter(getattr(search, which)))
+    g: Any = {"empty": {}, "other": {"x": torch.ones(())}, "none": {name: None}, "tensor": torch.ones(())}[broken]
+    with pytest.raises(
+        UserError, match=rf"^search\.descend_{which}: its gradient has no tensor for {name}.*; pass grad"
+    ):
+        getattr(search, f"descend_{which}")(g)
+
+
 def test_a_rate_scales_one_step_and_is_gone_after_it() -> None:
     search = toy.search(toy.Quadratic(), lr=1.0, weight_decay=0.1)
     g = toy.unflat(toy.real([3.0, 4.0]), search.w)

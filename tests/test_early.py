@@ -207,13 +207,23 @@ def test_a_run_with_classes_of_ones_own_says_that_they_must_be_allowed(tmp_path:
         next(diagnose.diagnose(tmp_path, allow=parse("diagnose", ["allow=[mine]"], {"allow": ""}).several("allow")))
 
 
-def test_a_step_that_returns_nothing() -> None:
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        (None, "its step has returned nothing; return logs"),
+        (torch.ones(()), "its step has returned Tensor, not a dictionary; return logs"),
+        ({"train_loss": 1.0}, "its step has returned float for 'train_loss'; return 0-d tensors"),
+        ({"a": torch.ones(()), "b": None}, "its step has returned NoneType for 'b'; return 0-d tensors"),
+        ({"a": torch.ones(2)}, r"its step has returned a tensor of shape \(2,\) for 'a'; return 0-d tensors"),
+    ],
+)
+def test_a_step_that_returns_what_cannot_be_logged(values: Any, said: str) -> None:
     """Where the source does not show it."""
-    method: Any = SimpleNamespace(trains=True, chunk=lambda left: (1, 1), step=lambda search, train, val: None)
+    method: Any = SimpleNamespace(trains=True, chunk=lambda left: (1, 1), step=lambda search, train, val: values)
     search: Any = SimpleNamespace(updates=0, w_opt=SimpleNamespace(param_groups=[{}]))
     batches: Any = itertools.repeat(None)
     loop = Loop(search, method, torch.nn.Identity(), batches, batches, epochs=1, updates_per_epoch=1, lr=1, lr_min=0)
-    with pytest.raises(UserError, match="its step has returned nothing; return logs"):
+    with pytest.raises(UserError, match=said):
         loop.run()
 
 

@@ -32,6 +32,7 @@ from nasx.core.trees import (
     Number,
     Second,
     Tree,
+    check_gradient,
     combine,
     detached,
     directional,
@@ -49,14 +50,12 @@ from nasx.core.trees import (
 from nasx.errors import UserError
 
 # What methods import: the interface, and the tools on trees of tensors.
-# fmt: off
 __all__ = [
     "Activate", "Batch", "Carried", "Cost", "Decision", "Method", "Number", "Outcome", "Problem", "Search",
     "Second", "Selection", "Snapshot", "Tree", "combine", "detached", "directional", "dot", "frozen",
     "gradient", "gradients", "like", "logs", "norm", "shift", "shortened", "state_kwargs", "step_length",
     "store_state", "vanishes", "without_writes",
-]
-# fmt: on
+]  # fmt: skip
 
 
 Activate = Callable[[Tensor], Tensor]
@@ -243,6 +242,7 @@ class Search:
 
     def descend_w(self, g: Tree, rate: float = 1.0) -> None:
         """Take a step of the weight optimizer along a clipped copy of `g`; `rate` is that of the batch."""
+        check_gradient("search.descend_w", g, self.w)
         moves = self.clip_gradient(g)
         for k, x in self.w.items():
             x.grad = like(moves[k].detach(), x)
@@ -254,6 +254,7 @@ class Search:
         """Take a step of the architecture optimizer along `g`, unclipped; no step while `warming`."""
         if self.warming:
             return
+        check_gradient("search.descend_a", g, self.a)
         if self.arch_penalty is not None:
             g = combine(g, self.arch_penalty(self.a), 1.0)
         for k, x in self.a.items():

@@ -20,8 +20,11 @@ class Meter:
         self.counts: dict[str, int] = {}
 
     def add(self, values: Mapping[str, Tensor], weight: int = 1) -> None:
+        """Add 0-d tensors. Raises TypeError for a tensor of another shape, AttributeError for another type."""
         for name, value in values.items():
             total = value.detach().double() * weight
+            if name not in self.sums and total.dim():
+                raise TypeError(f"{name} has the shape {tuple(total.shape)}")
             self.sums[name] = self.sums[name] + total if name in self.sums else total
             self.counts[name] = self.counts.get(name, 0) + weight
 
@@ -37,6 +40,18 @@ class Meter:
 
     def load(self, state: Mapping[str, Any]) -> None:
         self.sums, self.counts = dict(state["sums"]), dict(state["counts"])
+
+
+def refused(where: str, values: object) -> UserError:
+    """Return the fault of the values of a step that `Meter.add` has refused."""
+    remedy = "return logs(...) of nasx.core.bilevel, or {} where there is nothing to log"
+    fault = "has returned nothing" if values is None else f"has returned {type(values).__name__}, not a dictionary"
+    for name, value in values.items() if isinstance(values, Mapping) else ():
+        if not isinstance(value, Tensor) or value.dim():
+            found = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+            fault, remedy = f"has returned {found} for {name!r}", "return 0-d tensors, such as those of logs(...)"
+            break
+    return UserError(where, f"its step {fault}", remedy)
 
 
 def check_finite(

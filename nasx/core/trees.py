@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from nasx.errors import UserError
+
 Tree = dict[str, Tensor]
 Number = float | Tensor
 """A Python number, or a 0-d tensor on the device (in steps that may be replayed from a CUDA graph)."""
@@ -43,6 +45,16 @@ def gradients(loss: Tensor, x: Tree, y: Tree) -> tuple[Tree, Tree]:
     """Compute (d loss / d x, d loss / d y) in one backward pass."""
     joint = gradient(loss, {f"{i} {k}": t for i, tree in enumerate((x, y)) for k, t in tree.items()})
     return {k: joint[f"0 {k}"] for k in x}, {k: joint[f"1 {k}"] for k in y}
+
+
+def check_gradient(call: str, g: Tree, x: Tree) -> None:
+    """Raise UserError where `g`, the argument of `call`, lacks the gradient of a leaf of `x`."""
+    lacking = [k for k in x if not (isinstance(g, Mapping) and isinstance(g.get(k), Tensor))]
+    if lacking:
+        names = f"{', '.join(lacking[:3])}{', ...' if len(lacking) > 3 else ''}"
+        raise UserError(
+            call, f"its gradient has no tensor for {names}", "pass gradient(loss, ...) of nasx.core.bilevel"
+        )
 
 
 def detached(tree: Tree, *, requires_grad: bool = False) -> Tree:

@@ -16,9 +16,8 @@ from torch import Tensor, nn
 
 from nasx.core.batch import Batches
 from nasx.core.bilevel import Batch, Method, Search
-from nasx.core.meter import Meter, check_finite
+from nasx.core.meter import Meter, check_finite, refused
 from nasx.core.schedules import rate
-from nasx.errors import UserError
 
 Step = Callable[[Search, Sequence[Batch], Batch], dict[str, Tensor]]
 
@@ -112,13 +111,10 @@ class Loop:
         batches = [next(self.train) for _ in range(count)]
         step = self.advance or self.method.step
         values = step(self.search, batches, next(self.val))
-        if values is None:
-            raise UserError(
-                f"method={type(self.method).__name__}",
-                "its step has returned nothing",
-                "return logs(...) of nasx.core.bilevel, or {} where there is nothing to log",
-            )
-        self.meter.add(values, updates)
+        try:
+            self.meter.add(values, updates)
+        except (AttributeError, TypeError) as error:
+            raise refused(f"method={type(self.method).__name__}", values) from error
         self.search.updates += updates
 
     def guard(self, means: Mapping[str, float], *, weights: bool = False) -> None:
