@@ -2,6 +2,7 @@
 
 COMMANDS = {
     "quickstart": "a first result in two minutes on a CPU, offline: three ways to choose a cell, compared",
+    "fit": "a folder of images to a small trained network as an ONNX file, in one command",
     "search": "search an architecture, then look it up in the benchmark",
     "retrain": "train a found or published architecture from scratch and test it",
     "run": "search, then look up or retrain, in one configuration",
@@ -26,6 +27,7 @@ PLAIN: dict[str, str] = {
     name: f"nasx.cli.{name}"
     for name in (
         "quickstart",
+        "fit",
         "info",
         "export",
         "evaluate",

@@ -238,8 +238,10 @@ WRITERS: dict[str, tuple[str, Callable[[Any, Facts], bytes]]] = {
 
 
 # -------------------------------------------------------------------------------------------------------- card
-def card(facts: Facts, result: Mapping[str, Any], files: Sequence[str]) -> str:
-    """The model card."""
+def card(
+    facts: Facts, result: Mapping[str, Any], files: Sequence[str], measured: Mapping[str, Any] | None = None
+) -> str:
+    """The model card; `measured` is what `nasx fit` found of the ONNX file (fit_report.written)."""
     import jinja2
 
     from nasx.results import table_formats
@@ -250,4 +252,5 @@ def card(facts: Facts, result: Mapping[str, Any], files: Sequence[str]) -> str:
         "code": lambda value: str(value).replace("```", "'''"),
     }
     template = environment.from_string(CARD.read_text(encoding="utf-8"))
-    return template.render(facts=cleaned(facts), result=cleaned(dict(result)), files=files) + "\n"
+    known = {"facts": cleaned(facts), "result": cleaned(dict(result)), "measured": cleaned(measured)}
+    return template.render(files=files, **known) + "\n"

@@ -97,11 +97,19 @@ def widest(build: Callable[[int], nn.Module], example: Tensor, limit: int) -> in
         with torch.device("meta"):
             return cost(build(channels), example).macs <= limit
 
-    low, high = 2, 4
-    if not fits(low):
+    channels = most_channels(fits)
+    if channels is None:
         raise UserError(
             f"retrain.max_macs={limit}", "is too low even for two channels", "raise it, or lower retrain.layers"
         )
+    return channels
+
+
+def most_channels(fits: Callable[[int], bool]) -> int | None:
+    """The largest even number of channels for which `fits(channels)` holds, by bisection; None where two do not fit."""
+    low, high = 2, 4
+    if not fits(low):
+        return None
     while fits(high):
         low, high = high, 2 * high
     while high - low > 2:

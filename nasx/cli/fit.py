@@ -1,0 +1,339 @@
+"""Search, train, export and measure a small network for a folder of images, in one command that resumes.
+
+    nasx fit FOLDER [macs=20M | params=1M | latency=3ms] [minutes=30] [out=model.onnx] [runs=outputs] [KEY=VALUE ...]
+
+FOLDER has one folder of images per class (docs/data.md lists the layouts). The result is an ONNX file and its model
+card, FILE.md next to FILE.onnx, with the accuracy on test images that nothing else has seen.
+
+    macs, params   the most multiply-adds or parameters of the network
+    latency        the most milliseconds for one image in onnxruntime on one thread of this CPU
+    minutes        bound of the whole run, by the speed of the first updates; at least 3
+
+All other words are settings of `nasx search` and `nasx retrain`: method=, space=, search.epochs=, retrain.epochs=,
+dataset.size=, seed=, device=, threads=, ... The steps are ordinary runs under `runs`, named by the folder and a hash of
+its images and the settings; what was decided on the way is in a JSON file of this name. The same command resumes a run
+that was killed, bit for bit (minutes= does not count what kills have lost), and shows the result of a finished one.
+
+Defaults, whose reasons are in nasx/cli/fit.py:
+
+    images     the centred square at 32 x 32 pixels, or at their own size where they are smaller
+    search     TSE-DrNAS on NAS-Bench-201, as in nasx quickstart; with a budget, held to the mean cost of all cells
+    width      the most channels within the budget, without one 16; fewer where 3 passes over the images take too long
+    training   60 passes over the images (GPU: 200), or as many as about ten minutes of one CPU core allow
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import math
+import os
+import re
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from nasx.cli import arguments, fit_report, fit_width, invoke
+from nasx.config import commands, instantiate, overrides
+from nasx.core import budgets, extras, files
+from nasx.data import survey
+from nasx.data.source import SMALLEST
+from nasx.data.splits import splits
+from nasx.errors import UserError
+from nasx.tracking import lineage, records
+
+if TYPE_CHECKING:
+    from nasx.data.images import Folder
+    from nasx.data.listing import Listing
+
+OPTIONS = {"macs": "", "params": "", "latency": "", "minutes": "", "out": "model.onnx", "runs": "outputs"}
+SEARCH = ("method", "space", "dataset", "search", "budget", "benchmark", "stop")
+BOTH = ("seed", "device", "threads", "workers", "checkpoint_s", "deterministic", "allow", "engine", "logger", "quiet")
+RETRAIN = ("retrain",)
+"""What may be set of a search, of both, of a retraining; a retraining takes space and dataset from its search."""
+FIXED = ("epochs", "updates_per_epoch")
+"""Lengths of a step, which minutes= chooses."""
+SIDE = 32
+"""Side of the images: that of CIFAR-10, for which the space and its recipe were made; larger takes longer."""
+SAMPLE = 300
+"""Images whose sizes are read from their headers, evenly spaced."""
+BATCH = 64
+"""Images of an update: NAS-Bench-201's search; smaller where an eighth of the training images is less."""
+SLICES = {"search": 48, "retrain": 20}
+"""Epochs as which the updates of a step are counted: rates change between epochs. search: as in nasx quickstart."""
+WARM_UP, ARCH_LR = 3, 0.01
+"""As in nasx quickstart: one in three epochs moves the weights alone; 3e-4 hardly moves the architecture so soon."""
+EVALUATED = 1000
+"""Images on which the supernet is evaluated, once: nothing depends on it."""
+LEAST_PASSES = 3
+"""Passes over the images below which a wider network does not pay."""
+VERSION = 1
+"""Of these defaults: a later one begins from scratch."""
+RESERVE, SHARE, TIMED = 0.15, 0.25, 10
+"""Share of the minutes for starts, export and measurement (at least one); of the rest for the search; timed updates."""
+
+
+class Size(NamedTuple):
+    """Defaults of a kind of device: cells per stage, channels of the supernet, updates of the search, passes of the
+    training, and the most multiply-adds of all its forward passes."""
+
+    layers: int
+    channels: int
+    updates: int
+    passes: int
+    work: float
+
+
+SIZES = {"cpu": Size(1, 8, 576, 60, 1e12), "cuda": Size(5, 16, 5000, 200, 1e15)}
+"""cpu: layers, channels and updates of nasx quickstart; 1e12 is ten minutes of an AMD EPYC core at 1.7e9 a second.
+cuda: size and passes of NAS-Bench-201; updates and work have not been measured."""
+
+
+class Request(NamedTuple):
+    """The words of a line, checked one by one."""
+
+    folder: str
+    quantity: str
+    """Of the budget: macs, params, latency; empty for none."""
+    target: float
+    minutes: float | None
+    out: Path
+    runs: str
+    words: tuple[str, ...]
+
+    @property
+    def keys(self) -> set[str]:
+        return {word.partition("=")[0].lstrip("+~") for word in self.words}
+
+    def of(self, *groups: str) -> list[str]:
+        """The settings of these groups."""
+        return [word for word in self.words if overrides.first_part(word) in groups]
+
+    def defaults(self, **values: object) -> list[str]:
+        """Settings (`__` for a dot) that the line leaves to us."""
+        dotted = {key.replace("__", "."): value for key, value in values.items()}
+        return [lineage.override(key, value) for key, value in dotted.items() if key not in self.keys]
+
+
+def main(words: Sequence[str]) -> int:
+    """`nasx fit FOLDER [KEY=VALUE ...]`."""
+    asked = request(words)
+    fit = opened(asked)
+    if fit_report.finished(fit.plan.get("result"), asked.out):
+        print(f"{fit.name} is finished")
+    else:
+        fit.do()
+    fit_report.show(fit.plan["result"], asked.out, asked.folder)
+    return 0
+
+
+def request(words: Sequence[str]) -> Request:
+    """What the words ask for. Raises one UserError with all faults, without torch."""
+    settings = [word for word in words if "=" in word and overrides.first_part(word) in (*SEARCH, *BOTH, *RETRAIN)]
+    given = arguments.parse("fit", [word for word in words if word not in settings], OPTIONS, positional="FOLDER")
+    options, out = given.options, Path(given.options["out"]).expanduser()
+    faults, amount = [], math.inf
+    if len(given.positional) != 1:
+        faults.append(UserError("nasx fit", "needs one folder of images", "nasx fit my_images macs=20M"))
+    wanted = [name for name in budgets.NAMES if options[name]]
+    if len(wanted) > 1:
+        said = " ".join(f"{name}={options[name]}" for name in wanted)
+        faults.append(UserError(said, "are several budgets", "give one of them"))
+    for name in wanted:
+        try:
+            amount, relative = budgets.target(options[name], name)
+            if relative:
+                raise UserError(name, "is a fraction of an unknown mean", "give a number with a unit")
+        except UserError as error:
+            faults.append(UserError(f"{name}={options[name]}", error.fault, error.remedy))
+    minutes = options["minutes"]
+    if minutes and (not re.fullmatch(r"\d+(\.\d+)?", minutes) or float(minutes) < 3):
+        faults.append(UserError(f"minutes={minutes}", "is not a number of at least 3", "for example minutes=30"))
+    for word in settings:
+        key = word.partition("=")[0]
+        if minutes and key.partition(".")[2] in FIXED:
+            faults.append(UserError(word, "sets a length that minutes= chooses", "give one of the two"))
+        if key in ("dataset", "dataset.path"):
+            faults.append(UserError(word, "is not free: nasx fit reads FOLDER", "leave it out, or use nasx search"))
+    above = next(path for path in out.absolute().parents if path.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        faults.append(UserError(f"out={out}", f"cannot be written: {above} is not a writable folder", "choose another"))
+    if out.suffix != ".onnx" or out.is_dir():
+        faults.append(UserError(f"out={out}", "is not the name of an ONNX file", "for example out=model.onnx"))
+    elif (card := fit_report.card_of(out)).exists() and "library_name: nasx" not in card.read_text(errors="replace"):
+        faults.append(UserError(f"out={out}", f"would replace {card}, which is no model card of nasx", "rename one"))
+    if missing := [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]:
+        faults.append(UserError("nasx fit", f"needs {' and '.join(missing)}", extras.install("onnx")))
+    if faults:
+        raise UserError.join(faults)
+    limit, quantity = float(minutes) if minutes else None, wanted[0] if wanted else ""
+    return Request(given.positional[0], quantity, amount, limit, out, options["runs"], tuple(settings))
+
+
+def opened(asked: Request) -> Fit:
+    """The fit that a line asks for, as far as it has come. Raises UserError for the folder and all settings."""
+    if not Path(asked.folder).is_dir():
+        raise UserError(asked.folder, "is not a folder", "give a folder with one folder of images per class")
+    where = ["dataset=folder", lineage.override("dataset.path", asked.folder)]
+    words = [*where, *asked.defaults(dataset__size=SIDE, method="tse_drnas"), *asked.words]
+    _, cfg, choices = invoke.composed("run", [*words, "then=retrain", lineage.override("out", asked.runs)])
+    source: Folder = instantiate.build(cfg["dataset"], cfg["allow"])
+    found = source.listed()
+    sides = fit_report.sides(found, SAMPLE)
+    if "dataset.size" not in asked.keys and sides:
+        source = replace(source, size=max(SMALLEST, min(SIDE, sides[len(sides) // 2])))
+    where += asked.defaults(dataset__size=source.size)
+    same = tuple(word for word in asked.words if overrides.first_part(word) not in commands.NON_IDENTITY_KEYS)
+    key = hashlib.sha256(repr((*asked._replace(out=Path(), runs="", words=same), VERSION)).encode())
+    key.update(survey.stamps(found.train.joined(found.test)).tobytes())
+    stem = re.sub(r"[^\w.]+", "_", Path(asked.folder).resolve().name)[:60].lstrip(".") or "images"
+    return Fit(asked, cfg, source, found, sides, where, choices["space"], f"fit-{stem}-{key.hexdigest()[:8]}")
+
+
+@dataclass
+class Fit:
+    """A request, its images, configuration and name, and what was decided so far."""
+
+    asked: Request
+    cfg: dict[str, Any]
+    source: Folder
+    listing: Listing
+    sides: Sequence[int]
+    where: list[str]
+    """The settings of the dataset."""
+    space: str
+    name: str
+
+    def __post_init__(self) -> None:
+        self.path = Path(self.asked.runs).expanduser() / f"{self.name}.json"
+        self.plan: dict[str, Any] = files.read_json(self.path) or {}
+
+    def decide(self, key: str, choose: Callable[[], Any]) -> Any:
+        """What was decided before, else what `choose()` returns, which is kept."""
+        if key not in self.plan:
+            self.plan[key] = choose()
+            files.write_atomic(self.path, json.dumps(self.plan, indent=1) + "\n")
+        return self.plan[key]
+
+    def run(self, kind: Literal["search", "retrain"], words: Sequence[str], step: str = "") -> invoke.Done:
+        """The finished run of this step."""
+        place = [f"name={self.name}-{step or kind}", lineage.override("out", self.asked.runs)]
+        return invoke.call(kind, [*words, *self.asked.of(*BOTH), *place])
+
+    def do(self) -> None:
+        """Do what is left, and decide on the result."""
+        images = self.source.load()
+        fit_report.understood(self.listing, self.source, images, self.sides, splits(images, self.source, 0))
+        from nasx.tracking import environment
+
+        asked, n, allow = self.asked, len(images.train_y), self.cfg["allow"]
+        self.size = SIZES[environment.device(str(self.cfg["device"])).type]
+        self.batch = min(BATCH, max(2, n // 8))
+        ours = self.space == "nb201" and "space.layers" not in asked.keys
+        layers = self.size.layers if ours else self.cfg["space"]["layers"]
+        network = fit_width.Networks(
+            instantiate.build(self.cfg["space"], allow),
+            images,
+            self.cfg["retrain"]["layers"] if "retrain.layers" in asked.keys else layers,
+            self.cfg["retrain"]["stem"],
+        )
+        network.feasible(asked.quantity, asked.target)
+        words = self.decide("search", self.planned_search)
+        said = "about how long is logged after the first updates"
+        print(f"[1/3] search, {steps(words, 'search')}; {said}", flush=True)
+        found = self.run("search", words)
+        given = [lineage.override("from", str(found.folder)), *asked.of(*RETRAIN)]
+        if "retrain.channels" in asked.keys:
+            channels = self.cfg["retrain"]["channels"]
+        else:
+            most = self.size.work / (LEAST_PASSES * n)
+            choose = network.widest(found.record["genotype"], asked.quantity, asked.target, (self.size.channels, most))
+            channels = self.decide("channels", choose)
+        macs = network.cost(found.record["genotype"], channels).macs
+        words = self.decide("retrain", lambda: self.planned_retrain(given, network.layers, channels, macs, n))
+        print(f"[2/3] training of {found.record['genotype']}, {steps([*given, *words], 'retrain')}", flush=True)
+        trained = self.run("retrain", [*given, *words])
+        print("[3/3] export, test and latency of the ONNX file", flush=True)
+        self.plan.pop("result", None)
+        self.decide(
+            "result", lambda: fit_report.written(asked.out, asked.quantity, asked.target, trained, images, allow)
+        )
+
+    def planned_search(self) -> list[str]:
+        """The settings of the search: what the line says, size of the supernet, budget, length."""
+        asked, size = self.asked, self.size
+        words = asked.defaults(method="tse_drnas", benchmark="none", search__batch=self.batch, search__arch_lr=ARCH_LR)
+        words += asked.defaults(search__evaluate_every=0, search__evaluate_images=EVALUATED)
+        if self.space == "nb201":  # other spaces have the size of their files
+            words += asked.defaults(space__layers=size.layers, space__channels=size.channels)
+        if asked.quantity:
+            quantity = "params" if asked.quantity == "params" else "macs"  # multiply-adds stand for latency
+            words += asked.defaults(budget=quantity, budget__target=1.0)
+        words = [*self.where, *words, *asked.of(*SEARCH)]
+        updates = float(size.updates)
+        if asked.minutes:
+            each, spent = self.speed("search", words)
+            updates = affordable(updates, SHARE * (self.seconds() - spent), each)
+        words += length("search", updates, asked.keys)
+        epochs = next((int(w.partition("=")[2]) for w in words if w.startswith("search.epochs=")), SLICES["search"])
+        return words + asked.defaults(search__arch_warmup=epochs // WARM_UP)
+
+    def planned_retrain(self, given: Sequence[str], layers: int, channels: int, macs: int, n: int) -> list[str]:
+        """The settings of the training: size of the network, batch and rate, length."""
+        asked, recipe, size = self.asked, self.cfg["retrain"], self.size
+        batch = recipe["batch"] if "retrain.batch" in asked.keys else self.batch
+        rate = round(recipe["lr"] * batch / recipe["batch"], 6)  # Goyal et al. 2017: in proportion to the batch
+        words = asked.defaults(
+            retrain__layers=layers,
+            retrain__channels=channels,
+            retrain__batch=batch,
+            retrain__lr=rate,
+            retrain__evaluate_every=0,
+        )
+        passes = size.passes * n / batch
+        updates = min(passes, size.work / (macs * batch))
+        if asked.minutes:
+            each, spent = self.speed("retrain", [*given, *words])
+            for step in ("speed-search", "search"):
+                spent += (records.finished(self.path.with_name(f"{self.name}-{step}")) or {})["wall_s"]
+            updates = affordable(passes, self.seconds() - spent, each)
+        return words + length("retrain", updates, asked.keys)
+
+    def seconds(self) -> float:
+        """Seconds for all updates."""
+        minutes = self.asked.minutes or 0.0
+        return 60 * (minutes - max(1, RESERVE * minutes))
+
+    def speed(self, kind: Literal["search", "retrain"], words: Sequence[str]) -> tuple[float, float]:
+        """Seconds of an update, and of the short run that measures it; its first epoch warms up, its last evaluates."""
+        short = [f"{kind}.epochs=3", f"{kind}.updates_per_epoch={TIMED}"]
+        done = self.run(kind, [*words, *short], f"speed-{kind}")
+        rows = records.read_rows(done.folder)
+        return (rows[1]["wall_s"] - rows[0]["wall_s"]) / TIMED, done.record["wall_s"]
+
+
+def length(kind: str, updates: float, given: Collection[str]) -> list[str]:
+    """Epochs and updates of each, unless the line gives one of them."""
+    if any(f"{kind}.{key}" in given for key in FIXED):
+        return []
+    epochs = min(SLICES[kind], math.ceil(updates))
+    return [f"{kind}.epochs={epochs}", f"{kind}.updates_per_epoch={math.ceil(updates / epochs)}"]
+
+
+def affordable(most: float, left: float, each: float) -> int:
+    """Updates of `each` seconds in `left` seconds, at most `most`. Raises UserError for fewer than ten."""
+    updates = math.floor(min(most, left / each))
+    if updates < TIMED:
+        said = f"leaves {max(left, 0):.0f} s for updates of {each:.2g} s on this machine"
+        raise UserError("minutes", said, "raise it, or lower dataset.size")
+    return updates
+
+
+def steps(words: Sequence[str], kind: str) -> str:
+    """The updates of a step, as far as its settings say."""
+    found = dict(word.partition("=")[::2] for word in words)
+    each, epochs, batch = (found.get(f"{kind}.{key}") for key in (*FIXED[::-1], "batch"))
+    said = f"{int(epochs) * int(each):,} updates" if each and epochs else f"{epochs or 'given'} epochs"
+    return said + (f" of {batch} images" if batch else "")

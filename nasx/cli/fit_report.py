@@ -1,0 +1,159 @@
+"""What `nasx fit` writes and prints: the images, the ONNX file and its model card, the last screen."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from nasx.cli import export
+from nasx.cli.invoke import Done
+from nasx.core import budgets, files
+from nasx.data import decode
+from nasx.errors import cleaned
+from nasx.export import runtime
+from nasx.tracking import lineage
+
+if TYPE_CHECKING:
+    from nasx.data.base import Images
+    from nasx.data.images import Folder
+    from nasx.data.listing import Listing
+
+CONFUSIONS = 5
+"""Pairs of classes that the screen and the card show."""
+
+
+def sides(found: Listing, sample: int) -> list[int]:
+    """Shorter sides of some images, sorted; those that cannot be read are reported when all are decoded."""
+    from PIL import Image
+
+    paths, known = found.train.paths(), []
+    for path in paths[:: -(-len(paths) // sample)]:
+        with contextlib.suppress(*decode.DAMAGES, Image.DecompressionBombError), Image.open(path) as image:
+            known.append(min(image.size))
+    return sorted(known)
+
+
+def understood(
+    found: Listing, source: Folder, images: Images, sides: Sequence[int], split: Sequence[np.ndarray]
+) -> None:
+    """Print classes, counts, sizes and parts of the images."""
+    counts = np.bincount(images.train_y, minlength=len(images.classes))
+    named = ", ".join(f"{name} {n}" for name, n in list(zip(images.classes, counts, strict=True))[:10])
+    least, median, most = (sides[0], sides[len(sides) // 2], sides[-1]) if sides else (0, 0, 0)
+    shape = images.train_x.shape
+    lines = [
+        f"images    {source.path}: {found.said}",
+        f"training  {named}{', ...' * (len(images.classes) > 10)}",
+        f"size      shorter side {least} to {most} pixels, median {median}; centred square at {shape[3]} x {shape[2]}",
+        f"split     search: {len(split[0]):,} images train the supernet, {len(split[1]):,} validate it",
+        f"          network: trained on all {len(images.train_y):,}, tested once on {len(images.test_y):,} others",
+    ]
+    Console(highlight=False, soft_wrap=True).print("\n".join(map(str, cleaned(lines))), markup=False)
+
+
+def written(
+    out: Path, quantity: str, target: float, trained: Done, images: Images, allow: Sequence[str]
+) -> dict[str, Any]:
+    """Write the ONNX file, test and time it, write its card; the facts that are shown."""
+    import onnxruntime
+    import torch
+
+    from nasx.tracking import environment
+
+    network, facts = export.trained_network(trained.folder, trained.record, allow)
+    files.write_atomic(out, blob := export.onnx(network, facts))
+    model = runtime.load(out)
+    batch = facts["test"]["batch"]
+    parts = [images.test_x[i : i + batch] for i in range(0, len(images.test_x), batch)]
+    answers = np.concatenate([model.predict(part).argmax(1) for part in parts])
+    correct, n = int((answers == images.test_y).sum()), len(answers)
+    latency, cpu = runtime.measure_latency(out), environment.hardware(torch.device("cpu"))["name"]
+    low, high = wilson(correct, n)
+    found: dict[str, Any] = {
+        "file": out.name,
+        "correct": correct,
+        "images": n,
+        "accuracy": correct / n,
+        "interval": [low, high],
+        "confusions": confusions(images.test_y, answers, images.classes)[:CONFUSIONS],
+        "macs": trained.record["macs"],
+        "params": trained.record["params"],
+        "bytes": len(blob),
+        "latency": latency._asdict(),
+        "runtime": f"onnxruntime {onnxruntime.__version__}, one thread, {cpu}",
+        "torch_accuracy": trained.record["test_accuracy"],
+        "run": str(trained.folder),
+        "sha256": hashlib.sha256(blob).hexdigest(),
+    }
+    found["budget"] = None
+    if quantity:
+        value = latency.median_ms if quantity == "latency" else float(found[quantity])
+        text, wanted = budgets.text(value, quantity), budgets.text(target, quantity)
+        found["budget"] = {"met": value <= target, "text": f"{text} of {wanted}"}
+    files.write_atomic(card_of(out), export.card(facts, trained.record, ["model.onnx"], cleaned(found)))
+    return found
+
+
+def confusions(y: np.ndarray, answers: np.ndarray, classes: Sequence[str]) -> list[list[Any]]:
+    """Pairs of classes, most frequent first: class, answer, how often, images of the class."""
+    counts = np.bincount(y, minlength=len(classes))
+    wrong = Counter((int(a), int(b)) for a, b in zip(y, answers, strict=True) if a != b)
+    ordered = sorted(wrong.items(), key=lambda item: (-item[1], item[0]))
+    return [[classes[a], classes[b], times, int(counts[a])] for (a, b), times in ordered]
+
+
+def wilson(correct: int, n: int) -> tuple[float, float]:
+    """The 95 % interval of a share (Wilson 1927): a test accuracy is a binomial share of independent images."""
+    from scipy.stats import binomtest
+
+    interval = binomtest(correct, n).proportion_ci(0.95, "wilson")
+    return float(interval.low), float(interval.high)
+
+
+def card_of(out: Path) -> Path:
+    """The model card of an ONNX file."""
+    return out.with_suffix(".md")
+
+
+def finished(result: Mapping[str, Any] | None, out: Path) -> bool:
+    """Whether the file and its card are those of a finished fit."""
+    there = result is not None and card_of(out).is_file() and out.is_file()
+    return there and hashlib.sha256(out.read_bytes()).hexdigest() == str((result or {})["sha256"])
+
+
+def show(result: Mapping[str, Any], out: Path, folder: str) -> None:
+    """Print the last screen."""
+    found, console = cleaned(dict(result)), Console(highlight=False, soft_wrap=True)
+    low, high = found["interval"]
+    ms = found["latency"]
+    lines = [
+        f"\ntest accuracy   {100 * found['accuracy']:.2f} % ({found['correct']:,} of {found['images']:,}), "
+        f"95 % interval {100 * low:.2f} to {100 * high:.2f} %",
+        f"network         {budgets.text(found['params'], 'params')}, {budgets.text(found['macs'], 'macs')}",
+        f"file            {found['bytes'] / 1e6:.2f} MB",
+        f"latency         {ms['median_ms']:.2f} ms for one image ({ms['low_ms']:.2f} to {ms['high_ms']:.2f}, "
+        f"n = {ms['n']})",
+        f"                {found['runtime']}",
+    ]
+    if budget := found["budget"]:
+        lines.append(f"budget          {'met' if budget['met'] else 'NOT met'}: {budget['text']}")
+    console.print("\n".join(lines), markup=False)
+    if found["confusions"]:
+        table = Table(box=None, padding=(0, 2, 0, 0))
+        for heading in ("is", "taken for", "times"):
+            table.add_column(heading)
+        for y, z, times, count in found["confusions"]:
+            table.add_row(y, z, f"{times} of {count}")
+        console.print(table, markup=False)
+    console.print(f"model           {out}\nmodel card      {card_of(out)}", markup=False)
+    console.print(
+        *lineage.format_commands(["nasx", "evaluate", lineage.as_positional(out), f"path={folder}"]), markup=False
+    )

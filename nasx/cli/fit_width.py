@@ -1,0 +1,109 @@
+"""The width of the network that `nasx fit` trains: the most channels within a budget."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from nasx.core import budgets
+from nasx.errors import UserError
+
+if TYPE_CHECKING:
+    from nasx.data.base import Images
+    from nasx.spaces.base import Network, Space
+    from nasx.spaces.cost import Cost
+
+WIDEST = 16
+"""Channels without a budget: those of the networks of NAS-Bench-201."""
+NOISE = 0.95
+"""Share of a latency that the width is chosen by: that of the final file is measured again."""
+
+
+class Networks(NamedTuple):
+    """The networks that a cell may become: space, images, cells, stem."""
+
+    space: Space
+    images: Images
+    layers: int
+    stem: str
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.images.train_x.shape[1:])
+
+    def feasible(self, quantity: str, target: float) -> None:
+        """Raise UserError where no network of the space keeps to a budget of macs or params."""
+        from nasx.spaces.cost import Counts
+
+        if quantity not in ("macs", "params"):
+            return
+        counts: Any = Counts(quantity)  # type: ignore[arg-type]
+        size = {"layers": self.layers, "channels": 2, "stem": self.stem}
+        least = self.space.cost_model(counts, len(self.images.classes), self.shape, **size).least()
+        if least > target:
+            raise self.too_low(
+                quantity, target, f"no network of this space costs less than {budgets.text(least, quantity)}"
+            )
+
+    def too_low(self, quantity: str, target: float, why: str) -> UserError:
+        """The error for a budget that cannot be kept."""
+        return UserError(f"{quantity}={target:g}", why, "raise it, or lower dataset.size or space.layers")
+
+    def network(self, genotype: str, channels: int) -> Network:
+        """The network of a cell, with fresh weights."""
+        size: dict[str, Any] = {"layers": self.layers, "channels": channels, "stem": self.stem}
+        return self.space.network(self.space.parse(genotype), len(self.images.classes), **size)
+
+    def cost(self, genotype: str, channels: int) -> Cost:
+        """Its parameters and multiply-adds."""
+        import torch
+
+        from nasx.spaces import cost
+
+        with torch.device("meta"):
+            return cost.cost(self.network(genotype, channels), self.space.example(1, self.shape))
+
+    def widest(self, genotype: str, quantity: str, target: float, work: tuple[int, float]) -> Callable[[], int]:
+        """A function that returns the most channels within the budget.
+
+        `work`: more channels than the first number must not take more multiply-adds than the second. Raises UserError.
+        """
+        from nasx.spaces.cost import most_channels
+
+        def fits(channels: int) -> bool:
+            found = self.cost(genotype, channels)
+            if channels > work[0] and found.macs > work[1]:
+                return False
+            if not quantity:
+                return channels <= WIDEST
+            if quantity == "latency":
+                return self.latency(genotype, channels) <= NOISE * target
+            return float(getattr(found, quantity)) <= target
+
+        def choose() -> int:
+            channels = most_channels(fits)
+            if channels is None:
+                raise self.too_low(quantity, target, "is too low for two channels of the cell that was found")
+            return channels
+
+        return choose
+
+    def latency(self, genotype: str, channels: int) -> float:
+        """Milliseconds for one image in onnxruntime."""
+        from nasx.cli import export
+        from nasx.export import metadata, runtime
+
+        facts = {
+            "format": metadata.FORMAT,
+            "classes": list(self.images.classes),
+            "normalization": {"mean": list(self.images.mean), "std": list(self.images.std)},
+            "image": list(self.shape),
+            "dataset": {},
+            "test": {},
+        }
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / runtime.FILE
+            file.write_bytes(export.onnx(self.network(genotype, channels).eval(), facts))
+            return runtime.measure_latency(file).median_ms
