@@ -61,7 +61,7 @@ def test_help_shows_what_runs_and_why() -> None:
     found = shown("search", "experiment=quickstart", "seed=3", "search.epochs=5", "name=7")
     assert found["name"].startswith("7  (given on this line; name of this run's folder")
     assert found["search.epochs"].startswith("5  (given on this line; experiment=quickstart: 12; search=nb201_v1: 50)")
-    assert found["seed"].startswith("3  (given on this line; seeds weights")
+    assert found["seed"].startswith("3  (given on this line; seed of the weights")
     assert found["threads"].startswith("1  (CPU threads; ")
     assert "experiment=quickstart: nasx: a net so small" in found["threads"]
     assert "digits*" in found["dataset"]
@@ -70,7 +70,7 @@ def test_help_shows_what_runs_and_why() -> None:
 
 def test_help_marks_what_is_chosen() -> None:
     text = help_.command("search", arguments.split_options(["method=pc_darts,darts", "space=darts", "--multirun"]))
-    assert "* is chosen" in text
+    assert "* marks the selected one" in text
     assert "pc_darts*" in text
     assert " darts*, darts_no_none" in text
     assert "nb201*" not in text

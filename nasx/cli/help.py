@@ -21,13 +21,13 @@ EXAMPLES = {
     "search": [
         ("nasx search experiment=quickstart", "a first result, offline, in under two minutes"),
         ("nasx search method=darts space=nb201 dataset=cifar10", "one search"),
-        ("nasx search method=darts method.order=2 search.epochs=10 device=cpu", "with other settings"),
+        ("nasx search method=darts method.order=2 search.epochs=10 device=cpu", "a search with other settings"),
         ("nasx search --multirun method=darts,random seed=0,1,2,3", "eight searches"),
     ],
     "retrain": [
-        ("nasx retrain from=outputs/<run>", "retrain what a search has found"),
+        ("nasx retrain from=outputs/<run>", "retrain the cell that a search found"),
         ("nasx retrain space=darts genotype=DARTS_V2 retrain.epochs=100", "a published architecture"),
-        ("nasx retrain from=<run> --multirun seed=0,1,2", "three times"),
+        ("nasx retrain from=<run> --multirun seed=0,1,2", "retrain it with three seeds"),
     ],
     "run": [
         ("nasx run experiment=quickstart", "search and look up"),
@@ -50,16 +50,16 @@ EXAMPLES = {
     ],
 }
 WHAT = {
-    "search": "Searches an architecture: trains a supernet of `space` on `dataset`, moves its architecture by\n"
-    "`method`, discretizes, and looks the result up where a benchmark knows it. The same command resumes\n"
-    "an unfinished run and returns at once for a finished one.",
-    "retrain": "Trains an architecture from scratch by a published recipe and reports its test accuracy. Space, data\n"
-    "set and recipe follow from the run that `from` names, unless they are given.",
+    "search": "Searches for an architecture: trains a supernet of `space` on `dataset`, updates its architecture\n"
+    "with `method`, discretizes it, and looks the result up if a benchmark contains it. The same command\n"
+    "resumes an unfinished run and returns immediately for a finished one.",
+    "retrain": "Trains an architecture from scratch by a published recipe and reports its test accuracy. The space,\n"
+    "dataset and recipe are taken from the run given by `from`, unless they are set explicitly.",
     "run": "Does what search does, then looks the architecture up or retrains it: one command, one configuration.",
     "study": "Does what a publication does: searches with several seeds, chooses a cell, retrains it with several\n"
     "seeds, and reports mean ± deviation. Each step is an ordinary run; finished ones are not done again.",
     "table": "Collects finished runs into mean ± deviation with the number of runs, next to published numbers.",
-    "list": "Shows what there is to choose from, with one line and the source of each.",
+    "list": "Lists the available choices, each with a one-line description and its source.",
 }
 
 
@@ -67,7 +67,7 @@ def overview() -> str:
     """`nasx --help`."""
     steps = [
         ("nasx quickstart", "a first result, offline, in two minutes"),
-        ("nasx list", "what there is to choose from"),
+        ("nasx list", "available methods, spaces, datasets and other choices"),
         ("nasx <command> --help", "settings, defaults and examples of a command"),
         ("nasx --version", ""),
     ]
@@ -77,10 +77,10 @@ def overview() -> str:
             "usage: nasx <command> key=value ...",
             _rows(list(COMMANDS.items())),
             "first steps\n" + _rows(steps),
-            fitted("your own files, for every command: --config-dir FOLDER or NASX_CONFIG_DIR"),
+            fitted("to use your own configuration files in any command: --config-dir FOLDER or NASX_CONFIG_DIR"),
             fitted(
-                "exit codes: 0 done, 1 a job failed, 2 the command can be mended, 130 stopped (the same command "
-                "resumes)"
+                "exit codes: 0 done, 1 a job failed, 2 an error that you can fix, 130 stopped (the same command "
+                "resumes the run)"
             ),
         ]
     )
@@ -117,7 +117,7 @@ def command(name: str, line: Line) -> str:
     if groups:
         folders = plugins.folders(line.value("--config-dir"))
         parts.append(
-            "choices (group=choice; * is chosen)\n"
+            "choices (group=choice; * marks the selected one)\n"
             + _rows(
                 [
                     (
@@ -130,25 +130,25 @@ def command(name: str, line: Line) -> str:
             )
         )
     own = [(key, describe_key(key, lines, given)) for key, lines in found.lines.items() if "." not in key]
-    parts.append(("settings of the job\n" if groups else "settings\n") + _rows(own))
+    parts.append(("general settings\n" if groups else "settings\n") + _rows(own))
     for group in ("study", "search", "retrain", "method", "space", "dataset", "stages"):
         rows = [
             (key, describe_key(key, lines, given)) for key, lines in found.lines.items() if key.startswith(f"{group}.")
         ]
         if group in groups and rows:
             parts.append(
-                f"settings of {group}={found.chosen.get(group)} (nasx {name} {group}=... --help shows "
-                "another's)\n" + _rows(rows)
+                f"settings of {group}={found.chosen.get(group)} (others: nasx {name} {group}=... --help)\n"
+                + _rows(rows)
             )
     parts.append(
         "options\n"
         + _rows(
             [
-                ("--multirun, -m", "one job for each combination of values a,b,c"),
+                ("--multirun, -m", "run one job for each combination of the values a,b,c"),
                 ("--cfg job", "show the composed configuration and stop"),
-                ("--info defaults", "show how it was composed; also: config, searchpath, plugins, all"),
-                ("--config-dir DIR", "a folder of your own with space/, method/, experiment/, ..."),
-                ("--hydra-help", "options of Hydra"),
+                ("--info defaults", "show how the configuration was composed; also: config, searchpath, plugins, all"),
+                ("--config-dir DIR", "your own folder with space/, method/, experiment/, ..."),
+                ("--hydra-help", "show the options of Hydra"),
             ]
         )
     )

@@ -226,7 +226,7 @@ def _table(kind: str, rows: Sequence[_Row], width: int) -> Table:
             table.add_row(row.entry.name, row.choice("space"), row.choice("method"), row.published(), *cost)
         return table
     sourced = width >= WIDE and any(row.entry.source for row in rows)
-    table.add_column("what it is", overflow="fold", ratio=3)
+    table.add_column("description", overflow="fold", ratio=3)
     if sourced:
         table.add_column("source", overflow="fold", ratio=2)
     for row in rows:
@@ -284,5 +284,5 @@ def main(cfg: Mapping[str, Any], folders: Sequence[str]) -> None:
             console.print(_table(kind, shown, console.width))
             console.print()
     first = found[0]
-    console.print(f"all of one entry: nasx list {first.kind} {first.entry.name}")
-    console.print("entries with some words: nasx list experiments tse space=darts")
+    console.print(f"details of one entry: nasx list {first.kind} {first.entry.name}")
+    console.print("entries that contain certain words: nasx list experiments tse space=darts")

@@ -85,7 +85,7 @@ def place(decision: Decision, option: int) -> tuple[int | slice, int, int | slic
 
 @dataclass(frozen=True, kw_only=True)
 class DartsPt(Wrapper):
-    """The inner method's search, and a choice by perturbation at its end."""
+    """A search with the inner method, followed by the choice of operations by perturbation."""
 
     tune: NonNegative = 10
     lr: PositiveFloat = 0.0025

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Random(Method):
-    """Best of `samples` uniform draws by table look-up, or one draw."""
+    """The best of `samples` random architectures by their accuracy in the benchmark, or one random architecture."""
 
     trains: ClassVar[bool] = False
     samples: Draws = 1

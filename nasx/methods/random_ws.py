@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class RandomWs(Method):
-    """Single-path training and selection by shared weights."""
+    """Training of random single paths, then selection of an architecture with the shared weights."""
 
     samples: Draws = 100
 

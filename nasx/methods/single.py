@@ -30,7 +30,7 @@ from nasx.core.bilevel import Batch, Cost, Method, Search, Tree, detached, gradi
 
 @dataclass(frozen=True, kw_only=True)
 class Single(Method):
-    """Simultaneous single-level steps; `mode` gives the ablations of Table 4."""
+    """Simultaneous single-level steps; `mode` selects the ablations of Table 4."""
 
     activation: Literal["sigmoid", "softmax"] = "sigmoid"
     initial: float | None = -1.9459101490553132  # -ln 7

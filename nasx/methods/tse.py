@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Tse(Method):
-    """Chunks of T unrolled steps, one architecture step, and the chunk again."""
+    """T unrolled weight steps, one architecture step, then the same T weight steps again."""
 
     T: Repeats = 100
     restore_momentum: bool = True
