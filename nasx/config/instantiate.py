@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nasx.config import plugins, schema, trust
+from nasx.config import own_code, plugins, schema, trust
 from nasx.config.commands import HOMES
 from nasx.config.paths import conf_dir
 from nasx.core import versions
@@ -86,4 +86,6 @@ def build(node: Mapping[str, Any], allow: Sequence[str] = ()) -> Any:
     found = getattr(importlib.import_module(module), name)
     if not trust.is_class(found, name, [module] if target.startswith("nasx.") else allow):
         raise UserError(f"component._target_={target}", "is not defined there", "name the module that defines it")
+    if not target.startswith("nasx."):
+        own_code.remember(found, module)
     return found(**given)

@@ -105,7 +105,7 @@ def definition(module: str, name: str) -> tuple[str, ast.stmt] | None:
             case ast.ImportFrom():
                 for alias in node.names:
                     if (alias.asname or alias.name) == name:
-                        return definition(_absolute(node, module), alias.name)
+                        return definition(absolute(node, module), alias.name)
     return None
 
 
@@ -117,7 +117,8 @@ def _statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
             yield from _statements(node.body)
 
 
-def _absolute(node: ast.ImportFrom, module: str) -> str:
+def absolute(node: ast.ImportFrom, module: str) -> str:
+    """Return the full name of the module that a statement in `module` imports from."""
     if not node.level:
         return node.module or ""
     path = locate(module)

@@ -31,7 +31,7 @@ def trained(cfg: Config, info: Config) -> Result:
     from nasx.train.job import RetrainJob
 
     with session(cfg, info, "retrain") as ctx:
-        done = distributed.broadcast_object(ctx.run.done() if distributed.is_main_process() else None)
+        done = distributed.broadcast_object(ctx.done() if distributed.is_main_process() else None)
         result = RetrainJob(ctx).run() if done is None else done
         if distributed.is_main_process():
             run_summary.draw(ctx.run.folder)

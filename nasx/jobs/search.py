@@ -28,7 +28,7 @@ def search(cfg: Config, info: Config) -> Result:
     if cfg["seeds_per_job"] > 1:
         return search_concurrently(cfg, info)[0]
     with session(cfg, info) as ctx:
-        done = ctx.run.done() or prepared(ctx).run()
+        done = ctx.done() or prepared(ctx).run()
         shown(ctx, done)
         return done
 
@@ -39,7 +39,7 @@ def prepared(ctx: Session) -> SearchJob:
         stage = search_stage.stage(ctx.config, ctx.run.folder, i)
         own = {**stage.config, "out": str(ctx.run.folder), "name": stages.name(i), "seeds_per_job": 1}
         with session(own, {**ctx.info, "published": None}) as inner:
-            if inner.run.done() is None:
+            if inner.done() is None:
                 log.info("stage %d of %d in %s", i + 1, stages.count(ctx.config), inner.run.folder)
                 SearchJob(inner, stage).run()
             pictures(inner)
@@ -66,7 +66,7 @@ def search_concurrently(cfg: Config, info: Config) -> list[Result]:
             except UserError as error:  # another process is in this seed's folder
                 faults.append(error)
                 continue
-            finished = ctx.run.done()
+            finished = ctx.done()
             if finished is not None:
                 shown(ctx, finished)
                 done[seed] = finished

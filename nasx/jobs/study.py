@@ -15,6 +15,7 @@ What is reported is the mean and the sample deviation of the test accuracies of 
 
 from __future__ import annotations
 
+import logging
 import shlex
 import statistics
 from collections.abc import Mapping, Sequence
@@ -24,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.markup import escape
 
-from nasx.config import commands, identity, instantiate
+from nasx.config import commands, identity, instantiate, own_code
 from nasx.config import overrides as config_overrides
 from nasx.core import metrics
 from nasx.errors import cleaned
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 Config = Mapping[str, Any]
 Result = dict[str, Any]
+log = logging.getLogger("nasx")
 STUDY_KEYS = frozenset({"study", "seed", "name", "from", "genotype"})
 """Keys of a study that its steps are not given as they are."""
 
@@ -147,6 +149,8 @@ class Study:
             if not cfg["quiet"]:
                 print(f"\n{self.name}: {info['command']}", flush=True)
             done = (jobs_search.search if kind == "search" else jobs_retrain.retrain)(cfg, info)
+        elif edited := own_code.changed_since(done, own_code.recorded(identity.identifying(cfg, kind))):
+            log.warning("%s: %s", name, edited)
         self.steps[name] = done
         return done
 

@@ -16,7 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from nasx.benchmarks.offers import TESTS
-from nasx.config import identity
+from nasx.config import identity, own_code
 from nasx.core import budgets, files
 from nasx.errors import UserError, cleaned, printable
 from nasx.report import cells
@@ -85,6 +85,8 @@ def again(
         missing = lacking(folder, [*cells.names(folder), *curves])
     except (UserError, OSError, ValueError):  # no genotype
         return None
+    if not missing and (changed := own_code.changed_since(done, own_code.recorded(identity.identifying(cfg, kind)))):
+        log.warning("%s: %s", folder, changed)
     if not missing and summary:
         show(done, folder)
         if cfg["profile"] and not (folder / "profile").exists():

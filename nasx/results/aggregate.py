@@ -17,6 +17,7 @@ from typing import Any
 import pandas as pd
 
 from nasx.benchmarks.base import Edges
+from nasx.config import own_code
 from nasx.core.quantities import lookups, measures
 from nasx.errors import UserError
 from nasx.results import random_baseline
@@ -70,6 +71,7 @@ def summary(frame: pd.DataFrame, group: Sequence[str] = (), *, reference: bool =
         row["device"] = " / ".join(sorted({m["device"] for m in members if m["device"]}))
         row["gpu"] = all(m["gpu"] for m in members)
         row["environments"] = sum(bool(m["environments"]) for m in members)
+        row["mixed_code"] = ", ".join(own_code.mixed((*m["code"], *m["parent_code"]) for m in members))
         row["benchmark"], row["cells"] = first["benchmark"], ""
         row["edges"] = next((m["edges"] for m in members if m["edges"]), ())  # not recorded by earlier versions
         row["source"] = " / ".join(sorted({m["source"] for m in members if m["source"]}))

@@ -19,7 +19,7 @@ from typing import Any
 import pandas as pd
 
 from nasx.benchmarks.base import DATASETS, Edges
-from nasx.config import commands
+from nasx.config import commands, own_code
 from nasx.core.quantities import columns, lookups, measures
 from nasx.errors import printable
 from nasx.tracking import records, result_file
@@ -75,6 +75,9 @@ class Row:
     finished: str = ""
     broken: str = ""
     environments: str = ""
+    code: tuple[str, ...] = ()
+    """The user's own code, see `own_code.labels`; `parent_code` is that of the search of a retraining."""
+    parent_code: tuple[str, ...] = ()
     collapsed: bool | None = None
     warning: bool | None = None
     not_converged: bool | None = None
@@ -225,6 +228,7 @@ def _row(folder: str, record: Record) -> Row:
         finished=record.finished,
         broken=" ".join(result_file.broken(Path(folder), record)) if folder else "",
         environments=printable(", ".join(map(str, records.environments(record.starts)))),
+        code=tuple(map(printable, own_code.labels(record.starts))),
         values=values,
     )
     if isinstance(record, RetrainRecord):
@@ -322,6 +326,7 @@ def _child(row: Row, parent: Row | None) -> Row:
         experiment=row.experiment or parent.experiment,
         parent_folder=parent.folder,
         parent_overrides=parent.overrides,
+        parent_code=parent.code,
         labels=tuple(sorted({*row.labels, *parent.labels})),
         reduced=row.reduced or parent.reduced,
         parent_family=parent.family or "\n".join(parent.overrides),

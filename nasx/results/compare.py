@@ -31,11 +31,12 @@ from typing import Any
 
 import pandas as pd
 
+from nasx.config import own_code
 from nasx.core.quantities import lookups, measures, of_column
 from nasx.errors import UserError
 from nasx.results import conditions as results_conditions
 from nasx.results import differences, random_baseline
-from nasx.results.collect import COLUMNS, collect, mark
+from nasx.results.collect import COLUMNS, collect, mark, rows_of
 from nasx.results.significance import LEVEL, Difference, by_search, moments, p_text, welch
 
 SAME = {"kind": "nasx compare", "protocol": "protocol", "recipe": "recipe", "benchmark": "benchmark"}
@@ -113,6 +114,8 @@ def text(names: Sequence[str], groups: Sequence[pd.DataFrame], metric: str = "au
                 f"note: {name} contains cells chosen as the best of {' or '.join(map(str, best))} searches, "
                 "which is not a mean over searches"
             )
+        if mixed := own_code.mixed((*row["code"], *row["parent_code"]) for row in rows_of(frame)):
+            lines.append(f"note: {name} contains runs of different versions of {', '.join(mixed)} (mixed code)")
         if (count := frame["family"].nunique()) > 1:
             lines.append(f"note: {name} contains runs of {count} configurations; its mean is over all of them")
     lines += ["", *_configurations(groups)]

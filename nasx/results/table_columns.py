@@ -100,12 +100,13 @@ def chosen(row: Mapping[str, Any]) -> str:
 
 
 def marks(row: Mapping[str, Any]) -> str:
-    """List the marks of a row: deviations switched on, reduced, several environments."""
+    """List the marks of a row: deviations switched on, reduced, several environments, mixed code."""
     return ", ".join(
         [
             *row["labels"],
             *(["reduced"] if row["reduced"] is True else []),
             *(["several environments"] if row.get("environments") else []),
+            *(["mixed code"] if row.get("mixed_code") else []),
         ]
     )
 
@@ -307,6 +308,11 @@ def _made(
         notes.append(
             "several environments: runs that were resumed with other threads, versions or devices; the same "
             "command in one environment gives other bits"
+        )
+    if mixed := sorted({row["mixed_code"] for row in own if row["mixed_code"]}):
+        notes.append(
+            f"mixed code: runs of a row, or starts of one run, with different versions of {', '.join(mixed)}; "
+            "delete the runs of the old code, or give those of the new one another name=..."
         )
     if any(row["best_of"] for row in own):
         notes.append("best of k: the best of k searches by a retraining of each, not a mean over searches")

@@ -117,8 +117,11 @@ def damage(names: Sequence[str]) -> str:
 
 
 def environments(starts: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What differs between the environments of a run's starts, the host apart: the names of what its bits depend on."""
-    names = dict.fromkeys(name for start in starts for name in start if name not in ("host", "update"))
+    """What differs between the environments of a run's starts: the names of what its bits depend on.
+
+    The host does not count, nor does the user's code, see nasx.config.own_code.
+    """
+    names = dict.fromkeys(name for start in starts for name in start if name not in ("host", "update", "code"))
     return [name for name in names if len({str(start.get(name)) for start in starts}) > 1]
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from nasx.config import identity, instantiate
+from nasx.config import identity, instantiate, own_code
 from nasx.core import distributed
 from nasx.errors import UserError
 from nasx.tracking import environment, progress, records, run_folder
@@ -39,6 +39,8 @@ class Session:
     """Runs that take turns in this process: each has the time of all."""
     starts: list[dict[str, Any]] = field(default_factory=list)
     """The environments that the run was computed in, each with the update at which it began."""
+    code: own_code.Code = field(default_factory=dict)
+    """The user's own code that the run executes."""
     needs: Callable[[], tuple[str, list[str]]] | None = None
     """Says how much memory a step needs, and which settings lower that to how much; None: not known yet."""
 
@@ -57,6 +59,8 @@ class Session:
     def _begins(self, update: int) -> None:
         """Add this start to `starts` unless its environment is that of the one before; warn where bits may differ."""
         now = {**environment.environment(self.device), "processes": distributed.world_size()}
+        if self.code:
+            now["code"] = self.code
         before = self.starts[-1] if self.starts else {"update": update, **now}
         if self.starts and all(before.get(name) == value for name, value in now.items()):
             return
@@ -67,7 +71,21 @@ class Session:
                 self.run.folder,
                 told,
             )
+        if files := own_code.changed(before.get("code"), self.code):
+            log.warning(
+                "%s: %s changed since this run began; it continues with the new code, and tables mark it: "
+                "to start again with the new code choose another name=..., or delete the folder",
+                self.run.folder,
+                ", ".join(files),
+            )
         self.starts = [*self.starts, {"update": update, **now}]
+
+    def done(self) -> Result | None:
+        """The record of a finished run, see `Run.done`; warns where the user's code has changed since."""
+        record = self.run.done()
+        if changed := own_code.changed_since(record or {}, self.code):
+            log.warning("%s: %s", self.run.folder, changed)
+        return record
 
     def save(self, state: Mapping[str, Any], step: int, epoch: int | None = None) -> None:
         """Write a checkpoint, with the metrics rows so far, the environments and the time taken; see `Run.save`."""
@@ -168,6 +186,7 @@ def session(cfg: Config, info: Config, kind: str = "search") -> Iterator[Session
         seed=cfg["seed"],
         precision=engine.get("precision", "fp32"),
     )
+    code = own_code.recorded(identity.identifying(cfg, kind))
     extra = {"kind": kind, "choices": dict(info["choices"]), "identity": identity.identity(cfg, kind)}
     if not distributed.is_main_process():
         with (
@@ -176,7 +195,7 @@ def session(cfg: Config, info: Config, kind: str = "search") -> Iterator[Session
             environment.Signals() as signals,
             progress.warnings_only(),
         ):
-            ctx = Session(run_folder.ReadOnlyRun(folder), device, cfg, info, signals)
+            ctx = Session(run_folder.ReadOnlyRun(folder), device, cfg, info, signals, code=code)
             with out_of_memory_errors(ctx, kind):
                 yield ctx
         return
@@ -192,7 +211,7 @@ def session(cfg: Config, info: Config, kind: str = "search") -> Iterator[Session
         run.on_row = logger.write
         stack.callback(logger.close)
         try:
-            ctx = Session(run, device, cfg, info, signals)
+            ctx = Session(run, device, cfg, info, signals, code=code)
             with out_of_memory_errors(ctx, kind):
                 yield ctx
         except Exception as error:

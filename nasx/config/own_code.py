@@ -1,0 +1,125 @@
+"""The code of the user that a run executes: components outside nasx, and the SHA-256 of their source files.
+
+A component is the user's own where its `_target_` names another package than nasx, also inside a wrapper. Its code is
+the module that `_target_` names and the modules of the same package that it imports, directly or not, read without
+importing them. Imports at run time (importlib) are not followed.
+
+The code is no part of a run's identity. It is recorded with the environments of the run (`starts`), so that nasx can
+warn where a run continues, or its result is shown again, with other code, and tables can mark rows that mix versions.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from nasx.config import schema
+
+Code = dict[str, str]
+"""Source file, from the folder that holds its package (`mine/signed.py`) -> SHA-256."""
+SHORT = 8
+"""Digits of a hash that are shown."""
+_imported: WeakKeyDictionary[type, Code] = WeakKeyDictionary()
+"""Class -> its code when it was first built: a process continues with what it has imported, also after an edit."""
+
+
+def components(node: Any, place: str = "") -> Iterator[tuple[str, str]]:
+    """Yield (place in the configuration, `_target_`) of each component outside nasx."""
+    if not isinstance(node, Mapping):
+        return
+    target = str(node.get("_target_", "nasx."))
+    if not target.startswith("nasx."):
+        yield place, target
+    for key, value in node.items():
+        yield from components(value, f"{place}.{key}" if place else str(key))
+
+
+def recorded(cfg: Mapping[str, Any]) -> Code:
+    """Return the code of all components of `cfg` that are outside nasx; empty where there are none."""
+    found: Code = {}
+    for _, target in components(cfg):
+        module, _, name = target.rpartition(".")
+        built = getattr(sys.modules.get(module), name, None)
+        known = _imported.get(built) if isinstance(built, type) else None
+        found |= hashes(module) if known is None else known
+    return dict(sorted(found.items()))
+
+
+def remember(built: type, module: str) -> None:
+    """Keep the code of a class that has just been imported from `module`."""
+    if built not in _imported:
+        _imported[built] = hashes(module)
+
+
+def hashes(module: str) -> Code:
+    """Return the code of a module: its own source and that of all it imports from the same package."""
+    package, todo, seen, found = module.partition(".")[0], [module], set[str](), Code()
+    while todo:
+        name = todo.pop()
+        if name in seen or name.partition(".")[0] != package:
+            continue
+        seen.add(name)
+        path = schema.locate(name)
+        if path is None:  # a name inside a module, or a package without __init__.py
+            continue
+        data = path.read_bytes()
+        found[short_path(name, path)] = hashlib.sha256(data).hexdigest()
+        todo += [name.rpartition(".")[0], *_imports(data, name)]
+    return found
+
+
+def _imports(source: bytes, module: str) -> Iterator[str]:
+    """Yield the names of all modules that a source may import; none where it is not valid Python."""
+    try:
+        nodes = list(ast.walk(ast.parse(source)))
+    except (SyntaxError, ValueError):
+        return
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = schema.absolute(node, module)
+            yield base
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+def short_path(module: str, path: str | Path) -> str:
+    """Return the path of a module's file from the folder that holds its package."""
+    own = Path(path)
+    return Path(*own.parts[-(module.count(".") + 1 + (own.stem == "__init__")) :]).as_posix()
+
+
+def changed(before: Any, now: Code) -> list[str]:
+    """Return the files that differ between a recorded code and `now`; none where no code was recorded."""
+    if not isinstance(before, Mapping) or not before:
+        return []
+    return sorted(file for file in before.keys() | now.keys() if before.get(file) != now.get(file))
+
+
+def changed_since(record: Mapping[str, Any], now: Code) -> str:
+    """Return the warning that the code has changed since a run finished with this record; empty where it has not."""
+    starts = record.get("starts")
+    last = starts[-1] if isinstance(starts, list) and starts else None
+    files = changed(last.get("code") if isinstance(last, Mapping) else None, now)
+    remedy = "to run the new code choose another name=..., or delete the folder"
+    return f"{', '.join(files)} changed since this result was computed; {remedy}" if files else ""
+
+
+def labels(starts: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
+    """Return `mine/signed.py 3f2a9c1b` for each file of each code in the starts of a run, each once."""
+    codes = [code for start in starts if isinstance(code := start.get("code"), Mapping)]
+    return tuple(sorted({f"{file} {str(digest)[:SHORT]}" for code in codes for file, digest in code.items()}))
+
+
+def mixed(codes: Iterable[Iterable[str]]) -> tuple[str, ...]:
+    """Return the files that have several versions in the `labels` of the runs."""
+    versions: dict[str, set[str]] = defaultdict(set)
+    for file, digest in (label.rpartition(" ")[::2] for code in codes for label in code):
+        versions[file].add(digest)
+    return tuple(sorted(file for file, found in versions.items() if len(found) > 1))
