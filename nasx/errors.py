@@ -27,6 +27,12 @@ def cleaned(value: Any) -> Any:
     return [cleaned(item) for item in value] if isinstance(value, list | tuple) else value
 
 
+def named(error: BaseException) -> str:
+    """Return the type and the first line of the message of an exception: `KeyError: 'cell'`."""
+    first, *_ = (*str(error).splitlines(), "")
+    return f"{type(error).__name__}: {first}".rstrip(": ")
+
+
 class UserError(Exception):
     """A fault with its place, what is wrong, and what would mend it.
 

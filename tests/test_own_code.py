@@ -100,7 +100,20 @@ def test_a_run_that_continues_with_other_code_is_reported_and_marked(
 ) -> None:
     place = own.parent
     (own / "signed.py").write_text(RAISING)
-    assert jobs.nasx(place, *WORDS).code != 0
+    failed = jobs.nasx(place, *WORDS)
+    assert failed.code == 2, failed
+    line = RAISING.splitlines().index("        return given['cell']") + 1
+    said = (
+        f"method signed: raised KeyError: 'cell' in missing at update 6 (mine/signed.py:{line}); correct it and run the"
+    )
+    assert said in failed.err.splitlines()[-1]
+    assert "Traceback" not in failed.err
+    folder = jobs.folder(place)
+    assert said in (folder / "fault.txt").read_text()
+    log = (folder / "log.txt").read_text()
+    assert log.count("Traceback") == 1
+    assert "in missing\n    return given['cell']" in log
+    assert said in jobs.nasx(place, "status", "runs").out
     (own / "signed.py").write_text(METHOD)
     done = jobs.nasx(place, *WORDS)
     assert done.code == 0, done
@@ -156,6 +169,32 @@ def test_a_process_records_the_code_that_it_has_imported(tmp_path: Path, monkeyp
     finally:
         del sys.modules["edited_for_test"]
     assert own_code.changed(before, own_code.recorded({"method": node})) == ["edited_for_test.py"]
+
+
+class Part:
+    """Raises in several ways."""
+
+    def empty(self) -> None:
+        raise AssertionError
+
+    def system(self) -> None:
+        Path("/does/not/exist").read_text()
+
+
+def test_the_component_that_raised_is_named() -> None:
+    cfg = {"method": {"_target_": f"{__name__}.Part"}, "space": {"_target_": "nasx.spaces.nb201.space.Nb201"}}
+    for call, text in (("empty", "AssertionError"), ("system", "FileNotFoundError: [Errno 2] No such file")):
+        with pytest.raises(Exception) as caught:
+            getattr(Part(), call)()
+        found = own_code.fault(caught.value, cfg, {"method": "part"}, " at update 3")
+        assert found is not None
+        assert found[0] == "method part"
+        assert found[1].startswith(f"raised {text}")
+        assert f" in {call} at update 3 ({__name__}.py:" in found[1]
+        assert own_code.fault(caught.value, {"space": cfg["space"]}, {}, "") is None
+        two = own_code.fault(caught.value, {**cfg, "dataset": cfg["method"]}, {}, "")
+        assert two is not None
+        assert two[0] == f"module {__name__}"
 
 
 def test_records_without_code_warn_of_nothing() -> None:

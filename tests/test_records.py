@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import pickle
+import re
 import resource
 import signal
 from collections.abc import Iterator
@@ -168,6 +169,21 @@ def test_why_a_start_failed_is_kept_until_the_next_one(run: run_folder.Run) -> N
         again.finish({"status": "finished"})
         again.fail(UserError("a sweep", "another seed failed"))
         assert not (run.folder / "fault.txt").exists(), "a finished run has not failed"
+
+
+def test_a_bug_is_kept_with_its_line_and_its_trace(run: run_folder.Run) -> None:
+    (run.folder / "log.txt").write_text("before\n")
+    with pytest.raises(AttributeError) as caught:
+        records.parsed(3)  # type: ignore[arg-type]
+    run.fail(caught.value)
+    said = (run.folder / "fault.txt").read_text()
+    assert re.fullmatch(
+        r"AttributeError: 'int' object has no attribute 'splitlines' \(nasx/tracking/records\.py:\d+ in parsed\)\n",
+        said,
+    )
+    log = (run.folder / "log.txt").read_text()
+    assert log.startswith("before\nTraceback")
+    assert "in parsed" in log
 
 
 def test_a_session_keeps_why_it_failed(tmp_path: Path) -> None:

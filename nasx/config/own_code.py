@@ -13,13 +13,15 @@ from __future__ import annotations
 import ast
 import hashlib
 import sys
+import traceback
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 from nasx.config import schema
+from nasx.errors import named
 
 Code = dict[str, str]
 """Source file, from the folder that holds its package (`mine/signed.py`) -> SHA-256."""
@@ -93,6 +95,39 @@ def short_path(module: str, path: str | Path) -> str:
     """Return the path of a module's file from the folder that holds its package."""
     own = Path(path)
     return Path(*own.parts[-(module.count(".") + 1 + (own.stem == "__init__")) :]).as_posix()
+
+
+class Raised(NamedTuple):
+    """Where an exception was raised: module, function, `mine/signed.py:18`; and `KeyError: 'cell'`."""
+
+    module: str
+    function: str
+    line: str
+    text: str
+
+
+def raised(error: BaseException, packages: Collection[str]) -> Raised | None:
+    """Return the innermost line of these packages in the trace of an exception; None where it has none."""
+    for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
+        module = str(frame.f_globals.get("__name__"))
+        if module.partition(".")[0] in packages:
+            place = f"{short_path(module, frame.f_code.co_filename)}:{line}"
+            return Raised(module, frame.f_code.co_name, place, named(error))
+    return None
+
+
+def fault(error: BaseException, cfg: Mapping[str, Any], choices: Mapping[str, Any], at: str) -> tuple[str, str] | None:
+    """Return the component of the user that raised an exception, and what it raised; None where none of them did.
+
+    `at` is the position of the run, such as ` at update 6`.
+    """
+    own = list(components(cfg))
+    found = raised(error, {target.partition(".")[0] for _, target in own})
+    if found is None:
+        return None
+    places = [place for place, target in own if target.rpartition(".")[0] == found.module]
+    where = f"{places[0]} {choices.get(places[0]) or ''}".rstrip() if len(places) == 1 else f"module {found.module}"
+    return where, f"raised {found.text} in {found.function}{at} ({found.line})"
 
 
 def changed(before: Any, now: Code) -> list[str]:

@@ -15,7 +15,7 @@ from nasx.core.meter import Meter
 from nasx.core.metrics import Metric
 from nasx.tracking import environment, profiler, progress
 from nasx.tracking.progress import Display
-from nasx.tracking.session import Result, Session
+from nasx.tracking.session import Result, Session, own_code_errors
 
 log = logging.getLogger("nasx")
 TIMED = (3, 10)
@@ -163,6 +163,10 @@ class Job(ABC):
 
     def steps(self) -> Generator[None, None, None]:
         """`run`, step by step, so that several jobs can take turns."""
+        with own_code_errors(self.ctx, lambda: f" at update {self.engine.position[0]}"):
+            yield from self._steps()
+
+    def _steps(self) -> Generator[None, None, None]:
         self.resume()
         profile = self.ctx.config["profile"] if distributed.is_main_process() else 0
         with Display(

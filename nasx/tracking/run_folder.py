@@ -18,15 +18,17 @@ import contextlib
 import json
 import logging
 import os
+import traceback
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from nasx.config import own_code
 from nasx.core import files, versions
 from nasx.core.files import read_json, read_yaml, unwritable, write_atomic
-from nasx.errors import UserError
+from nasx.errors import UserError, named, printable
 from nasx.tracking import checkpoints
 from nasx.tracking.lock import Lock
 from nasx.tracking.records import (
@@ -180,10 +182,23 @@ class Run:
         return read_json(self.folder / "result.json")
 
     def fail(self, error: Exception) -> None:
-        """Write down why this start failed, for `nasx status`; the next start removes it."""
+        """Write to fault.txt why this start failed, for `nasx status`, until the next start; a bug also to log.txt."""
         with contextlib.suppress(UserError):  # the disk may be what failed, or the lock
             if self.result is None:
-                write_atomic(self._held() / "fault.txt", f"{error or type(error).__name__}\n")
+                said = str(error)
+                if not isinstance(error, UserError):
+                    self.write_trace(error)
+                    found = own_code.raised(error, ["nasx"])
+                    said = f"{found.text} ({found.line} in {found.function})" if found else named(error)
+                write_atomic(self._held() / "fault.txt", f"{said}\n")
+
+    def write_trace(self, error: Exception) -> bool:
+        """Append the trace of an exception to log.txt; returns whether that was possible."""
+        try:
+            files.append(self._held() / "log.txt", printable("".join(traceback.format_exception(error))))
+        except UserError:
+            return False
+        return True
 
     def decide(self, genotype: object) -> None:
         """Write the genotype's text."""
@@ -287,6 +302,9 @@ class ReadOnlyRun(Run):
 
     def fail(self, error: Exception) -> None:
         pass
+
+    def write_trace(self, error: Exception) -> bool:
+        return False
 
     def note(self, name: str, content: Mapping[str, Any]) -> None:
         pass

@@ -196,7 +196,7 @@ def session(cfg: Config, info: Config, kind: str = "search") -> Iterator[Session
             progress.warnings_only(),
         ):
             ctx = Session(run_folder.ReadOnlyRun(folder), device, cfg, info, signals, code=code)
-            with out_of_memory_errors(ctx, kind):
+            with out_of_memory_errors(ctx, kind), own_code_errors(ctx):
                 yield ctx
         return
     with (
@@ -212,11 +212,26 @@ def session(cfg: Config, info: Config, kind: str = "search") -> Iterator[Session
         stack.callback(logger.close)
         try:
             ctx = Session(run, device, cfg, info, signals, code=code)
-            with out_of_memory_errors(ctx, kind):
+            with out_of_memory_errors(ctx, kind), own_code_errors(ctx):
                 yield ctx
         except Exception as error:
             run.fail(error)
             raise
+
+
+@contextlib.contextmanager
+def own_code_errors(ctx: Session, position: Callable[[], str] = lambda: "") -> Iterator[None]:
+    """Within the block an exception that the user's own code raises is a UserError; log.txt gets its trace."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        found = own_code.fault(error, ctx.config, ctx.info["choices"], position())
+        if found is None or environment.out_of_memory(error):
+            raise
+        kept = f" (the trace is in {ctx.run.folder / 'log.txt'})" if ctx.run.write_trace(error) else ""
+        raise UserError(*found, f"correct it and run the same command again{kept}") from error
 
 
 @contextlib.contextmanager
