@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nasx.core import distributed
 from nasx.core.bilevel import Batch, Search, Tree
 from nasx.searcher.problem import RelaxedProblem, weights
 from nasx.spaces import edge_operations
@@ -60,7 +61,7 @@ def mixture(space: Space, seed: int = 0, scale: float = 1.0) -> Tree:
 def search(space: Space, *, seed: int = 0, lr: float = 0.05, momentum: float = 0.0, **settings: Any) -> Search:
     """A search on a small float64 supernet, plain SGD on both trees."""
     net = build(space, seed=seed)
-    problem = RelaxedProblem(space, net, softmax, classes=10)
+    problem = RelaxedProblem(space, net, softmax, classes=10, parallel=distributed.world_size() > 1)
     gen = torch.Generator().manual_seed(seed)
     a = {
         k: torch.randn(shape, generator=gen, dtype=torch.float64).requires_grad_()

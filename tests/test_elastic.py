@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,8 @@ from folders import equal
 
 from nasx.core import files
 from nasx.errors import UserError
+from nasx.jobs import launch
 from nasx.tracking import environment
-from nasx.train import launch
 
 WORDS = (
     "retrain",
@@ -62,10 +63,12 @@ def ranks(starter: int, owner: int) -> list[int]:
     return sorted(found, key=lambda child: child != owner)
 
 
-def disturbed(here: Path, whom: int | None, number: int, count: int = 2) -> tuple[int, str]:
+def disturbed(
+    here: Path, whom: int | None, number: int, count: int = 2, words: Sequence[str] = WORDS
+) -> tuple[int, str]:
     """Exit code and messages of a run that gets a signal after its first checkpoint; `whom`: a rank, None: "
     "the starter."""
-    folder, started = here / "runs" / "torn", nasx(here, *WORDS, "name=torn", f"devices={count}", "quiet=true")
+    folder, started = here / "runs" / "torn", nasx(here, *words, "name=torn", f"devices={count}", "quiet=true")
     end = time.monotonic() + 200
     while not list(folder.glob("checkpoints/0*.ckpt")):
         assert time.monotonic() < end

@@ -109,7 +109,7 @@ def test_no_module_writes_by_itself() -> None:
         "core/files.py",
         "core/system.py",
         "tracking/lock.py",
-        "train/launch.py",
+        "jobs/launch.py",
         "data/fetch.py",
         "benchmarks/download.py",
         "benchmarks/store.py",

@@ -275,21 +275,6 @@ def test_a_killed_process_ends_the_other_and_one_process_goes_on(tmp_path: Path)
     assert [row["updates"] for row in rows(folder)] == [60, 120]
 
 
-def test_a_search_refuses_several_processes(tmp_path: Path) -> None:
-    env = {**os.environ, "WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"}
-    done = subprocess.run(
-        [sys.executable, "-m", "nasx", "search", "space=nb201", "dataset=digits", "device=cpu"],
-        cwd=tmp_path,
-        env=env,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 2
-    assert "nasx search: runs in a single process, but torchrun has started 2" in done.stderr
-    assert not (tmp_path / "outputs").exists()
-
-
 def test_a_mixed_batch_is_cut_without_loss() -> None:
     mixed = recipe.mix(images(3), cutmix=1.0)
     parts = list(mixed.rows(torch.arange(10)).split([4, 6]))

@@ -12,7 +12,7 @@ import shlex
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from nasx.config import budget_rules, schema, space_rules
+from nasx.config import budget_rules, process_rules, schema, space_rules
 from nasx.core.constraints import SEEDS
 from nasx.errors import UserError
 from nasx.spaces import rules
@@ -201,12 +201,6 @@ def _words(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
         )
 
 
-def _devices(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
-    """Text is read in order, each segment on from the one before."""
-    if _constant(cfg, "space", "data") == "text" and (devices := cfg.get("devices") or 1) > 1:
-        yield UserError(f"devices={devices}", "text is read by one process", "leave devices out")
-
-
 def _rates(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
     for group in TRAINING_GROUPS[command]:
         lr, low = _get(cfg, f"{group}.lr"), _get(cfg, f"{group}.lr_min")
@@ -382,7 +376,6 @@ COMBINATIONS: tuple[Callable[[Mapping[str, Any], str], Iterator[UserError]], ...
     _cells,
     _reads,
     _words,
-    _devices,
     _rates,
     _eval_mode,
     _momentum,
@@ -395,4 +388,5 @@ COMBINATIONS: tuple[Callable[[Mapping[str, Any], str], Iterator[UserError]], ...
     _keep,
     _genotype,
     budget_rules.faults,
+    process_rules.faults,
 )

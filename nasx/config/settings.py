@@ -324,6 +324,9 @@ class JobSettings:
 class SearchJob(JobSettings):
     """`nasx search`."""
 
+    devices: Count = 1
+    """Processes that search together, one for each GPU."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class RetrainJob(JobSettings):

@@ -1,14 +1,23 @@
-"""Data-parallel training on several processes; with one process all functions are no-ops.
+"""Data-parallel training and search on several processes; with one process all functions are no-ops.
 
     nasx retrain devices=N ...                              gloo on CPUs, nccl on GPUs, one process for each device
     torchrun --nproc-per-node=N -m nasx retrain ...         the same, with torch's launcher
 
-Every rank draws the same global batch, so batches do not depend on the number of processes, and uses its slice of every
-accumulation step, after MixUp and CutMix. torch's DistributedDataParallel averages the gradients. Batch norm is
-synchronized over the whole accumulation step, by torch's SyncBatchNorm on GPUs and by `SyncNorm` on CPUs, for which
-torch has none. N processes therefore compute what one computes, up to the order of floating-point sums, and a training
-may resume with another number. Only drop-path and the `noise` operation, which draw from (seed of the batch, rank) with
-several processes, are merely equal in distribution.
+and the same for `nasx search`. Every rank draws the same global batch, so batches do not depend on the number of
+processes, and computes its slice of it. Batch norm is synchronized over the global batch. N processes therefore compute
+what one computes, up to the order of floating-point sums, and a run may resume with another number. Only drop-path and
+the `noise` operation, which draw from (seed of the batch, rank) with several processes, are merely equal in
+distribution.
+
+Retraining uses its slice of every accumulation step, after MixUp and CutMix. torch's DistributedDataParallel averages
+the gradients, and batch norm is torch's SyncBatchNorm on GPUs and `SyncNorm` on CPUs, for which torch has none.
+
+A search differentiates its loss in many ways: by weights, architecture and mixture, twice, and at other weights. So the
+loss itself is global: `shared` marks the trees that all ranks have in common, on their way into a rank's own pass, and
+`total` sums what the ranks have found. Both are differentiable any number of times (each is the other's backward pass),
+so that every gradient and every product that a method takes is that of the global batch, on all ranks, with the same
+bits; norms and step lengths follow. torch's SyncBatchNorm has no second derivative, so batch norm is `batch_norm` on
+all devices.
 
 Rank 0 owns the run folder: it alone reads, writes and prints. When a process dies the others lose their connection to
 it (gloo) or are terminated by the agent (nccl); the same command resumes from the last checkpoint, with the same number
@@ -28,8 +37,10 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nasx.core.trees import Tree
 from nasx.errors import UserError
 
 COMM_TIMEOUT = timedelta(minutes=10)
@@ -101,14 +112,13 @@ def is_peer_failure(error: BaseException) -> bool:
 
 # ------------------------------------------------------------------------------------------------------- talk
 def rank_rows(batch: int, pieces: int) -> list[Tensor]:
-    """Return the positions of this rank's images in each of `pieces` parts of a batch.
+    """Return the positions of this rank's images in each of `pieces` parts of a batch."""
+    return [piece[rank_slice(len(piece))] for piece in torch.arange(batch).chunk(pieces)]
 
-    The ranks partition each part as evenly as possible.
-    """
-    return [
-        piece[len(piece) * rank() // world_size() : len(piece) * (rank() + 1) // world_size()]
-        for piece in torch.arange(batch).chunk(pieces)
-    ]
+
+def rank_slice(n: int) -> slice:
+    """Return this rank's part of n items; the ranks partition them as evenly as possible."""
+    return slice(n * rank() // world_size(), n * (rank() + 1) // world_size())
 
 
 def all_reduce(x: Tensor) -> Tensor:
@@ -160,6 +170,45 @@ def no_sync(network: nn.Module, last: bool) -> contextlib.AbstractContextManager
     return contextlib.nullcontext() if last or world_size() == 1 else network.no_sync()  # type: ignore[operator]
 
 
+# ------------------------------------------------------------------------------------------- losses of all ranks
+class Shared(torch.autograd.Function):
+    """Tensors that all ranks have in common, in a rank's own computation; their gradients are summed over ranks."""
+
+    @staticmethod
+    def forward(ctx: Any, *tensors: Tensor) -> tuple[Tensor, ...]:
+        return tuple(x.view_as(x) for x in tensors)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        return Total.apply(*grads)
+
+
+class Total(torch.autograd.Function):
+    """Sums of tensors over ranks, by one reduction; each rank's part has the gradient of the sum."""
+
+    @staticmethod
+    def forward(ctx: Any, *tensors: Tensor) -> tuple[Tensor, ...]:
+        flat = all_reduce(torch.cat([x.flatten() for x in tensors]))
+        parts = flat.split([x.numel() for x in tensors])
+        return tuple(part.view(x.shape).to(x.dtype) for part, x in zip(parts, tensors, strict=True))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        return Shared.apply(*grads)
+
+
+def shared(tree: Tree) -> Tree:
+    """Return a tree that all ranks have in common for a rank's own pass: what it gives goes through `total`."""
+    moving = {k: x for k, x in tree.items() if x.requires_grad}
+    return tree | dict(zip(moving, Shared.apply(*moving.values()), strict=True)) if moving else tree
+
+
+def total(*parts: Tensor) -> tuple[Tensor, ...]:
+    """Sum each tensor over ranks, differentiably; see `shared`."""
+    sums: tuple[Tensor, ...] = Total.apply(*parts)
+    return sums
+
+
 # ------------------------------------------------------------------------------------------------- batch norm
 class Sum(torch.autograd.Function):
     """Differentiable sum over ranks; the gradient of each rank's part is the sum of the gradients of all ranks."""
@@ -169,37 +218,52 @@ class Sum(torch.autograd.Function):
         return all_reduce(x)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        return all_reduce(grads[0].contiguous())
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        return Sum.apply(grads[0].contiguous())
 
 
-class SyncNorm(nn.BatchNorm2d):
-    """Batch norm over the images of all ranks, by one differentiable sum of (sum x, sum x^2, count).
+def batch_norm(
+    x: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    training: bool,
+    momentum: float,
+    eps: float,
+) -> Tensor:
+    """Compute torch.nn.functional.batch_norm over the images of all ranks, by one sum of (sum x, sum x^2, count).
 
     Running statistics use the unbiased variance, as torch's do. x (n, c, h, w); n may be 0 on a rank.
     """
+    if not training:
+        return F.batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps)
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    size = torch.full((1,), float(x.numel() // x.size(1)), dtype=wide.dtype, device=x.device)
+    found: Tensor = Sum.apply(torch.cat([wide.sum((0, 2, 3)), wide.square().sum((0, 2, 3)), size]))
+    first, second, n = found.split([x.size(1), x.size(1), 1])
+    mean = first / n
+    var = (second / n - mean.square()).clamp_min(0)
+    if running_mean is not None and running_var is not None:
+        with torch.no_grad():
+            running_mean.lerp_(mean.to(running_mean.dtype), momentum)
+            running_var.lerp_((var * n / (n - 1)).to(running_var.dtype), momentum)
+    scale = (var + eps).rsqrt() if weight is None else weight * (var + eps).rsqrt()
+    shift = -mean * scale if bias is None else bias - mean * scale
+    out: Tensor = (wide * scale[:, None, None] + shift[:, None, None]).to(x.dtype)
+    return out
+
+
+class SyncNorm(nn.BatchNorm2d):
+    """Batch norm over the images of all ranks, by `batch_norm`."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if not (self.training or self.running_mean is None):
-            return super().forward(x)
-        wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        size = torch.full((1,), float(x.numel() // x.size(1)), dtype=wide.dtype, device=x.device)
-        found: Tensor = Sum.apply(torch.cat([wide.sum((0, 2, 3)), wide.square().sum((0, 2, 3)), size]))
-        first, second, n = found.split([self.num_features, self.num_features, 1])
-        mean = first / n
-        var = (second / n - mean.square()).clamp_min(0)
-        if self.training and self.running_mean is not None:
-            assert self.running_var is not None
-            assert self.num_batches_tracked is not None
-            assert self.momentum is not None
-            with torch.no_grad():
-                self.num_batches_tracked.add_(1)
-                self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
-                self.running_var.lerp_((var * n / (n - 1)).to(self.running_var.dtype), self.momentum)
-        scale = (var + self.eps).rsqrt() if self.weight is None else self.weight * (var + self.eps).rsqrt()
-        shift = -mean * scale if self.bias is None else self.bias - mean * scale
-        out: Tensor = (wide * scale[:, None, None] + shift[:, None, None]).to(x.dtype)
-        return out
+        training = self.training or self.running_mean is None
+        if training and self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
+        assert self.momentum is not None
+        mean, var = self.running_mean, self.running_var
+        return batch_norm(x, mean, var, self.weight, self.bias, training, self.momentum, self.eps)
 
 
 def convert_sync_batchnorm(network: N, device: torch.device) -> N:

@@ -2,28 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from nasx.config import identity
 from nasx.core import distributed
-from nasx.errors import UserError
+from nasx.jobs import launch
 from nasx.report import run_summary
-from nasx.tracking import records
 from nasx.tracking.session import Config, Result, session
 
 
 def retrain(cfg: Config, info: Config) -> Result:
     """Train a found or named genotype from scratch, in `devices` processes; resumes an unfinished run."""
-    count, folder = cfg["devices"], Path(cfg["out"]) / identity.run_name(cfg, info["choices"], "retrain")
-    if count == 1 or records.finished(folder) is not None:
-        return trained(cfg, info)
-    if distributed.world_size() > 1:
-        raise UserError(
-            f"devices={count}", f"{distributed.world_size()} processes have already been started", "leave devices out"
-        )
-    from nasx.train import launch
-
-    return launch.launch_workers(count, trained, cfg, info)
+    return launch.launched(trained, cfg, info, "retrain")
 
 
 def trained(cfg: Config, info: Config) -> Result:

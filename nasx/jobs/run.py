@@ -6,13 +6,13 @@ from pathlib import Path
 
 from nasx.config import identity, instantiate
 from nasx.jobs.retrain import retrain
-from nasx.jobs.search import search
+from nasx.jobs.search import searched
 from nasx.tracking.session import Config, Result
 
 
 def run(cfg: Config, info: Config) -> Result:
     """Search, then look up or retrain what was found; auto: retrain unless the benchmark's data were searched on."""
-    found, then = search(cfg, info), cfg["then"]
+    found, then = searched(cfg, info), cfg["then"]
     benchmark, source = (instantiate.build(cfg[group], cfg["allow"]) for group in ("benchmark", "dataset"))
     if then == "lookup" or (then == "auto" and found["lookup"] is not None and benchmark.dataset_key(source.name)):
         return found

@@ -12,7 +12,9 @@ import shlex
 import torch
 
 from nasx.config import stages
+from nasx.core import distributed
 from nasx.errors import UserError
+from nasx.jobs import launch
 from nasx.report import run_summary
 from nasx.searcher import calibration
 from nasx.searcher import stage as search_stage
@@ -24,13 +26,23 @@ log = logging.getLogger("nasx")
 
 
 def search(cfg: Config, info: Config) -> Result:
-    """Search, discretize and look up; resumes an unfinished run, returns a finished one's record at once."""
+    """Search in `devices` processes; see `searched`."""
+    return launch.launched(searched, cfg, info, "search")
+
+
+def searched(cfg: Config, info: Config) -> Result:
+    """Search, discretize and look up; resumes an unfinished run, returns a finished one's record at once.
+
+    This process may be one of several.
+    """
     if cfg["seeds_per_job"] > 1:
         return search_concurrently(cfg, info)[0]
     with session(cfg, info) as ctx:
-        done = ctx.done() or prepared(ctx).run()
-        shown(ctx, done)
-        return done
+        done = distributed.broadcast_object(ctx.done() if distributed.is_main_process() else None)
+        result: Result = prepared(ctx).run() if done is None else done
+        if distributed.is_main_process():
+            shown(ctx, result)
+        return result
 
 
 def prepared(ctx: Session) -> SearchJob:

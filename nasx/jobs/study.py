@@ -148,7 +148,7 @@ class Study:
         if done is None or records.broken(Path(cfg["out"]) / name, done):
             if not cfg["quiet"]:
                 print(f"\n{self.name}: {info['command']}", flush=True)
-            done = (jobs_search.search if kind == "search" else jobs_retrain.retrain)(cfg, info)
+            done = (jobs_search.searched if kind == "search" else jobs_retrain.retrain)(cfg, info)
         elif edited := own_code.changed_since(done, own_code.recorded(identity.identifying(cfg, kind))):
             log.warning("%s: %s", name, edited)
         self.steps[name] = done

@@ -17,7 +17,7 @@ In single precision they cannot be: channels_last alone turns the architecture s
 precision a path is refused only where its step is not finite, or farther from the eager step than no step is. The
 architecture moves by plain gradient steps here, since the first step of Adam is a sign.
 
-Precision is never changed. Text, deterministic=true and searches in stages stay eager.
+Precision is never changed. Text, deterministic=true, searches in stages and those of several processes stay eager.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from nasx.config import stages
-from nasx.core import files
+from nasx.core import distributed, files
 from nasx.core.batch import Batch
 from nasx.errors import UserError
 from nasx.searcher.cuda_graphs import Position
@@ -122,6 +122,7 @@ def open_to(job: SearchJob) -> bool:
         and not config["deterministic"]
         and stages.count(config) == 1
         and not checkpoints.found(job.ctx.run.folder)
+        and distributed.world_size() == 1
     )
 
 

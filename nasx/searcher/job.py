@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from nasx.config import identity, instantiate, stages
-from nasx.core import metrics, versions
+from nasx.core import distributed, metrics, versions
 from nasx.core.bilevel import Search, Selection, Tree, detached
 from nasx.data.batch_stream import hashed
 from nasx.diagnostics import verdict
@@ -76,6 +76,7 @@ class SearchJob(Job):
             auxiliary=settings.auxiliary,
             engine=engine,
             classes=len(self.data.classes),
+            parallel=distributed.world_size() > 1,
         )
         self.limit = build("budget").open(self.problem, self.benchmark, getattr(self.data, "shape", ()))
         gen = torch.Generator().manual_seed(hashed(cfg["seed"], "architecture"))
@@ -133,7 +134,8 @@ class SearchJob(Job):
         super().__init__(ctx, self.loop, metrics.OF[settings.data], settings.epochs)
         own = sum(x.numel() * x.element_size() for x in (*supernet.parameters(), *supernet.buffers(), *a.values()))
         self.beside = torch.cuda.memory_allocated(ctx.device) - own if ctx.device.type == "cuda" else 0
-        self.memory = Memory(self.space, self.method, settings, engine, len(self.data.classes), self.data.shape)
+        own_share = replace(settings, batch=-(-settings.batch // distributed.world_size()))
+        self.memory = Memory(self.space, self.method, own_share, engine, len(self.data.classes), self.data.shape)
         ctx.needs = self.needs
 
     # ------------------------------------------------------------------------------------------------- the cost
@@ -164,6 +166,8 @@ class SearchJob(Job):
         if wanted == "off":
             return None
         why = cuda_graphs.reason(device, carries=self.data.carries)
+        if distributed.world_size() > 1:
+            why = "several processes search together"
         if why is None:
             return cuda_graphs.Replayed(self.method, self.problem, cuda_graphs.cuda(device), required=wanted == "on")
         if wanted == "on":
@@ -210,7 +214,7 @@ class SearchJob(Job):
 
     def load(self, state: Mapping[str, Any]) -> None:
         super().load(state)
-        self.problem.passes, self.watch.rows = state["passes"], self.ctx.run.rows()
+        self.problem.passes, self.watch.rows = state["passes"], distributed.broadcast_object(self.ctx.run.rows())
         self.decided, self.measured = state.get("decided", []), state.get("measured", {})
         self.watch.load(state["watch"])
         self.loop.stopped = self.watch.stopped

@@ -8,6 +8,9 @@ Loss: cross entropy, plus `auxiliary` times that of the auxiliary head where the
 supernet itself adds in training. Random operations (noise, drop-path, dropout) draw from a generator seeded by the
 batch, so two evaluations of a batch use the same numbers, and finite differences through them are exact to their order.
 
+With `parallel` each rank computes its slice of a batch, and the outcome is that of the whole batch on all ranks, with
+all its derivatives (core/distributed.py). What is drawn for each image is drawn from (seed of the batch, rank) then.
+
 Deviation: what is added in training is added on validation batches too; the released code for recurrent cells adds the
 slowness of the states to the loss of weight steps only.
 """
@@ -22,10 +25,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import functional_call
 
+from nasx.core import distributed
 from nasx.core.bilevel import Activate, Batch, Decision, Outcome, Tree, detached, state_kwargs, store_state
 from nasx.core.draws import Draws, placed
+from nasx.errors import UserError
 from nasx.spaces.activation_checkpointing import recompute
-from nasx.spaces.blocks import evaluating, tracking, wrap
+from nasx.spaces.blocks import evaluating, synchronize, tracking, wrap
 from nasx.spaces.edge_operations import EdgeOperations
 from nasx.tracking import environment
 
@@ -46,12 +51,15 @@ class RelaxedProblem:
         auxiliary: float = 0.0,
         engine: EngineSettings | None = None,
         classes: int | None = None,
+        parallel: bool = False,
     ) -> None:
         self.space, self.supernet, self.activate, self.classes = space, supernet, activate, classes
         self.auxiliary = auxiliary
         self.options: dict[str, Any] = {}
         self.bf16 = engine is not None and engine.precision == "bf16"
-        self.compiled = False
+        self.compiled, self.parallel = False, parallel
+        if parallel:
+            synchronize(supernet)
         if engine is not None:
             self._prepare(engine)
         self.groups = space.groups
@@ -75,7 +83,12 @@ class RelaxedProblem:
         if engine.channels_last:
             self.supernet.to(memory_format=torch.channels_last)
         device = next(self.supernet.parameters()).device
-        self.compiled = engine.compile == "on" or (engine.compile == "auto" and device.type == "cuda")
+        auto = engine.compile == "auto" and device.type == "cuda" and not self.parallel
+        self.compiled = engine.compile == "on" or auto
+        if self.compiled and self.parallel:
+            raise UserError(
+                "engine.compile=on", "cells that are compiled cannot wait for other processes", "use engine.compile=off"
+            )
         if self.compiled:
             environment.keep_compiled()
             torch._dynamo.config.recompile_limit = 64
@@ -117,7 +130,13 @@ class RelaxedProblem:
         self.passes += 1
         options = {} if evaluation else self.options
         # methods have the numbers of the batch's seed itself
-        gen = self.draws.generator(batch, self.device, salt=1) if self.random(options) else self.unseeded
+        salt = 1 + 2 * distributed.rank() if self.parallel else 1
+        gen = self.draws.generator(batch, self.device, salt) if self.random(options) else self.unseeded
+        n = batch.y.numel()
+        if self.parallel:
+            own = distributed.rank_slice(len(batch.y))
+            batch = batch._replace(x=batch.x[own], y=batch.y[own])
+            w, mix = distributed.shared(w), distributed.shared(mix)
         given = {**options, **state_kwargs(batch), "gen": gen}
         with (
             tracking(self.supernet, track),
@@ -127,15 +146,26 @@ class RelaxedProblem:
             logits = functional_call(self.supernet, w, (batch.x, mix), given, strict=False)
         store_state(batch, logits.state, track=track)
         y = batch.y.flatten()
-        loss = F.cross_entropy(logits.main.to(self.dtype), y)
+        loss = self._entropy(logits.main, y, n)
         if self.auxiliary and logits.auxiliary is not None:
-            loss = loss + self.auxiliary * F.cross_entropy(logits.auxiliary.to(self.dtype), y)
+            loss = loss + self.auxiliary * self._entropy(logits.auxiliary, y, n)
         if logits.penalty is not None:
-            loss = loss + logits.penalty.to(self.dtype)
-        self.last_loss = loss.detach()
+            penalty = logits.penalty.to(self.dtype)
+            loss = loss + (penalty * (y.numel() / n) if self.parallel else penalty)
         with torch.no_grad():
-            accuracy = (logits.main.argmax(1) == y).to(loss.dtype).mean()
+            right = (logits.main.argmax(1) == y).to(loss.dtype)
+            accuracy = right.sum() / n if self.parallel else right.mean()
+        if self.parallel:
+            loss, accuracy = distributed.total(loss, accuracy)
+            accuracy = accuracy.detach()
+        self.last_loss = loss.detach()
         return Outcome(loss, accuracy)
+
+    def _entropy(self, logits: Tensor, y: Tensor, n: int) -> Tensor:
+        """Mean cross entropy of a batch of n items; with `parallel` this rank's part of it."""
+        if self.parallel:
+            return F.cross_entropy(logits.to(self.dtype), y, reduction="sum") / n
+        return F.cross_entropy(logits.to(self.dtype), y)
 
     @torch.no_grad()
     def evaluate(self, w: Tree, mix: Tree, batches: Iterable[Any]) -> dict[str, float]:

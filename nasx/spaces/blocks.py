@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nasx.core import distributed
 from nasx.core.trees import Tree
 from nasx.spaces.edge_operations import Norm, shifted, weight
 
@@ -66,6 +67,14 @@ def wrap(supernet: nn.Module, how: Callable[[Callable[..., Any]], Callable[..., 
     for cell in supernet.modules():
         if hasattr(cell, "run"):
             cell.run = how(cell.body)  # type: ignore[arg-type,assignment]
+
+
+def synchronize(supernet: nn.Module) -> None:
+    """Let batch norms use the images of all ranks."""
+    distributed.convert_sync_batchnorm(supernet, torch.device("cpu"))  # torch's own has no second derivative
+    for norm in supernet.modules():
+        if isinstance(norm, Norm):
+            norm.normalize = distributed.batch_norm
 
 
 class ConvNorm(nn.Module):

@@ -15,6 +15,7 @@ initial distribution, of E separate convolutions. `draw` returns the random tens
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -43,6 +44,8 @@ class Norm(nn.Module):
 
     def __init__(self, channels: int, *, affine: bool = False, tracked: bool = False, momentum: float = 0.1) -> None:
         super().__init__()
+        self.normalize: Callable[..., Tensor] = F.batch_norm
+        """torch.nn.functional.batch_norm, or one with its arguments over the images of all ranks."""
         self.channels, self.momentum, self.tracked, self.tracking = channels, momentum, tracked, False
         self.weight: nn.Parameter | None = nn.Parameter(torch.ones(channels)) if affine else None
         self.bias: nn.Parameter | None = nn.Parameter(torch.zeros(channels)) if affine else None
@@ -65,7 +68,7 @@ class Norm(nn.Module):
             weight = scale if weight is None else weight * scale
             bias = None if bias is None else bias * scale
         batch = self.training or not self.tracked
-        return F.batch_norm(x, mean, var, weight, bias, batch, self.momentum, EPS)
+        return self.normalize(x, mean, var, weight, bias, batch, self.momentum, EPS)
 
 
 def spread(scale: Tensor, channels: int) -> Tensor:

@@ -184,7 +184,7 @@ class Job(ABC):
                     step()
                     yield
             self.result = {}
+            result = self.record()  # on all ranks, which may share its passes
             if distributed.is_main_process():
-                result = self.record()
                 self.ctx.run.decide(result["genotype"])
                 self.result = self.ctx.run.finish(result)

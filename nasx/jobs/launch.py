@@ -25,16 +25,29 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
+from nasx.config import identity
 from nasx.core import distributed, standard_streams
 from nasx.core.system import cpus, new_session, signals
 from nasx.errors import UserError, of_system
-from nasx.tracking import environment
+from nasx.tracking import environment, records
 
 Config = Mapping[str, Any]
 Work = Callable[[Config, Config], dict[str, Any]]
 GRACE_S = 45
 """Seconds that workers have for a last step and a checkpoint after a termination signal, before they are killed."""
 SIGNALS = ",".join(number.name for number in signals("SIGTERM", "SIGINT", "SIGUSR1"))
+
+
+def launched(work: Work, cfg: Config, info: Config, kind: str) -> dict[str, Any]:
+    """Run `work(cfg, info)` in `devices` processes, or in this one where one is enough; see `launch_workers`."""
+    count, folder = cfg.get("devices") or 1, Path(cfg["out"]) / identity.run_name(cfg, info["choices"], kind)
+    if count == 1 or records.finished(folder) is not None:
+        return work(cfg, info)
+    if distributed.world_size() > 1:
+        raise UserError(
+            f"devices={count}", f"{distributed.world_size()} processes have already been started", "leave devices out"
+        )
+    return launch_workers(count, work, cfg, info)
 
 
 def launch_workers(count: int, work: Work, cfg: Config, info: Config) -> dict[str, Any]:

@@ -1,0 +1,41 @@
+"""What several processes cannot compute together, of a plain configuration."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from nasx.config import objectives, schema, stages
+from nasx.errors import UserError
+
+
+def faults(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
+    """What is wrong with `devices`, or with the number of processes that torchrun has started."""
+    devices, started = cfg.get("devices") or 1, int(os.environ.get("WORLD_SIZE", "1"))
+    place, remedy = f"devices={devices}", "leave devices out"
+    if started > 1:
+        place, remedy = f"torchrun with {started} processes", "start the command without torchrun"
+    if max(devices, started) == 1:
+        return
+    space = (cfg.get("space") or {}).get("_target_")
+    if isinstance(space, str) and schema.constant(space, "data") == "text":
+        # each segment goes on from the one before
+        yield UserError(place, "text is read by one process", remedy)
+    if command == "search" or (command == "run" and started > 1):
+        for found, fault in _alone(cfg):
+            if found:
+                yield UserError(place, fault, remedy)
+
+
+def _alone(cfg: Mapping[str, Any]) -> Iterator[tuple[bool, str]]:
+    """Whether a search has what only a single process can do, and what that is."""
+    method, engine, search = (cfg.get(key) or {} for key in ("method", "engine", "search"))
+    count, every = cfg.get("seeds_per_job") or 1, search.get("diagnose_every") or 0
+    name = str(method.get("_target_")).rpartition(".")[2]
+    yield not objectives.trains_supernet(method), f"{name} trains no supernet, so there is nothing to share"
+    yield count > 1, f"seeds_per_job={count} puts several searches into one process"
+    yield stages.count(cfg) > 1, "the stages of a search run in a single process"
+    yield engine.get("compile") == "on", "compiled cells (engine.compile=on) cannot wait for other processes"
+    yield engine.get("graphs") == "on", "CUDA graphs (engine.graphs=on) cannot wait for other processes"
+    yield every > 0, f"search.diagnose_every={every} reads the outputs of cells for all images"
