@@ -85,7 +85,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
     text = re.sub(r"<!-- settings: (\S+) -->\n((?:\|.*\n)*)", lambda m: settings(m[1], m[2]), markdown)
     text = re.sub(r"<!-- deviations: (\S+) -->", lambda m: deviations(m[1]), text)
-    text = re.sub(r"<!-- choices: (\S+) -->", lambda m: choices(m[1]), text)
+    text = re.sub(r"<!-- choices: (\S+) -->", lambda m: choices(m[1], name), text)
     text = LINK.sub(link, text.replace("<!-- experiments -->", experiment_table()))
     text = re.sub(
         r"^```math\n(.*?)^```", lambda m: f'<div class="math">{math(m[1], "block")}</div>', text, flags=re.M | re.S
@@ -175,10 +175,11 @@ def deviations(module: str) -> str:
     return "\n".join(f"{i}. {prose(item)}" for i, item in enumerate(text, 1)) if len(items) > 1 else prose(text[0])
 
 
-def choices(group: str) -> str:
-    """The choices of a group as a table, for a page at the top of docs/."""
+def choices(group: str, page: str) -> str:
+    """The choices of a group as a table, for a page of docs/."""
+    folder = posixpath.relpath(f"conf/{group}", posixpath.join("docs", posixpath.dirname(page)))
     rows = [
-        f"| [`{entry.name}`](../conf/{group}/{entry.name}.yaml) | {cell(entry.line)} |"
+        f"| [`{entry.name}`]({folder}/{entry.name}.yaml) | {cell(entry.line)} |"
         for entry in listing.entries(group, [ROOT / "conf"])
     ]
     return "\n".join([f"| `{group}=` | |\n|---|---|", *rows])

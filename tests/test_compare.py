@@ -214,6 +214,23 @@ def test_configurations_that_are_not_there_are_not_called_alike(make, capsys):
     assert "no setting differs" not in said
 
 
+def test_a_group_of_several_configurations_is_named_first_with_a_remedy(make, capsys):
+    for seed, epochs in ((0, 12), (1, 2)):
+        make("darts", seed, settings={"search": {"epochs": epochs}}, family=f"f{epochs}")
+        make("random", seed)
+    compare.main(["method=darts", "method=random"])
+    said = capsys.readouterr().out
+    assert said.startswith("warning: method=darts contains runs of 2 configurations, and its mean is over all of them.")
+    assert "search.epochs (12, 2)" in said
+    assert "for example method=darts,search.epochs=12" in said
+
+
+def test_a_word_that_is_neither_a_folder_nor_a_condition(make):
+    make()
+    with pytest.raises(UserError, match="is neither a folder of runs nor a condition"):
+        compare.main(["darts", "method=darts"])
+
+
 def test_metrics_that_are_not_there_and_data_sets_that_differ(make):
     for seed in (0, 1):
         make("darts", seed)

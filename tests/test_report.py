@@ -297,10 +297,23 @@ def test_times_are_sorted_by_their_seconds(make):
     make("idarts", 1, wall_s=90.0)
     text, page = written()
     found = [float(value) for name, value in page.attributes if name == "data-sort"]
-    assert found == [100_224.0, 90.0, 100_000.0, 90.0]  # 1.16 and 1.5 CPU-days and min, then the records' own
+    assert found == [100_224.0, 90.0, 100_000.0, 90.0]  # 1.16 days and 1.5 min on a CPU, then the records' own
     assert "dataset.sort" in text
     assert table_columns.seconds("1.50 ± 0.10 (n=3) GPU-hours") == 5400
+    assert table_columns.seconds("1.50 ± 0.10 (n=3) hours on CPU") == 5400
     assert table_columns.seconds("1.50 hours") is None
+
+
+def test_curves_are_written_for_a_paper(make, tmp_path, capsys):
+    for seed in (0, 1):
+        make("darts", seed)
+        make("random", seed, epochs=0)
+    assert report.main([f"out={tmp_path / 'r.html'}", f"figures={tmp_path / 'figures'}"]) == 0
+    written = {path.name for path in (tmp_path / "figures").iterdir()}
+    for suffix in ("pdf", "svg", "png"):
+        assert {f"searches-on-nb201-cifar10-{end}.{suffix}" for end in ("training", "cifar10-valid")} <= written
+    assert (tmp_path / "figures" / "searches-on-nb201-cifar10-training.pdf").read_bytes().startswith(b"%PDF-")
+    assert "cifar10-valid.pdf" in capsys.readouterr().out
 
 
 def test_the_same_runs_give_the_same_bytes(make):
@@ -466,7 +479,7 @@ def test_a_run_of_two_studies_is_counted_once_on_a_page(make):
         )
     words = " ".join(" ".join(written()[1].texts).split())
     assert "1 retraining in 2 settings" in words
-    assert "spent 1.0 CPU\u2011min" in words
+    assert "spent 1.0 min on CPU" in words
     assert "from 1 finished runs" in words
 
 

@@ -239,7 +239,7 @@ def test_reduced_is_read_from_what_was_changed(make):
 @pytest.mark.parametrize(
     ("seconds", "device", "text"),
     [
-        (30, "cpu", "30.0 CPU-s"),
+        (30, "cpu", "30.0 s on CPU"),
         (90, "cuda:0", "1.5 GPU-min"),
         (5400, "cuda:0", "1.50 GPU-hours"),
         (129600, "cuda:0", "1.50 GPU-days"),

@@ -1,4 +1,25 @@
-"""`nasx compare`: two groups of runs."""
+"""Compare two groups of finished runs: difference of the means, its uncertainty, and differing settings.
+
+    nasx compare A B [metric=METRIC] [runs=FOLDER]
+
+A and B are each a folder of runs, a run, a glob, or a filter over the runs in `runs` (default outputs/): conditions
+joined by commas, each on a column (method, space, seed, ...) or a setting of the configuration:
+
+    nasx compare method=darts method=idarts
+    nasx compare method=darts,space=nb201 method=random,space=nb201 metric=cifar10.valid
+    nasx compare search.arch_lr=0.01 search.arch_lr=0.03 runs=outputs
+    nasx compare before/ after/ metric=test_accuracy
+
+metric is a column of `nasx table format=csv` without _mean: cifar10.valid, cifar10.test, test_accuracy,
+supernet_valid, test_perplexity, valid_perplexity, supernet_perplexity, cost_s, peak_mb, params, updates, passes. By
+default retrained networks are compared by test accuracy or perplexity, and searches by benchmark accuracy.
+
+The difference is mean(B) - mean(A) with a 95 % interval and a p value (Welch's t test over searches, significance.py).
+Several retrainings of one search count as one value, their mean; if each group consists of retrainings of a single
+cell, the test is over these, with a note. These comparisons would mislead and are refused: groups of fewer than two
+values, a run (or its copy) in both groups, runs of several protocols, recipes or benchmarks, and measured accuracies on
+several datasets.
+"""
 
 from __future__ import annotations
 

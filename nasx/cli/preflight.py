@@ -243,11 +243,8 @@ def _choice(loader: Loader, override: Override) -> Iterator[UserError]:
 
 def unknown_choice(text: str, group: str, choice: str, known: Sequence[str]) -> UserError:
     """Return the error for a choice that a group does not have."""
-    return UserError(
-        text,
-        f"unknown {group} {choice!r}",
-        f"choose from {', '.join(known)}{spelling.did_you_mean(choice, known)}",
-    )
+    near = spelling.did_you_mean(choice, known) or f"; a {group} of your own needs --config-dir FOLDER"
+    return UserError(text, f"unknown {group} {choice!r}", f"choose from {', '.join(known)}{near}")
 
 
 def _key_fault(cfg: Mapping[str, Any], override: Override, command: str) -> UserError | None:

@@ -44,7 +44,11 @@ def target_fault(where: str, target: Any, allowed: Sequence[str]) -> UserError |
         module, _, name = target.rpartition(".")
         body = schema.tree(module)
         if body is None:
-            return UserError(key, f"module {module} not found", "check the name, and that its package is installed")
+            return UserError(
+                key,
+                f"module {module} not found",
+                "check the name; its package must be installed, or in the current folder",
+            )
         names = [node.name for node in body.body if isinstance(node, ast.ClassDef)]
         return UserError(
             key,

@@ -97,12 +97,10 @@ def page(frame: pd.DataFrame, title: str) -> str:
     from markupsafe import Markup, escape
 
     table = summary(frame)
-    groups = rows_of(table[table["reference"] == ""])
-    for group, label in zip(groups, labels(groups), strict=True):
-        group["label"] = label
+    groups = labelled(table)
     runs, album = rows_of(frame.drop_duplicates("folder")), Album()  # two studies may contain one run
     known = {run["folder"]: run for run in runs}
-    contexts = [_context(name, own, known, album) for name, own in _contexts(groups)[:CONTEXTS]]
+    contexts = [_context(name, own, known, album) for name, own in comparable(groups)[:CONTEXTS]]
     sheets, beside, notes = _sheets(table)
     anytime = any(c.anytime for c in contexts)
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
@@ -117,8 +115,8 @@ def page(frame: pd.DataFrame, title: str) -> str:
     notes += album.faults
     if album.left_out:
         notes.append(f"{album.left_out} pictures are omitted to keep the page small: report fewer runs at once")
-    if len(_contexts(groups)) > CONTEXTS:
-        notes.append(f"pictures for the first {CONTEXTS} of {len(_contexts(groups))} pairs of space and dataset")
+    if len(comparable(groups)) > CONTEXTS:
+        notes.append(f"pictures for the first {CONTEXTS} of {len(comparable(groups))} pairs of space and dataset")
     return (
         environment.from_string(source).render(
             title=title,
@@ -147,6 +145,14 @@ def page(frame: pd.DataFrame, title: str) -> str:
 def _together(text: str) -> str:
     """Insert non-breaking spaces before units and within p values."""
     return text.replace(" %", "\u00a0%").replace("(p = ", "(p\u00a0=\u00a0").replace(" ± ", "\u00a0±\u00a0")
+
+
+def labelled(table: pd.DataFrame) -> list[Row]:
+    """Return the groups of a summary, without reference rows, each with a short unique `label`."""
+    groups = rows_of(table[table["reference"] == ""])
+    for group, label in zip(groups, labels(groups), strict=True):
+        group["label"] = label
+    return groups
 
 
 def labels(groups: Sequence[Row]) -> list[str]:
@@ -226,7 +232,7 @@ def _machines(runs: Sequence[Row]) -> list[tuple[str, str, str, int]]:
 
 
 # ----------------------------------------------------------------------------------------------------- pictures
-def _contexts(groups: Sequence[Row]) -> list[tuple[str, list[Row]]]:
+def comparable(groups: Sequence[Row]) -> list[tuple[str, list[Row]]]:
     """Group settings by kind, space and dataset, which share charts; those with most runs first."""
     found: dict[str, list[Row]] = {}
     for g in groups:
@@ -243,7 +249,7 @@ def _context(title: str, groups: Sequence[Row], runs: Mapping[str, Row], album: 
     if any(len(g["folders"]) > SEEDS for g in shown):
         note += f" Curves are over the first {SEEDS} runs of a setting."
     anytime: list[Figure] = []
-    for dataset, split, lines in _lookups(read, [folder for g in shown for folder in g["folders"][:SEEDS]]):
+    for dataset, split, lines in lookup_lines(read, [folder for g in shown for folder in g["folders"][:SEEDS]]):
         label = f"benchmark accuracy over the epochs, {dataset} {split}"
         anytime += album.figure(lambda d=dataset, s=split, r=lines: charts.anytime(read, d, s, r), label)
     drawn = [row for runs in read.values() for rows in runs for row in rows]
@@ -286,7 +292,7 @@ def _heat_map(folder: str, rows: Sequence[Row]) -> Any:
     return heat_maps.heat_map(Path(folder), rows) if heat_maps.mixtures(rows) else None
 
 
-def _lookups(read: charts.Groups, folders: Sequence[str]) -> list[tuple[str, str, dict[str, float]]]:
+def lookup_lines(read: charts.Groups, folders: Sequence[str]) -> list[tuple[str, str, dict[str, float]]]:
     """Return (dataset, split, reference lines) of each dataset with benchmark accuracies in the runs' epochs.
 
     The lines refer to the cells that all these runs could find; without records, to the whole benchmark.

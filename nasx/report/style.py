@@ -91,13 +91,16 @@ def figure(width: float, height: float) -> Figure:
 
 
 def save(made: Figure, path: str | Path) -> list[Path]:
-    """Write `made` as SVG or PNG by the suffix of `path`, or as both without a suffix; without dates."""
-    return write(path, {"svg": lambda: svg(made).encode(), "png": lambda: _png(made)})
+    """Write `made` as SVG, PNG or PDF by the suffix of `path`, or as SVG and PNG without a suffix; without dates."""
+    formats = {"svg": lambda: svg(made).encode(), "png": lambda: _bytes(made, "png", {"Software": "nasx"})}
+    if Path(path).suffix:
+        formats["pdf"] = lambda: _bytes(made, "pdf", {"Creator": "nasx", "Producer": "nasx", "CreationDate": None})
+    return write(path, formats)
 
 
-def _png(made: Figure) -> bytes:
+def _bytes(made: Figure, kind: str, metadata: Mapping[str, str | None]) -> bytes:
     stream = io.BytesIO()
-    made.savefig(stream, format="png", metadata={"Software": "nasx"})
+    made.savefig(stream, format=kind, metadata=metadata)
     return stream.getvalue()
 
 

@@ -1,19 +1,5 @@
 """Compare two groups of finished runs: difference of the means, its uncertainty, and differing settings.
 
-nasx compare A B [metric=METRIC] [runs=FOLDER]
-
-A and B are each a folder of runs, a run, a glob, or a filter over the runs below `runs` (default outputs/): conditions
-joined by commas, each on a column (method, space, seed, ...) or a setting of the configuration:
-
-  nasx compare method=darts method=idarts
-  nasx compare method=darts,space=nb201 method=random,space=nb201 metric=cifar10.valid
-  nasx compare search.arch_lr=0.01 search.arch_lr=0.03 runs=outputs
-  nasx compare before/ after/ metric=test_accuracy
-
-metric is a column of `nasx table format=csv` without _mean: cifar10.valid, cifar10.test, test_accuracy,
-supernet_valid, test_perplexity, valid_perplexity, supernet_perplexity, cost_s, peak_mb, params, updates, passes. By
-default retrained networks are compared by test accuracy or perplexity, and searches by benchmark accuracy.
-
 The difference is mean(B) - mean(A) with a 95 % interval and a p value (Welch's t test over searches, significance.py).
 Several retrainings of one search count as one value, their mean; if each group consists of retrainings of a single
 cell, the test is over these, with a note. These comparisons would mislead and are refused: groups of fewer than two
@@ -23,6 +9,7 @@ several datasets.
 
 from __future__ import annotations
 
+import glob
 import math
 import os
 import re
@@ -71,6 +58,10 @@ def group(word: str, runs: str, read: Callable[[str], pd.DataFrame] = collect) -
                 "see `nasx table`, or set another folder with runs=FOLDER",
             )
         return found.drop_duplicates("folder")  # two studies may contain one run
+    if not os.path.exists(path) and not glob.glob(path):
+        raise UserError(
+            word, "is neither a folder of runs nor a condition", "for example nasx compare method=darts method=random"
+        )
     found = read(path).drop_duplicates("folder")
     if found.empty:
         there = "; ".join(found.attrs["notes"]) or "it is empty"
@@ -94,7 +85,8 @@ def text(names: Sequence[str], groups: Sequence[pd.DataFrame], metric: str = "au
     found = welch(*values)
     assert found is not None  # _values refuses smaller groups
     unit = quantity.unit.symbol
-    lines = [f"{metric}{f' ({unit})' if unit else ''}"]
+    lines = [line for name, frame in zip(names, groups, strict=True) for line in _mixed(name, frame)]
+    lines.append(f"{metric}{f' ({unit})' if unit else ''}")
     width = max(map(len, names)) + 2
     for letter, name, own, frame in zip("AB", names, values, groups, strict=True):
         mean, variance = moments(own)
@@ -116,10 +108,24 @@ def text(names: Sequence[str], groups: Sequence[pd.DataFrame], metric: str = "au
             )
         if mixed := own_code.mixed((*row["code"], *row["parent_code"]) for row in rows_of(frame)):
             lines.append(f"note: {name} contains runs of different versions of {', '.join(mixed)} (mixed code)")
-        if (count := frame["family"].nunique()) > 1:
-            lines.append(f"note: {name} contains runs of {count} configurations; its mean is over all of them")
     lines += ["", *_configurations(groups)]
     return "\n".join(lines)
+
+
+def _mixed(name: str, frame: pd.DataFrame) -> Iterator[str]:
+    """A warning for a group of several configurations, with a condition that leaves one of them."""
+    families = [list(own["folder"]) for _, own in frame.groupby("family")]
+    if len(families) < 2:
+        return
+    found = differences.rows(families)
+    differ = ", ".join(f"{row.key} ({', '.join(dict.fromkeys(row.values))})" for row in found[:3])
+    more = f" and {len(found) - 3} other settings" if len(found) > 3 else ""
+    one = f"{name},{found[0].key}={found[0].values[0]}" if found else ""
+    remedy = f"; to compare one of them, add a condition, for example {one}" * bool(one)
+    yield (
+        f"warning: {name} contains runs of {len(families)} configurations, and its mean is over all of them"
+        f"{f'. They differ in {differ}{more}' * bool(found)}{remedy}"
+    )
 
 
 def _both(names: Sequence[str], groups: Sequence[pd.DataFrame]) -> pd.DataFrame:

@@ -62,19 +62,20 @@ def value(row: Mapping[str, Any], measure: str, digits: int = 2, scale: float = 
 
 
 def cost(row: Mapping[str, Any]) -> str:
-    """Format the wall time in the largest unit that keeps it above one: s, min, GPU-hours, GPU-days (CPU- on a CPU)."""
+    """Format the wall time in the largest unit that keeps it above one: s, min, hours, days (GPU- on a GPU)."""
     seconds = row.get("cost_s_mean", math.nan)
     if seconds is None or math.isnan(seconds):
         return ""
-    where = "GPU" if row.get("gpu") else "CPU"
     unit, scale = next(((unit, size) for unit, size in UNITS.items() if seconds >= size), ("s", 1.0))
-    return f"{value(row, 'cost_s', 2 if scale > 60 else 1, 1 / scale)} {where}-{unit}"
+    unit = f"GPU-{unit}" if row.get("gpu") else f"{unit} on CPU"
+    return f"{value(row, 'cost_s', 2 if scale > 60 else 1, 1 / scale)} {unit}"
 
 
 def seconds(text: str) -> float | None:
     """Parse a text by `cost` to seconds, for sorting; None for any other text."""
-    found = re.fullmatch(rf"([\d.]+)[^A-Z]*[CG]PU-({'|'.join(UNITS)})", text)
-    return float(found[1]) * UNITS[found[2]] if found else None
+    units = "|".join(UNITS)
+    found = re.fullmatch(rf"([\d.]+)[^A-Z]*?(?:GPU-({units})|({units}) on CPU)", text)
+    return float(found[1]) * UNITS[found[2] or found[3]] if found else None
 
 
 def name(row: Mapping[str, Any]) -> str:
