@@ -171,7 +171,7 @@ def test_too_few_shared_and_missing_runs_are_refused(make):
     for seed in (0, 1):
         make("darts", seed)
     make("random")
-    with pytest.raises(UserError, match="has one run: a spread"):
+    with pytest.raises(UserError, match="has one run: a standard deviation"):
         compare.main(["method=darts", "method=random"])
     with pytest.raises(UserError, match="share 2 runs"):
         compare.main(["method=darts", "outputs"])
@@ -301,7 +301,7 @@ def test_one_cell_against_one_cell_tells_of_these_alone(make, capsys):
     assert "3 and 3 retrainings" in said
     assert "the comparison is of these cells, not of methods" in said
     searched(make, "gdas", 2, 3, 0.970)
-    with pytest.raises(UserError, match="has 3 runs of one search: a spread"):
+    with pytest.raises(UserError, match="has 3 runs of one search: a standard deviation"):
         compare.main(["kind=retrain,method=gdas", "kind=retrain,method=darts"])
 
 
