@@ -12,8 +12,9 @@ import pytest
 
 from nasx.cli import compare, table
 from nasx.config import instantiate, own_code
+from nasx.report import checklist
 from nasx.results.aggregate import summary
-from nasx.results.collect import collect
+from nasx.results.collect import collect, rows_of
 
 METHOD = """
 from dataclasses import dataclass
@@ -135,6 +136,34 @@ def test_a_retraining_is_marked_where_its_searches_had_other_code(tmp_path: Path
         finished.retrained(make, search.name, 0.9, seed)
     found = finished.only(summary(collect(tmp_path / "runs")), kind="retrain")
     assert found["mixed_code"] == "mine/signed.py"
+
+
+def test_the_checklist_leaves_the_own_code_to_the_user(tmp_path: Path) -> None:
+    make = finished.writer(tmp_path)
+
+    def items() -> dict[int, checklist.Item]:
+        frame = collect(tmp_path / "runs")
+        runs, groups = rows_of(frame), rows_of(summary(frame, reference=False))
+        return {item.number: item for item in checklist.items(runs, groups, anytime=False)}
+
+    search = make("darts", 0, family="d", commit="0123456789ab")
+    assert items()[2].state == "yes"
+    for seed in (0, 1):
+        search = make("signed", seed, family="s", commit="0123456789ab", **starts("a"))
+        finished.retrained(make, search.name, 0.9, seed, commit="0123456789ab")
+    found = items()
+    assert found[2].state == "yours"
+    assert found[2].says == (
+        "the code of mine is your own (SHA-256: mine/signed.py aaaaaaaa); the rest: nasx search, commit 0123456789ab"
+    )
+    assert found[1].state == "yes", "the retrainings are of nasx alone"
+    assert found[3].says == "publish the commit and your own code (mine) with the results"
+    assert found[11].says == "one device, one set of versions, one commit of nasx, one version of your own code"
+    finished.retrained(make, search.name, 0.9, 2, commit="0123456789ab", **starts("b", file="mine/data.py"))
+    assert items()[1].state == "yours"
+    make("signed", 2, family="s", commit="0123456789ab", **starts("b"))
+    assert items()[11].state == "partly"
+    assert "different versions of mine/signed.py" in items()[11].says
 
 
 def test_a_code_is_a_module_and_what_it_imports_from_its_package(

@@ -13,6 +13,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from nasx.config import own_code
 from nasx.results import random_baseline
 
 Row = Mapping[str, Any]
@@ -40,18 +41,24 @@ def items(runs: Sequence[Row], groups: Sequence[Row], *, anytime: bool) -> list[
     commits = _several(r["commit"] for r in runs)
     changed = any(c.endswith("+") for c in commits)
     looked = [r for r in searches if r["benchmark"]]
+    trained = _several(label for r in runs if r["kind"] == "retrain" for label in r["code"])
+    searched = _several(label for r in runs for label in (r["parent_code"] if r["kind"] == "retrain" else r["code"]))
+    packages = _packages([*searched, *trained])
     return [
         Item(
             1,
             "Is the code that trains the final architectures public?",
-            *_code(commits, changed, "nasx retrain, or the benchmark's own training"),
+            *_code(commits, changed, "nasx retrain, or the benchmark's own training", trained),
         ),
-        Item(2, "Is the code of the search method public?", *_code(commits, changed, "nasx search")),
+        Item(2, "Is the code of the search method public?", *_code(commits, changed, "nasx search", searched)),
         Item(
             3,
             "Is the code released now, without waiting for a clean-up?",
             "yours",
-            "publish the commit" + (" and its uncommitted changes" if changed else "") + " with the results",
+            "publish the commit"
+            + (" and its uncommitted changes" if changed else "")
+            + (f" and your own code ({packages})" if packages else "")
+            + " with the results",
         ),
         _benchmark(groups),
         _ablation(groups),
@@ -96,7 +103,17 @@ def _several(values: Iterable[Any]) -> list[str]:
     return sorted({str(value) for value in values if value})
 
 
-def _code(commits: Sequence[str], changed: bool, which: str) -> tuple[str, str]:
+def _packages(labels: Iterable[str]) -> str:
+    """Return the packages of the user's own files."""
+    return ", ".join(_several(label.rpartition(" ")[0].partition("/")[0].removesuffix(".py") for label in labels))
+
+
+def _code(commits: Sequence[str], changed: bool, which: str, own: Sequence[str]) -> tuple[str, str]:
+    """Return state and evidence; `own` are the `own_code.labels` of the user's own files."""
+    if own:
+        files = f"{', '.join(own[:3])}{', …' if len(own) > 3 else ''}"
+        at = f"{which}, commit {', '.join(commits[:3])}" if commits else which
+        return "yours", f"the code of {_packages(own)} is your own (SHA-256: {files}); the rest: {at}"
     if not commits:
         return "partly", f"{which}; these runs record no commit (an installed wheel): state the version"
     at = f"{which}, commit {', '.join(commits[:3])}{', …' if len(commits) > 3 else ''}"
@@ -186,8 +203,11 @@ def _confounders(runs: Sequence[Row]) -> Item:
         found, unknown = _several(r[column] for r in runs), sum(not r[column] for r in runs)
         says += [f"{len(found)} {many}"] if len(found) > 1 else []
         says += [f"{unknown} of {len(runs)} runs record no {one}"] if unknown else []
+    codes = [(*r["code"], *r["parent_code"]) for r in runs]
+    says += [f"different versions of {', '.join(files)}"] if (files := own_code.mixed(codes)) else []
     says += ["uncommitted changes (+)"] if any(r["commit"].endswith("+") for r in runs) else []
-    return Item(11, asks, "partly" if says else "yes", ", ".join(says) or "one device, one set of versions, one commit")
+    fixed = "one device, one set of versions, one commit" + (" of nasx, one version of your own code" * any(codes))
+    return Item(11, asks, "partly" if says else "yes", ", ".join(says) or fixed)
 
 
 def _time(runs: Sequence[Row], searches: Sequence[Row]) -> Item:
