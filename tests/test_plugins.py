@@ -66,6 +66,15 @@ def test_a_plugin_needs_neither_config_dir_nor_allow(installed: Path) -> None:
     assert wrong == ["method.radius=x: must be a number above 0; the default is method.radius=0.01"]
 
 
+def test_a_setting_without_a_line_in_the_yaml_file_is_named(installed: Path) -> None:
+    path = installed / "plugin_for_test" / "conf" / "method" / "mine.yaml"
+    path.write_text(YAML.replace("radius: 0.01\n", ""))
+    (fault,) = faults("method=mine", "method.radius=0.1", "dataset=digits")
+    assert fault == (
+        "method.radius: Mine has this setting, but its YAML file does not; add the line `radius: VALUE` to it"
+    )
+
+
 def test_nothing_of_a_plugin_is_imported_by_checks(installed: Path) -> None:
     """An import would end the test."""
     (installed / "plugin_for_test" / "__init__.py").write_text("raise SystemExit('imported')")

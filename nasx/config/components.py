@@ -36,7 +36,13 @@ def unknown_key(cfg: Mapping[str, Any], key: str, command: str) -> UserError | N
         elsewhere = [f"{group}.{part}" for group in read if part in (cfg.get(group) or ())]
         theirs = field_names.remedy(part, cfg, read)
         if path:
-            target = str(node.get("_target_", "")).rpartition(".")[2]
+            whole = str(node.get("_target_", ""))
+            target = whole.rpartition(".")[2]
+            component = schema.component(whole) if whole else None
+            if component is not None and part in component.fields:
+                return UserError(
+                    key, f"{target} has this setting, but its YAML file does not", f"add the line `{part}: VALUE` to it"
+                )
             names = [name for name in node if name != "_target_"]
             remedy = theirs or choices_text(part, names)
             if elsewhere and not did_you_mean(part, names):
