@@ -21,7 +21,7 @@ from nasx.core import timing
 from nasx.data.imagenet import Photos
 from nasx.data.images import Cifar10, Digits, Folder
 from nasx.errors import UserError
-from nasx.export import runtime
+from nasx.export import quantize, runtime
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -82,7 +82,7 @@ def test_probabilities_are_those_of_the_network(run: Path) -> None:
     with torch.no_grad():
         wanted = torch.softmax(network(network.normalize(torch.from_numpy(images))), 1).numpy()
     assert np.abs(model.normalize(images) - network.normalize(torch.from_numpy(images)).numpy()).max() < 1e-6
-    assert np.abs(model.predict(images) - wanted).max() < 1e-4
+    assert np.abs(model.predict(images).probabilities - wanted).max() < 1e-4
 
 
 def test_latency_is_that_of_the_whole_network(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,8 +134,43 @@ def test_a_run_that_has_not_recorded_the_preparation_is_exported_with_it(run: Pa
     assert runtime.load(old / "export").facts["preprocessing"] == [["square"], ["resize", 32, "nearest"]]
 
 
+def test_int8_has_a_fourth_of_the_weights_and_is_compared_in_a_table(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    export.main([f"from={run}", "format=onnx", "quantize=int8", "calibration=64", f"out={tmp_path}"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:3] == [str(tmp_path / name) for name in ("model.onnx", "model-int8.onnx", "README.md")]
+    rows = {line.split()[0]: line.split() for line in lines if line.startswith("model")}
+    assert (tmp_path / "model.onnx").read_bytes() == (run / "export" / "model.onnx").read_bytes()
+    assert rows["model.onnx"][1] == f"{100 * record(run)['test_accuracy']:.2f}"
+    small, whole = (onnx.load(str(tmp_path / name)) for name in ("model-int8.onnx", "model.onnx"))
+    convolutions = [node for node in whole.graph.node if node.op_type == "Conv"]
+    kept = {x.name: x for x in small.graph.initializer if x.data_type == onnx.TensorProto.INT8}
+    assert len([x for x in kept.values() if len(x.dims) == 4]) == len(convolutions) > 5
+    model = runtime.load(tmp_path / "model-int8.onnx")
+    assert model.facts["quantization"] == {"weights": "int8", "activations": "int8", "images": 64}
+    assert f"{100 * model.facts['accuracy']:.2f}" == rows["model-int8.onnx"][1]
+    evaluate.main([str(tmp_path / "model-int8.onnx")])
+    assert printed(capsys.readouterr().out)["accuracy"] == f"{rows['model-int8.onnx'][1]} %"
+    images = Digits().load().test_x
+    near = np.abs(model.predict(images).probabilities - runtime.load(tmp_path).predict(images).probabilities)
+    assert 0 < near.mean() < 0.1, "another network, and close"
+    assert "model-int8.onnx" in (tmp_path / "README.md").read_text()
+
+
+def test_the_calibration_reads_training_images_only(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = Digits().open("cpu")
+    found = np.concatenate(list(quantize.calibration_batches(images, 30, 8)))
+    every = np.concatenate([each.x.numpy() for each in images.ordered("train", batch=100)])
+    assert found.shape == (30, 3, 32, 32)
+    assert len(np.unique([int(np.abs(every - x).sum((1, 2, 3)).argmin()) for x in found])) > 25
+    assert all((every == x).all((1, 2, 3)).any() for x in found)
+
+
 def test_faults(run: Path, tmp_path: Path) -> None:
     whole = run / "export" / "model.onnx"
+    with pytest.raises(UserError, match="is not a torch network; open it with nasx"):
+        nasx.load(whole)
     (tmp_path / "torn.onnx").write_bytes(whole.read_bytes()[:5000])
     for words, message in (
         ([str(tmp_path / "none.onnx")], "does not exist"),
@@ -152,6 +187,18 @@ def test_faults(run: Path, tmp_path: Path) -> None:
     ):
         with pytest.raises(UserError, match=message):
             evaluate.main(words)
+
+
+def test_faults_of_quantization(run: Path, tmp_path: Path) -> None:
+    for words, message in (
+        (["quantize=int4", "format=onnx"], "quantize=int4: unknown precision; use quantize=int8"),
+        (["quantize=int8"], "is not available for format=safetensors; add format=onnx"),
+        (["quantize=int8", "format=onnx", "calibration=0"], "calibration=0: is less than 1"),
+        (["quantize=int8", "format=onnx", "path=3", "size=4"], "has no option size"),
+    ):
+        with pytest.raises(UserError, match=message):
+            export.main([f"from={run}", f"out={tmp_path / 'out'}", *words])
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_damaged_file_is_refused_without_torch(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """A trained network as a file that needs no run folder, with a model card.
 
     nasx export from=RUN [out=FOLDER] [format=safetensors|onnx|torch] [allow=PACKAGE]
+    nasx export from=RUN format=onnx quantize=int8 [calibration=512] [path=FOLDER]
 
 RUN is a finished run of nasx retrain: its folder, or its name under outputs/. FOLDER is RUN/export unless given; it
 gets README.md, the model card, and
@@ -11,6 +12,9 @@ gets README.md, the model card, and
 
 The weights are the last ones, since the accuracy after the last epoch is the result. All formats read normalized
 images; mean and std are in the metadata and in the card.
+
+quantize=int8 also writes model-int8.onnx, with weights and activations in int8, whose ranges are calibrated on as many
+training images. Both files are tested on the test set and timed. path= is where the images are, if they were moved.
 """
 
 from __future__ import annotations
@@ -32,7 +36,16 @@ if TYPE_CHECKING:
 
     from nasx.export.model import Classifier
 
-OPTIONS = {"from": None, "out": "", "format": "safetensors", "allow": ""}
+OPTIONS = {
+    "from": None,
+    "out": "",
+    "format": "safetensors",
+    "quantize": "",
+    "calibration": "512",
+    "path": "",
+    "allow": "",
+}
+INT8 = "model-int8.onnx"
 CARD = Path(__file__).parent.parent / "export" / "model_card.md"
 Facts = dict[str, Any]
 
@@ -47,19 +60,35 @@ def main(words: Sequence[str]) -> int:
             "unknown format" + spelling.did_you_mean(given["format"], WRITERS),
             f"use {', '.join(WRITERS)}",
         )
+    if given["quantize"] not in ("", "int8"):
+        raise UserError(f"quantize={given['quantize']}", "unknown precision", "use quantize=int8")
+    if given["quantize"] and given["format"] != "onnx":
+        raise UserError("quantize=int8", f"is not available for format={given['format']}", "add format=onnx")
+    calibration = said.number("calibration", 1)
     folder = lineage.run_folder(given["from"], "outputs", "retrain")
     result = finished_retraining(folder)
+    dataset = lineage.open_parent(folder).block("dataset")
+    if given["path"]:
+        dataset = lineage.with_settings(dataset, [lineage.override("dataset.path", given["path"])], said.allowed)
+    if given["quantize"]:
+        instantiate.build(dataset, said.allowed).check()
     out = Path(given["out"]) if given["out"] else files.no_link(folder / "export")
     network, facts = trained_network(folder, result, said.allowed)
     name, packed = WRITERS[given["format"]]
-    model = packed(network, facts)
-    readme = card(facts, result, [file for file, _ in WRITERS.values() if file == name or (out / file).exists()])
-    files.write_atomic(out / name, model)  # not before all is computed
-    files.write_atomic(out / "README.md", readme)
-    for path in (out / name, out / "README.md"):
-        print(path)
+    written: dict[str, bytes] = {name: packed(network, facts)}
+    lines: list[str] = []
+    if given["quantize"]:
+        written, lines = quantized(written[name], facts, instantiate.build(dataset, said.allowed), calibration)
+    known = [*(file for file, _ in WRITERS.values()), INT8]
+    readme = card(facts, result, [file for file in known if file in written or (out / file).exists()])
+    for file, content in [*written.items(), ("README.md", readme.encode())]:  # not before all is computed
+        files.write_atomic(out / file, content)
+    for file in (*written, "README.md"):
+        print(out / file)
+    if lines:
+        print(*lines, sep="\n")
     if given["format"] != "torch":
-        place = lineage.open_parent(folder).block("dataset").get("path")
+        place = dataset.get("path")
         print(
             *lineage.format_commands(
                 [
@@ -208,14 +237,21 @@ def program(network: nn.Module, facts: Facts) -> bytes:
 def onnx(network: nn.Module, facts: Facts) -> bytes:
     """ONNX, with the metadata as its properties. Raises UserError where the extra is not installed."""
     from nasx.export import graph
-    from nasx.export import model as export_model
 
     model, example, _ = _example(network, facts)
-    proto = graph.graph(model, example, ["images"], "scores")
-    import onnx as onnx_
+    return graph.with_facts(graph.graph(model, example, ["images"], "scores"), facts)
 
-    onnx_.helper.set_model_props(proto, export_model.text(facts))
-    return bytes(proto.SerializeToString())
+
+def quantized(model: bytes, facts: Facts, source: Any, count: int) -> tuple[dict[str, bytes], list[str]]:
+    """The files of an ONNX network and its int8 version, and the lines of their comparison. Raises UserError."""
+    from nasx.export import graph, quantize
+
+    images, batch = source.open("cpu", workers=0), facts["test"]["batch"]
+    facts = {**facts, "quantization": {"weights": "int8", "activations": "int8", "images": count}}
+    small = quantize.int8(model, quantize.calibration_batches(images, count, batch), facts)
+    rows = quantize.compared({"model.onnx": model, INT8: small}, images, batch)
+    small = graph.with_facts(small, {**facts, "accuracy": rows[1].tested.accuracy})
+    return {"model.onnx": model, INT8: small}, quantize.table(rows)
 
 
 def _example(network: nn.Module, facts: Facts) -> tuple[Classifier, Any, Any]:

@@ -73,7 +73,7 @@ def written(
     model = runtime.load(out)
     batch = facts["test"]["batch"]
     parts = [images.test_x[i : i + batch] for i in range(0, len(images.test_x), batch)]
-    answers = np.concatenate([model.predict(part).argmax(1) for part in parts])
+    answers = np.concatenate([model.probabilities(part).argmax(1) for part in parts])
     correct, n = int((answers == images.test_y).sum()), len(answers)
     latency, cpu = runtime.measure_latency(out), environment.hardware(torch.device("cpu"))["name"]
     low, high = wilson(correct, n)

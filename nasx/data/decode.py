@@ -114,14 +114,15 @@ def decoded(content: bytes) -> tuple[Image, Odd]:
 
     try:
         with Image.open(BytesIO(content)) as image:
-            return _upright(image)
+            return upright(image)
     except UnidentifiedImageError as error:
         raise UnreadableError("not an image, or an unknown format") from error
     except (*DAMAGES, Image.DecompressionBombError) as error:
         raise UnreadableError(str(error) or type(error).__name__) from error
 
 
-def _upright(image: Image) -> tuple[Image, Odd]:
+def upright(image: Image) -> tuple[Image, Odd]:
+    """Return an image of any mode as RGB, turned upright, with its conversions. Raises UnreadableError."""
     from PIL import ImageOps
 
     odd = Odd(0)

@@ -19,7 +19,7 @@ import numpy as np
 
 from nasx.core.files import NPZ_FAULTS
 from nasx.core.system import physical_memory
-from nasx.data import bounds, decode, survey
+from nasx.data import bounds, decode, fitting, survey
 from nasx.data.decode import UnreadableError
 from nasx.data.listing import Files, Listing, held_out
 from nasx.errors import UserError
@@ -108,14 +108,8 @@ def _decoded(files: Files, keys: np.ndarray, size: int | None, before: Pixels | 
 
 def _fitted(path: Path, size: int | None) -> tuple[np.ndarray, int]:
     """Read one image as uint8 (3, h, w), with its conversions. Raises UnreadableError."""
-    from PIL import Image  # a dependency of torchvision
-
     image, odd = decode.rgb(path)
-    if size is not None and image.size != (size, size):
-        side = min(image.size)
-        left, top = (image.width - side) // 2, (image.height - side) // 2
-        image = image.resize((size, size), Image.Resampling.BILINEAR, (left, top, left + side, top + side))
-    return np.asarray(image).transpose(2, 0, 1), int(odd)
+    return fitting.planes(image if size is None else fitting.squared(image, size)), int(odd)
 
 
 def _space(n: int, height: int, width: int) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch.utils import _pytree
 
 from nasx.core import extras
 from nasx.errors import UserError
+from nasx.export.model import text
 
 
 def graph(module: nn.Module, example: Tensor | list[Tensor], names: Sequence[str], output: str) -> Any:
@@ -42,3 +43,12 @@ def graph(module: nn.Module, example: Tensor | list[Tensor], names: Sequence[str
     for node in [*proto.graph.node, *(node for function in proto.functions for node in function.node)]:
         del node.metadata_props[:]  # stack traces, with paths of this machine
     return proto
+
+
+def with_facts(model: Any, facts: Mapping[str, Any]) -> bytes:
+    """Return the bytes of an ONNX network (its bytes or its ModelProto) with `facts` as its metadata."""
+    import onnx
+
+    proto = onnx.load_from_string(model) if isinstance(model, bytes) else model
+    onnx.helper.set_model_props(proto, text(facts))
+    return bytes(proto.SerializeToString())

@@ -24,6 +24,8 @@ def facts(path: str | Path) -> tuple[Path, dict[str, Any]]:
     file = Path(path) / FILE if Path(path).is_dir() else Path(path)
     if not file.is_file():
         raise UserError(str(file), "does not exist", "use a file written by nasx export")
+    if file.suffix == ".onnx":
+        raise UserError(str(file), "is not a torch network", "open it with nasx.export.runtime.load")
     try:
         with safe_open(file, "np") as content:
             held = content.metadata() or {}

@@ -24,14 +24,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from nasx.config import commands, components, instantiate
 from nasx.core import files
+from nasx.data.fitting import Images
 from nasx.errors import UserError
 from nasx.export import metadata
 from nasx.export.metadata import FORMAT, PLAIN, REMEDY
+from nasx.export.predict import Predictions, predictions
 from nasx.spaces.base import Logits
 
 if TYPE_CHECKING:
@@ -64,6 +67,31 @@ class Classifier(nn.Module):
     def normalize(self, images: Tensor) -> Tensor:
         """Normalize images uint8 (n, channels, h, w) to the float input of the network."""
         return (images.to(self.mean.dtype) / 255 - self.mean) / self.std
+
+    def predict(self, images: Images) -> Predictions:
+        """Return the predictions for images of any kind.
+
+        Examples:
+            >>> found = nasx.load("model").predict("photos")
+            >>> dict(zip(found.names, found.labels))
+
+        Args:
+            images: an image file, a folder (all images below it), a PIL image, or a uint8 array: (h, w) or (h, w, 3) is
+                one image, (n, h, w, 3) or (n, 3, h, w) several; or an iterable of these. They are cropped and resized
+                as the images of the dataset were.
+
+        Raises:
+            UserError: an image that cannot be read, or cannot be brought to the network's size.
+        """
+
+        @torch.no_grad()
+        def probabilities(x: np.ndarray) -> np.ndarray:
+            found: np.ndarray = (
+                torch.softmax(self(self.normalize(torch.from_numpy(x).to(self.mean.device))), 1).cpu().numpy()
+            )
+            return found
+
+        return predictions(images, self.facts, probabilities)
 
 
 class OnnxNetwork(nn.Module):

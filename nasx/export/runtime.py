@@ -1,7 +1,7 @@
 """model.onnx of `nasx export format=onnx` in onnxruntime on the CPU, without torch.
 
     model = load("model.onnx")
-    probabilities = model.predict(images)           images uint8 (n, channels, h, w) -> (n, classes)
+    found = model.predict("photos")                 found.probabilities (n, classes), found.labels, found.names
     latency = measure_latency("model.onnx")         median, 10th and 90th percentile in milliseconds
 
 The metadata is that of model.safetensors (export/model.py lists them), as properties of the file.
@@ -9,6 +9,7 @@ The metadata is that of model.safetensors (export/model.py lists them), as prope
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,10 @@ import numpy as np
 
 from nasx.core import extras, timing
 from nasx.core.timing import Latency
+from nasx.data.fitting import Images
 from nasx.errors import UserError
 from nasx.export import metadata
+from nasx.export.predict import Predictions, predictions
 
 FILE = "model.onnx"
 READ = ("classes", "normalization", "image", "dataset", "test")
@@ -43,12 +46,16 @@ class OnnxModel:
         """Normalize images uint8 (n, channels, h, w) to the float32 input of the network."""
         return (images.astype(np.float32) / 255 - self.mean) / self.std
 
-    def predict(self, images: np.ndarray) -> np.ndarray:
+    def probabilities(self, x: np.ndarray) -> np.ndarray:
         """Return the probabilities (n, classes) of images uint8 (n, channels, h, w)."""
-        scores = self(self.normalize(images))
+        scores = self(self.normalize(x))
         powers = np.exp(scores - scores.max(1, keepdims=True))
-        probabilities: np.ndarray = powers / powers.sum(1, keepdims=True)
-        return probabilities
+        found: np.ndarray = powers / powers.sum(1, keepdims=True)
+        return found
+
+    def predict(self, images: Images) -> Predictions:
+        """Return the predictions for files, folders, PIL images or arrays (data/fitting.py). Raises UserError."""
+        return predictions(images, self.facts, self.probabilities)
 
 
 def library() -> Any:
@@ -81,10 +88,15 @@ def load(path: str | Path, threads: int = 0) -> OnnxModel:
     file = Path(path) / FILE if Path(path).is_dir() else Path(path)
     if not file.is_file():
         raise UserError(str(file), "does not exist", "use a file written by nasx export format=onnx")
-    opened = session(str(file), threads)
-    facts = metadata.read(file, opened.get_modelmeta().custom_metadata_map)
+    return opened(file, str(file), threads)
+
+
+def opened(file: Path, source: str | bytes, threads: int) -> OnnxModel:
+    """Open the network of `file`, from its path or its bytes. Raises UserError."""
+    runs = session(source, threads)
+    facts = metadata.read(file, runs.get_modelmeta().custom_metadata_map)
     try:
-        fault, model = _fault(opened, facts), OnnxModel(file, opened, facts)
+        fault, model = _fault(runs, facts), OnnxModel(file, runs, facts)
     except (KeyError, TypeError, ValueError) as error:
         fault = f"{type(error).__name__}: {error}"
     if fault:
@@ -112,6 +124,14 @@ def measure_latency(
 
     Preprocessing is not included.
     """
-    model = load(path, threads)
-    x = np.random.default_rng(0).standard_normal((batch, *model.facts["image"]), np.float32)
-    return timing.summary(timing.rounds([lambda: model(x)], repeats, warm)[:, 0])
+    return latencies([load(path, threads)], batch=batch, repeats=repeats, warm=warm)[0]
+
+
+def latencies(models: Sequence[OnnxModel], *, batch: int = 1, repeats: int = 100, warm: int = 10) -> list[Latency]:
+    """Time networks in turns, on `batch` random images of their size at once."""
+
+    def call(model: OnnxModel) -> Callable[[], object]:
+        x = np.random.default_rng(0).standard_normal((batch, *model.facts["image"]), np.float32)
+        return lambda: model(x)
+
+    return list(map(timing.summary, timing.rounds([call(model) for model in models], repeats, warm).T))

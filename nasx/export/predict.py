@@ -1,0 +1,47 @@
+"""The predictions of a trained network for images of any kind (data/fitting.py says which)."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from nasx.data import fitting
+from nasx.data.fitting import Images
+from nasx.errors import UserError
+
+BATCH = 64
+"""Images that a network reads at once."""
+
+
+class Predictions(NamedTuple):
+    """Probabilities float32 (n, classes); the names of the classes; path or number of each of the n images."""
+
+    probabilities: np.ndarray
+    classes: tuple[str, ...]
+    names: tuple[str, ...]
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The most probable class of each image."""
+        return tuple(self.classes[i] for i in self.probabilities.argmax(1))
+
+
+def predictions(
+    images: Images, facts: Mapping[str, Any], probabilities: Callable[[np.ndarray], np.ndarray]
+) -> Predictions:
+    """Read `images`, and apply `probabilities`, uint8 (n, channels, h, w) -> (n, classes), in batches.
+
+    Raises UserError for what is not an image, or has another size than the steps of the export can bring to its own.
+    """
+    names: list[str] = []
+    found = [np.empty((0, len(facts["classes"])), np.float32)]
+    several = fitting.read(images, facts.get("preprocessing") or [], facts["image"])
+    while batch := list(itertools.islice(several, BATCH)):
+        names += [one.name for one in batch]
+        found.append(probabilities(np.stack([one.x for one in batch])))
+    if not names:
+        raise UserError("predict", "there are no images", "give a path, a PIL image or an array")
+    return Predictions(np.concatenate(found), tuple(map(str, facts["classes"])), tuple(names))

@@ -1,0 +1,102 @@
+"""int8 networks by static quantization in onnxruntime, and their comparison with the float32 network.
+
+Weights and activations are int8 (QDQ format, weights per channel), with the ranges that activations have on training
+images (min and max, onnxruntime's default). Batch norms are folded into convolutions before.
+
+Source: onnxruntime's documentation, Quantize ONNX models: signed activations and weights in QDQ format are its first
+choice on CPUs; unsigned activations saturate on those without VNNI.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from nasx.core import evaluate, files
+from nasx.core.evaluate import Tested
+from nasx.core.timing import Latency
+from nasx.export import graph, runtime
+from nasx.export.model import OnnxNetwork
+from nasx.export.runtime import OnnxModel
+
+CPU = torch.device("cpu")
+
+
+class Row(NamedTuple):
+    """A file of a network: accuracy on the test set, bytes, latency of one image on one thread."""
+
+    name: str
+    tested: Tested
+    size: int
+    latency: Latency
+
+
+class Reader:
+    """Normalized images float32 (n, channels, h, w), batch by batch, as onnxruntime reads them to calibrate."""
+
+    def __init__(self, batches: Iterable[np.ndarray]) -> None:
+        self.batches: Iterator[np.ndarray] = iter(batches)
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        """Return the next input of the network; None at the end."""
+        x = next(self.batches, None)
+        return None if x is None else {"images": np.ascontiguousarray(x)}
+
+
+def int8(model: bytes, batches: Iterable[np.ndarray], facts: Mapping[str, Any]) -> bytes:
+    """Return the int8 network of an ONNX network, calibrated on normalized images, with `facts` as its metadata."""
+    from onnxruntime import quantization
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    with tempfile.TemporaryDirectory() as folder:
+        whole, folded, made = (Path(folder) / f"{name}.onnx" for name in ("whole", "folded", "int8"))
+        files.write_atomic(whole, model)
+        before = logging.root.manager.disable
+        logging.disable(logging.WARNING)  # that a norm has one weight for each channel
+        try:
+            quant_pre_process(whole, folded, skip_symbolic_shape=True)
+            quantization.quantize_static(folded, made, Reader(batches), per_channel=True)
+        finally:
+            logging.disable(before)
+        return graph.with_facts(made.read_bytes(), facts)
+
+
+def calibration_batches(images: Any, count: int, batch: int) -> Iterator[np.ndarray]:
+    """Yield `count` training images of an opened dataset (all, where there are fewer), drawn with a fixed seed.
+
+    They are normalized, and not augmented.
+    """
+    index = np.sort(np.random.default_rng(0).permutation(len(images.train_y))[:count])
+    return (each.x.cpu().numpy() for each in images.ordered("train", index, batch=batch))
+
+
+def tested(model: OnnxModel, images: Any, batch: int) -> Tested:
+    """Test a network on the test set."""
+    return evaluate.means(evaluate.sums(OnnxNetwork(model), images.ordered("test", batch=batch), CPU))
+
+
+def compared(models: Mapping[str, bytes], images: Any, batch: int, repeats: int = 200) -> list[Row]:
+    """Test networks, and time them in turns on one random image and one thread."""
+    opened = [runtime.opened(Path(name), content, 1) for name, content in models.items()]
+    rows = [tested(model, images, batch) for model in opened]
+    times = runtime.latencies(opened, repeats=repeats)
+    return [
+        Row(name, row, len(content), latency)
+        for (name, content), row, latency in zip(models.items(), rows, times, strict=True)
+    ]
+
+
+def table(rows: Sequence[Row]) -> list[str]:
+    """The comparison for people."""
+    width = max(len(row.name) for row in rows) + 2
+    return [f"{'file'.ljust(width)}accuracy      size   latency (1 image, 1 thread; 10 to 90 %)"] + [
+        f"{row.name.ljust(width)}{100 * row.tested.accuracy:6.2f} %{row.size / 1e6:7.3f} MB   "
+        f"{row.latency.median_ms:.3f} ms ({row.latency.low_ms:.3f} to {row.latency.high_ms:.3f}, n={row.latency.n})"
+        for row in rows
+    ]
