@@ -67,11 +67,12 @@ def test_a_plugin_needs_neither_config_dir_nor_allow(installed: Path) -> None:
 
 
 def test_a_setting_without_a_line_in_the_yaml_file_is_named(installed: Path) -> None:
-    path = installed / "plugin_for_test" / "conf" / "method" / "mine.yaml"
-    path.write_text(YAML.replace("radius: 0.01\n", ""))
-    (fault,) = faults("method=mine", "method.radius=0.1", "dataset=digits")
-    assert fault == (
-        "method.radius: Mine has this setting, but its YAML file does not; add the line `radius: VALUE` to it"
+    package = installed / "plugin_for_test"
+    (package / "longer.py").write_text(METHOD + "    extra: float = 1.0\n")
+    (package / "conf" / "method" / "longer.yaml").write_text(YAML.replace("method.Mine", "longer.Mine"))
+    found = faults("method=longer", "method.extra=0.1", "dataset=digits")
+    assert (
+        found[0] == "method.extra: Mine has this setting, but its YAML file does not; add the line `extra: VALUE` to it"
     )
 
 
