@@ -12,10 +12,10 @@
    file is eager.
 
 Steps are compared in float64, on a few images of each batch, with the layout, the kernels and the graphs of the path.
-In single precision they cannot be: channels_last alone turns the architecture step of a full NAS-Bench-201 supernet by
-13 %, and agrees to 1e-14 in float64, since rounding errors are as large as the gradient there. In the run's own
-precision a path is refused only where its step is not finite, or farther from the eager step than no step is. The
-architecture moves by plain gradient steps here, since the first step of Adam is a sign.
+In single precision they cannot be: channels_last alone changed the architecture step of NAS-Bench-201 by 13 % (one cell
+per stage, 16 channels, batch 32), and agreed to 1e-14 in float64, since rounding errors are as large as the gradient
+there. In the run's own precision a path is refused only where its step is not finite, or farther from the eager step
+than no step is. The architecture moves by plain gradient steps here, since the first step of Adam is a sign.
 
 Precision is never changed. Text, deterministic=true, searches in stages and those of several processes stay eager.
 """
