@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
+import agree
 import pytest
 import test_conformance_spaces as conformance
 import torch
@@ -40,6 +41,50 @@ def test_alignment_joins_the_names_of_a_cell_and_needs_two_cells() -> None:
     g = agreement.look(problem, problem.w0(), problem.relax(problem.a0()), toy.TRAIN).mix
     assert float(agreement.alignment(g, problem.groups)) == pytest.approx(-0.0385514178, abs=1e-10)
     assert agreement.alignment({"a": torch.ones(1, 2, 3)}, (("a",),)) is None
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_the_gradient_of_second_order_is_that_through_the_weight_step(momentum: float) -> None:
+    """Lambda-DARTS, eq. 20: each cell's own d L2 / dp at w1, minus lr M v by the exact product."""
+    search = small.search(Nb201(layers=1, channels=2), lr=0.2, momentum=momentum)
+    search.w_opt.param_groups[0]["weight_decay"] = 0.01
+    train, val = small.batch(1, n=2, size=8), small.batch(2, n=2, size=8)
+    search.update_w(train)  # fills the momentum buffers
+    mix = detached(search.problem.relax(search.a))
+    before = [x.detach().clone() for x in search.w.values()]
+    found = agreement.second_order(search, mix, train, val)["cell"]
+    assert all(torch.equal(x, y.detach()) for x, y in zip(before, search.w.values(), strict=True))
+
+    def loss(w: Tree, p: Tensor, batch: Batch) -> Tensor:
+        return search.problem.outcome(w, {"cell": p}, batch).loss
+
+    w, p = ({k: x.detach().requires_grad_() for k, x in search.w.items()}, mix["cell"].clone().requires_grad_())
+    slope = torch.autograd.grad(loss(w, p, train), list(w.values()), create_graph=True)
+    buffers = [search.w_opt.state[x].get("momentum_buffer") for x in search.w.values()]
+    w1 = {
+        k: (x - 0.2 * (g + 0.01 * x + (0 if b is None else momentum * b))).detach().requires_grad_()
+        for (k, x), g, b in zip(w.items(), slope, buffers, strict=True)
+    }
+    direct, *v = torch.autograd.grad(loss(w1, p, val), [p, *w1.values()])
+    (mixed,) = torch.autograd.grad(sum((g * u).sum() for g, u in zip(slope, v, strict=True)), p)
+    assert agree.relative({"p": found}, {"p": direct - 0.2 * mixed}) < 1e-12
+    assert float(mixed.norm() / direct.norm()) > 1e-3, "the second term must count in this test"
+
+
+def test_on_cells_in_a_row_the_alignment_of_second_order_differs_from_that_of_first_order() -> None:
+    """The closed form of toy.Alignment: L = sum of p_l' M_l w, so that g_l = 2 M_l w1 - 2 lr M_l (sum of M_k' p_k)."""
+    problem = toy.Alignment()
+    search = toy.search(problem, lr=0.3)
+    mix = problem.relax(search.a)
+    p, w, M = mix["a"].detach().reshape(3, -1), search.w["w"].detach(), toy.M
+    pull = torch.einsum("lij,li->j", M, p)
+    w1 = w - 0.3 * pull
+    expected = torch.einsum("lij,j->li", M, 2 * w1 - 0.3 * 2 * pull)
+    found = agreement.second_order(search, detached(mix), toy.TRAIN, toy.VAL)
+    torch.testing.assert_close(found["a"].reshape(3, -1), expected, rtol=0, atol=1e-12)
+    value = agreement.alignment(found, problem.groups)
+    assert float(value) == pytest.approx(diagnostics.layer_alignment(list(expected)), rel=1e-10)
+    assert abs(float(value) + 0.0385514178) > 0.01  # that of first order
 
 
 def test_the_split_is_the_decaying_mean_of_sums_over_edges_in_the_first_and_the_last_cells() -> None:

@@ -221,6 +221,24 @@ def test_the_implicit_gradient_is_the_closed_form_where_the_weights_minimize_the
         agree.near(own.exact(), expected, 1e-9)
 
 
+@pytest.mark.parametrize("eta", [0.0, 0.1, 0.125, 0.2, 0.25, 0.5])
+def test_the_path_on_the_toy_is_the_recursion(eta: float) -> None:
+    """Amended-DARTS, figure 4: v = 4 (2 w - a), H = 2, M = -2; the term turns the search round from eta > 1/8 on."""
+    w = a = 0.7
+    expected = [a]
+    for _ in range(closed_forms.PATH_STEPS):
+        v = 4 * (2 * w - a)
+        a -= 0.1 * (-2 * (2 * w - a) - eta * -2 * 2 * v)
+        w -= 0.1 * 2 * (w - a)
+        expected.append(a)
+    found = closed_forms.path(Amended(eta=eta))
+    assert found == pytest.approx(expected, rel=1e-8, abs=1e-10)
+    uphill = eta < 0.125 or eta >= 0.5  # without the term and with the paper's 0.1; too long a step at 0.5
+    assert (abs(found[-1]) > 0.7 + 1e-6) == uphill
+    if eta == 0:
+        assert closed_forms.path(Darts()) == pytest.approx(expected, rel=1e-12)
+
+
 def test_the_drawn_problem_has_its_eigenvalues() -> None:
     h = torch.linalg.eigvalsh(Quadratic.drawn(toy.real([3.0, 1.0, 2.0]), 2, 2).A)
     torch.testing.assert_close(h, toy.real([1.0, 2.0, 3.0]), rtol=0, atol=1e-12)

@@ -263,6 +263,8 @@ def test_all_faults_are_told_at_once() -> None:
         (["search.nesterov=true", "search.momentum=0"], ["needs momentum"]),
         (["search.arch_momentum=0.9"], ["search.arch_momentum=0.9: is only used by search.arch_optimizer=sgd"]),
         (["search.arch_momentum=0.9", "search.arch_optimizer=sgd"], []),
+        (["search.diagnose_order=2"], ["search.diagnose_order=2: is only used at the steps of search.diagnose_steps"]),
+        (["search.diagnose_order=2", "search.diagnose_steps=1"], []),
         (["benchmark=nb101"], ["has no architectures of Nb201; use space=nb1shot1, or benchmark=none"]),
         (["method=pc_darts", "space=darts", "dataset=digits"], []),
         (["method=pc_darts", "dataset=digits"], []),

@@ -39,7 +39,9 @@ class Fixed:
         return small.batch(self.first + i, n=2, size=8)
 
 
-def watch(space: Space, every: int, rule: object, *, steps: int = 0, search: Any = None) -> tuple[recorder.Watch, Tree]:
+def watch(
+    space: Space, every: int, rule: object, *, steps: int = 0, search: Any = None, order: int = 1
+) -> tuple[recorder.Watch, Tree]:
     search = search or small.search(space)
     made = recorder.Watch(
         search,
@@ -52,6 +54,7 @@ def watch(space: Space, every: int, rule: object, *, steps: int = 0, search: Any
         epochs=4,
         weight_decay=1e-3,
         stop=rule,
+        order=order,
     )
     return made, detached(search.problem.relax(search.a))
 
@@ -196,6 +199,27 @@ def test_a_look_at_a_step_sees_the_layers_as_the_step_does() -> None:
     assert row["split"]["cell"]["nor_conv_3x3"][0] == pytest.approx(
         sum(w * x for w, x in zip(weights, conv, strict=True)) / sum(weights), rel=1e-9
     )
+
+
+def test_looks_of_second_order_are_means_over_the_steps_at_a_known_cost() -> None:
+    search = small.search(SPACES["nb201"], momentum=0.9)
+    made, mix = watch(SPACES["nb201"], 0, stop.NoStop(), steps=1, search=search, order=2)
+    values = []
+
+    def step(search: Any, train: Any, val: Any) -> dict[str, torch.Tensor]:
+        g = agreement.second_order(search, detached(search.problem.relax(search.a)), train[0], val)["cell"]
+        values.append(diagnostics.layer_alignment(list(g)))
+        search.update_w(train[0])
+        return {}
+
+    before = search.problem.passes
+    for i in range(3):
+        made.over(step, step)(search, [small.batch(i, n=2, size=8)], small.batch(50 + i, n=2, size=8))
+    row = made.entries(1, mix, "|none~0|+|none~0|none~1|+|none~0|none~1|none~2|")
+    assert row["over_steps"]["alignment_second"] == pytest.approx(sum(values) / 3, rel=1e-9)
+    assert row["over_steps"].keys() >= {"alignment_train", "alignment_val", "signed_second"}
+    assert search.problem.passes - before - 3 * 3 == row["diagnostics"]["forward"] == 12
+    assert row["diagnostics"]["backward"] == 15
 
 
 def test_looks_go_through_the_cells_as_they_are_written() -> None:

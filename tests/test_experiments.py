@@ -14,7 +14,7 @@ import pytest
 import yaml
 from hydra.types import RunMode
 
-from nasx.cli import arguments, listing, preflight
+from nasx.cli import arguments, audit, listing, preflight
 from nasx.config import commands, experiments, paths
 from nasx.errors import UserError
 from nasx.results import coverage, published, targets
@@ -181,12 +181,17 @@ def searched(folder: Path, head: Any) -> None:
     """A finished search of an experiment, as far as `from=` looks."""
     (folder / "config.yaml").write_text(f"choices: {json.dumps(dict(head.choices))}\nspace: {{}}\ndataset: {{}}\n")
     (folder / "result.json").write_text('{"kind": "search", "status": "finished", "genotype": "of no matter here"}')
+    rows = [{"epoch": 1 + e, "genotype": "of no matter here"} for e in range(200)]
+    (folder / "metrics.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
 
 
 def refused(command: str, folder: Path) -> list[str]:
     """Faults of a command, but the look at the dataset, which need not be on this machine."""
     _, verb, *words = texts(command, folder).split()
     try:
+        if verb == "audit":
+            assert audit.request(words).configurations
+            return []
         preflight.check_line(verb, preflight.normalize(verb, arguments.split_options(words)))
     except UserError as fault:
         return [text for text in str(fault).splitlines() if not text.lstrip().startswith("dataset")]
@@ -208,6 +213,7 @@ def test_the_commands_of_a_file_pass_the_checks(name: str, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("paper", targets.PAPERS)
 def test_the_commands_of_figures_pass_the_checks(paper: str, tmp_path: Path) -> None:
+    searched(tmp_path, HEADS["darts_c10_200"])
     for command in sorted({command for figure in coverage.figures(paper) for command in figure.commands}):
         assert refused(command, tmp_path) == [], command
 

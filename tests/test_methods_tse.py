@@ -8,7 +8,7 @@ import agree
 import pytest
 import torch
 
-from nasx.core.bilevel import Search, Tree, frozen
+from nasx.core.bilevel import Search, Tree, dot, frozen
 from nasx.methods.tse import Tse
 
 import toy
@@ -59,6 +59,47 @@ SGD: list[dict[str, Any]] = [
     {"momentum": 0.9, "weight_decay": 0.02, "nesterov": True},
     {"momentum": 0.9, "clip": 0.1},
 ]
+
+
+@pytest.mark.parametrize("buffered", [False, True])
+@pytest.mark.parametrize("settings", SGD, ids=str)
+def test_the_exact_gradient_is_that_through_every_step(settings: dict[str, Any], buffered: bool) -> None:
+    """Eq. 13: against autograd through torch-like SGD, and against central differences of the sum of losses."""
+    problem = toy.Smooth(noise=0.1)
+    search = toy.search(problem, lr=0.3, **settings)
+    if buffered and settings:
+        search.update_w(problem.batch(8))
+    batches = [problem.batch(seed) for seed in (1, 2, 3)]
+    losses = [agree.loss(problem, batch) for batch in batches]
+    w, held = agree.copied(search.w), buffers(search)
+    with frozen(search.w), frozen(search.a):
+        found = Tse(T=3, gradient="exact").exact(search, batches)
+    exact = methods.tse_exact(losses, w, problem.a0(), held, lr=0.3, **settings)
+    assert agree.relative(found, exact) < 1e-12
+    v = {
+        k: torch.randn(x.shape, generator=torch.Generator().manual_seed(3), dtype=x.dtype) for k, x in search.a.items()
+    }
+
+    def summed(eps: float) -> float:
+        a, at, own, total = {k: x.detach() + eps * v[k] for k, x in search.a.items()}, w, held, 0.0
+        for loss in losses:
+            at = methods.leaves(at)
+            value = loss(at, a)
+            at, own = methods.sgd(methods.plain(at), methods.plain(methods.grad(value, at)), own, lr=0.3, **settings)
+            total += float(value.detach())
+        return total
+
+    quotient = (summed(1e-5) - summed(-1e-5)) / 2e-5
+    assert float(dot(found, v)) == pytest.approx(quotient, rel=1e-7)
+
+
+def test_the_exact_step_on_the_quadratic_problem() -> None:
+    """The architecture moves by the closed form; the second pass is that of the first-order method."""
+    problem = toy.Quadratic()
+    search = toy.search(problem, lr=0.1)
+    Tse(T=3, gradient="exact").step(search, T3, toy.VAL)
+    agree.near(search.a, toy.flat(problem.a0()) - toy.real(toy.QUADRATIC["tse_exact"]))
+    assert len(search.grads_w) == 3
 
 
 @pytest.mark.parametrize("restore", [True, False])

@@ -29,6 +29,7 @@ OTHER: dict[str, tuple[str, ...]] = {
     "gdas released": ("gdas", "method.gradient=released"),
     "gdas straight through": ("gdas", "method.gradient=straight_through"),
     "tse momentum": ("tse", "method.T=3", "method.restore_momentum=false"),
+    "tse exact": ("tse", "method.T=3", "method.gradient=exact"),
 }
 SHORT: dict[str, tuple[str, ...]] = {
     "tse": ("tse", "method.T=3"),

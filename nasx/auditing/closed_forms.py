@@ -10,7 +10,7 @@ a factor. A gradient that fits at weights of an earlier step, and at none of the
 
 Points of a step: the weights before each of its weight updates, at the architecture step, and one virtual step of SGD
 from each (DARTS, second order). A method that never evaluates a validation batch (single level) is compared with the
-gradients of the training loss at the same points, and with their sum (TSE-DARTS).
+gradients of the training loss at the same points, and with their sum (TSE-DARTS), also through the steps.
 
 Derivatives are those of the loss at the method's own mixture (`Search.mixture`), so that samples of wrapping methods
 count as part of the loss. Shapes: n weights, m architecture parameters; all vectors are flat, float64.
@@ -34,6 +34,8 @@ LR = 0.1
 EIGENVALUES = (0.5, 0.8, 1.2, 1.9, 2.8, 4.0)
 """Of H. LR times the largest is 0.4, so that steps and series converge."""
 STEPS = 3
+PATH_STEPS = 50
+"""Of the path on the scalar problem (nasx: enough to see whether it grows or falls)."""
 TOLERANCE = 1e-6
 """Relative. Central differences are exact on these losses, up to rounding of about 1e-9 at a radius of 0.01."""
 OWN = "nasx: rounding of central differences, tenfold and more"
@@ -118,6 +120,17 @@ def first_order(view: Search, at: Point, batch: Batch) -> Tensor:
     return flat(gradient(view.loss(at.w, a, batch), a))
 
 
+def through_steps(view: Search, at: Point, batches: Sequence[Batch]) -> Tensor:
+    """d/da of the summed losses along plain steps of SGD on the batches, by autograd through the steps (m,)."""
+    w, a = (detached(copied(tree), requires_grad=True) for tree in at)
+    losses = []
+    for batch in batches:
+        losses.append(view.loss(w, a, batch))
+        g = gradient(losses[-1], w, create=True)
+        w = {k: x - view.lr * g[k] for k, x in w.items()}
+    return flat(gradient(torch.stack(losses).sum(), a))
+
+
 def entries(tree: Tree) -> Iterator[Tensor]:
     """Each entry of a tree as a 0-d tensor with its graph, zeros without one among them."""
     anchor = torch.zeros((), dtype=torch.float64, requires_grad=True)
@@ -165,6 +178,7 @@ def best_fit(seen: Observed, points: Sequence[Point]) -> Fit:
         training = [first_order(view, at, batch) for at in points for batch in batches]
         passed_by = list(zip(points[1:-1], seen.train, strict=False))  # the points of T unrolled weight steps
         whole = [torch.stack([first_order(view, at, batch) for at, batch in passed_by]).sum(0)] if passed_by else []
+        whole += [through_steps(view, points[0], seen.train)] if len(seen.train) > 1 else []
         fits = [Fit(*solved(g, [column])) for column in (*training, *whole)]
     else:
         fits = [
@@ -173,6 +187,24 @@ def best_fit(seen: Observed, points: Sequence[Point]) -> Fit:
             for virtual in (False, True)
         ]
     return min(fits, key=lambda each: each.remainder if each.remainder > TOLERANCE else abs(each.c - 1) * TOLERANCE)
+
+
+def path(method: Method, *, steps: int = PATH_STEPS) -> list[float]:
+    """The architecture parameter of the scalar problem before and after each of `steps` steps, all of rate LR.
+
+    The toy of Amended-DARTS, figure 4: the outer objective is a^2, so that the optimum is 0. Ends before an overflow.
+    """
+    search = problems.search(Scalar(), lr=LR, a_lr=LR)
+    search.epoch, search.epochs = 1, 3
+    found = [float(search.a["a"].detach())]
+    for i in range(steps):
+        batches = [problems.train(1 + 100 * i + k) for k in range(method.train_batches)]
+        method.step(search, batches, problems.val(10_000 + i))
+        a = float(search.a["a"].detach())
+        if not abs(a) < 1e100:
+            break
+        found.append(a)
+    return found
 
 
 # -------------------------------------------------------------------------------------------------------- checks
@@ -196,6 +228,16 @@ def exactness(build: Callable[[], Method]) -> Iterator[Finding]:
         e = implicit(seen.taken.view, Point(seen.taken.w, seen.taken.a), seen.train[-1], seen.val)
         if float(e.norm()) > TOLERANCE:  # a softmax over the scalar problem's one operation is constant
             yield against(f"exact ({name})", {"g": g}, {"g": e}, "the exact hypergradient")
+
+
+def toy(build: Callable[[], Method]) -> Iterator[Finding]:
+    """The path on the scalar problem, if it moves (a mixture of one operation by softmax does not)."""
+    found = path(build())
+    if len(set(found)) > 1:
+        nearer = abs(found[-1]) < abs(found[0])
+        said = "towards" if nearer else "away from"
+        text = f"a goes from {found[0]:g} to {found[-1]:.3g} in {len(found) - 1} steps, {said} the optimum 0"
+        yield Finding("toy", "note", text, {"a": found}, "Amended-DARTS, figure 4: L = (w x - a)^2")
 
 
 def against(check: str, g: Tree, e: Tree, what: str) -> Finding:
@@ -282,4 +324,4 @@ def responses(method: Method, p: Tensor) -> Iterator[Finding]:
 
 def audit(build: Callable[[], Method]) -> list[Finding]:
     """All checks on closed forms. `build` makes a new method for each problem."""
-    return [*exactness(build), *composition(build())]
+    return [*exactness(build), *toy(build), *composition(build())]

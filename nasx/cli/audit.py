@@ -24,7 +24,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from nasx import __version__
 from nasx.cli import invoke
@@ -52,8 +52,18 @@ SEARCH = ("space.channels=8", "dataset.size=8", "search.updates_per_epoch=24", "
 Parts = dict[str, "list[Finding]"]
 
 
-def main(words: Sequence[str]) -> int:
-    """`nasx audit METHOD ...`."""
+class Request(NamedTuple):
+    """A line: method -> configuration and choices of its three supernets; options, by name."""
+
+    configurations: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]]
+    seed: int
+    seeds: int
+    quick: bool
+    out: Path
+
+
+def request(words: Sequence[str]) -> Request:
+    """Read and check a line. Raises UserError."""
     overrides = [word for word in words if word.startswith("method.")]
     given = parse("audit", [word for word in words if word not in overrides], OPTIONS, positional="METHOD")
     if not given.positional:
@@ -68,24 +78,30 @@ def main(words: Sequence[str]) -> int:
         ]
         for name in given.positional
     }
-    folder, passed = Path(given.options["out"]).expanduser(), True
-    for name, own in configurations.items():
+    out = Path(given.options["out"]).expanduser()
+    return Request(configurations, numbers[0], numbers[1], given.flag("quick"), out)
+
+
+def main(words: Sequence[str]) -> int:
+    """`nasx audit METHOD ...`."""
+    given, passed = request(words), True
+    for name, own in given.configurations.items():
         began = time.monotonic()
-        parts = audit(own, quick=given.flag("quick"), seeds=numbers[1])
+        parts = audit(own, quick=given.quick, seeds=given.seeds)
         record = {
             "method": name,
             "configuration": own[0][0]["method"],
             "version": __version__,
-            "seed": numbers[0],
+            "seed": given.seed,
             "seconds": round(time.monotonic() - began, 1),
             "passed": not failures(parts),
             "parts": {part: [each._asdict() for each in found] for part, found in parts.items()},
         }
         text = page(name, parts, record["seconds"])
-        files.write_atomic(folder / f"{name}.json", json.dumps(record, indent=1) + "\n")
-        files.write_atomic(folder / f"{name}.md", text)
+        files.write_atomic(given.out / f"{name}.json", json.dumps(record, indent=1) + "\n")
+        files.write_atomic(given.out / f"{name}.md", text)
         print(printable(text), flush=True)
-        print(f"written to {folder / name}.md and .json", flush=True)
+        print(f"written to {given.out / name}.md and .json", flush=True)
         passed &= record["passed"]
     return 0 if passed else 1
 

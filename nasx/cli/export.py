@@ -125,6 +125,12 @@ def finished_retraining(folder: Path) -> Facts:
             f"is a run of nasx {found.get('kind')}: it has no trained network",
             f"train one: nasx retrain from={folder}",
         )
+    if found.get("relaxed"):
+        raise UserError(
+            f"from={folder}",
+            "holds a supernet; exports are networks of a cell",
+            "train the cell: the same command without relaxed=true",
+        )
     if found.get("valid_accuracy") is not None and found["test_accuracy"] is None:
         raise UserError(
             f"from={folder}",

@@ -144,6 +144,8 @@ def genotype_and_source(given: Mapping[str, str], run: Parent | None) -> tuple[s
                 f"{run.folder} holds no finished run",
                 "give its command again: it resumes and finishes",
             )
+        if found.get("relaxed"):
+            raise UserError(f"from={given['from']}", "holds a supernet, not a cell", f"use from={found['parent']}")
         return str(found["genotype"]), f"{run.folder}: {found['command']}"
     text = given["genotype"].strip()
     cell = published.find(text) or next((c for c in published.cells().values() if c.text == text), None)

@@ -8,7 +8,7 @@ from nasx.config import schema
 
 
 class Command(NamedTuple):
-    """A command's own keys (a class of nasx.config.settings), its groups, and groups that it does not read."""
+    """A command's own keys (a class of nasx.config.job_settings), its groups, and groups that it does not read."""
 
     settings: str
     groups: tuple[str, ...] = ()
@@ -90,6 +90,6 @@ _RENAMED = {"from_": "from"}
 
 def settings(command: str) -> dict[str, schema.Field]:
     """A command's own settings at the top level."""
-    component = schema.component(f"nasx.config.settings.{COMMANDS[command].settings}")
+    component = schema.component(f"nasx.config.job_settings.{COMMANDS[command].settings}")
     assert component is not None, command
     return {_RENAMED.get(name, name): field for name, field in component.fields.items()}

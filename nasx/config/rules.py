@@ -12,7 +12,7 @@ import shlex
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from nasx.config import budget_rules, process_rules, schema, space_rules
+from nasx.config import budget_rules, process_rules, schema, search_rules, space_rules
 from nasx.core.constraints import SEEDS
 from nasx.errors import UserError
 from nasx.spaces import rules
@@ -236,13 +236,8 @@ def _momentum(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
                 f"needs momentum, and {group}.momentum=0",
                 f"set {group}.nesterov=false, or {group}.momentum=0.9",
             )
-    momentum = _get(cfg, "search.arch_momentum")
-    if "search" in TRAINING_GROUPS[command] and momentum and _get(cfg, "search.arch_optimizer") == "adam":
-        yield UserError(
-            f"search.arch_momentum={momentum}",
-            "is only used by search.arch_optimizer=sgd",
-            "set search.arch_momentum=0; Adam uses search.arch_betas",
-        )
+    if "search" in TRAINING_GROUPS[command] and isinstance(cfg.get("search"), Mapping):
+        yield from search_rules.faults(cfg["search"], str(_get(cfg, "space._target_")))
 
 
 def _pieces(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
@@ -263,15 +258,20 @@ def _source(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
         )
 
 
-def _skip_dropout(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
-    rate, space = _get(cfg, "search.skip_dropout"), str(_get(cfg, "space._target_"))
-    if "search" in TRAINING_GROUPS[command] and rate and space.startswith("nasx.spaces.nb1shot1.space."):
-        yield UserError(
-            f"search.skip_dropout={rate}", "this space has no skip connections", "set search.skip_dropout=0"
-        )
+def _relaxed(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
+    if command != "retrain" or not cfg.get("relaxed"):
+        return
+    if cfg.get("from") is None:
+        yield UserError("relaxed=true", "trains the supernet of a search, and none is given", "add from=RUN")
+    if cfg.get("devices") != 1:
+        yield UserError("relaxed=true", "trains a supernet, in one process", "leave devices out")
+    weight = _get(cfg, "retrain.auxiliary")
+    if weight and not _get(cfg, "space.auxiliary"):
+        yield UserError(f"retrain.auxiliary={weight}", "the supernet has no auxiliary head", "set retrain.auxiliary=0")
 
 
 def _study(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
+    yield from search_rules.varied(cfg)
     if command != "study":
         return
     searches, given = _get(cfg, "study.searches"), [key for key in ("from", "genotype") if cfg.get(key) is not None]
@@ -381,9 +381,9 @@ COMBINATIONS: tuple[Callable[[Mapping[str, Any], str], Iterator[UserError]], ...
     _momentum,
     _pieces,
     _source,
+    _relaxed,
     _study,
     _held_out,
-    _skip_dropout,
     _needed,
     _keep,
     _genotype,

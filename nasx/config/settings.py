@@ -3,14 +3,14 @@
 Frozen dataclasses without torch: values are checked before anything heavy is imported. They and their sources are in
 conf/search, conf/retrain and conf/engine; a default here is "off", or the published value that all protocols share.
 
-The aliases below are the vocabulary of constraints for every component: `nasx.config.schema` reads the annotations of a
-component's fields from its source and knows these names, so a method may import them under TYPE_CHECKING only.
+The aliases below are the constraints of every component: `nasx.config.schema` reads annotations from the source and
+knows these names, so that a method may import them under TYPE_CHECKING only.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from nasx.core.constraints import (
@@ -24,8 +24,6 @@ from nasx.core.constraints import (
     Positive,
     PositiveFloat,
     Searches,
-    Seed,
-    Workers,
 )
 from nasx.core.regularizers import Regularizers
 
@@ -88,9 +86,10 @@ class SearchProtocol:
     lr: PositiveFloat
     """Learning rate of the weights (SGD) in the first epoch."""
     lr_min: NonNegativeFloat
-    """Learning rate at the end of the cosine."""
+    """Learning rate at the end of the schedule."""
+    schedule: Literal["cosine", "linear"] = "cosine"
     warmup_epochs: NonNegative
-    """The first epochs, W, in which the weights' rate is that of the cosine times (e + 1) / W; 0: none."""
+    """The first epochs, W, in which the weights' rate is that of the schedule times (e + 1) / W; 0: none."""
     momentum: Below1
     nesterov: bool
     weight_decay: NonNegativeFloat
@@ -111,6 +110,8 @@ class SearchProtocol:
     """Epochs between the diagnostics that need passes (eigenvalue, alignment, correlation); 0: none, and no cost."""
     diagnose_steps: NonNegative
     """Steps between looks at the layers' gradients (alignment as a mean over the epoch, layer split); 0: none."""
+    diagnose_order: Literal[1, 2] = 1
+    """2: also the alignment of second order at these steps (Lambda-DARTS, eq. 20)."""
     probe_every: NonNegative = 0
     """Steps between comparisons of the method's finite differences with double backward; 0: none."""
     keep_every: NonNegative = 0
@@ -297,100 +298,16 @@ class EngineSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class JobSettings:
-    """Keys at the top level that every job has."""
-
-    seed: Seed = 0
-    out: str = "outputs"
-    name: str | None = None
-    device: str = "auto"
-    threads: Count | None = None
-    workers: Workers | None = None
-    """Processes that decode images, for sets on a disk; null: as many as there are CPUs for this process, less one."""
-    deterministic: bool = False
-    checkpoint_s: PositiveFloat = 300.0
-    allow: tuple[str, ...] = ()
-    quiet: bool = False
-    profile: NonNegative = 0
-    objective: str | None = None
-    """The number of result.json that a sweeper compares jobs by; null: none."""
-    draw: Literal["cell", "epochs"] = "cell"
-    """epochs: of a search, also the cell of each epoch, into the run's folder `epochs`."""
-    seeds_per_job: Count = 1
-    """Searches that one process takes by turns, of seeds seed, seed + 1, ...: each as its seed alone would be."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SearchJob(JobSettings):
-    """`nasx search`."""
-
-    devices: Count = 1
-    """Processes that search together, one for each GPU."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RetrainJob(JobSettings):
-    """`nasx retrain`; the key `from` is `from_` here, since Python keeps that word."""
-
-    from_: str | None = None
-    genotype: str | None = None
-    devices: Count = 1
-    """Processes that train together, one for each GPU."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunJob(JobSettings):
-    """`nasx run`."""
-
-    then: Literal["auto", "lookup", "retrain"] = "auto"
-    devices: Count = 1
-    """Processes that retrain together, one for each GPU."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TableJob:
-    """`nasx table`."""
-
-    runs: str | tuple[str, ...] = ()
-    out: str = "outputs"
-    format: Literal["console", "markdown", "latex", "csv"] = "console"
-    out_file: str | None = None
-    sort: str | tuple[str, ...] | None = None
-    filter: str | tuple[str, ...] | dict[str, Any] | None = ()
-    group: str | tuple[str, ...] = ()
-    paper: Literal["idarts", "amended", "single", "lambda", "tse"] | None = None
-    error: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
 class StudySettings:
     """What a publication does with several searches: conf/study/*.yaml."""
 
     study: str
     searches: Searches
     """Independent searches, of seeds seed, seed + 1, ...; 0: none, the architecture is that of from= or genotype=."""
+    vary: dict[str, Any] = field(default_factory=dict)
+    """Settings of `search` with one value for each of the searches."""
     rank: Literal["none", "short", "full"]
     """How the best cell is chosen. short: `rank_epochs` epochs on the search's split; full: retrained; none: all."""
     rank_epochs: Positive
     retrains: Count
     """Retrainings of each kept cell, of seeds not used before, which the reported mean and deviation are over."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class StudyJob(JobSettings):
-    """`nasx study`."""
-
-    from_: str | None = None
-    genotype: str | None = None
-    devices: Count = 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class ListJob:
-    """`nasx list`."""
-
-    what: str = "all"
-    """A kind of `nasx.cli.listing.KINDS`, or all."""
-    words: tuple[str, ...] = ()
-    """Words that an entry must have; one entry's name: all of it."""
-    paper: Literal["idarts", "amended", "single", "lambda", "tse"] | None = None

@@ -16,9 +16,17 @@ def cosine(base: float, low: float, epoch: int, epochs: int) -> float:
     return low + (base - low) * (1 + math.cos(math.pi * epoch / epochs)) / 2
 
 
-def rate(base: float, low: float, epoch: int, epochs: int, warmup: int) -> float:
-    """Return the cosine rate, times (e + 1) / W in the first W epochs (PC-DARTS, released ImageNet search code)."""
-    return cosine(base, low, epoch, epochs) * min((epoch + 1) / max(warmup, 1), 1)
+def linear(base: float, low: float, epoch: int, epochs: int) -> float:
+    """Return the learning rate of an epoch: low + (base - low) (E - e) / E."""
+    return low + (base - low) * (epochs - epoch) / epochs
+
+
+SCHEDULES = {"cosine": cosine, "linear": linear}
+
+
+def rate(base: float, low: float, epoch: int, epochs: int, warmup: int, schedule: str = "cosine") -> float:
+    """Return the scheduled rate, times (e + 1) / W in the first W epochs (PC-DARTS, released ImageNet search code)."""
+    return SCHEDULES[schedule](base, low, epoch, epochs) * min((epoch + 1) / max(warmup, 1), 1)
 
 
 @contextmanager

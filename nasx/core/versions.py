@@ -33,21 +33,34 @@ RENAMED = {
 }
 """Name of a component's class in 0.1.0 -> current name."""
 _FIRST = {new: old for old, new in RENAMED.items()}
+ADDED_TO_SEARCH: dict[str, Any] = {
+    "arch_momentum": 0,
+    "schedule": "cosine",
+    "diagnose_order": 1,
+    "probe_every": 0,
+    "keep_every": 0,
+}
 INTRODUCED: dict[str, dict[str, Any]] = {
     "nasx.config.settings.EngineSettings": {"calibrate": 0},
-    "nasx.config.settings.SearchSettings": {"arch_momentum": 0, "probe_every": 0, "keep_every": 0},
-    "nasx.config.settings.TextSearchSettings": {"arch_momentum": 0, "probe_every": 0, "keep_every": 0},
+    "nasx.config.settings.SearchSettings": ADDED_TO_SEARCH,
+    "nasx.config.settings.TextSearchSettings": ADDED_TO_SEARCH,
+    "nasx.config.settings.StudySettings": {"vary": {}},
     "nasx.spaces.nb201.space.Nb201": {"edge_norm": False},
     "nasx.methods.gdas.Gdas": {"gradient": "straight_through"},
     "nasx.methods.sdarts.Sdarts": {"random_start": False, "ascent": "train"},
+    "nasx.methods.tse.Tse": {"gradient": "first_order"},
     "nasx.data.images.Cifar10": {"size": None},
     "nasx.data.images.Cifar100": {"size": None},
     "nasx.data.images.Svhn": {"size": None},
     "nasx.data.images.ImageNet16": {"size": None},
 }
 """Class of a component -> setting added since 0.1.0 -> the value that reproduces 0.1.0."""
-INTRODUCED_GROUPS: dict[str, dict[str, Any]] = {"budget": {"_target_": "nasx.searcher.budget.NoBudget"}}
-"""Group added since 0.1.0 -> the component that reproduces 0.1.0."""
+INTRODUCED_GROUPS: dict[str, Any] = {
+    "budget": {"_target_": "nasx.searcher.budget.NoBudget"},
+    "epoch": None,
+    "relaxed": False,
+}
+"""Group or key added since 0.1.0 -> the component or value that reproduces 0.1.0."""
 REVISED = {"nasx.data.images.Folder": 1}
 """Class of a component with a changed computation but the same settings -> the format of the change.
 

@@ -3,6 +3,8 @@
     operator gradients  g_l = d L / d p_l, with p_l the copy of the mixture weights in cell l
     alignment           mean over pairs of cells of cos(g_l, g_l')
     signed alignment    mean over pairs of g_l . g_l' / (|g_l| . |g_l'|)
+    second order        the alignments of g_l = d/dp_l L2(w1(P), P), where P are the cells' copies of the mixture and
+                        w1(P) = w - lr (momentum * buffer + d L1/dw (w, P) + wd w) is a step on the training batch
     split               running sum over edges of d L2 / d p of each operation, in the first and in the last cells
     correlation         1 / (N M) sum over j in val, k in train of (G_j . G_k) (X_j . X_k) at one node, X its value and
                         G = d L_j / d X of each sample (mean loss times N); train with train for single-level search
@@ -13,8 +15,8 @@
 A pass does not compute merged operations separately. Therefore hooks record the inputs of each bundle of edges, and its
 operations are run afterwards, one at a time, so that only one operation's outputs are in memory.
 
-Sources: alignment, Lambda-DARTS section 3.2, eqs. 5 and 24; split, figures 2 and 7; node and output cosine, appendix
-A.2.2; correlation and operator gradients, Single-DARTS eq. 8, figure 2, section 5.2.2.
+Sources: alignment, Lambda-DARTS section 3.2, eqs. 5 and 24; second order, eq. 20 and figure 5; split, figures 2 and 7;
+node and output cosine, appendix A.2.2; correlation and operator gradients, Single-DARTS eq. 8, figure 2, section 5.2.2.
 
 Deviations
 1. The correlation sums over N x M Gram matrices, which equals <G_val' X_val, G_train' X_train> (a d x d product) and
@@ -22,7 +24,9 @@ Deviations
 2. Lambda-DARTS averages the alignment over all steps of an epoch and splits the gradients of all steps; here only
    search.diagnose_steps=1 does. Otherwise the alignment is that of one batch, and there is no split.
 3. The first and the last third of a type's cells are split: five of NAS-Bench-201's fifteen, as in the paper's figure.
-4. The running sum (decay 0.999) is divided by 1 - 0.999^t, so that it is a mean from the first step on.
+4. Eq. 20 is known here by what it is of, the per-cell gradients of second-order DARTS; the weight step is that of
+   its released code (heavy ball, unclipped), and the product is taken by double backward, not by differences.
+5. The running sum (decay 0.999) is divided by 1 - 0.999^t, so that it is a mean from the first step on.
 
 Shapes: mix and its gradients (cells, edges, operations); node values (n, C, h, w).
 """
@@ -37,7 +41,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from nasx.core.bilevel import Batch, Problem, Tree, detached
+from nasx.core.bilevel import Batch, Problem, Search, Tree, detached, gradient
 from nasx.spaces.mixed_cell import MixedEdges
 
 DECAY = 0.999
@@ -109,6 +113,17 @@ def look(problem: Problem, w: Tree, mix: Tree, batch: Batch, cells: Sequence[nn.
     return Look(own, [[node.detach().flatten(1) for node in cell] for cell in nodes], slopes, heard)
 
 
+def second_order(search: Search, mix: Tree, train: Batch, val: Batch) -> Tree:
+    """Compute the gradients of L2 with respect to the mixture (cells, edges, operations) through one weight step.
+
+    Cost: two forward and three backward passes, one of them through the first.
+    """
+    leaves, w = detached(mix, requires_grad=True), detached(search.w, requires_grad=True)
+    g = gradient(search.problem.outcome(w, leaves, train).loss, w, create=True)
+    w1 = search.virtual_step(g, train.rate, create=True)
+    return gradient(search.problem.outcome(w1, leaves, val).loss, leaves)
+
+
 # -------------------------------------------------------------------------------------------------------- layers
 def pairwise(g: Tensor, *, signed: bool = False) -> Tensor | None:
     """Return the mean () over pairs of rows of g (L, D) of the cosine, or of the signed ratio; None below two rows."""
@@ -137,7 +152,7 @@ def alignment(g: Tree, groups: Sequence[Sequence[str]], *, signed: bool = False)
 
 
 def alignments(g: Tree, groups: Sequence[Sequence[str]], part: str) -> dict[str, Tensor | None]:
-    """Return both alignments of the gradients on one batch (`part` is train or val), keyed as in metrics rows."""
+    """Return both alignments of the gradients of one `part` (train, val, second), keyed as in metrics rows."""
     return {f"alignment_{part}": alignment(g, groups), f"signed_{part}": alignment(g, groups, signed=True)}
 
 
@@ -162,9 +177,10 @@ class Running:
         self.sums: dict[str, Tensor] = {}
         self.count = 0
 
-    def add(self, train: Tree, val: Tree) -> None:
-        """Add the mixture gradients of one training and one validation batch."""
+    def add(self, train: Tree, val: Tree, second: Tree | None = None) -> None:
+        """Add the mixture gradients of one training and one validation batch, and those of second order."""
         values = alignments(train, self.groups, "train") | alignments(val, self.groups, "val")
+        values |= {} if second is None else alignments(second, self.groups, "second")
         self.sums = {
             name: self.sums[name] + value if name in self.sums else value
             for name, value in values.items()

@@ -10,8 +10,8 @@ without. At the end of an epoch they use the next batches without advancing the 
 the step. They run the cells in eager mode, because compiled cells have no second derivatives and ignore hooks.
 
 Cost: `measure` takes three forward passes, three backward passes, one backward pass per Hessian row or Lanczos step,
-and each operation of the cells once more; the diagnostics of a step two forward and two backward passes; a finite
-difference three forward and four backward passes. Each row records its cost.
+and each operation of the cells once more; the diagnostics of a step two forward and two backward passes (with
+the second order, four and five); a finite difference three forward and four backward passes. Each row records its cost.
 """
 
 from __future__ import annotations
@@ -112,6 +112,7 @@ class Watch:
         epochs: int,
         weight_decay: float,
         stop: Any,
+        order: int = 1,
         probe_every: int = 0,
     ) -> None:
         self.search, self.train, self.val = search, train, val
@@ -121,7 +122,7 @@ class Watch:
         self.names = structure.operation_names(space, names)
         self.start = means(detached(search.problem.relax(search.a)))
         self.rows: list[dict[str, Any]] = []
-        self.steps, self.taken = steps, 0
+        self.steps, self.order, self.taken = steps, order, 0
         self.running = agreement.Running(space.groups, self.names) if steps else None
         self.probe_every, self.probes = probe_every, Probes()
         self.looked: Cost | None = None
@@ -151,9 +152,13 @@ class Watch:
 
     def _look(self, running: agreement.Running, search: Search, train: Batch, val: Batch) -> None:
         began, mix = time.perf_counter(), detached(search.problem.relax(search.a))
+        train, val = without_writes(train), without_writes(val)
         with uncompiled():
-            running.add(*(look(search.problem, search.w, mix, without_writes(batch)).mix for batch in (train, val)))
-        self.looked = added(self.looked, 2, 2, time.perf_counter() - began)
+            second = agreement.second_order(search, mix, train, val) if self.order == 2 else None
+            first = [look(search.problem, search.w, mix, batch).mix for batch in (train, val)]
+        running.add(first[0], first[1], second)
+        more = self.order == 2
+        self.looked = added(self.looked, 2 + 2 * more, 2 + 3 * more, time.perf_counter() - began)
 
     def _compare(self, name: str, found: Tree, better: Callable[[], Tree], passes: tuple[int, int]) -> None:
         began = time.perf_counter()

@@ -1,6 +1,6 @@
 """A study: several searches, a choice between their cells, and the retrainings that are reported. `nasx study`.
 
-    searches      seeds s, s + 1, ..., s + k - 1                                            (none: a given cell)
+    searches      seeds s, s + 1, ..., s + k - 1, with settings of their own (`vary`)       (none: a given cell)
     ranking       short: every cell for a few epochs on the split of the search, validation accuracy decides (of text,
                   validation perplexity)
                   full: every cell by the whole recipe, test accuracy decides, as printed: a choice on the test set
@@ -74,7 +74,7 @@ class Study:
     def result(self) -> Result:
         """The record."""
         plan, seed = self.plan, self.cfg["seed"]
-        found = [self.step("search", seed + i) for i in range(plan.searches)]
+        found = [self.searched(i) for i in range(plan.searches)]
         ranking = [self.ranked(search) for search in found] if plan.rank != "none" else []
         kept: list[Result | None] = list(found) or [None]
         if ranking:
@@ -108,6 +108,14 @@ class Study:
             "versions": environment.versions(),
             "commit": environment.commit(),
         }
+
+    def searched(self, i: int) -> Result:
+        """Search i, with its own values of the settings that vary."""
+        own = {key: values[i] for key, values in self.plan.vary.items()}
+        words = [f"search.{key}={config_overrides.format_value(value)}" for key, value in own.items()]
+        return self.step(
+            "search", self.cfg["seed"] + i, words, **({"search": {**self.cfg["search"], **own}} if own else {})
+        )
 
     def ranked(self, search: Result) -> Result:
         """The result of a cell: the run that measured it, and the metric that decides."""

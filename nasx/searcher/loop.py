@@ -51,8 +51,9 @@ class Loop:
     lr_min: float
     warmup: int = 0
     lr_warmup: int = 0
+    schedule: str = "cosine"
     span: tuple[int, int] | None = None
-    """Epochs before this search, and epochs in all, of the cosine of the learning rate; None: this search's own."""
+    """Epochs before this search, and epochs in all, of the schedule of the learning rate; None: this search's own."""
     begin_epoch: Callable[[int], None] = lambda epoch: None
     end_epoch: Callable[[dict[str, Any]], None] = lambda row: None
     tick: Callable[[Loop], None] = lambda loop: None
@@ -103,7 +104,7 @@ class Loop:
         self.search.warming = epoch < self.warmup
         before, epochs = self.span or (0, self.epochs)
         for group in self.search.w_opt.param_groups:
-            group["lr"] = rate(self.lr, self.lr_min, before + epoch, epochs, self.lr_warmup)
+            group["lr"] = rate(self.lr, self.lr_min, before + epoch, epochs, self.lr_warmup, self.schedule)
         self.begin_epoch(epoch)
 
     def _step(self, left: int) -> None:

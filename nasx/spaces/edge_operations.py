@@ -178,7 +178,13 @@ class Pool(EdgeOperations):
 
     def value(self, x: Tensor) -> Tensor:
         last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
-        if self.kind == "max" or last or torch.compiler.is_compiling() or torch.is_autocast_enabled(x.device.type):
+        if (
+            self.kind == "max"
+            or last
+            or torch.compiler.is_compiling()
+            or x.is_meta
+            or torch.is_autocast_enabled(x.device.type)
+        ):
             return self.pooled(x)
         matrix = averaging if type(x) is Tensor else averaging.__wrapped__  # a FakeTensor must not stay in the cache
         rows, columns = (matrix(size, self.stride, x.device, x.dtype) for size in x.shape[2:])

@@ -134,6 +134,16 @@ def finished_search(name: str, out: str) -> tuple[Path, dict[str, Any]]:
     return folder, found
 
 
+def epoch_row(folder: Path, epoch: int | None) -> dict[str, Any]:
+    """The metrics row of a search after `epoch`, from 1 (None: the last). Raises UserError where none."""
+    found = {row["epoch"]: row for row in records.read_rows(folder) if row.get("genotype")}
+    epoch = max(found, default=0) if epoch is None else epoch
+    if epoch not in found:
+        there = f"it has epochs {min(found)} to {max(found)}" if found else "its metrics.jsonl is missing or empty"
+        raise UserError(f"epoch={epoch}", f"{folder} has no cell of this epoch", there)
+    return found[epoch]
+
+
 PARENT_FIELDS = (
     "name",
     "choices",
@@ -347,8 +357,12 @@ def parent_faults(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
     """Faults of `from=`, the search whose cell is trained."""
     name, study = cfg.get("from"), cfg.get("study")
     read = command == "retrain" or (command == "study" and isinstance(study, Mapping) and study.get("searches") == 0)
+    if cfg.get("epoch") is not None and not name:
+        yield UserError(f"epoch={cfg['epoch']}", "chooses a cell of a search, and none is given", "add from=RUN")
     if read and name and cfg.get("genotype") is None:
         try:
-            finished_search(str(name), str(cfg.get("out")))
+            folder, _ = finished_search(str(name), str(cfg.get("out")))
+            if isinstance(cfg.get("epoch"), int) or cfg.get("relaxed"):
+                epoch_row(folder, cfg["epoch"])
         except UserError as error:
             yield error

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nasx.config import identity, instantiate, overrides
 from nasx.core import distributed, metrics
@@ -18,7 +18,7 @@ from nasx.errors import UserError
 from nasx.spaces.cost import cost, widest
 from nasx.tracking import environment, lineage, records
 from nasx.tracking.job import Job
-from nasx.train import recipe
+from nasx.train import recipe, relaxed
 
 if TYPE_CHECKING:
     from nasx.config.settings import Retraining
@@ -50,9 +50,16 @@ class RetrainJob(Job):
                 "start it without torchrun",
             )
         classes, shape = len(self.data.classes), self.data.shape
-        self.settings = settings = sized(settings, space, self.genotype, classes, shape)
+        if not cfg.get("relaxed"):
+            settings = sized(settings, space, self.genotype, classes, shape)
+        self.settings = settings
         torch.manual_seed(cfg["seed"])
-        network = built(settings, space, self.genotype, classes)
+        network: nn.Module
+        if cfg.get("relaxed"):
+            folder, _ = lineage.finished_search(cfg["from"], cfg["out"])
+            network = relaxed.network(space, lineage.epoch_row(folder, cfg.get("epoch")), classes, cfg["from"])
+        else:
+            network = built(settings, space, self.genotype, classes)
         rehearse(network, settings, lambda n: space.example(n, shape))
         self.cost = cost(network, space.example(1, shape))
         layout = torch.channels_last if settings.channels_last else torch.preserve_format
@@ -113,6 +120,7 @@ class RetrainJob(Job):
             parent=parent and parent["name"],
             parent_lookup=parent and parent.get("lookup"),
             searched=lineage.parent_fields(parent),
+            relaxed=bool(self.ctx.config.get("relaxed")),
             **{"test_accuracy": None, **tested},
             images=self.data.described(),
             params=self.cost.params,
@@ -171,15 +179,19 @@ def sized(settings: Retraining, space: Space, genotype: Genotype, classes: int, 
 
 
 def architecture(cfg: Config, space: Space) -> tuple[Genotype, Result | None]:
-    """Return the genotype of `genotype=`, or that of the finished search `from=` with its record. Raises UserError."""
+    """Return the genotype of `genotype=`, or that of the finished search `from=` with its record. Raises UserError.
+
+    With `epoch=`, genotype and look-up are those after this epoch of the search.
+    """
     if cfg.get("genotype"):
         return space.parse(str(cfg["genotype"])), None
     name = cfg.get("from")
     if not name:
         raise UserError("retrain", "no architecture is given", "set from=<a run of nasx search> or genotype=<text>")
     folder, found = lineage.finished_search(name, cfg["out"])
+    cell = found if cfg.get("epoch") is None else lineage.epoch_row(folder, cfg["epoch"])
     try:
-        return space.parse(found["genotype"]), {**found, "name": folder.resolve().name}
+        return space.parse(cell["genotype"]), {**found, "name": folder.resolve().name, "lookup": cell.get("lookup")}
     except UserError as error:
         searched = ((records.configuration(folder) or {}).get("space")) or {}
         raise UserError(
@@ -200,7 +212,7 @@ def other_space(searched: Mapping[str, Any], given: Mapping[str, Any]) -> str:
     )
 
 
-def rehearse(network: Network, settings: Retraining, example: Callable[[int], Tensor]) -> None:
+def rehearse(network: nn.Module, settings: Retraining, example: Callable[[int], Tensor]) -> None:
     """Run one training pass on meta tensors. Raises UserError for batch settings that the network cannot run.
 
     `example(n)` returns an input of n items on the meta device.

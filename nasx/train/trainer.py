@@ -38,7 +38,6 @@ from nasx.train import recipe
 
 if TYPE_CHECKING:
     from nasx.config.settings import Retraining
-    from nasx.spaces.base import Network
     from nasx.train.recipe import Average
 
 log = logging.getLogger("nasx")
@@ -55,7 +54,7 @@ class Trainer:
     yield this rank's batches of these sets.
     """
 
-    network: Network
+    network: nn.Module
     settings: Retraining
     stream: Batches
     test: Callable[[], Iterable[Batch]]

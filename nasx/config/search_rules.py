@@ -1,0 +1,55 @@
+"""Settings of a search that have no effect next to its other settings, and settings that vary in a study."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from nasx.config import components, overrides
+from nasx.config.commands import HOMES
+from nasx.core import spelling
+from nasx.errors import UserError
+
+
+def faults(search: Mapping[str, Any], space: str) -> Iterator[UserError]:
+    """Faults of the `search` component, on a space of the class `space`."""
+    momentum, rate = search.get("arch_momentum"), search.get("skip_dropout")
+    if momentum and search.get("arch_optimizer") == "adam":
+        yield UserError(
+            f"search.arch_momentum={momentum}",
+            "is only used by search.arch_optimizer=sgd",
+            "set search.arch_momentum=0; Adam uses search.arch_betas",
+        )
+    if search.get("diagnose_order") == 2 and not search.get("diagnose_steps"):
+        yield UserError(
+            "search.diagnose_order=2", "is only used at the steps of search.diagnose_steps", "set it to 1 or more"
+        )
+    if rate and space.startswith("nasx.spaces.nb1shot1.space."):
+        yield UserError(
+            f"search.skip_dropout={rate}", "this space has no skip connections", "set search.skip_dropout=0"
+        )
+
+
+def varied(cfg: Mapping[str, Any]) -> Iterator[UserError]:
+    """Faults of `study.vary`: unknown settings, too few or too many values, values that the search refuses."""
+    study, search = cfg.get("study"), cfg.get("search")
+    vary = study.get("vary") if isinstance(study, Mapping) else None
+    if not isinstance(vary, Mapping) or not isinstance(search, Mapping) or "_target_" not in search:
+        return
+    count = study.get("searches") if isinstance(study, Mapping) else None
+    for key, values in vary.items():
+        place = f"study.vary.{key}"
+        if key not in search or key == "_target_":
+            yield UserError(
+                place, "is not a setting of search", f"see nasx search --help{spelling.did_you_mean(key, search)}"
+            )
+        elif not isinstance(values, list | tuple) or len(values) != count:
+            yield UserError(
+                f"{place}={overrides.format_value(values)}",
+                f"is not a list of {count} values",
+                "give one for each search",
+            )
+        else:
+            for value in values:
+                for fault in components.component_faults("search", {**search, key: value}, HOMES):
+                    yield UserError(f"{place}: {fault.where}", fault.fault, fault.remedy)
