@@ -157,6 +157,7 @@ TRACES: dict[str, str] = {  # the batches of the loss evaluations in order: v, o
     "single other split": "v1",
     "tse": "123123",
     "tse momentum": "123123",
+    "tse exact": "123123",
     "lambda": "v111",
     "lambda one-sided": "v11",
     "lambda exact": "v11",
@@ -175,6 +176,11 @@ TRACES: dict[str, str] = {  # the batches of the loss evaluations in order: v, o
     "gdas released": "1v",
     "gdas straight through": "1v",
     "random_ws": "1",
+    "fair_darts": "v1",
+    "gaea": "v1",
+    "reinmax": "1v",
+    "cg": "v11",
+    "sama": "v111",
 }
 
 
@@ -231,6 +237,7 @@ COSTS = {
     "single other split": Cost(2, 2),
     "tse": Cost(6, 6),
     "tse momentum": Cost(6, 6),  # 2 T
+    "tse exact": Cost(6, 8),  # 2 T, and a backward pass through the T - 1 kept steps and the last loss
     "lambda": Cost(4, 4),
     "lambda signed": Cost(4, 4),  # 1 + 3
     "lambda one-sided": Cost(3, 3),  # 1 + 2
@@ -249,6 +256,11 @@ COSTS = {
     "gdas released": Cost(2, 2),
     "gdas straight through": Cost(2, 2),
     "random_ws": Cost(1, 1),
+    "fair_darts": Cost(2, 2),
+    "gaea": Cost(2, 2),
+    "reinmax": Cost(2, 2),
+    "cg": Cost(3, 9),  # weights 1, validation 1, kept graph 1 with five Hessian products and the mixed one
+    "sama": Cost(4, 4),  # 3 + 1
 }
 
 

@@ -44,6 +44,7 @@ TAKEN = {  # how many differences of which name a step takes; the others take no
     "lambda one-sided": {"penalty": 1},
     "lambda outer": {"penalty": 1},
     "lambda_sdarts": {"penalty": 1},
+    "sama": {"Mv": 1},
 }
 
 

@@ -63,6 +63,9 @@ PositiveFloat = Annotated[float, Gt(0)]
 NonNegativeFloat = Annotated[float, Ge(0)]
 
 
+AtLeast1 = Annotated[float, Ge(1)]
+
+
 Fraction = Annotated[float, Ge(0), Le(1)]
 
 

@@ -101,20 +101,21 @@ class Exact:
 def conjugate_gradients(product: Callable[[Tree], Tree], v: Tree, steps: int, tolerance: float = 1e-10) -> Tree:
     """x with H x = v, as far as `steps` Hessian products (`product`) reach.
 
-    Ends where the residual is `tolerance` times v, and before a direction along which the curvature is not positive
-    (truncated Newton: Nocedal and Wright (2006), algorithm 7.1); zero where that is the first one. The host waits.
+    Stays where the residual is `tolerance` times v, and before a direction along which the curvature is not positive
+    (truncated Newton: Nocedal and Wright (2006), algorithm 7.1); zero where that is the first one. All products are
+    taken, so that the host never waits.
     """
     x, r, p = {k: torch.zeros_like(t) for k, t in v.items()}, v, v
     left = start = dot(r, r)
+    going = torch.ones_like(start, dtype=torch.bool)
     for _ in range(steps):
         Hp = product(p)
         curved = dot(p, Hp)
-        if not bool(curved > 0) or not bool(left > tolerance**2 * start):
-            break
-        length = left / curved
+        going = going & (curved > 0) & (left > tolerance**2 * start)
+        length = torch.where(going, left / torch.where(going, curved, 1.0), 0.0)
         x, r = combine(x, p, length), combine(r, Hp, -length)
         before, left = left, dot(r, r)
-        p = combine(r, p, left / before)
+        p = combine(r, p, torch.where(going, left / torch.where(going, before, 1.0), 0.0))
     return x
 
 

@@ -1,0 +1,66 @@
+"""ReinMax: one operation of each edge is sampled, with a gradient that is accurate to second order.
+
+    D ~ p = softmax(a),   q = (softmax(a / tau) + D) / 2
+    d L / d a = 2 J(q) g - J(p) g / 2,   J(x) = diag(x) - x x',   g = d L / d D
+
+The straight-through estimator J(p) g is Euler's rule for the difference of the losses of two operations; this is Heun's
+(the mean of the slopes at both ends), so that its mean over D is the exact gradient of E L(D) where L is quadratic in
+D (tau = 1). The steps are those of `inner` (first-order DARTS), each batch with a sample of its own for all cells.
+
+Source: Liu, Dong, Liu, Yu, Gao, "Bridging Discrete and Backpropagation: Straight-Through and Beyond" (2023), algorithm
+2; microsoft/ReinMax, reinmax.py.
+Cost per step: that of `inner`.
+
+Deviations
+1. The paper estimates gradients of discrete latent variables; that operations of a cell are such variables, one for
+   each edge with the others fixed at their samples, and the settings of the search are nasx's.
+2. Samples are drawn by Gumbel noise from the batch's seed, so a step is a function of its batches.
+3. Where a space weighs more than operations (inputs and output of NAS-Bench-1Shot1), these are sampled in the same way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import Tensor
+
+from nasx.core.bilevel import Activate, Batch, Search, Tree
+from nasx.methods.wrapper import Wrapper, gumbel
+
+if TYPE_CHECKING:
+    from nasx.core.constraints import AtLeast1
+
+
+def sampled(tau: float, gen: torch.Generator) -> Activate:
+    """A sampler of one-hot weights along the last axis with the gradient of ReinMax."""
+
+    def activate(logits: Tensor) -> Tensor:
+        best = (logits.detach() + gumbel(logits, gen)).argmax(-1, keepdim=True)
+        return estimated(logits, torch.zeros_like(logits).scatter_(-1, best, 1.0), tau)
+
+    return activate
+
+
+def estimated(logits: Tensor, hot: Tensor, tau: float) -> Tensor:
+    """The one-hot `hot`, with the gradient of ReinMax to the logits."""
+    q = ((torch.softmax(logits.detach() / tau, -1) + hot) / 2).clamp_min(torch.finfo(logits.dtype).tiny)
+    at_q = torch.softmax(q.log() + (logits - logits.detach()), -1)  # q, with the Jacobian J(q)
+    moving = 2 * at_q - torch.softmax(logits, -1) / 2
+    return hot + (moving - moving.detach())
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReinMax(Wrapper):
+    """Steps of the inner method, each on a sampled architecture."""
+
+    samples_mixture: ClassVar[bool] = True
+    tau: AtLeast1 = 1.0
+
+    def step(self, search: Search, train: Sequence[Batch], val: Batch) -> dict[str, Tensor]:
+        def draw(a: Tree, batch: Batch) -> Tree:
+            return search.problem.relax(a, sampled(self.tau, search.generator(batch)))
+
+        return self.inner.step(search.with_sampler(draw), train, val)

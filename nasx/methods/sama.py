@@ -1,0 +1,52 @@
+"""SAMA: the inverse Hessian of the implicit hypergradient replaced by the identity.
+
+    g = d/da L2 - M u,   u = (d update / d gradient) v,   v = d/dw L2
+
+M u by a central difference of length `radius` on one training batch, at the current weights. `u` adapts v to the
+optimizer of the weights: for SGD, the optimizer of all searches of nasx, u = v.
+
+Source: Choe, Mehta, Ahn, Neiswanger, Xie, Strubell, Xing, "Making Scalable Meta Learning Practical" (2023), section 3;
+leopard-ai/betty, hypergradient/sama.py and utils.py (SGD: no preconditioning; radius 1).
+Cost per architecture step: three passes (validation, two probes). Extra memory: one copy of the weights.
+
+Deviations
+1. The weights are untouched by the probes. The released code restores them out of place (`add` for `add_`), so that
+   they stay moved against u by a step of length `radius`.
+2. Adaptation to Adam is left out, since no weights of a search are trained by it; so is the overlap of communication.
+3. The settings of architecture search are nasx's: the paper has other problems.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from nasx.core.bilevel import Batch, Cost, Search, combine, detached, gradients
+from nasx.methods.alternating import Alternating, Difference, Hypergradient
+
+if TYPE_CHECKING:
+    from nasx.core.constraints import PositiveFloat
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sama(Alternating):
+    """Alternating steps along the implicit gradient with the identity for the inverse Hessian."""
+
+    radius: PositiveFloat = 1.0
+
+    @property
+    def cost(self) -> Cost:
+        return Cost(4, 4, 1)
+
+    def response(self, h: Tensor, lr: float) -> Tensor:
+        return torch.ones_like(h)
+
+    def hypergradient(self, search: Search, train: Batch, val: Batch) -> Hypergradient:
+        w = detached(search.w, requires_grad=True)
+        outcome = search.outcome(w, search.a, val)
+        v, direct = gradients(outcome.loss, w, search.a)
+        Mv = Difference(search, train, self.radius).mixed(v, "Mv")
+        return Hypergradient(combine(direct, Mv, -1.0), outcome, v, v)
