@@ -265,9 +265,8 @@ class Search:
     def virtual_step(self, g: Tree, rate: float = 1.0, *, create: bool = False) -> Tree:
         """Return w - rate lr (momentum * buffer + g + weight_decay * w), the result of one unclipped step along `g`.
 
-        Returns fresh leaves (`create`: a function of g, with its graph) and changes no state. Equals `descend_w`
-        without clipping for heavy-ball momentum. Under Nesterov momentum it is the same heavy-ball step, as in DARTS'
-        released architect (listed in methods/darts.py).
+        Changes no state. Leaves, or (`create`) functions of g; equals `descend_w` without clipping for heavy-ball
+        momentum; under Nesterov momentum it is the same step, as in DARTS' released architect (methods/darts.py).
         """
         group = self.w_opt.param_groups[0]
         moved = {}
@@ -276,17 +275,9 @@ class Search:
             buffer = self.w_opt.state[x].get("momentum_buffer") if x in self.w_opt.state else None
             if buffer is not None:
                 move = move + group["momentum"] * buffer
-            moved[k] = x.detach() - group["lr"] * rate * move
-            if not create:
-                moved[k].requires_grad_()
+            after = x.detach() - group["lr"] * rate * move
+            moved[k] = after if create else after.requires_grad_()
         return moved
-
-    def buffers_w(self) -> Tree:
-        """Return the momentum buffers of the weights, zeros before the first step."""
-        held = {
-            k: self.w_opt.state[x].get("momentum_buffer") if x in self.w_opt.state else None for k, x in self.w.items()
-        }
-        return {k: torch.zeros_like(self.w[k]) if b is None else b for k, b in held.items()}
 
     # -------------------------------------------------------------------------------------------- snapshots
     def save_w(self) -> Snapshot:

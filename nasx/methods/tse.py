@@ -90,7 +90,7 @@ class Tse(Method):
 
     def exact(self, search: Search, train: Sequence[Batch]) -> Tree:
         """The exact architecture gradient of the summed losses (eq. 13). Nothing moves."""
-        w, buffers = detached(search.w, requires_grad=True), search.buffers_w()
+        w, buffers = detached(search.w, requires_grad=True), momentum_buffers(search)
         losses = []
         for i, batch in enumerate(train):
             losses.append(search.problem.outcome(w, search.mixture(search.a, batch), batch).loss)
@@ -103,6 +103,12 @@ class Tse(Method):
         if not search.warming:
             search.descend_a(self.exact(search, train) if self.gradient == "exact" else self.unrolled(search, train))
         return logs(Outcome.mean([search.update_w(batch) for batch in train]))
+
+
+def momentum_buffers(search: Search) -> Tree:
+    """The momentum buffers of the weights, zeros before the first step."""
+    held = {k: search.w_opt.state.get(x, {}).get("momentum_buffer") for k, x in search.w.items()}
+    return {k: torch.zeros_like(search.w[k]) if b is None else b for k, b in held.items()}
 
 
 def stepped(search: Search, w: Tree, g: Tree, buffers: Tree, rate: float) -> tuple[Tree, Tree]:
