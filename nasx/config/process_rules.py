@@ -22,6 +22,8 @@ def faults(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
     if isinstance(space, str) and schema.constant(space, "data") == "text":
         # each segment goes on from the one before
         yield UserError(place, "text is read by one process", remedy)
+    if command == "retrain" and cfg.get("relaxed"):
+        yield UserError(place, "relaxed=true trains a supernet in one process", remedy)
     if command == "search" or (command == "run" and started > 1):
         for found, fault in _alone(cfg):
             if found:

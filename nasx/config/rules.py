@@ -263,8 +263,6 @@ def _relaxed(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
         return
     if cfg.get("from") is None:
         yield UserError("relaxed=true", "trains the supernet of a search, and none is given", "add from=RUN")
-    if cfg.get("devices") != 1:
-        yield UserError("relaxed=true", "trains a supernet, in one process", "leave devices out")
     weight = _get(cfg, "retrain.auxiliary")
     if weight and not _get(cfg, "space.auxiliary"):
         yield UserError(f"retrain.auxiliary={weight}", "the supernet has no auxiliary head", "set retrain.auxiliary=0")
