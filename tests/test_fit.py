@@ -173,20 +173,18 @@ def test_minutes_choose_lengths_by_measured_speed_once(tmp_path: Path) -> None:
     done = jobs.nasx(tmp_path, *line)
     assert done.code == 0, done
     path, plan = plan_of(tmp_path)
-    runs = {
-        step: path.with_name(f"{path.stem}-{step}") for step in ("speed-search", "search", "speed-retrain", "retrain")
-    }
+    runs = {step: path.with_name(f"{path.stem}-{step}") for step in (*fit.STEPS, "retrain")}
     wall = {step: (records.finished(folder) or {})["wall_s"] for step, folder in runs.items()}
-    each = {}
-    for kind in ("search", "retrain"):
-        first, second, _ = (row["wall_s"] for row in records.read_rows(runs[f"speed-{kind}"]))
-        each[kind] = (second - first) / fit.TIMED
-    left = 120.0  # three minutes less one
-    searched = math.floor(min(576, fit.SHARE * (left - wall["speed-search"]) / each["search"]))
-    spent = wall["speed-search"] + wall["search"] + wall["speed-retrain"]
-    trained = math.floor(min(60 * 48 / 4, (left - spent) / each["retrain"]))
-    assert plan["search"][-3:-1] == fit.length("search", searched, ())
-    assert plan["retrain"][-2:] == fit.length("retrain", trained, ())
+    for kind, most, own in (("search", 576, 1), ("retrain", 60 * 48 / 4, 3)):
+        first, second, third = (row["wall_s"] for row in records.read_rows(runs[f"speed-{kind}"]))
+        timed = plan[f"speed of {kind}"]
+        assert timed["update_s"] == pytest.approx((second - first) / fit.TIMED)
+        assert timed["evaluation_s"] == pytest.approx(max(0, third - second - (second - first)))
+        assert timed["spent_s"] >= sum(wall[step] for step in fit.STEPS[:own])
+        updates = fit.affordable(kind, most, 180, *timed.values())
+        words = fit.length(kind, updates, ())
+        assert [word for word in plan[kind] if word.partition(".")[2].startswith(("epochs=", "updates_"))] == words
+        assert (records.finished(runs[kind]) or {})["updates"] >= updates
 
 
 # ------------------------------------------------------------------------------------------------- parts of the plan
@@ -200,10 +198,12 @@ def test_a_length_is_reached_in_epochs_of_at_most_one_update_more(updates: float
 
 
 def test_updates_are_bounded_by_the_seconds_that_are_left() -> None:
-    assert fit.affordable(500, 60, 0.1) == 500
-    assert fit.affordable(900, 60, 0.1) == 600
-    with pytest.raises(UserError, match="leaves 60 s for updates of 7 s on this machine"):
-        fit.affordable(900, 60, 7)
+    assert fit.affordable("retrain", 500, 600, 0.1, 20, 100) == 500
+    assert fit.affordable("retrain", 9000, 600, 0.1, 20, 100) == 3700  # 600 less 90, 100 and twice 20
+    assert fit.affordable("retrain", 9000, 300, 0.1, 20, 100) == 1000  # 300 less 60, 100 and twice 20
+    assert fit.affordable("search", 9000, 600, 0.1, 20, 100) == 825  # a quarter of 600 less 90 and 100; 20
+    with pytest.raises(UserError, match=r"minutes=10: leaves 370 s for updates of 38 s on this machine"):
+        fit.affordable("retrain", 9000, 600, 38, 20, 100)
 
 
 CELL = "|nor_conv_3x3~0|+|skip_connect~0|nor_conv_1x1~1|+|none~0|avg_pool_3x3~1|nor_conv_3x3~2|"

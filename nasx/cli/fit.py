@@ -30,6 +30,7 @@ import json
 import math
 import os
 import re
+import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -73,6 +74,10 @@ VERSION = 1
 """Of these defaults: a later one begins from scratch."""
 RESERVE, SHARE, TIMED = 0.15, 0.25, 10
 """Share of the minutes for starts, export and measurement (at least one); of the rest for the search; timed updates."""
+
+
+STEPS = ("speed-search", "search", "speed-retrain")
+"""Runs before the training."""
 
 
 class Size(NamedTuple):
@@ -209,11 +214,13 @@ class Fit:
     def __post_init__(self) -> None:
         self.path = Path(self.asked.runs).expanduser() / f"{self.name}.json"
         self.plan: dict[str, Any] = files.read_json(self.path) or {}
+        self.began, self.before = time.monotonic(), self.plan.get("spent", 0.0)
 
     def decide(self, key: str, choose: Callable[[], Any]) -> Any:
         """What was decided before, else what `choose()` returns, which is kept."""
         if key not in self.plan:
             self.plan[key] = choose()
+            self.plan["spent"] = self.before + time.monotonic() - self.began
             files.write_atomic(self.path, json.dumps(self.plan, indent=1) + "\n")
         return self.plan[key]
 
@@ -274,8 +281,7 @@ class Fit:
         words = [*self.where, *words, *asked.of(*SEARCH)]
         updates = float(size.updates)
         if asked.minutes:
-            each, spent = self.speed("search", words)
-            updates = affordable(updates, SHARE * (self.seconds() - spent), each)
+            updates = self.affordable("search", updates, words)
         words += length("search", updates, asked.keys)
         epochs = next((int(w.partition("=")[2]) for w in words if w.startswith("search.epochs=")), SLICES["search"])
         return words + asked.defaults(search__arch_warmup=epochs // WARM_UP)
@@ -295,23 +301,35 @@ class Fit:
         passes = size.passes * n / batch
         updates = min(passes, size.work / (macs * batch))
         if asked.minutes:
-            each, spent = self.speed("retrain", [*given, *words])
-            for step in ("speed-search", "search"):
-                spent += (records.finished(self.path.with_name(f"{self.name}-{step}")) or {})["wall_s"]
-            updates = affordable(passes, self.seconds() - spent, each)
+            updates = self.affordable("retrain", passes, [*given, *words])
         return words + length("retrain", updates, asked.keys)
 
-    def seconds(self) -> float:
-        """Seconds for all updates."""
-        minutes = self.asked.minutes or 0.0
-        return 60 * (minutes - max(1, RESERVE * minutes))
-
-    def speed(self, kind: Literal["search", "retrain"], words: Sequence[str]) -> tuple[float, float]:
-        """Seconds of an update, and of the short run that measures it; its first epoch warms up, its last evaluates."""
+    def affordable(self, kind: Literal["search", "retrain"], most: float, words: Sequence[str]) -> int:
+        """Updates for which the minutes are enough, at most `most`, by a short run of three epochs: the first one warms
+        up, the last one ends with an evaluation. What was measured is in the plan. Raises UserError for too few."""
         short = [f"{kind}.epochs=3", f"{kind}.updates_per_epoch={TIMED}"]
-        done = self.run(kind, [*words, *short], f"speed-{kind}")
-        rows = records.read_rows(done.folder)
-        return (rows[1]["wall_s"] - rows[0]["wall_s"]) / TIMED, done.record["wall_s"]
+        first, second, third = (
+            row["wall_s"] for row in records.read_rows(self.run(kind, [*words, *short], f"speed-{kind}").folder)
+        )
+        done = [records.finished(self.path.with_name(f"{self.name}-{step}")) for step in STEPS]
+        spent = max(self.before + time.monotonic() - self.began, sum(record["wall_s"] for record in done if record))
+        each, end = (second - first) / TIMED, max(0.0, third - 2 * second + first)
+        self.plan[f"speed of {kind}"] = {"update_s": each, "evaluation_s": end, "spent_s": spent}
+        return affordable(kind, most, 60 * (self.asked.minutes or 0), each, end, spent)
+
+
+def affordable(kind: str, most: float, total: float, each: float, end: float, spent: float) -> int:
+    """Updates of `each` seconds, at most `most`, in what `spent`, the reserve and evaluations leave of `total` seconds.
+
+    An evaluation takes `end`; a training has two, in torch and of the file. Raises UserError for fewer than ten.
+    """
+    left = total - max(60, RESERVE * total) - spent
+    left = SHARE * left - end if kind == "search" else left - 2 * end
+    updates = math.floor(min(most, left / each))
+    if updates < TIMED:
+        said = f"leaves {max(left, 0):.0f} s for updates of {each:.2g} s on this machine"
+        raise UserError(f"minutes={total / 60:g}", said, "raise it, or lower dataset.size")
+    return updates
 
 
 def length(kind: str, updates: float, given: Collection[str]) -> list[str]:
@@ -320,15 +338,6 @@ def length(kind: str, updates: float, given: Collection[str]) -> list[str]:
         return []
     epochs = min(SLICES[kind], math.ceil(updates))
     return [f"{kind}.epochs={epochs}", f"{kind}.updates_per_epoch={math.ceil(updates / epochs)}"]
-
-
-def affordable(most: float, left: float, each: float) -> int:
-    """Updates of `each` seconds in `left` seconds, at most `most`. Raises UserError for fewer than ten."""
-    updates = math.floor(min(most, left / each))
-    if updates < TIMED:
-        said = f"leaves {max(left, 0):.0f} s for updates of {each:.2g} s on this machine"
-        raise UserError("minutes", said, "raise it, or lower dataset.size")
-    return updates
 
 
 def steps(words: Sequence[str], kind: str) -> str:
