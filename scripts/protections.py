@@ -181,6 +181,13 @@ ROWS = (
         "test_environments.py::test_a_resume_in_another_environment_is_told_recorded_and_marked",
     ),
     Row(
+        "own code edited between two starts",
+        "nasx/tracking/session.py",
+        'if files := own_code.changed(before.get("code"), self.code):',
+        "if files := []:",
+        "test_own_code.py::test_a_run_that_continues_with_other_code_is_reported_and_marked",
+    ),
+    Row(
         "settings of the job before",
         "nasx/tracking/environment.py",
         "    with _restored():",
@@ -400,8 +407,8 @@ ROWS = (
     Row(
         "sweep started again",
         "nasx/jobs/search.py",
-        "done = ctx.run.done() or prepared(ctx).run()",
-        "done = prepared(ctx).run()",
+        "result: Result = prepared(ctx).run() if done is None else done",
+        "result: Result = prepared(ctx).run()",
         "test_notes.py::test_a_failed_job_is_tried_again_and_the_others_are_not",
     ),
     Row(
