@@ -162,8 +162,8 @@ ROWS = (
     Row(
         "export that fails",
         "nasx/cli/export.py",
-        "    model = packed(network, facts)\n",
-        "    files.make_folder(out)\n    model = packed(network, facts)\n",
+        "    written: dict[str, bytes] = {name: packed(network, facts)}\n",
+        "    files.make_folder(out)\n    written: dict[str, bytes] = {name: packed(network, facts)}\n",
         "test_export.py::test_a_failed_export_leaves_nothing",
     ),
     Row(
