@@ -85,7 +85,7 @@ def of_system(error: BaseException) -> UserError | None:
             )
         case MemoryError():
             return UserError(
-                "memory", f"does not suffice ({known})", "free some memory, or reduce the batch size or image size"
+                "memory", f"is exhausted ({known})", "free some memory, or reduce the batch size or image size"
             )
         case RecursionError():
             return UserError("the input", f"is nested too deeply ({known})", "NASX_DEBUG=1 shows where")

@@ -316,7 +316,7 @@ def test_records_without_a_checksum_are_kept_only_where_they_are_whole(
     )
     offered(monkeypatch, NB101, f"{server.address}/only108.tfrecord", data, checked=False)
     server.files["only108.tfrecord"] = data
-    with pytest.raises(UserError, match="contains 1 graphs of 423624"):
+    with pytest.raises(UserError, match="contains 1 of 423624 graphs"):
         get.bench_get(NB101)
     assert left(cache) == []
     monkeypatch.setattr(nb101_import, "CELLS", 1)

@@ -49,9 +49,9 @@ from nasx.errors import UserError
         ),
         (
             ["search", f"name={'x' * 260}"],
-            r"name=xxxxxxxxxxxxxxxxxxxx\.\.\.: has 260 bytes, and a folder's name may have",
+            r"name=xxxxxxxxxxxxxxxxxxxx\.\.\.: is 260 bytes long, but a folder name may have at most",
         ),
-        (["search", f'name="{"ü" * 130}"'], "has 260 bytes"),
+        (["search", f'name="{"ü" * 130}"'], "is 260 bytes long"),
         (["search", "space.layers=1000000000"], "space.layers=1000000000: must be above 0 and at most 1000"),
         (["search", "space.channels=1000000000"], "space.channels=1000000000: must be above 0 and at most 65536"),
         *[

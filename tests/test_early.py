@@ -201,7 +201,7 @@ def test_packages_that_must_be_allowed() -> None:
 
 def test_a_run_with_classes_of_ones_own_says_that_they_must_be_allowed(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("kind: search\nmethod: {_target_: mine.a.B}\n")
-    with pytest.raises(UserError, match=r"uses classes of mine, which are .* add allow='\[mine\]'"):
+    with pytest.raises(UserError, match=r"uses classes from mine, which are .* add allow='\[mine\]'"):
         next(diagnose.diagnose(tmp_path))
     with pytest.raises(UserError, match="has no checkpoint"):
         next(diagnose.diagnose(tmp_path, allow=parse("diagnose", ["allow=[mine]"], {"allow": ""}).several("allow")))

@@ -240,7 +240,7 @@ def test_faults_of_evaluate_and_load(here: Path, tmp_path: Path) -> None:
         ([str(tmp_path / "foreign.safetensors")], "_target_=os.system"),
         ([str(file), "split=valid"], "unknown split"),
         ([str(file), "batch=0"], "batch=0: is not positive"),
-        ([str(file), "dataset=cifar100", f"path={tmp_path}"], "has 100 classes, the network 10"),
+        ([str(file), "dataset=cifar100", f"path={tmp_path}"], "has 100 classes, but the network has 10"),
         ([str(file), "dataset=folder", f"path={tmp_path / 'two.npz'}"], "has 2 classes"),
     ):
         with pytest.raises(UserError, match=message):

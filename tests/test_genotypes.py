@@ -138,7 +138,7 @@ def test_nb101_dialects_are_one_cell(text: str) -> None:
         (PLAIN.replace("'dil_conv_3x3', 2", "'dil_conv_3x3', 5"), "5 is not an earlier node"),
         (PLAIN.replace("'dil_conv_3x3', 2", "'dil_conv_3x3', 0"), "both pairs have predecessor 0"),
         (PLAIN.replace("'dil_conv_3x3'", "'dil_conv_9x9'"), "is not an operation"),
-        (PLAIN.replace("'dil_conv_3x3'", "'none'"), "none cannot be selected"),
+        (PLAIN.replace("'dil_conv_3x3'", "'none'"), "'none' cannot be selected"),
         (PLAIN.replace(", ('dil_conv_3x3', 2)", ""), "has 7 pairs instead of 8"),
         (PLAIN.replace("reduce=", "reuse="), "reuse is not a field"),
         (f"Genotype({NORMAL}, normal={NORMAL})", "normal is given twice"),

@@ -141,7 +141,7 @@ def test_a_long_sweep_composes_no_more_than_a_short_one_before_its_first_job(tmp
         (["name=same", "seed=3,4"], ["seed=4: would share the run folder outputs/same with seed=3; leave name out"]),
         (["seed=3,3"], ["seed=3: is the same run as seed=3"]),
         (["quiet=true,false"], ["quiet=False: is the same run as quiet=True"]),
-        (["seeds_per_job=2", "name=x"], ["would put in one folder all runs of seeds_per_job=2"]),
+        (["seeds_per_job=2", "name=x"], ["would put all runs of seeds_per_job=2 into one folder"]),
         (["seeds_per_job=2", "seed=0,1"], ["seed=1: is the same run as seed=0"]),
     ],
 )

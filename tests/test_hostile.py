@@ -372,7 +372,7 @@ def test_an_exports_description_builds_only_components(here: Path) -> None:
     (here / "model.safetensors").write_bytes(
         save({"x": torch.zeros(1)}, model.text({**facts, "space": {"_target_": "mine.space.Space"}}))
     )
-    with pytest.raises(UserError, match=r"uses classes of mine, .*; if you trust them, add allow=\[mine\]"):
+    with pytest.raises(UserError, match=r"uses classes from mine, .*; if you trust them, add allow=\[mine\]"):
         model.load(here)
     huge = {
         **facts,

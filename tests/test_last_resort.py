@@ -96,7 +96,7 @@ def test_a_closed_stream_is_like_dev_null(closed: str, tmp_path: Path) -> None:
         (OSError("odd"), ["OSError: odd"]),
         (BrokenPipeError(errno.EPIPE, "Broken pipe"), ["Broken pipe"]),
         (ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"), ["Connection reset by peer"]),
-        (MemoryError(), ["memory: does not suffice (MemoryError)"]),
+        (MemoryError(), ["memory: is exhausted (MemoryError)"]),
         (RecursionError("maximum recursion depth exceeded"), ["nested too deeply"]),
         (ImportError("libcudnn.so: cannot open shared object file", name="torch._C"), ["torch._C: cannot be imported"]),
         (ModuleNotFoundError("No module named 'pandas'", name="pandas"), ["pandas: cannot be imported", "install it"]),

@@ -180,7 +180,7 @@ def test_a_table_is_measured_once_and_used_by_a_search(
     again = capsys.readouterr().out.splitlines()
     assert again[:-2] == first[:-2]
     assert "remove the file to repeat" in again[-2]
-    with pytest.raises(UserError, match="is another table"):
+    with pytest.raises(UserError, match="holds a different table"):
         cli_latency.main([*WORDS, "batch=2", f"out={file}"])
 
     exactly = table()  # so that what a search finds depends on no time
@@ -202,7 +202,7 @@ def test_a_table_is_measured_once_and_used_by_a_search(
     assert done["genotype"] in out
     assert f"target     {middle:.2f} ms: " in out
     search(tmp_path, "search.epochs=1", name="plain")
-    with pytest.raises(UserError, match="is not a search under a budget of a measured table"):
+    with pytest.raises(UserError, match="is not a search with a budget from a measured table"):
         cli_latency.main([f"from={tmp_path / 'plain'}"])
 
 
@@ -212,7 +212,7 @@ def test_a_table_is_measured_once_and_used_by_a_search(
         ([], "give either space=nb201 or from=RUN"),
         (["space=nb201", "from=x"], "give either space=nb201 or from=RUN"),
         (["space=nb201", "runtime=onnxrntime"], "unknown runtime .did you mean onnxruntime"),
-        (["space=nb201", "device=cuda"], "is not where nasx runs onnxruntime"),
+        (["space=nb201", "device=cuda"], "nasx runs onnxruntime only on the CPU"),
         (["space=nb201", "repeats=0"], "repeats=0: is less than 1"),
         (["space=nb201", "networks=1"], "networks=1: is less than 2"),
         (["space=nb201", "out=table.csv"], "is not a JSON file"),
@@ -234,9 +234,9 @@ def test_faults_of_the_command(words: list[str], message: str, tmp_path: Path, m
         (["budget.device=none.json"], "budget.device=none.json: does not exist"),
         (["budget.device=other.json"], "is not a table of nasx latency"),
         (["budget.device=torn.json"], "is damaged (KeyError: 'fixed_ms')"),
-        (["budget.device=good.json", "space=darts"], "is a table of nasx.spaces.nb201.space.Nb201"),
-        (["budget.device=good.json", "budget.layers=5"], "budget.layers=5: the table is that of layers=1"),
-        (["budget.device=good.json", "budget.image=32"], "budget.image=32: the table is that of image=16"),
+        (["budget.device=good.json", "space=darts"], "was measured for nasx.spaces.nb201.space.Nb201"),
+        (["budget.device=good.json", "budget.layers=5"], "budget.layers=5: the table was made with layers=1"),
+        (["budget.device=good.json", "budget.image=32"], "budget.image=32: the table was made with image=16"),
     ],
 )
 def test_faults_of_a_table(words: list[str], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -180,7 +180,7 @@ def test_an_objective_is_a_number_of_the_record() -> None:
     record: dict[str, Any] = {"name": "x", "supernet": {"valid_accuracy": 0.5}, "lookup": None, "reduced": True}
     assert sweeps.objective(record, "supernet.valid_accuracy") == 0.5
     for path in ("supernet", "supernet.nothing", "lookup.cifar10.valid", "reduced", "name.x"):
-        with pytest.raises(UserError, match="is not a number of this job's record"):
+        with pytest.raises(UserError, match="is not a number in this job's record"):
             sweeps.objective(record, path)
 
 

@@ -385,7 +385,7 @@ def test_checksums_are_checked_in_every_block(tmp_path: Path, monkeypatch: pytes
 
 
 def test_part_of_the_graphs_is_refused(tmp_path: Path, cache: Path) -> None:
-    with pytest.raises(UserError, match="6 graphs of 423624, 6 of them with three runs"):
+    with pytest.raises(UserError, match="6 of 423624 graphs, 6 of them with three runs"):
         bench.bench_import("nb101", str(write(tmp_path / "a")))
     assert not cache.exists()
 

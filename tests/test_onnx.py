@@ -181,9 +181,9 @@ def test_faults(run: Path, tmp_path: Path) -> None:
         ([changed(run, tmp_path / "kept.onnx", test=None)], "metadata is damaged .without test."),
         ([changed(run, tmp_path / "odd.onnx", classes=3)], "metadata is damaged"),
         ([changed(run, tmp_path / "bare.onnx", normalization={})], "metadata is damaged"),
-        ([str(whole), "device=cuda"], "device=cuda: is not where nasx runs ONNX files"),
+        ([str(whole), "device=cuda"], "device=cuda: nasx runs ONNX files only on the CPU"),
         ([str(whole), "batch=0"], "batch=0: is not positive"),
-        ([str(whole), "dataset=cifar100"], "has 100 classes, the network 10"),
+        ([str(whole), "dataset=cifar100"], "has 100 classes, but the network has 10"),
     ):
         with pytest.raises(UserError, match=message):
             evaluate.main(words)

@@ -86,7 +86,7 @@ def test_what_has_no_supernet_is_refused(tmp_path: Path) -> None:
     words = ("relaxed=true", "debug=tiny", "dataset=digits", "space=nb201", "genotype=all_skip")
     done = jobs.nasx(tmp_path, "retrain", *words)
     assert done.code == 2, done
-    assert "relaxed=true: trains the supernet of a search, and none is given" in " ".join(done.err.split()), done
+    assert "relaxed=true: trains the supernet of a search, but none is given" in " ".join(done.err.split()), done
 
 
 def test_several_processes_are_refused() -> None:

@@ -306,10 +306,10 @@ def test_faulty_fields(changes: dict, fault: str) -> None:
 def test_parse_refuses_what_the_space_lacks() -> None:
     with pytest.raises(UserError, match=r"normal cell, node 5: this space has no dil_conv_3x3 on edge 2->5"):
         Darts(operations=OPERATIONS[:6]).parse(V2)
-    with pytest.raises(UserError, match="keeps different edges"):
+    with pytest.raises(UserError, match="keeps edges other than those from"):
         Darts(edges="fixed").parse(V2)
     with pytest.raises(UserError, match="cells are tied"):
         Darts(untied=True).parse(V2)
-    with pytest.raises(UserError, match="has 3 cells, this space 8"):
+    with pytest.raises(UserError, match="has 3 cells, but this space has 8"):
         Darts(untied=True).parse(str(Darts(untied=True, layers=3).sample(generator())))
     assert Darts().parse("darts_v2") == Darts().parse(V2)

@@ -235,7 +235,7 @@ def test_a_ranking_leaves_the_test_set_alone(tmp_path: Path) -> None:
     assert not any(name.startswith("test") for name in row)
     done = nasx(tmp_path, "export", f"from={folder(tmp_path)}")
     assert done.code == 2
-    assert "was trained on a part of the images only, to rank its cell" in done.err
+    assert "was trained on only part of the images, to rank its cell" in done.err
 
 
 TINY = (

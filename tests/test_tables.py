@@ -353,7 +353,7 @@ def test_truth_is_filtered_by_as_it_is_written(make):
         ({"format": "html"}, "format=html: unknown format"),
         ({"filter": {"methd": "x"}}, "did you mean method"),
         ({"filter": ["method"]}, "not of the form column=value"),
-        ({"filter": {"method": "x"}}, "none of 1 runs is left"),
+        ({"filter": {"method": "x"}}, "matches none of the 1 runs"),
         ({"sort": "cifar10.vald"}, "did you mean cifar10.valid?"),
         ({"group": ["devise"]}, "did you mean device"),
         ({"paper": "nas"}, "is not a paper; choose from idarts"),
@@ -362,7 +362,7 @@ def test_truth_is_filtered_by_as_it_is_written(make):
         ({"runs": [], "out": "outputs"}, "out=outputs: contains no finished run; search first"),
         ({"sort": "-cost"}, "sort=-cost: is not a column; did you mean -budget.cost or -cost_s?"),
         ({"sort": "cfar10.valid"}, "sort=cfar10.valid: is not a column; did you mean cifar10.valid"),
-        ({"filter": ["method:dart"]}, "filter=[method=dart]: none of 1 runs is left"),
+        ({"filter": ["method:dart"]}, "filter=[method=dart]: matches none of the 1 runs"),
     ],
 )
 def test_faults_name_place_and_remedy(make, ask, words):

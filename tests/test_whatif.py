@@ -194,7 +194,7 @@ def test_a_parent_that_names_a_strangers_class_is_refused(
     held = yaml.safe_load((folder / "config.yaml").read_text())
     held |= {"allow": ["mine"], "out": "/nowhere", "logger": {"_target_": "mine.Logger"}}
     (folder / "config.yaml").write_text(yaml.safe_dump({**held, "method": {"_target_": "mine.Method"}}))
-    with pytest.raises(UserError, match=r"uses classes of mine, which are not trusted"):
+    with pytest.raises(UserError, match=r"uses classes from mine, which are not trusted"):
         whatif.main(["foreign", "epoch=1"])
     del held["logger"]
     (folder / "config.yaml").write_text(yaml.safe_dump(held))

@@ -155,5 +155,5 @@ class Benchmark(ABC):
         return None
 
     def dataset_key(self, name: str) -> str | None:
-        """Return the key in `Score.datasets` of a dataset, named as in nasx or in the benchmark; None if unknown."""
+        """Return the key in `Score.datasets` of a dataset named as nasx or the benchmark names it; None if unknown."""
         return _DATASET_NAMES.get(name.lower())

@@ -160,7 +160,7 @@ def _wanted(name: str, devices: Sequence[str], brought: str | None) -> list[File
             raise UserError(
                 f"from={brought}",
                 "is neither a folder of latencies nor named after a device",
-                f"name it DEVICE.pt with a device of {', '.join(DEVICES)}",
+                f"name it DEVICE.pt, where DEVICE is one of {', '.join(DEVICES)}",
             )
     if name == NB101:
         return [] if Nb101().table() else list(offer.files)

@@ -235,7 +235,7 @@ def import_nb101(
     full = int((collected.repeats[:n, BUDGETS.index(108)] == 3).sum())
     if n == 0 or (complete and (n, full) != (CELLS, CELLS)):
         raise UserError(
-            str(path), f"contains {n} graphs of {CELLS}, {full} of them with three runs of 108 epochs", REMEDY
+            str(path), f"contains {n} of {CELLS} graphs, {full} of them with three runs of 108 epochs", REMEDY
         )
     arrays, epochs = _arrays(collected)
     if lost := sorted(_budgets(out) - {*epochs}):

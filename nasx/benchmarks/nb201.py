@@ -173,7 +173,7 @@ class Nb201(Benchmark):
         if column.known < CELLS:
             raise UserError(
                 f"budget.device={device}",
-                f"{self.file()} knows {column.known:,} of {CELLS:,} cells",
+                f"{self.file()} has latencies for only {column.known:,} of {CELLS:,} cells",
                 "use another device",
             )
         return column.values

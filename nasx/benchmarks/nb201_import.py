@@ -142,10 +142,10 @@ def import_nb201(
             str(path), f"is not a {kind}, or is damaged ({type(error).__name__}: {_short(error)})", remedy
         ) from error
     if not collected.runs and not collected.means:
-        raise UserError(str(path), "contains no accuracy", remedy)
+        raise UserError(str(path), "contains no accuracies", remedy)
     cells = int(collected.seen.sum())
     if complete and cells != CELLS:
-        raise UserError(str(path), f"contains {cells} cells of {CELLS}", remedy)
+        raise UserError(str(path), f"contains {cells} of {CELLS} cells", remedy)
     say(f"{path.name}: computing its checksum")
     source, checksum = source or f"{kind} {path.name}", sha256(path)
     new = _columns(
@@ -348,8 +348,8 @@ def _columns(path: Path, collected: Collected, **facts: str) -> dict[str, Column
             if (abs(exact[known] - exact[known].round()) > 0.05).any():
                 raise UserError(
                     str(path),
-                    f"accuracies of {measure[0]} {measure[1]} are not counts of {IMAGES[measure[:2]]} images",
-                    "this is another benchmark, or its numbers were changed",
+                    f"the {measure[0]} {measure[1]} accuracies are not multiples of 1/{IMAGES[measure[:2]]}",
+                    "the file is from another benchmark, or its numbers were changed",
                 )
             counts[known, i] = exact[known].round()
         name = name_of(*measure, "runs")

@@ -75,7 +75,7 @@ def last_epoch(iepoch: int | None, epochs: int) -> None:
     """Raise UserError for an epoch outside of the training, NotKnown for all but the last epoch."""
     if iepoch is not None and iepoch != epochs - 1:
         if not 0 <= iepoch < epochs:
-            raise UserError(f"iepoch={iepoch}", f"a training has the epochs 0 to {epochs - 1}", "use iepoch=None")
+            raise UserError(f"iepoch={iepoch}", f"a training run has epochs 0 to {epochs - 1}", "use iepoch=None")
         raise NotKnown(f"iepoch={iepoch}", "the table has the last epoch only", IN_FILE)
 
 
@@ -265,7 +265,7 @@ class TableApi(NASBench201API):
             self._show(each, described)
 
     def reload(self, archive_root: str | None = None, index: int | None = None) -> NoReturn:
-        raise UserError("reload", "the table of nasx does not read the official archive", IN_FILE)
+        raise UserError("reload", "nasx's table cannot be reloaded from the official archive", IN_FILE)
 
 
 def described(found: CellResults, extra_info: object = None, show: bool = False) -> list[str]:

@@ -27,7 +27,7 @@ IMPORT = "`nasx bench import nb201 FILE` (the official .pth or a NATS-Bench fold
 
 
 class NotKnown(UserError, KeyError):
-    """A value in the official file that the table lacks; the remedy names its source. A KeyError, as of a dict."""
+    """A value in the official file that the table lacks; the remedy names its source. A KeyError too, like a dict's."""
 
     __str__ = Exception.__str__
 

@@ -67,7 +67,7 @@ def request(words: Sequence[str]) -> Request:
     overrides = [word for word in words if word.startswith("method.")]
     given = parse("audit", [word for word in words if word not in overrides], OPTIONS, positional="METHOD")
     if not given.positional:
-        raise UserError("nasx audit", "needs a method", "for example: nasx audit darts; nasx list shows them")
+        raise UserError("nasx audit", "needs a method", "for example nasx audit darts; nasx list shows all methods")
     numbers = [given.number("seed", 0), given.number("seeds", 1), given.number("epochs", 1)]
     allow = [f"allow=[{','.join(given.allowed)}]"] if given.allowed else []
     common = [*overrides, *allow, f"seed={numbers[0]}"]

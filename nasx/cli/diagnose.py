@@ -96,8 +96,8 @@ def open_search(
     if own := instantiate.foreign_packages(saved, allow):
         raise UserError(
             f"from={folder}",
-            f"uses classes of {', '.join(own)}, which are not trusted",
-            f"if you trust them add allow='[{','.join(own)}]'",
+            f"uses classes from {', '.join(own)}, which are not trusted",
+            f"if you trust them, add allow='[{','.join(own)}]'",
         )
     found = checkpoints.found(folder)
     if not found:

@@ -118,7 +118,7 @@ def evaluate(model: Model, said: Arguments, settings: Sequence[str]) -> Tested:
     if given["dataset"] and isinstance(facts.get("classes"), list):  # before anything is downloaded
         check_classes(instantiate.build(node, allow), facts)
     if model.onnx and given["device"] not in ("auto", "cpu"):
-        raise UserError(f"device={given['device']}", "is not where nasx runs ONNX files", "use device=cpu")
+        raise UserError(f"device={given['device']}", "nasx runs ONNX files only on the CPU", "use device=cpu")
     from nasx.tracking import environment
 
     device = environment.device("cpu" if model.onnx else given["device"])
@@ -161,7 +161,7 @@ def check_classes(source: Any, facts: Mapping[str, Any], count: int | None = Non
     if count not in (None, len(facts["classes"])):
         raise UserError(
             f"dataset={source.name}",
-            f"has {count} classes, the network {len(facts['classes'])}",
+            f"has {count} classes, but the network has {len(facts['classes'])}",
             "evaluate on images of the same classes",
         )
 

@@ -111,12 +111,12 @@ def finished_retraining(folder: Path) -> Facts:
         raise UserError(
             f"from={folder}",
             "holds no finished run (no readable result.json)",
-            "give the command of that retraining again: it resumes and finishes",
+            "run the command of that retraining again: it resumes and finishes",
         )
     if found.get("test_perplexity") is not None:
         raise UserError(
             f"from={folder}",
-            "holds a language model; exports are networks that classify images",
+            "holds a language model; only networks that classify images can be exported",
             "read its weights from the run's last checkpoint",
         )
     if found.get("kind") != "retrain":
@@ -128,13 +128,13 @@ def finished_retraining(folder: Path) -> Facts:
     if found.get("relaxed"):
         raise UserError(
             f"from={folder}",
-            "holds a supernet; exports are networks of a cell",
-            "train the cell: the same command without relaxed=true",
+            "holds a supernet; only the network of a cell can be exported",
+            "train the cell: run the same command without relaxed=true",
         )
     if found.get("valid_accuracy") is not None and found["test_accuracy"] is None:
         raise UserError(
             f"from={folder}",
-            "was trained on a part of the images only, to rank its cell",
+            "was trained on only part of the images, to rank its cell",
             "train it on all: retrain.held_out=false",
         )
     return found

@@ -145,30 +145,32 @@ def request(words: Sequence[str]) -> Request:
     wanted = [name for name in budgets.NAMES if options[name]]
     if len(wanted) > 1:
         said = " ".join(f"{name}={options[name]}" for name in wanted)
-        faults.append(UserError(said, "are several budgets", "give one of them"))
+        faults.append(UserError(said, "cannot be combined", "give one of them"))
     for name in wanted:
         try:
             amount, relative = budgets.target(options[name], name)
             if relative:
-                raise UserError(name, "is a fraction of an unknown mean", "give a number with a unit")
+                raise UserError(name, "is a fraction of the mean, which is not known here", "give a number with a unit")
         except UserError as error:
             faults.append(UserError(f"{name}={options[name]}", error.fault, error.remedy))
     minutes = options["minutes"]
     if minutes and (not re.fullmatch(r"\d+(\.\d+)?", minutes) or float(minutes) < 3):
-        faults.append(UserError(f"minutes={minutes}", "is not a number of at least 3", "for example minutes=30"))
+        faults.append(UserError(f"minutes={minutes}", "is not a number, or is less than 3", "for example minutes=30"))
     for word in settings:
         key = word.partition("=")[0]
         if minutes and key.partition(".")[2] in FIXED:
             faults.append(UserError(word, "sets a length that minutes= chooses", "give one of the two"))
         if key in ("dataset", "dataset.path"):
-            faults.append(UserError(word, "is not free: nasx fit reads FOLDER", "leave it out, or use nasx search"))
+            faults.append(UserError(word, "cannot be set: nasx fit reads FOLDER", "leave it out, or use nasx search"))
     above = next(path for path in out.absolute().parents if path.exists())
     if not above.is_dir() or not os.access(above, os.W_OK):
         faults.append(UserError(f"out={out}", f"cannot be written: {above} is not a writable folder", "choose another"))
     if out.suffix != ".onnx" or out.is_dir():
         faults.append(UserError(f"out={out}", "is not the name of an ONNX file", "for example out=model.onnx"))
     elif (card := fit_report.card_of(out)).exists() and "library_name: nasx" not in card.read_text(errors="replace"):
-        faults.append(UserError(f"out={out}", f"would replace {card}, which is no model card of nasx", "rename one"))
+        faults.append(
+            UserError(f"out={out}", f"would replace {card}, which is not a model card of nasx", "rename one of them")
+        )
     if missing := [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]:
         faults.append(UserError("nasx fit", f"needs {' and '.join(missing)}", extras.install("onnx")))
     if faults:

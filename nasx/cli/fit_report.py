@@ -44,7 +44,7 @@ def sides(found: Listing, sample: int) -> list[int]:
 def understood(
     found: Listing, source: Folder, images: Images, sides: Sequence[int], split: Sequence[np.ndarray]
 ) -> None:
-    """Print classes, counts, sizes and parts of the images."""
+    """Print the classes of the images, their counts and sizes, and how they are split."""
     counts = np.bincount(images.train_y, minlength=len(images.classes))
     named = ", ".join(f"{name} {n}" for name, n in list(zip(images.classes, counts, strict=True))[:10])
     least, median, most = (sides[0], sides[len(sides) // 2], sides[-1]) if sides else (0, 0, 0)

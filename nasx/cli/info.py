@@ -80,9 +80,9 @@ def main(words: Sequence[str]) -> int:
             "nasx info", "needs a genotype, a run or a space", "give genotype=DARTS_V2, from=<a run> or space=s1"
         )
     if given["out"] and Path(given["out"]).suffix not in (".svg", ".png"):
-        raise UserError(f"out={given['out']}", "is not an image file", "end it in .svg or .png")
+        raise UserError(f"out={given['out']}", "is not an image file", "use a name that ends in .svg or .png")
     if (given["method"] or given["batch"]) and not given["space"]:
-        raise UserError("nasx info", "method and batch are those of a search on a space", "give space=NAME")
+        raise UserError("nasx info", "method and batch apply only to a search space", "give space=NAME")
     facts = architecture(said) if given["genotype"] or given["from"] else supernet(said)
     width = max(map(len, facts)) + 2
     for name, value in facts.items():
@@ -142,7 +142,7 @@ def genotype_and_source(given: Mapping[str, str], run: Parent | None) -> tuple[s
             raise UserError(
                 f"from={given['from']}",
                 f"{run.folder} holds no finished run",
-                "give its command again: it resumes and finishes",
+                "run its command again: it resumes and finishes",
             )
         if found.get("relaxed"):
             raise UserError(f"from={given['from']}", "holds a supernet, not a cell", f"use from={found['parent']}")

@@ -66,10 +66,10 @@ def main(words: Sequence[str]) -> int:
         raise UserError(f"runtime={given['runtime']}", f"unknown runtime{near}", f"use {', '.join(RUNTIMES)}")
     if given["runtime"] == "onnxruntime" and given["device"] != "cpu":
         raise UserError(
-            f"device={given['device']}", "is not where nasx runs onnxruntime", "use device=cpu, or runtime=eager"
+            f"device={given['device']}", "nasx runs onnxruntime only on the CPU", "use device=cpu, or runtime=eager"
         )
     if given["out"] and not given["out"].endswith(latency.SUFFIX):
-        raise UserError(f"out={given['out']}", "is not a JSON file", f"end it in {latency.SUFFIX}")
+        raise UserError(f"out={given['out']}", "is not a JSON file", f"use a name that ends in {latency.SUFFIX}")
     print(*(found(said) if given["from"] else measured(said)), sep="\n")
     return 0
 
@@ -84,7 +84,9 @@ def measured(said: Arguments) -> list[str]:
     cfg, choices = compose_job({"space": given["space"]})
     space = instantiate.build(cfg["space"], allow)
     if space.data != "images":
-        raise UserError(f"space={given['space']}", "reads text", "latencies are those of networks that read images")
+        raise UserError(
+            f"space={given['space']}", "reads text", "latencies can be measured only for networks that read images"
+        )
 
     from nasx.tracking import environment
 
@@ -106,7 +108,7 @@ def measured(said: Arguments) -> list[str]:
         if path.exists():
             table = latency.read(path)
             if any(table.about.get(key) != value for key, value in about.items()):
-                raise UserError(str(path), "is another table", "choose another file, or remove it")
+                raise UserError(str(path), "holds a different table", "choose another file, or remove it")
             return lines(table, path, choices["space"], f"measured {table.about['date']}; remove the file to repeat")
         from nasx.export import latency as export_latency
 
@@ -163,7 +165,7 @@ def found(said: Arguments) -> list[str]:
     if kept is None or not str(budget.get("device")).endswith(latency.SUFFIX):
         raise UserError(
             f"from={said.options['from']}",
-            "is not a search under a budget of a measured table",
+            "is not a search with a budget from a measured table",
             "search with budget=latency budget.device=FILE.json",
         )
     table = latency.read(budget["device"])

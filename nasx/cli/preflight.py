@@ -66,7 +66,7 @@ def resolve_keep(text: str, texts: Sequence[str]) -> str:
     try:
         return f"{key}={(folder / 'genotype.txt').read_text(encoding='utf-8').strip()}"
     except OSError:
-        raise UserError(text, f"{folder} holds no finished search", "finish it: the same command resumes") from None
+        raise UserError(text, f"{folder} holds no finished search", "run its command again to finish it") from None
 
 
 # ------------------------------------------------------------------------------------------------- compose

@@ -77,8 +77,12 @@ def main(given: Sequence[str]) -> int:
     hours = CANDIDATES * float(table.table().seconds("cifar10").mean()) / 3600
     drawn, scored, searched = results
     chosen = [
-        Chosen("optimum", float(accuracies.max()), "15,625 trainings"),
-        Chosen(f"best of {CANDIDATES} random cells", _found(drawn), f"{CANDIDATES} trainings ({hours:.0f} GPU-h)"),
+        Chosen("optimum", float(accuracies.max()), "15,625 training runs"),
+        Chosen(
+            f"best of {CANDIDATES} random cells",
+            _found(drawn),
+            f"{CANDIDATES} training runs ({hours:.0f} GPU-h)",
+        ),
         Chosen(f"{CANDIDATES} cells by SynFlow", _found(scored), f"{duration(scored['wall_s'])} on this CPU"),
         Chosen(
             "TSE-DrNAS search on digits",
@@ -125,8 +129,8 @@ def _show(chosen: Sequence[Chosen], accuracies: np.ndarray, picture: Path) -> No
     console.print("\n[bold]NAS-Bench-201: which cell is worth training on CIFAR-10?[/bold]")
     console.print(table)
     console.print(
-        "Accuracy: CIFAR-10 validation after 200 epochs of training, by the benchmark's\n"
-        "table. Better than: share of all 15,625 cells. The search saw digits only."
+        "Accuracy: CIFAR-10 validation after 200 epochs of training (benchmark's table).\n"
+        "Better than: share of all 15,625 cells. The search saw digits only."
     )
     console.print(f"cell found by the search: {chosen[-2].genotype}", markup=False)
     console.print(f"picture: {printable(str(picture))}", markup=False)

@@ -313,7 +313,7 @@ def of_run(
             if np.isnan(accuracies(benchmark, cells, measure)).all():
                 raise UserError(
                     f"from={folder}",
-                    f"the benchmark has {measure} of none of {len(cells)} cells drawn",
+                    f"the benchmark has {measure} for none of the {len(cells)} cells drawn",
                     "rank a search in the space of a benchmark",
                 )
         scores = np.array(one_shot(job, genotypes, sampling.images or job.settings.evaluated[0], folder.name))

@@ -91,7 +91,9 @@ def main(cfg: Mapping[str, Any]) -> str:
         )
     frame = pick(frame, _plain(ask.get("filter")))
     if found and frame.empty:
-        raise UserError(f"filter={_written(ask.get('filter'))}", f"none of {found} runs is left", "use a wider filter")
+        raise UserError(
+            f"filter={_written(ask.get('filter'))}", f"matches none of the {found} runs", "use a wider filter"
+        )
     group = [group] if isinstance(group := _plain(ask.get("group")) or [], str) else list(group)
     for column in group:
         _known("group", column, frame.columns)

@@ -176,7 +176,7 @@ def opened(folder: Path, allow: Sequence[str]) -> dict[str, Any]:
         raise UserError(
             str(folder),
             "is a search in several stages",
-            f"name the folder of one that is not the last: {folder / stages.name(0)}",
+            f"name the folder of a stage other than the last: {folder / stages.name(0)}",
         )
     return saved
 
@@ -270,7 +270,7 @@ def _with(cfg: dict[str, Any], text: str) -> dict[str, Any]:
             text, "cannot be read", "put quotes around a value with special characters: key='\"value\"'"
         ) from None
     if override.is_sweep_override():
-        raise UserError(text, "lists several values", "give one; another value is another branch")
+        raise UserError(text, "lists several values", "give one value; each value needs a branch of its own")
     if (fault := components.unknown_key(cfg, override.key_or_group, "search")) is not None:
         raise fault
 

@@ -76,7 +76,7 @@ def _latency(cfg: Mapping[str, Any], node: Mapping[str, Any]) -> Iterator[UserEr
         if node[key] is not None:
             yield UserError(
                 f"budget.{key}={node[key]}",
-                "latencies are those of the benchmark's networks of 5 cells a stage, 16 channels and 32 pixels",
+                "the benchmark measured its latencies with 5 cells per stage, 16 channels and 32 x 32 images",
                 f"leave budget.{key} out",
             )
     try:
@@ -94,6 +94,6 @@ def _measured(space: str, node: Mapping[str, Any]) -> Iterator[UserError]:
         yield error
         return
     if table.about["space"] != space:
-        yield UserError(where, f"is a table of {table.about['space']}", "measure this space: nasx latency")
+        yield UserError(where, f"was measured for {table.about['space']}", "measure this space: nasx latency")
     for key, own in latency.differing(table, {key: node[key] for key in ("layers", "channels", "image")}):
-        yield UserError(f"budget.{key}={node[key]}", f"the table is that of {key}={own}", f"leave budget.{key} out")
+        yield UserError(f"budget.{key}={node[key]}", f"the table was made with {key}={own}", f"leave budget.{key} out")

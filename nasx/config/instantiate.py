@@ -31,7 +31,7 @@ def target_fault(where: str, target: Any, allowed: Sequence[str]) -> UserError |
         return UserError(
             key,
             "only spaces, methods, datasets and benchmarks of nasx may be named here",
-            f"to allow a package of yours add allow='[{head}]'" if own else "nasx list shows them",
+            f"to allow a package of yours, add allow='[{head}]'" if own else "nasx list shows them",
         )
     component = schema.component(target)
     if component is not None and not any(f"{component.module}.".startswith(f"{name}.") for name in allowed):

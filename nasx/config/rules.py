@@ -54,7 +54,7 @@ def _folder_name(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
     elif name is not None and (length := len(str(name).encode())) > LONGEST_NAME:
         yield UserError(
             f"name={str(name)[:20]}...",
-            f"has {length} bytes, and a folder's name may have {LONGEST_NAME}",
+            f"is {length} bytes long, but a folder name may have at most {LONGEST_NAME}",
             "shorten it",
         )
 
@@ -79,7 +79,7 @@ def _together(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
     elif count > 1 and name:
         yield UserError(
             f"name={name}",
-            f"would put in one folder all runs of seeds_per_job={count} runs",
+            f"would put all runs of seeds_per_job={count} into one folder",
             "leave the name out: each run is then named by its seed",
         )
     elif count > 1 and cfg.get("profile"):
@@ -196,7 +196,7 @@ def _words(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
     if words is not None and words < 2 * batch:
         yield UserError(
             f"search.evaluate_words={words}",
-            f"is less than two for each of search.batch={batch} rows",
+            f"is fewer than two words for each of search.batch={batch} rows",
             f"use {2 * batch} or more, or null for all",
         )
 
@@ -262,7 +262,7 @@ def _relaxed(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
     if command != "retrain" or not cfg.get("relaxed"):
         return
     if cfg.get("from") is None:
-        yield UserError("relaxed=true", "trains the supernet of a search, and none is given", "add from=RUN")
+        yield UserError("relaxed=true", "trains the supernet of a search, but none is given", "add from=RUN")
     weight = _get(cfg, "retrain.auxiliary")
     if weight and not _get(cfg, "space.auxiliary"):
         yield UserError(f"retrain.auxiliary={weight}", "the supernet has no auxiliary head", "set retrain.auxiliary=0")
@@ -277,7 +277,7 @@ def _study(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
         yield UserError(
             f"{given[0]}={cfg[given[0]]}",
             f"is not used when the study searches (study.searches={searches})",
-            "take study=transfer, or leave it out",
+            "use study=transfer, or leave it out",
         )
     if searches == 0 and len(given) != 1:
         yield UserError(

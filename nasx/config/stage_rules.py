@@ -53,6 +53,7 @@ def faults(cfg: Config, overrides: Sequence[str], allowed: Sequence[str]) -> Ite
             yield UserError(
                 f"stages.keep={config_overrides.format_value(node['keep'])}",
                 f"keeps {kept} of {left} operations",
-                "each entry is at most the one before, the first at most the operations of an edge",
+                "the first entry may be at most the number of operations per edge, and no entry may exceed the one "
+                "before it",
             )
         left = kept or left

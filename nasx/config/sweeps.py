@@ -43,7 +43,7 @@ def missing_plugin(text: str) -> UserError | None:
             f"unknown {kind}",
             "nasx list launchers shows those of nasx"
             if kind == "launcher"
-            else "take hydra/sweeper=optuna, or leave it out",
+            else "use hydra/sweeper=optuna, or leave it out",
         )
     return UserError(f"hydra/{kind}={name}", "its package is not installed", extras.install(EXTRAS[name]))
 
@@ -74,7 +74,7 @@ def faults(cfg: Any, overrides: Sequence[Override], *, multirun: bool) -> Iterat
         yield UserError(
             "objective=null",
             "the sweeper needs a number to compare jobs by",
-            "name one of result.json, for example objective=supernet.valid_accuracy",
+            "name one from result.json, for example objective=supernet.valid_accuracy",
         )
     given, names = cfg.hydra.sweeper.get("direction"), ("", "maximize", "minimize")
     direction, best = getattr(given, "name", given), names[quantities.better(str(cfg.get("objective")))]
@@ -156,7 +156,7 @@ def objective(record: Mapping[str, Any], path: str) -> float:
     if isinstance(node, bool) or not isinstance(node, (int, float)):
         raise UserError(
             f"objective={path}",
-            "is not a number of this job's record",
+            "is not a number in this job's record",
             f"its result.json is in the folder {record.get('name')}",
         )
     return float(node)

@@ -184,7 +184,7 @@ def _top(own: Mapping[str, Any], given: set[str]) -> Iterator[UserError]:
             yield UserError(
                 f"{key}={own[key]}",
                 f"{IN_A_FILE}{' or NASX_ALLOW' if key == 'allow' else ''}",
-                f"if you trust that file add {key}=... to the command",
+                f"if you trust that file, add {key}=... to the command",
             )
     out = own.get("out")
     if (

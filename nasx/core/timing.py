@@ -14,7 +14,7 @@ import numpy as np
 
 
 class Latency(NamedTuple):
-    """Milliseconds per call: the median, the 10th and the 90th percentile of n timings."""
+    """Milliseconds per call: the median and the 10th and 90th percentiles of n timings."""
 
     median_ms: float
     low_ms: float

@@ -37,8 +37,8 @@ def faults(
         yield UserError(
             f"{place}batch={batch}",
             _too_much(batch, size, needed),
-            f"use at most {physical_memory() // 8 // math.prod(shape):,} (fewer, with the network), or lower "
-            "dataset.size",
+            f"use at most {physical_memory() // 8 // math.prod(shape):,} (fewer, as the network needs memory too), "
+            "or lower dataset.size",
         )
 
 

@@ -58,7 +58,9 @@ def fitted(image: Image, steps: Sequence[Sequence[Any]], name: str) -> np.ndarra
             return planes(squared(image, side))
         case [["square"], ["resize", int(side), "area"]]:
             if min(image.size) < side:
-                raise UserError(name, f"is smaller than {side} x {side} pixels", "enlarge it: area averaging does not")
+                raise UserError(
+                    name, f"is smaller than {side} x {side} pixels", "enlarge it first: area averaging only shrinks"
+                )
             reduced: np.ndarray = shrink.shrunk(shrink.square(x[None]), side)[0]
             return reduced
         case [["square"], ["resize", int(side), "nearest"]]:
@@ -83,7 +85,7 @@ def read(images: Images, steps: Sequence[Sequence[Any]], shape: Sequence[int]) -
             yield Named(name, one)
             continue
         if shape[0] != 3:
-            raise UserError(name, f"is not an array {tuple(shape)}", "this network reads no other images")
+            raise UserError(name, f"is not an array of shape {tuple(shape)}", "this network reads nothing else")
         try:
             x = fitted(_rgb(one), steps, name)
         except decode.UnreadableError as error:

@@ -199,5 +199,5 @@ def balanced(y: np.ndarray, classes: int, each: int, where: str, remedy: str) ->
 
 
 def missing(folder: Path, names: Mapping[str, object] | Sequence[str]) -> list[str]:
-    """Return those of the files `names` that the folder lacks."""
+    """Return the file names in `names` that are missing from the folder."""
     return [name for name in names if not (folder / name).is_file()]

@@ -16,10 +16,10 @@ from nasx.export.model import text
 
 
 def graph(module: nn.Module, example: Tensor | list[Tensor], names: Sequence[str], output: str) -> Any:
-    """Return the ONNX model of `module(example)` for any number of images, without paths of this machine.
+    """Return the ONNX model of `module(example)` for any number of images, without file paths from this machine.
 
-    The first axis of each tensor counts images, two or more in `example`. `names` are those of the tensors. Raises
-    UserError where the extra is not installed.
+    The first axis of each tensor counts the images; `example` must have at least two. `names` are the names of the
+    input tensors. Raises UserError if the extra is not installed.
     """
     try:
         import onnx  # noqa: F401

@@ -147,7 +147,7 @@ def load(path: str | Path, device: str | torch.device = "cpu", allow: Sequence[s
     if own := instantiate.foreign_packages(facts.get("space"), allow):
         raise UserError(
             str(file),
-            f"uses classes of {', '.join(own)}, which are not trusted",
+            f"uses classes from {', '.join(own)}, which are not trusted",
             f"if you trust them, add allow=[{','.join(own)}]",
         )
     try:

@@ -101,7 +101,7 @@ QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
 def described(drawn: Sequence[Scored], on: str) -> dict[str, Any]:
-    """What the record keeps of a choice: plain values. A number that is not finite is None, and out of the means."""
+    """What the record keeps of a choice: plain values. A score that is not finite is None, and left out of the mean."""
     scores, tau = torch.tensor([each.score for each in drawn], dtype=torch.float64), agreement(drawn)
     finite = scores[scores.isfinite()]
     points = finite.quantile(finite.new_tensor(QUANTILES)).tolist() if len(finite) else [None] * len(QUANTILES)

@@ -72,7 +72,7 @@ def cost(row: Mapping[str, Any]) -> str:
 
 
 def seconds(text: str) -> float | None:
-    """Parse a text by `cost` to seconds, for sorting; None for any other text."""
+    """Convert a text written by `cost` to seconds, for sorting; None for any other text."""
     units = "|".join(UNITS)
     found = re.fullmatch(rf"([\d.]+)[^A-Z]*?(?:GPU-({units})|({units}) on CPU)", text)
     return float(found[1]) * UNITS[found[2] or found[3]] if found else None

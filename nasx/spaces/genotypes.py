@@ -267,7 +267,9 @@ def pairs(cell: Any, where: str, form: str = DARTS_FORM) -> Cell:
     for i, value in enumerate(rows, start=1):
         pair = _pair(value)
         if pair is None:
-            raise UserError(f"genotype, {where}, pair {i}", f"{_short(value)} is not an (operation, predecessor)", form)
+            raise UserError(
+                f"genotype, {where}, pair {i}", f"{_short(value)} is not an (operation, predecessor) pair", form
+            )
         found.append((_katib(pair[0]), pair[1]))
     if not found:
         raise UserError(f"genotype, {where}", "has no (operation, predecessor) pairs", form)

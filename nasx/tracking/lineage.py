@@ -123,7 +123,7 @@ def finished_search(name: str, out: str) -> tuple[Path, dict[str, Any]]:
         raise UserError(
             f"from={name}",
             f"{folder} holds no finished run (no readable result.json)",
-            "give the command of that search again: it resumes and finishes",
+            "run the command of that search again: it resumes and finishes",
         )
     if found.get("kind") != "search" or not found.get("genotype"):
         raise UserError(
@@ -358,7 +358,7 @@ def parent_faults(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
     name, study = cfg.get("from"), cfg.get("study")
     read = command == "retrain" or (command == "study" and isinstance(study, Mapping) and study.get("searches") == 0)
     if cfg.get("epoch") is not None and not name:
-        yield UserError(f"epoch={cfg['epoch']}", "chooses a cell of a search, and none is given", "add from=RUN")
+        yield UserError(f"epoch={cfg['epoch']}", "chooses a cell of a search, but no search is given", "add from=RUN")
     if read and name and cfg.get("genotype") is None:
         try:
             folder, _ = finished_search(str(name), str(cfg.get("out")))

@@ -88,7 +88,7 @@ class TensorBoard:
             raise UserError(
                 f"logger.folder={self.folder}",
                 "is not a plain folder name",
-                "name a folder within the run's, for example logger.folder=tensorboard",
+                "name a folder inside the run folder, for example logger.folder=tensorboard",
             )
         return no_link(folder / self.folder)
 

@@ -89,7 +89,7 @@ def finished(folder: Path) -> dict[str, Any] | None:
             if checkpoints.found(folder)
             else "put a copy of it back, or move the folder away to start the run again"
         )
-        raise UserError(str(path), "cannot be read as a record: it is damaged, or may not be read", rest)
+        raise UserError(str(path), "cannot be read as a record: it is damaged, or you lack permission to read it", rest)
     if later := versions.newer(result or {}):
         raise UserError(str(path), later, NEWER)
     return result if result is not None and result.get("status") == "finished" else None

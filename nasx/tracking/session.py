@@ -175,7 +175,7 @@ def session(cfg: Config, info: Config, kind: str = "search") -> Iterator[Session
         raise UserError(
             f"nasx {kind}",
             f"runs in a single process, but torchrun has started {distributed.world_size()}",
-            "start it without torchrun; only nasx search and nasx retrain run on several",
+            "start it without torchrun; only nasx search and nasx retrain run in several",
         )
     device = environment.device(distributed.device_name(cfg["device"]))
     engine = cfg.get("engine") or {}
@@ -236,7 +236,7 @@ def own_code_errors(ctx: Session, position: Callable[[], str] = lambda: "") -> I
 
 @contextlib.contextmanager
 def out_of_memory_errors(ctx: Session, kind: str) -> Iterator[None]:
-    """Within the block memory that runs out is a UserError: what is needed and free, and which settings need less."""
+    """Turn a lack of memory within the block into a UserError: what is needed and free, which settings need less."""
     try:
         yield
     except Exception as error:

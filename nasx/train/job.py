@@ -232,6 +232,6 @@ def rehearse(network: nn.Module, settings: Retraining, example: Callable[[int], 
     if piece < distributed.world_size():
         raise UserError(
             f"retrain.batch={settings.batch}, retrain.accumulate={settings.accumulate}",
-            f"pieces of {piece} images are too few for {distributed.world_size()} processes",
+            f"pieces of {piece} images are too small for {distributed.world_size()} processes",
             "use larger pieces or fewer processes",
         )

@@ -99,7 +99,9 @@ def canonical(cell: Cell, where: str) -> Cell:
         for name, pred in two:
             rules.known(name, f"genotype, {where}, node {node}")
             if name == "none":
-                raise UserError(f"genotype, {where}, node {node}", "none cannot be selected", "name another operation")
+                raise UserError(
+                    f"genotype, {where}, node {node}", "'none' cannot be selected", "name another operation"
+                )
             if not 0 <= pred < node:
                 raise UserError(
                     f"genotype, {where}, node {node}",

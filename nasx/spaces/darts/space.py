@@ -326,7 +326,7 @@ class Darts(Space):
             rules.darts_has(names[edges_of(node).start + pred], name, (pred, node), cell)
         return UserError(
             f"genotype, {cell}, node {node}",
-            "this space keeps different edges from " + " and ".join(str(pred) for _, pred in given),
+            "this space keeps edges other than those from " + " and ".join(str(pred) for _, pred in given),
             "see space.edges and space.keep",
         )
 
@@ -336,7 +336,7 @@ class Darts(Space):
             own, other = ("untied", "tied") if self.untied else ("tied", "untied")
             raise UserError(
                 "genotype",
-                f"its cells are {other}, those of this space are {own}",
+                f"its cells are {other}, but those of this space are {own}",
                 f"use a space with space.untied={str(not self.untied).lower()}",
             )
         if isinstance(genotype, DartsGenotype):
@@ -345,7 +345,7 @@ class Darts(Space):
         if len(genotype.cells) != self.layers:
             raise UserError(
                 "genotype",
-                f"has {len(genotype.cells)} cells, this space {self.layers}",
+                f"has {len(genotype.cells)} cells, but this space has {self.layers}",
                 f"set space.layers={len(genotype.cells)}",
             )
         return {

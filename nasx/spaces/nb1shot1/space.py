@@ -184,8 +184,8 @@ class Nb1Shot1(Space):
             raise UserError(
                 "genotype",
                 f"is not a cell of variant {self.variant}",
-                f"its blocks and output must have {PARENTS[self.variant]} parents, a block that does "
-                "not reach the output none, and vertex 5 must be empty where there are four blocks",
+                f"its blocks and output must have {PARENTS[self.variant]} parents, blocks that do not "
+                "reach the output must have none, and with four blocks vertex 5 must be empty",
             )
         return genotype
 

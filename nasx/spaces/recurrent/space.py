@@ -130,7 +130,7 @@ class Recurrent(Space):
         if len(genotype.nodes) != self.nodes:
             raise UserError(
                 "genotype",
-                f"has {len(genotype.nodes)} nodes, the cells of this space have {self.nodes}",
+                f"has {len(genotype.nodes)} nodes, but the cells of this space have {self.nodes}",
                 f"set space.nodes={len(genotype.nodes)}",
             )
         rules.recurrent_fits(self, genotype.nodes)
