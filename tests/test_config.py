@@ -366,7 +366,7 @@ def test_another_class_on_the_line_needs_a_file(package: str) -> None:
         f"method._target_={package}: leaves settings of method=darts there that this class does not have ("
     )
     assert told.endswith(
-        f"write a file CONF/method/NAME.yaml with _target_: {package} and its settings, and say "
+        f"write a file CONF/method/NAME.yaml with _target_: {package} and its settings, and pass "
         "--config-dir CONF method=NAME"
     )
     assert not [line for line in found if "has no such setting" in line]

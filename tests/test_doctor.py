@@ -90,7 +90,7 @@ def test_a_folder_that_cannot_be_written_or_locked_is_told(tmp_path: Path, monke
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_a_read_only_folder_is_told(tmp_path: Path) -> None:
     (tmp_path / "locked").mkdir(mode=0o500)
-    with pytest.raises(UserError, match="cannot be written to"):
+    with pytest.raises(UserError, match="is not writable"):
         pairs(doctor.writes(tmp_path / "locked" / "runs"))
 
 

@@ -233,9 +233,9 @@ def test_no_folder_of_a_run_is_reached_through_a_link(tmp_path: Path) -> None:
     assert (aim / "checkpoints" / ".half.part").read_text() == "another's"
     assert sorted(path.name for path in aim.iterdir()) == ["checkpoints"]
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
-    with pytest.raises(UserError, match="is a link"):
+    with pytest.raises(UserError, match="is a symbolic link"):
         run_folder.Run(tmp_path / "dangling", IDENTITY, EXTRA)
-    with pytest.raises(UserError, match="is a link"):
+    with pytest.raises(UserError, match="is a symbolic link"):
         cells.draw_epochs({}, tmp_path / "run")
 
 
@@ -253,7 +253,7 @@ def test_a_lock_is_taken_in_a_file_of_its_own_alone(how: str, tmp_path: Path, vi
         "pipe": lambda: os.mkfifo(path),
         "folder": path.mkdir,
     }[how]()
-    with pytest.raises(UserError, match=r"lock: (is a link|is not a lock file of nasx|cannot be written)"):
+    with pytest.raises(UserError, match=r"lock: (is a symbolic link|is not a lock file of nasx|cannot be written)"):
         lock.Lock(folder)
     assert victim.read_text() == "mine"
     assert how != "another's" or path.read_text() == "mine"
