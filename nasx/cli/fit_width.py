@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nasx.core import budgets
+from nasx.core.files import write_atomic
 from nasx.errors import UserError
 
 if TYPE_CHECKING:
@@ -105,5 +106,5 @@ class Networks(NamedTuple):
         }
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / runtime.FILE
-            file.write_bytes(export.onnx(self.network(genotype, channels).eval(), facts))
+            write_atomic(file, export.onnx(self.network(genotype, channels).eval(), facts))
             return runtime.measure_latency(file).median_ms

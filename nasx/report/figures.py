@@ -23,7 +23,6 @@ def write(frame: pd.DataFrame, folder: Path) -> list[Path]:
     found so far, one file per dataset. Runs without finished epochs (method=random) have no curve. Returns the files;
     raises UserError if no run has a curve.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     written: list[Path] = []
     for title, groups in html.comparable(html.labelled(summary(frame))):
         known = {g["label"]: [f for f in g["folders"] if charts.read(f)] for g in groups}
