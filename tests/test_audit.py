@@ -28,6 +28,7 @@ from nasx.methods.alternating import Alternating, Hypergradient, first_order
 from nasx.methods.amended import Amended
 from nasx.methods.darts import Darts
 from nasx.methods.idarts import IDarts
+from nasx.methods.sama import Sama
 
 import toy
 
@@ -254,13 +255,14 @@ def on_supernet(build: Callable[[], Method]) -> dict[str, Finding]:
     ("build", "faults"),
     [
         (lambda: Darts(order=2), set()),
+        (Sama, set()),  # its probes are a hundred times as long
         (Random, {"determinism"}),
         (Averaging, {"state"}),
         (Stale, {"state", "memory"}),
         (Costly, {"passes", "memory"}),
         (WrongProduct, {"own definition (softplus)", "passes"}),
     ],
-    ids=["sound", "Random", "Averaging", "Stale", "Costly", "WrongProduct"],
+    ids=["sound", "long probes", "Random", "Averaging", "Stale", "Costly", "WrongProduct"],
 )
 def test_a_fault_of_the_step_is_found_on_a_supernet_and_named(build: Callable[[], Method], faults: set[str]) -> None:
     assert named(list(on_supernet(build).values())) == faults

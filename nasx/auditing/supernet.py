@@ -8,7 +8,8 @@
 
 With relu, finite differences of the published lengths do not approach double backward (docs/methods/kinks.md). So the
 definition is checked on the same supernet with every relu replaced by a softplus, with probes a tenth as long as the
-method's, and the distance at its own probes with relu is reported.
+method's, or a thousandth if these are still too long (SAMA's are a hundred times as long as those of DARTS). The
+distance at its own probes with relu is reported.
 """
 
 from __future__ import annotations
@@ -68,8 +69,16 @@ class ExactRecorder(Recorder):
 class TenthRecorder(Recorder):
     """A recorder whose finite differences are a tenth as long."""
 
+    by = 10.0
+
     def probed(self, name: str, second: Second, v: Tree, found: Tree | None = None, **length: Any) -> Tree:
-        return second.central(v, **shortened(length, 10)) if found is None else found
+        return second.central(v, **shortened(length, self.by)) if found is None else found
+
+
+class ThousandthRecorder(TenthRecorder):
+    """A recorder whose finite differences are a thousandth as long."""
+
+    by = 1000.0
 
 
 # ------------------------------------------------------------------------------------------------------ the search
@@ -154,11 +163,19 @@ def accuracy(start: Start, build: Callable[[], Method]) -> Iterator[Finding]:
         return search
 
     with Softplus():
-        short, exact = stepped(TenthRecorder), stepped(ExactRecorder)
-        for part, found, better in differing(short, exact):
-            said = against("own definition (softplus)", found, better, f"the {part} with exact products, probes / 10")
-            source = "docs/methods/kinks.md: a smooth supernet is within 1e-2 at the published radius already"
-            yield said._replace(outcome=passed(said.values["difference"] <= SMOOTH), source=source)
+        exact = stepped(ExactRecorder)
+        for kind in (TenthRecorder, ThousandthRecorder):
+            said = [
+                against(
+                    "own definition (softplus)", found, better, f"the {part} with exact products, probes / {kind.by:g}"
+                )
+                for part, found, better in differing(stepped(kind), exact)
+            ]
+            right = all(x.values["difference"] <= SMOOTH for x in said)
+            if right:
+                break
+        source = "docs/methods/kinks.md: a smooth supernet is within 1e-2 at the published radius of DARTS"
+        yield from (x._replace(outcome=passed(right), source=source) for x in said)
     own, exact = stepped(Recorder), stepped(ExactRecorder)
     for part, found, better in differing(own, exact):
         yield against("own definition (relu)", found, better, f"the {part} with exact products")
