@@ -177,8 +177,9 @@ def test_too_few_shared_and_missing_runs_are_refused(make):
         compare.main(["method=darts", "outputs"])
     with pytest.raises(UserError, match="none of the 3 finished runs"):
         compare.main(["method=darts", "method=gdas"])
+    Path("nothing").mkdir()
     with pytest.raises(UserError, match="contains no finished run"):
-        compare.main(["method=darts", "nowhere"])
+        compare.main(["method=darts", "nothing"])
     with pytest.raises(UserError, match="needs two groups of runs, 1 given"):
         compare.main(["method=darts"])
     with pytest.raises(UserError, match="did you mean"):

@@ -337,7 +337,7 @@ def test_without_the_file_nothing_is_known(tmp_path: Path) -> None:
         ("epochs", "record 0"),
         ("base64", "record 0"),
         ("evaluations", "2 evaluations"),
-        ("empty", "0 graphs"),
+        ("empty", "0 of 423624 graphs"),
         ("key", "is not a hash"),
         ("text", "not a tfrecord"),
         ("absent", "No such file"),

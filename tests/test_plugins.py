@@ -42,6 +42,8 @@ def site(tmp_path: Path) -> Path:
     (package / "__init__.py").write_text("")
     (package / "method.py").write_text(METHOD)
     (package / "conf" / "method" / "mine.yaml").write_text(YAML)
+    (package / "longer.py").write_text(METHOD + "    extra: float = 1.0\n")
+    (package / "conf" / "method" / "longer.yaml").write_text(YAML.replace("method.Mine", "longer.Mine"))
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: plugin-for-test\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[nasx.plugins]\nmine = plugin_for_test\n")
     return package.parent
@@ -67,9 +69,6 @@ def test_a_plugin_needs_neither_config_dir_nor_allow(installed: Path) -> None:
 
 
 def test_a_setting_without_a_line_in_the_yaml_file_is_named(installed: Path) -> None:
-    package = installed / "plugin_for_test"
-    (package / "longer.py").write_text(METHOD + "    extra: float = 1.0\n")
-    (package / "conf" / "method" / "longer.yaml").write_text(YAML.replace("method.Mine", "longer.Mine"))
     found = faults("method=longer", "method.extra=0.1", "dataset=digits")
     assert (
         found[0] == "method.extra: Mine has this setting, but its YAML file does not; add the line `extra: VALUE` to it"

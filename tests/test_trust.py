@@ -366,7 +366,7 @@ def test_a_logger_writes_within_the_run_alone(folder: str, tmp_path: Path) -> No
     with pytest.raises(UserError, match="is not a plain folder name"):
         TensorBoard(folder=folder).open(tmp_path, {})
     (tmp_path / "tensorboard").symlink_to(tmp_path)
-    with pytest.raises(UserError, match="is a link"):
+    with pytest.raises(UserError, match="is a symbolic link"):
         TensorBoard().open(tmp_path, {})
 
 
