@@ -316,6 +316,13 @@ def test_curves_are_written_for_a_paper(make, tmp_path, capsys):
     assert "cifar10-valid.pdf" in capsys.readouterr().out
 
 
+def test_a_place_where_no_figure_can_be_written_is_named(make, tmp_path):
+    make("darts", 0, lookup=None)
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(UserError, match="taken.*training"):
+        report.main([f"figures={tmp_path / 'taken'}"])
+
+
 def test_the_same_runs_give_the_same_bytes(make):
     make()
     assert written()[0] == written()[0]

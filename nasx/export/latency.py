@@ -24,7 +24,7 @@ from nasx.export import graph, runtime
 from nasx.spaces import operations
 from nasx.spaces.base import Genotype, Space
 from nasx.spaces.expected_cost import EdgeCosts, edge_table
-from nasx.spaces.latency import Key, Latencies, Timed
+from nasx.spaces.latency import Key, Latencies, Timed, network_size
 
 Runtime = Literal["eager", "compiled", "onnxruntime"]
 COPIES = 5
@@ -109,7 +109,7 @@ def networks(
     space: Space, genotypes: Sequence[Genotype], about: dict[str, Any], device: torch.device
 ) -> list[Callable[[], object]]:
     """Calls of whole networks of the size that `about` gives, on random images."""
-    size = {name: about[name] for name in ("layers", "channels", "stem")}
+    size = network_size(about)
     x = torch.randn(about["batch"], *about["image"])
     return [
         call(Scores(space.network(one, about["classes"], **size)), [x], about["runtime"], device, about["threads"])
@@ -133,7 +133,7 @@ def measure(
     Raises UserError for a space whose networks do not cost what their edges cost.
     """
     kind, threads, batch = about["runtime"], about["threads"], about["batch"]
-    size = {name: about[name] for name in ("layers", "channels", "stem")}
+    size = network_size(about)
     places = keys(space, about["image"], size)
     genotypes = distinct(space, count, seed)
     calls = networks(space, genotypes, about, device)

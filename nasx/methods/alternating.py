@@ -31,6 +31,7 @@ from nasx.core.bilevel import (
     detached,
     dot,
     gradient,
+    gradients,
     logs,
 )
 
@@ -51,6 +52,14 @@ def first_order(search: Search, val: Batch) -> Hypergradient:
     """d L2 / d a at the current weights. One pass, without weight gradients."""
     outcome = search.outcome(detached(search.w), search.a, val)
     return Hypergradient(gradient(outcome.loss, search.a), outcome)
+
+
+def outer_gradients(search: Search, val: Batch, w: Tree | None = None) -> tuple[Outcome, Tree, Tree]:
+    """L2's outcome, v = d L2 / d w and d L2 / d a, at `w` (None: the current weights). One pass."""
+    w = detached(search.w, requires_grad=True) if w is None else w
+    outcome = search.outcome(w, search.a, val)
+    v, direct = gradients(outcome.loss, w, search.a)
+    return outcome, v, direct
 
 
 class Difference:

@@ -30,8 +30,8 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from nasx.core.bilevel import Batch, Cost, Search, combine, detached, gradients
-from nasx.methods.alternating import Alternating, Difference, Hypergradient
+from nasx.core.bilevel import Batch, Cost, Search, combine
+from nasx.methods.alternating import Alternating, Difference, Hypergradient, outer_gradients
 
 if TYPE_CHECKING:
     from nasx.core.constraints import NonNegativeFloat, PositiveFloat
@@ -52,9 +52,7 @@ class Amended(Alternating):
         return self.eta * h
 
     def hypergradient(self, search: Search, train: Batch, val: Batch) -> Hypergradient:
-        w = detached(search.w, requires_grad=True)
-        outcome = search.outcome(w, search.a, val)
-        v, direct = gradients(outcome.loss, w, search.a)
+        outcome, v, direct = outer_gradients(search, val)
         products = Difference(search, train, self.radius)
         Hv = products.hessian(v, "Hv")
         MHv = products.mixed(Hv, "MHv")

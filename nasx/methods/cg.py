@@ -21,8 +21,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from nasx.core.bilevel import Batch, Cost, Search, Tree, combine, detached, gradients
-from nasx.methods.alternating import Alternating, Exact, Hypergradient, conjugate_gradients
+from nasx.core.bilevel import Batch, Cost, Search, Tree, combine
+from nasx.methods.alternating import Alternating, Exact, Hypergradient, conjugate_gradients, outer_gradients
 
 if TYPE_CHECKING:
     from nasx.core.constraints import NonNegativeFloat, Repeats
@@ -40,9 +40,7 @@ class ConjugateGradient(Alternating):
         return Cost(3, self.steps + 4, 6)
 
     def hypergradient(self, search: Search, train: Batch, val: Batch) -> Hypergradient:
-        w = detached(search.w, requires_grad=True)
-        outcome = search.outcome(w, search.a, val)
-        v, direct = gradients(outcome.loss, w, search.a)
+        outcome, v, direct = outer_gradients(search, val)
         exact = Exact(search, train)
 
         def product(u: Tree) -> Tree:

@@ -31,8 +31,8 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
-from nasx.core.bilevel import Batch, Cost, Number, Search, combine, detached, gradients
-from nasx.methods.alternating import Alternating, Difference, Hypergradient, first_order
+from nasx.core.bilevel import Batch, Cost, Number, Search, combine, detached
+from nasx.methods.alternating import Alternating, Difference, Hypergradient, first_order, outer_gradients
 
 if TYPE_CHECKING:
     from nasx.core.constraints import PositiveFloat
@@ -67,8 +67,7 @@ class Darts(Alternating):
         if self.clip:
             g_w, c = search.clip_with_factor(g_w)
         w1 = search.virtual_step(g_w, train.rate)
-        outcome = search.outcome(w1, search.a, val)
-        v, direct = gradients(outcome.loss, w1, search.a)
+        outcome, v, direct = outer_gradients(search, val, w1)
         if self.clip:
             v = search.clip_gradient(v)
         Mv = Difference(search, train, self.radius).mixed(v, "Mv")

@@ -43,8 +43,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from nasx.core.bilevel import Batch, Cost, Number, Search, Tree, combine, detached, gradients, logs, step_length
-from nasx.methods.alternating import Alternating, Difference, Exact, Hypergradient, conjugate_gradients
+from nasx.core.bilevel import Batch, Cost, Number, Search, Tree, combine, logs, step_length
+from nasx.methods.alternating import Alternating, Difference, Exact, Hypergradient, conjugate_gradients, outer_gradients
 
 if TYPE_CHECKING:
     from nasx.core.constraints import PositiveFloat, Repeats, Terms
@@ -102,9 +102,7 @@ class IDarts(Alternating):
         return s, difference.mixed(s, "Ms", eps)
 
     def hypergradient(self, search: Search, train: Batch, val: Batch) -> Hypergradient:
-        w = detached(search.w, requires_grad=True)
-        outcome = search.outcome(w, search.a, val)
-        v, direct = gradients(outcome.loss, w, search.a)
+        outcome, v, direct = outer_gradients(search, val)
         gamma = search.lr_of(train) if self.gamma is None else self.gamma
         s, Ms = self.series(search, train, v, gamma, self.K)
         g = combine(direct, Ms, -gamma)

@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from nasx.core.bilevel import Batch, Cost, Search, combine, detached, gradients
-from nasx.methods.alternating import Alternating, Difference, Hypergradient
+from nasx.core.bilevel import Batch, Cost, Search, combine
+from nasx.methods.alternating import Alternating, Difference, Hypergradient, outer_gradients
 
 if TYPE_CHECKING:
     from nasx.core.constraints import PositiveFloat
@@ -45,8 +45,6 @@ class Sama(Alternating):
         return torch.ones_like(h)
 
     def hypergradient(self, search: Search, train: Batch, val: Batch) -> Hypergradient:
-        w = detached(search.w, requires_grad=True)
-        outcome = search.outcome(w, search.a, val)
-        v, direct = gradients(outcome.loss, w, search.a)
+        outcome, v, direct = outer_gradients(search, val)
         Mv = Difference(search, train, self.radius).mixed(v, "Mv")
         return Hypergradient(combine(direct, Mv, -1.0), outcome, v, v)

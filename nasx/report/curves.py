@@ -20,7 +20,7 @@ from nasx.core import files
 from nasx.core.quantities import NUMBER, PERCENT, QUANTITIES, Quantity, Unit, number, per_epoch, value_at
 from nasx.errors import UserError
 from nasx.report import heat_maps
-from nasx.report.style import CYCLE, FAMILIES, SOFT, figure, save, style
+from nasx.report.style import CYCLE, FAMILIES, SCREEN, SOFT, figure, save, style
 from nasx.spaces.families import family
 
 if TYPE_CHECKING:
@@ -271,8 +271,8 @@ def _read_groups(groups: Runs) -> dict[str, list[list[dict[str, Any]]]]:
     return {label: [read_metrics(folder) for folder in folders] for label, folders in groups.items()}
 
 
-def training(groups: Runs, path: str | Path) -> list[Path]:
-    """Draw losses and accuracies of groups of runs, with bands over seeds, as SVG, PNG or both by the suffix."""
+def training(groups: Runs, path: str | Path, kinds: Sequence[str] = SCREEN) -> list[Path]:
+    """Draw losses and accuracies of groups of runs, with bands over seeds; formats as in `style.save`."""
     read = _read_groups(groups)
     with style():
         made = figure(9.0, 3.4)
@@ -282,7 +282,7 @@ def training(groups: Runs, path: str | Path) -> list[Path]:
             raise UserError(str(path), "no losses or accuracies in these runs", "use runs with finished epochs")
         if len(groups) > 1:
             _legend(made, list(groups), measured=True)
-        return save(made, path)
+        return save(made, path, kinds)
 
 
 def anytime(
@@ -291,6 +291,7 @@ def anytime(
     dataset: str = "cifar10",
     split: str = "test",
     reference: Mapping[str, float] | None = None,
+    kinds: Sequence[str] = SCREEN,
 ) -> list[Path]:
     """Draw the benchmark accuracy over the epochs, one line per group, with the lines {"optimum": …, "random": …}."""
     read = _read_groups(groups)
@@ -304,7 +305,7 @@ def anytime(
             )
         if len(groups) > 1:
             _legend(made, list(groups), measured=False)
-        return save(made, path)
+        return save(made, path, kinds)
 
 
 def mixture(run_folder: str | Path, path: str | Path) -> list[Path]:

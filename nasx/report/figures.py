@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
-from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
 
 from nasx.errors import UserError
-from nasx.report import charts, curves, html
+from nasx.report import charts, curves, html, style
 from nasx.results.aggregate import summary
 
-SUFFIXES = (".pdf", ".svg", ".png")
+PARTS = ("train", "val")
+"""Parts whose losses a row may have; none where a method trains nothing."""
 
 
 def write(frame: pd.DataFrame, folder: Path) -> list[Path]:
@@ -25,18 +24,16 @@ def write(frame: pd.DataFrame, folder: Path) -> list[Path]:
     """
     written: list[Path] = []
     for title, groups in html.comparable(html.labelled(summary(frame))):
-        known = {g["label"]: [f for f in g["folders"] if charts.read(f)] for g in groups}
-        drawn: Mapping[str, list[str]] = {label: folders for label, folders in known.items() if folders}
-        if not drawn:
+        runs = {g["label"]: {f: rows for f in g["folders"] if (rows := charts.read(f))} for g in groups}
+        read = {label: list(own.values()) for label, own in runs.items() if own}
+        if not read:
             continue
-        name = re.sub(r"\W+", "-", title.lower())
-        read = {label: [charts.read(f) for f in folders] for label, folders in drawn.items()}
-        every = [f for folders in drawn.values() for f in folders]
-        for suffix in SUFFIXES:
-            with contextlib.suppress(UserError):  # runs without losses
-                written += curves.training(drawn, folder / f"{name}-training{suffix}")
-            for dataset, split, lines in html.lookup_lines(read, every):
-                written += curves.anytime(drawn, folder / f"{name}-{dataset}-{split}{suffix}", dataset, split, lines)
+        drawn, path = {label: list(runs[label]) for label in read}, folder / re.sub(r"\W+", "-", title.lower())
+        if any(f"{part}_loss" in row for own in read.values() for rows in own for row in rows for part in PARTS):
+            written += curves.training(drawn, path.with_name(f"{path.name}-training"), style.PAPER)
+        for dataset, split, lines in html.lookup_lines(read, [f for own in drawn.values() for f in own]):
+            place = path.with_name(f"{path.name}-{dataset}-{split}")
+            written += curves.anytime(drawn, place, dataset, split, lines, style.PAPER)
     if not written:
         raise UserError(f"figures={folder}", "none of these runs has finished epochs", "use runs of other methods")
     return written

@@ -10,7 +10,7 @@ import io
 import logging
 import re
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -68,6 +68,10 @@ _STYLE: Any = {
 }
 
 
+SCREEN, PAPER = ("svg", "png"), ("pdf", "svg", "png")
+"""Formats of a picture whose path has no suffix: in a run folder, and for a paper."""
+
+
 @contextmanager
 def style() -> Iterator[None]:
     """Use matplotlib with the project's style and without a display, independent of the user's settings."""
@@ -90,12 +94,14 @@ def figure(width: float, height: float) -> Figure:
     return made
 
 
-def save(made: Figure, path: str | Path) -> list[Path]:
-    """Write `made` as SVG, PNG or PDF by the suffix of `path`, or as SVG and PNG without a suffix; without dates."""
-    formats = {"svg": lambda: svg(made).encode(), "png": lambda: _bytes(made, "png", {"Software": "nasx"})}
-    if Path(path).suffix:
-        formats["pdf"] = lambda: _bytes(made, "pdf", {"Creator": "nasx", "Producer": "nasx", "CreationDate": None})
-    return write(path, formats)
+def save(made: Figure, path: str | Path, kinds: Sequence[str] = SCREEN) -> list[Path]:
+    """Write `made` as SVG, PNG or PDF by the suffix of `path`, or in all `kinds` without a suffix; without dates."""
+    formats: dict[str, Callable[[], bytes]] = {
+        "svg": lambda: svg(made).encode(),
+        "png": lambda: _bytes(made, "png", {"Software": "nasx"}),
+        "pdf": lambda: _bytes(made, "pdf", {"Creator": "nasx", "Producer": "nasx", "CreationDate": None}),
+    }
+    return write(path, formats if Path(path).suffix else {kind: formats[kind] for kind in kinds})
 
 
 def _bytes(made: Figure, kind: str, metadata: Mapping[str, str | None]) -> bytes:

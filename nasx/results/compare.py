@@ -1,10 +1,6 @@
 """Compare two groups of finished runs: difference of the means, its uncertainty, and differing settings.
 
-The difference is mean(B) - mean(A) with a 95 % interval and a p value (Welch's t test over searches, significance.py).
-Several retrainings of one search count as one value, their mean; if each group consists of retrainings of a single
-cell, the test is over these, with a note. These comparisons would mislead and are refused: groups of fewer than two
-values, a run (or its copy) in both groups, runs of several protocols, recipes or benchmarks, and measured accuracies on
-several datasets.
+nasx/cli/compare.py says how groups are named, what is tested, and which comparisons are refused.
 """
 
 from __future__ import annotations

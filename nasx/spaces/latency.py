@@ -56,7 +56,7 @@ class Latencies:
     @property
     def size(self) -> dict[str, Any]:
         """Layers, channels and stem of the networks, as `Space.network` takes them (None: the space's own)."""
-        return {name: self.about[name] for name in SIZES}
+        return network_size(self.about)
 
     def operation(self, name: str, channels: int, stride: int, height: int, width: int) -> float:
         """Return the milliseconds of an operation within a network. Raises UserError where it was not measured."""
@@ -81,6 +81,11 @@ class Latencies:
             },
             indent=1,
         )
+
+
+def network_size(about: Mapping[str, Any]) -> dict[str, Any]:
+    """Return layers, channels and stem of a table's networks."""
+    return {name: about[name] for name in SIZES}
 
 
 def said(key: Key) -> str:
