@@ -319,7 +319,7 @@ def test_curves_are_written_for_a_paper(make, tmp_path, capsys):
 def test_a_place_where_no_figure_can_be_written_is_named(make, tmp_path):
     make("darts", 0, lookup=None)
     (tmp_path / "taken").write_text("")
-    with pytest.raises(UserError, match="taken.*training"):
+    with pytest.raises(UserError, match=r"taken.*training"):
         report.main([f"figures={tmp_path / 'taken'}"])
 
 

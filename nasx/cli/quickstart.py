@@ -81,7 +81,7 @@ def main(given: Sequence[str]) -> int:
         Chosen(
             f"best of {CANDIDATES} random cells",
             _found(drawn),
-            f"{CANDIDATES} training runs ({hours:.0f} GPU-h)",
+            f"{CANDIDATES} of them ({hours:.0f} GPU-h)",
         ),
         Chosen(f"{CANDIDATES} cells by SynFlow", _found(scored), f"{duration(scored['wall_s'])} on this CPU"),
         Chosen(
