@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-import torch.multiprocessing as mp
+import two_processes
 from folders import equal
 from test_config import faults
 from test_elastic import disturbed, ended, nasx
 from torch import Tensor
 
-from nasx.core import distributed, files
+from nasx.core import files
 from nasx.core.bilevel import Method, Tree, detached, dot, gradient, gradients
 from nasx.methods.amended import Amended
 from nasx.methods.darts import Darts
@@ -83,25 +82,15 @@ def derivatives() -> dict[str, Tensor]:
     return {"loss": outcome.loss.detach(), "accuracy": outcome.accuracy, **trees, **scalars}
 
 
-def process(rank: int, folder: str) -> None:
-    """What each of two processes does."""
-    port = (Path(folder) / "port").read_text()
-    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    torch.set_num_threads(1)
-    with distributed.process_group(torch.device("cpu")):
-        found = {" ".join(case): steps(*case) for case in CASES} | {"derivatives": derivatives()}
-    torch.save(found, Path(folder) / f"{rank}.pt")
+def work() -> dict[str, dict[str, Tensor]]:
+    """What each of two processes finds."""
+    return {" ".join(case): steps(*case) for case in CASES} | {"derivatives": derivatives()}
 
 
 @pytest.fixture(scope="module")
 def both(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, Tensor]]]:
     """What two processes found."""
-    folder = tmp_path_factory.mktemp("two")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        (folder / "port").write_text(str(free.getsockname()[1]))
-    mp.spawn(process, (str(folder),), nprocs=2)
-    return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
+    return two_processes.found(work, tmp_path_factory.mktemp("two"))
 
 
 def close(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-import torch.multiprocessing as mp
+import two_processes
 from torch import Tensor, nn
 
 from nasx.config.settings import RetrainSettings
@@ -149,33 +149,17 @@ def training() -> dict[str, Any]:
     return {"net": dict(net.state_dict()), "average": dict(made.average.module.state_dict()), "rows": rows}
 
 
-def process(rank: int, folder: str) -> None:
-    """What each of two processes does."""
-    os.environ |= {
-        "RANK": str(rank),
-        "WORLD_SIZE": "2",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": (Path(folder) / "port").read_text(),
-    }
-    torch.set_num_threads(1)
-    cpu = torch.device("cpu")
-    with distributed.process_group(cpu):
-        told = distributed.broadcast_object({"from": rank})
-        found = {"norms": norms(), "told": told, "gathered": distributed.all_gather(rank), "training": training()}
-    torch.save(found, Path(folder) / f"{rank}.pt")
+def work() -> dict[str, Any]:
+    """What each of two processes finds."""
+    rank = distributed.rank()
+    told = distributed.broadcast_object({"from": rank})
+    return {"norms": norms(), "told": told, "gathered": distributed.all_gather(rank), "training": training()}
 
 
 @pytest.fixture(scope="module")
 def both(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What two processes found."""
-    import socket
-
-    folder = tmp_path_factory.mktemp("two")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        (folder / "port").write_text(str(free.getsockname()[1]))
-    mp.spawn(process, (str(folder),), nprocs=2)
-    return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
+    return two_processes.found(work, tmp_path_factory.mktemp("two"))
 
 
 def test_the_owner_speaks_and_all_are_heard(both: list[dict[str, Any]]) -> None:
