@@ -81,16 +81,16 @@ def main(given: Sequence[str]) -> int:
         Chosen(
             f"best of {CANDIDATES} random cells",
             _found(drawn),
-            f"{CANDIDATES} of them ({hours:.0f} GPU-h)",
+            f"{CANDIDATES} training runs, {hours:.0f} GPU-h",
         ),
-        Chosen(f"{CANDIDATES} cells by SynFlow", _found(scored), f"{duration(scored['wall_s'])} on this CPU"),
+        Chosen(f"best of {CANDIDATES} by SynFlow", _found(scored), f"{duration(scored['wall_s'])} on this CPU"),
         Chosen(
             "TSE-DrNAS search on digits",
             _found(searched),
             f"{duration(searched['wall_s'])} on this CPU",
             searched["genotype"],
         ),
-        Chosen("one random cell (median)", float(np.median(accuracies)), "nothing"),
+        Chosen("one random cell (median)", float(np.median(accuracies)), "none"),
     ]
     picture = Path(out).expanduser() / f"quickstart-s{seed}"
     made = histogram.draw(
@@ -129,12 +129,13 @@ def _show(chosen: Sequence[Chosen], accuracies: np.ndarray, picture: Path) -> No
     console.print("\n[bold]NAS-Bench-201: which cell is worth training on CIFAR-10?[/bold]")
     console.print(table)
     console.print(
-        "Accuracy: CIFAR-10 validation after 200 epochs of training (benchmark's table).\n"
-        "Better than: share of all 15,625 cells. The search saw digits only."
+        "Accuracy: CIFAR-10 validation after 200 epochs of training (from the benchmark).\n"
+        "Better than: share of the 15,625 cells with a lower accuracy.\n"
+        "The search was run on images of digits, not on CIFAR-10."
     )
     console.print(f"cell found by the search: {chosen[-2].genotype}", markup=False)
     console.print(f"picture: {printable(str(picture))}", markup=False)
-    console.print("next: nasx search method=darts space=nb201   the full search, on CIFAR-10 (GPU)")
+    console.print("next: nasx search method=darts space=nb201   a full search on CIFAR-10 (GPU)")
     console.print("      nasx table                             all finished runs")
 
 
