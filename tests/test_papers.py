@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+import re
 
 import pytest
 from finished import retrained, writer
@@ -206,3 +207,33 @@ def test_a_chosen_cell_stands_beside_no_mean_over_searches_and_is_marked(make):
     record = json.loads((study / "result.json").read_text())
     (study / "result.json").write_text(json.dumps(record | {"rank": "none"}))
     assert beside()[1]["Lambda-DARTS Λ (avg)"] == "mean"
+
+
+# ------------------------------------------------------------------------------------------------------- LaTeX
+def test_a_paper_gives_latex_tables_its_caption_and_label(make, capsys):
+    make()
+    ask = {"runs": str(make.root), "format": "latex"}
+    plain = cli_table.main(ask)
+    tables = plain.count(r"\begin{table}")
+    labels = re.findall(r"\\label\{(tab:[a-z0-9-]+)\}", plain)
+    assert len(set(labels)) == tables > 0
+    text = cli_table.main({**ask, "caption": "50 % of_it", "label": "tab:x"})
+    captions = re.findall(r"\\caption\{(.*)\}", text)
+    assert captions[0] == r"50 \% of\_it."
+    assert all(each.startswith(r"50 \% of\_it. ") for each in captions[1:])
+    assert re.findall(r"\\label\{(.*)\}", text) == [f"tab:x{f'-{i}' if i > 1 else ''}" for i in range(1, tables + 1)]
+    rows = [[line for line in each.splitlines() if line.endswith(r" \\")] for each in (plain, text)]
+    assert rows[0] == rows[1]
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize(
+    ("more", "fault"),
+    [
+        ({"format": "markdown", "caption": "x"}, "caption=x: is used only in LaTeX tables; add format=latex"),
+        ({"format": "latex", "label": "a}b"}, "label=a}b: is not a LaTeX label; use letters"),
+    ],
+)
+def test_a_wrong_caption_or_label_is_refused_before_runs_are_read(more, fault, tmp_path):
+    with pytest.raises(UserError, match=re.escape(fault)):
+        cli_table.main({"runs": str(tmp_path / "none"), **more})

@@ -285,6 +285,8 @@ def test_latex_is_escaped_and_markdown_keeps_its_columns():
     assert r"{lr}" in latex
     assert r"Under\_score" not in latex
     assert r"under\_score." in latex
+    assert latex.index(r"\caption{50 \% of a\_b \& c.}") < latex.index(r"\label{tab:50-of-a-b-c}")
+    assert latex.index(r"\end{tabular}") < latex.index(r"\footnotesize under\_score.")
     lines = table_formats.markdown([sheet]).splitlines()
     assert lines[2:5] == ["| a_b  |         n |", "| ---- | --------: |", "| x\\|y | 1.0 ± 0.1 |"]
 

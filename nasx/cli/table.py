@@ -1,6 +1,6 @@
 """Tables of finished runs: `nasx table`.
 
-The numbers are those of `results.aggregate`, the words those of `results.sheets`, published numbers those of
+The numbers are those of `results.aggregate`, the words those of `results.table_columns`, published numbers those of
 `results.published`.
 `main(cfg)` reads these keys of conf/table.yaml:
     runs      folders or globs, a text or a list (default: [out])
@@ -11,6 +11,7 @@ The numbers are those of `results.aggregate`, the words those of `results.sheets
     filter    {column: value or list of values}, or a list of `column:value` texts, over the columns of `collect`
     group     further columns of `collect` that split rows (device, commit, seed, …)
     paper     null | idarts | amended | single | lambda | tse: our numbers next to the published ones
+    caption, label   of a LaTeX table; null: from its title
     error     true: retrained networks show test error instead of accuracy (test_error, which sort= always knows)
 
 Nothing here imports torch.
@@ -19,6 +20,7 @@ Nothing here imports torch.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,9 @@ from nasx.results.collect import collect
 from nasx.results.conditions import _known, pick
 from nasx.results.table_columns import sheets
 from nasx.results.table_formats import Sheet
+
+LABEL = re.compile(r"[A-Za-z0-9:._+-]+")
+"""Labels that LaTeX accepts."""
 
 
 def _sorted(table: pd.DataFrame, by: Any) -> pd.DataFrame:
@@ -77,6 +82,16 @@ def main(cfg: Mapping[str, Any]) -> str:
     form = str(ask.get("format") or "console")
     if form not in ("console", "markdown", "latex", "csv"):
         raise UserError(f"format={form}", "unknown format", "use console, markdown, latex or csv")
+    written = {key: ask.get(key) for key in ("caption", "label")}
+    for key, value in written.items():
+        if value and form != "latex":
+            raise UserError(f"{key}={value}", "is used only in LaTeX tables", "add format=latex")
+    if written["label"] and not LABEL.fullmatch(str(written["label"])):
+        raise UserError(
+            f"label={written['label']}",
+            "is not a LaTeX label",
+            "use letters, digits and : . _ + - only, for example label=tab:results",
+        )
     frame = collect(roots)
     paper, found = ask.get("paper"), len(frame)
     if not found and not paper:
@@ -113,7 +128,7 @@ def main(cfg: Mapping[str, Any]) -> str:
     elif form == "console":
         text = _for_terminal(made, notes, to_file=bool(out_file))
     else:
-        text = {"markdown": table_formats.markdown, "latex": table_formats.latex}[form](made, notes)
+        text = table_formats.latex(made, notes, **written) if form == "latex" else table_formats.markdown(made, notes)
     if out_file:
         files.write_atomic(Path(os.path.expanduser(str(out_file))), text, "name another file: out_file=FILE")
     else:

@@ -71,11 +71,23 @@ def markdown(sheets: Sequence[Sheet], notes: Sequence[str] = ()) -> str:
     return "\n\n".join([*map(_markdown, sheets), *_footer(notes)]) + "\n"
 
 
-def latex(sheets: Sequence[Sheet], notes: Sequence[str] = ()) -> str:
-    """Render one LaTeX `table` environment per sheet; needs `\\usepackage{booktabs}`."""
+def latex(
+    sheets: Sequence[Sheet], notes: Sequence[str] = (), *, caption: str | None = None, label: str | None = None
+) -> str:
+    """Render one LaTeX `table` environment per sheet; needs `\\usepackage{booktabs}`.
+
+    `caption` (plain text; None: the title of the sheet) and `label` (None: `tab:` and the words of the title) are those
+    of the first table. Further captions end with the title of the sheet, and equal labels with -2, -3, ...
+    """
+    tables: list[str] = []
+    used: dict[str, int] = {}
+    for sheet in sheets:
+        name = label or "tab:" + re.sub("[^a-z0-9]+", "-", sheet.title.lower()).strip("-")
+        used[name] = used.get(name, 0) + 1
+        own = [caption or "", "" if caption and not tables else sheet.title]
+        tables.append(_latex(sheet, own, name if used[name] == 1 else f"{name}-{used[name]}"))
     comments = "\n".join("% " + " ".join(note.split()) for note in notes)
-    parts = ["% needs \\usepackage{booktabs}", *map(_latex, sheets), *([comments] if comments else [])]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(["% needs \\usepackage{booktabs}", *tables, *([comments] if comments else [])]) + "\n"
 
 
 def console(
@@ -230,19 +242,24 @@ def _footer(notes: Sequence[str]) -> list[str]:
     return ["\n".join(f"- {sentence(safe(note))}" for note in notes)] if notes else []
 
 
-def _latex(sheet: Sheet) -> str:
+def _sentences(texts: Sequence[str]) -> str:
+    return latex_escape(" ".join(map(sentence, filter(None, texts))))
+
+
+def _latex(sheet: Sheet, caption: Sequence[str], label: str) -> str:
     columns = "".join("l" if i in sheet.left else "r" for i in range(len(sheet.header)))
     body = []
     for i, row in enumerate(sheet.rows):
         if i in sheet.rules and i:
             body.append(r"    \midrule")
         body.append("    " + " & ".join(map(latex_escape, row)) + r" \\")
-    words = latex_escape(" ".join(map(sentence, filter(None, [sheet.title, sheet.caption, *sheet.notes]))))
+    notes = _sentences([sheet.caption, *sheet.notes])
     return "\n".join(
         [
             r"\begin{table}[t]",
             r"  \centering",
-            rf"  \caption{{{words}}}",
+            rf"  \caption{{{_sentences(caption)}}}",
+            rf"  \label{{{label}}}",
             rf"  \begin{{tabular}}{{{columns}}}",
             r"    \toprule",
             "    " + " & ".join(map(latex_escape, sheet.header)) + r" \\",
@@ -250,6 +267,7 @@ def _latex(sheet: Sheet) -> str:
             *body,
             r"    \bottomrule",
             r"  \end{tabular}",
+            *([rf"  \par\smallskip\footnotesize {notes}"] if notes else []),
             r"\end{table}",
         ]
     )
