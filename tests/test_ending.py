@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import jobs
 import pytest
 
 from nasx.benchmarks.isomorphism import CELLS, cell_text
@@ -74,6 +75,7 @@ def record(code: int, edges: Any = (), **fields: Any) -> dict[str, Any]:
 
 def shown(capsys: pytest.CaptureFixture[str], found: dict[str, Any]) -> str:
     run_summary.show(found, Path("outputs/run"))
+    run_summary.show_next(found, Path("outputs/run"))
     return " ".join(capsys.readouterr().out.split())
 
 
@@ -107,13 +109,33 @@ def test_only_test_accuracies_are_called_missing(capsys: pytest.CaptureFixture[s
     found = record(5)
     for name in ("cifar10", "cifar100", "imagenet16"):
         found["lookup"][name]["test"] = 50.0
-    assert "test accuracies are not" not in shown(capsys, found)
+    assert "test accuracies are" not in shown(capsys, found)
     found["lookup"]["cifar10"]["valid"] = None
-    assert "test accuracies are not" not in shown(capsys, found)
+    assert "test accuracies are" not in shown(capsys, found)
     found["lookup"]["cifar100"]["test"] = None
     text = shown(capsys, found)
-    assert "test accuracies are not in this record; `nasx bench fill` adds them after this command:" in text
+    assert "test accuracies are missing; `nasx bench fill` adds them to finished runs after this command:" in text
     assert text.endswith("command: nasx bench get nb201-test"), "the last line is the command"
+
+
+@pytest.mark.parametrize("seeds", [("--multirun", "seed=0,1"), ("seed=0", "seeds_per_job=2")], ids=["sweep", "one job"])
+def test_several_runs_end_with_the_next_commands_once(seeds: tuple[str, ...], tmp_path: Path) -> None:
+    done = jobs.nasx(tmp_path, "search", "experiment=quickstart", "method=random", "method.samples=1", *seeds)
+    assert done.code == 0, done
+    last = done.out.splitlines()
+    assert done.out.count("look-up: ") == 2, "each run has its own summary"
+    assert [line for line in last if "nasx table" in line] == ["next: nasx table"]
+    assert len([line for line in last if "nasx retrain from=" in line]) == 1
+    assert last[-1] == "nasx bench get nb201-test"
+    assert done.out.count("nasx bench") == 2, "the sentence and the command"
+
+
+def test_the_search_of_a_run_that_goes_on_is_not_followed_by_commands(tmp_path: Path) -> None:
+    tiny = ("experiment=quickstart", "method=random", "method.samples=1", "then=retrain", "debug=tiny")
+    done = jobs.nasx(tmp_path, "run", *tiny, "retrain.layers=1", "retrain.channels=2")
+    assert done.code == 0, done
+    assert done.out.count("next: nasx table") == 1
+    assert "nasx retrain from=" not in done.out
 
 
 def test_every_number_says_which_it_is(capsys: pytest.CaptureFixture[str]) -> None:

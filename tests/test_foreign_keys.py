@@ -110,6 +110,7 @@ def test_what_is_read_of_a_stranger_s_files_does_not_steer_a_terminal(
     print(doctor.tilde(STEER), *lineage.next_commands({"kind": "search", "command": STEER}, Path(STEER)))
     record = json.loads((folder / "result.json").read_text())
     run_summary.show({**record, "finished": "", "updates": 1, "passes": 2}, Path(STEER))
+    run_summary.show_next(record, Path(STEER))
     sweep_log.record_job(tmp_path / "job-0.json", [STEER], ended=True, fault=STEER)
     assert sweep_log.summary(tmp_path, ValueError(f"{STEER} ")) == 1
     said = capsys.readouterr()

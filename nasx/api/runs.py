@@ -45,7 +45,9 @@ class Run:
 
     def show(self) -> None:
         """Print the summary that the command line prints at the end of the run."""
-        run_summary.show(result_file.read(self.folder).content, self.folder)
+        record = result_file.read(self.folder).content
+        run_summary.show(record, self.folder)
+        run_summary.show_next(record, self.folder)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +76,7 @@ class RetrainRun(Run):
 
 
 def open_run(folder: Path) -> SearchRun | RetrainRun:
-    """The finished run in `folder`. Raises UserError where there is none."""
+    """The finished run in `folder`. Raises UserError if there is none."""
     try:
         record = result_file.read(folder)
         found = {name: value for name, value in record.measured().items() if not math.isnan(value)}

@@ -110,7 +110,12 @@ def _checked(command: str, cfg: DictConfig) -> Any:
     if hydra.mode != RunMode.MULTIRUN:  # the whole line was checked before Hydra started
         try:
             preflight.check_foreign(plain, command)
-            return work(plain, info)
+            result = work(plain, info)
+            if "kind" in (result or ()) and os.environ.get("RANK", "0") == "0":  # a record; else nothing was run
+                from nasx.report import run_summary
+
+                run_summary.show_next(result, Path(plain["out"]) / result["name"])
+            return result
         except Exception as error:  # noqa: BLE001 (raised again by `_hydra`, past Hydra's own shortened trace)
             _raised.append(error)
             return None
@@ -261,14 +266,14 @@ def bench(words: list[str]) -> int | None:
 
 
 def resolve_name(text: str) -> str:
-    """Return the cell of a published name, or other text unchanged. Raises UserError where no table can contain it."""
+    """Return the cell of a published name, or other text unchanged. Raises UserError if no table can contain it."""
     from nasx.spaces import published
 
     cell = published.find(text)
     if cell is not None and cell.space == "darts":
         raise UserError(
             f"genotype={text}",
-            "a cell of the DARTS space, which no benchmark tabulates",
+            "is a cell of the DARTS space, which no benchmark covers",
             f"train it: nasx retrain space=darts genotype={text}",
         )
     return text if cell is None else cell.text
@@ -309,7 +314,7 @@ def application(command: str, words: list[str]) -> int | None:
 def _hydra(command: str, line: Line, folder: Path | None) -> int | None:
     """Hand the line to Hydra. Its errors come to us: it would print a shortened trace and exit with 1.
 
-    `folder` is that of a sweep's notes, None where this is no sweep.
+    `folder` is that of a sweep's notes, None if this is no sweep.
     """
     import hydra
     from hydra.errors import HydraException
@@ -350,4 +355,19 @@ def _hydra(command: str, line: Line, folder: Path | None) -> int | None:
         from nasx.report import pareto
 
         pareto.after_sweep(folder)
+    _after_sweep(command, folder)
     return code
+
+
+def _after_sweep(command: str, folder: Path) -> None:
+    """Print the commands that may follow a sweep, for the last of its finished runs. `folder` is that of its notes."""
+    from nasx.report import run_summary
+    from nasx.tracking import records, sweep_log
+
+    for job in reversed(sweep_log.jobs(folder)):
+        for run in reversed(job.runs if job.ended and not job.fault else []):
+            place = folder.parent.parent / run
+            if record := records.finished(place):
+                # the search of `nasx run` has been retrained: only `nasx table` is left
+                run_summary.show_next({**record, "kind": command}, place)
+                return

@@ -14,7 +14,7 @@ def retrain(cfg: Config, info: Config) -> Result:
 
 
 def trained(cfg: Config, info: Config) -> Result:
-    """The same in this process, which may be one of several."""
+    """Retrain in this process, which may be one of several."""
     from nasx.train.job import RetrainJob
 
     with session(cfg, info, "retrain") as ctx:

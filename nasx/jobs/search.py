@@ -1,4 +1,4 @@
-"""Search: one run or several by turns, stage after stage, from a checked configuration to the record.
+"""Run one search or several interleaved ones, stage after stage, from a checked configuration to the record.
 
 Nothing here names a method, a space or a benchmark.
 """
@@ -62,7 +62,7 @@ def prepared(ctx: Session) -> SearchJob:
 
 
 def search_concurrently(cfg: Config, info: Config) -> list[Result]:
-    """`seeds_per_job` searches from `seed` on, step by step by turns, each in its own folder and on its own stream.
+    """Interleave the steps of `seeds_per_job` searches from `seed` on, each with its own folder and CUDA stream.
 
     Each is the search that its seed alone would have been. One that fails does not stop the others; its error is
     raised at the end. Where they are asked to stop, all write their checkpoints first.
@@ -139,7 +139,7 @@ class Turn:
 
 
 def of_seed(info: Config, seed: int) -> Config:
-    """What the command line of one seed alone would say."""
+    """Return the job information of a command line with this seed only."""
     rest = [text for text in info["overrides"] if text.partition("=")[0] not in ("seed", "seeds_per_job")]
     words = [*rest, f"seed={seed}"]
     return {**info, "overrides": words, "command": shlex.join(["nasx", "search", *info.get("options", ()), *words])}

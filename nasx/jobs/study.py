@@ -164,7 +164,7 @@ class Study:
 
 
 def std_over(plan: StudySettings) -> str:
-    """What the deviation is over."""
+    """Name the runs that the standard deviation is over."""
     if not plan.searches or (plan.searches == 1 < plan.retrains and plan.rank == "none"):
         return "retrainings of one cell"
     if plan.rank != "none":
@@ -193,4 +193,3 @@ def show(result: Result, folder: Path) -> None:
         f"{len({*result['retrains'], *(r['run'] for r in result['ranking'])})} retrainings",
         markup=False,
     )
-    console.print("\n".join(lineage.next_commands(result, folder)), markup=False)

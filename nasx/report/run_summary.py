@@ -1,5 +1,5 @@
 """Print the summary of a finished run: its cell, its benchmark accuracy against the optimum and a random cell, its
-cost, the next commands."""
+cost. A command ends with `show_next`, the next commands, once for all of its runs."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def again(
 
 
 def lacking(folder: Path, names: list[str]) -> bool:
-    """Whether one of these pictures is missing or incomplete in one of its formats."""
+    """Return whether one of these pictures is missing or incomplete in one of its formats."""
     return not all(whole(folder / f"{name}.{kind}") for name in names for kind in FORMATS)
 
 
@@ -150,18 +150,23 @@ def show(result: Mapping[str, Any], folder: Path) -> None:
         console.print(f"[yellow]reproduces known faults of released code: {', '.join(result['labels'])}[/yellow]")
     pictures = sorted(path.name for path in folder.glob("*.png"))
     console.print(printable(f"files: {folder}" + (f" ({', '.join(pictures)})" if pictures else "")), markup=False)
-    for line in lineage.next_commands(result, folder):
+
+
+def show_next(result: Mapping[str, Any], folder: Path) -> None:
+    """Print the commands that may follow a finished run or study."""
+    console = Console(highlight=False, soft_wrap=True, force_jupyter=False)
+    for line in lineage.next_commands(cleaned(dict(result)), folder):
         console.print(line, markup=False)
     if result["kind"] == "search" and untested(result.get("lookup") or {}):
         console.print(
-            "test accuracies are not in this record; `nasx bench fill` adds them after this command:\n"
+            "test accuracies are missing; `nasx bench fill` adds them to finished runs after this command:\n"
             f"nasx bench get {TESTS}",
             markup=False,
         )
 
 
 def _budget(budget: Mapping[str, Any]) -> Iterator[str]:
-    """What the discrete network costs, whether that is within the budget, and what the nearest one within it is."""
+    """Yield the cost of the discrete network, whether it meets the budget, and the nearest network that does."""
     if not budget:
         return
     quantity, found, near = budget["quantity"], budget["found"], budget["nearest"]
@@ -189,7 +194,7 @@ def _compared(near: Mapping[str, Any], found: Mapping[str, Any]) -> str:
 
 
 def untested(lookup: Mapping[str, Any]) -> bool:
-    """Whether the benchmark results of a NAS-Bench-201 cell lack test accuracies."""
+    """Return whether the benchmark results of a NAS-Bench-201 cell lack test accuracies."""
     return lookup.get("benchmark") == "nb201" and any(
         lookup[name].get("test") is None for name in NAMES if name in lookup
     )
@@ -287,7 +292,7 @@ def _costs(found: Mapping[str, Any]) -> Iterator[str]:
 
 
 def foreign(result: Mapping[str, Any]) -> bool:
-    """Whether the benchmark has no accuracies on the dataset of the search."""
+    """Return whether the benchmark has no accuracies on the dataset of the search."""
     if "benchmark_data" in result:
         return result["benchmark_data"] is None
     return NAMES.keys().isdisjoint([(result.get("choices") or {}).get("dataset")])  # a record of an earlier version
