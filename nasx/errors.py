@@ -1,4 +1,4 @@
-"""The one exception class for faults that a user can mend, and the faults of the system among all exceptions.
+"""The exception class for faults that a user can fix, and its use for errors of the operating system.
 
 Everything else that reaches the terminal as a traceback is a bug of nasx.
 """
@@ -34,7 +34,7 @@ def named(error: BaseException) -> str:
 
 
 class UserError(Exception):
-    """A fault with its place, what is wrong, and what would mend it.
+    """A fault that a user can fix: its place, what is wrong, and the remedy.
 
     Printed as ``where: fault; remedy``. ``where`` is a configuration key (``search.epochs=-1``), a file, or a
     command; several faults found together are joined by `join`.
@@ -45,7 +45,7 @@ class UserError(Exception):
         super().__init__(f"{where}: {fault}" + (f"; {remedy}" if remedy else ""))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Launchers send a job's error to the process that tells it."""
+        """Make the error picklable: launchers send it to the process that prints it."""
         return type(self), (self.where, self.fault, self.remedy), {"args": self.args}
 
     @classmethod
@@ -71,7 +71,7 @@ REMEDIES = {
 
 
 def of_system(error: BaseException) -> UserError | None:
-    """The fault of the system that an exception reports (files, memory, packages), None where it reports a bug."""
+    """The fault of the system that an exception reports (files, memory, packages), None if it reports a bug."""
     known = f"{type(error).__name__}: {error}".rstrip(": ")
     match error:
         case OSError(filename=None, errno=errno.ENOENT) if fault := working_folder():
@@ -97,7 +97,7 @@ def of_system(error: BaseException) -> UserError | None:
 
 
 def working_folder() -> UserError | None:
-    """What is wrong with the working folder, None where it is there."""
+    """Return an error if the working folder no longer exists, else None."""
     try:
         os.getcwd()
     except OSError:

@@ -295,7 +295,7 @@ def test_wrong_options_of_a_model(options: dict[str, object], fault: str) -> Non
 def test_other_wrong_models(found: nasx.SearchRun, trained: nasx.RetrainRun) -> None:
     with pytest.raises(nasx.UserError, match="recurrent cell"):
         nasx.create_model("DARTS_RNN_V1")
-    with pytest.raises(nasx.UserError, match="belongs to no space"):
+    with pytest.raises(nasx.UserError, match="does not belong to any search space"):
         nasx.create_model("|foo~0|")
     with pytest.raises(nasx.UserError, match="it has no trained network"):
         nasx.create_model(found, pretrained=True)

@@ -109,7 +109,7 @@ def test_query_takes_strings_digits_and_names_and_tells_isomorphic_cells(tmp_pat
 @pytest.mark.parametrize(
     ("words", "fault"),
     [
-        (["query", "DARTS_V2"], "which no benchmark tabulates"),
+        (["query", "DARTS_V2"], "which no benchmark covers"),
         (["query", "resnet50"], "not a NAS-Bench-201 cell"),
         (["query"], "is not a valid call"),
         (["query", "{"], "is not a graph"),

@@ -250,7 +250,7 @@ def test_recorded_scores_of_a_zero_cost_search() -> None:
     ("words", "said"),
     [
         (("method=random",), "has no checkpoint"),
-        (("space=darts", "space.layers=3"), "no benchmark tabulates the cells"),
+        (("space=darts", "space.layers=3"), "no benchmark covers the cells"),
         (("space=nb1shot1_1", "space.layers=3"), "nasx bench import nb101"),
     ],
 )
@@ -280,7 +280,7 @@ def test_a_recorded_score_that_is_not_a_number_is_the_lowest(tmp_path: Path) -> 
 def test_a_zero_cost_search_without_its_record_is_refused() -> None:
     searched("method=naswot", "method.candidates=3")
     Path("outputs/run/result.json").unlink()
-    with pytest.raises(UserError, match="trains no supernet and has recorded no scores"):
+    with pytest.raises(UserError, match="neither trained a supernet nor recorded scores"):
         rank.main(["from=run"])
 
 

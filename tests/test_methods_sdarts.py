@@ -220,5 +220,5 @@ def test_validation_losses_stay_clean() -> None:
 
 
 def test_two_that_draw_exclude_each_other() -> None:
-    with pytest.raises(UserError, match="draws the mixture twice"):
+    with pytest.raises(UserError, match="samples the mixture twice"):
         Sdarts(inner=Sdarts(inner=First()))

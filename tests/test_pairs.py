@@ -85,7 +85,7 @@ def test_every_method_checks_on_the_spaces_of_the_papers() -> None:
         for method in METHODS:
             cfg = composed(f"space={space}", f"method={method}", "dataset=digits")
             if method == "darts_minus" and space == "nb1shot1_1":
-                with pytest.raises(UserError, match="this space does not have it"):
+                with pytest.raises(UserError, match="which this space does not have"):
                     check.check(cfg)
             elif method == "pc_darts" and space == "nb1shot1_1":
                 with pytest.raises(UserError, match=r"space\.edge_norm"):

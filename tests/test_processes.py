@@ -92,10 +92,12 @@ def test_devices_that_do_not_fit_the_processes(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     assert distributed.device_name("cpu") == "cpu"
     assert distributed.device_name("auto") == "cuda:0"
-    with pytest.raises(UserError, match="device=cuda:0: is one device for 2 processes"):
+    with pytest.raises(UserError, match="device=cuda:0: names one device, but there are 2 processes"):
         distributed.device_name("cuda:0")
     monkeypatch.setenv("LOCAL_RANK", "1")
-    with pytest.raises(UserError, match="2 processes for 1 GPUs; use 1, or device=cpu"):
+    with pytest.raises(
+        UserError, match=r"the number of processes \(2\) exceeds the number of GPUs \(1\); start one process per GPU"
+    ):
         distributed.device_name("cuda")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     assert distributed.device_name("auto") == "cpu"

@@ -207,7 +207,7 @@ def test_a_training_lowers_perplexity_and_resumes_bit_for_bit(
         (("space=darts_rnn", "search.cutout=16"), "search.cutout"),
         (
             ("retrain", "space=darts_rnn", "genotype=DARTS_RNN_V1", "devices=2"),
-            "devices=2: text is read by one process",
+            "devices=2: jobs on text run in one process only",
         ),
         (("space=darts_rnn", "benchmark=nb201"), "has no architectures of Recurrent"),
     ],

@@ -1,4 +1,4 @@
-"""What names an architecture: a published cell, the text of a genotype, a run. No torch."""
+"""Resolve the names of architectures: a published cell, the text of a genotype, a run. No torch."""
 
 from __future__ import annotations
 

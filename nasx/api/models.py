@@ -67,7 +67,7 @@ class Model(nn.Module):
         return list({tuple(found.shape[-2:]): found for found in (*maps, last)}.values())
 
     def feature_info(self, size: int = 32) -> list[FeatureInfo]:
-        """What `forward_maps` returns for images of `size` pixels; nothing is computed."""
+        """Describe what `forward_maps` returns for images of `size` pixels, without computing it."""
         shadow = copy.deepcopy(self).to("meta").eval()
         shapes = [found.shape for found in shadow.forward_maps(torch.zeros(1, 3, size, size, device="meta"))]
         return [FeatureInfo(shape[1], size // shape[2]) for shape in shapes]

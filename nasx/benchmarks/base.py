@@ -112,7 +112,7 @@ class Benchmark(ABC):
                     yield name, split, value, known
 
     def latencies(self, device: str) -> np.ndarray:
-        """Milliseconds of all cells on a device, in the table's order. Raises UserError where they are unknown."""
+        """Milliseconds of all cells on a device, in the table's order. Raises UserError if they are unknown."""
         raise UserError(f"budget.device={device}", "this benchmark has no latencies", "use benchmark=nb201")
 
     def cells(self, edges: Edges = ()) -> int:

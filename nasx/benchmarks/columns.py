@@ -198,7 +198,7 @@ class Table:
 
 
 def _sound(name: str, each: Column) -> bool:
-    """Whether the values of a column match its name and description."""
+    """Return whether the values of a column match its name and description."""
     found, texts = NAMES.fullmatch(name), (each.meaning, each.unit, each.source, each.version, each.license, each.date)
     if (
         found is None

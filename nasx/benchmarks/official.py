@@ -75,7 +75,9 @@ def last_epoch(iepoch: int | None, epochs: int) -> None:
     """Raise UserError for an epoch outside of the training, NotKnown for all but the last epoch."""
     if iepoch is not None and iepoch != epochs - 1:
         if not 0 <= iepoch < epochs:
-            raise UserError(f"iepoch={iepoch}", f"a training run has epochs 0 to {epochs - 1}", "use iepoch=None")
+            raise UserError(
+                f"iepoch={iepoch}", f"is not an epoch of a training run (0 to {epochs - 1})", "use iepoch=None"
+            )
         raise NotKnown(f"iepoch={iepoch}", "the table has the last epoch only", IN_FILE)
 
 

@@ -16,13 +16,13 @@ from nasx.tracking import lineage
 
 
 class Arguments(NamedTuple):
-    """What a line says: the words without `=`, and the options as text, defaults filled in."""
+    """The arguments of a command: the words without `=`, and the options as text, with defaults filled in."""
 
     positional: tuple[str, ...]
     options: dict[str, str]
 
     def number(self, name: str, least: int | None = None) -> int:
-        """An option as an integer of at least `least`. Raises UserError."""
+        """Return an option as an integer of at least `least`. Raises UserError."""
         try:
             value = int(self.options[name])
         except ValueError:
@@ -32,11 +32,11 @@ class Arguments(NamedTuple):
         return value
 
     def optional(self, name: str, least: int | None = None) -> int | None:
-        """The same, None where the option is empty."""
+        """Return an option as an integer of at least `least`, or None if it is empty. Raises UserError."""
         return self.number(name, least) if self.options[name] else None
 
     def several(self, name: str) -> tuple[str, ...]:
-        """An option's values, which commas part, with or without brackets round them."""
+        """Return the values of an option, separated by commas, with or without brackets around them."""
         return tuple(filter(None, re.split(r"[\s,]+", self.options[name].strip("[] "))))
 
     @property
@@ -45,7 +45,7 @@ class Arguments(NamedTuple):
         return (*self.several("allow"), *trust.from_environment(), *plugins.packages())
 
     def flag(self, name: str) -> bool:
-        """An option as true or false. Raises UserError."""
+        """Return an option as a bool. Raises UserError."""
         value = self.options[name].lower()
         if value not in ("true", "false"):
             raise UserError(f"{name}={self.options[name]}", "is neither true nor false", f"use {name}=true")
@@ -97,7 +97,7 @@ FOLDERS = ("out", "runs", "folder", "from")
 
 
 def _instead(where: str, name: str, value: str, options: Collection[str], positional: str | None) -> str:
-    """What to write in the place of an option that a command does not have."""
+    """Suggest a replacement for an option that a command does not have."""
     if name in FOLDERS and "runs" in options:
         return f"the folder of the runs is runs={value}"
     if name in FOLDERS and positional:
@@ -248,7 +248,7 @@ def quote_override(text: str) -> str:
 
 
 def is_numeric(text: str) -> bool:
-    """Whether Hydra would read a word as a number or as true or false."""
+    """Return whether Hydra would read a word as a number or as true or false."""
     try:
         return text.lower() in ("true", "false") or float(text) is not None
     except ValueError:

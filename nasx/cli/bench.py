@@ -51,10 +51,10 @@ def bench_info() -> list[dict[str, Any]]:
 
 
 def bench_query(genotype_text: str) -> dict[str, Any]:
-    """What is published for a genotype given as text: a NAS-Bench-201 string, its six digits, or a graph as JSON.
+    """Look up a genotype given as text: a NAS-Bench-201 string, its six digits, or a graph as JSON.
 
     Returns ``{"benchmark", "genotype", "facts": {name: value}, "rows": [{"dataset", "split", "mean", "std", "runs",
-    "optimum", "rank"}], "missing": sentence or None}``. Raises UserError where the text is of neither kind.
+    "optimum", "rank"}], "missing": sentence or None}``. Raises UserError if the text is of neither kind.
     """
     text = genotype_text.strip()
     if re.fullmatch("[0-4]{6}", text):

@@ -148,7 +148,7 @@ def data() -> Lines:
 
 
 def found(file: Path) -> str:
-    """Whether the files of a dataset's own configuration are there; nothing is downloaded."""
+    """Return whether the files of a dataset's own configuration are there; nothing is downloaded."""
     fields = {key: value for key, value in (files.read_yaml(file) or {}).items() if key != "defaults"}
     if "download" in fields:
         fields["download"] = False
@@ -172,7 +172,7 @@ def tables() -> Lines:
 
 
 def drawing() -> Lines:
-    """Whether cells can be drawn; not an error, since a run is complete without pictures."""
+    """Return whether cells can be drawn; not an error, since a run is complete without pictures."""
     from nasx.report import cells
 
     try:
@@ -204,7 +204,7 @@ def _version(package: str) -> str | None:
 
 # ------------------------------------------------------------------------------------------------ what works
 def writes(out: Path) -> Lines:
-    """Whether a file can be written and locked where runs go, and the space there. Makes no folder."""
+    """Return whether a file can be written and locked where runs go, and the space there. Makes no folder."""
     place = next(path for path in (out.expanduser().absolute(), *out.expanduser().absolute().parents) if path.exists())
     remedy = "choose a writable folder with out=FOLDER"
     if not place.is_dir():
@@ -266,7 +266,7 @@ def hypergradient_error(w: torch.Tensor, a: torch.Tensor, d: torch.Tensor, lr: f
 
 
 def step(name: str) -> Lines:
-    """One update of a tiny search on digits, and its checkpoint, in a temporary folder."""
+    """Run one update of a tiny search on digits, and write its checkpoint, in a temporary folder."""
     import torch
     from hydra.types import RunMode
 

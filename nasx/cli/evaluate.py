@@ -33,7 +33,7 @@ OPTIONS = {"dataset": "", "split": "test", "batch": "", "device": "auto", "allow
 
 
 class Model(NamedTuple):
-    """What is evaluated: an export, or the run in `folder` (None: an export)."""
+    """The model to evaluate: an export, or the run in `folder` (None: an export)."""
 
     name: str
     facts: Mapping[str, Any]
@@ -53,7 +53,7 @@ def main(words: Sequence[str]) -> int:
         raise UserError(
             "nasx evaluate",
             f"needs one model, but {len(said.positional)} are named",
-            "nasx evaluate outputs/RUN/export",
+            "for example nasx evaluate outputs/RUN/export",
         )
     if said.options["split"] not in ("test", "train"):
         raise UserError(f"split={said.options['split']}", "unknown split", "use split=test or split=train")
@@ -127,7 +127,7 @@ def evaluate(model: Model, said: Arguments, settings: Sequence[str]) -> Tested:
 
 
 def evaluate_on(device: torch.device, model: Model, node: Mapping[str, Any], said: Arguments) -> Tested:
-    """The same, when this process is set up."""
+    """Evaluate a model after this process has been set up."""
     import torch
 
     from nasx.core import evaluate as core_evaluate
@@ -155,7 +155,7 @@ def evaluate_on(device: torch.device, model: Model, node: Mapping[str, Any], sai
 
 
 def check_classes(source: Any, facts: Mapping[str, Any], count: int | None = None) -> None:
-    """Raises UserError where the network has another number of classes than the dataset's `count`."""
+    """Raises UserError if the network has another number of classes than the dataset's `count`."""
     if count is None:
         count = getattr(source, "number_of_classes", lambda: None)()
     if count not in (None, len(facts["classes"])):

@@ -241,7 +241,7 @@ def program(network: nn.Module, facts: Facts) -> bytes:
 
 
 def onnx(network: nn.Module, facts: Facts) -> bytes:
-    """ONNX, with the metadata as its properties. Raises UserError where the extra is not installed."""
+    """ONNX, with the metadata as its properties. Raises UserError if the extra is not installed."""
     from nasx.export import graph
 
     model, example, _ = _example(network, facts)

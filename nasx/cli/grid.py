@@ -29,7 +29,7 @@ MAX_JOBS = 100_000
 
 
 class Axis(NamedTuple):
-    """What one override lists: every value as an override of its own, and as Python has it."""
+    """The values of one override: each as a separate override, and as a Python value."""
 
     key: str
     texts: Sequence[str]
@@ -87,14 +87,14 @@ def _axis(override: Override, groups: Collection[str], every: bool) -> Axis:
 
 
 def _composes(value: Any) -> bool:
-    """Whether a value is merged or interpolated, not set."""
+    """Return whether a value is merged or interpolated, not set."""
     if isinstance(value, list):
         return any(map(_composes, value))
     return isinstance(value, Mapping) or (isinstance(value, str) and "${" in value)
 
 
 def count(override: Override) -> int:
-    """How many values an override lists, `MAX_JOBS` + 1 where there are more; a range is not listed."""
+    """Count the values of an override, up to `MAX_JOBS` + 1, without expanding a range."""
     given = override._value
     if not isinstance(given, RangeSweep):
         return len(list(override.sweep_iterator())) if override.is_choice_sweep() else 1
@@ -106,14 +106,14 @@ def count(override: Override) -> int:
 
 
 def lists_nothing(override: Override) -> UserError | None:
-    """The fault of an override that lists no value (a glob that matches nothing), None where it lists one."""
+    """The fault of an override that lists no value (a glob that matches nothing), None if it lists one."""
     if count(override):
         return None
-    return UserError(str(override.input_line), "lists no value", "nasx list shows the choices of each group")
+    return UserError(str(override.input_line), "lists no values", "nasx list shows the choices of each group")
 
 
 def too_many(overrides: Sequence[Override]) -> UserError | None:
-    """The fault of more combinations than can be checked, None where they are fewer."""
+    """The fault of more combinations than can be checked, None if they are fewer."""
     if math.prod(map(count, overrides)) <= MAX_JOBS:
         return None
     return UserError("--multirun", f"gives more than {MAX_JOBS:,} jobs", "split it into several sweeps")
@@ -160,7 +160,7 @@ def jobs(found: Sequence[Axis], at: Sequence[int], cfg: Any, *, every: bool) -> 
 
 
 def _there(values: Mapping[str, Any], path: Sequence[str]) -> bool:
-    """Whether a configuration has a key."""
+    """Return whether a configuration has a key."""
     node: Any = values
     for part in path:
         if not isinstance(node, dict) or part not in node:
@@ -253,7 +253,7 @@ class Folders:
 
 
 def saved_identity(folder: Path) -> str | None:
-    """The identity at the head of a folder's config.yaml; None where it is not there (older runs have a short one)."""
+    """The identity at the head of a folder's config.yaml; None if it is not there (older runs have a short one)."""
     try:
         with (folder / "config.yaml").open("rb") as file:
             head = file.read(4096)

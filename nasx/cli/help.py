@@ -1,4 +1,4 @@
-"""The help texts. What can be set, and its default, is read from conf/, comments included: nothing is said twice."""
+"""Print the help texts. Settings, their defaults and descriptions are read from conf/ and its comments."""
 
 from __future__ import annotations
 
@@ -197,7 +197,7 @@ def _columns() -> int:
 
 
 def _rows(rows: list[tuple[str, str]]) -> str:
-    """Keys and texts in two columns; a key that is wider than half of the terminal stands on a line of its own."""
+    """Format keys and texts in two columns; a key wider than half of the terminal takes a separate line."""
     width = _columns()
     left = max((len(key) for key, _ in rows if len(key) <= width // 2), default=4) + 2
     lines: list[str] = []

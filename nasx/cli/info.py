@@ -208,7 +208,7 @@ def find_space(text: str) -> str:
         return name
     raise UserError(
         f"genotype={text if len(text) <= 60 else text[:57] + '...'}",
-        "belongs to no space of nasx",
+        "does not belong to any search space of nasx",
         "check the text, or give space=... to see what is wrong with it",
     )
 
@@ -257,7 +257,7 @@ def shape(space: Space, size: int) -> tuple[int, ...]:
 
 
 def input_facts(space: Space, classes: int, size: int) -> Facts:
-    """What the networks read, in words."""
+    """Describe the inputs of the networks."""
     return {"words": classes} if space.data == "text" else {"classes": classes, "image": f"{size}x{size}"}
 
 

@@ -63,7 +63,7 @@ def do(command: Literal["search", "retrain"], cfg: Config, info: Config) -> Done
 def job_info(
     command: str, cfg: Mapping[str, Any], choices: Mapping[str, Any], overrides: Sequence[str], options: Sequence[str]
 ) -> Config:
-    """What a job knows of its command line: choices, overrides, the command, the published configuration.
+    """Return what a job records of its command line: choices, overrides, command, published configuration.
 
     `options` is empty or `--config-dir FOLDER`.
     """

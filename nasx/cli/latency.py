@@ -85,7 +85,9 @@ def measured(said: Arguments) -> list[str]:
     space = instantiate.build(cfg["space"], allow)
     if space.data != "images":
         raise UserError(
-            f"space={given['space']}", "reads text", "latencies can be measured only for networks that read images"
+            f"space={given['space']}",
+            "reads text, but latencies are measured with images",
+            "use a space of image networks, for example space=nb201",
         )
 
     from nasx.tracking import environment
@@ -131,7 +133,7 @@ def where(runtime: str, device: torch.device) -> dict[str, Any]:
 
 
 def lines(table: Latencies, path: Path, space: str, note: str) -> list[str]:
-    """A table for people."""
+    """Format the latencies as a table for the terminal."""
     from nasx.export import latency as export_latency
 
     width = max(len(key.operation) for key in table.operations) + 2

@@ -151,7 +151,7 @@ class _Row(NamedTuple):
     head: experiments.Experiment | None
 
     def has(self, words: Sequence[str]) -> bool:
-        """Whether all words stand in what is known of the entry, in any case."""
+        """Return whether all words stand in what is known of the entry, in any case."""
         told: list[str] = [self.kind, *self.entry]
         if self.head:
             told += [f"{group}={choice}" for group, choice in self.head.choices.items()]
@@ -160,7 +160,7 @@ class _Row(NamedTuple):
         return all(word.lower() in text for word in words)
 
     def choice(self, group: str) -> str:
-        """What an experiment chooses in a group: in the command that it documents, or in its file."""
+        """Return the choice of an experiment in a group: from the command that it documents, or from its file."""
         assert self.head is not None
         given = dict(word.split("=", 1) for word in " ".join(self.head.commands[:1]).split() if "=" in word)
         first, *more = (given.get(group) or self.head.choices.get(group, "")).split(",")

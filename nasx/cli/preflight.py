@@ -83,7 +83,7 @@ class Composed(NamedTuple):
 def check_line(command: str, line: Line, loader: Loader | None = None) -> tuple[str, int | None]:
     """Raise one UserError with the errors of all jobs of the command line.
 
-    Returns `out` of the first job, and how many there are (None where a sweeper decides as it goes).
+    Returns `out` of the first job, and how many there are (None if a sweeper decides as it goes).
     """
     loader, grouped = loader or make_loader(line.value("--config-dir")), bool(commands.COMMANDS[command].groups)
     groups = ({*loader.list_groups(""), *commands.DELTAS} - {"hydra"}) if grouped else set()
@@ -218,7 +218,7 @@ def _text(override: Override) -> str:
 
 
 def _group(override: Override) -> str:
-    """The group that an override chooses in; empty where it sets a value."""
+    """The group that an override chooses in; empty if it sets a value."""
     return "" if "." in override.key_or_group else override.key_or_group
 
 
@@ -255,7 +255,7 @@ def _key_fault(cfg: Mapping[str, Any], override: Override, command: str) -> User
 
 
 def check_foreign(cfg: Mapping[str, Any], command: str) -> None:
-    """What `faults` asks of the components of nasx, asked of the user's own when their job begins. Raises UserError."""
+    """Check the user's own components as `faults` checks those of nasx, when their job begins. Raises UserError."""
     allow = tuple(cfg.get("allow") or ())
     theirs = {
         group: instantiate.build(cfg[group], allow)

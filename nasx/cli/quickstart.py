@@ -140,6 +140,6 @@ def _show(chosen: Sequence[Chosen], accuracies: np.ndarray, picture: Path) -> No
 
 
 def _screen() -> bool:
-    """Whether the session is interactive: a terminal and a display, not CI."""
+    """Return whether the session is interactive: a terminal and a display, not CI."""
     seen = sys.platform in ("darwin", "win32") or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
     return seen and sys.stdout.isatty() and "CI" not in os.environ and "SSH_CONNECTION" not in os.environ

@@ -82,7 +82,7 @@ class Scored:
 
 
 class Sampling(NamedTuple):
-    """How many cells are drawn (None: not given) by which seed, and on how many images each is evaluated."""
+    """The number of cells to draw (None: not given), the seed, and the number of images to evaluate each cell on."""
 
     n: int | None
     seed: int
@@ -134,7 +134,7 @@ def main(words: Sequence[str]) -> int:
 
 
 def target(text: str) -> Path | None:
-    """The file that is written, None where none is named. Raises UserError where it cannot be, before hours of work."""
+    """The file that is written, None if none is named. Raises UserError if it cannot be, before hours of work."""
     if not text:
         return None
     if not text.endswith((".json", ".csv")):
@@ -171,15 +171,15 @@ def scored(given: Arguments, settings: Sequence[str], sampling: Sampling) -> Ite
 
 
 def check_tabulated(benchmark: Benchmark, against: Sequence[str]) -> None:
-    """Raises UserError where the benchmark's table lacks one of the accuracies, with what brings it."""
+    """Raises UserError if the benchmark's table lacks one of the accuracies, with what brings it."""
     for name in against:
         dataset, split = parts(name)
         if benchmark.reference(dataset).get(split, {}).get("optimum") is None:
             if not benchmark.cells() and not benchmark.missing():
                 raise UserError(
                     f"against={name}",
-                    "no benchmark tabulates the cells of this space",
-                    "rank a search in the space of a benchmark",
+                    "no benchmark covers the cells of this space",
+                    "use a search in a space that a benchmark covers",
                 )
             raise UserError(
                 f"against={name}",
@@ -219,7 +219,7 @@ def subsample(each: Scored, sampling: Sampling) -> Scored:
 
 # ------------------------------------------------------------------------------------------ a column, a user's file
 def of_column(benchmark: Nb201, name: str, against: tuple[str, ...]) -> Scored:
-    """A column of NAS-Bench-201 as a score. Raises UserError where the table does not have it."""
+    """A column of NAS-Bench-201 as a score. Raises UserError if the table does not have it."""
     columns = benchmark.table().columns
     computed: dict[str, Callable[[int], int]] = {"params": params, "flops": flops}
     known = [*computed, *CHOICES, *(own for own, each in columns.items() if each.values.ndim == 1)]
@@ -296,8 +296,8 @@ def of_run(
     if not instantiate.build(saved["method"], allow).trains:
         raise UserError(
             f"from={folder}",
-            "its method trains no supernet and has recorded no scores",
-            "rank a search of a method that does",
+            "its method neither trained a supernet nor recorded scores",
+            "use a search whose method trains a supernet or scores cells",
         )
     with diagnose.restored_job(folder, saved, given.options["device"], given.optional("threads"), allow) as job:
         read = (checkpoints.read(path, job.ctx.device) for path in reversed(found))
@@ -314,7 +314,7 @@ def of_run(
                 raise UserError(
                     f"from={folder}",
                     f"the benchmark has {measure} for none of the {len(cells)} cells drawn",
-                    "rank a search in the space of a benchmark",
+                    "use a search in a space that a benchmark covers",
                 )
         scores = np.array(one_shot(job, genotypes, sampling.images or job.settings.evaluated[0], folder.name))
     facts = {"kind": "one-shot", "updates": state["updates"]}

@@ -42,7 +42,7 @@ def main(given: Sequence[str]) -> int:
     if path.suffix.lower() not in (".html", ".htm"):
         raise UserError(f"out={path}", "is not the name of an HTML file", "use for example out=report.html")
     if not path.parent.is_dir():
-        raise UserError(f"out={path}", f"folder {path.parent} does not exist", "make it, or name another file")
+        raise UserError(f"out={path}", f"folder {path.parent} does not exist", "create it, or choose another file")
     text = printable(page(frame, asked.options["title"]))
     write_atomic(path, text, "name another file with out=FILE")
     print(f"{path}: {frame['folder'].nunique()} runs, {len(text.encode()) / 1e6:.2f} MB")

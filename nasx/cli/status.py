@@ -43,7 +43,7 @@ RECENT = 10
 
 
 class State(NamedTuple):
-    """What is known of one run; `changed` in seconds since 1970, `left_s` None where it is not known."""
+    """The state of one run; `changed` in seconds since 1970, `left_s` None if unknown."""
 
     name: str
     kind: str
@@ -241,7 +241,7 @@ def sweep_left(taken: Sequence[float], live: Sequence[Sequence[State]], waiting:
     """Seconds until the last job ends: those that run as they say, each that waits as long as one has taken (seconds).
 
     Before one has ended, those that run tell how long one takes. Waiting ones that were finished before are skipped in
-    fact, so it is rather less. None where nothing tells.
+    fact, so it is rather less. None if nothing tells.
     """
     known = [run for runs in live for run in runs if run.left_s is not None]
     each = list(taken) or [
@@ -268,7 +268,7 @@ def _whole(value: Any) -> int | None:
 
 
 def _fault(folder: Path) -> str:
-    """Why the last start failed, in one line; empty where it did not."""
+    """Why the last start failed, in one line; empty if it did not."""
     try:
         return " ".join((folder / "fault.txt").read_text(encoding="utf-8", errors="replace").split())
     except OSError:
@@ -276,7 +276,7 @@ def _fault(folder: Path) -> str:
 
 
 def _changed(paths: Sequence[Path]) -> float:
-    """The last change of any of the files, 0 where there are none."""
+    """The last change of any of the files, 0 if there are none."""
     times = [0.0]
     for path in paths:
         try:

@@ -106,7 +106,7 @@ def main(words: Sequence[str]) -> int:
 
 
 def request(words: Sequence[str]) -> Request:
-    """What the words ask for. Raises UserError."""
+    """Parse the arguments. Raises UserError."""
     taken = {
         key: value
         for key, eq, value in (word.partition("=") for word in words)
@@ -125,10 +125,12 @@ def request(words: Sequence[str]) -> Request:
         raise UserError(f"{where} {unknown[0]}", "is not recognized", f"see {where} --help")
     if not runs or (not auto and len(runs) > 1):
         raise UserError(
-            where, f"needs {'a run' if not runs else 'one run, or auto'}", f"{where} RUN epoch=E method.KEY=VALUE"
+            where,
+            f"needs {'a run' if not runs else 'one run, or auto'}",
+            f"for example {where} RUN epoch=E method.KEY=VALUE",
         )
     if auto == (epoch is not None):
-        raise UserError(where, "needs either epoch=E or auto", f"{where} {runs[0]} auto")
+        raise UserError(where, "needs either epoch=E or auto", f"for example {where} {runs[0]} auto")
     changes = [word for word in rest if overrides.first_part(word) in CHANGED]
     job = [word for word in rest if overrides.first_part(word) in JOB]
     faults = [fault for word in rest if word not in job and (fault := _refusal(word)) is not None]
@@ -136,8 +138,8 @@ def request(words: Sequence[str]) -> Request:
         faults.append(
             UserError(
                 f"{where} auto",
-                f"already changes settings, but {changes[0]} is given",
-                "give epoch=E in place of auto",
+                f"chooses the settings to change itself, but {changes[0]} is given",
+                "replace auto by epoch=E, or remove the setting",
             )
         )
     if auto and any(word.startswith("name=") for word in job):
@@ -148,7 +150,7 @@ def request(words: Sequence[str]) -> Request:
 
 
 def _refusal(word: str) -> UserError | None:
-    """Why a branch cannot take a setting; None where it can."""
+    """Why a branch cannot take a setting; None if it can."""
     key = word.partition("=")[0].lstrip("+~")
     first = key.partition(".")[0]
     what = SHARED.get(key if first == "search" else first)
@@ -182,7 +184,7 @@ def opened(folder: Path, allow: Sequence[str]) -> dict[str, Any]:
 
 
 def kept(folder: Path, epoch: int) -> Path:
-    """The kept checkpoint of an epoch. Raises UserError where there is none."""
+    """The kept checkpoint of an epoch. Raises UserError if there is none."""
     found = checkpoints.kept(folder)
     if epoch not in found:
         known = f"it kept those of epochs {', '.join(map(str, found))}" if found else "search with search.keep_every=1"
@@ -231,7 +233,7 @@ def branch_of(folder: Path, saved: dict[str, Any], epoch: int, changes: Sequence
 
 
 def _same_space(method: str, needed: Mapping[str, Any], held: Mapping[str, Any]) -> None:
-    """Raise UserError where the file of a method sets something of the space that the parent's space does not have."""
+    """Raise UserError if the file of a method sets something of the space that the parent's space does not have."""
     file = plugins.file("method", method)
     assert file is not None, method  # it was composed
     for key, _, _ in provenance.values(file.read_text(encoding="utf-8")):
@@ -260,7 +262,7 @@ def _composed(texts: Sequence[str], space: str) -> tuple[dict[str, Any], dict[st
 
 
 def _with(cfg: dict[str, Any], text: str) -> dict[str, Any]:
-    """`cfg` with one dotted override. Raises UserError where it cannot be read, or sets what is not there."""
+    """`cfg` with one dotted override. Raises UserError if it cannot be read, or sets what is not there."""
     if trust.calls_resolver(text):
         raise trust.resolver_fault(*text.split("=", 1))
     try:
@@ -319,11 +321,13 @@ def _facts(
 
 # ------------------------------------------------------------------------------------------------------- auto
 def start(folder: Path) -> int:
-    """The kept epoch at which `auto` branches off. Raises UserError where no collapse is seen, or none was kept."""
+    """The kept epoch at which `auto` branches off. Raises UserError if no collapse is seen, or none was kept."""
     try:
         began = onset(records.read_rows(folder))
     except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:  # rows of another hand
-        raise UserError(str(folder / "metrics.jsonl"), "holds rows that are not those of a search", "") from error
+        raise UserError(
+            str(folder / "metrics.jsonl"), "contains rows that are not those of a search", "name the folder of a search"
+        ) from error
     if began is None:
         raise UserError(
             f"nasx whatif {folder} auto",

@@ -1,1 +1,1 @@
-"""What is wrong with a configuration: its types, its targets, what its values say together."""
+"""Check a configuration: its types, its targets, and the consistency of its values."""

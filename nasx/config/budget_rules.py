@@ -14,7 +14,7 @@ from nasx.spaces import latency, rules
 
 
 def faults(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
-    """What is wrong with `budget` that no value alone can show; nothing where there is none."""
+    """Yield the inconsistencies of the settings of `budget`, none if there is no budget."""
     node, space = cfg.get("budget"), cfg.get("space") or {}
     if command == "retrain" or not isinstance(node, Mapping) or "quantity" not in node:
         return

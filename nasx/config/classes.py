@@ -20,7 +20,7 @@ PLAIN = ("ABC", "object", "Generic", "Protocol")
 
 
 def faults(where: str, target: str) -> Iterator[UserError]:
-    """What is wrong with the class that `target` names, at the place `where` of the configuration."""
+    """Yield the faults of the class named by `target` at the key `where` of the configuration."""
     module, _, name = target.rpartition(".")
     line = ancestry(module, name)
     if line is None:
@@ -56,7 +56,7 @@ def faults(where: str, target: str) -> Iterator[UserError]:
 
 
 def ancestry(module: str, name: str) -> list[tuple[str, ast.ClassDef]] | None:
-    """(module, class) of a class and all it descends from, in the order of look-up; None where one cannot be read."""
+    """(module, class) of a class and all it descends from, in the order of look-up; None if one cannot be read."""
     found = schema.definition(module, name) if module else None
     if found is None or not isinstance(found[1], ast.ClassDef):
         return None
@@ -73,7 +73,7 @@ def ancestry(module: str, name: str) -> list[tuple[str, ast.ClassDef]] | None:
 
 
 def members(node: ast.ClassDef) -> Mapping[str, ast.FunctionDef | None]:
-    """What a class defines: functions, and None for values."""
+    """Return the members that a class defines: functions, and None for values."""
     found: dict[str, ast.FunctionDef | None] = {}
     for line in node.body:
         match line:
@@ -91,12 +91,12 @@ def abstract(how: ast.FunctionDef) -> bool:
 
 
 def returns_value(how: ast.FunctionDef) -> bool:
-    """Whether a function is said to return something."""
+    """Return whether the annotation of a function declares a return value."""
     return how.returns is not None and ast.unparse(how.returns) != "None"
 
 
 def returns_nothing(how: ast.FunctionDef) -> bool:
-    """Whether a function has no way to return anything."""
+    """Return whether a function has no way to return anything."""
     return not any(
         isinstance(node, ast.Raise | ast.Yield | ast.YieldFrom)
         or (isinstance(node, ast.Return) and node.value is not None)

@@ -26,7 +26,7 @@ def no_default(key: str) -> None:
 
 
 def unknown_key(cfg: Mapping[str, Any], key: str, command: str) -> UserError | None:
-    """The fault of a dotted key that the composed configuration does not have, None where it has it."""
+    """The fault of a dotted key that the composed configuration does not have, None if it has it."""
     entry, node, path = COMMANDS[command], cfg, ""
     read = [group for group in entry.groups if group not in entry.unread]
     for part in key.split("."):

@@ -30,7 +30,7 @@ from nasx.errors import UserError
 
 
 class BoundedFileSource(FileConfigSource):
-    """Hydra's source of files, which reads none that stands for more than the bounds of `files.compose_yaml`."""
+    """Hydra's file source, which rejects files that expand beyond the bounds of `files.compose_yaml`."""
 
     def load_config(self, config_path: str) -> ConfigResult:
         path = Path(self.path, self._normalize_file_name(config_path))
@@ -62,7 +62,7 @@ class Loader(ConfigLoaderImpl):
     """The folder of --config-dir."""
 
     def base_config(self, command: str, cfg: Any, texts: Sequence[str]) -> Callable[[], Any] | None:
-        """What composes nasx's own files for the launcher and sweeper of `cfg`; None where there are no others."""
+        """What composes nasx's own files for the launcher and sweeper of `cfg`; None if there are no others."""
         if not plugins.user_folders(self.config_dir) and not any("hydra.searchpath" in text for text in texts):
             return None
         chosen = [
@@ -142,7 +142,7 @@ def published(
 
 @lru_cache(maxsize=64)
 def _of_files(command: str, chosen: tuple[str, ...], config_dir: str | None) -> dict[str, Any]:
-    """What the chosen files give; the jobs of a sweep share it."""
+    """Compose the chosen files; the jobs of a sweep share the result."""
     return resolved(make_loader(config_dir).load_configuration(command, list(chosen), RunMode.RUN))[0]
 
 

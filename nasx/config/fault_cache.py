@@ -23,7 +23,7 @@ class FaultCache:
         return self._nodes[key][1]
 
     def of_look(self, key: str, look: Callable[[], None]) -> list[UserError]:
-        """What a look at the machine has raised, under a key that says at what."""
+        """Return the fault that an inspection of the machine raised, cached by a key that names what was inspected."""
         if key not in self._looks:
             self._looks[key] = []
             try:

@@ -1,4 +1,4 @@
-"""Option names of the field's scripts, and the settings of nasx that they stand for.
+"""Option names of the field's scripts, and the equivalent settings of nasx.
 
 Source: the command lines of quark0/darts and its successors (PC-DARTS, RobustDARTS, SmoothDARTS, DrNAS), of
 AutoDL-Projects (NAS-Bench-201, NATS-Bench), and of NNI (its DARTS example and trainer).
@@ -63,7 +63,7 @@ NEEDLESS = frozenset({"report_freq", "print_freq", "print_freq_eval", "log_frequ
 
 
 def remedy(name: str, cfg: Mapping[str, Any], groups: Collection[str]) -> str:
-    """What to write instead of an option of the field's scripts; empty for other names.
+    """Suggest the setting of nasx for an option of the field's scripts; empty for other names.
 
     `cfg` is the composed configuration, `groups` are those that the command reads.
     """

@@ -42,7 +42,7 @@ def identifying(cfg: Mapping[str, Any], kind: str | None = None) -> dict[str, An
 
 
 def retrained(cfg: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """The configuration by which `nasx run` retrains what the search in `folder` has found."""
+    """Return the configuration with which `nasx run` retrains the cell found by the search in `folder`."""
     name = f"{cfg['name']}-retrain" if cfg["name"] else None
     return {**cfg, "from": str(folder), "genotype": None, "name": name}
 

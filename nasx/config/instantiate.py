@@ -19,7 +19,7 @@ from nasx.errors import UserError
 
 
 def target_fault(where: str, target: Any, allowed: Sequence[str]) -> UserError | None:
-    """The fault of a `_target_`, None where it may be built. Nothing is imported."""
+    """The fault of a `_target_`, None if it may be built. Nothing is imported."""
     key = f"{where}._target_={target}"
     if not isinstance(target, str) or not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", target):
         return UserError(key, "is not a class path", "write package.module.Class")
@@ -72,7 +72,7 @@ def foreign_packages(node: Any, allow: Sequence[str] = ()) -> list[str]:
 def build(node: Mapping[str, Any], allow: Sequence[str] = ()) -> Any:
     """The component of a node with `_target_`, made with plain values (tuples for lists, components inside built).
 
-    Raises UserError where the target is not allowed. `check` has looked at the values before.
+    Raises UserError if the target is not allowed. `check` has looked at the values before.
     """
     allow = (*allow, *plugins.packages())
     target = versions.present(node["_target_"])

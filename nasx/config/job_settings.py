@@ -42,7 +42,7 @@ class SearchJob(JobSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class RetrainJob(JobSettings):
-    """`nasx retrain`; the key `from` is `from_` here, since Python keeps that word."""
+    """`nasx retrain`; the key `from` is named `from_` here, since `from` is a keyword of Python."""
 
     from_: str | None = None
     epoch: Positive | None = None
@@ -71,6 +71,8 @@ class TableJob:
     out: str = "outputs"
     format: Literal["console", "markdown", "latex", "csv"] = "console"
     out_file: str | None = None
+    caption: str | None = None
+    label: str | None = None
     sort: str | tuple[str, ...] | None = None
     filter: str | tuple[str, ...] | dict[str, Any] | None = ()
     group: str | tuple[str, ...] = ()

@@ -15,7 +15,7 @@ from nasx.errors import UserError
 
 
 def faults(cfg: Mapping[str, Any], dataset: Any, groups: Sequence[str]) -> Iterator[UserError]:
-    """What is too large for the images of a dataset, in these groups of training settings."""
+    """Yield the settings of these groups that are too large for the images of a dataset."""
     shape: tuple[int, ...] | None = getattr(dataset, "known_shape", lambda: None)()
     if shape is None:
         return

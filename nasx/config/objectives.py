@@ -48,7 +48,7 @@ def recorded(cfg: Mapping[str, Any], command: str, benchmark: Any) -> Iterator[q
 
 
 def trains_supernet(method: Mapping[str, Any]) -> bool:
-    """Whether a method, or the innermost one that it wraps, trains a supernet."""
+    """Return whether a method, or the innermost one that it wraps, trains a supernet."""
     while isinstance(method.get("inner"), Mapping):
         method = method["inner"]
     return schema.constant(str(method.get("_target_")), "trains") is not False

@@ -43,7 +43,7 @@ def components(node: Any, place: str = "") -> Iterator[tuple[str, str]]:
 
 
 def recorded(cfg: Mapping[str, Any]) -> Code:
-    """Return the code of all components of `cfg` that are outside nasx; empty where there are none."""
+    """Return the code of all components of `cfg` that are outside nasx; empty if there are none."""
     found: Code = {}
     for _, target in components(cfg):
         module, _, name = target.rpartition(".")
@@ -98,7 +98,7 @@ def short_path(module: str, path: str | Path) -> str:
 
 
 class Raised(NamedTuple):
-    """Where an exception was raised: module, function, `mine/signed.py:18`; and `KeyError: 'cell'`."""
+    """The origin of an exception: module, function, `mine/signed.py:18`; and `KeyError: 'cell'`."""
 
     module: str
     function: str
@@ -107,7 +107,7 @@ class Raised(NamedTuple):
 
 
 def raised(error: BaseException, packages: Collection[str]) -> Raised | None:
-    """Return the innermost line of these packages in the trace of an exception; None where it has none."""
+    """Return the innermost line of these packages in the trace of an exception; None if it has none."""
     for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
         module = str(frame.f_globals.get("__name__"))
         if module.partition(".")[0] in packages:
@@ -117,7 +117,7 @@ def raised(error: BaseException, packages: Collection[str]) -> Raised | None:
 
 
 def fault(error: BaseException, cfg: Mapping[str, Any], choices: Mapping[str, Any], at: str) -> tuple[str, str] | None:
-    """Return the component of the user that raised an exception, and what it raised; None where none of them did.
+    """Return the component of the user that raised an exception, and what it raised; None if none of them did.
 
     `at` is the position of the run, such as ` at update 6`.
     """
@@ -138,7 +138,7 @@ def changed(before: Any, now: Code) -> list[str]:
 
 
 def changed_since(record: Mapping[str, Any], now: Code) -> str:
-    """Return the warning that the code has changed since a run finished with this record; empty where it has not."""
+    """Return the warning that the code has changed since a run finished with this record; empty if it has not."""
     starts = record.get("starts")
     last = starts[-1] if isinstance(starts, list) and starts else None
     files = changed(last.get("code") if isinstance(last, Mapping) else None, now)

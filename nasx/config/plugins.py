@@ -59,7 +59,7 @@ def _there(where: str, text: str) -> Path:
 
 
 def prepend(folder: str) -> None:
-    """Make `folder` the first of NASX_CONFIG_DIR in this process. Raises UserError where it does not exist."""
+    """Make `folder` the first of NASX_CONFIG_DIR in this process. Raises UserError if it does not exist."""
     known = os.environ.get(VARIABLE, "")
     os.environ[VARIABLE] = os.pathsep.join(filter(None, [str(_there(f"--config-dir {folder}", folder)), known]))
 
@@ -70,7 +70,7 @@ def folders(config_dir: str | None = None) -> list[Path]:
 
 
 def file(group: str, choice: str, *among: Path) -> Path | None:
-    """The file of a choice in the first folder of `among` (none: `folders()`) that has one; None where none has."""
+    """The file of a choice in the first folder of `among` (none: `folders()`) that has one; None if none has."""
     return next((path for folder in among or folders() if (path := folder / group / f"{choice}.yaml").is_file()), None)
 
 

@@ -1,4 +1,4 @@
-"""What several processes cannot compute together, of a plain configuration."""
+"""Check a plain configuration for what cannot run in several processes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from nasx.errors import UserError
 
 
 def faults(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
-    """What is wrong with `devices`, or with the number of processes that torchrun has started."""
+    """Yield the faults of `devices`, or of the number of processes started by torchrun."""
     devices, started = cfg.get("devices") or 1, int(os.environ.get("WORLD_SIZE", "1"))
     place, remedy = f"devices={devices}", "leave devices out"
     if started > 1:
@@ -21,9 +21,9 @@ def faults(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
     space = (cfg.get("space") or {}).get("_target_")
     if isinstance(space, str) and schema.constant(space, "data") == "text":
         # each segment goes on from the one before
-        yield UserError(place, "text is read by one process", remedy)
+        yield UserError(place, "jobs on text run in one process only", remedy)
     if command == "retrain" and cfg.get("relaxed"):
-        yield UserError(place, "relaxed=true trains a supernet in one process", remedy)
+        yield UserError(place, "jobs with relaxed=true run in one process only", remedy)
     if command == "search" or (command == "run" and started > 1):
         for found, fault in _alone(cfg):
             if found:
@@ -31,7 +31,7 @@ def faults(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
 
 
 def _alone(cfg: Mapping[str, Any]) -> Iterator[tuple[bool, str]]:
-    """Whether a search has what only a single process can do, and what that is."""
+    """Return whether a search has what only a single process can do, and what that is."""
     method, engine, search = (cfg.get(key) or {} for key in ("method", "engine", "search"))
     count, every = cfg.get("seeds_per_job") or 1, search.get("diagnose_every") or 0
     name = str(method.get("_target_")).rpartition(".")[2]

@@ -1,4 +1,4 @@
-"""Where the values of a configuration come from: every file that sets a key, with the comment of the line that does.
+"""Trace the values of a configuration: every file that sets a key, with the comment on that line.
 
 A group's file, what a method or stages set elsewhere, a pair and an experiment each may set the same key. The last one
 counts; help shows it, and an error names it as the default.

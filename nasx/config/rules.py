@@ -1,4 +1,4 @@
-"""What is wrong with a configuration that no value alone can show: pure functions of the plain configuration.
+"""Check the consistency of the values of a configuration, with pure functions of the plain configuration.
 
 `nasx.config.check.check` calls each with the configuration and the command; where a value has a wrong type a function
 may raise TypeError, since that fault is reported separately.
@@ -64,11 +64,11 @@ def _seeds(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
     first, study = cfg.get("seed") or 0, cfg.get("study") or {} if command == "study" else {}
     last = first + max(cfg.get("seeds_per_job") or 1, study.get("searches", 0) + study.get("retrains", 0), 1) - 1
     if first < SEEDS <= last:
-        yield UserError(f"seed={first}", f"leads to seed {last}, but the largest is {SEEDS - 1}", "lower seed")
+        yield UserError(f"seed={first}", f"leads to seed {last}, but the largest is {SEEDS - 1}", "use a smaller seed")
 
 
 def _together(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
-    """Several seeds by turns in one process: searches alone, each in a folder named by its seed."""
+    """Check `seeds_per_job`: only searches support it, each in a folder named by its seed."""
     count, name = cfg.get("seeds_per_job") or 1, cfg.get("name")
     if count > 1 and TRAINING_GROUPS[command] and command != "search":
         yield UserError(
@@ -320,7 +320,9 @@ def _needed(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
         for name in ([row] if isinstance(row, str) else row)
     }
     for name in sorted(needed - names) if str(space.get("_target_")).startswith("nasx.spaces.") else ():
-        yield UserError("method", f"adds to {name}, but this space does not have it", f"use a space with {name}")
+        yield UserError(
+            "method", f"needs the operation {name}, which this space does not have", f"use a space with {name}"
+        )
 
 
 def _keep(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:

@@ -32,7 +32,7 @@ _NAMES |= {name: alias for name, alias in vars(constraints).items() if get_origi
 
 @dataclass(frozen=True)
 class Field:
-    """One setting of a component: `default` is source text, None where a value is required."""
+    """One setting of a component: `default` is source text, None if a value is required."""
 
     name: str
     annotation: Any
@@ -41,7 +41,7 @@ class Field:
 
 
 class Part:
-    """Stands for the type of a field that holds a component of nasx: such a value is a mapping with `_target_`."""
+    """Type of a field that holds a component of nasx: a mapping with `_target_`."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def locate(module: str) -> Path | None:
 
 @cache
 def tree(module: str) -> ast.Module | None:
-    """The syntax tree of a module, None where there is no source. Raises UserError where it is not valid Python."""
+    """The syntax tree of a module, None if there is no source. Raises UserError if it is not valid Python."""
     path = locate(module)
     try:
         return None if path is None else ast.parse(path.read_text(encoding="utf-8"), str(path))
@@ -85,14 +85,14 @@ def tree(module: str) -> ast.Module | None:
 
 
 def docstring(module: str) -> str:
-    """A module's docstring, empty where there is none."""
+    """A module's docstring, empty if there is none."""
     body = tree(module)
     return "" if body is None else ast.get_docstring(body) or ""
 
 
 @cache
 def definition(module: str, name: str) -> tuple[str, ast.stmt] | None:
-    """(module, statement) that defines `name`, followed through imports; None where it cannot be read."""
+    """(module, statement) that defines `name`, followed through imports; None if it cannot be read."""
     body = tree(module)
     for node in _statements(body.body) if body else ():
         match node:
@@ -131,7 +131,7 @@ def absolute(node: ast.ImportFrom, module: str) -> str:
 # ---------------------------------------------------------------------------------------------- components
 @cache
 def component(target: str) -> Component | None:
-    """The component that `target` names; None where its source cannot be read or does not define it."""
+    """The component that `target` names; None if its source cannot be read or does not define it."""
     module, _, name = target.rpartition(".")
     found = definition(module, name) if module else None
     if found is None:
@@ -163,7 +163,7 @@ def default(target: str, name: str) -> Any:
 
 @cache
 def constant(target: str, name: str) -> Any:
-    """A class constant of a component or of its bases, None where there is none that is a literal."""
+    """A class constant of a component or of its bases, None if there is none that is a literal."""
     module, _, own = target.rpartition(".")
     found = definition(module, own) if module else None
     if found is None or not isinstance(found[1], ast.ClassDef):
@@ -179,7 +179,7 @@ def constant(target: str, name: str) -> Any:
 
 
 def _fields(node: ast.ClassDef, module: str) -> Iterator[tuple[str, Field]]:
-    """Dataclass fields, those of the bases first; a class that is not a dataclass declares none of its own."""
+    """Return the dataclass fields, those of the bases first; a class that is not a dataclass adds none."""
     for base in reversed(node.bases):
         found = definition(module, last(base))
         if found and isinstance(found[1], ast.ClassDef):
@@ -303,7 +303,7 @@ _BOUNDS = {Gt: "gt", Ge: "ge", Le: "le", Lt: "lt"}
 
 
 def describe(annotation: Any, *, bounds_only: bool = False) -> str:
-    """What a value must be, in words: 'a whole number above 0, or null'."""
+    """Describe the valid values of a type: 'a whole number above 0, or null'."""
     if get_origin(annotation) is Annotated:
         base, *marks = get_args(annotation)
         bounds = " and ".join(_SIGNS[type(m)].format(getattr(m, _BOUNDS[type(m)])) for m in marks if type(m) in _SIGNS)

@@ -22,7 +22,9 @@ def faults(search: Mapping[str, Any], space: str) -> Iterator[UserError]:
         )
     if search.get("diagnose_order") == 2 and not search.get("diagnose_steps"):
         yield UserError(
-            "search.diagnose_order=2", "is only used at the steps of search.diagnose_steps", "set it to 1 or more"
+            "search.diagnose_order=2",
+            "is only used at the steps of search.diagnose_steps",
+            "set search.diagnose_steps to 1 or more",
         )
     if rate and space.startswith("nasx.spaces.nb1shot1.space."):
         yield UserError(

@@ -1,4 +1,4 @@
-"""What can be set that is not a space, a method, a dataset or a benchmark: how a search and a retraining run.
+"""Settings of searches and retrainings other than those of the space, method, dataset and benchmark.
 
 Frozen dataclasses without torch: values are checked before anything heavy is imported. They and their sources are in
 conf/search, conf/retrain and conf/engine; a default here is "off", or the published value that all protocols share.
@@ -30,7 +30,7 @@ from nasx.core.regularizers import Regularizers
 
 @dataclass(frozen=True, kw_only=True)
 class TextSettings:
-    """How a text is cut into segments, and a language model regularized; the same in search and retraining."""
+    """Segment lengths of a text and regularization of a language model, for search and retraining."""
 
     data: ClassVar[str] = "text"
     bptt: Positive
@@ -70,13 +70,13 @@ class TextSettings:
 
     @property
     def reading(self) -> dict[str, Any]:
-        """How a dataset is opened."""
+        """Return the arguments to open a dataset with."""
         return {"bptt": self.bptt, "short": self.short, "jitter": self.jitter}
 
 
 @dataclass(frozen=True, kw_only=True)
 class SearchProtocol:
-    """What every search protocol says."""
+    """Settings common to all search protocols."""
 
     protocol: str
     """Name under which results are compared; results of two protocols never share a table."""
@@ -159,7 +159,7 @@ class SearchSettings(SearchProtocol):
 
     @property
     def evaluated(self) -> tuple[int | None, int]:
-        """How many items an evaluation reads (None: all), and how many at once."""
+        """Return the number of items to evaluate on (None: all) and the batch size."""
         return self.evaluate_images, 4 * self.batch
 
 
@@ -173,13 +173,13 @@ class TextSearchSettings(TextSettings, SearchProtocol):
 
     @property
     def evaluated(self) -> tuple[int | None, int]:
-        """How many words an evaluation reads (None: all), and in how many rows."""
+        """Return the number of words to evaluate on (None: all) and the number of rows."""
         return self.evaluate_words, self.batch
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """What every recipe says of how a discrete network is trained from scratch."""
+    """Settings common to all recipes for training a discrete network from scratch."""
 
     recipe: str
     """Name under which results are compared."""
@@ -201,7 +201,7 @@ class Recipe:
 
 @dataclass(frozen=True, kw_only=True)
 class RetrainSettings(Recipe):
-    """How a network that classifies images is trained from scratch: conf/retrain/*.yaml."""
+    """Recipe for training an image classification network from scratch: conf/retrain/*.yaml."""
 
     data: ClassVar[str] = "images"
     validated: ClassVar[bool] = False
@@ -249,7 +249,7 @@ class RetrainSettings(Recipe):
 
 @dataclass(frozen=True, kw_only=True)
 class TextRetrainSettings(TextSettings, Recipe):
-    """How a language model is trained from scratch: conf/retrain/ptb.yaml."""
+    """Recipe for training a language model from scratch: conf/retrain/ptb.yaml."""
 
     validated: ClassVar[bool] = True
     held_out: ClassVar[bool] = False
@@ -281,7 +281,7 @@ Retraining = RetrainSettings | TextRetrainSettings
 
 @dataclass(frozen=True, kw_only=True)
 class EngineSettings:
-    """How a supernet is computed, not what: conf/engine/*.yaml."""
+    """Settings of speed, memory and precision of a supernet: conf/engine/*.yaml."""
 
     supernet: Literal["fused", "naive"] = "fused"
     """fused: one kernel for operations that share a shape; naive: one module for each operation."""
@@ -299,7 +299,7 @@ class EngineSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class StudySettings:
-    """What a publication does with several searches: conf/study/*.yaml."""
+    """Protocol of a publication with several searches: conf/study/*.yaml."""
 
     study: str
     searches: Searches

@@ -1,4 +1,4 @@
-"""What is wrong with a space's settings, and whether it has a cell, before torch is imported: see spaces/rules.py."""
+"""Check the settings of a space, and whether it contains a cell, without torch: see spaces/rules.py."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def settings(node: Mapping[str, Any]) -> tuple[str, Any]:
 
 
 def faults(node: Mapping[str, Any]) -> Iterator[UserError]:
-    """What the space would refuse when it is made; the types of its settings are right."""
+    """Yield the faults that the constructor of the space would raise; the types of its settings have been checked."""
     kind, space = settings(node)
     if kind in rules.SPACES:
         try:
@@ -40,7 +40,7 @@ def faults(node: Mapping[str, Any]) -> Iterator[UserError]:
 
 
 def missing_from(node: Mapping[str, Any], cell: Any) -> Iterator[UserError]:
-    """What of a cell, as `published.check` has read it, the space does not have."""
+    """Return the parts of a cell, as read by `published.check`, that are not in the space."""
     kind, space = settings(node)
     if kind in rules.CELLS:
         try:

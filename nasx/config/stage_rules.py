@@ -13,7 +13,7 @@ from nasx.config.stages import Config, count, stage_config, with_defaults
 
 
 def faults(cfg: Config, overrides: Sequence[str], allowed: Sequence[str]) -> Iterator[UserError]:
-    """What is wrong with the stages of a configuration whose single values are right. Nothing is imported."""
+    """Yield the inconsistencies of the stages of a configuration whose values are valid. Nothing is imported."""
     from nasx.config import components, space_rules
     from nasx.config import overrides as config_overrides
 

@@ -34,7 +34,7 @@ NONE: Config = {"_target_": "nasx.config.stages.Stages", "keep": [], "inherit": 
 
 @dataclass(frozen=True, kw_only=True)
 class Stages:
-    """What changes from stage to stage; there is one more of them than entries in `keep`."""
+    """Settings that change between stages; there is one more stage than entries in `keep`."""
 
     keep: tuple[Positive | None, ...] = ()
     inherit: bool = False

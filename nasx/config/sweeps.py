@@ -32,7 +32,7 @@ BASIC = "hydra._internal.core_plugins."
 
 # --------------------------------------------------------------------------------------------- before it starts
 def missing_plugin(text: str) -> UserError | None:
-    """The fault that Hydra's message about a launcher or sweeper means, None where it means something else."""
+    """The fault that Hydra's message about a launcher or sweeper means, None if it means something else."""
     found = re.search(r"Could not find 'hydra/(launcher|sweeper)/(\w+)'", text)
     if found is None:
         return None
@@ -88,7 +88,7 @@ def faults(cfg: Any, overrides: Sequence[Override], *, multirun: bool) -> Iterat
 
 
 def sweeper_params(cfg: Any, overrides: Sequence[Override], parser: OverridesParser) -> list[Override]:
-    """What the sweeper's own settings (hydra.sweeper.params) let it choose, where the command line says nothing."""
+    """Return the overrides in hydra.sweeper.params that the command line does not set."""
     given = {override.key_or_group for override in overrides}
     params = cfg.hydra.sweeper.get("params") or {}
     return parser.parse_overrides([f"{key}={value}" for key, value in params.items() if key not in given])
@@ -116,7 +116,7 @@ def is_exhaustive(cfg: Any) -> bool:
 
 
 def count(cfg: Any, values: Sequence[int]) -> int | None:
-    """How many jobs the sweep has, given how many values each override lists; None where the sweeper does not say."""
+    """Count the jobs of the sweep, given the number of values of each override; None if unknown."""
     if is_exhaustive(cfg):
         return math.prod(values)
     trials: int | None = cfg.hydra.sweeper.get("n_trials")
@@ -149,7 +149,7 @@ def enter_folder(folder: str) -> None:
 
 
 def objective(record: Mapping[str, Any], path: str) -> float:
-    """The number of a record that a dotted path names. Raises UserError where there is none."""
+    """The number of a record that a dotted path names. Raises UserError if there is none."""
     node: Any = record
     for part in path.split("."):
         node = node.get(part) if isinstance(node, Mapping) else None

@@ -1,4 +1,4 @@
-"""What a configuration file may make nasx, Hydra and Python's logging do: less than the command line may.
+"""Restrict what a configuration file may make nasx, Hydra and Python's logging do, compared with the command line.
 
 A file may come from a stranger, so nothing in a file that names code, a place or the environment is trusted:
 
@@ -95,7 +95,7 @@ def with_allow(texts: Sequence[str]) -> list[str]:
 
 
 def is_class(found: Any, name: str, homes: Sequence[str]) -> bool:
-    """Whether an object is a class of this name that is defined in one of the modules or packages `homes`."""
+    """Return whether an object is a class of this name that is defined in one of the modules or packages `homes`."""
     home = getattr(found, "__module__", "")
     return (
         isinstance(found, type)
@@ -108,7 +108,7 @@ def is_class(found: Any, name: str, homes: Sequence[str]) -> bool:
 def faults(cfg: Any, texts: Sequence[str], ours: Callable[[], Any] | None = None) -> Iterator[UserError]:
     """Faults of a composed configuration that was made of the overrides `texts` of a command line.
 
-    `ours` composes what nasx's own files say, where the user has a folder of configurations; None where there is none.
+    `ours` composes what nasx's own files say, where the user has a folder of configurations; None if there is none.
     """
     from omegaconf import OmegaConf
 
@@ -127,7 +127,7 @@ def faults(cfg: Any, texts: Sequence[str], ours: Callable[[], Any] | None = None
 
 
 def _called(hydra: Mapping[tuple[str, ...], Any]) -> Iterator[UserError]:
-    """What the section `hydra` would call, wherever it comes from."""
+    """Yield the faults of the callables that the section `hydra` names, whichever file sets them."""
     for path, value in hydra.items():
         key, last = ".".join(path), path[-1]
         where = f"hydra.{key}={value}"
@@ -145,7 +145,7 @@ def _called(hydra: Mapping[tuple[str, ...], Any]) -> Iterator[UserError]:
 
 @cache
 def _genuine(name: str) -> bool:
-    """Whether Hydra finds the class that an import finds; True where its package is not installed, another fault."""
+    """Whether Hydra finds the class that an import finds; True if its package is not installed, another fault."""
     from hydra._internal.utils import _locate
 
     module, _, own = name.rpartition(".")
@@ -173,7 +173,7 @@ def resolver_fault(key: str, value: Any) -> UserError:
 
 
 def calls_resolver(value: Any) -> bool:
-    """Whether a text has an interpolation that is more than a reference to another value."""
+    """Return whether a text has an interpolation that is more than a reference to another value."""
     return isinstance(value, str) and "${" in re.sub(r"\$\{[\w.\[\]-]*\}", "", value)
 
 
@@ -202,7 +202,7 @@ def _top(own: Mapping[str, Any], given: set[str]) -> Iterator[UserError]:
 def _section(
     hydra: Mapping[tuple[str, ...], Any], known: Mapping[tuple[str, ...], Any], texts: Sequence[str]
 ) -> Iterator[UserError]:
-    """What files of the user's folder set in the section `hydra`."""
+    """Return what files in the user's folder set in the section `hydra`."""
     line = [_key(text).removeprefix("hydra.") for text in texts if _key(text).startswith("hydra.")]
     for path, value in hydra.items():
         key = ".".join(path)

@@ -345,7 +345,7 @@ class Method(ABC):
 
     @property
     def cost(self) -> Cost | None:
-        """What a step costs, as the method states it; `nasx audit` counts it. None: not stated."""
+        """Stated cost of a step, which `nasx audit` compares with the measured cost. None: not stated."""
         return None
 
     def response(self, h: Tensor, lr: float) -> Tensor | None:

@@ -18,7 +18,7 @@ NAMES = {"macs": "multiply-adds", "params": "parameters", "latency": "latency"}
 
 
 class Target(NamedTuple):
-    """What networks may cost: `amount` in multiply-adds, parameters or milliseconds, or as a fraction of the mean."""
+    """Upper limit of the cost of networks: multiply-adds, parameters, milliseconds, or a fraction of the mean."""
 
     amount: float
     relative: bool
@@ -44,7 +44,7 @@ def target(value: float | str, quantity: str) -> Target:
 
 
 def text(amount: float, quantity: str) -> str:
-    """A cost for people: `41.20 M multiply-adds`, `3.21 ms`."""
+    """Format a cost: `41.20 M multiply-adds`, `3.21 ms`."""
     if quantity == "latency":
         return f"{amount:.{2 if amount >= 1 else 3}f} ms"
     size, suffix = (1e6, " M") if amount >= 1e5 else (1e3, " k") if amount >= 1e3 else (1, "")

@@ -63,7 +63,7 @@ def rank() -> int:
 
 
 def is_main_process() -> bool:
-    """Whether this process has rank 0 and owns the run folder."""
+    """Return whether this process has rank 0 and owns the run folder."""
     return rank() == 0
 
 
@@ -73,14 +73,19 @@ def device_name(name: str) -> str:
         return name
     local, there = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
     if name not in ("auto", "cuda"):
-        raise UserError(f"device={name}", f"is one device for {world_size()} processes", "use device=auto, cuda or cpu")
+        raise UserError(
+            f"device={name}",
+            f"names one device, but there are {world_size()} processes",
+            "use device=auto, cuda or cpu",
+        )
     if not there and name == "auto":
         return "cpu"
     if local >= there:
         raise UserError(
             f"device={name}",
-            f"{int(os.environ.get('LOCAL_WORLD_SIZE', world_size()))} processes for {there} GPUs",
-            f"use {max(there, 1)}, or device=cpu",
+            f"the number of processes ({os.environ.get('LOCAL_WORLD_SIZE', world_size())}) "
+            f"exceeds the number of GPUs ({there})",
+            "start one process per GPU, or use device=cpu",
         )
     return f"cuda:{local}"
 
@@ -106,7 +111,7 @@ def process_group(device: torch.device) -> Iterator[None]:
 
 
 def is_peer_failure(error: BaseException) -> bool:
-    """Whether the error was raised by `process_group` because another process died."""
+    """Return whether the error was raised by `process_group` because another process died."""
     return isinstance(error, UserError) and error.fault == PEER_ENDED
 
 

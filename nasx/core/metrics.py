@@ -32,7 +32,7 @@ class Metric(NamedTuple):
         return kept | found
 
     def better(self, one: float, other: float | None) -> bool:
-        """Whether `one` is better than `other`; every number is better than None."""
+        """Return whether `one` is better than `other`; every number is better than None."""
         return other is None or self.sign * one > self.sign * other
 
     def text(self, value: float) -> str:

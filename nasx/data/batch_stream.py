@@ -147,7 +147,7 @@ class Order:
         if batch < 1:
             raise UserError(f"batch={batch}", "is not positive", "use at least 1")
         if len(index) == 0:
-            raise UserError("dataset.split", "leaves a stream without images", "use another split or fraction")
+            raise UserError("dataset.split", "leaves one part without images", "use another split or fraction")
         if batch > len(index):
             log.warning(
                 "%s.batch=%d: larger than the set of %d images, so a batch contains some of them more than once",

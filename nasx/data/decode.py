@@ -96,7 +96,7 @@ def raw(path: Path) -> bytes:
 
 
 def plain_jpeg(content: bytes) -> bool:
-    """Whether the bytes are an upright JPEG in RGB or grey, which all JPEG decoders decode identically."""
+    """Return whether the bytes are an upright JPEG in RGB or grey, which all JPEG decoders decode identically."""
     from PIL import Image
 
     if not content.startswith(b"\xff\xd8"):

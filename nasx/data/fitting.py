@@ -85,7 +85,11 @@ def read(images: Images, steps: Sequence[Sequence[Any]], shape: Sequence[int]) -
             yield Named(name, one)
             continue
         if shape[0] != 3:
-            raise UserError(name, f"is not an array of shape {tuple(shape)}", "this network reads nothing else")
+            raise UserError(
+                name,
+                f"is not an array of shape {tuple(shape)}",
+                "pass an array of this shape: the network does not read image files",
+            )
         try:
             x = fitted(_rgb(one), steps, name)
         except decode.UnreadableError as error:

@@ -112,7 +112,7 @@ class Listing(NamedTuple):
 
 # ------------------------------------------------------------------------------------------------------- entries
 def hidden(name: str) -> bool:
-    """Whether an entry of a folder is hidden or a system file, and skipped."""
+    """Return whether an entry of a folder is hidden or a system file, and skipped."""
     return name.startswith(".") or name.lower() in SYSTEM
 
 
@@ -146,12 +146,12 @@ def files(folder: Path, above: tuple[tuple[int, int], ...] = (), prefix: str = "
 
 
 def image(name: str) -> bool:
-    """Whether a file name has the suffix of an image."""
+    """Return whether a file name has the suffix of an image."""
     return name.lower().endswith(SUFFIXES)
 
 
 def holds_images(folder: Path) -> bool:
-    """Whether a folder contains an image at any depth."""
+    """Return whether a folder contains an image at any depth."""
     return any(image(name) for name in files(folder))
 
 

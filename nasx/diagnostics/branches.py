@@ -1,4 +1,4 @@
-"""How a search and its branches ended (`nasx whatif`), read from their folders. No torch."""
+"""Read the results of a search and of its branches (`nasx whatif`) from their folders. No torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the collapse of a search began, from its metrics rows alone. Pure Python, no torch.
+"""Find the epoch at which the collapse of a search began, from its metrics rows. Pure Python, no torch.
 
     eigenvalue   the epoch that DARTS-ES would return: that before the first growth of the dominant eigenvalue by more
                  than 1.3 (stop.py; RobustDARTS section 4.3)

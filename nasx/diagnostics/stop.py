@@ -69,7 +69,7 @@ class NoStop:
     """Whether `found` ends the search."""
 
     def due(self, epoch: int) -> bool:
-        """Whether an eigenvalue is needed after `epoch` (from 1)."""
+        """Return whether an eigenvalue is needed after `epoch` (from 1)."""
         return False
 
     def found(self, rows: Sequence[Row], epochs: int) -> dict[str, Any] | None:
@@ -94,7 +94,7 @@ class EigenvalueStop:
         return self.mode == "stop"
 
     def due(self, epoch: int) -> bool:
-        """Whether an eigenvalue is needed after `epoch` (from 1): after 1, 1 + every, 1 + 2 every, ..."""
+        """Return whether an eigenvalue is needed after `epoch` (from 1): after 1, 1 + every, 1 + 2 every, ..."""
         return (epoch - 1) % self.every == 0
 
     def found(self, rows: Sequence[Row], epochs: int) -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""The verdict on a search, in words: converged or not, collapsed or not. Uses only its record; no torch.
+"""State whether a search converged and whether it collapsed, from its record alone; no torch.
 
 Not converged: in the last tenth of the epochs (at least one) the genotype changed, or the mixture moved by more than
 `STEP` per edge and epoch.
@@ -172,7 +172,7 @@ def growth(rows: Sequence[Row]) -> tuple[list[tuple[int, float]], stop.Growth | 
 
 
 def _early(result: Mapping[str, Any]) -> bool:
-    """Whether the search was stopped and returned an architecture from before the growth."""
+    """Return whether the search was stopped and returned an architecture from before the growth."""
     return bool(result.get("stopped")) and not result["stopped"]["simulated"]
 
 

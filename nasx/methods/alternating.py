@@ -111,7 +111,7 @@ def conjugate_gradients(product: Callable[[Tree], Tree], v: Tree, steps: int, to
     """x with H x = v, as far as `steps` Hessian products (`product`) reach.
 
     Stays where the residual is `tolerance` times v, and before a direction along which the curvature is not positive
-    (truncated Newton: Nocedal and Wright (2006), algorithm 7.1); zero where that is the first one. All products are
+    (truncated Newton: Nocedal and Wright (2006), algorithm 7.1); zero if that is the first one. All products are
     taken, so that the host never waits.
     """
     x, r, p = {k: torch.zeros_like(t) for k, t in v.items()}, v, v

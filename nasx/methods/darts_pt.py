@@ -51,7 +51,7 @@ class Projection:
         return mix | {k: mix[k] * kept + self.fixed[k] for k, kept in self.kept.items()}
 
     def without(self, decision: Decision, option: int) -> Callable[[Tree], Tree]:
-        """The same without one option."""
+        """Return a copy of the mixture without one option."""
 
         def shape(mix: Tree) -> Tree:
             found = self(mix)

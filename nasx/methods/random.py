@@ -1,7 +1,7 @@
 """Random search: architectures drawn uniformly from the space; nothing is trained.
 
-Where a benchmark table answers, the best of `samples` by validation accuracy is kept (random search as reported for
-NAS-Bench-201); where none does, nothing can tell the samples apart and the first one is kept.
+If a benchmark contains the architectures, the best of `samples` by validation accuracy is kept (random search as
+reported for NAS-Bench-201). Otherwise, the samples cannot be compared, and the first one is kept.
 
 Source: Li and Talwalkar (2019); Lindauer and Hutter (2020), practice 8 (random sampling and random search).
 Cost: none but table look-ups.

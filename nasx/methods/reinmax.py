@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 def sampled(tau: float, gen: torch.Generator) -> Activate:
-    """A sampler of one-hot weights along the last axis with the gradient of ReinMax."""
+    """Return a sampler of one-hot weights along the last axis with the gradient of ReinMax."""
 
     def activate(logits: Tensor) -> Tensor:
         best = (logits.detach() + gumbel(logits, gen)).argmax(-1, keepdim=True)

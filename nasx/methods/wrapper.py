@@ -34,8 +34,8 @@ class Wrapper(Method):
         if samplers > 1:
             raise UserError(
                 "method",
-                "draws the mixture twice: the inner method would undo what the outer one draws",
-                "wrap the innermost method with only one of them",
+                "samples the mixture twice: the inner method would replace the sample of the outer one",
+                "use only one wrapper that samples the mixture",
             )
 
     @property

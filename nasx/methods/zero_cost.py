@@ -90,7 +90,7 @@ class ZeroCost(Method):
 
 
 class Scored(NamedTuple):
-    """An architecture's text, its score, and the benchmark's validation accuracy in percent, None where unknown."""
+    """An architecture's text, its score, and the benchmark's validation accuracy in percent, None if unknown."""
 
     genotype: str
     score: float
@@ -101,7 +101,7 @@ QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
 def described(drawn: Sequence[Scored], on: str) -> dict[str, Any]:
-    """What the record keeps of a choice: plain values. A score that is not finite is None, and left out of the mean."""
+    """Return the record of a choice as plain values. Scores that are not finite are None, and not in the mean."""
     scores, tau = torch.tensor([each.score for each in drawn], dtype=torch.float64), agreement(drawn)
     finite = scores[scores.isfinite()]
     points = finite.quantile(finite.new_tensor(QUANTILES)).tolist() if len(finite) else [None] * len(QUANTILES)
@@ -119,7 +119,7 @@ def described(drawn: Sequence[Scored], on: str) -> dict[str, Any]:
 
 
 def plain(x: float) -> float | None:
-    """A number as JSON has it."""
+    """Return a number as JSON can represent it: None if it is not finite."""
     return x if math.isfinite(x) else None
 
 
@@ -150,8 +150,8 @@ def features(network: nn.Module, x: Tensor, gen: torch.Generator) -> Tensor:
     if found is None:
         raise UserError(
             "space",
-            f"{type(network).__name__} has no method features(x, gen), which this method reads",
-            "add it: the map before the global pool (nasx/spaces/base.py, Network)",
+            f"{type(network).__name__} has no method features(x, gen), which this search method calls",
+            "define it: it returns the feature map before global pooling (nasx/spaces/base.py, Network)",
         )
     out: Tensor = found(x, gen)
     return out

@@ -1,4 +1,4 @@
-"""What became of a search and of its branches (`nasx whatif`): one table and one figure.
+"""Report the results of a search and of its branches (`nasx whatif`) in one table and one figure.
 
 A branch is better than the search itself where its cell has a higher accuracy in the benchmark or, where no benchmark
 answers, where the search collapsed and the branch did not. Passes are those of a whole search: of a
@@ -55,24 +55,24 @@ class Outcomes(NamedTuple):
     """Name -> end: `ITSELF` first where the search is finished, then `STOPPED`, then the branches."""
 
     def both(self, name: str, field: str) -> tuple[Any, Any] | None:
-        """A field of a branch and of the search itself; None where one is unknown."""
+        """A field of a branch and of the search itself; None if one is unknown."""
         one, other = (getattr(self.ends[key], field) if key in self.ends else None for key in (name, ITSELF))
         return None if one is None or other is None or name == ITSELF else (one, other)
 
     def gain(self, name: str) -> float | None:
-        """Accuracy of a branch minus that of the search itself; None where one is unknown."""
+        """Accuracy of a branch minus that of the search itself; None if one is unknown."""
         found = self.both(name, "accuracy")
         return None if found is None else found[0] - found[1]
 
     def better(self, name: str) -> bool | None:
-        """Whether a branch ended better; None where that is not known."""
+        """Return whether a branch ended better; None if that is not known."""
         if (gain := self.gain(name)) is not None:
             return gain > 0
         found = self.both(name, "collapsed")
         return None if found is None else found[1] and not found[0]
 
     def extra(self, name: str) -> float | None:
-        """Passes over those of the search itself, minus 1; None where they are unknown."""
+        """Passes over those of the search itself, minus 1; None if they are unknown."""
         found = self.both(name, "passes")
         return None if found is None or not found[1] else found[0] / found[1] - 1
 
@@ -124,7 +124,7 @@ def lines(found: Sequence[Outcomes]) -> Iterator[dict[str, str]]:
 
 
 def notes(found: Sequence[Outcomes]) -> Iterator[str]:
-    """What the columns mean, and why branches are missing."""
+    """Return notes on the columns, and on branches that are missing."""
     if found[0].measure:
         dataset, _, split = found[0].measure.partition(".")
         yield f"accuracy: of the cell in the benchmark, {curves.DATASETS.get(dataset, dataset)} {split}, in %"

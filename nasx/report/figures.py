@@ -35,5 +35,9 @@ def write(frame: pd.DataFrame, folder: Path) -> list[Path]:
             place = path.with_name(f"{path.name}-{dataset}-{split}")
             written += curves.anytime(drawn, place, dataset, split, lines, style.PAPER)
     if not written:
-        raise UserError(f"figures={folder}", "none of these runs has finished epochs", "use runs of other methods")
+        raise UserError(
+            f"figures={folder}",
+            "none of these runs has metrics of a finished epoch",
+            "use runs of methods that train a supernet",
+        )
     return written

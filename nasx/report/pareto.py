@@ -78,7 +78,7 @@ def regret(plane: Plane, target: float, accuracy: float) -> float:
 
 # -------------------------------------------------------------------------------------------------------- reading
 def plane_of(config: Mapping[str, Any], record: Mapping[str, Any]) -> Plane | None:
-    """All cells of the benchmark of a run, with the cost that its budget limits; None where there is no table."""
+    """All cells of the benchmark of a run, with the cost that its budget limits; None if there is no table."""
     from nasx.benchmarks.nb201 import Nb201
     from nasx.config import instantiate
 

@@ -144,7 +144,7 @@ def write(path: str | Path, made: Mapping[str, Callable[[], bytes]]) -> list[Pat
 
 
 def whole(path: Path) -> bool:
-    """Whether a picture is complete: all chunks of a PNG with their checksums, or the closing tag of an SVG."""
+    """Return whether a picture is complete: all chunks of a PNG with their checksums, or the closing tag of an SVG."""
     try:
         data = path.read_bytes()
     except OSError:

@@ -259,7 +259,7 @@ def _kept(record: RetrainRecord) -> Row | None:
 
 
 def _reduced(record: Record) -> bool:
-    """Whether the run was smaller than the published setting, as recorded or else by the changed settings.
+    """Return whether the run was smaller than the published setting, as recorded or else by the changed settings.
 
     `changed` maps a key to [published, used]; None as a number of updates means a whole epoch.
     """

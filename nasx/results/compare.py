@@ -29,7 +29,7 @@ RETRAININGS = "retrainings"
 
 
 def _condition(word: str) -> bool:
-    """Whether an argument starts with a condition: a column of `collect` or a dotted setting, and a value."""
+    """Return whether an argument starts with a condition: a column of `collect` or a dotted setting, and a value."""
     name, *rest = re.split("[=:]", word, maxsplit=1)
     return bool(rest) and (name in COLUMNS or re.fullmatch(r"[a-z_]+(\.\w+)+", name) is not None)
 

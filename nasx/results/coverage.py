@@ -1,4 +1,4 @@
-"""What nasx computes of the five papers: for each printed row and figure a command, or why there is none.
+"""List the printed rows and figures of the five papers, each with its command or the reason why there is none.
 
     rows      results/targets.csv; commands by conf/experiment/*.yaml, reasons by results/not_run.yaml
     figures   results/figures.yaml, where a command may still lack a part of what the figure shows

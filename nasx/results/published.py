@@ -88,7 +88,7 @@ def compare(ours: pd.DataFrame, paper: str) -> tuple[list[Sheet], pd.DataFrame]:
 
 
 def _fits(line: Mapping[str, Any], row: Mapping[str, Any]) -> bool:
-    """Whether our row `row` has the method, space, dataset, selection and metric of the printed number."""
+    """Return whether our row `row` has the method, space, dataset, selection and metric of the printed number."""
     if not _measure(line, row):
         return False
     experiment = experiments.find(row["experiment"])
@@ -109,14 +109,14 @@ def _fits(line: Mapping[str, Any], row: Mapping[str, Any]) -> bool:
 
 
 def _chosen_alike(line: Mapping[str, Any], row: Mapping[str, Any]) -> bool:
-    """Whether our cells were chosen in the way the printed row states, if it does."""
+    """Return whether our cells were chosen in the way the printed row states, if it does."""
     if line["selection"].startswith("best of"):
         return bool(line["selection"] == f"best of {int(row['best_of'])}")
     return not row["best_of"] or line["row"] not in means()
 
 
 def _named(printed: Printed, experiment: Experiment, line: Mapping[str, Any], row: Mapping[str, Any]) -> bool:
-    """Whether our row is what the experiment computes for the printed number.
+    """Return whether our row is what the experiment computes for the printed number.
 
     It must have the choices of the experiment and the overrides that the experiment lists for the number, without other
     values of these or other settings of the method. A reduced row, which is marked (rule 4), may have settings that
@@ -148,7 +148,7 @@ def _searched(line: Mapping[str, Any]) -> str:
 
 
 def _holds(condition: str, row: Mapping[str, Any]) -> bool:
-    """Whether our configuration has `key=value`, on the command line or else in the run's config.yaml."""
+    """Return whether our configuration has `key=value`, on the command line or else in the run's config.yaml."""
     key, _, wanted = condition.partition("=")
     if wanted.isupper():  # RUN: a placeholder for the user's run
         return True

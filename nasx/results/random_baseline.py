@@ -82,7 +82,7 @@ def _alike(row: Mapping[str, Any], run: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def _chosen(run: Mapping[str, Any]) -> bool:
-    """Whether a random run is the best of several draws, by its configuration or else by its command line."""
+    """Return whether a random run is the best of several draws, by its configuration or else by its command line."""
     given = dict(text.lstrip("+").partition("=")[::2] for text in (*run["overrides"], *run["parent_overrides"]))
     held = (configuration(folder).get("method.samples") for folder in (run["parent_folder"], run["folder"]) if folder)
     return next((value for value in held if value), given.get("method.samples", "1")) != "1"
@@ -124,7 +124,7 @@ def versus(found: Difference | None, measure: str) -> str:
 
 
 def tested(row: Mapping[str, Any]) -> bool:
-    """Whether a row was tested against random search."""
+    """Return whether a row was tested against random search."""
     return not math.isnan(row["versus_p"])
 
 

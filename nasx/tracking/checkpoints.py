@@ -31,7 +31,7 @@ MAX_KEPT = 2
 
 
 class Unfit(UserError):
-    """A kept checkpoint that the search which is to go on from it cannot take."""
+    """Raised if a search cannot continue from a kept checkpoint."""
 
 
 def save(folder: Path, state: Mapping[str, Any], step: int, epoch: int | None = None) -> None:
@@ -78,7 +78,7 @@ def checksum(path: Path) -> str:
 
 
 def last(folder: Path, device: Any = "cpu", rows: int | None = None) -> dict[str, Any] | None:
-    """The newest readable checkpoint of a run, or None where there is none yet.
+    """The newest readable checkpoint of a run, or None if there is none yet.
 
     A damaged one, and one of format 1 that counts more than `rows` metrics rows (None: not asked), is skipped with a
     warning and the one before is used. Raises UserError where checkpoints exist but none can be used.

@@ -96,7 +96,7 @@ def keep_compiled() -> None:
 def workers(asked: int | None) -> int:
     """Processes that decode images for this one: as asked, else its share of the CPUs, less one for itself.
 
-    None where a launcher has started this process as a daemon, which may not have any.
+    None if a launcher has started this process as a daemon, which may not have any.
     """
     if multiprocessing.current_process().daemon:
         return 0
@@ -118,7 +118,7 @@ def hardware(on: torch.device) -> dict[str, Any]:
 
 
 def environment(on: torch.device) -> dict[str, Any]:
-    """The host, and what the bits of a run depend on apart from its configuration, as it is now."""
+    """Return the host and all other current values, apart from the configuration, that results depend on."""
     found, named = hardware(on), versions()
     return {
         "host": socket.gethostname(),
@@ -172,7 +172,7 @@ def available(on: torch.device) -> int | None:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether memory has run out: a GPU's, that of torch's allocator on a CPU, or Python's."""
+    """Return whether memory has run out: a GPU's, that of torch's allocator on a CPU, or Python's."""
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
         isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
     )

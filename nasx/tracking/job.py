@@ -45,7 +45,7 @@ class Engine(Protocol):
         """Run to the end; yields the updates so far after each step."""
 
     def guard(self, means: Mapping[str, float], *, weights: bool = False) -> None:
-        """Raise UserError where a mean, or with `weights` a weight, is not finite."""
+        """Raise UserError if a mean, or with `weights` a weight, is not finite."""
 
     def state(self) -> dict[str, Any]:
         """Tensors and plain values that `load` continues from, bit for bit."""
@@ -95,7 +95,7 @@ class Job(ABC):
 
     def origin(self) -> dict[str, Any] | None:
         """The state that a run without a checkpoint starts from: that of its parent at the epoch where it branches off;
-        None where it starts from scratch."""
+        None if it starts from scratch."""
         return None
 
     def resume(self) -> None:

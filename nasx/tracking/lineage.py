@@ -1,4 +1,4 @@
-"""What a run hands on to the commands that follow it: its space, its dataset, how its network is built.
+"""Pass the settings of a run to the commands that follow: its space, its dataset, the structure of its network.
 
     nasx retrain from=RUN, nasx study from=RUN                  the space and the dataset that RUN was searched with
     nasx info from=RUN, nasx evaluate RUN, nasx diagnose RUN    the same, and the recipe of a retraining
@@ -85,9 +85,9 @@ def run_folder(name: str, out: str, kind: str = "") -> Path:
 
 
 def open_parent(folder: Path) -> Parent:
-    """Configuration and record of the run in `folder`; the record is empty where it is missing or damaged.
+    """Configuration and record of the run in `folder`; the record is empty if it is missing or damaged.
 
-    Raises UserError where the configuration is missing, cut off or damaged: defaults would stand in for its settings.
+    Raises UserError if the configuration is missing, cut off or damaged: defaults would stand in for its settings.
     """
     held = records.configuration(folder)
     choices = None if held is None else held.get("choices")
@@ -108,7 +108,7 @@ def open_parent(folder: Path) -> Parent:
 
 
 def parent(name: str, out: str) -> Parent:
-    """The run of that name. Raises UserError where there is none, or a folder that holds something else."""
+    """The run of that name. Raises UserError if there is none, or a folder that holds something else."""
     folder = run_folder(name, out)
     if not any(os.path.lexists(folder / file) for file in ("config.yaml", "result.json")):
         raise UserError(f"from={name}", f"{folder} is not a folder of a run", "name a folder created by nasx")
@@ -116,7 +116,7 @@ def parent(name: str, out: str) -> Parent:
 
 
 def finished_search(name: str, out: str) -> tuple[Path, dict[str, Any]]:
-    """Folder and record of the finished search that `from=` names. Raises UserError where there is none."""
+    """Folder and record of the finished search that `from=` names. Raises UserError if there is none."""
     folder = run_folder(name, out)
     found = records.finished(folder)
     if found is None:
@@ -135,7 +135,7 @@ def finished_search(name: str, out: str) -> tuple[Path, dict[str, Any]]:
 
 
 def epoch_row(folder: Path, epoch: int | None) -> dict[str, Any]:
-    """The metrics row of a search after `epoch`, from 1 (None: the last). Raises UserError where none."""
+    """The metrics row of a search after `epoch`, from 1 (None: the last). Raises UserError if none."""
     found = {row["epoch"]: row for row in records.read_rows(folder) if row.get("genotype")}
     epoch = max(found, default=0) if epoch is None else epoch
     if epoch not in found:
@@ -160,7 +160,7 @@ PARENT_FIELDS = (
 
 
 def parent_fields(record: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """The part of a search's record that the record of a retraining keeps; None where no search is known."""
+    """The part of a search's record that the record of a retraining keeps; None if no search is known."""
     return None if record is None else {"kind": "search", **{key: record.get(key) for key in PARENT_FIELDS}}
 
 
@@ -252,7 +252,7 @@ def inherited_overrides(command: str, texts: Sequence[str], config_dir: str | No
 def _inherited(
     texts: Sequence[str], given: Mapping[str, str], run: Parent, composed: Callable[[list[str]], Mapping[str, Any]]
 ) -> dict[str, str]:
-    """What one parent hands on: key -> value as Hydra reads it."""
+    """Return the settings inherited from one parent: key -> value in Hydra's grammar."""
     choices = {group: str(run.choices[group]) for group in INHERITED_GROUPS if run.choices.get(group)}
     found = {group: choice for group, choice in choices.items() if group not in given}
     same = [group for group, choice in choices.items() if group in found or given[group].partition("=")[2] == choice]
@@ -276,7 +276,7 @@ def _inherited(
 
 
 def layers(genotype: str) -> int:
-    """How many layers a genotype of one cell for each layer has; 0 for all others."""
+    """Return the number of layers of a genotype with a separate cell for each layer; 0 for other genotypes."""
     try:
         return len(genotypes.untied_cells(genotype)) if genotypes.is_untied(genotype) else 0
     except UserError:
@@ -296,7 +296,7 @@ def _values(text: str) -> list[str]:
 
 # ------------------------------------------------------------------------------------------------------ writing
 def quote_value(value: Any) -> str:
-    """A plain value as Hydra's grammar reads it back: text is quoted where it would be taken for something else."""
+    """Format a plain value in Hydra's grammar: text is quoted if it would be parsed as another type."""
     if isinstance(value, list | tuple):
         return f"[{','.join(map(quote_value, value))}]"
     if isinstance(value, Mapping):
@@ -349,7 +349,7 @@ def as_positional(path: Path) -> str:
 
 
 def format_commands(*commands: Sequence[str]) -> list[str]:
-    """Commands as lines that begin with `next: `; ? stands for what would steer a terminal."""
+    """Format commands as lines that begin with `next: `; control characters are replaced by `?`."""
     return [f"{'next:' if i == 0 else '     '} {printable(shlex.join(words))}" for i, words in enumerate(commands)]
 
 

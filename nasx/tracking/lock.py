@@ -39,7 +39,7 @@ TAKEOVER_S = 35.0
 
 
 class Lock:
-    """The lock of a folder, held from here to `close`. Raises UserError where another process holds it."""
+    """The lock of a folder, held from here to `close`. Raises UserError if another process holds it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.path = folder, folder / "lock"
@@ -90,7 +90,7 @@ class Lock:
                 system.touch(self.handle, self.path)
 
     def check(self) -> None:
-        """Raises UserError where this process no longer holds the folder."""
+        """Raises UserError if this process no longer holds the folder."""
         try:
             there = self.path.read_bytes()
         except FileNotFoundError:
@@ -126,7 +126,7 @@ def _forked(held: weakref.ref[Lock]) -> None:
 
 
 def holder(folder: Path) -> str | None:
-    """Which process holds a folder (`process N on HOST`), None where none does, as far as is known without waiting.
+    """Which process holds a folder (`process N on HOST`), None if none does, as far as is known without waiting.
 
     Asked by a shared lock that is let go at once, never waiting. /proc/locks would not touch the lock at all, but does
     not show holders in other containers or on other hosts, nor tells which file it means on Btrfs and overlays. A start

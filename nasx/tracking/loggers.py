@@ -65,7 +65,7 @@ def require(package: str, choice: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class NoLogger:
-    """Logs nowhere else."""
+    """A logger that does nothing."""
 
     def open(self, folder: Path, config: Mapping[str, Any]) -> Sink:
         return NullSink()
@@ -83,7 +83,7 @@ class TensorBoard:
         self._within(Path())
 
     def _within(self, folder: Path) -> Path:
-        """The folder of event files within that of a run. Raises UserError where it leads out of it."""
+        """The folder of event files within that of a run. Raises UserError if it leads out of it."""
         if self.folder in ("", "..") or Path(self.folder).name != self.folder:
             raise UserError(
                 f"logger.folder={self.folder}",
@@ -160,7 +160,7 @@ class _Wandb:
 
 @dataclass(frozen=True, kw_only=True)
 class Mlflow:
-    """A run of MLflow, in a database of its own unless a server is named."""
+    """A logger to a run of MLflow, in a local database unless a server is named."""
 
     experiment: str = "nasx"
     tracking_uri: str | None = None

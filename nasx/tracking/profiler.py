@@ -31,7 +31,7 @@ ROWS = 25
 def profiled(steps: int, folder: Path, device: torch.device) -> Iterator[Callable[[], None]]:
     """Within the block, profile `steps` steps (0: none); yields the function to call after each step.
 
-    The files are written to `folder`/profile as soon as these steps are done. Raises UserError where that fails.
+    The files are written to `folder`/profile as soon as these steps are done. Raises UserError if that fails.
     """
     if not steps:
         yield lambda: None

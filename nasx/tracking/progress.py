@@ -1,4 +1,4 @@
-"""What a person sees while a run works: a live line on a terminal or in a notebook, a plain log elsewhere, and log.txt
+"""Show the progress of a run: a live line on a terminal or in a notebook, a plain log elsewhere, and log.txt
 in the folder."""
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _log_folder: ContextVar[Path | None] = ContextVar("log_folder", default=None)
 
 @contextlib.contextmanager
 def log_to(folder: Path) -> Iterator[None]:
-    """What is logged within belongs to the log of one run among several that this process works on."""
+    """Within the block, write log messages to the log of one of the runs in this process."""
     token = _log_folder.set(folder)
     try:
         yield
@@ -109,7 +109,7 @@ class Display:
 
     On a terminal and in a notebook a bar shows epoch, losses, accuracies, speed, peak memory and time left; elsewhere
     there is a line per epoch, and one every `every_s` seconds within long epochs. The speed is in `unit`s, `amount` of
-    them per update; `peak` returns the peak memory in MB, or None where it is unknown.
+    them per update; `peak` returns the peak memory in MB, or None if it is unknown.
     """
 
     def __init__(
@@ -156,7 +156,7 @@ class Display:
             self.notebook.clear()
 
     def due(self) -> bool:
-        """Whether it is time to read values back from the device."""
+        """Return whether it is time to read values back from the device."""
         wait = 0.5 if self.live or self.notebook else self.every_s
         return time.monotonic() - self._last >= wait
 
@@ -199,7 +199,7 @@ class NotebookBar:
 
 
 class SelectionProgress:
-    """Tells how far a choice at the end of a search has come, which may take longer than the search."""
+    """Show the progress of the selection at the end of a search, which may take longer than the search."""
 
     began: tuple[float, int] | None = None
     """Time of the first decision of this process, and the number of decisions."""
@@ -226,7 +226,7 @@ LINE = 71
 
 
 def metric_texts(kind: str, means: Mapping[str, Any]) -> list[str]:
-    """The means that people watch, each in a few words; accuracies in percent."""
+    """Format the means of the main metrics briefly, with accuracies in percent."""
     found = []
     for name, label in PARTS[kind].items():
         loss, accuracy, perplexity = (means.get(f"{name}_{of}") for of in ("loss", "accuracy", "perplexity"))
@@ -251,7 +251,7 @@ def looked_up(lookup: Mapping[str, Any] | None) -> list[str]:
 
 
 def wrap(head: str, parts: Sequence[str]) -> list[str]:
-    """The head and the parts, two spaces apart, on as many lines of the log as they need; further ones are indented."""
+    """Join the head and the parts by two spaces, wrapped to lines of the log; continuation lines are indented."""
     found = [head]
     for part in parts:
         if len(found[-1]) + 2 + len(part) > LINE:

@@ -80,7 +80,7 @@ def locate(name: str, out: str) -> Path | None:
 
 
 def finished(folder: Path) -> dict[str, Any] | None:
-    """The record in `folder` if its run is finished. Raises UserError where there is one that cannot be read."""
+    """The record in `folder` if its run is finished. Raises UserError if there is one that cannot be read."""
     path = folder / "result.json"
     result = read_json(path)
     if result is None and os.path.lexists(path):
@@ -96,7 +96,7 @@ def finished(folder: Path) -> dict[str, Any] | None:
 
 
 def configuration(folder: Path) -> dict[str, Any] | None:
-    """The configuration of a run of any version, None where it cannot be read: see `versions.completed`."""
+    """The configuration of a run of any version, None if it cannot be read: see `versions.completed`."""
     held = read_yaml(folder / "config.yaml")
     return None if held is None else versions.completed(held)
 
@@ -112,12 +112,12 @@ def broken(folder: Path, record: Mapping[str, Any]) -> list[str]:
 
 
 def damage(names: Sequence[str]) -> str:
-    """What is wrong with the files that `broken` found."""
+    """Describe the faults of the files that `broken` found."""
     return f"{' and '.join(names)} changed after the run had finished (sha256 differs from the record's)"
 
 
 def environments(starts: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What differs between the environments of a run's starts: the names of what its bits depend on.
+    """Return the names of environment values that affect results and differ between the starts of a run.
 
     The host does not count, nor does the user's code, see nasx.config.own_code.
     """
@@ -126,7 +126,7 @@ def environments(starts: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def content(path: Path) -> bytes | None:
-    """The bytes of a file, None where it cannot be read."""
+    """The bytes of a file, None if it cannot be read."""
     try:
         return path.read_bytes()
     except OSError:

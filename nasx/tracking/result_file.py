@@ -49,7 +49,7 @@ def _verdict(value: object) -> object:
 
 
 class Unreadable(Exception):
-    """A run folder has no record that this version can read; the text says why in a few words."""
+    """Raised if a run folder has no record that this version can read; the message gives the reason."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +62,7 @@ class Hardware:
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What the diagnostics say of a search: whether it collapsed, has a warning, or had not settled."""
+    """Verdict of the diagnostics on a search: collapsed, warning, or not settled."""
 
     collapsed: Flag = False
     warning: Flag = False
@@ -127,7 +127,7 @@ class SearchRecord(Record):
 
     @property
     def edges(self) -> tuple[tuple[str, ...], ...]:
-        """The operations of each edge that the space allows; empty where it allows all cells."""
+        """The operations of each edge that the space allows; empty if it allows all cells."""
         rows = self.among.get("edges")
         return tuple(tuple(map(_text, row)) for row in rows) if isinstance(rows, list) else ()
 

@@ -50,7 +50,7 @@ log = logging.getLogger("nasx")
 
 
 def unused(folder: Path) -> bool:
-    """Whether no run has kept anything here, so that the folder can be used by any run of this name."""
+    """Return whether no run has kept anything here, so that the folder can be used by any run of this name."""
     return not (
         checkpoints.found(folder)
         or read_rows(folder)
@@ -60,7 +60,7 @@ def unused(folder: Path) -> bool:
 
 
 def differing(folder: Path, identity: Mapping[str, Any], extra: Collection[str]) -> UserError | None:
-    """Why a folder belongs to another configuration, None where it belongs to this one or to none that is known.
+    """Why a folder belongs to another configuration, None if it belongs to this one or to none that is known.
 
     `extra` are keys of config.yaml that are not part of the identity.
     """
@@ -164,7 +164,7 @@ class Run:
             self._lock = None
 
     def _held(self) -> Path:
-        """Return the folder for writing. Raises UserError where this process does not hold its lock any more."""
+        """Return the folder for writing. Raises UserError if this process does not hold its lock any more."""
         if self._lock is not None:
             self._lock.check()
         return self.folder
@@ -223,9 +223,9 @@ class Run:
         return sealed
 
     def done(self) -> dict[str, Any] | None:
-        """The record of a finished run, None where it is not finished; damaged files that it seals are mended.
+        """The record of a finished run, None if it is not finished; damaged files that it seals are mended.
 
-        Raises UserError where the record cannot be read.
+        Raises UserError if the record cannot be read.
         """
         record = finished(self.folder)
         if record is not None:
@@ -295,7 +295,7 @@ class Run:
 
 
 class ReadOnlyRun(Run):
-    """A run folder in the hands of another process: nothing of it is read, written or locked here."""
+    """A run folder that another process writes: this process does not read, write or lock it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

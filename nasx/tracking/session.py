@@ -136,7 +136,7 @@ class Session:
             raise environment.StopRequested(asked)
 
     def pause(self, save: Callable[[], None]) -> None:
-        """Where the run may be left: save if a checkpoint is due; save and stop if a signal asked for it."""
+        """Save a checkpoint if one is due; save and stop if a signal has requested it."""
         self.check_signals(save)
         if self.checkpoint_due:
             save()
@@ -175,7 +175,7 @@ def session(cfg: Config, info: Config, kind: str = "search") -> Iterator[Session
         raise UserError(
             f"nasx {kind}",
             f"runs in a single process, but torchrun has started {distributed.world_size()}",
-            "start it without torchrun; only nasx search and nasx retrain run in several",
+            "start it without torchrun; only nasx search and nasx retrain support several processes",
         )
     device = environment.device(distributed.device_name(cfg["device"]))
     engine = cfg.get("engine") or {}
@@ -259,7 +259,7 @@ def out_of_memory_errors(ctx: Session, kind: str) -> Iterator[None]:
 
 
 def memory_needed(ctx: Session) -> tuple[str, list[str]]:
-    """What a step needs and the process can have, and settings that need less; nothing where that is not known."""
+    """Return the memory that a step needs and that is free, and settings that need less; empty if unknown."""
     try:
         needs, ways = ctx.needs() if ctx.needs else ("", [])
     except Exception:  # noqa: BLE001  without memory anything may fail, and the message has to appear

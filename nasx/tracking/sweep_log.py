@@ -1,4 +1,4 @@
-"""What a sweep and its jobs leave word of, for the summary at its end and for `nasx status` while it runs.
+"""Record the state of a sweep and its jobs, for the summary at the end and for `nasx status` while it runs.
 
     OUT/.sweeps/<time>-<process>/
     sweep.json     the command, and how many jobs it starts (null where a sweeper decides as it goes)
@@ -26,7 +26,7 @@ from nasx.tracking.lock import Lock
 
 
 class Job(NamedTuple):
-    """What a job has left word of."""
+    """The recorded state of a job."""
 
     overrides: list[str]
     runs: list[str]
@@ -53,7 +53,7 @@ def sweep(folder: Path, words: Sequence[str], jobs: int | None) -> Iterator[None
 def record_job(
     path: Path, overrides: Sequence[str], runs: Sequence[Path] = (), *, ended: bool, fault: str | None = None
 ) -> None:
-    """Leave word of a job, at its start and at its end."""
+    """Record the state of a job, at its start and at its end."""
     names = [os.path.relpath(run, path.parent.parent.parent) for run in runs]
     files.write_atomic(path, json.dumps(Job(list(overrides), names, ended, fault)._asdict()))
 

@@ -116,7 +116,7 @@ def states(batch: Batch, sizes: list[int]) -> list[dict[str, Tensor | None]]:
 
 
 def mixes(settings: Retraining) -> bool:
-    """Whether the recipe mixes images within a batch, so that a part of a batch needs the whole."""
+    """Return whether the recipe mixes images within a batch, so that a part of a batch needs the whole."""
     return bool(settings.mixup or settings.cutmix)
 
 
@@ -219,7 +219,7 @@ def averaged(network: nn.Module, decay: float | None) -> Average:
 
 
 def stalled(losses: Sequence[float], patience: int | None) -> bool:
-    """Whether the last validation loss is above the smallest of those more than `patience` before it."""
+    """Return whether the last validation loss is above the smallest of those more than `patience` before it."""
     if patience is None or len(losses) < patience + 2:
         return False
     return losses[-1] > min(losses[: len(losses) - 1 - patience])

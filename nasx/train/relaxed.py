@@ -45,14 +45,16 @@ class Relaxed(nn.Module):
 def network(space: Space, row: Mapping[str, Any], classes: int, where: str) -> Relaxed:
     """The supernet of `space`, newly initialized, at the mixture of a metrics row of the run `where`.
 
-    Raises UserError where the row's mixture is not one of the space, or cells do not share it.
+    Raises UserError if the row's mixture is not one of the space, or cells do not share it.
     """
     shapes = {name: x.shape for name, x in space.relax(space.init(torch.Generator()), lambda x: x).items()}
     held = {name: torch.tensor(values, dtype=torch.float32) for name, values in (row.get("mix") or {}).items()}
     if any(len(own) == 3 and own[0] > 1 for own in space.shapes().values()):
         raise UserError(
-            f"from={where}", "has an architecture for each cell", "relaxed=true needs cells that share theirs"
+            f"from={where}",
+            "has a separate architecture for each cell",
+            "use a search whose cells share one architecture",
         )
     if {name: x.shape for name, x in held.items()} != {name: own[1:] for name, own in shapes.items()}:
-        raise UserError(f"from={where}", "has a mixture of another space", "use the space of the search")
+        raise UserError(f"from={where}", "its mixture weights belong to another space", "use the space of that search")
     return Relaxed(space.supernet(classes), {name: x.expand(shapes[name]).clone() for name, x in held.items()})
