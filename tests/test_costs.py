@@ -12,7 +12,7 @@ from torch import nn
 
 from nasx.errors import UserError
 from nasx.spaces import published
-from nasx.spaces.cost import cost, widest
+from nasx.spaces.cost import Limit, cost, widest
 from nasx.spaces.darts.genotype import DartsGenotype
 from nasx.spaces.darts.space import Darts
 from nasx.spaces.nb201.space import Nb201
@@ -104,7 +104,7 @@ def test_published_multiply_adds_count_norms_and_relus_too(name: str, millions: 
     assert round((found.macs + 2 * found.norms + found.relus) / 1e6) == millions
 
 
-# ------------------------------------------------------------------------------------------------------ max_macs
+# --------------------------------------------------------------------------------------------------------- width
 def cifar(name: str, layers: int) -> Callable[[int], nn.Module]:
     return lambda channels: Darts().network(Darts().parse(name), 10, layers=layers, channels=channels)
 
@@ -117,12 +117,18 @@ def cell(channels: int) -> nn.Module:
 @pytest.mark.parametrize("build", [cifar("DARTS_V2", 3), cifar("DARTS_V1", 5), cell])
 def test_the_widest_equals_a_slow_search(build: Callable[[int], nn.Module]) -> None:
     with torch.device("meta"):
-        macs = {channels: cost(build(channels), IMAGE).macs for channels in range(2, 22, 2)}
-    assert list(macs.values()) == sorted(macs.values())
-    for limit in (macs[2], macs[4] - 1, macs[8] + 1, macs[14], (macs[18] + macs[20]) // 2):
-        assert widest(build, IMAGE, limit) == max(channels for channels, cost_ in macs.items() if cost_ <= limit)
-    with pytest.raises(UserError, match=rf"retrain.max_macs={macs[2] - 1}: is too low even for two channels"):
-        widest(build, IMAGE, macs[2] - 1)
+        costs = {channels: cost(build(channels), IMAGE) for channels in range(2, 22, 2)}
+    for quantity in ("macs", "params"):
+        of = {channels: getattr(found, quantity) for channels, found in costs.items()}
+        assert list(of.values()) == sorted(of.values())
+        for most in (of[2], of[4] - 1, of[8] + 1, of[14], (of[18] + of[20]) // 2):
+            expected = max(channels for channels, found in of.items() if found <= most)
+            limits = [Limit("", quantity, most)]
+            assert widest(build, IMAGE, limits) == expected
+            assert widest(build, IMAGE, [*limits, Limit("", "macs", costs[6].macs)]) == min(expected, 6)
+            assert widest(build, IMAGE, [*limits, Limit("", "latency", 4.5, float)]) == min(expected, 4)
+        with pytest.raises(UserError, match=r"max=1: is too low even for two channels, which cost [0-9.]+ [kM] \w+"):
+            widest(build, IMAGE, [Limit("min=1", "macs", 1e12), Limit("max=1", quantity, of[2] - 1)])
 
 
 def test_a_bounded_run_records_its_width_and_is_exported_with_it(tmp_path: Path) -> None:

@@ -99,7 +99,6 @@ def test_screen_card_and_metadata_agree_with_a_fresh_evaluation(made: tuple[Path
         "the shorter side has 14 pixels (bilinear)",
         ", ".join(map(str, facts["normalization"]["mean"])),
         "großer hund",
-        "| budget | met: ",
     ):
         assert text in card
     assert f"{result['correct']} of {result['images']}" in said
@@ -107,7 +106,10 @@ def test_screen_card_and_metadata_agree_with_a_fresh_evaluation(made: tuple[Path
     assert record is not None
     assert (record["macs"], record["params"]) == (result["macs"], result["params"])
     assert result["macs"] <= 400_000
-    assert "budget met" in said
+    share = f"{result['macs'] / 1e6:.2f} M of 0.40 M multiply-adds"
+    assert f"budget met: {share}" in said
+    assert f"| budget | met: {share} |" in card
+    assert "proxy" not in said
 
 
 def test_a_finished_fit_says_so_without_torch(made: tuple[Path, jobs.Done]) -> None:
@@ -219,21 +221,21 @@ def networks() -> fit_width.Networks:
 @pytest.mark.parametrize(("quantity", "target"), [("macs", 1e6), ("macs", 3e5), ("params", 2e5)])
 def test_the_width_is_the_largest_within_the_budget(quantity: str, target: float) -> None:
     own = networks()
-    found = own.widest(CELL, quantity, target, (8, math.inf))()
+    found = own.widest(CELL, quantity, target, (8, math.inf))
     costs = [getattr(own.cost(CELL, channels), quantity) for channels in (found, found + 2)]
     assert costs[0] <= target < costs[1]
 
 
 def test_the_width_without_a_budget_and_by_the_work() -> None:
     own = networks()
-    assert own.widest(CELL, "", math.inf, (8, math.inf))() == fit_width.WIDEST
+    assert own.widest(CELL, "", math.inf, (8, math.inf)) == fit_width.WIDEST
     most = own.cost(CELL, 12).macs
-    assert own.widest(CELL, "", math.inf, (8, most))() == 12
-    assert own.widest(CELL, "", math.inf, (8, 1))() == 8
+    assert own.widest(CELL, "", math.inf, (8, most)) == 12
+    assert own.widest(CELL, "", math.inf, (8, 1)) == 8
     with pytest.raises(UserError, match="macs=1000: no network of this space costs less than"):
         own.feasible("macs", 1000)
-    with pytest.raises(UserError, match="too low for two channels of the cell"):
-        own.widest(CELL, "macs", 1000, (8, math.inf))()
+    with pytest.raises(UserError, match="macs=1000: is too low even for two channels, which cost"):
+        own.widest(CELL, "macs", 1000, (8, math.inf))
 
 
 def test_a_latency_is_that_of_the_exported_network(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -247,7 +249,7 @@ def test_a_latency_is_that_of_the_exported_network(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(runtime, "measure_latency", timed)
     own = networks()
     target = own.latency(CELL, 4) / fit_width.NOISE + 1e-6
-    assert own.widest(CELL, "latency", target, (8, math.inf))() == 4
+    assert own.widest(CELL, "latency", target, (8, math.inf)) == 4
 
 
 @pytest.mark.parametrize(("correct", "n"), [(0, 12), (5, 12), (12, 12), (893, 1000)])
@@ -317,6 +319,8 @@ def test_the_size_follows_the_images_and_the_name_follows_files_and_settings(
         (["images", "macs=20X"], "macs=20X: has the unknown unit 'X'"),
         (["images", "latency=0.5"], "latency=0.5: is a fraction"),
         (["images", "minutes=2"], "minutes=2: is not a number, or is less than 3"),
+        (["images", "proxy=7"], "proxy=7: is not an integer of at least 8"),
+        (["images", "proxy=half"], "proxy=half: is not an integer"),
         (["images", "minutes=9", "retrain.epochs=3"], "retrain.epochs=3: sets a length that minutes= chooses"),
         (["images", "out=model.pt"], "out=model.pt: is not the name of an ONNX file"),
         (["images", "out=notes.onnx"], "would replace notes.md, which is not a model card of nasx"),

@@ -1,6 +1,7 @@
 """Search, train, export and measure a small network for a folder of images, in one command that resumes.
 
-    nasx fit FOLDER [macs=20M | params=1M | latency=3ms] [minutes=30] [out=model.onnx] [runs=outputs] [KEY=VALUE ...]
+    nasx fit FOLDER [macs=20M | params=1M | latency=3ms] [minutes=30] [proxy=32] [out=model.onnx] [runs=outputs]
+             [KEY=VALUE ...]
 
 FOLDER has one folder of images per class (docs/data.md lists the layouts). The result is an ONNX file and its model
 card, FILE.md next to FILE.onnx, with the accuracy on test images that nothing else has seen.
@@ -8,6 +9,7 @@ card, FILE.md next to FILE.onnx, with the accuracy on test images that nothing e
     macs, params   the most multiply-adds or parameters of the network
     latency        the most milliseconds for one image in onnxruntime on one thread of this CPU
     minutes        bound of the whole run, by the speed of the first updates; at least 3
+    proxy          largest height and width of the images of the search; the network is trained at dataset.size
 
 All other words are settings of `nasx search` and `nasx retrain`: method=, space=, search.epochs=, retrain.epochs=,
 dataset.size=, seed=, device=, threads=, ... The steps are ordinary runs under `runs`, named by the folder and a hash of
@@ -49,7 +51,15 @@ if TYPE_CHECKING:
     from nasx.data.images import Folder
     from nasx.data.listing import Listing
 
-OPTIONS = {"macs": "", "params": "", "latency": "", "minutes": "", "out": "model.onnx", "runs": "outputs"}
+OPTIONS = {
+    "macs": "",
+    "params": "",
+    "latency": "",
+    "minutes": "",
+    "proxy": "",
+    "out": "model.onnx",
+    "runs": "outputs",
+}
 SEARCH = ("method", "space", "dataset", "search", "budget", "benchmark", "stop")
 BOTH = ("seed", "device", "threads", "workers", "checkpoint_s", "deterministic", "allow", "engine", "logger", "quiet")
 RETRAIN = ("retrain",)
@@ -57,7 +67,8 @@ RETRAIN = ("retrain",)
 FIXED = ("epochs", "updates_per_epoch")
 """Lengths of a step, which minutes= chooses."""
 SIDE = 32
-"""Side of the images: that of CIFAR-10, for which the space and its recipe were made; larger takes longer."""
+"""Side of the images: that of CIFAR-10, for which the space and its recipe were made; larger takes longer. It is also
+the default of proxy=: a search at 64 x 64 pixels would take four times as long."""
 SAMPLE = 300
 """Images whose sizes are read from their headers, evenly spaced."""
 BATCH = 64
@@ -70,7 +81,7 @@ EVALUATED = 1000
 """Images on which the supernet is evaluated, once: nothing depends on it."""
 LEAST_PASSES = 3
 """Passes over the images below which a wider network does not pay."""
-VERSION = 1
+VERSION = 2
 """Of these defaults: a later one begins from scratch."""
 RESERVE, SHARE, TIMED = 0.15, 0.25, 10
 """Share of the minutes for starts, export and measurement (at least one); of the rest for the search; timed updates."""
@@ -104,6 +115,8 @@ class Request(NamedTuple):
     """Of the budget: macs, params, latency; empty for none."""
     target: float
     minutes: float | None
+    proxy: int
+    """Height and width to which the images of the search are reduced where they are larger."""
     out: Path
     runs: str
     words: tuple[str, ...]
@@ -156,6 +169,9 @@ def request(words: Sequence[str]) -> Request:
     minutes = options["minutes"]
     if minutes and (not re.fullmatch(r"\d+(\.\d+)?", minutes) or float(minutes) < 3):
         faults.append(UserError(f"minutes={minutes}", "is not a number, or is less than 3", "for example minutes=30"))
+    proxy = options["proxy"] or str(SIDE)
+    if not proxy.isdecimal() or int(proxy) < SMALLEST:
+        faults.append(UserError(f"proxy={proxy}", f"is not an integer of at least {SMALLEST}", "for example proxy=32"))
     for word in settings:
         key = word.partition("=")[0]
         if minutes and key.partition(".")[2] in FIXED:
@@ -176,7 +192,7 @@ def request(words: Sequence[str]) -> Request:
     if faults:
         raise UserError.join(faults)
     limit, quantity = float(minutes) if minutes else None, wanted[0] if wanted else ""
-    return Request(given.positional[0], quantity, amount, limit, out, options["runs"], tuple(settings))
+    return Request(given.positional[0], quantity, amount, limit, int(proxy), out, options["runs"], tuple(settings))
 
 
 def opened(asked: Request) -> Fit:
@@ -234,10 +250,13 @@ class Fit:
     def do(self) -> None:
         """Do what is left, and decide on the result."""
         images = self.source.load()
-        fit_report.understood(self.listing, self.source, images, self.sides, splits(images, self.source, 0))
+        asked, n, allow = self.asked, len(images.train_y), self.cfg["allow"]
+        side = min(images.train_x.shape[2:])
+        self.proxy = asked.proxy if asked.proxy < side else None
+        split = splits(images, self.source, 0)
+        fit_report.understood(self.listing, self.source, images, self.sides, split, self.proxy)
         from nasx.tracking import environment
 
-        asked, n, allow = self.asked, len(images.train_y), self.cfg["allow"]
         self.size = SIZES[environment.device(str(self.cfg["device"])).type]
         self.batch = min(BATCH, max(2, n // 8))
         ours = self.space == "nb201" and "space.layers" not in asked.keys
@@ -249,17 +268,19 @@ class Fit:
             self.cfg["retrain"]["stem"],
         )
         network.feasible(asked.quantity, asked.target)
-        words = self.decide("search", self.planned_search)
+        words = self.decide("search", lambda: self.planned_search(side))
         said = "about how long is logged after the first updates"
         print(f"[1/3] search, {steps(words, 'search')}; {said}", flush=True)
         found = self.run("search", words)
         given = [lineage.override("from", str(found.folder)), *asked.of(*RETRAIN)]
+        if self.proxy:
+            given.append(lineage.override("dataset.size", self.source.size))
         if "retrain.channels" in asked.keys:
             channels = self.cfg["retrain"]["channels"]
         else:
-            most = self.size.work / (LEAST_PASSES * n)
-            choose = network.widest(found.record["genotype"], asked.quantity, asked.target, (self.size.channels, most))
-            channels = self.decide("channels", choose)
+            work = self.size.channels, self.size.work / (LEAST_PASSES * n)
+            cell = found.record["genotype"]
+            channels = self.decide("channels", lambda: network.widest(cell, asked.quantity, asked.target, work))
         macs = network.cost(found.record["genotype"], channels).macs
         words = self.decide("retrain", lambda: self.planned_retrain(given, network.layers, channels, macs, n))
         print(f"[2/3] training of {found.record['genotype']}, {steps([*given, *words], 'retrain')}", flush=True)
@@ -270,8 +291,11 @@ class Fit:
             "result", lambda: fit_report.written(asked.out, asked.quantity, asked.target, trained, images, allow)
         )
 
-    def planned_search(self) -> list[str]:
-        """The settings of the search: what the line says, size of the supernet, budget, length."""
+    def planned_search(self, side: int) -> list[str]:
+        """The settings of the search: what the line says, size of the supernet, budget, length.
+
+        `side`: height and width of the images of the network, in pixels.
+        """
         asked, size = self.asked, self.size
         words = asked.defaults(method="tse_drnas", benchmark="none", search__batch=self.batch, search__arch_lr=ARCH_LR)
         words += asked.defaults(search__evaluate_every=0, search__evaluate_images=EVALUATED)
@@ -281,6 +305,9 @@ class Fit:
             quantity = "params" if asked.quantity == "params" else "macs"  # multiply-adds stand for latency
             words += asked.defaults(budget=quantity, budget__target=1.0)
         words = [*self.where, *words, *asked.of(*SEARCH)]
+        if self.proxy:
+            words = [word for word in words if not word.startswith("dataset.size=")] + [f"dataset.size={self.proxy}"]
+            words += asked.defaults(budget__image=side) if asked.quantity else []
         updates = float(size.updates)
         if asked.minutes:
             updates = self.affordable("search", updates, words)

@@ -42,9 +42,14 @@ def sides(found: Listing, sample: int) -> list[int]:
 
 
 def understood(
-    found: Listing, source: Folder, images: Images, sides: Sequence[int], split: Sequence[np.ndarray]
+    found: Listing,
+    source: Folder,
+    images: Images,
+    sides: Sequence[int],
+    split: Sequence[np.ndarray],
+    proxy: int | None,
 ) -> None:
-    """Print the classes of the images, their counts and sizes, and how they are split."""
+    """Print the classes of the images, their counts and sizes, how they are split, and the size for the search."""
     counts = np.bincount(images.train_y, minlength=len(images.classes))
     named = ", ".join(f"{name} {n}" for name, n in list(zip(images.classes, counts, strict=True))[:10])
     least, median, most = (sides[0], sides[len(sides) // 2], sides[-1]) if sides else (0, 0, 0)
@@ -56,6 +61,8 @@ def understood(
         f"split     search: {len(split[0]):,} images train the supernet, {len(split[1]):,} validate it",
         f"          network: trained on all {len(images.train_y):,}, tested once on {len(images.test_y):,} others",
     ]
+    if proxy:
+        lines.append(f"proxy     the search reads the images at {proxy} x {proxy} (proxy={proxy})")
     Console(highlight=False, soft_wrap=True).print("\n".join(map(str, cleaned(lines))), markup=False)
 
 
@@ -96,8 +103,7 @@ def written(
     found["budget"] = None
     if quantity:
         value = latency.median_ms if quantity == "latency" else float(found[quantity])
-        text, wanted = budgets.text(value, quantity), budgets.text(target, quantity)
-        found["budget"] = {"met": value <= target, "text": f"{text} of {wanted}"}
+        found["budget"] = {"met": value <= target, "text": budgets.ratio_text(value, target, quantity)}
     files.write_atomic(card_of(out), export.card(facts, trained.record, ["model.onnx"], cleaned(found)))
     return found
 

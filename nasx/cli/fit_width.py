@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -44,13 +44,11 @@ class Networks(NamedTuple):
         size = {"layers": self.layers, "channels": 2, "stem": self.stem}
         least = self.space.cost_model(counts, len(self.images.classes), self.shape, **size).least()
         if least > target:
-            raise self.too_low(
-                quantity, target, f"no network of this space costs less than {budgets.text(least, quantity)}"
+            raise UserError(
+                f"{quantity}={target:g}",
+                f"no network of this space costs less than {budgets.text(least, quantity)}",
+                "raise it, or lower dataset.size or retrain.layers",
             )
-
-    def too_low(self, quantity: str, target: float, why: str) -> UserError:
-        """The error for a budget that cannot be kept."""
-        return UserError(f"{quantity}={target:g}", why, "raise it, or lower dataset.size or space.layers")
 
     def network(self, genotype: str, channels: int) -> Network:
         """The network of a cell, with fresh weights."""
@@ -66,30 +64,22 @@ class Networks(NamedTuple):
         with torch.device("meta"):
             return cost.cost(self.network(genotype, channels), self.space.example(1, self.shape))
 
-    def widest(self, genotype: str, quantity: str, target: float, work: tuple[int, float]) -> Callable[[], int]:
-        """A function that returns the most channels within the budget.
+    def widest(self, genotype: str, quantity: str, target: float, work: tuple[int, float]) -> int:
+        """Return the most channels within the budget; without one, at most `WIDEST`.
 
         `work`: more channels than the first number must not take more multiply-adds than the second. Raises UserError.
         """
-        from nasx.spaces.cost import most_channels
+        from nasx.spaces.cost import Limit, widest
 
-        def fits(channels: int) -> bool:
-            found = self.cost(genotype, channels)
-            if channels > work[0] and found.macs > work[1]:
-                return False
-            if not quantity:
-                return channels <= WIDEST
-            if quantity == "latency":
-                return self.latency(genotype, channels) <= NOISE * target
-            return float(getattr(found, quantity)) <= target
-
-        def choose() -> int:
-            channels = most_channels(fits)
-            if channels is None:
-                raise self.too_low(quantity, target, "is too low for two channels of the cell that was found")
-            return channels
-
-        return choose
+        where, enough, most = f"{quantity}={target:g}", *work
+        limits = [Limit("retrain.epochs", "macs", most, lambda n: self.cost(genotype, n).macs if n > enough else 0)]
+        if quantity == "latency":
+            limits.append(Limit(where, quantity, NOISE * target, partial(self.latency, genotype)))
+        elif quantity:
+            limits.append(Limit(where, quantity, target))
+        else:
+            limits.append(Limit("retrain.channels", "params", WIDEST, float))
+        return widest(partial(self.network, genotype), self.space.example(1, self.shape), limits)
 
     def latency(self, genotype: str, channels: int) -> float:
         """Milliseconds for one image in onnxruntime."""

@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nasx.cli.arguments import Arguments, parse
+from nasx.config import identity as config_identity
 from nasx.config import instantiate
 from nasx.core import spelling
 from nasx.errors import UserError, printable
@@ -106,7 +107,8 @@ def architecture(said: Arguments) -> Facts:
     from nasx.spaces.cost import cost
     from nasx.train.job import built, sized
 
-    settings = sized(settings, space, genotype, classes, shape(space, size))
+    limits = instantiate.build(cfg["budget"]).width_limits()
+    settings = sized(settings, space, genotype, classes, shape(space, size), limits)
     price = cost(built(settings, space, genotype, classes), space.example(1, shape(space, size)))
     held = {
         name: getattr(settings, name) or "the space's own"
@@ -169,14 +171,14 @@ def retrain_config(
 
     groups = (
         *lineage.INHERITED_GROUPS,
-        *(["retrain"] if run is not None and run.record.get("kind") == "retrain" else []),
+        *(["retrain", "budget"] if run is not None and run.record.get("kind") == "retrain" else []),
     )
     theirs = {group: (str(run.choices.get(group) or ""), run.block(group)) for group in groups} if run else {}
     loader, keys = compose.make_loader(), [value.partition("=")[0].partition(".")[2] for value in values]
     chosen = {
         **given,
         **{
-            group: given[group] or choice
+            group: given.get(group) or choice
             for group, (choice, _) in theirs.items()
             if choice in compose.options(loader, group)
         },
@@ -186,10 +188,12 @@ def retrain_config(
     for group, (choice, block) in theirs.items():
         if choices[group] == choice:
             cfg[group] = lineage.adopt_settings(cfg[group], block, keys if group == "retrain" else ())
-        elif not given[group] and block:  # a file of the user's own, which is not read here
+        elif not given.get(group) and block:  # a file of the user's own, which is not read here
             cfg[group], choices[group] = dict(block), choice
-    if "channels" in keys and "max_macs" not in keys and "max_macs" in cfg["retrain"]:
-        cfg["retrain"]["max_macs"] = None  # the run's bound, which would choose the channels
+    if {"channels", "max_macs"} & {*keys}:  # instead of the limits of the run, which would choose the channels
+        cfg |= config_identity.NO_BUDGET
+        if "max_macs" not in keys and "max_macs" in cfg["retrain"]:
+            cfg["retrain"]["max_macs"] = None
     return cfg, choices
 
 

@@ -1,8 +1,9 @@
-"""Faults of a search under a budget, found without torch."""
+"""Faults of a budget of a search, or of the width of a retrained network, found without torch."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from nasx.config import schema
@@ -16,7 +17,7 @@ from nasx.spaces import latency, rules
 def faults(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
     """Yield the inconsistencies of the settings of `budget`, none if there is no budget."""
     node, space = cfg.get("budget"), cfg.get("space") or {}
-    if command == "retrain" or not isinstance(node, Mapping) or "quantity" not in node:
+    if not isinstance(node, Mapping) or node.get("quantity") not in budgets.UNITS:
         return
     kind = schema.constant(str(space.get("_target_")), "read_as")
     if (schema.constant(str(space.get("_target_")), "data") or "images") != "images":
@@ -25,6 +26,9 @@ def faults(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
             "is for networks that read images, but this space reads text",
             "set budget=none",
         )
+        return
+    if _without_search(cfg, command):
+        yield from _width(cfg, node)
         return
     if node["target"] != "???":
         try:
@@ -56,6 +60,72 @@ def faults(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
         )
     if node["quantity"] == "latency":
         yield from _latency(cfg, node)
+
+
+def _without_search(cfg: Mapping[str, Any], command: str) -> bool:
+    """Whether the command trains a given architecture, whose width the budget then chooses."""
+    return command == "retrain" or (command == "study" and _block(cfg, "study").get("searches") == 0)
+
+
+def _block(cfg: Mapping[str, Any], group: str) -> Mapping[str, Any]:
+    node = cfg.get(group)
+    return node if isinstance(node, Mapping) else {}
+
+
+SEARCHED = {
+    "form": "hinge",
+    "weight": None,
+    "enforce": False,
+    "layers": None,
+    "channels": None,
+    "stem": "cifar",
+    "image": None,
+}
+"""Settings that only a search reads, with their neutral values."""
+
+
+def _width(cfg: Mapping[str, Any], node: Mapping[str, Any]) -> Iterator[UserError]:
+    """A budget that chooses the width of a given architecture."""
+    if node["quantity"] == "latency":
+        yield UserError(
+            "budget=latency",
+            "cannot choose the width of a network: a table has the latencies of a single width",
+            "use budget=macs or budget=params; nasx fit FOLDER latency=3ms times networks of several widths",
+        )
+        return
+    try:
+        target = budgets.target(node["target"], node["quantity"])
+    except UserError as error:
+        yield error
+    else:
+        if target.relative:
+            yield UserError(
+                f"budget.target={node['target']}",
+                "is a fraction of the mean of a space, but the architecture is given",
+                "give a number with a unit, such as budget.target=20M",
+            )
+    for key, neutral in SEARCHED.items():
+        if node[key] != neutral:
+            yield UserError(
+                f"budget.{key}={node[key]}",
+                "is read by a search only; a retraining counts the network that it trains",
+                f"leave budget.{key} out",
+            )
+    if cfg.get("relaxed"):
+        yield UserError(f"budget={node['quantity']}", "has no effect on a supernet (relaxed=true)", "set budget=none")
+
+
+def fixed_width(cfg: Mapping[str, Any], command: str, overrides: Sequence[str]) -> Iterator[UserError]:
+    """Yield a fault for channels of a command line that a limit of the cost would replace."""
+    given = next((text for text in overrides if re.fullmatch(r"retrain\.channels=[0-9]+", text)), None)
+    if given is None or command == "search":
+        return
+    if limit := _block(cfg, "retrain").get("max_macs"):
+        yield UserError(
+            given, f"has no effect: retrain.max_macs={limit} chooses the channels", "add retrain.max_macs=null"
+        )
+    if _without_search(cfg, command) and "quantity" in (budget := _block(cfg, "budget")):
+        yield UserError(given, f"has no effect: budget={budget['quantity']} chooses the channels", "leave it out")
 
 
 def _latency(cfg: Mapping[str, Any], node: Mapping[str, Any]) -> Iterator[UserError]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from nasx.config import classes, limits, objectives, space_rules, stage_rules
+from nasx.config import budget_rules, classes, limits, objectives, space_rules, stage_rules
 from nasx.config.commands import COMMANDS, DELTAS, HOMES, settings
 from nasx.config.components import (
     DefaultLookup,
@@ -55,6 +55,7 @@ def faults(
     components = list(component_faults_of(cfg, choices or {}, command, default_of, known))
     found = [
         *_unread(command, overrides),
+        *budget_rules.fixed_width(cfg, command, overrides),
         *_keys(cfg, command, default_of),
         *classes.merge_replaced(components, choices or {}, overrides),
     ]

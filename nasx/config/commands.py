@@ -37,7 +37,7 @@ DELTAS = ("pair", "experiment", "launch", "debug")
 
 COMMANDS = {
     "search": Command("SearchJob", GROUPS, ("retrain",)),
-    "retrain": Command("RetrainJob", GROUPS, ("method", "search", "benchmark", "stages", "stop", "budget")),
+    "retrain": Command("RetrainJob", GROUPS, ("method", "search", "benchmark", "stages", "stop")),
     "run": Command("RunJob", GROUPS),
     "study": Command("StudyJob", (*GROUPS, "study")),
     "table": Command("TableJob"),

@@ -15,6 +15,9 @@ from nasx.core import versions
 
 METADATA_KEYS = ("format", "kind", "choices", "identity")
 """Keys of a run's config.yaml that are not settings."""
+NO_BUDGET = {"budget": versions.INTRODUCED_GROUPS["budget"]}
+"""For a retraining that `nasx run` or `nasx study` does after a search: their budget is that of the search, which
+counts networks of one width. Only a budget that is given for a known architecture chooses its width."""
 SHORT = 8
 """Digits of an identity in a folder's name. Runs of the same name are distinguished by their whole configuration."""
 
@@ -44,12 +47,14 @@ def identifying(cfg: Mapping[str, Any], kind: str | None = None) -> dict[str, An
 def retrained(cfg: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Return the configuration with which `nasx run` retrains the cell found by the search in `folder`."""
     name = f"{cfg['name']}-retrain" if cfg["name"] else None
-    return {**cfg, "from": str(folder), "genotype": None, "name": name}
+    return {**cfg, **NO_BUDGET, "from": str(folder), "genotype": None, "name": name}
 
 
 def changed(cfg: Mapping[str, Any], published: Mapping[str, Any]) -> dict[str, list[Any]]:
     """Dotted settings in which a run differs from the published configuration: key -> [published, used]."""
     kind = kind_of(cfg)
+    if cfg.get("budget") == NO_BUDGET["budget"]:
+        published = {**published, **NO_BUDGET}
     old, new = (_flat(identifying({**tree, "seed": 0}, kind)) for tree in (published, cfg))
     same = ("from", "genotype")
     return {

@@ -45,7 +45,17 @@ def target(value: float | str, quantity: str) -> Target:
 
 def text(amount: float, quantity: str) -> str:
     """Format a cost: `41.20 M multiply-adds`, `3.21 ms`."""
+    return " ".join(_number_and_unit(amount, quantity))
+
+
+def ratio_text(amount: float, target: float, quantity: str) -> str:
+    """Format a cost and its target: `17.18 M of 20.00 M multiply-adds`, `2.10 of 3.00 ms`."""
+    number, _ = _number_and_unit(amount, quantity)
+    return f"{number} of {text(target, quantity)}"
+
+
+def _number_and_unit(amount: float, quantity: str) -> tuple[str, str]:
     if quantity == "latency":
-        return f"{amount:.{2 if amount >= 1 else 3}f} ms"
+        return f"{amount:.{2 if amount >= 1 else 3}f}", "ms"
     size, suffix = (1e6, " M") if amount >= 1e5 else (1e3, " k") if amount >= 1e3 else (1, "")
-    return f"{amount / size:.{2 if suffix else 0}f}{suffix} {NAMES[quantity]}"
+    return f"{amount / size:.{2 if suffix else 0}f}{suffix}", NAMES[quantity]

@@ -135,13 +135,14 @@ class Study:
         )
         words = [lineage.override(key, value) if key == "from" else f"{key}={value}" for key, value in given.items()]
         words += [f"retrain.{key}={config_overrides.format_value(value)}" for key, value in changed.items()]
-        return self.step("retrain", seed, words, **given, retrain={**self.cfg["retrain"], **changed})
+        budget = {} if search is None else identity.NO_BUDGET
+        return self.step("retrain", seed, words, **given, **budget, retrain={**self.cfg["retrain"], **changed})
 
     def step(self, kind: str, seed: int, words: Sequence[str] = (), **changed: Any) -> Result:
         """The record of a step, which is done now unless it is finished; `words` set on a command line what changed."""
         cfg = {**self.cfg, "seed": seed, "from": None, "genotype": None, "name": None, **changed}
         del cfg["study"]
-        drop = {*STUDY_KEYS, *commands.COMMANDS[kind].unread}
+        drop = {*STUDY_KEYS, *commands.COMMANDS[kind].unread, *(identity.NO_BUDGET if "budget" in changed else ())}
         overrides = [text for text in self.info["overrides"] if config_overrides.first_part(text) not in drop]
         overrides += [*words, f"seed={seed}"]
         command = shlex.join(["nasx", kind, *self.info.get("options", ()), *overrides])

@@ -172,7 +172,7 @@ def _budget(budget: Mapping[str, Any]) -> Iterator[str]:
     quantity, found, near = budget["quantity"], budget["found"], budget["nearest"]
     limit = budgets.text(budget["target"], quantity)
     if found["cost"] <= budget["target"]:
-        yield f"budget: {budgets.text(found['cost'], quantity)} of {limit}: met"
+        yield f"budget: {budgets.ratio_text(found['cost'], budget['target'], quantity)}: met"
         return
     over = 100 * (found["cost"] / budget["target"] - 1)
     yield f"budget: {found['genotype']} costs {budgets.text(found['cost'], quantity)}, {over:.1f} % over {limit}"

@@ -39,6 +39,7 @@ from nasx.core.bilevel import Tree, detached, gradient
 from nasx.errors import UserError
 from nasx.spaces import latency
 from nasx.spaces.cost import Counts
+from nasx.spaces.cost import Limit as CostLimit
 from nasx.spaces.expected_cost import CostModel, nearest
 
 if TYPE_CHECKING:
@@ -59,6 +60,10 @@ class NoBudget:
     def open(self, problem: RelaxedProblem, benchmark: Benchmark, shape: tuple[int, ...]) -> None:
         """Nothing that a search keeps to."""
 
+    def width_limits(self) -> list[CostLimit]:
+        """Nothing that the width of a retrained network keeps to."""
+        return []
+
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
@@ -74,6 +79,11 @@ class Budget:
     stem: Literal["cifar", "imagenet", "single"] = "cifar"
     image: Pixels | None = None
     device: str | None = None
+
+    def width_limits(self) -> list[CostLimit]:
+        """Return the limit that the width of a retrained network keeps to; its target is in absolute terms."""
+        amount, _ = budgets.target(self.target, self.quantity)
+        return [CostLimit(f"budget.target={self.target}", self.quantity, amount)]
 
     def open(self, problem: RelaxedProblem, benchmark: Benchmark, shape: tuple[int, ...]) -> Limit:
         """The limit of a search on images of `shape` (channels, height, width).

@@ -1,15 +1,16 @@
-"""Parameters and multiply-adds of a network, and the widest network within a bound."""
+"""Parameters and multiply-adds of a network, and the widest network within limits of its cost."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from nasx.core import budgets
 from nasx.core.trees import Number
 from nasx.errors import UserError
 from nasx.spaces import operations
@@ -86,30 +87,42 @@ class Counts(NamedTuple):
         return float(getattr(cost(network, example), self.quantity))
 
 
-def widest(build: Callable[[int], nn.Module], example: Tensor, limit: int) -> int:
-    """The largest even number of channels with which `build(channels)` takes at most `limit` multiply-adds.
+class Limit(NamedTuple):
+    """The most that a network may cost, in multiply-adds, parameters or milliseconds."""
 
-    For one item (`example`, see `cost`). Bisection: more channels never cost less. Raises UserError where not even
-    two channels keep below.
+    where: str
+    """The setting that says so, for error messages."""
+    quantity: str
+    most: float
+    measured: Callable[[int], float] | None = None
+    """Cost of the network with this number of channels; None: `quantity` is counted."""
+
+
+def widest(build: Callable[[int], nn.Module], example: Tensor, limits: Sequence[Limit]) -> int:
+    """Return the largest even number of channels with which `build(channels)` is within all limits.
+
+    Costs are those of one item (`example`, see `cost`). Bisection: more channels never cost less. Raises UserError for
+    the first limit that two channels exceed.
     """
 
-    def fits(channels: int) -> bool:
+    def exceeded(channels: int) -> Iterator[tuple[Limit, float]]:
         with torch.device("meta"):
-            return cost(build(channels), example).macs <= limit
+            counted = cost(build(channels), example)
+        for limit in limits:
+            found = limit.measured(channels) if limit.measured else float(getattr(counted, limit.quantity))
+            if found > limit.most:
+                yield limit, found
 
-    channels = most_channels(fits)
-    if channels is None:
-        raise UserError(
-            f"retrain.max_macs={limit}", "is too low even for two channels", "raise it, or lower retrain.layers"
-        )
-    return channels
+    def fits(channels: int) -> bool:
+        return next(exceeded(channels), None) is None
 
-
-def most_channels(fits: Callable[[int], bool]) -> int | None:
-    """The largest even number of channels for which `fits(channels)` holds, by bisection; None where two do not fit."""
     low, high = 2, 4
-    if not fits(low):
-        return None
+    for limit, found in exceeded(low):
+        raise UserError(
+            limit.where,
+            f"is too low even for two channels, which cost {budgets.text(found, limit.quantity)}",
+            "raise it, or lower retrain.layers or dataset.size",
+        )
     while fits(high):
         low, high = high, 2 * high
     while high - low > 2:

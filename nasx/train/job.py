@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from nasx.core import distributed, metrics
 from nasx.core.bilevel import Batch
 from nasx.core.metrics import Metric
 from nasx.errors import UserError
-from nasx.spaces.cost import cost, widest
+from nasx.spaces.cost import Limit, cost, widest
 from nasx.tracking import environment, lineage, records
 from nasx.tracking.job import Job
 from nasx.train import recipe, relaxed
@@ -51,7 +51,8 @@ class RetrainJob(Job):
             )
         classes, shape = len(self.data.classes), self.data.shape
         if not cfg.get("relaxed"):
-            settings = sized(settings, space, self.genotype, classes, shape)
+            budget = instantiate.build(cfg["budget"])
+            settings = sized(settings, space, self.genotype, classes, shape, budget.width_limits())
         self.settings = settings
         torch.manual_seed(cfg["seed"])
         network: nn.Module
@@ -166,14 +167,26 @@ def built(settings: Retraining, space: Space, genotype: Genotype, classes: int) 
     )
 
 
-def sized(settings: Retraining, space: Space, genotype: Genotype, classes: int, shape: tuple[int, ...]) -> Retraining:
-    """Return the settings with the channels that `max_macs` allows for inputs of this shape. Raises UserError."""
-    if settings.max_macs is None:
+def sized(
+    settings: Retraining,
+    space: Space,
+    genotype: Genotype,
+    classes: int,
+    shape: tuple[int, ...],
+    limits: Sequence[Limit] = (),
+) -> Retraining:
+    """Return the settings with the most channels that `max_macs` and `limits` allow for inputs of this shape.
+
+    Without any of them the settings are unchanged. Raises UserError where two channels are too many.
+    """
+    if settings.max_macs is not None:
+        limits = [*limits, Limit(f"retrain.max_macs={settings.max_macs}", "macs", settings.max_macs)]
+    if not limits:
         return settings
     channels = widest(
         lambda width: built(replace(settings, channels=width), space, genotype, classes),
         space.example(1, shape),
-        settings.max_macs,
+        limits,
     )
     return replace(settings, channels=channels)
 
