@@ -42,6 +42,14 @@ class WrongSign(Darts):
         return found._replace(g={k: -x for k, x in found.g.items()})
 
 
+class WrongSignLate(Darts):
+    """A gradient whose sign turns after a quarter of the search."""
+
+    def hypergradient(self, search: Search, train: Batch, val: Batch) -> Hypergradient:
+        found = super().hypergradient(search, train, val)
+        return found._replace(g={k: (1 - 4 * search.progress) * x for k, x in found.g.items()})
+
+
 class WrongTermSign(Amended):
     """Amended-DARTS as equation 15 prints it: with a plus."""
 
@@ -116,15 +124,34 @@ class WrongProduct(Amended):
     def hypergradient(self, search: Search, train: Batch, val: Batch) -> Hypergradient:
         second = self.products(search, train)
         v = {k: torch.ones_like(x) for k, x in search.w.items()}
-        wrong = {k: 2 * x for k, x in second.central(v).items()}
+        wrong = {k: self.factor(search) * x for k, x in second.central(v).items()}
         found = first_order(search, val)
         return found._replace(g=combine(found.g, search.probed("Mv", second, v, wrong), -1.0))
+
+    def factor(self, search: Search) -> float:
+        return 2.0
 
     @staticmethod
     def products(search: Search, train: Batch) -> Any:
         from nasx.core.bilevel import Second
 
         return Second(lambda w, a: search.loss(w, a, train), search.w, search.a)
+
+
+class WrongProductLate(WrongProduct):
+    """The same with a factor that grows from 1 with the progress of the search."""
+
+    def factor(self, search: Search) -> float:
+        return 1 + search.progress
+
+
+class CostlyLate(Darts):
+    """An additional evaluation in the second half of the search."""
+
+    def move_a(self, search: Search, train: Batch, val: Batch) -> dict[str, Tensor]:
+        if search.progress >= 0.5:
+            search.loss(detached(search.w), detached(search.a), train)
+        return super().move_a(search, train, val)
 
 
 @cache
@@ -141,6 +168,7 @@ def named(found: Sequence[Finding]) -> set[str]:
     ("build", "faults"),
     [
         (WrongSign, {"sign"}),
+        (WrongSignLate, {"sign"}),
         (lambda: WrongSign(order=2), {"sign"}),
         (WrongTermSign, {"sign"}),
         (lambda: WithoutRate(order=2), {"factor"}),
@@ -148,7 +176,7 @@ def named(found: Sequence[Finding]) -> set[str]:
         (Stale, {"stale weights"}),
         (lambda: IDarts(K=2, gamma=0.5), set()),
     ],
-    ids=["WrongSign", "WrongSign2", "WrongTermSign", "WithoutRate", "Halved", "Stale", "sound"],
+    ids=["WrongSign", "WrongSignLate", "WrongSign2", "WrongTermSign", "WithoutRate", "Halved", "Stale", "sound"],
 )
 def test_a_fault_of_the_gradient_is_found_on_closed_forms_and_named(
     build: Callable[[], Method], faults: set[str]
@@ -261,8 +289,10 @@ def on_supernet(build: Callable[[], Method]) -> dict[str, Finding]:
         (Stale, {"state", "memory"}),
         (Costly, {"passes", "memory"}),
         (WrongProduct, {"own definition (softplus)", "passes"}),
+        (WrongProductLate, {"own definition (softplus)", "passes"}),
+        (CostlyLate, {"passes"}),
     ],
-    ids=["sound", "long probes", "Random", "Averaging", "Stale", "Costly", "WrongProduct"],
+    ids=["sound", "long probes", "Random", "Averaging", "Stale", "Costly", "WrongProduct", "ProductLate", "CostlyLate"],
 )
 def test_a_fault_of_the_step_is_found_on_a_supernet_and_named(build: Callable[[], Method], faults: set[str]) -> None:
     assert named(list(on_supernet(build).values())) == faults

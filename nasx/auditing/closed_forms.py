@@ -25,8 +25,8 @@ import torch
 from torch import Tensor
 
 from nasx.auditing import problems
-from nasx.auditing.findings import Finding
-from nasx.auditing.problems import ClosedForm, Quadratic, Scalar, Taken, copied, flat, unflat
+from nasx.auditing.findings import Finding, added
+from nasx.auditing.problems import EARLY, LATE, ClosedForm, Moment, Quadratic, Scalar, Taken, copied, flat, unflat
 from nasx.core.bilevel import Batch, Method, Outcome, Search, Tree, detached, gradient
 from nasx.diagnostics.probes import compared
 
@@ -62,8 +62,10 @@ class Observed(NamedTuple):
     reads_val: bool
 
 
-def observe(method: Method, problem: ClosedForm, *, steps: int = STEPS, **settings: Any) -> Observed | None:
-    """Steps of a method on a closed form by plain SGD; None where it takes no architecture step."""
+def observe(
+    method: Method, problem: ClosedForm, *, steps: int = STEPS, moment: Moment = EARLY, **settings: Any
+) -> Observed | None:
+    """Steps of a method on a closed form by plain SGD; None if it takes no architecture step."""
     seen: set[int] = set()
     outcome = problem.outcome
 
@@ -73,7 +75,7 @@ def observe(method: Method, problem: ClosedForm, *, steps: int = STEPS, **settin
 
     problem.outcome = watched  # type: ignore[method-assign]
     search = problems.search(problem, lr=LR, a_lr=0.1, **settings)
-    search.epoch, search.epochs = 1, 3
+    moment.set(search)
     points: list[Point] = []
     for i in range(steps):
         first, visited = len(points), len(search.visited)
@@ -195,7 +197,7 @@ def path(method: Method, *, steps: int = PATH_STEPS) -> list[float]:
     The toy of Amended-DARTS, figure 4: the outer objective is a^2, so that the optimum is 0. Ends before an overflow.
     """
     search = problems.search(Scalar(), lr=LR, a_lr=LR)
-    search.epoch, search.epochs = 1, 3
+    EARLY.set(search)
     found = [float(search.a["a"].detach())]
     for i in range(steps):
         batches = [problems.train(1 + 100 * i + k) for k in range(method.train_batches)]
@@ -247,10 +249,10 @@ def against(check: str, g: Tree, e: Tree, what: str) -> Finding:
     return Finding(check, "note", text, {"cosine": cosine, "norm": norm, "difference": difference})
 
 
-def composition(method: Method) -> Iterator[Finding]:
-    """Sign, factor, point and response of the gradient."""
+def composition(method: Method, moment: Moment = EARLY) -> Iterator[Finding]:
+    """Check sign, factor, point and response of the gradient."""
     own = problem()
-    seen = observe(method, own, a=method.start(own.a0()))
+    seen = observe(method, own, moment=moment, a=method.start(own.a0()))
     if seen is None:
         yield Finding("gradient", "note", "the method takes no architecture step")
         return
@@ -323,5 +325,6 @@ def responses(method: Method, p: Tensor) -> Iterator[Finding]:
 
 
 def audit(build: Callable[[], Method]) -> list[Finding]:
-    """All checks on closed forms. `build` makes a new method for each problem."""
-    return [*exactness(build), *toy(build), *composition(build())]
+    """Run all checks on closed forms. `build` makes a new method for each problem."""
+    found = [*exactness(build), *toy(build), *composition(build())]
+    return [*found, *added(found, composition(build(), LATE), LATE.progress)]

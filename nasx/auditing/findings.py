@@ -1,8 +1,8 @@
-"""What an audit found, as values."""
+"""The result of a check of `nasx audit`, as plain values."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
 
@@ -22,3 +22,11 @@ class Finding(NamedTuple):
 def passed(ok: bool) -> Literal["pass", "fail"]:
     """The outcome of a check with a threshold."""
     return "pass" if ok else "fail"
+
+
+def added(found: Iterable[Finding], late: Iterable[Finding], progress: float) -> Iterator[Finding]:
+    """Yield what the same checks found only at a later `progress` of the search: failures and notes that are new."""
+    known = {(each.check, each.outcome) for each in found}
+    for each in late:
+        if each.outcome != "pass" and (each.check, each.outcome) not in known:
+            yield each._replace(text=f"at progress {progress:g}: {each.text}")

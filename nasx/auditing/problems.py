@@ -196,6 +196,24 @@ class Quadratic(ClosedForm):
 
 
 # ------------------------------------------------------------------------------------------------------ search
+class Moment(NamedTuple):
+    """Position of a step in a search: its epoch, the number of epochs, and the completed fraction of the search."""
+
+    epoch: int
+    epochs: int
+    progress: float
+
+    def set(self, search: Search) -> None:
+        """Move `search` to this position."""
+        search.epoch, search.epochs, search.progress = self
+
+
+EARLY = Moment(1, 3, 0.0)
+"""In the second epoch, so that weights that grow from zero with the epoch are not zero."""
+LATE = Moment(2, 4, 0.5)
+"""At half of the search, where terms scaled by the progress show."""
+
+
 class Taken(NamedTuple):
     """An architecture step that a method has taken, with where the search stood."""
 

@@ -35,7 +35,7 @@ class RankedJob(SearchJob):
         return {**super().row(means), "tau": self.tau()}
 
     def tau(self) -> float | None:
-        """Kendall's tau-b of the supernet as it is; None where all one-shot accuracies are equal."""
+        """Kendall's tau-b of the supernet as it is; None if all one-shot accuracies are equal."""
         codes = np.random.default_rng(self.ctx.config["seed"]).choice(CELLS, CELLS_RANKED, replace=False)
         genotypes = [self.space.parse(cell_text(int(code))) for code in codes]
         known = [self.benchmark.query(genotype).datasets["cifar10"]["valid"] for genotype in genotypes]
@@ -60,7 +60,7 @@ def audit(cfg: Mapping[str, Any], choices: Mapping[str, Any], seeds: int) -> lis
 
 
 def searched(cfg: Mapping[str, Any], choices: Mapping[str, Any]) -> Iterator[Finding]:
-    """One search, in a folder that is removed afterwards."""
+    """Run one search in a temporary folder."""
     info = {"choices": dict(choices), "overrides": [], "options": [], "command": "nasx audit", "folders": []}
     which = f"seed {cfg['seed']}"
     with session(cfg, info) as ctx:

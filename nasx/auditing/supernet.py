@@ -10,6 +10,9 @@ With relu, finite differences of the published lengths do not approach double ba
 definition is checked on the same supernet with every relu replaced by a softplus, with probes a tenth as long as the
 method's, or a thousandth if these are still too long (SAMA's are a hundred times as long as those of DARTS). The
 distance at its own probes with relu is reported.
+
+Own definition, passes, determinism and state are checked at the beginning of a search and at half of it, where terms
+show that are scaled by `Search.progress`.
 """
 
 from __future__ import annotations
@@ -27,8 +30,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from nasx.auditing.closed_forms import against
-from nasx.auditing.findings import Finding, passed
-from nasx.auditing.problems import Recorder, copied
+from nasx.auditing.findings import Finding, added, passed
+from nasx.auditing.problems import EARLY, LATE, Moment, Recorder, copied
 from nasx.config import instantiate
 from nasx.core.bilevel import Batch, Method, Search, Second, Tree, detached, gradient
 from nasx.core.trees import shortened
@@ -86,6 +89,7 @@ class Start:
     """A search at one state, with its batches, that can be copied any number of times."""
 
     def __init__(self, cfg: Config, method: Method, *, warm: int = WARM_STEPS) -> None:
+        self.moment: Moment = EARLY
         space, settings = instantiate.build(cfg["space"]), instantiate.build(cfg["search"])
         self.settings = settings
         data = instantiate.build(cfg["dataset"]).open(
@@ -116,7 +120,13 @@ class Start:
             architecture_optimizer(a, self.settings),
             self.settings.clip,
         )
-        found.epoch, found.epochs = 1, 3
+        self.moment.set(found)
+        return found
+
+    def late(self) -> Start:
+        """Return the same start, at half of the search."""
+        found = copy.copy(self)
+        found.moment = LATE
         return found
 
     def copy(self, kind: type[S], of: Search | None = None) -> S:
@@ -136,7 +146,7 @@ class Start:
         return found._replace(x=found.x.double())
 
     def batches(self, method: Method, step: int) -> tuple[list[Batch], Batch]:
-        """What step number `step` of a method is given."""
+        """Return the training batches and the validation batch of step number `step` of a method."""
         first = WARM_STEPS + step * method.train_batches
         return [self.batch(0, first + k) for k in range(method.train_batches)], self.batch(1, step)
 
@@ -153,34 +163,39 @@ def same(x: Sequence[Tensor], y: Sequence[Tensor]) -> bool:
 
 
 # --------------------------------------------------------------------------------------------------------- accuracy
-def accuracy(start: Start, build: Callable[[], Method]) -> Iterator[Finding]:
-    """The gradient of one step against that of the same step with exact products, and against unrolling."""
-    train, val = start.batches(build(), 0)
+def stepped(start: Start, build: Callable[[], Method], kind: type[S]) -> S:
+    """Take one step of a new method from the start."""
+    method, search = build(), start.copy(kind)
+    method.step(search, *start.batches(method, 0))
+    return search
 
-    def stepped(kind: type[Recorder]) -> Recorder:
-        search = start.copy(kind)
-        build().step(search, train, val)
-        return search
 
+def definition(start: Start, build: Callable[[], Method]) -> Iterator[Finding]:
+    """Compare the gradients of one step on a smooth supernet with those of the same step with exact products."""
     with Softplus():
-        exact = stepped(ExactRecorder)
+        exact = stepped(start, build, ExactRecorder)
         for kind in (TenthRecorder, ThousandthRecorder):
             said = [
                 against(
                     "own definition (softplus)", found, better, f"the {part} with exact products, probes / {kind.by:g}"
                 )
-                for part, found, better in differing(stepped(kind), exact)
+                for part, found, better in differing(stepped(start, build, kind), exact)
             ]
             right = all(x.values["difference"] <= SMOOTH for x in said)
             if right:
                 break
         source = "docs/methods/kinks.md: a smooth supernet is within 1e-2 at the published radius of DARTS"
         yield from (x._replace(outcome=passed(right), source=source) for x in said)
-    own, exact = stepped(Recorder), stepped(ExactRecorder)
+
+
+def accuracy(start: Start, build: Callable[[], Method]) -> Iterator[Finding]:
+    """Compare the gradients of one step with those of the same step with exact products, and with unrolling."""
+    own, exact = stepped(start, build, Recorder), stepped(start, build, ExactRecorder)
     for part, found, better in differing(own, exact):
         yield against("own definition (relu)", found, better, f"the {part} with exact products")
     if own.taken:
         taken = own.taken[0]
+        train, val = start.batches(build(), 0)
         e = unrolled(taken.view, taken.w, taken.a, train[-1], val)
         yield against(f"unrolled ({UNROLLED} steps)", taken.g, e, f"d/da L2 through {UNROLLED} steps of SGD")
 
@@ -234,8 +249,8 @@ def memory(work: Callable[[], object]) -> int:
     return count
 
 
-def cost(start: Start, wide: Start, build: Callable[[], Method]) -> Iterator[Finding]:
-    """Passes and memory of a step against what the method states. `wide` has more weights than activations."""
+def passes_taken(start: Start, build: Callable[[], Method]) -> Iterator[Finding]:
+    """Compare the passes of a step with those that the method states."""
     method = build()
     counted, stated = passes(start, method), method.cost
     values: dict[str, Any] = {"forward": counted[0], "backward": counted[1]}
@@ -246,7 +261,11 @@ def cost(start: Start, wide: Start, build: Callable[[], Method]) -> Iterator[Fin
         ok = counted == stated[:2]
         told = "" if ok else f"; the method states {stated.forward} and {stated.backward}"
         yield Finding("passes", passed(ok), text + told, values, "the method's own statement (Method.cost)")
-    method = build()
+
+
+def memory_needed(wide: Start, build: Callable[[], Method]) -> Iterator[Finding]:
+    """Compare the memory of a step with that of the method's statement. `wide` has more weights than activations."""
+    method, stated = build(), build().cost
     train, val = wide.batches(method, 0)
 
     def plain() -> None:
@@ -312,9 +331,18 @@ def reproducibility(start: Start, build: Callable[[], Method]) -> Iterator[Findi
 
 
 def audit(cfg: Config, wide: Config, build: Callable[[], Method]) -> list[Finding]:
-    """All checks on supernets: `cfg` for accuracy and passes, `wide` for memory."""
+    """Run all checks on supernets: `cfg` for accuracy and passes, `wide` for memory."""
+
+    def compared(start: Start) -> Iterator[Finding]:
+        found = list(reproducibility(start, build))
+        yield from found
+        if found[0].outcome == "pass":  # else no two steps can be compared
+            yield from definition(start, build)
+        yield from passes_taken(start, build)
+
     start = Start(cfg, build())
-    found = list(reproducibility(start, build))
-    if found[0].outcome == "pass":  # else no two steps can be compared
+    found = list(compared(start))
+    late = list(added(found, compared(start.late()), LATE.progress))
+    if found[0].outcome == "pass":
         found += accuracy(start, build)
-    return [*found, *cost(start, Start(wide, build(), warm=0), build)]
+    return [*found, *late, *memory_needed(Start(wide, build(), warm=0), build)]

@@ -11,8 +11,8 @@ Works offline on a CPU, in one to two minutes for a method; --quick leaves the s
     search          NAS-Bench-201 on the digits of the package: Kendall's tau of the supernet against the benchmark
                     after every epoch, regret, verdict
 
-Prints a page, and writes it to out/METHOD.md and out/METHOD.json. The exit code is 0 where all checks pass, and 1 where
-one fails.
+Steps are compared at the beginning of a search and at half of it. Prints a page, and writes it to out/METHOD.md and
+out/METHOD.json. The exit code is 0 if all checks pass, and 1 if one fails.
 """
 
 from __future__ import annotations
