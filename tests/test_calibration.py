@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import jobs
 import pytest
 import torch
+import variants
 from fakecuda.searches import composed, configuration
 
 from nasx.cli import main
@@ -23,6 +24,8 @@ from nasx.tracking import checkpoints, run_folder
 AUTO = ("engine=auto", "engine.calibrate=1e6")
 """A share that lets a run of seconds be measured."""
 LAST = {"channels_last": True}
+TRAINED = [n for n in variants.METHODS if n not in ("grasp", "naswot", "random", "snip", "synflow", "zen")]
+"""Methods that train a supernet."""
 
 
 def row(path: dict[str, Any], ratio: float, refused: str | None = None) -> dict[str, Any]:
@@ -214,22 +217,44 @@ def test_a_branch_is_on_the_path_of_its_parent(tmp_path: Path, monkeypatch: pyte
     assert seen == [{}, LAST]
 
 
-def test_a_short_run_has_the_bits_of_an_eager_one(tmp_path: Path) -> None:
-    for name, engine in (("auto", "engine=auto"), ("measured", "engine.calibrate=0.5"), ("fused", "engine=fused")):
-        main.dispatch([*jobs.TINY_NB201, "device=cpu", f"out={tmp_path / name}", engine])
-    auto, some, fused = (jobs.folder(tmp_path, name) for name in ("auto", "measured", "fused"))
-    assert "steps stay eager: the run takes about" in (some / "log.txt").read_text()
-    for folder in (auto, some):
+def test_a_short_run_has_the_bits_of_an_eager_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rehearsed: list[Any] = []
+    rehearse = calibration.rehearse
+    monkeypatch.setattr(calibration, "rehearse", lambda job: rehearsed.append(job) or rehearse(job))
+    for name, more in (("default", ()), ("measured", ("engine.calibrate=0.5",)), ("fused", ("engine=fused",))):
+        main.dispatch([*jobs.TINY_NB201, "device=cpu", f"out={tmp_path / name}", *more])
+    default, some, fused = (jobs.folder(tmp_path, name) for name in ("default", "measured", "fused"))
+    assert len(rehearsed) == 1, "a run of twelve steps does not take three more"
+    assert default.name == some.name == fused.name
+    for folder in (default, some):
         assert not (folder / "engine.json").exists()
         assert same(folder, fused)
 
 
-def test_the_setting_is_no_part_of_the_identity_of_other_runs() -> None:
+@pytest.mark.parametrize("method", TRAINED)
+def test_the_first_steps_of_every_method_are_those_without_a_rehearsal(method: str) -> None:
+    """Rehearsed steps leave nothing in the method, the problem, the optimizers or the streams."""
+    found = []
+    for rehearsed in (True, False):
+        name, *more = variants.VARIANTS[method]
+        job = built({}, f"method={name}", *more, "search.batch=4")
+        if rehearsed:
+            calibration.rehearse(job)
+        steps = calibration.Steps(job)
+        for _ in range(2):
+            steps.seconds()
+        found.append(job.loop.state())
+    one, other = found
+    for kind in ("w", "a", "buffers"):
+        assert all(torch.equal(x, other[kind][name]) for name, x in one[kind].items()), kind
+    assert one["train"] == other["train"]
+    assert one["val"] == other["val"]
+
+
+def test_the_setting_is_no_part_of_the_identity_of_a_run() -> None:
     from nasx.config import identity
-    from nasx.core import versions
 
     node = {"_target_": "nasx.config.settings.EngineSettings", "supernet": "fused"}
-    assert versions.stable({**node, "calibrate": 0}) == versions.stable(node)
-    assert versions.stable({**node, "calibrate": 0.03}) != versions.stable(node)
-    assert identity.identity({"engine": node}) == identity.identity({"engine": {**node, "calibrate": 0.0}})
-    assert composed(groups=("engine",))[0].calibrate == 0, "auto is no default yet"
+    for share in (0, 0.03):
+        assert identity.identity({"engine": {**node, "calibrate": share}}) == identity.identity({"engine": node})
+    assert composed(groups=("engine",))[0].calibrate == 0.03, "the default"

@@ -81,8 +81,8 @@ NON_IDENTITY_KEYS = frozenset(
     }
 )
 """Keys that say where and how a run goes, not what it computes: no part of its identity."""
-NON_IDENTITY_SETTINGS = frozenset({"benchmark.devices", "search.keep_every"})
-"""Settings of groups that change nothing that a run computes: additional look-ups, kept checkpoints."""
+NON_IDENTITY_SETTINGS = frozenset({"benchmark.devices", "engine.calibrate", "search.keep_every"})
+"""Settings of groups that change no number of a run, or only its rounding: look-ups, kept checkpoints, measurements."""
 
 
 _RENAMED = {"from_": "from"}

@@ -84,13 +84,12 @@ def calibrated(ctx: Session) -> SearchJob:
     job = SearchJob(ctx, path=path)
     if path is not None or not open_to(job):
         return job
-    rows, why = choose(job)
+    rows, how = choose(job)
     if rows is None:
-        log.info("engine=auto: steps stay eager: %s", why)
         return job
     path = fastest(rows)
     ctx.run.note(KEPT, {"path": path, "measured": rows})
-    log.info("engine=auto: %s", told(path, rows, why))
+    log.info("engine=auto: %s", told(path, rows, how))
     if not path:
         return job
     ctx.needs = None  # a method of the first job, whose tensors the second one would count as those of other runs
@@ -127,7 +126,7 @@ def open_to(job: SearchJob) -> bool:
 
 
 def choose(job: SearchJob) -> tuple[list[Row] | None, str]:
-    """What was measured for runs like this one, now or before; None and the reason where there is nothing."""
+    """What was measured for runs like this one, now or before, and how; None where the run is too short for that."""
     cached = cache(job)
     held = files.read_json(cached)
     if held is not None and isinstance(held.get("measured"), list):
@@ -135,7 +134,7 @@ def choose(job: SearchJob) -> tuple[list[Row] | None, str]:
     whole = rehearse(job) * job.loop.total / job.method.steps_w
     budget = job.engine_settings.calibrate * whole
     if budget < SHORTEST_S:
-        return None, f"the run takes about {progress.duration(whole)}"
+        return None, "the run is short"
     log.info("engine=auto: measuring for at most %s of about %s", progress.duration(budget), progress.duration(whole))
     began = time.monotonic()
     rows = measure(job.ctx, candidates(job.engine_settings, job.ctx.device), budget)

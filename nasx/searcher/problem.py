@@ -79,7 +79,7 @@ class RelaxedProblem:
         return self.noisy or any(isinstance(x, Tensor) or x for x in options.values())
 
     def _prepare(self, engine: EngineSettings) -> None:
-        """Memory layout and compilation of the cells (one graph a width; never a silent fall-back to eager)."""
+        """Memory layout and compilation of the cells (graphs are shared by width; no silent fallback to eager)."""
         if engine.channels_last:
             self.supernet.to(memory_format=torch.channels_last)
         device = next(self.supernet.parameters()).device
@@ -91,7 +91,7 @@ class RelaxedProblem:
             )
         if self.compiled:
             environment.keep_compiled()
-            torch._dynamo.config.recompile_limit = 64
+            torch._dynamo.config.recompile_limit = 256
             torch._dynamo.config.fail_on_recompile_limit_hit = True
             wrap(self.supernet, lambda body: torch.compile(body, fullgraph=True, dynamic=False))
         if engine.checkpoint:

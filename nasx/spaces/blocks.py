@@ -7,9 +7,9 @@ Shapes: x (n, 3, h, w) -> Logits (n, classes).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from nasx.core import distributed
 from nasx.core.trees import Tree
-from nasx.spaces.edge_operations import Norm, shifted, weight
+from nasx.spaces.edge_operations import Norm, Wrapper, shifted, weight
 
 if TYPE_CHECKING:
     pass
@@ -62,11 +62,11 @@ def evaluating(supernet: nn.Module, on: bool) -> Iterator[None]:
             supernet.train(before)
 
 
-def wrap(supernet: nn.Module, how: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
-    """Replace how every cell is run: `how` takes a cell's body and returns one that gives the same values."""
+def wrap(supernet: nn.Module, how: Wrapper) -> None:
+    """Replace how cells are computed by what `how` makes of it, such as a compiled function."""
     for cell in supernet.modules():
-        if hasattr(cell, "run"):
-            cell.run = how(cell.body)  # type: ignore[arg-type,assignment]
+        if hasattr(cell, "wrap"):
+            cell.wrap(how)  # type: ignore[operator]
 
 
 def synchronize(supernet: nn.Module) -> None:

@@ -17,13 +17,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 EPS = 1e-5  # PyTorch's batch-norm default, as in all released supernets
+Wrapper = Callable[[Callable[..., Any]], Callable[..., Any]]
+"""Takes a function of tensors and returns one that gives the same values."""
 
 
 class Style(NamedTuple):

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nasx.core.trees import Number, vanishes
-from nasx.spaces.edge_operations import EdgeOperations, Style
+from nasx.spaces.edge_operations import EdgeOperations, Style, Wrapper
 from nasx.spaces.operations import merge
 
 
@@ -111,9 +111,20 @@ class MixedEdges(nn.Module):
 
         `rows` are the mixture weights of these edges, (E, operations), in their order.
         """
-        return self.edgewise(x, rows, drawn) if naive else self.merged(x, rows, drawn)
+        if naive:
+            return self.edgewise(x, rows, drawn)
+        out: list[Tensor | None] = [None] * len(self.edges)
+        for where, y in self.merged(x, rows, drawn).items():
+            for local, piece in zip(where, y.unbind(1), strict=True):
+                out[local] = add(out[local], piece)
+        return out
 
-    def merged(self, x: Tensor, rows: Tensor, drawn: list[RandomTensors]) -> list[Tensor | None]:
+    def merged(self, x: Tensor, rows: Tensor, drawn: list[RandomTensors]) -> dict[tuple[int, ...], Tensor]:
+        """Sums over operations (n, edges, C, h', w') by the edges that they are of, to be added up for each edge.
+
+        This is what `torch.compile` compiles. Slices of the sums stay outside, since kernels of the backward pass
+        would otherwise each assemble their gradients.
+        """
         r = F.relu(x) if self.rectifies else x
         columns = rows.unbind(1)
         sums: dict[tuple[int, ...], Tensor] = {}
@@ -130,11 +141,7 @@ class MixedEdges(nn.Module):
                 y = y * mask
             where = tuple(local for local, _ in pairs)
             sums[where] = sums[where] + y if where in sums else y
-        out: list[Tensor | None] = [None] * len(self.edges)
-        for where, y in sums.items():
-            for local, piece in zip(where, y.unbind(1), strict=True):
-                out[local] = add(out[local], piece)
-        return out
+        return sums
 
     def blend(self, x: Tensor, rows: Tensor, columns: Sequence[Tensor], masks: list[Tensor | None]) -> Tensor:
         """Weighted sums of all operations without weights, (n, blended edges, C, h', w'), as one product."""
@@ -178,8 +185,9 @@ class RelaxedCell(nn.Module):
 
     `inputs` nodes are given, `nodes` are computed. With `partial` = K, operations see the first C / K channels; the
     rest passes by (max-pooled at stride 2), scaled by the edge weights where there are any, and channels are shuffled.
-    `forward` draws what is random, then calls `run`, which is `body` or a wrapped `body` (compiled, checkpointed):
-    `body` is a function of its tensors alone.
+    `forward` draws what is random, then calls `run`, which is `body` or a checkpointed `body`: `body` is a function of
+    its tensors alone. `wrap` compiles the edges of each node, not the cell: nodes of all cells of one width share
+    their graphs, and a cell has five times as many operations.
     """
 
     def __init__(
@@ -202,6 +210,10 @@ class RelaxedCell(nn.Module):
         self.bundles, self.stride = nn.ModuleList(bundles), bundles[0].stride
         self.sizes = [len(by_source[s]) for s in self.sources]
         self.run: Callable[..., list[Tensor]] = self.body
+
+    def wrap(self, how: Wrapper) -> None:
+        for bundle in self.bundles:
+            bundle.merged = how(bundle.merged)  # type: ignore[arg-type,assignment]
 
     def forward(
         self,

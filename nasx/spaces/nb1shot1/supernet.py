@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from nasx.core.trees import Number, Tree
 from nasx.spaces.base import Logits, Supernet
 from nasx.spaces.blocks import ConvNorm, Sizes
-from nasx.spaces.edge_operations import ConvNormReLU, Style
+from nasx.spaces.edge_operations import ConvNormReLU, Style, Wrapper
 from nasx.spaces.mixed_cell import Edge, MixedEdges, RandomTensors
 
 
@@ -55,6 +55,9 @@ class ChoiceCell(nn.Module):
         )
         self.still: list[RandomTensors] = [(None, None)] * len(space.operations)  # nothing in this space is random
         self.run: Callable[..., Tensor] = self.body
+
+    def wrap(self, how: Wrapper) -> None:
+        self.run = how(self.body)
 
     @property
     def node_modules(self) -> list[nn.Module]:

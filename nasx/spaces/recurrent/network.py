@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from nasx.core.trees import Number, Tree
 from nasx.spaces.base import Logits, Network, Supernet
 from nasx.spaces.cost import no_drop_path
-from nasx.spaces.edge_operations import Norm
+from nasx.spaces.edge_operations import Norm, Wrapper
 
 if TYPE_CHECKING:
     from nasx.core.regularizers import Regularizers
@@ -194,6 +194,9 @@ class RelaxedRecurrentCell(nn.Module):
         self.nodes = nn.ParameterList([uniform(width, 2 * width) for _ in self.into])
         self.norm = Norm(width, tracked=space.batch_norm == "tracked")
         self.run: Callable[..., Tensor] = self.body
+
+    def wrap(self, how: Wrapper) -> None:
+        self.run = how(self.body)
 
     def body(
         self, word: Tensor, h: Tensor, x_mask: Tensor | None, h_mask: Tensor | None, mix: Tensor, naive: bool
