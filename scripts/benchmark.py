@@ -4,8 +4,9 @@
     uv run python scripts/benchmark.py --json out.json    # full sizes (a GPU, or patience)
 
 Each row interleaves A (naive) and B (the engine), so that a drifting machine hurts both alike, and gives the median of
-the pairwise ratios with their spread. Kernels are counted as dispatched operations that are no views and no
-allocations. Activation memory is the sum of tensors that autograd keeps for the backward pass. No test reads a time.
+the pairwise ratios with their spread, and the seconds of the engine's first run, with compilation. Kernels are counted
+as dispatched operations other than views and allocations. Activation memory is the sum of tensors that autograd keeps
+for the backward pass. No test reads a time.
 """
 
 from __future__ import annotations
@@ -194,9 +195,6 @@ def forward_backward(search: Search, batch: Batch) -> Callable[[], Any]:
     return run
 
 
-torch._inductor.config.cpp.enable_kernel_profile = True  # type: ignore[attr-defined]
-
-
 def engines(args: argparse.Namespace) -> dict[str, EngineSettings]:
     found = {"eager": EngineSettings()}
     if args.compile:
@@ -234,7 +232,7 @@ def network_rows(name: str, space: Space, n: int, runs: int, args: argparse.Name
                 "naive_mb": memory,
                 "engine_mb": saved_mb(lambda search=search, data=data: both(search, data)),
             }
-        else:
+        elif args.kernels:
             row |= {"naive_kernels": before, "engine_kernels": profiled(forward_backward(search, data))}
         rows.append(row)
     return rows
@@ -301,8 +299,8 @@ def markdown(report: dict[str, Any]) -> str:
         f"{hardware['name']}, {hardware['threads']} threads, torch {report['versions']['torch']}, commit "
         f"{report['commit']}; `{report['command']}`",
         "",
-        "| what | batch | naive s | engine s | ratio (min to max) | n | kernels | activations MB |",
-        "|---|---|---|---|---|---|---|---|",
+        "| what | batch | naive s | engine s | ratio (min to max) | n | first s | kernels | activations MB |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in report["rows"]:
         kernels = f"{row['naive_kernels']:,} to {row['engine_kernels']:,}" if "engine_kernels" in row else ""
@@ -314,7 +312,7 @@ def markdown(report: dict[str, Any]) -> str:
         ratio = f"{row['ratio']:.2f} ({row['ratio_min']:.2f} to {row['ratio_max']:.2f})"
         lines.append(
             f"| {row['what']} | {row['batch']} | {row['naive_s']:.3g} | {row['engine_s']:.3g} | {ratio} | "
-            f"{row['n']} | {kernels} | {memory} |"
+            f"{row['n']} | {row['warm_up_s']:.3g} | {kernels} | {memory} |"
         )
     return "\n".join(lines)
 
@@ -323,6 +321,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="smaller steps and fewer runs")
     parser.add_argument("--compile", action="store_true", help="also compiled engines (minutes of warm-up on a CPU)")
+    parser.add_argument("--kernels", action="store_true", help="count those of compiled engines; they compile longer")
     parser.add_argument("--only", choices=("network", "steps", "data"), help="one part")
     parser.add_argument("--method", default="", help="steps of methods whose label holds this text")
     parser.add_argument("--runs", type=int, help="pairs of runs for each row")
@@ -330,6 +329,7 @@ def main() -> None:
     parser.add_argument("--device", type=torch.device, default=environment.device("auto"))
     parser.add_argument("--json", help="write all figures to this file")
     args = parser.parse_args()
+    torch._inductor.config.cpp.enable_kernel_profile = args.kernels  # type: ignore[attr-defined]
     with environment.prepared(args.device, threads=None, deterministic=False, seed=0):  # what a run has
         measure(args)
 
