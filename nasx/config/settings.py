@@ -288,7 +288,7 @@ class EngineSettings:
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
     channels_last: bool = False
     compile: Literal["off", "auto", "on"] = "off"
-    """torch.compile for the edges of each node: all cells of one width share graphs. auto: on a CUDA device."""
+    """torch.compile for cells, or the edges of each node: one width shares graphs. auto: on a CUDA device."""
     graphs: Literal["off", "auto", "on"] = "off"
     """Whole steps from CUDA graphs. auto: where they can be; on: an error where they cannot."""
     checkpoint: bool = False
