@@ -58,7 +58,7 @@ class SearchRun(Run):
     """Validation accuracy of the found cell in percent, by the benchmark, on the dataset that was searched on; None
     where the benchmark does not have that dataset. `lookup` has those of other datasets."""
     lookup: Mapping[str, float]
-    """`cifar10.valid`, `cifar10.test`, ... -> accuracy of the found cell in percent, by the benchmark; empty where no
+    """`cifar10.valid`, `cifar10.test`, ... -> accuracy of the found cell in percent, by the benchmark; empty if no
     benchmark has the cell."""
     verdict: str
     """Whether the search collapsed, in a sentence."""

@@ -71,7 +71,7 @@ def diagnose(
     """A row of diagnostics for each checkpoint of the search in `folder`, the oldest first.
 
     Each equals the metrics row that the search itself would have written there, with the updates so far. Raises
-    UserError where `folder` is not a search, trains nothing, or has no readable checkpoint.
+    UserError if `folder` is not a search, trains nothing, or has no readable checkpoint.
     """
     saved, found = open_search(folder, allow, settings)
     with restored_job(folder, saved, device, threads, allow) as job:
@@ -88,7 +88,7 @@ def open_search(
 ) -> tuple[dict[str, Any], list[Path]]:
     """Configuration and checkpoints, the newest last, of the search in `folder`.
 
-    Raises UserError where `folder` is not a search, has no checkpoint, or needs code that `allow` does not name.
+    Raises UserError if `folder` is not a search, has no checkpoint, or needs code that `allow` does not name.
     """
     saved = records.configuration(folder)
     if saved is None or saved.get("kind") != "search":

@@ -71,7 +71,7 @@ def resolve_keep(text: str, texts: Sequence[str]) -> str:
 
 # ------------------------------------------------------------------------------------------------- compose
 class Composed(NamedTuple):
-    """A composed configuration (None where Hydra cannot compose it), its faults, and what its files say."""
+    """A composed configuration (None if Hydra cannot compose it), its faults, and what its files say."""
 
     cfg: Any
     resolves: bool
@@ -192,7 +192,7 @@ def _compose(command: str, loader: Loader, groups: Collection[str], texts: tuple
 
 
 def _composed(command: str, loader: Loader, texts: list[str]) -> Any:
-    """The composed configuration, None where Hydra refuses."""
+    """The composed configuration, None if Hydra refuses."""
     try:
         return loader.load_configuration(command, texts, RunMode.RUN)
     except (HydraException, OmegaConfBaseException, UserError, ValueError):

@@ -18,7 +18,7 @@ from nasx.errors import UserError
 
 # -------------------------------------------------------------------------------------------------- checks
 DefaultLookup = Callable[[str], str | None]
-"""Dotted key -> the value that files give it, as one writes it on the command line; None where they give none."""
+"""Dotted key -> the value that files give it, as one writes it on the command line; None if they give none."""
 
 
 def no_default(key: str) -> None:

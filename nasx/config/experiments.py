@@ -51,7 +51,7 @@ class Experiment(NamedTuple):
     about: str
     printed: tuple[Printed, ...]
     nothing: str
-    """Why no printed row belongs to it; empty where one does."""
+    """Reason why no printed row belongs to it; empty if one does."""
     cost: str
     choices: Mapping[str, str]
     """Group -> choice, of those that the file overrides."""

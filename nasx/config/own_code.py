@@ -77,7 +77,7 @@ def hashes(module: str) -> Code:
 
 
 def _imports(source: bytes, module: str) -> Iterator[str]:
-    """Yield the names of all modules that a source may import; none where it is not valid Python."""
+    """Yield the names of all modules that a source may import; none if it is not valid Python."""
     try:
         nodes = list(ast.walk(ast.parse(source)))
     except (SyntaxError, ValueError):
@@ -131,7 +131,7 @@ def fault(error: BaseException, cfg: Mapping[str, Any], choices: Mapping[str, An
 
 
 def changed(before: Any, now: Code) -> list[str]:
-    """Return the files that differ between a recorded code and `now`; none where no code was recorded."""
+    """Return the files that differ between a recorded code and `now`; none if no code was recorded."""
     if not isinstance(before, Mapping) or not before:
         return []
     return sorted(file for file in before.keys() | now.keys() if before.get(file) != now.get(file))

@@ -75,7 +75,7 @@ def file(group: str, choice: str, *among: Path) -> Path | None:
 
 
 def _without_twins(among: list[Path]) -> None:
-    """Raise UserError where two folders have a file of the same name: Hydra would silently read the first."""
+    """Raise UserError if two folders have a file of the same name: Hydra would silently read the first."""
     seen: dict[Path, Path] = {}
     for folder in among:
         for file in folder.glob("*/*.yaml"):

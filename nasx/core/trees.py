@@ -48,7 +48,7 @@ def gradients(loss: Tensor, x: Tree, y: Tree) -> tuple[Tree, Tree]:
 
 
 def check_gradient(call: str, g: Tree, x: Tree) -> None:
-    """Raise UserError where `g`, the argument of `call`, lacks the gradient of a leaf of `x`."""
+    """Raise UserError if `g`, the argument of `call`, lacks the gradient of a leaf of `x`."""
     lacking = [k for k in x if not (isinstance(g, Mapping) and isinstance(g.get(k), Tensor))]
     if lacking:
         names = f"{', '.join(lacking[:3])}{', ...' if len(lacking) > 3 else ''}"

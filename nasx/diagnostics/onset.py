@@ -28,7 +28,7 @@ class Onset(NamedTuple):
 
 
 def onset(rows: Sequence[Row]) -> Onset | None:
-    """The earlier onset of the two rules; None where neither finds one, or none after the first epoch."""
+    """The earlier onset of the two rules; None if neither finds one, or none after the first epoch."""
     found = [each for each in (_eigenvalue(rows), _skips(rows)) if each is not None]
     return min(found, default=None)
 

@@ -124,7 +124,7 @@ def plain(x: float) -> float | None:
 
 
 def agreement(drawn: Sequence[Scored]) -> float | None:
-    """Kendall's tau-b of scores and known accuracies; None where fewer than two are known, or all are equal."""
+    """Kendall's tau-b of scores and known accuracies; None if fewer than two are known, or all are equal."""
     known = [(each.score, each.accuracy) for each in drawn if each.accuracy is not None]
     if len(known) < 2:
         return None

@@ -33,11 +33,11 @@ class Outcome(NamedTuple):
     """Empty where no search was run: the parent's cell at the epoch of the branch, or a branch that cannot be."""
     genotype: str = ""
     accuracy: float | None = None
-    """Of the cell in the benchmark, in percent; None where none answers."""
+    """Accuracy of the cell in the benchmark, in percent; None if no benchmark contains it."""
     skips: float | None = None
     """Largest share of skip connections in a cell that is not a reduction cell."""
     collapsed: bool | None = None
-    """By the verdict; None where no search was run to its end."""
+    """Whether the search collapsed, by its verdict; None if no search was run to its end."""
     passes: float | None = None
     wall_s: float | None = None
     refused: str = ""
@@ -50,7 +50,7 @@ class Outcomes(NamedTuple):
     parent: str
     epoch: int
     measure: str
-    """The benchmark's dataset and split (cifar10.valid), empty where none answers."""
+    """The benchmark's dataset and split (cifar10.valid); empty if no benchmark contains the cells."""
     ends: dict[str, Outcome]
     """Name -> end: `ITSELF` first where the search is finished, then `STOPPED`, then the branches."""
 

@@ -12,7 +12,7 @@ from nasx.report import charts, curves, html, style
 from nasx.results.aggregate import summary
 
 PARTS = ("train", "val")
-"""Parts whose losses a row may have; none where a method trains nothing."""
+"""Parts whose losses a row may have; none if a method trains nothing."""
 
 
 def write(frame: pd.DataFrame, folder: Path) -> list[Path]:

@@ -81,7 +81,7 @@ def last(folder: Path, device: Any = "cpu", rows: int | None = None) -> dict[str
     """The newest readable checkpoint of a run, or None if there is none yet.
 
     A damaged one, and one of format 1 that counts more than `rows` metrics rows (None: not asked), is skipped with a
-    warning and the one before is used. Raises UserError where checkpoints exist but none can be used.
+    warning and the one before is used. Raises UserError if checkpoints exist but none can be used.
     """
     paths, short = found(folder), 0
     for path in reversed(paths):

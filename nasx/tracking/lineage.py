@@ -217,10 +217,10 @@ def with_settings(node: Mapping[str, Any], texts: Sequence[str], allow: Sequence
 
 
 def inherited_overrides(command: str, texts: Sequence[str], config_dir: str | None = None) -> list[str]:
-    """The overrides that a line with `from=` inherits: space, dataset, and their settings where files differ.
+    """Return the overrides inherited by a command with `from=`: space, dataset, and their settings that files change.
 
-    A genotype with one cell for each layer fixes `retrain.layers`. Raises UserError where run not found, and
-    where several runs of a sweep would hand on different settings.
+    A genotype with one cell for each layer fixes `retrain.layers`. Raises UserError if the run is not found, or if
+    the runs of a sweep have different settings.
     """
     given = {text.partition("=")[0].lstrip("+~"): text for text in texts}
     names = _values(given.get("from", ""))
@@ -284,7 +284,7 @@ def layers(genotype: str) -> int:
 
 
 def _values(text: str) -> list[str]:
-    """The values of an override, as texts; none where it has none or cannot be read."""
+    """The values of an override, as texts; none if it has none or cannot be read."""
     try:
         parsed = OverridesParser.create().parse_override(text)
         several = list(parsed.sweep_iterator()) if parsed.is_choice_sweep() else [parsed.value()]

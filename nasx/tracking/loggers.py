@@ -56,7 +56,7 @@ def scalars(row: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, flo
 
 
 def require(package: str, choice: str) -> None:
-    """Raise UserError where `package` is not installed."""
+    """Raise UserError if `package` is not installed."""
     if importlib.util.find_spec(package) is None:
         raise UserError(
             f"logger={choice}", f"{package} is not installed", f"{extras.install(choice)}, or leave the logger out"
@@ -78,7 +78,7 @@ class TensorBoard:
     folder: str = "tensorboard"
 
     def check(self) -> None:
-        """Raises UserError where TensorBoard is not installed, or the folder is not one within the run's."""
+        """Raises UserError if TensorBoard is not installed, or the folder is not one within the run's."""
         require("tensorboard", "tensorboard")
         self._within(Path())
 
@@ -125,7 +125,7 @@ class Wandb:
     mode: Literal["offline", "online", "disabled"] = "offline"
 
     def check(self) -> None:
-        """Raises UserError where wandb is not installed."""
+        """Raises UserError if wandb is not installed."""
         require("wandb", "wandb")
 
     def open(self, folder: Path, config: Mapping[str, Any]) -> Sink:
@@ -167,7 +167,7 @@ class Mlflow:
     """What MLflow calls the tracking URI; null: mlflow.db in the folder of runs."""
 
     def check(self) -> None:
-        """Raises UserError where MLflow, or what its databases need, is not installed."""
+        """Raises UserError if MLflow, or what its databases need, is not installed."""
         for package in ("mlflow", *(() if self.tracking_uri else ("sqlalchemy", "alembic"))):
             require(package, "mlflow")
 

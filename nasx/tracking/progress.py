@@ -241,7 +241,7 @@ def metric_texts(kind: str, means: Mapping[str, Any]) -> list[str]:
 
 
 def looked_up(lookup: Mapping[str, Any] | None) -> list[str]:
-    """The validation accuracies of a look-up in a few words; none where there is none."""
+    """Format the validation accuracies of a look-up; empty if there are none."""
     found = [
         f"{name} {values['valid']:.2f} %"
         for name, values in (lookup or {}).items()

@@ -71,7 +71,7 @@ def run_folders(root: str | os.PathLike[str]) -> Iterator[str]:
 
 
 def locate(name: str, out: str) -> Path | None:
-    """The folder that a run's name means: NAME or OUT/NAME, first one that holds a run; None where neither is there."""
+    """Return the folder of a named run: the first of NAME and OUT/NAME that holds a run; None if neither exists."""
     there = [path for path in (Path(name), Path(out) / name) if path.is_dir()]
     return next(
         (path for path in there if (path / "config.yaml").is_file() or (path / "result.json").is_file()),
@@ -102,7 +102,7 @@ def configuration(folder: Path) -> dict[str, Any] | None:
 
 
 def broken(folder: Path, record: Mapping[str, Any]) -> list[str]:
-    """The files of a finished run that differ from the seal of its record; none where it has no seal."""
+    """The files of a finished run that differ from the seal of its record; none if it has no seal."""
     seal = record.get("seal")
     return [
         name

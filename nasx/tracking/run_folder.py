@@ -100,7 +100,7 @@ class Run:
 
     _lock: Lock | None = None
     _lines: list[str] | None = None
-    """Those of metrics.jsonl; None where nothing has been decided about the rows that are there."""
+    """Lines of metrics.jsonl; None until it is decided which of the existing ones are kept."""
     _genotype: str | None = None
 
     def __init__(self, folder: Path, identity: Mapping[str, Any], extra: Mapping[str, Any]) -> None:

@@ -177,7 +177,7 @@ def sized(
 ) -> Retraining:
     """Return the settings with the most channels that `max_macs` and `limits` allow for inputs of this shape.
 
-    Without any of them the settings are unchanged. Raises UserError where two channels are too many.
+    Without any of them the settings are unchanged. Raises UserError if two channels are too many.
     """
     if settings.max_macs is not None:
         limits = [*limits, Limit(f"retrain.max_macs={settings.max_macs}", "macs", settings.max_macs)]
