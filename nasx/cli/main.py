@@ -367,7 +367,8 @@ def _after_sweep(command: str, folder: Path) -> None:
     for job in reversed(sweep_log.jobs(folder)):
         for run in reversed(job.runs if job.ended and not job.fault else []):
             place = folder.parent.parent / run
-            if record := records.finished(place):
-                # the search of `nasx run` has been retrained: only `nasx table` is left
-                run_summary.show_next({**record, "kind": command}, place)
-                return
+            with contextlib.suppress(UserError):  # a damaged record
+                if record := records.finished(place):
+                    # the search of `nasx run` has been retrained: only `nasx table` is left
+                    run_summary.show_next({**record, "kind": command}, place)
+                    return
