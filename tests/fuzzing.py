@@ -197,6 +197,16 @@ def watched(root: Path) -> Iterator[None]:
         os.environ.update(environment)
 
 
+@contextlib.contextmanager
+def enclosed(tmp_path: Path) -> Iterator[Path]:
+    """The current folder, tmp_path/here: nothing is executed, and nothing is written outside it."""
+    root = tmp_path / "here"
+    root.mkdir()
+    with watched(root):
+        yield root
+    assert [path.name for path in tmp_path.iterdir()] == ["here"]
+
+
 def fed(target: Target, root: Path, sample: Any) -> None:
     """Feed one sample in a folder of its own. Raises what is a finding."""
     with watched(root), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):

@@ -10,7 +10,7 @@ from typing import Any
 
 import agree
 import pytest
-import test_conformance_spaces as conformance
+import space_variants
 import torch
 from torch import Tensor, nn
 
@@ -191,9 +191,9 @@ def into(space: Space) -> list[list[int]]:
 
 def smaller(name: str) -> Any:
     """A space of several cells a stage."""
-    fields = conformance.composed(name)["space"]
+    fields = space_variants.composed(name)["space"]
     layers = {"nb201": 2, "nb1shot1": 6}.get(fields["_target_"].split(".")[2], 6)
-    return conformance.full(name, layers=layers, channels=max(2, 2 * fields.get("partial", 1)))
+    return space_variants.full(name, layers=layers, channels=max(2, 2 * fields.get("partial", 1)))
 
 
 def quiet(space: Space, mix: Tree) -> Tree:
@@ -213,13 +213,13 @@ def quiet(space: Space, mix: Tree) -> Tree:
     }
 
 
-@pytest.mark.parametrize("name", conformance.IMAGES)
+@pytest.mark.parametrize("name", space_variants.IMAGES)
 def test_every_space_is_heard_as_a_plain_supernet_is(name: str) -> None:
     space = smaller(name)
     net: Any = small.build(space)
     problem = RelaxedProblem(space, net, small.softmax)
     mix = detached(quiet(space, small.mixture(space)))
-    batches = [small.batch(seed, n=2, size=conformance.size(name) // 2) for seed in (3, 4)]
+    batches = [small.batch(seed, n=2, size=space_variants.size(name) // 2) for seed in (3, 4)]
     val, train = (agreement.look(problem, dict(net.named_parameters()), mix, b, list(net.cells)) for b in batches)
     plain, other = (Plain(space, net, mix, b) for b in batches)
     for kind, g in plain.mix.items():

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import test_conformance_spaces as conformance
+import test_conformance_searches as conformance
 import torch
 from scipy import stats
 

@@ -2,113 +2,28 @@
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 import xml.etree.ElementTree as ET
-from html.parser import HTMLParser
 
 import pytest
+from finished import CELL
+from report_page import writer, written
 
 from nasx.cli import report
 from nasx.errors import UserError
-from nasx.report import cells, charts, checklist, html
+from nasx.report import cells, charts, html
 from nasx.results import table_columns
 from nasx.results.aggregate import summary
 from nasx.results.collect import collect, rows_of
-from nasx.tracking import run_folder
 
-CELL = "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|skip_connect~0|nor_conv_3x3~1|nor_conv_3x3~2|"
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>$\\frac{_"
-EMPTY = {"meta", "img", "link", "br", "wbr", "input"}
 
 
 @pytest.fixture
 def make(tmp_path, monkeypatch):
-    """Write one finished search of three epochs by nasx.tracking.records; keywords replace fields of its record."""
     monkeypatch.chdir(tmp_path)
-    count = iter(range(1000))
-
-    def write(method="darts", seed=0, valid=90.0, epochs=3, settings=None, **fields):
-        number = next(count)
-        choices = {"method": method, "space": "nb201", "dataset": "cifar10"} | fields.pop("choices", {})
-        identity = {"seed": seed, **(settings or {})}
-        with run_folder.Run(tmp_path / "outputs" / f"run{number}", identity, {"choices": choices}) as run:
-            lookup = {"benchmark": "nb201", "cifar10": {"valid": valid, "test": None}}
-            for epoch in range(1, epochs + 1):
-                run.append(
-                    {
-                        "epoch": epoch,
-                        "train_loss": 2.0 / epoch + seed,
-                        "valid_accuracy": 0.3 * epoch / epochs,
-                        "eigenvalue": 0.1 * epoch,
-                        "lookup": lookup,
-                        "genotype": CELL,
-                        "mix": {"cell": [[0.1, 0.2, 0.3, 0.2, 0.2]] * 6},
-                    }
-                )
-            run.finish(
-                {
-                    "kind": "search",
-                    "name": f"run{number}",
-                    "status": "finished",
-                    "choices": choices,
-                    "seed": seed,
-                    "identity": f"{number:08x}",
-                    "family": f"{method}",
-                    "protocol": "nb201-v1",
-                    "overrides": [],
-                    "genotype": CELL,
-                    "lookup": lookup,
-                    "wall_s": 60.0,
-                    "peak_mb": 100,
-                    "updates": 3,
-                    "passes": 6,
-                    "commit": "abc",
-                    "versions": {"torch": "2"},
-                    "hardware": {"device": "cpu", "name": "A CPU"},
-                    "verdict": {"collapsed": False, "moving": True},
-                    **fields,
-                }
-            )
-
-    return write
-
-
-class Page(HTMLParser):
-    """A page's elements and text; balanced tags are asserted."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open, self.tags, self.texts, self.attributes = [], [], [], []
-        self.feed(text)
-        assert not self.open
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append(tag)
-        self.attributes += attrs
-        if tag not in EMPTY:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.tags.append(tag)
-        self.attributes += attrs
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if self.tags[-1:] == ["wbr"] and self.texts:  # one word, which may be broken here
-            self.texts[-1] += data
-        elif not self.open or self.open[-1] not in ("style", "script"):
-            self.texts.append(data)
-
-
-def written(*given) -> tuple[str, Page]:
-    report.main(list(given))
-    with open("report.html", encoding="utf-8") as file:
-        text = file.read()
-    return text, Page(text)
+    return writer(tmp_path)
 
 
 def test_a_page_holds_what_the_runs_say(make, capsys):
@@ -343,70 +258,6 @@ def test_what_is_wrong_is_said_before_any_work(make, given, said):
         report.main(given)
 
 
-# ----------------------------------------------------------------------------------------------------- checklist
-def states(root: str, *, anytime: bool = True) -> dict[int, str]:
-    frame = collect(root)
-    rows = [summary(frame, reference=False), frame]
-    groups, runs = ([{str(k): v for k, v in r.items()} for r in rows_.to_dict("records")] for rows_ in rows)
-    found = checklist.items(runs, groups, anytime=anytime)
-    assert [item.number for item in found] == list(range(1, 15))
-    assert {item.state for item in found} <= set(checklist.STATES)
-    return {item.number: item.state for item in found}
-
-
-def test_a_clean_study_has_its_list_filled(make):
-    for seed in (0, 1, 2):
-        make("darts", seed)
-        make("darts", seed, family="other", overrides=["method.order=2"])
-        make("random", seed)
-    found = states("outputs")
-    assert [number for number, state in found.items() if state != "yes"] == [3, 12]
-    assert found[3] == found[12] == "yours"
-
-
-def test_random_runs_that_were_tested_beside_nothing_are_no_baseline(make):
-    make("darts")
-    make("random", 1)
-    assert states("outputs")[8] == "partly"
-
-
-@pytest.mark.parametrize(
-    "other",
-    [
-        {"choices": {"dataset": "cifar100"}},
-        {"choices": {"space": "other"}},
-        {"protocol": "nats"},
-        {"reduced": True},
-        {"kind": "retrain", "test_accuracy": 0.9, "parent": "run0"},
-    ],
-)
-def test_one_method_in_two_contexts_is_no_ablation(make, other):
-    for seed in (0, 1):
-        make(seed=seed)
-        make(seed=seed, **{"family": "another"} | other)
-    assert states("outputs")[5] == "missing"
-
-
-@pytest.mark.parametrize("fields", [{"commit": "abc+"}, {"commit": None}, {"versions": {}}, {"hardware": {}}])
-def test_confounders_that_are_not_known_are_not_held_fixed(make, fields):
-    for seed in (0, 1):
-        make(seed=seed, **fields)
-    assert states("outputs")[11] == "partly"
-
-
-def test_the_set_up_is_looked_for(make, tmp_path):
-    make()
-    make(versions={})
-    assert states("outputs")[14] == "partly"
-    (tmp_path / "outputs" / "run0" / "config.yaml").unlink()
-    frame = collect("outputs")
-    rows, groups = (table.to_dict("records") for table in (frame, summary(frame, reference=False)))
-    assert (
-        checklist.items(rows, groups, anytime=False)[-1].says
-        == "1 of 2 runs have no configuration; 1 of 2 runs have no versions"
-    )
-
-
 @pytest.mark.parametrize(
     ("other", "words"),
     [
@@ -488,12 +339,3 @@ def test_a_run_of_two_studies_is_counted_once_on_a_page(make):
     assert "1 retraining in 2 settings" in words
     assert "spent 1.0 min on CPU" in words
     assert "from 1 finished runs" in words
-
-
-def test_what_is_missing_is_called_so(make):
-    make("darts", commit="abc+", lookup=None)
-    make("gdas", 1, protocol="nats", lookup=None, hardware={"device": "cpu", "name": "Another"}, commit=None)
-    found = states("outputs", anytime=False)
-    assert {n: s for n, s in found.items() if s == "missing"}.keys() == {5, 6, 7, 8, 9, 10}
-    assert {n: s for n, s in found.items() if s == "partly"}.keys() == {1, 2, 4, 11, 13}
-    assert json.dumps(found)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-import test_conformance_spaces as conformance
+import space_variants
 import torch
 
 from nasx.diagnostics import structure
@@ -89,7 +89,7 @@ def test_half_of_a_cell_may_skip(skips: int, collapsed: bool) -> None:
 )
 def test_of_few_operations_chance_alone_gives_half(space: str, skips: int, collapsed: bool) -> None:
     """8 edges by a coin: 37 of 256 cells have six or more, 9 have seven or more, which is less than one in twenty."""
-    whole, gen = conformance.full(space), torch.Generator().manual_seed(0)
+    whole, gen = space_variants.full(space), torch.Generator().manual_seed(0)
     text = darts(["skip_connect"] * skips + ["sep_conv_3x3"] * (8 - skips), ["sep_conv_3x3"] * 8)
     for found in (rows(), []):
         said = verdict(found, {"genotype": text}, lambda: str(whole.sample(gen)))

@@ -13,7 +13,7 @@ from typing import Any
 
 import agree
 import pytest
-import test_conformance_spaces as conformance
+import test_conformance_searches as conformance
 import torch
 from hydra.types import RunMode
 from scipy.stats import kendalltau
