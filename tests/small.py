@@ -17,7 +17,7 @@ from nasx.spaces.mixed_cell import MixedEdges, RelaxedCell
 from nasx.spaces.nb1shot1.space import Nb1Shot1
 from nasx.spaces.nb201.space import Nb201
 
-from reference import supernets
+from reference import operations, supernets
 
 
 def softmax(logits: Tensor) -> Tensor:
@@ -146,7 +146,7 @@ def reference(space: Space, net: Any, **settings: Any) -> nn.Module:
                 put(ref.stem0[3], net.stem0[1].weight)
                 put(ref.stem1[1], net.stem1.weight)
             for theirs, pre0, pre1 in zip(ref.cells, net.pre0, net.pre1, strict=True):
-                if isinstance(theirs.preprocess0, supernets.FactorizedReduce):
+                if isinstance(theirs.preprocess0, operations.FactorizedReduce):
                     put(theirs.preprocess0.conv1, pre0.weight1)
                     put(theirs.preprocess0.conv2, pre0.weight2)
                 else:

@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 from test_bench_import import BEST, OPTIMUM, PUBLIC, PUBLISHED, SHARED
 
+from nasx.benchmarks import get
 from nasx.benchmarks.base import DATASETS
 from nasx.benchmarks.columns import MISSING, Column, Table, merged
 from nasx.benchmarks.isomorphism import CELLS, cell_code, cell_text
 from nasx.benchmarks.nb201 import EMBEDDED, Nb201
 from nasx.benchmarks.nb201_import import import_nb201
+from nasx.benchmarks.offers import LATENCY, OFFERS
 from nasx.cli import bench
 from nasx.errors import UserError
 
@@ -227,3 +229,13 @@ def test_public_table_gives_the_published_numbers(cache: Path) -> None:
             for split in ("valid", "test"):
                 ours = table.statistics(dataset, split, epochs)[rows, 0]
                 assert ours.tolist() == [float(line[f"{prefix}{dataset}_{split}"]) for line in lines]
+
+
+def test_another_list_is_no_file_of_latencies(tmp_path: Path) -> None:
+    import torch
+
+    file = OFFERS[LATENCY].files[0]
+    for content in ([1.0] * 900, [1.0] * (CELLS - 1) + [float("nan")], {"a": 1}, "x"):
+        torch.save(content, tmp_path / "a.pt")
+        with pytest.raises(UserError, match="is not a file of latencies"):
+            get.latencies(file, tmp_path / "a.pt")

@@ -391,13 +391,3 @@ def test_every_pinned_checksum_is_that_of_its_file() -> None:
     assert len(files) == 24
     for file, path in files:
         assert download.verified(file, path) == path
-
-
-def test_another_list_is_no_file_of_latencies(tmp_path: Path) -> None:
-    import torch
-
-    file = OFFERS[LATENCY].files[0]
-    for content in ([1.0] * 900, [1.0] * (CELLS - 1) + [float("nan")], {"a": 1}, "x"):
-        torch.save(content, tmp_path / "a.pt")
-        with pytest.raises(UserError, match="is not a file of latencies"):
-            get.latencies(file, tmp_path / "a.pt")

@@ -397,5 +397,4 @@ def test_one_random_run_is_too_few(make):
     for seed in (0, 1):
         make("darts", seed)
     make("random")
-    table = summary(collect("outputs"), reference=False).set_index("method")
-    assert table.loc["darts", "versus"] == "n < 2"
+    assert summary(collect("outputs"), reference=False).set_index("method").loc["darts", "versus"] == "n < 2"

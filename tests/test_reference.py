@@ -15,7 +15,7 @@ from torch import Tensor
 from nasx.core.bilevel import Batch, Tree
 
 import toy
-from reference import diagnostics, methods, supernets
+from reference import diagnostics, methods, operations, supernets
 
 TABLE = 1e-10
 
@@ -355,9 +355,9 @@ def test_nb201_paths() -> None:
 def test_partial_channels() -> None:
     """K = 4 of 8 channels: the first two are mixed, all are interleaved; strided bypass is a max pool."""
     x = torch.arange(8.0).reshape(1, 8, 1, 1).expand(1, 8, 2, 2)
-    edge = supernets.PartialEdge([supernets.Identity()], 1, 4)
+    edge = operations.PartialEdge([operations.Identity()], 1, 4)
     close(edge(x, torch.tensor([10.0]))[0, :, 0, 0], [0, 2, 4, 6, 10, 3, 5, 7])
-    strided = supernets.PartialEdge([supernets.Zero(2, 2)], 2, 4)
+    strided = operations.PartialEdge([operations.Zero(2, 2)], 2, 4)
     close(strided(x, torch.tensor([1.0]))[0, :, 0, 0], [0, 2, 4, 6, 0, 3, 5, 7])
 
 

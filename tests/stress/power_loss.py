@@ -26,12 +26,10 @@ from __future__ import annotations
 
 import argparse
 import functools
-import hashlib
 import importlib
 import json
 import os
 import random
-import re
 import shutil
 import sys
 import traceback
@@ -42,12 +40,8 @@ from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 import forks
-import kills
+import outcomes
 import power
-
-from nasx.core import files
-from nasx.report import style
-from nasx.tracking import records
 
 IMPORTED = (
     *forks.IMPORTED,
@@ -98,7 +92,6 @@ RETRAIN = (
 )
 CELL = "|nor_conv_3x3~0|+|nor_conv_1x1~0|skip_connect~1|+|avg_pool_3x3~0|none~1|nor_conv_3x3~2|"
 HOW = ("kill", "half", "lost", "subset")
-APART = ("lock", "log.txt")
 """Files of a run that are no part of its outcome."""
 
 
@@ -193,63 +186,6 @@ def command(case: Case, words: tuple[str, ...], **how: Any) -> Callable[[], Any]
     return act
 
 
-# ------------------------------------------------------------------------------------------------------ compared
-def differing(whole: Path, found: Path) -> list[str]:
-    """What of an outcome differs from the untouched one."""
-    faults = []
-    names, there = (set(power.tree(root)) for root in (whole, found))
-    faults += [f"no {name}" for name in sorted(names - there) if Path(name).name not in APART]
-    faults += [f"left {name}" for name in sorted(there - names) if Path(name).name not in APART]
-    runs = [Path(folder) for folder in records.run_folders(whole)]
-    for run in runs:
-        own = found / run.relative_to(whole)
-        if not (own / "result.json").exists():
-            faults.append(f"{own.name} is not finished")
-        elif (run / "genotype.txt").exists():
-            faults += [
-                f"{run.name}{name}" for name in (kills.compared(run, own)[1] if (own / "genotype.txt").exists() else ())
-            ]
-        else:  # a study
-            one, two = (
-                dict(
-                    kills.flat(
-                        {
-                            key: value
-                            for key, value in (files.read_json(folder / "result.json") or {}).items()
-                            if key not in kills.MACHINE
-                        }
-                    )
-                )
-                for folder in (run, own)
-            )
-            faults += [f"{run.name}{key}" for key in sorted(one.keys() | two.keys()) if one.get(key) != two.get(key)]
-        faults += [
-            f"{run.name}: {name} differs from its seal"
-            for name in records.broken(own, files.read_json(own / "result.json") or {})
-        ]
-    for name in sorted(names & there):
-        one, two = whole / name, found / name
-        if one.suffix in (".svg", ".png") and not style.whole(two):
-            faults.append(f"{name} is torn")
-        of_a_run = any(run in one.parents for run in runs)
-        if one.is_file() and (not of_a_run or one.name.startswith("cell.")) and one.read_bytes() != two.read_bytes():
-            faults.append(f"{name} has other bytes")
-    return faults
-
-
-def state(found: power.Tree) -> str:
-    """What tells one state of the disk from another: names and contents, but for the random names of temporary files
-    and for what a clock, a process or a log says."""
-    digest = hashlib.sha256()
-    for path, content in sorted(found.items()):
-        if Path(path).name in APART:
-            content = content and b"there"
-        name = files.TEMPORARY.sub(".part", path)
-        text = re.sub(rb'"(wall_s|seconds|elapsed_s|started|finished)": [^,}]+', b"", content or b"")
-        digest.update(f"{name}\0{content is None}\0{len(text)}\0".encode() + text)
-    return digest.hexdigest()
-
-
 # --------------------------------------------------------------------------------------------------------- trials
 class Trial(NamedTuple):
     """One kill or power loss of a command."""
@@ -315,7 +251,7 @@ def tried(
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     here, row = work / "here", {**trial._asdict(), "outcome": "equal", "seen": False}
-    mark = state(left(trial, case, base, ops, here))
+    mark = outcomes.state(left(trial, case, base, ops, here))
     if mark in seen:
         return {**row, "outcome": seen[mark], "seen": True}
     code = forked(here, command(case, case.words), work / "again.txt")
@@ -327,7 +263,9 @@ def tried(
         report = work / "compared.json"
         forked(
             out,
-            lambda: report.write_text(json.dumps(differing((out / case.name / "whole").resolve(), here.resolve()))),
+            lambda: report.write_text(
+                json.dumps(outcomes.differing((out / case.name / "whole").resolve(), here.resolve()))
+            ),
             work / "compared.txt",
         )
         faults = (
