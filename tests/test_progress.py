@@ -46,6 +46,20 @@ def test_an_eigenvalue_that_did_not_converge_is_left_out(value: float | None) ->
     assert told == ([] if value is None else ["alignment 0.250", "eigenvalue 0.250"])
 
 
+def test_the_speed_is_that_after_the_first_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first step of a compiled run takes minutes: two steps after it said that days were left."""
+    clock = iter([0.0, 300.0, 300.0, 310.0])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    with progress.log_to_folder(tmp_path, quiet=False):
+        display = progress.Display("search", total=105, done=0, peak=lambda: 100.0)
+        display.measure_from(1)
+        display.show(1, "1/2", {"train_loss": 2.0})
+        display.show(5, "1/2", {"train_loss": 2.0})
+    first, second = (line[9:] for line in (tmp_path / "log.txt").read_text().splitlines())
+    assert first == "epoch 1/2  1/105  train 2.000  peak 100 MB"
+    assert second == "epoch 1/2  5/105  train 2.000  0.4 updates/s, peak 100 MB, 4m 10s left"
+
+
 @pytest.mark.parametrize("more", [{}, {"alignment": -0.123, "eigenvalue": 12345.678}])
 def test_an_epochs_lines_fit_80_columns(more: dict[str, float], tmp_path: Path) -> None:
     large = {key: value * 40 if "loss" in key else 1.0 for key, value in ROW.items()}

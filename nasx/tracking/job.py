@@ -134,6 +134,8 @@ class Job(ABC):
     def tick(self, _: object) -> None:
         """After each step: check the running means, show them, write a checkpoint if one is due or a signal came."""
         self.estimate()
+        if self.ticks == 1:
+            self.display.measure_from(self.engine.position[0])
         due = self.display.due()
         if due or self.ctx.device.type == "cpu":  # on a GPU, reading values back synchronizes
             means = self.engine.meter.means()

@@ -160,19 +160,24 @@ class Display:
         wait = 0.5 if self.live or self.notebook else self.every_s
         return time.monotonic() - self._last >= wait
 
+    def measure_from(self, done: int) -> None:
+        """Measure the speed from now on: the first step of a process may compile for minutes."""
+        self._first, self._began = done, time.monotonic()
+
     def show(self, done: int, epoch: str, means: Mapping[str, float]) -> None:
-        """Show the position and running means."""
+        """Show the position, running means and speed; after the first step, no speed yet."""
         self._last = time.monotonic()
         rate = (done - self._first) / max(self._last - self._began, 1e-9)
-        speed = f"{rate * self.amount:,.{0 if self.amount > 1 else 1}f} {self.unit}s/s"
         peak = self.peak() if self.peak else None
-        speed += "" if peak is None else f", peak {peak:,.0f} MB"
+        known = [f"{rate * self.amount:,.{0 if self.amount > 1 else 1}f} {self.unit}s/s"] if rate else []
+        speed = ", ".join([*known, *([] if peak is None else [f"peak {peak:,.0f} MB"])])
         if self.live:
             text = "  ".join(metric_texts(self.kind, means))
             self.bar.update(self.task, completed=done, epoch=epoch, text=text, speed=speed)
         elif not self.quiet:
-            left = (self.total - done) / rate if rate else 0.0
-            parts = [f"{done}/{self.total}", *metric_texts(self.kind, means), f"{speed}, {duration(left)} left"]
+            left = [f"{duration((self.total - done) / rate)} left"] if rate else []
+            speed = ", ".join([speed, *left] if speed else left)
+            parts = [f"{done}/{self.total}", *metric_texts(self.kind, means), *([speed] if speed else [])]
             if self.notebook is not None:
                 self.notebook.show(done, "  ".join([f"epoch {epoch}", *parts]))
             else:
