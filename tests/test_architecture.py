@@ -79,6 +79,11 @@ def test_no_file_over_400_lines(path: Path) -> None:
     assert len(path.read_text(encoding="utf-8").splitlines()) <= 400
 
 
+def test_no_file_of_tests_over_400_lines() -> None:
+    lines = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in (ROOT / "tests").rglob("*.py")}
+    assert [path for path, count in lines.items() if count > 400] == []
+
+
 @pytest.mark.parametrize("file", LOOPS)
 def test_loops_name_no_method_and_no_space(file: str) -> None:
     path = ROOT / "nasx" / file

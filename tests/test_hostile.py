@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import test_nb101 as bench101
 import torch
-from fuzz_targets import SAMPLES, read_run, write_run
+from fuzz_records import SAMPLES, read_run, write_run
 from fuzzing import Escaped, enclosed
 from test_config import faults
 

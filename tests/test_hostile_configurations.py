@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
-from fuzz_targets import SAMPLES, write_run
+from fuzz_records import SAMPLES, write_run
 from fuzzing import enclosed
 from test_config import faults
 

@@ -17,6 +17,7 @@ import jobs
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "stress"))
+import outcomes
 import power
 import power_loss
 
@@ -190,7 +191,7 @@ def attempt(made: Ready, how: str, at: int, here: Path) -> None:
         power_loss.left(power_loss.Trial(own.name, how, at, ""), own, start, ops, here)
     done = jobs.nasx(here, *own.words)
     assert done.code == 0, (how, at, done)
-    assert power_loss.differing(whole, here) == [], (how, at)
+    assert outcomes.differing(whole, here) == [], (how, at)
 
 
 @pytest.mark.parametrize(
@@ -227,6 +228,6 @@ def test_what_is_compared_can_differ(ready: Callable[[str], Ready], tmp_path: Pa
     }.items():
         here = tmp_path / name
         power.put(power.tree(whole), here)
-        assert power_loss.differing(whole, here) == []
+        assert outcomes.differing(whole, here) == []
         harm(here / "runs" / "found")
-        assert power_loss.differing(whole, here) != [], name
+        assert outcomes.differing(whole, here) != [], name

@@ -101,7 +101,7 @@ def lacking(folder: Path, names: list[str]) -> bool:
 
 def show(result: Mapping[str, Any], folder: Path) -> None:
     """Print the summary of a run to standard output."""
-    result, console = cleaned(dict(result)), Console(highlight=False, soft_wrap=True, force_jupyter=False)
+    result, console = _printable(result), Console(highlight=False, soft_wrap=True, force_jupyter=False)
     console.print(f"\n[bold]{escape(result['name'])}[/bold]  finished {result['finished']}")
     console.print(result["genotype"], markup=False)
     if result["kind"] == "search":
@@ -152,10 +152,15 @@ def show(result: Mapping[str, Any], folder: Path) -> None:
     console.print(printable(f"files: {folder}" + (f" ({', '.join(pictures)})" if pictures else "")), markup=False)
 
 
+def _printable(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the record without characters that control a terminal."""
+    return cleaned(dict(result))
+
+
 def show_next(result: Mapping[str, Any], folder: Path) -> None:
     """Print the commands that may follow a finished run or study."""
     console = Console(highlight=False, soft_wrap=True, force_jupyter=False)
-    for line in lineage.next_commands(cleaned(dict(result)), folder):
+    for line in lineage.next_commands(_printable(result), folder):
         console.print(line, markup=False)
     if result["kind"] == "search" and untested(result.get("lookup") or {}):
         console.print(
