@@ -139,7 +139,7 @@ def test_a_killed_search_of_two_processes_resumes_to_the_same_bits(tmp_path: Pat
     for name in ("whole", "alone"):
         code, out, err = ended(nasx(tmp_path, *WORDS, f"name={name}", f"devices={2 if name == 'whole' else 1}"))
         assert code == 0, err
-        assert out.count("finished") == err.count("epoch 1/2") == 1, err  # one process speaks
+        assert out.count("  finished ") == err.count("epoch 1/2") == 1, err  # one process speaks
         assert "Warning" not in err
     whole, alone = (files.read_json(tmp_path / "runs" / name / "result.json") or {} for name in ("whole", "alone"))
     assert [record["starts"][0]["processes"] for record in (whole, alone)] == [2, 1]

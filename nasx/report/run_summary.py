@@ -152,7 +152,7 @@ def show(result: Mapping[str, Any], folder: Path) -> None:
     console.print(printable(f"files: {folder}" + (f" ({', '.join(pictures)})" if pictures else "")), markup=False)
 
 
-def _printable(result: Mapping[str, Any]) -> dict[str, Any]:
+def _printable(result: Mapping[str, Any]) -> Any:
     """Return the record without characters that control a terminal."""
     return cleaned(dict(result))
 
