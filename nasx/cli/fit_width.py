@@ -71,8 +71,8 @@ class Networks(NamedTuple):
         """
         from nasx.spaces.cost import Limit, widest
 
-        where, enough, most = f"{quantity}={target:g}", *work
-        limits = [Limit("retrain.epochs", "macs", most, lambda n: self.cost(genotype, n).macs if n > enough else 0)]
+        where, (enough, most) = f"{quantity}={target:g}", work
+        limits = [Limit("retrain.epochs", "macs", max(most, self.cost(genotype, enough).macs))]
         if quantity == "latency":
             limits.append(Limit(where, quantity, NOISE * target, partial(self.latency, genotype)))
         elif quantity:

@@ -84,9 +84,10 @@ def calibrated(ctx: Session) -> SearchJob:
     job = SearchJob(ctx, path=path)
     if path is not None or not open_to(job):
         return job
-    rows, how = choose(job)
-    if rows is None:
+    found = choose(job)
+    if found is None:
         return job
+    rows, how = found
     path = fastest(rows)
     ctx.run.note(KEPT, {"path": path, "measured": rows})
     log.info("engine=auto: %s", told(path, rows, how))
@@ -125,7 +126,7 @@ def open_to(job: SearchJob) -> bool:
     )
 
 
-def choose(job: SearchJob) -> tuple[list[Row] | None, str]:
+def choose(job: SearchJob) -> tuple[list[Row], str] | None:
     """What was measured for runs like this one, now or before, and how; None where the run is too short for that."""
     cached = cache(job)
     held = files.read_json(cached)
@@ -134,7 +135,7 @@ def choose(job: SearchJob) -> tuple[list[Row] | None, str]:
     whole = rehearse(job) * job.loop.total / job.method.steps_w
     budget = job.engine_settings.calibrate * whole
     if budget < SHORTEST_S:
-        return None, "the run is short"
+        return None
     log.info("engine=auto: measuring for at most %s of about %s", progress.duration(budget), progress.duration(whole))
     began = time.monotonic()
     rows = measure(job.ctx, candidates(job.engine_settings, job.ctx.device), budget)

@@ -169,15 +169,14 @@ class Display:
         self._last = time.monotonic()
         rate = (done - self._first) / max(self._last - self._began, 1e-9)
         peak = self.peak() if self.peak else None
-        known = [f"{rate * self.amount:,.{0 if self.amount > 1 else 1}f} {self.unit}s/s"] if rate else []
-        speed = ", ".join([*known, *([] if peak is None else [f"peak {peak:,.0f} MB"])])
+        facts = [f"{rate * self.amount:,.{0 if self.amount > 1 else 1}f} {self.unit}s/s"] if rate else []
+        facts += [] if peak is None else [f"peak {peak:,.0f} MB"]
         if self.live:
             text = "  ".join(metric_texts(self.kind, means))
-            self.bar.update(self.task, completed=done, epoch=epoch, text=text, speed=speed)
+            self.bar.update(self.task, completed=done, epoch=epoch, text=text, speed=", ".join(facts))
         elif not self.quiet:
-            left = [f"{duration((self.total - done) / rate)} left"] if rate else []
-            speed = ", ".join([speed, *left] if speed else left)
-            parts = [f"{done}/{self.total}", *metric_texts(self.kind, means), *([speed] if speed else [])]
+            facts += [f"{duration((self.total - done) / rate)} left"] if rate else []
+            parts = [f"{done}/{self.total}", *metric_texts(self.kind, means), *filter(None, [", ".join(facts)])]
             if self.notebook is not None:
                 self.notebook.show(done, "  ".join([f"epoch {epoch}", *parts]))
             else:
