@@ -178,7 +178,7 @@ class Line(NamedTuple):
 
     @property
     def multirun(self) -> bool:
-        return self.has("--multirun")
+        return self.has("--multirun") or "hydra.mode=MULTIRUN" in self.overrides
 
     @property
     def runs(self) -> bool:

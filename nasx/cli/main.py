@@ -10,7 +10,6 @@ A reader that went away changes none.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import os
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from nasx.cli.arguments import Line
+    from nasx.config.compose import Loader
 
 
 # ---------------------------------------------------------------------------------------------- the jobs
@@ -116,7 +116,7 @@ def _checked(command: str, cfg: DictConfig) -> Any:
 
                 run_summary.show_next(result, Path(plain["out"]) / result["name"])
             return result
-        except Exception as error:  # noqa: BLE001 (raised again by `_hydra`, past Hydra's own shortened trace)
+        except Exception as error:  # noqa: BLE001 (raised again by `application`, past Hydra's own shortened trace)
             _raised.append(error)
             return None
     path = Path(hydra.sweep.dir) / f"job-{hydra.job.num}.json"
@@ -281,9 +281,9 @@ def resolve_name(text: str) -> str:
 
 def application(command: str, words: list[str]) -> int | None:
     """One of the commands with a configuration, by Hydra."""
-    from nasx.cli import arguments, preflight
+    from nasx.cli import arguments, hydra_app, preflight
     from nasx.cli.arguments import normalize_filter, normalize_flags
-    from nasx.config import commands
+    from nasx.config import commands, compose
 
     fields = commands.settings(command)
     flags = [name for name, field in fields.items() if field.annotation is bool]
@@ -299,50 +299,38 @@ def application(command: str, words: list[str]) -> int | None:
         print(help_.command(command, line))
         return 0
     if line.has("--shell-completion", "--hydra-help"):
-        return _hydra(command, line, None)
-    line = preflight.normalize(command, line)
-    out, jobs = preflight.check_line(command, line)
-    if not (line.multirun and line.runs):
-        return _hydra(command, line, None)
+        hydra_app.show(command, line, TASKS[command])
+        return None
+    line, loader = preflight.normalize(command, line), compose.make_loader(line.value("--config-dir"))
+    out, jobs = preflight.check_line(command, line, loader)
+    if not line.runs:
+        hydra_app.show(command, line, TASKS[command])
+        return None
+    if not line.multirun:
+        with hydra_app.application(loader) as hydra:
+            hydra.run(command, TASKS[command], list(line.overrides))
+        if _raised:
+            raise _raised.pop()
+        return None
     from nasx.tracking import sweep_log
 
     folder = Path(out) / ".sweeps" / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
     with sweep_log.sweep(folder, [command, *words], jobs):
-        return _hydra(command, line, folder)
+        return _sweep(command, line, loader, folder)
 
 
-def _hydra(command: str, line: Line, folder: Path | None) -> int | None:
-    """Hand the line to Hydra. Its errors come to us: it would print a shortened trace and exit with 1.
-
-    `folder` is that of a sweep's notes, None if this is no sweep.
-    """
-    import hydra
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
-
-    from nasx.config import compose, paths, sweeps
+def _sweep(command: str, line: Line, loader: Loader, folder: Path) -> int:
+    """Run the jobs of a sweep, print their summary, and return the exit code. `folder` is that of the sweep's notes."""
+    from nasx.cli import hydra_app
+    from nasx.config import sweeps
     from nasx.tracking import sweep_log
 
     own = any(text.startswith("hydra.sweep.dir=") for text in line.overrides)
-    placed = [] if folder is None or own else [f"hydra.sweep.dir={json.dumps(str(folder))}"]
-    sys.argv = ["nasx", *line.options, *line.overrides, *placed]
-    os.environ["HYDRA_FULL_ERROR"] = "1"
-    compose.register()
-    # Python 3.14 checks that help texts are strings; Hydra passes an object that composes its text when it is shown.
-    argparse.HelpFormatter._get_help_string = lambda self, action: action.help and str(action.help)  # type: ignore
-    task = hydra.main(config_path=str(paths.conf_dir()), config_name=command, version_base="1.3")(TASKS[command])
-    if folder is None:
-        try:
-            task()
-        except (HydraException, OmegaConfBaseException) as error:
-            raise compose.translate(error) from error
-        if _raised:
-            raise _raised.pop()
-        return None
+    placed = [] if own else [f"hydra.sweep.dir={json.dumps(str(folder))}"]
     fault: Exception | None = None
     try:
-        with sweeps.without_validation():
-            task()
+        with sweeps.without_validation(), hydra_app.application(loader) as hydra:
+            hydra.multirun(command, TASKS[command], [*line.overrides, *placed, "hydra.mode=MULTIRUN"])
     except KeyboardInterrupt:
         sweep_log.summary(folder, None)
         raise

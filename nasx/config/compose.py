@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 from hydra import version
@@ -30,13 +30,28 @@ from nasx.errors import UserError
 
 
 class BoundedFileSource(FileConfigSource):
-    """Hydra's file source, which rejects files that expand beyond the bounds of `files.compose_yaml`."""
+    """Hydra's file source, which rejects files that expand beyond the bounds of `files.compose_yaml`.
+
+    A file is parsed once per process, and again after it has changed.
+    """
+
+    parsed: ClassVar[dict[tuple[object, ...], tuple[Any, dict[str, str | None]]]] = {}
+    """Source, path, and time, size and number of the file on the disk -> its plain values and its header."""
 
     def load_config(self, config_path: str) -> ConfigResult:
         path = Path(self.path, self._normalize_file_name(config_path))
-        if path.is_file():
+        if not path.is_file():
+            return super().load_config(config_path)
+        found = path.stat()
+        key = (self.path, path, found.st_mtime_ns, found.st_size, found.st_ino)
+        if key not in self.parsed:
             files.compose_yaml(path.read_text(encoding="utf-8"))
-        return super().load_config(config_path)
+            result = super().load_config(config_path)
+            self.parsed[key] = OmegaConf.to_container(result.config), dict(result.header)
+            return result
+        values, header = self.parsed[key]
+        place = f"{self.scheme()}://{self.path}"
+        return ConfigResult(provider=self.provider, path=place, config=OmegaConf.create(values), header=dict(header))
 
 
 class UserFolders(SearchPathPlugin):
@@ -72,7 +87,22 @@ class Loader(ConfigLoaderImpl):
         ]
         return partial(_ours, command, tuple(chosen))
 
-    def load_configuration(self, *args: Any, **words: Any) -> Any:
+    _kept: tuple[object, Any] | None = None
+    """The arguments of the last composition, and its result until it is returned a second time."""
+
+    def load_configuration(
+        self, config_name: str | None, overrides: list[str], run_mode: RunMode, *flags: bool, **named: bool
+    ) -> Any:
+        """Compose a configuration, or return the one just composed from the same overrides to check them."""
+        given = (config_name, tuple(overrides), run_mode)
+        kept, self._kept = self._kept, None
+        if kept is not None and kept[0] == given:
+            return kept[1]
+        cfg = self._load(config_name, overrides, run_mode, *flags, **named)
+        self._kept = given, cfg
+        return cfg
+
+    def _load(self, *args: Any, **words: Any) -> Any:
         try:
             return super().load_configuration(*args, **words)
         except (HydraException, OmegaConfBaseException):
