@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
-from nasx.errors import UserError
-
-if TYPE_CHECKING:
-    pass
 from nasx.config.stages import Config, count, stage_config, with_defaults
+from nasx.errors import UserError
 
 
 def faults(cfg: Config, overrides: Sequence[str], allowed: Sequence[str]) -> Iterator[UserError]:

@@ -28,6 +28,7 @@ from nasx.core.draws import Draws
 from nasx.core.schedules import scaled
 from nasx.core.selection import Selection
 from nasx.core.trees import (
+    Activate,
     Decision,
     Number,
     Second,
@@ -56,9 +57,6 @@ __all__ = [
     "gradient", "gradients", "like", "logs", "norm", "shift", "shortened", "state_kwargs", "step_length",
     "store_state", "vanishes", "without_writes",
 ]  # fmt: skip
-
-
-Activate = Callable[[Tensor], Tensor]
 
 
 class Outcome(NamedTuple):

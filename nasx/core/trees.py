@@ -15,6 +15,8 @@ from torch import Tensor
 from nasx.errors import UserError
 
 Tree = dict[str, Tensor]
+Activate = Callable[[Tensor], Tensor]
+"""Map from logits to mixture weights, on the last axis."""
 Number = float | Tensor
 """A Python number, or a 0-d tensor on the device (in steps that may be replayed from a CUDA graph)."""
 

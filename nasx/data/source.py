@@ -23,12 +23,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 
 from nasx.data import bounds, shrink
+from nasx.data.base import OFFLINE, Images, absent, data_root, statistics
 from nasx.data.splits import Split, read_split
 from nasx.errors import UserError
 
 if TYPE_CHECKING:
     from nasx.data.batch_stream import Held
-from nasx.data.base import OFFLINE, Images, absent, data_root, statistics
 
 log = logging.getLogger("nasx")
 SMALLEST = 8

@@ -15,13 +15,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from nasx.data.base import data_root
+from nasx.data.base import Text, data_root
 from nasx.data.layouts import missing
 from nasx.errors import UserError
 
 if TYPE_CHECKING:
     from nasx.data.segments import Read
-from nasx.data.base import Text
 
 END = "<eos>"
 FILES = ("train.txt", "valid.txt", "test.txt")

@@ -5,13 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-from nasx.errors import UserError
-
-if TYPE_CHECKING:
-    pass
 from nasx.config.stages import Config, count, name, stage_config, with_defaults
+from nasx.errors import UserError
 
 
 class Stage(NamedTuple):

@@ -8,19 +8,17 @@ first to the second, `discretize` the second to the third, and `encode` a genoty
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 
-from nasx.core.trees import Decision, Number, Tree
+from nasx.core.trees import Activate, Decision, Number, Tree
 from nasx.errors import UserError
 from nasx.spaces.edges import Edge, genotype_edges
 from nasx.spaces.expected_cost import CostModel, Counter, EdgeCosts, Site, edge_table
 from nasx.spaces.latency import Latencies
-
-Activate = Callable[[Tensor], Tensor]
 
 
 class Logits(NamedTuple):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -18,9 +18,6 @@ from torch import Tensor, nn
 from nasx.core import distributed
 from nasx.core.trees import Tree
 from nasx.spaces.edge_operations import Norm, Wrapper, shifted, weight
-
-if TYPE_CHECKING:
-    pass
 
 
 class Sizes(Protocol):

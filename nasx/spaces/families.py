@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
-
 
 def family(operation: str) -> str:
     """The family of an operation by its published name: conv, pool, skip, none or noise."""

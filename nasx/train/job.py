@@ -19,12 +19,12 @@ from nasx.spaces.cost import Limit, cost, widest
 from nasx.tracking import environment, lineage, records
 from nasx.tracking.job import Job
 from nasx.train import recipe, relaxed
+from nasx.train.trainer import Row, Trainer, log
 
 if TYPE_CHECKING:
     from nasx.config.settings import Retraining
     from nasx.spaces.base import Genotype, Network, Space
     from nasx.tracking.session import Config, Result, Session
-from nasx.train.trainer import Row, Trainer, log
 
 
 class RetrainJob(Job):

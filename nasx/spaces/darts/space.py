@@ -41,10 +41,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 import torch
 from torch import nn
 
-from nasx.core.trees import Decision, Tree
+from nasx.core.trees import Activate, Decision, Tree
 from nasx.errors import UserError
 from nasx.spaces import rules
-from nasx.spaces.base import Activate, Genotype, Network, Space, Supernet
+from nasx.spaces.base import Genotype, Network, Space, Supernet
 from nasx.spaces.darts.edges import PAIRS, Pair, edges_of, incidence, kept_mask, pair_slices
 from nasx.spaces.darts.genotype import EDGES, KINDS, NODES, DartsGenotype, UntiedDartsGenotype, read
 from nasx.spaces.darts.network import SIZES, AuxiliaryHead, DartsNetwork, plan, sites

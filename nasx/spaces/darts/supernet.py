@@ -16,6 +16,7 @@ from nasx.spaces.base import Logits, Supernet
 from nasx.spaces.blocks import ConvNorm, FactorizedReduceNorm, Ordered, Sizes
 from nasx.spaces.edge_operations import Style
 from nasx.spaces.mixed_cell import Edge, RelaxedCell
+from nasx.spaces.rules import EDGES
 
 
 class Settings(Sizes, Protocol):
@@ -53,7 +54,6 @@ class DartsSupernet(Supernet):
         self.cells, self.pre0, self.pre1 = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
         self.kinds: list[str] = [space.kind(i) for i in range(space.layers)]
         self.auxiliary: nn.Module | None = None
-        pairs = [(s, t) for t in range(2, 6) for s in range(t)]
         skip = int(all(names[0] == "none" for kind in set(self.kinds) for names in space.edge_operations(kind)))
         for i, kind in enumerate(self.kinds):
             reduction = kind == "reduce"
@@ -66,7 +66,7 @@ class DartsSupernet(Supernet):
             self.pre1.append(ConvNorm(last, c, 1, relu=True, affine=False, tracked=tracked))
             edges = [
                 Edge(e, s, t, 2 if reduction and s < 2 else 1, tuple(names))
-                for e, ((s, t), names) in enumerate(zip(pairs, space.edge_operations(kind), strict=True))
+                for e, ((s, t), names) in enumerate(zip(EDGES, space.edge_operations(kind), strict=True))
             ]
             self.cells.append(RelaxedCell(edges, 2, 4, c, Style(tracked=tracked, pool_norm=True), space.partial, skip))
             before, last, halved = last, 4 * c, reduction

@@ -5,16 +5,12 @@ from __future__ import annotations
 import json
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from nasx.errors import UserError
 from nasx.spaces import genotypes, rules
 from nasx.spaces.base import Genotype
 from nasx.spaces.published import resolve
-
-if TYPE_CHECKING:
-    pass
-
 
 OPERATIONS = rules.NB101
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -12,9 +10,6 @@ from nasx.errors import UserError
 from nasx.spaces import modules, operations
 from nasx.spaces.base import Logits, Network
 from nasx.spaces.cost import no_drop_path
-
-if TYPE_CHECKING:
-    pass
 from nasx.spaces.nb1shot1.genotype import Matrix, Nb101Genotype, _reached
 
 

@@ -53,13 +53,13 @@ from nasx.spaces import rules
 from nasx.spaces.base import Genotype, Space, Supernet
 from nasx.spaces.cost import plain_only
 from nasx.spaces.expected_cost import CostModel, Counter
+from nasx.spaces.nb1shot1.cost import WiringCosts, wiring_costs
+from nasx.spaces.nb1shot1.genotype import DUMMY, INPUT, OPERATIONS, OUTPUT, PARENTS, VERTICES, Matrix, Nb101Genotype
+from nasx.spaces.nb1shot1.network import Nb101Network
 from nasx.spaces.selection import best, top
 
 if TYPE_CHECKING:
     from nasx.core.constraints import Channels, Layers, PositiveFloat
-from nasx.spaces.nb1shot1.cost import WiringCosts, wiring_costs
-from nasx.spaces.nb1shot1.genotype import DUMMY, INPUT, OPERATIONS, OUTPUT, PARENTS, VERTICES, Matrix, Nb101Genotype
-from nasx.spaces.nb1shot1.network import Nb101Network
 
 
 @dataclass(frozen=True, kw_only=True)

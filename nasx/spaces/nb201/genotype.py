@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from nasx.errors import UserError
 from nasx.spaces import genotypes, rules
 from nasx.spaces.base import Genotype
 from nasx.spaces.published import resolve
-
-if TYPE_CHECKING:
-    pass
-
 
 OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
 

@@ -32,19 +32,19 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 import torch
 import torch.nn.functional as F
 
-from nasx.core.trees import Tree
+from nasx.core.trees import Activate, Tree
 from nasx.spaces import genotypes, rules
-from nasx.spaces.base import Activate, Genotype, Space, Supernet
+from nasx.spaces.base import Genotype, Space, Supernet
 from nasx.spaces.cost import plain_only
 from nasx.spaces.expected_cost import Site
+from nasx.spaces.nb201.cost import CellCosts
+from nasx.spaces.nb201.genotype import EDGES, OPERATIONS, Nb201Genotype
+from nasx.spaces.nb201.network import Nb201Network, sites
 from nasx.spaces.published import resolve
 from nasx.spaces.selection import Lists, best, softmax_by_node, strongest
 
 if TYPE_CHECKING:
     from nasx.core.constraints import Channels, Layers, Positive
-from nasx.spaces.nb201.cost import CellCosts
-from nasx.spaces.nb201.genotype import EDGES, OPERATIONS, Nb201Genotype
-from nasx.spaces.nb201.network import Nb201Network, sites
 
 NODES = [slice(0, 1), slice(1, 3), slice(3, 6)]
 """The edges that enter each node."""

@@ -16,6 +16,7 @@ from nasx.spaces.base import Logits, Supernet
 from nasx.spaces.blocks import ConvNorm, Ordered, Sizes
 from nasx.spaces.edge_operations import Norm, Style, weight
 from nasx.spaces.mixed_cell import Edge, RelaxedCell
+from nasx.spaces.nb201.genotype import EDGES
 
 
 class Settings(Sizes, Protocol):
@@ -56,8 +57,7 @@ class Nb201Supernet(Supernet):
         style = Style(tracked=tracked, affine=space.affine)
         lists = space.edge_operations("cell")
         skip = int(all(names[0] == "none" for names in lists))
-        pairs = [(s, t) for t in range(1, 4) for s in range(t)]
-        edges = [Edge(e, s, t, 1, names) for e, ((s, t), names) in enumerate(zip(pairs, lists, strict=True))]
+        edges = [Edge(e, s, t, 1, names) for e, ((s, t), names) in enumerate(zip(EDGES, lists, strict=True))]
         self.stem = ConvNorm(3, c, 3, relu=False, affine=True, tracked=tracked)
         self.cells = nn.ModuleList()
         self.reductions = nn.ModuleDict()

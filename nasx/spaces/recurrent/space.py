@@ -34,11 +34,11 @@ from nasx.errors import UserError
 from nasx.spaces import rules
 from nasx.spaces.base import Genotype, Network, Space, Supernet
 from nasx.spaces.cost import plain_only
+from nasx.spaces.recurrent.genotype import OPERATIONS, RecurrentGenotype
 from nasx.spaces.selection import best, choosable
 
 if TYPE_CHECKING:
     from nasx.core.constraints import Channels, Nodes
-from nasx.spaces.recurrent.genotype import OPERATIONS, RecurrentGenotype
 
 SIZE = 850
 """Width of retrained networks."""
