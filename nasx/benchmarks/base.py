@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nasx.core.quantities import TITLES
 from nasx.errors import UserError
 
 if TYPE_CHECKING:
     from nasx.spaces.base import Space
 
-DATASETS = ("cifar10", "cifar100", "imagenet16")
+DATASETS = tuple(TITLES)
 EQUAL = 1e-9
 """Largest difference of means that count as equal, in percentage points."""
 Edges = tuple[tuple[str, ...], ...]

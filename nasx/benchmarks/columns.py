@@ -28,6 +28,7 @@ import numpy as np
 from nasx.benchmarks.base import DATASETS
 from nasx.benchmarks.isomorphism import CELLS
 from nasx.benchmarks.store import Say, pack, unpack
+from nasx.core.quantities import TITLES
 from nasx.errors import UserError
 
 FORM, FIRST_FORM = "nasx nb201 table 2", "nasx nb201 table 1"
@@ -40,7 +41,6 @@ IMAGES = {
     ("imagenet16", "valid"): 3000,
     ("imagenet16", "test"): 3000,
 }
-TITLES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "imagenet16": "ImageNet16-120"}
 NAMES = re.compile(
     r"(?P<dataset>cifar10|cifar100|imagenet16)\.(?:(?P<split>valid|test)\.(?P<epochs>[0-9]{1,4})\."
     r"(?P<what>runs|mean)|(?P<seconds>seconds))|latency\.(?P<device>[\w.-]{1,60})"

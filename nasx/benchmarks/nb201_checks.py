@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from nasx.benchmarks.base import DATASETS
-from nasx.benchmarks.columns import IMAGES, TITLES, Table, name_of
+from nasx.benchmarks.columns import IMAGES, Table, name_of
 from nasx.benchmarks.nb201 import EMBEDDED
+from nasx.core.quantities import TITLES
 from nasx.errors import UserError
 
 ALIKE, APART, ENOUGH = 0.98, 6.0, 1000

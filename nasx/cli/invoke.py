@@ -1,4 +1,4 @@
-"""Do one job of a command in this process: what Hydra's application, `nasx quickstart` and nasx.api call.
+"""Run one job of a command in this process, for Hydra's application, `nasx quickstart` and nasx.api.
 
 Nothing here imports torch before a job has passed all checks and has something to do.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -19,14 +20,14 @@ Config = dict[str, Any]
 
 
 class Done(NamedTuple):
-    """A finished run: its record, its folder."""
+    """The record and the folder of a finished run."""
 
     record: Config
     folder: Path
 
 
 def call(command: Literal["search", "retrain"], overrides: Sequence[str], config_dir: str | None = None) -> Done:
-    """Check, compose and do one job, like `nasx COMMAND OVERRIDES`, but print no summary.
+    """Check, compose and run one job, like `nasx COMMAND OVERRIDES`, but print no summary.
 
     Raises UserError like the command line, and before anything is computed.
     """
@@ -36,7 +37,7 @@ def call(command: Literal["search", "retrain"], overrides: Sequence[str], config
 
 
 def composed(command: str, overrides: Sequence[str], config_dir: str | None = None) -> tuple[Line, Config, Config]:
-    """A command line in normal form, its checked configuration and choices. Raises UserError with all faults."""
+    """Return a normalized command line, its checked configuration and its choices. Raises UserError with all faults."""
     from hydra.types import RunMode
 
     from nasx.cli import preflight
@@ -83,7 +84,7 @@ def job_info(
 
 
 def _unless_done(kind: str, cfg: Config, info: Config) -> Any:
-    """The record of a finished run, without torch; else the run."""
+    """Return the record of a finished run without importing torch, or do the run. `kind`: search or retrain."""
     from nasx.report import run_summary
 
     if done := run_summary.again(cfg, info["choices"], kind, summary=info.get("summary", True)):
@@ -94,18 +95,10 @@ def _unless_done(kind: str, cfg: Config, info: Config) -> Any:
     return {"search": nasx.jobs.search.search, "retrain": nasx.jobs.retrain.retrain}[kind](cfg, info)
 
 
-def _search(cfg: Config, info: Config) -> Any:
-    return _unless_done("search", cfg, info)
-
-
-def _retrain(cfg: Config, info: Config) -> Any:
-    return _unless_done("retrain", cfg, info)
-
-
 def _run(cfg: Config, info: Config) -> Any:
     from nasx.report import run_summary
 
-    run_summary.opened(cfg, info["choices"], "search")
+    run_summary.checked_folder(cfg, info["choices"], "search")
     import nasx.jobs.run
 
     return nasx.jobs.run.run(cfg, info)
@@ -130,11 +123,11 @@ def _list(cfg: Config, info: Config) -> Any:
 
 
 WORK: dict[str, Callable[[Config, Config], Any]] = {
-    "search": _search,
-    "retrain": _retrain,
+    "search": partial(_unless_done, "search"),
+    "retrain": partial(_unless_done, "retrain"),
     "run": _run,
     "study": _study,
     "table": _table,
     "list": _list,
 }
-"""Command -> what does the work, of a resolved configuration and `job_info`."""
+"""Command -> function of a resolved configuration and its `job_info` that runs the job."""

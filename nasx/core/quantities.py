@@ -13,6 +13,9 @@ from fnmatch import fnmatchcase
 from functools import lru_cache
 from typing import NamedTuple
 
+TITLES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "imagenet16": "ImageNet16-120"}
+"""Dataset of a tabular benchmark -> its title."""
+
 
 class Unit(NamedTuple):
     """A unit: its symbol in text, the label of an axis, and the range of its values."""

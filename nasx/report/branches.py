@@ -1,8 +1,8 @@
 """Report the results of a search and of its branches (`nasx whatif`) in one table and one figure.
 
 A branch is better than the search itself where its cell has a higher accuracy in the benchmark or, where no benchmark
-answers, where the search collapsed and the branch did not. Passes are those of a whole search: of a
-branch, its parent's up to the epoch and its own.
+answers, where the search collapsed and the branch did not. Passes are those of a whole search: those of a branch
+include its parent's up to the epoch at which it begins.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from rich.console import Console
 from rich.table import Table
 
-from nasx.core.quantities import Quantity, per_epoch
+from nasx.core.quantities import TITLES, Quantity, per_epoch
 from nasx.errors import printable
 from nasx.report import curves, style
 
@@ -127,7 +127,7 @@ def notes(found: Sequence[Outcomes]) -> Iterator[str]:
     """Return notes on the columns, and on branches that are missing."""
     if found[0].measure:
         dataset, _, split = found[0].measure.partition(".")
-        yield f"accuracy: of the cell in the benchmark, {curves.DATASETS.get(dataset, dataset)} {split}, in %"
+        yield f"accuracy: of the cell in the benchmark, {TITLES.get(dataset, dataset)} {split}, in %"
     yield "skips: share of skip connections; passes: of the whole search"
     yield f"{STOPPED}: the cell of the epoch at which the branches begin"
     for each in found:

@@ -165,7 +165,7 @@ def panel(groups: Groups, quantity: Quantity) -> Figure | None:
         curves.line(axes, runs, quantity, label, style.CYCLE[i % len(style.CYCLE)])
         for i, (label, runs) in enumerate(groups.items())
     ]
-    curves.finish(axes, quantity.title, quantity.unit, _last(groups))
+    curves.finish(axes, quantity.title, quantity.unit, curves.last_epoch(groups))
     return made if any(found) else None
 
 
@@ -188,7 +188,3 @@ def read(folder: str, most: int = 120) -> list[Mapping[str, Any]]:
         return []
     step = -(-len(rows) // most)
     return [row for i, row in enumerate(rows) if (len(rows) - 1 - i) % step == 0] if step > 1 else rows
-
-
-def _last(groups: Groups) -> float:
-    return max((float(row["epoch"]) for runs in groups.values() for rows in runs for row in rows), default=1.0)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nasx.core import files
-from nasx.core.quantities import NUMBER, PERCENT, QUANTITIES, Quantity, Unit, number, per_epoch, value_at
+from nasx.core.quantities import NUMBER, PERCENT, QUANTITIES, TITLES, Quantity, Unit, number, per_epoch, value_at
 from nasx.errors import UserError
 from nasx.report import heat_maps
 from nasx.report.style import CYCLE, FAMILIES, SCREEN, SOFT, figure, save, style
@@ -36,7 +36,6 @@ MEASURED: tuple[tuple[str, str, Any], ...] = (
     ("valid", "whole validation split", (0, (1, 1.2))),
 )
 """Prefix of the column, description, dash pattern."""
-DATASETS = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "imagenet16": "ImageNet16-120"}
 
 
 # -------------------------------------------------------------------------------------------------------- read
@@ -130,8 +129,9 @@ def finish(axes: Axes, title: str, unit: Unit, last: float) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
 
 
-def _last_epoch(runs: Sequence[Sequence[Row]]) -> float:
-    return max((float(row["epoch"]) for rows in runs for row in rows), default=1.0)
+def last_epoch(groups: Mapping[str, Sequence[Sequence[Row]]]) -> float:
+    """Return the last epoch of any run, 1 if there is none."""
+    return max((float(row["epoch"]) for runs in groups.values() for rows in runs for row in rows), default=1.0)
 
 
 def _measure(axes: Axes, groups: Mapping[str, Sequence[Sequence[Row]]], kind: str) -> bool:
@@ -142,9 +142,7 @@ def _measure(axes: Axes, groups: Mapping[str, Sequence[Sequence[Row]]], kind: st
             colour = CYCLE[(i if len(groups) > 1 else k) % len(CYCLE)]
             shown = f"{label}, {words}" if len(groups) > 1 else words
             drawn |= line(axes, runs, per_epoch(f"{name}_{kind}"), shown, colour, dash)
-    finish(
-        axes, f"Supernet {kind}", per_epoch(f"train_{kind}").unit, max(map(_last_epoch, groups.values()), default=1.0)
-    )
+    finish(axes, f"Supernet {kind}", per_epoch(f"train_{kind}").unit, last_epoch(groups))
     if drawn and len(groups) == 1:
         axes.legend(loc="best")
     return drawn
@@ -194,8 +192,7 @@ def trajectory(
                 color=SOFT,
             )
     axes.margins(y=0.12)
-    last = max(map(_last_epoch, groups.values()), default=1.0)
-    finish(axes, f"Found cell, {DATASETS.get(dataset, dataset)} {split}", quantity.unit, last)
+    finish(axes, f"Found cell, {TITLES.get(dataset, dataset)} {split}", quantity.unit, last_epoch(groups))
     return any(drawn)
 
 
@@ -261,7 +258,7 @@ def _draw_inside(part: Any, panels: Mapping[str, Sequence[Quantity]], rows: Sequ
         for i, quantity in enumerate(lines):
             kind = quantity.name.removeprefix("found.").replace("parametric", "conv")
             line(axes, [rows], quantity, quantity.label, FAMILIES.get(kind, CYCLE[i]))
-        finish(axes, title, lines[0].unit, _last_epoch([rows]))
+        finish(axes, title, lines[0].unit, last_epoch({"": [rows]}))
         if len(lines) > 1:
             axes.legend(loc="best", fontsize=7.5, frameon=True, framealpha=0.8, edgecolor="none", borderpad=0.2)
 

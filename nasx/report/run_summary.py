@@ -18,6 +18,7 @@ from rich.table import Table
 from nasx.benchmarks.offers import TESTS
 from nasx.config import identity, own_code
 from nasx.core import budgets, files
+from nasx.core.quantities import TITLES
 from nasx.errors import UserError, cleaned, printable
 from nasx.report import cells
 from nasx.report.style import FORMATS, whole
@@ -25,7 +26,6 @@ from nasx.tracking import lineage, records, run_folder
 from nasx.tracking.progress import duration
 
 log = logging.getLogger("nasx")
-NAMES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "imagenet16": "ImageNet16-120"}
 PARTS = {"valid": "validation", "test": "test"}
 
 
@@ -51,8 +51,11 @@ def draw(folder: Path, *, curves: bool = False, epochs: bool = False) -> None:
         log.warning("%s: no picture of the search: %s", folder, error)
 
 
-def opened(cfg: Mapping[str, Any], choices: Mapping[str, Any], kind: str) -> Path:
-    """Create the folder of a run. Raises UserError if it cannot be created, or belongs to another run."""
+def checked_folder(cfg: Mapping[str, Any], choices: Mapping[str, Any], kind: str) -> Path:
+    """Return the folder of a run, without creating it.
+
+    Raises UserError if it cannot be created or belongs to another run.
+    """
     folder = Path(cfg["out"]) / identity.run_name(cfg, choices, kind)
     if not files.no_link(folder).exists():
         above = next(path for path in folder.absolute().parents if path.exists())
@@ -70,13 +73,11 @@ def again(
 ) -> dict[str, Any] | None:
     """Return the record of a finished run with all its pictures, without torch; None if one of them is missing.
 
-    With `summary`, print its summary.
-
-    Raises UserError like `opened`.
+    With `summary`, print its summary. Raises UserError like `checked_folder`.
     """
     if "RANK" in os.environ or cfg["seeds_per_job"] > 1:
         return None
-    folder = opened(cfg, choices, kind)
+    folder = checked_folder(cfg, choices, kind)
     done = records.finished(folder)
     if done is None or cfg["draw"] == "epochs" or records.broken(folder, done):
         return None
@@ -201,7 +202,7 @@ def _compared(near: Mapping[str, Any], found: Mapping[str, Any]) -> str:
 def untested(lookup: Mapping[str, Any]) -> bool:
     """Return whether the benchmark results of a NAS-Bench-201 cell lack test accuracies."""
     return lookup.get("benchmark") == "nb201" and any(
-        lookup[name].get("test") is None for name in NAMES if name in lookup
+        lookup[name].get("test") is None for name in TITLES if name in lookup
     )
 
 
@@ -230,7 +231,7 @@ def _lookup(console: Console, result: Mapping[str, Any]) -> None:
     elif found.get("benchmark") == "nb101":
         console.print("ranked among all graphs of NAS-Bench-101, a superset of this space")
     if foreign(result):
-        sets = ", ".join(title for name, title in NAMES.items() if name in found)
+        sets = ", ".join(title for name, title in TITLES.items() if name in found)
         console.print(
             f"these are accuracies of the cell trained on {sets}, not on {result['choices'].get('dataset')}: "
             "retrain it to measure its accuracy there",
@@ -255,7 +256,7 @@ def _accuracies(result: Mapping[str, Any], found: Mapping[str, Any]) -> Table:
         "\nmedian",
     ):
         table.add_column(heading, justify="right" if table.columns else "left", no_wrap=True)
-    for name, title in NAMES.items():
+    for name, title in TITLES.items():
         known = [part for part in PARTS if (found.get(name) or {}).get(part) is not None]
         if known:
             table.add_row(title)
@@ -300,7 +301,7 @@ def foreign(result: Mapping[str, Any]) -> bool:
     """Return whether the benchmark has no accuracies on the dataset of the search."""
     if "benchmark_data" in result:
         return result["benchmark_data"] is None
-    return NAMES.keys().isdisjoint([(result.get("choices") or {}).get("dataset")])  # a record of an earlier version
+    return TITLES.keys().isdisjoint([(result.get("choices") or {}).get("dataset")])  # a record of an earlier version
 
 
 def percent(share: float) -> str:

@@ -226,7 +226,7 @@ def _row(folder: str, record: Record) -> Row:
         commit=record.commit,
         started=record.started,
         finished=record.finished,
-        broken=" ".join(result_file.broken(Path(folder), record)) if folder else "",
+        broken=" ".join(records.broken(Path(folder), record.content)) if folder else "",
         environments=printable(", ".join(map(str, records.environments(record.starts)))),
         code=tuple(map(printable, own_code.labels(record.starts))),
         values=values,

@@ -13,19 +13,11 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from nasx.core.quantities import of_column
+from nasx.core.quantities import TITLES, of_column
 from nasx.results.aggregate import errors
 from nasx.results.table_formats import Sheet
 
-DATASETS = {
-    "cifar10": "CIFAR-10",
-    "cifar100": "CIFAR-100",
-    "imagenet16": "ImageNet16-120",
-    "imagenet": "ImageNet",
-    "svhn": "SVHN",
-    "ptb": "PTB",
-    "digits": "digits",
-}
+DATASETS = {**TITLES, "imagenet": "ImageNet", "svhn": "SVHN", "ptb": "PTB", "digits": "digits"}
 UNITS = {"days": 86400.0, "hours": 3600.0, "min": 60.0, "s": 1.0}
 """Units of time in seconds, largest first."""
 NO_TEST = (

@@ -25,7 +25,6 @@ from nasx.config import identity
 from nasx.core import files, versions
 from nasx.core.quantities import QUANTITIES, columns
 from nasx.errors import printable
-from nasx.tracking import records
 
 
 def _text(value: object) -> str:
@@ -226,8 +225,3 @@ def _upgraded(content: dict[str, object], folder: Path) -> dict[str, object]:
 def _family(text: str, kind: str) -> str:
     """The family of a run's configuration, without its seed and its parent, as text."""
     return identity.family(files.parse_yaml(text) or {}, kind)
-
-
-def broken(folder: Path, record: Record) -> list[str]:
-    """The files of a finished run that differ from the seal of its record."""
-    return records.broken(folder, record.content)
