@@ -169,14 +169,8 @@ class Session:
 
 @contextlib.contextmanager
 def session(cfg: Config, info: Config, kind: str = "search") -> Iterator[Session]:
-    """Open (or create) the run folder of a configuration, and set the process up for it."""
+    """Open (or create) the run folder of a search or a retraining (`kind`), and set the process up for it."""
     folder = Path(cfg["out"]) / identity.run_name(cfg, info["choices"], kind)
-    if distributed.world_size() > 1 and kind not in ("search", "retrain"):
-        raise UserError(
-            f"nasx {kind}",
-            f"runs in a single process, but torchrun has started {distributed.world_size()}",
-            "start it without torchrun; only nasx search and nasx retrain support several processes",
-        )
     device = environment.device(distributed.device_name(cfg["device"]))
     engine = cfg.get("engine") or {}
     prepared = environment.prepared(
