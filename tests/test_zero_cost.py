@@ -213,7 +213,7 @@ def test_networks_of_text_are_refused_before_anything_is_built(method: str) -> N
     with pytest.raises(UserError, match=rf"method={method.capitalize()}: {said}"):
         check.check(cfg, choices, words)
     assert (
-        [str(error) for error in rules._reads(inside, "search")]
-        == [str(error) for error in rules._reads(cfg, "search")]
+        [str(error) for error in rules._method_reads(inside, "search")]
+        == [str(error) for error in rules._method_reads(cfg, "search")]
         != []
     )

@@ -1,4 +1,4 @@
-"""All faults of a composed configuration at once, before anything runs and without importing torch."""
+"""Find all faults of a composed configuration before anything runs, without importing torch."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ def faults(
     default_of: DefaultLookup = no_default,
     known: FaultCache | None = None,
 ) -> list[UserError]:
-    """All faults of the plain configuration `cfg`, which has no section `hydra`.
+    """Return all faults of the plain configuration `cfg`, which has no section `hydra`.
 
     `choices` are the chosen group files, `overrides` those of the command line, `default_of` returns the value that
-    these files give a key, and `known` caches faults. The disk is only read by the `check()` of a component of nasx,
-    which is imported for it only if nothing else is wrong.
+    these files give a key, and `known` caches faults. A component of nasx whose `check()` reads the disk is imported
+    and called only if nothing else is wrong with it.
     """
     known = known or FaultCache()
     components = list(component_faults_of(cfg, choices or {}, command, default_of, known))
@@ -79,7 +79,7 @@ def faults(
 
 
 def _unread(command: str, overrides: Sequence[str]) -> Iterator[UserError]:
-    """Overrides of groups that the command reads nothing of: they would do nothing."""
+    """Yield overrides of groups that the command does not read."""
     other = {
         "search": "nasx run searches and retrains; nasx retrain retrains a finished search",
         "retrain": "give it to the search: nasx search, or nasx run for both",
@@ -91,7 +91,7 @@ def _unread(command: str, overrides: Sequence[str]) -> Iterator[UserError]:
 
 
 def _keys(cfg: Mapping[str, Any], command: str, default_of: DefaultLookup) -> Iterator[UserError]:
-    """Keys at the top level."""
+    """Yield unknown keys and invalid values at the top level."""
     entry, fields = COMMANDS[command], settings(command)
     plain = {key: value for key, value in cfg.items() if key not in (*entry.groups, "hydra")}
     known = [*fields, *entry.groups, *(DELTAS if entry.groups else ())]
@@ -102,9 +102,7 @@ def _keys(cfg: Mapping[str, Any], command: str, default_of: DefaultLookup) -> It
 
 
 def _look(cfg: Mapping[str, Any], group: str) -> None:
-    """A component's own look at the machine: missing data or packages are a fault now, not after the net is built."""
-    look = (
-        None if foreign_packages(cfg[group]) else getattr(build(cfg[group]), "check", None)
-    )  # others: by the job alone
+    """Call `check()` of a component of nasx, which raises UserError for missing data or packages."""
+    look = None if foreign_packages(cfg[group]) else getattr(build(cfg[group]), "check", None)
     if look is not None:
         look()

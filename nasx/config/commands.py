@@ -56,7 +56,7 @@ HOMES = (
     "nasx.searcher.budget",
     "nasx.tracking.loggers",
 )
-"""Where components of nasx live; nothing else of it may be named in `_target_`."""
+"""Modules of nasx whose classes `_target_` may name."""
 
 
 NON_IDENTITY_KEYS = frozenset(
@@ -80,9 +80,9 @@ NON_IDENTITY_KEYS = frozenset(
         "then",
     }
 )
-"""Keys that say where and how a run goes, not what it computes: no part of its identity."""
+"""Keys that do not change the numbers of a run, and are not part of its identity."""
 NON_IDENTITY_SETTINGS = frozenset({"benchmark.devices", "engine.calibrate", "search.keep_every"})
-"""Settings of groups that change no number of a run, or only its rounding: look-ups, kept checkpoints, measurements."""
+"""Settings of groups that change no number of a run, or only its rounding; not part of its identity."""
 
 
 _RENAMED = {"from_": "from"}

@@ -16,7 +16,7 @@ class FaultCache:
         self._looks: dict[str, list[UserError]] = {}
 
     def of_node(self, node: Any, allowed: tuple[str, ...], find: Callable[[], Iterable[UserError]]) -> list[UserError]:
-        """The faults of a node of a configuration, the very object, where so much is allowed."""
+        """Return the faults of a node, cached by the identity of the object and the allowed packages."""
         key = id(node), allowed
         if key not in self._nodes:
             self._nodes[key] = node, list(find())

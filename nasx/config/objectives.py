@@ -1,4 +1,4 @@
-"""Whether `objective=` names a number that the run will record: asked before it starts, read at its end."""
+"""Check that `objective=` names a number that the run will record."""
 
 from __future__ import annotations
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from nasx.config import budget_rules, process_rules, schema, search_rules, space_rules
 from nasx.core.constraints import SEEDS
+from nasx.core.quantities import value_at
 from nasx.errors import UserError
 from nasx.spaces import rules
 
@@ -28,13 +29,6 @@ TRAINING_GROUPS = {
 """Command -> the groups of training settings that it reads."""
 LONGEST_NAME = 200
 """Bytes: file systems take 255, and nasx adds to it (name-retrain, temporary files)."""
-
-
-def _get(cfg: Mapping[str, Any], path: str) -> Any:
-    node: Any = cfg
-    for part in path.split("."):
-        node = node.get(part) if isinstance(node, Mapping) else None
-    return node
 
 
 def _device(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
@@ -60,14 +54,14 @@ def _folder_name(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
 
 
 def _seeds(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
-    """Seeds that are counted up from the first one."""
+    """Check the last of the seeds that are counted up from `seed`."""
     first, study = cfg.get("seed") or 0, cfg.get("study") or {} if command == "study" else {}
     last = first + max(cfg.get("seeds_per_job") or 1, study.get("searches", 0) + study.get("retrains", 0), 1) - 1
     if first < SEEDS <= last:
         yield UserError(f"seed={first}", f"leads to seed {last}, but the largest is {SEEDS - 1}", "use a smaller seed")
 
 
-def _together(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
+def _seeds_per_job(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
     """Check `seeds_per_job`: only searches support it, each in a folder named by its seed."""
     count, name = cfg.get("seeds_per_job") or 1, cfg.get("name")
     if count > 1 and TRAINING_GROUPS[command] and command != "search":
@@ -91,7 +85,7 @@ def _together(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
 def _auxiliary(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
     kind = _constant(cfg, "space", "read_as")
     for group in TRAINING_GROUPS[command]:
-        weight, layers = _get(cfg, f"{group}.auxiliary"), _get(cfg, f"{group}.layers")
+        weight, layers = value_at(cfg, f"{group}.auxiliary"), value_at(cfg, f"{group}.layers")
         if weight and kind in ("nb201", "nb1shot1"):
             yield UserError(
                 f"{group}.auxiliary={weight}",
@@ -106,9 +100,9 @@ def _auxiliary(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
             )
 
 
-def _stacks(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
-    """Cells and stem of networks that are as the benchmark has them."""
-    kind, layers, stem = _constant(cfg, "space", "read_as"), _get(cfg, "retrain.layers"), _get(cfg, "retrain.stem")
+def _benchmark_networks(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
+    """Check layers and stem of a retraining on a space whose networks are those of a benchmark."""
+    kind, layers = _constant(cfg, "space", "read_as"), value_at(cfg, "retrain.layers")
     if "retrain" not in TRAINING_GROUPS[command] or kind not in ("nb201", "nb1shot1"):
         return
     if kind == "nb1shot1" and layers and layers % rules.STACKS:
@@ -117,12 +111,12 @@ def _stacks(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
             f"cells cannot be divided evenly among {rules.STACKS} stacks",
             f"use a multiple of {rules.STACKS}",
         )
-    if stem not in (None, "cifar"):
+    if (stem := value_at(cfg, "retrain.stem")) not in (None, "cifar"):
         yield UserError(f"retrain.stem={stem}", f"networks of {kind} have one stem, cifar", "set retrain.stem=cifar")
 
 
 def _benchmark(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
-    target, space = str(_get(cfg, "benchmark._target_")), str(_get(cfg, "space._target_"))
+    target, space = str(value_at(cfg, "benchmark._target_")), str(value_at(cfg, "space._target_"))
     for name in ("nb201", "nb101"):
         home = {"nb201": "nb201", "nb101": "nb1shot1"}[name]
         if target.startswith(f"nasx.benchmarks.{name}.") and not space.startswith(f"nasx.spaces.{home}."):
@@ -133,8 +127,8 @@ def _benchmark(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
             )
 
 
-def _kinds(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
-    """Networks that read text need a text, and a protocol and a recipe for it; those of images likewise."""
+def _images_or_text(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
+    """Check that dataset, protocol and recipe are for the input of the space: images or text."""
     wanted = _constant(cfg, "space", "data")
     if wanted is None:
         return
@@ -144,51 +138,52 @@ def _kinds(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
         if found not in (None, wanted):
             remedy = next(word for word in fits[wanted].split() if word.startswith(group))
             yield UserError(
-                f"{group}={_get(cfg, f'{group}._target_').rpartition('.')[2]}",
+                f"{group}={value_at(cfg, f'{group}._target_').rpartition('.')[2]}",
                 f"is for {found}, but the networks of this space read {wanted}",
                 f"use {remedy}, or a space whose networks read {found}",
             )
 
 
-def _cells(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
-    """Methods that compare the cells of a supernet need two of them."""
-    needs_two_cells = any(_constant(cfg, place, "needs_two_cells") for place in _methods(cfg))
+def _needs_two_cells(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
+    """Check that the supernet has two cells if the method compares cells."""
+    needs_two_cells = any(_constant(cfg, place, "needs_two_cells") for place in _method_places(cfg))
     if "search" in TRAINING_GROUPS[command] and needs_two_cells and _constant(cfg, "space", "single"):
         yield UserError(
-            f"method={str(_get(cfg, 'method._target_')).rpartition('.')[2]}",
+            f"method={str(value_at(cfg, 'method._target_')).rpartition('.')[2]}",
             "compares the cells of a supernet, but this space has only one",
             "use another method, for example method=darts",
         )
 
 
-def _reads(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
-    """Methods that are for networks of images, or of text, alone."""
+def _method_reads(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
+    """Check that the method supports the input of the space: images or text."""
     found = _constant(cfg, "space", "data")
-    for place in _methods(cfg) if "search" in TRAINING_GROUPS[command] else ():
+    for place in _method_places(cfg) if "search" in TRAINING_GROUPS[command] else ():
         wanted = _constant(cfg, place, "reads")
         if found is not None and wanted not in (None, found):
             yield UserError(
-                f"method={str(_get(cfg, f'{place}._target_')).rpartition('.')[2]}",
+                f"method={str(value_at(cfg, f'{place}._target_')).rpartition('.')[2]}",
                 f"is for networks that read {wanted}, but those of this space read {found}",
                 f"use a space whose networks read {wanted}, or another method, for example method=random",
             )
 
 
 def _constant(cfg: Mapping[str, Any], place: str, name: str) -> Any:
-    target = _get(cfg, f"{place}._target_")
+    """Return a class constant of the component at a dotted key; None if it is not known."""
+    target = value_at(cfg, f"{place}._target_")
     return schema.constant(target, name) if isinstance(target, str) else None
 
 
-def _methods(cfg: Mapping[str, Any]) -> Iterator[str]:
-    """The places of the method and of those inside it."""
+def _method_places(cfg: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the keys of the method and of the methods that it wraps: method, method.inner, ..."""
     place = "method"
-    while isinstance(_get(cfg, place), Mapping):
+    while isinstance(value_at(cfg, place), Mapping):
         yield place
         place += ".inner"
 
 
-def _words(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
-    words, batch = _get(cfg, "search.evaluate_words"), _get(cfg, "search.batch")
+def _text_sizes(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
+    words, batch = value_at(cfg, "search.evaluate_words"), value_at(cfg, "search.batch")
     if "search" not in TRAINING_GROUPS[command] or _constant(cfg, "space", "data") != "text" or batch is None:
         return
     if batch == 1:
@@ -203,10 +198,10 @@ def _words(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
 
 def _rates(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
     for group in TRAINING_GROUPS[command]:
-        lr, low = _get(cfg, f"{group}.lr"), _get(cfg, f"{group}.lr_min")
+        lr, low = value_at(cfg, f"{group}.lr"), value_at(cfg, f"{group}.lr_min")
         if lr is not None and low is not None and low > lr > 0:
             yield UserError(f"{group}.lr_min={low}", f"is above {group}.lr={lr}", "the rate falls from lr to lr_min")
-        warmup, epochs = _get(cfg, f"{group}.warmup_epochs"), _get(cfg, f"{group}.epochs")
+        warmup, epochs = value_at(cfg, f"{group}.warmup_epochs"), value_at(cfg, f"{group}.epochs")
         if warmup is not None and epochs is not None and warmup >= epochs and warmup > 0:
             yield UserError(
                 f"{group}.warmup_epochs={warmup}",
@@ -216,11 +211,11 @@ def _rates(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
 
 
 def _eval_mode(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
-    """An adversary that ascends in eval mode, on a supernet that keeps no statistics to evaluate by."""
-    for place in (
-        _methods(cfg) if "search" in TRAINING_GROUPS[command] and _get(cfg, "space.batch_norm") == "batch" else ()
-    ):
-        if _get(cfg, f"{place}.perturbation") == "adversarial" and _get(cfg, f"{place}.ascent") == "eval":
+    """Check that the supernet keeps running statistics if an adversarial perturbation is found in eval mode."""
+    if "search" not in TRAINING_GROUPS[command] or value_at(cfg, "space.batch_norm") != "batch":
+        return
+    for place in _method_places(cfg):
+        if value_at(cfg, f"{place}.perturbation") == "adversarial" and value_at(cfg, f"{place}.ascent") == "eval":
             yield UserError(
                 f"{place}.ascent=eval",
                 "needs running statistics of batch norm, but this supernet keeps none",
@@ -228,27 +223,27 @@ def _eval_mode(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
             )
 
 
-def _momentum(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
+def _optimizer(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
     for group in TRAINING_GROUPS[command]:
-        if _get(cfg, f"{group}.nesterov") and _get(cfg, f"{group}.momentum") == 0:
+        if value_at(cfg, f"{group}.nesterov") and value_at(cfg, f"{group}.momentum") == 0:
             yield UserError(
                 f"{group}.nesterov=true",
                 f"needs momentum, and {group}.momentum=0",
                 f"set {group}.nesterov=false, or {group}.momentum=0.9",
             )
     if "search" in TRAINING_GROUPS[command] and isinstance(cfg.get("search"), Mapping):
-        yield from search_rules.faults(cfg["search"], str(_get(cfg, "space._target_")))
+        yield from search_rules.faults(cfg["search"], str(value_at(cfg, "space._target_")))
 
 
-def _pieces(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
+def _accumulate(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
     if "retrain" not in TRAINING_GROUPS[command]:
         return
-    batch, pieces = _get(cfg, "retrain.batch"), _get(cfg, "retrain.accumulate")
+    batch, pieces = value_at(cfg, "retrain.batch"), value_at(cfg, "retrain.accumulate")
     if batch and pieces and batch % pieces:
         yield UserError(f"retrain.accumulate={pieces}", f"does not divide retrain.batch={batch}", "use a divisor of it")
 
 
-def _source(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
+def _given_architecture(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
     if command == "retrain" and (cfg.get("from") is None) == (cfg.get("genotype") is None):
         both = cfg.get("from") is not None
         yield UserError(
@@ -263,8 +258,8 @@ def _relaxed(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
         return
     if cfg.get("from") is None:
         yield UserError("relaxed=true", "trains the supernet of a search, but none is given", "add from=RUN")
-    weight = _get(cfg, "retrain.auxiliary")
-    if weight and not _get(cfg, "space.auxiliary"):
+    weight = value_at(cfg, "retrain.auxiliary")
+    if weight and not value_at(cfg, "space.auxiliary"):
         yield UserError(f"retrain.auxiliary={weight}", "the supernet has no auxiliary head", "set retrain.auxiliary=0")
 
 
@@ -272,7 +267,7 @@ def _study(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
     yield from search_rules.varied(cfg)
     if command != "study":
         return
-    searches, given = _get(cfg, "study.searches"), [key for key in ("from", "genotype") if cfg.get(key) is not None]
+    searches, given = value_at(cfg, "study.searches"), [key for key in ("from", "genotype") if cfg.get(key) is not None]
     if searches and given:
         yield UserError(
             f"{given[0]}={cfg[given[0]]}",
@@ -285,31 +280,31 @@ def _study(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
             "trains a given cell, but " + ("both from= and genotype= are given" if given else "none is given"),
             "give one: from=<a run of nasx search>, or genotype=<its text>",
         )
-    if searches == 0 and _get(cfg, "study.rank") != "none":
+    if searches == 0 and value_at(cfg, "study.rank") != "none":
         yield UserError(
-            f"study.rank={_get(cfg, 'study.rank')}",
+            f"study.rank={value_at(cfg, 'study.rank')}",
             "has nothing to choose from without searches",
             "set study.rank=none",
         )
 
 
 def _held_out(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
-    short = command == "study" and _get(cfg, "study.rank") == "short"
-    held = command in ("retrain", "run") and _get(cfg, "retrain.held_out")
-    if (short or held) and _get(cfg, "dataset.split") == "full":
+    short = command == "study" and value_at(cfg, "study.rank") == "short"
+    held = command in ("retrain", "run") and value_at(cfg, "retrain.held_out")
+    if (short or held) and value_at(cfg, "dataset.split") == "full":
         yield UserError(
             "study.rank=short" if short else "retrain.held_out=true",
             "needs images that the training leaves out, but dataset.split=full leaves none",
             "choose another dataset.split",
         )
-    warmup, epochs = _get(cfg, "retrain.warmup_epochs"), _get(cfg, "study.rank_epochs")
+    warmup, epochs = value_at(cfg, "retrain.warmup_epochs"), value_at(cfg, "study.rank_epochs")
     if short and warmup is not None and epochs is not None and warmup >= epochs:
         yield UserError(f"study.rank_epochs={epochs}", f"is all warm-up (retrain.warmup_epochs={warmup})", "raise it")
 
 
-def _needed(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
-    """A method that needs an operation by name, on a space that has none such."""
-    needed = {str(name) for place in _methods(cfg) if (name := _constant(cfg, place, "operation"))}
+def _needed_operations(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
+    """Check that the space has the operation that the method needs."""
+    needed = {str(name) for place in _method_places(cfg) if (name := _constant(cfg, place, "operation"))}
     space = cfg.get("space")
     if "search" not in TRAINING_GROUPS[command] or not needed or not isinstance(space, Mapping):
         return
@@ -326,8 +321,8 @@ def _needed(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
 
 
 def _keep(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
-    """The edges of a first stage; read without torch."""
-    keep = _get(cfg, "space.keep")
+    """Check that `space.keep` is a genotype."""
+    keep = value_at(cfg, "space.keep")
     if "search" not in TRAINING_GROUPS[command] or not isinstance(keep, str):
         return
     from nasx.spaces import published
@@ -344,7 +339,7 @@ def _keep(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
 
 
 def _genotype(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
-    """The architecture that is trained."""
+    """Check that `genotype` can be read and is in the space."""
     text, kind = cfg.get("genotype"), _constant(cfg, "space", "read_as")
     if not isinstance(text, str) or not kind:
         return
@@ -368,23 +363,23 @@ COMBINATIONS: tuple[Callable[[Mapping[str, Any], str], Iterator[UserError]], ...
     _device,
     _folder_name,
     _seeds,
-    _together,
+    _seeds_per_job,
     _auxiliary,
-    _stacks,
+    _benchmark_networks,
     _benchmark,
-    _kinds,
-    _cells,
-    _reads,
-    _words,
+    _images_or_text,
+    _needs_two_cells,
+    _method_reads,
+    _text_sizes,
     _rates,
     _eval_mode,
-    _momentum,
-    _pieces,
-    _source,
+    _optimizer,
+    _accumulate,
+    _given_architecture,
     _relaxed,
     _study,
     _held_out,
-    _needed,
+    _needed_operations,
     _keep,
     _genotype,
     budget_rules.faults,

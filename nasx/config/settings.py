@@ -1,10 +1,7 @@
 """Settings of searches and retrainings other than those of the space, method, dataset and benchmark.
 
-Frozen dataclasses without torch: values are checked before anything heavy is imported. They and their sources are in
+Frozen dataclasses that do not import torch. The values of each protocol and recipe, with their sources, are in
 conf/search, conf/retrain and conf/engine; a default here is "off", or the published value that all protocols share.
-
-The aliases below are the constraints of every component: `nasx.config.schema` reads annotations from the source and
-knows these names, so that a method may import them under TYPE_CHECKING only.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Faults in the stages of a search, each checked as the search that it is."""
+"""Check the stages of a search, each like a search of its own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A search in stages: searches one after the other, each on the space that the one before has narrowed.
+"""A search in stages: consecutive searches, each on the space narrowed by the one before.
 
     stage 1      the space as it is, with the settings of stage 1
     stage i + 1  of each edge's operations the `keep[i]` strongest of stage i (null: all; edges that were searched are

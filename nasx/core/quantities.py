@@ -11,7 +11,7 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 TITLES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "imagenet16": "ImageNet16-120"}
 """Dataset of a tabular benchmark -> its title."""
@@ -257,7 +257,7 @@ QUANTITIES = (
 """
 
 
-def value_at(tree: object, name: str) -> object:
+def value_at(tree: Any, name: str) -> Any:
     """Return the value at a dotted key; None if there is none."""
     for part in name.split("."):
         tree = tree.get(part) if isinstance(tree, Mapping) else None
