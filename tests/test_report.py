@@ -171,7 +171,7 @@ def test_settings_are_called_by_the_fewest_words_that_tell_them_apart(make):
     make(family="one", method="random", overrides=["search.lr=1"])
     groups = rows_of(summary(collect("outputs"), reference=False))
     assert sorted(html.labels(groups)) == ["darts", "darts lr=1", "darts lr=2", "darts lr=3", "random"]
-    assert html._apart([[f"space.name={long}a", "a=1"], [f"space.name={long}b", "a=1"]]) == [
+    assert html._distinguishing([[f"space.name={long}a", "a=1"], [f"space.name={long}b", "a=1"]]) == [
         f"name={long}a",
         f"name={long}b",
     ]

@@ -33,7 +33,7 @@ from nasx.errors import UserError
 from nasx.results import table_formats
 from nasx.results.aggregate import errors, summary
 from nasx.results.collect import collect
-from nasx.results.conditions import _known, pick
+from nasx.results.conditions import check_column, pick
 from nasx.results.table_columns import sheets
 from nasx.results.table_formats import Sheet
 
@@ -54,7 +54,7 @@ def _sorted(table: pd.DataFrame, by: Any) -> pd.DataFrame:
             rising.append(text.startswith("-"))
             continue
         column = column if column in table.columns else f"{column}_mean"
-        _known("sort", text, table.columns, column)
+        check_column("sort", text, table.columns, column)
         columns.append(column)
         rising.append(not text.startswith("-"))
     ordered = table.sort_values(columns, ascending=rising, kind="stable", ignore_index=True)
@@ -111,7 +111,7 @@ def main(cfg: Mapping[str, Any]) -> str:
         )
     group = [group] if isinstance(group := _plain(ask.get("group")) or [], str) else list(group)
     for column in group:
-        _known("group", column, frame.columns)
+        check_column("group", column, frame.columns)
     if paper:
         from nasx.results import published
 

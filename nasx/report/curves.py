@@ -355,9 +355,7 @@ def recorded(folders: Iterable[str | Path], dataset: str, split: str) -> dict[st
     """Return {"optimum": …, "random": …} over the cells the runs could find, by their records; {} if these differ."""
     found = []
     for folder in folders:
-        values: Any = files.read_json(Path(folder) / "result.json")
-        for key in ("reference", dataset, split):
-            values = values.get(key) if isinstance(values, Mapping) else None
+        values = value_at(files.read_json(Path(folder) / "result.json"), f"reference.{dataset}.{split}")
         found.append(
             {
                 kind: float(values[key])

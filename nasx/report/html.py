@@ -106,7 +106,7 @@ def page(frame: pd.DataFrame, title: str) -> str:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {
         "sentence": table_formats.sentence,
-        "together": _together,
+        "together": _with_hard_spaces,
         "seconds": table_columns.seconds,
     }
     environment.filters["breakable"] = lambda text: Markup(re.sub(r"([._])", r"\1<wbr>", str(escape(text))))
@@ -142,7 +142,7 @@ def page(frame: pd.DataFrame, title: str) -> str:
     )
 
 
-def _together(text: str) -> str:
+def _with_hard_spaces(text: str) -> str:
     """Insert non-breaking spaces before units and within p values."""
     return text.replace(" %", "\u00a0%").replace("(p = ", "(p\u00a0=\u00a0").replace(" ± ", "\u00a0±\u00a0")
 
@@ -162,14 +162,14 @@ def labels(groups: Sequence[Row]) -> list[str]:
         alike.setdefault((g["space"], g["searched_on"], g["dataset"], g["kind"], table_columns.name(g)), []).append(i)
     found = [""] * len(groups)
     for (*_, name), own in alike.items():
-        texts = [f"{name} {rest}".strip() for rest in _apart([groups[i]["settings"] for i in own])]
+        texts = [f"{name} {rest}".strip() for rest in _distinguishing([groups[i]["settings"] for i in own])]
         short = [text if len(text) <= 60 else f"{text[:57]}…" for text in texts]
         for i, text in zip(own, short if len(set(short)) == len(short) else texts, strict=True):
             found[i] = text
     return found
 
 
-def _apart(rows: Sequence[Sequence[str]]) -> list[str]:
+def _distinguishing(rows: Sequence[Sequence[str]]) -> list[str]:
     """Return those `key=value` of each row that distinguish it, keys with most values first, by their last part."""
     each = [{line.partition("=")[0]: line for line in lines} for lines in rows]
     keys = sorted({key: None for row in each for key in row}, key=lambda key: -len({row.get(key) for row in each}))
@@ -196,10 +196,11 @@ def _sheets(table: pd.DataFrame) -> tuple[list[Sheet], list[Sheet], list[str]]:
             continue
         if "source" in numbers.columns:
             found += sheets
-    return [_known(sheet) for sheet in table_columns.sheets(table)], [_known(sheet) for sheet in found], notes
+    own, printed = (list(map(_without_constant_columns, each)) for each in (table_columns.sheets(table), found))
+    return own, printed, notes
 
 
-def _known(sheet: Sheet) -> Sheet:
+def _without_constant_columns(sheet: Sheet) -> Sheet:
     """Drop empty columns of a sheet, and move values that are equal in all rows to the caption."""
     kept, told = [], []
     for i, head in enumerate(sheet.header):
@@ -313,7 +314,7 @@ def _cells(group: Row, runs: Mapping[str, Row], album: Album) -> list[Figure]:
     own = [runs[folder] for folder in group["folders"][:ROWS] if folder in runs and runs[folder]["genotype"]]
     measure = _measure(own)
     cells: dict[str, list[Row]] = {}
-    for run in sorted(own, key=lambda run: _rank(run, measure)):
+    for run in sorted(own, key=lambda run: _sort_key(run, measure)):
         cells.setdefault(run["genotype"], []).append(run)
     most = sorted(cells, key=lambda text: -len(cells[text]))[:CELLS]
     figures: list[Figure] = []
@@ -324,7 +325,7 @@ def _cells(group: Row, runs: Mapping[str, Row], album: Album) -> list[Figure]:
             continue
         for name, edges in list(parts.items())[:2]:
             caption = f"{group['label']}" + (f", cell {name}" if len(parts) > 1 else "")
-            caption += f" · {_found(cells[text], len(own), measure)}"
+            caption += f" · {_cell_caption(cells[text], len(own), measure)}"
             figures += album.add(lambda prefix, e=edges: charts.cell(e, prefix, f"cell of {group['label']}"), caption)
     return figures
 
@@ -337,13 +338,13 @@ def _measure(runs: Sequence[Row]) -> str:
     return random_baseline.ranking(known, {runs[0]["dataset"]}) if known else ""
 
 
-def _rank(run: Row, measure: str) -> tuple[float, int]:
+def _sort_key(run: Row, measure: str) -> tuple[float, int]:
     """Return the sort key: best first, then by seed."""
     value = run[measure] if measure else 0.0
     return (-better_column(measure) * value, run["seed"] or 0)
 
 
-def _found(runs: Sequence[Row], count: int, measure: str) -> str:
+def _cell_caption(runs: Sequence[Row], count: int, measure: str) -> str:
     """Describe the runs that found a cell: `2 of 3 runs · seeds 0, 2 · CIFAR-10 validation 88.35 %`."""
     seeds = [str(seed) for seed in sorted(run["seed"] for run in runs if run["seed"] is not None)]
     said = [f"{len(runs)} of {count} runs"]

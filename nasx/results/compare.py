@@ -69,19 +69,19 @@ def group(word: str, runs: str, read: Callable[[str], pd.DataFrame] = collect) -
 
 def text(names: Sequence[str], groups: Sequence[pd.DataFrame], metric: str = "auto") -> str:
     """Return the comparison as text. Raises UserError if the groups cannot be compared."""
-    both = _both(names, groups)
+    both = _joined(names, groups)
     metric = choose(both) if metric == "auto" else metric
-    _known(metric, both)
+    _check_metric(metric, both)
     quantity = of_column(metric)
-    assert quantity is not None  # _known refuses others
+    assert quantity is not None  # _check_metric refuses others
     if quantity.measured:
-        _one(both, names, "dataset", "dataset")
+        _check_single_value(both, names, "dataset", "dataset")
     groups = [frame if metric in frame else frame.assign(**{metric: math.nan}) for frame in groups]
     values, counted = _values(names, groups, metric)
     found = welch(*values)
     assert found is not None  # _values refuses smaller groups
     unit = quantity.unit.symbol
-    lines = [line for name, frame in zip(names, groups, strict=True) for line in _mixed(name, frame)]
+    lines = [line for name, frame in zip(names, groups, strict=True) for line in _configurations_warning(name, frame)]
     lines.append(f"{metric}{f' ({unit})' if unit else ''}")
     width = max(map(len, names)) + 2
     for letter, name, own, frame in zip("AB", names, values, groups, strict=True):
@@ -108,8 +108,8 @@ def text(names: Sequence[str], groups: Sequence[pd.DataFrame], metric: str = "au
     return "\n".join(lines)
 
 
-def _mixed(name: str, frame: pd.DataFrame) -> Iterator[str]:
-    """A warning for a group of several configurations, with a condition that leaves one of them."""
+def _configurations_warning(name: str, frame: pd.DataFrame) -> Iterator[str]:
+    """Yield a warning if a group has several configurations, with a condition that selects one of them."""
     families = [list(own["folder"]) for _, own in frame.groupby("family")]
     if len(families) < 2:
         return
@@ -124,7 +124,7 @@ def _mixed(name: str, frame: pd.DataFrame) -> Iterator[str]:
     )
 
 
-def _both(names: Sequence[str], groups: Sequence[pd.DataFrame]) -> pd.DataFrame:
+def _joined(names: Sequence[str], groups: Sequence[pd.DataFrame]) -> pd.DataFrame:
     """Return both groups as one frame. Raises one UserError with all reasons why they cannot be compared."""
     faults = []
     one, other = (dict(pair for row in frame.to_dict("records") for pair in _marks(row)) for frame in groups)
@@ -141,7 +141,7 @@ def _both(names: Sequence[str], groups: Sequence[pd.DataFrame]) -> pd.DataFrame:
     both = pd.concat([frame.assign(side=name) for name, frame in zip(names, groups, strict=True)], ignore_index=True)
     for column, word in SAME.items():
         try:
-            _one(both, names, column, word)
+            _check_single_value(both, names, column, word)
         except UserError as fault:
             faults.append(fault)
     if faults:
@@ -157,7 +157,7 @@ def _marks(row: Mapping[Any, Any]) -> Iterator[tuple[Any, str]]:
         yield mark(row), os.path.basename(place)
 
 
-def _one(both: pd.DataFrame, names: Sequence[str], column: str, word: str) -> None:
+def _check_single_value(both: pd.DataFrame, names: Sequence[str], column: str, word: str) -> None:
     """Raise UserError if `column` has several values."""
     found = sorted({str(value) for value in both[column] if value})
     if len(found) > 1:
@@ -195,7 +195,7 @@ def choose(both: pd.DataFrame) -> str:
     return random_baseline.ranking(found, set(both["dataset"]))
 
 
-def _known(metric: str, both: pd.DataFrame) -> None:
+def _check_metric(metric: str, both: pd.DataFrame) -> None:
     known = measures(map(str, both.columns))
     if metric not in known:
         from nasx.core.spelling import did_you_mean

@@ -36,7 +36,7 @@ def pick(frame: pd.DataFrame, wanted: Any) -> pd.DataFrame:
         if "." in str(column) and column not in frame.columns:
             cells = _settings(frame, str(column))
         else:
-            _known("filter", str(column), frame.columns)
+            check_column("filter", str(column), frame.columns)
             cells = list(frame[column])
         keep = [
             bool(choices & set(c)) if isinstance(c, tuple) else bool(choices & {str(c), overrides.format_value(c)})
@@ -60,7 +60,7 @@ def _settings(frame: pd.DataFrame, key: str) -> list[Any]:
     return [own.get(key) for own in held]
 
 
-def _known(key: str, text: str, columns: Iterable[str], column: str | None = None) -> None:
+def check_column(key: str, text: str, columns: Iterable[str], column: str | None = None) -> None:
     """Raise UserError, with the nearest names, unless `column` (None: `text`) is a column."""
     column = column or text
     if column not in columns:

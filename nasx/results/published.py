@@ -26,6 +26,7 @@ import pandas as pd
 
 from nasx.config import experiments
 from nasx.config.experiments import Experiment, Printed
+from nasx.core.quantities import value_at
 from nasx.errors import UserError
 from nasx.results.collect import SIZES
 from nasx.results.table_columns import DATASETS, NO_TEST, chosen, distinct, marks, name, value
@@ -174,10 +175,7 @@ def _configuration(folder: str) -> dict[str, Any]:
 
 
 def _configured(folder: str, key: str) -> Any:
-    node: Any = _configuration(folder)
-    for part in key.split("."):
-        node = node.get(part) if isinstance(node, dict) else None
-    return node
+    return value_at(_configuration(folder), key)
 
 
 def _seed(folder: str) -> str:
