@@ -64,7 +64,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Replace markers and equations, and lead links out of docs/ to the pages that stand for their targets."""
+    """Replace markers and equations, and point links to files outside docs/ at the pages that show these files."""
     name = page.file.src_uri
     if name.startswith("source/"):
         return markdown
@@ -132,8 +132,8 @@ def notebook(path: Path) -> tuple[str, dict[str, bytes]]:
 def commands() -> str:
     """The help of every command."""
     parts = [
-        "# Commands\n\nThis page is the `--help` of each command. `nasx <command> --help` also lists the settings of "
-        "the choices on its line: `nasx search method=idarts space=s2 --help`.\n"
+        "# Commands\n\nThis page shows the `--help` of each command. If a command also chooses components, it lists "
+        "their settings, with defaults and sources: `nasx search method=idarts space=s2 --help`.\n"
     ]
     os.environ["COLUMNS"] = "110"
     for words in (["--help"], *([name, "--help"] for name in COMMANDS), ["bench", "rank", "--help"]):
@@ -150,15 +150,15 @@ def settings(choice: str, meanings: str) -> str:
 
     Raises PluginError for a setting that the file does not have.
     """
-    told = {key: " ".join(text.split()) for key, text in re.findall(r"^\| `([\w.]+)` \| (.*) \|$", meanings, re.M)}
+    meaning = {key: " ".join(text.split()) for key, text in re.findall(r"^\| `([\w.]+)` \| (.*) \|$", meanings, re.M)}
     rows = list(provenance.values((ROOT / "conf" / f"{choice}.yaml").read_text(encoding="utf-8")))
     for i, (key, value, source) in enumerate(rows):
         rows[i] = (key, value, rows[i - 1][2] if i and source == "the same" else source)
     names = [key.removeprefix(f"{choice.partition('/')[0]}.") for key, _, _ in rows]
-    if unknown := told.keys() - set(names):
+    if unknown := meaning.keys() - set(names):
         raise PluginError(f"conf/{choice}.yaml has no setting {', '.join(sorted(unknown))}")
     lines = [
-        f"| `{name}` | `{cell(value)}` | {told.get(name, '')} | {cell(source)} |"
+        f"| `{name}` | `{cell(value)}` | {meaning.get(name, '')} | {cell(source)} |"
         for name, (_, value, source) in zip(names, rows)
     ]
     return "\n".join(["| setting | default | meaning | source of the default |", "|---|---|---|---|", *lines, ""])
@@ -182,7 +182,7 @@ def choices(group: str, page: str) -> str:
         f"| [`{entry.name}`]({folder}/{entry.name}.yaml) | {cell(entry.line)} |"
         for entry in listing.entries(group, [ROOT / "conf"])
     ]
-    return "\n".join([f"| `{group}=` | |\n|---|---|", *rows])
+    return "\n".join([f"| `{group}=` | description |\n|---|---|", *rows])
 
 
 def experiment_table() -> str:
