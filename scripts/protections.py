@@ -407,8 +407,8 @@ ROWS = (
     Row(
         "sweep started again",
         "nasx/jobs/search.py",
-        "result: Result = prepared(ctx).run() if done is None else done",
-        "result: Result = prepared(ctx).run()",
+        "result: Result = make_job(ctx).run() if done is None else done",
+        "result: Result = make_job(ctx).run()",
         "test_notes.py::test_a_failed_job_is_tried_again_and_the_others_are_not",
     ),
     Row(

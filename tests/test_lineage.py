@@ -231,7 +231,7 @@ def test_the_next_command_names_the_users_own_files() -> None:
     ]
     assert len(lineage.next_commands({**done, "test_accuracy": None, "valid_accuracy": 0.5}, Path("outputs/x"))) == 1
     assert len(lineage.next_commands({**done, "kind": "study"}, Path("outputs/x"))) == 1
-    assert jobs_search.of_seed({"overrides": ["seed=3", "device=cpu"], "options": ["--config-dir", "mine"]}, 4)[
+    assert jobs_search.info_of_seed({"overrides": ["seed=3", "device=cpu"], "options": ["--config-dir", "mine"]}, 4)[
         "command"
     ] == ("nasx search --config-dir mine device=cpu seed=4")
 

@@ -257,7 +257,7 @@ def test_a_study_keeps_the_cell_that_validates_best(
             "test_perplexity": validated[number] - 2,
         }
 
-    monkeypatch.setattr(jobs_search, "searched", search)
+    monkeypatch.setattr(jobs_search, "search_in_process", search)
     monkeypatch.setattr(jobs_retrain, "retrain", retrain)
     words = ["space=darts_rnn", "study=best_of_four", "quiet=true", f"dataset.path={text}", f"out={tmp_path}"]
     cfg, choices = preflight.resolved(preflight.make_loader().load_configuration("study", words, RunMode.RUN))

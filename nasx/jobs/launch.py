@@ -38,7 +38,7 @@ GRACE_S = 45
 SIGNALS = ",".join(number.name for number in signals("SIGTERM", "SIGINT", "SIGUSR1"))
 
 
-def launched(work: Work, cfg: Config, info: Config, kind: str) -> dict[str, Any]:
+def run_in_processes(work: Work, cfg: Config, info: Config, kind: str) -> dict[str, Any]:
     """Run `work(cfg, info)` in `devices` processes, or in this one where one is enough; see `launch_workers`."""
     count, folder = cfg.get("devices") or 1, Path(cfg["out"]) / identity.run_name(cfg, info["choices"], kind)
     if count == 1 or records.finished(folder) is not None:

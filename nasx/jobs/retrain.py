@@ -9,12 +9,12 @@ from nasx.tracking.session import Config, Result, session
 
 
 def retrain(cfg: Config, info: Config) -> Result:
-    """Train a found or named genotype from scratch, in `devices` processes; resumes an unfinished run."""
-    return launch.launched(trained, cfg, info, "retrain")
+    """Train a found or named genotype from scratch in `devices` processes, and return the record."""
+    return launch.run_in_processes(retrain_in_process, cfg, info, "retrain")
 
 
-def trained(cfg: Config, info: Config) -> Result:
-    """Retrain in this process, which may be one of several."""
+def retrain_in_process(cfg: Config, info: Config) -> Result:
+    """Retrain in this process, which may be one of several. Resumes an unfinished run."""
     from nasx.train.job import RetrainJob
 
     with session(cfg, info, "retrain") as ctx:

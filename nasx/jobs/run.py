@@ -1,4 +1,4 @@
-"""Search, then look up or retrain what was found."""
+"""Search, then look up or retrain the found architecture."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ from pathlib import Path
 
 from nasx.config import identity, instantiate
 from nasx.jobs.retrain import retrain
-from nasx.jobs.search import searched
+from nasx.jobs.search import search_in_process
 from nasx.tracking.session import Config, Result
 
 
 def run(cfg: Config, info: Config) -> Result:
-    """Search, then look up or retrain what was found; auto: retrain unless the benchmark's data were searched on."""
-    found, then = searched(cfg, info), cfg["then"]
+    """Search, then look up or retrain the found architecture, and return the record of the last run.
+
+    `then=auto` retrains unless the search used the dataset of its benchmark.
+    """
+    found, then = search_in_process(cfg, info), cfg["then"]
     benchmark, source = (instantiate.build(cfg[group], cfg["allow"]) for group in ("benchmark", "dataset"))
     if then == "lookup" or (then == "auto" and found["lookup"] is not None and benchmark.dataset_key(source.name)):
         return found

@@ -1,7 +1,4 @@
-"""Run one search or several interleaved ones, stage after stage, from a checked configuration to the record.
-
-Nothing here names a method, a space or a benchmark.
-"""
+"""Run one search, or several interleaved ones, with all of their stages, from a checked configuration to the record."""
 
 from __future__ import annotations
 
@@ -26,27 +23,27 @@ log = logging.getLogger("nasx")
 
 
 def search(cfg: Config, info: Config) -> Result:
-    """Search in `devices` processes; see `searched`."""
-    return launch.launched(searched, cfg, info, "search")
+    """Search in `devices` processes and return the record; see `search_in_process`."""
+    return launch.run_in_processes(search_in_process, cfg, info, "search")
 
 
-def searched(cfg: Config, info: Config) -> Result:
-    """Search, discretize and look up; resumes an unfinished run, returns a finished one's record at once.
+def search_in_process(cfg: Config, info: Config) -> Result:
+    """Search, discretize and look up in this process, which may be one of several, and return the record.
 
-    This process may be one of several.
+    Resumes an unfinished run; the record of a finished one is returned at once.
     """
     if cfg["seeds_per_job"] > 1:
         return search_concurrently(cfg, info)[0]
     with session(cfg, info) as ctx:
         done = distributed.broadcast_object(ctx.done() if distributed.is_main_process() else None)
-        result: Result = prepared(ctx).run() if done is None else done
+        result: Result = make_job(ctx).run() if done is None else done
         if distributed.is_main_process():
-            shown(ctx, result)
+            show_result(ctx, result)
         return result
 
 
-def prepared(ctx: Session) -> SearchJob:
-    """The search of a run (its last stage), after its earlier stages in folders within its own."""
+def make_job(ctx: Session) -> SearchJob:
+    """Run all stages but the last in folders within the run folder, and return the job of the last stage."""
     for i in range(stages.count(ctx.config) - 1):
         stage = search_stage.stage(ctx.config, ctx.run.folder, i)
         own = {**stage.config, "out": str(ctx.run.folder), "name": stages.name(i), "seeds_per_job": 1}
@@ -62,10 +59,10 @@ def prepared(ctx: Session) -> SearchJob:
 
 
 def search_concurrently(cfg: Config, info: Config) -> list[Result]:
-    """Interleave the steps of `seeds_per_job` searches from `seed` on, each with its own folder and CUDA stream.
+    """Interleave the steps of `seeds_per_job` searches, with seeds from `seed` on; each has a folder and a CUDA stream.
 
-    Each is the search that its seed alone would have been. One that fails does not stop the others; its error is
-    raised at the end. Where they are asked to stop, all write their checkpoints first.
+    Each gives the result of a search of its seed alone. One that fails does not stop the others, and its error is
+    raised at the end. If a signal asks to stop, all write their checkpoints first.
     """
     done: dict[int, Result] = {}
     faults: list[UserError] = []
@@ -74,18 +71,18 @@ def search_concurrently(cfg: Config, info: Config) -> list[Result]:
         for seed in range(cfg["seed"], cfg["seed"] + cfg["seeds_per_job"]):
             own = {**cfg, "seed": seed, "quiet": cfg["quiet"] or seed > cfg["seed"]}  # one bar for all
             try:
-                ctx = stack.enter_context(session(own, of_seed(info, seed)))
+                ctx = stack.enter_context(session(own, info_of_seed(info, seed)))
             except UserError as error:  # another process is in this seed's folder
                 faults.append(error)
                 continue
             finished = ctx.done()
             if finished is not None:
-                shown(ctx, finished)
+                show_result(ctx, finished)
                 done[seed] = finished
                 continue
             try:
                 with progress.log_to(ctx.run.folder):
-                    turns[seed] = Turn(prepared(ctx))
+                    turns[seed] = Turn(make_job(ctx))
             except UserError as error:
                 faults.append(error)
                 ctx.run.fail(error)
@@ -100,7 +97,7 @@ def search_concurrently(cfg: Config, info: Config) -> list[Result]:
                     job = turns.pop(seed).job
                     done[seed] = job.result
                     with progress.log_to(job.ctx.run.folder):
-                        shown(job.ctx, job.result)
+                        show_result(job.ctx, job.result)
                 except UserError as error:
                     faults.append(error)
                     turns.pop(seed).job.ctx.run.fail(error)
@@ -125,20 +122,20 @@ class Turn:
             self.stream.wait_stream(torch.cuda.current_stream(device))  # what built the job may still be on its way
 
     def take(self) -> None:
-        """The next step. Raises StopIteration after the last, when the record is written."""
+        """Do the next step. Raises StopIteration after the last one, when the record is written."""
         torch.set_rng_state(self.random)
         with progress.log_to(self.job.ctx.run.folder), torch.cuda.stream(self.stream):
             next(self.steps)
         self.random = torch.get_rng_state()
 
     def save(self) -> None:
-        """Return a checkpoint of the current state."""
+        """Write a checkpoint of the current state."""
         torch.set_rng_state(self.random)
         with torch.cuda.stream(self.stream):
             self.job.save()
 
 
-def of_seed(info: Config, seed: int) -> Config:
+def info_of_seed(info: Config, seed: int) -> Config:
     """Return the job information of a command line with this seed only."""
     rest = [text for text in info["overrides"] if text.partition("=")[0] not in ("seed", "seeds_per_job")]
     words = [*rest, f"seed={seed}"]
@@ -146,12 +143,12 @@ def of_seed(info: Config, seed: int) -> Config:
 
 
 def pictures(ctx: Session) -> None:
-    """Draw what is missing of the cells and the curves."""
+    """Draw the missing pictures of cells and curves."""
     run_summary.draw(ctx.run.folder, curves=True, epochs=ctx.config["draw"] == "epochs")
 
 
-def shown(ctx: Session, result: Result) -> None:
-    """Draw what is missing, and print the summary of a search unless it was called from Python."""
+def show_result(ctx: Session, result: Result) -> None:
+    """Draw the missing pictures, and print the summary unless the search was started from Python."""
     pictures(ctx)
     if ctx.info.get("summary", True):
         run_summary.show(result, ctx.run.folder)

@@ -41,11 +41,11 @@ Config = Mapping[str, Any]
 Result = dict[str, Any]
 log = logging.getLogger("nasx")
 STUDY_KEYS = frozenset({"study", "seed", "name", "from", "genotype"})
-"""Keys of a study that its steps are not given as they are."""
+"""Keys of a study that its steps do not inherit."""
 
 
 def study(cfg: Config, info: Config) -> Result:
-    """All steps that are not done yet, and the record of the study."""
+    """Do the steps that are not finished, and return the record of the study."""
     folder = Path(cfg["out"]) / identity.run_name(cfg, info["choices"], "study")
     extra = {"kind": "study", "choices": dict(info["choices"]), "identity": identity.identity(cfg, "study")}
     with run_folder.Run(folder, identity.identifying(cfg, "study"), extra) as held:
@@ -72,7 +72,7 @@ class Study:
         self.steps: dict[str, Result] = {}
 
     def result(self) -> Result:
-        """The record."""
+        """Do all steps and return the record."""
         plan, seed = self.plan, self.cfg["seed"]
         found = [self.searched(i) for i in range(plan.searches)]
         ranking = [self.ranked(search) for search in found] if plan.rank != "none" else []
@@ -110,7 +110,7 @@ class Study:
         }
 
     def searched(self, i: int) -> Result:
-        """Search i, with its own values of the settings that vary."""
+        """Return the record of search i, which has its own values of the settings that vary."""
         own = {key: values[i] for key, values in self.plan.vary.items()}
         words = [f"search.{key}={config_overrides.format_value(value)}" for key, value in own.items()]
         return self.step(
@@ -118,7 +118,7 @@ class Study:
         )
 
     def ranked(self, search: Result) -> Result:
-        """The result of a cell: the run that measured it, and the metric that decides."""
+        """Return the name of the run that ranks the cell of a search, and its metric."""
         name, full = self.metric.name, self.plan.rank == "full"
         changed = {} if full else {"epochs": self.plan.rank_epochs}
         if not full and not self.recipe.validated:
@@ -127,7 +127,7 @@ class Study:
         return {"run": done["name"], name: done[f"{'test' if full else 'valid'}_{name}"]}
 
     def retrained(self, search: Result | None, seed: int, **changed: Any) -> Result:
-        """A retraining of a search's cell (None: of the given one) with a seed, and other settings of the recipe."""
+        """Return the record of a retraining of a search's cell (None: the given one) with `changed` settings."""
         given = (
             {key: self.cfg[key] for key in ("from", "genotype") if self.cfg[key]}
             if search is None
@@ -139,7 +139,7 @@ class Study:
         return self.step("retrain", seed, words, **given, **budget, retrain={**self.cfg["retrain"], **changed})
 
     def step(self, kind: str, seed: int, words: Sequence[str] = (), **changed: Any) -> Result:
-        """The record of a step, which is done now unless it is finished; `words` set on a command line what changed."""
+        """Return the record of a step, running it unless it is finished; `words` are the overrides for `changed`."""
         cfg = {**self.cfg, "seed": seed, "from": None, "genotype": None, "name": None, **changed}
         del cfg["study"]
         drop = {*STUDY_KEYS, *commands.COMMANDS[kind].unread, *(identity.NO_BUDGET if "budget" in changed else ())}
@@ -157,7 +157,7 @@ class Study:
         if done is None or records.broken(Path(cfg["out"]) / name, done):
             if not cfg["quiet"]:
                 print(f"\n{self.name}: {info['command']}", flush=True)
-            done = (jobs_search.searched if kind == "search" else jobs_retrain.retrain)(cfg, info)
+            done = (jobs_search.search_in_process if kind == "search" else jobs_retrain.retrain)(cfg, info)
         elif edited := own_code.changed_since(done, own_code.recorded(identity.identifying(cfg, kind))):
             log.warning("%s: %s", name, edited)
         self.steps[name] = done
@@ -174,7 +174,7 @@ def std_over(plan: StudySettings) -> str:
 
 
 def show(result: Result, folder: Path) -> None:
-    """Print what a study has found."""
+    """Print the summary of a study."""
     result, console = cleaned(result), Console(highlight=False, soft_wrap=True)
     console.print(f"\n[bold]{escape(result['name'])}[/bold]  finished {result['finished']}")
     metric = metrics.PERPLEXITY if "test_perplexity" in result else metrics.ACCURACY
