@@ -244,7 +244,7 @@ def test_the_gradient_is_that_of_the_published_objective(form: Any, target: floa
     assert isinstance(problem, RelaxedProblem)
     limit = Budget(quantity="params", target=target, form=form, weight=0.3).open(problem, Table(), (3, 16, 16))
     loss = problem.outcome(search.w, problem.relax(search.a), small.batch(0, size=16)).loss
-    expected = limit.there(problem.relax(search.a))
+    expected = limit.device_model(problem.relax(search.a))
     t = torch.tensor(limit.target, dtype=torch.float64)
     factor, added = torch.ones((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
     if form == "hinge":

@@ -46,26 +46,26 @@ def test_the_fastest_that_was_not_refused_is_taken_where_it_is_worth_it() -> Non
     rows = [row(LAST, 1.2), row({"compile": "on"}, 3.0, "wrong"), row({"graphs": "auto"}, 1.4)]
     assert calibration.fastest(rows) == {"graphs": "auto"}
     assert calibration.fastest([row(LAST, 1.02)]) == calibration.fastest([]) == {}
-    assert calibration.told({"graphs": "auto"}, rows, "measured in 3s") == (
+    assert calibration.choice_text({"graphs": "auto"}, rows, "measured in 3s") == (
         "engine.graphs=auto, 1.40 times as fast as eager (measured in 3s; 3 paths, 1 refused)"
     )
-    assert calibration.told({}, [row(LAST, 0.8)], "measured in 3s").startswith("eager, no other path is faster")
-    assert calibration.told({}, [], "measured in 3s").startswith("eager, the time was too short")
+    assert calibration.choice_text({}, [row(LAST, 0.8)], "measured in 3s").startswith("eager, no other path is faster")
+    assert calibration.choice_text({}, [], "measured in 3s").startswith("eager, the time was too short")
 
 
 @pytest.mark.parametrize("held", ['{"path": {"precision": "bf16"}}', '{"path": {"compile": 1}}', '{"path": 3}', "{}"])
 def test_a_file_that_holds_no_path_is_refused(held: str, tmp_path: Path) -> None:
     (tmp_path / "engine.json").write_text(held)
     with pytest.raises(UserError, match=r"engine\.json: is damaged"):
-        calibration.kept(tmp_path)
-    assert calibration.kept(tmp_path / "other") is None
+        calibration.saved_path(tmp_path)
+    assert calibration.saved_path(tmp_path / "other") is None
 
 
 # -------------------------------------------------------------------------------------------------- measurement
 def built(path: dict[str, Any], *words: str) -> Any:
     """A job of a small search on a path, in this process."""
     cfg = configuration(*jobs.TINY_NB201[1:], "device=cpu", "search.arch_optimizer=sgd", *words)
-    return calibration.rebuilt(cfg, {"choices": {}, "overrides": [], "command": ""}, Path("none"), "cpu", path)
+    return calibration.build_job(cfg, {"choices": {}, "overrides": [], "command": ""}, Path("none"), "cpu", path)
 
 
 def wrong(monkeypatch: pytest.MonkeyPatch, by: float, path: str) -> None:
@@ -83,13 +83,13 @@ def wrong(monkeypatch: pytest.MonkeyPatch, by: float, path: str) -> None:
 
 
 def test_a_right_path_is_measured_and_a_wrong_one_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    [found] = calibration.measured(built, [LAST])
+    [found] = calibration.measure_paths(built, [LAST])
     assert found["refused"] is None
     assert found["ratio"] > 0
     assert 0 <= found["apart"] <= 1e-10
     assert torch.get_default_dtype() == torch.float32
     wrong(monkeypatch, 0.05, "channels_last")
-    rows = list(calibration.measured(built, [LAST, {"graphs": "auto"}]))
+    rows = list(calibration.measure_paths(built, [LAST, {"graphs": "auto"}]))
     assert "its step in torch.float64 is" in rows[0]["refused"]
     assert rows[0]["ratio"] == 0
     assert "CUDA graphs need a CUDA device" in rows[1]["refused"], "a path that fails does not stop the others"
@@ -107,7 +107,7 @@ def test_a_path_that_is_wrong_in_single_precision_only_is_refused(
         return found._replace(loss=found.loss * factor) if last else found
 
     monkeypatch.setattr(RelaxedProblem, "outcome", outcome)
-    [row] = calibration.measured(built, [LAST])
+    [row] = calibration.measure_paths(built, [LAST])
     assert row["apart"] <= calibration.EXACT
     assert row["ratio"] == 0
     assert "its step in torch.float32 is" in row["refused"]
@@ -115,11 +115,11 @@ def test_a_path_that_is_wrong_in_single_precision_only_is_refused(
 
 @pytest.mark.slow
 def test_a_compiled_path_is_measured_and_a_wrong_one_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    [found] = calibration.measured(built, [{"compile": "on"}])
+    [found] = calibration.measure_paths(built, [{"compile": "on"}])
     assert found["refused"] is None
     assert 0 <= found["apart"] <= 1e-10
     wrong(monkeypatch, 0.05, "compile")
-    [found] = calibration.measured(built, [{"compile": "on"}])
+    [found] = calibration.measure_paths(built, [{"compile": "on"}])
     assert "its step in torch.float64 is" in found["refused"]
 
 
@@ -129,7 +129,7 @@ def test_rehearsed_steps_leave_nothing_behind() -> None:
     before = {k: {n: x.clone() for n, x in before[k].items()} for k in ("w", "a", "buffers")} | {
         k: before[k] for k in ("train", "val", "w_opt", "a_opt", "updates")
     }
-    assert calibration.rehearse(job) > 0
+    assert calibration.time_step(job) > 0
     after = job.loop.state()
     for kind in ("w", "a", "buffers"):
         assert all(torch.equal(x, after[kind][name]) for name, x in before[kind].items())
@@ -219,8 +219,8 @@ def test_a_branch_is_on_the_path_of_its_parent(tmp_path: Path, monkeypatch: pyte
 
 def test_a_short_run_has_the_bits_of_an_eager_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rehearsed: list[Any] = []
-    rehearse = calibration.rehearse
-    monkeypatch.setattr(calibration, "rehearse", lambda job: rehearsed.append(job) or rehearse(job))
+    rehearse = calibration.time_step
+    monkeypatch.setattr(calibration, "time_step", lambda job: rehearsed.append(job) or rehearse(job))
     for name, more in (("default", ()), ("measured", ("engine.calibrate=0.5",)), ("fused", ("engine=fused",))):
         main.dispatch([*jobs.TINY_NB201, "device=cpu", f"out={tmp_path / name}", *more])
     default, some, fused = (jobs.folder(tmp_path, name) for name in ("default", "measured", "fused"))
@@ -239,7 +239,7 @@ def test_the_first_steps_of_every_method_are_those_without_a_rehearsal(method: s
         name, *more = variants.VARIANTS[method]
         job = built({}, f"method={name}", *more, "search.batch=4")
         if rehearsed:
-            calibration.rehearse(job)
+            calibration.time_step(job)
         steps = calibration.Steps(job)
         for _ in range(2):
             steps.seconds()

@@ -1,8 +1,8 @@
-"""A search that branches off another one: from a checkpoint that was kept, with other settings (`nasx whatif`).
+"""A search that continues from a kept checkpoint of another one with other settings (`nasx whatif`).
 
-Everything that moves comes from the checkpoint: weights, architecture, moments of the optimizers, positions of the
-streams, random numbers, rows. All settings, those of the optimizers included, are the branch's own. So a branch without
-a changed setting ends with the bits of its parent.
+The state comes from the checkpoint: weights, architecture, moments of the optimizers, positions of the streams, random
+number generators, rows. All settings, including those of the optimizers, are the branch's own. So a branch without a
+changed setting ends with the bits of its parent.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from nasx.tracking import checkpoints
 
 
 def branch_state(path: Path, branch: Mapping[str, Any], loop: Loop, device: Any) -> dict[str, Any]:
-    """The state of the kept checkpoint at `path`, with the settings of the optimizers of `loop`.
+    """Return the state of the kept checkpoint at `path`, with the optimizer settings of `loop`.
 
-    `branch` holds the epoch and the checkpoint's sha256. Raises UserError where the checkpoint is missing, damaged or
-    another one, Unfit where it does not fit the search that is to go on from it.
+    `branch` holds the epoch and the checkpoint's sha256. Raises UserError if the checkpoint is missing, damaged or
+    another one, Unfit if the search cannot continue from it.
     """
     where = f"epoch={branch['epoch']}"
     state = (

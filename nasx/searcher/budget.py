@@ -1,4 +1,4 @@
-"""A budget: the expected cost of the discrete network joins the objective of the architecture.
+"""A budget: the expected cost of the discrete network is added to the objective of the architecture.
 
 With E(a) = E[cost](relax(a)) of spaces/expected_cost.py, target T, weight b and the loss L that the search minimizes:
 
@@ -7,20 +7,19 @@ With E(a) = E[cost](relax(a)) of spaces/expected_cost.py, target T, weight b and
     logarithmic     L (log E / log T)^b                 FBNet, eq. 2; ProxylessNAS, released code: mul#log
     multiplicative  L (E / T)^b                         MnasNet, eq. 2, with w = b, for a loss instead of an accuracy
 
-The gradient is added to every architecture gradient (`Search.arch_penalty`), whatever the method is.
+The gradient is added to every architecture gradient (`Search.arch_penalty`) of any method.
 
 Sources: H. Cai, L. Zhu, S. Han, ProxylessNAS, ICLR 2019, section 3.3 and released code (search/nas_manager.py); B. Wu
 et al., FBNet, CVPR 2019, section 3.3; M. Tan et al., MnasNet, CVPR 2019, section 3.1.
 
 Deviations
-1. Of the products the gradient is dL + L d log R, with R the factor of L. The gradient as published is R times this
-   (and alpha times for FBNet): a positive number, which only scales the architecture's learning rate, and not Adam's
-   steps.
-2. L is the loss of the latest pass of the step, a number without gradient. Methods of second order evaluate it at
-   weights, or on a batch, next to those of the hypergradient.
+1. The gradient of the products is dL + L d log R, with R the factor of L. The published gradient is R times this (and
+   alpha times for FBNet): a positive factor, which scales the architecture's learning rate but not Adam's steps.
+2. L is the loss of the latest pass of the step, without gradient. Second-order methods evaluate it at other weights, or
+   on another batch, than the hypergradient.
 3. Logarithms are of multiply-adds, parameters, or microseconds.
-4. Mixtures are relax(a) also for methods that draw them (DrNAS, GDAS, SNAS): for GDAS and SNAS these are the
-   probabilities of what they draw, for DrNAS those by which it chooses its architecture.
+4. The mixture is relax(a) also for methods that sample it (DrNAS, GDAS, SNAS): for GDAS and SNAS these are the sampling
+   probabilities, for DrNAS those by which it chooses its architecture.
 
 Shapes: a as in the space; costs in multiply-adds, parameters or milliseconds.
 """
@@ -49,8 +48,8 @@ if TYPE_CHECKING:
     from nasx.spaces.base import Genotype
 
 WEIGHTS = {"hinge": 1.0, "linear": 0.1, "logarithmic": 0.6, "multiplicative": 0.07}
-"""Form -> its weight where none is set. linear: ProxylessNAS' release; logarithmic: the same, and beta of FBNet;
-multiplicative: |w| of MnasNet; hinge: nasx, above the target the cost outweighs the loss."""
+"""Form -> default weight. linear: ProxylessNAS' release; logarithmic: the same, and beta of FBNet; multiplicative:
+|w| of MnasNet; hinge: nasx, above the target the cost outweighs the loss."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,16 +57,16 @@ class NoBudget:
     """No budget."""
 
     def open(self, problem: RelaxedProblem, benchmark: Benchmark, shape: tuple[int, ...]) -> None:
-        """Nothing that a search keeps to."""
+        """Return None: the search has no limit."""
 
     def width_limits(self) -> list[CostLimit]:
-        """Nothing that the width of a retrained network keeps to."""
+        """Return no limits on the width of a retrained network."""
         return []
 
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """A target of the discrete network's cost, and how the expected cost joins the architecture's objective."""
+    """A target for the discrete network's cost, and the form of the penalty on the expected cost."""
 
     quantity: Literal["macs", "params", "latency"]
     target: float | str
@@ -81,14 +80,14 @@ class Budget:
     device: str | None = None
 
     def width_limits(self) -> list[CostLimit]:
-        """Return the limit that the width of a retrained network keeps to; its target is in absolute terms."""
+        """Return the limit on the width of a retrained network. The target must be absolute."""
         amount, _ = budgets.target(self.target, self.quantity)
         return [CostLimit(f"budget.target={self.target}", self.quantity, amount)]
 
     def open(self, problem: RelaxedProblem, benchmark: Benchmark, shape: tuple[int, ...]) -> Limit:
-        """The limit of a search on images of `shape` (channels, height, width).
+        """Return the limit of a search on images of `shape` (channels, height, width).
 
-        Raises UserError where no network of the space keeps to it.
+        Raises UserError if every network of the space costs more.
         """
         space, classes = problem.space, problem.classes
         assert classes is not None
@@ -126,7 +125,7 @@ class Budget:
 
 
 class Limit:
-    """What an open search keeps to: `target` in multiply-adds, parameters or milliseconds."""
+    """The limit of one search: `target` in multiply-adds, parameters or milliseconds."""
 
     def __init__(
         self,
@@ -137,18 +136,18 @@ class Limit:
         count: Callable[[Genotype], float],
     ) -> None:
         self.budget, self.problem, self.target, self.count = budget, problem, target, count
-        self.model, self.there = model, model.to(problem.device)
+        self.model, self.device_model = model, model.to(problem.device)
         self.weight = WEIGHTS[budget.form] if budget.weight is None else budget.weight
 
     def penalty(self, a: Tree) -> Tree:
-        """The gradient that joins that of the loss, a tree like `a`."""
+        """Compute the gradient of the penalty, a tree like `a`."""
         leaves = detached(a, requires_grad=True)
-        expected = self.there(self.problem.relax(leaves))
+        expected = self.device_model(self.problem.relax(leaves))
         slope = self.slope(expected.detach())
         return {k: slope.to(x.dtype) * x for k, x in gradient(expected, leaves).items()}
 
     def slope(self, expected: Tensor) -> Tensor:
-        """What the gradient of the expected cost is multiplied with, ()."""
+        """Return the derivative of the penalty by the expected cost, ()."""
         b, t, form = self.weight, self.target, self.budget.form
         if form == "hinge":
             return b / t * (expected > t).to(expected.dtype)
@@ -162,13 +161,13 @@ class Limit:
         return loss.double() * b / (expected * torch.log(unit * expected))
 
     def expected(self, mix: Tree) -> float:
-        """The expected cost of a mixture."""
-        return float(self.there(mix))
+        """Compute the expected cost of a mixture."""
+        return float(self.device_model(mix))
 
     def kept(self, mix: Tree) -> tuple[Tree, dict[str, Any]]:
-        """The mixture to discretize, and the record: what was found, and the nearest architecture within the budget.
+        """Return the mixture to discretize, and the record of the found and the nearest architecture within the budget.
 
-        The mixture is that of the nearest architecture where the one found costs more and `enforce` is set.
+        The mixture is that of the nearest architecture if the found one costs more and `enforce` is set.
         """
         space, budget = self.problem.space, self.budget
         mix = {name: x.detach().cpu() for name, x in mix.items()}

@@ -1,23 +1,22 @@
-"""engine=auto: the fastest way to compute the steps of a search, measured at its start.
+"""engine=auto: measure the fastest engine settings (a path) for the steps of a search at its start.
 
-1. The run takes three of its own steps and goes back to its beginning; their time gives that of the whole run. Where
-   `engine.calibrate` of it is too little for a measurement, steps stay eager.
-2. Another process, which is ended when that share of the time is over, builds the same search for each path: eager, and
-   with what the configuration leaves off of channels_last, CUDA graphs and compile. Its first step is compared with the
-   eager one from the same state, then its steps are timed by turns with eager ones. Paths that differ, fail or do not
-   fit are refused.
+1. The run takes three of its own steps and returns to its initial state; their time predicts that of the whole run. If
+   the share `engine.calibrate` of it is too short for a measurement, steps stay eager.
+2. Another process, killed after that share of the time, builds the same search for each path: eager, and with the
+   settings among channels_last, CUDA graphs and compile that are off. The first step of a path is compared with the
+   eager one from the same state, then its steps are timed, alternating with eager ones. Paths that differ, fail or do
+   not fit into memory are refused.
 3. The fastest path is written to engine.json in the run folder before the first step, and to the user's cache for runs
-   of the same shape on this machine. The run is then the one that a configuration with these settings would be, to the
-   bit; a resume reads engine.json, a branch (nasx whatif) that of its parent. A run with checkpoints and without that
-   file is eager.
+   of the same shape on this machine. The run then has the bits of a run configured with these settings; a resume reads
+   engine.json, a branch (nasx whatif) that of its parent. A run with checkpoints and without that file is eager.
 
-Steps are compared in float64, on a few images of each batch, with the layout, the kernels and the graphs of the path.
-In single precision they cannot be: channels_last alone changed the architecture step of NAS-Bench-201 by 13 % (one cell
-per stage, 16 channels, batch 32), and agreed to 1e-14 in float64, since rounding errors are as large as the gradient
-there. In the run's own precision a path is refused only where its step is not finite, or farther from the eager step
-than no step is. The architecture moves by plain gradient steps here, since the first step of Adam is a sign.
+Steps are compared in float64, on a few images of each batch, with the layout, kernels and graphs of the path. In single
+precision they cannot be compared: channels_last alone changed the architecture step of NAS-Bench-201 by 13 % (one cell
+per stage, 16 channels, batch 32), and agreed to 1e-14 in float64, since rounding errors are as large as the gradient.
+In the run's own precision a path is refused only if its step is not finite, or is farther from the eager step than no
+step at all. The architecture is updated by SGD here, since the first step of Adam is a sign.
 
-Precision is never changed. Text, deterministic=true, searches in stages and those of several processes stay eager.
+Precision is never changed. Text, deterministic=true, searches in stages and in several processes stay eager.
 """
 
 from __future__ import annotations
@@ -56,33 +55,33 @@ if TYPE_CHECKING:
 log = logging.getLogger("nasx")
 KEPT = "engine.json"
 REHEARSED = 3
-"""Steps whose time predicts that of a run; the first one warms up."""
+"""Number of steps that predict the time of a run; the first one warms up."""
 SHORTEST_S = 20.0
-"""Seconds without which no measurement begins: a process starts, builds the search and takes some steps."""
+"""Minimum seconds for a measurement: start a process, build the search, take some steps."""
 TURNS = 3
-"""Pairs of an eager and another step whose times are compared."""
+"""Number of pairs of an eager and another step that are timed."""
 FASTER = 1.05
-"""Ratio of the times from which another path than eager is taken."""
+"""Minimum ratio of eager time to a path's time for choosing the path."""
 COMPARED = 16
-"""Images of a batch in float64 steps, which need twice the memory for each."""
+"""Images per batch in float64 steps, which need twice the memory per image."""
 EXACT, ROUGH = 1e-6, 1.0
-"""Largest distance of a first step from the eager one, in lengths of that: in float64, in the run's precision."""
+"""Largest distance of a first step from the eager one, relative to its length: in float64, in the run's precision."""
 EXACTLY = {"precision": "fp32"}
-"""Settings of the engine in float64, which is never rounded to bf16."""
-Path_ = dict[str, Any]
+"""Settings of the engine for steps in float64, which autocast would round to bf16."""
+EnginePath = dict[str, Any]
 Row = dict[str, Any]
 
 
 # ------------------------------------------------------------------------------------------------------- the run
 def calibrated(ctx: Session) -> SearchJob:
-    """The job of a run, on the path that its folder holds or that is measured now."""
-    path = kept(ctx.run.folder)
+    """Return the job of a run, with the path saved in its folder or measured now."""
+    path = saved_path(ctx.run.folder)
     branches = "origin" in ctx.info and not checkpoints.found(ctx.run.folder)
     if path is None and branches:
-        path = kept(Path(ctx.info["origin"]).parents[1]) or {}
+        path = saved_path(Path(ctx.info["origin"]).parents[1]) or {}
         ctx.run.note(KEPT, {"path": path, "measured": []})
     job = SearchJob(ctx, path=path)
-    if path is not None or not open_to(job):
+    if path is not None or not can_choose(job):
         return job
     found = choose(job)
     if found is None:
@@ -90,17 +89,17 @@ def calibrated(ctx: Session) -> SearchJob:
     rows, how = found
     path = fastest(rows)
     ctx.run.note(KEPT, {"path": path, "measured": rows})
-    log.info("engine=auto: %s", told(path, rows, how))
+    log.info("engine=auto: %s", choice_text(path, rows, how))
     if not path:
         return job
-    ctx.needs = None  # a method of the first job, whose tensors the second one would count as those of other runs
+    ctx.needs = None  # a bound method would keep the tensors of the first job alive
     del job
     gc.collect()
     return SearchJob(ctx, path=path)
 
 
-def kept(folder: Path) -> Path_ | None:
-    """The path in a run folder, None where there is none. Raises UserError where it is not one."""
+def saved_path(folder: Path) -> EnginePath | None:
+    """Return the path saved in a run folder; None if there is none. Raises UserError if it is invalid."""
     held = files.read_json(folder / KEPT)
     if held is None:
         return None
@@ -113,8 +112,8 @@ def kept(folder: Path) -> Path_ | None:
     return path
 
 
-def open_to(job: SearchJob) -> bool:
-    """Whether the path of a run may still be chosen."""
+def can_choose(job: SearchJob) -> bool:
+    """Return whether the path of a run can still be chosen, and the run is long enough to measure."""
     config, share = job.ctx.config, job.engine_settings.calibrate
     return (
         share * job.loop.total / job.method.steps_w >= REHEARSED
@@ -127,19 +126,19 @@ def open_to(job: SearchJob) -> bool:
 
 
 def choose(job: SearchJob) -> tuple[list[Row], str] | None:
-    """What was measured for runs like this one, now or before, and how; None where the run is too short for that."""
-    cached = cache(job)
+    """Return the measurements for runs like this one, cached or new, and their origin; None if the run is too short."""
+    cached = cache_file(job)
     held = files.read_json(cached)
     if held is not None and isinstance(held.get("measured"), list):
         return held["measured"], f"measured before, {cached}"
-    whole = rehearse(job) * job.loop.total / job.method.steps_w
+    whole = time_step(job) * job.loop.total / job.method.steps_w
     budget = job.engine_settings.calibrate * whole
     if budget < SHORTEST_S:
         return None
     log.info("engine=auto: measuring for at most %s of about %s", progress.duration(budget), progress.duration(whole))
     began = time.monotonic()
     rows = measure(job.ctx, candidates(job.engine_settings, job.ctx.device), budget)
-    if rows:  # a process that was ended too early has nothing to remember
+    if rows:  # a process that was killed too early has no rows
         try:
             files.make_folder(cached.parent)
             files.write_atomic(cached, json.dumps({"measured": rows}))
@@ -148,8 +147,8 @@ def choose(job: SearchJob) -> tuple[list[Row], str] | None:
     return rows, f"measured in {progress.duration(time.monotonic() - began)}"
 
 
-def rehearse(job: SearchJob) -> float:
-    """Seconds of a step. The job is at its beginning before and after."""
+def time_step(job: SearchJob) -> float:
+    """Measure the seconds of a step; the job is restored to its initial state."""
     streams = job.loop.train, job.loop.val
     start, random = Position(job.search, job.problem), torch.get_rng_state()
     before = [stream.state_dict() for stream in streams]
@@ -163,36 +162,36 @@ def rehearse(job: SearchJob) -> float:
             stream.load_state_dict(state)
 
 
-def candidates(engine: EngineSettings, device: torch.device) -> list[Path_]:
-    """Paths with more than the configuration has, the quick to measure first."""
+def candidates(engine: EngineSettings, device: torch.device) -> list[EnginePath]:
+    """Return the paths that add settings to the configuration, those that are quick to measure first."""
     on = {"channels_last": True, "graphs": "auto", "compile": "on"}
     more = [key for key in on if getattr(engine, key) in (False, "off") and (key != "graphs" or device.type == "cuda")]
     found = [{key: on[key] for i, key in enumerate(more) if n >> i & 1} for n in range(1, 2 ** len(more))]
     return sorted(found, key=lambda path: ("compile" in path, -len(path)))
 
 
-def fastest(rows: Sequence[Row]) -> Path_:
-    """The path with the highest ratio, empty for eager."""
+def fastest(rows: Sequence[Row]) -> EnginePath:
+    """Return the path with the highest ratio; empty for eager."""
     good = [row for row in rows if not row["refused"] and row["ratio"] >= FASTER]
     return max(good, key=lambda row: row["ratio"], default={"path": {}})["path"]
 
 
-def told(path: Path_, rows: Sequence[Row], how: str) -> str:
-    """The choice and its reason in one line."""
+def choice_text(path: EnginePath, rows: Sequence[Row], how: str) -> str:
+    """Describe the choice and its reason in one line."""
     ratio = max((row["ratio"] for row in rows if row["path"] == path), default=1.0)
     refused = sum(bool(row["refused"]) for row in rows)
-    chosen = f"{words(path)}, {ratio:.2f} times as fast as eager" if path else "eager, no other path is faster"
+    chosen = f"{path_text(path)}, {ratio:.2f} times as fast as eager" if path else "eager, no other path is faster"
     if not rows:
         return f"eager, the time was too short to measure another path ({how})"
     return f"{chosen} ({how}; {len(rows)} paths" + (f", {refused} refused)" if refused else ")")
 
 
-def words(path: Path_) -> str:
+def path_text(path: EnginePath) -> str:
     return " ".join(f"engine.{key}={str(value).lower()}" for key, value in path.items())
 
 
-def cache(job: SearchJob) -> Path:
-    """The file of what was measured for this machine, these versions and a step of this shape."""
+def cache_file(job: SearchJob) -> Path:
+    """Return the cache file of measurements on this machine, with these versions, of a step of this shape."""
     cfg = {key: job.ctx.config[key] for key in ("space", "method", "engine")}
     step = {k: v for k, v in job.ctx.config["search"].items() if k not in ("epochs", "updates_per_epoch", "protocol")}
     about = [environment.hardware(job.ctx.device), environment.versions(), environment.commit(), os.cpu_count()]
@@ -201,8 +200,8 @@ def cache(job: SearchJob) -> Path:
 
 
 # ----------------------------------------------------------------------------------------------- another process
-def measure(ctx: Session, paths: Sequence[Path_], budget: float) -> list[Row]:
-    """Rows of the paths that are measured within `budget` seconds. Raises StopRequested as soon as a signal asks."""
+def measure(ctx: Session, paths: Sequence[EnginePath], budget: float) -> list[Row]:
+    """Return the rows of the paths measured within `budget` seconds. Raises StopRequested on a signal."""
     given = {"cfg": ctx.config, "info": ctx.info, "folder": str(ctx.run.folder), "paths": list(paths)}
     path = os.pathsep.join([*filter(None, sys.path), str(Path.cwd())])
     end = time.monotonic() + budget
@@ -232,33 +231,33 @@ def measure(ctx: Session, paths: Sequence[Path_], budget: float) -> list[Row]:
 
 
 def main() -> None:
-    """Measure what a line of the standard input describes; one row a line."""
+    """Measure the paths that a line of standard input describes; print one JSON row per line."""
     given = json.loads(sys.stdin.readline())
     threading.Thread(target=lambda: (sys.stdin.read(), os._exit(1)), daemon=True).start()
     cfg, info, device = given["cfg"], given["info"], torch.device(given["device"])
     cfg["search"] |= {"arch_optimizer": "sgd", "arch_momentum": 0.0}
     threads, precision = cfg["threads"], cfg["engine"]["precision"]
     with environment.prepared(device, threads=threads, deterministic=False, seed=cfg["seed"], precision=precision):
-        build = functools.partial(rebuilt, cfg, info, Path(given["folder"]), device)
-        for row in measured(build, given["paths"]):
+        build = functools.partial(build_job, cfg, info, Path(given["folder"]), device)
+        for row in measure_paths(build, given["paths"]):
             print(json.dumps({"row": row}), flush=True)
 
 
-def rebuilt(cfg: Config, info: Config, folder: Path, device: torch.device | str, path: Path_) -> SearchJob:
-    """The search of a configuration on a path, which leaves the run folder alone."""
+def build_job(cfg: Config, info: Config, folder: Path, device: torch.device | str, path: EnginePath) -> SearchJob:
+    """Build the search of a configuration with a path; it does not write to the run folder."""
     run, signals = run_folder.ReadOnlyRun(folder), environment.Signals()
     return SearchJob(Session(run, torch.device(device), cfg, info, signals), path=path)
 
 
 class Steps:
-    """Steps of a job in an epoch in which weights and architecture move."""
+    """Steps of a job in an epoch in which both weights and architecture are updated."""
 
     def __init__(self, job: SearchJob, step: Callable[..., Any] | None = None) -> None:
         self.job, self.step = job, step or job.loop.advance or job.method.step
         job.loop.enter(job.settings.moving_epoch)
 
     def seconds(self) -> float:
-        """Take a step; how long it took."""
+        """Take a step and return its seconds."""
         loop = self.job.loop
         batches = [self.compared(next(loop.train)) for _ in range(self.job.method.train_batches)]
         val = self.compared(next(loop.val))
@@ -267,7 +266,7 @@ class Steps:
         return self.now() - began
 
     def compared(self, batch: Batch) -> Batch:
-        """Return the batch; a search in float64 gets its first images only."""
+        """Return the batch, for a search in float64 only its first images."""
         if self.job.problem.dtype != torch.float64:
             return batch
         return batch._replace(x=batch.x[:COMPARED].double(), y=batch.y[:COMPARED])
@@ -281,32 +280,32 @@ class Steps:
         return Position(self.job.search, self.job.problem)
 
     def first(self) -> tuple[Position, Position]:
-        """Take the first step; where it starts and ends."""
+        """Take the first step and return the positions before and after it."""
         start = self.position()
         self.seconds()
         return start, self.position()
 
     def distance(self, start: Position, end: Position, most: float) -> float:
-        """How far the first step ends from `end`, in lengths of the way from `start` to it. Raises over `most`."""
+        """Return the distance of the first step's end from `end`, relative to `end` - `start`. Raises above `most`."""
         found = end.apart(self.first()[1], start)
-        if not found <= most:  # nor where it is not a number
+        if not found <= most:  # also raises for NaN
             dtype = self.job.problem.dtype
             raise ArithmeticError(f"its step in {dtype} is {found:.1e} from the eager one, more than {most:.0e}")
         return found
 
 
-def measured(build: Callable[[Path_], SearchJob], paths: Sequence[Path_]) -> Iterator[Row]:
-    """Each path's ratio to eager steps, its distance from one in float64, and why it is refused, if it is."""
+def measure_paths(build: Callable[[EnginePath], SearchJob], paths: Sequence[EnginePath]) -> Iterator[Row]:
+    """Yield each path's speed relative to eager, its distance from eager in float64, and why it is refused or None."""
     eager = Steps(build({}))
     start, end = eager.first()
-    with double():
+    with in_float64():
         exact = Steps(build(dict(EXACTLY))).first()
     for path in paths:
         row: Row = {"path": path, "ratio": 0.0, "apart": None, "refused": None}
         try:
             required = {**path, "graphs": "on"} if "graphs" in path else path
             began = time.monotonic()
-            with double():
+            with in_float64():
                 row["apart"] = Steps(build({**required, **EXACTLY})).distance(*exact, most=EXACT)
             other = Steps(build(required))
             other.distance(start, end, most=ROUGH)
@@ -320,8 +319,8 @@ def measured(build: Callable[[Path_], SearchJob], paths: Sequence[Path_]) -> Ite
 
 
 @contextlib.contextmanager
-def double() -> Iterator[None]:
-    """Within the block searches are built, and take their steps, in float64."""
+def in_float64() -> Iterator[None]:
+    """Build searches and take steps in float64 within the block."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:

@@ -1,20 +1,20 @@
 """Steps replayed from CUDA graphs: the whole outer step (weights, architecture, optimizers) as one launch.
 
-A method's steps are the same device operations on other inputs: batches, what Python decides about a step (epoch,
+The steps of a method are the same device operations with different inputs: batches, numbers computed in Python (epoch,
 updates, progress, learning rate, options of the network), and random numbers. `Replayed` gives all of them fixed
 addresses: batches are copied, numbers are 0-d tensors that are filled, generators are seeded and tensors made on the
-host are copied, from the seeds of the batches (draws.py). So one graph serves all epochs but the first, in which
-schedules that begin at zero skip work. Another one is recorded where the shapes of the batches or the set of active
-options change, and when the warm-up of the architecture ends.
+host are copied, from the seeds of the batches (draws.py). One graph serves all epochs but the first, in which schedules
+that begin at zero skip work. Another one is captured if the shapes of the batches or the set of active options change,
+and when the warm-up of the architecture ends.
 
-The first step of a kind runs eagerly (it also warms up kernels and optimizers). The second one is recorded on the first
-one's batches; then its replay is compared with eager steps on the second one's batches from the same state, where a
-value that Python has baked into the graph makes a difference. Eager steps read their numbers from the device too, so
-that an eager and a replayed step have the same bits, and a resumed search those of one that was not interrupted.
+The first step of a kind runs eagerly, which also warms up kernels and optimizers. The second one is captured with the
+batches of the first; its replay is then compared with eager steps from the same state on its own batches, so that
+values that Python baked into the graph show as differences. Eager steps read their numbers from the device too, so an
+eager and a replayed step have the same bits, and so have a resumed and an uninterrupted search.
 
-A step that cannot be recorded (it reads a value back, for instance by `if` on a number of the search), or whose replay
-differs, is taken eagerly from then on, after weights, optimizers, statistics and counters were put back. Steps whose
-batches go on from one another (text) are not replayed.
+If a step cannot be captured (it reads a value back, for instance by `if` on a number of the search), or its replay
+differs, weights, optimizers, statistics and counters are restored, and all further steps run eagerly. Steps on text,
+whose batches carry a state to the next one, are not replayed.
 
 Tested on a CPU (bookkeeping, comparison) and on a fake CUDA runtime (tests/fakecuda). tests/test_gpu.py needs a GPU and
 has not been run yet.
@@ -43,17 +43,17 @@ from nasx.errors import UserError
 
 log = logging.getLogger("nasx")
 CASES = 8
-"""Kinds of steps whose graphs are kept, for instance whole chunks and the shorter last one of each epoch."""
+"""Maximum number of kinds of steps with a graph, for instance whole chunks and the shorter last one of each epoch."""
 NOISE = 10.0
-"""How many times as far from an eager step as another eager step a replay may be (kernels that add in any order)."""
+"""Largest distance of a replay from an eager step, relative to that of two eager steps (nondeterministic kernels)."""
 BROKEN: list[torch.cuda.CUDAGraph] = []
 Values = dict[str, Tensor]
 Capture = Callable[[Callable[[], None], Sequence[torch.Generator]], Callable[[], None]]
-"""Records the work of a function that draws from the generators; returns how to repeat it."""
+"""Capture the work of a function that draws from the generators, and return a function that replays it."""
 
 
 class Stepped(Protocol):
-    """What of a problem changes from step to step."""
+    """The attributes of a problem that change from step to step."""
 
     passes: int
     options: dict[str, Any]
@@ -65,7 +65,7 @@ class Stepped(Protocol):
 
 # ------------------------------------------------------------------------------------------------------- inputs
 class Moment:
-    """Numbers that Python decides, as 0-d tensors of fixed addresses."""
+    """Numbers computed in Python, as 0-d device tensors at fixed addresses."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -73,7 +73,7 @@ class Moment:
         self.values: dict[str, float] = {}
 
     def put(self, name: str, value: float, dtype: torch.dtype = torch.float64) -> Tensor:
-        """The tensor of this name, filled with `value`."""
+        """Return the tensor of this name, filled with `value`."""
         if name not in self.tensors:
             self.tensors[name] = torch.full((), value, dtype=dtype, device=self.device)
         elif self.values[name] != value:
@@ -84,7 +84,7 @@ class Moment:
 
 # ----------------------------------------------------------------------------------------------------- position
 class Position:
-    """Copies of everything that a step moves: weights, architecture, optimizer states, running statistics, counters."""
+    """Copies of all that a step changes: weights, architecture, optimizer states, running statistics, counters."""
 
     def __init__(self, search: Search, problem: Stepped) -> None:
         self.problem, self.passes = problem, problem.passes
@@ -103,7 +103,7 @@ class Position:
 
     @torch.no_grad()
     def restore(self) -> None:
-        """Put everything back, at its old addresses."""
+        """Restore all values in place."""
         for optimizer, states in zip(self.optimizers, self.states, strict=True):
             optimizer.state.clear()
             optimizer.state.update({x: dict(state) for x, state in states.items()})
@@ -112,7 +112,7 @@ class Position:
         self.problem.passes = self.passes
 
     def apart(self, other: Position, start: Position) -> float:
-        """The distance of `other`, relative to the way from `start` to here; the largest of all kinds of tensors."""
+        """Return the distance of `other`, relative to that of `start`; the maximum over the kinds of tensors."""
         worst = 0.0
         for kind in dict.fromkeys(kind for kind, _ in self.copies):
             keys = [k for k in self.copies if k[0] == kind and k in other.copies and k in start.copies]
@@ -128,7 +128,7 @@ def _norm(tensors: list[Tensor]) -> float:
 # ------------------------------------------------------------------------------------------------------- replay
 @dataclass
 class Case:
-    """One kind of steps: what its first step has shown, and its graph."""
+    """One kind of steps: the requests of its first step, and its graph."""
 
     batches: list[Batch]
     noted: Noted
@@ -139,7 +139,7 @@ class Case:
 
 
 class Replayed:
-    """`method.step` from CUDA graphs, recorded by `capture`. With `required`, steps that cannot be are a UserError."""
+    """`method.step`, replayed from CUDA graphs made by `capture`. Raises UserError if not possible and `required`."""
 
     def __init__(self, method: Method, problem: Stepped, capture: Capture, *, required: bool = False) -> None:
         self.method, self.problem, self.capture, self.required = method, problem, capture, required
@@ -147,14 +147,14 @@ class Replayed:
         self.cases: dict[Hashable, Case] = {}
         self.why: str | None = None
         """Why all further steps are eager."""
-        self.plain = False
-        """Whether the method needs numbers on the host, so that steps are its own."""
+        self.needs_host = False
+        """Whether the method needs numbers on the host, so that its steps get no device numbers."""
         self.checked = False
-        """Whether a replay has been found right."""
+        """Whether a replay has agreed with an eager step."""
 
     def __call__(self, search: Search, train: Sequence[Batch], val: Batch) -> Values:
         batches = [*train, val]
-        if self.plain:
+        if self.needs_host:
             return self.method.step(search, train, val)
         key = (
             search.warming,
@@ -162,7 +162,7 @@ class Replayed:
             tuple(k for k, x in self.problem.options.items() if x),
             tuple((b.x.shape, b.x.stride(), b.y.shape, b.rate) for b in batches),
         )
-        with self._numbers(search) as view:
+        with self._device_numbers(search) as view:
             if self.why is not None:
                 return self.method.step(view, train, val)
             case = self.cases.get(key)
@@ -174,8 +174,8 @@ class Replayed:
         return self.method.step(search, train, val) if values is None else values
 
     @contextlib.contextmanager
-    def _numbers(self, search: Search) -> Iterator[Search]:
-        """A view of the search whose numbers lie on the device."""
+    def _device_numbers(self, search: Search) -> Iterator[Search]:
+        """Yield a view of the search whose numbers are on the device."""
         if self.moment is None:
             self.moment = Moment(next(iter(search.w.values())).device)
         put, problem, options = self.moment.put, self.problem, self.problem.options
@@ -196,7 +196,7 @@ class Replayed:
                 group["lr"] = rate
 
     def _step(self, view: Search, batches: Sequence[Batch], draws: Draws) -> Values:
-        """A step that draws from `draws`."""
+        """Do a step that draws from `draws`."""
         before, self.problem.draws = self.problem.draws, draws
         try:
             return self.method.step(replace(view, draws=draws), batches[:-1], batches[-1])
@@ -204,7 +204,7 @@ class Replayed:
             self.problem.draws = before
 
     def _first(self, key: Hashable, view: Search, batches: list[Batch]) -> Values | None:
-        """An eager step with notes; None, with everything put back, where the method needs numbers on the host."""
+        """Do an eager step and note its draws. None, with the state restored: the method needs numbers on the host."""
         start, noted = Position(view, self.problem), Noted(batches)
         try:
             values = self._step(view, batches, noted)
@@ -212,8 +212,8 @@ class Replayed:
             raise
         except Exception as error:  # noqa: BLE001  a plain step shows a fault of the method's own
             start.restore()
-            self._refuse(told(error))
-            self.plain = True
+            self._refuse(error_text(error))
+            self.needs_host = True
             return None
         if len(self.cases) == CASES:
             del self.cases[next(iter(self.cases))]
@@ -223,12 +223,12 @@ class Replayed:
         return values
 
     def _second(self, case: Case, view: Search, batches: list[Batch]) -> Values:
-        """Record the step and compare its replay with eager steps on the same batches."""
+        """Capture the step, and compare its replay with eager steps on the same batches."""
         start, why = Position(view, self.problem), ""
         try:
             self._record(case, view)
-        except Exception as error:  # noqa: BLE001  whatever has happened, an eager step does the work
-            why = told(error)
+        except Exception as error:  # noqa: BLE001  an eager step follows
+            why = error_text(error)
         start.restore()
         if why:
             self._refuse(why)
@@ -284,8 +284,8 @@ class Replayed:
         log.info("engine.graphs=auto: steps run eagerly: %s", why)
 
 
-def told(error: BaseException) -> str:
-    """The first error of a chain in one line, with the innermost line that is not torch's."""
+def error_text(error: BaseException) -> str:
+    """Describe the first error of a chain in one line, with the innermost frame outside torch."""
     while error.__context__ is not None:
         error = error.__context__
     own = Path(torch.__file__).parent
@@ -296,11 +296,11 @@ def told(error: BaseException) -> str:
 
 # --------------------------------------------------------------------------------------------------------- CUDA
 def cuda(device: torch.device) -> Capture:
-    """How to record work on `device`: nothing runs yet, its tensors are those of every replay.
+    """Return a function that captures work on `device` as a CUDA graph; capturing does not run the work.
 
-    The stream is the search's own: libraries keep one workspace for each stream, which the graphs of searches that
-    replay side by side must not share. All graphs of a search share one memory pool, since what a replay returns is
-    copied out of it before the next one. Only calls of this thread invalidate a recording: another one pins memory.
+    Each search has its own stream: libraries keep one workspace per stream, which graphs that replay concurrently must
+    not share. All graphs of a search share one memory pool, since the results of a replay are copied out of it before
+    the next one. Only calls of this thread invalidate a capture, because another thread pins memory.
     """
     stream, pool = torch.cuda.Stream(device), torch.cuda.graph_pool_handle()
 
@@ -330,11 +330,11 @@ def cuda(device: torch.device) -> Capture:
 
 
 def _end(device: torch.device, pool: Any) -> None:
-    """Finish what torch 2.11 leaves open when the end of a broken recording raises (2.15 does not).
+    """End what torch 2.11 leaves open if the end of a failed capture raises (2.15 does not).
 
-    Its allocator goes on as if it were recording (memory that several streams use is never reused), and so does the
-    default generator of the device (drawing from it raises). Its allocator of pinned memory cannot be ended: the pool
-    is not used again, and the graph, which that allocator refers to, is kept.
+    The allocator stays in capture mode (memory used by several streams is never reused), and so does the default
+    generator of the device (drawing from it raises). The capture of the pinned memory allocator cannot be ended: the
+    pool is not used again, and the graph, which that allocator refers to, is kept.
     """
     index = torch.cuda.current_device() if device.index is None else device.index
     with contextlib.suppress(RuntimeError):  # not recording: torch has ended it
@@ -347,7 +347,7 @@ def _end(device: torch.device, pool: Any) -> None:
 
 
 def reason(device: torch.device, *, carries: bool = False) -> str | None:
-    """Why steps cannot be replayed here, None where they may be."""
+    """Return why steps cannot be replayed here; None if they can."""
     if device.type != "cuda":
         return "CUDA graphs need a CUDA device"
     return "each batch goes on from the one before it, and batches vary in length" if carries else None

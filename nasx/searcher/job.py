@@ -44,7 +44,7 @@ class SearchJob(Job):
     def __init__(
         self, ctx: Session, stage: search_stage.Stage | None = None, path: Mapping[str, Any] | None = None
     ) -> None:
-        """`path`: settings of the engine that replace those of the configuration (calibration.py)."""
+        """`path`: settings of the engine that replace those of the configuration, chosen by calibration.py."""
         self.stage = stage or search_stage.stage(ctx.config, ctx.run.folder, stages.count(ctx.config) - 1)
         cfg = self.stage.config
 
@@ -112,7 +112,7 @@ class SearchJob(Job):
             weight_decay=settings.arch_weight_decay,
             stop=build("stop"),
         )
-        advance = self.watch.over(self.replayed(engine.graphs, ctx.device) or self.method.step, self.method.step)
+        advance = self.watch.over(self.graph_step(engine.graphs, ctx.device) or self.method.step, self.method.step)
         self.loop = Loop(
             self.search,
             self.method,
@@ -142,7 +142,7 @@ class SearchJob(Job):
 
     # ------------------------------------------------------------------------------------------------- the cost
     def needs(self, peak: Peak | None = None) -> tuple[str, list[str]]:
-        """The peak memory of a step in words, and the settings that lower it, each with the peak that it leaves."""
+        """Return the peak memory of a step in words, and the settings that lower it, each with the resulting peak."""
         peak = peak or self.memory.peak()
         said = f"a step needs {memory(peak.total + self.beside)}"
         if self.beside > 0:
@@ -150,8 +150,8 @@ class SearchJob(Job):
         less = self.memory.lighter(peak)
         return said, [f"set {words} ({memory(lower.total + self.beside)})" for words, lower in less]
 
-    def expect(self) -> None:
-        """Log the predicted peak memory, with a warning where a GPU does not have it."""
+    def log_memory(self) -> None:
+        """Log the predicted peak memory, with a warning if the GPU has less."""
         try:
             peak = self.memory.peak()
         except Exception as error:  # noqa: BLE001  a method that reads values back cannot be predicted, but may run
@@ -163,8 +163,8 @@ class SearchJob(Job):
         if there is not None and total > there:
             log.warning("a step does not fit: %s", ", or ".join(self.needs(peak)[1]))
 
-    def replayed(self, wanted: str, device: torch.device) -> Step | None:
-        """What takes the steps from CUDA graphs where that is wanted and possible. Raises UserError for `on`."""
+    def graph_step(self, wanted: str, device: torch.device) -> Step | None:
+        """Return a step that replays CUDA graphs, None if not wanted or not possible. Raises UserError for `on`."""
         if wanted == "off":
             return None
         why = cuda_graphs.reason(device, carries=self.data.carries)
@@ -185,18 +185,18 @@ class SearchJob(Job):
         return self.looked_up(self.genotype(mix))
 
     def looked_up(self, genotype: Any) -> Result | None:
-        """The benchmark's numbers of a genotype, None where it has none."""
+        """Return the benchmark's numbers of a genotype; None if it has none."""
         score = self.benchmark.query(genotype)
         return None if score is None else score.as_record()
 
     def score(self, mix: Tree) -> float | None:
-        """The benchmark's validation accuracy on this dataset (CIFAR-10 where it does not know the set)."""
+        """Return the benchmark's validation accuracy on this dataset, or on CIFAR-10 if it lacks the dataset."""
         found = self.lookup(mix)
         key = self.benchmark.dataset_key(self.source.name) or "cifar10"
         return None if found is None or key not in found else found[key]["valid"]
 
     def evaluate(self) -> dict[str, float]:
-        """The supernet on the whole validation split, at the relaxed architecture."""
+        """Evaluate the supernet on the validation split at the relaxed architecture."""
         most, batch = self.settings.evaluated
         batches = self.data.ordered("train", self.a_index[:most], batch=batch)
         means = self.problem.evaluate(self.search.w, self.problem.relax(self.search.a), batches)
@@ -208,7 +208,7 @@ class SearchJob(Job):
             self.ctx.add_elapsed(sum(record["wall_s"] for record in self.stage.done))
         super().resume()
         if self.loop.total - self.search.updates >= LONG:
-            self.expect()
+            self.log_memory()
 
     def origin(self) -> dict[str, Any] | None:
         branch = self.ctx.config.get("branch")
@@ -253,7 +253,7 @@ class SearchJob(Job):
 
     # ------------------------------------------------------------------------------------------------- the end
     def select(self) -> Tree:
-        """The mixture to discretize: the method's choice, or that of the epoch which early stopping goes back to."""
+        """Return the mixture to discretize: the method's choice, or the mixture that early stopping returns to."""
         if not self.stage.last:  # the next stage narrows the space by the mixture itself
             return detached(self.problem.relax(self.search.a))
         stopped = self.watch.ended()
@@ -281,7 +281,7 @@ class SearchJob(Job):
         return chosen
 
     def final(self) -> dict[str, float]:
-        """The supernet's last evaluation: that of the last epoch's row where it has one."""
+        """Return the supernet's final evaluation, from the row of the last epoch if it has one."""
         last = (self.watch.rows or [{}])[-1]
         return {k: last[k] for k in ("valid_loss", f"valid_{self.metric.name}") if k in last} or self.evaluate()
 
@@ -322,13 +322,13 @@ class SearchJob(Job):
             **({} if budget is None else {"budget": budget}),
             changed=changed(self.ctx),
             **({"branch": self.ctx.info["branch"]} if "branch" in self.ctx.info else {}),
-            **search_stage.spent(self.stage.done if self.stage.last else (), **cost),
+            **search_stage.total_cost(self.stage.done if self.stage.last else (), **cost),
         )
         gen = torch.Generator().manual_seed(0)
         return {**result, "verdict": verdict.verdict(self.watch.rows, result, lambda: str(self.space.sample(gen)))}
 
 
 def changed(ctx: Session) -> Result:
-    """Settings that differ from the published configuration: key -> [published, used]."""
+    """Return the settings that differ from the published configuration: key -> [published, used]."""
     published = ctx.info.get("published")
     return identity.changed(ctx.config, published) if published else {}

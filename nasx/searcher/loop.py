@@ -1,8 +1,7 @@
-"""The search loop: draws batches, lets the method step, keeps time, and knows no method and no space.
+"""The search loop: draw batches, call the method's step, set schedules, average the logged values.
 
-An epoch is counted in weight updates. Everything that a resume needs is in `state()`: weights, buffers, architecture,
-both optimizers, stream positions, running means and counters; streams are functions of their position, so no random
-number generator has to be saved for them.
+An epoch is counted in weight updates. `state()` holds all that a resume needs: weights, buffers, architecture, both
+optimizers, stream positions, running means and counters. A stream is a function of its position and has no other state.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ Step = Callable[[Search, Sequence[Batch], Batch], dict[str, Tensor]]
 
 
 def on_device_of(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> dict[str, Any]:
-    """An optimizer's saved state with the kernels of this device, which may be another than that of the checkpoint."""
+    """Return an optimizer's saved state with the kernel settings of this device, which may not be the checkpoint's."""
     kernels = ("fused", "foreach", "capturable")
     groups = [
         {**saved, **{k: live[k] for k in kernels if k in live}}
@@ -53,12 +52,12 @@ class Loop:
     lr_warmup: int = 0
     schedule: str = "cosine"
     span: tuple[int, int] | None = None
-    """Epochs before this search, and epochs in all, of the schedule of the learning rate; None: this search's own."""
+    """Epochs before this search, and in all, of the learning rate schedule; None: (0, epochs)."""
     begin_epoch: Callable[[int], None] = lambda epoch: None
     end_epoch: Callable[[dict[str, Any]], None] = lambda row: None
     tick: Callable[[Loop], None] = lambda loop: None
     advance: Step | None = None
-    """Takes the steps, the method itself where None."""
+    """Function that does a step; None: that of the method."""
     stopped: bool = False
     """Set at the end of an epoch to end the search there."""
     meter: Meter = field(default_factory=Meter)
@@ -70,7 +69,7 @@ class Loop:
 
     @property
     def position(self) -> tuple[int, int]:
-        """Weight updates so far, and the present epoch, from 0."""
+        """Weight updates so far, and the current epoch, from 0."""
         return self.search.updates, self.search.epoch
 
     def run(self) -> None:
@@ -79,9 +78,9 @@ class Loop:
             pass
 
     def steps(self) -> Iterator[int]:
-        """Run step by step: gives the updates so far after each, so that several searches can take turns."""
+        """Run step by step; yield the updates so far after each, so that several searches can be interleaved."""
         started = -1
-        if self.search.updates >= self.total > 0:  # all is done but the choice
+        if self.search.updates >= self.total > 0:  # only the selection is left
             self.enter(self.epochs - 1)
         while self.search.updates < self.total and not self.stopped:
             epoch, inside = divmod(self.search.updates, self.updates_per_epoch)
@@ -99,7 +98,7 @@ class Loop:
             yield self.search.updates
 
     def enter(self, epoch: int) -> None:
-        """Set what a step of this epoch reads: learning rate, warm-up, options of the network."""
+        """Set learning rate, warm-up and options of the network for an epoch."""
         self.search.epoch, self.search.epochs = epoch, self.epochs
         self.search.warming = epoch < self.warmup
         before, epochs = self.span or (0, self.epochs)
@@ -119,18 +118,18 @@ class Loop:
         self.search.updates += updates
 
     def guard(self, means: Mapping[str, float], *, weights: bool = False) -> None:
-        """Stop before a broken state is kept: raises UserError where a running mean (or a weight) is not finite."""
+        """Raise UserError if a running mean (or a weight) is not finite, before the state is saved."""
         tensors = [*self.search.w.values(), *self.search.a.values()] if weights else []
         check_finite(means, tensors, kind="search", update=self.search.updates, lr=self.lr, clip=self.search.clip)
 
     # ------------------------------------------------------------------------------------------------ resume
     def buffers(self) -> dict[str, Tensor]:
-        """Running statistics of the supernet; not the indices that follow from its shape, which versions may change."""
+        """Return the running statistics of the supernet, without non-persistent buffers, which versions may change."""
         kept = self.supernet.state_dict().keys()
         return {name: x for name, x in self.supernet.named_buffers() if name in kept}
 
     def state(self) -> dict[str, Any]:
-        """Tensors and plain values that `load` continues from, bit for bit."""
+        """Return the tensors and plain values from which `load` resumes bit for bit."""
         return {
             "w": {k: x.detach() for k, x in self.search.w.items()},
             "buffers": self.buffers(),

@@ -33,15 +33,15 @@ if TYPE_CHECKING:
     from nasx.spaces.base import Space
 
 BLOCK = 512
-"""The CUDA allocator rounds every tensor up to so many bytes."""
+"""Bytes to which the CUDA allocator rounds every tensor up."""
 PARTIAL = 4
-"""Partial channels that are offered: those of PC-DARTS."""
+"""Suggested value of partial channels, from PC-DARTS."""
 WORTH = 0.9
-"""A setting is named where it leaves at most this share of the memory."""
+"""A setting is suggested if it reduces the memory to at most this fraction."""
 
 
 class Peak(NamedTuple):
-    """Bytes of all tensors at the peak of a step, and of those that are there at its start."""
+    """Bytes of all tensors at the peak of a step, and of those that exist at its start."""
 
     total: int
     weights: int
@@ -51,7 +51,7 @@ class Peak(NamedTuple):
 
 
 class Storages(TorchDispatchMode):
-    """Counts the bytes of all storages that operations return while it is active."""
+    """Count the bytes of all storages that operations return while the mode is active."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -82,7 +82,7 @@ class Storages(TorchDispatchMode):
 
 
 class Shapes(Draws):
-    """Random architectures are drawn with values, which a sample needs, and lose them."""
+    """Draw random architectures with values, which sampling needs, and convert them to fake tensors."""
 
     def __init__(self, mode: FakeTensorMode) -> None:
         self.mode = mode
@@ -95,7 +95,7 @@ class Shapes(Draws):
 
 @dataclass(frozen=True)
 class Memory:
-    """Memory of a step: the components of a search, and classes and shape of the items that it reads."""
+    """The memory of a search step, from the components of the search, the classes, and the shape of the items."""
 
     space: Space
     method: Method
@@ -105,14 +105,14 @@ class Memory:
     shape: tuple[int, ...]
 
     def batch(self, seed: int) -> Batch:
-        """A batch of the search, in the mode that is active."""
+        """Return a batch of the search, of fake tensors within FakeTensorMode."""
         text = self.space.data == "text"
         like = self.space.example(self.settings.batch, self.shape)
         x, y = torch.empty(like.shape, dtype=like.dtype), torch.empty(like.shape[: 2 if text else 1], dtype=torch.long)
         return Batch(x, y, seed, carried=Carried(Slot(), Slot()) if text else None)
 
     def peak(self) -> Peak:
-        """Memory of a step in an epoch in which weights and architecture move."""
+        """Return the memory of a step in an epoch in which both weights and architecture are updated."""
         space, method, settings = self.space, self.method, self.settings
         eager = replace(self.engine, compile="off", channels_last=False)  # FakeTensorMode refuses `Module.to(layout)`
         epoch, epochs = settings.moving_epoch, max(settings.epochs, 1)
@@ -134,7 +134,7 @@ class Memory:
             return Peak(storages.peak, own, held - own)
 
     def lighter(self, peak: Peak) -> Iterator[tuple[str, Peak]]:
-        """Settings by which the step needs less memory than `peak`, each with the peak that it leaves."""
+        """Yield settings with which the step needs less memory than `peak`, each with its peak."""
         space, settings, engine = self.space, self.settings, self.engine
         ways = {
             "engine.checkpoint=true": replace(self, engine=replace(engine, checkpoint=True)),

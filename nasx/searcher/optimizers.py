@@ -1,4 +1,4 @@
-"""The optimizers of a search, as its protocol has them."""
+"""The optimizers of a search, with the settings of its protocol."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from nasx.core.trees import Tree
 
 
 def weight_optimizer(w: Tree, settings: Any) -> torch.optim.SGD:
+    """Return SGD with momentum on the weights."""
     return torch.optim.SGD(
         list(w.values()),
         lr=settings.lr,
@@ -21,7 +22,7 @@ def weight_optimizer(w: Tree, settings: Any) -> torch.optim.SGD:
 
 
 def architecture_optimizer(a: Tree, settings: Any) -> torch.optim.Optimizer:
-    """Adam with the protocol's betas, or SGD with its momentum (Single-DARTS' ablations)."""
+    """Return Adam on the architecture parameters, or SGD (ablations of Single-DARTS)."""
     if settings.arch_optimizer == "sgd":
         return torch.optim.SGD(
             list(a.values()),
@@ -40,5 +41,5 @@ def architecture_optimizer(a: Tree, settings: Any) -> torch.optim.Optimizer:
 
 
 def on_cuda(tree: Tree) -> bool:
-    """Whether fused optimizers, which keep their step count on the device, are to be had."""
+    """Whether fused optimizers are available; they keep their step count on the device."""
     return all(x.is_cuda for x in tree.values())

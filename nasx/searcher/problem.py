@@ -1,23 +1,23 @@
 """A space and its supernet as a bilevel problem.
 
-`RelaxedProblem` is the one place where space, network and criterion meet: it hands methods two pure functions. The
-weights come in as a tree and are substituted into the supernet, never copied into it, so a probe at other weights
-leaves the live ones bit-identical.
+`RelaxedProblem` combines space, supernet and criterion into the pure functions that methods use. Weights are passed as
+a tree and substituted into the supernet, never copied into it, so a probe at other weights leaves the current ones
+bit-identical.
 
-Loss: cross entropy, plus `auxiliary` times that of the auxiliary head where the supernet has one, plus what the
-supernet itself adds in training. Random operations (noise, drop-path, dropout) draw from a generator seeded by the
-batch, so two evaluations of a batch use the same numbers, and finite differences through them are exact to their order.
+Loss: cross entropy, plus `auxiliary` times that of the auxiliary head (if any), plus the penalty that the supernet
+returns. Random operations (noise, drop-path, dropout) draw from a generator seeded by the batch, so two evaluations of
+a batch use the same numbers, and finite differences through them are exact to their order.
 
-With `parallel` each rank computes its slice of a batch, and the outcome is that of the whole batch on all ranks, with
-all its derivatives (core/distributed.py). What is drawn for each image is drawn from (seed of the batch, rank) then.
+With `parallel` each rank computes a slice of the batch, and all ranks get loss, accuracy and derivatives of the whole
+batch (core/distributed.py). Random numbers per image are then drawn from (seed of the batch, rank).
 
-Deviation: what is added in training is added on validation batches too; the released code for recurrent cells adds the
-slowness of the states to the loss of weight steps only.
+Deviation: the penalty is added on validation batches too; the released code for recurrent cells adds the slowness of
+the states to the loss of weight steps only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 
 class RelaxedProblem:
-    """`bilevel.Problem` over a space; `options` are further arguments of the supernet in training, set by the loop."""
+    """The `bilevel.Problem` of a space; `options` are arguments of the supernet in training passes, set by the loop."""
 
     def __init__(
         self,
@@ -74,12 +74,8 @@ class RelaxedProblem:
         self.last_loss: Tensor | None = None
         self.masks: dict[str, Tree] = {}  # on the device: a copy at each step would stall it
 
-    def random(self, options: Mapping[str, Any]) -> bool:
-        """Whether a pass with these options draws random numbers."""
-        return self.noisy or any(isinstance(x, Tensor) or x for x in options.values())
-
     def _prepare(self, engine: EngineSettings) -> None:
-        """Memory layout and compilation of the cells (graphs are shared by width; no silent fallback to eager)."""
+        """Apply memory layout, compilation of the cells (never a silent fallback to eager) and recomputation."""
         if engine.channels_last:
             self.supernet.to(memory_format=torch.channels_last)
         device = next(self.supernet.parameters()).device
@@ -101,14 +97,14 @@ class RelaxedProblem:
         return self.space.relax(a, activate or self.activate)
 
     def encode(self, genotype: Genotype) -> Tree:
-        """The one-hot mixture of a genotype, on the device of the supernet."""
+        """Return the one-hot mixture of a genotype, on the device of the supernet."""
         return {k: placed(x.to(self.dtype), self.device) for k, x in self.space.encode(genotype).items()}
 
     def sample(self, gen: torch.Generator) -> Tree:
         return self.encode(self.space.sample(gen))
 
     def network(self, mix: Tree, seed: int) -> torch.nn.Module:
-        """The discrete network of a mixture at the size of the search, for `classes`, initialized from `seed`."""
+        """Return the discrete network of a mixture at the size of the search, initialized from `seed`."""
         assert self.classes is not None, "made without the number of classes"
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)  # torch.manual_seed would reach other devices' generators too
@@ -129,9 +125,10 @@ class RelaxedProblem:
     def outcome(self, w: Tree, mix: Tree, batch: Batch, *, track: bool = False, evaluation: bool = False) -> Outcome:
         self.passes += 1
         options = {} if evaluation else self.options
-        # methods have the numbers of the batch's seed itself
+        # salted, since methods draw from the seed itself
         salt = 1 + 2 * distributed.rank() if self.parallel else 1
-        gen = self.draws.generator(batch, self.device, salt) if self.random(options) else self.unseeded
+        random = self.noisy or any(isinstance(x, Tensor) or x for x in options.values())
+        gen = self.draws.generator(batch, self.device, salt) if random else self.unseeded
         n = batch.y.numel()
         if self.parallel:
             own = distributed.rank_slice(len(batch.y))
@@ -162,14 +159,14 @@ class RelaxedProblem:
         return Outcome(loss, accuracy)
 
     def _entropy(self, logits: Tensor, y: Tensor, n: int) -> Tensor:
-        """Mean cross entropy of a batch of n items; with `parallel` this rank's part of it."""
+        """Compute the mean cross entropy (), over a batch of n items; with `parallel` this rank's summand of it."""
         if self.parallel:
             return F.cross_entropy(logits.to(self.dtype), y, reduction="sum") / n
         return F.cross_entropy(logits.to(self.dtype), y)
 
     @torch.no_grad()
     def evaluate(self, w: Tree, mix: Tree, batches: Iterable[Any]) -> dict[str, float]:
-        """Mean loss and accuracy over the items of `batches` in eval mode (running statistics where they are kept)."""
+        """Return mean loss and accuracy over the items of `batches`, in eval mode (with running statistics, if any)."""
         total, loss, correct = 0, torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
         for batch in batches:
             outcome = self.outcome(detached(w), detached(mix), batch, evaluation=True)
@@ -181,5 +178,5 @@ class RelaxedProblem:
 
 
 def weights(supernet: torch.nn.Module) -> dict[str, Tensor]:
-    """The supernet's live weights as a tree (architecture parameters are not among them)."""
+    """Return the current weights of a supernet as a tree; it has no architecture parameters."""
     return dict(supernet.named_parameters())

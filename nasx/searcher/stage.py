@@ -1,4 +1,4 @@
-"""A stage of a search: what it takes over from the stage before it."""
+"""A stage of a search: its configuration, and the state inherited from the stage before."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from nasx.errors import UserError
 
 
 class Stage(NamedTuple):
-    """One stage, when those before it are finished."""
+    """A stage whose earlier stages are finished."""
 
     config: Config
-    """The configuration of this search alone."""
+    """The configuration of this stage alone."""
     last: bool
     done: tuple[dict[str, Any], ...]
-    """Records of the stages before."""
+    """Records of the earlier stages."""
     epochs: tuple[int, int]
-    """Epochs before this stage, and epochs in all, of the learning rate's cosine."""
+    """Epochs before this stage, and in all, of the learning rate schedule."""
     inherited: tuple[Any, Config] | None
-    """Space and last checkpoint of the stage before, where this one goes on from it."""
+    """Space and last checkpoint of the stage before, if this one continues from it."""
 
 
 def stage(cfg: Config, folder: Path, i: int) -> Stage:
-    """Stage i of the run in `folder`; the stages before it have finished there.
+    """Return stage i (from 0) of the run in `folder`, where the earlier stages have finished.
 
-    Raises UserError where what the stage before has left cannot be read, and where its space cannot be narrowed.
+    Raises UserError if the checkpoint of the stage before cannot be read, or its space cannot be narrowed.
     """
     from nasx.config import instantiate
     from nasx.tracking import checkpoints, records
@@ -50,7 +50,7 @@ def stage(cfg: Config, folder: Path, i: int) -> Stage:
     old, method = (instantiate.build(part, cfg.get("allow", ())) for part in (held["space"], cfg["method"]))
     narrowed = old.narrow(old.relax(state["a"], method.activate), node["keep"][i - 1])
     return Stage(
-        stage_config(cfg, i, written(narrowed, held["space"])),
+        stage_config(cfg, i, component_node(narrowed, held["space"])),
         last,
         done,
         epochs,
@@ -58,8 +58,8 @@ def stage(cfg: Config, folder: Path, i: int) -> Stage:
     )
 
 
-def written(space: Any, node: Config) -> dict[str, Any]:
-    """A space's component node: `node` with its fields."""
+def component_node(space: Any, node: Config) -> dict[str, Any]:
+    """Return the configuration node of a space: `node` with the values of its fields."""
 
     def plain(value: Any) -> Any:
         return [plain(item) for item in value] if isinstance(value, tuple) else value
@@ -67,8 +67,8 @@ def written(space: Any, node: Config) -> dict[str, Any]:
     return {**node, **{f.name: plain(getattr(space, f.name)) for f in dataclasses.fields(space)}}
 
 
-def spent(done: Sequence[Config], **own: Any) -> dict[str, Any]:
-    """The costs `own` of the last stage and those of the stages before, added; with a list of these under `stages`."""
+def total_cost(done: Sequence[Config], **own: Any) -> dict[str, Any]:
+    """Add the costs of the earlier stages to those of the last one, `own`; list the earlier ones under `stages`."""
     diagnostics = [r["diagnostics"] for r in (*done, own) if r.get("diagnostics")]
     return {
         **{key: value + sum(r[key] for r in done) for key, value in own.items() if key != "diagnostics"},

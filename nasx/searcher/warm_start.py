@@ -1,8 +1,8 @@
-"""A search that goes on from another one on a wider space: kept operations keep their weights, and all that moves them.
+"""Warm start of a search from one on a wider space: kept operations keep their weights and optimizer states.
 
-Supernets merge the weights of one operation on all edges that leave a node, so that going on means to pick edges out of
-merged tensors. Where operations see more channels than before (partial channels, K smaller), a new channel starts as a
-copy of an old one. Momentum goes along with the weights, Adam's moments with the architecture parameters.
+Supernets merge the weights of one operation on all edges that leave a node, so a warm start selects the kept edges from
+merged tensors. If operations see more channels than before (partial channels with a smaller K), a new channel starts as
+a copy of an old one. Momentum is copied with the weights, Adam's moments with the architecture parameters.
 
 Source: DrNAS (Chen et al. 2021), section 4.2, and its released code (net2wider.py, configure_optimizer).
 
@@ -27,7 +27,7 @@ from nasx.spaces.mixed_cell import MixedEdges
 
 
 class TensorSource(NamedTuple):
-    """Where a tensor comes from: its name before, the edges merged there (0: none), and those of them that stay."""
+    """The origin of a tensor: its former name, the number of edges merged there (0: none), and those that are kept."""
 
     name: str
     edges: int
@@ -37,7 +37,7 @@ class TensorSource(NamedTuple):
 def warm_start(
     search: Search, supernet: nn.Module, space: Space, before: Space, state: Mapping[str, Any], classes: int
 ) -> None:
-    """Put `state`, the last checkpoint of a search on the wider space `before`, into a search that has not begun."""
+    """Copy `state`, the last checkpoint of a search on the wider space `before`, into a search that has not begun."""
     with torch.device("meta"):
         old = before.supernet(classes)
     live = {**search.w, **{k: x for k, x in supernet.named_buffers() if x.is_floating_point()}}
@@ -57,7 +57,7 @@ def warm_start(
 
 
 def moments(saved: Mapping[str, Any], tree: Tree) -> dict[str, Tree]:
-    """An optimizer's saved state by kind (momentum_buffer, exp_avg, ...), then by the names of what it moves."""
+    """Return an optimizer's saved state by kind (momentum_buffer, exp_avg, ...), then by parameter name."""
     found: dict[str, Tree] = {}
     for i, name in enumerate(tree):
         for key, value in saved["state"].get(i, {}).items():
@@ -67,7 +67,7 @@ def moments(saved: Mapping[str, Any], tree: Tree) -> dict[str, Tree]:
 
 
 def select_operations(before: Space, space: Space, name: str, x: Tensor) -> Tensor:
-    """Of x ([cells,] edges, operations of `before`) the entries of the operations that `space` has."""
+    """Select from x ([cells,] edges, operations of `before`) the operations of `space`."""
     lists = [getattr(each, "edge_operations", lambda name: ())(name) for each in (before, space)]
     if "." in name or not lists[1]:  # weights of edges and pairs
         return x
@@ -76,7 +76,7 @@ def select_operations(before: Space, space: Space, name: str, x: Tensor) -> Tens
 
 
 def transfer(origins: Mapping[str, TensorSource], live: Mapping[str, Tensor], tree: Tree) -> Tree:
-    """A tree with the names of before -> the same with today's names, in the shapes of `live`."""
+    """Return a tree with former names under the current names, in the shapes of `live`."""
     found = {}
     for name, (before, edges, kept) in origins.items():
         if before not in tree or name not in live:
@@ -92,7 +92,7 @@ def transfer(origins: Mapping[str, TensorSource], live: Mapping[str, Tensor], tr
 
 
 def sources(old: nn.Module, new: nn.Module) -> Iterator[tuple[str, TensorSource]]:
-    """(name in `new`, its origin in `old`) of all tensors that have one; a bank's origin has the same operation."""
+    """Yield (name in `new`, origin in `old`) of all tensors that have one; a bank's origin has the same operation."""
     former = {path: {operation(bundle, j): j for j in range(len(bundle.banks))} for path, bundle in bundles(old)}
     places = dict(bundles(old))
     within = set()
@@ -111,11 +111,11 @@ def sources(old: nn.Module, new: nn.Module) -> Iterator[tuple[str, TensorSource]
 
 
 def operation(bundle: MixedEdges, i: int) -> str:
-    """The operation of a bundle's bank i."""
+    """Return the operation of a bundle's bank i."""
     local, column = bundle.members[i][0]
     return bundle.edges[local].operations[column]
 
 
 def bundles(net: nn.Module) -> Iterator[tuple[str, MixedEdges]]:
-    """The edge bundles of a supernet with their names."""
+    """Return the edge bundles of a supernet with their names."""
     return ((name, module) for name, module in net.named_modules() if isinstance(module, MixedEdges))

@@ -131,7 +131,7 @@ def walked(on: str, name: str, plant: str) -> Row | None:
         if row["cannot"] is None:
             row |= replayed(space, method, settings, tag)
     except Exception as error:  # noqa: BLE001
-        row["error"] = cuda_graphs.told(error)
+        row["error"] = cuda_graphs.error_text(error)
     return row
 
 
