@@ -34,11 +34,11 @@ class Selection:
     save: Callable[[], None] = lambda: None
     """Called after a decision, when `decided`, weights, architecture, optimizers and streams are the whole state."""
     tick: Callable[[], None] = lambda: None
-    """Called after a pass: ends the search after a termination signal, with the state kept last."""
+    """Called after a pass: ends the search after a termination signal, with the state saved last."""
     on_progress: Callable[[int, int], None] = lambda done, total: None
     """Called with (done, total) before and after the decisions of a long choice."""
     pause: Callable[[], None] = lambda: None
-    """Called after a short decision instead of `keep`: keeps only if a checkpoint is due or after a signal."""
+    """Called after a short decision instead of `save`: saves only if a checkpoint is due or after a signal."""
     network: Callable[[Tree, int], nn.Module] = unavailable
     """The discrete network of a mixture at the size of the search, initialized from a seed."""
     text: Callable[[Tree], str] = unavailable

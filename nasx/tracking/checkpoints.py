@@ -1,11 +1,11 @@
-"""Checkpoints of a run: the last two, each whole and with a checksum, read by torch's safe loader alone.
+"""Checkpoints of a run: the last two, written atomically with a checksum, and read by torch's safe loader.
 
     checkpoints/NNNNNNNNN.ckpt      a line with the format, the sha256 of the rest, torch's file; N: updates so far
     checkpoints/epoch-NNNN.ckpt     the same, at the end of an epoch: kept where `search.keep_every` asks for it
 
-They hold tensors and plain values only. Since format 2 a checkpoint holds the text of its metrics rows (`metrics`);
-format 1 holds only how many there are (`rows`). A damaged one is named and the one before is used. torch is imported
-only when a checkpoint is written or read.
+They contain tensors and plain values only. Since format 2 a checkpoint contains the text of its metrics rows
+(`metrics`), in format 1 only their number (`rows`). A damaged one is reported, and the one before is used. torch is
+imported only when a checkpoint is written or read.
 """
 
 from __future__ import annotations
@@ -60,25 +60,25 @@ def save(folder: Path, state: Mapping[str, Any], step: int, epoch: int | None = 
 
 
 def found(folder: Path) -> list[Path]:
-    """The checkpoints of a run, the newest last."""
+    """Return the checkpoints of a run, the newest last."""
     return sorted((folder / "checkpoints").glob("[0-9]*.ckpt"))
 
 
 def kept(folder: Path) -> dict[int, Path]:
-    """Epoch -> its kept checkpoint, in the order of epochs."""
+    """Return epoch -> kept checkpoint, in the order of epochs."""
     paths = (folder / "checkpoints").glob("epoch-*.ckpt")
     found = {int(path.stem[6:]): path for path in paths if path.stem[6:].isdecimal()}
     return dict(sorted(found.items()))
 
 
 def checksum(path: Path) -> str:
-    """The sha256 that a checkpoint states of itself; `read` compares it with the content."""
+    """Return the sha256 in the header of a checkpoint; `read` compares it with the content."""
     with path.open("rb") as file:
         return file.read(len(MAGIC) + 64)[len(MAGIC) :].decode("ascii", errors="replace")
 
 
 def last(folder: Path, device: Any = "cpu", rows: int | None = None) -> dict[str, Any] | None:
-    """The newest readable checkpoint of a run, or None if there is none yet.
+    """Return the newest readable checkpoint of a run, None if there is none yet.
 
     A damaged one, and one of format 1 that counts more than `rows` metrics rows (None: not asked), is skipped with a
     warning and the one before is used. Raises UserError if checkpoints exist but none can be used.
@@ -114,7 +114,7 @@ def last(folder: Path, device: Any = "cpu", rows: int | None = None) -> dict[str
 
 
 def read(path: Path, device: Any = "cpu") -> dict[str, Any] | None:
-    """One checkpoint; None, with a warning, where it is damaged, or gone since it was listed."""
+    """Read a checkpoint; None, with a warning, if it is damaged or has been removed."""
     import torch
 
     try:

@@ -19,9 +19,9 @@ from nasx.tracking.session import Result, Session, own_code_errors
 
 log = logging.getLogger("nasx")
 TIMED = (3, 10)
-"""Steps of a process between which an update is timed."""
+"""First and last step of a process between which updates are timed."""
 LONG_S = 60.0
-"""Seconds of a rest that is worth a line."""
+"""Minimum remaining seconds that are logged."""
 
 
 class Engine(Protocol):
@@ -39,7 +39,7 @@ class Engine(Protocol):
 
     @property
     def position(self) -> tuple[int, int]:
-        """Updates so far, and the present epoch, from 0."""
+        """Updates so far, and the current epoch, from 0."""
 
     def steps(self) -> Iterator[int]:
         """Run to the end; yields the updates so far after each step."""
@@ -48,7 +48,7 @@ class Engine(Protocol):
         """Raise UserError if a mean, or with `weights` a weight, is not finite."""
 
     def state(self) -> dict[str, Any]:
-        """Tensors and plain values that `load` continues from, bit for bit."""
+        """Return the tensors and plain values from which `load` resumes bit for bit."""
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Continue from `state`."""
@@ -70,9 +70,9 @@ class Job(ABC):
     ticks = 0
     """Steps of this process so far."""
     timed: tuple[float, int]
-    """When the first of `TIMED` had ended (monotonic), and the updates so far."""
+    """Monotonic time after step `TIMED[0]`, and the updates until then."""
     began: float
-    """When the first step of this process began (monotonic)."""
+    """Monotonic time before the first step of this process."""
 
     def __init__(self, ctx: Session, engine: Engine, metric: Metric, epochs: int) -> None:
         self.ctx, self.engine, self.metric, self.epochs = ctx, engine, metric, epochs
@@ -115,7 +115,7 @@ class Job(ABC):
         self.ctx.save(self.state(), self.engine.position[0], epoch)
 
     def estimate(self) -> None:
-        """Log, once, how long the rest of a long run takes by its first steps, without those that warm up."""
+        """Log once the remaining time of a long run, from its first steps without warm-up."""
         self.ticks += 1
         if self.ticks not in TIMED:
             return
@@ -164,7 +164,7 @@ class Job(ABC):
         return self.result
 
     def steps(self) -> Generator[None, None, None]:
-        """`run`, step by step, so that several jobs can take turns."""
+        """Run step by step, so that several jobs can be interleaved."""
         with own_code_errors(self.ctx, lambda: f" at update {self.engine.position[0]}"):
             yield from self._steps()
 

@@ -1,11 +1,11 @@
-"""Pass the settings of a run to the commands that follow: its space, its dataset, the structure of its network.
+"""Settings that commands inherit from a run: its space, its dataset, the structure of its network.
 
     nasx retrain from=RUN, nasx study from=RUN                  the space and the dataset that RUN was searched with
     nasx info from=RUN, nasx evaluate RUN, nasx diagnose RUN    the same, and the recipe of a retraining
     next: nasx ...                                              commands at the end of a run, to be used as printed
 
-The command line goes before what is inherited: `dataset=NAME` of another kind before the whole block, `dataset.size=64`
-before that setting. What is inherited goes before the files of `conf/`. Nothing here imports torch.
+The command line overrides inherited settings: `dataset=NAME` of another kind overrides the whole group,
+`dataset.size=64` that setting. Inherited settings override the files of `conf/`. Does not import torch.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from nasx.spaces import genotypes
 from nasx.tracking import records
 
 INHERITED_GROUPS = ("space", "dataset")
-"""Groups that a search hands on to a retraining."""
+"""Groups that a retraining inherits from a search."""
 NOT_TEXT = ("true", "false", "null", "nan", "inf", "on", "off", "yes", "no")
-"""What Hydra or YAML does not read as text."""
+"""Words that Hydra or YAML does not read as text."""
 
 
 class Parent(NamedTuple):
@@ -156,11 +156,11 @@ PARENT_FIELDS = (
     "identity",
     "genotype",
 )
-"""What a retraining's record keeps of that of its search, which may be elsewhere when both are read."""
+"""Fields of a search's record that the record of a retraining contains."""
 
 
 def parent_fields(record: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """The part of a search's record that the record of a retraining keeps; None if no search is known."""
+    """Return the part of a search's record that the record of a retraining contains; None if no search is known."""
     return None if record is None else {"kind": "search", **{key: record.get(key) for key in PARENT_FIELDS}}
 
 
@@ -315,23 +315,21 @@ def override(key: str, value: Any) -> str:
 
 
 def user_options(command: str, *, allow_only: bool = False) -> list[str]:
-    """The words of a command that name the user's own files and packages, which the next command needs as well."""
+    """Return the words of a command that name user-defined files and packages, which the next command needs too."""
     try:
         words = shlex.split(command)
-    except ValueError:  # a record of another hand
+    except ValueError:  # a record that nasx did not write
         return []
-    return list(_user_words(words, allow_only))
-
-
-def _user_words(words: Sequence[str], allow_only: bool) -> Iterator[str]:
+    found = []
     for i, word in enumerate(words):
         folder = "--config-dir" in (word, word.partition("=")[0]) or words[i - 1 : i] == ["--config-dir"]
         if word.startswith("allow=") or (folder and not allow_only):
-            yield word
+            found.append(word)
+    return found
 
 
 def next_commands(record: Mapping[str, Any], folder: Path) -> list[str]:
-    """The commands that come after a finished run, as one types them into a shell."""
+    """Return the commands that may follow a finished run, quoted for a shell."""
     command, out = str(record.get("command")), str(folder.parent)
     where = [] if out == "outputs" else [override("out", out)]
     lines = [["nasx", "table", *where]]
@@ -344,7 +342,7 @@ def next_commands(record: Mapping[str, Any], folder: Path) -> list[str]:
 
 
 def as_positional(path: Path) -> str:
-    """A path as a word that nasx/cli/arguments.py does not take for `key=value`."""
+    """Return a path as an argument that nasx/cli/arguments.py does not read as `key=value`."""
     return f"./{path}" if "=" in str(path) and not path.is_absolute() else str(path)
 
 
@@ -354,7 +352,7 @@ def format_commands(*commands: Sequence[str]) -> list[str]:
 
 
 def parent_faults(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
-    """Faults of `from=`, the search whose cell is trained."""
+    """Yield the faults of `from=`, the search whose cell is trained."""
     name, study = cfg.get("from"), cfg.get("study")
     read = command == "retrain" or (command == "study" and isinstance(study, Mapping) and study.get("searches") == 0)
     if cfg.get("epoch") is not None and not name:

@@ -1,16 +1,17 @@
-"""One writer a run folder, on one host or on several: the file `lock`, held by flock and touched every BEAT_S seconds.
+"""One writer per run folder, on one host or several: the file `lock`, held by flock and touched every BEAT_S seconds.
 
-flock is released by the kernel when its holder ends, however it ends, and holds among all processes that reach the file
-by one mount of one kernel. NFS and most cluster file systems pass it on to other hosts and mounts, some do not. So a
-start that gets it and finds the name of a holder elsewhere (another host or mount, or this host before it went down)
-watches the file for PATIENCE_S seconds, and is refused when the file is touched meanwhile. No clocks are compared. An
-orderly end empties the file: no process waits after it.
+The kernel releases flock when its holder ends, however it ends. It excludes all processes that reach the file by the
+same mount of the same kernel. NFS and most cluster file systems extend it to other hosts and mounts, some do not. So a
+process that acquires the lock and reads the name of a holder elsewhere (another host or mount, or this host before a
+restart) watches the file for TAKEOVER_S seconds, and gives up if the file is touched. Clocks are not compared. A holder
+that exits normally empties the file, so the next one does not wait.
 
-The file is never opened through a link, and is emptied only where its text is that of a lock: a file of that name that
-is another program's, or a second name of one, stays as it is.
+The file is never opened through a link, and is overwritten only if it contains the text of a lock: a file of another
+program, or a hard link to one, is left unchanged.
 
-A holder may lose its lock in two ways: the file is removed, or the process was asleep (a suspended machine) where
-flock is not passed on. `check`, before every write, ends it then: its successor's files stay whole.
+A holder loses its lock if the file is removed, or if the process was suspended (a sleeping machine) and flock is not
+extended to the host that took over. `check`, before every write, then ends it, so that it writes into no file of its
+successor.
 """
 
 from __future__ import annotations
@@ -32,10 +33,10 @@ from nasx.errors import UserError
 
 log = logging.getLogger("nasx")
 TRY_S = 0.3
-"""How long a start tries for flock: `holder` has it for some microseconds when it looks."""
+"""Seconds to retry flock, which `holder` takes for some microseconds."""
 BEAT_S = 10.0
 TAKEOVER_S = 35.0
-"""Three beats and what a busy file server may need."""
+"""Seconds to watch the file of another holder: three beats, and time for a busy file server."""
 
 
 class Lock:
@@ -106,7 +107,7 @@ class Lock:
             )
 
     def close(self) -> None:
-        """Let it go."""
+        """Release the lock."""
         if self.handle < 0:  # in a forked worker
             return
         self.ended.set()
@@ -118,7 +119,7 @@ class Lock:
 
 
 def _forked(held: weakref.ref[Lock]) -> None:
-    """A forked worker closes its copy of the handle: else the lock would outlive a killed holder as long as it does."""
+    """Close a forked worker's copy of the handle, which would keep the lock of a killed holder."""
     lock = held()
     if lock is not None and not lock.ended.is_set():
         os.close(lock.handle)
@@ -126,11 +127,11 @@ def _forked(held: weakref.ref[Lock]) -> None:
 
 
 def holder(folder: Path) -> str | None:
-    """Which process holds a folder (`process N on HOST`), None if none does, as far as is known without waiting.
+    """Return which process holds a folder (`process N on HOST`), as far as known without waiting; None if none does.
 
-    Asked by a shared lock that is let go at once, never waiting. /proc/locks would not touch the lock at all, but does
-    not show holders in other containers or on other hosts, nor tells which file it means on Btrfs and overlays. A start
-    in that moment only tries again (TRY_S), and two who look do not see each other.
+    Takes a shared lock and releases it at once; a process that starts in that moment retries (TRY_S), and two shared
+    locks do not exclude each other. /proc/locks lacks holders in other containers and on other hosts, and does not
+    identify the file on Btrfs and overlays.
     """
     try:
         handle = system.open_file(folder / "lock", os.O_RDONLY | system.NONBLOCK)  # a pipe of that name would wait
@@ -151,13 +152,13 @@ def holder(folder: Path) -> str | None:
 
 
 def _text(handle: int) -> bytes:
-    """The text of a lock, from its beginning."""
+    """Read the text of a lock."""
     os.lseek(handle, 0, os.SEEK_SET)
     return os.read(handle, 300)
 
 
 def flock(handle: int) -> None:
-    """Lock an open file for this process alone. Raises BlockingIOError where another keeps it for TRY_S."""
+    """Take an exclusive lock on an open file. Raises BlockingIOError if another process holds it for TRY_S."""
     end = time.monotonic() + TRY_S
     while True:
         try:
@@ -170,7 +171,7 @@ def flock(handle: int) -> None:
 
 
 def touched_within(path: Path, seconds: float) -> bool:
-    """Whether the file is touched within `seconds`; it is opened again each time, so that NFS queries its server."""
+    """Return whether the file is touched within `seconds`; reopens it each time, so that NFS queries its server."""
 
     def changed() -> int:
         with path.open("rb") as file:
@@ -193,18 +194,18 @@ def kernel() -> str:
 
 
 def lock_domain(handle: int) -> str:
-    """The kernel and the mount by which an open file is reached: flock holds among those who share both."""
+    """Return kernel and mount of an open file: flock excludes the processes that share both."""
     return f"{kernel()}/{os.fstat(handle).st_dev}"
 
 
 def held_elsewhere(text: bytes, handle: int) -> bool:
-    """Whether the text of a lock names a holder that reaches it by another kernel or mount than this open file."""
+    """Return whether the text of a lock names a holder with another kernel or mount than this open file."""
     said = text.decode(errors="replace").splitlines()[1:2]
     return bool(said) and said[0].partition(" ")[0] != lock_domain(handle)
 
 
 def holder_name(text: bytes) -> str:
-    """The holder in the words of its lock."""
+    """Return the holder that the text of a lock names."""
     return text.decode(errors="replace").partition("\n")[0].strip() or "another process"
 
 

@@ -1,4 +1,4 @@
-"""Read what runs have written: rows, configurations, the record of a finished run (tracking/run_folder.py writes)."""
+"""Read the files of runs: metrics rows, configurations, records of finished runs (run_folder.py writes them)."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ NEWER = "install the version of nasx that wrote it, or a later one"
 
 
 def canonical(value: Any) -> str:
-    """JSON with sorted keys: the text that identities are hashed from."""
+    """Return JSON with sorted keys, from which identities are hashed."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
 
 
 def read_rows(folder: Path) -> list[dict[str, Any]]:
-    """Metrics rows of a run, up to a torn line (killed while writing); lines that are not objects are left out."""
+    """Return the metrics rows of a run up to an incomplete line; lines that are not objects are skipped."""
     try:
         text = (folder / METRICS).read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
@@ -38,7 +38,7 @@ def read_rows(folder: Path) -> list[dict[str, Any]]:
 
 
 def parsed(text: str) -> list[dict[str, Any]]:
-    """The rows in the text of a metrics.jsonl, see `read_rows`."""
+    """Return the rows in the text of a metrics.jsonl, see `read_rows`."""
     rows = []
     for line in text.splitlines():
         try:
@@ -62,7 +62,7 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def run_folders(root: str | os.PathLike[str]) -> Iterator[str]:
-    """Every folder at or below `root` that looks like a run's, sorted; not within runs, nor in hidden folders."""
+    """Yield the run folders at or below `root`, sorted, without descending into runs or hidden folders."""
     for folder, children, names in os.walk(root):
         children[:] = sorted(child for child in children if not child.startswith("."))
         if "result.json" in names or "config.yaml" in names:
@@ -102,7 +102,7 @@ def configuration(folder: Path) -> dict[str, Any] | None:
 
 
 def broken(folder: Path, record: Mapping[str, Any]) -> list[str]:
-    """The files of a finished run that differ from the seal of its record; none if it has no seal."""
+    """Return the files of a finished run that differ from the seal of its record; none if it has no seal."""
     seal = record.get("seal")
     return [
         name

@@ -60,7 +60,7 @@ def unused(folder: Path) -> bool:
 
 
 def differing(folder: Path, identity: Mapping[str, Any], extra: Collection[str]) -> UserError | None:
-    """Why a folder belongs to another configuration, None if it belongs to this one or to none that is known.
+    """Return why a folder belongs to another configuration; None if it does not, or is unused.
 
     `extra` are keys of config.yaml that are not part of the identity.
     """
@@ -94,8 +94,8 @@ class Run:
     """One run folder, held by one process at a time.
 
     `identity` is the configuration that changes the numbers. Opening a folder that belongs to another configuration
-    raises a UserError that shows the differing keys, unless nothing was kept there yet; opening one that another
-    process holds says which.
+    raises a UserError that shows the differing keys, unless the folder is unused; so does a folder that another process
+    holds.
     """
 
     _lock: Lock | None = None
@@ -131,7 +131,7 @@ class Run:
             raise
 
     def _tidy(self) -> None:
-        """Remove what a killed process has left half-written, and why the last start failed.
+        """Remove the temporary files of a killed process, and the fault of the last start.
 
         Only the holder of the lock writes here.
         """
@@ -182,7 +182,7 @@ class Run:
         return read_json(self.folder / "result.json")
 
     def fail(self, error: Exception) -> None:
-        """Write to fault.txt why this start failed, for `nasx status`, until the next start; a bug also to log.txt."""
+        """Write the reason of a failure to fault.txt, for `nasx status`; write the trace of a bug to log.txt."""
         with contextlib.suppress(UserError):  # the disk may be what failed, or the lock
             if self.result is None:
                 said = str(error)
@@ -210,7 +210,7 @@ class Run:
         write_atomic(self._held() / name, json.dumps(content, indent=1) + "\n")
 
     def finish(self, result: Mapping[str, Any]) -> dict[str, Any]:
-        """Write the record with its seal, and return it; from here on the run is finished. Its checkpoints stay."""
+        """Write the record with its seal, which finishes the run, and return it. Checkpoints are kept."""
         folder = self._held()
         texts = {GENOTYPE: self._genotype, METRICS: None if self._lines is None else "".join(self._lines)}
         held = {name: text for name, text in texts.items() if text is not None}
@@ -223,7 +223,7 @@ class Run:
         return sealed
 
     def done(self) -> dict[str, Any] | None:
-        """The record of a finished run, None if it is not finished; damaged files that it seals are mended.
+        """Return the record of a finished run, None if it is not finished; repair damaged files that it seals.
 
         Raises UserError if the record cannot be read.
         """
@@ -233,7 +233,7 @@ class Run:
         return record
 
     def _mend(self, record: Mapping[str, Any]) -> None:
-        """Write files that differ from the seal again: the record holds the genotype, the last checkpoint the rows."""
+        """Restore files that differ from the seal: the genotype from the record, the rows from the last checkpoint."""
         for name in broken(self.folder, record):
             text = f"{record.get('genotype')}\n" if name == GENOTYPE else None
             if name == METRICS:
@@ -254,9 +254,9 @@ class Run:
         return read_rows(self.folder) if self._lines is None else parsed("".join(self._lines))
 
     def keep_rows(self, text: str) -> None:
-        """Let metrics.jsonl hold `text`, the rows that a checkpoint holds, and nothing else.
+        """Set metrics.jsonl to `text`, the rows of a checkpoint.
 
-        Rows written after that checkpoint are computed again; rows that are damaged or lost are written again.
+        Rows written after that checkpoint are computed again; damaged or lost rows are restored.
         """
         path = self._held() / METRICS
         there = content(path)
@@ -267,7 +267,7 @@ class Run:
         self._lines = text.splitlines(keepends=True)
 
     def append(self, row: Mapping[str, Any]) -> None:
-        """Add one metrics row; it is on the disk when this returns."""
+        """Append a metrics row and sync it to disk."""
         path = self._held() / METRICS
         if self._lines is None:
             self._lines = (content(path) or b"").decode(errors="replace").splitlines(keepends=True)
@@ -286,7 +286,7 @@ class Run:
         checkpoints.save(self._held(), {**state, "rows": len(lines), "metrics": "".join(lines)}, step, epoch)
 
     def load(self, device: Any = "cpu") -> dict[str, Any] | None:
-        """The newest readable checkpoint, its metrics rows included: see `checkpoints.last`."""
+        """Return the newest readable checkpoint with its metrics rows, see `checkpoints.last`."""
         rows = self.rows()
         state = checkpoints.last(self.folder, device, rows=len(rows))
         if state is not None and "metrics" not in state:  # format 1

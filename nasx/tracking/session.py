@@ -36,28 +36,28 @@ class Session:
     began: float = field(default_factory=time.monotonic)
     saved: float = field(default_factory=time.monotonic)
     concurrent_runs: int = 1
-    """Runs that take turns in this process: each has the time of all."""
+    """Number of runs interleaved in this process; the time of each is that of all."""
     starts: list[dict[str, Any]] = field(default_factory=list)
-    """The environments that the run was computed in, each with the update at which it began."""
+    """Environments of the run so far, each with the update from which it was used."""
     code: own_code.Code = field(default_factory=dict)
-    """The user's own code that the run executes."""
+    """User-defined code that the run executes."""
     needs: Callable[[], tuple[str, list[str]]] | None = None
-    """Says how much memory a step needs, and which settings lower that to how much; None: not known yet."""
+    """Returns the memory that a step needs, and settings that reduce it; None: not known yet."""
 
     def __post_init__(self) -> None:
-        self._begins(0)
+        self._record_start(0)
 
     def add_elapsed(self, seconds: float) -> None:
-        """Count from here on, after `seconds` of work that other runs have done for this one."""
+        """Restart the clock, after `seconds` of work by earlier stages."""
         self.before_s, self.began = seconds, time.monotonic()
 
     @property
     def elapsed_s(self) -> float:
-        """Seconds of work that is kept, over all starts of this run: what a kill has lost is not in it."""
+        """Seconds of work over all starts of this run, without work lost by kills."""
         return self.before_s + time.monotonic() - self.began
 
-    def _begins(self, update: int) -> None:
-        """Add this start to `starts` unless its environment is that of the one before; warn where bits may differ."""
+    def _record_start(self, update: int) -> None:
+        """Add this start to `starts` if its environment differs from the one before; warn if bits may differ."""
         now = {**environment.environment(self.device), "processes": distributed.world_size()}
         if self.code:
             now["code"] = self.code
@@ -81,7 +81,7 @@ class Session:
         self.starts = [*self.starts, {"update": update, **now}]
 
     def done(self) -> Result | None:
-        """The record of a finished run, see `Run.done`; warns where the user's code has changed since."""
+        """Return the record of a finished run, see `Run.done`; warn if user-defined code has changed since."""
         record = self.run.done()
         if changed := own_code.changed_since(record or {}, self.code):
             log.warning("%s: %s", self.run.folder, changed)
@@ -94,9 +94,9 @@ class Session:
         self.saved = time.monotonic()
 
     def resume(self, origin: Callable[[], dict[str, Any] | None] = lambda: None) -> dict[str, Any] | None:
-        """The newest readable checkpoint; metrics.jsonl then holds the rows that it counts, and no others.
+        """Return the newest readable checkpoint, and reduce metrics.jsonl to the rows up to it.
 
-        Where there is none yet, the state is that of `origin`: a checkpoint of the run that this one branches off.
+        Without a checkpoint, the state is that of `origin`: a checkpoint of the run that this one branches off.
         """
         # the other devices receive it by broadcast
         state = self.run.load(self.device if distributed.world_size() == 1 else "cpu")
@@ -117,17 +117,17 @@ class Session:
         self.run.keep_rows(state["metrics"])
         self.before_s, self.started = state["elapsed_s"], state["started"]
         self.starts = state.get("starts", [])  # none in format 1
-        self._begins(state["updates"])
+        self._record_start(state["updates"])
         return state
 
     @property
     def checkpoint_due(self) -> bool:
-        """Whether so much time has passed since the last checkpoint that the next step should end with one."""
+        """Whether `checkpoint_s` seconds have passed since the last checkpoint."""
         due: bool = time.monotonic() - self.saved > self.config["checkpoint_s"]
         return due
 
     def check_signals(self, save: Callable[[], None]) -> None:
-        """After a step: save and stop if a signal asked for it, in any of the processes."""
+        """Save and raise StopRequested if a signal asked any of the processes to stop."""
         asked = self.signals.asked
         if distributed.world_size() > 1:
             asked = max(distributed.all_gather(asked or 0)) or None
@@ -142,7 +142,7 @@ class Session:
             save()
 
     def record(self, kind: str, **facts: Any) -> Result:
-        """The record of this run, with what every run records."""
+        """Return the record of this run: `facts`, and what every run records."""
         choices = dict(self.info["choices"])
         return {
             "kind": kind,
@@ -215,7 +215,7 @@ def session(cfg: Config, info: Config, kind: str = "search") -> Iterator[Session
 
 @contextlib.contextmanager
 def own_code_errors(ctx: Session, position: Callable[[], str] = lambda: "") -> Iterator[None]:
-    """Within the block an exception that the user's own code raises is a UserError; log.txt gets its trace."""
+    """Turn an exception of user-defined code within the block into a UserError; log.txt gets its trace."""
     try:
         yield
     except UserError:

@@ -37,7 +37,7 @@ class Job(NamedTuple):
 
 @contextlib.contextmanager
 def sweep(folder: Path, words: Sequence[str], jobs: int | None) -> Iterator[None]:
-    """Within the block the command `words` runs a sweep, whose notes go to `folder`. Raises UserError."""
+    """Record a sweep by the command `words` in `folder`, and hold its lock within the block. Raises UserError."""
     try:
         files.make_folder(folder)
     except OSError as error:
@@ -59,26 +59,26 @@ def record_job(
 
 
 def jobs(folder: Path) -> list[Job]:
-    """The jobs that have left word, in their order."""
+    """Return the recorded jobs, in their order."""
     paths = sorted(folder.glob("job-*.json"), key=lambda path: (len(path.name), path.name))
     found = [files.read_json(path) or {} for path in paths]
     return [
         Job(
-            [str(text) for text in told["overrides"]],
-            [str(run) for run in told["runs"]],
-            bool(told["ended"]),
-            told["fault"] and str(told["fault"]),
+            [str(text) for text in held["overrides"]],
+            [str(run) for run in held["runs"]],
+            bool(held["ended"]),
+            held["fault"] and str(held["fault"]),
         )
-        for told in found
-        if told.keys() == set(Job._fields) and type(told["overrides"]) is type(told["runs"]) is list
+        for held in found
+        if held.keys() == set(Job._fields) and type(held["overrides"]) is type(held["runs"]) is list
     ]
 
 
 # --------------------------------------------------------------------------------------------------- at its end
 def summary(folder: Path, fault: BaseException | None) -> int:
-    """After a sweep: how many jobs finished, and which failed with what. 1 where one failed.
+    """Print how many jobs of a sweep finished, and the faults of the others; return 1 if one failed, else 0.
 
-    `fault` is what ended the sweep: a job's own error, or the launcher's if a job died without one.
+    `fault` is the error that ended the sweep: that of a job, or of the launcher if a job died without one.
     """
     found = jobs(folder)
     planned = (files.read_json(folder / "sweep.json") or {}).get("jobs") or len(found)
@@ -87,8 +87,8 @@ def summary(folder: Path, fault: BaseException | None) -> int:
     done = sum(job.ended and not job.fault for job in found)
     print(f"sweep: {done} of {planned} jobs finished" + (", then it ended:" if died else ""), file=sys.stderr)
     if died:
-        told = f"  {type(fault).__name__}: {fault}\n  nasx status shows which jobs still run"
-        print(printable(told), file=sys.stderr)
+        text = f"  {type(fault).__name__}: {fault}\n  nasx status shows which jobs still run"
+        print(printable(text), file=sys.stderr)
     for job in failed:
         print(printable(f"  failed: {shlex.join(job.overrides)}\n    {job.fault}"), file=sys.stderr)
     if failed or died:
