@@ -42,7 +42,7 @@ class Genotype(ABC):
     @classmethod
     @abstractmethod
     def parse(cls, text: str) -> Self:
-        """Read the text form; raises UserError that names the place and the fault."""
+        """Parse the text form. Raises UserError."""
 
     @abstractmethod
     def operations(self) -> dict[str, int]:
@@ -80,46 +80,46 @@ class Space(ABC):
     data: ClassVar[str] = "images"
     """The input of its networks: images or text."""
     single: ClassVar[bool] = False
-    """Whether a supernet has a single cell, so that cells cannot be compared with each other."""
+    """Whether a supernet has a single cell, so that methods cannot compare cells."""
     read_as: ClassVar[str] = ""
-    """The key of its genotypes' reader in `published.READERS` and of its `rules`, which check genotypes and settings
-    before anything is imported; empty for a space with other settings."""
+    """Key of its genotype parser in `published.READERS` and of its checks in `rules`, which need no torch; empty for a
+    space with other settings."""
 
     @abstractmethod
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Architecture parameters: name -> (edges, operations), or (cells, edges, operations) where untied."""
+        """Return the shapes of the architecture parameters: ([cells,] edges, operations), with cells if untied."""
 
     @abstractmethod
     def cells(self) -> dict[str, int]:
-        """Name -> number of cells of the supernet that read that parameter."""
+        """Return the number of cells of the supernet that use each parameter."""
 
     @property
     @abstractmethod
     def groups(self) -> tuple[tuple[str, ...], ...]:
-        """Per cell type that layer regularizers act on: the names that together describe one cell."""
+        """Groups of names that describe one cell, for each cell type to which layer regularizers apply."""
 
     @abstractmethod
     def supernet(self, classes: int, *, naive: bool = False) -> Supernet: ...
 
     @abstractmethod
     def discretize(self, mix: Tree) -> Genotype:
-        """The genotype of mixture weights. Pure and deterministic; ties go to the lowest index."""
+        """Return the genotype of a mixture. Deterministic; ties go to the lowest index."""
 
     @abstractmethod
     def encode(self, genotype: Genotype) -> Tree:
-        """The one-hot mixture of a genotype, on the CPU in the default dtype."""
+        """Return the one-hot mixture of a genotype, on the CPU in the default dtype."""
 
     @abstractmethod
     def sample(self, gen: torch.Generator) -> Genotype:
-        """An architecture drawn uniformly from the space."""
+        """Draw an architecture uniformly from the space."""
 
     @abstractmethod
     def parse(self, text: str) -> Genotype:
-        """Read a genotype of this space in any dialect; refuses operations that the space does not have."""
+        """Parse a genotype of this space in any known text form. Raises UserError if the space does not contain it."""
 
     @abstractmethod
     def size(self) -> int:
-        """Number of genotypes."""
+        """Return the number of genotypes."""
 
     @abstractmethod
     def network(
@@ -132,28 +132,28 @@ class Space(ABC):
         stem: str = "cifar",
         auxiliary: bool = False,
     ) -> Network:
-        """The discrete network, at the space's own retraining size where `layers` or `channels` is None."""
+        """Return the discrete network; `layers` and `channels` default to the space's retraining size."""
 
     # ------------------------------------------------------------------------------------- common to all spaces
     def standalone(self, genotype: Genotype, classes: int) -> Network:
-        """The discrete network at the size of the search: with the layers, channels and stem that this space has."""
+        """Return the discrete network at the size of the search: the layers, channels and stem of this space."""
         size = {name: getattr(self, name) for name in ("layers", "channels", "stem") if hasattr(self, name)}
         return self.network(genotype, classes, **size)
 
     def example(self, n: int, shape: tuple[int, ...]) -> Tensor:
-        """An input of n items of this shape, without values, for shapes and costs."""
+        """Return an input of n items of this shape on the meta device."""
         return torch.zeros(n, *shape, device="meta")
 
     def edge_operations(self, name: str) -> tuple[tuple[str, ...], ...]:
-        """The operations of each edge of a parameter in the order of its last axis; empty if it has other entries."""
+        """Return the operations of each edge of a parameter, in the order of its last axis; empty if it has none."""
         return ()
 
     def allowed(self) -> tuple[tuple[str, ...], ...]:
-        """The operations of each edge of all parameters, one parameter after the other."""
+        """Return the operations of each edge, concatenated over all parameters."""
         return tuple(row for name in self.cells() for row in self.edge_operations(name))
 
     def mask(self, operation: str) -> Tree:
-        """A tree like the mixture, on the CPU: 1 at operations of this name, 0 elsewhere."""
+        """Return a tree like the mixture, on the CPU: 1 at operations of this name, 0 elsewhere."""
         found = {}
         for name, cells in self.cells().items():
             lists = self.edge_operations(name)
@@ -162,16 +162,16 @@ class Space(ABC):
         return found
 
     def biased(self, mix: Tree, weights: Tree) -> Tree:
-        """`mix` with `NAME.bias` (cells, 1, edges), the sum of an edge's `weights`, for each NAME of operations.
+        """Return `mix` extended by `NAME.bias` (cells, 1, edges), the sum of an edge's `weights`, for each NAME.
 
-        The supernet adds an edge's bias to every entry of the edge's result.
+        The supernet adds an edge's bias to all entries of the edge's output.
         """
         return mix | {
             f"{name}.bias": weights[name].sum(-1).unsqueeze(-2) for name in self.cells() if self.edge_operations(name)
         }
 
     def decisions(self) -> tuple[tuple[Decision, ...], ...]:
-        """What a genotype decides, in phases: one operation of each edge, then edges where only some are kept."""
+        """Return the decisions of a genotype in phases: an operation for each edge, then the edges that are kept."""
         return (
             tuple(
                 Decision(name, tuple((e, o) for o in range(len(row))))
@@ -181,24 +181,24 @@ class Space(ABC):
         )
 
     def places(self, name: str) -> int:
-        """How many cells decide for themselves what a parameter's mixture says: 1 where all share the decision."""
+        """Return the number of independent copies of a parameter's decisions: 1 if all cells share them."""
         return 1
 
     def edge_shares(self, mix: Tree) -> Tree:
-        """Probability (cells, edges) that an edge is kept, for parameters whose edges have weights of their own."""
+        """Return the probability (cells, edges) that an edge is kept, for parameters with separate edge weights."""
         return {}
 
     def sites(self, shape: tuple[int, ...], **size: Any) -> Iterator[Site]:
-        """All edges of the network that `network` makes with `size` (layers, channels, stem), for items of `shape`.
+        """Yield all edges of the network of this `size` (layers, channels, stem) for items of `shape`.
 
-        Raises UserError where networks do not cost what their edges cost.
+        Raises UserError if the cost of a network is not a sum over its edges.
         """
         raise UserError(
             "budget", f"no cost of the networks of {type(self).__name__} is known", "set budget=none, or define sites"
         )
 
     def cost_model(self, counter: Counter, classes: int, shape: tuple[int, ...], **size: Any) -> CostModel:
-        """The cost of the networks that `network` makes with `size`, as a function of the mixture; on the CPU."""
+        """Return the cost of the networks of this `size` as a function of the mixture, on the CPU."""
         genotype = self.sample(torch.Generator().manual_seed(0))
         with torch.device("meta"):
             network = self.network(genotype, classes, **size)
@@ -207,19 +207,19 @@ class Space(ABC):
         return EdgeCosts(self, table, counter.network(network, self.example(1, shape)) - edges)
 
     def tabulated(self, values: Sequence[float]) -> CostModel:
-        """Costs by a benchmark's table of all cells. Raises UserError where the space has none."""
+        """Return the costs given by a benchmark's table of all cells. Raises UserError if no benchmark has one."""
         raise UserError("budget", f"no benchmark has a table of all cells of {type(self).__name__}", "use budget=macs")
 
     def measured(self, table: Latencies) -> CostModel:
-        """Costs by a table of measured latencies, of networks of its size. Raises UserError."""
+        """Return the costs given by a table of measured latencies, for networks of its size. Raises UserError."""
         return EdgeCosts(
             self, edge_table(self, self.sites(tuple(table.about["image"]), **table.size), table), table.fixed_ms
         )
 
     def narrow(self, mix: Tree, keep: int | None) -> Self:
-        """This space with the `keep` strongest operations of each edge in their order (None: all).
+        """Return this space with the `keep` strongest operations of each edge in their order (None: all).
 
-        Pure; ties go to the lower index. Raises UserError where edges cannot have operations of their own.
+        Ties go to the lower index. Raises UserError if edges cannot have different operations.
         """
         raise UserError(
             "stages",
@@ -228,10 +228,10 @@ class Space(ABC):
         )
 
     def init(self, gen: torch.Generator) -> Tree:
-        """Architecture parameters 1e-3 N(0, 1), on the CPU (DARTS' cnn/model_search.py; its paper says equal)."""
+        """Draw architecture parameters 1e-3 N(0, 1) on the CPU (DARTS' cnn/model_search.py; the paper: equal)."""
         return {name: 1e-3 * torch.randn(shape, generator=gen) for name, shape in self.shapes().items()}
 
     def relax(self, a: Tree, activate: Activate) -> Tree:
-        """Mixture weights (cells, edges, operations): one activated copy for each cell that shares a parameter."""
+        """Return the mixture (cells, edges, operations): an activated copy for each cell that uses a parameter."""
         shapes = self.shapes()
         return {name: activate(a[name]).expand(cells, *shapes[name][-2:]) for name, cells in self.cells().items()}

@@ -40,33 +40,33 @@ class Site(NamedTuple):
     """An edge of one cell of a discrete network."""
 
     name: str
-    """Of the parameter that decides its operation."""
+    """Name of the parameter that decides the operation."""
     place: int
-    """Along the mixture's first axis; 0 where all cells share the decision."""
+    """Index on the mixture's first axis; 0 if all cells share the decision."""
     edge: int
     channels: int
     stride: int
     height: int
     width: int
-    """Of the operation's input."""
+    """Width of the operation's input, as `height`."""
 
 
 class OperationCosts(Protocol):
-    """What an operation costs: exact counts (cost.py), measured latencies (latency.py)."""
+    """Costs of operations: exact counts (cost.py) or measured latencies (latency.py)."""
 
     def operation(self, name: str, channels: int, stride: int, height: int, width: int) -> float:
         """Cost of an operation of equal input and output width; height and width are those of its input."""
 
 
 class Counter(OperationCosts, Protocol):
-    """What operations and whole networks cost."""
+    """Costs of operations and of whole networks."""
 
     def network(self, network: nn.Module, example: Tensor) -> float:
         """Cost of a whole network for one item."""
 
 
 class Choices(Protocol):
-    """What a cost model reads of a space."""
+    """The methods of a space that a cost model uses."""
 
     def shapes(self) -> dict[str, tuple[int, ...]]: ...
 
@@ -90,21 +90,21 @@ class CostModel(ABC):
 
     @abstractmethod
     def __call__(self, mix: Tree) -> Tensor:
-        """Expected cost () in float64; of a one-hot mixture the exact cost of its network. Never waits for a device."""
+        """Compute the expected cost () in float64, exact for a one-hot mixture, without host synchronization."""
 
     @abstractmethod
     def least(self) -> float:
-        """A cost that no network of the space is below."""
+        """Return a lower bound of the cost of all networks of the space."""
 
     @abstractmethod
     def to(self, device: torch.device) -> CostModel:
-        """The same on another device."""
+        """Return the model on another device."""
 
 
 def reachable(space: Choices) -> Tree:
-    """Like the mixture, cells that share a decision in one: 1 on each operation that a genotype may have, 0 elsewhere.
+    """Return a tree (places, edges, operations): 1 for each operation that a genotype may have, 0 elsewhere.
 
-    Names that hold no operations are left out.
+    Names without operations are left out.
     """
     found: Tree = {}
     for name in space.cells():
@@ -119,20 +119,20 @@ def reachable(space: Choices) -> Tree:
 
 
 def probabilities(rows: Tensor, among: Tensor) -> Tensor:
-    """Weights (..., operations) normalized over the operations that can be chosen; 0 on edges that have none."""
+    """Normalize weights (..., operations) over the operations that can be chosen; 0 on edges without any."""
     weights = rows.double() * among
     total = weights.sum(-1, keepdim=True)
     return weights / torch.where(total > 0, total, torch.ones_like(total))
 
 
 def strongest_mask(strength: Tensor, keep: int) -> Tensor:
-    """Last axis: 1 on the `keep` largest values, 0 elsewhere; lower indices win ties."""
+    """Return 1 for the `keep` largest values on the last axis, 0 elsewhere; lower indices win ties."""
     order = torch.sort(strength.detach(), dim=-1, descending=True, stable=True).indices[..., :keep]
     return torch.zeros_like(strength, dtype=torch.float64).scatter_(-1, order, 1.0)
 
 
 class EdgeCosts(CostModel):
-    """A space whose networks cost what their edges cost, and something fixed."""
+    """Cost model of a space whose networks cost the sum over their edges plus a constant."""
 
     def __init__(self, space: Choices, table: Tree, fixed: float) -> None:
         """`table` (places, edges, operations) in float64 holds the costs c_eo, as `edge_table` counts them."""
@@ -180,7 +180,7 @@ class EdgeCosts(CostModel):
 
 
 def edge_table(space: Choices, sites: Iterable[Site], counter: OperationCosts) -> Tree:
-    """The costs c_eo of a network with these edges, (places, edges, operations) in float64."""
+    """Return the costs c_eo of a network with these edges, (places, edges, operations) in float64."""
     table = {name: torch.zeros_like(x) for name, x in reachable(space).items()}
     for site in sites:
         names = space.edge_operations(site.name)[site.edge]

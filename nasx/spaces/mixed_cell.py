@@ -1,8 +1,8 @@
 """Mixed edges and relaxed cells, which the supernets of all spaces share.
 
-`MixedEdges` is everything that happens to one node's output: its operations run once for all edges that leave the node,
-and edge e's result sum_o mix[e, o] op_o(x) is added to the pending sum of the node where e ends. `RelaxedCell` walks
-the nodes in order; a node is complete when all its predecessors have contributed. `none` is never computed.
+`MixedEdges` holds all edges that leave one node: each operation runs once for all of them, and the output of edge e,
+sum_o mix[e, o] op_o(x), is added to the partial sum of its target node. `RelaxedCell` evaluates the nodes in order; a
+node is complete when all its predecessors have contributed. `none` is never computed.
 
 Shapes: states (n, C, h, w); mix (edges, operations); per edge weights (edges,) where partial channels are used.
 Source: DARTS (Liu et al. 2019), eq. 2; PC-DARTS (Xu et al. 2020), eqs. 1-2.
@@ -33,21 +33,21 @@ class Edge(NamedTuple):
 
 
 RandomTensors = tuple[Tensor | None, Tensor | None]
-"""Random tensors of one operation in a pass: its own one (E first), and a mask that its result is multiplied
-with, (n, E, 1, 1, 1) for drop-path, (n, E, C, h', w') for dropout on skip connections."""
+"""Random tensors of one operation in a pass: its noise (E first), and a mask by which its output is multiplied,
+(n, E, 1, 1, 1) for drop-path, (n, E, C, h', w') for dropout on skip connections."""
 
 
 def drop_mask(shape: tuple[int, ...], rate: Number, like: Tensor, gen: torch.Generator | None) -> Tensor:
-    """Bernoulli(1 - rate) / (1 - rate), drawn from `gen`."""
+    """Draw Bernoulli(1 - rate) / (1 - rate) from `gen`."""
     keep = 1.0 - rate
     uniform = torch.rand(shape, device=like.device, dtype=like.dtype, generator=gen)
     return (uniform < keep).to(like.dtype) / keep
 
 
 class MixedEdges(nn.Module):
-    """All edges that leave one node with one stride; `channels` is the width that operations see.
+    """All edges that leave one node, with one stride; `channels` is the input width of the operations.
 
-    The mixture comes without its first `skip` columns, which no edge computes.
+    The mixture lacks its first `skip` columns, which no edge computes.
     """
 
     def __init__(self, edges: Sequence[Edge], channels: int, style: Style, skip: int = 0) -> None:
@@ -62,7 +62,7 @@ class MixedEdges(nn.Module):
         banks = [merge(name, len(pairs), channels, self.stride, style) for name, pairs in members.items()]
         self.banks = nn.ModuleList(banks)
         self.rectifies = any(op.rectifies for op in banks)
-        # An operation in the same column of every edge: its scales are that column; else they are gathered.
+        # Column of an operation that is in the same column of every edge; None: its scales are gathered.
         self.columns = [
             pairs[0][1] - skip if len({c for _, c in pairs}) == 1 and len(pairs) == len(edges) else None
             for pairs in self.members
@@ -70,7 +70,7 @@ class MixedEdges(nn.Module):
         widest = max(len(edge.operations) for edge in edges) - skip
         for i, pairs in enumerate(self.members):
             self.register_buffer(f"pick{i}", torch.tensor([p * widest + c - skip for p, c in pairs]), persistent=False)
-        # Operations without weights are blended at once: their scales as a matrix (edges that have any, operations).
+        # Operations without weights are blended in one product with scales (edges that have any, operations).
         self.plain = [i for i, op in enumerate(banks) if op.plain]
         self.blended = tuple(sorted({p for i in self.plain for p, _ in self.members[i]}))
         absent = widest * len(edges)
@@ -86,16 +86,16 @@ class MixedEdges(nn.Module):
             self.register_buffer(f"place{i}", at, persistent=False)
 
     def scale(self, i: int, rows: Tensor, columns: Sequence[Tensor]) -> Tensor:
-        """Mixture weights of operation i, (its edges,), from the rows (E, operations) and their columns."""
+        """Return the mixture weights of operation i, (its edges,), from the rows (E, operations) and their columns."""
         at = self.columns[i]
         return rows.flatten().index_select(0, self.get_buffer(f"pick{i}")) if at is None else columns[at]
 
     def draws(
         self, shape: torch.Size, like: Tensor, drop_path: Number, skip_dropout: Number, gen: torch.Generator | None
     ) -> list[RandomTensors]:
-        """Random tensors of each operation for a pass over an input of this shape.
+        """Draw the random tensors of each operation for a pass over an input of this shape.
 
-        `drop_path` drops whole results of all operations but the identity, `skip_dropout` elements of the identity's.
+        `drop_path` drops whole outputs of all operations but the identity, `skip_dropout` elements of the identity's.
         """
         drawn = []
         for op in self.banks:
@@ -107,7 +107,7 @@ class MixedEdges(nn.Module):
         return drawn
 
     def forward(self, x: Tensor, rows: Tensor, drawn: list[RandomTensors], naive: bool = False) -> list[Tensor | None]:
-        """The weighted sum of operations of each edge, (n, C, h', w') a piece; None where an edge has only `none`.
+        """Return the weighted sum of operations of each edge, (n, C, h', w'); None for an edge with only `none`.
 
         `rows` are the mixture weights of these edges, (E, operations), in their order.
         """
@@ -120,10 +120,10 @@ class MixedEdges(nn.Module):
         return out
 
     def merged(self, x: Tensor, rows: Tensor, drawn: list[RandomTensors]) -> dict[tuple[int, ...], Tensor]:
-        """Sums over operations (n, edges, C, h', w') by the edges that they are of, to be added up for each edge.
+        """Return sums over operations (n, edges, C, h', w') by their edges; an edge may be in several sums.
 
-        This is what is compiled in large cells. Slices of the sums stay outside, since kernels of the backward pass
-        would otherwise each assemble their gradients.
+        Large cells compile this function. Slices of the sums stay outside, since otherwise each kernel of the backward
+        pass would assemble their gradients.
         """
         r = F.relu(x) if self.rectifies else x
         columns = rows.unbind(1)
@@ -144,7 +144,7 @@ class MixedEdges(nn.Module):
         return sums
 
     def blend(self, x: Tensor, rows: Tensor, columns: Sequence[Tensor], masks: list[Tensor | None]) -> Tensor:
-        """Weighted sums of all operations without weights, (n, blended edges, C, h', w'), as one product."""
+        """Compute weighted sums of all operations without weights, (n, blended edges, C, h', w'), as one product."""
         values = torch.stack([self.banks[i].value(x) for i in self.plain], 1)  # type: ignore[operator]
         n, k, shape = len(x), len(self.plain), values.shape[2:]
         if all(self.columns[i] is not None for i in self.plain):
@@ -163,14 +163,14 @@ class MixedEdges(nn.Module):
         return out
 
     def edgewise(self, x: Tensor, rows: Tensor, drawn: list[RandomTensors]) -> list[Tensor | None]:
-        """The naive path: edge by edge, operation by operation, over slices of the merged weights."""
+        """Compute `forward` naively: edge by edge, operation by operation, with slices of the merged weights."""
         out: list[Tensor | None] = [None] * len(self.edges)
         for local, column, y in self.apart(x, drawn):
             out[local] = add(out[local], rows[local, column - self.skip] * y)
         return out
 
     def apart(self, x: Tensor, drawn: list[RandomTensors]) -> Iterator[tuple[int, int, Tensor]]:
-        """Each edge's operations one by one, unscaled: (edge here, column of the mixture, (n, C, h', w'))."""
+        """Yield (local edge, column of the mixture, unscaled output (n, C, h', w')) of each operation of each edge."""
         for local in range(len(self.edges)):
             for op, pairs, (noise, mask) in zip(self.banks, self.members, drawn, strict=True):
                 assert isinstance(op, EdgeOperations)
@@ -184,15 +184,15 @@ class RelaxedCell(nn.Module):
     """A directed acyclic cell over mixed edges.
 
     `inputs` nodes are given, `nodes` are computed. With `partial` = K, operations see the first C / K channels; the
-    rest passes by (max-pooled at stride 2), scaled by the edge weights where there are any, and channels are shuffled.
-    `forward` draws what is random, then calls `run`, which is `body` or a wrapped `body` (compiled, checkpointed):
-    `body` is a function of its tensors alone.
+    rest bypasses them (max-pooled at stride 2), scaled by the edge weights if any, and channels are shuffled. `forward`
+    draws the random tensors, then calls `run`: `body`, or a wrapped `body` (compiled, checkpointed). `body` is a
+    function of its arguments only.
     """
 
     WHOLE = 8
-    """Up to so many edges a cell is compiled as a whole, which is 12 % faster on NAS-Bench-201 (6 edges). In larger
-    cells (DARTS: 14) the edges of each node are compiled, so that all nodes of one width share graphs: a supernet of
-    8 cells took 200 s, and over 9 minutes with whole cells."""
+    """Largest number of edges of a cell that is compiled as a whole, which is 12 % faster on NAS-Bench-201 (6 edges).
+    In larger cells (DARTS: 14) the edges of each node are compiled, so that all nodes of one width share graphs:
+    compiling a supernet of 8 cells took 200 s, and over 9 minutes with whole cells."""
 
     def __init__(
         self,
@@ -233,10 +233,10 @@ class RelaxedCell(nn.Module):
         skip_dropout: Number = 0.0,
         bias: Tensor | None = None,
     ) -> list[Tensor]:
-        """Outputs of the computed nodes, each (n, C, h', w').
+        """Return the outputs of the computed nodes, each (n, C, h', w').
 
-        `mix` (edges, operations, without the first `skip`), `edge_weights` and `bias` (edges,) come in `order`: by
-        source node. An edge's bias is added to every entry of its mixed operations' result.
+        `mix` (edges, operations, without the first `skip`), `edge_weights` and `bias` (edges,) are in the order of
+        `order`: by source node. An edge's bias is added to all entries of its mixed output.
         """
         x = inputs[0]
         n, _, h, w = x.shape
@@ -284,7 +284,7 @@ class RelaxedCell(nn.Module):
         return states[self.inputs :]
 
     def complete(self, total: Tensor | None, passing: Tensor | None, like: Tensor) -> Tensor:
-        """A node's value from its pending sums; with partial channels, concatenated and shuffled."""
+        """Return a node's output from its sums; with partial channels, concatenated and shuffled."""
         if total is None:
             total = torch.zeros_like(like[:, : self.width])
         if passing is None:

@@ -1,4 +1,4 @@
-"""Choosing by weight, with ties to the lowest index: the rule of every discretization; weights of edges."""
+"""Selection by weight, with ties to the lowest index, as in every discretization; softmax over the edges of a node."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ Lists = tuple[tuple[str, ...], ...]
 
 
 def best(weights: Sequence[float], among: Iterable[int] | None = None) -> int:
-    """Index of the largest weight (of the indices `among`), the lowest one where several are equal."""
+    """Return the index of the largest weight (of the indices `among`); the lowest index wins ties."""
     return max(range(len(weights)) if among is None else sorted(among), key=weights.__getitem__)
 
 
 def top(weights: Sequence[float], k: int) -> tuple[int, ...]:
-    """Indices of the k largest weights, ascending; lower indices win ties."""
+    """Return the indices of the k largest weights, ascending; lower indices win ties."""
     return tuple(sorted(sorted(range(len(weights)), key=lambda i: -weights[i])[:k]))
 
 
 def choosable(names: Sequence[str]) -> tuple[int, ...]:
-    """Indices of the operations that a genotype may have where `none` is never selected."""
+    """Return the indices of the operations other than `none`."""
     return tuple(k for k, name in enumerate(names) if name != "none")
 
 
 def strongest(mix: Tensor, lists: Lists, keep: int) -> Lists:
-    """Each edge's `keep` operations of the largest weight in the first cell of `mix` (cells, edges, operations)."""
+    """Return each edge's `keep` operations of largest weight in the first cell of `mix` (cells, edges, operations)."""
     rows = mix.detach().cpu()[0].tolist() if len(mix) else [[0.0] * len(own) for own in lists]
     return tuple(tuple(own[k] for k in top(row, keep)) for row, own in zip(rows, lists, strict=True))
 

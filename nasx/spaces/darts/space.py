@@ -100,7 +100,7 @@ class Darts(Space):
 
     # ---------------------------------------------------------------------------------------------- structure
     def kind(self, layer: int) -> str:
-        """ "normal" or "reduce"."""
+        """Return the kind of the cell of a layer: normal or reduce."""
         return plan(self.layers)[layer]
 
     def edge_operations(self, name: str) -> Lists:
@@ -228,7 +228,7 @@ class Darts(Space):
         return cell
 
     def _strongest(self, kind: str, rows: list[list[float]], betas: list[list[float]], i: int) -> Cell:
-        """The cell of weights (14, operations), with pair weights `betas` where edges are searched."""
+        """Return the cell of weights (14, operations), with pair weights `betas` if edges are searched."""
         names = self.edge_operations(kind)
         chosen = [best(row, choosable(ops_)) for row, ops_ in zip(rows, names, strict=True)]
         strength = [row[k] for row, k in zip(rows, chosen, strict=True)]
@@ -268,10 +268,10 @@ class Darts(Space):
         return mix
 
     # ----------------------------------------------------------------------------------------------- genotypes
-    def options(self, kind: str, place: int = 0) -> tuple[tuple[tuple[tuple[str, int], ...], ...], ...]:
-        """For each node all that a genotype may have there: (operation, predecessor) twice.
+    def options(self, kind: str, place: int = 0) -> tuple[tuple[Cell, ...], ...]:
+        """Return for each node the pairs of (operation, predecessor) that a genotype may have there.
 
-        `place` counts the cells of one kind; it matters where untied cells keep different edges.
+        `place` is the index among the cells of one kind; untied cells may keep different edges.
         """
         names = self.edge_operations(kind)
         out = []
@@ -293,8 +293,8 @@ class Darts(Space):
             )
         return tuple(out)
 
-    def _free(self) -> Iterator[tuple[str, int, tuple[tuple[tuple[tuple[str, int], ...], ...], ...]]]:
-        """(kind, place, options) of every cell that is chosen independently."""
+    def _free(self) -> Iterator[tuple[str, int, tuple[tuple[Cell, ...], ...]]]:
+        """Yield (kind, place, options) of every cell that is chosen independently."""
         for kind in KINDS:
             for place in range(self.places(kind)):
                 yield kind, place, self.options(kind, place)
@@ -331,7 +331,7 @@ class Darts(Space):
         )
 
     def _by_kind(self, genotype: Genotype) -> dict[str, tuple[Cell, ...]]:
-        """The cells of each kind: one where cells are tied, else as many as the supernet has."""
+        """Return the cells of each kind: one if tied, else as many as the supernet has."""
         if isinstance(genotype, UntiedDartsGenotype) != self.untied:
             own, other = ("untied", "tied") if self.untied else ("tied", "untied")
             raise UserError(
@@ -361,7 +361,7 @@ class Darts(Space):
 
     @cached_property
     def _kept(self) -> dict[str, tuple[tuple[Pair, ...], ...]]:
-        """With fixed edges: for each cell of a kind (one where tied), the two predecessors of each node."""
+        """With fixed edges, the two predecessors of each node, for each cell of a kind (one if tied)."""
         if self.edges != "fixed":
             return {}
         if self.keep is None:

@@ -26,7 +26,7 @@ class CellCosts(CostModel):
 
     @classmethod
     def of(cls, values: Sequence[float], lists: Lists) -> CellCosts:
-        """From the values of all 15,625 cells in the order of the benchmark: base-5 numbers, first edge first."""
+        """Convert the values of all 15,625 cells in the order of the benchmark: base-5 numbers, first edge first."""
         table = torch.as_tensor(values, dtype=torch.float64).reshape((len(OPERATIONS),) * len(EDGES))
         for edge, names in enumerate(lists):
             table = table.index_select(edge, torch.tensor([OPERATIONS.index(name) for name in names]))

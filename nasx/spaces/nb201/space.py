@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from nasx.core.constraints import Channels, Layers, Positive
 
 NODES = [slice(0, 1), slice(1, 3), slice(3, 6)]
-"""The edges that enter each node."""
+"""Slices of the edges that enter each node."""
 
 
 @dataclass(frozen=True, kw_only=True)
