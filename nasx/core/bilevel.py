@@ -53,7 +53,7 @@ from nasx.errors import UserError
 # What methods import: the interface, and the tools on trees of tensors.
 __all__ = [
     "Activate", "Batch", "Carried", "Cost", "Decision", "Method", "Number", "Outcome", "Problem", "Search",
-    "Second", "Selection", "Snapshot", "Tree", "combine", "detached", "directional", "dot", "frozen",
+    "Second", "Selection", "Snapshot", "Step", "Tree", "combine", "detached", "directional", "dot", "frozen",
     "gradient", "gradients", "like", "logs", "norm", "shift", "shortened", "state_kwargs", "step_length",
     "store_state", "vanishes", "without_writes",
 ]  # fmt: skip
@@ -282,9 +282,8 @@ class Search:
         """Copy the weights and momentum buffers, for methods that take steps and undo them."""
         state = self.w_opt.state
         buffers = [state[x].get("momentum_buffer") if x in state else None for x in self.w.values()]
-        return Snapshot(
-            [x.detach().clone() for x in self.w.values()], [None if b is None else b.clone() for b in buffers]
-        )
+        w = [x.detach().clone() for x in self.w.values()]
+        return Snapshot(w, [None if b is None else b.clone() for b in buffers])
 
     def restore_w(self, saved: Snapshot, *, momentum: bool = True) -> None:
         """Restore the saved weights (and momentum buffers), bit for bit."""
@@ -387,6 +386,9 @@ class Method(ABC):
     def select(self, search: Search, selection: Selection) -> Tree:
         """Return the mixture to discretize at the end of the search."""
         return detached(search.problem.relax(search.a))
+
+
+Step = Callable[[Search, Sequence[Batch], Batch], dict[str, Tensor]]
 
 
 def logs(train: Outcome | None = None, val: Outcome | None = None, **more: Tensor) -> dict[str, Tensor]:

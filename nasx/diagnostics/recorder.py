@@ -26,7 +26,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from nasx.core.bilevel import Batch, Search, Tree, detached, without_writes
+from nasx.core.bilevel import Batch, Search, Step, Tree, detached, without_writes
 from nasx.diagnostics import agreement, structure
 from nasx.diagnostics.agreement import look
 from nasx.diagnostics.curvature import curvature
@@ -34,7 +34,6 @@ from nasx.diagnostics.probes import Probes
 from nasx.errors import UserError
 
 Cost = dict[str, Any]
-Step = Callable[[Search, Sequence[Batch], Batch], dict[str, Tensor]]
 
 
 class Draws(Protocol):

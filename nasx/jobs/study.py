@@ -18,7 +18,7 @@ from __future__ import annotations
 import logging
 import shlex
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,12 +33,11 @@ from nasx.jobs import retrain as jobs_retrain
 from nasx.jobs import search as jobs_search
 from nasx.tracking import environment, lineage, records, run_folder
 from nasx.tracking.progress import duration
+from nasx.tracking.session import Config, Result
 
 if TYPE_CHECKING:
     from nasx.config.settings import StudySettings
 
-Config = Mapping[str, Any]
-Result = dict[str, Any]
 log = logging.getLogger("nasx")
 STUDY_KEYS = frozenset({"study", "seed", "name", "from", "genotype"})
 """Keys of a study that its steps do not inherit."""

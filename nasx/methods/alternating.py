@@ -1,11 +1,11 @@
 """Methods that alternate T weight steps with one architecture step along a hypergradient.
 
-A method is its hypergradient: d L2 / d a along w*(a), whose second-order part each paper approximates. The two
-second-order products that such approximations need, of the training loss L1 on one batch,
+A method defines its hypergradient: its approximation of d L2(w*(a), a) / d a. The second-order products that these
+approximations need, of the training loss L1 on one batch,
 
     H u = d^2 L1 / dw^2 u,     M u = d^2 L1 / da dw u        (u a tree like the weights)
 
-are methods of an object: `Exact` takes them by double backward, `Difference` by central differences.
+are computed by `Exact` with double backward, and by `Difference` with central differences.
 """
 
 from __future__ import annotations
@@ -49,13 +49,13 @@ class Hypergradient(NamedTuple):
 
 
 def first_order(search: Search, val: Batch) -> Hypergradient:
-    """d L2 / d a at the current weights. One pass, without weight gradients."""
+    """Compute d L2 / d a at the current weights. One pass, without weight gradients."""
     outcome = search.outcome(detached(search.w), search.a, val)
     return Hypergradient(gradient(outcome.loss, search.a), outcome)
 
 
 def outer_gradients(search: Search, val: Batch, w: Tree | None = None) -> tuple[Outcome, Tree, Tree]:
-    """L2's outcome, v = d L2 / d w and d L2 / d a, at `w` (None: the current weights). One pass."""
+    """Compute L2's outcome, v = d L2 / d w and d L2 / d a at `w` (None: the current weights). One pass."""
     w = detached(search.w, requires_grad=True) if w is None else w
     outcome = search.outcome(w, search.a, val)
     v, direct = gradients(outcome.loss, w, search.a)
@@ -63,9 +63,9 @@ def outer_gradients(search: Search, val: Batch, w: Tree | None = None) -> tuple[
 
 
 class Difference:
-    """H u and M u at the current weights by central differences of total length `radius`. Two passes each.
+    """H u and M u at the current weights by central differences with a probe at distance `radius`. Two passes each.
 
-    A search's `probe` receives each product under the name given.
+    A search's `probe` receives each product with its name.
     """
 
     def __init__(self, search: Search, batch: Batch, radius: float) -> None:
@@ -83,11 +83,11 @@ class Difference:
         return Second(lambda w, a: search.loss(w, a, batch), search.w, search.a)
 
     def hessian(self, u: Tree, name: str = "Hu") -> Tree:
-        """H u, a tree like the weights."""
+        """Compute H u, a tree like the weights."""
         return self.search.probed(name, self._loss_w, u, radius=self.radius)
 
     def mixed(self, u: Tree, name: str = "Mu", eps: Number | None = None) -> Tree:
-        """M u, a tree like the architecture; the probe's step is radius / ||u|| unless `eps`."""
+        """Compute M u, a tree like the architecture, with the step radius / ||u|| unless `eps` is given."""
         return self.search.probed(name, self._loss_wa, u, radius=self.radius, eps=eps)
 
 
@@ -99,20 +99,20 @@ class Exact:
         self.slope = gradient(search.loss(self.w, self.a, batch), self.w, create=True)
 
     def hessian(self, u: Tree) -> Tree:
-        """H u, a tree like the weights. The graph is kept."""
+        """Compute H u, a tree like the weights. The graph is kept."""
         return gradient(dot(self.slope, u), self.w, retain=True)
 
     def mixed(self, u: Tree) -> Tree:
-        """M u, a tree like the architecture. Frees the graph, so this is the last product."""
+        """Compute M u, a tree like the architecture. Frees the graph, so this must be the last product."""
         return gradient(dot(self.slope, u), self.a)
 
 
 def conjugate_gradients(product: Callable[[Tree], Tree], v: Tree, steps: int, tolerance: float = 1e-10) -> Tree:
-    """x with H x = v, as far as `steps` Hessian products (`product`) reach.
+    """Solve H x = v approximately with `steps` Hessian products (`product`).
 
-    Stays where the residual is `tolerance` times v, and before a direction along which the curvature is not positive
-    (truncated Newton: Nocedal and Wright (2006), algorithm 7.1); zero if that is the first one. All products are
-    taken, so that the host never waits.
+    Stops at a residual norm of `tolerance` times that of v, and before a direction of nonpositive curvature (truncated
+    Newton: Nocedal and Wright (2006), algorithm 7.1); x is zero if that is the first direction. All products are
+    computed even then, to avoid host synchronization.
     """
     x, r, p = {k: torch.zeros_like(t) for k, t in v.items()}, v, v
     left = start = dot(r, r)
@@ -134,21 +134,21 @@ class Alternating(Method):
 
     @property
     def weights_first(self) -> bool:
-        """Whether a step moves the weights before the architecture."""
+        """Whether a step updates the weights before the architecture."""
         return False
 
     @abstractmethod
     def hypergradient(self, search: Search, train: Batch, val: Batch) -> Hypergradient:
-        """The method's approximation of d L2(w*(a), a) / d a. Nothing moves."""
+        """Compute the method's approximation of d L2(w*(a), a) / d a. Changes no state."""
 
     def move_w(self, search: Search, train: Sequence[Batch]) -> dict[str, Tensor]:
-        """One weight step on each training batch; logs the last one."""
+        """Do a weight step on each training batch; log the last one."""
         for batch in train:
             outcome = search.update_w(batch)
         return logs(outcome)
 
     def move_a(self, search: Search, train: Batch, val: Batch) -> dict[str, Tensor]:
-        """One architecture step along the hypergradient; nothing while the search warms up."""
+        """Do an architecture step along the hypergradient; nothing while the search warms up."""
         if search.warming:
             return {}
         found = self.hypergradient(search, train, val)

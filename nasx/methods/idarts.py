@@ -88,7 +88,7 @@ class IDarts(Alternating):
         return gamma * torch.stack([(1 - gamma * h) ** k for k in range(self.K + 1)]).sum(0)
 
     def series(self, search: Search, train: Batch, v: Tree, gamma: Number, K: int) -> tuple[Tree, Tree]:
-        """The Neumann sum s = sum over k = 0..K of (I - gamma H)^k v, and M s."""
+        """Compute the Neumann sum s = sum over k = 0..K of (I - gamma H)^k v, and M s."""
         difference = Difference(search, train, self.radius)
         products = difference if self.products == "difference" else Exact(search, train)
         s = u = v
@@ -111,7 +111,7 @@ class IDarts(Alternating):
         return Hypergradient(g, outcome, v, s)
 
     def error_bars(self, search: Search, train: Batch, v: Tree, direct: Tree, g: Tree, gamma: Number) -> None:
-        """Compare g with twice the terms, and with conjugate gradients in the place of the series."""
+        """Compare g with twice the terms, and with conjugate gradients instead of the series."""
         K, unprobed = max(2 * self.K, 1), replace(search, probe=None)
 
         def longer() -> Tree:
@@ -125,7 +125,7 @@ class IDarts(Alternating):
         search.compare("g-CG", g, solved, 1, CG_PRODUCTS + 2)
 
     def series_passes(self, K: int) -> tuple[int, int]:
-        """Forward and backward passes of a series of K products and of the mixed product."""
+        """Return the forward and backward passes of a series of K products and of the mixed product."""
         match self.products:
             case "exact":
                 return 1, K + 2
@@ -137,7 +137,7 @@ class IDarts(Alternating):
         return self.leak(search, train[-1], val) if self.release_leak else super().step(search, train, val)
 
     def leak(self, search: Search, train: Batch, val: Batch) -> dict[str, Tensor]:
-        """The released step of deviation 1: an architecture step, and w <- w - R (s - v) in the place of SGD."""
+        """Do the released step of deviation 1: an architecture step, and w <- w - R (s - v) instead of SGD."""
         found = self.hypergradient(search, train, val)
         search.descend_a(found.g)
         assert found.v is not None

@@ -69,7 +69,7 @@ class Alignment(NamedTuple):
 
 
 def cosine(g: Tensor) -> Alignment:
-    """Lambda of layer gradients g (L, D), eqs. 5 and 10."""
+    """Compute Lambda of layer gradients g (L, D), eqs. 5 and 10."""
     layers = g.shape[0]
     length = g.norm(dim=1, keepdim=True).clamp_min(torch.finfo(g.dtype).tiny ** 0.5)
     u = g / length
@@ -80,7 +80,7 @@ def cosine(g: Tensor) -> Alignment:
 
 
 def signed(g: Tensor) -> Alignment:
-    """Lambda+- of layer gradients g (L, D), eqs. 24-25."""
+    """Compute Lambda+- of layer gradients g (L, D), eqs. 24-25."""
     layers = g.shape[0]
     size = g.abs()
     inverse = (size @ size.T).clamp_min(torch.finfo(g.dtype).tiny).reciprocal()
@@ -110,7 +110,7 @@ class Lambda(Alternating):
 
     @property
     def cost(self) -> Cost:
-        """That of an epoch whose lambda is not 0."""
+        """Return the cost of a step in an epoch whose lambda is not 0."""
         if self.difference == "exact":
             return Cost(3, 4, 1)
         return Cost(3, 3, 1) if self.difference == "one_sided" and self.target == "inner" else Cost(4, 4, 1)
@@ -119,13 +119,13 @@ class Lambda(Alternating):
         return torch.zeros_like(h) if self.target == "inner" else None
 
     def coefficient(self, search: Search) -> Number:
-        """lambda of the current epoch."""
+        """Return lambda_e of the current epoch."""
         if self.schedule == "constant":
             return self.strength
         return self.strength * search.epoch / max(search.epochs - 1, 1)
 
     def align(self, search: Search, g: Tree) -> tuple[Tensor, Tree]:
-        """Alignment (mean over cell types) and Delta, as a tree like the mixture (zero outside the groups)."""
+        """Compute the alignment (), a mean over cell types, and Delta like the mixture (zero outside the groups)."""
         measure = cosine if self.alignment == "cosine" else signed
         delta = {k: torch.zeros_like(x) for k, x in g.items()}
         values = []
@@ -138,7 +138,7 @@ class Lambda(Alternating):
         return torch.stack(values).mean(), delta
 
     def penalty(self, search: Search, batch: Batch, mix: Tree, delta: Tree, base: Tree) -> Tree:
-        """d Lambda / d w by perturbing the mixture along Delta; `base` is d L1 / d w at `mix`."""
+        """Compute d Lambda / d w by perturbing the mixture along Delta; `base` is d L1 / d w at `mix`."""
         second = Second(lambda mix, w: search.problem.outcome(w, mix, batch).loss, mix, search.w)
         if self.difference == "exact":
             return second.exact(delta)

@@ -77,7 +77,7 @@ class Tse(Method):
         return Cost(2 * self.T, 2 * self.T, 2)
 
     def unrolled(self, search: Search, train: Sequence[Batch]) -> Tree:
-        """The summed architecture gradient of real weight steps on `train`, which are undone (bit for bit)."""
+        """Sum the architecture gradients over weight steps on `train`, which are undone bit for bit."""
         saved = search.save_w()
         total = {k: torch.zeros_like(x) for k, x in search.a.items()}
         for batch in train:
@@ -89,7 +89,7 @@ class Tse(Method):
         return total
 
     def exact(self, search: Search, train: Sequence[Batch]) -> Tree:
-        """The exact architecture gradient of the summed losses (eq. 13). Nothing moves."""
+        """Compute the exact architecture gradient of the summed losses (eq. 13). Changes no state."""
         w, buffers = detached(search.w, requires_grad=True), momentum_buffers(search)
         losses = []
         for i, batch in enumerate(train):
@@ -106,15 +106,15 @@ class Tse(Method):
 
 
 def momentum_buffers(search: Search) -> Tree:
-    """The momentum buffers of the weights, zeros before the first step."""
+    """Return the momentum buffers of the weights, zeros before the first step."""
     held = {k: search.w_opt.state.get(x, {}).get("momentum_buffer") for k, x in search.w.items()}
     return {k: torch.zeros_like(search.w[k]) if b is None else b for k, b in held.items()}
 
 
 def stepped(search: Search, w: Tree, g: Tree, buffers: Tree, rate: float) -> tuple[Tree, Tree]:
-    """Weights and momentum buffers after the search's weight step along g, as functions of w, g and the buffers.
+    """Return weights and momentum buffers after a weight step along g, as differentiable functions of w, g and buffers.
 
-    The same numbers as `Search.descend_w`, but differentiable. The buffers are 0 before the first step.
+    The numbers are those of `Search.descend_w`. The buffers are 0 before the first step.
     """
     group = search.w_opt.param_groups[0]
     scale = 1.0 if search.clip is None else (search.clip / (norm(g) + 1e-6)).clamp(max=1.0)

@@ -13,7 +13,7 @@ import torch
 
 from nasx.config import identity, instantiate, stages
 from nasx.core import distributed, metrics, versions
-from nasx.core.bilevel import Search, Selection, Tree, detached
+from nasx.core.bilevel import Search, Selection, Step, Tree, detached
 from nasx.data.batch_stream import hashed
 from nasx.diagnostics import verdict
 from nasx.diagnostics.recorder import Watch
@@ -21,7 +21,7 @@ from nasx.errors import UserError
 from nasx.searcher import cuda_graphs
 from nasx.searcher import stage as search_stage
 from nasx.searcher.branch import branch_state
-from nasx.searcher.loop import Loop, Step
+from nasx.searcher.loop import Loop
 from nasx.searcher.memory import Memory, Peak
 from nasx.searcher.optimizers import architecture_optimizer, weight_optimizer
 from nasx.searcher.problem import RelaxedProblem, weights
@@ -182,9 +182,9 @@ class SearchJob(Job):
         return self.space.discretize({k: x.detach().cpu() for k, x in mix.items()})
 
     def lookup(self, mix: Tree) -> Result | None:
-        return self.looked_up(self.genotype(mix))
+        return self.query(self.genotype(mix))
 
-    def looked_up(self, genotype: Any) -> Result | None:
+    def query(self, genotype: Any) -> Result | None:
         """Return the benchmark's numbers of a genotype; None if it has none."""
         score = self.benchmark.query(genotype)
         return None if score is None else score.as_record()
@@ -292,7 +292,7 @@ class SearchJob(Job):
         if self.limit is not None:
             mix, budget = self.limit.kept(mix)
             for each in filter(None, (budget["found"], budget["nearest"])):
-                each["lookup"] = self.looked_up(self.space.parse(each["genotype"]))
+                each["lookup"] = self.query(self.space.parse(each["genotype"]))
         genotype = self.genotype(mix)
         score = self.benchmark.query(genotype)
         found = None if score is None else score.as_record()

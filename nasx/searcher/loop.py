@@ -6,7 +6,7 @@ optimizers, stream positions, running means and counters. A stream is a function
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,11 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from nasx.core.batch import Batches
-from nasx.core.bilevel import Batch, Method, Search
+from nasx.core.bilevel import Method, Search, Step
 from nasx.core.meter import Meter, check_finite, refused
 from nasx.core.schedules import rate
-
-Step = Callable[[Search, Sequence[Batch], Batch], dict[str, Tensor]]
 
 
 def on_device_of(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> dict[str, Any]:
