@@ -48,10 +48,7 @@ def search(*overrides: Override, config_dir: str | None = None, **settings: obje
 
 
 def retrain(
-    architecture: str | os.PathLike[str] | Run,
-    *overrides: Override,
-    config_dir: str | None = None,
-    **settings: object,
+    architecture: str | os.PathLike[str] | Run, *overrides: Override, config_dir: str | None = None, **settings: object
 ) -> RetrainRun:
     """Train an architecture from scratch and test it; like `nasx retrain`.
 

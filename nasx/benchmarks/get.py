@@ -100,9 +100,7 @@ def bench_get(
     """
     if name not in OFFERS:
         raise UserError(
-            f"nasx bench get {name}",
-            "is not a table",
-            f"choose from {', '.join(OFFERS)}{did_you_mean(name, OFFERS)}",
+            f"nasx bench get {name}", "is not a table", f"choose from {', '.join(OFFERS)}{did_you_mean(name, OFFERS)}"
         )
     files = _wanted(name, devices, brought)
     if not files:

@@ -36,14 +36,7 @@ from nasx.errors import UserError, printable
 if TYPE_CHECKING:
     from nasx.auditing.findings import Finding
 
-OPTIONS = {
-    "quick": "false",
-    "seed": "0",
-    "seeds": "1",
-    "epochs": "6",
-    "out": "outputs/audit",
-    "allow": "",
-}
+OPTIONS = {"quick": "false", "seed": "0", "seeds": "1", "epochs": "6", "out": "outputs/audit", "allow": ""}
 BASE = ("experiment=quickstart",)
 SMALL = ("space.channels=4", "dataset.size=8", "search.batch=16")
 WIDE = ("space.channels=16", "dataset.size=8", "search.batch=2")

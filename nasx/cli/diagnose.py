@@ -25,17 +25,9 @@ from nasx.tracking import checkpoints, lineage, records, run_folder
 
 Row = dict[str, Any]
 SHOWN = (
-    "eigenvalue",
-    "alignment_train",
-    "alignment_val",
-    "signed_train",
-    "signed_val",
-    "entropy",
-    "saturation",
-    "change",
-    "moved",
-    "none_weight",
-)
+    "eigenvalue", "alignment_train", "alignment_val", "signed_train", "signed_val", "entropy", "saturation", "change",
+    "moved", "none_weight",
+)  # fmt: skip
 """Entries of one number, in the order of the printed columns."""
 
 

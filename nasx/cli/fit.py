@@ -51,15 +51,7 @@ if TYPE_CHECKING:
     from nasx.data.images import Folder
     from nasx.data.listing import Listing
 
-OPTIONS = {
-    "macs": "",
-    "params": "",
-    "latency": "",
-    "minutes": "",
-    "proxy": "",
-    "out": "model.onnx",
-    "runs": "outputs",
-}
+OPTIONS = {"macs": "", "params": "", "latency": "", "minutes": "", "proxy": "", "out": "model.onnx", "runs": "outputs"}
 SEARCH = ("method", "space", "dataset", "search", "budget", "benchmark", "stop")
 BOTH = ("seed", "device", "threads", "workers", "checkpoint_s", "deterministic", "allow", "engine", "logger", "quiet")
 RETRAIN = ("retrain",)

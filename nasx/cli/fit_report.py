@@ -42,12 +42,7 @@ def sides(found: Listing, sample: int) -> list[int]:
 
 
 def understood(
-    found: Listing,
-    source: Folder,
-    images: Images,
-    sides: Sequence[int],
-    split: Sequence[np.ndarray],
-    proxy: int | None,
+    found: Listing, source: Folder, images: Images, sides: Sequence[int], split: Sequence[np.ndarray], proxy: int | None
 ) -> None:
     """Print the classes of the images, their counts and sizes, how they are split, and the size for the search."""
     counts = np.bincount(images.train_y, minlength=len(images.classes))

@@ -78,11 +78,7 @@ def main(given: Sequence[str]) -> int:
     drawn, scored, searched = results
     chosen = [
         Chosen("optimum", float(accuracies.max()), "15,625 training runs"),
-        Chosen(
-            f"best of {CANDIDATES} random cells",
-            _found(drawn),
-            f"{CANDIDATES} training runs, {hours:.0f} GPU-h",
-        ),
+        Chosen(f"best of {CANDIDATES} random cells", _found(drawn), f"{CANDIDATES} training runs, {hours:.0f} GPU-h"),
         Chosen(f"best of {CANDIDATES} by SynFlow", _found(scored), f"{duration(scored['wall_s'])} on this CPU"),
         Chosen(
             "TSE-DrNAS search on digits",

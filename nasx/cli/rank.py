@@ -329,9 +329,7 @@ def recorded(folder: Path) -> dict[str, float]:
         scores = {str(cell): -math.inf if score is None else float(score) for cell, score, *_ in rows}
     except (TypeError, ValueError, AttributeError) as error:
         raise UserError(
-            str(folder / "result.json"),
-            f"its recorded scores cannot be read ({error})",
-            "rank a run created by nasx",
+            str(folder / "result.json"), f"its recorded scores cannot be read ({error})", "rank a run created by nasx"
         ) from error
     return {cell: -math.inf if math.isnan(score) else score for cell, score in scores.items()}
 

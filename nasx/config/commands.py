@@ -16,18 +16,8 @@ class Command(NamedTuple):
 
 
 GROUPS = (
-    "space",
-    "method",
-    "dataset",
-    "search",
-    "retrain",
-    "benchmark",
-    "engine",
-    "stages",
-    "stop",
-    "budget",
-    "logger",
-)
+    "space", "method", "dataset", "search", "retrain", "benchmark", "engine", "stages", "stop", "budget", "logger",
+)  # fmt: skip
 """Groups whose node is a component."""
 
 
@@ -59,27 +49,10 @@ HOMES = (
 """Modules of nasx whose classes `_target_` may name."""
 
 
-NON_IDENTITY_KEYS = frozenset(
-    {
-        "out",
-        "name",
-        "device",
-        "devices",
-        "threads",
-        "workers",
-        "checkpoint_s",
-        "allow",
-        "draw",
-        "quiet",
-        "profile",
-        "seeds_per_job",
-        "logger",
-        "launch",
-        "objective",
-        "hydra",
-        "then",
-    }
-)
+NON_IDENTITY_KEYS = frozenset({
+    "out", "name", "device", "devices", "threads", "workers", "checkpoint_s", "allow", "draw", "quiet", "profile",
+    "seeds_per_job", "logger", "launch", "objective", "hydra", "then",
+})  # fmt: skip
 """Keys that do not change the numbers of a run, and are not part of its identity."""
 NON_IDENTITY_SETTINGS = frozenset({"benchmark.devices", "engine.calibrate", "search.keep_every"})
 """Settings of groups that change no number of a run, or only its rounding; not part of its identity."""

@@ -26,9 +26,9 @@ def faults(cfg: Mapping[str, Any], command: str, benchmark: Any) -> Iterator[Use
 
 def recorded(cfg: Mapping[str, Any], command: str, benchmark: Any) -> Iterator[quantities.Quantity]:
     """The numbers that the run of a checked configuration records; of `nasx run then=auto` those of both its runs."""
-    kinds = {
-        "run": {"lookup": ["search"], "retrain": ["retrain"]}.get(cfg.get("then", ""), ["search", "retrain"]),
-    }.get(command, [command])
+    kinds = {"run": {"lookup": ["search"], "retrain": ["retrain"]}.get(cfg.get("then", ""), ["search", "retrain"])}.get(
+        command, [command]
+    )
     answers = (
         [
             f"{name}.{part}"

@@ -32,56 +32,15 @@ COLOURS = {
     "#eaeef2": "--grid",
 }
 """The project's colour -> CSS variable of the page."""
-_ELEMENTS = frozenset(
-    {
-        "svg",
-        "g",
-        "path",
-        "defs",
-        "use",
-        "text",
-        "tspan",
-        "rect",
-        "clipPath",
-        "image",
-        "polygon",
-        "ellipse",
-        "line",
-        "polyline",
-        "circle",
-    }
-)
-_ATTRIBUTES = frozenset(
-    {
-        "d",
-        "style",
-        "id",
-        "transform",
-        "x",
-        "y",
-        "width",
-        "height",
-        "clip-path",
-        "viewBox",
-        "points",
-        "fill",
-        "stroke",
-        "stroke-width",
-        "stroke-dasharray",
-        "cx",
-        "cy",
-        "rx",
-        "ry",
-        "text-anchor",
-        "font-size",
-        "font-style",
-        "baseline-shift",
-        "class",
-        "href",
-        "opacity",
-        "fill-opacity",
-    }
-)
+_ELEMENTS = frozenset({
+    "svg", "g", "path", "defs", "use", "text", "tspan", "rect", "clipPath", "image", "polygon", "ellipse", "line",
+    "polyline", "circle",
+})  # fmt: skip
+_ATTRIBUTES = frozenset({
+    "d", "style", "id", "transform", "x", "y", "width", "height", "clip-path", "viewBox", "points", "fill", "stroke",
+    "stroke-width", "stroke-dasharray", "cx", "cy", "rx", "ry", "text-anchor", "font-size", "font-style",
+    "baseline-shift", "class", "href", "opacity", "fill-opacity",
+})  # fmt: skip
 _SVG = "http://www.w3.org/2000/svg"
 _USED = re.compile(r"(?:^|url\()#([^)]+)")
 _NUMBER = re.compile(r"-?\d+\.\d{3,}")

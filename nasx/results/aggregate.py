@@ -24,20 +24,9 @@ from nasx.results import random_baseline
 from nasx.results.collect import rows_of
 
 KEYS = [
-    "kind",
-    "method",
-    "space",
-    "searched_on",
-    "dataset",
-    "protocol",
-    "search",
-    "recipe",
-    "retrain",
-    "labels",
-    "reduced",
-    "best_of",
-    "study",
-]
+    "kind", "method", "space", "searched_on", "dataset", "protocol", "search", "recipe", "retrain", "labels",
+    "reduced", "best_of", "study",
+]  # fmt: skip
 """Columns whose values split rows, in addition to the configuration."""
 CARRIED = ("overrides", "family", "folder", "experiment", "parent_overrides", "parent_folder")
 """Columns copied from the first run of a row."""

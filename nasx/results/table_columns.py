@@ -175,10 +175,7 @@ def sheets(table: pd.DataFrame, *, error: bool = False, group: Sequence[str] = (
     if told := [row for row in plain if row["supernet_perplexity_n"]]:
         made.append(
             _sheet(
-                "Searches on text",
-                told,
-                [measure_of("supernet_perplexity")],
-                f"perplexity of the supernet; {ranks}",
+                "Searches on text", told, [measure_of("supernet_perplexity")], f"perplexity of the supernet; {ranks}"
             )
         )
     if told := [row for row in retrained if not row["test_perplexity_n"]]:
@@ -216,10 +213,7 @@ def _standing(table: pd.DataFrame, datasets: Sequence[str]) -> list[Measure]:
     ]
     if not any(measure.name + "_mean" in table.columns for measure in found) and not devices:
         return []  # records of earlier versions
-    return [
-        *found,
-        *map(measure_of, ["macs", *devices]),
-    ]
+    return [*found, *map(measure_of, ["macs", *devices])]
 
 
 def _made(

@@ -60,21 +60,9 @@ RESULTS = {
 """Metrics in `describe`, in this order."""
 ROW = ["label", "selection", "searched_on", "recipe"]
 TEXT = [
-    "paper",
-    "place",
-    "label",
-    "method",
-    "variant",
-    "space",
-    "searched_on",
-    "dataset",
-    "metric",
-    "std_over",
-    "selection",
-    "protocol",
-    "recipe",
-    "note",
-]
+    "paper", "place", "label", "method", "variant", "space", "searched_on", "dataset", "metric", "std_over",
+    "selection", "protocol", "recipe", "note",
+]  # fmt: skip
 
 
 @lru_cache(maxsize=1)

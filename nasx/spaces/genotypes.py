@@ -160,9 +160,7 @@ def checked(text: str) -> str:
         raise UserError("genotype=''", "is empty", "give a genotype or the name of a published one")
     if len(text) > MAX_LENGTH:
         raise UserError(
-            "genotype",
-            f"{len(text)} characters are too many (at most {MAX_LENGTH})",
-            "give only the genotype",
+            "genotype", f"{len(text)} characters are too many (at most {MAX_LENGTH})", "give only the genotype"
         )
     return text
 
@@ -357,9 +355,7 @@ def _arch(text: str, offset: int) -> tuple[str, ...]:
             name, mark, number = word.partition("~")
             if not mark or number != str(source) or not name:
                 raise UserError(
-                    f"genotype, character {at + 1}",
-                    f"{_short(word)} should be an operation and ~{source}",
-                    NB201_FORM,
+                    f"genotype, character {at + 1}", f"{_short(word)} should be an operation and ~{source}", NB201_FORM
                 )
             out.append(name)
             at += len(word) + 1

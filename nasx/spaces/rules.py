@@ -16,21 +16,9 @@ from nasx.spaces.genotypes import NB201_EDGES, Cell
 Lists = tuple[tuple[str, ...], ...]
 
 IMAGES = [
-    "none",
-    "noise",
-    "max_pool_3x3",
-    "avg_pool_3x3",
-    "skip_connect",
-    "sep_conv_3x3",
-    "sep_conv_5x5",
-    "dil_conv_3x3",
-    "dil_conv_5x5",
-    "nor_conv_1x1",
-    "nor_conv_3x3",
-    "maxpool3x3",
-    "conv3x3-bn-relu",
-    "conv1x1-bn-relu",
-]
+    "none", "noise", "max_pool_3x3", "avg_pool_3x3", "skip_connect", "sep_conv_3x3", "sep_conv_5x5", "dil_conv_3x3",
+    "dil_conv_5x5", "nor_conv_1x1", "nor_conv_3x3", "maxpool3x3", "conv3x3-bn-relu", "conv1x1-bn-relu",
+]  # fmt: skip
 """The operations of operations.py in its order; `operations.operation` appends those of the user's own."""
 NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,60}", re.ASCII)
 TEXT = ("none", "tanh", "relu", "sigmoid", "identity")

@@ -145,17 +145,8 @@ def epoch_row(folder: Path, epoch: int | None) -> dict[str, Any]:
 
 
 PARENT_FIELDS = (
-    "name",
-    "choices",
-    "protocol",
-    "seed",
-    "overrides",
-    "labels",
-    "changed",
-    "family",
-    "identity",
-    "genotype",
-)
+    "name", "choices", "protocol", "seed", "overrides", "labels", "changed", "family", "identity", "genotype",
+)  # fmt: skip
 """Fields of a search's record that the record of a retraining contains."""
 
 

@@ -183,12 +183,7 @@ def session(cfg: Config, info: Config, kind: str = "search") -> Iterator[Session
     code = own_code.recorded(identity.identifying(cfg, kind))
     extra = {"kind": kind, "choices": dict(info["choices"]), "identity": identity.identity(cfg, kind)}
     if not distributed.is_main_process():
-        with (
-            prepared,
-            distributed.process_group(device),
-            environment.Signals() as signals,
-            progress.warnings_only(),
-        ):
+        with prepared, distributed.process_group(device), environment.Signals() as signals, progress.warnings_only():
             ctx = Session(run_folder.ReadOnlyRun(folder), device, cfg, info, signals, code=code)
             with out_of_memory_errors(ctx, kind), own_code_errors(ctx):
                 yield ctx
