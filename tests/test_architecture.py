@@ -79,8 +79,9 @@ def test_no_file_over_400_lines(path: Path) -> None:
     assert len(path.read_text(encoding="utf-8").splitlines()) <= 400
 
 
-def test_no_file_of_tests_over_400_lines() -> None:
-    lines = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in (ROOT / "tests").rglob("*.py")}
+@pytest.mark.parametrize("folder", ["tests", "scripts"])
+def test_no_other_file_over_400_lines(folder: str) -> None:
+    lines = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in (ROOT / folder).rglob("*.py")}
     assert [path for path, count in lines.items() if count > 400] == []
 
 

@@ -204,18 +204,18 @@ def test_a_part_that_breaks_stops_no_other(tmp_path: Path) -> None:
 
 def test_time_that_is_over_leaves_the_figures_so_far(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(runtime.REPO / "scripts"))
-    import gpu_once
+    import gpu_searches
 
-    report = gpu_once.Report(tmp_path / "gpu.json")
+    report = gpu_searches.Report(tmp_path / "gpu.json")
 
     def part() -> None:
-        with gpu_once.limited(0.2):
+        with gpu_searches.limited(0.2):
             report.add("speed", ms=1.0)
             with contextlib.suppress(Exception):  # on the way, faults are caught
                 while True:
                     pass
 
-    with pytest.raises(gpu_once.TimeUp):
+    with pytest.raises(gpu_searches.TimeUp):
         part()
     assert json.loads((tmp_path / "gpu.json").read_text(encoding="utf-8"))["parts"] == {"speed": [{"ms": 1.0}]}
 
