@@ -5,6 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import platform
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -122,3 +125,32 @@ def test_starts_of_a_foreign_record_are_borne(starts: Any, tmp_path: Path) -> No
     frame = collect.collect(tmp_path / "runs")
     assert len(frame) == 1
     assert "\x1b" not in str(frame["environments"][0]) + str(frame.attrs["notes"])
+
+
+FAULTS = """
+import resource, sys, torch
+from nasx.tracking import environment
+torch.set_num_threads(1)
+
+def work():
+    first = [torch.ones(1 << 20) for _ in range(20)]
+    return [x * 2 for x in first]
+
+with environment.prepared(torch.device("cpu"), threads=1, deterministic=False, seed=0):
+    work()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(3):
+        work()
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the system's allocator is not glibc's")
+@pytest.mark.parametrize(("chosen", "least", "most"), [({}, 0, 2000), ({"MALLOC_MMAP_MAX_": "65536"}, 50_000, 10**9)])
+def test_freed_memory_is_used_again_unless_the_user_set_the_allocator(
+    chosen: dict[str, str], least: int, most: int
+) -> None:
+    """Three rounds make and free 480 MB of tensors: 123,000 pages of 4 KiB that the system would clear again."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_", "LD_PRE"))}
+    done = subprocess.run([sys.executable, "-c", FAULTS], env=kept | chosen, capture_output=True, text=True, check=True)
+    assert least <= int(done.stdout) <= most

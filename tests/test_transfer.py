@@ -116,9 +116,9 @@ def test_an_impossible_target_is_reported_before_training(words: tuple[str, ...]
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["budget=macs"], "budget.target=0.5: is a fraction of the mean of a space, but the architecture is given"),
+        (["budget=macs"], "budget.target=0.5: is a fraction of the mean, but the architecture is given"),
         (["budget=macs", "budget.quantity=watts"], "budget.quantity=watts"),
-        (["budget=macs", "budget.target=20X"], "budget.target=20X: has the unknown unit 'X'"),
+        (["budget=macs", "budget.target=20X"], "unit 'X' for multiply-adds; write a number with k, M or G\n"),
         (["budget=latency", "budget.target=3ms"], "budget=latency: cannot choose the width of a network"),
         (["budget=macs", "budget.target=1M", "budget.layers=3"], "budget.layers=3: is read by a search only"),
         (["budget=params", "budget.target=1M", "budget.enforce=true"], "budget.enforce=True: is read by a search only"),

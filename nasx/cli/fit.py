@@ -153,9 +153,7 @@ def request(words: Sequence[str]) -> Request:
         faults.append(UserError(said, "cannot be combined", "give one of them"))
     for name in wanted:
         try:
-            amount, relative = budgets.target(options[name], name)
-            if relative:
-                raise UserError(name, "is a fraction of the mean, which is not known here", "give a number with a unit")
+            amount = budgets.target(options[name], name, absolute="which is not known here").amount
         except UserError as error:
             faults.append(UserError(f"{name}={options[name]}", error.fault, error.remedy))
     minutes = options["minutes"]

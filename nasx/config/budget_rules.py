@@ -31,17 +31,7 @@ def faults(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
         yield from _width(cfg, node)
         return
     if node["target"] != "???":
-        try:
-            target = budgets.target(node["target"], node["quantity"])
-        except UserError as error:
-            yield error
-        else:
-            if target.relative and count(cfg) > 1:
-                yield UserError(
-                    f"budget.target={node['target']}",
-                    "is a fraction of the mean, but the mean differs between stages",
-                    "give a number with a unit, such as 20M",
-                )
+        yield from _target(node, "but the mean differs between stages" if count(cfg) > 1 else "")
     if node["layers"] and kind == "nb1shot1" and node["layers"] % rules.STACKS:
         yield UserError(
             f"budget.layers={node['layers']}",
@@ -60,6 +50,13 @@ def faults(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
         )
     if node["quantity"] == "latency":
         yield from _latency(cfg, node)
+
+
+def _target(node: Mapping[str, Any], absolute: str) -> Iterator[UserError]:
+    try:
+        budgets.target(node["target"], node["quantity"], absolute=absolute)
+    except UserError as error:
+        yield error
 
 
 def _without_search(cfg: Mapping[str, Any], command: str) -> bool:
@@ -93,17 +90,7 @@ def _width(cfg: Mapping[str, Any], node: Mapping[str, Any]) -> Iterator[UserErro
             "use budget=macs or budget=params; nasx fit FOLDER latency=3ms times networks of several widths",
         )
         return
-    try:
-        target = budgets.target(node["target"], node["quantity"])
-    except UserError as error:
-        yield error
-    else:
-        if target.relative:
-            yield UserError(
-                f"budget.target={node['target']}",
-                "is a fraction of the mean of a space, but the architecture is given",
-                "give a number with a unit, such as budget.target=20M",
-            )
+    yield from _target(node, "but the architecture is given")
     for key, neutral in SEARCHED.items():
         if node[key] != neutral:
             yield UserError(

@@ -24,11 +24,16 @@ class Target(NamedTuple):
     relative: bool
 
 
-def target(value: float | str, quantity: str) -> Target:
-    """Read a target: `5M`, `3ms`, a number above 1, or a fraction of the mean in (0, 1]. Raises UserError."""
+def target(value: float | str, quantity: str, *, absolute: str = "") -> Target:
+    """Read a target: `5M`, `3ms`, a number above 1, or a fraction of the mean in (0, 1]. Raises UserError.
+
+    `absolute`: why a fraction of the mean is not allowed; empty: it is.
+    """
     units = UNITS[quantity]
     suffixes = [suffix for suffix in units if suffix]
-    write = f"write a number with {', '.join(suffixes[:-1])} or {suffixes[-1]}, or a fraction of the mean up to 1"
+    write = f"write a number with {', '.join(suffixes[:-1])} or {suffixes[-1]}"
+    if not absolute:
+        write += ", or a fraction of the mean up to 1"
     found = re.fullmatch(r"([0-9.]+(?:[eE][+-]?[0-9]+)?)\s*([A-Za-z]*)", str(value).strip())
     try:
         number = float(found[1]) if found else math.nan
@@ -40,7 +45,10 @@ def target(value: float | str, quantity: str) -> Target:
         raise UserError(f"budget.target={value}", f"has the unknown unit {found[2]!r} for {NAMES[quantity]}", write)
     if number <= 0:
         raise UserError(f"budget.target={value}", "is not above 0", write)
-    return Target(number * units[found[2]], relative=not found[2] and number <= 1)
+    relative = not found[2] and number <= 1
+    if relative and absolute:
+        raise UserError(f"budget.target={value}", f"is a fraction of the mean, {absolute}", write)
+    return Target(number * units[found[2]], relative)
 
 
 def text(amount: float, quantity: str) -> str:

@@ -13,7 +13,9 @@ flock. Windows has msvcrt.locking, with three differences:
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
+import functools
 import os
 import signal
 import sys
@@ -133,6 +135,38 @@ def physical_memory() -> int:
     if not hasattr(os, "sysconf"):
         return sys.maxsize
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+HEAP = 1 << 31
+"""Bytes of address space reserved for tensors in huge pages; memory is used only when it is written."""
+
+
+@functools.cache
+def keep_freed_memory() -> bool:
+    """Let glibc keep freed memory for the next tensors, in huge pages. Return whether it does; it does so once.
+
+    By default glibc returns large blocks to the system, which clears every page again for the next tensor. Nothing
+    changes on other systems, nor where the user has chosen an allocator or its settings.
+    """
+    if sys.platform != "linux" or any(
+        name.startswith(("MALLOC_", "LD_PRELOAD", "GLIBC_TUNABLES")) for name in os.environ
+    ):
+        return False
+    libc = ctypes.CDLL(None)
+    if not hasattr(libc, "gnu_get_libc_version"):
+        return False
+    trim_threshold, top_pad, mmap_max, hugepage = -1, -2, -4, 14  # M_ of malloc.h, MADV_HUGEPAGE of mman.h
+    sbrk, malloc = libc.sbrk, libc.malloc
+    sbrk.restype = malloc.restype = ctypes.c_void_p
+    sbrk.argtypes, malloc.argtypes, libc.free.argtypes = [ctypes.c_ssize_t], [ctypes.c_size_t], [ctypes.c_void_p]
+    libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    start = sbrk(0)
+    for setting, value in ((mmap_max, 0), (trim_threshold, -1), (top_pad, 1 << 26)):
+        libc.mallopt(setting, value)
+    libc.free(malloc(min(HEAP, physical_memory() // 8)))
+    first = -(-start // resource.getpagesize()) * resource.getpagesize()
+    libc.madvise(first, max(sbrk(0) - first, 0), hugepage)
+    return True
 
 
 def peak_memory_mb() -> float | None:

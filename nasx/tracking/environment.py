@@ -63,6 +63,8 @@ def prepared(
             torch.backends.cudnn.benchmark = True
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
         torch.manual_seed(seed)
+        if on.type == "cpu":
+            system.keep_freed_memory()
         if on.type == "cuda":
             if on.index is not None:
                 torch.cuda.set_device(on)  # streams and graphs open on the current device
