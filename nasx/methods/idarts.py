@@ -16,7 +16,7 @@ both spaces that it has code for.
 How the products are taken (`products`). The equation needs H u and M s; `exact` computes both by double backward. The
 released NAS-Bench-201 notebook does so for H, and takes M s as a central difference of step radius / ||v||, with the
 norm of v and not of s (`released`). `difference` has differences for both, of steps radius / ||u|| and radius / ||s||.
-On a smooth loss the three agree; on networks with relu they do not (docs/methods/README.md): on the released problem
+On a smooth loss the three agree; on networks with relu they do not (docs/methods/kinks.md): on the released problem
 of tests/parity the hypergradients of `exact` and `difference` have cosines of 0.75 and 0.51 to the released one. So the
 default on NAS-Bench-201 is `released`, whose published numbers it is to be compared with, and elsewhere, where there is
 no released code that runs (deviation 5), the paper's equation itself: `exact`.

@@ -14,7 +14,7 @@ perturbed in p-space (P leaves the simplex, as intended). The architecture step 
 by double backward. The released code has the central difference at eps0 = 1e-4, so that is the default. On networks
 with relu it is not the penalty's gradient: on a supernet of NAS-Bench-201 its cosine to `exact` is -0.03 before the
 first update and 0.08 after 60, and it is 40 and 17 times as long, since the jumps of the gradient at the kinks between
-the two probes count in full (docs/methods/README.md).
+the two probes count in full (docs/methods/kinks.md).
 
 Source: Movahedi, Adabinejad, Imani, Keshavarz, Dehghani, Shakery, Araabi (2023), eqs. 5-13, 24-25, appendix A.
 Cost per weight step: three passes (`central`), two (`one_sided`) or two with one backward pass more (`exact`); per
