@@ -129,7 +129,7 @@ def test_none_of_it_imports_torch(run: Path, words: tuple[str, ...], told: str) 
     assert "Traceback" not in said
 
 
-def test_a_parent_that_is_no_finished_search(run: Path) -> None:
+def test_a_parent_that_is_not_a_finished_search(run: Path) -> None:
     out = f"out={run.parent}"
     assert faults("from=one", out, "dataset=digits", command="retrain") == []
     record = json.loads((run / "result.json").read_text())

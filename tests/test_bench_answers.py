@@ -172,7 +172,9 @@ def test_records_of_earlier_versions_give_the_tables_that_they_gave(make: Callab
     assert "latency" not in text
 
 
-def test_test_accuracies_that_fill_has_added_stand_beside_the_papers(make: Callable[..., Path], tmp_path: Path) -> None:
+def test_test_accuracies_that_fill_has_added_stand_next_to_the_papers(
+    make: Callable[..., Path], tmp_path: Path
+) -> None:
     make("idarts", seed=0)
     ask = {"runs": str(make.root), "paper": "idarts", "format": "markdown"}  # type: ignore[attr-defined]
     assert "n/a: `nasx bench get nb201-test`" in table.main(ask)

@@ -86,7 +86,7 @@ def test_import_of_the_published_table_gives_the_published_numbers(tmp_path: Pat
     assert said(tmp_path, "bench", "query", "best_cifar10") == best, "the old table is still in place"
 
 
-def test_query_takes_strings_digits_and_names_and_tells_isomorphic_cells(tmp_path: Path) -> None:
+def test_query_takes_strings_digits_and_names_and_shows_isomorphic_cells(tmp_path: Path) -> None:
     text = "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|skip_connect~0|nor_conv_3x3~1|nor_conv_3x3~2|"
     assert (
         said(tmp_path, "bench", "query", text)
@@ -118,7 +118,7 @@ def test_query_takes_strings_digits_and_names_and_tells_isomorphic_cells(tmp_pat
         (["import", "nb101", "nowhere"], "nowhere"),
     ],
 )
-def test_faults_are_told_in_a_line(words: list[str], fault: str, tmp_path: Path) -> None:
+def test_faults_are_reported_in_a_line(words: list[str], fault: str, tmp_path: Path) -> None:
     done = call(tmp_path, "bench", *words)
     assert done.returncode == 2
     assert fault in done.stderr

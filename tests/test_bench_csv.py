@@ -139,7 +139,7 @@ def test_an_import_of_test_accuracies_leaves_the_rest_of_the_table(tmp_path: Pat
     assert cache.read_bytes() == content, "the same import changes nothing"
 
 
-def test_a_second_source_stands_beside_the_first(tmp_path: Path, cache: Path) -> None:
+def test_a_second_source_stands_next_to_the_first(tmp_path: Path, cache: Path) -> None:
     bench.bench_import("nb201", str(foreign_csv(tmp_path / "tests.csv")))
     bench.bench_import("nb201", str(full_csv(tmp_path / "seeds.csv.gz")))
     table = Nb201().table()
@@ -231,7 +231,7 @@ def test_public_table_gives_the_published_numbers(cache: Path) -> None:
                 assert ours.tolist() == [float(line[f"{prefix}{dataset}_{split}"]) for line in lines]
 
 
-def test_another_list_is_no_file_of_latencies(tmp_path: Path) -> None:
+def test_another_list_is_not_a_file_of_latencies(tmp_path: Path) -> None:
     import torch
 
     file = OFFERS[LATENCY].files[0]

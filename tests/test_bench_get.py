@@ -194,7 +194,7 @@ def test_another_file_is_refused_before_it_is_downloaded(tests: bytes, server: S
 
 
 @pytest.mark.parametrize(("status", "said"), [(404, "answered 404"), (407, "answered 407"), (503, "answered 503")])
-def test_a_status_is_told(status: int, said: str, tests: bytes, server: Server, cache: Path) -> None:
+def test_a_status_is_reported(status: int, said: str, tests: bytes, server: Server, cache: Path) -> None:
     server.status = status
     with pytest.raises(UserError, match=rf"tests\.csv: {said}.*by hand.*from=FILE"):
         get.bench_get(TESTS)
@@ -216,7 +216,7 @@ def test_a_proxy_that_refuses(server: Server, monkeypatch: pytest.MonkeyPatch, c
     assert left(cache) == []
 
 
-def test_a_disk_that_is_too_small_is_told_before_the_download(
+def test_a_disk_that_is_too_small_is_reported_before_the_download(
     tests: bytes, server: Server, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = shutil.disk_usage(cache.parents[1])

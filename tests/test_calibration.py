@@ -251,7 +251,7 @@ def test_the_first_steps_of_every_method_are_those_without_a_rehearsal(method: s
     assert one["val"] == other["val"]
 
 
-def test_the_setting_is_no_part_of_the_identity_of_a_run() -> None:
+def test_the_setting_is_not_a_part_of_the_identity_of_a_run() -> None:
     from nasx.config import identity
 
     node = {"_target_": "nasx.config.settings.EngineSettings", "supernet": "fused"}

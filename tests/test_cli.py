@@ -311,7 +311,7 @@ def test_bench_gets_its_words(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 # -------------------------------------------------------------------------------------------------- list
-def test_list_tells_every_choice_with_a_line(tmp_path: Path) -> None:
+def test_list_shows_every_choice_with_a_line(tmp_path: Path) -> None:
     from nasx.config import paths
 
     for kind, group in listing.KINDS.items():
@@ -329,7 +329,7 @@ def test_list_tells_every_choice_with_a_line(tmp_path: Path) -> None:
 
 # -------------------------------------------------------------------------------------------------- other places
 @pytest.mark.parametrize("words", [["list"], ["table", "paper=lambda"]])
-def test_a_locale_without_our_signs_is_no_fault(words: list[str], tmp_path: Path) -> None:
+def test_a_locale_without_our_characters_is_not_an_error(words: list[str], tmp_path: Path) -> None:
     whole = call(tmp_path, *words)
     done = call(tmp_path, *words, LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0", PYTHONIOENCODING="ascii")
     assert done.returncode == 0, done.stderr

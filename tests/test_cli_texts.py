@@ -63,7 +63,7 @@ def test_a_name_may_look_like_a_number_or_have_any_letters(key: str, text: str) 
     ],
 )
 @pytest.mark.parametrize("command", [["retrain"], ["study", "study=transfer"]])
-def test_a_text_that_is_no_genotype_is_told_before_anything_is_imported_or_made(
+def test_a_text_that_is_not_a_genotype_is_reported_before_anything_is_imported_or_made(
     command: list[str], words: list[str], place: str, remedy: str, tmp_path: Path
 ) -> None:
     (tmp_path / "held.txt").write_text("DARTS_V2", encoding="utf-8")

@@ -91,7 +91,7 @@ def test_a_retraining_has_the_method_of_its_search_wherever_that_is(make):
     assert [rows[str(named)][key] for key in ("method", "search")] == ["", ""]
 
 
-def test_of_two_searches_of_one_name_a_retraining_belongs_to_that_beside_it(make, tmp_path):
+def test_of_two_searches_of_one_name_a_retraining_belongs_to_that_next_to_it(make, tmp_path):
     for method in ("darts", "random"):
         for folder in (make(method, name="mine"), retrained(make, "mine", 0.9, identity="same", started=method)):
             (tmp_path / "runs" / method).mkdir(exist_ok=True)
@@ -132,7 +132,7 @@ def test_what_makes_a_run_smaller_is_marked(make, changed, reduced):
     assert list(collect(make.root)["reduced"]) == [reduced]
 
 
-def test_a_size_of_ones_own_images_is_no_reduction(make):
+def test_a_size_of_ones_own_images_is_not_a_reduction(make):
     """null is their own size there, which may be smaller."""
     make(changed={"dataset.size": [None, 32]}, choices={"dataset": "folder"}, reduced=None)
     assert list(collect(make.root)["reduced"]) == [False]
@@ -144,6 +144,6 @@ def test_cost_counts_every_device_and_a_share_of_what_runs_together_take(make):
     assert list(collect(make.root)["cost_s"]) == [40.0, 2.0]
 
 
-def test_of_a_key_given_twice_the_last_one_is_told(make):
+def test_of_a_key_given_twice_the_last_one_is_reported(make):
     make(overrides=["search.epochs=2", "seed=0", "search.epochs=1"])
     assert list(collect(make.root)["overrides"]) == [("search.epochs=1",)]

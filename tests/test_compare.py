@@ -199,7 +199,7 @@ def test_a_copy_is_a_shared_run_and_a_run_done_again_is_none(make, tmp_path, cap
     assert "no setting differs except the seed" in capsys.readouterr().out
 
 
-def test_configurations_that_are_not_there_are_not_called_alike(make, capsys):
+def test_missing_configurations_are_not_called_equal(make, capsys):
     for seed in (0, 1):
         make("darts", seed)
         folder = make("random", seed)
@@ -252,7 +252,7 @@ def test_searches_without_a_look_up_ask_for_a_metric(make, capsys):
     assert "B is 9.00 s below A" in capsys.readouterr().out
 
 
-def test_differences_are_told_only_where_groups_differ(make):
+def test_differences_are_reported_only_where_groups_differ(make):
     one = [str(make(settings={"search": {"lr": lr}, "a": 1, "out": None})) for lr in (1, 2)]
     other = [str(make(settings={"search": {"lr": 1}, "a": 1}))]
     assert differences.rows([one, other]) == [("out", ("null", "(none)")), ("search.lr", ("1 / 2", "1"))]
@@ -294,7 +294,7 @@ def test_retrainings_of_one_search_are_one_value(make, capsys):
     assert row["n"] == 10
 
 
-def test_one_cell_against_one_cell_tells_of_these_alone(make, capsys):
+def test_one_cell_against_one_cell_compares_only_these(make, capsys):
     searched(make, "darts", 1, 3, 0.968)
     searched(make, "random", 1, 3, 0.970)
     compare.main(["kind=retrain,method=random", "kind=retrain,method=darts"])
@@ -326,7 +326,7 @@ def test_a_run_of_two_studies_counts_once(make, capsys):
 
 
 # ------------------------------------------------------------------------------------------------ beside random
-def test_a_table_sets_searches_beside_random_ones(make):
+def test_a_table_sets_searches_next_to_random_ones(make):
     for seed in (0, 1, 2):
         make("darts", seed, 80 + seed, verdict={"collapsed": seed == 0, "not_converged": True})
         make("random", seed, 90 + seed)
@@ -365,7 +365,7 @@ def test_random_runs_that_choose_by_their_files_are_no_baseline(make):
         {"choices": {"retrain": "other"}},
     ],
 )
-def test_a_retraining_stands_beside_random_ones_of_the_same_recipe_only(make, other):
+def test_a_retraining_stands_next_to_random_ones_of_the_same_recipe_only(make, other):
     searched(make, "random", 3, 1, 0.96, settings={"retrain": {"epochs": 600}} if "settings" in other else None)
     searched(make, "darts", 3, 1, 0.97, settings={"retrain": {"epochs": 600}} if "settings" in other else None)
     searched(make, "gdas", 3, 1, 0.60, **other)
@@ -375,7 +375,7 @@ def test_a_retraining_stands_beside_random_ones_of_the_same_recipe_only(make, ot
     assert told["gdas"] == ("chosen cell" if "labels" in other else "")
 
 
-def test_one_cell_is_not_tested_and_a_missing_measure_is_no_want_of_runs(make):
+def test_one_cell_is_not_tested_and_a_missing_metric_is_not_a_lack_of_runs(make):
     searched(make, "random", 3, 1, 0.96)
     searched(make, "darts", 1, 4, 0.97)
     table = summary(collect("outputs"), reference=False).set_index(["kind", "method"])

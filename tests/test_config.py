@@ -220,7 +220,7 @@ def test_a_pair_can_be_left_out(folder: Path) -> None:
 
 
 # -------------------------------------------------------------------------------------------------- faults
-def test_all_faults_are_told_at_once() -> None:
+def test_all_faults_are_reported_at_once() -> None:
     found = faults(
         "method.ordr=2", "search.epochs=-1", "methd.lr=3", "dataset=digit", "+search.lrr=1", "epochs=3", "lr"
     )

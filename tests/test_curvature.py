@@ -79,7 +79,7 @@ def test_where_lanczos_does_not_converge_the_whole_hessian_is_taken(monkeypatch:
     assert found.solver == "dense"
 
 
-def test_a_hessian_that_is_not_finite_is_no_fault() -> None:
+def test_a_hessian_that_is_not_finite_is_not_an_error() -> None:
     class Broken(toy.Quadratic):
         def value(self, w: Tree, mix: Tree, batch) -> torch.Tensor:
             return (mix["a"] * float("nan")).square().sum()

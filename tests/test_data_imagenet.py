@@ -239,7 +239,7 @@ def test_a_damaged_image_is_named(here: Path, workers: int) -> None:
         batches(opened, 4)
 
 
-def test_a_worker_that_dies_is_told(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_that_dies_is_reported(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decoded.Views, "__getitem__", lambda self, keys: os.kill(os.getpid(), signal.SIGKILL))
     with pytest.raises(UserError, match=r"workers=1: a worker process died .*; lower workers"):
         batches(ImageNet(**SMALL).open("cpu", workers=1), 1)

@@ -93,7 +93,7 @@ def test_an_empty_part_is_refused() -> None:
         splits(7, Digits(fraction=0.01), seed=0)
 
 
-def test_classes_split_each_class_alike() -> None:
+def test_classes_are_split_in_the_same_proportion() -> None:
     """PC-DARTS' samples of ImageNet: 10 % and 2.5 % of each class, disjoint."""
     y = np.random.RandomState(0).permutation(np.repeat(np.arange(5), 80))
 

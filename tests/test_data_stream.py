@@ -88,7 +88,7 @@ def test_faults() -> None:
         stream(index=np.array([], np.int64))
 
 
-def test_a_batch_that_is_larger_than_the_set_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_that_is_larger_than_the_set_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
     monkeypatch.setattr(logging.getLogger("nasx"), "warning", lambda text, *given: told.append(text % given))
     Order(np.arange(23), batch=23, seed=0, name="w")

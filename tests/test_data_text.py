@@ -50,7 +50,7 @@ def test_looks_in_the_usual_places(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert Ptb(path=str(tmp_path / "mine")).folder() == tmp_path / "mine"
 
 
-def test_missing_files_are_told_with_places_and_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_files_are_reported_with_places_and_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NASX_DATA", str(tmp_path))
     with pytest.raises(UserError, match=r"no files found; looked at .*ptb.*train\.txt, valid\.txt and test\.txt"):
         Ptb().check()
@@ -61,7 +61,7 @@ def test_missing_files_are_told_with_places_and_remedy(tmp_path: Path, monkeypat
 
 
 @pytest.mark.parametrize(("content", "fault"), [(b"", "is empty"), (b"caf\xe9\n", "not UTF-8 text")])
-def test_damaged_files_are_told(tmp_path: Path, content: bytes, fault: str) -> None:
+def test_damaged_files_are_reported(tmp_path: Path, content: bytes, fault: str) -> None:
     (files(tmp_path) / "train.txt").write_bytes(content)
     with pytest.raises(UserError, match=fault):
         Ptb(path=str(tmp_path)).load()
@@ -137,7 +137,7 @@ def value(batch: Any) -> Tensor | None:
     return state_kwargs(batch)["state"]
 
 
-def test_a_state_goes_from_each_batch_to_the_next_and_passes_start_anew() -> None:
+def test_a_state_goes_from_each_batch_to_the_next_and_passes_start_again() -> None:
     stream = segments()
     for i in range(20):
         batch = next(stream)
@@ -216,6 +216,6 @@ def test_evaluation_reads_a_part_once_in_even_segments(batch: int) -> None:
         assert {s.x.shape[1] for s in taken[:-1]} <= {7}
 
 
-def test_a_set_that_is_too_small_is_told_before_it_is_read() -> None:
+def test_a_set_that_is_too_small_is_reported_before_it_is_read() -> None:
     with pytest.raises(UserError, match="batch=16"):
         opened().ordered("test", batch=16)

@@ -48,7 +48,7 @@ def test_a_trial_of_the_wrong_kind_and_a_typo_are_named() -> None:
     assert "cannot be profiled" in faults("debug=profiler", "seeds_per_job=2", "dataset=digits")[0]
 
 
-def test_profiling_is_no_part_of_a_runs_identity() -> None:
+def test_profiling_is_not_a_part_of_a_runs_identity() -> None:
     plain, profiled = (composed("search", "dataset=digits", *more)[0] for more in ([], ["debug=profiler"]))
     assert (plain["profile"], profiled["profile"]) == (0, 3)
     assert identity.identity(plain) == identity.identity(profiled)

@@ -149,7 +149,7 @@ def of(method: Method) -> Any:
 
 
 @pytest.mark.parametrize("name", TRAINING)
-def test_every_method_is_told_of_completely_and_takes_the_same_path(name: str) -> None:
+def test_every_method_is_described_completely_and_takes_the_same_path(name: str) -> None:
     method, space = BUILT[name], SPACES["nb201"]
     ends = []
     for steps in (0, 1):

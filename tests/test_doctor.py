@@ -74,7 +74,7 @@ def test_what_every_search_needs_is_a_fault_with_its_remedy(words: list[str], fa
 
 
 # --------------------------------------------------------------------------------------------- where runs go
-def test_a_folder_that_cannot_be_written_or_locked_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_cannot_be_written_or_locked_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuses(*_: object, **__: object) -> None:
         raise OSError(37, "No locks available")
 
@@ -88,13 +88,13 @@ def test_a_folder_that_cannot_be_written_or_locked_is_told(tmp_path: Path, monke
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_a_read_only_folder_is_told(tmp_path: Path) -> None:
+def test_a_read_only_folder_is_reported(tmp_path: Path) -> None:
     (tmp_path / "locked").mkdir(mode=0o500)
     with pytest.raises(UserError, match="is not writable"):
         pairs(doctor.writes(tmp_path / "locked" / "runs"))
 
 
-def test_little_space_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_little_space_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = doctor.shutil.disk_usage(tmp_path)
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: whole._replace(free=50 * 2**20))
     with pytest.raises(UserError, match="only 50 MiB are free; free some space"):
@@ -120,7 +120,7 @@ def test_a_wrong_hypergradient_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> No
         pairs(doctor.closed_form("cpu"))
 
 
-def test_a_bug_in_a_part_is_told_with_the_others(
+def test_a_bug_in_a_part_is_reported_with_the_others(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def breaks(*_: object) -> None:

@@ -61,7 +61,7 @@ def test_settings_of_text_too() -> None:
     assert found[0].startswith("space.operations=[tanh,sin]: sin is not an operation; choose from none, tanh,")
 
 
-def test_a_sweep_tells_each_value() -> None:
+def test_a_sweep_shows_each_value() -> None:
     found = faults("--multirun", "space=nb1shot1_1", "space.layers=1,3,4", "dataset=digits")
     assert [line.partition(":")[0] for line in found] == ["space.layers=1", "space.layers=4"]
 
@@ -171,7 +171,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[s
         ("class Min: pass\n", "own_for_test.imp has no class Mine; it has Min (did you mean Min?)"),
     ],
 )
-def test_a_users_class_that_is_no_method(own: Callable[[str], list[str]], source: str, told: str) -> None:
+def test_a_users_class_that_is_not_a_method(own: Callable[[str], list[str]], source: str, told: str) -> None:
     found = own(source)
     assert len(found) == 1
     assert told in found[0]

@@ -96,7 +96,7 @@ def test_a_cell_of_other_images_is_said_to_be_of_the_benchmarks(capsys: pytest.C
     assert said in shown(capsys, old)
 
 
-def test_a_restricted_space_is_told_how_many_it_is_ranked_among(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_restricted_space_states_how_many_cells_it_is_ranked_among(capsys: pytest.CaptureFixture[str]) -> None:
     edges = (("skip_connect", "nor_conv_1x1", "nor_conv_3x3"),) * 6
     worst = 5**5 + 5**4 + 5**3 + 5**2 + 5 + 1
     text = shown(capsys, record(worst, edges))

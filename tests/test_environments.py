@@ -79,7 +79,7 @@ def test_a_session_leaves_nothing_for_the_next_one(tmp_path: Path) -> None:
         assert settings() == whole
 
 
-def test_a_resume_in_another_environment_is_told_recorded_and_marked(
+def test_a_resume_in_another_environment_is_reported_recorded_and_marked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = jobs.Job(tmp_path, *WORDS, "threads=1")

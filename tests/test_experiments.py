@@ -304,7 +304,7 @@ def finish(
         )
 
 
-def test_finished_runs_stand_beside_the_rows_that_their_experiments_name_and_no_others(tmp_path: Path) -> None:
+def test_finished_runs_stand_next_to_the_rows_that_their_experiments_name_and_no_others(tmp_path: Path) -> None:
     """One run for each way in which a file's rows are computed, of all files together."""
     loader, ways = preflight.make_loader(), []
     for name, head in HEADS.items():

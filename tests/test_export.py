@@ -150,7 +150,7 @@ def test_other_images_and_splits(here: Path, tmp_path: Path, capsys: pytest.Capt
         assert int(found["correct"]) == int((best == images.test_y[:50]).sum())
 
 
-def test_onnx_and_torch_export_answer_alike(here: Path, tmp_path: Path) -> None:
+def test_onnx_and_torch_export_give_equal_outputs(here: Path, tmp_path: Path) -> None:
     runtime, onnx = pytest.importorskip("onnxruntime"), pytest.importorskip("onnx")
     pytest.importorskip("onnxscript")
     for format_ in ("safetensors", "onnx", "torch"):

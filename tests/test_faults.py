@@ -108,7 +108,7 @@ def test_a_disk_that_is_full_costs_nothing(disk: Path, whole: Path) -> None:
     ends(disk, whole)
 
 
-def test_a_log_on_a_full_disk_is_no_fault_of_its_own(
+def test_a_log_on_a_full_disk_does_not_stop_a_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(files, "stream", lambda path: os.fdopen(os.open("/dev/full", os.O_WRONLY), "w"))
@@ -122,7 +122,7 @@ def no_file_over(size: int) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
 
-def test_a_limit_of_file_sizes_is_told(tmp_path: Path, whole: Path) -> None:
+def test_a_limit_of_file_sizes_is_reported(tmp_path: Path, whole: Path) -> None:
     done = jobs.nasx(tmp_path, *WORDS, prepare=partial(no_file_over, 50_000))
     assert done.code == 2, done
     assert "cannot be written (File too large); raise the file size limit (ulimit -f)" in done.err

@@ -179,7 +179,7 @@ def test_jobs_of_run_may_share_a_search_and_not_all(tmp_path: Path, monkeypatch:
     assert any("would share the run folder outputs/x-retrain" in line for line in found), found
 
 
-def test_a_folder_of_another_configuration_is_told_before_the_first_job(
+def test_a_folder_of_another_configuration_is_reported_before_the_first_job(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

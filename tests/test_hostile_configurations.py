@@ -130,12 +130,12 @@ def test_a_list_and_a_help_are_shown_all_the_same(data: bytes, here: Path) -> No
 
 # -------------------------------------------------------------------------------------------------- names
 @pytest.mark.parametrize("name", ["../x", "../../etc/x", "/etc/x", "a/b", "..", ".", ".hidden", "a\\b", "a b"])
-def test_a_runs_name_is_no_path(name: str, here: Path) -> None:
+def test_a_runs_name_is_not_a_path(name: str, here: Path) -> None:
     quoted = json.dumps(name)
     assert any("name=" in line for line in faults(f"name={quoted}", "dataset=digits"))
 
 
-def test_a_name_in_a_foreign_record_is_no_path(here: Path) -> None:
+def test_a_name_in_a_foreign_record_is_not_a_path(here: Path) -> None:
     """Records and configurations name folders (parent, name, path); none is followed to write."""
     record = {**SAMPLES[0][0], "name": "../../outside", "parent": "../../outside", "kind": "search"}
     write_run(here, [record, SAMPLES[0][1], {**SAMPLES[0][2], "out": "../../outside"}])

@@ -51,7 +51,7 @@ def shell(folder: Path, line: str, code: str = MAIN, **env: str) -> subprocess.C
 
 # --------------------------------------------------------------------------------------------------- streams
 @pytest.mark.parametrize("words", [SEARCH, "list experiments"])
-def test_a_reader_that_went_away_is_no_fault(words: str, run: Path) -> None:  # noqa: F811
+def test_a_closed_pipe_is_not_an_error(words: str, run: Path) -> None:  # noqa: F811
     done = shell(run.parent, f"nasx {words} | true; exit ${{PIPESTATUS[0]}}")
     assert (done.returncode, done.stderr) == (0, "")
 
@@ -66,7 +66,7 @@ def test_work_goes_on_when_its_reader_went_away(pipe: str, unbuffered: str, tmp_
     assert (tmp_path / "ended").exists()
 
 
-def test_output_that_is_lost_is_told_and_work_is_not(run: Path) -> None:  # noqa: F811
+def test_output_that_is_lost_is_reported_and_work_is_not(run: Path) -> None:  # noqa: F811
     for words in ("list", SEARCH):
         done = shell(run.parent, f"nasx {words} > /dev/full")
         assert done.returncode == 2
@@ -123,7 +123,7 @@ def test_what_the_system_can_do_is_one_line(
 @pytest.mark.parametrize(
     "error", [ValueError("a bug"), ImportError("cannot import name 'x'", name="nasx.jobs.search"), KeyError("x")]
 )
-def test_a_bug_is_no_fault_of_the_system(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bug_is_not_an_error_of_the_system(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(words: list[str]) -> int:
         raise error
 

@@ -95,7 +95,7 @@ def test_a_sweepers_own_settings_are_examined_like_the_line(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("launcher", ["slurm", "ray", "joblib", "local"])
-def test_a_launcher_that_is_not_installed_is_told_with_the_command(launcher: str, tmp_path: Path) -> None:
+def test_a_launcher_that_is_not_installed_is_reported_with_the_command(launcher: str, tmp_path: Path) -> None:
     done = call(tmp_path, WITHOUT_PLUGINS, "search", *SWEEP, f"launch={launcher}")
     extra = "slurm" if launcher == "local" else launcher
     assert done.returncode == 2
@@ -128,7 +128,7 @@ def test_a_launcher_nobody_knows() -> None:
     assert sweeps.missing_plugin("Could not find 'space/nope'") is None
 
 
-def test_how_a_sweep_runs_is_no_part_of_a_run() -> None:
+def test_how_a_sweep_runs_is_not_a_part_of_a_run() -> None:
     plain, choices = composed("search", "dataset=digits")
     for words in (["launch=slurm"], ["launch=joblib", "objective=wall_s"], ["experiment=tune_arch_lr"]):
         other, chosen = composed("search", "dataset=digits", *words)
@@ -184,7 +184,7 @@ def test_an_objective_is_a_number_of_the_record() -> None:
             sweeps.objective(record, path)
 
 
-def test_a_summary_tells_jobs_that_died_without_a_word(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_summary_shows_jobs_that_died_without_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sweep_log.record_job(tmp_path / "job-0.json", ["seed=0"], ended=True)
     sweep_log.record_job(tmp_path / "job-1.json", ["seed=1"], ended=True, fault="seed=1: brings bad luck")
     assert sweep_log.summary(tmp_path, UserError("seed=1", "brings bad luck")) == 1

@@ -138,7 +138,7 @@ def test_defaults_never_stand_in_for_a_parents_settings(
             reader(line)
 
 
-def test_a_folder_of_something_else_is_no_parent(tmp_path: Path) -> None:
+def test_a_folder_of_something_else_is_not_a_parent(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=f"from={tmp_path}: .* is not a folder of a run; name a folder created by nasx"):
         lineage.parent(str(tmp_path), "outputs")
 

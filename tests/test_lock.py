@@ -34,7 +34,7 @@ with run_folder.Run(Path(sys.argv[1]), {"seed": 0}, {}) as run:
 
 
 # ----------------------------------------------------------------------------------------------- on one host
-def test_a_second_process_is_told_who_is_running(tmp_path: Path, holder: subprocess.Popen[str]) -> None:
+def test_a_second_process_reports_who_is_running(tmp_path: Path, holder: subprocess.Popen[str]) -> None:
     with pytest.raises(UserError, match=rf"is in use by process {holder.pid} on \S+; wait for it, or stop it"):
         run_folder.Run(tmp_path / "run", {"seed": 0}, {})
 
@@ -65,7 +65,7 @@ def test_a_forked_worker_does_not_keep_the_lock_of_a_killed_holder(tmp_path: Pat
             os.kill(worker, 9)
 
 
-def test_a_lock_file_that_may_not_be_opened_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lock_file_that_may_not_be_opened_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = os.open
 
     def refuses(path: Any, *rest: Any, **named: Any) -> int:
@@ -78,7 +78,7 @@ def test_a_lock_file_that_may_not_be_opened_is_told(tmp_path: Path, monkeypatch:
         run_folder.Run(tmp_path / "run", {"seed": 0}, {})
 
 
-def test_a_file_system_without_locks_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_system_without_locks_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuses(*_: object, **__: object) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
@@ -188,7 +188,7 @@ def test_a_sleeper_that_was_taken_over_writes_no_more(
         assert run.rows() == [{"epoch": 7}]
 
 
-def test_a_fresh_beat_elsewhere_is_told_and_an_old_one_is_not(tmp_path: Path) -> None:
+def test_a_fresh_beat_elsewhere_is_reported_and_an_old_one_is_not(tmp_path: Path) -> None:
     (tmp_path / "lock").write_text("process 7 on far\nelsewhere 0\n")
     assert lock.holder(tmp_path) == "process 7 on far"
     os.utime(tmp_path / "lock", (time.time() - 100, time.time() - 100))

@@ -49,7 +49,7 @@ def test_a_missing_package_is_named_with_its_extra(made, package, monkeypatch):
         made.check()
 
 
-def test_a_run_tells_each_row_it_has_written(tmp_path):
+def test_a_run_shows_each_row_it_has_written(tmp_path):
     with run_folder.Run(tmp_path / "a", {}, {}) as run:
         seen = []
         run.on_row = lambda row: seen.append((row, len(run.rows())))
@@ -68,7 +68,7 @@ class Fake(SimpleNamespace):
         self.ended = True
 
 
-def test_wandb_is_told_offline_and_under_the_runs_name(tmp_path, monkeypatch):
+def test_wandb_starts_offline_and_under_the_runs_name(tmp_path, monkeypatch):
     fake = Fake()
     monkeypatch.setitem(sys.modules, "wandb", fake)
     sink = loggers.Wandb().open(tmp_path / "run-s0", {"seed": 0})
@@ -86,7 +86,7 @@ def test_without_rows_nothing_is_written(made, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_the_logger_is_no_part_of_a_runs_identity():
+def test_the_logger_is_not_a_part_of_a_runs_identity():
     assert identity.identity({"seed": 0, "logger": {"_target_": "a"}}) == identity.identity({"seed": 0})
 
 

@@ -209,7 +209,7 @@ def test_one_cell_has_nothing_to_align() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_cell_without_gradient_is_no_nan(kind: str) -> None:
+def test_a_cell_without_gradient_is_not_nan(kind: str) -> None:
     search = toy.search(toy.Alignment())
     g = {"a": toy.real([[1.0, 2.0, 0, -1.0], [0.0] * 4, [0.5, 0, 1.0, 1.0]]).reshape(3, 1, 4)}
     value, delta = Lambda(alignment=kind).align(search, g)  # type: ignore[arg-type]

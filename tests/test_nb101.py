@@ -188,7 +188,7 @@ def test_pruning_drops_what_computes_nothing() -> None:
         ([[0, 1, 0], [0, 0, 1], [0, 0, 0]], ("input", "x", "output")),
     ],
 )
-def test_what_is_no_cell_is_refused(matrix: Matrix, labels: tuple[str, ...]) -> None:
+def test_what_is_not_a_cell_is_refused(matrix: Matrix, labels: tuple[str, ...]) -> None:
     with pytest.raises(ValueError):
         prune(matrix, labels)
 
@@ -300,7 +300,7 @@ def test_all_budgets_and_more_graphs_than_the_first_arrays_hold(tmp_path: Path) 
             np.testing.assert_allclose(table.repeats(row, epochs), np.array(expected) * 100, atol=1e-12)
 
 
-def test_keys_with_one_high_half_are_told_apart() -> None:
+def test_keys_with_one_high_half_are_distinguished() -> None:
     high, low = np.array([1, 5, 5, 5, 9], np.uint64), np.array([0, 7, 3, 8, 0], np.uint64)
     table = Table({}, (108,), high, low, np.zeros((5, 1, 3, 2), np.float32), np.zeros(5), np.zeros(5))
     assert [table.row(f"{h:016x}{k:016x}") for h, k in ((5, 7), (5, 3), (5, 8), (5, 4), (9, 0), (2, 0))] == [

@@ -71,7 +71,7 @@ def test_code_is_a_bijection_onto_all_rows() -> None:
         BEST.replace("|+|", "|+", 1),
     ],
 )
-def test_other_text_is_no_cell(text: str, embedded: Nb201) -> None:
+def test_other_text_is_not_a_cell(text: str, embedded: Nb201) -> None:
     with pytest.raises(UserError, match="not a NAS-Bench-201 cell"):
         cell_code(text)
     assert embedded.query(text) is None

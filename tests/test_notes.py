@@ -35,7 +35,7 @@ def sweep(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_killed_sweep_is_told_with_what_goes_on(sweep: Path, tmp_path: Path) -> None:
+def test_a_killed_sweep_is_reported_with_what_goes_on(sweep: Path, tmp_path: Path) -> None:
     assert list(status.sweeps(tmp_path, NOW)) == [
         "sweep of 5 jobs, stopped: 1 done, 1 failed, 1 stopped, 2 waiting; the same command goes on:",
         "  nasx search --multirun seed=0,1,2,3",
@@ -43,7 +43,7 @@ def test_a_killed_sweep_is_told_with_what_goes_on(sweep: Path, tmp_path: Path) -
     ]
 
 
-def test_a_sweep_that_works_tells_what_is_left(sweep: Path, tmp_path: Path) -> None:
+def test_a_sweep_that_works_shows_what_is_left(sweep: Path, tmp_path: Path) -> None:
     held, run = lock.Lock(sweep), lock.Lock(tmp_path / "run-2")
     # 46 epochs of ten seconds less the minute since the last row: 400 s; two to come of 100 s
     assert next(status.sweeps(tmp_path, NOW)) == (
@@ -53,13 +53,13 @@ def test_a_sweep_that_works_tells_what_is_left(sweep: Path, tmp_path: Path) -> N
     held.close()
 
 
-def test_a_sweep_is_told_until_it_has_come_to_its_end(sweep: Path, tmp_path: Path) -> None:
+def test_a_sweep_is_shown_until_it_has_come_to_its_end(sweep: Path, tmp_path: Path) -> None:
     for number in range(1, 5):
         sweep_log.record_job(sweep / f"job-{number}.json", [], ended=True)
     assert list(status.sweeps(tmp_path, NOW)) == []
 
 
-def test_only_the_newest_of_those_that_ended_is_told(sweep: Path, tmp_path: Path) -> None:
+def test_only_the_newest_of_those_that_ended_is_reported(sweep: Path, tmp_path: Path) -> None:
     newer = tmp_path / ".sweeps" / "20270115-070000-8"  # a clock that was put back does not make it older
     os.utime(sweep / "sweep.json", (NOW, NOW))
     with sweep_log.sweep(newer, [*COMMAND, "x=1"], None):
@@ -148,7 +148,7 @@ def test_a_failed_job_is_tried_again_and_the_others_are_not(tmp_path: Path) -> N
     assert [run for run in runs if before[run] != after[run]] == [runs[1]]
 
 
-def test_a_place_for_no_sweep_is_told_at_once(tmp_path: Path) -> None:
+def test_a_place_for_no_sweep_is_reported_at_once(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     done = jobs.nasx(tmp_path, *jobs.TINY_NB201, "--multirun", "seed=0,1", "out=file/runs")
     assert done.code == 2, done

@@ -76,7 +76,7 @@ def test_help_marks_what_is_chosen() -> None:
     assert "nb201*" not in text
 
 
-def test_help_for_a_line_with_a_fault_tells_it() -> None:
+def test_help_for_a_line_with_a_fault_shows_it() -> None:
     text = help_.command("search", arguments.split_options(["method=idart", "search.epoch=3"]))
     assert "did you mean idarts?" in text
     assert "did you mean epochs?" in text

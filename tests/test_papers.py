@@ -149,7 +149,7 @@ def test_the_order_of_darts_decides_its_printed_row(make):
     assert "65.00" in below["DARTS (2nd)"]
 
 
-def test_errors_and_best_of_four_stand_beside_their_like_only(make):
+def test_errors_and_best_of_four_are_compared_only_with_the_same_quantity(make):
     make(
         "lambda",
         name="p",
@@ -170,7 +170,7 @@ def test_errors_and_best_of_four_stand_beside_their_like_only(make):
     assert row[sheet.header.index("CIFAR-10 test error %")] == "2.50"
 
 
-def test_a_chosen_cell_stands_beside_no_mean_over_searches_and_is_marked(make):
+def test_a_chosen_cell_stands_next_to_no_mean_over_searches_and_is_marked(make):
     setting = {
         "choices": {"space": "darts_no_none", "experiment": "lambda_darts_c10", "retrain": "darts_cifar"},
         "overrides": ["experiment=lambda_darts_c10"],

@@ -95,7 +95,7 @@ def test_scalars_are_those_of_the_whole(text: str) -> None:
 
 
 @pytest.mark.parametrize("words", [["dataset=digits"], ["space=darts", "stages=pdarts"]])
-def test_of_a_run_it_tells_kind_and_epochs(words: list[str], tmp_path: Path) -> None:
+def test_of_a_run_it_shows_kind_and_epochs(words: list[str], tmp_path: Path) -> None:
     cfg, choices = composed("search", *words)
     for kind in ("search", "retrain"):
         held = {"kind": kind, "choices": choices, "identity": "x", **identity.identifying(cfg, kind)}

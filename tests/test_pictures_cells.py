@@ -170,7 +170,7 @@ def test_a_heat_map_names_edges_as_the_drawing_names_nodes(text):
         assert edges == named
 
 
-def test_every_cell_of_a_run_is_drawn_beside_it(search):
+def test_every_cell_of_a_run_is_drawn_next_to_it(search):
     pytest.importorskip("pygraphviz")
     assert [path.name for path in cells.draw(search("a"))] == ["cell.svg", "cell.png"]
     assert [path.name for path in cells.draw(search("b", space="darts"))] == [

@@ -134,7 +134,7 @@ def test_panels_without_data_are_left_out(search):
     assert not any(t.startswith("Found cell") for t in text)
 
 
-def test_groups_are_told_apart_and_single_runs_have_no_band(search, tmp_path):
+def test_groups_are_distinguished_and_single_runs_have_no_band(search, tmp_path):
     groups = {"first": [search("a"), search("b", seed=1)], "second": [search("c", seed=2)]}
     svg, png = curves.training(groups, tmp_path / "training")
     assert png.read_bytes().startswith(PNG)

@@ -276,7 +276,7 @@ def test_a_resumed_epoch_counts_what_was_compared_before() -> None:
     assert not made.probes.sums, "sums without the relative difference are those of an older version"
 
 
-def test_a_run_tells_it_in_rows_and_verdict(tmp_path: Path) -> None:
+def test_a_run_shows_it_in_rows_and_verdict(tmp_path: Path) -> None:
     found = {}
     for every in (0, 2):
         words = (*jobs.TINY_NB201, "method=amended", f"search.probe_every={every}", f"name=p{every}")

@@ -210,7 +210,7 @@ def test_a_file_is_the_old_one_until_it_is_the_new_one(tmp_path: Path, monkeypat
     assert path.read_text() == "new"
 
 
-def test_a_full_disk_is_told_and_the_old_checkpoint_stays(run: run_folder.Run) -> None:
+def test_a_full_disk_is_reported_and_the_old_checkpoint_stays(run: run_folder.Run) -> None:
     saved(run, 1)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

@@ -38,7 +38,7 @@ def test_a_clean_study_has_its_list_filled(make):
     assert found[3] == found[12] == "yours"
 
 
-def test_random_runs_that_were_tested_beside_nothing_are_no_baseline(make):
+def test_random_runs_that_were_tested_next_to_nothing_are_no_baseline(make):
     make("darts")
     make("random", 1)
     assert states("outputs")[8] == "partly"
@@ -54,7 +54,7 @@ def test_random_runs_that_were_tested_beside_nothing_are_no_baseline(make):
         {"kind": "retrain", "test_accuracy": 0.9, "parent": "run0"},
     ],
 )
-def test_one_method_in_two_contexts_is_no_ablation(make, other):
+def test_one_method_in_two_contexts_is_not_an_ablation(make, other):
     for seed in (0, 1):
         make(seed=seed)
         make(seed=seed, **{"family": "another"} | other)

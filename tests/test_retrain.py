@@ -213,7 +213,7 @@ def test_divergence_keeps_the_last_good_checkpoint(tmp_path: Path, monkeypatch: 
     assert all(bool(x.isfinite().all()) for x in state["network"].values())
 
 
-def test_settings_that_the_network_cannot_take_are_told_before_training() -> None:
+def test_settings_that_the_network_cannot_take_are_reported_before_training() -> None:
     network = Nb201().network(Nb201().parse(CELL), 10, layers=1, channels=4)
 
     def whole(n: int) -> Tensor:

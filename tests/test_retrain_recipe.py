@@ -90,7 +90,7 @@ def test_auxiliary_loss_is_weighted_and_left_out_of_the_reported_one() -> None:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_mixup_mixes_images_and_labels_alike(seed: int) -> None:
+def test_mixup_mixes_images_and_labels_equally(seed: int) -> None:
     batch = images(seed=seed)
     mixed = recipe.mix(batch, mixup=0.4)
     assert 0 <= mixed.share <= 1

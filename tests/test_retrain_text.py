@@ -255,7 +255,7 @@ def test_the_stall_of_that_test_is_the_third() -> None:
 
 
 # --------------------------------------------------------------------------------------------------------- metrics
-def test_metrics_are_told_and_compared() -> None:
+def test_metrics_are_reported_and_compared() -> None:
     row = {"train_loss": 2.0, "train_accuracy": 0.5, "lr": 0.1, "val_loss": 800.0}
     assert ACCURACY.convert(row) == row
     assert PERPLEXITY.convert(row) == {

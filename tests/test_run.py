@@ -332,7 +332,7 @@ def test_a_few_updates_on_real_cifar10(tmp_path: Path) -> None:
         (["dataset=digits", "device=cuda:99"], "device=cuda:99: is not available", "device=cpu"),
     ],
 )
-def test_a_fault_is_told_before_anything_is_made(words: list[str], place: str, remedy: str, tmp_path: Path) -> None:
+def test_a_fault_is_reported_before_anything_is_made(words: list[str], place: str, remedy: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     done = jobs.nasx(tmp_path, "search", *words)
     assert done.code == 2, done

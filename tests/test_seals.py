@@ -140,7 +140,7 @@ def test_lost_rows_send_a_resume_to_the_checkpoint_before(
     assert run.load()["updates"] == 2  # type: ignore[index]
 
 
-def test_rows_that_every_checkpoint_misses_are_told(run: run_folder.Run) -> None:
+def test_rows_that_every_checkpoint_misses_are_reported(run: run_folder.Run) -> None:
     older(run, 1, 2)
     with pytest.raises(UserError, match=r"metrics\.jsonl: holds 0 whole rows, fewer than any .*; put a copy"):
         run.load()
@@ -220,7 +220,7 @@ def test_a_record_that_cannot_be_read_is_an_error(text: str, run: run_folder.Run
     assert run.done() is None
 
 
-def test_a_finished_run_whose_record_is_damaged_is_not_started_anew(tmp_path: Path) -> None:
+def test_a_finished_run_whose_record_is_damaged_is_not_started_again(tmp_path: Path) -> None:
     assert jobs.nasx(tmp_path, *WORDS).code == 0
     folder = tmp_path / "runs" / "run"
     whole = {path: path.read_bytes() for path in folder.iterdir() if path.suffix in (".json", ".jsonl", ".txt")}

@@ -164,7 +164,7 @@ def test_text_is_that_of_the_released_code() -> None:
         ("Genotype(normal=[], reduce=[])", "has no .operation, predecessor. pairs|has no list 'recurrent'"),
     ],
 )
-def test_faults_of_a_genotype_are_told(given: str, fault: str) -> None:
+def test_faults_of_a_genotype_are_reported(given: str, fault: str) -> None:
     with pytest.raises(UserError, match=fault):
         Recurrent().parse(given)
 

@@ -232,7 +232,7 @@ def test_killed_in_every_stage_and_started_again_it_ends_with_the_same_bits(drna
 
 
 @pytest.mark.slow
-def test_killed_in_every_one_of_three_stages_that_start_anew(tmp_path: Path) -> None:
+def test_killed_in_every_one_of_three_stages_that_start_again(tmp_path: Path) -> None:
     for part in ("whole", "killed"):
         (tmp_path / part).mkdir()
     killed_everywhere(PDARTS, 3, untouched(tmp_path / "whole", PDARTS), tmp_path / "killed")

@@ -189,7 +189,9 @@ def test_one_runs_own_folder_will_do(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert lines[2] == "1 run: 1 stopped"
 
 
-def test_no_runs_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_runs_are_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert status.main([]) == 0
     assert capsys.readouterr().out == "no runs under outputs\n"

@@ -201,7 +201,7 @@ def test_tables_say_what_a_study_reports(steps: Steps) -> None:
         (("study.retrains=0",), "study.retrains=0"),
     ],
 )
-def test_faults_are_told_before_anything_runs(words: tuple[str, ...], message: str) -> None:
+def test_faults_are_reported_before_anything_runs(words: tuple[str, ...], message: str) -> None:
     with pytest.raises(UserError, match=message):
         composed("dataset=digits", *words)
 

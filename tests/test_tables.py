@@ -78,7 +78,7 @@ def test_place_and_seed_do_not_split_rows(make):
     assert list(table["setting"]) == ["search.epochs=2"]
 
 
-def test_the_hash_tells_rows_apart_where_words_do_not(make):
+def test_the_hash_distinguishes_rows_that_overrides_do_not(make):
     make(family="aaaaaaaa")
     make(family="bbbbbbbb", seed=1)
     assert set(summary(collect(make.root), reference=False)["setting"]) == {"[aaaaaaaa]", "[bbbbbbbb]"}

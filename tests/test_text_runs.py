@@ -212,7 +212,7 @@ def test_a_training_lowers_perplexity_and_resumes_bit_for_bit(
         (("space=darts_rnn", "benchmark=nb201"), "has no architectures of Recurrent"),
     ],
 )
-def test_what_does_not_fit_is_told_before_any_work(words: tuple[str, ...], fault: str, text: Path) -> None:
+def test_what_does_not_fit_is_reported_before_any_work(words: tuple[str, ...], fault: str, text: Path) -> None:
     path = (f"dataset.path={text}",) if "dataset=digits" not in words else ()
     command, words = ("retrain", words[1:]) if words[0] == "retrain" else ("search", words)
     with pytest.raises(UserError) as told:
@@ -220,7 +220,7 @@ def test_what_does_not_fit_is_told_before_any_work(words: tuple[str, ...], fault
     assert fault in str(told.value)
 
 
-def test_a_missing_text_is_told_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_text_is_reported_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NASX_DATA", str(tmp_path))
     for command, more in (("search", ()), ("retrain", ("genotype=DARTS_RNN_V2",))):
         with pytest.raises(UserError, match=r"dataset=ptb: no files found"):
@@ -231,7 +231,7 @@ def test_a_missing_text_is_told_before_any_work(tmp_path: Path, monkeypatch: pyt
     ("words", "fault"),
     [(("search.batch=64",), "batch=64: cuts a text of"), (("search.batch=1",), "too few rows for batch norm")],
 )
-def test_batches_that_do_not_fit_the_text_are_told(
+def test_batches_that_do_not_fit_the_text_are_reported(
     words: tuple[str, ...], fault: str, text: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(UserError, match=fault):

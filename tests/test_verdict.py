@@ -148,7 +148,7 @@ def test_a_growing_eigenvalue() -> None:
     assert of(short)[2] == [], "the rule needs seven evaluations and ten epochs before them"
 
 
-def test_an_eigenvalue_that_came_down_again_is_no_warning() -> None:
+def test_an_eigenvalue_that_came_down_again_gives_no_warning() -> None:
     back = [{**row, "eigenvalue": 2.0 if 20 <= row["epoch"] < 26 else 1.0} for row in rows(50)]
     assert of(back) == (False, False, [])
 
@@ -162,7 +162,7 @@ def test_the_rule_sees_every_second_epoch_however_often_the_eigenvalue_is_taken(
     assert "between epochs 11 and 23" in of(found)[2][0]
 
 
-def test_a_collapsed_search_is_told_its_warnings_too() -> None:
+def test_warnings_of_a_collapsed_search_are_reported_too() -> None:
     found = [{**row, "eigenvalue": 1.0 if row["epoch"] < 20 else 2.0} for row in rows(40)]
     said = verdict(found, {"genotype": SKIPS})
     assert (said["collapsed"], said["warning"]) == (True, False)
@@ -199,7 +199,7 @@ def test_a_search_that_still_moves() -> None:
     assert of(rows(1))[2] == ["one epoch is too short to converge"]
 
 
-def test_of_a_method_that_trains_nothing_no_collapse_is_told() -> None:
+def test_of_a_method_that_trains_nothing_no_collapse_is_reported() -> None:
     assert verdict([], {"genotype": GOOD})["text"] == "Nothing was trained."
     told = verdict([], {"genotype": SKIPS})["text"]
     assert told.startswith("Nothing was trained. Its cell: ")

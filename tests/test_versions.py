@@ -69,7 +69,7 @@ def test_a_half_done_sweep_goes_on_under_its_names_with_the_rows_that_it_would_h
         )
 
 
-def test_its_runs_are_tabulated_beside_those_of_today(here: Path) -> None:
+def test_its_runs_are_tabulated_next_to_those_of_today(here: Path) -> None:
     command = json.loads(next((here / "outputs").glob(".sweeps/*/sweep.json")).read_text())["command"]
     words = [word.replace("seed=0,1,2", "seed=7") for word in command if word != "--multirun"]
     assert jobs.nasx(here, *words).code == 0

@@ -246,7 +246,7 @@ def test_the_onset_is_the_last_epoch_of_fewest_skips_before_more_than_half_stay(
 
 
 @pytest.mark.parametrize("counts", [[1, 2, 3, 4], [5, 6, 7], [1, 6, 6, 2], []])
-def test_without_a_lasting_collapse_there_is_no_onset(counts: list[int]) -> None:
+def test_a_collapse_that_does_not_last_has_no_onset(counts: list[int]) -> None:
     """Never over half, over half from the first epoch on, healed, or no rows."""
     assert onset([row(i, n) for i, n in enumerate(counts, 1)]) is None
 

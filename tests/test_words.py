@@ -8,7 +8,7 @@ from nasx.cli import arguments
 from nasx.errors import UserError
 
 
-def test_words_and_options_are_told_apart() -> None:
+def test_words_and_options_are_distinguished() -> None:
     got = arguments.parse(
         "report",
         ["runs/a", "out=x.html", "--title=My runs"],
