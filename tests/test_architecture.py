@@ -104,7 +104,8 @@ def test_no_module_is_a_drawer() -> None:
 
 AVOIDED = re.compile(
     r"\b(told|besides?|anew|alike|lest|of which|of whom|by itself|by themselves|somebody|nobody|anybody|whoever|hereby"
-    r"|thereof|handed (on|over)|in vain|percent points|at night)\b"
+    r"|thereof|handed (on|over)|in vain|percent points|at night)\b",
+    re.IGNORECASE,
 )
 """Words without a place in plain technical English."""
 
@@ -130,6 +131,26 @@ def test_texts_avoid_foreign_words(path: Path) -> None:
 def test_comments_of_conf_avoid_foreign_words() -> None:
     comments = {file: re.findall("#.*", file.read_text(encoding="utf-8")) for file in (ROOT / "conf").rglob("*.yaml")}
     assert not [(file.name, text) for file, found in comments.items() for text in found if AVOIDED.search(text)]
+
+
+def test_pages_avoid_foreign_words() -> None:
+    pages = [
+        *(ROOT / "docs").glob("*.md"),
+        *(path for room in ("api", "howto", "methods", "tutorials") for path in (ROOT / "docs" / room).rglob("*.md")),
+        *(ROOT / "nasx").rglob("*.j2"),
+        *(ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "CHANGELOG", "SECURITY")),
+    ]
+    assert len(pages) > 60
+    prose = {page: re.sub(r"```.*?```|`[^`]*`", "", page.read_text(encoding="utf-8"), flags=re.S) for page in pages}
+    assert not [(page.name, found[0]) for page, text in prose.items() if (found := AVOIDED.search(text))]
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_names_avoid_foreign_words(path: Path) -> None:
+    """Names of variables, arguments, attributes and functions."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    names = {getattr(node, key, None) for node in ast.walk(tree) for key in ("id", "arg", "attr", "name")}
+    assert not [name for name in names if isinstance(name, str) and AVOIDED.search(name.replace("_", " "))]
 
 
 def test_light_modules_import_nothing_heavy() -> None:

@@ -259,8 +259,8 @@ def passes_taken(start: Start, build: Callable[[], Method]) -> Iterator[Finding]
         yield Finding("passes", "note", f"{text} (none stated)", values)
     else:
         ok = counted == stated[:2]
-        told = "" if ok else f"; the method states {stated.forward} and {stated.backward}"
-        yield Finding("passes", passed(ok), text + told, values, "the method's own statement (Method.cost)")
+        note_text = "" if ok else f"; the method states {stated.forward} and {stated.backward}"
+        yield Finding("passes", passed(ok), text + note_text, values, "the method's own statement (Method.cost)")
 
 
 def memory_needed(wide: Start, build: Callable[[], Method]) -> Iterator[Finding]:
@@ -326,8 +326,8 @@ def reproducibility(start: Start, build: Callable[[], Method]) -> Iterator[Findi
     other = build()
     other.step(again, train, val)
     random_ = not same(finished(plain), finished(again))
-    told = "draws random numbers, all from the seeds of its batches" if random_ else "draws no random numbers"
-    yield Finding("seeds", "note", told, {"random": random_})
+    note_text = "draws random numbers, all from the seeds of its batches" if random_ else "draws no random numbers"
+    yield Finding("seeds", "note", note_text, {"random": random_})
 
 
 def audit(cfg: Config, wide: Config, build: Callable[[], Method]) -> list[Finding]:

@@ -77,7 +77,7 @@ class Column:
         """Number of known values."""
         return int(self.present.sum())
 
-    def told(self) -> str:
+    def describe(self) -> str:
         """Describe meaning, seeds and source in one line."""
         seeds = f"; seeds {', '.join(map(str, self.seeds))}" if self.seeds else ""
         return f"{self.meaning}{seeds}; from {self.source}{f', {self.date}' if self.date else ''}"

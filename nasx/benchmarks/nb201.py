@@ -223,7 +223,7 @@ class Nb201(Benchmark):
             "embedded": self.file() == EMBEDDED,
             "cells": CELLS,
             "sources": sources,
-            "columns": {name: each.told() for name, each in columns.items()},
+            "columns": {name: each.describe() for name, each in columns.items()},
             "missing": self.missing(),
         }
 

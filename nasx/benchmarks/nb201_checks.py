@@ -18,11 +18,11 @@ from nasx.benchmarks.nb201 import EMBEDDED
 from nasx.core.quantities import TITLES
 from nasx.errors import UserError
 
-ALIKE, APART, ENOUGH = 0.98, 6.0, 1000
-"""Test accuracies of at least `ENOUGH` cells must have a correlation of at least `ALIKE` with the embedded validation
-accuracies, and their means may differ by at most `APART` percent. Measured on the public tables: 0.995, 0.999, 0.998
-and 3.4, 0.1, -0.2 (CIFAR-10, CIFAR-100, ImageNet16-120), at least 0.993 for single seeds; at most 0.968 for columns of
-another dataset, at most 0.952 for those of 12 epochs."""
+CORRELATION, DISTANCE, ENOUGH = 0.98, 6.0, 1000
+"""Test accuracies of at least `ENOUGH` cells must have a correlation of at least `CORRELATION` with the embedded
+validation accuracies, and their means may differ by at most `DISTANCE` percent. Measured on the public tables: 0.995,
+0.999, 0.998 and 3.4, 0.1, -0.2 (CIFAR-10, CIFAR-100, ImageNet16-120), at least 0.993 for single seeds; at most 0.968
+for columns of another dataset, at most 0.952 for those of 12 epochs."""
 
 
 def consistent(path: Path, table: Table, budgets: Iterable[int]) -> None:
@@ -68,16 +68,16 @@ def agreement(path: Path, table: Table, remedy: str) -> str:
         if both.sum() < ENOUGH:
             continue
         with np.errstate(invalid="ignore"):  # a constant column
-            alike = float(np.corrcoef(tested[both], mean[both])[0, 1])
+            correlation = float(np.corrcoef(tested[both], mean[both])[0, 1])
         apart = float((tested[both] - mean[both]).mean())
-        if not (alike >= ALIKE and abs(apart) <= APART):
+        if not (correlation >= CORRELATION and abs(apart) <= DISTANCE):
             raise UserError(
                 str(path),
                 f"its {TITLES[dataset]} test accuracies after 200 epochs do not match the validation "
-                f"accuracies of NAS-Bench-201 (correlation {alike:.3f}, mean difference {apart:+.1f})",
+                f"accuracies of NAS-Bench-201 (correlation {correlation:.3f}, mean difference {apart:+.1f})",
                 f"the columns or rows are mixed up, or the accuracies were measured after fewer epochs; {remedy}",
             )
-        said.append(f"{TITLES[dataset]} test and validation accuracies have a correlation of {alike:.4f}")
+        said.append(f"{TITLES[dataset]} test and validation accuracies have a correlation of {correlation:.4f}")
     if compared and equal < compared / 2:
         raise UserError(
             str(path),

@@ -165,7 +165,7 @@ def import_nb201(
         "sha256": checksum,
         "cells": cells,
         "agreement": agreement,
-        "columns": {name: each.told() for name, each in new.items()},
+        "columns": {name: each.describe() for name, each in new.items()},
         "kept": kept,
     }
 

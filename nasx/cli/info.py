@@ -238,9 +238,11 @@ def images(
 ) -> tuple[int, int]:
     """Classes and side in pixels: as given, else the dataset's, else what the stem is made for."""
     source = instantiate.build(cfg["dataset"], said.allowed)
-    told = run.record.get("images") if run is not None and not said.options["dataset"] else None
-    if isinstance(told, Mapping):
-        classes, size = (told["words"], 1) if space.data == "text" else (len(told["classes"]), told["shape"][1])
+    recorded = run.record.get("images") if run is not None and not said.options["dataset"] else None
+    if isinstance(recorded, Mapping):
+        classes, size = (
+            (recorded["words"], 1) if space.data == "text" else (len(recorded["classes"]), recorded["shape"][1])
+        )
     elif not said.options["dataset"] and not (run and run.block("dataset")):
         usual = "ptb" if space.data == "text" else "imagenet" if stem == "imagenet" else "cifar10"
         classes, size = IMAGES[usual]

@@ -87,9 +87,9 @@ def _target(text: str) -> str:
 def _first_comment(text: str) -> str:
     """The first comment that is neither a package directive nor the run command, to the end of its sentence."""
     lines = [line.lstrip("# ").strip() for line in text.splitlines() if line.startswith("#")]
-    told = [line for line in lines if not line.startswith(("@", "nasx ", "Source:", *experiments.MARKS))]
-    ends = next((i for i, line in enumerate(told) if line.endswith((".", ":"))), len(told) - 1)
-    return " ".join(told[: ends + 1])
+    prose = [line for line in lines if not line.startswith(("@", "nasx ", "Source:", *experiments.MARKS))]
+    ends = next((i for i, line in enumerate(prose) if line.endswith((".", ":"))), len(prose) - 1)
+    return " ".join(prose[: ends + 1])
 
 
 def _source(docstring: str, mark: str = "") -> str:
@@ -152,11 +152,11 @@ class _Row(NamedTuple):
 
     def has(self, words: Sequence[str]) -> bool:
         """Return whether all words stand in what is known of the entry, in any case."""
-        told: list[str] = [self.kind, *self.entry]
+        texts: list[str] = [self.kind, *self.entry]
         if self.head:
-            told += [f"{group}={choice}" for group, choice in self.head.choices.items()]
-            told += [self.head.about, *self.head.commands, *(f"{p.row} {p.numbers}" for p in self.head.printed)]
-        text = "\n".join(told).lower()
+            texts += [f"{group}={choice}" for group, choice in self.head.choices.items()]
+            texts += [self.head.about, *self.head.commands, *(f"{p.row} {p.numbers}" for p in self.head.printed)]
+        text = "\n".join(texts).lower()
         return all(word.lower() in text for word in words)
 
     def choice(self, group: str) -> str:

@@ -136,10 +136,10 @@ def _checked(command: str, cfg: DictConfig) -> Any:
         fault = error if isinstance(error, UserError) else of_system(error)
         if fault is None or os.environ.get("NASX_DEBUG") == "1":
             traceback.print_exc()
-        told = f"{fault}" if fault else f"{type(error).__name__}: {error}"
-        print(f"nasx: job {hydra.job.num} failed: {printable(told)}", file=sys.stderr, flush=True)
+        message = f"{fault}" if fault else f"{type(error).__name__}: {error}"
+        print(f"nasx: job {hydra.job.num} failed: {printable(message)}", file=sys.stderr, flush=True)
         with contextlib.suppress(UserError):  # the disk may be what failed
-            sweep_log.record_job(path, overrides, runs, ended=True, fault=told)
+            sweep_log.record_job(path, overrides, runs, ended=True, fault=message)
         raise
     sweep_log.record_job(path, overrides, runs, ended=True)
     return result

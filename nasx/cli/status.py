@@ -73,11 +73,11 @@ def main(words: Sequence[str]) -> int:
     if said.positional and not root.is_dir():
         raise UserError(f"nasx status {said.positional[0]}", "does not exist", "name the folder of the runs")
     now = time.time()
-    told = [
+    texts = [
         text([state(Path(folder), root, now) for folder in records.run_folders(root)], root, now),
         *sweeps(root, now),
     ]
-    print(printable("\n".join(told)))
+    print(printable("\n".join(texts)))
     return 0
 
 
@@ -99,9 +99,12 @@ def text(found: Sequence[State], root: Path, now: float) -> str:
     known = [run.left_s for run in found if run.left_s is not None]
     ends = f"; the last of those running ends in {duration(max(known))}" if known else ""
     lines.append(f"{len(found)} {'run' if len(found) == 1 else 'runs'}: {total}{ends}")
-    told = {"failed": "failed", "damaged": "damaged", "finished": "damaged"}
+    labels = {"failed": "failed", "damaged": "damaged", "finished": "damaged"}
     return "\n".join(
-        [*lines, *(f"{told[run.state]}: {run.name}\n  {run.fault}" for run in found if run.fault and run.state in told)]
+        [
+            *lines,
+            *(f"{labels[run.state]}: {run.name}\n  {run.fault}" for run in found if run.fault and run.state in labels),
+        ]
     )
 
 

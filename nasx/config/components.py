@@ -68,11 +68,13 @@ def value_faults(
     for key in missing:
         yield UserError(f"{prefix}{key}", "needs a value", f"write {prefix}{key}=...")
     for key, must in schema.faults(fields, {k: v for k, v in values.items() if k not in missing}).items():
-        given, alike = format_value(values[key]), default_of(f"{prefix}{key}") or _literal(fields[key].default)
+        given, default_text = format_value(values[key]), default_of(f"{prefix}{key}") or _literal(fields[key].default)
         yield UserError(
             f"{prefix}{key}={given}",
             must,
-            f"change {prefix}{key}" if alike in (None, given) else f"the default is {prefix}{key}={alike}",
+            f"change {prefix}{key}"
+            if default_text in (None, given)
+            else f"the default is {prefix}{key}={default_text}",
         )
 
 

@@ -8,8 +8,8 @@
     # Published: nothing; <why>
     # Cost: <time and hardware, and the source of the figure>
 
-<row> and <numbers> are the texts that `results.published.name` and `told` return for the printed numbers inside the
-package, so that the file, the list of experiments and the tables cannot disagree. A user's own files need none of it.
+<row> and <numbers> are the texts that nasx prints for the published numbers inside the package, so that the file, the
+list of experiments and the tables cannot disagree. A user's own files need none of it.
 Imports nothing heavy.
 """
 
@@ -77,9 +77,9 @@ def read(text: str) -> Experiment:
         else:
             paragraphs.append(line)
     about = next((p for p in paragraphs if not p.startswith(MARKS)), "")
-    told, cost = ([p.removeprefix(mark) for p in paragraphs if p.startswith(mark)] for mark in MARKS)
-    nothing = "; ".join(p.removeprefix("nothing; ") for p in told if p.startswith("nothing; "))
-    printed = tuple(_printed(p) for p in told if not p.startswith("nothing; "))
+    claims, cost = ([p.removeprefix(mark) for p in paragraphs if p.startswith(mark)] for mark in MARKS)
+    nothing = "; ".join(p.removeprefix("nothing; ") for p in claims if p.startswith("nothing; "))
+    printed = tuple(_printed(p) for p in claims if not p.startswith("nothing; "))
     choices = dict(re.findall(r"^ +- override /(\w+): (\w+)", text, re.M))
     return Experiment(commands, about, printed, nothing, " ".join(cost), choices)
 

@@ -103,10 +103,8 @@ class Augment:
         out = self.plain(x)
         if self.cutout:
             half = self.cutout // 2
-            above, beside = down - draws[CENTRE_Y, :, None], right - draws[CENTRE_X, :, None]
-            hit = ((above >= -half) & (above < half))[:, None, :, None] & ((beside >= -half) & (beside < half))[
-                :, None, None, :
-            ]
+            dy, dx = down - draws[CENTRE_Y, :, None], right - draws[CENTRE_X, :, None]
+            hit = ((dy >= -half) & (dy < half))[:, None, :, None] & ((dx >= -half) & (dx < half))[:, None, None, :]
             out.masked_fill_(hit, 0)
         return out
 

@@ -197,7 +197,7 @@ def _probes(rows: Sequence[Row]) -> Iterator[str]:
             f"{kind} a cosine of {cosine:.2f} and {norm:.3g} times the length ({count} compared)"
         )
     if found:
-        told = (f"against {better}, {', '.join(each)}" for better, each in found.items())
-        yield f"Error bars of its gradient, on average: {'; '.join(told)}."
+        bars = (f"against {better}, {', '.join(each)}" for better, each in found.items())
+        yield f"Error bars of its gradient, on average: {'; '.join(bars)}."
     elif compared:
         yield "Its gradient has no approximation that search.probe_every could compare."

@@ -182,9 +182,9 @@ def show(result: Result, folder: Path) -> None:
         "full": "the test set",
     }.get(result["rank"], "")
     for i, name in enumerate(result["searches"]):
-        told = f"  {metric.text(result['ranking'][i][metric.name])} on {on}" if result["ranking"] else ""
+        score = f"  {metric.text(result['ranking'][i][metric.name])} on {on}" if result["ranking"] else ""
         kept = "  kept" if result["ranking"] and name in result["kept"] else ""
-        console.print(f"search {name}{told}{kept}", markup=False)
+        console.print(f"search {name}{score}{kept}", markup=False)
     deviation = "" if result["test_std"] is None else f" ± {metric.scale * result['test_std']:.2f}"
     mean = f"{metric.scale * result[f'test_{metric.name}']:.2f}{deviation} {metric.unit}".rstrip()
     console.print(f"test {metric.name} {mean} (n = {result['n']}, {result['std_over']})", markup=False)

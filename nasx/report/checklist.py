@@ -132,9 +132,9 @@ def _benchmark(groups: Sequence[Row]) -> Item:
         )
     }
     mixed = {name: found for name, found in parts.items() if len(found) > 1}
-    told = "; ".join(f"{len(found)} {name} ({', '.join(found[:4])})" for name, found in mixed.items())
+    mixtures = "; ".join(f"{len(found)} {name} ({', '.join(found[:4])})" for name, found in mixed.items())
     if mixed:
-        return Item(4, asks, "partly", f"{told}: compare within one only")
+        return Item(4, asks, "partly", f"{mixtures}: compare within one only")
     return Item(4, asks, "yes", ", ".join(found[0] for found in parts.values() if found))
 
 
@@ -173,15 +173,15 @@ def _random(groups: Sequence[Row]) -> Item:
     asks = "Is random search a baseline?"
     pools = [g for g in groups if g["method"] == random_baseline.RANDOM]
     own = [g for g in groups if g["method"] != random_baseline.RANDOM and (g["benchmark"] or g["kind"] == "retrain")]
-    beside = sum(random_baseline.tested(g) for g in own)
+    compared_settings = sum(random_baseline.tested(g) for g in own)
     if not pools:
         return Item(8, asks, "missing", "add method=random to the sweep: it costs nothing with a tabular benchmark")
     runs = len({folder for g in pools for folder in g["folders"]})
     return Item(
         8,
         asks,
-        "yes" if 0 < beside == len(own) else "partly",
-        f"{runs} random run{'s' * (runs > 1)}, compared with {beside} of {len(own)} settings",
+        "yes" if 0 < compared_settings == len(own) else "partly",
+        f"{runs} random run{'s' * (runs > 1)}, compared with {compared_settings} of {len(own)} settings",
     )
 
 

@@ -58,7 +58,7 @@ def bests(groups: Sequence[Row]) -> tuple[list[Best], int]:
                 filter(
                     None,
                     (
-                        _told(name, value)
+                        _described(name, value)
                         for i, (name, value) in enumerate(zip(COMPARABLE, key, strict=True))
                         if len({other[i] for other, _ in several}) > 1
                     ),
@@ -69,7 +69,7 @@ def bests(groups: Sequence[Row]) -> tuple[list[Best], int]:
     ], len(found) - len(several)
 
 
-def _told(name: str, value: Any) -> str:
+def _described(name: str, value: Any) -> str:
     if name == "kind":
         return {"search": "benchmark accuracy", "retrain": "retrained"}.get(str(value), str(value))
     return ("reduced" if value else "") if name == "reduced" else table_columns.DATASETS.get(str(value), str(value))
@@ -159,9 +159,13 @@ def cards(groups: Sequence[Row], runs: Sequence[Row]) -> list[tuple[str, str, st
     made = [("runs", str(len(runs)), f"{len(groups)} settings, {seeds} seeds")]
     if len(found) == 1:  # several sets have no overall best
         best = found[0]
-        told = f"{unit(best.measure)} {words_of(best.measure)}".strip()
+        measure_text = f"{unit(best.measure)} {words_of(best.measure)}".strip()
         made.append(
-            (f"{_called(best, 'best')} · {best.group['label']}", table_columns.value(best.group, best.measure), told)
+            (
+                f"{_called(best, 'best')} · {best.group['label']}",
+                table_columns.value(best.group, best.measure),
+                measure_text,
+            )
         )
     judged = [r for r in runs if r["collapsed"] is not None]
     if judged:

@@ -101,7 +101,7 @@ def page(frame: pd.DataFrame, title: str) -> str:
     runs, album = rows_of(frame.drop_duplicates("folder")), Album()  # two studies may contain one run
     known = {run["folder"]: run for run in runs}
     contexts = [_context(name, own, known, album) for name, own in comparable(groups)[:CONTEXTS]]
-    sheets, beside, notes = _sheets(table)
+    sheets, published_sheets, notes = _sheets(table)
     anytime = any(c.anytime for c in contexts)
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {
@@ -124,7 +124,7 @@ def page(frame: pd.DataFrame, title: str) -> str:
             lead=headline.sentences(groups, runs),
             cards=headline.cards(groups, runs),
             sheets=sheets,
-            beside=beside,
+            published_sheets=published_sheets,
             notes=list(dict.fromkeys(notes)),
             contexts=contexts,
             costs=groups[:ROWS],
@@ -157,11 +157,13 @@ def labelled(table: pd.DataFrame) -> list[Row]:
 
 def labels(groups: Sequence[Row]) -> list[str]:
     """Label each setting in charts by its method and the fewest settings that make the label unique."""
-    alike: dict[tuple[str, ...], list[int]] = {}
+    same_names: dict[tuple[str, ...], list[int]] = {}
     for i, g in enumerate(groups):
-        alike.setdefault((g["space"], g["searched_on"], g["dataset"], g["kind"], table_columns.name(g)), []).append(i)
+        same_names.setdefault(
+            (g["space"], g["searched_on"], g["dataset"], g["kind"], table_columns.name(g)), []
+        ).append(i)
     found = [""] * len(groups)
-    for (*_, name), own in alike.items():
+    for (*_, name), own in same_names.items():
         texts = [f"{name} {rest}".strip() for rest in _distinguishing([groups[i]["settings"] for i in own])]
         short = [text if len(text) <= 60 else f"{text[:57]}…" for text in texts]
         for i, text in zip(own, short if len(set(short)) == len(short) else texts, strict=True):
@@ -202,14 +204,14 @@ def _sheets(table: pd.DataFrame) -> tuple[list[Sheet], list[Sheet], list[str]]:
 
 def _without_constant_columns(sheet: Sheet) -> Sheet:
     """Drop empty columns of a sheet, and move values that are equal in all rows to the caption."""
-    kept, told = [], []
+    kept, constants = [], []
     for i, head in enumerate(sheet.header):
         found = {row[i] for row in sheet.rows} - {"", "–", "n/a"}
         if i in sheet.left and i and len(found) == 1 and len(sheet.rows) > 1:
-            told.append(f"{head} {found.pop()}")
+            constants.append(f"{head} {found.pop()}")
         elif found:
             kept.append(i)
-    caption = f"{sheet.caption} In all rows: {'; '.join(told)}." if told else sheet.caption
+    caption = f"{sheet.caption} In all rows: {'; '.join(constants)}." if constants else sheet.caption
     rows = tuple(tuple(row[i] for i in kept) for row in sheet.rows)
     notes = (
         sheet.notes

@@ -213,8 +213,8 @@ def _lookup(console: Console, result: Mapping[str, Any]) -> None:
     """
     found = result.get("lookup")
     if found is None:
-        told = "perplexity" if "valid_perplexity" in (result.get("supernet") or {}) else "accuracy"
-        console.print(f"no benchmark contains this cell: retrain it to measure its {told}")
+        metric_name = "perplexity" if "valid_perplexity" in (result.get("supernet") or {}) else "accuracy"
+        console.print(f"no benchmark contains this cell: retrain it to measure its {metric_name}")
         if result.get("missing"):
             console.print(
                 f"or look it up later: {result['missing']}; then `nasx bench fill` adds it to finished runs",

@@ -303,8 +303,8 @@ def _inherited(rows: Mapping[str, Row], kept: Callable[[str], Row | None]) -> di
 
     def parent_of(row: Row) -> Row | None:
         name = os.path.basename(os.path.normpath(row.parent))
-        if beside := places.get(os.path.join(os.path.dirname(os.path.normpath(row.folder)), name)):
-            return beside
+        if sibling := places.get(os.path.join(os.path.dirname(os.path.normpath(row.folder)), name)):
+            return sibling
         found = list(names.get(name, {}).values())
         found = [other for other in found if len(found) == 1 or other.genotype == row.genotype]
         return found[0] if len(found) == 1 else kept(row.folder)

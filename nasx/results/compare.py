@@ -87,9 +87,9 @@ def text(names: Sequence[str], groups: Sequence[pd.DataFrame], metric: str = "au
     for letter, name, own, frame in zip("AB", names, values, groups, strict=True):
         mean, variance = moments(own)
         runs = frame[metric].notna().sum()
-        told = f" searches ({runs} runs, each search's mean is one value)" if len(own) < runs else ""
+        detail = f" searches ({runs} runs, each search's mean is one value)" if len(own) < runs else ""
         lines.append(
-            f"  {letter}  {name.ljust(width)}{number(mean)} ± {number(math.sqrt(variance))}   n = {len(own)}{told}"
+            f"  {letter}  {name.ljust(width)}{number(mean)} ± {number(math.sqrt(variance))}   n = {len(own)}{detail}"
         )
     lines += ["", sentence(found, unit, counted)]
     if counted == RETRAININGS:
@@ -161,7 +161,7 @@ def _check_single_value(both: pd.DataFrame, names: Sequence[str], column: str, w
     """Raise UserError if `column` has several values."""
     found = sorted({str(value) for value in both[column] if value})
     if len(found) > 1:
-        told = "; ".join(
+        detail = "; ".join(
             f"{name}: {', '.join(sorted(set(map(str, both[both['side'] == name][column]))))}"
             for name in dict.fromkeys(names)
         )
@@ -172,7 +172,7 @@ def _check_single_value(both: pd.DataFrame, names: Sequence[str], column: str, w
 
         raise UserError(
             " and ".join(names),
-            f"mix runs of several kinds of {word} ({told})",
+            f"mix runs of several kinds of {word} ({detail})",
             f"keep one in both groups, for example by the condition {column}={max(found, key=least)}",
         )
 
@@ -235,7 +235,7 @@ def sentence(found: Difference, unit: str, counted: str = "searches") -> str:
     of = {"%": " points"}.get(unit, f" {unit}" if unit else "")
     way = "above" if found.mean > 0 else "below"
     first = f"B is {number(abs(found.mean))}{of} {way} A" if found.mean else "B and A have the same mean"
-    told = (
+    detail = (
         f"{LEVEL:.0%} interval of B - A: {_signed(found.low)} to {_signed(found.high)}; "
         f"{p_text(found.p)} (Welch's t test, {found.n_a} and {found.n_b} {counted})"
     ).replace("95%", "95 %")
@@ -245,7 +245,7 @@ def sentence(found: Difference, unit: str, counted: str = "searches") -> str:
         last = "A difference this large is unlikely to be chance."
     else:
         last = f"The difference is not significant over these {counted}: the interval contains zero."
-    return f"{first}; {told}.\n{last}"
+    return f"{first}; {detail}.\n{last}"
 
 
 def _signed(x: float) -> str:

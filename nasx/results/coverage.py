@@ -50,8 +50,8 @@ def rows(paper: str) -> list[Entry]:
             found.append(Entry(row, ", ".join(x for x in left if x in datasets), (command,)))
         for reason, datasets in not_run().get(row, {}).items():
             found.append(Entry(row, ", ".join(x for x in left if x in datasets), (), reason))
-        told = {name for entry in found if entry.name == row for name in entry.shows.split(", ")}
-        if missing := [x for x in left if x not in told]:
+        covered = {name for entry in found if entry.name == row for name in entry.shows.split(", ")}
+        if missing := [x for x in left if x not in covered]:
             found.append(Entry(row, ", ".join(missing)))
     return found
 

@@ -34,7 +34,7 @@ from nasx.results.table_formats import Sheet
 from nasx.results.targets import METRICS, PAPERS, ROW, digits, load, means, shown
 from nasx.tracking import records
 
-ALIKE = {"lambda_darts": "lambda", "lambda_": "lambda", "amended_darts": "amended", "single_darts": "single"}
+METHOD_OF = {"lambda_darts": "lambda", "lambda_": "lambda", "amended_darts": "amended", "single_darts": "single"}
 RETRAINED = {
     "valid_perplexity": "valid_perplexity",
     "test_perplexity": "test_perplexity",
@@ -94,12 +94,12 @@ def _fits(line: Mapping[str, Any], row: Mapping[str, Any]) -> bool:
         return False
     experiment = experiments.find(row["experiment"])
     if experiment and experiment.printed:
-        return _chosen_alike(line, row) and any(
+        return _same_selection(line, row) and any(
             _named(printed, experiment, line, row) for printed in experiment.printed
         )
     best = f"best of {int(row['best_of'])}" if row["best_of"] else ""
     return (
-        ALIKE.get(row["method"], row["method"]) == line["method"] != ""
+        METHOD_OF.get(row["method"], row["method"]) == line["method"] != ""
         and row["space"] == line["space"]
         and (row["kind"] == "search" or row["dataset"] == line["dataset"])
         and _searched(line) in ("", row["searched_on"])
@@ -109,7 +109,7 @@ def _fits(line: Mapping[str, Any], row: Mapping[str, Any]) -> bool:
     )
 
 
-def _chosen_alike(line: Mapping[str, Any], row: Mapping[str, Any]) -> bool:
+def _same_selection(line: Mapping[str, Any], row: Mapping[str, Any]) -> bool:
     """Return whether our cells were chosen in the way the printed row states, if it does."""
     if line["selection"].startswith("best of"):
         return bool(line["selection"] == f"best of {int(row['best_of'])}")
@@ -181,8 +181,8 @@ def _configured(folder: str, key: str) -> Any:
 def _seed(folder: str) -> str:
     """Return the seed of a search, or of the search whose cell a retraining trains."""
     parent = _configured(folder, "from")
-    beside = Path(folder).parent / Path(str(parent)).name
-    return str(_configured(str(beside) if parent and beside.is_dir() else folder, "seed"))
+    sibling = Path(folder).parent / Path(str(parent)).name
+    return str(_configured(str(sibling) if parent and sibling.is_dir() else folder, "seed"))
 
 
 def _measure(line: Mapping[str, Any], row: Mapping[str, Any]) -> str:

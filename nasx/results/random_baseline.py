@@ -37,13 +37,13 @@ def judge(rows: Sequence[MutableMapping[str, Any]], members: Sequence[Members]) 
     for row, own in pairs:
         if row["method"] != RANDOM or row["best_of"] or _chosen(own[0]):
             continue
-        key = _alike(row, own[0])
+        key = _key(row, own[0])
         if len(own) > len(pools.get(key, ())):
             pools[key] = own
     measures, untested = set(), set()
     for row, own in pairs:
         row["verdicts"], row["versus"], row["versus_p"] = verdicts(own), "", math.nan
-        pool = pools.get(_alike(row, own[0])) if pools else None
+        pool = pools.get(_key(row, own[0])) if pools else None
         if pool is None or row["method"] == RANDOM:
             continue
         name, found = against(own, pool)
@@ -70,7 +70,7 @@ def judge(rows: Sequence[MutableMapping[str, Any]], members: Sequence[Members]) 
     ]
 
 
-def _alike(row: Mapping[str, Any], run: Mapping[str, Any]) -> tuple[Any, ...]:
+def _key(row: Mapping[str, Any], run: Mapping[str, Any]) -> tuple[Any, ...]:
     """Return the key that a row shares with comparable random runs; `run` is one of its runs."""
     same = tuple(row[k] for k in SAME)
     if row["kind"] == "search":  # a benchmark accuracy does not depend on the length of the search

@@ -163,36 +163,39 @@ def sheets(table: pd.DataFrame, *, error: bool = False, group: Sequence[str] = (
                 )
             )
     ranks = "it does not rank methods: retrain the cells to do so"
-    if told := [row for row in plain if not row["supernet_perplexity_n"]]:
+    if shown_rows := [row for row in plain if not row["supernet_perplexity_n"]]:
         made.append(
             _sheet(
                 "Searches without a benchmark accuracy",
-                told,
+                shown_rows,
                 [measure_of("supernet_valid"), *budgeted],
                 f"accuracy of the supernet in %; {ranks}",
             )
         )
-    if told := [row for row in plain if row["supernet_perplexity_n"]]:
+    if shown_rows := [row for row in plain if row["supernet_perplexity_n"]]:
         made.append(
             _sheet(
-                "Searches on text", told, [measure_of("supernet_perplexity")], f"perplexity of the supernet; {ranks}"
+                "Searches on text",
+                shown_rows,
+                [measure_of("supernet_perplexity")],
+                f"perplexity of the supernet; {ranks}",
             )
         )
-    if told := [row for row in retrained if not row["test_perplexity_n"]]:
+    if shown_rows := [row for row in retrained if not row["test_perplexity_n"]]:
         word = "error" if error else "accuracy"
         made.append(
             _sheet(
                 "Retrained networks",
-                told,
+                shown_rows,
                 [Measure("test error", "test_error") if error else measure_of("test_accuracy")],
                 f"test {word} of the last epoch in %",
             )
         )
-    if told := [row for row in retrained if row["test_perplexity_n"]]:
+    if shown_rows := [row for row in retrained if row["test_perplexity_n"]]:
         made.append(
             _sheet(
                 "Retrained language models",
-                told,
+                shown_rows,
                 [measure_of("valid_perplexity"), measure_of("test_perplexity")],
                 "perplexity of the weights that are best on the validation text",
             )

@@ -74,9 +74,9 @@ def _targets() -> pd.DataFrame:
             keep_default_na=False,
             na_values={"mean": [""], "std": [""], "n": [""]},
         )
-    alike = table.groupby(["paper", "place", *ROW])["space"].transform("nunique")
+    space_counts = table.groupby(["paper", "place", *ROW])["space"].transform("nunique")
     lines = ({str(k): v for k, v in line.items()} for line in table.to_dict("records"))
-    table["row"] = [_name(line, several > 1) for line, several in zip(lines, alike, strict=True)]
+    table["row"] = [_name(line, several > 1) for line, several in zip(lines, space_counts, strict=True)]
     return table
 
 

@@ -135,7 +135,7 @@ class SearchJob(Job):
         self.keep_every = settings.keep_every
         super().__init__(ctx, self.loop, metrics.OF[settings.data], settings.epochs)
         own = sum(x.numel() * x.element_size() for x in (*supernet.parameters(), *supernet.buffers(), *a.values()))
-        self.beside = torch.cuda.memory_allocated(ctx.device) - own if ctx.device.type == "cuda" else 0
+        self.other_memory = torch.cuda.memory_allocated(ctx.device) - own if ctx.device.type == "cuda" else 0
         own_share = replace(settings, batch=-(-settings.batch // distributed.world_size()))
         self.memory = Memory(self.space, self.method, own_share, engine, len(self.data.classes), self.data.shape)
         ctx.needs = self.needs
@@ -144,11 +144,11 @@ class SearchJob(Job):
     def needs(self, peak: Peak | None = None) -> tuple[str, list[str]]:
         """Return the peak memory of a step in words, and the settings that lower it, each with the resulting peak."""
         peak = peak or self.memory.peak()
-        said = f"a step needs {memory(peak.total + self.beside)}"
-        if self.beside > 0:
-            said += f" with the {memory(self.beside)} that data and other runs take"
+        said = f"a step needs {memory(peak.total + self.other_memory)}"
+        if self.other_memory > 0:
+            said += f" with the {memory(self.other_memory)} that data and other runs take"
         less = self.memory.lighter(peak)
-        return said, [f"set {words} ({memory(lower.total + self.beside)})" for words, lower in less]
+        return said, [f"set {words} ({memory(lower.total + self.other_memory)})" for words, lower in less]
 
     def log_memory(self) -> None:
         """Log the predicted peak memory, with a warning if the GPU has less."""
@@ -157,7 +157,7 @@ class SearchJob(Job):
         except Exception as error:  # noqa: BLE001  a method that reads values back cannot be predicted, but may run
             log.debug("the peak memory is not predicted: %s", error)
             return
-        total, there = peak.total + self.beside, environment.available(self.ctx.device)
+        total, there = peak.total + self.other_memory, environment.available(self.ctx.device)
         free = "" if there is None else f"; {memory(there)} are free for this process"
         log.info("predicted peak memory of a step: %s%s", memory(total), free)
         if there is not None and total > there:

@@ -234,13 +234,13 @@ def metric_texts(kind: str, means: Mapping[str, Any]) -> list[str]:
     found = []
     for name, label in PARTS[kind].items():
         loss, accuracy, perplexity = (means.get(f"{name}_{of}") for of in ("loss", "accuracy", "perplexity"))
-        told = [
+        parts = [
             *([f"{loss:.3f}"] if loss is not None else []),
             *([f"{100 * accuracy:.1f} %"] if accuracy is not None else []),
             *([f"perplexity {perplexity:.1f}"] if perplexity is not None else []),
         ]
-        if told:
-            found.append(" ".join([label, *told]))
+        if parts:
+            found.append(" ".join([label, *parts]))
     return found + [f"{name} {means[name]:.3f}" for name in ("alignment", "eigenvalue") if means.get(name) is not None]
 
 

@@ -65,11 +65,11 @@ class Session:
         if self.starts and all(before.get(name) == value for name, value in now.items()):
             return
         if differ := records.environments([before, now]):
-            told = ", ".join(f"{name} {before.get(name)}, now {now[name]}" for name in differ)
+            changes = ", ".join(f"{name} {before.get(name)}, now {now[name]}" for name in differ)
             log.warning(
                 "%s: goes on in another environment (%s): it ends with other bits than a run in one would",
                 self.run.folder,
-                told,
+                changes,
             )
         if files := own_code.changed(before.get("code"), self.code):
             log.warning(

@@ -110,7 +110,7 @@ class RetrainJob(Job):
     def record(self) -> Result:
         settings, parent, updates = self.settings, self.parent, self.trainer.updates
         tested, published = named(self.trainer.tested, held_out=settings.held_out), self.ctx.info.get("published")
-        log.info(told(tested, self.metric, settings))
+        log.info(describe_test(tested, self.metric, settings))
         return self.ctx.record(
             "retrain",
             protocol=settings.recipe,
@@ -142,7 +142,7 @@ def named(row: Row, *, held_out: bool) -> Row:
     return {name.replace("test_", "valid_"): value for name, value in row.items()} if held_out else row
 
 
-def told(tested: Row, metric: Metric, settings: Retraining) -> str:
+def describe_test(tested: Row, metric: Metric, settings: Retraining) -> str:
     """Describe the result in a sentence."""
     part = "valid" if settings.held_out else "test"
     value, epoch = metric.text(tested[f"{part}_{metric.name}"]), tested["best_epoch"]
