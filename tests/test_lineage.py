@@ -283,7 +283,9 @@ def test_run_retrains_unless_the_benchmark_knows_the_cell_on_these_images(
     then: str, dataset: str, lookup: Any, trained: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps: list[str] = []
-    monkeypatch.setattr(run, "searched", lambda cfg, info: steps.append("search") or {"lookup": lookup, "name": "x"})
+    monkeypatch.setattr(
+        run, "search_in_process", lambda cfg, info: steps.append("search") or {"lookup": lookup, "name": "x"}
+    )
     monkeypatch.setattr(run, "retrain", lambda cfg, info: steps.append("retrain") or {"from": cfg["from"]})
     cfg = composed("run", "space=nb201", f"dataset={dataset}", f"then={then}")
     assert run.run(cfg, {}) == ({"from": "outputs/x"} if trained else {"lookup": lookup, "name": "x"})

@@ -202,8 +202,8 @@ def test_a_chosen_cell_stands_next_to_no_mean_over_searches_and_is_marked(make):
     row = {**summary(collect(make.root), reference=False).set_index("kind").loc["retrain"]}
     assert table_columns.name(row) == "lambda (best of 4, chosen on the test set)"
     line = {"selection": "", "row": "a row that does not say how its cell was chosen"}
-    assert published._chosen_alike(line, row)
-    assert not published._chosen_alike({**line, "selection": "best of 2"}, row)
+    assert published._same_selection(line, row)
+    assert not published._same_selection({**line, "selection": "best of 2"}, row)
     record = json.loads((study / "result.json").read_text())
     (study / "result.json").write_text(json.dumps(record | {"rank": "none"}))
     assert beside()[1]["Lambda-DARTS Λ (avg)"] == "mean"

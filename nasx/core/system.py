@@ -146,14 +146,16 @@ def keep_freed_memory() -> bool:
     """Let glibc keep freed memory for the next tensors, in huge pages. Return whether it does; it does so once.
 
     By default glibc returns large blocks to the system, which clears every page again for the next tensor. Nothing
-    changes on other systems, nor where the user has chosen an allocator or its settings.
+    changes on other systems, where the address space is limited (ulimit -v), or where the user has chosen an allocator
+    or its settings.
     """
     if sys.platform != "linux" or any(
         name.startswith(("MALLOC_", "LD_PRELOAD", "GLIBC_TUNABLES")) for name in os.environ
     ):
         return False
     libc = ctypes.CDLL(None)
-    if not hasattr(libc, "gnu_get_libc_version"):
+    limited = resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY
+    if limited or not hasattr(libc, "gnu_get_libc_version"):
         return False
     trim_threshold, top_pad, mmap_max, hugepage = -1, -2, -4, 14  # M_ of malloc.h, MADV_HUGEPAGE of mman.h
     sbrk, malloc = libc.sbrk, libc.malloc
