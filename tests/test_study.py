@@ -50,7 +50,7 @@ class Steps:
         self.taken: list[tuple[str, int, dict[str, Any]]] = []
         self.stop_at, self.alone = -1, False
         """The step that is killed, and whether each is held against the command that would take it alone."""
-        monkeypatch.setattr(search, "searched", lambda cfg, info: self.take("search", cfg, info))
+        monkeypatch.setattr(search, "search_in_process", lambda cfg, info: self.take("search", cfg, info))
         monkeypatch.setattr(retrain, "retrain", lambda cfg, info: self.take("retrain", cfg, info))
 
     def take(self, kind: str, cfg: dict[str, Any], info: dict[str, Any]) -> dict[str, Any]:
