@@ -253,7 +253,7 @@ def test_tables_reports_and_status_name_a_broken_seal(
     frame = collect.collect("runs")
     assert list(frame["broken"]) == ["genotype.txt"]
     cfg = {"out": "runs", "name": "run"}
-    monkeypatch.setattr(run_summary, "opened", lambda cfg, choices, kind: folder)
+    monkeypatch.setattr(run_summary, "checked_folder", lambda cfg, choices, kind: folder)
     assert run_summary.again({**cfg, "seeds_per_job": 1, "draw": "cell"}, {}, "search") is None, (
         "there is something to mend"
     )
