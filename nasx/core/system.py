@@ -149,13 +149,11 @@ def keep_freed_memory() -> bool:
     changes on other systems, where the address space is limited (ulimit -v), or where the user has chosen an allocator
     or its settings.
     """
-    if sys.platform != "linux" or any(
-        name.startswith(("MALLOC_", "LD_PRELOAD", "GLIBC_TUNABLES")) for name in os.environ
-    ):
+    chosen = any(name.startswith(("MALLOC_", "LD_PRELOAD", "GLIBC_TUNABLES")) for name in os.environ)
+    if not UNIX or chosen or resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY:
         return False
     libc = ctypes.CDLL(None)
-    limited = resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY
-    if limited or not hasattr(libc, "gnu_get_libc_version"):
+    if not hasattr(libc, "gnu_get_libc_version"):
         return False
     trim_threshold, top_pad, mmap_max, hugepage = -1, -2, -4, 14  # M_ of malloc.h, MADV_HUGEPAGE of mman.h
     sbrk, malloc = libc.sbrk, libc.malloc
