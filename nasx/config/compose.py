@@ -36,19 +36,18 @@ class BoundedFileSource(FileConfigSource):
     """
 
     parsed: ClassVar[dict[tuple[object, ...], tuple[Any, dict[str, str | None]]]] = {}
-    """Source, path, and time, size and number of the file on the disk -> its plain values and its header."""
+    """Path, modification time, size and inode of a file -> its plain values and its header."""
 
     def load_config(self, config_path: str) -> ConfigResult:
         path = Path(self.path, self._normalize_file_name(config_path))
         if not path.is_file():
             return super().load_config(config_path)
         found = path.stat()
-        key = (self.path, path, found.st_mtime_ns, found.st_size, found.st_ino)
+        key = (path, found.st_mtime_ns, found.st_size, found.st_ino)
         if key not in self.parsed:
             files.compose_yaml(path.read_text(encoding="utf-8"))
             result = super().load_config(config_path)
-            self.parsed[key] = OmegaConf.to_container(result.config), dict(result.header)
-            return result
+            self.parsed[key] = OmegaConf.to_container(result.config), result.header
         values, header = self.parsed[key]
         place = f"{self.scheme()}://{self.path}"
         return ConfigResult(provider=self.provider, path=place, config=OmegaConf.create(values), header=dict(header))
