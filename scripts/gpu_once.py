@@ -40,11 +40,10 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
+from gpu_searches import Prepared, Report, Sizes, TimeUp, limited
+
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
-
-from gpu_searches import Prepared, Report, Sizes, TimeUp, limited  # noqa: E402 (found by the path above)
-
+sys.path[:0] = [str(ROOT)]
 BUDGET_S = {"tests": 60.0, "speed": 240.0, "memory": 60.0, "search": 300.0}
 TURNS = (3, 15)
 """Fewest and most turns of a comparison."""

@@ -49,8 +49,8 @@ def prepared(
 ) -> Iterator[None]:
     """Within the block threads, precision and determinism of this process are those of a job, and torch is seeded.
 
-    TF32 is off unless asked for, on every torch version. After the block all but the seed is as it was before: the next
-    job of a sweep in this process gets what its own configuration says.
+    TF32 is off unless asked for, on every torch version. After the block all but the seed and the allocator is as it
+    was before: the next job of a sweep in this process gets what its own configuration says.
     """
     with _restored():
         if threads:
@@ -65,7 +65,7 @@ def prepared(
         torch.manual_seed(seed)
         if on.type == "cpu":
             system.keep_freed_memory()
-        if on.type == "cuda":
+        elif on.type == "cuda":
             if on.index is not None:
                 torch.cuda.set_device(on)  # streams and graphs open on the current device
             torch.cuda.reset_peak_memory_stats(on)
