@@ -192,8 +192,8 @@ def experiment_table() -> str:
         found = experiments.find(path.stem)
         assert found is not None, path
         printed = [
-            f"{cell(row.row)}: {cell(row.numbers)}" + f", with `{' '.join(row.words)}`" * bool(row.words)
-            for row in found.printed
+            f"{cell(row.row)}: {cell(row.text)}" + f", with `{' '.join(row.overrides)}`" * bool(row.overrides)
+            for row in found.published
         ]
         shown = "".join(f"<br>`{cell(line)}`" for line in found.commands)
         if printed:
@@ -201,7 +201,7 @@ def experiment_table() -> str:
             shown += f"<details><summary>{count}</summary>{'<br>'.join(printed)}</details>"
         groups = ("space", "method", "dataset", "stages")
         choice = "<br>".join(f"{group}={found.choices[group]}" for group in groups if group in found.choices)
-        rows.append(f"| **{path.stem}**<br>{choice} | {cell(found.about)}{shown} | {cell(found.cost)} |")
+        rows.append(f"| **{path.stem}**<br>{choice} | {cell(found.summary)}{shown} | {cell(found.cost)} |")
     box = '<input class="filter" type="search" placeholder="Filter, for example: idarts nb201" aria-label="Filter">'
     return box + "\n\n" + "\n".join(rows)
 

@@ -82,12 +82,17 @@ def chosen() -> Iterator[tuple[str, experiments.Experiment, experiments.Printed,
         lines["metric"].isin(["test_accuracy", "test_error", "top1_accuracy", "top1_error", "test_perplexity"])
     ]
     known, own = set(lines["row"]), set(lines[lines["own"] == 1]["row"])
-    left = {table(printed) for head in found.values() if head for printed in head.printed if printed.row in known}
+    left = {table(printed) for head in found.values() if head for printed in head.published if printed.row in known}
     ways = [
-        (name, head, printed, [row for row in head.printed if row.words == printed.words and row.row in known])
+        (
+            name,
+            head,
+            printed,
+            [row for row in head.published if row.overrides == printed.overrides and row.row in known],
+        )
         for name, head in found.items()
         if head
-        for printed in head.printed
+        for printed in head.published
         if "space.keep" not in " ".join(head.commands) and "search.epochs" not in printed.settings
     ]
 
@@ -165,7 +170,7 @@ def main() -> int:
     for name, head, printed, places in chosen():
         if only and name not in only:
             continue
-        out, began = args.out / "-".join([name, *printed.words]).replace("=", "_"), time.monotonic()
+        out, began = args.out / "-".join([name, *printed.overrides]).replace("=", "_"), time.monotonic()
         commands = [experiments.command(name, head, printed)]
         if "from" in printed.settings:  # first the search whose cell is trained
             commands.insert(0, f"nasx search experiment={name} name=RUN")
@@ -175,7 +180,7 @@ def main() -> int:
             code, said = start([verb, *words, *small(verb, words, head, images), f"out={out}"]).end()
             if code:
                 break
-        beside = beside_which(out, {table(printed).partition(",")[0] for printed in head.printed}) if not code else []
+        beside = beside_which(out, {table(printed).partition(",")[0] for printed in head.published}) if not code else []
         bad += bool(code) or not beside
         told = "; ".join(beside) or (f"failed: {said.strip()[-200:]}" if code else "nothing")
         lines.append(f"| {name} | `{commands[-1]}` | {time.monotonic() - began:.0f} | {told} |")

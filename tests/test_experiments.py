@@ -39,28 +39,31 @@ def texts(words: str, folder: Path) -> str:
 def test_the_head_of_a_file(name: str) -> None:
     head, lines = HEADS[name], FILES[name].read_text(encoding="utf-8").splitlines()
     assert lines[0] == "# @package _global_"
-    assert re.match(rf"# nasx (search|run|study) (--multirun )?experiment={name}( |$)", lines[1]), lines[1]
+    assert lines[1:3] == ["meta:", "  commands:"]
+    assert re.match(rf"nasx (search|run|study) (--multirun )?experiment={name}( |$)", head.commands[0])
     assert all(f" experiment={name} " in f"{command} " for command in head.commands)
-    assert head.about.endswith(".")
-    assert bool(head.printed) != bool(head.nothing), "printed rows, or why there is none"
+    assert head.summary.endswith(".")
+    assert bool(head.published) != bool(head.unpublished), "printed rows, or why there is none"
     assert re.search(r"GPU-days?\b.*\b(1080 Ti|V100|2080 Ti|card not stated|TSE-DARTS-20|NAS-Bench-201)|CPU", head.cost)
-    assert max(len(line) for line in lines if line.startswith("#")) <= 120
-    assert not head.printed or {"space", "method", "dataset"} <= set(head.choices), "a published one chooses all three"
+    assert max(map(len, lines[: lines.index("defaults:")])) <= 120
+    assert not head.published or {"space", "method", "dataset"} <= set(head.choices), (
+        "a published one chooses all three"
+    )
 
 
-@pytest.mark.parametrize("name", [name for name, head in HEADS.items() if head.printed])
+@pytest.mark.parametrize("name", [name for name, head in HEADS.items() if head.published])
 def test_the_printed_numbers_are_those_of_the_papers(name: str) -> None:
-    for printed in HEADS[name].printed:
+    for printed in HEADS[name].published:
         assert printed.row in ROWS, f"{name}: no such row: {printed.row}"
         lines = [line for line in ROWS[printed.row] if coverage.named(line["dataset"]) in printed.datasets]
-        assert printed.numbers == targets.describe(lines), f"{name}: {printed.row}"
+        assert printed.text == targets.describe(lines), f"{name}: {printed.row}"
         assert printed.datasets <= {coverage.named(line["dataset"]) for line in ROWS[printed.row]}
 
 
 def test_every_printed_row_is_named_once_or_said_not_to_be() -> None:
     """Rows of methods that nasx does not have too: an empty `method` hides nothing."""
     wanted = {(row, coverage.named(line["dataset"])) for row, lines in ROWS.items() for line in lines}
-    run = [(row.row, dataset) for head in HEADS.values() for row in head.printed for dataset in row.datasets]
+    run = [(row.row, dataset) for head in HEADS.values() for row in head.published for dataset in row.datasets]
     assert len(run) == len(set(run)), f"named twice: {sorted(x for x in run if run.count(x) > 1)}"
     left = {(row, name) for row, reasons in coverage.not_run().items() for some in reasons.values() for name in some}
     assert sorted(left - wanted) == [], "no such row"
@@ -97,36 +100,13 @@ def test_the_list_of_a_paper_has_its_rows_and_figures(capsys: pytest.CaptureFixt
     assert "Figure 3" in said
 
 
-def test_a_head_that_says_nothing_is_empty() -> None:
-    head = experiments.read("seed: 1\n")
-    assert head == experiments.Experiment((), "", (), "", "", {})
-    assert experiments.command("mine", head) == "nasx search experiment=mine"
-
-
-def test_the_command_of_a_row() -> None:
-    text = (
-        "# @package _global_\n# nasx run --multirun experiment=e space=s1,s2 \\\n#   space.keep=RUN seed=0,1\n"
-        "# What.\n# Published: A, B, c: d: 1 on X, 2 on Y (over\n#   3 z), with method.K=2 seed=1\n"
-        "# Published: A, B, e: 1 on X, with from=RUN dataset=x\n# Cost: little.\n"
-    )
-    head = experiments.read(text)
-    assert [printed.row for printed in head.printed] == ["A, B, c: d", "A, B, e"]
-    assert head.printed[0].datasets == {"X", "Y"}
-    assert experiments.command("e", head) == "nasx run experiment=e space.keep=RUN"
-    assert [experiments.command("e", head, printed) for printed in head.printed] == [
-        "nasx run experiment=e space.keep=RUN method.K=2 seed=1",
-        "nasx retrain experiment=e from=RUN dataset=x",
-    ]
-    assert (head.about, head.cost) == ("What.", "little.")
-
-
 def test_the_list_has_a_row_for_each_and_all_of_one(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One row of 80 columns for each experiment; all that its file says by its name; words filter as in the docs."""
     monkeypatch.setenv("COLUMNS", "80")
     (tmp_path / "experiment").mkdir()
-    (tmp_path / "experiment" / "own.yaml").write_text("# @package _global_\n# nasx search experiment=own\n# My own.\n")
+    (tmp_path / "experiment" / "own.yaml").write_text("# @package _global_\n# My own.\n")
     folders = [str(tmp_path), str(paths.conf_dir())]
 
     def said(what: str, *words: str) -> list[str]:
@@ -144,11 +124,11 @@ def test_the_list_has_a_row_for_each_and_all_of_one(
     for name, head in HEADS.items():
         told = " ".join(" ".join(said("experiments", name)).replace(" published ", " ").replace(" run ", " ").split())
         for text in (
-            head.about,
+            head.summary,
             *head.commands,
-            head.nothing,
+            head.unpublished,
             head.cost,
-            *(p.row + ": " + p.numbers for p in head.printed),
+            *(p.row + ": " + p.text for p in head.published),
         ):
             assert text.replace(" published ", " ").replace(" run ", " ") in told, text
     names = [line.split()[0] for line in said("experiments", "TSE", "space=nb201")[2:-3]]
@@ -203,7 +183,7 @@ def test_the_commands_of_a_file_pass_the_checks(name: str, tmp_path: Path) -> No
     """The file's own for one seed, and of its rows' the one with the most words."""
     head = HEADS[name]
     searched(tmp_path, head)
-    longest = max(head.printed, key=lambda printed: len(printed.words), default=None)
+    longest = max(head.published, key=lambda printed: len(printed.overrides), default=None)
     base = experiments.command(name, head)
     if "override /hydra/sweeper" in FILES[name].read_text(encoding="utf-8"):
         base += " --multirun"
@@ -223,7 +203,7 @@ def test_the_commands_of_figures_pass_the_checks(paper: str, tmp_path: Path) -> 
 def test_the_command_of_every_row_passes_the_checks(name: str, tmp_path: Path) -> None:
     head = HEADS[name]
     searched(tmp_path, head)
-    for command in sorted({*head.commands, *(experiments.command(name, head, printed) for printed in head.printed)}):
+    for command in sorted({*head.commands, *(experiments.command(name, head, printed) for printed in head.published)}):
         assert refused(command, tmp_path) == [], command
 
 
@@ -309,7 +289,7 @@ def test_finished_runs_stand_next_to_the_rows_that_their_experiments_name_and_no
     loader, ways = preflight.make_loader(), []
     for name, head in HEADS.items():
         cfg, choices = preflight.resolved(loader.load_configuration("run", [f"experiment={name}"], RunMode.RUN))
-        for printed in {printed.words: printed for printed in head.printed}.values():
+        for printed in {printed.overrides: printed for printed in head.published}.values():
             finish(tmp_path, len(ways), name, cfg, choices, printed)
             ways.append((name, apart(printed)))
     ours = summary(collect(tmp_path), reference=False)
@@ -321,7 +301,7 @@ def test_finished_runs_stand_next_to_the_rows_that_their_experiments_name_and_no
             beside.setdefault(str(line["row"]), set()).add(round(10 * (accuracy - 50)))
     wanted: dict[str, set[int]] = {}
     for name, head in HEADS.items():
-        for printed in head.printed:
+        for printed in head.published:
             if {line["metric"] for line in ROWS[printed.row]} & MEASURED:
                 words, seed = apart(printed)
                 wanted.setdefault(printed.row, set()).update(
@@ -386,7 +366,7 @@ def test_what_a_run_of_an_experiment_may_be(
 )
 def test_a_reduced_run_keeps_the_words_of_its_row(tmp_path: Path, given: str, rows: set[str]) -> None:
     choices = {**HEADS["amended_darts_c10"].choices, "experiment": "amended_darts_c10", "benchmark": "none"}
-    printed = experiments.Printed("", "", (given,))
+    printed = experiments.Printed("", {}, "", (given,))
     finish(tmp_path, 0, "amended_darts_c10", {}, choices, printed, reduced=True)
     ours = summary(collect(tmp_path), reference=False)
     tell = (published.compare(ours, paper)[1] for paper in ("amended", "lambda"))

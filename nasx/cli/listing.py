@@ -87,7 +87,7 @@ def _target(text: str) -> str:
 def _first_comment(text: str) -> str:
     """The first comment that is neither a package directive nor the run command, to the end of its sentence."""
     lines = [line.lstrip("# ").strip() for line in text.splitlines() if line.startswith("#")]
-    prose = [line for line in lines if not line.startswith(("@", "nasx ", "Source:", *experiments.MARKS))]
+    prose = [line for line in lines if not line.startswith(("@", "nasx ", "Source:"))]
     ends = next((i for i, line in enumerate(prose) if line.endswith((".", ":"))), len(prose) - 1)
     return " ".join(prose[: ends + 1])
 
@@ -144,7 +144,7 @@ def overrides(words: Sequence[str]) -> list[str]:
 
 
 class _Row(NamedTuple):
-    """An entry of a kind, with the head of its file where it is an experiment."""
+    """An entry of a kind, with the description of an experiment."""
 
     kind: str
     entry: Entry
@@ -155,7 +155,7 @@ class _Row(NamedTuple):
         texts: list[str] = [self.kind, *self.entry]
         if self.head:
             texts += [f"{group}={choice}" for group, choice in self.head.choices.items()]
-            texts += [self.head.about, *self.head.commands, *(f"{p.row} {p.numbers}" for p in self.head.printed)]
+            texts += [self.head.summary, *self.head.commands, *(f"{p.row} {p.text}" for p in self.head.published)]
         text = "\n".join(texts).lower()
         return all(word.lower() in text for word in words)
 
@@ -170,10 +170,12 @@ class _Row(NamedTuple):
         """Return the first published number of an experiment and the number of further rows that it computes."""
         assert self.head is not None
         words = {"error": "err. {} %", "accuracy": "acc. {} %", "perplexity": "ppl. {}"}
-        for printed in self.head.printed:
-            if found := re.search(rf"({'|'.join(words)}) (\d[\d.]*)", printed.numbers):
-                more = len(self.head.printed) - 1
-                return words[found[1]].format(found[2]) + f" (+{more})" * bool(more)
+        more = len(self.head.published) - 1
+        for printed in self.head.published:
+            for metric, numbers in printed.numbers.items():
+                if (kind := metric.rpartition(" ")[2]) in words:
+                    number = next(iter(numbers.values())).partition(" ")[0]
+                    return words[kind].format(number) + f" (+{more})" * bool(more)
         return ""
 
 
@@ -186,13 +188,14 @@ def _rows(kind: str, folders: Sequence[str]) -> Iterator[_Row]:
 def _details(row: _Row, width: int) -> str:
     """Everything that is known of one entry."""
     entry, head = row.entry, row.head
-    parts = [("", head.about if head and head.about else entry.line)]
+    parts = [("", head.summary if head and head.summary else entry.line)]
     if head:
         parts += [("run", command) for command in head.commands]
         parts += [
-            ("published", f"{p.row}: {p.numbers}" + f", with {' '.join(p.words)}" * bool(p.words)) for p in head.printed
+            ("published", f"{p.row}: {p.text}" + f", with {' '.join(p.overrides)}" * bool(p.overrides))
+            for p in head.published
         ]
-        parts += [("not published", head.nothing), ("cost", head.cost)]
+        parts += [("not published", head.unpublished), ("cost", head.cost)]
     else:
         parts += [("source", entry.source), ("cost", entry.cost), ("options", entry.options)]
     lines, said = [f"{KINDS[row.kind]}={entry.name}"], ""

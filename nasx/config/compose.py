@@ -47,7 +47,10 @@ class BoundedFileSource(FileConfigSource):
         if key not in self.parsed:
             files.compose_yaml(path.read_text(encoding="utf-8"))
             result = super().load_config(config_path)
-            self.parsed[key] = OmegaConf.to_container(result.config), result.header
+            values = OmegaConf.to_container(result.config)
+            if config_path.startswith("experiment/") and isinstance(values, dict):
+                values.pop("meta", None)  # the description, see experiments.py
+            self.parsed[key] = values, result.header
         values, header = self.parsed[key]
         place = f"{self.scheme()}://{self.path}"
         return ConfigResult(provider=self.provider, path=place, config=OmegaConf.create(values), header=dict(header))

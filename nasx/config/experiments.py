@@ -1,93 +1,116 @@
-"""The description of an experiment: the comment at the head of conf/experiment/<name>.yaml, in paragraphs.
+"""The description of an experiment: the block `meta` of conf/experiment/<name>.yaml, which no configuration contains.
 
-    # @package _global_
-    # nasx run experiment=<name>               the command; more may follow; a long one continues after \\
-    # A description of one or more sentences.
-    # Published: <row>: <numbers>              for each printed row that the command computes
-    # Published: <row>: <numbers>, with <overrides>    the same, with these overrides added to the command
-    # Published: nothing; <why>
-    # Cost: <time and hardware, and the source of the figure>
+    meta:
+      commands: [nasx run experiment=<name>, ...]       the first computes the rows without `overrides`
+      summary: A description of one or more sentences.
+      published:                                        each printed row that the command computes
+        - row: iDARTS, Table 1, iDARTS                  its name: see nasx/results/targets.py
+          numbers: {test accuracy: {CIFAR-10: 93.58 +- 0.32}}
+          spread: over 3 searches                       what the +- is over, if it has one
+          overrides: [from=RUN, ...]                    added to the command for this row, if any
+      unpublished: Reason why the command computes no printed row, if it computes none.
+      cost: Time and hardware, and the source of the figure.
 
-<row> and <numbers> are the texts that nasx prints for the published numbers inside the package, so that the file, the
-list of experiments and the tables cannot disagree. A user's own files need none of it.
-Imports nothing heavy.
+A user's own files need none of it. `compose.BoundedFileSource` removes the block. Imports nothing heavy.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import yaml
 
 from nasx.config import commands as config_commands
 from nasx.config import plugins
-
-MARKS = ("Published: ", "Cost: ")
+from nasx.core.files import compose_yaml
+from nasx.errors import UserError
 
 
 class Printed(NamedTuple):
-    """A printed row that an experiment computes: its name, its numbers, the overrides that lead to it."""
+    """A printed row that an experiment computes."""
 
     row: str
-    numbers: str
-    words: tuple[str, ...] = ()
+    numbers: Mapping[str, Mapping[str, str]]
+    """Metric -> dataset, as tables call it -> number."""
+    spread: str = ""
+    """What the +- is over."""
+    overrides: tuple[str, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """The numbers as one text, like `targets.describe`."""
+        metrics = (
+            f"{metric} " + ", ".join(f"{number} on {dataset}" for dataset, number in by_dataset.items())
+            for metric, by_dataset in self.numbers.items()
+        )
+        return ", ".join(metrics) + f" ({self.spread})" * bool(self.spread)
 
     @property
     def datasets(self) -> frozenset[str]:
-        """The datasets that the numbers are on, as tables call them."""
-        return frozenset(re.findall(r" on ([^ ,]+)", self.numbers))
+        """The datasets that the numbers are on."""
+        return frozenset(dataset for by_dataset in self.numbers.values() for dataset in by_dataset)
 
     @property
     def settings(self) -> dict[str, str]:
-        return dict(word.split("=", 1) for word in self.words)
+        return dict(word.split("=", 1) for word in self.overrides)
 
 
 class Experiment(NamedTuple):
-    """The head of one file, and its choices."""
+    """The block `meta` of one file, and the choices of the file."""
 
-    commands: tuple[str, ...]
-    about: str
-    printed: tuple[Printed, ...]
-    nothing: str
+    commands: tuple[str, ...] = ()
+    summary: str = ""
+    published: tuple[Printed, ...] = ()
+    unpublished: str = ""
     """Reason why no printed row belongs to it; empty if one does."""
-    cost: str
-    choices: Mapping[str, str]
+    cost: str = ""
+    choices: Mapping[str, str] = {}
     """Group -> choice, of those that the file overrides."""
 
     @property
     def keys(self) -> frozenset[str]:
         """The settings in which its rows differ."""
-        return frozenset(word.partition("=")[0] for printed in self.printed for word in printed.words)
+        return frozenset(word.partition("=")[0] for printed in self.published for word in printed.overrides)
 
 
-def read(text: str) -> Experiment:
-    """The head of an experiment's file. Whatever is not written in it stays empty."""
-    head = re.match(r"(?:#.*\n)*", text)
-    joined = re.sub(r" \\\n# +", " ", head[0] if head else "")
-    lines = [line.lstrip("# ").strip() for line in joined.splitlines()]
-    commands = tuple(line for line in lines if line.startswith("nasx "))
-    paragraphs: list[str] = []
-    for line in lines:
-        if line.startswith(("@", "nasx ")):
-            continue
-        if paragraphs and not line.startswith(MARKS):
-            paragraphs[-1] += f" {line}"
-        else:
-            paragraphs.append(line)
-    about = next((p for p in paragraphs if not p.startswith(MARKS)), "")
-    claims, cost = ([p.removeprefix(mark) for p in paragraphs if p.startswith(mark)] for mark in MARKS)
-    nothing = "; ".join(p.removeprefix("nothing; ") for p in claims if p.startswith("nothing; "))
-    printed = tuple(_printed(p) for p in claims if not p.startswith("nothing; "))
-    choices = dict(re.findall(r"^ +- override /(\w+): (\w+)", text, re.M))
-    return Experiment(commands, about, printed, nothing, " ".join(cost), choices)
+@lru_cache(maxsize=1)
+def _adapter() -> Any:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(Experiment)
 
 
-def _printed(paragraph: str) -> Printed:
-    row, _, rest = paragraph.rpartition(": ")
-    numbers, _, words = rest.partition(", with ")
-    return Printed(row, numbers, tuple(words.split()))
+def read(text: str, where: str = "experiment") -> Experiment:
+    """The description in an experiment's file; empty if it has none, or is not a configuration.
+
+    Raises UserError with the name of the file, `where`, for a block `meta` of another form.
+    """
+    from pydantic import ValidationError
+
+    try:
+        root = compose_yaml(text)
+        node = yaml.BaseLoader("").construct_document(root) if root else None  # every scalar is a text: 24.70
+    except (ValueError, RecursionError, yaml.YAMLError):  # an error when it is chosen
+        node = None
+    if not isinstance(node, Mapping):
+        return Experiment()
+    lines = [line for line in node.get("defaults") or () if isinstance(line, Mapping)]
+    choices = {
+        key.removeprefix("override /"): choice
+        for line in lines
+        for key, choice in line.items()
+        if key.startswith("override /") and isinstance(choice, str)
+    }
+    try:
+        found: Experiment = _adapter().validate_python(node.get("meta") or {})
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, ("meta", *first["loc"])))
+        raise UserError(f"{where}, {key}", first["msg"], "correct the file") from None
+    return found._replace(choices=choices)
 
 
 def command(name: str, experiment: Experiment, printed: Printed | None = None) -> str:
@@ -95,7 +118,7 @@ def command(name: str, experiment: Experiment, printed: Printed | None = None) -
     over, and the row's words. A seed among them makes a study one of that search alone, `from=RUN` a retraining of what
     RUN found; what is of a search says then which RUN that is."""
     first = (experiment.commands or (f"nasx search experiment={name}",))[0].split()
-    words = printed.words if printed else ()
+    words = printed.overrides if printed else ()
     if any(word.startswith("from=") for word in words):
         unread = ("seed=", *(f"{group}{sign}" for group in config_commands.COMMANDS["retrain"].unread for sign in ".="))
         return " ".join(["nasx retrain", f"experiment={name}", *(w for w in words if not w.startswith(unread))])
@@ -111,11 +134,11 @@ def command(name: str, experiment: Experiment, printed: Printed | None = None) -
 def find(name: str | None, *folders: Path) -> Experiment | None:
     """The experiment of that name in `folders` (none: nasx's own and those of NASX_CONFIG_DIR and plugins), or None."""
     file = plugins.file("experiment", name, *folders) if name else None
-    return None if file is None else read(file.read_text(encoding="utf-8"))
+    return None if file is None else read(file.read_text(encoding="utf-8"), str(file))
 
 
 def published(choices: Mapping[str, object], config_dir: str | None = None) -> list[str]:
     """`experiment=...` of the choices where that computes printed rows: what it sets is then published itself."""
     name = choices.get("experiment")
     found = find(str(name), *plugins.folders(config_dir)) if name else None
-    return [f"experiment={name}"] if found and found.printed else []
+    return [f"experiment={name}"] if found and found.published else []

@@ -57,6 +57,8 @@ def trace(command: str, overrides: Sequence[str] = (), config_dir: str | None = 
             group, _, choice = name.rpartition("/")
             found.chosen.update({group: choice} if group else {})
             for key, value, comment in values(path.read_text(encoding="utf-8")):
+                if group == "experiment" and key.partition(".")[0] == "meta":  # the description, see experiments.py
+                    continue
                 dotted = f"{file.package}.{key}" if file.package else key
                 found.lines.setdefault(dotted, []).append(Origin(f"{group}={choice}" if group else "", value, comment))
     except (HydraException, OmegaConfBaseException, ValueError) as error:

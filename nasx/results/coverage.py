@@ -62,7 +62,7 @@ def computed() -> dict[str, list[tuple[str, frozenset[str]]]]:
     found: dict[str, list[tuple[str, frozenset[str]]]] = {}
     for path in sorted((paths.conf_dir() / "experiment").glob("*.yaml")):
         head = experiments.find(path.stem)
-        for printed in head.printed if head else ():
+        for printed in head.published if head else ():
             command = experiments.command(path.stem, head, printed) if head else ""
             found.setdefault(printed.row, []).append((command, printed.datasets))
     return found

@@ -93,9 +93,9 @@ def _fits(line: Mapping[str, Any], row: Mapping[str, Any]) -> bool:
     if not _measure(line, row):
         return False
     experiment = experiments.find(row["experiment"])
-    if experiment and experiment.printed:
+    if experiment and experiment.published:
         return _same_selection(line, row) and any(
-            _named(printed, experiment, line, row) for printed in experiment.printed
+            _named(printed, experiment, line, row) for printed in experiment.published
         )
     best = f"best of {int(row['best_of'])}" if row["best_of"] else ""
     return (
@@ -132,7 +132,7 @@ def _named(printed: Printed, experiment: Experiment, line: Mapping[str, Any], ro
         "searched_on"
     ] != searched.get("dataset", row["searched_on"]):
         return False
-    known = {word for other in experiment.printed for word in other.words}
+    known = {word for other in experiment.published for word in other.overrides}
     given = {
         text.lstrip("+").partition("=")[0]
         for text in (*row["overrides"], *row["parent_overrides"])
