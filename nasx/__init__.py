@@ -6,7 +6,7 @@ The functions and classes below are imported at their first use, so that `import
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from nasx.errors import UserError
 
@@ -52,7 +52,7 @@ _HOMES = {
 
 if not TYPE_CHECKING:  # type checkers know the names, and find typos
 
-    def __getattr__(name: str) -> Any:
+    def __getattr__(name: str) -> object:
         for module, names in _HOMES.items():
             if name in names:
                 globals()[name] = found = getattr(import_module(module), name)

@@ -18,7 +18,7 @@ def printable(text: str) -> str:
     return "".join(letter if letter in "\n\t" or unicodedata.category(letter)[0] != "C" else "?" for letter in text)
 
 
-def cleaned(value: Any) -> Any:
+def cleaned(value: object) -> Any:
     """A plain value whose texts are `printable`, keys of mappings included: what is shown of a foreign record."""
     if isinstance(value, str):
         return printable(value)
@@ -44,7 +44,7 @@ class UserError(Exception):
         self.where, self.fault, self.remedy = where, fault, remedy
         super().__init__(f"{where}: {fault}" + (f"; {remedy}" if remedy else ""))
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         """Make the error picklable: launchers send it to the process that prints it."""
         return type(self), (self.where, self.fault, self.remedy), {"args": self.args}
 

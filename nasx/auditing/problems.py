@@ -22,7 +22,7 @@ from torch import Tensor
 from nasx.core.bilevel import Activate, Batch, Decision, Outcome, Problem, Search, Tree
 
 
-def real(*values: Any) -> Tensor:
+def real(*values: object) -> Tensor:
     """A float64 tensor of nested lists; several arguments make the leading axis."""
     return torch.tensor(values[0] if len(values) == 1 else values, dtype=torch.float64)
 

@@ -31,7 +31,7 @@ IMAGES = 128
 class RankedJob(SearchJob):
     """A search whose metrics rows hold the tau of its supernet."""
 
-    def row(self, means: dict[str, Any]) -> dict[str, Any]:
+    def row(self, means: dict[str, object]) -> dict[str, object]:
         return {**super().row(means), "tau": self.tau()}
 
     def tau(self) -> float | None:
@@ -50,7 +50,7 @@ class RankedJob(SearchJob):
         return found if found == found else None
 
 
-def audit(cfg: Mapping[str, Any], choices: Mapping[str, Any], seeds: int) -> list[Finding]:
+def audit(cfg: Mapping[str, Any], choices: Mapping[str, object], seeds: int) -> list[Finding]:
     """The findings of the search, for each of `seeds` seeds from that of the configuration."""
     found: list[Finding] = []
     with tempfile.TemporaryDirectory(prefix="nasx-audit-") as folder:
@@ -59,7 +59,7 @@ def audit(cfg: Mapping[str, Any], choices: Mapping[str, Any], seeds: int) -> lis
     return found
 
 
-def searched(cfg: Mapping[str, Any], choices: Mapping[str, Any]) -> Iterator[Finding]:
+def searched(cfg: Mapping[str, object], choices: Mapping[str, object]) -> Iterator[Finding]:
     """Run one search in a temporary folder."""
     info = {"choices": dict(choices), "overrides": [], "options": [], "command": "nasx audit", "folders": []}
     which = f"seed {cfg['seed']}"

@@ -56,7 +56,7 @@ class Softplus(TorchFunctionMode):
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
+    ) -> object:
         if func in (F.relu, torch.relu):
             return F.softplus(args[0], beta=5.0)
         return func(*args, **(kwargs or {}))
@@ -65,7 +65,7 @@ class Softplus(TorchFunctionMode):
 class ExactRecorder(Recorder):
     """A recorder whose finite differences are double backward."""
 
-    def probed(self, name: str, second: Second, v: Tree, found: Tree | None = None, **length: Any) -> Tree:
+    def probed(self, name: str, second: Second, v: Tree, found: Tree | None = None, **length: object) -> Tree:
         return second.exact(v)
 
 
@@ -74,7 +74,7 @@ class TenthRecorder(Recorder):
 
     by = 10.0
 
-    def probed(self, name: str, second: Second, v: Tree, found: Tree | None = None, **length: Any) -> Tree:
+    def probed(self, name: str, second: Second, v: Tree, found: Tree | None = None, **length: object) -> Tree:
         return second.central(v, **shortened(length, self.by)) if found is None else found
 
 
@@ -229,7 +229,7 @@ def passes(start: Start, method: Method) -> tuple[int, int]:
     def backward(g: Tensor) -> None:
         count["backward"] += 1
 
-    def forward(module: Any, inputs: Any, output: Any) -> None:
+    def forward(module: object, inputs: object, output: Any) -> None:
         count["forward"] += 1
         if output.main.requires_grad:
             output.main.register_hook(backward)

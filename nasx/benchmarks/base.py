@@ -57,7 +57,7 @@ class Score:
     train_s: float | None = None
     latency: dict[str, float | None] = field(default_factory=dict)
 
-    def as_record(self) -> dict[str, Any]:
+    def as_record(self) -> dict[str, object]:
         """Return the `lookup` object of result.json: plain JSON values, accuracies rounded to 1e-4 percent."""
         record: dict[str, Any] = {"benchmark": self.benchmark, "source": self.source, "protocol": self.protocol}
         for name, values in self.datasets.items():
@@ -125,7 +125,7 @@ class Benchmark(ABC):
         found = {name: self.reference(name, edges) for name in DATASETS}
         return {name: values for name, values in found.items() if values}
 
-    def ranked(self, score: Score | None, among: Space | Edges = ()) -> dict[str, Any]:
+    def ranked(self, score: Score | None, among: Space | Edges = ()) -> dict[str, object]:
         """Return the rank of a cell among those of a space (or of these edges), for result.json.
 
         Keys: `reference`, `better_than`, `rank`, `below_optimum` (percentage points below the best cell) and `among`:
@@ -148,7 +148,7 @@ class Benchmark(ABC):
         return found
 
     @abstractmethod
-    def info(self) -> dict[str, Any]:
+    def info(self) -> dict[str, object]:
         """Return source, checksum, columns and missing parts of the table, as plain values."""
 
     def missing(self) -> str | None:

@@ -82,7 +82,7 @@ class Column:
         seeds = f"; seeds {', '.join(map(str, self.seeds))}" if self.seeds else ""
         return f"{self.meaning}{seeds}; from {self.source}{f', {self.date}' if self.date else ''}"
 
-    def described(self) -> dict[str, Any]:
+    def described(self) -> dict[str, object]:
         """Return all fields except `values`, as plain values."""
         return {
             key: list(value) if isinstance(value, tuple) else value

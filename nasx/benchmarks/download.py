@@ -17,7 +17,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from nasx.benchmarks.offers import File
 from nasx.benchmarks.store import Say, sha256
@@ -95,7 +95,7 @@ class Resumed:
         self.part = folder / f"{file.name}.{(file.sha256 or 'unchecked')[:16]}.part"
         self.most = file.size if file.sha256 else SLACK * file.size
 
-    def __call__(self, url: str, output_file: str, pooch: Any) -> None:
+    def __call__(self, url: str, output_file: str, pooch: object) -> None:
         """Download `url` to `output_file`. Raises requests' exceptions, OSError, or UserError."""
         with self._opened() as handle:
             while True:

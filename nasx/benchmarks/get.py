@@ -34,7 +34,7 @@ FILL = "`nasx bench fill` adds its values to finished runs"
 SETTINGS = ("devices", "from", "mirror")
 
 
-def bench_offers() -> dict[str, dict[str, Any]]:
+def bench_offers() -> dict[str, dict[str, object]]:
     """Return the available tables by name: content, size, license, source, and whether each already exists."""
     found: dict[str, dict[str, Any]] = {}
     for name, offer in OFFERS.items():
@@ -92,7 +92,7 @@ def asked(words: Iterable[str]) -> dict[str, Any]:
 
 def bench_get(
     name: str, devices: Sequence[str] = (), *, brought: str | None = None, mirror: str | None = None, say: Say = silent
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Download the table `name` and add it to the existing ones; `devices`: only the latencies of these.
 
     `brought` is the path of a file (for latencies also of a folder) downloaded by hand, `mirror` an address to use
@@ -174,7 +174,7 @@ def _wanted(name: str, devices: Sequence[str], brought: str | None) -> list[File
     ]
 
 
-def _read(name: str, files: Sequence[File], paths: Sequence[Path], say: Say) -> dict[str, Any]:
+def _read(name: str, files: Sequence[File], paths: Sequence[Path], say: Say) -> dict[str, object]:
     """Add verified files to the tables; return the summary of the import."""
     if name == NB101:
         return import_nb101(paths[0], say=say)

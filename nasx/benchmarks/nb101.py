@@ -278,7 +278,7 @@ class Nb101(Benchmark):
         """Describe how to get the table; None if it exists."""
         return ABSENT if self._table is None else None
 
-    def info(self) -> dict[str, Any]:
+    def info(self) -> dict[str, object]:
         if self._table is None:
             return {"benchmark": "nb101", "file": str(self.file()), "cells": 0, "missing": ABSENT}
         shown = ("source", "version", "sha256", "license", "columns", "notes")

@@ -22,7 +22,7 @@ from base64 import b64decode
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 
@@ -198,7 +198,7 @@ class Collected:
 
 def import_nb101(
     path: str | Path, out: str | Path | None = None, *, say: Say = silent, complete: bool = True
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Read a NAS-Bench-101 tfrecord and write the compact table to `out` (None: the default path of `Nb101`).
 
     `say` receives progress messages. `complete=False` accepts a file with part of the graphs. Returns a summary: file,

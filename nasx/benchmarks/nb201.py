@@ -209,7 +209,7 @@ class Nb201(Benchmark):
         statistics = self._opened[1][:, [MEASURES.index((name, "test")) for name in DATASETS], 0]
         return TEST_MISSING if np.isnan(statistics).all() else None
 
-    def info(self) -> dict[str, Any]:
+    def info(self) -> dict[str, object]:
         columns = self.table().columns
         sources: dict[str, dict[str, Any]] = {}
         for each in columns.values():

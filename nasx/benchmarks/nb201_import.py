@@ -118,7 +118,7 @@ def import_nb201(
     say: Say = silent,
     complete: bool = True,
     source: str | None = None,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Import a NAS-Bench-201 file or folder into the table at `out` (None: the default path of `Nb201`).
 
     `say` receives progress messages, including the memory needed. `complete=False` accepts a source with part of the

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from nasx.benchmarks.base import Benchmark, Edges, Score
 
@@ -18,7 +17,7 @@ class NoBenchmark(Benchmark):
     def reference(self, dataset: str, edges: Edges = ()) -> dict[str, dict[str, float | None]]:
         return {}
 
-    def info(self) -> dict[str, Any]:
+    def info(self) -> dict[str, object]:
         return {"benchmark": "none", "state": "no table: this space has no published benchmark"}
 
     def dataset_key(self, name: str) -> str | None:

@@ -245,13 +245,13 @@ class TableApi(NASBench201API):
             print(f"  the best architecture : [{best}] {self.meta_archs[best]} with accuracy={highest:.3f}%")
         return best, highest
 
-    def get_net_config(self, index: int, dataset: str) -> dict[str, Any]:
+    def get_net_config(self, index: int, dataset: str) -> dict[str, object]:
         """Return name, channels, cells per stage, cell and classes of the network of a dataset."""
         if index not in self.arch2infos_dict:
             raise ValueError(f"no results of the cell {index}")
         return Trial(self.answers, official_order()[index], checked(dataset), 200, None).get_config(None)
 
-    def query_info_str_by_arch(self, arch: Any, hp: str | int = "12") -> str | None:
+    def query_info_str_by_arch(self, arch: object, hp: str | int = "12") -> str | None:
         if self.verbose:
             print(f"Call query_info_str_by_arch with arch={arch} and hp={hp}")
         return self._query_info_str_by_arch(arch, budget(hp), described)

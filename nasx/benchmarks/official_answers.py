@@ -35,11 +35,11 @@ class NotKnown(UserError, KeyError):
 class Known(dict[str, Any]):
     """The known values of an official dictionary; its other official keys raise NotKnown, all others KeyError."""
 
-    def __init__(self, where: str, values: Mapping[str, Any], faults: Mapping[str, NotKnown] | None = None) -> None:
+    def __init__(self, where: str, values: Mapping[str, object], faults: Mapping[str, NotKnown] | None = None) -> None:
         super().__init__(values)
         self.where, self.faults = where, dict(faults or {})
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         return type(self), (self.where, dict(self), self.faults)
 
     def __missing__(self, key: str) -> NoReturn:

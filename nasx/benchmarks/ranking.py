@@ -106,7 +106,7 @@ def _estimate(value: float, resampled: np.ndarray) -> Estimate:
     return Estimate(float(value), float(low), float(high))
 
 
-def as_record(found: Ranking, k: int) -> dict[str, Any]:
+def as_record(found: Ranking, k: int) -> dict[str, object]:
     """Return the numbers as plain values, by their names in tables."""
     record: dict[str, Any] = {"n": found.n}
     for name, each in (("kendall_tau", found.tau), ("spearman", found.rho), ("regret", found.regret)):

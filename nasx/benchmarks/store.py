@@ -71,7 +71,7 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def pack(arrays: Arrays, about: dict[str, Any]) -> bytes:
+def pack(arrays: Arrays, about: dict[str, object]) -> bytes:
     """Return an uncompressed .npz with `about` as JSON; the bytes depend only on the content."""
     blob = BytesIO()
     text = np.frombuffer(json.dumps(about, indent=1, sort_keys=True).encode(), np.uint8)

@@ -35,7 +35,7 @@ IMPORTS: dict[str, Callable[..., dict[str, Any]]] = {"nb201": import_nb201, "nb1
 Row = dict[str, Any]
 
 
-def bench_import(kind: str, path: str, out: str | None = None, say: Say = silent) -> dict[str, Any]:
+def bench_import(kind: str, path: str, out: str | None = None, say: Say = silent) -> dict[str, object]:
     """Convert a published benchmark into nasx's table. `kind` is nb201 or nb101; `say` receives progress messages.
 
     Returns the summary of the table that was written. Raises UserError; an old table is then left as it was.
@@ -62,7 +62,7 @@ def bench_query(genotype_text: str) -> dict[str, Any]:
     return _query_graph(text) if text.startswith("{") else _query_cell(text)
 
 
-def _query_cell(text: str) -> dict[str, Any]:
+def _query_cell(text: str) -> dict[str, object]:
     benchmark, code = Nb201(), cell_code(text)
     devices = tuple(name.removeprefix("latency.") for name in benchmark.table().columns if name.startswith("latency."))
     benchmark = Nb201(devices=devices)
@@ -97,7 +97,7 @@ def _others(text: str, equals: list[str]) -> str | None:
     return "  ".join(others[:3]) + more or None
 
 
-def _query_graph(text: str) -> dict[str, Any]:
+def _query_graph(text: str) -> dict[str, object]:
     benchmark, graph = Nb101(), graph_of(text)
     remedy = 'write {"matrix": [[0, 1], [0, 0]], "ops": ["input", "output"]}'
     try:

@@ -134,7 +134,9 @@ def restored_job(
         yield rebuild_job(folder, saved, chosen, threads, allow)
 
 
-def rebuild_job(folder: Path, saved: Mapping[str, Any], chosen: Any, threads: int | None, allow: Sequence[str]) -> Any:
+def rebuild_job(
+    folder: Path, saved: Mapping[str, object], chosen: Any, threads: int | None, allow: Sequence[str]
+) -> object:
     """The search job that a run folder's configuration describes, without its folder being taken."""
     from nasx.searcher.job import SearchJob
     from nasx.tracking import environment
@@ -189,5 +191,5 @@ def columns(rows: Sequence[Row]) -> Iterator[str]:
         yield "  ".join([line[0].ljust(wide[0]), *(text.rjust(w) for text, w in zip(line[1:], wide[1:], strict=True))])
 
 
-def _number(value: Any) -> str:
+def _number(value: object) -> str:
     return "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)

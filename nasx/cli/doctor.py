@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from nasx import __version__
 from nasx.cli.arguments import parse
@@ -66,7 +66,7 @@ def main(words: Sequence[str]) -> int:
     given = parse("doctor", words, {"out": "outputs", "device": "auto"}).options
     faults: list[UserError] = []
 
-    def part(make: Callable[..., Lines], *values: Any) -> None:
+    def part(make: Callable[..., Lines], *values: object) -> None:
         try:
             for name, text in make(*values):
                 print(f"{name.ljust(14)}{tilde(text)}".rstrip(), flush=True)

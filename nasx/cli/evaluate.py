@@ -126,7 +126,7 @@ def evaluate(model: Model, said: Arguments, settings: Sequence[str]) -> Tested:
         return evaluate_on(device, model, node, said)
 
 
-def evaluate_on(device: torch.device, model: Model, node: Mapping[str, Any], said: Arguments) -> Tested:
+def evaluate_on(device: torch.device, model: Model, node: Mapping[str, object], said: Arguments) -> Tested:
     """Evaluate a model after this process has been set up."""
     import torch
 
@@ -166,7 +166,9 @@ def check_classes(source: Any, facts: Mapping[str, Any], count: int | None = Non
         )
 
 
-def dataset_node(name: str, facts: Mapping[str, Any], settings: Sequence[str], allow: Sequence[str]) -> dict[str, Any]:
+def dataset_node(
+    name: str, facts: Mapping[str, Any], settings: Sequence[str], allow: Sequence[str]
+) -> dict[str, object]:
     """The dataset's component: that of the training or the one named, with the `settings` of the line."""
     held = facts["dataset"]
     if not name:

@@ -140,7 +140,7 @@ def finished_retraining(folder: Path) -> Facts:
     return found
 
 
-def trained_network(folder: Path, result: Mapping[str, Any], allow: Sequence[str]) -> tuple[nn.Module, Facts]:
+def trained_network(folder: Path, result: Mapping[str, object], allow: Sequence[str]) -> tuple[nn.Module, Facts]:
     """The network with its last weights, as it was tested, and what is to be known of it. Raises UserError.
 
     The run's own `allow` is not believed: the folder may be another's.
@@ -281,7 +281,7 @@ WRITERS: dict[str, tuple[str, Callable[[Any, Facts], bytes]]] = {
 
 # -------------------------------------------------------------------------------------------------------- card
 def card(
-    facts: Facts, result: Mapping[str, Any], files: Sequence[str], measured: Mapping[str, Any] | None = None
+    facts: Facts, result: Mapping[str, object], files: Sequence[str], measured: Mapping[str, object] | None = None
 ) -> str:
     """The model card; `measured` is what `nasx fit` found of the ONNX file (fit_report.written)."""
     import jinja2

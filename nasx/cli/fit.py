@@ -224,7 +224,7 @@ class Fit:
         self.plan: dict[str, Any] = files.read_json(self.path) or {}
         self.began, self.before = time.monotonic(), self.plan.get("spent", 0.0)
 
-    def decide(self, key: str, choose: Callable[[], Any]) -> Any:
+    def decide(self, key: str, choose: Callable[[], object]) -> Any:
         """What was decided before, else what `choose()` returns, which is kept."""
         if key not in self.plan:
             self.plan[key] = choose()

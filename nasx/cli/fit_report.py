@@ -63,7 +63,7 @@ def understood(
 
 def written(
     out: Path, quantity: str, target: float, trained: Done, images: Images, allow: Sequence[str]
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Write the ONNX file, test and time it, write its card; the facts that are shown."""
     import onnxruntime
     import torch
@@ -103,7 +103,7 @@ def written(
     return found
 
 
-def confusions(y: np.ndarray, answers: np.ndarray, classes: Sequence[str]) -> list[list[Any]]:
+def confusions(y: np.ndarray, answers: np.ndarray, classes: Sequence[str]) -> list[list[object]]:
     """Pairs of classes, most frequent first: class, answer, how often, images of the class."""
     counts = np.bincount(y, minlength=len(classes))
     wrong = Counter((int(a), int(b)) for a, b in zip(y, answers, strict=True) if a != b)
@@ -124,13 +124,13 @@ def card_of(out: Path) -> Path:
     return out.with_suffix(".md")
 
 
-def finished(result: Mapping[str, Any] | None, out: Path) -> bool:
+def finished(result: Mapping[str, object] | None, out: Path) -> bool:
     """Whether the file and its card are those of a finished fit."""
     there = result is not None and card_of(out).is_file() and out.is_file()
     return there and hashlib.sha256(out.read_bytes()).hexdigest() == str((result or {})["sha256"])
 
 
-def show(result: Mapping[str, Any], out: Path, folder: str) -> None:
+def show(result: Mapping[str, object], out: Path, folder: str) -> None:
     """Print the last screen."""
     found, console = cleaned(dict(result)), Console(highlight=False, soft_wrap=True)
     low, high = found["interval"]

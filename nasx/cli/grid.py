@@ -86,7 +86,7 @@ def _axis(override: Override, groups: Collection[str], every: bool) -> Axis:
     return Axis(key, [f"{key}={Transformer.str(value)}" for value in listed], values, not sets)
 
 
-def _composes(value: Any) -> bool:
+def _composes(value: object) -> bool:
     """Return whether a value is merged or interpolated, not set."""
     if isinstance(value, list):
         return any(map(_composes, value))
@@ -130,7 +130,7 @@ def texts(found: Sequence[Axis], at: Sequence[int]) -> tuple[str, ...]:
     return tuple(axis.texts[place] for axis, place in zip(found, at, strict=True))
 
 
-def jobs(found: Sequence[Axis], at: Sequence[int], cfg: Any, *, every: bool) -> Iterator[Job]:
+def jobs(found: Sequence[Axis], at: Sequence[int], cfg: object, *, every: bool) -> Iterator[Job]:
     """The jobs of one combination of choices, whose composed configuration is `cfg`.
 
     `every`: of all combinations of the other values; else the first, and one for each further value of each key (a
@@ -159,7 +159,7 @@ def jobs(found: Sequence[Axis], at: Sequence[int], cfg: Any, *, every: bool) -> 
         yield Job(own, values, choices)
 
 
-def _there(values: Mapping[str, Any], path: Sequence[str]) -> bool:
+def _there(values: Mapping[str, object], path: Sequence[str]) -> bool:
     """Return whether a configuration has a key."""
     node: Any = values
     for part in path:
@@ -169,7 +169,7 @@ def _there(values: Mapping[str, Any], path: Sequence[str]) -> bool:
     return True
 
 
-def _put(values: dict[str, Any], path: Sequence[str], value: Any) -> None:
+def _put(values: dict[str, Any], path: Sequence[str], value: object) -> None:
     """Set a key; the mappings on the way to it are copied."""
     for part in path[:-1]:
         values[part] = dict(values[part])
@@ -177,7 +177,7 @@ def _put(values: dict[str, Any], path: Sequence[str], value: Any) -> None:
     values[path[-1]] = value
 
 
-def _resolved(cfg: Any, changed: Mapping[str, Any]) -> dict[str, Any]:
+def _resolved(cfg: Any, changed: Mapping[str, Any]) -> dict[str, object]:
     """The configuration with other values of some keys, where others refer to them."""
     own = copy.deepcopy(cfg)
     for key, value in changed.items():
@@ -195,7 +195,7 @@ class Run(NamedTuple):
     values: Mapping[str, Any]
 
 
-def runs(command: str, values: Mapping[str, Any], choices: Mapping[str, Any]) -> list[tuple[Run, ...]]:
+def runs(command: str, values: Mapping[str, Any], choices: Mapping[str, object]) -> list[tuple[Run, ...]]:
     """The runs of a job, one tuple per seed: of `nasx run` the search, and the retraining where there may be one."""
 
     def run(kind: str, cfg: Mapping[str, Any]) -> Run:

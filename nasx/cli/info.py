@@ -352,7 +352,7 @@ def possible(space: Space) -> dict[str, list[Edge]]:
     }
 
 
-def _by_target(item: tuple[tuple[str, str], Any]) -> tuple[int, ...]:
+def _by_target(item: tuple[tuple[str, str], object]) -> tuple[int, ...]:
     """Inputs first, then by the numbers of the nodes."""
     return tuple(int(name) if name.isdigit() else -1 for name in item[0])
 

@@ -62,7 +62,11 @@ def do(command: Literal["search", "retrain"], cfg: Config, info: Config) -> Done
 
 
 def job_info(
-    command: str, cfg: Mapping[str, Any], choices: Mapping[str, Any], overrides: Sequence[str], options: Sequence[str]
+    command: str,
+    cfg: Mapping[str, object],
+    choices: Mapping[str, object],
+    overrides: Sequence[str],
+    options: Sequence[str],
 ) -> Config:
     """Return what a job records of its command line: choices, overrides, command, published configuration.
 
@@ -83,7 +87,7 @@ def job_info(
     return info
 
 
-def _unless_done(kind: str, cfg: Config, info: Config) -> Any:
+def _unless_done(kind: str, cfg: Config, info: Config) -> object:
     """Return the record of a finished run without importing torch, or do the run. `kind`: search or retrain."""
     from nasx.report import run_summary
 
@@ -95,7 +99,7 @@ def _unless_done(kind: str, cfg: Config, info: Config) -> Any:
     return {"search": nasx.jobs.search.search, "retrain": nasx.jobs.retrain.retrain}[kind](cfg, info)
 
 
-def _run(cfg: Config, info: Config) -> Any:
+def _run(cfg: Config, info: Config) -> object:
     from nasx.report import run_summary
 
     run_summary.checked_folder(cfg, info["choices"], "search")
@@ -104,7 +108,7 @@ def _run(cfg: Config, info: Config) -> Any:
     return nasx.jobs.run.run(cfg, info)
 
 
-def _study(cfg: Config, info: Config) -> Any:
+def _study(cfg: Config, info: Config) -> object:
     import nasx.jobs.study
 
     return nasx.jobs.study.study(cfg, info)

@@ -120,7 +120,7 @@ def measured(said: Arguments) -> list[str]:
     return lines(table, path, choices["space"], "")
 
 
-def where(runtime: str, device: torch.device) -> dict[str, Any]:
+def where(runtime: str, device: torch.device) -> dict[str, object]:
     """The runtime, the device, and the versions that latencies depend on. Raises UserError."""
     from nasx.tracking import environment
 

@@ -34,32 +34,32 @@ if TYPE_CHECKING:
 
 
 # ---------------------------------------------------------------------------------------------- the jobs
-def search(cfg: DictConfig) -> Any:
+def search(cfg: DictConfig) -> object:
     """One search job."""
     return _job("search", cfg)
 
 
-def retrain(cfg: DictConfig) -> Any:
+def retrain(cfg: DictConfig) -> object:
     """One retraining job."""
     return _job("retrain", cfg)
 
 
-def run(cfg: DictConfig) -> Any:
+def run(cfg: DictConfig) -> object:
     """One search job and what follows it."""
     return _job("run", cfg)
 
 
-def study(cfg: DictConfig) -> Any:
+def study(cfg: DictConfig) -> object:
     """One study: searches, a ranking, retrainings."""
     return _job("study", cfg)
 
 
-def table(cfg: DictConfig) -> Any:
+def table(cfg: DictConfig) -> object:
     """Print or write tables."""
     return _job("table", cfg)
 
 
-def list_(cfg: DictConfig) -> Any:
+def list_(cfg: DictConfig) -> object:
     """Print what there is to choose from."""
     return _job("list", cfg)
 
@@ -79,13 +79,13 @@ _raised: list[Exception] = []
 """What a single job has raised."""
 
 
-def _job(command: str, cfg: DictConfig) -> Any:
+def _job(command: str, cfg: DictConfig) -> object:
     """Check the composed configuration, then run the job. Raises and never exits, so that a sweep continues."""
     with standard_streams.guarded():  # a launcher may have started this process
         return _checked(command, cfg)
 
 
-def _checked(command: str, cfg: DictConfig) -> Any:
+def _checked(command: str, cfg: DictConfig) -> object:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
     from omegaconf import OmegaConf

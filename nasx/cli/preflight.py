@@ -191,7 +191,7 @@ def _compose(command: str, loader: Loader, groups: Collection[str], texts: tuple
     return Composed(cfg, resolves, faults, provenance.default_lookup(command, kept, loader.config_dir))
 
 
-def _composed(command: str, loader: Loader, texts: list[str]) -> Any:
+def _composed(command: str, loader: Loader, texts: list[str]) -> object:
     """The composed configuration, None if Hydra refuses."""
     try:
         return loader.load_configuration(command, texts, RunMode.RUN)
@@ -199,7 +199,7 @@ def _composed(command: str, loader: Loader, texts: list[str]) -> Any:
         return None
 
 
-def _key_faults(base: Any, overrides: Sequence[Override], command: str) -> tuple[list[UserError], list[str]]:
+def _key_faults(base: object, overrides: Sequence[Override], command: str) -> tuple[list[UserError], list[str]]:
     """(faults, overrides without one) of overrides that set values."""
     plain = {str(key): value for key, value in mapping(base, resolve=False).items() if key != "hydra"}
     faults, good = [], []
@@ -247,7 +247,7 @@ def unknown_choice(text: str, group: str, choice: str, known: Sequence[str]) -> 
     return UserError(text, f"unknown {group} {choice!r}", f"choose from {', '.join(known)}{near}")
 
 
-def _key_fault(cfg: Mapping[str, Any], override: Override, command: str) -> UserError | None:
+def _key_fault(cfg: Mapping[str, object], override: Override, command: str) -> UserError | None:
     fault = components.unknown_key(cfg, override.key_or_group, command)
     if fault is None and override.is_add() and not override.is_force_add():
         return UserError(_text(override), "already exists", f"drop the +: {_text(override)[1:]}")

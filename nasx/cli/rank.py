@@ -334,7 +334,7 @@ def recorded(folder: Path) -> dict[str, float]:
     return {cell: -math.inf if math.isnan(score) else score for cell, score in scores.items()}
 
 
-def sample(space: Any, sampling: Sampling) -> list[Any]:
+def sample(space: Any, sampling: Sampling) -> list[object]:
     """n different cells of a space, in the order in which its generator draws them; all where it has no more."""
     import torch
 
@@ -346,7 +346,7 @@ def sample(space: Any, sampling: Sampling) -> list[Any]:
     return list(found)
 
 
-def one_shot(job: Any, genotypes: Sequence[Any], images: int | None, name: str) -> list[float]:
+def one_shot(job: Any, genotypes: Sequence[object], images: int | None, name: str) -> list[float]:
     """The validation accuracy in [0, 1] of each cell, by the supernet's weights; progress goes to standard error."""
     from nasx.tracking.progress import duration
 

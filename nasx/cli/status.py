@@ -144,7 +144,7 @@ def state(folder: Path, root: Path, now: float) -> State:
     return State(name, kind, reached, epoch, epochs, updates, _changed([*named, *saved]), left_s, fault)
 
 
-def last_rows(folder: Path, count: int) -> list[dict[str, Any]]:
+def last_rows(folder: Path, count: int) -> list[dict[str, object]]:
     """The last metrics rows of a run, at most so many; a torn one and lines that are not objects are left out."""
     try:
         lines = peek.last_lines(folder / "metrics.jsonl", count + 1)  # the last one may be torn
@@ -266,7 +266,7 @@ def duration(seconds: float) -> str:
     return progress.duration(max(seconds, 0.0))
 
 
-def _whole(value: Any) -> int | None:
+def _whole(value: object) -> int | None:
     return value if type(value) is int else None
 
 

@@ -136,7 +136,7 @@ def main(cfg: Mapping[str, Any]) -> str:
     return text
 
 
-def _plain(node: Any) -> Any:
+def _plain(node: object) -> Any:
     """A list or dict of plain values, whether `node` is OmegaConf's or Python's."""
     if isinstance(node, str) or node is None:
         return node
@@ -145,7 +145,7 @@ def _plain(node: Any) -> Any:
     return [_plain(x) for x in node] if hasattr(node, "__iter__") else node
 
 
-def _written(node: Any) -> str:
+def _written(node: object) -> str:
     """A filter as one writes it."""
     plain = _plain(node)
     return overrides.format_value(

@@ -232,7 +232,7 @@ def branch_of(folder: Path, saved: dict[str, Any], epoch: int, changes: Sequence
     )
 
 
-def _same_space(method: str, needed: Mapping[str, Any], held: Mapping[str, Any]) -> None:
+def _same_space(method: str, needed: Mapping[str, object], held: Mapping[str, object]) -> None:
     """Raise UserError if the file of a method sets something of the space that the parent's space does not have."""
     file = plugins.file("method", method)
     assert file is not None, method  # it was composed
@@ -261,7 +261,7 @@ def _composed(texts: Sequence[str], space: str) -> tuple[dict[str, Any], dict[st
         raise translate(error) from error
 
 
-def _with(cfg: dict[str, Any], text: str) -> dict[str, Any]:
+def _with(cfg: dict[str, object], text: str) -> dict[str, object]:
     """`cfg` with one dotted override. Raises UserError if it cannot be read, or sets what is not there."""
     if trust.calls_resolver(text):
         raise trust.resolver_fault(*text.split("=", 1))
@@ -276,7 +276,7 @@ def _with(cfg: dict[str, Any], text: str) -> dict[str, Any]:
     if (fault := components.unknown_key(cfg, override.key_or_group, "search")) is not None:
         raise fault
 
-    def put(node: Mapping[str, Any], path: Sequence[str]) -> dict[str, Any]:
+    def put(node: Mapping[str, Any], path: Sequence[str]) -> dict[str, object]:
         return {**node, path[0]: put(node[path[0]], path[1:]) if path[1:] else override.value()}
 
     return put(cfg, override.key_or_group.split("."))
@@ -284,13 +284,13 @@ def _with(cfg: dict[str, Any], text: str) -> dict[str, Any]:
 
 def _facts(
     folder: Path,
-    saved: Mapping[str, Any],
-    cfg: Mapping[str, Any],
-    choices: Mapping[str, Any],
-    origin: Mapping[str, Any],
+    saved: Mapping[str, object],
+    cfg: Mapping[str, object],
+    choices: Mapping[str, object],
+    origin: Mapping[str, object],
     changes: Sequence[str],
     asked: Request,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """The facts of the branch that its record states."""
     record = files.read_json(folder / "result.json") or {}
     before, after = (

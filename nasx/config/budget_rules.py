@@ -59,12 +59,12 @@ def _target(node: Mapping[str, Any], absolute: str) -> Iterator[UserError]:
         yield error
 
 
-def _without_search(cfg: Mapping[str, Any], command: str) -> bool:
+def _without_search(cfg: Mapping[str, object], command: str) -> bool:
     """Whether the command trains a given architecture, whose width the budget then chooses."""
     return command == "retrain" or (command == "study" and _block(cfg, "study").get("searches") == 0)
 
 
-def _block(cfg: Mapping[str, Any], group: str) -> Mapping[str, Any]:
+def _block(cfg: Mapping[str, object], group: str) -> Mapping[str, object]:
     node = cfg.get(group)
     return node if isinstance(node, Mapping) else {}
 
@@ -81,7 +81,7 @@ SEARCHED = {
 """Settings that only a search reads, with their neutral values."""
 
 
-def _width(cfg: Mapping[str, Any], node: Mapping[str, Any]) -> Iterator[UserError]:
+def _width(cfg: Mapping[str, object], node: Mapping[str, object]) -> Iterator[UserError]:
     """A budget that chooses the width of a given architecture."""
     if node["quantity"] == "latency":
         yield UserError(
@@ -102,7 +102,7 @@ def _width(cfg: Mapping[str, Any], node: Mapping[str, Any]) -> Iterator[UserErro
         yield UserError(f"budget={node['quantity']}", "has no effect on a supernet (relaxed=true)", "set budget=none")
 
 
-def fixed_width(cfg: Mapping[str, Any], command: str, overrides: Sequence[str]) -> Iterator[UserError]:
+def fixed_width(cfg: Mapping[str, object], command: str, overrides: Sequence[str]) -> Iterator[UserError]:
     """Yield a fault for channels of a command line that a limit of the cost would replace."""
     given = next((text for text in overrides if re.fullmatch(r"retrain\.channels=[0-9]+", text)), None)
     if given is None or command == "search":

@@ -26,8 +26,8 @@ from nasx.errors import UserError
 
 
 def check(
-    cfg: Mapping[str, Any],
-    choices: Mapping[str, Any] | None = None,
+    cfg: Mapping[str, object],
+    choices: Mapping[str, object] | None = None,
     overrides: Sequence[str] = (),
     command: str = "search",
     default_of: DefaultLookup = no_default,
@@ -39,7 +39,7 @@ def check(
 
 def faults(
     cfg: Mapping[str, Any],
-    choices: Mapping[str, Any] | None = None,
+    choices: Mapping[str, object] | None = None,
     overrides: Sequence[str] = (),
     command: str = "search",
     default_of: DefaultLookup = no_default,
@@ -90,7 +90,7 @@ def _unread(command: str, overrides: Sequence[str]) -> Iterator[UserError]:
             yield UserError(text, f"nasx {command} reads no {key} settings", other.get(command, ""))
 
 
-def _keys(cfg: Mapping[str, Any], command: str, default_of: DefaultLookup) -> Iterator[UserError]:
+def _keys(cfg: Mapping[str, object], command: str, default_of: DefaultLookup) -> Iterator[UserError]:
     """Yield unknown keys and invalid values at the top level."""
     entry, fields = COMMANDS[command], settings(command)
     plain = {key: value for key, value in cfg.items() if key not in (*entry.groups, "hydra")}

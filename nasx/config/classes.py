@@ -8,7 +8,6 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 from nasx.config import schema
 from nasx.errors import UserError
@@ -104,7 +103,9 @@ def returns_nothing(how: ast.FunctionDef) -> bool:
     )
 
 
-def merge_replaced(found: Sequence[UserError], choices: Mapping[str, Any], overrides: Sequence[str]) -> list[UserError]:
+def merge_replaced(
+    found: Sequence[UserError], choices: Mapping[str, object], overrides: Sequence[str]
+) -> list[UserError]:
     """`found`, with one fault for all the settings that stay where the command line puts another class in a place."""
     kept = list(found)
     for text in overrides:

@@ -61,7 +61,7 @@ def choices_text(key: str, known: Iterable[str]) -> str:
 
 
 def value_faults(
-    prefix: str, fields: Mapping[str, schema.Field], values: Mapping[str, Any], default_of: DefaultLookup
+    prefix: str, fields: Mapping[str, schema.Field], values: Mapping[str, object], default_of: DefaultLookup
 ) -> Iterator[UserError]:
     """Values that do not fit their field."""
     missing = {key for key, value in values.items() if value == "???"}
@@ -89,7 +89,7 @@ def _literal(text: str | None) -> str | None:
 
 
 def component_faults_of(
-    cfg: Mapping[str, Any], choices: Mapping[str, Any], command: str, default_of: DefaultLookup, known: FaultCache
+    cfg: Mapping[str, object], choices: Mapping[str, object], command: str, default_of: DefaultLookup, known: FaultCache
 ) -> Iterator[UserError]:
     allowed = (*HOMES, *allowed_packages(cfg))
     for group in COMMANDS[command].groups:
@@ -108,7 +108,7 @@ def component_faults_of(
             )
 
 
-def allowed_packages(cfg: Mapping[str, Any]) -> tuple[str, ...]:
+def allowed_packages(cfg: Mapping[str, object]) -> tuple[str, ...]:
     """The packages other than nasx whose classes are allowed: those of `allow` and of plugins."""
     allow = cfg.get("allow") or ()
     return (*map(str, allow if isinstance(allow, list | tuple) else ()), *plugins.packages())

@@ -15,7 +15,9 @@ class FaultCache:
         self._nodes: dict[Any, tuple[Any, list[UserError]]] = {}  # a node is kept, so that its address stays its own
         self._looks: dict[str, list[UserError]] = {}
 
-    def of_node(self, node: Any, allowed: tuple[str, ...], find: Callable[[], Iterable[UserError]]) -> list[UserError]:
+    def of_node(
+        self, node: object, allowed: tuple[str, ...], find: Callable[[], Iterable[UserError]]
+    ) -> list[UserError]:
         """Return the faults of a node, cached by the identity of the object and the allowed packages."""
         key = id(node), allowed
         if key not in self._nodes:

@@ -22,12 +22,12 @@ SHORT = 8
 """Digits of an identity in a folder's name. Runs of the same name are distinguished by their whole configuration."""
 
 
-def kind_of(cfg: Mapping[str, Any]) -> str:
+def kind_of(cfg: Mapping[str, object]) -> str:
     """`retrain` where an architecture is given, else `search`."""
     return "retrain" if cfg.get("from") or cfg.get("genotype") else "search"
 
 
-def identifying(cfg: Mapping[str, Any], kind: str | None = None) -> dict[str, Any]:
+def identifying(cfg: Mapping[str, Any], kind: str | None = None) -> dict[str, object]:
     """The part of a configuration that changes the numbers of a run of this kind (search or retrain).
 
     So `nasx run` and `nasx search` share the folder of the search. A parent run counts by its name, not by its path.
@@ -44,13 +44,13 @@ def identifying(cfg: Mapping[str, Any], kind: str | None = None) -> dict[str, An
     return kept
 
 
-def retrained(cfg: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+def retrained(cfg: Mapping[str, object], folder: Path) -> dict[str, object]:
     """Return the configuration with which `nasx run` retrains the cell found by the search in `folder`."""
     name = f"{cfg['name']}-retrain" if cfg["name"] else None
     return {**cfg, **NO_BUDGET, "from": str(folder), "genotype": None, "name": name}
 
 
-def changed(cfg: Mapping[str, Any], published: Mapping[str, Any]) -> dict[str, list[Any]]:
+def changed(cfg: Mapping[str, object], published: Mapping[str, object]) -> dict[str, list[object]]:
     """Dotted settings in which a run differs from the published configuration: key -> [published, used]."""
     kind = kind_of(cfg)
     if cfg.get("budget") == NO_BUDGET["budget"]:
@@ -64,14 +64,14 @@ def changed(cfg: Mapping[str, Any], published: Mapping[str, Any]) -> dict[str, l
     }
 
 
-def _flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def _flat(node: Mapping[str, object], prefix: str = "") -> dict[str, object]:
     flat: dict[str, Any] = {}
     for key, value in node.items():
         flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
     return flat
 
 
-def identity(cfg: Mapping[str, Any], kind: str | None = None) -> str:
+def identity(cfg: Mapping[str, object], kind: str | None = None) -> str:
     """128 bits, in hexadecimal, of the configuration that changes the numbers."""
     settings = _canonical(versions.stable(identifying(cfg, kind)))
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:32]
@@ -86,7 +86,7 @@ def family(cfg: Mapping[str, Any], kind: str) -> str:
 
 
 def run_name(
-    cfg: Mapping[str, Any], choices: Mapping[str, Any], kind: str | None = None, known: str | None = None
+    cfg: Mapping[str, object], choices: Mapping[str, object], kind: str | None = None, known: str | None = None
 ) -> str:
     """The name of a run's folder: `name`, else <method>-<space>-<dataset>-s<seed>-<first digits of the identity>.
 
@@ -108,7 +108,7 @@ def run_name(
     return "-".join(re.sub(r"[^\w.]+", "_", str(part)) for part in parts)
 
 
-def _canonical(value: Any) -> Any:
+def _canonical(value: object) -> object:
     """Return equal numbers as one value: 5 and 5.0 are the same setting."""
     if isinstance(value, Mapping):
         return {str(key): _canonical(item) for key, item in value.items()}

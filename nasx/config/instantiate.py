@@ -18,7 +18,7 @@ from nasx.core.spelling import did_you_mean
 from nasx.errors import UserError
 
 
-def target_fault(where: str, target: Any, allowed: Sequence[str]) -> UserError | None:
+def target_fault(where: str, target: object, allowed: Sequence[str]) -> UserError | None:
     """The fault of a `_target_`, None if it may be built. Nothing is imported."""
     key = f"{where}._target_={target}"
     if not isinstance(target, str) or not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", target):
@@ -60,7 +60,7 @@ def target_fault(where: str, target: Any, allowed: Sequence[str]) -> UserError |
     return None
 
 
-def foreign_packages(node: Any, allow: Sequence[str] = ()) -> list[str]:
+def foreign_packages(node: object, allow: Sequence[str] = ()) -> list[str]:
     """Packages other than nasx whose classes a configuration names and `allow` does not, sorted."""
     if not isinstance(node, Mapping):
         return []

@@ -10,7 +10,7 @@ from nasx.core import quantities, spelling
 from nasx.errors import UserError
 
 
-def faults(cfg: Mapping[str, Any], command: str, benchmark: Any) -> Iterator[UserError]:
+def faults(cfg: Mapping[str, object], command: str, benchmark: object) -> Iterator[UserError]:
     """The fault of an objective that no record will hold; `benchmark` is the component that answers for found cells."""
     objective = cfg.get("objective")
     if objective is None:

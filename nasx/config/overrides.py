@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
-from typing import Any
 
 
-def format_value(value: Any) -> str:
+def format_value(value: object) -> str:
     """A value as one writes it on the command line."""
     words = {None: "null", True: "true", False: "false"}
     if isinstance(value, list | tuple):

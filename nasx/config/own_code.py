@@ -17,7 +17,7 @@ import traceback
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
 from nasx.config import schema
@@ -31,7 +31,7 @@ _imported: WeakKeyDictionary[type, Code] = WeakKeyDictionary()
 """Class -> its code when it was first built: a process continues with what it has imported, also after an edit."""
 
 
-def components(node: Any, place: str = "") -> Iterator[tuple[str, str]]:
+def components(node: object, place: str = "") -> Iterator[tuple[str, str]]:
     """Yield (place in the configuration, `_target_`) of each component outside nasx."""
     if not isinstance(node, Mapping):
         return
@@ -42,7 +42,7 @@ def components(node: Any, place: str = "") -> Iterator[tuple[str, str]]:
         yield from components(value, f"{place}.{key}" if place else str(key))
 
 
-def recorded(cfg: Mapping[str, Any]) -> Code:
+def recorded(cfg: Mapping[str, object]) -> Code:
     """Return the code of all components of `cfg` that are outside nasx; empty if there are none."""
     found: Code = {}
     for _, target in components(cfg):
@@ -116,7 +116,9 @@ def raised(error: BaseException, packages: Collection[str]) -> Raised | None:
     return None
 
 
-def fault(error: BaseException, cfg: Mapping[str, Any], choices: Mapping[str, Any], at: str) -> tuple[str, str] | None:
+def fault(
+    error: BaseException, cfg: Mapping[str, object], choices: Mapping[str, object], at: str
+) -> tuple[str, str] | None:
     """Return the component of the user that raised an exception, and what it raised; None if none of them did.
 
     `at` is the position of the run, such as ` at update 6`.
@@ -130,14 +132,14 @@ def fault(error: BaseException, cfg: Mapping[str, Any], choices: Mapping[str, An
     return where, f"raised {found.text} in {found.function}{at} ({found.line})"
 
 
-def changed(before: Any, now: Code) -> list[str]:
+def changed(before: object, now: Code) -> list[str]:
     """Return the files that differ between a recorded code and `now`; none if no code was recorded."""
     if not isinstance(before, Mapping) or not before:
         return []
     return sorted(file for file in before.keys() | now.keys() if before.get(file) != now.get(file))
 
 
-def changed_since(record: Mapping[str, Any], now: Code) -> str:
+def changed_since(record: Mapping[str, object], now: Code) -> str:
     """Return the warning that the code has changed since a run finished with this record; empty if it has not."""
     starts = record.get("starts")
     last = starts[-1] if isinstance(starts, list) and starts else None
@@ -146,7 +148,7 @@ def changed_since(record: Mapping[str, Any], now: Code) -> str:
     return f"{', '.join(files)} changed since this result was computed; {remedy}" if files else ""
 
 
-def labels(starts: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
+def labels(starts: Iterable[Mapping[str, object]]) -> tuple[str, ...]:
     """Return `mine/signed.py 3f2a9c1b` for each file of each code in the starts of a run, each once."""
     codes = [code for start in starts if isinstance(code := start.get("code"), Mapping)]
     return tuple(sorted({f"{file} {str(digest)[:SHORT]}" for code in codes for file, digest in code.items()}))

@@ -98,7 +98,7 @@ def values(text: str) -> Iterator[tuple[str, str, str]]:
     yield from _values(text, compose_yaml(text, yaml.SafeLoader), "")  # whose marks count letters
 
 
-def _values(text: str, node: Any, prefix: str) -> Iterator[tuple[str, str, str]]:
+def _values(text: str, node: object, prefix: str) -> Iterator[tuple[str, str, str]]:
     for name, value in node.value if isinstance(node, yaml.MappingNode) else ():
         key = f"{prefix}{name.value}"
         if key in ("defaults", "hydra") or name.value == "_target_":

@@ -31,13 +31,13 @@ LONGEST_NAME = 200
 """Bytes: file systems take 255, and nasx adds to it (name-retrain, temporary files)."""
 
 
-def _device(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
+def _device(cfg: Mapping[str, object], command: str) -> Iterator[UserError]:
     device = cfg.get("device")
     if device is not None and not re.fullmatch(r"auto|cpu|cuda(:\d+)?", str(device)):
         yield UserError(f"device={device}", "unknown device", "use auto, cpu, cuda, or cuda:0")
 
 
-def _folder_name(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
+def _folder_name(cfg: Mapping[str, object], command: str) -> Iterator[UserError]:
     name = cfg.get("name")
     if name is not None and not re.fullmatch(r"[\w+,=-][\w.+,=-]*", str(name)):
         yield UserError(
@@ -82,7 +82,7 @@ def _seeds_per_job(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
         )
 
 
-def _auxiliary(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
+def _auxiliary(cfg: Mapping[str, object], command: str) -> Iterator[UserError]:
     kind = _constant(cfg, "space", "read_as")
     for group in TRAINING_GROUPS[command]:
         weight, layers = value_at(cfg, f"{group}.auxiliary"), value_at(cfg, f"{group}.layers")
@@ -100,7 +100,7 @@ def _auxiliary(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
             )
 
 
-def _benchmark_networks(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
+def _benchmark_networks(cfg: Mapping[str, object], command: str) -> Iterator[UserError]:
     """Check layers and stem of a retraining on a space whose networks are those of a benchmark."""
     kind, layers = _constant(cfg, "space", "read_as"), value_at(cfg, "retrain.layers")
     if "retrain" not in TRAINING_GROUPS[command] or kind not in ("nb201", "nb1shot1"):
@@ -115,7 +115,7 @@ def _benchmark_networks(cfg: Mapping[str, Any], command: str) -> Iterator[UserEr
         yield UserError(f"retrain.stem={stem}", f"networks of {kind} have one stem, cifar", "set retrain.stem=cifar")
 
 
-def _benchmark(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
+def _benchmark(cfg: Mapping[str, object], command: str) -> Iterator[UserError]:
     target, space = str(value_at(cfg, "benchmark._target_")), str(value_at(cfg, "space._target_"))
     for name in ("nb201", "nb101"):
         home = {"nb201": "nb201", "nb101": "nb1shot1"}[name]
@@ -127,7 +127,7 @@ def _benchmark(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
             )
 
 
-def _images_or_text(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
+def _images_or_text(cfg: Mapping[str, object], command: str) -> Iterator[UserError]:
     """Check that dataset, protocol and recipe are for the input of the space: images or text."""
     wanted = _constant(cfg, "space", "data")
     if wanted is None:
@@ -144,7 +144,7 @@ def _images_or_text(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]
             )
 
 
-def _needs_two_cells(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
+def _needs_two_cells(cfg: Mapping[str, object], command: str) -> Iterator[UserError]:
     """Check that the supernet has two cells if the method compares cells."""
     needs_two_cells = any(_constant(cfg, place, "needs_two_cells") for place in _method_places(cfg))
     if "search" in TRAINING_GROUPS[command] and needs_two_cells and _constant(cfg, "space", "single"):
@@ -155,7 +155,7 @@ def _needs_two_cells(cfg: Mapping[str, Any], command: str) -> Iterator[UserError
         )
 
 
-def _method_reads(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
+def _method_reads(cfg: Mapping[str, object], command: str) -> Iterator[UserError]:
     """Check that the method supports the input of the space: images or text."""
     found = _constant(cfg, "space", "data")
     for place in _method_places(cfg) if "search" in TRAINING_GROUPS[command] else ():
@@ -168,13 +168,13 @@ def _method_reads(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
             )
 
 
-def _constant(cfg: Mapping[str, Any], place: str, name: str) -> Any:
+def _constant(cfg: Mapping[str, object], place: str, name: str) -> Any:
     """Return a class constant of the component at a dotted key; None if it is not known."""
     target = value_at(cfg, f"{place}._target_")
     return schema.constant(target, name) if isinstance(target, str) else None
 
 
-def _method_places(cfg: Mapping[str, Any]) -> Iterator[str]:
+def _method_places(cfg: Mapping[str, object]) -> Iterator[str]:
     """Yield the keys of the method and of the methods that it wraps: method, method.inner, ..."""
     place = "method"
     while isinstance(value_at(cfg, place), Mapping):
@@ -182,7 +182,7 @@ def _method_places(cfg: Mapping[str, Any]) -> Iterator[str]:
         place += ".inner"
 
 
-def _text_sizes(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
+def _text_sizes(cfg: Mapping[str, object], command: str) -> Iterator[UserError]:
     words, batch = value_at(cfg, "search.evaluate_words"), value_at(cfg, "search.batch")
     if "search" not in TRAINING_GROUPS[command] or _constant(cfg, "space", "data") != "text" or batch is None:
         return
@@ -196,7 +196,7 @@ def _text_sizes(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
         )
 
 
-def _rates(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
+def _rates(cfg: Mapping[str, object], command: str) -> Iterator[UserError]:
     for group in TRAINING_GROUPS[command]:
         lr, low = value_at(cfg, f"{group}.lr"), value_at(cfg, f"{group}.lr_min")
         if lr is not None and low is not None and low > lr > 0:
@@ -210,7 +210,7 @@ def _rates(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
             )
 
 
-def _eval_mode(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
+def _eval_mode(cfg: Mapping[str, object], command: str) -> Iterator[UserError]:
     """Check that the supernet keeps running statistics if an adversarial perturbation is found in eval mode."""
     if "search" not in TRAINING_GROUPS[command] or value_at(cfg, "space.batch_norm") != "batch":
         return
@@ -235,7 +235,7 @@ def _optimizer(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
         yield from search_rules.faults(cfg["search"], str(value_at(cfg, "space._target_")))
 
 
-def _accumulate(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
+def _accumulate(cfg: Mapping[str, object], command: str) -> Iterator[UserError]:
     if "retrain" not in TRAINING_GROUPS[command]:
         return
     batch, pieces = value_at(cfg, "retrain.batch"), value_at(cfg, "retrain.accumulate")
@@ -243,7 +243,7 @@ def _accumulate(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
         yield UserError(f"retrain.accumulate={pieces}", f"does not divide retrain.batch={batch}", "use a divisor of it")
 
 
-def _given_architecture(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
+def _given_architecture(cfg: Mapping[str, object], command: str) -> Iterator[UserError]:
     if command == "retrain" and (cfg.get("from") is None) == (cfg.get("genotype") is None):
         both = cfg.get("from") is not None
         yield UserError(
@@ -253,7 +253,7 @@ def _given_architecture(cfg: Mapping[str, Any], command: str) -> Iterator[UserEr
         )
 
 
-def _relaxed(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
+def _relaxed(cfg: Mapping[str, object], command: str) -> Iterator[UserError]:
     if command != "retrain" or not cfg.get("relaxed"):
         return
     if cfg.get("from") is None:
@@ -263,7 +263,7 @@ def _relaxed(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
         yield UserError(f"retrain.auxiliary={weight}", "the supernet has no auxiliary head", "set retrain.auxiliary=0")
 
 
-def _study(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
+def _study(cfg: Mapping[str, object], command: str) -> Iterator[UserError]:
     yield from search_rules.varied(cfg)
     if command != "study":
         return
@@ -288,7 +288,7 @@ def _study(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
         )
 
 
-def _held_out(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
+def _held_out(cfg: Mapping[str, object], command: str) -> Iterator[UserError]:
     short = command == "study" and value_at(cfg, "study.rank") == "short"
     held = command in ("retrain", "run") and value_at(cfg, "retrain.held_out")
     if (short or held) and value_at(cfg, "dataset.split") == "full":
@@ -302,7 +302,7 @@ def _held_out(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
         yield UserError(f"study.rank_epochs={epochs}", f"is all warm-up (retrain.warmup_epochs={warmup})", "raise it")
 
 
-def _needed_operations(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
+def _needed_operations(cfg: Mapping[str, object], command: str) -> Iterator[UserError]:
     """Check that the space has the operation that the method needs."""
     needed = {str(name) for place in _method_places(cfg) if (name := _constant(cfg, place, "operation"))}
     space = cfg.get("space")
@@ -320,7 +320,7 @@ def _needed_operations(cfg: Mapping[str, Any], command: str) -> Iterator[UserErr
         )
 
 
-def _keep(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
+def _keep(cfg: Mapping[str, object], command: str) -> Iterator[UserError]:
     """Check that `space.keep` is a genotype."""
     keep = value_at(cfg, "space.keep")
     if "search" not in TRAINING_GROUPS[command] or not isinstance(keep, str):

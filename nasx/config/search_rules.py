@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from nasx.config import components, overrides
 from nasx.config.commands import HOMES
@@ -11,7 +10,7 @@ from nasx.core import spelling
 from nasx.errors import UserError
 
 
-def faults(search: Mapping[str, Any], space: str) -> Iterator[UserError]:
+def faults(search: Mapping[str, object], space: str) -> Iterator[UserError]:
     """Faults of the `search` component, on a space of the class `space`."""
     momentum, rate = search.get("arch_momentum"), search.get("skip_dropout")
     if momentum and search.get("arch_optimizer") == "adam":
@@ -32,7 +31,7 @@ def faults(search: Mapping[str, Any], space: str) -> Iterator[UserError]:
         )
 
 
-def varied(cfg: Mapping[str, Any]) -> Iterator[UserError]:
+def varied(cfg: Mapping[str, object]) -> Iterator[UserError]:
     """Faults of `study.vary`: unknown settings, too few or too many values, values that the search refuses."""
     study, search = cfg.get("study"), cfg.get("search")
     vary = study.get("vary") if isinstance(study, Mapping) else None

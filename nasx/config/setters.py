@@ -5,12 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from nasx.errors import UserError
 
 
-def set_by(conf: Path, choices: Mapping[str, Any], where: str, key: str, fault: str) -> UserError | None:
+def set_by(conf: Path, choices: Mapping[str, object], where: str, key: str, fault: str) -> UserError | None:
     """The fault of `where`.`key`, of the choice whose file in `conf` sets it; None if no other group does."""
     for group, choice in choices.items():
         file = conf / group / f"{choice}.yaml"

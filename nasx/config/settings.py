@@ -51,7 +51,7 @@ class TextSettings:
     slowness: NonNegativeFloat
     """Factor of the mean square of the state's change from word to word, in the training loss."""
 
-    def options(self, epoch: int) -> dict[str, Any]:
+    def options(self, epoch: int) -> dict[str, object]:
         """Arguments of the network in a training pass, in addition to its input."""
         return {
             "regularizers": Regularizers(
@@ -66,7 +66,7 @@ class TextSettings:
         }
 
     @property
-    def reading(self) -> dict[str, Any]:
+    def reading(self) -> dict[str, object]:
         """Return the arguments to open a dataset with."""
         return {"bptt": self.bptt, "short": self.short, "jitter": self.jitter}
 
@@ -137,7 +137,7 @@ class SearchSettings(SearchProtocol):
     FADE: ClassVar[float] = 0.2
     """How fast dropout on skip connections fades, in 1 / epochs (P-DARTS, released code: scale_factor)."""
 
-    def options(self, epoch: int) -> dict[str, Any]:
+    def options(self, epoch: int) -> dict[str, object]:
         """Arguments of the network in the training passes of an epoch (from 0), in addition to its input.
 
         Drop-path grows linearly from 0. Dropout on skip connections falls linearly as long as the architecture is
@@ -151,7 +151,7 @@ class SearchSettings(SearchProtocol):
         }
 
     @property
-    def reading(self) -> dict[str, Any]:
+    def reading(self) -> dict[str, object]:
         return {"cutout": self.cutout}
 
     @property
@@ -229,11 +229,11 @@ class RetrainSettings(Recipe):
     """Train on the training images of a search and test on its validation images: a choice without the test set."""
     compile: bool = False
 
-    def options(self, epoch: int) -> dict[str, Any]:
+    def options(self, epoch: int) -> dict[str, object]:
         return {"drop_path": self.drop_path * epoch / self.epochs}
 
     @property
-    def reading(self) -> dict[str, Any]:
+    def reading(self) -> dict[str, object]:
         return {"cutout": self.cutout}
 
     @property

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from types import SimpleNamespace
-from typing import Any
 
 from nasx.config import schema
 from nasx.errors import UserError
 from nasx.spaces import rules
 
 
-def settings(node: Mapping[str, Any]) -> tuple[str, Any]:
+def settings(node: Mapping[str, object]) -> tuple[str, object]:
     """The name of a space's rules and its settings as attributes; an empty name where they cannot be known.
 
     Spaces of the user's own may have other operations: they are asked when they are made.
@@ -29,7 +28,7 @@ def settings(node: Mapping[str, Any]) -> tuple[str, Any]:
     return schema.constant(target, "read_as") or "", SimpleNamespace(**values)
 
 
-def faults(node: Mapping[str, Any]) -> Iterator[UserError]:
+def faults(node: Mapping[str, object]) -> Iterator[UserError]:
     """Yield the faults that the constructor of the space would raise; the types of its settings have been checked."""
     kind, space = settings(node)
     if kind in rules.SPACES:
@@ -39,7 +38,7 @@ def faults(node: Mapping[str, Any]) -> Iterator[UserError]:
             yield error
 
 
-def missing_from(node: Mapping[str, Any], cell: Any) -> Iterator[UserError]:
+def missing_from(node: Mapping[str, object], cell: object) -> Iterator[UserError]:
     """Return the parts of a cell, as read by `published.check`, that are not in the space."""
     kind, space = settings(node)
     if kind in rules.CELLS:

@@ -57,7 +57,7 @@ def name(i: int) -> str:
     return f"stage-{i + 1}"
 
 
-def stage_values(values: Config, i: int) -> dict[str, Any]:
+def stage_values(values: Config, i: int) -> dict[str, object]:
     """The values of stage i."""
     return {key: value[i] if isinstance(value, list | tuple) else value for key, value in values.items()}
 

@@ -148,7 +148,7 @@ def enter_folder(folder: str) -> None:
         ) from error
 
 
-def objective(record: Mapping[str, Any], path: str) -> float:
+def objective(record: Mapping[str, object], path: str) -> float:
     """The number of a record that a dotted path names. Raises UserError if there is none."""
     node: Any = record
     for part in path.split("."):

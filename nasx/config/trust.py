@@ -94,7 +94,7 @@ def with_allow(texts: Sequence[str]) -> list[str]:
     return [*texts, *([f"allow=[{','.join(names)}]"] if names and not given else [])]
 
 
-def is_class(found: Any, name: str, homes: Sequence[str]) -> bool:
+def is_class(found: object, name: str, homes: Sequence[str]) -> bool:
     """Return whether an object is a class of this name that is defined in one of the modules or packages `homes`."""
     home = getattr(found, "__module__", "")
     return (
@@ -126,7 +126,7 @@ def faults(cfg: Any, texts: Sequence[str], ours: Callable[[], Any] | None = None
         yield from _section(hydra, known, texts)
 
 
-def _called(hydra: Mapping[tuple[str, ...], Any]) -> Iterator[UserError]:
+def _called(hydra: Mapping[tuple[str, ...], object]) -> Iterator[UserError]:
     """Yield the faults of the callables that the section `hydra` names, whichever file sets them."""
     for path, value in hydra.items():
         key, last = ".".join(path), path[-1]
@@ -156,14 +156,14 @@ def _genuine(name: str) -> bool:
         return True
 
 
-def _resolving(own: Any) -> Iterator[UserError]:
+def _resolving(own: object) -> Iterator[UserError]:
     """Values that call a resolver, which may read the environment, files or the clock."""
     for path, value in _leaves(own):
         if calls_resolver(value):
             yield resolver_fault(".".join(path), value)
 
 
-def resolver_fault(key: str, value: Any) -> UserError:
+def resolver_fault(key: str, value: object) -> UserError:
     """The fault of a value that calls a resolver."""
     return UserError(
         f"{key}={value}",
@@ -172,12 +172,12 @@ def resolver_fault(key: str, value: Any) -> UserError:
     )
 
 
-def calls_resolver(value: Any) -> bool:
+def calls_resolver(value: object) -> bool:
     """Return whether a text has an interpolation that is more than a reference to another value."""
     return isinstance(value, str) and "${" in re.sub(r"\$\{[\w.\[\]-]*\}", "", value)
 
 
-def _top(own: Mapping[str, Any], given: set[str]) -> Iterator[UserError]:
+def _top(own: Mapping[str, object], given: set[str]) -> Iterator[UserError]:
     """Keys at the top level that a file has set, and only the command line may."""
     for key in COMMAND_LINE_KEYS:
         if key not in given and own.get(key) not in (None, [], ""):
@@ -200,7 +200,7 @@ def _top(own: Mapping[str, Any], given: set[str]) -> Iterator[UserError]:
 
 
 def _section(
-    hydra: Mapping[tuple[str, ...], Any], known: Mapping[tuple[str, ...], Any], texts: Sequence[str]
+    hydra: Mapping[tuple[str, ...], object], known: Mapping[tuple[str, ...], object], texts: Sequence[str]
 ) -> Iterator[UserError]:
     """Return what files in the user's folder set in the section `hydra`."""
     line = [_key(text).removeprefix("hydra.") for text in texts if _key(text).startswith("hydra.")]
@@ -224,7 +224,7 @@ def _section(
             )
 
 
-def _plain(value: Any) -> bool:
+def _plain(value: object) -> bool:
     """A number, or words on one line that refer to nothing: Hydra builds what a reference in its section names."""
     return not isinstance(value, str) or (value.isprintable() and "${" not in value)
 
@@ -233,7 +233,7 @@ def _key(text: str) -> str:
     return text.partition("=")[0].lstrip("+~").partition("@")[0]
 
 
-def _leaves(node: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+def _leaves(node: object, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], object]]:
     """(keys, value) of everything that holds no other values; entries of lists, and empty ones, too."""
     if isinstance(node, Mapping) and node:
         for name, value in node.items():

@@ -328,7 +328,7 @@ class Method(ABC):
     reproduces_faults: ClassVar[tuple[str, ...]] = ()
     """Names of the fields that reproduce a known fault of released code."""
 
-    def __init_subclass__(cls, **more: Any) -> None:
+    def __init_subclass__(cls, **more: object) -> None:
         """Raise UserError for members with names of 0.1.0, which would be ignored."""
         super().__init_subclass__(**more)
         for old, new in RENAMED_MEMBERS.items():

@@ -170,7 +170,7 @@ def wrap_ddp(network: nn.Module) -> nn.Module:
         return nn.parallel.DistributedDataParallel(network, broadcast_buffers=False, find_unused_parameters=True)
 
 
-def no_sync(network: nn.Module, last: bool) -> contextlib.AbstractContextManager[Any]:
+def no_sync(network: nn.Module, last: bool) -> contextlib.AbstractContextManager[object]:
     """Accumulate gradients without averaging within the block, unless it is the `last` part of a batch."""
     return contextlib.nullcontext() if last or world_size() == 1 else network.no_sync()  # type: ignore[operator]
 
@@ -184,7 +184,7 @@ class Shared(torch.autograd.Function):
         return tuple(x.view_as(x) for x in tensors)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Any:
+    def backward(ctx: Any, *grads: Tensor) -> object:
         return Total.apply(*grads)
 
 
@@ -198,7 +198,7 @@ class Total(torch.autograd.Function):
         return tuple(part.view(x.shape).to(x.dtype) for part, x in zip(parts, tensors, strict=True))
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Any:
+    def backward(ctx: Any, *grads: Tensor) -> object:
         return Shared.apply(*grads)
 
 
@@ -223,7 +223,7 @@ class Sum(torch.autograd.Function):
         return all_reduce(x)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Any:
+    def backward(ctx: Any, *grads: Tensor) -> object:
         return Sum.apply(grads[0].contiguous())
 
 

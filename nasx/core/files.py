@@ -222,7 +222,7 @@ def read_yaml(path: Path) -> dict[str, Any] | None:
         return None
 
 
-def parse_yaml(text: str) -> dict[str, Any] | None:
+def parse_yaml(text: str) -> dict[str, object] | None:
     """Parse the mapping in a YAML text; None if it is invalid, too large or not a mapping."""
     try:
         value = load_yaml(text)
@@ -235,7 +235,7 @@ LETTERS, NODES = 1 << 22, 100_000
 """Limits of a YAML text: characters, and nodes with every alias expanded. The config.yaml of a search has 200 nodes."""
 
 
-def compose_yaml(text: str, loader: Any = SAFE) -> yaml.Node | None:
+def compose_yaml(text: str, loader: object = SAFE) -> yaml.Node | None:
     """Compose the nodes of a YAML text. Raises YAMLError if it is invalid or, with aliases expanded, too large."""
     if len(text) > LETTERS:
         raise yaml.YAMLError(f"it is longer than {LETTERS} characters")

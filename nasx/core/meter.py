@@ -35,7 +35,7 @@ class Meter:
         values = torch.stack([self.sums[n] for n in names]).tolist()
         return {n: v / self.counts[n] for n, v in zip(names, values, strict=True)}
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> dict[str, object]:
         return {"sums": dict(self.sums), "counts": dict(self.counts)}
 
     def load(self, state: Mapping[str, Any]) -> None:

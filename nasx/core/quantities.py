@@ -257,7 +257,7 @@ QUANTITIES = (
 """
 
 
-def value_at(tree: Any, name: str) -> Any:
+def value_at(tree: object, name: str) -> Any:
     """Return the value at a dotted key; None if there is none."""
     for part in name.split("."):
         tree = tree.get(part) if isinstance(tree, Mapping) else None

@@ -57,7 +57,7 @@ def guarded() -> Iterator[Stream | None]:
         sys.stdout, sys.stderr = out, err
 
 
-def _raw(stream: Any) -> Any:
+def _raw(stream: object) -> object:
     """Return the raw layer of a text stream (its buffer under PYTHONUNBUFFERED); None if it has none."""
     buffer = getattr(stream, "buffer", None)
     return getattr(buffer, "raw", buffer)

@@ -72,7 +72,7 @@ RENAMED_KEYS = {"doubtful": "warning", "moving": "not_converged"}
 """Key of a verdict in records of 0.1.0 -> current name."""
 
 
-def renamed_keys(value: Mapping[str, Any]) -> dict[str, Any]:
+def renamed_keys(value: Mapping[str, object]) -> dict[str, object]:
     """Return the verdict of a record of any version, with current keys."""
     return {RENAMED_KEYS.get(key, key): item for key, item in value.items()}
 
@@ -82,7 +82,7 @@ def present(target: str) -> str:
     return RENAMED.get(target, target)
 
 
-def stable(value: Any, number: int = FORMAT) -> Any:
+def stable(value: object, number: int = FORMAT) -> object:
     """Convert a configuration to the first version: original class names, without added settings at neutral values.
 
     A neutral value reproduces the behavior before the setting was added. A component whose computation changed in some
@@ -109,7 +109,7 @@ def stable(value: Any, number: int = FORMAT) -> Any:
     )
 
 
-def completed(value: Any) -> Any:
+def completed(value: object) -> Any:
     """Convert a configuration of any version to current class names; missing settings get the values it ran with."""
     if isinstance(value, list):
         return [completed(item) for item in value]
@@ -120,7 +120,7 @@ def completed(value: Any) -> Any:
     return {key: completed(item) for key, item in whole.items()}
 
 
-def newer(held: Mapping[str, Any]) -> str:
+def newer(held: Mapping[str, object]) -> str:
     """Return the fault of content written by a later version; "" if this version can read it."""
     number = held.get("format", 0)
     if type(number) is int and number <= FORMAT:

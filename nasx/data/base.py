@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -28,7 +27,7 @@ class Images:
     std: tuple[float, ...]
     name: str
 
-    def described(self) -> dict[str, list[Any]]:
+    def described(self) -> dict[str, list[object]]:
         """Return the entries for result.json: class names, statistics, shape of an image."""
         return {
             "classes": list(self.classes),
@@ -74,6 +73,6 @@ class Text:
     test: np.ndarray
     words: tuple[str, ...]
 
-    def described(self) -> dict[str, Any]:
+    def described(self) -> dict[str, object]:
         """Return the entries for result.json: sizes of the vocabulary and of each part, in words."""
         return {"words": len(self.words), **{name: len(getattr(self, name)) for name in ("train", "valid", "test")}}

@@ -90,7 +90,7 @@ class Opened(Protocol):
     carries: bool
     """Whether batches carry a state from one to the next, as those of text do."""
 
-    def described(self) -> dict[str, list[Any]]:
+    def described(self) -> dict[str, list[object]]:
         """Return the entries for result.json: class names, statistics, shape and preprocessing of an image."""
 
     def split(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -274,7 +274,7 @@ def evaluation(
 class Component(Cropped, Split, Protocol):
     """Dataset settings that an opened image dataset reads."""
 
-    def preprocessing(self, shape: Sequence[int]) -> list[list[Any]]: ...
+    def preprocessing(self, shape: Sequence[int]) -> list[list[object]]: ...
 
 
 class Held:

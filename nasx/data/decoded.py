@@ -93,7 +93,7 @@ class Settings(Split, Protocol):
     def std(self) -> tuple[float, ...]: ...
     @property
     def verify(self) -> bool: ...
-    def preprocessing(self, shape: Sequence[int]) -> list[list[Any]]: ...
+    def preprocessing(self, shape: Sequence[int]) -> list[list[object]]: ...
 
 
 class Views(Dataset[Any]):
@@ -293,7 +293,7 @@ LOADING: WeakSet[Any] = WeakSet()
 """Iterators of loaders that may have workers; the frames of a raised error keep them alive."""
 
 
-def shut(found: Any) -> None:
+def shut(found: object) -> None:
     """Shut the workers of a loader's iterator down and wait for them; idempotent."""
     getattr(found, "_shutdown_workers", lambda: None)()  # what torch does when the iterator is collected
 

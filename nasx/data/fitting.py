@@ -48,7 +48,7 @@ def planes(image: Image) -> np.ndarray:
     return np.asarray(image).transpose(2, 0, 1)
 
 
-def fitted(image: Image, steps: Sequence[Sequence[Any]], name: str) -> np.ndarray:
+def fitted(image: Image, steps: Sequence[Sequence[object]], name: str) -> np.ndarray:
     """Crop and resize an RGB image to uint8 (3, h, w). Raises UserError that names the image."""
     x = planes(image)
     match [list(step) for step in steps]:
@@ -78,7 +78,7 @@ def fitted(image: Image, steps: Sequence[Sequence[Any]], name: str) -> np.ndarra
     raise UserError("preprocessing", f"unknown steps {list(steps)}", "export the run again with this version")
 
 
-def read(images: Images, steps: Sequence[Sequence[Any]], shape: Sequence[int]) -> Iterator[Named]:
+def read(images: Images, steps: Sequence[Sequence[object]], shape: Sequence[int]) -> Iterator[Named]:
     """Yield the images, each uint8 of `shape` (channels, height, width). Raises UserError."""
     for name, one in _each(images, ""):
         if isinstance(one, np.ndarray) and one.shape == tuple(shape):

@@ -104,7 +104,7 @@ class ImageNet:
         """Return channels, height and width of the images."""
         return 3, self.size, self.size
 
-    def preprocessing(self, shape: Sequence[int]) -> list[list[Any]]:
+    def preprocessing(self, shape: Sequence[int]) -> list[list[object]]:
         """Return the steps from an RGB image of any size to `shape`, as Source.preprocessing does."""
         return [["resize", self.resize, "bilinear"], ["center_crop", self.size]]
 

@@ -70,7 +70,7 @@ class _PlainType:
             raise pickle.UnpicklingError(f"data type {name!r} is refused")
         self.type = np.dtype(name)
 
-    def __setstate__(self, state: Sequence[Any]) -> None:
+    def __setstate__(self, state: Sequence[object]) -> None:
         if state[1] in ("<", ">"):
             self.type = self.type.newbyteorder(state[1])
 
@@ -112,7 +112,7 @@ class _Unpickler(pickle.Unpickler):
         ("_codecs", "encode"): _Text.encode,
     }
 
-    def find_class(self, module: str, name: str) -> Any:
+    def find_class(self, module: str, name: str) -> object:
         try:
             return self.allowed[module, name]
         except KeyError:

@@ -155,7 +155,7 @@ class Segments:
         self.slot = batch.carried.after
         return batch
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, object]:
         return {"position": self.position, "carried": self.slot.value}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

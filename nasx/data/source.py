@@ -110,7 +110,7 @@ class Source(ABC):
         side = self.size or self.side
         return None if side is None else (3, side, side)
 
-    def preprocessing(self, shape: Sequence[int]) -> list[list[Any]]:
+    def preprocessing(self, shape: Sequence[int]) -> list[list[object]]:
         """Return the steps from an RGB image of any size to `shape` (channels, height, width), in order.
 
         `["square"]` crops to the centred square, `["resize", side, resampling]` resizes the shorter side,

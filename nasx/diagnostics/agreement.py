@@ -83,7 +83,7 @@ def watching(cells: Sequence[nn.Module]) -> Iterator[tuple[list[list[Tensor]], l
     def watch(i: int, module: nn.Module) -> Any:
         return module.register_forward_hook(lambda _, __, out: nodes[i].extend([out] if type(out) is Tensor else out))
 
-    def listen(i: int, bundle: nn.Module) -> Any:
+    def listen(i: int, bundle: nn.Module) -> object:
         return bundle.register_forward_pre_hook(
             lambda module, given: heard[i].append(Heard(module, given[0].detach(), [own for own, _ in given[2]]))
         )
@@ -193,7 +193,7 @@ class Running:
                 before = held.get(operation, torch.zeros_like(g, dtype=torch.float64))
                 held[operation] = DECAY * before + (1 - DECAY) * g.double()
 
-    def entries(self) -> dict[str, Any]:
+    def entries(self) -> dict[str, object]:
         """Return the means of this epoch, then reset them, and the split: name -> operation -> [first, last cells]."""
         means = {name: float(total) / self.count for name, total in self.sums.items()}
         known, split = 1 - DECAY**self.looks, {}
@@ -207,7 +207,7 @@ class Running:
         self.sums, self.count = {}, 0
         return {"over_steps": means, "split": {name: sums for name, sums in split.items() if sums}}
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> dict[str, object]:
         """Return tensors and plain values to resume from with `load`."""
         return {"looks": self.looks, "split": self.split, "sums": self.sums, "count": self.count}
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from nasx.core.quantities import number, value_at
 from nasx.diagnostics import structure
@@ -45,6 +44,6 @@ def ended(folder: Path, measure: str) -> Outcome:
     return Outcome(str(folder), genotype, accuracy, skips, verdict.get("collapsed"), record["passes"], record["wall_s"])
 
 
-def _accuracy(row: Mapping[str, Any], measure: str) -> float | None:
+def _accuracy(row: Mapping[str, object], measure: str) -> float | None:
     value = number(value_at(row, f"lookup.{measure}"))
     return None if not measure or math.isnan(value) else value

@@ -57,7 +57,7 @@ class Probes:
         self.sums = {}
         return found
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> dict[str, object]:
         """Return the tensors to resume from with `load`."""
         return {"sums": dict(self.sums)}
 

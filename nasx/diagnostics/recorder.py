@@ -44,7 +44,7 @@ class Draws(Protocol):
     def at(self, i: int) -> Any: ...
 
 
-def short(values: Tensor) -> Any:
+def short(values: Tensor) -> object:
     """Convert to nested lists with four significant digits, for records."""
     return (
         torch.tensor([float(f"{x:.4g}") for x in values.double().flatten().tolist()], dtype=torch.float64)
@@ -55,7 +55,7 @@ def short(values: Tensor) -> Any:
 
 def measure(
     search: Search, train: Batch, val: Batch, *, cells: Sequence[nn.Module] = (), weight_decay: float = 0.0
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Compute the diagnostics that need passes, at the current weights, as entries of a metrics row with their cost.
 
     `cells` are the cells of the supernet; without them nodes and operations are skipped.
@@ -89,7 +89,7 @@ def added(cost: Cost | None, forward: int, backward: int, seconds: float) -> Cos
     }
 
 
-def uncompiled() -> AbstractContextManager[Any]:
+def uncompiled() -> AbstractContextManager[object]:
     """Run compiled functions in eager mode within the block."""
     compiled = "torch._dynamo" in sys.modules  # else nothing is compiled; importing it takes a second
     return torch.compiler.set_stance("force_eager") if compiled else nullcontext()
@@ -165,7 +165,7 @@ class Watch:
             self.probes.add(name, found, better())
         self.looked = added(self.looked, *passes, time.perf_counter() - began)
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> dict[str, object]:
         """Return the state to resume from with `load`."""
         running = None if self.running is None else self.running.state()
         return {"taken": self.taken, "looked": self.looked, "running": running, "probes": self.probes.state()}
@@ -180,7 +180,7 @@ class Watch:
             self.probes.load(state["probes"])
 
     # ------------------------------------------------------------------------------------------ at an epoch's end
-    def entries(self, epoch: int, mix: Tree, genotype: str) -> dict[str, Any]:
+    def entries(self, epoch: int, mix: Tree, genotype: str) -> dict[str, object]:
         """Return the entries of the row of `epoch`: mixture, cell and, when due, curvature and gradients."""
         now = means(mix)
         before = self.rows[-1]["mix"] if self.rows else self.start
@@ -207,7 +207,7 @@ class Watch:
             self.looked = None
         return row
 
-    def _costly(self, epoch: int) -> dict[str, Any]:
+    def _costly(self, epoch: int) -> dict[str, object]:
         """Return the diagnostics that are due after `epoch` and need passes of their own."""
         search, decay = self.search, self.weight_decay
         if not self.due(epoch) and not self.stop.due(epoch):
@@ -219,12 +219,12 @@ class Watch:
                 return measure(search, train, val, cells=self.cells, weight_decay=decay)
             return curvature(search.problem, search.w, search.a, val, weight_decay=decay)
 
-    def ended(self) -> dict[str, Any] | None:
+    def ended(self) -> dict[str, object] | None:
         """Return the result of the stopping rule on the rows so far."""
         found: dict[str, Any] | None = self.stop.found(self.rows, self.epochs)
         return found
 
-    def cost(self) -> dict[str, Any] | None:
+    def cost(self) -> dict[str, object] | None:
         """Return forward and backward passes and seconds of all diagnostics so far; None without any."""
         costs = [row["diagnostics"] for row in self.rows if "diagnostics" in row]
         return (

@@ -72,7 +72,7 @@ class NoStop:
         """Return whether an eigenvalue is needed after `epoch` (from 1)."""
         return False
 
-    def found(self, rows: Sequence[Row], epochs: int) -> dict[str, Any] | None:
+    def found(self, rows: Sequence[Row], epochs: int) -> dict[str, object] | None:
         """Return the entries of the stop for result.json; None if there is none."""
         return None
 
@@ -97,7 +97,7 @@ class EigenvalueStop:
         """Return whether an eigenvalue is needed after `epoch` (from 1): after 1, 1 + every, 1 + 2 every, ..."""
         return (epoch - 1) % self.every == 0
 
-    def found(self, rows: Sequence[Row], epochs: int) -> dict[str, Any] | None:
+    def found(self, rows: Sequence[Row], epochs: int) -> dict[str, object] | None:
         """Return the first stop in the rows: epoch, at, ratio, genotype, lookup; None if there is none.
 
         A detection in the last of `epochs` does not count, because the search ends there anyway.

@@ -93,7 +93,7 @@ def _reached(edges: Sequence[Edge], start: frozenset[str], side: int) -> set[str
     return found
 
 
-def describe(edges: Sequence[Edge]) -> dict[str, Any]:
+def describe(edges: Sequence[Edge]) -> dict[str, object]:
     """Return depth, width and counts of one cell."""
     counts = dict.fromkeys(FAMILIES.values(), 0)
     for operation in operations(edges):

@@ -45,7 +45,9 @@ GROWTH, EVERY, WINDOW = 1.3, 2, 5
 """The published rule: growth factor, evaluation every two epochs, means over five evaluations."""
 
 
-def verdict(rows: Sequence[Row], result: Mapping[str, Any], draw: Callable[[], str] | None = None) -> dict[str, Any]:
+def verdict(
+    rows: Sequence[Row], result: Mapping[str, object], draw: Callable[[], str] | None = None
+) -> dict[str, object]:
     """Return {"not_converged", "collapsed", "warning", "reasons", "text"} of a search's metrics rows and its record.
 
     Without rows (a method that trains nothing) only the cell is considered. `draw` returns the text of an architecture
@@ -97,7 +99,7 @@ def _edges(mix: structure.Mixture) -> int:
     return sum(len(edges) for name, edges in mix.items() if "." not in name)
 
 
-def _cells(result: Mapping[str, Any], draw: Callable[[], str] | None) -> Iterator[str]:
+def _cells(result: Mapping[str, object], draw: Callable[[], str] | None) -> Iterator[str]:
     try:
         cells = structure.cells(str(result.get("genotype")))
     except UserError:  # a space without known edges
@@ -146,7 +148,7 @@ def _mixture(rows: Sequence[Row]) -> Iterator[str]:
         yield f"the mixture was saturated ({early[0]:.2f} of 1) in the first half of the epochs"
 
 
-def _eigenvalue(rows: Sequence[Row], result: Mapping[str, Any]) -> Iterator[str]:
+def _eigenvalue(rows: Sequence[Row], result: Mapping[str, object]) -> Iterator[str]:
     kept, grown = growth(rows)
     if grown is None or _early(result):  # early: the cell precedes the growth
         return

@@ -94,7 +94,7 @@ def distinct(space: Space, count: int, seed: int) -> list[Genotype]:
     return list(found)
 
 
-def keys(space: Space, shape: Sequence[int], size: dict[str, Any]) -> list[Key]:
+def keys(space: Space, shape: Sequence[int], size: dict[str, object]) -> list[Key]:
     """The operations of the space at all places of its networks, each once. Raises UserError where there are none."""
     return list(
         dict.fromkeys(
@@ -118,7 +118,7 @@ def networks(
 
 
 def timed(
-    space: Space, genotypes: Sequence[Genotype], about: dict[str, Any], device: torch.device, repeats: int
+    space: Space, genotypes: Sequence[Genotype], about: dict[str, object], device: torch.device, repeats: int
 ) -> list[Latency]:
     """Time whole networks of the size that `about` gives."""
     return list(map(timing.summary, timing.rounds(networks(space, genotypes, about, device), repeats, WARM).T))

@@ -17,7 +17,7 @@ PLAIN = ("format", "genotype", "recipe", "commit", "run", "nasx")
 REMEDY = "export the run again: nasx export from=..."
 
 
-def facts(path: str | Path) -> tuple[Path, dict[str, Any]]:
+def facts(path: str | Path) -> tuple[Path, dict[str, object]]:
     """Return the file of an export, given itself or its folder, and its metadata. Raises UserError."""
     from safetensors import SafetensorError, safe_open
 
@@ -34,7 +34,7 @@ def facts(path: str | Path) -> tuple[Path, dict[str, Any]]:
     return file, read(file, held)
 
 
-def read(file: Path, held: Mapping[str, str]) -> dict[str, Any]:
+def read(file: Path, held: Mapping[str, str]) -> dict[str, object]:
     """Convert the text metadata of `file` to plain values. Raises UserError."""
     if held.get("format") != FORMAT:
         raise UserError(str(file), f"is not an export of this version of nasx (format {held.get('format')})", REMEDY)

@@ -106,12 +106,12 @@ class OnnxNetwork(nn.Module):
         return Logits(torch.from_numpy(self.model(x.numpy())))
 
 
-def save(path: Path, network: nn.Module, facts: Mapping[str, Any]) -> None:
+def save(path: Path, network: nn.Module, facts: Mapping[str, object]) -> None:
     """Write weights and facts atomically."""
     files.write_atomic(path, packed(network, facts))
 
 
-def packed(network: nn.Module, facts: Mapping[str, Any]) -> bytes:
+def packed(network: nn.Module, facts: Mapping[str, object]) -> bytes:
     """Return the bytes of model.safetensors: contiguous weights in their own precision, and the facts.
 
     The bytes depend only on network and facts: the header of the library, whose order differs between processes, is
@@ -126,7 +126,7 @@ def packed(network: nn.Module, facts: Mapping[str, Any]) -> bytes:
     return len(header).to_bytes(8, "little") + header + blob[end:]
 
 
-def text(facts: Mapping[str, Any]) -> dict[str, str]:
+def text(facts: Mapping[str, object]) -> dict[str, str]:
     """Convert the facts to the text metadata of safetensors and ONNX."""
     return {name: str(value) if name in PLAIN else json.dumps(value) for name, value in facts.items()}
 

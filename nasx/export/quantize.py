@@ -49,7 +49,7 @@ class Reader:
         return None if x is None else {"images": np.ascontiguousarray(x)}
 
 
-def int8(model: bytes, batches: Iterable[np.ndarray], facts: Mapping[str, Any]) -> bytes:
+def int8(model: bytes, batches: Iterable[np.ndarray], facts: Mapping[str, object]) -> bytes:
     """Return the int8 network of an ONNX network, calibrated on normalized images, with `facts` as its metadata."""
     from onnxruntime import quantization
     from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -81,7 +81,7 @@ def tested(model: OnnxModel, images: Any, batch: int) -> Tested:
     return evaluate.means(evaluate.sums(OnnxNetwork(model), images.ordered("test", batch=batch), CPU))
 
 
-def compared(models: Mapping[str, bytes], images: Any, batch: int, repeats: int = 200) -> list[Row]:
+def compared(models: Mapping[str, bytes], images: object, batch: int, repeats: int = 200) -> list[Row]:
     """Test networks, and time them in turns on one random image and one thread."""
     opened = [runtime.opened(Path(name), content, 1) for name, content in models.items()]
     rows = [tested(model, images, batch) for model in opened]

@@ -38,7 +38,7 @@ GRACE_S = 45
 SIGNALS = ",".join(number.name for number in signals("SIGTERM", "SIGINT", "SIGUSR1"))
 
 
-def run_in_processes(work: Work, cfg: Config, info: Config, kind: str) -> dict[str, Any]:
+def run_in_processes(work: Work, cfg: Config, info: Config, kind: str) -> dict[str, object]:
     """Run `work(cfg, info)` in `devices` processes, or in this one where one is enough; see `launch_workers`."""
     count, folder = cfg.get("devices") or 1, Path(cfg["out"]) / identity.run_name(cfg, info["choices"], kind)
     if count == 1 or records.finished(folder) is not None:
@@ -50,7 +50,7 @@ def run_in_processes(work: Work, cfg: Config, info: Config, kind: str) -> dict[s
     return launch_workers(count, work, cfg, info)
 
 
-def launch_workers(count: int, work: Work, cfg: Config, info: Config) -> dict[str, Any]:
+def launch_workers(count: int, work: Work, cfg: Config, info: Config) -> dict[str, object]:
     """Run `work(cfg, info)` in `count` processes and return rank 0's result. `work` must be picklable by name.
 
     Raises the exception of a worker; UserError if one died without an exception.
@@ -124,7 +124,7 @@ def worker_failure(errors: Path, codes: Mapping[int, int], count: int) -> BaseEx
 
 
 # ---------------------------------------------------------------------------------------------- in each process
-def worker(work: Work, cfg: Config, info: Config, errors: str) -> dict[str, Any]:
+def worker(work: Work, cfg: Config, info: Config, errors: str) -> dict[str, object]:
     """Run `work` in a worker process; an error is written to `errors` for the parent."""
     new_session()  # a terminal's Ctrl-C reaches only the parent, which forwards it
     threading.Thread(target=exit_with_parent, daemon=True).start()

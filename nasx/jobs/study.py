@@ -20,7 +20,7 @@ import shlex
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
@@ -125,7 +125,7 @@ class Study:
         done = self.retrained(search, self.cfg["seed"], **changed)
         return {"run": done["name"], name: done[f"{'test' if full else 'valid'}_{name}"]}
 
-    def retrained(self, search: Result | None, seed: int, **changed: Any) -> Result:
+    def retrained(self, search: Result | None, seed: int, **changed: object) -> Result:
         """Return the record of a retraining of a search's cell (None: the given one) with `changed` settings."""
         given = (
             {key: self.cfg[key] for key in ("from", "genotype") if self.cfg[key]}
@@ -137,7 +137,7 @@ class Study:
         budget = {} if search is None else identity.NO_BUDGET
         return self.step("retrain", seed, words, **given, **budget, retrain={**self.cfg["retrain"], **changed})
 
-    def step(self, kind: str, seed: int, words: Sequence[str] = (), **changed: Any) -> Result:
+    def step(self, kind: str, seed: int, words: Sequence[str] = (), **changed: object) -> Result:
         """Return the record of a step, running it unless it is finished; `words` are the overrides for `changed`."""
         cfg = {**self.cfg, "seed": seed, "from": None, "genotype": None, "name": None, **changed}
         del cfg["study"]

@@ -49,7 +49,7 @@ class Agreement(TorchFunctionMode):
 
     kernel: Tensor | None = None
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> object:
         found = func(*args, **(kwargs or {}))
         if getattr(func, "__name__", "") in ("relu", "relu_"):  # of torch.nn.functional, of torch, and of tensors
             signs = (found.flatten(1) > 0).to(torch.float32) * 2 - 1

@@ -27,7 +27,7 @@ import time
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -100,7 +100,7 @@ class Scored(NamedTuple):
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
-def described(drawn: Sequence[Scored], on: str) -> dict[str, Any]:
+def described(drawn: Sequence[Scored], on: str) -> dict[str, object]:
     """Return the record of a choice as plain values. Scores that are not finite are None, and not in the mean."""
     scores, tau = torch.tensor([each.score for each in drawn], dtype=torch.float64), agreement(drawn)
     finite = scores[scores.isfinite()]

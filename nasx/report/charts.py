@@ -139,7 +139,7 @@ def cell(edges: Sequence[Edge], prefix: str, label: str) -> str:
     return inline(cells.svg(edges), prefix, label)
 
 
-def read(folder: str, most: int = 120) -> list[Mapping[str, Any]]:
+def read(folder: str, most: int = 120) -> list[Mapping[str, object]]:
     """Read the rows of a run, thinned to about `most` epochs including the last; empty if there are none."""
     try:
         rows = curves.derived(curves.read_metrics(Path(folder)))

@@ -99,7 +99,7 @@ def items(runs: Sequence[Row], groups: Sequence[Row], *, anytime: bool) -> list[
     ]
 
 
-def _several(values: Iterable[Any]) -> list[str]:
+def _several(values: Iterable[object]) -> list[str]:
     return sorted({str(value) for value in values if value})
 
 

@@ -85,7 +85,7 @@ def line(
     quantity: Quantity,
     label: str,
     colour: str,
-    dash: Any = "-",
+    dash: object = "-",
     most: float = math.inf,
 ) -> bool:
     """Draw mean and band of a quantity over runs; return False if no row has it.
@@ -226,7 +226,7 @@ def derived(rows: Sequence[Row]) -> list[Row]:
     return made
 
 
-def _list(held: Any) -> list[Any]:
+def _list(held: object) -> list[object]:
     return held if isinstance(held, list) else []
 
 
@@ -264,7 +264,7 @@ def _draw_inside(part: Any, panels: Mapping[str, Sequence[Quantity]], rows: Sequ
 
 
 # ---------------------------------------------------------------------------------------------------- pictures
-def _read_groups(groups: Runs) -> dict[str, list[list[dict[str, Any]]]]:
+def _read_groups(groups: Runs) -> dict[str, list[list[dict[str, object]]]]:
     return {label: [read_metrics(folder) for folder in folders] for label, folders in groups.items()}
 
 

@@ -69,7 +69,7 @@ def bests(groups: Sequence[Row]) -> tuple[list[Best], int]:
     ], len(found) - len(several)
 
 
-def _described(name: str, value: Any) -> str:
+def _described(name: str, value: object) -> str:
     if name == "kind":
         return {"search": "benchmark accuracy", "retrain": "retrained"}.get(str(value), str(value))
     return ("reduced" if value else "") if name == "reduced" else table_columns.DATASETS.get(str(value), str(value))

@@ -149,7 +149,7 @@ def _drawn(part: SubFigure, rows: Sequence[Row], name: str, operations: Sequence
     )
 
 
-def _shades() -> Any:
+def _shades() -> object:
     """A colour map from white to deep blue with uniform lightness, readable in grey and for the colour-blind."""
     from matplotlib.colors import LinearSegmentedColormap
 

@@ -291,7 +291,7 @@ def _context(title: str, groups: Sequence[Row], runs: Mapping[str, Row], album: 
     )
 
 
-def _heat_map(folder: str, rows: Sequence[Row]) -> Any:
+def _heat_map(folder: str, rows: Sequence[Row]) -> object:
     return heat_maps.heat_map(Path(folder), rows) if heat_maps.mixtures(rows) else None
 
 

@@ -69,8 +69,8 @@ def checked_folder(cfg: Mapping[str, Any], choices: Mapping[str, Any], kind: str
 
 
 def again(
-    cfg: Mapping[str, Any], choices: Mapping[str, Any], kind: str, *, summary: bool = True
-) -> dict[str, Any] | None:
+    cfg: Mapping[str, Any], choices: Mapping[str, object], kind: str, *, summary: bool = True
+) -> dict[str, object] | None:
     """Return the record of a finished run with all its pictures, without torch; None if one of them is missing.
 
     With `summary`, print its summary. Raises UserError like `checked_folder`.
@@ -153,7 +153,7 @@ def show(result: Mapping[str, Any], folder: Path) -> None:
     console.print(printable(f"files: {folder}" + (f" ({', '.join(pictures)})" if pictures else "")), markup=False)
 
 
-def _printable(result: Mapping[str, Any]) -> Any:
+def _printable(result: Mapping[str, object]) -> Any:
     """Return the record without characters that control a terminal."""
     return cleaned(dict(result))
 

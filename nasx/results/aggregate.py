@@ -86,7 +86,7 @@ def summary(frame: pd.DataFrame, group: Sequence[str] = (), *, reference: bool =
     return table
 
 
-def _std_over(members: Sequence[Mapping[str, Any]]) -> str:
+def _std_over(members: Sequence[Mapping[str, object]]) -> str:
     if members[0]["std_over"]:
         return str(members[0]["std_over"])
     if members[0]["kind"] == "search":

@@ -140,7 +140,7 @@ def rows_of(frame: pd.DataFrame) -> list[dict[str, Any]]:
     return [dict(zip(names, row)) for row in zip(*(frame[name].tolist() for name in frame.columns), strict=True)]
 
 
-def mark(row: Mapping[Any, Any]) -> tuple[str, ...]:
+def mark(row: Mapping[object, object]) -> tuple[str, ...]:
     """Return a key that is equal only for a run and its copies."""
     return tuple(str(row.get(key) or "") for key in Record.COPIED)
 

@@ -149,7 +149,7 @@ def _joined(names: Sequence[str], groups: Sequence[pd.DataFrame]) -> pd.DataFram
     return both
 
 
-def _marks(row: Mapping[Any, Any]) -> Iterator[tuple[Any, str]]:
+def _marks(row: Mapping[Any, Any]) -> Iterator[tuple[object, str]]:
     """Yield (key, folder name) of a run, with keys that are equal for copies: its folder, and its record."""
     place = os.path.realpath(row["folder"])
     yield place, os.path.basename(place)

@@ -47,7 +47,7 @@ def pick(frame: pd.DataFrame, wanted: Any) -> pd.DataFrame:
     return frame
 
 
-def _settings(frame: pd.DataFrame, key: str) -> list[Any]:
+def _settings(frame: pd.DataFrame, key: str) -> list[object]:
     """Return the value of a setting in the configuration of each run. Raises UserError if no run has it."""
     held = [differences.configuration(folder) for folder in frame["folder"]]
     if not any(key in own for own in held):

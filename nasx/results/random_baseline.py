@@ -70,7 +70,7 @@ def judge(rows: Sequence[MutableMapping[str, Any]], members: Sequence[Members]) 
     ]
 
 
-def _key(row: Mapping[str, Any], run: Mapping[str, Any]) -> tuple[Any, ...]:
+def _key(row: Mapping[str, object], run: Mapping[str, Any]) -> tuple[object, ...]:
     """Return the key that a row shares with comparable random runs; `run` is one of its runs."""
     same = tuple(row[k] for k in SAME)
     if row["kind"] == "search":  # a benchmark accuracy does not depend on the length of the search

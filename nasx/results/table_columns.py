@@ -70,7 +70,7 @@ def seconds(text: str) -> float | None:
     return float(found[1]) * UNITS[found[2] or found[3]] if found else None
 
 
-def name(row: Mapping[str, Any]) -> str:
+def name(row: Mapping[str, object]) -> str:
     """Format the method of a row; reference rows and best-of-k rows are marked."""
     if row.get("reference"):
         of = f" of {row['cells']}" if row["cells"] else ""
@@ -108,7 +108,7 @@ ABOUT = ("against random", "verdict", "device")
 """Text columns after the numbers."""
 
 
-def _column(column: str, row: Mapping[str, Any]) -> str:
+def _column(column: str, row: Mapping[str, object]) -> str:
     return str(row[column])
 
 

@@ -11,7 +11,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -215,7 +215,7 @@ def safe(text: str) -> str:
 def spreadsheet(frame: pd.DataFrame) -> str:
     """Return `frame` as CSV. Texts that a spreadsheet would parse as a formula are prefixed with an apostrophe."""
 
-    def quoted(value: Any) -> Any:
+    def quoted(value: object) -> object:
         return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
 
     plain = frame.map(quoted).rename(columns=quoted)

@@ -16,7 +16,7 @@ from nasx.searcher.loop import Loop
 from nasx.tracking import checkpoints
 
 
-def branch_state(path: Path, branch: Mapping[str, Any], loop: Loop, device: Any) -> dict[str, Any]:
+def branch_state(path: Path, branch: Mapping[str, Any], loop: Loop, device: object) -> dict[str, object]:
     """Return the state of the kept checkpoint at `path`, with the optimizer settings of `loop`.
 
     `branch` holds the epoch and the checkpoint's sha256. Raises UserError if the checkpoint is missing, damaged or
@@ -57,5 +57,5 @@ def branch_state(path: Path, branch: Mapping[str, Any], loop: Loop, device: Any)
     return {**state, **own}
 
 
-def _shapes(tree: Any) -> dict[str, Any] | None:
+def _shapes(tree: object) -> dict[str, object] | None:
     return {k: getattr(x, "shape", None) for k, x in tree.items()} if isinstance(tree, Mapping) else None

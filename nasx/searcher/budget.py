@@ -164,7 +164,7 @@ class Limit:
         """Compute the expected cost of a mixture."""
         return float(self.device_model(mix))
 
-    def kept(self, mix: Tree) -> tuple[Tree, dict[str, Any]]:
+    def kept(self, mix: Tree) -> tuple[Tree, dict[str, object]]:
         """Return the mixture to discretize, and the record of the found and the nearest architecture within the budget.
 
         The mixture is that of the nearest architecture if the found one costs more and `enforce` is set.

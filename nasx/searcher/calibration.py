@@ -252,7 +252,7 @@ def build_job(cfg: Config, info: Config, folder: Path, device: torch.device | st
 class Steps:
     """Steps of a job in an epoch in which both weights and architecture are updated."""
 
-    def __init__(self, job: SearchJob, step: Callable[..., Any] | None = None) -> None:
+    def __init__(self, job: SearchJob, step: Callable[..., object] | None = None) -> None:
         self.job, self.step = job, step or job.loop.advance or job.method.step
         job.loop.enter(job.settings.moving_epoch)
 

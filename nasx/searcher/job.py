@@ -42,7 +42,7 @@ class SearchJob(Job):
     kind = "search"
 
     def __init__(
-        self, ctx: Session, stage: search_stage.Stage | None = None, path: Mapping[str, Any] | None = None
+        self, ctx: Session, stage: search_stage.Stage | None = None, path: Mapping[str, object] | None = None
     ) -> None:
         """`path`: settings of the engine that replace those of the configuration, chosen by calibration.py."""
         self.stage = stage or search_stage.stage(ctx.config, ctx.run.folder, stages.count(ctx.config) - 1)
@@ -184,7 +184,7 @@ class SearchJob(Job):
     def lookup(self, mix: Tree) -> Result | None:
         return self.query(self.genotype(mix))
 
-    def query(self, genotype: Any) -> Result | None:
+    def query(self, genotype: object) -> Result | None:
         """Return the benchmark's numbers of a genotype; None if it has none."""
         score = self.benchmark.query(genotype)
         return None if score is None else score.as_record()
@@ -210,7 +210,7 @@ class SearchJob(Job):
         if self.loop.total - self.search.updates >= LONG:
             self.log_memory()
 
-    def origin(self) -> dict[str, Any] | None:
+    def origin(self) -> dict[str, object] | None:
         branch = self.ctx.config.get("branch")
         return branch and branch_state(self.ctx.info["origin"], branch, self.loop, self.ctx.device)
 
@@ -221,7 +221,7 @@ class SearchJob(Job):
         self.watch.load(state["watch"])
         self.loop.stopped = self.watch.stopped
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> dict[str, object]:
         own = {"passes": self.problem.passes, "watch": self.watch.state()}
         return {**super().state(), **own, "decided": self.decided, "measured": self.measured}
 
@@ -239,7 +239,7 @@ class SearchJob(Job):
             )
         super().tick(_)
 
-    def row(self, means: dict[str, Any]) -> dict[str, Any]:
+    def row(self, means: dict[str, object]) -> dict[str, object]:
         row, mix = self.metric.convert(means), detached(self.problem.relax(self.search.a))
         if self.settings.evaluate_every and row["epoch"] % self.settings.evaluate_every == 0:
             row |= self.evaluate()

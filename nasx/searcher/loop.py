@@ -19,7 +19,7 @@ from nasx.core.meter import Meter, check_finite, refused
 from nasx.core.schedules import rate
 
 
-def on_device_of(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> dict[str, Any]:
+def on_device_of(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> dict[str, object]:
     """Return an optimizer's saved state with the kernel settings of this device, which may not be the checkpoint's."""
     kernels = ("fused", "foreach", "capturable")
     groups = [

@@ -58,16 +58,16 @@ def stage(cfg: Config, folder: Path, i: int) -> Stage:
     )
 
 
-def component_node(space: Any, node: Config) -> dict[str, Any]:
+def component_node(space: Any, node: Config) -> dict[str, object]:
     """Return the configuration node of a space: `node` with the values of its fields."""
 
-    def plain(value: Any) -> Any:
+    def plain(value: object) -> object:
         return [plain(item) for item in value] if isinstance(value, tuple) else value
 
     return {**node, **{f.name: plain(getattr(space, f.name)) for f in dataclasses.fields(space)}}
 
 
-def total_cost(done: Sequence[Config], **own: Any) -> dict[str, Any]:
+def total_cost(done: Sequence[Config], **own: object) -> dict[str, object]:
     """Add the costs of the earlier stages to those of the last one, `own`; list the earlier ones under `stages`."""
     diagnostics = [r["diagnostics"] for r in (*done, own) if r.get("diagnostics")]
     return {

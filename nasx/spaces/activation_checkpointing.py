@@ -39,7 +39,7 @@ class Shell(nn.Module):
         self.cell = cell
         self.body: Callable[..., Any] = cell.run  # type: ignore[assignment]
 
-    def forward(self, *args: Any) -> Any:
+    def forward(self, *args: object) -> object:
         return self.body(*args)
 
 
@@ -49,17 +49,17 @@ class Recomputed:
     def __init__(self, cell: nn.Module) -> None:
         self.shell = Shell(cell)
 
-    def __call__(self, *args: Any) -> Any:
+    def __call__(self, *args: object) -> object:
         if not torch.is_grad_enabled():
             return self.shell(*args)
         weights: dict[str, Tensor] = dict(self.shell.named_parameters())  # those of this pass
         moving = [m for m in self.shell.modules() if isinstance(m, Norm) and m.tracking]
         training = self.shell.cell.training
 
-        def contexts() -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
+        def contexts() -> tuple[AbstractContextManager[object], AbstractContextManager[object]]:
             return nullcontext(), Again(self.shell.cell, training, moving)
 
-        def body(*inputs: Any) -> Any:
+        def body(*inputs: object) -> object:
             return functional_call(self.shell, weights, inputs, tie_weights=False)
 
         return checkpoint(body, *args, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)

@@ -188,7 +188,7 @@ class Space(ABC):
         """Return the probability (cells, edges) that an edge is kept, for parameters with separate edge weights."""
         return {}
 
-    def sites(self, shape: tuple[int, ...], **size: Any) -> Iterator[Site]:
+    def sites(self, shape: tuple[int, ...], **size: object) -> Iterator[Site]:
         """Yield all edges of the network of this `size` (layers, channels, stem) for items of `shape`.
 
         Raises UserError if the cost of a network is not a sum over its edges.

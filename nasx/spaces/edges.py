@@ -10,7 +10,6 @@ The texts are those that genotypes.py reads.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from nasx.errors import UserError
 from nasx.spaces import genotypes
@@ -46,7 +45,7 @@ def _graph(matrix: Sequence[Sequence[int]], operations: Sequence[str]) -> list[E
     return [(names[i], names[j], "") for i in size for j in size if matrix[i][j]]
 
 
-def _cell(name: str, rows: Any, concat: Any) -> list[Edge]:
+def _cell(name: str, rows: object, concat: object) -> list[Edge]:
     """Edges of a DARTS cell; flat pairs fill the nodes two by two (one by one in the recurrent cell)."""
     recurrent = name == "recurrent"
     pairs = genotypes.pairs(rows, name)

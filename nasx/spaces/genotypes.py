@@ -63,7 +63,7 @@ class Call(NamedTuple):
     named: dict[str, Any]
 
 
-def read(text: str, start: int = 0) -> Any:
+def read(text: str, start: int = 0) -> object:
     """Read the one literal in `text[start:]`: int, float, str, None, tuple (also for lists), dict or `Call`.
 
     The text is parsed by Python's own parser and never compiled; every node of the result that is not a literal raises
@@ -97,7 +97,7 @@ class _Literals:
         before = self.line[: node.col_offset].decode(errors="surrogatepass")
         return _fault(self.text, self.start + len(before), fault)
 
-    def value(self, node: ast.expr, depth: int = 0) -> Any:
+    def value(self, node: ast.expr, depth: int = 0) -> object:
         if depth > MAX_DEPTH:
             raise self.fault(node, f"brackets are nested more than {MAX_DEPTH} deep")
         match node:
@@ -122,12 +122,12 @@ class _Literals:
                 raise self.fault(node, f"the bare name {name!r} has no value here")
         raise self.fault(node, "is not a literal")
 
-    def values(self, nodes: Sequence[ast.expr], depth: int) -> tuple[Any, ...]:
+    def values(self, nodes: Sequence[ast.expr], depth: int) -> tuple[object, ...]:
         return tuple(self.value(node, depth + 1) for node in nodes)
 
     def named(
         self, node: ast.expr, keys: Sequence[str | None], items: Sequence[ast.expr], depth: int
-    ) -> dict[str, Any]:
+    ) -> dict[str, object]:
         found: dict[str, Any] = {}
         for key, item in zip(keys, items, strict=True):
             if key is None:
@@ -137,7 +137,7 @@ class _Literals:
             found[key] = self.value(item, depth + 1)
         return found
 
-    def call(self, node: ast.expr, call: Call) -> Any:
+    def call(self, node: ast.expr, call: Call) -> object:
         if call.name == "list" and len(call.args) == 1 and isinstance(call.args[0], tuple) and not call.named:
             return call.args[0]
         if call.name != "range":
@@ -209,14 +209,14 @@ def recurrent_cell(text: str) -> Cell:
     return found
 
 
-def _output(fields: Mapping[str, Any], key: str, first: int, last: int, remedy: str) -> None:
+def _output(fields: Mapping[str, object], key: str, first: int, last: int, remedy: str) -> None:
     """Raises UserError unless the output of a cell concatenates (recurrent: averages) the nodes first to last."""
     if fields.get(key, nodes := tuple(range(first, last + 1))) != nodes:
         fault = f"the output of a cell must join nodes {first} to {last}"
         raise UserError(f"genotype, {key}={_short(fields[key])}", fault, remedy)
 
 
-def darts_fields(text: str) -> Mapping[str, Any]:
+def darts_fields(text: str) -> Mapping[str, object]:
     """Fields of a DARTS genotype by name, as they are written; positional ones get the names `FIELDS`."""
     checked(text)
     calls = list(re.finditer(r"[A-Za-z_]{0,40}Genotype\s*\(", text))
@@ -241,7 +241,7 @@ def darts_fields(text: str) -> Mapping[str, Any]:
     return given | value.named
 
 
-def _pair(value: Any) -> Pair | None:
+def _pair(value: object) -> Pair | None:
     """(operation, predecessor) of a pair, without the weight that it may carry; None where it is not a pair."""
     if (
         isinstance(value, tuple)
@@ -254,7 +254,7 @@ def _pair(value: Any) -> Pair | None:
     return None
 
 
-def pairs(cell: Any, where: str, form: str = DARTS_FORM) -> Cell:
+def pairs(cell: object, where: str, form: str = DARTS_FORM) -> Cell:
     """Read the (operation, predecessor) pairs of one cell, flat or nested by node, with Katib's names translated."""
     rows = cell if isinstance(cell, tuple) else ()
     if rows and _pair(rows[0]) is None:
@@ -274,7 +274,7 @@ def pairs(cell: Any, where: str, form: str = DARTS_FORM) -> Cell:
     return tuple(found)
 
 
-def _eight(cell: Any, where: str) -> Cell:
+def _eight(cell: object, where: str) -> Cell:
     found = pairs(cell, where)
     if len(found) != 8:
         raise UserError(
@@ -388,6 +388,6 @@ def nb101_graph(text: str) -> tuple[tuple[tuple[int, ...], ...], tuple[str, ...]
     return matrix, ops
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."

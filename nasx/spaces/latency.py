@@ -54,7 +54,7 @@ class Latencies:
     scale: float
 
     @property
-    def size(self) -> dict[str, Any]:
+    def size(self) -> dict[str, object]:
         """Layers, channels and stem of the networks, as `Space.network` takes them (None: the space's own)."""
         return network_size(self.about)
 
@@ -83,7 +83,7 @@ class Latencies:
         )
 
 
-def network_size(about: Mapping[str, Any]) -> dict[str, Any]:
+def network_size(about: Mapping[str, object]) -> dict[str, Any]:
     """Return layers, channels and stem of a table's networks."""
     return {name: about[name] for name in SIZES}
 
@@ -119,7 +119,7 @@ def _latency(row: Mapping[str, Any]) -> Latency:
     return Latency(float(row["median_ms"]), float(row["low_ms"]), float(row["high_ms"]), int(row["n"]))
 
 
-def differing(table: Latencies, given: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
+def differing(table: Latencies, given: Mapping[str, object]) -> Iterable[tuple[str, object]]:
     """Yield (key of `given`, the table's value) where a value that is not None is another one than the table's."""
     own = {**table.size, "image": table.about["image"][-1]}
     for name, value in given.items():

@@ -75,7 +75,7 @@ READERS: dict[str, Callable[[str], Any]] = {
 """What reads the text of a cell, by the name that `Published.space` and `Space.read_as` use."""
 
 
-def check(text: str, space: str) -> Any:
+def check(text: str, space: str) -> object:
     """What `text` names or writes, read for `space`, without torch. Raises UserError where that has no such cell.
 
     Whether the space has its operations is asked by `rules.CELLS`, all else by `Space.parse`.

@@ -65,7 +65,7 @@ def rows(space: Any, key: str, edges: int) -> Lists:
     return (tuple(space.operations),) * edges if own is None else own
 
 
-def lists(space: Any, key: str, edges: int) -> None:
+def lists(space: object, key: str, edges: int) -> None:
     """Raise UserError unless every edge has the same number of operations."""
     found = rows(space, key, edges)
     if len(found) != edges or len({len(row) for row in found}) != 1:
@@ -76,7 +76,7 @@ def lists(space: Any, key: str, edges: int) -> None:
         listed(row, _place(space, key, i))
 
 
-def _place(space: Any, key: str, i: int) -> str:
+def _place(space: object, key: str, i: int) -> str:
     return "space.operations" if getattr(space, key) is None else f"space.{key}[{i}]"
 
 
@@ -111,7 +111,7 @@ def darts(space: Any) -> None:
         )
 
 
-def nb201(space: Any) -> None:
+def nb201(space: object) -> None:
     lists(space, "cell", len(NB201_EDGES))
     divided(space)
 
@@ -140,7 +140,7 @@ SPACES: dict[str, Callable[[Any], None]] = {
 
 
 # ---------------------------------------------------------------------------------------------------- genotypes
-def nb201_fits(space: Any, cell: Sequence[str]) -> None:
+def nb201_fits(space: object, cell: Sequence[str]) -> None:
     """Raise UserError unless the space has the cell's operation on each of its six edges."""
     for name, own, (source, target) in zip(cell, rows(space, "cell", len(NB201_EDGES)), NB201_EDGES, strict=True):
         if name not in own:
@@ -168,7 +168,7 @@ def darts_has(own: Sequence[str], name: str, edge: tuple[int, int], cell: str) -
         )
 
 
-def nb101_fits(space: Any, graph: tuple[Any, Sequence[str]]) -> None:
+def nb101_fits(space: object, graph: tuple[object, Sequence[str]]) -> None:
     """Raise UserError unless the inner vertices have operations of NAS-Bench-101."""
     for place, name in enumerate(graph[1][1:-1], start=1):
         if name not in NB101:

@@ -34,7 +34,7 @@ class Unfit(UserError):
     """Raised if a search cannot continue from a kept checkpoint."""
 
 
-def save(folder: Path, state: Mapping[str, Any], step: int, epoch: int | None = None) -> None:
+def save(folder: Path, state: Mapping[str, object], step: int, epoch: int | None = None) -> None:
     """Write checkpoint `step` of the run in `folder` (tensors and plain values only) and keep the last two.
 
     With `epoch` it is first written a second time, as the kept checkpoint of that epoch: a run that has come further
@@ -77,7 +77,7 @@ def checksum(path: Path) -> str:
         return file.read(len(MAGIC) + 64)[len(MAGIC) :].decode("ascii", errors="replace")
 
 
-def last(folder: Path, device: Any = "cpu", rows: int | None = None) -> dict[str, Any] | None:
+def last(folder: Path, device: object = "cpu", rows: int | None = None) -> dict[str, Any] | None:
     """Return the newest readable checkpoint of a run, None if there is none yet.
 
     A damaged one, and one of format 1 that counts more than `rows` metrics rows (None: not asked), is skipped with a

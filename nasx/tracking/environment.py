@@ -107,7 +107,7 @@ def workers(asked: int | None) -> int:
     return max(system.cpus() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")) - 1, 0)
 
 
-def hardware(on: torch.device) -> dict[str, Any]:
+def hardware(on: torch.device) -> dict[str, object]:
     """Device kind, its name, and CPU threads."""
     if on.type == "cuda":
         return {"device": "cuda", "name": torch.cuda.get_device_name(on), "threads": torch.get_num_threads()}
@@ -119,7 +119,7 @@ def hardware(on: torch.device) -> dict[str, Any]:
     return {"device": "cpu", "name": name, "threads": torch.get_num_threads()}
 
 
-def environment(on: torch.device) -> dict[str, Any]:
+def environment(on: torch.device) -> dict[str, object]:
     """Return the host and all other current values, apart from the configuration, that results depend on."""
     found, named = hardware(on), versions()
     return {
@@ -188,7 +188,7 @@ class StopRequested(KeyboardInterrupt):
         self.exit_code = 128 + number
         super().__init__(f"stopped by {signal.Signals(number).name}")
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         return type(self), (self.signal,)
 
 

@@ -47,10 +47,10 @@ class Engine(Protocol):
     def guard(self, means: Mapping[str, float], *, weights: bool = False) -> None:
         """Raise UserError if a mean, or with `weights` a weight, is not finite."""
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> dict[str, object]:
         """Return the tensors and plain values from which `load` resumes bit for bit."""
 
-    def load(self, state: Mapping[str, Any]) -> None:
+    def load(self, state: Mapping[str, object]) -> None:
         """Continue from `state`."""
 
 
@@ -78,22 +78,22 @@ class Job(ABC):
         self.ctx, self.engine, self.metric, self.epochs = ctx, engine, metric, epochs
 
     @abstractmethod
-    def row(self, means: dict[str, Any]) -> dict[str, Any]:
+    def row(self, means: dict[str, object]) -> dict[str, Any]:
         """Return the metrics row of this epoch with these means."""
 
     @abstractmethod
     def record(self) -> Result:
         """The record of the finished run."""
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> dict[str, object]:
         """Content of a checkpoint."""
         return self.engine.state()
 
-    def load(self, state: Mapping[str, Any]) -> None:
+    def load(self, state: Mapping[str, object]) -> None:
         """Continue from a checkpoint."""
         self.engine.load(state)
 
-    def origin(self) -> dict[str, Any] | None:
+    def origin(self) -> dict[str, object] | None:
         """The state that a run without a checkpoint starts from: that of its parent at the epoch where it branches off;
         None if it starts from scratch."""
         return None
@@ -145,7 +145,7 @@ class Job(ABC):
                 self.display.show(updates, f"{epoch + 1}/{self.epochs}", self.metric.convert(means))
         self.ctx.pause(self.save)
 
-    def end_epoch(self, means: dict[str, Any]) -> None:
+    def end_epoch(self, means: dict[str, object]) -> None:
         """Write and log the row of this epoch, then a checkpoint."""
         row = self.row(means)
         row["wall_s"] = round(self.ctx.elapsed_s, 3)

@@ -47,11 +47,11 @@ class Parent(NamedTuple):
     """result.json."""
 
     @property
-    def choices(self) -> Mapping[str, Any]:
+    def choices(self) -> Mapping[str, object]:
         """Group -> the choice of the run."""
         return {str(group): choice for group, choice in self.config["choices"].items()}
 
-    def block(self, group: str) -> Mapping[str, Any]:
+    def block(self, group: str) -> Mapping[str, object]:
         """The settings of a group."""
         node = self.config.get(group)
         return node if isinstance(node, Mapping) else {}
@@ -150,13 +150,15 @@ PARENT_FIELDS = (
 """Fields of a search's record that the record of a retraining contains."""
 
 
-def parent_fields(record: Mapping[str, Any] | None) -> dict[str, Any] | None:
+def parent_fields(record: Mapping[str, object] | None) -> dict[str, object] | None:
     """Return the part of a search's record that the record of a retraining contains; None if no search is known."""
     return None if record is None else {"kind": "search", **{key: record.get(key) for key in PARENT_FIELDS}}
 
 
 # --------------------------------------------------------------------------------------------------- inheriting
-def adopt_settings(node: Mapping[str, Any], held: Mapping[str, Any], given: Collection[str] = ()) -> dict[str, Any]:
+def adopt_settings(
+    node: Mapping[str, object], held: Mapping[str, object], given: Collection[str] = ()
+) -> dict[str, object]:
     """The component `node` with the settings of `held`, the same component of a parent.
 
     Settings in `given`, and those that only one of the two has, stay as `node` has them; where `held` is a component
@@ -181,7 +183,7 @@ def split_dataset_overrides(words: Sequence[str]) -> tuple[list[str], list[str]]
     return ours, rest
 
 
-def with_settings(node: Mapping[str, Any], texts: Sequence[str], allow: Sequence[str] = ()) -> dict[str, Any]:
+def with_settings(node: Mapping[str, object], texts: Sequence[str], allow: Sequence[str] = ()) -> dict[str, object]:
     """The component `node` with the settings of `texts`, `group.key=value` each. Raises UserError."""
     found, faults = dict(node), []
     for text in texts:
@@ -220,7 +222,7 @@ def inherited_overrides(command: str, texts: Sequence[str], config_dir: str | No
     out = (_values(given.get("out", "")) or ["outputs"])[0]
     cache: dict[tuple[str, ...], dict[str, Any]] = {}
 
-    def composed(chosen: list[str]) -> dict[str, Any]:
+    def composed(chosen: list[str]) -> dict[str, object]:
         key = tuple(chosen)
         if key not in cache:
             cache[key] = resolved(make_loader(config_dir).load_configuration(command, chosen, RunMode.RUN))[0]
@@ -286,7 +288,7 @@ def _values(text: str) -> list[str]:
 
 
 # ------------------------------------------------------------------------------------------------------ writing
-def quote_value(value: Any) -> str:
+def quote_value(value: object) -> str:
     """Format a plain value in Hydra's grammar: text is quoted if it would be parsed as another type."""
     if isinstance(value, list | tuple):
         return f"[{','.join(map(quote_value, value))}]"
@@ -300,7 +302,7 @@ def quote_value(value: Any) -> str:
     return QuotedString(plain_text, Quote.double).with_quotes()
 
 
-def override(key: str, value: Any) -> str:
+def override(key: str, value: object) -> str:
     """`key=value` for a command line that Hydra reads."""
     return f"{key}={quote_value(value)}"
 
@@ -319,7 +321,7 @@ def user_options(command: str, *, allow_only: bool = False) -> list[str]:
     return found
 
 
-def next_commands(record: Mapping[str, Any], folder: Path) -> list[str]:
+def next_commands(record: Mapping[str, object], folder: Path) -> list[str]:
     """Return the commands that may follow a finished run, quoted for a shell."""
     command, out = str(record.get("command")), str(folder.parent)
     where = [] if out == "outputs" else [override("out", out)]

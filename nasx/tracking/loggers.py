@@ -30,18 +30,18 @@ from nasx.tracking import records
 class Sink(Protocol):
     """A receiver of metrics rows."""
 
-    def write(self, row: Mapping[str, Any]) -> None: ...
+    def write(self, row: Mapping[str, object]) -> None: ...
     def close(self) -> None: ...
 
 
 class NullSink:
     """Takes rows and does nothing with them."""
 
-    def write(self, row: Mapping[str, Any]) -> None: ...
+    def write(self, row: Mapping[str, object]) -> None: ...
     def close(self) -> None: ...
 
 
-def scalars(row: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+def scalars(row: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, float]]:
     """(name, number) of the finite numbers in a row, mappings entered; the epoch, which is the step, is left out."""
     for key, value in row.items():
         if isinstance(value, Mapping):
@@ -67,7 +67,7 @@ def require(package: str, choice: str) -> None:
 class NoLogger:
     """A logger that does nothing."""
 
-    def open(self, folder: Path, config: Mapping[str, Any]) -> Sink:
+    def open(self, folder: Path, config: Mapping[str, object]) -> Sink:
         return NullSink()
 
 
@@ -92,7 +92,7 @@ class TensorBoard:
             )
         return no_link(folder / self.folder)
 
-    def open(self, folder: Path, config: Mapping[str, Any]) -> Sink:
+    def open(self, folder: Path, config: Mapping[str, object]) -> Sink:
         return _TensorBoard(self._within(folder))
 
 
@@ -128,12 +128,12 @@ class Wandb:
         """Raises UserError if wandb is not installed."""
         require("wandb", "wandb")
 
-    def open(self, folder: Path, config: Mapping[str, Any]) -> Sink:
+    def open(self, folder: Path, config: Mapping[str, object]) -> Sink:
         return _Wandb(self, folder, config)
 
 
 class _Wandb:
-    def __init__(self, ask: Wandb, folder: Path, config: Mapping[str, Any]) -> None:
+    def __init__(self, ask: Wandb, folder: Path, config: Mapping[str, object]) -> None:
         self.ask, self.folder, self.config = ask, folder, config
         self.run: Any = None
 
@@ -171,7 +171,7 @@ class Mlflow:
         for package in ("mlflow", *(() if self.tracking_uri else ("sqlalchemy", "alembic"))):
             require(package, "mlflow")
 
-    def open(self, folder: Path, config: Mapping[str, Any]) -> Sink:
+    def open(self, folder: Path, config: Mapping[str, object]) -> Sink:
         return _Mlflow(self, folder, config)
 
 
@@ -179,7 +179,7 @@ class _Mlflow:
     TAG = "nasx.run"
     """The tag that holds the name of the run folder."""
 
-    def __init__(self, ask: Mlflow, folder: Path, config: Mapping[str, Any]) -> None:
+    def __init__(self, ask: Mlflow, folder: Path, config: Mapping[str, object]) -> None:
         self.ask, self.folder, self.config = ask, folder, config
         self.client: Any = None
         self.run = ""

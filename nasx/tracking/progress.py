@@ -244,7 +244,7 @@ def metric_texts(kind: str, means: Mapping[str, Any]) -> list[str]:
     return found + [f"{name} {means[name]:.3f}" for name in ("alignment", "eigenvalue") if means.get(name) is not None]
 
 
-def looked_up(lookup: Mapping[str, Any] | None) -> list[str]:
+def looked_up(lookup: Mapping[str, object] | None) -> list[str]:
     """Format the validation accuracies of a look-up; empty if there are none."""
     found = [
         f"{name} {values['valid']:.2f} %"

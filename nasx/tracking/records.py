@@ -23,7 +23,7 @@ SEALED = (GENOTYPE, METRICS)
 NEWER = "install the version of nasx that wrote it, or a later one"
 
 
-def canonical(value: Any) -> str:
+def canonical(value: object) -> str:
     """Return JSON with sorted keys, from which identities are hashed."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
 
@@ -37,7 +37,7 @@ def read_rows(folder: Path) -> list[dict[str, Any]]:
     return parsed(text)
 
 
-def parsed(text: str) -> list[dict[str, Any]]:
+def parsed(text: str) -> list[dict[str, object]]:
     """Return the rows in the text of a metrics.jsonl, see `read_rows`."""
     rows = []
     for line in text.splitlines():
@@ -50,7 +50,7 @@ def parsed(text: str) -> list[dict[str, Any]]:
     return rows
 
 
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(tree: Mapping[str, object], prefix: str = "") -> dict[str, object]:
     """Nested configuration as dotted keys."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
@@ -101,7 +101,7 @@ def configuration(folder: Path) -> dict[str, Any] | None:
     return None if held is None else versions.completed(held)
 
 
-def broken(folder: Path, record: Mapping[str, Any]) -> list[str]:
+def broken(folder: Path, record: Mapping[str, object]) -> list[str]:
     """Return the files of a finished run that differ from the seal of its record; none if it has no seal."""
     seal = record.get("seal")
     return [
@@ -116,7 +116,7 @@ def damage(names: Sequence[str]) -> str:
     return f"{' and '.join(names)} changed after the run had finished (sha256 differs from the record's)"
 
 
-def environments(starts: Sequence[Mapping[str, Any]]) -> list[str]:
+def environments(starts: Sequence[Mapping[str, object]]) -> list[str]:
     """Return the names of environment values that affect results and differ between the starts of a run.
 
     The host does not count, nor does the user's code, see nasx.config.own_code.

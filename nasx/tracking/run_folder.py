@@ -59,7 +59,7 @@ def unused(folder: Path) -> bool:
     )
 
 
-def differing(folder: Path, identity: Mapping[str, Any], extra: Collection[str]) -> UserError | None:
+def differing(folder: Path, identity: Mapping[str, object], extra: Collection[str]) -> UserError | None:
     """Return why a folder belongs to another configuration; None if it does not, or is unused.
 
     `extra` are keys of config.yaml that are not part of the identity.
@@ -103,7 +103,7 @@ class Run:
     """Lines of metrics.jsonl; None until it is decided which of the existing ones are kept."""
     _genotype: str | None = None
 
-    def __init__(self, folder: Path, identity: Mapping[str, Any], extra: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, identity: Mapping[str, object], extra: Mapping[str, object]) -> None:
         self.folder = folder
         self.identity = json.loads(canonical(identity))
         self.on_row: Callable[[Mapping[str, Any]], None] = lambda row: None
@@ -142,7 +142,7 @@ class Run:
         with contextlib.suppress(OSError):
             (self.folder / "fault.txt").unlink()
 
-    def _claim(self, extra: Mapping[str, Any]) -> None:
+    def _claim(self, extra: Mapping[str, object]) -> None:
         path = self.folder / "config.yaml"
         if read_yaml(path) is None or unused(self.folder):
             if not unused(self.folder):
@@ -177,7 +177,7 @@ class Run:
 
     # ---------------------------------------------------------------------------------------------- records
     @property
-    def result(self) -> dict[str, Any] | None:
+    def result(self) -> dict[str, object] | None:
         """The record of the finished run, or None."""
         return read_json(self.folder / "result.json")
 
@@ -205,11 +205,11 @@ class Run:
         self._genotype = f"{genotype}\n"
         write_atomic(self._held() / GENOTYPE, self._genotype)
 
-    def note(self, name: str, content: Mapping[str, Any]) -> None:
+    def note(self, name: str, content: Mapping[str, object]) -> None:
         """Write a JSON file of the run."""
         write_atomic(self._held() / name, json.dumps(content, indent=1) + "\n")
 
-    def finish(self, result: Mapping[str, Any]) -> dict[str, Any]:
+    def finish(self, result: Mapping[str, object]) -> dict[str, object]:
         """Write the record with its seal, which finishes the run, and return it. Checkpoints are kept."""
         folder = self._held()
         texts = {GENOTYPE: self._genotype, METRICS: None if self._lines is None else "".join(self._lines)}
@@ -222,7 +222,7 @@ class Run:
         write_atomic(folder / "result.json", json.dumps(sealed, indent=1, default=str) + "\n")
         return sealed
 
-    def done(self) -> dict[str, Any] | None:
+    def done(self) -> dict[str, object] | None:
         """Return the record of a finished run, None if it is not finished; repair damaged files that it seals.
 
         Raises UserError if the record cannot be read.
@@ -249,7 +249,7 @@ class Run:
                 "it is written again" if known else "nothing here holds what it was",
             )
 
-    def rows(self) -> list[dict[str, Any]]:
+    def rows(self) -> list[dict[str, object]]:
         """Metrics rows so far."""
         return read_rows(self.folder) if self._lines is None else parsed("".join(self._lines))
 
@@ -266,7 +266,7 @@ class Run:
             write_atomic(path, text)
         self._lines = text.splitlines(keepends=True)
 
-    def append(self, row: Mapping[str, Any]) -> None:
+    def append(self, row: Mapping[str, object]) -> None:
         """Append a metrics row and sync it to disk."""
         path = self._held() / METRICS
         if self._lines is None:
@@ -277,7 +277,7 @@ class Run:
         self.on_row(row)
 
     # ------------------------------------------------------------------------------------------ checkpoints
-    def save(self, state: Mapping[str, Any], step: int, epoch: int | None = None) -> None:
+    def save(self, state: Mapping[str, object], step: int, epoch: int | None = None) -> None:
         """Write checkpoint `step` (tensors and plain values only), with the metrics rows, and keep the last two.
 
         With `epoch` it also stays as the kept checkpoint of that epoch.
@@ -285,7 +285,7 @@ class Run:
         lines = self._lines or []
         checkpoints.save(self._held(), {**state, "rows": len(lines), "metrics": "".join(lines)}, step, epoch)
 
-    def load(self, device: Any = "cpu") -> dict[str, Any] | None:
+    def load(self, device: object = "cpu") -> dict[str, Any] | None:
         """Return the newest readable checkpoint with its metrics rows, see `checkpoints.last`."""
         rows = self.rows()
         state = checkpoints.last(self.folder, device, rows=len(rows))
@@ -306,23 +306,23 @@ class ReadOnlyRun(Run):
     def write_trace(self, error: Exception) -> bool:
         return False
 
-    def note(self, name: str, content: Mapping[str, Any]) -> None:
+    def note(self, name: str, content: Mapping[str, object]) -> None:
         pass
 
-    def finish(self, result: Mapping[str, Any]) -> dict[str, Any]:
+    def finish(self, result: Mapping[str, object]) -> dict[str, object]:
         return dict(result)
 
-    def rows(self) -> list[dict[str, Any]]:
+    def rows(self) -> list[dict[str, object]]:
         return []
 
     def keep_rows(self, text: str) -> None:
         pass
 
-    def append(self, row: Mapping[str, Any]) -> None:
+    def append(self, row: Mapping[str, object]) -> None:
         pass
 
-    def save(self, state: Mapping[str, Any], step: int, epoch: int | None = None) -> None:
+    def save(self, state: Mapping[str, object], step: int, epoch: int | None = None) -> None:
         pass
 
-    def load(self, device: Any = "cpu") -> dict[str, Any] | None:
+    def load(self, device: object = "cpu") -> dict[str, object] | None:
         return None

@@ -87,13 +87,13 @@ class Session:
             log.warning("%s: %s", self.run.folder, changed)
         return record
 
-    def save(self, state: Mapping[str, Any], step: int, epoch: int | None = None) -> None:
+    def save(self, state: Mapping[str, object], step: int, epoch: int | None = None) -> None:
         """Write a checkpoint, with the metrics rows so far, the environments and the time taken; see `Run.save`."""
         state = {**state, "starts": self.starts, "elapsed_s": self.elapsed_s, "started": self.started}
         self.run.save(state, step, epoch)
         self.saved = time.monotonic()
 
-    def resume(self, origin: Callable[[], dict[str, Any] | None] = lambda: None) -> dict[str, Any] | None:
+    def resume(self, origin: Callable[[], dict[str, Any] | None] = lambda: None) -> dict[str, object] | None:
         """Return the newest readable checkpoint, and reduce metrics.jsonl to the rows up to it.
 
         Without a checkpoint, the state is that of `origin`: a checkpoint of the run that this one branches off.
@@ -141,7 +141,7 @@ class Session:
         if self.checkpoint_due:
             save()
 
-    def record(self, kind: str, **facts: Any) -> Result:
+    def record(self, kind: str, **facts: object) -> Result:
         """Return the record of this run: `facts`, and what every run records."""
         choices = dict(self.info["choices"])
         return {

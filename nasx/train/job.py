@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -87,7 +87,7 @@ class RetrainJob(Job):
         self.amount = settings.batch
         super().__init__(ctx, self.trainer, metric, settings.epochs)
 
-    def ordered(self, part: str, index: Any, batch: int) -> Iterator[Batch]:
+    def ordered(self, part: str, index: object, batch: int) -> Iterator[Batch]:
         """Yield this rank's batches of a part of the dataset, in order."""
         batches: Iterator[Batch] = self.data.ordered(
             part, index, batch=batch, first=distributed.rank(), step=distributed.world_size()
@@ -212,7 +212,7 @@ def architecture(cfg: Config, space: Space) -> tuple[Genotype, Result | None]:
         ) from error
 
 
-def other_space(searched: Mapping[str, Any], given: Mapping[str, Any]) -> str:
+def other_space(searched: Mapping[str, object], given: Mapping[str, object]) -> str:
     """Return the remedy that makes the given space equal to that of the search."""
     old, new = records.flatten(searched), records.flatten(given)
     keys = [key for key in old if old[key] != new.get(key) and key != "_target_"]

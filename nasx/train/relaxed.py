@@ -36,7 +36,7 @@ class Relaxed(nn.Module):
         for i, x in enumerate(mix.values()):
             self.register_buffer(f"mix{i}", x)
 
-    def forward(self, x: Tensor, **options: Any) -> Logits:
+    def forward(self, x: Tensor, **options: object) -> Logits:
         mix = {name: self.get_buffer(f"mix{i}") for i, name in enumerate(self.names)}
         found: Logits = self.supernet(x, mix, **options)
         return found

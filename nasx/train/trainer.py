@@ -211,7 +211,7 @@ class Trainer:
         check_finite(means, tensors, kind="retrain", update=self.updates, lr=settings.lr, clip=settings.clip)
 
     # ------------------------------------------------------------------------------------------------ resume
-    def state(self) -> dict[str, Any]:
+    def state(self) -> dict[str, object]:
         """Return the tensors and plain values from which `load` resumes bit for bit."""
         cuda = self.device.type == "cuda"
         return {
