@@ -253,7 +253,7 @@ def passes_taken(start: Start, build: Callable[[], Method]) -> Iterator[Finding]
     """Compare the passes of a step with those that the method states."""
     method = build()
     counted, stated = passes(start, method), method.cost
-    values: dict[str, Any] = {"forward": counted[0], "backward": counted[1]}
+    values: dict[str, object] = {"forward": counted[0], "backward": counted[1]}
     text = f"{counted[0]} forward and {counted[1]} backward passes per step"
     if stated is None:
         yield Finding("passes", "note", f"{text} (none stated)", values)

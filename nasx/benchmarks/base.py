@@ -59,7 +59,7 @@ class Score:
 
     def as_record(self) -> dict[str, object]:
         """Return the `lookup` object of result.json: plain JSON values, accuracies rounded to 1e-4 percent."""
-        record: dict[str, Any] = {"benchmark": self.benchmark, "source": self.source, "protocol": self.protocol}
+        record: dict[str, object] = {"benchmark": self.benchmark, "source": self.source, "protocol": self.protocol}
         for name, values in self.datasets.items():
             record[name] = {key: value if value is None else round(value, 4) for key, value in values.items()}
         record |= {"params": self.params, "flops": self.flops}

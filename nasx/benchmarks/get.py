@@ -36,7 +36,7 @@ SETTINGS = ("devices", "from", "mirror")
 
 def bench_offers() -> dict[str, dict[str, object]]:
     """Return the available tables by name: content, size, license, source, and whether each already exists."""
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, dict[str, object]] = {}
     for name, offer in OFFERS.items():
         found[name] = {
             "answers": offer.answers,

@@ -18,7 +18,7 @@ Shapes: scores, accuracies (n,) float64.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -108,7 +108,7 @@ def _estimate(value: float, resampled: np.ndarray) -> Estimate:
 
 def as_record(found: Ranking, k: int) -> dict[str, object]:
     """Return the numbers as plain values, by their names in tables."""
-    record: dict[str, Any] = {"n": found.n}
+    record: dict[str, object] = {"n": found.n}
     for name, each in (("kendall_tau", found.tau), ("spearman", found.rho), ("regret", found.regret)):
         record |= {name: each.value, f"{name}_low": each.low, f"{name}_high": each.high}
     return record | {"k": k, "best": found.best}

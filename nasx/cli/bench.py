@@ -31,7 +31,7 @@ from nasx.benchmarks.store import Say, silent
 from nasx.core.files import write_atomic
 from nasx.errors import UserError, printable
 
-IMPORTS: dict[str, Callable[..., dict[str, Any]]] = {"nb201": import_nb201, "nb101": import_nb101}
+IMPORTS: dict[str, Callable[..., dict[str, object]]] = {"nb201": import_nb201, "nb101": import_nb101}
 Row = dict[str, Any]
 
 
@@ -109,7 +109,11 @@ def _query_graph(text: str) -> dict[str, object]:
     if pruned is None:
         raise UserError("genotype", "the output cannot be reached from the input", "add an edge")
     score = benchmark.query(text)
-    facts: dict[str, Any] = {"hash": graph_hash(*pruned), "vertices": len(pruned[1]), "edges": sum(map(sum, pruned[0]))}
+    facts: dict[str, object] = {
+        "hash": graph_hash(*pruned),
+        "vertices": len(pruned[1]),
+        "edges": sum(map(sum, pruned[0])),
+    }
     missing = benchmark.missing()
     if score is None:
         missing = missing or "the benchmark does not hold this graph"

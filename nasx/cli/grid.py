@@ -33,7 +33,7 @@ class Axis(NamedTuple):
 
     key: str
     texts: Sequence[str]
-    values: Sequence[Any]
+    values: Sequence[object]
     composes: bool
     """Whether a value may change more than its own key."""
 
@@ -43,7 +43,7 @@ class Job(NamedTuple):
 
     overrides: list[str]
     values: dict[str, Any]
-    choices: dict[str, Any]
+    choices: dict[str, object]
 
 
 # ---------------------------------------------------------------------------------------------------- axes
@@ -161,7 +161,7 @@ def jobs(found: Sequence[Axis], at: Sequence[int], cfg: object, *, every: bool) 
 
 def _there(values: Mapping[str, object], path: Sequence[str]) -> bool:
     """Return whether a configuration has a key."""
-    node: Any = values
+    node: object = values
     for part in path:
         if not isinstance(node, dict) or part not in node:
             return False
@@ -192,7 +192,7 @@ class Run(NamedTuple):
     folder: Path
     kind: str
     identity: str
-    values: Mapping[str, Any]
+    values: Mapping[str, object]
 
 
 def runs(command: str, values: Mapping[str, Any], choices: Mapping[str, object]) -> list[tuple[Run, ...]]:

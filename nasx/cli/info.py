@@ -67,7 +67,7 @@ IMAGES = {
 """Classes and size of datasets that are always the same; others are read."""
 DRAWN = 400
 """Architectures drawn to learn which edges the cells of a space may have: an edge in 1 of 18 is missed once in 1e9."""
-Facts = dict[str, Any]
+Facts = dict[str, object]
 
 
 def main(words: Sequence[str]) -> int:

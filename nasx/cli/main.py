@@ -19,7 +19,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from nasx import __version__
 from nasx.cli.commands import COMMANDS, PLAIN
@@ -64,7 +64,7 @@ def list_(cfg: DictConfig) -> object:
     return _job("list", cfg)
 
 
-TASKS: dict[str, Callable[[DictConfig], Any]] = {
+TASKS: dict[str, Callable[[DictConfig], object]] = {
     "search": search,
     "retrain": retrain,
     "run": run,

@@ -45,7 +45,7 @@ from nasx.core import files, spelling
 from nasx.errors import UserError
 from nasx.tracking import checkpoints, lineage
 
-Row = dict[str, Any]
+Row = dict[str, object]
 CHOICES = tuple(f"{dataset}.{split}" for dataset in DATASETS for split in ("valid", "test"))
 SAMPLE = 200
 """Cells that are drawn of a search where n is not given (nasx: the standard error of tau of unrelated scores is then
@@ -74,7 +74,7 @@ class Scored:
     against: tuple[str, ...]
     listed: bool = False
     """Whether the record lists the cells."""
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    facts: Mapping[str, object] = field(default_factory=dict)
 
     def accuracies(self, measure: str) -> np.ndarray:
         """(cells,) in percent, NaN where the benchmark does not have them."""
@@ -339,7 +339,7 @@ def sample(space: Any, sampling: Sampling) -> list[object]:
     import torch
 
     gen = torch.Generator().manual_seed(sampling.seed)
-    found: dict[Any, None] = {}
+    found: dict[object, None] = {}
     wanted = min(sampling.n or SAMPLE, space.size())
     while len(found) < wanted:
         found[space.sample(gen)] = None

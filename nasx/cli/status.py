@@ -150,7 +150,7 @@ def last_rows(folder: Path, count: int) -> list[dict[str, object]]:
         lines = peek.last_lines(folder / "metrics.jsonl", count + 1)  # the last one may be torn
     except OSError:
         return []
-    rows: list[dict[str, Any]] = []
+    rows: list[dict[str, object]] = []
     for line in reversed(lines):
         if len(rows) == count:
             break

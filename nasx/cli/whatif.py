@@ -82,7 +82,7 @@ class Branch(NamedTuple):
     """A configuration to run and its facts, as jobs take them."""
 
     cfg: dict[str, Any]
-    info: dict[str, Any]
+    info: dict[str, object]
 
 
 def main(words: Sequence[str]) -> int:

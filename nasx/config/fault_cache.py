@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
 
 from nasx.errors import UserError
 
@@ -12,7 +11,9 @@ class FaultCache:
     """Faults found so far, by configuration node and by file."""
 
     def __init__(self) -> None:
-        self._nodes: dict[Any, tuple[Any, list[UserError]]] = {}  # a node is kept, so that its address stays its own
+        self._nodes: dict[
+            object, tuple[object, list[UserError]]
+        ] = {}  # a node is kept, so that its address stays its own
         self._looks: dict[str, list[UserError]] = {}
 
     def of_node(

@@ -65,7 +65,7 @@ def changed(cfg: Mapping[str, object], published: Mapping[str, object]) -> dict[
 
 
 def _flat(node: Mapping[str, object], prefix: str = "") -> dict[str, object]:
-    flat: dict[str, Any] = {}
+    flat: dict[str, object] = {}
     for key, value in node.items():
         flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
     return flat

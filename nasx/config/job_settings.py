@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from nasx.core.constraints import Count, NonNegative, Positive, PositiveFloat, Seed, Workers
 
@@ -74,7 +74,7 @@ class TableJob:
     caption: str | None = None
     label: str | None = None
     sort: str | tuple[str, ...] | None = None
-    filter: str | tuple[str, ...] | dict[str, Any] | None = ()
+    filter: str | tuple[str, ...] | dict[str, object] | None = ()
     group: str | tuple[str, ...] = ()
     paper: Literal["idarts", "amended", "single", "lambda", "tse"] | None = None
     error: bool = False

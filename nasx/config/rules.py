@@ -359,7 +359,7 @@ def _genotype(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
         )
 
 
-COMBINATIONS: tuple[Callable[[Mapping[str, Any], str], Iterator[UserError]], ...] = (
+COMBINATIONS: tuple[Callable[[Mapping[str, object], str], Iterator[UserError]], ...] = (
     _device,
     _folder_name,
     _seeds,

@@ -38,8 +38,8 @@ class Stages:
 
     keep: tuple[Positive | None, ...] = ()
     inherit: bool = False
-    space: dict[str, Any] = field(default_factory=dict)
-    search: dict[str, Any] = field(default_factory=dict)
+    space: dict[str, object] = field(default_factory=dict)
+    search: dict[str, object] = field(default_factory=dict)
 
 
 def with_defaults(cfg: Config) -> Config:

@@ -45,5 +45,5 @@ class Selection:
     """The text form of a mixture's genotype."""
     next_batch: Callable[[], Batch] = unavailable
     """The next training batch; the stream does not advance."""
-    notes: dict[str, Any] = field(default_factory=dict)
+    notes: dict[str, object] = field(default_factory=dict)
     """Plain values for result.json; `text` is a sentence for the summary of the run."""

@@ -70,7 +70,7 @@ def _over(stream: Any, number: int) -> Any:
         if type(raw) is not io.FileIO or raw.fileno() != number:
             return stream
         stream.flush()
-    end: Any = Stream(number, "w", closefd=False)
+    end: object = Stream(number, "w", closefd=False)
     return io.TextIOWrapper(
         end if raw is not None and raw is stream.buffer else io.BufferedWriter(end),
         encoding=getattr(stream, "encoding", "utf-8"),

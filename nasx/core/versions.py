@@ -33,14 +33,14 @@ RENAMED = {
 }
 """Name of a component's class in 0.1.0 -> current name."""
 _FIRST = {new: old for old, new in RENAMED.items()}
-ADDED_TO_SEARCH: dict[str, Any] = {
+ADDED_TO_SEARCH: dict[str, object] = {
     "arch_momentum": 0,
     "schedule": "cosine",
     "diagnose_order": 1,
     "probe_every": 0,
     "keep_every": 0,
 }
-INTRODUCED: dict[str, dict[str, Any]] = {
+INTRODUCED: dict[str, dict[str, object]] = {
     "nasx.config.settings.EngineSettings": {"calibrate": 0},
     "nasx.config.settings.SearchSettings": ADDED_TO_SEARCH,
     "nasx.config.settings.TextSearchSettings": ADDED_TO_SEARCH,

@@ -289,7 +289,7 @@ class DecodedStream:
         self.position, self._ahead = int(state["position"]), None
 
 
-LOADING: WeakSet[Any] = WeakSet()
+LOADING: WeakSet[object] = WeakSet()
 """Iterators of loaders that may have workers; the frames of a raised error keep them alive."""
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from nasx.errors import UserError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-Images = Any
+Images = object
 """A path, a PIL image, an array, or an iterable of these."""
 
 

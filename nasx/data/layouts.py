@@ -104,7 +104,7 @@ class _Text:
 
 class _Unpickler(pickle.Unpickler):
     # Bound methods, not functions: a pickle may set attributes of a global, which bound methods refuse.
-    allowed: ClassVar[dict[tuple[str, str], Any]] = {
+    allowed: ClassVar[dict[tuple[str, str], object]] = {
         ("numpy.core.multiarray", "_reconstruct"): _PlainArray.empty,
         ("numpy._core.multiarray", "_reconstruct"): _PlainArray.empty,
         ("numpy", "ndarray"): _PlainArray,

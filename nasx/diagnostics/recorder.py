@@ -221,7 +221,7 @@ class Watch:
 
     def ended(self) -> dict[str, object] | None:
         """Return the result of the stopping rule on the rows so far."""
-        found: dict[str, Any] | None = self.stop.found(self.rows, self.epochs)
+        found: dict[str, object] | None = self.stop.found(self.rows, self.epochs)
         return found
 
     def cost(self) -> dict[str, object] | None:

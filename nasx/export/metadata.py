@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from nasx.core import versions
 from nasx.errors import UserError
@@ -42,5 +41,5 @@ def read(file: Path, held: Mapping[str, str]) -> dict[str, object]:
         values = {name: value if name in PLAIN else json.loads(value) for name, value in held.items()}
     except (ValueError, RecursionError) as error:
         raise UserError(str(file), f"its metadata is damaged ({error})", REMEDY) from error
-    completed: dict[str, Any] = versions.completed(values)
+    completed: dict[str, object] = versions.completed(values)
     return completed

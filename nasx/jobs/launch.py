@@ -32,7 +32,7 @@ from nasx.errors import UserError, of_system
 from nasx.tracking import environment, records
 
 Config = Mapping[str, Any]
-Work = Callable[[Config, Config], dict[str, Any]]
+Work = Callable[[Config, Config], dict[str, object]]
 GRACE_S = 45
 """Seconds that workers have for a last step and a checkpoint after a termination signal, before they are killed."""
 SIGNALS = ",".join(number.name for number in signals("SIGTERM", "SIGINT", "SIGUSR1"))
@@ -76,7 +76,7 @@ def launch_workers(count: int, work: Work, cfg: Config, info: Config) -> dict[st
             **grace,
         )
         try:
-            result: dict[str, Any] = elastic_launch(plan, worker)(work, cfg, info, errors)[0]
+            result: dict[str, object] = elastic_launch(plan, worker)(work, cfg, info, errors)[0]
         except SignalException as stop:
             raise environment.StopRequested(stop.sigval) from None
         except ChildFailedError as error:

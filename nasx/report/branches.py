@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 ITSELF, STOPPED = "no change", "stopping there"
-Row = Mapping[str, Any]
+Row = Mapping[str, object]
 
 
 class Outcome(NamedTuple):

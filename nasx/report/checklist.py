@@ -140,7 +140,7 @@ def _benchmark(groups: Sequence[Row]) -> Item:
 
 def _ablation(groups: Sequence[Row]) -> Item:
     asks = "Are there ablations: one method with a part switched off or changed?"
-    settings: dict[tuple[Any, ...], set[Any]] = {}
+    settings: dict[tuple[object, ...], set[object]] = {}
     for g in groups:  # the hash of a retraining depends on its search
         setting = (g["overrides"], g["parent_overrides"]) if g["kind"] == "retrain" else g["family"]
         settings.setdefault(tuple(g[k] for k in ABLATED), set()).add(setting)

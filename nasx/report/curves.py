@@ -46,7 +46,7 @@ def read_metrics(run_folder: str | Path) -> list[dict[str, Any]]:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError as fault:
         raise UserError(str(path), f"cannot be read ({fault.strerror})", "use the folder of a run") from fault
-    rows: dict[int, dict[str, Any]] = {}
+    rows: dict[int, dict[str, object]] = {}
     for line in lines:
         try:
             row = json.loads(line)

@@ -36,11 +36,11 @@ def bests(groups: Sequence[Row]) -> tuple[list[Best], int]:
     Settings are ranked by the measure that most of them have. A single run is not a mean, and counts only if there are
     no means. Sets at published size come first, then those with most runs, then retrained networks.
     """
-    contexts: dict[tuple[Any, ...], list[Row]] = {}
+    contexts: dict[tuple[object, ...], list[Row]] = {}
     for g in groups:
         contexts.setdefault(tuple(g[k] for k in COMPARABLE), []).append(g)
     looked_up = lookups(k.removesuffix("_mean") for k in groups[0] if k.endswith("_mean"))
-    found: list[tuple[tuple[Any, ...], Best]] = []
+    found: list[tuple[tuple[object, ...], Best]] = []
     for key, own in contexts.items():
         names = ["test_accuracy", "test_perplexity"] if key[0] == "retrain" else looked_up
         counted = [(sum(g[f"{m}_n"] > 0 for g in own), m.endswith(".test"), -i, m) for i, m in enumerate(names)]

@@ -51,7 +51,7 @@ def summary(frame: pd.DataFrame, group: Sequence[str] = (), *, reference: bool =
         key = (*(row[k] for k in KEYS), configuration, row["parent_family"], *(row[k] for k in group))
         groups.setdefault(key, []).append(row)
     notes = list(frame.attrs.get("notes", []))
-    rows: list[dict[str, Any]] = []
+    rows: list[dict[str, object]] = []
     for members in groups.values():
         first = members[0]
         row = {k: first[k] for k in [*KEYS, *CARRIED, *group]}
@@ -111,7 +111,7 @@ def _settings(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
     texts = [
         tuple(line for line in row["overrides"] if line.partition("=")[0].lstrip("+") not in CHOSEN) for row in rows
     ]
-    clashes: dict[tuple[Any, ...], set[str]] = {}
+    clashes: dict[tuple[object, ...], set[str]] = {}
     keys = [(*(row[k] for k in KEYS), text) for row, text in zip(rows, texts, strict=True)]
     for key, row in zip(keys, rows, strict=True):
         clashes.setdefault(key, set()).add(row["family"])
@@ -165,7 +165,7 @@ def _with_reference(table: pd.DataFrame) -> pd.DataFrame:
     """Append the random and the optimal cell of each set of cells that the searches chose from."""
     means = [str(c).removesuffix("_mean") for c in table.columns if str(c).endswith("_mean")]
     datasets = list(dict.fromkeys(column.rpartition(".")[0] for column in lookups(means)))
-    empty: dict[str, Any] = {
+    empty: dict[str, object] = {
         str(c): 0 if c.endswith("_n") else math.nan if c.endswith(("_mean", "_std")) else "" for c in table.columns
     }
     empty |= {"kind": "search", "n": 0, "reduced": False, "best_of": 0, "gpu": False, "labels": (), "overrides": ()}

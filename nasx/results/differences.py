@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from nasx.config import overrides
 from nasx.tracking import records
@@ -37,7 +37,7 @@ def configuration(folder: str) -> dict[str, str]:
 def _configuration(folder: Path) -> dict[str, str]:
     held = records.configuration(folder) or {}
     choices = held.get("choices") if isinstance(held.get("choices"), Mapping) else {}
-    found: dict[str, Any] = {str(k): v for k, v in (choices or {}).items() if k not in DERIVED}
+    found: dict[str, object] = {str(k): v for k, v in (choices or {}).items() if k not in DERIVED}
     found |= {
         key: value
         for key, value in records.flatten({k: v for k, v in held.items() if k not in OWN}).items()

@@ -33,7 +33,7 @@ Members = Sequence[Mapping[str, Any]]
 def judge(rows: Sequence[MutableMapping[str, Any]], members: Sequence[Members]) -> list[str]:
     """Set `verdicts`, `versus` (text) and `versus_p` of each row; return the notes that explain them."""
     pairs = list(zip(rows, members, strict=True))
-    pools: dict[tuple[Any, ...], Members] = {}
+    pools: dict[tuple[object, ...], Members] = {}
     for row, own in pairs:
         if row["method"] != RANDOM or row["best_of"] or _chosen(own[0]):
             continue

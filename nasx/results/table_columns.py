@@ -263,7 +263,7 @@ def _made(
     kept = [(head, text) for head, text in kept if any(map(text, rows))]
     at = next((i for i, (head, _) in enumerate(kept) if head in ABOUT), len(kept))
     measures = [*measures, measure_of("params")._replace(missing="–")]
-    numbers: list[tuple[str, Callable[[Mapping[str, Any]], str]]] = [("n", lambda r: str(r["n"]) if r["n"] else "")]
+    numbers: list[tuple[str, Callable[[Mapping[str, object]], str]]] = [("n", lambda r: str(r["n"]) if r["n"] else "")]
     numbers += [
         (
             each.head,

@@ -68,7 +68,7 @@ EXACT, ROUGH = 1e-6, 1.0
 """Largest distance of a first step from the eager one, relative to its length: in float64, in the run's precision."""
 EXACTLY = {"precision": "fp32"}
 """Settings of the engine for steps in float64, which autocast would round to bf16."""
-EnginePath = dict[str, Any]
+EnginePath = dict[str, object]
 Row = dict[str, Any]
 
 

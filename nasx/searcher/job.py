@@ -52,9 +52,9 @@ class SearchJob(Job):
             return instantiate.build(cfg.get(group) or versions.INTRODUCED_GROUPS[group], cfg["allow"])
 
         self.settings, self.warm_up_s = build("search"), 0.0
-        self.decided: list[Any] = []
+        self.decided: list[object] = []
         self.measured: dict[str, float] = {}
-        self.chosen: dict[str, Any] = {}
+        self.chosen: dict[str, object] = {}
         self.space, self.method = build("space"), build("method")
         self.benchmark, self.source = build("benchmark"), build("dataset")
         self.engine_settings = engine = replace(build("engine"), **(path or {}))

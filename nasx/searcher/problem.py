@@ -55,7 +55,7 @@ class RelaxedProblem:
     ) -> None:
         self.space, self.supernet, self.activate, self.classes = space, supernet, activate, classes
         self.auxiliary = auxiliary
-        self.options: dict[str, Any] = {}
+        self.options: dict[str, object] = {}
         self.bf16 = engine is not None and engine.precision == "bf16"
         self.compiled, self.parallel = False, parallel
         if parallel:

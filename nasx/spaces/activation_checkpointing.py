@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -37,7 +36,7 @@ class Shell(nn.Module):
     def __init__(self, cell: nn.Module) -> None:
         super().__init__()
         self.cell = cell
-        self.body: Callable[..., Any] = cell.run  # type: ignore[assignment]
+        self.body: Callable[..., object] = cell.run  # type: ignore[assignment]
 
     def forward(self, *args: object) -> object:
         return self.body(*args)

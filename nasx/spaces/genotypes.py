@@ -60,7 +60,7 @@ class Call(NamedTuple):
 
     name: str
     args: tuple[Any, ...]
-    named: dict[str, Any]
+    named: dict[str, object]
 
 
 def read(text: str, start: int = 0) -> object:

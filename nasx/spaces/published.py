@@ -12,7 +12,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from nasx.errors import UserError
 from nasx.spaces import genotypes
@@ -66,7 +65,7 @@ def _darts(text: str) -> tuple[genotypes.Cell, ...]:
     return (genotypes.untied_cells if genotypes.is_untied(text) else genotypes.darts_cells)(text)
 
 
-READERS: dict[str, Callable[[str], Any]] = {
+READERS: dict[str, Callable[[str], object]] = {
     "darts": _darts,
     "darts_rnn": genotypes.recurrent_cell,
     "nb201": genotypes.nb201_cell,

@@ -130,7 +130,7 @@ def recurrent(space: Any) -> None:
     choosable(space.operations, "space.operations")
 
 
-SPACES: dict[str, Callable[[Any], None]] = {
+SPACES: dict[str, Callable[[object], None]] = {
     "darts": darts,
     "nb201": nb201,
     "nb1shot1": nb1shot1,

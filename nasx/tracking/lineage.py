@@ -43,7 +43,7 @@ class Parent(NamedTuple):
     folder: Path
     config: Mapping[str, Any]
     """config.yaml: the resolved configuration and the group choices."""
-    record: Mapping[str, Any]
+    record: Mapping[str, object]
     """result.json."""
 
     @property
@@ -220,7 +220,7 @@ def inherited_overrides(command: str, texts: Sequence[str], config_dir: str | No
     if not names:
         return []
     out = (_values(given.get("out", "")) or ["outputs"])[0]
-    cache: dict[tuple[str, ...], dict[str, Any]] = {}
+    cache: dict[tuple[str, ...], dict[str, object]] = {}
 
     def composed(chosen: list[str]) -> dict[str, object]:
         key = tuple(chosen)

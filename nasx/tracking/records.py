@@ -52,7 +52,7 @@ def parsed(text: str) -> list[dict[str, object]]:
 
 def flatten(tree: Mapping[str, object], prefix: str = "") -> dict[str, object]:
     """Nested configuration as dotted keys."""
-    flat: dict[str, Any] = {}
+    flat: dict[str, object] = {}
     for key, value in tree.items():
         if isinstance(value, Mapping) and value:
             flat |= flatten(value, f"{prefix}{key}.")

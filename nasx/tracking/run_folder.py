@@ -106,7 +106,7 @@ class Run:
     def __init__(self, folder: Path, identity: Mapping[str, object], extra: Mapping[str, object]) -> None:
         self.folder = folder
         self.identity = json.loads(canonical(identity))
-        self.on_row: Callable[[Mapping[str, Any]], None] = lambda row: None
+        self.on_row: Callable[[Mapping[str, object]], None] = lambda row: None
         """Called with each metrics row that was written."""
         inner = files.no_link(files.no_link(folder) / "checkpoints")
         config = folder / "config.yaml"

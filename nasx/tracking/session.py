@@ -37,7 +37,7 @@ class Session:
     saved: float = field(default_factory=time.monotonic)
     concurrent_runs: int = 1
     """Number of runs interleaved in this process; the time of each is that of all."""
-    starts: list[dict[str, Any]] = field(default_factory=list)
+    starts: list[dict[str, object]] = field(default_factory=list)
     """Environments of the run so far, each with the update from which it was used."""
     code: own_code.Code = field(default_factory=dict)
     """User-defined code that the run executes."""
