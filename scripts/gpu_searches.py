@@ -115,6 +115,7 @@ class Prepared:
         from hydra.types import RunMode
 
         from nasx.config import check, compose
+        from nasx.config.job_info import JobInfo
         from nasx.jobs.search import Turn
         from nasx.searcher.job import SearchJob
         from nasx.tracking.session import session
@@ -124,7 +125,8 @@ class Prepared:
             compose.make_loader(None).load_configuration("search", line, RunMode.RUN)
         )
         check.check(self.config, choices, line)
-        here = stack.enter_context(session(self.config, {"choices": choices, "overrides": line, "command": "gpu_once"}))
+        info = JobInfo(choices=choices, overrides=line, command="gpu_once")
+        here = stack.enter_context(session(self.config, info))
         self.turn = Turn(SearchJob(here))
         self.device = here.device
 

@@ -11,6 +11,7 @@ from hydra.types import RunMode
 from nasx.cli import arguments, preflight
 from nasx.config import check
 from nasx.config import compose as composing
+from nasx.config.job_info import JobInfo
 from nasx.config.settings import RetrainSettings
 from nasx.data.batch_stream import Batch
 
@@ -26,19 +27,14 @@ def images(n: int = 12, seed: int = 0) -> Batch:
     return Batch(x, torch.randint(5, (n,), generator=gen), 2**61 + seed)
 
 
-def composed(*overrides: str) -> tuple[dict[str, Any], dict[str, Any]]:
+def composed(*overrides: str) -> tuple[dict[str, Any], JobInfo]:
     """(configuration, info) of a command line, as the command gives them to nasx.jobs.search."""
     line = preflight.normalize("retrain", arguments.split_options(list(overrides)))
     loader = preflight.make_loader()
     cfg, choices = preflight.resolved(loader.load_configuration("retrain", list(line.overrides), RunMode.RUN))
     check.check(cfg, choices, line.overrides, "retrain")
-    return cfg, {
-        "choices": choices,
-        "overrides": list(overrides),
-        "command": "nasx retrain",
-        "argv": [],
-        "published": composing.published("retrain", choices, cfg, None),
-    }
+    published = composing.published("retrain", choices, cfg, None)
+    return cfg, JobInfo(choices=choices, overrides=overrides, command="nasx retrain", published=published)
 
 
 def digits(out: Path, *overrides: str) -> tuple[str, ...]:

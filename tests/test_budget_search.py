@@ -11,6 +11,7 @@ from hydra.types import RunMode
 
 from nasx.cli import preflight
 from nasx.config import identity
+from nasx.config.job_info import JobInfo
 from nasx.errors import UserError
 from nasx.jobs import search as jobs_search
 from nasx.report import run_summary
@@ -46,7 +47,7 @@ def composed(*words: str) -> tuple[dict[str, Any], dict[str, Any]]:
 def search(out: Path, *overrides: str, base: list[str] = NB201, name: str = "run") -> dict[str, Any]:
     words = [*base, *overrides, f"out={out}", f"name={name}"]
     cfg, choices = composed(*words)
-    jobs_search.search(cfg, {"choices": choices, "overrides": words, "command": "nasx search"})
+    jobs_search.search(cfg, JobInfo(choices=choices, overrides=words, command="nasx search"))
     return json.loads((out / name / "result.json").read_text())
 
 

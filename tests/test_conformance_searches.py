@@ -20,6 +20,7 @@ from variants import METHODS
 
 from nasx.cli import preflight
 from nasx.config import check
+from nasx.config.job_info import JobInfo
 from nasx.config.settings import EngineSettings
 from nasx.core.bilevel import Batch, Search
 from nasx.jobs import search as jobs_search
@@ -181,7 +182,7 @@ def words_for(space: str, method: str, out: Path) -> list[str]:
 def search(words: list[str]) -> dict[str, Any]:
     cfg, choices = preflight.resolved(preflight.make_loader().load_configuration("search", words, RunMode.RUN))
     check.check(cfg, choices, words)
-    return jobs_search.search(cfg, {"choices": choices, "overrides": words, "command": "nasx search"})
+    return jobs_search.search(cfg, JobInfo(choices=choices, overrides=words, command="nasx search"))
 
 
 def rows(out: Path) -> list[dict[str, Any]]:

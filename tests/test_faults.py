@@ -29,6 +29,7 @@ from hydra.types import RunMode
 from test_resume import equal, reached
 
 from nasx.cli import preflight
+from nasx.config.job_info import JobInfo
 from nasx.core import files
 from nasx.data import fetch
 from nasx.errors import UserError
@@ -39,12 +40,12 @@ from nasx.tracking import checkpoints, progress
 WORDS = (*jobs.TINY_NB201, "method=darts", "method.order=1", "checkpoint_s=0.001", "name=run")
 
 
-def composed(*overrides: str) -> tuple[dict[str, Any], dict[str, Any]]:
+def composed(*overrides: str) -> tuple[dict[str, Any], JobInfo]:
     """(configuration, info) of a search, as the command gives them to nasx.jobs.search."""
     cfg, choices = preflight.resolved(
         preflight.make_loader().load_configuration("search", list(overrides), RunMode.RUN)
     )
-    return cfg, {"choices": choices, "overrides": list(overrides), "command": "nasx search"}
+    return cfg, JobInfo(choices=choices, overrides=list(overrides), command="nasx search")
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,7 @@ from omegaconf import OmegaConf
 from nasx.cli import arguments, evaluate, info, preflight
 from nasx.cli import arguments as cli_arguments
 from nasx.config import identity, instantiate
+from nasx.config.job_info import JobInfo
 from nasx.errors import UserError
 from nasx.jobs import run
 from nasx.jobs import search as jobs_search
@@ -231,9 +232,8 @@ def test_the_next_command_names_the_users_own_files() -> None:
     ]
     assert len(lineage.next_commands({**done, "test_accuracy": None, "valid_accuracy": 0.5}, Path("outputs/x"))) == 1
     assert len(lineage.next_commands({**done, "kind": "study"}, Path("outputs/x"))) == 1
-    assert jobs_search.info_of_seed({"overrides": ["seed=3", "device=cpu"], "options": ["--config-dir", "mine"]}, 4)[
-        "command"
-    ] == ("nasx search --config-dir mine device=cpu seed=4")
+    info = JobInfo(choices={}, overrides=["seed=3", "device=cpu"], options=["--config-dir", "mine"])
+    assert jobs_search.info_of_seed(info, 4).command == "nasx search --config-dir mine device=cpu seed=4"
 
 
 def test_settings_of_a_line_are_checked_by_name_and_type() -> None:

@@ -14,6 +14,7 @@ from test_config import faults
 
 from nasx.cli import preflight
 from nasx.config import instantiate, objectives, sweeps
+from nasx.config.job_info import JobInfo
 from nasx.core import quantities
 from nasx.jobs import search
 from nasx.tracking import records
@@ -122,7 +123,7 @@ def test_what_may_be_an_objective_is_what_a_record_holds(
     assert known >= set(there.split())
     assert not known & set(absent.split())
     getattr(importlib.import_module(f"nasx.jobs.{command}"), command)(
-        cfg, {"choices": choices, "overrides": list(words), "command": f"nasx {command}"}
+        cfg, JobInfo(choices=choices, overrides=list(words), command=f"nasx {command}")
     )
     record = records.finished(tmp_path / "outputs" / "run")
     assert record is not None

@@ -11,6 +11,7 @@ import pytest
 from hydra.types import RunMode
 
 from nasx.cli import preflight
+from nasx.config.job_info import JobInfo
 from nasx.diagnostics import stop
 from nasx.jobs import search as jobs_search
 from nasx.tracking import run_folder
@@ -134,7 +135,7 @@ EAGER = ["stop.every=1", "stop.window=1", "stop.lag=1", "stop.factor=1e-6", "sto
 def search(out: Path, *overrides: str) -> dict[str, Any]:
     words = [*TINY, *overrides, f"out={out}", "name=run"]
     cfg, choices = preflight.resolved(preflight.make_loader().load_configuration("search", words, RunMode.RUN))
-    jobs_search.search(cfg, {"choices": choices, "overrides": words, "command": "nasx search"})
+    jobs_search.search(cfg, JobInfo(choices=choices, overrides=words, command="nasx search"))
     return json.loads((out / "run" / "result.json").read_text())
 
 

@@ -16,6 +16,7 @@ from jobs import Job, folder, nasx, result
 from nasx.cli import arguments, preflight
 from nasx.cli import table as cli_table
 from nasx.config import identity
+from nasx.config.job_info import JobInfo
 from nasx.errors import UserError
 from nasx.jobs import retrain, search
 from nasx.jobs import study as studies
@@ -29,18 +30,13 @@ ACCURACY = {0: 0.90, 1: 0.93, 2: 0.93, 3: 0.91}
 """Of the cells that searches of these seeds find; a retraining adds a thousandth of its seed."""
 
 
-def composed(*words: str, command: str = "study") -> tuple[dict[str, Any], dict[str, Any]]:
+def composed(*words: str, command: str = "study") -> tuple[dict[str, Any], JobInfo]:
     """(configuration, what the command line knows) of `nasx COMMAND WORDS`."""
     line = preflight.normalize(command, arguments.Line((), words))
     preflight.check_line(command, line)
     made = preflight.make_loader().load_configuration(command, list(line.overrides), RunMode.RUN)
     cfg, choices = preflight.resolved(made)
-    return cfg, {
-        "choices": choices,
-        "overrides": list(words),
-        "command": f"nasx {command} {' '.join(words)}",
-        "folders": [],
-    }
+    return cfg, JobInfo(choices=choices, overrides=words, command=f"nasx {command} {' '.join(words)}")
 
 
 class Steps:
@@ -53,21 +49,21 @@ class Steps:
         monkeypatch.setattr(search, "search_in_process", lambda cfg, info: self.take("search", cfg, info))
         monkeypatch.setattr(retrain, "retrain", lambda cfg, info: self.take("retrain", cfg, info))
 
-    def take(self, kind: str, cfg: dict[str, Any], info: dict[str, Any]) -> dict[str, Any]:
+    def take(self, kind: str, cfg: dict[str, Any], info: JobInfo) -> dict[str, Any]:
         if len(self.taken) == self.stop_at:
             raise KeyboardInterrupt
         self.taken.append((kind, cfg["seed"], cfg))
-        where = Path(cfg["out"]) / identity.run_name(cfg, info["choices"], kind)
+        where = Path(cfg["out"]) / identity.run_name(cfg, info.choices, kind)
         if self.alone:
-            own, said = composed(*info["overrides"], command=kind)
-            assert where.name == identity.run_name(own, said["choices"], kind)
+            own, said = composed(*info.overrides, command=kind)
+            assert where.name == identity.run_name(own, said.choices, kind)
         record: dict[str, Any] = {
             "kind": kind,
             "name": where.name,
             "status": "finished",
-            "choices": info["choices"],
+            "choices": info.choices,
             "seed": cfg["seed"],
-            "overrides": info["overrides"],
+            "overrides": info.overrides,
             "identity": identity.identity(cfg, kind),
             "protocol": "p",
             "wall_s": 2.0,
@@ -88,7 +84,7 @@ class Steps:
             record["valid_accuracy" if held else "test_accuracy"] = ACCURACY[found] + 1e-3 * cfg["seed"]
         where.mkdir(parents=True)
         (where / "result.json").write_text(json.dumps(record))
-        (where / "config.yaml").write_text(json.dumps({"kind": kind, "choices": info["choices"], **cfg}))
+        (where / "config.yaml").write_text(json.dumps({"kind": kind, "choices": info.choices, **cfg}))
         return record
 
 

@@ -16,6 +16,7 @@ from hydra.types import RunMode
 
 from nasx.cli import arguments, preflight
 from nasx.config import check
+from nasx.config.job_info import JobInfo
 from nasx.errors import UserError
 from nasx.jobs import retrain as jobs_retrain
 from nasx.jobs import search as jobs_search
@@ -66,7 +67,7 @@ def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
 def start(command: str, *words: str) -> dict[str, Any]:
     cfg, choices = preflight.resolved(preflight.make_loader().load_configuration(command, list(words), RunMode.RUN))
     check.check(cfg, choices, list(words), command)
-    info = {"choices": choices, "overrides": list(words), "command": f"nasx {command}"}
+    info = JobInfo(choices=choices, overrides=list(words), command=f"nasx {command}")
     found: dict[str, Any] = getattr(importlib.import_module(f"nasx.jobs.{command}"), command)(cfg, info)
     return found
 
@@ -262,7 +263,7 @@ def test_a_study_keeps_the_cell_that_validates_best(
     words = ["space=darts_rnn", "study=best_of_four", "quiet=true", f"dataset.path={text}", f"out={tmp_path}"]
     cfg, choices = preflight.resolved(preflight.make_loader().load_configuration("study", words, RunMode.RUN))
     check.check(cfg, choices, words, "study")
-    found = study(cfg, {"choices": choices, "overrides": words, "command": "nasx study"})
+    found = study(cfg, JobInfo(choices=choices, overrides=words, command="nasx study"))
     assert found["kept"] == ["s1"]
     assert [rank["perplexity"] for rank in found["ranking"]] == list(validated.values())
     assert found["test_perplexity"] == 56.0

@@ -19,6 +19,7 @@ from nasx.auditing.findings import Finding
 from nasx.benchmarks.isomorphism import CELLS, cell_text
 from nasx.benchmarks.nb201 import Nb201
 from nasx.benchmarks.ranking import kendall_tau
+from nasx.config.job_info import JobInfo
 from nasx.searcher.job import SearchJob
 from nasx.tracking.session import session
 
@@ -50,7 +51,7 @@ class RankedJob(SearchJob):
         return found if found == found else None
 
 
-def audit(cfg: Mapping[str, Any], choices: Mapping[str, object], seeds: int) -> list[Finding]:
+def audit(cfg: Mapping[str, Any], choices: Mapping[str, str], seeds: int) -> list[Finding]:
     """The findings of the search, for each of `seeds` seeds from that of the configuration."""
     found: list[Finding] = []
     with tempfile.TemporaryDirectory(prefix="nasx-audit-") as folder:
@@ -59,11 +60,10 @@ def audit(cfg: Mapping[str, Any], choices: Mapping[str, object], seeds: int) -> 
     return found
 
 
-def searched(cfg: Mapping[str, object], choices: Mapping[str, object]) -> Iterator[Finding]:
+def searched(cfg: Mapping[str, object], choices: Mapping[str, str]) -> Iterator[Finding]:
     """Run one search in a temporary folder."""
-    info = {"choices": dict(choices), "overrides": [], "options": [], "command": "nasx audit", "folders": []}
     which = f"seed {cfg['seed']}"
-    with session(cfg, info) as ctx:
+    with session(cfg, JobInfo(choices=choices, command="nasx audit")) as ctx:
         record, rows = RankedJob(ctx).run(), ctx.run.rows()
     taus = [row["tau"] for row in rows]
     if taus:

@@ -19,6 +19,7 @@ from typing import Any
 
 from nasx.cli.arguments import parse
 from nasx.config import commands, components, instantiate
+from nasx.config.job_info import JobInfo
 from nasx.core import files
 from nasx.errors import UserError, printable
 from nasx.tracking import checkpoints, lineage, records, run_folder
@@ -135,7 +136,7 @@ def restored_job(
 
 
 def rebuild_job(
-    folder: Path, saved: Mapping[str, object], chosen: Any, threads: int | None, allow: Sequence[str]
+    folder: Path, saved: Mapping[str, Any], chosen: Any, threads: int | None, allow: Sequence[str]
 ) -> object:
     """The search job that a run folder's configuration describes, without its folder being taken."""
     from nasx.searcher.job import SearchJob
@@ -154,8 +155,8 @@ def rebuild_job(
         "seeds_per_job": 1,
         "workers": 0,
     }
-    info = {"choices": saved["choices"], "overrides": [], "command": "", "folders": []}
-    return SearchJob(Session(run_folder.ReadOnlyRun(folder), chosen, cfg, info, environment.Signals()))
+    ctx = Session(run_folder.ReadOnlyRun(folder), chosen, cfg, JobInfo(choices=saved["choices"]), environment.Signals())
+    return SearchJob(ctx)
 
 
 def row(job: Any, state: Mapping[str, Any], rows: list[Row]) -> Row:

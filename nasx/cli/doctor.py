@@ -271,6 +271,7 @@ def step(name: str) -> Lines:
     from hydra.types import RunMode
 
     from nasx.config import compose
+    from nasx.config.job_info import JobInfo
     from nasx.searcher.job import SearchJob
     from nasx.tracking.session import session
 
@@ -279,8 +280,7 @@ def step(name: str) -> Lines:
         overrides = [*STEP, f"out={folder}", f"device={name}"]
         composed = compose.make_loader().load_configuration("search", overrides, RunMode.RUN)
         cfg, choices = compose.resolved(composed)
-        info = {"choices": choices, "overrides": overrides, "command": "nasx doctor"}
-        with session(cfg, info) as ctx:
+        with session(cfg, JobInfo(choices=choices, overrides=overrides, command="nasx doctor")) as ctx:
             job = SearchJob(ctx)
             before = {key: x.detach().clone() for key, x in job.search.w.items()}
             with contextlib.closing(job.steps()) as steps:

@@ -5,13 +5,14 @@ Nothing here imports torch before a job has passed all checks and has something 
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from nasx.config import commands
+from nasx.config.job_info import JobInfo
 
 if TYPE_CHECKING:
     from nasx.cli.arguments import Line
@@ -33,7 +34,7 @@ def call(command: Literal["search", "retrain"], overrides: Sequence[str], config
     """
     line, cfg, choices = composed(command, overrides, config_dir)
     options = [] if config_dir is None else ["--config-dir", config_dir]
-    return do(command, cfg, {**job_info(command, cfg, choices, line.overrides, options), "summary": False})
+    return do(command, cfg, replace(job_info(command, cfg, choices, line.overrides, options), summary=False))
 
 
 def composed(command: str, overrides: Sequence[str], config_dir: str | None = None) -> tuple[Line, Config, Config]:
@@ -51,47 +52,37 @@ def composed(command: str, overrides: Sequence[str], config_dir: str | None = No
     return line, *compose.resolved(loader.load_configuration(command, list(line.overrides), RunMode.RUN))
 
 
-def do(command: Literal["search", "retrain"], cfg: Config, info: Config) -> Done:
+def do(command: Literal["search", "retrain"], cfg: Config, info: JobInfo) -> Done:
     """Run a checked configuration to its end unless it is finished. Raises UserError."""
     from nasx.cli import preflight
     from nasx.config import identity
 
     preflight.check_foreign(cfg, command)
     record = WORK[command](cfg, info)
-    return Done(record, Path(cfg["out"]) / identity.run_name(cfg, info["choices"], command))
+    return Done(record, Path(cfg["out"]) / identity.run_name(cfg, info.choices, command))
 
 
 def job_info(
     command: str,
     cfg: Mapping[str, object],
-    choices: Mapping[str, object],
+    choices: Mapping[str, str],
     overrides: Sequence[str],
     options: Sequence[str],
-) -> Config:
-    """Return what a job records of its command line: choices, overrides, command, published configuration.
-
-    `options` is empty or `--config-dir FOLDER`.
-    """
+    folders: Sequence[str] = (),
+) -> JobInfo:
+    """Return what a job knows of its command line; `options` is empty or `--config-dir FOLDER`."""
     from nasx.config.compose import published
 
-    info: Config = {
-        "choices": dict(choices),
-        "overrides": list(overrides),
-        "options": list(options),
-        "argv": [command, *overrides],
-        "command": shlex.join(["nasx", command, *options, *overrides]),
-        "folders": [],
-    }
-    if commands.COMMANDS[command].groups:
-        info["published"] = published(command, info["choices"], cfg, options[1] if options else None)
-    return info
+    own, groups = options[1] if options else None, commands.COMMANDS[command].groups
+    standard = published(command, choices, cfg, own) if groups else None
+    return JobInfo(choices=choices, options=options, folders=folders, published=standard).of(command, overrides)
 
 
-def _unless_done(kind: str, cfg: Config, info: Config) -> object:
+def _unless_done(kind: str, cfg: Config, info: JobInfo) -> object:
     """Return the record of a finished run without importing torch, or do the run. `kind`: search or retrain."""
     from nasx.report import run_summary
 
-    if done := run_summary.again(cfg, info["choices"], kind, summary=info.get("summary", True)):
+    if done := run_summary.again(cfg, info.choices, kind, summary=info.summary):
         return done
     import nasx.jobs.retrain
     import nasx.jobs.search
@@ -99,34 +90,34 @@ def _unless_done(kind: str, cfg: Config, info: Config) -> object:
     return {"search": nasx.jobs.search.search, "retrain": nasx.jobs.retrain.retrain}[kind](cfg, info)
 
 
-def _run(cfg: Config, info: Config) -> object:
+def _run(cfg: Config, info: JobInfo) -> object:
     from nasx.report import run_summary
 
-    run_summary.checked_folder(cfg, info["choices"], "search")
+    run_summary.checked_folder(cfg, info.choices, "search")
     import nasx.jobs.run
 
     return nasx.jobs.run.run(cfg, info)
 
 
-def _study(cfg: Config, info: Config) -> object:
+def _study(cfg: Config, info: JobInfo) -> object:
     import nasx.jobs.study
 
     return nasx.jobs.study.study(cfg, info)
 
 
-def _table(cfg: Config, info: Config) -> Any:
+def _table(cfg: Config, info: JobInfo) -> Any:
     import nasx.cli.table
 
     nasx.cli.table.main(cfg)
 
 
-def _list(cfg: Config, info: Config) -> Any:
+def _list(cfg: Config, info: JobInfo) -> Any:
     import nasx.cli.listing
 
-    nasx.cli.listing.main(cfg, info["folders"])
+    nasx.cli.listing.main(cfg, info.folders)
 
 
-WORK: dict[str, Callable[[Config, Config], Any]] = {
+WORK: dict[str, Callable[[Config, JobInfo], Any]] = {
     "search": partial(_unless_done, "search"),
     "retrain": partial(_unless_done, "retrain"),
     "run": _run,

@@ -104,8 +104,8 @@ def _checked(command: str, cfg: DictConfig) -> object:
     options = ["--config-dir", _relative(own, hydra.runtime.cwd)] if own else []
     choices = {k: v for k, v in hydra.runtime.choices.items() if not k.startswith("hydra/")}
     plain = {str(key): value for key, value in values.items()}
-    info = invoke.job_info(command, plain, choices, overrides, options)
-    info["folders"] = [source.path for source in hydra.runtime.config_sources if source.schema == "file"]
+    folders = [source.path for source in hydra.runtime.config_sources if source.schema == "file"]
+    info = invoke.job_info(command, plain, choices, overrides, options, folders)
     work = invoke.WORK[command]
     if hydra.mode != RunMode.MULTIRUN:  # the whole line was checked before Hydra started
         try:
@@ -122,12 +122,12 @@ def _checked(command: str, cfg: DictConfig) -> object:
     path = Path(hydra.sweep.dir) / f"job-{hydra.job.num}.json"
     runs: list[Path] = []
     try:
-        check.check(plain, info["choices"], overrides, command, provenance.default_lookup(command, overrides, own))
+        check.check(plain, choices, overrides, command, provenance.default_lookup(command, overrides, own))
         if wrong := list(lineage.parent_faults(plain, command)):
             raise UserError.join(wrong)
         preflight.check_foreign(plain, command)
         grouped = commands.COMMANDS[command].groups
-        runs = [unit[0].folder for unit in grid.runs(command, plain, info["choices"])] if grouped else []
+        runs = [unit[0].folder for unit in grid.runs(command, plain, choices)] if grouped else []
         sweep_log.record_job(path, overrides, runs, ended=False)
         result = work(plain, info)
         if plain.get("objective"):

@@ -25,6 +25,7 @@ import json
 import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,6 +37,7 @@ from omegaconf.errors import OmegaConfBaseException
 from nasx.cli import arguments, diagnose, invoke, preflight
 from nasx.config import check, commands, components, overrides, plugins, provenance, stages, trust
 from nasx.config.compose import make_loader, options, published, resolved, translate
+from nasx.config.job_info import JobInfo
 from nasx.core import files, spelling
 from nasx.diagnostics.branches import outcomes
 from nasx.diagnostics.onset import onset
@@ -82,7 +84,7 @@ class Branch(NamedTuple):
     """A configuration to run and its facts, as jobs take them."""
 
     cfg: dict[str, Any]
-    info: dict[str, object]
+    info: JobInfo
 
 
 def main(words: Sequence[str]) -> int:
@@ -227,9 +229,8 @@ def branch_of(folder: Path, saved: dict[str, Any], epoch: int, changes: Sequence
         "epoch": epoch,
         "checkpoint": checkpoints.checksum(path),
     }
-    return Branch(
-        {**cfg, "branch": origin}, {**_facts(folder, saved, cfg, choices, origin, changes, asked), "origin": path}
-    )
+    info = _facts(folder, saved, cfg, choices, origin, changes, asked)
+    return Branch({**cfg, "branch": origin}, replace(info, origin=str(path)))
 
 
 def _same_space(method: str, needed: Mapping[str, object], held: Mapping[str, object]) -> None:
@@ -286,11 +287,11 @@ def _facts(
     folder: Path,
     saved: Mapping[str, object],
     cfg: Mapping[str, object],
-    choices: Mapping[str, object],
+    choices: Mapping[str, str],
     origin: Mapping[str, object],
     changes: Sequence[str],
     asked: Request,
-) -> dict[str, object]:
+) -> JobInfo:
     """The facts of the branch that its record states."""
     record = files.read_json(folder / "result.json") or {}
     before, after = (
@@ -308,15 +309,13 @@ def _facts(
         standard = published("search", choices, cfg, None)
     except (UserError, HydraException, OmegaConfBaseException):  # a choice in a folder of the user's own
         standard = None
-    return {
-        "choices": choices,
-        "overrides": [*map(str, record.get("overrides") or ()), *changes, f"branch.epoch={origin['epoch']}"],
-        "options": [],
-        "command": shlex.join(["nasx", "whatif", *words]),
-        "folders": [],
-        "published": standard,
-        "branch": {**origin, "changed": differ},
-    }
+    return JobInfo(
+        choices=choices,
+        overrides=[*map(str, record.get("overrides") or ()), *changes, f"branch.epoch={origin['epoch']}"],
+        command=shlex.join(["nasx", "whatif", *words]),
+        published=standard,
+        branch={**origin, "changed": differ},
+    )
 
 
 # ------------------------------------------------------------------------------------------------------- auto
@@ -354,7 +353,7 @@ def _try(
             continue
         print(printable(f"{folder.name} from epoch {epoch}: {name}"), file=sys.stderr, flush=True)
         try:
-            yield name, invoke.do("search", each.cfg, {**each.info, "summary": False}).folder
+            yield name, invoke.do("search", each.cfg, replace(each.info, summary=False)).folder
         except checkpoints.Unfit as fault:
             yield name, fault
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from nasx.config.job_info import JobInfo
 from nasx.core import distributed
 from nasx.jobs import launch
 from nasx.report import run_summary
 from nasx.tracking.session import Config, Result, session
 
 
-def retrain(cfg: Config, info: Config) -> Result:
+def retrain(cfg: Config, info: JobInfo) -> Result:
     """Train a found or named genotype from scratch in `devices` processes, and return the record."""
     return launch.run_in_processes(retrain_in_process, cfg, info, "retrain")
 
 
-def retrain_in_process(cfg: Config, info: Config) -> Result:
+def retrain_in_process(cfg: Config, info: JobInfo) -> Result:
     """Retrain in this process, which may be one of several. Resumes an unfinished run."""
     from nasx.train.job import RetrainJob
 
@@ -22,6 +23,6 @@ def retrain_in_process(cfg: Config, info: Config) -> Result:
         result = RetrainJob(ctx).run() if done is None else done
         if distributed.is_main_process():
             run_summary.draw(ctx.run.folder)
-            if info.get("summary", True):
+            if info.summary:
                 run_summary.show(result, ctx.run.folder)
         return result

@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from nasx.config import identity, instantiate
+from nasx.config.job_info import JobInfo
 from nasx.jobs.retrain import retrain
 from nasx.jobs.search import search_in_process
 from nasx.tracking.session import Config, Result
 
 
-def run(cfg: Config, info: Config) -> Result:
+def run(cfg: Config, info: JobInfo) -> Result:
     """Search, then look up or retrain the found architecture, and return the record of the last run.
 
     `then=auto` retrains unless the search used the dataset of its benchmark.

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import shlex
+from dataclasses import replace
 
 import torch
 
 from nasx.config import stages
+from nasx.config.job_info import JobInfo
 from nasx.core import distributed
 from nasx.errors import UserError
 from nasx.jobs import launch
@@ -22,12 +23,12 @@ from nasx.tracking.session import Config, Result, Session, session
 log = logging.getLogger("nasx")
 
 
-def search(cfg: Config, info: Config) -> Result:
+def search(cfg: Config, info: JobInfo) -> Result:
     """Search in `devices` processes and return the record; see `search_in_process`."""
     return launch.run_in_processes(search_in_process, cfg, info, "search")
 
 
-def search_in_process(cfg: Config, info: Config) -> Result:
+def search_in_process(cfg: Config, info: JobInfo) -> Result:
     """Search, discretize and look up in this process, which may be one of several, and return the record.
 
     Resumes an unfinished run; the record of a finished one is returned at once.
@@ -47,7 +48,7 @@ def make_job(ctx: Session) -> SearchJob:
     for i in range(stages.count(ctx.config) - 1):
         stage = search_stage.stage(ctx.config, ctx.run.folder, i)
         own = {**stage.config, "out": str(ctx.run.folder), "name": stages.name(i), "seeds_per_job": 1}
-        with session(own, {**ctx.info, "published": None}) as inner:
+        with session(own, replace(ctx.info, published=None)) as inner:
             if inner.done() is None:
                 log.info("stage %d of %d in %s", i + 1, stages.count(ctx.config), inner.run.folder)
                 SearchJob(inner, stage).run()
@@ -58,7 +59,7 @@ def make_job(ctx: Session) -> SearchJob:
     return job
 
 
-def search_concurrently(cfg: Config, info: Config) -> list[Result]:
+def search_concurrently(cfg: Config, info: JobInfo) -> list[Result]:
     """Interleave the steps of `seeds_per_job` searches, with seeds from `seed` on; each has a folder and a CUDA stream.
 
     Each gives the result of a search of its seed alone. One that fails does not stop the others, and its error is
@@ -135,11 +136,10 @@ class Turn:
             self.job.save()
 
 
-def info_of_seed(info: Config, seed: int) -> Config:
+def info_of_seed(info: JobInfo, seed: int) -> JobInfo:
     """Return the job information of a command line with this seed only."""
-    rest = [text for text in info["overrides"] if text.partition("=")[0] not in ("seed", "seeds_per_job")]
-    words = [*rest, f"seed={seed}"]
-    return {**info, "overrides": words, "command": shlex.join(["nasx", "search", *info.get("options", ()), *words])}
+    rest = [text for text in info.overrides if text.partition("=")[0] not in ("seed", "seeds_per_job")]
+    return info.of("search", [*rest, f"seed={seed}"])
 
 
 def pictures(ctx: Session) -> None:
@@ -150,5 +150,5 @@ def pictures(ctx: Session) -> None:
 def show_result(ctx: Session, result: Result) -> None:
     """Draw the missing pictures, and print the summary unless the search was started from Python."""
     pictures(ctx)
-    if ctx.info.get("summary", True):
+    if ctx.info.summary:
         run_summary.show(result, ctx.run.folder)

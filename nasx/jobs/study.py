@@ -16,9 +16,9 @@ What is reported is the mean and the sample deviation of the test accuracies of 
 from __future__ import annotations
 
 import logging
-import shlex
 import statistics
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +27,7 @@ from rich.markup import escape
 
 from nasx.config import commands, identity, instantiate, own_code
 from nasx.config import overrides as config_overrides
+from nasx.config.job_info import JobInfo
 from nasx.core import metrics
 from nasx.errors import cleaned
 from nasx.jobs import retrain as jobs_retrain
@@ -43,10 +44,10 @@ STUDY_KEYS = frozenset({"study", "seed", "name", "from", "genotype"})
 """Keys of a study that its steps do not inherit."""
 
 
-def study(cfg: Config, info: Config) -> Result:
+def study(cfg: Config, info: JobInfo) -> Result:
     """Do the steps that are not finished, and return the record of the study."""
-    folder = Path(cfg["out"]) / identity.run_name(cfg, info["choices"], "study")
-    extra = {"kind": "study", "choices": dict(info["choices"]), "identity": identity.identity(cfg, "study")}
+    folder = Path(cfg["out"]) / identity.run_name(cfg, info.choices, "study")
+    extra = {"kind": "study", "choices": dict(info.choices), "identity": identity.identity(cfg, "study")}
     with run_folder.Run(folder, identity.identifying(cfg, "study"), extra) as held:
         result = records.finished(folder)
         if result is None:
@@ -63,7 +64,7 @@ def study(cfg: Config, info: Config) -> Result:
 class Study:
     """The steps of one study."""
 
-    def __init__(self, cfg: Config, info: Config, name: str) -> None:
+    def __init__(self, cfg: Config, info: JobInfo, name: str) -> None:
         self.plan: StudySettings = instantiate.build(cfg["study"])
         self.recipe = instantiate.build(cfg["retrain"])
         self.metric = metrics.OF[self.recipe.data]
@@ -81,19 +82,8 @@ class Study:
         first = seed + (plan.rank == "full")
         done = [self.retrained(search, first + i) for search in kept for i in range(plan.retrains)]
         scores = [retrain[f"test_{self.metric.name}"] for retrain in done]
-        choices = dict(self.info["choices"])
         return {
-            "kind": "study",
-            "name": self.name,
-            "status": "finished",
-            "command": self.info["command"],
-            "started": self.started,
-            "finished": records.now(),
-            "choices": choices,
-            "study": plan.study,
-            "overrides": list(self.info["overrides"]),
-            "seed": seed,
-            "identity": identity.identity(self.cfg, "study"),
+            **records.head("study", self.name, self.cfg, self.info, self.started, study=plan.study),
             "searches": [search["name"] for search in found],
             "rank": plan.rank,
             "ranking": ranking,
@@ -142,20 +132,15 @@ class Study:
         cfg = {**self.cfg, "seed": seed, "from": None, "genotype": None, "name": None, **changed}
         del cfg["study"]
         drop = {*STUDY_KEYS, *commands.COMMANDS[kind].unread, *(identity.NO_BUDGET if "budget" in changed else ())}
-        overrides = [text for text in self.info["overrides"] if config_overrides.first_part(text) not in drop]
+        overrides = [text for text in self.info.overrides if config_overrides.first_part(text) not in drop]
         overrides += [*words, f"seed={seed}"]
-        command = shlex.join(["nasx", kind, *self.info.get("options", ()), *overrides])
-        info = {
-            **self.info,
-            "overrides": overrides,
-            "command": command,
-            "choices": {key: value for key, value in self.info["choices"].items() if key != "study"},
-        }
-        name = identity.run_name(cfg, info["choices"], kind)
+        choices = {key: value for key, value in self.info.choices.items() if key != "study"}
+        info = replace(self.info, choices=choices).of(kind, overrides)
+        name = identity.run_name(cfg, choices, kind)
         done = records.finished(Path(cfg["out"]) / name)
         if done is None or records.broken(Path(cfg["out"]) / name, done):
             if not cfg["quiet"]:
-                print(f"\n{self.name}: {info['command']}", flush=True)
+                print(f"\n{self.name}: {info.command}", flush=True)
             done = (jobs_search.search_in_process if kind == "search" else jobs_retrain.retrain)(cfg, info)
         elif edited := own_code.changed_since(done, own_code.recorded(identity.identifying(cfg, kind))):
             log.warning("%s: %s", name, edited)

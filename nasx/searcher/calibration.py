@@ -22,6 +22,7 @@ Precision is never changed. Text, deterministic=true, searches in stages and in 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import gc
 import hashlib
@@ -41,6 +42,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from nasx.config import stages
+from nasx.config.job_info import JobInfo
 from nasx.core import distributed, files
 from nasx.core.batch import Batch
 from nasx.errors import UserError
@@ -76,9 +78,9 @@ Row = dict[str, Any]
 def calibrated(ctx: Session) -> SearchJob:
     """Return the job of a run, with the path saved in its folder or measured now."""
     path = saved_path(ctx.run.folder)
-    branches = "origin" in ctx.info and not checkpoints.found(ctx.run.folder)
+    branches = bool(ctx.info.origin) and not checkpoints.found(ctx.run.folder)
     if path is None and branches:
-        path = saved_path(Path(ctx.info["origin"]).parents[1]) or {}
+        path = saved_path(Path(ctx.info.origin).parents[1]) or {}
         ctx.run.note(KEPT, {"path": path, "measured": []})
     job = SearchJob(ctx, path=path)
     if path is not None or not can_choose(job):
@@ -202,7 +204,12 @@ def cache_file(job: SearchJob) -> Path:
 # ----------------------------------------------------------------------------------------------- another process
 def measure(ctx: Session, paths: Sequence[EnginePath], budget: float) -> list[Row]:
     """Return the rows of the paths measured within `budget` seconds. Raises StopRequested on a signal."""
-    given = {"cfg": ctx.config, "info": ctx.info, "folder": str(ctx.run.folder), "paths": list(paths)}
+    given = {
+        "cfg": ctx.config,
+        "info": dataclasses.asdict(ctx.info),
+        "folder": str(ctx.run.folder),
+        "paths": list(paths),
+    }
     path = os.pathsep.join([*filter(None, sys.path), str(Path.cwd())])
     end = time.monotonic() + budget
     with tempfile.TemporaryFile() as out:
@@ -234,7 +241,7 @@ def main() -> None:
     """Measure the paths that a line of standard input describes; print one JSON row per line."""
     given = json.loads(sys.stdin.readline())
     threading.Thread(target=lambda: (sys.stdin.read(), os._exit(1)), daemon=True).start()
-    cfg, info, device = given["cfg"], given["info"], torch.device(given["device"])
+    cfg, info, device = given["cfg"], JobInfo(**given["info"]), torch.device(given["device"])
     cfg["search"] |= {"arch_optimizer": "sgd", "arch_momentum": 0.0}
     threads, precision = cfg["threads"], cfg["engine"]["precision"]
     with environment.prepared(device, threads=threads, deterministic=False, seed=cfg["seed"], precision=precision):
@@ -243,7 +250,7 @@ def main() -> None:
             print(json.dumps({"row": row}), flush=True)
 
 
-def build_job(cfg: Config, info: Config, folder: Path, device: torch.device | str, path: EnginePath) -> SearchJob:
+def build_job(cfg: Config, info: JobInfo, folder: Path, device: torch.device | str, path: EnginePath) -> SearchJob:
     """Build the search of a configuration with a path; it does not write to the run folder."""
     run, signals = run_folder.ReadOnlyRun(folder), environment.Signals()
     return SearchJob(Session(run, torch.device(device), cfg, info, signals), path=path)

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -212,7 +213,7 @@ class SearchJob(Job):
 
     def origin(self) -> dict[str, object] | None:
         branch = self.ctx.config.get("branch")
-        return branch and branch_state(self.ctx.info["origin"], branch, self.loop, self.ctx.device)
+        return branch and branch_state(Path(self.ctx.info.origin), branch, self.loop, self.ctx.device)
 
     def load(self, state: Mapping[str, Any]) -> None:
         super().load(state)
@@ -321,7 +322,7 @@ class SearchJob(Job):
             stopped=self.watch.ended(),
             **({} if budget is None else {"budget": budget}),
             changed=changed(self.ctx),
-            **({"branch": self.ctx.info["branch"]} if "branch" in self.ctx.info else {}),
+            **({} if self.ctx.info.branch is None else {"branch": self.ctx.info.branch}),
             **search_stage.total_cost(self.stage.done if self.stage.last else (), **cost),
         )
         gen = torch.Generator().manual_seed(0)
@@ -330,5 +331,5 @@ class SearchJob(Job):
 
 def changed(ctx: Session) -> Result:
     """Return the settings that differ from the published configuration: key -> [published, used]."""
-    published = ctx.info.get("published")
+    published = ctx.info.published
     return identity.changed(ctx.config, published) if published else {}

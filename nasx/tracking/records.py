@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from nasx.config import identity
+from nasx.config.job_info import JobInfo
 from nasx.core import versions
 from nasx.core.files import read_json, read_yaml
 from nasx.errors import UserError
@@ -93,6 +95,25 @@ def finished(folder: Path) -> dict[str, Any] | None:
     if later := versions.newer(result or {}):
         raise UserError(str(path), later, NEWER)
     return result if result is not None and result.get("status") == "finished" else None
+
+
+def head(
+    kind: str, name: str, cfg: Mapping[str, object], info: JobInfo, started: str, **facts: object
+) -> dict[str, object]:
+    """Return what the record of every run begins with; `facts` follow the choices."""
+    return {
+        "kind": kind,
+        "name": name,
+        "status": "finished",
+        "command": info.command,
+        "started": started,
+        "finished": now(),
+        "choices": dict(info.choices),
+        **facts,
+        "overrides": list(info.overrides),
+        "seed": cfg["seed"],
+        "identity": identity.identity(cfg, kind),
+    }
 
 
 def configuration(folder: Path) -> dict[str, Any] | None:

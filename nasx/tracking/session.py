@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from nasx.config import identity, instantiate, own_code
+from nasx.config.job_info import JobInfo
 from nasx.core import distributed
 from nasx.errors import UserError
 from nasx.tracking import environment, progress, records, run_folder
@@ -29,7 +30,7 @@ class Session:
     run: run_folder.Run
     device: torch.device
     config: Config
-    info: Config
+    info: JobInfo
     signals: environment.Signals
     started: str = field(default_factory=records.now)
     before_s: float = 0.0
@@ -143,18 +144,8 @@ class Session:
 
     def record(self, kind: str, **facts: object) -> Result:
         """Return the record of this run: `facts`, and what every run records."""
-        choices = dict(self.info["choices"])
         return {
-            "kind": kind,
-            "name": self.run.folder.name,
-            "status": "finished",
-            "command": self.info["command"],
-            "started": self.started,
-            "finished": records.now(),
-            "choices": choices,
-            "overrides": list(self.info["overrides"]),
-            "seed": self.config["seed"],
-            "identity": identity.identity(self.config, kind),
+            **records.head(kind, self.run.folder.name, self.config, self.info, self.started),
             "family": identity.family(self.config, kind),
             **facts,
             "wall_s": round(self.elapsed_s, 3),
@@ -168,9 +159,9 @@ class Session:
 
 
 @contextlib.contextmanager
-def session(cfg: Config, info: Config, kind: str = "search") -> Iterator[Session]:
+def session(cfg: Config, info: JobInfo, kind: str = "search") -> Iterator[Session]:
     """Open (or create) the run folder of a search or a retraining (`kind`), and set the process up for it."""
-    folder = Path(cfg["out"]) / identity.run_name(cfg, info["choices"], kind)
+    folder = Path(cfg["out"]) / identity.run_name(cfg, info.choices, kind)
     device = environment.device(distributed.device_name(cfg["device"]))
     engine = cfg.get("engine") or {}
     prepared = environment.prepared(
@@ -181,7 +172,7 @@ def session(cfg: Config, info: Config, kind: str = "search") -> Iterator[Session
         precision=engine.get("precision", "fp32"),
     )
     code = own_code.recorded(identity.identifying(cfg, kind))
-    extra = {"kind": kind, "choices": dict(info["choices"]), "identity": identity.identity(cfg, kind)}
+    extra = {"kind": kind, "choices": dict(info.choices), "identity": identity.identity(cfg, kind)}
     if not distributed.is_main_process():
         with prepared, distributed.process_group(device), environment.Signals() as signals, progress.warnings_only():
             ctx = Session(run_folder.ReadOnlyRun(folder), device, cfg, info, signals, code=code)
@@ -216,7 +207,7 @@ def own_code_errors(ctx: Session, position: Callable[[], str] = lambda: "") -> I
     except UserError:
         raise
     except Exception as error:
-        found = own_code.fault(error, ctx.config, ctx.info["choices"], position())
+        found = own_code.fault(error, ctx.config, ctx.info.choices, position())
         if found is None or environment.out_of_memory(error):
             raise
         kept = f" (the trace is in {ctx.run.folder / 'log.txt'})" if ctx.run.write_trace(error) else ""

@@ -109,7 +109,7 @@ class RetrainJob(Job):
 
     def record(self) -> Result:
         settings, parent, updates = self.settings, self.parent, self.trainer.updates
-        tested, published = named(self.trainer.tested, held_out=settings.held_out), self.ctx.info.get("published")
+        tested, published = named(self.trainer.tested, held_out=settings.held_out), self.ctx.info.published
         log.info(describe_test(tested, self.metric, settings))
         return self.ctx.record(
             "retrain",

@@ -125,6 +125,7 @@ def job(words: tuple[str, ...]) -> Callable[[], Any]:
 
     from nasx.cli import commands, invoke
     from nasx.config import compose
+    from nasx.config.job_info import JobInfo
 
     command, *rest = words
     if command in commands.PLAIN:
@@ -135,14 +136,7 @@ def job(words: tuple[str, ...]) -> Callable[[], Any]:
     cfg, choices = compose.resolved(
         compose.make_loader().load_configuration(command, list(line.overrides), RunMode.RUN)
     )
-    info = {
-        "choices": choices,
-        "overrides": list(line.overrides),
-        "command": f"nasx {command}",
-        "options": [],
-        "folders": [],
-        "argv": list(words),
-    }
+    info = JobInfo(choices=choices, overrides=list(line.overrides), command=f"nasx {command}")
     return functools.partial(invoke.WORK[command], cfg, info)
 
 
